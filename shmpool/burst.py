@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Burst: many buffers handled in one call each, their fields as numpy columns."""
+
+from array import array
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from . import errors
+from ._ffi import Native, check, ffi, lib
+from .buffer import Buffer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+    from .pool import Pool
+
+
+class Burst:
+    """1..n buffers of one pool, in this process's hands.
+
+    Made by Pool.alloc_many and AlfQueue.get_many; ends when it is freed, put, or dropped. burst[i]
+    is a Buffer that stays part of the burst until it is itself freed or put. indices, lengths and
+    columns need numpy (the extra shmpool[numpy]). Not for two threads at once.
+    """
+
+    __slots__ = ("_buffers", "_handles", "_key", "pool")
+
+    def __init__(self, pool: "Pool", key: int, handles: "array[int]") -> None:
+        self.pool = pool
+        self._key = key
+        self._handles: array[int] | None = handles
+        self._buffers: dict[int, Buffer] = {}
+
+    def _live(self) -> "array[int]":
+        if self._handles is None:
+            raise errors.BufferReleased("the burst was freed or put")
+        return self._handles
+
+    def _native(self) -> tuple[Native, int]:
+        handles = self._live()
+        return ffi.from_buffer("uint64_t[]", handles), len(handles)
+
+    def __len__(self) -> int:
+        return len(self._live())
+
+    def __repr__(self) -> str:
+        if self._handles is None:
+            return "<shmpool.Burst released>"
+        return f"<shmpool.Burst of {len(self._handles)} buffers>"
+
+    def __getitem__(self, i: int) -> Buffer:
+        handles = self._live()
+        n = len(handles)
+        if not isinstance(i, int):
+            raise TypeError(f"burst index is {i!r}; it is an int")
+        at = i + n if i < 0 else i
+        if not 0 <= at < n:
+            raise IndexError(f"burst index is {i}; allowed are {-n} to {n - 1}")
+        buffer = self._buffers.get(at)
+        if buffer is None:
+            buffer = self.pool._adopt(handles[at])
+            self._buffers[at] = buffer
+        return buffer
+
+    def __iter__(self) -> Iterator[Buffer]:
+        for i in range(len(self)):
+            yield self[i]
+
+    def _take(self) -> "array[int]":
+        """The handles still in the burst, which its Buffers no longer own. BufferInUse."""
+        handles = self._live()
+        if not self._buffers:
+            return handles
+        for buffer in self._buffers.values():
+            if not buffer.released and buffer._exports:
+                buffer._reclaim()  # raises
+        gone = {i for i, buffer in self._buffers.items() if buffer.released}
+        return array("Q", (h for i, h in enumerate(handles) if i not in gone))
+
+    def _spend(self) -> None:
+        for buffer in self._buffers.values():
+            if not buffer.released:
+                buffer._reclaim()
+        self._buffers.clear()
+        self._handles = None
+
+    def free(self) -> None:
+        """Gives every buffer back to the pool. BufferInUse while a view of one is alive."""
+        handles = self._take()
+        check(
+            lib.shmpool_free_many(
+                self._key, ffi.from_buffer("uint64_t[]", handles), len(handles)
+            ),
+            "burst",
+        )
+        self._spend()
+
+    def __enter__(self) -> "Burst":
+        self._live()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._handles is not None:
+            self.free()
+
+    def __del__(self) -> None:
+        # What burst[i] gave out frees itself when its last reference goes.
+        handles = getattr(self, "_handles", None)
+        if not handles:
+            return
+        rest = array("Q", (h for i, h in enumerate(handles) if i not in self._buffers))
+        lib.shmpool_free_many(self._key, ffi.from_buffer("uint64_t[]", rest), len(rest))
+
+    @property
+    def indices(self) -> "NDArray[np.uint32]":
+        """The buffers' numbers in the pool, shape (n,), read-only."""
+        import numpy as np
+
+        indices = np.frombuffer(self._live(), np.uint32)[::2]
+        indices.flags.writeable = False
+        return indices
+
+    @property
+    def lengths(self) -> "NDArray[np.uint32]":
+        """Bytes in use, shape (n,), a copy. Assign an array of n, or one number for all."""
+        import numpy as np
+
+        handles, n = self._native()
+        lengths = np.empty(n, np.uint32)
+        out = ffi.from_buffer("uint32_t[]", lengths)
+        check(lib.shmpool_lengths(self._key, handles, n, out), "burst")
+        return lengths
+
+    @lengths.setter
+    def lengths(self, value: "ArrayLike") -> None:
+        import numpy as np
+
+        handles, n = self._native()
+        lengths, step = _column_values(value, np.dtype(np.uint32), n)
+        source = ffi.from_buffer("uint32_t[]", lengths)
+        code = lib.shmpool_set_lengths(self._key, handles, n, source, 1 if step else 0)
+        check(code, f"lengths up to {lengths.max()} bytes do not fit into {self.pool.buffer_size}")
+        for i, buffer in self._buffers.items():
+            if not buffer.released:
+                buffer.length = int(lengths[i if step else 0])
+
+    def column(self, offset: int, dtype: "DTypeLike") -> "NDArray[np.generic]":
+        """The field at offset bytes of every packet: a copy, shape (n,).
+
+        InvalidArgument if it lies outside the buffer; bytes past a packet's length are whatever
+        was there before.
+        """
+        import numpy as np
+
+        handles, n = self._native()
+        values = np.empty(n, dtype)
+        code = lib.shmpool_column(
+            self._key, handles, n, _offset(offset), values.itemsize, _bytes_of(values)
+        )
+        check(code, f"column of {values.itemsize} bytes at offset {offset}")
+        return values
+
+    def set_column(self, offset: int, values: "ArrayLike", dtype: "DTypeLike" = None) -> None:
+        """Writes the field at offset bytes of every packet: from an array of n, or one value for all.
+
+        dtype says how the values lie in the packet, e.g. ">u2"; without it they are as numpy has
+        them. Lengths are not changed.
+        """
+        import numpy as np
+
+        handles, n = self._native()
+        kind = np.asarray(values).dtype if dtype is None else np.dtype(dtype)
+        array_, step = _column_values(values, kind, n)
+        code = lib.shmpool_set_column(
+            self._key, handles, n, _offset(offset), array_.itemsize, _bytes_of(array_), step
+        )
+        check(code, f"column of {array_.itemsize} bytes at offset {offset}")
+
+
+def _offset(offset: int) -> int:
+    if offset < 0:
+        raise errors.InvalidArgument(f"offset is {offset} bytes; it cannot be negative")
+    return offset
+
+
+def _bytes_of(values: "NDArray[np.generic]") -> Native:
+    if values.dtype.hasobject:
+        raise errors.InvalidArgument(f"dtype is {values.dtype}; Python objects cannot lie in a packet")
+    return ffi.from_buffer(values.view("u1"))
+
+
+def _column_values(
+    value: "ArrayLike", dtype: "np.dtype[np.generic]", n: int
+) -> "tuple[NDArray[np.generic], int]":
+    """The values as a contiguous array, and the bytes from one to the next: 0 if one is for all."""
+    import numpy as np
+
+    values = np.ascontiguousarray(value, dtype)
+    if np.ndim(value) == 0:
+        return values, 0
+    if values.shape != (n,):
+        raise errors.InvalidArgument(f"values have shape {values.shape}; allowed are () and ({n},)")
+    return values, values.itemsize

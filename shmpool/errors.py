@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every exception that shmpool raises, each under ShmpoolError and the built-in kind it is one of."""
+
+import errno
+import queue
+
+
+class ShmpoolError(Exception):
+    """The root of the package's exceptions; errno is the code it stands for, or None."""
+
+    errno: int | None = None
+
+
+class InvalidArgument(ShmpoolError, ValueError):
+    """A name, size or option that is not allowed; the message says what is."""
+
+    errno = errno.EINVAL
+
+
+class PoolExists(ShmpoolError, FileExistsError):
+    """Pool.create: there is a pool of that name."""
+
+    errno = errno.EEXIST
+
+
+class PoolNotFound(ShmpoolError, FileNotFoundError):
+    """Pool.attach, Pool.unlink: there is no pool of that name, or its creator died making it."""
+
+    errno = errno.ENOENT
+
+
+class AccessDenied(ShmpoolError, PermissionError):
+    """The segment's mode does not let this user in."""
+
+    errno = errno.EACCES
+
+
+class SegmentInvalid(ShmpoolError):
+    """What is there under the name is no pool of this layout, or is damaged."""
+
+    errno = errno.EBADMSG
+
+
+class PoolClosed(ShmpoolError, ValueError):
+    """The pool was closed in this process."""
+
+    errno = errno.EBADF
+
+
+class QueueExists(ShmpoolError, FileExistsError):
+    """create_queue: the pool has a queue of that name."""
+
+    errno = errno.EEXIST
+
+
+class QueueNotFound(ShmpoolError, LookupError):
+    """queue: the pool has no queue of that name."""
+
+    errno = errno.ENOENT
+
+
+class QueueBusy(ShmpoolError):
+    """A second producer of a single-producer queue, or a second consumer of a single-consumer one."""
+
+    errno = errno.EBUSY
+
+
+class PoolExhausted(ShmpoolError):
+    """No buffer became free in time. sent counts the payloads of send_many that did go."""
+
+    errno = errno.EAGAIN
+    sent: int = 0
+
+
+class OutOfSharedMemory(ShmpoolError, MemoryError):
+    """The shared-memory file system has no room for what was asked."""
+
+    errno = errno.ENOSPC
+
+
+class LimitReached(ShmpoolError):
+    """All slots for members, queues, or pools of one process are taken."""
+
+    errno = errno.EUSERS
+
+
+class Full(ShmpoolError, queue.Full):
+    """No room in the queue in time. sent counts the payloads of send_many that did go."""
+
+    errno = errno.ENOBUFS
+    sent: int = 0
+
+
+class Empty(ShmpoolError, queue.Empty):
+    """Nothing in the queue in time."""
+
+    errno = errno.EAGAIN
+
+
+class BufferReleased(ShmpoolError, ValueError):
+    """The buffer was freed or handed on, or belongs to the process this one was forked from."""
+
+    errno = errno.ESTALE
+
+
+class BufferInUse(ShmpoolError, BufferError):
+    """A view of the buffer is alive, so that it can be neither freed nor put."""
+
+    errno = errno.ETXTBSY
+
+
+class ForeignBuffer(ShmpoolError, ValueError):
+    """The buffer is another process's, or of another pool."""
+
+    errno = errno.EPERM
+
+
+class PayloadTooLarge(ShmpoolError, ValueError):
+    """More bytes than fit into a buffer, or more buffers than fit into a queue."""
+
+    errno = errno.EMSGSIZE

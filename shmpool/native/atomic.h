@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * atomic.h - the atomics of shmpool, with the memory order in the name.
+ *
+ * Only here stands __ATOMIC_: a model checker or a sanitizer swaps this one file. Everything works
+ * on plain fixed-width words, because they lie in memory that several processes share.
+ *
+ * There is no bare thread fence: ThreadSanitizer cannot see one. The one exception is
+ * barrier_asymmetric(), whose other half is the membarrier(2) system call (member.c).
+ */
+#ifndef SHMPOOL_ATOMIC_H
+#define SHMPOOL_ATOMIC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define CACHE_LINE 64
+
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+#define load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define load_seq_cst(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+#define store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define store_seq_cst(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
+#define add_seq_cst(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
+#define add_relaxed(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
+
+/* On failure *expected becomes the value found, read with acquire (relaxed would let a loop act on
+ * words older than the one it found). */
+#define cas_seq_cst(p, expected, desired)                                                          \
+	__atomic_compare_exchange_n((p), (expected), (desired), false, __ATOMIC_SEQ_CST,           \
+				    __ATOMIC_ACQUIRE)
+
+/* A counter that one thread writes and others only read: a plain increment, no locked instruction. */
+#define count_up(p, v) store_relaxed((p), load_relaxed(p) + (v))
+
+/* Keeps the compiler from moving memory accesses across; the processor is held by the other side's
+ * membarrier(2). Costs nothing where it stands. */
+static inline void barrier_asymmetric(void)
+{
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__)
+	__asm__ __volatile__("pause");
+#elif defined(__aarch64__)
+	__asm__ __volatile__("yield");
+#endif
+}
+
+/* Fetches a line for writing before it is needed: its transfer from another core overlaps with
+ * that of its neighbours. */
+static inline void prefetch_write(const void *p)
+{
+	__builtin_prefetch(p, 1, 3);
+}
+
+/* Where every store already is a release and every load an acquire, a run of words may be moved with
+ * vector instructions: each aligned 64-bit lane is still written and read whole. Elsewhere, and under
+ * ThreadSanitizer, which must see them, the words of a run are atomics one by one. */
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(SHMPOOL_ATOMIC_RUNS)
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SHMPOOL_ATOMIC_RUNS 1
+#endif
+#endif
+#else
+#define SHMPOOL_ATOMIC_RUNS 1
+#endif
+
+#ifndef SHMPOOL_ATOMIC_RUNS
+typedef uint64_t word2 __attribute__((vector_size(16), aligned(8), may_alias));
+#endif
+
+/* slot[i] = tag | (word[i] & keep) for i in [0, n), n at least 1, slot[0] last, each with release. */
+static inline void store_run_release(uint64_t *slot, uint64_t tag, const uint64_t *word,
+				     uint64_t keep, uint32_t n)
+{
+	uint32_t i = n;
+#ifndef SHMPOOL_ATOMIC_RUNS
+	if (i & 1) {
+		i--;
+		store_release(&slot[i], tag | (word[i] & keep));
+	}
+	/* In pairs as load_run_acquire() reads them: a wider load of words just stored one by one
+	 * would wait for the store buffer to drain. */
+	for (; i; i -= 2) {
+		barrier_asymmetric(); /* the stores stay behind whatever the caller wrote before */
+		*(word2 *)&slot[i - 2] = tag | (*(const word2 *)&word[i - 2] & keep);
+	}
+#endif
+	while (i--)
+		store_release(&slot[i], tag | (word[i] & keep));
+}
+
+/* word[i] = slot[i] ^ tag for i in [0, n), each with acquire. Returns the bits, OR-ed over the run, in
+ * which any slot differs from tag. */
+static inline uint64_t load_run_acquire(const uint64_t *slot, uint64_t tag, uint64_t *word, uint32_t n)
+{
+	uint64_t differs = 0;
+	uint32_t i = 0;
+#ifndef SHMPOOL_ATOMIC_RUNS
+	word2 wide = { 0 };
+	for (; i + 2 <= n; i += 2) {
+		word2 w = *(const word2 *)&slot[i] ^ tag;
+		*(word2 *)&word[i] = w;
+		wide |= w;
+	}
+	differs = wide[0] | wide[1];
+	barrier_asymmetric(); /* the loads stay before whatever the caller does next */
+#endif
+	for (; i < n; i++) {
+		word[i] = load_acquire(&slot[i]) ^ tag;
+		differs |= word[i];
+	}
+	return differs;
+}
+
+#endif

@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * bulk.c - the calls of shmpool.h that move many buffers, or bytes in and out of them.
+ */
+#include <string.h>
+
+#include "call.h"
+#include "transfer.h"
+#include "wait.h"
+
+#define SEND_MAX 256u /* messages of one send_many that are copied before they are put */
+
+int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline)
+{
+	struct call c;
+	int error = open_key(key, &c);
+	if (error)
+		return error;
+	if (n > c.p->capacity)
+		return -EMSGSIZE;
+	waits_begin(&c);
+	error = qmempool_alloc_wait(c.p, c.m, handles, (uint32_t)n, deadline);
+	waits_end(&c);
+	for (size_t i = 0; !error && i < n; i++)
+		fresh(&c, handles[i]);
+	return error ? error : (int64_t)n;
+}
+
+int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n)
+{
+	struct call c;
+	int error = open_key(key, &c);
+	if (error)
+		return error;
+	return n > c.p->capacity ? -EMSGSIZE :
+				   qmempool_free_bulk(c.p, c.m, handles, (uint32_t)n);
+}
+
+int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline)
+{
+	struct call c;
+	int error = open_queue(key, &c);
+	if (error)
+		return error;
+	if (n > alf_capacity(c.ring))
+		return -EMSGSIZE;
+	if (n == 0)
+		return 0;
+	waits_begin(&c);
+	error = queue_put_wait(c.p, c.m, c.ring, handles, (uint32_t)n, deadline);
+	waits_end(&c);
+	return error ? error : (int64_t)n;
+}
+
+int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline)
+{
+	struct call c;
+	int error = open_queue(key, &c);
+	if (error)
+		return error;
+	if (n > alf_capacity(c.ring))
+		n = alf_capacity(c.ring);
+	if (n == 0)
+		return 0;
+	waits_begin(&c);
+	error = queue_get_wait(c.p, c.m, c.ring, handles, (uint32_t)n, deadline);
+	waits_end(&c);
+	return error;
+}
+
+/* Copies a message into a new buffer. */
+static inline void fill(const struct call *c, uint64_t handle, const char *data, size_t length)
+{
+	struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
+	fresh(c, handle);
+	store_relaxed(&b->length, (uint32_t)length);
+	memcpy(segment_data(&c->p->segment, handle_index(handle)) + load_relaxed(&b->headroom),
+	       data, length);
+}
+
+static inline uint64_t room(const struct call *c)
+{
+	return c->p->segment.stride - c->p->segment.geometry.headroom;
+}
+
+int64_t shmpool_send(uint64_t key, const char *data, size_t length)
+{
+	struct call c;
+	uint64_t handle;
+	int error = open_queue(key, &c);
+	if (unlikely(error))
+		return error;
+	if (unlikely(length > room(&c)))
+		return -EMSGSIZE;
+	error = qmempool_alloc(c.p, c.m, &handle);
+	if (unlikely(error))
+		return error;
+	fill(&c, handle, data, length);
+	error = queue_put(c.p, c.m, c.ring, &handle, 1);
+	if (unlikely(error))
+		qmempool_free(c.p, c.m, handle);
+	return error;
+}
+
+int64_t shmpool_send_many_wait(uint64_t key, const char *data, size_t size,
+			       const uint32_t *lengths, size_t n, int64_t deadline)
+{
+	struct call c;
+	uint64_t handle[SEND_MAX];
+	int error = open_queue(key, &c);
+	size_t sent = 0;
+	if (error)
+		return error;
+	for (size_t i = 0; i < n; size -= lengths[i++])
+		if (lengths[i] > room(&c))
+			return -EMSGSIZE;
+		else if (lengths[i] > size)
+			return -EINVAL;
+	waits_begin(&c);
+	while (sent < n && !error) {
+		uint32_t k = n - sent < SEND_MAX ? (uint32_t)(n - sent) : SEND_MAX;
+		if (k > alf_capacity(c.ring))
+			k = alf_capacity(c.ring);
+		error = qmempool_alloc_wait(c.p, c.m, handle, k, deadline);
+		if (error)
+			break;
+		for (uint32_t i = 0; i < k; i++) {
+			fill(&c, handle[i], data, lengths[sent + i]);
+			data += lengths[sent + i];
+		}
+		error = queue_put_wait(c.p, c.m, c.ring, handle, k, deadline);
+		if (error)
+			qmempool_free_bulk(c.p, c.m, handle, k);
+		else
+			sent += k;
+	}
+	waits_end(&c);
+	return sent ? (int64_t)sent : error;
+}
+
+int64_t shmpool_recv_many_wait(uint64_t key, char *data, size_t size, uint32_t *lengths, size_t n,
+			       int64_t deadline)
+{
+	struct call c;
+	uint64_t handle[SEND_MAX];
+	int error = open_queue(key, &c);
+	if (error)
+		return error;
+	if (n > SEND_MAX)
+		n = SEND_MAX;
+	if (n > size / c.p->segment.stride)
+		n = size / c.p->segment.stride;
+	if (n == 0)
+		return -EMSGSIZE;
+	int64_t got = shmpool_get_many_wait(key, handle, n, deadline);
+	bool alike = true;
+	for (int64_t i = 0; i < got; i++) {
+		const struct buffer *b = qmempool_buffer(c.p, handle_index(handle[i]));
+		uint32_t head = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
+		if (head > c.p->segment.stride || length > c.p->segment.stride - head)
+			head = length = 0; /* somebody scribbled over the header */
+		memcpy(data, segment_data(&c.p->segment, handle_index(handle[i])) + head, length);
+		data += length;
+		lengths[i] = length;
+		alike = alike && length == lengths[0];
+	}
+	if (got > 0)
+		qmempool_free_bulk(c.p, c.m, handle, (uint32_t)got);
+	return got > 0 && alike ? got | SHMPOOL_ALIKE : got;
+}
+
+/* Where width bytes at offset of a buffer's data lie; NULL with the error in *error. */
+static inline char *place(const struct call *c, uint64_t handle, size_t offset, size_t width,
+			  int *error)
+{
+	const struct buffer *b = handle_buffer(c->p, handle);
+	*error = -ESTALE;
+	if (unlikely(!b))
+		return NULL;
+	uint64_t from = load_relaxed(&b->headroom) + (uint64_t)offset;
+	*error = -ERANGE;
+	if (unlikely(from > c->p->segment.stride || width > c->p->segment.stride - from))
+		return NULL;
+	return segment_data(&c->p->segment, handle_index(handle)) + from;
+}
+
+int64_t shmpool_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset, size_t width,
+		       char *out)
+{
+	struct call c;
+	int error = open_key(key, &c);
+	if (error)
+		return error;
+	for (size_t i = 0; i < n; i++, out += width) {
+		const char *from = place(&c, handles[i], offset, width, &error);
+		if (unlikely(!from))
+			return error;
+		if (width == 8)
+			memcpy(out, from, 8);
+		else if (width == 4)
+			memcpy(out, from, 4);
+		else
+			memcpy(out, from, width);
+	}
+	return (int64_t)n;
+}
+
+int64_t shmpool_set_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset,
+			   size_t width, const char *from, size_t step)
+{
+	struct call c;
+	int error = open_key(key, &c);
+	if (error)
+		return error;
+	for (size_t i = 0; i < n; i++, from += step) {
+		char *to = place(&c, handles[i], offset, width, &error);
+		if (unlikely(!to))
+			return error;
+		if (width == 8)
+			memcpy(to, from, 8);
+		else if (width == 4)
+			memcpy(to, from, 4);
+		else
+			memcpy(to, from, width);
+	}
+	return (int64_t)n;
+}
+
+int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_t *out)
+{
+	struct call c;
+	int error = open_key(key, &c);
+	for (size_t i = 0; !error && i < n; i++) {
+		const struct buffer *b = handle_buffer(c.p, handles[i]);
+		if (unlikely(!b))
+			return -ESTALE;
+		out[i] = load_relaxed(&b->length);
+	}
+	return error ? error : (int64_t)n;
+}
+
+int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, const uint32_t *from,
+			    size_t step)
+{
+	struct call c;
+	int error = open_key(key, &c);
+	for (size_t i = 0; !error && i < n; i++, from += step) {
+		struct buffer *b = handle_buffer(c.p, handles[i]);
+		if (unlikely(!b))
+			return -ESTALE;
+		if (*from > c.p->segment.stride - load_relaxed(&b->headroom))
+			return -EMSGSIZE;
+		store_relaxed(&b->length, *from);
+	}
+	return error ? error : (int64_t)n;
+}

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * call.h - the keys and answers of shmpool.h, taken apart and put together.
+ */
+#ifndef SHMPOOL_CALL_H
+#define SHMPOOL_CALL_H
+
+#include "local.h"
+#include "queue.h"
+#include "shmpool.h"
+
+#define KEY_GENERATION_MASK 0x7fu
+#define ANSWER_MOVED (1ull << 31)
+
+/* What a key names, for the calling thread. */
+struct call {
+	struct qmempool *p;
+	struct member *m;
+	const struct alf_ring *ring;
+};
+
+/* A call that may sleep is counted, so that local_close() can wait until it has ended. */
+static inline void waits_begin(struct call *c)
+{
+	add_seq_cst(&c->p->waiters, 1);
+}
+
+static inline void waits_end(struct call *c)
+{
+	add_seq_cst(&c->p->waiters, -1u);
+}
+
+static inline uint32_t key_pool(uint64_t key)
+{
+	return (uint32_t)(key >> 58 | (key >> 32 & 0xffff) << 6);
+}
+
+static inline uint32_t key_queue(uint64_t key)
+{
+	return key >> 48 & 0x3ff;
+}
+
+static inline int open_pool(uint32_t number, struct call *c)
+{
+	c->p = local_pool(number);
+	if (unlikely(!c->p))
+		return -EBADF;
+	c->m = local_member(number);
+	if (unlikely(!c->m)) {
+		int error = local_attach(number);
+		if (error)
+			return error;
+		c->m = local_member(number);
+	}
+	return 0;
+}
+
+static inline int open_key(uint64_t key, struct call *c)
+{
+	return open_pool(key_pool(key), c);
+}
+
+static inline int open_queue(uint64_t key, struct call *c)
+{
+	int error = open_key(key, c);
+	if (unlikely(error))
+		return error;
+	c->ring = queue_ring(c->p, key_queue(key));
+	return likely(c->ring) ? 0 : -ENOENT;
+}
+
+/* The header that a key names, if the key is not stale. */
+static inline int open_buffer(uint64_t key, struct call *c, struct buffer **b, uint64_t *handle)
+{
+	uint32_t index = key & ALF_INDEX_MASK;
+	if (unlikely(index >= c->p->capacity))
+		return -EINVAL;
+	*b = qmempool_buffer(c->p, index);
+	*handle = handle_of(index, load_relaxed(&(*b)->generation));
+	if (unlikely((handle_generation(*handle) ^ key >> ALF_INDEX_BITS) & KEY_GENERATION_MASK))
+		return -ESTALE;
+	return 0;
+}
+
+/* The header that a handle names, if it is not stale. */
+static inline struct buffer *handle_buffer(struct qmempool *p, uint64_t handle)
+{
+	if (unlikely(handle_index(handle) >= p->capacity))
+		return NULL;
+	struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	return likely(load_relaxed(&b->generation) == handle_generation(handle)) ? b : NULL;
+}
+
+static inline int64_t answer(const struct call *c, uint64_t handle)
+{
+	const struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
+	uint64_t moved =
+		load_relaxed(&b->headroom) != c->p->segment.geometry.headroom ? ANSWER_MOVED : 0;
+	return (int64_t)(((uint64_t)load_relaxed(&b->length) & INT32_MAX) << 32 | moved |
+			 (handle_generation(handle) & KEY_GENERATION_MASK) << ALF_INDEX_BITS |
+			 handle_index(handle));
+}
+
+static inline void fresh(const struct call *c, uint64_t handle)
+{
+	struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
+	store_relaxed(&b->length, 0);
+	store_relaxed(&b->headroom, (uint32_t)c->p->segment.geometry.headroom);
+	store_relaxed(&b->mark, 0);
+	store_relaxed(&b->flow_hash, 0);
+	store_relaxed(&b->queue, 0);
+	store_relaxed(&b->timestamp, 0);
+	store_relaxed(&b->redelivered, 0);
+}
+
+#endif

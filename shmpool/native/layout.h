@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * layout.h - what lies in a segment, and where.
+ *
+ *     header     struct segment_header          geometry, offsets, who made it
+ *     shared     struct pool_shared             words of the pool that change
+ *     members    max_members x member_stride    struct member and its local cache
+ *     queues     max_queues x struct queue_slot name, state and positions of each queue
+ *     extents    one word each                  which parts of the slab exist
+ *     free ring  capacity slots                 the ring of free buffers, queue number 0
+ *     rings      max_queues x 65,536 slots      the slots of the named queues
+ *     headers    capacity x struct buffer       one cache line a buffer
+ *     data       capacity x stride              the bytes
+ *
+ * The file is sparse: up to the end of the free ring it is reserved at creation, a queue's ring when
+ * the queue is created, headers and data as the slab grows. Offsets, never pointers; nothing in here
+ * depends on the process that maps it. A change of anything in here is a change of LAYOUT_VERSION.
+ */
+#ifndef SHMPOOL_LAYOUT_H
+#define SHMPOOL_LAYOUT_H
+
+#include "alf_queue.h"
+
+#define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
+#define LAYOUT_VERSION 1u
+
+#define CAPACITY_MAX (1u << ALF_INDEX_BITS)
+#define BUFFER_SIZE_MAX (1u << 30) /* bytes: a length travels in 31 bits */
+#define MEMBERS_MAX 4095u /* a wait word counts sleepers in 12 bits */
+#define QUEUES_MAX 1023u  /* an op record names a queue in 10 bits; number 0 is the free ring */
+#define NAME_MAX_BYTES 63u
+#define BULK_MAX 64u /* buffers moved at once between a local cache and the shared queue */
+
+struct segment_header {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t pad0;
+	uint64_t layout_hash; /* of every size and offset below: another build of the same version */
+	uint64_t initialised; /* LAYOUT_MAGIC, written last: everything else is in place */
+	uint8_t boot_id[16];
+	uint64_t creator_pid;
+	uint64_t creator_start; /* clock ticks after boot, from /proc/PID/stat */
+	uint64_t created_ns;	/* CLOCK_REALTIME */
+
+	/* Geometry, as validated at creation. */
+	uint64_t buffer_size; /* bytes of data room, a multiple of the cache line */
+	uint64_t capacity;
+	uint64_t prealloc;
+	uint64_t cache_size;
+	uint64_t bulk;
+	uint64_t refill_multiplier;
+	uint64_t extent_buffers;
+	uint64_t headroom;
+	uint64_t max_members;
+	uint64_t max_queues;
+
+	/* Where things lie: a function of the geometry, checked against it. */
+	uint64_t members_offset;
+	uint64_t member_stride;
+	uint64_t queues_offset;
+	uint64_t extents_offset;
+	uint64_t extents;
+	uint64_t free_ring_offset;
+	uint64_t rings_offset;
+	uint64_t headers_offset;
+	uint64_t data_offset;
+	uint64_t size;
+};
+_Static_assert(sizeof(struct segment_header) <= 4 * CACHE_LINE, "before pool_shared");
+
+/* What a member counts: plain increments by the member alone. */
+enum counter {
+	COUNT_ALLOC,	 /* buffers taken from the pool */
+	COUNT_FREE,	 /* buffers given back */
+	COUNT_ENQUEUE,	 /* buffers put into named queues */
+	COUNT_DEQUEUE,	 /* buffers got from named queues */
+	COUNT_ADOPT,	 /* buffers taken over from another thread of the process */
+	COUNT_REFILL,	 /* bulks from the shared queue into the local cache */
+	COUNT_FLUSH,	 /* bulks from the local cache into the shared queue */
+	COUNT_FULL,	 /* puts that found no room */
+	COUNT_EMPTY,	 /* gets that found nothing */
+	COUNT_GROW,	 /* extents added to the slab */
+	COUNT_STEAL,	 /* other members' caches emptied when the pool ran dry */
+	COUNT_SLEEP,	 /* times it slept */
+	COUNT_EXHAUSTED, /* allocations that found no buffer anywhere */
+	COUNTERS
+};
+
+/* A member: one thread that has attached. Lines 1 and 2 are written by their owner only, but for
+ * thief and for what a thief may change while it holds it. */
+struct member {
+	/* Line 0: who this is. identity is | state 2 | pid 22 | start time 40 |, 0 for a free slot. */
+	uint64_t identity;
+	uint64_t pid_namespace; /* inode of /proc/self/ns/pid: a pid means nothing elsewhere */
+	uint64_t attached_ns;	/* CLOCK_MONOTONIC */
+	uint64_t adopted;	/* buffers that other threads of its process took over from it */
+	uint32_t ended;	  /* nonzero: the thread is gone, others of its process have its buffers */
+	uint32_t tid;
+	uint32_t barrier; /* nonzero: its process is registered for membarrier(2), so that its cache
+			     can be emptied from outside */
+	uint32_t pad0[5];
+
+	/* Line 1: what it is doing, and what it counts most. */
+	uint64_t op;	    /* alf_op(): what it may have reserved or claimed */
+	uint32_t busy;	    /* nonzero while its owner is inside the local cache */
+	uint32_t cache_len; /* buffers in the local cache */
+	uint32_t thief;	    /* 0; CACHE_REQUESTED; or 1 + the number of the member that empties it */
+	uint32_t number;    /* its own */
+	uint64_t counters[COUNTERS]; /* to the end of line 2 */
+
+	uint64_t cache[]; /* handles of free buffers, a stack */
+};
+_Static_assert(offsetof(struct member, op) == CACHE_LINE, "the owner's own lines");
+_Static_assert(offsetof(struct member, cache) == 3 * CACHE_LINE, "counters fill their line");
+
+#define CACHE_REQUESTED UINT32_MAX
+
+struct pool_shared {
+	uint32_t free_wait; /* members asleep until a buffer is free */
+	uint32_t pad0[15];
+	uint64_t retired[COUNTERS]; /* the counters of members that are gone, summed */
+	uint64_t pad1[3];
+};
+#define SHARED_OFFSET (4 * CACHE_LINE)
+#define SHARED_END (SHARED_OFFSET + sizeof(struct pool_shared))
+_Static_assert(SHARED_END % CACHE_LINE == 0, "whole lines");
+
+/* A named queue. state is 0, QUEUE_READY, or 1 + the number of the member that makes it, with
+ * QUEUE_NAMED once the name stands. */
+#define QUEUE_READY UINT64_MAX
+#define QUEUE_NAMED (1ull << 32)
+struct queue_slot {
+	uint64_t state;
+	char name[NAME_MAX_BYTES + 1];
+	uint8_t pad[56];
+	struct alf_queue queue;
+};
+_Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");
+
+/* A buffer's header. owner and generation are written only by whoever holds the buffer. */
+struct buffer {
+	uint64_t owner;
+	uint32_t generation; /* changes whenever the buffer is freed */
+	uint32_t length;     /* bytes in use, from headroom on */
+	uint32_t headroom;   /* bytes before them */
+	uint32_t mark;	     /* the user's */
+	uint32_t flow_hash;
+	uint32_t queue; /* the queue it came from: its number, 0 for none yet */
+	uint64_t timestamp; /* ns, the user's clock */
+	uint64_t redelivered;
+	uint64_t pad[2];
+};
+_Static_assert(sizeof(struct buffer) == CACHE_LINE, "one cache line");
+_Static_assert(offsetof(struct buffer, owner) == 0 && offsetof(struct buffer, length) == 12 &&
+		       offsetof(struct buffer, headroom) == 16 &&
+		       offsetof(struct buffer, mark) == 20 &&
+		       offsetof(struct buffer, flow_hash) == 24 &&
+		       offsetof(struct buffer, queue) == 28 &&
+		       offsetof(struct buffer, timestamp) == 32,
+	       "other languages read these");
+
+/* An owner word: | 1 | queue 10 | position 53 | while in a queue, | 0 | member's number + 1 | while a
+ * member has it, in hand or in its local cache, with OWNER_PUTTING while it puts a bulk it is part
+ * of. 0: never existed. */
+#define OWNER_TRANSIT (1ull << 63)
+#define OWNER_PUTTING (1ull << 32)
+#define OWNER_POSITION_BITS 53
+
+static inline uint64_t owner_member(uint32_t member)
+{
+	return (uint64_t)member + 1;
+}
+
+static inline uint64_t owner_transit(uint32_t queue, uint64_t position)
+{
+	return OWNER_TRANSIT | (uint64_t)queue << OWNER_POSITION_BITS |
+	       (position & ((1ull << OWNER_POSITION_BITS) - 1));
+}
+
+/* A handle names a buffer as it is between one allocation and its free: | generation 32 | index 32 |. */
+static inline uint64_t handle_of(uint32_t index, uint32_t generation)
+{
+	return (uint64_t)generation << 32 | index;
+}
+
+static inline uint32_t handle_index(uint64_t handle)
+{
+	return (uint32_t)handle;
+}
+
+static inline uint32_t handle_generation(uint64_t handle)
+{
+	return (uint32_t)(handle >> 32);
+}
+
+#endif

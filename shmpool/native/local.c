@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * local.c - see local.h.
+ */
+#define _GNU_SOURCE
+#include "local.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "member.h"
+#include "wait.h"
+
+struct qmempool local_pools[LOCAL_POOLS_MAX];
+_Thread_local struct local_thread *local_thread;
+
+/* Every thread's table, so that closing a pool can take its members out of all of them. The nodes
+ * survive a fork, the tables are wiped by it. */
+struct node {
+	struct local_thread *table;
+	struct node *next;
+};
+static struct node *threads;
+static pthread_mutex_t threads_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_key_t thread_key;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+/* Ends a member: its cache goes back; the slot is free at once, or when the last buffer that other
+ * threads of the process have from it is adopted (qmempool_adopt: the same steps in reverse). */
+static void member_end(struct qmempool *p, struct member *m)
+{
+	uint32_t ended = 1;
+	qmempool_drain(p, m);
+	store_seq_cst(&m->ended, 1);
+	if (member_held(m) == 0 && cas_seq_cst(&m->ended, &ended, 2))
+		member_release(&p->segment, m);
+}
+
+static void thread_ends(void *table)
+{
+	struct local_thread *t = table;
+	pthread_mutex_lock(&threads_lock);
+	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
+		if (t->member[i] && local_pools[i].buffers)
+			member_end(&local_pools[i], t->member[i]);
+	for (struct node **at = &threads; *at; at = &(*at)->next) {
+		struct node *n = *at;
+		if (n->table == t) {
+			*at = n->next;
+			free(n);
+			break;
+		}
+	}
+	pthread_mutex_unlock(&threads_lock);
+	local_thread = NULL;
+	munmap(t, sizeof(*t));
+}
+
+static void lock_threads(void)
+{
+	pthread_mutex_lock(&threads_lock);
+}
+
+static void unlock_threads(void)
+{
+	pthread_mutex_unlock(&threads_lock);
+}
+
+/* Of the parent's threads only the one that forked is here: none sleeps in a pool. */
+static void after_fork(void)
+{
+	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
+		store_relaxed(&local_pools[i].waiters, 0);
+	unlock_threads();
+}
+
+static void prepare(void)
+{
+	pthread_key_create(&thread_key, thread_ends);
+	pthread_atfork(lock_threads, unlock_threads, after_fork);
+}
+
+static int make_table(void)
+{
+	struct node *n = malloc(sizeof(*n));
+	struct local_thread *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE,
+				      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (!n || t == MAP_FAILED || madvise(t, sizeof(*t), MADV_WIPEONFORK) ||
+	    pthread_setspecific(thread_key, t)) {
+		if (t != MAP_FAILED)
+			munmap(t, sizeof(*t));
+		free(n);
+		return -ENOMEM;
+	}
+	n->table = t;
+	pthread_mutex_lock(&threads_lock);
+	n->next = threads;
+	threads = n;
+	pthread_mutex_unlock(&threads_lock);
+	local_thread = t;
+	return 0;
+}
+
+int local_attach(uint32_t number)
+{
+	pthread_once(&once, prepare);
+	int error = local_thread ? 0 : make_table();
+	number %= LOCAL_POOLS_MAX;
+	return error ? error :
+		       member_attach(&local_pools[number].segment, &local_thread->member[number]);
+}
+
+int local_open(const struct segment *s)
+{
+	static uint32_t opened;
+	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
+		if (!local_pools[i].buffers) {
+			int error = qmempool_bind(&local_pools[i], s);
+			local_pools[i].serial = opened = opened % 0xffff + 1; /* never 0 */
+			return error ? error : (int)(local_pools[i].serial * LOCAL_POOLS_MAX + i);
+		}
+	return -EMFILE;
+}
+
+/* Gives back what a member of this process still has in hand: there is nobody left to do it. */
+static void take_back(struct qmempool *p, struct member *m)
+{
+	uint64_t held = member_held(m);
+	for (uint32_t i = 0; i < p->capacity && held; i++) {
+		struct buffer *b;
+		if (!segment_exists(&p->segment, i))
+			continue;
+		b = qmempool_buffer(p, i);
+		if ((load_relaxed(&b->owner) & ~OWNER_PUTTING) != owner_member(m->number))
+			continue;
+		uint64_t handle = handle_of(i, load_relaxed(&b->generation));
+		held -= qmempool_free(p, m, handle) == 0;
+	}
+	qmempool_drain(p, m);
+}
+
+int local_close(uint32_t number)
+{
+	struct qmempool *p = local_pool(number);
+	if (!p)
+		return -EBADF;
+	store_seq_cst(&p->closing, 1);
+	while (load_acquire(&p->waiters)) {
+		for (uint32_t i = 0; i <= p->segment.geometry.queues; i++) {
+			struct alf_queue *q = &segment_queue(&p->segment, i)->queue;
+			if (wait_anybody(&q->data_wait))
+				wait_wake(&q->data_wait, INT_MAX);
+			if (wait_anybody(&q->room_wait))
+				wait_wake(&q->room_wait, INT_MAX);
+		}
+		wait_wake(&segment_shared(&p->segment)->free_wait, INT_MAX);
+		sched_yield();
+	}
+	struct process self = process_self();
+	uint64_t identity = member_identity(self.pid, self.start);
+	pthread_mutex_lock(&threads_lock);
+	for (uint32_t i = 0; i < p->segment.geometry.members; i++) {
+		struct member *m = segment_member(&p->segment, i);
+		if (load_acquire(&m->identity) != identity) /* [MEMBER] */
+			continue;
+		qmempool_drain(p, m);
+		take_back(p, m);
+		member_release(&p->segment, m);
+	}
+	for (struct node *n = threads; n; n = n->next)
+		n->table->member[number % LOCAL_POOLS_MAX] = NULL;
+	pthread_mutex_unlock(&threads_lock);
+	qmempool_unbind(p);
+	return 0;
+}

@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * qmempool.c - see qmempool.h: refill, flush, growth of the slab, and what lies in others' caches.
+ */
+#include "qmempool.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "member.h"
+#include "process.h"
+#include "transfer.h"
+#include "wait.h"
+
+#define VICTIMS_MAX 64 /* caches emptied under one membarrier(2), which costs microseconds */
+
+static struct pool_shared *shared(const struct qmempool *p)
+{
+	return segment_shared(&p->segment);
+}
+
+int qmempool_bind(struct qmempool *p, const struct segment *s)
+{
+	*p = (struct qmempool){
+		.segment = *s,
+		.buffers = segment_buffer(s, 0),
+		.capacity = (uint32_t)s->geometry.capacity,
+		.cache_size = (uint32_t)s->geometry.cache_size,
+		.bulk = (uint32_t)s->geometry.bulk,
+	};
+	p->queues = calloc(s->geometry.queues + 1, sizeof(*p->queues));
+	if (!p->queues)
+		return -ENOMEM;
+	alf_bind(&p->free, &segment_queue(s, 0)->queue,
+		 (uint64_t *)(s->base + s->free_ring_offset), p->capacity, 0, 0);
+	return 0;
+}
+
+void qmempool_unbind(struct qmempool *p)
+{
+	free(p->queues);
+	*p = (struct qmempool){ 0 };
+}
+
+int qmempool_create(const struct segment *s)
+{
+	uint32_t n = (uint32_t)s->geometry.prealloc;
+	struct alf_ring ring;
+	struct alf_queue *q = &segment_queue(s, 0)->queue;
+	int error = alf_init(&ring, q, (uint64_t *)(s->base + s->free_ring_offset),
+			     (uint32_t)s->geometry.capacity, CAPACITY_MAX, 0, 0);
+	if (!error && n)
+		error = segment_reserve(s, s->headers_offset, n * sizeof(struct buffer));
+	if (!error && n)
+		error = segment_reserve(s, s->data_offset, n * s->stride);
+	if (error)
+		return error;
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t at = q->prod + i, handle = i;
+		struct buffer *b = segment_buffer(s, i);
+		b->owner = owner_transit(0, at);
+		b->headroom = (uint32_t)s->geometry.headroom;
+		alf_publish(&ring, at, &handle, 1);
+	}
+	q->prod += n;
+	return 0;
+}
+
+/* Gives n buffers of m's to the shared queue. Only the voids that the dead leave can make it full: it
+ * has a slot for every buffer. Then buffers from its head go to its end until a void is passed. */
+static void give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	while (transfer_in(p, m, &p->free, handle, n, false)) {
+		uint64_t moved[BULK_MAX];
+		int k = transfer_out(p, m, &p->free, moved, BULK_MAX, false);
+		if (k > 0)
+			give(p, m, moved, (uint32_t)k);
+		else
+			sched_yield();
+	}
+	if (unlikely(wait_anybody(&shared(p)->free_wait))) /* [WAIT] after prod moved */
+		wait_wake(&shared(p)->free_wait, n);
+}
+
+static void give_all(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	for (uint32_t k; n; handle += k, n -= k) {
+		k = n < BULK_MAX ? n : BULK_MAX;
+		give(p, m, handle, k);
+	}
+}
+
+/* Moves everything that is in m's cache to the shared queue. The caller holds m's cache. */
+static void spill(struct qmempool *p, struct member *m)
+{
+	uint32_t len = load_relaxed(&m->cache_len);
+	if (len > p->cache_size)
+		len = 0; /* somebody scribbled over it */
+	give_all(p, m, m->cache, len);
+	store_relaxed(&m->cache_len, 0);
+	if (len)
+		count_up(&m->counters[COUNT_FLUSH], 1);
+}
+
+/* Opens m's own cache, having first done what a request asks for. */
+static bool cache_open(struct qmempool *p, struct member *m)
+{
+	if (cache_enter(m))
+		return true;
+	uint32_t seen = CACHE_REQUESTED;
+	if (!cas_seq_cst(&m->thief, &seen, m->number + 1)) /* [CACHE] its own thief for a moment */
+		return false;
+	spill(p, m);
+	bool asked = wait_anybody(&shared(p)->free_wait);
+	store_release(&m->thief, asked ? CACHE_REQUESTED : 0); /* [CACHE] */
+	return !asked && cache_enter(m);
+}
+
+/* Makes the next absent extent. Up to max of its buffers go to handle, the rest to the shared queue.
+ * Returns how many; -EAGAIN if the slab has reached the capacity, -ENOSPC. */
+static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
+{
+	const struct segment *s = &p->segment;
+	uint64_t each = s->geometry.extent_buffers;
+	for (uint64_t i = p->first_absent; i < s->extents; i++) {
+		uint64_t *extent = segment_extent(s, i), seen = load_acquire(extent); /* [EXTENT] */
+		if (seen == EXTENT_PRESENT && i == p->first_absent)
+			p->first_absent++;
+		if (seen || !cas_seq_cst(extent, &seen, owner_member(m->number)))
+			continue;
+		uint64_t first = s->geometry.prealloc + i * each;
+		uint32_t n = (uint32_t)(first + each > p->capacity ? p->capacity - first : each);
+		int error = segment_reserve(s, s->headers_offset + first * sizeof(struct buffer),
+					    n * sizeof(struct buffer));
+		if (!error)
+			error = segment_reserve(s, s->data_offset + first * s->stride,
+						n * s->stride);
+		if (error) {
+			store_release(extent, 0); /* [EXTENT] */
+			return error;
+		}
+		for (uint32_t k = 0; k < n; k++) {
+			struct buffer *b = qmempool_buffer(p, (uint32_t)first + k);
+			store_relaxed(&b->headroom, (uint32_t)s->geometry.headroom);
+			store_relaxed(&b->owner, owner_member(m->number));
+		}
+		store_release(extent, EXTENT_PRESENT); /* [EXTENT] */
+		count_up(&m->counters[COUNT_GROW], 1);
+		uint32_t mine = n < max ? n : max, k = 0;
+		for (uint64_t rest[BULK_MAX]; k < n;) {
+			uint32_t filled = 0;
+			for (; k < n && filled < BULK_MAX; k++) {
+				uint32_t index = (uint32_t)first + k;
+				uint64_t h = handle_of(
+					index, load_relaxed(&qmempool_buffer(p, index)->generation));
+				if (k < mine)
+					handle[k] = h;
+				else
+					rest[filled++] = h;
+			}
+			give_all(p, m, rest, filled);
+		}
+		return (int)mine;
+	}
+	return -EAGAIN;
+}
+
+/* Takes up to max buffers from victim's cache, which the caller holds as thief. */
+static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim, uint64_t *handle,
+		    uint32_t max)
+{
+	uint32_t len = load_relaxed(&victim->cache_len), got = 0;
+	if (len > p->cache_size)
+		return 0;
+	while (got < max && len - got > 0) {
+		uint64_t h = victim->cache[len - got - 1];
+		if (handle_index(h) >= p->capacity)
+			break;
+		handle[got++] = h;
+		/* The owner word first: if the thief dies here, what no longer reads OWNED(victim) is
+		 * not the victim's, whatever its cache says. */
+		store_relaxed(&qmempool_buffer(p, handle_index(h))->owner, owner_member(m->number));
+	}
+	store_release(&victim->cache_len, len - got);
+	return got;
+}
+
+/* Fetches up to max buffers from other members' caches; those it cannot open now are asked to flush
+ * at their owners' next call. */
+static uint32_t steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
+{
+	struct member *victim[VICTIMS_MAX];
+	uint32_t held = 0, got = 0;
+	for (uint32_t i = 0; i < p->segment.geometry.members && held < VICTIMS_MAX; i++) {
+		struct member *v = segment_member(&p->segment, i);
+		uint32_t seen = load_relaxed(&v->thief);
+		if (v == m || !load_acquire(&v->identity) || !load_relaxed(&v->cache_len) ||
+		    (seen != 0 && seen != CACHE_REQUESTED))
+			continue;
+		if (!load_acquire(&v->barrier))
+			store_seq_cst(&v->thief, CACHE_REQUESTED); /* [CACHE] at its next call */
+		else if (cas_seq_cst(&v->thief, &seen, m->number + 1)) /* [CACHE] */
+			victim[held++] = v;
+	}
+	bool open = held && process_barrier(); /* [CACHE] */
+	for (uint32_t i = 0; i < held; i++) {
+		bool busy = !open || load_acquire(&victim[i]->busy); /* [CACHE] */
+		if (!busy) {
+			uint32_t k = rob(p, m, victim[i], handle + got, max - got);
+			got += k;
+			if (k)
+				count_up(&m->counters[COUNT_STEAL], 1);
+		}
+		store_release(&victim[i]->thief, busy ? CACHE_REQUESTED : 0); /* [CACHE] */
+	}
+	return got;
+}
+
+void qmempool_request(struct qmempool *p)
+{
+	for (uint32_t i = 0; i < p->segment.geometry.members; i++) {
+		struct member *v = segment_member(&p->segment, i);
+		uint32_t seen = 0;
+		if (load_acquire(&v->identity)) /* [MEMBER] */
+			cas_seq_cst(&v->thief, &seen, CACHE_REQUESTED); /* [CACHE] */
+	}
+	process_barrier(); /* [CACHE] whoever was past its look at thief has shown its cache_len */
+}
+
+/* Gets 1..max buffers for m from wherever there are some: the shared queue, growth, other caches. */
+static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
+{
+	int got = transfer_out(p, m, &p->free, handle, max, false);
+	if (got)
+		return got;
+	int grown = grow(p, m, handle, max);
+	if (grown > 0)
+		return grown;
+	got = (int)steal(p, m, handle, max);
+	if (got)
+		return got;
+	got = transfer_out(p, m, &p->free, handle, max, false); /* given back meanwhile */
+	return got ? got : grown;
+}
+
+/* Keeps n buffers of m's in its cache, or in the shared queue if the cache cannot take them. */
+static void keep(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	if (n && cache_open(p, m)) {
+		uint32_t len = load_relaxed(&m->cache_len);
+		if (len + (uint64_t)n <= p->cache_size) {
+			memcpy(&m->cache[len], handle, n * sizeof(*handle));
+			store_relaxed(&m->cache_len, len + n);
+			n = 0;
+		}
+		cache_leave(m);
+	}
+	give_all(p, m, handle, n);
+}
+
+int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
+{
+	uint32_t have = 0;
+	int got = 0;
+	if (n > p->capacity)
+		return -EAGAIN;
+	if (cache_open(p, m)) {
+		uint32_t len = load_relaxed(&m->cache_len);
+		have = len > p->cache_size ? 0 : len < n ? len : n;
+		memcpy(handle, &m->cache[len - have], have * sizeof(*handle));
+		store_relaxed(&m->cache_len, len - have);
+		cache_leave(m);
+	}
+	while (have < n) {
+		if (n - have >= p->bulk) {
+			got = obtain(p, m, handle + have, n - have);
+			if (got <= 0)
+				break;
+			have += (uint32_t)got;
+			continue;
+		}
+		uint64_t more[BULK_MAX];
+		got = obtain(p, m, more, p->cache_size ? p->bulk : n - have);
+		if (got <= 0)
+			break;
+		count_up(&m->counters[COUNT_REFILL], 1);
+		uint32_t use = n - have < (uint32_t)got ? n - have : (uint32_t)got;
+		memcpy(handle + have, more, use * sizeof(*handle));
+		have += use;
+		keep(p, m, more + use, (uint32_t)got - use);
+	}
+	if (have < n) {
+		keep(p, m, handle, have);
+		count_up(&m->counters[COUNT_EXHAUSTED], 1);
+		return got < 0 ? got : -EAGAIN;
+	}
+	count_up(&m->counters[COUNT_ALLOC], n);
+	return 0;
+}
+
+void qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	while (n) {
+		uint64_t freed[BULK_MAX];
+		uint32_t k = n < BULK_MAX ? n : BULK_MAX;
+		for (uint32_t i = 0; i < k; i++)
+			freed[i] = handle[i] + SHMPOOL_CHECK * GENERATION_ONE;
+		handle += k;
+		n -= k;
+		if (p->cache_size && cache_open(p, m)) {
+			uint32_t len = load_relaxed(&m->cache_len);
+			if (len <= p->cache_size && len + k > p->cache_size) {
+				give_all(p, m, &m->cache[len - p->bulk], p->bulk);
+				store_relaxed(&m->cache_len, len - p->bulk);
+				count_up(&m->counters[COUNT_FLUSH], 1);
+			}
+			cache_leave(m);
+			keep(p, m, freed, k);
+		} else {
+			give(p, m, freed, k);
+		}
+	}
+}
+
+int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
+{
+	struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	uint64_t owner = load_relaxed(&b->owner);
+	if (load_relaxed(&b->generation) != handle_generation(handle))
+		return -ESTALE;
+	if (owner == owner_member(m->number))
+		return 0;
+	if (owner == 0 || owner > p->segment.geometry.members)
+		return owner & OWNER_TRANSIT ? -ESTALE : -EPERM;
+	struct member *from = segment_member(&p->segment, (uint32_t)owner - 1);
+	if (load_acquire(&from->identity) != load_relaxed(&m->identity)) /* [MEMBER] */
+		return -EPERM;
+	store_relaxed(&b->owner, owner_member(m->number));
+	count_up(&m->counters[COUNT_ADOPT], 1);
+	add_seq_cst(&from->adopted, 1);
+	/* The last buffer of a thread that has ended: its slot is free. seq_cst with the same two steps
+	 * in reverse in member_end(), so that one of the two sees the other; the swap picks one. */
+	uint32_t ended = 1;
+	if (load_seq_cst(&from->ended) && member_held(from) == 0 &&
+	    cas_seq_cst(&from->ended, &ended, 2))
+		member_release(&p->segment, from);
+	return 0;
+}
+
+void qmempool_drain(struct qmempool *p, struct member *m)
+{
+	if (cache_open(p, m)) {
+		spill(p, m);
+		cache_leave(m);
+	}
+}
+
+int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
+			int64_t deadline_ns)
+{
+	int error = qmempool_alloc_bulk(p, m, handle, n);
+	for (int polls = 0; error == -EAGAIN && n <= p->capacity; polls++) {
+		int slept = 0;
+		if (load_relaxed(&p->closing))
+			return -ESHUTDOWN;
+		if (polls < WAIT_POLLS) {
+			sched_yield();
+			error = qmempool_alloc_bulk(p, m, handle, n);
+			continue;
+		}
+		uint32_t *word = &shared(p)->free_wait, entered = wait_enter(word);
+		qmempool_request(p);
+		error = qmempool_alloc_bulk(p, m, handle, n);
+		if (error == -EAGAIN) {
+			count_up(&m->counters[COUNT_SLEEP], 1);
+			slept = wait_sleep(word, entered, WAIT_SLICE_NS, deadline_ns);
+		}
+		wait_leave(word, entered);
+		if (slept)
+			return slept == -ETIMEDOUT ? error : slept;
+	}
+	return error;
+}

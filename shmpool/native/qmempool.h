@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * qmempool.h - a pool of buffers: local caches over a shared queue over a slab.
+ *
+ * After the qmempool of J. D. Brouer's Linux RFC of December 2014: a member allocates from and frees
+ * into a small cache of its own and touches nothing shared; the cache is refilled from, and flushed
+ * into, a shared multi-producer/multi-consumer ring in bulks; when that runs dry the slab grows, and
+ * when the slab is at its capacity, what lies in other members' caches is fetched. Unlike the
+ * original, the caches lie in the segment, so that others can reach them.
+ *
+ * Who may call what at the same time: any number of members, each with its own struct member. One
+ * member must not be used by two threads at once.
+ *
+ * Ordering
+ *     [CACHE]   a member's cache: its owner writes busy, then looks at thief; a thief writes thief,
+ *               calls membarrier(2), then looks at busy. The system call is a full barrier on the
+ *               owner's processor, so the owner's side costs none: at least one sees the other.
+ *               What either did is handed over with release and acquire on busy and on thief.
+ *     [EXTENT]  an extent's word: who reads EXTENT_PRESENT sees the headers initialised.
+ *
+ * Progress: nothing here waits for another member. A cache whose owner is in the middle of it, or
+ * that another thief has, is passed over; an owner whose cache is being emptied works without it.
+ *
+ * Misuse: a handle carries the generation its buffer had when it was allocated, and a free changes
+ * the buffer's; a second free, a stale handle and somebody else's buffer are errors. SHMPOOL_CHECK=0
+ * leaves that out: then headers are not touched on the fast path at all.
+ */
+#ifndef SHMPOOL_QMEMPOOL_H
+#define SHMPOOL_QMEMPOOL_H
+
+#include "layout.h"
+#include "segment.h"
+
+#ifndef SHMPOOL_CHECK
+#define SHMPOOL_CHECK 1
+#endif
+
+#define GENERATION_ONE (1ull << 32)
+
+/* One process's way to a pool. */
+struct qmempool {
+	struct buffer *buffers;
+	uint32_t capacity;
+	uint32_t cache_size;
+	uint32_t bulk;
+	uint32_t first_absent; /* every extent before this one is present */
+	struct alf_ring free;
+	struct segment segment;
+	struct alf_ring *queues; /* of named queues, by number; slot is NULL until bound */
+	uint32_t serial; /* of this opening: local.h */
+	uint32_t closing;
+	uint32_t waiters; /* threads of this process inside a call that may sleep */
+};
+
+/* Binds a checked segment. 0, -ENOMEM, -EBADMSG. */
+int qmempool_bind(struct qmempool *p, const struct segment *s);
+void qmempool_unbind(struct qmempool *p);
+
+/* By the creator: makes the shared queue and the first prealloc buffers. 0, -ENOSPC. */
+int qmempool_create(const struct segment *s);
+
+/* What the fast paths fall back to. */
+int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n);
+void qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
+
+/* Makes buffers of another thread of m's process m's own. 0; -ESTALE freed or handed on since the
+ * handle was made; -EPERM somebody else's. */
+int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle);
+
+/* Puts m's cache into the shared queue. */
+void qmempool_drain(struct qmempool *p, struct member *m);
+
+/* Asks every member to flush its cache at its next call. */
+void qmempool_request(struct qmempool *p);
+
+/* Like qmempool_alloc_bulk, sleeping until deadline_ns (CLOCK_MONOTONIC) at most for buffers. Also
+ * -EINTR, -ESHUTDOWN. */
+int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
+			int64_t deadline_ns);
+
+static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t index)
+{
+	return &p->buffers[index];
+}
+
+/* Opens m's cache to its owner; false if a thief has it or asks for it. */
+static inline bool cache_enter(struct member *m)
+{
+	store_relaxed(&m->busy, 1); /* [CACHE] */
+	barrier_asymmetric();
+	if (likely(!load_acquire(&m->thief))) /* [CACHE] */
+		return true;
+	store_release(&m->busy, 0);
+	return false;
+}
+
+static inline void cache_leave(struct member *m)
+{
+	store_release(&m->busy, 0); /* [CACHE] */
+}
+
+/* 0 if m may free or hand on handle, which must name one of the pool's buffers. */
+static inline int qmempool_check(struct qmempool *p, struct member *m, uint64_t handle)
+{
+	if (unlikely(handle_index(handle) >= p->capacity))
+		return -EINVAL;
+#if SHMPOOL_CHECK
+	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	if (unlikely(load_relaxed(&b->owner) != owner_member(m->number) ||
+		     load_relaxed(&b->generation) != handle_generation(handle)))
+		return qmempool_adopt(p, m, handle);
+#else
+	(void)m;
+#endif
+	return 0;
+}
+
+/* Allocates n buffers: all, or -EAGAIN if there are not so many; -ENOSPC if the slab may grow and the
+ * file system has no room. The headers' user fields are as their last user left them. */
+static inline int qmempool_alloc_bulk(struct qmempool *p, struct member *m, uint64_t *handle,
+				      uint32_t n)
+{
+	if (likely(cache_enter(m))) {
+		uint32_t len = load_relaxed(&m->cache_len);
+		if (likely(n <= len && len <= p->cache_size)) {
+			len -= n;
+			if (n == 1)
+				handle[0] = m->cache[len];
+			else
+				__builtin_memcpy(handle, &m->cache[len], n * sizeof(*handle));
+			store_relaxed(&m->cache_len, len);
+			count_up(&m->counters[COUNT_ALLOC], n);
+			cache_leave(m);
+			return 0;
+		}
+		cache_leave(m);
+	}
+	return qmempool_alloc_slow(p, m, handle, n);
+}
+
+/* Frees n buffers, none twice: all, or -EINVAL, -ESTALE, -EPERM and nothing. */
+static inline int qmempool_free_bulk(struct qmempool *p, struct member *m, const uint64_t *handle,
+				     uint32_t n)
+{
+#if SHMPOOL_CHECK
+	for (uint32_t i = 0; i < n; i++) {
+		int error = qmempool_check(p, m, handle[i]);
+		if (unlikely(error)) {
+			while (i--) {
+				struct buffer *b = qmempool_buffer(p, handle_index(handle[i]));
+				store_relaxed(&b->generation, handle_generation(handle[i]));
+			}
+			return error;
+		}
+		struct buffer *b = qmempool_buffer(p, handle_index(handle[i]));
+		store_relaxed(&b->generation, handle_generation(handle[i]) + 1);
+	}
+#endif
+	count_up(&m->counters[COUNT_FREE], n);
+	if (likely(cache_enter(m))) {
+		uint32_t len = load_relaxed(&m->cache_len);
+		if (likely(len + (uint64_t)n <= p->cache_size)) {
+			for (uint32_t i = 0; i < n; i++)
+				m->cache[len + i] = handle[i] + SHMPOOL_CHECK * GENERATION_ONE;
+			store_relaxed(&m->cache_len, len + n);
+			cache_leave(m);
+			return 0;
+		}
+		cache_leave(m);
+	}
+	qmempool_free_slow(p, m, handle, n);
+	return 0;
+}
+
+static inline int qmempool_alloc(struct qmempool *p, struct member *m, uint64_t *handle)
+{
+	return qmempool_alloc_bulk(p, m, handle, 1);
+}
+
+static inline int qmempool_free(struct qmempool *p, struct member *m, uint64_t handle)
+{
+	return qmempool_free_bulk(p, m, &handle, 1);
+}
+
+#endif

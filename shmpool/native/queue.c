@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * queue.c - see queue.h.
+ */
+#include "queue.h"
+
+#include <sched.h>
+#include <string.h>
+
+#include "member.h"
+#include "transfer.h"
+#include "wait.h"
+
+static bool named(const struct queue_slot *slot, uint64_t state, const char *name)
+{
+	return (state == QUEUE_READY || state & QUEUE_NAMED) &&
+	       strncmp(slot->name, name, sizeof(slot->name)) == 0;
+}
+
+int queue_find(struct qmempool *p, const char *name)
+{
+	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
+		const struct queue_slot *slot = segment_queue(&p->segment, i);
+		uint64_t state = load_acquire(&slot->state); /* pairs with queue_create() */
+		if (state == QUEUE_READY && named(slot, state, name))
+			return (int)i;
+	}
+	return -ENOENT;
+}
+
+static uint64_t *ring_slots(const struct qmempool *p, uint32_t number)
+{
+	return (uint64_t *)(p->segment.base + p->segment.rings_offset) +
+	       (uint64_t)(number - 1) * ALF_CAPACITY_MAX;
+}
+
+/* Two that make the same name at once: each shows its own name before it looks for others, so at
+ * least one sees the other; the lower number stays, unless the higher is ready already. */
+static bool outranked(const struct qmempool *p, uint32_t number, const char *name)
+{
+	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
+		const struct queue_slot *slot = segment_queue(&p->segment, i);
+		uint64_t state = load_seq_cst(&slot->state);
+		if (i != number && named(slot, state, name) && (state == QUEUE_READY || i < number))
+			return true;
+	}
+	return false;
+}
+
+int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
+		 uint32_t flags)
+{
+	size_t length = strlen(name);
+	if (length == 0 || length > NAME_MAX_BYTES)
+		return -EINVAL;
+	if (queue_find(p, name) > 0)
+		return -EEXIST;
+	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
+		struct queue_slot *slot = segment_queue(&p->segment, i);
+		uint64_t seen = 0;
+		if (load_relaxed(&slot->state) ||
+		    !cas_seq_cst(&slot->state, &seen, owner_member(m->number)))
+			continue;
+		struct alf_ring ring;
+		int error = alf_init(&ring, &slot->queue, ring_slots(p, i), capacity,
+				     ALF_CAPACITY_MAX, i, flags | ALF_WAKES);
+		if (!error)
+			error = segment_reserve(&p->segment,
+						(uint64_t)((char *)ring.slot - p->segment.base),
+						capacity * sizeof(*ring.slot));
+		if (!error) {
+			memset(slot->name, 0, sizeof(slot->name));
+			memcpy(slot->name, name, length);
+			store_seq_cst(&slot->state, owner_member(m->number) | QUEUE_NAMED);
+			if (outranked(p, i, name))
+				error = -EEXIST;
+		}
+		store_seq_cst(&slot->state, error ? 0 : QUEUE_READY);
+		return error ? error : (int)i;
+	}
+	return -ENFILE;
+}
+
+const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
+{
+	if (number == 0 || number > p->segment.geometry.queues)
+		return NULL;
+	struct alf_ring *r = &p->queues[number];
+	if (likely(r->slot))
+		return r;
+	struct queue_slot *slot = segment_queue(&p->segment, number);
+	if (load_acquire(&slot->state) != QUEUE_READY) /* pairs with queue_create() */
+		return NULL;
+	uint32_t capacity = slot->queue.capacity, flags = slot->queue.flags;
+	if (capacity < ALF_CAPACITY_MIN || capacity > ALF_CAPACITY_MAX || capacity & (capacity - 1))
+		return NULL;
+	alf_bind(r, &slot->queue, ring_slots(p, number), capacity, number, flags);
+	return r;
+}
+
+/* m becomes the single producer or consumer if nobody is. */
+static int take_role(uint32_t *role, const struct member *m)
+{
+	uint32_t me = m->number + 1, seen = 0;
+	if (load_relaxed(role) == me || cas_seq_cst(role, &seen, me))
+		return 0;
+	return -EBUSY;
+}
+
+void queue_release(const struct alf_ring *r, const struct member *m)
+{
+	uint32_t me = m->number + 1;
+	if (load_relaxed(&r->q->producer) == me)
+		store_release(&r->q->producer, 0); /* pairs with take_role() */
+	if (load_relaxed(&r->q->consumer) == me)
+		store_release(&r->q->consumer, 0);
+}
+
+/* Checks that each of n buffers is m's and is there once only: a marked one is no longer m's. */
+static int check_each_once(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	uint64_t mine = owner_member(m->number);
+	int error = 0;
+	uint32_t i;
+	for (i = 0; i < n && !error; i++) {
+		error = qmempool_check(p, m, handle[i]);
+		if (!error)
+			store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->owner,
+				      mine | OWNER_PUTTING);
+	}
+	if (error)
+		for (i--; i--;)
+			store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->owner, mine);
+	return error;
+}
+
+int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
+	      const uint64_t *handle, uint32_t n)
+{
+	struct alf_queue *q = r->q;
+	bool single = r->flags & ALF_SINGLE_PRODUCER;
+	int error = 0;
+	if (unlikely(n > r->mask + 1))
+		return -EMSGSIZE;
+	if (single && (error = take_role(&q->producer, m)))
+		return error;
+	error = n == 1 ? qmempool_check(p, m, handle[0]) : check_each_once(p, m, handle, n);
+	if (unlikely(error))
+		return error;
+	error = single ? transfer_in(p, m, r, handle, n, true) :
+			 transfer_in(p, m, r, handle, n, false);
+	if (unlikely(error)) {
+		for (uint32_t i = 0; n > 1 && i < n; i++)
+			store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->owner,
+				      owner_member(m->number));
+		count_up(&m->counters[COUNT_FULL], 1);
+		return error;
+	}
+	count_up(&m->counters[COUNT_ENQUEUE], n);
+	if (unlikely(wait_anybody(&q->data_wait))) /* [WAIT] after prod moved */
+		wait_wake(&q->data_wait, n);
+	return 0;
+}
+
+int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
+	      uint32_t n)
+{
+	struct alf_queue *q = r->q;
+	bool single = r->flags & ALF_SINGLE_CONSUMER;
+	int got;
+	if (single && (got = take_role(&q->consumer, m)))
+		return got;
+	got = single ? transfer_out(p, m, r, handle, n, true) :
+		       transfer_out(p, m, r, handle, n, false);
+	if (got > 0) {
+		count_up(&m->counters[COUNT_DEQUEUE], (uint32_t)got);
+		if (unlikely(wait_anybody(&q->room_wait))) /* [WAIT] after cons moved */
+			wait_wake(&q->room_wait, (uint32_t)got);
+		return got;
+	}
+	if (got == 0) {
+		count_up(&m->counters[COUNT_EMPTY], 1);
+		return -EAGAIN;
+	}
+	return got;
+}
+
+int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		   const uint64_t *handle, uint32_t n, int64_t deadline_ns)
+{
+	int error = queue_put(p, m, r, handle, n);
+	for (int polls = 0; error == -ENOBUFS; polls++) {
+		int slept = 0;
+		if (load_relaxed(&p->closing))
+			return -ESHUTDOWN;
+		if (polls < WAIT_POLLS) {
+			sched_yield();
+			error = queue_put(p, m, r, handle, n);
+			continue;
+		}
+		uint32_t *word = &r->q->room_wait, entered = wait_enter(word);
+		error = queue_put(p, m, r, handle, n);
+		if (error == -ENOBUFS) {
+			count_up(&m->counters[COUNT_SLEEP], 1);
+			slept = wait_sleep(word, entered, WAIT_SLICE_NS, deadline_ns);
+		}
+		wait_leave(word, entered);
+		if (slept)
+			return slept == -ETIMEDOUT ? error : slept;
+	}
+	return error;
+}
+
+int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
+		   uint32_t n, int64_t deadline_ns)
+{
+	int got = queue_get(p, m, r, handle, n);
+	for (int polls = 0; got == -EAGAIN; polls++) {
+		int slept = 0;
+		if (load_relaxed(&p->closing))
+			return -ESHUTDOWN;
+		if (polls < WAIT_POLLS) {
+			sched_yield();
+			got = queue_get(p, m, r, handle, n);
+			continue;
+		}
+		uint32_t *word = &r->q->data_wait, entered = wait_enter(word);
+		/* [WAIT] Nothing reserved: whoever reserves from now on sees the sleeper. Something
+		 * reserved but not published: its producer may have looked before, so look soon. */
+		bool reserved = load_seq_cst(&r->q->prod) != load_seq_cst(&r->q->cons);
+		got = queue_get(p, m, r, handle, n);
+		if (got == -EAGAIN) {
+			count_up(&m->counters[COUNT_SLEEP], 1);
+			slept = wait_sleep(word, entered, reserved ? WAIT_SHORT_NS : WAIT_SLICE_NS,
+					   deadline_ns);
+		}
+		wait_leave(word, entered);
+		if (slept)
+			return slept == -ETIMEDOUT ? got : slept;
+	}
+	return got;
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * queue.h - the named queues of a pool: made and found by name, put and got by members.
+ *
+ * Who may call what at the same time: any number of members. Of a queue made for a single producer
+ * (consumer) the first member to put (get) is it, until it detaches or gives the role up; everybody
+ * else gets -EBUSY and has changed nothing.
+ *
+ * Progress: queue_put and queue_get never wait. The _wait forms sleep for room or for data only, end
+ * at their deadline, on a signal, and when this process closes the pool.
+ */
+#ifndef SHMPOOL_QUEUE_H
+#define SHMPOOL_QUEUE_H
+
+#include "qmempool.h"
+
+/* Makes a queue; flags are ALF_SINGLE_PRODUCER and ALF_SINGLE_CONSUMER. Its number (from 1 on);
+ * -EEXIST; -EINVAL name or capacity; -ENFILE no number is left; -ENOSPC. */
+int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
+		 uint32_t flags);
+
+/* Its number, -ENOENT. */
+int queue_find(struct qmempool *p, const char *name);
+
+/* The ring of a queue that exists, NULL for any other number; -EBADMSG never: what does not fit is
+ * as good as not there. */
+const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number);
+
+/* Gives up m's single-producer and single-consumer role, if it has one. */
+void queue_release(const struct alf_ring *r, const struct member *m);
+
+/* Puts n buffers: all, or -ENOBUFS no room, -EMSGSIZE more than the capacity, -EBUSY the role is
+ * another's, -EINVAL, -ESTALE, -EPERM a handle that is not m's to put (qmempool_check). */
+int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
+	      const uint64_t *handle, uint32_t n);
+
+/* Gets 1..n buffers: how many, or -EAGAIN nothing there, -EBUSY, -EBADMSG. */
+int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
+	      uint32_t n);
+
+/* The same, sleeping until deadline_ns (CLOCK_MONOTONIC) at most. Also -EINTR, -ESHUTDOWN. */
+int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		   const uint64_t *handle, uint32_t n, int64_t deadline_ns);
+int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		   uint64_t *handle, uint32_t n, int64_t deadline_ns);
+
+#endif

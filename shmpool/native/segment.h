@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * segment.h - one process's mapping of a pool: made, checked before it is believed, reserved.
+ *
+ * segment_init    by the creator, alone, on a new mapping
+ * segment_check   by everybody else, on a mapping whose contents may be anything
+ * segment_reserve any time, by anybody: reserving what is reserved changes nothing
+ */
+#ifndef SHMPOOL_SEGMENT_H
+#define SHMPOOL_SEGMENT_H
+
+#include "layout.h"
+#include "shmpool.h"
+
+/* The geometry and the places, copied out of the segment once and checked. */
+struct segment {
+	char *base;
+	int fd;
+	struct shmpool_geometry geometry;
+	uint64_t stride; /* bytes from one buffer's data room to the next */
+	uint64_t members_offset, member_stride;
+	uint64_t queues_offset;
+	uint64_t extents_offset, extents;
+	uint64_t free_ring_offset;
+	uint64_t rings_offset;
+	uint64_t headers_offset;
+	uint64_t data_offset;
+	uint64_t size;
+};
+
+/* Fills the zero fields of g that have a default, checks every one, and computes the layout. 0, or
+ * -EINVAL with a sentence in why: which value is wrong and what is allowed. */
+int segment_plan(struct segment *s, struct shmpool_geometry *g, char *why, size_t why_size);
+
+/* Makes the segment in a zeroed mapping of s->size bytes at base, without the slab's buffers. 0,
+ * -ENOSPC. segment_ready() is what makes it attachable. */
+int segment_init(struct segment *s, char *base, int fd);
+void segment_ready(struct segment *s);
+
+/* Believes nothing in size bytes at base until it fits. 0; -EBADMSG with a sentence in why;
+ * -EAGAIN if its creator has not finished. */
+int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *why, size_t why_size);
+
+/* Reserves memory for length bytes at offset, so that nobody gets a SIGBUS there. 0, -ENOSPC. */
+int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length);
+
+uint64_t segment_layout_hash(void);
+
+static inline struct segment_header *segment_header(const struct segment *s)
+{
+	return (struct segment_header *)s->base;
+}
+
+static inline struct pool_shared *segment_shared(const struct segment *s)
+{
+	return (struct pool_shared *)(s->base + SHARED_OFFSET);
+}
+
+static inline struct member *segment_member(const struct segment *s, uint32_t number)
+{
+	return (struct member *)(s->base + s->members_offset + number * s->member_stride);
+}
+
+static inline struct queue_slot *segment_queue(const struct segment *s, uint32_t number)
+{
+	return (struct queue_slot *)(s->base + s->queues_offset) + number;
+}
+
+/* State of extent i: 0 absent, 1 + the number of the member that makes it, EXTENT_PRESENT. */
+#define EXTENT_PRESENT UINT64_MAX
+static inline uint64_t *segment_extent(const struct segment *s, uint64_t i)
+{
+	return (uint64_t *)(s->base + s->extents_offset) + i;
+}
+
+/* Whether buffer index has been made. */
+static inline bool segment_exists(const struct segment *s, uint32_t index)
+{
+	return index < s->geometry.prealloc ||
+	       load_acquire(segment_extent(s, (index - s->geometry.prealloc) /
+						      s->geometry.extent_buffers)) ==
+		       EXTENT_PRESENT; /* [EXTENT] */
+}
+
+static inline struct buffer *segment_buffer(const struct segment *s, uint32_t index)
+{
+	return (struct buffer *)(s->base + s->headers_offset) + index;
+}
+
+static inline char *segment_data(const struct segment *s, uint32_t index)
+{
+	return s->base + s->data_offset + index * s->stride;
+}
+
+#endif

@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * shmpool.c - see shmpool.h: the keys taken apart, the answers put together.
+ */
+#include "shmpool.h"
+
+#include <string.h>
+
+#include "audit.h"
+#include "call.h"
+#include "member.h"
+
+int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size)
+{
+	struct segment s;
+	return segment_plan(&s, g, why, why_size);
+}
+
+int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *why, size_t why_size)
+{
+	struct segment s;
+	int error = segment_plan(&s, g, why, why_size);
+	if (!error)
+		error = segment_init(&s, base, fd);
+	if (!error)
+		error = qmempool_create(&s);
+	if (!error)
+		segment_ready(&s);
+	return error;
+}
+
+int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g, char *why,
+		  size_t why_size)
+{
+	struct segment s;
+	int error = segment_check(&s, base, size, fd, why, why_size);
+	if (!error)
+		*g = s.geometry;
+	return error;
+}
+
+uint64_t shmpool_creator(const void *base, uint64_t size)
+{
+	const struct segment_header *h = base;
+	return size >= sizeof(*h) && h->magic == LAYOUT_MAGIC ? h->creator_pid : 0;
+}
+
+int shmpool_open(void *base, uint64_t size, int fd)
+{
+	struct segment s;
+	char why[256];
+	int error = segment_check(&s, base, size, fd, why, sizeof(why));
+	return error ? error : local_open(&s);
+}
+
+int shmpool_close_wait(int pool)
+{
+	return local_close((uint32_t)pool);
+}
+
+int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags)
+{
+	struct call c;
+	int error = open_pool((uint32_t)pool, &c);
+	return error ? error : queue_create(c.p, c.m, name, capacity, flags & 3);
+}
+
+int shmpool_queue_find(int pool, const char *name)
+{
+	struct qmempool *p = local_pool((uint32_t)pool);
+	return p ? queue_find(p, name) : -EBADF;
+}
+
+int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
+{
+	struct qmempool *p = local_pool((uint32_t)pool);
+	if (!p)
+		return -EBADF;
+	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
+	if (!r)
+		return -ENOENT;
+	memcpy(info->name, segment_queue(&p->segment, r->id)->name, sizeof(info->name));
+	info->name[sizeof(info->name) - 1] = 0;
+	info->capacity = alf_capacity(r);
+	info->single_producer = !!(r->flags & ALF_SINGLE_PRODUCER);
+	info->single_consumer = !!(r->flags & ALF_SINGLE_CONSUMER);
+	info->count = alf_count(r);
+	info->producer = load_relaxed(&r->q->producer);
+	info->consumer = load_relaxed(&r->q->consumer);
+	return 0;
+}
+
+int64_t shmpool_queue_count(uint64_t key)
+{
+	struct qmempool *p = local_pool(key_pool(key));
+	if (!p)
+		return -EBADF;
+	const struct alf_ring *r = queue_ring(p, key_queue(key));
+	return r ? (int64_t)alf_count(r) : -ENOENT;
+}
+
+int shmpool_queue_release(int pool, int queue)
+{
+	struct call c;
+	int error = open_pool((uint32_t)pool, &c);
+	if (error)
+		return error;
+	const struct alf_ring *r = queue_ring(c.p, (uint32_t)queue);
+	if (!r)
+		return -ENOENT;
+	queue_release(r, c.m);
+	return 0;
+}
+
+int64_t shmpool_alloc(uint64_t key)
+{
+	struct call c;
+	uint64_t handle;
+	int error = open_key(key, &c);
+	if (likely(!error))
+		error = qmempool_alloc(c.p, c.m, &handle);
+	if (unlikely(error))
+		return error;
+	fresh(&c, handle);
+	return answer(&c, handle);
+}
+
+int64_t shmpool_alloc_wait(uint64_t key, int64_t deadline)
+{
+	uint64_t handle;
+	struct call c;
+	int64_t error = shmpool_alloc_many_wait(key, &handle, 1, deadline);
+	return error < 0 || (error = open_key(key, &c)) ? error : answer(&c, handle);
+}
+
+int64_t shmpool_free(uint64_t key)
+{
+	struct call c;
+	struct buffer *b;
+	uint64_t handle;
+	int error = open_key(key, &c);
+	if (likely(!error))
+		error = open_buffer(key, &c, &b, &handle);
+	return likely(!error) ? qmempool_free(c.p, c.m, handle) : error;
+}
+
+int64_t shmpool_put(uint64_t key)
+{
+	struct call c;
+	struct buffer *b;
+	uint64_t handle;
+	int error = open_queue(key, &c);
+	if (likely(!error))
+		error = open_buffer(key, &c, &b, &handle);
+	return likely(!error) ? queue_put(c.p, c.m, c.ring, &handle, 1) : error;
+}
+
+int64_t shmpool_put_wait(uint64_t key, int64_t deadline)
+{
+	struct call c;
+	struct buffer *b;
+	uint64_t handle;
+	int error = open_queue(key, &c);
+	if (!error)
+		error = open_buffer(key, &c, &b, &handle);
+	return error ? error : shmpool_put_many_wait(key, &handle, 1, deadline);
+}
+
+int64_t shmpool_get(uint64_t key)
+{
+	struct call c;
+	uint64_t handle;
+	int got = open_queue(key, &c);
+	if (likely(!got))
+		got = queue_get(c.p, c.m, c.ring, &handle, 1);
+	return likely(got > 0) ? answer(&c, handle) : got;
+}
+
+int64_t shmpool_get_wait(uint64_t key, int64_t deadline)
+{
+	uint64_t handle;
+	struct call c;
+	int64_t error = shmpool_get_many_wait(key, &handle, 1, deadline);
+	return error < 0 || (error = open_key(key, &c)) ? error : answer(&c, handle);
+}
+
+int64_t shmpool_length(uint64_t key)
+{
+	struct call c;
+	struct buffer *b;
+	uint64_t handle;
+	int error = open_key(key, &c);
+	if (!error)
+		error = open_buffer(key, &c, &b, &handle);
+	return error ? error : (int64_t)load_relaxed(&b->length);
+}
+
+int64_t shmpool_set_length(uint64_t key, uint64_t length)
+{
+	struct call c;
+	struct buffer *b;
+	uint64_t handle;
+	int error = open_key(key, &c);
+	if (likely(!error))
+		error = open_buffer(key, &c, &b, &handle);
+	if (unlikely(error))
+		return error;
+	if (length > c.p->segment.stride - load_relaxed(&b->headroom))
+		return -EMSGSIZE;
+	store_relaxed(&b->length, (uint32_t)length);
+	return 0;
+}
+
+int64_t shmpool_field(uint64_t key, int field)
+{
+	struct call c;
+	struct buffer *b;
+	uint64_t handle;
+	int error = open_key(key, &c);
+	if (!error)
+		error = open_buffer(key, &c, &b, &handle);
+	if (error)
+		return error;
+	switch (field) {
+	case SHMPOOL_HEADROOM:
+		return load_relaxed(&b->headroom);
+	case SHMPOOL_MARK:
+		return load_relaxed(&b->mark);
+	case SHMPOOL_FLOW_HASH:
+		return load_relaxed(&b->flow_hash);
+	case SHMPOOL_TIMESTAMP:
+		return (int64_t)(load_relaxed(&b->timestamp) & INT64_MAX);
+	case SHMPOOL_QUEUE:
+		return load_relaxed(&b->queue);
+	case SHMPOOL_REDELIVERED:
+		return (int64_t)(load_relaxed(&b->redelivered) & INT64_MAX);
+	case SHMPOOL_GENERATION:
+		return load_relaxed(&b->generation);
+	}
+	return -EINVAL;
+}
+
+int64_t shmpool_set_field(uint64_t key, int field, uint64_t value)
+{
+	struct call c;
+	struct buffer *b;
+	uint64_t handle;
+	int error = open_key(key, &c);
+	if (!error)
+		error = open_buffer(key, &c, &b, &handle);
+	if (error)
+		return error;
+	switch (field) {
+	case SHMPOOL_HEADROOM:
+		if (value > c.p->segment.stride || load_relaxed(&b->length) > c.p->segment.stride - value)
+			return -EMSGSIZE;
+		store_relaxed(&b->headroom, (uint32_t)value);
+		return 0;
+	case SHMPOOL_MARK:
+		store_relaxed(&b->mark, (uint32_t)value);
+		return 0;
+	case SHMPOOL_FLOW_HASH:
+		store_relaxed(&b->flow_hash, (uint32_t)value);
+		return 0;
+	case SHMPOOL_TIMESTAMP:
+		store_relaxed(&b->timestamp, value);
+		return 0;
+	}
+	return -EINVAL;
+}
+
+int shmpool_stats(int pool, struct shmpool_stats *out)
+{
+	struct qmempool *p = local_pool((uint32_t)pool);
+	if (!p)
+		return -EBADF;
+	audit_stats(p, out);
+	return 0;
+}
+
+int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
+{
+	struct qmempool *p = local_pool((uint32_t)pool);
+	size_t got = 0;
+	if (!p)
+		return -EBADF;
+	for (uint32_t i = 0; i < p->segment.geometry.members && got < n; i++) {
+		const struct member *m = segment_member(&p->segment, i);
+		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
+		if (!identity)
+			continue;
+		struct shmpool_member_info *info = &out[got++];
+		*info = (struct shmpool_member_info){
+			.attached_ns = load_relaxed(&m->attached_ns),
+			.start = member_start(identity),
+			.number = i,
+			.pid = member_pid(identity),
+			.tid = load_relaxed(&m->tid),
+			.cached = load_relaxed(&m->cache_len),
+		};
+		for (int k = 0; k < COUNTERS; k++)
+			info->counters[k] = load_relaxed(&m->counters[k]);
+	}
+	return (int)got;
+}
+
+int shmpool_audit_wait(int pool, struct shmpool_audit *out, uint64_t *held, size_t held_n,
+		       uint64_t *queued, size_t queued_n)
+{
+	struct call c = { .p = local_pool((uint32_t)pool) };
+	if (!c.p)
+		return -EBADF;
+	waits_begin(&c);
+	int error = audit_count(c.p, out, held, held_n, queued, queued_n);
+	waits_end(&c);
+	return error;
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * shmpool.h - all that Python can call. This text is the cffi declaration as it stands (build.py
+ * leaves out the lines that begin with #), so every declaration stands once.
+ *
+ * Results: 0 or a count, or -errno. A function with wait in its name may sleep and is called with
+ * the interpreter's lock released; deadlines are CLOCK_MONOTONIC in ns, INT64_MAX for never.
+ *
+ * A pool is a number that shmpool_open() gave, | serial 16 | slot 6 |, so that one that was closed
+ * does not name its successor; every number is checked: a wrong one is an error and never a crash.
+ * Short calls take one 64-bit key, which the caller puts together:
+ *
+ *     | slot 6 | queue 10 | serial 16 | moved 1 | generation 7 | index 24 |
+ *
+ * and give one 64-bit answer, -errno or | 0 | length 31 | moved 1 | generation 7 | index 24 |, where
+ * moved says that the data does not start at the pool's head room. A bulk is an array of handles
+ * | generation 32 | index 32 |, of which the queue functions take the pool and queue from the key.
+ * Every thread is a member of its own, from its first call on.
+ */
+#ifndef SHMPOOL_H
+#define SHMPOOL_H
+#include <stddef.h>
+#include <stdint.h>
+
+/* Values of 0 mean the default, except for prealloc and headroom. cache_size -1 is the default. */
+struct shmpool_geometry {
+	uint64_t buffer_size;
+	uint64_t capacity;
+	uint64_t prealloc;
+	int64_t cache_size;
+	uint64_t bulk;
+	uint64_t refill_multiplier;
+	uint64_t headroom;
+	uint64_t members;
+	uint64_t queues;
+	uint64_t extent_buffers;
+	uint64_t size;
+	uint64_t data_offset;
+	uint64_t stride;
+	uint64_t headers_offset;
+};
+
+struct shmpool_queue_info {
+	char name[64];
+	uint32_t capacity;
+	uint32_t single_producer;
+	uint32_t single_consumer;
+	uint32_t count;
+	uint32_t producer;
+	uint32_t consumer;
+};
+
+struct shmpool_stats {
+	uint64_t created;
+	uint64_t free;
+	uint64_t cached;
+	uint64_t queued;
+	uint64_t members;
+	uint64_t counters[13];
+};
+
+struct shmpool_member_info {
+	uint64_t attached_ns;
+	uint64_t start;
+	uint32_t number;
+	uint32_t pid;
+	uint32_t tid;
+	uint32_t cached;
+	uint64_t counters[13];
+};
+
+struct shmpool_audit {
+	uint64_t total;
+	uint64_t free;
+	uint64_t cached;
+	uint64_t unaccounted;
+	uint64_t doubled;
+};
+
+/* The segment. */
+int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size);
+int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *why, size_t why_size);
+int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g, char *why,
+		  size_t why_size);
+uint64_t shmpool_creator(const void *base, uint64_t size);
+int shmpool_open(void *base, uint64_t size, int fd);
+int shmpool_close_wait(int pool);
+
+/* Queues. flags: 1 single producer, 2 single consumer. Give the queue's number. */
+int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags);
+int shmpool_queue_find(int pool, const char *name);
+int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info);
+int64_t shmpool_queue_count(uint64_t key);
+int shmpool_queue_release(int pool, int queue);
+
+/* One buffer. A new one has length 0, the pool's head room, and its user fields 0. */
+int64_t shmpool_alloc(uint64_t key);
+int64_t shmpool_free(uint64_t key);
+int64_t shmpool_put(uint64_t key);
+int64_t shmpool_get(uint64_t key);
+int64_t shmpool_length(uint64_t key);
+int64_t shmpool_set_length(uint64_t key, uint64_t length);
+enum shmpool_field {
+	SHMPOOL_HEADROOM,
+	SHMPOOL_MARK,
+	SHMPOOL_FLOW_HASH,
+	SHMPOOL_TIMESTAMP,
+	SHMPOOL_QUEUE,
+	SHMPOOL_REDELIVERED,
+	SHMPOOL_GENERATION
+};
+int64_t shmpool_field(uint64_t key, int field);
+int64_t shmpool_set_field(uint64_t key, int field, uint64_t value);
+int64_t shmpool_alloc_wait(uint64_t key, int64_t deadline);
+int64_t shmpool_put_wait(uint64_t key, int64_t deadline);
+int64_t shmpool_get_wait(uint64_t key, int64_t deadline);
+
+/* Copy in and copy out. */
+int64_t shmpool_send(uint64_t key, const char *data, size_t length);
+/* How many were sent: fewer than n when the deadline came in between. */
+int64_t shmpool_send_many_wait(uint64_t key, const char *data, size_t size,
+			       const uint32_t *lengths, size_t n, int64_t deadline);
+/* Messages end to end in data, as many as are sure to fit; with SHMPOOL_ALIKE if all are equally long. */
+enum { SHMPOOL_ALIKE = 0x40000000 };
+int64_t shmpool_recv_many_wait(uint64_t key, char *data, size_t room, uint32_t *lengths, size_t n,
+			       int64_t deadline);
+
+/* Bulks. */
+int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
+int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n);
+int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline);
+int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
+int64_t shmpool_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset, size_t width,
+		       char *out);
+int64_t shmpool_set_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset,
+			   size_t width, const char *from, size_t step);
+int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_t *out);
+int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, const uint32_t *from,
+			    size_t step);
+
+/* Looking. */
+int shmpool_stats(int pool, struct shmpool_stats *out);
+int shmpool_members(int pool, struct shmpool_member_info *out, size_t n);
+int shmpool_audit_wait(int pool, struct shmpool_audit *out, uint64_t *held, size_t held_n,
+		       uint64_t *queued, size_t queued_n);
+
+#endif

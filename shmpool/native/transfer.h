@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * transfer.h - moving buffers between a member and a ring: the ring's two steps with the owner words
+ * between them, in the one order that a sweep can put right after a death.
+ *
+ * transfer_in    the member owns the buffers; afterwards the ring does, or nothing has changed
+ * transfer_out   the ring owns them; afterwards the member does
+ *
+ * Killed between reserve and publish, the dead member's op record covers the positions, its buffers
+ * read OWNED(dead) or TRANSIT to a position never published. Killed between claim and the owner
+ * words, they read TRANSIT to a position behind cons. Either way each is found exactly once.
+ *
+ * Ordering: the owner words need none of their own. [SLOT] of alf_queue.h carries them to the
+ * consumer, [OP] to whoever sweeps.
+ */
+#ifndef SHMPOOL_TRANSFER_H
+#define SHMPOOL_TRANSFER_H
+
+#include "qmempool.h"
+
+/* Overlaps the transfers of the header lines from the core that wrote them last. */
+static inline void transfer_prefetch(const struct qmempool *p, const uint64_t *handle, uint32_t n)
+{
+	if (n > 1)
+		for (uint32_t i = 0; i < n; i++)
+			prefetch_write(qmempool_buffer(p, handle_index(handle[i])));
+}
+
+/* Puts n buffers that m owns, their indices checked, into a ring: all, or -ENOBUFS. */
+static inline int transfer_in(const struct qmempool *p, struct member *m,
+			      const struct alf_ring *r, const uint64_t *handle, uint32_t n,
+			      bool single)
+{
+	uint64_t at;
+	int error = alf_reserve(r, &m->op, n, single, &at);
+	if (likely(!error)) {
+		for (uint32_t i = 0; i < n; i++) {
+			struct buffer *b = qmempool_buffer(p, handle_index(handle[i]));
+			store_relaxed(&b->owner, owner_transit(r->id, at + i));
+			if (r->id)
+				store_relaxed(&b->queue, r->id);
+		}
+		alf_publish(r, at, handle, n);
+	}
+	alf_done(&m->op);
+	return error;
+}
+
+/* Takes 1..n buffers from a ring for m; 0 if it is empty, -EBADMSG if what it holds is no index. */
+static inline int transfer_out(const struct qmempool *p, struct member *m,
+			       const struct alf_ring *r, uint64_t *handle, uint32_t n, bool single)
+{
+	uint32_t got = alf_claim(r, &m->op, handle, n, single), good = 0;
+	transfer_prefetch(p, handle, got);
+	for (uint32_t i = 0; i < got; i++) {
+		uint32_t index = handle_index(handle[i]);
+		if (unlikely(index >= p->capacity))
+			continue; /* somebody scribbled over the ring: never follow it */
+		struct buffer *b = qmempool_buffer(p, index);
+		store_relaxed(&b->owner, owner_member(m->number));
+		handle[good++] = handle_of(index, load_relaxed(&b->generation));
+	}
+	alf_done(&m->op);
+	return likely(good || !got) ? (int)good : -EBADMSG;
+}
+
+#endif

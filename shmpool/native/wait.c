@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * wait.c - see wait.h. The only place that calls futex(2).
+ */
+#include "wait.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+int64_t wait_now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+uint32_t wait_enter(uint32_t *word)
+{
+	return add_seq_cst(word, 1) + 1; /* [WAIT] */
+}
+
+int wait_sleep(uint32_t *word, uint32_t entered, int64_t most_ns, int64_t deadline_ns)
+{
+	int64_t left = most_ns;
+	if (deadline_ns != WAIT_FOREVER) {
+		int64_t until = deadline_ns - wait_now();
+		if (until <= 0)
+			return -ETIMEDOUT;
+		if (until < left)
+			left = until;
+	}
+	struct timespec t = { .tv_sec = left / 1000000000, .tv_nsec = left % 1000000000 };
+	/* Not FUTEX_PRIVATE: the sleepers are in other processes. A word that has changed since
+	 * wait_enter (a wake-up, or one more sleeper) returns at once. */
+	if (syscall(SYS_futex, word, FUTEX_WAIT, entered, &t, NULL, 0) == -1 && errno == EINTR)
+		return -EINTR;
+	return 0;
+}
+
+void wait_leave(uint32_t *word, uint32_t entered)
+{
+	uint32_t now = load_acquire(word);
+	do {
+		if ((now ^ entered) & WAIT_EPOCH_MASK)
+			return;
+	} while (!cas_seq_cst(word, &now, now - 1)); /* [WAIT] */
+}
+
+void wait_wake(uint32_t *word, uint32_t n)
+{
+	add_seq_cst(word, WAIT_WAKE_ONE); /* [WAIT] whoever has entered and not yet slept does not */
+	syscall(SYS_futex, word, FUTEX_WAKE, n > INT_MAX ? INT_MAX : n, NULL, NULL, 0);
+}
+
+void wait_reset(uint32_t *word)
+{
+	uint32_t now = load_acquire(word), next;
+	do {
+		next = ((now + WAIT_EPOCH_ONE) & WAIT_EPOCH_MASK) |
+		       ((now + WAIT_WAKE_ONE) & ~(WAIT_EPOCH_MASK | WAIT_COUNT_MASK));
+	} while (!cas_seq_cst(word, &now, next)); /* [WAIT] */
+	syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}

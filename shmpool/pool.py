@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pool: a pool of packet buffers that several processes share, opened in this one."""
+
+import atexit
+import contextlib
+import errno
+import os
+import sys
+import weakref
+from array import array
+from types import TracebackType
+
+from . import errors
+from ._ffi import Native, check, ffi, lib, waited
+from .buffer import Buffer, PoolBase
+from .burst import Burst
+from .queue import AlfQueue
+from .segment import Segment, checked_name, unlink
+from .stats import Audit, Member, Stats, read_audit, read_members, read_stats
+
+_open_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
+
+
+class Pool(PoolBase):
+    """Fixed-size buffers in POSIX shared memory, with named queues to pass them between processes.
+
+    Safe for any number of threads and processes. Each thread is a member of its own from its first
+    call on, with a local cache of free buffers; a forked child becomes a member itself. Pickles to
+    its name, so it can be an argument of a multiprocessing process.
+
+    >>> import shmpool
+    >>> with shmpool.Pool.create("doc-pool", buffer_size=2048, capacity=1024) as pool:
+    ...     with pool.alloc() as buf:
+    ...         buf.write(b"hello")
+    ...         print(bytes(buf), len(buf), pool.stats().created > 0)
+    5
+    b'hello' 5 True
+    >>> shmpool.Pool.unlink("doc-pool")
+    """
+
+    def __init__(self, segment: Segment) -> None:
+        """Not to be called: Pool.create and Pool.attach are."""
+        self._segment: Segment | None = segment
+        self.name = segment.name
+        geometry = ffi.new("struct shmpool_geometry *")
+        why = ffi.new("char[256]")
+        base, fd = segment.base, segment.fd
+        check(lib.shmpool_check(base, segment.size, fd, geometry, why, 256), segment.name)
+        self._number = check(lib.shmpool_open(base, segment.size, fd), f"pool {segment.name!r}")
+        self._key = (self._number & 63) << 58 | (self._number >> 6) << 32
+        self.buffer_size: int = geometry.stride
+        self.capacity: int = geometry.capacity
+        self.prealloc: int = geometry.prealloc
+        self.cache_size: int = geometry.cache_size
+        self.bulk: int = geometry.bulk
+        self.refill_multiplier: int = geometry.refill_multiplier
+        self.headroom: int = geometry.headroom
+        self.max_members: int = geometry.members
+        self.max_queues: int = geometry.queues
+        data = int(ffi.cast("uintptr_t", base)) + geometry.data_offset
+        self._hot_open(self._key, data, geometry.stride, geometry.headroom)
+        _open_pools.add(self)
+        _close_at_exit()
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        *,
+        buffer_size: int,
+        capacity: int,
+        prealloc: int = 0,
+        cache_size: int | None = None,
+        bulk: int | None = None,
+        refill_multiplier: int | None = None,
+        headroom: int = 0,
+        members: int | None = None,
+        queues: int | None = None,
+        mode: int = 0o600,
+        group: str | int | None = None,
+    ) -> "Pool":
+        """Makes a pool and attaches to it.
+
+        buffer_size       bytes of data room a buffer, rounded up to a cache line of 64
+        capacity          the most buffers it may ever hold, a power of two from 2 to 16,777,216
+        prealloc          buffers that exist from the start; more are made on demand, in extents of
+                          bulk x refill_multiplier, or 4 MiB if that is less
+        cache_size        free buffers a member keeps to itself, a power of two from bulk on, or 0;
+                          default 512, or a quarter of a small capacity
+        bulk              buffers moved at once between a cache and the shared queue, 16 to 64 [32]
+        refill_multiplier bulks the pool grows by when it runs dry, 1 to 64 [4]
+        headroom          bytes before a new buffer's data
+        members, queues   the most there may be, up to 4095 [256] and 1023 [64]
+        mode, group       who may attach
+
+        PoolExists, InvalidArgument, OutOfSharedMemory, AccessDenied.
+        """
+        checked_name(name, "pool")
+        geometry = ffi.new("struct shmpool_geometry *")
+        options = {
+            "buffer_size": buffer_size,
+            "capacity": capacity,
+            "prealloc": prealloc,
+            "cache_size": -1 if cache_size is None else _at_least(cache_size, 0, "cache_size"),
+            "bulk": _or_default(bulk, "bulk"),
+            "refill_multiplier": _or_default(refill_multiplier, "refill_multiplier"),
+            "headroom": headroom,
+            "members": _or_default(members, "members"),
+            "queues": _or_default(queues, "queues"),
+        }
+        for option, value in options.items():
+            _set_option(geometry, option, value)
+        return cls._open(Segment.create(name, geometry, mode, group))
+
+    @classmethod
+    def attach(cls, name: str) -> "Pool":
+        """Attaches to a pool that exists. PoolNotFound, SegmentInvalid, AccessDenied."""
+        return cls._open(Segment.attach(checked_name(name, "pool")))
+
+    @classmethod
+    def _open(cls, segment: Segment) -> "Pool":
+        try:
+            return cls(segment)
+        except BaseException:
+            segment.close()
+            raise
+
+    @staticmethod
+    def unlink(name: str) -> None:
+        """Removes the pool's name. Who has it open goes on using it; the memory goes with the last."""
+        unlink(checked_name(name, "pool"))
+
+    def __repr__(self) -> str:
+        state = "closed " if self._segment is None else ""
+        return f"<shmpool.Pool {state}{self.name} of {self.capacity} x {self.buffer_size} bytes>"
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return _pool_by_name, (self.name,)
+
+    def _opened(self) -> Segment:
+        if self._segment is None:
+            raise errors.PoolClosed(f"pool {self.name!r} is closed")
+        return self._segment
+
+    # Buffers. alloc is in _hot.c.
+
+    def _alloc_slow(self, code: int, timeout: float | None) -> Buffer:
+        self._opened()
+        if code == -errno.EAGAIN and timeout != 0:
+            code = waited(lambda end: lib.shmpool_alloc_wait(self._key, end), timeout)
+        return self._wrap(check(code, f"pool {self.name!r}"))
+
+    def alloc_many(self, n: int, timeout: float | None = None) -> Burst:
+        """A burst of n buffers: all, or PoolExhausted after timeout seconds and none."""
+        _at_least(n, 1, "n")
+        if n > self.capacity:
+            raise errors.PayloadTooLarge(
+                f"n is {n} buffers; the capacity of pool {self.name!r} is {self.capacity}"
+            )
+        handles = array("Q", bytes(8 * n))
+        native = ffi.from_buffer("uint64_t[]", handles)
+        check(
+            waited(lambda end: lib.shmpool_alloc_many_wait(self._key, native, n, end), timeout),
+            f"pool {self.name!r}",
+        )
+        return Burst(self, self._key, handles)
+
+    def _adopt(self, handle: int) -> Buffer:
+        """The Buffer of a handle that a Burst has."""
+        low = (handle >> 32 & 0x7F) << 24 | (handle & 0xFFFFFF)
+        moved = lib.shmpool_field(self._key | low, lib.SHMPOOL_HEADROOM) != self.headroom
+        length = check(lib.shmpool_length(self._key | low), f"buffer {handle & 0xFFFFFF}")
+        return self._wrap(length << 32 | moved << 31 | low)
+
+    # Queues.
+
+    def create_queue(
+        self, name: str, *, capacity: int, producers: str = "multi", consumers: str = "multi"
+    ) -> AlfQueue:
+        """Makes a queue in the pool's segment.
+
+        capacity is a power of two from 2 to 65,536; producers and consumers are "single" or
+        "multi". QueueExists, InvalidArgument, LimitReached, OutOfSharedMemory.
+        """
+        self._opened()
+        checked_name(name, "queue")
+        flags = _single(producers, "producers") | _single(consumers, "consumers") << 1
+        if not isinstance(capacity, int):
+            raise TypeError(f"capacity is {capacity!r}; it is an int")
+        if not 2 <= capacity <= 65536 or capacity & capacity - 1:
+            raise errors.InvalidArgument(
+                f"capacity of queue {name!r} is {capacity}; allowed is a power of two from 2 to 65536"
+            )
+        code = lib.shmpool_queue_create(self._number, name.encode(), capacity, flags)
+        return AlfQueue(self, check(code, f"queue {name!r}"))
+
+    def queue(self, name: str) -> AlfQueue:
+        """The queue of that name. QueueNotFound."""
+        self._opened()
+        checked_name(name, "queue")
+        code = lib.shmpool_queue_find(self._number, name.encode())
+        return AlfQueue(self, check(code, f"queue {name!r} of pool {self.name!r}"))
+
+    def queues(self) -> list[AlfQueue]:
+        """Every queue of the pool, in the order of their numbers."""
+        self._opened()
+        return [AlfQueue(self, number) for number in self._queue_names()]
+
+    def _queue_names(self) -> dict[int, str]:
+        info: Native = ffi.new("struct shmpool_queue_info *")
+        return {
+            number: ffi.string(info.name).decode()
+            for number in range(1, self.max_queues + 1)
+            if lib.shmpool_queue_info(self._number, number, info) == 0
+        }
+
+    # Looking.
+
+    def stats(self) -> Stats:
+        """How many buffers are where, and the counters. Takes no lock."""
+        self._opened()
+        return read_stats(self._number, self.capacity)
+
+    def members(self) -> list[Member]:
+        """The threads that are attached."""
+        self._opened()
+        return read_members(self._number, self.max_members)
+
+    def audit(self) -> Audit:
+        """Counts every buffer two ways; exact while nothing moves."""
+        self._opened()
+        return read_audit(self._number, self.max_members, self._queue_names())
+
+    # The end.
+
+    def close(self) -> None:
+        """Detaches this process: what its threads hold goes back, its Buffers are released.
+
+        May be repeated. BufferInUse while a view of one of its buffers is alive.
+        """
+        if self._segment is None:
+            return
+        if self._exports:
+            raise errors.BufferInUse(
+                f"pool {self.name!r} has {self._exports} exported views (memoryviews, numpy arrays)"
+            )
+        segment, self._segment = self._segment, None
+        self._leave()
+        segment.close()
+
+    def _leave(self) -> None:
+        self._hot_open(0, 0, 0, 0)
+        lib.shmpool_close_wait(self._number)
+
+    def __enter__(self) -> "Pool":
+        self._opened()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_number", None) is not None:
+            self.close()
+
+
+def _pool_by_name(name: str) -> Pool:
+    """The pool of that name that this process has open, or attaches to: what a pickle becomes."""
+    for pool in list(_open_pools):
+        if pool.name == name and pool._segment is not None:
+            with contextlib.suppress(OSError):
+                if os.stat(f"/dev/shm/shmpool.{name}").st_ino == pool._segment.inode:
+                    return pool
+    return Pool.attach(name)
+
+
+def _queue_by_name(pool: str, name: str) -> AlfQueue:
+    return _pool_by_name(pool).queue(name)
+
+
+# A process that ends gives back what it holds. atexit does not run in a child of multiprocessing,
+# which has a registry of its own and clears it after the fork; hence the two hooks.
+
+
+def _leave_all() -> None:
+    for pool in list(_open_pools):
+        if pool._segment is not None:
+            pool._leave()
+
+
+def _close_at_exit() -> None:
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and os.getpid() not in _registered:
+        _registered.add(os.getpid())
+        util.Finalize(None, _leave_all, exitpriority=0)
+
+
+def _after_fork() -> None:
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and _open_pools:
+        util.register_after_fork(_close_at_exit, lambda hook: hook())
+
+
+_registered: set[int] = set()
+atexit.register(_leave_all)
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _single(value: str, what: str) -> int:
+    if value not in ("single", "multi"):
+        raise errors.InvalidArgument(f'{what} is {value!r}; allowed are "single" and "multi"')
+    return int(value == "single")
+
+
+def _at_least(value: int, least: int, what: str) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{what} is {value!r}; it is an int")
+    if value < least:
+        raise errors.InvalidArgument(f"{what} is {value}; it is at least {least}")
+    return value
+
+
+def _or_default(value: int | None, what: str) -> int:
+    return 0 if value is None else _at_least(value, 1, what)
+
+
+def _set_option(geometry: Native, option: str, value: int) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{option} is {value!r}; it is an int")
+    try:
+        setattr(geometry, option, value)
+    except OverflowError:
+        raise errors.InvalidArgument(f"{option} is {value}; it is out of range") from None

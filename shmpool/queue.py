@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AlfQueue: a named queue of a pool. put, get, send and recv are in _hot.c; here is what may wait,
+what moves many, and what describes the queue.
+"""
+
+import errno
+from array import array
+from collections.abc import Sequence
+from struct import Struct
+from typing import TYPE_CHECKING, NoReturn
+
+from . import errors
+from ._ffi import Native, check, fail, ffi, lib, until, waited
+from .buffer import Buffer, QueueBase
+from .burst import Burst
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer as BytesLike
+
+    from .pool import Pool
+
+RECV_MANY = 256  # payloads of one native call
+SCRATCH_MAX = 4 << 20  # bytes they are copied out into
+_splitters: dict[tuple[int, int], Struct] = {}
+
+
+class AlfQueue(QueueBase):
+    """A lock-free FIFO of buffers in the pool's segment, made by Pool.create_queue.
+
+    Safe for any number of threads and processes, unless it was made for a single producer or
+    consumer: then the first member (thread) to put (get) is the one, and others get QueueBusy.
+    Pickles to its name, so it can be an argument of a multiprocessing process.
+
+    >>> import shmpool
+    >>> with shmpool.Pool.create("doc-queue", buffer_size=64, capacity=64) as pool:
+    ...     work = pool.create_queue("work", capacity=8)
+    ...     work.send(b"hello")
+    ...     print(len(work), work.recv())
+    1 b'hello'
+    >>> shmpool.Pool.unlink("doc-queue")
+    """
+
+    def __init__(self, pool: "Pool", number: int) -> None:
+        self.pool = pool
+        self.number = number
+        self._key = pool._key | number << 48
+        info = self._info()
+        self.name: str = ffi.string(info.name).decode()
+        self.capacity: int = info.capacity
+        self.producers = "single" if info.single_producer else "multi"
+        self.consumers = "single" if info.single_consumer else "multi"
+        self._scratch: bytearray | None = None
+        self._hot_open(pool, number)
+
+    def _info(self) -> Native:
+        info = ffi.new("struct shmpool_queue_info *")
+        check(lib.shmpool_queue_info(self.pool._number, self.number, info), f"queue {self.number}")
+        return info
+
+    def __repr__(self) -> str:
+        return f"<shmpool.AlfQueue {self.pool.name}/{self.name} of {self.capacity}>"
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        from .pool import _queue_by_name
+
+        return _queue_by_name, (self.pool.name, self.name)
+
+    def full(self) -> bool:
+        """Whether a put would find no room just now."""
+        return len(self) >= self.capacity
+
+    def empty(self) -> bool:
+        """Whether a get would find nothing just now."""
+        return len(self) == 0
+
+    def release(self) -> None:
+        """Gives up the calling thread's single-producer or single-consumer role, if it has one."""
+        check(lib.shmpool_queue_release(self.pool._number, self.number), f"queue {self.name!r}")
+
+    def _fail(self, code: int, empty: bool = False) -> NoReturn:
+        if code == -errno.EAGAIN and empty:
+            raise errors.Empty(f"queue {self.name!r} is empty")
+        if code == -errno.EBUSY:
+            raise errors.QueueBusy(self._who_is_it(empty))
+        fail(code, f"queue {self.name!r}")
+
+    def _who_is_it(self, consumer: bool) -> str:
+        info = self._info()
+        number = (info.consumer if consumer else info.producer) - 1
+        side = "consumer" if consumer else "producer"
+        who = next((m for m in self.pool.members() if m.number == number), None)
+        is_it = f"process {who.pid}, thread {who.tid}" if who else f"member {number}"
+        return f"queue {self.name!r} has a single {side}, which is {is_it}"
+
+    # What _hot.c comes back with when its one attempt did not succeed.
+
+    def _put_slow(self, code: int, low: int, timeout: float | None) -> None:
+        if code == -errno.ENOBUFS and timeout != 0:
+            key = self._key | low
+            code = waited(lambda end: lib.shmpool_put_wait(key, end), timeout)
+        if code < 0:
+            self._fail(code)
+
+    def _get_wait(self, code: int, timeout: float | None) -> int:
+        if code == -errno.EAGAIN and timeout != 0:
+            code = waited(lambda end: lib.shmpool_get_wait(self._key, end), timeout)
+        if code < 0:
+            self._fail(code, empty=True)
+        return code
+
+    def _get_slow(self, code: int, timeout: float | None) -> Buffer:
+        return self.pool._wrap(self._get_wait(code, timeout))
+
+    def _recv_slow(self, code: int, timeout: float | None) -> bytes:
+        with self.pool._wrap(self._get_wait(code, timeout)) as buffer:
+            return bytes(buffer)
+
+    def _send_slow(self, code: int, payload: "BytesLike", timeout: float | None) -> None:
+        if code == -errno.EMSGSIZE:
+            size = memoryview(payload).nbytes
+            room = self.pool.buffer_size - self.pool.headroom
+            raise errors.PayloadTooLarge(f"{size} bytes do not fit into a buffer of {room}")
+        if code not in (-errno.EAGAIN, -errno.ENOBUFS) or timeout == 0:
+            fail(code, f"queue {self.name!r}")
+        self.send_many([memoryview(payload).cast("B")], timeout)
+
+    # Many at once.
+
+    def put_many(self, burst: Burst, timeout: float | None = None) -> None:
+        """Moves a burst into the queue: all of it, or Full after timeout seconds and none.
+
+        The burst is spent. PayloadTooLarge if it is larger than the queue.
+        """
+        if not isinstance(burst, Burst):
+            raise TypeError(f"put_many() takes a shmpool.Burst, not {type(burst).__name__}")
+        handles = burst._take()
+        if burst.pool is not self.pool:
+            raise errors.ForeignBuffer(
+                f"a burst of pool {burst.pool.name!r} cannot go into a queue of {self.pool.name!r}"
+            )
+        if len(handles) > self.capacity:
+            raise errors.PayloadTooLarge(
+                f"a burst of {len(handles)} does not fit into queue {self.name!r} of {self.capacity}"
+            )
+        native, n = ffi.from_buffer("uint64_t[]", handles), len(handles)
+        code = waited(
+            lambda end: lib.shmpool_put_many_wait(self._key, native, n, end), timeout
+        )
+        if code < 0:
+            self._fail(code)
+        burst._spend()
+
+    def get_many(self, n: int, timeout: float | None = None) -> Burst:
+        """A burst of the 1..n oldest buffers; Empty if there is none within timeout seconds."""
+        handles = array("Q", bytes(8 * _count(n, self.capacity)))
+        native = ffi.from_buffer("uint64_t[]", handles)
+        code = waited(
+            lambda end: lib.shmpool_get_many_wait(self._key, native, len(handles), end), timeout
+        )
+        if code < 0:
+            self._fail(code, empty=True)
+        if code < len(handles):
+            ffi.release(native)
+            del handles[code:]
+        return Burst(self.pool, self.pool._key, handles)
+
+    def send_many(self, payloads: "Sequence[BytesLike]", timeout: float | None = None) -> None:
+        """send() for each of the payloads, in order, in bulks of up to 256.
+
+        Full or PoolExhausted if not all could go within timeout seconds; sent says how many did.
+        """
+        lengths = array("I", map(len, payloads))  # type: ignore[arg-type]
+        data = memoryview(b"".join(payloads))
+        deadline, n, sent = until(timeout), len(lengths), 0
+        while sent < n:
+            code = lib.shmpool_send_many_wait(
+                self._key,
+                ffi.from_buffer("char[]", data),
+                len(data),
+                ffi.from_buffer("uint32_t[]", lengths),
+                len(lengths),
+                deadline,
+            )
+            if code > 0:
+                sent += code
+                data = data[sum(lengths[:code]) :]
+                lengths = lengths[code:]
+            elif code != -errno.EINTR:
+                self._send_many_failed(code, sent, n, lengths)
+
+    def _send_many_failed(self, code: int, sent: int, n: int, rest: "array[int]") -> NoReturn:
+        if code == -errno.EMSGSIZE:
+            room = self.pool.buffer_size - self.pool.headroom
+            raise errors.PayloadTooLarge(
+                f"a payload of {max(rest)} bytes does not fit into a buffer of {room}"
+            )
+        try:
+            self._fail(code)
+        except (errors.Full, errors.PoolExhausted) as error:
+            error.sent = sent
+            error.args = (f"{error}: {sent} of {n} payloads were sent",)
+            raise
+
+    def recv_many(self, n: int, timeout: float | None = None) -> list[bytes]:
+        """The 1..n oldest payloads as bytes; Empty if there is none within timeout seconds."""
+        payloads = self._recv_bulk(_count(n, n), waiting=timeout)
+        while len(payloads) < n and not self.empty():
+            try:
+                payloads += self._recv_bulk(n - len(payloads), waiting=0)
+            except errors.Empty:
+                break
+        return payloads
+
+    def _recv_bulk(self, n: int, waiting: float | None) -> list[bytes]:
+        n = min(n, RECV_MANY)
+        stride = self.pool.buffer_size
+        size = max(stride, min(n * stride, SCRATCH_MAX))
+        scratch, self._scratch = self._scratch, None  # another thread then makes its own
+        if scratch is None or len(scratch) < size:
+            scratch = bytearray(size)
+        lengths = array("I", bytes(4 * n))
+        out, counts = ffi.from_buffer("char[]", scratch), ffi.from_buffer("uint32_t[]", lengths)
+        code = waited(
+            lambda end: lib.shmpool_recv_many_wait(self._key, out, size, counts, n, end), waiting
+        )
+        try:
+            if code < 0:
+                self._fail(code, empty=True)
+            got = code & ~lib.SHMPOOL_ALIKE
+            if code & lib.SHMPOOL_ALIKE:
+                return list(_splitter(lengths[0], got).unpack_from(scratch))
+            payloads, at = [], 0
+            view = memoryview(scratch)
+            for length in lengths[:got]:
+                payloads.append(bytes(view[at : at + length]))
+                at += length
+            return payloads
+        finally:
+            ffi.release(out)
+            self._scratch = scratch
+
+
+def _splitter(length: int, n: int) -> Struct:
+    """Cuts n payloads of one length out of a buffer in one call."""
+    splitter = _splitters.get((length, n))
+    if splitter is None:
+        if len(_splitters) > 1000:
+            _splitters.clear()
+        splitter = _splitters[length, n] = Struct(f"{length}s" * n)
+    return splitter
+
+
+def _count(n: int, most: int) -> int:
+    if not isinstance(n, int):
+        raise TypeError(f"n is {n!r}; it is an int")
+    if n < 1:
+        raise errors.InvalidArgument(f"n is {n}; it is at least 1")
+    return min(n, most)

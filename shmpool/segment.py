@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shared-memory file under a pool: made, mapped, removed. What lies in it is C's business.
+
+A creator holds an flock(2) on the file until it is initialised. The kernel drops the lock when the
+creator dies, which is how a half-made segment is told from one that is being made.
+"""
+
+import contextlib
+import errno
+import fcntl
+import grp
+import mmap
+import os
+import re
+import time
+
+import posix_ipc
+
+from . import errors
+from ._ffi import Native, check, ffi, lib
+
+PREFIX = "shmpool."
+NAME_MAX = 63
+BEING_MADE_S = 10.0
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+
+
+def checked_name(name: object, what: str) -> str:
+    """The name, if it can name a pool or a queue."""
+    if not isinstance(name, str):
+        raise TypeError(f"{what} name is {name!r}; it is a str")
+    if not _NAME.fullmatch(name) or len(name) > NAME_MAX:
+        raise errors.InvalidArgument(
+            f"{what} name is {name!r}; allowed are 1 to {NAME_MAX} of A-Z a-z 0-9 . _ -, "
+            "the first a letter or digit"
+        )
+    return name
+
+
+def group_id(group: str | int | None) -> int:
+    """The number of a group given by name or number; -1 for none, which changes nothing."""
+    if group is None:
+        return -1
+    if isinstance(group, int):
+        return group
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise errors.InvalidArgument(f"group is {group!r}; there is no such group") from None
+
+
+class Segment:
+    """One mapping of one pool's file. close() unmaps it; the pool numbers it in C."""
+
+    def __init__(self, name: str, fd: int, size: int) -> None:
+        self.name = name
+        self.fd = fd
+        self.size = size
+        self.map = mmap.mmap(fd, size)
+        self.base: Native = ffi.from_buffer(self.map)
+        self.inode = os.fstat(fd).st_ino
+
+    @classmethod
+    def create(cls, name: str, geometry: Native, mode: int, group: str | int | None) -> "Segment":
+        """Makes and initialises the file. PoolExists, OutOfSharedMemory, InvalidArgument."""
+        why = ffi.new("char[256]")
+        if lib.shmpool_plan(geometry, why, 256):
+            raise errors.InvalidArgument(f"pool {name!r}: {ffi.string(why).decode()}")
+        gid = group_id(group)
+        while (fd := _create_file(name, mode)) is None:
+            pass
+        segment = None
+        try:
+            os.fchmod(fd, mode)
+            if gid != -1:
+                os.fchown(fd, -1, gid)
+            _refuse_hopeless(name, fd, geometry)
+            os.ftruncate(fd, geometry.size)
+            segment = cls(name, fd, geometry.size)
+            code = lib.shmpool_create_wait(segment.base, fd, geometry, why, 256)
+            if code == -errno.ENOSPC:
+                raise errors.OutOfSharedMemory(_no_room(name, fd, geometry))
+            check(code, f"pool {name!r}")
+        except BaseException:
+            with contextlib.suppress(errors.PoolNotFound):
+                unlink(name)
+            if segment is not None:
+                segment.close()
+            else:
+                os.close(fd)
+            raise
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        return segment
+
+    @classmethod
+    def attach(cls, name: str) -> "Segment":
+        """Maps the file and checks it. PoolNotFound, AccessDenied, SegmentInvalid."""
+        give_up = time.monotonic() + BEING_MADE_S
+        while True:
+            segment = cls._attach_once(name)
+            if segment is not None:
+                return segment
+            if time.monotonic() > give_up:
+                raise errors.PoolNotFound(
+                    f"pool {name!r} is still being made after {BEING_MADE_S:g} s"
+                )
+            time.sleep(0.005)
+
+    @classmethod
+    def _attach_once(cls, name: str) -> "Segment | None":
+        """The segment, or None while its creator is at work."""
+        fd = _open_file(name)
+        segment = None
+        try:
+            free = _lock(fd, fcntl.LOCK_SH)  # before the size is read: it says if it is final
+            size = os.fstat(fd).st_size
+            why = ffi.new("char[256]", b"it is empty")
+            if size:
+                segment = cls(name, fd, size)
+                geometry = ffi.new("struct shmpool_geometry *")
+                code = lib.shmpool_check(segment.base, size, fd, geometry, why, 256)
+                if code == 0:
+                    return segment
+            else:
+                code = -errno.EAGAIN
+            if code != -errno.EAGAIN:
+                raise errors.SegmentInvalid(f"pool {name!r}: {ffi.string(why).decode()}")
+            if free:
+                raise errors.PoolNotFound(f"pool {name!r}: its creator died while making it")
+        except BaseException:
+            _drop(segment, fd)
+            raise
+        finally:
+            if segment is None or segment.map.closed is False:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(fd, fcntl.LOCK_UN)
+        _drop(segment, fd)
+        return None
+
+    def close(self) -> None:
+        """Unmaps it."""
+        ffi.release(self.base)
+        self.map.close()
+        os.close(self.fd)
+
+
+def unlink(name: str) -> None:
+    """Removes the name; whoever has the pool open keeps it. PoolNotFound, AccessDenied."""
+    try:
+        posix_ipc.unlink_shared_memory(f"/{PREFIX}{name}")
+    except posix_ipc.ExistentialError:
+        raise errors.PoolNotFound(f"there is no pool {name!r}") from None
+    except (posix_ipc.PermissionsError, PermissionError):
+        raise errors.AccessDenied(f"no permission to unlink pool {name!r}") from None
+
+
+def _drop(segment: Segment | None, fd: int) -> None:
+    if segment is not None:
+        segment.close()
+    else:
+        os.close(fd)
+
+
+def _open_file(name: str) -> int:
+    try:
+        fd: int = posix_ipc.SharedMemory(f"/{PREFIX}{name}").fd
+    except posix_ipc.ExistentialError:
+        raise errors.PoolNotFound(f"there is no pool {name!r}") from None
+    except (posix_ipc.PermissionsError, PermissionError):
+        raise errors.AccessDenied(f"no permission to attach pool {name!r}") from None
+    return fd
+
+
+def _lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _create_file(name: str, mode: int) -> int | None:
+    """A new, empty, locked file; None to try again after an abandoned one was removed."""
+    try:
+        fd: int = posix_ipc.SharedMemory(f"/{PREFIX}{name}", posix_ipc.O_CREX, mode=mode).fd
+    except posix_ipc.ExistentialError:
+        if not _abandoned(name):
+            raise errors.PoolExists(f"pool {name!r} exists") from None
+        return None
+    except (posix_ipc.PermissionsError, PermissionError):
+        raise errors.AccessDenied(f"no permission to create pool {name!r}") from None
+    # Between the two calls somebody may have taken the file for abandoned: then it has no name.
+    if _lock(fd, fcntl.LOCK_EX) and os.fstat(fd).st_nlink:
+        return fd
+    os.close(fd)
+    return None
+
+
+def _abandoned(name: str) -> bool:
+    """Whether the file's creator died before it was initialised; then it is removed."""
+    try:
+        fd = _open_file(name)
+    except errors.PoolNotFound:
+        return True
+    try:
+        if not _lock(fd, fcntl.LOCK_EX):
+            return False
+        status = os.fstat(fd)
+        if status.st_nlink == 0:
+            return True
+        if status.st_size:
+            with mmap.mmap(fd, status.st_size) as mapped:
+                base = ffi.from_buffer(mapped)
+                why = ffi.new("char[256]")
+                geometry = ffi.new("struct shmpool_geometry *")
+                code = lib.shmpool_check(base, status.st_size, fd, geometry, why, 256)
+                ffi.release(base)
+            if code != -errno.EAGAIN:
+                return False
+        with contextlib.suppress(errors.PoolNotFound):
+            unlink(name)
+        return True
+    finally:
+        os.close(fd)
+
+
+def _refuse_hopeless(name: str, fd: int, geometry: Native) -> None:
+    """A pool that could never be filled is refused when it is made, not when it grows."""
+    status = os.fstatvfs(fd)
+    room = status.f_blocks * status.f_frsize
+    if room and geometry.capacity * geometry.stride > room:
+        raise errors.InvalidArgument(
+            f"pool {name!r}: capacity {geometry.capacity} x buffer_size {geometry.stride} is "
+            f"{geometry.capacity * geometry.stride} bytes; /dev/shm holds {room}"
+        )
+
+
+def _no_room(name: str, fd: int, geometry: Native) -> str:
+    status = os.fstatvfs(fd)
+    return (
+        f"pool {name!r}: prealloc {geometry.prealloc} x buffer_size {geometry.stride} is "
+        f"{geometry.prealloc * geometry.stride} bytes; /dev/shm has "
+        f"{status.f_bavail * status.f_frsize} free"
+    )
