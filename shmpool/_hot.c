@@ -26,26 +26,23 @@ static PyObject *timeout_name;
 static uint32_t forks; /* times this process was forked: what a parent made is not the child's */
 
 struct pool_object {
-	PyObject_HEAD
-	uint64_t key; /* slot and serial */
-	char *data;   /* the first buffer's room */
+	PyObject_HEAD uint64_t key; /* slot and serial */
+	char *data;                 /* the first buffer's room */
 	uint64_t stride;
 	uint64_t headroom;
 	uint64_t exports; /* views of its buffers that are alive */
 };
 
 struct queue_object {
-	PyObject_HEAD
-	struct pool_object *pool;
+	PyObject_HEAD struct pool_object *pool;
 	uint64_t key;
 };
 
 struct buffer_object {
-	PyObject_HEAD
-	struct pool_object *pool;
-	uint64_t key;	   /* slot, serial, generation, index; 0 when spent */
+	PyObject_HEAD struct pool_object *pool;
+	uint64_t key; /* slot, serial, generation, index; 0 when spent */
 	uint32_t forks;
-	uint32_t exports;  /* views that are alive */
+	uint32_t exports; /* views that are alive */
 	uint64_t headroom;
 	uint64_t length;
 	bool whole; /* the next view is of the whole room */
@@ -196,7 +193,8 @@ static int set_length(struct buffer_object *self, uint64_t length)
 	int64_t error = shmpool_set_length(self->key, length);
 	if (unlikely(error)) {
 		char what[96];
-		snprintf(what, sizeof(what), "%llu bytes do not fit into a buffer with room for %llu",
+		snprintf(what, sizeof(what),
+			 "%llu bytes do not fit into a buffer with room for %llu",
 			 (unsigned long long)length,
 			 (unsigned long long)(self->pool->stride - self->headroom));
 		Py_XDECREF(fail(error, what));
@@ -220,7 +218,8 @@ static int buffer_set_length(PyObject *object, PyObject *value, void *unused)
 	if (length == -1 && PyErr_Occurred())
 		return -1;
 	if (length < 0) {
-		PyErr_Format(PyExc_ValueError, "length is %zd bytes; it cannot be negative", length);
+		PyErr_Format(PyExc_ValueError, "length is %zd bytes; it cannot be negative",
+			     length);
 		return -1;
 	}
 	return set_length(self, (uint64_t)length);
@@ -280,8 +279,9 @@ static PyObject *buffer_get_index(PyObject *object, void *unused)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	(void)unused;
-	return buffer_usable(self, "index") ? NULL :
-					      PyLong_FromUnsignedLongLong(self->key & ALF_INDEX_MASK);
+	return buffer_usable(self, "index") ?
+		       NULL :
+		       PyLong_FromUnsignedLongLong(self->key & ALF_INDEX_MASK);
 }
 
 static PyObject *buffer_get_pool(PyObject *object, void *unused)
@@ -368,7 +368,8 @@ static PyObject *buffer_repr(PyObject *object)
 
 static PyMethodDef buffer_methods[] = {
 	{ "write", buffer_write, METH_O,
-	  "write(payload, /)\n--\n\nCopies payload, any bytes-like object, to the start of data and "
+	  "write(payload, /)\n--\n\nCopies payload, any bytes-like object, to the start of data "
+	  "and "
 	  "sets length.\n\nReturns the length in bytes. PayloadTooLarge if it does not fit." },
 	{ "free", buffer_free, METH_NOARGS,
 	  "free()\n--\n\nGives the buffer back to its pool.\n\nBufferError while a view of it is "
@@ -405,12 +406,15 @@ static PyGetSetDef buffer_getset[] = {
 };
 
 static PyType_Slot buffer_slots[] = {
-	{ Py_tp_doc,
-	  "One buffer of a pool, in this process's hands.\n\nMade by Pool.alloc and AlfQueue.get. It "
-	  "ends when it is freed, put into a\nqueue, or dropped; any later use is BufferReleased. It "
-	  "exports its bytes\n(bytes(buf), memoryview(buf), numpy.frombuffer(buf)); while such a view "
-	  "is\nalive the buffer can be neither freed nor put. Any thread of the process may\nuse it, "
-	  "one at a time; a forked child may not." },
+	{ Py_tp_doc, "One buffer of a pool, in this process's hands.\n\nMade by Pool.alloc and "
+		     "AlfQueue.get. It "
+		     "ends when it is freed, put into a\nqueue, or dropped; any later use is "
+		     "BufferReleased. It "
+		     "exports its bytes\n(bytes(buf), memoryview(buf), numpy.frombuffer(buf)); "
+		     "while such a view "
+		     "is\nalive the buffer can be neither freed nor put. Any thread of the process "
+		     "may\nuse it, "
+		     "one at a time; a forked child may not." },
 	{ Py_tp_dealloc, buffer_dealloc },
 	{ Py_tp_repr, buffer_repr },
 	{ Py_tp_methods, buffer_methods },
@@ -421,10 +425,9 @@ static PyType_Slot buffer_slots[] = {
 	{ 0, NULL },
 };
 
-static PyType_Spec buffer_spec = {
-	"shmpool.Buffer", sizeof(struct buffer_object), 0,
-	Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, buffer_slots
-};
+static PyType_Spec buffer_spec = { "shmpool.Buffer", sizeof(struct buffer_object), 0,
+				   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+				   buffer_slots };
 
 /* ---- the base of Pool ---- */
 
@@ -472,7 +475,8 @@ static PyMethodDef pool_methods[] = {
 	{ "_wrap", pool_wrap, METH_O, NULL },
 	{ "alloc", (PyCFunction)(void (*)(void))pool_alloc, METH_FASTCALL | METH_KEYWORDS,
 	  "alloc($self, timeout=None)\n--\n\nA free buffer of length 0.\n\nWaits up to timeout "
-	  "seconds for one (None for ever, 0 not at all), then\nPoolExhausted. OutOfSharedMemory if "
+	  "seconds for one (None for ever, 0 not at all), then\nPoolExhausted. OutOfSharedMemory "
+	  "if "
 	  "the pool must grow and cannot." },
 	{ NULL, NULL, 0, NULL },
 };
@@ -640,7 +644,8 @@ static int queue_true(PyObject *object)
 static PyMethodDef queue_methods[] = {
 	{ "_hot_open", queue_hot_open, METH_VARARGS, NULL },
 	{ "put", FAST(queue_put_method),
-	  "put($self, buf, timeout=None)\n--\n\nMoves a Buffer into the queue; buf is spent.\n\nWaits "
+	  "put($self, buf, timeout=None)\n--\n\nMoves a Buffer into the queue; buf is "
+	  "spent.\n\nWaits "
 	  "up to timeout seconds for room (None for ever, 0 not at all), then Full." },
 	{ "put_nowait", queue_put_nowait, METH_O,
 	  "put_nowait($self, buf, /)\n--\n\nput(buf, timeout=0)." },
@@ -649,12 +654,16 @@ static PyMethodDef queue_methods[] = {
 	  "seconds for one (None for ever, 0 not at all), then Empty." },
 	{ "get_nowait", queue_get_nowait, METH_NOARGS, "get_nowait($self)\n--\n\nget(timeout=0)." },
 	{ "send", FAST(queue_send),
-	  "send($self, payload, timeout=None)\n--\n\nCopies a bytes-like object into a new buffer and "
-	  "puts it.\n\nWaits up to timeout seconds for a buffer and for room, then PoolExhausted or\n"
+	  "send($self, payload, timeout=None)\n--\n\nCopies a bytes-like object into a new buffer "
+	  "and "
+	  "puts it.\n\nWaits up to timeout seconds for a buffer and for room, then PoolExhausted "
+	  "or\n"
 	  "Full. PayloadTooLarge if it does not fit into a buffer." },
 	{ "recv", FAST(queue_recv),
-	  "recv($self, timeout=None)\n--\n\nThe oldest payload in the queue, as bytes; its buffer is "
-	  "freed.\n\nWaits up to timeout seconds for one (None for ever, 0 not at all), then Empty." },
+	  "recv($self, timeout=None)\n--\n\nThe oldest payload in the queue, as bytes; its buffer "
+	  "is "
+	  "freed.\n\nWaits up to timeout seconds for one (None for ever, 0 not at all), then "
+	  "Empty." },
 	{ NULL, NULL, 0, NULL },
 };
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-from typing_extensions import Buffer as BytesLike
 from types import TracebackType
 from typing import Any, final
+
+from typing_extensions import Buffer as BytesLike
 
 from .pool import Pool
 

@@ -4,7 +4,7 @@
 from array import array
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
@@ -90,9 +90,7 @@ class Burst:
         """Gives every buffer back to the pool. BufferInUse while a view of one is alive."""
         handles = self._take()
         check(
-            lib.shmpool_free_many(
-                self._key, ffi.from_buffer("uint64_t[]", handles), len(handles)
-            ),
+            lib.shmpool_free_many(self._key, ffi.from_buffer("uint64_t[]", handles), len(handles)),
             "burst",
         )
         self._spend()
@@ -151,7 +149,7 @@ class Burst:
             if not buffer.released:
                 buffer.length = int(lengths[i if step else 0])
 
-    def column(self, offset: int, dtype: "DTypeLike") -> "NDArray[np.generic]":
+    def column(self, offset: int, dtype: "DTypeLike") -> "NDArray[Any]":
         """The field at offset bytes of every packet: a copy, shape (n,).
 
         InvalidArgument if it lies outside the buffer; bytes past a packet's length are whatever
@@ -167,8 +165,10 @@ class Burst:
         check(code, f"column of {values.itemsize} bytes at offset {offset}")
         return values
 
-    def set_column(self, offset: int, values: "ArrayLike", dtype: "DTypeLike" = None) -> None:
-        """Writes the field at offset bytes of every packet: from an array of n, or one value for all.
+    def set_column(
+        self, offset: int, values: "ArrayLike", dtype: "DTypeLike | None" = None
+    ) -> None:
+        """Writes the field at offset bytes of every packet: an array of n, or one value for all.
 
         dtype says how the values lie in the packet, e.g. ">u2"; without it they are as numpy has
         them. Lengths are not changed.
@@ -192,7 +192,9 @@ def _offset(offset: int) -> int:
 
 def _bytes_of(values: "NDArray[np.generic]") -> Native:
     if values.dtype.hasobject:
-        raise errors.InvalidArgument(f"dtype is {values.dtype}; Python objects cannot lie in a packet")
+        raise errors.InvalidArgument(
+            f"dtype is {values.dtype}; Python objects cannot lie in a packet"
+        )
     return ffi.from_buffer(values.view("u1"))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every exception that shmpool raises, each under ShmpoolError and the built-in kind it is one of."""
+"""Every exception that shmpool raises: under ShmpoolError and the built-in kind it is one of."""
 
 import errno
 import queue
@@ -60,7 +60,7 @@ class QueueNotFound(ShmpoolError, LookupError):
 
 
 class QueueBusy(ShmpoolError):
-    """A second producer of a single-producer queue, or a second consumer of a single-consumer one."""
+    """A second producer of a single-producer queue; a second consumer of a single-consumer one."""
 
     errno = errno.EBUSY
 

@@ -15,7 +15,7 @@ from ._ffi import Native, check, ffi, lib, waited
 from .buffer import Buffer, PoolBase
 from .burst import Burst
 from .queue import AlfQueue
-from .segment import Segment, checked_name, unlink
+from .segment import Segment, checked_name, inode_of, unlink
 from .stats import Audit, Member, Stats, read_audit, read_members, read_stats
 
 _open_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
@@ -127,7 +127,7 @@ class Pool(PoolBase):
 
     @staticmethod
     def unlink(name: str) -> None:
-        """Removes the pool's name. Who has it open goes on using it; the memory goes with the last."""
+        """Removes the pool's name. Who has it open goes on; the memory goes with the last."""
         unlink(checked_name(name, "pool"))
 
     def __repr__(self) -> str:
@@ -189,7 +189,8 @@ class Pool(PoolBase):
             raise TypeError(f"capacity is {capacity!r}; it is an int")
         if not 2 <= capacity <= 65536 or capacity & capacity - 1:
             raise errors.InvalidArgument(
-                f"capacity of queue {name!r} is {capacity}; allowed is a power of two from 2 to 65536"
+                f"capacity of queue {name!r} is {capacity}; "
+                "allowed is a power of two from 2 to 65536"
             )
         code = lib.shmpool_queue_create(self._number, name.encode(), capacity, flags)
         return AlfQueue(self, check(code, f"queue {name!r}"))
@@ -273,8 +274,8 @@ def _pool_by_name(name: str) -> Pool:
     """The pool of that name that this process has open, or attaches to: what a pickle becomes."""
     for pool in list(_open_pools):
         if pool.name == name and pool._segment is not None:
-            with contextlib.suppress(OSError):
-                if os.stat(f"/dev/shm/shmpool.{name}").st_ino == pool._segment.inode:
+            with contextlib.suppress(errors.PoolNotFound, errors.AccessDenied):
+                if inode_of(name) == pool._segment.inode:
                     return pool
     return Pool.attach(name)
 

@@ -140,12 +140,11 @@ class AlfQueue(QueueBase):
             )
         if len(handles) > self.capacity:
             raise errors.PayloadTooLarge(
-                f"a burst of {len(handles)} does not fit into queue {self.name!r} of {self.capacity}"
+                f"a burst of {len(handles)} does not fit into queue {self.name!r} "
+                f"of {self.capacity}"
             )
         native, n = ffi.from_buffer("uint64_t[]", handles), len(handles)
-        code = waited(
-            lambda end: lib.shmpool_put_many_wait(self._key, native, n, end), timeout
-        )
+        code = waited(lambda end: lib.shmpool_put_many_wait(self._key, native, n, end), timeout)
         if code < 0:
             self._fail(code)
         burst._spend()

@@ -154,6 +154,15 @@ def unlink(name: str) -> None:
         raise errors.AccessDenied(f"no permission to unlink pool {name!r}") from None
 
 
+def inode_of(name: str) -> int:
+    """What the file under the name is. PoolNotFound, AccessDenied."""
+    fd = _open_file(name)
+    try:
+        return os.fstat(fd).st_ino
+    finally:
+        os.close(fd)
+
+
 def _drop(segment: Segment | None, fd: int) -> None:
     if segment is not None:
         segment.close()

@@ -101,9 +101,7 @@ def read_audit(pool: int, members: int, queues: dict[int, str]) -> Audit:
     raw = ffi.new("struct shmpool_audit *")
     held = ffi.new("uint64_t[]", members)
     queued = ffi.new("uint64_t[]", max(queues, default=0) + 1)
-    check(
-        lib.shmpool_audit_wait(pool, raw, held, len(held), queued, len(queued)), "audit"
-    )
+    check(lib.shmpool_audit_wait(pool, raw, held, len(held), queued, len(queued)), "audit")
     counted = raw.free + raw.cached + sum(held) + sum(queued)
     return Audit(
         ok=raw.unaccounted == 0 and raw.doubled == 0 and counted == raw.total,

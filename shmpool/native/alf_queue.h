@@ -68,8 +68,9 @@ struct alf_queue {
 	uint32_t room_wait; /* producers asleep until there is room */
 	uint32_t pad0[11];
 	uint64_t prod;
-	uint64_t cons_seen; /* a value cons has had: producers look at cons only when this says full */
-	uint32_t producer;  /* of a single-producer queue: its member's number + 1, 0 for none yet */
+	uint64_t
+		cons_seen; /* a value cons has had: producers look at cons only when this says full */
+	uint32_t producer; /* of a single-producer queue: its member's number + 1, 0 for none yet */
 	uint32_t pad1[11];
 	uint64_t cons;
 	uint32_t consumer; /* of a single-consumer queue, likewise */
@@ -140,12 +141,12 @@ static inline int alf_init(struct alf_ring *r, struct alf_queue *q, uint64_t *sl
 {
 	if (capacity < ALF_CAPACITY_MIN || capacity > limit || (capacity & (capacity - 1)))
 		return -EINVAL;
-	*q = (struct alf_queue){ .capacity = capacity,
-				 .id = id,
-				 .flags = flags,
-				 .prod = capacity,
-				 .cons_seen = capacity,
-				 .cons = capacity };
+	*q = (struct alf_queue) { .capacity = capacity,
+				  .id = id,
+				  .flags = flags,
+				  .prod = capacity,
+				  .cons_seen = capacity,
+				  .cons = capacity };
 	alf_bind(r, q, slot, capacity, id, flags);
 	return 0;
 }
@@ -163,7 +164,7 @@ static inline int alf_reserve(const struct alf_ring *r, uint64_t *op, uint32_t n
 		 * others have moved on since may lag behind cons (too much room: the CAS fails). */
 		int64_t room = (int64_t)(r->mask + 1 - (prod - cons));
 		if (unlikely(room < (int64_t)n)) {
-			cons = load_acquire(&q->cons); /* [CONS] */
+			cons = load_acquire(&q->cons);      /* [CONS] */
 			store_release(&q->cons_seen, cons); /* [CONS] */
 			room = (int64_t)(r->mask + 1 - (prod - cons));
 			if (room < (int64_t)n) {
@@ -195,7 +196,8 @@ static inline void alf_publish(const struct alf_ring *r, uint64_t at, const uint
 {
 	uint64_t first = r->mask + 1 - (at & r->mask), tag = alf_tag(r, at);
 	if (n == 1) {
-		store_release(&r->slot[at & r->mask], tag | (handle[0] & ALF_INDEX_MASK)); /* [SLOT] */
+		store_release(&r->slot[at & r->mask],
+			      tag | (handle[0] & ALF_INDEX_MASK)); /* [SLOT] */
 		return;
 	}
 	if (unlikely(n > first))
@@ -266,7 +268,7 @@ static inline uint32_t alf_claim(const struct alf_ring *r, uint64_t *op, uint64_
 		}
 		store_relaxed(op, alf_op(ALF_OP_DEQUEUE, r->id, span, cons)); /* [OP] */
 		if (single)
-			alf_move(r, &q->cons, cons + span); /* [CONS] */
+			alf_move(r, &q->cons, cons + span);                    /* [CONS] */
 		else if (unlikely(!cas_seq_cst(&q->cons, &cons, cons + span))) /* [CONS] */
 			continue;
 		if (likely(values))
@@ -284,7 +286,7 @@ static inline void alf_done(uint64_t *op)
 /* Elements in the queue, reserved ones included. */
 static inline uint32_t alf_count(const struct alf_ring *r)
 {
-	uint64_t cons = load_acquire(&r->q->cons); /* [CONS] */
+	uint64_t cons = load_acquire(&r->q->cons);     /* [CONS] */
 	uint64_t n = load_acquire(&r->q->prod) - cons; /* [PROD] */
 	return n > r->mask + 1 ? (uint32_t)r->mask + 1 : (uint32_t)n;
 }

@@ -101,7 +101,8 @@ static inline void store_run_release(uint64_t *slot, uint64_t tag, const uint64_
 
 /* word[i] = slot[i] ^ tag for i in [0, n), each with acquire. Returns the bits, OR-ed over the run, in
  * which any slot differs from tag. */
-static inline uint64_t load_run_acquire(const uint64_t *slot, uint64_t tag, uint64_t *word, uint32_t n)
+static inline uint64_t load_run_acquire(const uint64_t *slot, uint64_t tag, uint64_t *word,
+					uint32_t n)
 {
 	uint64_t differs = 0;
 	uint32_t i = 0;

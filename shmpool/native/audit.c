@@ -52,8 +52,8 @@ static uint64_t walk_cache(struct walk *w, const struct member *m)
 	uint64_t count = 0;
 	uint32_t len = load_acquire(&m->cache_len);
 	for (uint32_t i = 0; i < len && len <= w->p->cache_size; i++)
-		count += found(w, handle_index(load_relaxed(&m->cache[i])),
-			       owner_member(m->number));
+		count +=
+			found(w, handle_index(load_relaxed(&m->cache[i])), owner_member(m->number));
 	return count;
 }
 
@@ -102,8 +102,9 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) { /* [EXTENT] */
 			uint64_t first = s->geometry.prealloc + i * s->geometry.extent_buffers;
 			uint64_t left = s->geometry.capacity - first;
-			out->created += left < s->geometry.extent_buffers ? left :
-									    s->geometry.extent_buffers;
+			out->created += left < s->geometry.extent_buffers ?
+						left :
+						s->geometry.extent_buffers;
 		}
 	out->free = alf_count(&p->free);
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds shmpool._native: the C core, its cffi declarations, and the hot calls (_hot.c).
 
-The declarations are shmpool.h itself, read here, so that each stands once. Every function keeps the
-interpreter's lock and leaves errno alone, which takes a call from 97 to about 20 ns; those whose name
-ends in _wait release the lock themselves, through the wrappers made below.
+The declarations are shmpool.h itself, read here, so that each stands once. Every function keeps
+the interpreter's lock and leaves errno alone, which takes a call from 97 to about 20 ns; those
+whose name ends in _wait release the lock themselves, through the wrappers made below.
 """
 
 import re

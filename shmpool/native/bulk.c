@@ -32,8 +32,7 @@ int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n)
 	int error = open_key(key, &c);
 	if (error)
 		return error;
-	return n > c.p->capacity ? -EMSGSIZE :
-				   qmempool_free_bulk(c.p, c.m, handles, (uint32_t)n);
+	return n > c.p->capacity ? -EMSGSIZE : qmempool_free_bulk(c.p, c.m, handles, (uint32_t)n);
 }
 
 int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline)
@@ -102,8 +101,8 @@ int64_t shmpool_send(uint64_t key, const char *data, size_t length)
 	return error;
 }
 
-int64_t shmpool_send_many_wait(uint64_t key, const char *data, size_t size,
-			       const uint32_t *lengths, size_t n, int64_t deadline)
+int64_t shmpool_send_many_wait(uint64_t key, const char *data, size_t size, const uint32_t *lengths,
+			       size_t n, int64_t deadline)
 {
 	struct call c;
 	uint64_t handle[SEND_MAX];

@@ -26,8 +26,8 @@
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes: a length travels in 31 bits */
-#define MEMBERS_MAX 4095u /* a wait word counts sleepers in 12 bits */
-#define QUEUES_MAX 1023u  /* an op record names a queue in 10 bits; number 0 is the free ring */
+#define MEMBERS_MAX 4095u          /* a wait word counts sleepers in 12 bits */
+#define QUEUES_MAX 1023u /* an op record names a queue in 10 bits; number 0 is the free ring */
 #define NAME_MAX_BYTES 63u
 #define BULK_MAX 64u /* buffers moved at once between a local cache and the shared queue */
 
@@ -35,12 +35,13 @@ struct segment_header {
 	uint64_t magic;
 	uint32_t version;
 	uint32_t pad0;
-	uint64_t layout_hash; /* of every size and offset below: another build of the same version */
+	uint64_t
+		layout_hash; /* of every size and offset below: another build of the same version */
 	uint64_t initialised; /* LAYOUT_MAGIC, written last: everything else is in place */
 	uint8_t boot_id[16];
 	uint64_t creator_pid;
 	uint64_t creator_start; /* clock ticks after boot, from /proc/PID/stat */
-	uint64_t created_ns;	/* CLOCK_REALTIME */
+	uint64_t created_ns;    /* CLOCK_REALTIME */
 
 	/* Geometry, as validated at creation. */
 	uint64_t buffer_size; /* bytes of data room, a multiple of the cache line */
@@ -70,18 +71,18 @@ _Static_assert(sizeof(struct segment_header) <= 4 * CACHE_LINE, "before pool_sha
 
 /* What a member counts: plain increments by the member alone. */
 enum counter {
-	COUNT_ALLOC,	 /* buffers taken from the pool */
-	COUNT_FREE,	 /* buffers given back */
-	COUNT_ENQUEUE,	 /* buffers put into named queues */
-	COUNT_DEQUEUE,	 /* buffers got from named queues */
-	COUNT_ADOPT,	 /* buffers taken over from another thread of the process */
-	COUNT_REFILL,	 /* bulks from the shared queue into the local cache */
-	COUNT_FLUSH,	 /* bulks from the local cache into the shared queue */
-	COUNT_FULL,	 /* puts that found no room */
-	COUNT_EMPTY,	 /* gets that found nothing */
-	COUNT_GROW,	 /* extents added to the slab */
-	COUNT_STEAL,	 /* other members' caches emptied when the pool ran dry */
-	COUNT_SLEEP,	 /* times it slept */
+	COUNT_ALLOC,     /* buffers taken from the pool */
+	COUNT_FREE,      /* buffers given back */
+	COUNT_ENQUEUE,   /* buffers put into named queues */
+	COUNT_DEQUEUE,   /* buffers got from named queues */
+	COUNT_ADOPT,     /* buffers taken over from another thread of the process */
+	COUNT_REFILL,    /* bulks from the shared queue into the local cache */
+	COUNT_FLUSH,     /* bulks from the local cache into the shared queue */
+	COUNT_FULL,      /* puts that found no room */
+	COUNT_EMPTY,     /* gets that found nothing */
+	COUNT_GROW,      /* extents added to the slab */
+	COUNT_STEAL,     /* other members' caches emptied when the pool ran dry */
+	COUNT_SLEEP,     /* times it slept */
 	COUNT_EXHAUSTED, /* allocations that found no buffer anywhere */
 	COUNTERS
 };
@@ -92,20 +93,20 @@ struct member {
 	/* Line 0: who this is. identity is | state 2 | pid 22 | start time 40 |, 0 for a free slot. */
 	uint64_t identity;
 	uint64_t pid_namespace; /* inode of /proc/self/ns/pid: a pid means nothing elsewhere */
-	uint64_t attached_ns;	/* CLOCK_MONOTONIC */
-	uint64_t adopted;	/* buffers that other threads of its process took over from it */
-	uint32_t ended;	  /* nonzero: the thread is gone, others of its process have its buffers */
+	uint64_t attached_ns;   /* CLOCK_MONOTONIC */
+	uint64_t adopted;       /* buffers that other threads of its process took over from it */
+	uint32_t ended; /* nonzero: the thread is gone, others of its process have its buffers */
 	uint32_t tid;
 	uint32_t barrier; /* nonzero: its process is registered for membarrier(2), so that its cache
 			     can be emptied from outside */
 	uint32_t pad0[5];
 
 	/* Line 1: what it is doing, and what it counts most. */
-	uint64_t op;	    /* alf_op(): what it may have reserved or claimed */
-	uint32_t busy;	    /* nonzero while its owner is inside the local cache */
+	uint64_t op;        /* alf_op(): what it may have reserved or claimed */
+	uint32_t busy;      /* nonzero while its owner is inside the local cache */
 	uint32_t cache_len; /* buffers in the local cache */
-	uint32_t thief;	    /* 0; CACHE_REQUESTED; or 1 + the number of the member that empties it */
-	uint32_t number;    /* its own */
+	uint32_t thief;  /* 0; CACHE_REQUESTED; or 1 + the number of the member that empties it */
+	uint32_t number; /* its own */
 	uint64_t counters[COUNTERS]; /* to the end of line 2 */
 
 	uint64_t cache[]; /* handles of free buffers, a stack */
@@ -143,9 +144,9 @@ struct buffer {
 	uint32_t generation; /* changes whenever the buffer is freed */
 	uint32_t length;     /* bytes in use, from headroom on */
 	uint32_t headroom;   /* bytes before them */
-	uint32_t mark;	     /* the user's */
+	uint32_t mark;       /* the user's */
 	uint32_t flow_hash;
-	uint32_t queue; /* the queue it came from: its number, 0 for none yet */
+	uint32_t queue;     /* the queue it came from: its number, 0 for none yet */
 	uint64_t timestamp; /* ns, the user's clock */
 	uint64_t redelivered;
 	uint64_t pad[2];

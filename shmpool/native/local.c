@@ -86,8 +86,8 @@ static void prepare(void)
 static int make_table(void)
 {
 	struct node *n = malloc(sizeof(*n));
-	struct local_thread *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE,
-				      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct local_thread *t =
+		mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (!n || t == MAP_FAILED || madvise(t, sizeof(*t), MADV_WIPEONFORK) ||
 	    pthread_setspecific(thread_key, t)) {
 		if (t != MAP_FAILED)

@@ -10,7 +10,7 @@
 
 struct process {
 	uint32_t pid;
-	uint64_t start;		/* clock ticks after boot: tells a pid from its predecessor */
+	uint64_t start;         /* clock ticks after boot: tells a pid from its predecessor */
 	uint64_t pid_namespace; /* inode of /proc/self/ns/pid */
 	uint8_t boot_id[16];
 };

@@ -22,7 +22,7 @@ static struct pool_shared *shared(const struct qmempool *p)
 
 int qmempool_bind(struct qmempool *p, const struct segment *s)
 {
-	*p = (struct qmempool){
+	*p = (struct qmempool) {
 		.segment = *s,
 		.buffers = segment_buffer(s, 0),
 		.capacity = (uint32_t)s->geometry.capacity,
@@ -32,15 +32,15 @@ int qmempool_bind(struct qmempool *p, const struct segment *s)
 	p->queues = calloc(s->geometry.queues + 1, sizeof(*p->queues));
 	if (!p->queues)
 		return -ENOMEM;
-	alf_bind(&p->free, &segment_queue(s, 0)->queue,
-		 (uint64_t *)(s->base + s->free_ring_offset), p->capacity, 0, 0);
+	alf_bind(&p->free, &segment_queue(s, 0)->queue, (uint64_t *)(s->base + s->free_ring_offset),
+		 p->capacity, 0, 0);
 	return 0;
 }
 
 void qmempool_unbind(struct qmempool *p)
 {
 	free(p->queues);
-	*p = (struct qmempool){ 0 };
+	*p = (struct qmempool) { 0 };
 }
 
 int qmempool_create(const struct segment *s)
@@ -123,10 +123,11 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 {
 	const struct segment *s = &p->segment;
 	uint64_t each = s->geometry.extent_buffers;
-	for (uint64_t i = p->first_absent; i < s->extents; i++) {
+	uint32_t absent = load_relaxed(&p->first_absent);
+	for (uint64_t i = absent; i < s->extents; i++) {
 		uint64_t *extent = segment_extent(s, i), seen = load_acquire(extent); /* [EXTENT] */
-		if (seen == EXTENT_PRESENT && i == p->first_absent)
-			p->first_absent++;
+		if (seen == EXTENT_PRESENT && i == absent)
+			store_relaxed(&p->first_absent, ++absent);
 		if (seen || !cas_seq_cst(extent, &seen, owner_member(m->number)))
 			continue;
 		uint64_t first = s->geometry.prealloc + i * each;
@@ -153,7 +154,8 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 			for (; k < n && filled < BULK_MAX; k++) {
 				uint32_t index = (uint32_t)first + k;
 				uint64_t h = handle_of(
-					index, load_relaxed(&qmempool_buffer(p, index)->generation));
+					index,
+					load_relaxed(&qmempool_buffer(p, index)->generation));
 				if (k < mine)
 					handle[k] = h;
 				else
@@ -222,7 +224,7 @@ void qmempool_request(struct qmempool *p)
 	for (uint32_t i = 0; i < p->segment.geometry.members; i++) {
 		struct member *v = segment_member(&p->segment, i);
 		uint32_t seen = 0;
-		if (load_acquire(&v->identity)) /* [MEMBER] */
+		if (load_acquire(&v->identity))                         /* [MEMBER] */
 			cas_seq_cst(&v->thief, &seen, CACHE_REQUESTED); /* [CACHE] */
 	}
 	process_barrier(); /* [CACHE] whoever was past its look at thief has shown its cache_len */

@@ -47,7 +47,7 @@ struct qmempool {
 	struct alf_ring free;
 	struct segment segment;
 	struct alf_ring *queues; /* of named queues, by number; slot is NULL until bound */
-	uint32_t serial; /* of this opening: local.h */
+	uint32_t serial;         /* of this opening: local.h */
 	uint32_t closing;
 	uint32_t waiters; /* threads of this process inside a call that may sleep */
 };

@@ -85,8 +85,8 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 {
 	if (number == 0 || number > p->segment.geometry.queues)
 		return NULL;
-	struct alf_ring *r = &p->queues[number];
-	if (likely(r->slot))
+	struct alf_ring *r = &p->queues[number], bound;
+	if (likely(load_acquire(&r->slot))) /* pairs with the last lines here */
 		return r;
 	struct queue_slot *slot = segment_queue(&p->segment, number);
 	if (load_acquire(&slot->state) != QUEUE_READY) /* pairs with queue_create() */
@@ -94,7 +94,13 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 	uint32_t capacity = slot->queue.capacity, flags = slot->queue.flags;
 	if (capacity < ALF_CAPACITY_MIN || capacity > ALF_CAPACITY_MAX || capacity & (capacity - 1))
 		return NULL;
-	alf_bind(r, &slot->queue, ring_slots(p, number), capacity, number, flags);
+	alf_bind(&bound, &slot->queue, ring_slots(p, number), capacity, number, flags);
+	store_relaxed(&r->q, bound.q);
+	store_relaxed(&r->mask, bound.mask);
+	store_relaxed(&r->shift, bound.shift);
+	store_relaxed(&r->id, bound.id);
+	store_relaxed(&r->flags, bound.flags);
+	store_release(&r->slot, bound.slot); /* several threads may do this at once, all the same */
 	return r;
 }
 

@@ -41,7 +41,7 @@ int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, ui
 /* The same, sleeping until deadline_ns (CLOCK_MONOTONIC) at most. Also -EINTR, -ESHUTDOWN. */
 int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
 		   const uint64_t *handle, uint32_t n, int64_t deadline_ns);
-int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
-		   uint64_t *handle, uint32_t n, int64_t deadline_ns);
+int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
+		   uint32_t n, int64_t deadline_ns);
 
 #endif

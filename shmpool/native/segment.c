@@ -16,7 +16,8 @@
 #include "process.h"
 
 #define PAGE 4096ull
-#define EXTENT_BYTES_MAX (4ull << 20) /* reserving more at once would hold up the one allocation that does it */
+#define EXTENT_BYTES_MAX                                                                           \
+	(4ull << 20) /* reserving more at once would hold up the one allocation that does it */
 #define CACHE_SIZE_MAX 4096u
 #define CACHE_SIZE_DEFAULT 512u
 #define BULK_MIN 16u
@@ -75,8 +76,8 @@ static int check_geometry(struct shmpool_geometry *g, char *why, size_t size)
 #define REFUSE(...) refuse(why, size, __VA_ARGS__)
 	typedef unsigned long long ull;
 	if (g->buffer_size < 1 || g->buffer_size > BUFFER_SIZE_MAX)
-		return REFUSE("buffer_size is %llu bytes; allowed are 1 to %u",
-			      (ull)g->buffer_size, BUFFER_SIZE_MAX);
+		return REFUSE("buffer_size is %llu bytes; allowed are 1 to %u", (ull)g->buffer_size,
+			      BUFFER_SIZE_MAX);
 	if (!power_of_two(g->capacity) || g->capacity < 2 || g->capacity > CAPACITY_MAX)
 		return REFUSE("capacity is %llu buffers; allowed is a power of two from 2 to %u",
 			      (ull)g->capacity, CAPACITY_MAX);
@@ -91,16 +92,17 @@ static int check_geometry(struct shmpool_geometry *g, char *why, size_t size)
 	    (g->cache_size < 0 || g->cache_size > CACHE_SIZE_MAX ||
 	     !power_of_two((uint64_t)g->cache_size) || (uint64_t)g->cache_size < g->bulk ||
 	     (uint64_t)g->cache_size > g->capacity))
-		return REFUSE("cache_size is %lld buffers; allowed are 0 and powers of two from bulk, "
-			      "which is %llu, to %u, and not over capacity, which is %llu",
-			      (long long)g->cache_size, (ull)g->bulk, CACHE_SIZE_MAX,
-			      (ull)g->capacity);
+		return REFUSE(
+			"cache_size is %lld buffers; allowed are 0 and powers of two from bulk, "
+			"which is %llu, to %u, and not over capacity, which is %llu",
+			(long long)g->cache_size, (ull)g->bulk, CACHE_SIZE_MAX, (ull)g->capacity);
 	if (g->refill_multiplier > REFILL_MULTIPLIER_MAX)
 		return REFUSE("refill_multiplier is %llu; allowed are 1 to %u",
 			      (ull)g->refill_multiplier, REFILL_MULTIPLIER_MAX);
 	if (g->headroom >= g->buffer_size)
-		return REFUSE("headroom is %llu bytes; allowed are 0 to buffer_size - 1, which is %llu",
-			      (ull)g->headroom, (ull)g->buffer_size - 1);
+		return REFUSE(
+			"headroom is %llu bytes; allowed are 0 to buffer_size - 1, which is %llu",
+			(ull)g->headroom, (ull)g->buffer_size - 1);
 	if (g->members > MEMBERS_MAX)
 		return REFUSE("members is %llu; allowed are 1 to %u", (ull)g->members, MEMBERS_MAX);
 	if (g->queues > QUEUES_MAX)
@@ -126,7 +128,8 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, char *why, size_
 
 	s->stride = g->buffer_size;
 	s->members_offset = round_up(SHARED_END, CACHE_LINE);
-	s->member_stride = round_up(sizeof(struct member) + (uint64_t)g->cache_size * 8, CACHE_LINE);
+	s->member_stride =
+		round_up(sizeof(struct member) + (uint64_t)g->cache_size * 8, CACHE_LINE);
 	s->queues_offset = s->members_offset + g->members * s->member_stride;
 	s->extents_offset = s->queues_offset + (g->queues + 1) * sizeof(struct queue_slot);
 	s->extents = (g->capacity - g->prealloc + g->extent_buffers - 1) / g->extent_buffers;
@@ -192,7 +195,7 @@ int segment_init(struct segment *s, char *base, int fd)
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
 	struct segment_header *h = segment_header(s);
-	*h = (struct segment_header){
+	*h = (struct segment_header) {
 		.magic = LAYOUT_MAGIC,
 		.version = LAYOUT_VERSION,
 		.layout_hash = segment_layout_hash(),
@@ -253,8 +256,8 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 	if (ready != LAYOUT_MAGIC)
 		return REFUSE("its initialised word is %#llx", (ull)ready);
 	if (h.layout_hash != segment_layout_hash())
-		return REFUSE("its layout hash is %#llx, this build's is %#llx",
-			      (ull)h.layout_hash, (ull)segment_layout_hash());
+		return REFUSE("its layout hash is %#llx, this build's is %#llx", (ull)h.layout_hash,
+			      (ull)segment_layout_hash());
 	if (h.size != size)
 		return REFUSE("it is %llu bytes long and says %llu", (ull)size, (ull)h.size);
 	struct process self = process_self();

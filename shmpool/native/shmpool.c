@@ -252,7 +252,8 @@ int64_t shmpool_set_field(uint64_t key, int field, uint64_t value)
 		return error;
 	switch (field) {
 	case SHMPOOL_HEADROOM:
-		if (value > c.p->segment.stride || load_relaxed(&b->length) > c.p->segment.stride - value)
+		if (value > c.p->segment.stride ||
+		    load_relaxed(&b->length) > c.p->segment.stride - value)
 			return -EMSGSIZE;
 		store_relaxed(&b->headroom, (uint32_t)value);
 		return 0;
@@ -290,7 +291,7 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 		if (!identity)
 			continue;
 		struct shmpool_member_info *info = &out[got++];
-		*info = (struct shmpool_member_info){
+		*info = (struct shmpool_member_info) {
 			.attached_ns = load_relaxed(&m->attached_ns),
 			.start = member_start(identity),
 			.number = i,

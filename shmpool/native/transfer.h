@@ -27,9 +27,8 @@ static inline void transfer_prefetch(const struct qmempool *p, const uint64_t *h
 }
 
 /* Puts n buffers that m owns, their indices checked, into a ring: all, or -ENOBUFS. */
-static inline int transfer_in(const struct qmempool *p, struct member *m,
-			      const struct alf_ring *r, const uint64_t *handle, uint32_t n,
-			      bool single)
+static inline int transfer_in(const struct qmempool *p, struct member *m, const struct alf_ring *r,
+			      const uint64_t *handle, uint32_t n, bool single)
 {
 	uint64_t at;
 	int error = alf_reserve(r, &m->op, n, single, &at);
@@ -47,8 +46,8 @@ static inline int transfer_in(const struct qmempool *p, struct member *m,
 }
 
 /* Takes 1..n buffers from a ring for m; 0 if it is empty, -EBADMSG if what it holds is no index. */
-static inline int transfer_out(const struct qmempool *p, struct member *m,
-			       const struct alf_ring *r, uint64_t *handle, uint32_t n, bool single)
+static inline int transfer_out(const struct qmempool *p, struct member *m, const struct alf_ring *r,
+			       uint64_t *handle, uint32_t n, bool single)
 {
 	uint32_t got = alf_claim(r, &m->op, handle, n, single), good = 0;
 	transfer_prefetch(p, handle, got);

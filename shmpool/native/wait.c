@@ -52,7 +52,8 @@ void wait_leave(uint32_t *word, uint32_t entered)
 
 void wait_wake(uint32_t *word, uint32_t n)
 {
-	add_seq_cst(word, WAIT_WAKE_ONE); /* [WAIT] whoever has entered and not yet slept does not */
+	add_seq_cst(word,
+		    WAIT_WAKE_ONE); /* [WAIT] whoever has entered and not yet slept does not */
 	syscall(SYS_futex, word, FUTEX_WAKE, n > INT_MAX ? INT_MAX : n, NULL, NULL, 0);
 }
 

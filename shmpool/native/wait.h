@@ -19,9 +19,10 @@
 
 #include "atomic.h"
 
-#define WAIT_SLICE_NS 250000000ll	/* 4 looks a second by an idle sleeper */
-#define WAIT_SHORT_NS 1000000ll /* while another member is in the middle of the operation waited for */
-#define WAIT_POLLS 24		/* sched_yield() calls, about 0.5 us each, before the first sleep */
+#define WAIT_SLICE_NS 250000000ll /* 4 looks a second by an idle sleeper */
+#define WAIT_SHORT_NS                                                                              \
+	1000000ll     /* while another member is in the middle of the operation waited for */
+#define WAIT_POLLS 24 /* sched_yield() calls, about 0.5 us each, before the first sleep */
 #define WAIT_FOREVER INT64_MAX
 
 #define WAIT_COUNT_MASK 0xfffu

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * stress_pool.c - threads that are members of one pool pass numbered buffers through queues of every
+ * mode while others allocate and free past the end of the pool, so that it grows, steals and waits.
+ * At the end every number was seen once, in the order of its producer, and every buffer is home.
+ *
+ * Usage: stress_pool MESSAGES
+ */
+#define _GNU_SOURCE
+#include "audit.h"
+#include "check.h"
+#include "local.h"
+#include "member.h"
+#include "queue.h"
+#include "wait.h"
+
+#define PRODUCERS 2
+#define CONSUMERS 2
+#define BULK 8
+#define CAPACITY 256
+#define PATIENCE_NS 60000000000ll
+
+struct message {
+	uint32_t producer;
+	uint32_t number;
+};
+
+static uint32_t pool_number;
+static uint32_t messages;
+static uint32_t remaining;
+static uint32_t stop;
+
+struct worker {
+	pthread_t thread;
+	const struct alf_ring *ring;
+	uint32_t number;
+	uint64_t seen;
+};
+
+static struct qmempool *pool(void)
+{
+	return local_pool(pool_number);
+}
+
+static struct member *self(void)
+{
+	if (!local_member(pool_number))
+		EQUAL(0, local_attach(pool_number));
+	return local_member(pool_number);
+}
+
+static struct message *message_of(uint64_t handle)
+{
+	return (struct message *)segment_data(&pool()->segment, handle_index(handle));
+}
+
+static void *produce(void *argument)
+{
+	struct worker *w = argument;
+	struct member *m = self();
+	uint64_t handle[BULK];
+	for (uint32_t number = 0; number < messages;) {
+		uint32_t n = 1 + number % BULK;
+		if (n > messages - number)
+			n = messages - number;
+		EQUAL(0, qmempool_alloc_wait(pool(), m, handle, n, wait_now() + PATIENCE_NS));
+		for (uint32_t i = 0; i < n; i++)
+			*message_of(handle[i]) = (struct message) { w->number, number + i };
+		EQUAL(0, queue_put_wait(pool(), m, w->ring, handle, n, wait_now() + PATIENCE_NS));
+		number += n;
+	}
+	return NULL;
+}
+
+static void *consume(void *argument)
+{
+	struct worker *w = argument;
+	struct member *m = self();
+	uint64_t handle[BULK];
+	int64_t last[PRODUCERS];
+	memset(last, -1, sizeof(last));
+	while (load_relaxed(&remaining)) {
+		int got = queue_get_wait(pool(), m, w->ring, handle, BULK, wait_now() + 20000000);
+		if (got == -EAGAIN)
+			continue;
+		CHECK(got > 0);
+		for (int i = 0; i < got; i++) {
+			struct message *text = message_of(handle[i]);
+			CHECK(text->producer < PRODUCERS);
+			CHECK((int64_t)text->number > last[text->producer]);
+			last[text->producer] = text->number;
+			w->seen += text->number;
+		}
+		EQUAL(0, qmempool_free_bulk(pool(), m, handle, (uint32_t)got));
+		add_seq_cst(&remaining, -(uint32_t)got);
+	}
+	return NULL;
+}
+
+/* Takes as much of the pool as it can get and gives it back, so that the others run dry and steal. */
+static void *hoard(void *argument)
+{
+	struct member *m = self();
+	uint64_t handle[CAPACITY];
+	(void)argument;
+	while (!load_relaxed(&stop)) {
+		uint32_t n = 0;
+		while (n < CAPACITY / 2 && qmempool_alloc(pool(), m, &handle[n]) == 0)
+			n++;
+		for (uint32_t i = 0; i < n; i++)
+			EQUAL(0, qmempool_free(pool(), m, handle[i]));
+		if (n && SHMPOOL_CHECK)
+			EQUAL(-ESTALE, qmempool_free(pool(), m, handle[n - 1]));
+	}
+	return NULL;
+}
+
+static void open_pool_on_memfd(void)
+{
+	struct shmpool_geometry g = { .buffer_size = 64,
+				      .capacity = CAPACITY,
+				      .prealloc = 16,
+				      .cache_size = 32,
+				      .bulk = 16,
+				      .refill_multiplier = 1 };
+	char why[256];
+	struct segment s;
+	CHECK(segment_plan(&s, &g, why, sizeof(why)) == 0);
+	int fd = memfd_create("stress_pool", MFD_CLOEXEC);
+	CHECK(fd >= 0 && ftruncate(fd, (off_t)g.size) == 0);
+	void *base = mmap(NULL, g.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(base != MAP_FAILED);
+	EQUAL(0, shmpool_create_wait(base, fd, &g, why, sizeof(why)));
+	int number = shmpool_open(base, g.size, fd);
+	CHECK(number >= 0);
+	pool_number = (uint32_t)number;
+}
+
+static void run(const char *name, uint32_t flags)
+{
+	uint32_t producers = flags & ALF_SINGLE_PRODUCER ? 1 : PRODUCERS;
+	uint32_t consumers = flags & ALF_SINGLE_CONSUMER ? 1 : CONSUMERS;
+	struct worker worker[PRODUCERS + CONSUMERS] = { 0 };
+	pthread_t hoarder;
+	int number = queue_create(pool(), self(), name, 32, flags);
+	CHECK(number > 0);
+	store_relaxed(&remaining, messages * producers);
+	store_relaxed(&stop, 0);
+	uint32_t n = 0;
+	for (; n < producers + consumers; n++) {
+		worker[n].ring = queue_ring(pool(), (uint32_t)number);
+		worker[n].number = n;
+		CHECK(!pthread_create(&worker[n].thread, NULL, n < producers ? produce : consume,
+				      &worker[n]));
+	}
+	CHECK(!pthread_create(&hoarder, NULL, hoard, NULL));
+	uint64_t seen = 0;
+	for (uint32_t i = 0; i < n; i++) {
+		pthread_join(worker[i].thread, NULL);
+		seen += worker[i].seen;
+	}
+	store_relaxed(&stop, 1);
+	pthread_join(hoarder, NULL);
+	EQUAL((uint64_t)messages * (messages - 1) / 2 * producers, seen);
+	struct shmpool_audit audit;
+	uint64_t held[256] = { 0 }, queued[65] = { 0 };
+	EQUAL(0, audit_count(pool(), &audit, held, 256, queued, 65));
+	EQUAL(0, audit.unaccounted);
+	EQUAL(0, audit.doubled);
+	EQUAL(audit.total, audit.free + audit.cached);
+	struct shmpool_stats stats;
+	audit_stats(pool(), &stats);
+	EQUAL(1, stats.members); /* this thread: the others' ended with them */
+	printf("%-15s %u messages, %llu grown, %llu stolen from, %llu sleeps\n", name,
+	       messages * producers, (unsigned long long)stats.counters[COUNT_GROW],
+	       (unsigned long long)stats.counters[COUNT_STEAL],
+	       (unsigned long long)stats.counters[COUNT_SLEEP]);
+}
+
+int main(int argc, char **argv)
+{
+	messages = argc > 1 ? (uint32_t)atoi(argv[1]) : 20000;
+	open_pool_on_memfd();
+	run("multi-multi", 0);
+	run("single-multi", ALF_SINGLE_PRODUCER);
+	run("multi-single", ALF_SINGLE_CONSUMER);
+	run("single-single", ALF_SINGLE_PRODUCER | ALF_SINGLE_CONSUMER);
+	EQUAL(0, local_close(pool_number));
+	return 0;
+}

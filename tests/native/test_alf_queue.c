@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_alf_queue.c - the ring by itself, in one thread: every mode, every edge, round the corner.
+ */
+#include "alf_queue.h"
+#include "check.h"
+
+#define SLOTS 65536
+
+static uint64_t slots[SLOTS];
+static struct alf_queue queue __attribute__((aligned(CACHE_LINE)));
+static uint64_t op;
+
+static int enqueue(const struct alf_ring *r, const uint64_t *handle, uint32_t n, bool single)
+{
+	uint64_t at;
+	int error = alf_reserve(r, &op, n, single, &at);
+	if (!error)
+		alf_publish(r, at, handle, n);
+	alf_done(&op);
+	return error;
+}
+
+static uint32_t dequeue(const struct alf_ring *r, uint64_t *handle, uint32_t n, bool single)
+{
+	uint32_t got = alf_claim(r, &op, handle, n, single);
+	alf_done(&op);
+	return got;
+}
+
+static void init(struct alf_ring *r, uint32_t capacity, uint32_t flags)
+{
+	memset(slots, 0, sizeof(slots));
+	EQUAL(0, alf_init(r, &queue, slots, capacity, ALF_CAPACITY_MAX, 7, flags));
+}
+
+/* Capacities that are no power of two, or out of range, are refused. */
+static void test_capacities(void)
+{
+	struct alf_ring r;
+	const uint32_t wrong[] = { 0, 1, 3, 5, 6, 7, 9, 1000, 65535, 65537, 131072, UINT32_MAX };
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++)
+		EQUAL(-EINVAL, alf_init(&r, &queue, slots, wrong[i], ALF_CAPACITY_MAX, 1, 0));
+	for (uint32_t capacity = 2; capacity <= ALF_CAPACITY_MAX; capacity *= 2) {
+		init(&r, capacity, 0);
+		EQUAL(capacity, alf_capacity(&r));
+		EQUAL(capacity, alf_avail_space(&r));
+		CHECK(alf_empty(&r));
+	}
+}
+
+/* A queue gives back what went in, in order, for every bulk size, mode and alignment to the end. */
+static void test_order(uint32_t capacity, bool single_producer, bool single_consumer,
+		       uint32_t flags)
+{
+	struct alf_ring r;
+	uint64_t in[64], out[64], next_in = 0, next_out = 0;
+	init(&r, capacity, flags);
+	for (uint32_t round = 0; round < 4000; round++) {
+		uint32_t n = 1 + round * 7 % (capacity < 64 ? capacity : 64);
+		for (uint32_t i = 0; i < n; i++)
+			in[i] = (next_in + i) | (uint64_t)round << 32; /* generations stay out */
+		int error = enqueue(&r, in, n, single_producer);
+		if (!error)
+			next_in += n;
+		else
+			EQUAL(-ENOBUFS, error);
+		CHECK(next_in - next_out <= capacity);
+		EQUAL(next_in - next_out, alf_count(&r));
+		EQUAL(capacity - (next_in - next_out), alf_avail_space(&r));
+		uint32_t want = 1 + round * 5 % 64, have = (uint32_t)(next_in - next_out);
+		uint32_t got = dequeue(&r, out, want, single_consumer);
+		EQUAL(want < have ? want : have, got);
+		for (uint32_t i = 0; i < got; i++)
+			EQUAL((next_out + i) & ALF_INDEX_MASK, out[i]);
+		next_out += got;
+	}
+	CHECK(next_in > 2000);
+}
+
+/* A bulk that does not fit whole changes nothing. */
+static void test_all_or_nothing(void)
+{
+	struct alf_ring r;
+	uint64_t handle[8] = { 0, 1, 2, 3, 4, 5, 6, 7 }, out[8];
+	init(&r, 8, 0);
+	EQUAL(0, enqueue(&r, handle, 6, false));
+	EQUAL(-ENOBUFS, enqueue(&r, handle, 3, false));
+	EQUAL(6, alf_count(&r));
+	EQUAL(0, enqueue(&r, handle + 6, 2, false));
+	EQUAL(0, alf_avail_space(&r));
+	EQUAL(-ENOBUFS, enqueue(&r, handle, 1, false));
+	EQUAL(8, dequeue(&r, out, 8, false));
+	for (uint64_t i = 0; i < 8; i++)
+		EQUAL(i, out[i]);
+	EQUAL(0, dequeue(&r, out, 8, false));
+}
+
+/* What is reserved and not published holds up the head; what was published behind it stays in order. */
+static void test_unpublished(void)
+{
+	struct alf_ring r;
+	uint64_t first, second, handle[4] = { 10, 11, 12, 13 }, out[4], other = 0;
+	init(&r, 8, 0);
+	EQUAL(0, alf_reserve(&r, &op, 2, false, &first));
+	CHECK(op != 0);
+	EQUAL(0, alf_reserve(&r, &other, 2, false, &second));
+	alf_publish(&r, second, handle + 2, 2);
+	EQUAL(0, dequeue(&r, out, 4, false));
+	EQUAL(4, alf_count(&r));
+	alf_publish(&r, first, handle, 2);
+	EQUAL(4, dequeue(&r, out, 4, false));
+	for (uint64_t i = 0; i < 4; i++)
+		EQUAL(10 + i, out[i]);
+}
+
+/* A consumer steps over voids, also when there is nothing else. */
+static void test_voids(void)
+{
+	struct alf_ring r;
+	uint64_t at, handle[4] = { 20, 21, 22, 23 }, out[4];
+	init(&r, 8, 0);
+	for (int round = 0; round < 20; round++) {
+		EQUAL(0, alf_reserve(&r, &op, 4, false, &at));
+		alf_publish(&r, at, handle, 4);
+		slots[(at + 1) & r.mask] = alf_tag(&r, at + 1) | ALF_VOID;
+		slots[(at + 2) & r.mask] = alf_tag(&r, at + 2) | ALF_VOID;
+		EQUAL(2, dequeue(&r, out, 4, round & 1));
+		EQUAL(20, out[0]);
+		EQUAL(23, out[1]);
+		EQUAL(0, alf_reserve(&r, &op, 2, false, &at));
+		slots[at & r.mask] = alf_tag(&r, at) | ALF_VOID;
+		slots[(at + 1) & r.mask] = alf_tag(&r, at + 1) | ALF_VOID;
+		EQUAL(0, dequeue(&r, out, 4, round & 1));
+		CHECK(alf_empty(&r));
+	}
+}
+
+/* A stale cons_seen makes a producer look again, never overwrite. */
+static void test_stale_cons_seen(void)
+{
+	struct alf_ring r;
+	uint64_t handle[4] = { 0, 1, 2, 3 }, out[4];
+	init(&r, 4, 0);
+	uint64_t old = queue.cons_seen;
+	for (int round = 0; round < 100; round++) {
+		EQUAL(0, enqueue(&r, handle, 4, false));
+		queue.cons_seen = old; /* what a slow producer may store late */
+		EQUAL(-ENOBUFS, enqueue(&r, handle, 1, false));
+		EQUAL(4, dequeue(&r, out, 4, false));
+	}
+}
+
+int main(void)
+{
+	test_capacities();
+	for (uint32_t capacity = 2; capacity <= 4096; capacity *= 4)
+		for (int mode = 0; mode < 8; mode++)
+			test_order(capacity, mode & 1, mode & 2, mode & 4 ? ALF_WAKES : 0);
+	test_all_or_nothing();
+	test_unpublished();
+	test_voids();
+	test_stale_cons_seen();
+	return 0;
+}

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C core by itself: compiled clean by every compiler here, and run plain and under sanitizers."""
+
+import functools
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NATIVE = ROOT / "shmpool" / "native"
+SOURCES = sorted(NATIVE.glob("*.c"))
+TESTS = ROOT / "tests" / "native"
+FLAGS = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", "-pthread"]
+SANITIZERS = ["-fsanitize=thread", "-fsanitize=address,undefined"]
+# What runs a program of that compiler; the cross compiler's only where there is an emulator.
+RUNNERS: dict[str, list[str]] = {"gcc": [], "clang": []}
+COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
+CROSS = "aarch64-linux-gnu-gcc"
+if shutil.which(CROSS):
+    COMPILERS.append(CROSS)
+    if emulator := shutil.which("qemu-aarch64-static"):
+        RUNNERS[CROSS] = [emulator]
+
+
+@functools.cache
+def links(compiler: str, flag: str) -> bool:
+    """Whether the compiler has what the flag needs."""
+    done = subprocess.run(
+        [compiler, flag, "-x", "c", "-", "-o", "/dev/null"],
+        input=b"int main(void) { return 0; }",
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode == 0
+
+
+BUILDS = [
+    pytest.param(compiler, flags, id=f"{compiler}{''.join(flags)}")
+    for compiler in COMPILERS
+    if compiler in RUNNERS
+    for flags in [["-O2"], ["-O2", "-DSHMPOOL_ATOMIC_RUNS"], *(["-O1", s] for s in SANITIZERS)]
+    if compiler != CROSS or flags == ["-O2"]
+    if all(links(compiler, flag) for flag in flags)
+]
+
+
+def run_c(
+    tmp_path: Path, compiler: str, flags: list[str], sources: list[Path], *arguments: str
+) -> str:
+    """Compiles and runs a program; its output. Fails with what either printed."""
+    program = tmp_path / "program"
+    if compiler == CROSS:
+        flags = [*flags, "-static"]
+    command = [compiler, *FLAGS, *flags, *map(str, sources), "-o", str(program)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    ran = subprocess.run(
+        [*RUNNERS[compiler], str(program), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    return ran.stdout
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("check", ["0", "1"])
+def test_compiles_clean(compiler: str, check: str, tmp_path: Path) -> None:
+    """Every file compiles without a warning, with misuse detection and without, as C11."""
+    for source in SOURCES:
+        done = subprocess.run(
+            [compiler, *FLAGS, "-O2", f"-DSHMPOOL_CHECK={check}", "-c", str(source)]
+            + ["-o", str(tmp_path / "object.o")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_alf_queue(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """The ring keeps its promises in every mode and at every edge."""
+    run_c(tmp_path, compiler, flags, [TESTS / "test_alf_queue.c"])
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_stress(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """Threads pass every message once and in order while the pool grows and is stolen from."""
+    printed = run_c(tmp_path, compiler, flags, [TESTS / "stress_pool.c", *SOURCES], "20000")
+    assert printed.count("messages") == 4
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_stress_without_checks(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """The same without misuse detection."""
+    sources = [TESTS / "stress_pool.c", *SOURCES]
+    run_c(tmp_path, compiler, [*flags, "-DSHMPOOL_CHECK=0"], sources, "5000")
