@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-SOURCES := pyproject.toml setup.py shmpool/_hot.c $(wildcard shmpool/native/*.[ch] shmpool/native/*.py)
+SOURCES := pyproject.toml setup.py $(wildcard shmpool/hot/*.[ch] shmpool/native/*.[ch] shmpool/native/*.py)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test lint check bench bench-native fix clean

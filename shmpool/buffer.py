@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buffer: one buffer in this process's hands. A C type (_hot.c), made when _ffi is imported."""
+"""Buffer: one buffer in this process's hands. A C type (hot/), made when _ffi is imported."""
 
 from . import _ffi as _ffi
 from ._hot import Buffer, PoolBase, QueueBase

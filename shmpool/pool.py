@@ -142,7 +142,7 @@ class Pool(PoolBase):
             raise errors.PoolClosed(f"pool {self.name!r} is closed")
         return self._segment
 
-    # Buffers. alloc is in _hot.c.
+    # Buffers. alloc is in hot/.
 
     def _alloc_slow(self, code: int, timeout: float | None) -> Buffer:
         self._opened()
@@ -278,10 +278,6 @@ def _pool_by_name(name: str) -> Pool:
                 if inode_of(name) == pool._segment.inode:
                     return pool
     return Pool.attach(name)
-
-
-def _queue_by_name(pool: str, name: str) -> AlfQueue:
-    return _pool_by_name(pool).queue(name)
 
 
 # A process that ends gives back what it holds. atexit does not run in a child of multiprocessing,

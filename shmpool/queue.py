@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AlfQueue: a named queue of a pool. put, get, send and recv are in _hot.c; here is what may wait,
+"""AlfQueue: a named queue of a pool. put, get, send and recv are in hot/; here is what may wait,
 what moves many, and what describes the queue.
 """
 
 import errno
 from array import array
 from collections.abc import Sequence
+from operator import methodcaller
 from struct import Struct
 from typing import TYPE_CHECKING, NoReturn
 
@@ -60,10 +61,8 @@ class AlfQueue(QueueBase):
     def __repr__(self) -> str:
         return f"<shmpool.AlfQueue {self.pool.name}/{self.name} of {self.capacity}>"
 
-    def __reduce__(self) -> tuple[object, tuple[str, str]]:
-        from .pool import _queue_by_name
-
-        return _queue_by_name, (self.pool.name, self.name)
+    def __reduce__(self) -> "tuple[methodcaller, tuple[Pool]]":
+        return methodcaller("queue", self.name), (self.pool,)
 
     def full(self) -> bool:
         """Whether a put would find no room just now."""
@@ -92,7 +91,7 @@ class AlfQueue(QueueBase):
         is_it = f"process {who.pid}, thread {who.tid}" if who else f"member {number}"
         return f"queue {self.name!r} has a single {side}, which is {is_it}"
 
-    # What _hot.c comes back with when its one attempt did not succeed.
+    # What hot/ comes back with when its one attempt did not succeed.
 
     def _put_slow(self, code: int, low: int, timeout: float | None) -> None:
         if code == -errno.ENOBUFS and timeout != 0:

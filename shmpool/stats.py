@@ -46,6 +46,7 @@ class Member:
     tid: int
     attached_ns: int  # CLOCK_MONOTONIC
     cached: int
+    operation: str | None  # what it is in the middle of: "enqueue", "dequeue"
     counters: dict[str, int]
 
 
@@ -91,6 +92,7 @@ def read_members(pool: int, most: int) -> list[Member]:
             tid=m.tid,
             attached_ns=m.attached_ns,
             cached=m.cached,
+            operation=(None, "enqueue", "dequeue", None)[m.operation],
             counters=dict(zip(COUNTERS, m.counters, strict=True)),
         )
         for m in raw[0:n]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C core by itself: compiled clean by every compiler here, and run plain and under sanitizers."""
+"""The C core by itself: compiled clean by every compiler here, run plain and under sanitizers."""
 
 import functools
 import shutil
@@ -71,10 +71,10 @@ def run_c(
 @pytest.mark.parametrize("check", ["0", "1"])
 def test_compiles_clean(compiler: str, check: str, tmp_path: Path) -> None:
     """Every file compiles without a warning, with misuse detection and without, as C11."""
+    obj = str(tmp_path / "object.o")
     for source in SOURCES:
         done = subprocess.run(
-            [compiler, *FLAGS, "-O2", f"-DSHMPOOL_CHECK={check}", "-c", str(source)]
-            + ["-o", str(tmp_path / "object.o")],
+            [compiler, *FLAGS, "-O2", f"-DSHMPOOL_CHECK={check}", "-c", str(source), "-o", obj],
             capture_output=True,
             text=True,
             check=False,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds shmpool._native: the C core, its cffi declarations, and the hot calls (_hot.c).
+"""Builds shmpool._native: the C core, its cffi declarations, and the hot calls (../hot).
 
 The declarations are shmpool.h itself, read here, so that each stands once. Every function keeps
 the interpreter's lock and leaves errno alone, which takes a call from 97 to about 20 ns; those
@@ -12,7 +12,10 @@ from pathlib import Path
 import cffi
 
 NATIVE = Path(__file__).resolve().parent
-SOURCES = sorted(path.name for path in NATIVE.glob("*.c"))
+PACKAGE = NATIVE.parent
+ROOT = PACKAGE.parent
+SOURCES = [*sorted(NATIVE.glob("*.c")), *sorted(PACKAGE.glob("hot/*.c"))]
+HEADERS = [*sorted(NATIVE.glob("*.h")), *sorted(PACKAGE.glob("hot/*.h"))]
 
 KEEP_THE_LOCK = """
 #undef Py_BEGIN_ALLOW_THREADS
@@ -57,13 +60,12 @@ def builder() -> cffi.FFI:
     ffi.cdef(text + "\nuint64_t hot_install(uint64_t fail);\n")
     ffi.set_source(
         "shmpool._native",
-        '#include "shmpool.h"\n#include "_hot.c"\n' + KEEP_THE_LOCK + releasing_wrappers(text),
-        sources=[f"shmpool/native/{name}" for name in SOURCES],
-        include_dirs=["shmpool/native", "shmpool"],
+        '#include "shmpool.h"\n#include "hot.h"\n' + KEEP_THE_LOCK + releasing_wrappers(text),
+        sources=[str(path.relative_to(ROOT)) for path in SOURCES],
+        include_dirs=["shmpool/native", "shmpool/hot"],
         extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", "-Wall", "-Wextra"],
-        depends=[str(path.relative_to(NATIVE.parent.parent)) for path in NATIVE.glob("*.h")]
-        + ["shmpool/_hot.c"],
-        define_macros=[("_CFFI_NO_LIMITED_API", None)],  # _hot.c reads objects directly
+        depends=[str(path.relative_to(ROOT)) for path in HEADERS],
+        define_macros=[("_CFFI_NO_LIMITED_API", None)],  # hot/ reads objects directly
         py_limited_api=False,
     )
     return ffi

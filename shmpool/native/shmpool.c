@@ -298,6 +298,7 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 			.pid = member_pid(identity),
 			.tid = load_relaxed(&m->tid),
 			.cached = load_relaxed(&m->cache_len),
+			.operation = load_acquire(&m->op) >> 62, /* [OP] */
 		};
 		for (int k = 0; k < COUNTERS; k++)
 			info->counters[k] = load_relaxed(&m->counters[k]);

@@ -66,6 +66,7 @@ struct shmpool_member_info {
 	uint32_t pid;
 	uint32_t tid;
 	uint32_t cached;
+	uint32_t operation; /* 1 in the middle of an enqueue, 2 of a dequeue, else 0 */
 	uint64_t counters[13];
 };
 

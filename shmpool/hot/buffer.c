@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * buffer.c - shmpool.Buffer: one buffer in this process's hands. Exports its bytes and counts the
+ * views, so that a view keeps it from being freed or put.
+ */
+#include "hot.h"
+
+PyObject *hot_buffer(struct pool_object *pool, int64_t answer)
+{
+	struct buffer_object *self = PyObject_New(struct buffer_object, hot_buffer_type);
+	if (!self)
+		return NULL;
+	Py_INCREF(pool);
+	self->pool = pool;
+	self->key = pool->key | (uint32_t)answer;
+	self->forks = hot_forks;
+	self->exports = 0;
+	self->headroom = pool->headroom;
+	self->length = (uint64_t)answer >> 32;
+	self->whole = false;
+	if (unlikely(answer & (int64_t)ANSWER_MOVED))
+		self->headroom = (uint64_t)shmpool_field(self->key, SHMPOOL_HEADROOM);
+	if (self->headroom > pool->stride || self->length > pool->stride - self->headroom)
+		self->headroom = self->length = 0; /* somebody scribbled over the header */
+	return (PyObject *)self;
+}
+
+/* 0 if the caller may use the buffer. */
+static inline int buffer_usable(struct buffer_object *self, const char *what)
+{
+	if (likely(self->key && self->forks == hot_forks && self->pool->key))
+		return 0;
+	Py_XDECREF(hot_fail(self->pool->key ? -ESTALE : -EBADF, what));
+	return -1;
+}
+
+static inline char *buffer_bytes(const struct buffer_object *self)
+{
+	return self->pool->data + (self->key & ALF_INDEX_MASK) * self->pool->stride +
+	       self->headroom;
+}
+
+static void in_use(const struct buffer_object *self, const char *what)
+{
+	char text[96];
+	snprintf(text, sizeof(text), "%s: buffer %u still has %u exported view%s", what,
+		 (uint32_t)(self->key & ALF_INDEX_MASK), self->exports,
+		 self->exports == 1 ? "" : "s (memoryviews, numpy arrays)");
+	Py_XDECREF(hot_fail(-ETXTBSY, text));
+}
+
+/* Gives the buffer away: nothing may look at it any more. */
+int hot_buffer_movable(struct buffer_object *self, const char *what)
+{
+	if (unlikely(buffer_usable(self, what)))
+		return -1;
+	if (likely(!self->exports))
+		return 0;
+	in_use(self, what);
+	return -1;
+}
+
+static void buffer_dealloc(PyObject *object)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	PyTypeObject *type = Py_TYPE(object);
+	if (self->key && self->forks == hot_forks && self->pool->key)
+		shmpool_free(self->key);
+	Py_DECREF(self->pool);
+	PyObject_Free(object);
+	Py_DECREF(type);
+}
+
+static int buffer_getbuffer(PyObject *object, Py_buffer *view, int flags)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	view->obj = NULL;
+	if (buffer_usable(self, "view"))
+		return -1;
+	uint64_t size = self->whole ? self->pool->stride - self->headroom : self->length;
+	if (PyBuffer_FillInfo(view, object, buffer_bytes(self), (Py_ssize_t)size, 0, flags))
+		return -1;
+	self->exports++;
+	self->pool->exports++;
+	return 0;
+}
+
+static void buffer_releasebuffer(PyObject *object, Py_buffer *view)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	(void)view;
+	self->exports--;
+	self->pool->exports--;
+}
+
+static PyObject *buffer_view(PyObject *object, void *whole)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	self->whole = whole;
+	PyObject *view = PyMemoryView_FromObject(object);
+	self->whole = false;
+	return view;
+}
+
+static Py_ssize_t buffer_len(PyObject *object)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	return buffer_usable(self, "len") ? -1 : (Py_ssize_t)self->length;
+}
+
+static PyObject *buffer_get_length(PyObject *object, void *unused)
+{
+	(void)unused;
+	Py_ssize_t length = buffer_len(object);
+	return length < 0 ? NULL : PyLong_FromSsize_t(length);
+}
+
+static int set_length(struct buffer_object *self, uint64_t length)
+{
+	int64_t error = shmpool_set_length(self->key, length);
+	if (unlikely(error)) {
+		char what[96];
+		snprintf(what, sizeof(what),
+			 "%llu bytes do not fit into a buffer with room for %llu",
+			 (unsigned long long)length,
+			 (unsigned long long)(self->pool->stride - self->headroom));
+		Py_XDECREF(hot_fail(error, what));
+		return -1;
+	}
+	self->length = length;
+	return 0;
+}
+
+static int buffer_set_length(PyObject *object, PyObject *value, void *unused)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	(void)unused;
+	if (!value) {
+		PyErr_SetString(PyExc_AttributeError, "length cannot be deleted");
+		return -1;
+	}
+	if (buffer_usable(self, "length"))
+		return -1;
+	Py_ssize_t length = PyNumber_AsSsize_t(value, PyExc_OverflowError);
+	if (length == -1 && PyErr_Occurred())
+		return -1;
+	if (length < 0) {
+		PyErr_Format(PyExc_ValueError, "length is %zd bytes; it cannot be negative",
+			     length);
+		return -1;
+	}
+	return set_length(self, (uint64_t)length);
+}
+
+static PyObject *buffer_get_field(PyObject *object, void *field)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	if (buffer_usable(self, "header"))
+		return NULL;
+	int64_t value = shmpool_field(self->key, (int)(intptr_t)field);
+	return value < 0 ? hot_fail(value, "header") : PyLong_FromLongLong(value);
+}
+
+static int buffer_set_field(PyObject *object, PyObject *value, void *field)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	static const char *const names[] = { "headroom", "mark", "flow_hash", "timestamp" };
+	const char *name = names[(intptr_t)field];
+	uint64_t most = (intptr_t)field == SHMPOOL_TIMESTAMP ? INT64_MAX : UINT32_MAX;
+	if (!value) {
+		PyErr_Format(PyExc_AttributeError, "%s cannot be deleted", name);
+		return -1;
+	}
+	if (buffer_usable(self, name))
+		return -1;
+	unsigned long long number = PyLong_AsUnsignedLongLong(value);
+	if (number == (unsigned long long)-1 && PyErr_Occurred()) {
+		if (PyErr_ExceptionMatches(PyExc_TypeError))
+			return -1;
+		number = UINT64_MAX;
+		PyErr_Clear();
+	}
+	if ((intptr_t)field == SHMPOOL_HEADROOM) {
+		most = self->pool->stride - self->length;
+		if (self->exports) {
+			in_use(self, name);
+			return -1;
+		}
+	}
+	if (number > most) {
+		PyErr_Format(PyExc_ValueError, "%s is %R; allowed are 0 to %llu", name, value,
+			     (unsigned long long)most);
+		return -1;
+	}
+	int64_t error = shmpool_set_field(self->key, (int)(intptr_t)field, number);
+	if (error) {
+		Py_XDECREF(hot_fail(error, name));
+		return -1;
+	}
+	if ((intptr_t)field == SHMPOOL_HEADROOM)
+		self->headroom = number;
+	return 0;
+}
+
+static PyObject *buffer_get_index(PyObject *object, void *unused)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	(void)unused;
+	return buffer_usable(self, "index") ?
+		       NULL :
+		       PyLong_FromUnsignedLongLong(self->key & ALF_INDEX_MASK);
+}
+
+static PyObject *buffer_get_pool(PyObject *object, void *unused)
+{
+	(void)unused;
+	return Py_NewRef(((struct buffer_object *)object)->pool);
+}
+
+static PyObject *buffer_get_released(PyObject *object, void *unused)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	(void)unused;
+	return PyBool_FromLong(!(self->key && self->forks == hot_forks && self->pool->key));
+}
+
+static PyObject *buffer_write(PyObject *object, PyObject *payload)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	Py_buffer from;
+	if (buffer_usable(self, "write") || PyObject_GetBuffer(payload, &from, PyBUF_SIMPLE))
+		return NULL;
+	int error = set_length(self, (uint64_t)from.len);
+	if (likely(!error))
+		memcpy(buffer_bytes(self), from.buf, (size_t)from.len);
+	PyBuffer_Release(&from);
+	return error ? NULL : PyLong_FromUnsignedLongLong(self->length);
+}
+
+static PyObject *buffer_free(PyObject *object, PyObject *unused)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	(void)unused;
+	if (hot_buffer_movable(self, "free"))
+		return NULL;
+	int64_t error = shmpool_free(self->key);
+	if (unlikely(error))
+		return hot_fail(error, "free");
+	self->key = 0;
+	Py_RETURN_NONE;
+}
+
+/* For a Burst that takes its element back: 0 if it can, the buffer is spent then. */
+static PyObject *buffer_reclaim(PyObject *object, PyObject *unused)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	(void)unused;
+	if (hot_buffer_movable(self, "burst"))
+		return NULL;
+	self->key = 0;
+	Py_RETURN_NONE;
+}
+
+static PyObject *buffer_get_exports(PyObject *object, void *unused)
+{
+	(void)unused;
+	return PyLong_FromUnsignedLong(((struct buffer_object *)object)->exports);
+}
+
+static PyObject *buffer_enter(PyObject *object, PyObject *unused)
+{
+	(void)unused;
+	return buffer_usable((struct buffer_object *)object, "with") ? NULL : Py_NewRef(object);
+}
+
+static PyObject *buffer_exit(PyObject *object, PyObject *args)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	(void)args;
+	if (!self->key || !self->pool->key || self->forks != hot_forks)
+		Py_RETURN_NONE; /* put into a queue, or freed, inside the block */
+	return buffer_free(object, NULL);
+}
+
+static PyObject *buffer_repr(PyObject *object)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	if (!self->key || !self->pool->key || self->forks != hot_forks)
+		return PyUnicode_FromString("<shmpool.Buffer released>");
+	return PyUnicode_FromFormat("<shmpool.Buffer %llu, %llu of %llu bytes>",
+				    (unsigned long long)(self->key & ALF_INDEX_MASK),
+				    (unsigned long long)self->length,
+				    (unsigned long long)(self->pool->stride - self->headroom));
+}
+
+static PyMethodDef buffer_methods[] = {
+	{ "write", buffer_write, METH_O,
+	  "write(payload, /)\n--\n\nCopies payload, any bytes-like object, to the start of data "
+	  "and "
+	  "sets length.\n\nReturns the length in bytes. PayloadTooLarge if it does not fit." },
+	{ "free", buffer_free, METH_NOARGS,
+	  "free()\n--\n\nGives the buffer back to its pool.\n\nBufferError while a view of it is "
+	  "alive, BufferReleased if it is spent." },
+	{ "_reclaim", buffer_reclaim, METH_NOARGS, NULL },
+	{ "__enter__", buffer_enter, METH_NOARGS, NULL },
+	{ "__exit__", buffer_exit, METH_VARARGS, NULL },
+	{ NULL, NULL, 0, NULL },
+};
+
+static PyGetSetDef buffer_getset[] = {
+	{ "data", buffer_view, NULL, "The room for data, a writable memoryview.", (void *)1 },
+	{ "view", buffer_view, NULL, "data[:length], a writable memoryview.", NULL },
+	{ "_exports", buffer_get_exports, NULL, NULL, NULL },
+	{ "length", buffer_get_length, buffer_set_length, "Bytes in use.", NULL },
+	{ "index", buffer_get_index, NULL, "The buffer's number in its pool.", NULL },
+	{ "pool", buffer_get_pool, NULL, "The pool it belongs to.", NULL },
+	{ "released", buffer_get_released, NULL, "Whether it was freed or put.", NULL },
+	{ "headroom", buffer_get_field, buffer_set_field, "Bytes before data.",
+	  (void *)SHMPOOL_HEADROOM },
+	{ "mark", buffer_get_field, buffer_set_field, "32 bits for the user.",
+	  (void *)SHMPOOL_MARK },
+	{ "flow_hash", buffer_get_field, buffer_set_field, "32 bits, the packet's flow.",
+	  (void *)SHMPOOL_FLOW_HASH },
+	{ "timestamp", buffer_get_field, buffer_set_field, "ns, on the user's clock.",
+	  (void *)SHMPOOL_TIMESTAMP },
+	{ "queue_number", buffer_get_field, NULL, "The queue it came from, 0 for none.",
+	  (void *)SHMPOOL_QUEUE },
+	{ "redelivered", buffer_get_field, NULL, "Times it was put back after a consumer's death.",
+	  (void *)SHMPOOL_REDELIVERED },
+	{ "generation", buffer_get_field, NULL, "Changes whenever the buffer is freed.",
+	  (void *)SHMPOOL_GENERATION },
+	{ NULL, NULL, NULL, NULL, NULL },
+};
+
+static PyType_Slot buffer_slots[] = {
+	{ Py_tp_doc, "One buffer of a pool, in this process's hands.\n\nMade by Pool.alloc and "
+		     "AlfQueue.get. It "
+		     "ends when it is freed, put into a\nqueue, or dropped; any later use is "
+		     "BufferReleased. It "
+		     "exports its bytes\n(bytes(buf), memoryview(buf), numpy.frombuffer(buf)); "
+		     "while such a view "
+		     "is\nalive the buffer can be neither freed nor put. Any thread of the process "
+		     "may\nuse it, "
+		     "one at a time; a forked child may not." },
+	{ Py_tp_dealloc, buffer_dealloc },
+	{ Py_tp_repr, buffer_repr },
+	{ Py_tp_methods, buffer_methods },
+	{ Py_tp_getset, buffer_getset },
+	{ Py_bf_getbuffer, buffer_getbuffer },
+	{ Py_bf_releasebuffer, buffer_releasebuffer },
+	{ Py_sq_length, buffer_len },
+	{ 0, NULL },
+};
+
+PyType_Spec hot_buffer_spec = { "shmpool.Buffer", sizeof(struct buffer_object), 0,
+				Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+				buffer_slots };

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * hot.h - the calls that are made once a packet, as Python objects: Buffer, and the bases of Pool and
+ * AlfQueue. Compiled into shmpool._native beside the cffi functions, with the same core under it.
+ *
+ * What is in here: one attempt that does not wait, for arguments of the usual kind. Everything else,
+ * waiting and every error, is Python's: the attempt's code goes to the method _alloc_slow, _put_slow,
+ * ... of the object, or to the function that turns codes into exceptions (hot_fail).
+ *
+ * Why not cffi for these: docs/decisions/0003-hot-calls.md. Thread safety: the interpreter's lock.
+ */
+#ifndef SHMPOOL_HOT_H
+#define SHMPOOL_HOT_H
+
+#include <Python.h>
+
+#include "call.h"
+
+struct pool_object {
+	PyObject_HEAD uint64_t key; /* slot and serial */
+	char *data;                 /* the first buffer's room */
+	uint64_t stride;
+	uint64_t headroom;
+	uint64_t exports; /* views of its buffers that are alive */
+};
+
+struct queue_object {
+	PyObject_HEAD struct pool_object *pool;
+	uint64_t key;
+};
+
+struct buffer_object {
+	PyObject_HEAD struct pool_object *pool;
+	uint64_t key; /* slot, serial, generation, index; 0 when spent */
+	uint32_t forks;
+	uint32_t exports; /* views that are alive */
+	uint64_t headroom;
+	uint64_t length;
+	bool whole; /* the next view is of the whole room */
+};
+
+extern PyTypeObject *hot_pool_type, *hot_queue_type, *hot_buffer_type;
+extern PyType_Spec hot_pool_spec, hot_queue_spec, hot_buffer_spec;
+extern uint32_t hot_forks; /* times this process was forked: a parent's Buffer is not the child's */
+
+/* Raises the exception for a negative code; NULL. */
+PyObject *hot_fail(int64_t code, const char *what);
+
+/* Takes timeout, which may follow at other arguments. 0, or -1 with an exception. */
+int hot_parse_timeout(const char *name, PyObject *const *args, Py_ssize_t n, PyObject *names,
+		      Py_ssize_t at, PyObject **timeout);
+
+/* The Buffer of an answer (shmpool.h). */
+PyObject *hot_buffer(struct pool_object *pool, int64_t answer);
+
+/* 0 if the buffer can be given away: it is not spent, and no view of it is alive. */
+int hot_buffer_movable(struct buffer_object *self, const char *what);
+
+/* Makes the module shmpool._hot. fail is the address of the function that raises, which stays alive
+ * with its module. Returns 0, or 1 with the exception printed. */
+uint64_t hot_install(uint64_t fail);
+
+#define HOT_FAST(f) (PyCFunction)(void (*)(void)) f, METH_FASTCALL | METH_KEYWORDS
+
+#endif

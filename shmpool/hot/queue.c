@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * queue.c - the base of shmpool.AlfQueue: put, get, send, recv.
+ */
+#include "hot.h"
+
+static PyObject *queue_hot_open(PyObject *object, PyObject *args)
+{
+	struct queue_object *self = (struct queue_object *)object;
+	PyObject *pool;
+	unsigned int number;
+	if (!PyArg_ParseTuple(args, "O!I", hot_pool_type, &pool, &number))
+		return NULL;
+	Py_XSETREF(self->pool, (struct pool_object *)Py_NewRef(pool));
+	self->key = self->pool->key | (uint64_t)number << 48;
+	Py_RETURN_NONE;
+}
+
+static void queue_dealloc(PyObject *object)
+{
+	PyTypeObject *type = Py_TYPE(object);
+	Py_XDECREF(((struct queue_object *)object)->pool);
+	type->tp_free(object);
+	Py_DECREF(type);
+}
+
+static inline uint64_t queue_key(const struct queue_object *self)
+{
+	return self->pool && self->pool->key ? self->key : 0;
+}
+
+static PyObject *queue_put_any(PyObject *object, PyObject *item, PyObject *timeout)
+{
+	struct queue_object *self = (struct queue_object *)object;
+	struct buffer_object *buffer = (struct buffer_object *)item;
+	if (unlikely(!Py_IS_TYPE(item, hot_buffer_type)))
+		return PyErr_Format(PyExc_TypeError, "put() takes a shmpool.Buffer, not %.100s",
+				    Py_TYPE(item)->tp_name);
+	if (unlikely(hot_buffer_movable(buffer, "put")))
+		return NULL;
+	int64_t code = unlikely(buffer->pool->key != (self->key & ~(0x3ffull << 48))) ?
+			       -EXDEV :
+			       shmpool_put(queue_key(self) | (uint32_t)buffer->key);
+	if (likely(!code)) {
+		buffer->key = 0;
+		Py_RETURN_NONE;
+	}
+	PyObject *done = PyObject_CallMethod(object, "_put_slow", "LKO", (long long)code,
+					     (unsigned long long)(uint32_t)buffer->key, timeout);
+	if (done)
+		buffer->key = 0;
+	return done;
+}
+
+static PyObject *queue_put_method(PyObject *object, PyObject *const *args, Py_ssize_t n,
+				  PyObject *names)
+{
+	PyObject *timeout;
+	return hot_parse_timeout("put", args, n, names, 1, &timeout) ?
+		       NULL :
+		       queue_put_any(object, args[0], timeout);
+}
+
+static PyObject *queue_put_nowait(PyObject *object, PyObject *item)
+{
+	return queue_put_any(object, item, Py_False);
+}
+
+static PyObject *queue_get_any(PyObject *object, PyObject *timeout)
+{
+	struct queue_object *self = (struct queue_object *)object;
+	int64_t answer = shmpool_get(queue_key(self));
+	if (likely(answer >= 0))
+		return hot_buffer(self->pool, answer);
+	return PyObject_CallMethod(object, "_get_slow", "LO", (long long)answer, timeout);
+}
+
+static PyObject *queue_get_method(PyObject *object, PyObject *const *args, Py_ssize_t n,
+				  PyObject *names)
+{
+	PyObject *timeout;
+	return hot_parse_timeout("get", args, n, names, 0, &timeout) ?
+		       NULL :
+		       queue_get_any(object, timeout);
+}
+
+static PyObject *queue_get_nowait(PyObject *object, PyObject *unused)
+{
+	(void)unused;
+	return queue_get_any(object, Py_False);
+}
+
+static PyObject *queue_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
+{
+	struct queue_object *self = (struct queue_object *)object;
+	PyObject *timeout;
+	Py_buffer from;
+	int64_t code;
+	if (hot_parse_timeout("send", args, n, names, 1, &timeout))
+		return NULL;
+	if (likely(PyBytes_CheckExact(args[0]))) {
+		code = shmpool_send(queue_key(self), PyBytes_AS_STRING(args[0]),
+				    (size_t)PyBytes_GET_SIZE(args[0]));
+	} else {
+		if (PyObject_GetBuffer(args[0], &from, PyBUF_SIMPLE))
+			return NULL;
+		code = shmpool_send(queue_key(self), from.buf, (size_t)from.len);
+		PyBuffer_Release(&from);
+	}
+	if (likely(!code))
+		Py_RETURN_NONE;
+	return PyObject_CallMethod(object, "_send_slow", "LOO", (long long)code, args[0], timeout);
+}
+
+static PyObject *queue_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
+{
+	struct queue_object *self = (struct queue_object *)object;
+	PyObject *timeout;
+	if (hot_parse_timeout("recv", args, n, names, 0, &timeout))
+		return NULL;
+	int64_t answer = shmpool_get(queue_key(self));
+	if (unlikely(answer < 0))
+		return PyObject_CallMethod(object, "_recv_slow", "LO", (long long)answer, timeout);
+	struct pool_object *pool = self->pool;
+	uint64_t index = (uint64_t)answer & ALF_INDEX_MASK, length = (uint64_t)answer >> 32;
+	uint64_t head = pool->headroom;
+	if (unlikely(answer & (int64_t)ANSWER_MOVED))
+		head = (uint64_t)shmpool_field(pool->key | (uint32_t)answer, SHMPOOL_HEADROOM);
+	if (unlikely(head > pool->stride || length > pool->stride - head))
+		head = length = 0; /* somebody scribbled over the header */
+	PyObject *bytes = PyBytes_FromStringAndSize(pool->data + index * pool->stride + head,
+						    (Py_ssize_t)length);
+	shmpool_free(pool->key | (uint32_t)answer);
+	return bytes;
+}
+
+static Py_ssize_t queue_len(PyObject *object)
+{
+	int64_t count = shmpool_queue_count(queue_key((struct queue_object *)object));
+	if (count < 0)
+		Py_XDECREF(hot_fail(count, "len"));
+	return count < 0 ? -1 : (Py_ssize_t)count;
+}
+
+static int queue_true(PyObject *object)
+{
+	(void)object;
+	return 1; /* an empty queue is still a queue */
+}
+
+static PyMethodDef queue_methods[] = {
+	{ "_hot_open", queue_hot_open, METH_VARARGS, NULL },
+	{ "put", HOT_FAST(queue_put_method),
+	  "put($self, buf, timeout=None)\n--\n\nMoves a Buffer into the queue; buf is "
+	  "spent.\n\nWaits "
+	  "up to timeout seconds for room (None for ever, 0 not at all), then Full." },
+	{ "put_nowait", queue_put_nowait, METH_O,
+	  "put_nowait($self, buf, /)\n--\n\nput(buf, timeout=0)." },
+	{ "get", HOT_FAST(queue_get_method),
+	  "get($self, timeout=None)\n--\n\nThe oldest Buffer in the queue.\n\nWaits up to timeout "
+	  "seconds for one (None for ever, 0 not at all), then Empty." },
+	{ "get_nowait", queue_get_nowait, METH_NOARGS, "get_nowait($self)\n--\n\nget(timeout=0)." },
+	{ "send", HOT_FAST(queue_send),
+	  "send($self, payload, timeout=None)\n--\n\nCopies a bytes-like object into a new buffer "
+	  "and "
+	  "puts it.\n\nWaits up to timeout seconds for a buffer and for room, then PoolExhausted "
+	  "or\n"
+	  "Full. PayloadTooLarge if it does not fit into a buffer." },
+	{ "recv", HOT_FAST(queue_recv),
+	  "recv($self, timeout=None)\n--\n\nThe oldest payload in the queue, as bytes; its buffer "
+	  "is "
+	  "freed.\n\nWaits up to timeout seconds for one (None for ever, 0 not at all), then "
+	  "Empty." },
+	{ NULL, NULL, 0, NULL },
+};
+
+static PyType_Slot queue_slots[] = {
+	{ Py_tp_methods, queue_methods },
+	{ Py_tp_dealloc, queue_dealloc },
+	{ Py_sq_length, queue_len },
+	{ Py_nb_bool, queue_true },
+	{ 0, NULL },
+};
+
+PyType_Spec hot_queue_spec = { "shmpool._hot.QueueBase", sizeof(struct queue_object), 0,
+			       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, queue_slots };

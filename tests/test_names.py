@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input: names, sizes and options, each refused with its value and what is allowed."""
+
+import os
+import re
+from collections.abc import Callable
+
+import pytest
+from conftest import MakePool
+
+import shmpool
+
+BAD_NAMES = ["", ".", "..", "a/b", "/a", "../x", "-a", ".a", "_a", "a b", "a\n", "a\0b", "é", "名", "a" * 64]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_bad_pool_names(name: str) -> None:
+    """create, attach and unlink refuse what cannot be a name, and show it."""
+    for call in (
+        lambda: shmpool.Pool.create(name, buffer_size=64, capacity=2),
+        lambda: shmpool.Pool.attach(name),
+        lambda: shmpool.Pool.unlink(name),
+    ):
+        with pytest.raises(shmpool.InvalidArgument, match=re.escape(f"{name!r}; allowed are")):
+            call()
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_bad_queue_names(pool: shmpool.Pool, name: str) -> None:
+    """create_queue and queue refuse the same."""
+    for call in (lambda: pool.create_queue(name, capacity=2), lambda: pool.queue(name)):
+        with pytest.raises(shmpool.InvalidArgument, match=re.escape(f"{name!r}; allowed are")):
+            call()
+    assert [] == pool.queues()
+
+
+@pytest.mark.parametrize("name", [None, 5, b"bytes", ["a"], object])
+def test_names_of_another_type(pool: shmpool.Pool, name: object) -> None:
+    """They are TypeError that shows the value."""
+    for call in (
+        lambda: shmpool.Pool.create(name, buffer_size=64, capacity=2),  # type: ignore[arg-type]
+        lambda: shmpool.Pool.attach(name),  # type: ignore[arg-type]
+        lambda: shmpool.Pool.unlink(name),  # type: ignore[arg-type]
+        lambda: pool.create_queue(name, capacity=2),  # type: ignore[arg-type]
+        lambda: pool.queue(name),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=re.escape(repr(name))):
+            call()
+
+
+def test_the_longest_names(make_pool: MakePool) -> None:
+    """63 characters work for a pool and for a queue, with every character that is allowed."""
+    name = f"test-{os.getpid()}-".ljust(63, "x")
+    pool = make_pool(name=name)
+    queue = pool.create_queue("9A.z_-" + "q" * 57, capacity=2)
+    queue.send(b"x")
+    try:
+        with shmpool.Pool.attach(name) as again:
+            assert b"x" == again.queue(queue.name).recv()
+    finally:
+        shmpool.Pool.unlink(name)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("buffer_size", 0, "1"),
+        ("buffer_size", -1, "1"),
+        ("buffer_size", 2**30 + 1, "1073741824"),
+        ("buffer_size", 2**64, "1073741824"),
+        ("capacity", 0, "16777216"),
+        ("capacity", 1, "16777216"),
+        ("capacity", 3, "power of two"),
+        ("capacity", 1000, "power of two"),
+        ("capacity", -2, "power of two"),
+        ("capacity", 2**25, "16777216"),
+        ("capacity", 2**64, "16777216"),
+        ("prealloc", 65, "64"),
+        ("prealloc", -1, "0"),
+        ("prealloc", 2**64, "64"),
+        ("cache_size", -1, "0"),
+        ("cache_size", 16, "32"),
+        ("cache_size", 48, "powers of two"),
+        ("cache_size", 128, "64"),
+        ("cache_size", 8192, "4096"),
+        ("cache_size", 2**64, "4096"),
+        ("bulk", 0, "1"),
+        ("bulk", 15, "16 to 64"),
+        ("bulk", 65, "16 to 64"),
+        ("bulk", -1, "1"),
+        ("bulk", 2**64, "64"),
+        ("refill_multiplier", 0, "1"),
+        ("refill_multiplier", 65, "1 to 64"),
+        ("refill_multiplier", -1, "1"),
+        ("headroom", 256, "255"),
+        ("headroom", 10**6, "255"),
+        ("headroom", -1, "0"),
+        ("members", 0, "1"),
+        ("members", 4096, "4095"),
+        ("members", -1, "1"),
+        ("queues", 0, "1"),
+        ("queues", 1024, "1023"),
+        ("queues", -1, "1"),
+    ],
+)
+def test_options_out_of_range(pool_name: str, option: str, value: int, allowed: str) -> None:
+    """The message names the option, its value and what is allowed; no segment is left."""
+    options = {"buffer_size": 256, "capacity": 64} | {option: value}
+    with pytest.raises(shmpool.InvalidArgument) as caught:
+        shmpool.Pool.create(pool_name, **options)  # type: ignore[arg-type]
+    assert re.search(rf"{option} is {value}\b.*{re.escape(allowed)}", str(caught.value))
+    assert not os.path.exists(f"/dev/shm/shmpool.{pool_name}")
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["buffer_size", "capacity", "prealloc", "cache_size", "bulk", "refill_multiplier", "headroom"]
+    + ["members", "queues"],
+)
+@pytest.mark.parametrize("value", ["64", 64.0, b"64", [64]])
+def test_options_of_another_type(pool_name: str, option: str, value: object) -> None:
+    """They are TypeError that names the option and shows the value."""
+    options = {"buffer_size": 256, "capacity": 64} | {option: value}
+    with pytest.raises(TypeError, match=re.escape(f"{option} is {value!r}")):
+        shmpool.Pool.create(pool_name, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bulk": 16, "cache_size": 16},
+        {"bulk": 64, "cache_size": 64},
+        {"cache_size": 0},
+        {"cache_size": 4096, "capacity": 4096},
+        {"refill_multiplier": 1},
+        {"refill_multiplier": 64, "capacity": 8192},
+        {"headroom": 255},
+        {"prealloc": 64},
+        {"buffer_size": 1},
+        {"members": 1, "queues": 1},
+        {"members": 4095, "queues": 1023},
+        {"capacity": 2},
+        {"capacity": 2, "prealloc": 2},
+    ],
+)
+def test_the_ends_of_every_range_work(make_pool: MakePool, options: dict[str, int]) -> None:
+    """What is allowed is allowed: the pool gives out all its buffers, twice."""
+    pool = make_pool(**options)
+    for _ in range(2):
+        with pool.alloc_many(pool.capacity, timeout=0) as burst:
+            assert pool.capacity == len(set(burst.indices.tolist()))
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_more_than_the_memory_there_is(pool_name: str) -> None:
+    """A pool that /dev/shm could never hold is refused, with the figures."""
+    with pytest.raises(shmpool.ShmpoolError, match=r"16777216.*1073741824") as caught:
+        shmpool.Pool.create(pool_name, buffer_size=2**30, capacity=2**24)
+    assert isinstance(caught.value, shmpool.InvalidArgument | shmpool.OutOfSharedMemory)
+    assert not os.path.exists(f"/dev/shm/shmpool.{pool_name}")
+
+
+@pytest.mark.parametrize("capacity", [-1, 0, 1, 3, 65535, 65537, 131072, 2**40])
+def test_queue_capacities_out_of_range(pool: shmpool.Pool, capacity: int) -> None:
+    """InvalidArgument names the queue, the value and what is allowed."""
+    with pytest.raises(shmpool.InvalidArgument, match=rf"'q' is {capacity}; allowed .* 65536"):
+        pool.create_queue("q", capacity=capacity)
+    assert [] == pool.queues()
+
+
+def test_wrong_queue_options(pool: shmpool.Pool) -> None:
+    """Sides other than single and multi, and capacities that are no int, are refused."""
+    call: Callable[..., object] = pool.create_queue
+    for side in ("producers", "consumers"):
+        for value in ("", "Single", "both", None, 1):
+            with pytest.raises(shmpool.InvalidArgument, match=re.escape(f"{side} is {value!r}")):
+                call("q", capacity=2, **{side: value})
+    for capacity in ("2", 2.0, None):
+        with pytest.raises(TypeError, match=re.escape(repr(capacity))):
+            call("q", capacity=capacity)
+    assert [] == pool.queues()
+
+
+def test_an_unknown_group(pool_name: str) -> None:
+    """InvalidArgument names the group; nothing is left."""
+    with pytest.raises(shmpool.InvalidArgument, match="'no-such-group'"):
+        shmpool.Pool.create(pool_name, buffer_size=64, capacity=2, group="no-such-group")
+    assert not os.path.exists(f"/dev/shm/shmpool.{pool_name}")

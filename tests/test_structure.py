@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The repository's own rules: who imports whom, orders that name their other side, sizes, words."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "shmpool"
+NATIVE = PACKAGE / "native"
+
+# Each includes or imports only from those before it.
+C_ORDER = [
+    "atomic.h",
+    "alf_queue.h",
+    "layout.h",
+    "shmpool.h",
+    "process.h",
+    "wait.h",
+    "segment.h",
+    "member.h",
+    "qmempool.h",
+    "transfer.h",
+    "queue.h",
+    "audit.h",
+    "local.h",
+    "call.h",
+    "hot.h",
+]
+PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "buffer", "burst", "queue", "segment", "stats"]
+PYTHON_ORDER += ["pool", "__init__"]
+
+C_FILES = sorted([*NATIVE.glob("*.[ch]"), *(PACKAGE / "hot").glob("*.[ch]")])
+SOURCES = [*C_FILES, *sorted(PACKAGE.rglob("*.py")), *sorted((ROOT / "clients").rglob("*.[chp]*"))]
+TESTS = sorted(path for path in (ROOT / "tests").rglob("*") if path.suffix in (".py", ".c", ".h"))
+
+
+def test_c_order() -> None:
+    """A C header includes only headers before it in the list, and every header is in the list."""
+    headers = {path.name: path for path in C_FILES if path.suffix == ".h"}
+    assert set(C_ORDER) == set(headers)
+    for name, path in headers.items():
+        for included in re.findall(r'#include "(.+)"', path.read_text()):
+            assert C_ORDER.index(included) < C_ORDER.index(name), f"{name} includes {included}"
+
+
+def test_python_order() -> None:
+    """A module imports only modules before it in the list, and every module is in the list."""
+    modules = {path.stem: path for path in PACKAGE.glob("*.py")}
+    assert set(PYTHON_ORDER) - {"_native", "_hot"} == set(modules)
+    for name, path in modules.items():
+        text = re.sub(r"if TYPE_CHECKING:\n(?:    .*\n|\n)+", "", path.read_text())
+        imported = re.findall(r"^from \.(\w+) import", text, re.MULTILINE)
+        imported += re.findall(r"^from \. import (\w+)", text, re.MULTILINE)
+        for other in imported:
+            assert PYTHON_ORDER.index(other) < PYTHON_ORDER.index(name), f"{name} imports {other}"
+
+
+def test_c_knows_no_python() -> None:
+    """Nothing under native/ includes Python's headers."""
+    for path in NATIVE.glob("*.[ch]"):
+        assert "Python.h" not in path.read_text(), path.name
+
+
+def test_memory_orders_in_one_place() -> None:
+    """Only atomic.h names the compiler's memory orders; everybody else says it in the name."""
+    for path in C_FILES:
+        if path.name != "atomic.h":
+            assert not re.search(r"__ATOMIC_|memory_order_|__sync_", path.read_text()), path.name
+
+
+def test_orders_name_their_other_side() -> None:
+    """Each [TAG] stands at a release and at an acquire, and in a legend; each seq_cst too."""
+    text = "".join(path.read_text() for path in C_FILES)
+    legend = set(re.findall(r"^ \*     \[(\w+)\]  ", text, re.MULTILINE))
+    lines = [line for line in text.splitlines() if not line.startswith(" *")]
+    for tag in legend:
+        at = [i for i, line in enumerate(lines) if f"[{tag}]" in line]
+        tagged = ["".join(lines[i - 2 : i + 1]) for i in at]  # a call may take three lines
+        assert any(re.search(r"load_\w+\(|cas_|wait_anybody", line) for line in tagged), tag
+        assert any(re.search(r"store_\w+\(|cas_|add_|alf_move", line) for line in tagged), tag
+    used = set(re.findall(r"(?<!\w)\[([A-Z]{2,})\]", "\n".join(lines)))
+    assert used == legend
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_size(path: Path) -> None:
+    """A file over 400 lines is two files."""
+    if "build" not in path.parts:
+        assert len(path.read_text().splitlines()) <= 400
+
+
+def test_every_file_says_its_licence() -> None:
+    """Every source begins with the licence's identifier."""
+    for path in [*SOURCES, *TESTS]:
+        if "build" not in path.parts and path.stat().st_size:
+            assert "SPDX-License-Identifier: Apache-2.0" in path.read_text()[:200], path
+
+
+def test_documents_name_what_exists() -> None:
+    """Every path that a document names in backquotes is there."""
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert documents
+    for document in documents:
+        for name in re.findall(
+            r"`((?:shmpool|clients|tests|docs)/[\w./-]*)`", document.read_text()
+        ):
+            assert (ROOT / name).exists(), f"{document.name} names {name}"
