@@ -20,6 +20,7 @@ FOREVER = 2**63 - 1
 
 _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     errno.EINVAL: (errors.InvalidArgument, "not one of this pool's"),
+    errno.EDOM: (errors.InvalidArgument, ""),
     errno.EBADF: (errors.PoolClosed, "the pool is closed"),
     errno.ESHUTDOWN: (errors.PoolClosed, "the pool was closed meanwhile"),
     errno.ENOENT: (errors.QueueNotFound, "no such queue"),
@@ -30,8 +31,8 @@ _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     errno.ESTALE: (errors.BufferReleased, "the buffer was freed or handed on"),
     errno.EPERM: (errors.ForeignBuffer, "the buffer belongs to another process"),
     errno.EXDEV: (errors.ForeignBuffer, "the buffer belongs to another pool"),
-    errno.ETXTBSY: (errors.BufferInUse, "the buffer cannot be moved"),
-    errno.EMSGSIZE: (errors.PayloadTooLarge, "it does not fit"),
+    errno.ETXTBSY: (errors.BufferInUse, ""),
+    errno.EMSGSIZE: (errors.PayloadTooLarge, ""),
     errno.ERANGE: (errors.InvalidArgument, "it lies outside the buffer"),
     errno.EBADMSG: (errors.SegmentInvalid, "the segment is damaged"),
     errno.EUSERS: (errors.LimitReached, "every member slot of the pool is taken"),
@@ -42,11 +43,11 @@ _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
 
 
 def fail(code: int, what: str) -> NoReturn:
-    """Raises the exception for a negative code from C."""
+    """Raises the exception for a negative code from C; where it has no reason, what says it all."""
     kind, why = _EXCEPTIONS.get(-code, (None, ""))
     if kind is None:
         raise OSError(-code, f"{os.strerror(-code)}: {what}")
-    raise kind(what if -code in (errno.EMSGSIZE, errno.ETXTBSY) else f"{what}: {why}")
+    raise kind(f"{what}: {why}" if why else what)
 
 
 def check(code: int, what: str) -> int:

@@ -4,7 +4,7 @@
 from array import array
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
@@ -49,6 +49,9 @@ class Burst:
         if self._handles is None:
             return "<shmpool.Burst released>"
         return f"<shmpool.Burst of {len(self._handles)} buffers>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self!r} cannot be pickled: put it into a queue")
 
     def __getitem__(self, i: int) -> Buffer:
         handles = self._live()

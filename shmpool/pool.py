@@ -18,6 +18,8 @@ from .queue import AlfQueue
 from .segment import Segment, checked_name, inode_of, unlink
 from .stats import Audit, Member, Stats, read_audit, read_members, read_stats
 
+INT64_MAX = 2**63 - 1
+
 _open_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
 
 
@@ -60,7 +62,7 @@ class Pool(PoolBase):
         data = int(ffi.cast("uintptr_t", base)) + geometry.data_offset
         self._hot_open(self._key, data, geometry.stride, geometry.headroom)
         _open_pools.add(self)
-        _close_at_exit()
+        _hook_multiprocessing()
 
     @classmethod
     def create(
@@ -101,16 +103,28 @@ class Pool(PoolBase):
             "buffer_size": buffer_size,
             "capacity": capacity,
             "prealloc": prealloc,
-            "cache_size": -1 if cache_size is None else _at_least(cache_size, 0, "cache_size"),
-            "bulk": _or_default(bulk, "bulk"),
-            "refill_multiplier": _or_default(refill_multiplier, "refill_multiplier"),
+            "cache_size": cache_size,
+            "bulk": bulk,
+            "refill_multiplier": refill_multiplier,
             "headroom": headroom,
-            "members": _or_default(members, "members"),
-            "queues": _or_default(queues, "queues"),
+            "members": members,
+            "queues": queues,
         }
         for option, value in options.items():
-            _set_option(geometry, option, value)
-        return cls._open(Segment.create(name, geometry, mode, group))
+            setattr(geometry, option, _int64(option, value))
+        try:
+            segment = Segment.create(name, geometry, mode, group)
+        except errors.InvalidArgument as error:
+            huge = [v for v in options.values() if v is not None and abs(v) > INT64_MAX]
+            if not huge:
+                raise
+            text = str(error).replace(str(INT64_MAX), str(abs(huge[0])))
+            raise errors.InvalidArgument(text) from None
+        try:
+            return cls._open(segment)
+        except BaseException:
+            unlink(name)
+            raise
 
     @classmethod
     def attach(cls, name: str) -> "Pool":
@@ -280,8 +294,9 @@ def _pool_by_name(name: str) -> Pool:
     return Pool.attach(name)
 
 
-# A process that ends gives back what it holds. atexit does not run in a child of multiprocessing,
-# which has a registry of its own and clears it after the fork; hence the two hooks.
+# A process that ends gives back what it holds. atexit does not run in a child of multiprocessing that
+# was forked. It has a registry of its own, but clears it when it starts and then runs the hooks for
+# after a fork; so the hook is set whenever a pool is opened or a process forked, and registers.
 
 
 def _leave_all() -> None:
@@ -290,22 +305,18 @@ def _leave_all() -> None:
             pool._leave()
 
 
-def _close_at_exit() -> None:
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and os.getpid() not in _registered:
-        _registered.add(os.getpid())
-        util.Finalize(None, _leave_all, exitpriority=0)
+def _leave_at_exit() -> None:
+    sys.modules["multiprocessing.util"].Finalize(None, _leave_all, exitpriority=0)
 
 
-def _after_fork() -> None:
+def _hook_multiprocessing() -> None:
     util = sys.modules.get("multiprocessing.util")
     if util is not None and _open_pools:
-        util.register_after_fork(_close_at_exit, lambda hook: hook())
+        util.register_after_fork(_leave_at_exit, lambda hook: hook())
 
 
-_registered: set[int] = set()
 atexit.register(_leave_all)
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_hook_multiprocessing)
 
 
 def _single(value: str, what: str) -> int:
@@ -322,14 +333,10 @@ def _at_least(value: int, least: int, what: str) -> int:
     return value
 
 
-def _or_default(value: int | None, what: str) -> int:
-    return 0 if value is None else _at_least(value, 1, what)
-
-
-def _set_option(geometry: Native, option: str, value: int) -> None:
+def _int64(option: str, value: int | None) -> int:
+    """An option as C takes it: what is beyond its integers is as wrong as their last one."""
+    if value is None:
+        return int(lib.SHMPOOL_DEFAULT)
     if not isinstance(value, int):
         raise TypeError(f"{option} is {value!r}; it is an int")
-    try:
-        setattr(geometry, option, value)
-    except OverflowError:
-        raise errors.InvalidArgument(f"{option} is {value}; it is out of range") from None
+    return max(-INT64_MAX, min(value, INT64_MAX))

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Sequence
 from operator import methodcaller
 from struct import Struct
+from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from . import errors
@@ -76,7 +77,30 @@ class AlfQueue(QueueBase):
         """Gives up the calling thread's single-producer or single-consumer role, if it has one."""
         check(lib.shmpool_queue_release(self.pool._number, self.number), f"queue {self.name!r}")
 
+    def close(self) -> None:
+        """Gives up the calling thread's roles and ends this object; the queue itself stays.
+
+        May be repeated. Any later use is PoolClosed.
+        """
+        if self._key:
+            lib.shmpool_queue_release(self.pool._number, self.number)
+            self._key = 0
+            self._hot_close()
+
+    def __enter__(self) -> "AlfQueue":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
     def _fail(self, code: int, empty: bool = False) -> NoReturn:
+        if not self._key:
+            raise errors.PoolClosed(f"queue {self.name!r} is closed")
         if code == -errno.EAGAIN and empty:
             raise errors.Empty(f"queue {self.name!r} is empty")
         if code == -errno.EBUSY:
@@ -120,7 +144,7 @@ class AlfQueue(QueueBase):
             room = self.pool.buffer_size - self.pool.headroom
             raise errors.PayloadTooLarge(f"{size} bytes do not fit into a buffer of {room}")
         if code not in (-errno.EAGAIN, -errno.ENOBUFS) or timeout == 0:
-            fail(code, f"queue {self.name!r}")
+            self._fail(code)
         self.send_many([memoryview(payload).cast("B")], timeout)
 
     # Many at once.
@@ -183,6 +207,8 @@ class AlfQueue(QueueBase):
                 sent += code
                 data = data[sum(lengths[:code]) :]
                 lengths = lengths[code:]
+            elif code == -errno.EILSEQ:  # something has items of more than one byte
+                lengths = array("I", (memoryview(payload).nbytes for payload in payloads))
             elif code != -errno.EINTR:
                 self._send_many_failed(code, sent, n, lengths)
 

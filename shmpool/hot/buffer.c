@@ -124,7 +124,7 @@ static int set_length(struct buffer_object *self, uint64_t length)
 			 "%llu bytes do not fit into a buffer with room for %llu",
 			 (unsigned long long)length,
 			 (unsigned long long)(self->pool->stride - self->headroom));
-		Py_XDECREF(hot_fail(error, what));
+		Py_XDECREF(hot_fail(error, error == -EMSGSIZE ? what : "length"));
 		return -1;
 	}
 	self->length = length;
@@ -145,8 +145,9 @@ static int buffer_set_length(PyObject *object, PyObject *value, void *unused)
 	if (length == -1 && PyErr_Occurred())
 		return -1;
 	if (length < 0) {
-		PyErr_Format(PyExc_ValueError, "length is %zd bytes; it cannot be negative",
-			     length);
+		char what[64];
+		snprintf(what, sizeof(what), "length is %zd bytes; it cannot be negative", length);
+		Py_XDECREF(hot_fail(-EDOM, what));
 		return -1;
 	}
 	return set_length(self, (uint64_t)length);
@@ -188,8 +189,11 @@ static int buffer_set_field(PyObject *object, PyObject *value, void *field)
 		}
 	}
 	if (number > most) {
-		PyErr_Format(PyExc_ValueError, "%s is %R; allowed are 0 to %llu", name, value,
-			     (unsigned long long)most);
+		PyObject *what = PyUnicode_FromFormat("%s is %R; allowed are 0 to %llu", name,
+						      value, (unsigned long long)most);
+		if (what)
+			Py_XDECREF(hot_fail(-EDOM, PyUnicode_AsUTF8(what)));
+		Py_XDECREF(what);
 		return -1;
 	}
 	int64_t error = shmpool_set_field(self->key, (int)(intptr_t)field, number);
@@ -267,6 +271,12 @@ static PyObject *buffer_get_exports(PyObject *object, void *unused)
 	return PyLong_FromUnsignedLong(((struct buffer_object *)object)->exports);
 }
 
+static PyObject *buffer_reduce(PyObject *object, PyObject *unused)
+{
+	(void)unused;
+	return PyErr_Format(PyExc_TypeError, "%R cannot be pickled: put it into a queue", object);
+}
+
 static PyObject *buffer_enter(PyObject *object, PyObject *unused)
 {
 	(void)unused;
@@ -302,6 +312,7 @@ static PyMethodDef buffer_methods[] = {
 	  "free()\n--\n\nGives the buffer back to its pool.\n\nBufferError while a view of it is "
 	  "alive, BufferReleased if it is spent." },
 	{ "_reclaim", buffer_reclaim, METH_NOARGS, NULL },
+	{ "__reduce__", buffer_reduce, METH_NOARGS, NULL },
 	{ "__enter__", buffer_enter, METH_NOARGS, NULL },
 	{ "__exit__", buffer_exit, METH_VARARGS, NULL },
 	{ NULL, NULL, 0, NULL },

@@ -16,6 +16,13 @@ static PyObject *queue_hot_open(PyObject *object, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+static PyObject *queue_hot_close(PyObject *object, PyObject *unused)
+{
+	(void)unused;
+	((struct queue_object *)object)->key = 0;
+	Py_RETURN_NONE;
+}
+
 static void queue_dealloc(PyObject *object)
 {
 	PyTypeObject *type = Py_TYPE(object);
@@ -150,6 +157,7 @@ static int queue_true(PyObject *object)
 
 static PyMethodDef queue_methods[] = {
 	{ "_hot_open", queue_hot_open, METH_VARARGS, NULL },
+	{ "_hot_close", queue_hot_close, METH_NOARGS, NULL },
 	{ "put", HOT_FAST(queue_put_method),
 	  "put($self, buf, timeout=None)\n--\n\nMoves a Buffer into the queue; buf is "
 	  "spent.\n\nWaits "

@@ -8,8 +8,8 @@
  * qmempool"), which it shares no code and no tail-wait with; the lap in each slot is what replaces it.
  *
  * Who may call what at the same time
- *     alf_reserve + alf_publish   any number of producers; with single=true one at a time
- *     alf_claim                   any number of consumers; with single=true one at a time
+ *     alf_reserve + alf_publish   any number of producers with ALF_MULTI, else one at a time
+ *     alf_claim                   any number of consumers with ALF_MULTI, else one at a time
  *     alf_count, alf_avail_space  anybody; exact only while nothing moves
  *     alf_init                    before anybody else sees the queue
  *
@@ -43,20 +43,25 @@
 #define ALF_CAPACITY_MIN 2u
 #define ALF_CAPACITY_MAX 65536u /* of a queue; the pool's own ring of free buffers goes further */
 
-/* A slot: | lap 39 | void 1 | index 24 |. The lap is a position divided by the capacity: at 10^8
- * elements a second in a ring of 2 it comes round again after three hours, and even then only a
- * store delayed by exactly that long could be mistaken for a new one. */
+/* A slot: | lap 39 | void 1 | index 24 |. The lap is the position of the ring's first slot in this
+ * round: at 10^8 elements a second it comes round again after an hour and a half, and even then only
+ * a store delayed by exactly that long could be mistaken for a new one. */
 #define ALF_INDEX_BITS 24
 #define ALF_INDEX_MASK ((1ull << ALF_INDEX_BITS) - 1)
 #define ALF_VOID (1ull << ALF_INDEX_BITS)
-#define ALF_LAP_ONE (1ull << (ALF_INDEX_BITS + 1))
+#define ALF_LAP_SHIFT (ALF_INDEX_BITS + 1)
 
-/* An op record: | kind 2 | queue 10 | n 17 | position 35 |: what its owner may have reserved or
- * claimed and not yet finished. One word, so that it can be read while it changes. */
+/* An op record, of the ALF_MULTI operations: | position 35 | n 17 | queue 10 | kind 2 |: what its owner may have reserved or
+ * claimed and not yet finished. One word, so that it can be read while it changes. A single side
+ * needs none: what is unfinished there is the one producer's or consumer's that the queue names. */
 enum alf_op_kind { ALF_OP_NONE, ALF_OP_ENQUEUE, ALF_OP_DEQUEUE };
-#define ALF_OP_POSITION_BITS 35
-#define ALF_OP_COUNT_BITS 17
-#define ALF_OP_QUEUE_BITS 10
+#define ALF_OP_QUEUE_SHIFT 2
+#define ALF_OP_COUNT_SHIFT 12
+#define ALF_OP_POSITION_SHIFT 29
+
+/* How many may be on one side. A position that a sleeper looks at (wait.h) is moved with seq_cst, so
+ * that whoever moved it cannot miss the sleeper; a compare-and-swap is that anyway. */
+enum alf_side { ALF_MULTI, ALF_SINGLE, ALF_SINGLE_WAKES };
 
 /* In the segment. */
 struct alf_queue {
@@ -80,9 +85,7 @@ _Static_assert(sizeof(struct alf_queue) == 3 * CACHE_LINE, "one line for each si
 _Static_assert(offsetof(struct alf_queue, prod) == CACHE_LINE, "producers' line");
 _Static_assert(offsetof(struct alf_queue, cons) == 2 * CACHE_LINE, "consumers' line");
 
-/* ALF_WAKES: somebody may sleep on the queue (wait.h), so a single side, which has no
- * compare-and-swap, moves its position with seq_cst: it cannot then miss a sleeper. */
-enum { ALF_SINGLE_PRODUCER = 1, ALF_SINGLE_CONSUMER = 2, ALF_WAKES = 4 };
+enum { ALF_SINGLE_PRODUCER = 1, ALF_SINGLE_CONSUMER = 2 };
 
 /* One process's way to a queue: the geometry is copied out of the segment once and checked then, so
  * that nothing which scribbles over the segment later can lead an access outside it. */
@@ -90,9 +93,9 @@ struct alf_ring {
 	struct alf_queue *q;
 	uint64_t *slot;
 	uint64_t mask;
-	uint32_t shift;
 	uint32_t id;
 	uint32_t flags;
+	uint64_t op; /* what every op record on this queue has in common */
 };
 
 static inline uint32_t alf_capacity(const struct alf_ring *r)
@@ -103,20 +106,19 @@ static inline uint32_t alf_capacity(const struct alf_ring *r)
 /* The slot word of a published position, without its index. */
 static inline uint64_t alf_tag(const struct alf_ring *r, uint64_t position)
 {
-	return (position >> r->shift) * ALF_LAP_ONE;
+	return (position - (position & r->mask)) << ALF_LAP_SHIFT;
 }
 
-static inline uint64_t alf_op(enum alf_op_kind kind, uint32_t queue, uint32_t n, uint64_t position)
+static inline uint64_t alf_op(const struct alf_ring *r, enum alf_op_kind kind, uint32_t n,
+			      uint64_t position)
 {
-	return (uint64_t)kind << 62 |
-	       (uint64_t)queue << (ALF_OP_POSITION_BITS + ALF_OP_COUNT_BITS) |
-	       (uint64_t)n << ALF_OP_POSITION_BITS |
-	       (position & ((1ull << ALF_OP_POSITION_BITS) - 1));
+	return position << ALF_OP_POSITION_SHIFT |
+	       (r->op + kind + ((uint64_t)n << ALF_OP_COUNT_SHIFT));
 }
 
-static inline void alf_move(const struct alf_ring *r, uint64_t *position, uint64_t to)
+static inline void alf_move(uint64_t *position, uint64_t to, enum alf_side side)
 {
-	if (r->flags & ALF_WAKES)
+	if (side == ALF_SINGLE_WAKES)
 		store_seq_cst(position, to); /* [PROD] [CONS] */
 	else
 		store_release(position, to); /* [PROD] [CONS] */
@@ -129,9 +131,9 @@ static inline void alf_bind(struct alf_ring *r, struct alf_queue *q, uint64_t *s
 	r->q = q;
 	r->slot = slot;
 	r->mask = capacity - 1;
-	r->shift = (uint32_t)__builtin_ctz(capacity);
 	r->id = id;
 	r->flags = flags;
+	r->op = (uint64_t)id << ALF_OP_QUEUE_SHIFT;
 }
 
 /* Makes an empty queue in place; slot[] must read as zero. 0, or -EINVAL if capacity is no power of
@@ -153,8 +155,8 @@ static inline int alf_init(struct alf_ring *r, struct alf_queue *q, uint64_t *sl
 
 /* Reserves n positions, the first of them in *at: all of them or none. 0, -ENOBUFS if they do not fit
  * now. Until the caller has published and cleared *op, that record covers them. */
-static inline int alf_reserve(const struct alf_ring *r, uint64_t *op, uint32_t n, bool single,
-			      uint64_t *at)
+static inline int alf_reserve(const struct alf_ring *r, uint64_t *op, uint32_t n,
+			      enum alf_side side, uint64_t *at)
 {
 	struct alf_queue *q = r->q;
 	uint64_t prod = load_acquire(&q->prod); /* [PROD] before cons, or the space underflows */
@@ -168,7 +170,7 @@ static inline int alf_reserve(const struct alf_ring *r, uint64_t *op, uint32_t n
 			store_release(&q->cons_seen, cons); /* [CONS] */
 			room = (int64_t)(r->mask + 1 - (prod - cons));
 			if (room < (int64_t)n) {
-				if (single)
+				if (side != ALF_MULTI)
 					return -ENOBUFS;
 				uint64_t now = load_acquire(&q->prod); /* [PROD] */
 				if (now == prod)
@@ -177,12 +179,12 @@ static inline int alf_reserve(const struct alf_ring *r, uint64_t *op, uint32_t n
 				continue;
 			}
 		}
-		store_relaxed(op, alf_op(ALF_OP_ENQUEUE, r->id, n, prod)); /* [OP] */
-		if (single) {
-			alf_move(r, &q->prod, prod + n); /* [PROD] */
+		if (side != ALF_MULTI) {
+			alf_move(&q->prod, prod + n, side); /* [PROD] */
 			break;
 		}
-		if (likely(cas_seq_cst(&q->prod, &prod, prod + n))) /* [PROD] */
+		store_relaxed(op, alf_op(r, ALF_OP_ENQUEUE, n, prod)); /* [OP] */
+		if (likely(cas_seq_cst(&q->prod, &prod, prod + n)))    /* [PROD] */
 			break;
 	}
 	*at = prod;
@@ -194,44 +196,24 @@ static inline int alf_reserve(const struct alf_ring *r, uint64_t *op, uint32_t n
 static inline void alf_publish(const struct alf_ring *r, uint64_t at, const uint64_t *handle,
 			       uint32_t n)
 {
-	uint64_t first = r->mask + 1 - (at & r->mask), tag = alf_tag(r, at);
+	uint64_t *slot = &r->slot[at & r->mask], tag = alf_tag(r, at);
 	if (n == 1) {
-		store_release(&r->slot[at & r->mask],
-			      tag | (handle[0] & ALF_INDEX_MASK)); /* [SLOT] */
+		store_release(slot, tag | (handle[0] & ALF_INDEX_MASK)); /* [SLOT] */
 		return;
 	}
-	if (unlikely(n > first))
-		store_run_release(r->slot, tag + ALF_LAP_ONE, handle + first, ALF_INDEX_MASK,
-				  n - (uint32_t)first); /* [SLOT] */
-	else
-		first = n;
-	store_run_release(&r->slot[at & r->mask], tag, handle, ALF_INDEX_MASK,
-			  (uint32_t)first); /* [SLOT] */
+	uint64_t straight = r->mask + 1 - (at & r->mask);
+	if (unlikely(n > straight)) {
+		store_run_release(r->slot, alf_tag(r, at + straight), handle + straight,
+				  ALF_INDEX_MASK, n - (uint32_t)straight); /* [SLOT] */
+		n = (uint32_t)straight;
+	}
+	store_run_release(slot, tag, handle, ALF_INDEX_MASK, n); /* [SLOT] */
 }
 
-/* Copies out up to n indices published from position at on. Returns how many positions they span
- * (voids included), with the number of indices in *values. */
-static inline uint32_t alf_read(const struct alf_ring *r, uint64_t at, uint64_t *handle, uint32_t n,
-				uint32_t *values)
+/* The slow way of alf_read: one slot after the other, stepping over voids. */
+__attribute__((noinline, cold, unused)) static uint32_t
+alf_read_each(const struct alf_ring *r, uint64_t at, uint64_t *handle, uint32_t n, uint32_t *values)
 {
-	uint64_t last = at + n - 1;
-	uint64_t end = load_acquire(&r->slot[last & r->mask]) ^ alf_tag(r, last); /* [SLOT] */
-	if (likely(end <= ALF_INDEX_MASK)) {
-		if (n == 1) {
-			handle[0] = end;
-			return *values = 1;
-		}
-		uint64_t first = r->mask + 1 - (at & r->mask), tag = alf_tag(r, at), differs = 0;
-		if (unlikely(n > first))
-			differs = load_run_acquire(r->slot, tag + ALF_LAP_ONE, handle + first,
-						   n - (uint32_t)first); /* [SLOT] */
-		else
-			first = n;
-		differs |= load_run_acquire(&r->slot[at & r->mask], tag, handle,
-					    (uint32_t)first); /* [SLOT] */
-		if (likely(differs <= ALF_INDEX_MASK))
-			return *values = n;
-	}
 	uint32_t span = 0, got = 0;
 	while (got < n && span <= r->mask) {
 		uint64_t word = load_acquire(&r->slot[(at + span) & r->mask]) ^
@@ -246,19 +228,56 @@ static inline uint32_t alf_read(const struct alf_ring *r, uint64_t at, uint64_t 
 	return span;
 }
 
+/* alf_read where the run goes round the end of the ring: two straight ones. */
+__attribute__((noinline, unused)) static uint32_t alf_read_round(const struct alf_ring *r,
+								 uint64_t at, uint64_t *handle,
+								 uint32_t n, uint32_t *values)
+{
+	uint64_t straight = r->mask + 1 - (at & r->mask), differs;
+	if (n > r->mask + 1)
+		n = (uint32_t)r->mask + 1;
+	differs = load_run_acquire(&r->slot[at & r->mask], alf_tag(r, at), handle,
+				   (uint32_t)straight); /* [SLOT] */
+	if (n > straight)
+		differs |= load_run_acquire(r->slot, alf_tag(r, at + straight), handle + straight,
+					    n - (uint32_t)straight); /* [SLOT] */
+	return differs <= ALF_INDEX_MASK ? (*values = n) : alf_read_each(r, at, handle, n, values);
+}
+
+/* Copies out up to n indices published from position at on. Returns how many positions they span
+ * (voids included), with the number of indices in *values. */
+static inline uint32_t alf_read(const struct alf_ring *r, uint64_t at, uint64_t *handle, uint32_t n,
+				uint32_t *values)
+{
+	const uint64_t *slot = &r->slot[at & r->mask];
+	uint64_t tag = alf_tag(r, at), differs;
+	if (n == 1) {
+		differs = handle[0] = load_acquire(slot) ^ tag; /* [SLOT] */
+	} else {
+		uint64_t straight = r->mask + 1 - (at & r->mask);
+		if (unlikely(n > straight))
+			return alf_read_round(r, at, handle, n, values);
+		/* The last one first: no use in touching the lines between if it is not there. */
+		differs = load_acquire(&slot[n - 1]) ^ tag; /* [SLOT] */
+		if (likely(differs <= ALF_INDEX_MASK))
+			differs = load_run_acquire(slot, tag, handle, n); /* [SLOT] */
+	}
+	if (unlikely(differs > ALF_INDEX_MASK))
+		return alf_read_each(r, at, handle, n, values);
+	return *values = n;
+}
+
 /* Takes 1..n indices, oldest first. Returns how many, 0 if nothing is published at the head. Until the
  * caller has written the owner words and cleared *op, that record covers what was taken. */
 static inline uint32_t alf_claim(const struct alf_ring *r, uint64_t *op, uint64_t *handle,
-				 uint32_t n, bool single)
+				 uint32_t n, enum alf_side side)
 {
 	struct alf_queue *q = r->q;
 	uint64_t cons = load_acquire(&q->cons); /* [CONS] */
-	if (n > r->mask + 1)
-		n = (uint32_t)r->mask + 1;
 	for (;;) {
 		uint32_t values, span = alf_read(r, cons, handle, n, &values);
-		if (span == 0) {
-			if (single)
+		if (unlikely(span == 0)) {
+			if (side != ALF_MULTI)
 				return 0;
 			uint64_t now = load_acquire(&q->cons); /* [CONS] */
 			if (now == cons)
@@ -266,11 +285,13 @@ static inline uint32_t alf_claim(const struct alf_ring *r, uint64_t *op, uint64_
 			cons = now;
 			continue;
 		}
-		store_relaxed(op, alf_op(ALF_OP_DEQUEUE, r->id, span, cons)); /* [OP] */
-		if (single)
-			alf_move(r, &q->cons, cons + span);                    /* [CONS] */
-		else if (unlikely(!cas_seq_cst(&q->cons, &cons, cons + span))) /* [CONS] */
-			continue;
+		if (side != ALF_MULTI) {
+			alf_move(&q->cons, cons + span, side); /* [CONS] */
+		} else {
+			store_relaxed(op, alf_op(r, ALF_OP_DEQUEUE, span, cons)); /* [OP] */
+			if (unlikely(!cas_seq_cst(&q->cons, &cons, cons + span))) /* [CONS] */
+				continue;
+		}
 		if (likely(values))
 			return values;
 		cons += span;
@@ -278,9 +299,10 @@ static inline uint32_t alf_claim(const struct alf_ring *r, uint64_t *op, uint64_
 }
 
 /* Ends an operation: what its op record covered is done. */
-static inline void alf_done(uint64_t *op)
+static inline void alf_done(uint64_t *op, enum alf_side side)
 {
-	store_release(op, 0); /* [OP] */
+	if (side == ALF_MULTI)
+		store_release(op, 0); /* [OP] */
 }
 
 /* Elements in the queue, reserved ones included. */

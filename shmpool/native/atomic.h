@@ -84,15 +84,24 @@ static inline void store_run_release(uint64_t *slot, uint64_t tag, const uint64_
 {
 	uint32_t i = n;
 #ifndef SHMPOOL_ATOMIC_RUNS
+	const word2 tags = { tag, tag }, kept = { keep, keep };
 	if (i & 1) {
 		i--;
 		store_release(&slot[i], tag | (word[i] & keep));
 	}
 	/* In pairs as load_run_acquire() reads them: a wider load of words just stored one by one
-	 * would wait for the store buffer to drain. */
-	for (; i; i -= 2) {
-		barrier_asymmetric(); /* the stores stay behind whatever the caller wrote before */
-		*(word2 *)&slot[i - 2] = tag | (*(const word2 *)&word[i - 2] & keep);
+	 * would wait for the store buffer to drain. Two pairs at a time, from the end on. */
+	barrier_asymmetric(); /* the stores stay behind whatever the caller wrote before */
+	if (i & 2) {
+		i -= 2;
+		*(word2 *)&slot[i] = tags | (*(const word2 *)&word[i] & kept);
+	}
+	for (; i; i -= 4) {
+		word2 high = tags | (*(const word2 *)&word[i - 2] & kept);
+		word2 low = tags | (*(const word2 *)&word[i - 4] & kept);
+		*(word2 *)&slot[i - 2] = high;
+		barrier_asymmetric(); /* slot[0] stays last */
+		*(word2 *)&slot[i - 4] = low;
 	}
 #endif
 	while (i--)
@@ -107,11 +116,20 @@ static inline uint64_t load_run_acquire(const uint64_t *slot, uint64_t tag, uint
 	uint64_t differs = 0;
 	uint32_t i = 0;
 #ifndef SHMPOOL_ATOMIC_RUNS
-	word2 wide = { 0 };
-	for (; i + 2 <= n; i += 2) {
-		word2 w = *(const word2 *)&slot[i] ^ tag;
-		*(word2 *)&word[i] = w;
-		wide |= w;
+	const word2 tags = { tag, tag };
+	word2 wide = { 0, 0 };
+	for (; i + 4 <= n; i += 4) {
+		word2 low = *(const word2 *)&slot[i] ^ tags;
+		word2 high = *(const word2 *)&slot[i + 2] ^ tags;
+		*(word2 *)&word[i] = low;
+		*(word2 *)&word[i + 2] = high;
+		wide |= low | high;
+	}
+	if (n & 2) {
+		word2 pair = *(const word2 *)&slot[i] ^ tags;
+		*(word2 *)&word[i] = pair;
+		wide |= pair;
+		i += 2;
 	}
 	differs = wide[0] | wide[1];
 	barrier_asymmetric(); /* the loads stay before whatever the caller does next */

@@ -83,7 +83,7 @@ int audit_count(struct qmempool *p, struct shmpool_audit *out, uint64_t *held, s
 		if (w.seen[i / 64] >> i % 64 & 1)
 			continue;
 		uint64_t owner = load_acquire(&qmempool_buffer(p, i)->owner) & ~OWNER_PUTTING;
-		if (owner == 0 || owner > s->geometry.members ||
+		if (owner == 0 || owner > (uint64_t)s->geometry.members ||
 		    !load_acquire(&segment_member(s, (uint32_t)owner - 1)->identity))
 			out->unaccounted++;
 		else if (owner - 1 < held_n)

@@ -57,7 +57,7 @@ def builder() -> cffi.FFI:
     header = (NATIVE / "shmpool.h").read_text()
     ffi = cffi.FFI()
     text = declarations(header)
-    ffi.cdef(text + "\nuint64_t hot_install(uint64_t fail);\n")
+    ffi.cdef(text + "\nuint64_t hot_install(uint64_t fail);\n#define SHMPOOL_DEFAULT ...\n")
     ffi.set_source(
         "shmpool._native",
         '#include "shmpool.h"\n#include "hot.h"\n' + KEEP_THE_LOCK + releasing_wrappers(text),

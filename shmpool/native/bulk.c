@@ -22,7 +22,7 @@ int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64
 	error = qmempool_alloc_wait(c.p, c.m, handles, (uint32_t)n, deadline);
 	waits_end(&c);
 	for (size_t i = 0; !error && i < n; i++)
-		fresh(&c, handles[i]);
+		error = fresh(&c, handles[i]);
 	return error ? error : (int64_t)n;
 }
 
@@ -68,13 +68,15 @@ int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t
 }
 
 /* Copies a message into a new buffer. */
-static inline void fill(const struct call *c, uint64_t handle, const char *data, size_t length)
+static inline int fill(const struct call *c, uint64_t handle, const char *data, size_t length)
 {
-	struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
-	fresh(c, handle);
-	store_relaxed(&b->length, (uint32_t)length);
-	memcpy(segment_data(&c->p->segment, handle_index(handle)) + load_relaxed(&b->headroom),
+	int error = fresh(c, handle);
+	if (unlikely(error))
+		return error;
+	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->length, (uint32_t)length);
+	memcpy(segment_data(&c->p->segment, handle_index(handle)) + c->p->segment.geometry.headroom,
 	       data, length);
+	return 0;
 }
 
 static inline uint64_t room(const struct call *c)
@@ -94,8 +96,9 @@ int64_t shmpool_send(uint64_t key, const char *data, size_t length)
 	error = qmempool_alloc(c.p, c.m, &handle);
 	if (unlikely(error))
 		return error;
-	fill(&c, handle, data, length);
-	error = queue_put(c.p, c.m, c.ring, &handle, 1);
+	error = fill(&c, handle, data, length);
+	if (likely(!error))
+		error = queue_put(c.p, c.m, c.ring, &handle, 1);
 	if (unlikely(error))
 		qmempool_free(c.p, c.m, handle);
 	return error;
@@ -110,11 +113,12 @@ int64_t shmpool_send_many_wait(uint64_t key, const char *data, size_t size, cons
 	size_t sent = 0;
 	if (error)
 		return error;
-	for (size_t i = 0; i < n; size -= lengths[i++])
+	uint64_t total = 0;
+	for (size_t i = 0; i < n; total += lengths[i++])
 		if (lengths[i] > room(&c))
 			return -EMSGSIZE;
-		else if (lengths[i] > size)
-			return -EINVAL;
+	if (total != size)
+		return -EILSEQ;
 	waits_begin(&c);
 	while (sent < n && !error) {
 		uint32_t k = n - sent < SEND_MAX ? (uint32_t)(n - sent) : SEND_MAX;
@@ -123,11 +127,12 @@ int64_t shmpool_send_many_wait(uint64_t key, const char *data, size_t size, cons
 		error = qmempool_alloc_wait(c.p, c.m, handle, k, deadline);
 		if (error)
 			break;
-		for (uint32_t i = 0; i < k; i++) {
-			fill(&c, handle[i], data, lengths[sent + i]);
+		for (uint32_t i = 0; i < k && !error; i++) {
+			error = fill(&c, handle[i], data, lengths[sent + i]);
 			data += lengths[sent + i];
 		}
-		error = queue_put_wait(c.p, c.m, c.ring, handle, k, deadline);
+		if (!error)
+			error = queue_put_wait(c.p, c.m, c.ring, handle, k, deadline);
 		if (error)
 			qmempool_free_bulk(c.p, c.m, handle, k);
 		else
@@ -172,14 +177,15 @@ int64_t shmpool_recv_many_wait(uint64_t key, char *data, size_t size, uint32_t *
 static inline char *place(const struct call *c, uint64_t handle, size_t offset, size_t width,
 			  int *error)
 {
-	const struct buffer *b = handle_buffer(c->p, handle);
-	*error = -ESTALE;
-	if (unlikely(!b))
+	*error = qmempool_check(c->p, c->m, handle);
+	if (unlikely(*error))
 		return NULL;
+	const struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
 	uint64_t from = load_relaxed(&b->headroom) + (uint64_t)offset;
-	*error = -ERANGE;
-	if (unlikely(from > c->p->segment.stride || width > c->p->segment.stride - from))
+	if (unlikely(from > c->p->segment.stride || width > c->p->segment.stride - from)) {
+		*error = -ERANGE;
 		return NULL;
+	}
 	return segment_data(&c->p->segment, handle_index(handle)) + from;
 }
 
@@ -230,10 +236,10 @@ int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_
 	struct call c;
 	int error = open_key(key, &c);
 	for (size_t i = 0; !error && i < n; i++) {
-		const struct buffer *b = handle_buffer(c.p, handles[i]);
-		if (unlikely(!b))
-			return -ESTALE;
-		out[i] = load_relaxed(&b->length);
+		error = qmempool_check(c.p, c.m, handles[i]);
+		if (likely(!error))
+			out[i] = load_relaxed(
+				&qmempool_buffer(c.p, handle_index(handles[i]))->length);
 	}
 	return error ? error : (int64_t)n;
 }
@@ -243,13 +249,12 @@ int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, con
 {
 	struct call c;
 	int error = open_key(key, &c);
-	for (size_t i = 0; !error && i < n; i++, from += step) {
-		struct buffer *b = handle_buffer(c.p, handles[i]);
-		if (unlikely(!b))
-			return -ESTALE;
-		if (*from > c.p->segment.stride - load_relaxed(&b->headroom))
-			return -EMSGSIZE;
-		store_relaxed(&b->length, *from);
-	}
-	return error ? error : (int64_t)n;
+	for (size_t i = 0; !error && i < n; i++)
+		place(&c, handles[i], 0, from[i * step], &error);
+	if (error)
+		return error == -ERANGE ? -EMSGSIZE : error;
+	for (size_t i = 0; i < n; i++)
+		store_relaxed(&qmempool_buffer(c.p, handle_index(handles[i]))->length,
+			      from[i * step]);
+	return (int64_t)n;
 }

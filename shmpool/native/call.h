@@ -69,7 +69,7 @@ static inline int open_queue(uint64_t key, struct call *c)
 	return likely(c->ring) ? 0 : -ENOENT;
 }
 
-/* The header that a key names, if the key is not stale. */
+/* The header that a key names, if it is the caller's and the key is not stale. */
 static inline int open_buffer(uint64_t key, struct call *c, struct buffer **b, uint64_t *handle)
 {
 	uint32_t index = key & ALF_INDEX_MASK;
@@ -79,16 +79,7 @@ static inline int open_buffer(uint64_t key, struct call *c, struct buffer **b, u
 	*handle = handle_of(index, load_relaxed(&(*b)->generation));
 	if (unlikely((handle_generation(*handle) ^ key >> ALF_INDEX_BITS) & KEY_GENERATION_MASK))
 		return -ESTALE;
-	return 0;
-}
-
-/* The header that a handle names, if it is not stale. */
-static inline struct buffer *handle_buffer(struct qmempool *p, uint64_t handle)
-{
-	if (unlikely(handle_index(handle) >= p->capacity))
-		return NULL;
-	struct buffer *b = qmempool_buffer(p, handle_index(handle));
-	return likely(load_relaxed(&b->generation) == handle_generation(handle)) ? b : NULL;
+	return qmempool_check(c->p, c->m, *handle);
 }
 
 static inline int64_t answer(const struct call *c, uint64_t handle)
@@ -101,8 +92,11 @@ static inline int64_t answer(const struct call *c, uint64_t handle)
 			 handle_index(handle));
 }
 
-static inline void fresh(const struct call *c, uint64_t handle)
+/* Resets the header of a buffer just allocated. -EBADMSG if the local cache held no buffer. */
+static inline int fresh(const struct call *c, uint64_t handle)
 {
+	if (unlikely(handle_index(handle) >= c->p->capacity))
+		return -EBADMSG;
 	struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
 	store_relaxed(&b->length, 0);
 	store_relaxed(&b->headroom, (uint32_t)c->p->segment.geometry.headroom);
@@ -111,6 +105,7 @@ static inline void fresh(const struct call *c, uint64_t handle)
 	store_relaxed(&b->queue, 0);
 	store_relaxed(&b->timestamp, 0);
 	store_relaxed(&b->redelivered, 0);
+	return 0;
 }
 
 #endif

@@ -99,7 +99,8 @@ struct member {
 	uint32_t tid;
 	uint32_t barrier; /* nonzero: its process is registered for membarrier(2), so that its cache
 			     can be emptied from outside */
-	uint32_t pad0[5];
+	uint32_t opening; /* which of its process's openings of the pool it came by (local.h) */
+	uint32_t pad0[4];
 
 	/* Line 1: what it is doing, and what it counts most. */
 	uint64_t op;        /* alf_op(): what it may have reserved or claimed */

@@ -108,9 +108,10 @@ int local_attach(uint32_t number)
 {
 	pthread_once(&once, prepare);
 	int error = local_thread ? 0 : make_table();
-	number %= LOCAL_POOLS_MAX;
+	uint32_t slot = number % LOCAL_POOLS_MAX;
 	return error ? error :
-		       member_attach(&local_pools[number].segment, &local_thread->member[number]);
+		       member_attach(&local_pools[slot].segment, number,
+				     &local_thread->member[slot]);
 }
 
 int local_open(const struct segment *s)
@@ -164,7 +165,8 @@ int local_close(uint32_t number)
 	pthread_mutex_lock(&threads_lock);
 	for (uint32_t i = 0; i < p->segment.geometry.members; i++) {
 		struct member *m = segment_member(&p->segment, i);
-		if (load_acquire(&m->identity) != identity) /* [MEMBER] */
+		if (load_acquire(&m->identity) != identity || /* [MEMBER] */
+		    load_relaxed(&m->opening) != number)
 			continue;
 		qmempool_drain(p, m);
 		take_back(p, m);

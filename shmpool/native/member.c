@@ -10,7 +10,7 @@
 
 #include "wait.h"
 
-int member_attach(const struct segment *s, struct member **out)
+int member_attach(const struct segment *s, uint32_t opening, struct member **out)
 {
 	struct process self = process_self();
 	uint64_t identity = member_identity(self.pid, self.start);
@@ -25,6 +25,7 @@ int member_attach(const struct segment *s, struct member **out)
 		store_relaxed(&m->attached_ns, (uint64_t)wait_now());
 		store_relaxed(&m->tid, (uint32_t)syscall(SYS_gettid));
 		store_relaxed(&m->number, i);
+		store_relaxed(&m->opening, opening);
 		/* Last: until then nobody touches the cache from outside. Pairs with qmempool_steal. */
 		store_release(&m->barrier, barrier);
 		*out = m;

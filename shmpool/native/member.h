@@ -37,7 +37,7 @@ static inline uint64_t member_start(uint64_t identity)
 }
 
 /* The calling thread takes a slot. -EUSERS if all are taken. */
-int member_attach(const struct segment *s, struct member **out);
+int member_attach(const struct segment *s, uint32_t opening, struct member **out);
 
 /* Gives the slot back; its counters go to the pool's sums. */
 void member_release(const struct segment *s, struct member *m);

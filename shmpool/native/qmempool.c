@@ -71,9 +71,9 @@ int qmempool_create(const struct segment *s)
  * has a slot for every buffer. Then buffers from its head go to its end until a void is passed. */
 static void give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	while (transfer_in(p, m, &p->free, handle, n, false)) {
+	while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI)) {
 		uint64_t moved[BULK_MAX];
-		int k = transfer_out(p, m, &p->free, moved, BULK_MAX, false);
+		int k = transfer_out(p, m, &p->free, moved, BULK_MAX, ALF_MULTI);
 		if (k > 0)
 			give(p, m, moved, (uint32_t)k);
 		else
@@ -83,11 +83,18 @@ static void give(struct qmempool *p, struct member *m, const uint64_t *handle, u
 		wait_wake(&shared(p)->free_wait, n);
 }
 
+/* Gives any number; what is no buffer, because somebody scribbled over a cache, is left out. */
 static void give_all(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	for (uint32_t k; n; handle += k, n -= k) {
-		k = n < BULK_MAX ? n : BULK_MAX;
-		give(p, m, handle, k);
+	uint64_t good[BULK_MAX];
+	uint32_t k = 0;
+	for (uint32_t i = 0; i < n; i++) {
+		good[k] = handle[i];
+		k += handle_index(handle[i]) < p->capacity;
+		if (k == BULK_MAX || (k && i + 1 == n)) {
+			give(p, m, good, k);
+			k = 0;
+		}
 	}
 }
 
@@ -233,7 +240,7 @@ void qmempool_request(struct qmempool *p)
 /* Gets 1..max buffers for m from wherever there are some: the shared queue, growth, other caches. */
 static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
-	int got = transfer_out(p, m, &p->free, handle, max, false);
+	int got = transfer_out(p, m, &p->free, handle, max, ALF_MULTI);
 	if (got)
 		return got;
 	int grown = grow(p, m, handle, max);
@@ -242,7 +249,7 @@ static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32
 	got = (int)steal(p, m, handle, max);
 	if (got)
 		return got;
-	got = transfer_out(p, m, &p->free, handle, max, false); /* given back meanwhile */
+	got = transfer_out(p, m, &p->free, handle, max, ALF_MULTI); /* given back meanwhile */
 	return got ? got : grown;
 }
 
@@ -313,8 +320,9 @@ void qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *ha
 		if (p->cache_size && cache_open(p, m)) {
 			uint32_t len = load_relaxed(&m->cache_len);
 			if (len <= p->cache_size && len + k > p->cache_size) {
-				give_all(p, m, &m->cache[len - p->bulk], p->bulk);
-				store_relaxed(&m->cache_len, len - p->bulk);
+				uint32_t out = len < p->bulk ? len : p->bulk;
+				give_all(p, m, &m->cache[len - out], out);
+				store_relaxed(&m->cache_len, len - out);
 				count_up(&m->counters[COUNT_FLUSH], 1);
 			}
 			cache_leave(m);
@@ -333,7 +341,7 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 		return -ESTALE;
 	if (owner == owner_member(m->number))
 		return 0;
-	if (owner == 0 || owner > p->segment.geometry.members)
+	if (owner == 0 || owner > (uint64_t)p->segment.geometry.members)
 		return owner & OWNER_TRANSIT ? -ESTALE : -EPERM;
 	struct member *from = segment_member(&p->segment, (uint32_t)owner - 1);
 	if (load_acquire(&from->identity) != load_relaxed(&m->identity)) /* [MEMBER] */

@@ -63,7 +63,7 @@ int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_
 			continue;
 		struct alf_ring ring;
 		int error = alf_init(&ring, &slot->queue, ring_slots(p, i), capacity,
-				     ALF_CAPACITY_MAX, i, flags | ALF_WAKES);
+				     ALF_CAPACITY_MAX, i, flags);
 		if (!error)
 			error = segment_reserve(&p->segment,
 						(uint64_t)((char *)ring.slot - p->segment.base),
@@ -97,9 +97,9 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 	alf_bind(&bound, &slot->queue, ring_slots(p, number), capacity, number, flags);
 	store_relaxed(&r->q, bound.q);
 	store_relaxed(&r->mask, bound.mask);
-	store_relaxed(&r->shift, bound.shift);
 	store_relaxed(&r->id, bound.id);
 	store_relaxed(&r->flags, bound.flags);
+	store_relaxed(&r->op, bound.op);
 	store_release(&r->slot, bound.slot); /* several threads may do this at once, all the same */
 	return r;
 }
@@ -153,8 +153,8 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	error = n == 1 ? qmempool_check(p, m, handle[0]) : check_each_once(p, m, handle, n);
 	if (unlikely(error))
 		return error;
-	error = single ? transfer_in(p, m, r, handle, n, true) :
-			 transfer_in(p, m, r, handle, n, false);
+	error = single ? transfer_in(p, m, r, handle, n, ALF_SINGLE_WAKES) :
+			 transfer_in(p, m, r, handle, n, ALF_MULTI);
 	if (unlikely(error)) {
 		for (uint32_t i = 0; n > 1 && i < n; i++)
 			store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->owner,
@@ -176,8 +176,8 @@ int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, ui
 	int got;
 	if (single && (got = take_role(&q->consumer, m)))
 		return got;
-	got = single ? transfer_out(p, m, r, handle, n, true) :
-		       transfer_out(p, m, r, handle, n, false);
+	got = single ? transfer_out(p, m, r, handle, n, ALF_SINGLE_WAKES) :
+		       transfer_out(p, m, r, handle, n, ALF_MULTI);
 	if (got > 0) {
 		count_up(&m->counters[COUNT_DEQUEUE], (uint32_t)got);
 		if (unlikely(wait_anybody(&q->room_wait))) /* [WAIT] after cons moved */

@@ -33,9 +33,9 @@ static uint64_t round_up(uint64_t n, uint64_t to)
 	return (n + to - 1) / to * to;
 }
 
-static bool power_of_two(uint64_t n)
+static bool power_of_two(int64_t n)
 {
-	return n && !(n & (n - 1));
+	return n > 0 && !(n & (n - 1));
 }
 
 __attribute__((format(printf, 3, 4))) static int refuse(char *why, size_t size, const char *format,
@@ -48,71 +48,77 @@ __attribute__((format(printf, 3, 4))) static int refuse(char *why, size_t size, 
 	return -EINVAL;
 }
 
+static void fill_default(int64_t *value, int64_t standard)
+{
+	if (*value == SHMPOOL_DEFAULT)
+		*value = standard;
+}
+
 /* The largest cache that leaves three quarters of the buffers to the others, 0 if a bulk is more. */
 static int64_t default_cache(const struct shmpool_geometry *g)
 {
-	uint64_t size = CACHE_SIZE_DEFAULT;
+	int64_t size = CACHE_SIZE_DEFAULT;
 	while (size > g->capacity / 4)
 		size /= 2;
-	return size < g->bulk ? 0 : (int64_t)size;
+	return size < g->bulk ? 0 : size;
 }
 
-static void fill_defaults(struct shmpool_geometry *g)
+static int check_range(const char *name, int64_t value, int64_t least, int64_t most,
+		       const char *unit, char *why, size_t size)
 {
-	if (!g->bulk)
-		g->bulk = BULK_DEFAULT;
-	if (!g->refill_multiplier)
-		g->refill_multiplier = REFILL_MULTIPLIER_DEFAULT;
-	if (!g->members)
-		g->members = MEMBERS_DEFAULT;
-	if (!g->queues)
-		g->queues = QUEUES_DEFAULT;
-	if (g->cache_size == -1)
-		g->cache_size = default_cache(g);
+	if (value >= least && value <= most)
+		return 0;
+	return refuse(why, size, "%s is %lld%s; allowed are %lld to %lld", name, (long long)value,
+		      unit, (long long)least, (long long)most);
 }
 
 static int check_geometry(struct shmpool_geometry *g, char *why, size_t size)
 {
-#define REFUSE(...) refuse(why, size, __VA_ARGS__)
-	typedef unsigned long long ull;
-	if (g->buffer_size < 1 || g->buffer_size > BUFFER_SIZE_MAX)
-		return REFUSE("buffer_size is %llu bytes; allowed are 1 to %u", (ull)g->buffer_size,
-			      BUFFER_SIZE_MAX);
+	int error =
+		check_range("buffer_size", g->buffer_size, 1, BUFFER_SIZE_MAX, " bytes", why, size);
+	if (error)
+		return error;
 	if (!power_of_two(g->capacity) || g->capacity < 2 || g->capacity > CAPACITY_MAX)
-		return REFUSE("capacity is %llu buffers; allowed is a power of two from 2 to %u",
-			      (ull)g->capacity, CAPACITY_MAX);
-	fill_defaults(g);
-	if (g->prealloc > g->capacity)
-		return REFUSE("prealloc is %llu buffers; allowed are 0 to capacity, which is %llu",
-			      (ull)g->prealloc, (ull)g->capacity);
-	if (g->bulk < BULK_MIN || g->bulk > BULK_MAX)
-		return REFUSE("bulk is %llu buffers; allowed are %u to %u", (ull)g->bulk, BULK_MIN,
-			      BULK_MAX);
-	if (g->cache_size &&
-	    (g->cache_size < 0 || g->cache_size > CACHE_SIZE_MAX ||
-	     !power_of_two((uint64_t)g->cache_size) || (uint64_t)g->cache_size < g->bulk ||
-	     (uint64_t)g->cache_size > g->capacity))
-		return REFUSE(
+		return refuse(why, size,
+			      "capacity is %lld buffers; allowed is a power of two from 2 to %u",
+			      (long long)g->capacity, CAPACITY_MAX);
+	fill_default(&g->bulk, BULK_DEFAULT);
+	fill_default(&g->refill_multiplier, REFILL_MULTIPLIER_DEFAULT);
+	fill_default(&g->members, MEMBERS_DEFAULT);
+	fill_default(&g->queues, QUEUES_DEFAULT);
+	const struct {
+		const char *name;
+		int64_t value, least, most;
+		const char *unit;
+	} rows[] = {
+		{ "prealloc", g->prealloc, 0, g->capacity, " buffers (the capacity is the most)" },
+		{ "bulk", g->bulk, BULK_MIN, BULK_MAX, " buffers" },
+		{ "refill_multiplier", g->refill_multiplier, 1, REFILL_MULTIPLIER_MAX, "" },
+		{ "headroom", g->headroom, 0, g->buffer_size - 1, " bytes" },
+		{ "members", g->members, 1, MEMBERS_MAX, "" },
+		{ "queues", g->queues, 1, QUEUES_MAX, "" },
+	};
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows) && !error; i++)
+		error = check_range(rows[i].name, rows[i].value, rows[i].least, rows[i].most,
+				    rows[i].unit, why, size);
+	if (error)
+		return error;
+	fill_default(&g->cache_size, default_cache(g));
+	if (g->cache_size && (!power_of_two(g->cache_size) || g->cache_size > CACHE_SIZE_MAX ||
+			      g->cache_size < g->bulk || g->cache_size > g->capacity))
+		return refuse(
+			why, size,
 			"cache_size is %lld buffers; allowed are 0 and powers of two from bulk, "
-			"which is %llu, to %u, and not over capacity, which is %llu",
-			(long long)g->cache_size, (ull)g->bulk, CACHE_SIZE_MAX, (ull)g->capacity);
-	if (g->refill_multiplier > REFILL_MULTIPLIER_MAX)
-		return REFUSE("refill_multiplier is %llu; allowed are 1 to %u",
-			      (ull)g->refill_multiplier, REFILL_MULTIPLIER_MAX);
-	if (g->headroom >= g->buffer_size)
-		return REFUSE(
-			"headroom is %llu bytes; allowed are 0 to buffer_size - 1, which is %llu",
-			(ull)g->headroom, (ull)g->buffer_size - 1);
-	if (g->members > MEMBERS_MAX)
-		return REFUSE("members is %llu; allowed are 1 to %u", (ull)g->members, MEMBERS_MAX);
-	if (g->queues > QUEUES_MAX)
-		return REFUSE("queues is %llu; allowed are 1 to %u", (ull)g->queues, QUEUES_MAX);
-	g->buffer_size = round_up(g->buffer_size, CACHE_LINE);
-	if (g->buffer_size * g->capacity > ADDRESS_SPACE)
-		return REFUSE("buffer_size %llu times capacity %llu is over %llu bytes",
-			      (ull)g->buffer_size, (ull)g->capacity, ADDRESS_SPACE);
+			"which is %lld, to %u, and not over capacity, which is %lld",
+			(long long)g->cache_size, (long long)g->bulk, CACHE_SIZE_MAX,
+			(long long)g->capacity);
+	g->buffer_size = (int64_t)round_up((uint64_t)g->buffer_size, CACHE_LINE);
+	if (g->buffer_size > (int64_t)ADDRESS_SPACE / g->capacity)
+		return refuse(
+			why, size,
+			"buffer_size %lld times capacity %lld is over %llu bytes of addresses",
+			(long long)g->buffer_size, (long long)g->capacity, ADDRESS_SPACE);
 	return 0;
-#undef REFUSE
 }
 
 int segment_plan(struct segment *s, struct shmpool_geometry *g, char *why, size_t why_size)
@@ -120,24 +126,25 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, char *why, size_
 	int error = check_geometry(g, why, why_size);
 	if (error)
 		return error;
-	g->extent_buffers = g->bulk * g->refill_multiplier;
-	if (g->extent_buffers * g->buffer_size > EXTENT_BYTES_MAX)
-		g->extent_buffers = EXTENT_BYTES_MAX / g->buffer_size;
-	if (g->extent_buffers == 0)
-		g->extent_buffers = 1;
+	uint64_t room = (uint64_t)g->buffer_size, capacity = (uint64_t)g->capacity;
+	uint64_t extent = (uint64_t)(g->bulk * g->refill_multiplier);
+	if (extent * room > EXTENT_BYTES_MAX)
+		extent = EXTENT_BYTES_MAX / room;
+	g->extent_buffers = extent ? extent : 1;
 
-	s->stride = g->buffer_size;
+	s->stride = room;
 	s->members_offset = round_up(SHARED_END, CACHE_LINE);
 	s->member_stride =
 		round_up(sizeof(struct member) + (uint64_t)g->cache_size * 8, CACHE_LINE);
-	s->queues_offset = s->members_offset + g->members * s->member_stride;
-	s->extents_offset = s->queues_offset + (g->queues + 1) * sizeof(struct queue_slot);
-	s->extents = (g->capacity - g->prealloc + g->extent_buffers - 1) / g->extent_buffers;
+	s->queues_offset = s->members_offset + (uint64_t)g->members * s->member_stride;
+	s->extents_offset =
+		s->queues_offset + (uint64_t)(g->queues + 1) * sizeof(struct queue_slot);
+	s->extents = (capacity - (uint64_t)g->prealloc + g->extent_buffers - 1) / g->extent_buffers;
 	s->free_ring_offset = round_up(s->extents_offset + s->extents * 8, PAGE);
-	s->rings_offset = round_up(s->free_ring_offset + g->capacity * 8, PAGE);
-	s->headers_offset = s->rings_offset + g->queues * ALF_CAPACITY_MAX * 8;
-	s->data_offset = round_up(s->headers_offset + g->capacity * sizeof(struct buffer), PAGE);
-	s->size = round_up(s->data_offset + g->capacity * s->stride, PAGE);
+	s->rings_offset = round_up(s->free_ring_offset + capacity * 8, PAGE);
+	s->headers_offset = s->rings_offset + (uint64_t)g->queues * ALF_CAPACITY_MAX * 8;
+	s->data_offset = round_up(s->headers_offset + capacity * sizeof(struct buffer), PAGE);
+	s->size = round_up(s->data_offset + capacity * s->stride, PAGE);
 	g->size = s->size;
 	g->data_offset = s->data_offset;
 	g->stride = s->stride;
@@ -157,8 +164,9 @@ uint64_t segment_layout_hash(void)
 		SHARED_OFFSET,
 		ALF_INDEX_BITS,
 		ALF_CAPACITY_MAX,
-		ALF_OP_POSITION_BITS,
-		ALF_OP_COUNT_BITS,
+		ALF_LAP_SHIFT,
+		ALF_OP_POSITION_SHIFT,
+		ALF_OP_COUNT_SHIFT,
 		OWNER_POSITION_BITS,
 		COUNTERS,
 		offsetof(struct segment_header, buffer_size),
@@ -202,16 +210,16 @@ int segment_init(struct segment *s, char *base, int fd)
 		.creator_pid = self.pid,
 		.creator_start = self.start,
 		.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
-		.buffer_size = g->buffer_size,
-		.capacity = g->capacity,
-		.prealloc = g->prealloc,
+		.buffer_size = (uint64_t)g->buffer_size,
+		.capacity = (uint64_t)g->capacity,
+		.prealloc = (uint64_t)g->prealloc,
 		.cache_size = (uint64_t)g->cache_size,
-		.bulk = g->bulk,
-		.refill_multiplier = g->refill_multiplier,
+		.bulk = (uint64_t)g->bulk,
+		.refill_multiplier = (uint64_t)g->refill_multiplier,
 		.extent_buffers = g->extent_buffers,
-		.headroom = g->headroom,
-		.max_members = g->members,
-		.max_queues = g->queues,
+		.headroom = (uint64_t)g->headroom,
+		.max_members = (uint64_t)g->members,
+		.max_queues = (uint64_t)g->queues,
 		.members_offset = s->members_offset,
 		.member_stride = s->member_stride,
 		.queues_offset = s->queues_offset,
@@ -265,19 +273,16 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 		return REFUSE("it was made before this machine's last boot");
 
 	struct shmpool_geometry g = {
-		.buffer_size = h.buffer_size,
-		.capacity = h.capacity,
-		.prealloc = h.prealloc,
+		.buffer_size = (int64_t)h.buffer_size,
+		.capacity = (int64_t)h.capacity,
+		.prealloc = (int64_t)h.prealloc,
 		.cache_size = (int64_t)h.cache_size,
-		.bulk = h.bulk,
-		.refill_multiplier = h.refill_multiplier,
-		.headroom = h.headroom,
-		.members = h.max_members,
-		.queues = h.max_queues,
+		.bulk = (int64_t)h.bulk,
+		.refill_multiplier = (int64_t)h.refill_multiplier,
+		.headroom = (int64_t)h.headroom,
+		.members = (int64_t)h.max_members,
+		.queues = (int64_t)h.max_queues,
 	};
-	if (!h.bulk || !h.refill_multiplier || !h.max_members || !h.max_queues ||
-	    (int64_t)h.cache_size < 0)
-		return REFUSE("its geometry has zeros");
 	if (segment_plan(s, &g, why, why_size))
 		return -EBADMSG;
 	s->base = base;
@@ -287,7 +292,8 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 	    h.extents != s->extents || h.free_ring_offset != s->free_ring_offset ||
 	    h.rings_offset != s->rings_offset || h.headers_offset != s->headers_offset ||
 	    h.data_offset != s->data_offset || h.extent_buffers != g.extent_buffers ||
-	    h.buffer_size != g.buffer_size || s->size != size)
+	    h.buffer_size != s->stride || h.bulk != (uint64_t)g.bulk ||
+	    h.cache_size != (uint64_t)g.cache_size || s->size != size)
 		return REFUSE("its offsets do not follow from its geometry");
 	return 0;
 #undef REFUSE

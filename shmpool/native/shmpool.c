@@ -119,10 +119,9 @@ int64_t shmpool_alloc(uint64_t key)
 	int error = open_key(key, &c);
 	if (likely(!error))
 		error = qmempool_alloc(c.p, c.m, &handle);
-	if (unlikely(error))
-		return error;
-	fresh(&c, handle);
-	return answer(&c, handle);
+	if (likely(!error))
+		error = fresh(&c, handle);
+	return likely(!error) ? answer(&c, handle) : error;
 }
 
 int64_t shmpool_alloc_wait(uint64_t key, int64_t deadline)
@@ -205,7 +204,8 @@ int64_t shmpool_set_length(uint64_t key, uint64_t length)
 		error = open_buffer(key, &c, &b, &handle);
 	if (unlikely(error))
 		return error;
-	if (length > c.p->segment.stride - load_relaxed(&b->headroom))
+	uint64_t head = load_relaxed(&b->headroom), room = c.p->segment.stride;
+	if (unlikely(head > room || length > room - head))
 		return -EMSGSIZE;
 	store_relaxed(&b->length, (uint32_t)length);
 	return 0;

@@ -22,17 +22,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Values of 0 mean the default, except for prealloc and headroom. cache_size -1 is the default. */
+#define SHMPOOL_DEFAULT INT64_MIN
+
+/* SHMPOOL_DEFAULT leaves cache_size, bulk, refill_multiplier, members and queues to the pool. What
+ * follows them is filled in. */
 struct shmpool_geometry {
-	uint64_t buffer_size;
-	uint64_t capacity;
-	uint64_t prealloc;
+	int64_t buffer_size;
+	int64_t capacity;
+	int64_t prealloc;
 	int64_t cache_size;
-	uint64_t bulk;
-	uint64_t refill_multiplier;
-	uint64_t headroom;
-	uint64_t members;
-	uint64_t queues;
+	int64_t bulk;
+	int64_t refill_multiplier;
+	int64_t headroom;
+	int64_t members;
+	int64_t queues;
 	uint64_t extent_buffers;
 	uint64_t size;
 	uint64_t data_offset;

@@ -28,10 +28,10 @@ static inline void transfer_prefetch(const struct qmempool *p, const uint64_t *h
 
 /* Puts n buffers that m owns, their indices checked, into a ring: all, or -ENOBUFS. */
 static inline int transfer_in(const struct qmempool *p, struct member *m, const struct alf_ring *r,
-			      const uint64_t *handle, uint32_t n, bool single)
+			      const uint64_t *handle, uint32_t n, enum alf_side side)
 {
 	uint64_t at;
-	int error = alf_reserve(r, &m->op, n, single, &at);
+	int error = alf_reserve(r, &m->op, n, side, &at);
 	if (likely(!error)) {
 		for (uint32_t i = 0; i < n; i++) {
 			struct buffer *b = qmempool_buffer(p, handle_index(handle[i]));
@@ -41,15 +41,15 @@ static inline int transfer_in(const struct qmempool *p, struct member *m, const 
 		}
 		alf_publish(r, at, handle, n);
 	}
-	alf_done(&m->op);
+	alf_done(&m->op, side);
 	return error;
 }
 
 /* Takes 1..n buffers from a ring for m; 0 if it is empty, -EBADMSG if what it holds is no index. */
 static inline int transfer_out(const struct qmempool *p, struct member *m, const struct alf_ring *r,
-			       uint64_t *handle, uint32_t n, bool single)
+			       uint64_t *handle, uint32_t n, enum alf_side side)
 {
-	uint32_t got = alf_claim(r, &m->op, handle, n, single), good = 0;
+	uint32_t got = alf_claim(r, &m->op, handle, n, side), good = 0;
 	transfer_prefetch(p, handle, got);
 	for (uint32_t i = 0; i < got; i++) {
 		uint32_t index = handle_index(handle[i]);
@@ -59,7 +59,7 @@ static inline int transfer_out(const struct qmempool *p, struct member *m, const
 		store_relaxed(&b->owner, owner_member(m->number));
 		handle[good++] = handle_of(index, load_relaxed(&b->generation));
 	}
-	alf_done(&m->op);
+	alf_done(&m->op, side);
 	return likely(good || !got) ? (int)good : -EBADMSG;
 }
 

@@ -36,9 +36,9 @@ int wait_sleep(uint32_t *word, uint32_t entered, int64_t most_ns, int64_t deadli
 	struct timespec t = { .tv_sec = left / 1000000000, .tv_nsec = left % 1000000000 };
 	/* Not FUTEX_PRIVATE: the sleepers are in other processes. A word that has changed since
 	 * wait_enter (a wake-up, or one more sleeper) returns at once. */
-	if (syscall(SYS_futex, word, FUTEX_WAIT, entered, &t, NULL, 0) == -1 && errno == EINTR)
-		return -EINTR;
-	return 0;
+	if (syscall(SYS_futex, word, FUTEX_WAIT, entered, &t, NULL, 0) == 0 || errno == EAGAIN)
+		return 0;
+	return errno == EINTR || left == WAIT_SLICE_NS ? -EINTR : 0;
 }
 
 void wait_leave(uint32_t *word, uint32_t entered)

@@ -39,7 +39,8 @@ static inline bool wait_anybody(const uint32_t *word)
 uint32_t wait_enter(uint32_t *word);
 
 /* Sleeps until woken, at most most_ns, and never past deadline_ns (CLOCK_MONOTONIC). 0 woken, or time
- * to look again; -ETIMEDOUT deadline passed; -EINTR a signal. */
+ * to look again; -ETIMEDOUT deadline passed; -EINTR a signal, or a whole slice slept: the signal may
+ * have come just before the sleep. */
 int wait_sleep(uint32_t *word, uint32_t entered, int64_t most_ns, int64_t deadline_ns);
 
 void wait_leave(uint32_t *word, uint32_t entered);

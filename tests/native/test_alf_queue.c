@@ -11,20 +11,20 @@ static uint64_t slots[SLOTS];
 static struct alf_queue queue __attribute__((aligned(CACHE_LINE)));
 static uint64_t op;
 
-static int enqueue(const struct alf_ring *r, const uint64_t *handle, uint32_t n, bool single)
+static int enqueue(const struct alf_ring *r, const uint64_t *handle, uint32_t n, enum alf_side side)
 {
 	uint64_t at;
-	int error = alf_reserve(r, &op, n, single, &at);
+	int error = alf_reserve(r, &op, n, side, &at);
 	if (!error)
 		alf_publish(r, at, handle, n);
-	alf_done(&op);
+	alf_done(&op, side);
 	return error;
 }
 
-static uint32_t dequeue(const struct alf_ring *r, uint64_t *handle, uint32_t n, bool single)
+static uint32_t dequeue(const struct alf_ring *r, uint64_t *handle, uint32_t n, enum alf_side side)
 {
-	uint32_t got = alf_claim(r, &op, handle, n, single);
-	alf_done(&op);
+	uint32_t got = alf_claim(r, &op, handle, n, side);
+	alf_done(&op, side);
 	return got;
 }
 
@@ -50,17 +50,16 @@ static void test_capacities(void)
 }
 
 /* A queue gives back what went in, in order, for every bulk size, mode and alignment to the end. */
-static void test_order(uint32_t capacity, bool single_producer, bool single_consumer,
-		       uint32_t flags)
+static void test_order(uint32_t capacity, enum alf_side producer, enum alf_side consumer)
 {
 	struct alf_ring r;
 	uint64_t in[64], out[64], next_in = 0, next_out = 0;
-	init(&r, capacity, flags);
+	init(&r, capacity, 0);
 	for (uint32_t round = 0; round < 4000; round++) {
 		uint32_t n = 1 + round * 7 % (capacity < 64 ? capacity : 64);
 		for (uint32_t i = 0; i < n; i++)
 			in[i] = (next_in + i) | (uint64_t)round << 32; /* generations stay out */
-		int error = enqueue(&r, in, n, single_producer);
+		int error = enqueue(&r, in, n, producer);
 		if (!error)
 			next_in += n;
 		else
@@ -69,7 +68,7 @@ static void test_order(uint32_t capacity, bool single_producer, bool single_cons
 		EQUAL(next_in - next_out, alf_count(&r));
 		EQUAL(capacity - (next_in - next_out), alf_avail_space(&r));
 		uint32_t want = 1 + round * 5 % 64, have = (uint32_t)(next_in - next_out);
-		uint32_t got = dequeue(&r, out, want, single_consumer);
+		uint32_t got = dequeue(&r, out, want, consumer);
 		EQUAL(want < have ? want : have, got);
 		for (uint32_t i = 0; i < got; i++)
 			EQUAL((next_out + i) & ALF_INDEX_MASK, out[i]);
@@ -84,16 +83,16 @@ static void test_all_or_nothing(void)
 	struct alf_ring r;
 	uint64_t handle[8] = { 0, 1, 2, 3, 4, 5, 6, 7 }, out[8];
 	init(&r, 8, 0);
-	EQUAL(0, enqueue(&r, handle, 6, false));
-	EQUAL(-ENOBUFS, enqueue(&r, handle, 3, false));
+	EQUAL(0, enqueue(&r, handle, 6, ALF_MULTI));
+	EQUAL(-ENOBUFS, enqueue(&r, handle, 3, ALF_MULTI));
 	EQUAL(6, alf_count(&r));
-	EQUAL(0, enqueue(&r, handle + 6, 2, false));
+	EQUAL(0, enqueue(&r, handle + 6, 2, ALF_MULTI));
 	EQUAL(0, alf_avail_space(&r));
-	EQUAL(-ENOBUFS, enqueue(&r, handle, 1, false));
-	EQUAL(8, dequeue(&r, out, 8, false));
+	EQUAL(-ENOBUFS, enqueue(&r, handle, 1, ALF_MULTI));
+	EQUAL(8, dequeue(&r, out, 8, ALF_MULTI));
 	for (uint64_t i = 0; i < 8; i++)
 		EQUAL(i, out[i]);
-	EQUAL(0, dequeue(&r, out, 8, false));
+	EQUAL(0, dequeue(&r, out, 8, ALF_MULTI));
 }
 
 /* What is reserved and not published holds up the head; what was published behind it stays in order. */
@@ -102,14 +101,14 @@ static void test_unpublished(void)
 	struct alf_ring r;
 	uint64_t first, second, handle[4] = { 10, 11, 12, 13 }, out[4], other = 0;
 	init(&r, 8, 0);
-	EQUAL(0, alf_reserve(&r, &op, 2, false, &first));
+	EQUAL(0, alf_reserve(&r, &op, 2, ALF_MULTI, &first));
 	CHECK(op != 0);
-	EQUAL(0, alf_reserve(&r, &other, 2, false, &second));
+	EQUAL(0, alf_reserve(&r, &other, 2, ALF_MULTI, &second));
 	alf_publish(&r, second, handle + 2, 2);
-	EQUAL(0, dequeue(&r, out, 4, false));
+	EQUAL(0, dequeue(&r, out, 4, ALF_MULTI));
 	EQUAL(4, alf_count(&r));
 	alf_publish(&r, first, handle, 2);
-	EQUAL(4, dequeue(&r, out, 4, false));
+	EQUAL(4, dequeue(&r, out, 4, ALF_MULTI));
 	for (uint64_t i = 0; i < 4; i++)
 		EQUAL(10 + i, out[i]);
 }
@@ -121,17 +120,17 @@ static void test_voids(void)
 	uint64_t at, handle[4] = { 20, 21, 22, 23 }, out[4];
 	init(&r, 8, 0);
 	for (int round = 0; round < 20; round++) {
-		EQUAL(0, alf_reserve(&r, &op, 4, false, &at));
+		EQUAL(0, alf_reserve(&r, &op, 4, ALF_MULTI, &at));
 		alf_publish(&r, at, handle, 4);
 		slots[(at + 1) & r.mask] = alf_tag(&r, at + 1) | ALF_VOID;
 		slots[(at + 2) & r.mask] = alf_tag(&r, at + 2) | ALF_VOID;
-		EQUAL(2, dequeue(&r, out, 4, round & 1));
+		EQUAL(2, dequeue(&r, out, 4, round & 1 ? ALF_SINGLE : ALF_MULTI));
 		EQUAL(20, out[0]);
 		EQUAL(23, out[1]);
-		EQUAL(0, alf_reserve(&r, &op, 2, false, &at));
+		EQUAL(0, alf_reserve(&r, &op, 2, ALF_MULTI, &at));
 		slots[at & r.mask] = alf_tag(&r, at) | ALF_VOID;
 		slots[(at + 1) & r.mask] = alf_tag(&r, at + 1) | ALF_VOID;
-		EQUAL(0, dequeue(&r, out, 4, round & 1));
+		EQUAL(0, dequeue(&r, out, 4, round & 1 ? ALF_SINGLE : ALF_MULTI));
 		CHECK(alf_empty(&r));
 	}
 }
@@ -144,10 +143,10 @@ static void test_stale_cons_seen(void)
 	init(&r, 4, 0);
 	uint64_t old = queue.cons_seen;
 	for (int round = 0; round < 100; round++) {
-		EQUAL(0, enqueue(&r, handle, 4, false));
+		EQUAL(0, enqueue(&r, handle, 4, ALF_MULTI));
 		queue.cons_seen = old; /* what a slow producer may store late */
-		EQUAL(-ENOBUFS, enqueue(&r, handle, 1, false));
-		EQUAL(4, dequeue(&r, out, 4, false));
+		EQUAL(-ENOBUFS, enqueue(&r, handle, 1, ALF_MULTI));
+		EQUAL(4, dequeue(&r, out, 4, ALF_MULTI));
 	}
 }
 
@@ -155,8 +154,8 @@ int main(void)
 {
 	test_capacities();
 	for (uint32_t capacity = 2; capacity <= 4096; capacity *= 4)
-		for (int mode = 0; mode < 8; mode++)
-			test_order(capacity, mode & 1, mode & 2, mode & 4 ? ALF_WAKES : 0);
+		for (int mode = 0; mode < 9; mode++)
+			test_order(capacity, (enum alf_side)(mode % 3), (enum alf_side)(mode / 3));
 	test_all_or_nothing();
 	test_unpublished();
 	test_voids();

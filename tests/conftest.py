@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures: pools with names of their own, helper processes, and a watch over what is left."""
+
+import contextlib
+import itertools
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shmpool
+
+DEADLINE_S = 60.0  # a guard against hangs, never a measure
+_numbers = itertools.count()
+
+MakePool = Callable[..., shmpool.Pool]
+Eventually = Callable[[Callable[[], object]], None]
+
+
+def _segments() -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob(f"shmpool.test-{os.getpid()}-*")}
+
+
+def _children() -> set[int]:
+    """The pids of this process's children, without multiprocessing's two servants."""
+    servants = {
+        multiprocessing.forkserver._forkserver._forkserver_pid,  # type: ignore[attr-defined]
+        multiprocessing.resource_tracker._resource_tracker._pid,  # type: ignore[attr-defined]
+    }
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = path.read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if int(parent) == os.getpid():
+            found.add(int(path.parent.name))
+    return found - servants
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Fails the test that leaves a segment or a child process behind."""
+    children = _children()
+    yield
+    left = _segments()
+    for name in left:
+        (Path("/dev/shm") / name).unlink(missing_ok=True)
+    assert set() == left
+    assert set() == _children() - children
+
+
+@pytest.fixture
+def new_name() -> Iterator[Callable[[], str]]:
+    """new_name(): the name of a pool that nobody else has; it is unlinked in the end."""
+    made: list[str] = []
+
+    def new_name() -> str:
+        made.append(f"test-{os.getpid()}-{next(_numbers)}")
+        return made[-1]
+
+    yield new_name
+    for name in made:
+        Path(f"/dev/shm/shmpool.{name}").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def pool_name(new_name: Callable[[], str]) -> str:
+    """The name of a pool that nobody else has."""
+    return new_name()
+
+
+@pytest.fixture
+def make_pool(new_name: Callable[[], str]) -> Iterator[MakePool]:
+    """make_pool(**options): a new pool, closed and unlinked in the end."""
+    made: list[shmpool.Pool] = []
+
+    def make_pool(**options: Any) -> shmpool.Pool:
+        options = {"buffer_size": 256, "capacity": 64} | options
+        made.append(shmpool.Pool.create(options.pop("name", None) or new_name(), **options))
+        return made[-1]
+
+    yield make_pool
+    for pool in made:
+        with contextlib.suppress(BufferError):  # the test failed while it held a view
+            pool.close()
+
+
+@pytest.fixture
+def pool(make_pool: MakePool) -> shmpool.Pool:
+    """64 buffers of 256 bytes, no local caches."""
+    return make_pool()
+
+
+@pytest.fixture
+def cached_pool(make_pool: MakePool) -> shmpool.Pool:
+    """256 buffers of 256 bytes, with local caches of 64."""
+    return make_pool(capacity=256, prealloc=256)
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """eventually(condition): returns when it is true, fails if it never is."""
+
+    def eventually(condition: Callable[[], object]) -> None:
+        give_up = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < give_up, "it never came true"
+            time.sleep(0.001)
+
+    return eventually
+
+
+class Child:
+    """A Python process of the test's, talked to in lines."""
+
+    def __init__(self, script: str, arguments: tuple[object, ...]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self.process.pid
+
+    def line(self) -> str:
+        """The next line it prints."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip("\n")
+
+    def tell(self, line: object = "") -> None:
+        """Sends it a line."""
+        assert self.process.stdin is not None
+        print(line, file=self.process.stdin, flush=True)
+
+    def end(self) -> str:
+        """Waits for its end, which must be a good one; gives the rest of what it printed."""
+        rest, _ = self.process.communicate(timeout=DEADLINE_S)
+        assert 0 == self.process.returncode
+        return rest
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Child]]:
+    """start(script, *args): Python code in a process, killed in the end if it runs on."""
+    children: list[Child] = []
+
+    def start(script: str, *arguments: object) -> Child:
+        children.append(Child(script, arguments))
+        return children[-1]
+
+    yield start
+    for child in children:
+        if child.process.poll() is None:
+            child.kill()
+        for stream in (child.process.stdin, child.process.stdout):
+            if stream is not None and not stream.closed:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+@pytest.fixture
+def run() -> Callable[..., str]:
+    """run(script, *args): Python code in a process that must end well; what it printed."""
+
+    def run(script: str, *arguments: object, prefix: tuple[str, ...] = ()) -> str:
+        done = subprocess.run(
+            [
+                *prefix,
+                sys.executable,
+                "-W",
+                "error",
+                "-c",
+                textwrap.dedent(script),
+                *map(str, arguments),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+        )
+        assert (0, "") == (done.returncode, done.stderr), done.stderr
+        return done.stdout
+
+    return run

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Buffer: writing, reading, its header, and the end of its life."""
+
+import gc
+import struct
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from conftest import MakePool
+
+import shmpool
+
+
+def test_a_new_buffer_is_empty(pool: shmpool.Pool) -> None:
+    """Length, marks and time are zero, whatever the last user left."""
+    with pool.alloc() as old:
+        old.write(b"x" * 256)
+        old.mark, old.flow_hash, old.timestamp, old.headroom = 1, 2, 3, 0
+    for _ in range(pool.capacity):  # the same buffer comes by again
+        with pool.alloc() as buf:
+            assert (0, 0, b"", 0, 0, 0, 0, 0, 0) == (
+                len(buf),
+                buf.length,
+                bytes(buf),
+                buf.mark,
+                buf.flow_hash,
+                buf.timestamp,
+                buf.headroom,
+                buf.queue_number,
+                buf.redelivered,
+            )
+            buf.mark = 9
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, np.frombuffer])
+def test_write_copies_any_bytes(pool: shmpool.Pool, kind: Callable[[bytes], object]) -> None:
+    """write takes any bytes-like object, sets length, and returns it."""
+    with pool.alloc() as buf:
+        payload = b"payload" if kind is not np.frombuffer else b"payload!"
+        assert len(payload) == buf.write(kind(payload))  # type: ignore[arg-type]
+        assert (payload, len(payload)) == (bytes(buf), len(buf))
+        assert 0 == buf.write(b"")
+        assert b"" == bytes(buf)
+
+
+def test_data_then_length(pool: shmpool.Pool) -> None:
+    """data is the whole room, writable; view is what length says."""
+    with pool.alloc() as buf:
+        buf.data[:5] = b"hello"
+        assert (256, 0) == (len(buf.data), len(buf.view))
+        buf.length = 5
+        assert (b"hello", b"hello") == (bytes(buf.view), bytes(buf))
+        buf.view[0] = ord("j")
+        assert b"jello" == bytes(memoryview(buf))
+        assert not buf.view.readonly
+
+
+def test_a_payload_fills_the_buffer_to_the_last_byte(pool: shmpool.Pool) -> None:
+    """buffer_size bytes fit; one more is PayloadTooLarge, which says both numbers."""
+    with pool.alloc() as buf:
+        assert 256 == buf.write(bytes(range(256)))
+        assert bytes(range(256)) == bytes(buf)
+        with pytest.raises(shmpool.PayloadTooLarge, match=r"257 .* 256"):
+            buf.write(bytes(257))
+        with pytest.raises(shmpool.PayloadTooLarge, match=r"257 .* 256"):
+            buf.length = 257
+        assert bytes(range(256)) == bytes(buf)
+
+
+def test_neighbours_do_not_overlap(pool: shmpool.Pool) -> None:
+    """Each buffer has bytes of its own."""
+    held = [pool.alloc() for _ in range(64)]
+    for buf in held:
+        buf.write(bytes([buf.index]) * 256)
+    assert all(bytes([buf.index]) * 256 == bytes(buf) for buf in held)
+
+
+def test_the_data_room_is_aligned(pool: shmpool.Pool) -> None:
+    """Data begins at a multiple of 64 bytes."""
+    held = [pool.alloc() for _ in range(8)]
+    addresses = [np.frombuffer(buf.data, "u1").__array_interface__["data"][0] for buf in held]
+    assert {0} == {address % 64 for address in addresses}
+
+
+@pytest.mark.parametrize(
+    ("field", "most"), [("mark", 2**32 - 1), ("flow_hash", 2**32 - 1), ("timestamp", 2**63 - 1)]
+)
+def test_user_fields(pool: shmpool.Pool, field: str, most: int) -> None:
+    """The user's fields travel with the buffer; a value out of range is named."""
+    queue = pool.create_queue("q", capacity=2)
+    buf = pool.alloc()
+    for value in (0, 1, most):
+        setattr(buf, field, value)
+        queue.put(buf)
+        buf = queue.get()
+        assert value == getattr(buf, field)
+    for value in (-1, most + 1, 2**70):
+        with pytest.raises(shmpool.InvalidArgument, match=f"{field} is {value}; allowed .* {most}"):
+            setattr(buf, field, value)
+    with pytest.raises(TypeError):
+        setattr(buf, field, "x")
+    assert most == getattr(buf, field)
+
+
+@pytest.mark.parametrize("length", [-1, -(2**62)])
+def test_a_negative_length_is_named(pool: shmpool.Pool, length: int) -> None:
+    """It is InvalidArgument, like every value that is not allowed."""
+    with pool.alloc() as buf:
+        with pytest.raises(shmpool.InvalidArgument, match=str(length)):
+            buf.length = length
+        with pytest.raises(TypeError):
+            buf.length = "x"  # type: ignore[assignment]
+
+
+def test_headroom_moves_the_data(make_pool: MakePool) -> None:
+    """Data begins after the headroom; making it smaller uncovers the bytes before."""
+    pool = make_pool(headroom=64)
+    queue = pool.create_queue("q", capacity=2)
+    buf = pool.alloc()
+    assert (64, 192) == (buf.headroom, len(buf.data))
+    buf.write(b"payload")
+    buf.headroom -= 8
+    buf.length = 15
+    buf.data[:8] = b"ETHERNET"
+    queue.put(buf)
+    buf = queue.get()
+    assert (56, b"ETHERNETpayload") == (buf.headroom, bytes(buf))
+    queue.put(buf)
+    assert b"ETHERNETpayload" == queue.recv()
+    with pytest.raises(shmpool.PayloadTooLarge, match=r"193 .* 192"):
+        queue.send(bytes(193))
+    queue.send(bytes(192))
+
+
+def test_headroom_stays_inside(make_pool: MakePool) -> None:
+    """Headroom and length together never pass the end of the buffer."""
+    pool = make_pool(headroom=64)
+    with pool.alloc() as buf:
+        buf.write(bytes(100))
+        buf.headroom = 156
+        with pytest.raises(shmpool.InvalidArgument, match="157"):
+            buf.headroom = 157
+        with pytest.raises(shmpool.InvalidArgument, match="-1"):
+            buf.headroom = -1
+        with pytest.raises(shmpool.PayloadTooLarge, match=r"101 .* 100"):
+            buf.length = 101
+        assert (156, 100) == (buf.headroom, len(buf.data))
+
+
+def test_headroom_does_not_move_under_a_view(make_pool: MakePool) -> None:
+    """It is BufferError while a view is alive."""
+    with make_pool(headroom=64).alloc() as buf:
+        view = buf.data
+        with pytest.raises(BufferError):
+            buf.headroom = 0
+        del view
+        buf.headroom = 0
+
+
+def test_numpy_shares_the_bytes(pool: shmpool.Pool) -> None:
+    """numpy.frombuffer on the view and on the buffer is a window, not a copy."""
+    with pool.alloc() as buf:
+        buf.write(struct.pack(">4H", 1, 2, 3, 4))
+        assert [1, 2, 3, 4] == np.frombuffer(buf.view, ">u2").tolist()
+        window = np.frombuffer(buf, ">u2")
+        window[0] = 513
+        assert b"\x02\x01" == bytes(buf)[:2]
+        del window
+
+
+EXPORTS: list[Callable[[shmpool.Buffer], object]] = [
+    lambda buf: buf.data,
+    lambda buf: buf.view,
+    memoryview,
+    lambda buf: memoryview(buf)[2:4],
+    lambda buf: buf.data[100:].cast("H"),
+    lambda buf: np.frombuffer(buf.view, "u1"),
+    lambda buf: np.frombuffer(buf, "u1")[1:],  # type: ignore[call-overload]
+]
+
+
+@pytest.mark.parametrize("export", EXPORTS)
+def test_an_exported_view_keeps_its_buffer(
+    pool: shmpool.Pool, export: Callable[[shmpool.Buffer], object]
+) -> None:
+    """free, put and close are BufferError while a view is alive, and work when it is gone."""
+    queue = pool.create_queue("q", capacity=2)
+    buf = pool.alloc()
+    buf.write(b"01234567")
+    view = export(buf)
+    for call in (buf.free, lambda: queue.put(buf), lambda: queue.put_nowait(buf), pool.close):
+        with pytest.raises(BufferError):
+            call()
+    with pytest.raises(BufferError):
+        buf.__exit__(None, None, None)
+    assert (b"01234567", 0) == (bytes(buf), len(queue))
+    del view
+    queue.put(buf)
+    view = export(again := queue.get())
+    del view
+    again.free()
+
+
+def test_a_view_outlives_the_name_of_its_buffer(pool: shmpool.Pool) -> None:
+    """The buffer goes home when the last view does, not before."""
+    buf = pool.alloc()
+    buf.write(b"kept")
+    view = buf.view
+    del buf
+    assert (b"kept", 1) == (bytes(view), sum(pool.audit().held.values()))
+    del view
+    assert {} == pool.audit().held
+
+
+def spent_buffers(pool: shmpool.Pool) -> list[shmpool.Buffer]:
+    """Buffers whose life ended in each way there is."""
+    freed, left, put = pool.alloc(), pool.alloc(), pool.alloc()
+    freed.free()
+    with left:
+        pass
+    pool.create_queue("q", capacity=2).put(put)
+    burst = pool.alloc_many(2)
+    member = burst[0]
+    burst.free()
+    return [freed, left, put, member]
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_a_spent_buffer_refuses_everything(pool: shmpool.Pool, which: int) -> None:
+    """Every use after the end is BufferReleased; the pool is not touched."""
+    buf = spent_buffers(pool)[which]
+    before = pool.audit()
+    assert buf.released
+    assert "<shmpool.Buffer released>" == repr(buf)
+
+    def put() -> None:
+        pool.queue("q").put(buf)
+
+    for call in (
+        buf.free,
+        lambda: buf.write(b"x"),
+        lambda: bytes(buf),
+        lambda: len(buf),
+        lambda: buf.data,
+        lambda: buf.view,
+        lambda: memoryview(buf),
+        lambda: buf.length,
+        lambda: setattr(buf, "length", 1),
+        lambda: buf.mark,
+        lambda: setattr(buf, "mark", 1),
+        lambda: buf.headroom,
+        lambda: buf.index,
+        buf.__enter__,
+        put,
+    ):
+        with pytest.raises(shmpool.BufferReleased):
+            call()
+    with pytest.raises((BufferError, shmpool.BufferReleased)):
+        np.frombuffer(buf, "u1")  # type: ignore[call-overload]
+    assert before == pool.audit()
+
+
+def test_with_allows_the_buffer_to_be_handed_on(pool: shmpool.Pool) -> None:
+    """Leaving the block frees the buffer unless it was put or freed inside."""
+    queue = pool.create_queue("q", capacity=2)
+    with pool.alloc() as buf:
+        buf.write(b"on its way")
+        queue.put(buf)
+    with pool.alloc() as buf:
+        buf.free()
+    assert b"on its way" == queue.recv()
+    with pytest.raises(ZeroDivisionError), pool.alloc() as buf:
+        _ = 1 / 0
+    assert buf.released
+    assert {} == pool.audit().held
+
+
+def test_a_dropped_buffer_goes_home(pool: shmpool.Pool) -> None:
+    """The last reference frees it, also out of a reference cycle."""
+    buf = pool.alloc()
+    assert 1 == pool.stats().held
+    del buf
+    cycle: list[object] = [pool.alloc()]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_generation_changes_with_every_free(pool: shmpool.Pool) -> None:
+    """A buffer that comes back is not the one that was freed."""
+    seen = set()
+    for _ in range(3 * pool.capacity):
+        with pool.alloc() as buf:
+            assert (buf.index, buf.generation) not in seen
+            seen.add((buf.index, buf.generation))
+
+
+def test_it_knows_its_pool_and_cannot_be_made(pool: shmpool.Pool) -> None:
+    """Buffers come from a pool only."""
+    with pool.alloc() as buf:
+        assert pool is buf.pool
+        assert f"<shmpool.Buffer {buf.index}, 0 of 256 bytes>" == repr(buf)
+    with pytest.raises(TypeError):
+        shmpool.Buffer()
+
+
+def test_queue_number_says_where_it_came_from(pool: shmpool.Pool) -> None:
+    """It is 0 for a new buffer and the queue's number after a get."""
+    queue = pool.create_queue("q", capacity=2)
+    buf = pool.alloc()
+    assert 0 == buf.queue_number
+    queue.put(buf)
+    assert queue.number == queue.get().queue_number

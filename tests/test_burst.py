@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Burst: many buffers at once. Their columns are in test_column.py."""
+
+from array import array
+
+import numpy as np
+import pytest
+
+import shmpool
+
+
+def test_a_burst_is_a_sequence_of_buffers(pool: shmpool.Pool) -> None:
+    """len, index from both ends, and iteration give its Buffers, the same ones each time."""
+    burst = pool.alloc_many(5)
+    assert 5 == len(burst)
+    assert [buf.index for buf in burst] == burst.indices.tolist()
+    assert burst[0] is burst[-5]
+    assert burst[4] is burst[-1]
+    assert f"<shmpool.Burst of {len(burst)} buffers>" == repr(burst)
+    for i in (5, -6, 2**70):
+        with pytest.raises(IndexError, match=f"{i}"):
+            burst[i]
+    for wrong in ("0", 0.0, None, slice(0, 1)):
+        with pytest.raises(TypeError):
+            burst[wrong]  # type: ignore[index]
+
+
+def test_indices_and_lengths(pool: shmpool.Pool) -> None:
+    """indices cannot be written; lengths are set by an array, a list, or one number for all."""
+    burst = pool.alloc_many(3)
+    assert ((3,), np.uint32) == (burst.indices.shape, burst.indices.dtype)
+    with pytest.raises(ValueError, match="read-only"):
+        burst.indices[0] = 1
+    assert [0, 0, 0] == burst.lengths.tolist()
+    burst.lengths = 7
+    assert [7, 7, 7] == burst.lengths.tolist()
+    burst.lengths = [1, 2, 3]
+    assert [1, 2, 3] == [len(buf) for buf in burst]
+    burst.lengths = np.array([256, 0, 5], "u8")
+    assert [256, 0, 5] == [len(buf) for buf in burst]
+    burst[1].length = 9
+    assert [256, 9, 5] == burst.lengths.tolist()
+    assert np.uint32 == burst.lengths.dtype
+
+
+def test_wrong_lengths(pool: shmpool.Pool) -> None:
+    """Too large, negative, or of another shape: an exception that names it."""
+    burst = pool.alloc_many(3)
+    burst.lengths = 5
+    with pytest.raises(shmpool.PayloadTooLarge, match=r"257 .* 256"):
+        burst.lengths = 257
+    with pytest.raises(shmpool.PayloadTooLarge, match=r"257 .* 256"):
+        burst.lengths = [1, 2, 257]
+    for shape in ([1, 2], [1, 2, 3, 4], [[1, 2, 3]], []):
+        with pytest.raises(shmpool.InvalidArgument, match="shape"):
+            burst.lengths = shape
+    for negative in (-1, [1, -2, 3], np.array([1, 2, -3])):
+        with pytest.raises((shmpool.ShmpoolError, OverflowError)):
+            burst.lengths = negative
+    assert 3 == len(burst.lengths)
+    assert burst.lengths.max() <= 256
+
+
+def test_put_many_and_get_many(pool: shmpool.Pool) -> None:
+    """A burst moves whole; the receiver gets 1 to n of what is there, in order."""
+    queue = pool.create_queue("q", capacity=64)
+    burst = pool.alloc_many(10)
+    burst.lengths = 4
+    burst.set_column(0, range(10), "u1")
+    queue.put_many(burst)
+    with pytest.raises(shmpool.BufferReleased):
+        len(burst)
+    assert "<shmpool.Burst released>" == repr(burst)
+    first, rest = queue.get_many(4), queue.get_many(64)
+    assert (4, 6) == (len(first), len(rest))
+    assert list(range(10)) == [*first.column(0, "u1"), *rest.column(0, "u1")]
+    assert {4} == {*first.lengths, *rest.lengths}
+
+
+def test_put_many_is_all_or_nothing(pool: shmpool.Pool) -> None:
+    """Full leaves the burst in the caller's hands, and the queue as it was."""
+    queue = pool.create_queue("q", capacity=8)
+    queue.put_many(pool.alloc_many(5))
+    burst = pool.alloc_many(4)
+    burst.set_column(0, 7, "u1")
+    for timeout in (0, 0.05):
+        with pytest.raises(shmpool.Full):
+            queue.put_many(burst, timeout=timeout)
+    assert (5, [7] * 4) == (len(queue), burst.column(0, "u1").tolist())
+    queue.get().free()
+    queue.put_many(burst, timeout=0)
+    assert 8 == len(queue)
+    with pytest.raises(shmpool.PayloadTooLarge, match=r"9 .* 8"):
+        queue.put_many(pool.alloc_many(9))
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_a_spent_burst_refuses_everything(pool: shmpool.Pool) -> None:
+    """Every use after free, put or the end of its block is BufferReleased."""
+    queue = pool.create_queue("q", capacity=8)
+    freed, put, left = pool.alloc_many(2), pool.alloc_many(2), pool.alloc_many(2)
+    freed.free()
+    queue.put_many(put)
+    with left:
+        left[1].write(b"x")
+    for burst in (freed, put, left):
+        for call in (
+            burst.free,
+            lambda b=burst: len(b),
+            lambda b=burst: b[0],
+            lambda b=burst: list(b),
+            lambda b=burst: b.lengths,
+            lambda b=burst: b.indices,
+            lambda b=burst: b.column(0, "u1"),
+            lambda b=burst: b.set_column(0, 1, "u1"),
+            lambda b=burst: queue.put_many(b),
+            burst.__enter__,
+        ):
+            with pytest.raises(shmpool.BufferReleased):
+                call()
+    assert (True, 2, {}) == (pool.audit().ok, len(queue), pool.audit().held)
+
+
+def test_a_dropped_burst_goes_home(pool: shmpool.Pool) -> None:
+    """Dropping it frees what is in it, except the Buffers somebody still has."""
+    burst = pool.alloc_many(5)
+    kept = burst[2]
+    kept.write(b"kept")
+    del burst
+    assert (True, 1) == (pool.audit().ok, pool.stats().held)
+    assert b"kept" == bytes(kept)
+    kept.free()
+    assert {} == pool.audit().held
+
+
+def test_a_view_of_one_keeps_the_burst(pool: shmpool.Pool) -> None:
+    """free and put_many are BufferError while a view of one of its buffers is alive."""
+    queue = pool.create_queue("q", capacity=8)
+    burst = pool.alloc_many(3)
+    burst.lengths = 8
+    view = np.frombuffer(burst[1].view, "u1")
+    for call in (burst.free, lambda: queue.put_many(burst)):
+        with pytest.raises(BufferError):
+            call()
+    assert (3, 3, 0) == (len(burst), pool.stats().held, len(queue))
+    del view
+    queue.put_many(burst)
+    assert 3 == len(queue)
+
+
+def test_one_buffer_leaves_the_burst(pool: shmpool.Pool) -> None:
+    """A Buffer of it that was freed or put is left out of what free and put_many move."""
+    queue = pool.create_queue("q", capacity=8)
+    burst = pool.alloc_many(4)
+    burst.lengths = 1
+    burst.set_column(0, [0, 1, 2, 3], "u1")
+    queue.put(burst[2])
+    burst[0].free()
+    queue.put_many(burst)
+    assert [b"\2", b"\1", b"\3"] == queue.recv_many(8)
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+    burst = pool.alloc_many(2)
+    burst[0].free()
+    burst[1].free()
+    burst.free()
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_a_duplicated_handle_is_refused(cached_pool: shmpool.Pool) -> None:
+    """A burst that names a buffer twice can be neither freed nor put; nothing has moved."""
+    pool = cached_pool
+    queue = pool.create_queue("q", capacity=8)
+    burst = pool.alloc_many(3)
+    good = array("Q", burst._handles or [])
+    burst._handles = array("Q", [good[0], good[1], good[0]])
+    for call in (burst.free, lambda: queue.put_many(burst)):
+        with pytest.raises((shmpool.BufferReleased, shmpool.ForeignBuffer)):
+            call()
+        assert (True, [3], 0) == (pool.audit().ok, list(pool.audit().held.values()), len(queue))
+    burst._handles = good
+    burst.free()
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+@pytest.mark.parametrize("handle", [2**64 - 1, 2**32 - 1, 256, 255, 255 | 5 << 32])
+def test_a_made_up_handle_is_refused(cached_pool: shmpool.Pool, handle: int) -> None:
+    """Handles that nobody gave out reach no buffer."""
+    pool = cached_pool
+    queue = pool.create_queue("q", capacity=8)
+    burst = pool.alloc_many(3)
+    good = array("Q", burst._handles or [])
+    burst._handles = array("Q", [good[0], handle])
+    with pytest.raises(shmpool.ShmpoolError):
+        burst.free()
+    with pytest.raises(shmpool.ShmpoolError):
+        queue.put_many(burst)
+    burst._handles = good
+    burst.free()
+    assert (True, {}, 0) == (pool.audit().ok, pool.audit().held, len(queue))
+
+
+def test_a_stale_handle_is_refused(cached_pool: shmpool.Pool) -> None:
+    """Handles kept from a burst that was freed do not free, put, read or write its successor."""
+    pool = cached_pool
+    queue = pool.create_queue("q", capacity=8)
+    stale = pool.alloc_many(3)
+    handles = array("Q", stale._handles or [])
+    stale.free()
+    new = pool.alloc_many(3)
+    assert sorted(h & 0xFFFFFFFF for h in handles) == sorted(new.indices.tolist())
+    new.set_column(0, 5, "u1")
+    stale._handles = handles
+    for call in (
+        stale.free,
+        lambda: queue.put_many(stale),
+        lambda: stale[0],
+        lambda: stale.lengths,
+        lambda: stale.column(0, "u1"),
+        lambda: stale.set_column(0, 9, "u1"),
+    ):
+        with pytest.raises(shmpool.BufferReleased):
+            call()
+    stale._handles = None
+    assert [5, 5, 5] == new.column(0, "u1").tolist()
+    new.free()
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The columns of a burst: one field of every packet as one array."""
+
+import numpy as np
+import pytest
+from conftest import MakePool
+
+import shmpool
+
+
+@pytest.mark.parametrize(
+    "dtype", ["u1", "<u2", ">u2", "<u4", ">u4", "<u8", ">u8", "<f8", "S6", "V3"]
+)
+def test_columns_of_every_width(pool: shmpool.Pool, dtype: str) -> None:
+    """set_column then column is the identity, and writes nothing beside the field."""
+    kind = np.dtype(dtype)
+    burst = pool.alloc_many(20)
+    burst.lengths = 64
+    for buf in burst:
+        buf.data[:] = b"\xaa" * 256
+    raw = np.random.default_rng(1).integers(1, 120, 20 * kind.itemsize, "u1")
+    values = raw.view(kind)
+    burst.set_column(3, values, dtype)
+    assert values.tobytes() == burst.column(3, dtype).tobytes()
+    assert kind == burst.column(3, dtype).dtype
+    for i, buf in enumerate(burst):
+        field = values[i : i + 1].tobytes()
+        assert b"\xaa" * 3 + field + b"\xaa" * (253 - len(field)) == bytes(buf.data)
+    assert {64} == set(burst.lengths.tolist())
+
+
+def test_big_endian_lies_big_endian(pool: shmpool.Pool) -> None:
+    """dtype says how the field lies in the packet, whatever the values are."""
+    burst = pool.alloc_many(2)
+    burst.lengths = 4
+    burst.set_column(0, [258, 772], ">u2")
+    burst.set_column(2, np.array([258, 772], "<u4"), ">u2")
+    assert [b"\1\2\1\2", b"\3\4\3\4"] == [bytes(buf) for buf in burst]
+    assert [258, 772] == burst.column(0, ">u2").tolist()
+    assert [0x0201, 0x0403] == burst.column(0, "<u2").tolist()
+    assert [0x01020102, 0x03040304] == burst.column(0, ">u4").tolist()
+
+
+def test_one_value_for_all(pool: shmpool.Pool) -> None:
+    """A scalar goes into every packet."""
+    burst = pool.alloc_many(4)
+    burst.set_column(6, 0x0800, ">u2")
+    assert [0x0800] * 4 == burst.column(6, ">u2").tolist()
+    burst.set_column(0, np.uint32(7))
+    assert [7] * 4 == burst.column(0, "=u4").tolist()
+    single = pool.alloc_many(1)
+    single.set_column(0, [9], "u1")
+    assert [9] == single.column(0, "u1").tolist()
+
+
+def test_structured_columns(pool: shmpool.Pool) -> None:
+    """A record type reads several fields in one call."""
+    header = np.dtype([("port", ">u2"), ("size", ">u4")])
+    burst = pool.alloc_many(3)
+    values = np.array([(80, 1), (443, 2), (53, 3)], header)
+    burst.set_column(10, values)
+    assert [80, 443, 53] == burst.column(10, header)["port"].tolist()
+    assert [1, 2, 3] == burst.column(12, ">u4").tolist()
+
+
+def test_a_strided_source(pool: shmpool.Pool) -> None:
+    """Values need not lie side by side."""
+    burst = pool.alloc_many(3)
+    burst.set_column(0, np.arange(30, dtype="u2").reshape(3, 10)[:, 4])
+    assert [4, 14, 24] == burst.column(0, "u2").tolist()
+
+
+def test_columns_end_with_the_buffer(pool: shmpool.Pool) -> None:
+    """The last byte can be reached, the one behind it is InvalidArgument that says where."""
+    burst = pool.alloc_many(2)
+    burst.set_column(255, [1, 2], "u1")
+    assert [1, 2] == burst.column(255, "u1").tolist()
+    assert 2 == len(burst.column(248, "u8"))
+    for offset, dtype in ((256, "u1"), (249, "u8"), (-1, "u1"), (2**40, "u1"), (0, "S257")):
+        for call in (
+            lambda o=offset, d=dtype: burst.column(o, d),
+            lambda o=offset, d=dtype: burst.set_column(o, np.zeros(2, d), d),
+        ):
+            with pytest.raises(shmpool.InvalidArgument, match=str(offset)):
+                call()
+    for far in (2**64, 2**64 - 1, -(2**70)):
+        with pytest.raises((shmpool.InvalidArgument, OverflowError)):
+            burst.column(far, "u1")
+
+
+def test_columns_begin_after_the_headroom(make_pool: MakePool) -> None:
+    """Offsets count from the data, each packet's own."""
+    pool = make_pool(headroom=64)
+    burst = pool.alloc_many(2)
+    burst[0].headroom = 60
+    for buf in burst:
+        buf.write(b"abcd")
+    assert [b"abcd", b"abcd"] == burst.column(0, "S4").tolist()
+    with pytest.raises(shmpool.InvalidArgument):
+        burst.column(192, "u1")
+    with pytest.raises(shmpool.PayloadTooLarge):
+        burst.lengths = 195
+    queue = pool.create_queue("q", capacity=2)
+    queue.put_many(burst)
+    assert [b"abcd", b"abcd"] == [bytes(buf) for buf in queue.get_many(2)]
+
+
+def test_wrong_columns(pool: shmpool.Pool) -> None:
+    """Other shapes and Python objects are refused."""
+    burst = pool.alloc_many(3)
+    for values in ([1, 2], [1, 2, 3, 4], [[1, 2, 3]], []):
+        with pytest.raises(shmpool.InvalidArgument, match="shape"):
+            burst.set_column(0, values, "u1")
+    with pytest.raises(shmpool.InvalidArgument, match="object"):
+        burst.column(0, object)
+    with pytest.raises(shmpool.InvalidArgument, match="object"):
+        burst.set_column(0, [object()] * 3, object)
+    with pytest.raises(TypeError):
+        burst.column(0, "no such type")
+    with pytest.raises(TypeError):
+        burst.column("x", "u1")  # type: ignore[arg-type]
+
+
+def test_columns_do_not_reach_what_has_left(pool: shmpool.Pool) -> None:
+    """After one Buffer was put, the burst's columns cannot write into it in the queue."""
+    queue = pool.create_queue("q", capacity=8)
+    burst = pool.alloc_many(3)
+    burst.lengths = 1
+    burst.set_column(0, 1, "u1")
+    queue.put(burst[1])
+    try:
+        burst.set_column(0, 2, "u1")
+        burst.lengths = 200
+    except shmpool.BufferReleased:
+        pass
+    assert b"\1" == queue.recv()

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segments that are damaged: before they are attached to, and while they are in use."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import MakePool
+
+import shmpool
+
+SMALL = {"members": 4, "queues": 1, "prealloc": 64}
+
+
+def segment(name: str) -> Path:
+    return Path(f"/dev/shm/shmpool.{name}")
+
+
+@pytest.mark.parametrize("size", [1, 100, 255, 700, 4096, 100_000])
+def test_a_file_of_noise(pool_name: str, size: int) -> None:
+    """Random bytes under the name are SegmentInvalid; create leaves the stranger's file alone."""
+    noise = os.urandom(size)
+    segment(pool_name).write_bytes(noise)
+    with pytest.raises(shmpool.SegmentInvalid, match=pool_name):
+        shmpool.Pool.attach(pool_name)
+    with pytest.raises(shmpool.PoolExists, match=pool_name):
+        shmpool.Pool.create(pool_name, buffer_size=64, capacity=2)
+    assert noise == segment(pool_name).read_bytes()
+    shmpool.Pool.unlink(pool_name)
+
+
+@pytest.mark.parametrize("keep", [1, 200, 4096, -4096, -1])
+def test_a_truncated_segment(make_pool: MakePool, pool_name: str, keep: int) -> None:
+    """A file that was cut off is SegmentInvalid; attach never touches what is not there."""
+    whole = segment(make_pool(**SMALL).name).read_bytes()
+    segment(pool_name).write_bytes(whole[:keep])
+    with pytest.raises(shmpool.SegmentInvalid, match=pool_name):
+        shmpool.Pool.attach(pool_name)
+
+
+def test_a_segment_with_a_tail(make_pool: MakePool, pool_name: str) -> None:
+    """Longer than it says is no better than shorter."""
+    whole = segment(make_pool(**SMALL).name).read_bytes()
+    segment(pool_name).write_bytes(whole + bytes(4096))
+    with pytest.raises(shmpool.SegmentInvalid, match=str(len(whole))):
+        shmpool.Pool.attach(pool_name)
+
+
+@pytest.mark.parametrize(
+    ("offset", "what"),
+    [(0, "magic"), (8, "version"), (16, "hash"), (24, "initialised"), (32, "boot")],
+)
+def test_foreign_headers(make_pool: MakePool, pool_name: str, offset: int, what: str) -> None:
+    """Another magic, version, layout hash or boot is SegmentInvalid that says which."""
+    whole = bytearray(segment(make_pool(**SMALL).name).read_bytes())
+    whole[offset] ^= 0x55
+    segment(pool_name).write_bytes(whole)
+    with pytest.raises(shmpool.SegmentInvalid, match=f"{pool_name}.*{what}"):
+        shmpool.Pool.attach(pool_name)
+
+
+CHANGED_WORDS = """
+    import random, signal, struct, sys
+    from pathlib import Path
+    import shmpool
+
+    signal.alarm(50)
+    whole = Path(f"/dev/shm/shmpool.{sys.argv[1]}").read_bytes()
+    path = Path(f"/dev/shm/shmpool.{sys.argv[2]}")
+    chance = random.Random(1)
+    refused = 0
+
+    def use(pool):
+        queue = pool.queues()[0] if pool.queues() else pool.create_queue("q", capacity=8)
+        queue.send_many([b"x"] * 4, timeout=0)
+        queue.recv_many(4, timeout=0)
+        pool.alloc_many(8, timeout=0).free()
+        pool.audit(), pool.stats(), pool.members()
+
+    for offset in range(0, 256, 8):
+        (word,) = struct.unpack_from("<Q", whole, offset)
+        for value in (
+            0, 1, word ^ 1, word + 1, word - 1, word * 2, word ^ 2**32, word ^ 2**63,
+            2**64 - 1, 2**63, 2**32, chance.getrandbits(64), chance.getrandbits(20),
+        ):
+            value %= 2**64
+            if value == word:
+                continue
+            changed = bytearray(whole)
+            struct.pack_into("<Q", changed, offset, value)
+            path.write_bytes(changed)
+            try:
+                with shmpool.Pool.attach(sys.argv[2]) as pool:
+                    use(pool)
+            except (shmpool.SegmentInvalid, shmpool.PoolNotFound):
+                refused += 1
+            path.unlink()
+    print(refused)
+"""
+
+
+def test_every_word_of_the_header(
+    make_pool: MakePool, pool_name: str, run: Callable[..., str]
+) -> None:
+    """With any word of the header changed attach refuses, or what it gives can be used safely."""
+    pool = make_pool(**SMALL, buffer_size=64)
+    pool.create_queue("q", capacity=8)
+    assert int(run(CHANGED_WORDS, pool.name, pool_name)) > 200
+
+
+SCRIBBLE = """
+    import mmap, os, random, signal, sys
+    import shmpool
+
+    signal.alarm(50)
+    chance = random.Random(int(sys.argv[2]))
+    strange = set()
+    for round in range(40):
+        name = f"{sys.argv[1]}-{round}"
+        pool = shmpool.Pool.create(
+            name, buffer_size=64, capacity=256, prealloc=64, members=8, queues=2
+        )
+        fd = os.open(f"/dev/shm/shmpool.{name}", os.O_RDWR)
+        shmpool.Pool.unlink(name)
+        raw = mmap.mmap(fd, 0)
+        os.close(fd)
+        queue = pool.create_queue("q", capacity=16)
+        other = pool.create_queue("p", capacity=16, producers="single", consumers="single")
+        held = [pool.alloc() for _ in range(3)]
+        data = raw.find(b"\\xa5" * 64) if held[0].write(b"\\xa5" * 64) else -1
+        data -= data % 4096
+        calls = [
+            lambda: held.append(pool.alloc(timeout=0)),
+            lambda: held.pop().free(),
+            lambda: queue.put(held[-1], timeout=0),
+            lambda: other.put(held[-1], timeout=0),
+            lambda: held.append(queue.get(timeout=0)),
+            lambda: held.append(other.get(timeout=0)),
+            lambda: queue.send(b"x" * 40, timeout=0),
+            lambda: queue.recv(timeout=0),
+            lambda: queue.send_many([b"a", b"bc"] * 5, timeout=0),
+            lambda: queue.recv_many(9, timeout=0),
+            lambda: queue.put_many(pool.alloc_many(5, timeout=0), timeout=0),
+            lambda: bytes(queue.get_many(9, timeout=0)[0]),
+            lambda: queue.get_many(9, timeout=0).column(4, "u4"),
+            lambda: setattr(queue.get_many(9, timeout=0), "lengths", 9),
+            lambda: held[-1].write(b"y" * 64),
+            lambda: bytes(held[-1]),
+            lambda: setattr(held[-1], "headroom", 8),
+            lambda: held[-1].mark,
+            lambda: (len(queue), queue.full(), queue.empty()),
+            lambda: pool.queue("q"),
+            lambda: pool.queues(),
+            lambda: pool.stats(),
+            lambda: pool.members(),
+            lambda: pool.audit(),
+        ]
+        whole = chance.random() < 0.3
+        for step in range(60):
+            n = chance.choice((1, 4, 8, 64, 600))
+            at = chance.randrange(256, 5000 if chance.random() < 0.5 else data - n)
+            raw[at : at + n] = chance.randbytes(n) if chance.random() < 0.7 else b"\\xff" * n
+            for call in chance.sample(calls, 4):
+                try:
+                    call()
+                except (shmpool.ShmpoolError, IndexError):
+                    pass
+                except Exception as error:
+                    strange.add(repr(error))
+        held.clear()
+        try:
+            pool.close()
+        except shmpool.ShmpoolError:
+            pass
+    print(sorted(strange))
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scribbling_never_crashes(pool_name: str, run: Callable[..., str], seed: int) -> None:
+    """Random bytes over rings, headers and caches of a live pool: exceptions, no crash, no hang."""
+    assert "[]\n" == run(SCRIBBLE, pool_name, seed)
+
+
+def test_a_scribbled_headroom_writes_nowhere_else(make_pool: MakePool) -> None:
+    """write and lengths keep to the buffer whatever its header says in shared memory."""
+    pool = make_pool(prealloc=64)
+    held = sorted((pool.alloc() for _ in range(8)), key=lambda buf: buf.index)
+    for buf in held:
+        buf.write(b"%d" % buf.index)
+        buf.timestamp = 0x1122334455667788
+    raw = bytearray(segment(pool.name).read_bytes())
+    header = raw.find((0x1122334455667788).to_bytes(8, "little")) - 32
+    first = held[0]
+    for headroom in (2**32 - 1, 300, 2**31):
+        with segment(pool.name).open("r+b") as file:
+            file.seek(header + 16)
+            file.write(headroom.to_bytes(4, "little"))
+        with pytest.raises(shmpool.ShmpoolError):
+            first.write(b"x" * 600)
+        with pytest.raises(shmpool.ShmpoolError):
+            first.length = 600
+    assert [b"%d" % buf.index for buf in held[1:]] == [bytes(buf) for buf in held[1:]]

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Growth on demand, very large pools, a full /dev/shm, and what lies in other members' caches."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Child, Eventually, MakePool
+
+import shmpool
+
+
+def room() -> int:
+    status = os.statvfs("/dev/shm")
+    return status.f_bavail * status.f_frsize
+
+
+def test_a_pool_grows_by_extents(make_pool: MakePool) -> None:
+    """Buffers are made on demand, bulk x refill_multiplier at a time, up to the capacity."""
+    pool = make_pool(capacity=256, prealloc=10, bulk=16, refill_multiplier=2)
+    created, held = [pool.stats().created], []
+    for _ in range(256):
+        held.append(pool.alloc(timeout=0))
+        created.append(pool.stats().created)
+    assert [10, *range(42, 256, 32), 256] == sorted(set(created))
+    with pytest.raises(shmpool.PoolExhausted):
+        pool.alloc(timeout=0)
+    assert set(range(256)) == {buf.index for buf in held}
+
+
+def test_memory_is_reserved_as_it_grows(make_pool: MakePool) -> None:
+    """The file is sparse: what was not made yet takes no memory."""
+    pool = make_pool(buffer_size=65536, capacity=1024, members=1, queues=1)
+    path = Path(f"/dev/shm/shmpool.{pool.name}")
+    before = path.stat().st_blocks * 512
+    assert before < 2**20 < 64 * 2**20 < path.stat().st_size
+    with pool.alloc_many(64):
+        assert path.stat().st_blocks * 512 >= before + 64 * 65536
+
+
+@pytest.mark.parametrize("prealloc", [0, 2**20])
+@pytest.mark.skipif(room() < 2**28, reason="needs 256 MB in /dev/shm")
+def test_a_million_buffers(make_pool: MakePool, prealloc: int) -> None:
+    """2**20 small buffers can be made, allocated and freed, each once."""
+    pool = make_pool(buffer_size=64, capacity=2**20, prealloc=prealloc)
+    burst = pool.alloc_many(2**20, timeout=0)
+    assert 2**20 == len(set(burst.indices.tolist()))
+    burst.set_column(0, burst.indices)
+    assert burst.indices.tolist() == burst.column(0, "u4").tolist()
+    with pytest.raises(shmpool.PoolExhausted):
+        pool.alloc(timeout=0)
+    burst.free()
+    audit = pool.audit()
+    assert (True, 2**20, {}) == (audit.ok, audit.total, audit.held)
+
+
+@pytest.mark.skipif(room() < 2**31, reason="needs 2 GB in /dev/shm")
+def test_the_largest_capacity(make_pool: MakePool) -> None:
+    """16,777,216 buffers may be asked for; what is not used takes no memory."""
+    pool = make_pool(buffer_size=64, capacity=2**24, prealloc=1000)
+    status = os.stat(f"/dev/shm/shmpool.{pool.name}")
+    assert status.st_blocks * 512 < 2**28 < status.st_size
+    with pool.alloc_many(5000) as burst:
+        assert 5000 == len(set(burst.indices.tolist()))
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+@pytest.mark.parametrize("cache_size", [0, 32, 64, 128])
+@pytest.mark.parametrize("kept", [0, 1, 17, 31, 33])
+def test_bursts_of_every_size_come_home(make_pool: MakePool, cache_size: int, kept: int) -> None:
+    """A burst larger than the room left in the local cache is freed, whatever is in the cache."""
+    pool = make_pool(capacity=512, cache_size=cache_size)
+    for n in (1, 15, 31, 32, 33, 63, 64, 65, 100, 128, 300):
+        burst = pool.alloc_many(n)
+        held = [pool.alloc() for _ in range(kept)]
+        burst.free()
+        assert (True, kept) == (pool.audit().ok, sum(pool.audit().held.values()))
+        del held
+    audit = pool.audit()
+    assert (True, {}, audit.total) == (audit.ok, audit.held, audit.free + audit.cached)
+
+
+HOARDER = """
+    import shmpool, sys
+    pool = shmpool.Pool.attach(sys.argv[1])
+    pool.alloc().free()
+    print(pool.members()[0].cached, flush=True)
+    input()
+"""
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("timeout", [0, 60])
+def test_what_others_have_cached_can_be_had(
+    make_pool: MakePool, start: Callable[..., Child], stopped: bool, timeout: float
+) -> None:
+    """An exhausted pool empties the caches of members that make no call, stopped ones too."""
+    pool = make_pool(capacity=256, prealloc=256)
+    child = start(HOARDER, pool.name)
+    assert int(child.line()) > 0
+    if stopped:
+        os.kill(child.pid, signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)
+    try:
+        burst = pool.alloc_many(256, timeout=timeout)
+        assert 256 == len(set(burst.indices.tolist()))
+        assert pool.stats().counters["steal"] >= 1
+        with pytest.raises(shmpool.PoolExhausted):
+            pool.alloc(timeout=0)
+        burst.free()
+    finally:
+        os.kill(child.pid, signal.SIGCONT)
+    child.tell()
+    child.end()
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_many_hoarders(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """The caches of several processes are emptied, and their owners go on working."""
+    pool = make_pool(capacity=512, prealloc=512)
+    script = """
+        import shmpool, sys
+        pool = shmpool.Pool.attach(sys.argv[1])
+        for line in sys.stdin:
+            pool.alloc(timeout=60).free()
+            print("ok", flush=True)
+    """
+    children = [start(script, pool.name) for _ in range(4)]
+    for _ in range(5):
+        for child in children:
+            child.tell()
+        assert ["ok"] * 4 == [child.line() for child in children]
+        assert pool.stats().cached > 0
+        with pool.alloc_many(512, timeout=0) as burst:
+            assert 512 == len(set(burst.indices.tolist()))
+    for child in children:
+        child.end()
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def small_shm(size: str) -> tuple[str, ...]:
+    """What runs a command with a /dev/shm of its own, of that size."""
+    user = () if os.getuid() == 0 else ("-r",)
+    mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
+    prefix = ("unshare", "-m", *user, "sh", "-c", mount, "sh")
+    try:
+        done = subprocess.run([*prefix, "true"], capture_output=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare(1)")
+    if done.returncode:
+        pytest.skip(f"cannot mount: {done.stderr.decode().strip()}")
+    return prefix
+
+
+FULL = """
+    import os
+    import shmpool
+
+    size, capacity = 4096, 1024
+    pool = shmpool.Pool.create(
+        "full", buffer_size=size, capacity=capacity, bulk=16, refill_multiplier=1, members=4
+    )
+    pool.create_queue("q", capacity=capacity).send(b"before")
+    filler = os.open("/dev/shm/filler", os.O_CREAT | os.O_RDWR)
+    status = os.statvfs("/dev/shm")
+    os.posix_fallocate(filler, 0, {filler})
+
+    held = []
+    for timeout in (0, 0.05, None):
+        try:
+            while True:
+                held.append(pool.alloc(timeout))
+                held[-1].write(b"x" * size)
+        except shmpool.OutOfSharedMemory as error:
+            assert "full" in str(error) and isinstance(error, MemoryError)
+    assert {least} <= len(held) < capacity, len(held)
+    try:
+        pool.alloc_many(capacity - len(held))
+        raise AssertionError("there was room")
+    except shmpool.OutOfSharedMemory:
+        pass
+    try:
+        pool.create_queue("p", capacity=65536).send(b"x")
+        raise AssertionError("there was room for a ring")
+    except shmpool.OutOfSharedMemory:
+        pass
+    try:
+        shmpool.Pool.create("second", buffer_size=size, capacity=8, prealloc=8)
+        raise AssertionError("there was room for a pool")
+    except shmpool.OutOfSharedMemory as error:
+        assert "second" in str(error)
+    assert not os.path.exists("/dev/shm/shmpool.second")
+
+    queue, n = pool.queue("q"), len(held)
+    assert queue.recv() == b"before"
+    for buf in held:
+        buf.free()
+    held = [pool.alloc() for _ in range(n)]  # it works with what it has
+    for buf in held:
+        buf.write(b"y" * size)
+        queue.put(buf)
+    del held[:]
+    assert queue.recv_many(16)[0] == b"y" * size
+    while not queue.empty():
+        queue.recv()
+    os.ftruncate(filler, 0)
+    assert len(pool.alloc_many(capacity)) == capacity  # and grows when there is room again
+    audit = pool.audit()
+    assert audit.ok and audit.total == capacity and not audit.held, audit
+    pool.close()
+"""
+
+
+@pytest.mark.parametrize(
+    ("filler", "least"),
+    [
+        ("status.f_bavail * status.f_frsize - (1 << 20)", 32),
+        ("status.f_bavail * status.f_frsize", 0),
+    ],
+)
+def test_a_full_dev_shm(run: Callable[..., str], filler: str, least: int) -> None:
+    """Growth raises OutOfSharedMemory, never SIGBUS; the pool works on, and grows later."""
+    script = FULL.replace("{filler}", filler).replace("{least}", str(least))
+    assert "" == run(script, prefix=small_shm("8m"))
+
+
+def test_sizes_against_a_small_dev_shm(run: Callable[..., str]) -> None:
+    """create says what does not fit, and leaves nothing behind."""
+    printed = run(
+        """
+        import os
+        import shmpool
+        for options in (
+            {"capacity": 1024, "buffer_size": 65536},
+            {"capacity": 128, "buffer_size": 65536, "prealloc": 128},
+        ):
+            try:
+                shmpool.Pool.create("large", **options)
+            except (shmpool.InvalidArgument, shmpool.OutOfSharedMemory) as error:
+                print("65536" in str(error), os.listdir("/dev/shm"))
+        """,
+        prefix=small_shm("8m"),
+    )
+    assert "True []\n" * 2 == printed
+
+
+def test_alloc_is_woken_by_a_free_elsewhere(
+    make_pool: MakePool, start: Callable[..., Child], eventually: Eventually
+) -> None:
+    """A process that waits for a buffer gets the one another process frees."""
+    pool = make_pool()
+    burst = pool.alloc_many(64)
+    child = start(
+        """
+        import shmpool, sys
+        with shmpool.Pool.attach(sys.argv[1]) as pool:
+            print(pool.alloc(timeout=None).index, flush=True)
+            print(len(pool.alloc_many(40, timeout=60)), flush=True)
+        """,
+        pool.name,
+    )
+    eventually(lambda: pool.stats().counters["sleep"] >= 1)
+    index = burst[5].index
+    burst[5].free()
+    assert str(index) == child.line()
+    burst.free()
+    assert "40\n" == child.end()
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API against a model of plain lists: any order of calls in one process."""
+
+import itertools
+import os
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+import shmpool
+
+CAPACITY, ROOM = 128, 8
+_numbers = itertools.count()
+payloads = st.binary(max_size=64)
+
+
+class Model(RuleBasedStateMachine):
+    """held: Buffers and what they contain; bursts likewise; queued: the payloads in the queue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        name = f"test-{os.getpid()}-property-{next(_numbers)}"
+        self.pool = shmpool.Pool.create(
+            name, buffer_size=64, capacity=CAPACITY, cache_size=16, bulk=16, queues=1, members=2
+        )
+        shmpool.Pool.unlink(name)
+        self.queue = self.pool.create_queue("q", capacity=ROOM)
+        self.held: list[tuple[shmpool.Buffer, bytes]] = []
+        self.bursts: list[tuple[shmpool.Burst, list[bytes]]] = []
+        self.queued: list[bytes] = []
+        self.spent: list[shmpool.Buffer] = []
+
+    def out(self) -> int:
+        return len(self.held) + sum(len(data) for _, data in self.bursts)
+
+    def left(self) -> int:
+        return CAPACITY - self.out() - len(self.queued)
+
+    @rule(data=payloads)
+    def alloc(self, data: bytes) -> None:
+        if self.left():
+            buf = self.pool.alloc(timeout=0)
+            assert buf.write(data) == len(data)
+            self.held.append((buf, data))
+        else:
+            with pytest.raises(shmpool.PoolExhausted):
+                self.pool.alloc(timeout=0)
+
+    @rule(n=st.integers(1, 70), data=payloads)
+    def alloc_many(self, n: int, data: bytes) -> None:
+        if n <= self.left():
+            burst = self.pool.alloc_many(n, timeout=0)
+            for buf in burst:
+                buf.write(data)
+            self.bursts.append((burst, [data] * n))
+        else:
+            with pytest.raises(shmpool.PoolExhausted):
+                self.pool.alloc_many(n, timeout=0)
+
+    @precondition(lambda self: self.held)
+    @rule(i=st.integers(0), data=payloads)
+    def write(self, i: int, data: bytes) -> None:
+        i %= len(self.held)
+        self.held[i][0].write(data)
+        self.held[i] = (self.held[i][0], data)
+
+    @precondition(lambda self: self.held)
+    @rule(i=st.integers(0), how=st.sampled_from(["free", "drop", "with"]))
+    def free(self, i: int, how: str) -> None:
+        buf, data = self.held.pop(i % len(self.held))
+        assert data == bytes(buf)
+        if how == "drop":
+            return
+        if how == "free":
+            buf.free()
+        else:
+            with buf:
+                pass
+        self.spent.append(buf)
+
+    @precondition(lambda self: self.held)
+    @rule(i=st.integers(0))
+    def put(self, i: int) -> None:
+        i %= len(self.held)
+        buf, data = self.held[i]
+        if len(self.queued) < ROOM:
+            self.queue.put_nowait(buf)
+            del self.held[i]
+            self.queued.append(data)
+            self.spent.append(buf)
+        else:
+            with pytest.raises(shmpool.Full):
+                self.queue.put_nowait(buf)
+
+    @rule(receive=st.booleans())
+    def get(self, receive: bool) -> None:
+        if not self.queued:
+            with pytest.raises(shmpool.Empty):
+                self.queue.recv(timeout=0) if receive else self.queue.get_nowait()
+        elif receive:
+            assert self.queued.pop(0) == self.queue.recv(timeout=0)
+        else:
+            buf, data = self.queue.get(timeout=0), self.queued.pop(0)
+            assert data == bytes(buf)
+            self.held.append((buf, data))
+
+    @rule(data=st.lists(payloads, max_size=ROOM))
+    def send(self, data: list[bytes]) -> None:
+        if len(data) <= min(ROOM - len(self.queued), self.left()):
+            self.queue.send_many(data, timeout=0)
+            self.queued += data
+
+    @rule(n=st.integers(1, 2 * ROOM), receive=st.booleans())
+    def get_many(self, n: int, receive: bool) -> None:
+        if not self.queued:
+            with pytest.raises(shmpool.Empty):
+                self.queue.recv_many(n, timeout=0) if receive else self.queue.get_many(n, timeout=0)
+            return
+        data, self.queued = self.queued[:n], self.queued[n:]
+        if receive:
+            assert data == self.queue.recv_many(n, timeout=0)
+        else:
+            burst = self.queue.get_many(n, timeout=0)
+            assert data == [bytes(buf) for buf in burst]
+            self.bursts.append((burst, data))
+
+    @precondition(lambda self: self.bursts)
+    @rule(i=st.integers(0), how=st.sampled_from(["free", "drop", "put"]))
+    def end_burst(self, i: int, how: str) -> None:
+        i %= len(self.bursts)
+        burst, data = self.bursts[i]
+        assert [len(payload) for payload in data] == burst.lengths.tolist()
+        if how == "put":
+            if len(data) > ROOM - len(self.queued):
+                with pytest.raises((shmpool.Full, shmpool.PayloadTooLarge)):
+                    self.queue.put_many(burst, timeout=0)
+                return
+            self.queue.put_many(burst, timeout=0)
+            self.queued += data
+        elif how == "free":
+            burst.free()
+        del self.bursts[i]
+
+    @precondition(lambda self: self.spent)
+    @rule(i=st.integers(0))
+    def use_after_the_end(self, i: int) -> None:
+        buf = self.spent[i % len(self.spent)]
+        for call in (buf.free, lambda: bytes(buf), lambda: self.queue.put(buf)):
+            with pytest.raises(shmpool.BufferReleased):
+                call()
+
+    @invariant()
+    def counts_agree(self) -> None:
+        assert len(self.queued) == len(self.queue)
+        audit = self.pool.audit()
+        assert (True, self.out(), len(self.queued)) == (
+            audit.ok,
+            sum(audit.held.values()),
+            audit.queued["q"],
+        )
+        assert audit.total == audit.free + audit.cached + self.out() + len(self.queued)
+
+    def teardown(self) -> None:
+        self.held.clear()
+        self.bursts.clear()
+        self.pool.close()
+
+
+def test_any_order_of_calls() -> None:
+    """Whatever is called in whatever order, contents, counts and exceptions are the model's."""
+    from hypothesis.stateful import run_state_machine_as_test
+
+    bounds = settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)
+    run_state_machine_as_test(Model, settings=bounds)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AlfQueue: buffers in and out, one at a time."""
+
+import pytest
+from conftest import MakePool
+
+import shmpool
+
+
+def test_a_queue_tells_what_it_is(pool: shmpool.Pool) -> None:
+    """Name, capacity, sides and repr are as it was made, also when it is looked up."""
+    made = pool.create_queue("work", capacity=8, producers="single")
+    for queue in (made, pool.queue("work"), *pool.queues()):
+        assert isinstance(queue, shmpool.AlfQueue)
+        assert ("work", 8, "single", "multi", made.number, pool) == (
+            queue.name,
+            queue.capacity,
+            queue.producers,
+            queue.consumers,
+            queue.number,
+            queue.pool,
+        )
+        assert f"<shmpool.AlfQueue {pool.name}/work of 8>" == repr(queue)
+
+
+def test_queues_are_found_by_name(pool: shmpool.Pool) -> None:
+    """queue() finds it, queues() lists all, a second of the name or none is an exception."""
+    assert [] == pool.queues()
+    for name in ("a", "b", "c"):
+        pool.create_queue(name, capacity=2)
+    assert ["a", "b", "c"] == [queue.name for queue in pool.queues()]
+    with pytest.raises(shmpool.QueueExists, match="'b'"):
+        pool.create_queue("b", capacity=4)
+    with pytest.raises(shmpool.QueueNotFound, match="'d'"):
+        pool.queue("d")
+    assert 2 == pool.queue("b").capacity
+
+
+def test_as_many_queues_as_allowed(make_pool: MakePool) -> None:
+    """The last queue slot can be used; one more is LimitReached."""
+    pool = make_pool(queues=3)
+    for i in range(3):
+        pool.create_queue(f"q{i}", capacity=2).send(b"%d" % i)
+    with pytest.raises(shmpool.LimitReached, match="'q3'"):
+        pool.create_queue("q3", capacity=2)
+    assert [b"0", b"1", b"2"] == [queue.recv() for queue in pool.queues()]
+
+
+def test_put_moves_the_buffer(pool: shmpool.Pool) -> None:
+    """After a put the sender's Buffer is spent, and get gives the same bytes to the receiver."""
+    queue = pool.create_queue("q", capacity=2)
+    buf = pool.alloc()
+    buf.write(b"hello")
+    index = buf.index
+    assert queue.put(buf) is None  # type: ignore[func-returns-value]
+    assert buf.released
+    got = queue.get()
+    assert (index, b"hello") == (got.index, bytes(got))
+    got.data[:5] = b"jelly"
+    queue.put_nowait(got)
+    assert b"jelly" == bytes(queue.get_nowait())
+
+
+def test_put_twice_is_refused(pool: shmpool.Pool) -> None:
+    """A second put of the same Buffer is BufferReleased and the queue holds it once."""
+    queue = pool.create_queue("q", capacity=4)
+    buf = pool.alloc()
+    queue.put(buf)
+    for put in (queue.put, queue.put_nowait):
+        with pytest.raises(shmpool.BufferReleased):
+            put(buf)
+    assert 1 == len(queue)
+
+
+@pytest.mark.parametrize("capacity", [2**k for k in range(1, 17)])
+def test_every_capacity(make_pool: MakePool, capacity: int) -> None:
+    """2 to 65,536: exactly so many fit, and come out in order, also over the end of the ring."""
+    pool = make_pool(buffer_size=64, capacity=2 * capacity)
+    queue = pool.create_queue("q", capacity=capacity)
+    queue.put_many(pool.alloc_many(1))
+    queue.get().free()
+    burst = pool.alloc_many(capacity)
+    burst.set_column(0, range(capacity), "<u4")
+    queue.put_many(burst)
+    assert (capacity, True, False) == (len(queue), queue.full(), queue.empty())
+    buf = pool.alloc()
+    with pytest.raises(shmpool.Full, match="'q'"):
+        queue.put(buf, timeout=0)
+    got = queue.get_many(capacity)
+    assert list(range(capacity)) == got.column(0, "<u4").tolist()
+    assert (0, False, True) == (len(queue), queue.full(), queue.empty())
+
+
+def test_full_and_empty_with_every_timeout(pool: shmpool.Pool) -> None:
+    """Full and Empty come at once with 0, and after the timeout with more; they name the queue."""
+    queue = pool.create_queue("q", capacity=2)
+    for get in (
+        queue.get_nowait,
+        lambda: queue.get(timeout=0),
+        lambda: queue.get(0.05),
+        lambda: queue.get_many(2, timeout=0),
+        lambda: queue.recv(timeout=0.05),
+        lambda: queue.recv_many(2, timeout=0),
+    ):
+        with pytest.raises(shmpool.Empty, match="'q'"):
+            get()
+    queue.send_many([b"1", b"2"])
+    buf = pool.alloc()
+    burst = pool.alloc_many(2)
+    for put in (
+        lambda: queue.put_nowait(buf),
+        lambda: queue.put(buf, timeout=0),
+        lambda: queue.put(buf, 0.05),
+        lambda: queue.put_many(burst, timeout=0),
+        lambda: queue.put_many(burst, 0.05),
+        lambda: queue.send(b"x", timeout=0),
+        lambda: queue.send(b"x", 0.05),
+    ):
+        with pytest.raises(shmpool.Full, match="'q'"):
+            put()
+    assert (False, 2) == (buf.released, len(burst))
+    assert [b"1", b"2"] == queue.recv_many(5)
+    queue.put(buf)
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), float("-inf")])
+def test_a_timeout_that_is_no_time(pool: shmpool.Pool, timeout: float) -> None:
+    """A negative timeout is InvalidArgument that names it; nothing is lost."""
+    queue = pool.create_queue("q", capacity=2)
+    for call in (
+        lambda: queue.get(timeout),
+        lambda: queue.recv(timeout=timeout),
+        lambda: queue.get_many(2, timeout),
+        lambda: queue.recv_many(2, timeout),
+        lambda: pool.alloc_many(2, timeout),
+        lambda: queue.send_many([b"x"], timeout),
+    ):
+        with pytest.raises(shmpool.InvalidArgument, match=f"timeout is {timeout}"):
+            call()
+    queue.send_many([b"1", b"2"])
+    buf = pool.alloc()
+    with pytest.raises(shmpool.InvalidArgument, match=f"timeout is {timeout}"):
+        queue.put(buf, timeout)
+    assert (False, 2) == (buf.released, len(queue))
+
+
+def test_a_timeout_of_another_type(pool: shmpool.Pool) -> None:
+    """It is TypeError that shows it."""
+    queue = pool.create_queue("q", capacity=2)
+    with pytest.raises(TypeError, match="'x'"):
+        queue.get("x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="'x'"):
+        queue.get_many(1, timeout="x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="'x'"):
+        pool.alloc_many(1, timeout="x")  # type: ignore[arg-type]
+
+
+def test_wrong_calls(pool: shmpool.Pool) -> None:
+    """Arguments of a wrong type or number are TypeError."""
+    queue = pool.create_queue("q", capacity=2)
+    buf = pool.alloc()
+    for call in (
+        lambda: queue.put(b"bytes"),  # type: ignore[arg-type]
+        lambda: queue.put(None),  # type: ignore[arg-type]
+        lambda: queue.put(),  # type: ignore[call-arg]
+        lambda: queue.put(buf, 1, 2),  # type: ignore[call-arg]
+        lambda: queue.put(buf, wait=1),  # type: ignore[call-arg]
+        lambda: queue.get(1, 2),  # type: ignore[call-arg]
+        lambda: queue.get(time=1),  # type: ignore[call-arg]
+        lambda: queue.put_many(buf),  # type: ignore[arg-type]
+        lambda: queue.put_many([buf]),  # type: ignore[arg-type]
+        lambda: queue.get_many("x"),  # type: ignore[arg-type]
+        lambda: queue.send("text"),  # type: ignore[arg-type]
+        lambda: queue.send(None),  # type: ignore[arg-type]
+        lambda: queue.send_many(["text"]),  # type: ignore[list-item]
+        lambda: queue.send_many(b"abc"),  # type: ignore[arg-type]
+        lambda: pool.alloc(1, 2),  # type: ignore[call-arg]
+        lambda: pool.alloc_many("x"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError):
+            call()
+    assert (False, 0) == (buf.released, len(queue))
+    assert 1 == pool.stats().held
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_counts_start_at_one(pool: shmpool.Pool, n: int) -> None:
+    """n below 1 is InvalidArgument that names it."""
+    queue = pool.create_queue("q", capacity=2)
+    for call in (pool.alloc_many, queue.get_many, queue.recv_many):
+        with pytest.raises(shmpool.InvalidArgument, match=f"n is {n}"):
+            call(n)
+
+
+def test_a_buffer_of_another_pool(make_pool: MakePool) -> None:
+    """It is ForeignBuffer, and stays its owner's."""
+    one, two = make_pool(), make_pool()
+    queue = one.create_queue("q", capacity=2)
+    buf, burst = two.alloc(), two.alloc_many(2)
+    with pytest.raises(shmpool.ForeignBuffer):
+        queue.put(buf)
+    with pytest.raises(shmpool.ForeignBuffer, match=two.name):
+        queue.put_many(burst)
+    assert 0 == len(queue)
+    buf.free()
+    burst.free()
+    assert (True, {}) == (two.audit().ok, two.audit().held)
+
+
+def test_an_empty_queue_is_true(pool: shmpool.Pool) -> None:
+    """A queue is no container: `if queue` asks whether there is one."""
+    assert pool.create_queue("q", capacity=2)
+
+
+def test_queues_do_not_mix(pool: shmpool.Pool) -> None:
+    """What is put into one queue comes out of that one only."""
+    queues = [pool.create_queue(f"q{i}", capacity=16) for i in range(4)]
+    for i in range(40):
+        queues[i % 4].send(b"%d" % i)
+    for k, queue in enumerate(queues):
+        assert [b"%d" % i for i in range(k, 40, 4)] == queue.recv_many(16)

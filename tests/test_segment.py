@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segments that are missing, half made or forbidden, and who wins when two make one."""
+
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Child, Eventually, MakePool
+
+import shmpool
+import shmpool.segment
+
+
+def segment(name: str) -> Path:
+    return Path(f"/dev/shm/shmpool.{name}")
+
+
+def test_a_missing_segment(pool_name: str) -> None:
+    """attach and unlink are PoolNotFound that names the pool, and FileNotFoundError."""
+    for call in (shmpool.Pool.attach, shmpool.Pool.unlink):
+        with pytest.raises(shmpool.PoolNotFound, match=pool_name) as caught:
+            call(pool_name)
+        assert isinstance(caught.value, FileNotFoundError)
+
+
+def test_mode_and_group(make_pool: MakePool) -> None:
+    """The file has exactly the mode asked for, whatever the umask; 0600 is the default."""
+    before = os.umask(0o077)
+    try:
+        shared, private = make_pool(mode=0o660, group=os.getgid()), make_pool()
+    finally:
+        os.umask(before)
+    assert 0o660 == stat.S_IMODE(segment(shared.name).stat().st_mode)
+    assert os.getgid() == segment(shared.name).stat().st_gid
+    assert 0o600 == stat.S_IMODE(segment(private.name).stat().st_mode)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may give a file to any group")
+def test_group_by_name(make_pool: MakePool) -> None:
+    """group takes a name or a number."""
+    assert 1 == segment(make_pool(group="daemon").name).stat().st_gid
+    assert 12345 == segment(make_pool(group=12345).name).stat().st_gid
+
+
+def test_attach_without_permission(make_pool: MakePool, run: Callable[..., str]) -> None:
+    """A user whom the mode keeps out gets AccessDenied that names the pool."""
+    pool = make_pool(mode=0o600 if os.getuid() == 0 else 0o000)
+    printed = run(
+        """
+        import os, sys
+        import shmpool
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        try:
+            shmpool.Pool.attach(sys.argv[1])
+        except shmpool.AccessDenied as error:
+            print(isinstance(error, PermissionError), sys.argv[1] in str(error))
+        """,
+        pool.name,
+    )
+    assert "True True\n" == printed
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a second user")
+def test_unlink_and_create_without_permission(pool: shmpool.Pool, run: Callable[..., str]) -> None:
+    """Another user can neither unlink the pool nor make one of its name."""
+    printed = run(
+        """
+        import os, sys
+        import shmpool
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        for call in (
+            lambda: shmpool.Pool.unlink(sys.argv[1]),
+            lambda: shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=2),
+        ):
+            try:
+                call()
+            except (shmpool.AccessDenied, shmpool.PoolExists) as error:
+                print(type(error).__name__, sys.argv[1] in str(error))
+        """,
+        pool.name,
+    )
+    assert "AccessDenied True\n" == printed.splitlines(keepends=True)[0]
+    assert 2 == len(printed.splitlines())
+    assert segment(pool.name).exists()
+
+
+DIES = """
+    import os, signal, sys
+    import shmpool, shmpool.segment as segment
+
+    def die(*arguments):
+        os.kill(os.getpid(), int(sys.argv[3]))
+
+    where = sys.argv[2]
+    if where == "locked":
+        os.fchmod = die
+    elif where == "unlocked":
+        segment._lock = die
+    elif where == "sized":
+        truncate = os.ftruncate
+        os.ftruncate = lambda *arguments: (truncate(*arguments), die())
+    elif where == "empty":
+        os.ftruncate = die
+    elif where == "made":
+        segment.fcntl.flock = lambda fd, kind, lock=segment.fcntl.flock: (
+            die() if kind == segment.fcntl.LOCK_UN else lock(fd, kind)
+        )
+    shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=64)
+"""
+
+
+@pytest.mark.parametrize("where", ["unlocked", "locked", "empty", "sized"])
+def test_a_creator_killed(pool_name: str, start: Callable[..., Child], where: str) -> None:
+    """What it leaves is PoolNotFound to attach, and the next create takes the name."""
+    child = start(DIES, pool_name, where, int(signal.SIGKILL))
+    assert -signal.SIGKILL == child.process.wait()
+    assert segment(pool_name).exists()
+    with pytest.raises(shmpool.PoolNotFound, match=pool_name):
+        shmpool.Pool.attach(pool_name)
+    with shmpool.Pool.create(pool_name, buffer_size=64, capacity=2) as pool:
+        assert 2 == len(pool.alloc_many(2))
+
+
+def test_a_creator_killed_when_all_was_done(pool_name: str, start: Callable[..., Child]) -> None:
+    """A pool that was ready outlives its creator."""
+    child = start(DIES, pool_name, "made", int(signal.SIGKILL))
+    assert -signal.SIGKILL == child.process.wait()
+    with pytest.raises(shmpool.PoolExists):
+        shmpool.Pool.create(pool_name, buffer_size=64, capacity=2)
+    with shmpool.Pool.attach(pool_name) as pool:
+        assert 64 == len(pool.alloc_many(64))
+
+
+@pytest.mark.parametrize("part", [0.0, 0.2, 0.5, 0.9])
+def test_a_creator_killed_while_it_reserves(
+    pool_name: str, start: Callable[..., Child], eventually: Eventually, part: float
+) -> None:
+    """Killed with part of the memory reserved: the next create succeeds."""
+    size = 64 << 20
+    child = start(
+        """
+        import shmpool, sys
+        shmpool.Pool.create(sys.argv[1], buffer_size=16384, capacity=4096, prealloc=4096)
+        """,
+        pool_name,
+    )
+    path = segment(pool_name)
+    eventually(
+        lambda: (
+            (path.exists() and path.stat().st_blocks * 512 >= part * size)
+            or child.process.poll() is not None
+        )
+    )
+    child.process.kill()
+    child.process.wait()
+    try:
+        shmpool.Pool.attach(pool_name).close()  # it was faster
+        shmpool.Pool.unlink(pool_name)
+    except shmpool.PoolNotFound:
+        pass
+    with shmpool.Pool.create(pool_name, buffer_size=64, capacity=2) as pool:
+        assert 2 == len(pool.alloc_many(2))
+
+
+@pytest.mark.parametrize("where", ["empty", "sized"])
+def test_a_pool_that_is_being_made(
+    pool_name: str, start: Callable[..., Child], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """A creator that is only stopped keeps the name; attach waits for it, then finds the pool."""
+    child = start(DIES, pool_name, where, int(signal.SIGSTOP))
+    os.waitpid(child.pid, os.WUNTRACED)
+    with pytest.raises(shmpool.PoolExists, match=pool_name):
+        shmpool.Pool.create(pool_name, buffer_size=64, capacity=2)
+    monkeypatch.setattr(shmpool.segment, "BEING_MADE_S", 0.05)
+    with pytest.raises(shmpool.PoolNotFound, match="still being made"):
+        shmpool.Pool.attach(pool_name)
+    monkeypatch.setattr(shmpool.segment, "BEING_MADE_S", 60.0)
+    if where == "sized":  # the other one resumes with a file of no size
+        os.kill(child.pid, signal.SIGCONT)
+        with shmpool.Pool.attach(pool_name) as pool:
+            assert 64 == pool.capacity
+        child.end()
+
+
+def test_half_made_files(pool_name: str) -> None:
+    """A file of a pool's size with nothing in it is a creator's remains."""
+    for size in (0, 1 << 20, 34 << 20):
+        segment(pool_name).touch()
+        os.truncate(segment(pool_name), size)
+        with pytest.raises(shmpool.PoolNotFound, match=pool_name):
+            shmpool.Pool.attach(pool_name)
+        shmpool.Pool.create(pool_name, buffer_size=64, capacity=2).close()
+        shmpool.Pool.unlink(pool_name)
+
+
+AT_ONCE = """
+    import sys, time
+    import shmpool
+    print("ready", flush=True)
+    for line in sys.stdin:
+        name, at = line.split()
+        while time.monotonic() < float(at):
+            pass
+        try:
+            shmpool.Pool.create(name, buffer_size=64, capacity=64).close()
+            print("won", flush=True)
+        except shmpool.PoolExists:
+            print("lost", flush=True)
+"""
+
+
+def test_two_make_one_pool(new_name: Callable[[], str], start: Callable[..., Child]) -> None:
+    """Of several creators at once exactly one wins, and its pool is whole."""
+    children = [start(AT_ONCE) for _ in range(3)]
+    assert ["ready"] * 3 == [child.line() for child in children]
+    for _ in range(40):
+        name = new_name()
+        for child in children:
+            child.tell(f"{name} {time.monotonic() + 0.002}")
+        assert ["lost", "lost", "won"] == sorted(child.line() for child in children)
+        with shmpool.Pool.attach(name) as pool:
+            assert 64 == pool.capacity
+        shmpool.Pool.unlink(name)
+    for child in children:
+        child.end()
+
+
+QUEUES_AT_ONCE = """
+    import sys, time
+    import shmpool
+    pool = shmpool.Pool.attach(sys.argv[1])
+    print("ready", flush=True)
+    at = float(input())
+    won = []
+    for i in range(600):
+        while time.monotonic() < at + i * 0.0002:
+            pass
+        try:
+            pool.create_queue(f"q{i}", capacity=2)
+            won.append(i)
+        except shmpool.QueueExists:
+            pass
+    print(*won)
+"""
+
+
+def test_two_make_one_queue(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """Of several creators of a queue at once exactly one wins, for every name."""
+    pool = make_pool(queues=1023)
+    children = [start(QUEUES_AT_ONCE, pool.name) for _ in range(2)]
+    assert ["ready"] * 2 == [child.line() for child in children]
+    at = time.monotonic() + 0.05
+    for child in children:
+        child.tell(at)
+    won = [int(i) for child in children for i in child.end().split()]
+    assert list(range(600)) == sorted(won)
+    assert sorted(f"q{i}" for i in range(600)) == sorted(queue.name for queue in pool.queues())

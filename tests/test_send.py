@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""send, recv and their forms for many: bytes copied in and out."""
+
+import threading
+from array import array
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from conftest import Child, MakePool
+
+import shmpool
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, np.frombuffer])
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 256])
+def test_any_bytes(pool: shmpool.Pool, kind: Callable[[bytes], bytes], length: int) -> None:
+    """send takes bytes-like objects of every length; recv gives bytes."""
+    queue = pool.create_queue("q", capacity=8)
+    payload = bytes(range(length % 251)) + bytes(length - length % 251)
+    source = kind(payload) if kind is not np.frombuffer else np.frombuffer(payload, "u1")
+    queue.send(source)  # type: ignore[arg-type]
+    queue.send_many([source, source])  # type: ignore[list-item]
+    data = queue.recv()
+    assert (bytes, payload) == (type(data), data)
+    assert [payload, payload] == queue.recv_many(8)
+
+
+def test_an_empty_payload_is_a_message(pool: shmpool.Pool) -> None:
+    """b"" arrives as b"", alone and among others."""
+    queue = pool.create_queue("q", capacity=8)
+    queue.send(b"")
+    assert (1, b"") == (len(queue), queue.recv())
+    queue.send_many([b"", b"", b""])
+    assert [b""] * 3 == queue.recv_many(8)
+    queue.send_many([b"", b"a", b"", b"bc", b""])
+    assert [b"", b"a", b"", b"bc", b""] == queue.recv_many(8)
+
+
+def test_nothing_to_send(pool: shmpool.Pool) -> None:
+    """send_many of no payloads does nothing."""
+    queue = pool.create_queue("q", capacity=8)
+    queue.send_many([])
+    assert 0 == len(queue)
+
+
+@pytest.mark.parametrize("n", [1, 2, 255, 256, 257, 1000])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_many_in_order(make_pool: MakePool, n: int, mixed: bool) -> None:
+    """Payloads come out whole and in order, equally long or not."""
+    pool = make_pool(capacity=1024)
+    queue = pool.create_queue("q", capacity=1024)
+    payloads = [b"%04d" % i * (i % 7 if mixed else 2) for i in range(n)]
+    queue.send_many(payloads)
+    received = []
+    while len(received) < n:
+        received += queue.recv_many(n)
+    assert payloads == received
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_a_message_is_counted_in_bytes(pool: shmpool.Pool) -> None:
+    """Items wider than a byte are sent whole, by send and by send_many."""
+    queue = pool.create_queue("q", capacity=8)
+    wide = array("H", [1, 2, 3])
+    queue.send(wide)
+    assert wide.tobytes() == queue.recv()
+    queue.send_many([wide, memoryview(wide), np.array([1, 2, 3], "u2")])  # type: ignore[list-item]
+    assert [wide.tobytes()] * 3 == queue.recv_many(8)
+
+
+def test_a_payload_too_large(pool: shmpool.Pool) -> None:
+    """It is PayloadTooLarge that says both sizes; nothing is sent and no buffer lost."""
+    queue = pool.create_queue("q", capacity=8)
+    for send in (
+        lambda: queue.send(bytes(257)),
+        lambda: queue.send(memoryview(bytes(257)), timeout=0),
+        lambda: queue.send_many([b"x", bytes(257)]),
+    ):
+        with pytest.raises(shmpool.PayloadTooLarge, match=r"257 .* 256"):
+            send()
+    assert (0, {}) == (len(queue), pool.audit().held)
+
+
+def test_what_did_not_fit_is_told(pool: shmpool.Pool) -> None:
+    """Full of send_many says how many went; they and no others are in the queue."""
+    queue = pool.create_queue("q", capacity=4)
+    queue.send(b"first")
+    payloads = [b"%d" % i for i in range(10)]
+    for timeout in (0, 0.05):
+        with pytest.raises(shmpool.Full) as caught:
+            queue.send_many(payloads, timeout=timeout)
+        got = queue.recv_many(10)
+        assert payloads[: caught.value.sent] == [data for data in got if data != b"first"]
+        queue.send(b"first")
+    assert {} == pool.audit().held
+
+
+def test_an_exhausted_pool_is_told(make_pool: MakePool) -> None:
+    """PoolExhausted of send and send_many: the queue has room, the pool has no buffers."""
+    pool = make_pool(capacity=8)
+    queue = pool.create_queue("q", capacity=64)
+    burst = pool.alloc_many(6)
+    with pytest.raises(shmpool.PoolExhausted) as caught:
+        queue.send_many([b"x"] * 9, timeout=0.05)
+    assert len(queue) == caught.value.sent
+    burst.free()
+    queue.send_many([b"y"] * (8 - len(queue)))
+    for timeout in (0, 0.05):
+        with pytest.raises(shmpool.PoolExhausted):
+            queue.send(b"z", timeout=timeout)
+    assert 8 == len(queue.recv_many(64))
+
+
+def test_recv_many_takes_what_is_there(pool: shmpool.Pool) -> None:
+    """1 to n: it does not wait for the rest."""
+    queue = pool.create_queue("q", capacity=64)
+    queue.send_many([b"1", b"2", b"3"])
+    assert [b"1", b"2"] == queue.recv_many(2)
+    assert [b"3"] == queue.recv_many(2)
+    queue.send(b"4")
+    assert [b"4"] == queue.recv_many(10**6, timeout=None)
+
+
+def test_large_buffers(make_pool: MakePool) -> None:
+    """Payloads larger than the copy-out buffer's usual size go through, one and many."""
+    pool = make_pool(buffer_size=5 << 20, capacity=4)
+    queue = pool.create_queue("q", capacity=4)
+    payloads = [bytes([i]) * (5 << 20) for i in range(3)]
+    queue.send_many(payloads)
+    received: list[bytes] = []
+    while len(received) < 3:
+        received += queue.recv_many(3)
+    assert payloads == received
+
+
+def test_send_and_put_are_one_queue(pool: shmpool.Pool) -> None:
+    """What send put can be got as a Buffer, and what put put can be received."""
+    queue = pool.create_queue("q", capacity=8)
+    queue.send(b"sent")
+    with queue.get() as buf:
+        assert b"sent" == bytes(buf)
+    buf = pool.alloc()
+    buf.write(b"put")
+    queue.put(buf)
+    assert b"put" == queue.recv()
+
+
+def test_more_payloads_than_the_queue_holds(
+    make_pool: MakePool, start: Callable[..., Child]
+) -> None:
+    """send_many waits while another process drains; all arrive, in order."""
+    pool = make_pool(capacity=256)
+    pool.create_queue("q", capacity=16)
+    child = start(
+        """
+        import shmpool, sys
+        with shmpool.Pool.attach(sys.argv[1]) as pool:
+            queue, n = pool.queue("q"), 0
+            while n < 5000:
+                for data in queue.recv_many(64, timeout=60):
+                    assert data == b"%d" % n * (n % 5), (data, n)
+                    n += 1
+        """,
+        pool.name,
+    )
+    pool.queue("q").send_many([b"%d" % i * (i % 5) for i in range(5000)], timeout=60)
+    assert "" == child.end()
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_one_queue_object_in_two_threads(make_pool: MakePool) -> None:
+    """recv_many of one AlfQueue in several threads at once mixes nothing up."""
+    pool = make_pool(capacity=1024)
+    queue = pool.create_queue("q", capacity=512)
+    got: list[bytes] = []
+
+    def drain() -> None:
+        while (data := queue.recv_many(100, timeout=60)) and data[-1] != b"end":
+            got.extend(data)
+        got.extend(data[:-1])
+        queue.send(b"end")
+
+    threads = [threading.Thread(target=drain) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    payloads = [b"%d" % i for i in range(4000)]
+    queue.send_many(payloads, timeout=60)
+    queue.send(b"end")
+    for thread in threads:
+        thread.join()
+    assert sorted(payloads) == sorted(got)

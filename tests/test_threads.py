@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Threads of one process: each a member of its own, sharing buffers and queues."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from conftest import Eventually, MakePool
+
+import shmpool
+
+
+def in_thread(call: Callable[[], object]) -> object:
+    """What call gives in a thread that has ended."""
+    result: list[object] = []
+    thread = threading.Thread(target=lambda: result.append(call()))
+    thread.start()
+    thread.join()
+    return result[0]
+
+
+def test_a_thread_is_a_member_while_it_lives(
+    cached_pool: shmpool.Pool, eventually: Eventually
+) -> None:
+    """It appears with its first call and is gone, with its cache given back, after its end."""
+    pool = cached_pool
+    worked, leave = threading.Event(), threading.Event()
+    tids: list[int] = []
+
+    def work() -> None:
+        tids.append(threading.get_native_id())
+        pool.alloc().free()
+        worked.set()
+        leave.wait(60)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    worked.wait(60)
+    (member,) = pool.members()
+    assert (tids[0], True) == (member.tid, member.cached > 0)
+    leave.set()
+    thread.join()
+    eventually(lambda: not pool.members())
+    assert (256, 0) == (pool.stats().free, pool.stats().cached)
+    assert 1 == pool.stats().counters["alloc"]
+
+
+def test_another_thread_may_free(pool: shmpool.Pool) -> None:
+    """A Buffer can be written, read and freed by a thread that did not allocate it."""
+    buf = pool.alloc()
+    in_thread(lambda: buf.write(b"from there"))
+    assert b"from there" == bytes(buf)
+    in_thread(buf.free)
+    assert (True, True, {}) == (buf.released, pool.audit().ok, pool.audit().held)
+    with pytest.raises(shmpool.BufferReleased):
+        buf.free()
+
+
+def test_another_thread_may_put(pool: shmpool.Pool) -> None:
+    """A Buffer and a Burst can be put by a thread that did not allocate them."""
+    queue = pool.create_queue("q", capacity=8)
+    buf, burst = pool.alloc(), pool.alloc_many(3)
+    in_thread(lambda: (queue.put(buf), queue.put_many(burst)))
+    assert (True, 4, {}) == (buf.released, len(queue), pool.audit().held)
+    assert pool.stats().counters["adopt"] == 4
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_buffers_outlive_their_thread(
+    pool: shmpool.Pool, eventually: Eventually, many: bool
+) -> None:
+    """What an ended thread allocated stays usable; the last one freed ends its membership."""
+    queue = pool.create_queue("q", capacity=8)
+
+    def allocate() -> list[shmpool.Buffer]:
+        got = list(pool.alloc_many(6)) if many else [pool.alloc() for _ in range(6)]
+        for i, buf in enumerate(got):
+            buf.write(b"%d" % i)
+        return got
+
+    held = in_thread(allocate)
+    assert isinstance(held, list)
+    assert [b"%d" % i for i in range(6)] == [bytes(buf) for buf in held]
+    assert (True, [6]) == (pool.audit().ok, list(pool.audit().held.values()))
+    queue.put(held.pop())
+    held.pop().free()
+    for buf in held:
+        in_thread(buf.free)
+    assert (True, {}, b"5") == (pool.audit().ok, pool.audit().held, queue.recv())
+    eventually(lambda: {threading.get_native_id()} == {member.tid for member in pool.members()})
+
+
+def test_a_burst_outlives_its_thread(pool: shmpool.Pool, eventually: Eventually) -> None:
+    """The same for a burst, freed in one call."""
+    burst = in_thread(lambda: pool.alloc_many(20))
+    assert isinstance(burst, shmpool.Burst)
+    burst.set_column(0, range(20), "u1")
+    assert list(range(20)) == burst.column(0, "u1").tolist()
+    burst.free()
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+    eventually(lambda: 1 == len(pool.members()))
+
+
+def test_more_threads_than_members(make_pool: MakePool) -> None:
+    """A thread too many gets LimitReached; the others go on."""
+    pool = make_pool(members=2)
+    held = pool.alloc()
+    ready, leave = threading.Event(), threading.Event()
+
+    def second() -> None:
+        pool.alloc().free()
+        ready.set()
+        leave.wait(60)
+
+    def third() -> object:
+        try:
+            return pool.alloc(timeout=0)
+        except shmpool.LimitReached as error:
+            return type(error)
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    ready.wait(60)
+    assert shmpool.LimitReached is in_thread(third)
+    held.free()
+    leave.set()
+    thread.join()
+    assert 2 == pool.max_members
+
+
+def test_many_short_threads(make_pool: MakePool) -> None:
+    """Member slots are used again: many more threads than slots, one after the other."""
+    pool = make_pool(members=8, capacity=256)
+    queue = pool.create_queue("q", capacity=256)
+    for i in range(100):
+        while True:
+            try:
+                in_thread(lambda: queue.send(b"%d" % i))  # noqa: B023
+                break
+            except IndexError:  # LimitReached: the last ones are still ending
+                continue
+    assert [b"%d" % i for i in range(100)] == queue.recv_many(256)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_every_message_once(make_pool: MakePool, workers: int) -> None:
+    """Producers and consumers at once: each message arrives exactly once; one of each: in order."""
+    pool = make_pool(capacity=512)
+    queue = pool.create_queue("q", capacity=64)
+    got: list[list[tuple[int, int]]] = [[] for _ in range(workers)]
+    each = 1500
+
+    def produce(number: int) -> None:
+        for i in range(0, each, 3):
+            buf = pool.alloc(timeout=60)
+            buf.write(b"%d %d" % (number, i))
+            queue.put(buf, timeout=60)
+            queue.send(b"%d %d" % (number, i + 1), timeout=60)
+            queue.send_many([b"%d %d" % (number, i + 2)], timeout=60)
+
+    def consume(number: int) -> None:
+        while True:
+            with queue.get(timeout=60) as buf:
+                data = bytes(buf)
+            if not data:
+                break
+            who, i = data.split()
+            got[number].append((int(who), int(i)))
+
+    producers = [threading.Thread(target=produce, args=(k,)) for k in range(workers)]
+    consumers = [threading.Thread(target=consume, args=(k,)) for k in range(workers)]
+    for thread in producers + consumers:
+        thread.start()
+    for thread in producers:
+        thread.join()
+    for _ in consumers:
+        queue.send(b"", timeout=60)
+    for thread in consumers:
+        thread.join()
+    for one in got:
+        for who in range(workers):
+            mine = [i for k, i in one if k == who]
+            assert sorted(mine) == mine
+    everything = [(who, i) for who in range(workers) for i in range(each)]
+    assert everything == sorted(message for one in got for message in one)
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Blocking calls: what wakes them, what interrupts them, and that nobody asleep costs nothing."""
+
+import platform
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+from conftest import Child, Eventually, MakePool
+
+import shmpool
+
+BLOCKING: dict[str, Callable[[shmpool.Pool, shmpool.AlfQueue], object]] = {
+    "get": lambda pool, queue: queue.get(),
+    "recv": lambda pool, queue: queue.recv(timeout=60),
+    "get_many": lambda pool, queue: queue.get_many(5),
+    "recv_many": lambda pool, queue: queue.recv_many(5, timeout=None),
+    "put": lambda pool, queue: queue.put(pool.alloc()),
+    "send": lambda pool, queue: queue.send(b"x"),
+    "put_many": lambda pool, queue: queue.put_many(pool.alloc_many(2), timeout=60),
+    "send_many": lambda pool, queue: queue.send_many([b"x", b"y"]),
+    "alloc": lambda pool, queue: pool.alloc(),
+    "alloc_many": lambda pool, queue: pool.alloc_many(2, timeout=60),
+}
+
+
+def blocked(pool: shmpool.Pool, kind: str) -> tuple[shmpool.AlfQueue, object]:
+    """A queue on which that call must wait, and what is held for it."""
+    queue = pool.create_queue("q", capacity=4)
+    if kind in ("put", "send", "put_many", "send_many"):
+        queue.send_many([b"full"] * 4)
+    return queue, pool.alloc_many(pool.capacity) if "alloc" in kind else None
+
+
+@pytest.mark.parametrize("kind", BLOCKING)
+def test_close_ends_every_wait(pool: shmpool.Pool, eventually: Eventually, kind: str) -> None:
+    """close() in one thread makes a call that waits in another raise PoolClosed."""
+    queue, held = blocked(pool, kind)
+    caught: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            BLOCKING[kind](pool, queue)
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: pool.stats().counters["sleep"] >= 1)
+    pool.close()
+    thread.join()
+    assert [shmpool.PoolClosed] == [type(error) for error in caught]
+    del held
+
+
+@pytest.mark.parametrize("kind", BLOCKING)
+def test_every_wait_ends_when_it_can(pool: shmpool.Pool, eventually: Eventually, kind: str) -> None:
+    """Each call that sleeps is woken by what it waits for."""
+    queue, held = blocked(pool, kind)
+    done = threading.Event()
+
+    def wait() -> None:
+        BLOCKING[kind](pool, queue)
+        done.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: pool.stats().counters["sleep"] >= 1)
+    if "alloc" in kind:
+        held.free()  # type: ignore[attr-defined]
+    elif kind in ("put", "send", "put_many", "send_many"):
+        queue.get_many(2).free()
+    else:
+        queue.send(b"x")
+    thread.join()
+    assert done.is_set()
+
+
+INTERRUPTED = """
+    import os, signal, sys, threading, time
+    import shmpool
+
+    class Interrupted(Exception):
+        pass
+
+    def handler(number, frame):
+        raise Interrupted
+
+    kind, how = sys.argv[2:]
+    if how == "handler":
+        signal.signal(signal.SIGINT, handler)
+    pool = shmpool.Pool.attach(sys.argv[1])
+    queue = pool.queue("q")
+    buf = burst = None
+    if kind in ("put", "send", "put_many", "send_many"):
+        queue.send_many([b"full"] * 4)
+        buf, burst = pool.alloc(), pool.alloc_many(2)
+    if "alloc" in kind:
+        burst = pool.alloc_many(64)
+    call = {
+        "get": lambda: queue.get(),
+        "recv": lambda: queue.recv(timeout=60),
+        "get_many": lambda: queue.get_many(5),
+        "recv_many": lambda: queue.recv_many(5),
+        "put": lambda: queue.put(buf),
+        "send": lambda: queue.send(b"x"),
+        "put_many": lambda: queue.put_many(burst),
+        "send_many": lambda: queue.send_many([b"x", b"y"]),
+        "alloc": lambda: pool.alloc(),
+        "alloc_many": lambda: pool.alloc_many(2, timeout=60),
+    }[kind]
+
+    def interrupt():
+        while pool.stats().counters["sleep"] < 1:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        call()
+    except (KeyboardInterrupt, Interrupted) as error:
+        print(type(error).__name__)
+    thread.join()
+    assert buf is None or not buf.released
+    assert burst is None or len(burst)
+    audit = pool.audit()
+    held = sum(audit.held.values())
+    assert audit.ok and held == (buf is not None) + (len(burst) if burst else 0), audit
+"""
+
+
+@pytest.mark.parametrize("kind", BLOCKING)
+@pytest.mark.parametrize(
+    ("how", "expected"), [("", "KeyboardInterrupt"), ("handler", "Interrupted")]
+)
+def test_a_signal_interrupts(
+    pool: shmpool.Pool, run: Callable[..., str], kind: str, how: str, expected: str
+) -> None:
+    """Ctrl-C, or a handler that raises, ends the wait; nothing was moved and nothing is lost."""
+    pool.create_queue("q", capacity=4)
+    assert f"{expected}\n" == run(INTERRUPTED, pool.name, kind, how)
+    assert {} == pool.audit().held
+
+
+def test_a_handler_that_returns(
+    make_pool: MakePool, start: Callable[..., Child], eventually: Eventually
+) -> None:
+    """After it the call goes on waiting, and gets what comes later."""
+    pool = make_pool()
+    queue = pool.create_queue("q", capacity=4)
+    child = start(
+        """
+        import shmpool, signal, sys
+        signal.signal(signal.SIGUSR1, lambda number, frame: print("handled", flush=True))
+        with shmpool.Pool.attach(sys.argv[1]) as pool:
+            print("ready", flush=True)
+            print(pool.queue("q").recv(timeout=None), flush=True)
+        """,
+        pool.name,
+    )
+    assert "ready" == child.line()
+    for _ in range(3):
+        sleeps = pool.stats().counters["sleep"]
+        eventually(lambda: pool.stats().counters["sleep"] > sleeps)  # noqa: B023
+        child.process.send_signal(signal.SIGUSR1)
+        assert "handled" == child.line()
+    queue.send(b"at last")
+    assert "b'at last'\n" == child.end()
+
+
+def test_no_signal_is_missed(pool: shmpool.Pool, run: Callable[..., str]) -> None:
+    """A signal that comes at any moment of going to sleep ends the wait."""
+    pool.create_queue("q", capacity=4)
+    printed = run(
+        """
+        import shmpool, signal, sys, time
+
+        class Interrupted(Exception):
+            pass
+
+        def handler(number, frame):
+            raise Interrupted
+
+        signal.signal(signal.SIGALRM, handler)
+        queue = shmpool.Pool.attach(sys.argv[1]).queue("q")
+        missed = 0
+        for i in range(60):
+            end = time.monotonic() + 20
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 * (1 + i % 80))
+                queue.get(timeout=20)
+            except Interrupted:
+                missed += time.monotonic() >= end  # it was the timeout that ended the wait
+            if missed:
+                break
+        print(missed)
+        """,
+        pool.name,
+    )
+    assert "0\n" == printed
+
+
+def test_a_timeout_outlives_signals(pool: shmpool.Pool, run: Callable[..., str]) -> None:
+    """Signals neither end nor prolong a timeout: it is Empty in the end."""
+    pool.create_queue("q", capacity=4)
+    printed = run(
+        """
+        import shmpool, signal, sys
+        signal.signal(signal.SIGALRM, lambda number, frame: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+        queue = shmpool.Pool.attach(sys.argv[1]).queue("q")
+        for call in (queue.get, queue.recv, lambda timeout: queue.get_many(3, timeout)):
+            try:
+                call(timeout=0.2)
+            except shmpool.Empty:
+                print("Empty")
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        """,
+        pool.name,
+    )
+    assert "Empty\n" * 3 == printed
+
+
+SYSCALLS = {  # those that Python's memory management and the end of the script need
+    "x86_64": {"write": 1, "mmap": 9, "munmap": 11, "brk": 12, "mremap": 25, "madvise": 28}
+    | {"exit_group": 231},
+    "aarch64": {"write": 64, "exit_group": 94, "brk": 214, "munmap": 215, "mremap": 216}
+    | {"mmap": 222, "madvise": 233},
+}
+
+NO_SYSCALLS = """
+    import ctypes, os, resource, struct, sys
+    import shmpool
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    allowed = [int(number) for number in sys.argv[3].split(",")]
+    pool = shmpool.Pool.attach(sys.argv[1])
+    queue = pool.queue("q")
+
+    def work(n):
+        for i in range(n):
+            buf = pool.alloc()
+            buf.write(b"payload")
+            queue.put(buf)
+            buf = queue.get()
+            assert bytes(buf) == b"payload"
+            buf.free()
+            queue.put_nowait(pool.alloc(timeout=0))
+            queue.get_nowait().free()
+            queue.send(b"payload")
+            assert queue.recv() == b"payload"
+            queue.send_many([b"a", b"b"])
+            assert queue.recv_many(2) == [b"a", b"b"]
+            queue.put_many(pool.alloc_many(8))
+            queue.get_many(8).free()
+
+    work(200)
+    ALLOW, KILL = 0x7FFF0000, 0x80000000
+    program = [(0x20, 0, 0, 0)]  # load the number of the call
+    for k, number in enumerate(allowed):
+        program.append((0x15, len(allowed) - k, 0, number))
+    program += [(0x06, 0, 0, KILL), (0x06, 0, 0, ALLOW)]
+    code = b"".join(struct.pack("HBBI", *line) for line in program)
+    buffer = ctypes.create_string_buffer(code)
+    header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    zero = ctypes.c_ulong(0)
+    assert libc.prctl(38, ctypes.c_ulong(1), zero, zero, zero) == 0
+    if libc.prctl(22, ctypes.c_ulong(2), header, zero, zero):
+        os.write(1, b"no seccomp")
+        os._exit(0)
+    work(2000)
+    if sys.argv[2] == "sleep":
+        try:
+            queue.get(timeout=0.01)
+        except shmpool.Empty:
+            pass
+    os.write(1, b"done")
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("sleep", ["", "sleep"])
+def test_nobody_asleep_no_system_call(
+    make_pool: MakePool, start: Callable[..., Child], sleep: str
+) -> None:
+    """Under a filter that kills at any system call put, get and the rest live; a wait does not."""
+    allowed = SYSCALLS.get(platform.machine())
+    if allowed is None:
+        pytest.skip(f"system call numbers of {platform.machine()} are not listed here")
+    pool = make_pool(capacity=256, prealloc=256)
+    pool.create_queue("q", capacity=64)
+    child = start(NO_SYSCALLS, pool.name, sleep, ",".join(map(str, allowed.values())))
+    printed, _ = child.process.communicate(timeout=60)
+    if printed == "no seccomp":
+        pytest.skip("the kernel has no seccomp filters")
+    expected = (-signal.SIGSYS, "") if sleep else (0, "done")
+    assert expected == (child.process.returncode, printed)
