@@ -35,7 +35,24 @@ int hot_parse_timeout(const char *name, PyObject *const *args, Py_ssize_t n, PyO
 	}
 	if (n + named == at + 1)
 		*timeout = args[at];
-	return 0;
+	if (*timeout == Py_None ||
+	    (PyFloat_CheckExact(*timeout) && PyFloat_AS_DOUBLE(*timeout) >= 0))
+		return 0;
+	/* An attempt that succeeds at once must refuse a wrong timeout too. */
+	double seconds = PyFloat_AsDouble(*timeout);
+	if (seconds == -1.0 && PyErr_Occurred()) {
+		PyErr_Format(PyExc_TypeError, "timeout is %R; it is a number of seconds, or None",
+			     *timeout);
+		return -1;
+	}
+	if (seconds >= 0)
+		return 0;
+	PyObject *what =
+		PyUnicode_FromFormat("timeout is %R seconds; it cannot be negative", *timeout);
+	if (what)
+		Py_XDECREF(hot_fail(-EDOM, PyUnicode_AsUTF8(what)));
+	Py_XDECREF(what);
+	return -1;
 }
 
 static void forked(void)

@@ -67,17 +67,22 @@ int qmempool_create(const struct segment *s)
 	return 0;
 }
 
+#define GIVE_TRIES 1024
+
 /* Gives n buffers of m's to the shared queue. Only the voids that the dead leave can make it full: it
- * has a slot for every buffer. Then buffers from its head go to its end until a void is passed. */
+ * has a slot for every buffer. Then buffers from its head go to its end until a void is passed. The
+ * tries end only in a ring that was scribbled over: the buffers stay m's, for a sweep to find. */
 static void give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI)) {
+	uint32_t rounds = p->capacity / BULK_MAX + GIVE_TRIES;
+	while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI) && rounds--) {
 		uint64_t moved[BULK_MAX];
 		int k = transfer_out(p, m, &p->free, moved, BULK_MAX, ALF_MULTI);
-		if (k > 0)
-			give(p, m, moved, (uint32_t)k);
-		else
+		for (int tries = GIVE_TRIES; k > 0 && tries; tries--) {
+			if (!transfer_in(p, m, &p->free, moved, (uint32_t)k, ALF_MULTI))
+				break;
 			sched_yield();
+		}
 	}
 	if (unlikely(wait_anybody(&shared(p)->free_wait))) /* [WAIT] after prod moved */
 		wait_wake(&shared(p)->free_wait, n);

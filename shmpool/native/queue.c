@@ -21,7 +21,7 @@ int queue_find(struct qmempool *p, const char *name)
 {
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
 		const struct queue_slot *slot = segment_queue(&p->segment, i);
-		uint64_t state = load_acquire(&slot->state); /* pairs with queue_create() */
+		uint64_t state = load_acquire(&slot->state); /* [QUEUE] */
 		if (state == QUEUE_READY && named(slot, state, name))
 			return (int)i;
 	}
@@ -35,13 +35,16 @@ static uint64_t *ring_slots(const struct qmempool *p, uint32_t number)
 }
 
 /* Two that make the same name at once: each shows its own name before it looks for others, so at
- * least one sees the other; the lower number stays, unless the higher is ready already. */
+ * least one sees the other. The lower number stays: the higher gives way when it sees the lower, and
+ * the lower takes the higher's state away, unless that is ready already. */
 static bool outranked(const struct qmempool *p, uint32_t number, const char *name)
 {
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
-		const struct queue_slot *slot = segment_queue(&p->segment, i);
-		uint64_t state = load_seq_cst(&slot->state);
-		if (i != number && named(slot, state, name) && (state == QUEUE_READY || i < number))
+		struct queue_slot *slot = segment_queue(&p->segment, i);
+		uint64_t state = load_seq_cst(&slot->state); /* [QUEUE] */
+		if (i == number || !named(slot, state, name))
+			continue;
+		if (i < number || !cas_seq_cst(&slot->state, &state, state & ~QUEUE_NAMED))
 			return true;
 	}
 	return false;
@@ -71,12 +74,15 @@ int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_
 		if (!error) {
 			memset(slot->name, 0, sizeof(slot->name));
 			memcpy(slot->name, name, length);
-			store_seq_cst(&slot->state, owner_member(m->number) | QUEUE_NAMED);
-			if (outranked(p, i, name))
-				error = -EEXIST;
+			seen = owner_member(m->number) | QUEUE_NAMED;
+			store_seq_cst(&slot->state, seen); /* [QUEUE] */
+			if (!outranked(p, i, name) &&
+			    cas_seq_cst(&slot->state, &seen, QUEUE_READY)) /* [QUEUE] */
+				return (int)i;
+			error = -EEXIST;
 		}
-		store_seq_cst(&slot->state, error ? 0 : QUEUE_READY);
-		return error ? error : (int)i;
+		store_seq_cst(&slot->state, 0);
+		return error;
 	}
 	return -ENFILE;
 }
@@ -89,7 +95,7 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 	if (likely(load_acquire(&r->slot))) /* pairs with the last lines here */
 		return r;
 	struct queue_slot *slot = segment_queue(&p->segment, number);
-	if (load_acquire(&slot->state) != QUEUE_READY) /* pairs with queue_create() */
+	if (load_acquire(&slot->state) != QUEUE_READY) /* [QUEUE] */
 		return NULL;
 	uint32_t capacity = slot->queue.capacity, flags = slot->queue.flags;
 	if (capacity < ALF_CAPACITY_MIN || capacity > ALF_CAPACITY_MAX || capacity & (capacity - 1))

@@ -6,6 +6,9 @@
  * (consumer) the first member to put (get) is it, until it detaches or gives the role up; everybody
  * else gets -EBUSY and has changed nothing.
  *
+ * Ordering
+ *     [QUEUE]  a queue slot's state: who reads QUEUE_READY sees its name, geometry and empty ring.
+ *
  * Progress: queue_put and queue_get never wait. The _wait forms sleep for room or for data only, end
  * at their deadline, on a signal, and when this process closes the pool.
  */
