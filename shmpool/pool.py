@@ -294,8 +294,8 @@ def _pool_by_name(name: str) -> Pool:
     return Pool.attach(name)
 
 
-# A process that ends gives back what it holds. atexit does not run in a child of multiprocessing that
-# was forked. It has a registry of its own, but clears it when it starts and then runs the hooks for
+# A process that ends gives back what it holds. atexit does not run in a forked child of
+# multiprocessing. That has a registry of its own, but clears it when it starts and then runs the hooks for
 # after a fork; so the hook is set whenever a pool is opened or a process forked, and registers.
 
 

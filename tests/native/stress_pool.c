@@ -122,7 +122,9 @@ static void open_pool_on_memfd(void)
 				      .prealloc = 16,
 				      .cache_size = 32,
 				      .bulk = 16,
-				      .refill_multiplier = 1 };
+				      .refill_multiplier = 1,
+				      .members = 16,
+				      .queues = 8 };
 	char why[256];
 	struct segment s;
 	CHECK(segment_plan(&s, &g, why, sizeof(why)) == 0);
