@@ -58,13 +58,15 @@ def check(code: int, what: str) -> int:
 
 
 def until(timeout: float | None) -> int:
-    """The CLOCK_MONOTONIC deadline, in ns, of a timeout in seconds (None: never)."""
+    """The CLOCK_MONOTONIC deadline, in ns, of a timeout in seconds (None: never; 0: at once)."""
     if timeout is None:
         return FOREVER
     if not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout is {timeout!r}; it is a number of seconds, or None")
     if not timeout >= 0:
         raise errors.InvalidArgument(f"timeout is {timeout!r} seconds; it cannot be negative")
+    if timeout == 0:
+        return 0
     if timeout > 2**32:
         return FOREVER
     return time.monotonic_ns() + int(timeout * 1e9)

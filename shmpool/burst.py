@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import errors
-from ._ffi import Native, check, ffi, lib
+from ._ffi import Native, check, fail, ffi, lib
 from .buffer import Buffer
 
 if TYPE_CHECKING:
@@ -144,10 +144,13 @@ class Burst:
         import numpy as np
 
         handles, n = self._native()
-        lengths, step = _column_values(value, np.dtype(np.uint32), n)
+        lengths, step = _column_values(value, np.uint32, n)
         source = ffi.from_buffer("uint32_t[]", lengths)
         code = lib.shmpool_set_lengths(self._key, handles, n, source, 1 if step else 0)
-        check(code, f"lengths up to {lengths.max()} bytes do not fit into {self.pool.buffer_size}")
+        if code < 0:
+            fail(
+                code, f"lengths up to {lengths.max()} bytes do not fit into {self.pool.buffer_size}"
+            )
         for i, buffer in self._buffers.items():
             if not buffer.released:
                 buffer.length = int(lengths[i if step else 0])
@@ -165,7 +168,8 @@ class Burst:
         code = lib.shmpool_column(
             self._key, handles, n, _offset(offset), values.itemsize, _bytes_of(values)
         )
-        check(code, f"column of {values.itemsize} bytes at offset {offset}")
+        if code < 0:
+            fail(code, f"column of {values.itemsize} bytes at offset {offset}")
         return values
 
     def set_column(
@@ -176,15 +180,13 @@ class Burst:
         dtype says how the values lie in the packet, e.g. ">u2"; without it they are as numpy has
         them. Lengths are not changed.
         """
-        import numpy as np
-
         handles, n = self._native()
-        kind = np.asarray(values).dtype if dtype is None else np.dtype(dtype)
-        array_, step = _column_values(values, kind, n)
+        array_, step = _column_values(values, dtype, n)
         code = lib.shmpool_set_column(
             self._key, handles, n, _offset(offset), array_.itemsize, _bytes_of(array_), step
         )
-        check(code, f"column of {array_.itemsize} bytes at offset {offset}")
+        if code < 0:
+            fail(code, f"column of {array_.itemsize} bytes at offset {offset}")
 
 
 def _offset(offset: int) -> int:
@@ -194,22 +196,23 @@ def _offset(offset: int) -> int:
 
 
 def _bytes_of(values: "NDArray[np.generic]") -> Native:
-    if values.dtype.hasobject:
-        raise errors.InvalidArgument(
-            f"dtype is {values.dtype}; Python objects cannot lie in a packet"
-        )
-    return ffi.from_buffer(values.view("u1"))
+    kind = values.dtype
+    if kind.kind not in "biufc":  # numpy takes long to describe a structure to a buffer's user
+        if kind.hasobject:
+            raise errors.InvalidArgument(f"dtype is {kind}; Python objects cannot lie in a packet")
+        values = values.view("u1")
+    return ffi.from_buffer(values)
 
 
 def _column_values(
-    value: "ArrayLike", dtype: "np.dtype[np.generic]", n: int
+    value: "ArrayLike", dtype: "DTypeLike | None", n: int
 ) -> "tuple[NDArray[np.generic], int]":
     """The values as a contiguous array, and the bytes from one to the next: 0 if one is for all."""
     import numpy as np
 
-    values = np.ascontiguousarray(value, dtype)
-    if np.ndim(value) == 0:
-        return values, 0
+    values = np.asarray(value, dtype, order="C")
+    if values.ndim == 0:
+        return values.reshape(1), 0
     if values.shape != (n,):
         raise errors.InvalidArgument(f"values have shape {values.shape}; allowed are () and ({n},)")
     return values, values.itemsize

@@ -11,7 +11,7 @@ from array import array
 from types import TracebackType
 
 from . import errors
-from ._ffi import Native, check, ffi, lib, waited
+from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
 from .buffer import Buffer, PoolBase
 from .burst import Burst
 from .queue import AlfQueue
@@ -173,10 +173,10 @@ class Pool(PoolBase):
             )
         handles = array("Q", bytes(8 * n))
         native = ffi.from_buffer("uint64_t[]", handles)
-        check(
-            waited(lambda end: lib.shmpool_alloc_many_wait(self._key, native, n, end), timeout),
-            f"pool {self.name!r}",
-        )
+        end = FOREVER if timeout is None else until(timeout)
+        while (code := lib.shmpool_alloc_many_wait(self._key, native, n, end)) < 0:
+            if code != -errno.EINTR:
+                fail(code, f"pool {self.name!r}")
         return Burst(self, self._key, handles)
 
     def _adopt(self, handle: int) -> Buffer:
@@ -295,8 +295,8 @@ def _pool_by_name(name: str) -> Pool:
 
 
 # A process that ends gives back what it holds. atexit does not run in a forked child of
-# multiprocessing. That has a registry of its own, but clears it when it starts and then runs the hooks for
-# after a fork; so the hook is set whenever a pool is opened or a process forked, and registers.
+# multiprocessing. That has a registry of its own, but clears it when it starts, and then runs the
+# hooks for after a fork; so such a hook is set whenever a pool is opened or a process forked.
 
 
 def _leave_all() -> None:

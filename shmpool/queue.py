@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from . import errors
-from ._ffi import Native, check, fail, ffi, lib, until, waited
+from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
 from .buffer import Buffer, QueueBase
 from .burst import Burst
 
@@ -52,7 +52,7 @@ class AlfQueue(QueueBase):
         self.producers = "single" if info.single_producer else "multi"
         self.consumers = "single" if info.single_consumer else "multi"
         self._scratch: bytearray | None = None
-        self._hot_open(pool, number)
+        self._hot_open(pool, number, f"queue {self.name!r} is empty")
 
     def _info(self) -> Native:
         info = ffi.new("struct shmpool_queue_info *")
@@ -68,10 +68,6 @@ class AlfQueue(QueueBase):
     def full(self) -> bool:
         """Whether a put would find no room just now."""
         return len(self) >= self.capacity
-
-    def empty(self) -> bool:
-        """Whether a get would find nothing just now."""
-        return len(self) == 0
 
     def release(self) -> None:
         """Gives up the calling thread's single-producer or single-consumer role, if it has one."""
@@ -167,20 +163,20 @@ class AlfQueue(QueueBase):
                 f"of {self.capacity}"
             )
         native, n = ffi.from_buffer("uint64_t[]", handles), len(handles)
-        code = waited(lambda end: lib.shmpool_put_many_wait(self._key, native, n, end), timeout)
-        if code < 0:
-            self._fail(code)
+        end = FOREVER if timeout is None else until(timeout)
+        while (code := lib.shmpool_put_many_wait(self._key, native, n, end)) < 0:
+            if code != -errno.EINTR:
+                self._fail(code)
         burst._spend()
 
     def get_many(self, n: int, timeout: float | None = None) -> Burst:
         """A burst of the 1..n oldest buffers; Empty if there is none within timeout seconds."""
         handles = array("Q", bytes(8 * _count(n, self.capacity)))
         native = ffi.from_buffer("uint64_t[]", handles)
-        code = waited(
-            lambda end: lib.shmpool_get_many_wait(self._key, native, len(handles), end), timeout
-        )
-        if code < 0:
-            self._fail(code, empty=True)
+        end = FOREVER if timeout is None else until(timeout)
+        while (code := lib.shmpool_get_many_wait(self._key, native, len(handles), end)) < 0:
+            if code != -errno.EINTR:
+                self._fail(code, empty=True)
         if code < len(handles):
             ffi.release(native)
             del handles[code:]

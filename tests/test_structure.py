@@ -20,6 +20,7 @@ C_ORDER = [
     "wait.h",
     "segment.h",
     "member.h",
+    "slab.h",
     "qmempool.h",
     "transfer.h",
     "queue.h",

@@ -3,9 +3,10 @@
  * hot.h - the calls that are made once a packet, as Python objects: Buffer, and the bases of Pool and
  * AlfQueue. Compiled into shmpool._native beside the cffi functions, with the same core under it.
  *
- * What is in here: one attempt that does not wait, for arguments of the usual kind. Everything else,
- * waiting and every error, is Python's: the attempt's code goes to the method _alloc_slow, _put_slow,
- * ... of the object, or to the function that turns codes into exceptions (hot_fail).
+ * What is in here: one attempt that does not wait, for arguments of the usual kind; get and recv also
+ * wait, and raise Empty, because both are on the way of every message that is waited for. Everything
+ * else, other waiting and every other error, is Python's: the attempt's code goes to the method
+ * _alloc_slow, _put_slow, ... of the object, or to what turns codes into exceptions (hot_fail).
  *
  * Why not cffi for these: docs/decisions/0003-hot-calls.md. Thread safety: the interpreter's lock.
  */
@@ -27,6 +28,7 @@ struct pool_object {
 struct queue_object {
 	PyObject_HEAD struct pool_object *pool;
 	uint64_t key;
+	PyObject *empty; /* what Empty says */
 };
 
 struct buffer_object {
@@ -41,6 +43,7 @@ struct buffer_object {
 
 extern PyTypeObject *hot_pool_type, *hot_queue_type, *hot_buffer_type;
 extern PyType_Spec hot_pool_spec, hot_queue_spec, hot_buffer_spec;
+extern PyObject *hot_empty_error; /* errors.Empty */
 extern uint32_t hot_forks; /* times this process was forked: a parent's Buffer is not the child's */
 
 /* Raises the exception for a negative code; NULL. */

@@ -9,6 +9,7 @@
 static PyObject *fail_function; /* fail(code, what): raises */
 static PyObject *timeout_name;
 uint32_t hot_forks;
+PyObject *hot_empty_error;
 
 PyTypeObject *hot_pool_type, *hot_queue_type, *hot_buffer_type;
 
@@ -65,13 +66,17 @@ uint64_t hot_install(uint64_t fail)
 	static int registered;
 	fail_function = Py_NewRef((PyObject *)(uintptr_t)fail);
 	timeout_name = PyUnicode_InternFromString("timeout");
+	PyObject *errors = PyImport_ImportModule("shmpool.errors");
+	hot_empty_error = errors ? PyObject_GetAttrString(errors, "Empty") : NULL;
+	Py_XDECREF(errors);
 	hot_pool_type = (PyTypeObject *)PyType_FromSpec(&hot_pool_spec);
 	hot_queue_type = (PyTypeObject *)PyType_FromSpec(&hot_queue_spec);
 	hot_buffer_type = (PyTypeObject *)PyType_FromSpec(&hot_buffer_spec);
 	PyObject *module = PyImport_AddModule("shmpool._hot");
 	if (!registered++)
 		pthread_atfork(NULL, NULL, forked);
-	if (!timeout_name || !hot_pool_type || !hot_queue_type || !hot_buffer_type || !module ||
+	if (!timeout_name || !hot_empty_error || !hot_pool_type || !hot_queue_type ||
+	    !hot_buffer_type || !module ||
 	    PyModule_AddObjectRef(module, "PoolBase", (PyObject *)hot_pool_type) ||
 	    PyModule_AddObjectRef(module, "QueueBase", (PyObject *)hot_queue_type) ||
 	    PyModule_AddObjectRef(module, "Buffer", (PyObject *)hot_buffer_type)) {

@@ -3,14 +3,18 @@
  * queue.c - the base of shmpool.AlfQueue: put, get, send, recv.
  */
 #include "hot.h"
+#include "wait.h"
+
+#define RAISED INT64_MIN /* in place of an answer: the exception is set */
 
 static PyObject *queue_hot_open(PyObject *object, PyObject *args)
 {
 	struct queue_object *self = (struct queue_object *)object;
-	PyObject *pool;
+	PyObject *pool, *empty;
 	unsigned int number;
-	if (!PyArg_ParseTuple(args, "O!I", hot_pool_type, &pool, &number))
+	if (!PyArg_ParseTuple(args, "O!IU", hot_pool_type, &pool, &number, &empty))
 		return NULL;
+	Py_XSETREF(self->empty, Py_NewRef(empty));
 	Py_XSETREF(self->pool, (struct pool_object *)Py_NewRef(pool));
 	self->key = self->pool->key | (uint64_t)number << 48;
 	Py_RETURN_NONE;
@@ -27,6 +31,7 @@ static void queue_dealloc(PyObject *object)
 {
 	PyTypeObject *type = Py_TYPE(object);
 	Py_XDECREF(((struct queue_object *)object)->pool);
+	Py_XDECREF(((struct queue_object *)object)->empty);
 	type->tp_free(object);
 	Py_DECREF(type);
 }
@@ -73,12 +78,54 @@ static PyObject *queue_put_nowait(PyObject *object, PyObject *item)
 	return queue_put_any(object, item, Py_False);
 }
 
+/* The CLOCK_MONOTONIC deadline of a timeout, 0 if it does not wait, -1 if Python must look at it. */
+static int64_t deadline_of(PyObject *timeout)
+{
+	double seconds = -1;
+	if (timeout == Py_None)
+		return WAIT_FOREVER;
+	if (timeout == Py_False)
+		return 0;
+	if (PyFloat_CheckExact(timeout))
+		seconds = PyFloat_AS_DOUBLE(timeout);
+	else if (PyLong_CheckExact(timeout))
+		seconds = PyLong_AsDouble(timeout);
+	PyErr_Clear(); /* an integer beyond any double */
+	if (!(seconds >= 0 && seconds < 4294967296.))
+		return -1;
+	return seconds == 0 ? 0 : wait_now() + (int64_t)(seconds * 1e9);
+}
+
+/* The queue's answer, waited for without the interpreter's lock; RAISED; or a code, for Python. */
+static int64_t queue_answer(struct queue_object *self, PyObject *timeout)
+{
+	int64_t answer = shmpool_get(queue_key(self)), deadline;
+	if (likely(answer != -EAGAIN))
+		return answer;
+	deadline = deadline_of(timeout);
+	if (deadline < 0)
+		return answer;
+	while (deadline) {
+		uint64_t key = queue_key(self);
+		Py_BEGIN_ALLOW_THREADS answer = shmpool_get_wait(key, deadline);
+		Py_END_ALLOW_THREADS if (answer != -EINTR) break;
+		if (PyErr_CheckSignals())
+			return RAISED;
+	}
+	if (answer != -EAGAIN)
+		return answer;
+	PyErr_SetObject(hot_empty_error, self->empty);
+	return RAISED;
+}
+
 static PyObject *queue_get_any(PyObject *object, PyObject *timeout)
 {
 	struct queue_object *self = (struct queue_object *)object;
-	int64_t answer = shmpool_get(queue_key(self));
+	int64_t answer = queue_answer(self, timeout);
 	if (likely(answer >= 0))
 		return hot_buffer(self->pool, answer);
+	if (answer == RAISED)
+		return NULL;
 	return PyObject_CallMethod(object, "_get_slow", "LO", (long long)answer, timeout);
 }
 
@@ -125,7 +172,9 @@ static PyObject *queue_recv(PyObject *object, PyObject *const *args, Py_ssize_t 
 	PyObject *timeout;
 	if (hot_parse_timeout("recv", args, n, names, 0, &timeout))
 		return NULL;
-	int64_t answer = shmpool_get(queue_key(self));
+	int64_t answer = queue_answer(self, timeout);
+	if (unlikely(answer == RAISED))
+		return NULL;
 	if (unlikely(answer < 0))
 		return PyObject_CallMethod(object, "_recv_slow", "LO", (long long)answer, timeout);
 	struct pool_object *pool = self->pool;
@@ -149,6 +198,13 @@ static Py_ssize_t queue_len(PyObject *object)
 	return count < 0 ? -1 : (Py_ssize_t)count;
 }
 
+static PyObject *queue_empty(PyObject *object, PyObject *unused)
+{
+	(void)unused;
+	int64_t nothing = shmpool_queue_empty(queue_key((struct queue_object *)object));
+	return nothing < 0 ? hot_fail(nothing, "empty") : PyBool_FromLong(nothing);
+}
+
 static int queue_true(PyObject *object)
 {
 	(void)object;
@@ -158,6 +214,8 @@ static int queue_true(PyObject *object)
 static PyMethodDef queue_methods[] = {
 	{ "_hot_open", queue_hot_open, METH_VARARGS, NULL },
 	{ "_hot_close", queue_hot_close, METH_NOARGS, NULL },
+	{ "empty", queue_empty, METH_NOARGS,
+	  "empty($self)\n--\n\nWhether a get would find nothing just now." },
 	{ "put", HOT_FAST(queue_put_method),
 	  "put($self, buf, timeout=None)\n--\n\nMoves a Buffer into the queue; buf is "
 	  "spent.\n\nWaits "

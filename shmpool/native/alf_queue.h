@@ -17,7 +17,7 @@
  *     [SLOT]  slot[i], written by a producer, read by a consumer: who sees the published word sees
  *             the buffer's bytes and its owner word.
  *     [CONS]  cons, moved by a consumer, read by a producer: it may overwrite every slot behind it,
- *             because the consumer read those slots before it moved cons. Relayed through cons_seen.
+ *             because the consumer read those slots before it moved cons. Relayed through limit.
  *     [PROD]  prod, moved by a producer, read by a sleeper (wait.h) and by an observer: the op
  *             record that covers the reserved positions is visible before they are.
  *     [OP]    the caller's op record: once it reads as cleared, the slots it covered are published
@@ -74,7 +74,7 @@ struct alf_queue {
 	uint32_t pad0[11];
 	uint64_t prod;
 	uint64_t
-		cons_seen; /* a value cons has had: producers look at cons only when this says full */
+		limit; /* a value cons has had, plus capacity: at it producers look at cons again */
 	uint32_t producer; /* of a single-producer queue: its member's number + 1, 0 for none yet */
 	uint32_t pad1[11];
 	uint64_t cons;
@@ -116,12 +116,24 @@ static inline uint64_t alf_op(const struct alf_ring *r, enum alf_op_kind kind, u
 	       (r->op + kind + ((uint64_t)n << ALF_OP_COUNT_SHIFT));
 }
 
-static inline void alf_move(uint64_t *position, uint64_t to, enum alf_side side)
+static ALWAYS_INLINE void alf_move(uint64_t *position, uint64_t to, enum alf_side side)
 {
 	if (side == ALF_SINGLE_WAKES)
 		store_seq_cst(position, to); /* [PROD] [CONS] */
 	else
 		store_release(position, to); /* [PROD] [CONS] */
+}
+
+/* After a lost compare-and-swap: lets the winner work in its own cache for a while, twice as long each
+ * time. Without it two cores that both get and put take the lines from each other at every step. Returns
+ * the next argument. */
+#define ALF_PAUSES_FIRST 32 /* of 10 to 50 ns each, by processor */
+#define ALF_PAUSES_MAX 256
+static inline uint32_t alf_back_off(uint32_t pauses)
+{
+	for (uint32_t i = 0; i < pauses; i++)
+		cpu_relax();
+	return pauses < ALF_PAUSES_MAX ? 2 * pauses : pauses;
 }
 
 /* Points r at a queue whose slots lie at slot. capacity is a power of two. */
@@ -147,7 +159,7 @@ static inline int alf_init(struct alf_ring *r, struct alf_queue *q, uint64_t *sl
 				  .id = id,
 				  .flags = flags,
 				  .prod = capacity,
-				  .cons_seen = capacity,
+				  .limit = 2 * (uint64_t)capacity,
 				  .cons = capacity };
 	alf_bind(r, q, slot, capacity, id, flags);
 	return 0;
@@ -155,20 +167,20 @@ static inline int alf_init(struct alf_ring *r, struct alf_queue *q, uint64_t *sl
 
 /* Reserves n positions, the first of them in *at: all of them or none. 0, -ENOBUFS if they do not fit
  * now. Until the caller has published and cleared *op, that record covers them. */
-static inline int alf_reserve(const struct alf_ring *r, uint64_t *op, uint32_t n,
-			      enum alf_side side, uint64_t *at)
+static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, uint64_t *op, uint32_t n,
+				     enum alf_side side, uint64_t *at)
 {
 	struct alf_queue *q = r->q;
+	uint32_t pauses = ALF_PAUSES_FIRST;
 	uint64_t prod = load_acquire(&q->prod); /* [PROD] before cons, or the space underflows */
 	for (;;) {
-		uint64_t cons = load_acquire(&q->cons_seen); /* [CONS] */
-		/* Signed: cons_seen may lag by more than a ring (less than no room), and a prod that
+		/* Signed: limit may lag by more than a ring (less than no room), and a prod that
 		 * others have moved on since may lag behind cons (too much room: the CAS fails). */
-		int64_t room = (int64_t)(r->mask + 1 - (prod - cons));
+		int64_t room = (int64_t)(load_acquire(&q->limit) - prod); /* [CONS] */
 		if (unlikely(room < (int64_t)n)) {
-			cons = load_acquire(&q->cons);      /* [CONS] */
-			store_release(&q->cons_seen, cons); /* [CONS] */
-			room = (int64_t)(r->mask + 1 - (prod - cons));
+			uint64_t limit = load_acquire(&q->cons) + r->mask + 1; /* [CONS] */
+			store_release(&q->limit, limit);                       /* [CONS] */
+			room = (int64_t)(limit - prod);
 			if (room < (int64_t)n) {
 				if (side != ALF_MULTI)
 					return -ENOBUFS;
@@ -186,6 +198,8 @@ static inline int alf_reserve(const struct alf_ring *r, uint64_t *op, uint32_t n
 		store_relaxed(op, alf_op(r, ALF_OP_ENQUEUE, n, prod)); /* [OP] */
 		if (likely(cas_seq_cst(&q->prod, &prod, prod + n)))    /* [PROD] */
 			break;
+		pauses = alf_back_off(pauses);
+		prod = load_acquire(&q->prod); /* [PROD] */
 	}
 	*at = prod;
 	return 0;
@@ -193,8 +207,8 @@ static inline int alf_reserve(const struct alf_ring *r, uint64_t *op, uint32_t n
 
 /* Fills n reserved positions from at on with the indices in handle[]; their owner words and bytes
  * must have been written. The first slot is stored last, so a consumer sees all of a bulk or nothing. */
-static inline void alf_publish(const struct alf_ring *r, uint64_t at, const uint64_t *handle,
-			       uint32_t n)
+static ALWAYS_INLINE void alf_publish(const struct alf_ring *r, uint64_t at, const uint64_t *handle,
+				      uint32_t n)
 {
 	uint64_t *slot = &r->slot[at & r->mask], tag = alf_tag(r, at);
 	if (n == 1) {
@@ -246,8 +260,8 @@ __attribute__((noinline, unused)) static uint32_t alf_read_round(const struct al
 
 /* Copies out up to n indices published from position at on. Returns how many positions they span
  * (voids included), with the number of indices in *values. */
-static inline uint32_t alf_read(const struct alf_ring *r, uint64_t at, uint64_t *handle, uint32_t n,
-				uint32_t *values)
+static ALWAYS_INLINE uint32_t alf_read(const struct alf_ring *r, uint64_t at, uint64_t *handle,
+				       uint32_t n, uint32_t *values)
 {
 	const uint64_t *slot = &r->slot[at & r->mask];
 	uint64_t tag = alf_tag(r, at), differs;
@@ -269,10 +283,11 @@ static inline uint32_t alf_read(const struct alf_ring *r, uint64_t at, uint64_t 
 
 /* Takes 1..n indices, oldest first. Returns how many, 0 if nothing is published at the head. Until the
  * caller has written the owner words and cleared *op, that record covers what was taken. */
-static inline uint32_t alf_claim(const struct alf_ring *r, uint64_t *op, uint64_t *handle,
-				 uint32_t n, enum alf_side side)
+static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, uint64_t *op, uint64_t *handle,
+					uint32_t n, enum alf_side side)
 {
 	struct alf_queue *q = r->q;
+	uint32_t pauses = ALF_PAUSES_FIRST;
 	uint64_t cons = load_acquire(&q->cons); /* [CONS] */
 	for (;;) {
 		uint32_t values, span = alf_read(r, cons, handle, n, &values);
@@ -288,9 +303,12 @@ static inline uint32_t alf_claim(const struct alf_ring *r, uint64_t *op, uint64_
 		if (side != ALF_MULTI) {
 			alf_move(&q->cons, cons + span, side); /* [CONS] */
 		} else {
-			store_relaxed(op, alf_op(r, ALF_OP_DEQUEUE, span, cons)); /* [OP] */
-			if (unlikely(!cas_seq_cst(&q->cons, &cons, cons + span))) /* [CONS] */
+			store_relaxed(op, alf_op(r, ALF_OP_DEQUEUE, span, cons));   /* [OP] */
+			if (unlikely(!cas_seq_cst(&q->cons, &cons, cons + span))) { /* [CONS] */
+				pauses = alf_back_off(pauses);
+				cons = load_acquire(&q->cons); /* [CONS] */
 				continue;
+			}
 		}
 		if (likely(values))
 			return values;
@@ -311,6 +329,14 @@ static inline uint32_t alf_count(const struct alf_ring *r)
 	uint64_t cons = load_acquire(&r->q->cons);     /* [CONS] */
 	uint64_t n = load_acquire(&r->q->prod) - cons; /* [PROD] */
 	return n > r->mask + 1 ? (uint32_t)r->mask + 1 : (uint32_t)n;
+}
+
+/* Whether a claim would find something, voids included. Does not touch the producers' line. */
+static inline bool alf_ready(const struct alf_ring *r)
+{
+	uint64_t cons = load_acquire(&r->q->cons);              /* [CONS] */
+	uint64_t word = load_acquire(&r->slot[cons & r->mask]); /* [SLOT] */
+	return (word ^ alf_tag(r, cons)) <= (ALF_VOID | ALF_INDEX_MASK);
 }
 
 static inline uint32_t alf_avail_space(const struct alf_ring *r)

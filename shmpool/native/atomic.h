@@ -20,6 +20,10 @@
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
+/* For what is to be compiled anew for each constant argument: gcc -O2 would keep one copy of it out of
+ * line, where n == 1 and single are variables. */
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
 #define load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define load_seq_cst(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * qmempool.c - see qmempool.h: refill, flush, growth of the slab, and what lies in others' caches.
+ * qmempool.c - see qmempool.h: refill, flush, and what lies in others' caches.
  */
 #include "qmempool.h"
 
@@ -10,6 +10,7 @@
 
 #include "member.h"
 #include "process.h"
+#include "slab.h"
 #include "transfer.h"
 #include "wait.h"
 
@@ -41,30 +42,6 @@ void qmempool_unbind(struct qmempool *p)
 {
 	free(p->queues);
 	*p = (struct qmempool) { 0 };
-}
-
-int qmempool_create(const struct segment *s)
-{
-	uint32_t n = (uint32_t)s->geometry.prealloc;
-	struct alf_ring ring;
-	struct alf_queue *q = &segment_queue(s, 0)->queue;
-	int error = alf_init(&ring, q, (uint64_t *)(s->base + s->free_ring_offset),
-			     (uint32_t)s->geometry.capacity, CAPACITY_MAX, 0, 0);
-	if (!error && n)
-		error = segment_reserve(s, s->headers_offset, n * sizeof(struct buffer));
-	if (!error && n)
-		error = segment_reserve(s, s->data_offset, n * s->stride);
-	if (error)
-		return error;
-	for (uint32_t i = 0; i < n; i++) {
-		uint64_t at = q->prod + i, handle = i;
-		struct buffer *b = segment_buffer(s, i);
-		b->owner = owner_transit(0, at);
-		b->headroom = (uint32_t)s->geometry.headroom;
-		alf_publish(&ring, at, &handle, 1);
-	}
-	q->prod += n;
-	return 0;
 }
 
 #define GIVE_TRIES 1024
@@ -129,55 +106,30 @@ static bool cache_open(struct qmempool *p, struct member *m)
 	return !asked && cache_enter(m);
 }
 
-/* Makes the next absent extent. Up to max of its buffers go to handle, the rest to the shared queue.
- * Returns how many; -EAGAIN if the slab has reached the capacity, -ENOSPC. */
+/* Grows the slab by an extent. Up to max of its buffers go to handle, the rest to the shared queue. */
 static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
-	const struct segment *s = &p->segment;
-	uint64_t each = s->geometry.extent_buffers;
-	uint32_t absent = load_relaxed(&p->first_absent);
-	for (uint64_t i = absent; i < s->extents; i++) {
-		uint64_t *extent = segment_extent(s, i), seen = load_acquire(extent); /* [EXTENT] */
-		if (seen == EXTENT_PRESENT && i == absent)
-			store_relaxed(&p->first_absent, ++absent);
-		if (seen || !cas_seq_cst(extent, &seen, owner_member(m->number)))
+	uint32_t first, mine, filled = 0;
+	uint64_t rest[BULK_MAX];
+	int n = slab_grow(&p->segment, &p->first_absent, owner_member(m->number), &first);
+	if (n < 0)
+		return n;
+	count_up(&m->counters[COUNT_GROW], 1);
+	mine = (uint32_t)n < max ? (uint32_t)n : max;
+	for (uint32_t k = 0; k < (uint32_t)n; k++) {
+		uint64_t h = handle_of(first + k,
+				       load_relaxed(&qmempool_buffer(p, first + k)->generation));
+		if (k < mine) {
+			handle[k] = h;
 			continue;
-		uint64_t first = s->geometry.prealloc + i * each;
-		uint32_t n = (uint32_t)(first + each > p->capacity ? p->capacity - first : each);
-		int error = segment_reserve(s, s->headers_offset + first * sizeof(struct buffer),
-					    n * sizeof(struct buffer));
-		if (!error)
-			error = segment_reserve(s, s->data_offset + first * s->stride,
-						n * s->stride);
-		if (error) {
-			store_release(extent, 0); /* [EXTENT] */
-			return error;
 		}
-		for (uint32_t k = 0; k < n; k++) {
-			struct buffer *b = qmempool_buffer(p, (uint32_t)first + k);
-			store_relaxed(&b->headroom, (uint32_t)s->geometry.headroom);
-			store_relaxed(&b->owner, owner_member(m->number));
-		}
-		store_release(extent, EXTENT_PRESENT); /* [EXTENT] */
-		count_up(&m->counters[COUNT_GROW], 1);
-		uint32_t mine = n < max ? n : max, k = 0;
-		for (uint64_t rest[BULK_MAX]; k < n;) {
-			uint32_t filled = 0;
-			for (; k < n && filled < BULK_MAX; k++) {
-				uint32_t index = (uint32_t)first + k;
-				uint64_t h = handle_of(
-					index,
-					load_relaxed(&qmempool_buffer(p, index)->generation));
-				if (k < mine)
-					handle[k] = h;
-				else
-					rest[filled++] = h;
-			}
+		rest[filled++] = h;
+		if (filled == BULK_MAX || k + 1 == (uint32_t)n) {
 			give_all(p, m, rest, filled);
+			filled = 0;
 		}
-		return (int)mine;
 	}
-	return -EAGAIN;
+	return (int)mine;
 }
 
 /* Takes up to max buffers from victim's cache, which the caller holds as thief. */
@@ -377,6 +329,8 @@ int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, 
 	int error = qmempool_alloc_bulk(p, m, handle, n);
 	for (int polls = 0; error == -EAGAIN && n <= p->capacity; polls++) {
 		int slept = 0;
+		if (deadline_ns == WAIT_NEVER)
+			break;
 		if (load_relaxed(&p->closing))
 			return -ESHUTDOWN;
 		if (polls < WAIT_POLLS) {

@@ -16,7 +16,6 @@
  *               calls membarrier(2), then looks at busy. The system call is a full barrier on the
  *               owner's processor, so the owner's side costs none: at least one sees the other.
  *               What either did is handed over with release and acquire on busy and on thief.
- *     [EXTENT]  an extent's word: who reads EXTENT_PRESENT sees the headers initialised.
  *
  * Progress: nothing here waits for another member. A cache whose owner is in the middle of it, or
  * that another thief has, is passed over; an owner whose cache is being emptied works without it.
@@ -55,9 +54,6 @@ struct qmempool {
 /* Binds a checked segment. 0, -ENOMEM, -EBADMSG. */
 int qmempool_bind(struct qmempool *p, const struct segment *s);
 void qmempool_unbind(struct qmempool *p);
-
-/* By the creator: makes the shared queue and the first prealloc buffers. 0, -ENOSPC. */
-int qmempool_create(const struct segment *s);
 
 /* What the fast paths fall back to. */
 int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n);

@@ -42,9 +42,10 @@ static bool outranked(const struct qmempool *p, uint32_t number, const char *nam
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
 		struct queue_slot *slot = segment_queue(&p->segment, i);
 		uint64_t state = load_seq_cst(&slot->state); /* [QUEUE] */
-		if (i == number || !named(slot, state, name))
-			continue;
-		if (i < number || !cas_seq_cst(&slot->state, &state, state & ~QUEUE_NAMED))
+		while (i > number && state != QUEUE_READY && named(slot, state, name))
+			if (cas_seq_cst(&slot->state, &state, state & ~QUEUE_NAMED)) /* [QUEUE] */
+				state = 0;
+		if (i != number && named(slot, state, name))
 			return true;
 	}
 	return false;
@@ -203,6 +204,8 @@ int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 	int error = queue_put(p, m, r, handle, n);
 	for (int polls = 0; error == -ENOBUFS; polls++) {
 		int slept = 0;
+		if (deadline_ns == WAIT_NEVER)
+			break;
 		if (load_relaxed(&p->closing))
 			return -ESHUTDOWN;
 		if (polls < WAIT_POLLS) {
@@ -229,6 +232,8 @@ int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 	int got = queue_get(p, m, r, handle, n);
 	for (int polls = 0; got == -EAGAIN; polls++) {
 		int slept = 0;
+		if (deadline_ns == WAIT_NEVER)
+			break;
 		if (load_relaxed(&p->closing))
 			return -ESHUTDOWN;
 		if (polls < WAIT_POLLS) {

@@ -9,6 +9,7 @@
 #include "audit.h"
 #include "call.h"
 #include "member.h"
+#include "slab.h"
 
 int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size)
 {
@@ -23,7 +24,7 @@ int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *wh
 	if (!error)
 		error = segment_init(&s, base, fd);
 	if (!error)
-		error = qmempool_create(&s);
+		error = slab_create(&s);
 	if (!error)
 		segment_ready(&s);
 	return error;
@@ -97,6 +98,15 @@ int64_t shmpool_queue_count(uint64_t key)
 		return -EBADF;
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
 	return r ? (int64_t)alf_count(r) : -ENOENT;
+}
+
+int64_t shmpool_queue_empty(uint64_t key)
+{
+	struct qmempool *p = local_pool(key_pool(key));
+	if (!p)
+		return -EBADF;
+	const struct alf_ring *r = queue_ring(p, key_queue(key));
+	return r ? !alf_ready(r) : -ENOENT;
 }
 
 int shmpool_queue_release(int pool, int queue)

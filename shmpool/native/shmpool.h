@@ -4,7 +4,8 @@
  * leaves out the lines that begin with #), so every declaration stands once.
  *
  * Results: 0 or a count, or -errno. A function with wait in its name may sleep and is called with
- * the interpreter's lock released; deadlines are CLOCK_MONOTONIC in ns, INT64_MAX for never.
+ * the interpreter's lock released; deadlines are CLOCK_MONOTONIC in ns, INT64_MAX for
+ * never, 0 for one attempt.
  *
  * A pool is a number that shmpool_open() gave, | serial 16 | slot 6 |, so that one that was closed
  * does not name its successor; every number is checked: a wrong one is an error and never a crash.
@@ -95,6 +96,7 @@ int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t
 int shmpool_queue_find(int pool, const char *name);
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info);
 int64_t shmpool_queue_count(uint64_t key);
+int64_t shmpool_queue_empty(uint64_t key);
 int shmpool_queue_release(int pool, int queue);
 
 /* One buffer. A new one has length 0, the pool's head room, and its user fields 0. */

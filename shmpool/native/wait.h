@@ -24,6 +24,7 @@
 	1000000ll     /* while another member is in the middle of the operation waited for */
 #define WAIT_POLLS 24 /* sched_yield() calls, about 0.5 us each, before the first sleep */
 #define WAIT_FOREVER INT64_MAX
+#define WAIT_NEVER 0 /* as a deadline: one attempt */
 
 #define WAIT_COUNT_MASK 0xfffu
 #define WAIT_EPOCH_ONE 0x1000u

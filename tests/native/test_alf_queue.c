@@ -135,16 +135,16 @@ static void test_voids(void)
 	}
 }
 
-/* A stale cons_seen makes a producer look again, never overwrite. */
-static void test_stale_cons_seen(void)
+/* A stale limit makes a producer look again, never overwrite. */
+static void test_stale_limit(void)
 {
 	struct alf_ring r;
 	uint64_t handle[4] = { 0, 1, 2, 3 }, out[4];
 	init(&r, 4, 0);
-	uint64_t old = queue.cons_seen;
+	uint64_t old = queue.limit;
 	for (int round = 0; round < 100; round++) {
 		EQUAL(0, enqueue(&r, handle, 4, ALF_MULTI));
-		queue.cons_seen = old; /* what a slow producer may store late */
+		queue.limit = old; /* what a slow producer may store late */
 		EQUAL(-ENOBUFS, enqueue(&r, handle, 1, ALF_MULTI));
 		EQUAL(4, dequeue(&r, out, 4, ALF_MULTI));
 	}
@@ -159,6 +159,6 @@ int main(void)
 	test_all_or_nothing();
 	test_unpublished();
 	test_voids();
-	test_stale_cons_seen();
+	test_stale_limit();
 	return 0;
 }

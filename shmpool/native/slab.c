@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * slab.c - see slab.h.
+ */
+#include "slab.h"
+
+/* Reserves the headers and data of n buffers. */
+static int reserve(const struct segment *s, uint64_t first, uint64_t n)
+{
+	int error = segment_reserve(s, s->headers_offset + first * sizeof(struct buffer),
+				    n * sizeof(struct buffer));
+	return error ? error :
+		       segment_reserve(s, s->data_offset + first * s->stride, n * s->stride);
+}
+
+int slab_create(const struct segment *s)
+{
+	uint32_t n = (uint32_t)s->geometry.prealloc;
+	struct alf_ring ring;
+	struct alf_queue *q = &segment_queue(s, 0)->queue;
+	int error = alf_init(&ring, q, (uint64_t *)(s->base + s->free_ring_offset),
+			     (uint32_t)s->geometry.capacity, CAPACITY_MAX, 0, 0);
+	if (!error && n)
+		error = reserve(s, 0, n);
+	if (error)
+		return error;
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t at = q->prod + i, handle = i;
+		struct buffer *b = segment_buffer(s, i);
+		b->owner = owner_transit(0, at);
+		b->headroom = (uint32_t)s->geometry.headroom;
+		alf_publish(&ring, at, &handle, 1);
+	}
+	q->prod += n;
+	return 0;
+}
+
+int slab_grow(const struct segment *s, uint32_t *absent, uint64_t owner, uint32_t *first)
+{
+	uint64_t each = s->geometry.extent_buffers, capacity = (uint64_t)s->geometry.capacity;
+	uint32_t from = load_relaxed(absent);
+	for (uint64_t i = from; i < s->extents; i++) {
+		uint64_t *extent = segment_extent(s, i), seen = load_acquire(extent); /* [EXTENT] */
+		if (seen == EXTENT_PRESENT && i == from)
+			store_relaxed(absent, ++from);
+		if (seen || !cas_seq_cst(extent, &seen, owner))
+			continue;
+		uint64_t at = (uint64_t)s->geometry.prealloc + i * each;
+		uint64_t n = at + each > capacity ? capacity - at : each;
+		int error = reserve(s, at, n);
+		if (error) {
+			store_release(extent, 0); /* [EXTENT] */
+			return error;
+		}
+		for (uint64_t k = at; k < at + n; k++) {
+			struct buffer *b = segment_buffer(s, (uint32_t)k);
+			store_relaxed(&b->headroom, (uint32_t)s->geometry.headroom);
+			store_relaxed(&b->owner, owner);
+		}
+		store_release(extent, EXTENT_PRESENT); /* [EXTENT] */
+		*first = (uint32_t)at;
+		return (int)n;
+	}
+	return -EAGAIN;
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * slab.h - the buffers that exist: the first prealloc of them from creation on, the others extent by
+ * extent, reserved before anybody can have them.
+ *
+ * slab_create  by the creator, alone
+ * slab_grow    any number of members: each makes another extent
+ *
+ * Ordering
+ *     [EXTENT]  an extent's word: who reads EXTENT_PRESENT sees the headers initialised.
+ *
+ * Progress: nobody waits. An extent whose maker dies stays named after it, and nobody has its buffers.
+ */
+#ifndef SHMPOOL_SLAB_H
+#define SHMPOOL_SLAB_H
+
+#include "segment.h"
+
+/* Makes the shared queue and the first prealloc buffers in it. 0, -ENOSPC. */
+int slab_create(const struct segment *s);
+
+/* Makes the next absent extent; its buffers get the owner word owner. Returns how many there are, the
+ * first one's index in *first; -EAGAIN if every extent is there or being made, -ENOSPC. *absent is
+ * where to look first: every extent before it is present. */
+int slab_grow(const struct segment *s, uint32_t *absent, uint64_t owner, uint32_t *first);
+
+#endif
