@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,6 +105,15 @@ def pool(make_pool: MakePool) -> shmpool.Pool:
 def cached_pool(make_pool: MakePool) -> shmpool.Pool:
     """256 buffers of 256 bytes, with local caches of 64."""
     return make_pool(capacity=256, prealloc=256)
+
+
+def join(thread: threading.Thread) -> None:
+    """Waits for a thread's real end: Python's join() returns before its membership has ended."""
+    thread.join(DEADLINE_S)
+    give_up = time.monotonic() + DEADLINE_S
+    while os.path.exists(f"/proc/self/task/{thread.native_id}"):
+        assert time.monotonic() < give_up, "the thread never ended"
+        time.sleep(0.0002)
 
 
 @pytest.fixture

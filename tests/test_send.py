@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import Child, MakePool
+from conftest import Child, MakePool, join
 
 import shmpool
 
@@ -188,5 +188,5 @@ def test_one_queue_object_in_two_threads(make_pool: MakePool) -> None:
     queue.send_many(payloads, timeout=60)
     queue.send(b"end")
     for thread in threads:
-        thread.join()
+        join(thread)
     assert sorted(payloads) == sorted(got)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from conftest import Child, Eventually, MakePool
+from conftest import Child, Eventually, MakePool, join
 
 import shmpool
 
@@ -101,7 +101,7 @@ def test_a_role_can_be_given_up(pool: shmpool.Pool) -> None:
     for text in (b"early", b"late"):
         thread = threading.Thread(target=other, args=(text,))
         thread.start()
-        thread.join()
+        join(thread)
         queue.release()
     assert ["busy", "sent"] == outcome
     queue.send(b"again")
@@ -113,7 +113,7 @@ def test_the_role_ends_with_the_thread(pool: shmpool.Pool, eventually: Eventuall
     queue = pool.create_queue("q", capacity=8, producers="single")
     thread = threading.Thread(target=queue.send, args=(b"1",))
     thread.start()
-    thread.join()
+    join(thread)
 
     def sent() -> bool:
         try:
@@ -133,7 +133,7 @@ def test_the_other_side_stays_open(pool: shmpool.Pool) -> None:
     got = [queue.recv()]
     thread = threading.Thread(target=lambda: got.append(queue.recv()))
     thread.start()
-    thread.join()
+    join(thread)
     assert [b"1", b"2", b"3"] == [*got, queue.recv()]
 
 
@@ -152,5 +152,5 @@ def test_busy_names_this_process(pool: shmpool.Pool) -> None:
 
     thread = threading.Thread(target=other)
     thread.start()
-    thread.join()
+    join(thread)
     assert f"process {os.getpid()}, thread {threading.get_native_id()}" in str(caught[0])

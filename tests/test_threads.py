@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from conftest import Eventually, MakePool
+from conftest import Eventually, MakePool, join
 
 import shmpool
 
@@ -15,7 +15,7 @@ def in_thread(call: Callable[[], object]) -> object:
     result: list[object] = []
     thread = threading.Thread(target=lambda: result.append(call()))
     thread.start()
-    thread.join()
+    join(thread)
     return result[0]
 
 
@@ -39,7 +39,7 @@ def test_a_thread_is_a_member_while_it_lives(
     (member,) = pool.members()
     assert (tids[0], True) == (member.tid, member.cached > 0)
     leave.set()
-    thread.join()
+    join(thread)
     eventually(lambda: not pool.members())
     assert (256, 0) == (pool.stats().free, pool.stats().cached)
     assert 1 == pool.stats().counters["alloc"]
@@ -124,7 +124,7 @@ def test_more_threads_than_members(make_pool: MakePool) -> None:
     assert shmpool.LimitReached is in_thread(third)
     held.free()
     leave.set()
-    thread.join()
+    join(thread)
     assert 2 == pool.max_members
 
 
@@ -172,11 +172,11 @@ def test_every_message_once(make_pool: MakePool, workers: int) -> None:
     for thread in producers + consumers:
         thread.start()
     for thread in producers:
-        thread.join()
+        join(thread)
     for _ in consumers:
         queue.send(b"", timeout=60)
     for thread in consumers:
-        thread.join()
+        join(thread)
     for one in got:
         for who in range(workers):
             mine = [i for k, i in one if k == who]

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from conftest import Child, Eventually, MakePool
+from conftest import Child, Eventually, MakePool, join
 
 import shmpool
 
@@ -49,7 +49,7 @@ def test_close_ends_every_wait(pool: shmpool.Pool, eventually: Eventually, kind:
     thread.start()
     eventually(lambda: pool.stats().counters["sleep"] >= 1)
     pool.close()
-    thread.join()
+    join(thread)
     assert [shmpool.PoolClosed] == [type(error) for error in caught]
     del held
 
@@ -73,7 +73,7 @@ def test_every_wait_ends_when_it_can(pool: shmpool.Pool, eventually: Eventually,
         queue.get_many(2).free()
     else:
         queue.send(b"x")
-    thread.join()
+    join(thread)
     assert done.is_set()
 
 
@@ -123,6 +123,8 @@ INTERRUPTED = """
     except (KeyboardInterrupt, Interrupted) as error:
         print(type(error).__name__)
     thread.join()
+    while os.path.exists(f"/proc/self/task/{thread.native_id}"):
+        pass
     assert buf is None or not buf.released
     assert burst is None or len(burst)
     audit = pool.audit()
