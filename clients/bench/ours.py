@@ -23,7 +23,7 @@ class Ours(Way):
     depth = DEPTH
 
     def create(self) -> None:
-        self.pool = shmpool.Pool.create(self.name, buffer_size=SIZE, capacity=16384, prealloc=16384)
+        self.pool = shmpool.Pool.create(self.name, buffer_size=SIZE, capacity=16384, prealloc=2304)
         for number in range(self.queues):
             self.pool.create_queue(str(number), capacity=self.depth)
 

@@ -79,6 +79,13 @@ static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t 
 	return &p->buffers[index];
 }
 
+/* Fetches the header and the first line of the data of a buffer that is soon to be used. */
+static inline void qmempool_prefetch(const struct qmempool *p, uint32_t index)
+{
+	prefetch_write(qmempool_buffer(p, index));
+	prefetch_write(segment_data(&p->segment, index) + p->segment.geometry.headroom);
+}
+
 /* Opens m's cache to its owner; false if a thief has it or asks for it. */
 static inline bool cache_enter(struct member *m)
 {

@@ -11,6 +11,8 @@
 #include "transfer.h"
 #include "wait.h"
 
+#define FETCH_AHEAD 1 /* buffers: one hop between distant cores is longer than one message's work */
+
 static bool named(const struct queue_slot *slot, uint64_t state, const char *name)
 {
 	return (state == QUEUE_READY || state & QUEUE_NAMED) &&
@@ -175,6 +177,16 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	return 0;
 }
 
+/* Starts the transfer of the lines of a buffer that is soon to come out, while the caller is at work on
+ * this one. */
+static inline void fetch_ahead(const struct qmempool *p, const struct alf_ring *r)
+{
+	uint64_t at = load_relaxed(&r->q->cons) + FETCH_AHEAD;
+	uint64_t index = load_relaxed(&r->slot[at & r->mask]) ^ alf_tag(r, at);
+	if (index < p->capacity)
+		qmempool_prefetch(p, (uint32_t)index);
+}
+
 int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 	      uint32_t n)
 {
@@ -186,6 +198,8 @@ int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, ui
 	got = single ? transfer_out(p, m, r, handle, n, ALF_SINGLE_WAKES) :
 		       transfer_out(p, m, r, handle, n, ALF_MULTI);
 	if (got > 0) {
+		if (n == 1)
+			fetch_ahead(p, r);
 		count_up(&m->counters[COUNT_DEQUEUE], (uint32_t)got);
 		if (unlikely(wait_anybody(&q->room_wait))) /* [WAIT] after cons moved */
 			wait_wake(&q->room_wait, (uint32_t)got);
