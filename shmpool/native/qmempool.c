@@ -198,8 +198,12 @@ void qmempool_request(struct qmempool *p)
 static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
 	int got = transfer_out(p, m, &p->free, handle, max, ALF_MULTI);
-	if (got)
+	if (got) {
+		/* Whoever freed them read them: their bytes come over while the first are filled. */
+		for (int i = 0; i < got; i++)
+			qmempool_prefetch(p, handle_index(handle[i]));
 		return got;
+	}
 	int grown = grow(p, m, handle, max);
 	if (grown > 0)
 		return grown;

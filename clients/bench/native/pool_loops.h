@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * pool_loops.h - the measured loops over a pool, the same for every contestant.
+ *
+ * Like queue_loops.h: a contestant hands in its operations as constants, and everything is inlined
+ * into its own work(). A handle is 64 bits of whatever the contestant names a buffer with.
+ */
+#ifndef BENCH_POOL_LOOPS_H
+#define BENCH_POOL_LOOPS_H
+
+#include <string.h>
+
+#include "run.h"
+
+/* The same for every pool here, and what DPDK's may have at most. */
+#define POOL_BUFFERS 8192u
+#define POOL_BUFFER_BYTES 2048u
+#define POOL_CACHE 512u /* buffers in each worker's local cache */
+#define POOL_BULK 64u   /* moved at once between it and the shared queue; DPDK chooses its own */
+#define POOL_TURNS 8    /* between two looks at the stop word, on one core */
+#define POOL_WORDS 8    /* of each packet, written and read on the whole path: 64 bytes */
+
+struct pool_ops {
+	/* Allocates all n or none: n or 0. */
+	uint32_t (*alloc)(void *end, uint64_t *handle, uint32_t n);
+	void (*free)(void *end, const uint64_t *handle, uint32_t n);
+	/* Through the contestant's own queue. All n or none; 1..n, or 0 if there is none. */
+	uint32_t (*put)(void *end, const uint64_t *handle, uint32_t n);
+	uint32_t (*get)(void *end, uint64_t *handle, uint32_t n);
+	/* Where a buffer's bytes lie. */
+	uint64_t *(*data)(void *end, uint64_t handle);
+};
+
+/* Allocates held buffers n at a time, then frees them n at a time, oldest first. */
+static ALWAYS_INLINE void pool_turn(const struct pool_ops ops, struct bench_run *run, void *end,
+				    uint32_t me, uint64_t *handle, uint32_t held, uint32_t n)
+{
+	uint64_t done = 0;
+	while (!run_stopped(run)) {
+		uint32_t lost = 0;
+		for (uint32_t turn = 0; turn < POOL_TURNS; turn++) {
+			for (uint32_t i = 0; i < held; i += n)
+				lost |= ops.alloc(end, handle + i, n) ^ n;
+			for (uint32_t i = 0; i < held && !lost; i += n)
+				ops.free(end, handle + i, n);
+		}
+		if (lost) {
+			store_relaxed(&run->failed, 1u);
+			return;
+		}
+		run_count(run, me, done += POOL_TURNS * held);
+	}
+}
+
+static ALWAYS_INLINE void pool_produce(const struct pool_ops ops, struct bench_run *run, void *end,
+				       uint64_t *handle, uint32_t n, bool bytes)
+{
+	uint32_t failed = 0;
+	uint64_t packet = 0;
+	while (!run_stopped(run)) {
+		if (!ops.alloc(end, handle, n)) {
+			run_idle(run, ++failed);
+			continue;
+		}
+		for (uint32_t i = 0; bytes && i < n; i++) {
+			uint64_t *word = ops.data(end, handle[i]);
+			packet++;
+			for (uint32_t k = 0; k < POOL_WORDS; k++)
+				word[k] = packet;
+		}
+		failed = 0;
+		while (!ops.put(end, handle, n) && !run_stopped(run))
+			run_idle(run, ++failed);
+		failed = 0;
+	}
+}
+
+static ALWAYS_INLINE void pool_consume(const struct pool_ops ops, struct bench_run *run, void *end,
+				       uint32_t me, uint64_t *handle, uint32_t n, bool bytes)
+{
+	uint64_t done = 0, differs = 0;
+	uint32_t failed = 0;
+	while (!run_stopped(run)) {
+		uint32_t got = ops.get(end, handle, n);
+		if (!got) {
+			run_idle(run, ++failed);
+			continue;
+		}
+		failed = 0;
+		for (uint32_t i = 0; bytes && i < got; i++) {
+			const uint64_t *word = ops.data(end, handle[i]);
+			for (uint32_t k = 1; k < POOL_WORDS; k++)
+				differs |= word[k] ^ word[0];
+		}
+		ops.free(end, handle, got);
+		run_count(run, me, done += got);
+	}
+	if (differs)
+		store_relaxed(&run->failed, 1u);
+}
+
+/* The whole of a contestant's work(); end is what its operations take. */
+static ALWAYS_INLINE void pool_work(const struct pool_ops ops, struct bench_run *run, void *end,
+				    uint32_t me)
+{
+	const struct bench_cell *cell = run->cell;
+	uint64_t *handle = run->handle[me]; /* not an array of this function: see queue_do() */
+	if (cell->work == WORK_POOL && cell->bulk == 1)
+		pool_turn(ops, run, end, me, handle, cell->held, 1);
+	else if (cell->work == WORK_POOL)
+		pool_turn(ops, run, end, me, handle, cell->held, cell->bulk);
+	else if (cell->work == WORK_HAND_OVER && me < cell->producers)
+		pool_produce(ops, run, end, handle, cell->bulk, false);
+	else if (cell->work == WORK_HAND_OVER)
+		pool_consume(ops, run, end, me, handle, cell->bulk, false);
+	else if (me < cell->producers)
+		pool_produce(ops, run, end, handle, cell->bulk, true);
+	else
+		pool_consume(ops, run, end, me, handle, cell->bulk, true);
+}
+
+#endif

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * report.c - prints results: one line of the table for each of our variants, the baselines beside the
+ * first.
+ */
+#include "report.h"
+
+#include <string.h>
+
+static const char *const column_name[COLUMNS] = { "ours", "original", "dpdk", "malloc" };
+static const char *const outcome_name[] = {
+	"ok", "slower", "stuck", "failed", "interrupted", "busy"
+};
+
+/* A time per element, as short as it stays exact enough. */
+static const char *figure(char *text, size_t size, struct run_sample s)
+{
+	const char *more = s.outcome == RUN_OK ? "" : "> ";
+	if (s.outcome >= RUN_FAILED)
+		snprintf(text, size, "%s", outcome_name[s.outcome]);
+	else if (s.ns >= 1e6)
+		snprintf(text, size, "%s%.0f ms", more, s.ns / 1e6);
+	else if (s.ns >= 1e4)
+		snprintf(text, size, "%s%.0f us", more, s.ns / 1e3);
+	else
+		snprintf(text, size, "%s%.*f", more, s.ns < 10 ? 2 : 1, s.ns);
+	return text;
+}
+
+static const char *goal_text(char *text, size_t size, const struct bench_cell *cell)
+{
+	switch (cell->goal.kind) {
+	case GOAL_BASELINE:
+		snprintf(text, size, "<= %.2fx", cell->goal.limit);
+		break;
+	case GOAL_REFERENCE:
+		snprintf(text, size, "<= %.2fx of %s", cell->goal.limit, cell->reference->name);
+		break;
+	case GOAL_NS:
+		snprintf(text, size, "<= %.1f ns", cell->goal.limit);
+		break;
+	default:
+		text[0] = 0;
+	}
+	return text;
+}
+
+/* What is worth knowing about the samples behind a line. */
+static const char *remark(char *text, size_t size, const struct result *result)
+{
+	uint32_t disturbed = 0;
+	text[0] = 0;
+	for (uint32_t i = 0; i < result->contestants; i++)
+		for (uint32_t r = 0; r < result->rounds; r++)
+			disturbed += result->sample[i][r].disturbed;
+	if (result->attempts > 1)
+		snprintf(text, size, "; attempt %u: the hop changed", result->attempts);
+	if (disturbed)
+		snprintf(text + strlen(text), size - strlen(text), "; %u of %u samples disturbed",
+			 disturbed, result->rounds * result->contestants);
+	return text;
+}
+
+/* Where the figures of one line go. */
+struct line {
+	char figure[COLUMNS][16];
+	char ratio[16];
+	char goal[64];
+	char hop[32];
+	char remark[96];
+};
+
+/* Variant i of ours. What belongs to the whole cell stands on its first line only. */
+static void row(FILE *out, const struct result *result, uint32_t i, bool first)
+{
+	const struct bench_cell *cell = result->cell;
+	struct line l = { 0 };
+	int other = cell->goal.kind == GOAL_REFERENCE ? result_reference(result) :
+							result_baseline(result);
+	double ratio = result_ratio(result, i, other);
+	figure(l.figure[OURS], sizeof(l.figure[0]), result_median(result, i));
+	if (ratio > 0)
+		snprintf(l.ratio, sizeof(l.ratio), ratio < 0.01 ? "%.0ex" : "%.2fx", ratio);
+	for (uint32_t j = 0; first && j < result->contestants; j++) {
+		enum bench_column c = result->contestant[j]->column;
+		if (c != OURS && result->contestant[j]->create)
+			figure(l.figure[c], sizeof(l.figure[c]), result_median(result, j));
+		else if (c != OURS)
+			snprintf(l.figure[c], sizeof(l.figure[c]), "skipped");
+	}
+	if (first) {
+		int met = result_goal(result, i);
+		goal_text(l.goal, sizeof(l.goal), cell);
+		if (met >= 0)
+			strcat(l.goal, met ? ": met" : ": MISSED");
+		remark(l.remark, sizeof(l.remark), result);
+		if (result->hop_after > 0)
+			snprintf(l.hop, sizeof(l.hop), "%.0f-%.0f", result->hop_before,
+				 result->hop_after);
+	}
+	fprintf(out, "%-31s %-19s %9s %9s %9s %9s %7s %8s  %s%s\n", first ? cell->name : "",
+		result->contestant[i]->name, l.figure[OURS], l.figure[ORIGINAL], l.figure[DPDK],
+		l.figure[MALLOC], l.ratio, l.hop, l.goal, l.remark);
+}
+
+void report_table(FILE *out, const struct result *results, uint32_t n)
+{
+	fputs("ns per element, medians. Ratio: ours against the better baseline, or the\n"
+	      "one that the goal names, round by round. Hop: ns for a cache line from core to "
+	      "core, before and after. A goal is for the\n"
+	      "first variant of its scenario.\n\n",
+	      out);
+	fprintf(out, "%-31s %-19s %9s %9s %9s %9s %7s %8s  goal\n", "scenario", "variant",
+		column_name[OURS], column_name[ORIGINAL], column_name[DPDK], column_name[MALLOC],
+		"ratio", "hop");
+	for (uint32_t k = 0; k < n; k++) {
+		const struct result *result = &results[k];
+		bool first = true;
+		if (result->skipped)
+			fprintf(out, "%-31s skipped: %s\n", result->cell->name, result->skipped);
+		for (uint32_t i = 0; !result->skipped && i < result->contestants; i++) {
+			if (result->contestant[i]->column != OURS)
+				continue;
+			row(out, result, i, first);
+			first = false;
+		}
+	}
+	if (!queue_rte.create)
+		fprintf(out, "\ndpdk: skipped, pkg-config knows no libdpdk for this compiler\n");
+}
+
+static void json_contestant(FILE *out, const struct result *result, uint32_t i)
+{
+	struct run_sample median = result_median(result, i);
+	int met = result->contestant[i]->column == OURS ? result_goal(result, i) : -1;
+	fprintf(out, "      {\"name\": \"%s\", \"column\": \"%s\", \"outcome\": \"%s\", ",
+		result->contestant[i]->name, column_name[result->contestant[i]->column],
+		result->contestant[i]->create ? outcome_name[median.outcome] : "skipped");
+	fprintf(out, "\"median_ns\": %.4f, \"ratio\": %.4f, \"met\": %s, \"rounds\": [", median.ns,
+		result_ratio(result, i, result_baseline(result)),
+		met < 0 ? "null" :
+		met     ? "true" :
+			  "false");
+	for (uint32_t r = 0; result->contestant[i]->create && r < result->rounds; r++) {
+		const struct run_sample *s = &result->sample[i][r];
+		fprintf(out, "%s{\"ns\": %.4f, \"outcome\": \"%s\", \"disturbed\": %s}",
+			r ? ", " : "", s->ns, outcome_name[s->outcome],
+			s->disturbed ? "true" : "false");
+	}
+	fprintf(out, "]}%s\n", i + 1 < result->contestants ? "," : "");
+}
+
+void report_json(FILE *out, const struct result *results, uint32_t n, bool quick)
+{
+	char goal[64];
+	fprintf(out, "{\n  \"compiler\": \"%s\", \"quick\": %s,\n  \"cells\": [\n", __VERSION__,
+		quick ? "true" : "false");
+	for (uint32_t k = 0; k < n; k++) {
+		const struct result *result = &results[k];
+		fprintf(out, "    {\"name\": \"%s\", \"goal\": \"%s\", \"skipped\": %s%s%s,\n",
+			result->cell->name, goal_text(goal, sizeof(goal), result->cell),
+			result->skipped ? "\"" : "", result->skipped ? result->skipped : "null",
+			result->skipped ? "\"" : "");
+		fprintf(out,
+			"     \"hop_before_ns\": %.1f, \"hop_after_ns\": %.1f, \"attempts\": %u,\n"
+			"     \"contestants\": [\n",
+			result->hop_before, result->hop_after, result->attempts);
+		for (uint32_t i = 0; i < result->contestants; i++)
+			json_contestant(out, result, i);
+		fprintf(out, "    ]}%s\n", k + 1 < n ? "," : "");
+	}
+	fprintf(out, "  ]\n}\n");
+}

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * tailwait.h - the original ring algorithm, written afresh as a baseline.
+ *
+ * A power-of-two ring of 8-byte words. Each side has a head, which a compare-and-swap moves to reserve
+ * a bulk, and a tail, which says how far the other side may go. After its copy everybody waits until
+ * the tail has come to its own old head, then moves it on: whoever is preempted between the two stops
+ * its whole side.
+ *
+ * Any number of producers and consumers; with single=true one at a time on that side.
+ *
+ * Ordering
+ *     [HEAD]  head before the opposite tail, or the room between them underflows.
+ *     [TAIL]  a side that sees the other's tail sees its copies done (in or out). The waiter acquires
+ *             as well: its own store of the tail passes on what earlier bulks of its side did.
+ */
+#ifndef BENCH_TAILWAIT_H
+#define BENCH_TAILWAIT_H
+
+#include "atomic.h"
+
+struct tailwait_side {
+	uint32_t head;
+	uint32_t tail;
+	uint32_t size; /* constant; here it costs no third line */
+	uint32_t pad[13];
+};
+
+struct tailwait {
+	struct tailwait_side prod;
+	struct tailwait_side cons;
+	uint64_t slot[];
+};
+_Static_assert(offsetof(struct tailwait, cons) == CACHE_LINE, "one line for each side");
+
+static inline size_t tailwait_bytes(uint32_t size)
+{
+	return sizeof(struct tailwait) + size * sizeof(uint64_t);
+}
+
+/* Makes an empty ring in zeroed memory on a cache line; size is a power of two. */
+static inline void tailwait_init(struct tailwait *ring, uint32_t size)
+{
+	ring->prod.size = size;
+	ring->cons.size = size;
+}
+
+/* Moves mine->head over up to n positions of which other->tail + ahead is the limit, with all=true
+ * over n or none. Returns over how many; *at is the first. */
+static inline uint32_t tailwait_reserve(struct tailwait_side *mine, struct tailwait_side *other,
+					uint32_t ahead, uint32_t n, bool all, bool single,
+					uint32_t *at)
+{
+	uint32_t head = load_acquire(&mine->head); /* [HEAD] */
+	for (;;) {
+		uint32_t room = ahead + load_acquire(&other->tail) - head, take = n; /* [TAIL] */
+		if (unlikely(room < n)) {
+			if (all || !room)
+				return 0;
+			take = room;
+		}
+		*at = head;
+		if (single) {
+			store_relaxed(&mine->head, head + take);
+			return take;
+		}
+		if (likely(cas_seq_cst(&mine->head, &head, head + take))) /* [HEAD] */
+			return take;
+	}
+}
+
+/* Lets the other side have the n positions from at on, once it has all before them. */
+static inline void tailwait_release(struct tailwait_side *mine, uint32_t at, uint32_t n,
+				    bool single)
+{
+	while (!single && load_acquire(&mine->tail) != at) /* [TAIL] */
+		cpu_relax();
+	store_release(&mine->tail, at + n); /* [TAIL] */
+}
+
+/* How many of n positions from at on lie before the end of the slots. */
+static inline uint32_t tailwait_straight(uint32_t size, uint32_t at, uint32_t n)
+{
+	uint32_t first = size - (at & (size - 1));
+	return n < first ? n : first;
+}
+
+/* Appends all n words or none. Returns n or 0. */
+static inline uint32_t tailwait_enqueue(struct tailwait *ring, const uint64_t *word, uint32_t n,
+					bool single)
+{
+	uint32_t at, i = 0, size = ring->prod.size;
+	if (!tailwait_reserve(&ring->prod, &ring->cons, size, n, true, single, &at))
+		return 0;
+	uint64_t *slot = &ring->slot[at & (size - 1)];
+	uint32_t first = tailwait_straight(size, at, n);
+	for (; i < first; i++)
+		slot[i] = word[i];
+	for (; unlikely(i < n); i++)
+		slot[(int64_t)i - size] = word[i];
+	tailwait_release(&ring->prod, at, n, single);
+	return n;
+}
+
+/* Takes 1..n words, oldest first. Returns how many, 0 if the ring is empty. */
+static inline uint32_t tailwait_dequeue(struct tailwait *ring, uint64_t *word, uint32_t n,
+					bool single)
+{
+	uint32_t at, i = 0, size = ring->cons.size;
+	n = tailwait_reserve(&ring->cons, &ring->prod, 0, n, false, single, &at);
+	if (!n)
+		return 0;
+	const uint64_t *slot = &ring->slot[at & (size - 1)];
+	uint32_t first = tailwait_straight(size, at, n);
+	for (; i < first; i++)
+		word[i] = slot[i];
+	for (; unlikely(i < n); i++)
+		word[i] = slot[(int64_t)i - size];
+	tailwait_release(&ring->cons, at, n, single);
+	return n;
+}
+
+#endif
