@@ -50,10 +50,12 @@ static uint64_t walk_ring(struct walk *w, const struct alf_ring *r)
 static uint64_t walk_cache(struct walk *w, const struct member *m)
 {
 	uint64_t count = 0;
-	uint32_t len = load_acquire(&m->cache_len);
-	for (uint32_t i = 0; i < len && len <= w->p->cache_size; i++)
-		count +=
-			found(w, handle_index(load_relaxed(&m->cache[i])), owner_member(m->number));
+	uint64_t bottom = load_acquire(&m->cache_stolen), mask = w->p->cache_size - 1; /* [CACHE] */
+	uint32_t len = member_cached(&w->p->segment, m);
+	for (uint32_t i = 0; i < len; i++) {
+		uint64_t handle = load_relaxed(&m->cache[(bottom + i) & mask]);
+		count += found(w, handle_index(handle), owner_member(m->number));
+	}
 	return count;
 }
 
@@ -119,8 +121,8 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 		if (!load_acquire(&m->identity)) /* [MEMBER] */
 			continue;
 		out->members++;
-		out->cached += load_relaxed(&m->cache_len);
+		out->cached += member_cached(s, m);
 		for (int k = 0; k < COUNTERS; k++)
-			out->counters[k] += load_relaxed(&m->counters[k]);
+			out->counters[k] += member_count(m, k);
 	}
 }

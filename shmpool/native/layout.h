@@ -87,8 +87,8 @@ enum counter {
 	COUNTERS
 };
 
-/* A member: one thread that has attached. Lines 1 and 2 are written by their owner only, but for
- * thief and for what a thief may change while it holds it. */
+/* A member: one thread that has attached. The other lines are written by their owner only, but
+ * for thief and cache_stolen. */
 struct member {
 	/* Line 0: who this is. identity is | state 2 | pid 22 | start time 40 |, 0 for a free slot. */
 	uint64_t identity;
@@ -102,18 +102,22 @@ struct member {
 	uint32_t opening; /* which of its process's openings of the pool it came by (local.h) */
 	uint32_t pad0[4];
 
-	/* Line 1: what it is doing, and what it counts most. */
-	uint64_t op;        /* alf_op(): what it may have reserved or claimed */
-	uint32_t busy;      /* nonzero while its owner is inside the local cache */
-	uint32_t cache_len; /* buffers in the local cache */
-	uint32_t thief;  /* 0; CACHE_REQUESTED; or 1 + the number of the member that empties it */
-	uint32_t number; /* its own */
-	uint64_t counters[COUNTERS]; /* to the end of line 2 */
+	/* Lines 1 to 3: what it is doing, and what it counts. The local cache is a stack in a ring:
+	 * the owner pushes and pops at its top, which is cache_in - cache_out; a thief takes from its
+	 * bottom, which is cache_stolen. The three never go back but for an attempt undone. */
+	uint64_t op;       /* alf_op(): what it may have reserved or claimed */
+	uint32_t thief;    /* 0; CACHE_REQUESTED; or 1 + the number of the member that empties it */
+	uint32_t number;   /* its own */
+	uint64_t cache_in; /* handles pushed */
+	uint64_t cache_out;          /* handles popped */
+	uint64_t cache_stolen;       /* handles taken by thieves */
+	uint64_t counters[COUNTERS]; /* member_count() */
+	uint64_t pad1[6];
 
-	uint64_t cache[]; /* handles of free buffers, a stack */
+	uint64_t cache[]; /* handles of free buffers */
 };
 _Static_assert(offsetof(struct member, op) == CACHE_LINE, "the owner's own lines");
-_Static_assert(offsetof(struct member, cache) == 3 * CACHE_LINE, "counters fill their line");
+_Static_assert(offsetof(struct member, cache) == 4 * CACHE_LINE, "counters fill their lines");
 
 #define CACHE_REQUESTED UINT32_MAX
 

@@ -51,14 +51,15 @@ void member_release(const struct segment *s, struct member *m)
 	give_up_roles(s, m);
 	store_relaxed(&m->barrier, 0);
 	for (int i = 0; i < COUNTERS; i++) {
-		add_relaxed(&segment_shared(s)->retired[i], load_relaxed(&m->counters[i]));
-		store_relaxed(&m->counters[i], 0);
+		/* The cache's positions go on: a thief may still be about to store one. */
+		add_relaxed(&segment_shared(s)->retired[i], member_count(m, i));
+		store_relaxed(&m->counters[i], load_relaxed(&m->counters[i]) - member_count(m, i));
 	}
 	store_relaxed(&m->adopted, 0);
 	store_relaxed(&m->ended, 0);
 	store_relaxed(&m->op, 0);
 	/* A request for what is in the cache is void: there is nothing in it. A thief that still looks
-	 * (thief holds its number) finds cache_len 0 and lets go by itself. */
+	 * (thief holds its number) finds nothing and lets go by itself. */
 	uint32_t seen = CACHE_REQUESTED;
 	cas_seq_cst(&m->thief, &seen, 0);
 	store_release(&m->identity, 0); /* [MEMBER] */

@@ -42,13 +42,33 @@ int member_attach(const struct segment *s, uint32_t opening, struct member **out
 /* Gives the slot back; its counters go to the pool's sums. */
 void member_release(const struct segment *s, struct member *m);
 
+/* What the member has counted. Allocations and frees through the local cache are counted by the
+ * cache's own positions, so that they cost nothing more; what passes the cache for other reasons is
+ * taken off again. */
+static inline uint64_t member_count(const struct member *m, int counter)
+{
+	uint64_t n = load_relaxed(&m->counters[counter]);
+	if (counter == COUNT_ALLOC)
+		n += load_relaxed(&m->cache_out);
+	if (counter == COUNT_FREE)
+		n += load_relaxed(&m->cache_in);
+	return n;
+}
+
+/* Buffers in the member's local cache, as anybody may see it. */
+static inline uint32_t member_cached(const struct segment *s, const struct member *m)
+{
+	uint64_t len = load_acquire(&m->cache_in) - load_acquire(&m->cache_out) -
+		       load_acquire(&m->cache_stolen); /* [CACHE] */
+	return len > (uint64_t)s->geometry.cache_size ? 0 : (uint32_t)len;
+}
+
 /* How many buffers the member has in hand, its local cache not counted. */
 static inline uint64_t member_held(const struct member *m)
 {
-	const uint64_t *n = m->counters;
-	return load_relaxed(&n[COUNT_ALLOC]) + load_relaxed(&n[COUNT_DEQUEUE]) +
-	       load_relaxed(&n[COUNT_ADOPT]) - load_relaxed(&n[COUNT_FREE]) -
-	       load_relaxed(&n[COUNT_ENQUEUE]) - load_relaxed(&m->adopted);
+	return member_count(m, COUNT_ALLOC) + member_count(m, COUNT_DEQUEUE) +
+	       member_count(m, COUNT_ADOPT) - member_count(m, COUNT_FREE) -
+	       member_count(m, COUNT_ENQUEUE) - load_relaxed(&m->adopted);
 }
 
 #endif

@@ -80,30 +80,32 @@ static void give_all(struct qmempool *p, struct member *m, const uint64_t *handl
 	}
 }
 
-/* Moves everything that is in m's cache to the shared queue. The caller holds m's cache. */
+/* Moves everything that is in m's cache to the shared queue. */
 static void spill(struct qmempool *p, struct member *m)
 {
-	uint32_t len = load_relaxed(&m->cache_len);
-	if (len > p->cache_size)
-		len = 0; /* somebody scribbled over it */
-	give_all(p, m, m->cache, len);
-	store_relaxed(&m->cache_len, 0);
+	uint64_t bottom = load_relaxed(&m->cache_stolen);
+	uint32_t len = member_cached(&p->segment, m);
+	for (uint32_t i = 0; i < len;) {
+		uint64_t some[BULK_MAX];
+		uint32_t k = 0;
+		while (k < BULK_MAX && i < len)
+			some[k++] = m->cache[(bottom + i++) & (p->cache_size - 1)];
+		give_all(p, m, some, k);
+	}
+	store_release(&m->cache_stolen, bottom + len); /* [CACHE] */
 	if (len)
 		count_up(&m->counters[COUNT_FLUSH], 1);
 }
 
-/* Opens m's own cache, having first done what a request asks for. */
-static bool cache_open(struct qmempool *p, struct member *m)
+bool qmempool_honour(struct qmempool *p, struct member *m)
 {
-	if (cache_enter(m))
-		return true;
 	uint32_t seen = CACHE_REQUESTED;
 	if (!cas_seq_cst(&m->thief, &seen, m->number + 1)) /* [CACHE] its own thief for a moment */
-		return false;
+		return seen == 0;
 	spill(p, m);
 	bool asked = wait_anybody(&shared(p)->free_wait);
 	store_release(&m->thief, asked ? CACHE_REQUESTED : 0); /* [CACHE] */
-	return !asked && cache_enter(m);
+	return !asked;
 }
 
 /* Grows the slab by an extent. Up to max of its buffers go to handle, the rest to the shared queue. */
@@ -136,24 +138,23 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim, uint64_t *handle,
 		    uint32_t max)
 {
-	uint32_t len = load_relaxed(&victim->cache_len), got = 0;
-	if (len > p->cache_size)
-		return 0;
-	while (got < max && len - got > 0) {
-		uint64_t h = victim->cache[len - got - 1];
+	uint64_t bottom = load_relaxed(&victim->cache_stolen);
+	uint32_t len = member_cached(&p->segment, victim), got = 0;
+	while (got < max && got < len) {
+		uint64_t h = victim->cache[(bottom + got) & (p->cache_size - 1)];
 		if (handle_index(h) >= p->capacity)
-			break;
+			break; /* somebody scribbled over it */
 		handle[got++] = h;
 		/* The owner word first: if the thief dies here, what no longer reads OWNED(victim) is
 		 * not the victim's, whatever its cache says. */
 		store_relaxed(&qmempool_buffer(p, handle_index(h))->owner, owner_member(m->number));
 	}
-	store_release(&victim->cache_len, len - got);
+	store_release(&victim->cache_stolen, bottom + got); /* [CACHE] */
 	return got;
 }
 
-/* Fetches up to max buffers from other members' caches; those it cannot open now are asked to flush
- * at their owners' next call. */
+/* Fetches up to max buffers from other members' caches; without membarrier(2) their owners are asked
+ * to flush at their next call. */
 static uint32_t steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
 	struct member *victim[VICTIMS_MAX];
@@ -161,7 +162,7 @@ static uint32_t steal(struct qmempool *p, struct member *m, uint64_t *handle, ui
 	for (uint32_t i = 0; i < p->segment.geometry.members && held < VICTIMS_MAX; i++) {
 		struct member *v = segment_member(&p->segment, i);
 		uint32_t seen = load_relaxed(&v->thief);
-		if (v == m || !load_acquire(&v->identity) || !load_relaxed(&v->cache_len) ||
+		if (v == m || !load_acquire(&v->identity) || !member_cached(&p->segment, v) ||
 		    (seen != 0 && seen != CACHE_REQUESTED))
 			continue;
 		if (!load_acquire(&v->barrier))
@@ -171,14 +172,11 @@ static uint32_t steal(struct qmempool *p, struct member *m, uint64_t *handle, ui
 	}
 	bool open = held && process_barrier(); /* [CACHE] */
 	for (uint32_t i = 0; i < held; i++) {
-		bool busy = !open || load_acquire(&victim[i]->busy); /* [CACHE] */
-		if (!busy) {
-			uint32_t k = rob(p, m, victim[i], handle + got, max - got);
-			got += k;
-			if (k)
-				count_up(&m->counters[COUNT_STEAL], 1);
-		}
-		store_release(&victim[i]->thief, busy ? CACHE_REQUESTED : 0); /* [CACHE] */
+		uint32_t k = open ? rob(p, m, victim[i], handle + got, max - got) : 0;
+		got += k;
+		if (k)
+			count_up(&m->counters[COUNT_STEAL], 1);
+		store_release(&victim[i]->thief, open ? 0 : CACHE_REQUESTED); /* [CACHE] */
 	}
 	return got;
 }
@@ -191,7 +189,7 @@ void qmempool_request(struct qmempool *p)
 		if (load_acquire(&v->identity))                         /* [MEMBER] */
 			cas_seq_cst(&v->thief, &seen, CACHE_REQUESTED); /* [CACHE] */
 	}
-	process_barrier(); /* [CACHE] whoever was past its look at thief has shown its cache_len */
+	process_barrier(); /* [CACHE] whoever pushes from now on sees the request */
 }
 
 /* Gets 1..max buffers for m from wherever there are some: the shared queue, growth, other caches. */
@@ -217,16 +215,22 @@ static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32
 /* Keeps n buffers of m's in its cache, or in the shared queue if the cache cannot take them. */
 static void keep(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	if (n && cache_open(p, m)) {
-		uint32_t len = load_relaxed(&m->cache_len);
-		if (len + (uint64_t)n <= p->cache_size) {
-			memcpy(&m->cache[len], handle, n * sizeof(*handle));
-			store_relaxed(&m->cache_len, len + n);
-			n = 0;
-		}
-		cache_leave(m);
-	}
-	give_all(p, m, handle, n);
+	if (n && !load_relaxed(&m->thief) && cache_push(p, m, handle, n, 0))
+		count_up(&m->counters[COUNT_FREE], -(uint64_t)n); /* nobody freed them */
+	else
+		give_all(p, m, handle, n);
+}
+
+/* Takes back n handles, or as many as there are, that no allocation asked for. */
+static uint32_t unkeep(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
+{
+	uint32_t len = member_cached(&p->segment, m);
+	if (n > len)
+		n = len;
+	if (!n || !cache_pop(p, m, handle, n))
+		return 0;
+	count_up(&m->counters[COUNT_ALLOC], -(uint64_t)n);
+	return n;
 }
 
 int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
@@ -235,13 +239,8 @@ int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, 
 	int got = 0;
 	if (n > p->capacity)
 		return -EAGAIN;
-	if (cache_open(p, m)) {
-		uint32_t len = load_relaxed(&m->cache_len);
-		have = len > p->cache_size ? 0 : len < n ? len : n;
-		memcpy(handle, &m->cache[len - have], have * sizeof(*handle));
-		store_relaxed(&m->cache_len, len - have);
-		cache_leave(m);
-	}
+	if (qmempool_honour(p, m))
+		have = unkeep(p, m, handle, n);
 	while (have < n) {
 		if (n - have >= p->bulk) {
 			got = obtain(p, m, handle + have, n - have);
@@ -278,19 +277,16 @@ void qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *ha
 			freed[i] = handle[i] + SHMPOOL_CHECK * GENERATION_ONE;
 		handle += k;
 		n -= k;
-		if (p->cache_size && cache_open(p, m)) {
-			uint32_t len = load_relaxed(&m->cache_len);
-			if (len <= p->cache_size && len + k > p->cache_size) {
-				uint32_t out = len < p->bulk ? len : p->bulk;
-				give_all(p, m, &m->cache[len - out], out);
-				store_relaxed(&m->cache_len, len - out);
-				count_up(&m->counters[COUNT_FLUSH], 1);
-			}
-			cache_leave(m);
+		if (p->cache_size && qmempool_honour(p, m)) {
+			uint64_t old[BULK_MAX];
+			uint32_t out = unkeep(p, m, old, p->bulk);
+			give_all(p, m, old, out);
+			count_up(&m->counters[COUNT_FLUSH], out > 0);
 			keep(p, m, freed, k);
 		} else {
 			give(p, m, freed, k);
 		}
+		count_up(&m->counters[COUNT_FREE], k);
 	}
 }
 
@@ -321,10 +317,11 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 
 void qmempool_drain(struct qmempool *p, struct member *m)
 {
-	if (cache_open(p, m)) {
-		spill(p, m);
-		cache_leave(m);
-	}
+	uint64_t old[BULK_MAX];
+	uint32_t n;
+	qmempool_honour(p, m);
+	while ((n = unkeep(p, m, old, p->bulk)))
+		give_all(p, m, old, n);
 }
 
 int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,

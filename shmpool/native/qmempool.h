@@ -12,13 +12,16 @@
  * member must not be used by two threads at once.
  *
  * Ordering
- *     [CACHE]   a member's cache: its owner writes busy, then looks at thief; a thief writes thief,
- *               calls membarrier(2), then looks at busy. The system call is a full barrier on the
- *               owner's processor, so the owner's side costs none: at least one sees the other.
- *               What either did is handed over with release and acquire on busy and on thief.
+ *     [CACHE]   a member's cache. To pop, its owner moves cache_out first and then looks at thief; a
+ *               thief writes thief, calls membarrier(2), then reads where the top is. The system
+ *               call is a full barrier on the owner's processor, so the owner's side costs none:
+ *               either the thief sees the pop and leaves those handles alone, or the owner sees the
+ *               thief and takes its pop back. Pushing cannot meet a thief, who takes from the
+ *               bottom. cache_in hands over what was pushed, cache_stolen and thief what was taken.
  *
  * Progress: nothing here waits for another member. A cache whose owner is in the middle of it, or
- * that another thief has, is passed over; an owner whose cache is being emptied works without it.
+ * that another thief has, is passed over; an owner whose cache is being emptied works without it. A cache can
+ * be emptied wherever its owner has stopped.
  *
  * Misuse: a handle carries the generation its buffer had when it was allocated, and a free changes
  * the buffer's; a second free, a stale handle and somebody else's buffer are errors. SHMPOOL_CHECK=0
@@ -63,6 +66,9 @@ void qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *ha
  * handle was made; -EPERM somebody else's. */
 int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle);
 
+/* Flushes m's cache if somebody asks for it. False if the cache is not m's to use now. */
+bool qmempool_honour(struct qmempool *p, struct member *m);
+
 /* Puts m's cache into the shared queue. */
 void qmempool_drain(struct qmempool *p, struct member *m);
 
@@ -86,20 +92,49 @@ static inline void qmempool_prefetch(const struct qmempool *p, uint32_t index)
 	prefetch_write(segment_data(&p->segment, index) + p->segment.geometry.headroom);
 }
 
-/* Opens m's cache to its owner; false if a thief has it or asks for it. */
-static inline bool cache_enter(struct member *m)
+/* Pops the newest n handles of m's cache, by its owner: all, or none if there are not so many or
+ * somebody empties the cache or asks for it. */
+static inline bool cache_pop(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
 {
-	store_relaxed(&m->busy, 1); /* [CACHE] */
+	uint64_t out = load_relaxed(&m->cache_out), top = load_relaxed(&m->cache_in) - out;
+	store_relaxed(&m->cache_out, out + n); /* [CACHE] */
 	barrier_asymmetric();
-	if (likely(!load_acquire(&m->thief))) /* [CACHE] */
-		return true;
-	store_release(&m->busy, 0);
+	if (likely(!load_acquire(&m->thief))) { /* [CACHE] */
+		uint64_t len = top - load_relaxed(&m->cache_stolen), mask = p->cache_size - 1;
+		if (likely(n <= len && len <= p->cache_size)) {
+			uint64_t from = (top - n) & mask;
+			if (n == 1) {
+				handle[0] = m->cache[from];
+			} else if (likely(from + n <= p->cache_size)) {
+				__builtin_memcpy(handle, &m->cache[from], n * sizeof(*handle));
+			} else {
+				for (uint32_t i = 0; i < n; i++)
+					handle[i] = m->cache[(from + i) & mask];
+			}
+			return true;
+		}
+	}
+	store_relaxed(&m->cache_out, out);
 	return false;
 }
 
-static inline void cache_leave(struct member *m)
+/* Pushes n handles plus add onto m's cache, by its owner; false if they do not fit. */
+static inline bool cache_push(struct qmempool *p, struct member *m, const uint64_t *handle,
+			      uint32_t n, uint64_t add)
 {
-	store_release(&m->busy, 0); /* [CACHE] */
+	uint64_t in = load_relaxed(&m->cache_in), top = in - load_relaxed(&m->cache_out);
+	uint64_t len = top - load_acquire(&m->cache_stolen), mask = p->cache_size - 1; /* [CACHE] */
+	if (unlikely(len > p->cache_size || len + n > p->cache_size))
+		return false;
+	uint64_t at = top & mask;
+	if (likely(at + n <= p->cache_size))
+		for (uint32_t i = 0; i < n; i++)
+			m->cache[at + i] = handle[i] + add;
+	else
+		for (uint32_t i = 0; i < n; i++)
+			m->cache[(at + i) & mask] = handle[i] + add;
+	store_release(&m->cache_in, in + n); /* [CACHE] */
+	return true;
 }
 
 /* 0 if m may free or hand on handle, which must name one of the pool's buffers. */
@@ -123,21 +158,8 @@ static inline int qmempool_check(struct qmempool *p, struct member *m, uint64_t 
 static inline int qmempool_alloc_bulk(struct qmempool *p, struct member *m, uint64_t *handle,
 				      uint32_t n)
 {
-	if (likely(cache_enter(m))) {
-		uint32_t len = load_relaxed(&m->cache_len);
-		if (likely(n <= len && len <= p->cache_size)) {
-			len -= n;
-			if (n == 1)
-				handle[0] = m->cache[len];
-			else
-				__builtin_memcpy(handle, &m->cache[len], n * sizeof(*handle));
-			store_relaxed(&m->cache_len, len);
-			count_up(&m->counters[COUNT_ALLOC], n);
-			cache_leave(m);
-			return 0;
-		}
-		cache_leave(m);
-	}
+	if (likely(cache_pop(p, m, handle, n)))
+		return 0;
 	return qmempool_alloc_slow(p, m, handle, n);
 }
 
@@ -159,17 +181,12 @@ static inline int qmempool_free_bulk(struct qmempool *p, struct member *m, const
 		store_relaxed(&b->generation, handle_generation(handle[i]) + 1);
 	}
 #endif
-	count_up(&m->counters[COUNT_FREE], n);
-	if (likely(cache_enter(m))) {
-		uint32_t len = load_relaxed(&m->cache_len);
-		if (likely(len + (uint64_t)n <= p->cache_size)) {
-			for (uint32_t i = 0; i < n; i++)
-				m->cache[len + i] = handle[i] + SHMPOOL_CHECK * GENERATION_ONE;
-			store_relaxed(&m->cache_len, len + n);
-			cache_leave(m);
-			return 0;
-		}
-		cache_leave(m);
+	if (likely(cache_push(p, m, handle, n, SHMPOOL_CHECK * GENERATION_ONE))) {
+		barrier_asymmetric();
+		if (unlikely(load_acquire(
+			    &m->thief))) /* [CACHE] after the push: who waits gets it */
+			qmempool_honour(p, m);
+		return 0;
 	}
 	qmempool_free_slow(p, m, handle, n);
 	return 0;

@@ -307,11 +307,11 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 			.number = i,
 			.pid = member_pid(identity),
 			.tid = load_relaxed(&m->tid),
-			.cached = load_relaxed(&m->cache_len),
+			.cached = member_cached(&p->segment, m),
 			.operation = load_acquire(&m->op) >> 62, /* [OP] */
 		};
 		for (int k = 0; k < COUNTERS; k++)
-			info->counters[k] = load_relaxed(&m->counters[k]);
+			info->counters[k] = member_count(m, k);
 	}
 	return (int)got;
 }
