@@ -137,19 +137,21 @@ static inline bool cache_push(struct qmempool *p, struct member *m, const uint64
 	return true;
 }
 
+/* Whether the header b says that handle is mine, the owner word of the caller. */
+static inline bool qmempool_mine(const struct buffer *b, uint64_t mine, uint64_t handle)
+{
+	return load_relaxed(&b->owner) == mine &&
+	       load_relaxed(&b->generation) == handle_generation(handle);
+}
+
 /* 0 if m may free or hand on handle, which must name one of the pool's buffers. */
 static inline int qmempool_check(struct qmempool *p, struct member *m, uint64_t handle)
 {
 	if (unlikely(handle_index(handle) >= p->capacity))
 		return -EINVAL;
-#if SHMPOOL_CHECK
-	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
-	if (unlikely(load_relaxed(&b->owner) != owner_member(m->number) ||
-		     load_relaxed(&b->generation) != handle_generation(handle)))
+	if (SHMPOOL_CHECK && unlikely(!qmempool_mine(qmempool_buffer(p, handle_index(handle)),
+						     owner_member(m->number), handle)))
 		return qmempool_adopt(p, m, handle);
-#else
-	(void)m;
-#endif
 	return 0;
 }
 
@@ -168,16 +170,22 @@ static inline int qmempool_free_bulk(struct qmempool *p, struct member *m, const
 				     uint32_t n)
 {
 #if SHMPOOL_CHECK
+	/* Read once: the compiler cannot know that no generation stored below is one of them. */
+	const uint64_t mine = owner_member(m->number);
+	struct buffer *const buffers = p->buffers;
+	const uint32_t capacity = p->capacity;
 	for (uint32_t i = 0; i < n; i++) {
-		int error = qmempool_check(p, m, handle[i]);
+		struct buffer *b = &buffers[handle_index(handle[i])];
+		int error = 0;
+		if (unlikely(handle_index(handle[i]) >= capacity ||
+			     !qmempool_mine(b, mine, handle[i])))
+			error = qmempool_check(p, m, handle[i]);
 		if (unlikely(error)) {
-			while (i--) {
-				struct buffer *b = qmempool_buffer(p, handle_index(handle[i]));
-				store_relaxed(&b->generation, handle_generation(handle[i]));
-			}
+			while (i--)
+				store_relaxed(&buffers[handle_index(handle[i])].generation,
+					      handle_generation(handle[i]));
 			return error;
 		}
-		struct buffer *b = qmempool_buffer(p, handle_index(handle[i]));
 		store_relaxed(&b->generation, handle_generation(handle[i]) + 1);
 	}
 #endif
@@ -197,9 +205,25 @@ static inline int qmempool_alloc(struct qmempool *p, struct member *m, uint64_t 
 	return qmempool_alloc_bulk(p, m, handle, 1);
 }
 
+/* qmempool_free_bulk of one, whose handle stays in a register. */
 static inline int qmempool_free(struct qmempool *p, struct member *m, uint64_t handle)
 {
-	return qmempool_free_bulk(p, m, &handle, 1);
+	int error = qmempool_check(p, m, handle);
+	if (unlikely(error))
+		return error;
+#if SHMPOOL_CHECK
+	store_relaxed(&qmempool_buffer(p, handle_index(handle))->generation,
+		      handle_generation(handle) + 1);
+#endif
+	if (likely(cache_push(p, m, &handle, 1, SHMPOOL_CHECK * GENERATION_ONE))) {
+		barrier_asymmetric();
+		if (unlikely(load_acquire(&m->thief))) /* [CACHE] as above */
+			qmempool_honour(p, m);
+		return 0;
+	}
+	uint64_t cold = handle;
+	qmempool_free_slow(p, m, &cold, 1);
+	return 0;
 }
 
 #endif
