@@ -50,6 +50,8 @@ static int create(struct bench_run *run)
 	}
 	for (uint32_t i = 0; i < BENCH_WORKERS_MAX; i++) {
 		end[i].cache.ring = ring;
+		end[i].cache.local = run_memory(run, tailwait_bytes(POOL_CACHE));
+		tailwait_init(end[i].cache.local, POOL_CACHE);
 		end[i].queue = queue;
 	}
 	run->state = end;
