@@ -75,8 +75,7 @@ int audit_count(struct qmempool *p, struct shmpool_audit *out, uint64_t *held, s
 	}
 	for (uint32_t i = 0; i < s->geometry.members; i++) {
 		const struct member *m = segment_member(s, i);
-		if (load_acquire(&m->identity)) /* [MEMBER] */
-			out->cached += walk_cache(&w, m);
+		out->cached += walk_cache(&w, m);
 	}
 	for (uint32_t i = 0; i < p->capacity; i++) {
 		if (!segment_exists(s, i))
@@ -118,10 +117,10 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 		out->counters[k] = load_relaxed(&segment_shared(s)->retired[k]);
 	for (uint32_t i = 0; i < s->geometry.members; i++) {
 		const struct member *m = segment_member(s, i);
+		out->cached += member_cached(s, m);
 		if (!load_acquire(&m->identity)) /* [MEMBER] */
 			continue;
 		out->members++;
-		out->cached += member_cached(s, m);
 		for (int k = 0; k < COUNTERS; k++)
 			out->counters[k] += member_count(m, k);
 	}

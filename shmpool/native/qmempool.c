@@ -45,6 +45,7 @@ void qmempool_unbind(struct qmempool *p)
 }
 
 #define GIVE_TRIES 1024
+#define DRAIN_TRIES 1024
 
 /* Gives n buffers of m's to the shared queue. Only the voids that the dead leave can make it full: it
  * has a slot for every buffer. Then buffers from its head go to its end until a void is passed. The
@@ -158,17 +159,21 @@ static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim,
 static uint32_t steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
 	struct member *victim[VICTIMS_MAX];
-	uint32_t held = 0, got = 0;
+	uint32_t before[VICTIMS_MAX], held = 0, got = 0;
 	for (uint32_t i = 0; i < p->segment.geometry.members && held < VICTIMS_MAX; i++) {
 		struct member *v = segment_member(&p->segment, i);
 		uint32_t seen = load_relaxed(&v->thief);
-		if (v == m || !load_acquire(&v->identity) || !member_cached(&p->segment, v) ||
+		if (v == m || !member_cached(&p->segment, v) ||
 		    (seen != 0 && seen != CACHE_REQUESTED))
 			continue;
-		if (!load_acquire(&v->barrier))
+		/* A slot without a member may have a cache too: see qmempool_drain(). */
+		if (load_acquire(&v->identity) && !load_acquire(&v->barrier)) { /* [MEMBER] */
 			store_seq_cst(&v->thief, CACHE_REQUESTED); /* [CACHE] at its next call */
-		else if (cas_seq_cst(&v->thief, &seen, m->number + 1)) /* [CACHE] */
+		} else if (cas_seq_cst(&v->thief, &seen, m->number + 1)) { /* [CACHE] */
+			before[held] =
+				seen; /* a request stays: others wait for what is freed next */
 			victim[held++] = v;
+		}
 	}
 	bool open = held && process_barrier(); /* [CACHE] */
 	for (uint32_t i = 0; i < held; i++) {
@@ -176,7 +181,7 @@ static uint32_t steal(struct qmempool *p, struct member *m, uint64_t *handle, ui
 		got += k;
 		if (k)
 			count_up(&m->counters[COUNT_STEAL], 1);
-		store_release(&victim[i]->thief, open ? 0 : CACHE_REQUESTED); /* [CACHE] */
+		store_release(&victim[i]->thief, open ? before[i] : CACHE_REQUESTED); /* [CACHE] */
 	}
 	return got;
 }
@@ -318,10 +323,13 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 void qmempool_drain(struct qmempool *p, struct member *m)
 {
 	uint64_t old[BULK_MAX];
-	uint32_t n;
-	qmempool_honour(p, m);
-	while ((n = unkeep(p, m, old, p->bulk)))
-		give_all(p, m, old, n);
+	for (int tries = DRAIN_TRIES; tries && member_cached(&p->segment, m); tries--) {
+		uint32_t n;
+		if (!qmempool_honour(p, m))
+			sched_yield(); /* a thief is at it */
+		while ((n = unkeep(p, m, old, p->bulk)))
+			give_all(p, m, old, n);
+	}
 }
 
 int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,

@@ -69,7 +69,8 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle);
 /* Flushes m's cache if somebody asks for it. False if the cache is not m's to use now. */
 bool qmempool_honour(struct qmempool *p, struct member *m);
 
-/* Puts m's cache into the shared queue. */
+/* Puts m's cache into the shared queue. What a thief that has stopped leaves there stays in the slot, for
+ * other thieves and for the slot's next member. */
 void qmempool_drain(struct qmempool *p, struct member *m);
 
 /* Asks every member to flush its cache at its next call. */

@@ -40,12 +40,6 @@ int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g,
 	return error;
 }
 
-uint64_t shmpool_creator(const void *base, uint64_t size)
-{
-	const struct segment_header *h = base;
-	return size >= sizeof(*h) && h->magic == LAYOUT_MAGIC ? h->creator_pid : 0;
-}
-
 int shmpool_open(void *base, uint64_t size, int fd)
 {
 	struct segment s;

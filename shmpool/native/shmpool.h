@@ -87,7 +87,6 @@ int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size);
 int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *why, size_t why_size);
 int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g, char *why,
 		  size_t why_size);
-uint64_t shmpool_creator(const void *base, uint64_t size);
 int shmpool_open(void *base, uint64_t size, int fd);
 int shmpool_close_wait(int pool);
 
