@@ -26,7 +26,8 @@ from .errors import (
 )
 from .pool import Pool
 from .queue import AlfQueue
-from .stats import Audit, Member, Stats
+from .segment import pool_names, prune
+from .stats import Audit, Holder, Member, Recovery, Stats
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ __all__ = [
     "Empty",
     "ForeignBuffer",
     "Full",
+    "Holder",
     "InvalidArgument",
     "LimitReached",
     "Member",
@@ -54,7 +56,10 @@ __all__ = [
     "QueueBusy",
     "QueueExists",
     "QueueNotFound",
+    "Recovery",
     "SegmentInvalid",
     "ShmpoolError",
     "Stats",
+    "pool_names",
+    "prune",
 ]

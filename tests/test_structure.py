@@ -14,6 +14,7 @@ NATIVE = PACKAGE / "native"
 C_ORDER = [
     "atomic.h",
     "alf_queue.h",
+    "alf_repair.h",
     "layout.h",
     "shmpool.h",
     "process.h",
@@ -24,13 +25,15 @@ C_ORDER = [
     "qmempool.h",
     "transfer.h",
     "queue.h",
+    "recover.h",
+    "recovery.h",
     "audit.h",
     "local.h",
     "call.h",
     "hot.h",
 ]
-PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "buffer", "burst", "queue", "segment", "stats"]
-PYTHON_ORDER += ["pool", "__init__"]
+PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "options", "buffer", "burst", "queue"]
+PYTHON_ORDER += ["segment", "stats", "pool", "__init__"]
 
 C_FILES = sorted([*NATIVE.glob("*.[ch]"), *(PACKAGE / "hot").glob("*.[ch]")])
 SOURCES = [*C_FILES, *sorted(PACKAGE.rglob("*.py")), *sorted((ROOT / "clients").rglob("*.[chp]*"))]
