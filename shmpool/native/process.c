@@ -75,6 +75,7 @@ int process_maps(uint32_t pid, int fd)
 	char path[32], *line = NULL;
 	size_t room = 0;
 	struct stat file;
+	bool some = false;
 	int found = 0;
 	snprintf(path, sizeof(path), "/proc/%u/maps", pid);
 	FILE *maps = fopen(path, "re");
@@ -82,14 +83,15 @@ int process_maps(uint32_t pid, int fd)
 		return -1;
 	if (fstat(fd, &file))
 		found = -1;
-	while (!found && getline(&line, &room, maps) > 0) {
+	for (; !found && getline(&line, &room, maps) > 0; some = true) {
 		unsigned int major, minor;
 		unsigned long long inode;
 		found = sscanf(line, "%*s %*s %*s %x:%x %llu", &major, &minor, &inode) == 3 &&
 			inode == file.st_ino && makedev(major, minor) == file.st_dev;
 	}
-	/* Whoever has no memory left, or shows none, is on its way out or not ours to look at. */
-	if (!room || ferror(maps))
+	/* Nothing is shown of one that is on its way out, of one whose first thread has ended though others
+	 * live, and of one that is not ours to look at. */
+	if (!some || ferror(maps))
 		found = -1;
 	free(line);
 	fclose(maps);
@@ -134,8 +136,8 @@ struct process process_self(void)
 	char state;
 	if (!read_stat(p.pid, &state, &p.start))
 		p.start = 0;
-	p.namespaces =
-		(uint64_t)namespace("/proc/self/ns/time") << 32 | namespace("/proc/self/ns/pid");
+	p.namespaces = (uint64_t)namespace("/proc/thread-self/ns/time") << 32 |
+		       namespace("/proc/thread-self/ns/pid");
 	p.image = image();
 	read_boot_id(p.boot_id);
 	return p;
