@@ -110,6 +110,10 @@ static void count_one(struct walk *w, uint32_t index)
 		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
 		uint32_t number = tag_number(owner);
 		if (!(owner & OWNER_TRANSIT)) {
+			if (owner & OWNER_ABANDONED) {
+				w->out->free++; /* to whoever sweeps next */
+				return;
+			}
 			if (w->cached[index / 64] >> index % 64 & 1) {
 				w->out->cached++;
 				return;
@@ -124,7 +128,7 @@ static void count_one(struct walk *w, uint32_t index)
 		const struct alf_ring *r = ring_of(w, owner_queue(owner));
 		if (!r)
 			break;
-		uint64_t low = owner & ((1ull << OWNER_POSITION_BITS) - 1), word = alf_word(r, low);
+		uint64_t low = owner_position(owner), word = alf_word(r, low);
 		if ((word ^ alf_tag(r, low)) == index) {
 			if (owner_queue(owner) == 0)
 				w->out->free++;

@@ -136,7 +136,8 @@ struct pool_shared {
 	uint32_t foreign;    /* nonzero: somebody of another namespace has attached */
 	uint64_t namespaces; /* the creator's */
 	uint64_t deaths;     /* members recovered */
-	uint64_t pad0[5];
+	uint64_t abandoned;  /* buffers that were, as far as is known: see OWNER_ABANDONED */
+	uint64_t pad0[4];
 	uint64_t retired[COUNTERS]; /* the counters of members that are gone, summed */
 	uint64_t pad1[2];
 };
@@ -190,10 +191,12 @@ _Static_assert(offsetof(struct buffer, owner) == 0 && offsetof(struct buffer, le
 /* An owner word: | 1 | queue 10 | position 53 | while in a queue, | 0 | its member's tag 32 | while a
  * member has it, in hand or in its local cache, with OWNER_PUTTING while it puts a bulk it is part of,
  * and with the queue at OWNER_QUEUE_SHIFT while it takes it from a dead member that had it from there
- * (recover.h). 0: never existed. */
+ * (recover.h), or with OWNER_ABANDONED when a live member could not give it back (qmempool_give), which
+ * makes it anybody's who sweeps. 0: never existed. */
 #define OWNER_TRANSIT (1ull << 63)
 #define OWNER_PUTTING (1ull << 32)
 #define OWNER_QUEUE_SHIFT 33
+#define OWNER_ABANDONED (1ull << 43)
 #define OWNER_POSITION_BITS 53
 
 /* The number of the member that an owner word, role, thief, extent or queue state names; a number beyond
@@ -201,6 +204,12 @@ _Static_assert(offsetof(struct buffer, owner) == 0 && offsetof(struct buffer, le
 static inline uint32_t tag_number(uint64_t word)
 {
 	return ((uint32_t)word & TAG_NUMBER_MASK) - 1;
+}
+
+/* The low bits of the position in a queue. */
+static inline uint64_t owner_position(uint64_t owner)
+{
+	return owner & ((1ull << OWNER_POSITION_BITS) - 1);
 }
 
 static inline uint32_t owner_queue(uint64_t owner)

@@ -40,6 +40,11 @@ int member_attach(const struct segment *s, uint32_t opening, bool spare, struct 
 		if (load_relaxed(&m->identity) != 0 ||
 		    !cas_seq_cst(&m->identity, &seen, identity)) /* [MEMBER] */
 			continue;
+		if (!member_epoch_is(identity, load_relaxed(&m->tag))) {
+			store_release(&m->identity, 0); /* [MEMBER] another life came in between */
+			i--;
+			continue;
+		}
 		store_relaxed(&m->namespaces, self.namespaces);
 		store_relaxed(&m->attached_ns, (uint64_t)wait_now());
 		store_relaxed(&m->tid, (uint32_t)syscall(SYS_gettid));

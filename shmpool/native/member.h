@@ -54,6 +54,13 @@ static inline bool member_same_process(uint64_t identity, uint64_t other)
 	return ((identity ^ other) & ~MEMBER_EPOCH_MASK) == 0 && member_attached(identity);
 }
 
+/* Whether the tag is of the life that the identity is of: not so any more when all but the slot has been
+ * put right. */
+static inline bool member_epoch_is(uint64_t identity, uint32_t tag)
+{
+	return ((identity >> MEMBER_EPOCH_SHIFT ^ tag >> TAG_NUMBER_BITS) & 0xff) == 0;
+}
+
 /* The calling thread takes a slot, a spare one if it only puts the dead right. -EUSERS if all are taken. */
 int member_attach(const struct segment *s, uint32_t opening, bool spare, struct member **out);
 

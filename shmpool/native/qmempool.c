@@ -48,20 +48,35 @@ void qmempool_unbind(struct qmempool *p)
 #define GIVE_TRIES 1024
 #define DRAIN_TRIES 1024
 
+/* Leaves buffers of m's to whoever sweeps next. */
+static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	add_relaxed(&shared(p)->abandoned, n);
+	for (uint32_t i = 0; i < n; i++)
+		store_release(&qmempool_buffer(p, handle_index(handle[i]))->owner,
+			      m->tag | OWNER_ABANDONED); /* [OWNER] */
+}
+
 /* Only the voids that the dead leave can make the shared queue full: it has a slot for every buffer. Then
- * buffers from its head go to its end until a void is passed. The tries end only in a ring that was
- * scribbled over: the buffers stay m's, for a sweep to find. */
+ * buffers from its head go to its end until a void is passed. */
 void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	uint32_t rounds = p->capacity / BULK_MAX + GIVE_TRIES;
-	while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI) && rounds--) {
+	while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI)) {
 		uint64_t moved[BULK_MAX];
 		int k = transfer_out(p, m, &p->free, moved, BULK_MAX, ALF_MULTI);
-		for (int tries = GIVE_TRIES; k > 0 && tries; tries--) {
-			if (!transfer_in(p, m, &p->free, moved, (uint32_t)k, ALF_MULTI))
-				break;
-			sched_yield();
+		if (k <= 0 || !rounds--) { /* somebody has stopped at its head */
+			abandon(p, m, handle, n);
+			return;
 		}
+		for (int tries = GIVE_TRIES;
+		     transfer_in(p, m, &p->free, moved, (uint32_t)k, ALF_MULTI);)
+			if (--tries) {
+				sched_yield();
+			} else {
+				abandon(p, m, moved, (uint32_t)k);
+				break;
+			}
 	}
 	if (unlikely(wait_anybody(&shared(p)->free_wait))) /* [WAIT] after prod moved */
 		wait_wake(&shared(p)->free_wait, n);

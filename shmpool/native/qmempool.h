@@ -70,8 +70,8 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle);
 /* Flushes m's cache if somebody asks for it. False if the cache is not m's to use now. */
 bool qmempool_honour(struct qmempool *p, struct member *m);
 
-/* Gives n buffers of m's to the shared queue, BULK_MAX at most. Only in a ring that was scribbled over does
- * it fail: then they stay m's. */
+/* Gives n buffers of m's to the shared queue, BULK_MAX at most; what does not fit because somebody has
+ * stopped at its head it abandons to the next sweep. */
 void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
 
 /* Puts m's cache into the shared queue. What a thief that has stopped leaves there stays in the slot, for

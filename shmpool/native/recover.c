@@ -68,12 +68,13 @@ static void recover_mark(struct recovery *r)
 		}
 		if (!member_dead(identity))
 			continue;
-		r->dead[r->deaths++] = (struct dead) {
-			.identity = identity,
-			.op = load_acquire(&m->op), /* [OP] */
-			.number = i,
-			.tag = load_relaxed(&m->tag),
-		};
+		struct dead d = { .identity = identity,
+				  .number = i,
+				  .op = load_acquire(&m->op), /* [OP] */
+				  .tag = load_relaxed(&m->tag) };
+		if (!member_epoch_is(identity, d.tag))
+			d.op = d.tag = 0; /* nothing is left of it but the slot */
+		r->dead[r->deaths++] = d;
 		r->dead_at[i] = r->deaths;
 	}
 }
@@ -162,8 +163,7 @@ static void recover_ranges(struct recovery *r)
 	}
 }
 
-/* Makes void what nobody will publish. After the sweep, which finds the buffers that were on their way
- * there by these positions. */
+/* Makes void what nobody will publish, once the buffers that were on their way there are known. */
 static void recover_voids(struct recovery *r)
 {
 	for (uint32_t i = 0; i < r->ranges; i++) {
@@ -242,12 +242,13 @@ static void pass(struct recovery *r)
 	memset(r->dead_at, 0, r->p->segment.members * sizeof(*r->dead_at));
 	r->out->unknown = r->out->postponed = 0;
 	recover_mark(r);
-	if (!r->deaths)
+	if (!r->deaths && !load_relaxed(&segment_shared(&r->p->segment)->abandoned))
 		return;
 	recover_thieves(r);
 	recover_ranges(r);
-	sweep(r);
+	sweep_unreserve(r);
 	recover_voids(r);
+	sweep(r);
 	recover_makers(r);
 	for (uint32_t i = 0; i < r->deaths; i++)
 		if (r->dead[i].postponed || !recover_finish(r, &r->dead[i]))

@@ -12,6 +12,10 @@
  *     TRANSIT to a position behind cons, which nobody alive
  *       may have claimed                                     the dead's
  *     anything else                                          somebody's, or in a queue
+ *
+ * The second kind is made the first before the positions become void and all is freed: afterwards the
+ * ring may go round, and such a buffer could not be told from one of the third kind; and the ring of
+ * free buffers has room for all of them only once consumers can pass.
  */
 #include "member.h"
 #include "queue.h"
@@ -24,20 +28,6 @@ static bool before(uint64_t a, uint64_t b)
 {
 	return (int64_t)((a - b) << (64 - OWNER_POSITION_BITS)) < 0;
 }
-
-enum whose {
-	SOMEBODYS,
-	HELD,        /* in a dead member's hands or cache */
-	UNPUBLISHED, /* on its way into a queue */
-	CLAIMED      /* on its way out of one */
-};
-
-struct finding {
-	enum whose whose;
-	const struct alf_ring *ring; /* of the last two */
-	uint64_t position;           /* low bits, likewise */
-	struct dead *by;             /* of the first two */
-};
 
 /* Whoever is dead and may have claimed the position is not finished with yet. */
 static void postpone_claimant(struct recovery *r, const struct alf_ring *ring, uint64_t position)
@@ -82,35 +72,25 @@ static bool dead_claim(struct recovery *r, const struct alf_ring *ring, uint64_t
 	return false;
 }
 
-static struct finding find(struct recovery *r, uint64_t owner)
+/* Whether the dead have the buffer, and with *ring set, from that ring. */
+static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring **ring)
 {
-	struct finding f = { .whose = SOMEBODYS };
-	if (!(owner & OWNER_TRANSIT)) {
-		f.by = recovery_dead(r, owner);
-		f.whose = f.by ? HELD : SOMEBODYS;
-		return f;
-	}
-	f.ring = recovery_ring(r, owner_queue(owner));
-	f.position = owner & ((1ull << OWNER_POSITION_BITS) - 1);
-	if (!f.ring)
-		return f;
-	for (uint32_t i = 0; i < r->ranges; i++)
-		if (r->range[i].ring->id == f.ring->id &&
-		    in_dead_range(r, &r->range[i], f.position)) {
-			f.by = r->range[i].by;
-			f.whose = UNPUBLISHED;
-			return f;
-		}
-	if (before(f.position, r->cons[f.ring->id]) && dead_claim(r, f.ring, f.position))
-		f.whose = CLAIMED;
-	return f;
+	*ring = NULL;
+	if (!(owner & OWNER_TRANSIT))
+		return recovery_dead(r, owner) || owner & OWNER_ABANDONED;
+	const struct alf_ring *from = recovery_ring(r, owner_queue(owner));
+	if (!from || !before(owner_position(owner), r->cons[from->id]) ||
+	    !dead_claim(r, from, owner_position(owner)))
+		return false;
+	*ring = from;
+	return true;
 }
 
 /* The queue that the dead holder of a buffer had got it from, 0 if it had it from the pool. */
-static uint32_t came_from(const struct finding *f, const struct buffer *b, uint64_t owner)
+static uint32_t came_from(const struct buffer *b, uint64_t owner)
 {
-	uint32_t said = f->whose == UNPUBLISHED ? 0 : owner_queue(owner);
-	if (said)
+	uint32_t said = owner_queue(owner);
+	if (said || owner & OWNER_TRANSIT)
 		return said;
 	return load_relaxed(&b->got) == load_relaxed(&b->generation) ? load_relaxed(&b->queue) : 0;
 }
@@ -137,6 +117,8 @@ static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t 
 {
 	if (!cas_seq_cst(&b->owner, &owner, r->m->tag | (uint64_t)from << OWNER_QUEUE_SHIFT))
 		return false;
+	if (!(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED)
+		add_relaxed(&segment_shared(&r->p->segment)->abandoned, -1ull);
 	count_up(&r->m->counters[COUNT_RECOVER], 1);
 	r->out->buffers++;
 	return true;
@@ -174,19 +156,6 @@ static bool hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t
 	return true;
 }
 
-/* Leaves a buffer for which there is no room to a later call, with whichever dead member had it. */
-static void leave(struct recovery *r, const struct finding *f, struct buffer *b, uint64_t owner,
-		  uint32_t from)
-{
-	if (f->whose == CLAIMED) {
-		postpone_claimant(r, f->ring, f->position);
-		return;
-	}
-	f->by->postponed = true;
-	if (f->whose == UNPUBLISHED) /* its position is about to become void */
-		cas_seq_cst(&b->owner, &owner, f->by->tag | (uint64_t)from << OWNER_QUEUE_SHIFT);
-}
-
 struct freed {
 	uint64_t handle[BULK_MAX];
 	uint32_t n;
@@ -195,14 +164,18 @@ struct freed {
 static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 {
 	struct buffer *b = qmempool_buffer(r->p, index);
+	const struct alf_ring *ring;
 	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
-	struct finding f = find(r, owner);
-	if (likely(f.whose == SOMEBODYS))
+	if (likely(!dead_has(r, owner, &ring)))
 		return;
-	uint32_t from = came_from(&f, b, owner), to = destination(r, b, from);
+	uint32_t from = came_from(b, owner), to = destination(r, b, from);
 	if (to) {
-		if (!hand_on(r, index, owner, from, to))
-			leave(r, &f, b, owner, from);
+		if (hand_on(r, index, owner, from, to))
+			return;
+		if (ring)
+			postpone_claimant(r, ring, owner_position(owner));
+		else if (recovery_dead(r, owner))
+			recovery_dead(r, owner)->postponed = true;
 		return;
 	}
 	if (!take(r, b, owner, 0))
@@ -216,18 +189,55 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 	}
 }
 
+/* A buffer on its way into a position that is about to become void is its dead producer's again. */
+static void unreserve_one(struct recovery *r, uint32_t index)
+{
+	struct buffer *b = qmempool_buffer(r->p, index);
+	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
+	if (!(owner & OWNER_TRANSIT))
+		return;
+	for (uint32_t i = 0; i < r->ranges; i++) {
+		struct dead_range *range = &r->range[i];
+		if (range->ring->id != owner_queue(owner) ||
+		    !in_dead_range(r, range, owner_position(owner)))
+			continue;
+		cas_seq_cst(&b->owner, &owner, range->by->tag); /* [OWNER] */
+		return;
+	}
+}
+
 static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct freed *freed)
 {
 	for (uint64_t i = first; i < first + n; i++)
-		sweep_one(r, (uint32_t)i, freed);
+		if (freed)
+			sweep_one(r, (uint32_t)i, freed);
+		else
+			unreserve_one(r, (uint32_t)i);
+}
+
+/* Every buffer that exists. */
+static void sweep_all(struct recovery *r, struct freed *freed)
+{
+	const struct segment *s = &r->p->segment;
+	uint64_t prealloc = (uint64_t)s->geometry.prealloc, each = s->geometry.extent_buffers;
+	sweep_run(r, 0, prealloc, freed);
+	for (uint64_t i = 0; i < s->extents; i++) {
+		uint64_t first = prealloc + i * each, left = r->p->capacity - first;
+		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) /* [EXTENT] */
+			sweep_run(r, first, left < each ? left : each, freed);
+	}
+}
+
+void sweep_unreserve(struct recovery *r)
+{
+	if (r->ranges)
+		sweep_all(r, NULL);
 }
 
 void sweep(struct recovery *r)
 {
-	const struct segment *s = &r->p->segment;
-	uint64_t prealloc = (uint64_t)s->geometry.prealloc, each = s->geometry.extent_buffers;
 	struct freed freed = { .n = 0 };
-	for (uint32_t i = 0; i <= s->geometry.queues; i++) {
+	for (uint32_t i = 0; i <= r->p->segment.geometry.queues; i++) {
 		const struct alf_ring *ring = recovery_ring(r, i);
 		if (!ring)
 			continue;
@@ -235,12 +245,7 @@ void sweep(struct recovery *r)
 		r->consumer[i] = load_acquire(&ring->q->consumer); /* pairs with take_role() */
 	}
 	recovery_look(r);
-	sweep_run(r, 0, prealloc, &freed);
-	for (uint64_t i = 0; i < s->extents; i++) {
-		uint64_t first = prealloc + i * each, left = r->p->capacity - first;
-		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) /* [EXTENT] */
-			sweep_run(r, first, left < each ? left : each, &freed);
-	}
+	sweep_all(r, &freed);
 	if (freed.n)
 		qmempool_give(r->p, r->m, freed.handle, freed.n);
 }
