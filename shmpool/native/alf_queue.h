@@ -177,8 +177,8 @@ static inline void alf_bind(struct alf_ring *r, struct alf_queue *q, shared64 *s
 static inline int alf_init(struct alf_ring *r, struct alf_queue *q, shared64 *slot,
 			   uint32_t capacity, uint32_t limit, uint32_t id, uint32_t flags)
 {
-	if (capacity < ALF_CAPACITY_MIN || capacity > limit ||
-	    (uint64_t)capacity > ALF_CAPACITY_FITS || (capacity & (capacity - 1)))
+	if (capacity < ALF_CAPACITY_MIN || capacity > limit || (capacity & (capacity - 1)) ||
+	    capacity / (ALF_CAPACITY_FITS + 1))
 		return -EINVAL;
 	clear_unshared(q);
 	q->capacity = capacity;

@@ -36,10 +36,11 @@ static bool found(struct walk *w, uint64_t index, uint64_t owner)
 
 static uint64_t walk_ring(struct walk *w, const struct alf_ring *r)
 {
-	uint64_t count = 0, cons = load_acquire(&r->q->cons), prod = load_acquire(&r->q->prod);
-	if (prod - cons > r->mask + 1)
+	uint64_t count = 0;
+	alf_position cons = load_acquire(&r->q->cons), prod = load_acquire(&r->q->prod);
+	if ((alf_position)(prod - cons) > r->mask + 1)
 		prod = cons;
-	for (uint64_t at = cons; at != prod; at++) {
+	for (alf_position at = cons; at != prod; at++) {
 		uint64_t word = load_acquire(&r->slot[at & r->mask]) ^ alf_tag(r, at); /* [SLOT] */
 		if (word <= ALF_INDEX_MASK)
 			count += found(w, word, owner_transit(r->id, at));

@@ -177,7 +177,7 @@ static inline uint64_t owner_member(uint32_t member)
 	return (uint64_t)member + 1;
 }
 
-static inline uint64_t owner_transit(uint32_t queue, uint64_t position)
+static inline uint64_t owner_transit(uint32_t queue, alf_position position)
 {
 	return OWNER_TRANSIT | (uint64_t)queue << OWNER_POSITION_BITS |
 	       (position & ((1ull << OWNER_POSITION_BITS) - 1));
