@@ -118,7 +118,7 @@ def test_narrow_ring(bits: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("bits", "each", "rings"), [(8, 250, 8), (16, 20, 12)])
 def test_narrow_ring_with_threads(bits: int, each: int, rings: int, tmp_path: Path) -> None:
-    """Threads pass every number once and in order through positions that come round, in each mode."""
+    """Threads pass every number once and in order, in each mode, while positions come round."""
     assert wraps(bits, tmp_path, [TESTS / "wrap_ring.c"], each) == each * rings
 
 

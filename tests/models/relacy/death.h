@@ -156,7 +156,7 @@ struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 
 	void before()
 	{
-		w.make(26 * BULK);
+		w.make((PUT == ALF_MULTI ? 26 : 13) * BULK);
 		sent[0] = sent[1] = 0;
 	}
 
