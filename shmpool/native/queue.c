@@ -228,7 +228,8 @@ int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 			continue;
 		}
 		uint32_t *word = &r->q->room_wait, entered = wait_enter(word);
-		load_seq_cst(&r->q->cons); /* [WAIT] alf_reserve's own load may be of an older one */
+		load_seq_cst(
+			&r->q->cons); /* [WAIT] alf_reserve's own load may be of an older one */
 		error = queue_put(p, m, r, handle, n);
 		if (error == -ENOBUFS) {
 			count_up(&m->counters[COUNT_SLEEP], 1);
