@@ -228,8 +228,9 @@ int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 			continue;
 		}
 		uint32_t *word = &r->q->room_wait, entered = wait_enter(word);
-		load_seq_cst(
-			&r->q->cons); /* [WAIT] alf_reserve's own load may be of an older one */
+		/* [WAIT] alf_reserve's own load is no seq_cst one: it might miss a move of cons whose
+		 * consumer missed this sleeper. */
+		load_seq_cst(&r->q->cons);
 		error = queue_put(p, m, r, handle, n);
 		if (error == -ENOBUFS) {
 			count_up(&m->counters[COUNT_SLEEP], 1);
