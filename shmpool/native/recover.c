@@ -145,11 +145,12 @@ static void recover_ranges(struct recovery *r)
 		const struct alf_ring *ring = recovery_ring(r, alf_op_queue(d->op));
 		if (!ring)
 			continue;
-		uint64_t prod = load_acquire(&ring->q->prod); /* [PROD] */
+		alf_position prod = load_acquire(&ring->q->prod); /* [PROD] */
 		uint64_t ago = alf_op_offset(d->op, prod), n = alf_op_count(d->op);
-		r->range[r->ranges++] = (struct dead_range) {
-			.ring = ring, .from = prod - ago, .n = n < ago ? n : ago, .by = d
-		};
+		r->range[r->ranges++] = (struct dead_range) { .ring = ring,
+							      .from = (alf_position)(prod - ago),
+							      .n = n < ago ? n : ago,
+							      .by = d };
 	}
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct alf_ring *ring = recovery_ring(r, i);
@@ -159,8 +160,8 @@ static void recover_ranges(struct recovery *r)
 		d = recovery_dead(r, load_acquire(&ring->q->producer)); /* pairs with take_role() */
 		if (!d)
 			continue;
-		uint64_t cons = load_acquire(&ring->q->cons);     /* [CONS] */
-		uint64_t n = load_acquire(&ring->q->prod) - cons; /* [PROD] */
+		alf_position cons = load_acquire(&ring->q->cons);     /* [CONS] */
+		alf_position n = load_acquire(&ring->q->prod) - cons; /* [PROD] */
 		if (n <= alf_capacity(ring))
 			r->range[r->ranges++] =
 				(struct dead_range) { .ring = ring, .from = cons, .n = n, .by = d };
@@ -173,7 +174,8 @@ static void recover_voids(struct recovery *r)
 	for (uint32_t i = 0; i < r->ranges; i++) {
 		struct dead_range *range = &r->range[i];
 		for (uint64_t k = 0; k < range->n && !range->postponed; k++) {
-			uint64_t at = range->from + k, word = alf_word(range->ring, at);
+			alf_position at = (alf_position)(range->from + k);
+			uint64_t word = alf_word(range->ring, at);
 			if (alf_at(range->ring, at, word) != ALF_AT_UNPUBLISHED)
 				continue;
 			recovery_look(r);
