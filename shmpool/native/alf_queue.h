@@ -77,7 +77,12 @@ typedef shared8 alf_shared_position __attribute__((aligned(8)));
 /* An op record, of the ALF_MULTI operations: | position 35 | n 17 | queue 10 | kind 2 |: what its owner may have reserved or
  * claimed and not yet finished. One word, so that it can be read while it changes. A single side
  * needs none: what is unfinished there is the one producer's or consumer's that the queue names. */
-enum alf_op_kind { ALF_OP_NONE, ALF_OP_ENQUEUE, ALF_OP_DEQUEUE };
+enum alf_op_kind {
+	ALF_OP_NONE,
+	ALF_OP_ENQUEUE,
+	ALF_OP_DEQUEUE,
+	ALF_OP_PUBLISH /* an enqueue of more than one, whose positions are reserved for certain */
+};
 #define ALF_OP_QUEUE_SHIFT 2
 #define ALF_OP_COUNT_SHIFT 12
 #define ALF_OP_POSITION_SHIFT 29
@@ -344,6 +349,16 @@ static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, 
 			return values;
 		cons += span;
 	}
+}
+
+/* After alf_reserve, before the first word of a bulk is written: from here on the op record is known not to
+ * be that of a lost compare-and-swap, and whoever finds its owner dead can make void what was published
+ * of the bulk already, so that it is all or nothing in death too. Nobody waits for this word: that it is
+ * there before the slots are follows from the order in which a processor retires stores. */
+static inline void alf_publishing(shared64 *op, uint32_t n, enum alf_side side)
+{
+	if (side == ALF_MULTI && n > 1)
+		store_relaxed(op, load_relaxed(op) | ALF_OP_PUBLISH);
 }
 
 /* Ends an operation: what its op record covered is done. */

@@ -65,7 +65,9 @@ static inline uint64_t alf_op_offset(uint64_t op, alf_position position)
 static inline bool alf_op_covers(uint64_t op, enum alf_op_kind kind, uint32_t queue,
 				 alf_position position)
 {
-	return alf_op_kind(op) == kind && alf_op_queue(op) == queue &&
+	enum alf_op_kind said =
+		alf_op_kind(op) == ALF_OP_PUBLISH ? ALF_OP_ENQUEUE : alf_op_kind(op);
+	return said == kind && alf_op_queue(op) == queue &&
 	       alf_op_offset(op, position) < alf_op_count(op);
 }
 

@@ -24,6 +24,7 @@ struct dead_range {
 	alf_position from;
 	uint64_t n;
 	struct dead *by;
+	bool certain;   /* they are by's, from the first that is not published on */
 	bool postponed; /* somebody alive may have one of them */
 };
 

@@ -8,7 +8,7 @@
  *     OWNED(dead)                                            the dead's
  *     TRANSIT to a position that a dead producer may have
  *       reserved, void, or unpublished and nobody alive
- *       may have it                                          the dead's
+ *       may have it, or part of a bulk that is not whole     the dead's
  *     TRANSIT to a position behind cons, which nobody alive
  *       may have claimed                                     the dead's
  *     anything else                                          somebody's, or in a queue
@@ -51,9 +51,20 @@ static bool in_dead_range(struct recovery *r, struct dead_range *range, uint64_t
 		return false;
 	alf_position position = (alf_position)(range->from + (uint64_t)offset);
 	uint64_t word = alf_word(range->ring, position);
-	enum alf_at at = alf_at(range->ring, position, word);
-	if (at != ALF_AT_UNPUBLISHED)
-		return at == ALF_AT_VOID;
+	switch (alf_at(range->ring, position, word)) {
+	case ALF_AT_VOID:
+		return true;
+	case ALF_AT_LATER:
+		return false;
+	case ALF_AT_VALUE: /* of a bulk that is not whole: nobody can have come past its first */
+		if (range->certain)
+			alf_make_void(range->ring, position, word);
+		return range->certain;
+	case ALF_AT_UNPUBLISHED:
+		break;
+	}
+	if (range->certain)
+		return true;
 	recovery_look(r);
 	if (!recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, position))
 		return alf_word(range->ring, position) == word;

@@ -34,6 +34,7 @@ static inline int transfer_in(const struct qmempool *p, struct member *m, const 
 	alf_position at;
 	int error = alf_reserve(r, &m->op, n, side, &at);
 	if (likely(!error)) {
+		alf_publishing(&m->op, n, side);
 		for (uint32_t i = 0; i < n; i++) {
 			struct buffer *b = qmempool_buffer(p, handle_index(handle[i]));
 			store_relaxed(&b->owner, owner_transit(r->id, at + i));
