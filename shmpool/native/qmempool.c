@@ -97,6 +97,19 @@ static void give_all(struct qmempool *p, struct member *m, const uint64_t *handl
 	}
 }
 
+/* Whether an entry of m's cache is one of m's buffers: not so if a thief died after it had taken it. It may be
+ * m's again then, but of a later generation (sweep.c). */
+static bool entry_good(const struct qmempool *p, const struct member *m, uint64_t handle,
+		       uint64_t *out)
+{
+	*out = handle;
+	if (handle_index(handle) >= p->capacity)
+		return false; /* somebody scribbled over it */
+	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	return !SHMPOOL_CHECK || (load_acquire(&b->owner) == m->tag && /* [OWNER] */
+				  load_relaxed(&b->generation) == handle_generation(handle));
+}
+
 /* Moves everything that is in m's cache to the shared queue. */
 static void spill(struct qmempool *p, struct member *m)
 {
@@ -106,7 +119,9 @@ static void spill(struct qmempool *p, struct member *m)
 		uint64_t some[BULK_MAX];
 		uint32_t k = 0;
 		while (k < BULK_MAX && i < len)
-			some[k++] = m->cache[(bottom + i++) & (p->cache_size - 1)];
+			if (entry_good(p, m, m->cache[(bottom + i++) & (p->cache_size - 1)],
+				       &some[k]))
+				k++;
 		give_all(p, m, some, k);
 	}
 	store_release(&m->cache_stolen, bottom + len); /* [CACHE] */
@@ -160,12 +175,11 @@ static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim,
 	while (got < max && passed < len) {
 		uint64_t h = victim->cache[(bottom + passed) & (p->cache_size - 1)],
 			 was = victim->tag;
-		if (handle_index(h) >= p->capacity)
-			break; /* somebody scribbled over it */
 		/* The owner word first: if the thief dies here, what no longer reads as the victim's is
-		 * not the victim's, whatever its cache says (recover_thieves). A swap: if the victim is
+		 * not the victim's, whatever its cache says (entry_good). A swap: if the victim is
 		 * dead, somebody may be putting it right at the same time. */
-		if (cas_seq_cst(&qmempool_buffer(p, handle_index(h))->owner, &was, m->tag))
+		if (entry_good(p, victim, h, &h) &&
+		    cas_seq_cst(&qmempool_buffer(p, handle_index(h))->owner, &was, m->tag))
 			handle[got++] = h;
 		passed++;
 	}
