@@ -1,0 +1,405 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * recover.pml - the steps of recover.c: what one recoverer does, any number of them at a time.
+ *
+ *     dead_is[v]   the identity word found DEAD in slot v; 0: v is not of this recovery's dead set
+ *     dead_op[v]   that member's op record
+ *     postponed    something was left to a later recovery: nobody is finished in this one
+ *
+ * Live is whoever is not in this set; who dies later is so too, and another recovery's.
+ * An op record that cannot be of the kind asked for (a consumer's ENQUEUE) is not looked at.
+ * The model gives settle(b), the rest of what happens to a buffer that has been taken.
+ */
+#define recover_mark_op 16
+#define recover_mark_check 17
+#define recover_voids_prod 18
+#define recover_voids_cons 19
+#define recover_voids_role 20
+#define recover_voids_slot 21
+#define recover_voids_cover 22
+#define recover_sweep_cons 23
+#define recover_sweep_role 24
+#define recover_sweep_ops 25
+#define recover_sweep_look 26
+#define recover_sweep_second 27
+#define recover_sweep_cover 28
+#define recover_sweep_slot 29
+#define recover_finish_check 30
+#define recover_thieves_cas 49
+#define recover_thieves_free 50
+#define recover_voids_cas 51
+#define recover_sweep_cas 52
+#define recover_settle 53
+#define recover_finish_cas 54
+#define recover_finish_role 55
+#define recover_finish_op 56
+#define recover_finish_identity 57
+#define recover_finish_thief 58
+
+#ifdef MUTATE_LIVE_NOW
+#define LIVE(v) (identity[v] / DEAD == 0)
+#else
+#define LIVE(v) (dead_is[v] == 0 || identity[v] != dead_is[v])
+#endif
+#define IN_DEAD(t) ((dead_tags >> (t)) & 1)
+
+/* Voids before the sweep, unless a single consumer could then step over a position and, having no op
+ * record, be taken for the owner of the buffer that was meant for it. */
+#ifndef VOID_LAST
+#define VOID_LAST (!MULTI_CONSUMER)
+#endif
+#define AFTER_MARK (VOID_LAST -> recover_sweep_cons : recover_voids_slot)
+#define AFTER_VOIDS (VOID_LAST -> recover_finish_cas : recover_sweep_cons)
+#define AFTER_SWEEP (VOID_LAST -> recover_voids_slot : recover_finish_cas)
+
+/* i = the next dead member from i on that voids are due for, at and last = its positions. */
+inline voids_member()
+{
+	do
+	:: i < MEMBERS && KIND(dead_op[i]) != ENQUEUE -> i++
+	:: else -> break
+	od;
+	if
+	:: i < MEMBERS -> at = POSITION(dead_op[i]); last = at + COUNT(dead_op[i]); next(recover_voids_prod)
+	:: else -> i = 0; at = 0; last = 0; next(AFTER_VOIDS)
+	fi
+}
+
+inline voids_begin()
+{
+	i = 0;
+	if
+#ifndef MUTATE_VOID_POSTPONED
+	:: VOID_LAST && postponed -> next(AFTER_VOIDS)
+#endif
+	:: MULTI_PRODUCER -> voids_member()
+#ifdef MUTATE_ROLE_FIRST
+	:: !MULTI_PRODUCER -> next(recover_voids_role)
+#else
+	:: !MULTI_PRODUCER -> next(recover_voids_prod)
+#endif
+	fi
+}
+
+inline voids_end()
+{
+	at = 0;
+	last = 0;
+	if
+	:: MULTI_PRODUCER -> i++; voids_member()
+	:: else -> next(AFTER_VOIDS)
+	fi
+}
+
+inline voids_next()
+{
+	word = 0;
+	at++;
+	if :: at >= last -> voids_end() :: else -> next(recover_voids_slot) fi
+}
+
+inline after_mark()
+{
+	i = 0;
+	if :: VOID_LAST -> next(recover_sweep_cons) :: else -> voids_begin() fi
+}
+
+inline after_sweep()
+{
+	d_b = 0; take = 0; seen_cons = 0; seen_role = 0; i = 0;
+	do :: i < MEMBERS -> seen_op[i] = 0; i++ :: else -> break od;
+	i = 0;
+	if :: VOID_LAST -> voids_begin() :: else -> finish_next() fi
+}
+
+inline mark_next() /* the next dead member's op record, or on to thieves */
+{
+	do :: i < MEMBERS && dead_is[i] == 0 -> i++ :: else -> break od;
+	if
+	:: i < MEMBERS -> next(recover_mark_op)
+	:: else -> i = 0; thieves_next()
+	fi
+}
+
+inline thieves_next()
+{
+	do :: i < MEMBERS && !IN_DEAD(thief[i]) -> i++ :: else -> break od;
+	if :: i < MEMBERS -> next(recover_thieves_cas) :: else -> after_mark() fi
+}
+
+inline sweep_next()
+{
+	i = 0; at = 0; word = 0; covered = 0; take = 0;
+	d_b++;
+	if :: d_b == BUFFERS -> after_sweep() :: else -> next(recover_sweep_look) fi
+}
+
+inline seen_next() /* i = the next live member from i on whose dequeue covered at */
+{
+	do :: i < MEMBERS && !COVERS(seen_op[i], DEQUEUE, at) -> i++ :: else -> break od;
+	if :: i < MEMBERS -> next(recover_sweep_second) :: else -> next(recover_sweep_cas) fi
+}
+
+inline look()
+{
+	take = owner[d_b];
+	if
+	:: IS_TRANSIT(take) && take - 128 < seen_cons ->
+		at = take - 128;
+		if
+		:: MULTI_CONSUMER -> seen_next()
+		:: !MULTI_CONSUMER && (seen_role == 0 || IN_DEAD(seen_role)) -> next(recover_sweep_cas)
+		:: else -> sweep_next()
+		fi
+	:: IS_TRANSIT(take) && take - 128 >= seen_cons ->
+		at = take - 128;
+		if
+		:: MULTI_PRODUCER ->
+			do :: i < MEMBERS && !COVERS(dead_op[i], ENQUEUE, at) -> i++ :: else -> break od;
+			if :: i == MEMBERS -> sweep_next() :: else -> i = 0; cover_next(recover_sweep_cover, recover_sweep_slot) fi
+		:: else -> next(recover_sweep_cover)
+		fi
+	:: take < IN_RING && IN_DEAD(take) -> next(recover_sweep_cas)
+	:: else -> sweep_next()
+	fi
+}
+
+inline cover_next(more, over) /* i = the next member from i on whose record might be a live enqueue's */
+{
+	do :: i < MEMBERS && !MAY_ENQUEUE(i) -> i++ :: else -> break od;
+	if :: i < MEMBERS && !covered -> next(more) :: else -> i = 0; next(over) fi
+}
+
+inline finish_next()
+{
+	do :: i < MEMBERS && (dead_is[i] == 0 || postponed) -> i++ :: else -> break od;
+	if
+	:: i < MEMBERS -> next(recover_finish_cas)
+	:: else -> forget(); next(at_rest)
+	fi
+}
+
+inline forget()
+{
+	i = 0;
+	do :: i < MEMBERS -> dead_is[i] = 0; dead_op[i] = 0; seen_op[i] = 0; i++ :: else -> break od;
+	i = 0; d_b = 0; at = 0; last = 0; word = 0; take = 0; seen_cons = 0; seen_role = 0; dead_tags = 0;
+	covered = 0; m = 0
+}
+
+/* Every slot at once: a slot passed before its member died is one whose member is stopped till later. */
+inline recover_mark()
+{
+	postponed = 0;
+	i = 0;
+	do
+	:: i < MEMBERS ->
+		if
+		:: identity[i] != 0 && identity[i] < DEAD && GONE(identity[i]) ->
+			identity[i] = identity[i] | DEAD
+		:: else
+		fi;
+		if
+		:: identity[i] & DEAD ->
+			dead_is[i] = identity[i];
+			dead_tags = dead_tags | BIT(dead_is[i] - DEAD)
+		:: else
+		fi;
+		i++
+	:: else -> break
+	od;
+	i = 0;
+	mark_next()
+}
+
+inline recover()
+{
+	if
+	:: pc[me] == recover_mark_op ->
+		dead_op[i] = op[i];
+#ifdef MUTATE_NO_IDENTITY_CHECK
+		i++;
+		mark_next()
+#else
+		next(recover_mark_check)
+#endif
+	:: pc[me] == recover_mark_check -> /* it is that life's record if that life is still there */
+		if :: identity[i] != dead_is[i] -> dead_op[i] = 0; dead_is[i] = 0 :: else fi;
+		i++;
+		mark_next()
+	:: pc[me] == recover_thieves_cas ->
+		if
+		:: IN_DEAD(thief[i]) -> thief[i] = tag; next(recover_thieves_free)
+		:: else -> i++; thieves_next()
+		fi
+	:: pc[me] == recover_thieves_free -> /* the cache itself: cache.pml */
+		thief[i] = 0;
+		i++;
+		thieves_next()
+
+	:: pc[me] == recover_voids_prod ->
+		if
+		:: MULTI_PRODUCER && last > prod -> last = prod
+		:: MULTI_PRODUCER && last <= prod
+		:: !MULTI_PRODUCER -> last = prod
+		fi;
+		if
+		:: !MULTI_PRODUCER -> next(recover_voids_cons)
+		:: MULTI_PRODUCER && at >= last -> voids_end()
+		:: MULTI_PRODUCER && at < last -> next(recover_voids_slot)
+		fi
+	:: pc[me] == recover_voids_cons ->
+		at = cons;
+#ifdef MUTATE_ROLE_FIRST
+		if :: at >= last -> voids_end() :: else -> next(recover_voids_slot) fi
+#else
+		next(recover_voids_role)
+#endif
+	:: pc[me] == recover_voids_role -> /* after prod: whoever takes the role next reserves behind last */
+		if
+		:: !IN_DEAD(producer) -> voids_end()
+#ifdef MUTATE_ROLE_FIRST
+		:: IN_DEAD(producer) -> next(recover_voids_prod)
+#else
+		:: IN_DEAD(producer) && at >= last -> voids_end()
+		:: IN_DEAD(producer) && at < last -> next(recover_voids_slot)
+#endif
+		fi
+	:: pc[me] == recover_voids_slot ->
+		word = slot[at % SIZE];
+		m = i;
+		i = 0;
+		if
+		:: !PENDING(word, at) -> i = m; m = 0; voids_next()
+#ifndef MUTATE_NO_OP_COVER
+		:: PENDING(word, at) && MULTI_PRODUCER -> cover_next(recover_voids_cover, recover_voids_cas)
+#endif
+		:: else -> next(recover_voids_cas)
+		fi
+	:: pc[me] == recover_voids_cover ->
+		covered = (COVERS(op[i], ENQUEUE, at) && LIVE(i));
+		i++;
+		cover_next(recover_voids_cover, recover_voids_cas)
+	:: pc[me] == recover_voids_cas ->
+		if
+#ifndef MUTATE_VOID_FORGOTTEN
+		:: covered -> postponed = 1
+#else
+		:: covered
+#endif
+#ifdef MUTATE_VOID_WITHOUT_CAS
+		:: !covered -> slot[at % SIZE] = WORD(at, VOID)
+#else
+		:: !covered && slot[at % SIZE] == word -> slot[at % SIZE] = WORD(at, VOID)
+		:: !covered && slot[at % SIZE] != word
+#endif
+		fi;
+		covered = 0;
+		i = m;
+		m = 0;
+		voids_next()
+
+	:: pc[me] == recover_sweep_cons ->
+#ifdef MUTATE_OPS_BEFORE_CONS
+		if :: m == 0 -> m = 1; next(recover_sweep_ops) :: else -> m = 0; seen_cons = cons; next(recover_sweep_look) fi
+#else
+		seen_cons = cons;
+		next((MULTI_CONSUMER -> recover_sweep_ops : recover_sweep_role))
+#endif
+	:: pc[me] == recover_sweep_role ->
+		seen_role = consumer;
+		next(recover_sweep_look)
+	:: pc[me] == recover_sweep_ops -> /* a member a step */
+		do :: i < MEMBERS && !MAY_DEQUEUE(i) -> i++ :: else -> break od;
+		if
+		:: i < MEMBERS ->
+			seen_op[i] = (LIVE(i) && KIND(op[i]) == DEQUEUE -> op[i] : 0);
+			i++
+		:: else
+		fi;
+		do :: i < MEMBERS && !MAY_DEQUEUE(i) -> i++ :: else -> break od;
+		if
+		:: i < MEMBERS
+#ifdef MUTATE_OPS_BEFORE_CONS
+		:: i == MEMBERS -> i = 0; next(recover_sweep_cons)
+#else
+		:: i == MEMBERS -> i = 0; next(recover_sweep_look)
+#endif
+		fi
+	:: pc[me] == recover_sweep_look ->
+		look()
+	:: pc[me] == recover_sweep_second ->
+#ifdef MUTATE_NO_SECOND_LOOK
+		i++;
+		seen_next()
+#else
+		if
+		:: op[i] == seen_op[i] -> postponed = 1; sweep_next()
+		:: else -> i++; seen_next()
+		fi
+#endif
+	:: pc[me] == recover_sweep_cover -> /* before the slot: who is not covered now will not publish */
+		if
+		:: MULTI_PRODUCER ->
+			covered = (COVERS(op[i], ENQUEUE, at) && LIVE(i));
+			i++;
+			cover_next(recover_sweep_cover, recover_sweep_slot)
+		:: !MULTI_PRODUCER && IN_DEAD(producer) -> next(recover_sweep_slot)
+		:: else -> sweep_next()
+		fi
+	:: pc[me] == recover_sweep_slot ->
+		word = slot[at % SIZE];
+		if
+		:: VOIDED(word, at) -> next(recover_sweep_cas)
+		:: PENDING(word, at) && !covered -> next(recover_sweep_cas)
+		:: PUBLISHED(word, at) -> sweep_next()
+		:: PENDING(word, at) && covered -> postponed = 1; sweep_next()
+		:: word / 8 > LAP(at) -> /* void, stepped over and overwritten since seen_cons */
+#ifndef MUTATE_LAPPED_FORGOTTEN
+			postponed = 1;
+#endif
+			sweep_next()
+		fi
+	:: pc[me] == recover_sweep_cas ->
+		if
+		:: owner[d_b] == take ->
+			assert(real[d_b] < IN_RING && GONE(real[d_b]));
+			owner[d_b] = tag;
+			real[d_b] = tag;
+			first[d_b] = 0;
+			next(recover_settle)
+		:: else -> sweep_next()
+		fi
+	:: pc[me] == recover_settle ->
+		settle(d_b);
+		sweep_next()
+
+	:: pc[me] == recover_finish_cas ->
+		if
+		:: thief[i] == 0 || IN_DEAD(thief[i]) -> thief[i] = tag; next(recover_finish_check)
+		:: else -> i++; finish_next()
+		fi
+	:: pc[me] == recover_finish_check ->
+		if
+		:: identity[i] != dead_is[i] -> next(recover_finish_thief)
+		:: else -> next((MULTI_PRODUCER && MULTI_CONSUMER -> recover_finish_op : recover_finish_role))
+		fi
+	:: pc[me] == recover_finish_role ->
+		if
+		:: producer == dead_is[i] - DEAD -> producer = 0
+		:: consumer == dead_is[i] - DEAD -> consumer = 0
+		:: else
+		fi;
+		next(recover_finish_op)
+	:: pc[me] == recover_finish_op ->
+		op[i] = 0;
+		next(recover_finish_identity)
+	:: pc[me] == recover_finish_identity ->
+		identity[i] = 0;
+		next(recover_finish_thief)
+	:: pc[me] == recover_finish_thief ->
+		thief[i] = 0;
+		i++;
+		finish_next()
+	fi
+}
