@@ -5,6 +5,7 @@
  *     dead_is[v]   the identity word found DEAD in slot v; 0: v is not of this recovery's dead set
  *     dead_op[v]   that member's op record
  *     postponed    something was left to a later recovery: nobody is finished in this one
+ *     locked       a live recoverer is finishing a member of the set
  *
  * Live is whoever is not in this set; who dies later is so too, and another recovery's.
  * An op record that cannot be of the kind asked for (a consumer's ENQUEUE) is not looked at.
@@ -35,11 +36,30 @@
 #define recover_finish_op 56
 #define recover_finish_identity 57
 #define recover_finish_thief 58
+/* No steps: what onward() does at once. */
+#define voids_member 200
+#define voids_begin 201
+#define voids_end 202
+#define voids_next 203
+#define after_voids 204
+#define after_mark 205
+#define after_sweep 206
+#define mark_next 207
+#define thieves_next 208
+#define sweep_next 209
+#define seen_next 210
+#define finish_next 211
+#define voids_cover_next 212
+#define sweep_cover_next 213
 
 #ifdef MUTATE_LIVE_NOW
 #define LIVE(v) (identity[v] / DEAD == 0)
 #else
+#ifdef MUTATE_NO_IDENTITY_CHECK
+#define LIVE(v) (dead_is[v] == 0)
+#else
 #define LIVE(v) (dead_is[v] == 0 || identity[v] != dead_is[v])
+#endif
 #endif
 #define IN_DEAD(t) ((dead_tags >> (t)) & 1)
 
@@ -48,96 +68,10 @@
 #ifndef VOID_LAST
 #define VOID_LAST (!MULTI_CONSUMER)
 #endif
-#define AFTER_MARK (VOID_LAST -> recover_sweep_cons : recover_voids_slot)
-#define AFTER_VOIDS (VOID_LAST -> recover_finish_cas : recover_sweep_cons)
-#define AFTER_SWEEP (VOID_LAST -> recover_voids_slot : recover_finish_cas)
 
-/* i = the next dead member from i on that voids are due for, at and last = its positions. */
-inline voids_member()
+inline on(step)
 {
-	do
-	:: i < MEMBERS && KIND(dead_op[i]) != ENQUEUE -> i++
-	:: else -> break
-	od;
-	if
-	:: i < MEMBERS -> at = POSITION(dead_op[i]); last = at + COUNT(dead_op[i]); next(recover_voids_prod)
-	:: else -> i = 0; at = 0; last = 0; next(AFTER_VOIDS)
-	fi
-}
-
-inline voids_begin()
-{
-	i = 0;
-	if
-#ifndef MUTATE_VOID_POSTPONED
-	:: VOID_LAST && postponed -> next(AFTER_VOIDS)
-#endif
-	:: MULTI_PRODUCER -> voids_member()
-#ifdef MUTATE_ROLE_FIRST
-	:: !MULTI_PRODUCER -> next(recover_voids_role)
-#else
-	:: !MULTI_PRODUCER -> next(recover_voids_prod)
-#endif
-	fi
-}
-
-inline voids_end()
-{
-	at = 0;
-	last = 0;
-	if
-	:: MULTI_PRODUCER -> i++; voids_member()
-	:: else -> next(AFTER_VOIDS)
-	fi
-}
-
-inline voids_next()
-{
-	word = 0;
-	at++;
-	if :: at >= last -> voids_end() :: else -> next(recover_voids_slot) fi
-}
-
-inline after_mark()
-{
-	i = 0;
-	if :: VOID_LAST -> next(recover_sweep_cons) :: else -> voids_begin() fi
-}
-
-inline after_sweep()
-{
-	d_b = 0; take = 0; seen_cons = 0; seen_role = 0; i = 0;
-	do :: i < MEMBERS -> seen_op[i] = 0; i++ :: else -> break od;
-	i = 0;
-	if :: VOID_LAST -> voids_begin() :: else -> finish_next() fi
-}
-
-inline mark_next() /* the next dead member's op record, or on to thieves */
-{
-	do :: i < MEMBERS && dead_is[i] == 0 -> i++ :: else -> break od;
-	if
-	:: i < MEMBERS -> next(recover_mark_op)
-	:: else -> i = 0; thieves_next()
-	fi
-}
-
-inline thieves_next()
-{
-	do :: i < MEMBERS && !IN_DEAD(thief[i]) -> i++ :: else -> break od;
-	if :: i < MEMBERS -> next(recover_thieves_cas) :: else -> after_mark() fi
-}
-
-inline sweep_next()
-{
-	i = 0; at = 0; word = 0; covered = 0; take = 0;
-	d_b++;
-	if :: d_b == BUFFERS -> after_sweep() :: else -> next(recover_sweep_look) fi
-}
-
-inline seen_next() /* i = the next live member from i on whose dequeue covered at */
-{
-	do :: i < MEMBERS && !COVERS(seen_op[i], DEQUEUE, at) -> i++ :: else -> break od;
-	if :: i < MEMBERS -> next(recover_sweep_second) :: else -> next(recover_sweep_cas) fi
+	pc[me] = step
 }
 
 inline look()
@@ -147,35 +81,20 @@ inline look()
 	:: IS_TRANSIT(take) && take - 128 < seen_cons ->
 		at = take - 128;
 		if
-		:: MULTI_CONSUMER -> seen_next()
+		:: MULTI_CONSUMER -> on(seen_next)
 		:: !MULTI_CONSUMER && (seen_role == 0 || IN_DEAD(seen_role)) -> next(recover_sweep_cas)
-		:: else -> sweep_next()
+		:: else -> on(sweep_next)
 		fi
 	:: IS_TRANSIT(take) && take - 128 >= seen_cons ->
 		at = take - 128;
 		if
 		:: MULTI_PRODUCER ->
 			do :: i < MEMBERS && !COVERS(dead_op[i], ENQUEUE, at) -> i++ :: else -> break od;
-			if :: i == MEMBERS -> sweep_next() :: else -> i = 0; cover_next(recover_sweep_cover, recover_sweep_slot) fi
+			if :: i == MEMBERS -> on(sweep_next) :: else -> i = 0; on(sweep_cover_next) fi
 		:: else -> next(recover_sweep_cover)
 		fi
 	:: take < IN_RING && IN_DEAD(take) -> next(recover_sweep_cas)
-	:: else -> sweep_next()
-	fi
-}
-
-inline cover_next(more, over) /* i = the next member from i on whose record might be a live enqueue's */
-{
-	do :: i < MEMBERS && !MAY_ENQUEUE(i) -> i++ :: else -> break od;
-	if :: i < MEMBERS && !covered -> next(more) :: else -> i = 0; next(over) fi
-}
-
-inline finish_next()
-{
-	do :: i < MEMBERS && (dead_is[i] == 0 || postponed) -> i++ :: else -> break od;
-	if
-	:: i < MEMBERS -> next(recover_finish_cas)
-	:: else -> forget(); next(at_rest)
+	:: else -> on(sweep_next)
 	fi
 }
 
@@ -187,10 +106,96 @@ inline forget()
 	covered = 0; m = 0
 }
 
+
+/* What follows a step at once: work on the recoverer's own variables, up to its next load or store. */
+inline onward()
+{
+	if
+	:: pc[me] >= voids_member ->
+	do
+	:: pc[me] == voids_member ->
+		do
+		:: i < MEMBERS && KIND(dead_op[i]) != ENQUEUE -> i++
+		:: else -> break
+		od;
+		if
+		:: i < MEMBERS -> at = POSITION(dead_op[i]); last = at + COUNT(dead_op[i]); next(recover_voids_prod)
+		:: else -> i = 0; at = 0; last = 0; on(after_voids)
+		fi
+	:: pc[me] == voids_begin ->
+		i = 0;
+		if
+#ifndef MUTATE_VOID_POSTPONED
+		:: VOID_LAST && postponed -> on(after_voids)
+#endif
+		:: MULTI_PRODUCER -> on(voids_member)
+#ifdef MUTATE_ROLE_FIRST
+		:: !MULTI_PRODUCER -> next(recover_voids_role)
+#else
+		:: !MULTI_PRODUCER -> next(recover_voids_prod)
+#endif
+		fi
+	:: pc[me] == voids_end ->
+		at = 0;
+		last = 0;
+		if
+		:: MULTI_PRODUCER -> i++; on(voids_member)
+		:: else -> on(after_voids)
+		fi
+	:: pc[me] == voids_next ->
+		word = 0;
+		at++;
+		if :: at >= last -> on(voids_end) :: else -> next(recover_voids_slot) fi
+	:: pc[me] == after_voids ->
+		if :: VOID_LAST -> on(finish_next) :: else -> next(recover_sweep_cons) fi
+	:: pc[me] == after_mark ->
+		i = 0;
+		if :: VOID_LAST -> next(recover_sweep_cons) :: else -> on(voids_begin) fi
+	:: pc[me] == after_sweep ->
+		d_b = 0; take = 0; seen_cons = 0; seen_role = 0; i = 0;
+		do :: i < MEMBERS -> seen_op[i] = 0; i++ :: else -> break od;
+		i = 0;
+		if :: VOID_LAST -> on(voids_begin) :: else -> on(finish_next) fi
+	:: pc[me] == mark_next -> /* the next dead member's op record, or on to thieves */
+		do :: i < MEMBERS && dead_is[i] == 0 -> i++ :: else -> break od;
+		if
+		:: i < MEMBERS -> next(recover_mark_op)
+		:: else -> i = 0; on(thieves_next)
+		fi
+	:: pc[me] == thieves_next ->
+		do :: i < MEMBERS && !IN_DEAD(thief[i]) -> i++ :: else -> break od;
+		if :: i < MEMBERS -> next(recover_thieves_cas) :: else -> on(after_mark) fi
+	:: pc[me] == sweep_next ->
+		i = 0; at = 0; word = 0; covered = 0; take = 0;
+		d_b++;
+		if :: d_b == BUFFERS -> on(after_sweep) :: else -> next(recover_sweep_look) fi
+	:: pc[me] == seen_next -> /* i = the next live member from i on whose dequeue covered at */
+		do :: i < MEMBERS && !COVERS(seen_op[i], DEQUEUE, at) -> i++ :: else -> break od;
+		if :: i < MEMBERS -> next(recover_sweep_second) :: else -> next(recover_sweep_cas) fi
+	:: pc[me] == finish_next ->
+		do :: i < MEMBERS && (dead_is[i] == 0 || postponed) -> i++ :: else -> break od;
+		if
+		:: i < MEMBERS -> next(recover_finish_cas)
+		:: else -> forget(); next(at_rest)
+		fi
+	:: pc[me] == voids_cover_next -> /* i = the next member from i on whose record might be a live enqueue's */
+		do :: i < MEMBERS && !MAY_ENQUEUE(i) -> i++ :: else -> break od;
+		if :: i < MEMBERS && !covered -> next(recover_voids_cover) :: else -> i = 0; next(recover_voids_cas) fi
+	:: pc[me] == sweep_cover_next ->
+		do :: i < MEMBERS && !MAY_ENQUEUE(i) -> i++ :: else -> break od;
+		if :: i < MEMBERS && !covered -> next(recover_sweep_cover) :: else -> i = 0; next(recover_sweep_slot) fi
+	:: else -> break
+	od
+	:: else
+	fi;
+	skip /* a loop may not be the last in a d_step */
+}
+
 /* Every slot at once: a slot passed before its member died is one whose member is stopped till later. */
 inline recover_mark()
 {
 	postponed = 0;
+	locked = 0;
 	i = 0;
 	do
 	:: i < MEMBERS ->
@@ -209,7 +214,8 @@ inline recover_mark()
 	:: else -> break
 	od;
 	i = 0;
-	mark_next()
+	on(mark_next);
+	onward()
 }
 
 inline recover()
@@ -219,23 +225,23 @@ inline recover()
 		dead_op[i] = op[i];
 #ifdef MUTATE_NO_IDENTITY_CHECK
 		i++;
-		mark_next()
+		on(mark_next)
 #else
 		next(recover_mark_check)
 #endif
 	:: pc[me] == recover_mark_check -> /* it is that life's record if that life is still there */
 		if :: identity[i] != dead_is[i] -> dead_op[i] = 0; dead_is[i] = 0 :: else fi;
 		i++;
-		mark_next()
+		on(mark_next)
 	:: pc[me] == recover_thieves_cas ->
 		if
 		:: IN_DEAD(thief[i]) -> thief[i] = tag; next(recover_thieves_free)
-		:: else -> i++; thieves_next()
+		:: else -> i++; on(thieves_next)
 		fi
 	:: pc[me] == recover_thieves_free -> /* the cache itself: cache.pml */
 		thief[i] = 0;
 		i++;
-		thieves_next()
+		on(thieves_next)
 
 	:: pc[me] == recover_voids_prod ->
 		if
@@ -245,23 +251,23 @@ inline recover()
 		fi;
 		if
 		:: !MULTI_PRODUCER -> next(recover_voids_cons)
-		:: MULTI_PRODUCER && at >= last -> voids_end()
+		:: MULTI_PRODUCER && at >= last -> on(voids_end)
 		:: MULTI_PRODUCER && at < last -> next(recover_voids_slot)
 		fi
 	:: pc[me] == recover_voids_cons ->
 		at = cons;
 #ifdef MUTATE_ROLE_FIRST
-		if :: at >= last -> voids_end() :: else -> next(recover_voids_slot) fi
+		if :: at >= last -> on(voids_end) :: else -> next(recover_voids_slot) fi
 #else
 		next(recover_voids_role)
 #endif
 	:: pc[me] == recover_voids_role -> /* after prod: whoever takes the role next reserves behind last */
 		if
-		:: !IN_DEAD(producer) -> voids_end()
+		:: !IN_DEAD(producer) -> on(voids_end)
 #ifdef MUTATE_ROLE_FIRST
 		:: IN_DEAD(producer) -> next(recover_voids_prod)
 #else
-		:: IN_DEAD(producer) && at >= last -> voids_end()
+		:: IN_DEAD(producer) && at >= last -> on(voids_end)
 		:: IN_DEAD(producer) && at < last -> next(recover_voids_slot)
 #endif
 		fi
@@ -270,16 +276,16 @@ inline recover()
 		m = i;
 		i = 0;
 		if
-		:: !PENDING(word, at) -> i = m; m = 0; voids_next()
+		:: !PENDING(word, at) -> i = m; m = 0; on(voids_next)
 #ifndef MUTATE_NO_OP_COVER
-		:: PENDING(word, at) && MULTI_PRODUCER -> cover_next(recover_voids_cover, recover_voids_cas)
+		:: PENDING(word, at) && MULTI_PRODUCER -> on(voids_cover_next)
 #endif
 		:: else -> next(recover_voids_cas)
 		fi
 	:: pc[me] == recover_voids_cover ->
 		covered = (COVERS(op[i], ENQUEUE, at) && LIVE(i));
 		i++;
-		cover_next(recover_voids_cover, recover_voids_cas)
+		on(voids_cover_next)
 	:: pc[me] == recover_voids_cas ->
 		if
 #ifndef MUTATE_VOID_FORGOTTEN
@@ -297,7 +303,7 @@ inline recover()
 		covered = 0;
 		i = m;
 		m = 0;
-		voids_next()
+		on(voids_next)
 
 	:: pc[me] == recover_sweep_cons ->
 #ifdef MUTATE_OPS_BEFORE_CONS
@@ -331,11 +337,11 @@ inline recover()
 	:: pc[me] == recover_sweep_second ->
 #ifdef MUTATE_NO_SECOND_LOOK
 		i++;
-		seen_next()
+		on(seen_next)
 #else
 		if
-		:: op[i] == seen_op[i] -> postponed = 1; sweep_next()
-		:: else -> i++; seen_next()
+		:: op[i] == seen_op[i] -> postponed = 1; on(sweep_next)
+		:: else -> i++; on(seen_next)
 		fi
 #endif
 	:: pc[me] == recover_sweep_cover -> /* before the slot: who is not covered now will not publish */
@@ -343,22 +349,22 @@ inline recover()
 		:: MULTI_PRODUCER ->
 			covered = (COVERS(op[i], ENQUEUE, at) && LIVE(i));
 			i++;
-			cover_next(recover_sweep_cover, recover_sweep_slot)
+			on(sweep_cover_next)
 		:: !MULTI_PRODUCER && IN_DEAD(producer) -> next(recover_sweep_slot)
-		:: else -> sweep_next()
+		:: else -> on(sweep_next)
 		fi
 	:: pc[me] == recover_sweep_slot ->
 		word = slot[at % SIZE];
 		if
 		:: VOIDED(word, at) -> next(recover_sweep_cas)
 		:: PENDING(word, at) && !covered -> next(recover_sweep_cas)
-		:: PUBLISHED(word, at) -> sweep_next()
-		:: PENDING(word, at) && covered -> postponed = 1; sweep_next()
+		:: PUBLISHED(word, at) -> on(sweep_next)
+		:: PENDING(word, at) && covered -> postponed = 1; on(sweep_next)
 		:: word / 8 > LAP(at) -> /* void, stepped over and overwritten since seen_cons */
 #ifndef MUTATE_LAPPED_FORGOTTEN
 			postponed = 1;
 #endif
-			sweep_next()
+			on(sweep_next)
 		fi
 	:: pc[me] == recover_sweep_cas ->
 		if
@@ -368,16 +374,16 @@ inline recover()
 			real[d_b] = tag;
 			first[d_b] = 0;
 			next(recover_settle)
-		:: else -> sweep_next()
+		:: else -> on(sweep_next)
 		fi
 	:: pc[me] == recover_settle ->
 		settle(d_b);
-		sweep_next()
+		on(sweep_next)
 
 	:: pc[me] == recover_finish_cas ->
 		if
 		:: thief[i] == 0 || IN_DEAD(thief[i]) -> thief[i] = tag; next(recover_finish_check)
-		:: else -> i++; finish_next()
+		:: else -> locked = 1; i++; on(finish_next) /* another recoverer has it */
 		fi
 	:: pc[me] == recover_finish_check ->
 		if
@@ -400,6 +406,7 @@ inline recover()
 	:: pc[me] == recover_finish_thief ->
 		thief[i] = 0;
 		i++;
-		finish_next()
-	fi
+		on(finish_next)
+	fi;
+	onward()
 }

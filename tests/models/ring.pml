@@ -76,7 +76,9 @@ bool first[BUFFERS]; /* put by its producer just before the next one, and not ta
 #define alf_claim_cas 39
 #define transfer_out_owner 40
 #define alf_done_out 41
-#define take_role 42
+#define take_role_producer 42
+#define take_role_consumer 43
+#define queue_release 44
 
 typedef Own {
 	byte at, k, n, span, h[2]
@@ -99,8 +101,16 @@ inline kill(v)
 	my[v].h[1] = 0
 }
 
+#ifdef TRACE /* what pan -r prints of a counterexample, a step a line */
+#define SHOW(step)                                                                                 \
+	printf("@%d %d %d prod %d cons %d slots %d %d owners %d %d %d ops %d %d %d\n", me, pc[me], step, \
+	       prod, cons, slot[0], slot[1], owner[0], owner[1], owner[BUFFERS - 1], op[0], op[1], op[2]);
+#else
+#define SHOW(step)
+#endif
 inline next(step)
 {
+	SHOW(step)
 	pc[me] = step
 }
 
@@ -129,10 +139,18 @@ inline next(step)
 #define TAKEN (MULTI_CONSUMER -> alf_done_out : at_rest)
 #endif
 
-/* Puts h[0..n). Begins at alf_reserve_prod; ends finished, or at_rest when the ring was full. */
+#define PUT_FIRST (MULTI_PRODUCER -> alf_reserve_prod : take_role_producer)
+#define GET_FIRST (MULTI_CONSUMER -> alf_claim_cons : take_role_consumer)
+
+/* Puts h[0..n). Begins at PUT_FIRST; ends finished, or at_rest when the ring was full. */
 inline transfer_in()
 {
 	if
+	:: pc[me] == take_role_producer ->
+		if :: producer == 0 || producer == tag -> producer = tag; next(alf_reserve_prod) :: else -> next(at_rest) fi
+	:: pc[me] == queue_release ->
+		producer = 0;
+		next(finished)
 	:: pc[me] == alf_reserve_prod ->
 		my[me].at = prod;
 		next(alf_reserve_cons)
@@ -171,7 +189,7 @@ inline transfer_in()
 		if :: my[me].k == my[me].n -> my[me].k = 0; next(FILLED) :: else fi
 	:: pc[me] == alf_done_in ->
 		if :: MULTI_PRODUCER -> op[me] = 0 :: else fi;
-		if :: my[me].at == NONE -> next(at_rest) :: else -> next(finished); my[me].h[0] = 0; my[me].h[1] = 0; my[me].n = 0 fi;
+		if :: my[me].at == NONE -> next(at_rest) :: else -> next((MULTI_PRODUCER -> finished : queue_release)); my[me].h[0] = 0; my[me].h[1] = 0; my[me].n = 0 fi;
 		my[me].at = 0
 	fi
 }
@@ -184,10 +202,12 @@ inline claimed(b)
 	assert(b == 0 || !first[b - 1] || real[b - 1] != IN_RING)
 }
 
-/* Takes up to 2. Begins at alf_claim_cons, ends at_rest. */
+/* Takes up to 2. Begins at GET_FIRST, ends at_rest. */
 inline transfer_out()
 {
 	if
+	:: pc[me] == take_role_consumer ->
+		if :: consumer == 0 || consumer == tag -> consumer = tag; next(alf_claim_cons) :: else -> next(at_rest) fi
 	:: pc[me] == alf_claim_cons ->
 		my[me].at = cons;
 		my[me].span = 0;
@@ -205,13 +225,13 @@ inline transfer_out()
 		:: my[me].k || my[me].n == 2 || my[me].span == SIZE ->
 			my[me].k = 0;
 			if
-			:: my[me].span == 0 -> next((MULTI_CONSUMER -> alf_claim_again : TAKEN))
+			:: my[me].span == 0 -> next((MULTI_CONSUMER -> alf_claim_again : at_rest))
 			:: else -> next((MULTI_CONSUMER -> alf_claim_op : alf_claim_cas))
 			fi
 		:: else
 		fi
 	:: pc[me] == alf_claim_again ->
-		if :: cons == my[me].at -> next(TAKEN) :: else -> my[me].at = cons; next(alf_read) fi
+		if :: cons == my[me].at -> next(alf_done_out) :: else -> my[me].at = cons; next(alf_read) fi
 	:: pc[me] == alf_claim_op ->
 		op[me] = OP(DEQUEUE, my[me].span, my[me].at);
 		next(alf_claim_cas)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * multi.pml - a multi-producer, multi-consumer queue. What takes part is set with -D:
+ * queue.pml - a queue, those who put and get, and recoverers. What takes part is set with -D:
  *
+ *     MULTI_PRODUCER, MULTI_CONSUMER  0: a single one, the second when the first has given up or died
  *     N0, N1      buffers in the bulk of the first and of the second producer
  *     BUFFERS     all: the rest is in the ring at the beginning
  *     CONSUMERS   1 or 2, each taking up to 2 at a time until nothing more comes
@@ -12,8 +13,6 @@
  *
  * Members: 0 and 1 produce, 2 and 3 consume, 4 and 5 recover.
  */
-#define MULTI_PRODUCER 1
-#define MULTI_CONSUMER 1
 #define MEMBERS 6
 #define MAY_ENQUEUE(v) ((v) < 2)
 #define MAY_DEQUEUE(v) ((v) == 2 || (v) == 3)
@@ -29,12 +28,18 @@ inline settle(b)
 #define UNRECOVERED(v) (identity[v] != 0 && GONE(identity[v] % DEAD))
 #define BUSY(v) (op[v] != 0 && pc[v] != dead)
 
+/* A call that finds no room, nothing to get or the role taken changes nothing, so only the others are made. */
+#define CAN_PUT                                                                                    \
+	(cons + SIZE - prod >= my[me].n && (MULTI_PRODUCER || producer == 0 || producer == tag))
+#define CAN_GET                                                                                    \
+	(slot[cons % SIZE] / 8 == LAP(cons) && (MULTI_CONSUMER || consumer == 0 || consumer == tag))
+
 proctype Producer(byte me; byte tag)
 {
 end:
 	do
 	:: d_step { pc[me] > dead -> transfer_in() }
-	:: d_step { pc[me] == at_rest && cons + SIZE - prod >= my[me].n -> next(alf_reserve_prod) }
+	:: d_step { pc[me] == at_rest && CAN_PUT -> next(PUT_FIRST) }
 	od
 }
 
@@ -50,13 +55,13 @@ end:
 		real[0] = tag;
 		my[me].n = 1;
 		my[me].h[0] = 0;
-		next(alf_reserve_prod)
+		next(PUT_FIRST)
 	   }
 	fi;
 end_put:
 	do
 	:: d_step { pc[me] > dead -> transfer_in() }
-	:: d_step { pc[me] == at_rest && cons + SIZE - prod >= my[me].n -> next(alf_reserve_prod) }
+	:: d_step { pc[me] == at_rest && CAN_PUT -> next(PUT_FIRST) }
 	:: atomic { pc[me] <= dead && pc[me] != at_rest -> break }
 	od
 }
@@ -67,11 +72,13 @@ proctype Consumer(byte me)
 end:
 	do
 	:: d_step { pc[me] > dead -> transfer_out() }
-	:: d_step { pc[me] == at_rest && slot[cons % SIZE] / 8 == LAP(cons) -> next(alf_claim_cons) }
+	:: d_step { pc[me] == at_rest && CAN_GET -> next(GET_FIRST) }
 	od
 }
 
-#define POSTPONED (postponed && !(BUSY(0) || BUSY(1) || BUSY(2) || BUSY(3)))
+#define POSTPONED                                                                                  \
+	((postponed && !(BUSY(0) || BUSY(1) || BUSY(2) || BUSY(3))) ||                             \
+	 (locked && thief[0] + thief[1] + thief[2] + thief[3] + thief[4] + thief[5] == 0))
 #define KILL_RECOVERER (me == 5 && pc[4] >= STORES && VICTIM(4))
 #define MAY_START                                                                                  \
 	(VICTIM(0) || VICTIM(1) || VICTIM(2) || (VICTIM(3) && pc[2] == dead) || KILL_RECOVERER || POSTPONED)
@@ -81,7 +88,7 @@ proctype Recoverer(byte me)
 	byte tag = me + 1, at, word, i, m, last, d_b, take, seen_cons, seen_role;
 	byte dead_is[MEMBERS], dead_op[MEMBERS], seen_op[MEMBERS];
 	short dead_tags;
-	bit covered, postponed;
+	bit covered, postponed, locked;
 end:
 	do
 	:: d_step { pc[me] > dead -> recover() }
@@ -104,7 +111,7 @@ end:
 		fi;
 		d_step { recover_mark() }
 	   }
-	:: atomic { pc[me] == dead && dead_tags -> forget(); postponed = 0 }
+	:: atomic { pc[me] == dead && dead_tags -> forget(); postponed = 0; locked = 0 }
 	od
 }
 
