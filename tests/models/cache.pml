@@ -80,8 +80,17 @@ hidden byte h;
 
 #define VICTIM(v) (crashes < CRASHES && (pc[v] >= STORES || pc[v] == at_rest || (v == 1 && pc[v] == finished)))
 
+#ifdef TRACE /* what pan -r prints of a counterexample, a step a line */
+#define SHOW(step)                                                                                 \
+	printf("@%d %d %d in %d out %d+%d stolen %d cache %d %d thief %d owners %d %d %d real %d %d %d\n", me, \
+	       pc[me], step, in, out, out_waits, stolen, cache[0], cache[1], thief, owner[0], owner[1],     \
+	       owner[2], real[0], real[1], real[2]);
+#else
+#define SHOW(step)
+#endif
 inline next(step)
 {
+	SHOW(step)
 	pc[me] = step
 }
 
@@ -112,6 +121,14 @@ end:
 	:: d_step { out_waits -> drain() }
 	od
 }
+
+#if defined MUTATE_SPILL_UNCHECKED || defined MUTATE_PURGE_FROM_OUTSIDE
+#define SPILLS(h) true
+#elif defined MUTATE_NO_GENERATION
+#define SPILLS(h) (owner[(h) % 8] == 1)
+#else
+#define SPILLS(h) (owner[(h) % 8] == 1 && generation[(h) % 8] == (h) / 8)
+#endif
 
 proctype Owner()
 {
@@ -187,15 +204,19 @@ end:
 			hand = NONE;
 			next(at_rest)
 		:: pc[me] == honour_cas ->
+			drain();
 			if :: thief == REQUESTED -> thief = tag; length = in - out - stolen; next(spill_entry)
 			   :: else -> next(at_rest) fi;
 			if :: pc[me] == spill_entry && (length == 0 || length > CACHE) -> length = 0; next(honour_done) :: else fi
 		:: pc[me] == spill_entry ->
 			h = cache[(stolen + i) % CACHE];
-			assert(owner[h % 8] == tag && generation[h % 8] == h / 8);
-			take_ghost(h % 8, IN_CACHE);
-			owner[h % 8] = FREE;
-			real[h % 8] = FREE;
+			if
+			:: SPILLS(h) ->
+				take_ghost(h % 8, IN_CACHE);
+				owner[h % 8] = FREE;
+				real[h % 8] = FREE
+			:: else /* a thief that died had taken it */
+			fi;
 			i++;
 			if :: i == length -> i = 0; next(spill_stolen) :: else fi
 		:: pc[me] == spill_stolen ->
@@ -260,7 +281,7 @@ end:
 #ifdef MUTATE_ROB_STORES
 			:: true ->
 #else
-			:: owner[h % 8] == 1 -> /* a compare-and-swap: a recoverer may have it, if 0 has died */
+			:: owner[h % 8] == 1 && generation[h % 8] == h / 8 -> /* a compare-and-swap: 0 may have died */
 #endif
 				owner[h % 8] = tag;
 				take_ghost(h % 8, IN_CACHE)
@@ -328,30 +349,24 @@ end:
 		if
 		:: pc[me] == recover_thieves_cas ->
 			if
-			:: IN_DEAD(thief) -> seen = thief; thief = tag; next(recover_thieves_barrier)
-			:: else -> next(sweep_look)
-			fi;
-			seen = 0
-		:: pc[me] == recover_thieves_barrier ->
-#ifndef MUTATE_PURGE_NO_BARRIER
-			drain();
+			#ifdef MUTATE_PURGE_FROM_OUTSIDE
+			:: IN_DEAD(thief) -> thief = tag; next(recover_thieves_barrier)
+#else
+			:: IN_DEAD(thief) -> thief = REQUESTED; next(sweep_look)
 #endif
+			:: else -> next(sweep_look)
+			fi
+#ifdef MUTATE_PURGE_FROM_OUTSIDE /* the recoverer drops what the thief had taken */
+		:: pc[me] == recover_thieves_barrier ->
+			drain();
 			next(rob_stolen)
 		:: pc[me] == rob_stolen || pc[me] == rob_in || pc[me] == rob_out ->
 			measure(purge_entry);
 			if :: pc[me] == purge_entry && length == 0 -> next(recover_thieves_done) :: else fi
-#ifdef MUTATE_NO_PURGE
-			;
-			if :: pc[me] == purge_entry -> next(recover_thieves_done) :: else fi
-#endif
 		:: pc[me] == purge_entry -> /* what is not the victim's any more goes */
 			h = cache[(bottom + got) % CACHE];
 			if
-#ifdef MUTATE_PURGE_NO_GENERATION
-			:: owner[h % 8] != 1 -> got++
-#else
 			:: owner[h % 8] != 1 || generation[h % 8] != h / 8 -> got++
-#endif
 			:: else -> length = got
 			fi;
 			if :: got == length -> next(recover_thieves_stolen) :: else fi
@@ -362,6 +377,7 @@ end:
 			thief = REQUESTED;
 			bottom = 0; length = 0; got = 0;
 			next(sweep_look)
+#endif
 		:: pc[me] == sweep_look ->
 			if
 			:: IN_DEAD(owner[b]) -> seen = owner[b]; next(recover_sweep_cas)
@@ -427,7 +443,7 @@ end:	atomic {
 		assert(!GONE(1) || identity[0] == 0);
 		/* what the cache shows is what is in it */
 		i = (real[0] == IN_CACHE) + (real[1] == IN_CACHE) + (real[2] == IN_CACHE);
-		assert((in - out - stolen) == i)
+		assert((in - out - stolen) == i || (thief == REQUESTED && pc[0] == dead))
 	}
 }
 
