@@ -11,46 +11,6 @@
  * An op record that cannot be of the kind asked for (a consumer's ENQUEUE) is not looked at.
  * The model gives settle(b), the rest of what happens to a buffer that has been taken.
  */
-#define recover_mark_op 16
-#define recover_mark_check 17
-#define recover_voids_prod 18
-#define recover_voids_cons 19
-#define recover_voids_role 20
-#define recover_voids_slot 21
-#define recover_voids_cover 22
-#define recover_sweep_cons 23
-#define recover_sweep_role 24
-#define recover_sweep_ops 25
-#define recover_sweep_look 26
-#define recover_sweep_second 27
-#define recover_sweep_cover 28
-#define recover_sweep_slot 29
-#define recover_finish_check 30
-#define recover_thieves_cas 49
-#define recover_thieves_free 50
-#define recover_voids_cas 51
-#define recover_sweep_cas 52
-#define recover_settle 53
-#define recover_finish_cas 54
-#define recover_finish_role 55
-#define recover_finish_op 56
-#define recover_finish_identity 57
-#define recover_finish_thief 58
-/* No steps: what onward() does at once. */
-#define voids_member 200
-#define voids_begin 201
-#define voids_end 202
-#define voids_next 203
-#define after_voids 204
-#define after_mark 205
-#define after_sweep 206
-#define mark_next 207
-#define thieves_next 208
-#define sweep_next 209
-#define seen_next 210
-#define finish_next 211
-#define voids_cover_next 212
-#define sweep_cover_next 213
 
 #ifdef MUTATE_LIVE_NOW
 #define LIVE(v) (identity[v] / DEAD == 0)
@@ -65,8 +25,25 @@
 
 /* Voids before the sweep, unless a single consumer could then step over a position and, having no op
  * record, be taken for the owner of the buffer that was meant for it. */
-#ifndef VOID_LAST
+#ifdef MUTATE_VOID_FIRST
+#define VOID_LAST false
+#else
 #define VOID_LAST (!MULTI_CONSUMER)
+#endif
+
+#ifdef MUTATE_CONSUMER_ROLE_FIRST
+#define SWEEP_FIRST recover_sweep_role
+#define SWEEP_SECOND recover_sweep_look
+#define SWEEP_THIRD recover_sweep_cons
+#else
+#define SWEEP_FIRST recover_sweep_cons
+#define SWEEP_SECOND recover_sweep_role
+#define SWEEP_THIRD recover_sweep_look
+#endif
+#ifdef MUTATE_SLOT_BEFORE_OPS
+#define SWEEP_COVER recover_sweep_slot
+#else
+#define SWEEP_COVER sweep_cover_next
 #endif
 
 inline on(step)
@@ -90,7 +67,7 @@ inline look()
 		if
 		:: MULTI_PRODUCER ->
 			do :: i < MEMBERS && !COVERS(dead_op[i], ENQUEUE, at) -> i++ :: else -> break od;
-			if :: i == MEMBERS -> on(sweep_next) :: else -> i = 0; on(sweep_cover_next) fi
+			if :: i == MEMBERS -> on(sweep_next) :: else -> i = 0; on(SWEEP_COVER) fi
 		:: else -> next(recover_sweep_cover)
 		fi
 	:: take < IN_RING && IN_DEAD(take) -> next(recover_sweep_cas)
@@ -147,10 +124,10 @@ inline onward()
 		at++;
 		if :: at >= last -> on(voids_end) :: else -> next(recover_voids_slot) fi
 	:: pc[me] == after_voids ->
-		if :: VOID_LAST -> on(finish_next) :: else -> next(recover_sweep_cons) fi
+		if :: VOID_LAST -> on(finish_next) :: else -> next(SWEEP_FIRST) fi
 	:: pc[me] == after_mark ->
 		i = 0;
-		if :: VOID_LAST -> next(recover_sweep_cons) :: else -> on(voids_begin) fi
+		if :: VOID_LAST -> next(SWEEP_FIRST) :: else -> on(voids_begin) fi
 	:: pc[me] == after_sweep ->
 		d_b = 0; take = 0; seen_cons = 0; seen_role = 0; i = 0;
 		do :: i < MEMBERS -> seen_op[i] = 0; i++ :: else -> break od;
@@ -310,11 +287,11 @@ inline recover()
 		if :: m == 0 -> m = 1; next(recover_sweep_ops) :: else -> m = 0; seen_cons = cons; next(recover_sweep_look) fi
 #else
 		seen_cons = cons;
-		next((MULTI_CONSUMER -> recover_sweep_ops : recover_sweep_role))
+		next((MULTI_CONSUMER -> recover_sweep_ops : SWEEP_SECOND))
 #endif
-	:: pc[me] == recover_sweep_role ->
+	:: pc[me] == recover_sweep_role -> /* after cons: whoever takes the role next claims behind it */
 		seen_role = consumer;
-		next(recover_sweep_look)
+		next(SWEEP_THIRD)
 	:: pc[me] == recover_sweep_ops -> /* a member a step */
 		do :: i < MEMBERS && !MAY_DEQUEUE(i) -> i++ :: else -> break od;
 		if
@@ -354,12 +331,20 @@ inline recover()
 		:: else -> on(sweep_next)
 		fi
 	:: pc[me] == recover_sweep_slot ->
+#ifdef MUTATE_SLOT_BEFORE_OPS
+		if :: m == 0 -> word = slot[at % SIZE] :: else fi;
+		if
+		:: PENDING(word, at) && m == 0 -> m = 1; on(sweep_cover_next)
+		:: PENDING(word, at) && m == 1 && !covered -> m = 0; next(recover_sweep_cas)
+		:: PENDING(word, at) && m == 1 && covered -> m = 0; postponed = 1; on(sweep_next)
+#else
 		word = slot[at % SIZE];
 		if
-		:: VOIDED(word, at) -> next(recover_sweep_cas)
 		:: PENDING(word, at) && !covered -> next(recover_sweep_cas)
-		:: PUBLISHED(word, at) -> on(sweep_next)
 		:: PENDING(word, at) && covered -> postponed = 1; on(sweep_next)
+#endif
+		:: VOIDED(word, at) -> next(recover_sweep_cas)
+		:: PUBLISHED(word, at) -> on(sweep_next)
 		:: word / 8 > LAP(at) -> /* void, stepped over and overwritten since seen_cons */
 #ifndef MUTATE_LAPPED_FORGOTTEN
 			postponed = 1;

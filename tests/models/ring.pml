@@ -16,6 +16,8 @@
  *
  * The including model sets SIZE, BUFFERS, MEMBERS, CRASHES, MULTI_PRODUCER, MULTI_CONSUMER.
  */
+#include "steps.pml"
+
 #define NONE 255
 #define VOID 4
 
@@ -56,29 +58,6 @@ byte crashes;
 byte real[BUFFERS];  /* tag of who has it, IN_RING or FREE */
 bool first[BUFFERS]; /* put by its producer just before the next one, and not taken by a recoverer */
 
-#define at_rest 0
-#define finished 1
-#define dead 2
-#define alf_reserve_prod 3
-#define alf_reserve_cons 4
-#define alf_reserve_again 5
-#define alf_claim_cons 6
-#define alf_read 7
-#define alf_claim_again 8
-#define STORES 32
-#define alf_reserve_op 32
-#define alf_reserve_cas 33
-#define alf_reserve_op_late 34
-#define transfer_in_owner 35
-#define alf_publish 36
-#define alf_done_in 37
-#define alf_claim_op 38
-#define alf_claim_cas 39
-#define transfer_out_owner 40
-#define alf_done_out 41
-#define take_role_producer 42
-#define take_role_consumer 43
-#define queue_release 44
 
 typedef Own {
 	byte at, k, n, span, h[2]
