@@ -98,7 +98,7 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 {
 	uint32_t first, mine, filled = 0;
 	uint64_t rest[BULK_MAX];
-	int n = slab_grow(&p->segment, &p->first_absent, m->tag, &first);
+	int n = slab_grow(&p->segment, &p->absent, m->tag, &first);
 	if (n < 0)
 		return n;
 	count_up(&m->counters[COUNT_GROW], 1);

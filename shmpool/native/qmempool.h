@@ -32,6 +32,7 @@
 
 #include "layout.h"
 #include "segment.h"
+#include "slab.h"
 
 #ifndef SHMPOOL_CHECK
 #define SHMPOOL_CHECK 1
@@ -45,7 +46,7 @@ struct qmempool {
 	uint32_t capacity;
 	uint32_t cache_size;
 	uint32_t bulk;
-	uint32_t first_absent; /* every extent before this one is present */
+	struct slab_hint absent;
 	struct alf_ring free;
 	struct segment segment;
 	struct alf_ring *queues; /* of named queues, by number; slot is NULL until bound */
