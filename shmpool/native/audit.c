@@ -39,10 +39,11 @@ static void walk_ring(struct walk *w, const struct alf_ring *r)
 		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
 		if (alf_at(r, at, word) != ALF_AT_VALUE)
 			continue;
-		bool good = index < w->p->capacity &&
-			    segment_exists(&w->p->segment, (uint32_t)index) &&
-			    load_acquire(&qmempool_buffer(w->p, (uint32_t)index)->owner) ==
-				    owner_transit(r->id, at);                /* [OWNER] */
+		uint64_t owner = 0;
+		if (index < w->p->capacity && segment_exists(&w->p->segment, (uint32_t)index))
+			owner = load_acquire(
+				&qmempool_buffer(w->p, (uint32_t)index)->owner); /* [OWNER] */
+		bool good = owner == owner_transit(r->id, at, owner_place(owner));
 		if (!good && (int64_t)(load_acquire(&r->q->cons) - at) <= 0) /* [CONS] */
 			w->out->doubled++;
 	}

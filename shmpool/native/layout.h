@@ -188,16 +188,21 @@ _Static_assert(offsetof(struct buffer, owner) == 0 && offsetof(struct buffer, le
 		       offsetof(struct buffer, timestamp) == 32,
 	       "other languages read these");
 
-/* An owner word: | 1 | queue 10 | position 53 | while in a queue, | 0 | its member's tag 32 | while a
- * member has it, in hand or in its local cache, with OWNER_PUTTING while it puts a bulk it is part of,
- * and with the queue at OWNER_QUEUE_SHIFT while it takes it from a dead member that had it from there
- * (recover.h), or with OWNER_ABANDONED when a live member could not give it back (qmempool_give), which
- * makes it anybody's who sweeps. 0: never existed. */
+/* An owner word: | 1 | queue 10 | place 16 | position 37 | while in a queue, place being how many of the
+ * same put stand before it (a put of many is all or nothing, in death too: sweep.c), | 0 | its member's
+ * tag 32 | while a member has it, in hand or in its local cache, with OWNER_PUTTING while it puts a bulk
+ * it is part of, and with the queue at OWNER_QUEUE_SHIFT while it takes it from a dead member that had
+ * it from there (recover.h), or with OWNER_ABANDONED when a live member could not give it back
+ * (qmempool_give), which makes it anybody's who sweeps. 0: never existed. */
 #define OWNER_TRANSIT (1ull << 63)
 #define OWNER_PUTTING (1ull << 32)
 #define OWNER_QUEUE_SHIFT 33
 #define OWNER_ABANDONED (1ull << 43)
-#define OWNER_POSITION_BITS 53
+#define OWNER_QUEUE_AT 53
+#define OWNER_PLACE_ONE (1ull << OWNER_POSITION_BITS)
+#define OWNER_POSITION_BITS 37 /* 1.9 hours of 10^7 a second until what lies behind looks ahead */
+_Static_assert(ALF_CAPACITY_MAX <= 1u << (OWNER_QUEUE_AT - OWNER_POSITION_BITS),
+	       "a place for each of the most that are put at once");
 
 /* The number of the member that an owner word, role, thief, extent or queue state names; a number beyond
  * every member's if it names none. */
@@ -212,15 +217,21 @@ static inline uint64_t owner_position(uint64_t owner)
 	return owner & ((1ull << OWNER_POSITION_BITS) - 1);
 }
 
+/* How many of the same put stand before it in the queue. */
+static inline uint64_t owner_place(uint64_t owner)
+{
+	return owner >> OWNER_POSITION_BITS & ((1u << (OWNER_QUEUE_AT - OWNER_POSITION_BITS)) - 1);
+}
+
 static inline uint32_t owner_queue(uint64_t owner)
 {
-	return owner & OWNER_TRANSIT ? owner >> OWNER_POSITION_BITS & QUEUES_MAX :
+	return owner & OWNER_TRANSIT ? owner >> OWNER_QUEUE_AT & QUEUES_MAX :
 				       owner >> OWNER_QUEUE_SHIFT & QUEUES_MAX;
 }
 
-static inline uint64_t owner_transit(uint32_t queue, uint64_t position)
+static inline uint64_t owner_transit(uint32_t queue, uint64_t position, uint64_t place)
 {
-	return OWNER_TRANSIT | (uint64_t)queue << OWNER_POSITION_BITS |
+	return OWNER_TRANSIT | (uint64_t)queue << OWNER_QUEUE_AT | place << OWNER_POSITION_BITS |
 	       (position & ((1ull << OWNER_POSITION_BITS) - 1));
 }
 

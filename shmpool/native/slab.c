@@ -27,7 +27,7 @@ int slab_create(const struct segment *s)
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t at = q->prod + i, handle = i;
 		struct buffer *b = segment_buffer(s, i);
-		b->owner = owner_transit(0, at);
+		b->owner = owner_transit(0, at, 0);
 		b->headroom = (uint32_t)s->geometry.headroom;
 		alf_publish(&ring, at, &handle, 1);
 	}

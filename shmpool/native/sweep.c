@@ -8,7 +8,8 @@
  *     OWNED(dead)                                            the dead's
  *     TRANSIT to a position that a dead producer may have
  *       reserved, void, or unpublished and nobody alive
- *       may have it                                          the dead's
+ *       may have it, or published before the first of the
+ *       same put, which is so                                the dead's
  *     TRANSIT to a position behind cons, which nobody alive
  *       may have claimed                                     the dead's
  *     anything else                                          somebody's, or in a queue
@@ -40,22 +41,41 @@ static void postpone_claimant(struct recovery *r, const struct alf_ring *ring, u
 			r->dead[i].postponed = true;
 }
 
-/* Whether the buffer that reads TRANSIT to a position is one that a dead producer had not published. An
- * owner word has only the low bits of the position; the range has them all. */
-static bool in_dead_range(struct recovery *r, struct dead_range *range, uint64_t low)
+/* Whether the position, whose slot was unpublished with that word, is nobody's who is alive. */
+static bool never_published(struct recovery *r, struct dead_range *range, uint64_t position,
+			    uint64_t word)
 {
-	uint64_t offset = (low - range->from) & ((1ull << OWNER_POSITION_BITS) - 1);
-	if (offset >= range->n)
-		return false;
-	uint64_t position = range->from + offset, word = alf_word(range->ring, position);
-	enum alf_at at = alf_at(range->ring, position, word);
-	if (at != ALF_AT_UNPUBLISHED)
-		return at == ALF_AT_VOID;
 	recovery_look(r);
 	if (!recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, position))
 		return alf_word(range->ring, position) == word;
 	range->postponed = range->by->postponed = true;
 	return false;
+}
+
+/* Whether the buffer that reads TRANSIT to a position is one that a dead producer had not published. An
+ * owner word has only the low bits of the position; the range has them all. */
+static bool in_dead_range(struct recovery *r, struct dead_range *range, uint64_t owner)
+{
+	const struct alf_ring *ring = range->ring;
+	uint64_t offset =
+		(owner_position(owner) - range->from) & ((1ull << OWNER_POSITION_BITS) - 1);
+	uint64_t place = owner_place(owner);
+	if (offset >= range->n)
+		return false;
+	uint64_t position = range->from + offset, word = alf_word(ring, position);
+	enum alf_at at = alf_at(ring, position, word);
+	if (at == ALF_AT_UNPUBLISHED)
+		return never_published(r, range, position, word);
+	if (at != ALF_AT_VALUE || place == 0 || place > offset)
+		return at == ALF_AT_VOID;
+	/* Published, but the first of the same put, which is the last to be, is not: nobody can have
+	 * come past that one, and nobody is to get a part of what was put as a whole. */
+	uint64_t first = position - place, was = alf_word(ring, first);
+	if (alf_at(ring, first, was) != ALF_AT_UNPUBLISHED ||
+	    !never_published(r, range, first, was))
+		return false;
+	alf_make_void(ring, position, word); /* or another recoverer has */
+	return true;
 }
 
 /* Whether nobody alive can have claimed the position, which lies behind cons. */
@@ -144,7 +164,7 @@ static bool hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t
 	store_relaxed(&b->queue, from);
 	store_relaxed(&b->got, load_relaxed(&b->generation));
 	store_relaxed(&b->redelivered, load_relaxed(&b->redelivered) + 1);
-	store_release(&b->owner, owner_transit(to, at)); /* [OWNER] */
+	store_release(&b->owner, owner_transit(to, at, 0)); /* [OWNER] */
 	alf_publish(ring, at, &handle, 1);
 	alf_done(&r->m->op, ALF_MULTI);
 	if (to == from)
@@ -198,8 +218,7 @@ static void unreserve_one(struct recovery *r, uint32_t index)
 		return;
 	for (uint32_t i = 0; i < r->ranges; i++) {
 		struct dead_range *range = &r->range[i];
-		if (range->ring->id != owner_queue(owner) ||
-		    !in_dead_range(r, range, owner_position(owner)))
+		if (range->ring->id != owner_queue(owner) || !in_dead_range(r, range, owner))
 			continue;
 		cas_seq_cst(&b->owner, &owner, range->by->tag); /* [OWNER] */
 		return;

@@ -34,9 +34,10 @@ static inline int transfer_in(const struct qmempool *p, struct member *m, const 
 	uint64_t at;
 	int error = alf_reserve(r, &m->op, n, side, &at);
 	if (likely(!error)) {
-		for (uint32_t i = 0; i < n; i++) {
+		uint64_t place = owner_transit(r->id, 0, 0); /* 0 and up from here */
+		for (uint32_t i = 0; i < n; i++, place += OWNER_PLACE_ONE) {
 			struct buffer *b = qmempool_buffer(p, handle_index(handle[i]));
-			store_relaxed(&b->owner, owner_transit(r->id, at + i));
+			store_relaxed(&b->owner, place | owner_position(at + i));
 		}
 		alf_publish(r, at, handle, n);
 	}

@@ -41,7 +41,7 @@ static void reserve(struct scene *s, enum alf_side side)
 	EQUAL(0, qmempool_alloc_bulk(&s->pool, m, handle, FOUR));
 	EQUAL(0, alf_reserve(s->ring, &m->op, FOUR, side, &at));
 	for (uint32_t i = 0; i < 2; i++)
-		buffer(s, handle[i])->owner = owner_transit(s->subject, at + i);
+		buffer(s, handle[i])->owner = owner_transit(s->subject, at + i, i);
 }
 
 static void reserve_many(struct scene *s)
