@@ -5,6 +5,8 @@
 #define _GNU_SOURCE
 #include "process.h"
 
+#include "atomic.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/membarrier.h>
@@ -130,7 +132,7 @@ static uint32_t image(void)
 	return (uint32_t)(mixed >> 32);
 }
 
-struct process process_self(void)
+static struct process read_self(void)
 {
 	struct process p = { .pid = (uint32_t)getpid() };
 	char state;
@@ -141,6 +143,23 @@ struct process process_self(void)
 	p.image = image();
 	read_boot_id(p.boot_id);
 	return p;
+}
+
+struct process process_self(void)
+{
+	static struct process
+		*known; /* what all threads agree on; a forked child finds its parent's */
+	struct process *seen = load_acquire(&known); /* pairs with the swap below */
+	if (seen && seen->pid == (uint32_t)getpid())
+		return *seen;
+	struct process self = read_self(), *fresh = malloc(sizeof(*fresh));
+	if (!fresh)
+		return self;
+	*fresh = self;
+	if (cas_seq_cst(&known, &seen, fresh))
+		return self;
+	free(fresh);
+	return *seen;
 }
 
 bool process_barrier_register(void)

@@ -24,7 +24,7 @@ enum process_fate {
 	PROCESS_UNKNOWN  /* /proc does not say */
 };
 
-/* Reads it anew after a fork. */
+/* Read once, and anew after a fork. */
 struct process process_self(void);
 
 /* What became of the process of this namespace that had pid and start. */

@@ -34,8 +34,12 @@ static enum process_fate ask(const struct segment *s, const struct process *self
 		return last->fate;
 	uint32_t pid = member_pid(identity);
 	last->identity = identity;
+	if (pid == self->pid) {
+		last->fate = (uint32_t)identity == self->start ? PROCESS_ALIVE : PROCESS_DEAD;
+		return last->fate;
+	}
 	last->fate = process_fate(pid, (uint32_t)identity);
-	if ((last->fate == PROCESS_ALIVE || last->fate == PROCESS_STOPPED) && pid != self->pid &&
+	if ((last->fate == PROCESS_ALIVE || last->fate == PROCESS_STOPPED) &&
 	    process_maps(pid, s->fd) == 0)
 		last->fate = PROCESS_DEAD; /* it has executed another program */
 	return last->fate;
