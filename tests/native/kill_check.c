@@ -80,17 +80,22 @@ static void recover_all(void)
  * one publisher are in order, but for what was put back. */
 static void count(uint8_t *seen)
 {
-	uint32_t last[8][NUMBERS / 1000] = { 0 };
+	uint32_t last[8][NUMBERS / 1000] = { 0 }, moved = 0;
 	for (uint32_t i = 0; i < scene.taken; i++) {
 		uint32_t number = scene.stream[i].number;
 		uint32_t *before = &last[scene.stream[i].queue][number / 1000];
 		seen[number]++;
 		DEMAND(seen[number] == 1);
+		/* What the dead had got says that it was; what they had moved on is there in whole. */
+		if (number >= FROM_OTHERS && number < FROM_OTHERS + scene.operation->lost)
+			DEMAND(scene.stream[i].again);
+		moved += number < FROM_VICTIM && scene.stream[i].queue == scene.other;
 		if (scene.stream[i].again)
 			continue;
 		DEMAND(number > *before);
 		*before = number;
 	}
+	DEMAND(moved == 0 || (scene.operation->kind == MOVES && moved == scene.operation->n));
 	for (uint32_t i = 0; i < scene.report->got; i++)
 		seen[scene.report->number[i]] += 16;
 }

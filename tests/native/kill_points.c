@@ -12,15 +12,18 @@
  *     late  SIGKILL, and the survivors go on working for a while before they recover
  *     stop  it is stopped, the survivors go on working, it continues to the end of the operation
  *
- * Usage: kill_points [--every N] [--library N] [--operation NAME] [--end kill|late|stop] [--list]
+ * Usage: kill_points [--every N] [--library N] [--most N] [--operation PATTERN] [--part I/N]
+ *                    [--end kill|late|stop] [--list]
  *     --every N      every Nth instruction of this program's own text, 1 if not given
  *     --library N    every Nth instruction of shared libraries and the kernel's vdso, 1 if not given
+ *     --most N       of both about N in each operation at most, spread evenly
+ *     --part I/N     the operations I, I + N, I + 2N, ... of the table
  * Exit status 0, 1 if anything failed, 77 if ptrace(2) is not allowed or this is no x86-64.
  */
 #define _GNU_SOURCE
 #include "kill_scene.h"
 
-#include <elf.h>
+#include <fnmatch.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -273,18 +276,26 @@ static bool try_point(uint32_t k, enum end end)
 }
 
 struct choice {
-	uint32_t every, library;
-	const char *operation;
-	int end; /* ENDS for all */
+	uint32_t every, library, most;
+	uint32_t part, parts;
+	const char *operation; /* fnmatch(3) */
+	int end;               /* ENDS for all */
 };
+
+static uint32_t stride(uint32_t every, uint32_t n, uint32_t most)
+{
+	return n / most > every ? n / most : every;
+}
 
 static uint32_t sweep_operation(const struct choice *c)
 {
 	uint32_t points = 0, elsewhere = 0, own = 0, library = 0, before = failures;
 	scout();
+	uint32_t every = stride(c->every, trace.own, c->most);
+	uint32_t each = stride(c->library, trace.n - trace.own, c->most);
 	for (uint32_t k = 0; k < trace.n; k++) {
-		bool chosen = own_text(trace.point[k].address) ? own++ % c->every == 0 :
-								 library++ % c->library == 0;
+		bool chosen = own_text(trace.point[k].address) ? own++ % every == 0 :
+								 library++ % each == 0;
 		if (!chosen && k + 1 != trace.n)
 			continue;
 		for (enum end end = KILL; end < ENDS; end++) {
@@ -303,36 +314,38 @@ static uint32_t sweep_operation(const struct choice *c)
 
 static void usage(void)
 {
-	fprintf(stderr, "usage: kill_points [--every N] [--library N] [--operation NAME] "
-			"[--end kill|late|stop] [--list]\n");
+	fprintf(stderr, "usage: kill_points [--every N] [--library N] [--most N] "
+			"[--operation PATTERN] [--part I/N] [--end kill|late|stop] [--list]\n");
 	exit(2);
+}
+
+static void parse(struct choice *c, const char *option, const char *value)
+{
+	if (!strcmp(option, "--every"))
+		c->every = (uint32_t)atoi(value);
+	else if (!strcmp(option, "--library"))
+		c->library = (uint32_t)atoi(value);
+	else if (!strcmp(option, "--most"))
+		c->most = (uint32_t)atoi(value);
+	else if (!strcmp(option, "--operation"))
+		c->operation = value;
+	else if (!strcmp(option, "--part") && sscanf(value, "%u/%u", &c->part, &c->parts) == 2)
+		;
+	else if (!strcmp(option, "--end"))
+		for (c->end = 0; c->end < ENDS && strcmp(end_names[c->end], value); c->end++)
+			;
+	else
+		usage();
 }
 
 int main(int argc, char **argv)
 {
-	struct choice c = { 1, 1, NULL, ENDS };
+	struct choice c = { 1, 1, UINT32_MAX, 0, 1, "*", ENDS };
 	uint32_t n, points = 0, done = 0;
-	bool list = false;
-	for (int i = 1; i < argc; i++) {
-		const char *value = i + 1 < argc ? argv[i + 1] : "";
-		if (!strcmp(argv[i], "--list")) {
-			list = true;
-			continue;
-		} else if (!strcmp(argv[i], "--every")) {
-			c.every = (uint32_t)atoi(value);
-		} else if (!strcmp(argv[i], "--library")) {
-			c.library = (uint32_t)atoi(value);
-		} else if (!strcmp(argv[i], "--operation")) {
-			c.operation = value;
-		} else if (!strcmp(argv[i], "--end")) {
-			for (c.end = 0; c.end < ENDS && strcmp(end_names[c.end], value); c.end++)
-				;
-		} else {
-			usage();
-		}
-		i++;
-	}
-	if (!c.every || !c.library)
+	bool list = argc == 2 && !strcmp(argv[1], "--list");
+	for (int i = 1; i < argc && !list; i += 2)
+		parse(&c, argv[i], i + 1 < argc ? argv[i + 1] : "");
+	if (!c.every || !c.library || !c.most || !c.parts)
 		usage();
 	scene.report = mmap(NULL, sizeof(*scene.report), PROT_READ | PROT_WRITE,
 			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -340,9 +353,9 @@ int main(int argc, char **argv)
 	scene_failed = failed;
 	signal(SIGALRM, hangs);
 	const struct operation *table = operations(&n);
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = c.part; i < n; i += c.parts) {
 		at = (struct at) { .operation = &table[i] };
-		if (c.operation && strcmp(c.operation, table[i].name) != 0)
+		if (fnmatch(c.operation, table[i].name, 0) != 0)
 			continue;
 		done++;
 		if (list)
