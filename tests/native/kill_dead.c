@@ -54,6 +54,30 @@ static void reserve_single(struct scene *s)
 	reserve(s, ALF_SINGLE_WAKES);
 }
 
+/* As far as the last two slots of four. */
+static void publish_half(struct scene *s, enum alf_side side)
+{
+	struct member *m = scene_attach();
+	uint64_t handle[FOUR], at;
+	if (side != ALF_MULTI)
+		s->ring->q->producer = m->tag;
+	EQUAL(0, qmempool_alloc_bulk(&s->pool, m, handle, FOUR));
+	EQUAL(0, alf_reserve(s->ring, &m->op, FOUR, side, &at));
+	for (uint32_t i = 0; i < FOUR; i++)
+		buffer(s, handle[i])->owner = owner_transit(s->subject, at + i, i);
+	alf_publish(s->ring, at + 2, handle + 2, 2);
+}
+
+static void publish_half_many(struct scene *s)
+{
+	publish_half(s, ALF_MULTI);
+}
+
+static void publish_half_single(struct scene *s)
+{
+	publish_half(s, ALF_SINGLE_WAKES);
+}
+
 static void claim(struct scene *s)
 {
 	struct member *m = scene_attach();
@@ -194,6 +218,18 @@ void dead_reserved(struct scene *s)
 {
 	(void)s;
 	scene_child(reserve_many);
+}
+
+void dead_half_published(struct scene *s)
+{
+	scene_child(publish_half_many);
+	publish_later(s, 2);
+}
+
+void dead_half_published_single(struct scene *s)
+{
+	(void)s;
+	scene_child(publish_half_single);
 }
 
 void dead_full(struct scene *s)
