@@ -185,6 +185,12 @@ void without_barrier(struct scene *s)
 	s->a->barrier = s->b->barrier = 0;
 }
 
+void survivors_dry(struct scene *s)
+{
+	qmempool_drain(&s->pool, s->a);
+	qmempool_drain(&s->pool, s->b);
+}
+
 void with_barrier(struct scene *s)
 {
 	s->a->barrier = s->b->barrier = 1;

@@ -217,6 +217,14 @@ void scene_work(void)
 	scene_audit();
 }
 
+void scene_recover(void)
+{
+	struct shmpool_recovery out;
+	DEMAND(recover(&scene.pool, scene.a, &out) == 0);
+	DEMAND(out.unknown == 0);
+	scene_audit();
+}
+
 void scene_drain(void)
 {
 	take(scene.a, scene.subject, RING + 1);

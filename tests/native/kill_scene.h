@@ -59,6 +59,7 @@ struct operation {
 	void (*check)(struct scene *);
 	int unaudited;  /* at the kill point: other words than the pool's are being made */
 	int unattached; /* the victim is no member when it begins */
+	int (*beside)(struct scene *); /* what a companion has stopped in, NULL for none */
 };
 
 /* What the victim tells those who check, in memory they share. */
@@ -78,7 +79,7 @@ struct scene {
 	uint32_t subject, other, letter;
 	uint64_t hand_a[1], hand_b[2];
 	uint64_t hand[CAPACITY]; /* the victim's */
-	uint32_t handed;
+	uint32_t handed, marked;
 	int opened; /* number of the victim's opening, where it uses local.h */
 	uint64_t key;
 	char data[BULK * 64];
@@ -111,6 +112,9 @@ void scene_work(void);
 /* The survivors get all that is in the queues, into the stream. */
 void scene_drain(void);
 
+/* Recovers once, with a companion stopped. */
+void scene_recover(void);
+
 /* Recovers and checks; exact says that nobody has worked since the victim began, so that it is known
  * what it can have taken. */
 void scene_check(int exact);
@@ -123,6 +127,10 @@ uint32_t *scene_message(uint64_t handle);
 struct member *scene_attach(void);
 /* Runs as a child process and waits for its end. */
 void scene_child(void (*run)(struct scene *));
+
+/* The companion's set-up and leave-taking. */
+void scene_companion_prepare(struct scene *s);
+void scene_companion_leave(struct scene *s);
 
 extern const struct operation *operations(uint32_t *n);
 

@@ -52,9 +52,11 @@ void fill_cache(struct scene *s)
 /* So that there are buffers only in the survivors' caches. */
 void run_dry(struct scene *s)
 {
-	while (!alf_empty(&s->pool.free))
-		EQUAL(0, qmempool_alloc(&s->pool, s->v, &s->hand[s->handed++]));
-	empty_cache(s);
+	while (!alf_empty(&s->pool.free) || member_cached(&s->pool.segment, s->v)) {
+		if (qmempool_alloc(&s->pool, s->v, &s->hand[s->handed]))
+			break; /* a companion has stopped at the head of the shared queue */
+		s->handed++;
+	}
 }
 
 void run_all_dry(struct scene *s)
@@ -254,4 +256,47 @@ int recover_dead(struct scene *s)
 {
 	struct shmpool_recovery out;
 	return recover(&s->pool, s->v, &out);
+}
+
+void scene_companion_prepare(struct scene *s)
+{
+	some_cached(s);
+	for (uint32_t i = 0; i < s->handed; i++)
+		*scene_message(s->hand[i]) = FROM_VICTIM + i;
+	s->marked = s->handed;
+}
+
+/* What it has is its own and as it left it; it gives it back and is no member any more. */
+void scene_companion_leave(struct scene *s)
+{
+	for (uint32_t i = 0; i < s->handed; i++) {
+		CHECK(i >= s->marked || *scene_message(s->hand[i]) == FROM_VICTIM + i);
+		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[i]));
+	}
+	detach_member(s);
+}
+
+int alloc_beside(struct scene *s)
+{
+	int error = qmempool_alloc(&s->pool, s->v, &s->hand[s->handed]);
+	s->handed += !error;
+	return error;
+}
+
+int alloc_many_beside(struct scene *s)
+{
+	int error = qmempool_alloc_bulk(&s->pool, s->v, &s->hand[s->handed], BULK);
+	s->handed += error ? 0 : BULK;
+	return error;
+}
+
+int free_beside(struct scene *s)
+{
+	return qmempool_free(&s->pool, s->v, s->hand[--s->handed]);
+}
+
+int honour_beside(struct scene *s)
+{
+	qmempool_request(&s->pool);
+	return free_beside(s);
 }

@@ -42,6 +42,12 @@ int create_queue(struct scene *s);
 int create_segment(struct scene *s);
 int recover_dead(struct scene *s);
 
+/* What the companion has stopped in, three buffers in hand and more in its cache. */
+int alloc_beside(struct scene *s);
+int alloc_many_beside(struct scene *s);
+int free_beside(struct scene *s);
+int honour_beside(struct scene *s);
+
 /* After it. */
 void check_queue(struct scene *s);
 void check_segment(struct scene *s);
