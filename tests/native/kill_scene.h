@@ -28,6 +28,7 @@
 #define FROM_VICTIM 2000u
 #define FROM_LATER 3000u /* a, into the subject queue, with the victim stopped or dead */
 #define FROM_ASIDE 4000u /* b, into the other queue */
+#define FROM_BESIDE 900u /* a companion, into the subject queue */
 #define NUMBERS 5000u
 
 /* What the operation does to messages, for the check. */

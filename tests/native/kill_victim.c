@@ -300,3 +300,19 @@ int honour_beside(struct scene *s)
 	qmempool_request(&s->pool);
 	return free_beside(s);
 }
+
+int put_beside(struct scene *s)
+{
+	uint64_t handle = s->hand[--s->handed];
+	*scene_message(handle) = FROM_BESIDE;
+	qmempool_buffer(&s->pool, handle_index(handle))->redelivered = 0;
+	return queue_put(&s->pool, s->v, s->ring, &handle, 1);
+}
+
+void check_beside(struct scene *s)
+{
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < s->taken; i++)
+		n += s->stream[i].number == FROM_BESIDE;
+	DEMAND(n == 1);
+}

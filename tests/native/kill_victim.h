@@ -47,9 +47,11 @@ int alloc_beside(struct scene *s);
 int alloc_many_beside(struct scene *s);
 int free_beside(struct scene *s);
 int honour_beside(struct scene *s);
+int put_beside(struct scene *s);
 
 /* After it. */
 void check_queue(struct scene *s);
 void check_segment(struct scene *s);
+void check_beside(struct scene *s); /* put_beside()'s message has come out */
 
 #endif
