@@ -136,7 +136,7 @@ struct pool_shared {
 	uint32_t foreign;    /* nonzero: somebody of another namespace has attached */
 	uint64_t namespaces; /* the creator's */
 	uint64_t deaths;     /* members recovered */
-	uint64_t abandoned;  /* buffers that were, as far as is known: see OWNER_ABANDONED */
+	uint64_t abandoned;  /* buffers that were since the last sweep: OWNER_ABANDONED */
 	uint64_t trims;      /* extents taken away */
 	uint64_t pad0[3];
 	uint64_t retired[COUNTERS]; /* the counters of members that are gone, summed */

@@ -48,10 +48,11 @@ void qmempool_unbind(struct qmempool *p)
 /* Leaves buffers of m's to whoever sweeps next. */
 static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	add_relaxed(&shared(p)->abandoned, n);
 	for (uint32_t i = 0; i < n; i++)
 		store_release(&qmempool_buffer(p, handle_index(handle[i]))->owner,
 			      m->tag | OWNER_ABANDONED); /* [OWNER] */
+	/* Afterwards: who reads it sees them. Who dies before it is swept for anyhow. */
+	add_seq_cst(&shared(p)->abandoned, n);
 }
 
 /* Only the voids that the dead leave can make the shared queue full: it has a slot for every buffer. Then

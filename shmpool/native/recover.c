@@ -250,14 +250,18 @@ static void pass(struct recovery *r)
 	r->deaths = r->ranges = 0;
 	memset(r->dead_at, 0, r->p->segment.members * sizeof(*r->dead_at));
 	r->out->unknown = r->out->postponed = 0;
+	uint64_t *abandoned = &segment_shared(&r->p->segment)->abandoned;
+	uint64_t before = load_seq_cst(abandoned);
 	recover_mark(r);
-	if (!r->deaths && !load_relaxed(&segment_shared(&r->p->segment)->abandoned))
+	if (!r->deaths && !before)
 		return;
 	recover_thieves(r);
 	recover_ranges(r);
 	sweep_unreserve(r);
 	recover_voids(r);
 	sweep(r);
+	if (before)
+		cas_seq_cst(abandoned, &before, 0);
 	recover_makers(r);
 	for (uint32_t i = 0; i < r->deaths; i++)
 		if (r->dead[i].postponed || !recover_finish(r, &r->dead[i]))

@@ -131,8 +131,6 @@ static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t 
 {
 	if (!cas_seq_cst(&b->owner, &owner, r->m->tag | (uint64_t)from << OWNER_QUEUE_SHIFT))
 		return false;
-	if (!(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED)
-		add_relaxed(&segment_shared(&r->p->segment)->abandoned, -1ull);
 	count_up(&r->m->counters[COUNT_RECOVER], 1);
 	r->out->buffers++;
 	return true;

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kill_check.c - see kill_scene.h: what must hold once the dead have been put right.
+ */
+#include <string.h>
+
+#include "kill_scene.h"
+
+/* Nobody but the survivors is a member, and no word in the segment names anybody else. */
+static void check_names(void)
+{
+	const struct segment *s = &scene.pool.segment;
+	for (uint32_t i = 0; i < s->members; i++) {
+		const struct member *m = segment_member(s, i);
+		DEMAND(m->op == 0);
+		DEMAND(m->thief == 0 || m->thief == CACHE_REQUESTED);
+		if (m == scene.a || m == scene.b)
+			continue;
+		DEMAND(m->identity == 0);
+		DEMAND(member_cached(s, m) == 0);
+		DEMAND(m->barrier == 0 && m->image == 0 && m->ended == 0 && m->adopted == 0);
+		DEMAND(m->tag % (1u << TAG_NUMBER_BITS) == i + 1);
+	}
+	for (uint64_t i = 0; i < s->extents; i++)
+		DEMAND(*segment_extent(s, i) == 0 || *segment_extent(s, i) == EXTENT_PRESENT);
+	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
+		const struct queue_slot *slot = segment_queue(s, i);
+		DEMAND(slot->state == 0 || slot->state == QUEUE_READY);
+		DEMAND(slot->queue.producer == 0 && slot->queue.consumer == 0);
+		DEMAND((slot->queue.data_wait & 0xfff) == 0 &&
+		       (slot->queue.room_wait & 0xfff) == 0);
+	}
+	DEMAND((segment_shared(s)->free_wait & 0xfff) == 0);
+}
+
+/* Every buffer is where the survivors know it to be. */
+static void check_sums(void)
+{
+	struct shmpool_audit audit;
+	struct shmpool_stats stats;
+	struct shmpool_held held[MEMBERS + MEMBERS_SPARE];
+	uint64_t queued[8] = { 0 }, sum = 0;
+	bool listed = false;
+	DEMAND(audit_count(&scene.pool, &audit, held, MEMBERS + MEMBERS_SPARE, queued, 8) == 0);
+	audit_stats(&scene.pool, &stats);
+	for (uint32_t i = 0; i < MEMBERS + MEMBERS_SPARE; i++) {
+		const struct member *m = segment_member(&scene.pool.segment, i);
+		DEMAND(held[i].buffers == (m == scene.a ? 1u : m == scene.b ? 2u : 0u));
+		listed |= load_relaxed(&m->thief) == CACHE_REQUESTED;
+	}
+	for (uint32_t i = 0; i < 8; i++)
+		sum += queued[i];
+	DEMAND(audit.unaccounted == 0);
+	DEMAND(audit.doubled == 0);
+	DEMAND(audit.total == stats.created);
+	DEMAND(audit.free + audit.cached + sum + 3 == audit.total);
+	/* A cache that is to be flushed may list what a dead thief had taken. */
+	DEMAND(stats.cached == audit.cached || (listed && stats.cached > audit.cached));
+	DEMAND(stats.members == 2);
+}
+
+static void recover_all(void)
+{
+	struct shmpool_recovery out;
+	const struct segment *s = &scene.pool.segment;
+	uint32_t dead = 0;
+	for (uint32_t i = 0; i < s->members; i++) {
+		const struct member *m = segment_member(s, i);
+		dead += m->identity && m != scene.a && m != scene.b;
+	}
+	DEMAND(recover(&scene.pool, scene.a, &out) == 0);
+	DEMAND(out.unknown == 0);
+	if (scene.operation->leaves && out.postponed) {
+		scene_drain();
+		dead -= (uint32_t)out.members;
+		DEMAND(recover(&scene.pool, scene.a, &out) == 0);
+	}
+	DEMAND(out.postponed == 0);
+	DEMAND(out.members == dead);
+}
+
+/* How often each number has come out: 1 to the survivors, 16 to the victim. In each queue those of
+ * one publisher are in order, but for what was put back. */
+static void count(uint8_t *seen)
+{
+	uint32_t last[8][NUMBERS / 1000] = { 0 }, moved = 0;
+	for (uint32_t i = 0; i < scene.taken; i++) {
+		uint32_t number = scene.stream[i].number;
+		uint32_t *before = &last[scene.stream[i].queue][number / 1000];
+		seen[number]++;
+		DEMAND(seen[number] == 1);
+		/* What the dead had got says that it was; what they had moved on is there in whole. */
+		if (number >= FROM_OTHERS && number < FROM_OTHERS + scene.operation->lost)
+			DEMAND(scene.stream[i].again);
+		moved += number < FROM_VICTIM && scene.stream[i].queue == scene.other;
+		if (scene.stream[i].again)
+			continue;
+		DEMAND(number > *before);
+		*before = number;
+	}
+	DEMAND(moved == 0 || (scene.operation->kind == MOVES && moved == scene.operation->n));
+	for (uint32_t i = 0; i < scene.report->got; i++)
+		seen[scene.report->number[i]] += 16;
+}
+
+/* How many of the others' messages may have gone with the victim. */
+static uint32_t may_miss(void)
+{
+	const struct operation *o = scene.operation;
+	int result = scene.report->result;
+	if (o->kind == FREES)
+		return o->n;
+	if (o->kind != GETS || o->on_death.what || scene.report->got)
+		return 0;
+	return result == PENDING ? o->n : result > 0 ? (uint32_t)result : 0;
+}
+
+static void check_missing(const uint8_t *seen, int exact)
+{
+	const struct operation *o = scene.operation;
+	uint32_t missing = 0, first = 0, last = 0, took = 0;
+	/* The survivors' later ones stand behind those that were there before. */
+	for (uint32_t i = 0; i < o->filled + scene.later; i++) {
+		uint32_t number = i < o->filled ? FROM_OTHERS + i : FROM_LATER + i - o->filled;
+		took += seen[number] >= 16;
+		/* To somebody once; to the victim and then again only where a queue says so. */
+		DEMAND(seen[number] <= 16 || o->on_death.what);
+		if (i < o->lost && !o->on_death.what) {
+			DEMAND(!seen[number]);
+			continue;
+		}
+		if (seen[number])
+			continue;
+		if (!missing++)
+			first = i;
+		last = i;
+	}
+	DEMAND(missing <= may_miss());
+	if (missing && o->kind == GETS)
+		DEMAND(last - first + 1 == missing); /* one bulk */
+	if (missing && exact) {
+		DEMAND(first == o->lost);
+		uint32_t there = o->filled + scene.later - o->lost;
+		DEMAND(missing == (o->n < there ? o->n : there) || o->kind == FREES);
+	}
+	if (o->kind == GETS && scene.report->result > 0 && scene.report->got)
+		DEMAND(took == (uint32_t)scene.report->result);
+}
+
+static void check_messages(int exact)
+{
+	const struct operation *o = scene.operation;
+	static uint8_t seen[NUMBERS];
+	uint32_t own = 0;
+	memset(seen, 0, sizeof(seen));
+	count(seen);
+	check_missing(seen, exact);
+	for (uint32_t i = 0; i < CAPACITY; i++)
+		own += seen[FROM_VICTIM + i];
+	DEMAND(own == 0 || (o->kind == PUTS && own == o->n));
+	if (o->kind == PUTS && scene.report->result != PENDING)
+		DEMAND(own == (scene.report->result < 0 ? 0 : o->n));
+	for (uint32_t i = 0; i < scene.aside; i++)
+		DEMAND(seen[FROM_ASIDE + i] == 1);
+}
+
+/* All buffers can be had, each once, and pass every queue. */
+static void check_use(void)
+{
+	struct qmempool *p = &scene.pool;
+	uint64_t handle[CAPACITY], got[RING];
+	uint64_t seen = 0;
+	uint32_t n = 0;
+	DEMAND(*scene_message(scene.hand_a[0]) == 1 && *scene_message(scene.hand_b[0]) == 2 &&
+	       *scene_message(scene.hand_b[1]) == 3);
+	DEMAND(qmempool_free(p, scene.a, scene.hand_a[0]) == 0);
+	DEMAND(qmempool_free_bulk(p, scene.b, scene.hand_b, 2) == 0);
+	while (n < CAPACITY && qmempool_alloc(p, scene.a, &handle[n]) == 0)
+		seen |= 1ull << handle_index(handle[n++]);
+	DEMAND(n == CAPACITY);
+	DEMAND(seen == UINT64_MAX);
+	for (uint32_t queue = 1; queue <= p->segment.geometry.queues; queue++) {
+		const struct alf_ring *r = scene_ring(queue);
+		if (!r)
+			continue;
+		for (uint32_t i = 0; i < RING && i < n; i++)
+			DEMAND(queue_put(p, scene.a, r, &handle[i], 1) == 0);
+		for (uint32_t i = 0; i < RING && i < n; i++) {
+			DEMAND(queue_get(p, scene.a, r, &got[i], 1) == 1);
+			DEMAND(got[i] == handle[i]);
+		}
+		queue_release(r, scene.a);
+	}
+	for (uint32_t i = 0; i < n; i++)
+		DEMAND(qmempool_free(p, i % 3 ? scene.b : scene.a, handle[i]) == 0);
+	struct shmpool_audit audit;
+	DEMAND(audit_count(p, &audit, NULL, 0, NULL, 0) == 0);
+	DEMAND(audit.unaccounted == 0);
+	DEMAND(audit.doubled == 0);
+	DEMAND(audit.free + audit.cached == CAPACITY);
+}
+
+void scene_check(int exact)
+{
+	recover_all();
+	check_names();
+	check_sums();
+	scene_drain();
+	check_messages(exact);
+	if (scene.operation->check)
+		scene.operation->check(&scene);
+	check_use();
+	scene_audit();
+}

@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kill_dead.c - see kill_dead.h.
+ */
+#define _GNU_SOURCE
+#include "kill_dead.h"
+
+#include "check.h"
+#include "transfer.h"
+#include "wait.h"
+
+#define FOUR 4u
+
+static struct buffer *buffer(struct scene *s, uint64_t handle)
+{
+	return qmempool_buffer(&s->pool, handle_index(handle));
+}
+
+static void publish_later(struct scene *s, uint32_t n)
+{
+	scene_publish(s->a, s->subject, FROM_LATER + s->later, n);
+	s->later += n;
+}
+
+/* These run in a child, which ends after them without a word. */
+
+static void hold(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t handle[FOUR];
+	EQUAL(0, qmempool_alloc_bulk(&s->pool, m, handle, FOUR));
+	EQUAL(0, qmempool_free_bulk(&s->pool, m, handle, 2));
+}
+
+static void reserve(struct scene *s, enum alf_side side)
+{
+	struct member *m = scene_attach();
+	uint64_t handle[FOUR], at;
+	if (side != ALF_MULTI)
+		s->ring->q->producer = m->tag;
+	EQUAL(0, qmempool_alloc_bulk(&s->pool, m, handle, FOUR));
+	EQUAL(0, alf_reserve(s->ring, &m->op, FOUR, side, &at));
+	for (uint32_t i = 0; i < 2; i++)
+		buffer(s, handle[i])->owner = owner_transit(s->subject, at + i);
+}
+
+static void reserve_many(struct scene *s)
+{
+	reserve(s, ALF_MULTI);
+}
+
+static void reserve_single(struct scene *s)
+{
+	reserve(s, ALF_SINGLE_WAKES);
+}
+
+/* As far as the last two slots of four. */
+static void publish_half(struct scene *s, enum alf_side side)
+{
+	struct member *m = scene_attach();
+	uint64_t handle[FOUR], at;
+	if (side != ALF_MULTI)
+		s->ring->q->producer = m->tag;
+	EQUAL(0, qmempool_alloc_bulk(&s->pool, m, handle, FOUR));
+	EQUAL(0, alf_reserve(s->ring, &m->op, FOUR, side, &at));
+	alf_publishing(&m->op, FOUR, side);
+	for (uint32_t i = 0; i < FOUR; i++)
+		buffer(s, handle[i])->owner = owner_transit(s->subject, at + i);
+	alf_publish(s->ring, at + 2, handle + 2, 2);
+}
+
+static void publish_half_many(struct scene *s)
+{
+	publish_half(s, ALF_MULTI);
+}
+
+static void publish_half_single(struct scene *s)
+{
+	publish_half(s, ALF_SINGLE_WAKES);
+}
+
+static void claim(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t handle[FOUR];
+	EQUAL(FOUR, alf_claim(s->ring, &m->op, handle, FOUR, ALF_MULTI));
+	for (uint32_t i = 0; i < 2; i++) {
+		buffer(s, handle[i])->queue = s->subject;
+		buffer(s, handle[i])->got = buffer(s, handle[i])->generation;
+		buffer(s, handle[i])->owner = m->tag;
+	}
+}
+
+static void claim_single(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t handle[2];
+	s->ring->q->consumer = m->tag;
+	EQUAL(2, alf_claim(s->ring, &m->op, handle, 2, ALF_SINGLE_WAKES));
+	buffer(s, handle[0])->owner = m->tag;
+}
+
+static void steal(struct scene *s)
+{
+	struct member *m = scene_attach(), *b = s->b;
+	CHECK(member_cached(&s->pool.segment, b) >= 3);
+	b->thief = m->tag;
+	for (uint64_t i = 0; i < 3; i++) {
+		uint64_t handle = b->cache[(b->cache_stolen + i) % CACHE];
+		buffer(s, handle)->owner = m->tag;
+	}
+}
+
+static void name_queue(struct scene *s, uint32_t number)
+{
+	struct queue_slot *slot = segment_queue(&s->pool.segment, number);
+	strcpy(slot->name, "made");
+	slot->state = scene_attach()->tag | QUEUE_NAMED;
+}
+
+static void make(struct scene *s)
+{
+	*segment_extent(&s->pool.segment, 0) = scene_attach()->tag;
+	name_queue(s, 4);
+}
+
+static void name(struct scene *s)
+{
+	name_queue(s, 5);
+}
+
+static void sleep_everywhere(struct scene *s)
+{
+	scene_attach();
+	wait_enter(&s->ring->q->data_wait);
+	wait_enter(&s->ring->q->room_wait);
+	wait_enter(&segment_shared(&s->pool.segment)->free_wait);
+}
+
+static void reserve_free(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t handle[CACHE], at;
+	EQUAL(0, qmempool_alloc_bulk(&s->pool, m, handle, CACHE));
+	EQUAL(0, alf_reserve(&s->pool.free, &m->op, CACHE, ALF_MULTI, &at));
+}
+
+static void get_four(struct scene *s)
+{
+	scene_get(scene_attach(), s->subject, FOUR);
+}
+
+/* As sweep.c's hand_on() leaves it half-way. */
+static void put_back(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t at;
+	for (uint32_t i = 0; i < CAPACITY; i++) {
+		struct buffer *b = qmempool_buffer(&s->pool, i);
+		if (b->queue != s->subject || b->got != b->generation || b->owner & OWNER_TRANSIT)
+			continue;
+		EQUAL(0, alf_reserve(s->ring, &m->op, 1, ALF_MULTI, &at));
+		b->owner = m->tag | (uint64_t)s->subject << OWNER_QUEUE_SHIFT;
+		return;
+	}
+	abort();
+}
+
+static void attach_only(struct scene *s)
+{
+	(void)s;
+	scene_attach();
+}
+
+void voids(struct scene *s)
+{
+	struct shmpool_recovery out;
+	scene_child(reserve_many);
+	EQUAL(0, recover(&s->pool, s->a, &out));
+	EQUAL(1, out.members);
+	publish_later(s, 2);
+}
+
+void without_barrier(struct scene *s)
+{
+	s->a->barrier = s->b->barrier = 0;
+}
+
+void survivors_dry(struct scene *s)
+{
+	qmempool_drain(&s->pool, s->a);
+	qmempool_drain(&s->pool, s->b);
+}
+
+void with_barrier(struct scene *s)
+{
+	s->a->barrier = s->b->barrier = 1;
+}
+
+void second_segment(struct scene *s)
+{
+	struct shmpool_geometry g = { .buffer_size = 64,
+				      .capacity = 32,
+				      .prealloc = 16,
+				      .cache_size = 0,
+				      .bulk = 16,
+				      .refill_multiplier = 1,
+				      .members = 2,
+				      .queues = 1 };
+	char why[256];
+	EQUAL(0, segment_plan(&s->made, &g, why, sizeof(why)));
+	s->made.fd = memfd_create("kill_points made", MFD_CLOEXEC);
+	CHECK(s->made.fd >= 0 && ftruncate(s->made.fd, (off_t)g.size) == 0);
+	s->made.base = mmap(NULL, g.size, PROT_READ | PROT_WRITE, MAP_SHARED, s->made.fd, 0);
+	CHECK(s->made.base != MAP_FAILED);
+}
+
+void dead_holding(struct scene *s)
+{
+	(void)s;
+	scene_child(hold);
+}
+
+void dead_reserved(struct scene *s)
+{
+	(void)s;
+	scene_child(reserve_many);
+}
+
+void dead_half_published(struct scene *s)
+{
+	scene_child(publish_half_many);
+	publish_later(s, 2);
+}
+
+void dead_half_published_single(struct scene *s)
+{
+	(void)s;
+	scene_child(publish_half_single);
+}
+
+void dead_full(struct scene *s)
+{
+	scene_child(reserve_many);
+	publish_later(s, RING - FOUR);
+}
+
+void dead_claimed(struct scene *s)
+{
+	(void)s;
+	scene_child(claim);
+}
+
+void dead_single_reserved(struct scene *s)
+{
+	(void)s;
+	scene_child(reserve_single);
+}
+
+void dead_single_claimed(struct scene *s)
+{
+	(void)s;
+	scene_child(claim_single);
+}
+
+void dead_thief(struct scene *s)
+{
+	(void)s;
+	scene_child(steal);
+}
+
+void dead_making(struct scene *s)
+{
+	(void)s;
+	scene_child(make);
+}
+
+void check_queue_gone(struct scene *s)
+{
+	DEMAND(queue_find(&s->pool, "made") == -ENOENT);
+}
+
+void dead_naming(struct scene *s)
+{
+	(void)s;
+	scene_child(name);
+}
+
+void dead_asleep(struct scene *s)
+{
+	(void)s;
+	scene_child(sleep_everywhere);
+}
+
+void dead_full_pool(struct scene *s)
+{
+	scene_child(reserve_free);
+	qmempool_drain(&s->pool, s->a);
+	qmempool_drain(&s->pool, s->b);
+	CHECK(alf_avail_space(&s->pool.free) < CACHE);
+}
+
+void dead_getting(struct scene *s)
+{
+	(void)s;
+	scene_child(get_four);
+}
+
+void dead_getting_full(struct scene *s)
+{
+	scene_child(get_four);
+	publish_later(s, alf_avail_space(s->ring));
+}
+
+void dead_getting_twice(struct scene *s)
+{
+	struct shmpool_recovery out;
+	scene_child(get_four);
+	EQUAL(0, recover(&s->pool, s->a, &out));
+	EQUAL(FOUR, out.requeued);
+	scene_child(get_four);
+}
+
+void dead_recoverer(struct scene *s)
+{
+	(void)s;
+	scene_child(get_four);
+	scene_child(put_back);
+}
+
+void dead_everywhere(struct scene *s)
+{
+	(void)s;
+	for (uint32_t i = 2; i < MEMBERS; i++)
+		scene_child(attach_only);
+}

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kill_points.c - kills a member after instruction 0, 1, 2, ... of every operation, and demands that the
+ * survivors find everything in order (kill_scene.h).
+ *
+ * An operation is run once under PTRACE_SINGLESTEP, which says what its instructions are. For each of
+ * them a new child in a new pool is run up to it and there, with the audit exact at that very moment, it
+ * meets one of three ends:
+ *
+ *     kill  SIGKILL, then the survivors recover
+ *     late  SIGKILL, and the survivors go on working for a while before they recover
+ *     stop  it is stopped, the survivors go on working, it continues to the end of the operation
+ *
+ * Some operations have a companion: another member that has stopped at an instruction of one of its own,
+ * a different one for each point, and goes on when the victim has met its end.
+ *
+ * Usage: kill_points [--every N] [--library N] [--most N] [--operation PATTERN] [--part I/N]
+ *                    [--end kill|late|stop] [--list]
+ *     --every N      every Nth instruction of this program's own text, 1 if not given
+ *     --library N    every Nth instruction of shared libraries and the kernel's vdso, 1 if not given
+ *     --most N       of both about N in each operation at most, spread evenly
+ *     --part I/N     the operations I, I + N, I + 2N, ... of the table
+ * Exit status 0, 1 if anything failed, 77 if ptrace(2) is not allowed or this is no x86-64.
+ */
+#include <fnmatch.h>
+#include <signal.h>
+
+#include "check.h"
+#include "kill_scene.h"
+#include "kill_trace.h"
+
+#define HANG_S 20 /* a kill point takes milliseconds */
+#define SKIPPED 77
+#define FAILURES_SHOWN 20
+#define COMPANION_STRIDE 17 /* of its instructions from point to point */
+
+enum end { KILL, LATE, STOP, ENDS };
+static const char *const end_names[] = { "kill", "late", "stop" };
+
+static struct trace trace, beside;
+static struct at {
+	const struct operation *operation;
+	uint32_t k;
+	enum end end;
+	int failed;
+} at;
+static uint32_t failures;
+
+static void failed(const char *what)
+{
+	uint64_t address = at.k < trace.n ? trace.point[at.k].address : 0, distance;
+	bool own = trace_own(address, &distance);
+	if (!at.failed++ && failures++ < FAILURES_SHOWN)
+		fprintf(stderr, "%s, %s at instruction %u, %s%#llx: %s\n", at.operation->name,
+			end_names[at.end], at.k, own ? "program+" : "library at ",
+			(unsigned long long)(own ? distance : address), what);
+}
+
+/* A check that never ends is a failure too. */
+static void hangs(int signal)
+{
+	(void)signal;
+	failed("the survivors hang");
+	_exit(1);
+}
+
+static void victim(void)
+{
+	const struct operation *o = at.operation;
+	if (!o->unattached)
+		scene.v = scene_attach();
+	if (o->prepare)
+		o->prepare(&scene);
+	trace_begins();
+	scene.report->result = o->run(&scene);
+	trace_ends();
+	if (o->kind == GETS && scene.report->result > 0 && !scene.report->got) {
+		for (int i = 0; i < scene.report->result; i++)
+			scene.report->number[i] = *scene_message(scene.hand[i]);
+		scene.report->got = (uint32_t)scene.report->result;
+	}
+}
+
+static void companion(void)
+{
+	scene.v = scene_attach();
+	scene_companion_prepare(&scene);
+	trace_begins();
+	at.operation->beside(&scene);
+	trace_ends();
+	scene_companion_leave(&scene);
+}
+
+static pid_t start(void (*child)(void))
+{
+	pid_t pid = trace_fork(child);
+	if (pid < 0) {
+		printf("ptrace is not allowed here\n");
+		exit(SKIPPED);
+	}
+	return pid;
+}
+
+/* Makes a pool; the companion's pid, 0 for none. */
+static pid_t make(void)
+{
+	scene_make(at.operation);
+	return at.operation->beside ? start(companion) : 0;
+}
+
+static void discard(pid_t pid, pid_t other)
+{
+	trace_kill(pid);
+	if (other)
+		trace_kill(other);
+	scene_discard();
+}
+
+/* Finds out what the instructions are. */
+static void scout(void)
+{
+	pid_t other = make(), pid = start(victim);
+	trace_record(pid, &trace);
+	discard(pid, other);
+	if (!other)
+		return;
+	pid = make();
+	trace_record(pid, &beside);
+	discard(pid, 0);
+}
+
+/* True if the point was reached. */
+static bool try_point(uint32_t k, enum end end)
+{
+	at.k = k;
+	at.end = end;
+	at.failed = 0;
+	alarm(HANG_S);
+	pid_t other = make();
+	if (other)
+		trace_reach(other, &beside, k * COMPANION_STRIDE % beside.n);
+	pid_t pid = start(victim);
+	bool reached = trace_reach(pid, &trace, k);
+	if (!at.operation->unaudited)
+		scene_audit();
+	if (end == STOP) {
+		scene_work();
+		trace_finish(pid);
+	} else {
+		trace_kill(pid);
+	}
+	if (other) {
+		scene_recover();
+		trace_finish(other);
+	}
+	if (end == LATE)
+		scene_work();
+	scene_check(end == KILL);
+	scene_discard();
+	alarm(0);
+	return reached;
+}
+
+struct choice {
+	uint32_t every, library, most;
+	uint32_t part, parts;
+	const char *operation; /* fnmatch(3) */
+	int end;               /* ENDS for all */
+};
+
+static uint32_t stride(uint32_t every, uint32_t n, uint32_t most)
+{
+	return n / most > every ? n / most : every;
+}
+
+static uint32_t sweep_operation(const struct choice *c)
+{
+	uint32_t points = 0, elsewhere = 0, own = 0, library = 0, before = failures;
+	scout();
+	uint32_t every = stride(c->every, trace.own, c->most);
+	uint32_t each = stride(c->library, trace.n - trace.own, c->most);
+	for (uint32_t k = 0; k < trace.n; k++) {
+		uint64_t distance;
+		bool chosen = trace_own(trace.point[k].address, &distance) ? own++ % every == 0 :
+									     library++ % each == 0;
+		if (!chosen && k + 1 != trace.n)
+			continue;
+		for (enum end end = KILL; end < ENDS; end++) {
+			if (c->end != ENDS && (enum end)c->end != end)
+				continue;
+			points++;
+			elsewhere += !try_point(k, end);
+		}
+	}
+	printf("%-28s %7u instructions, %6u own, %7u kill points, %3u passed by, %3u failures\n",
+	       at.operation->name, trace.n - 1, trace.own - 1, points, elsewhere,
+	       failures - before);
+	fflush(stdout);
+	return points;
+}
+
+static void usage(void)
+{
+	fprintf(stderr, "usage: kill_points [--every N] [--library N] [--most N] "
+			"[--operation PATTERN] [--part I/N] [--end kill|late|stop] [--list]\n");
+	exit(2);
+}
+
+static void parse(struct choice *c, const char *option, const char *value)
+{
+	if (!strcmp(option, "--every"))
+		c->every = (uint32_t)atoi(value);
+	else if (!strcmp(option, "--library"))
+		c->library = (uint32_t)atoi(value);
+	else if (!strcmp(option, "--most"))
+		c->most = (uint32_t)atoi(value);
+	else if (!strcmp(option, "--operation"))
+		c->operation = value;
+	else if (!strcmp(option, "--part") && sscanf(value, "%u/%u", &c->part, &c->parts) == 2)
+		;
+	else if (!strcmp(option, "--end"))
+		for (c->end = 0; c->end < ENDS && strcmp(end_names[c->end], value); c->end++)
+			;
+	else
+		usage();
+}
+
+int main(int argc, char **argv)
+{
+	struct choice c = { 1, 1, UINT32_MAX, 0, 1, "*", ENDS };
+	uint32_t n, points = 0, done = 0;
+	bool list = argc == 2 && !strcmp(argv[1], "--list");
+	for (int i = 1; i < argc && !list; i += 2)
+		parse(&c, argv[i], i + 1 < argc ? argv[i + 1] : "");
+	if (!c.every || !c.library || !c.most || !c.parts)
+		usage();
+	scene.report = mmap(NULL, sizeof(*scene.report), PROT_READ | PROT_WRITE,
+			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(scene.report != MAP_FAILED);
+	scene_failed = trace_failed = failed;
+	signal(SIGALRM, hangs);
+	const struct operation *table = operations(&n);
+	for (uint32_t i = c.part; i < n; i += c.parts) {
+		at = (struct at) { .operation = &table[i] };
+		if (fnmatch(c.operation, table[i].name, 0) != 0)
+			continue;
+		done++;
+		if (list)
+			printf("%s\n", table[i].name);
+		else
+			points += sweep_operation(&c);
+	}
+	if (!done)
+		usage();
+	if (!list)
+		printf("%u operations, %u kill points, %u failures\n", done, points, failures);
+	return failures != 0;
+}

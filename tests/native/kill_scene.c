@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kill_scene.c - see kill_scene.h: the pool and who works in it.
+ */
+#define _GNU_SOURCE
+#include "kill_scene.h"
+
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include "check.h"
+#include "slab.h"
+#include "wait.h"
+
+struct scene scene;
+void (*scene_failed)(const char *what);
+
+const struct alf_ring *scene_ring(uint32_t queue)
+{
+	return queue_ring(&scene.pool, queue);
+}
+
+uint32_t *scene_message(uint64_t handle)
+{
+	return (uint32_t *)segment_data(&scene.pool.segment, handle_index(handle));
+}
+
+struct member *scene_attach(void)
+{
+	struct member *m = NULL;
+	EQUAL(0, member_attach(&scene.pool.segment, 1, false, &m));
+	return m;
+}
+
+/* Allocates a buffer, writes the number into it and puts it. */
+static int offer(struct member *m, uint32_t queue, uint32_t number)
+{
+	uint64_t handle;
+	int error = qmempool_alloc(&scene.pool, m, &handle);
+	if (error)
+		return error;
+	struct buffer *b = qmempool_buffer(&scene.pool, handle_index(handle));
+	*scene_message(handle) = number;
+	b->length = sizeof(uint32_t);
+	b->redelivered = 0;
+	error = queue_put(&scene.pool, m, scene_ring(queue), &handle, 1);
+	if (error)
+		DEMAND(qmempool_free(&scene.pool, m, handle) == 0);
+	return error;
+}
+
+void scene_publish(struct member *m, uint32_t queue, uint32_t first, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		EQUAL(0, offer(m, queue, first + i));
+	queue_release(scene_ring(queue), m);
+}
+
+void scene_get(struct member *m, uint32_t queue, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		EQUAL(1,
+		      queue_get(&scene.pool, m, scene_ring(queue), &scene.hand[scene.handed++], 1));
+	queue_release(scene_ring(queue), m);
+}
+
+void scene_child(void (*run)(struct scene *))
+{
+	pid_t parent = getpid(), pid = fork();
+	CHECK(pid >= 0);
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(1);
+		run(&scene);
+		_exit(0);
+	}
+	int status;
+	CHECK(waitpid(pid, &status, 0) == pid);
+	EQUAL(0, status);
+}
+
+static void map_new(void)
+{
+	scene.fd = memfd_create("kill_points", MFD_CLOEXEC);
+	CHECK(scene.fd >= 0 && ftruncate(scene.fd, (off_t)scene.size) == 0);
+	scene.base = mmap(NULL, scene.size, PROT_READ | PROT_WRITE, MAP_SHARED, scene.fd, 0);
+	CHECK(scene.base != MAP_FAILED);
+}
+
+static void make_queues(const struct operation *o)
+{
+	const struct queue_on_death free_them = { 0 };
+	struct queue_on_death subject = o->on_death;
+	int letter = queue_create(&scene.pool, scene.b, "letter", RING, 0, &free_them);
+	int other = queue_create(&scene.pool, scene.b, "other", RING, 0, &free_them);
+	CHECK(letter > 0 && other > 0);
+	scene.letter = (uint32_t)letter;
+	scene.other = (uint32_t)other;
+	if (subject.dead_letter)
+		subject.dead_letter = scene.letter;
+	int made = queue_create(&scene.pool, scene.b, "subject", RING, o->flags, &subject);
+	CHECK(made > 0);
+	scene.subject = (uint32_t)made;
+	scene.ring = scene_ring(scene.subject);
+}
+
+void scene_make(const struct operation *o)
+{
+	struct shmpool_geometry g = { .buffer_size = 64,
+				      .capacity = CAPACITY,
+				      .prealloc = o->prealloc,
+				      .cache_size = CACHE,
+				      .bulk = CACHE,
+				      .refill_multiplier = 2,
+				      .members = MEMBERS,
+				      .queues = 5 };
+	struct report *report = scene.report;
+	struct segment s;
+	char why[256];
+	scene = (struct scene) { .operation = o, .report = report };
+	*report = (struct report) { .result = PENDING };
+	EQUAL(0, segment_plan(&s, &g, why, sizeof(why)));
+	scene.size = g.size;
+	map_new();
+	EQUAL(0, segment_init(&s, scene.base, scene.fd));
+	EQUAL(0, slab_create(&s));
+	segment_ready(&s);
+	EQUAL(0, qmempool_bind(&scene.pool, &s));
+	scene.a = scene_attach();
+	scene.b = scene_attach();
+	make_queues(o);
+	/* Work of their own: in hand, in a cache, in another queue. */
+	EQUAL(0, qmempool_alloc_bulk(&scene.pool, scene.b, scene.hand_b, 2));
+	scene_publish(scene.b, scene.other, FROM_ASIDE, scene.aside = 3);
+	for (uint32_t i = 0; i < o->turned; i++) {
+		scene_publish(scene.b, scene.subject, 0, 1);
+		scene_get(scene.b, scene.subject, 1);
+		EQUAL(0, qmempool_free(&scene.pool, scene.b, scene.hand[--scene.handed]));
+	}
+	scene_publish(scene.b, scene.subject, FROM_OTHERS, o->filled);
+	EQUAL(0, qmempool_alloc(&scene.pool, scene.a, scene.hand_a));
+	*scene_message(scene.hand_a[0]) = 1;
+	*scene_message(scene.hand_b[0]) = 2;
+	*scene_message(scene.hand_b[1]) = 3;
+	if (o->before)
+		o->before(&scene);
+}
+
+void scene_discard(void)
+{
+	qmempool_unbind(&scene.pool);
+	munmap(scene.base, scene.size);
+	close(scene.fd);
+	if (scene.made.base) {
+		munmap(scene.made.base, scene.made.size);
+		close(scene.made.fd);
+	}
+}
+
+/* Notes a message that a survivor got, and frees it. */
+static void note(struct member *m, uint32_t queue, uint64_t handle)
+{
+	uint32_t number = *scene_message(handle), at = scene.taken;
+	const struct buffer *b = qmempool_buffer(&scene.pool, handle_index(handle));
+	DEMAND(number < NUMBERS && at < NUMBERS);
+	if (number < NUMBERS && at < NUMBERS) {
+		scene.stream[at].number = number;
+		scene.stream[at].queue = queue;
+		scene.stream[at].again = b->redelivered != 0;
+		scene.taken++;
+	}
+	DEMAND(qmempool_free(&scene.pool, m, handle) == 0);
+}
+
+/* Gets up to n messages, for as long as there are some. */
+static void take(struct member *m, uint32_t queue, uint32_t n)
+{
+	uint64_t handle;
+	int got = 1;
+	for (uint32_t i = 0; i < n; i++) {
+		got = queue_get(&scene.pool, m, scene_ring(queue), &handle, 1);
+		if (got != 1)
+			break;
+		note(m, queue, handle);
+	}
+	DEMAND(got == 1 || got == -EAGAIN || got == -EBUSY);
+}
+
+void scene_work(void)
+{
+	struct qmempool *p = &scene.pool;
+	uint64_t handle[CACHE + 4];
+	struct shmpool_recovery out;
+	uint32_t n = 0;
+	int error = 0;
+	DEMAND(recover(p, scene.a, &out) == 0);
+	for (uint32_t i = 0; i < 2 && !error; i++) {
+		error = offer(scene.b, scene.other, FROM_ASIDE + scene.aside);
+		scene.aside += !error;
+	}
+	DEMAND(error == 0 || error == -EAGAIN);
+	take(scene.a, scene.other, 2);
+	while (n < CACHE + 4 && qmempool_alloc(p, scene.b, &handle[n]) == 0)
+		n++;
+	for (uint32_t i = 0; i < n; i++)
+		DEMAND(qmempool_free(p, i % 2 ? scene.a : scene.b, handle[i]) == 0);
+	error = 0;
+	for (uint32_t i = 0; i < 3 && !error; i++) {
+		error = offer(scene.a, scene.subject, FROM_LATER + scene.later);
+		scene.later += !error;
+	}
+	DEMAND(error == 0 || error == -EAGAIN || error == -ENOBUFS || error == -EBUSY);
+	take(scene.b, scene.subject, 3);
+	queue_release(scene_ring(scene.subject), scene.a);
+	queue_release(scene_ring(scene.subject), scene.b);
+	scene_audit();
+}
+
+void scene_recover(void)
+{
+	struct shmpool_recovery out;
+	DEMAND(recover(&scene.pool, scene.a, &out) == 0);
+	DEMAND(out.unknown == 0);
+	scene_audit();
+}
+
+void scene_drain(void)
+{
+	take(scene.a, scene.subject, RING + 1);
+	take(scene.b, scene.other, RING + 1);
+	take(scene.a, scene.letter, RING + 1);
+	queue_release(scene_ring(scene.subject), scene.a);
+}
+
+void scene_audit(void)
+{
+	struct shmpool_audit audit;
+	struct shmpool_held held[MEMBERS + MEMBERS_SPARE];
+	uint64_t queued[8] = { 0 }, sum = 0;
+	DEMAND(audit_count(&scene.pool, &audit, held, MEMBERS + MEMBERS_SPARE, queued, 8) == 0);
+	for (uint32_t i = 0; i < MEMBERS + MEMBERS_SPARE; i++)
+		sum += held[i].buffers;
+	for (uint32_t i = 0; i < 8; i++)
+		sum += queued[i];
+	DEMAND(audit.unaccounted == 0);
+	DEMAND(audit.doubled == 0);
+	DEMAND(sum + audit.free + audit.cached == audit.total);
+	DEMAND(audit.total >= scene.operation->prealloc);
+}

@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kill_victim.c - see kill_victim.h.
+ */
+#include "kill_victim.h"
+
+#include <string.h>
+
+#include "check.h"
+#include "wait.h"
+
+#define SHORT_NS 2000000 /* a sleep that ends by itself */
+
+/* The victim's set-up. */
+
+void alloc_own(struct scene *s)
+{
+	for (; s->handed < s->operation->n; s->handed++) {
+		EQUAL(0, qmempool_alloc(&s->pool, s->v, &s->hand[s->handed]));
+		*scene_message(s->hand[s->handed]) = FROM_VICTIM + s->handed;
+		qmempool_buffer(&s->pool, handle_index(s->hand[s->handed]))->redelivered = 0;
+	}
+}
+
+void get_own(struct scene *s)
+{
+	scene_get(s->v, s->subject, s->operation->n);
+}
+
+void empty_cache(struct scene *s)
+{
+	for (uint32_t n = member_cached(&s->pool.segment, s->v); n; n--)
+		EQUAL(0, qmempool_alloc(&s->pool, s->v, &s->hand[s->handed++]));
+}
+
+/* So that the next allocation refills. */
+void use_cache_up(struct scene *s)
+{
+	EQUAL(0, qmempool_alloc(&s->pool, s->v, &s->hand[s->handed++]));
+	empty_cache(s);
+}
+
+void fill_cache(struct scene *s)
+{
+	while (s->handed < CACHE + BULK)
+		EQUAL(0, qmempool_alloc(&s->pool, s->v, &s->hand[s->handed++]));
+	while (member_cached(&s->pool.segment, s->v) < CACHE)
+		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[--s->handed]));
+	CHECK(s->handed >= s->operation->n);
+}
+
+/* So that there are buffers only in the survivors' caches. */
+void run_dry(struct scene *s)
+{
+	while (!alf_empty(&s->pool.free) || member_cached(&s->pool.segment, s->v)) {
+		if (qmempool_alloc(&s->pool, s->v, &s->hand[s->handed]))
+			break; /* a companion has stopped at the head of the shared queue */
+		s->handed++;
+	}
+}
+
+void run_all_dry(struct scene *s)
+{
+	while (qmempool_alloc(&s->pool, s->v, &s->hand[s->handed]) == 0)
+		s->handed++;
+	s->pool.looked_ns = 0; /* so that it asks again who is dead */
+}
+
+void some_cached(struct scene *s)
+{
+	for (uint32_t i = 0; i < 6; i++)
+		EQUAL(0, qmempool_alloc(&s->pool, s->v, &s->hand[s->handed++]));
+	for (uint32_t i = 0; i < 3; i++)
+		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[--s->handed]));
+}
+
+void asked_for(struct scene *s)
+{
+	some_cached(s);
+	qmempool_request(&s->pool);
+}
+
+void all_home(struct scene *s)
+{
+	some_cached(s);
+	while (s->handed)
+		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[--s->handed]));
+}
+
+void open_locally(struct scene *s)
+{
+	s->opened = local_open(&s->pool.segment);
+	CHECK(s->opened >= 0);
+	s->key = (uint64_t)(s->opened & 63) << 58 | (uint64_t)s->subject << 48 |
+		 (uint64_t)(s->opened >> 6) << 32;
+}
+
+void attach_locally(struct scene *s)
+{
+	open_locally(s);
+	EQUAL(0, local_attach((uint32_t)s->opened));
+	s->v = local_member((uint32_t)s->opened);
+	some_cached(s);
+}
+
+/* A message in data, for shmpool_send(). */
+void have_data(struct scene *s)
+{
+	open_locally(s);
+	EQUAL(0, local_attach((uint32_t)s->opened));
+	*(uint32_t *)s->data = FROM_VICTIM;
+}
+
+void have_two(struct scene *s)
+{
+	struct member *second = scene_attach();
+	for (; s->handed < s->operation->n; s->handed++) {
+		EQUAL(0, qmempool_alloc(&s->pool, second, &s->hand[s->handed]));
+		*scene_message(s->hand[s->handed]) = FROM_VICTIM + s->handed;
+	}
+}
+
+/* What is killed. */
+
+int put_own(struct scene *s)
+{
+	return queue_put(&s->pool, s->v, s->ring, s->hand, s->operation->n);
+}
+
+int put_aside(struct scene *s)
+{
+	return queue_put(&s->pool, s->v, scene_ring(s->other), s->hand, s->operation->n);
+}
+
+int put_wait(struct scene *s)
+{
+	return queue_put_wait(&s->pool, s->v, s->ring, s->hand, s->operation->n,
+			      wait_now() + SHORT_NS);
+}
+
+int get_some(struct scene *s)
+{
+	return queue_get(&s->pool, s->v, s->ring, s->hand, s->operation->n);
+}
+
+int get_wait(struct scene *s)
+{
+	return queue_get_wait(&s->pool, s->v, s->ring, s->hand, s->operation->n,
+			      wait_now() + SHORT_NS);
+}
+
+int alloc_some(struct scene *s)
+{
+	uint64_t *handle = &s->hand[s->handed];
+	uint32_t n = s->operation->n;
+	return n == 1 ? qmempool_alloc(&s->pool, s->v, handle) :
+			qmempool_alloc_bulk(&s->pool, s->v, handle, n);
+}
+
+int request_all(struct scene *s)
+{
+	qmempool_request(&s->pool);
+	return 0;
+}
+
+int give_back(struct scene *s)
+{
+	uint32_t n = s->operation->n;
+	return n == 1 ? qmempool_free(&s->pool, s->v, s->hand[0]) :
+			qmempool_free_bulk(&s->pool, s->v, s->hand, n);
+}
+
+int send_data(struct scene *s)
+{
+	return (int)shmpool_send(s->key, s->data, sizeof(uint32_t));
+}
+
+int receive_data(struct scene *s)
+{
+	uint32_t length[BULK];
+	int64_t got = shmpool_recv_many_wait(s->key, s->data, sizeof(s->data), length,
+					     s->operation->n, WAIT_NEVER);
+	if (got > 0)
+		got &= ~(int64_t)SHMPOOL_ALIKE;
+	for (int64_t i = 0; i < got; i++)
+		s->report->number[i] = ((uint32_t *)s->data)[i];
+	s->report->got = got > 0 ? (uint32_t)got : 0;
+	return (int)got;
+}
+
+int attach_member(struct scene *s)
+{
+	return member_attach(&s->pool.segment, 1, false, &s->v);
+}
+
+int attach(struct scene *s)
+{
+	return local_attach((uint32_t)s->opened);
+}
+
+int detach_member(struct scene *s)
+{
+	qmempool_drain(&s->pool, s->v);
+	member_release(&s->pool.segment, s->v);
+	return 0;
+}
+
+int detach(struct scene *s)
+{
+	return local_close((uint32_t)s->opened);
+}
+
+int create_queue(struct scene *s)
+{
+	const struct queue_on_death requeue = { .what = ON_DEATH_REQUEUE };
+	return queue_create(&s->pool, s->v, "made", RING, 0, &requeue);
+}
+
+void check_queue(struct scene *s)
+{
+	const struct queue_on_death requeue = { .what = ON_DEATH_REQUEUE };
+	int found = queue_find(&s->pool, "made");
+	if (s->report->result != PENDING)
+		DEMAND(found == s->report->result);
+	if (found == -ENOENT)
+		found = queue_create(&s->pool, s->a, "made", RING, 0, &requeue);
+	DEMAND(found == 4);
+}
+
+int create_segment(struct scene *s)
+{
+	struct shmpool_geometry g = s->made.geometry;
+	char why[256];
+	return shmpool_create_wait(s->made.base, s->made.fd, &g, why, sizeof(why));
+}
+
+/* What was not made to the end is known for what it is, what was is whole. */
+void check_segment(struct scene *s)
+{
+	struct segment made;
+	struct qmempool pool;
+	struct shmpool_audit audit;
+	char why[256];
+	int error = segment_check(&made, s->made.base, s->made.size, s->made.fd, why, sizeof(why));
+	DEMAND(error == 0 || error == -EAGAIN);
+	DEMAND(error == 0 || s->report->result == PENDING);
+	if (error)
+		return;
+	DEMAND(qmempool_bind(&pool, &made) == 0);
+	DEMAND(audit_count(&pool, &audit, NULL, 0, NULL, 0) == 0);
+	DEMAND(audit.free == (uint64_t)made.geometry.prealloc && audit.free == audit.total);
+	qmempool_unbind(&pool);
+}
+
+int recover_dead(struct scene *s)
+{
+	struct shmpool_recovery out;
+	return recover(&s->pool, s->v, &out);
+}
+
+void scene_companion_prepare(struct scene *s)
+{
+	some_cached(s);
+	for (uint32_t i = 0; i < s->handed; i++)
+		*scene_message(s->hand[i]) = FROM_VICTIM + i;
+	s->marked = s->handed;
+}
+
+/* What it has is its own and as it left it; it gives it back and is no member any more. */
+void scene_companion_leave(struct scene *s)
+{
+	for (uint32_t i = 0; i < s->handed; i++) {
+		CHECK(i >= s->marked || *scene_message(s->hand[i]) == FROM_VICTIM + i);
+		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[i]));
+	}
+	detach_member(s);
+}
+
+int alloc_beside(struct scene *s)
+{
+	int error = qmempool_alloc(&s->pool, s->v, &s->hand[s->handed]);
+	s->handed += !error;
+	return error;
+}
+
+int alloc_many_beside(struct scene *s)
+{
+	int error = qmempool_alloc_bulk(&s->pool, s->v, &s->hand[s->handed], BULK);
+	s->handed += error ? 0 : BULK;
+	return error;
+}
+
+int free_beside(struct scene *s)
+{
+	return qmempool_free(&s->pool, s->v, s->hand[--s->handed]);
+}
+
+int honour_beside(struct scene *s)
+{
+	qmempool_request(&s->pool);
+	return free_beside(s);
+}
+
+int put_beside(struct scene *s)
+{
+	uint64_t handle = s->hand[--s->handed];
+	*scene_message(handle) = FROM_BESIDE;
+	qmempool_buffer(&s->pool, handle_index(handle))->redelivered = 0;
+	return queue_put(&s->pool, s->v, s->ring, &handle, 1);
+}
+
+void check_beside(struct scene *s)
+{
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < s->taken; i++)
+		n += s->stream[i].number == FROM_BESIDE;
+	DEMAND(n == 1);
+}

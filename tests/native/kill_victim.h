@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kill_victim.h - what the victim is set up with, what it is killed at, and what is checked besides.
+ */
+#ifndef KILL_VICTIM_H
+#define KILL_VICTIM_H
+
+#include "kill_scene.h"
+
+/* Before it is traced. */
+void alloc_own(struct scene *s);
+void get_own(struct scene *s);
+void empty_cache(struct scene *s);
+void use_cache_up(struct scene *s);
+void fill_cache(struct scene *s);
+void run_dry(struct scene *s);
+void run_all_dry(struct scene *s);
+void some_cached(struct scene *s);
+void asked_for(struct scene *s);
+void all_home(struct scene *s);
+void open_locally(struct scene *s);
+void attach_locally(struct scene *s);
+void have_data(struct scene *s);
+void have_two(struct scene *s);
+
+/* What is killed. */
+int put_own(struct scene *s);
+int put_aside(struct scene *s);
+int put_wait(struct scene *s);
+int get_some(struct scene *s);
+int get_wait(struct scene *s);
+int alloc_some(struct scene *s);
+int request_all(struct scene *s);
+int give_back(struct scene *s);
+int send_data(struct scene *s);
+int receive_data(struct scene *s);
+int attach_member(struct scene *s);
+int attach(struct scene *s);
+int detach_member(struct scene *s);
+int detach(struct scene *s);
+int create_queue(struct scene *s);
+int create_segment(struct scene *s);
+int recover_dead(struct scene *s);
+
+/* What the companion has stopped in, three buffers in hand and more in its cache. */
+int alloc_beside(struct scene *s);
+int alloc_many_beside(struct scene *s);
+int free_beside(struct scene *s);
+int honour_beside(struct scene *s);
+int put_beside(struct scene *s);
+
+/* After it. */
+void check_queue(struct scene *s);
+void check_segment(struct scene *s);
+void check_beside(struct scene *s); /* put_beside()'s message has come out */
+
+#endif

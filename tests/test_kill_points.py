@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Members killed or stopped at any instruction of any operation: a sample of `make sweep`."""
+
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NATIVE = ROOT / "shmpool" / "native"
+SOURCES = [*sorted((ROOT / "tests" / "native").glob("kill_*.c")), *sorted(NATIVE.glob("*.c"))]
+# As shipped, but for debug information; every function's address is known before it is called.
+FLAGS = ["-std=gnu11", "-g", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-Wl,-z,now"]
+PARTS = 8
+NO_PTRACE = 77  # the program's exit status
+
+pytestmark = [
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="steps x86-64 processors only"),
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc"),
+]
+
+
+def build(directory: Path, *flags: str) -> Path:
+    """Compiles the program."""
+    program = directory / "kill_points"
+    command = ["gcc", *FLAGS, *flags, f"-I{NATIVE}", *map(str, SOURCES), "-o", str(program)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return program
+
+
+@pytest.fixture(scope="module")
+def kill_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program, compiled once in each test process."""
+    return build(tmp_path_factory.mktemp("kill_points"))
+
+
+def run(program: Path, *arguments: str) -> str:
+    """What the program prints, which kills nobody but its own children, in memory of its own."""
+    ran = subprocess.run(
+        [str(program), *arguments], capture_output=True, text=True, check=False, timeout=110
+    )
+    if ran.returncode == NO_PTRACE:
+        pytest.skip(ran.stdout.strip())
+    print(ran.stdout)
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    return ran.stdout
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_operation(part: int, kill_points: Path) -> None:
+    """Wherever a member is killed, nothing is lost; wherever it stops, the others go on."""
+    printed = run(kill_points, "--most", "28", "--part", f"{part}/{PARTS}")
+    assert printed.rstrip().endswith(" 0 failures")
+
+
+def test_without_vector_instructions(tmp_path: Path) -> None:
+    """Bulks survive a kill as well where the words of a run are atomics one by one."""
+    program = build(tmp_path, "-DSHMPOOL_ATOMIC_RUNS")
+    printed = run(program, "--most", "30", "--operation", "[pg]*t-8*")
+    assert printed.rstrip().endswith(" 0 failures")
