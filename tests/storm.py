@@ -35,11 +35,12 @@ SIZES = (64, 1500, 65536, 1 << 20)  # bytes of the largest packets of a round
 ROUND_KILLS = 500
 CALM_KILLS = 125  # between two looks whether every queue still moves
 HANG_S = 60.0  # a guard against hangs, never a measure
-PAUSE_S = 0.002  # between two signals, on average
+PAUSE_S = 0.001  # between two signals, on average
 STOPPED_MAX = 2
-HUNT = 10  # looks for a worker in the middle of a transfer, before any is taken
+HUNT = 6  # looks for a worker in the middle of a transfer, before any is taken
 QUEUE_CAPACITY = 64
 MAX_REDELIVERIES = 2
+ON_A_QUEUE = (Doing.PUT, Doing.PUT_MANY, Doing.GET, Doing.GET_MANY)
 
 # Queue 2 by round: producers, consumers, on_death.
 SINGLE = (
@@ -111,7 +112,7 @@ class Round:
         roles = [ROLES[i % len(ROLES)] for i in range(options.workers)]
         self.slots = [Slot(role, cores[i % len(cores)]) for i, role in enumerate(roles)]
         self.log = Log(len(self.slots))
-        self.lives = 0
+        self.lives = self.strikes = 0
         self.progress, self.since = 0, time.monotonic()
 
     def make_pool(self, number: int) -> shmpool.Pool:
@@ -160,11 +161,13 @@ class Round:
         try:
             for i in range(len(self.slots)):
                 self.bear(i)
-            for n in range(self.kills):
+            killed = 0
+            while killed < self.kills:
                 self.disturb()
-                self.kill(n)
-                if n % CALM_KILLS == CALM_KILLS - 1:
+                now = self.kill(self.kills - killed)
+                if (killed + now) // CALM_KILLS > killed // CALM_KILLS:
                     self.calm()
+                killed += now
             self.finish()
         except BaseException:
             self.end_all()
@@ -273,26 +276,35 @@ class Round:
             if not self.slots[i].stopped:
                 self.stop(i)
 
-    def kill(self, n: int) -> None:
-        i = self.target(self.rng.choice((0, HUNT)))
-        slot = self.slots[i]
-        os.kill(slot.pid, signal.SIGKILL)
-        how = os.waitid(os.P_PID, slot.pid, os.WEXITED | os.WNOWAIT)
-        assert how is not None
-        killed = how.si_code == os.CLD_KILLED
-        self.figures.counts["kills"] += killed
-        if killed:
-            self.figures.operations[self.doing(i).split()[0]] += 1
-            self.figures.counts["kills inside a transfer"] += i in self.in_transfer()
-        zombie = self.rng.random() < 0.5
-        if not zombie:
-            self.bury(i, killed)
-        if not self.options.nobody_recovers and n % self.options.recover_every == 0:
+    def kill(self, most: int) -> int:
+        """Kills one or some at once. Returns how many of them had not ended by themselves."""
+        victims = {self.target(self.rng.choice((0, HUNT)))}
+        while len(victims) < most and self.rng.random() < 0.6:
+            victims.add(self.rng.randrange(len(self.slots)))
+        for i in victims:
+            os.kill(self.slots[i].pid, signal.SIGKILL)
+        killed = {}
+        for i in victims:
+            how = os.waitid(os.P_PID, self.slots[i].pid, os.WEXITED | os.WNOWAIT)
+            assert how is not None
+            killed[i] = how.si_code == os.CLD_KILLED
+            if killed[i]:
+                self.figures.operations[self.doing(i).split()[0]] += 1
+        in_transfer = set(self.in_transfer())
+        self.figures.counts["kills inside a transfer"] += len(victims & in_transfer)
+        zombies = {i for i in victims if self.rng.random() < 0.5}
+        for i in victims - zombies:
+            self.bury(i, killed[i])
+        self.strikes += 1
+        if not self.options.nobody_recovers and self.strikes % self.options.recover_every == 0:
             self.recover()
-        if zombie:
-            self.bury(i, killed)
+        for i in zombies:
+            self.bury(i, killed[i])
         self.audit()
-        self.bear(i)
+        for i in victims:
+            self.bear(i)
+        self.figures.counts["kills"] += sum(killed.values())
+        return sum(killed.values())
 
     def recover(self) -> None:
         dead = {m.number for m in self.pool.members() if m.dead}
@@ -340,7 +352,8 @@ class Round:
             self.resume(i)
         self.moves(range(QUEUES), "all queues move")
         i = self.target(20 * HUNT)
-        if i in self.in_transfer():
+        word = self.log.areas[i][DOING]
+        if i in self.in_transfer() and Doing(word >> 8) in ON_A_QUEUE:
             self.stop(i)
             role = self.slots[i].role
             its = {*role.puts, *role.gets, *(q for way in role.forwards for q in way)}
@@ -418,7 +431,7 @@ def parse() -> tuple[Options, bool]:
     parser.add_argument("--size", type=int, default=0, help="of packets; 0: 64 B to 1 MiB in turn")
     parser.add_argument("--workers", type=int, default=8, help="at least 6")
     parser.add_argument("--nobody-recovers", action="store_true", help="but the survivors")
-    parser.add_argument("--recover-every", type=int, default=1, help="so many kills")
+    parser.add_argument("--recover-every", type=int, default=1, help="strikes, of one kill or some")
     parser.add_argument("--json", action="store_true", help="figures on stdout as JSON")
     args = parser.parse_args()
     if args.workers < 6:

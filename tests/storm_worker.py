@@ -34,6 +34,7 @@ from tests.storm_log import (
 
 PATIENCE_S = 0.01  # of a call that waits; then something else is tried
 WAITS = 0.05  # of the calls: who waits sits in a system call, where a kill proves little
+CHURNS = 0.5  # of the jobs are preceded by a while of nothing but native code
 FAILED = 3  # exit status
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -72,6 +73,8 @@ class Worker:
         jobs += [lambda q=q: self.consume(q) for q in self.role.gets]
         jobs += [lambda a=a, b=b: self.forward(a, b) for a, b in self.role.forwards]
         while not self.area[STOP] and self.written < RECORDS - 100:
+            if self.rng.random() < CHURNS:
+                self.churn()
             try:
                 self.rng.choice(jobs)()
             except (shmpool.PoolExhausted, shmpool.Empty, shmpool.Full):
@@ -148,7 +151,7 @@ class Worker:
 
     def churn(self) -> None:
         """Keeps the pool's own queue of free buffers busy: nearly all of this is native code."""
-        for _ in range(self.rng.randrange(24)):
+        for _ in range(self.rng.randrange(48)):
             self.doing(Doing.ALLOC_MANY)
             with contextlib.suppress(shmpool.PoolExhausted):
                 burst = self.pool.alloc_many(2 * self.most, timeout=0)
@@ -249,7 +252,6 @@ def start(core: int, make: Callable[[], Worker], area: "memoryview[int]") -> int
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if os.getppid() == parent:
             os.sched_setaffinity(0, {core})
-            os.nice(5)  # so that the driver strikes when it wants to
             gc.disable()
             make().run()
             status = 0
