@@ -42,7 +42,7 @@ QUEUE_CAPACITY = 64
 MAX_REDELIVERIES = 2
 ON_A_QUEUE = (Doing.PUT, Doing.PUT_MANY, Doing.GET, Doing.GET_MANY)
 
-# Queue 2 by round: producers, consumers, on_death.
+# Queue 2, one of these a round: producers, consumers, on_death.
 SINGLE = (
     ("single", "single", "free"),
     ("multi", "single", "requeue"),
@@ -103,7 +103,7 @@ class Round:
         self.rng = random.Random(f"{options.seed}/{number}")
         self.packets = Packets(options.size or SIZES[number % len(SIZES)])
         self.pool = self.make_pool(number)
-        self.queues, self.letters = self.make_queues(number)
+        self.queues, self.letters = self.make_queues()
         self.ledger = Ledger(
             [q.on_death != "free" for q in self.queues],
             [q.on_death == "requeue" for q in self.queues],
@@ -131,10 +131,10 @@ class Round:
         shmpool.Pool.unlink(name)  # the workers have it by their birth
         return pool
 
-    def make_queues(self, number: int) -> tuple[list[shmpool.AlfQueue], list[shmpool.AlfQueue]]:
+    def make_queues(self) -> tuple[list[shmpool.AlfQueue], list[shmpool.AlfQueue]]:
         make, n = self.pool.create_queue, QUEUE_CAPACITY
         letters = [make(f"letter-{i}", capacity=n) for i in (1, 2)]
-        producers, consumers, on_death = SINGLE[number // len(SIZES) % len(SINGLE)]
+        producers, consumers, on_death = self.rng.choice(SINGLE)
         queues = [
             make("free", capacity=n),
             make(
