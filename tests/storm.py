@@ -3,11 +3,11 @@
 
     python -m tests.storm --kills 100000 --seed 7
 
-It runs in rounds of ROUND_KILLS, each with a pool of its own. In a round every worker that dies is
-followed by a new one at once. The driver, which is never killed, recovers after each kill
-(or never: --nobody-recovers, then the survivors must, when they find themselves stuck) and audits. In
-the end of a round the workers stop by themselves, the queues are drained, and the logs of all lives are
-judged (storm_ledger.py). The queues:
+It runs in rounds of ROUND_KILLS, each with a pool of its own. In a round every worker that dies
+is followed by a new one at once. The driver, which is never killed, recovers after each strike (or
+never: --nobody-recovers, then the survivors must, when they find themselves stuck) and audits. In
+the end of a round the workers stop by themselves, the queues are drained, and the logs of all
+lives are judged (storm_ledger.py). The queues:
 
     0  any producers and consumers, on_death="free"
     1  likewise, on_death="requeue" with a dead-letter queue and max_redeliveries
@@ -255,8 +255,8 @@ class Round:
         return [i for i, slot in enumerate(self.slots) if slot.pid in pids]
 
     def target(self, tries: int) -> int:
-        """Any worker; one in the middle of a transfer, if there is one within so many looks. It
-        mostly is one that the kernel has taken the processor from: a signal finds it right there."""
+        """Any worker; one in the middle of a transfer, if there is one within so many looks. Mostly
+        the kernel has taken the processor from it: a signal finds it right there."""
         for _ in range(tries):
             found = self.in_transfer()
             if found:

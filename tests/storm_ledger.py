@@ -12,7 +12,8 @@ What is known for certain, and what a kill leaves open:
     a free cut short             otherwise: freed or put back
     a forward cut short          otherwise: on the next queue or put back, and never both
 
-Everything else must be exact. The violations are collected; settle() looks at what only the end shows.
+What dead consumers may have had is counted, and no more may be missing in the end; all else is
+exact. The violations are collected; settle() looks at what only the end shows.
 """
 
 from collections import Counter
@@ -51,7 +52,9 @@ class Ledger:
         self.returns = returns
         self.requeues = requeues
         self.streams: dict[Packet, Stream] = {}
-        self.again: dict[Packet, list[tuple[int, bool]]] = {}  # deliveries that were not the only one
+        self.again: dict[
+            Packet, list[tuple[int, bool]]
+        ] = {}  # deliveries that were not the only one
         self.open: dict[Packet, Packet | None] = {}  # cut short: a free, or a forward as that
         self.may_be_lost: Counter[int] = Counter()
         self.lost: Counter[int] = Counter()
@@ -97,20 +100,22 @@ class Ledger:
                 packet = queue, stamp_of(life, sequence)
                 state = self.state(packet)
                 if not state & want and not self.accounted(packet):
-                    if state:
-                        self.wrong(f"queue {queue}: {name(packet[1])} was not put back")
-                    self.lost[queue] += 1
+                    self.lost[queue] += 1  # also what was put back and then in a recv cut short
         for packet, deliveries in self.again.items():
             self.check_again(*packet, deliveries)
         for packet, on in self.open.items():
-            if on and self.state(on) and (self.state(packet) & FINAL or len(self.again[packet]) > 1):
+            if (
+                on
+                and self.state(on)
+                and (self.state(packet) & FINAL or len(self.again[packet]) > 1)
+            ):
                 self.wrong(f"queue {packet[0]}: {name(packet[1])} was forwarded and put back")
         for queue, n in self.lost.items():
             if n > self.may_be_lost[queue]:
                 self.wrong(f"queue {queue}: {n} lost, the dead had {self.may_be_lost[queue]}")
 
     def accounted(self, packet: Packet) -> bool:
-        """Whether a packet that nobody is known to have freed was in a free or forward cut short."""
+        """Whether a packet that nobody is known to have freed was in a free or forward cut off."""
         if packet not in self.open:
             return False
         on = self.open[packet]

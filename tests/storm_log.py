@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a storm's workers leave behind when they are killed: a log in shared memory, and packets that
-say who they are.
+"""What a storm's workers leave behind when they are killed: a log in shared memory, and packets
+that say who they are.
 
-A record is one 64-bit word: | kind 4 | queue 4 | small 8 | stamp 48 |. It is written before the count
-that makes it part of the log, so a kill in between loses that record and nothing else. What a record
-announces (PUTTING, TAKING, FREEING) comes before the call, what it reports (PUT, TOOK, FREED) after.
+A record is one 64-bit word: | kind 4 | queue 4 | small 8 | stamp 48 |. It is written before the
+count that makes it part of the log, so a kill in between loses that record and nothing else. What
+is announced (PUTTING, TAKING, FREEING) is logged before the call, what is reported (PUT, TOOK,
+FREED) after it.
 
-A stamp names a packet on one queue: | producer 24 | sequence 24 |; a producer is one life of a worker.
-A packet carries one stamp for each queue, so that one which is put back where it came from still says
-who it was there, whatever its dead holder had written for its next queue.
+A stamp names a packet on one queue: | producer 24 | sequence 24 |; a producer is one life of a
+worker. A packet carries one stamp for each queue, so that one which is put back where it came from
+still says who it was there, whatever its dead holder had written for its next queue.
 """
 
 import mmap

@@ -137,7 +137,9 @@ class Worker:
             self.doing(Doing.WRITE)
             buf.write(self.packet(queue))
             self.doing(Doing.PUT, queue)
-            if not self.publish(queue, 1, Kind.PUTTING, lambda: q.put(buf, timeout=self.patience())):
+            if not self.publish(
+                queue, 1, Kind.PUTTING, lambda: q.put(buf, timeout=self.patience())
+            ):
                 buf.free()
         elif how == 3:
             self.doing(Doing.ALLOC_MANY)
@@ -203,7 +205,9 @@ class Worker:
         self.log(Kind.TAKING, queue, n)
         taken: shmpool.Burst | shmpool.Buffer | None = None
         try:
-            taken = q.get(timeout=self.patience()) if n == 1 else q.get_many(n, timeout=self.patience())
+            taken = (
+                q.get(timeout=self.patience()) if n == 1 else q.get_many(n, timeout=self.patience())
+            )
         finally:
             k = 0 if taken is None else len(taken) if n > 1 else 1
             self.log(Kind.TOOK, queue, k)
