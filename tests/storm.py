@@ -279,7 +279,7 @@ class Round:
     def kill(self, most: int) -> int:
         """Kills one or some at once. Returns how many of them had not ended by themselves."""
         victims = {self.target(self.rng.choice((0, HUNT)))}
-        while len(victims) < most and self.rng.random() < 0.6:
+        while len(victims) < most and self.rng.random() < 0.75:
             victims.add(self.rng.randrange(len(self.slots)))
         for i in victims:
             os.kill(self.slots[i].pid, signal.SIGKILL)

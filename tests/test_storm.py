@@ -24,7 +24,7 @@ def test_nothing_is_lost_doubled_or_stuck(
     dead held under "free", contents intact, audits exact, and everything free in the end; whether
     somebody recovers after each kill or the survivors have to notice."""
     run = [sys.executable, "-W", "error", "-m", "tests.storm", "--json", "--kills", str(KILLS)]
-    run += ["--size", str(size), "--seed", str(size)]
+    run += ["--size", str(size), "--seed", str(size), "--workers", "6"]
     run += ["--nobody-recovers"] if recovers == "survivors" else []
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert 0 == done.returncode, done.stderr
