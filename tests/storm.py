@@ -202,14 +202,14 @@ class Round:
 
         slot.pid = start(slot.core, make, area)
 
-    def bury(self, i: int, killed: bool) -> None:
+    def bury(self, i: int, killed: bool, dequeued: int | None = None) -> None:
         """Reads the log of one that has ended, and lets its zombie go."""
         slot = self.slots[i]
         _, status = os.waitpid(slot.pid, 0)
         if not killed:
             self.check(status == 0, f"a worker failed: {status} {self.log.trouble(i)}")
             self.figures.counts["ended by themselves"] += 1
-        self.ledger.life(slot.life, self.log.records(i), killed)
+        self.ledger.life(slot.life, self.log.records(i), killed, dequeued)
         slot.pid = 0
         self.check(not self.ledger.violations, "\n".join(self.ledger.violations))
 
@@ -292,14 +292,16 @@ class Round:
                 self.figures.operations[self.doing(i).split()[0]] += 1
         in_transfer = set(self.in_transfer())
         self.figures.counts["kills inside a transfer"] += len(victims & in_transfer)
+        counted = {m.pid: m.counters["dequeue"] for m in self.pool.members()}
+        dequeued = {i: counted.get(self.slots[i].pid) for i in victims}
         zombies = {i for i in victims if self.rng.random() < 0.5}
         for i in victims - zombies:
-            self.bury(i, killed[i])
+            self.bury(i, killed[i], dequeued[i])
         self.strikes += 1
         if not self.options.nobody_recovers and self.strikes % self.options.recover_every == 0:
             self.recover()
         for i in zombies:
-            self.bury(i, killed[i])
+            self.bury(i, killed[i], dequeued[i])
         self.audit()
         for i in victims:
             self.bear(i)

@@ -7,7 +7,7 @@ What is known for certain, and what a kill leaves open:
     a put cut short by a kill    each of its packets was published or not
     a get cut short, "free"      up to as many as were asked for were got, unlogged, and freed
     a get cut short, otherwise   nothing: what was got is put back
-    a recv cut short             up to as many were got and freed
+    a recv cut short             otherwise: up to as many as it had counted as got were freed
     in hand at the kill          "free": freed; otherwise put back, so it must be got again
     a free cut short             otherwise: freed or put back
     a forward cut short          otherwise: on the next queue or put back, and never both
@@ -86,9 +86,12 @@ class Ledger:
         if before or not final or UNKNOWN > redelivered > 0:
             self.again.setdefault((queue, stamp), []).append((redelivered, final))
 
-    def life(self, life: int, records: Iterable[Record], killed: bool) -> None:
-        """Everything that one life of a worker logged."""
-        Life(self, life).read(records, killed)
+    def life(
+        self, life: int, records: Iterable[Record], killed: bool, dequeued: int | None
+    ) -> None:
+        """Everything that one life of a worker logged. dequeued is how many buffers it had counted
+        as got when it was killed, None if it was put right before that could be read."""
+        Life(self, life, dequeued).read(records, killed)
 
     def settle(self) -> None:
         """When all workers are gone and all queues are drained."""
@@ -143,11 +146,13 @@ class Ledger:
 class Life:
     """A reader of one worker's log."""
 
-    def __init__(self, ledger: Ledger, life: int) -> None:
-        self.ledger, self.number = ledger, life
+    def __init__(self, ledger: Ledger, life: int, dequeued: int | None) -> None:
+        self.ledger, self.number, self.dequeued = ledger, life, dequeued
+        self.took = 0
         self.hand: list[tuple[int, int, int]] = []  # queue, stamp, redelivered
         self.putting: tuple[Kind, int, int, int] | None = None
         self.taking: tuple[Kind, int, int] | None = None
+        self.returned = False  # the call that took has, and said how many
         self.freeing = False
         self.last: dict[Packet, int] = {}
 
@@ -160,8 +165,11 @@ class Life:
                     self.published(small)
                 case Kind.TAKING | Kind.RECEIVING:
                     self.taking = kind, queue, small
+                    self.returned = False
                 case Kind.TOOK:
                     assert self.taking is not None
+                    self.took += small
+                    self.returned = True
                     self.taking = (*self.taking[:2], small) if small else None
                 case Kind.GOT:
                     self.got(queue, stamp, small)
@@ -217,8 +225,11 @@ class Life:
         ledger = self.ledger
         if self.taking:
             kind, queue, n = self.taking
-            if kind == Kind.RECEIVING or not ledger.returns[queue]:
+            if not ledger.returns[queue]:
                 ledger.may_be_lost[queue] += n
+            elif kind == Kind.RECEIVING:  # what was freed had been counted
+                uncertain = n if self.dequeued is None else self.dequeued - self.took
+                ledger.may_be_lost[queue] += n if self.returned else min(n, uncertain)
         if self.putting:
             _, to, n, first = self.putting
             stream = ledger.stream(to, first)
