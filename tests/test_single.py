@@ -154,3 +154,33 @@ def test_busy_names_this_process(pool: shmpool.Pool) -> None:
     thread.start()
     join(thread)
     assert f"process {os.getpid()}, thread {threading.get_native_id()}" in str(caught[0])
+
+
+def test_the_role_ends_with_the_process(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """A consumer that dies while its queue is full is succeeded, though what it had cannot be put
+    back until its successor has made room; neither is its producer's role lost to that."""
+    pool = make_pool()
+    queue = pool.create_queue("q", capacity=4, consumers="single", on_death="requeue")
+    other = pool.create_queue("other", capacity=4, producers="single")
+    for i in range(4):
+        queue.send(b"%d" % i)
+    child = start(
+        """
+        import shmpool, sys
+        pool = shmpool.Pool.attach(sys.argv[1])
+        held = pool.queue("q").get_many(2)
+        pool.queue("other").send(b"x")
+        print("done", flush=True)
+        input()
+        """,
+        pool.name,
+    )
+    assert "done" == child.line()
+    queue.send_many([b"4", b"5"])
+    child.kill()
+    assert 1 == pool.recover().postponed
+    assert [b"2", b"3"] == queue.recv_many(2, timeout=0)
+    other.send(b"y")
+    assert (1, 2) == (pool.recover().members, len(other))
+    assert [b"4", b"5", b"0", b"1"] == queue.recv_many(4, timeout=0)
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)

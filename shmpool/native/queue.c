@@ -145,7 +145,8 @@ static int take_role(uint32_t *role, const struct member *m)
 __attribute__((noinline, cold)) static int take_role_over(struct qmempool *p, uint32_t *role,
 							  struct member *m)
 {
-	return recover_stuck(p, m) ? take_role(role, m) : -EBUSY;
+	recover_stuck(p, m);
+	return take_role(role, m);
 }
 
 void queue_release(const struct alf_ring *r, const struct member *m)

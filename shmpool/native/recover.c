@@ -207,6 +207,22 @@ static void recover_makers(struct recovery *r)
 	}
 }
 
+/* The single sides of queues that the dead had, of those too that are not finished with: it may be a
+ * successor that makes room for what waits. After the sweep and recover_voids(), which find by these
+ * roles what is unfinished there. */
+static void recover_roles(struct recovery *r)
+{
+	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++) {
+		struct alf_queue *q = &segment_queue(&r->p->segment, i)->queue;
+		uint32_t producer = load_acquire(&q->producer); /* pairs with take_role() */
+		uint32_t consumer = load_acquire(&q->consumer);
+		if (recovery_dead(r, producer))
+			cas_seq_cst(&q->producer, &producer, 0);
+		if (recovery_dead(r, consumer))
+			cas_seq_cst(&q->consumer, &consumer, 0);
+	}
+}
+
 /* Frees the slot of a dead member of which nothing is left but that. False if somebody alive still looks
  * into its cache. Whoever has the thief's word does this alone. */
 static bool recover_finish(struct recovery *r, const struct dead *d)
@@ -262,6 +278,7 @@ static void pass(struct recovery *r)
 	sweep(r);
 	if (before)
 		cas_seq_cst(abandoned, &before, 0);
+	recover_roles(r);
 	recover_makers(r);
 	for (uint32_t i = 0; i < r->deaths; i++)
 		if (r->dead[i].postponed || !recover_finish(r, &r->dead[i]))

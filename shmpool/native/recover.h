@@ -14,7 +14,7 @@
  *     buffers it claimed and did not mark                    sweep()
  *     it was emptying somebody's cache                       recover_thieves()
  *     it was making an extent or a queue                     recover_makers()
- *     it was a queue's single producer or consumer           recover_finish()
+ *     it was a queue's single producer or consumer           recover_roles()
  *     it was counted asleep                                  wait_reset()
  *     its slot                                               recover_finish()
  *

@@ -169,6 +169,23 @@ static bool hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t
 	return true;
 }
 
+/* Leaves a buffer for which there is no room to a later call, with whichever dead member had it. What it
+ * had claimed as the only consumer must say so before it loses that role (recover_roles). */
+static void leave(struct recovery *r, struct buffer *b, uint64_t owner, const struct alf_ring *ring,
+		  uint32_t from)
+{
+	bool only = ring && ring->flags & ALF_SINGLE_CONSUMER;
+	struct dead *by = recovery_dead(r, only ? r->consumer[ring->id] : owner);
+	if (ring && !only) {
+		postpone_claimant(r, ring, owner_position(owner));
+	} else if (by) {
+		by->postponed = true;
+		if (only)
+			cas_seq_cst(&b->owner, &owner,
+				    by->tag | (uint64_t)from << OWNER_QUEUE_SHIFT); /* [OWNER] */
+	}
+}
+
 struct freed {
 	uint64_t handle[BULK_MAX];
 	uint32_t n;
@@ -185,10 +202,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 	if (to) {
 		if (hand_on(r, index, owner, from, to))
 			return;
-		if (ring)
-			postpone_claimant(r, ring, owner_position(owner));
-		else if (recovery_dead(r, owner))
-			recovery_dead(r, owner)->postponed = true;
+		leave(r, b, owner, ring, from);
 		return;
 	}
 	if (!take(r, b, owner, 0))

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The judgement of a storm: what was published against what was got, from the logs of all workers.
+
+What is known for certain, and what a kill leaves open:
+
+    a put that returned          published
+    a put cut short by a kill    each of its packets was published or not
+    a get cut short, "free"      up to as many as were asked for were got, unlogged, and freed
+    a get cut short, otherwise   nothing: what was got is put back
+    a recv cut short             otherwise: up to as many as it had counted as got were freed
+    in hand at the kill          "free": freed; otherwise put back, so it must be got again
+    a free cut short             otherwise: freed or put back
+    a forward cut short          otherwise: on the next queue or put back, and never both
+
+What dead consumers may have had is counted, and no more may be missing in the end; all else is
+exact. The violations are collected; settle() looks at what only the end shows.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tests.storm_log import SEQUENCE_BITS, UNKNOWN, Kind, Record, stamp_of
+
+SEEN, FINAL, RECEIVED = 1, 2, 4  # got; got and freed or forwarded; that by recv()
+VIOLATIONS_MAX = 20
+Packet = tuple[int, int]  # a queue and a stamp on it
+
+
+@dataclass
+class Stream:
+    """What one life of a worker put into one queue, by sequence number."""
+
+    put: int = 0  # this many for certain
+    may: int = 0  # and up to this many
+    state: bytearray = field(default_factory=bytearray)
+
+    def mark(self, sequence: int, bits: int) -> int:
+        """Returns the state before."""
+        if sequence >= len(self.state):
+            self.state.extend(bytes(sequence + 64 - len(self.state)))
+        before = self.state[sequence]
+        self.state[sequence] = before | bits
+        return before
+
+
+class Ledger:
+    """One run's account. returns[q]: a dead consumer's packets of queue q are put back, or go to a
+    dead-letter queue, where they count as got from q too."""
+
+    def __init__(self, returns: list[bool], requeues: list[bool]) -> None:
+        self.returns = returns
+        self.requeues = requeues
+        self.streams: dict[Packet, Stream] = {}
+        self.again: dict[
+            Packet, list[tuple[int, bool]]
+        ] = {}  # deliveries that were not the only one
+        self.open: dict[Packet, Packet | None] = {}  # cut short: a free, or a forward as that
+        self.may_be_lost: Counter[int] = Counter()
+        self.lost: Counter[int] = Counter()
+        self.figures: Counter[str] = Counter()
+        self.violations: list[str] = []
+
+    def wrong(self, text: str) -> None:
+        if len(self.violations) < VIOLATIONS_MAX:
+            self.violations.append(text)
+
+    def stream(self, queue: int, stamp: int) -> Stream:
+        key = queue, stamp >> SEQUENCE_BITS
+        stream = self.streams.get(key)
+        if stream is None:
+            stream = self.streams[key] = Stream()
+        return stream
+
+    def got(self, queue: int, stamp: int, redelivered: int, final: bool) -> None:
+        """A packet that came out of the queue, or of its dead-letter queue."""
+        self.figures["packets"] += 1
+        self.figures["redelivered"] += UNKNOWN > redelivered > 0
+        sequence = stamp & (1 << SEQUENCE_BITS) - 1
+        bits = SEEN | (FINAL if final else 0) | (RECEIVED if redelivered == UNKNOWN else 0)
+        before = self.stream(queue, stamp).mark(sequence, bits)
+        if before & SEEN and not self.returns[queue]:
+            self.wrong(f"queue {queue}: {name(stamp)} came twice")
+        elif before & FINAL and final:
+            self.wrong(f"queue {queue}: {name(stamp)} came again after it was freed")
+        if before or not final or UNKNOWN > redelivered > 0:
+            self.again.setdefault((queue, stamp), []).append((redelivered, final))
+
+    def life(
+        self, life: int, records: Iterable[Record], killed: bool, dequeued: int | None
+    ) -> None:
+        """Everything that one life of a worker logged. dequeued is how many buffers it had counted
+        as got when it was killed, None if it was put right before that could be read."""
+        Life(self, life, dequeued).read(records, killed)
+
+    def settle(self) -> None:
+        """When all workers are gone and all queues are drained."""
+        for (queue, life), stream in self.streams.items():
+            if any(stream.state[stream.may :]):
+                self.wrong(f"queue {queue}: life {life} published only {stream.may}, more came")
+            want = FINAL if self.returns[queue] else SEEN
+            for sequence in range(stream.put):
+                packet = queue, stamp_of(life, sequence)
+                state = self.state(packet)
+                if not state & want and not self.accounted(packet):
+                    self.lost[queue] += 1  # also what was put back and then in a recv cut short
+        for packet, deliveries in self.again.items():
+            self.check_again(*packet, deliveries)
+        for packet, on in self.open.items():
+            if (
+                on
+                and self.state(on)
+                and (self.state(packet) & FINAL or len(self.again[packet]) > 1)
+            ):
+                self.wrong(f"queue {packet[0]}: {name(packet[1])} was forwarded and put back")
+        for queue, n in self.lost.items():
+            if n > self.may_be_lost[queue]:
+                self.wrong(f"queue {queue}: {n} lost, the dead had {self.may_be_lost[queue]}")
+
+    def accounted(self, packet: Packet) -> bool:
+        """Whether a packet that nobody is known to have freed was in a free or forward cut off."""
+        if packet not in self.open:
+            return False
+        on = self.open[packet]
+        if on is not None and not self.state(on):  # it was published there, and lost there
+            self.lost[on[0]] += 1
+        return True
+
+    def state(self, packet: Packet) -> int:
+        stream, sequence = self.stream(*packet), packet[1] & (1 << SEQUENCE_BITS) - 1
+        return stream.state[sequence] if sequence < len(stream.state) else 0
+
+    def check_again(self, queue: int, stamp: int, deliveries: list[tuple[int, bool]]) -> None:
+        """Each delivery but the last ended with a death, and each redelivery was counted."""
+        known = [n for n, _ in deliveries if n != UNKNOWN]
+        text = f"queue {queue}: {name(stamp)} came again after it was freed: {deliveries}"
+        if len(set(known)) != len(known):
+            self.wrong(f"queue {queue}: {name(stamp)} came twice, uncounted: {deliveries}")
+        if any(final and n != max(known) for n, final in deliveries if n != UNKNOWN):
+            self.wrong(text)
+        state, ended = self.state((queue, stamp)), any(final for _, final in deliveries)
+        if state & FINAL and not state & RECEIVED and not ended:  # freed when it first came
+            self.wrong(text)
+
+
+class Life:
+    """A reader of one worker's log."""
+
+    def __init__(self, ledger: Ledger, life: int, dequeued: int | None) -> None:
+        self.ledger, self.number, self.dequeued = ledger, life, dequeued
+        self.took = 0
+        self.hand: list[tuple[int, int, int]] = []  # queue, stamp, redelivered
+        self.putting: tuple[Kind, int, int, int] | None = None
+        self.taking: tuple[Kind, int, int] | None = None
+        self.returned = False  # the call that took has, and said how many
+        self.freeing = False
+        self.last: dict[Packet, int] = {}
+
+    def read(self, records: Iterable[Record], killed: bool) -> None:
+        for kind, queue, small, stamp in records:
+            match kind:
+                case Kind.PUTTING | Kind.FORWARDING:
+                    self.putting = kind, queue, small, stamp
+                case Kind.PUT:
+                    self.published(small)
+                case Kind.TAKING | Kind.RECEIVING:
+                    self.taking = kind, queue, small
+                    self.returned = False
+                case Kind.TOOK:
+                    assert self.taking is not None
+                    self.took += small
+                    self.returned = True
+                    self.taking = (*self.taking[:2], small) if small else None
+                case Kind.GOT:
+                    self.got(queue, stamp, small)
+                case Kind.FREEING:
+                    self.freeing = True
+                case Kind.FREED:
+                    self.finish()
+        if killed:
+            self.killed()
+        elif self.putting or self.taking or self.hand:
+            self.ledger.wrong(f"life {self.number} ended with {self.hand} in hand")
+
+    def published(self, n: int) -> None:
+        assert self.putting is not None
+        kind, queue, _, stamp = self.putting
+        stream = self.ledger.stream(queue, stamp)
+        stream.put = stream.may = stream.put + n
+        self.ledger.figures["published"] += n
+        self.putting = None
+        if kind == Kind.FORWARDING and n:
+            self.finish()
+
+    def got(self, queue: int, stamp: int, redelivered: int) -> None:
+        assert self.taking is not None
+        kind, _, left = self.taking
+        self.taking = (kind, queue, left - 1) if left > 1 else None
+        self.in_order(queue, stamp, redelivered)
+        if kind == Kind.RECEIVING or not self.ledger.returns[queue]:
+            self.ledger.got(queue, stamp, redelivered, final=True)
+        if kind == Kind.TAKING:
+            self.hand.append((queue, stamp, redelivered))
+
+    def in_order(self, queue: int, stamp: int, redelivered: int) -> None:
+        if self.ledger.requeues[queue] and redelivered:
+            return
+        before = self.last.get((queue, stamp >> SEQUENCE_BITS), -1)
+        if stamp <= before:
+            self.ledger.wrong(
+                f"queue {queue}: life {self.number} got {name(stamp)} after {name(before)}"
+            )
+        self.last[queue, stamp >> SEQUENCE_BITS] = stamp
+
+    def finish(self) -> None:
+        """What was in hand is freed or forwarded."""
+        for queue, stamp, redelivered in self.hand:
+            if self.ledger.returns[queue]:
+                self.ledger.got(queue, stamp, redelivered, final=True)
+        self.hand.clear()
+        self.freeing = False
+
+    def killed(self) -> None:
+        """What the last operation leaves open."""
+        ledger = self.ledger
+        if self.taking:
+            kind, queue, n = self.taking
+            if not ledger.returns[queue]:
+                ledger.may_be_lost[queue] += n
+            elif kind == Kind.RECEIVING:  # what was freed had been counted
+                uncertain = n if self.dequeued is None else self.dequeued - self.took
+                ledger.may_be_lost[queue] += n if self.returned else min(n, uncertain)
+        if self.putting:
+            _, to, n, first = self.putting
+            stream = ledger.stream(to, first)
+            stream.may = stream.put + n
+        forwarding = self.putting is not None and self.putting[0] == Kind.FORWARDING
+        for i, (queue, stamp, redelivered) in enumerate(self.hand):
+            if not ledger.returns[queue]:
+                continue
+            ledger.got(queue, stamp, redelivered, final=False)
+            if forwarding and self.putting:
+                self.ledger.open[queue, stamp] = self.putting[1], self.putting[3] + i
+            elif self.freeing:
+                self.ledger.open[queue, stamp] = None
+
+
+def name(stamp: int) -> str:
+    return f"packet {stamp & (1 << SEQUENCE_BITS) - 1} of life {stamp >> SEQUENCE_BITS}"

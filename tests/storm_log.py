@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a storm's workers leave behind when they are killed: a log in shared memory, and packets
+that say who they are.
+
+A record is one 64-bit word: | kind 4 | queue 4 | small 8 | stamp 48 |. It is written before the
+count that makes it part of the log, so a kill in between loses that record and nothing else. What
+is announced (PUTTING, TAKING, FREEING) is logged before the call, what is reported (PUT, TOOK,
+FREED) after it.
+
+A stamp names a packet on one queue: | producer 24 | sequence 24 |; a producer is one life of a
+worker. A packet carries one stamp for each queue, so that one which is put back where it came from
+still says who it was there, whatever its dead holder had written for its next queue.
+"""
+
+import mmap
+import os
+import zlib
+from collections.abc import Iterator
+from enum import IntEnum
+from struct import Struct
+
+RECORDS = 1 << 15  # of one worker
+HEAD = 64  # words before them
+COUNT, DOING, STOP = 0, 1, 2  # words of an area's head
+MOVED = 8  # the first of a word for each queue: packets got from it
+TROUBLE = 32  # from this word on: what went wrong, as text
+TROUBLE_BYTES = (HEAD - TROUBLE) * 8
+QUEUES = 3
+UNKNOWN = 255  # times a packet was redelivered, where recv() cannot tell
+SEQUENCE_BITS = 24
+
+HEADER = Struct(f"<{QUEUES}QII")  # the stamps, the size of the body, its checksum
+STAMP = Struct("<Q")
+SMALLEST = 64
+
+
+class Kind(IntEnum):
+    """What a record says. n is its small field."""
+
+    PUTTING = 1  # is about to publish n packets from this stamp on
+    FORWARDING = 2  # the same, of the packets in hand
+    PUT = 3  # n of them are published
+    TAKING = 4  # is about to get up to n
+    RECEIVING = 5  # is about to get up to n, copied out and freed
+    TOOK = 6  # got n
+    GOT = 7  # this one, redelivered n times, its contents found right
+    FREEING = 8  # is about to free all that is in hand
+    FREED = 9
+
+
+class Doing(IntEnum):
+    """The operation a worker is in, for the driver that kills it."""
+
+    NOTHING = 0
+    SEND = 1
+    SEND_MANY = 2
+    ALLOC = 3
+    ALLOC_MANY = 4
+    WRITE = 5
+    PUT = 6
+    PUT_MANY = 7
+    GET = 8
+    GET_MANY = 9
+    CHECK = 10
+    FREE = 11
+    FREE_MANY = 12
+    RECV = 13
+    RECV_MANY = 14
+    CLOSE = 15
+
+
+Record = tuple[int, int, int, int]  # Kind, queue, small, stamp
+
+
+class Log:
+    """The areas of all workers: one writer each, read by the driver when the writer is dead."""
+
+    def __init__(self, workers: int) -> None:
+        self._map = mmap.mmap(-1, workers * (HEAD + RECORDS) * 8)
+        whole = memoryview(self._map).cast("Q")
+        step = HEAD + RECORDS
+        self.areas = [whole[i * step : (i + 1) * step] for i in range(workers)]
+
+    def clear(self, worker: int) -> None:
+        """Before a new life; what the queues moved stays counted."""
+        area = self.areas[worker]
+        area[COUNT] = area[DOING] = area[STOP] = area[TROUBLE] = 0
+
+    def records(self, worker: int) -> Iterator[Record]:
+        area = self.areas[worker]
+        for word in area[HEAD : HEAD + area[COUNT]].tolist():
+            yield word >> 60, word >> 56 & 15, word >> 48 & 255, word & (1 << 48) - 1
+
+    def trouble(self, worker: int) -> str:
+        text = bytes(self.areas[worker][TROUBLE:HEAD])
+        return text.split(b"\0")[0].decode(errors="replace")
+
+    def moved(self, queue: int) -> int:
+        return sum(area[MOVED + queue] for area in self.areas)
+
+
+def stamp_of(life: int, sequence: int) -> int:
+    return life << SEQUENCE_BITS | sequence
+
+
+class Packets:
+    """Bodies of the sizes of one run, with their checksums, made before the workers are forked."""
+
+    def __init__(self, size: int) -> None:
+        sizes = sorted({size, max(SMALLEST, size * 2 // 3)})
+        self.size = size
+        self.packets = []
+        for n in sizes:
+            for _ in range(4):
+                body = os.urandom(n - HEADER.size)
+                packet = bytearray(HEADER.size) + body
+                HEADER.pack_into(packet, 0, *[0] * QUEUES, len(body), zlib.crc32(body))
+                self.packets.append(packet)
+        self.ends = {zlib.crc32(p[HEADER.size :]): (p[HEADER.size], p[-1]) for p in self.packets}
+
+    def stamped(self, which: int, queue: int, stamp: int) -> bytearray:
+        """One of the packets, as it goes into the queue. It is the caller's until the next call
+        that asks for the same one."""
+        packet = self.packets[which % len(self.packets)]
+        stamps = [0] * QUEUES
+        stamps[queue] = stamp
+        HEADER.pack_into(packet, 0, *stamps, *HEADER.unpack_from(packet)[QUEUES:])
+        return packet
+
+    def stamp_in(self, packet: "bytes | memoryview", queue: int) -> int:
+        """The packet's stamp on the queue, its contents found whole. ValueError."""
+        if len(packet) < HEADER.size:
+            raise ValueError(f"{len(packet)} bytes, shorter than a header")
+        *stamps, size, checksum = HEADER.unpack_from(packet)
+        body = packet[HEADER.size :]
+        if size != len(body):
+            raise ValueError(f"{len(body)} bytes of body, {size} were sent: {stamps}")
+        if zlib.crc32(body) != checksum or self.ends.get(checksum) != (body[0], body[-1]):
+            raise ValueError(f"a body of {size} bytes is not what was sent: {stamps}")
+        return int(stamps[queue])

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One round of the storm (storm.py): a pool, its workers, the signals they get, what must hold."""
+
+import gc
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import shmpool
+from tests.storm_ledger import Ledger
+from tests.storm_log import COUNT, DOING, QUEUES, STOP, UNKNOWN, Doing, Log, Packets
+from tests.storm_worker import Role, Worker, start
+
+SIZES = (64, 1500, 65536, 1 << 20)  # bytes of the largest packets of a round
+CALM_KILLS = 125  # between two looks whether every queue still moves
+HANG_S = 60.0  # a guard against hangs, never a measure
+PAUSE_S = 0.001  # between two signals, on average
+STOPPED_MAX = 2
+HUNT = 6  # looks for a worker in the middle of a transfer, before any is taken
+QUEUE_CAPACITY = 64
+MAX_REDELIVERIES = 2
+ON_A_QUEUE = (Doing.PUT, Doing.PUT_MANY, Doing.GET, Doing.GET_MANY)
+
+# Queue 2, one of these a round: producers, consumers, on_death.
+SINGLE = (
+    ("single", "single", "free"),
+    ("multi", "single", "requeue"),
+    ("single", "multi", "free"),
+    ("single", "single", "dead-letter"),
+)
+ROLES = (
+    Role(puts=(0, 1)),
+    Role(puts=(2,)),
+    Role(gets=(0,)),
+    Role(gets=(1,)),
+    Role(gets=(2,), forwards=((2, 0),)),
+    Role(forwards=((0, 1), (1, 0))),
+    Role(puts=(0, 1), gets=(0, 1)),
+    Role(forwards=((1, 0),), puts=(1,)),
+)
+
+
+class StormError(Exception):
+    """Something was lost, doubled, stuck, or not counted."""
+
+
+@dataclass
+class Options:
+    kills: int
+    seed: int
+    size: int  # 0: each of SIZES in turn
+    workers: int
+    nobody_recovers: bool
+    recover_every: int
+
+
+@dataclass
+class Slot:
+    """A worker's place: its present life, and what the driver did to it."""
+
+    role: Role
+    core: int
+    life: int = 0
+    pid: int = 0
+    stopped: bool = False
+
+
+@dataclass
+class Figures:
+    counts: Counter[str] = field(default_factory=Counter)
+    operations: Counter[str] = field(default_factory=Counter)  # that were killed
+
+    def as_dict(self) -> dict[str, object]:
+        return {**self.counts, "killed in": dict(self.operations.most_common())}
+
+
+class Round:
+    """One pool, its workers, and the signals they get."""
+
+    def __init__(self, options: Options, number: int, kills: int, figures: Figures) -> None:
+        self.options, self.kills, self.figures = options, kills, figures
+        self.rng = random.Random(f"{options.seed}/{number}")
+        self.packets = Packets(options.size or SIZES[number % len(SIZES)])
+        self.pool = self.make_pool(number)
+        self.queues, self.letters = self.make_queues()
+        self.ledger = Ledger(
+            [q.on_death != "free" for q in self.queues],
+            [q.on_death == "requeue" for q in self.queues],
+        )
+        cores = sorted(os.sched_getaffinity(0))
+        roles = [ROLES[i % len(ROLES)] for i in range(options.workers)]
+        self.slots = [Slot(role, cores[i % len(cores)]) for i, role in enumerate(roles)]
+        self.log = Log(len(self.slots))
+        self.lives = self.strikes = 0
+        self.progress, self.since = 0, time.monotonic()
+
+    def make_pool(self, number: int) -> shmpool.Pool:
+        name = f"storm-{os.getpid()}-{number}"
+        capacity = 64 if self.packets.size > 65536 else 256
+        pool = shmpool.Pool.create(
+            name,
+            buffer_size=self.packets.size,
+            capacity=capacity,
+            bulk=16,
+            cache_size=self.rng.choice((0, 0, 16, 32)),
+            refill_multiplier=1,
+            members=2 * self.options.workers + 2,
+            queues=8,
+        )
+        shmpool.Pool.unlink(name)  # the workers have it by their birth
+        return pool
+
+    def make_queues(self) -> tuple[list[shmpool.AlfQueue], list[shmpool.AlfQueue]]:
+        make, n = self.pool.create_queue, QUEUE_CAPACITY
+        letters = [make(f"letter-{i}", capacity=n) for i in (1, 2)]
+        producers, consumers, on_death = self.rng.choice(SINGLE)
+        queues = [
+            make("free", capacity=n),
+            make(
+                "requeue",
+                capacity=n,
+                on_death="requeue",
+                dead_letter=letters[0],
+                max_redeliveries=MAX_REDELIVERIES,
+            ),
+            make(
+                "single",
+                capacity=n // 2,
+                producers=producers,
+                consumers=consumers,
+                on_death=on_death,
+                dead_letter=None if on_death == "free" else letters[1],
+            ),
+        ]
+        return queues, letters
+
+    def run(self) -> None:
+        gc.collect()
+        gc.freeze()  # a forked child that collects would copy every page
+        try:
+            for i in range(len(self.slots)):
+                self.bear(i)
+            killed = 0
+            while killed < self.kills:
+                self.disturb()
+                now = self.kill(self.kills - killed)
+                if (killed + now) // CALM_KILLS > killed // CALM_KILLS:
+                    self.calm()
+                killed += now
+            self.finish()
+        except BaseException:
+            self.end_all()
+            raise
+        finally:
+            self.pool.close()
+
+    def check(self, condition: object, text: str) -> None:
+        if not condition:
+            doing = [(s.life, s.pid, self.doing(i)) for i, s in enumerate(self.slots)]
+            raise StormError(
+                f"{text}\n{self.pool.audit()}\n{self.pool.stats()}\n{self.pool.holders()}\n"
+                f"{self.queues} {self.letters}\nlife, pid, doing: {doing}"
+            )
+
+    def doing(self, i: int) -> str:
+        word = self.log.areas[i][DOING]
+        return f"{Doing(word >> 8).name.lower()} {word & 255}"
+
+    # Lives.
+
+    def bear(self, i: int) -> None:
+        slot = self.slots[i]
+        self.lives += 1
+        slot.life, slot.stopped = self.lives, False
+        self.log.clear(i)
+        area, life = self.log.areas[i], slot.life
+        rng = random.Random(self.rng.random())
+
+        def make() -> Worker:
+            return Worker(life, slot.role, self.pool, self.queues, self.packets, area, rng)
+
+        slot.pid = start(slot.core, make, area)
+
+    def bury(self, i: int, killed: bool, dequeued: int | None = None) -> None:
+        """Reads the log of one that has ended, and lets its zombie go."""
+        slot = self.slots[i]
+        _, status = os.waitpid(slot.pid, 0)
+        if not killed:
+            self.check(status == 0, f"a worker failed: {status} {self.log.trouble(i)}")
+            self.figures.counts["ended by themselves"] += 1
+        self.ledger.life(slot.life, self.log.records(i), killed, dequeued)
+        slot.pid = 0
+        self.check(not self.ledger.violations, "\n".join(self.ledger.violations))
+
+    def ended(self, i: int) -> bool:
+        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.slots[i].pid, how) is not None
+
+    def tend(self) -> None:
+        """Follows up those that have ended by themselves, and sees that packets still move."""
+        for i in range(len(self.slots)):
+            if self.ended(i):
+                self.bury(i, killed=False)
+                self.bear(i)
+        self.take_letters()
+        moved, now = sum(map(self.log.moved, range(QUEUES))), time.monotonic()
+        if moved != self.progress:
+            self.progress, self.since = moved, now
+        self.check(now - self.since < HANG_S, "nothing moves any more")
+
+    def until(self, condition: Callable[[], bool], text: str) -> None:
+        give_up = time.monotonic() + HANG_S
+        while not condition():
+            self.check(time.monotonic() < give_up, text)
+            self.tend()
+            time.sleep(0.0005)
+
+    # Signals.
+
+    def stop(self, i: int) -> None:
+        os.kill(self.slots[i].pid, signal.SIGSTOP)
+        self.slots[i].stopped = True
+        self.figures.counts["stops"] += 1
+
+    def resume(self, i: int) -> None:
+        slot = self.slots[i]
+        if slot.stopped:
+            os.kill(slot.pid, signal.SIGCONT)
+            slot.stopped = False
+
+    def in_transfer(self) -> list[int]:
+        """The workers whose op records say that they are in the middle of one."""
+        pids = {m.pid for m in self.pool.members() if m.operation}
+        return [i for i, slot in enumerate(self.slots) if slot.pid in pids]
+
+    def target(self, tries: int) -> int:
+        """Any worker; one in the middle of a transfer, if there is one within so many looks. Mostly
+        the kernel has taken the processor from it: a signal finds it right there."""
+        for _ in range(tries):
+            found = self.in_transfer()
+            if found:
+                return self.rng.choice(found)
+            time.sleep(0.0001)
+        return self.anyone()
+
+    def anyone(self) -> int:
+        """Mostly one that has done something: many would be killed before they have attached."""
+        begun = [i for i in range(len(self.slots)) if self.log.areas[i][COUNT]]
+        if begun and self.rng.random() < 0.9:
+            return self.rng.choice(begun)
+        return self.rng.randrange(len(self.slots))
+
+    def disturb(self) -> None:
+        """A pause, in which somebody may be stopped or go on."""
+        time.sleep(min(self.rng.expovariate(1 / PAUSE_S), 10 * PAUSE_S))
+        self.tend()
+        stopped = [i for i, slot in enumerate(self.slots) if slot.stopped]
+        if stopped and self.rng.random() < 0.4:
+            self.resume(self.rng.choice(stopped))
+        elif len(stopped) < STOPPED_MAX and self.rng.random() < 0.6:
+            i = self.target(self.rng.choice((0, HUNT)))
+            if not self.slots[i].stopped:
+                self.stop(i)
+
+    def kill(self, most: int) -> int:
+        """Kills one or some at once. Returns how many of them had not ended by themselves."""
+        victims = {self.target(self.rng.choice((0, HUNT)))}
+        while len(victims) < most and self.rng.random() < 0.75:
+            victims.add(self.anyone())
+        for i in victims:
+            os.kill(self.slots[i].pid, signal.SIGKILL)
+        killed = {}
+        for i in victims:
+            how = os.waitid(os.P_PID, self.slots[i].pid, os.WEXITED | os.WNOWAIT)
+            assert how is not None
+            killed[i] = how.si_code == os.CLD_KILLED
+            if killed[i]:
+                self.figures.operations[self.doing(i).split()[0]] += 1
+        in_transfer = set(self.in_transfer())
+        self.figures.counts["kills inside a transfer"] += len(victims & in_transfer)
+        counted = {m.pid: m.counters["dequeue"] for m in self.pool.members()}
+        dequeued = {i: counted.get(self.slots[i].pid) for i in victims}
+        zombies = {i for i in victims if self.rng.random() < 0.5}
+        for i in victims - zombies:
+            self.bury(i, killed[i], dequeued[i])
+        self.strikes += 1
+        if not self.options.nobody_recovers and self.strikes % self.options.recover_every == 0:
+            self.recover()
+        for i in zombies:
+            self.bury(i, killed[i], dequeued[i])
+        self.audit()
+        for i in victims:
+            self.bear(i)
+        self.figures.counts["kills"] += sum(killed.values())
+        return sum(killed.values())
+
+    def recover(self) -> None:
+        dead = {m.number for m in self.pool.members() if m.dead}
+        done = self.pool.recover()
+        counts = self.figures.counts
+        counts["recoveries"] += 1
+        counts["requeued"] += done.requeued
+        counts["dead-lettered"] += done.dead_lettered
+        counts["buffers taken back"] += done.buffers
+        counts["postponed"] += done.postponed
+        self.check(done.unknown == 0, f"{done} knows not who is dead")
+        left = {m.number for m in self.pool.members() if m.dead} & dead
+        self.check(done.postponed or not left, f"{done} left {left}")
+
+    def audit(self) -> None:
+        self.figures.counts["audits"] += 1
+        self.check(self.pool.audit().ok, "the audit fails")
+
+    def take_letters(self) -> None:
+        for queue, letter in enumerate(self.letters, 1):
+            while len(letter):
+                try:
+                    buf = letter.get(timeout=0)
+                except shmpool.Empty:
+                    break
+                self.deliver(buf, queue)
+                self.figures.counts["letters"] += 1
+
+    def deliver(self, buf: shmpool.Buffer, queue: int) -> None:
+        with buf:
+            with buf.view as view:
+                try:
+                    stamp = self.packets.stamp_in(view, queue)
+                except ValueError as error:
+                    self.check(False, str(error))
+            self.ledger.got(queue, stamp, min(buf.redelivered, UNKNOWN - 1), final=True)
+
+    # Quiet.
+
+    def calm(self) -> None:
+        """Nobody is killed: every queue moves on by more than it holds. Then one is stopped in the
+        middle of a transfer: the queues that it does not work on move on likewise."""
+        for i in range(len(self.slots)):
+            self.resume(i)
+        self.moves(range(QUEUES), "all queues move")
+        i = self.target(20 * HUNT)
+        word = self.log.areas[i][DOING]
+        if i in self.in_transfer() and Doing(word >> 8) in ON_A_QUEUE:
+            self.stop(i)
+            role = self.slots[i].role
+            its = {*role.puts, *role.gets, *(q for way in role.forwards for q in way)}
+            self.moves([q for q in range(QUEUES) if q not in its], "the others' queues move")
+            self.figures.counts["stops inside a transfer, others moved"] += i in self.in_transfer()
+            self.resume(i)
+
+    def moves(self, queues: "range | list[int]", text: str) -> None:
+        targets = [(q, self.log.moved(q) + self.queues[q].capacity + 1) for q in queues]
+        self.until(lambda: all(self.log.moved(q) >= to for q, to in targets), f"not true: {text}")
+
+    # The end.
+
+    def finish(self) -> None:
+        for i in range(len(self.slots)):
+            self.resume(i)
+        for i in range(len(self.slots)):
+            self.log.areas[i][STOP] = 1
+        give_up = time.monotonic() + HANG_S
+        for i, slot in enumerate(self.slots):
+            while slot.pid:
+                if self.ended(i):
+                    self.bury(i, killed=False)
+                self.check(time.monotonic() < give_up, f"life {slot.life} does not end")
+                self.take_letters()
+                time.sleep(0.0005)
+        for _ in range(2):  # what there was no room for goes back when there is
+            self.recover()
+            self.drain()
+        audit, stats, members = self.pool.audit(), self.pool.stats(), self.pool.members()
+        free = (audit.ok, audit.free + audit.cached, audit.held)
+        self.check(free == (True, stats.created, {}), "not everything is free")
+        self.check([m.pid for m in members] == [os.getpid()], f"members are left: {members}")
+        self.check(stats.deaths <= self.kills, "more deaths than kills")
+        self.ledger.settle()
+        self.check(not self.ledger.violations, "\n".join(self.ledger.violations))
+        self.figures.counts += self.ledger.figures
+        self.figures.counts["lost with the dead"] += sum(self.ledger.lost.values())
+        self.figures.counts["could be lost"] += sum(self.ledger.may_be_lost.values())
+        self.figures.counts["deaths"] += stats.deaths
+        self.figures.counts["lives"] += self.lives
+
+    def drain(self) -> None:
+        for number, queue in enumerate(self.queues):
+            while not queue.empty():
+                self.deliver(queue.get(timeout=0), number)
+        self.take_letters()
+
+    def end_all(self) -> None:
+        for slot in self.slots:
+            if slot.pid:
+                os.kill(slot.pid, signal.SIGKILL)
+                os.waitpid(slot.pid, 0)
