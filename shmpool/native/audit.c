@@ -29,6 +29,13 @@ static const struct alf_ring *ring_of(const struct walk *w, uint32_t queue)
 	return queue ? queue_ring((struct qmempool *)w->p, queue) : &w->p->free;
 }
 
+/* Whether the slot's buffer may have been taken from behind a stopped member (bypass.c). */
+static bool hollow(const struct qmempool *p, const struct alf_ring *r, alf_position at)
+{
+	alf_position limit = (alf_position)load_relaxed(&segment_shared(&p->segment)->bypassed);
+	return r->id == 0 && limit && (alf_distance)(at - limit) < 0;
+}
+
 /* Every entry of a ring must say what its buffer's owner word says, unless it was taken out meanwhile. */
 static void walk_ring(struct walk *w, const struct alf_ring *r)
 {
@@ -42,8 +49,9 @@ static void walk_ring(struct walk *w, const struct alf_ring *r)
 		bool good = index < w->p->capacity &&
 			    segment_exists(&w->p->segment, (uint32_t)index) &&
 			    load_acquire(&qmempool_buffer(w->p, (uint32_t)index)->owner) ==
-				    owner_transit(r->id, at);                     /* [OWNER] */
-		if (!good && (alf_distance)(load_acquire(&r->q->cons) - at) <= 0) /* [CONS] */
+				    owner_transit(r->id, at); /* [OWNER] */
+		if (!good && !hollow(w->p, r, at) &&
+		    (alf_distance)(load_acquire(&r->q->cons) - at) <= 0) /* [CONS] */
 			w->out->doubled++;
 	}
 }
@@ -179,6 +187,21 @@ int audit_count(struct qmempool *p, struct shmpool_audit *out, struct shmpool_he
 	return 0;
 }
 
+/* Slots of the free ring whose buffers have been taken from behind a stopped member. */
+static uint32_t count_hollow(const struct qmempool *p)
+{
+	const struct alf_ring *r = &p->free;
+	uint32_t n = 0;
+	for (alf_position at = load_acquire(&r->q->cons); hollow(p, r, at); at++) { /* [CONS] */
+		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
+		n += alf_at(r, at, word) == ALF_AT_VALUE && index < p->capacity &&
+		     segment_exists(&p->segment, (uint32_t)index) &&
+		     load_acquire(&qmempool_buffer(p, (uint32_t)index)->owner) !=
+			     owner_transit(0, at); /* [OWNER] */
+	}
+	return n;
+}
+
 void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 {
 	const struct segment *s = &p->segment;
@@ -193,7 +216,7 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 						s->geometry.extent_buffers;
 		}
 	out->deaths = load_relaxed(&segment_shared(s)->deaths);
-	out->free = alf_count(&p->free);
+	out->free = alf_count(&p->free) - count_hollow(p);
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct alf_ring *r = queue_ring(p, i);
 		if (r)

@@ -138,7 +138,8 @@ struct pool_shared {
 	uint64_t deaths;     /* members recovered */
 	uint64_t abandoned;  /* buffers that were since the last sweep: OWNER_ABANDONED */
 	uint64_t trims;      /* extents taken away */
-	uint64_t pad0[3];
+	uint64_t bypassed; /* slots of the free ring before this position may be hollow: bypass.c */
+	uint64_t pad0[2];
 	uint64_t retired[COUNTERS]; /* the counters of members that are gone, summed */
 	uint64_t pad1[2];
 };
@@ -211,6 +212,14 @@ static inline uint32_t tag_number(uint64_t word)
 static inline uint64_t owner_position(uint64_t owner)
 {
 	return owner & ((1ull << OWNER_POSITION_BITS) - 1);
+}
+
+/* How far that lies behind another position, as far as the word tells: negative if it lies before. */
+static inline int64_t owner_behind(uint64_t owner, alf_position position)
+{
+	uint64_t distance =
+		(uint64_t)(alf_distance)((alf_position)owner_position(owner) - position);
+	return (int64_t)(distance << (64 - OWNER_POSITION_BITS)) >> (64 - OWNER_POSITION_BITS);
 }
 
 static inline uint32_t owner_queue(uint64_t owner)

@@ -137,6 +137,8 @@ static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32
 	if (got)
 		return got;
 	got = transfer_out(p, m, &p->free, handle, max, ALF_MULTI); /* given back meanwhile */
+	if (!got && (!alf_empty(&p->free) || load_relaxed(&shared(p)->abandoned)))
+		got = (int)qmempool_bypass(p, m, handle, max);
 	return got ? got : grown;
 }
 

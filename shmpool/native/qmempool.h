@@ -53,6 +53,7 @@ struct qmempool {
 	uint32_t serial;         /* of this opening: local.h */
 	uint32_t closing;
 	uint32_t waiters;   /* threads of this process inside a call that may sleep */
+	uint32_t bypass_at; /* buffer where qmempool_bypass() looks on */
 	uint64_t looked_ns; /* when this process last asked the kernel who is dead: recover.c */
 };
 
@@ -82,6 +83,10 @@ void qmempool_drain(struct qmempool *p, struct member *m);
 /* Fetches up to max buffers from other members' caches; without membarrier(2) their owners are asked
  * to flush at their next call. */
 uint32_t qmempool_steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
+
+/* Takes up to max free buffers from behind a member that has stopped in the shared queue, or that were
+ * abandoned. Looks at every header, from where this process looked last. */
+uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
 
 /* Asks every member to flush its cache at its next call. */
 void qmempool_request(struct qmempool *p);

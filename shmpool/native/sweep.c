@@ -23,13 +23,6 @@
 #include "transfer.h"
 #include "wait.h"
 
-/* How far position a lies behind b, as far as an owner word tells: negative if it lies before. */
-static int64_t behind(uint64_t a, alf_position b)
-{
-	uint64_t distance = (uint64_t)(alf_distance)((alf_position)a - b);
-	return (int64_t)(distance << (64 - OWNER_POSITION_BITS)) >> (64 - OWNER_POSITION_BITS);
-}
-
 /* Whoever is dead and may have claimed the position is not finished with yet. */
 static void postpone_claimant(struct recovery *r, const struct alf_ring *ring,
 			      alf_position position)
@@ -46,7 +39,7 @@ static void postpone_claimant(struct recovery *r, const struct alf_ring *ring,
  * owner word has only the low bits of the position; the range has them all. */
 static bool in_dead_range(struct recovery *r, struct dead_range *range, uint64_t low)
 {
-	int64_t offset = behind(low, range->from);
+	int64_t offset = owner_behind(low, range->from);
 	if (offset < 0 || offset >= (int64_t)range->n)
 		return false;
 	alf_position position = (alf_position)(range->from + (uint64_t)offset);
@@ -93,7 +86,7 @@ static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring *
 	if (!(owner & OWNER_TRANSIT))
 		return recovery_dead(r, owner) || owner & OWNER_ABANDONED;
 	const struct alf_ring *from = recovery_ring(r, owner_queue(owner));
-	if (!from || behind(owner_position(owner), r->cons[from->id]) >= 0 ||
+	if (!from || owner_behind(owner, r->cons[from->id]) >= 0 ||
 	    !dead_claim(r, from, owner_position(owner)))
 		return false;
 	*ring = from;

@@ -11,6 +11,9 @@
  * words, they read TRANSIT to a position behind cons. Either way each is found exactly once.
  *
  * Ordering
+ *     [BYPASS]  bypassed: whoever bypasses a stopped member raises it and then looks at cons; whoever claims
+ *              moves cons and then looks at it. All four are seq_cst, so that either the one leaves
+ *              alone what the other claims, or the other looks at each owner word.
  *     [OWNER]  an owner word: whoever sweeps and reads that the member has it sees from which queue. For
  *              everybody else [SLOT] of alf_queue.h carries what the header says.
  */
@@ -45,11 +48,19 @@ static inline int transfer_in(const struct qmempool *p, struct member *m, const 
 	return error;
 }
 
+/* Of the buffers just claimed from the free ring, those whose slots were not hollow, made m's; claims up to n
+ * more while there are none. How many. */
+uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *handle,
+			uint32_t claimed, uint32_t n);
+
 /* Takes 1..n buffers from a ring for m; 0 if it is empty, -EBADMSG if what it holds is no index. */
 static inline int transfer_out(const struct qmempool *p, struct member *m, const struct alf_ring *r,
 			       uint64_t *handle, uint32_t n, enum alf_side side)
 {
 	uint32_t got = alf_claim(r, &m->op, handle, n, side), good = 0;
+	if (r->id == 0 &&
+	    unlikely(load_seq_cst(&segment_shared(&p->segment)->bypassed))) /* [BYPASS] */
+		got = transfer_solid(p, m, handle, got, n);
 	transfer_prefetch(p, handle, got);
 	for (uint32_t i = 0; i < got; i++) {
 		uint32_t index = handle_index(handle[i]);

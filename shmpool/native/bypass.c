@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * bypass.c - see [BYPASS] in transfer.h: free buffers behind a member that has stopped in the shared queue.
+ *
+ * A member that stops between alf_reserve and alf_publish holds up what stands behind it in that ring, and
+ * in the ring of free buffers that is everybody's. What is published there can be had by its owner word all
+ * the same. Its slot stays behind, hollow: whoever claims it finds that the buffer is not there any more.
+ */
+#include "alf_repair.h"
+#include "transfer.h"
+
+static struct pool_shared *shared(const struct qmempool *p)
+{
+	return segment_shared(&p->segment);
+}
+
+/* Says that slots before limit may be hollow. */
+static void say_hollow(const struct qmempool *p, uint64_t limit)
+{
+	uint64_t said = load_seq_cst(&shared(p)->bypassed);
+	while ((int64_t)(limit - said) > 0 &&
+	       !cas_seq_cst(&shared(p)->bypassed, &said, limit)) /* [BYPASS] */
+		;
+}
+
+uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
+{
+	alf_position end = load_acquire(&p->free.q->prod); /* [PROD] */
+	uint32_t got = 0, at = load_relaxed(&p->bypass_at) % p->capacity;
+	say_hollow(p, end);
+	alf_position begin = load_seq_cst(&p->free.q->cons); /* [BYPASS] [CONS] after that */
+	for (uint32_t looks = 0; looks < p->capacity && got < max; looks++) {
+		uint32_t index = at;
+		struct buffer *b = qmempool_buffer(p, index);
+		at = at + 1 < p->capacity ? at + 1 : 0;
+		if (!segment_exists(&p->segment, index))
+			continue;
+		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
+		alf_position low = (alf_position)owner_position(owner);
+		bool free = owner & OWNER_TRANSIT ?
+				    owner_queue(owner) == 0 && owner_behind(owner, begin) >= 0 &&
+					    owner_behind(owner, end) < 0 &&
+					    (alf_word(&p->free, low) ^ alf_tag(&p->free, low)) ==
+						    index :
+				    owner & OWNER_ABANDONED;
+		if (free && cas_seq_cst(&b->owner, &owner, m->tag)) /* [OWNER] */
+			handle[got++] = handle_of(index, load_relaxed(&b->generation));
+	}
+	store_relaxed(&p->bypass_at, at);
+	return got;
+}
+
+/* Whether a buffer that stood in a slot that was claimed still does; then it is m's. */
+static bool solid(const struct qmempool *p, struct member *m, uint64_t op, uint32_t index)
+{
+	if (index >= p->capacity)
+		return false; /* somebody scribbled over the ring */
+	struct buffer *b = qmempool_buffer(p, index);
+	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
+	/* It may be in the ring again, further on. */
+	return owner & OWNER_TRANSIT && owner_queue(owner) == 0 &&
+	       alf_op_covers(op, ALF_OP_DEQUEUE, 0, (alf_position)owner_position(owner)) &&
+	       cas_seq_cst(&b->owner, &owner, m->tag); /* [OWNER] */
+}
+
+uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *handle,
+			uint32_t claimed, uint32_t n)
+{
+	uint32_t good = 0;
+	while (claimed && !good) {
+		uint64_t op = load_relaxed(&m->op);
+		alf_position cons = load_relaxed(&p->free.q->cons);
+		alf_position first = (alf_position)(cons - alf_op_offset(op, cons));
+		alf_position limit = (alf_position)load_relaxed(&shared(p)->bypassed);
+		if ((alf_distance)(first - limit) >= 0)
+			return claimed;
+		for (uint32_t i = 0; i < claimed; i++)
+			if (solid(p, m, op, handle_index(handle[i])))
+				handle[good++] = handle[i];
+		if (!good)
+			claimed = alf_claim(&p->free, &m->op, handle, n, ALF_MULTI);
+	}
+	return good;
+}

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * stress_bypass.c - a member stops in the middle of giving buffers back, again and again, while others
+ * allocate all that there is: nobody gets a buffer that somebody else has, nobody goes without, and in
+ * the end every buffer is home.
+ *
+ * Usage: stress_bypass STOPS
+ */
+#define _GNU_SOURCE
+#include "audit.h"
+#include "local.h"
+#include "member.h"
+#include "memfd_pool.h"
+#include "transfer.h"
+
+#define CAPACITY 64
+#define STOPPED 16 /* buffers that the stopped member is giving back */
+#define WORKERS 3
+
+static uint32_t pool_number, stop, holders[CAPACITY], most;
+static uint64_t allocated;
+
+static struct qmempool *pool(void)
+{
+	return local_pool(pool_number);
+}
+
+static struct member *self(void)
+{
+	if (!local_member(pool_number))
+		EQUAL(0, local_attach(pool_number));
+	return local_member(pool_number);
+}
+
+static void *work(void *unused)
+{
+	struct member *m = self();
+	for (uint32_t turn = 0; !load_relaxed(&stop); turn++) {
+		uint64_t handle[CAPACITY];
+		uint32_t n = 0;
+		while (n < CAPACITY && !qmempool_alloc(pool(), m, &handle[n]))
+			EQUAL(0, add_seq_cst(&holders[handle_index(handle[n++])], 1));
+		add_relaxed(&allocated, n);
+		for (uint32_t i = 0; i < n; i++)
+			add_seq_cst(&holders[handle_index(handle[i])], -1u);
+		for (uint32_t i = 0; i < n; i++)
+			EQUAL(0, qmempool_free(pool(), m, handle[i]));
+		sched_yield();
+	}
+	return unused;
+}
+
+/* Everything that is not the stopped member's can be had while it is stopped. */
+static void all_but(uint32_t missing)
+{
+	uint64_t handle[CAPACITY];
+	uint32_t n = 0;
+	while (n < CAPACITY && !qmempool_alloc(pool(), self(), &handle[n]))
+		n++;
+	EQUAL(CAPACITY - missing, n);
+	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, n));
+}
+
+int main(int argc, char **argv)
+{
+	uint32_t stops = argc > 1 ? (uint32_t)atoi(argv[1]) : 1000;
+	pthread_t thread[WORKERS];
+	struct member *stopped;
+	struct shmpool_audit audit;
+	struct shmpool_held held[8];
+	uint64_t queued[2], handle[STOPPED];
+	pool_number = memfd_pool(&(struct shmpool_geometry) { .buffer_size = 64,
+							      .capacity = CAPACITY,
+							      .prealloc = CAPACITY,
+							      .cache_size = 0,
+							      .bulk = 16,
+							      .refill_multiplier = 1,
+							      .members = 6,
+							      .queues = 1 });
+	EQUAL(0, member_attach(&pool()->segment, pool_number, false, &stopped));
+	for (uint32_t i = 0; i < stops; i++) {
+		const struct alf_ring *ring = &pool()->free;
+		alf_position at;
+		if (i == stops / 2)
+			for (int k = 0; k < WORKERS; k++)
+				CHECK(!pthread_create(&thread[k], NULL, work, NULL));
+		uint32_t n = 0;
+		while (n < STOPPED && !qmempool_alloc(pool(), stopped, &handle[n]))
+			n++;
+		if (!n)
+			continue;
+		/* transfer_in(), with a stop in it. */
+		if (alf_reserve(ring, &stopped->op, n, ALF_MULTI, &at)) {
+			alf_done(&stopped->op, ALF_MULTI);
+			EQUAL(0, qmempool_free_bulk(pool(), stopped, handle, n));
+			continue;
+		}
+		if (i < stops / 2)
+			all_but(n);
+		alf_publishing(&stopped->op, n, ALF_MULTI);
+		for (uint32_t k = 0; k < n; k++)
+			store_release(&qmempool_buffer(pool(), handle_index(handle[k]))->owner,
+				      owner_transit(0, at + k)); /* [OWNER] */
+		if (i < stops / 2)
+			all_but(n);
+		else
+			usleep(i % 200);
+		alf_publish(ring, at, handle, n);
+		alf_done(&stopped->op, ALF_MULTI);
+		most = n > most ? n : most;
+	}
+	store_relaxed(&stop, 1);
+	for (int k = 0; k < WORKERS; k++)
+		pthread_join(thread[k], NULL);
+	all_but(0);
+	EQUAL(0, audit_count(pool(), &audit, held, 8, queued, 2));
+	EQUAL(CAPACITY, audit.free);
+	EQUAL(0, audit.doubled + audit.unaccounted);
+	printf("%u stops with up to %u buffers, %llu allocated by others\n", stops, most,
+	       (unsigned long long)allocated);
+	EQUAL(0, local_close(pool_number));
+	return 0;
+}
