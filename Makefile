@@ -1,5 +1,8 @@
 # make demo    replays a capture through worker processes      make test    the whole test suite
 # make check   lint, types, tests    make bench    make bench-native    make fix    make clean
+# make sweep   kills a member at every instruction of every operation (about half an hour)
+# make soak    120,000 random kills (about an hour)        make relacy   20 million interleavings
+# make tools   what some tests want from Debian, as root; without it they are skipped and say so
 #
 # Options go in ARGS: make demo ARGS="--workers 4 --burst 64 trace.pcapng"
 
@@ -10,7 +13,7 @@ ARGS ?=
 SOURCES := pyproject.toml setup.py $(wildcard shmpool/hot/*.[ch] shmpool/native/*.[ch] shmpool/native/*.py)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: all demo test lint check bench bench-native fix clean
+.PHONY: all demo test lint check bench bench-native bench-recovery sweep soak relacy tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -28,6 +31,28 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
+build/kill_points: $(wildcard tests/native/*.[ch] shmpool/native/*.[ch])
+	@mkdir -p build
+	gcc -std=gnu11 -g -O2 -pthread -Wl,-z,now -Ishmpool/native -o $@ \
+		$(wildcard tests/native/kill_*.c shmpool/native/*.c)
+
+sweep: build/kill_points
+	build/kill_points --library 500 $(ARGS)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.storm --kills 100000 --seed 7 $(ARGS)
+	$(BIN)/python -m tests.storm --kills 20000 --seed 8 --nobody-recovers $(ARGS)
+
+relacy: $(VENV)/.dev
+	RELACY_INTERLEAVINGS=20000000 $(BIN)/python -m pytest -n auto tests/test_relacy.py $(ARGS)
+
+# Compilers, checkers and emulators; where there is no apt, or no network, the tests do without.
+TOOLS := g++ clang spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
+tools:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(TOOLS) >/dev/null 2>&1; then \
+		(apt-get -qq update && apt-get -qq install --yes --no-install-recommends $(TOOLS)) >/dev/null 2>&1 \
+		|| echo "make tools: not all of $(TOOLS) could be installed; some tests will be skipped"; fi
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -38,6 +63,9 @@ check: lint test
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m clients.bench $(ARGS)
+
+bench-recovery: $(VENV)/.bench
+	$(BIN)/python -m clients.bench.recovery $(ARGS)
 
 bench-native:
 	$(MAKE) -C clients/bench/native run ARGS="$(ARGS)"
