@@ -107,7 +107,7 @@ def test_stress_recover(compiler: str, flags: list[str], tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_stress_bypass(compiler: str, flags: list[str], tmp_path: Path) -> None:
-    """A member that has stopped while it gives buffers back keeps those and no others from anybody."""
+    """A member that has stopped while it gives buffers back keeps no others from anybody."""
     printed = run_c(tmp_path, compiler, flags, [TESTS / "stress_bypass.c", *SOURCES], "1000")
     assert printed.startswith("1000 stops")
 

@@ -191,8 +191,9 @@ int audit_count(struct qmempool *p, struct shmpool_audit *out, struct shmpool_he
 static uint32_t count_hollow(const struct qmempool *p)
 {
 	const struct alf_ring *r = &p->free;
+	alf_position at = load_acquire(&r->q->cons); /* [CONS] */
 	uint32_t n = 0;
-	for (alf_position at = load_acquire(&r->q->cons); hollow(p, r, at); at++) { /* [CONS] */
+	for (uint64_t k = 0; k <= r->mask && hollow(p, r, at); k++, at++) {
 		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
 		n += alf_at(r, at, word) == ALF_AT_VALUE && index < p->capacity &&
 		     segment_exists(&p->segment, (uint32_t)index) &&

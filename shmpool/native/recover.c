@@ -118,6 +118,8 @@ const struct alf_ring *recovery_ring(const struct recovery *r, uint32_t queue)
  * certainly one producer's, only the last bulk can be unfinished. */
 static void add_range(struct recovery *r, struct dead_range range)
 {
+	if (range.n > alf_capacity(range.ring))
+		return; /* somebody scribbled over it */
 	if (range.certain)
 		for (; range.n; range.from++, range.n--) {
 			enum alf_at at =
@@ -158,9 +160,7 @@ static void recover_ranges(struct recovery *r)
 		alf_position n = load_acquire(&ring->q->prod) - cons; /* [PROD] */
 		/* After prod: who has the role still had it then. Pairs with take_role(). */
 		struct dead *d = recovery_dead(r, load_acquire(&ring->q->producer));
-		if (!d)
-			continue;
-		if (n <= alf_capacity(ring))
+		if (d)
 			add_range(r, (struct dead_range) { .ring = ring,
 							   .from = cons,
 							   .n = n,
