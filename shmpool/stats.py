@@ -46,6 +46,7 @@ class Member:
     tid: int
     attached_ns: int  # CLOCK_MONOTONIC
     cached: int
+    held: int  # in hand, the local cache not counted
     operation: str | None  # what it is in the middle of: "enqueue", "dequeue"
     counters: dict[str, int]
 
@@ -64,6 +65,30 @@ class Audit:
     held: dict[int, int] = field(default_factory=dict)  # by member number
     queued: dict[str, int] = field(default_factory=dict)  # by queue name
     unaccounted: int = 0
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What recovering from dead members came to."""
+
+    members: int  # slots that are free again
+    buffers: int  # that were taken from the dead
+    requeued: int
+    dead_lettered: int
+    postponed: int  # that a live member may have in hand: they are looked at again
+    unknown: int  # members of whom the kernel says nothing here: another pid namespace
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A member that has buffers, or that is dead."""
+
+    member: int
+    pid: int
+    tid: int
+    state: str  # "alive", "stopped", "dead", "unknown"
+    buffers: int
+    oldest_s: float | None  # since when it has had the oldest of them
 
 
 def read_stats(pool: int, capacity: int) -> Stats:
@@ -92,6 +117,7 @@ def read_members(pool: int, most: int) -> list[Member]:
             tid=m.tid,
             attached_ns=m.attached_ns,
             cached=m.cached,
+            held=m.held if m.held < 2**63 else 0,
             operation=(None, "enqueue", "dequeue", None)[m.operation],
             counters=dict(zip(COUNTERS, m.counters, strict=True)),
         )

@@ -80,6 +80,8 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->single_producer = !!(r->flags & ALF_SINGLE_PRODUCER);
 	info->single_consumer = !!(r->flags & ALF_SINGLE_CONSUMER);
 	info->count = alf_count(r);
+	info->enqueued = load_relaxed(&r->q->prod) - alf_capacity(r);
+	info->dequeued = load_relaxed(&r->q->cons) - alf_capacity(r);
 	info->producer = load_relaxed(&r->q->producer);
 	info->consumer = load_relaxed(&r->q->consumer);
 	return 0;
@@ -302,6 +304,7 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 			.pid = member_pid(identity),
 			.tid = load_relaxed(&m->tid),
 			.cached = member_cached(&p->segment, m),
+			.held = member_held(m),
 			.operation = load_acquire(&m->op) >> 62, /* [OP] */
 		};
 		for (int k = 0; k < COUNTERS; k++)

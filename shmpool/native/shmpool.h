@@ -52,6 +52,8 @@ struct shmpool_queue_info {
 	uint32_t count;
 	uint32_t producer;
 	uint32_t consumer;
+	uint64_t enqueued; /* positions reserved, and claimed, so far */
+	uint64_t dequeued;
 };
 
 struct shmpool_stats {
@@ -70,6 +72,7 @@ struct shmpool_member_info {
 	uint32_t pid;
 	uint32_t tid;
 	uint32_t cached;
+	uint64_t held;      /* buffers in hand, its local cache not counted */
 	uint32_t operation; /* 1 in the middle of an enqueue, 2 of a dequeue, else 0 */
 	uint64_t counters[13];
 };
