@@ -2,7 +2,7 @@
 """The daemon: sockets, signals, and the start and end of everything. Not on the data path: killed,
 it leaves every worker at work, and started again it adopts what is there.
 
-What it does by itself is in keeper.py, what one client gets in connection.py, HTTP in web.py.
+What it does by itself is in keeper.py, what one client gets in connection.py, HTTP in http.py.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ import os
 import resource
 import signal
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,6 @@ log = logging.getLogger("shmpool")
 
 DRAIN_S = 10.0  # until what was asked before SIGTERM must be answered
 DESCRIPTORS_KEPT = 64  # that are not clients
-SLOW_THREADS = 2  # for clients' audits and the like
 
 
 class Daemon:
@@ -43,9 +41,9 @@ class Daemon:
         """path is of the configuration; overrides are [daemon] options that go before it."""
         self._path, self._overrides = path, overrides
         self.config = self._load()
+        self._package = package
         self._registry = Registry(package)
         self._connections: set[Connection] = set()
-        self._threads = ThreadPoolExecutor(SLOW_THREADS, "request")
         self._group = group_id(self.config.daemon.read_group)
         self._uid = os.geteuid()
         self._reloading: asyncio.Task[None] | None = None
@@ -69,18 +67,21 @@ class Daemon:
             sock = systemd.listening_socket()
             if sock is None:
                 sock = stack.enter_context(listening(self.socket_path, self._group))
-            http = None
+            sockets = None
             if self.config.daemon.http is not None:
-                from . import web  # 15 MB that only those pay who want it
+                from . import http  # 15 MB that only those pay who want it
 
-                http = await stack.enter_async_context(web.bound(self.config.daemon.http))
+                sockets = await stack.enter_async_context(http.bound(self.config.daemon.http))
             self._room_for_clients()
             stack.push_async_callback(self.keeper.close)
             await self.keeper.declare(self.config)
             self.keeper.start()
             server = await self._loop.create_unix_server(lambda: Connection(self), sock=sock)
-            if http is not None:
-                await stack.enter_async_context(web.serving(http, self.keeper))
+            if sockets is not None:
+                url = await stack.enter_async_context(
+                    http.serving(sockets, self.keeper, self._package)
+                )
+                log.info("live page at %s", url)
             self._handle_signals()
             watchdog = self._loop.create_task(_feed_watchdog())
             systemd.notify("READY=1", f"STATUS=listening at {self.socket_path}")
@@ -90,7 +91,6 @@ class Daemon:
             server.close()
             await self._drain()
             watchdog.cancel()
-            self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _room_for_clients(self) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -150,7 +150,7 @@ class Daemon:
             return registry.answer(request)
         if isinstance(request, protocol.Recover):
             return await self.keeper.run(request)
-        result = await self._loop.run_in_executor(self._threads, registry.answer, request)
+        result = await self.keeper.run_for_client(request)
         if isinstance(request, protocol.Create):
             registry.hold(request.pool, Policy())
         elif isinstance(request, protocol.Destroy):

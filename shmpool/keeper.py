@@ -31,6 +31,7 @@ AGAIN_S = (
     30.0,
 )  # first and longest pause until what a recovery had to postpone is tried again
 PRUNE_S = 60.0
+CLIENT_THREADS = 2  # for audits and the like that clients ask for
 
 
 class Keeper:
@@ -41,6 +42,7 @@ class Keeper:
         self.config = Config()
         self.watchers: set[Callable[[RecoveryEvent], None]] = set()  # told of each recovery
         self._thread = ThreadPoolExecutor(1, "keeper")
+        self._client_threads = ThreadPoolExecutor(CLIENT_THREADS, "client")
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[str, float] = {}  # pools to recover: since when
         self._recovering: set[str] = set()
@@ -62,7 +64,8 @@ class Keeper:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._deaths.close()
-        await self._loop.run_in_executor(None, self._thread.shutdown)
+        self._client_threads.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._thread.shutdown)
         for name in list(self.registry.held):
             self.registry.release(name)
 
@@ -208,6 +211,20 @@ class Keeper:
     async def run(self, request: AnyRequest) -> Any:
         """The answer, made by the keeper's own thread."""
         return await self._loop.run_in_executor(self._thread, self.registry.answer, request)
+
+    async def run_for_client(self, request: AnyRequest) -> Any:
+        """The answer, made where it holds up nothing that the daemon does by itself."""
+        executor = self._client_threads
+        return await self._loop.run_in_executor(executor, self.registry.answer, request)
+
+    async def idle(self) -> None:
+        """Returns when the keeper's own thread has nothing else to do."""
+        await self._loop.run_in_executor(self._thread, int)
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two looks at every pool."""
+        return self.config.daemon.interval
 
     async def _trim(self, name: str, keep: int) -> None:
         freed = await self._quietly(Trim(name, keep))
