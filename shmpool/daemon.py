@@ -19,7 +19,7 @@ from typing import Any
 import uvloop
 
 from . import config as config_
-from . import errors, protocol, systemd, wire
+from . import errors, keeper, protocol, systemd, wire
 from .alarms import Policy
 from .config import Config, ConfigError
 from .connection import Connection, Peer
@@ -177,10 +177,15 @@ async def _feed_watchdog() -> None:
         await asyncio.sleep(period)
 
 
-def run(path: Path | None, overrides: dict[str, Any], package: str) -> int:
+def run(
+    path: Path | None, overrides: dict[str, Any], package: str, only_check: bool = False
+) -> int:
     """The process's whole life: its exit status. 2 for a configuration that cannot be used."""
     try:
         daemon = Daemon(path, overrides, package)
+        if only_check:
+            keeper.refuse_differences(daemon.config)
+            return 0
         _log_to_stderr(daemon.config.daemon.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(daemon.run())
@@ -214,3 +219,9 @@ def _log_to_stderr(level: str) -> None:
         handler.setFormatter(logging.Formatter("shmpool: %(message)s"))
     log.addHandler(handler)
     log.setLevel(level.upper())
+
+
+if __name__ == "__main__":
+    from .cli.daemon import command
+
+    command(prog_name="python -m shmpool.daemon")

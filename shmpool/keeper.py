@@ -248,8 +248,8 @@ class Keeper:
             log.warning("%s: %s", request.method, error)
 
 
-def _make(config: Config) -> None:
-    """Makes the pools and queues that are declared and missing: all, or none. ConfigError."""
+def refuse_differences(config: Config) -> set[str]:
+    """ConfigError if a pool that exists is not as declared; the names of all that exist."""
     there = set(pool_names())
     wrong = [
         str(difference)
@@ -259,6 +259,12 @@ def _make(config: Config) -> None:
     ]
     if wrong:
         raise ConfigError("\n".join(wrong))
+    return there
+
+
+def _make(config: Config) -> None:
+    """Makes the pools and queues that are declared and missing: all, or none. ConfigError."""
+    there = refuse_differences(config)
     made: list[str] = []
     try:
         for name, pool in config.pools.items():
