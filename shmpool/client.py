@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from . import answers, errors, protocol, wire
+from .asking import answer, connected, late, reply_to, stats_of, unavailable
 from .pool import Pool
 from .stats import Audit, Holder, Member, Recovery
 
@@ -19,42 +20,6 @@ A = TypeVar("A")
 READ_MAX = 64 << 10
 NEGOTIATE = protocol.Negotiate()
 AGAIN_S = (0.02, 1.0)  # first and longest pause between two tries to connect
-
-
-def _unavailable(path: Path, error: Exception | str) -> errors.DaemonUnavailable:
-    reason = getattr(error, "strerror", None) or error
-    return errors.DaemonUnavailable(f"no daemon at {path}: {reason}")
-
-
-def _answer(request: protocol.Request[A], reply: wire.Reply) -> A:
-    if reply.error is not None:
-        raise protocol.error_of(reply.error)
-    try:
-        return request.answer_of(reply.result)
-    except wire.ShapeError as error:
-        raise errors.RequestRefused(f"not the answer to {request.method}: {error}") from None
-
-
-def _reply_to(msgid: int, frame: wire.Frame, path: Path) -> wire.Reply | None:
-    """The frame, if it is the answer. DaemonUnavailable if it says good-bye."""
-    match frame:
-        case wire.Reply() if frame.msgid == msgid:
-            return frame
-        case wire.Notice(protocol.CLOSING, [str(reason)]):
-            raise _unavailable(path, f"it ended the connection: {reason}")
-    return None
-
-
-def _stats_of(frame: wire.Frame, path: Path) -> answers.PoolStats | None:
-    """What the notification of a watch brings."""
-    match frame:
-        case wire.Notice(protocol.STATS, [stats]):
-            found: answers.PoolStats = wire.from_wire(answers.PoolStats, stats)
-            return found
-        case wire.Notice(protocol.ENDED, [str(_), str(reason)]):
-            raise errors.PoolNotFound(reason)
-    _reply_to(-1, frame, path)
-    return None
 
 
 class Client:
@@ -87,27 +52,20 @@ class Client:
     def _call(self, request: protocol.Request[A]) -> A:
         try:
             if self._socket is None:
-                self._connect()
-                _answer(NEGOTIATE, self._ask(NEGOTIATE))
+                self._socket = connected(self.path, self.timeout)
+                self._frames = wire.Frames(wire.ANSWER_MAX, trusted=True)
+                answer(NEGOTIATE, self._ask(NEGOTIATE))
             reply = self._ask(request)
         except errors.ShmpoolError:
             self.close()
             raise
+        except TimeoutError:
+            self.close()
+            raise late(self.path, self.timeout) from None
         except (OSError, wire.FrameError) as error:
             self.close()
-            raise _unavailable(self.path, error) from None
-        return _answer(request, reply)
-
-    def _connect(self) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(self.timeout)
-            sock.connect(str(self.path))
-        except BaseException:
-            sock.close()
-            raise
-        self._socket = sock
-        self._frames = wire.Frames(wire.ANSWER_MAX, trusted=True)
+            raise unavailable(self.path, error) from None
+        return answer(request, reply)
 
     def _ask(self, request: protocol.Request[A]) -> wire.Reply:
         assert self._socket is not None  # noqa: S101
@@ -117,7 +75,7 @@ class Client:
         deadline = time.monotonic() + self.timeout
         while True:
             for frame in self._frames:
-                reply = _reply_to(self._msgid, frame, self.path)
+                reply = reply_to(self._msgid, frame, self.path)
                 if reply is not None:
                     return reply
             self._receive(deadline)
@@ -126,7 +84,7 @@ class Client:
         assert self._socket is not None  # noqa: S101
         left = deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"no answer within {self.timeout:g} s")
+            raise TimeoutError
         self._socket.settimeout(left)
         data = self._socket.recv(READ_MAX)
         if not data:
@@ -158,13 +116,13 @@ class Client:
             granted = own.call(protocol.Watch(pool, interval))
             while True:
                 for frame in own._frames:
-                    stats = _stats_of(frame, self.path)
+                    stats = stats_of(frame, self.path)
                     if stats is not None:
                         yield stats
                 try:
                     own._receive(time.monotonic() + granted + self.timeout)
                 except (OSError, wire.FrameError) as error:
-                    raise _unavailable(self.path, error) from None
+                    raise unavailable(self.path, error) from None
 
     def pool(self, name: str) -> Pool:
         """Attaches to a pool, in this process."""
@@ -262,20 +220,21 @@ class AsyncClient:
         try:
             async with asyncio.timeout(self.timeout):
                 if self._streams is None:
-                    self._streams = await asyncio.open_unix_connection(self.path)
+                    sock = await asyncio.to_thread(_connected, self.path, self.timeout)
+                    self._streams = await asyncio.open_unix_connection(sock=sock)
                     self._frames = wire.Frames(wire.ANSWER_MAX, trusted=True)
-                    _answer(NEGOTIATE, await self._ask(NEGOTIATE))
+                    answer(NEGOTIATE, await self._ask(NEGOTIATE))
                 reply = await self._ask(request)
         except (errors.ShmpoolError, asyncio.CancelledError):
             await self.close()  # an answer that comes late would be taken for another's
             raise
         except TimeoutError:
             await self.close()
-            raise _unavailable(self.path, f"no answer within {self.timeout:g} s") from None
+            raise late(self.path, self.timeout) from None
         except (OSError, wire.FrameError) as error:
             await self.close()
-            raise _unavailable(self.path, error) from None
-        return _answer(request, reply)
+            raise unavailable(self.path, error) from None
+        return answer(request, reply)
 
     async def _ask(self, request: protocol.Request[A]) -> wire.Reply:
         assert self._streams is not None  # noqa: S101
@@ -283,7 +242,7 @@ class AsyncClient:
         self._streams[1].write(wire.pack_call(self._msgid, request.method, request.params()))
         while True:
             for frame in self._frames:
-                reply = _reply_to(self._msgid, frame, self.path)
+                reply = reply_to(self._msgid, frame, self.path)
                 if reply is not None:
                     return reply
             await self._receive()
@@ -318,14 +277,14 @@ class AsyncClient:
             granted = await own.call(protocol.Watch(pool, interval))
             while True:
                 for frame in own._frames:
-                    stats = _stats_of(frame, self.path)
+                    stats = stats_of(frame, self.path)
                     if stats is not None:
                         yield stats
                 try:
                     async with asyncio.timeout(granted + self.timeout):
                         await own._receive()
                 except (OSError, wire.FrameError) as error:
-                    raise _unavailable(self.path, error) from None
+                    raise unavailable(self.path, error) from None
 
     async def pool(self, name: str) -> Pool:
         """Attaches to a pool, in this process."""

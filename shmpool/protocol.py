@@ -193,7 +193,7 @@ class Prune(Request[list[str]]):
 
 @dataclass(frozen=True)
 class Watch(Request[float]):
-    """Asks for a pool's stats every `interval` seconds, as notifications; 0 ends it.
+    """A pool's stats every `interval` seconds, until the client goes; 0 ends it.
 
     The answer is the interval that is granted, at least 0.1. Who does not read them is dropped.
     """

@@ -21,8 +21,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def command_of(request: Any, example: str, name: str | None = None) -> Callable[..., Any]:
-    """A click command whose help is what the request's class says of itself."""
-    text = (inspect.getdoc(request) or "").replace("`", "")
+    """A click command whose help is the first paragraph of what the request's class says."""
+    text = (inspect.getdoc(request) or "").partition("\n\n")[0].replace("`", "")
     return click.command(
         name=name or request.method,
         help=text,
