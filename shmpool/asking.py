@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the blocking and the asyncio client have in common: a connection, and what its frames mean."""
+"""What both clients have in common: a connection, and what the frames on it mean."""
 
 import socket
 import struct

@@ -220,7 +220,7 @@ class AsyncClient:
         try:
             async with asyncio.timeout(self.timeout):
                 if self._streams is None:
-                    sock = await asyncio.to_thread(_connected, self.path, self.timeout)
+                    sock = await asyncio.to_thread(connected, self.path, self.timeout)
                     self._streams = await asyncio.open_unix_connection(sock=sock)
                     self._frames = wire.Frames(wire.ANSWER_MAX, trusted=True)
                     answer(NEGOTIATE, await self._ask(NEGOTIATE))

@@ -23,6 +23,7 @@ UNREAD_MAX = 256 << 10  # bytes of notifications that a watcher has not read
 GOODBYE_S = 2.0  # until who is dropped must have read why
 READ_MAX = 16 << 10  # bytes taken from a socket at once
 WATCHES_MAX = 64
+GROUPS_MAX = 256  # getsockopt() takes no larger buffer
 SO_PEERGROUPS = 59  # asm-generic/socket.h; the socket module does not name it
 
 
@@ -40,8 +41,8 @@ class Peer:
             "iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         )
         try:
-            raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * 4096)
-        except OSError:
+            raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUPS_MAX * 4)
+        except OSError:  # more than that, or an old kernel: only the main one counts
             raw = b""
         groups = struct.unpack(f"{len(raw) // 4}I", raw)
         return cls(pid, uid, frozenset((gid, *groups)))
