@@ -155,6 +155,7 @@ class Daemon:
             registry.hold(request.pool, Policy())
         elif isinstance(request, protocol.Destroy):
             registry.release(request.pool)
+            self._packed.pop(request.pool, None)
         return result
 
     def packed_stats(self, pool: str) -> bytes:
