@@ -30,7 +30,7 @@ from .errors import (
 )
 from .pool import Pool
 from .queue import AlfQueue
-from .segment import pool_names
+from .segment import pool_names, prune
 from .stats import Audit, Holder, Member, Recovery, Stats
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ __all__ = [
     "ShmpoolError",
     "Stats",
     "pool_names",
+    "prune",
 ]
 
 

@@ -285,6 +285,7 @@ def _complete(name: str, config: Config) -> None:
     declared = config.pools[name].queues
     with Pool.attach(name) as pool:
         there = {queue.name for queue in pool.queues()}
-        for queue_name in declared.keys() - there:
-            registry.create_queue(pool, queue_name, declared[queue_name])
+        missing = {name: queue for name, queue in declared.items() if name not in there}
+        registry.create_queues(pool, missing)
+        for queue_name in missing:
             log.info("queue %s of pool %s created", queue_name, name)

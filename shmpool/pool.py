@@ -14,11 +14,22 @@ from . import errors
 from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
 from .buffer import Buffer, PoolBase
 from .burst import Burst
+from .options import INT64_MAX, at_least, int64, on_death_policy, single
 from .queue import AlfQueue
 from .segment import Segment, checked_name, inode_of, unlink
-from .stats import Audit, Member, Stats, read_audit, read_members, read_stats
-
-INT64_MAX = 2**63 - 1
+from .stats import (
+    SPARE_MEMBERS,
+    Audit,
+    Holder,
+    Member,
+    Recovery,
+    Stats,
+    read_audit,
+    read_holders,
+    read_members,
+    read_stats,
+    recover,
+)
 
 _open_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
 
@@ -58,6 +69,7 @@ class Pool(PoolBase):
         self.refill_multiplier: int = geometry.refill_multiplier
         self.headroom: int = geometry.headroom
         self.max_members: int = geometry.members
+        self._slots = self.max_members + SPARE_MEMBERS
         self.max_queues: int = geometry.queues
         data = int(ffi.cast("uintptr_t", base)) + geometry.data_offset
         self._hot_open(self._key, data, geometry.stride, geometry.headroom)
@@ -111,7 +123,7 @@ class Pool(PoolBase):
             "queues": queues,
         }
         for option, value in options.items():
-            setattr(geometry, option, _int64(option, value))
+            setattr(geometry, option, int64(option, value))
         try:
             segment = Segment.create(name, geometry, mode, group)
         except errors.InvalidArgument as error:
@@ -166,7 +178,7 @@ class Pool(PoolBase):
 
     def alloc_many(self, n: int, timeout: float | None = None) -> Burst:
         """A burst of n buffers: all, or PoolExhausted after timeout seconds and none."""
-        _at_least(n, 1, "n")
+        at_least(n, 1, "n")
         if n > self.capacity:
             raise errors.PayloadTooLarge(
                 f"n is {n} buffers; the capacity of pool {self.name!r} is {self.capacity}"
@@ -189,16 +201,29 @@ class Pool(PoolBase):
     # Queues.
 
     def create_queue(
-        self, name: str, *, capacity: int, producers: str = "multi", consumers: str = "multi"
+        self,
+        name: str,
+        *,
+        capacity: int,
+        producers: str = "multi",
+        consumers: str = "multi",
+        on_death: str = "free",
+        dead_letter: AlfQueue | str | None = None,
+        max_redeliveries: int = 0,
     ) -> AlfQueue:
         """Makes a queue in the pool's segment.
 
         capacity is a power of two from 2 to 65,536; producers and consumers are "single" or
-        "multi". QueueExists, InvalidArgument, LimitReached, OutOfSharedMemory.
+        "multi". on_death says what becomes of the buffers that a consumer had got from this queue
+        and neither freed nor put on when it died: "free", "requeue" (they go to its end again,
+        with redelivered counted), or "dead-letter" (they go to the queue dead_letter). With
+        "requeue", a buffer that was redelivered max_redeliveries times goes to dead_letter too,
+        if there is one (0: never). Queues that get such buffers have producers="multi".
+        QueueExists, InvalidArgument, LimitReached, OutOfSharedMemory.
         """
         self._opened()
         checked_name(name, "queue")
-        flags = _single(producers, "producers") | _single(consumers, "consumers") << 1
+        flags = single(producers, "producers") | single(consumers, "consumers") << 1
         if not isinstance(capacity, int):
             raise TypeError(f"capacity is {capacity!r}; it is an int")
         if not 2 <= capacity <= 65536 or capacity & capacity - 1:
@@ -206,7 +231,9 @@ class Pool(PoolBase):
                 f"capacity of queue {name!r} is {capacity}; "
                 "allowed is a power of two from 2 to 65536"
             )
-        code = lib.shmpool_queue_create(self._number, name.encode(), capacity, flags)
+        letter = self.queue(dead_letter) if isinstance(dead_letter, str) else dead_letter
+        policy = on_death_policy(name, on_death, producers, letter, max_redeliveries)
+        code = lib.shmpool_queue_create(self._number, name.encode(), capacity, flags, *policy)
         return AlfQueue(self, check(code, f"queue {name!r}"))
 
     def queue(self, name: str) -> AlfQueue:
@@ -239,12 +266,26 @@ class Pool(PoolBase):
     def members(self) -> list[Member]:
         """The threads that are attached."""
         self._opened()
-        return read_members(self._number, self.max_members)
+        return read_members(self._number, self._slots)
 
     def audit(self) -> Audit:
-        """Counts every buffer two ways; exact while nothing moves."""
+        """Counts every buffer two ways, while everything runs."""
         self._opened()
-        return read_audit(self._number, self.max_members, self._queue_names())
+        return read_audit(self._number, self._slots, self._queue_names())
+
+    def holders(self) -> list[Holder]:
+        """The members that have buffers in hand: who, how many, and for how long the oldest."""
+        self._opened()
+        return read_holders(self._number, self._slots)
+
+    def recover(self) -> Recovery:
+        """Puts right what dead members left; nobody else stops meanwhile.
+
+        Members do so themselves when they find no buffer, or are stuck behind a dead one; the
+        daemon does at once. Any number may at the same time. Who is dead the kernel says.
+        """
+        self._opened()
+        return recover(self._number)
 
     # The end.
 
@@ -317,26 +358,3 @@ def _hook_multiprocessing() -> None:
 
 atexit.register(_leave_all)
 os.register_at_fork(after_in_child=_hook_multiprocessing)
-
-
-def _single(value: str, what: str) -> int:
-    if value not in ("single", "multi"):
-        raise errors.InvalidArgument(f'{what} is {value!r}; allowed are "single" and "multi"')
-    return int(value == "single")
-
-
-def _at_least(value: int, least: int, what: str) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"{what} is {value!r}; it is an int")
-    if value < least:
-        raise errors.InvalidArgument(f"{what} is {value}; it is at least {least}")
-    return value
-
-
-def _int64(option: str, value: int | None) -> int:
-    """An option as C takes it: what is beyond its integers is as wrong as their last one."""
-    if value is None:
-        return int(lib.SHMPOOL_DEFAULT)
-    if not isinstance(value, int):
-        raise TypeError(f"{option} is {value!r}; it is an int")
-    return max(-INT64_MAX, min(value, INT64_MAX))

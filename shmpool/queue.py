@@ -15,6 +15,7 @@ from . import errors
 from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
 from .buffer import Buffer, QueueBase
 from .burst import Burst
+from .options import ON_DEATH
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer as BytesLike
@@ -51,6 +52,9 @@ class AlfQueue(QueueBase):
         self.capacity: int = info.capacity
         self.producers = "single" if info.single_producer else "multi"
         self.consumers = "single" if info.single_consumer else "multi"
+        self.on_death: str = ON_DEATH[info.on_death % 3]
+        self.max_redeliveries: int = info.max_redeliveries
+        self._dead_letter: int = info.dead_letter
         self._scratch: bytearray | None = None
         self._hot_open(pool, number, f"queue {self.name!r} is empty")
 
@@ -64,6 +68,11 @@ class AlfQueue(QueueBase):
 
     def __reduce__(self) -> "tuple[methodcaller, tuple[Pool]]":
         return methodcaller("queue", self.name), (self.pool,)
+
+    @property
+    def dead_letter(self) -> "AlfQueue | None":
+        """Where what no consumer survives goes, if anywhere."""
+        return AlfQueue(self.pool, self._dead_letter) if self._dead_letter else None
 
     def full(self) -> bool:
         """Whether a put would find no room just now."""

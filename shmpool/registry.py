@@ -35,7 +35,7 @@ from .protocol import (
     Watch,
     negotiate,
 )
-from .segment import pool_names
+from .segment import pool_names, prune
 from .view import Geometry, View
 
 
@@ -46,8 +46,8 @@ class Difference:
     pool: str
     queue: str | None
     option: str
-    declared: int | str
-    existing: int | str
+    declared: int | str | None
+    existing: int | str | None
 
     def __str__(self) -> str:
         of = f"pool {self.pool!r}" + (f", queue {self.queue!r}" if self.queue else "")
@@ -120,16 +120,14 @@ class Registry:
                     return pool.audit()
             case GetHolders(name):
                 with Pool.attach(name) as pool:
-                    return pool.holders()  # type: ignore[attr-defined]
+                    return pool.holders()
             case Recover(name):
                 with Pool.attach(name) as pool:
-                    return pool.recover()  # type: ignore[attr-defined]
+                    return pool.recover()
             case Trim(name, keep):
                 with Pool.attach(name) as pool:
                     return pool.trim(keep)  # type: ignore[attr-defined]
             case Prune():
-                from . import prune  # type: ignore[attr-defined]
-
                 return prune()
             case Watch():
                 raise errors.RequestRefused("a watch needs a connection to notify")
@@ -186,32 +184,32 @@ def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]
     )
     try:
         with pool:
-            for queue_name, queue in queues.items():
-                create_queue(pool, queue_name, queue)
+            create_queues(pool, queues)
     except BaseException:
         Pool.unlink(name)
         raise
 
 
-def create_queue(pool: Pool, name: str, options: QueueOptions) -> None:
-    """Makes a queue as it is declared."""
-    if options.on_death == "free" and not options.max_redeliveries:
-        pool.create_queue(
-            name,
-            capacity=options.capacity,
-            producers=options.producers,
-            consumers=options.consumers,
-        )
-        return
-    pool.create_queue(  # type: ignore[call-arg]
-        name,
-        capacity=options.capacity,
-        producers=options.producers,
-        consumers=options.consumers,
-        on_death=options.on_death,
-        dead_letter=options.dead_letter,
-        max_redeliveries=options.max_redeliveries,
-    )
+def create_queues(pool: Pool, queues: dict[str, QueueOptions]) -> None:
+    """Makes queues as they are declared, those that dead letters go to first."""
+    left = dict(queues)
+    while left:
+        ready = [name for name, queue in left.items() if queue.dead_letter not in left]
+        if not ready:
+            raise errors.InvalidArgument(
+                f"pool {pool.name!r}: the dead letters of {', '.join(sorted(left))} go in a circle"
+            )
+        for name in ready:
+            options = left.pop(name)
+            pool.create_queue(
+                name,
+                capacity=options.capacity,
+                producers=options.producers,
+                consumers=options.consumers,
+                on_death=options.on_death,
+                dead_letter=options.dead_letter,
+                max_redeliveries=options.max_redeliveries,
+            )
 
 
 def differences(
@@ -236,6 +234,9 @@ def differences(
                         ("capacity", there.capacity),
                         ("producers", there.producers),
                         ("consumers", there.consumers),
+                        ("on_death", there.on_death),
+                        ("dead_letter", there.dead_letter),
+                        ("max_redeliveries", there.max_redeliveries),
                     )
                     if getattr(queue, option) != value
                 ]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shared-memory file under a pool: made, mapped, removed. What lies in it is C's business.
 
-A creator holds an flock(2) on the file until it is initialised. The kernel drops the lock when the
-creator dies, which is how a half-made segment is told from one that is being made.
+A creator holds an exclusive flock(2) on the file until it is initialised, and everybody who has it
+open a shared one. The kernel drops them with the last descriptor, whatever its process died of: a
+half-made segment is so told from one being made, an abandoned one from one in use.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from . import errors
 from ._ffi import Native, check, ffi, lib
 
 PREFIX = "shmpool."
-SHM = Path("/dev/shm")  # noqa: S108
+SHM = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
 NAME_MAX = 63
 BEING_MADE_S = 10.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
@@ -69,8 +70,18 @@ class Segment:
         if lib.shmpool_plan(geometry, why, 256):
             raise errors.InvalidArgument(f"pool {name!r}: {ffi.string(why).decode()}")
         gid = group_id(group)
-        while (fd := _create_file(name, mode)) is None:
-            pass
+        while True:
+            segment = cls._create_once(name, geometry, mode, gid)
+            if segment is not None:
+                return segment
+
+    @classmethod
+    def _create_once(cls, name: str, geometry: Native, mode: int, gid: int) -> "Segment | None":
+        """The segment, or None to try again after an abandoned one was removed."""
+        why = ffi.new("char[256]")
+        fd = _create_file(name, mode)
+        if fd is None:
+            return None
         segment = None
         try:
             os.fchmod(fd, mode)
@@ -91,8 +102,12 @@ class Segment:
             else:
                 os.close(fd)
             raise
-        fcntl.flock(fd, fcntl.LOCK_UN)
-        return segment
+        # Not one step: somebody may take the file for abandoned in between, and remove it.
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        if os.fstat(fd).st_nlink:
+            return segment
+        segment.close()
+        return None
 
     @classmethod
     def attach(cls, name: str) -> "Segment":
@@ -129,8 +144,9 @@ class Segment:
                 segment = cls(name, fd, size, read_only)
                 geometry = ffi.new("struct shmpool_geometry *")
                 code = lib.shmpool_check(segment.base, size, fd, geometry, why, 256)
-                if code == 0:
+                if code == 0 and free:
                     return segment
+                code = code or -errno.EAGAIN  # about to be shared, or removed
             else:
                 code = -errno.EAGAIN
             if code != -errno.EAGAIN:
@@ -140,10 +156,6 @@ class Segment:
         except BaseException:
             _drop(segment, fd)
             raise
-        finally:
-            if segment is None or segment.map.closed is False:
-                with contextlib.suppress(OSError):
-                    fcntl.flock(fd, fcntl.LOCK_UN)
         _drop(segment, fd)
         return None
 
@@ -165,9 +177,51 @@ def unlink(name: str) -> None:
 
 
 def pool_names() -> list[str]:
-    """The names of the pools that there are, sorted; whether they can be used is not asked."""
-    found = (path.name.removeprefix(PREFIX) for path in SHM.glob(f"{PREFIX}*"))
-    return sorted(name for name in found if _NAME.fullmatch(name))
+    """The names of the pools in shared memory, of any user and version."""
+    with os.scandir(SHM) as entries:
+        names = [e.name.removeprefix(PREFIX) for e in entries if e.name.startswith(PREFIX)]
+    return sorted(names)
+
+
+def prune() -> list[str]:
+    """Removes the pools that nobody has open any more; their names.
+
+    Only what the kernel proves: no process has the file open, whatever became of those that had,
+    in whatever namespace. What is no pool of this version, or not ours to open, stays.
+    """
+    return [name for name in pool_names() if _NAME.fullmatch(name) and _pruned(name)]
+
+
+def _pruned(name: str) -> bool:
+    try:
+        fd = _open_file(name)
+    except (errors.PoolNotFound, errors.AccessDenied):
+        return False
+    try:
+        if not _lock(fd, fcntl.LOCK_EX) or os.fstat(fd).st_nlink == 0:
+            return False
+        if _state(fd) not in (0, -errno.EAGAIN):
+            return False
+        unlink(name)
+    except errors.AccessDenied:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _state(fd: int) -> int:
+    """What C says of the file: 0 a pool, -EAGAIN never finished, -EBADMSG something else."""
+    size = os.fstat(fd).st_size
+    if size == 0:
+        return -errno.EAGAIN
+    with mmap.mmap(fd, size) as mapped:
+        base = ffi.from_buffer(mapped)
+        why = ffi.new("char[256]")
+        geometry = ffi.new("struct shmpool_geometry *")
+        code: int = lib.shmpool_check(base, size, fd, geometry, why, 256)
+        ffi.release(base)
+    return code
 
 
 def inode_of(name: str) -> int:
@@ -230,18 +284,10 @@ def _abandoned(name: str) -> bool:
     try:
         if not _lock(fd, fcntl.LOCK_EX):
             return False
-        status = os.fstat(fd)
-        if status.st_nlink == 0:
+        if os.fstat(fd).st_nlink == 0:
             return True
-        if status.st_size:
-            with mmap.mmap(fd, status.st_size) as mapped:
-                base = ffi.from_buffer(mapped)
-                why = ffi.new("char[256]")
-                geometry = ffi.new("struct shmpool_geometry *")
-                code = lib.shmpool_check(base, status.st_size, fd, geometry, why, 256)
-                ffi.release(base)
-            if code != -errno.EAGAIN:
-                return False
+        if _state(fd) != -errno.EAGAIN:
+            return False
         with contextlib.suppress(errors.PoolNotFound):
             unlink(name)
         return True

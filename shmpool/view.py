@@ -12,8 +12,9 @@ from types import TracebackType
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
+from .options import ON_DEATH
 from .segment import PREFIX, SHM, Segment, checked_name, inode_of
-from .stats import Member, Stats, read_members, read_stats
+from .stats import SPARE_MEMBERS, Member, Stats, read_members, read_stats
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class QueueStats:
     dequeued: int
     producers: str  # "single" or "multi"
     consumers: str
+    on_death: str  # what becomes of what a dead consumer had: as Pool.create_queue's
+    dead_letter: str | None
+    max_redeliveries: int
 
 
 @dataclass(frozen=True)
@@ -125,9 +129,10 @@ class View:
             raise
         self._segment: Segment | None = segment
         self.geometry = Geometry._of(raw)
-        self._infos: Native = ffi.new("struct shmpool_member_info[]", self.geometry.members)
+        self._slots = self.geometry.members + SPARE_MEMBERS
+        self._infos: Native = ffi.new("struct shmpool_member_info[]", self._slots)
         self._info: Native = ffi.new("struct shmpool_queue_info *")
-        self._names: dict[int, str] = {}
+        self._facts: dict[int, tuple[str, int, str, str, str, str | None, int]] = {}
 
     def _opened(self) -> Segment:
         if self._segment is None:
@@ -171,26 +176,33 @@ class View:
         for number in range(1, self.geometry.queues + 1):
             if lib.shmpool_queue_info(pool, number, info):
                 continue
-            name = self._names.get(number)
-            if name is None:
-                name = self._names[number] = ffi.string(info.name).decode("ascii", "replace")
-            found.append(
-                QueueStats(
-                    name,
-                    info.capacity,
-                    info.count,
-                    info.enqueued,
-                    info.dequeued,
-                    "single" if info.single_producer else "multi",
-                    "single" if info.single_consumer else "multi",
-                )
-            )
+            facts = self._facts.get(number)
+            if facts is None:
+                facts = self._facts[number] = self._queue_facts(info)
+            depth, put, got = info.count, info.enqueued, info.dequeued
+            found.append(QueueStats(facts[0], facts[1], depth, put, got, *facts[2:]))
         return found
+
+    def _queue_facts(self, info: Native) -> tuple[str, int, str, str, str, str | None, int]:
+        """What does not change in a queue."""
+        name = ffi.string(info.name).decode("ascii", "replace")
+        letter, where = None, ffi.new("struct shmpool_queue_info *")
+        if info.dead_letter and not lib.shmpool_queue_info(self._number, info.dead_letter, where):
+            letter = ffi.string(where.name).decode("ascii", "replace")
+        return (
+            name,
+            info.capacity,
+            "single" if info.single_producer else "multi",
+            "single" if info.single_consumer else "multi",
+            ON_DEATH[info.on_death] if info.on_death < len(ON_DEATH) else "free",
+            letter,
+            info.max_redeliveries,
+        )
 
     def members(self) -> list[Member]:
         """The threads that are attached."""
         self._opened()
-        return read_members(self._number, self.geometry.members)
+        return read_members(self._number, self._slots)
 
     def processes(self) -> set[Process]:
         """The processes that have members."""

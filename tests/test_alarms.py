@@ -9,8 +9,8 @@ from shmpool.held import SECONDS, Held
 from shmpool.stats import Holder, Recovery, Stats
 from shmpool.view import QueueStats, View
 
-STATS = Stats(64, 64, 64, 0, 0, 0, 1, {})
-QUEUE = QueueStats("work", 8, 0, 0, 0, "multi", "multi")
+STATS = Stats(64, 64, 64, 0, 0, 0, 1, 0, {})
+QUEUE = QueueStats("work", 8, 0, 0, 0, "multi", "multi", "free", None, 0)
 POLICY = Policy(low_water=10, queue_full_s=5.0, held_s=60.0)
 
 

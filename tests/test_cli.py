@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE_S, MakePool, StartDaemon
-from test_daemon import POOL, needs_recovery
+from conftest import DEADLINE_S, Child, MakePool, StartDaemon
+from test_daemon import POOL
 
 import shmpool
+from shmpool._ffi import ffi, lib
+from shmpool.segment import Segment
 
 pytest.importorskip("click", reason="shmpool[cli] is not installed")
 pytest.importorskip("rich", reason="shmpool[cli] is not installed")
 
 from shmpool.cli.main import MODULES
+
+needs_trim = pytest.mark.skipif(not hasattr(shmpool.Pool, "trim"), reason="this build cannot trim")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = [sys.executable, "-W", "error", "-c", "from shmpool.cli import main; main()"]
@@ -110,20 +114,22 @@ def test_tables(shmpool_command: Run, make_pool: MakePool) -> None:
 
 
 def test_an_audit_that_does_not_add_up(shmpool_command: Run, make_pool: MakePool) -> None:
-    """A damaged pool: exit status 1."""
+    """A buffer whose owner word names nobody: exit status 1."""
     pool = make_pool(prealloc=64)
-    path = Path(f"/dev/shm/shmpool.{pool.name}")
-    with pool.alloc() as buf:
-        buf.write(b"x")
-        data = path.read_bytes()
-        at = data.rindex((1).to_bytes(8, "little"), 0, data.rindex(b"x"))
-        with path.open("r+b") as file:  # the owner word of the buffer in hand
-            file.seek(at)
-            file.write((4000).to_bytes(8, "little"))
+    geometry = ffi.new("struct shmpool_geometry *")
+    segment = Segment.look(pool.name)
+    why = ffi.new("char[256]")
+    assert 0 == lib.shmpool_check(segment.base, segment.size, segment.fd, geometry, why, 256)
+    segment.close()
+    with Path(f"/dev/shm/shmpool.{pool.name}").open("r+b") as file:
+        file.seek(geometry.headers_offset)  # where the first buffer's owner word lies
+        owner = file.read(8)
+        file.seek(geometry.headers_offset)
+        file.write((4000).to_bytes(8, "little"))
+        file.flush()
         done = shmpool_command("audit", pool.name)
-        with path.open("r+b") as file:
-            file.seek(at)
-            file.write((1).to_bytes(8, "little"))
+        file.seek(geometry.headers_offset)
+        file.write(owner)
     assert 1 == done.returncode
     assert "NOT OK" in done.stdout
 
@@ -244,18 +250,63 @@ def test_a_missing_extra(shmpool_command: Run, tmp_path: Path) -> None:
     assert "shmpool: click is not installed: pip install 'shmpool[cli]'\n" == done.stderr
 
 
-@needs_recovery
 def test_putting_right(
-    shmpool_command: Run, options: list[str], make_pool: MakePool, run: Callable[..., str]
+    shmpool_command: Run, options: list[str], make_pool: MakePool, start: type[Child]
 ) -> None:
-    """recover, holders, trim and prune, with a daemon and without."""
-    pool = make_pool(capacity=1024, prealloc=1024)
-    name = pool.name
-    with pool.alloc():
-        (holder,) = loaded(shmpool_command("holders", name, "--json", *options))
-        assert (os.getpid(), 1, "alive") == (holder["pid"], holder["buffers"], holder["state"])
-    recovery = loaded(shmpool_command("recover", name, "--json", *options))
-    assert 0 == recovery["members"]
-    assert 0 < loaded(shmpool_command("trim", name, "--keep", 64, "--json", *options))["bytes"]
-    assert name not in loaded(shmpool_command("prune", "--json", *options))
-    assert 1024 == pool.stats().capacity
+    """holders names a dead process and recover puts right what it left, with a daemon and without.
+
+    With a daemon its buffers may be back before anybody asks.
+    """
+    pool = make_pool()
+    child = start(
+        """
+        import sys, shmpool
+        buffers = shmpool.Pool.attach(sys.argv[1]).alloc_many(3)
+        print("ready", flush=True)
+        input()
+        """,
+        pool.name,
+    )
+    assert "ready" == child.line()
+    (holder,) = loaded(shmpool_command("holders", pool.name, "--json", *options))
+    assert (child.pid, 3, "alive") == (holder["pid"], holder["buffers"], holder["state"])
+    child.kill()
+    if "--direct" in options:
+        (holder,) = loaded(shmpool_command("holders", pool.name, "--json", *options))
+        assert (child.pid, "dead") == (holder["pid"], holder["state"])
+        doctor = json.loads(shmpool_command("doctor", "--json").stdout)
+        (finding,) = [f for f in doctor if f["subject"] == f"pool {pool.name}"]
+        assert f"shmpool recover {pool.name}" == finding["advice"]
+        recovery = loaded(shmpool_command("recover", pool.name, "--json", *options))
+        assert (1, 3) == (recovery["members"], recovery["buffers"])
+    else:
+        assert 0 == shmpool_command("recover", pool.name, *options).returncode
+    assert [] == loaded(shmpool_command("holders", pool.name, "--json", *options))
+    assert loaded(shmpool_command("audit", pool.name, "--json", *options))["ok"]
+
+
+@needs_trim
+def test_trim(shmpool_command: Run, options: list[str], make_pool: MakePool) -> None:
+    """trim gives memory back, all but that of so many free buffers."""
+    pool = make_pool(capacity=65536, prealloc=65536, buffer_size=256)
+    freed = loaded(shmpool_command("trim", pool.name, "--keep", 1024, "--json", *options))["bytes"]
+    assert 0 < freed
+    assert loaded(shmpool_command("audit", pool.name, "--json", *options))["ok"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a /dev/shm of its own")
+def test_prune(run: Callable[..., str]) -> None:
+    """prune removes what nobody has open, names it, and leaves the rest."""
+    script = """
+        import json, subprocess, sys, shmpool
+        from shmpool.cli import main
+        shmpool.Pool.create("idle", buffer_size=64, capacity=64).close()
+        busy = shmpool.Pool.create("busy", buffer_size=64, capacity=64)
+        command = [sys.executable, "-c", "from shmpool.cli import main; main()", "prune"]
+        for more in ([], ["--json"]):
+            done = subprocess.run([*command, "--direct", *more], stdout=-1, text=True)
+            print(done.stdout.strip())
+        print(shmpool.pool_names())
+        """
+    own = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
+    assert ["idle", "[]", "['busy']"] == run(script, prefix=own).splitlines()

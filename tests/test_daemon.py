@@ -19,10 +19,6 @@ import shmpool
 from shmpool import protocol
 from shmpool.answers import PoolOptions, QueueOptions
 
-needs_recovery = pytest.mark.skipif(
-    not hasattr(shmpool.Pool, "recover"), reason="this build cannot recover"
-)
-
 POOL = """
 [pools.{0}]
 buffer_size = 256
@@ -290,7 +286,6 @@ def test_socket_activation(tmp_path: Path, run: Callable[..., str]) -> None:
     assert path.exists()
 
 
-@needs_recovery
 def test_a_killed_worker_is_recovered(
     start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
 ) -> None:

@@ -96,6 +96,15 @@ def test_stress(compiler: str, flags: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_stress_recover(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """Processes are killed and put right by two threads at once while other threads work on."""
+    if compiler == CROSS:
+        pytest.skip("membarrier(2) and pidfds across an emulator's processes are the host's")
+    printed = run_c(tmp_path, compiler, flags, [TESTS / "stress_recover.c", *SOURCES], "200")
+    assert printed.startswith("200 kills")
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_stress_without_checks(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """The same without misuse detection."""
     sources = [TESTS / "stress_pool.c", *SOURCES]

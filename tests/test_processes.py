@@ -114,7 +114,7 @@ def test_buffers_do_not_pickle(pool: shmpool.Pool) -> None:
 
 
 FORKED = """
-    import os, sys, threading
+    import ctypes, os, sys, threading
     import numpy
     import shmpool
 
@@ -143,7 +143,12 @@ FORKED = """
         threading.Thread(target=wait, daemon=True).start()
         while pool.stats().counters["sleep"] < 1:
             pass
-    child = os.fork()
+    clone = {"x86_64": 56, "aarch64": 220}[os.uname().machine]
+    fork = {
+        "libc": lambda: ctypes.PyDLL(None).fork(),  # none of Python's hooks
+        "kernel": lambda: ctypes.PyDLL(None).syscall(clone, 17, 0, 0, 0, 0),  # no hook at all
+    }.get(sys.argv[2], os.fork)
+    child = fork()
     if not child:
         try:
             assert buf.released and member.released
@@ -192,7 +197,7 @@ FORKED = """
 """
 
 
-@pytest.mark.parametrize("how", ["", "waiting"])
+@pytest.mark.parametrize("how", ["", "waiting", "libc", "kernel"])
 def test_a_forked_child(make_pool: MakePool, run: Callable[..., str], how: str) -> None:
     """It is a member of its own; its parent's Buffers and Bursts are none of its business."""
     pool = make_pool()

@@ -112,7 +112,7 @@ DIES = """
         os.ftruncate = die
     elif where == "made":
         segment.fcntl.flock = lambda fd, kind, lock=segment.fcntl.flock: (
-            die() if kind == segment.fcntl.LOCK_UN else lock(fd, kind)
+            die() if kind == segment.fcntl.LOCK_SH else lock(fd, kind)
         )
     shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=64)
 """

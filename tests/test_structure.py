@@ -14,6 +14,7 @@ NATIVE = PACKAGE / "native"
 C_ORDER = [
     "atomic.h",
     "alf_queue.h",
+    "alf_repair.h",
     "layout.h",
     "shmpool.h",
     "process.h",
@@ -24,12 +25,15 @@ C_ORDER = [
     "qmempool.h",
     "transfer.h",
     "queue.h",
+    "recover.h",
+    "recovery.h",
     "audit.h",
     "local.h",
     "call.h",
     "hot.h",
 ]
-PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "buffer", "burst", "queue", "segment", "stats"]
+PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "options", "buffer", "burst", "queue"]
+PYTHON_ORDER += ["segment", "stats"]
 PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
 PYTHON_ORDER += ["toml_lines", "config", "systemd", "deaths", "listening", "connection", "keeper"]
 PYTHON_ORDER += ["metrics", "http", "daemon", "asking", "client", "doctor", "__init__"]

@@ -30,6 +30,9 @@ def show(found: Description) -> None:
     print_table((found.pool, ""), rows)
     if found.queues:
         print_table(
-            ("queue", "capacity", "producers", "consumers"),
-            [(q.name, q.capacity, q.producers, q.consumers) for q in found.queues],
+            ("queue", "capacity", "producers", "consumers", "on death", "dead letters to"),
+            [
+                (q.name, q.capacity, q.producers, q.consumers, q.on_death, q.dead_letter)
+                for q in found.queues
+            ],
         )

@@ -13,7 +13,7 @@ PyObject *hot_buffer(struct pool_object *pool, int64_t answer)
 	Py_INCREF(pool);
 	self->pool = pool;
 	self->key = pool->key | (uint32_t)answer;
-	self->forks = hot_forks;
+	self->life = hot_this_life();
 	self->exports = 0;
 	self->headroom = pool->headroom;
 	self->length = (uint64_t)answer >> 32;
@@ -28,7 +28,7 @@ PyObject *hot_buffer(struct pool_object *pool, int64_t answer)
 /* 0 if the caller may use the buffer. */
 static inline int buffer_usable(struct buffer_object *self, const char *what)
 {
-	if (likely(self->key && self->forks == hot_forks && self->pool->key))
+	if (likely(self->key && self->life == *hot_life && self->pool->key))
 		return 0;
 	Py_XDECREF(hot_fail(self->pool->key ? -ESTALE : -EBADF, what));
 	return -1;
@@ -64,7 +64,7 @@ static void buffer_dealloc(PyObject *object)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	PyTypeObject *type = Py_TYPE(object);
-	if (self->key && self->forks == hot_forks && self->pool->key)
+	if (self->key && self->life == *hot_life && self->pool->key)
 		shmpool_free(self->key);
 	Py_DECREF(self->pool);
 	PyObject_Free(object);
@@ -225,7 +225,7 @@ static PyObject *buffer_get_released(PyObject *object, void *unused)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	(void)unused;
-	return PyBool_FromLong(!(self->key && self->forks == hot_forks && self->pool->key));
+	return PyBool_FromLong(!(self->key && self->life == *hot_life && self->pool->key));
 }
 
 static PyObject *buffer_write(PyObject *object, PyObject *payload)
@@ -287,7 +287,7 @@ static PyObject *buffer_exit(PyObject *object, PyObject *args)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	(void)args;
-	if (!self->key || !self->pool->key || self->forks != hot_forks)
+	if (!self->key || !self->pool->key || self->life != *hot_life)
 		Py_RETURN_NONE; /* put into a queue, or freed, inside the block */
 	return buffer_free(object, NULL);
 }
@@ -295,7 +295,7 @@ static PyObject *buffer_exit(PyObject *object, PyObject *args)
 static PyObject *buffer_repr(PyObject *object)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
-	if (!self->key || !self->pool->key || self->forks != hot_forks)
+	if (!self->key || !self->pool->key || self->life != *hot_life)
 		return PyUnicode_FromString("<shmpool.Buffer released>");
 	return PyUnicode_FromFormat("<shmpool.Buffer %llu, %llu of %llu bytes>",
 				    (unsigned long long)(self->key & ALF_INDEX_MASK),

@@ -33,8 +33,8 @@ struct queue_object {
 
 struct buffer_object {
 	PyObject_HEAD struct pool_object *pool;
-	uint64_t key; /* slot, serial, generation, index; 0 when spent */
-	uint32_t forks;
+	uint64_t key;     /* slot, serial, generation, index; 0 when spent */
+	uint32_t life;    /* hot_life when it was made */
 	uint32_t exports; /* views that are alive */
 	uint64_t headroom;
 	uint64_t length;
@@ -44,7 +44,18 @@ struct buffer_object {
 extern PyTypeObject *hot_pool_type, *hot_queue_type, *hot_buffer_type;
 extern PyType_Spec hot_pool_spec, hot_queue_spec, hot_buffer_spec;
 extern PyObject *hot_empty_error; /* errors.Empty */
-extern uint32_t hot_forks; /* times this process was forked: a parent's Buffer is not the child's */
+
+/* Tells a process from those it is forked from: a parent's Buffer is not the child's. The word lies in
+ * memory that the kernel wipes on fork, whoever calls it: there it is 0 until the child's first Buffer. */
+extern uint32_t *hot_life;
+extern uint32_t hot_lives;
+
+static inline uint32_t hot_this_life(void)
+{
+	if (unlikely(!*hot_life))
+		*hot_life = ++hot_lives;
+	return *hot_life;
+}
 
 /* Raises the exception for a negative code; NULL. */
 PyObject *hot_fail(int64_t code, const char *what);

@@ -2,13 +2,15 @@
  *
  * install.c - makes the module shmpool._hot, and what its types share.
  */
-#include <pthread.h>
-
+#define _GNU_SOURCE
 #include "hot.h"
+
+#include <sys/mman.h>
 
 static PyObject *fail_function; /* fail(code, what): raises */
 static PyObject *timeout_name;
-uint32_t hot_forks;
+uint32_t *hot_life;
+uint32_t hot_lives;
 PyObject *hot_empty_error;
 
 PyTypeObject *hot_pool_type, *hot_queue_type, *hot_buffer_type;
@@ -56,14 +58,18 @@ int hot_parse_timeout(const char *name, PyObject *const *args, Py_ssize_t n, PyO
 	return -1;
 }
 
-static void forked(void)
+static bool make_life(void)
 {
-	hot_forks++;
+	void *page = mmap(NULL, sizeof(*hot_life), PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED || madvise(page, sizeof(*hot_life), MADV_WIPEONFORK))
+		return false;
+	hot_life = page;
+	return true;
 }
 
 uint64_t hot_install(uint64_t fail)
 {
-	static int registered;
 	fail_function = Py_NewRef((PyObject *)(uintptr_t)fail);
 	timeout_name = PyUnicode_InternFromString("timeout");
 	PyObject *errors = PyImport_ImportModule("shmpool.errors");
@@ -73,10 +79,8 @@ uint64_t hot_install(uint64_t fail)
 	hot_queue_type = (PyTypeObject *)PyType_FromSpec(&hot_queue_spec);
 	hot_buffer_type = (PyTypeObject *)PyType_FromSpec(&hot_buffer_spec);
 	PyObject *module = PyImport_AddModule("shmpool._hot");
-	if (!registered++)
-		pthread_atfork(NULL, NULL, forked);
-	if (!timeout_name || !hot_empty_error || !hot_pool_type || !hot_queue_type ||
-	    !hot_buffer_type || !module ||
+	if ((!hot_life && !make_life()) || !timeout_name || !hot_empty_error || !hot_pool_type ||
+	    !hot_queue_type || !hot_buffer_type || !module ||
 	    PyModule_AddObjectRef(module, "PoolBase", (PyObject *)hot_pool_type) ||
 	    PyModule_AddObjectRef(module, "QueueBase", (PyObject *)hot_queue_type) ||
 	    PyModule_AddObjectRef(module, "Buffer", (PyObject *)hot_buffer_type)) {

@@ -7,90 +7,175 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alf_repair.h"
 #include "member.h"
 #include "queue.h"
 
-/* One bit a buffer: found by the walk. */
+#define LOOKS 64   /* at a buffer that is on its way, before it counts as unaccounted for */
+#define ATTEMPTS 4 /* to count without meeting a buffer twice, while it moves from place to place */
+
 struct walk {
 	const struct qmempool *p;
-	uint64_t *seen;
+	uint64_t *cached; /* one bit a buffer: met in a cache */
 	struct shmpool_audit *out;
+	struct shmpool_held *held;
+	size_t held_n;
+	uint64_t *queued;
+	size_t queued_n;
 };
 
-/* A buffer found in a ring or a cache, which its owner word should say too. */
-static bool found(struct walk *w, uint64_t index, uint64_t owner)
+static const struct alf_ring *ring_of(const struct walk *w, uint32_t queue)
 {
-	if (index >= w->p->capacity || !segment_exists(&w->p->segment, (uint32_t)index)) {
-		w->out->doubled++;
-		return false;
-	}
-	if (w->seen[index / 64] >> index % 64 & 1) {
-		w->out->doubled++;
-		return false;
-	}
-	w->seen[index / 64] |= 1ull << index % 64;
-	if (load_acquire(&qmempool_buffer(w->p, (uint32_t)index)->owner) != owner)
-		w->out->unaccounted++;
-	return true;
+	return queue ? queue_ring((struct qmempool *)w->p, queue) : &w->p->free;
 }
 
-static uint64_t walk_ring(struct walk *w, const struct alf_ring *r)
+/* Every entry of a ring must say what its buffer's owner word says, unless it was taken out meanwhile. */
+static void walk_ring(struct walk *w, const struct alf_ring *r)
 {
-	uint64_t count = 0, cons = load_acquire(&r->q->cons), prod = load_acquire(&r->q->prod);
+	uint64_t cons = load_acquire(&r->q->cons), prod = load_acquire(&r->q->prod);
 	if (prod - cons > r->mask + 1)
 		prod = cons;
 	for (uint64_t at = cons; at != prod; at++) {
-		uint64_t word = load_acquire(&r->slot[at & r->mask]) ^ alf_tag(r, at); /* [SLOT] */
-		if (word <= ALF_INDEX_MASK)
-			count += found(w, word, owner_transit(r->id, at));
+		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
+		if (alf_at(r, at, word) != ALF_AT_VALUE)
+			continue;
+		bool good = index < w->p->capacity &&
+			    segment_exists(&w->p->segment, (uint32_t)index) &&
+			    load_acquire(&qmempool_buffer(w->p, (uint32_t)index)->owner) ==
+				    owner_transit(r->id, at);                /* [OWNER] */
+		if (!good && (int64_t)(load_acquire(&r->q->cons) - at) <= 0) /* [CONS] */
+			w->out->doubled++;
 	}
-	return count;
 }
 
-static uint64_t walk_cache(struct walk *w, const struct member *m)
+/* Whether somebody takes from the cache just now, or died at it. */
+static bool emptied(const struct member *m)
 {
-	uint64_t count = 0;
+	uint32_t thief = load_acquire(&m->thief); /* [CACHE] */
+	return thief && thief != CACHE_REQUESTED;
+}
+
+static void walk_cache(struct walk *w, const struct member *m)
+{
+	if (member_dead(load_acquire(&m->identity))) /* [MEMBER] */
+		return; /* what it had cached it holds, until it is taken back one by one */
 	uint64_t bottom = load_acquire(&m->cache_stolen), mask = w->p->cache_size - 1; /* [CACHE] */
 	uint32_t len = member_cached(&w->p->segment, m);
 	for (uint32_t i = 0; i < len; i++) {
 		uint64_t handle = load_relaxed(&m->cache[(bottom + i) & mask]);
-		count += found(w, handle_index(handle), owner_member(m->number));
+		uint32_t index = handle_index(handle);
+		bool good = index < w->p->capacity && segment_exists(&w->p->segment, index) &&
+			    load_acquire(&qmempool_buffer(w->p, index)->owner) ==
+				    m->tag && /* [OWNER] */
+			    !(w->cached[index / 64] >> index % 64 & 1);
+		if (good)
+			w->cached[index / 64] |= 1ull << index % 64;
+		else if (i < member_cached(&w->p->segment, m) && !emptied(m))
+			w->out->doubled++;
 	}
-	return count;
 }
 
-int audit_count(struct qmempool *p, struct shmpool_audit *out, uint64_t *held, size_t held_n,
-		uint64_t *queued, size_t queued_n)
+static void count_held(struct walk *w, uint32_t number, const struct buffer *b)
 {
-	const struct segment *s = &p->segment;
-	struct walk w = { p, calloc(p->capacity / 64 + 1, 8), out };
-	if (!w.seen)
-		return -ENOMEM;
-	memset(out, 0, sizeof(*out));
-	out->free = walk_ring(&w, &p->free);
-	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
-		const struct alf_ring *r = queue_ring(p, i);
-		if (r && i < queued_n)
-			queued[i] += walk_ring(&w, r);
+	if (number >= w->held_n)
+		return;
+	struct shmpool_held *held = &w->held[number];
+	uint64_t since = load_relaxed(&b->since);
+	if (since && (!held->oldest_ns || since < held->oldest_ns))
+		held->oldest_ns = since;
+	held->buffers++;
+}
+
+/* Whose operation a buffer between a member and a ring is part of; members if it is nobody's. */
+static uint32_t mover(const struct walk *w, const struct alf_ring *r, uint64_t position)
+{
+	const struct segment *s = &w->p->segment;
+	uint32_t producer = tag_number(load_acquire(&r->q->producer));
+	uint32_t consumer = tag_number(load_acquire(&r->q->consumer));
+	for (uint32_t i = 0; i < s->members; i++) {
+		uint64_t op = load_acquire(&segment_member(s, i)->op); /* [OP] */
+		if (alf_op_covers(op, ALF_OP_ENQUEUE, r->id, position) ||
+		    alf_op_covers(op, ALF_OP_DEQUEUE, r->id, position))
+			return i;
 	}
-	for (uint32_t i = 0; i < s->geometry.members; i++) {
-		const struct member *m = segment_member(s, i);
-		out->cached += walk_cache(&w, m);
+	return producer < s->members ? producer : consumer < s->members ? consumer : s->members;
+}
+
+/* Counts one buffer where its owner word says that it is, if that is so. */
+static void count_one(struct walk *w, uint32_t index)
+{
+	const struct segment *s = &w->p->segment;
+	const struct buffer *b = qmempool_buffer(w->p, index);
+	for (int look = 0; look < LOOKS; look++) {
+		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
+		uint32_t number = tag_number(owner);
+		if (!(owner & OWNER_TRANSIT)) {
+			if (owner & OWNER_ABANDONED) {
+				w->out->free++; /* to whoever sweeps next */
+				return;
+			}
+			if (w->cached[index / 64] >> index % 64 & 1) {
+				w->out->cached++;
+				return;
+			}
+			if (number < s->members &&
+			    load_acquire(&segment_member(s, number)->identity)) { /* [MEMBER] */
+				count_held(w, number, b);
+				return;
+			}
+			continue;
+		}
+		const struct alf_ring *r = ring_of(w, owner_queue(owner));
+		if (!r)
+			break;
+		uint64_t low = owner_position(owner), word = alf_word(r, low);
+		if ((word ^ alf_tag(r, low)) == index) {
+			if (owner_queue(owner) == 0)
+				w->out->free++;
+			else if (owner_queue(owner) < w->queued_n)
+				w->queued[owner_queue(owner)]++;
+			return;
+		}
+		if (load_acquire(&b->owner) == owner && (number = mover(w, r, low)) < s->members) {
+			count_held(w, number, b);
+			return;
+		}
 	}
-	for (uint32_t i = 0; i < p->capacity; i++) {
+	w->out->unaccounted++;
+}
+
+static void count_all(struct walk *w)
+{
+	const struct segment *s = &w->p->segment;
+	memset(w->cached, 0, (w->p->capacity / 64 + 1) * 8);
+	memset(w->out, 0, sizeof(*w->out));
+	memset(w->held, 0, w->held_n * sizeof(*w->held));
+	memset(w->queued, 0, w->queued_n * sizeof(*w->queued));
+	for (uint32_t i = 0; i <= s->geometry.queues; i++)
+		if (ring_of(w, i))
+			walk_ring(w, ring_of(w, i));
+	for (uint32_t i = 0; i < s->members; i++)
+		walk_cache(w, segment_member(s, i));
+	for (uint32_t i = 0; i < w->p->capacity; i++) {
 		if (!segment_exists(s, i))
 			continue;
-		out->total++;
-		if (w.seen[i / 64] >> i % 64 & 1)
-			continue;
-		uint64_t owner = load_acquire(&qmempool_buffer(p, i)->owner) & ~OWNER_PUTTING;
-		if (owner == 0 || owner > (uint64_t)s->geometry.members ||
-		    !load_acquire(&segment_member(s, (uint32_t)owner - 1)->identity))
-			out->unaccounted++;
-		else if (owner - 1 < held_n)
-			held[owner - 1]++;
+		w->out->total++;
+		count_one(w, i);
 	}
-	free(w.seen);
+}
+
+int audit_count(struct qmempool *p, struct shmpool_audit *out, struct shmpool_held *held,
+		size_t held_n, uint64_t *queued, size_t queued_n)
+{
+	struct walk w = { p, calloc(p->capacity / 64 + 1, 8), out, held, held_n, queued, queued_n };
+	if (!w.cached)
+		return -ENOMEM;
+	for (int i = 0; i < ATTEMPTS; i++) {
+		count_all(&w);
+		if (!out->unaccounted && !out->doubled)
+			break;
+	}
+	free(w.cached);
 	return 0;
 }
 
@@ -107,6 +192,7 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 						left :
 						s->geometry.extent_buffers;
 		}
+	out->deaths = load_relaxed(&segment_shared(s)->deaths);
 	out->free = alf_count(&p->free);
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct alf_ring *r = queue_ring(p, i);
@@ -115,10 +201,12 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 	}
 	for (int k = 0; k < COUNTERS; k++)
 		out->counters[k] = load_relaxed(&segment_shared(s)->retired[k]);
-	for (uint32_t i = 0; i < s->geometry.members; i++) {
+	for (uint32_t i = 0; i < s->members; i++) {
 		const struct member *m = segment_member(s, i);
-		out->cached += member_cached(s, m);
-		if (!load_acquire(&m->identity)) /* [MEMBER] */
+		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
+		if (!member_dead(identity))
+			out->cached += member_cached(s, m);
+		if (!identity)
 			continue;
 		out->members++;
 		for (int k = 0; k < COUNTERS; k++)

@@ -21,8 +21,9 @@ int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64
 	waits_begin(&c);
 	error = qmempool_alloc_wait(c.p, c.m, handles, (uint32_t)n, deadline);
 	waits_end(&c);
+	int64_t now = wait_coarse();
 	for (size_t i = 0; !error && i < n; i++)
-		error = fresh(&c, handles[i]);
+		error = fresh(&c, handles[i], now);
 	return error ? error : (int64_t)n;
 }
 
@@ -62,15 +63,18 @@ int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t
 	if (n == 0)
 		return 0;
 	waits_begin(&c);
-	error = queue_get_wait(c.p, c.m, c.ring, handles, (uint32_t)n, deadline);
+	int got = queue_get_wait(c.p, c.m, c.ring, handles, (uint32_t)n, deadline);
 	waits_end(&c);
-	return error;
+	int64_t now = got > 0 ? wait_coarse() : 0;
+	for (int i = 0; i < got; i++)
+		held_since(&c, handles[i], now);
+	return got;
 }
 
 /* Copies a message into a new buffer. */
 static inline int fill(const struct call *c, uint64_t handle, const char *data, size_t length)
 {
-	int error = fresh(c, handle);
+	int error = fresh(c, handle, 0); /* it is in a queue before anybody could ask */
 	if (unlikely(error))
 		return error;
 	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->length, (uint32_t)length);

@@ -8,6 +8,7 @@
 #include "local.h"
 #include "queue.h"
 #include "shmpool.h"
+#include "wait.h"
 
 #define KEY_GENERATION_MASK 0x7fu
 #define ANSWER_MOVED (1ull << 31)
@@ -92,8 +93,14 @@ static inline int64_t answer(const struct call *c, uint64_t handle)
 			 handle_index(handle));
 }
 
+/* Says in the header since when its holder has the buffer: for pool.holders(). */
+static inline void held_since(const struct call *c, uint64_t handle, int64_t now)
+{
+	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->since, (uint64_t)now);
+}
+
 /* Resets the header of a buffer just allocated. -EBADMSG if the local cache held no buffer. */
-static inline int fresh(const struct call *c, uint64_t handle)
+static inline int fresh(const struct call *c, uint64_t handle, int64_t now)
 {
 	if (unlikely(handle_index(handle) >= c->p->capacity))
 		return -EBADMSG;
@@ -105,6 +112,7 @@ static inline int fresh(const struct call *c, uint64_t handle)
 	store_relaxed(&b->queue, 0);
 	store_relaxed(&b->timestamp, 0);
 	store_relaxed(&b->redelivered, 0);
+	store_relaxed(&b->since, (uint64_t)now);
 	return 0;
 }
 

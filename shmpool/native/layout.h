@@ -22,11 +22,12 @@
 #include "alf_queue.h"
 
 #define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
-#define LAYOUT_VERSION 1u
+#define LAYOUT_VERSION 2u
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes: a length travels in 31 bits */
 #define MEMBERS_MAX 4095u          /* a wait word counts sleepers in 12 bits */
+#define MEMBERS_SPARE 2u           /* more slots, to put the dead right from when all are taken */
 #define QUEUES_MAX 1023u /* an op record names a queue in 10 bits; number 0 is the free ring */
 #define NAME_MAX_BYTES 63u
 #define BULK_MAX 64u /* buffers moved at once between a local cache and the shared queue */
@@ -69,6 +70,11 @@ struct segment_header {
 };
 _Static_assert(sizeof(struct segment_header) <= 4 * CACHE_LINE, "before pool_shared");
 
+/* A member's tag tells its slot's lives apart: the epoch is raised when a dead one has been put right,
+ * so that no word that names it is ever taken for one of its successor's. */
+#define TAG_NUMBER_BITS 13
+#define TAG_NUMBER_MASK ((1u << TAG_NUMBER_BITS) - 1)
+
 /* What a member counts: plain increments by the member alone. */
 enum counter {
 	COUNT_ALLOC,     /* buffers taken from the pool */
@@ -84,61 +90,75 @@ enum counter {
 	COUNT_STEAL,     /* other members' caches emptied when the pool ran dry */
 	COUNT_SLEEP,     /* times it slept */
 	COUNT_EXHAUSTED, /* allocations that found no buffer anywhere */
+	COUNT_RECOVER,   /* buffers taken back from dead members */
 	COUNTERS
 };
 
 /* A member: one thread that has attached. The other lines are written by their owner only, but
  * for thief and cache_stolen. */
 struct member {
-	/* Line 0: who this is. identity is | state 2 | pid 22 | start time 40 |, 0 for a free slot. */
+	/* Line 0: who this is. identity is | state 2 | pid 22 | epoch 8 | start time 32 |, 0 for a free
+	 * slot (member.h). */
 	uint64_t identity;
-	uint64_t pid_namespace; /* inode of /proc/self/ns/pid: a pid means nothing elsewhere */
-	uint64_t attached_ns;   /* CLOCK_MONOTONIC */
-	uint64_t adopted;       /* buffers that other threads of its process took over from it */
+	uint64_t namespaces;  /* where its pid means something (process.h); 0: not written yet */
+	uint64_t attached_ns; /* CLOCK_MONOTONIC */
+	uint64_t adopted;     /* buffers that other threads of its process took over from it */
 	uint32_t ended; /* nonzero: the thread is gone, others of its process have its buffers */
 	uint32_t tid;
 	uint32_t barrier; /* nonzero: its process is registered for membarrier(2), so that its cache
 			     can be emptied from outside */
 	uint32_t opening; /* which of its process's openings of the pool it came by (local.h) */
-	uint32_t pad0[4];
+	uint32_t image;   /* which program its process was executing (process.h) */
+	uint32_t pad0[3];
 
 	/* Lines 1 to 3: what it is doing, and what it counts. The local cache is a stack in a ring:
 	 * the owner pushes and pops at its top, which is cache_in - cache_out; a thief takes from its
 	 * bottom, which is cache_stolen. The three never go back but for an attempt undone. */
 	uint64_t op;       /* alf_op(): what it may have reserved or claimed */
-	uint32_t thief;    /* 0; CACHE_REQUESTED; or 1 + the number of the member that empties it */
-	uint32_t number;   /* its own */
+	uint32_t thief;    /* 0; CACHE_REQUESTED; or the tag of the member that empties it */
+	uint32_t tag;      /* | epoch 19 | its own number + 1, 13 |: what names it in owner words */
 	uint64_t cache_in; /* handles pushed */
 	uint64_t cache_out;          /* handles popped */
 	uint64_t cache_stolen;       /* handles taken by thieves */
 	uint64_t counters[COUNTERS]; /* member_count() */
-	uint64_t pad1[6];
+	uint64_t pad1[5];
 
 	uint64_t cache[]; /* handles of free buffers */
 };
 _Static_assert(offsetof(struct member, op) == CACHE_LINE, "the owner's own lines");
 _Static_assert(offsetof(struct member, cache) == 4 * CACHE_LINE, "counters fill their lines");
+_Static_assert(MEMBERS_MAX + MEMBERS_SPARE < TAG_NUMBER_MASK, "a tag has room for every number");
 
 #define CACHE_REQUESTED UINT32_MAX
 
 struct pool_shared {
-	uint32_t free_wait; /* members asleep until a buffer is free */
-	uint32_t pad0[15];
+	uint32_t free_wait;  /* members asleep until a buffer is free */
+	uint32_t foreign;    /* nonzero: somebody of another namespace has attached */
+	uint64_t namespaces; /* the creator's */
+	uint64_t deaths;     /* members recovered */
+	uint64_t abandoned;  /* buffers that were, as far as is known: see OWNER_ABANDONED */
+	uint64_t pad0[4];
 	uint64_t retired[COUNTERS]; /* the counters of members that are gone, summed */
-	uint64_t pad1[3];
+	uint64_t pad1[2];
 };
 #define SHARED_OFFSET (4 * CACHE_LINE)
 #define SHARED_END (SHARED_OFFSET + sizeof(struct pool_shared))
 _Static_assert(SHARED_END % CACHE_LINE == 0, "whole lines");
 
-/* A named queue. state is 0, QUEUE_READY, or 1 + the number of the member that makes it, with
- * QUEUE_NAMED once the name stands. */
+/* What becomes of the buffers that a dead member had got from a queue and neither freed nor put. */
+enum on_death { ON_DEATH_FREE, ON_DEATH_REQUEUE, ON_DEATH_DEAD_LETTER };
+
+/* A named queue. state is 0, QUEUE_READY, or the tag of the member that makes it, with QUEUE_NAMED once
+ * the name stands. */
 #define QUEUE_READY UINT64_MAX
 #define QUEUE_NAMED (1ull << 32)
 struct queue_slot {
 	uint64_t state;
 	char name[NAME_MAX_BYTES + 1];
-	uint8_t pad[56];
+	uint32_t on_death;
+	uint32_t dead_letter;      /* number of the queue for what nobody survives, 0 for none */
+	uint32_t max_redeliveries; /* after which it goes there; 0 for any number */
+	uint8_t pad[44];
 	struct alf_queue queue;
 };
 _Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");
@@ -151,10 +171,13 @@ struct buffer {
 	uint32_t headroom;   /* bytes before them */
 	uint32_t mark;       /* the user's */
 	uint32_t flow_hash;
-	uint32_t queue;     /* the queue it came from: its number, 0 for none yet */
-	uint64_t timestamp; /* ns, the user's clock */
-	uint64_t redelivered;
-	uint64_t pad[2];
+	uint32_t queue;       /* the queue it was last got from: its number, 0 for none yet */
+	uint64_t timestamp;   /* ns, the user's clock */
+	uint32_t redelivered; /* times it was put back because whoever had got it died */
+	uint32_t
+		got; /* generation it was got from that queue with: another one and it was freed since */
+	uint64_t since; /* CLOCK_MONOTONIC, ns, to some ms: when its holder allocated or got it */
+	uint64_t pad;
 };
 _Static_assert(sizeof(struct buffer) == CACHE_LINE, "one cache line");
 _Static_assert(offsetof(struct buffer, owner) == 0 && offsetof(struct buffer, length) == 12 &&
@@ -165,16 +188,34 @@ _Static_assert(offsetof(struct buffer, owner) == 0 && offsetof(struct buffer, le
 		       offsetof(struct buffer, timestamp) == 32,
 	       "other languages read these");
 
-/* An owner word: | 1 | queue 10 | position 53 | while in a queue, | 0 | member's number + 1 | while a
- * member has it, in hand or in its local cache, with OWNER_PUTTING while it puts a bulk it is part
- * of. 0: never existed. */
+/* An owner word: | 1 | queue 10 | position 53 | while in a queue, | 0 | its member's tag 32 | while a
+ * member has it, in hand or in its local cache, with OWNER_PUTTING while it puts a bulk it is part of,
+ * and with the queue at OWNER_QUEUE_SHIFT while it takes it from a dead member that had it from there
+ * (recover.h), or with OWNER_ABANDONED when a live member could not give it back (qmempool_give), which
+ * makes it anybody's who sweeps. 0: never existed. */
 #define OWNER_TRANSIT (1ull << 63)
 #define OWNER_PUTTING (1ull << 32)
+#define OWNER_QUEUE_SHIFT 33
+#define OWNER_ABANDONED (1ull << 43)
 #define OWNER_POSITION_BITS 53
 
-static inline uint64_t owner_member(uint32_t member)
+/* The number of the member that an owner word, role, thief, extent or queue state names; a number beyond
+ * every member's if it names none. */
+static inline uint32_t tag_number(uint64_t word)
 {
-	return (uint64_t)member + 1;
+	return ((uint32_t)word & TAG_NUMBER_MASK) - 1;
+}
+
+/* The low bits of the position in a queue. */
+static inline uint64_t owner_position(uint64_t owner)
+{
+	return owner & ((1ull << OWNER_POSITION_BITS) - 1);
+}
+
+static inline uint32_t owner_queue(uint64_t owner)
+{
+	return owner & OWNER_TRANSIT ? owner >> OWNER_POSITION_BITS & QUEUES_MAX :
+				       owner >> OWNER_QUEUE_SHIFT & QUEUES_MAX;
 }
 
 static inline uint64_t owner_transit(uint32_t queue, uint64_t position)

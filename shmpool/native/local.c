@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 
 #include "member.h"
+#include "recover.h"
 #include "wait.h"
 
 struct qmempool local_pools[LOCAL_POOLS_MAX];
@@ -104,14 +105,26 @@ static int make_table(void)
 	return 0;
 }
 
+/* When the dead have all the slots, they are put right from a spare one. */
+static int attach(struct qmempool *p, uint32_t number, struct member **out)
+{
+	struct shmpool_recovery done;
+	struct member *spare;
+	int error = member_attach(&p->segment, number, false, out);
+	if (error != -EUSERS || member_attach(&p->segment, number, true, &spare))
+		return error;
+	error = recover(p, spare, &done);
+	qmempool_drain(p, spare);
+	member_release(&p->segment, spare);
+	return error ? error : member_attach(&p->segment, number, false, out);
+}
+
 int local_attach(uint32_t number)
 {
 	pthread_once(&once, prepare);
 	int error = local_thread ? 0 : make_table();
 	uint32_t slot = number % LOCAL_POOLS_MAX;
-	return error ? error :
-		       member_attach(&local_pools[slot].segment, number,
-				     &local_thread->member[slot]);
+	return error ? error : attach(&local_pools[slot], number, &local_thread->member[slot]);
 }
 
 int local_open(const struct segment *s)
@@ -138,7 +151,7 @@ static void take_back(struct qmempool *p, struct member *m)
 		if (!segment_exists(&p->segment, i))
 			continue;
 		b = qmempool_buffer(p, i);
-		if ((load_relaxed(&b->owner) & ~OWNER_PUTTING) != owner_member(m->number))
+		if ((load_relaxed(&b->owner) & ~OWNER_PUTTING) != m->tag)
 			continue;
 		uint64_t handle = handle_of(i, load_relaxed(&b->generation));
 		held -= qmempool_free(p, m, handle) == 0;
@@ -166,9 +179,9 @@ int local_close(uint32_t number)
 	struct process self = process_self();
 	uint64_t identity = member_identity(self.pid, self.start);
 	pthread_mutex_lock(&threads_lock);
-	for (uint32_t i = 0; i < p->segment.geometry.members; i++) {
+	for (uint32_t i = 0; i < p->segment.members; i++) {
 		struct member *m = segment_member(&p->segment, i);
-		if (load_acquire(&m->identity) != identity || /* [MEMBER] */
+		if (!member_same_process(load_acquire(&m->identity), identity) || /* [MEMBER] */
 		    load_relaxed(&m->opening) != number)
 			continue;
 		qmempool_drain(p, m);

@@ -10,22 +10,46 @@
 
 #include "wait.h"
 
-int member_attach(const struct segment *s, uint32_t opening, struct member **out)
+/* What this process left in the pool under another program, before it called exec: dead. */
+static void bury_former_self(const struct segment *s, const struct process *self)
+{
+	uint64_t identity = member_identity(self->pid, self->start);
+	for (uint32_t i = 0; i < s->members; i++) {
+		struct member *m = segment_member(s, i);
+		uint64_t seen = load_acquire(&m->identity); /* [MEMBER] */
+		uint32_t image = load_acquire(&m->image);   /* pairs with member_attach() */
+		if (member_same_process(seen, identity) && image && image != self->image)
+			cas_seq_cst(&m->identity, &seen, seen ^ MEMBER_STATE_MASK); /* [MEMBER] */
+	}
+}
+
+int member_attach(const struct segment *s, uint32_t opening, bool spare, struct member **out)
 {
 	struct process self = process_self();
-	uint64_t identity = member_identity(self.pid, self.start);
 	bool barrier = process_barrier_register();
-	for (uint32_t i = 0; i < s->geometry.members; i++) {
+	uint32_t first = spare ? (uint32_t)s->geometry.members : 0;
+	uint32_t end = spare ? s->members : (uint32_t)s->geometry.members;
+	bury_former_self(s, &self);
+	if (self.namespaces != load_relaxed(&segment_shared(s)->namespaces))
+		store_seq_cst(&segment_shared(s)->foreign, 1); /* before the identity: recover.c */
+	for (uint32_t i = first; i < end; i++) {
 		struct member *m = segment_member(s, i);
-		uint64_t seen = 0;
+		uint64_t seen = 0, epoch = load_relaxed(&m->tag) >> TAG_NUMBER_BITS;
+		uint64_t identity = member_identity(self.pid, self.start) |
+				    (epoch << MEMBER_EPOCH_SHIFT & MEMBER_EPOCH_MASK);
 		if (load_relaxed(&m->identity) != 0 ||
 		    !cas_seq_cst(&m->identity, &seen, identity)) /* [MEMBER] */
 			continue;
-		store_relaxed(&m->pid_namespace, self.pid_namespace);
+		if (!member_epoch_is(identity, load_relaxed(&m->tag))) {
+			store_release(&m->identity, 0); /* [MEMBER] another life came in between */
+			i--;
+			continue;
+		}
+		store_relaxed(&m->namespaces, self.namespaces);
 		store_relaxed(&m->attached_ns, (uint64_t)wait_now());
 		store_relaxed(&m->tid, (uint32_t)syscall(SYS_gettid));
-		store_relaxed(&m->number, i);
 		store_relaxed(&m->opening, opening);
+		store_release(&m->image, self.image); /* pairs with bury_former_self() */
 		/* Last: until then nobody touches the cache from outside. Pairs with qmempool_steal. */
 		store_release(&m->barrier, barrier);
 		*out = m;
@@ -38,18 +62,22 @@ static void give_up_roles(const struct segment *s, const struct member *m)
 {
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		struct alf_queue *q = &segment_queue(s, i)->queue;
-		uint32_t me = m->number + 1;
-		if (load_relaxed(&q->producer) == me)
-			store_release(&q->producer, 0); /* pairs with take_role() in queue.c */
-		if (load_relaxed(&q->consumer) == me)
-			store_release(&q->consumer, 0);
+		uint32_t producer = m->tag, consumer = m->tag;
+		if (load_relaxed(&q->producer) == producer)
+			cas_seq_cst(&q->producer, &producer,
+				    0); /* pairs with take_role() in queue.c */
+		if (load_relaxed(&q->consumer) == consumer)
+			cas_seq_cst(&q->consumer, &consumer, 0);
 	}
 }
 
 void member_release(const struct segment *s, struct member *m)
 {
+	uint64_t dead = load_relaxed(&m->identity);
 	give_up_roles(s, m);
 	store_relaxed(&m->barrier, 0);
+	store_relaxed(&m->image, 0);
+	store_relaxed(&m->namespaces, 0);
 	for (int i = 0; i < COUNTERS; i++) {
 		/* The cache's positions go on: a thief may still be about to store one. */
 		add_relaxed(&segment_shared(s)->retired[i], member_count(m, i));
@@ -58,9 +86,13 @@ void member_release(const struct segment *s, struct member *m)
 	store_relaxed(&m->adopted, 0);
 	store_relaxed(&m->ended, 0);
 	store_relaxed(&m->op, 0);
-	/* A request for what is in the cache is void: there is nothing in it. A thief that still looks
-	 * (thief holds its number) finds nothing and lets go by itself. */
-	uint32_t seen = CACHE_REQUESTED;
-	cas_seq_cst(&m->thief, &seen, 0);
+	if (member_dead(dead)) {
+		store_relaxed(&m->tag, m->tag + (1u << TAG_NUMBER_BITS));
+	} else {
+		/* A request for what is in the cache is void: there is nothing in it. A thief that
+		 * still looks (thief holds its tag) finds nothing and lets go by itself. */
+		uint32_t seen = CACHE_REQUESTED;
+		cas_seq_cst(&m->thief, &seen, 0);
+	}
 	store_release(&m->identity, 0); /* [MEMBER] */
 }

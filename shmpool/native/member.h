@@ -3,7 +3,11 @@
  * member.h - members of a pool: one for each thread that has attached.
  *
  * member_attach may be called by anybody at any time; member_release only by a thread of the member's
- * own process, when the member's cache is empty and it holds nothing.
+ * own process, when the member's cache is empty and it holds nothing, or by whoever has put a dead one
+ * right (recover.h).
+ *
+ * An identity is attached, or dead once anybody has learnt from the kernel that its process is gone, or
+ * 0. Dead is for ever, until everything that names the member has been put right and the slot is free.
  *
  * Ordering
  *     [MEMBER]  identity: written with a compare-and-swap that makes the slot its own, released with
@@ -17,27 +21,48 @@
 #include "segment.h"
 
 #define MEMBER_ATTACHED (1ull << 62)
-#define MEMBER_START_BITS 40
+#define MEMBER_DEAD (2ull << 62)
+#define MEMBER_STATE_MASK (3ull << 62)
+#define MEMBER_PID_SHIFT 40
 #define MEMBER_PID_MASK ((1ull << 22) - 1) /* the kernel's own limit on pids */
+#define MEMBER_EPOCH_SHIFT 32
+#define MEMBER_EPOCH_MASK (0xffull << MEMBER_EPOCH_SHIFT)
 
-static inline uint64_t member_identity(uint32_t pid, uint64_t start)
+static inline uint64_t member_identity(uint32_t pid, uint32_t start)
 {
-	return MEMBER_ATTACHED | (uint64_t)pid << MEMBER_START_BITS |
-	       (start & ((1ull << MEMBER_START_BITS) - 1));
+	return MEMBER_ATTACHED | (uint64_t)pid << MEMBER_PID_SHIFT | start;
 }
 
 static inline uint32_t member_pid(uint64_t identity)
 {
-	return (uint32_t)(identity >> MEMBER_START_BITS & MEMBER_PID_MASK);
+	return (uint32_t)(identity >> MEMBER_PID_SHIFT & MEMBER_PID_MASK);
 }
 
-static inline uint64_t member_start(uint64_t identity)
+static inline bool member_attached(uint64_t identity)
 {
-	return identity & ((1ull << MEMBER_START_BITS) - 1);
+	return (identity & MEMBER_STATE_MASK) == MEMBER_ATTACHED;
 }
 
-/* The calling thread takes a slot. -EUSERS if all are taken. */
-int member_attach(const struct segment *s, uint32_t opening, struct member **out);
+static inline bool member_dead(uint64_t identity)
+{
+	return (identity & MEMBER_STATE_MASK) == MEMBER_DEAD;
+}
+
+/* Whether two attached identities are of one process. */
+static inline bool member_same_process(uint64_t identity, uint64_t other)
+{
+	return ((identity ^ other) & ~MEMBER_EPOCH_MASK) == 0 && member_attached(identity);
+}
+
+/* Whether the tag is of the life that the identity is of: not so any more when all but the slot has been
+ * put right. */
+static inline bool member_epoch_is(uint64_t identity, uint32_t tag)
+{
+	return ((identity >> MEMBER_EPOCH_SHIFT ^ tag >> TAG_NUMBER_BITS) & 0xff) == 0;
+}
+
+/* The calling thread takes a slot, a spare one if it only puts the dead right. -EUSERS if all are taken. */
+int member_attach(const struct segment *s, uint32_t opening, bool spare, struct member **out);
 
 /* Gives the slot back; its counters go to the pool's sums. */
 void member_release(const struct segment *s, struct member *m);

@@ -10,6 +10,7 @@
 
 #include "member.h"
 #include "process.h"
+#include "recover.h"
 #include "slab.h"
 #include "transfer.h"
 #include "wait.h"
@@ -47,20 +48,35 @@ void qmempool_unbind(struct qmempool *p)
 #define GIVE_TRIES 1024
 #define DRAIN_TRIES 1024
 
-/* Gives n buffers of m's to the shared queue. Only the voids that the dead leave can make it full: it
- * has a slot for every buffer. Then buffers from its head go to its end until a void is passed. The
- * tries end only in a ring that was scribbled over: the buffers stay m's, for a sweep to find. */
-static void give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+/* Leaves buffers of m's to whoever sweeps next. */
+static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	add_relaxed(&shared(p)->abandoned, n);
+	for (uint32_t i = 0; i < n; i++)
+		store_release(&qmempool_buffer(p, handle_index(handle[i]))->owner,
+			      m->tag | OWNER_ABANDONED); /* [OWNER] */
+}
+
+/* Only the voids that the dead leave can make the shared queue full: it has a slot for every buffer. Then
+ * buffers from its head go to its end until a void is passed. */
+void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	uint32_t rounds = p->capacity / BULK_MAX + GIVE_TRIES;
-	while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI) && rounds--) {
+	while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI)) {
 		uint64_t moved[BULK_MAX];
 		int k = transfer_out(p, m, &p->free, moved, BULK_MAX, ALF_MULTI);
-		for (int tries = GIVE_TRIES; k > 0 && tries; tries--) {
-			if (!transfer_in(p, m, &p->free, moved, (uint32_t)k, ALF_MULTI))
-				break;
-			sched_yield();
+		if (k <= 0 || !rounds--) { /* somebody has stopped at its head */
+			abandon(p, m, handle, n);
+			return;
 		}
+		for (int tries = GIVE_TRIES;
+		     transfer_in(p, m, &p->free, moved, (uint32_t)k, ALF_MULTI);)
+			if (--tries) {
+				sched_yield();
+			} else {
+				abandon(p, m, moved, (uint32_t)k);
+				break;
+			}
 	}
 	if (unlikely(wait_anybody(&shared(p)->free_wait))) /* [WAIT] after prod moved */
 		wait_wake(&shared(p)->free_wait, n);
@@ -75,7 +91,7 @@ static void give_all(struct qmempool *p, struct member *m, const uint64_t *handl
 		good[k] = handle[i];
 		k += handle_index(handle[i]) < p->capacity;
 		if (k == BULK_MAX || (k && i + 1 == n)) {
-			give(p, m, good, k);
+			qmempool_give(p, m, good, k);
 			k = 0;
 		}
 	}
@@ -101,7 +117,7 @@ static void spill(struct qmempool *p, struct member *m)
 bool qmempool_honour(struct qmempool *p, struct member *m)
 {
 	uint32_t seen = CACHE_REQUESTED;
-	if (!cas_seq_cst(&m->thief, &seen, m->number + 1)) /* [CACHE] its own thief for a moment */
+	if (!cas_seq_cst(&m->thief, &seen, m->tag)) /* [CACHE] its own thief for a moment */
 		return seen == 0;
 	spill(p, m);
 	bool asked = wait_anybody(&shared(p)->free_wait);
@@ -114,7 +130,7 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 {
 	uint32_t first, mine, filled = 0;
 	uint64_t rest[BULK_MAX];
-	int n = slab_grow(&p->segment, &p->first_absent, owner_member(m->number), &first);
+	int n = slab_grow(&p->segment, &p->first_absent, m->tag, &first);
 	if (n < 0)
 		return n;
 	count_up(&m->counters[COUNT_GROW], 1);
@@ -140,17 +156,20 @@ static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim,
 		    uint32_t max)
 {
 	uint64_t bottom = load_relaxed(&victim->cache_stolen);
-	uint32_t len = member_cached(&p->segment, victim), got = 0;
-	while (got < max && got < len) {
-		uint64_t h = victim->cache[(bottom + got) & (p->cache_size - 1)];
+	uint32_t len = member_cached(&p->segment, victim), got = 0, passed = 0;
+	while (got < max && passed < len) {
+		uint64_t h = victim->cache[(bottom + passed) & (p->cache_size - 1)],
+			 was = victim->tag;
 		if (handle_index(h) >= p->capacity)
 			break; /* somebody scribbled over it */
-		handle[got++] = h;
-		/* The owner word first: if the thief dies here, what no longer reads OWNED(victim) is
-		 * not the victim's, whatever its cache says. */
-		store_relaxed(&qmempool_buffer(p, handle_index(h))->owner, owner_member(m->number));
+		/* The owner word first: if the thief dies here, what no longer reads as the victim's is
+		 * not the victim's, whatever its cache says (recover_thieves). A swap: if the victim is
+		 * dead, somebody may be putting it right at the same time. */
+		if (cas_seq_cst(&qmempool_buffer(p, handle_index(h))->owner, &was, m->tag))
+			handle[got++] = h;
+		passed++;
 	}
-	store_release(&victim->cache_stolen, bottom + got); /* [CACHE] */
+	store_release(&victim->cache_stolen, bottom + passed); /* [CACHE] */
 	return got;
 }
 
@@ -160,7 +179,7 @@ static uint32_t steal(struct qmempool *p, struct member *m, uint64_t *handle, ui
 {
 	struct member *victim[VICTIMS_MAX];
 	uint32_t before[VICTIMS_MAX], held = 0, got = 0;
-	for (uint32_t i = 0; i < p->segment.geometry.members && held < VICTIMS_MAX; i++) {
+	for (uint32_t i = 0; i < p->segment.members && held < VICTIMS_MAX; i++) {
 		struct member *v = segment_member(&p->segment, i);
 		uint32_t seen = load_relaxed(&v->thief);
 		if (v == m || !member_cached(&p->segment, v) ||
@@ -168,8 +187,9 @@ static uint32_t steal(struct qmempool *p, struct member *m, uint64_t *handle, ui
 			continue;
 		/* A slot without a member may have a cache too: see qmempool_drain(). */
 		if (load_acquire(&v->identity) && !load_acquire(&v->barrier)) { /* [MEMBER] */
-			store_seq_cst(&v->thief, CACHE_REQUESTED); /* [CACHE] at its next call */
-		} else if (cas_seq_cst(&v->thief, &seen, m->number + 1)) { /* [CACHE] */
+			cas_seq_cst(&v->thief, &seen,
+				    CACHE_REQUESTED);               /* [CACHE] at its next call */
+		} else if (cas_seq_cst(&v->thief, &seen, m->tag)) { /* [CACHE] */
 			before[held] =
 				seen; /* a request stays: others wait for what is freed next */
 			victim[held++] = v;
@@ -188,7 +208,7 @@ static uint32_t steal(struct qmempool *p, struct member *m, uint64_t *handle, ui
 
 void qmempool_request(struct qmempool *p)
 {
-	for (uint32_t i = 0; i < p->segment.geometry.members; i++) {
+	for (uint32_t i = 0; i < p->segment.members; i++) {
 		struct member *v = segment_member(&p->segment, i);
 		uint32_t seen = 0;
 		if (load_acquire(&v->identity))                         /* [MEMBER] */
@@ -266,6 +286,8 @@ int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, 
 	}
 	if (have < n) {
 		keep(p, m, handle, have);
+		if (got != -ENOSPC && recover_stuck(p, m))
+			return qmempool_alloc_slow(p, m, handle, n);
 		count_up(&m->counters[COUNT_EXHAUSTED], 1);
 		return got < 0 ? got : -EAGAIN;
 	}
@@ -289,7 +311,7 @@ void qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *ha
 			count_up(&m->counters[COUNT_FLUSH], out > 0);
 			keep(p, m, freed, k);
 		} else {
-			give(p, m, freed, k);
+			qmempool_give(p, m, freed, k);
 		}
 		count_up(&m->counters[COUNT_FREE], k);
 	}
@@ -301,14 +323,18 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 	uint64_t owner = load_relaxed(&b->owner);
 	if (load_relaxed(&b->generation) != handle_generation(handle))
 		return -ESTALE;
-	if (owner == owner_member(m->number))
+	if (owner == m->tag)
 		return 0;
-	if (owner == 0 || owner > (uint64_t)p->segment.geometry.members)
-		return owner & OWNER_TRANSIT ? -ESTALE : -EPERM;
-	struct member *from = segment_member(&p->segment, (uint32_t)owner - 1);
-	if (load_acquire(&from->identity) != load_relaxed(&m->identity)) /* [MEMBER] */
+	if (owner & OWNER_TRANSIT)
+		return -ESTALE;
+	if (owner >> 32 || tag_number(owner) >= p->segment.members)
 		return -EPERM;
-	store_relaxed(&b->owner, owner_member(m->number));
+	struct member *from = segment_member(&p->segment, tag_number(owner));
+	if (!member_same_process(load_acquire(&from->identity), /* [MEMBER] */
+				 load_relaxed(&m->identity)) ||
+	    load_relaxed(&from->image) != load_relaxed(&m->image))
+		return -EPERM;
+	store_relaxed(&b->owner, m->tag);
 	count_up(&m->counters[COUNT_ADOPT], 1);
 	add_seq_cst(&from->adopted, 1);
 	/* The last buffer of a thread that has ended: its slot is free. seq_cst with the same two steps

@@ -51,7 +51,8 @@ struct qmempool {
 	struct alf_ring *queues; /* of named queues, by number; slot is NULL until bound */
 	uint32_t serial;         /* of this opening: local.h */
 	uint32_t closing;
-	uint32_t waiters; /* threads of this process inside a call that may sleep */
+	uint32_t waiters;   /* threads of this process inside a call that may sleep */
+	uint64_t looked_ns; /* when this process last asked the kernel who is dead: recover.c */
 };
 
 /* Binds a checked segment. 0, -ENOMEM, -EBADMSG. */
@@ -68,6 +69,10 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle);
 
 /* Flushes m's cache if somebody asks for it. False if the cache is not m's to use now. */
 bool qmempool_honour(struct qmempool *p, struct member *m);
+
+/* Gives n buffers of m's to the shared queue, BULK_MAX at most; what does not fit because somebody has
+ * stopped at its head it abandons to the next sweep. */
+void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
 
 /* Puts m's cache into the shared queue. What a thief that has stopped leaves there stays in the slot, for
  * other thieves and for the slot's next member. */
@@ -150,8 +155,8 @@ static inline int qmempool_check(struct qmempool *p, struct member *m, uint64_t 
 {
 	if (unlikely(handle_index(handle) >= p->capacity))
 		return -EINVAL;
-	if (SHMPOOL_CHECK && unlikely(!qmempool_mine(qmempool_buffer(p, handle_index(handle)),
-						     owner_member(m->number), handle)))
+	if (SHMPOOL_CHECK &&
+	    unlikely(!qmempool_mine(qmempool_buffer(p, handle_index(handle)), m->tag, handle)))
 		return qmempool_adopt(p, m, handle);
 	return 0;
 }
@@ -172,7 +177,7 @@ static inline int qmempool_free_bulk(struct qmempool *p, struct member *m, const
 {
 #if SHMPOOL_CHECK
 	/* Read once: the compiler cannot know that no generation stored below is one of them. */
-	const uint64_t mine = owner_member(m->number);
+	const uint64_t mine = m->tag;
 	struct buffer *const buffers = p->buffers;
 	const uint32_t capacity = p->capacity;
 	for (uint32_t i = 0; i < n; i++) {

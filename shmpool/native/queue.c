@@ -8,9 +8,11 @@
 #include <string.h>
 
 #include "member.h"
+#include "recover.h"
 #include "transfer.h"
 #include "wait.h"
 
+#define EMPTIES_LOOK 256 /* gets that find nothing, before one looks at the producers' line */
 #define FETCH_AHEAD 1 /* buffers: one hop between distant cores is longer than one message's work */
 
 static bool named(const struct queue_slot *slot, uint64_t state, const char *name)
@@ -53,19 +55,33 @@ static bool outranked(const struct qmempool *p, uint32_t number, const char *nam
 	return false;
 }
 
+/* Buffers of the dead are put into a queue by whoever puts things right: it must take any producer. */
+static bool can_take_back(struct qmempool *p, uint32_t flags, const struct queue_on_death *on_death)
+{
+	const struct alf_ring *letter = queue_ring(p, on_death->dead_letter);
+	if (on_death->what > ON_DEATH_DEAD_LETTER || (on_death->what && !SHMPOOL_CHECK))
+		return false;
+	if (on_death->what == ON_DEATH_REQUEUE && flags & ALF_SINGLE_PRODUCER)
+		return false;
+	if (on_death->dead_letter == 0)
+		return on_death->what != ON_DEATH_DEAD_LETTER;
+	return letter && !(letter->flags & ALF_SINGLE_PRODUCER);
+}
+
 int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
-		 uint32_t flags)
+		 uint32_t flags, const struct queue_on_death *on_death)
 {
 	size_t length = strlen(name);
 	if (length == 0 || length > NAME_MAX_BYTES)
 		return -EINVAL;
+	if (!can_take_back(p, flags, on_death))
+		return -EDOM;
 	if (queue_find(p, name) > 0)
 		return -EEXIST;
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
 		struct queue_slot *slot = segment_queue(&p->segment, i);
 		uint64_t seen = 0;
-		if (load_relaxed(&slot->state) ||
-		    !cas_seq_cst(&slot->state, &seen, owner_member(m->number)))
+		if (load_relaxed(&slot->state) || !cas_seq_cst(&slot->state, &seen, m->tag))
 			continue;
 		struct alf_ring ring;
 		int error = alf_init(&ring, &slot->queue, ring_slots(p, i), capacity,
@@ -75,9 +91,12 @@ int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_
 						(uint64_t)((char *)ring.slot - p->segment.base),
 						capacity * sizeof(*ring.slot));
 		if (!error) {
+			slot->on_death = on_death->what;
+			slot->dead_letter = on_death->dead_letter;
+			slot->max_redeliveries = on_death->max_redeliveries;
 			memset(slot->name, 0, sizeof(slot->name));
 			memcpy(slot->name, name, length);
-			seen = owner_member(m->number) | QUEUE_NAMED;
+			seen = m->tag | QUEUE_NAMED;
 			store_seq_cst(&slot->state, seen); /* [QUEUE] */
 			if (!outranked(p, i, name) &&
 			    cas_seq_cst(&slot->state, &seen, QUEUE_READY)) /* [QUEUE] */
@@ -116,15 +135,22 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 /* m becomes the single producer or consumer if nobody is. */
 static int take_role(uint32_t *role, const struct member *m)
 {
-	uint32_t me = m->number + 1, seen = 0;
+	uint32_t me = m->tag, seen = 0;
 	if (load_relaxed(role) == me || cas_seq_cst(role, &seen, me))
 		return 0;
 	return -EBUSY;
 }
 
+/* take_role() where another member has it, or had it when it died. */
+__attribute__((noinline, cold)) static int take_role_over(struct qmempool *p, uint32_t *role,
+							  struct member *m)
+{
+	return recover_stuck(p, m) ? take_role(role, m) : -EBUSY;
+}
+
 void queue_release(const struct alf_ring *r, const struct member *m)
 {
-	uint32_t me = m->number + 1;
+	uint32_t me = m->tag;
 	if (load_relaxed(&r->q->producer) == me)
 		store_release(&r->q->producer, 0); /* pairs with take_role() */
 	if (load_relaxed(&r->q->consumer) == me)
@@ -134,7 +160,7 @@ void queue_release(const struct alf_ring *r, const struct member *m)
 /* Checks that each of n buffers is m's and is there once only: a marked one is no longer m's. */
 static int check_each_once(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	uint64_t mine = owner_member(m->number);
+	uint64_t mine = m->tag;
 	int error = 0;
 	uint32_t i;
 	for (i = 0; i < n && !error; i++) {
@@ -157,7 +183,8 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	int error = 0;
 	if (unlikely(n > r->mask + 1))
 		return -EMSGSIZE;
-	if (single && (error = take_role(&q->producer, m)))
+	if (single && unlikely(take_role(&q->producer, m)) &&
+	    (error = take_role_over(p, &q->producer, m)))
 		return error;
 	error = n == 1 ? qmempool_check(p, m, handle[0]) : check_each_once(p, m, handle, n);
 	if (unlikely(error))
@@ -166,9 +193,10 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 			 transfer_in(p, m, r, handle, n, ALF_MULTI);
 	if (unlikely(error)) {
 		for (uint32_t i = 0; n > 1 && i < n; i++)
-			store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->owner,
-				      owner_member(m->number));
+			store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->owner, m->tag);
 		count_up(&m->counters[COUNT_FULL], 1);
+		if (!alf_ready(r)) /* what keeps it full is not the consumers */
+			recover_stuck(p, m);
 		return error;
 	}
 	count_up(&m->counters[COUNT_ENQUEUE], n);
@@ -193,7 +221,8 @@ int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, ui
 	struct alf_queue *q = r->q;
 	bool single = r->flags & ALF_SINGLE_CONSUMER;
 	int got;
-	if (single && (got = take_role(&q->consumer, m)))
+	if (single && unlikely(take_role(&q->consumer, m)) &&
+	    (got = take_role_over(p, &q->consumer, m)))
 		return got;
 	got = single ? transfer_out(p, m, r, handle, n, ALF_SINGLE_WAKES) :
 		       transfer_out(p, m, r, handle, n, ALF_MULTI);
@@ -207,6 +236,9 @@ int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, ui
 	}
 	if (got == 0) {
 		count_up(&m->counters[COUNT_EMPTY], 1);
+		if (unlikely(load_relaxed(&m->counters[COUNT_EMPTY]) % EMPTIES_LOOK == 0) &&
+		    !alf_empty(r))
+			recover_stuck(p, m);
 		return -EAGAIN;
 	}
 	return got;
@@ -266,6 +298,8 @@ int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 					   deadline_ns);
 		}
 		wait_leave(word, entered);
+		if (reserved)
+			recover_stuck(p, m);
 		if (slept)
 			return slept == -ETIMEDOUT ? got : slept;
 	}

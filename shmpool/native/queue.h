@@ -17,10 +17,18 @@
 
 #include "qmempool.h"
 
+/* What a queue is made with besides its capacity: struct queue_slot. */
+struct queue_on_death {
+	uint32_t what; /* enum on_death */
+	uint32_t dead_letter;
+	uint32_t max_redeliveries;
+};
+
 /* Makes a queue; flags are ALF_SINGLE_PRODUCER and ALF_SINGLE_CONSUMER. Its number (from 1 on);
- * -EEXIST; -EINVAL name or capacity; -ENFILE no number is left; -ENOSPC. */
+ * -EEXIST; -EINVAL name or capacity; -EDOM what would go back to it, or to the dead-letter queue, meets a
+ * single producer there, or nothing can (SHMPOOL_CHECK=0); -ENFILE no number is left; -ENOSPC. */
 int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
-		 uint32_t flags);
+		 uint32_t flags, const struct queue_on_death *on_death);
 
 /* Its number, -ENOENT. */
 int queue_find(struct qmempool *p, const char *name);

@@ -136,7 +136,8 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, char *why, size_
 	s->members_offset = round_up(SHARED_END, CACHE_LINE);
 	s->member_stride =
 		round_up(sizeof(struct member) + (uint64_t)g->cache_size * 8, CACHE_LINE);
-	s->queues_offset = s->members_offset + (uint64_t)g->members * s->member_stride;
+	s->members = (uint32_t)g->members + MEMBERS_SPARE;
+	s->queues_offset = s->members_offset + s->members * s->member_stride;
 	s->extents_offset =
 		s->queues_offset + (uint64_t)(g->queues + 1) * sizeof(struct queue_slot);
 	s->extents = (capacity - (uint64_t)g->prealloc + g->extent_buffers - 1) / g->extent_buffers;
@@ -173,6 +174,8 @@ uint64_t segment_layout_hash(void)
 		offsetof(struct segment_header, members_offset),
 		offsetof(struct member, counters),
 		offsetof(struct queue_slot, queue),
+		TAG_NUMBER_BITS,
+		MEMBERS_SPARE,
 		offsetof(struct buffer, timestamp),
 	};
 	uint64_t hash = 0xcbf29ce484222325ull; /* FNV-1a, 64 bits */
@@ -232,6 +235,9 @@ int segment_init(struct segment *s, char *base, int fd)
 		.size = s->size,
 	};
 	memcpy(h->boot_id, self.boot_id, sizeof(h->boot_id));
+	segment_shared(s)->namespaces = self.namespaces;
+	for (uint32_t i = 0; i < s->members; i++)
+		segment_member(s, i)->tag = i + 1;
 	return 0;
 }
 

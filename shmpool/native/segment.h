@@ -26,6 +26,7 @@ struct segment {
 	uint64_t headers_offset;
 	uint64_t data_offset;
 	uint64_t size;
+	uint32_t members; /* slots: geometry.members and the spare ones */
 };
 
 /* Fills the zero fields of g that have a default, checks every one, and computes the layout. 0, or

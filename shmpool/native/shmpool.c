@@ -9,6 +9,8 @@
 #include "audit.h"
 #include "call.h"
 #include "member.h"
+#include "process.h"
+#include "recovery.h"
 #include "slab.h"
 
 int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size)
@@ -53,11 +55,13 @@ int shmpool_close_wait(int pool)
 	return local_close((uint32_t)pool);
 }
 
-int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags)
+int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
+			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries)
 {
 	struct call c;
+	struct queue_on_death policy = { on_death, dead_letter, max_redeliveries };
 	int error = open_pool((uint32_t)pool, &c);
-	return error ? error : queue_create(c.p, c.m, name, capacity, flags & 3);
+	return error ? error : queue_create(c.p, c.m, name, capacity, flags & 3, &policy);
 }
 
 int shmpool_queue_find(int pool, const char *name)
@@ -80,10 +84,14 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->single_producer = !!(r->flags & ALF_SINGLE_PRODUCER);
 	info->single_consumer = !!(r->flags & ALF_SINGLE_CONSUMER);
 	info->count = alf_count(r);
+	const struct queue_slot *slot = segment_queue(&p->segment, r->id);
+	info->producer = load_relaxed(&r->q->producer) & TAG_NUMBER_MASK;
+	info->consumer = load_relaxed(&r->q->consumer) & TAG_NUMBER_MASK;
+	info->on_death = slot->on_death;
+	info->dead_letter = slot->dead_letter;
+	info->max_redeliveries = slot->max_redeliveries;
 	info->enqueued = load_relaxed(&r->q->prod) - alf_capacity(r);
 	info->dequeued = load_relaxed(&r->q->cons) - alf_capacity(r);
-	info->producer = load_relaxed(&r->q->producer);
-	info->consumer = load_relaxed(&r->q->consumer);
 	return 0;
 }
 
@@ -126,7 +134,7 @@ int64_t shmpool_alloc(uint64_t key)
 	if (likely(!error))
 		error = qmempool_alloc(c.p, c.m, &handle);
 	if (likely(!error))
-		error = fresh(&c, handle);
+		error = fresh(&c, handle, wait_coarse());
 	return likely(!error) ? answer(&c, handle) : error;
 }
 
@@ -178,7 +186,10 @@ int64_t shmpool_get(uint64_t key)
 	int got = open_queue(key, &c);
 	if (likely(!got))
 		got = queue_get(c.p, c.m, c.ring, &handle, 1);
-	return likely(got > 0) ? answer(&c, handle) : got;
+	if (unlikely(got <= 0))
+		return got;
+	held_since(&c, handle, wait_coarse());
+	return answer(&c, handle);
 }
 
 int64_t shmpool_get_wait(uint64_t key, int64_t deadline)
@@ -276,6 +287,30 @@ int64_t shmpool_set_field(uint64_t key, int field, uint64_t value)
 	return -EINVAL;
 }
 
+int shmpool_recover_wait(int pool, struct shmpool_recovery *out)
+{
+	struct call c;
+	int error = open_pool((uint32_t)pool, &c);
+	if (error)
+		return error;
+	waits_begin(&c);
+	error = recover(c.p, c.m, out);
+	waits_end(&c);
+	return error;
+}
+
+int shmpool_fate(int pool, uint32_t member)
+{
+	struct qmempool *p = local_pool((uint32_t)pool);
+	if (!p)
+		return -EBADF;
+	if (member >= p->segment.members)
+		return -ENOENT;
+	const struct member *m = segment_member(&p->segment, member);
+	uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
+	return identity ? (int)recover_fate(&p->segment, m, identity) : -ENOENT;
+}
+
 int shmpool_stats(int pool, struct shmpool_stats *out)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
@@ -291,7 +326,7 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 	size_t got = 0;
 	if (!p)
 		return -EBADF;
-	for (uint32_t i = 0; i < p->segment.geometry.members && got < n; i++) {
+	for (uint32_t i = 0; i < p->segment.members && got < n; i++) {
 		const struct member *m = segment_member(&p->segment, i);
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
 		if (!identity)
@@ -299,13 +334,14 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 		struct shmpool_member_info *info = &out[got++];
 		*info = (struct shmpool_member_info) {
 			.attached_ns = load_relaxed(&m->attached_ns),
-			.start = member_start(identity),
+			.start = (uint32_t)identity,
 			.number = i,
 			.pid = member_pid(identity),
 			.tid = load_relaxed(&m->tid),
 			.cached = member_cached(&p->segment, m),
 			.held = member_held(m),
-			.operation = load_acquire(&m->op) >> 62, /* [OP] */
+			.operation = alf_op_kind(load_acquire(&m->op)), /* [OP] */
+			.dead = member_dead(identity),
 		};
 		for (int k = 0; k < COUNTERS; k++)
 			info->counters[k] = member_count(m, k);
@@ -313,8 +349,8 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 	return (int)got;
 }
 
-int shmpool_audit_wait(int pool, struct shmpool_audit *out, uint64_t *held, size_t held_n,
-		       uint64_t *queued, size_t queued_n)
+int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
+		       size_t held_n, uint64_t *queued, size_t queued_n)
 {
 	struct call c = { .p = local_pool((uint32_t)pool) };
 	if (!c.p)

@@ -50,8 +50,11 @@ struct shmpool_queue_info {
 	uint32_t single_producer;
 	uint32_t single_consumer;
 	uint32_t count;
-	uint32_t producer;
+	uint32_t producer; /* number + 1 of the single producer's member, 0 for none */
 	uint32_t consumer;
+	uint32_t on_death;
+	uint32_t dead_letter; /* the queue's number, 0 for none */
+	uint32_t max_redeliveries;
 	uint64_t enqueued; /* positions reserved, and claimed, so far */
 	uint64_t dequeued;
 };
@@ -62,7 +65,8 @@ struct shmpool_stats {
 	uint64_t cached;
 	uint64_t queued;
 	uint64_t members;
-	uint64_t counters[13];
+	uint64_t deaths;
+	uint64_t counters[14];
 };
 
 struct shmpool_member_info {
@@ -74,7 +78,14 @@ struct shmpool_member_info {
 	uint32_t cached;
 	uint64_t held;      /* buffers in hand, its local cache not counted */
 	uint32_t operation; /* 1 in the middle of an enqueue, 2 of a dequeue, else 0 */
-	uint64_t counters[13];
+	uint32_t dead;      /* 1 once that is known and not yet put right */
+	uint64_t counters[14];
+};
+
+struct shmpool_held {
+	uint64_t buffers;
+	uint64_t
+		oldest_ns; /* CLOCK_MONOTONIC, to some ms, when the first of them was allocated or got */
 };
 
 struct shmpool_audit {
@@ -83,6 +94,16 @@ struct shmpool_audit {
 	uint64_t cached;
 	uint64_t unaccounted;
 	uint64_t doubled;
+};
+
+struct shmpool_recovery {
+	uint64_t members; /* dead ones whose slots are free now */
+	uint64_t buffers; /* taken from the dead: freed, requeued and dead-lettered */
+	uint64_t requeued;
+	uint64_t dead_lettered;
+	uint64_t
+		postponed; /* dead ones of whom something waits for a stopped process, or for room */
+	uint64_t unknown;  /* members of another namespace: nobody here can tell */
 };
 
 /* The segment. */
@@ -94,7 +115,8 @@ int shmpool_open(void *base, uint64_t size, int fd);
 int shmpool_close_wait(int pool);
 
 /* Queues. flags: 1 single producer, 2 single consumer. Give the queue's number. */
-int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags);
+int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
+			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries);
 int shmpool_queue_find(int pool, const char *name);
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info);
 int64_t shmpool_queue_count(uint64_t key);
@@ -146,10 +168,15 @@ int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_
 int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, const uint32_t *from,
 			    size_t step);
 
+/* Putting right what the dead left: recover.h. */
+int shmpool_recover_wait(int pool, struct shmpool_recovery *out);
+/* 0 alive, 1 stopped, 2 dead, 3 unknown; -ENOENT no such member. */
+int shmpool_fate(int pool, uint32_t member);
+
 /* Looking. */
 int shmpool_stats(int pool, struct shmpool_stats *out);
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n);
-int shmpool_audit_wait(int pool, struct shmpool_audit *out, uint64_t *held, size_t held_n,
-		       uint64_t *queued, size_t queued_n);
+int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
+		       size_t held_n, uint64_t *queued, size_t queued_n);
 
 #endif

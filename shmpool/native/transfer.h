@@ -10,8 +10,9 @@
  * read OWNED(dead) or TRANSIT to a position never published. Killed between claim and the owner
  * words, they read TRANSIT to a position behind cons. Either way each is found exactly once.
  *
- * Ordering: the owner words need none of their own. [SLOT] of alf_queue.h carries them to the
- * consumer, [OP] to whoever sweeps.
+ * Ordering
+ *     [OWNER]  an owner word: whoever sweeps and reads that the member has it sees from which queue. For
+ *              everybody else [SLOT] of alf_queue.h carries what the header says.
  */
 #ifndef SHMPOOL_TRANSFER_H
 #define SHMPOOL_TRANSFER_H
@@ -36,8 +37,6 @@ static inline int transfer_in(const struct qmempool *p, struct member *m, const 
 		for (uint32_t i = 0; i < n; i++) {
 			struct buffer *b = qmempool_buffer(p, handle_index(handle[i]));
 			store_relaxed(&b->owner, owner_transit(r->id, at + i));
-			if (r->id)
-				store_relaxed(&b->queue, r->id);
 		}
 		alf_publish(r, at, handle, n);
 	}
@@ -56,8 +55,13 @@ static inline int transfer_out(const struct qmempool *p, struct member *m, const
 		if (unlikely(index >= p->capacity))
 			continue; /* somebody scribbled over the ring: never follow it */
 		struct buffer *b = qmempool_buffer(p, index);
-		store_relaxed(&b->owner, owner_member(m->number));
-		handle[good++] = handle_of(index, load_relaxed(&b->generation));
+		uint32_t generation = load_relaxed(&b->generation);
+		if (r->id) {
+			store_relaxed(&b->queue, r->id);
+			store_relaxed(&b->got, generation);
+		}
+		store_release(&b->owner, m->tag); /* [OWNER] */
+		handle[good++] = handle_of(index, generation);
 	}
 	alf_done(&m->op, side);
 	return likely(good || !got) ? (int)good : -EBADMSG;

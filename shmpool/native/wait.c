@@ -11,11 +11,21 @@
 #include <time.h>
 #include <unistd.h>
 
-int64_t wait_now(void)
+static int64_t read_clock(clockid_t clock)
 {
 	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(clock, &t);
 	return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+int64_t wait_now(void)
+{
+	return read_clock(CLOCK_MONOTONIC);
+}
+
+int64_t wait_coarse(void)
+{
+	return read_clock(CLOCK_MONOTONIC_COARSE);
 }
 
 uint32_t wait_enter(uint32_t *word)

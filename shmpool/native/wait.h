@@ -52,6 +52,7 @@ void wait_wake(uint32_t *word, uint32_t n);
 /* Forgets every sleeper, dead ones included, and wakes those that live: they announce themselves anew. */
 void wait_reset(uint32_t *word);
 
-int64_t wait_now(void); /* CLOCK_MONOTONIC, ns */
+int64_t wait_now(void);    /* CLOCK_MONOTONIC, ns */
+int64_t wait_coarse(void); /* the same at the last tick, some ms ago: a quarter of the cost */
 
 #endif

@@ -11,6 +11,7 @@
 #include "check.h"
 #include "local.h"
 #include "member.h"
+#include "memfd_pool.h"
 #include "queue.h"
 #include "wait.h"
 
@@ -115,36 +116,14 @@ static void *hoard(void *argument)
 	return NULL;
 }
 
-static void open_pool_on_memfd(void)
-{
-	struct shmpool_geometry g = { .buffer_size = 64,
-				      .capacity = CAPACITY,
-				      .prealloc = 16,
-				      .cache_size = 32,
-				      .bulk = 16,
-				      .refill_multiplier = 1,
-				      .members = 16,
-				      .queues = 8 };
-	char why[256];
-	struct segment s;
-	CHECK(segment_plan(&s, &g, why, sizeof(why)) == 0);
-	int fd = memfd_create("stress_pool", MFD_CLOEXEC);
-	CHECK(fd >= 0 && ftruncate(fd, (off_t)g.size) == 0);
-	void *base = mmap(NULL, g.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	CHECK(base != MAP_FAILED);
-	EQUAL(0, shmpool_create_wait(base, fd, &g, why, sizeof(why)));
-	int number = shmpool_open(base, g.size, fd);
-	CHECK(number >= 0);
-	pool_number = (uint32_t)number;
-}
-
 static void run(const char *name, uint32_t flags)
 {
 	uint32_t producers = flags & ALF_SINGLE_PRODUCER ? 1 : PRODUCERS;
 	uint32_t consumers = flags & ALF_SINGLE_CONSUMER ? 1 : CONSUMERS;
 	struct worker worker[PRODUCERS + CONSUMERS] = { 0 };
 	pthread_t hoarder;
-	int number = queue_create(pool(), self(), name, 32, flags);
+	const struct queue_on_death on_death = { .what = ON_DEATH_FREE };
+	int number = queue_create(pool(), self(), name, 32, flags, &on_death);
 	CHECK(number > 0);
 	store_relaxed(&remaining, messages * producers);
 	store_relaxed(&stop, 0);
@@ -165,8 +144,9 @@ static void run(const char *name, uint32_t flags)
 	pthread_join(hoarder, NULL);
 	EQUAL((uint64_t)messages * (messages - 1) / 2 * producers, seen);
 	struct shmpool_audit audit;
-	uint64_t held[256] = { 0 }, queued[65] = { 0 };
-	EQUAL(0, audit_count(pool(), &audit, held, 256, queued, 65));
+	struct shmpool_held held[258];
+	uint64_t queued[65] = { 0 };
+	EQUAL(0, audit_count(pool(), &audit, held, 258, queued, 65));
 	EQUAL(0, audit.unaccounted);
 	EQUAL(0, audit.doubled);
 	EQUAL(audit.total, audit.free + audit.cached);
@@ -182,7 +162,14 @@ static void run(const char *name, uint32_t flags)
 int main(int argc, char **argv)
 {
 	messages = argc > 1 ? (uint32_t)atoi(argv[1]) : 20000;
-	open_pool_on_memfd();
+	pool_number = memfd_pool(&(struct shmpool_geometry) { .buffer_size = 64,
+							      .capacity = CAPACITY,
+							      .prealloc = 16,
+							      .cache_size = 32,
+							      .bulk = 16,
+							      .refill_multiplier = 1,
+							      .members = 16,
+							      .queues = 8 });
 	run("multi-multi", 0);
 	run("single-multi", ALF_SINGLE_PRODUCER);
 	run("multi-single", ALF_SINGLE_CONSUMER);

@@ -101,7 +101,7 @@ static int create(struct bench_run *run)
 	pool_number = shmpool_open(base, size, fd);
 	if (pool_number < 0)
 		return pool_number;
-	queue_number = shmpool_queue_create(pool_number, "bench", BENCH_RING, 0);
+	queue_number = shmpool_queue_create(pool_number, "bench", BENCH_RING, 0, 0, 0, 0);
 	return queue_number < 0 ? queue_number : 0;
 }
 

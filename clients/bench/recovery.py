@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long recovery takes, and what it costs those who go on: python -m clients.bench.recovery
+
+A worker passes bursts through a queue while processes that hold buffers are killed one after the
+other and put right. Prints the time of pool.recover(), and the worker's packets a second during
+those calls as a share of what it does without. It has a core to itself, so that the share is what
+recovery does to it, and not what one more process on the machine does.
+"""
+
+import mmap
+import os
+import signal
+import statistics
+import struct
+import time
+from collections.abc import Callable
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+import shmpool
+
+BURST = 32
+HELD = 1000  # buffers of each that is killed
+COUNTER = struct.Struct("Q")
+
+
+def forked(work: Callable[[], None]) -> int:
+    """A child process that does the work; its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+    finally:
+        os._exit(0)
+
+
+class Worker:
+    """Allocates, puts, gets and frees bursts, and counts them where others can read."""
+
+    def __init__(self, pool: shmpool.Pool, core: int) -> None:
+        self.count = mmap.mmap(-1, COUNTER.size)
+        self.pool, self.core = pool, core
+        self.pid = forked(self.run)
+
+    def run(self) -> None:
+        os.sched_setaffinity(0, {self.core})
+        queue, done = self.pool.queue("work"), 0
+        while True:
+            queue.put_many(self.pool.alloc_many(BURST))
+            done += len(held := queue.get_many(BURST))
+            held.free()
+            self.count[:] = COUNTER.pack(done)
+
+    def done(self) -> int:
+        return int(COUNTER.unpack(self.count[:])[0])
+
+
+def victim(pool: shmpool.Pool) -> int:
+    """A process that holds HELD buffers and sleeps; its pid."""
+    ready, told = os.pipe()
+
+    def work() -> None:
+        held = pool.alloc_many(HELD)
+        os.write(told, bytes([len(held) > 0]))
+        signal.pause()
+
+    pid = forked(work)
+    os.read(ready, 1)
+    os.close(ready)
+    os.close(told)
+    return pid
+
+
+def killed(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def measure(capacity: int, kills: int) -> tuple[list[float], float]:
+    """Seconds of each recovery, and the worker's speed meanwhile as a share of its speed alone."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[:1])
+    name = f"bench-recovery-{os.getpid()}"
+    pool = shmpool.Pool.create(name, buffer_size=64, capacity=capacity, prealloc=capacity)
+    children: list[int] = []
+    try:
+        pool.create_queue("work", capacity=1024)
+        worker = Worker(pool, cores[-1])
+        children.append(worker.pid)
+        victims = [victim(pool) for _ in range(kills)]
+        children += victims
+        pool.recover()  # the caller is a member by then
+
+        times, during, alone, resting = [], 0, 0, 0.0
+        for pid in victims:
+            rest, before = time.perf_counter(), worker.done()
+            time.sleep(0.05)
+            alone += worker.done() - before
+            resting += time.perf_counter() - rest
+            children.remove(pid)
+            killed(pid)
+            start, before = time.perf_counter(), worker.done()
+            pool.recover()
+            times.append(time.perf_counter() - start)
+            during += worker.done() - before
+        return times, (during / sum(times)) / (alone / resting)
+    finally:
+        for pid in children:
+            killed(pid)
+        pool.close()
+        shmpool.Pool.unlink(name)
+        os.sched_setaffinity(0, cores)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--kills", default=15, show_default=True, help="Processes killed for each row.")
+def main(kills: int) -> None:
+    """Time of recovery, and the speed of those who go on meanwhile.
+
+    Example: python -m clients.bench.recovery --kills 50
+    """
+    table = Table("buffers", "recover(), median ms", "most ms", "goal ms", "speed meanwhile")
+    for capacity, goal in ((65_536, 5), (4_194_304, 100)):
+        times, share = measure(capacity, kills)
+        ms = [1000 * t for t in times]
+        table.add_row(
+            f"{capacity:,}",
+            f"{statistics.median(ms):.2f}",
+            f"{max(ms):.2f}",
+            f"{goal}",
+            f"{share:.2f} x",
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

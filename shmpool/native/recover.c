@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * recover.c - see recover.h: who is dead, and the words that name them.
+ */
+#include "recover.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "member.h"
+#include "process.h"
+#include "queue.h"
+#include "recovery.h"
+#include "wait.h"
+
+#define PASSES 4 /* while something waits for a live member to end its operation */
+
+/* Several members of one process are asked for once. */
+struct asked {
+	uint64_t identity;
+	enum process_fate fate;
+};
+
+static enum process_fate ask(const struct segment *s, const struct process *self,
+			     const struct member *m, uint64_t identity, struct asked *last)
+{
+	uint64_t namespaces = load_relaxed(&m->namespaces);
+	if (!namespaces && !load_seq_cst(&segment_shared(s)->foreign))
+		namespaces = segment_shared(s)->namespaces; /* still attaching, or killed at it */
+	if (namespaces != self->namespaces)
+		return PROCESS_UNKNOWN;
+	if (member_same_process(last->identity, identity))
+		return last->fate;
+	uint32_t pid = member_pid(identity);
+	last->identity = identity;
+	if (pid == self->pid) {
+		last->fate = (uint32_t)identity == self->start ? PROCESS_ALIVE : PROCESS_DEAD;
+		return last->fate;
+	}
+	last->fate = process_fate(pid, (uint32_t)identity);
+	if ((last->fate == PROCESS_ALIVE || last->fate == PROCESS_STOPPED) &&
+	    process_maps(pid, s->fd) == 0)
+		last->fate = PROCESS_DEAD; /* it has executed another program */
+	return last->fate;
+}
+
+enum process_fate recover_fate(const struct segment *s, const struct member *m, uint64_t identity)
+{
+	struct process self = process_self();
+	struct asked asked = { 0 };
+	return member_dead(identity) ? PROCESS_DEAD : ask(s, &self, m, identity, &asked);
+}
+
+/* Finds the dead, and says so in their slots. */
+static void recover_mark(struct recovery *r)
+{
+	const struct segment *s = &r->p->segment;
+	struct process self = process_self();
+	struct asked asked = { 0 };
+	for (uint32_t i = 0; i < s->members; i++) {
+		struct member *m = segment_member(s, i);
+		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
+		if (member_attached(identity)) {
+			enum process_fate fate = ask(s, &self, m, identity, &asked);
+			r->out->unknown += fate == PROCESS_UNKNOWN;
+			if (fate != PROCESS_DEAD)
+				continue;
+			uint64_t dead = identity ^ MEMBER_STATE_MASK;
+			if (cas_seq_cst(&m->identity, &identity, dead)) /* [MEMBER] */
+				identity = dead;
+		}
+		if (!member_dead(identity))
+			continue;
+		struct dead d = { .identity = identity,
+				  .number = i,
+				  .op = load_acquire(&m->op), /* [OP] */
+				  .tag = load_relaxed(&m->tag) };
+		if (!member_epoch_is(identity, d.tag))
+			d.op = d.tag = 0; /* nothing is left of it but the slot */
+		r->dead[r->deaths++] = d;
+		r->dead_at[i] = r->deaths;
+	}
+}
+
+/* Lets go of a cache that a dead thief was emptying. What it had taken lies at the bottom, and reads as
+ * somebody else's, or has been freed since. */
+static void let_go(struct recovery *r, struct member *victim, uint32_t thief)
+{
+	const struct qmempool *p = r->p;
+	if (!cas_seq_cst(&victim->thief, &thief, r->m->tag)) /* [CACHE] */
+		return;
+	uint64_t bottom = load_relaxed(&victim->cache_stolen);
+	uint32_t len = member_cached(&p->segment, victim), taken = 0;
+	for (; taken < len; taken++) {
+		uint64_t handle = victim->cache[(bottom + taken) & (p->cache_size - 1)];
+		if (handle_index(handle) >= p->capacity)
+			continue; /* somebody scribbled over it */
+		const struct buffer *b = qmempool_buffer(p, handle_index(handle));
+		if (load_acquire(&b->owner) == victim->tag && /* [OWNER] */
+		    load_relaxed(&b->generation) == handle_generation(handle))
+			break;
+	}
+	store_release(&victim->cache_stolen, bottom + taken); /* [CACHE] */
+	store_release(&victim->thief,
+		      CACHE_REQUESTED); /* [CACHE] whoever asked before is not forgotten */
+}
+
+/* Before the sweep: what a dead thief had taken must not be somebody's again while a cache lists it. */
+static void recover_thieves(struct recovery *r)
+{
+	for (uint32_t i = 0; i < r->p->segment.members; i++) {
+		struct member *victim = segment_member(&r->p->segment, i);
+		uint32_t thief = load_acquire(&victim->thief); /* [CACHE] */
+		if (recovery_dead(r, thief))
+			let_go(r, victim, thief);
+	}
+}
+
+void recovery_look(struct recovery *r)
+{
+	r->lives = 0;
+	for (uint32_t i = 0; i < r->p->segment.members; i++) {
+		const struct member *m = segment_member(&r->p->segment, i);
+		uint64_t op = load_acquire(&m->op);                    /* [OP] */
+		if (op && member_attached(load_acquire(&m->identity))) /* [MEMBER] */
+			r->live_op[r->lives++] = op;
+	}
+}
+
+const struct alf_ring *recovery_ring(const struct recovery *r, uint32_t queue)
+{
+	return queue ? queue_ring(r->p, queue) : &r->p->free;
+}
+
+/* Which positions the dead may have reserved: what their op records cover of what is reserved at all,
+ * and in a queue with a single producer all that is left of a dead one's. */
+static void recover_ranges(struct recovery *r)
+{
+	const struct segment *s = &r->p->segment;
+	for (uint32_t i = 0; i < r->deaths; i++) {
+		struct dead *d = &r->dead[i];
+		if (alf_op_kind(d->op) != ALF_OP_ENQUEUE)
+			continue;
+		const struct alf_ring *ring = recovery_ring(r, alf_op_queue(d->op));
+		if (!ring)
+			continue;
+		uint64_t prod = load_acquire(&ring->q->prod); /* [PROD] */
+		uint64_t ago = alf_op_offset(d->op, prod), n = alf_op_count(d->op);
+		r->range[r->ranges++] = (struct dead_range) {
+			.ring = ring, .from = prod - ago, .n = n < ago ? n : ago, .by = d
+		};
+	}
+	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
+		const struct alf_ring *ring = recovery_ring(r, i);
+		struct dead *d;
+		if (!ring || !(ring->flags & ALF_SINGLE_PRODUCER))
+			continue;
+		d = recovery_dead(r, load_acquire(&ring->q->producer)); /* pairs with take_role() */
+		if (!d)
+			continue;
+		uint64_t cons = load_acquire(&ring->q->cons);     /* [CONS] */
+		uint64_t n = load_acquire(&ring->q->prod) - cons; /* [PROD] */
+		if (n <= alf_capacity(ring))
+			r->range[r->ranges++] =
+				(struct dead_range) { .ring = ring, .from = cons, .n = n, .by = d };
+	}
+}
+
+/* Makes void what nobody will publish, once the buffers that were on their way there are known. */
+static void recover_voids(struct recovery *r)
+{
+	for (uint32_t i = 0; i < r->ranges; i++) {
+		struct dead_range *range = &r->range[i];
+		for (uint64_t k = 0; k < range->n && !range->postponed; k++) {
+			uint64_t at = range->from + k, word = alf_word(range->ring, at);
+			if (alf_at(range->ring, at, word) != ALF_AT_UNPUBLISHED)
+				continue;
+			recovery_look(r);
+			if (recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, at))
+				range->by->postponed = true;
+			else
+				alf_make_void(range->ring, at, word);
+		}
+	}
+}
+
+/* Extents and queues that a dead member was making: nobody has seen anything of them yet. */
+static void recover_makers(struct recovery *r)
+{
+	const struct segment *s = &r->p->segment;
+	for (uint64_t i = 0; i < s->extents; i++) {
+		uint64_t maker = load_acquire(segment_extent(s, i)); /* [EXTENT] */
+		if (maker && maker != EXTENT_PRESENT && recovery_dead(r, maker))
+			cas_seq_cst(segment_extent(s, i), &maker, 0); /* [EXTENT] */
+	}
+	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
+		uint64_t *state = &segment_queue(s, i)->state,
+			 maker = load_acquire(state); /* [QUEUE] */
+		if (maker != QUEUE_READY && recovery_dead(r, maker))
+			cas_seq_cst(state, &maker, 0); /* [QUEUE] */
+	}
+}
+
+/* Frees the slot of a dead member of which nothing is left but that. False if somebody alive still looks
+ * into its cache. Whoever has the thief's word does this alone. */
+static bool recover_finish(struct recovery *r, const struct dead *d)
+{
+	struct member *m = segment_member(&r->p->segment, d->number);
+	uint32_t thief = load_acquire(&m->thief); /* [CACHE] */
+	if (thief && thief != CACHE_REQUESTED && !recovery_dead(r, thief))
+		return load_acquire(&m->identity) != d->identity; /* [MEMBER] */
+	if (!cas_seq_cst(&m->thief, &thief, r->m->tag))           /* [CACHE] */
+		return load_acquire(&m->identity) != d->identity; /* [MEMBER] */
+	if (load_acquire(&m->identity) == d->identity) {          /* [MEMBER] */
+		store_relaxed(&m->cache_stolen,
+			      load_relaxed(&m->cache_in) - load_relaxed(&m->cache_out));
+		add_relaxed(&segment_shared(&r->p->segment)->deaths, 1);
+		member_release(&r->p->segment, m);
+		r->out->members++;
+		store_release(&m->thief, 0); /* [CACHE] */
+	} else {
+		store_release(&m->thief, CACHE_REQUESTED); /* [CACHE] it is its successor's now */
+	}
+	return true;
+}
+
+/* The dead may have been counted asleep, or have died between a change and its wake-up. */
+static void recover_sleepers(struct recovery *r)
+{
+	const struct segment *s = &r->p->segment;
+	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
+		struct alf_queue *q = &segment_queue(s, i)->queue;
+		if (wait_anybody(&q->data_wait))
+			wait_reset(&q->data_wait);
+		if (wait_anybody(&q->room_wait))
+			wait_reset(&q->room_wait);
+	}
+	if (wait_anybody(&segment_shared(s)->free_wait))
+		wait_reset(&segment_shared(s)->free_wait);
+}
+
+static void pass(struct recovery *r)
+{
+	r->deaths = r->ranges = 0;
+	memset(r->dead_at, 0, r->p->segment.members * sizeof(*r->dead_at));
+	r->out->unknown = r->out->postponed = 0;
+	recover_mark(r);
+	if (!r->deaths && !load_relaxed(&segment_shared(&r->p->segment)->abandoned))
+		return;
+	recover_thieves(r);
+	recover_ranges(r);
+	sweep_unreserve(r);
+	recover_voids(r);
+	sweep(r);
+	recover_makers(r);
+	for (uint32_t i = 0; i < r->deaths; i++)
+		if (r->dead[i].postponed || !recover_finish(r, &r->dead[i]))
+			r->out->postponed++;
+	recover_sleepers(r);
+}
+
+int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out)
+{
+	uint32_t members = p->segment.members, queues = (uint32_t)p->segment.geometry.queues + 1;
+	struct recovery r = { .p = p, .m = m, .out = out };
+	int error = -ENOMEM;
+	memset(out, 0, sizeof(*out));
+	r.dead = calloc(members, sizeof(*r.dead));
+	r.dead_at = calloc(members, sizeof(*r.dead_at));
+	r.live_op = calloc(members, sizeof(*r.live_op));
+	r.range = calloc(members + queues, sizeof(*r.range));
+	r.cons = calloc(queues, sizeof(*r.cons));
+	r.consumer = calloc(queues, sizeof(*r.consumer));
+	if (r.dead && r.dead_at && r.live_op && r.range && r.cons && r.consumer) {
+		error = 0;
+		for (int i = 0; i < PASSES && !error; i++) {
+			if (i)
+				sched_yield();
+			pass(&r);
+			if (!out->postponed)
+				break;
+		}
+	}
+	free(r.dead);
+	free(r.dead_at);
+	free(r.live_op);
+	free(r.range);
+	free(r.cons);
+	free(r.consumer);
+	return error;
+}
+
+bool recover_stuck(struct qmempool *p, struct member *m)
+{
+	struct shmpool_recovery out;
+	uint64_t now = (uint64_t)wait_now();
+	if (now - load_relaxed(&p->looked_ns) < RECOVER_LOOK_NS)
+		return false;
+	store_relaxed(&p->looked_ns, now);
+	return recover(p, m, &out) == 0 && (out.members || out.buffers);
+}

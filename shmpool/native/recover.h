@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * recover.h - putting right what dead members left, while everybody else goes on.
+ *
+ * Any number of members may do it at the same time, for the same dead. There is no lock and no lease:
+ * every step is one compare-and-swap on a word whose expected value can never come back (positions
+ * are never used again, tags name one life of a slot), so that a recoverer may be stopped anywhere for
+ * any time, and if it dies is a dead member like any other.
+ *
+ * What a member leaves when it is killed                     who puts it right
+ *     it reserved positions and did not publish them         recover_voids()
+ *     buffers in its hands or its cache: OWNED(dead)         sweep()
+ *     buffers on their way into such positions               sweep()
+ *     buffers it claimed and did not mark                    sweep()
+ *     it was emptying somebody's cache                       recover_thieves()
+ *     it was making an extent or a queue                     recover_makers()
+ *     it was a queue's single producer or consumer           recover_finish()
+ *     it was counted asleep                                  wait_reset()
+ *     its slot                                               recover_finish()
+ *
+ * What a live member may itself have reserved or claimed is left to it: an op record of a stopped
+ * process that covers the same positions as a dead one's postpones those, and nothing else.
+ *
+ * Progress: nobody waits for anybody. What is postponed is counted, and done by a later call.
+ */
+#ifndef SHMPOOL_RECOVER_H
+#define SHMPOOL_RECOVER_H
+
+#include "qmempool.h"
+#include "shmpool.h"
+
+/* Puts right all that is found dead now. m is the caller's member, in no operation. 0, -ENOMEM. */
+int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out);
+
+/* For a member that finds no buffer, no room behind a position that is not published, or a single side
+ * taken: asks the kernel who is dead, at most every RECOVER_LOOK_NS in a process. True if anything was
+ * put right, so that it is worth trying again. */
+#define RECOVER_LOOK_NS 10000000
+bool recover_stuck(struct qmempool *p, struct member *m);
+
+/* What became of a member's process; PROCESS_UNKNOWN in another namespace. */
+enum process_fate recover_fate(const struct segment *s, const struct member *m, uint64_t identity);
+
+#endif

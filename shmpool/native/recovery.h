@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * recovery.h - one run of recover(): what it knows of the dead and the living. Shared by recover.c,
+ * which finds the dead and mends what they left in words that name them, and sweep.c, which looks at
+ * every buffer.
+ */
+#ifndef SHMPOOL_RECOVERY_H
+#define SHMPOOL_RECOVERY_H
+
+#include "alf_repair.h"
+#include "recover.h"
+
+struct dead {
+	uint64_t identity;
+	uint64_t op;
+	uint32_t number;
+	uint32_t tag;
+	bool postponed; /* something that may be its is left for later */
+};
+
+/* Positions that a dead producer may have reserved. */
+struct dead_range {
+	const struct alf_ring *ring;
+	uint64_t from;
+	uint64_t n;
+	struct dead *by;
+	bool postponed; /* somebody alive may have one of them */
+};
+
+struct recovery {
+	struct qmempool *p;
+	struct member *m;
+	struct shmpool_recovery *out;
+	struct dead *dead;
+	uint32_t deaths;
+	uint32_t *dead_at; /* by member number: 1 + its index in dead */
+	struct dead_range *range;
+	uint32_t ranges;
+	uint64_t *live_op; /* op records of the living, one snapshot */
+	uint32_t lives;
+	uint64_t *cons;     /* by queue, read before live_op */
+	uint32_t *consumer; /* by queue, of single-consumer ones, read after cons */
+};
+
+/* The dead member that a tag names, NULL if it names none. */
+static inline struct dead *recovery_dead(const struct recovery *r, uint64_t word)
+{
+	uint32_t number = tag_number(word);
+	if (number >= r->p->segment.members || !r->dead_at[number])
+		return NULL;
+	struct dead *d = &r->dead[r->dead_at[number] - 1];
+	return d->tag == (uint32_t)word ? d : NULL;
+}
+
+/* Reads what the living may be in the middle of; what is asked about must have been read before. */
+void recovery_look(struct recovery *r);
+
+static inline bool recovery_live(const struct recovery *r, enum alf_op_kind kind, uint32_t queue,
+				 uint64_t position)
+{
+	for (uint32_t i = 0; i < r->lives; i++)
+		if (alf_op_covers(r->live_op[i], kind, queue, position))
+			return true;
+	return false;
+}
+
+/* The ring of a queue, the free ring for 0, NULL for none. */
+const struct alf_ring *recovery_ring(const struct recovery *r, uint32_t queue);
+
+/* Makes the buffers that were on their way into r->range their dead producers' again. */
+void sweep_unreserve(struct recovery *r);
+
+/* Takes every buffer that belongs to the dead, and frees it or hands it on as its queue says. */
+void sweep(struct recovery *r);
+
+#endif

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * sweep.c - see recover.h: one look at every buffer, to find those that the dead had.
+ *
+ * A buffer's owner word says whose it is, but for the two moments in which a ring's position has moved
+ * and the word has not: then the position says it, together with who can have moved it there.
+ *
+ *     OWNED(dead)                                            the dead's
+ *     TRANSIT to a position that a dead producer may have
+ *       reserved, void, or unpublished and nobody alive
+ *       may have it                                          the dead's
+ *     TRANSIT to a position behind cons, which nobody alive
+ *       may have claimed                                     the dead's
+ *     anything else                                          somebody's, or in a queue
+ *
+ * The second kind is made the first before the positions become void and all is freed: afterwards the
+ * ring may go round, and such a buffer could not be told from one of the third kind; and the ring of
+ * free buffers has room for all of them only once consumers can pass.
+ */
+#include "member.h"
+#include "queue.h"
+#include "recovery.h"
+#include "transfer.h"
+#include "wait.h"
+
+/* Whether position a lies before b, as far as an owner word tells. */
+static bool before(uint64_t a, uint64_t b)
+{
+	return (int64_t)((a - b) << (64 - OWNER_POSITION_BITS)) < 0;
+}
+
+/* Whoever is dead and may have claimed the position is not finished with yet. */
+static void postpone_claimant(struct recovery *r, const struct alf_ring *ring, uint64_t position)
+{
+	struct dead *consumer = recovery_dead(r, r->consumer[ring->id]);
+	if (consumer)
+		consumer->postponed = true;
+	for (uint32_t i = 0; i < r->deaths; i++)
+		if (alf_op_covers(r->dead[i].op, ALF_OP_DEQUEUE, ring->id, position))
+			r->dead[i].postponed = true;
+}
+
+/* Whether the buffer that reads TRANSIT to a position is one that a dead producer had not published. An
+ * owner word has only the low bits of the position; the range has them all. */
+static bool in_dead_range(struct recovery *r, struct dead_range *range, uint64_t low)
+{
+	uint64_t offset = (low - range->from) & ((1ull << OWNER_POSITION_BITS) - 1);
+	if (offset >= range->n)
+		return false;
+	uint64_t position = range->from + offset, word = alf_word(range->ring, position);
+	enum alf_at at = alf_at(range->ring, position, word);
+	if (at != ALF_AT_UNPUBLISHED)
+		return at == ALF_AT_VOID;
+	recovery_look(r);
+	if (!recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, position))
+		return alf_word(range->ring, position) == word;
+	range->postponed = range->by->postponed = true;
+	return false;
+}
+
+/* Whether nobody alive can have claimed the position, which lies behind cons. */
+static bool dead_claim(struct recovery *r, const struct alf_ring *ring, uint64_t position)
+{
+	if (ring->flags & ALF_SINGLE_CONSUMER) {
+		/* It has no op record; a live one is at its last claim. */
+		uint32_t consumer = r->consumer[ring->id];
+		return !consumer || recovery_dead(r, consumer);
+	}
+	if (!recovery_live(r, ALF_OP_DEQUEUE, ring->id, position))
+		return true;
+	postpone_claimant(r, ring, position);
+	return false;
+}
+
+/* Whether the dead have the buffer, and with *ring set, from that ring. */
+static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring **ring)
+{
+	*ring = NULL;
+	if (!(owner & OWNER_TRANSIT))
+		return recovery_dead(r, owner) || owner & OWNER_ABANDONED;
+	const struct alf_ring *from = recovery_ring(r, owner_queue(owner));
+	if (!from || !before(owner_position(owner), r->cons[from->id]) ||
+	    !dead_claim(r, from, owner_position(owner)))
+		return false;
+	*ring = from;
+	return true;
+}
+
+/* The queue that the dead holder of a buffer had got it from, 0 if it had it from the pool. */
+static uint32_t came_from(const struct buffer *b, uint64_t owner)
+{
+	uint32_t said = owner_queue(owner);
+	if (said || owner & OWNER_TRANSIT)
+		return said;
+	return load_relaxed(&b->got) == load_relaxed(&b->generation) ? load_relaxed(&b->queue) : 0;
+}
+
+/* Where the buffer goes: the number of a queue, or 0 to be freed. from is the queue its dead holder had
+ * it from. */
+static uint32_t destination(const struct recovery *r, const struct buffer *b, uint32_t from)
+{
+	if (!from || !recovery_ring(r, from))
+		return 0;
+	const struct queue_slot *slot = segment_queue(&r->p->segment, from);
+	uint32_t most = slot->max_redeliveries, letter = slot->dead_letter;
+	if (slot->on_death == ON_DEATH_FREE)
+		return 0;
+	if (slot->on_death == ON_DEATH_REQUEUE &&
+	    !(letter && most && load_relaxed(&b->redelivered) >= most))
+		return from;
+	return recovery_ring(r, letter) ? letter : 0;
+}
+
+/* Takes a buffer of the dead: false if another recoverer was faster. From here on it is a buffer that
+ * this member has from queue from, should it die too. */
+static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
+{
+	if (!cas_seq_cst(&b->owner, &owner, r->m->tag | (uint64_t)from << OWNER_QUEUE_SHIFT))
+		return false;
+	if (!(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED)
+		add_relaxed(&segment_shared(&r->p->segment)->abandoned, -1ull);
+	count_up(&r->m->counters[COUNT_RECOVER], 1);
+	r->out->buffers++;
+	return true;
+}
+
+/* Puts a buffer of the dead into a queue. The position first: when there is none, the buffer stays the
+ * dead's, for a later call. */
+static bool hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t from, uint32_t to)
+{
+	const struct alf_ring *ring = recovery_ring(r, to);
+	struct buffer *b = qmempool_buffer(r->p, index);
+	uint64_t at, handle = index;
+	if (alf_reserve(ring, &r->m->op, 1, ALF_MULTI, &at)) {
+		alf_done(&r->m->op, ALF_MULTI);
+		return false;
+	}
+	if (!take(r, b, owner, from)) {
+		store_release(&ring->slot[at & ring->mask],
+			      alf_tag(ring, at) | ALF_VOID); /* [SLOT] */
+		alf_done(&r->m->op, ALF_MULTI);
+		return true;
+	}
+	store_relaxed(&b->queue, from);
+	store_relaxed(&b->got, load_relaxed(&b->generation));
+	store_relaxed(&b->redelivered, load_relaxed(&b->redelivered) + 1);
+	store_release(&b->owner, owner_transit(to, at)); /* [OWNER] */
+	alf_publish(ring, at, &handle, 1);
+	alf_done(&r->m->op, ALF_MULTI);
+	if (to == from)
+		r->out->requeued++;
+	else
+		r->out->dead_lettered++;
+	if (wait_anybody(&ring->q->data_wait)) /* [WAIT] after prod moved */
+		wait_wake(&ring->q->data_wait, 1);
+	return true;
+}
+
+struct freed {
+	uint64_t handle[BULK_MAX];
+	uint32_t n;
+};
+
+static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
+{
+	struct buffer *b = qmempool_buffer(r->p, index);
+	const struct alf_ring *ring;
+	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
+	if (likely(!dead_has(r, owner, &ring)))
+		return;
+	uint32_t from = came_from(b, owner), to = destination(r, b, from);
+	if (to) {
+		if (hand_on(r, index, owner, from, to))
+			return;
+		if (ring)
+			postpone_claimant(r, ring, owner_position(owner));
+		else if (recovery_dead(r, owner))
+			recovery_dead(r, owner)->postponed = true;
+		return;
+	}
+	if (!take(r, b, owner, 0))
+		return;
+	uint32_t generation = load_relaxed(&b->generation) + 1;
+	store_relaxed(&b->generation, generation);
+	freed->handle[freed->n++] = handle_of(index, generation);
+	if (freed->n == BULK_MAX) {
+		qmempool_give(r->p, r->m, freed->handle, freed->n);
+		freed->n = 0;
+	}
+}
+
+/* A buffer on its way into a position that is about to become void is its dead producer's again. */
+static void unreserve_one(struct recovery *r, uint32_t index)
+{
+	struct buffer *b = qmempool_buffer(r->p, index);
+	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
+	if (!(owner & OWNER_TRANSIT))
+		return;
+	for (uint32_t i = 0; i < r->ranges; i++) {
+		struct dead_range *range = &r->range[i];
+		if (range->ring->id != owner_queue(owner) ||
+		    !in_dead_range(r, range, owner_position(owner)))
+			continue;
+		cas_seq_cst(&b->owner, &owner, range->by->tag); /* [OWNER] */
+		return;
+	}
+}
+
+static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct freed *freed)
+{
+	for (uint64_t i = first; i < first + n; i++)
+		if (freed)
+			sweep_one(r, (uint32_t)i, freed);
+		else
+			unreserve_one(r, (uint32_t)i);
+}
+
+/* Every buffer that exists. */
+static void sweep_all(struct recovery *r, struct freed *freed)
+{
+	const struct segment *s = &r->p->segment;
+	uint64_t prealloc = (uint64_t)s->geometry.prealloc, each = s->geometry.extent_buffers;
+	sweep_run(r, 0, prealloc, freed);
+	for (uint64_t i = 0; i < s->extents; i++) {
+		uint64_t first = prealloc + i * each, left = r->p->capacity - first;
+		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) /* [EXTENT] */
+			sweep_run(r, first, left < each ? left : each, freed);
+	}
+}
+
+void sweep_unreserve(struct recovery *r)
+{
+	if (r->ranges)
+		sweep_all(r, NULL);
+}
+
+void sweep(struct recovery *r)
+{
+	struct freed freed = { .n = 0 };
+	for (uint32_t i = 0; i <= r->p->segment.geometry.queues; i++) {
+		const struct alf_ring *ring = recovery_ring(r, i);
+		if (!ring)
+			continue;
+		r->cons[i] = load_acquire(&ring->q->cons);         /* [CONS] */
+		r->consumer[i] = load_acquire(&ring->q->consumer); /* pairs with take_role() */
+	}
+	recovery_look(r);
+	sweep_all(r, &freed);
+	if (freed.n)
+		qmempool_give(r->p, r->m, freed.handle, freed.n);
+}

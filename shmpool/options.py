@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of pools and queues, checked and turned into the numbers that C takes."""
+
+from typing import TYPE_CHECKING
+
+from . import errors
+from ._ffi import lib
+
+if TYPE_CHECKING:
+    from .queue import AlfQueue
+
+INT64_MAX = 2**63 - 1
+ON_DEATH = ("free", "requeue", "dead-letter")  # in the order of enum on_death in native/layout.h
+
+
+def single(value: str, what: str) -> int:
+    if value not in ("single", "multi"):
+        raise errors.InvalidArgument(f'{what} is {value!r}; allowed are "single" and "multi"')
+    return int(value == "single")
+
+
+def on_death_policy(
+    name: str, on_death: str, producers: str, letter: "AlfQueue | None", most: int
+) -> tuple[int, int, int]:
+    """The three numbers that C takes, if they go together."""
+    if on_death not in ON_DEATH:
+        raise errors.InvalidArgument(
+            f'on_death is {on_death!r}; allowed are "free", "requeue" and "dead-letter"'
+        )
+    if on_death == "requeue" and producers == "single":
+        raise errors.InvalidArgument(
+            f'queue {name!r}: on_death="requeue" needs producers="multi", not "single": '
+            "whoever puts a buffer back is a producer too"
+        )
+    if on_death == "dead-letter" and letter is None:
+        raise errors.InvalidArgument(f'queue {name!r}: on_death="dead-letter" needs dead_letter')
+    if letter is not None and letter.producers == "single":
+        raise errors.InvalidArgument(
+            f"queue {name!r}: dead_letter is {letter.name!r}, which has a single producer"
+        )
+    if not 0 <= most < 2**32:
+        raise errors.InvalidArgument(f"max_redeliveries is {most}; allowed are 0 to {2**32 - 1}")
+    return ON_DEATH.index(on_death), letter.number if letter else 0, most
+
+
+def at_least(value: int, least: int, what: str) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{what} is {value!r}; it is an int")
+    if value < least:
+        raise errors.InvalidArgument(f"{what} is {value}; it is at least {least}")
+    return value
+
+
+def int64(option: str, value: int | None) -> int:
+    """An option as C takes it: what is beyond its integers is as wrong as their last one."""
+    if value is None:
+        return int(lib.SHMPOOL_DEFAULT)
+    if not isinstance(value, int):
+        raise TypeError(f"{option} is {value!r}; it is an int")
+    return max(-INT64_MAX, min(value, INT64_MAX))

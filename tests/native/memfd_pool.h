@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * memfd_pool.h - a new pool that has no name: on a memfd, which forked children share.
+ */
+#ifndef MEMFD_POOL_H
+#define MEMFD_POOL_H
+
+#include "check.h"
+#include "shmpool.h"
+
+/* The number of the pool, which this process has open. */
+static inline uint32_t memfd_pool(struct shmpool_geometry *g)
+{
+	char why[256];
+	CHECK(shmpool_plan(g, why, sizeof(why)) == 0);
+	int fd = memfd_create("pool", MFD_CLOEXEC);
+	CHECK(fd >= 0 && ftruncate(fd, (off_t)g->size) == 0);
+	void *base = mmap(NULL, g->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(base != MAP_FAILED);
+	CHECK(shmpool_create_wait(base, fd, g, why, sizeof(why)) == 0);
+	int number = shmpool_open(base, g->size, fd);
+	CHECK(number >= 0);
+	return (uint32_t)number;
+}
+
+#endif

@@ -1,0 +1,460 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of what the dead had: real processes killed with SIGKILL, put right by others."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+import shmpool
+from tests.conftest import Child, Eventually, MakePool
+
+Start = Callable[..., Child]
+
+HOLDS = """
+    import sys
+    import shmpool
+    pool = shmpool.Pool.attach(sys.argv[1])
+    held = pool.alloc_many(int(sys.argv[2]))
+    got = [pool.queue(name).get_many(64, timeout=0) for name in sys.argv[3:]]
+    print(len(held), flush=True)
+    sys.stdin.readline()
+"""
+
+
+def hold(start: Start, pool: shmpool.Pool, n: int, *queues: str) -> Child:
+    """A process that holds n buffers of the pool, or all that is in a queue."""
+    child = start(HOLDS, pool.name, n, *queues)
+    child.line()
+    return child
+
+
+def home(pool: shmpool.Pool) -> bool:
+    """Whether every buffer is free or queued, and counted once."""
+    audit = pool.audit()
+    return audit.ok and not audit.held
+
+
+def test_what_the_dead_held(make_pool: MakePool, start: Start) -> None:
+    """Buffers in hand and in the local cache are free again, and the member's slot too."""
+    pool = make_pool(capacity=256, prealloc=256)
+    children = [hold(start, pool, n) for n in (1, 30, 7)]
+    assert 3 == len(pool.members())
+    for child in children:
+        child.kill()
+    done = pool.recover()
+    assert (3, 0, 0) == (done.members, done.postponed, done.unknown)
+    assert done.buffers >= 1 + 30 + 7
+    assert home(pool)
+    assert 256 == len(pool.alloc_many(256, timeout=0))
+    assert (1, 3) == (len(pool.members()), pool.stats().deaths)
+    assert 0 == pool.recover().members
+
+
+def test_a_zombie_is_dead(make_pool: MakePool, start: Start) -> None:
+    """A killed process that nobody has waited for holds nothing."""
+    pool = make_pool()
+    child = hold(start, pool, 5)
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert 1 == pool.recover().members
+    assert home(pool)
+
+
+def test_a_first_thread_that_ended_is_not_dead(make_pool: MakePool, start: Start) -> None:
+    """A process lives while any of its threads does, though the kernel calls it a zombie."""
+    pool = make_pool()
+    child = start(
+        """
+        import ctypes, os, sys, threading
+        from pathlib import Path
+        import shmpool
+        pool = shmpool.Pool.attach(sys.argv[1])
+        def work():
+            while b") Z " not in Path("/proc/self/stat").read_bytes():
+                pass
+            held = pool.alloc_many(5)
+            print(flush=True)
+            sys.stdin.readline()
+        threading.Thread(target=work).start()
+        exit = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
+        ctypes.CDLL(None).syscall(exit, 0)  # of the first thread alone
+        """,
+        pool.name,
+    )
+    child.line()
+    assert 0 == pool.recover().members
+    assert [("alive", 5)] == [(h.state, h.buffers) for h in pool.holders()]
+    child.kill()
+    assert 1 == pool.recover().members
+    assert home(pool)
+
+
+def test_a_stopped_process_is_alive(make_pool: MakePool, start: Start) -> None:
+    """However long it is stopped, it keeps what it holds."""
+    pool = make_pool()
+    child = hold(start, pool, 5)
+    os.kill(child.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+    assert (0, 0) == (pool.recover().members, pool.recover().buffers)
+    assert [("stopped", 5)] == [(h.state, h.buffers) for h in pool.holders()]
+    os.kill(child.pid, signal.SIGCONT)
+    child.tell()
+    child.end()
+    assert home(pool)
+
+
+def test_a_recycled_pid_is_not_its_predecessor(make_pool: MakePool, start: Start) -> None:
+    """A process that got a dead one's pid does not keep it alive."""
+    pool = make_pool()
+    child = hold(start, pool, 5)
+    child.kill()
+    try:
+        for _ in range(64):  # others fork too
+            with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+                last.write(str(child.pid - 1))
+            sleeper = subprocess.Popen(["sleep", "60"])
+            if sleeper.pid == child.pid:
+                break
+            sleeper.kill()
+            sleeper.wait()
+        else:
+            pytest.skip("the pid was not to be had again")
+    except OSError as error:
+        pytest.skip(f"pids cannot be chosen here: {error}")
+    try:
+        assert ["dead"] == [h.state for h in pool.holders()]
+        assert 1 == pool.recover().members
+        assert home(pool)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def test_another_pid_namespace_is_unknown(make_pool: MakePool, start: Start) -> None:
+    """A member whose pid means nothing here is said to be unknown and left alone, dead or not."""
+    if subprocess.run(["unshare", "--pid", "--fork", "true"], check=False).returncode:
+        pytest.skip("no permission to make a PID namespace")
+    pool = make_pool()
+    child = start(
+        """
+        import subprocess, sys
+        inside = '''
+        import shmpool, sys
+        pool = shmpool.Pool.attach(sys.argv[1])
+        held = pool.alloc_many(5)
+        print(pool.recover().unknown, flush=True)
+        sys.stdin.readline()
+        '''
+        import textwrap
+        subprocess.run(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
+                        sys.executable, "-c", textwrap.dedent(inside), sys.argv[1]])
+        """,
+        pool.name,
+    )
+    mine = pool.alloc()  # a member of this namespace, unknown in there
+    assert "1" == child.line()
+    done = pool.recover()
+    assert (0, 1) == (done.members, done.unknown)
+    assert {"alive": 1, "unknown": 5} == {h.state: h.buffers for h in pool.holders()}
+    child.tell()
+    child.end()
+    mine.free()
+
+
+def test_exec_is_the_end_of_a_member(make_pool: MakePool, start: Start) -> None:
+    """A process that executes another program has the pid and start time of before, and is gone."""
+    pool = make_pool()
+    child = start(
+        """
+        import os, sys
+        import shmpool
+        pool = shmpool.Pool.attach(sys.argv[1])
+        held = pool.alloc_many(5)
+        os.execv("/bin/cat", ["cat"])
+        """,
+        pool.name,
+    )
+    child.tell("here")
+    assert "here" == child.line()  # from cat
+    assert child.process.poll() is None
+    assert 1 == pool.recover().members
+    assert home(pool)
+    child.process.communicate()
+
+
+def test_exec_and_attach_again(make_pool: MakePool, start: Start) -> None:
+    """What a program left before exec is put right though the new one attaches the same pool."""
+    pool = make_pool()
+    child = start(
+        """
+        import os, sys
+        import shmpool
+        pool = shmpool.Pool.attach(sys.argv[1])
+        held = pool.alloc_many(5)
+        if len(sys.argv) > 2:
+            print(len(pool.members()), flush=True)
+            sys.stdin.readline()
+        else:
+            code = open("/proc/self/cmdline").read().split("\\0")[4]
+            os.execv(sys.executable, [sys.executable, "-c", code, sys.argv[1], "again"])
+        """,
+        pool.name,
+    )
+    assert "2" == child.line()
+    assert 1 == pool.recover().members
+    assert {5} == set(pool.audit().held.values())
+    child.tell()
+    child.end()
+    assert home(pool)
+
+
+def fill(pool: shmpool.Pool, queue: shmpool.AlfQueue, n: int) -> None:
+    for i in range(n):
+        queue.send(b"%d" % i)
+
+
+def test_on_death_free(make_pool: MakePool, start: Start) -> None:
+    """By default what a dead consumer had taken is freed."""
+    pool = make_pool()
+    queue = pool.create_queue("q", capacity=8)
+    assert ("free", None, 0) == (queue.on_death, queue.dead_letter, queue.max_redeliveries)
+    fill(pool, queue, 3)
+    hold(start, pool, 1, "q").kill()
+    done = pool.recover()
+    assert (1, 0) == (done.members, done.requeued)
+    assert (0, True) == (len(queue), home(pool))
+
+
+def test_on_death_requeue(make_pool: MakePool, start: Start) -> None:
+    """They go back to the queue that they came from, each once, with the redelivery counted."""
+    pool = make_pool()
+    queue = pool.create_queue("q", capacity=8, on_death="requeue")
+    other = pool.create_queue("other", capacity=8)
+    fill(pool, queue, 3)
+    fill(pool, other, 2)
+    for queues in (["q", "other"], ["q"]):
+        hold(start, pool, 1, *queues).kill()
+        assert 3 == pool.recover().requeued
+    assert (3, 0, True) == (len(queue), len(other), home(pool))
+    got = [queue.get(timeout=0) for _ in range(3)]
+    assert {(b"0", 2), (b"1", 2), (b"2", 2)} == {(bytes(b), b.redelivered) for b in got}
+
+
+def test_what_was_freed_does_not_come_again(make_pool: MakePool, start: Start) -> None:
+    """A buffer that the dead had freed or put on is not redelivered."""
+    pool = make_pool(capacity=256, prealloc=256)
+    queue = pool.create_queue("q", capacity=64, on_death="requeue")
+    done = pool.create_queue("done", capacity=64)
+    fill(pool, queue, 30)
+    child = start(
+        """
+        import sys
+        import shmpool
+        pool = shmpool.Pool.attach(sys.argv[1])
+        q, done = pool.queue("q"), pool.queue("done")
+        for i in range(10):
+            q.get().free()
+            done.put(q.get())
+        kept = [q.get() for _ in range(5)] + [pool.alloc() for _ in range(20)]
+        print(len(kept), flush=True)
+        sys.stdin.readline()
+        """,
+        pool.name,
+    )
+    child.line()
+    child.kill()
+    assert 5 == pool.recover().requeued
+    assert (10, 10, True) == (len(queue), len(done), home(pool))
+
+
+def test_dead_letter(make_pool: MakePool, start: Start) -> None:
+    """With on_death="dead-letter" they go to the named queue."""
+    pool = make_pool()
+    letters = pool.create_queue("letters", capacity=8)
+    queue = pool.create_queue("q", capacity=8, on_death="dead-letter", dead_letter="letters")
+    fill(pool, queue, 3)
+    hold(start, pool, 1, "q").kill()
+    done = pool.recover()
+    assert (3, 0) == (done.dead_lettered, done.requeued)
+    assert (0, [b"0", b"1", b"2"]) == (len(queue), sorted(letters.recv_many(8)))
+    assert home(pool)
+
+
+def test_a_poison_packet(make_pool: MakePool, start: Start) -> None:
+    """What was redelivered max_redeliveries times goes to the dead-letter queue."""
+    pool = make_pool()
+    letters = pool.create_queue("letters", capacity=8)
+    queue = pool.create_queue(
+        "q", capacity=8, on_death="requeue", dead_letter=letters, max_redeliveries=2
+    )
+    queue.send(b"poison")
+    for requeued, dead in ((1, 0), (1, 0), (0, 1)):
+        hold(start, pool, 1, "q").kill()
+        done = pool.recover()
+        assert (requeued, dead) == (done.requeued, done.dead_lettered)
+    assert (0, b"poison") == (len(queue), letters.recv(timeout=0))
+    assert home(pool)
+
+
+def test_requeue_waits_for_room(make_pool: MakePool, start: Start) -> None:
+    """What finds no room stays the dead member's, counted, until there is some: nothing is lost."""
+    pool = make_pool()
+    queue = pool.create_queue("q", capacity=4, on_death="requeue")
+    fill(pool, queue, 4)
+    child = hold(start, pool, 1, "q")
+    fill(pool, queue, 3)
+    child.kill()
+    done = pool.recover()
+    assert (0, 1, 1) == (done.members, done.requeued, done.postponed)
+    assert (True, 3) == (pool.audit().ok, sum(pool.audit().held.values()))
+    assert [True] == [m.dead for m in pool.members() if m.pid == child.pid]
+    assert 4 == len(queue.recv_many(4))
+    done = pool.recover()
+    assert (1, 3, 0) == (done.members, done.requeued, done.postponed)
+    assert (3, True) == (len(queue), home(pool))
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"on_death": "explode"}, "'explode'"),
+        ({"on_death": "requeue", "producers": "single"}, '"multi"'),
+        ({"on_death": "dead-letter"}, "dead_letter"),
+        ({"on_death": "requeue", "dead_letter": "spsc"}, "single producer"),
+        ({"on_death": "requeue", "max_redeliveries": -1}, "-1"),
+        ({"on_death": "requeue", "max_redeliveries": 2**32}, str(2**32)),
+    ],
+)
+def test_policies_refused(pool: shmpool.Pool, options: dict[str, object], word: str) -> None:
+    """A policy that cannot be carried out is refused when the queue is made, and says why."""
+    pool.create_queue("spsc", capacity=4, producers="single", consumers="single")
+    with pytest.raises(shmpool.InvalidArgument, match=word):
+        pool.create_queue("q", capacity=4, **options)  # type: ignore[arg-type]
+    with pytest.raises(shmpool.QueueNotFound):
+        pool.create_queue("q", capacity=4, on_death="requeue", dead_letter="nowhere")
+    assert ["spsc"] == [queue.name for queue in pool.queues()]
+
+
+def test_an_empty_pool_recovers_by_itself(make_pool: MakePool, start: Start) -> None:
+    """An allocation that finds nothing gets what the dead held; nobody has to ask for it."""
+    pool = make_pool(capacity=64, prealloc=64, cache_size=0)
+    child = hold(start, pool, 64)
+    with pytest.raises(shmpool.PoolExhausted):
+        pool.alloc(timeout=0)
+    child.kill()
+    assert 64 == len(pool.alloc_many(64))
+    assert 1 == pool.stats().deaths
+
+
+@pytest.mark.parametrize("side", ["producer", "consumer"])
+def test_a_single_role_of_the_dead(
+    make_pool: MakePool, start: Start, eventually: Eventually, side: str
+) -> None:
+    """Whoever comes next is the single producer or consumer."""
+    pool = make_pool()
+    queue = pool.create_queue("q", capacity=8, **{side + "s": "single"})
+    queue.pool.alloc().free()
+    child = start(
+        """
+        import sys
+        import shmpool
+        pool = shmpool.Pool.attach(sys.argv[1])
+        queue = pool.queue("q")
+        queue.send(b"first")
+        queue.recv() if sys.argv[2] == "consumer" else None
+        print(flush=True)
+        sys.stdin.readline()
+        """,
+        pool.name,
+        side,
+    )
+    child.line()
+    use = (lambda: queue.send(b"x", timeout=0)) if side == "producer" else queue.get_nowait
+    with pytest.raises(shmpool.QueueBusy):
+        use()
+    child.kill()
+
+    def taken() -> bool:
+        try:
+            use()
+        except shmpool.QueueBusy:
+            return False
+        except shmpool.Empty:
+            pass
+        return True
+
+    eventually(taken)
+    assert 1 == pool.stats().deaths
+
+
+def test_every_slot_of_the_dead(make_pool: MakePool, start: Start) -> None:
+    """A pool all of whose member slots the dead have takes a new member."""
+    pool = make_pool(members=2)
+    for child in [hold(start, pool, 3), hold(start, pool, 4)]:
+        child.kill()
+    pool.alloc().free()
+    assert (1, 2) == (len(pool.members()), pool.stats().deaths)
+    assert home(pool)
+
+
+def test_holders(make_pool: MakePool, start: Start) -> None:
+    """Who holds how many buffers, and for how long; cached and queued ones are nobody's."""
+    pool = make_pool(capacity=256, prealloc=256)
+    queue = pool.create_queue("q", capacity=8)
+    child = hold(start, pool, 5)
+    fill(pool, queue, 2)
+    assert [(child.pid, "alive", 5)] == [(h.pid, h.state, h.buffers) for h in pool.holders()]
+    first = pool.holders()[0].oldest_s
+    second = pool.holders()[0].oldest_s
+    assert first is not None
+    assert second is not None
+    assert 0 <= first <= second
+    child.kill()
+    assert ["dead"] == [h.state for h in pool.holders()]
+    pool.recover()
+    assert [] == pool.holders()
+
+
+def test_prune(make_pool: MakePool, new_name: Callable[[], str], start: Start) -> None:
+    """Removes exactly the pools that nobody has open: not a member's, not an idle attacher's."""
+    used = make_pool()
+    dead, idle = new_name(), new_name()
+    script = """
+        import sys
+        import shmpool
+        pool = shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=64)
+        if sys.argv[2] == "held":
+            held = pool.alloc_many(3)
+        print(flush=True)
+        sys.stdin.readline()
+    """
+    children = [start(script, dead, "held"), start(script, idle, "idle")]
+    for child in children:
+        child.line()
+    names = {used.name, dead, idle}
+    assert names <= set(shmpool.pool_names())
+    assert not names & set(shmpool.prune())
+    children[0].kill()
+    os.kill(children[1].pid, signal.SIGSTOP)
+    assert {dead} == names & set(shmpool.prune())
+    assert {used.name, idle} == names & set(shmpool.pool_names())
+    children[1].kill()
+    assert {idle} == names & set(shmpool.prune())
+    with pytest.raises(shmpool.PoolNotFound):
+        shmpool.Pool.attach(idle)
+    used.alloc().free()
+
+
+def test_prune_leaves_what_it_does_not_know(new_name: Callable[[], str]) -> None:
+    """A file of that name that is no pool of this version stays."""
+    name = new_name()
+    path = f"/dev/shm/shmpool.{name}"
+    with open(path, "wb") as file:
+        file.write(b"\xa5" * 8192)
+    assert name not in shmpool.prune()
+    assert os.path.exists(path)
+    os.truncate(path, 0)  # a creator that died at once leaves this
+    assert name in shmpool.prune()
