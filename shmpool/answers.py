@@ -98,17 +98,17 @@ class PoolStats:
 class PoolOptions:
     """The options of Pool.create. Those that are nil are left to the pool."""
 
-    buffer_size: int
-    capacity: int
-    prealloc: int | None = None
-    cache_size: int | None = None
-    bulk: int | None = None
-    refill_multiplier: int | None = None
-    headroom: int | None = None
-    max_members: int | None = None
+    buffer_size: int  # bytes of data room
+    capacity: int  # the most buffers: a power of two
+    prealloc: int | None = None  # buffers that exist from the start
+    cache_size: int | None = None  # free buffers a member keeps to itself
+    bulk: int | None = None  # buffers moved at once between a cache and the shared queue
+    refill_multiplier: int | None = None  # bulks the pool grows by
+    headroom: int | None = None  # bytes before a new buffer's data
+    max_members: int | None = None  # threads that can attach
     max_queues: int | None = None
-    mode: str = "0600"
-    group: str | None = None
+    mode: str = "0600"  # who may attach, in octal
+    group: str | None = None  # that the mode speaks of
 
     def geometry(self) -> dict[str, int | None]:
         """Those that say what the segment is like, by the names that Geometry has for them."""
@@ -129,9 +129,9 @@ class PoolOptions:
 class QueueOptions:
     """The options of Pool.create_queue."""
 
-    capacity: int
+    capacity: int  # a power of two from 2 to 65536
     producers: Literal["single", "multi"] = "multi"
     consumers: Literal["single", "multi"] = "multi"
-    on_death: Literal["free", "requeue", "dead-letter"] = "free"
+    on_death: Literal["free", "requeue", "dead-letter"] = "free"  # what a dead consumer had
     dead_letter: str | None = None  # the queue that dead letters go to
-    max_redeliveries: int = 0
+    max_redeliveries: int = 0  # then to dead_letter; 0: any number

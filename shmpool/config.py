@@ -37,13 +37,13 @@ class ConfigError(errors.InvalidArgument):
 class DaemonOptions:
     """[daemon]"""
 
-    socket: str | None = None  # default: protocol.default_socket()
+    socket: str | None = None  # $SHMPOOL_SOCKET, or in $XDG_RUNTIME_DIR/shmpool
     http: str | None = None  # host:port; without it there is no HTTP
     read_group: str | None = None  # members of this group may ask what changes nothing
     interval: float = 1.0  # s between two looks at every pool
     adopt: list[str] = field(default_factory=lambda: ["*"])  # patterns of pools to watch over
     prune: bool = True  # remove abandoned segments
-    max_clients: int = 256
+    max_clients: int = 256  # connected at once
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def adopts(self, name: str) -> bool:
@@ -55,7 +55,7 @@ class DaemonOptions:
 class PoolConfig(Policy, answers.PoolOptions):
     """[pools.NAME]"""
 
-    queues: dict[str, answers.QueueOptions] = field(default_factory=dict)
+    queues: dict[str, answers.QueueOptions] = field(default_factory=dict)  # by name
 
 
 @dataclass(frozen=True)

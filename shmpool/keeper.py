@@ -16,7 +16,7 @@ from . import errors, registry
 from .alarms import Policy
 from .config import Config, ConfigError
 from .deaths import Deaths
-from .held import Changes, RecoveryEvent
+from .held import Changes, Held, RecoveryEvent
 from .pool import Pool
 from .protocol import AnyRequest, GetHolders, Prune, Recover, Trim
 from .segment import pool_names
@@ -31,6 +31,7 @@ AGAIN_S = (
     30.0,
 )  # first and longest pause until what a recovery had to postpone is tried again
 PRUNE_S = 60.0
+LOOK_SHARE = 500  # times as long as it took, until the holders are looked at again
 CLIENT_THREADS = 2  # for audits and the like that clients ask for
 
 
@@ -124,7 +125,7 @@ class Keeper:
                 held.trimmed()
                 self._spawn(self._trim(name, held.policy.trim_to))
             if self._is_due(f"holders of {name}", max(held.policy.held_s / 4, 0.25)):
-                self._spawn(self._look_at_holders(name))
+                self._spawn(self._look_at_holders(name, held))
         if self.config.daemon.prune and self._is_due("prune", PRUNE_S):
             self._spawn(self._prune())
 
@@ -231,11 +232,15 @@ class Keeper:
         if freed:
             log.info("pool %s: %d bytes given back to the kernel", name, freed)
 
-    async def _look_at_holders(self, name: str) -> None:
-        holders = await self._quietly(GetHolders(name))
-        held = self.registry.held.get(name)
-        if held is not None and holders is not None:
+    async def _look_at_holders(self, name: str, held: Held) -> None:
+        """Goes through every buffer, so a large pool is looked at less often."""
+        began = self._loop.time()
+        holders = await self._quietly(GetHolders(name)) if held.view.stats().held else []
+        if holders is not None and self.registry.held.get(name) is held:
             self._log_alarms(name, held.look_at_holders(holders))
+        now = self._loop.time()
+        due = f"holders of {name}"
+        self._due[due] = max(self._due[due], now + LOOK_SHARE * (now - began))
 
     async def _prune(self) -> None:
         for name in await self._quietly(Prune()) or ():

@@ -15,7 +15,7 @@ from . import needs_extra
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: shmpool daemon --config shmpool.toml --http 127.0.0.1:9464",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="A TOML file: see docs/daemon.md.")
+@click.option("--config", type=click.Path(path_type=Path), help="A TOML file: see docs/config.md.")
 @click.option("--socket", help="Where to listen. [$SHMPOOL_SOCKET, or in $XDG_RUNTIME_DIR/shmpool]")
 @click.option("--http", metavar="HOST:PORT", help="Serve metrics and the live page there.")
 @click.option("--check", is_flag=True, help="Only say whether the configuration can be used.")

@@ -61,8 +61,9 @@ function drawPool(pool) {
   const shown = cards.get(pool.pool) || card(pool.pool);
   const b = pool.buffers;
   shown.node.querySelector(".facts").textContent =
-    `${number(b.capacity)} buffers, ${number(b.members)} members, ` +
-    `${number(pool.recoveries.count)} recoveries`;
+    [[b.capacity, "buffer", "buffers"], [b.members, "member", "members"],
+      [pool.recoveries.count, "recovery", "recoveries"]]
+      .map(([n, one, many]) => `${number(n)} ${n === 1 ? one : many}`).join(", ");
   const words = [];
   for (const [state, count] of STATES) {
     const [part, label] = shown.bars.get(state);
