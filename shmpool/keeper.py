@@ -8,6 +8,7 @@ pool, is done by one thread of its own, so that nothing holds up the next recove
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -110,7 +111,7 @@ class Keeper:
             everybody |= pool.view.processes()
         before = self._deaths.dead()
         self._deaths.watch(everybody)
-        now = self._loop.time()
+        now = time.monotonic()
         for process in before & self._deaths.dead():
             for name in self._pools_of(process):
                 if now >= self._again.get(name, (0.0, 0.0))[0]:
@@ -130,7 +131,7 @@ class Keeper:
             self._spawn(self._prune())
 
     def _is_due(self, what: str, period: float) -> bool:
-        now = self._loop.time()
+        now = time.monotonic()
         if now < self._due.get(what, 0.0):
             return False
         self._due[what] = now + period
@@ -174,7 +175,7 @@ class Keeper:
         return [name for name, pool in held if process in pool.view.processes()]
 
     def _want(self, name: str) -> None:
-        self._wanted.setdefault(name, self._loop.time())
+        self._wanted.setdefault(name, time.monotonic())
         if name not in self._recovering:
             self._recovering.add(name)
             self._spawn(self._recover(name))
@@ -184,7 +185,7 @@ class Keeper:
         try:
             while (since := self._wanted.pop(name, None)) is not None:
                 what = await self._quietly(Recover(name))
-                now = self._loop.time()
+                now = time.monotonic()
                 if what is None or what.postponed or not what.members:
                     _, pause = self._again.get(name, (0.0, AGAIN_S[0]))
                     self._again[name] = now + pause, min(pause * 2, AGAIN_S[1])
@@ -234,11 +235,11 @@ class Keeper:
 
     async def _look_at_holders(self, name: str, held: Held) -> None:
         """Goes through every buffer, so a large pool is looked at less often."""
-        began = self._loop.time()
+        began = time.monotonic()
         holders = await self._quietly(GetHolders(name)) if held.view.stats().held else []
         if holders is not None and self.registry.held.get(name) is held:
             self._log_alarms(name, held.look_at_holders(holders))
-        now = self._loop.time()
+        now = time.monotonic()
         due = f"holders of {name}"
         self._due[due] = max(self._due[due], now + LOOK_SHARE * (now - began))
 
