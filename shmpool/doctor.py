@@ -54,11 +54,9 @@ def mib(octets: int) -> str:
 
 def _shared_memory() -> Iterator[Finding]:
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    kind = next((mount[2] for mount in reversed(mounts) if mount[1] == str(SHM)), None)
+    kind = next((mount[2] for mount in reversed(mounts) if mount[1] == SHM), None)
     if kind != "tmpfs":
-        yield Finding(
-            f"{SHM}", "bad", f"it is {kind or 'not mounted'}", f"mount -t tmpfs tmpfs {SHM}"
-        )
+        yield Finding(SHM, "bad", f"it is {kind or 'not mounted'}", f"mount -t tmpfs tmpfs {SHM}")
         return
     room = os.statvfs(SHM)
     total, free = room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
@@ -79,7 +77,7 @@ def _permissions() -> Iterator[Finding]:
     yield Finding(
         f"permission to {SHM}",
         "ok" if good else "bad",
-        f"mode {SHM.stat().st_mode & 0o7777:04o}, this is user {os.geteuid()}",
+        f"mode {os.stat(SHM).st_mode & 0o7777:04o}, this is user {os.geteuid()}",
         "" if good else f"chmod 1777 {SHM}",
     )
 
@@ -181,7 +179,7 @@ def _segment(name: str) -> Finding | None:
         return Finding(f"pool {name}", "note", str(error))
     except (errors.ShmpoolError, OSError) as error:
         return Finding(
-            f"pool {name}", "bad", str(error), f"shmpool prune; or rm {SHM / (PREFIX + name)}"
+            f"pool {name}", "bad", str(error), f"shmpool prune; or rm {SHM}/{PREFIX}{name}"
         )
     if gone:
         pids = ", ".join(map(str, sorted(gone)))

@@ -24,6 +24,8 @@ from .protocol import AnyRequest, Describe, GetHolders, GetMembers, GetStats, Li
 from .stats import Member
 
 STREAMS_MAX = 32  # live pages open at once
+UNREAD_S = 10.0  # until a page must have read some of what was sent
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PAGE = {"": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
 MEMBERS_SHOWN = 200
 HEADERS = {
@@ -31,6 +33,9 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @contextlib.asynccontextmanager
@@ -63,7 +68,8 @@ async def bound(address: str) -> AsyncIterator[list[socket.socket]]:
 @contextlib.asynccontextmanager
 async def serving(sockets: list[socket.socket], keeper: Keeper, package: str) -> AsyncIterator[str]:
     """Serves at these sockets; the URL of the live page."""
-    pages = Pages(keeper, package)
+    local = all(sock.getsockname()[0] in LOOPBACK for sock in sockets)
+    pages = Pages(keeper, package, local)
     runner = web.AppRunner(pages.application(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -79,14 +85,15 @@ async def serving(sockets: list[socket.socket], keeper: Keeper, package: str) ->
 class Pages:
     """The handlers."""
 
-    def __init__(self, keeper: Keeper, package: str) -> None:
-        self._keeper = keeper
+    def __init__(self, keeper: Keeper, package: str, local: bool) -> None:
+        """local: only this machine is served, so nobody may ask for it under another name."""
+        self._keeper, self._local = keeper, local
         self._exposition = Exposition(keeper.registry, package)
         self._streams: set[asyncio.Queue[RecoveryEvent | None]] = set()
         keeper.watchers.add(self._recovered)
 
     def application(self) -> web.Application:
-        application = web.Application(middlewares=[_errors])
+        application = web.Application(middlewares=[self._only_us, _errors])
         application.add_routes(
             [
                 web.get("/metrics", self.metrics),
@@ -99,6 +106,13 @@ class Pages:
             ]
         )
         return application
+
+    @web.middleware
+    async def _only_us(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A page of another site whose name was made to mean this machine gets nothing."""
+        if self._local and request.url.host not in LOOPBACK:
+            raise web.HTTPForbidden(text="this is served to the machine itself\n")
+        return await handler(request)
 
     def close(self) -> None:
         """Ends every stream."""
@@ -157,21 +171,26 @@ class Pages:
         response = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream"})
         await response.prepare(request)
         stream: asyncio.Queue[RecoveryEvent | None] = asyncio.Queue()
+
+        async def send(kind: str, data: Any) -> None:
+            async with asyncio.timeout(UNREAD_S):  # who does not read is dropped
+                await response.write(_event(kind, data))
+
         self._streams.add(stream)
         try:
             for held in self._keeper.registry.held.values():
                 for event in held.events:
-                    await response.write(_event("recovery", wire.to_wire(event)))
+                    await send("recovery", wire.to_wire(event))
             while True:
-                await response.write(_event("pools", self._everything()))
+                await send("pools", self._everything())
                 try:
                     news = await asyncio.wait_for(stream.get(), self._keeper.interval)
                 except TimeoutError:
                     continue
                 if news is None:
                     return response
-                await response.write(_event("recovery", wire.to_wire(news)))
-        except ConnectionResetError:
+                await send("recovery", wire.to_wire(news))
+        except (ConnectionResetError, TimeoutError):
             return response
         finally:
             self._streams.discard(stream)
@@ -210,9 +229,7 @@ def _event(kind: str, data: Any) -> bytes:
 
 
 @web.middleware
-async def _errors(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except (errors.PoolNotFound, errors.InvalidArgument) as error:

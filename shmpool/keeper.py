@@ -15,6 +15,7 @@ from typing import Any
 
 from . import errors, registry
 from .alarms import Policy
+from .closes import Closes
 from .config import Config, ConfigError
 from .deaths import Deaths
 from .held import Changes, Held, RecoveryEvent
@@ -26,7 +27,8 @@ from .view import Process
 
 log = logging.getLogger("shmpool")
 
-SCAN_S = 0.1  # until a new member is watched; one that dies before that is found at the next scan
+SCAN_S = 0.1  # until a new member is watched
+SCAN_SOON_S = 0.002  # after somebody closed a pool, and was perhaps killed before it was watched
 AGAIN_S = (
     0.02,
     30.0,
@@ -54,6 +56,8 @@ class Keeper:
 
         self._loop = asyncio.get_running_loop()
         self._deaths = Deaths(self._loop, self._died)
+        self._closes = Closes(self._loop, self._scan_soon)
+        self._scanning: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begins to look and to watch."""
@@ -66,6 +70,9 @@ class Keeper:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._deaths.close()
+        self._closes.close()
+        if self._scanning is not None:
+            self._scanning.cancel()
         self._client_threads.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._thread.shutdown)
         for name in list(self.registry.held):
@@ -103,12 +110,19 @@ class Keeper:
 
     # Looking.
 
+    def _scan_soon(self) -> None:
+        if self._scanning is None:
+            self._scanning = self._loop.call_later(SCAN_SOON_S, self._scan)
+
     def _scan(self) -> None:
         """Who has members; who of them is dead, and still there although it was recovered."""
         held = self.registry.held
         everybody: set[Process] = set()
         for pool in held.values():
             everybody |= pool.view.processes()
+        if self._scanning is not None:
+            self._scanning.cancel()
+            self._scanning = None
         before = self._deaths.dead()
         self._deaths.watch(everybody)
         now = time.monotonic()

@@ -14,7 +14,6 @@ import mmap
 import os
 import re
 import time
-from pathlib import Path
 
 import posix_ipc
 
@@ -22,7 +21,7 @@ from . import errors
 from ._ffi import Native, check, ffi, lib
 
 PREFIX = "shmpool."
-SHM = Path("/dev/shm")  # noqa: S108 - where Linux keeps POSIX shared memory
+SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
 NAME_MAX = 63
 BEING_MADE_S = 10.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)

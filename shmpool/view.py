@@ -155,7 +155,7 @@ class View:
         """Where it is, how much memory it has, and whose it is."""
         status = os.fstat(self._opened().fd)
         return File(
-            path=str(SHM / f"{PREFIX}{self.name}"),
+            path=f"{SHM}/{PREFIX}{self.name}",
             size=status.st_size,
             reserved=status.st_blocks * 512,
             mode=f"{stat.S_IMODE(status.st_mode):04o}",

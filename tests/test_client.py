@@ -24,7 +24,8 @@ def test_the_clients_are_imported_late(run: Callable[..., str]) -> None:
     """import shmpool loads neither msgpack nor asyncio; the first use of a client does."""
     script = """
         import sys, shmpool
-        print({"asyncio", "msgpack", "uvloop", "shmpool.client"} & set(sys.modules))
+        heavy = {"asyncio", "msgpack", "uvloop", "socket", "shmpool.view", "shmpool.client"}
+        print(heavy & set(sys.modules))
         print(shmpool.Client.__name__, shmpool.AsyncClient.__name__, "msgpack" in sys.modules)
         """
     assert ["set()", "Client AsyncClient True"] == run(script).splitlines()

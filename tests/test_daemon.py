@@ -341,3 +341,116 @@ def test_only_one_of_many_that_start(start_daemon: StartDaemon) -> None:
     lock = first.socket.with_name("daemon.sock.lock")
     with lock.open() as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_alarms(
+    start_daemon: StartDaemon, make_pool: MakePool, eventually: Eventually, pool_name: str
+) -> None:
+    """Low water, a full queue, a buffer held too long: each in the stats and the log while it
+    lasts, and gone from the stats when it is over."""
+    policy = "low_water = 50\nqueue_full_s = 0.1\nheld_s = 0.2\n"
+    config = f"[pools.{pool_name}]\nbuffer_size = 256\ncapacity = 64\n{policy}"
+    daemon = start_daemon(config + f"[pools.{pool_name}.queues.work]\ncapacity = 8\n",
+                          options="interval = 0.05")  # fmt: skip
+    with shmpool.Client(daemon.socket) as client, client.pool(pool_name) as pool:
+
+        def alarms() -> set[str]:
+            return {alarm.kind for alarm in client.stats(pool_name).alarms}
+
+        assert set() == alarms()
+        work = pool.queue("work")
+        work.send_many([b"x"] * 8)
+        held = pool.alloc_many(10)
+        eventually(lambda: alarms() == {"low-water", "queue-full", "held-long"})
+        assert 3 == next(p.alarms for p in client.list() if p.name == pool_name)
+        work.recv_many(8)
+        held.free()
+        eventually(lambda: alarms() == set())
+    log = daemon.output()
+    for kind in ("low-water", "queue-full", "held-long"):
+        assert 1 == log.count(f"alarm {kind}: pool {pool_name}")
+        assert 1 == log.count(f"alarm {kind} over: pool {pool_name}")
+
+
+def test_a_stopped_member_in_an_operation(pool: shmpool.Pool, start: type[Child]) -> None:
+    """A process that is stopped is known as stopped, from its state in /proc, until it goes on."""
+    from shmpool.held import is_stopped
+
+    child = start("input()")
+    assert not is_stopped(child.pid, child.pid)
+    os.kill(child.pid, signal.SIGSTOP)
+    os.waitpid(child.pid, os.WUNTRACED)
+    assert is_stopped(child.pid, child.pid)
+    os.kill(child.pid, signal.SIGCONT)
+    os.waitpid(child.pid, os.WCONTINUED)
+    assert not is_stopped(child.pid, child.pid)
+    child.tell()
+    child.end()
+    assert not is_stopped(child.pid, child.pid)
+
+
+CONSUMER = """
+    import sys, shmpool
+    with shmpool.Pool.attach(sys.argv[1]) as pool:
+        got = [pool.queue("work").get() for _ in range(3)]
+        print("ready", flush=True)
+        input()
+"""
+
+
+def test_on_death_is_carried_out(
+    start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
+) -> None:
+    """What a killed consumer had is requeued, and after so many times goes to the dead letters."""
+    daemon = start_daemon(
+        f"[pools.{pool_name}]\nbuffer_size = 256\ncapacity = 64\n"
+        f"[pools.{pool_name}.queues.work]\ncapacity = 8\non_death = 'requeue'\n"
+        "max_redeliveries = 1\ndead_letter = 'dead'\n"
+        f"[pools.{pool_name}.queues.dead]\ncapacity = 8\n"
+    )
+    with shmpool.Client(daemon.socket) as client, client.pool(pool_name) as pool:
+        pool.queue("work").send_many([b"a", b"b", b"c"])
+        for requeued, dead_lettered in ((3, 0), (3, 3)):
+            consumer = start(CONSUMER, pool_name)
+            assert "ready" == consumer.line()
+            consumer.kill()
+
+            def books() -> tuple[int, int]:
+                recoveries = client.stats(pool_name).recoveries
+                return recoveries.requeued, recoveries.dead_lettered
+
+            eventually(lambda r=requeued, d=dead_lettered: books() == (r, d))
+        assert [b"a", b"b", b"c"] == sorted(pool.queue("dead").recv_many(3))
+        assert 0 == len(pool.queue("work"))
+        (described,) = [q for q in client.describe(pool_name).queues if q.name == "work"]
+        assert ("requeue", "dead", 1) == (
+            described.on_death, described.dead_letter, described.max_redeliveries,
+        )  # fmt: skip
+
+
+def test_dead_letters_in_a_circle(start_daemon: StartDaemon, pool_name: str) -> None:
+    """Queues whose dead letters go to each other cannot be made, and nothing is."""
+    queue = "capacity = 8\non_death = 'dead-letter'\ndead_letter"
+    daemon = start_daemon(
+        f"[pools.{pool_name}]\nbuffer_size = 256\ncapacity = 64\n"
+        f"[pools.{pool_name}.queues.a]\n{queue} = 'b'\n"
+        f"[pools.{pool_name}.queues.b]\n{queue} = 'a'\n",
+        ready=False,
+    )
+    assert 1 == daemon.process.wait(60)
+    assert "circle" in daemon.output()
+    assert pool_name not in shmpool.pool_names()
+
+
+def test_killed_before_it_is_watched(
+    start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
+) -> None:
+    """A worker that dies at once after its first call is recovered too, each of many."""
+    daemon = start_daemon(POOL.format(pool_name))
+    with shmpool.Client(daemon.socket) as client:
+        for number in range(1, 11):
+            worker = start(WORKER, pool_name)
+            assert "ready" == worker.line()
+            worker.kill()
+            eventually(lambda n=number: client.stats(pool_name).recoveries.members == n)
+        assert client.audit(pool_name).ok

@@ -220,3 +220,13 @@ def test_a_busy_pool_does_not_hold_up_health(
             assert client.audit(pool.name).ok
             assert 200 == get(daemon, "/healthz")[0]
         watch.close()  # type: ignore[attr-defined]
+
+
+def test_another_name_for_this_machine(start_daemon: StartDaemon) -> None:
+    """Served on loopback only, a request under a foreign name is refused, whatever it asks for."""
+    daemon = start_daemon("", *PORT)
+    for path in ("/", "/api/v1/pools", "/metrics", "/api/v1/events"):
+        connection = http.client.HTTPConnection(*address(daemon), timeout=60)
+        connection.request("GET", path, headers={"Host": "evil.example"})
+        assert 403 == connection.getresponse().status
+        connection.close()

@@ -69,7 +69,7 @@ def command(
     )
     request = Create(pool, options, dict(parse_queue(queue) for queue in queues))
     wanted = (prealloc or 0) * buffer_size
-    with working(f"creating {pool}", str(SHM / f"{PREFIX}{pool}"), wanted or None):
+    with working(f"creating {pool}", f"{SHM}/{PREFIX}{pool}", wanted or None):
         made = ask.call(request)
     if as_json:
         print_json(made)
