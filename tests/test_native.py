@@ -2,6 +2,7 @@
 """The C core by itself: compiled clean by every compiler here, run plain and under sanitizers."""
 
 import functools
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -109,3 +110,28 @@ def test_stress_without_checks(compiler: str, flags: list[str], tmp_path: Path) 
     """The same without misuse detection."""
     sources = [TESTS / "stress_pool.c", *SOURCES]
     run_c(tmp_path, compiler, [*flags, "-DSHMPOOL_CHECK=0"], sources, "5000")
+
+
+def wraps(bits: int, tmp_path: Path, sources: list[Path], argument: int) -> int:
+    """Runs a program built with positions of so many bits; how often they came round in it."""
+    flags = ["-O2", f"-DSHMPOOL_POSITION_BITS={bits}"]
+    printed = run_c(tmp_path, COMPILERS[0], flags, sources, str(argument))
+    return sum(map(int, re.findall(r"(\d+) (?:wraps|times)", printed)))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_narrow_ring(bits: int, tmp_path: Path) -> None:
+    """The ring keeps its promises while its positions and laps come round three thousand times."""
+    assert wraps(bits, tmp_path, [TESTS / "test_alf_queue.c"], 1000) >= 3000
+
+
+@pytest.mark.parametrize(("bits", "each", "rings"), [(8, 250, 8), (16, 20, 12)])
+def test_narrow_ring_with_threads(bits: int, each: int, rings: int, tmp_path: Path) -> None:
+    """Threads pass every number once and in order, in each mode, while positions come round."""
+    assert wraps(bits, tmp_path, [TESTS / "wrap_ring.c"], each) == each * rings
+
+
+@pytest.mark.parametrize(("bits", "messages", "least"), [(8, 150_000, 3000), (16, 100_000, 8)])
+def test_narrow_pool(bits: int, messages: int, least: int, tmp_path: Path) -> None:
+    """The whole pool too: owner words, audit, and every message once while positions come round."""
+    assert wraps(bits, tmp_path, [TESTS / "stress_pool.c", *SOURCES], messages) >= least

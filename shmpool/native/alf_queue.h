@@ -28,7 +28,7 @@
  * delays what stands behind it in this queue and nothing else; if it died, its positions are made
  * void and consumers step over them.
  *
- * Invariants, with all positions 64-bit and subtracted, never compared
+ * Invariants, with all positions running freely and subtracted, never compared
  *     0 <= prod - cons <= capacity
  *     slot of position p holds lap(p) exactly when p is published
  *     positions start at capacity, so that zeroed memory (lap 0) is an empty ring
@@ -40,8 +40,31 @@
 
 #include "atomic.h"
 
+/* How wide a position is, and with it the lap in a slot. Tests take 8 or 16, to see every counter wrap
+ * thousands of times. A ring takes at most a quarter of the positions: limit may be a ring ahead of
+ * prod, or behind it, and one lap must differ from the next. */
+#ifndef SHMPOOL_POSITION_BITS
+#define SHMPOOL_POSITION_BITS 64
+#endif
+#if SHMPOOL_POSITION_BITS == 64
+typedef uint64_t alf_position;
+typedef int64_t alf_distance;
+typedef shared64 alf_shared_position;
+#elif SHMPOOL_POSITION_BITS == 16
+typedef uint16_t alf_position;
+typedef int16_t alf_distance;
+typedef shared16 alf_shared_position __attribute__((aligned(8)));
+#elif SHMPOOL_POSITION_BITS == 8
+typedef uint8_t alf_position;
+typedef int8_t alf_distance;
+typedef shared8 alf_shared_position __attribute__((aligned(8)));
+#endif
+#define ALF_CAPACITY_FITS (1ull << (SHMPOOL_POSITION_BITS - 2))
+
 #define ALF_CAPACITY_MIN 2u
-#define ALF_CAPACITY_MAX 65536u /* of a queue; the pool's own ring of free buffers goes further */
+#define ALF_QUEUE_MAX 65536u /* of a queue; the pool's own ring of free buffers goes further */
+#define ALF_CAPACITY_MAX                                                                           \
+	((uint32_t)(ALF_QUEUE_MAX < ALF_CAPACITY_FITS ? ALF_QUEUE_MAX : ALF_CAPACITY_FITS))
 
 /* A slot: | lap 39 | void 1 | index 24 |. The lap is the position of the ring's first slot in this
  * round: at 10^8 elements a second it comes round again after an hour and a half, and even then only
@@ -54,7 +77,12 @@
 /* An op record, of the ALF_MULTI operations: | position 35 | n 17 | queue 10 | kind 2 |: what its owner may have reserved or
  * claimed and not yet finished. One word, so that it can be read while it changes. A single side
  * needs none: what is unfinished there is the one producer's or consumer's that the queue names. */
-enum alf_op_kind { ALF_OP_NONE, ALF_OP_ENQUEUE, ALF_OP_DEQUEUE };
+enum alf_op_kind {
+	ALF_OP_NONE,
+	ALF_OP_ENQUEUE,
+	ALF_OP_DEQUEUE,
+	ALF_OP_PUBLISH /* an enqueue of more than one, whose positions are reserved for certain */
+};
 #define ALF_OP_QUEUE_SHIFT 2
 #define ALF_OP_COUNT_SHIFT 12
 #define ALF_OP_POSITION_SHIFT 29
@@ -72,12 +100,12 @@ struct alf_queue {
 	uint32_t data_wait; /* consumers asleep until there is something to dequeue */
 	uint32_t room_wait; /* producers asleep until there is room */
 	uint32_t pad0[11];
-	uint64_t prod;
-	uint64_t
+	alf_shared_position prod;
+	alf_shared_position
 		limit; /* a value cons has had, plus capacity: at it producers look at cons again */
 	uint32_t producer; /* of a single-producer queue: its member's number + 1, 0 for none yet */
 	uint32_t pad1[11];
-	uint64_t cons;
+	alf_shared_position cons;
 	uint32_t consumer; /* of a single-consumer queue, likewise */
 	uint32_t pad2[13];
 };
@@ -91,7 +119,7 @@ enum { ALF_SINGLE_PRODUCER = 1, ALF_SINGLE_CONSUMER = 2 };
  * that nothing which scribbles over the segment later can lead an access outside it. */
 struct alf_ring {
 	struct alf_queue *q;
-	uint64_t *slot;
+	shared64 *slot;
 	uint64_t mask;
 	uint32_t id;
 	uint32_t flags;
@@ -104,19 +132,20 @@ static inline uint32_t alf_capacity(const struct alf_ring *r)
 }
 
 /* The slot word of a published position, without its index. */
-static inline uint64_t alf_tag(const struct alf_ring *r, uint64_t position)
+static inline uint64_t alf_tag(const struct alf_ring *r, alf_position position)
 {
 	return (position - (position & r->mask)) << ALF_LAP_SHIFT;
 }
 
 static inline uint64_t alf_op(const struct alf_ring *r, enum alf_op_kind kind, uint32_t n,
-			      uint64_t position)
+			      alf_position position)
 {
-	return position << ALF_OP_POSITION_SHIFT |
+	return (uint64_t)position << ALF_OP_POSITION_SHIFT |
 	       (r->op + kind + ((uint64_t)n << ALF_OP_COUNT_SHIFT));
 }
 
-static ALWAYS_INLINE void alf_move(uint64_t *position, uint64_t to, enum alf_side side)
+static ALWAYS_INLINE void alf_move(alf_shared_position *position, alf_position to,
+				   enum alf_side side)
 {
 	if (side == ALF_SINGLE_WAKES)
 		store_seq_cst(position, to); /* [PROD] [CONS] */
@@ -137,7 +166,7 @@ static inline uint32_t alf_back_off(uint32_t pauses)
 }
 
 /* Points r at a queue whose slots lie at slot. capacity is a power of two. */
-static inline void alf_bind(struct alf_ring *r, struct alf_queue *q, uint64_t *slot,
+static inline void alf_bind(struct alf_ring *r, struct alf_queue *q, shared64 *slot,
 			    uint32_t capacity, uint32_t id, uint32_t flags)
 {
 	r->q = q;
@@ -150,41 +179,44 @@ static inline void alf_bind(struct alf_ring *r, struct alf_queue *q, uint64_t *s
 
 /* Makes an empty queue in place; slot[] must read as zero. 0, or -EINVAL if capacity is no power of
  * two from ALF_CAPACITY_MIN to limit. */
-static inline int alf_init(struct alf_ring *r, struct alf_queue *q, uint64_t *slot,
+static inline int alf_init(struct alf_ring *r, struct alf_queue *q, shared64 *slot,
 			   uint32_t capacity, uint32_t limit, uint32_t id, uint32_t flags)
 {
-	if (capacity < ALF_CAPACITY_MIN || capacity > limit || (capacity & (capacity - 1)))
+	if (capacity < ALF_CAPACITY_MIN || capacity > limit || (capacity & (capacity - 1)) ||
+	    capacity / (ALF_CAPACITY_FITS + 1))
 		return -EINVAL;
-	*q = (struct alf_queue) { .capacity = capacity,
-				  .id = id,
-				  .flags = flags,
-				  .prod = capacity,
-				  .limit = 2 * (uint64_t)capacity,
-				  .cons = capacity };
+	clear_unshared(q);
+	q->capacity = capacity;
+	q->id = id;
+	q->flags = flags;
+	store_relaxed(&q->prod, capacity);
+	store_relaxed(&q->limit, 2 * (uint64_t)capacity);
+	store_relaxed(&q->cons, capacity);
 	alf_bind(r, q, slot, capacity, id, flags);
 	return 0;
 }
 
 /* Reserves n positions, the first of them in *at: all of them or none. 0, -ENOBUFS if they do not fit
  * now. Until the caller has published and cleared *op, that record covers them. */
-static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, uint64_t *op, uint32_t n,
-				     enum alf_side side, uint64_t *at)
+static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uint32_t n,
+				     enum alf_side side, alf_position *at)
 {
 	struct alf_queue *q = r->q;
 	uint32_t pauses = ALF_PAUSES_FIRST;
-	uint64_t prod = load_acquire(&q->prod); /* [PROD] before cons, or the space underflows */
+	alf_position prod =
+		load_acquire(&q->prod); /* [PROD] before cons, or the space underflows */
 	for (;;) {
 		/* Signed: limit may lag by more than a ring (less than no room), and a prod that
 		 * others have moved on since may lag behind cons (too much room: the CAS fails). */
-		int64_t room = (int64_t)(load_acquire(&q->limit) - prod); /* [CONS] */
+		alf_distance room = (alf_distance)(load_acquire(&q->limit) - prod); /* [CONS] */
 		if (unlikely(room < (int64_t)n)) {
-			uint64_t limit = load_acquire(&q->cons) + r->mask + 1; /* [CONS] */
-			store_release(&q->limit, limit);                       /* [CONS] */
-			room = (int64_t)(limit - prod);
+			alf_position limit = load_acquire(&q->cons) + r->mask + 1; /* [CONS] */
+			store_release(&q->limit, limit);                           /* [CONS] */
+			room = (alf_distance)(limit - prod);
 			if (room < (int64_t)n) {
 				if (side != ALF_MULTI)
 					return -ENOBUFS;
-				uint64_t now = load_acquire(&q->prod); /* [PROD] */
+				alf_position now = load_acquire(&q->prod); /* [PROD] */
 				if (now == prod)
 					return -ENOBUFS;
 				prod = now;
@@ -207,10 +239,11 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, uint64_t *op, uin
 
 /* Fills n reserved positions from at on with the indices in handle[]; their owner words and bytes
  * must have been written. The first slot is stored last, so a consumer sees all of a bulk or nothing. */
-static ALWAYS_INLINE void alf_publish(const struct alf_ring *r, uint64_t at, const uint64_t *handle,
-				      uint32_t n)
+static ALWAYS_INLINE void alf_publish(const struct alf_ring *r, alf_position at,
+				      const uint64_t *handle, uint32_t n)
 {
-	uint64_t *slot = &r->slot[at & r->mask], tag = alf_tag(r, at);
+	shared64 *slot = &r->slot[at & r->mask];
+	uint64_t tag = alf_tag(r, at);
 	if (n == 1) {
 		store_release(slot, tag | (handle[0] & ALF_INDEX_MASK)); /* [SLOT] */
 		return;
@@ -225,8 +258,10 @@ static ALWAYS_INLINE void alf_publish(const struct alf_ring *r, uint64_t at, con
 }
 
 /* The slow way of alf_read: one slot after the other, stepping over voids. */
-__attribute__((noinline, cold, unused)) static uint32_t
-alf_read_each(const struct alf_ring *r, uint64_t at, uint64_t *handle, uint32_t n, uint32_t *values)
+__attribute__((noinline, cold, unused)) static uint32_t alf_read_each(const struct alf_ring *r,
+								      alf_position at,
+								      uint64_t *handle, uint32_t n,
+								      uint32_t *values)
 {
 	uint32_t span = 0, got = 0;
 	while (got < n && span <= r->mask) {
@@ -244,7 +279,7 @@ alf_read_each(const struct alf_ring *r, uint64_t at, uint64_t *handle, uint32_t 
 
 /* alf_read where the run goes round the end of the ring: two straight ones. */
 __attribute__((noinline, unused)) static uint32_t alf_read_round(const struct alf_ring *r,
-								 uint64_t at, uint64_t *handle,
+								 alf_position at, uint64_t *handle,
 								 uint32_t n, uint32_t *values)
 {
 	uint64_t straight = r->mask + 1 - (at & r->mask), differs;
@@ -260,10 +295,10 @@ __attribute__((noinline, unused)) static uint32_t alf_read_round(const struct al
 
 /* Copies out up to n indices published from position at on. Returns how many positions they span
  * (voids included), with the number of indices in *values. */
-static ALWAYS_INLINE uint32_t alf_read(const struct alf_ring *r, uint64_t at, uint64_t *handle,
+static ALWAYS_INLINE uint32_t alf_read(const struct alf_ring *r, alf_position at, uint64_t *handle,
 				       uint32_t n, uint32_t *values)
 {
-	const uint64_t *slot = &r->slot[at & r->mask];
+	const shared64 *slot = &r->slot[at & r->mask];
 	uint64_t tag = alf_tag(r, at), differs;
 	if (n == 1) {
 		differs = handle[0] = load_acquire(slot) ^ tag; /* [SLOT] */
@@ -283,18 +318,18 @@ static ALWAYS_INLINE uint32_t alf_read(const struct alf_ring *r, uint64_t at, ui
 
 /* Takes 1..n indices, oldest first. Returns how many, 0 if nothing is published at the head. Until the
  * caller has written the owner words and cleared *op, that record covers what was taken. */
-static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, uint64_t *op, uint64_t *handle,
+static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, uint64_t *handle,
 					uint32_t n, enum alf_side side)
 {
 	struct alf_queue *q = r->q;
 	uint32_t pauses = ALF_PAUSES_FIRST;
-	uint64_t cons = load_acquire(&q->cons); /* [CONS] */
+	alf_position cons = load_acquire(&q->cons); /* [CONS] */
 	for (;;) {
 		uint32_t values, span = alf_read(r, cons, handle, n, &values);
 		if (unlikely(span == 0)) {
 			if (side != ALF_MULTI)
 				return 0;
-			uint64_t now = load_acquire(&q->cons); /* [CONS] */
+			alf_position now = load_acquire(&q->cons); /* [CONS] */
 			if (now == cons)
 				return 0;
 			cons = now;
@@ -316,8 +351,18 @@ static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, uint64_t *op, 
 	}
 }
 
+/* After alf_reserve, before the first word of a bulk is written: from here on the op record is known not to
+ * be that of a lost compare-and-swap, and whoever finds its owner dead can make void what was published
+ * of the bulk already, so that it is all or nothing in death too. Nobody waits for this word: that it is
+ * there before the slots are follows from the order in which a processor retires stores. */
+static inline void alf_publishing(shared64 *op, uint32_t n, enum alf_side side)
+{
+	if (side == ALF_MULTI && n > 1)
+		store_relaxed(op, load_relaxed(op) | ALF_OP_PUBLISH);
+}
+
 /* Ends an operation: what its op record covered is done. */
-static inline void alf_done(uint64_t *op, enum alf_side side)
+static inline void alf_done(shared64 *op, enum alf_side side)
 {
 	if (side == ALF_MULTI)
 		store_release(op, 0); /* [OP] */
@@ -326,15 +371,15 @@ static inline void alf_done(uint64_t *op, enum alf_side side)
 /* Elements in the queue, reserved ones included. */
 static inline uint32_t alf_count(const struct alf_ring *r)
 {
-	uint64_t cons = load_acquire(&r->q->cons);     /* [CONS] */
-	uint64_t n = load_acquire(&r->q->prod) - cons; /* [PROD] */
+	alf_position cons = load_acquire(&r->q->cons);     /* [CONS] */
+	alf_position n = load_acquire(&r->q->prod) - cons; /* [PROD] */
 	return n > r->mask + 1 ? (uint32_t)r->mask + 1 : (uint32_t)n;
 }
 
 /* Whether a claim would find something, voids included. Does not touch the producers' line. */
 static inline bool alf_ready(const struct alf_ring *r)
 {
-	uint64_t cons = load_acquire(&r->q->cons);              /* [CONS] */
+	alf_position cons = load_acquire(&r->q->cons);          /* [CONS] */
 	uint64_t word = load_acquire(&r->slot[cons & r->mask]); /* [SLOT] */
 	return (word ^ alf_tag(r, cons)) <= (ALF_VOID | ALF_INDEX_MASK);
 }

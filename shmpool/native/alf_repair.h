@@ -24,16 +24,16 @@ enum alf_at {
 };
 
 /* What the word of position's slot says of that position. */
-static inline enum alf_at alf_at(const struct alf_ring *r, uint64_t position, uint64_t word)
+static inline enum alf_at alf_at(const struct alf_ring *r, alf_position position, uint64_t word)
 {
 	uint64_t differs = word ^ alf_tag(r, position);
 	if (differs <= (ALF_VOID | ALF_INDEX_MASK))
 		return differs & ALF_VOID ? ALF_AT_VOID : ALF_AT_VALUE;
-	differs = word ^ alf_tag(r, position - alf_capacity(r));
+	differs = word ^ alf_tag(r, (alf_position)(position - alf_capacity(r)));
 	return differs <= (ALF_VOID | ALF_INDEX_MASK) ? ALF_AT_UNPUBLISHED : ALF_AT_LATER;
 }
 
-static inline uint64_t alf_word(const struct alf_ring *r, uint64_t position)
+static inline uint64_t alf_word(const struct alf_ring *r, alf_position position)
 {
 	return load_acquire(&r->slot[position & r->mask]); /* [SLOT] */
 }
@@ -55,22 +55,25 @@ static inline uint32_t alf_op_count(uint64_t op)
 }
 
 /* How far position lies behind the first one of the record. */
-static inline uint64_t alf_op_offset(uint64_t op, uint64_t position)
+static inline uint64_t alf_op_offset(uint64_t op, alf_position position)
 {
-	return (position - (op >> ALF_OP_POSITION_SHIFT)) & (UINT64_MAX >> ALF_OP_POSITION_SHIFT);
+	uint64_t first = op >> ALF_OP_POSITION_SHIFT;
+	return (alf_position)(position - first) & (UINT64_MAX >> ALF_OP_POSITION_SHIFT);
 }
 
 /* Whether the record says that its owner may have reserved (claimed) the position. */
 static inline bool alf_op_covers(uint64_t op, enum alf_op_kind kind, uint32_t queue,
-				 uint64_t position)
+				 alf_position position)
 {
-	return alf_op_kind(op) == kind && alf_op_queue(op) == queue &&
+	enum alf_op_kind said =
+		alf_op_kind(op) == ALF_OP_PUBLISH ? ALF_OP_ENQUEUE : alf_op_kind(op);
+	return said == kind && alf_op_queue(op) == queue &&
 	       alf_op_offset(op, position) < alf_op_count(op);
 }
 
 /* Makes a position void that nobody alive has reserved; word is what its slot held before that was
  * learnt. False if somebody else has done it. */
-static inline bool alf_make_void(const struct alf_ring *r, uint64_t position, uint64_t word)
+static inline bool alf_make_void(const struct alf_ring *r, alf_position position, uint64_t word)
 {
 	return cas_seq_cst(&r->slot[position & r->mask], &word,
 			   alf_tag(r, position) | ALF_VOID); /* [SLOT] */

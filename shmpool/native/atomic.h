@@ -24,6 +24,15 @@
  * line, where n == 1 and single are variables. */
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
+/* Words that several processes work on at once: their types in atomic.h, so that a model checker can put
+ * its own in their place. */
+typedef uint64_t shared64;
+typedef uint16_t shared16;
+typedef uint8_t shared8;
+
+/* Zeroes an object that nobody else sees yet. */
+#define clear_unshared(p) __builtin_memset((p), 0, sizeof(*(p)))
+
 #define load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
 #define load_seq_cst(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
@@ -83,7 +92,7 @@ typedef uint64_t word2 __attribute__((vector_size(16), aligned(8), may_alias));
 #endif
 
 /* slot[i] = tag | (word[i] & keep) for i in [0, n), n at least 1, slot[0] last, each with release. */
-static inline void store_run_release(uint64_t *slot, uint64_t tag, const uint64_t *word,
+static inline void store_run_release(shared64 *slot, uint64_t tag, const uint64_t *word,
 				     uint64_t keep, uint32_t n)
 {
 	uint32_t i = n;
@@ -114,7 +123,7 @@ static inline void store_run_release(uint64_t *slot, uint64_t tag, const uint64_
 
 /* word[i] = slot[i] ^ tag for i in [0, n), each with acquire. Returns the bits, OR-ed over the run, in
  * which any slot differs from tag. */
-static inline uint64_t load_run_acquire(const uint64_t *slot, uint64_t tag, uint64_t *word,
+static inline uint64_t load_run_acquire(const shared64 *slot, uint64_t tag, uint64_t *word,
 					uint32_t n)
 {
 	uint64_t differs = 0;

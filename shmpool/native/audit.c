@@ -32,18 +32,18 @@ static const struct alf_ring *ring_of(const struct walk *w, uint32_t queue)
 /* Every entry of a ring must say what its buffer's owner word says, unless it was taken out meanwhile. */
 static void walk_ring(struct walk *w, const struct alf_ring *r)
 {
-	uint64_t cons = load_acquire(&r->q->cons), prod = load_acquire(&r->q->prod);
-	if (prod - cons > r->mask + 1)
+	alf_position cons = load_acquire(&r->q->cons), prod = load_acquire(&r->q->prod);
+	if ((alf_position)(prod - cons) > r->mask + 1)
 		prod = cons;
-	for (uint64_t at = cons; at != prod; at++) {
+	for (alf_position at = cons; at != prod; at++) {
 		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
 		if (alf_at(r, at, word) != ALF_AT_VALUE)
 			continue;
 		bool good = index < w->p->capacity &&
 			    segment_exists(&w->p->segment, (uint32_t)index) &&
 			    load_acquire(&qmempool_buffer(w->p, (uint32_t)index)->owner) ==
-				    owner_transit(r->id, at);                /* [OWNER] */
-		if (!good && (int64_t)(load_acquire(&r->q->cons) - at) <= 0) /* [CONS] */
+				    owner_transit(r->id, at);                     /* [OWNER] */
+		if (!good && (alf_distance)(load_acquire(&r->q->cons) - at) <= 0) /* [CONS] */
 			w->out->doubled++;
 	}
 }
@@ -87,7 +87,7 @@ static void count_held(struct walk *w, uint32_t number, const struct buffer *b)
 }
 
 /* Whose operation a buffer between a member and a ring is part of; members if it is nobody's. */
-static uint32_t mover(const struct walk *w, const struct alf_ring *r, uint64_t position)
+static uint32_t mover(const struct walk *w, const struct alf_ring *r, alf_position position)
 {
 	const struct segment *s = &w->p->segment;
 	uint32_t producer = tag_number(load_acquire(&r->q->producer));
@@ -128,7 +128,8 @@ static void count_one(struct walk *w, uint32_t index)
 		const struct alf_ring *r = ring_of(w, owner_queue(owner));
 		if (!r)
 			break;
-		uint64_t low = owner_position(owner), word = alf_word(r, low);
+		alf_position low = (alf_position)owner_position(owner);
+		uint64_t word = alf_word(r, low);
 		if ((word ^ alf_tag(r, low)) == index) {
 			if (owner_queue(owner) == 0)
 				w->out->free++;

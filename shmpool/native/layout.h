@@ -218,7 +218,7 @@ static inline uint32_t owner_queue(uint64_t owner)
 				       owner >> OWNER_QUEUE_SHIFT & QUEUES_MAX;
 }
 
-static inline uint64_t owner_transit(uint32_t queue, uint64_t position)
+static inline uint64_t owner_transit(uint32_t queue, alf_position position)
 {
 	return OWNER_TRANSIT | (uint64_t)queue << OWNER_POSITION_BITS |
 	       (position & ((1ull << OWNER_POSITION_BITS) - 1));

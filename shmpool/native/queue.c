@@ -209,7 +209,7 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
  * this one. */
 static inline void fetch_ahead(const struct qmempool *p, const struct alf_ring *r)
 {
-	uint64_t at = load_relaxed(&r->q->cons) + FETCH_AHEAD;
+	alf_position at = load_relaxed(&r->q->cons) + FETCH_AHEAD;
 	uint64_t index = load_relaxed(&r->slot[at & r->mask]) ^ alf_tag(r, at);
 	if (index < p->capacity)
 		qmempool_prefetch(p, (uint32_t)index);
@@ -260,6 +260,9 @@ int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 			continue;
 		}
 		uint32_t *word = &r->q->room_wait, entered = wait_enter(word);
+		/* [WAIT] alf_reserve's own load is no seq_cst one: it might miss a move of cons whose
+		 * consumer missed this sleeper. */
+		load_seq_cst(&r->q->cons);
 		error = queue_put(p, m, r, handle, n);
 		if (error == -ENOBUFS) {
 			count_up(&m->counters[COUNT_SLEEP], 1);

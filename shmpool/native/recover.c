@@ -133,6 +133,21 @@ const struct alf_ring *recovery_ring(const struct recovery *r, uint32_t queue)
 	return queue ? queue_ring(r->p, queue) : &r->p->free;
 }
 
+/* A bulk is published from its end on: if its first position is published, all of it is. Of a range that is
+ * certainly one producer's, only the last bulk can be unfinished. */
+static void add_range(struct recovery *r, struct dead_range range)
+{
+	if (range.certain)
+		for (; range.n; range.from++, range.n--) {
+			enum alf_at at =
+				alf_at(range.ring, range.from, alf_word(range.ring, range.from));
+			if (at == ALF_AT_UNPUBLISHED)
+				break;
+		}
+	if (range.n)
+		r->range[r->ranges++] = range;
+}
+
 /* Which positions the dead may have reserved: what their op records cover of what is reserved at all,
  * and in a queue with a single producer all that is left of a dead one's. */
 static void recover_ranges(struct recovery *r)
@@ -140,16 +155,19 @@ static void recover_ranges(struct recovery *r)
 	const struct segment *s = &r->p->segment;
 	for (uint32_t i = 0; i < r->deaths; i++) {
 		struct dead *d = &r->dead[i];
-		if (alf_op_kind(d->op) != ALF_OP_ENQUEUE)
+		enum alf_op_kind kind = alf_op_kind(d->op);
+		if (kind != ALF_OP_ENQUEUE && kind != ALF_OP_PUBLISH)
 			continue;
 		const struct alf_ring *ring = recovery_ring(r, alf_op_queue(d->op));
 		if (!ring)
 			continue;
-		uint64_t prod = load_acquire(&ring->q->prod); /* [PROD] */
+		alf_position prod = load_acquire(&ring->q->prod); /* [PROD] */
 		uint64_t ago = alf_op_offset(d->op, prod), n = alf_op_count(d->op);
-		r->range[r->ranges++] = (struct dead_range) {
-			.ring = ring, .from = prod - ago, .n = n < ago ? n : ago, .by = d
-		};
+		add_range(r, (struct dead_range) { .ring = ring,
+						   .from = (alf_position)(prod - ago),
+						   .n = n < ago ? n : ago,
+						   .by = d,
+						   .certain = kind == ALF_OP_PUBLISH });
 	}
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct alf_ring *ring = recovery_ring(r, i);
@@ -159,11 +177,14 @@ static void recover_ranges(struct recovery *r)
 		d = recovery_dead(r, load_acquire(&ring->q->producer)); /* pairs with take_role() */
 		if (!d)
 			continue;
-		uint64_t cons = load_acquire(&ring->q->cons);     /* [CONS] */
-		uint64_t n = load_acquire(&ring->q->prod) - cons; /* [PROD] */
+		alf_position cons = load_acquire(&ring->q->cons);     /* [CONS] */
+		alf_position n = load_acquire(&ring->q->prod) - cons; /* [PROD] */
 		if (n <= alf_capacity(ring))
-			r->range[r->ranges++] =
-				(struct dead_range) { .ring = ring, .from = cons, .n = n, .by = d };
+			add_range(r, (struct dead_range) { .ring = ring,
+							   .from = cons,
+							   .n = n,
+							   .by = d,
+							   .certain = true });
 	}
 }
 
@@ -173,11 +194,14 @@ static void recover_voids(struct recovery *r)
 	for (uint32_t i = 0; i < r->ranges; i++) {
 		struct dead_range *range = &r->range[i];
 		for (uint64_t k = 0; k < range->n && !range->postponed; k++) {
-			uint64_t at = range->from + k, word = alf_word(range->ring, at);
+			alf_position at = (alf_position)(range->from + k);
+			uint64_t word = alf_word(range->ring, at);
 			if (alf_at(range->ring, at, word) != ALF_AT_UNPUBLISHED)
 				continue;
-			recovery_look(r);
-			if (recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, at))
+			if (!range->certain)
+				recovery_look(r);
+			if (!range->certain &&
+			    recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, at))
 				range->by->postponed = true;
 			else
 				alf_make_void(range->ring, at, word);

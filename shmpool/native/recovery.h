@@ -21,9 +21,10 @@ struct dead {
 /* Positions that a dead producer may have reserved. */
 struct dead_range {
 	const struct alf_ring *ring;
-	uint64_t from;
+	alf_position from;
 	uint64_t n;
 	struct dead *by;
+	bool certain;   /* they are by's, from the first that is not published on */
 	bool postponed; /* somebody alive may have one of them */
 };
 
@@ -38,7 +39,7 @@ struct recovery {
 	uint32_t ranges;
 	uint64_t *live_op; /* op records of the living, one snapshot */
 	uint32_t lives;
-	uint64_t *cons;     /* by queue, read before live_op */
+	alf_position *cons; /* by queue, read before live_op */
 	uint32_t *consumer; /* by queue, of single-consumer ones, read after cons */
 };
 
@@ -56,7 +57,7 @@ static inline struct dead *recovery_dead(const struct recovery *r, uint64_t word
 void recovery_look(struct recovery *r);
 
 static inline bool recovery_live(const struct recovery *r, enum alf_op_kind kind, uint32_t queue,
-				 uint64_t position)
+				 alf_position position)
 {
 	for (uint32_t i = 0; i < r->lives; i++)
 		if (alf_op_covers(r->live_op[i], kind, queue, position))

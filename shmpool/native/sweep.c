@@ -8,7 +8,7 @@
  *     OWNED(dead)                                            the dead's
  *     TRANSIT to a position that a dead producer may have
  *       reserved, void, or unpublished and nobody alive
- *       may have it                                          the dead's
+ *       may have it, or part of a bulk that is not whole     the dead's
  *     TRANSIT to a position behind cons, which nobody alive
  *       may have claimed                                     the dead's
  *     anything else                                          somebody's, or in a queue
@@ -23,14 +23,16 @@
 #include "transfer.h"
 #include "wait.h"
 
-/* Whether position a lies before b, as far as an owner word tells. */
-static bool before(uint64_t a, uint64_t b)
+/* How far position a lies behind b, as far as an owner word tells: negative if it lies before. */
+static int64_t behind(uint64_t a, alf_position b)
 {
-	return (int64_t)((a - b) << (64 - OWNER_POSITION_BITS)) < 0;
+	uint64_t distance = (uint64_t)(alf_distance)((alf_position)a - b);
+	return (int64_t)(distance << (64 - OWNER_POSITION_BITS)) >> (64 - OWNER_POSITION_BITS);
 }
 
 /* Whoever is dead and may have claimed the position is not finished with yet. */
-static void postpone_claimant(struct recovery *r, const struct alf_ring *ring, uint64_t position)
+static void postpone_claimant(struct recovery *r, const struct alf_ring *ring,
+			      alf_position position)
 {
 	struct dead *consumer = recovery_dead(r, r->consumer[ring->id]);
 	if (consumer)
@@ -44,13 +46,25 @@ static void postpone_claimant(struct recovery *r, const struct alf_ring *ring, u
  * owner word has only the low bits of the position; the range has them all. */
 static bool in_dead_range(struct recovery *r, struct dead_range *range, uint64_t low)
 {
-	uint64_t offset = (low - range->from) & ((1ull << OWNER_POSITION_BITS) - 1);
-	if (offset >= range->n)
+	int64_t offset = behind(low, range->from);
+	if (offset < 0 || offset >= (int64_t)range->n)
 		return false;
-	uint64_t position = range->from + offset, word = alf_word(range->ring, position);
-	enum alf_at at = alf_at(range->ring, position, word);
-	if (at != ALF_AT_UNPUBLISHED)
-		return at == ALF_AT_VOID;
+	alf_position position = (alf_position)(range->from + (uint64_t)offset);
+	uint64_t word = alf_word(range->ring, position);
+	switch (alf_at(range->ring, position, word)) {
+	case ALF_AT_VOID:
+		return true;
+	case ALF_AT_LATER:
+		return false;
+	case ALF_AT_VALUE: /* of a bulk that is not whole: nobody can have come past its first */
+		if (range->certain)
+			alf_make_void(range->ring, position, word);
+		return range->certain;
+	case ALF_AT_UNPUBLISHED:
+		break;
+	}
+	if (range->certain)
+		return true;
 	recovery_look(r);
 	if (!recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, position))
 		return alf_word(range->ring, position) == word;
@@ -59,7 +73,7 @@ static bool in_dead_range(struct recovery *r, struct dead_range *range, uint64_t
 }
 
 /* Whether nobody alive can have claimed the position, which lies behind cons. */
-static bool dead_claim(struct recovery *r, const struct alf_ring *ring, uint64_t position)
+static bool dead_claim(struct recovery *r, const struct alf_ring *ring, alf_position position)
 {
 	if (ring->flags & ALF_SINGLE_CONSUMER) {
 		/* It has no op record; a live one is at its last claim. */
@@ -79,7 +93,7 @@ static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring *
 	if (!(owner & OWNER_TRANSIT))
 		return recovery_dead(r, owner) || owner & OWNER_ABANDONED;
 	const struct alf_ring *from = recovery_ring(r, owner_queue(owner));
-	if (!from || !before(owner_position(owner), r->cons[from->id]) ||
+	if (!from || behind(owner_position(owner), r->cons[from->id]) >= 0 ||
 	    !dead_claim(r, from, owner_position(owner)))
 		return false;
 	*ring = from;
@@ -130,7 +144,8 @@ static bool hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t
 {
 	const struct alf_ring *ring = recovery_ring(r, to);
 	struct buffer *b = qmempool_buffer(r->p, index);
-	uint64_t at, handle = index;
+	uint64_t handle = index;
+	alf_position at;
 	if (alf_reserve(ring, &r->m->op, 1, ALF_MULTI, &at)) {
 		alf_done(&r->m->op, ALF_MULTI);
 		return false;

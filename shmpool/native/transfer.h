@@ -31,9 +31,10 @@ static inline void transfer_prefetch(const struct qmempool *p, const uint64_t *h
 static inline int transfer_in(const struct qmempool *p, struct member *m, const struct alf_ring *r,
 			      const uint64_t *handle, uint32_t n, enum alf_side side)
 {
-	uint64_t at;
+	alf_position at;
 	int error = alf_reserve(r, &m->op, n, side, &at);
 	if (likely(!error)) {
+		alf_publishing(&m->op, n, side);
 		for (uint32_t i = 0; i < n; i++) {
 			struct buffer *b = qmempool_buffer(p, handle_index(handle[i]));
 			store_relaxed(&b->owner, owner_transit(r->id, at + i));

@@ -12,13 +12,26 @@
 #include "local.h"
 #include "member.h"
 #include "memfd_pool.h"
+#include "pace.h"
 #include "queue.h"
 #include "wait.h"
 
 #define PRODUCERS 2
 #define CONSUMERS 2
-#define BULK 8
+#if SHMPOOL_POSITION_BITS == 8
+/* The positions bear no larger ring, and no bulks of a cache's size: members have none. */
+#define CAPACITY 64
+#define CACHE 0
+#define BULK 2
+#define ROOM 16
+#else
 #define CAPACITY 256
+#define CACHE 32
+#define BULK 8
+#define ROOM 32
+#endif
+/* With narrow positions nobody sleeps inside an operation: pace.h. */
+#define PACED_WAIT (SHMPOOL_POSITION_BITS < 64)
 #define PATIENCE_NS 60000000000ll
 
 struct message {
@@ -55,6 +68,29 @@ static struct message *message_of(uint64_t handle)
 	return (struct message *)segment_data(&pool()->segment, handle_index(handle));
 }
 
+static int64_t until(int64_t patience_ns)
+{
+	return PACED_WAIT ? WAIT_NEVER : wait_now() + patience_ns;
+}
+
+static void take(struct member *m, uint64_t *handle, uint32_t n)
+{
+	int error;
+	while ((error = PACED(qmempool_alloc_wait(pool(), m, handle, n, until(PATIENCE_NS)))) &&
+	       PACED_WAIT)
+		sched_yield();
+	EQUAL(0, error);
+}
+
+static void put(struct member *m, const struct alf_ring *r, const uint64_t *handle, uint32_t n)
+{
+	int error;
+	while ((error = PACED(queue_put_wait(pool(), m, r, handle, n, until(PATIENCE_NS)))) &&
+	       PACED_WAIT)
+		sched_yield();
+	EQUAL(0, error);
+}
+
 static void *produce(void *argument)
 {
 	struct worker *w = argument;
@@ -64,10 +100,10 @@ static void *produce(void *argument)
 		uint32_t n = 1 + number % BULK;
 		if (n > messages - number)
 			n = messages - number;
-		EQUAL(0, qmempool_alloc_wait(pool(), m, handle, n, wait_now() + PATIENCE_NS));
+		take(m, handle, n);
 		for (uint32_t i = 0; i < n; i++)
 			*message_of(handle[i]) = (struct message) { w->number, number + i };
-		EQUAL(0, queue_put_wait(pool(), m, w->ring, handle, n, wait_now() + PATIENCE_NS));
+		put(m, w->ring, handle, n);
 		number += n;
 	}
 	return NULL;
@@ -81,9 +117,11 @@ static void *consume(void *argument)
 	int64_t last[PRODUCERS];
 	memset(last, -1, sizeof(last));
 	while (load_relaxed(&remaining)) {
-		int got = queue_get_wait(pool(), m, w->ring, handle, BULK, wait_now() + 20000000);
-		if (got == -EAGAIN)
+		int got = PACED(queue_get_wait(pool(), m, w->ring, handle, BULK, until(20000000)));
+		if (got == -EAGAIN) {
+			sched_yield();
 			continue;
+		}
 		CHECK(got > 0);
 		for (int i = 0; i < got; i++) {
 			struct message *text = message_of(handle[i]);
@@ -92,7 +130,7 @@ static void *consume(void *argument)
 			last[text->producer] = text->number;
 			w->seen += text->number;
 		}
-		EQUAL(0, qmempool_free_bulk(pool(), m, handle, (uint32_t)got));
+		EQUAL(0, PACED(qmempool_free_bulk(pool(), m, handle, (uint32_t)got)));
 		add_seq_cst(&remaining, -(uint32_t)got);
 	}
 	return NULL;
@@ -106,10 +144,10 @@ static void *hoard(void *argument)
 	(void)argument;
 	while (!load_relaxed(&stop)) {
 		uint32_t n = 0;
-		while (n < CAPACITY / 2 && qmempool_alloc(pool(), m, &handle[n]) == 0)
+		while (n < CAPACITY / 2 && PACED(qmempool_alloc(pool(), m, &handle[n])) == 0)
 			n++;
 		for (uint32_t i = 0; i < n; i++)
-			EQUAL(0, qmempool_free(pool(), m, handle[i]));
+			EQUAL(0, PACED(qmempool_free(pool(), m, handle[i])));
 		if (n && SHMPOOL_CHECK)
 			EQUAL(-ESTALE, qmempool_free(pool(), m, handle[n - 1]));
 	}
@@ -123,7 +161,7 @@ static void run(const char *name, uint32_t flags)
 	struct worker worker[PRODUCERS + CONSUMERS] = { 0 };
 	pthread_t hoarder;
 	const struct queue_on_death on_death = { .what = ON_DEATH_FREE };
-	int number = queue_create(pool(), self(), name, 32, flags, &on_death);
+	int number = queue_create(pool(), self(), name, ROOM, flags, &on_death);
 	CHECK(number > 0);
 	store_relaxed(&remaining, messages * producers);
 	store_relaxed(&stop, 0);
@@ -153,10 +191,11 @@ static void run(const char *name, uint32_t flags)
 	struct shmpool_stats stats;
 	audit_stats(pool(), &stats);
 	EQUAL(1, stats.members); /* this thread: the others' ended with them */
-	printf("%-15s %u messages, %llu grown, %llu stolen from, %llu sleeps\n", name,
+	printf("%-15s %u messages, %llu grown, %llu stolen from, %llu sleeps, %llu wraps\n", name,
 	       messages * producers, (unsigned long long)stats.counters[COUNT_GROW],
 	       (unsigned long long)stats.counters[COUNT_STEAL],
-	       (unsigned long long)stats.counters[COUNT_SLEEP]);
+	       (unsigned long long)stats.counters[COUNT_SLEEP],
+	       pace_wraps((uint64_t)messages * producers));
 }
 
 int main(int argc, char **argv)
@@ -165,7 +204,7 @@ int main(int argc, char **argv)
 	pool_number = memfd_pool(&(struct shmpool_geometry) { .buffer_size = 64,
 							      .capacity = CAPACITY,
 							      .prealloc = 16,
-							      .cache_size = 32,
+							      .cache_size = CACHE,
 							      .bulk = 16,
 							      .refill_multiplier = 1,
 							      .members = 16,

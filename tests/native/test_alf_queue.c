@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_alf_queue.c - the ring by itself, in one thread: every mode, every edge, round the corner.
+ * test_alf_queue.c - the ring by itself, in one thread: every mode, every edge, round the corner, and
+ * over every point where a position, a lap or an op record's position comes round.
+ *
+ * Usage: test_alf_queue [WRAPS], for narrow positions (SHMPOOL_POSITION_BITS): how often they come round.
  */
 #include "alf_queue.h"
 #include "check.h"
@@ -10,10 +13,11 @@
 static uint64_t slots[SLOTS];
 static struct alf_queue queue __attribute__((aligned(CACHE_LINE)));
 static uint64_t op;
+static uint64_t wrapped; /* times that positions came round, in narrow builds */
 
 static int enqueue(const struct alf_ring *r, const uint64_t *handle, uint32_t n, enum alf_side side)
 {
-	uint64_t at;
+	alf_position at;
 	int error = alf_reserve(r, &op, n, side, &at);
 	if (!error)
 		alf_publish(r, at, handle, n);
@@ -99,7 +103,8 @@ static void test_all_or_nothing(void)
 static void test_unpublished(void)
 {
 	struct alf_ring r;
-	uint64_t first, second, handle[4] = { 10, 11, 12, 13 }, out[4], other = 0;
+	alf_position first, second;
+	uint64_t handle[4] = { 10, 11, 12, 13 }, out[4], other = 0;
 	init(&r, 8, 0);
 	EQUAL(0, alf_reserve(&r, &op, 2, ALF_MULTI, &first));
 	CHECK(op != 0);
@@ -117,7 +122,8 @@ static void test_unpublished(void)
 static void test_voids(void)
 {
 	struct alf_ring r;
-	uint64_t at, handle[4] = { 20, 21, 22, 23 }, out[4];
+	alf_position at;
+	uint64_t handle[4] = { 20, 21, 22, 23 }, out[4];
 	init(&r, 8, 0);
 	for (int round = 0; round < 20; round++) {
 		EQUAL(0, alf_reserve(&r, &op, 4, ALF_MULTI, &at));
@@ -141,8 +147,9 @@ static void test_stale_limit(void)
 	struct alf_ring r;
 	uint64_t handle[4] = { 0, 1, 2, 3 }, out[4];
 	init(&r, 4, 0);
-	uint64_t old = queue.limit;
-	for (int round = 0; round < 100; round++) {
+	alf_position old = queue.limit;
+	/* Late by less than half of all positions. */
+	for (int round = 0; round < (SHMPOOL_POSITION_BITS == 8 ? 30 : 100); round++) {
 		EQUAL(0, enqueue(&r, handle, 4, ALF_MULTI));
 		queue.limit = old; /* what a slow producer may store late */
 		EQUAL(-ENOBUFS, enqueue(&r, handle, 1, ALF_MULTI));
@@ -150,15 +157,87 @@ static void test_stale_limit(void)
 	}
 }
 
-int main(void)
+/* A ring as it is after a long life: empty, its next position is at. */
+static void start_at(struct alf_ring *r, uint32_t capacity, alf_position at)
+{
+	init(r, capacity, 0);
+	queue.prod = queue.cons = at;
+	queue.limit = at + capacity;
+}
+
+/* Puts and gets elements in bulks of every size, with voids and holes between, from a position on. */
+static void pass(uint32_t capacity, alf_position from, uint64_t elements, enum alf_side producer,
+		 enum alf_side consumer)
+{
+	struct alf_ring r;
+	uint64_t in[64], out[64], put = 0, most = capacity < 64 ? capacity : 64;
+	alf_position at;
+	start_at(&r, capacity, from);
+	while (put < elements) {
+		uint32_t n = 1 + (uint32_t)(put * 7 % most);
+		for (uint32_t i = 0; i < n; i++)
+			in[i] = put + i;
+		EQUAL(0, alf_reserve(&r, &op, n, producer, &at));
+		EQUAL((alf_position)(from + put), at);
+		if (producer == ALF_MULTI)
+			EQUAL(at & (~0ull >> ALF_OP_POSITION_SHIFT), op >> ALF_OP_POSITION_SHIFT);
+		EQUAL(0, dequeue(&r, out, 64, consumer)); /* nothing of an older lap */
+		CHECK(!alf_ready(&r));
+		EQUAL(n, alf_count(&r));
+		alf_publish(&r, at, in, n);
+		alf_done(&op, producer);
+		CHECK(alf_ready(&r));
+		uint32_t skip = put % 5 == 0 ? n / 2 : n; /* this one is void, if there is one */
+		if (skip < n)
+			slots[(alf_position)(at + skip) & r.mask] =
+				alf_tag(&r, at + skip) | ALF_VOID;
+		EQUAL(n - (skip < n), dequeue(&r, out, n, consumer));
+		for (uint32_t i = 0, k = 0; i < n; i++)
+			if (i != skip)
+				EQUAL((put + i) & ALF_INDEX_MASK, out[k++]);
+		CHECK(alf_empty(&r));
+		put += n;
+	}
+	EQUAL((alf_position)(from + put), queue.prod);
+	EQUAL((alf_position)(from + put), queue.cons);
+	if (SHMPOOL_POSITION_BITS < 64)
+		wrapped += put >> (SHMPOOL_POSITION_BITS & 63);
+}
+
+static void test_wraps(uint64_t wraps)
+{
+	/* Where a position, a lap in a slot, and the position in an op record come round. */
+	static const uint8_t bits[] = { SHMPOOL_POSITION_BITS & 63, 64 - ALF_LAP_SHIFT,
+					64 - ALF_OP_POSITION_SHIFT };
+	for (uint32_t capacity = 2; capacity <= ALF_CAPACITY_MAX; capacity *= 4)
+		for (int mode = 0; mode < 9; mode++)
+			for (size_t i = 0; i < sizeof(bits); i++)
+				pass(capacity,
+				     (alf_position)((bits[i] ? 1ull << bits[i] : 0) -
+						    2ull * capacity),
+				     4ull * capacity, (enum alf_side)(mode % 3),
+				     (enum alf_side)(mode / 3));
+	for (uint32_t capacity = ALF_CAPACITY_MAX; wraps; capacity = 2, wraps /= 2) {
+		pass(capacity, 0 - 2 * capacity, wraps << (SHMPOOL_POSITION_BITS & 31), ALF_MULTI,
+		     ALF_MULTI);
+		pass(capacity, 0 - 2 * capacity, wraps << (SHMPOOL_POSITION_BITS & 31), ALF_SINGLE,
+		     ALF_SINGLE);
+		if (capacity == 2)
+			break;
+	}
+}
+
+int main(int argc, char **argv)
 {
 	test_capacities();
-	for (uint32_t capacity = 2; capacity <= 4096; capacity *= 4)
+	for (uint32_t capacity = 2; capacity <= 4096 && capacity <= ALF_CAPACITY_MAX; capacity *= 4)
 		for (int mode = 0; mode < 9; mode++)
 			test_order(capacity, (enum alf_side)(mode % 3), (enum alf_side)(mode / 3));
 	test_all_or_nothing();
 	test_unpublished();
 	test_voids();
 	test_stale_limit();
+	test_wraps(argc > 1 ? (uint64_t)atoll(argv[1]) : 0);
+	printf("positions came round %llu times\n", (unsigned long long)wrapped);
 	return 0;
 }

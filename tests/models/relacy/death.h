@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * death.h - scenarios in which one thread is killed before any of its steps, and another puts right what
+ * it left, while two more go on: the two steps of a recovery that read op records, in their order.
+ *
+ *     recover_voids   prod, then the slot, then the live op records: a position that was reserved and not
+ *                     published, and that no live producer covers, becomes void
+ *     recover_sweep   cons, then the live op records, then the owner word: a buffer that was claimed and
+ *                     not marked, and that no live consumer covers, is taken
+ */
+#ifndef DEATH_H
+#define DEATH_H
+
+#include "world.h"
+
+#define MORTAL 0
+#define RECOVERER 3
+
+#define OP_POSITION_BITS (64 - ALF_OP_POSITION_SHIFT)
+#define LOOKS 5 /* at a ring that may stay full or empty */
+
+static inline uint32_t op_count(uint64_t record)
+{
+	return record >> ALF_OP_COUNT_SHIFT &
+	       ((1u << (ALF_OP_POSITION_SHIFT - ALF_OP_COUNT_SHIFT)) - 1);
+}
+
+/* Whether an op record covers a position of the ring. */
+static inline bool op_covers(uint64_t record, enum alf_op_kind kind, uint64_t position)
+{
+	uint64_t ahead = ((position << ALF_OP_POSITION_SHIFT) -
+			  (record >> ALF_OP_POSITION_SHIFT << ALF_OP_POSITION_SHIFT)) >>
+			 ALF_OP_POSITION_SHIFT;
+	return (record & 3) == kind && (record >> ALF_OP_QUEUE_SHIFT & 1023) == RING_ID &&
+	       ahead < op_count(record);
+}
+
+template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
+	shared64 dead;
+
+	void make(unsigned steps)
+	{
+		world<CAPACITY>::make();
+		dead.where = DEAD;
+		store_relaxed(&dead, 0);
+		settle_all();
+		threads[MORTAL].steps_to_live = (int)rl::rand(steps);
+	}
+
+	/* The kernel's word: who learns of a death sees all that the dead did. */
+	void buried()
+	{
+		threads[MORTAL].steps_to_live = -1;
+		store_release(&dead, 1);
+	}
+
+	void wait_for_death()
+	{
+		while (!load_acquire(&dead))
+			pause_thread();
+	}
+
+	bool live_covers(enum alf_op_kind kind, uint64_t position)
+	{
+		for (unsigned i = 0; i < RECOVERER; i++)
+			if (i != MORTAL && op_covers(load_acquire(&this->op[i]), kind, position))
+				return true;
+		return false;
+	}
+
+	/* Makes a position void unless it is published; true if a live record may cover it. */
+	bool make_void(uint64_t position, bool producers)
+	{
+		shared64 *slot = &this->slot[position & this->ring.mask];
+		uint64_t word = load_acquire(slot);
+		uint64_t before = alf_tag(&this->ring, position - CAPACITY);
+		if ((word ^ before) > (ALF_VOID | ALF_INDEX_MASK))
+			return false; /* published, void, or a lap further */
+		if (producers && live_covers(ALF_OP_ENQUEUE, position))
+			return true;
+		if (cas_seq_cst(slot, &word, alf_tag(&this->ring, position) | ALF_VOID)) {
+			events[VOIDED]++;
+			RL_ASSERT(this->reserver[position] == MORTAL);
+			int &holder = this->holder[this->at[position]];
+			if (holder == IN_QUEUE)
+				holder = MORTAL; /* for the sweep, which may also have been there */
+		}
+		return false;
+	}
+
+	/* Of a multi-producer queue. How many positions it had to postpone: a live producer's record that
+	 * covers one may also be of an attempt that lost, and which it has not yet taken back. */
+	unsigned recover_voids()
+	{
+		unsigned postponed = 0;
+		uint64_t record = load_acquire(&this->op[MORTAL]);
+		if ((record & 3) != ALF_OP_ENQUEUE)
+			return 0;
+		uint64_t first = record >> ALF_OP_POSITION_SHIFT;
+		uint64_t prod = load_acquire(&this->queue.prod);
+		for (uint64_t p = first; p != first + op_count(record) && (int64_t)(p - prod) < 0;
+		     p++)
+			postponed += make_void(p, true);
+		events[POSTPONED] += postponed;
+		return postponed;
+	}
+
+	/* Of a single-producer queue, whose producer is the dead. */
+	void recover_voids_single()
+	{
+		uint64_t cons = load_acquire(&this->queue.cons);
+		uint64_t prod = load_acquire(&this->queue.prod);
+		for (uint64_t p = cons; (int64_t)(p - prod) < 0; p++)
+			make_void(p, false);
+	}
+
+	/* One look at every buffer. */
+	void recover_sweep(bool consumers)
+	{
+		uint64_t record[RECOVERER];
+		uint64_t cons = load_acquire(&this->queue.cons);
+		for (unsigned i = 0; i < RECOVERER; i++)
+			record[i] = i != MORTAL && consumers ? load_acquire(&this->op[i]) : 0;
+		for (unsigned b = 0; b < BUFFERS; b++) {
+			uint64_t word = load_relaxed(&this->owner[b]);
+			uint64_t position = word & ((1ull << 53) - 1);
+			bool lost = word == owned(MORTAL);
+			if (word & TRANSIT) {
+				uint64_t void_word = alf_tag(&this->ring, position) | ALF_VOID;
+				lost = (int64_t)(position - cons) < 0 ||
+				       load_acquire(&this->slot[position & this->ring.mask]) ==
+					       void_word;
+				for (unsigned i = 0; i < RECOVERER; i++)
+					if (op_covers(record[i], ALF_OP_DEQUEUE, position) &&
+					    load_acquire(&this->op[i]) == record[i])
+						lost = false, events[POSTPONED]++;
+			}
+			if (lost && cas_seq_cst(&this->owner[b], &word, owned(RECOVERER))) {
+				events[SWEPT]++;
+				RL_ASSERT(this->holder[b] == MORTAL);
+				this->holder[b] = TAKEN;
+				this->fill(b, 0);
+			}
+		}
+	}
+};
+
+/* A mortal producer, a live one (with ALF_MULTI) or a second consumer, a consumer, a recoverer. After
+ * one more recovery nothing holds up the ring, what the live producer put came out, and every buffer
+ * of the dead came out or was taken. */
+template <uint32_t BULK, enum alf_side PUT>
+struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
+	static constexpr unsigned PRODUCERS = PUT == ALF_MULTI ? 2 : 1;
+	mortal_world<4> w;
+	uint64_t sent[2];
+
+	void before()
+	{
+		w.make((PUT == ALF_MULTI ? 26 : 13) * BULK);
+		sent[0] = sent[1] = 0;
+	}
+
+	void produce(unsigned me)
+	{
+		for (int looks = 0; looks < LOOKS && sent[me] < 2 * BULK; looks++) {
+			uint64_t handle[BULK];
+			for (uint32_t i = 0; i < BULK; i++) {
+				handle[i] = me * 8 + sent[me] + i;
+				store_relaxed(&w.owner[handle[i]], owned(me));
+				w.holder[handle[i]] = (int)me;
+				w.fill(handle[i], 100 + (uint32_t)handle[i]);
+			}
+			if (0 == w.transfer_in(handle, BULK, PUT))
+				sent[me] += BULK;
+			else
+				pause_thread();
+		}
+	}
+
+	void consume(int *last)
+	{
+		uint64_t handle[BULK];
+		uint32_t got = w.transfer_out(handle, BULK, ALF_MULTI);
+		for (uint32_t i = 0; i < got; i++) {
+			unsigned from = (unsigned)handle[i] / 8;
+			RL_ASSERT(w.empty(handle[i]) == 100 + handle[i]);
+			RL_ASSERT((int)handle[i] > last[from]);
+			last[from] = (int)handle[i];
+		}
+	}
+
+	unsigned recover()
+	{
+		unsigned postponed = 0;
+		if (PUT == ALF_MULTI)
+			postponed = w.recover_voids();
+		else
+			w.recover_voids_single();
+		w.recover_sweep(true);
+		return postponed;
+	}
+
+	void thread(unsigned me)
+	{
+		live([&] {
+			int last[2] = { -1, -1 };
+			if (me < PRODUCERS)
+				produce(me);
+			else if (me != RECOVERER)
+				for (int i = 0; i < LOOKS; i++)
+					consume(last);
+			if (me == RECOVERER) {
+				w.wait_for_death();
+				for (int i = 0; i < 2 && recover(); i++)
+					pause_thread();
+			}
+		});
+		if (me == MORTAL)
+			w.buried();
+	}
+
+	void after()
+	{
+		int last[2] = { -1, -1 };
+		RL_ASSERT(0 == recover());
+		while (!alf_empty(&w.ring))
+			consume(last); /* or a livelock is reported */
+		settle_all();
+		recover();
+		for (unsigned b = 0; b < BUFFERS; b++)
+			RL_ASSERT(w.holder[b] != IN_QUEUE && w.holder[b] != MORTAL);
+	}
+};
+
+/* A mortal consumer, a live one (with ALF_MULTI), one that gets and puts back or only puts, a sweep.
+ * After one more sweep every buffer is in one place. */
+template <uint32_t BULK, enum alf_side GET>
+struct dead_consumer : rl::test_suite<dead_consumer<BULK, GET>, THREADS> {
+	static constexpr uint32_t FILLED = GET == ALF_MULTI ? 4 : 2;
+	mortal_world<4> w;
+
+	void before()
+	{
+		uint64_t handle[FILLED];
+		w.make(8 + 8 * BULK);
+		for (uint32_t i = 0; i < FILLED; i++)
+			handle[i] = i;
+		int left = threads[MORTAL].steps_to_live;
+		reset_threads();
+		RL_ASSERT(0 == w.transfer_in(handle, FILLED, ALF_MULTI));
+		settle_all();
+		threads[MORTAL].steps_to_live = left;
+	}
+
+	void get_and_put(unsigned me)
+	{
+		uint64_t handle[BULK];
+		for (int round = 0; round < 2; round++) {
+			uint32_t got = w.transfer_out(handle, BULK, GET);
+			for (uint32_t i = 0; i < got; i++)
+				w.fill(handle[i], me);
+			if (me == 2 && got)
+				RL_ASSERT(0 == w.transfer_in(handle, got, ALF_MULTI));
+		}
+	}
+
+	void thread(unsigned me)
+	{
+		live([&] {
+			if (me == RECOVERER) {
+				w.wait_for_death();
+				w.recover_sweep(GET == ALF_MULTI);
+			} else if (me == MORTAL || GET == ALF_MULTI) {
+				get_and_put(me);
+			} else {
+				uint64_t handle[2] = { me * 4, me * 4 + 1 };
+				w.fill(handle[0], me);
+				w.fill(handle[1], me);
+				if (w.transfer_in(handle, BULK, ALF_MULTI))
+					pause_thread();
+			}
+		});
+		if (me == MORTAL)
+			w.buried();
+	}
+
+	void after()
+	{
+		uint64_t handle;
+		w.recover_sweep(true);
+		while (w.transfer_out(&handle, 1, ALF_MULTI))
+			w.holder[handle] = NOBODY;
+		for (unsigned b = 0; b < BUFFERS; b++)
+			RL_ASSERT(w.holder[b] != IN_QUEUE && w.holder[b] != MORTAL);
+	}
+};
+
+#endif
