@@ -116,10 +116,13 @@ class Keeper:
 
     def _scan(self) -> None:
         """Who has members; who of them is dead, and still there although it was recovered."""
-        held = self.registry.held
         everybody: set[Process] = set()
-        for pool in held.values():
-            everybody |= pool.view.processes()
+        for name, held in list(self.registry.held.items()):
+            try:
+                everybody |= held.view.processes()
+            except errors.SegmentInvalid as error:
+                self.registry.release(name)
+                log.warning("pool %s released: %s", name, error)
         if self._scanning is not None:
             self._scanning.cancel()
             self._scanning = None
@@ -133,6 +136,7 @@ class Keeper:
 
     def _look(self) -> None:
         """Pools that came and went, alarms, and what is due."""
+        self._scan()
         self._adopt()
         for name, held in self.registry.held.items():
             self._log_alarms(name, held.look())

@@ -137,6 +137,8 @@ class View:
     def _opened(self) -> Segment:
         if self._segment is None:
             raise errors.PoolClosed(f"the view of pool {self.name!r} is closed")
+        if os.fstat(self._segment.fd).st_size != self._segment.size:  # reading it would be SIGBUS
+            raise errors.SegmentInvalid(f"pool {self.name!r}: somebody changed its size")
         return self._segment
 
     @property
@@ -223,7 +225,7 @@ class View:
         """Unmaps it."""
         if self._segment is not None:
             segment, self._segment = self._segment, None
-            lib.shmpool_close_wait(self._number)
+            lib.shmpool_forget(self._number)
             segment.close()
 
     def __enter__(self) -> "View":

@@ -454,3 +454,21 @@ def test_killed_before_it_is_watched(
             worker.kill()
             eventually(lambda n=number: client.stats(pool_name).recoveries.members == n)
         assert client.audit(pool_name).ok
+
+
+def test_a_pool_that_is_cut_off(
+    start_daemon: StartDaemon, make_pool: MakePool, eventually: Eventually, pool_name: str
+) -> None:
+    """Somebody truncates a segment: it is released with a reason, and the daemon goes on."""
+    good = make_pool()
+    bad = make_pool(name=pool_name)
+    bad.close()
+    daemon = start_daemon()
+    with shmpool.Client(daemon.socket) as client:
+        eventually(lambda: held_pools(client) == {good.name, pool_name})
+        os.truncate(f"/dev/shm/shmpool.{pool_name}", 4096)
+        eventually(lambda: f"pool {pool_name} released" in daemon.output())
+        with pytest.raises(shmpool.SegmentInvalid):
+            client.stats(pool_name)
+        assert {good.name} == held_pools(client)
+        assert daemon.pid == client.ping().pid

@@ -55,6 +55,11 @@ int shmpool_close_wait(int pool)
 	return local_close((uint32_t)pool);
 }
 
+int shmpool_forget(int pool)
+{
+	return local_forget((uint32_t)pool);
+}
+
 int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
 			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries)
 {

@@ -113,6 +113,7 @@ int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g,
 		  size_t why_size);
 int shmpool_open(void *base, uint64_t size, int fd);
 int shmpool_close_wait(int pool);
+int shmpool_forget(int pool); /* instead of it, after looking only */
 
 /* Queues. flags: 1 single producer, 2 single consumer. Give the queue's number. */
 int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
