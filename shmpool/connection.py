@@ -81,7 +81,7 @@ class Connection(asyncio.BufferedProtocol):
         self._worker: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
-        self._paused = self._eof = self._closing = False
+        self._paused = self._more = self._eof = self._closing = False
 
     # What asyncio calls.
 
@@ -100,6 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._closing:
             return
         self._frames.feed(self._received[:nbytes])
+        self._more = True
         if self._worker is None:
             self._start_work()
         elif self._frames.unread > wire.REQUEST_MAX and not self._paused:
@@ -130,6 +131,7 @@ class Connection(asyncio.BufferedProtocol):
     # Requests.
 
     def _start_work(self) -> None:
+        self._more = False
         self._worker = self._loop.create_task(self._work())
         self._worker.add_done_callback(self._worked)
 
@@ -158,6 +160,8 @@ class Connection(asyncio.BufferedProtocol):
         elif error is not None:
             log.error("a request failed in the daemon", exc_info=error)
             self.drop("the daemon failed; its log says how")
+        elif self._more and not self._closing:
+            self._start_work()  # it came when the worker had looked for the last time
         elif self._eof:
             self._transport.close()
         elif not self._closing:

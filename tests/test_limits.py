@@ -278,3 +278,13 @@ def test_who_may_do_what(
     assert "Permission denied" in run(script, daemon.socket, pool_name, "out")
     daemon.socket.chmod(0o666)  # the kernel lets everybody connect: the daemon does not
     assert "user 65534 is not let in" in run(script, daemon.socket, pool_name, "out")
+
+
+def test_requests_that_follow_on_each_other(start_daemon: StartDaemon) -> None:
+    """Whenever the next request comes, it is answered: also just as the last one's work ends."""
+    daemon = start_daemon()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(shmpool.Client(daemon.socket, 5.0)) for _ in range(8)]
+        for _ in range(300):
+            for client in clients:
+                assert daemon.pid == client.ping().pid
