@@ -278,6 +278,16 @@ class Pool(PoolBase):
         self._opened()
         return read_holders(self._number, self._slots)
 
+    def trim(self, keep: int = 0) -> int:
+        """Gives the memory of buffers that nobody uses back to the kernel: how many bytes.
+
+        At least keep buffers stay free, and what was preallocated stays. The pool grows again when
+        it has to. Others' local caches are emptied; everybody goes on meanwhile.
+        """
+        self._opened()
+        at_least(keep, 0, "keep")
+        return check(lib.shmpool_trim_wait(self._number, min(keep, 2**63)), f"pool {self.name!r}")
+
     def recover(self) -> Recovery:
         """Puts right what dead members left; nobody else stops meanwhile.
 

@@ -27,6 +27,7 @@ C_ORDER = [
     "queue.h",
     "recover.h",
     "recovery.h",
+    "trim.h",
     "audit.h",
     "local.h",
     "call.h",

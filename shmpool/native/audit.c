@@ -48,11 +48,10 @@ static void walk_ring(struct walk *w, const struct alf_ring *r)
 	}
 }
 
-/* Whether somebody takes from the cache just now, or died at it. */
+/* Whether what somebody takes from the cache, or took when it died, may still be listed in it. */
 static bool emptied(const struct member *m)
 {
-	uint32_t thief = load_acquire(&m->thief); /* [CACHE] */
-	return thief && thief != CACHE_REQUESTED;
+	return load_acquire(&m->thief); /* [CACHE] */
 }
 
 static void walk_cache(struct walk *w, const struct member *m)

@@ -137,7 +137,8 @@ struct pool_shared {
 	uint64_t namespaces; /* the creator's */
 	uint64_t deaths;     /* members recovered */
 	uint64_t abandoned;  /* buffers that were, as far as is known: see OWNER_ABANDONED */
-	uint64_t pad0[4];
+	uint64_t trims;      /* extents taken away */
+	uint64_t pad0[3];
 	uint64_t retired[COUNTERS]; /* the counters of members that are gone, summed */
 	uint64_t pad1[2];
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * qmempool.c - see qmempool.h: refill, flush, and what lies in others' caches.
+ * qmempool.c - see qmempool.h: refill and flush.
  */
 #include "qmempool.h"
 
@@ -9,13 +9,10 @@
 #include <string.h>
 
 #include "member.h"
-#include "process.h"
 #include "recover.h"
 #include "slab.h"
 #include "transfer.h"
 #include "wait.h"
-
-#define VICTIMS_MAX 64 /* caches emptied under one membarrier(2), which costs microseconds */
 
 static struct pool_shared *shared(const struct qmempool *p)
 {
@@ -59,7 +56,7 @@ static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle
 
 /* Only the voids that the dead leave can make the shared queue full: it has a slot for every buffer. Then
  * buffers from its head go to its end until a void is passed. */
-void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+static void give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	uint32_t rounds = p->capacity / BULK_MAX + GIVE_TRIES;
 	while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI)) {
@@ -82,8 +79,7 @@ void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle,
 		wait_wake(&shared(p)->free_wait, n);
 }
 
-/* Gives any number; what is no buffer, because somebody scribbled over a cache, is left out. */
-static void give_all(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	uint64_t good[BULK_MAX];
 	uint32_t k = 0;
@@ -91,38 +87,10 @@ static void give_all(struct qmempool *p, struct member *m, const uint64_t *handl
 		good[k] = handle[i];
 		k += handle_index(handle[i]) < p->capacity;
 		if (k == BULK_MAX || (k && i + 1 == n)) {
-			qmempool_give(p, m, good, k);
+			give(p, m, good, k);
 			k = 0;
 		}
 	}
-}
-
-/* Moves everything that is in m's cache to the shared queue. */
-static void spill(struct qmempool *p, struct member *m)
-{
-	uint64_t bottom = load_relaxed(&m->cache_stolen);
-	uint32_t len = member_cached(&p->segment, m);
-	for (uint32_t i = 0; i < len;) {
-		uint64_t some[BULK_MAX];
-		uint32_t k = 0;
-		while (k < BULK_MAX && i < len)
-			some[k++] = m->cache[(bottom + i++) & (p->cache_size - 1)];
-		give_all(p, m, some, k);
-	}
-	store_release(&m->cache_stolen, bottom + len); /* [CACHE] */
-	if (len)
-		count_up(&m->counters[COUNT_FLUSH], 1);
-}
-
-bool qmempool_honour(struct qmempool *p, struct member *m)
-{
-	uint32_t seen = CACHE_REQUESTED;
-	if (!cas_seq_cst(&m->thief, &seen, m->tag)) /* [CACHE] its own thief for a moment */
-		return seen == 0;
-	spill(p, m);
-	bool asked = wait_anybody(&shared(p)->free_wait);
-	store_release(&m->thief, asked ? CACHE_REQUESTED : 0); /* [CACHE] */
-	return !asked;
 }
 
 /* Grows the slab by an extent. Up to max of its buffers go to handle, the rest to the shared queue. */
@@ -130,7 +98,7 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 {
 	uint32_t first, mine, filled = 0;
 	uint64_t rest[BULK_MAX];
-	int n = slab_grow(&p->segment, &p->first_absent, m->tag, &first);
+	int n = slab_grow(&p->segment, &p->absent, m->tag, &first);
 	if (n < 0)
 		return n;
 	count_up(&m->counters[COUNT_GROW], 1);
@@ -144,77 +112,11 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 		}
 		rest[filled++] = h;
 		if (filled == BULK_MAX || k + 1 == (uint32_t)n) {
-			give_all(p, m, rest, filled);
+			qmempool_give(p, m, rest, filled);
 			filled = 0;
 		}
 	}
 	return (int)mine;
-}
-
-/* Takes up to max buffers from victim's cache, which the caller holds as thief. */
-static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim, uint64_t *handle,
-		    uint32_t max)
-{
-	uint64_t bottom = load_relaxed(&victim->cache_stolen);
-	uint32_t len = member_cached(&p->segment, victim), got = 0, passed = 0;
-	while (got < max && passed < len) {
-		uint64_t h = victim->cache[(bottom + passed) & (p->cache_size - 1)],
-			 was = victim->tag;
-		if (handle_index(h) >= p->capacity)
-			break; /* somebody scribbled over it */
-		/* The owner word first: if the thief dies here, what no longer reads as the victim's is
-		 * not the victim's, whatever its cache says (recover_thieves). A swap: if the victim is
-		 * dead, somebody may be putting it right at the same time. */
-		if (cas_seq_cst(&qmempool_buffer(p, handle_index(h))->owner, &was, m->tag))
-			handle[got++] = h;
-		passed++;
-	}
-	store_release(&victim->cache_stolen, bottom + passed); /* [CACHE] */
-	return got;
-}
-
-/* Fetches up to max buffers from other members' caches; without membarrier(2) their owners are asked
- * to flush at their next call. */
-static uint32_t steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
-{
-	struct member *victim[VICTIMS_MAX];
-	uint32_t before[VICTIMS_MAX], held = 0, got = 0;
-	for (uint32_t i = 0; i < p->segment.members && held < VICTIMS_MAX; i++) {
-		struct member *v = segment_member(&p->segment, i);
-		uint32_t seen = load_relaxed(&v->thief);
-		if (v == m || !member_cached(&p->segment, v) ||
-		    (seen != 0 && seen != CACHE_REQUESTED))
-			continue;
-		/* A slot without a member may have a cache too: see qmempool_drain(). */
-		if (load_acquire(&v->identity) && !load_acquire(&v->barrier)) { /* [MEMBER] */
-			cas_seq_cst(&v->thief, &seen,
-				    CACHE_REQUESTED);               /* [CACHE] at its next call */
-		} else if (cas_seq_cst(&v->thief, &seen, m->tag)) { /* [CACHE] */
-			before[held] =
-				seen; /* a request stays: others wait for what is freed next */
-			victim[held++] = v;
-		}
-	}
-	bool open = held && process_barrier(); /* [CACHE] */
-	for (uint32_t i = 0; i < held; i++) {
-		uint32_t k = open ? rob(p, m, victim[i], handle + got, max - got) : 0;
-		got += k;
-		if (k)
-			count_up(&m->counters[COUNT_STEAL], 1);
-		store_release(&victim[i]->thief, open ? before[i] : CACHE_REQUESTED); /* [CACHE] */
-	}
-	return got;
-}
-
-void qmempool_request(struct qmempool *p)
-{
-	for (uint32_t i = 0; i < p->segment.members; i++) {
-		struct member *v = segment_member(&p->segment, i);
-		uint32_t seen = 0;
-		if (load_acquire(&v->identity))                         /* [MEMBER] */
-			cas_seq_cst(&v->thief, &seen, CACHE_REQUESTED); /* [CACHE] */
-	}
-	process_barrier(); /* [CACHE] whoever pushes from now on sees the request */
 }
 
 /* Gets 1..max buffers for m from wherever there are some: the shared queue, growth, other caches. */
@@ -230,7 +132,7 @@ static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32
 	int grown = grow(p, m, handle, max);
 	if (grown > 0)
 		return grown;
-	got = (int)steal(p, m, handle, max);
+	got = (int)qmempool_steal(p, m, handle, max);
 	if (got)
 		return got;
 	got = transfer_out(p, m, &p->free, handle, max, ALF_MULTI); /* given back meanwhile */
@@ -243,7 +145,7 @@ static void keep(struct qmempool *p, struct member *m, const uint64_t *handle, u
 	if (n && !load_relaxed(&m->thief) && cache_push(p, m, handle, n, 0))
 		count_up(&m->counters[COUNT_FREE], -(uint64_t)n); /* nobody freed them */
 	else
-		give_all(p, m, handle, n);
+		qmempool_give(p, m, handle, n);
 }
 
 /* Takes back n handles, or as many as there are, that no allocation asked for. */
@@ -307,11 +209,11 @@ void qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *ha
 		if (p->cache_size && qmempool_honour(p, m)) {
 			uint64_t old[BULK_MAX];
 			uint32_t out = unkeep(p, m, old, p->bulk);
-			give_all(p, m, old, out);
+			qmempool_give(p, m, old, out);
 			count_up(&m->counters[COUNT_FLUSH], out > 0);
 			keep(p, m, freed, k);
 		} else {
-			qmempool_give(p, m, freed, k);
+			give(p, m, freed, k);
 		}
 		count_up(&m->counters[COUNT_FREE], k);
 	}
@@ -354,7 +256,7 @@ void qmempool_drain(struct qmempool *p, struct member *m)
 		if (!qmempool_honour(p, m))
 			sched_yield(); /* a thief is at it */
 		while ((n = unkeep(p, m, old, p->bulk)))
-			give_all(p, m, old, n);
+			qmempool_give(p, m, old, n);
 	}
 }
 

@@ -32,6 +32,7 @@
 
 #include "layout.h"
 #include "segment.h"
+#include "slab.h"
 
 #ifndef SHMPOOL_CHECK
 #define SHMPOOL_CHECK 1
@@ -45,7 +46,7 @@ struct qmempool {
 	uint32_t capacity;
 	uint32_t cache_size;
 	uint32_t bulk;
-	uint32_t first_absent; /* every extent before this one is present */
+	struct slab_hint absent;
 	struct alf_ring free;
 	struct segment segment;
 	struct alf_ring *queues; /* of named queues, by number; slot is NULL until bound */
@@ -70,13 +71,17 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle);
 /* Flushes m's cache if somebody asks for it. False if the cache is not m's to use now. */
 bool qmempool_honour(struct qmempool *p, struct member *m);
 
-/* Gives n buffers of m's to the shared queue, BULK_MAX at most; what does not fit because somebody has
- * stopped at its head it abandons to the next sweep. */
+/* Gives n buffers of m's to the shared queue. What is no buffer, because somebody scribbled over a cache, is
+ * left out; what does not fit because somebody has stopped at its head is abandoned to the next sweep. */
 void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
 
 /* Puts m's cache into the shared queue. What a thief that has stopped leaves there stays in the slot, for
  * other thieves and for the slot's next member. */
 void qmempool_drain(struct qmempool *p, struct member *m);
+
+/* Fetches up to max buffers from other members' caches; without membarrier(2) their owners are asked
+ * to flush at their next call. */
+uint32_t qmempool_steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
 
 /* Asks every member to flush its cache at its next call. */
 void qmempool_request(struct qmempool *p);

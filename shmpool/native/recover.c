@@ -83,37 +83,15 @@ static void recover_mark(struct recovery *r)
 	}
 }
 
-/* Lets go of a cache that a dead thief was emptying. What it had taken lies at the bottom, and reads as
- * somebody else's, or has been freed since. */
-static void let_go(struct recovery *r, struct member *victim, uint32_t thief)
-{
-	const struct qmempool *p = r->p;
-	if (!cas_seq_cst(&victim->thief, &thief, r->m->tag)) /* [CACHE] */
-		return;
-	uint64_t bottom = load_relaxed(&victim->cache_stolen);
-	uint32_t len = member_cached(&p->segment, victim), taken = 0;
-	for (; taken < len; taken++) {
-		uint64_t handle = victim->cache[(bottom + taken) & (p->cache_size - 1)];
-		if (handle_index(handle) >= p->capacity)
-			continue; /* somebody scribbled over it */
-		const struct buffer *b = qmempool_buffer(p, handle_index(handle));
-		if (load_acquire(&b->owner) == victim->tag && /* [OWNER] */
-		    load_relaxed(&b->generation) == handle_generation(handle))
-			break;
-	}
-	store_release(&victim->cache_stolen, bottom + taken); /* [CACHE] */
-	store_release(&victim->thief,
-		      CACHE_REQUESTED); /* [CACHE] whoever asked before is not forgotten */
-}
-
-/* Before the sweep: what a dead thief had taken must not be somebody's again while a cache lists it. */
+/* Caches that a dead thief was emptying: their owners flush them, and leave out what it had taken. That must
+ * be known before the sweep, after which it may be anybody's again. */
 static void recover_thieves(struct recovery *r)
 {
 	for (uint32_t i = 0; i < r->p->segment.members; i++) {
 		struct member *victim = segment_member(&r->p->segment, i);
 		uint32_t thief = load_acquire(&victim->thief); /* [CACHE] */
 		if (recovery_dead(r, thief))
-			let_go(r, victim, thief);
+			cas_seq_cst(&victim->thief, &thief, CACHE_REQUESTED); /* [CACHE] */
 	}
 }
 
@@ -122,8 +100,11 @@ void recovery_look(struct recovery *r)
 	r->lives = 0;
 	for (uint32_t i = 0; i < r->p->segment.members; i++) {
 		const struct member *m = segment_member(&r->p->segment, i);
-		uint64_t op = load_acquire(&m->op);                    /* [OP] */
-		if (op && member_attached(load_acquire(&m->identity))) /* [MEMBER] */
+		uint64_t op = load_acquire(&m->op); /* [OP] */
+		/* Who died since this run began counts as alive: what it left is not known here. Nor is
+		 * the slot's next member the dead one. */
+		if (op && !(r->dead_at[i] && r->dead[r->dead_at[i] - 1].identity ==
+						     load_acquire(&m->identity))) /* [MEMBER] */
 			r->live_op[r->lives++] = op;
 	}
 }
@@ -171,14 +152,14 @@ static void recover_ranges(struct recovery *r)
 	}
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct alf_ring *ring = recovery_ring(r, i);
-		struct dead *d;
 		if (!ring || !(ring->flags & ALF_SINGLE_PRODUCER))
-			continue;
-		d = recovery_dead(r, load_acquire(&ring->q->producer)); /* pairs with take_role() */
-		if (!d)
 			continue;
 		alf_position cons = load_acquire(&ring->q->cons);     /* [CONS] */
 		alf_position n = load_acquire(&ring->q->prod) - cons; /* [PROD] */
+		/* After prod: who has the role still had it then. Pairs with take_role(). */
+		struct dead *d = recovery_dead(r, load_acquire(&ring->q->producer));
+		if (!d)
+			continue;
 		if (n <= alf_capacity(ring))
 			add_range(r, (struct dead_range) { .ring = ring,
 							   .from = cons,

@@ -15,7 +15,6 @@
 
 #include "process.h"
 
-#define PAGE 4096ull
 #define EXTENT_BYTES_MAX                                                                           \
 	(4ull << 20) /* reserving more at once would hold up the one allocation that does it */
 #define CACHE_SIZE_MAX 4096u
@@ -141,11 +140,12 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, char *why, size_
 	s->extents_offset =
 		s->queues_offset + (uint64_t)(g->queues + 1) * sizeof(struct queue_slot);
 	s->extents = (capacity - (uint64_t)g->prealloc + g->extent_buffers - 1) / g->extent_buffers;
-	s->free_ring_offset = round_up(s->extents_offset + s->extents * 8, PAGE);
-	s->rings_offset = round_up(s->free_ring_offset + capacity * 8, PAGE);
+	s->free_ring_offset = round_up(s->extents_offset + s->extents * 8, SEGMENT_PAGE);
+	s->rings_offset = round_up(s->free_ring_offset + capacity * 8, SEGMENT_PAGE);
 	s->headers_offset = s->rings_offset + (uint64_t)g->queues * ALF_CAPACITY_MAX * 8;
-	s->data_offset = round_up(s->headers_offset + capacity * sizeof(struct buffer), PAGE);
-	s->size = round_up(s->data_offset + capacity * s->stride, PAGE);
+	s->data_offset =
+		round_up(s->headers_offset + capacity * sizeof(struct buffer), SEGMENT_PAGE);
+	s->size = round_up(s->data_offset + capacity * s->stride, SEGMENT_PAGE);
 	g->size = s->size;
 	g->data_offset = s->data_offset;
 	g->stride = s->stride;
@@ -186,7 +186,7 @@ uint64_t segment_layout_hash(void)
 
 int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
 {
-	uint64_t from = offset / PAGE * PAGE;
+	uint64_t from = offset / SEGMENT_PAGE * SEGMENT_PAGE;
 	int error;
 	do {
 		error = posix_fallocate(s->fd, (off_t)from, (off_t)(offset + length - from));

@@ -12,6 +12,8 @@
 #include "layout.h"
 #include "shmpool.h"
 
+#define SEGMENT_PAGE 4096ull
+
 /* The geometry and the places, copied out of the segment once and checked. */
 struct segment {
 	char *base;

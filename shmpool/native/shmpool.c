@@ -12,6 +12,7 @@
 #include "process.h"
 #include "recovery.h"
 #include "slab.h"
+#include "trim.h"
 
 int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size)
 {
@@ -302,6 +303,18 @@ int shmpool_recover_wait(int pool, struct shmpool_recovery *out)
 	error = recover(c.p, c.m, out);
 	waits_end(&c);
 	return error;
+}
+
+int64_t shmpool_trim_wait(int pool, uint64_t keep)
+{
+	struct call c;
+	int error = open_pool((uint32_t)pool, &c);
+	if (error)
+		return error;
+	waits_begin(&c);
+	int64_t bytes = trim(c.p, c.m, keep);
+	waits_end(&c);
+	return bytes;
 }
 
 int shmpool_fate(int pool, uint32_t member)

@@ -174,6 +174,9 @@ int shmpool_recover_wait(int pool, struct shmpool_recovery *out);
 /* 0 alive, 1 stopped, 2 dead, 3 unknown; -ENOENT no such member. */
 int shmpool_fate(int pool, uint32_t member);
 
+/* Bytes given back to the kernel. */
+int64_t shmpool_trim_wait(int pool, uint64_t keep);
+
 /* Looking. */
 int shmpool_stats(int pool, struct shmpool_stats *out);
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n);

@@ -35,14 +35,19 @@ int slab_create(const struct segment *s)
 	return 0;
 }
 
-int slab_grow(const struct segment *s, uint32_t *absent, uint64_t owner, uint32_t *first)
+int slab_grow(const struct segment *s, struct slab_hint *absent, uint64_t owner, uint32_t *first)
 {
 	uint64_t each = s->geometry.extent_buffers, capacity = (uint64_t)s->geometry.capacity;
-	uint32_t from = load_relaxed(absent);
+	uint32_t trims = (uint32_t)load_seq_cst(&segment_shared(s)->trims);
+	if (load_relaxed(&absent->trims) != trims) {
+		store_relaxed(&absent->first, 0);
+		store_relaxed(&absent->trims, trims);
+	}
+	uint32_t from = load_relaxed(&absent->first);
 	for (uint64_t i = from; i < s->extents; i++) {
 		uint64_t *extent = segment_extent(s, i), seen = load_acquire(extent); /* [EXTENT] */
 		if (seen == EXTENT_PRESENT && i == from)
-			store_relaxed(absent, ++from);
+			store_relaxed(&absent->first, ++from);
 		if (seen || !cas_seq_cst(extent, &seen, owner))
 			continue;
 		uint64_t at = (uint64_t)s->geometry.prealloc + i * each;

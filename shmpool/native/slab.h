@@ -19,9 +19,15 @@
 /* Makes the shared queue and the first prealloc buffers in it. 0, -ENOSPC. */
 int slab_create(const struct segment *s);
 
+/* Where one process looks for an absent extent: every one before it was present, as long as none has been
+ * taken away since (trim.h). */
+struct slab_hint {
+	uint32_t first;
+	uint32_t trims;
+};
+
 /* Makes the next absent extent; its buffers get the owner word owner. Returns how many there are, the
- * first one's index in *first; -EAGAIN if every extent is there or being made, -ENOSPC. *absent is
- * where to look first: every extent before it is present. */
-int slab_grow(const struct segment *s, uint32_t *absent, uint64_t owner, uint32_t *first);
+ * first one's index in *first; -EAGAIN if every extent is there or being made, -ENOSPC. */
+int slab_grow(const struct segment *s, struct slab_hint *absent, uint64_t owner, uint32_t *first);
 
 #endif

@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cache.pml - a member's cache (0), a thief (1), and two recoverers (2, 3) at any time.
+ *
+ * The steps of cache_pop, cache_push, steal, rob and qmempool_honour in qmempool.[ch], and of
+ * recover_thieves, recover_sweep and recover_finish. One step is one load, store or compare-and-swap, as
+ * in ring.pml, and a crash is one as there. The one store that is not fenced, cache_out's in cache_pop,
+ * waits in a store buffer (out_waits) until it drains by itself, its owner's next store, or somebody's
+ * membarrier. The shared ring of free buffers is a set here: what is in it reads FREE.
+ *
+ * A handle is index + 8 * generation.
+ */
+#ifndef OPS
+#define OPS 4 /* allocations and frees of the owner */
+#endif
+#ifndef CRASHES
+#define CRASHES 2
+#endif
+#define BUFFERS 3
+#define CACHE 2
+#define MEMBERS 4
+#define NONE 255
+#define FREE 127
+#define IN_CACHE 126 /* ghost */
+#define REQUESTED 100
+#define BIT(t) (1 << (t))
+#define GONE(t) ((gone >> (t)) & 1)
+#define DEAD 32
+
+byte in = 2, out, stolen; /* the cache's positions */
+bit out_waits;            /* the owner's out + 1 is not yet seen by others */
+byte cache[CACHE];
+byte thief;
+byte owner[BUFFERS], generation[BUFFERS];
+byte identity[MEMBERS], pc[MEMBERS];
+byte gone, crashes;
+byte real[BUFFERS]; /* ghost: tag of who has it in hand, IN_CACHE, FREE */
+hidden byte h;
+
+#define at_rest 0
+#define finished 1
+#define dead 2
+#define cache_pop_thief 3
+#define cache_pop_stolen 4
+#define cache_push_stolen 5
+#define free_thief 6
+#define rob_stolen 7
+#define rob_in 8
+#define rob_out 9
+#define purge_entry 10
+#define sweep_look 11
+#define STORES 32
+#define cache_pop_out 32
+#define cache_pop_restore 33
+#define alloc_shared 34
+#define qmempool_free 35
+#define cache_push_entry 36
+#define cache_push_in 37
+#define give 38
+#define honour_cas 39
+#define spill_entry 40
+#define spill_stolen 41
+#define honour_done 42
+#define steal_cas 43
+#define steal_barrier 44
+#define rob_owner 45
+#define rob_done 46
+#define steal_done 47
+#define recover_thieves_cas 48
+#define recover_thieves_barrier 49
+#define recover_thieves_stolen 50
+#define recover_thieves_done 51
+#define recover_sweep_cas 52
+#define recover_sweep_generation 53
+#define recover_settle 54
+#define recover_finish_cas 55
+#define recover_finish_cache 56
+#define recover_finish_identity 57
+#define recover_finish_thief 58
+
+#define VICTIM(v) (crashes < CRASHES && (pc[v] >= STORES || pc[v] == at_rest || (v == 1 && pc[v] == finished)))
+
+#ifdef TRACE /* what pan -r prints of a counterexample, a step a line */
+#define SHOW(step)                                                                                 \
+	printf("@%d %d %d in %d out %d+%d stolen %d cache %d %d thief %d owners %d %d %d real %d %d %d\n", me, \
+	       pc[me], step, in, out, out_waits, stolen, cache[0], cache[1], thief, owner[0], owner[1],     \
+	       owner[2], real[0], real[1], real[2]);
+#else
+#define SHOW(step)
+#endif
+inline next(step)
+{
+	SHOW(step)
+	pc[me] = step
+}
+
+inline kill(v)
+{
+	crashes++;
+	gone = gone | BIT(v + 1);
+	pc[v] = dead;
+	if :: v == 0 && out_waits -> out++; out_waits = 0 :: else fi /* what was stored gets there */
+}
+
+inline drain()
+{
+	if :: out_waits -> out++; out_waits = 0 :: else fi
+}
+
+inline take_ghost(b, from)
+{
+	assert(real[b] == from);
+	real[b] = tag
+}
+
+/* Whatever a process stored reaches memory some time. */
+proctype StoreBuffer()
+{
+end:
+	do
+	:: d_step { out_waits -> drain() }
+	od
+}
+
+#if defined MUTATE_SPILL_UNCHECKED || defined MUTATE_PURGE_FROM_OUTSIDE
+#define SPILLS(h) true
+#elif defined MUTATE_NO_GENERATION
+#define SPILLS(h) (owner[(h) % 8] == 1)
+#else
+#define SPILLS(h) (owner[(h) % 8] == 1 && generation[(h) % 8] == (h) / 8)
+#endif
+
+proctype Owner()
+{
+	byte me = 0, tag = 1, hand = NONE, ops, top, length, i;
+end:
+	do
+	:: d_step { pc[me] == at_rest && ops < OPS && hand == NONE -> ops++; next(cache_pop_out) }
+	:: d_step { pc[me] == at_rest && ops < OPS && hand != NONE -> ops++; next(qmempool_free) }
+	:: d_step { pc[me] == at_rest && thief == REQUESTED -> next(honour_cas) }
+	:: d_step {
+		pc[me] > dead ->
+		if
+		:: pc[me] == cache_pop_out ->
+			drain();
+			top = in - out;
+			out_waits = 1;
+			next(cache_pop_thief)
+		:: pc[me] == cache_pop_thief ->
+			if :: thief == 0 -> next(cache_pop_stolen) :: else -> next(cache_pop_restore) fi
+		:: pc[me] == cache_pop_stolen ->
+			length = top - stolen;
+			if
+			:: length >= 1 && length <= CACHE ->
+				h = cache[(top - 1) % CACHE];
+				hand = h % 8;
+				take_ghost(hand, IN_CACHE);
+				assert(owner[hand] == tag && generation[hand] == h / 8);
+				next(at_rest)
+			:: else -> next(cache_pop_restore)
+			fi;
+			length = 0;
+			if :: pc[me] == at_rest -> top = 0 :: else fi
+		:: pc[me] == cache_pop_restore ->
+			drain();
+			out--;
+			top = 0;
+			if :: thief == REQUESTED -> next(honour_cas) :: else -> next(alloc_shared) fi
+		:: pc[me] == alloc_shared -> /* transfer_out from the shared ring, as one step */
+			i = 0;
+			do
+			:: i < BUFFERS && owner[i] != FREE -> i++
+			:: else -> break
+			od;
+			if
+			:: i < BUFFERS -> owner[i] = tag; hand = i; take_ghost(i, FREE)
+			:: else
+			fi;
+			i = 0;
+			next(at_rest)
+		:: pc[me] == qmempool_free ->
+			drain();
+			generation[hand]++;
+			next(cache_push_stolen)
+		:: pc[me] == cache_push_stolen ->
+			top = in - out;
+			length = top - stolen;
+			if :: length < CACHE -> next(cache_push_entry) :: else -> top = 0; next(give) fi;
+			length = 0
+		:: pc[me] == cache_push_entry ->
+			cache[top % CACHE] = hand + 8 * generation[hand];
+			next(cache_push_in)
+		:: pc[me] == cache_push_in ->
+			in++;
+			real[hand] = IN_CACHE;
+			hand = NONE;
+			top = 0;
+			next(free_thief)
+		:: pc[me] == free_thief ->
+			if :: thief == REQUESTED -> next(honour_cas) :: else -> next(at_rest) fi
+		:: pc[me] == give ->
+			owner[hand] = FREE;
+			real[hand] = FREE;
+			hand = NONE;
+			next(at_rest)
+		:: pc[me] == honour_cas ->
+			drain();
+			if :: thief == REQUESTED -> thief = tag; length = in - out - stolen; next(spill_entry)
+			   :: else -> next(at_rest) fi;
+			if :: pc[me] == spill_entry && (length == 0 || length > CACHE) -> length = 0; next(honour_done) :: else fi
+		:: pc[me] == spill_entry ->
+			h = cache[(stolen + i) % CACHE];
+			if
+			:: SPILLS(h) ->
+				take_ghost(h % 8, IN_CACHE);
+				owner[h % 8] = FREE;
+				real[h % 8] = FREE
+			:: else /* a thief that died had taken it */
+			fi;
+			i++;
+			if :: i == length -> i = 0; next(spill_stolen) :: else fi
+		:: pc[me] == spill_stolen ->
+			stolen = stolen + length;
+			length = 0;
+			next(honour_done)
+		:: pc[me] == honour_done ->
+			thief = 0;
+			next(at_rest)
+		fi;
+		h = 0
+	   }
+	:: atomic { pc[me] == dead && (hand != NONE || top || length || i) -> hand = NONE; top = 0; length = 0; i = 0 }
+	od
+}
+
+#ifdef MUTATE_STOLEN_BEFORE_OWNER
+#define ROB_FIRST rob_done
+#define ROBBED steal_done
+#define COUNTED rob_owner
+#else
+#define ROB_FIRST rob_owner
+#define ROBBED rob_done
+#define COUNTED steal_done
+#endif
+
+/* Positions, in the order that member_cached() reads them, for a thief and for a recoverer. */
+inline measure(after)
+{
+	if
+	:: pc[me] == rob_stolen -> bottom = stolen; next(rob_in)
+	:: pc[me] == rob_in -> length = in; next(rob_out)
+	:: pc[me] == rob_out ->
+		length = length - out - bottom;
+		if :: length > CACHE -> length = 0 :: else fi;
+		next(after)
+	fi
+}
+
+proctype Thief()
+{
+	byte me = 1, tag = 2, seen, bottom, length, got;
+end:
+	do
+	:: d_step { pc[me] == at_rest && (thief == 0 || thief == REQUESTED) && identity[0] != 0 -> seen = thief; next(steal_cas) }
+	:: d_step {
+		pc[me] > dead ->
+		if
+		:: pc[me] == steal_cas ->
+			if :: thief == seen -> thief = tag; next(steal_barrier) :: else -> seen = 0; next(at_rest) fi
+		:: pc[me] == steal_barrier ->
+#ifndef MUTATE_STEAL_NO_BARRIER
+			drain();
+#endif
+			next(rob_stolen)
+		:: pc[me] == rob_stolen || pc[me] == rob_in || pc[me] == rob_out ->
+			measure(ROB_FIRST);
+			if :: pc[me] == ROB_FIRST && length == 0 -> next(steal_done) :: else fi
+		:: pc[me] == rob_owner -> /* the owner word first, then stolen */
+			h = cache[(bottom + got) % CACHE];
+			if
+#ifdef MUTATE_ROB_STORES
+			:: true ->
+#else
+			:: owner[h % 8] == 1 && generation[h % 8] == h / 8 -> /* a compare-and-swap: 0 may have died */
+#endif
+				owner[h % 8] = tag;
+				take_ghost(h % 8, IN_CACHE)
+#ifndef MUTATE_ROB_STORES
+			:: else
+#endif
+			fi;
+			got++;
+			if :: got == length -> next(ROBBED) :: else fi
+		:: pc[me] == rob_done ->
+			stolen = bottom + length;
+			next(COUNTED)
+		:: pc[me] == steal_done ->
+			thief = seen;
+			seen = 0; bottom = 0; length = 0; got = 0;
+			next(finished)
+		fi;
+		h = 0
+	   }
+	:: atomic { pc[me] == dead && (seen || bottom || length || got) -> seen = 0; bottom = 0; length = 0; got = 0 }
+	od
+}
+
+#include "cache_recover.pml"
+
+proctype Monitor()
+{
+	byte i;
+end:	atomic {
+		timeout ->
+		do
+		:: i < BUFFERS ->
+			assert(real[i] == FREE || (real[i] == IN_CACHE && !GONE(1)) || (real[i] < 8 && !GONE(real[i])));
+			assert(real[i] >= IN_CACHE || owner[i] == real[i]);
+			assert(real[i] != IN_CACHE || owner[i] == 1);
+			i++
+		:: else -> break
+		od;
+		assert(thief == 0 || thief == REQUESTED && pc[0] == dead);
+		assert(!GONE(1) || identity[0] == 0);
+		/* what the cache shows is what is in it */
+		i = (real[0] == IN_CACHE) + (real[1] == IN_CACHE) + (real[2] == IN_CACHE);
+		assert((in - out - stolen) == i || (thief == REQUESTED && pc[0] == dead))
+	}
+}
+
+init {
+	atomic {
+		identity[0] = 1; identity[1] = 2; identity[2] = 3; identity[3] = 4;
+		owner[0] = 1; owner[1] = 1; owner[2] = FREE;
+		real[0] = IN_CACHE; real[1] = IN_CACHE; real[2] = FREE;
+		cache[0] = 0; cache[1] = 1;
+		run Owner();
+		run Thief();
+		run Recoverer(2);
+		run Recoverer(3);
+		run StoreBuffer();
+		run Monitor()
+	}
+}

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * queue.pml - a queue, those who put and get, and recoverers. What takes part is set with -D:
+ *
+ *     MULTI_PRODUCER, MULTI_CONSUMER  0: a single one, the second when the first has given up or died
+ *     N0, N1      buffers in the bulk of the first and of the second producer
+ *     BUFFERS     all: the rest is in the ring at the beginning
+ *     CONSUMERS   1 or 2, each taking up to 2 at a time until nothing more comes
+ *     RECOVERERS  1 or 2, the second at any time, beside the first or after its death
+ *     CRASHES     at most
+ *     SIZE        slots of the ring
+ *     REUSE       1: a newcomer attaches to the first producer's slot once that is released
+ *
+ * Members: 0 and 1 produce, 2 and 3 consume, 4 and 5 recover.
+ */
+#define MEMBERS 6
+#define MAY_ENQUEUE(v) ((v) < 2)
+#define MAY_DEQUEUE(v) ((v) == 2 || (v) == 3)
+#include "ring.pml"
+#include "recover.pml"
+
+inline settle(b)
+{
+	owner[b] = FREE;
+	real[b] = FREE
+}
+
+#define UNRECOVERED(v) (identity[v] != 0 && GONE(identity[v] % DEAD))
+#define BUSY(v) (op[v] != 0 && pc[v] != dead)
+
+/* A call that finds no room, nothing to get or the role taken changes nothing, so only the others are made. */
+#define CAN_PUT                                                                                    \
+	(cons + SIZE - prod >= my[me].n && (MULTI_PRODUCER || producer == 0 || producer == tag))
+#define CAN_GET                                                                                    \
+	(slot[cons % SIZE] / 8 == LAP(cons) && (MULTI_CONSUMER || consumer == 0 || consumer == tag))
+
+proctype Producer(byte me; byte tag)
+{
+end:
+	do
+	:: d_step { pc[me] > dead -> transfer_in() }
+	:: d_step { pc[me] == at_rest && CAN_PUT -> next(PUT_FIRST) }
+	od
+}
+
+/* Takes the released slot, and a freed buffer if there is one. */
+proctype Newcomer(byte me; byte tag)
+{
+end:
+	if
+	:: d_step {
+		identity[me] == 0 && real[0] == FREE ->
+		identity[me] = tag;
+		owner[0] = tag;
+		real[0] = tag;
+		my[me].n = 1;
+		my[me].h[0] = 0;
+		next(PUT_FIRST)
+	   }
+	fi;
+end_put:
+	do
+	:: d_step { pc[me] > dead -> transfer_in() }
+	:: d_step { pc[me] == at_rest && CAN_PUT -> next(PUT_FIRST) }
+	:: atomic { pc[me] <= dead && pc[me] != at_rest -> break }
+	od
+}
+
+proctype Consumer(byte me)
+{
+	byte tag = me + 1;
+end:
+	do
+	:: d_step { pc[me] > dead -> transfer_out() }
+	:: d_step { pc[me] == at_rest && CAN_GET -> next(GET_FIRST) }
+	od
+}
+
+#define POSTPONED                                                                                  \
+	((postponed && !(BUSY(0) || BUSY(1) || BUSY(2) || BUSY(3))) ||                             \
+	 (locked && thief[0] + thief[1] + thief[2] + thief[3] + thief[4] + thief[5] == 0))
+#define KILL_RECOVERER (me == 5 && pc[4] >= STORES && VICTIM(4))
+#define MAY_START                                                                                  \
+	(VICTIM(0) || VICTIM(1) || VICTIM(2) || (VICTIM(3) && pc[2] == dead) || KILL_RECOVERER || POSTPONED)
+
+proctype Recoverer(byte me)
+{
+	byte tag = me + 1, at, word, i, m, last, d_b, take, seen_cons, seen_role;
+	byte dead_is[MEMBERS], dead_op[MEMBERS], seen_op[MEMBERS];
+	short dead_tags;
+	bit covered, postponed, locked;
+end:
+	do
+	:: d_step { pc[me] > dead -> recover() }
+	:: atomic {
+		pc[me] == at_rest && MAY_START ->
+		if
+		:: VICTIM(0) -> kill(0)
+		:: VICTIM(1) -> kill(1)
+		:: VICTIM(2) -> kill(2)
+		:: VICTIM(3) && pc[2] == dead -> kill(3) /* consumers are alike */
+		:: KILL_RECOVERER -> kill(4)
+		:: POSTPONED
+		fi;
+		if
+		:: VICTIM(0) -> kill(0)
+		:: VICTIM(1) -> kill(1)
+		:: VICTIM(2) -> kill(2)
+		:: VICTIM(3) && pc[2] == dead -> kill(3) /* consumers are alike */
+		:: true
+		fi;
+		d_step { recover_mark() }
+	   }
+	:: atomic { pc[me] == dead && dead_tags -> forget(); postponed = 0; locked = 0 }
+	od
+}
+
+proctype Monitor()
+{
+	byte i;
+end:	atomic {
+		timeout ->
+		do
+		:: i < BUFFERS ->
+			assert(real[i] == FREE || real[i] == IN_RING || !GONE(real[i]));
+			assert(real[i] >= IN_RING || owner[i] == real[i]);
+			i++
+		:: else -> break
+		od;
+		i = 0;
+		do
+		:: i < MEMBERS -> assert(pc[i] <= dead && op[i] == 0 && thief[i] == 0 && !UNRECOVERED(i)); i++
+		:: else -> break
+		od;
+		assert(cons == prod || (pc[2] == dead && (pc[3] == dead || CONSUMERS == 1)))
+	}
+}
+
+init {
+	atomic {
+		byte i = 0;
+		do
+		:: i < MEMBERS -> identity[i] = i + 1; i++
+		:: else -> break
+		od;
+		i = 0;
+		do
+		:: i < N0 -> owner[i] = 1; real[i] = 1; my[0].h[i] = i; i++
+		:: i >= N0 && i < N0 + N1 -> owner[i] = 2; real[i] = 2; my[1].h[i - N0] = i; i++
+		:: i >= N0 + N1 && i < BUFFERS ->
+			owner[i] = TRANSIT(prod);
+			real[i] = IN_RING;
+			slot[prod % SIZE] = WORD(prod, i);
+			prod++;
+			i++
+		:: else -> break
+		od;
+		i = 0;
+#if N0 == 2
+		first[0] = 1;
+#endif
+		my[0].n = N0;
+		my[1].n = N1;
+		if :: N0 -> run Producer(0, 1) :: else -> pc[0] = finished fi;
+		if :: N1 -> run Producer(1, 2) :: else -> pc[1] = finished fi;
+		run Consumer(2);
+		if :: CONSUMERS > 1 -> run Consumer(3) :: else -> pc[3] = finished fi;
+#if REUSE
+		run Newcomer(0, 9);
+#endif
+		run Recoverer(4);
+		if :: RECOVERERS > 1 -> run Recoverer(5) :: else -> pc[5] = finished fi;
+		run Monitor()
+	}
+}
