@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .alarms import Alarms, Policy
 from .answers import Alarm, PoolStats, Recoveries
-from .stats import Holder, Recovery
+from .stats import Holder, Recovery, Stats
 from .view import View
 
 EVENTS_KEPT = 64
@@ -82,16 +82,17 @@ class Held:
         """Looks at the figures, for alarms."""
         stopped = [(pid, tid) for pid, tid in self.view.operating() if is_stopped(pid, tid)]
         stats = self.view.stats()
-        self._watch_plenty(stats.free + stats.cached)
+        self._watch_plenty(stats)
         return self.alarms.look(self._clock(), self.policy, stats, self.view.queues(), stopped)
 
     def look_at_holders(self, holders: list[Holder]) -> Changes:
         """Looks at who has had a buffer for how long, for alarms."""
         return self.alarms.look_at_holders(self._clock(), self.policy, holders)
 
-    def _watch_plenty(self, free: int) -> None:
+    def _watch_plenty(self, stats: Stats) -> None:
         keep = self.policy.trim_to
-        if keep is None or free <= keep:
+        grown = stats.created > self.view.geometry.prealloc  # what was preallocated stays
+        if keep is None or not grown or stats.free + stats.cached <= keep:
             self._plenty_since = None
         elif self._plenty_since is None:
             self._plenty_since = self._clock()

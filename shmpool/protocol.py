@@ -171,7 +171,10 @@ class Recover(Request[Recovery]):
 
 @dataclass(frozen=True)
 class Trim(Request[int]):
-    """Gives the memory of free buffers back to the kernel, all but `keep` of them: the bytes."""
+    """Gives the memory of free buffers back to the kernel, all but `keep` of them: the bytes.
+
+    What was preallocated stays.
+    """
 
     method = "trim"
     answer = int

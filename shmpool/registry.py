@@ -126,7 +126,7 @@ class Registry:
                     return pool.recover()
             case Trim(name, keep):
                 with Pool.attach(name) as pool:
-                    return pool.trim(keep)  # type: ignore[attr-defined]
+                    return pool.trim(keep)
             case Prune():
                 return prune()
             case Watch():

@@ -472,3 +472,29 @@ def test_a_pool_that_is_cut_off(
             client.stats(pool_name)
         assert {good.name} == held_pools(client)
         assert daemon.pid == client.ping().pid
+
+
+def test_memory_is_given_back(
+    start_daemon: StartDaemon, eventually: Eventually, pool_name: str
+) -> None:
+    """What a burst of work made the pool grow by goes back to the kernel by itself, down to the
+    mark, and the pool grows again when it has to."""
+    daemon = start_daemon(
+        f"[pools.{pool_name}]\nbuffer_size = 4096\ncapacity = 16384\nprealloc = 256\n"
+        "trim_to = 512\ntrim_after_s = 0.1\n",
+        options="interval = 0.05",
+    )
+    with shmpool.Client(daemon.socket) as client, client.pool(pool_name) as pool:
+
+        def reserved() -> int:
+            return client.describe(pool_name).file.reserved
+
+        small = reserved()
+        for _ in range(2):
+            burst = pool.alloc_many(8192)
+            assert reserved() > small + 7000 * 4096
+            burst.free()
+            eventually(lambda: reserved() < small + 2048 * 4096)
+            assert client.audit(pool_name).ok
+        assert client.stats(pool_name).buffers.created >= 512
+    assert "given back to the kernel" in daemon.output()
