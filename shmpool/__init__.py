@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool: a pool of packet buffers in shared memory, passed lock-free between Python processes."""
 
+from typing import TYPE_CHECKING
+
 from .buffer import Buffer
 from .burst import Burst
 from .errors import (
     AccessDenied,
     BufferInUse,
     BufferReleased,
+    DaemonUnavailable,
     Empty,
     ForeignBuffer,
     Full,
@@ -21,6 +24,7 @@ from .errors import (
     QueueBusy,
     QueueExists,
     QueueNotFound,
+    RequestRefused,
     SegmentInvalid,
     ShmpoolError,
 )
@@ -29,16 +33,22 @@ from .queue import AlfQueue
 from .segment import pool_names, prune
 from .stats import Audit, Holder, Member, Recovery, Stats
 
+if TYPE_CHECKING:
+    from .client import AsyncClient, Client
+
 __version__ = "0.1.0"
 
 __all__ = [
     "AccessDenied",
     "AlfQueue",
+    "AsyncClient",
     "Audit",
     "Buffer",
     "BufferInUse",
     "BufferReleased",
     "Burst",
+    "Client",
+    "DaemonUnavailable",
     "Empty",
     "ForeignBuffer",
     "Full",
@@ -57,9 +67,21 @@ __all__ = [
     "QueueExists",
     "QueueNotFound",
     "Recovery",
+    "RequestRefused",
     "SegmentInvalid",
     "ShmpoolError",
     "Stats",
     "pool_names",
     "prune",
 ]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """The clients, with the first use: who only moves packets does not import them."""
+        if name in ("AsyncClient", "Client"):
+            from . import client
+
+            return getattr(client, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

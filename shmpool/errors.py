@@ -119,3 +119,15 @@ class PayloadTooLarge(ShmpoolError, ValueError):
     """More bytes than fit into a buffer, or more buffers than fit into a queue."""
 
     errno = errno.EMSGSIZE
+
+
+class DaemonUnavailable(ShmpoolError, ConnectionError):
+    """Client: no daemon answers at the socket, or it ended the connection."""
+
+    errno = errno.ECONNREFUSED
+
+
+class RequestRefused(ShmpoolError):
+    """Client: the daemon takes no such request, or did not manage it; the message says why."""
+
+    errno = errno.EPROTO

@@ -18,6 +18,7 @@ from .options import INT64_MAX, at_least, int64, on_death_policy, single
 from .queue import AlfQueue
 from .segment import Segment, checked_name, inode_of, unlink
 from .stats import (
+    SPARE_MEMBERS,
     Audit,
     Holder,
     Member,
@@ -68,7 +69,7 @@ class Pool(PoolBase):
         self.refill_multiplier: int = geometry.refill_multiplier
         self.headroom: int = geometry.headroom
         self.max_members: int = geometry.members
-        self._slots = self.max_members + 2  # the spare ones, from which the dead are put right
+        self._slots = self.max_members + SPARE_MEMBERS
         self.max_queues: int = geometry.queues
         data = int(ffi.cast("uintptr_t", base)) + geometry.data_offset
         self._hot_open(self._key, data, geometry.stride, geometry.headroom)

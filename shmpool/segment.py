@@ -21,7 +21,7 @@ from . import errors
 from ._ffi import Native, check, ffi, lib
 
 PREFIX = "shmpool."
-DIRECTORY = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
+SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
 NAME_MAX = 63
 BEING_MADE_S = 10.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
@@ -54,11 +54,11 @@ def group_id(group: str | int | None) -> int:
 class Segment:
     """One mapping of one pool's file. close() unmaps it; the pool numbers it in C."""
 
-    def __init__(self, name: str, fd: int, size: int) -> None:
+    def __init__(self, name: str, fd: int, size: int, read_only: bool = False) -> None:
         self.name = name
         self.fd = fd
         self.size = size
-        self.map = mmap.mmap(fd, size)
+        self.map = mmap.mmap(fd, size, access=mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE)
         self.base: Native = ffi.from_buffer(self.map)
         self.inode = os.fstat(fd).st_ino
 
@@ -123,16 +123,24 @@ class Segment:
             time.sleep(0.005)
 
     @classmethod
-    def _attach_once(cls, name: str) -> "Segment | None":
+    def look(cls, name: str) -> "Segment":
+        """Maps the file read-only, and waits for nobody. As attach, and PoolNotFound meanwhile."""
+        segment = cls._attach_once(name, read_only=True)
+        if segment is None:
+            raise errors.PoolNotFound(f"pool {name!r} is still being made")
+        return segment
+
+    @classmethod
+    def _attach_once(cls, name: str, read_only: bool = False) -> "Segment | None":
         """The segment, or None while its creator is at work."""
-        fd = _open_file(name)
+        fd = _open_file(name, read_only)
         segment = None
         try:
             free = _lock(fd, fcntl.LOCK_SH)  # before the size is read: it says if it is final
             size = os.fstat(fd).st_size
             why = ffi.new("char[256]", b"it is empty")
             if size:
-                segment = cls(name, fd, size)
+                segment = cls(name, fd, size, read_only)
                 geometry = ffi.new("struct shmpool_geometry *")
                 code = lib.shmpool_check(segment.base, size, fd, geometry, why, 256)
                 if code == 0 and free:
@@ -169,7 +177,7 @@ def unlink(name: str) -> None:
 
 def pool_names() -> list[str]:
     """The names of the pools in shared memory, of any user and version."""
-    with os.scandir(DIRECTORY) as entries:
+    with os.scandir(SHM) as entries:
         names = [e.name.removeprefix(PREFIX) for e in entries if e.name.startswith(PREFIX)]
     return sorted(names)
 
@@ -231,9 +239,9 @@ def _drop(segment: Segment | None, fd: int) -> None:
         os.close(fd)
 
 
-def _open_file(name: str) -> int:
+def _open_file(name: str, read_only: bool = False) -> int:
     try:
-        fd: int = posix_ipc.SharedMemory(f"/{PREFIX}{name}").fd
+        fd: int = posix_ipc.SharedMemory(f"/{PREFIX}{name}", read_only=read_only).fd
     except posix_ipc.ExistentialError:
         raise errors.PoolNotFound(f"there is no pool {name!r}") from None
     except (posix_ipc.PermissionsError, PermissionError):

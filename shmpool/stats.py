@@ -26,6 +26,9 @@ COUNTERS = (
 FATES = ("alive", "stopped", "dead", "unknown")  # in the order of native/process.h
 
 
+SPARE_MEMBERS = 2  # slots beyond the geometry's, from which the dead are put right
+
+
 @dataclass(frozen=True)
 class Stats:
     """One look at a pool, in buffers; not one instant if others are at work."""
@@ -50,6 +53,7 @@ class Member:
     tid: int
     attached_ns: int  # CLOCK_MONOTONIC
     cached: int
+    held: int  # in hand, the local cache not counted
     operation: str | None  # what it is in the middle of: "enqueue", "dequeue"
     dead: bool  # that is known, and not all it left is put right yet
     counters: dict[str, int]
@@ -125,6 +129,7 @@ def read_members(pool: int, most: int) -> list[Member]:
             tid=m.tid,
             attached_ns=m.attached_ns,
             cached=m.cached,
+            held=m.held if m.held < 2**63 else 0,
             operation=(None, "enqueue", "dequeue", None)[m.operation],
             dead=bool(m.dead),
             counters=dict(zip(COUNTERS, m.counters, strict=True)),

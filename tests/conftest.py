@@ -6,6 +6,8 @@ import itertools
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -179,6 +181,75 @@ def start() -> Iterator[Callable[..., Child]]:
             if stream is not None and not stream.closed:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+class DaemonProcess:
+    """A daemon of the test's own, as systemd would run it: what it notifies can be waited for."""
+
+    def __init__(self, directory: Path, config: str, arguments: tuple[str, ...]) -> None:
+        self.directory = directory
+        self.socket = directory / "daemon.sock"
+        self.config = directory / "shmpool.toml"
+        self.config.write_text(config)
+        self.log = directory / "log"
+        self._notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notes.settimeout(DEADLINE_S)
+        self._notes.bind(str(directory / "notify"))
+        environ = os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
+        environ |= {"SHMPOOL_SOCKET": str(self.socket)}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "shmpool.daemon", "--config", str(self.config), *arguments],
+                env=environ,
+                stderr=log,
+            )
+        self.pid = self.process.pid
+
+    def told(self, line: str) -> None:
+        """Waits until the daemon has notified systemd of this."""
+        while line not in self._notes.recv(4096).decode().split("\n"):
+            pass
+
+    def output(self) -> str:
+        """What it has written to stderr so far."""
+        return self.log.read_text()
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Sends a signal and waits for its end: its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
+
+    def close(self) -> None:
+        self.end(signal.SIGKILL)
+        self._notes.close()
+
+
+StartDaemon = Callable[..., DaemonProcess]
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartDaemon]:
+    """start_daemon(config, *arguments): a daemon that is ready; it watches over no pools but those
+    of this test process. [daemon] options go into the config as they are, pools after them."""
+    pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
+    pytest.importorskip("click", reason="shmpool[cli] is not installed")
+    made: list[DaemonProcess] = []
+
+    def start_daemon(
+        config: str = "", *arguments: str, options: str = "", ready: bool = True
+    ) -> DaemonProcess:
+        directory = tmp_path / f"daemon-{len(made)}"
+        directory.mkdir()
+        own = f'[daemon]\nadopt = ["test-{os.getpid()}-*"]\nprune = false\n{options}\n'
+        made.append(DaemonProcess(directory, own + config, arguments))
+        if ready:
+            made[-1].told("READY=1")
+        return made[-1]
+
+    yield start_daemon
+    for daemon in made:
+        daemon.close()
 
 
 @pytest.fixture

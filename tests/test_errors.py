@@ -14,6 +14,7 @@ BUILT_IN = {
     "AccessDenied": PermissionError,
     "BufferInUse": BufferError,
     "BufferReleased": ValueError,
+    "DaemonUnavailable": ConnectionError,
     "Empty": queue.Empty,
     "ForeignBuffer": ValueError,
     "Full": queue.Full,
@@ -28,6 +29,7 @@ BUILT_IN = {
     "QueueBusy": Exception,
     "QueueExists": FileExistsError,
     "QueueNotFound": LookupError,
+    "RequestRefused": Exception,
     "SegmentInvalid": Exception,
 }
 

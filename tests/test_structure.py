@@ -34,7 +34,19 @@ C_ORDER = [
     "hot.h",
 ]
 PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "options", "buffer", "burst", "queue"]
-PYTHON_ORDER += ["segment", "stats", "pool", "__init__"]
+PYTHON_ORDER += ["segment", "stats"]
+PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
+PYTHON_ORDER += [
+    "toml_lines",
+    "config",
+    "systemd",
+    "deaths",
+    "closes",
+    "listening",
+    "connection",
+    "keeper",
+]
+PYTHON_ORDER += ["metrics", "http", "daemon", "asking", "client", "doctor", "__init__"]
 
 C_FILES = sorted([*NATIVE.glob("*.[ch]"), *(PACKAGE / "hot").glob("*.[ch]")])
 SOURCES = [*C_FILES, *sorted(PACKAGE.rglob("*.py")), *sorted((ROOT / "clients").rglob("*.[chp]*"))]

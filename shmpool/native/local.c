@@ -194,3 +194,12 @@ int local_close(uint32_t number)
 	qmempool_unbind(p);
 	return 0;
 }
+
+int local_forget(uint32_t number)
+{
+	struct qmempool *p = local_pool(number);
+	if (!p)
+		return -EBADF;
+	qmempool_unbind(p);
+	return 0;
+}

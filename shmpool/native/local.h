@@ -32,6 +32,9 @@ int local_open(const struct segment *s);
 /* Gives back all that this process's members hold and ends them. 0, -EBADF. */
 int local_close(uint32_t number);
 
+/* Ends an opening that never had a member, without a look at the segment. 0, -EBADF. */
+int local_forget(uint32_t number);
+
 /* Makes the calling thread a member: 0, -EUSERS, -ENOMEM. */
 int local_attach(uint32_t number);
 

@@ -56,6 +56,11 @@ int shmpool_close_wait(int pool)
 	return local_close((uint32_t)pool);
 }
 
+int shmpool_forget(int pool)
+{
+	return local_forget((uint32_t)pool);
+}
+
 int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
 			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries)
 {
@@ -91,6 +96,8 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->on_death = slot->on_death;
 	info->dead_letter = slot->dead_letter;
 	info->max_redeliveries = slot->max_redeliveries;
+	info->enqueued = load_relaxed(&r->q->prod) - alf_capacity(r);
+	info->dequeued = load_relaxed(&r->q->cons) - alf_capacity(r);
 	return 0;
 }
 
@@ -350,6 +357,7 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 			.pid = member_pid(identity),
 			.tid = load_relaxed(&m->tid),
 			.cached = member_cached(&p->segment, m),
+			.held = member_held(m),
 			.operation = alf_op_kind(load_acquire(&m->op)), /* [OP] */
 			.dead = member_dead(identity),
 		};

@@ -55,6 +55,8 @@ struct shmpool_queue_info {
 	uint32_t on_death;
 	uint32_t dead_letter; /* the queue's number, 0 for none */
 	uint32_t max_redeliveries;
+	uint64_t enqueued; /* positions reserved, and claimed, so far */
+	uint64_t dequeued;
 };
 
 struct shmpool_stats {
@@ -74,6 +76,7 @@ struct shmpool_member_info {
 	uint32_t pid;
 	uint32_t tid;
 	uint32_t cached;
+	uint64_t held;      /* buffers in hand, its local cache not counted */
 	uint32_t operation; /* 1 in the middle of an enqueue, 2 of a dequeue, else 0 */
 	uint32_t dead;      /* 1 once that is known and not yet put right */
 	uint64_t counters[14];
@@ -110,6 +113,7 @@ int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g,
 		  size_t why_size);
 int shmpool_open(void *base, uint64_t size, int fd);
 int shmpool_close_wait(int pool);
+int shmpool_forget(int pool); /* instead of it, after looking only */
 
 /* Queues. flags: 1 single producer, 2 single consumer. Give the queue's number. */
 int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,

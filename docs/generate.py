@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes docs/protocol.md, docs/cli.md and docs/config.md from what is declared in the code.
+
+python docs/generate.py
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from shmpool import answers, config, protocol, wire
+from shmpool.cli.main import MODULES, shmpool
+
+DOCS = Path(__file__).resolve().parent
+WRITTEN = "<!-- Written by docs/generate.py: change what it is made from. -->\n"
+
+
+def remarks(kind: Any) -> dict[str, str]:
+    """The comment behind each field in the source of a record, and of those it is made from."""
+    found: dict[str, str] = {}
+    for base in reversed([b for b in kind.__mro__ if is_dataclass(b)]):
+        source = inspect.getsource(base)
+        found |= re.findall(r"^    (\w+): [^#\n]*?  # (.+)$", source, re.MULTILINE)
+    return found
+
+
+def default(field: "Field[Any]") -> str:
+    """As it would stand in a TOML file or in a request; a dash for none."""
+    value = field.default
+    if value is MISSING and field.default_factory is not MISSING:
+        value = field.default_factory()
+    if value is MISSING:
+        return "required"
+    if value is None or value == {}:
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value!r}`".replace("'", '"')
+
+
+def spelled(kind: Any) -> str:
+    """A type, without the articles that a message has."""
+    return re.sub(r"\b(?:a|an) (?=int|str|number|bool)", "", wire.spelled(kind))
+
+
+def table(kind: Any, with_default: bool) -> Iterator[str]:
+    """A record's fields."""
+    said = remarks(kind)
+    yield "| field | type | default | |" if with_default else "| field | type | |"
+    yield "|---|---|---|---|" if with_default else "|---|---|---|"
+    types = wire.hints(kind)
+    for field in fields(kind):
+        columns = [f"`{field.name}`", spelled(types[field.name])]
+        columns += [default(field)] if with_default else []
+        yield f"| {' | '.join([*columns, said.get(field.name, '')])} |"
+
+
+def records(kind: Any, seen: dict[str, Any]) -> None:
+    """Enters every record that a type is made of."""
+    if is_dataclass(kind) and isinstance(kind, type):
+        if kind.__name__ not in seen:
+            seen[kind.__name__] = kind
+            for inner in wire.hints(kind).values():
+                records(inner, seen)
+    else:
+        for inner in get_args(kind):
+            records(inner, seen)
+
+
+def protocol_text() -> str:
+    lines = [
+        "# The daemon's protocol",
+        "",
+        WRITTEN,
+        inspect.cleandoc(PROTOCOL_HEAD).format(
+            request_max=wire.REQUEST_MAX >> 10, version=protocol.PROTOCOL
+        ),
+        "",
+        "## Methods",
+        "",
+        "| method | answer | |",
+        "|---|---|---|",
+    ]
+    seen: dict[str, Any] = {}
+    for kind in protocol.REQUESTS:
+        text = " ".join((inspect.getdoc(kind) or "").split())
+        marks = " Only the daemon's user." if kind.writes else ""
+        lines.append(f"| `{protocol.usage(kind)}` | {spelled(kind.answer)} | {text}{marks} |")
+        records(kind.answer, seen)
+        for inner in wire.hints(kind).values():
+            records(inner, seen)
+    lines += ["", "## Notifications", "", "| | parameters | |", "|---|---|---|"]
+    for name, params, text in NOTIFICATIONS:
+        lines.append(f"| `{name}` | {params} | {text} |")
+    lines += ["", "## Records", "", "Each is a map. nil stands for what is not known or not given."]
+    for name, kind in sorted(seen.items()):
+        doc = " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split())
+        lines += ["", f"### {name}", "", doc, "", *table(kind, with_default=False)]
+    return "\n".join(lines) + "\n"
+
+
+PROTOCOL_HEAD = """
+    MessagePack-RPC, by its public specification, over a Unix stream socket: a request is `[0,
+    msgid, method, params]`, an answer `[1, msgid, error, result]`, a notification `[2, method,
+    params]`. Parameters are positional, the pool's name first; those with a default may be left
+    out from the end. Answers come in the order of the requests. A client in another language
+    needs a MessagePack library and nothing else.
+
+    The socket is `$SHMPOOL_SOCKET`, or `daemon.sock` in `$XDG_RUNTIME_DIR/shmpool` or in
+    `/run/shmpool`. The kernel says who has connected (SO_PEERCRED): the daemon's own user and
+    root may do everything, members of `read_group` may look, nobody else is let in.
+
+    A connection speaks protocol {version}; `version` settles on another if there is one. Maps may
+    get new keys, methods new parameters at the end: leave out what you do not know.
+
+    An error is a map: `kind` is the name of the exception the Python library raises, `message` is
+    a sentence, `errno` a number. A request may be {request_max} KiB long and must be whole 10 s
+    after it began; who sends what is no frame, or does not read for 10 s, is told why with
+    `closing` and disconnected.
+"""
+NOTIFICATIONS = (
+    (protocol.STATS, "`[PoolStats]`", "for each watch, at its interval"),
+    (protocol.ENDED, "`[pool, reason]`", "a watch is over: its pool is gone"),
+    (protocol.CLOSING, "`[reason]`", "the daemon ends the connection"),
+)
+
+
+def cli_text() -> str:
+    lines = ["# The shmpool command", "", WRITTEN]
+    sizes: dict[str, Any] = {"terminal_width": 100, "max_content_width": 100}
+    sizes |= shmpool.context_settings
+    root = click.Context(shmpool, info_name="shmpool", **sizes)
+    lines += ["```", shmpool.get_help(root), "```"]
+    for name in MODULES:
+        command = shmpool.get_command(root, name)
+        assert command is not None  # noqa: S101
+        context = click.Context(command, parent=root, info_name=name, **sizes)
+        lines += ["", f"## shmpool {name}", "", "```", command.get_help(context), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def config_text() -> str:
+    lines = ["# The daemon's configuration", "", WRITTEN, inspect.cleandoc(CONFIG_HEAD)]
+    for title, kind in (
+        ("[daemon]", config.DaemonOptions),
+        ("[pools.NAME]", config.PoolConfig),
+        ("[pools.NAME.queues.NAME]", answers.QueueOptions),
+    ):
+        lines += ["", f"## {title}", "", *table(kind, with_default=True)]
+    lines += [
+        "",
+        "The options of a pool and of a queue mean what they mean to `Pool.create` and",
+        "`Pool.create_queue`. What is not required and has no default here is left to the pool.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+CONFIG_HEAD = """
+    TOML; `packaging/shmpool.toml` is an example. `shmpool daemon --check --config FILE` says
+    whether a file can be used; what is wrong is said with its line and value, and then nothing is
+    made.
+
+    At start and with SIGHUP the daemon makes the pools and queues that are declared and missing.
+    One that exists with other values is refused, with both. A pool that is no longer declared
+    stays.
+"""
+
+TEXTS = {"protocol.md": protocol_text, "cli.md": cli_text, "config.md": config_text}
+
+if __name__ == "__main__":
+    for name, text in TEXTS.items():
+        (DOCS / name).write_text(text())

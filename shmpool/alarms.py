@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When something in a pool is worth a person's look. Figures in, alarms out; no I/O."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from .answers import Alarm
+from .stats import Holder, Stats
+from .view import QueueStats
+
+Kind = Literal["low-water", "queue-full", "held-long", "stopped"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the daemon does about a pool: when it raises an alarm, what it gives back."""
+
+    low_water: int = 0  # alarm when fewer buffers than this could be allocated
+    queue_full_s: float = 5.0  # alarm when a queue has been full for so long
+    held_s: float = 60.0  # alarm when a buffer has been held for so long
+    trim_to: int | None = None  # free buffers that keep their memory; without it none is given back
+    trim_after_s: float = 30.0  # how long there must be more of them
+
+
+class Alarms:
+    """The alarms of one pool. Each look() tells what is new and what is over."""
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+        self._active: dict[tuple[str, str], Alarm] = {}
+        self._full_since: dict[str, float] = {}
+
+    def active(self) -> list[Alarm]:
+        """Those that last, the oldest first."""
+        return sorted(self._active.values(), key=lambda alarm: alarm.since)
+
+    def look(
+        self,
+        now: float,
+        policy: Policy,
+        stats: Stats,
+        queues: Iterable[QueueStats],
+        stopped: Iterable[tuple[int, int]],
+    ) -> tuple[list[Alarm], list[Alarm]]:
+        """One look at the figures; stopped are (pid, tid) of members stopped in an operation.
+
+        (raised, over): the alarms that are new, and those that have ended.
+        """
+        available = stats.capacity - stats.held - stats.queued
+        low = {}
+        if available < policy.low_water:
+            low[self._pool] = f"{available} buffers are left; the mark is {policy.low_water}"
+        full = {q.name for q in queues if q.depth >= q.capacity}
+        self._full_since = {name: self._full_since.get(name, now) for name in full}
+        long_full = {
+            name: f"it has been full for more than {policy.queue_full_s:g} s"
+            for name, since in self._full_since.items()
+            if now - since >= policy.queue_full_s
+        }
+        halted = {
+            f"{pid}/{tid}": f"thread {tid} of process {pid} is stopped in the middle of an "
+            "operation: what it may have claimed waits for it"
+            for pid, tid in stopped
+        }
+        raised: list[Alarm] = []
+        over: list[Alarm] = []
+        for kind, found in _kinds(low, long_full, halted):
+            self._update(now, kind, found, raised, over)
+        return raised, over
+
+    def look_at_holders(
+        self, now: float, policy: Policy, holders: Iterable[Holder]
+    ) -> tuple[list[Alarm], list[Alarm]]:
+        """As look(), of who has had a buffer for how long."""
+        found = {
+            f"{h.pid}/{h.tid}": f"thread {h.tid} of process {h.pid} has held a buffer for more "
+            f"than {policy.held_s:g} s, and {h.buffers} in all"
+            for h in holders
+            if h.oldest_s is not None and h.oldest_s >= policy.held_s
+        }
+        raised: list[Alarm] = []
+        over: list[Alarm] = []
+        self._update(now, "held-long", found, raised, over)
+        return raised, over
+
+    def _update(
+        self,
+        now: float,
+        kind: Kind,
+        found: dict[str, str],
+        raised: list[Alarm],
+        over: list[Alarm],
+    ) -> None:
+        for key in [key for key in self._active if key[0] == kind and key[1] not in found]:
+            over.append(self._active.pop(key))
+        for subject, message in found.items():
+            if (kind, subject) not in self._active:
+                alarm = Alarm(kind, subject, now, message)
+                self._active[kind, subject] = alarm
+                raised.append(alarm)
+
+
+def _kinds(
+    low: dict[str, str], full: dict[str, str], stopped: dict[str, str]
+) -> list[tuple[Kind, dict[str, str]]]:
+    return [("low-water", low), ("queue-full", full), ("stopped", stopped)]

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon answers, and what it is told about a new pool: frozen records.
+
+Those that the library has anyway (Stats, Member, Audit, ...) are in stats.py and view.py.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .stats import Stats
+from .view import File, Geometry, QueueStats
+
+
+@dataclass(frozen=True)
+class Pong:
+    """That the daemon is there."""
+
+    pid: int
+    uptime_s: float
+
+
+@dataclass(frozen=True)
+class Version:
+    """What both sides speak from now on."""
+
+    protocol: int
+    package: str
+
+
+@dataclass(frozen=True)
+class PoolSummary:
+    """One pool in a listing. Without figures where trouble says why there are none."""
+
+    name: str
+    held: bool  # the daemon has it attached and watches over it
+    capacity: int = 0
+    buffer_size: int = 0
+    created: int = 0
+    free: int = 0
+    cached: int = 0
+    in_hand: int = 0
+    queued: int = 0
+    queues: int = 0
+    members: int = 0
+    reserved: int = 0  # bytes of memory
+    alarms: int = 0
+    trouble: str | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a pool is, as opposed to what is going on in it."""
+
+    pool: str
+    geometry: Geometry
+    file: File
+    queues: list[QueueStats]
+
+
+@dataclass(frozen=True)
+class Recoveries:
+    """What the daemon has recovered since it started. Times run from the kernel's word that a
+    process is dead to the end of the recovery."""
+
+    count: int = 0
+    members: int = 0
+    buffers: int = 0
+    requeued: int = 0
+    dead_lettered: int = 0
+    last_at: float | None = None  # seconds since 1970
+    last_s: float | None = None
+    longest_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something a person should look at, for as long as it lasts."""
+
+    kind: Literal["low-water", "queue-full", "held-long", "stopped"]
+    subject: str  # the pool, the queue, or the member it is about
+    since: float  # seconds since 1970
+    message: str
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """One look at a pool. The last two are the daemon's, and empty without one."""
+
+    pool: str
+    at: float  # seconds since 1970
+    buffers: Stats
+    queues: list[QueueStats]
+    recoveries: Recoveries = field(default_factory=Recoveries)
+    alarms: list[Alarm] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """The options of Pool.create. Those that are nil are left to the pool."""
+
+    buffer_size: int  # bytes of data room
+    capacity: int  # the most buffers: a power of two
+    prealloc: int | None = None  # buffers that exist from the start
+    cache_size: int | None = None  # free buffers a member keeps to itself
+    bulk: int | None = None  # buffers moved at once between a cache and the shared queue
+    refill_multiplier: int | None = None  # bulks the pool grows by
+    headroom: int | None = None  # bytes before a new buffer's data
+    max_members: int | None = None  # threads that can attach
+    max_queues: int | None = None
+    mode: str = "0600"  # who may attach, in octal
+    group: str | None = None  # that the mode speaks of
+
+    def geometry(self) -> dict[str, int | None]:
+        """Those that say what the segment is like, by the names that Geometry has for them."""
+        return {
+            "buffer_size": self.buffer_size,
+            "capacity": self.capacity,
+            "prealloc": self.prealloc,
+            "cache_size": self.cache_size,
+            "bulk": self.bulk,
+            "refill_multiplier": self.refill_multiplier,
+            "headroom": self.headroom,
+            "members": self.max_members,
+            "queues": self.max_queues,
+        }
+
+
+@dataclass(frozen=True)
+class QueueOptions:
+    """The options of Pool.create_queue."""
+
+    capacity: int  # a power of two from 2 to 65536
+    producers: Literal["single", "multi"] = "multi"
+    consumers: Literal["single", "multi"] = "multi"
+    on_death: Literal["free", "requeue", "dead-letter"] = "free"  # what a dead consumer had
+    dead_letter: str | None = None  # the queue that dead letters go to
+    max_redeliveries: int = 0  # then to dead_letter; 0: any number

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shmpool command. Each subcommand is a module of its own, imported when it is called."""
+
+import sys
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        from .main import shmpool
+    except ModuleNotFoundError as error:
+        needs_extra(error, "cli")
+    shmpool(prog_name="shmpool")
+
+
+def needs_extra(error: ModuleNotFoundError, extra: str) -> None:
+    """Says which extra of the package is not installed, and ends."""
+    if error.name is None or error.name.startswith("shmpool"):
+        raise error
+    print(
+        f"shmpool: {error.name} is not installed: pip install 'shmpool[{extra}]'", file=sys.stderr
+    )
+    sys.exit(1)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who answers a subcommand's requests: the daemon, or without one a registry in this process."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import click
+from click.shell_completion import CompletionItem
+
+from .. import __version__, errors, protocol
+from ..client import Client
+from ..registry import Registry
+from ..segment import pool_names
+
+A = TypeVar("A")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Asker(Protocol):
+    """What a subcommand asks."""
+
+    def call(self, request: protocol.Request[A]) -> A:
+        """The answer. ShmpoolError."""
+
+
+class Direct:
+    """Does on the segment what is asked, in this process."""
+
+    def __init__(self) -> None:
+        self._registry = Registry(__version__)
+
+    def call(self, request: protocol.Request[A]) -> A:
+        answer: A = self._registry.answer(cast(protocol.AnyRequest, request))
+        return answer
+
+
+def asker(path: Path | None, direct: bool) -> Asker:
+    """The daemon at the path; without one, the daemon at the default path if there is one."""
+    if direct:
+        return Direct()
+    client = Client(path)
+    try:
+        client.ping()
+    except errors.DaemonUnavailable:
+        if path is not None:
+            raise
+        return Direct()
+    return client
+
+
+def from_whom(function: F) -> F:
+    """The options that say who is asked; the command gets an Asker as `ask`."""
+
+    def wrapper(*args: Any, socket: Path | None, direct: bool, **rest: Any) -> Any:
+        return function(*args, ask=asker(socket, direct), **rest)
+
+    wrapper.__doc__ = function.__doc__
+    wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    wrapper.__name__ = function.__name__
+    for option in (
+        click.option("--direct", is_flag=True, help="Do not ask a daemon: work on the segment."),
+        click.option(
+            "--socket",
+            type=click.Path(path_type=Path),
+            help="Ask the daemon at this socket, and nobody else.",
+        ),
+    ):
+        wrapper = option(wrapper)
+    return cast(F, wrapper)
+
+
+def _complete_pool(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in pool_names() if name.startswith(incomplete)]
+
+
+pool_argument = click.argument("pool", shell_complete=_complete_pool)

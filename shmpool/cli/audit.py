@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool audit."""
+
+import sys
+
+from ..protocol import RunAudit
+from .access import Asker, from_whom, pool_argument
+from .output import command_of, json_option, print_json, print_table, working
+
+
+@command_of(RunAudit, "shmpool audit rx")
+@pool_argument
+@json_option
+@from_whom
+def command(ask: Asker, pool: str, as_json: bool) -> None:
+    """Exit status 1 if a buffer is not accounted for."""
+    with working(f"counting the buffers of {pool}"):
+        audit = ask.call(RunAudit(pool))
+    if as_json:
+        print_json(audit)
+    else:
+        rows: list[tuple[str, int]] = [("free", audit.free), ("cached", audit.cached)]
+        rows += [(f"held by member {number}", count) for number, count in audit.held.items()]
+        rows += [(f"in queue {name}", count) for name, count in audit.queued.items()]
+        rows += [("unaccounted", audit.unaccounted), ("total", audit.total)]
+        print_table(("buffers", "ok" if audit.ok else "NOT OK"), rows)
+    sys.exit(0 if audit.ok else 1)

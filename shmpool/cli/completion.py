@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool completion."""
+
+import click
+from click.shell_completion import get_completion_class
+
+
+@click.command(
+    name="completion",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog='Example: eval "$(shmpool completion bash)"',
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def command(ctx: click.Context, shell: str) -> None:
+    """Prints what makes the shell complete subcommands, options and the names of pools."""
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101
+    group = ctx.find_root().command
+    click.echo(kind(group, {}, "shmpool", "_SHMPOOL_COMPLETE").source())

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool create."""
+
+import click
+
+from .. import errors, wire
+from ..answers import PoolOptions, QueueOptions
+from ..protocol import Create
+from ..segment import PREFIX, SHM
+from .access import Asker, from_whom
+from .describe import show
+from .output import command_of, json_option, print_json, working
+
+
+@command_of(
+    Create,
+    "shmpool create rx --buffer-size 2048 --capacity 65536 --queue work=4096,on_death=requeue",
+)
+@click.argument("pool")
+@click.option("--buffer-size", type=int, required=True, help="Bytes of data room.")
+@click.option("--capacity", type=int, required=True, help="The most buffers: a power of two.")
+@click.option("--prealloc", type=int, help="Buffers that exist from the start.")
+@click.option("--cache-size", type=int, help="Free buffers a member keeps to itself.")
+@click.option("--bulk", type=int, help="Buffers moved at once, 16 to 64.")
+@click.option("--refill-multiplier", type=int, help="Bulks the pool grows by, 1 to 64.")
+@click.option("--headroom", type=int, help="Bytes before a new buffer's data.")
+@click.option("--max-members", type=int, help="The most threads that can attach.")
+@click.option("--max-queues", type=int, help="The most queues.")
+@click.option("--mode", default="0600", show_default=True, help="Who may attach, in octal.")
+@click.option("--group", help="The group that the mode speaks of.")
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="NAME=CAPACITY[,OPTION=VALUE...]",
+    help="A queue to make; options: producers, consumers, on_death, dead_letter, max_redeliveries.",
+)
+@json_option
+@from_whom
+def command(
+    ask: Asker,
+    pool: str,
+    buffer_size: int,
+    capacity: int,
+    prealloc: int | None,
+    cache_size: int | None,
+    bulk: int | None,
+    refill_multiplier: int | None,
+    headroom: int | None,
+    max_members: int | None,
+    max_queues: int | None,
+    mode: str,
+    group: str | None,
+    queues: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    options = PoolOptions(
+        buffer_size=buffer_size,
+        capacity=capacity,
+        prealloc=prealloc,
+        cache_size=cache_size,
+        bulk=bulk,
+        refill_multiplier=refill_multiplier,
+        headroom=headroom,
+        max_members=max_members,
+        max_queues=max_queues,
+        mode=mode,
+        group=group,
+    )
+    request = Create(pool, options, dict(parse_queue(queue) for queue in queues))
+    wanted = (prealloc or 0) * buffer_size
+    with working(f"creating {pool}", f"{SHM}/{PREFIX}{pool}", wanted or None):
+        made = ask.call(request)
+    if as_json:
+        print_json(made)
+        return
+    show(made)
+
+
+def parse_queue(given: str) -> tuple[str, QueueOptions]:
+    """NAME=CAPACITY[,OPTION=VALUE...]. InvalidArgument."""
+    name, *rest = given.split(",")
+    name, _, capacity = name.partition("=")
+    options: dict[str, object] = {"capacity": capacity}
+    for option in rest:
+        key, _, value = option.partition("=")
+        if key not in wire.hints(QueueOptions):
+            known = ", ".join(wire.hints(QueueOptions))
+            raise errors.InvalidArgument(f"--queue {given}: unknown option {key!r}; known: {known}")
+        options[key] = value
+    for key in ("capacity", "max_redeliveries"):
+        text = str(options.get(key, "0"))
+        if not text.isdigit():
+            raise errors.InvalidArgument(f"--queue {given}: {key} is {text!r}; it is a number")
+        if key in options:
+            options[key] = int(text)
+    try:
+        found: QueueOptions = wire.from_wire(QueueOptions, options, f"--queue {given}")
+    except wire.ShapeError as error:
+        raise errors.InvalidArgument(str(error)) from None
+    return name, found

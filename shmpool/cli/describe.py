@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool describe."""
+
+from dataclasses import asdict
+
+from ..answers import Description
+from ..protocol import Describe
+from .access import Asker, from_whom, pool_argument
+from .output import command_of, json_option, print_json, print_table, size
+
+
+@command_of(Describe, "shmpool describe rx")
+@pool_argument
+@json_option
+@from_whom
+def command(ask: Asker, pool: str, as_json: bool) -> None:
+    found = ask.call(Describe(pool))
+    if as_json:
+        print_json(found)
+        return
+    show(found)
+
+
+def show(found: Description) -> None:
+    """As tables."""
+    file = found.file
+    rows: list[tuple[str, object]] = list(asdict(found.geometry).items())
+    rows += [("file", file.path), ("size", size(file.size)), ("memory", size(file.reserved))]
+    rows += [("mode", f"{file.mode}, user {file.uid}, group {file.gid}")]
+    print_table((found.pool, ""), rows)
+    if found.queues:
+        print_table(
+            ("queue", "capacity", "producers", "consumers", "on death", "dead letters to"),
+            [
+                (q.name, q.capacity, q.producers, q.consumers, q.on_death, q.dead_letter)
+                for q in found.queues
+            ],
+        )

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool doctor."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from ..doctor import examine
+from .output import json_option, print_json, print_table
+
+
+@click.command(
+    name="doctor",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: shmpool doctor",
+)
+@click.option("--socket", type=click.Path(path_type=Path), help="Where the daemon should be.")
+@json_option
+def command(socket: Path | None, as_json: bool) -> None:
+    """Looks at what shmpool needs of this machine, and says what to do about what is wrong.
+
+    Exit status 1 if something is bad.
+    """
+    findings = examine(socket)
+    if as_json:
+        print_json(findings)
+    else:
+        rows = [(f.subject, f.state, f.found, f.advice) for f in findings]
+        print_table(("", "", "found", "what to do"), rows)
+    sys.exit(1 if any(finding.state == "bad" for finding in findings) else 0)

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool holders."""
+
+from ..protocol import GetHolders
+from .access import Asker, from_whom, pool_argument
+from .output import command_of, json_option, print_json, print_table, working
+
+
+@command_of(GetHolders, "shmpool holders rx --json")
+@pool_argument
+@json_option
+@from_whom
+def command(ask: Asker, pool: str, as_json: bool) -> None:
+    with working(f"looking at the buffers of {pool}"):
+        holders = ask.call(GetHolders(pool))
+    if as_json:
+        print_json(holders)
+        return
+    print_table(
+        ("member", "process", "thread", "state", "buffers", "oldest s"),
+        [(str(h.member), str(h.pid), str(h.tid), h.state, h.buffers, h.oldest_s) for h in holders],
+    )

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool ls."""
+
+from ..protocol import List
+from .access import Asker, from_whom
+from .output import command_of, json_option, print_json, print_table, size
+
+
+@command_of(List, "shmpool ls --json", name="ls")
+@json_option
+@from_whom
+def command(ask: Asker, as_json: bool) -> None:
+    pools = ask.call(List())
+    if as_json:
+        print_json(pools)
+        return
+    print_table(
+        ("pool", "capacity", "created", "free", "cached", "held", "queued", "queues", "members",
+         "memory", "daemon", "alarms"),
+        [
+            (pool.name, pool.capacity, pool.created, pool.free, pool.cached, pool.in_hand,
+             pool.queued, pool.queues, pool.members, size(pool.reserved),
+             "holds it" if pool.held else "", pool.alarms)
+            for pool in pools
+            if pool.trouble is None
+        ],
+    )  # fmt: skip
+    troubled = [(pool.name, pool.trouble) for pool in pools if pool.trouble is not None]
+    if troubled:
+        print_table(("pool", "cannot be used"), troubled)

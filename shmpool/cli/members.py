@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool members."""
+
+from ..protocol import GetMembers
+from .access import Asker, from_whom, pool_argument
+from .output import command_of, json_option, print_json, print_table
+
+
+@command_of(GetMembers, "shmpool members rx")
+@pool_argument
+@json_option
+@from_whom
+def command(ask: Asker, pool: str, as_json: bool) -> None:
+    members = ask.call(GetMembers(pool))
+    if as_json:
+        print_json(members)
+        return
+    print_table(
+        ("member", "process", "thread", "held", "cached", "doing", "alloc", "free"),
+        [
+            (str(m.number), str(m.pid), str(m.tid), m.held, m.cached, m.operation,
+             m.counters["alloc"], m.counters["free"])
+            for m in members
+        ],
+    )  # fmt: skip

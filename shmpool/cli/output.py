@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a subcommand prints: a table, or JSON; and what is going on, on stderr, while it works."""
+
+import contextlib
+import inspect
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from .. import wire
+
+WIDTH = 160  # of what goes into a pipe
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def command_of(request: Any, example: str, name: str | None = None) -> Callable[..., Any]:
+    """A click command whose help is the first paragraph of what the request's class says."""
+    text = (inspect.getdoc(request) or "").partition("\n\n")[0].replace("`", "")
+    return click.command(
+        name=name or request.method,
+        help=text,
+        epilog=f"Example: {example}",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
+def console() -> Console:
+    found = Console()
+    if not found.is_terminal:
+        found.width = WIDTH
+    return found
+
+
+def print_json(answer: Any) -> None:
+    click.echo(json.dumps(wire.to_wire(answer), indent=2))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Numbers to the right, words to the left; nothing but the head if there are no rows."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, title in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
+        table.add_column(title, justify="right" if numeric else "left", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*(text(value) for value in row))
+    console().print(table)
+
+
+def text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    return "" if value is None else str(value)
+
+
+def size(octets: int) -> str:
+    """A number of bytes in words."""
+    value = float(octets)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+@contextlib.contextmanager
+def working(what: str, path: str | None = None, total: int | None = None) -> Iterator[None]:
+    """Shows on a terminal that something is going on: how much memory the file at path has of its
+    total, if they are given."""
+    stderr = Console(stderr=True)
+    if not stderr.is_terminal:
+        yield
+        return
+    columns = [SpinnerColumn(), TextColumn("{task.description}")]
+    if total is not None:
+        columns += [BarColumn(), DownloadColumn()]
+    done = threading.Event()
+    with Progress(*columns, console=stderr, transient=True) as progress:
+        task = progress.add_task(what, total=total)
+
+        def follow() -> None:
+            while not done.wait(0.1):
+                with contextlib.suppress(OSError):
+                    progress.update(task, completed=os.stat(path or "").st_blocks * 512)
+
+        follower = threading.Thread(target=follow, daemon=True)
+        if path is not None:
+            follower.start()
+        try:
+            yield
+        finally:
+            done.set()
+            if path is not None:
+                follower.join()

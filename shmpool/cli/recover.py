@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool recover."""
+
+from dataclasses import asdict
+
+from ..protocol import Recover
+from .access import Asker, from_whom, pool_argument
+from .output import command_of, json_option, print_json, print_table, working
+
+
+@command_of(Recover, "shmpool recover rx")
+@pool_argument
+@json_option
+@from_whom
+def command(ask: Asker, pool: str, as_json: bool) -> None:
+    with working(f"recovering {pool}"):
+        recovery = ask.call(Recover(pool))
+    if as_json:
+        print_json(recovery)
+        return
+    found = {name.replace("_", " "): count for name, count in asdict(recovery).items()}
+    print_table(list(found), [list(found.values())])

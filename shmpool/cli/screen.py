@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The full-screen view of shmpool top. What it shows it asks for; it changes nothing."""
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import BindingType
+from textual.widgets import DataTable, Footer, Static
+
+from .. import errors
+from ..answers import PoolStats
+from ..protocol import GetMembers, GetStats, List
+from ..stats import Member
+from .access import Asker
+
+BAR = 24  # columns
+MEMBERS_MAX = 200
+COLOURS = (("free", "green"), ("cached", "cyan"), ("held", "yellow"), ("queued", "blue"))
+POOLS = ("pool", "buffers", "capacity", "free", "cached", "held", "queued", "members",
+         "allocs/s", "recoveries", "alarms")  # fmt: skip
+QUEUES = ("pool", "queue", "depth", "capacity", "fill", "puts/s", "gets/s")
+MEMBERS = ("pool", "member", "process", "thread", "held", "cached", "doing", "ops/s")
+SORTS = ("held", "ops/s", "process")
+OPS = ("alloc", "free", "enqueue", "dequeue")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look brought: each pool's stats and members, or why there are none."""
+
+    pools: dict[str, tuple[PoolStats, list[Member]]]
+    trouble: str = ""
+
+
+def look(ask: Asker, wanted: frozenset[str]) -> Look:
+    """One look at the pools that are wanted, or at all."""
+    pools: dict[str, tuple[PoolStats, list[Member]]] = {}
+    trouble = ""
+    try:
+        for summary in ask.call(List()):
+            if summary.trouble is None and (not wanted or summary.name in wanted):
+                try:
+                    stats = ask.call(GetStats(summary.name))
+                    pools[summary.name] = stats, ask.call(GetMembers(summary.name))
+                except errors.PoolNotFound:
+                    continue  # it went away in between
+    except (errors.ShmpoolError, OSError) as error:
+        trouble = str(error)
+    return Look(pools, trouble)
+
+
+def bar(stats: PoolStats) -> Text:
+    """Where the buffers are, in colours; dots for what has not been created."""
+    text, used = Text(), 0
+    for state, colour in COLOURS:
+        count: int = getattr(stats.buffers, state)
+        width = round(BAR * count / stats.buffers.capacity)
+        width = min(max(width, 1 if count else 0), BAR - used)
+        text.append("█" * width, colour)
+        used += width
+    return text.append("·" * (BAR - used), "dim")
+
+
+class Top(App[None]):
+    """Three tables. A worker thread asks, so that a slow answer does not hold up the keys."""
+
+    TITLE = "shmpool"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    Static { height: 1; padding: 0 1; }
+    DataTable { height: 1fr; }
+    #pools { height: auto; max-height: 40%; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("q", "quit", "Quit"),
+        ("p", "pause", "Pause"),
+        ("s", "sort", "Sort members"),
+    ]
+
+    def __init__(self, ask: Asker, wanted: frozenset[str], interval: float) -> None:
+        super().__init__()
+        self._ask, self._wanted, self._interval = ask, wanted, interval
+        self._before: Look | None = None
+        self._paused = False
+        self._sort = 0
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="state")
+        for name, columns in (("pools", POOLS), ("queues", QUEUES), ("members", MEMBERS)):
+            table: DataTable[object] = DataTable(id=name, cursor_type="row", zebra_stripes=True)
+            for column in columns:
+                table.add_column(column, key=column)
+            yield table
+        yield Footer()
+
+    def on_mount(self) -> None:
+        self._step()
+        self.set_interval(self._interval, self._step)
+
+    def action_pause(self) -> None:
+        self._paused = not self._paused
+        self._say("paused" if self._paused else "")
+
+    def action_sort(self) -> None:
+        self._sort = (self._sort + 1) % len(SORTS)
+        if self._before is not None:
+            self._show(self._before)
+
+    def _step(self) -> None:
+        if not self._paused:
+            self.run_worker(self._look, thread=True, exclusive=True)
+
+    def _look(self) -> None:
+        found = look(self._ask, self._wanted)
+        if self.is_running:
+            self.call_from_thread(self._show, found)
+
+    def _say(self, text: str) -> None:
+        self.query_one("#state", Static).update(text)
+
+    def _show(self, now: Look) -> None:
+        self._say(now.trouble or f"{len(now.pools)} pools, members by {SORTS[self._sort]}")
+        pools: list[tuple[object, ...]] = []
+        queues: list[tuple[object, ...]] = []
+        members: list[tuple[object, ...]] = []
+        for name, (stats, attached) in now.pools.items():
+            before = self._before.pools.get(name) if self._before is not None else None
+            rate = _Rates(stats, attached, before)
+            b = stats.buffers
+            pools.append((name, bar(stats), b.capacity, b.free, b.cached, b.held, b.queued,
+                          b.members, rate.pool("alloc"), stats.recoveries.count,
+                          "; ".join(f"{a.kind} {a.subject}" for a in stats.alarms)))  # fmt: skip
+            for queue in stats.queues:
+                fill = "▁▂▃▄▅▆▇█"[min(8 * queue.depth // queue.capacity, 7)] if queue.depth else " "
+                puts, gets = rate.queue(queue.name)
+                row = (name, queue.name, queue.depth, queue.capacity, fill, puts, gets)
+                queues.append(row)
+            members += [
+                (name, m.number, m.pid, m.tid, m.held, m.cached, m.operation or "", rate.member(m))
+                for m in attached
+            ]
+        column = MEMBERS.index(SORTS[self._sort])
+        members.sort(key=lambda row: cast(int, row[column]), reverse=column != 2)
+        for table, rows in (("pools", pools), ("queues", queues), ("members", members)):
+            self._fill(table, rows[:MEMBERS_MAX])
+        self._before = now
+
+    def _fill(self, name: str, rows: list[tuple[object, ...]]) -> None:
+        table = self.query_one(f"#{name}", DataTable)
+        cursor, scroll = table.cursor_row, table.scroll_y
+        table.clear()
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row))
+        table.move_cursor(row=min(cursor, max(len(rows) - 1, 0)), scroll=False)
+        table.scroll_to(y=scroll, animate=False)
+
+
+class _Rates:
+    """What has gone on in a pool, a second, since the look before."""
+
+    def __init__(
+        self,
+        stats: PoolStats,
+        members: list[Member],
+        before: tuple[PoolStats, list[Member]] | None,
+    ) -> None:
+        self._now = stats
+        self._before, was = before or (stats, members)
+        self._members = {(m.number, m.attached_ns): m for m in was}
+        self._seconds = stats.at - self._before.at
+
+    def _per_second(self, more: int) -> int:
+        return round(more / self._seconds) if self._seconds > 0 else 0
+
+    def pool(self, counter: str) -> int:
+        now, before = self._now.buffers.counters, self._before.buffers.counters
+        return self._per_second(now[counter] - before[counter])
+
+    def queue(self, name: str) -> tuple[int, int]:
+        now, before = ({q.name: q for q in s.queues}.get(name) for s in (self._now, self._before))
+        if now is None or before is None:
+            return 0, 0
+        put, got = now.enqueued - before.enqueued, now.dequeued - before.dequeued
+        return self._per_second(put), self._per_second(got)
+
+    def member(self, member: Member) -> int:
+        before = self._members.get((member.number, member.attached_ns))
+        if before is None:
+            return 0
+        return self._per_second(
+            sum(member.counters[op] for op in OPS) - sum(before.counters[op] for op in OPS)
+        )
+
+
+def _cell(value: object) -> Text | str:
+    if isinstance(value, int):
+        return Text(f"{value:,}", justify="right")
+    return value if isinstance(value, Text) else str(value)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool stats."""
+
+from datetime import datetime
+
+from ..answers import PoolStats
+from ..protocol import GetStats
+from .access import Asker, from_whom, pool_argument
+from .output import command_of, json_option, print_json, print_table
+
+
+@command_of(GetStats, "shmpool stats rx")
+@pool_argument
+@json_option
+@from_whom
+def command(ask: Asker, pool: str, as_json: bool) -> None:
+    stats = ask.call(GetStats(pool))
+    if as_json:
+        print_json(stats)
+        return
+    show(stats)
+
+
+def show(stats: PoolStats) -> None:
+    """As tables."""
+    buffers = stats.buffers
+    print_table(
+        ("pool", "capacity", "created", "free", "cached", "held", "queued", "members"),
+        [(stats.pool, buffers.capacity, buffers.created, buffers.free, buffers.cached,
+          buffers.held, buffers.queued, buffers.members)],
+    )  # fmt: skip
+    if stats.queues:
+        print_table(
+            ("queue", "depth", "capacity", "enqueued", "dequeued"),
+            [(q.name, q.depth, q.capacity, q.enqueued, q.dequeued) for q in stats.queues],
+        )
+    print_table(("counter", "buffers or times"), list(buffers.counters.items()))
+    recoveries = stats.recoveries
+    if recoveries.count and recoveries.last_at is not None and recoveries.last_s is not None:
+        last = datetime.fromtimestamp(recoveries.last_at).isoformat(" ", "seconds")
+        print_table(
+            ("recoveries", "members", "buffers", "requeued", "dead letters", "last", "took ms"),
+            [(recoveries.count, recoveries.members, recoveries.buffers, recoveries.requeued,
+              recoveries.dead_lettered, last, recoveries.last_s * 1e3)],
+        )  # fmt: skip
+    for alarm in stats.alarms:
+        print_table(("alarm", "subject", ""), [(alarm.kind, alarm.subject, alarm.message)])

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool top."""
+
+import click
+
+from ..protocol import INTERVAL_MIN
+from . import needs_extra
+from .access import Asker, from_whom
+
+
+@click.command(
+    name="top",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: shmpool top rx --interval 0.5",
+)
+@click.argument("pools", nargs=-1)
+@click.option(
+    "--interval", type=click.FloatRange(INTERVAL_MIN, 60), default=1.0, show_default=True,
+    help="Seconds.",
+)  # fmt: skip
+@from_whom
+def command(ask: Asker, pools: tuple[str, ...], interval: float) -> None:
+    """Shows pools, queues, members and their rates, live; q ends it, p pauses, s sorts."""
+    try:
+        from .screen import Top
+    except ModuleNotFoundError as error:
+        needs_extra(error, "cli")
+    Top(ask, frozenset(pools), interval).run()

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool trim."""
+
+import click
+
+from ..protocol import Trim
+from .access import Asker, from_whom, pool_argument
+from .output import command_of, json_option, print_json, size, working
+
+
+@command_of(Trim, "shmpool trim rx --keep 4096")
+@pool_argument
+@click.option("--keep", type=click.IntRange(0), default=0, show_default=True, help="Buffers.")
+@json_option
+@from_whom
+def command(ask: Asker, pool: str, keep: int, as_json: bool) -> None:
+    with working(f"trimming {pool}"):
+        freed = ask.call(Trim(pool, keep))
+    if as_json:
+        print_json({"bytes": freed})
+        return
+    click.echo(f"{size(freed)} given back")

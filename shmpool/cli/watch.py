@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool watch."""
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+
+import click
+
+from .. import wire
+from ..answers import PoolStats
+from ..client import Client
+from ..protocol import INTERVAL_MIN, GetStats, Watch
+from .access import Asker, from_whom, pool_argument
+from .output import command_of, text
+
+COLUMNS = ("time", "free", "cached", "held", "queued", "members", "allocs/s", "gets/s")
+HEAD_EVERY = 20  # lines
+
+
+@command_of(Watch, "shmpool watch rx --interval 0.5")
+@pool_argument
+@click.option(
+    "--interval", type=click.FloatRange(INTERVAL_MIN, 3600), default=1.0, show_default=True,
+    help="Seconds.",
+)  # fmt: skip
+@click.option("--count", type=click.IntRange(1), help="Stop after so many lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON each time.")
+@from_whom
+def command(ask: Asker, pool: str, interval: float, count: int | None, as_json: bool) -> None:
+    stream = ask.watch(pool, interval) if isinstance(ask, Client) else _looks(ask, pool, interval)
+    before: PoolStats | None = None
+    try:
+        for number, stats in enumerate(itertools.islice(stream, count)):
+            if as_json:
+                click.echo(json.dumps(wire.to_wire(stats)))
+                continue
+            if number % HEAD_EVERY == 0:
+                click.echo("".join(f"{title:>12}" for title in COLUMNS))
+            click.echo("".join(f"{text(value):>12}" for value in _row(stats, before)))
+            before = stats
+    except KeyboardInterrupt:
+        pass
+
+
+def _looks(ask: Asker, pool: str, interval: float) -> Iterator[PoolStats]:
+    while True:
+        yield ask.call(GetStats(pool))
+        time.sleep(interval)
+
+
+def _row(stats: PoolStats, before: PoolStats | None) -> tuple[object, ...]:
+    buffers = stats.buffers
+    return (
+        time.strftime("%H:%M:%S", time.localtime(stats.at)),
+        buffers.free,
+        buffers.cached,
+        buffers.held,
+        buffers.queued,
+        buffers.members,
+        _rate(stats, before, "alloc"),
+        _rate(stats, before, "dequeue"),
+    )
+
+
+def _rate(stats: PoolStats, before: PoolStats | None, counter: str) -> int:
+    if before is None or stats.at <= before.at:
+        return 0
+    more = stats.buffers.counters[counter] - before.buffers.counters[counter]
+    return round(more / (stats.at - before.at))

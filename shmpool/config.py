@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's configuration: read from TOML, checked as a whole before anything is made of it.
+
+What is wrong is said with its line and value, all of it at once. Of the machine only the size of
+/dev/shm is asked; what exists there already is the registry's business.
+"""
+
+import operator
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_origin
+
+from cattrs import Converter
+from cattrs.errors import (
+    AttributeValidationNote,
+    ForbiddenExtraKeysError,
+    IterableValidationNote,
+)
+from cattrs.gen import make_dict_structure_fn
+
+from . import answers, errors, toml_lines
+from .alarms import Policy
+from .segment import SHM, checked_name, group_id
+from .view import Geometry
+
+
+class ConfigError(errors.InvalidArgument):
+    """The configuration cannot be used; one line of the message for each reason."""
+
+
+@dataclass(frozen=True)
+class DaemonOptions:
+    """[daemon]"""
+
+    socket: str | None = None  # $SHMPOOL_SOCKET, or in $XDG_RUNTIME_DIR/shmpool
+    http: str | None = None  # host:port; without it there is no HTTP
+    read_group: str | None = None  # members of this group may ask what changes nothing
+    interval: float = 1.0  # s between two looks at every pool
+    adopt: list[str] = field(default_factory=lambda: ["*"])  # patterns of pools to watch over
+    prune: bool = True  # remove abandoned segments
+    max_clients: int = 256  # connected at once
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def adopts(self, name: str) -> bool:
+        """Whether a pool that no [pools] table declares is watched over."""
+        return any(fnmatchcase(name, pattern) for pattern in self.adopt)
+
+
+@dataclass(frozen=True)
+class PoolConfig(Policy, answers.PoolOptions):
+    """[pools.NAME]"""
+
+    queues: dict[str, answers.QueueOptions] = field(default_factory=dict)  # by name
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole file."""
+
+    daemon: DaemonOptions = field(default_factory=DaemonOptions)
+    pools: dict[str, PoolConfig] = field(default_factory=dict)
+
+
+def load(path: Path) -> Config:
+    """The configuration in a file. ConfigError."""
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def parse(text: str, source: str = "config") -> Config:
+    """The configuration in a text. ConfigError."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(_syntax(text, source, str(error))) from None
+    trouble = _Trouble(text, data, source)
+    converter = _converter()
+    try:
+        config = converter.structure(data, Config)
+    except Exception as error:  # an ExceptionGroup: cattrs collects
+        _collect(error, (), trouble)
+        raise trouble.error() from None
+    _check(config, trouble)
+    if trouble.lines:
+        raise trouble.error()
+    return config
+
+
+class _Trouble:
+    """What is wrong, by where it stands."""
+
+    def __init__(self, text: str, data: dict[str, Any], source: str) -> None:
+        self._where = toml_lines.key_lines(text)
+        self._data, self._source = data, source
+        self.lines: list[tuple[int, str]] = []
+
+    def add(self, path: toml_lines.Path, message: str) -> None:
+        at = path
+        while at and at not in self._where:
+            at = at[:-1]
+        line = self._where.get(at, 1)
+        value: Any = self._data
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        shown = f" = {_toml(value)}" if value is not None and not isinstance(value, dict) else ""
+        self.lines.append((line, f"{'.'.join(path) or 'file'}{shown}: {message}"))
+
+    def error(self) -> ConfigError:
+        texts = [f"{self._source}, line {line}: {text}" for line, text in sorted(self.lines)]
+        return ConfigError("\n".join(texts))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _syntax(text: str, source: str, message: str) -> str:
+    """tomllib's message, with the line it is about."""
+    what, _, place = message.partition(" (at ")
+    lines = text.splitlines()
+    number = place.removeprefix("line ").split(",")[0]
+    at = int(number) if number.isdigit() else len(lines)
+    line = lines[at - 1].strip() if at <= len(lines) else ""
+    return f"{source}, line {at}: {line}: {what}"
+
+
+Hook = Callable[[Any, Any], Any]
+_WORDS = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    list: "an array",
+    dict: "a table",
+}
+
+
+def _strict(kind: type, go_on: Hook) -> Hook:
+    """A hook that takes only what has that type in the file; cattrs by itself would convert."""
+
+    def structure(value: Any, wanted: Any) -> Any:
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise TypeError(f"it is {_WORDS[kind]}")
+        return go_on(value, wanted)
+
+    return structure
+
+
+def _converter() -> Converter:
+    converter = Converter(forbid_extra_keys=True, detailed_validation=True)
+    for plain in (str, int, float, bool):
+        converter.register_structure_hook(plain, _strict(plain, lambda value, kind: kind(value)))
+    # Each before those that contain it: cattrs looks for a field's hook when it makes the record's.
+    ordered: tuple[Any, ...] = (
+        list[str], answers.QueueOptions, dict[str, answers.QueueOptions],
+        PoolConfig, dict[str, PoolConfig], DaemonOptions,
+    )  # fmt: skip
+    for kind in ordered:
+        origin = get_origin(kind)
+        if origin is None:
+            fill = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
+            converter.register_structure_hook(kind, _strict(dict, fill))
+        else:
+            strict = _strict(origin, converter.get_structure_hook(kind))
+            converter.register_structure_hook_func(partial(operator.eq, kind), strict)
+    return converter
+
+
+def _collect(error: BaseException, path: toml_lines.Path, trouble: _Trouble) -> None:
+    """The leaves of what cattrs raises, each with its path."""
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, IterableValidationNote):
+            path = (*path, str(note.index))
+        elif isinstance(note, AttributeValidationNote):
+            path = (*path, note.name)
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            _collect(inner, path, trouble)
+    elif isinstance(error, ForbiddenExtraKeysError):
+        known = ", ".join(sorted(known.name for known in fields(error.cl)))
+        for key in sorted(error.extra_fields):
+            trouble.add((*path, key), f"unknown key; known are {known}")
+    elif isinstance(error, KeyError):
+        trouble.add(path[:-1] if path and path[-1] == error.args[0] else path,
+                    f"{error.args[0]} is missing")  # fmt: skip
+    else:
+        trouble.add(path, str(error))
+
+
+def _check(config: Config, trouble: _Trouble) -> None:
+    """What types cannot say."""
+    daemon = config.daemon
+    if daemon.http is not None:
+        host, _, port = daemon.http.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            trouble.add(("daemon", "http"), "it is host:port")
+    if daemon.interval < 0.05:
+        trouble.add(("daemon", "interval"), "it is at least 0.05 seconds")
+    if daemon.max_clients < 1:
+        trouble.add(("daemon", "max_clients"), "it is at least 1")
+    _check_group(daemon.read_group, ("daemon", "read_group"), trouble)
+    room = os.statvfs(SHM)
+    for name, pool in config.pools.items():
+        _check_pool(name, pool, room.f_blocks * room.f_frsize, trouble)
+
+
+def _check_group(group: str | None, path: toml_lines.Path, trouble: _Trouble) -> None:
+    try:
+        group_id(group)
+    except errors.InvalidArgument:
+        trouble.add(path, "there is no such group")
+
+
+def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> None:
+    path = ("pools", name)
+    try:
+        checked_name(name, "pool")
+        geometry = Geometry.planned(name, pool.geometry())
+    except errors.InvalidArgument as error:
+        message = str(error).removeprefix(f"pool {name!r}: ")
+        option = message.split()[0]
+        option = {"members": "max_members", "queues": "max_queues"}.get(option, option)
+        known = option in answers.PoolOptions.__dataclass_fields__
+        trouble.add((*path, option) if known else path, message)
+    else:
+        wanted = geometry.capacity * geometry.buffer_size
+        if wanted > room:
+            trouble.add(
+                (*path, "capacity"),
+                f"times buffer_size {geometry.buffer_size} is {wanted} bytes; {SHM} holds {room}",
+            )
+    if not (pool.mode.isdigit() and set(pool.mode) <= set("01234567") and int(pool.mode, 8) < 512):
+        trouble.add((*path, "mode"), 'it is octal, from "0000" to "0777"')
+    _check_group(pool.group, (*path, "group"), trouble)
+    for option in ("low_water", "queue_full_s", "held_s", "trim_to", "trim_after_s"):
+        if (getattr(pool, option) or 0) < 0:
+            trouble.add((*path, option), "it cannot be negative")
+    for queue_name, queue in pool.queues.items():
+        _check_queue(queue_name, queue, pool, (*path, "queues", queue_name), trouble)
+
+
+def _check_queue(
+    name: str,
+    queue: answers.QueueOptions,
+    pool: PoolConfig,
+    path: toml_lines.Path,
+    trouble: _Trouble,
+) -> None:
+    try:
+        checked_name(name, "queue")
+    except errors.InvalidArgument as error:
+        trouble.add(path, str(error))
+    if not 2 <= queue.capacity <= 65536 or queue.capacity & queue.capacity - 1:
+        trouble.add((*path, "capacity"), "allowed is a power of two from 2 to 65536")
+    if queue.max_redeliveries < 0:
+        trouble.add((*path, "max_redeliveries"), "it cannot be negative")
+    if queue.on_death == "dead-letter" and queue.dead_letter is None:
+        trouble.add((*path, "on_death"), "it needs dead_letter, the queue they go to")
+    if queue.dead_letter is not None and queue.dead_letter not in pool.queues:
+        trouble.add((*path, "dead_letter"), "the pool declares no such queue")

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pool that the daemon holds: a view of it, and what happened to it since the daemon started."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .alarms import Alarms, Policy
+from .answers import Alarm, PoolStats, Recoveries
+from .stats import Holder, Recovery, Stats
+from .view import View
+
+EVENTS_KEPT = 64
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)  # of a histogram
+
+Changes = tuple[list[Alarm], list[Alarm]]  # raised, over
+
+
+@dataclass(frozen=True)
+class RecoveryEvent:
+    """One recovery, as it is shown on the live page."""
+
+    number: int  # counts up
+    pool: str
+    at: float  # seconds since 1970
+    seconds: float  # from the kernel's word that a process is dead
+    members: int
+    buffers: int
+    requeued: int
+    dead_lettered: int
+
+
+class Held:
+    """One pool's view, policy, alarms and recoveries. For one thread."""
+
+    def __init__(self, view: View, policy: Policy, clock: Callable[[], float] = time.time) -> None:
+        self.view = view
+        self.policy = policy
+        self.alarms = Alarms(view.name)
+        self.recoveries = Recoveries()
+        self.recovery_seconds: list[int] = [0] * (len(SECONDS) + 1)  # how many took up to so long
+        self.recovery_seconds_sum = 0.0
+        self.events: deque[RecoveryEvent] = deque(maxlen=EVENTS_KEPT)
+        self._clock = clock
+        self._plenty_since: float | None = None
+
+    def stats(self) -> PoolStats:
+        return stats_of(self.view, self._clock(), self.recoveries, self.alarms.active())
+
+    def recovered(self, what: Recovery, seconds: float) -> RecoveryEvent:
+        """Enters a recovery into the books."""
+        now, so_far = self._clock(), self.recoveries
+        self.recoveries = replace(
+            so_far,
+            count=so_far.count + 1,
+            members=so_far.members + what.members,
+            buffers=so_far.buffers + what.buffers,
+            requeued=so_far.requeued + what.requeued,
+            dead_lettered=so_far.dead_lettered + what.dead_lettered,
+            last_at=now,
+            last_s=seconds,
+            longest_s=max(seconds, so_far.longest_s or 0.0),
+        )
+        self.recovery_seconds[sum(seconds > bound for bound in SECONDS)] += 1
+        self.recovery_seconds_sum += seconds
+        event = RecoveryEvent(
+            self.recoveries.count,
+            self.view.name,
+            now,
+            seconds,
+            what.members,
+            what.buffers,
+            what.requeued,
+            what.dead_lettered,
+        )
+        self.events.append(event)
+        return event
+
+    def look(self) -> Changes:
+        """Looks at the figures, for alarms."""
+        stopped = [(pid, tid) for pid, tid in self.view.operating() if is_stopped(pid, tid)]
+        stats = self.view.stats()
+        self._watch_plenty(stats)
+        return self.alarms.look(self._clock(), self.policy, stats, self.view.queues(), stopped)
+
+    def look_at_holders(self, holders: list[Holder]) -> Changes:
+        """Looks at who has had a buffer for how long, for alarms."""
+        return self.alarms.look_at_holders(self._clock(), self.policy, holders)
+
+    def _watch_plenty(self, stats: Stats) -> None:
+        keep = self.policy.trim_to
+        grown = stats.created > self.view.geometry.prealloc  # what was preallocated stays
+        if keep is None or not grown or stats.free + stats.cached <= keep:
+            self._plenty_since = None
+        elif self._plenty_since is None:
+            self._plenty_since = self._clock()
+
+    def should_trim(self) -> bool:
+        """Whether there has been more free than the policy keeps, for long enough."""
+        since = self._plenty_since
+        return since is not None and self._clock() - since >= self.policy.trim_after_s
+
+    def trimmed(self) -> None:
+        """A trim was made: the next one is due when there is plenty for long enough again."""
+        self._plenty_since = None
+
+
+def stats_of(view: View, now: float, recoveries: Recoveries, alarms: list[Alarm]) -> PoolStats:
+    return PoolStats(view.name, now, view.stats(), view.queues(), recoveries, alarms)
+
+
+def is_stopped(pid: int, tid: int) -> bool:
+    """Whether a signal or a tracer has stopped the thread."""
+    try:
+        text = Path(f"/proc/{pid}/task/{tid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] in ("T", "t")

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may be asked of the daemon, and what it answers: each request once, as a frozen class.
+
+The daemon's dispatch, the clients' methods, the command line and docs/protocol.md follow from these
+classes. No I/O: sockets are in daemon.py and client.py, what a request does is in registry.py.
+"""
+
+import os
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar, get_args
+
+from . import errors, wire
+from .answers import (
+    Description,
+    Pong,
+    PoolOptions,
+    PoolStats,
+    PoolSummary,
+    QueueOptions,
+    Version,
+)
+from .stats import Audit, Holder, Member, Recovery
+
+PROTOCOL = 1  # the newest that this package speaks, and the oldest
+INTERVAL_MIN = 0.1  # s between two notifications of a watch
+
+A = TypeVar("A")
+
+
+def default_socket() -> Path:
+    """$SHMPOOL_SOCKET; else in $XDG_RUNTIME_DIR/shmpool; else in /run/shmpool."""
+    if path := os.environ.get("SHMPOOL_SOCKET"):
+        return Path(path)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return (Path(runtime) / "shmpool" if runtime else Path("/run/shmpool")) / "daemon.sock"
+
+
+# Requests.
+
+
+@dataclass(frozen=True)
+class Request(Generic[A]):
+    """A request. Its fields are its parameters, in this order.
+
+    writes: only the daemon's own user may ask. slow: takes more than a look at the segment.
+    """
+
+    method: ClassVar[str]
+    answer: ClassVar[Any]
+    writes: ClassVar[bool] = False
+    slow: ClassVar[bool] = False
+
+    def params(self) -> list[Any]:
+        """What goes over the wire."""
+        return [wire.to_wire(getattr(self, name.name)) for name in fields(self)]
+
+    def answer_of(self, result: Any) -> A:
+        """The answer out of what came back. ShapeError."""
+        answer: A = wire.from_wire(self.answer, result)
+        return answer
+
+
+@dataclass(frozen=True)
+class Ping(Request[Pong]):
+    """Whether the daemon is there."""
+
+    method = "ping"
+    answer = Pong
+
+
+@dataclass(frozen=True)
+class Negotiate(Request[Version]):
+    """Settles on the newest protocol that both sides speak. Without it a connection speaks 1."""
+
+    method = "version"
+    answer = Version
+    oldest: int = PROTOCOL
+    newest: int = PROTOCOL
+
+
+@dataclass(frozen=True)
+class List(Request[list[PoolSummary]]):
+    """Every pool on the machine, in the order of their names."""
+
+    method = "list"
+    answer = list[PoolSummary]
+
+
+@dataclass(frozen=True)
+class Create(Request[Description]):
+    """Makes a pool and its queues: all, or nothing if one of them cannot be made."""
+
+    method = "create"
+    answer = Description
+    writes = True
+    slow = True
+    pool: str
+    options: PoolOptions
+    queues: dict[str, QueueOptions] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Destroy(Request[None]):
+    """Removes a pool's name. Who has it open goes on; its memory goes with the last."""
+
+    method = "destroy"
+    answer = None
+    writes = True
+    slow = True
+    pool: str
+
+
+@dataclass(frozen=True)
+class Describe(Request[Description]):
+    """What a pool is: its geometry, its file, its queues."""
+
+    method = "describe"
+    answer = Description
+    pool: str
+
+
+@dataclass(frozen=True)
+class GetStats(Request[PoolStats]):
+    """Where a pool's buffers are, its queues, and its counters."""
+
+    method = "stats"
+    answer = PoolStats
+    pool: str
+
+
+@dataclass(frozen=True)
+class GetMembers(Request[list[Member]]):
+    """The threads that are attached to a pool."""
+
+    method = "members"
+    answer = list[Member]
+    pool: str
+
+
+@dataclass(frozen=True)
+class GetHolders(Request[list[Holder]]):
+    """Who has buffers in hand, how many, for how long, and whether it is alive."""
+
+    method = "holders"
+    answer = list[Holder]
+    slow = True
+    pool: str
+
+
+@dataclass(frozen=True)
+class RunAudit(Request[Audit]):
+    """Counts every buffer two ways, by its owner word and by walking queues and caches."""
+
+    method = "audit"
+    answer = Audit
+    slow = True
+    pool: str
+
+
+@dataclass(frozen=True)
+class Recover(Request[Recovery]):
+    """Puts right what dead members left, now; the daemon also does so by itself."""
+
+    method = "recover"
+    answer = Recovery
+    writes = True
+    slow = True
+    pool: str
+
+
+@dataclass(frozen=True)
+class Trim(Request[int]):
+    """Gives the memory of free buffers back to the kernel, all but `keep` of them: the bytes.
+
+    What was preallocated stays.
+    """
+
+    method = "trim"
+    answer = int
+    writes = True
+    slow = True
+    pool: str
+    keep: int = 0
+
+
+@dataclass(frozen=True)
+class Prune(Request[list[str]]):
+    """Removes segments that nobody can use any more: their names."""
+
+    method = "prune"
+    answer = list[str]
+    writes = True
+    slow = True
+
+
+@dataclass(frozen=True)
+class Watch(Request[float]):
+    """A pool's stats every `interval` seconds, until the client goes; 0 ends it.
+
+    The answer is the interval that is granted, at least 0.1. Who does not read them is dropped.
+    """
+
+    method = "watch"
+    answer = float
+    pool: str
+    interval: float = 1.0
+
+
+AnyRequest = (
+    Ping | Negotiate | List | Create | Destroy | Describe | GetStats | GetMembers | GetHolders
+    | RunAudit | Recover | Trim | Prune | Watch
+)  # fmt: skip
+REQUESTS: tuple[type[AnyRequest], ...] = get_args(AnyRequest)
+_BY_METHOD: dict[str, type[AnyRequest]] = {kind.method: kind for kind in REQUESTS}
+
+# Notifications from the daemon.
+STATS = "stats"  # [PoolStats], for each watch
+ENDED = "ended"  # [pool, reason]: a watch is over
+CLOSING = "closing"  # [reason]: the daemon ends the connection
+
+
+def request_of(call: wire.Call) -> AnyRequest:
+    """The request out of what came. InvalidArgument, RequestRefused."""
+    kind = _BY_METHOD.get(call.method)
+    if kind is None:
+        known = ", ".join(_BY_METHOD)
+        raise errors.RequestRefused(f"there is no method {call.method[:60]!r}; there are {known}")
+    names = wire.hints(kind)
+    least = sum(f.default is MISSING and f.default_factory is MISSING for f in fields(kind))
+    if not least <= len(call.params) <= len(names):
+        raise errors.InvalidArgument(
+            f"{call.method} came with {len(call.params)} parameters; it takes {usage(kind)}"
+        )
+    try:
+        return kind(
+            **{
+                name: wire.from_wire(type_, value, name)
+                for (name, type_), value in zip(names.items(), call.params, strict=False)
+            }
+        )
+    except wire.ShapeError as error:
+        raise errors.InvalidArgument(f"{call.method}: {error}") from None
+
+
+def usage(kind: type[Request[Any]]) -> str:
+    """The parameters in words: `trim(pool, keep=0)`."""
+    parts = []
+    for param in fields(kind):
+        if param.default is not MISSING:
+            parts.append(f"{param.name}={param.default!r}")
+        elif param.default_factory is not MISSING:
+            parts.append(f"{param.name}={param.default_factory()!r}")
+        else:
+            parts.append(param.name)
+    return f"{kind.method}({', '.join(parts)})"
+
+
+# Errors. They travel by name, so that a client raises what the library would have raised.
+
+
+def error_to_wire(error: errors.ShmpoolError) -> dict[str, Any]:
+    return {"kind": type(error).__name__, "errno": error.errno, "message": str(error)}
+
+
+def error_of(value: Any) -> errors.ShmpoolError:
+    """The exception for the error of an answer."""
+    name = value.get("kind") if isinstance(value, dict) else None
+    message = value.get("message") if isinstance(value, dict) else None
+    kind = getattr(errors, name, None) if isinstance(name, str) else None
+    if isinstance(kind, type) and issubclass(kind, errors.ShmpoolError):
+        return kind(str(message))
+    return errors.RequestRefused(str(message if message is not None else value))
+
+
+def negotiate(request: Negotiate, package: str) -> Version:
+    """The newest protocol of both. RequestRefused if there is none."""
+    if not request.oldest <= PROTOCOL <= request.newest:
+        raise errors.RequestRefused(
+            f"the client speaks protocol {request.oldest} to {request.newest}, "
+            f"this daemon {PROTOCOL}"
+        )
+    return Version(PROTOCOL, package)

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a request does to the pools of this machine. No sockets and no clock but the system's.
+
+The daemon asks a Registry that holds pools; the command line, without a daemon, one that holds
+none. Requests that are slow may be answered by another thread than the one that holds and releases.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from . import errors
+from .alarms import Policy
+from .answers import Description, Pong, PoolOptions, PoolSummary, QueueOptions, Recoveries
+from .held import Held, stats_of
+from .pool import Pool
+from .protocol import (
+    AnyRequest,
+    Create,
+    Describe,
+    Destroy,
+    GetHolders,
+    GetMembers,
+    GetStats,
+    List,
+    Negotiate,
+    Ping,
+    Prune,
+    Recover,
+    RunAudit,
+    Trim,
+    Watch,
+    negotiate,
+)
+from .segment import pool_names, prune
+from .view import Geometry, View
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A declared value that is not what an existing pool has. queue is None for the pool's own."""
+
+    pool: str
+    queue: str | None
+    option: str
+    declared: int | str | None
+    existing: int | str | None
+
+    def __str__(self) -> str:
+        of = f"pool {self.pool!r}" + (f", queue {self.queue!r}" if self.queue else "")
+        return f"{of}: {self.option} is declared {self.declared} and exists as {self.existing}"
+
+
+class Registry:
+    """Answers requests; knows the pools that are held."""
+
+    def __init__(self, package: str) -> None:
+        """package is the version that ping and version tell."""
+        self._package = package
+        self._started = time.monotonic()
+        self.held: dict[str, Held] = {}
+
+    # Holding.
+
+    def hold(self, name: str, policy: Policy) -> Held:
+        """Attaches to a pool, or changes the policy of one that is held."""
+        held = self.held.get(name)
+        if held is None:
+            held = self.held[name] = Held(View(name), policy)
+        held.policy = policy
+        return held
+
+    def release(self, name: str) -> None:
+        """Detaches from a pool, which stays."""
+        held = self.held.pop(name, None)
+        if held is not None:
+            held.view.close()
+
+    @contextlib.contextmanager
+    def _view(self, name: str) -> Iterator[View]:
+        held = self.held.get(name)
+        if held is not None:
+            yield held.view
+        else:
+            with View(name) as view:
+                yield view
+
+    # Answers.
+
+    def answer(self, request: AnyRequest) -> Any:
+        """What the request comes to: its class says the type. ShmpoolError."""
+        match request:
+            case Ping():
+                return Pong(os.getpid(), time.monotonic() - self._started)
+            case Negotiate():
+                return negotiate(request, self._package)
+            case List():
+                return [self._summary(name) for name in pool_names()]
+            case Create(name, options, queues):
+                create_pool(name, options, queues)
+                return self._describe(name)
+            case Destroy(name):
+                return Pool.unlink(name)
+            case Describe(name):
+                return self._describe(name)
+            case GetStats(name):
+                held = self.held.get(name)
+                if held is not None:
+                    return held.stats()
+                with View(name) as view:
+                    return stats_of(view, time.time(), Recoveries(), [])
+            case GetMembers(name):
+                with self._view(name) as view:
+                    return view.members()
+            case RunAudit(name):
+                with Pool.attach(name) as pool:
+                    return pool.audit()
+            case GetHolders(name):
+                with Pool.attach(name) as pool:
+                    return pool.holders()
+            case Recover(name):
+                with Pool.attach(name) as pool:
+                    return pool.recover()
+            case Trim(name, keep):
+                with Pool.attach(name) as pool:
+                    return pool.trim(keep)
+            case Prune():
+                return prune()
+            case Watch():
+                raise errors.RequestRefused("a watch needs a connection to notify")
+            case _:
+                assert_never(request)
+
+    def _describe(self, name: str) -> Description:
+        with self._view(name) as view:
+            return Description(name, view.geometry, view.file(), view.queues())
+
+    def _summary(self, name: str) -> PoolSummary:
+        held = self.held.get(name)
+        try:
+            with self._view(name) as view:
+                stats, queues = view.stats(), view.queues()
+                return PoolSummary(
+                    name=name,
+                    held=held is not None,
+                    capacity=stats.capacity,
+                    buffer_size=view.geometry.buffer_size,
+                    created=stats.created,
+                    free=stats.free,
+                    cached=stats.cached,
+                    in_hand=stats.held,
+                    queued=stats.queued,
+                    queues=len(queues),
+                    members=stats.members,
+                    reserved=view.file().reserved,
+                    alarms=len(held.alarms.active()) if held else 0,
+                )
+        except (errors.ShmpoolError, OSError) as error:
+            return PoolSummary(name, held is not None, trouble=str(error))
+
+
+def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:
+    """Makes a pool and its queues, or nothing. As Pool.create and Pool.create_queue."""
+    try:
+        mode = int(options.mode, 8)
+    except ValueError:
+        raise errors.InvalidArgument(f"mode is {options.mode!r}; it is octal") from None
+    pool = Pool.create(
+        name,
+        buffer_size=options.buffer_size,
+        capacity=options.capacity,
+        prealloc=options.prealloc or 0,
+        cache_size=options.cache_size,
+        bulk=options.bulk,
+        refill_multiplier=options.refill_multiplier,
+        headroom=options.headroom or 0,
+        members=options.max_members,
+        queues=options.max_queues,
+        mode=mode,
+        group=options.group,
+    )
+    try:
+        with pool:
+            create_queues(pool, queues)
+    except BaseException:
+        Pool.unlink(name)
+        raise
+
+
+def create_queues(pool: Pool, queues: dict[str, QueueOptions]) -> None:
+    """Makes queues as they are declared, those that dead letters go to first."""
+    left = dict(queues)
+    while left:
+        ready = [name for name, queue in left.items() if queue.dead_letter not in left]
+        if not ready:
+            raise errors.InvalidArgument(
+                f"pool {pool.name!r}: the dead letters of {', '.join(sorted(left))} go in a circle"
+            )
+        for name in ready:
+            options = left.pop(name)
+            pool.create_queue(
+                name,
+                capacity=options.capacity,
+                producers=options.producers,
+                consumers=options.consumers,
+                on_death=options.on_death,
+                dead_letter=options.dead_letter,
+                max_redeliveries=options.max_redeliveries,
+            )
+
+
+def differences(
+    name: str, options: PoolOptions, queues: dict[str, QueueOptions]
+) -> list[Difference]:
+    """In what a pool that exists is not as declared. PoolNotFound, SegmentInvalid, AccessDenied."""
+    declared = {k: v for k, v in options.geometry().items() if v is not None}
+    planned = Geometry.planned(name, options.geometry())  # rounded as the pool's own was
+    with View(name) as view:
+        found = [
+            Difference(name, None, option, value, getattr(view.geometry, option))
+            for option, value in declared.items()
+            if getattr(planned, option) != getattr(view.geometry, option)
+        ]
+        existing = {queue.name: queue for queue in view.queues()}
+        for queue_name, queue in queues.items():
+            there = existing.get(queue_name)
+            if there is not None:
+                found += [
+                    Difference(name, queue_name, option, getattr(queue, option), value)
+                    for option, value in (
+                        ("capacity", there.capacity),
+                        ("producers", there.producers),
+                        ("consumers", there.consumers),
+                        ("on_death", there.on_death),
+                        ("dead_letter", there.dead_letter),
+                        ("max_redeliveries", there.max_redeliveries),
+                    )
+                    if getattr(queue, option) != value
+                ]
+    return found

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""View: a pool looked at from outside, through a read-only mapping. Takes no lock, is no member,
+and cannot change a byte of the pool.
+"""
+
+import os
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+from . import errors
+from ._ffi import Native, check, ffi, lib
+from .options import ON_DEATH
+from .segment import PREFIX, SHM, Segment, checked_name, inode_of
+from .stats import SPARE_MEMBERS, Member, Stats, read_members, read_stats
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a pool was made with."""
+
+    buffer_size: int  # bytes, a multiple of 64
+    capacity: int
+    prealloc: int
+    cache_size: int
+    bulk: int
+    refill_multiplier: int
+    headroom: int  # bytes
+    members: int  # the most there may be
+    queues: int
+
+    @classmethod
+    def planned(cls, name: str, options: Mapping[str, int | None]) -> "Geometry":
+        """What a pool made with these options would have. InvalidArgument."""
+        raw = ffi.new("struct shmpool_geometry *")
+        for option in cls.__dataclass_fields__:
+            value = options.get(option)
+            if value is None:
+                value = 0 if option in ("prealloc", "headroom") else lib.SHMPOOL_DEFAULT
+            setattr(raw, option, max(-(2**63), min(value, 2**63 - 1)))
+        why = ffi.new("char[256]")
+        if lib.shmpool_plan(raw, why, 256):
+            raise errors.InvalidArgument(f"pool {name!r}: {ffi.string(why).decode()}")
+        return cls._of(raw)
+
+    @classmethod
+    def _of(cls, raw: Native) -> "Geometry":
+        return cls(**{option: int(getattr(raw, option)) for option in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class File:
+    """The segment as a file."""
+
+    path: str
+    size: int  # bytes of addresses
+    reserved: int  # bytes of memory
+    mode: str  # in octal
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True)
+class QueueStats:
+    """One look at a queue. enqueued and dequeued count buffers since it was made."""
+
+    name: str
+    capacity: int
+    depth: int
+    enqueued: int
+    dequeued: int
+    producers: str  # "single" or "multi"
+    consumers: str
+    on_death: str  # what becomes of what a dead consumer had: as Pool.create_queue's
+    dead_letter: str | None
+    max_redeliveries: int
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process with members in the pool; start in clock ticks after boot."""
+
+    pid: int
+    start: int
+
+
+def _member_format(*names: str) -> struct.Struct:
+    """Some fields, in their order, of each entry in an array of struct shmpool_member_info."""
+    kind = ffi.typeof("struct shmpool_member_info")
+    at, form = 0, "="
+    for name, entry in kind.fields:
+        if name in names:
+            size = ffi.sizeof(entry.type)
+            form += f"{entry.offset - at}x{ {4: 'I', 8: 'Q'}[size] }"
+            at = entry.offset + size
+    return struct.Struct(f"{form}{ffi.sizeof(kind) - at}x")
+
+
+_PROCESS = _member_format("start", "pid")
+_OPERATION = _member_format("pid", "tid", "operation")
+
+
+class View:
+    """A pool's figures. Several may be open at once; close() may be repeated.
+
+    >>> import shmpool
+    >>> from shmpool.view import View
+    >>> with shmpool.Pool.create("doc-view", buffer_size=64, capacity=64, prealloc=64) as pool:
+    ...     with View("doc-view") as view:
+    ...         print(view.geometry.capacity, view.stats().free)
+    64 64
+    >>> shmpool.Pool.unlink("doc-view")
+    """
+
+    def __init__(self, name: str) -> None:
+        """PoolNotFound, SegmentInvalid, AccessDenied, LimitReached."""
+        segment = Segment.look(checked_name(name, "pool"))
+        self.name = name
+        try:
+            raw = ffi.new("struct shmpool_geometry *")
+            why = ffi.new("char[256]")
+            check(lib.shmpool_check(segment.base, segment.size, segment.fd, raw, why, 256), name)
+            opened = lib.shmpool_open(segment.base, segment.size, segment.fd)
+            self._number = check(opened, f"pool {name!r}")
+        except BaseException:
+            segment.close()
+            raise
+        self._segment: Segment | None = segment
+        self.geometry = Geometry._of(raw)
+        self._slots = self.geometry.members + SPARE_MEMBERS
+        self._infos: Native = ffi.new("struct shmpool_member_info[]", self._slots)
+        self._info: Native = ffi.new("struct shmpool_queue_info *")
+        self._facts: dict[int, tuple[str, int, str, str, str, str | None, int]] = {}
+
+    def _opened(self) -> Segment:
+        if self._segment is None:
+            raise errors.PoolClosed(f"the view of pool {self.name!r} is closed")
+        if os.fstat(self._segment.fd).st_size != self._segment.size:  # reading it would be SIGBUS
+            raise errors.SegmentInvalid(f"pool {self.name!r}: somebody changed its size")
+        return self._segment
+
+    @property
+    def inode(self) -> int:
+        """The number of the file: another pool under the same name has another."""
+        return self._opened().inode
+
+    def stale(self) -> bool:
+        """Whether the name now stands for another pool, or for none."""
+        try:
+            return inode_of(self.name) != self.inode
+        except (errors.PoolNotFound, errors.AccessDenied):
+            return True
+
+    def file(self) -> File:
+        """Where it is, how much memory it has, and whose it is."""
+        status = os.fstat(self._opened().fd)
+        return File(
+            path=f"{SHM}/{PREFIX}{self.name}",
+            size=status.st_size,
+            reserved=status.st_blocks * 512,
+            mode=f"{stat.S_IMODE(status.st_mode):04o}",
+            uid=status.st_uid,
+            gid=status.st_gid,
+        )
+
+    def stats(self) -> Stats:
+        """How many buffers are where, and the counters."""
+        self._opened()
+        return read_stats(self._number, self.geometry.capacity)
+
+    def queues(self) -> list[QueueStats]:
+        """The queues, in the order of their numbers."""
+        self._opened()
+        info, pool = self._info, self._number
+        found = []
+        for number in range(1, self.geometry.queues + 1):
+            if lib.shmpool_queue_info(pool, number, info):
+                continue
+            facts = self._facts.get(number)
+            if facts is None:
+                facts = self._facts[number] = self._queue_facts(info)
+            depth, put, got = info.count, info.enqueued, info.dequeued
+            found.append(QueueStats(facts[0], facts[1], depth, put, got, *facts[2:]))
+        return found
+
+    def _queue_facts(self, info: Native) -> tuple[str, int, str, str, str, str | None, int]:
+        """What does not change in a queue."""
+        name = ffi.string(info.name).decode("ascii", "replace")
+        letter, where = None, ffi.new("struct shmpool_queue_info *")
+        if info.dead_letter and not lib.shmpool_queue_info(self._number, info.dead_letter, where):
+            letter = ffi.string(where.name).decode("ascii", "replace")
+        return (
+            name,
+            info.capacity,
+            "single" if info.single_producer else "multi",
+            "single" if info.single_consumer else "multi",
+            ON_DEATH[info.on_death] if info.on_death < len(ON_DEATH) else "free",
+            letter,
+            info.max_redeliveries,
+        )
+
+    def members(self) -> list[Member]:
+        """The threads that are attached."""
+        self._opened()
+        return read_members(self._number, self._slots)
+
+    def processes(self) -> set[Process]:
+        """The processes that have members."""
+        self._opened()
+        return {Process(pid, start) for start, pid in set(self._scan(_PROCESS))}
+
+    def operating(self) -> list[tuple[int, int]]:
+        """The pid and tid of each member that is in the middle of an operation just now."""
+        self._opened()
+        return [(pid, tid) for pid, tid, operation in self._scan(_OPERATION) if operation]
+
+    def _scan(self, form: struct.Struct) -> Iterator[tuple[int, ...]]:
+        """Some fields of every member: 0.1 us each, where a Member takes 3."""
+        n = check(lib.shmpool_members(self._number, self._infos, len(self._infos)), "members")
+        return form.iter_unpack(ffi.buffer(self._infos, n * form.size))
+
+    def close(self) -> None:
+        """Unmaps it."""
+        if self._segment is not None:
+            segment, self._segment = self._segment, None
+            lib.shmpool_forget(self._number)
+            segment.close()
+
+    def __enter__(self) -> "View":
+        self._opened()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

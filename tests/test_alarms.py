@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alarms: raised once, for as long as their reason lasts."""
+
+from dataclasses import replace
+
+from shmpool.alarms import Alarms, Policy
+from shmpool.answers import Alarm
+from shmpool.held import SECONDS, Held
+from shmpool.stats import Holder, Recovery, Stats
+from shmpool.view import QueueStats, View
+
+STATS = Stats(64, 64, 64, 0, 0, 0, 1, 0, {})
+QUEUE = QueueStats("work", 8, 0, 0, 0, "multi", "multi", "free", None, 0)
+POLICY = Policy(low_water=10, queue_full_s=5.0, held_s=60.0)
+
+
+def kinds(alarms: list[Alarm]) -> list[tuple[str, str]]:
+    return [(alarm.kind, alarm.subject) for alarm in alarms]
+
+
+def test_low_water() -> None:
+    """Raised when fewer buffers could be had than the mark, over when there are as many again.
+
+    What has not been created yet could be had too.
+    """
+    alarms = Alarms("rx")
+    low = replace(STATS, free=5, held=50, queued=5)
+    assert ([], []) == alarms.look(0, POLICY, replace(STATS, created=0, free=0), [], [])
+    raised, over = alarms.look(1, POLICY, low, [], [])
+    assert ([("low-water", "rx")], []) == (kinds(raised), over)
+    assert "9 buffers" in raised[0].message
+    assert ([], []) == alarms.look(2, POLICY, low, [], [])
+    assert [1] == [alarm.since for alarm in alarms.active()]
+    raised, over = alarms.look(3, POLICY, STATS, [], [])
+    assert ([], [("low-water", "rx")]) == (raised, kinds(over))
+    assert [] == alarms.active()
+
+
+def test_a_queue_that_stays_full() -> None:
+    """Raised when it has been full at every look for so long; a look at which it was not begins
+    the time anew."""
+    alarms, full = Alarms("rx"), replace(QUEUE, depth=8)
+    for now, queue, expected in (
+        (0, full, 0), (4, full, 0), (5, QUEUE, 0), (6, full, 0), (10, full, 0), (11, full, 1),
+    ):  # fmt: skip
+        raised, _ = alarms.look(now, POLICY, STATS, [queue], [])
+        assert expected == len(raised), now
+    assert [("queue-full", "work")] == kinds(alarms.active())
+
+
+def test_stopped_in_an_operation() -> None:
+    """Raised for each stopped member, and over when it goes on."""
+    alarms = Alarms("rx")
+    raised, _ = alarms.look(0, POLICY, STATS, [], [(10, 11), (20, 20)])
+    assert [("stopped", "10/11"), ("stopped", "20/20")] == kinds(raised)
+    raised, over = alarms.look(1, POLICY, STATS, [], [(20, 20)])
+    assert ([], [("stopped", "10/11")]) == (raised, kinds(over))
+
+
+def test_held_for_long() -> None:
+    """Raised for a holder whose oldest buffer is older; the other looks leave it alone."""
+    alarms = Alarms("rx")
+    young = Holder(0, 10, 10, "alive", 3, 59.0)
+    nothing = Holder(1, 20, 20, "alive", 0, None)
+    assert ([], []) == alarms.look_at_holders(0, POLICY, [young, nothing])
+    raised, _ = alarms.look_at_holders(1, POLICY, [replace(young, oldest_s=60.0), nothing])
+    assert [("held-long", "10/10")] == kinds(raised)
+    assert ([], []) == alarms.look(2, POLICY, STATS, [], [])
+    _, over = alarms.look_at_holders(3, POLICY, [nothing])
+    assert [("held-long", "10/10")] == kinds(over)
+
+
+def test_the_books_of_recoveries(pool: object) -> None:
+    """Recoveries add up, and each falls into the bucket of its time."""
+    with View(pool.name) as view:  # type: ignore[attr-defined]
+        held = Held(view, Policy(), clock=lambda: 100.0)
+        held.recovered(Recovery(1, 5, 2, 1, 0, 0), 0.002)
+        event = held.recovered(Recovery(2, 1, 0, 0, 0, 0), 100.0)
+        so_far = held.stats().recoveries
+        assert (2, 3, 6, 2, 1) == (
+            so_far.count, so_far.members, so_far.buffers, so_far.requeued, so_far.dead_lettered,
+        )  # fmt: skip
+        assert (100.0, 100.0, 100.0) == (so_far.last_at, so_far.last_s, so_far.longest_s)
+        assert (2, 2) == (event.number, event.members)
+        assert 1 == held.recovery_seconds[SECONDS.index(0.0025)]
+        assert 1 == held.recovery_seconds[-1]
+
+
+def test_when_to_trim(make_pool: object) -> None:
+    """When there has been more free than is kept, all the time the policy says."""
+    pool = make_pool(capacity=64)  # type: ignore[operator]
+    pool.alloc_many(64).free()
+    now = [0.0]
+    with View(pool.name) as view:
+        held = Held(view, Policy(trim_to=32, trim_after_s=10), clock=lambda: now[0])
+        due = []
+        for now[0] in (0.0, 9.0, 10.0):
+            held.look()
+            due.append(held.should_trim())
+        assert [False, False, True] == due
+        with pool.alloc_many(40):
+            held.look()
+            assert not held.should_trim()
+        held.policy = Policy()
+        now[0] = 100.0
+        held.look()
+        assert not held.should_trim()

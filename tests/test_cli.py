@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shmpool command: each subcommand with a daemon and without, its output and exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import DEADLINE_S, Child, MakePool, StartDaemon
+from test_daemon import POOL
+
+import shmpool
+from shmpool._ffi import ffi, lib
+from shmpool.segment import Segment
+
+pytest.importorskip("click", reason="shmpool[cli] is not installed")
+pytest.importorskip("rich", reason="shmpool[cli] is not installed")
+
+from shmpool.cli.main import MODULES
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+COMMAND = [sys.executable, "-W", "error", "-c", "from shmpool.cli import main; main()"]
+
+
+@pytest.fixture
+def shmpool_command(tmp_path: Path) -> Run:
+    """shmpool_command(*arguments): runs it, with no daemon at the default path."""
+    environ = os.environ | {"SHMPOOL_SOCKET": str(tmp_path / "no-daemon")}
+
+    def call(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            env=environ | more,
+        )
+
+    return call
+
+
+def loaded(done: subprocess.CompletedProcess[str]) -> Any:
+    assert (0, "") == (done.returncode, done.stderr)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(params=["with a daemon", "without"])
+def options(request: pytest.FixtureRequest) -> list[str]:
+    """What makes a subcommand ask a daemon, or do it itself."""
+    if request.param == "without":
+        return ["--direct"]
+    daemon = request.getfixturevalue("start_daemon")()
+    return ["--socket", str(daemon.socket)]
+
+
+def test_a_pool_from_creation_to_removal(
+    shmpool_command: Run, options: list[str], pool_name: str
+) -> None:
+    """create, ls, describe, stats, members, audit and rm do the same with a daemon and without."""
+
+    def ask(*arguments: object) -> Any:
+        return loaded(shmpool_command(*arguments, "--json", *options))
+
+    queues = ["--queue", "work=16,producers=single", "--queue", "rest=8"]
+    size = ["--buffer-size", 256, "--capacity", 64, "--prealloc", 64]
+    made = ask("create", pool_name, *size, *queues)
+    assert [("work", "single"), ("rest", "multi")] == [
+        (queue["name"], queue["producers"]) for queue in made["queues"]
+    ]
+    with shmpool.Pool.attach(pool_name) as pool, pool.alloc():
+        (listed,) = [found for found in ask("ls") if found["name"] == pool_name]
+        assert (64, 1, 1) == (listed["capacity"], listed["in_hand"], listed["members"])
+        assert made["geometry"] == ask("describe", pool_name)["geometry"]
+        assert 63 == ask("stats", pool_name)["buffers"]["free"]
+        assert [(os.getpid(), 1)] == [(m["pid"], m["held"]) for m in ask("members", pool_name)]
+        assert {"0": 1} == ask("audit", pool_name)["held"]
+        lines = shmpool_command(
+            "watch", pool_name, "--count", 2, "--interval", 0.1, "--json", *options
+        )
+        looks = [json.loads(line) for line in lines.stdout.splitlines()]
+        assert [1, 1] == [look["buffers"]["held"] for look in looks]
+    again = shmpool_command("create", pool_name, *size, *options)
+    assert (1, f"shmpool: pool '{pool_name}' exists\n") == (again.returncode, again.stderr)
+    assert 0 == shmpool_command("rm", pool_name, *options).returncode
+    gone = shmpool_command("rm", pool_name, *options)
+    assert (1, f"shmpool: there is no pool '{pool_name}'\n") == (gone.returncode, gone.stderr)
+    assert 0 == shmpool_command("rm", "-f", pool_name, *options).returncode
+    for subcommand in ("stats", "describe", "members", "audit", "watch"):
+        assert 1 == shmpool_command(subcommand, pool_name, *options).returncode
+
+
+def test_tables(shmpool_command: Run, make_pool: MakePool) -> None:
+    """Without --json there are tables with the same figures."""
+    pool = make_pool(prealloc=64)
+    pool.create_queue("work", capacity=16).send(b"x")
+    for subcommand, words in (
+        (["ls"], [pool.name, "capacity"]),
+        (["describe", pool.name], ["buffer_size", "work", "0600"]),
+        (["stats", pool.name], ["depth", "work", "alloc"]),
+        (["members", pool.name], [str(os.getpid())]),
+        (["audit", pool.name], ["in queue work", "ok"]),
+        (["watch", pool.name, "--count", "1"], ["queued", "63"]),
+    ):
+        done = shmpool_command(*subcommand)
+        assert (0, "") == (done.returncode, done.stderr)
+        for word in words:
+            assert word in done.stdout
+
+
+def test_an_audit_that_does_not_add_up(shmpool_command: Run, make_pool: MakePool) -> None:
+    """A buffer whose owner word names nobody: exit status 1."""
+    pool = make_pool(prealloc=64)
+    geometry = ffi.new("struct shmpool_geometry *")
+    segment = Segment.look(pool.name)
+    why = ffi.new("char[256]")
+    assert 0 == lib.shmpool_check(segment.base, segment.size, segment.fd, geometry, why, 256)
+    segment.close()
+    with Path(f"/dev/shm/shmpool.{pool.name}").open("r+b") as file:
+        file.seek(geometry.headers_offset)  # where the first buffer's owner word lies
+        owner = file.read(8)
+        file.seek(geometry.headers_offset)
+        file.write((4000).to_bytes(8, "little"))
+        file.flush()
+        done = shmpool_command("audit", pool.name)
+        file.seek(geometry.headers_offset)
+        file.write(owner)
+    assert 1 == done.returncode
+    assert "NOT OK" in done.stdout
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_help(shmpool_command: Run, name: str) -> None:
+    """-h of every subcommand shows an example that is a command of its own."""
+    done = shmpool_command(name, "-h")
+    assert (0, "") == (done.returncode, done.stderr)
+    example = done.stdout.partition("Example: ")[2]
+    assert f"shmpool {name}" in example
+
+
+def test_usage_errors(shmpool_command: Run, pool_name: str) -> None:
+    """Exit status 2 for what cannot be meant; nothing is made."""
+    size = ["--buffer-size", 64, "--capacity", 64]
+    for arguments in (
+        ["nonsense"],
+        ["stats"],
+        ["stats", "../x"],
+        ["create", pool_name, "--buffer-size", 64, "--capacity", 63],
+        ["create", pool_name, "--buffer-size", "x", "--capacity", 64],
+        ["create", pool_name, *size, "--mode", "9"],
+        ["create", pool_name, *size, "--queue", "work"],
+        ["create", pool_name, *size, "--queue", "work=8,colour=red"],
+        ["create", pool_name, *size, "--queue", "work=8,producers=some"],
+        ["create", pool_name, *size, "--queue", "work=7"],
+    ):
+        done = shmpool_command(*arguments)
+        assert 2 == done.returncode, arguments
+        assert "Traceback" not in done.stderr
+    assert pool_name not in shmpool.pool_names()
+
+
+def test_which_daemon_is_asked(
+    shmpool_command: Run, start_daemon: StartDaemon, pool_name: str, tmp_path: Path
+) -> None:
+    """The one at SHMPOOL_SOCKET if it answers; the one that --socket names, or none."""
+    daemon = start_daemon(POOL.format(pool_name))
+    environ = {"SHMPOOL_SOCKET": str(daemon.socket)}
+
+    def held(*arguments: str, **environ: str) -> bool:
+        pools = loaded(shmpool_command("ls", "--json", *arguments, **environ))
+        (found,) = [pool for pool in pools if pool["name"] == pool_name]
+        answer: bool = found["held"]
+        return answer
+
+    assert held(**environ)
+    assert not held("--direct", **environ)
+    assert not held()
+    done = shmpool_command("ls", "--socket", tmp_path / "nowhere", **environ)
+    assert 1 == done.returncode
+    assert done.stderr.startswith(f"shmpool: no daemon at {tmp_path / 'nowhere'}")
+
+
+def test_checking_a_configuration(shmpool_command: Run, tmp_path: Path, pool_name: str) -> None:
+    """daemon --check says whether it could be used, and makes nothing."""
+    path = tmp_path / "c.toml"
+    path.write_text(POOL.format(pool_name))
+    assert 0 == shmpool_command("daemon", "--check", "--config", path).returncode
+    path.write_text("[pools.x]\nbuffer_size = 64\n")
+    done = shmpool_command("daemon", "--check", "--config", path)
+    assert (2, f"shmpool: {path}, line 1: pools.x: capacity is missing\n") == (
+        done.returncode, done.stderr,
+    )  # fmt: skip
+    assert pool_name not in shmpool.pool_names()
+
+
+def test_completion(shmpool_command: Run, make_pool: MakePool) -> None:
+    """The script for each shell; subcommands and the names of pools are completed."""
+    for shell in ("bash", "zsh", "fish"):
+        assert "_SHMPOOL_COMPLETE" in shmpool_command("completion", shell).stdout
+    pool = make_pool()
+    asked = {"_SHMPOOL_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
+    done = shmpool_command(**asked, COMP_WORDS=f"shmpool stats {pool.name[:-1]}")
+    assert f"plain,{pool.name}" in done.stdout.splitlines()
+    asked["COMP_CWORD"] = "1"
+    done = shmpool_command(**asked, COMP_WORDS="shmpool au")
+    assert ["plain,audit"] == done.stdout.splitlines()
+
+
+def test_a_reader_that_goes_away(shmpool_command: Run, make_pool: MakePool) -> None:
+    """watch into a pipe whose reader ends is no traceback."""
+    pool = make_pool()
+    arguments = ["watch", pool.name, "--interval", "0.1", "--direct"]
+    with subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "queued" in process.stdout.readline()
+        process.stdout.close()
+        assert "" == process.stderr.read()
+        assert 1 == process.wait(DEADLINE_S)
+
+
+def test_doctor(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> None:
+    """Every check has a finding; a damaged segment is bad, and exit status 1, with what to do."""
+    make_pool()
+    findings = json.loads(shmpool_command("doctor", "--json").stdout)
+    subjects = {finding["subject"]: finding for finding in findings}
+    for subject in ("size of /dev/shm", "free in /dev/shm", "permission to /dev/shm", "open files",
+                    "pidfd_open", "wipe on fork", "pools", "daemon"):  # fmt: skip
+        assert subjects[subject]["found"]
+    assert "shmpool daemon" in subjects["daemon"]["advice"]
+    Path(f"/dev/shm/shmpool.{pool_name}").write_bytes(b"x" * 8192)
+    done = shmpool_command("doctor", "--json")
+    (bad,) = [f for f in json.loads(done.stdout) if f["subject"] == f"pool {pool_name}"]
+    assert (1, "bad") == (done.returncode, bad["state"])
+    assert "shmpool prune" in bad["advice"]
+
+
+def test_a_missing_extra(shmpool_command: Run, tmp_path: Path) -> None:
+    """Without click the command says what to install."""
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError('no click', name='click')\n")
+    done = shmpool_command("ls", PYTHONPATH=str(tmp_path))
+    assert 1 == done.returncode
+    assert "shmpool: click is not installed: pip install 'shmpool[cli]'\n" == done.stderr
+
+
+def test_putting_right(
+    shmpool_command: Run, options: list[str], make_pool: MakePool, start: type[Child]
+) -> None:
+    """holders names a dead process and recover puts right what it left, with a daemon and without.
+
+    With a daemon its buffers may be back before anybody asks.
+    """
+    pool = make_pool()
+    child = start(
+        """
+        import sys, shmpool
+        buffers = shmpool.Pool.attach(sys.argv[1]).alloc_many(3)
+        print("ready", flush=True)
+        input()
+        """,
+        pool.name,
+    )
+    assert "ready" == child.line()
+    (holder,) = loaded(shmpool_command("holders", pool.name, "--json", *options))
+    assert (child.pid, 3, "alive") == (holder["pid"], holder["buffers"], holder["state"])
+    child.kill()
+    if "--direct" in options:
+        (holder,) = loaded(shmpool_command("holders", pool.name, "--json", *options))
+        assert (child.pid, "dead") == (holder["pid"], holder["state"])
+        doctor = json.loads(shmpool_command("doctor", "--json").stdout)
+        (finding,) = [f for f in doctor if f["subject"] == f"pool {pool.name}"]
+        assert f"shmpool recover {pool.name}" == finding["advice"]
+        recovery = loaded(shmpool_command("recover", pool.name, "--json", *options))
+        assert (1, 3) == (recovery["members"], recovery["buffers"])
+    else:
+        assert 0 == shmpool_command("recover", pool.name, *options).returncode
+    assert [] == loaded(shmpool_command("holders", pool.name, "--json", *options))
+    assert loaded(shmpool_command("audit", pool.name, "--json", *options))["ok"]
+
+
+def test_trim(shmpool_command: Run, options: list[str], make_pool: MakePool) -> None:
+    """trim gives memory back, all but that of so many free buffers."""
+    pool = make_pool(capacity=65536, buffer_size=256)
+    pool.alloc_many(40000).free()
+    freed = loaded(shmpool_command("trim", pool.name, "--keep", 1024, "--json", *options))["bytes"]
+    assert 0 < freed
+    assert loaded(shmpool_command("audit", pool.name, "--json", *options))["ok"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a /dev/shm of its own")
+def test_prune(run: Callable[..., str]) -> None:
+    """prune removes what nobody has open, names it, and leaves the rest."""
+    script = """
+        import json, subprocess, sys, shmpool
+        from shmpool.cli import main
+        shmpool.Pool.create("idle", buffer_size=64, capacity=64).close()
+        busy = shmpool.Pool.create("busy", buffer_size=64, capacity=64)
+        command = [sys.executable, "-c", "from shmpool.cli import main; main()", "prune"]
+        for more in ([], ["--json"]):
+            done = subprocess.run([*command, "--direct", *more], stdout=-1, text=True)
+            print(done.stdout.strip())
+        print(shmpool.pool_names())
+        """
+    own = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
+    assert ["idle", "[]", "['busy']"] == run(script, prefix=own).splitlines()

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Client and AsyncClient: typed answers, the library's exceptions, and a daemon that comes back."""
+
+import asyncio
+import collections
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import StartDaemon
+
+import shmpool
+from shmpool import protocol, wire
+from shmpool.answers import PoolOptions, QueueOptions
+
+POOL = "[pools.{0}]\nbuffer_size = 256\ncapacity = 64\n[pools.{0}.queues.work]\ncapacity = 16\n"
+
+
+def test_the_clients_are_imported_late(run: Callable[..., str]) -> None:
+    """import shmpool loads neither msgpack nor asyncio; the first use of a client does."""
+    script = """
+        import sys, shmpool
+        heavy = {"asyncio", "msgpack", "uvloop", "socket", "shmpool.view", "shmpool.client"}
+        print(heavy & set(sys.modules))
+        print(shmpool.Client.__name__, shmpool.AsyncClient.__name__, "msgpack" in sys.modules)
+        """
+    assert ["set()", "Client AsyncClient True"] == run(script).splitlines()
+
+
+def test_no_daemon(tmp_path: Path) -> None:
+    """One exception that names the path, and is a ConnectionError."""
+    with pytest.raises(shmpool.DaemonUnavailable, match="nowhere"):
+        shmpool.Client(tmp_path / "nowhere").ping()
+
+    async def ask() -> None:
+        async with shmpool.AsyncClient(tmp_path / "nowhere") as client:
+            await client.ping()
+
+    with pytest.raises(ConnectionError, match="nowhere"):
+        asyncio.run(ask())
+
+
+def test_the_default_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SHMPOOL_SOCKET, then XDG_RUNTIME_DIR, then /run."""
+    monkeypatch.setenv("SHMPOOL_SOCKET", "/a/b")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    assert Path("/a/b") == shmpool.Client().path
+    monkeypatch.delenv("SHMPOOL_SOCKET")
+    assert Path("/run/user/7/shmpool/daemon.sock") == shmpool.Client().path
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert Path("/run/shmpool/daemon.sock") == shmpool.AsyncClient().path
+
+
+def test_a_daemon_that_comes_back(start_daemon: StartDaemon, pool_name: str) -> None:
+    """A look is asked again over a new connection; the client need not know."""
+    daemon = start_daemon(POOL.format(pool_name))
+    with shmpool.Client(daemon.socket) as client:
+        assert daemon.pid == client.ping().pid
+        daemon.end(signal.SIGKILL)
+        again = start_daemon("", "--socket", str(daemon.socket))
+        assert again.pid == client.ping().pid
+
+
+def test_what_changes_something_is_not_asked_twice(tmp_path: Path) -> None:
+    """A daemon that dies over a create: the client says so and does not send it again."""
+    path, calls = tmp_path / "s", []
+
+    def serve() -> None:
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                frames = wire.Frames(wire.REQUEST_MAX)
+                while data := connection.recv(4096):
+                    frames.feed(data)
+                    for frame in frames:
+                        assert isinstance(frame, wire.Call)
+                        calls.append(frame.method)
+                        if frame.method == "stop":
+                            return
+                        if frame.method == "create":
+                            connection.close()
+                            break
+                        version = {"protocol": 1, "package": "0"}
+                        pong = {"pid": 1, "uptime_s": 0}
+                        answer = version if frame.method == "version" else pong
+                        connection.sendall(wire.pack_result(frame.msgid, answer))
+                    if connection.fileno() == -1:
+                        break
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with shmpool.Client(path) as client:
+            client.ping()
+            with pytest.raises(shmpool.DaemonUnavailable):
+                client.create("rx", PoolOptions(64, 64))
+            client.ping()
+        with socket.socket(socket.AF_UNIX) as stop:
+            stop.connect(str(path))
+            stop.sendall(wire.pack_call(1, "stop", []))
+            thread.join(60)
+    assert ["version", "ping", "create", "version", "ping", "stop"] == calls
+
+
+def test_watch_goes_on_over_a_restart(start_daemon: StartDaemon, pool_name: str) -> None:
+    """A watch lasts while the daemon is killed and started again."""
+    daemon = start_daemon(POOL.format(pool_name))
+    with shmpool.Client(daemon.socket, timeout=60) as client:
+        watch = client.watch(pool_name, 0.1)
+        first = next(watch)
+        assert (pool_name, 64) == (first.pool, first.buffers.capacity)
+        daemon.end(signal.SIGKILL)
+        start_daemon("", "--socket", str(daemon.socket))
+        assert next(watch).at > first.at
+        watch.close()  # type: ignore[attr-defined]
+
+
+def test_a_watch_ends_with_its_pool(start_daemon: StartDaemon, pool_name: str) -> None:
+    """The pool is destroyed: PoolNotFound."""
+    daemon = start_daemon(POOL.format(pool_name))
+    with shmpool.Client(daemon.socket) as client:
+        watch = client.watch(pool_name, 0.1)
+        next(watch)
+        client.destroy(pool_name)
+        with pytest.raises(shmpool.PoolNotFound):
+            collections.deque(watch, maxlen=0)
+        with pytest.raises(shmpool.PoolNotFound):
+            next(client.watch(pool_name))
+
+
+def test_the_asyncio_client(start_daemon: StartDaemon, pool_name: str) -> None:
+    """The same calls; those of many tasks take turns over one connection."""
+    daemon = start_daemon()
+
+    async def ask() -> None:
+        async with shmpool.AsyncClient(daemon.socket) as client:
+            assert daemon.pid == (await client.ping()).pid
+            assert 1 == (await client.version()).protocol
+            queues = {"work": QueueOptions(16)}
+            made = await client.create(pool_name, PoolOptions(256, 64), queues)
+            assert made == await client.describe(pool_name)
+            many = await asyncio.gather(*(client.stats(pool_name) for _ in range(50)))
+            assert {64} == {stats.buffers.capacity for stats in many}
+            assert pool_name in [pool.name for pool in await client.list()]
+            assert (await client.audit(pool_name)).ok
+            assert [] == await client.members(pool_name)
+            with await client.pool(pool_name) as pool:
+                assert 64 == pool.capacity
+            seen = 0
+            async for stats in client.watch(pool_name, 0.1):
+                assert pool_name == stats.pool
+                seen += 1
+                if seen == 3:
+                    break
+            with pytest.raises(shmpool.PoolExists):
+                await client.create(pool_name, PoolOptions(256, 64))
+            await client.destroy(pool_name)
+            with pytest.raises(shmpool.PoolNotFound):
+                await client.stats(pool_name)
+            with pytest.raises(shmpool.PoolNotFound):
+                await anext(client.watch(pool_name))
+
+    asyncio.run(ask())
+
+
+def test_a_cancelled_call_is_not_anothers(start_daemon: StartDaemon, pool_name: str) -> None:
+    """A call that was given up does not leave its answer to the next one."""
+    daemon = start_daemon(POOL.format(pool_name))
+
+    async def ask() -> None:
+        async with shmpool.AsyncClient(daemon.socket) as client:
+            await client.ping()
+            task = asyncio.create_task(client.audit(pool_name))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert daemon.pid == (await client.ping()).pid
+
+    asyncio.run(ask())
+
+
+def test_asyncio_over_a_restart(start_daemon: StartDaemon, pool_name: str) -> None:
+    """Calls and watches of the asyncio client come back too."""
+    daemon = start_daemon(POOL.format(pool_name))
+
+    async def ask() -> None:
+        async with shmpool.AsyncClient(daemon.socket, timeout=60) as client:
+            await client.ping()
+            watch = client.watch(pool_name, 0.1)
+            first = await anext(watch)
+            daemon.end(signal.SIGKILL)
+            again = start_daemon("", "--socket", str(daemon.socket))
+            assert again.pid == (await client.ping()).pid
+            assert (await anext(watch)).at > first.at
+            await watch.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(ask())
+
+
+def test_an_answer_of_another_shape(tmp_path: Path) -> None:
+    """A daemon that answers nonsense is refused by name."""
+    request = protocol.Ping()
+    with pytest.raises(wire.ShapeError, match="uptime_s"):
+        request.answer_of({"pid": os.getpid()})

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration: what is taken, and that what is wrong is said with its line and value."""
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
+
+from shmpool import config, toml_lines
+from shmpool.answers import QueueOptions
+
+WHOLE = """\
+[daemon]
+socket = "/run/shmpool/daemon.sock"
+http = "127.0.0.1:9464"
+[pools.rx]
+buffer_size = 2048
+capacity = 65536
+prealloc = 4096
+mode = "0600"
+low_water = 100
+[pools.rx.queues.work]
+capacity = 4096
+on_death = "requeue"
+"""
+
+
+def test_a_whole_file() -> None:
+    """Every table is read; what is not given has its default."""
+    found = config.parse(WHOLE)
+    assert "/run/shmpool/daemon.sock" == found.daemon.socket
+    assert (1.0, ["*"], True) == (found.daemon.interval, found.daemon.adopt, found.daemon.prune)
+    pool = found.pools["rx"]
+    assert (2048, 65536, 4096, None, 100) == (
+        pool.buffer_size, pool.capacity, pool.prealloc, pool.bulk, pool.low_water,
+    )  # fmt: skip
+    assert {"work": QueueOptions(4096, on_death="requeue")} == pool.queues
+
+
+def test_an_empty_file() -> None:
+    """Nothing declared is a configuration."""
+    assert config.Config() == config.parse("")
+
+
+HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ('[daemon]\nsockett = "x"\n', 2, ['daemon.sockett = "x"', "unknown key", "socket"]),
+        ("[daemon]\nhttp = 9464\n", 2, ["daemon.http = 9464", "string"]),
+        ('[daemon]\nhttp = "9464"\n', 2, ['daemon.http = "9464"', "host:port"]),
+        ('[daemon]\nadopt = "x"\n', 2, ['daemon.adopt = "x"', "array"]),
+        ("[daemon]\nprune = 1\n", 2, ["daemon.prune = 1", "true or false"]),
+        ("[daemon]\ninterval = 0\n", 2, ["daemon.interval = 0", "0.05"]),
+        ('[daemon]\nread_group = "no-such"\n', 2, ['read_group = "no-such"', "no such group"]),
+        ('[daemon]\nlog_level = "loud"\n', 2, ['log_level = "loud"', "debug"]),
+        ("pools = 3\n", 1, ["pools = 3", "table"]),
+        ("[pools]\nrx = 3\n", 2, ["pools.rx = 3", "table"]),
+        ("[pools.rx]\nbuffer_size = 64\n", 1, ["pools.rx", "capacity is missing"]),
+        ('[pools.rx]\nbuffer_size = 64\ncapacity = "64"\n', 3, ['capacity = "64"', "integer"]),
+        ("[pools.rx]\nbuffer_size = 64\ncapacity = 100\n", 3, ["capacity = 100", "power of two"]),
+        ("[pools.rx]\nbuffer_size = true\ncapacity = 64\n", 2, ["buffer_size = true", "integer"]),
+        (HEAD + "max_members = 5000\n", 4, ["pools.rx.max_members = 5000", "4095"]),
+        (HEAD + 'mode = "888"\n', 4, ['mode = "888"', "octal"]),
+        (HEAD + "held_s = -1\n", 4, ["held_s = -1", "negative"]),
+        ('[pools."b d"]\nbuffer_size = 64\ncapacity = 64\n', 1, ["b d", "A-Z"]),
+        (HEAD + "[pools.rx.queues.q]\ncapacity = 3\n", 5, ["queues.q.capacity = 3", "power"]),
+        (HEAD + "queues.q.capacity = 3\n", 4, ["queues.q.capacity = 3", "power"]),
+        (HEAD + "queues = { q = { capacity = 3 } }\n", 4, ["queues.q.capacity = 3", "power"]),
+        (HEAD + '[pools.rx.queues.q]\ncapacity = 4\non_death = "x"\n', 6, ['on_death = "x"']),
+        (HEAD + '[pools.rx.queues.q]\ncapacity = 4\ndead_letter = "z"\n', 6, ["no such queue"]),
+        (HEAD + '[pools.rx.queues.q]\ncapacity = 4\non_death = "dead-letter"\n', 6, ["needs"]),
+        (HEAD + "[pools.rx]\n", 4, ["[pools.rx]", "twice"]),
+        (HEAD + "capacity = 128\n", 4, ["capacity = 128", "overwrite"]),
+        (HEAD + "x = \n", 4, ["x =", "Invalid value"]),
+        ("x = [1,\n2\n", 2, ["Unclosed array"]),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, line: int, words: list[str]) -> None:
+    """One line of message for each thing that is wrong, with its line and its value."""
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse(text, "shmpool.toml")
+    (message,) = str(caught.value).splitlines()
+    assert message.startswith(f"shmpool.toml, line {line}: ")
+    for word in words:
+        assert word in message
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    """Two mistakes are two lines, in the order of the file."""
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse('[pools.rx]\nbuffer_size = "a"\ncapacity = "b"\n[daemon]\nhttp = 1\n')
+    assert ["line 2", "line 3", "line 5"] == [
+        line.partition(", ")[2].partition(":")[0] for line in str(caught.value).splitlines()
+    ]
+
+
+def test_more_than_shared_memory_holds() -> None:
+    """A pool that could never be filled is refused, with both sizes."""
+    room = os.statvfs("/dev/shm")
+    with pytest.raises(config.ConfigError) as caught:
+        config.parse("[pools.rx]\nbuffer_size = 1073741824\ncapacity = 65536\n")
+    assert "pools.rx.capacity = 65536" in str(caught.value)
+    assert str(65536 << 30) in str(caught.value)
+    assert str(room.f_blocks * room.f_frsize) in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    """One line that names it."""
+    with pytest.raises(config.ConfigError, match="No such file"):
+        config.load(tmp_path / "nowhere.toml")
+
+
+keys = st.text("abc", min_size=1, max_size=3)
+scalars = st.integers(0, 9) | st.booleans() | st.lists(st.integers(0, 9), max_size=3)
+
+
+@given(st.dictionaries(keys, st.dictionaries(keys, scalars, max_size=4), max_size=4))
+def test_every_key_has_the_line_it_stands_on(tables: dict[str, dict[str, object]]) -> None:
+    """For any document of tables, values over several lines included, each line is found."""
+    lines: list[str] = []
+    expected: dict[tuple[str, ...], int] = {}
+    for table, items in tables.items():
+        lines.append(f"[{table}]  # a comment")
+        expected[table,] = len(lines)
+        for key, value in items.items():
+            expected[table, key] = len(lines) + 1
+            if isinstance(value, list):
+                lines += [f"{key} = [", *(f"  {item}," for item in value), "]"]
+            else:
+                lines.append(f"{key} = {str(value).lower()}")
+    text = "\n".join(lines)
+    assert tables == tomllib.loads(text)
+    assert expected == toml_lines.key_lines(text)

@@ -1,0 +1,500 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon as a process: start, adoption, reload, end, and what it refuses."""
+
+import fcntl
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Child, Eventually, MakePool, StartDaemon
+
+import shmpool
+from shmpool import protocol
+from shmpool.answers import PoolOptions, QueueOptions
+
+POOL = """
+[pools.{0}]
+buffer_size = 256
+capacity = 64
+[pools.{0}.queues.work]
+capacity = 16
+"""
+
+WORKER = """
+    import sys, shmpool
+    pool = shmpool.Pool.attach(sys.argv[1])
+    buffers = pool.alloc_many(5)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        with pool.alloc() as buf:
+            print(buf.write(line.encode()), flush=True)
+    buffers.free()
+"""
+
+
+def held_pools(client: shmpool.Client) -> set[str]:
+    return {pool.name for pool in client.list() if pool.held}
+
+
+def test_it_makes_what_is_declared(start_daemon: StartDaemon, pool_name: str) -> None:
+    """Pools and queues of the configuration are there when the daemon says that it is ready."""
+    daemon = start_daemon(POOL.format(pool_name))
+    with shmpool.Pool.attach(pool_name) as pool:
+        assert (256, 64) == (pool.buffer_size, pool.capacity)
+        assert 16 == pool.queue("work").capacity
+    with shmpool.Client(daemon.socket) as client:
+        assert {pool_name} == held_pools(client)
+        assert daemon.pid == client.ping().pid
+        assert protocol.PROTOCOL == client.version().protocol
+
+
+def test_killed_and_started_again(
+    start_daemon: StartDaemon, start: type[Child], pool_name: str
+) -> None:
+    """kill -9: the worker goes on; a new daemon at the same path adopts the pool as it is."""
+    daemon = start_daemon(POOL.format(pool_name))
+    worker = start(WORKER, pool_name)
+    assert "ready" == worker.line()
+    daemon.end(signal.SIGKILL)
+    worker.tell("abc")
+    assert "4" == worker.line()
+    again = start_daemon("", "--socket", str(daemon.socket))
+    with shmpool.Client(daemon.socket) as client:
+        assert again.pid == client.ping().pid
+        assert {pool_name} == held_pools(client)
+        assert 5 == client.stats(pool_name).buffers.held
+    worker.end()
+
+
+def test_started_twice(start_daemon: StartDaemon) -> None:
+    """A second daemon at the same path refuses in one line that names the first; exit status 1."""
+    daemon = start_daemon()
+    second = start_daemon("", "--socket", str(daemon.socket), ready=False)
+    assert 1 == second.process.wait(60)
+    assert f"shmpool: a daemon, process {daemon.pid}, is at {daemon.socket} already\n" == (
+        second.output()
+    )
+    with shmpool.Client(daemon.socket) as client:
+        client.ping()
+
+
+def test_the_socket_of_another_program(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    """A path where somebody else listens, or that is no socket, is left alone; exit status 1."""
+    path = tmp_path / "other.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        daemon = start_daemon("", "--socket", str(path), ready=False)
+        assert 1 == daemon.process.wait(60)
+        assert [f"shmpool: cannot listen at {path}: another program listens there"] == (
+            daemon.output().splitlines()
+        )
+    file = tmp_path / "file"
+    file.write_text("precious")
+    daemon = start_daemon("", "--socket", str(file), ready=False)
+    assert 1 == daemon.process.wait(60)
+    assert "no socket" in daemon.output()
+    assert "precious" == file.read_text()
+
+
+def test_no_permission_for_the_socket(start_daemon: StartDaemon) -> None:
+    """A directory that cannot be made is one line; exit status 1."""
+    daemon = start_daemon("", "--socket", "/proc/nowhere/daemon.sock", ready=False)
+    assert 1 == daemon.process.wait(60)
+    (line,) = daemon.output().splitlines()
+    assert line.startswith("shmpool: cannot listen at /proc/nowhere/daemon.sock: ")
+
+
+def test_a_wrong_configuration_makes_nothing(
+    start_daemon: StartDaemon, new_name: Callable[[], str]
+) -> None:
+    """One wrong value: exit status 2, and not even the pools before it are made."""
+    good, bad = new_name(), new_name()
+    config = POOL.format(good) + f"[pools.{bad}]\nbuffer_size = 64\ncapacity = 63\n"
+    daemon = start_daemon(config, ready=False)
+    assert 2 == daemon.process.wait(60)
+    assert "capacity = 63" in daemon.output()
+    assert f"shmpool: {daemon.config}, line " in daemon.output()
+    assert not {good, bad} & set(shmpool.pool_names())
+    assert not daemon.socket.exists()
+
+
+def test_a_pool_that_cannot_be_made_takes_the_others_with_it(
+    start_daemon: StartDaemon, new_name: Callable[[], str]
+) -> None:
+    """The second pool is more than a limit allows: the first is removed again; exit status 1."""
+    first, second = new_name(), new_name()
+    config = POOL.format(first) + f"[pools.{second}]\nbuffer_size = 4096\ncapacity = 65536\n"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 20, limits[1]))
+    try:
+        daemon = start_daemon(config, ready=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert 1 == daemon.process.wait(60)
+    assert f"pool {first} created" in daemon.output()
+    assert "File too large" in daemon.output()
+    assert not {first, second} & set(shmpool.pool_names())
+
+
+def test_a_different_geometry_is_refused(
+    start_daemon: StartDaemon, make_pool: MakePool, pool_name: str
+) -> None:
+    """A declared value that an existing pool does not have: both values, exit status 2; the pool
+    stays as it is."""
+    pool = make_pool(name=pool_name, capacity=128)
+    pool.create_queue("work", capacity=8)
+    daemon = start_daemon(POOL.format(pool_name), ready=False)
+    assert 2 == daemon.process.wait(60)
+    assert [
+        f"shmpool: pool '{pool_name}': capacity is declared 64 and exists as 128",
+        f"shmpool: pool '{pool_name}', queue 'work': capacity is declared 16 and exists as 8",
+    ] == daemon.output().splitlines()
+    assert 128 == pool.stats().capacity
+
+
+def test_declaring_what_is_there(
+    start_daemon: StartDaemon, make_pool: MakePool, pool_name: str
+) -> None:
+    """A pool that is as declared is adopted with what is in it; a missing queue is made."""
+    pool = make_pool(name=pool_name)
+    with pool.alloc():
+        daemon = start_daemon(POOL.format(pool_name))
+        with shmpool.Client(daemon.socket) as client:
+            assert 1 == client.stats(pool_name).buffers.held
+        assert 16 == pool.queue("work").capacity
+
+
+def test_pools_come_and_go(
+    start_daemon: StartDaemon,
+    make_pool: MakePool,
+    eventually: Eventually,
+    pool_name: str,
+) -> None:
+    """A pool that somebody makes is adopted; one that somebody unlinks is released."""
+    daemon = start_daemon(options="interval = 0.05")
+    with shmpool.Client(daemon.socket) as client:
+        assert set() == held_pools(client)
+        make_pool(name=pool_name)
+        eventually(lambda: held_pools(client) == {pool_name})
+        shmpool.Pool.unlink(pool_name)
+        eventually(lambda: "released" in daemon.output())
+        maps = Path(f"/proc/{daemon.pid}/maps").read_text()
+        assert pool_name not in maps
+
+
+def test_reload(start_daemon: StartDaemon, new_name: Callable[[], str]) -> None:
+    """SIGHUP makes what the file has new; a wrong file changes nothing and ends nothing."""
+    first, second = new_name(), new_name()
+    daemon = start_daemon(POOL.format(first))
+    good = daemon.config.read_text()
+    daemon.config.write_text(good + POOL.format(second))
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.told("READY=1")
+    with shmpool.Client(daemon.socket) as client:
+        assert {first, second} == held_pools(client)
+        daemon.config.write_text(good + "[pools\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.told("READY=1")
+        assert "configuration not changed" in daemon.output()
+        assert {first, second} == held_pools(client)
+
+
+def test_the_end(start_daemon: StartDaemon, pool_name: str) -> None:
+    """SIGTERM: what was asked is answered, clients are told, the pools stay, nothing else does."""
+    daemon = start_daemon(POOL.format(pool_name))
+    client = shmpool.Client(daemon.socket)
+    client.ping()
+    assert 0 == daemon.end()
+    daemon.told("STOPPING=1")
+    with pytest.raises(shmpool.DaemonUnavailable):
+        client.ping()
+    client.close()
+    assert pool_name in shmpool.pool_names()
+    left = {path.name for path in daemon.directory.iterdir()}
+    assert {"shmpool.toml", "notify", "log"} == left
+
+
+def test_create_and_destroy(start_daemon: StartDaemon, pool_name: str) -> None:
+    """A client makes a pool with its queues, is refused the same again, and removes it."""
+    daemon = start_daemon()
+    with shmpool.Client(daemon.socket) as client:
+        made = client.create(pool_name, PoolOptions(256, 64), {"work": QueueOptions(16)})
+        assert (pool_name, 64, ["work"]) == (
+            made.pool, made.geometry.capacity, [queue.name for queue in made.queues],
+        )  # fmt: skip
+        assert {pool_name} == held_pools(client)
+        with pytest.raises(shmpool.PoolExists):
+            client.create(pool_name, PoolOptions(256, 64))
+        with client.pool(pool_name) as pool, pool.alloc():
+            assert 1 == sum(client.audit(pool_name).held.values())
+            assert [os.getpid()] == [member.pid for member in client.members(pool_name)]
+        client.destroy(pool_name)
+        for call in (client.stats, client.destroy, client.describe, client.audit, client.members):
+            with pytest.raises(shmpool.PoolNotFound):
+                call(pool_name)
+        with pytest.raises(shmpool.InvalidArgument):
+            client.create(pool_name, PoolOptions(256, 63))
+        queues = {"a": QueueOptions(8), "b": QueueOptions(3)}
+        with pytest.raises(shmpool.InvalidArgument):  # the second queue: the pool goes too
+            client.create(pool_name, PoolOptions(256, 64), queues)
+        assert pool_name not in shmpool.pool_names()
+
+
+def test_watchdog(start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd's watchdog is fed, again and again."""
+    monkeypatch.setenv("WATCHDOG_USEC", "100000")
+    daemon = start_daemon(ready=False)
+    daemon.told("WATCHDOG=1")
+    daemon.told("WATCHDOG=1")
+
+
+def test_socket_activation(tmp_path: Path, run: Callable[..., str]) -> None:
+    """A socket that systemd listens at is taken over; it stays when the daemon has ended."""
+    path = tmp_path / "activated.sock"
+    script = tmp_path / "activate.py"
+    script.write_text(
+        "import os, sys\n"
+        "os.dup2(int(sys.argv[1]), 3)\n"
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')\n"
+        "arguments = [sys.executable, '-m', 'shmpool.daemon', '--config', sys.argv[2]]\n"
+        "os.execv(sys.executable, arguments)\n"
+    )
+    config = tmp_path / "c.toml"
+    config.write_text(f'[daemon]\nprune = false\nadopt = ["test-{os.getpid()}-*"]\n')
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen()
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(sock.fileno()), str(config)],
+            pass_fds=[sock.fileno()],
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            with shmpool.Client(path, timeout=60) as client:
+                assert process.pid == client.ping().pid
+        finally:
+            process.terminate()
+            assert 0 == process.wait(60)
+    assert path.exists()
+
+
+def test_a_killed_worker_is_recovered(
+    start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
+) -> None:
+    """Nobody asks, and the buffers of a killed process are back, exactly; the books say so."""
+    daemon = start_daemon(POOL.format(pool_name), options="interval = 0.05")
+    worker = start(WORKER, pool_name)
+    assert "ready" == worker.line()
+    with shmpool.Client(daemon.socket) as client:
+        assert 5 == client.stats(pool_name).buffers.held
+        worker.kill()
+        eventually(lambda: client.stats(pool_name).recoveries.count == 1)
+        stats = client.stats(pool_name)
+        assert (0, 0) == (stats.buffers.held, stats.buffers.members)
+        assert (1, 5) == (stats.recoveries.members, stats.recoveries.buffers)
+        assert client.audit(pool_name).ok
+        assert stats.recoveries.last_s is not None
+
+
+def test_a_stopped_daemon_holds_up_nobody(
+    start_daemon: StartDaemon, start: type[Child], pool_name: str
+) -> None:
+    """SIGSTOP: workers go on; a client's call ends with its timeout, and works afterwards."""
+    daemon = start_daemon(POOL.format(pool_name))
+    worker = start(WORKER, pool_name)
+    assert "ready" == worker.line()
+    with shmpool.Client(daemon.socket, timeout=0.2) as client:
+        client.ping()
+        os.kill(daemon.pid, signal.SIGSTOP)
+        try:
+            worker.tell("abc")
+            assert "4" == worker.line()
+            with pytest.raises(shmpool.DaemonUnavailable, match=r"0\.2 s"):
+                client.ping()
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
+    with shmpool.Client(daemon.socket) as client:
+        client.ping()
+    worker.end()
+
+
+def test_only_one_of_many_that_start(start_daemon: StartDaemon) -> None:
+    """Ten daemons started at once on one path: one is ready, nine refuse."""
+    first = start_daemon(ready=False)
+    others = [start_daemon("", "--socket", str(first.socket), ready=False) for _ in range(4)]
+    deadline = time.monotonic() + 60
+    while sum(d.process.poll() is None for d in [first, *others]) > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (left,) = [d for d in [first, *others] if d.process.poll() is None]
+    left.told("READY=1")
+    with shmpool.Client(first.socket) as client:
+        assert left.pid == client.ping().pid
+    lock = first.socket.with_name("daemon.sock.lock")
+    with lock.open() as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_alarms(
+    start_daemon: StartDaemon, make_pool: MakePool, eventually: Eventually, pool_name: str
+) -> None:
+    """Low water, a full queue, a buffer held too long: each in the stats and the log while it
+    lasts, and gone from the stats when it is over."""
+    policy = "low_water = 50\nqueue_full_s = 0.1\nheld_s = 0.2\n"
+    config = f"[pools.{pool_name}]\nbuffer_size = 256\ncapacity = 64\n{policy}"
+    daemon = start_daemon(config + f"[pools.{pool_name}.queues.work]\ncapacity = 8\n",
+                          options="interval = 0.05")  # fmt: skip
+    with shmpool.Client(daemon.socket) as client, client.pool(pool_name) as pool:
+
+        def alarms() -> set[str]:
+            return {alarm.kind for alarm in client.stats(pool_name).alarms}
+
+        assert set() == alarms()
+        work = pool.queue("work")
+        work.send_many([b"x"] * 8)
+        held = pool.alloc_many(10)
+        eventually(lambda: alarms() == {"low-water", "queue-full", "held-long"})
+        assert 3 == next(p.alarms for p in client.list() if p.name == pool_name)
+        work.recv_many(8)
+        held.free()
+        eventually(lambda: alarms() == set())
+    log = daemon.output()
+    for kind in ("low-water", "queue-full", "held-long"):
+        assert 1 == log.count(f"alarm {kind}: pool {pool_name}")
+        assert 1 == log.count(f"alarm {kind} over: pool {pool_name}")
+
+
+def test_a_stopped_member_in_an_operation(pool: shmpool.Pool, start: type[Child]) -> None:
+    """A process that is stopped is known as stopped, from its state in /proc, until it goes on."""
+    from shmpool.held import is_stopped
+
+    child = start("input()")
+    assert not is_stopped(child.pid, child.pid)
+    os.kill(child.pid, signal.SIGSTOP)
+    os.waitpid(child.pid, os.WUNTRACED)
+    assert is_stopped(child.pid, child.pid)
+    os.kill(child.pid, signal.SIGCONT)
+    os.waitpid(child.pid, os.WCONTINUED)
+    assert not is_stopped(child.pid, child.pid)
+    child.tell()
+    child.end()
+    assert not is_stopped(child.pid, child.pid)
+
+
+CONSUMER = """
+    import sys, shmpool
+    with shmpool.Pool.attach(sys.argv[1]) as pool:
+        got = [pool.queue("work").get() for _ in range(3)]
+        print("ready", flush=True)
+        input()
+"""
+
+
+def test_on_death_is_carried_out(
+    start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
+) -> None:
+    """What a killed consumer had is requeued, and after so many times goes to the dead letters."""
+    daemon = start_daemon(
+        f"[pools.{pool_name}]\nbuffer_size = 256\ncapacity = 64\n"
+        f"[pools.{pool_name}.queues.work]\ncapacity = 8\non_death = 'requeue'\n"
+        "max_redeliveries = 1\ndead_letter = 'dead'\n"
+        f"[pools.{pool_name}.queues.dead]\ncapacity = 8\n"
+    )
+    with shmpool.Client(daemon.socket) as client, client.pool(pool_name) as pool:
+        pool.queue("work").send_many([b"a", b"b", b"c"])
+        for requeued, dead_lettered in ((3, 0), (3, 3)):
+            consumer = start(CONSUMER, pool_name)
+            assert "ready" == consumer.line()
+            consumer.kill()
+
+            def books() -> tuple[int, int]:
+                recoveries = client.stats(pool_name).recoveries
+                return recoveries.requeued, recoveries.dead_lettered
+
+            eventually(lambda r=requeued, d=dead_lettered: books() == (r, d))
+        assert [b"a", b"b", b"c"] == sorted(pool.queue("dead").recv_many(3))
+        assert 0 == len(pool.queue("work"))
+        (described,) = [q for q in client.describe(pool_name).queues if q.name == "work"]
+        assert ("requeue", "dead", 1) == (
+            described.on_death, described.dead_letter, described.max_redeliveries,
+        )  # fmt: skip
+
+
+def test_dead_letters_in_a_circle(start_daemon: StartDaemon, pool_name: str) -> None:
+    """Queues whose dead letters go to each other cannot be made, and nothing is."""
+    queue = "capacity = 8\non_death = 'dead-letter'\ndead_letter"
+    daemon = start_daemon(
+        f"[pools.{pool_name}]\nbuffer_size = 256\ncapacity = 64\n"
+        f"[pools.{pool_name}.queues.a]\n{queue} = 'b'\n"
+        f"[pools.{pool_name}.queues.b]\n{queue} = 'a'\n",
+        ready=False,
+    )
+    assert 1 == daemon.process.wait(60)
+    assert "circle" in daemon.output()
+    assert pool_name not in shmpool.pool_names()
+
+
+def test_killed_before_it_is_watched(
+    start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
+) -> None:
+    """A worker that dies at once after its first call is recovered too, each of many."""
+    daemon = start_daemon(POOL.format(pool_name))
+    with shmpool.Client(daemon.socket) as client:
+        for number in range(1, 11):
+            worker = start(WORKER, pool_name)
+            assert "ready" == worker.line()
+            worker.kill()
+            eventually(lambda n=number: client.stats(pool_name).recoveries.members == n)
+        assert client.audit(pool_name).ok
+
+
+def test_a_pool_that_is_cut_off(
+    start_daemon: StartDaemon, make_pool: MakePool, eventually: Eventually, pool_name: str
+) -> None:
+    """Somebody truncates a segment: it is released with a reason, and the daemon goes on."""
+    good = make_pool()
+    bad = make_pool(name=pool_name)
+    bad.close()
+    daemon = start_daemon()
+    with shmpool.Client(daemon.socket) as client:
+        eventually(lambda: held_pools(client) == {good.name, pool_name})
+        os.truncate(f"/dev/shm/shmpool.{pool_name}", 4096)
+        eventually(lambda: f"pool {pool_name} released" in daemon.output())
+        with pytest.raises(shmpool.SegmentInvalid):
+            client.stats(pool_name)
+        assert {good.name} == held_pools(client)
+        assert daemon.pid == client.ping().pid
+
+
+def test_memory_is_given_back(
+    start_daemon: StartDaemon, eventually: Eventually, pool_name: str
+) -> None:
+    """What a burst of work made the pool grow by goes back to the kernel by itself, down to the
+    mark, and the pool grows again when it has to."""
+    daemon = start_daemon(
+        f"[pools.{pool_name}]\nbuffer_size = 4096\ncapacity = 16384\nprealloc = 256\n"
+        "trim_to = 512\ntrim_after_s = 0.1\n",
+        options="interval = 0.05",
+    )
+    with shmpool.Client(daemon.socket) as client, client.pool(pool_name) as pool:
+
+        def reserved() -> int:
+            return client.describe(pool_name).file.reserved
+
+        small = reserved()
+        for _ in range(2):
+            burst = pool.alloc_many(8192)
+            assert reserved() > small + 7000 * 4096
+            burst.free()
+            eventually(lambda: reserved() < small + 2048 * 4096)
+            assert client.audit(pool_name).ok
+        assert client.stats(pool_name).buffers.created >= 512
+    assert "given back to the kernel" in daemon.output()

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP: metrics, health, JSON, the page and its events; off unless asked for."""
+
+import http.client
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Child, DaemonProcess, Eventually, MakePool, StartDaemon
+from test_daemon import POOL, WORKER
+
+import shmpool
+
+pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
+parser = pytest.importorskip("prometheus_client.openmetrics.parser")
+
+PORT = ("--http", "127.0.0.1:0")
+
+
+def address(daemon: DaemonProcess) -> tuple[str, int]:
+    """Where the daemon serves: it was told to take any port."""
+    (url,) = re.findall(r"live page at http://([\d.]+):(\d+)/", daemon.output())
+    return url[0], int(url[1])
+
+
+def get(daemon: DaemonProcess, path: str) -> tuple[int, dict[str, str], str]:
+    connection = http.client.HTTPConnection(*address(daemon), timeout=60)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, dict(response.getheaders()), response.read().decode()
+    finally:
+        connection.close()
+
+
+def events(daemon: DaemonProcess) -> Iterator[tuple[str, Any]]:
+    """The server-sent events, without end."""
+    connection = http.client.HTTPConnection(*address(daemon), timeout=60)
+    try:
+        connection.request("GET", "/api/v1/events")
+        response = connection.getresponse()
+        assert "text/event-stream" == response.getheader("Content-Type")
+        kind = ""
+        while line := response.readline().decode().rstrip("\n"):
+            kind = line.removeprefix("event: ")
+            yield kind, json.loads(response.readline().decode().removeprefix("data: "))
+            assert "\n" == response.readline().decode()
+    finally:
+        connection.close()
+
+
+def samples(daemon: DaemonProcess) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Every sample of /metrics, read by Prometheus's own parser."""
+    _, headers, text = get(daemon, "/metrics")
+    assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in parser.text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_off_unless_asked(start_daemon: StartDaemon) -> None:
+    """Without --http nothing listens, and none of its libraries is loaded."""
+    daemon = start_daemon()
+    with open(f"/proc/{daemon.pid}/maps") as maps:
+        assert "aiohttp" not in maps.read()
+    with open("/proc/net/tcp") as table:
+        inodes = {line.split()[9] for line in table}
+    links = {os.readlink(fd) for fd in Path(f"/proc/{daemon.pid}/fd").iterdir()}
+    assert not {f"socket:[{inode}]" for inode in inodes} & links
+
+
+def test_metrics(start_daemon: StartDaemon, pool_name: str) -> None:
+    """Each figure is there under its name and labels, and is the pool's own."""
+    daemon = start_daemon(POOL.format(pool_name), *PORT)
+    with shmpool.Pool.attach(pool_name) as pool:
+        work = pool.queue("work")
+        work.send_many([b"x"] * 5)
+        work.recv_many(2)
+        with pool.alloc_many(4):
+            found = samples(daemon)
+    of = ("pool", pool_name)
+    for state, count in {"held": 4, "queued": 3, "cached": 0}.items():
+        assert count == found["shmpool_buffers", (of, ("state", state))]
+    states = [v for (name, labels), v in found.items() if name == "shmpool_buffers"]
+    assert 64 == sum(states)
+    queue = ("queue", "work")
+    assert 3 == found["shmpool_queue_depth", (of, queue)]
+    assert 16 == found["shmpool_queue_capacity", (of, queue)]
+    assert 5 == found["shmpool_ops_total", (("op", "enqueue"), of, queue)]
+    assert 2 == found["shmpool_ops_total", (("op", "dequeue"), of, queue)]
+    assert 9 == found["shmpool_ops_total", (("op", "alloc"), of, ("queue", ""))]
+    assert 1 == found["shmpool_members", (of,)]
+    assert 0 == found["shmpool_recoveries_total", (of,)]
+    assert 0 == found["shmpool_alarms", (("alarm", "low-water"), of)]
+    assert 256 == found["shmpool_buffer_size_bytes", (of,)]
+
+
+def test_metrics_of_a_recovery(
+    start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
+) -> None:
+    """Counters and the histogram tell of a recovery."""
+    daemon = start_daemon(POOL.format(pool_name), *PORT)
+    worker = start(WORKER, pool_name)
+    assert "ready" == worker.line()
+    of = ("pool", pool_name)
+    assert 0 == samples(daemon)["shmpool_recovery_seconds_count", (of,)]
+    with shmpool.Client(daemon.socket) as client:
+        eventually(lambda: client.stats(pool_name).buffers.members == 1)
+        worker.kill()
+        eventually(lambda: client.stats(pool_name).recoveries.count == 1)
+    found = samples(daemon)
+    assert 1 == found["shmpool_recoveries_total", (of,)]
+    assert 1 == found["shmpool_recovered_members_total", (of,)]
+    assert 5 == found["shmpool_recovered_buffers_total", (("outcome", "freed"), of)]
+    assert 1 == found["shmpool_recovery_seconds_count", (of,)]
+    assert 1 == found["shmpool_recovery_seconds_bucket", (("le", "+Inf"), of)]
+    assert 0 < found["shmpool_recovery_seconds_sum", (of,)] < 60
+
+
+def test_json(start_daemon: StartDaemon, pool_name: str) -> None:
+    """The API answers what the socket answers; what is not there is 404 with a reason."""
+    daemon = start_daemon(POOL.format(pool_name), *PORT)
+
+    def ask(path: str) -> Any:
+        status, headers, text = get(daemon, path)
+        assert (200, "application/json") == (status, headers["Content-Type"].split(";")[0])
+        return json.loads(text)
+
+    assert {"status": "ok", "pools": 1, "alarms": 0} == ask("/healthz")
+    (listed,) = [pool for pool in ask("/api/v1/pools") if pool["name"] == pool_name]
+    assert listed["held"]
+    path = f"/api/v1/pools/{pool_name}"
+    assert 64 == ask(path)["geometry"]["capacity"]
+    assert 64 == ask(f"{path}/stats")["buffers"]["capacity"]
+    assert [] == ask(f"{path}/members") == ask(f"{path}/holders")
+    assert ask(f"{path}/audit")["ok"]
+    for wrong in ("/api/v1/pools/nope", "/api/v1/pools/nope/stats", "/api/v1/pools/.../audit"):
+        status, _, text = get(daemon, wrong)
+        assert 404 == status
+        assert json.loads(text)["error"]
+    for wrong in ("/api/v1/nonsense", f"{path}/destroy", "/page.py", "/..%2fpage.js"):
+        assert 404 == get(daemon, wrong)[0]
+    assert pool_name in shmpool.pool_names()
+
+
+def test_the_page_needs_no_other_host(start_daemon: StartDaemon) -> None:
+    """Everything the page names is served here, and its policy forbids anything else."""
+    daemon = start_daemon("", *PORT)
+    status, headers, page = get(daemon, "/")
+    assert (200, "text/html") == (status, headers["Content-Type"].split(";")[0])
+    assert headers["Content-Security-Policy"].startswith("default-src 'self'")
+    for name in re.findall(r'(?:src|href)="([^"]+)"', page):
+        assert 200 == get(daemon, f"/{name}")[0]
+    for name in ("", "page.js", "page.css"):
+        assert "://" not in get(daemon, f"/{name}")[2]
+
+
+def test_events(start_daemon: StartDaemon, start: type[Child], pool_name: str) -> None:
+    """Pools come at the interval with who holds what; a recovery comes when it happens, and again
+    to who connects later."""
+    daemon = start_daemon(POOL.format(pool_name), *PORT, options="interval = 0.1")
+    worker = start(WORKER, pool_name)
+    assert "ready" == worker.line()
+    stream = events(daemon)
+    for kind, data in stream:
+        assert "pools" == kind
+        (pool,) = data
+        if pool["members"]:
+            break
+    assert [(worker.pid, 5)] == [(m["pid"], m["held"]) for m in pool["members"]]
+    assert ["work"] == [queue["name"] for queue in pool["queues"]]
+    worker.kill()
+    recovery = next(data for kind, data in stream if kind == "recovery")
+    assert (pool_name, 1, 5) == (recovery["pool"], recovery["members"], recovery["buffers"])
+    assert [] == next(data for kind, data in stream if kind == "pools")[0]["members"]
+    stream.close()  # type: ignore[attr-defined]
+    assert ("recovery", recovery) == next(events(daemon))
+
+
+def test_streams_end_with_the_daemon(start_daemon: StartDaemon) -> None:
+    """SIGTERM ends the pages' streams and the daemon, without waiting for them to go."""
+    daemon = start_daemon("", *PORT)
+    streams = [events(daemon) for _ in range(5)]
+    for stream in streams:
+        next(stream)
+    assert 0 == daemon.end()
+    for stream in streams:
+        assert all(kind == "pools" for kind, _ in stream)
+
+
+def test_port_in_use(start_daemon: StartDaemon, pool_name: str) -> None:
+    """One clear line, exit status 1, and no pool was made."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        where = f"127.0.0.1:{other.getsockname()[1]}"
+        daemon = start_daemon(POOL.format(pool_name), "--http", where, ready=False)
+        assert 1 == daemon.process.wait(60)
+    assert [f"shmpool: cannot serve http://{where}: Address already in use"] == (
+        daemon.output().splitlines()
+    )
+    assert pool_name not in shmpool.pool_names()
+
+
+def test_a_busy_pool_does_not_hold_up_health(
+    start_daemon: StartDaemon, make_pool: MakePool
+) -> None:
+    """/healthz answers while a client has many audits made."""
+    pool = make_pool(capacity=65536, prealloc=65536, buffer_size=64)
+    daemon = start_daemon("", *PORT)
+    with shmpool.Client(daemon.socket) as client:
+        watch = client.watch(pool.name, 0.1)
+        next(watch)
+        for _ in range(5):
+            assert client.audit(pool.name).ok
+            assert 200 == get(daemon, "/healthz")[0]
+        watch.close()  # type: ignore[attr-defined]
+
+
+def test_another_name_for_this_machine(start_daemon: StartDaemon) -> None:
+    """Served on loopback only, a request under a foreign name is refused, whatever it asks for."""
+    daemon = start_daemon("", *PORT)
+    for path in ("/", "/api/v1/pools", "/metrics", "/api/v1/events"):
+        connection = http.client.HTTPConnection(*address(daemon), timeout=60)
+        connection.request("GET", path, headers={"Host": "evil.example"})
+        assert 403 == connection.getresponse().status
+        connection.close()

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool top: the full-screen view, driven by keys without a terminal."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import MakePool, StartDaemon
+from test_daemon import POOL
+
+import shmpool
+
+pytest.importorskip("textual", reason="shmpool[cli] is not installed")
+
+from textual.widgets import DataTable
+
+from shmpool.cli.access import Asker, Direct
+from shmpool.cli.screen import Top, bar
+
+
+def rows(app: Top, table: str) -> list[list[str]]:
+    found = app.query_one(f"#{table}", DataTable)
+    return [[str(cell) for cell in found.get_row_at(i)] for i in range(found.row_count)]
+
+
+def watched(app: Top, what: Callable[[], object], keys: list[str] | None = None) -> None:
+    """Runs the screen until it shows something, then presses keys and ends it with q."""
+
+    async def drive() -> None:
+        async with app.run_test(size=(140, 40)) as pilot:
+            async with asyncio.timeout(60):
+                while not what():
+                    await pilot.pause(0.02)
+            for key in keys or []:
+                await pilot.press(key)
+            await pilot.press("q")
+            assert not app.is_running or await pilot.pause() is None
+
+    asyncio.run(drive())
+
+
+def test_what_it_shows(make_pool: MakePool) -> None:
+    """Pools, queues and members with the segment's own figures, and only those asked for."""
+    pool, other = make_pool(prealloc=64), make_pool()
+    work = pool.create_queue("work", capacity=16)
+    work.send_many([b"x"] * 4)
+    with pool.alloc_many(8):
+        app = Top(Direct(), frozenset([pool.name]), 0.1)
+
+        def complete() -> bool:
+            if not rows(app, "pools"):
+                return False
+            (shown,) = rows(app, "pools")
+            assert [pool.name, "64", "52", "0", "8", "4", "1"] == [shown[0], *shown[2:8]]
+            (queue,) = rows(app, "queues")
+            assert [pool.name, "work", "4", "16"] == queue[:4]
+            (member,) = rows(app, "members")
+            assert [pool.name, str(os.getpid()), "8"] == [
+                member[0], member[2].replace(",", ""), member[4],
+            ]  # fmt: skip
+            assert other.name not in str(shown)
+            return True
+
+        watched(app, complete)
+
+
+def test_rates(make_pool: MakePool) -> None:
+    """What goes through a queue is shown a second."""
+    pool = make_pool(prealloc=64)
+    work = pool.create_queue("work", capacity=16)
+    app = Top(Direct(), frozenset([pool.name]), 0.1)
+
+    def rate() -> bool:
+        work.send(b"x")
+        work.recv()
+        return any(int(row[5].replace(",", "")) > 0 for row in rows(app, "queues"))
+
+    watched(app, rate, ["s", "p", "p"])
+
+
+def test_with_a_daemon_that_ends(start_daemon: StartDaemon, pool_name: str) -> None:
+    """It shows the daemon's pools; when the daemon is gone it says so and goes on."""
+    daemon = start_daemon(POOL.format(pool_name))
+    ask: Asker = shmpool.Client(daemon.socket)
+    app = Top(ask, frozenset(), 0.1)
+
+    def seen() -> bool:
+        if daemon.process.poll() is None:
+            if any(row[0] == pool_name for row in rows(app, "pools")):
+                daemon.end()
+            return False
+        return "no daemon" in str(app.query_one("#state").render())
+
+    watched(app, seen)
+
+
+def test_the_bar(pool: shmpool.Pool) -> None:
+    """As wide for a pool of any state; what there is little of is still seen."""
+    from shmpool.protocol import GetStats
+
+    with pool.alloc():
+        text = bar(Direct().call(GetStats(pool.name))).plain
+    assert 24 == len(text)
+    assert text.count("█") >= 2
+    assert "·" not in text
+
+
+def test_it_does_not_start_without_a_pool(tmp_path: Path) -> None:
+    """With nothing to show it shows nothing, and ends at q."""
+    app = Top(Direct(), frozenset(["no-such-pool"]), 0.1)
+    watched(app, lambda: "0 pools" in str(app.query_one("#state").render()))

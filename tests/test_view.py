@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""View: a pool's figures through a read-only mapping."""
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import Child, MakePool
+
+import shmpool
+from shmpool.view import Geometry, Process, View
+
+
+def mapped(name: str) -> set[str]:
+    """The permissions of this process's mappings of the pool."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {line.split()[1] for line in lines if line.endswith(f"/shmpool.{name}")}
+
+
+def test_the_mapping_is_read_only(make_pool: MakePool) -> None:
+    """A view cannot change the pool: the kernel would not let it."""
+    pool = make_pool()
+    name = pool.name
+    pool.close()
+    with View(name) as view:
+        assert {"r--s"} == mapped(name)
+        assert 0 == view.stats().members
+    assert set() == mapped(name)
+
+
+def test_a_pool_that_may_only_be_read(pool: shmpool.Pool) -> None:
+    """A file without permission to write does for a view."""
+    path = Path(f"/dev/shm/shmpool.{pool.name}")
+    path.chmod(0o400)
+    with View(pool.name) as view:
+        assert ("0400", os.geteuid()) == (view.file().mode, view.file().uid)
+
+
+def test_it_says_what_the_pool_says(cached_pool: shmpool.Pool) -> None:
+    """Stats and members are the pool's own; what a member holds is counted."""
+    work = cached_pool.create_queue("work", capacity=8)
+    work.send_many([b"x"] * 5)
+    with cached_pool.alloc_many(7), View(cached_pool.name) as view:
+        assert cached_pool.stats() == view.stats()
+        assert cached_pool.members() == view.members()
+        (member,) = view.members()
+        assert (os.getpid(), 7) == (member.pid, member.held)
+        (queue,) = view.queues()
+        assert ("work", 8, 5, 5, 0) == (
+            queue.name, queue.capacity, queue.depth, queue.enqueued, queue.dequeued,
+        )  # fmt: skip
+        assert [b"x", b"x"] == work.recv_many(2)
+        (queue,) = view.queues()
+        assert (3, 5, 2) == (queue.depth, queue.enqueued, queue.dequeued)
+
+
+def test_processes(pool: shmpool.Pool, start: type[Child]) -> None:
+    """A process with several threads in the pool is there once, by its pid and start time."""
+    child = start(
+        """
+        import sys, threading, shmpool
+        pool = shmpool.Pool.attach(sys.argv[1])
+        inside, leave = threading.Barrier(3), threading.Event()
+        def work():
+            with pool.alloc():
+                inside.wait()
+                leave.wait()
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads: thread.start()
+        inside.wait()
+        print("ready", flush=True)
+        input()
+        leave.set()
+        for thread in threads: thread.join()
+        """,
+        pool.name,
+    )
+    assert "ready" == child.line()
+    with View(pool.name) as view:
+        ticks = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
+        assert {Process(child.pid, ticks)} == view.processes()
+        assert 2 == len(view.members())
+        assert [] == view.operating()
+    child.tell()
+    child.end()
+
+
+def test_stale(make_pool: MakePool, pool_name: str) -> None:
+    """A view knows when its name has come to stand for another pool, or for none."""
+    make_pool(name=pool_name)
+    with View(pool_name) as view:
+        assert not view.stale()
+        shmpool.Pool.unlink(pool_name)
+        assert view.stale()
+        make_pool(name=pool_name)
+        assert view.stale()
+        assert 64 == view.stats().capacity  # it still reads its own
+
+
+def test_what_cannot_be_viewed(pool_name: str) -> None:
+    """No pool, and no pool of this layout: as attaching to it."""
+    with pytest.raises(shmpool.PoolNotFound):
+        View(pool_name)
+    Path(f"/dev/shm/shmpool.{pool_name}").write_bytes(b"x" * 8192)
+    with pytest.raises(shmpool.SegmentInvalid):
+        View(pool_name)
+
+
+def test_a_closed_view(pool: shmpool.Pool) -> None:
+    """Closing twice is nothing; looking afterwards raises and does not crash."""
+    view = View(pool.name)
+    view.close()
+    view.close()
+    for look in (view.stats, view.queues, view.members, view.processes, view.file):
+        with pytest.raises(shmpool.PoolClosed):
+            look()
+
+
+def test_planned_geometry(make_pool: MakePool) -> None:
+    """What is planned is what a pool then has; what is not allowed is refused, huge numbers too."""
+    planned = Geometry.planned("x", {"buffer_size": 100, "capacity": 4096})
+    with View(make_pool(buffer_size=100, capacity=4096).name) as view:
+        assert planned == view.geometry
+    for capacity in (100, 2**80, -(2**80)):
+        with pytest.raises(shmpool.InvalidArgument, match="capacity"):
+            Geometry.planned("x", {"buffer_size": 64, "capacity": capacity})
+
+
+def test_pool_names(make_pool: MakePool, pool_name: str) -> None:
+    """pool_names() lists a pool from its creation to its unlinking, sorted."""
+    assert pool_name not in shmpool.pool_names()
+    make_pool(name=pool_name)
+    assert pool_name in shmpool.pool_names()
+    assert sorted(shmpool.pool_names()) == shmpool.pool_names()
+    shmpool.Pool.unlink(pool_name)
+    assert pool_name not in shmpool.pool_names()
