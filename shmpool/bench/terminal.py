@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results on the terminal."""
+
+from rich import table as rich_table
+from rich.console import Console
+from rich.text import Text
+
+from .result import Result
+from .tables import Table, tables
+
+WIDTH = 132  # columns that the widest tables need when the output is no terminal
+
+
+def show(result: Result) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
+    for table in tables(result):
+        show_table(console, table)
+    console.print(", ".join(f"{what}: {value}" for what, value in result.machine.items()))
+    for library, why in result.missing.items():
+        console.print(f"missing: {library}: {why}")
+    if not result.complete:
+        console.print("interrupted: this is what was done")
+
+
+def show_table(console: Console, table: Table) -> None:
+    shown = rich_table.Table(title=table.title, title_justify="left", caption=table.note or None)
+    for i, heading in enumerate(table.header):
+        shown.add_column(Text(heading), justify="right" if i else "left")
+    for row in table.rows:
+        shown.add_row(*(Text("\n".join(filter(None, lines))) for lines in row), end_section=True)
+    console.print(shown)
