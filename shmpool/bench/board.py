@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the processes of a run tell each other: a folder in /dev/shm with one board and the logs.
 
-The board is an array of 64-bit words: "stop" for the producers, "done" for the consumers, then one
-word for each seat. A producer keeps the last word it sent in its seat's; a consumer appends each word
-it received to a log of its own, whose length is where the zeros begin. So whoever is killed leaves
-exact accounts, and nobody looks at a clock.
+The board is an array of 64-bit words: "stop" for the producers, "done" for the consumers, then
+one word for each seat. A producer keeps the last word it sent in its seat's; a consumer appends
+each word it received to a log of its own, whose length is where the zeros begin. So whoever is
+killed leaves exact accounts, and nobody looks at a clock.
 """
 
 import mmap

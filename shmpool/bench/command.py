@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from . import document, terminal
 from .compare import compare
@@ -110,8 +109,7 @@ def _read(path: Path) -> Result:
 
 
 def _compare(old: Path, new: Path) -> None:
-    for table in compare(_read(old), _read(new)):
-        terminal.show_table(Console(), table)
+    terminal.show_tables(compare(_read(old), _read(new)))
 
 
 def _give(result: Result, json_path: Path | None, report: Path | None) -> None:

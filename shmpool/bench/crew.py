@@ -2,8 +2,8 @@
 """The processes of one run: started ready, let go together, pinned, measured, stopped or killed.
 
 They come from a fork server that has loaded the harness but no contestant, so that a newcomer is
-there within milliseconds. A process opens its ends, says so, waits to be let go, works, says what it
-saw, and keeps its ends open until all are done: what is on its way must not be lost with them.
+there within milliseconds. A process opens its ends, says so, waits to be let go, works, says what
+it saw, and keeps its ends open until all are done: what is on its way must not be lost with them.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ def context() -> ForkServerContext:
     """The fork server's; numpy's threads would not survive a fork, so it has none."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload([f"{__package__}.loops"])
+    forkserver.set_forkserver_preload([f"{__package__}.pingpong"])
     return forkserver
 
 
@@ -86,6 +86,8 @@ def _memory(pid: int) -> int:
 class Worker:
     """One process."""
 
+    spent = 0.0  # seconds of processor time of all that have ended
+
     def __init__(
         self, way: Way, board: Board, seat: int, number: int, role: Role,
         arguments: tuple[Any, ...], cores: set[int],
@@ -106,8 +108,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        assert self.process.pid is not None
-        return self.process.pid
+        return self.process.pid or 0
 
     def cpu(self) -> float:
         """Seconds of processor time so far."""
@@ -150,11 +151,17 @@ class Worker:
     def leave(self) -> None:
         """Lets it close its ends and go; kills it if it does not."""
         with contextlib.suppress(OSError):
+            Worker.spent += self.cpu()
             self._pipe.send(None)
         self.process.join(2)
-        self.kill()
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self._pipe.close()
 
     def kill(self) -> None:
+        with contextlib.suppress(OSError):
+            Worker.spent += self.cpu()
         self.process.kill()
         self.process.join()
         self._pipe.close()
@@ -180,9 +187,7 @@ class Crew:
             else:
                 worker.kill()
 
-    def add(
-        self, role: Role, *arguments: Any, number: int = 0, core: int | None = None
-    ) -> Worker:
+    def add(self, role: Role, *arguments: Any, number: int = 0, core: int | None = None) -> Worker:
         """Starts a process; ready() and go() let it work.
 
         It is pinned to that core of the run's or, when asked to pin, to one after the other."""

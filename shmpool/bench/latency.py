@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One sample of latency: a message to and fro between two processes; and how still a waiting one is.
+"""One sample of latency: a message to and fro between two processes; and how still a waiting one
+is.
 
 Times go into a histogram that keeps three digits (HdrHistogram), so that rare ones count exactly.
 """
@@ -10,13 +11,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from . import loops
-from .board import DONE, STOP, Board
+from . import loops, pingpong
+from .board import DONE, SEATS, STOP, Board
 from .crew import Crew, RunError, Worker
 from .way import OneByOne, Spec
 
 WARM = 0.1  # of the round trips are left out
 LEAST = 100  # round trips
+LONGER = 20  # times as long as asked for, until there are so many
 STOP_S = 5.0
 NS_MOST = 60_000_000_000
 DIGITS = 3
@@ -44,17 +46,20 @@ class PingPong:
 def measure(
     kind: type[OneByOne], name: str, cell: PingPong, seconds: float, cores: list[int]
 ) -> dict[str, Any]:
-    """Round trips in us, and the histogram. RunError, Unsupported."""
+    """Round trips in us, and the histogram. RunError, UnsupportedError."""
     way = kind(Spec(name, cell.size, channels=2))
     polling = cell.waiting is Waiting.POLLING
     second = 0 if cell.waiting is Waiting.ONE_CORE else 1
     try:
         way.create()
         with Board.made(name) as board, Crew(way, board, cores, pin=True) as crew:
-            ping = crew.add(loops.ping, polling, core=0)
-            echo = crew.add(loops.echo, polling, core=second)
+            ping = crew.add(pingpong.ping, polling, core=0)
+            echo = crew.add(pingpong.echo, polling, core=second)
             crew.start()
+            deadline = time.monotonic() + LONGER * seconds
             time.sleep(seconds)
+            while board.words[SEATS + ping.seat] < LEAST and time.monotonic() < deadline:
+                time.sleep(seconds)
             _stop(crew, ping, echo)
             times, wrong = ping.result
     finally:
@@ -100,8 +105,8 @@ def idle(
     try:
         way.create()
         with Board.made(name) as board, Crew(way, board, cores, pin=False) as crew:
-            crew.add(loops.hold)
-            receiver = crew.add(loops.idle, IDLE_TIMEOUT_S)
+            crew.add(pingpong.hold)
+            receiver = crew.add(pingpong.idle, IDLE_TIMEOUT_S)
             crew.start()
             time.sleep(SETTLE_S)
             switches, cpu = _switches(receiver.pid), receiver.cpu()

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the processes of a run do, the same for every contestant.
 
-Each function opens its ends first and returns the work, which starts when all are ready. Whoever finds
-no room, or nothing, yields the processor (sched_yield), never sleeps; a call that waits by itself
-does so instead.
+Each function opens its ends first and returns the work, which starts when all are ready. Whoever
+finds no room, or nothing, yields the processor (sched_yield), never sleeps; a call that waits by
+itself does so instead.
 """
 
-import contextlib
 import os
 import struct
-import time
 from collections.abc import Callable
-from time import perf_counter_ns as clock
 from typing import Any
 
 import numpy as np
@@ -19,11 +16,9 @@ import numpy as np
 from . import message
 from .board import DONE, SEATS, STOP, Board
 from .message import DAMAGED, STEP
-from .way import PATIENCE_S, Batch, Columns, InPlace, OneByOne, Packet, Receive, Send, Way
+from .way import PATIENCE_S, Batch, Columns, InPlace, OneByOne, Send, Way
 
 COUNTED = 64  # messages, or 64 KiB of them, that a producer sends between two looks at the board
-HOLD_S = 0.02
-SPINS = 1000  # times a ping-pong polls before it yields
 
 Work = Callable[[], Any]
 
@@ -135,9 +130,7 @@ def _produce_batches(way: Batch, board: Board, seat: int, channels: range) -> Wo
     def work() -> None:
         start = words[me] + STEP
         while not words[STOP]:
-            batch = [
-                pack(word, body, word & 255) for word in range(start, start + n * STEP, STEP)
-            ]
+            batch = [pack(word, body, word & 255) for word in range(start, start + n * STEP, STEP)]
             while batch:
                 try:
                     sent = send_many(batch)
@@ -265,110 +258,3 @@ def _consume_columns(way: Columns, board: Board, seat: int, channel: int) -> Wor
 def wake(way: Way, board: Board, seat: int) -> Work:
     """Ends the waiting of consumers that cannot do so by themselves."""
     return way.wake
-
-
-def idle(way: OneByOne, board: Board, seat: int, timeout: float) -> Work:
-    """Waits for a message that never comes."""
-    receive, empty = way.receiver(0, timeout), way.empty
-
-    def work() -> None:
-        with contextlib.suppress(*empty):
-            receive()
-
-    return work
-
-
-def hold(way: OneByOne, board: Board, seat: int) -> Work:
-    """Has a producer's end open and sends nothing."""
-    way.sender(0)
-    words = board.words
-
-    def work() -> None:
-        while not words[DONE]:
-            time.sleep(HOLD_S)
-
-    return work
-
-
-def ping(way: OneByOne, board: Board, seat: int, polling: bool) -> Work:
-    """Sends on channel 0 and waits for it to come back on channel 1: ns of each, wrong answers."""
-    send, receive = _surely(way, board, 0), _ping_receive(way, board, 1, polling)
-    pack, check = message.packer(way.spec.size).pack, message.checker(way.spec.size)
-    body, words = message.body(way.spec.size), board.words
-
-    def work() -> tuple[list[int], int]:
-        times: list[int] = []
-        word, wrong = message.base(0), 0
-        while not words[STOP]:
-            word += STEP
-            packet = pack(word, body, word & 255)
-            before = clock()
-            send(packet)
-            answer = receive()
-            now = clock()
-            if answer is None:  # stopped while it waited, or the message is lost
-                break
-            times.append(now - before)
-            wrong += check(answer) != (word, word & 255)
-        return times, wrong
-
-    return _told(work, board)
-
-
-def echo(way: OneByOne, board: Board, seat: int, polling: bool) -> Work:
-    """Sends back what comes."""
-    send, receive = _surely(way, board, 1), _ping_receive(way, board, 0, polling)
-
-    def work() -> None:
-        while (packet := receive()) is not None:
-            send(packet)
-
-    return _told(work, board)
-
-
-def _surely(way: OneByOne, board: Board, channel: int) -> Send:
-    """A send that tries until there is room."""
-    send, full, words = way.sender(channel), way.full, board.words
-
-    def surely(packet: Packet) -> None:
-        while not words[DONE]:
-            try:
-                if send(packet) is not False:
-                    return
-            except full:
-                pass
-            os.sched_yield()
-
-    return surely
-
-
-def _told(work: Work, board: Board) -> Work:
-    def told() -> Any:
-        try:
-            return work()
-        finally:
-            board.words[DONE] = 1
-
-    return told
-
-
-def _ping_receive(way: OneByOne, board: Board, channel: int, polling: bool) -> Receive:
-    """Waits as asked for; None when the run is over."""
-    wait = way.poller(channel) if polling else way.receiver(channel, PATIENCE_S)
-    empty, words = way.empty, board.words
-
-    def receive() -> Packet | None:
-        spins = 0
-        while True:
-            try:
-                if (packet := wait()) is not None:
-                    return packet
-            except empty:
-                pass
-            spins += 1
-            if not polling or spins % SPINS == 0:
-                if words[DONE]:
-                    return None
-                os.sched_yield()
-
-    return receive

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The run of the whole benchmark: cell by cell, contestants in turns, with progress.
 
-Within a cell the contestants take turns, run by run (A B C, A B C, ...), so that whatever the machine
-does meanwhile it does to all; the cache-line hop is probed around each turn of all. Ctrl-C keeps what
-is done.
+Within a cell the contestants take turns, run by run (A B C, A B C, ...), so that whatever the
+machine does meanwhile it does to all; the cache-line hop is probed around each turn of all.
+Ctrl-C keeps what is done.
 """
 
 import os
@@ -25,7 +25,7 @@ from .hop import Hop
 from .others import Others
 from .plan import Cell, Settings
 from .result import CellResult, Result, Row
-from .way import Many, Unsupported, Way
+from .way import Many, UnsupportedError, Way
 
 
 def measure(settings: Settings, cells: list[Cell], ways: tuple[type[Way], ...]) -> Result:
@@ -62,13 +62,17 @@ class _Meter:
     def __init__(self, settings: Settings, cells: list[Cell], outcome: Result) -> None:
         self._settings, self._cells, self._outcome = settings, cells, outcome
         self._number = 0
-        self._deadline = time.monotonic() + (settings.limit_s or float("inf"))
+        self._deadline = float("inf")
 
     def run(self) -> None:
-        total = sum(c.runs * c.seconds * len(c.ways) for c in self._cells)
+        costs = [cell.runs * cell.seconds * len(cell.ways) for cell in self._cells]
+        total, began = sum(costs), time.monotonic()
         with self._progress(total) as progress, Hop(list(self._settings.cores)) as hop:
             task = progress.tasks[0].id
-            for cell in self._cells:
+            for i, cell in enumerate(self._cells):
+                if self._settings.limit_s:  # what one cell takes too long must not cost the others
+                    share = sum(costs[: i + 1]) / total
+                    self._deadline = began + share * self._settings.limit_s
                 ways = [way for way in cell.ways if way.version() is not None]
                 rows = {way: _row(way) for way in ways}
                 answer = CellResult(cell.scenario, cell.key, cell.conditions, list(rows.values()))
@@ -105,7 +109,7 @@ class _Meter:
             if time.monotonic() > self._deadline:
                 raise RunError("not measured: the time was up")
             row.runs.append(cell.sample(way, name))
-        except Unsupported as error:
+        except UnsupportedError as error:
             row.unsupported = str(error)
         except Exception as error:
             row.runs.append(None)

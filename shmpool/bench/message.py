@@ -2,9 +2,10 @@
 """The messages: each different, and telling whether it was lost, repeated, damaged or overtaken.
 
 A message of n bytes is a 64-bit word, n - 9 bytes of random body, and a last byte that equals the
-first one. The words of a producer are its base plus multiples of 257, so that neighbours differ in
-their first byte. Producers write every message as a whole; consumers read the word and the last byte
-of each, and log the word (board.py); what is in the logs is checked when the run is over.
+first one. The words of a producer are its base plus multiples of 257, so that neighbours differ
+in their first byte. Producers write every message as a whole; consumers read the word and the
+last byte of each, and log the word (board.py); what is in the logs is checked when the run is
+over.
 """
 
 import random
@@ -43,7 +44,7 @@ def checker(size: int) -> Callable[[Any], tuple[int, int]]:
 
 
 def body(size: int) -> bytes:
-    return random.Random(size).randbytes(size - 9)  # noqa: S311
+    return random.Random(size).randbytes(size - 9)
 
 
 def packets(size: int, n: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":

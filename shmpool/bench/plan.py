@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: the cells of every scenario, who takes part in them, and how long a run takes.
+"""What is measured: the cells of every scenario, who takes part in them, and how long a run
+takes.
 
 Polling on one core is left out: a process that polls without sleeping keeps the other one off the
-core until the scheduler's slice ends, and that is what would be measured. To all goes one message at
-a time. Robustness is about single messages too: nobody can say how many of a batch a victim had.
+core until the scheduler's slice ends, and that is what would be measured. To all goes one message
+at a time. Robustness is about single messages too: nobody can say how many of a batch a victim
+had.
 """
 
 from collections.abc import Callable
@@ -42,8 +44,8 @@ class Settings:
 
 FULL = Settings()
 QUICK = Settings(
-    runs=1, window_s=0.15, sizes=(64, 1 << 20), pairs=(1, 2), ordeal_sizes=(1500,), kills=5,
-    stops=0, limit_s=110,
+    runs=1, window_s=0.15, sizes=(64, 1 << 20), pairs=(2,), ordeal_sizes=(1500,), kills=3,
+    stops=0, limit_s=100,
 )  # fmt: skip
 
 
@@ -107,7 +109,7 @@ def _to_all(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:
     singles = tuple(way for way in ways if issubclass(way, OneByOne))
     return [
         _load(settings, "to-all", Load(1, RECEIVERS, size, to_all=True), singles)
-        for size in settings.sizes[:2]
+        for size in settings.sizes[: len(settings.pairs)]
     ]
 
 
@@ -126,7 +128,7 @@ def _latency(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:
 
 
 def _idle(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:
-    seconds = max(1.0, settings.window_s) if settings.limit_s is None else 0.5
+    seconds = 2 * settings.window_s
 
     def sample(kind: type[OneByOne], name: str) -> dict[str, float]:
         return latency.idle(kind, name, LATENCY_SIZE, seconds, list(settings.cores))
@@ -147,7 +149,7 @@ def _robustness(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:
             "times": ordeal.times, "stop_s": ordeal.stop_s,
         }  # fmt: skip
         each = 0.25 if ordeal.blow is Blow.KILL else ordeal.stop_s + 0.05
-        cost = 2 + each * ordeal.times
+        cost = 1.5 + each * ordeal.times
         return Cell("robustness", key, conditions, singles, sample, 1, cost)
 
     singles = tuple(way for way in ways if issubclass(way, OneByOne))

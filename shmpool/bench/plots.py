@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+COLOURS = 20  # of the map tab20
 MARKERS = "osv^<>DPX*hd"
 GOOD, BAD, PARTLY, NONE = "#b7e1b0", "#f2b0a5", "#f7e3a1", "#e6e6e6"
 PERCENTILES = ("p50", "p99", "p99.9")
@@ -21,13 +22,13 @@ PERCENTILES = ("p50", "p99", "p99.9")
 
 def plots(result: Result) -> dict[str, str]:
     """SVG by name. ImportError without matplotlib."""
-    found = {}
+    found, ways = {}, _ways(result.cells)
     for producers in dict.fromkeys(c.conditions["producers"] for c in result.of("throughput")):
         cells = [c for c in result.of("throughput") if c.conditions["producers"] == producers]
         title = f"{producers} to {cells[0].conditions['consumers']}: messages a second"
-        found[f"throughput-{producers}"] = _svg((9, 6), _throughput, cells, title)
+        found[f"throughput-{producers}"] = _svg((9, 6), _throughput, cells, ways, title)
     if cells := result.of("latency"):
-        found["latency"] = _svg((5 * len(cells), 6), _latency, cells)
+        found["latency"] = _svg((5 * len(cells), 6), _latency, cells, ways)
     if cells := result.of("robustness"):
         height = 1.5 + 0.34 * max(len(cell.rows) for cell in cells)
         found["robustness"] = _svg((3.5 + 1.6 * len(cells), height), _robustness, cells)
@@ -55,8 +56,9 @@ def _style(way: str, ways: list[str]) -> dict[str, Any]:
     at = ways.index(way)
     ours = way.startswith(OURS)
     return {
-        "color": mpl.colormaps["tab20"](at % 20),
+        "color": mpl.colormaps["tab20"](at % COLOURS),
         "marker": MARKERS[at % len(MARKERS)],
+        "linestyle": "-" if at < COLOURS else "--",
         "linewidth": 2.5 if ours else 1,
         "markersize": 7 if ours else 5,
         "zorder": 3 if ours else 2,
@@ -67,9 +69,8 @@ def _ways(cells: list[CellResult]) -> list[str]:
     return list(dict.fromkeys(row.way for cell in cells for row in cell.rows))
 
 
-def _throughput(figure: "Figure", cells: list[CellResult], title: str) -> None:
+def _throughput(figure: "Figure", cells: list[CellResult], ways: list[str], title: str) -> None:
     axes: Axes = figure.subplots()
-    ways = _ways(cells)
     for way in ways:
         points = []
         for cell in cells:
@@ -87,8 +88,7 @@ def _throughput(figure: "Figure", cells: list[CellResult], title: str) -> None:
     figure.legend(loc="outside right upper", fontsize="small")
 
 
-def _latency(figure: "Figure", cells: list[CellResult]) -> None:
-    ways = _ways(cells)
+def _latency(figure: "Figure", cells: list[CellResult], ways: list[str]) -> None:
     columns = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]
     for axes, cell in zip(columns, cells, strict=True):
         for row in cell.rows:

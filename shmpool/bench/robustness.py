@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes killed, or stopped for a while, at random moments under load: what becomes of the others.
+"""Processes killed, or stopped for a while, at random moments under load: what becomes of the
+others.
 
-Two producers and two consumers are at work. After a kill a newcomer takes the victim's place, and the
-library's own documented repair is called; everybody has to get on within HUNG_S. Who killed whom does
-not matter to the accounts: every process leaves an exact one (board.py).
+Two producers and two consumers are at work. After a kill a newcomer takes the victim's place, and
+the library's own documented repair is called; everybody has to get on within HUNG_S. Who killed
+whom does not matter to the accounts: every process leaves an exact one (board.py).
 """
 
 import os
@@ -46,7 +47,7 @@ class Ordeal:
 
 
 def measure(kind: type[Way], name: str, ordeal: Ordeal, cores: list[int]) -> dict[str, Any]:
-    """What came of it. RunError if it does not even work before the first blow; Unsupported."""
+    """What came of it. RunError if it does not work before the first blow; UnsupportedError."""
     load = Load(2, 2, ordeal.size)
     way = kind(replace(load.spec(kind, name), newcomers=ordeal.times))
     outcome: dict[str, Any] = {}
@@ -68,7 +69,7 @@ class _Trial:
         self.crew, self.ordeal = crew, ordeal
         self.live: dict[str, list[Worker]] = {}
         self.logs: dict[int, memoryview] = {}
-        self.random = random.Random(SEED)  # noqa: S311
+        self.random = random.Random(SEED)
         self.blows = 0
         self.stood_still = 0
         self.longest_s = 0.0
@@ -106,8 +107,7 @@ class _Trial:
     def _kill(self, victim: Worker) -> None:
         began = time.monotonic()
         workers = self.live[self.ordeal.victim]
-        victim.process.kill()
-        victim.process.join()
+        victim.kill()
         try:
             self.crew.way.recover()
         except Exception as error:

@@ -3,6 +3,7 @@
 
 import statistics
 from dataclasses import dataclass
+from typing import Any
 
 from .message import Faults
 from .result import CellResult, Result, Row
@@ -64,14 +65,11 @@ def faults(row: Row) -> str:
     return str(Faults(**{name: row.total(name) for name in vars(Faults())}))
 
 
-def clean(run: dict[str, object]) -> bool:
+def clean(run: dict[str, Any]) -> bool:
     """Whether an ordeal left nothing to complain of: nobody hung or stood still, nothing was lost
     but what victims had in hand, nothing repeated, damaged, leaked or left over."""
     wrong = ("hung", "stood_still", "repeated", "damaged", "unknown", "leaked", "left", "saw")
-    lost, in_hand = run["lost"], run["in_hand"]
-    assert isinstance(lost, int)
-    assert isinstance(in_hand, int)
-    return not any(run.get(name) for name in wrong) and lost <= in_hand
+    return run["lost"] <= run["in_hand"] and not any(run.get(name) for name in wrong)
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,9 @@ def _throughput_goals(cell: CellResult) -> list[Goal]:
         found.append(Goal("Buffer: first", cell.key, 1.0, against(BUFFER, None, False)))
     return [
         *found,
-        Goal("send, recv: the best many-to-many peer", cell.key, 1.2, against(SINGLE, queues, True)),
+        Goal(
+            "send, recv: the best many-to-many peer", cell.key, 1.2, against(SINGLE, queues, True)
+        ),
         Goal("send, recv: the best one-to-one peer", cell.key, 0.8, against(SINGLE, rings, True)),
     ]
 

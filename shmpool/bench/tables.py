@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .plan import size_text
 from .result import CellResult, Result, Row
-from .summary import MAIN, Spread, clean, faults, goals, spread, to_best_peer, to_reference
+from .summary import Spread, clean, faults, goals, spread, to_best_peer, to_reference
 
 Lines = Sequence[str]  # of one field
 
@@ -116,9 +116,9 @@ def _headings(cells: list[CellResult]) -> list[str]:
 
 def _throughput(result: Result) -> list[Table]:
     note = (
-        "Messages received a second, median and range of the runs. One-to-one and to-all ways use a "
-        "channel for each pair of processes. The best peer is the best of the other libraries that "
-        "lose nothing."
+        "Messages received a second, median and range of the runs. One-to-one and to-all ways use "
+        "a channel for each pair of processes. The best peer is the best of the other libraries "
+        "that lose nothing."
     )
     return [
         _side_by_side(f"Throughput, {who}", cells, _headings(cells), _rate, note)
@@ -128,11 +128,13 @@ def _throughput(result: Result) -> list[Table]:
 
 def _costs(result: Result) -> list[Table]:
     note = (
-        "Processor seconds of all processes per million messages, and the most memory that they had "
-        "beyond what they had before they opened their ends."
+        "Processor seconds of all processes per million messages, and the most memory that they "
+        "had beyond what they had before they opened their ends."
     )
     return [
-        _side_by_side(f"Cost, {who}", cells, [h.split(":")[0] for h in _headings(cells)], _cost, note)
+        _side_by_side(
+            f"Cost, {who}", cells, [h.split(":")[0] for h in _headings(cells)], _cost, note
+        )
         for who, cells in _loads(result).items()
     ]
 
@@ -177,7 +179,10 @@ def _idle(result: Result) -> list[Table]:
         Table(
             "A blocked receiver to which nothing comes",
             ["", "wake-ups a second", "of one processor"],
-            [[[r.way], figure(r, "wakeups", ""), figure(r, "cpu_percent", " %")] for r in cell.rows],
+            [
+                [[r.way], figure(r, "wakeups", ""), figure(r, "cpu_percent", " %")]
+                for r in cell.rows
+            ],
         )
         for cell in result.of("idle")
     ]
@@ -212,9 +217,10 @@ def _robustness(result: Result) -> list[Table]:
         return []
     headings = [f"{cell.conditions['times']} x {cell.key}" for cell in cells]
     note = (
-        "Two producers and two consumers; a newcomer takes each victim's place. Clean: nobody hung, "
-        "nothing lost but what victims had in hand, nothing repeated, leaked or left. The pause holds "
-        "the newcomer's start. On a topic, what is sent while nobody subscribes is lost by design."
+        "Two producers and two consumers; a newcomer takes each victim's place. Clean: nobody "
+        "hung, nothing lost but what victims had in hand, nothing repeated, leaked or left. The "
+        "pause holds the newcomer's start. On a topic, what is sent while nobody subscribes is "
+        "lost by design."
     )
     table = _side_by_side("Robustness", cells, headings, lambda _, row: verdict(row), note)
     return [table] if table.rows else []

@@ -12,11 +12,8 @@ WIDTH = 132  # columns that the widest tables need when the output is no termina
 
 
 def show(result: Result) -> None:
+    show_tables(tables(result))
     console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH)
-    for table in tables(result):
-        show_table(console, table)
     console.print(", ".join(f"{what}: {value}" for what, value in result.machine.items()))
     for library, why in result.missing.items():
         console.print(f"missing: {library}: {why}")
@@ -24,10 +21,18 @@ def show(result: Result) -> None:
         console.print("interrupted: this is what was done")
 
 
-def show_table(console: Console, table: Table) -> None:
+def show_tables(found: list[Table]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
+    for table in found:
+        console.print(_table(table))
+
+
+def _table(table: Table) -> rich_table.Table:
     shown = rich_table.Table(title=table.title, title_justify="left", caption=table.note or None)
     for i, heading in enumerate(table.header):
         shown.add_column(Text(heading), justify="right" if i else "left")
     for row in table.rows:
         shown.add_row(*(Text("\n".join(filter(None, lines))) for lines in row), end_section=True)
-    console.print(shown)
+    return shown

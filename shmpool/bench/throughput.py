@@ -49,8 +49,7 @@ class Load:
             for n in range(self.producers)
         ]
         consumers = [
-            crew.add(loops.consume, n * own, number=n * (not own))
-            for n in range(self.consumers)
+            crew.add(loops.consume, n * own, number=n * (not own)) for n in range(self.consumers)
         ]
         return producers, consumers
 
@@ -58,7 +57,7 @@ class Load:
 def measure(
     kind: type[Way], name: str, load: Load, seconds: float, cores: list[int], pin: bool
 ) -> dict[str, float]:
-    """The figures of one run. RunError, Unsupported."""
+    """The figures of one run. RunError, UnsupportedError."""
     way = kind(load.spec(kind, name))
     try:
         way.create()

@@ -6,8 +6,8 @@ handed to each process of the run (so what create() stored in it must survive pi
 process); there its ends are opened before anything is measured: sender() and the like give the
 callables that the loops (loops.py) call, as close to the library's own function as may be.
 
-A way says False, or raises one of `full`, when there is no room; None, or raises one of `empty`, when
-there is nothing. What to do then is the loops' business, the same for all.
+A way says False, or raises one of `full`, when there is no room; None, or raises one of `empty`,
+when there is nothing. What to do then is the loops' business, the same for all.
 """
 
 import shutil
@@ -54,7 +54,7 @@ class Shape(Enum):
     TOPIC = "to all"  # each message goes to every consumer
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """Why a contestant cannot do such a run."""
 
 
@@ -87,23 +87,23 @@ class Way(ABC):
 
     @abstractmethod
     def create(self) -> None:
-        """Makes what the processes share. Unsupported if it cannot do such a run."""
+        """Makes what the processes share. UnsupportedError if it cannot do such a run."""
 
     @abstractmethod
     def remove(self) -> None:
         """Removes it; also when create() came only half way, and when processes were killed."""
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: B027
         """In a producer that is done: returns when everything sent can be received."""
 
-    def leave(self) -> None:
+    def leave(self) -> None:  # noqa: B027
         """In a process that is done: closes its ends, where that does not happen by itself."""
 
-    def wake(self) -> None:
+    def wake(self) -> None:  # noqa: B027
         """In a process of its own, when the producers are done: ends the waiting of consumers whose
         receive has no timeout, by messages that it gives out as None, two for each."""
 
-    def recover(self) -> None:
+    def recover(self) -> None:  # noqa: B027
         """In the parent, after a death: the repair that the library documents, if any."""
 
     def leaked(self) -> int | None:
@@ -174,7 +174,7 @@ class Batch(Many):
 
     @abstractmethod
     def sender_many(self, channel: int) -> Callable[[list[bytes]], int | None]:
-        """Sends the first so many of the list (None: all); 0 or one of `full` if there is no room."""
+        """Sends the first so many of the list, None: all; 0 or one of `full` without room."""
 
     @abstractmethod
     def receiver_many(self, channel: int) -> Callable[[], Sequence[bytes] | None]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""faster-fifo: a circular buffer under POSIX mutexes, messages as they are (its dumps and loads)."""
+"""faster-fifo: a circular buffer under POSIX mutexes, given dumps and loads that do nothing."""
 
 import queue
 from collections.abc import Callable
@@ -29,8 +29,7 @@ class FasterFifo(Way):
         del faster_fifo_reduction
         size = self.spec.depth * (self.spec.size + HEADER)
         self.queues = [
-            faster_fifo.Queue(size, loads=bytes, dumps=_as_it_is)
-            for _ in range(self.spec.channels)
+            faster_fifo.Queue(size, loads=bytes, dumps=_as_it_is) for _ in range(self.spec.channels)
         ]
 
     def remove(self) -> None:
@@ -47,7 +46,8 @@ class PutGet(FasterFifo, OneByOne):
         return partial(self.queues[channel].get, timeout=timeout)
 
     def poller(self, channel: int) -> Receive:
-        return self.queues[channel].get_nowait
+        get_nowait: Receive = self.queues[channel].get_nowait
+        return get_nowait
 
 
 class PutGetMany(FasterFifo, Batch):

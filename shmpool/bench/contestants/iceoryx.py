@@ -157,6 +157,7 @@ class Events(Iceoryx2, OneByOne):
     def receiver(self, channel: int, timeout: float) -> Receive:
         import iceoryx2 as iox2
 
+        self.empty = (iox2.ListenerWaitError,)  # a signal came
         receive = self._receive(channel)
         wait = self._event(channel).listener_builder().create().timed_wait
         limit = iox2.Duration.from_secs_f64(timeout)

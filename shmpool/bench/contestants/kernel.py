@@ -11,7 +11,7 @@ from pathlib import Path
 
 import posix_ipc
 
-from ..way import PATIENCE_S, OneByOne, Receive, Send, Spec, Unsupported
+from ..way import PATIENCE_S, OneByOne, Receive, Send, Spec, UnsupportedError
 
 LIMITS = Path("/proc/sys/fs/mqueue")
 
@@ -40,7 +40,7 @@ class MessageQueue(OneByOne):
                     break
             else:
                 most = (LIMITS / "msgsize_max").read_text().strip()
-                raise Unsupported(
+                raise UnsupportedError(
                     f"the system refuses a queue of {self.spec.size}-byte messages "
                     f"(fs.mqueue.msgsize_max {most}, RLIMIT_MSGQUEUE)"
                 )
@@ -87,7 +87,7 @@ class SeqPacket(OneByOne):
             if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS, errno.EAGAIN):
                 raise
             most = Path("/proc/sys/net/core/wmem_max").read_text().strip()
-            raise Unsupported(
+            raise UnsupportedError(
                 f"a message of {self.spec.size} bytes does not fit: {os.strerror(error.errno or 0)}"
                 f" (net.core.wmem_max {most})"
             ) from None

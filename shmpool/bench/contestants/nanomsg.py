@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """pynng: Push0 and Pull0 over ipc://, every consumer connected to every producer."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..way import PATIENCE_S, InFolder, OneByOne, Receive, Send
 
@@ -26,15 +26,17 @@ class PushPull(InFolder, OneByOne):
         import pynng
 
         self.full = (pynng.Timeout,)
-        self._socket = pynng.Push0(
+        self._socket: Any = pynng.Push0(
             listen=self._address(channel, self.number),
             send_buffer_size=self._buffers(),
             send_timeout=int(PATIENCE_S * 1000),
         )
-        return self._socket.send
+        send: Send = self._socket.send
+        return send
 
     def receiver(self, channel: int, timeout: float) -> Receive:
-        return self._pull(channel, timeout).recv
+        receive: Receive = self._pull(channel, timeout).recv
+        return receive
 
     def poller(self, channel: int) -> Receive:
         import pynng

@@ -43,7 +43,7 @@ class Ours(Way):
             self.pool.close()
 
     def recover(self) -> None:
-        """Survivors do it by themselves when they are stuck; where recover() exists, it is called."""
+        """Survivors do it by themselves when they are stuck; a recover() is called too."""
         if hasattr(self.pool, "recover"):
             self.pool.recover()
 

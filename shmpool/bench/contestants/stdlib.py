@@ -132,7 +132,9 @@ class Ring(OneByOne):
 
     def _open(self, channel: int) -> tuple[memoryview, memoryview]:
         memory = SharedMemory(self._name(channel))
-        views = memory.buf[: self.SLOTS].cast("Q"), memory.buf[self.SLOTS :]
+        whole = memoryview(memory.buf or b"")
+        views = whole[: self.SLOTS].cast("Q"), whole[self.SLOTS :]
+        whole.release()
         self._opened.append((memory, views))
         return views
 

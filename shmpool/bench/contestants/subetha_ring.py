@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..way import Batch, InFolder, OneByOne, Receive, Send, Unsupported
+from ..way import Batch, InFolder, OneByOne, Receive, Send, UnsupportedError
 
 if TYPE_CHECKING:
     import subetha
@@ -45,7 +45,7 @@ class Subetha(InFolder):
             ring.send_frame(producer, bytes(self.spec.size))
             ring.recv_frame(consumer)
         except OSError as error:
-            raise Unsupported(f"a frame of {self.spec.size} bytes: {error}") from None
+            raise UnsupportedError(f"a frame of {self.spec.size} bytes: {error}") from None
 
     def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name != "_kept"}
@@ -76,7 +76,7 @@ class SendRecvMany(Subetha, Batch):
 
     def create(self) -> None:
         if self.spec.size > SLOT:
-            raise Unsupported(f"send_many takes at most {SLOT} bytes a message")
+            raise UnsupportedError(f"send_many takes at most {SLOT} bytes a message")
         super().create()
 
     def sender_many(self, channel: int) -> Callable[[list[bytes]], int]:

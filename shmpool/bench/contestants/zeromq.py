@@ -21,7 +21,7 @@ class PushPull(InFolder, OneByOne):
         import zmq
 
         self.full = self.empty = (zmq.Again,)
-        socket = zmq.Context.instance().socket(kind)
+        socket: zmq.Socket[Any] = zmq.Context.instance().socket(kind)
         socket.set_hwm(max(1, self.spec.depth // 2))  # on either side
         socket.setsockopt(option, int(timeout * 1000))
         socket.linger = 0
