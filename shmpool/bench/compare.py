@@ -4,8 +4,8 @@
 import statistics
 
 from .result import CellResult, Result, Row
-from .summary import MAIN, Spread, spread
-from .tables import Lines, Table, conditions, number, verdict
+from .summary import MAIN, Spread, number, spread
+from .tables import Lines, Table, conditions, verdict
 
 HOP_CHANGED = 1.5  # times: what was measured with such different hops is not comparable
 

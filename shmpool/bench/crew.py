@@ -74,6 +74,10 @@ def _work(
     way.leave()
 
 
+def _waking(way: Way, board: Board, seat: int) -> Callable[[], None]:
+    return way.wake
+
+
 def _memory(pid: int) -> int:
     """Pss in bytes; 0 if the process is gone."""
     with contextlib.suppress(OSError):
@@ -205,6 +209,17 @@ class Crew:
             worker.ready()
         for worker in self.workers:
             worker.go()
+
+    def finish(self, producing: list[Worker], seconds: float) -> list[Worker]:
+        """Stops the producing ones, then lets all know; gives those that did not stop in time."""
+        self.board.words[STOP] = 1
+        late = self.wait(producing, seconds)
+        self.board.words[DONE] = 1
+        if type(self.way).wake is not Way.wake:
+            waker = self.add(_waking)
+            waker.ready()
+            waker.go()
+        return late
 
     def wait(self, workers: list[Worker], seconds: float) -> list[Worker]:
         """Waits for those to be done with their work; gives those that were not in time."""

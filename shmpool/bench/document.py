@@ -5,6 +5,7 @@ import html
 from pathlib import Path
 
 from . import plots
+from .findings import findings
 from .result import Result
 from .tables import Lines, Table, tables
 
@@ -58,6 +59,8 @@ def _images(result: Result) -> tuple[dict[str, str], str]:
 
 def markdown(result: Result, images: list[str], note: str) -> str:
     parts = [INTRODUCTION, "\n", note, _circumstances(result)]
+    parts.append("\n## What it shows\n\n")
+    parts += [f"- {sentence}\n" for sentence in findings(result)]
     if images:
         parts.append("\n## Plots\n")
         parts += [f"\n![{name}]({NAME}/{name}.svg)\n" for name in images]

@@ -11,8 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from . import loops, pingpong
-from .board import DONE, SEATS, STOP, Board
+from . import pingpong
+from .board import SEATS, Board
 from .crew import Crew, RunError, Worker
 from .way import OneByOne, Spec
 
@@ -68,12 +68,7 @@ def measure(
 
 
 def _stop(crew: Crew, ping: Worker, echo: Worker) -> None:
-    crew.board.words[STOP] = 1
-    crew.wait([ping], STOP_S)
-    crew.board.words[DONE] = 1
-    waker = crew.add(loops.wake)
-    waker.ready()
-    waker.go()
+    crew.finish([ping], STOP_S)
     crew.wait([ping, echo], STOP_S)
     errors = [worker.error for worker in (ping, echo) if worker.error]
     if errors or not ping.done:

@@ -253,8 +253,3 @@ def _consume_columns(way: Columns, board: Board, seat: int, channel: int) -> Wor
                 return
 
     return work
-
-
-def wake(way: Way, board: Board, seat: int) -> Work:
-    """Ends the waiting of consumers that cannot do so by themselves."""
-    return way.wake

@@ -34,6 +34,7 @@ class Settings:
     window_s: float = 0.5
     sizes: tuple[int, ...] = SIZES
     pairs: tuple[int, ...] = PAIRS
+    to_all_sizes: tuple[int, ...] = (64, 1500)
     ordeal_sizes: tuple[int, ...] = (1500, 1 << 20)
     kills: int = 50
     stops: int = 3
@@ -44,9 +45,16 @@ class Settings:
 
 FULL = Settings()
 QUICK = Settings(
-    runs=1, window_s=0.15, sizes=(64, 1 << 20), pairs=(2,), ordeal_sizes=(1500,), kills=3,
-    stops=0, limit_s=100,
-)  # fmt: skip
+    runs=1,
+    window_s=0.15,
+    sizes=(64, 1 << 20),
+    pairs=(2,),
+    to_all_sizes=(64,),
+    ordeal_sizes=(1500,),
+    kills=3,
+    stops=0,
+    limit_s=100,
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def _to_all(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:
     singles = tuple(way for way in ways if issubclass(way, OneByOne))
     return [
         _load(settings, "to-all", Load(1, RECEIVERS, size, to_all=True), singles)
-        for size in settings.sizes[: len(settings.pairs)]
+        for size in settings.to_all_sizes
     ]
 
 

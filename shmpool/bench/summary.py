@@ -34,6 +34,11 @@ def spread(row: Row, name: str) -> Spread | None:
     return Spread(statistics.median(values), min(values), max(values)) if values else None
 
 
+def number(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def ratio(row: Row, others: list[Row], name: str, more_is_better: bool) -> float | None:
     """The row's figure over the best one of the others: the median of the ratios run by run."""
     best = max if more_is_better else min

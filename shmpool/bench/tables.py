@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from .plan import size_text
 from .result import CellResult, Result, Row
-from .summary import Spread, clean, faults, goals, spread, to_best_peer, to_reference
+from .summary import (
+    Spread,
+    clean,
+    faults,
+    goals,
+    number,
+    spread,
+    to_best_peer,
+    to_reference,
+)
 
 Lines = Sequence[str]  # of one field
 
@@ -33,11 +42,6 @@ def tables(result: Result) -> list[Table]:
         *_robustness(result),
         *_goals(result),
     ]
-
-
-def number(value: float) -> str:
-    """Three digits that count."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _range(found: Spread, scale: float, unit: str) -> list[str]:

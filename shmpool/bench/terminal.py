@@ -5,6 +5,7 @@ from rich import table as rich_table
 from rich.console import Console
 from rich.text import Text
 
+from .findings import findings
 from .result import Result
 from .tables import Table, tables
 
@@ -14,6 +15,8 @@ WIDTH = 132  # columns that the widest tables need when the output is no termina
 def show(result: Result) -> None:
     show_tables(tables(result))
     console = Console()
+    for sentence in findings(result):
+        console.print(Text(f"- {sentence}"))
     console.print(", ".join(f"{what}: {value}" for what, value in result.machine.items()))
     for library, why in result.missing.items():
         console.print(f"missing: {library}: {why}")

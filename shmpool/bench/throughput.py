@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from . import loops, message
-from .board import DONE, SEATS, STOP, Board, length
+from .board import SEATS, Board, length
 from .crew import Crew, RunError, Usage, Worker
 from .way import Shape, Spec, Way
 
@@ -99,13 +99,7 @@ def _window(crew: Crew, logs: list[memoryview], seconds: float) -> dict[str, flo
 
 def finish(crew: Crew, producers: list[Worker], consumers: list[Worker]) -> None:
     """Stops the producers, lets the consumers get what is left. RunError."""
-    crew.board.words[STOP] = 1
-    late = crew.wait(producers, STOP_S)
-    crew.board.words[DONE] = 1
-    waker = crew.add(loops.wake)
-    waker.ready()
-    waker.go()
-    late += crew.wait(consumers, DRAIN_S)
+    late = crew.finish(producers, STOP_S) + crew.wait(consumers, DRAIN_S)
     errors = [w.error for w in (*producers, *consumers) if w.error]
     if errors or late:
         raise RunError("; ".join(dict.fromkeys(errors)) or f"{len(late)} processes hung")
