@@ -224,7 +224,14 @@ def test_missing_are_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--only", "nothing"), ("--ways", "nobody"), ("--compare", __file__, __file__)]
+    "arguments",
+    [
+        ("--only", "nothing"),
+        ("--ways", "nobody"),
+        ("--sizes", "64,8"),
+        ("--pairs", "1,x"),
+        ("--compare", __file__, __file__),
+    ],
 )
 def test_misuse(arguments: tuple[str, ...]) -> None:
     """A wrong option or file is one clear message, not a traceback."""

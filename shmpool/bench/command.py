@@ -20,11 +20,26 @@ EPILOG = """\b
 Examples:
     shmpool bench --quick
     shmpool bench --only throughput,latency --ways shmpool,pyzmq --json new.json
+    shmpool bench --only throughput --sizes 64,1048576 --pairs 1
     shmpool bench --compare old.json new.json
     shmpool bench --from new.json --report docs"""
 
 FILE = click.Path(dir_okay=False, path_type=Path)
+SIZE_LEAST = 16  # bytes of a message
 INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _numbers(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> tuple[int, ...] | None:
+    """A list of numbers with commas in between; messages have at least their 9 fixed bytes."""
+    if text is None:
+        return None
+    least = SIZE_LEAST if parameter.name == "sizes" else 1
+    found = tuple(int(part) if part.isdecimal() else 0 for part in text.split(","))
+    if min(found) < least:
+        raise click.BadParameter(f"{text!r}: numbers from {least} on, with commas in between")
+    return found
 
 
 @click.command(
@@ -35,6 +50,8 @@ INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--runs", type=click.IntRange(1, 100), help="Runs of each cell.  [default: 5]")
 @click.option("--only", metavar="SCENARIOS", help=f"Some of {','.join(SCENARIOS)}.")
 @click.option("--ways", "names", metavar="NAMES", help="Only contestants whose names contain one.")
+@click.option("--sizes", callback=_numbers, metavar="BYTES", help="Of messages, for throughput.")
+@click.option("--pairs", callback=_numbers, metavar="N", help="Of processes, for throughput.")
 @click.option("--pin", is_flag=True, help="Pin each process to a core, one after the other.")
 @click.option("--json", "json_path", type=FILE, help="Write the results to this file.")
 @click.option("--report", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
@@ -45,7 +62,8 @@ INPUT = click.Path(exists=True, dir_okay=False, path_type=Path)
               help="Compare two files of results and measure nothing.")  # fmt: skip
 @click.option("--list", "listing", is_flag=True, help="Name the contestants and end.")
 def bench(
-    quick: bool, runs: int | None, only: str | None, names: str | None, pin: bool,
+    quick: bool, runs: int | None, only: str | None, names: str | None,
+    sizes: tuple[int, ...] | None, pairs: tuple[int, ...] | None, pin: bool,
     json_path: Path | None, report: Path | None, source: Path | None,
     pair: tuple[Path, Path] | None, listing: bool,
 ) -> None:  # fmt: skip
@@ -62,7 +80,12 @@ def bench(
         _give(_read(source), json_path, report)
     else:
         settings = replace(QUICK if quick else FULL, pin=pin, cores=_cores())
-        settings = replace(settings, runs=runs or settings.runs)
+        settings = replace(
+            settings,
+            runs=runs or settings.runs,
+            sizes=sizes or settings.sizes,
+            pairs=pairs or settings.pairs,
+        )
         _give(_measured(settings, ways, _scenarios(only)), json_path, report)
 
 
