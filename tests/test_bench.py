@@ -15,7 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shmpool.bench import board, latency, message, robustness, summary, throughput
+from shmpool.bench import (
+    board,
+    document,
+    latency,
+    message,
+    plots,
+    robustness,
+    summary,
+    throughput,
+)
 from shmpool.bench.board import Board
 from shmpool.bench.compare import judge
 from shmpool.bench.contestants import WAYS, ours, stdlib
@@ -221,6 +230,15 @@ def test_missing_are_listed() -> None:
     """--list names every contestant, installed or missing."""
     listed = bench("--list").stdout
     assert [way.title() for way in WAYS] == [line[:42].rstrip() for line in listed.splitlines()]
+
+
+def test_page_is_generated() -> None:
+    """docs/benchmarks.md is what the benchmark writes of the results that lie beside it."""
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    result = Result.read(docs / "benchmarks" / "results.json")
+    drawn = plots.plots(result)
+    assert (docs / "benchmarks.md").read_text() == document.markdown(result, list(drawn), "")
+    assert {f"{name}.svg" for name in drawn} == {p.name for p in docs.glob("benchmarks/*.svg")}
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 """Results as a Markdown page with its plots, and as one HTML page that needs nothing else."""
 
 import html
+import sys
 from pathlib import Path
 
 from . import plots
+from .contestants import WAYS
 from .findings import findings
 from .result import Result
 from .tables import Lines, Table, tables
@@ -34,11 +36,14 @@ svg { max-width: 100%; height: auto }
 
 
 def write(result: Result, folder: Path) -> list[Path]:
-    """Writes benchmarks.md with its plots in benchmarks/, and benchmarks.html; the files' paths."""
+    """Writes benchmarks.md, its plots and the results in benchmarks/, and benchmarks.html."""
     images, note = _images(result)
     pictures = folder / NAME
     pictures.mkdir(parents=True, exist_ok=True)
-    written = []
+    for old in pictures.glob("*.svg"):
+        old.unlink()
+    written = [pictures / "results.json"]
+    result.write(written[0])
     for name, svg in images.items():
         written.append(pictures / f"{name}.svg")
         written[-1].write_text(svg + "\n" if not svg.endswith("\n") else svg)
@@ -61,6 +66,7 @@ def markdown(result: Result, images: list[str], note: str) -> str:
     parts = [INTRODUCTION, "\n", note, _circumstances(result)]
     parts.append("\n## What it shows\n\n")
     parts += [f"- {sentence}\n" for sentence in findings(result)]
+    parts.append(_contestants())
     if images:
         parts.append("\n## Plots\n")
         parts += [f"\n![{name}]({NAME}/{name}.svg)\n" for name in images]
@@ -87,6 +93,15 @@ def _circumstances(result: Result) -> str:
     return "## The run\n\n" + "\n".join(lines) + "\n"
 
 
+def _contestants() -> str:
+    """What each adapter says of itself: its module's docstring."""
+    modules = dict.fromkeys(way.__module__ for way in WAYS)
+    texts = [" ".join((sys.modules[name].__doc__ or "").split()) for name in modules]
+    return "\n## The contestants\n\n" + "".join(
+        f"- {html.escape(text, quote=False)}\n" for text in texts
+    )
+
+
 def _table(table: Table) -> str:
     lines = [table.header, ["---", *["---:"] * (len(table.header) - 1)]]
     lines += [[_field(field) for field in row] for row in table.rows]
@@ -94,7 +109,7 @@ def _table(table: Table) -> str:
 
 
 def _field(lines: Lines) -> str:
-    return "<br>".join(html.escape(line).replace("|", "\\|") for line in lines if line)
+    return "<br>".join(html.escape(line, quote=False).replace("|", "\\|") for line in lines if line)
 
 
 def page(text: str, images: dict[str, str]) -> str:
