@@ -97,9 +97,8 @@ def _contestants() -> str:
     """What each adapter says of itself: its module's docstring."""
     modules = dict.fromkeys(way.__module__ for way in WAYS)
     texts = [" ".join((sys.modules[name].__doc__ or "").split()) for name in modules]
-    return "\n## The contestants\n\n" + "".join(
-        f"- {html.escape(text, quote=False)}\n" for text in texts
-    )
+    lines = [f"- {html.escape(text, quote=False)}\n" for text in texts]
+    return "\n## The contestants\n\n" + "".join(lines)
 
 
 def _table(table: Table) -> str:

@@ -14,6 +14,7 @@ from .crew import Crew, RunError, Usage, Worker
 from .way import Shape, Spec, Way
 
 WARM_S = 0.05
+LONGER = 20  # times as long as asked for a window may be, until something has arrived
 STOP_S, DRAIN_S = 3.0, 10.0  # seconds for producers to stop, for consumers to get the rest
 
 
@@ -84,12 +85,14 @@ def _window(crew: Crew, logs: list[memoryview], seconds: float) -> dict[str, flo
         return time.perf_counter(), [length(log) for log in logs], crew.usage()
 
     began, before, used = look()
-    time.sleep(seconds)
-    ended, after, used_then = look()
+    after, deadline = before, time.monotonic() + LONGER * seconds
+    while after == before and time.monotonic() < deadline:
+        time.sleep(seconds)
+        ended, after, used_then = look()
     memory = max(0, crew.usage(memory=True).memory - 8 * sum(after))  # without the logs
     got = sum(after) - sum(before)
     if not got:
-        raise RunError(f"nothing arrived in {seconds:g} s")
+        raise RunError(f"nothing arrived in {ended - began:.1f} s")
     return {
         "rate": got / (ended - began),
         "cpu_s_per_million": (used_then.cpu - used.cpu) / got * 1e6,

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""iceoryx2: publish and subscribe in place; its events where a receiver has to sleep."""
+"""iceoryx2: publish and subscribe in place; its events where a receiver has to sleep. Overflow is
+off and publishers retry until delivered; under load it drops messages of a full subscriber all the
+same, now and then.
+"""
 
 import ctypes
 import shutil
