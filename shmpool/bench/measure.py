@@ -28,6 +28,9 @@ from .result import CellResult, Result, Row
 from .way import Many, UnsupportedError, Way
 
 
+SLACK = 0.1  # of the time that there is, that one cell may be late
+
+
 def measure(settings: Settings, cells: list[Cell], ways: tuple[type[Way], ...]) -> Result:
     """Measures everything, or what there is time for."""
     outcome = Result(
@@ -71,7 +74,7 @@ class _Meter:
             task = progress.tasks[0].id
             for i, cell in enumerate(self._cells):
                 if self._settings.limit_s:  # what one cell takes too long must not cost the others
-                    share = sum(costs[: i + 1]) / total
+                    share = min(1.0, sum(costs[: i + 1]) / total + SLACK)
                     self._deadline = began + share * self._settings.limit_s
                 ways = [way for way in cell.ways if way.version() is not None]
                 rows = {way: _row(way) for way in ways}

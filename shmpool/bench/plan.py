@@ -23,7 +23,7 @@ SIZES = (64, 1500, 64 << 10, 1 << 20)  # bytes
 PAIRS = (1, 2, 4, 8)  # producers, and as many consumers
 RECEIVERS = 4  # of a message to all
 LATENCY_SIZE = 64
-START_S, EACH_S = 0.25, 0.17  # a run's time beyond its window, and each process's
+START_S, EACH_S = 0.2, 0.09  # a run's time beyond its window, and each process's
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Settings:
     ordeal_sizes: tuple[int, ...] = (1500, 1 << 20)
     kills: int = 50
     stops: int = 3
+    hung_s: float = 3.0
     pin: bool = False
     cores: tuple[int, ...] = (0, 1)
     limit_s: float | None = None  # after which what is left is not measured
@@ -53,7 +54,8 @@ QUICK = Settings(
     ordeal_sizes=(1500,),
     kills=3,
     stops=0,
-    limit_s=100,
+    hung_s=1.5,
+    limit_s=103,
 )
 
 
@@ -156,14 +158,14 @@ def _robustness(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:
             "blow": ordeal.blow.value, "victim": ordeal.victim, "size": ordeal.size,
             "times": ordeal.times, "stop_s": ordeal.stop_s,
         }  # fmt: skip
-        each = 0.25 if ordeal.blow is Blow.KILL else ordeal.stop_s + 0.05
-        cost = 1.5 + each * ordeal.times
+        each = 0.15 if ordeal.blow is Blow.KILL else ordeal.stop_s + 0.05
+        cost = 0.5 + ordeal.hung_s / 5 + each * ordeal.times
         return Cell("robustness", key, conditions, singles, sample, 1, cost)
 
     singles = tuple(way for way in ways if issubclass(way, OneByOne))
     times = {Blow.KILL: settings.kills, Blow.STOP: settings.stops}
     return [
-        cell(Ordeal(blow, victim, size, times[blow]))
+        cell(Ordeal(blow, victim, size, times[blow], hung_s=settings.hung_s))
         for blow in Blow
         for victim in ("producer", "consumer")
         for size in settings.ordeal_sizes

@@ -3,7 +3,7 @@
 others.
 
 Two producers and two consumers are at work. After a kill a newcomer takes the victim's place, and
-the library's own documented repair is called; everybody has to get on within HUNG_S. Who killed
+the library's own documented repair is called; everybody has to get on within hung_s. Who killed
 whom does not matter to the accounts: every process leaves an exact one (board.py).
 """
 
@@ -22,7 +22,6 @@ from .crew import Crew, RunError, Worker
 from .throughput import Load, finish
 from .way import Shape, Way
 
-HUNG_S = 3.0
 PAUSE_S = (0.002, 0.02)  # between two blows, at random
 START_S = 5.0
 AFTER_S = 0.2
@@ -44,6 +43,7 @@ class Ordeal:
     size: int
     times: int
     stop_s: float = 1.0
+    hung_s: float = 3.0  # after which whoever has not moved counts as hung
 
 
 def measure(kind: type[Way], name: str, ordeal: Ordeal, cores: list[int]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class _Trial:
         newcomer.ready()
         newcomer.go()
         workers[workers.index(victim)] = newcomer
-        if not self._all_move(self._everybody(), HUNG_S):
+        if not self._all_move(self._everybody(), self.ordeal.hung_s):
             self.hung = f"after kill {self.blows}"
         self.longest_s = max(self.longest_s, time.monotonic() - began)
 
@@ -128,7 +128,7 @@ class _Trial:
             self.stood_still += not self._all_move(others, self.ordeal.stop_s / 2)
         finally:
             os.kill(victim.pid, signal.SIGCONT)
-        if not self._all_move(self._everybody(), HUNG_S):
+        if not self._all_move(self._everybody(), self.ordeal.hung_s):
             self.hung = f"after stop {self.blows}"
 
     def _paired(self, worker: Worker, victim: Worker) -> bool:
