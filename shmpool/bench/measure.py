@@ -27,7 +27,6 @@ from .plan import Cell, Settings
 from .result import CellResult, Result, Row
 from .way import Many, UnsupportedError, Way
 
-
 SLACK = 0.1  # of the time that there is, that one cell may be late
 
 
