@@ -13,7 +13,8 @@ ARGS ?=
 SOURCES := pyproject.toml setup.py $(wildcard shmpool/hot/*.[ch] shmpool/native/*.[ch] shmpool/native/*.py)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: all demo test lint check bench bench-native bench-recovery sweep soak relacy tools fix clean
+.PHONY: all demo test lint check bench bench-docs bench-instructions bench-native bench-recovery \
+	sweep soak relacy fuzz docs tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -46,8 +47,17 @@ soak: $(VENV)/.dev
 relacy: $(VENV)/.dev
 	RELACY_INTERLEAVINGS=20000000 $(BIN)/python -m pytest -n auto tests/test_relacy.py $(ARGS)
 
+fuzz: $(VENV)/.dev
+	$(PIP) atheris
+	$(BIN)/python tests/fuzz_wire.py -max_total_time=60 -max_len=4096
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/generate.py
+	SHMPOOL_SCREENSHOT=docs/live-page.png $(BIN)/python -m pytest -q tests/test_browser.py
+
 # Compilers, checkers and emulators; where there is no apt, or no network, the tests do without.
-TOOLS := g++ clang spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static
+TOOLS := g++ clang spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static \
+	valgrind chromium chromium-driver
 tools:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(TOOLS) >/dev/null 2>&1; then \
 		(apt-get -qq update && apt-get -qq install --yes --no-install-recommends $(TOOLS)) >/dev/null 2>&1 \
@@ -62,7 +72,13 @@ lint: $(VENV)/.dev
 check: lint test
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m clients.bench $(ARGS)
+	$(BIN)/python -m shmpool.bench $(ARGS)
+
+bench-docs: $(VENV)/.bench
+	$(BIN)/python -m shmpool.bench --report docs $(ARGS)
+
+bench-instructions: $(VENV)/.dev
+	$(BIN)/python -m clients.bench.instructions $(ARGS)
 
 bench-recovery: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.recovery $(ARGS)

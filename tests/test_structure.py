@@ -47,6 +47,10 @@ PYTHON_ORDER += [
     "keeper",
 ]
 PYTHON_ORDER += ["metrics", "http", "daemon", "asking", "client", "doctor", "__init__"]
+BENCH_ORDER = ["__init__", "way", "message", "board", "crew", "loops", "pingpong", "contestants"]
+BENCH_ORDER += ["throughput", "latency", "robustness", "hop", "others", "plan", "result", "measure"]
+BENCH_ORDER += ["summary", "tables", "findings", "terminal", "plots", "document", "compare"]
+BENCH_ORDER += ["command", "__main__"]
 
 C_FILES = sorted([*NATIVE.glob("*.[ch]"), *(PACKAGE / "hot").glob("*.[ch]")])
 SOURCES = [*C_FILES, *sorted(PACKAGE.rglob("*.py")), *sorted((ROOT / "clients").rglob("*.[chp]*"))]
@@ -72,6 +76,29 @@ def test_python_order() -> None:
         imported += re.findall(r"^from \. import (\w+)", text, re.MULTILINE)
         for other in imported:
             assert PYTHON_ORDER.index(other) < PYTHON_ORDER.index(name), f"{name} imports {other}"
+
+
+def test_bench_is_a_client() -> None:
+    """The benchmark uses of shmpool what everybody can import, and no module of shmpool uses it."""
+    for path in (PACKAGE / "bench").rglob("*.py"):
+        inner = path.parent != PACKAGE / "bench"
+        found = re.findall(r"^ *from (\.+)\w* import", path.read_text(), re.MULTILINE)
+        assert all(len(dots) <= 1 + inner for dots in found), path.name
+        assert not re.search(r"from shmpool|import shmpool\.", path.read_text()), path.name
+    for path in PACKAGE.glob("*.py"):
+        assert "bench" not in path.read_text(), path.name
+
+
+def test_bench_order() -> None:
+    """A module of the benchmark imports only modules before it in the list, which has them all."""
+    modules = {path.stem: path for path in (PACKAGE / "bench").glob("*.py")}
+    assert set(BENCH_ORDER) - {"contestants"} == set(modules)
+    for name, path in modules.items():
+        imported = re.findall(r"^from \.(\w+) import", path.read_text(), re.MULTILINE)
+        for line in re.findall(r"^from \. import (.+)", path.read_text(), re.MULTILINE):
+            imported += line.split(", ")
+        for other in imported:
+            assert BENCH_ORDER.index(other) < BENCH_ORDER.index(name), f"{name} imports {other}"
 
 
 def test_c_knows_no_python() -> None:

@@ -27,6 +27,7 @@ MODULES = {
     "trim": "trim",
     "prune": "prune",
     "doctor": "doctor",
+    "bench": "bench",
     "completion": "completion",
 }
 

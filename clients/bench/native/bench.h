@@ -14,7 +14,7 @@
 
 #define BENCH_WORKERS_MAX 16
 #define BENCH_ROUNDS_MAX 21
-#define BENCH_CONTESTANTS_MAX 6
+#define BENCH_CONTESTANTS_MAX 8
 #define BENCH_RING 4096u /* slots of every queue */
 
 enum bench_work {
@@ -48,7 +48,7 @@ struct bench_goal {
 };
 
 /* Where a contestant's figure stands in the table. Ours come first, one line of the table each. */
-enum bench_column { OURS, ORIGINAL, DPDK, MALLOC, COLUMNS };
+enum bench_column { OURS, ORIGINAL, DPDK, CK, MALLOC, MIMALLOC, JEMALLOC, COLUMNS };
 
 struct bench_run;
 
@@ -82,8 +82,9 @@ extern const struct bench_cell cells[];
 extern const uint32_t cells_count;
 
 extern const struct bench_contestant queue_ours, queue_ours_owner, queue_ours_multi;
-extern const struct bench_contestant queue_tailwait, queue_rte, hop_contestant;
+extern const struct bench_contestant queue_tailwait, queue_rte, queue_ck, hop_contestant;
 extern const struct bench_contestant pool_ours, pool_ours_unchecked;
-extern const struct bench_contestant pool_original, pool_rte, pool_malloc;
+extern const struct bench_contestant pool_original, pool_rte;
+extern const struct bench_contestant pool_malloc, pool_mimalloc, pool_jemalloc;
 
 #endif

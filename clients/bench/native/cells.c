@@ -5,10 +5,11 @@
 #include "bench.h"
 
 static const struct bench_contestant *const queues[] = {
-	&queue_ours, &queue_ours_owner, &queue_tailwait, &queue_rte, NULL,
+	&queue_ours, &queue_ours_owner, &queue_tailwait, &queue_rte, &queue_ck, NULL,
 };
 static const struct bench_contestant *const pools[] = {
-	&pool_ours, &pool_ours_unchecked, &pool_original, &pool_rte, &pool_malloc, NULL,
+	&pool_ours,   &pool_ours_unchecked, &pool_original, &pool_rte,
+	&pool_malloc, &pool_mimalloc,       &pool_jemalloc, NULL,
 };
 static const struct bench_contestant *const pools_unchecked[] = {
 	&pool_ours_unchecked,
@@ -34,15 +35,22 @@ static const struct bench_contestant *const pools_unchecked[] = {
 
 const struct bench_cell cells[] = {
 	{ "queue, 1 core, bulk 1", MULTI, ALONE, .bulk = 1, .goal = TIMES(1.15) },
+	{ "queue, 1 core, bulk 2", MULTI, ALONE, .bulk = 2 },
+	{ "queue, 1 core, bulk 4", MULTI, ALONE, .bulk = 4 },
 	{ "queue, 1 core, bulk 8", MULTI, ALONE, .bulk = 8, .goal = TIMES(1.1) },
+	{ "queue, 1 core, bulk 16", MULTI, ALONE, .bulk = 16 },
 	{ "queue, 1 core, bulk 32", MULTI, ALONE, .bulk = 32, .goal = TIMES(1) },
+	{ "queue, 1 core, bulk 64", MULTI, ALONE, .bulk = 64 },
 	{ "queue, 1 core, bulk 128", MULTI, ALONE, .bulk = 128, .goal = TIMES(1) },
+	{ "queue, 1 core, bulk 256", MULTI, ALONE, .bulk = 256 },
 	{ "queue, 1 core, single, bulk 1", SINGLE, ALONE, .bulk = 1,
 	  .goal = { GOAL_REFERENCE, 0.5 }, .reference = &queue_ours_multi },
 
 	{ "queue, 1 to 1, bulk 1", MULTI, PAIR, .bulk = 1, .goal = TIMES(1) },
 	{ "queue, 1 to 1, bulk 8", MULTI, PAIR, .bulk = 8, .goal = TIMES(1) },
 	{ "queue, 1 to 1, bulk 32", MULTI, PAIR, .bulk = 32, .goal = TIMES(1) },
+	{ "queue, 1 to 1, bulk 128", MULTI, PAIR, .bulk = 128 },
+	{ "queue, 1 to 1, bulk 256", MULTI, PAIR, .bulk = 256 },
 	{ "queue, 1 to 1, single, bulk 1", SINGLE, PAIR, .bulk = 1, .goal = NS(2.5) },
 	{ "queue, 2 get and put, bulk 1", MULTI, TWO_CYCLE, .bulk = 1, .goal = TIMES(1) },
 	{ "queue, 2 get and put, bulk 8", MULTI, TWO_CYCLE, .bulk = 8, .goal = TIMES(1) },
@@ -55,6 +63,8 @@ const struct bench_cell cells[] = {
 	{ "pool, reuse of one buffer", POOL_ALONE, .held = 1, .bulk = 1,
 	  TIMES_OF(1, pool_original) },
 	{ "pool, 256 one by one", POOL_ALONE, .held = 256, .bulk = 1, TIMES_OF(1, pool_original) },
+	{ "pool, 256 in bulks of 8", POOL_ALONE, .held = 256, .bulk = 8 },
+	{ "pool, 256 at once", POOL_ALONE, .held = 256, .bulk = 256 },
 	{ "pool, bulk 32", POOL_ALONE, .held = 32, .bulk = 32, .goal = NS(1) },
 	{ "pool, bulk 32, unchecked", .contestants = pools_unchecked, .work = WORK_POOL,
 	  .place = ONE_CORE, .producers = 1, .held = 32, .bulk = 32, TIMES_OF(1, pool_rte) },

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cycles.h"
 #include "report.h"
 
 /* Oversubscribed samples are long, the others short: twenty of those show the median in spite of a
@@ -139,7 +140,7 @@ static int run_all(const char *only, bool quick, const char *json)
 		free(results);
 		return 2;
 	}
-	report_table(stdout, results, n);
+	report_table(stdout, results, n, cycles_per_ns());
 	int status = json ? write_json(json, results, n, quick) : 0;
 	free(results);
 	return interrupted ? 128 + SIGINT : status;

@@ -7,7 +7,8 @@
 
 #include <string.h>
 
-static const char *const column_name[COLUMNS] = { "ours", "original", "dpdk", "malloc" };
+static const char *const column_name[COLUMNS] = { "ours",   "original", "dpdk",    "ck",
+						  "malloc", "mimalloc", "jemalloc" };
 static const char *const outcome_name[] = {
 	"ok", "slower", "stuck", "failed", "interrupted", "busy"
 };
@@ -64,6 +65,7 @@ static const char *remark(char *text, size_t size, const struct result *result)
 /* Where the figures of one line go. */
 struct line {
 	char figure[COLUMNS][16];
+	char cycles[16];
 	char ratio[16];
 	char goal[64];
 	char hop[32];
@@ -71,14 +73,17 @@ struct line {
 };
 
 /* Variant i of ours. What belongs to the whole cell stands on its first line only. */
-static void row(FILE *out, const struct result *result, uint32_t i, bool first)
+static void row(FILE *out, const struct result *result, uint32_t i, bool first, double cycles)
 {
 	const struct bench_cell *cell = result->cell;
 	struct line l = { 0 };
 	int other = cell->goal.kind == GOAL_REFERENCE ? result_reference(result) :
 							result_baseline(result);
 	double ratio = result_ratio(result, i, other);
-	figure(l.figure[OURS], sizeof(l.figure[0]), result_median(result, i));
+	struct run_sample ours = result_median(result, i);
+	figure(l.figure[OURS], sizeof(l.figure[0]), ours);
+	if (cycles > 0 && ours.outcome == RUN_OK)
+		snprintf(l.cycles, sizeof(l.cycles), "%.1f", ours.ns * cycles);
 	if (ratio > 0)
 		snprintf(l.ratio, sizeof(l.ratio), ratio < 0.01 ? "%.0ex" : "%.2fx", ratio);
 	for (uint32_t j = 0; first && j < result->contestants; j++) {
@@ -98,21 +103,32 @@ static void row(FILE *out, const struct result *result, uint32_t i, bool first)
 			snprintf(l.hop, sizeof(l.hop), "%.0f-%.0f", result->hop_before,
 				 result->hop_after);
 	}
-	fprintf(out, "%-31s %-19s %9s %9s %9s %9s %7s %8s  %s%s\n", first ? cell->name : "",
-		result->contestant[i]->name, l.figure[OURS], l.figure[ORIGINAL], l.figure[DPDK],
-		l.figure[MALLOC], l.ratio, l.hop, l.goal, l.remark);
+	fprintf(out, "%-31s %-19s %9s %8s", first ? cell->name : "", result->contestant[i]->name,
+		l.figure[OURS], l.cycles);
+	for (int c = OURS + 1; c < COLUMNS; c++)
+		fprintf(out, " %9s", l.figure[c]);
+	fprintf(out, " %7s %8s  %s%s\n", l.ratio, l.hop, l.goal, l.remark);
 }
 
-void report_table(FILE *out, const struct result *results, uint32_t n)
+static void missing(FILE *out, const struct bench_contestant *contestant, const char *package)
 {
-	fputs("ns per element, medians. Ratio: ours against the better baseline, or the\n"
+	if (!contestant->create)
+		fprintf(out, "\n%s: skipped, this compiler finds no %s\n", contestant->name,
+			package);
+}
+
+void report_table(FILE *out, const struct result *results, uint32_t n, double cycles)
+{
+	fputs("ns per element, medians; of ours also cycles of the time-stamp counter. Ratio: ours "
+	      "against the better baseline, or the\n"
 	      "one that the goal names, round by round. Hop: ns for a cache line from core to "
 	      "core, before and after. A goal is for the\n"
 	      "first variant of its scenario.\n\n",
 	      out);
-	fprintf(out, "%-31s %-19s %9s %9s %9s %9s %7s %8s  goal\n", "scenario", "variant",
-		column_name[OURS], column_name[ORIGINAL], column_name[DPDK], column_name[MALLOC],
-		"ratio", "hop");
+	fprintf(out, "%-31s %-19s %9s %8s", "scenario", "variant", column_name[OURS], "cycles");
+	for (int c = OURS + 1; c < COLUMNS; c++)
+		fprintf(out, " %9s", column_name[c]);
+	fprintf(out, " %7s %8s  goal\n", "ratio", "hop");
 	for (uint32_t k = 0; k < n; k++) {
 		const struct result *result = &results[k];
 		bool first = true;
@@ -121,12 +137,14 @@ void report_table(FILE *out, const struct result *results, uint32_t n)
 		for (uint32_t i = 0; !result->skipped && i < result->contestants; i++) {
 			if (result->contestant[i]->column != OURS)
 				continue;
-			row(out, result, i, first);
+			row(out, result, i, first, cycles);
 			first = false;
 		}
 	}
-	if (!queue_rte.create)
-		fprintf(out, "\ndpdk: skipped, pkg-config knows no libdpdk for this compiler\n");
+	missing(out, &queue_rte, "libdpdk-dev");
+	missing(out, &queue_ck, "libck-dev");
+	missing(out, &pool_mimalloc, "libmimalloc-dev");
+	missing(out, &pool_jemalloc, "libjemalloc-dev");
 }
 
 static void json_contestant(FILE *out, const struct result *result, uint32_t i)

@@ -9,7 +9,8 @@
 
 #include "result.h"
 
-void report_table(FILE *out, const struct result *results, uint32_t n);
+/* cycles: of a nanosecond, 0 for unknown. */
+void report_table(FILE *out, const struct result *results, uint32_t n, double cycles);
 
 /* Every sample of every round, with what the table says about it. */
 void report_json(FILE *out, const struct result *results, uint32_t n, bool quick);

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many instructions the hot path takes, which no noise moves: python -m
+clients.bench.instructions.
+
+Counted by valgrind's callgrind in native/count.c. The figures that were agreed on are kept in
+instructions.json, for each compiler by itself; an operation that takes over 5 % more than its
+figure is an error, and --update writes new figures.
+"""
+
+import json
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import click
+
+HERE = Path(__file__).resolve().parent
+KEPT = HERE / "instructions.json"
+RISE = 1.05  # times what is kept that an operation may take
+FEW, MANY = 200, 1200  # times an operation is done, to take the one from the other
+_COLLECTED = re.compile(r"Collected : (\d+)")
+
+
+def missing() -> str | None:
+    """What this machine lacks, if it does."""
+    for tool in ("valgrind", "gcc", "make"):
+        if not shutil.which(tool):
+            return f"{tool} is not installed"
+    return None
+
+
+def compiler() -> str:
+    """What the figures hold for."""
+    version = subprocess.run(
+        ["gcc", "-dumpfullversion"], capture_output=True, text=True, check=True
+    ).stdout
+    return f"gcc {version.strip()} {platform.machine()}"
+
+
+def kept() -> dict[str, float]:
+    """Instructions per element that are kept for this compiler; {} for none."""
+    figures: dict[str, float] = json.loads(KEPT.read_text()).get(compiler(), {})
+    return figures
+
+
+def count() -> dict[str, float]:
+    """Instructions per element of every operation, counted now."""
+    subprocess.run(["make", "-s", "-C", str(HERE / "native"), "count"], check=True)
+    program = str(HERE / "native" / "build" / "gcc" / "count")
+    listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout
+    operations = dict(line.split() for line in listed.splitlines())
+    return {name: _each(program, name) / int(n) for name, n in operations.items()}
+
+
+def _each(program: str, operation: str) -> float:
+    few, many = (_collected(program, operation, times) for times in (FEW, MANY))
+    return (many - few) / (MANY - FEW)
+
+
+def _collected(program: str, operation: str, times: int) -> int:
+    done = subprocess.run(
+        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", program, operation,
+         str(times)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = _COLLECTED.search(done.stderr)
+    if not found:
+        raise RuntimeError(f"callgrind said no count: {done.stderr}")
+    return int(found[1])
+
+
+def risen(now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    """By operation, how many times as many instructions as before, where that is too much."""
+    times = {name: now[name] / before[name] for name in before if name in now}
+    return {name: ratio for name, ratio in times.items() if ratio > RISE}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--update", is_flag=True, help="Keep today's counts.")
+def main(update: bool) -> None:
+    """Count the instructions of the hot path and compare them with those that are kept."""
+    if lack := missing():
+        raise click.ClickException(lack)
+    now, before = count(), kept()
+    for name, figure in now.items():
+        old = f"{before[name]:8.2f} kept" if name in before else "         none kept"
+        click.echo(f"{name:12} {figure:8.2f} instructions per element {old}")
+    if update:
+        everything = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+        everything[compiler()] = {name: round(figure, 2) for name, figure in now.items()}
+        KEPT.write_text(json.dumps(everything, indent=1, sort_keys=True) + "\n")
+    elif too_many := risen(now, before):
+        raise click.ClickException(
+            ", ".join(f"{name} takes {ratio:.2f} times as many" for name, ratio in too_many.items())
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cloudtoid-interprocess: byte queues in files, non-blocking to send, receiving either way."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ..way import Batch, InFolder, OneByOne, Receive, Send
+
+if TYPE_CHECKING:
+    import cloudtoid_interprocess
+
+HEADER = 24  # bytes allowed for what it stores beside a message, aligned
+
+
+class Cloudtoid(InFolder):
+    library = "cloudtoid-interprocess"
+    package = "cloudtoid-interprocess"
+
+    def create(self) -> None:
+        """The parent's ends keep the queues alive."""
+        super().create()
+        self._kept = [self.publisher(channel) for channel in range(self.spec.channels)]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
+
+    def remove(self) -> None:
+        for publisher in getattr(self, "_kept", []):
+            publisher.close()
+        super().remove()
+
+    def _arguments(self, channel: int) -> tuple[str, int, str]:
+        capacity = self.spec.depth * (self.spec.size + HEADER) // 8 * 8
+        return f"{self.spec.name}-{channel}", capacity, str(self.folder)
+
+    def publisher(self, channel: int) -> "cloudtoid_interprocess.Publisher":
+        from cloudtoid_interprocess import Publisher
+
+        return Publisher(*self._arguments(channel))
+
+    def subscriber(self, channel: int) -> "cloudtoid_interprocess.Subscriber":
+        from cloudtoid_interprocess import Subscriber
+
+        return Subscriber(*self._arguments(channel))
+
+
+class TrySendReceive(Cloudtoid, OneByOne):
+    call = "try_send, receive"
+
+    def sender(self, channel: int) -> Send:
+        return self.publisher(channel).try_send
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        return partial(self.subscriber(channel).receive, timeout)
+
+    def poller(self, channel: int) -> Receive:
+        return self.subscriber(channel).try_receive
+
+
+class TrySendBatch(Cloudtoid, Batch):
+    call = "try_send_batch"
+    polls = True
+
+    def sender_many(self, channel: int) -> Callable[[list[bytes]], int]:
+        return self.publisher(channel).try_send_batch
+
+    def receiver_many(self, channel: int) -> Callable[[], list[bytes]]:
+        try_receive, n = self.subscriber(channel).try_receive, self.batch
+        return lambda: list(islice(iter(try_receive, None), n))

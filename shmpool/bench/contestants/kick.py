@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kickmsg: publish and subscribe. A subscriber that is too slow loses messages, by design."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..way import InPlace, OneByOne, Receive, Send, Shape, Spec, Way
+
+if TYPE_CHECKING:
+    import kickmsg
+
+
+class Kickmsg(Way):
+    library = "kickmsg"
+    package = "kickmsg"
+    shape = Shape.TOPIC
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.full = (BlockingIOError,)
+        self._opened: list[kickmsg.SharedRegion] = []
+
+    def _name(self, channel: int) -> str:
+        return f"/{self.spec.name}-{channel}"
+
+    def create(self) -> None:
+        import kickmsg
+
+        spec, config = self.spec, kickmsg.Config()
+        config.max_subscribers = spec.consumers + spec.newcomers
+        config.sub_ring_capacity = spec.depth
+        config.pool_size = 2 * spec.depth * spec.consumers
+        config.max_payload_size = spec.size
+        self._kept = [
+            kickmsg.SharedRegion.create(self._name(c), kickmsg.ChannelType.PubSub, config)
+            for c in range(spec.channels)
+        ]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
+
+    def remove(self) -> None:
+        import kickmsg
+
+        for channel in range(self.spec.channels):
+            kickmsg.unlink_shm(self._name(channel))
+
+    def recover(self) -> None:
+        """What may be done under traffic."""
+        for region in self._kept:
+            region.repair_locked_entries()
+            region.reset_retired_rings()
+
+    def leaked(self) -> int:
+        for region in self._kept:
+            region.reclaim_orphaned_slots()
+        stats = [region.stats() for region in self._kept]
+        return sum(s.pool_size - s.pool_free for s in stats)
+
+    def _open(self, channel: int) -> "kickmsg.SharedRegion":
+        import kickmsg
+
+        region = kickmsg.SharedRegion.open(self._name(channel))
+        self._opened.append(region)  # its ends do not keep it
+        return region
+
+    def publisher(self, channel: int) -> "kickmsg.Publisher":
+        import kickmsg
+
+        return kickmsg.Publisher(self._open(channel))
+
+    def subscriber(self, channel: int) -> "kickmsg.Subscriber":
+        import kickmsg
+
+        return kickmsg.Subscriber(self._open(channel))
+
+
+class SendReceive(Kickmsg, OneByOne):
+    call = "send, receive"
+
+    def sender(self, channel: int) -> Send:
+        return self.publisher(channel).send
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        return partial(self.subscriber(channel).receive, timedelta(seconds=timeout))
+
+    def poller(self, channel: int) -> Receive:
+        return self.subscriber(channel).try_receive
+
+
+class AllocateView(Kickmsg, InPlace):
+    call = "allocate, view"
+
+    def writer(self, channel: int) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+        size = self.spec.size
+
+        def publish(slot: "kickmsg.AllocatedSlot") -> None:
+            slot.publish(size)
+
+        return self.publisher(channel).allocate, publish
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        return partial(self.subscriber(channel).receive_view, timedelta(seconds=timeout))
+
+    def poller(self, channel: int) -> Receive:
+        return self.subscriber(channel).try_receive_view

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pynng: Push0 and Pull0 over ipc://, every consumer connected to every producer."""
+
+from typing import TYPE_CHECKING, Any
+
+from ..way import PATIENCE_S, InFolder, OneByOne, Receive, Send
+
+if TYPE_CHECKING:
+    import pynng
+
+BUFFER_MOST = 8192  # messages, the library's own limit
+
+
+class PushPull(InFolder, OneByOne):
+    library = "pynng"
+    call = "Push0, Pull0"
+    package = "pynng"
+
+    def _address(self, channel: int, number: int) -> str:
+        return f"ipc://{self.folder}/{channel}-{number}"
+
+    def _buffers(self) -> int:
+        return min(BUFFER_MOST, max(1, self.spec.depth // 2))
+
+    def sender(self, channel: int) -> Send:
+        import pynng
+
+        self.full = (pynng.Timeout,)
+        self._socket: Any = pynng.Push0(
+            listen=self._address(channel, self.number),
+            send_buffer_size=self._buffers(),
+            send_timeout=int(PATIENCE_S * 1000),
+        )
+        send: Send = self._socket.send
+        return send
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        receive: Receive = self._pull(channel, timeout).recv
+        return receive
+
+    def poller(self, channel: int) -> Receive:
+        import pynng
+
+        socket = self._pull(channel, 0)
+        receive = socket.recv
+        self.empty = (pynng.TryAgain, pynng.Timeout)
+        return lambda: receive(block=False)
+
+    def _pull(self, channel: int, timeout: float) -> "pynng.Pull0":
+        import pynng
+
+        self.empty = (pynng.Timeout,)
+        socket = pynng.Pull0(
+            recv_buffer_size=self._buffers(),
+            recv_timeout=int(timeout * 1000),
+            reconnect_time_min=1,
+            reconnect_time_max=20,
+        )
+        for number in range(self.spec.producers):
+            socket.dial(self._address(channel, number), block=False)
+        self._socket_kept = socket
+        return socket

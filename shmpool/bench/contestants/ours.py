@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool's ways: send and recv, many of them a call, one Buffer at a time, bursts as columns."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import shmpool
+
+from ..way import PATIENCE_S, Batch, Columns, InPlace, Many, OneByOne, Receive, Send, Spec, Way
+
+SMALL = 4096  # bytes of a message up to which a member may keep a full cache
+CACHED, FEW = 1024, 8  # buffers for each process beyond those in queues
+
+
+class Ours(Way):
+    library = "shmpool"
+    package = "shmpool"
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.empty = (shmpool.Empty,)
+        self.full = (shmpool.Full, shmpool.PoolExhausted)
+
+    def create(self) -> None:
+        spec = self.spec
+        ends = spec.producers + spec.consumers + spec.newcomers
+        batch = self.batch if isinstance(self, Many) else 1
+        each = CACHED if spec.size <= SMALL else FEW + 2 * batch
+        most = spec.channels * spec.depth + ends * each
+        capacity = 1 << (most - 1).bit_length()
+        self.pool = shmpool.Pool.create(
+            spec.name, buffer_size=spec.size, capacity=capacity, prealloc=min(capacity, 4096)
+        )
+        for channel in range(spec.channels):
+            self.pool.create_queue(str(channel), capacity=spec.depth)
+
+    def remove(self) -> None:
+        with suppress(shmpool.PoolNotFound):
+            shmpool.Pool.unlink(self.spec.name)
+        if hasattr(self, "pool"):
+            self.pool.close()
+
+    def recover(self) -> None:
+        """Survivors do it by themselves when they are stuck; a recover() is called too."""
+        if hasattr(self.pool, "recover"):
+            self.pool.recover()
+
+    def leaked(self) -> int:
+        """What is neither free nor cached once nobody holds anything."""
+        audit = self.pool.audit()
+        return audit.total - audit.free - audit.cached
+
+    def queue(self, channel: int) -> shmpool.AlfQueue:
+        return self.pool.queue(str(channel))
+
+
+class SendRecv(Ours, OneByOne):
+    call = "send, recv"
+
+    def sender(self, channel: int) -> Send:
+        return partial(self.queue(channel).send, timeout=PATIENCE_S)
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        return partial(self.queue(channel).recv, timeout)
+
+    def poller(self, channel: int) -> Receive:
+        queue = self.queue(channel)
+        empty, recv = queue.empty, queue.recv
+        return lambda: None if empty() else recv()
+
+
+class SendRecvMany(Ours, Batch):
+    call = "send_many, recv_many"
+
+    def sender_many(self, channel: int) -> Callable[[list[bytes]], int | None]:
+        send_many = self.queue(channel).send_many
+
+        def send(batch: list[bytes]) -> int | None:
+            try:
+                return send_many(batch, PATIENCE_S)
+            except (shmpool.Full, shmpool.PoolExhausted) as error:
+                return error.sent
+
+        return send
+
+    def receiver_many(self, channel: int) -> Callable[[], list[bytes]]:
+        return partial(self.queue(channel).recv_many, self.batch, PATIENCE_S)
+
+
+class Buffers(Ours, InPlace):
+    call = "Buffer"
+
+    def writer(self, channel: int) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+        alloc, put, size = self.pool.alloc, self.queue(channel).put, self.spec.size
+
+        def acquire() -> shmpool.Buffer:
+            buffer = alloc(PATIENCE_S)
+            buffer.length = size
+            return buffer
+
+        return acquire, partial(put, timeout=PATIENCE_S)
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        return partial(self.queue(channel).get, timeout)
+
+    def poller(self, channel: int) -> Receive:
+        queue = self.queue(channel)
+        empty, get = queue.empty, queue.get
+        return lambda: None if empty() else get()
+
+
+class Bursts(Ours, Columns):
+    call = "burst"
+
+    def column_writer(self, channel: int) -> Callable[[Any], None]:
+        alloc_many, put_many = self.pool.alloc_many, self.queue(channel).put_many
+        size = self.spec.size
+
+        def write(packets: Any) -> None:
+            burst = alloc_many(len(packets), PATIENCE_S)
+            burst.set_column(0, packets)
+            burst.lengths = size
+            put_many(burst, PATIENCE_S)
+
+        return write
+
+    def column_reader(self, channel: int) -> Callable[[], tuple[Any, Any]]:
+        get_many, end, n = self.queue(channel).get_many, self.spec.size - 1, self.batch
+
+        def read() -> tuple[Any, Any]:
+            with get_many(n, PATIENCE_S) as burst:
+                return burst.column(0, "<u8"), burst.column(end, "u1")
+
+        return read

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What comes with Python: multiprocessing's Queue, SimpleQueue and Pipe, and a ring made by hand on
+multiprocessing.shared_memory.
+"""
+
+import queue
+from functools import partial
+from multiprocessing.shared_memory import SharedMemory
+
+from ..crew import context
+from ..way import PATIENCE_S, OneByOne, Receive, Send, Shape
+
+
+class Queue(OneByOne):
+    library = "multiprocessing.Queue"
+    call = ""
+    package = None
+
+    def create(self) -> None:
+        self.full, self.empty = (queue.Full,), (queue.Empty,)
+        self.queues = [context().Queue(self.spec.depth) for _ in range(self.spec.channels)]
+
+    def remove(self) -> None:
+        for channel in getattr(self, "queues", []):
+            channel.cancel_join_thread()
+            channel.close()
+
+    def sender(self, channel: int) -> Send:
+        return partial(self.queues[channel].put, timeout=PATIENCE_S)
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        return partial(self.queues[channel].get, True, timeout)
+
+    def poller(self, channel: int) -> Receive:
+        return self.queues[channel].get_nowait
+
+    def flush(self) -> None:
+        """A thread of its own writes to the pipe."""
+        for channel in self.queues:
+            channel.close()
+            channel.join_thread()
+
+
+class SimpleQueue(OneByOne):
+    library = "multiprocessing.SimpleQueue"
+    call = ""
+    package = None
+
+    def create(self) -> None:
+        self.queues = [context().SimpleQueue() for _ in range(self.spec.channels)]
+
+    def remove(self) -> None:
+        for channel in getattr(self, "queues", []):
+            channel.close()
+
+    def sender(self, channel: int) -> Send:
+        return self.queues[channel].put
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        return self.queues[channel].get
+
+    def poller(self, channel: int) -> Receive:
+        get, empty = self.queues[channel].get, self.queues[channel].empty
+        return lambda: None if empty() else get()
+
+    def wake(self) -> None:
+        for channel in self.queues:
+            for _ in range(2 * (self.spec.consumers + self.spec.newcomers)):
+                channel.put(None)
+
+
+class Pipe(OneByOne):
+    library = "multiprocessing.Pipe"
+    call = ""
+    package = None
+    shape = Shape.LINK
+
+    def create(self) -> None:
+        self.pipes = [context().Pipe(duplex=False) for _ in range(self.spec.channels)]
+
+    def remove(self) -> None:
+        for reader, writer in getattr(self, "pipes", []):
+            reader.close()
+            writer.close()
+
+    def sender(self, channel: int) -> Send:
+        return self.pipes[channel][1].send_bytes
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        receive = self.pipes[channel][0].recv_bytes
+        return lambda: receive() or None
+
+    def poller(self, channel: int) -> Receive:
+        receive, ready = self.pipes[channel][0].recv_bytes, self.pipes[channel][0].poll
+        return lambda: receive() if ready() else None
+
+    def wake(self) -> None:
+        for _, writer in self.pipes:
+            for _ in range(2):
+                writer.send_bytes(b"")
+
+
+class Ring(OneByOne):
+    """Two positions, each on its own cache line and written by one side only, and fixed slots.
+
+    It relies on stores being seen in their order, which x86 promises.
+    """
+
+    library = "shared_memory"
+    call = "ring by hand"
+    package = None
+    shape = Shape.LINK
+    polls = True
+    blocks = False
+    HEAD, TAIL, SLOTS = 0, 8, 128  # the positions in words of 8 bytes, the slots in bytes
+
+    def _name(self, channel: int) -> str:
+        return f"{self.spec.name}-{channel}"
+
+    def create(self) -> None:
+        self._opened: list[tuple[SharedMemory, tuple[memoryview, memoryview]]] = []
+        size = self.SLOTS + self.spec.depth * self.spec.size
+        self.memories = [
+            SharedMemory(self._name(channel), create=True, size=size)
+            for channel in range(self.spec.channels)
+        ]
+
+    def remove(self) -> None:
+        for memory in getattr(self, "memories", []):
+            memory.close()
+            memory.unlink()
+
+    def _open(self, channel: int) -> tuple[memoryview, memoryview]:
+        memory = SharedMemory(self._name(channel))
+        whole = memoryview(memory.buf or b"")
+        views = whole[: self.SLOTS].cast("Q"), whole[self.SLOTS :]
+        whole.release()
+        self._opened.append((memory, views))
+        return views
+
+    def leave(self) -> None:
+        for memory, views in self._opened:
+            for view in views:
+                view.release()
+            memory.close()
+
+    def sender(self, channel: int) -> Send:
+        (words, slots), size, depth = self._open(channel), self.spec.size, self.spec.depth
+        at, tail = self.HEAD, self.TAIL
+
+        def send(message: bytes) -> bool:
+            head = words[at]
+            if head - words[tail] >= depth:
+                return False
+            start = head % depth * size
+            slots[start : start + size] = message
+            words[at] = head + 1
+            return True
+
+        return send
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        (words, slots), size, depth = self._open(channel), self.spec.size, self.spec.depth
+        at, head = self.TAIL, self.HEAD
+
+        def receive() -> bytes | None:
+            tail = words[at]
+            if words[head] == tail:
+                return None
+            start = tail % depth * size
+            message = bytes(slots[start : start + size])
+            words[at] = tail + 1
+            return message
+
+        return receive

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""pyzmq: PUSH and PULL over ipc://, every consumer connected to every producer."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..way import PATIENCE_S, InFolder, OneByOne, Receive, Send
+
+if TYPE_CHECKING:
+    import zmq
+
+RECONNECT_MS = 1  # until a consumer that was there before its producer tries again
+
+
+class PushPull(InFolder, OneByOne):
+    library = "pyzmq"
+    call = "PUSH, PULL"
+    package = "pyzmq"
+
+    def _socket(self, kind: int, option: int, timeout: float) -> "zmq.Socket[Any]":
+        import zmq
+
+        self.full = self.empty = (zmq.Again,)
+        socket: zmq.Socket[Any] = zmq.Context.instance().socket(kind)
+        socket.set_hwm(max(1, self.spec.depth // 2))  # on either side
+        socket.setsockopt(option, int(timeout * 1000))
+        socket.linger = 0
+        socket.reconnect_ivl = RECONNECT_MS
+        return socket
+
+    def leave(self) -> None:
+        import zmq
+
+        zmq.Context.instance().destroy()
+
+    def _address(self, channel: int, number: int) -> str:
+        return f"ipc://{self.folder}/{channel}-{number}"
+
+    def sender(self, channel: int) -> Send:
+        import zmq
+
+        socket = self._socket(zmq.PUSH, zmq.SNDTIMEO, PATIENCE_S)
+        socket.bind(self._address(channel, self.number))
+        return socket.send
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        import zmq
+
+        socket = self._socket(zmq.PULL, zmq.RCVTIMEO, timeout)
+        for number in range(self.spec.producers):
+            socket.connect(self._address(channel, number))
+        return socket.recv
+
+    def poller(self, channel: int) -> Receive:
+        import zmq
+
+        socket = self._socket(zmq.PULL, zmq.RCVTIMEO, 0)
+        for number in range(self.spec.producers):
+            socket.connect(self._address(channel, number))
+        return partial(socket.recv, zmq.NOBLOCK)

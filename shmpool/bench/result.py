@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of the benchmark gave, as it is kept: plain records that go to JSON and back."""
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+
+Run = dict[str, Any]  # figures by name, of one run
+
+
+@dataclass
+class Row:
+    """One way in one cell. runs has None for a run that gave no figures."""
+
+    way: str
+    library: str
+    shape: str
+    many: bool  # many messages a call
+    runs: list[Run | None] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    unsupported: str = ""
+
+    def figures(self, name: str) -> dict[int, float]:
+        """By run."""
+        return {n: run[name] for n, run in enumerate(self.runs) if run and name in run}
+
+    def total(self, name: str) -> int:
+        return sum(run.get(name, 0) for run in self.runs if run)
+
+
+@dataclass
+class CellResult:
+    """One cell. hops are in ns, others the share of the cores that other programs had."""
+
+    scenario: str
+    key: str
+    conditions: dict[str, Any]
+    rows: list[Row]
+    hops: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Result:
+    started: str
+    options: dict[str, Any]
+    machine: dict[str, str]
+    versions: dict[str, str]  # by library; "" for what comes with Python
+    missing: dict[str, str]  # by library: why
+    cells: list[CellResult] = field(default_factory=list)
+    complete: bool = False
+    format: int = FORMAT
+
+    def of(self, scenario: str) -> list[CellResult]:
+        return [cell for cell in self.cells if cell.scenario == scenario]
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> "Result":
+        """ValueError if the file is something else."""
+        try:
+            raw = json.loads(path.read_text())
+            if raw["format"] != FORMAT:
+                raise ValueError(f"format {raw['format']}, not {FORMAT}")
+            cells = [
+                CellResult(**{**cell, "rows": [Row(**row) for row in cell["rows"]]})
+                for cell in raw.pop("cells")
+            ]
+            return cls(**raw, cells=cells)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} holds no results of this benchmark: {error}") from None
+
+
+def machine() -> dict[str, str]:
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": f"{model}, {os.cpu_count()} cores",
+        "memory": f"{memory / 2**30:.0f} GiB",
+        "virtual": "yes" if "hypervisor" in Path("/proc/cpuinfo").read_text() else "no",
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "libc": " ".join(platform.libc_ver()),
+    }

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the runs say: medians with ranges, ratios run by run, faults, and the goals."""
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from .message import Faults
+from .result import CellResult, Result, Row
+from .way import Shape
+
+OURS, REFERENCE = "shmpool", "multiprocessing.Queue"
+MAIN = {  # the figure that a scenario is about, and whether more of it is better
+    "throughput": ("rate", True),
+    "to-all": ("rate", True),
+    "latency": ("p50", False),
+    "idle": ("wakeups", False),
+}
+ZERO_COPY_SIZE = 64 << 10  # bytes of a message from which handing over a place pays
+SINGLE, BUFFER, BURST = "shmpool send, recv", "shmpool Buffer", "shmpool burst"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some runs, and their range."""
+
+    median: float
+    least: float
+    most: float
+
+
+def spread(row: Row, name: str) -> Spread | None:
+    values = list(row.figures(name).values())
+    return Spread(statistics.median(values), min(values), max(values)) if values else None
+
+
+def number(value: float) -> str:
+    """Three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def ratio(row: Row, others: list[Row], name: str, more_is_better: bool) -> float | None:
+    """The row's figure over the best one of the others: the median of the ratios run by run."""
+    best = max if more_is_better else min
+    ratios = []
+    for run, value in row.figures(name).items():
+        peers = [figures[run] for other in others if run in (figures := other.figures(name))]
+        if peers and best(peers) > 0:
+            ratios.append(value / best(peers))
+    return statistics.median(ratios) if ratios else None
+
+
+def peers(cell: CellResult, row: Row) -> list[Row]:
+    """The rows of other libraries that do not lose messages of their own accord."""
+    return [r for r in cell.rows if r.library not in (OURS, row.library) and not r.total("lost")]
+
+
+def to_reference(cell: CellResult, row: Row) -> float | None:
+    name, more = MAIN[cell.scenario]
+    return ratio(row, [r for r in cell.rows if r.way == REFERENCE], name, more)
+
+
+def to_best_peer(cell: CellResult, row: Row) -> float | None:
+    name, more = MAIN[cell.scenario]
+    return ratio(row, peers(cell, row), name, more)
+
+
+def faults(row: Row) -> str:
+    """What went wrong with messages, in words; "" if nothing did."""
+    return str(Faults(**{name: row.total(name) for name in vars(Faults())}))
+
+
+def clean(run: dict[str, Any]) -> bool:
+    """Whether an ordeal left nothing to complain of: nobody hung or stood still, nothing was lost
+    but what victims had in hand, nothing repeated, damaged, leaked or left over."""
+    wrong = ("hung", "stood_still", "repeated", "damaged", "unknown", "leaked", "left", "saw")
+    return run["lost"] <= run["in_hand"] and not any(run.get(name) for name in wrong)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One thing that shmpool set itself. got is None if it cannot be said."""
+
+    what: str
+    cell: str
+    wanted: float
+    got: float | None
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.got is None else self.got >= self.wanted
+
+
+def goals(result: Result) -> list[Goal]:
+    return [goal for cell in result.of("throughput") for goal in _throughput_goals(cell)] + [
+        goal for cell in result.of("robustness") for goal in _robustness_goals(cell)
+    ]
+
+
+def _throughput_goals(cell: CellResult) -> list[Goal]:
+    rows = {row.way: row for row in cell.rows}
+    name, more = MAIN[cell.scenario]
+
+    def against(way: str, shapes: set[str] | None, single: bool) -> float | None:
+        if way not in rows:
+            return None
+        others = [
+            r for r in peers(cell, rows[way])
+            if (shapes is None or r.shape in shapes) and not (single and r.many)
+        ]  # fmt: skip
+        return ratio(rows[way], others, name, more)
+
+    queues, rings = {Shape.QUEUE.value}, {Shape.LINK.value, Shape.TOPIC.value}
+    found = [Goal("bursts: first", cell.key, 1.0, against(BURST, None, False))]
+    if cell.conditions["size"] >= ZERO_COPY_SIZE:
+        found.append(Goal("Buffer: first", cell.key, 1.0, against(BUFFER, None, False)))
+    return [
+        *found,
+        Goal(
+            "send, recv: the best many-to-many peer", cell.key, 1.2, against(SINGLE, queues, True)
+        ),
+        Goal("send, recv: the best one-to-one peer", cell.key, 0.8, against(SINGLE, rings, True)),
+    ]
+
+
+def _robustness_goals(cell: CellResult) -> list[Goal]:
+    """1 for a clean row of ours, 0 otherwise."""
+    return [
+        Goal(f"{row.way}: clean", cell.key, 1.0, float(all(clean(run) for run in row.runs if run)))
+        for row in cell.rows
+        if row.library == OURS and any(row.runs)
+    ]

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool.bench: its accounts are exact, its contestants work, its command does what it says.
+
+Short runs: what they measure does not matter here, what they count does.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shmpool.bench import (
+    board,
+    document,
+    latency,
+    message,
+    plots,
+    robustness,
+    summary,
+    throughput,
+)
+from shmpool.bench.board import Board
+from shmpool.bench.compare import judge
+from shmpool.bench.contestants import WAYS, ours, stdlib
+from shmpool.bench.latency import PingPong, Waiting
+from shmpool.bench.measure import measure
+from shmpool.bench.plan import QUICK, cells
+from shmpool.bench.result import Result
+from shmpool.bench.robustness import Blow, Ordeal
+from shmpool.bench.summary import Spread
+from shmpool.bench.throughput import Load
+from shmpool.bench.way import OneByOne, Shape, UnsupportedError, Way
+
+CORES = sorted(os.sched_getaffinity(0))[:2]
+SHORT_S = 0.1
+pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="it needs two cores")
+
+
+@pytest.fixture
+def run_name(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A name for one run, nothing of which may be left, but for what a library always leaves."""
+    name = f"{board.PREFIX}{os.getpid()}-{abs(hash(request.node.name)) % 10**8}"
+    yield name
+    left = {p.name for p in Path("/dev/shm").glob(f"*{name}*")}
+    for path in left:
+        Path("/dev/shm", path).unlink()
+    if "iceoryx2" not in request.node.name:
+        assert set() == left
+
+
+def words(producer: int, *numbers: int) -> message.Words:
+    base = message.base(producer)
+    return np.array([base + n * message.STEP for n in numbers], np.uint64)
+
+
+def test_sound_messages() -> None:
+    """What was sent and came, shared out among consumers in any way, is faultless."""
+    sent = {0: int(words(0, 4)[0]), 3: int(words(3, 2)[0])}
+    logs = [
+        np.concatenate([words(0, 1, 3), words(3, 1)]),
+        np.concatenate([words(0, 2, 4), words(3, 2)]),
+    ]
+    assert not message.check(sent, logs)
+
+
+def test_faults_are_counted() -> None:
+    """Lost, repeated, damaged, overtaken and unknown messages are counted, each for itself."""
+    sent = {0: int(words(0, 5)[0])}
+    log = np.concatenate([words(0, 2, 1, 4, 4, 9), np.array([message.DAMAGED], np.uint64)])
+    faults = message.check(sent, [log])
+    assert message.Faults(lost=2, repeated=1, damaged=1, overtaken=1, unknown=1) == faults
+
+
+def test_one_in_flight_is_no_stranger() -> None:
+    """A killed producer may have sent one message more than it counted, not two."""
+    sent = {0: int(words(0, 1)[0])}
+    assert not message.check(sent, [words(0, 1, 2)], in_flight=True)
+    assert 1 == message.check(sent, [words(0, 1, 2)]).unknown
+    assert 1 == message.check(sent, [words(0, 1, 2, 3)], in_flight=True).unknown
+
+
+@pytest.mark.parametrize("size", [64, 1500])
+def test_every_byte_place(size: int) -> None:
+    """A message is as long as asked for, and tells its word and its last byte."""
+    word = message.base(7) + 123 * message.STEP
+    packet = message.packer(size).pack(word, message.body(size), word & 255)
+    assert size == len(packet)
+    assert (word, packet[0]) == message.checker(size)(packet)
+
+
+def test_log_length(run_name: str) -> None:
+    """A log is as long as what was written to it, whoever looks."""
+    with Board.made(run_name) as there:
+        log = there.log(5)
+        for n in (0, 1, 2, 1000):
+            for i in range(n):
+                log[i] = message.base(i)
+            assert n == board.length(log) == len(there.logged(5))
+        log.release()
+
+
+LOADS = [Load(1, 1, 64), Load(2, 2, 1500), Load(1, 3, 64, to_all=True)]
+
+
+@pytest.mark.parametrize("load", LOADS, ids=["1-1", "2-2", "to-all"])
+@pytest.mark.parametrize("way", WAYS, ids=[way.title() for way in WAYS])
+def test_throughput(way: type[Way], load: Load, run_name: str) -> None:
+    """Every contestant passes messages: none lost (but on topics), none damaged, none twice."""
+    if way.version() is None:
+        pytest.skip(f"{way.package} is not installed")
+    if load.to_all and not issubclass(way, OneByOne):
+        pytest.skip("one message at a time only")
+    try:
+        run = throughput.measure(way, run_name, load, SHORT_S, CORES, pin=False)
+    except UnsupportedError as error:
+        pytest.skip(str(error))
+    assert run["rate"] > 0
+    wrong = {name for name in vars(message.Faults()) if run[name]}
+    assert wrong <= ({"lost"} if way.shape is Shape.TOPIC else set())
+    assert run["cpu_s_per_million"] > 0
+
+
+@pytest.mark.parametrize("waiting", Waiting)
+@pytest.mark.parametrize("way", [ours.SendRecv, ours.Buffers, stdlib.Queue, stdlib.Pipe])
+def test_latency(way: type[OneByOne], waiting: Waiting, run_name: str) -> None:
+    """Round trips come back as they were sent, and percentiles rise."""
+    run = latency.measure(way, run_name, PingPong(waiting, 64), 3 * SHORT_S, CORES)
+    assert 0 == run["damaged"]
+    assert 0 < run["p50"] <= run["p99"] <= run["p99.9"]
+
+
+def test_percentiles() -> None:
+    """The histogram's percentiles are those of the times, to its three digits."""
+    times = [1000] * 200 + [10_000] * 980 + [2_000_000] * 20
+    found = latency.summary([0] * 133 + times)
+    assert 10.0 == pytest.approx(found["p50"], rel=1e-3)
+    assert 2000.0 == pytest.approx(found["p99.9"], rel=1e-3)
+
+
+def test_idle(run_name: str) -> None:
+    """A blocked receiver of shmpool looks up about four times a second, no more."""
+    run = latency.idle(ours.SendRecv, run_name, 64, 1.0, CORES)
+    assert run["wakeups"] <= 10
+
+
+@pytest.mark.parametrize("blow", Blow)
+def test_ordeal(blow: Blow, run_name: str) -> None:
+    """Blows are dealt out and accounted for: a way that needs no other process gets on."""
+    ordeal = Ordeal(blow, "producer", 1500, 2, stop_s=0.2)
+    run = robustness.measure(stdlib.Ring, run_name, ordeal, CORES)
+    assert (2, "", 0, 0) == (run["blows"], run["hung"], run["repeated"], run["damaged"])
+    assert run["sent"] > 0
+
+
+def test_ordeal_finds_a_hang(run_name: str) -> None:
+    """multiprocessing.Queue, whose lock dies with its holder, does not survive its consumers."""
+    ordeal = Ordeal(Blow.KILL, "consumer", 1500, 20)
+    run = robustness.measure(stdlib.Queue, run_name, ordeal, CORES)
+    assert run["hung"]
+    assert not summary.clean(run)
+
+
+def test_judgement_of_ranges() -> None:
+    """Better or worse is said only of runs whose ranges do not meet."""
+    assert "within the range" == judge(Spread(10, 8, 12), Spread(13, 11, 15), True)
+    assert "better" == judge(Spread(10, 8, 12), Spread(14, 13, 15), True)
+    assert "WORSE" == judge(Spread(10, 8, 12), Spread(14, 13, 15), False)
+
+
+def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "shmpool.bench", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+
+
+def test_command(tmp_path: Path) -> None:
+    """A run gives JSON that reads back, a report with plots, and a comparison with itself."""
+    path, report = tmp_path / "new.json", tmp_path / "report"
+    only = ("--only", "latency,robustness", "--ways", "Buffer,multiprocessing.Pipe", "--quick")
+    done = bench(*only, "--json", str(path), "--report", str(report))
+    assert 0 == done.returncode, done.stderr
+    result = Result.read(path)
+    assert result.complete
+    assert {"latency", "robustness"} == {cell.scenario for cell in result.cells}
+    assert all(row.runs and row.runs[0] for row in result.of("latency")[0].rows)
+    text = (report / "benchmarks.md").read_text()
+    for name in ("latency", "robustness"):
+        assert f"benchmarks/{name}.svg" in text
+        assert "<svg" in (report / "benchmarks" / f"{name}.svg").read_text()
+    page = (report / "benchmarks.html").read_text()
+    assert 2 == page.count("<svg")
+    assert "<img" not in page
+    assert "multiprocessing.Pipe" in page
+    compared = bench("--compare", str(path), str(path))
+    assert 0 == compared.returncode, compared.stderr
+    assert "within the range" in compared.stdout
+    assert "WORSE" not in compared.stdout
+
+
+def test_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
+    """Ctrl-C ends the run with what it has, status 130, and no process or file left."""
+    path = tmp_path / "part.json"
+    command = [sys.executable, "-m", "shmpool.bench", "--ways", "Pipe,Buffer", "--json", str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(Path("/dev/shm").glob(f"{board.PREFIX}{process.pid}-3*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(2)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert 130 == process.returncode
+    result = json.loads(path.read_text())
+    assert not result["complete"]
+    assert any(run for row in result["cells"][0]["rows"] for run in row["runs"])
+    assert [] == list(Path("/dev/shm").glob(f"*{board.PREFIX}{process.pid}-*"))
+
+
+class Absent(stdlib.Pipe):
+    """A contestant whose library nobody has."""
+
+    library = "absent"
+    package = "shmpool-has-no-such-peer"
+
+
+def test_absent_contestant() -> None:
+    """A library that is not installed is listed as missing, with the reason, and not measured."""
+    found = measure(QUICK, cells(QUICK, (Absent,), ["idle"]), (Absent,))
+    assert found.complete
+    assert [] == found.cells[0].rows
+    assert "is not installed" in found.missing["absent"]
+
+
+def test_missing_are_listed() -> None:
+    """--list names every contestant, installed or missing."""
+    listed = bench("--list").stdout
+    assert [way.title() for way in WAYS] == [line[:42].rstrip() for line in listed.splitlines()]
+
+
+def test_page_is_generated() -> None:
+    """docs/benchmarks.md is what the benchmark writes of the results that lie beside it."""
+    docs = Path(__file__).resolve().parent.parent / "docs"
+    result = Result.read(docs / "benchmarks" / "results.json")
+    drawn = plots.plots(result)
+    assert (docs / "benchmarks.md").read_text() == document.markdown(result, list(drawn), "")
+    assert {f"{name}.svg" for name in drawn} == {p.name for p in docs.glob("benchmarks/*.svg")}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--only", "nothing"),
+        ("--ways", "nobody"),
+        ("--sizes", "64,8"),
+        ("--pairs", "1,x"),
+        ("--compare", __file__, __file__),
+    ],
+)
+def test_misuse(arguments: tuple[str, ...]) -> None:
+    """A wrong option or file is one clear message, not a traceback."""
+    done = bench(*arguments)
+    assert done.returncode in (1, 2)
+    assert "Error" in done.stderr
+    assert "Traceback" not in done.stderr
