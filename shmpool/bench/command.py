@@ -17,8 +17,7 @@ from .result import Result
 from .way import Way
 
 EPILOG = """\b
-Examples:
-    shmpool bench --quick
+Example: shmpool bench --quick
     shmpool bench --only throughput,latency --ways shmpool,pyzmq --json new.json
     shmpool bench --only throughput --sizes 64,1048576 --pairs 1
     shmpool bench --compare old.json new.json

@@ -42,7 +42,9 @@ uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle,
 					    owner_behind(owner, end) < 0 &&
 					    (alf_word(&p->free, low) ^ alf_tag(&p->free, low)) ==
 						    index :
-				    owner & OWNER_ABANDONED;
+				    owner & OWNER_ABANDONED &&
+					    (!load_relaxed(&b->queue) ||
+					     load_relaxed(&b->got) != load_relaxed(&b->generation));
 		if (free && cas_seq_cst(&b->owner, &owner, m->tag)) /* [OWNER] */
 			handle[got++] = handle_of(index, load_relaxed(&b->generation));
 	}

@@ -62,7 +62,7 @@ static void give(struct qmempool *p, struct member *m, const uint64_t *handle, u
 	uint32_t rounds = p->capacity / BULK_MAX + GIVE_TRIES;
 	while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI)) {
 		uint64_t moved[BULK_MAX];
-		int k = transfer_out(p, m, &p->free, moved, BULK_MAX, ALF_MULTI);
+		int k = transfer_free(p, m, moved, BULK_MAX);
 		if (k <= 0 || !rounds--) { /* somebody has stopped at its head */
 			abandon(p, m, handle, n);
 			return;
@@ -123,7 +123,7 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 /* Gets 1..max buffers for m from wherever there are some: the shared queue, growth, other caches. */
 static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
-	int got = transfer_out(p, m, &p->free, handle, max, ALF_MULTI);
+	int got = transfer_free(p, m, handle, max);
 	if (got) {
 		/* Whoever freed them read them: their bytes come over while the first are filled. */
 		for (int i = 0; i < got; i++)
@@ -136,7 +136,7 @@ static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32
 	got = (int)qmempool_steal(p, m, handle, max);
 	if (got)
 		return got;
-	got = transfer_out(p, m, &p->free, handle, max, ALF_MULTI); /* given back meanwhile */
+	got = transfer_free(p, m, handle, max); /* given back meanwhile */
 	if (!got && (!alf_empty(&p->free) || load_relaxed(&shared(p)->abandoned)))
 		got = (int)qmempool_bypass(p, m, handle, max);
 	return got ? got : grown;

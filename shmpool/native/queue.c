@@ -176,6 +176,23 @@ static int check_each_once(struct qmempool *p, struct member *m, const uint64_t 
 	return error;
 }
 
+/* One has a way of its own, without the loops. */
+static ALWAYS_INLINE int put_through(const struct qmempool *p, struct member *m,
+				     const struct alf_ring *r, const uint64_t *handle, uint32_t n,
+				     enum alf_side side)
+{
+	return n == 1 ? transfer_in(p, m, r, handle, 1, side) :
+			transfer_in(p, m, r, handle, n, side);
+}
+
+static ALWAYS_INLINE int get_through(const struct qmempool *p, struct member *m,
+				     const struct alf_ring *r, uint64_t *handle, uint32_t n,
+				     enum alf_side side)
+{
+	return n == 1 ? transfer_out(p, m, r, handle, 1, side) :
+			transfer_out(p, m, r, handle, n, side);
+}
+
 int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	      const uint64_t *handle, uint32_t n)
 {
@@ -190,8 +207,8 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	error = n == 1 ? qmempool_check(p, m, handle[0]) : check_each_once(p, m, handle, n);
 	if (unlikely(error))
 		return error;
-	error = single ? transfer_in(p, m, r, handle, n, ALF_SINGLE_WAKES) :
-			 transfer_in(p, m, r, handle, n, ALF_MULTI);
+	error = single ? put_through(p, m, r, handle, n, ALF_SINGLE_WAKES) :
+			 put_through(p, m, r, handle, n, ALF_MULTI);
 	if (unlikely(error)) {
 		for (uint32_t i = 0; n > 1 && i < n; i++)
 			store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->owner, m->tag);
@@ -225,8 +242,8 @@ int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, ui
 	if (single && unlikely(take_role(&q->consumer, m)) &&
 	    (got = take_role_over(p, &q->consumer, m)))
 		return got;
-	got = single ? transfer_out(p, m, r, handle, n, ALF_SINGLE_WAKES) :
-		       transfer_out(p, m, r, handle, n, ALF_MULTI);
+	got = single ? get_through(p, m, r, handle, n, ALF_SINGLE_WAKES) :
+		       get_through(p, m, r, handle, n, ALF_MULTI);
 	if (got > 0) {
 		if (n == 1)
 			fetch_ahead(p, r);

@@ -264,6 +264,7 @@ static void recover_sleepers(struct recovery *r)
 static void pass(struct recovery *r)
 {
 	r->deaths = r->ranges = 0;
+	r->left_abandoned = false;
 	memset(r->dead_at, 0, r->p->segment.members * sizeof(*r->dead_at));
 	r->out->unknown = r->out->postponed = 0;
 	uint64_t *abandoned = &segment_shared(&r->p->segment)->abandoned;
@@ -276,7 +277,7 @@ static void pass(struct recovery *r)
 	sweep_unreserve(r);
 	recover_voids(r);
 	sweep(r);
-	if (before)
+	if (before && !r->left_abandoned)
 		cas_seq_cst(abandoned, &before, 0);
 	recover_roles(r);
 	recover_makers(r);

@@ -39,8 +39,9 @@ struct recovery {
 	uint32_t ranges;
 	uint64_t *live_op; /* op records of the living, one snapshot */
 	uint32_t lives;
-	alf_position *cons; /* by queue, read before live_op */
-	uint32_t *consumer; /* by queue, of single-consumer ones, read after cons */
+	bool left_abandoned; /* something that was abandoned waits for room in a queue */
+	alf_position *cons;  /* by queue, read before live_op */
+	uint32_t *consumer;  /* by queue, of single-consumer ones, read after cons */
 };
 
 /* The dead member that a tag names, NULL if it names none. */

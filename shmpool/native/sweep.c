@@ -13,7 +13,7 @@
  *       may have claimed                                     the dead's
  *     anything else                                          somebody's, or in a queue
  *
- * The second kind is made the first before the positions become void and all is freed: afterwards the
+ * The second kind is abandoned before the positions become void and all is freed: afterwards the
  * ring may go round, and such a buffer could not be told from one of the third kind; and the ring of
  * free buffers has room for all of them only once consumers can pass.
  */
@@ -129,9 +129,12 @@ static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t 
 	return true;
 }
 
+enum handed { HANDED_ON, NO_ROOM, SOMEBODY_WAS_FASTER };
+
 /* Puts a buffer of the dead into a queue. The position first: when there is none, the buffer stays the
  * dead's, for a later call. */
-static bool hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t from, uint32_t to)
+static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t from,
+			   uint32_t to)
 {
 	const struct alf_ring *ring = recovery_ring(r, to);
 	struct buffer *b = qmempool_buffer(r->p, index);
@@ -139,13 +142,13 @@ static bool hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t
 	alf_position at;
 	if (alf_reserve(ring, &r->m->op, 1, ALF_MULTI, &at)) {
 		alf_done(&r->m->op, ALF_MULTI);
-		return false;
+		return NO_ROOM;
 	}
 	if (!take(r, b, owner, from)) {
 		store_release(&ring->slot[at & ring->mask],
 			      alf_tag(ring, at) | ALF_VOID); /* [SLOT] */
 		alf_done(&r->m->op, ALF_MULTI);
-		return true;
+		return SOMEBODY_WAS_FASTER;
 	}
 	store_relaxed(&b->queue, from);
 	store_relaxed(&b->got, load_relaxed(&b->generation));
@@ -159,7 +162,7 @@ static bool hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t
 		r->out->dead_lettered++;
 	if (wait_anybody(&ring->q->data_wait)) /* [WAIT] after prod moved */
 		wait_wake(&ring->q->data_wait, 1);
-	return true;
+	return HANDED_ON;
 }
 
 /* Leaves a buffer for which there is no room to a later call, with whichever dead member had it. What it
@@ -169,6 +172,7 @@ static void leave(struct recovery *r, struct buffer *b, uint64_t owner, const st
 {
 	bool only = ring && ring->flags & ALF_SINGLE_CONSUMER;
 	struct dead *by = recovery_dead(r, only ? r->consumer[ring->id] : owner);
+	r->left_abandoned |= !ring && owner & OWNER_ABANDONED;
 	if (ring && !only) {
 		postpone_claimant(r, ring, owner_position(owner));
 	} else if (by) {
@@ -184,22 +188,25 @@ struct freed {
 	uint32_t n;
 };
 
+/* Decides anew whenever somebody else changed the owner word first: that may have been a recoverer which
+ * found no room, and left the buffer to whoever does. */
 static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 {
 	struct buffer *b = qmempool_buffer(r->p, index);
-	const struct alf_ring *ring;
-	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
-	if (likely(!dead_has(r, owner, &ring)))
-		return;
-	uint32_t from = came_from(b, owner), to = destination(r, b, from);
-	if (to) {
-		if (hand_on(r, index, owner, from, to))
+	for (;;) {
+		const struct alf_ring *ring;
+		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
+		if (likely(!dead_has(r, owner, &ring)))
 			return;
-		leave(r, b, owner, ring, from);
-		return;
+		uint32_t from = came_from(b, owner), to = destination(r, b, from);
+		enum handed handed = to ? hand_on(r, index, owner, from, to) : NO_ROOM;
+		if (to && handed == NO_ROOM)
+			leave(r, b, owner, ring, from);
+		if (to && handed != SOMEBODY_WAS_FASTER)
+			return;
+		if (!to && take(r, b, owner, 0))
+			break;
 	}
-	if (!take(r, b, owner, 0))
-		return;
 	uint32_t generation = load_relaxed(&b->generation) + 1;
 	store_relaxed(&b->generation, generation);
 	freed->handle[freed->n++] = handle_of(index, generation);
@@ -209,7 +216,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 	}
 }
 
-/* A buffer on its way into a position that is about to become void is its dead producer's again. */
+/* A buffer on its way into a position that is about to become void waits for the sweep. */
 static void unreserve_one(struct recovery *r, uint32_t index)
 {
 	struct buffer *b = qmempool_buffer(r->p, index);
@@ -221,7 +228,10 @@ static void unreserve_one(struct recovery *r, uint32_t index)
 		if (range->ring->id != owner_queue(owner) ||
 		    !in_dead_range(r, range, owner_position(owner)))
 			continue;
-		cas_seq_cst(&b->owner, &owner, range->by->tag); /* [OWNER] */
+		/* Anybody's who sweeps, not range->by's: that one may be finished with by another
+		 * recoverer, and the position a later dead one's. */
+		if (cas_seq_cst(&b->owner, &owner, r->m->tag | OWNER_ABANDONED)) /* [OWNER] */
+			add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1);
 		return;
 	}
 }

@@ -31,8 +31,9 @@ static inline void transfer_prefetch(const struct qmempool *p, const uint64_t *h
 }
 
 /* Puts n buffers that m owns, their indices checked, into a ring: all, or -ENOBUFS. */
-static inline int transfer_in(const struct qmempool *p, struct member *m, const struct alf_ring *r,
-			      const uint64_t *handle, uint32_t n, enum alf_side side)
+static ALWAYS_INLINE int transfer_in(const struct qmempool *p, struct member *m,
+				     const struct alf_ring *r, const uint64_t *handle, uint32_t n,
+				     enum alf_side side)
 {
 	alf_position at;
 	int error = alf_reserve(r, &m->op, n, side, &at);
@@ -53,13 +54,13 @@ static inline int transfer_in(const struct qmempool *p, struct member *m, const 
 uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *handle,
 			uint32_t claimed, uint32_t n);
 
-/* Takes 1..n buffers from a ring for m; 0 if it is empty, -EBADMSG if what it holds is no index. */
-static inline int transfer_out(const struct qmempool *p, struct member *m, const struct alf_ring *r,
-			       uint64_t *handle, uint32_t n, enum alf_side side)
+/* Takes 1..n buffers from a ring for m, the free ring or a named one; 0 if it is empty, -EBADMSG if what it holds is no index. */
+static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m,
+				      const struct alf_ring *r, uint64_t *handle, uint32_t n,
+				      enum alf_side side, bool named)
 {
 	uint32_t got = alf_claim(r, &m->op, handle, n, side), good = 0;
-	if (r->id == 0 &&
-	    unlikely(load_seq_cst(&segment_shared(&p->segment)->bypassed))) /* [BYPASS] */
+	if (!named && unlikely(load_seq_cst(&segment_shared(&p->segment)->bypassed))) /* [BYPASS] */
 		got = transfer_solid(p, m, handle, got, n);
 	transfer_prefetch(p, handle, got);
 	for (uint32_t i = 0; i < got; i++) {
@@ -68,7 +69,7 @@ static inline int transfer_out(const struct qmempool *p, struct member *m, const
 			continue; /* somebody scribbled over the ring: never follow it */
 		struct buffer *b = qmempool_buffer(p, index);
 		uint32_t generation = load_relaxed(&b->generation);
-		if (r->id) {
+		if (named) {
 			store_relaxed(&b->queue, r->id);
 			store_relaxed(&b->got, generation);
 		}
@@ -77,6 +78,20 @@ static inline int transfer_out(const struct qmempool *p, struct member *m, const
 	}
 	alf_done(&m->op, side);
 	return likely(good || !got) ? (int)good : -EBADMSG;
+}
+
+static ALWAYS_INLINE int transfer_out(const struct qmempool *p, struct member *m,
+				      const struct alf_ring *r, uint64_t *handle, uint32_t n,
+				      enum alf_side side)
+{
+	return transfer_any(p, m, r, handle, n, side, true);
+}
+
+/* The same from the ring of free buffers. */
+static ALWAYS_INLINE int transfer_free(const struct qmempool *p, struct member *m, uint64_t *handle,
+				       uint32_t n)
+{
+	return transfer_any(p, m, &p->free, handle, n, ALF_MULTI, false);
 }
 
 #endif

@@ -66,8 +66,7 @@ static void collect(struct collection *c, struct member *m, uint64_t most)
 	struct qmempool *p = c->p;
 	uint64_t left = alf_count(&p->free), some[BULK_MAX], back[BULK_MAX];
 	while (left) {
-		int got = transfer_out(p, m, &p->free, some,
-				       left < BULK_MAX ? (uint32_t)left : BULK_MAX, ALF_MULTI);
+		int got = transfer_free(p, m, some, left < BULK_MAX ? (uint32_t)left : BULK_MAX);
 		uint32_t n = 0;
 		if (got <= 0)
 			break;
