@@ -39,7 +39,6 @@ QUEUES = {
 }
 LONG = {
     "multi-consumers": _queue(2, 1, 3, 2, RECOVERERS=1, CRASHES=1),
-    "multi-recoverers": _queue(1, 1, 2, 1),
     "single-consumer": _queue(2, 1, 3, 1, MULTI_CONSUMER=0),
     "single-producers-bulk": _queue(2, 1, 3, 1, MULTI_PRODUCER=0),
 }
@@ -53,7 +52,7 @@ MUTATIONS = [
     ("NEVER_CERTAIN", QUEUES["multi"]),
     ("PUBLISHED_TOO", QUEUES["bulk"]),
     ("NO_OP_COVER", QUEUES["multi"]),
-    ("NO_SECOND_LOOK", LONG["multi-recoverers"]),
+    ("NO_SECOND_LOOK", _queue(1, 1, 2, 1)),
     ("UNRESERVE_AFTER_VOIDS", LONG["single-consumer"]),
     ("UNRESERVE_TO_THE_DEAD", QUEUES["reserves"]),
     ("VOIDS_OF_POSTPONED_RANGE", LONG["single-consumer"]),
