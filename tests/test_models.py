@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Spin models of tests/models: each is searched whole, and each mutation of them is found.
 
-What they cover, and what they do not, is in docs/models.md.
+What they cover, and what they do not, is in docs/models.md. With SHMPOOL_MODELS=long in the
+environment the largest are searched too, for some minutes each.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,48 +14,58 @@ from pathlib import Path
 import pytest
 
 MODELS = Path(__file__).parent / "models"
-DEPTH = 20_000  # steps of the longest run; a search that would go deeper says so and fails
-MEMORY_MB = 4_000
+DEPTH = 40_000  # steps of the longest run; a search that would go deeper says so and fails
+MEMORY_MB = 6_000
 
-MULTI = {"MULTI_PRODUCER": 1, "MULTI_CONSUMER": 1, "SIZE": 2, "REUSE": 0}
+
+def _queue(n0: int, n1: int, buffers: int, consumers: int, **other: int) -> dict[str, int]:
+    """Options of queue.pml: bulks of the producers, all buffers, consumers, and what differs."""
+    usual = {"MULTI_PRODUCER": 1, "MULTI_CONSUMER": 1, "SIZE": 2, "RECOVERERS": 2, "CRASHES": 2}
+    kinds = {"REUSE": 0, "HAND_ON": 0}
+    return {"N0": n0, "N1": n1, "BUFFERS": buffers, "CONSUMERS": consumers} | usual | kinds | other
+
+
 QUEUES = {
-    "multi": MULTI
-    | {"N0": 2, "N1": 1, "BUFFERS": 3, "CONSUMERS": 2, "RECOVERERS": 1, "CRASHES": 1},
-    "multi-recoverers": MULTI
-    | {"N0": 1, "N1": 1, "BUFFERS": 2, "CONSUMERS": 1, "RECOVERERS": 2, "CRASHES": 2},
-    "multi-bulk": MULTI
-    | {"N0": 2, "N1": 0, "BUFFERS": 2, "CONSUMERS": 1, "RECOVERERS": 2, "CRASHES": 2},
-    "multi-claims": MULTI
-    | {"N0": 0, "N1": 0, "BUFFERS": 3, "CONSUMERS": 2, "RECOVERERS": 2, "CRASHES": 2, "SIZE": 4},
-    "reuse": MULTI
-    | {"N0": 1, "N1": 0, "BUFFERS": 2, "CONSUMERS": 1, "RECOVERERS": 2, "CRASHES": 2, "REUSE": 1},
-    "single-consumer": MULTI
-    | {"N0": 2, "N1": 1, "BUFFERS": 3, "CONSUMERS": 1, "RECOVERERS": 2, "CRASHES": 2}
-    | {"MULTI_CONSUMER": 0},
-    "single-producer": MULTI
-    | {"N0": 2, "N1": 1, "BUFFERS": 3, "CONSUMERS": 1, "RECOVERERS": 2, "CRASHES": 2}
-    | {"MULTI_PRODUCER": 0},
+    "multi": _queue(2, 1, 3, 1, RECOVERERS=1, CRASHES=1),
+    "reserves": _queue(1, 1, 2, 0, CRASHES=3),
+    "reserves-bulk": _queue(2, 1, 3, 0, CRASHES=3),
+    "bulk": _queue(2, 0, 2, 1),
+    "claims": _queue(0, 0, 3, 2, CRASHES=3, SIZE=4),
+    "reuse": _queue(1, 0, 2, 1, REUSE=1),
+    "single-consumer-bulk": _queue(2, 0, 2, 1, MULTI_CONSUMER=0),
+    "single-consumers": _queue(0, 0, 3, 2, SIZE=4, MULTI_CONSUMER=0),
+    "single-producers": _queue(1, 1, 2, 1, MULTI_PRODUCER=0),
+    "hand-on": _queue(0, 0, 2, 2, MULTI_CONSUMER=0, HAND_ON=1),
 }
-# Enough for the ring to go round behind a void.
-WIDE = QUEUES["multi"] | {"CONSUMERS": 1}
+LONG = {
+    "multi-consumers": _queue(2, 1, 3, 2, RECOVERERS=1, CRASHES=1),
+    "single-consumer": _queue(2, 1, 3, 1, MULTI_CONSUMER=0),
+    "single-producers-bulk": _queue(2, 1, 3, 1, MULTI_PRODUCER=0),
+}
 
 MUTATIONS = [
-    ("OP_AFTER_CAS", WIDE),
-    ("OWNER_AFTER_PUBLISH", WIDE),
-    ("DONE_BEFORE_OWNER", QUEUES["multi-claims"]),
-    ("NO_OP_COVER", WIDE),
-    ("VOID_WITHOUT_CAS", WIDE),
-    ("VOID_FORGOTTEN", WIDE),
-    ("LAPPED_FORGOTTEN", WIDE),
-    ("NO_SECOND_LOOK", QUEUES["multi-claims"]),
-    ("OPS_BEFORE_CONS", QUEUES["multi-claims"]),
+    ("OP_AFTER_CAS", QUEUES["multi"]),
+    ("OWNER_AFTER_PUBLISH", QUEUES["multi"]),
+    ("PUBLISHING_LATE", QUEUES["multi"]),
+    ("DONE_BEFORE_OWNER", QUEUES["claims"]),
+    ("CERTAIN_WITHOUT_PUBLISH", QUEUES["multi"]),
+    ("NEVER_CERTAIN", QUEUES["multi"]),
+    ("PUBLISHED_TOO", QUEUES["bulk"]),
+    ("NO_OP_COVER", QUEUES["multi"]),
+    ("NO_SECOND_LOOK", _queue(1, 1, 2, 1)),
+    ("UNRESERVE_AFTER_VOIDS", LONG["single-consumer"]),
+    ("UNRESERVE_TO_THE_DEAD", QUEUES["reserves"]),
+    ("VOIDS_OF_POSTPONED_RANGE", LONG["single-consumer"]),
+    ("VOID_WITHOUT_CAS", QUEUES["multi"]),
+    ("VOID_FORGOTTEN", QUEUES["multi"]),
+    ("OPS_BEFORE_CONS", QUEUES["claims"]),
+    ("CLAIM_FORGOTTEN", QUEUES["claims"]),
+    ("LOST_TO_LEAVE", QUEUES["hand-on"]),
+    ("LIVE_NOW", QUEUES["reserves"]),
     ("NO_IDENTITY_CHECK", QUEUES["reuse"]),
-    ("SLOT_BEFORE_OPS", QUEUES["single-consumer"]),
-    ("VOID_FIRST", QUEUES["single-consumer"]),
-    ("VOID_POSTPONED", QUEUES["single-consumer"]),
-    ("LIVE_NOW", QUEUES["single-consumer"]),
-    ("CONSUMER_ROLE_FIRST", QUEUES["single-consumer"]),
-    ("ROLE_FIRST", QUEUES["single-producer"]),
+    ("ROLE_BEFORE_PROD", QUEUES["single-producers"]),
+    ("CONSUMER_ROLE_FIRST", LONG["single-consumer"]),
+    ("ROLES_BEFORE_SWEEP", QUEUES["single-consumers"]),
 ]
 CACHE_MUTATIONS = [
     "PURGE_FROM_OUTSIDE",
@@ -63,6 +75,7 @@ CACHE_MUTATIONS = [
     "ROB_STORES",
     "STEAL_NO_BARRIER",
 ]
+IS_LONG = os.environ.get("SHMPOOL_MODELS") == "long"
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("spin"), reason="spin is not installed"),
@@ -71,7 +84,7 @@ pytestmark = [
 ]
 
 
-def _search(model: str, options: dict[str, int], where: Path, level: str = "-O2") -> str:
+def _search(model: str, options: dict[str, int], where: Path, level: str = "-O1") -> str:
     """What the verifier of one model, generated and compiled in where, says in the end."""
     defines = [f"-D{name}={value}" for name, value in options.items()]
     run = {"cwd": where, "capture_output": True, "text": True}
@@ -114,6 +127,13 @@ def test_queue(name: str, tmp_path: Path) -> None:
     _whole(_search("queue", QUEUES[name], tmp_path))
 
 
+@pytest.mark.skipif(not IS_LONG, reason="takes minutes: SHMPOOL_MODELS=long")
+@pytest.mark.parametrize("name", LONG)
+def test_queue_long(name: str, tmp_path: Path) -> None:
+    """The same with more members and buffers at once."""
+    _whole(_search("queue", LONG[name], tmp_path, "-O2"))
+
+
 def test_cache(tmp_path: Path) -> None:
     """A cache whose owner, thief and recoverers may die anywhere keeps each buffer once."""
     _whole(_search("cache", {"OPS": 4}, tmp_path))
@@ -122,7 +142,7 @@ def test_cache(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mutation", "options"), MUTATIONS, ids=lambda x: x if str(x) == x else "")
 def test_queue_mutation(mutation: str, options: dict[str, int], tmp_path: Path) -> None:
     """A step of the queue or of its recovery left out or moved breaks an assertion."""
-    said = _search("queue", options | {f"MUTATE_{mutation}": 1}, tmp_path, "-O1")
+    said = _search("queue", options | {f"MUTATE_{mutation}": 1}, tmp_path)
     assert re.search(r"pan:1: assertion violated", said), said
     assert "errors: 1" in said
 
@@ -130,7 +150,7 @@ def test_queue_mutation(mutation: str, options: dict[str, int], tmp_path: Path) 
 @pytest.mark.parametrize("mutation", CACHE_MUTATIONS)
 def test_cache_mutation(mutation: str, tmp_path: Path) -> None:
     """A step of the cache or of its recovery left out or moved breaks an assertion."""
-    said = _search("cache", {"OPS": 4, f"MUTATE_{mutation}": 1}, tmp_path, "-O1")
+    said = _search("cache", {"OPS": 4, f"MUTATE_{mutation}": 1}, tmp_path)
     assert re.search(r"pan:1: assertion violated", said), said
     assert "errors: 1" in said
 

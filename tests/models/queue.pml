@@ -5,10 +5,11 @@
  *     MULTI_PRODUCER, MULTI_CONSUMER  0: a single one, the second when the first has given up or died
  *     N0, N1      buffers in the bulk of the first and of the second producer
  *     BUFFERS     all: the rest is in the ring at the beginning
- *     CONSUMERS   1 or 2, each taking up to 2 at a time until nothing more comes
+ *     CONSUMERS   up to 2, each taking up to 2 at a time until nothing more comes
  *     RECOVERERS  1 or 2, the second at any time, beside the first or after its death
  *     CRASHES     at most
  *     SIZE        slots of the ring
+ *     HAND_ON     1: there may be no room where a recoverer is to put a buffer, as for a requeue
  *     REUSE       1: a newcomer attaches to the first producer's slot once that is released
  *
  * Members: 0 and 1 produce, 2 and 3 consume, 4 and 5 recover.
@@ -17,6 +18,7 @@
 #define MAY_ENQUEUE(v) ((v) < 2)
 #define MAY_DEQUEUE(v) ((v) == 2 || (v) == 3)
 #include "ring.pml"
+bit alone; /* a recoverer works after everybody else has ended */
 #include "recover.pml"
 
 inline settle(b)
@@ -26,7 +28,6 @@ inline settle(b)
 }
 
 #define UNRECOVERED(v) (identity[v] != 0 && GONE(identity[v] % DEAD))
-#define BUSY(v) (op[v] != 0 && pc[v] != dead)
 
 /* A call that finds no room, nothing to get or the role taken changes nothing, so only the others are made. */
 #define CAN_PUT                                                                                    \
@@ -51,6 +52,7 @@ end:
 	:: d_step {
 		identity[me] == 0 && real[0] == FREE ->
 		identity[me] = tag;
+		alone = 0;
 		owner[0] = tag;
 		real[0] = tag;
 		my[me].n = 1;
@@ -76,41 +78,52 @@ end:
 	od
 }
 
-#define POSTPONED                                                                                  \
-	((postponed && !(BUSY(0) || BUSY(1) || BUSY(2) || BUSY(3))) ||                             \
-	 (locked && thief[0] + thief[1] + thief[2] + thief[3] + thief[4] + thief[5] == 0))
+#define OTHER (9 - me)
+#define BESIDE (pc[OTHER] > dead && !alone && LEFT)
+#define LEFT (UNRECOVERED(0) || UNRECOVERED(1) || UNRECOVERED(2) || UNRECOVERED(3) || UNRECOVERED(4) || \
+	 owner[0] == ABANDONED || owner[1] == ABANDONED || owner[BUFFERS - 1] == ABANDONED)
 #define KILL_RECOVERER (me == 5 && pc[4] >= STORES && VICTIM(4))
-#define MAY_START                                                                                  \
-	(VICTIM(0) || VICTIM(1) || VICTIM(2) || (VICTIM(3) && pc[2] == dead) || KILL_RECOVERER || POSTPONED)
+#define KILLABLE                                                                                   \
+	(VICTIM(0) || VICTIM(1) || VICTIM(2) || (VICTIM(3) && pc[2] == dead) || KILL_RECOVERER)
 
+/* One begins when somebody has died, or beside another; and alone when nobody else can go on, if
+ * somebody is left: nothing may be left after that. */
 proctype Recoverer(byte me)
 {
-	byte tag = me + 1, at, word, i, m, last, d_b, take, seen_cons, seen_role;
-	byte dead_is[MEMBERS], dead_op[MEMBERS], seen_op[MEMBERS];
+	byte tag = me + 1, at, word, i, j, d_b, take, seen_cons, seen_role, postponed, certain, passed;
+	byte dead_is[MEMBERS], dead_op[MEMBERS], seen_op[2], from[RANGES], n[RANGES], by[RANGES];
 	short dead_tags;
-	bit covered, postponed, locked;
+	bit covered, locked;
 end:
 	do
+#if HAND_ON
+	:: d_step { pc[me] > dead && pc[me] != sweep_hand_on -> recover() }
+	:: d_step { pc[me] == sweep_hand_on -> next(sweep_cas) }
+	:: d_step { pc[me] == sweep_hand_on && !alone -> next(sweep_leave) }
+#else
 	:: d_step { pc[me] > dead -> recover() }
+#endif
 	:: atomic {
-		pc[me] == at_rest && MAY_START ->
+		pc[me] == at_rest && (KILLABLE || BESIDE) ->
 		if
 		:: VICTIM(0) -> kill(0)
 		:: VICTIM(1) -> kill(1)
 		:: VICTIM(2) -> kill(2)
 		:: VICTIM(3) && pc[2] == dead -> kill(3) /* consumers are alike */
 		:: KILL_RECOVERER -> kill(4)
-		:: POSTPONED
+		:: BESIDE
 		fi;
 		if
 		:: VICTIM(0) -> kill(0)
 		:: VICTIM(1) -> kill(1)
 		:: VICTIM(2) -> kill(2)
-		:: VICTIM(3) && pc[2] == dead -> kill(3) /* consumers are alike */
+		:: VICTIM(3) && pc[2] == dead -> kill(3)
 		:: true
 		fi;
-		d_step { recover_mark() }
+		alone = 0;
+		d_step { recover_mark(); onward() }
 	   }
+	:: atomic { timeout && pc[me] == at_rest && LEFT -> alone = 1; d_step { recover_mark(); onward() } }
 	:: atomic { pc[me] == dead && dead_tags -> forget(); postponed = 0; locked = 0 }
 	od
 }
@@ -119,7 +132,7 @@ proctype Monitor()
 {
 	byte i;
 end:	atomic {
-		timeout ->
+		timeout && !LEFT ->
 		do
 		:: i < BUFFERS ->
 			assert(real[i] == FREE || real[i] == IN_RING || !GONE(real[i]));
@@ -132,12 +145,17 @@ end:	atomic {
 		:: i < MEMBERS -> assert(pc[i] <= dead && op[i] == 0 && thief[i] == 0 && !UNRECOVERED(i)); i++
 		:: else -> break
 		od;
-		assert(cons == prod || (pc[2] == dead && (pc[3] == dead || CONSUMERS == 1)))
+		assert(cons == prod || (pc[2] != at_rest && pc[3] != at_rest))
 	}
 }
 
 init {
 	atomic {
+		if /* runs with fewer deaths end too, and are looked at in the end */
+		:: crashes = 0
+		:: CRASHES > 1 -> crashes = 1
+		:: CRASHES > 2 -> crashes = 2
+		fi;
 		byte i = 0;
 		do
 		:: i < MEMBERS -> identity[i] = i + 1; i++
@@ -156,14 +174,11 @@ init {
 		:: else -> break
 		od;
 		i = 0;
-#if N0 == 2
-		first[0] = 1;
-#endif
 		my[0].n = N0;
 		my[1].n = N1;
 		if :: N0 -> run Producer(0, 1) :: else -> pc[0] = finished fi;
 		if :: N1 -> run Producer(1, 2) :: else -> pc[1] = finished fi;
-		run Consumer(2);
+		if :: CONSUMERS -> run Consumer(2) :: else -> pc[2] = finished fi;
 		if :: CONSUMERS > 1 -> run Consumer(3) :: else -> pc[3] = finished fi;
 #if REUSE
 		run Newcomer(0, 9);

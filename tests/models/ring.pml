@@ -30,19 +30,23 @@
 /* An owner word: a member's tag, or TRANSIT. Tag: member number + 1, and + 8 in the slot's second life. */
 #define TRANSIT(p) (128 + (p))
 #define IS_TRANSIT(o) ((o) >= 128 && (o) < NONE)
-#define FREE 127    /* settled */
-#define IN_RING 126 /* ghost: published, not claimed */
+#define FREE 127      /* settled */
+#define IN_RING 126   /* ghost: published, not claimed */
+#define ABANDONED 125 /* whoever sweeps takes it */
 #define BIT(t) (1 << (t))
 #define GONE(t) ((gone >> (t)) & 1)
 #define DEAD 32 /* identity: the tag, with DEAD once recover_mark() has been there */
 
 #define ENQUEUE 1
 #define DEQUEUE 2
+#define PUBLISH 3 /* an enqueue whose positions are reserved for certain */
 #define OP(kind, n, p) ((kind) * 64 + ((n) - 1) * 16 + (p))
 #define KIND(o) ((o) / 64)
 #define POSITION(o) ((o) % 16)
 #define COUNT(o) ((o) / 16 % 4 + 1)
-#define COVERS(o, kind, p) (KIND(o) == (kind) && POSITION(o) <= (p) && (p) < POSITION(o) + COUNT(o))
+#define COVERS(o, kind, p)                                                                         \
+	((KIND(o) == (kind) || (KIND(o) == PUBLISH && (kind) == ENQUEUE)) && POSITION(o) <= (p) && \
+	 (p) < POSITION(o) + COUNT(o))
 
 byte prod = SIZE, cons = SIZE;
 byte slot[SIZE];
@@ -56,7 +60,7 @@ byte pc[MEMBERS];
 short gone;          /* tags whose process has died */
 byte crashes;
 byte real[BUFFERS];  /* tag of who has it, IN_RING or FREE */
-bool first[BUFFERS]; /* put by its producer just before the next one, and not taken by a recoverer */
+byte delivered;      /* of the first producer's bulk, by bit: has been claimed */
 
 
 typedef Own {
@@ -93,13 +97,22 @@ inline next(step)
 	pc[me] = step
 }
 
+/* With PUBLISH or without it, before the first owner word or after the first slot. */
+#ifdef MUTATE_PUBLISHING_LATE
+#define PUBLISHING(m) false
+#define PUBLISHED_FIRST(m) (MULTI_PRODUCER && my[m].n > 1 && my[m].k == 1)
+#else
+#define PUBLISHING(m) (MULTI_PRODUCER && my[m].n > 1)
+#define PUBLISHED_FIRST(m) false
+#endif
+
 /* Where a reservation, a bulk and a claim go on; the mutations turn the order round. */
 #ifdef MUTATE_OP_AFTER_CAS
 #define RESERVE_FIRST alf_reserve_cas
 #define RESERVED alf_reserve_op_late
 #else
 #define RESERVE_FIRST (MULTI_PRODUCER -> alf_reserve_op : alf_reserve_cas)
-#define RESERVED TRANSFER_FIRST
+#define RESERVED (PUBLISHING(me) -> alf_publishing : TRANSFER_FIRST)
 #endif
 #ifdef MUTATE_OWNER_AFTER_PUBLISH
 #define TRANSFER_FIRST alf_publish
@@ -156,6 +169,9 @@ inline transfer_in()
 	:: pc[me] == alf_reserve_op_late ->
 		op[me] = OP(ENQUEUE, my[me].n, my[me].at);
 		next(TRANSFER_FIRST)
+	:: pc[me] == alf_publishing ->
+		op[me] = OP(PUBLISH, my[me].n, my[me].at);
+		next((my[me].k -> alf_publish : TRANSFER_FIRST))
 	:: pc[me] == transfer_in_owner ->
 		owner[my[me].h[my[me].k]] = TRANSIT(my[me].at + my[me].k);
 		my[me].k++;
@@ -165,7 +181,11 @@ inline transfer_in()
 		assert(PENDING(slot[(my[me].at + my[me].n - my[me].k) % SIZE], my[me].at + my[me].n - my[me].k));
 		slot[(my[me].at + my[me].n - my[me].k) % SIZE] = WORD(my[me].at + my[me].n - my[me].k, my[me].h[my[me].n - my[me].k]);
 		real[my[me].h[my[me].n - my[me].k]] = IN_RING;
-		if :: my[me].k == my[me].n -> my[me].k = 0; next(FILLED) :: else fi
+		if
+		:: my[me].k == my[me].n -> my[me].k = 0; next(FILLED)
+		:: my[me].k < my[me].n && PUBLISHED_FIRST(me) -> next(alf_publishing)
+		:: else
+		fi
 	:: pc[me] == alf_done_in ->
 		if :: MULTI_PRODUCER -> op[me] = 0 :: else fi;
 		if :: my[me].at == NONE -> next(at_rest) :: else -> next((MULTI_PRODUCER -> finished : queue_release)); my[me].h[0] = 0; my[me].h[1] = 0; my[me].n = 0 fi;
@@ -173,12 +193,18 @@ inline transfer_in()
 	fi
 }
 
-/* Ghost: what is claimed was in the ring, and comes in the order of its producer. */
+/* Ghost: what is claimed was in the ring, and comes in the order of its producer; of a bulk, all or nothing. */
 inline claimed(b)
 {
 	assert(real[b] == IN_RING);
 	real[b] = tag;
-	assert(b == 0 || !first[b - 1] || real[b - 1] != IN_RING)
+	if
+	:: N0 == 2 && b < 2 ->
+		delivered = delivered | BIT(b);
+		assert(b == 0 || delivered & 1);
+		assert((delivered >> (1 - b)) & 1 || real[1 - b] == IN_RING)
+	:: else
+	fi
 }
 
 /* Takes up to 2. Begins at GET_FIRST, ends at_rest. */
