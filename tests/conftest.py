@@ -21,6 +21,7 @@ import pytest
 
 import shmpool
 
+collect_ignore = ["fuzz_wire.py"]  # not a test: it wants a library that only `make fuzz` installs
 DEADLINE_S = 60.0  # a guard against hangs, never a measure
 _numbers = itertools.count()
 

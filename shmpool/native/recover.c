@@ -196,8 +196,11 @@ static void recover_makers(struct recovery *r)
 	const struct segment *s = &r->p->segment;
 	for (uint64_t i = 0; i < s->extents; i++) {
 		uint64_t maker = load_acquire(segment_extent(s, i)); /* [EXTENT] */
-		if (maker && maker != EXTENT_PRESENT && recovery_dead(r, maker))
-			cas_seq_cst(segment_extent(s, i), &maker, 0); /* [EXTENT] */
+		if (!maker || maker == EXTENT_PRESENT || !recovery_dead(r, maker))
+			continue;
+		add_seq_cst(&segment_shared(s)->trims,
+			    1); /* it may have been taking it away: trim.c */
+		cas_seq_cst(segment_extent(s, i), &maker, 0); /* [EXTENT] */
 	}
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		uint64_t *state = &segment_queue(s, i)->state,

@@ -98,10 +98,11 @@ static uint64_t take_away(const struct segment *s, const struct member *m, uint6
 	end = end / SEGMENT_PAGE * SEGMENT_PAGE;
 	if (!cas_seq_cst(segment_extent(s, i), &seen, m->tag)) /* [EXTENT] */
 		return 0;
+	/* From here on it is not present, and nobody's hint goes past it any more (slab_grow). */
+	add_seq_cst(&segment_shared(s)->trims, 1);
 	if (end <= from || fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from,
 				     (off_t)(end - from)))
 		end = from; /* the memory stays; the extent is absent all the same */
-	add_seq_cst(&segment_shared(s)->trims, 1);
 	store_release(segment_extent(s, i), 0); /* [EXTENT] */
 	return end - from;
 }
