@@ -100,7 +100,8 @@ class Round:
 
     def make_pool(self, number: int) -> shmpool.Pool:
         name = f"storm-{os.getpid()}-{number}"
-        capacity = 64 if self.packets.size > 65536 else 256
+        # More than one queue holds: what stands behind a stopped producer must not be all there is.
+        capacity = 2 * QUEUE_CAPACITY if self.packets.size > 65536 else 4 * QUEUE_CAPACITY
         pool = shmpool.Pool.create(
             name,
             buffer_size=self.packets.size,
