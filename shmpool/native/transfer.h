@@ -68,12 +68,17 @@ static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m
 		if (unlikely(index >= p->capacity))
 			continue; /* somebody scribbled over the ring: never follow it */
 		struct buffer *b = qmempool_buffer(p, index);
+		/* A store comes first: a load would fetch the line from its last writer's core to read, and
+		 * the store once more to write. */
+		if (named)
+			store_relaxed(&b->queue, r->id);
+		else
+			store_relaxed(&b->owner, m->tag);
 		uint32_t generation = load_relaxed(&b->generation);
 		if (named) {
-			store_relaxed(&b->queue, r->id);
 			store_relaxed(&b->got, generation);
+			store_release(&b->owner, m->tag); /* [OWNER] */
 		}
-		store_release(&b->owner, m->tag); /* [OWNER] */
 		handle[good++] = handle_of(index, generation);
 	}
 	alf_done(&m->op, side);
