@@ -60,7 +60,7 @@ TOOLS := g++ clang spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross q
 	valgrind chromium chromium-driver
 tools:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(TOOLS) >/dev/null 2>&1; then \
-		(apt-get -qq update && apt-get -qq install --yes --no-install-recommends $(TOOLS)) >/dev/null 2>&1 \
+		(timeout 120 apt-get -qq update && timeout 400 apt-get -qq install --yes --no-install-recommends $(TOOLS)) >/dev/null 2>&1 \
 		|| echo "make tools: not all of $(TOOLS) could be installed; some tests will be skipped"; fi
 
 lint: $(VENV)/.dev
