@@ -10,7 +10,7 @@
  * What a member leaves when it is killed                     who puts it right
  *     it reserved positions and did not publish them         recover_voids()
  *     buffers in its hands or its cache: OWNED(dead)         sweep()
- *     buffers on their way into such positions               sweep()
+ *     buffers on their way into such positions               sweep_unreserve(), sweep()
  *     buffers it claimed and did not mark                    sweep()
  *     it was emptying somebody's cache                       recover_thieves()
  *     it was making an extent or a queue                     recover_makers()

@@ -69,7 +69,7 @@ static inline bool recovery_live(const struct recovery *r, enum alf_op_kind kind
 /* The ring of a queue, the free ring for 0, NULL for none. */
 const struct alf_ring *recovery_ring(const struct recovery *r, uint32_t queue);
 
-/* Makes the buffers that were on their way into r->range their dead producers' again. */
+/* Abandons the buffers that were on their way into r->range to whoever sweeps. */
 void sweep_unreserve(struct recovery *r);
 
 /* Takes every buffer that belongs to the dead, and frees it or hands it on as its queue says. */
