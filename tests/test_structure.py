@@ -13,6 +13,7 @@ NATIVE = PACKAGE / "native"
 # Each includes or imports only from those before it.
 C_ORDER = [
     "atomic.h",
+    "alf_pace.h",
     "alf_queue.h",
     "alf_repair.h",
     "layout.h",

@@ -38,28 +38,7 @@
 
 #include <errno.h>
 
-#include "atomic.h"
-
-/* How wide a position is, and with it the lap in a slot. Tests take 8 or 16, to see every counter wrap
- * thousands of times. A ring takes at most a quarter of the positions: limit may be a ring ahead of
- * prod, or behind it, and one lap must differ from the next. */
-#ifndef SHMPOOL_POSITION_BITS
-#define SHMPOOL_POSITION_BITS 64
-#endif
-#if SHMPOOL_POSITION_BITS == 64
-typedef uint64_t alf_position;
-typedef int64_t alf_distance;
-typedef shared64 alf_shared_position;
-#elif SHMPOOL_POSITION_BITS == 16
-typedef uint16_t alf_position;
-typedef int16_t alf_distance;
-typedef shared16 alf_shared_position __attribute__((aligned(8)));
-#elif SHMPOOL_POSITION_BITS == 8
-typedef uint8_t alf_position;
-typedef int8_t alf_distance;
-typedef shared8 alf_shared_position __attribute__((aligned(8)));
-#endif
-#define ALF_CAPACITY_FITS (1ull << (SHMPOOL_POSITION_BITS - 2))
+#include "alf_pace.h"
 
 #define ALF_CAPACITY_MIN 2u
 #define ALF_QUEUE_MAX 65536u /* of a queue; the pool's own ring of free buffers goes further */
@@ -103,11 +82,13 @@ struct alf_queue {
 	alf_shared_position prod;
 	alf_shared_position
 		limit; /* a value cons has had, plus capacity: at it producers look at cons again */
+	alf_shared_position full_at; /* where a producer last found no room: alf_slip() */
 	uint32_t producer; /* of a single-producer queue: its member's number + 1, 0 for none yet */
-	uint32_t pad1[11];
+	uint32_t pad1[9];
 	alf_shared_position cons;
-	uint32_t consumer; /* of a single-consumer queue, likewise */
-	uint32_t pad2[13];
+	alf_shared_position empty_at; /* where a consumer last found nothing */
+	uint32_t consumer;            /* of a single-consumer queue, likewise */
+	uint32_t pad2[11];
 };
 _Static_assert(sizeof(struct alf_queue) == 3 * CACHE_LINE, "one line for each side");
 _Static_assert(offsetof(struct alf_queue, prod) == CACHE_LINE, "producers' line");
@@ -153,18 +134,6 @@ static ALWAYS_INLINE void alf_move(alf_shared_position *position, alf_position t
 		store_release(position, to); /* [PROD] [CONS] */
 }
 
-/* After a lost compare-and-swap: lets the winner work in its own cache for a while, twice as long each
- * time. Without it two cores that both get and put take the lines from each other at every step. Returns
- * the next argument. */
-#define ALF_PAUSES_FIRST 32 /* of 10 to 50 ns each, by processor */
-#define ALF_PAUSES_MAX 256
-static inline uint32_t alf_back_off(uint32_t pauses)
-{
-	for (uint32_t i = 0; i < pauses; i++)
-		cpu_relax();
-	return pauses < ALF_PAUSES_MAX ? 2 * pauses : pauses;
-}
-
 /* Points r at a queue whose slots lie at slot. capacity is a power of two. */
 static inline void alf_bind(struct alf_ring *r, struct alf_queue *q, shared64 *slot,
 			    uint32_t capacity, uint32_t id, uint32_t flags)
@@ -190,6 +159,8 @@ static inline int alf_init(struct alf_ring *r, struct alf_queue *q, shared64 *sl
 	q->id = id;
 	q->flags = flags;
 	store_relaxed(&q->prod, capacity);
+	store_relaxed(&q->full_at, capacity);
+	store_relaxed(&q->empty_at, capacity);
 	store_relaxed(&q->limit, 2 * (uint64_t)capacity);
 	store_relaxed(&q->cons, capacity);
 	alf_bind(r, q, slot, capacity, id, flags);
@@ -214,11 +185,13 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 			store_release(&q->limit, limit);                           /* [CONS] */
 			room = (alf_distance)(limit - prod);
 			if (room < (int64_t)n) {
-				if (side != ALF_MULTI)
+				alf_position now = side != ALF_MULTI ?
+							   prod :
+							   load_acquire(&q->prod); /* [PROD] */
+				if (now == prod) {
+					alf_slip(&q->full_at, prod);
 					return -ENOBUFS;
-				alf_position now = load_acquire(&q->prod); /* [PROD] */
-				if (now == prod)
-					return -ENOBUFS;
+				}
 				prod = now;
 				continue;
 			}
@@ -327,11 +300,12 @@ static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, 
 	for (;;) {
 		uint32_t values, span = alf_read(r, cons, handle, n, &values);
 		if (unlikely(span == 0)) {
-			if (side != ALF_MULTI)
+			alf_position now =
+				side != ALF_MULTI ? cons : load_acquire(&q->cons); /* [CONS] */
+			if (now == cons) {
+				alf_slip(&q->empty_at, cons);
 				return 0;
-			alf_position now = load_acquire(&q->cons); /* [CONS] */
-			if (now == cons)
-				return 0;
+			}
 			cons = now;
 			continue;
 		}

@@ -66,7 +66,7 @@ static void walk_cache(struct walk *w, const struct member *m)
 {
 	if (member_dead(load_acquire(&m->identity))) /* [MEMBER] */
 		return; /* what it had cached it holds, until it is taken back one by one */
-	uint64_t bottom = load_acquire(&m->cache_stolen), mask = w->p->cache_size - 1; /* [CACHE] */
+	uint64_t bottom = load_acquire(&m->cache_stolen), mask = w->p->cache_mask; /* [CACHE] */
 	uint32_t len = member_cached(&w->p->segment, m);
 	for (uint32_t i = 0; i < len; i++) {
 		uint64_t handle = load_relaxed(&m->cache[(bottom + i) & mask]);

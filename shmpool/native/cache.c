@@ -36,8 +36,7 @@ static void spill(struct qmempool *p, struct member *m)
 		uint64_t some[BULK_MAX];
 		uint32_t k = 0;
 		while (k < BULK_MAX && i < len)
-			if (entry_good(p, m, m->cache[(bottom + i++) & (p->cache_size - 1)],
-				       &some[k]))
+			if (entry_good(p, m, m->cache[(bottom + i++) & p->cache_mask], &some[k]))
 				k++;
 		qmempool_give(p, m, some, k);
 	}
@@ -64,8 +63,7 @@ static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim,
 	uint64_t bottom = load_relaxed(&victim->cache_stolen);
 	uint32_t len = member_cached(&p->segment, victim), got = 0, passed = 0;
 	while (got < max && passed < len) {
-		uint64_t h = victim->cache[(bottom + passed) & (p->cache_size - 1)],
-			 was = victim->tag;
+		uint64_t h = victim->cache[(bottom + passed) & p->cache_mask], was = victim->tag;
 		/* The owner word first: if the thief dies here, what no longer reads as the victim's is
 		 * not the victim's, whatever its cache says (entry_good). A swap: if the victim is
 		 * dead, somebody may be putting it right at the same time. */

@@ -25,7 +25,8 @@ int qmempool_bind(struct qmempool *p, const struct segment *s)
 		.segment = *s,
 		.buffers = segment_buffer(s, 0),
 		.capacity = (uint32_t)s->geometry.capacity,
-		.cache_size = (uint32_t)s->geometry.cache_size,
+		.cache_size = (uint64_t)s->geometry.cache_size,
+		.cache_mask = (uint64_t)s->geometry.cache_size - (s->geometry.cache_size > 0),
 		.bulk = (uint32_t)s->geometry.bulk,
 	};
 	p->queues = calloc(s->geometry.queues + 1, sizeof(*p->queues));
@@ -142,10 +143,24 @@ static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32
 	return got ? got : grown;
 }
 
+/* Pushes n handles onto m's cache; false if they do not fit or somebody is at it. */
+static bool push(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	uint64_t top = load_relaxed(&m->cache_in) - load_relaxed(&m->cache_out);
+	uint64_t len = top - load_acquire(&m->cache_stolen), size = p->cache_size; /* [CACHE] */
+	if (load_relaxed(&m->thief) || n > size || len > size - n)
+		return false;
+	for (uint32_t i = 0; i < n; i++)
+		m->cache[(top + i) & p->cache_mask] = handle[i];
+	store_release(&m->cache_in, load_relaxed(&m->cache_in) + n); /* [CACHE] */
+	cache_pushed(p, m);
+	return true;
+}
+
 /* Keeps n buffers of m's in its cache, or in the shared queue if the cache cannot take them. */
 static void keep(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	if (n && !load_relaxed(&m->thief) && cache_push(p, m, handle, n, 0))
+	if (n && push(p, m, handle, n))
 		count_up(&m->counters[COUNT_FREE], -(uint64_t)n); /* nobody freed them */
 	else
 		qmempool_give(p, m, handle, n);
@@ -200,9 +215,32 @@ int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, 
 	return 0;
 }
 
-void qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+void qmempool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n)
 {
-	while (n) {
+	while (n--)
+		store_relaxed(&qmempool_buffer(p, handle_index(handle[n]))->generation,
+			      handle_generation(handle[n]));
+}
+
+/* Raises the generations of n buffers of m's: all, or an error and none. */
+static int spend(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		int error = qmempool_check(p, m, handle[i]);
+		if (error) {
+			qmempool_unfree(p, handle, i);
+			return error;
+		}
+		store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->generation,
+			      handle_generation(handle[i]) + 1);
+	}
+	return 0;
+}
+
+int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	int error = SHMPOOL_CHECK ? spend(p, m, handle, n) : 0;
+	while (n && !error) {
 		uint64_t freed[BULK_MAX];
 		uint32_t k = n < BULK_MAX ? n : BULK_MAX;
 		for (uint32_t i = 0; i < k; i++)
@@ -210,6 +248,8 @@ void qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *ha
 		handle += k;
 		n -= k;
 		if (p->cache_size && qmempool_honour(p, m)) {
+			if (push(p, m, freed, k))
+				continue;
 			uint64_t old[BULK_MAX];
 			uint32_t out = unkeep(p, m, old, p->bulk);
 			qmempool_give(p, m, old, out);
@@ -220,6 +260,12 @@ void qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *ha
 		}
 		count_up(&m->counters[COUNT_FREE], k);
 	}
+	return error;
+}
+
+int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle)
+{
+	return qmempool_free_slow(p, m, &handle, 1);
 }
 
 int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)

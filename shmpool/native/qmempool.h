@@ -44,8 +44,9 @@
 struct qmempool {
 	struct buffer *buffers;
 	uint32_t capacity;
-	uint32_t cache_size;
 	uint32_t bulk;
+	uint64_t cache_size;
+	uint64_t cache_mask; /* cache_size - 1; 0 without a cache */
 	struct slab_hint absent;
 	struct alf_ring free;
 	struct segment segment;
@@ -63,7 +64,12 @@ void qmempool_unbind(struct qmempool *p);
 
 /* What the fast paths fall back to. */
 int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n);
-void qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
+int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
+/* That of one, for qmempool_free(), whose handle need not be in memory. */
+int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle);
+
+/* Takes back what a free of more had done to the first n when it came to a handle that is no good. */
+void qmempool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n);
 
 /* Makes buffers of another thread of m's process m's own. 0; -ESTALE freed or handed on since the
  * handle was made; -EPERM somebody else's. */
@@ -110,22 +116,24 @@ static inline void qmempool_prefetch(const struct qmempool *p, uint32_t index)
 
 /* Pops the newest n handles of m's cache, by its owner: all, or none if there are not so many or
  * somebody empties the cache or asks for it. */
-static inline bool cache_pop(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
+static ALWAYS_INLINE bool cache_pop(struct qmempool *p, struct member *m, uint64_t *handle,
+				    uint32_t n)
 {
 	uint64_t out = load_relaxed(&m->cache_out), top = load_relaxed(&m->cache_in) - out;
 	store_relaxed(&m->cache_out, out + n); /* [CACHE] */
 	barrier_asymmetric();
 	if (likely(!load_acquire(&m->thief))) { /* [CACHE] */
-		uint64_t len = top - load_relaxed(&m->cache_stolen), mask = p->cache_size - 1;
-		if (likely(n <= len && len <= p->cache_size)) {
-			uint64_t from = (top - n) & mask;
+		/* Unsigned: less than none is more than fits. */
+		uint64_t size = p->cache_size, left = top - load_relaxed(&m->cache_stolen) - n;
+		if (n == 1 ? likely(left < size) : likely(n <= size && left <= size - n)) {
+			uint64_t from = (top - n) & p->cache_mask;
 			if (n == 1) {
 				handle[0] = m->cache[from];
-			} else if (likely(from + n <= p->cache_size)) {
+			} else if (likely(from + n <= size)) {
 				__builtin_memcpy(handle, &m->cache[from], n * sizeof(*handle));
 			} else {
 				for (uint32_t i = 0; i < n; i++)
-					handle[i] = m->cache[(from + i) & mask];
+					handle[i] = m->cache[(from + i) & p->cache_mask];
 			}
 			return true;
 		}
@@ -134,30 +142,20 @@ static inline bool cache_pop(struct qmempool *p, struct member *m, uint64_t *han
 	return false;
 }
 
-/* Pushes n handles plus add onto m's cache, by its owner; false if they do not fit. */
-static inline bool cache_push(struct qmempool *p, struct member *m, const uint64_t *handle,
-			      uint32_t n, uint64_t add)
+/* After a push: 0, once whoever asks for m's cache has what is in it. */
+static ALWAYS_INLINE int cache_pushed(struct qmempool *p, struct member *m)
 {
-	uint64_t in = load_relaxed(&m->cache_in), top = in - load_relaxed(&m->cache_out);
-	uint64_t len = top - load_acquire(&m->cache_stolen), mask = p->cache_size - 1; /* [CACHE] */
-	if (unlikely(len > p->cache_size || len + n > p->cache_size))
-		return false;
-	uint64_t at = top & mask;
-	if (likely(at + n <= p->cache_size))
-		for (uint32_t i = 0; i < n; i++)
-			m->cache[at + i] = handle[i] + add;
-	else
-		for (uint32_t i = 0; i < n; i++)
-			m->cache[(at + i) & mask] = handle[i] + add;
-	store_release(&m->cache_in, in + n); /* [CACHE] */
-	return true;
+	barrier_asymmetric();
+	if (unlikely(load_acquire(&m->thief))) /* [CACHE] after the push: who waits gets it */
+		qmempool_honour(p, m);
+	return 0;
 }
 
 /* Whether the header b says that handle is mine, the owner word of the caller. */
-static inline bool qmempool_mine(const struct buffer *b, uint64_t mine, uint64_t handle)
+static ALWAYS_INLINE bool qmempool_mine(const struct buffer *b, uint64_t mine, uint64_t handle)
 {
-	return load_relaxed(&b->owner) == mine &&
-	       load_relaxed(&b->generation) == handle_generation(handle);
+	return likely(load_relaxed(&b->owner) == mine) &&
+	       likely(load_relaxed(&b->generation) == handle_generation(handle));
 }
 
 /* 0 if m may free or hand on handle, which must name one of the pool's buffers. */
@@ -185,61 +183,54 @@ static inline int qmempool_alloc_bulk(struct qmempool *p, struct member *m, uint
 static inline int qmempool_free_bulk(struct qmempool *p, struct member *m, const uint64_t *handle,
 				     uint32_t n)
 {
-#if SHMPOOL_CHECK
 	/* Read once: the compiler cannot know that no generation stored below is one of them. */
-	const uint64_t mine = m->tag;
+	const uint64_t in = load_relaxed(&m->cache_in), top = in - load_relaxed(&m->cache_out);
+	const uint64_t len = top - load_acquire(&m->cache_stolen),
+		       size = p->cache_size; /* [CACHE] */
+	const uint64_t mine = m->tag, capacity = p->capacity;
 	struct buffer *const buffers = p->buffers;
-	const uint32_t capacity = p->capacity;
+	uint64_t *const room = &m->cache[top & p->cache_mask];
+	if (unlikely(n > size || len > size - n || room + n > m->cache + size))
+		return qmempool_free_slow(p, m, handle, n);
+#pragma GCC unroll 4
 	for (uint32_t i = 0; i < n; i++) {
-		struct buffer *b = &buffers[handle_index(handle[i])];
-		int error = 0;
-		if (unlikely(handle_index(handle[i]) >= capacity ||
-			     !qmempool_mine(b, mine, handle[i])))
-			error = qmempool_check(p, m, handle[i]);
-		if (unlikely(error)) {
-			while (i--)
-				store_relaxed(&buffers[handle_index(handle[i])].generation,
-					      handle_generation(handle[i]));
-			return error;
+		const uint64_t h = handle[i];
+		if (SHMPOOL_CHECK) {
+			struct buffer *b = &buffers[handle_index(h)];
+			if (unlikely(handle_index(h) >= capacity) || !qmempool_mine(b, mine, h)) {
+				qmempool_unfree(p, handle, i);
+				return qmempool_free_slow(p, m, handle, n);
+			}
+			store_relaxed(&b->generation, handle_generation(h) + 1);
 		}
-		store_relaxed(&b->generation, handle_generation(handle[i]) + 1);
+		room[i] = h + SHMPOOL_CHECK * GENERATION_ONE;
 	}
-#endif
-	if (likely(cache_push(p, m, handle, n, SHMPOOL_CHECK * GENERATION_ONE))) {
-		barrier_asymmetric();
-		if (unlikely(load_acquire(
-			    &m->thief))) /* [CACHE] after the push: who waits gets it */
-			qmempool_honour(p, m);
-		return 0;
-	}
-	qmempool_free_slow(p, m, handle, n);
-	return 0;
+	store_release(&m->cache_in, in + n); /* [CACHE] */
+	return cache_pushed(p, m);
 }
 
-static inline int qmempool_alloc(struct qmempool *p, struct member *m, uint64_t *handle)
+static ALWAYS_INLINE int qmempool_alloc(struct qmempool *p, struct member *m, uint64_t *handle)
 {
 	return qmempool_alloc_bulk(p, m, handle, 1);
 }
 
 /* qmempool_free_bulk of one, whose handle stays in a register. */
-static inline int qmempool_free(struct qmempool *p, struct member *m, uint64_t handle)
+static ALWAYS_INLINE int qmempool_free(struct qmempool *p, struct member *m, uint64_t handle)
 {
-	int error = qmempool_check(p, m, handle);
-	if (unlikely(error))
-		return error;
-#if SHMPOOL_CHECK
-	store_relaxed(&qmempool_buffer(p, handle_index(handle))->generation,
-		      handle_generation(handle) + 1);
-#endif
-	if (likely(cache_push(p, m, &handle, 1, SHMPOOL_CHECK * GENERATION_ONE))) {
-		barrier_asymmetric();
-		if (unlikely(load_acquire(&m->thief))) /* [CACHE] as above */
-			qmempool_honour(p, m);
-		return 0;
+	const uint64_t in = load_relaxed(&m->cache_in), top = in - load_relaxed(&m->cache_out);
+	const uint64_t size = p->cache_size;
+	if (unlikely(top - load_acquire(&m->cache_stolen) >= size)) /* [CACHE] */
+		return qmempool_free_one(p, m, handle);
+	if (SHMPOOL_CHECK) {
+		struct buffer *b = &p->buffers[handle_index(handle)];
+		if (unlikely(handle_index(handle) >= p->capacity) ||
+		    !qmempool_mine(b, m->tag, handle))
+			return qmempool_free_one(p, m, handle);
+		store_relaxed(&b->generation, handle_generation(handle) + 1);
 	}
-	uint64_t cold = handle;
-	qmempool_free_slow(p, m, &cold, 1);
-	return 0;
+	m->cache[top & p->cache_mask] = handle + SHMPOOL_CHECK * GENERATION_ONE;
+	store_release(&m->cache_in, in + 1); /* [CACHE] */
+	return cache_pushed(p, m);
 }
 
 #endif

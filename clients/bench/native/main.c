@@ -9,6 +9,7 @@
 #include <getopt.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cycles.h"
 #include "report.h"
@@ -65,8 +66,9 @@ static bool measure(struct result *result, uint32_t rounds)
 		for (uint32_t i = 0; i < result->contestants; i++) {
 			if (!result->contestant[i]->create)
 				continue;
-			fprintf(stderr, "\r\033[K%s: round %u of %u, %s", cell->name, r + 1, rounds,
-				result->contestant[i]->name);
+			if (isatty(STDERR_FILENO))
+				fprintf(stderr, "\r\033[K%s: round %u of %u, %s", cell->name, r + 1,
+					rounds, result->contestant[i]->name);
 			result->sample[i][r] = run_once(cell, result->contestant[i]);
 			if (result->sample[i][r].outcome == RUN_INTERRUPTED)
 				return true;
@@ -133,7 +135,8 @@ static int run_all(const char *only, bool quick, const char *json)
 			results[n].skipped = "interrupted";
 		n++;
 	}
-	fprintf(stderr, "\r\033[K");
+	if (isatty(STDERR_FILENO))
+		fprintf(stderr, "\r\033[K");
 	if (!n) {
 		fprintf(stderr, "bench: no scenario's name contains '%s'; --list names them\n",
 			only);

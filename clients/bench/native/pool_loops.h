@@ -17,6 +17,7 @@
 #define POOL_BUFFER_BYTES 2048u
 #define POOL_CACHE 512u /* buffers in each worker's local cache */
 #define POOL_BULK 64u   /* moved at once between it and the shared queue; DPDK chooses its own */
+#define POOL_REUSES 64  /* between two looks at the stop word, on one core */
 #define POOL_TURNS 8    /* between two looks at the stop word, on one core */
 #define POOL_WORDS 8    /* of each packet, written and read on the whole path: 64 bytes */
 
@@ -30,6 +31,24 @@ struct pool_ops {
 	/* Where a buffer's bytes lie. */
 	uint64_t *(*data)(void *end, uint64_t handle);
 };
+
+/* Allocates one buffer and frees it, its handle in a register: the reuse pattern of the RFC's bench. */
+static ALWAYS_INLINE void pool_reuse(const struct pool_ops ops, struct bench_run *run, void *end,
+				     uint32_t me)
+{
+	uint64_t done = 0;
+	while (!run_stopped(run)) {
+		for (uint32_t turn = 0; turn < POOL_REUSES; turn++) {
+			uint64_t handle;
+			if (unlikely(!ops.alloc(end, &handle, 1))) {
+				store_relaxed(&run->failed, 1u);
+				return;
+			}
+			ops.free(end, &handle, 1);
+		}
+		run_count(run, me, done += POOL_REUSES);
+	}
+}
 
 /* Allocates held buffers n at a time, then frees them n at a time, oldest first. */
 static ALWAYS_INLINE void pool_turn(const struct pool_ops ops, struct bench_run *run, void *end,
@@ -105,7 +124,9 @@ static ALWAYS_INLINE void pool_work(const struct pool_ops ops, struct bench_run 
 {
 	const struct bench_cell *cell = run->cell;
 	uint64_t *handle = run->handle[me]; /* not an array of this function: see queue_do() */
-	if (cell->work == WORK_POOL && cell->bulk == 1)
+	if (cell->work == WORK_POOL && cell->held == 1)
+		pool_reuse(ops, run, end, me);
+	else if (cell->work == WORK_POOL && cell->bulk == 1)
 		pool_turn(ops, run, end, me, handle, cell->held, 1);
 	else if (cell->work == WORK_POOL)
 		pool_turn(ops, run, end, me, handle, cell->held, cell->bulk);
