@@ -107,12 +107,12 @@ static void make_queues(const struct operation *o)
 
 void scene_make(const struct operation *o)
 {
-	struct shmpool_geometry g = { .buffer_size = 64,
+	struct shmpool_geometry g = { .buffer_size = o->trims ? 1024 : 64,
 				      .capacity = CAPACITY,
 				      .prealloc = o->prealloc,
 				      .cache_size = CACHE,
 				      .bulk = CACHE,
-				      .refill_multiplier = 2,
+				      .refill_multiplier = o->trims ? 1 : 2,
 				      .members = MEMBERS,
 				      .queues = 5 };
 	struct report *report = scene.report;

@@ -49,6 +49,7 @@ struct operation {
 	uint32_t flags; /* of the subject queue, and its on_death */
 	struct queue_on_death on_death;
 	uint32_t prealloc; /* of CAPACITY; the rest is for the slab to grow */
+	int trims;         /* extents are smaller, and made of whole pages */
 	uint32_t turned;   /* messages that have passed the subject queue before */
 	uint32_t filled;   /* messages in it */
 	uint32_t lost;     /* the first of them, which a dead member has when the victim runs */

@@ -103,6 +103,15 @@ void attach_locally(struct scene *s)
 	some_cached(s);
 }
 
+/* The only buffer of a thread that has ended. */
+void have_last(struct scene *s)
+{
+	struct member *second = scene_attach();
+	EQUAL(0, qmempool_alloc(&s->pool, second, &s->hand[s->handed++]));
+	qmempool_drain(&s->pool, second);
+	second->ended = 1;
+}
+
 /* A message in data, for shmpool_send(). */
 void have_data(struct scene *s)
 {
