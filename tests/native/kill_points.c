@@ -42,6 +42,7 @@ enum end { KILL, LATE, STOP, ENDS };
 static const char *const end_names[] = { "kill", "late", "stop" };
 
 static struct trace trace, beside;
+static struct counted whole; /* what the operation counts when it is not cut short */
 static struct at {
 	const struct operation *operation;
 	uint32_t k;
@@ -128,7 +129,12 @@ static void discard(pid_t pid, pid_t other)
 static void scout(void)
 {
 	pid_t other = make(), pid = start(victim);
+	struct counted before;
+	scene_count(&before);
 	trace_record(pid, &trace);
+	scene_count(&whole);
+	for (int k = 0; k < COUNTERS; k++)
+		whole.counter[k] -= before.counter[k];
 	discard(pid, other);
 	if (!other)
 		return;
@@ -148,6 +154,8 @@ static bool try_point(uint32_t k, enum end end)
 	if (other)
 		trace_reach(other, &beside, k * COMPANION_STRIDE % beside.n);
 	pid_t pid = start(victim);
+	struct counted before;
+	scene_count(&before);
 	bool reached = trace_reach(pid, &trace, k);
 	if (!at.operation->unaudited)
 		scene_audit();
@@ -164,6 +172,7 @@ static bool try_point(uint32_t k, enum end end)
 	if (end == LATE)
 		scene_work();
 	scene_check(end == KILL);
+	scene_check_counters(&before, end == STOP || other ? NULL : &whole);
 	scene_discard();
 	alarm(0);
 	return reached;
@@ -192,7 +201,10 @@ static uint32_t sweep_operation(const struct choice *c)
 {
 	uint32_t points = 0, elsewhere = 0, own = 0, library = 0, before = failures;
 	scout();
-	scout(); /* again: the first time has left its traces in this program's heap, which children inherit */
+	/* Once in full, and again: that leaves its traces in this program's heap, which children inherit. */
+	for (enum end end = KILL; end < ENDS; end++)
+		try_point(0, end);
+	scout();
 	uint32_t every = stride(c->every, trace.own, c->most);
 	uint32_t each = stride(c->library, trace.n - trace.own, c->most);
 	for (uint32_t k = 0; k < trace.n; k++) {

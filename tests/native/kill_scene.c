@@ -29,7 +29,15 @@ struct member *scene_attach(void)
 {
 	struct member *m = NULL;
 	EQUAL(0, member_attach(&scene.pool.segment, 1, false, &m));
+	scene_inflate(m);
 	return m;
+}
+
+void scene_inflate(struct member *m)
+{
+	const enum counter balanced[] = { COUNT_ALLOC, COUNT_FREE, COUNT_ENQUEUE, COUNT_DEQUEUE };
+	for (size_t i = 0; i < sizeof(balanced) / sizeof(*balanced); i++)
+		count_up(&m->counters[balanced[i]], INFLATED);
 }
 
 /* Allocates a buffer, writes the number into it and puts it. */

@@ -100,6 +100,7 @@ void attach_locally(struct scene *s)
 	open_locally(s);
 	EQUAL(0, local_attach((uint32_t)s->opened));
 	s->v = local_member((uint32_t)s->opened);
+	scene_inflate(s->v);
 	some_cached(s);
 }
 
