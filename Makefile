@@ -1,6 +1,6 @@
 # make demo    replays a capture through worker processes      make test    the whole test suite
 # make check   lint, types, tests    make bench    make bench-native    make fix    make clean
-# make sweep   kills a member at every instruction of every operation (about half an hour)
+# make sweep   kills a member at every instruction of every operation (about half an hour on two cores)
 # make soak    120,000 random kills (about an hour)        make relacy   20 million interleavings
 # make tools   what some tests want from Debian, as root; without it they are skipped and say so
 #
@@ -38,7 +38,7 @@ build/kill_points: $(wildcard tests/native/*.[ch] shmpool/native/*.[ch])
 		$(wildcard tests/native/kill_*.c shmpool/native/*.c)
 
 sweep: build/kill_points
-	build/kill_points --library 500 $(ARGS)
+	build/kill_points --jobs $$(nproc) $(ARGS)
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.storm --kills 100000 --seed 7 $(ARGS)

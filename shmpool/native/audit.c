@@ -216,23 +216,19 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 						left :
 						s->geometry.extent_buffers;
 		}
-	out->deaths = load_relaxed(&segment_shared(s)->deaths);
 	out->free = alf_count(&p->free) - count_hollow(p);
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct alf_ring *r = queue_ring(p, i);
 		if (r)
 			out->queued += alf_count(r);
 	}
-	for (int k = 0; k < COUNTERS; k++)
-		out->counters[k] = load_relaxed(&segment_shared(s)->retired[k]);
 	for (uint32_t i = 0; i < s->members; i++) {
 		const struct member *m = segment_member(s, i);
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
 		if (!member_dead(identity))
 			out->cached += member_cached(s, m);
-		if (!identity)
-			continue;
-		out->members++;
+		out->members += identity != 0;
+		out->deaths += load_relaxed(&m->deaths);
 		for (int k = 0; k < COUNTERS; k++)
 			out->counters[k] += member_count(m, k);
 	}

@@ -75,7 +75,8 @@ _Static_assert(sizeof(struct segment_header) <= 4 * CACHE_LINE, "before pool_sha
 #define TAG_NUMBER_BITS 13
 #define TAG_NUMBER_MASK ((1u << TAG_NUMBER_BITS) - 1)
 
-/* What a member counts: plain increments by the member alone. */
+/* What a member counts: plain increments by the member alone. They stay in its slot for ever, the pool's
+ * are the sums over all slots, and nothing is moved that could be moved twice. */
 enum counter {
 	COUNT_ALLOC,     /* buffers taken from the pool */
 	COUNT_FREE,      /* buffers given back */
@@ -123,10 +124,17 @@ struct member {
 	uint64_t counters[COUNTERS]; /* member_count() */
 	uint64_t pad1[5];
 
+	/* Lines 4 and 5: what concerns the slot. */
+	uint64_t base
+		[COUNTERS]; /* what it had counted when this life of it began: member_counted() */
+	uint64_t deaths;    /* lives that ended with it; its low bits are the tag's epoch */
+	uint64_t pad2;
+
 	uint64_t cache[]; /* handles of free buffers */
 };
 _Static_assert(offsetof(struct member, op) == CACHE_LINE, "the owner's own lines");
-_Static_assert(offsetof(struct member, cache) == 4 * CACHE_LINE, "counters fill their lines");
+_Static_assert(offsetof(struct member, base) == 4 * CACHE_LINE, "counters fill their lines");
+_Static_assert(offsetof(struct member, cache) == 6 * CACHE_LINE, "the slot's words do too");
 _Static_assert(MEMBERS_MAX + MEMBERS_SPARE < TAG_NUMBER_MASK, "a tag has room for every number");
 
 #define CACHE_REQUESTED UINT32_MAX
@@ -135,13 +143,10 @@ struct pool_shared {
 	uint32_t free_wait;  /* members asleep until a buffer is free */
 	uint32_t foreign;    /* nonzero: somebody of another namespace has attached */
 	uint64_t namespaces; /* the creator's */
-	uint64_t deaths;     /* members recovered */
 	uint64_t abandoned;  /* buffers that were since the last sweep: OWNER_ABANDONED */
 	uint64_t trims;      /* extents taken away */
 	uint64_t bypassed; /* slots of the free ring before this position may be hollow: bypass.c */
-	uint64_t pad0[2];
-	uint64_t retired[COUNTERS]; /* the counters of members that are gone, summed */
-	uint64_t pad1[2];
+	uint64_t pad0[3];
 };
 #define SHARED_OFFSET (4 * CACHE_LINE)
 #define SHARED_END (SHARED_OFFSET + sizeof(struct pool_shared))

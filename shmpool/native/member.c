@@ -71,6 +71,18 @@ static void give_up_roles(const struct segment *s, const struct member *m)
 	}
 }
 
+/* Once for each life, however often it is begun: the count first, and then the tag after it. */
+static void raise_epoch(struct member *m, uint64_t dead)
+{
+	uint64_t deaths = load_relaxed(&m->deaths);
+	uint32_t tag = load_relaxed(&m->tag);
+	if (!member_epoch_is(dead, tag))
+		return;
+	if (((uint32_t)deaths ^ tag >> TAG_NUMBER_BITS) << TAG_NUMBER_BITS == 0)
+		store_relaxed(&m->deaths, ++deaths);
+	store_release(&m->tag, (uint32_t)deaths << TAG_NUMBER_BITS | (tag & TAG_NUMBER_MASK));
+}
+
 void member_release(const struct segment *s, struct member *m)
 {
 	uint64_t dead = load_relaxed(&m->identity);
@@ -78,16 +90,13 @@ void member_release(const struct segment *s, struct member *m)
 	store_relaxed(&m->barrier, 0);
 	store_relaxed(&m->image, 0);
 	store_relaxed(&m->namespaces, 0);
-	for (int i = 0; i < COUNTERS; i++) {
-		/* The cache's positions go on: a thief may still be about to store one. */
-		add_relaxed(&segment_shared(s)->retired[i], member_count(m, i));
-		store_relaxed(&m->counters[i], load_relaxed(&m->counters[i]) - member_count(m, i));
-	}
+	for (int i = 0; i < COUNTERS; i++)
+		store_relaxed(&m->base[i], member_count(m, i));
 	store_relaxed(&m->adopted, 0);
 	store_relaxed(&m->ended, 0);
 	store_relaxed(&m->op, 0);
 	if (member_dead(dead)) {
-		store_relaxed(&m->tag, m->tag + (1u << TAG_NUMBER_BITS));
+		raise_epoch(m, dead);
 	} else {
 		/* A request for what is in the cache is void: there is nothing in it. A thief that
 		 * still looks (thief holds its tag) finds nothing and lets go by itself. */

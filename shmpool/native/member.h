@@ -64,10 +64,10 @@ static inline bool member_epoch_is(uint64_t identity, uint32_t tag)
 /* The calling thread takes a slot, a spare one if it only puts the dead right. -EUSERS if all are taken. */
 int member_attach(const struct segment *s, uint32_t opening, bool spare, struct member **out);
 
-/* Gives the slot back; its counters go to the pool's sums. */
+/* Gives the slot back. Who is killed in the middle of it leaves something that the next one begins anew. */
 void member_release(const struct segment *s, struct member *m);
 
-/* What the member has counted. Allocations and frees through the local cache are counted by the
+/* What the slot has counted in all its lives. Allocations and frees through the local cache are counted by the
  * cache's own positions, so that they cost nothing more; what passes the cache for other reasons is
  * taken off again. */
 static inline uint64_t member_count(const struct member *m, int counter)
@@ -78,6 +78,12 @@ static inline uint64_t member_count(const struct member *m, int counter)
 	if (counter == COUNT_FREE)
 		n += load_relaxed(&m->cache_in);
 	return n;
+}
+
+/* What the member has counted in this one. */
+static inline uint64_t member_counted(const struct member *m, int counter)
+{
+	return member_count(m, counter) - load_relaxed(&m->base[counter]);
 }
 
 /* Buffers in the member's local cache, as anybody may see it. */
@@ -91,9 +97,9 @@ static inline uint32_t member_cached(const struct segment *s, const struct membe
 /* How many buffers the member has in hand, its local cache not counted. */
 static inline uint64_t member_held(const struct member *m)
 {
-	return member_count(m, COUNT_ALLOC) + member_count(m, COUNT_DEQUEUE) +
-	       member_count(m, COUNT_ADOPT) - member_count(m, COUNT_FREE) -
-	       member_count(m, COUNT_ENQUEUE) - load_relaxed(&m->adopted);
+	return member_counted(m, COUNT_ALLOC) + member_counted(m, COUNT_DEQUEUE) +
+	       member_counted(m, COUNT_ADOPT) - member_counted(m, COUNT_FREE) -
+	       member_counted(m, COUNT_ENQUEUE) - load_relaxed(&m->adopted);
 }
 
 #endif

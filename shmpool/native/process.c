@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <linux/membarrier.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -20,9 +19,27 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-static ssize_t read_small(const char *path, char *text, size_t size)
+#define HEAD_MAX 128 /* bytes of a line of /proc/PID/maps before the file's name, at most 87 */
+
+/* What is in /proc is read and taken apart without stdio: recovery does it, and every instruction of a
+ * recovery is one to be killed at. */
+
+static int open_proc(uint32_t pid, const char *name)
 {
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char path[40], digits[10], *to = stpcpy(path, "/proc/");
+	int n = 0;
+	do
+		digits[n++] = (char)('0' + pid % 10);
+	while (pid /= 10);
+	while (n)
+		*to++ = digits[--n];
+	stpcpy(to, name);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* Reads the whole of a small file and closes it; -1 if it cannot be read. */
+static ssize_t read_small(int fd, char *text, size_t size)
+{
 	if (fd < 0)
 		return -1;
 	ssize_t n = read(fd, text, size - 1);
@@ -32,21 +49,45 @@ static ssize_t read_small(const char *path, char *text, size_t size)
 	return n;
 }
 
+/* The number that a text begins with, *at afterwards behind it. */
+static uint64_t number(const char **at, uint32_t base)
+{
+	uint64_t value = 0;
+	for (;; (*at)++) {
+		uint32_t c = (uint8_t)**at, digit = c - '0', letter = (c | 0x20) - 'a';
+		if (digit > 9)
+			digit = letter < 6 ? letter + 10 : base;
+		if (digit >= base)
+			return value;
+		value = value * base + digit;
+	}
+}
+
+/* The place behind the next n spaces of a line, NULL if there are not so many. */
+static const char *skip_spaces(const char *at, int n)
+{
+	for (; n; at++) {
+		if ((uint8_t)*at < ' ')
+			return NULL;
+		n -= *at == ' ';
+	}
+	return at;
+}
+
 /* The state and start time of pid; false if /proc does not say. */
 static bool read_stat(uint32_t pid, char *state, uint32_t *start)
 {
-	char path[32], text[1024];
-	snprintf(path, sizeof(path), "/proc/%u/stat", pid);
-	if (read_small(path, text, sizeof(text)) <= 0)
+	char text[1024];
+	if (read_small(open_proc(pid, "/stat"), text, sizeof(text)) <= 0)
 		return false;
-	char *after = strrchr(text, ')'); /* the name before it may hold anything */
-	unsigned long long ticks;
-	if (!after || sscanf(after,
-			     ") %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
-			     "%*d %*d %llu",
-			     state, &ticks) != 2)
+	const char *at = strrchr(text, ')'); /* the name before it may hold anything */
+	if (!at || at[1] != ' ' || !at[2])
 		return false;
-	*start = (uint32_t)ticks;
+	*state = at[2];
+	at = skip_spaces(at, 20); /* the third field is behind the first of them */
+	if (!at)
+		return false;
+	*start = (uint32_t)number(&at, 10);
 	return true;
 }
 
@@ -72,45 +113,58 @@ enum process_fate process_fate(uint32_t pid, uint32_t start)
 	return state == 'T' || state == 't' ? PROCESS_STOPPED : PROCESS_ALIVE;
 }
 
+/* Whether a line of /proc/PID/maps, which a newline ends, is of the file. */
+static bool line_is_of(const char *line, const struct stat *file)
+{
+	const char *at = skip_spaces(line, 3); /* the addresses, rights and offset */
+	if (!at)
+		return false;
+	uint32_t major = (uint32_t)number(&at, 16);
+	if (*at++ != ':')
+		return false;
+	uint32_t minor = (uint32_t)number(&at, 16);
+	return *at++ == ' ' && number(&at, 10) == file->st_ino &&
+	       makedev(major, minor) == file->st_dev;
+}
+
 int process_maps(uint32_t pid, int fd)
 {
-	char path[32], *line = NULL;
-	size_t room = 0;
+	char text[4096], *end = text, *next;
 	struct stat file;
-	bool some = false;
-	int found = 0;
-	snprintf(path, sizeof(path), "/proc/%u/maps", pid);
-	FILE *maps = fopen(path, "re");
-	if (!maps)
-		return -1;
+	bool some = false, found = false;
+	ssize_t n = -1;
 	if (fstat(fd, &file))
-		found = -1;
-	for (; !found && getline(&line, &room, maps) > 0; some = true) {
-		unsigned int major, minor;
-		unsigned long long inode;
-		found = sscanf(line, "%*s %*s %*s %x:%x %llu", &major, &minor, &inode) == 3 &&
-			inode == file.st_ino && makedev(major, minor) == file.st_dev;
+		return -1;
+	int maps = open_proc(pid, "/maps");
+	if (maps < 0)
+		return -1;
+	while (!found && (n = read(maps, end, (size_t)(text + sizeof(text) - end))) > 0) {
+		char *line = text;
+		end += n;
+		some = true;
+		for (; !found && (next = memchr(line, '\n', (size_t)(end - line))); line = next + 1)
+			found = line_is_of(line, &file);
+		size_t rest = (size_t)(end - line);
+		memmove(text, line, rest < HEAD_MAX ? rest : HEAD_MAX);
+		end = text + (rest < HEAD_MAX ? rest : HEAD_MAX);
 	}
+	close(maps);
 	/* Nothing is shown of one that is on its way out, of one whose first thread has ended though others
 	 * live, and of one that is not ours to look at. */
-	if (!some || ferror(maps))
-		found = -1;
-	free(line);
-	fclose(maps);
-	return found;
+	return found ? 1 : n < 0 || !some ? -1 : 0;
 }
 
 static void read_boot_id(uint8_t id[16])
 {
 	char text[64];
-	if (read_small("/proc/sys/kernel/random/boot_id", text, sizeof(text)) < 36)
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC), digits = 0;
+	if (read_small(fd, text, sizeof(text)) < 36)
 		return;
-	int digits = 0;
 	for (const char *c = text; *c && digits < 32; c++) {
-		char pair[2] = { *c, 0 };
+		const char pair[2] = { *c, 0 }, *at = pair;
 		if (*c == '-')
 			continue;
-		id[digits / 2] = (uint8_t)(id[digits / 2] << 4 | strtoul(pair, NULL, 16));
+		id[digits / 2] = (uint8_t)(id[digits / 2] << 4 | number(&at, 16));
 		digits++;
 	}
 }

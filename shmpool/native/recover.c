@@ -239,7 +239,6 @@ static bool recover_finish(struct recovery *r, const struct dead *d)
 	if (load_acquire(&m->identity) == d->identity) {          /* [MEMBER] */
 		store_relaxed(&m->cache_stolen,
 			      load_relaxed(&m->cache_in) - load_relaxed(&m->cache_out));
-		add_relaxed(&segment_shared(&r->p->segment)->deaths, 1);
 		member_release(&r->p->segment, m);
 		r->out->members++;
 		store_release(&m->thief, 0); /* [CACHE] */

@@ -362,7 +362,7 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 			.dead = member_dead(identity),
 		};
 		for (int k = 0; k < COUNTERS; k++)
-			info->counters[k] = member_count(m, k);
+			info->counters[k] = member_counted(m, k);
 	}
 	return (int)got;
 }

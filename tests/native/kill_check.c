@@ -200,6 +200,64 @@ static void check_use(void)
 	DEMAND(audit.free + audit.cached == CAPACITY);
 }
 
+void scene_count(struct counted *out)
+{
+	const struct segment *s = &scene.pool.segment;
+	memset(out, 0, sizeof(*out));
+	for (uint32_t i = 0; i < s->members; i++) {
+		const struct member *m = segment_member(s, i);
+		if (m == scene.a || m == scene.b)
+			continue;
+		for (int k = 0; k < COUNTERS; k++)
+			out->counter[k] += (int64_t)member_count(m, k);
+		out->deaths += (int64_t)m->deaths;
+		out->lives += m->identity != 0;
+	}
+}
+
+static bool within(int64_t value, int64_t from, int64_t to)
+{
+	return value >= from && value <= to;
+}
+
+void scene_check_counters(const struct counted *before, const struct counted *whole)
+{
+	const struct operation *o = scene.operation;
+	const enum counter moved[] = { COUNT_ENQUEUE, COUNT_DEQUEUE, COUNT_ADOPT };
+	const enum counter cached[] = { COUNT_ALLOC, COUNT_FREE };
+	struct counted now;
+	struct shmpool_stats stats;
+	int64_t n = o->n, result = scene.report->result, all = CAPACITY;
+	bool ended = result != PENDING && whole;
+	scene_count(&now);
+	for (int k = 0; k < COUNTERS; k++)
+		now.counter[k] -= before->counter[k];
+	for (size_t i = 0; i < sizeof(moved) / sizeof(*moved); i++) {
+		int64_t count = now.counter[moved[i]];
+		DEMAND(within(count, 0, whole ? whole->counter[moved[i]] : all));
+		DEMAND(!ended || count == whole->counter[moved[i]]);
+	}
+	/* A cache is filled and flushed in bulks, which its positions count until that is taken off. */
+	for (size_t i = 0; i < sizeof(cached) / sizeof(*cached); i++) {
+		int64_t count = now.counter[cached[i]], most = whole ? n + CACHE : all;
+		int64_t end = whole ? whole->counter[cached[i]] : 0;
+		DEMAND(within(count, (end < 0 ? end : 0) - most, (end > 0 ? end : 0) + most));
+		DEMAND(!ended || count == end);
+	}
+	if (o->kind == PUTS && result == 0 && !o->beside)
+		DEMAND(now.counter[COUNT_ENQUEUE] == n);
+	if (o->kind == GETS && result != PENDING && !o->beside)
+		DEMAND(now.counter[COUNT_DEQUEUE] == (result > 0 ? result : 0));
+	/* Each that was alive or dead when the victim began has died once, unless it left. */
+	int64_t deaths = now.deaths - before->deaths, lives = before->lives - (o->beside != NULL);
+	DEMAND(within(deaths, lives - o->detaches, lives + (o->unattached ? 2 : 0)));
+	audit_stats(&scene.pool, &stats);
+	DEMAND(stats.deaths == (uint64_t)now.deaths);
+	DEMAND(stats.counters[COUNT_ALLOC] ==
+	       (uint64_t)(now.counter[COUNT_ALLOC] + before->counter[COUNT_ALLOC]) +
+		       member_count(scene.a, COUNT_ALLOC) + member_count(scene.b, COUNT_ALLOC));
+}
+
 void scene_check(int exact)
 {
 	recover_all();

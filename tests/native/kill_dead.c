@@ -137,14 +137,6 @@ static void sleep_everywhere(struct scene *s)
 	wait_enter(&segment_shared(&s->pool.segment)->free_wait);
 }
 
-static void reserve_free(struct scene *s)
-{
-	struct member *m = scene_attach();
-	uint64_t handle[CACHE], at;
-	EQUAL(0, qmempool_alloc_bulk(&s->pool, m, handle, CACHE));
-	EQUAL(0, alf_reserve(&s->pool.free, &m->op, CACHE, ALF_MULTI, &at));
-}
-
 static void get_four(struct scene *s)
 {
 	scene_get(scene_attach(), s->subject, FOUR);
@@ -290,14 +282,6 @@ void dead_asleep(struct scene *s)
 {
 	(void)s;
 	scene_child(sleep_everywhere);
-}
-
-void dead_full_pool(struct scene *s)
-{
-	scene_child(reserve_free);
-	qmempool_drain(&s->pool, s->a);
-	qmempool_drain(&s->pool, s->b);
-	CHECK(alf_avail_space(&s->pool.free) < CACHE);
 }
 
 void dead_getting(struct scene *s)

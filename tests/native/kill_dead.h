@@ -30,6 +30,12 @@ void dead_recoverer(struct scene *s);     /* while it put back what another had 
 void dead_everywhere(struct scene *s);    /* in every slot but the spare ones */
 void survivors_dry(struct scene *s);      /* nothing in their caches */
 void with_barrier(struct scene *s);       /* again */
+void dead_trimming(struct scene *s);      /* with an extent half taken away */
+void grown(struct scene *s);              /* nobody is dead: there is something to trim */
+void trimmed(struct scene *s);
+void dead_giving(struct scene *s);         /* at the head of the ring of free buffers */
+void dead_giving_between(struct scene *s); /* further on in it */
+void hollows(struct scene *s); /* in the ring of free buffers; nobody is dead any more */
 void check_queue_gone(struct scene *s);
 
 #endif

@@ -15,15 +15,18 @@
  * a different one for each point, and goes on when the victim has met its end.
  *
  * Usage: kill_points [--every N] [--library N] [--most N] [--operation PATTERN] [--part I/N]
- *                    [--end kill|late|stop] [--list]
+ *                    [--end kill|late|stop] [--jobs N] [--list]
  *     --every N      every Nth instruction of this program's own text, 1 if not given
  *     --library N    every Nth instruction of shared libraries and the kernel's vdso, 1 if not given
  *     --most N       of both about N in each operation at most, spread evenly
  *     --part I/N     the operations I, I + N, I + 2N, ... of the table
+ *     --jobs N       in N processes, 1 if not given
  * Exit status 0, 1 if anything failed, 77 if ptrace(2) is not allowed or this is no x86-64.
  */
 #include <fnmatch.h>
 #include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 
 #include "check.h"
 #include "kill_scene.h"
@@ -32,17 +35,19 @@
 #define HANG_S 20 /* a kill point takes milliseconds */
 #define SKIPPED 77
 #define FAILURES_SHOWN 20
+#define JOBS_MAX 64
 #define COMPANION_STRIDE 17 /* of its instructions from point to point */
 
 enum end { KILL, LATE, STOP, ENDS };
 static const char *const end_names[] = { "kill", "late", "stop" };
 
 static struct trace trace, beside;
+static struct counted whole; /* what the operation counts when it is not cut short */
 static struct at {
 	const struct operation *operation;
 	uint32_t k;
 	enum end end;
-	int failed;
+	int failed, alarms;
 } at;
 static uint32_t failures;
 
@@ -56,10 +61,14 @@ static void failed(const char *what)
 			(unsigned long long)(own ? distance : address), what);
 }
 
-/* A check that never ends is a failure too. */
+/* A check that never ends is a failure too; not so if this program was stopped itself meanwhile. */
 static void hangs(int signal)
 {
 	(void)signal;
+	if (!at.alarms++) {
+		alarm(HANG_S);
+		return;
+	}
 	failed("the survivors hang");
 	_exit(1);
 }
@@ -120,7 +129,12 @@ static void discard(pid_t pid, pid_t other)
 static void scout(void)
 {
 	pid_t other = make(), pid = start(victim);
+	struct counted before;
+	scene_count(&before);
 	trace_record(pid, &trace);
+	scene_count(&whole);
+	for (int k = 0; k < COUNTERS; k++)
+		whole.counter[k] -= before.counter[k];
 	discard(pid, other);
 	if (!other)
 		return;
@@ -134,12 +148,14 @@ static bool try_point(uint32_t k, enum end end)
 {
 	at.k = k;
 	at.end = end;
-	at.failed = 0;
+	at.failed = at.alarms = 0;
 	alarm(HANG_S);
 	pid_t other = make();
 	if (other)
 		trace_reach(other, &beside, k * COMPANION_STRIDE % beside.n);
 	pid_t pid = start(victim);
+	struct counted before;
+	scene_count(&before);
 	bool reached = trace_reach(pid, &trace, k);
 	if (!at.operation->unaudited)
 		scene_audit();
@@ -156,6 +172,7 @@ static bool try_point(uint32_t k, enum end end)
 	if (end == LATE)
 		scene_work();
 	scene_check(end == KILL);
+	scene_check_counters(&before, end == STOP || other ? NULL : &whole);
 	scene_discard();
 	alarm(0);
 	return reached;
@@ -164,8 +181,15 @@ static bool try_point(uint32_t k, enum end end)
 struct choice {
 	uint32_t every, library, most;
 	uint32_t part, parts;
+	uint32_t jobs;
 	const char *operation; /* fnmatch(3) */
 	int end;               /* ENDS for all */
+};
+
+/* What all jobs have done together, in memory they share. */
+struct tally {
+	uint32_t begun; /* of the table, from its end, where the longest stand */
+	uint32_t done, points, failures;
 };
 
 static uint32_t stride(uint32_t every, uint32_t n, uint32_t most)
@@ -177,13 +201,17 @@ static uint32_t sweep_operation(const struct choice *c)
 {
 	uint32_t points = 0, elsewhere = 0, own = 0, library = 0, before = failures;
 	scout();
+	/* Once in full, and again: that leaves its traces in this program's heap, which children inherit. */
+	for (enum end end = KILL; end < ENDS; end++)
+		try_point(0, end);
+	scout();
 	uint32_t every = stride(c->every, trace.own, c->most);
 	uint32_t each = stride(c->library, trace.n - trace.own, c->most);
 	for (uint32_t k = 0; k < trace.n; k++) {
 		uint64_t distance;
-		bool chosen = trace_own(trace.point[k].address, &distance) ? own++ % every == 0 :
-									     library++ % each == 0;
-		if (!chosen && k + 1 != trace.n)
+		bool taken = trace_own(trace.point[k].address, &distance) ? own++ % every == 0 :
+									    library++ % each == 0;
+		if (!taken && k + 1 != trace.n)
 			continue;
 		for (enum end end = KILL; end < ENDS; end++) {
 			if (c->end != ENDS && (enum end)c->end != end)
@@ -202,7 +230,8 @@ static uint32_t sweep_operation(const struct choice *c)
 static void usage(void)
 {
 	fprintf(stderr, "usage: kill_points [--every N] [--library N] [--most N] "
-			"[--operation PATTERN] [--part I/N] [--end kill|late|stop] [--list]\n");
+			"[--operation PATTERN] [--part I/N] [--end kill|late|stop] [--jobs N] "
+			"[--list]\n");
 	exit(2);
 }
 
@@ -214,6 +243,8 @@ static void parse(struct choice *c, const char *option, const char *value)
 		c->library = (uint32_t)atoi(value);
 	else if (!strcmp(option, "--most"))
 		c->most = (uint32_t)atoi(value);
+	else if (!strcmp(option, "--jobs"))
+		c->jobs = (uint32_t)atoi(value);
 	else if (!strcmp(option, "--operation"))
 		c->operation = value;
 	else if (!strcmp(option, "--part") && sscanf(value, "%u/%u", &c->part, &c->parts) == 2)
@@ -225,34 +256,83 @@ static void parse(struct choice *c, const char *option, const char *value)
 		usage();
 }
 
+static bool chosen(const struct choice *c, const struct operation *table, uint32_t i)
+{
+	return i % c->parts == c->part && fnmatch(c->operation, table[i].name, 0) == 0;
+}
+
+static void *shared_memory(size_t size)
+{
+	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(memory != MAP_FAILED);
+	return memory;
+}
+
+/* Takes one operation after another until there are no more. */
+static void work(const struct choice *c, const struct operation *table, uint32_t n,
+		 struct tally *tally)
+{
+	scene.report = shared_memory(sizeof(*scene.report));
+	for (uint32_t i; (i = add_relaxed(&tally->begun, 1)) < n;) {
+		at = (struct at) { .operation = &table[n - 1 - i] };
+		if (!chosen(c, table, n - 1 - i))
+			continue;
+		uint32_t before = failures;
+		add_relaxed(&tally->points, sweep_operation(c));
+		add_relaxed(&tally->failures, failures - before);
+		add_relaxed(&tally->done, 1);
+	}
+}
+
+static void work_in_jobs(const struct choice *c, const struct operation *table, uint32_t n,
+			 struct tally *tally)
+{
+	pid_t parent = getpid(), job[JOBS_MAX];
+	int status;
+	for (uint32_t i = 1; i < c->jobs; i++) {
+		job[i] = fork();
+		CHECK(job[i] >= 0);
+		if (job[i])
+			continue;
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(1);
+		work(c, table, n, tally);
+		_exit(0);
+	}
+	work(c, table, n, tally);
+	for (uint32_t i = 1; i < c->jobs; i++) {
+		CHECK(waitpid(job[i], &status, 0) == job[i]);
+		if (status == SKIPPED << 8)
+			exit(SKIPPED);
+		tally->failures += status != 0;
+	}
+}
+
 int main(int argc, char **argv)
 {
-	struct choice c = { 1, 1, UINT32_MAX, 0, 1, "*", ENDS };
-	uint32_t n, points = 0, done = 0;
+	struct choice c = { 1, 1, UINT32_MAX, 0, 1, 1, "*", ENDS };
+	uint32_t n, listed = 0;
 	bool list = argc == 2 && !strcmp(argv[1], "--list");
 	for (int i = 1; i < argc && !list; i += 2)
 		parse(&c, argv[i], i + 1 < argc ? argv[i + 1] : "");
-	if (!c.every || !c.library || !c.most || !c.parts)
+	if (!c.every || !c.library || !c.most || !c.parts || !c.jobs || c.jobs >= JOBS_MAX)
 		usage();
-	scene.report = mmap(NULL, sizeof(*scene.report), PROT_READ | PROT_WRITE,
-			    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	CHECK(scene.report != MAP_FAILED);
 	scene_failed = trace_failed = failed;
 	signal(SIGALRM, hangs);
 	const struct operation *table = operations(&n);
-	for (uint32_t i = c.part; i < n; i += c.parts) {
-		at = (struct at) { .operation = &table[i] };
-		if (fnmatch(c.operation, table[i].name, 0) != 0)
-			continue;
-		done++;
+	for (uint32_t i = 0; i < n; i++) {
+		listed += chosen(&c, table, i);
 		if (list)
 			printf("%s\n", table[i].name);
-		else
-			points += sweep_operation(&c);
 	}
-	if (!done)
+	if (!listed)
 		usage();
-	if (!list)
-		printf("%u operations, %u kill points, %u failures\n", done, points, failures);
-	return failures != 0;
+	if (list)
+		return 0;
+	struct tally *tally = shared_memory(sizeof(*tally));
+	work_in_jobs(&c, table, n, tally);
+	printf("%u operations, %u kill points, %u failures\n", tally->done, tally->points,
+	       tally->failures);
+	return tally->failures != 0;
 }

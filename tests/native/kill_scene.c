@@ -29,7 +29,15 @@ struct member *scene_attach(void)
 {
 	struct member *m = NULL;
 	EQUAL(0, member_attach(&scene.pool.segment, 1, false, &m));
+	scene_inflate(m);
 	return m;
+}
+
+void scene_inflate(struct member *m)
+{
+	const enum counter balanced[] = { COUNT_ALLOC, COUNT_FREE, COUNT_ENQUEUE, COUNT_DEQUEUE };
+	for (size_t i = 0; i < sizeof(balanced) / sizeof(*balanced); i++)
+		count_up(&m->counters[balanced[i]], INFLATED);
 }
 
 /* Allocates a buffer, writes the number into it and puts it. */
@@ -107,12 +115,12 @@ static void make_queues(const struct operation *o)
 
 void scene_make(const struct operation *o)
 {
-	struct shmpool_geometry g = { .buffer_size = 64,
+	struct shmpool_geometry g = { .buffer_size = o->trims ? 1024 : 64,
 				      .capacity = CAPACITY,
 				      .prealloc = o->prealloc,
 				      .cache_size = CACHE,
 				      .bulk = CACHE,
-				      .refill_multiplier = 2,
+				      .refill_multiplier = o->trims ? 1 : 2,
 				      .members = MEMBERS,
 				      .queues = 5 };
 	struct report *report = scene.report;

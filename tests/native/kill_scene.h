@@ -31,6 +31,8 @@
 #define FROM_BESIDE 900u /* a companion, into the subject queue */
 #define NUMBERS 5000u
 
+#define INFLATED 1000000u /* buffers */
+
 /* What the operation does to messages, for the check. */
 enum kind {
 	NEITHER, /* nothing: all that was published comes out */
@@ -49,10 +51,12 @@ struct operation {
 	uint32_t flags; /* of the subject queue, and its on_death */
 	struct queue_on_death on_death;
 	uint32_t prealloc; /* of CAPACITY; the rest is for the slab to grow */
+	int trims;         /* extents are smaller, and made of whole pages */
 	uint32_t turned;   /* messages that have passed the subject queue before */
 	uint32_t filled;   /* messages in it */
 	uint32_t lost;     /* the first of them, which a dead member has when the victim runs */
 	int leaves;        /* recover() may leave something for want of room */
+	uint32_t detaches; /* members that leave in it, and so are not dead */
 	void (*before)(struct scene *);  /* by the survivors */
 	void (*prepare)(struct scene *); /* by the victim, as a member if it has a v */
 	int (*run)(struct scene *);      /* what is killed */
@@ -100,6 +104,13 @@ extern struct scene scene;
 extern void (*scene_failed)(const char *what); /* of the kill point at hand */
 #define DEMAND(condition) ((condition) ? (void)0 : scene_failed(#condition))
 
+/* What all slots but the survivors' have counted, and how many of their lives have ended with a death. */
+struct counted {
+	int64_t counter[COUNTERS];
+	int64_t deaths, lives;
+};
+void scene_count(struct counted *out);
+
 /* Makes the pool, the survivors and their work anew for the operation. */
 void scene_make(const struct operation *operation);
 void scene_discard(void);
@@ -116,6 +127,11 @@ void scene_drain(void);
 /* Recovers once, with a companion stopped. */
 void scene_recover(void);
 
+/* The victim's counters are right, or off by no more than the operation that was cut short: before says
+ * what was counted when that began, whole what it is when it is not cut short; NULL if others have been
+ * in its way. */
+void scene_check_counters(const struct counted *before, const struct counted *whole);
+
 /* Recovers and checks; exact says that nobody has worked since the victim began, so that it is known
  * what it can have taken. */
 void scene_check(int exact);
@@ -126,6 +142,8 @@ void scene_get(struct member *m, uint32_t queue, uint32_t n); /* into hand */
 const struct alf_ring *scene_ring(uint32_t queue);
 uint32_t *scene_message(uint64_t handle);
 struct member *scene_attach(void);
+/* Makes what the member has counted so much that it cannot be counted twice without notice. */
+void scene_inflate(struct member *m);
 /* Runs as a child process and waits for its end. */
 void scene_child(void (*run)(struct scene *));
 

@@ -100,7 +100,17 @@ void attach_locally(struct scene *s)
 	open_locally(s);
 	EQUAL(0, local_attach((uint32_t)s->opened));
 	s->v = local_member((uint32_t)s->opened);
+	scene_inflate(s->v);
 	some_cached(s);
+}
+
+/* The only buffer of a thread that has ended. */
+void have_last(struct scene *s)
+{
+	struct member *second = scene_attach();
+	EQUAL(0, qmempool_alloc(&s->pool, second, &s->hand[s->handed++]));
+	qmempool_drain(&s->pool, second);
+	second->ended = 1;
 }
 
 /* A message in data, for shmpool_send(). */

@@ -22,6 +22,9 @@ void open_locally(struct scene *s);
 void attach_locally(struct scene *s);
 void have_data(struct scene *s);
 void have_two(struct scene *s);
+void have_last(struct scene *s);
+void take_front(struct scene *s);
+void unblock(struct scene *s);
 
 /* What is killed. */
 int put_own(struct scene *s);
@@ -41,10 +44,14 @@ int detach(struct scene *s);
 int create_queue(struct scene *s);
 int create_segment(struct scene *s);
 int recover_dead(struct scene *s);
+int trim_all_but(struct scene *s);
 
 /* What the companion has stopped in, three buffers in hand and more in its cache. */
 int alloc_beside(struct scene *s);
 int alloc_many_beside(struct scene *s);
+int refill_beside(struct scene *s);
+int give_beside(struct scene *s);
+int trim_beside(struct scene *s);
 int free_beside(struct scene *s);
 int honour_beside(struct scene *s);
 int put_beside(struct scene *s);

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kill_pool.c - see kill_victim.h and kill_dead.h: what is about the ring of free buffers and the slab.
+ */
+#include "check.h"
+#include "kill_dead.h"
+#include "kill_victim.h"
+#include "transfer.h"
+#include "trim.h"
+
+#define FEW 4u
+
+/* These run in a child, which ends after them without a word. */
+
+static void reserve_free(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t handle[CACHE], at;
+	EQUAL(0, qmempool_alloc_bulk(&s->pool, m, handle, CACHE));
+	EQUAL(0, alf_reserve(&s->pool.free, &m->op, CACHE, ALF_MULTI, &at));
+}
+
+static void reserve_few_free(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t handle[FEW], at;
+	EQUAL(0, qmempool_alloc_bulk(&s->pool, m, handle, FEW));
+	qmempool_drain(&s->pool, m);
+	EQUAL(0, alf_reserve(&s->pool.free, &m->op, FEW, ALF_MULTI, &at));
+	alf_publishing(&m->op, FEW, ALF_MULTI);
+	qmempool_buffer(&s->pool, handle_index(handle[0]))->owner = owner_transit(0, at);
+}
+
+/* As trim.c's take_away() leaves it half-way. */
+static void take_extent_away(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t handle[CAPACITY];
+	for (int n = 1; n > 0;)
+		n = transfer_free(&s->pool, m, handle, CAPACITY);
+	*segment_extent(&s->pool.segment, 1) = m->tag;
+}
+
+/* Before the operation. */
+
+void dead_full_pool(struct scene *s)
+{
+	scene_child(reserve_free);
+	qmempool_drain(&s->pool, s->a);
+	qmempool_drain(&s->pool, s->b);
+	CHECK(alf_avail_space(&s->pool.free) < CACHE);
+}
+
+/* The slab has grown to its capacity, and all that is free is in the shared queue but what one cache has. */
+void grown(struct scene *s)
+{
+	uint64_t handle[CAPACITY];
+	uint32_t n = 0;
+	while (n < CAPACITY && qmempool_alloc(&s->pool, s->b, &handle[n]) == 0)
+		n++;
+	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, n));
+	qmempool_drain(&s->pool, s->a);
+	qmempool_drain(&s->pool, s->b);
+	EQUAL(0, qmempool_alloc(&s->pool, s->b, handle));
+	EQUAL(0, qmempool_free(&s->pool, s->b, handle[0]));
+	CHECK(*segment_extent(&s->pool.segment, 1) == EXTENT_PRESENT);
+}
+
+void trimmed(struct scene *s)
+{
+	grown(s);
+	CHECK(trim(&s->pool, s->b, 0) > 0);
+	CHECK(*segment_extent(&s->pool.segment, 1) == 0);
+}
+
+void dead_trimming(struct scene *s)
+{
+	grown(s);
+	scene_child(take_extent_away);
+}
+
+/* In the ring of free buffers, from its head on: front free ones, some that a dead member is giving back, and
+ * other free ones. */
+static void dead_giving_behind(struct scene *s, uint32_t front)
+{
+	uint64_t handle[CAPACITY];
+	uint32_t have = 0;
+	survivors_dry(s);
+	scene_child(reserve_few_free);
+	for (uint32_t n = alf_count(&s->pool.free) - FEW; have + front < n;)
+		have += (uint32_t)transfer_free(&s->pool, s->b, &handle[have], n - front - have);
+	qmempool_give(&s->pool, s->b, handle, have);
+}
+
+/* So that the ring has room for what comes back, and nobody need pass the hollow slots for that. */
+static void put_some_elsewhere(struct scene *s)
+{
+	scene_publish(s->b, s->letter, FROM_ASIDE + s->aside, RING - 4);
+	s->aside += RING - 4;
+}
+
+void dead_giving(struct scene *s)
+{
+	put_some_elsewhere(s);
+	dead_giving_behind(s, 0);
+}
+
+void dead_giving_between(struct scene *s)
+{
+	dead_giving_behind(s, 2 * CACHE);
+}
+
+/* What was behind the dead was taken from there and given back since; nothing blocks the ring any more. */
+void hollows(struct scene *s)
+{
+	struct shmpool_recovery out;
+	struct shmpool_stats stats;
+	uint64_t handle[BULK];
+	dead_giving(s);
+	EQUAL(0, qmempool_alloc_bulk(&s->pool, s->b, handle, BULK));
+	EQUAL(0, recover(&s->pool, s->a, &out));
+	EQUAL(1, out.members);
+	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, BULK));
+	survivors_dry(s);
+	audit_stats(&s->pool, &stats);
+	CHECK(stats.free + BULK <= alf_count(&s->pool.free));
+}
+
+/* By the victim. */
+
+/* What stands in front of the dead member that has stopped in the ring of free buffers. */
+void take_front(struct scene *s)
+{
+	int got;
+	while ((got = transfer_free(&s->pool, s->v, &s->hand[s->handed], BULK)) > 0)
+		s->handed += (uint32_t)got;
+	count_up(&s->v->counters[COUNT_ALLOC], s->handed);
+}
+
+/* So that what is behind it can be claimed, and what a companion took from there has left hollows. */
+void unblock(struct scene *s)
+{
+	struct shmpool_recovery out;
+	EQUAL(0, recover(&s->pool, s->v, &out));
+	EQUAL(1, out.members);
+}
+
+/* All but n are to be trimmed. */
+int trim_all_but(struct scene *s)
+{
+	return (int)trim(&s->pool, s->v, s->operation->n);
+}
+
+/* More than its cache has. */
+int refill_beside(struct scene *s)
+{
+	int error = qmempool_alloc_bulk(&s->pool, s->v, &s->hand[s->handed], CACHE + 4);
+	s->handed += error ? 0 : CACHE + 4;
+	return error;
+}
+
+/* Stops most of the time where others can only bypass it. */
+int give_beside(struct scene *s)
+{
+	qmempool_give(&s->pool, s->v, &s->hand[s->handed -= 3], 3);
+	count_up(&s->v->counters[COUNT_FREE], 3);
+	return 0;
+}
+
+int trim_beside(struct scene *s)
+{
+	return (int)trim(&s->pool, s->v, 0);
+}
