@@ -124,10 +124,10 @@ struct member {
 	uint64_t counters[COUNTERS]; /* member_count() */
 	uint64_t pad1[5];
 
-	/* Lines 4 and 5: what concerns the slot. */
-	uint64_t base
-		[COUNTERS]; /* what it had counted when this life of it began: member_counted() */
-	uint64_t deaths;    /* lives that ended with it; its low bits are the tag's epoch */
+	/* Lines 4 and 5: what concerns the slot. What it had counted when this life of it began
+	 * (member_counted()); lives that ended with it, whose low bits are the tag's epoch. */
+	uint64_t base[COUNTERS];
+	uint64_t deaths;
 	uint64_t pad2;
 
 	uint64_t cache[]; /* handles of free buffers */
