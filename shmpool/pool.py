@@ -100,7 +100,7 @@ class Pool(PoolBase):
         prealloc          buffers that exist from the start; more are made on demand, in extents of
                           bulk x refill_multiplier, or 4 MiB if that is less
         cache_size        free buffers a member keeps to itself, a power of two from bulk on, or 0;
-                          default 512, or a quarter of a small capacity
+                          default 512, or a quarter of a small capacity, or 2 MiB of large ones
         bulk              buffers moved at once between a cache and the shared queue, 16 to 64 [32]
         refill_multiplier bulks the pool grows by when it runs dry, 1 to 64 [4]
         headroom          bytes before a new buffer's data

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AlfQueue: a named queue of a pool. put, get, send and recv are in hot/; here is what may wait,
-what moves many, and what describes the queue.
+"""AlfQueue: a named queue of a pool. put, get, send, recv and the last two's forms for many are in
+hot/; here is what else may wait, what moves bursts, and what describes the queue.
 """
 
 import errno
 from array import array
-from collections.abc import Sequence
 from operator import methodcaller
-from struct import Struct
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,10 +19,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer as BytesLike
 
     from .pool import Pool
-
-RECV_MANY = 256  # payloads of one native call
-SCRATCH_MAX = 4 << 20  # bytes they are copied out into
-_splitters: dict[tuple[int, int], Struct] = {}
 
 
 class AlfQueue(QueueBase):
@@ -55,7 +49,6 @@ class AlfQueue(QueueBase):
         self.on_death: str = ON_DEATH[info.on_death % 3]
         self.max_redeliveries: int = info.max_redeliveries
         self._dead_letter: int = info.dead_letter
-        self._scratch: bytearray | None = None
         self._hot_open(pool, number, f"queue {self.name!r} is empty")
 
     def _info(self) -> Native:
@@ -150,7 +143,11 @@ class AlfQueue(QueueBase):
             raise errors.PayloadTooLarge(f"{size} bytes do not fit into a buffer of {room}")
         if code not in (-errno.EAGAIN, -errno.ENOBUFS) or timeout == 0:
             self._fail(code)
-        self.send_many([memoryview(payload).cast("B")], timeout)
+        self.send_many([payload], timeout)  # with a timeout that only Python understands
+
+    @staticmethod
+    def _until(timeout: float | None) -> int:
+        return until(timeout)
 
     # Many at once.
 
@@ -191,92 +188,24 @@ class AlfQueue(QueueBase):
             del handles[code:]
         return Burst(self.pool, self.pool._key, handles)
 
-    def send_many(self, payloads: "Sequence[BytesLike]", timeout: float | None = None) -> None:
-        """send() for each of the payloads, in order, in bulks of up to 256.
-
-        Full or PoolExhausted if not all could go within timeout seconds; sent says how many did.
-        """
-        lengths = array("I", map(len, payloads))  # type: ignore[arg-type]
-        data = memoryview(b"".join(payloads))
-        deadline, n, sent = until(timeout), len(lengths), 0
-        while sent < n:
-            code = lib.shmpool_send_many_wait(
-                self._key,
-                ffi.from_buffer("char[]", data),
-                len(data),
-                ffi.from_buffer("uint32_t[]", lengths),
-                len(lengths),
-                deadline,
-            )
-            if code > 0:
-                sent += code
-                data = data[sum(lengths[:code]) :]
-                lengths = lengths[code:]
-            elif code == -errno.EILSEQ:  # something has items of more than one byte
-                lengths = array("I", (memoryview(payload).nbytes for payload in payloads))
-            elif code != -errno.EINTR:
-                self._send_many_failed(code, sent, n, lengths)
-
-    def _send_many_failed(self, code: int, sent: int, n: int, rest: "array[int]") -> NoReturn:
+    def _send_many_failed(
+        self, code: int, sent: int, payloads: "tuple[BytesLike, ...]"
+    ) -> NoReturn:
         if code == -errno.EMSGSIZE:
+            size = max(memoryview(payload).nbytes for payload in payloads)
             room = self.pool.buffer_size - self.pool.headroom
             raise errors.PayloadTooLarge(
-                f"a payload of {max(rest)} bytes does not fit into a buffer of {room}"
+                f"a payload of {size} bytes does not fit into a buffer of {room}"
             )
         try:
             self._fail(code)
         except (errors.Full, errors.PoolExhausted) as error:
             error.sent = sent
-            error.args = (f"{error}: {sent} of {n} payloads were sent",)
+            error.args = (f"{error}: {sent} of {len(payloads)} payloads were sent",)
             raise
 
-    def recv_many(self, n: int, timeout: float | None = None) -> list[bytes]:
-        """The 1..n oldest payloads as bytes; Empty if there is none within timeout seconds."""
-        payloads = self._recv_bulk(_count(n, n), waiting=timeout)
-        while len(payloads) < n and not self.empty():
-            try:
-                payloads += self._recv_bulk(n - len(payloads), waiting=0)
-            except errors.Empty:
-                break
-        return payloads
-
-    def _recv_bulk(self, n: int, waiting: float | None) -> list[bytes]:
-        n = min(n, RECV_MANY)
-        stride = self.pool.buffer_size
-        size = max(stride, min(n * stride, SCRATCH_MAX))
-        scratch, self._scratch = self._scratch, None  # another thread then makes its own
-        if scratch is None or len(scratch) < size:
-            scratch = bytearray(size)
-        lengths = array("I", bytes(4 * n))
-        out, counts = ffi.from_buffer("char[]", scratch), ffi.from_buffer("uint32_t[]", lengths)
-        code = waited(
-            lambda end: lib.shmpool_recv_many_wait(self._key, out, size, counts, n, end), waiting
-        )
-        try:
-            if code < 0:
-                self._fail(code, empty=True)
-            got = code & ~lib.SHMPOOL_ALIKE
-            if code & lib.SHMPOOL_ALIKE:
-                return list(_splitter(lengths[0], got).unpack_from(scratch))
-            payloads, at = [], 0
-            view = memoryview(scratch)
-            for length in lengths[:got]:
-                payloads.append(bytes(view[at : at + length]))
-                at += length
-            return payloads
-        finally:
-            ffi.release(out)
-            self._scratch = scratch
-
-
-def _splitter(length: int, n: int) -> Struct:
-    """Cuts n payloads of one length out of a buffer in one call."""
-    splitter = _splitters.get((length, n))
-    if splitter is None:
-        if len(_splitters) > 1000:
-            _splitters.clear()
-        splitter = _splitters[length, n] = Struct(f"{length}s" * n)
-    return splitter
+    def _recv_many_failed(self, code: int) -> NoReturn:
+        self._fail(code, empty=True)
 
 
 def _count(n: int, most: int) -> int:

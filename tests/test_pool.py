@@ -53,6 +53,13 @@ def test_defaults(make_pool: MakePool) -> None:
     )
 
 
+@pytest.mark.parametrize(("size", "kept"), [(4096, 512), (4160, 256), (65536, 32), (65600, 0)])
+def test_the_default_cache_is_bounded_in_bytes(make_pool: MakePool, size: int, kept: int) -> None:
+    """A member keeps at most 2 MiB to itself unless it is told to; less than a bulk is nothing."""
+    assert kept == make_pool(buffer_size=size, capacity=2048).cache_size
+    assert 64 == make_pool(buffer_size=size, capacity=2048, cache_size=64).cache_size
+
+
 def test_attach_sees_the_same_geometry(make_pool: MakePool) -> None:
     """Attach reads the geometry from the segment."""
     made = make_pool(capacity=128, prealloc=5, headroom=64)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import Child, MakePool, join
+from conftest import Child, Eventually, MakePool, join
 
 import shmpool
 
@@ -123,7 +123,7 @@ def test_recv_many_takes_what_is_there(pool: shmpool.Pool) -> None:
 
 
 def test_large_buffers(make_pool: MakePool) -> None:
-    """Payloads larger than the copy-out buffer's usual size go through, one and many."""
+    """Payloads larger than what one bulk carries go through, many at once."""
     pool = make_pool(buffer_size=5 << 20, capacity=4)
     queue = pool.create_queue("q", capacity=4)
     payloads = [bytes([i]) * (5 << 20) for i in range(3)]
@@ -190,3 +190,97 @@ def test_one_queue_object_in_two_threads(make_pool: MakePool) -> None:
     for thread in threads:
         join(thread)
     assert sorted(payloads) == sorted(got)
+
+
+def test_trying_is_no_exception(pool: shmpool.Pool) -> None:
+    """try_get and try_recv give None where get and recv would be Empty, else the oldest."""
+    queue = pool.create_queue("q", capacity=8)
+    assert (None, None) == (queue.try_get(), queue.try_recv())
+    queue.send_many([b"1", b"2", b""])
+    assert b"1" == queue.try_recv()
+    with queue.try_get() as buf:  # type: ignore[union-attr]
+        assert b"2" == bytes(buf)
+    assert (b"", None) == (queue.try_recv(), queue.try_recv())
+    queue.close()
+    for call in (queue.try_get, queue.try_recv):
+        with pytest.raises(shmpool.PoolClosed):
+            call()
+
+
+def test_trying_is_no_second_consumer(pool: shmpool.Pool) -> None:
+    """On a single consumer's queue another thread's try_recv is QueueBusy, not None."""
+    queue = pool.create_queue("q", capacity=8, consumers="single")
+    assert queue.try_recv() is None
+    caught: list[BaseException] = []
+
+    def other() -> None:
+        for call in (queue.try_recv, queue.try_get):
+            try:
+                call()
+            except shmpool.QueueBusy as error:
+                caught.append(error)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    join(thread)
+    assert 2 == len(caught)
+
+
+@pytest.mark.parametrize("size", [100, 16384, 1 << 20])
+def test_a_payload_waits_for_room(make_pool: MakePool, size: int, eventually: Eventually) -> None:
+    """A send into a full queue waits, small or large, and arrives whole and last; other threads run
+    meanwhile."""
+    pool = make_pool(buffer_size=1 << 20, capacity=16)
+    queue = pool.create_queue("q", capacity=4)
+    payloads = [bytes([i]) * size for i in range(5)]
+    queue.send_many(payloads[:4])
+    thread = threading.Thread(target=queue.send, args=(bytearray(payloads[4]), 60.0))
+    thread.start()
+    eventually(lambda: pool.stats().counters["sleep"] >= 1)
+    assert payloads[0] == queue.recv()
+    join(thread)
+    assert payloads[1:] == queue.recv_many(8)
+    assert {} == pool.audit().held
+
+
+def test_a_large_payload_without_room(make_pool: MakePool) -> None:
+    """Full and PoolExhausted of a payload large enough to be copied without the lock, at once and
+    after a while; no buffer is lost."""
+    pool = make_pool(buffer_size=65536, capacity=8)
+    queue = pool.create_queue("q", capacity=4)
+    payload = bytes(65536)
+    queue.send_many([payload] * 4)
+    for timeout in (0, 0.02):
+        with pytest.raises(shmpool.Full):
+            queue.send(payload, timeout)
+    with pool.alloc(), pool.alloc(), pool.alloc(), pool.alloc():
+        for timeout in (0, 0.02):
+            with pytest.raises(shmpool.PoolExhausted):
+                queue.send(payload, timeout)
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_a_list_may_change_while_it_is_sent(make_pool: MakePool, eventually: Eventually) -> None:
+    """send_many sends what the list held when it was called, whatever becomes of the list."""
+    pool = make_pool(capacity=64)
+    queue = pool.create_queue("q", capacity=4)
+    payloads = [bytes(bytearray([i])) * 200 for i in range(20)]
+    expected = list(payloads)
+    thread = threading.Thread(target=queue.send_many, args=(payloads, 60.0))
+    thread.start()
+    eventually(lambda: pool.stats().counters["sleep"] >= 1)
+    payloads.clear()
+    received: list[bytes] = []
+    while len(received) < 20:
+        received += queue.recv_many(20, timeout=60)
+    join(thread)
+    assert expected == received
+
+
+def test_a_bad_payload_sends_nothing(pool: shmpool.Pool) -> None:
+    """send_many with something among the payloads that is no bytes sends none of them."""
+    queue = pool.create_queue("q", capacity=8)
+    for bad in ("text", None, 3):
+        with pytest.raises(TypeError, match="bytes-like"):
+            queue.send_many([b"1", bytearray(b"2"), bad])  # type: ignore[list-item]
+    assert (0, {}) == (len(queue), pool.audit().held)

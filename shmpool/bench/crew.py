@@ -204,10 +204,10 @@ class Crew:
         return worker
 
     def start(self) -> None:
-        """Lets all of them go at once."""
+        """Lets all go at once, the last ones first: consumers wait before anything comes."""
         for worker in self.workers:
             worker.ready()
-        for worker in self.workers:
+        for worker in reversed(self.workers):
             worker.go()
 
     def finish(self, producing: list[Worker], seconds: float) -> list[Worker]:

@@ -151,17 +151,14 @@ def _produce_batches(way: Batch, board: Board, seat: int, channels: range) -> Wo
 def _produce_columns(way: Columns, board: Board, seat: int, channels: range) -> Work:
     write, words, me = way.column_writer(channels[0]), board.words, SEATS + seat
     n, full = way.batch, way.full
-    packets = message.packets(way.spec.size, n)
     number = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(STEP) + np.uint64(words[me])
     step = np.uint64(n * STEP)
 
     def work() -> None:
         nonlocal number
         while not words[STOP]:
-            packets["word"] = number
-            packets["last"] = number & 255
             try:
-                write(packets)
+                write(number, (number & 255).astype(np.uint8))
             except full:
                 continue
             words[me] = int(number[-1])

@@ -185,8 +185,9 @@ class Columns(Many):
     """Written and checked field by field as numpy columns."""
 
     @abstractmethod
-    def column_writer(self, channel: int) -> Callable[[Any], None]:
-        """Sends an array of messages, of message.packets()."""
+    def column_writer(self, channel: int) -> Callable[[Any, Any], None]:
+        """Sends batch messages, given an array of their words and one of their last bytes. All else
+        of each is message.body(), which it writes too."""
 
     @abstractmethod
     def column_reader(self, channel: int) -> Callable[[], tuple[Any, Any]]:

@@ -3,9 +3,9 @@
  * hot.h - the calls that are made once a packet, as Python objects: Buffer, and the bases of Pool and
  * AlfQueue. Compiled into shmpool._native beside the cffi functions, with the same core under it.
  *
- * What is in here: one attempt that does not wait, for arguments of the usual kind; get and recv also
- * wait, and raise Empty, because both are on the way of every message that is waited for. Everything
- * else, other waiting and every other error, is Python's: the attempt's code goes to the method
+ * What is in here: one attempt that does not wait, for arguments of the usual kind; get, recv and send
+ * also wait, because that is on the way of every message that is waited for, or that finds no room.
+ * Everything else, other waiting and every other error, is Python's: the attempt's code goes to the method
  * _alloc_slow, _put_slow, ... of the object, or to what turns codes into exceptions (hot_fail).
  *
  * Why not cffi for these: docs/decisions/0003-hot-calls.md. Thread safety: the interpreter's lock.
@@ -63,6 +63,25 @@ PyObject *hot_fail(int64_t code, const char *what);
 /* Takes timeout, which may follow at other arguments. 0, or -1 with an exception. */
 int hot_parse_timeout(const char *name, PyObject *const *args, Py_ssize_t n, PyObject *names,
 		      Py_ssize_t at, PyObject **timeout);
+
+/* What a message's timeout means: the CLOCK_MONOTONIC deadline, 0 if it does not wait, -1 if Python must look
+ * at it. */
+int64_t hot_deadline(PyObject *timeout);
+
+/* Whether a wait goes on after a signal; if not, the handler has raised. */
+static inline bool hot_goes_on(int64_t code)
+{
+	return code == -EINTR && !PyErr_CheckSignals();
+}
+
+/* queue.c's methods that are in bulk.c. */
+PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
+PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
+
+static inline uint64_t hot_queue_key(const struct queue_object *self)
+{
+	return self->pool && self->pool->key ? self->key : 0;
+}
 
 /* The Buffer of an answer (shmpool.h). */
 PyObject *hot_buffer(struct pool_object *pool, int64_t answer);

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * queue.c - the base of shmpool.AlfQueue: put, get, send, recv.
+ * queue.c - the base of shmpool.AlfQueue: put, get, send, recv, one at a time.
  */
 #include "hot.h"
 #include "wait.h"
 
 #define RAISED INT64_MIN /* in place of an answer: the exception is set */
+#define COPY_UNLOCKED                                                                              \
+	16384u /* bytes of a payload from which its copying is worth a release of the lock */
 
 static PyObject *queue_hot_open(PyObject *object, PyObject *args)
 {
@@ -36,11 +38,6 @@ static void queue_dealloc(PyObject *object)
 	Py_DECREF(type);
 }
 
-static inline uint64_t queue_key(const struct queue_object *self)
-{
-	return self->pool && self->pool->key ? self->key : 0;
-}
-
 static PyObject *queue_put_any(PyObject *object, PyObject *item, PyObject *timeout)
 {
 	struct queue_object *self = (struct queue_object *)object;
@@ -52,7 +49,7 @@ static PyObject *queue_put_any(PyObject *object, PyObject *item, PyObject *timeo
 		return NULL;
 	int64_t code = unlikely(buffer->pool->key != (self->key & ~(0x3ffull << 48))) ?
 			       -EXDEV :
-			       shmpool_put(queue_key(self) | (uint32_t)buffer->key);
+			       shmpool_put(hot_queue_key(self) | (uint32_t)buffer->key);
 	if (likely(!code)) {
 		buffer->key = 0;
 		Py_RETURN_NONE;
@@ -78,8 +75,7 @@ static PyObject *queue_put_nowait(PyObject *object, PyObject *item)
 	return queue_put_any(object, item, Py_False);
 }
 
-/* The CLOCK_MONOTONIC deadline of a timeout, 0 if it does not wait, -1 if Python must look at it. */
-static int64_t deadline_of(PyObject *timeout)
+int64_t hot_deadline(PyObject *timeout)
 {
 	double seconds = -1;
 	if (timeout == Py_None)
@@ -99,17 +95,17 @@ static int64_t deadline_of(PyObject *timeout)
 /* The queue's answer, waited for without the interpreter's lock; RAISED; or a code, for Python. */
 static int64_t queue_answer(struct queue_object *self, PyObject *timeout)
 {
-	int64_t answer = shmpool_get(queue_key(self)), deadline;
+	int64_t answer = shmpool_get(hot_queue_key(self)), deadline;
 	if (likely(answer != -EAGAIN))
 		return answer;
-	deadline = deadline_of(timeout);
+	deadline = hot_deadline(timeout);
 	if (deadline < 0)
 		return answer;
 	while (deadline) {
-		uint64_t key = queue_key(self);
+		uint64_t key = hot_queue_key(self);
 		Py_BEGIN_ALLOW_THREADS answer = shmpool_get_wait(key, deadline);
 		Py_END_ALLOW_THREADS if (answer != -EINTR) break;
-		if (PyErr_CheckSignals())
+		if (!hot_goes_on(answer))
 			return RAISED;
 	}
 	if (answer != -EAGAIN)
@@ -144,6 +140,37 @@ static PyObject *queue_get_nowait(PyObject *object, PyObject *unused)
 	return queue_get_any(object, Py_False);
 }
 
+/* Waits, without the interpreter's lock, for a buffer and for room. 0, a code, or RAISED. */
+static int64_t queue_send_wait(struct queue_object *self, const char *data, size_t length,
+			       int64_t deadline)
+{
+	const struct shmpool_slice slice = { data, length };
+	int64_t code;
+	do {
+		uint64_t key = hot_queue_key(self);
+		Py_BEGIN_ALLOW_THREADS code = shmpool_send_many_wait(key, &slice, 1, deadline);
+		Py_END_ALLOW_THREADS
+	} while (hot_goes_on(code));
+	return code > 0 ? 0 : code == -EINTR ? RAISED : code;
+}
+
+/* *timeout becomes False where the waiting is over. */
+static int64_t queue_send_bytes(struct queue_object *self, const char *data, size_t length,
+				PyObject **timeout)
+{
+	int64_t code = -EAGAIN;
+	if (likely(length < COPY_UNLOCKED)) {
+		code = shmpool_send(hot_queue_key(self), data, length);
+		if (likely(code != -EAGAIN && code != -ENOBUFS))
+			return code;
+	}
+	int64_t deadline = hot_deadline(*timeout);
+	if (deadline < 0 || (deadline == 0 && length < COPY_UNLOCKED))
+		return code;
+	*timeout = Py_False;
+	return queue_send_wait(self, data, length, deadline);
+}
+
 static PyObject *queue_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
 	struct queue_object *self = (struct queue_object *)object;
@@ -153,31 +180,24 @@ static PyObject *queue_send(PyObject *object, PyObject *const *args, Py_ssize_t 
 	if (hot_parse_timeout("send", args, n, names, 1, &timeout))
 		return NULL;
 	if (likely(PyBytes_CheckExact(args[0]))) {
-		code = shmpool_send(queue_key(self), PyBytes_AS_STRING(args[0]),
-				    (size_t)PyBytes_GET_SIZE(args[0]));
+		code = queue_send_bytes(self, PyBytes_AS_STRING(args[0]),
+					(size_t)PyBytes_GET_SIZE(args[0]), &timeout);
 	} else {
 		if (PyObject_GetBuffer(args[0], &from, PyBUF_SIMPLE))
 			return NULL;
-		code = shmpool_send(queue_key(self), from.buf, (size_t)from.len);
+		code = queue_send_bytes(self, from.buf, (size_t)from.len, &timeout);
 		PyBuffer_Release(&from);
 	}
 	if (likely(!code))
 		Py_RETURN_NONE;
+	if (code == RAISED)
+		return NULL;
 	return PyObject_CallMethod(object, "_send_slow", "LOO", (long long)code, args[0], timeout);
 }
 
-static PyObject *queue_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
+/* The payload of an answer, whose buffer is freed. */
+static PyObject *queue_payload(struct pool_object *pool, int64_t answer)
 {
-	struct queue_object *self = (struct queue_object *)object;
-	PyObject *timeout;
-	if (hot_parse_timeout("recv", args, n, names, 0, &timeout))
-		return NULL;
-	int64_t answer = queue_answer(self, timeout);
-	if (unlikely(answer == RAISED))
-		return NULL;
-	if (unlikely(answer < 0))
-		return PyObject_CallMethod(object, "_recv_slow", "LO", (long long)answer, timeout);
-	struct pool_object *pool = self->pool;
 	uint64_t index = (uint64_t)answer & ALF_INDEX_MASK, length = (uint64_t)answer >> 32;
 	uint64_t head = pool->headroom;
 	if (unlikely(answer & (int64_t)ANSWER_MOVED))
@@ -190,9 +210,47 @@ static PyObject *queue_recv(PyObject *object, PyObject *const *args, Py_ssize_t 
 	return bytes;
 }
 
+static PyObject *queue_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
+{
+	struct queue_object *self = (struct queue_object *)object;
+	PyObject *timeout;
+	if (hot_parse_timeout("recv", args, n, names, 0, &timeout))
+		return NULL;
+	int64_t answer = queue_answer(self, timeout);
+	if (likely(answer >= 0))
+		return queue_payload(self->pool, answer);
+	if (answer == RAISED)
+		return NULL;
+	return PyObject_CallMethod(object, "_recv_slow", "LO", (long long)answer, timeout);
+}
+
+static PyObject *queue_try_get(PyObject *object, PyObject *unused)
+{
+	struct queue_object *self = (struct queue_object *)object;
+	int64_t answer = shmpool_get(hot_queue_key(self));
+	(void)unused;
+	if (answer >= 0)
+		return hot_buffer(self->pool, answer);
+	if (answer == -EAGAIN)
+		Py_RETURN_NONE;
+	return PyObject_CallMethod(object, "_get_slow", "LO", (long long)answer, Py_False);
+}
+
+static PyObject *queue_try_recv(PyObject *object, PyObject *unused)
+{
+	struct queue_object *self = (struct queue_object *)object;
+	int64_t answer = shmpool_get(hot_queue_key(self));
+	(void)unused;
+	if (answer >= 0)
+		return queue_payload(self->pool, answer);
+	if (answer == -EAGAIN)
+		Py_RETURN_NONE;
+	return PyObject_CallMethod(object, "_recv_slow", "LO", (long long)answer, Py_False);
+}
+
 static Py_ssize_t queue_len(PyObject *object)
 {
-	int64_t count = shmpool_queue_count(queue_key((struct queue_object *)object));
+	int64_t count = shmpool_queue_count(hot_queue_key((struct queue_object *)object));
 	if (count < 0)
 		Py_XDECREF(hot_fail(count, "len"));
 	return count < 0 ? -1 : (Py_ssize_t)count;
@@ -201,7 +259,7 @@ static Py_ssize_t queue_len(PyObject *object)
 static PyObject *queue_empty(PyObject *object, PyObject *unused)
 {
 	(void)unused;
-	int64_t nothing = shmpool_queue_empty(queue_key((struct queue_object *)object));
+	int64_t nothing = shmpool_queue_empty(hot_queue_key((struct queue_object *)object));
 	return nothing < 0 ? hot_fail(nothing, "empty") : PyBool_FromLong(nothing);
 }
 
@@ -237,6 +295,17 @@ static PyMethodDef queue_methods[] = {
 	  "is "
 	  "freed.\n\nWaits up to timeout seconds for one (None for ever, 0 not at all), then "
 	  "Empty." },
+	{ "try_get", queue_try_get, METH_NOARGS,
+	  "try_get($self)\n--\n\nThe oldest Buffer in the queue, or None: for loops that poll." },
+	{ "try_recv", queue_try_recv, METH_NOARGS,
+	  "try_recv($self)\n--\n\nThe oldest payload in the queue as bytes, or None." },
+	{ "send_many", HOT_FAST(hot_send_many),
+	  "send_many($self, payloads, timeout=None)\n--\n\nsend() for each of the payloads, in "
+	  "order, in bulks of up to 256 or 256 KiB.\n\nFull or PoolExhausted if not all could go "
+	  "within timeout seconds; sent says how many did." },
+	{ "recv_many", HOT_FAST(hot_recv_many),
+	  "recv_many($self, n, timeout=None)\n--\n\nThe 1..n oldest payloads as bytes; Empty if "
+	  "there is none within timeout seconds." },
 	{ NULL, NULL, 0, NULL },
 };
 

@@ -8,7 +8,10 @@
 #include "transfer.h"
 #include "wait.h"
 
-#define SEND_MAX 256u /* messages of one send_many that are copied before they are put */
+/* What of one send_many is copied before it is put: so many messages, or so many bytes that the first of
+ * them are still in the processor's caches when they come out. */
+#define SEND_MAX 256u
+#define SEND_BYTES (256u << 10)
 
 int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline)
 {
@@ -108,8 +111,18 @@ int64_t shmpool_send(uint64_t key, const char *data, size_t length)
 	return error;
 }
 
-int64_t shmpool_send_many_wait(uint64_t key, const char *data, size_t size, const uint32_t *lengths,
-			       size_t n, int64_t deadline)
+/* How many of the messages go in one bulk: at least one. */
+static uint32_t bulk_of(const struct shmpool_slice *slices, size_t n)
+{
+	uint64_t bytes = slices[0].length;
+	uint32_t k = 1;
+	while (k < n && k < SEND_MAX && (bytes += slices[k].length) <= SEND_BYTES)
+		k++;
+	return k;
+}
+
+int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices, size_t n,
+			       int64_t deadline)
 {
 	struct call c;
 	uint64_t handle[SEND_MAX];
@@ -117,24 +130,19 @@ int64_t shmpool_send_many_wait(uint64_t key, const char *data, size_t size, cons
 	size_t sent = 0;
 	if (error)
 		return error;
-	uint64_t total = 0;
-	for (size_t i = 0; i < n; total += lengths[i++])
-		if (lengths[i] > room(&c))
+	for (size_t i = 0; i < n; i++)
+		if (slices[i].length > room(&c))
 			return -EMSGSIZE;
-	if (total != size)
-		return -EILSEQ;
 	waits_begin(&c);
 	while (sent < n && !error) {
-		uint32_t k = n - sent < SEND_MAX ? (uint32_t)(n - sent) : SEND_MAX;
+		uint32_t k = bulk_of(slices + sent, n - sent);
 		if (k > alf_capacity(c.ring))
 			k = alf_capacity(c.ring);
 		error = qmempool_alloc_wait(c.p, c.m, handle, k, deadline);
 		if (error)
 			break;
-		for (uint32_t i = 0; i < k && !error; i++) {
-			error = fill(&c, handle[i], data, lengths[sent + i]);
-			data += lengths[sent + i];
-		}
+		for (uint32_t i = 0; i < k && !error; i++)
+			error = fill(&c, handle[i], slices[sent + i].data, slices[sent + i].length);
 		if (!error)
 			error = queue_put_wait(c.p, c.m, c.ring, handle, k, deadline);
 		if (error)
@@ -144,37 +152,6 @@ int64_t shmpool_send_many_wait(uint64_t key, const char *data, size_t size, cons
 	}
 	waits_end(&c);
 	return sent ? (int64_t)sent : error;
-}
-
-int64_t shmpool_recv_many_wait(uint64_t key, char *data, size_t size, uint32_t *lengths, size_t n,
-			       int64_t deadline)
-{
-	struct call c;
-	uint64_t handle[SEND_MAX];
-	int error = open_queue(key, &c);
-	if (error)
-		return error;
-	if (n > SEND_MAX)
-		n = SEND_MAX;
-	if (n > size / c.p->segment.stride)
-		n = size / c.p->segment.stride;
-	if (n == 0)
-		return -EMSGSIZE;
-	int64_t got = shmpool_get_many_wait(key, handle, n, deadline);
-	bool alike = true;
-	for (int64_t i = 0; i < got; i++) {
-		const struct buffer *b = qmempool_buffer(c.p, handle_index(handle[i]));
-		uint32_t head = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
-		if (head > c.p->segment.stride || length > c.p->segment.stride - head)
-			head = length = 0; /* somebody scribbled over the header */
-		memcpy(data, segment_data(&c.p->segment, handle_index(handle[i])) + head, length);
-		data += length;
-		lengths[i] = length;
-		alike = alike && length == lengths[0];
-	}
-	if (got > 0)
-		qmempool_free_bulk(c.p, c.m, handle, (uint32_t)got);
-	return got > 0 && alike ? got | SHMPOOL_ALIKE : got;
 }
 
 /* memcpy() that the compiler unfolds for the usual widths. */

@@ -19,6 +19,7 @@
 	(4ull << 20) /* reserving more at once would hold up the one allocation that does it */
 #define CACHE_SIZE_MAX 4096u
 #define CACHE_SIZE_DEFAULT 512u
+#define CACHE_BYTES_DEFAULT (2 << 20) /* of buffers */
 #define BULK_MIN 16u
 #define BULK_DEFAULT 32u
 #define REFILL_MULTIPLIER_MAX 64u
@@ -53,11 +54,12 @@ static void fill_default(int64_t *value, int64_t standard)
 		*value = standard;
 }
 
-/* The largest cache that leaves three quarters of the buffers to the others, 0 if a bulk is more. */
+/* The largest cache that leaves three quarters of the buffers to the others and fits into a processor's
+ * own cache: with more, free buffers have gone cold before they are used again. 0 if a bulk is more. */
 static int64_t default_cache(const struct shmpool_geometry *g)
 {
 	int64_t size = CACHE_SIZE_DEFAULT;
-	while (size > g->capacity / 4)
+	while (size > g->capacity / 4 || size * g->buffer_size > CACHE_BYTES_DEFAULT)
 		size /= 2;
 	return size < g->bulk ? 0 : size;
 }

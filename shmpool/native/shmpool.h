@@ -146,14 +146,14 @@ int64_t shmpool_alloc_wait(uint64_t key, int64_t deadline);
 int64_t shmpool_put_wait(uint64_t key, int64_t deadline);
 int64_t shmpool_get_wait(uint64_t key, int64_t deadline);
 
-/* Copy in and copy out. */
+/* Copy in. */
+struct shmpool_slice {
+	const char *data;
+	size_t length;
+};
 int64_t shmpool_send(uint64_t key, const char *data, size_t length);
 /* How many were sent: fewer than n when the deadline came in between. */
-int64_t shmpool_send_many_wait(uint64_t key, const char *data, size_t size, const uint32_t *lengths,
-			       size_t n, int64_t deadline);
-/* Messages end to end in data, as many as are sure to fit; with SHMPOOL_ALIKE if all are equally long. */
-enum { SHMPOOL_ALIKE = 0x40000000 };
-int64_t shmpool_recv_many_wait(uint64_t key, char *data, size_t room, uint32_t *lengths, size_t n,
+int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices, size_t n,
 			       int64_t deadline);
 
 /* Bulks. */

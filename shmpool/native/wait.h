@@ -21,8 +21,9 @@
 
 #define WAIT_SLICE_NS 250000000ll /* 4 looks a second by an idle sleeper */
 #define WAIT_SHORT_NS                                                                              \
-	1000000ll     /* while another member is in the middle of the operation waited for */
-#define WAIT_POLLS 24 /* sched_yield() calls, about 0.5 us each, before the first sleep */
+	1000000ll /* while another member is in the middle of the operation waited for */
+/* sched_yield() calls, about 0.5 us each, before the first sleep: what waking a halted core takes. */
+#define WAIT_POLLS 100
 #define WAIT_FOREVER INT64_MAX
 #define WAIT_NEVER 0 /* as a deadline: one attempt */
 

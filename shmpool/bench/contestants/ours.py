@@ -8,9 +8,11 @@ from typing import Any
 
 import shmpool
 
+from .. import message
 from ..way import PATIENCE_S, Batch, Columns, InPlace, Many, OneByOne, Receive, Send, Spec, Way
 
 SMALL = 4096  # bytes of a message up to which a member may keep a full cache
+THREE_COLUMNS = 256  # bytes of a message up to which one column of whole messages is quicker
 CACHED, FEW = 1024, 8  # buffers for each process beyond those in queues
 
 
@@ -31,7 +33,10 @@ class Ours(Way):
         most = spec.channels * spec.depth + ends * each
         capacity = 1 << (most - 1).bit_length()
         self.pool = shmpool.Pool.create(
-            spec.name, buffer_size=spec.size, capacity=capacity, prealloc=min(capacity, 4096)
+            spec.name,
+            buffer_size=spec.size,
+            capacity=capacity,
+            prealloc=min(capacity, 4096) if spec.size <= SMALL else 0,
         )
         for channel in range(spec.channels):
             self.pool.create_queue(str(channel), capacity=spec.depth)
@@ -66,9 +71,7 @@ class SendRecv(Ours, OneByOne):
         return partial(self.queue(channel).recv, timeout)
 
     def poller(self, channel: int) -> Receive:
-        queue = self.queue(channel)
-        empty, recv = queue.empty, queue.recv
-        return lambda: None if empty() else recv()
+        return self.queue(channel).try_recv
 
 
 class SendRecvMany(Ours, Batch):
@@ -106,25 +109,35 @@ class Buffers(Ours, InPlace):
         return partial(self.queue(channel).get, timeout)
 
     def poller(self, channel: int) -> Receive:
-        queue = self.queue(channel)
-        empty, get = queue.empty, queue.get
-        return lambda: None if empty() else get()
+        return self.queue(channel).try_get
 
 
 class Bursts(Ours, Columns):
     call = "burst"
 
-    def column_writer(self, channel: int) -> Callable[[Any], None]:
+    def column_writer(self, channel: int) -> Callable[[Any, Any], None]:
         alloc_many, put_many = self.pool.alloc_many, self.queue(channel).put_many
-        size = self.spec.size
+        size, n = self.spec.size, self.batch
+        body = message.packets(size, 1)["body"].reshape(())  # one for all
+        packets = message.packets(size, n)
 
-        def write(packets: Any) -> None:
-            burst = alloc_many(len(packets), PATIENCE_S)
+        def write_small(words: Any, lasts: Any) -> None:
+            packets["word"] = words
+            packets["last"] = lasts
+            burst = alloc_many(n, PATIENCE_S)
             burst.set_column(0, packets)
             burst.lengths = size
             put_many(burst, PATIENCE_S)
 
-        return write
+        def write(words: Any, lasts: Any) -> None:
+            burst = alloc_many(n, PATIENCE_S)
+            burst.set_column(0, words)
+            burst.set_column(8, body)
+            burst.set_column(size - 1, lasts)
+            burst.lengths = size
+            put_many(burst, PATIENCE_S)
+
+        return write_small if size <= THREE_COLUMNS else write
 
     def column_reader(self, channel: int) -> Callable[[], tuple[Any, Any]]:
         get_many, end, n = self.queue(channel).get_many, self.spec.size - 1, self.batch
