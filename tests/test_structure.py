@@ -30,6 +30,7 @@ C_ORDER = [
     "trim.h",
     "audit.h",
     "local.h",
+    "guard.h",
     "call.h",
     "hot.h",
 ]
@@ -40,6 +41,7 @@ PYTHON_ORDER += [
     "toml_lines",
     "config",
     "systemd",
+    "lean",
     "deaths",
     "closes",
     "listening",
