@@ -601,6 +601,41 @@ def test_a_pool_that_is_cut_off(
         assert daemon.pid == client.ping().pid
 
 
+ABANDONED = """
+    import subprocess, sys, time
+    from pathlib import Path
+    import shmpool
+    options = {"buffer_size": 64, "capacity": 64}
+    busy, mine = (shmpool.Pool.create(name, **options) for name in ("busy", "mine"))
+    shmpool.Pool.create("left", **options).close()
+    mine.close()
+    Path("/dev/shm/shmpool.half").touch()
+    Path("/dev/shm/shmpool.other").write_bytes(b"what somebody else has put here" * 100)
+    config = Path(sys.argv[1])
+    config.write_text('[daemon]\\nadopt = ["mine"]\\n')
+    arguments = ["--config", config, "--socket", config.with_suffix(".sock")]
+    daemon = subprocess.Popen([sys.executable, "-m", "shmpool.daemon", *arguments],
+                              stderr=subprocess.PIPE, text=True)
+    while "left" in shmpool.pool_names() or "half" in shmpool.pool_names():
+        time.sleep(0.01)
+    print(shmpool.pool_names())
+    daemon.terminate()
+    print(sorted(l for l in daemon.communicate()[1].splitlines() if " removed: " in l))
+    busy.close()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a /dev/shm of its own")
+def test_abandoned_segments_are_removed(tmp_path: Path, run: Callable[..., str]) -> None:
+    """By itself the daemon removes what nobody has open and what nobody finished; not what is in
+    use, what it holds, or what is no pool."""
+    own = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
+    pools, log = run(ABANDONED, tmp_path / "c.toml", prefix=own).splitlines()
+    assert "['busy', 'mine', 'other']" == pools
+    said = [f"shmpool: segment {name} removed: it was abandoned" for name in ("half", "left")]
+    assert str(said) == log
+
+
 def test_memory_is_given_back(
     start_daemon: StartDaemon, eventually: Eventually, pool_name: str
 ) -> None:
