@@ -119,6 +119,7 @@ class Pages:
         self._streams: set[asyncio.Queue[RecoveryEvent | None]] = set()
         self._silent: dict[web.RequestHandler, float] = {}  # no request yet: since when
         self._next_look: asyncio.TimerHandle | None = None  # at these
+        self._pools_event = 0.0, b""  # when it was made
         keeper.watchers.add(self._recovered)
 
     def application(self) -> web.Application:
@@ -214,6 +215,7 @@ class Pages:
     # Events.
 
     def _recovered(self, event: RecoveryEvent) -> None:
+        self._pools_event = 0.0, b""
         for stream in self._streams:
             stream.put_nowait(event)
 
@@ -225,35 +227,41 @@ class Pages:
         await response.prepare(request)
         stream: asyncio.Queue[RecoveryEvent | None] = asyncio.Queue()
 
-        async def send(kind: str, data: Any) -> None:
+        async def send(event: bytes) -> None:
             async with asyncio.timeout(UNREAD_S):  # who does not read is dropped
-                await response.write(_event(kind, data))
+                await response.write(event)
 
         self._streams.add(stream)
         try:
             for held in self._keeper.registry.held.values():
                 for event in held.events:
-                    await send("recovery", wire.to_wire(event))
+                    await send(_event("recovery", wire.to_wire(event)))
             while True:
-                await send("pools", self._everything())
+                await send(self._everything())
                 try:
                     news = await asyncio.wait_for(stream.get(), self._keeper.interval)
                 except TimeoutError:
                     continue
                 if news is None:
                     return response
-                await send("recovery", wire.to_wire(news))
+                await send(_event("recovery", wire.to_wire(news)))
         except (ConnectionResetError, TimeoutError):
             return response
         finally:
             self._streams.discard(stream)
 
-    def _everything(self) -> list[dict[str, Any]]:
-        found = []
-        for _, held in sorted(self._keeper.registry.held.items()):
-            with contextlib.suppress(errors.SegmentInvalid):  # the keeper is about to release it
-                found.append(live_pool(held.stats(), held.view.members()))
-        return found
+    def _everything(self) -> bytes:
+        """The event with every pool: one of the last half interval does for every page."""
+        now = asyncio.get_running_loop().time()
+        at, event = self._pools_event
+        if not event or now - at > self._keeper.interval / 2:
+            found = []
+            for _, held in sorted(self._keeper.registry.held.items()):
+                with contextlib.suppress(errors.SegmentInvalid):  # the keeper will release it
+                    found.append(live_pool(held.stats(), held.view.members()))
+            event = _event("pools", found)
+            self._pools_event = now, event
+        return event
 
 
 def live_pool(stats: PoolStats, members: list[Member]) -> dict[str, Any]:
