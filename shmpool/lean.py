@@ -4,7 +4,7 @@
 `import aiohttp.web` first runs aiohttp/__init__.py, which brings the whole client along. For the
 time of the import an empty package stands in its place: its parts come from where they are, and the
 rest never does. Who imports the package afterwards gets it whole. What this comes to is in
-docs/decisions/0010-under-forty-megabytes.md.
+docs/decisions/0012-under-forty-megabytes.md.
 """
 
 import contextlib
