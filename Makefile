@@ -14,7 +14,7 @@ SOURCES := pyproject.toml setup.py $(wildcard shmpool/hot/*.[ch] shmpool/native/
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	sweep soak relacy fuzz docs tools fix clean
+	bench-daemon sweep soak relacy fuzz docs tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -82,6 +82,9 @@ bench-instructions: $(VENV)/.dev
 
 bench-recovery: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.recovery $(ARGS)
+
+bench-daemon: $(VENV)/.dev
+	$(BIN)/python -m clients.bench.daemon $(ARGS)
 
 bench-native:
 	$(MAKE) -C clients/bench/native run ARGS="$(ARGS)"

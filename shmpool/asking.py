@@ -37,6 +37,20 @@ def connected(path: Path, timeout: float) -> socket.socket:
     return sock
 
 
+def ended(sock: socket.socket) -> bool:
+    """Whether the daemon has gone, or said that it will, while nothing was asked of it."""
+    sock.setblocking(False)  # MSG_DONTWAIT would be waited for by Python itself
+    try:
+        sock.recv(1)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    finally:
+        sock.setblocking(True)
+    return True  # the end, or what nobody has asked for
+
+
 def answer(request: protocol.Request[A], reply: wire.Reply) -> A:
     if reply.error is not None:
         raise protocol.error_of(reply.error)

@@ -4,6 +4,7 @@
 import asyncio
 import builtins
 import contextlib
+import select
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -12,7 +13,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from . import answers, errors, protocol, wire
-from .asking import answer, connected, late, reply_to, stats_of, unavailable
+from .asking import answer, connected, ended, late, reply_to, stats_of, unavailable
 from .pool import Pool
 from .stats import Audit, Holder, Member, Recovery
 
@@ -51,6 +52,8 @@ class Client:
 
     def _call(self, request: protocol.Request[A]) -> A:
         try:
+            if self._socket is not None and ended(self._socket):
+                self.close()
             if self._socket is None:
                 self._socket = connected(self.path, self.timeout)
                 self._frames = wire.Frames(wire.ANSWER_MAX, trusted=True)
@@ -219,6 +222,8 @@ class AsyncClient:
     async def _call(self, request: protocol.Request[A]) -> A:
         try:
             async with asyncio.timeout(self.timeout):
+                if self._streams is not None and await _ended(*self._streams):
+                    await self.close()
                 if self._streams is None:
                     sock = await asyncio.to_thread(connected, self.path, self.timeout)
                     self._streams = await asyncio.open_unix_connection(sock=sock)
@@ -350,3 +355,19 @@ class AsyncClient:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+async def _ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """As asking.ended(): in the kernel, or already here."""
+    waiting = select.poll()
+    waiting.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
+    if waiting.poll(0):
+        return True
+    try:
+        async with asyncio.timeout(0):
+            await reader.read(1)
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
@@ -25,8 +25,11 @@ from cattrs.gen import make_dict_structure_fn
 
 from . import answers, errors, toml_lines
 from .alarms import Policy
+from .registry import HELD_MAX
 from .segment import SHM, checked_name, group_id
 from .view import Geometry
+
+INTERVAL_MAX = 3600.0  # s
 
 
 class ConfigError(errors.InvalidArgument):
@@ -59,11 +62,53 @@ class PoolConfig(Policy, answers.PoolOptions):
 
 
 @dataclass(frozen=True)
-class Config:
-    """The whole file."""
+class Tables:
+    """What may stand in the file."""
 
     daemon: DaemonOptions = field(default_factory=DaemonOptions)
     pools: dict[str, PoolConfig] = field(default_factory=dict)
+
+
+class Document:
+    """The file itself, so that whoever finds something wrong can say where it stands."""
+
+    def __init__(
+        self, text: str = "", data: dict[str, Any] | None = None, source: str = ""
+    ) -> None:
+        self._text, self._data, self._source = text, data or {}, source
+
+    @cached_property
+    def _lines(self) -> dict[toml_lines.Path, int]:
+        return toml_lines.key_lines(self._text)
+
+    def line(self, path: toml_lines.Path) -> int:
+        """The line of a key, or of the innermost table around it that is there."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        return self._lines.get(path, 1)
+
+    def key(self, path: toml_lines.Path) -> str:
+        """The key with its value, if the file gives it one."""
+        value: Any = self._data
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        shown = f" = {_toml(value)}" if value is not None and not isinstance(value, dict) else ""
+        return f"{'.'.join(path) or 'file'}{shown}"
+
+    def said(self, line: int, message: str) -> str:
+        """The message with the file and the line before it."""
+        return f"{self._source}, line {line}: {message}"
+
+    def error(self, path: toml_lines.Path, message: str) -> ConfigError:
+        """What is wrong with one value."""
+        return ConfigError(self.said(self.line(path), f"{self.key(path)}: {message}"))
+
+
+@dataclass(frozen=True)
+class Config(Tables):
+    """The whole file, and where it says so."""
+
+    document: Document = field(default_factory=Document, compare=False, repr=False)
 
 
 def load(path: Path) -> Config:
@@ -80,41 +125,31 @@ def parse(text: str, source: str = "config") -> Config:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax(text, source, str(error))) from None
-    trouble = _Trouble(text, data, source)
-    converter = _converter()
+    document = Document(text, data, source)
+    trouble = _Trouble(document)
     try:
-        config = converter.structure(data, Config)
+        tables = _converter().structure(data, Tables)
     except Exception as error:  # an ExceptionGroup: cattrs collects
         _collect(error, (), trouble)
         raise trouble.error() from None
-    _check(config, trouble)
+    _check(tables, trouble)
     if trouble.lines:
         raise trouble.error()
-    return config
+    return Config(tables.daemon, tables.pools, document)
 
 
 class _Trouble:
     """What is wrong, by where it stands."""
 
-    def __init__(self, text: str, data: dict[str, Any], source: str) -> None:
-        self._where = toml_lines.key_lines(text)
-        self._data, self._source = data, source
+    def __init__(self, document: Document) -> None:
+        self._document = document
         self.lines: list[tuple[int, str]] = []
 
     def add(self, path: toml_lines.Path, message: str) -> None:
-        at = path
-        while at and at not in self._where:
-            at = at[:-1]
-        line = self._where.get(at, 1)
-        value: Any = self._data
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        shown = f" = {_toml(value)}" if value is not None and not isinstance(value, dict) else ""
-        self.lines.append((line, f"{'.'.join(path) or 'file'}{shown}: {message}"))
+        self.lines.append((self._document.line(path), f"{self._document.key(path)}: {message}"))
 
     def error(self) -> ConfigError:
-        texts = [f"{self._source}, line {line}: {text}" for line, text in sorted(self.lines)]
-        return ConfigError("\n".join(texts))
+        return ConfigError("\n".join(self._document.said(*line) for line in sorted(self.lines)))
 
 
 def _toml(value: Any) -> str:
@@ -155,6 +190,7 @@ def _strict(kind: type, go_on: Hook) -> Hook:
     return structure
 
 
+@cache  # the code that it generates stays for good
 def _converter() -> Converter:
     converter = Converter(forbid_extra_keys=True, detailed_validation=True)
     for plain in (str, int, float, bool):
@@ -196,18 +232,32 @@ def _collect(error: BaseException, path: toml_lines.Path, trouble: _Trouble) -> 
         trouble.add(path, str(error))
 
 
-def _check(config: Config, trouble: _Trouble) -> None:
+def http_address(text: str) -> tuple[str, int]:
+    """host and port. InvalidArgument."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise errors.InvalidArgument("it is host:port, the port at most 65535")
+    return host, int(port)
+
+
+def _check(config: Tables, trouble: _Trouble) -> None:
     """What types cannot say."""
     daemon = config.daemon
     if daemon.http is not None:
-        host, _, port = daemon.http.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            trouble.add(("daemon", "http"), "it is host:port")
-    if daemon.interval < 0.05:
-        trouble.add(("daemon", "interval"), "it is at least 0.05 seconds")
+        try:
+            http_address(daemon.http)
+        except errors.InvalidArgument as error:
+            trouble.add(("daemon", "http"), str(error))
+    if daemon.socket == "":
+        trouble.add(("daemon", "socket"), "it is a path")
+    if not 0.05 <= daemon.interval <= INTERVAL_MAX:
+        trouble.add(("daemon", "interval"), f"it is from 0.05 to {INTERVAL_MAX} seconds")
     if daemon.max_clients < 1:
         trouble.add(("daemon", "max_clients"), "it is at least 1")
     _check_group(daemon.read_group, ("daemon", "read_group"), trouble)
+    for name in list(config.pools)[HELD_MAX:]:
+        trouble.add(("pools", name), f"{HELD_MAX} pools are the most")
     room = os.statvfs(SHM)
     for name, pool in config.pools.items():
         _check_pool(name, pool, room.f_blocks * room.f_frsize, trouble)
@@ -232,6 +282,11 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
         known = option in answers.PoolOptions.__dataclass_fields__
         trouble.add((*path, option) if known else path, message)
     else:
+        if len(pool.queues) > geometry.queues:
+            trouble.add(
+                (*path, "queues", list(pool.queues)[geometry.queues]),
+                f"it is one more than max_queues, {geometry.queues}",
+            )
         wanted = geometry.capacity * geometry.buffer_size
         if wanted > room:
             trouble.add(
@@ -242,10 +297,31 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
         trouble.add((*path, "mode"), 'it is octal, from "0000" to "0777"')
     _check_group(pool.group, (*path, "group"), trouble)
     for option in ("low_water", "queue_full_s", "held_s", "trim_to", "trim_after_s"):
-        if (getattr(pool, option) or 0) < 0:
-            trouble.add((*path, option), "it cannot be negative")
+        if not 0 <= (getattr(pool, option) or 0) < float("inf"):
+            trouble.add((*path, option), "it is a number from 0 on")
+    for option in ("low_water", "trim_to"):
+        if (getattr(pool, option) or 0) > pool.capacity > 0:
+            trouble.add((*path, option), f"the capacity, {pool.capacity}, is the most")
     for queue_name, queue in pool.queues.items():
         _check_queue(queue_name, queue, pool, (*path, "queues", queue_name), trouble)
+    circle = letters_in_a_circle(pool.queues)
+    if circle:
+        trouble.add(
+            (*path, "queues", circle[0], "dead_letter"),
+            f"the dead letters of {', '.join(circle)} go in a circle",
+        )
+
+
+def letters_in_a_circle(queues: dict[str, answers.QueueOptions]) -> list[str]:
+    """The queues whose dead letters come back to them, if there are any."""
+    for first in queues:
+        found, at = [first], queues[first].dead_letter
+        while at in queues and at not in found:
+            found.append(at)
+            at = queues[at].dead_letter
+        if at == first:
+            return sorted(found)
+    return []
 
 
 def _check_queue(

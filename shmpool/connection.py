@@ -214,7 +214,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         try:
             self._transport.write(self._host.packed_stats(pool))
-        except errors.ShmpoolError as error:
+        except (errors.ShmpoolError, OSError) as error:
             del self._watches[pool]
             self._transport.write(wire.pack_notice(protocol.ENDED, [pool, str(error)]))
             return

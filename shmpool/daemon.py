@@ -19,7 +19,7 @@ from typing import Any
 import uvloop
 
 from . import config as config_
-from . import errors, keeper, protocol, systemd, wire
+from . import errors, keeper, lean, protocol, systemd, wire
 from .alarms import Policy
 from .config import Config, ConfigError
 from .connection import Connection, Peer
@@ -32,6 +32,7 @@ log = logging.getLogger("shmpool")
 
 DRAIN_S = 10.0  # until what was asked before SIGTERM must be answered
 DESCRIPTORS_KEPT = 64  # that are not clients
+HTTP_PACKAGES = ("aiohttp", "prometheus_client")
 
 
 class Daemon:
@@ -47,10 +48,16 @@ class Daemon:
         self._group = group_id(self.config.daemon.read_group)
         self._uid = os.geteuid()
         self._reloading: asyncio.Task[None] | None = None
+        self._reload_again = False
         self._packed: dict[str, tuple[float, bytes]] = {}
 
     def _load(self) -> Config:
         loaded = config_.load(self._path) if self._path else Config()
+        if (http := self._overrides.get("http")) is not None:
+            try:
+                config_.http_address(http)
+            except errors.InvalidArgument as error:
+                raise ConfigError(f"--http {http}: {error}") from None
         return replace(loaded, daemon=replace(loaded.daemon, **self._overrides))
 
     @property
@@ -69,7 +76,12 @@ class Daemon:
                 sock = stack.enter_context(listening(self.socket_path, self._group))
             sockets = None
             if self.config.daemon.http is not None:
-                from . import http  # 15 MB that only those pay who want it
+                with (
+                    contextlib.suppress(ImportError, AttributeError),
+                    lean.parts_of(*HTTP_PACKAGES),
+                ):
+                    from . import http  # 10 MB that only those pay who want it
+                from . import http  # as a whole, if not in parts
 
                 sockets = await stack.enter_async_context(http.bound(self.config.daemon.http))
             self._room_for_clients()
@@ -83,6 +95,7 @@ class Daemon:
                 )
                 log.info("live page at %s", url)
             self._handle_signals()
+            lean.settle()
             watchdog = self._loop.create_task(_feed_watchdog())
             systemd.notify("READY=1", f"STATUS=listening at {self.socket_path}")
             log.info("listening at %s", self.socket_path)
@@ -109,8 +122,14 @@ class Daemon:
             await asyncio.wait_for(asyncio.gather(*ends), DRAIN_S)
 
     def _reload(self) -> None:
+        self._reload_again = True
         if self._reloading is None or self._reloading.done():
-            self._reloading = self._loop.create_task(self._read_again())
+            self._reloading = self._loop.create_task(self._read_as_often_as_told())
+
+    async def _read_as_often_as_told(self) -> None:
+        while self._reload_again:  # a signal that comes meanwhile is of a file changed meanwhile
+            self._reload_again = False
+            await self._read_again()
 
     async def _read_again(self) -> None:
         """Takes up a changed configuration; one that is wrong changes nothing."""
@@ -123,9 +142,11 @@ class Daemon:
                     log.warning("daemon.%s changes with the next start", option)
             self.config = loaded
             self._room_for_clients()
+            log.setLevel(loaded.daemon.log_level.upper())
             log.info("configuration read again")
         except (errors.ShmpoolError, OSError) as error:
-            log.error("configuration not changed:\n%s", error)
+            for line in str(error).splitlines():
+                log.error("configuration not changed: %s", line)
         systemd.notify("READY=1")
 
     # Host of the connections.
@@ -152,7 +173,10 @@ class Daemon:
             return await self.keeper.run(request)
         result = await self.keeper.run_for_client(request)
         if isinstance(request, protocol.Create):
-            registry.hold(request.pool, Policy())
+            try:
+                registry.hold(request.pool, Policy())
+            except errors.ShmpoolError as error:  # made it is all the same
+                log.warning("pool %s not held: %s", request.pool, error)
         elif isinstance(request, protocol.Destroy):
             registry.release(request.pool)
             self._packed.pop(request.pool, None)

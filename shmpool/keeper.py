@@ -2,19 +2,22 @@
 """What the daemon does by itself: holds pools, watches their members, recovers, trims, prunes, and
 raises alarms. No sockets.
 
-The event loop's thread only looks, through read-only mappings. Whatever may take long, or changes a
-pool, is done by one thread of its own, so that nothing holds up the next recovery but the last.
+The event loop's thread only looks, through read-only mappings. Whatever changes a pool is done by
+one thread of its own, and what goes through every buffer only to look by others, so that nothing
+holds up the next recovery but the last.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from . import errors, registry
 from .alarms import Policy
+from .answers import QueueOptions
 from .closes import Closes
 from .config import Config, ConfigError
 from .deaths import Deaths
@@ -22,7 +25,7 @@ from .held import Changes, Held, RecoveryEvent
 from .pool import Pool
 from .protocol import AnyRequest, GetHolders, Prune, Recover, Trim
 from .segment import pool_names
-from .stats import Recovery
+from .stats import Holder, Recovery
 from .view import Process
 
 log = logging.getLogger("shmpool")
@@ -35,7 +38,9 @@ AGAIN_S = (
 )  # first and longest pause until what a recovery had to postpone is tried again
 PRUNE_S = 60.0
 LOOK_SHARE = 500  # times as long as it took, until the holders are looked at again
-CLIENT_THREADS = 2  # for audits and the like that clients ask for
+CLIENT_THREADS = 2  # for audits and the like, which nothing waits for but who asked
+
+Run = Callable[[AnyRequest], Awaitable[Any]]
 
 
 class Keeper:
@@ -104,9 +109,12 @@ class Keeper:
         self.config = config
         for name, pool in config.pools.items():
             self.registry.hold(name, pool)
-        for name, held in self.registry.held.items():
+        for name, held in list(self.registry.held.items()):
             if name not in config.pools:
                 held.policy = Policy()
+                if not config.daemon.adopts(name):
+                    self.registry.release(name)
+                    log.info("pool %s released: the configuration does not name it", name)
 
     # Looking.
 
@@ -118,11 +126,8 @@ class Keeper:
         """Who has members; who of them is dead, and still there although it was recovered."""
         everybody: set[Process] = set()
         for name, held in list(self.registry.held.items()):
-            try:
+            with self._reading(name):
                 everybody |= held.view.processes()
-            except errors.SegmentInvalid as error:
-                self.registry.release(name)
-                log.warning("pool %s released: %s", name, error)
         if self._scanning is not None:
             self._scanning.cancel()
             self._scanning = None
@@ -134,12 +139,22 @@ class Keeper:
                 if now >= self._again.get(name, (0.0, 0.0))[0]:
                     self._want(name)
 
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """A pool that turns out to be damaged in here is released, and the others are not."""
+        try:
+            yield
+        except errors.SegmentInvalid as error:
+            self.registry.release(name)
+            log.warning("pool %s released: %s", name, error)
+
     def _look(self) -> None:
         """Pools that came and went, alarms, and what is due."""
         self._scan()
         self._adopt()
-        for name, held in self.registry.held.items():
-            self._log_alarms(name, held.look())
+        for name, held in list(self.registry.held.items()):
+            with self._reading(name):
+                self._log_alarms(name, held.look())
             if held.should_trim() and held.policy.trim_to is not None:
                 held.trimmed()
                 self._spawn(self._trim(name, held.policy.trim_to))
@@ -156,9 +171,11 @@ class Keeper:
         return True
 
     def _adopt(self) -> None:
-        for name in [name for name, held in self.registry.held.items() if held.view.stale()]:
-            self.registry.release(name)
-            log.info("pool %s released: its name stands for another, or for none", name)
+        for name, held in list(self.registry.held.items()):
+            with self._reading(name):
+                if held.view.stale():
+                    self.registry.release(name)
+                    log.info("pool %s released: its name stands for another, or for none", name)
         for name in pool_names():
             declared = self.config.pools.get(name)
             if name in self.registry.held:
@@ -189,8 +206,12 @@ class Keeper:
             self._want(name)
 
     def _pools_of(self, process: Process) -> list[str]:
-        held = self.registry.held.items()
-        return [name for name, pool in held if process in pool.view.processes()]
+        found = []
+        for name, held in list(self.registry.held.items()):
+            with self._reading(name):
+                if process in held.view.processes():
+                    found.append(name)
+        return found
 
     def _want(self, name: str) -> None:
         self._wanted.setdefault(name, time.monotonic())
@@ -253,8 +274,13 @@ class Keeper:
 
     async def _look_at_holders(self, name: str, held: Held) -> None:
         """Goes through every buffer, so a large pool is looked at less often."""
+        if self.registry.held.get(name) is not held:
+            return  # it was released meanwhile
         began = time.monotonic()
-        holders = await self._quietly(GetHolders(name)) if held.view.stats().held else []
+        holders: list[Holder] | None = []
+        with self._reading(name):
+            if held.view.stats().held:
+                holders = await self._quietly(GetHolders(name), self.run_for_client)
         if holders is not None and self.registry.held.get(name) is held:
             self._log_alarms(name, held.look_at_holders(holders))
         now = time.monotonic()
@@ -265,9 +291,9 @@ class Keeper:
         for name in await self._quietly(Prune()) or ():
             log.info("segment %s removed: it was abandoned", name)
 
-    async def _quietly(self, request: AnyRequest) -> Any:
+    async def _quietly(self, request: AnyRequest, run: Run | None = None) -> Any:
         try:
-            return await self.run(request)
+            return await (run or self.run)(request)
         except (errors.ShmpoolError, OSError) as error:
             log.warning("%s: %s", request.method, error)
 
@@ -276,7 +302,7 @@ def refuse_differences(config: Config) -> set[str]:
     """ConfigError if a pool that exists is not as declared; the names of all that exist."""
     there = set(pool_names())
     wrong = [
-        str(difference)
+        config.document.said(config.document.line(_place(difference)), str(difference))
         for name, pool in config.pools.items()
         if name in there
         for difference in registry.differences(name, pool, pool.queues)
@@ -286,30 +312,59 @@ def refuse_differences(config: Config) -> set[str]:
     return there
 
 
+def _place(difference: registry.Difference) -> tuple[str, ...]:
+    """Where the configuration says what is not so."""
+    if difference.queue is not None:
+        return "pools", difference.pool, "queues", difference.queue, difference.option
+    option = {"members": "max_members", "queues": "max_queues"}.get(difference.option)
+    return "pools", difference.pool, option or difference.option
+
+
 def _make(config: Config) -> None:
     """Makes the pools and queues that are declared and missing: all, or none. ConfigError."""
     there = refuse_differences(config)
     made: list[str] = []
     try:
+        for name in config.pools.keys() & there:
+            _refuse_more_queues(name, config)
         for name, pool in config.pools.items():
             if name not in there:
-                registry.create_pool(name, pool, pool.queues)
+                try:
+                    registry.create_pool(name, pool, pool.queues)
+                except errors.OutOfSharedMemory as error:
+                    raise config.document.error(("pools", name, "prealloc"), str(error)) from None
                 made.append(name)
                 log.info("pool %s created", name)
+        for name in config.pools.keys() & there:
+            _complete(name, config)
     except BaseException:
         for name in made:
             Pool.unlink(name)
+            log.info("pool %s removed again", name)
         raise
-    for name in config.pools.keys() & there:
-        _complete(name, config)
+
+
+def _missing(pool: Pool, config: Config) -> dict[str, QueueOptions]:
+    """The queues that a pool declares and does not have yet."""
+    there = {queue.name for queue in pool.queues()}
+    declared = config.pools[pool.name].queues
+    return {name: queue for name, queue in declared.items() if name not in there}
+
+
+def _refuse_more_queues(name: str, config: Config) -> None:
+    """ConfigError if there is no place for a pool's new queues."""
+    with Pool.attach(name) as pool:
+        missing, room = _missing(pool, config), pool.max_queues - len(pool.queues())
+    if len(missing) > room:
+        first = list(missing)[room]
+        raise config.document.error(
+            ("pools", name, "queues", first), f"pool {name!r} has room for {room} more queues"
+        )
 
 
 def _complete(name: str, config: Config) -> None:
-    """Makes the queues that a pool declares and does not have yet."""
-    declared = config.pools[name].queues
     with Pool.attach(name) as pool:
-        there = {queue.name for queue in pool.queues()}
-        missing = {name: queue for name, queue in declared.items() if name not in there}
+        missing = _missing(pool, config)
         registry.create_queues(pool, missing)
         for queue_name in missing:
             log.info("queue %s of pool %s created", queue_name, name)

@@ -3,16 +3,17 @@
 
 from collections.abc import Iterable, Iterator
 
-from prometheus_client import Metric
-from prometheus_client.core import (
+from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
+    Metric,
 )
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from . import errors
 from .held import SECONDS, Held
 from .registry import Registry
 
@@ -62,7 +63,11 @@ class Pools(Collector):
         alarms = GaugeMetricFamily("shmpool_alarms", "Alarms that last.", labels=("pool", "alarm"))
         recovery = _Recoveries()
         for name, held in self._registry.held.items():
-            stats = held.view.stats()
+            try:
+                stats, queues = held.view.stats(), held.view.queues()
+                memory = held.view.file().reserved
+            except errors.SegmentInvalid:
+                continue  # the keeper is about to release it
             states = {
                 "free": stats.free,
                 "cached": stats.cached,
@@ -73,9 +78,9 @@ class Pools(Collector):
             for state, count in states.items():
                 buffers.add_metric((name, state), count)
             size.add_metric((name,), held.view.geometry.buffer_size)
-            reserved.add_metric((name,), held.view.file().reserved)
+            reserved.add_metric((name,), memory)
             members.add_metric((name,), stats.members)
-            for queue in held.view.queues():
+            for queue in queues:
                 depth.add_metric((name, queue.name), queue.depth)
                 capacity.add_metric((name, queue.name), queue.capacity)
                 ops.add_metric((name, queue.name, "enqueue"), queue.enqueued)

@@ -297,6 +297,11 @@ class Pool(PoolBase):
         self._opened()
         return recover(self._number)
 
+    def _refuse_if_cut_off(self) -> None:
+        """SegmentInvalid, in a process that survives that (view.py), if what was done last was
+        done to a segment that is not there."""
+        check(lib.shmpool_intact(self._number), f"pool {self.name!r}")
+
     # The end.
 
     def close(self) -> None:

@@ -36,7 +36,9 @@ from .protocol import (
     negotiate,
 )
 from .segment import pool_names, prune
-from .view import Geometry, View
+from .view import Geometry, View, survive_truncation
+
+HELD_MAX = 56  # a process may have 64 pools open, and requests open them too
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,17 @@ class Registry:
         self._package = package
         self._started = time.monotonic()
         self.held: dict[str, Held] = {}
+        survive_truncation()
 
     # Holding.
 
     def hold(self, name: str, policy: Policy) -> Held:
-        """Attaches to a pool, or changes the policy of one that is held."""
-        held = self.held.get(name)
+        """Attaches to a pool, or changes the policy of one that is held. LimitReached."""
+        held = self._held(name)
         if held is None:
+            self.release(name)
+            if len(self.held) >= HELD_MAX:
+                raise errors.LimitReached(f"pool {name!r}: {HELD_MAX} pools are held already")
             held = self.held[name] = Held(View(name), policy)
         held.policy = policy
         return held
@@ -79,9 +85,14 @@ class Registry:
         if held is not None:
             held.view.close()
 
+    def _held(self, name: str) -> Held | None:
+        """The pool, if it is held and the name has not come to stand for another meanwhile."""
+        held = self.held.get(name)
+        return None if held is None or held.view.stale() else held
+
     @contextlib.contextmanager
     def _view(self, name: str) -> Iterator[View]:
-        held = self.held.get(name)
+        held = self._held(name)
         if held is not None:
             yield held.view
         else:
@@ -107,7 +118,7 @@ class Registry:
             case Describe(name):
                 return self._describe(name)
             case GetStats(name):
-                held = self.held.get(name)
+                held = self._held(name)
                 if held is not None:
                     return held.stats()
                 with View(name) as view:
@@ -116,16 +127,16 @@ class Registry:
                 with self._view(name) as view:
                     return view.members()
             case RunAudit(name):
-                with Pool.attach(name) as pool:
+                with _attached(name) as pool:
                     return pool.audit()
             case GetHolders(name):
-                with Pool.attach(name) as pool:
+                with _attached(name) as pool:
                     return pool.holders()
             case Recover(name):
-                with Pool.attach(name) as pool:
+                with _attached(name) as pool:
                     return pool.recover()
             case Trim(name, keep):
-                with Pool.attach(name) as pool:
+                with _attached(name) as pool:
                     return pool.trim(keep)
             case Prune():
                 return prune()
@@ -141,6 +152,7 @@ class Registry:
     def _summary(self, name: str) -> PoolSummary:
         held = self.held.get(name)
         try:
+            held = self._held(name)
             with self._view(name) as view:
                 stats, queues = view.stats(), view.queues()
                 return PoolSummary(
@@ -160,6 +172,13 @@ class Registry:
                 )
         except (errors.ShmpoolError, OSError) as error:
             return PoolSummary(name, held is not None, trouble=str(error))
+
+
+@contextlib.contextmanager
+def _attached(name: str) -> Iterator[Pool]:
+    with Pool.attach(name) as pool:
+        yield pool
+        pool._refuse_if_cut_off()
 
 
 def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:

@@ -13,6 +13,7 @@ import grp
 import mmap
 import os
 import re
+import stat
 import time
 
 import posix_ipc
@@ -58,7 +59,11 @@ class Segment:
         self.name = name
         self.fd = fd
         self.size = size
-        self.map = mmap.mmap(fd, size, access=mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE)
+        access = mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE
+        try:
+            self.map = mmap.mmap(fd, size, access=access)
+        except ValueError:  # it is shorter than it was a moment ago
+            raise errors.SegmentInvalid(f"pool {name!r}: somebody cut it off") from None
         self.base: Native = ffi.from_buffer(self.map)
         self.inode = os.fstat(fd).st_ino
 
@@ -194,7 +199,7 @@ def prune() -> list[str]:
 def _pruned(name: str) -> bool:
     try:
         fd = _open_file(name)
-    except (errors.PoolNotFound, errors.AccessDenied):
+    except (errors.PoolNotFound, errors.AccessDenied, errors.SegmentInvalid):
         return False
     try:
         if not _lock(fd, fcntl.LOCK_EX) or os.fstat(fd).st_nlink == 0:
@@ -214,7 +219,11 @@ def _state(fd: int) -> int:
     size = os.fstat(fd).st_size
     if size == 0:
         return -errno.EAGAIN
-    with mmap.mmap(fd, size) as mapped:
+    try:
+        mapped = mmap.mmap(fd, size)
+    except ValueError:  # it is shorter than it was a moment ago
+        return -errno.EBADMSG
+    with mapped:
         base = ffi.from_buffer(mapped)
         why = ffi.new("char[256]")
         geometry = ffi.new("struct shmpool_geometry *")
@@ -224,7 +233,7 @@ def _state(fd: int) -> int:
 
 
 def inode_of(name: str) -> int:
-    """What the file under the name is. PoolNotFound, AccessDenied."""
+    """What the file under the name is. PoolNotFound, AccessDenied, SegmentInvalid."""
     fd = _open_file(name)
     try:
         return os.fstat(fd).st_ino
@@ -240,13 +249,23 @@ def _drop(segment: Segment | None, fd: int) -> None:
 
 
 def _open_file(name: str, read_only: bool = False) -> int:
+    """As shm_open(3), which would wait at a FIFO for somebody at its other end: /dev/shm is
+    everybody's, and so is what lies there under a pool's name. SegmentInvalid if it is no file."""
+    mode = os.O_RDONLY if read_only else os.O_RDWR
     try:
-        fd: int = posix_ipc.SharedMemory(f"/{PREFIX}{name}", read_only=read_only).fd
-    except posix_ipc.ExistentialError:
+        fd = os.open(f"{SHM}/{PREFIX}{name}", mode | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
         raise errors.PoolNotFound(f"there is no pool {name!r}") from None
-    except (posix_ipc.PermissionsError, PermissionError):
+    except PermissionError:
         raise errors.AccessDenied(f"no permission to attach pool {name!r}") from None
-    return fd
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
+            raise
+        raise errors.SegmentInvalid(f"pool {name!r}: it is no file") from None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    raise errors.SegmentInvalid(f"pool {name!r}: it is no file")
 
 
 def _lock(fd: int, kind: int) -> bool:
@@ -280,6 +299,8 @@ def _abandoned(name: str) -> bool:
         fd = _open_file(name)
     except errors.PoolNotFound:
         return True
+    except errors.SegmentInvalid:
+        return False
     try:
         if not _lock(fd, fcntl.LOCK_EX):
             return False

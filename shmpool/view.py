@@ -9,12 +9,21 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
 from .options import ON_DEATH
 from .segment import PREFIX, SHM, Segment, checked_name, inode_of
 from .stats import SPARE_MEMBERS, Member, Stats, read_members, read_stats
+
+Found = TypeVar("Found")
+
+
+def survive_truncation() -> None:
+    """From now on a segment that is cut off while it is read is SegmentInvalid in this process,
+    and not the end of it. A handler of SIGBUS; other addresses go to the one that was there."""
+    check(lib.shmpool_guard(), "sigaction")
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ def _member_format(*names: str) -> struct.Struct:
     return struct.Struct(f"{form}{ffi.sizeof(kind) - at}x")
 
 
-_PROCESS = _member_format("start", "pid")
+_IDENTITY = struct.Struct("=II")  # start, pid
 _OPERATION = _member_format("pid", "tid", "operation")
 
 
@@ -131,6 +140,8 @@ class View:
         self.geometry = Geometry._of(raw)
         self._slots = self.geometry.members + SPARE_MEMBERS
         self._infos: Native = ffi.new("struct shmpool_member_info[]", self._slots)
+        self._identities: Native = ffi.new("uint64_t[]", self._slots)
+        self._known: tuple[bytes, frozenset[Process]] = b"", frozenset()
         self._info: Native = ffi.new("struct shmpool_queue_info *")
         self._facts: dict[int, tuple[str, int, str, str, str, str | None, int]] = {}
 
@@ -149,9 +160,10 @@ class View:
     def stale(self) -> bool:
         """Whether the name now stands for another pool, or for none."""
         try:
-            return inode_of(self.name) != self.inode
-        except (errors.PoolNotFound, errors.AccessDenied):
+            there = inode_of(self.name)
+        except (errors.PoolNotFound, errors.AccessDenied, errors.SegmentInvalid):
             return True
+        return there != self.inode
 
     def file(self) -> File:
         """Where it is, how much memory it has, and whose it is."""
@@ -165,10 +177,16 @@ class View:
             gid=status.st_gid,
         )
 
+    def _whole(self, found: Found) -> Found:
+        """What was read, if the file was there all the time. SegmentInvalid."""
+        if lib.shmpool_intact(self._number):
+            raise errors.SegmentInvalid(f"pool {self.name!r}: somebody cut it off or wrote over it")
+        return found
+
     def stats(self) -> Stats:
         """How many buffers are where, and the counters."""
         self._opened()
-        return read_stats(self._number, self.geometry.capacity)
+        return self._whole(read_stats(self._number, self.geometry.capacity))
 
     def queues(self) -> list[QueueStats]:
         """The queues, in the order of their numbers."""
@@ -183,7 +201,7 @@ class View:
                 facts = self._facts[number] = self._queue_facts(info)
             depth, put, got = info.count, info.enqueued, info.dequeued
             found.append(QueueStats(facts[0], facts[1], depth, put, got, *facts[2:]))
-        return found
+        return self._whole(found)
 
     def _queue_facts(self, info: Native) -> tuple[str, int, str, str, str, str | None, int]:
         """What does not change in a queue."""
@@ -204,12 +222,17 @@ class View:
     def members(self) -> list[Member]:
         """The threads that are attached."""
         self._opened()
-        return read_members(self._number, self._slots)
+        return self._whole(read_members(self._number, self._slots))
 
-    def processes(self) -> set[Process]:
-        """The processes that have members."""
+    def processes(self) -> frozenset[Process]:
+        """The processes that have members: the same set again as long as they are the same."""
         self._opened()
-        return {Process(pid, start) for start, pid in set(self._scan(_PROCESS))}
+        n = self._whole(lib.shmpool_identities(self._number, self._identities, self._slots))
+        raw = bytes(ffi.buffer(self._identities, n * _IDENTITY.size))
+        if raw != self._known[0]:
+            pairs = set(_IDENTITY.iter_unpack(raw))
+            self._known = raw, frozenset(Process(pid, start) for start, pid in pairs)
+        return self._known[1]
 
     def operating(self) -> list[tuple[int, int]]:
         """The pid and tid of each member that is in the middle of an operation just now."""
@@ -218,7 +241,8 @@ class View:
 
     def _scan(self, form: struct.Struct) -> Iterator[tuple[int, ...]]:
         """Some fields of every member: 0.1 us each, where a Member takes 3."""
-        n = check(lib.shmpool_members(self._number, self._infos, len(self._infos)), "members")
+        read = lib.shmpool_members(self._number, self._infos, len(self._infos))
+        n = self._whole(check(read, "members"))
         return form.iter_unpack(ffi.buffer(self._infos, n * form.size))
 
     def close(self) -> None:

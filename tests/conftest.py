@@ -6,6 +6,7 @@ import itertools
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -130,6 +131,12 @@ def eventually() -> Eventually:
             time.sleep(0.001)
 
     return eventually
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+) kB", text)[0]) << 10
 
 
 class Child:

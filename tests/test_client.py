@@ -65,6 +65,30 @@ def test_a_daemon_that_comes_back(start_daemon: StartDaemon, pool_name: str) -> 
         assert again.pid == client.ping().pid
 
 
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_what_changes_something_after_a_restart(
+    start_daemon: StartDaemon, new_name: Callable[[], str], end: int
+) -> None:
+    """A daemon that ended while nothing was asked of it got nothing of the next request: that goes
+    to its successor, also if it changes something."""
+    first = start_daemon()
+    options = PoolOptions(256, 64)
+
+    async def restart_under_both() -> None:
+        asynchronous = shmpool.AsyncClient(first.socket)
+        with shmpool.Client(first.socket) as client:
+            client.ping()
+            await asynchronous.ping()
+            first.end(end)
+            start_daemon("", "--socket", str(first.socket))
+            await asyncio.sleep(0)
+            await asynchronous.create(new_name(), options)
+            client.create(new_name(), options)
+        await asynchronous.close()
+
+    asyncio.run(restart_under_both())
+
+
 def test_what_changes_something_is_not_asked_twice(tmp_path: Path) -> None:
     """A daemon that dies over a create: the client says so and does not send it again."""
     path, calls = tmp_path / "s", []

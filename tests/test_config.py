@@ -59,6 +59,11 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         ('[daemon]\nadopt = "x"\n', 2, ['daemon.adopt = "x"', "array"]),
         ("[daemon]\nprune = 1\n", 2, ["daemon.prune = 1", "true or false"]),
         ("[daemon]\ninterval = 0\n", 2, ["daemon.interval = 0", "0.05"]),
+        ("[daemon]\ninterval = nan\n", 2, ["daemon.interval = nan", "0.05"]),
+        ("[daemon]\ninterval = inf\n", 2, ["daemon.interval = inf", "3600"]),
+        ('[daemon]\nsocket = ""\n', 2, ['daemon.socket = ""', "path"]),
+        ('[daemon]\nhttp = "h:65536"\n', 2, ['daemon.http = "h:65536"', "65535"]),
+        ('[daemon]\nhttp = "h:٣"\n', 2, ["daemon.http", "host:port"]),
         ('[daemon]\nread_group = "no-such"\n', 2, ['read_group = "no-such"', "no such group"]),
         ('[daemon]\nlog_level = "loud"\n', 2, ['log_level = "loud"', "debug"]),
         ("pools = 3\n", 1, ["pools = 3", "table"]),
@@ -69,7 +74,16 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         ("[pools.rx]\nbuffer_size = true\ncapacity = 64\n", 2, ["buffer_size = true", "integer"]),
         (HEAD + "max_members = 5000\n", 4, ["pools.rx.max_members = 5000", "4095"]),
         (HEAD + 'mode = "888"\n', 4, ['mode = "888"', "octal"]),
-        (HEAD + "held_s = -1\n", 4, ["held_s = -1", "negative"]),
+        (HEAD + "held_s = -1\n", 4, ["held_s = -1", "from 0"]),
+        (HEAD + "held_s = nan\n", 4, ["held_s = nan", "from 0"]),
+        (HEAD + "queue_full_s = inf\n", 4, ["queue_full_s = inf", "from 0"]),
+        (HEAD + "low_water = 65\n", 4, ["low_water = 65", "capacity, 64"]),
+        (HEAD + "trim_to = 65\n", 4, ["trim_to = 65", "capacity, 64"]),
+        (
+            HEAD + "max_queues = 1\nqueues.a.capacity = 4\nqueues.b.capacity = 4\n",
+            6,
+            ["queues.b", "max_queues, 1"],
+        ),
         ('[pools."b d"]\nbuffer_size = 64\ncapacity = 64\n', 1, ["b d", "A-Z"]),
         (HEAD + "[pools.rx.queues.q]\ncapacity = 3\n", 5, ["queues.q.capacity = 3", "power"]),
         (HEAD + "queues.q.capacity = 3\n", 4, ["queues.q.capacity = 3", "power"]),
@@ -77,6 +91,12 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         (HEAD + '[pools.rx.queues.q]\ncapacity = 4\non_death = "x"\n', 6, ['on_death = "x"']),
         (HEAD + '[pools.rx.queues.q]\ncapacity = 4\ndead_letter = "z"\n', 6, ["no such queue"]),
         (HEAD + '[pools.rx.queues.q]\ncapacity = 4\non_death = "dead-letter"\n', 6, ["needs"]),
+        (
+            HEAD + 'queues.a = { capacity = 4, dead_letter = "b" }\n'
+            'queues.b = { capacity = 4, dead_letter = "a" }\n',
+            4,
+            ['queues.a.dead_letter = "b"', "a, b go in a circle"],
+        ),
         (HEAD + "[pools.rx]\n", 4, ["[pools.rx]", "twice"]),
         (HEAD + "capacity = 128\n", 4, ["capacity = 128", "overwrite"]),
         (HEAD + "x = \n", 4, ["x =", "Invalid value"]),
@@ -139,3 +159,32 @@ def test_every_key_has_the_line_it_stands_on(tables: dict[str, dict[str, object]
     text = "\n".join(lines)
     assert tables == tomllib.loads(text)
     assert expected == toml_lines.key_lines(text)
+
+
+options = st.sampled_from(
+    [*config.DaemonOptions.__dataclass_fields__, *config.PoolConfig.__dataclass_fields__, "x"]
+)
+values = st.one_of(
+    st.integers(-(2**70), 2**70).map(str),
+    st.sampled_from([-1, 0, 1, 63, 64, 2**31, 2**63]).map(str),
+    st.sampled_from(["nan", "inf", "-inf", "1e308", "true", "[]", '[""]', "{}", '"0600"', '""']),
+    st.sampled_from(['"a:1"', '":"', '"requeue"', '"dead-letter"', "1979-05-27", "[[{}]]"]),
+    st.sampled_from(
+        ["{a={capacity=8}}", "{a={capacity=8,dead_letter='a'}}", "{a=1}", "{'b d'={}}"]
+    ),
+)
+tables = st.sampled_from(["daemon", "pools.rx", "pools.a", "pools", "pools.rx.queues.q", "x"])
+
+
+@given(st.dictionaries(tables, st.dictionaries(options, values, max_size=6), max_size=3))
+def test_whatever_stands_in_the_file(whole: dict[str, dict[str, str]]) -> None:
+    """It is a configuration, or every line of the message says where and what: nothing else."""
+    lines = []
+    for table, items in whole.items():
+        lines += [f"[{table}]", *(f"{key} = {value}" for key, value in items.items())]
+    try:
+        config.parse("\n".join(lines), "f")
+    except config.ConfigError as error:
+        for line in str(error).splitlines():
+            assert line.startswith("f, line ")
+            assert int(line.removeprefix("f, line ").partition(":")[0]) <= max(len(lines), 1)

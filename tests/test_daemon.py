@@ -18,6 +18,7 @@ from conftest import Child, Eventually, MakePool, StartDaemon
 import shmpool
 from shmpool import protocol
 from shmpool.answers import PoolOptions, QueueOptions
+from shmpool.view import View
 
 POOL = """
 [pools.{0}]
@@ -144,6 +145,59 @@ def test_a_pool_that_cannot_be_made_takes_the_others_with_it(
     assert not {first, second} & set(shmpool.pool_names())
 
 
+@pytest.mark.parametrize("address", ["foo", "127.0.0.1:99999", "127.0.0.1:x", ":80", "80"])
+def test_a_wrong_http_address(start_daemon: StartDaemon, address: str) -> None:
+    """On the command line as in the file: one line, exit status 2."""
+    daemon = start_daemon("", "--http", address, ready=False)
+    assert 2 == daemon.process.wait(60)
+    line = f"shmpool: --http {address}: it is host:port, the port at most 65535"
+    assert [line] == daemon.output().splitlines()
+
+
+def test_no_room_for_the_queues(
+    start_daemon: StartDaemon, make_pool: MakePool, new_name: Callable[[], str]
+) -> None:
+    """A queue more than a pool that is there has room for: its line, exit status 2, and neither a
+    new pool nor the queues before it are made."""
+    new, old = new_name(), make_pool(queues=2)
+    old.create_queue("one", capacity=8)
+    queues = "".join(f"[pools.{old.name}.queues.{name}]\ncapacity = 8\n" for name in ("two", "q"))
+    table = f"[pools.{old.name}]\nbuffer_size = 256\ncapacity = 64\nmax_queues = 2\n"
+    daemon = start_daemon(POOL.format(new) + table + queues, ready=False)
+    assert 2 == daemon.process.wait(60)
+    (line,) = daemon.output().splitlines()
+    assert f"line 17: pools.{old.name}.queues.q: pool '{old.name}' has room for 1 more" in line
+    assert new not in shmpool.pool_names()
+    assert ["one"] == [queue.name for queue in old.queues()]
+
+
+SMALL_SHM = """
+    import subprocess, sys
+    done = subprocess.run([sys.executable, "-m", "shmpool.daemon", "--config", sys.argv[1],
+                           "--socket", sys.argv[2]], capture_output=True, text=True)
+    print(done.returncode, done.stderr, end="")
+    import shmpool
+    print(shmpool.pool_names())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a /dev/shm of its own")
+def test_more_than_is_free_in_shared_memory(tmp_path: Path, run: Callable[..., str]) -> None:
+    """Pools that fit one by one and not together: the line and the value of the one that did not,
+    exit status 2, and the one before it is gone again."""
+    config = tmp_path / "shmpool.toml"
+    size = "buffer_size = 4096\ncapacity = 8192\nprealloc = 8192\n"
+    config.write_text(f"[pools.one]\n{size}[pools.two]\n{size}")
+    mount = 'mount -t tmpfs -o size=48m tmpfs /dev/shm && exec "$@"'
+    said = run(
+        SMALL_SHM, config, tmp_path / "d.sock", prefix=("unshare", "-m", "sh", "-c", mount, "sh")
+    )
+    assert "2 shmpool: pool one created" in said
+    assert f"shmpool: {config}, line 8: pools.two.prealloc = 8192: " in said
+    assert "bytes; /dev/shm has" in said
+    assert said.endswith("\n[]\n")
+
+
 def test_a_different_geometry_is_refused(
     start_daemon: StartDaemon, make_pool: MakePool, pool_name: str
 ) -> None:
@@ -153,9 +207,10 @@ def test_a_different_geometry_is_refused(
     pool.create_queue("work", capacity=8)
     daemon = start_daemon(POOL.format(pool_name), ready=False)
     assert 2 == daemon.process.wait(60)
+    where = f"shmpool: {daemon.config}, line"
     assert [
-        f"shmpool: pool '{pool_name}': capacity is declared 64 and exists as 128",
-        f"shmpool: pool '{pool_name}', queue 'work': capacity is declared 16 and exists as 8",
+        f"{where} 8: pool '{pool_name}': capacity is declared 64 and exists as 128",
+        f"{where} 10: pool '{pool_name}', queue 'work': capacity is declared 16 and exists as 8",
     ] == daemon.output().splitlines()
     assert 128 == pool.stats().capacity
 
@@ -205,6 +260,39 @@ def test_reload(start_daemon: StartDaemon, new_name: Callable[[], str]) -> None:
         daemon.told("READY=1")
         assert "configuration not changed" in daemon.output()
         assert {first, second} == held_pools(client)
+
+
+def test_reload_again_and_again(start_daemon: StartDaemon, new_name: Callable[[], str]) -> None:
+    """However many SIGHUPs come while one is carried out, what the file says last is what counts;
+    a pool that it no longer names is released, and stays."""
+    names = [new_name() for _ in range(10)]
+    daemon = start_daemon(POOL.format(names[0]))
+    good = daemon.config.read_text()
+    for count in range(2, 11):
+        daemon.config.write_text(good + "".join(map(POOL.format, names[1:count])))
+        daemon.process.send_signal(signal.SIGHUP)
+    with shmpool.Client(daemon.socket) as client:
+        while held_pools(client) != set(names):
+            daemon.told("READY=1")
+        daemon.config.write_text(f"[daemon]\nadopt = []\nprune = false\n{POOL.format(names[3])}")
+        daemon.process.send_signal(signal.SIGHUP)
+        while held_pools(client) != {names[3]}:
+            daemon.told("READY=1")
+    assert set(names) <= set(shmpool.pool_names())
+
+
+def test_the_log_level_changes_at_once(start_daemon: StartDaemon, pool_name: str) -> None:
+    """After a reload only what the level lets through is written."""
+    daemon = start_daemon()
+    text = daemon.config.read_text()
+    daemon.config.write_text(text.replace("[daemon]", '[daemon]\nlog_level = "error"'))
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.told("READY=1")
+    daemon.config.write_text(daemon.config.read_text() + POOL.format(pool_name))
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.told("READY=1")
+    assert "read again" not in daemon.output()
+    assert pool_name in shmpool.pool_names()
 
 
 def test_the_end(start_daemon: StartDaemon, pool_name: str) -> None:
@@ -372,21 +460,60 @@ def test_alarms(
         assert 1 == log.count(f"alarm {kind} over: pool {pool_name}")
 
 
-def test_a_stopped_member_in_an_operation(pool: shmpool.Pool, start: type[Child]) -> None:
-    """A process that is stopped is known as stopped, from its state in /proc, until it goes on."""
-    from shmpool.held import is_stopped
+MOVER = """
+    import sys, shmpool
+    pool = shmpool.Pool.attach(sys.argv[1])
+    work, burst = pool.queue("work"), pool.alloc_many(16384)
+    print("ready", flush=True)
+    while True:
+        work.put_many(burst)
+        burst = work.get_many(16384)
+"""
 
-    child = start("input()")
-    assert not is_stopped(child.pid, child.pid)
-    os.kill(child.pid, signal.SIGSTOP)
-    os.waitpid(child.pid, os.WUNTRACED)
-    assert is_stopped(child.pid, child.pid)
-    os.kill(child.pid, signal.SIGCONT)
-    os.waitpid(child.pid, os.WCONTINUED)
-    assert not is_stopped(child.pid, child.pid)
-    child.tell()
-    child.end()
-    assert not is_stopped(child.pid, child.pid)
+
+def test_a_member_stopped_in_an_operation(
+    start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
+) -> None:
+    """A process that SIGSTOP meets in the middle of a put or a get is an alarm in the stats and the
+    log while it lasts; one that is stopped between operations is none, nor one that goes on."""
+    daemon = start_daemon(
+        f"[pools.{pool_name}]\nbuffer_size = 64\ncapacity = 16384\n"
+        f"[pools.{pool_name}.queues.work]\ncapacity = 16384\n",
+        options="interval = 0.05",
+    )
+    mover = start(MOVER, pool_name)
+    assert "ready" == mover.line()
+    with shmpool.Client(daemon.socket) as client, View(pool_name) as view:
+
+        def stopped() -> bool:
+            """Stops it; whether that was in the middle of an operation."""
+            os.kill(mover.pid, signal.SIGSTOP)
+            os.waitpid(mover.pid, os.WUNTRACED)
+            return [(mover.pid, mover.pid)] == view.operating()
+
+        def go_on() -> None:
+            os.kill(mover.pid, signal.SIGCONT)
+            os.waitpid(mover.pid, os.WCONTINUED)
+
+        def alarms() -> list[tuple[str, str]]:
+            return [(alarm.kind, alarm.subject) for alarm in client.stats(pool_name).alarms]
+
+        subject = f"{mover.pid}/{mover.pid}"
+        for inside in (True, False, True):
+            while stopped() != inside:
+                go_on()
+            if inside:
+                eventually(lambda: alarms() == [("stopped", subject)])
+                assert f"alarm stopped: pool {pool_name}: {subject}: thread" in daemon.output()
+            else:
+                time.sleep(0.2)  # some looks
+                assert [] == alarms()
+            go_on()
+            eventually(lambda: alarms() == [])
+        raised = daemon.output().count(f"alarm stopped: pool {pool_name}")
+        assert raised >= 2  # it may have met one that did not last
+        eventually(lambda: daemon.output().count("alarm stopped over") == raised)
+    mover.kill()
 
 
 CONSUMER = """
@@ -437,8 +564,8 @@ def test_dead_letters_in_a_circle(start_daemon: StartDaemon, pool_name: str) -> 
         f"[pools.{pool_name}.queues.b]\n{queue} = 'a'\n",
         ready=False,
     )
-    assert 1 == daemon.process.wait(60)
-    assert "circle" in daemon.output()
+    assert 2 == daemon.process.wait(60)
+    assert "the dead letters of a, b go in a circle" in daemon.output()
     assert pool_name not in shmpool.pool_names()
 
 
@@ -472,6 +599,41 @@ def test_a_pool_that_is_cut_off(
             client.stats(pool_name)
         assert {good.name} == held_pools(client)
         assert daemon.pid == client.ping().pid
+
+
+ABANDONED = """
+    import subprocess, sys, time
+    from pathlib import Path
+    import shmpool
+    options = {"buffer_size": 64, "capacity": 64}
+    busy, mine = (shmpool.Pool.create(name, **options) for name in ("busy", "mine"))
+    shmpool.Pool.create("left", **options).close()
+    mine.close()
+    Path("/dev/shm/shmpool.half").touch()
+    Path("/dev/shm/shmpool.other").write_bytes(b"what somebody else has put here" * 100)
+    config = Path(sys.argv[1])
+    config.write_text('[daemon]\\nadopt = ["mine"]\\n')
+    arguments = ["--config", config, "--socket", config.with_suffix(".sock")]
+    daemon = subprocess.Popen([sys.executable, "-m", "shmpool.daemon", *arguments],
+                              stderr=subprocess.PIPE, text=True)
+    while "left" in shmpool.pool_names() or "half" in shmpool.pool_names():
+        time.sleep(0.01)
+    print(shmpool.pool_names())
+    daemon.terminate()
+    print(sorted(l for l in daemon.communicate()[1].splitlines() if " removed: " in l))
+    busy.close()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a /dev/shm of its own")
+def test_abandoned_segments_are_removed(tmp_path: Path, run: Callable[..., str]) -> None:
+    """By itself the daemon removes what nobody has open and what nobody finished; not what is in
+    use, what it holds, or what is no pool."""
+    own = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
+    pools, log = run(ABANDONED, tmp_path / "c.toml", prefix=own).splitlines()
+    assert "['busy', 'mine', 'other']" == pools
+    said = [f"shmpool: segment {name} removed: it was abandoned" for name in ("half", "left")]
+    assert str(said) == log
 
 
 def test_memory_is_given_back(

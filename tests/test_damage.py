@@ -2,6 +2,7 @@
 """Segments that are damaged: before they are attached to, and while they are in use."""
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from conftest import MakePool
 
 import shmpool
+from shmpool.view import View
 
 SMALL = {"members": 4, "queues": 1, "prealloc": 64}
 
@@ -28,6 +30,34 @@ def test_a_file_of_noise(pool_name: str, size: int) -> None:
         shmpool.Pool.create(pool_name, buffer_size=64, capacity=2)
     assert noise == segment(pool_name).read_bytes()
     shmpool.Pool.unlink(pool_name)
+
+
+def other_things(name: str) -> dict[str, Callable[[], object]]:
+    """What else than a file may lie in /dev/shm: how it is made."""
+    path = segment(name)
+    return {
+        "fifo": lambda: os.mkfifo(path),
+        "directory": lambda: path.mkdir(),
+        "link": lambda: path.symlink_to("/etc/passwd"),
+        "socket": lambda: socket.socket(socket.AF_UNIX).bind(str(path)),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:unclosed")
+@pytest.mark.parametrize("kind", ["fifo", "directory", "link", "socket"])
+def test_what_is_no_file(pool_name: str, kind: str) -> None:
+    """Under a pool's name: nobody waits for it, opens what it leads to, or removes it."""
+    other_things(pool_name)[kind]()
+    try:
+        for call in (shmpool.Pool.attach, View):
+            with pytest.raises(shmpool.SegmentInvalid, match="it is no file"):
+                call(pool_name)
+        with pytest.raises(shmpool.PoolExists):
+            shmpool.Pool.create(pool_name, buffer_size=64, capacity=2)
+        assert pool_name not in shmpool.prune()
+        assert os.path.lexists(segment(pool_name))
+    finally:
+        segment(pool_name).rmdir() if kind == "directory" else segment(pool_name).unlink()
 
 
 @pytest.mark.parametrize("keep", [1, 200, 4096, -4096, -1])

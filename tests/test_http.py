@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP: metrics, health, JSON, the page and its events; off unless asked for."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -230,3 +231,35 @@ def test_another_name_for_this_machine(start_daemon: StartDaemon) -> None:
         connection.request("GET", path, headers={"Host": "evil.example"})
         assert 403 == connection.getresponse().status
         connection.close()
+
+
+def test_too_many_connections(start_daemon: StartDaemon, eventually: Eventually) -> None:
+    """Connections that ask nothing, or begin to and do not go on, are ended after a while; there
+    are never more than so many, and the socket of the daemon is not the worse for it."""
+    daemon = start_daemon("", *PORT)
+    with contextlib.ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection(address(daemon))) for _ in range(300)
+        ]
+        for sock in silent[:128:2]:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x")
+        with shmpool.Client(daemon.socket) as client:
+            client.ping()
+        ends = [sock.recv(100) for sock in silent]  # none stays
+        assert 128 * [b""] == ends[:128]
+        assert {b"HTTP/1.1 503 Service Una"} == {end[:24] for end in ends[128:]}
+
+        def served() -> bool:
+            try:
+                return get(daemon, "/healthz")[0] == 200
+            except ConnectionResetError:
+                return False
+
+        eventually(served)
+
+
+def test_a_server_that_does_not_say_what_it_is(start_daemon: StartDaemon) -> None:
+    """Neither the version of Python nor that of a library is in an answer."""
+    daemon = start_daemon("", *PORT)
+    _, headers, _ = get(daemon, "/healthz")
+    assert not re.search(r"aiohttp/\d", headers.get("Server", ""))

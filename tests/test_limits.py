@@ -4,7 +4,6 @@
 import contextlib
 import os
 import random
-import re
 import resource
 import socket
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DaemonProcess, StartDaemon
+from conftest import DaemonProcess, StartDaemon, resident
 
 import shmpool
 from shmpool import protocol, wire
@@ -53,12 +52,6 @@ def reason(frames: list[wire.Frame]) -> str:
     (text,) = last.params
     assert isinstance(text, str)
     return text
-
-
-def resident(pid: int) -> int:
-    """Bytes."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(re.findall(r"VmRSS:\s+(\d+) kB", text)[0]) << 10
 
 
 @pytest.fixture

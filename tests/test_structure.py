@@ -31,6 +31,7 @@ C_ORDER = [
     "trim.h",
     "audit.h",
     "local.h",
+    "guard.h",
     "call.h",
     "hot.h",
 ]
@@ -41,6 +42,7 @@ PYTHON_ORDER += [
     "toml_lines",
     "config",
     "systemd",
+    "lean",
     "deaths",
     "closes",
     "listening",

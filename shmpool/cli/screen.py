@@ -121,7 +121,9 @@ class Top(App[None]):
         self.query_one("#state", Static).update(text)
 
     def _show(self, now: Look) -> None:
-        self._say(now.trouble or f"{len(now.pools)} pools, members by {SORTS[self._sort]}")
+        count = len(now.pools)
+        words = f"{count} pool{'' if count == 1 else 's'}, members by {SORTS[self._sort]}"
+        self._say(now.trouble or words)
         pools: list[tuple[object, ...]] = []
         queues: list[tuple[object, ...]] = []
         members: list[tuple[object, ...]] = []
@@ -143,7 +145,8 @@ class Top(App[None]):
             ]
         column = MEMBERS.index(SORTS[self._sort])
         members.sort(key=lambda row: cast(int, row[column]), reverse=column != 2)
-        for table, rows in (("pools", pools), ("queues", queues), ("members", members)):
+        named = [(row[0], *map(str, row[1:4]), *row[4:]) for row in members]  # not counts
+        for table, rows in (("pools", pools), ("queues", queues), ("members", named)):
             self._fill(table, rows[:MEMBERS_MAX])
         self._before = now
 

@@ -8,6 +8,7 @@
 
 #include "audit.h"
 #include "call.h"
+#include "guard.h"
 #include "member.h"
 #include "process.h"
 #include "recovery.h"
@@ -24,31 +25,34 @@ int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *wh
 {
 	struct segment s;
 	int error = segment_plan(&s, g, why, why_size);
+	guard_watch(base, error ? 0 : s.size);
 	if (!error)
 		error = segment_init(&s, base, fd);
 	if (!error)
 		error = slab_create(&s);
 	if (!error)
 		segment_ready(&s);
-	return error;
+	return guard_watched(error);
 }
 
 int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g, char *why,
 		  size_t why_size)
 {
 	struct segment s;
+	guard_watch(base, size);
 	int error = segment_check(&s, base, size, fd, why, why_size);
 	if (!error)
 		*g = s.geometry;
-	return error;
+	return guard_watched(error);
 }
 
 int shmpool_open(void *base, uint64_t size, int fd)
 {
 	struct segment s;
 	char why[256];
+	guard_watch(base, size);
 	int error = segment_check(&s, base, size, fd, why, sizeof(why));
-	return error ? error : local_open(&s);
+	return guard_watched(error ? error : local_open(&s));
 }
 
 int shmpool_close_wait(int pool)
@@ -327,44 +331,6 @@ int shmpool_fate(int pool, uint32_t member)
 	const struct member *m = segment_member(&p->segment, member);
 	uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
 	return identity ? (int)recover_fate(&p->segment, m, identity) : -ENOENT;
-}
-
-int shmpool_stats(int pool, struct shmpool_stats *out)
-{
-	struct qmempool *p = local_pool((uint32_t)pool);
-	if (!p)
-		return -EBADF;
-	audit_stats(p, out);
-	return 0;
-}
-
-int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
-{
-	struct qmempool *p = local_pool((uint32_t)pool);
-	size_t got = 0;
-	if (!p)
-		return -EBADF;
-	for (uint32_t i = 0; i < p->segment.members && got < n; i++) {
-		const struct member *m = segment_member(&p->segment, i);
-		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-		if (!identity)
-			continue;
-		struct shmpool_member_info *info = &out[got++];
-		*info = (struct shmpool_member_info) {
-			.attached_ns = load_relaxed(&m->attached_ns),
-			.start = (uint32_t)identity,
-			.number = i,
-			.pid = member_pid(identity),
-			.tid = load_relaxed(&m->tid),
-			.cached = member_cached(&p->segment, m),
-			.held = member_held(m),
-			.operation = alf_op_kind(load_acquire(&m->op)), /* [OP] */
-			.dead = member_dead(identity),
-		};
-		for (int k = 0; k < COUNTERS; k++)
-			info->counters[k] = member_counted(m, k);
-	}
-	return (int)got;
 }
 
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,

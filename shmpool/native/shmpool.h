@@ -115,6 +115,10 @@ int shmpool_open(void *base, uint64_t size, int fd);
 int shmpool_close_wait(int pool);
 int shmpool_forget(int pool); /* instead of it, after looking only */
 
+/* A segment that is cut off while it is read: guard.h. 0; -EBADMSG if that has happened. */
+int shmpool_guard(void);
+int shmpool_intact(int pool);
+
 /* Queues. flags: 1 single producer, 2 single consumer. Give the queue's number. */
 int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
 			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries);
@@ -180,6 +184,8 @@ int64_t shmpool_trim_wait(int pool, uint64_t keep);
 /* Looking. */
 int shmpool_stats(int pool, struct shmpool_stats *out);
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n);
+/* Of each member | pid 32 | start time 32 |, and nothing that changes while it is one. */
+int shmpool_identities(int pool, uint64_t *out, size_t n);
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
 		       size_t held_n, uint64_t *queued, size_t queued_n);
 

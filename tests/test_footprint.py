@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon weighs: its memory, and which parts of the packages it uses it has loaded."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from conftest import Child, DaemonProcess, Eventually, StartDaemon, resident
+from test_daemon import POOL, WORKER
+
+import shmpool
+
+pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
+from test_http import PORT, events, get
+
+MOST = 40_000_000  # bytes
+
+
+@pytest.fixture
+def weighed(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[str, DaemonProcess], int]]:
+    """weighed(when, daemon): how many bytes are resident, which is also shown by pytest -rP."""
+
+    def weighed(when: str, daemon: DaemonProcess) -> int:
+        octets = resident(daemon.pid)
+        print(f"{when}: {octets / 1e6:.1f} MB resident")
+        return octets
+
+    return weighed
+
+
+def test_with_everything_asked_for(
+    start_daemon: StartDaemon,
+    start: type[Child],
+    new_name: Callable[[], str],
+    eventually: Eventually,
+    weighed: Callable[[str, DaemonProcess], int],
+) -> None:
+    """Under 40 MB with HTTP on, when pages, metrics, streams, every request, a recovery and ten
+    reloads have been served."""
+    names = [new_name() for _ in range(3)]
+    daemon = start_daemon("".join(map(POOL.format, names)), *PORT)
+    assert weighed("HTTP on, started", daemon) < MOST
+    streams = [events(daemon) for _ in range(3)]
+    with shmpool.Client(daemon.socket) as client:
+        for _ in range(5):
+            for path in ("", "page.js", "page.css", "metrics", "healthz", "api/v1/pools"):
+                assert 200 == get(daemon, f"/{path}")[0]
+            for what in ("", "/stats", "/members", "/holders", "/audit"):
+                assert 200 == get(daemon, f"/api/v1/pools/{names[0]}{what}")[0]
+            for stream in streams:
+                next(stream)
+            watch = client.watch(names[0], 0.1)
+            next(watch)
+            watch.close()  # type: ignore[attr-defined]
+            for call in (client.audit, client.holders, client.recover, client.trim, client.members):
+                call(names[1])
+            client.prune()
+        worker = start(WORKER, names[0])
+        assert "ready" == worker.line()
+        worker.kill()
+        eventually(lambda: client.stats(names[0]).recoveries.count == 1)
+        for _ in range(10):
+            daemon.process.send_signal(1)
+            daemon.told("READY=1")
+        assert weighed("HTTP on, all of it used", daemon) < MOST
+    for stream in streams:
+        stream.close()  # type: ignore[attr-defined]
+
+
+def test_without_http(
+    start_daemon: StartDaemon, pool_name: str, weighed: Callable[[str, DaemonProcess], int]
+) -> None:
+    """Without HTTP it is less again."""
+    daemon = start_daemon(POOL.format(pool_name))
+    with shmpool.Client(daemon.socket) as client:
+        assert client.audit(pool_name).ok
+    assert weighed("HTTP off", daemon) < MOST - 5_000_000
+
+
+PARTS = """
+    import sys
+    from shmpool.lean import parts_of
+    with parts_of("aiohttp", "prometheus_client"):
+        from shmpool import http
+    print([m for m in sys.modules if m in ("aiohttp", "aiohttp.client", "prometheus_client")])
+    from aiohttp import ClientSession, web
+    print(ClientSession.__module__, web is http.web)
+"""
+
+
+def test_only_parts_of_a_package(run: Callable[..., str]) -> None:
+    """What is not used is not loaded; who imports the package afterwards gets it whole, and the
+    parts that are there are its own."""
+    assert ["[]", "aiohttp.client True"] == run(PARTS).splitlines()
+
+
+BROKEN = """
+    import contextlib, sys
+    from shmpool.lean import parts_of
+    with contextlib.suppress(ImportError), parts_of("aiohttp"):
+        from aiohttp import web
+        from aiohttp import ClientSession
+    print([m for m in sys.modules if m.startswith("aiohttp")])
+    from aiohttp import ClientSession
+"""
+
+
+def test_a_part_that_does_not_come_alone(run: Callable[..., str]) -> None:
+    """When a part wants the whole package nothing of the attempt stays, and the whole can come."""
+    assert "[]\n" == run(BROKEN)
