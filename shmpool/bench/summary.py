@@ -72,9 +72,15 @@ def faults(row: Row) -> str:
 
 def clean(run: dict[str, Any]) -> bool:
     """Whether an ordeal left nothing to complain of: nobody hung or stood still, nothing was lost
-    but what victims had in hand, nothing repeated, damaged, leaked or left over."""
-    wrong = ("hung", "stood_still", "repeated", "damaged", "unknown", "leaked", "left", "saw")
-    return run["lost"] <= run["in_hand"] and not any(run.get(name) for name in wrong)
+    or repeated but what victims had in hand, nothing damaged, leaked or left over."""
+    wrong = ("hung", "stood_still", "damaged", "unknown", "leaked", "left", "saw")
+    in_hand = run["lost"] + run["repeated"]
+    return in_hand <= run["in_hand"] and not any(run.get(name) for name in wrong)
+
+
+def lossless(run: dict[str, Any]) -> bool:
+    """Whether it was clean and not even what victims had in hand was lost."""
+    return clean(run) and not run["lost"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def _throughput_goals(cell: CellResult) -> list[Goal]:
         ]  # fmt: skip
         return ratio(rows[way], others, name, more)
 
-    queues, rings = {Shape.QUEUE.value}, {Shape.LINK.value, Shape.TOPIC.value}
+    queues, rings = {Shape.QUEUE.value}, {Shape.LINK.value}
     found = [Goal("bursts: first", cell.key, 1.0, against(BURST, None, False))]
     if cell.conditions["size"] >= ZERO_COPY_SIZE:
         found.append(Goal("Buffer: first", cell.key, 1.0, against(BUFFER, None, False)))
@@ -119,14 +125,21 @@ def _throughput_goals(cell: CellResult) -> list[Goal]:
         Goal(
             "send, recv: the best many-to-many peer", cell.key, 1.2, against(SINGLE, queues, True)
         ),
-        Goal("send, recv: the best one-to-one peer", cell.key, 0.8, against(SINGLE, rings, True)),
+        Goal(
+            "send, recv: the best one-to-one copy ring",
+            cell.key,
+            0.8,
+            against(SINGLE, rings, True),
+        ),
     ]
 
 
 def _robustness_goals(cell: CellResult) -> list[Goal]:
-    """1 for a clean row of ours, 0 otherwise."""
+    """1 for a clean row of ours, and where others get what the dead had a lossless one, else 0."""
+    ours = [row for row in cell.rows if row.library == OURS and any(row.runs)]
     return [
-        Goal(f"{row.way}: clean", cell.key, 1.0, float(all(clean(run) for run in row.runs if run)))
-        for row in cell.rows
-        if row.library == OURS and any(row.runs)
+        Goal(f"{row.way}: {what}", cell.key, 1.0, float(all(holds(run) for run in row.runs if run)))
+        for row in ours
+        for what, holds in (("clean", clean), ("nothing lost", lossless))
+        if holds is clean or row.way == BUFFER
     ]
