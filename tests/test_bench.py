@@ -4,6 +4,7 @@
 Short runs: what they measure does not matter here, what they count does.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Eventually
 
 from shmpool.bench import (
     board,
@@ -253,6 +255,30 @@ def test_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
     assert not result["complete"]
     assert any(run for row in result["cells"][0]["rows"] for run in row["runs"])
     assert [] == list(Path("/dev/shm").glob(f"*{board.PREFIX}{process.pid}-*"))
+
+
+def workers_of(pid: int) -> set[int]:
+    """The processes that have a file of that run mapped, but for itself and the hop's."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            if f"{board.PREFIX}{pid}-" in path.read_text():
+                found.add(int(path.parent.name))
+    return found - {pid}
+
+
+def test_a_killed_run_leaves_no_process(eventually: Eventually) -> None:
+    """The processes of a run end with it even if it is killed, whatever they are doing."""
+    command = [sys.executable, "-m", "shmpool.bench", "--ways", "ring by hand", "--only", "to-all"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: len(workers_of(process.pid)) >= 5)
+        process.kill()
+        eventually(lambda: not workers_of(process.pid))
+    finally:
+        process.kill()
+        process.communicate()
+    board.sweep()
 
 
 class Absent(stdlib.Pipe):
