@@ -18,6 +18,9 @@ MAIN = {  # the figure that a scenario is about, and whether more of it is bette
 }
 ZERO_COPY_SIZE = 64 << 10  # bytes of a message from which handing over a place pays
 SINGLE, BUFFER, BURST = "shmpool send, recv", "shmpool Buffer", "shmpool burst"
+MANY = "shmpool send_many, recv_many"
+SMALL_SIZE = 64
+LINE_RATE = 14.88  # million packets a second of the least size on a wire of 10 Gbit/s
 
 
 @dataclass(frozen=True)
@@ -98,8 +101,11 @@ class Goal:
 
 
 def goals(result: Result) -> list[Goal]:
-    return [goal for cell in result.of("throughput") for goal in _throughput_goals(cell)] + [
-        goal for cell in result.of("robustness") for goal in _robustness_goals(cell)
+    return [
+        *(goal for cell in result.of("throughput") for goal in _throughput_goals(cell)),
+        *(goal for cell in result.of("throughput") for goal in _small_goals(cell)),
+        *(_latency_goal(cell) for cell in result.of("latency")),
+        *(goal for cell in result.of("robustness") for goal in _robustness_goals(cell)),
     ]
 
 
@@ -132,6 +138,34 @@ def _throughput_goals(cell: CellResult) -> list[Goal]:
             against(SINGLE, rings, True),
         ),
     ]
+
+
+def _small_goals(cell: CellResult) -> list[Goal]:
+    """Of 64 bytes: millions a second between two processes, and many a call between four."""
+    rows = {row.way: row for row in cell.rows}
+    c = cell.conditions
+    if c["size"] != SMALL_SIZE or c["producers"] > 2:
+        return []
+    if c["producers"] == 1:
+        rates = {way: spread(rows[way], "rate") for way in (BURST, BUFFER) if way in rows}
+        return [
+            Goal(f"{what}: million a second", cell.key, wanted, found.median / 1e6)
+            for what, way, wanted in (("bursts", BURST, LINE_RATE), ("Buffer", BUFFER, 2.0))
+            if (found := rates.get(way))
+        ]
+    if MANY not in rows:
+        return []
+    others = [row for row in peers(cell, rows[MANY]) if row.many]
+    got = ratio(rows[MANY], others, *MAIN["throughput"])
+    return [Goal("send_many, recv_many: the best other batches", cell.key, 1.0, got)]
+
+
+def _latency_goal(cell: CellResult) -> Goal:
+    """How much shorter than the best other's the round trip is."""
+    name, more = MAIN[cell.scenario]
+    row = next((row for row in cell.rows if row.way == SINGLE), None)
+    found = ratio(row, peers(cell, row), name, more) if row else None
+    return Goal("send, recv: the best round trip", cell.key, 1.0, 1 / found if found else None)
 
 
 def _robustness_goals(cell: CellResult) -> list[Goal]:
