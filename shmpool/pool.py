@@ -98,7 +98,8 @@ class Pool(PoolBase):
         buffer_size       bytes of data room a buffer, rounded up to a cache line of 64
         capacity          the most buffers it may ever hold, a power of two from 2 to 16,777,216
         prealloc          buffers that exist from the start; more are made on demand, in extents of
-                          bulk x refill_multiplier, or 4 MiB if that is less
+                          bulk x refill_multiplier, or 4 MiB if that is less. All that exist are
+                          used in turn: of large ones, fewer stay warm in the processor's caches
         cache_size        free buffers a member keeps to itself, a power of two from bulk on, or 0;
                           default 512, or a quarter of a small capacity, or 2 MiB of large ones
         bulk              buffers moved at once between a cache and the shared queue, 16 to 64 [32]

@@ -4,6 +4,7 @@
 Short runs: what they measure does not matter here, what they count does.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Eventually
 
 from shmpool.bench import (
     board,
@@ -166,6 +168,31 @@ def test_ordeal_finds_a_hang(run_name: str) -> None:
     assert not summary.clean(run)
 
 
+def test_ordeal_without_loss(run_name: str) -> None:
+    """shmpool's Buffers outlive their consumers: what a victim had in hand comes again, at most."""
+    ordeal = Ordeal(Blow.KILL, "consumer", 1500, 10)
+    run = robustness.measure(ours.Buffers, run_name, ordeal, CORES)
+    assert summary.lossless(run), run
+    assert run["repeated"] <= 10
+
+
+@pytest.mark.parametrize(
+    ("changed", "clean", "lossless"),
+    [
+        ({}, True, True),
+        ({"repeated": 2}, True, True),
+        ({"lost": 2}, True, False),
+        ({"lost": 2, "repeated": 1}, False, False),
+        ({"hung": "after kill 1"}, False, False),
+        ({"leaked": 1}, False, False),
+    ],
+)
+def test_what_is_clean(changed: dict[str, object], clean: bool, lossless: bool) -> None:
+    """Each of two victims may have had one message in hand, which is lost or comes twice."""
+    run = {"lost": 0, "repeated": 0, "in_hand": 2, "hung": "", "leaked": 0} | changed
+    assert (clean, lossless) == (summary.clean(run), summary.lossless(run))
+
+
 def test_judgement_of_ranges() -> None:
     """Better or worse is said only of runs whose ranges do not meet."""
     assert "within the range" == judge(Spread(10, 8, 12), Spread(13, 11, 15), True)
@@ -191,6 +218,7 @@ def test_command(tmp_path: Path) -> None:
     assert 0 == done.returncode, done.stderr
     result = Result.read(path)
     assert result.complete
+    assert "cells, about 1 minutes; Ctrl-C keeps what is done" in done.stderr
     assert {"latency", "robustness"} == {cell.scenario for cell in result.cells}
     assert all(row.runs and row.runs[0] for row in result.of("latency")[0].rows)
     text = (report / "benchmarks.md").read_text()
@@ -227,6 +255,30 @@ def test_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
     assert not result["complete"]
     assert any(run for row in result["cells"][0]["rows"] for run in row["runs"])
     assert [] == list(Path("/dev/shm").glob(f"*{board.PREFIX}{process.pid}-*"))
+
+
+def workers_of(pid: int) -> set[int]:
+    """The processes that have a file of that run mapped, but for itself and the hop's."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            if f"{board.PREFIX}{pid}-" in path.read_text():
+                found.add(int(path.parent.name))
+    return found - {pid}
+
+
+def test_a_killed_run_leaves_no_process(eventually: Eventually) -> None:
+    """The processes of a run end with it even if it is killed, whatever they are doing."""
+    command = [sys.executable, "-m", "shmpool.bench", "--ways", "ring by hand", "--only", "to-all"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: len(workers_of(process.pid)) >= 5)
+        process.kill()
+        eventually(lambda: not workers_of(process.pid))
+    finally:
+        process.kill()
+        process.communicate()
+    board.sweep()
 
 
 class Absent(stdlib.Pipe):

@@ -46,7 +46,7 @@ def _numbers(
     short_help="Measure shmpool beside other libraries.",
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="A small selection, one run each: under 2 minutes.")
-@click.option("--runs", type=click.IntRange(1, 100), help="Runs of each cell.  [default: 5]")
+@click.option("--runs", type=click.IntRange(1, 100), help="Runs of each cell.  [default: 3]")
 @click.option("--only", metavar="SCENARIOS", help=f"Some of {','.join(SCENARIOS)}.")
 @click.option("--ways", "names", metavar="NAMES", help="Only contestants whose names contain one.")
 @click.option("--sizes", callback=_numbers, metavar="BYTES", help="Of messages, for throughput.")

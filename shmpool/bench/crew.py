@@ -7,6 +7,7 @@ it saw, and keeps its ends open until all are done: what is on its way must not 
 """
 
 import contextlib
+import fcntl
 import gc
 import multiprocessing
 import os
@@ -49,10 +50,20 @@ def context() -> ForkServerContext:
     return forkserver
 
 
+def _end_with(parent: Connection) -> None:
+    """Lets the kernel end this process (SIGIO) when the other end closes, however that comes."""
+    fd = parent.fileno()
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    if parent.poll():  # closed already
+        os._exit(1)
+
+
 def _work(
     way: Way, number: int, role: Role, folder: str, seat: int, arguments: tuple[Any, ...],
-    cores: set[int], pipe: Connection,
+    cores: set[int], pipe: Connection, parent: Connection,
 ) -> None:  # fmt: skip
+    _end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     os.sched_setaffinity(0, cores)
     board = Board(folder)
@@ -102,13 +113,15 @@ class Worker:
         self.done = False
         self.opened_with = 0  # bytes of memory
         self._pipe, there = context().Pipe()
+        parent, self._life = context().Pipe(duplex=False)
         self.process: ForkServerProcess = context().Process(
             target=_work,
-            args=(way, number, role, board.folder, seat, arguments, cores, there),
+            args=(way, number, role, board.folder, seat, arguments, cores, there, parent),
             daemon=True,
         )
         self.process.start()
         there.close()
+        parent.close()
 
     @property
     def pid(self) -> int:
@@ -161,14 +174,18 @@ class Worker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-        self._pipe.close()
+        self._close()
 
     def kill(self) -> None:
         with contextlib.suppress(OSError):
             Worker.spent += self.cpu()
         self.process.kill()
         self.process.join()
+        self._close()
+
+    def _close(self) -> None:
         self._pipe.close()
+        self._life.close()
 
 
 class Crew:

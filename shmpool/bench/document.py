@@ -22,10 +22,10 @@ it.
 Every message is different: the producer writes all of it, the consumer checks its number, its
 first and its last byte, and lost, repeated, damaged and overtaken messages are counted.
 Contestants take turns, run by run; every queue holds as many messages as fit into 16 MiB, 16 to
-1024. Who finds no room, or nothing, and has no call that waits, gives up the processor
-(sched_yield). The hop is the time that a cache line takes from one core to the other, probed
-around the runs of each cell: compare only what has like hops. "Others" is the share of the cores
-that other programs had meanwhile.
+1024, or what the system allows a socket. Who finds no room, or nothing, and has no call that waits,
+gives up the processor (sched_yield). The hop is the time that a cache line takes from one core to
+the other, probed around the runs of each cell: compare only what has like hops. "Others" is the
+share of the cores that other programs had meanwhile.
 """
 STYLE = """\
 body { font: 15px/1.5 sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }

@@ -1,15 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the figures show, in sentences, losses included."""
 
+from collections.abc import Callable
+from typing import Any
+
 from . import summary
 from .result import CellResult, Result, Row
-from .summary import BURST, MAIN, OURS, SINGLE, clean, number, spread, to_best_peer, to_reference
+from .summary import (
+    BUFFER,
+    BURST,
+    MAIN,
+    OURS,
+    SINGLE,
+    clean,
+    lossless,
+    number,
+    spread,
+    to_best_peer,
+    to_reference,
+)
 
 
 def findings(result: Result) -> list[str]:
     """A sentence or two for each scenario that was measured."""
     return [
         *_ways(result, BURST),
+        *_ways(result, BUFFER),
         *_ways(result, SINGLE),
         *(_first(cell) for cell in result.cells if cell.scenario in ("to-all", "latency")),
         *_idle(result),
@@ -76,7 +92,11 @@ def _idle(result: Result) -> list[str]:
 def _robustness(result: Result) -> list[str]:
     found = []
     cells = result.of("robustness")
-    for word, holds in (("clean in all", _all_clean), ("hung in one or more", _hung)):
+    for word, holds in (
+        ("clean and not one message lost in all", _all_lossless),
+        ("clean in all", _all_clean),
+        ("hung in one or more", _hung),
+    ):
         rows = {way: [r for c in cells for r in c.rows if r.way == way] for way in _order(cells)}
         ways = [way for way, own in rows.items() if holds(own)]
         found.append(f"Robustness, {word} of {len(cells)} ordeals: {', '.join(ways) or 'none'}.")
@@ -88,8 +108,17 @@ def _order(cells: list[CellResult]) -> list[str]:
 
 
 def _all_clean(rows: list[Row]) -> bool:
-    runs = [run for row in rows for run in row.runs]
-    return bool(runs) and all(run and clean(run) for run in runs)
+    return _all(rows, clean)
+
+
+def _all_lossless(rows: list[Row]) -> bool:
+    return _all(rows, lossless)
+
+
+def _all(rows: list[Row], holds: Callable[[dict[str, Any]], bool]) -> bool:
+    """Whether it holds of each ordeal; one that a way cannot do, or that failed, is not passed."""
+    runs = [run for row in rows for run in row.runs or [None]]
+    return bool(runs) and all(run is not None and holds(run) for run in runs)
 
 
 def _hung(rows: list[Row]) -> bool:

@@ -96,6 +96,6 @@ class Hop:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.terminate()
+        self._process.kill()  # it has nothing to tidy up, and SIGTERM is the parent's to handle
         self._process.join()
         self._pipe.close()

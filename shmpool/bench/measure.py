@@ -63,20 +63,24 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 class _Meter:
     def __init__(self, settings: Settings, cells: list[Cell], outcome: Result) -> None:
         self._settings, self._cells, self._outcome = settings, cells, outcome
+        self._console = Console(stderr=True)
         self._number = 0
         self._deadline = float("inf")
 
     def run(self) -> None:
-        costs = [cell.runs * cell.seconds * len(cell.ways) for cell in self._cells]
+        costs = [cell.runs * cell.seconds * len(_installed(cell)) for cell in self._cells]
         total, began = sum(costs), time.monotonic()
-        with self._progress(total) as progress, Hop(list(self._settings.cores)) as hop:
+        minutes = max(1, round(total / 60))
+        self._console.print(
+            f"{len(self._cells)} cells, about {minutes} minutes; Ctrl-C keeps what is done"
+        )
+        with Hop(list(self._settings.cores)) as hop, self._progress(total) as progress:
             task = progress.tasks[0].id
             for i, cell in enumerate(self._cells):
                 if self._settings.limit_s:  # what one cell takes too long must not cost the others
-                    share = min(1.0, sum(costs[: i + 1]) / total + SLACK)
+                    share = min(1.0, sum(costs[: i + 1]) / (total or 1) + SLACK)
                     self._deadline = began + share * self._settings.limit_s
-                ways = [way for way in cell.ways if way.version() is not None]
-                rows = {way: _row(way) for way in ways}
+                rows = {way: _row(way) for way in _installed(cell)}
                 answer = CellResult(cell.scenario, cell.key, cell.conditions, list(rows.values()))
                 self._outcome.cells.append(answer)
                 for run in range(cell.runs):
@@ -89,7 +93,6 @@ class _Meter:
                         progress.advance(task, cell.seconds)
                     answer.hops.append(hop.measure())
                     answer.others.append(others.share())
-                progress.advance(task, (len(cell.ways) - len(ways)) * cell.runs * cell.seconds)
 
     @contextmanager
     def _progress(self, total: float) -> Iterator[Progress]:
@@ -97,8 +100,7 @@ class _Meter:
             TextColumn("{task.percentage:3.0f} %"), BarColumn(20), TimeRemainingColumn(),
             TextColumn("left: {task.description}"),
         )  # fmt: skip
-        console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*columns, console=self._console, transient=True) as progress:
             progress.add_task("", total=total)
             yield progress
 
@@ -118,6 +120,10 @@ class _Meter:
             text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
             if text not in row.errors:
                 row.errors.append(text)
+
+
+def _installed(cell: Cell) -> list[type[Way]]:
+    return [way for way in cell.ways if way.version() is not None]
 
 
 def _row(way: type[Way]) -> Row:

@@ -18,6 +18,9 @@ MAIN = {  # the figure that a scenario is about, and whether more of it is bette
 }
 ZERO_COPY_SIZE = 64 << 10  # bytes of a message from which handing over a place pays
 SINGLE, BUFFER, BURST = "shmpool send, recv", "shmpool Buffer", "shmpool burst"
+MANY = "shmpool send_many, recv_many"
+SMALL_SIZE = 64
+LINE_RATE = 14.88  # million packets a second of the least size on a wire of 10 Gbit/s
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,15 @@ def faults(row: Row) -> str:
 
 def clean(run: dict[str, Any]) -> bool:
     """Whether an ordeal left nothing to complain of: nobody hung or stood still, nothing was lost
-    but what victims had in hand, nothing repeated, damaged, leaked or left over."""
-    wrong = ("hung", "stood_still", "repeated", "damaged", "unknown", "leaked", "left", "saw")
-    return run["lost"] <= run["in_hand"] and not any(run.get(name) for name in wrong)
+    or repeated but what victims had in hand, nothing damaged, leaked or left over."""
+    wrong = ("hung", "stood_still", "damaged", "unknown", "leaked", "left", "saw")
+    in_hand = run["lost"] + run["repeated"]
+    return in_hand <= run["in_hand"] and not any(run.get(name) for name in wrong)
+
+
+def lossless(run: dict[str, Any]) -> bool:
+    """Whether it was clean and not even what victims had in hand was lost."""
+    return clean(run) and not run["lost"]
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,11 @@ class Goal:
 
 
 def goals(result: Result) -> list[Goal]:
-    return [goal for cell in result.of("throughput") for goal in _throughput_goals(cell)] + [
-        goal for cell in result.of("robustness") for goal in _robustness_goals(cell)
+    return [
+        *(goal for cell in result.of("throughput") for goal in _throughput_goals(cell)),
+        *(goal for cell in result.of("throughput") for goal in _small_goals(cell)),
+        *(_latency_goal(cell) for cell in result.of("latency")),
+        *(goal for cell in result.of("robustness") for goal in _robustness_goals(cell)),
     ]
 
 
@@ -110,7 +122,7 @@ def _throughput_goals(cell: CellResult) -> list[Goal]:
         ]  # fmt: skip
         return ratio(rows[way], others, name, more)
 
-    queues, rings = {Shape.QUEUE.value}, {Shape.LINK.value, Shape.TOPIC.value}
+    queues, rings = {Shape.QUEUE.value}, {Shape.LINK.value}
     found = [Goal("bursts: first", cell.key, 1.0, against(BURST, None, False))]
     if cell.conditions["size"] >= ZERO_COPY_SIZE:
         found.append(Goal("Buffer: first", cell.key, 1.0, against(BUFFER, None, False)))
@@ -119,14 +131,49 @@ def _throughput_goals(cell: CellResult) -> list[Goal]:
         Goal(
             "send, recv: the best many-to-many peer", cell.key, 1.2, against(SINGLE, queues, True)
         ),
-        Goal("send, recv: the best one-to-one peer", cell.key, 0.8, against(SINGLE, rings, True)),
+        Goal(
+            "send, recv: the best one-to-one copy ring",
+            cell.key,
+            0.8,
+            against(SINGLE, rings, True),
+        ),
     ]
 
 
+def _small_goals(cell: CellResult) -> list[Goal]:
+    """Of 64 bytes: millions a second between two processes, and many a call between four."""
+    rows = {row.way: row for row in cell.rows}
+    c = cell.conditions
+    if c["size"] != SMALL_SIZE or c["producers"] > 2:
+        return []
+    if c["producers"] == 1:
+        rates = {way: spread(rows[way], "rate") for way in (BURST, BUFFER) if way in rows}
+        return [
+            Goal(f"{what}: million a second", cell.key, wanted, found.median / 1e6)
+            for what, way, wanted in (("bursts", BURST, LINE_RATE), ("Buffer", BUFFER, 2.0))
+            if (found := rates.get(way))
+        ]
+    if MANY not in rows:
+        return []
+    others = [row for row in peers(cell, rows[MANY]) if row.many]
+    got = ratio(rows[MANY], others, *MAIN["throughput"])
+    return [Goal("send_many, recv_many: the best other batches", cell.key, 1.0, got)]
+
+
+def _latency_goal(cell: CellResult) -> Goal:
+    """How much shorter than the best other's the round trip is."""
+    name, more = MAIN[cell.scenario]
+    row = next((row for row in cell.rows if row.way == SINGLE), None)
+    found = ratio(row, peers(cell, row), name, more) if row else None
+    return Goal("send, recv: the best round trip", cell.key, 1.0, 1 / found if found else None)
+
+
 def _robustness_goals(cell: CellResult) -> list[Goal]:
-    """1 for a clean row of ours, 0 otherwise."""
+    """1 for a clean row of ours, and where others get what the dead had a lossless one, else 0."""
+    ours = [row for row in cell.rows if row.library == OURS and any(row.runs)]
     return [
-        Goal(f"{row.way}: clean", cell.key, 1.0, float(all(clean(run) for run in row.runs if run)))
-        for row in cell.rows
-        if row.library == OURS and any(row.runs)
+        Goal(f"{row.way}: {what}", cell.key, 1.0, float(all(holds(run) for run in row.runs if run)))
+        for row in ours
+        for what, holds in (("clean", clean), ("nothing lost", lossless))
+        if holds is clean or row.way == BUFFER
     ]

@@ -12,6 +12,7 @@ from .summary import (
     clean,
     faults,
     goals,
+    lossless,
     number,
     spread,
     to_best_peer,
@@ -199,7 +200,7 @@ def verdict(row: Row) -> list[str]:
     run = next((run for run in row.runs if run), None)
     if run is None:
         return row.errors
-    found = ["clean"] if clean(run) else []
+    found = ["clean, nothing lost" if lossless(run) else "clean"] if clean(run) else []
     if run["hung"]:
         found.append(f"HUNG {run['hung']}")
     if run["stood_still"]:
@@ -222,7 +223,7 @@ def _robustness(result: Result) -> list[Table]:
     headings = [f"{cell.conditions['times']} x {cell.key}" for cell in cells]
     note = (
         "Two producers and two consumers; a newcomer takes each victim's place. Clean: nobody "
-        "hung, nothing lost but what victims had in hand, nothing repeated, leaked or left. The "
+        "hung, nothing lost or repeated but what victims had in hand, nothing leaked or left. The "
         "pause holds the newcomer's start. On a topic, what is sent while nobody subscribes is "
         "lost by design."
     )

@@ -97,17 +97,6 @@ PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 	return done;
 }
 
-/* The payload in a buffer; what somebody scribbled over the header is taken for nothing. */
-static inline PyObject *payload(const struct pool_object *pool, const struct buffer *b,
-				uint32_t index)
-{
-	uint64_t head = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
-	if (unlikely(head > pool->stride || length > pool->stride - head))
-		head = length = 0;
-	return PyBytes_FromStringAndSize(pool->data + index * pool->stride + head,
-					 (Py_ssize_t)length);
-}
-
 /* The payloads of buffers just got, which are freed. */
 static PyObject *payloads_of(const struct queue_object *self, const uint64_t *handle, Py_ssize_t n)
 {
@@ -126,7 +115,7 @@ static PyObject *payloads_of(const struct queue_object *self, const uint64_t *ha
 					   handle_index(handle[i + AHEAD]) * pool->stride +
 					   pool->headroom);
 		uint32_t index = handle_index(handle[i]);
-		PyObject *bytes = payload(pool, qmempool_buffer(p, index), index);
+		PyObject *bytes = hot_payload(pool, qmempool_buffer(p, index), index);
 		if (unlikely(!bytes)) {
 			Py_CLEAR(list);
 			break;

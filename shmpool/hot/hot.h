@@ -83,6 +83,17 @@ static inline uint64_t hot_queue_key(const struct queue_object *self)
 	return self->pool && self->pool->key ? self->key : 0;
 }
 
+/* The bytes in a buffer; what somebody scribbled over the header is taken for nothing. */
+static inline PyObject *hot_payload(const struct pool_object *pool, const struct buffer *b,
+				    uint32_t index)
+{
+	uint64_t head = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
+	if (unlikely(head > pool->stride || length > pool->stride - head))
+		head = length = 0;
+	return PyBytes_FromStringAndSize(pool->data + index * pool->stride + head,
+					 (Py_ssize_t)length);
+}
+
 /* The Buffer of an answer (shmpool.h). */
 PyObject *hot_buffer(struct pool_object *pool, int64_t answer);
 

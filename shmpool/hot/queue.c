@@ -92,13 +92,10 @@ int64_t hot_deadline(PyObject *timeout)
 	return seconds == 0 ? 0 : wait_now() + (int64_t)(seconds * 1e9);
 }
 
-/* The queue's answer, waited for without the interpreter's lock; RAISED; or a code, for Python. */
-static int64_t queue_answer(struct queue_object *self, PyObject *timeout)
+/* After -EAGAIN: the queue's answer, waited for without the interpreter's lock; RAISED; or a code, for Python. */
+static int64_t queue_wait(struct queue_object *self, PyObject *timeout)
 {
-	int64_t answer = shmpool_get(hot_queue_key(self)), deadline;
-	if (likely(answer != -EAGAIN))
-		return answer;
-	deadline = hot_deadline(timeout);
+	int64_t answer = -EAGAIN, deadline = hot_deadline(timeout);
 	if (deadline < 0)
 		return answer;
 	while (deadline) {
@@ -117,7 +114,9 @@ static int64_t queue_answer(struct queue_object *self, PyObject *timeout)
 static PyObject *queue_get_any(PyObject *object, PyObject *timeout)
 {
 	struct queue_object *self = (struct queue_object *)object;
-	int64_t answer = queue_answer(self, timeout);
+	int64_t answer = shmpool_get(hot_queue_key(self));
+	if (answer == -EAGAIN)
+		answer = queue_wait(self, timeout);
 	if (likely(answer >= 0))
 		return hot_buffer(self->pool, answer);
 	if (answer == RAISED)
@@ -195,17 +194,33 @@ static PyObject *queue_send(PyObject *object, PyObject *const *args, Py_ssize_t 
 	return PyObject_CallMethod(object, "_send_slow", "LOO", (long long)code, args[0], timeout);
 }
 
+/* The oldest payload, whose buffer is freed, or NULL without an exception and a code for Python. One look-up of
+ * pool and member for both. */
+static PyObject *queue_take(struct queue_object *self, int64_t *code)
+{
+	struct call c;
+	uint64_t handle;
+	int got = open_queue(hot_queue_key(self), &c);
+	if (likely(!got))
+		got = queue_get(c.p, c.m, c.ring, &handle, 1);
+	*code = got;
+	if (unlikely(got <= 0))
+		return NULL;
+	uint32_t index = handle_index(handle);
+	held_since(&c, handle, wait_coarse()); /* in case it is stopped in here */
+	PyObject *bytes = hot_payload(self->pool, qmempool_buffer(c.p, index), index);
+	qmempool_free(c.p, c.m, handle);
+	return bytes;
+}
+
 /* The payload of an answer, whose buffer is freed. */
 static PyObject *queue_payload(struct pool_object *pool, int64_t answer)
 {
-	uint64_t index = (uint64_t)answer & ALF_INDEX_MASK, length = (uint64_t)answer >> 32;
-	uint64_t head = pool->headroom;
-	if (unlikely(answer & (int64_t)ANSWER_MOVED))
-		head = (uint64_t)shmpool_field(pool->key | (uint32_t)answer, SHMPOOL_HEADROOM);
-	if (unlikely(head > pool->stride || length > pool->stride - head))
-		head = length = 0; /* somebody scribbled over the header */
-	PyObject *bytes = PyBytes_FromStringAndSize(pool->data + index * pool->stride + head,
-						    (Py_ssize_t)length);
+	uint32_t index = answer & ALF_INDEX_MASK;
+	const struct qmempool *p = local_pool(key_pool(pool->key));
+	if (unlikely(!p))
+		return hot_fail(-EBADF, "recv");
+	PyObject *bytes = hot_payload(pool, qmempool_buffer(p, index), index);
 	shmpool_free(pool->key | (uint32_t)answer);
 	return bytes;
 }
@@ -213,10 +228,17 @@ static PyObject *queue_payload(struct pool_object *pool, int64_t answer)
 static PyObject *queue_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
 	struct queue_object *self = (struct queue_object *)object;
-	PyObject *timeout;
+	PyObject *timeout, *bytes;
+	int64_t answer;
 	if (hot_parse_timeout("recv", args, n, names, 0, &timeout))
 		return NULL;
-	int64_t answer = queue_answer(self, timeout);
+	bytes = queue_take(self, &answer);
+	if (likely(bytes))
+		return bytes;
+	if (answer > 0)
+		return NULL; /* no memory for it */
+	if (answer == -EAGAIN)
+		answer = queue_wait(self, timeout);
 	if (likely(answer >= 0))
 		return queue_payload(self->pool, answer);
 	if (answer == RAISED)
@@ -239,13 +261,14 @@ static PyObject *queue_try_get(PyObject *object, PyObject *unused)
 static PyObject *queue_try_recv(PyObject *object, PyObject *unused)
 {
 	struct queue_object *self = (struct queue_object *)object;
-	int64_t answer = shmpool_get(hot_queue_key(self));
+	int64_t code;
+	PyObject *bytes = queue_take(self, &code);
 	(void)unused;
-	if (answer >= 0)
-		return queue_payload(self->pool, answer);
-	if (answer == -EAGAIN)
+	if (bytes || code > 0)
+		return bytes;
+	if (code == -EAGAIN)
 		Py_RETURN_NONE;
-	return PyObject_CallMethod(object, "_recv_slow", "LO", (long long)answer, Py_False);
+	return PyObject_CallMethod(object, "_recv_slow", "LO", (long long)code, Py_False);
 }
 
 static Py_ssize_t queue_len(PyObject *object)

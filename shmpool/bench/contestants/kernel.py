@@ -73,7 +73,8 @@ class SeqPacket(OneByOne):
             for _ in range(self.spec.channels)
         ]
         for writer, reader in self.pairs:
-            writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * self.spec.size)
+            room = self.spec.depth * self.spec.size  # at most net.core.wmem_max
+            writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
             for end in (writer, reader):
                 end.settimeout(None)
         self._try()

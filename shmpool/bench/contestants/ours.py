@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""shmpool's ways: send and recv, many of them a call, one Buffer at a time, bursts as columns."""
+"""shmpool's ways: send and recv, many of them a call, one Buffer at a time (from queues that give
+what a killed consumer had in hand to another one), bursts as columns.
+"""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -13,12 +16,14 @@ from ..way import PATIENCE_S, Batch, Columns, InPlace, Many, OneByOne, Receive, 
 
 SMALL = 4096  # bytes of a message up to which a member may keep a full cache
 THREE_COLUMNS = 256  # bytes of a message up to which one column of whole messages is quicker
+RECOVER_TRIES = 100  # while something waits for a process that is in the middle of an operation
 CACHED, FEW = 1024, 8  # buffers for each process beyond those in queues
 
 
 class Ours(Way):
     library = "shmpool"
     package = "shmpool"
+    on_death = "free"  # what a consumer that is killed has in hand
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
@@ -39,7 +44,7 @@ class Ours(Way):
             prealloc=min(capacity, 4096) if spec.size <= SMALL else 0,
         )
         for channel in range(spec.channels):
-            self.pool.create_queue(str(channel), capacity=spec.depth)
+            self.pool.create_queue(str(channel), capacity=spec.depth, on_death=self.on_death)
 
     def remove(self) -> None:
         with suppress(shmpool.PoolNotFound):
@@ -48,14 +53,17 @@ class Ours(Way):
             self.pool.close()
 
     def recover(self) -> None:
-        """Survivors do it by themselves when they are stuck; a recover() is called too."""
-        if hasattr(self.pool, "recover"):
-            self.pool.recover()
+        """Survivors do it by themselves when they are stuck; this does it at once."""
+        for _ in range(RECOVER_TRIES):
+            if not self.pool.recover().postponed:
+                break
+            os.sched_yield()
 
     def leaked(self) -> int:
-        """What is neither free nor cached once nobody holds anything."""
+        """What is neither free nor cached nor in a queue once nobody holds anything."""
+        self.recover()
         audit = self.pool.audit()
-        return audit.total - audit.free - audit.cached
+        return audit.total - audit.free - audit.cached - sum(audit.queued.values())
 
     def queue(self, channel: int) -> shmpool.AlfQueue:
         return self.pool.queue(str(channel))
@@ -93,7 +101,10 @@ class SendRecvMany(Ours, Batch):
 
 
 class Buffers(Ours, InPlace):
+    """What a killed consumer has not freed goes to another one."""
+
     call = "Buffer"
+    on_death = "requeue"
 
     def writer(self, channel: int) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
         alloc, put, size = self.pool.alloc, self.queue(channel).put, self.spec.size
