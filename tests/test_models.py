@@ -2,7 +2,7 @@
 """The Spin models of tests/models: each is searched whole, and each mutation of them is found.
 
 What they cover, and what they do not, is in docs/models.md. With SHMPOOL_MODELS=long in the
-environment the largest are searched too, for some minutes each.
+environment the largest are searched too, for some minutes each, with up to 12 GB of memory.
 """
 
 import os
@@ -15,7 +15,7 @@ import pytest
 
 MODELS = Path(__file__).parent / "models"
 DEPTH = 40_000  # steps of the longest run; a search that would go deeper says so and fails
-MEMORY_MB = 6_000
+MEMORY_MB, LONG_MEMORY_MB = 6_000, 12_000
 
 
 def _queue(n0: int, n1: int, buffers: int, consumers: int, **other: int) -> dict[str, int]:
@@ -41,6 +41,7 @@ LONG = {
     "multi-consumers": _queue(2, 1, 3, 2, RECOVERERS=1, CRASHES=1),
     "single-consumer": _queue(2, 1, 3, 1, MULTI_CONSUMER=0),
     "single-producers-bulk": _queue(2, 1, 3, 1, MULTI_PRODUCER=0),
+    "two-of-everything": _queue(2, 1, 3, 2, MERGED=1, SEQUENTIAL=1),
 }
 
 MUTATIONS = [
@@ -66,6 +67,8 @@ MUTATIONS = [
     ("ROLE_BEFORE_PROD", QUEUES["single-producers"]),
     ("CONSUMER_ROLE_FIRST", LONG["single-consumer"]),
     ("ROLES_BEFORE_SWEEP", QUEUES["single-consumers"]),
+    ("NO_OP_COVER", LONG["two-of-everything"]),
+    ("CLAIM_FORGOTTEN", LONG["two-of-everything"]),
 ]
 CACHE_MUTATIONS = [
     "PURGE_FROM_OUTSIDE",
@@ -84,7 +87,7 @@ pytestmark = [
 ]
 
 
-def _search(model: str, options: dict[str, int], where: Path, level: str = "-O1") -> str:
+def _search(model: str, options: dict[str, int], where: Path, long: bool = False) -> str:
     """What the verifier of one model, generated and compiled in where, says in the end."""
     defines = [f"-D{name}={value}" for name, value in options.items()]
     run = {"cwd": where, "capture_output": True, "text": True}
@@ -93,11 +96,11 @@ def _search(model: str, options: dict[str, int], where: Path, level: str = "-O1"
     subprocess.run(
         [
             "gcc",
-            level,
+            "-O2" if long else "-O1",
             "-w",
             "-DSAFETY",
             "-DCOLLAPSE",
-            f"-DMEMLIM={MEMORY_MB}",
+            f"-DMEMLIM={LONG_MEMORY_MB if long else MEMORY_MB}",
             "-o",
             "pan",
             "pan.c",
@@ -105,7 +108,8 @@ def _search(model: str, options: dict[str, int], where: Path, level: str = "-O1"
         check=True,
         **run,
     )  # type: ignore[call-overload]
-    found = subprocess.run(["./pan", f"-m{DEPTH}", "-w22"], **run)  # type: ignore[call-overload]
+    hashed = "-w26" if long else "-w22"
+    found = subprocess.run(["./pan", f"-m{DEPTH}", hashed], **run)  # type: ignore[call-overload]
     said: str = found.stdout + found.stderr
     states = re.search(r"([\d.e+]+) states, stored", said)
     seconds = re.search(r"elapsed time ([\d.]+)", said)
@@ -128,10 +132,11 @@ def test_queue(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not IS_LONG, reason="takes minutes: SHMPOOL_MODELS=long")
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", LONG)
 def test_queue_long(name: str, tmp_path: Path) -> None:
     """The same with more members and buffers at once."""
-    _whole(_search("queue", LONG[name], tmp_path, "-O2"))
+    _whole(_search("queue", LONG[name], tmp_path, long=True))
 
 
 def test_cache(tmp_path: Path) -> None:

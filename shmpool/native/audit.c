@@ -32,7 +32,7 @@ static const struct alf_ring *ring_of(const struct walk *w, uint32_t queue)
 /* Whether the slot's buffer may have been taken from behind a stopped member (bypass.c). */
 static bool hollow(const struct qmempool *p, const struct alf_ring *r, alf_position at)
 {
-	alf_position limit = (alf_position)load_relaxed(&segment_shared(&p->segment)->bypassed);
+	alf_position limit = load_relaxed(&segment_shared(&p->segment)->bypassed);
 	return r->id == 0 && limit && (alf_distance)(at - limit) < 0;
 }
 
@@ -66,7 +66,8 @@ static void walk_cache(struct walk *w, const struct member *m)
 {
 	if (member_dead(load_acquire(&m->identity))) /* [MEMBER] */
 		return; /* what it had cached it holds, until it is taken back one by one */
-	uint64_t bottom = load_acquire(&m->cache_stolen), mask = w->p->cache_mask; /* [CACHE] */
+	cache_position bottom = load_acquire(&m->cache_stolen); /* [CACHE] */
+	uint64_t mask = w->p->cache_mask;
 	uint32_t len = member_cached(&w->p->segment, m);
 	for (uint32_t i = 0; i < len; i++) {
 		uint64_t handle = load_relaxed(&m->cache[(bottom + i) & mask]);

@@ -15,10 +15,11 @@ static struct pool_shared *shared(const struct qmempool *p)
 }
 
 /* Says that slots before limit may be hollow. */
-static void say_hollow(const struct qmempool *p, uint64_t limit)
+static void say_hollow(const struct qmempool *p, alf_position limit)
 {
-	uint64_t said = load_seq_cst(&shared(p)->bypassed);
-	while ((int64_t)(limit - said) > 0 &&
+	alf_position said = load_seq_cst(&shared(p)->bypassed);
+	limit += limit == 0; /* positions that have come round: one slot more does no harm */
+	while ((!said || (alf_distance)(limit - said) > 0) &&
 	       !cas_seq_cst(&shared(p)->bypassed, &said, limit)) /* [BYPASS] */
 		;
 }
@@ -73,7 +74,7 @@ uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *ha
 		uint64_t op = load_relaxed(&m->op);
 		alf_position cons = load_relaxed(&p->free.q->cons);
 		alf_position first = (alf_position)(cons - alf_op_offset(op, cons));
-		alf_position limit = (alf_position)load_relaxed(&shared(p)->bypassed);
+		alf_position limit = load_relaxed(&shared(p)->bypassed);
 		if ((alf_distance)(first - limit) >= 0)
 			return claimed;
 		for (uint32_t i = 0; i < claimed; i++)

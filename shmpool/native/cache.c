@@ -30,7 +30,7 @@ static bool entry_good(const struct qmempool *p, const struct member *m, uint64_
 /* Moves everything that is in m's cache to the shared queue. */
 static void spill(struct qmempool *p, struct member *m)
 {
-	uint64_t bottom = load_relaxed(&m->cache_stolen);
+	cache_position bottom = load_relaxed(&m->cache_stolen);
 	uint32_t len = member_cached(&p->segment, m);
 	for (uint32_t i = 0; i < len;) {
 		uint64_t some[BULK_MAX];
@@ -60,7 +60,7 @@ bool qmempool_honour(struct qmempool *p, struct member *m)
 static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim, uint64_t *handle,
 		    uint32_t max)
 {
-	uint64_t bottom = load_relaxed(&victim->cache_stolen);
+	cache_position bottom = load_relaxed(&victim->cache_stolen);
 	uint32_t len = member_cached(&p->segment, victim), got = 0, passed = 0;
 	while (got < max && passed < len) {
 		uint64_t h = victim->cache[(bottom + passed) & p->cache_mask], was = victim->tag;

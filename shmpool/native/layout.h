@@ -95,6 +95,10 @@ enum counter {
 	COUNTERS
 };
 
+/* Narrow where those of a ring are, for tests; then counters that are made of them are right modulo 2^bits. */
+typedef alf_position cache_position;
+typedef alf_shared_position shared_cache_position;
+
 /* A member: one thread that has attached. The other lines are written by their owner only, but
  * for thief and cache_stolen. */
 struct member {
@@ -115,13 +119,13 @@ struct member {
 	/* Lines 1 to 3: what it is doing, and what it counts. The local cache is a stack in a ring:
 	 * the owner pushes and pops at its top, which is cache_in - cache_out; a thief takes from its
 	 * bottom, which is cache_stolen. The three never go back but for an attempt undone. */
-	uint64_t op;       /* alf_op(): what it may have reserved or claimed */
-	uint32_t thief;    /* 0; CACHE_REQUESTED; or the tag of the member that empties it */
-	uint32_t tag;      /* | epoch 19 | its own number + 1, 13 |: what names it in owner words */
-	uint64_t cache_in; /* handles pushed */
-	uint64_t cache_out;          /* handles popped */
-	uint64_t cache_stolen;       /* handles taken by thieves */
-	uint64_t counters[COUNTERS]; /* member_count() */
+	uint64_t op;    /* alf_op(): what it may have reserved or claimed */
+	uint32_t thief; /* 0; CACHE_REQUESTED; or the tag of the member that empties it */
+	uint32_t tag;   /* | epoch 19 | its own number + 1, 13 |: what names it in owner words */
+	shared_cache_position cache_in;     /* handles pushed */
+	shared_cache_position cache_out;    /* handles popped */
+	shared_cache_position cache_stolen; /* handles taken by thieves */
+	uint64_t counters[COUNTERS];        /* member_count() */
 	uint64_t pad1[5];
 
 	/* Lines 4 and 5: what concerns the slot. What it had counted when this life of it began
@@ -145,7 +149,9 @@ struct pool_shared {
 	uint64_t namespaces; /* the creator's */
 	uint64_t abandoned;  /* buffers that were since the last sweep: OWNER_ABANDONED */
 	uint64_t trims;      /* extents taken away */
-	uint64_t bypassed; /* slots of the free ring before this position may be hollow: bypass.c */
+	/* 0 until there is one. */
+	alf_shared_position
+		bypassed; /* slots of the free ring before this position may be hollow: bypass.c */
 	uint64_t pad0[3];
 };
 #define SHARED_OFFSET (4 * CACHE_LINE)

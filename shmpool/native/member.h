@@ -89,17 +89,18 @@ static inline uint64_t member_counted(const struct member *m, int counter)
 /* Buffers in the member's local cache, as anybody may see it. */
 static inline uint32_t member_cached(const struct segment *s, const struct member *m)
 {
-	uint64_t len = load_acquire(&m->cache_in) - load_acquire(&m->cache_out) -
-		       load_acquire(&m->cache_stolen); /* [CACHE] */
+	cache_position len =
+		(cache_position)(load_acquire(&m->cache_in) - load_acquire(&m->cache_out) -
+				 load_acquire(&m->cache_stolen)); /* [CACHE] */
 	return len > (uint64_t)s->geometry.cache_size ? 0 : (uint32_t)len;
 }
 
 /* How many buffers the member has in hand, its local cache not counted. */
 static inline uint64_t member_held(const struct member *m)
 {
-	return member_counted(m, COUNT_ALLOC) + member_counted(m, COUNT_DEQUEUE) +
-	       member_counted(m, COUNT_ADOPT) - member_counted(m, COUNT_FREE) -
-	       member_counted(m, COUNT_ENQUEUE) - load_relaxed(&m->adopted);
+	return (cache_position)(member_counted(m, COUNT_ALLOC) + member_counted(m, COUNT_DEQUEUE) +
+				member_counted(m, COUNT_ADOPT) - member_counted(m, COUNT_FREE) -
+				member_counted(m, COUNT_ENQUEUE) - load_relaxed(&m->adopted));
 }
 
 #endif

@@ -146,8 +146,10 @@ static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32
 /* Pushes n handles onto m's cache; false if they do not fit or somebody is at it. */
 static bool push(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	uint64_t top = load_relaxed(&m->cache_in) - load_relaxed(&m->cache_out);
-	uint64_t len = top - load_acquire(&m->cache_stolen), size = p->cache_size; /* [CACHE] */
+	cache_position top =
+		(cache_position)(load_relaxed(&m->cache_in) - load_relaxed(&m->cache_out));
+	cache_position len = (cache_position)(top - load_acquire(&m->cache_stolen)); /* [CACHE] */
+	uint64_t size = p->cache_size;
 	if (load_relaxed(&m->thief) || n > size || len > size - n)
 		return false;
 	for (uint32_t i = 0; i < n; i++)

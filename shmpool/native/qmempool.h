@@ -119,12 +119,14 @@ static inline void qmempool_prefetch(const struct qmempool *p, uint32_t index)
 static ALWAYS_INLINE bool cache_pop(struct qmempool *p, struct member *m, uint64_t *handle,
 				    uint32_t n)
 {
-	uint64_t out = load_relaxed(&m->cache_out), top = load_relaxed(&m->cache_in) - out;
+	cache_position out = load_relaxed(&m->cache_out);
+	cache_position top = (cache_position)(load_relaxed(&m->cache_in) - out);
 	store_relaxed(&m->cache_out, out + n); /* [CACHE] */
 	barrier_asymmetric();
 	if (likely(!load_acquire(&m->thief))) { /* [CACHE] */
 		/* Unsigned: less than none is more than fits. */
-		uint64_t size = p->cache_size, left = top - load_relaxed(&m->cache_stolen) - n;
+		uint64_t size = p->cache_size;
+		cache_position left = (cache_position)(top - load_relaxed(&m->cache_stolen) - n);
 		if (n == 1 ? likely(left < size) : likely(n <= size && left <= size - n)) {
 			uint64_t from = (top - n) & p->cache_mask;
 			if (n == 1) {
@@ -184,9 +186,11 @@ static inline int qmempool_free_bulk(struct qmempool *p, struct member *m, const
 				     uint32_t n)
 {
 	/* Read once: the compiler cannot know that no generation stored below is one of them. */
-	const uint64_t in = load_relaxed(&m->cache_in), top = in - load_relaxed(&m->cache_out);
-	const uint64_t len = top - load_acquire(&m->cache_stolen),
-		       size = p->cache_size; /* [CACHE] */
+	const cache_position in = load_relaxed(&m->cache_in);
+	const cache_position top = (cache_position)(in - load_relaxed(&m->cache_out));
+	const cache_position len =
+		(cache_position)(top - load_acquire(&m->cache_stolen)); /* [CACHE] */
+	const uint64_t size = p->cache_size;
 	const uint64_t mine = m->tag, capacity = p->capacity;
 	struct buffer *const buffers = p->buffers;
 	uint64_t *const room = &m->cache[top & p->cache_mask];
@@ -217,9 +221,10 @@ static ALWAYS_INLINE int qmempool_alloc(struct qmempool *p, struct member *m, ui
 /* qmempool_free_bulk of one, whose handle stays in a register. */
 static ALWAYS_INLINE int qmempool_free(struct qmempool *p, struct member *m, uint64_t handle)
 {
-	const uint64_t in = load_relaxed(&m->cache_in), top = in - load_relaxed(&m->cache_out);
+	const cache_position in = load_relaxed(&m->cache_in);
+	const cache_position top = (cache_position)(in - load_relaxed(&m->cache_out));
 	const uint64_t size = p->cache_size;
-	if (unlikely(top - load_acquire(&m->cache_stolen) >= size)) /* [CACHE] */
+	if (unlikely((cache_position)(top - load_acquire(&m->cache_stolen)) >= size)) /* [CACHE] */
 		return qmempool_free_one(p, m, handle);
 	if (SHMPOOL_CHECK) {
 		struct buffer *b = &p->buffers[handle_index(handle)];

@@ -10,6 +10,7 @@
  *     CRASHES     at most
  *     SIZE        slots of the ring
  *     HAND_ON     1: there may be no room where a recoverer is to put a buffer, as for a requeue
+ *     SEQUENTIAL  1: the second recoverer begins when the first has died
  *     REUSE       1: a newcomer attaches to the first producer's slot once that is released
  *
  * Members: 0 and 1 produce, 2 and 3 consume, 4 and 5 recover.
@@ -79,12 +80,17 @@ end:
 }
 
 #define OTHER (9 - me)
-#define BESIDE (pc[OTHER] > dead && !alone && LEFT)
+#ifndef SEQUENTIAL
+#define SEQUENTIAL 0
+#endif
+#define MAY_BEGIN (!SEQUENTIAL || me == 4 || pc[4] == dead)
+#define BESIDE (!SEQUENTIAL && pc[OTHER] > dead && !alone && LEFT)
 #define LEFT (UNRECOVERED(0) || UNRECOVERED(1) || UNRECOVERED(2) || UNRECOVERED(3) || UNRECOVERED(4) || \
 	 owner[0] == ABANDONED || owner[1] == ABANDONED || owner[BUFFERS - 1] == ABANDONED)
 #define KILL_RECOVERER (me == 5 && pc[4] >= STORES && VICTIM(4))
 #define KILLABLE                                                                                   \
-	(VICTIM(0) || VICTIM(1) || VICTIM(2) || (VICTIM(3) && pc[2] == dead) || KILL_RECOVERER)
+	((MAY_BEGIN && (VICTIM(0) || VICTIM(1) || VICTIM(2) || (VICTIM(3) && pc[2] == dead))) ||   \
+	 KILL_RECOVERER)
 
 /* One begins when somebody has died, or beside another; and alone when nobody else can go on, if
  * somebody is left: nothing may be left after that. */
@@ -106,10 +112,10 @@ end:
 	:: atomic {
 		pc[me] == at_rest && (KILLABLE || BESIDE) ->
 		if
-		:: VICTIM(0) -> kill(0)
-		:: VICTIM(1) -> kill(1)
-		:: VICTIM(2) -> kill(2)
-		:: VICTIM(3) && pc[2] == dead -> kill(3) /* consumers are alike */
+		:: MAY_BEGIN && VICTIM(0) -> kill(0)
+		:: MAY_BEGIN && VICTIM(1) -> kill(1)
+		:: MAY_BEGIN && VICTIM(2) -> kill(2)
+		:: MAY_BEGIN && VICTIM(3) && pc[2] == dead -> kill(3) /* consumers are alike */
 		:: KILL_RECOVERER -> kill(4)
 		:: BESIDE
 		fi;
@@ -123,7 +129,7 @@ end:
 		alone = 0;
 		d_step { recover_mark(); onward() }
 	   }
-	:: atomic { timeout && pc[me] == at_rest && LEFT -> alone = 1; d_step { recover_mark(); onward() } }
+	:: atomic { timeout && MAY_BEGIN && pc[me] == at_rest && LEFT -> alone = 1; d_step { recover_mark(); onward() } }
 	:: atomic { pc[me] == dead && dead_tags -> forget(); postponed = 0; locked = 0 }
 	od
 }

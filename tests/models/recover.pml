@@ -73,6 +73,23 @@ inline forget()
 /* The next slot whose member is dead, which is said there. Who dies in a slot behind is another run's. */
 inline recover_mark()
 {
+#if MERGED
+	do
+	:: i < MEMBERS ->
+		if
+		:: (identity[i] & DEAD) || (identity[i] != 0 && GONE(identity[i])) ->
+			identity[i] = identity[i] | DEAD;
+			dead_is[i] = identity[i];
+			dead_tags = dead_tags | BIT(dead_is[i] - DEAD);
+			dead_op[i] = op[i]
+		:: else
+		fi;
+		i++
+	:: else -> break
+	od;
+	i = 0;
+	on(thieves_next)
+#else
 	do
 	:: i < MEMBERS && !(identity[i] & DEAD) && !(identity[i] != 0 && GONE(identity[i])) -> i++
 	:: else -> break
@@ -85,6 +102,7 @@ inline recover_mark()
 		next(recover_mark_op)
 	:: else -> i = 0; on(thieves_next)
 	fi
+#endif
 }
 
 /* What follows a step at once: work on the recoverer's own variables, up to its next load or store. */
@@ -313,7 +331,16 @@ inline recover()
 
 	:: pc[me] == recover_finish_cas ->
 		if
-		:: thief[i] == 0 || IN_DEAD(thief[i]) -> thief[i] = tag; next(recover_finish_check)
+		:: thief[i] == 0 || IN_DEAD(thief[i]) ->
+			thief[i] = tag;
+#if MERGED
+			if
+			:: identity[i] != dead_is[i] -> next(recover_finish_thief)
+			:: else -> next(recover_finish_op)
+			fi
+#else
+			next(recover_finish_check)
+#endif
 		:: else -> locked = locked || identity[i] == dead_is[i]; i++; on(finish_next) /* another recoverer has it */
 		fi
 	:: pc[me] == recover_finish_check ->

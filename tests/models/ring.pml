@@ -14,10 +14,16 @@
  *
  * Ghosts (gone, crashes, real, order) follow what is true; the C code has only the kernel's word for gone.
  *
+ * MERGED 1: the loads of a call that follow each other are one step, as are those of recover_mark() and
+ * recovery_look(), so that models with more members can be searched whole.
+ *
  * The including model sets SIZE, BUFFERS, MEMBERS, CRASHES, MULTI_PRODUCER, MULTI_CONSUMER.
  */
 #include "steps.pml"
 
+#ifndef MERGED
+#define MERGED 0
+#endif
 #define NONE 255
 #define VOID 4
 
@@ -145,7 +151,14 @@ inline transfer_in()
 		next(finished)
 	:: pc[me] == alf_reserve_prod ->
 		my[me].at = prod;
+#if MERGED
+		if
+		:: cons + SIZE - my[me].at >= my[me].n -> next(RESERVE_FIRST)
+		:: else -> my[me].at = NONE; next(alf_done_in)
+		fi
+#else
 		next(alf_reserve_cons)
+#endif
 	:: pc[me] == alf_reserve_cons ->
 		if
 		:: cons + SIZE - my[me].at >= my[me].n -> next(RESERVE_FIRST)
@@ -207,6 +220,27 @@ inline claimed(b)
 	fi
 }
 
+/* What MERGED makes of alf_read: all slots at once. */
+inline read_all()
+{
+	do
+	:: my[me].k == 0 && my[me].n < 2 && my[me].span < SIZE ->
+		seen = slot[(my[me].at + my[me].span) % SIZE];
+		if
+		:: PUBLISHED(seen, my[me].at + my[me].span) -> my[me].h[my[me].n] = seen % 8; my[me].n++; my[me].span++
+		:: VOIDED(seen, my[me].at + my[me].span) -> my[me].span++
+		:: else -> my[me].k = 1
+		fi;
+		seen = 0
+	:: else -> break
+	od;
+	my[me].k = 0;
+	if
+	:: my[me].span == 0 -> next((MULTI_CONSUMER -> alf_done_out : at_rest))
+	:: else -> next((MULTI_CONSUMER -> alf_claim_op : alf_claim_cas))
+	fi
+}
+
 /* Takes up to 2. Begins at GET_FIRST, ends at_rest. */
 inline transfer_out()
 {
@@ -217,6 +251,10 @@ inline transfer_out()
 		my[me].at = cons;
 		my[me].span = 0;
 		my[me].n = 0;
+#if MERGED
+		read_all()
+	:: pc[me] == alf_read -> read_all()
+#else
 		next(alf_read)
 	:: pc[me] == alf_read -> /* alf_read_each: a slot a step, voids stepped over */
 		seen = slot[(my[me].at + my[me].span) % SIZE];
@@ -235,6 +273,7 @@ inline transfer_out()
 			fi
 		:: else
 		fi
+#endif
 	:: pc[me] == alf_claim_again ->
 		if :: cons == my[me].at -> next(alf_done_out) :: else -> my[me].at = cons; next(alf_read) fi
 	:: pc[me] == alf_claim_op ->

@@ -89,6 +89,12 @@ inline sweep_steps()
 #else
 		next(sweep_owner)
 #endif
+#if MERGED
+	:: pc[me] == sweep_live ->
+		seen_op[0] = (LIVE(2) && KIND(op[2]) == DEQUEUE -> op[2] : 0);
+		seen_op[1] = (LIVE(3) && KIND(op[3]) == DEQUEUE -> op[3] : 0);
+		next(sweep_owner)
+#else
 	:: pc[me] == sweep_live -> /* recovery_look: a member a step */
 		seen_op[i] = (LIVE(i + 2) && KIND(op[i + 2]) == DEQUEUE -> op[i + 2] : 0);
 		i++;
@@ -102,6 +108,7 @@ inline sweep_steps()
 #endif
 		:: else
 		fi
+#endif
 	:: pc[me] == sweep_owner -> /* dead_has, dead_claim */
 		take = owner[d_b];
 		at = (IS_TRANSIT(take) -> take - 128 : 0);

@@ -14,7 +14,9 @@
 #include "alf_queue.h"
 #include "check.h"
 
+#ifndef PACE_STEPS
 #define PACE_STEPS (SHMPOOL_POSITION_BITS == 8 ? 8u : 64u)
+#endif
 
 static uint32_t pace_inside; /* threads in an operation */
 static uint32_t pace_gates;  /* threads that wait for those to come out, and let nobody in */

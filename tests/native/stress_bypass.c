@@ -4,6 +4,9 @@
  * allocate all that there is: nobody gets a buffer that somebody else has, nobody goes without, and in
  * the end every buffer is home.
  *
+ * With narrow positions (SHMPOOL_POSITION_BITS) there are no other threads: who stops for long would see
+ * them come round.
+ *
  * Usage: stress_bypass STOPS
  */
 #define _GNU_SOURCE
@@ -64,6 +67,8 @@ static void all_but(uint32_t missing)
 int main(int argc, char **argv)
 {
 	uint32_t stops = argc > 1 ? (uint32_t)atoi(argv[1]) : 1000;
+	uint32_t alone = SHMPOOL_POSITION_BITS == 64 ? stops / 2 : stops;
+	uint64_t moved = 0; /* by the positions of the ring of free buffers */
 	pthread_t thread[WORKERS];
 	struct member *stopped;
 	struct shmpool_audit audit;
@@ -81,7 +86,8 @@ int main(int argc, char **argv)
 	for (uint32_t i = 0; i < stops; i++) {
 		const struct alf_ring *ring = &pool()->free;
 		alf_position at;
-		if (i == stops / 2)
+		alf_position before = ring->q->prod;
+		if (i == alone)
 			for (int k = 0; k < WORKERS; k++)
 				CHECK(!pthread_create(&thread[k], NULL, work, NULL));
 		uint32_t n = 0;
@@ -95,22 +101,23 @@ int main(int argc, char **argv)
 			EQUAL(0, qmempool_free_bulk(pool(), stopped, handle, n));
 			continue;
 		}
-		if (i < stops / 2)
+		if (i < alone)
 			all_but(n);
 		alf_publishing(&stopped->op, n, ALF_MULTI);
 		for (uint32_t k = 0; k < n; k++)
 			store_release(&qmempool_buffer(pool(), handle_index(handle[k]))->owner,
 				      owner_transit(0, at + k)); /* [OWNER] */
-		if (i < stops / 2)
+		if (i < alone)
 			all_but(n);
 		else
 			usleep(i % 200);
 		alf_publish(ring, at, handle, n);
 		alf_done(&stopped->op, ALF_MULTI);
 		most = n > most ? n : most;
+		moved += (alf_position)(load_relaxed(&ring->q->prod) - before);
 	}
 	store_relaxed(&stop, 1);
-	for (int k = 0; k < WORKERS; k++)
+	for (int k = 0; k < WORKERS && alone < stops; k++)
 		pthread_join(thread[k], NULL);
 	all_but(0);
 	EQUAL(0, audit_count(pool(), &audit, held, 8, queued, 2));
@@ -118,6 +125,9 @@ int main(int argc, char **argv)
 	EQUAL(0, audit.doubled + audit.unaccounted);
 	printf("%u stops with up to %u buffers, %llu allocated by others\n", stops, most,
 	       (unsigned long long)allocated);
+	if (SHMPOOL_POSITION_BITS < 64)
+		printf("positions came round %llu times\n",
+		       (unsigned long long)moved >> (SHMPOOL_POSITION_BITS & 63));
 	EQUAL(0, local_close(pool_number));
 	return 0;
 }

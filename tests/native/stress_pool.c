@@ -22,13 +22,28 @@
 /* The positions bear no larger ring, and no bulks of a cache's size: members have none. */
 #define CAPACITY 64
 #define CACHE 0
+#define REFILL 16
 #define BULK 2
 #define ROOM 16
+#define HOARD 1
+#elif SHMPOOL_POSITION_BITS == 16
+/* Large bulks, so that the positions come round often; and more often in a large queue, because it takes
+ * fewer changes of threads. */
+#ifndef CAPACITY
+#define CAPACITY 1024
+#endif
+#define CACHE 64
+#define REFILL 64
+#define BULK 64
+#define ROOM (CAPACITY / 4)
+#define HOARD 64
 #else
 #define CAPACITY 256
 #define CACHE 32
+#define REFILL 16
 #define BULK 8
 #define ROOM 32
+#define HOARD 1
 #endif
 /* With narrow positions nobody sleeps inside an operation: pace.h. */
 #define PACED_WAIT (SHMPOOL_POSITION_BITS < 64)
@@ -144,10 +159,11 @@ static void *hoard(void *argument)
 	(void)argument;
 	while (!load_relaxed(&stop)) {
 		uint32_t n = 0;
-		while (n < CAPACITY / 2 && PACED(qmempool_alloc(pool(), m, &handle[n])) == 0)
-			n++;
-		for (uint32_t i = 0; i < n; i++)
-			EQUAL(0, PACED(qmempool_free(pool(), m, handle[i])));
+		while (n < CAPACITY / 2 &&
+		       PACED(qmempool_alloc_bulk(pool(), m, &handle[n], HOARD)) == 0)
+			n += HOARD;
+		for (uint32_t i = 0; i < n; i += HOARD)
+			EQUAL(0, PACED(qmempool_free_bulk(pool(), m, &handle[i], HOARD)));
 		if (n && SHMPOOL_CHECK)
 			EQUAL(-ESTALE, qmempool_free(pool(), m, handle[n - 1]));
 	}
@@ -205,7 +221,7 @@ int main(int argc, char **argv)
 							      .capacity = CAPACITY,
 							      .prealloc = 16,
 							      .cache_size = CACHE,
-							      .bulk = 16,
+							      .bulk = REFILL,
 							      .refill_multiplier = 1,
 							      .members = 16,
 							      .queues = 8 });

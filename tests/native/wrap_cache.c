@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * wrap_cache.c - two members of one pool, in one thread, allocate, free, run dry and empty each other's
+ * cache until the positions of their caches have come round often. What each has is what it counts, and
+ * the audit is exact.
+ *
+ * Usage: wrap_cache STEPS. Prints how often each position came round, of both members together.
+ */
+#define _GNU_SOURCE
+#include "audit.h"
+#include "local.h"
+#include "member.h"
+#include "memfd_pool.h"
+#include "qmempool.h"
+
+#define CAPACITY 64u
+#define CACHE 16u
+#define SOME 8u /* buffers at a time: SHMPOOL_POSITION_BITS is 8 or 16, and they fit a cache */
+
+static uint32_t pool_number;
+
+struct worker {
+	struct member *m;
+	uint64_t hand[CAPACITY];
+	uint32_t held;
+	cache_position in, out, stolen;       /* as seen last */
+	uint64_t in_all, out_all, stolen_all; /* how far they have moved */
+};
+
+static struct qmempool *pool(void)
+{
+	return local_pool(pool_number);
+}
+
+static uint32_t random_below(uint32_t n)
+{
+	static uint64_t state = 88172645463325252ull;
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return (uint32_t)(state >> 32) % n;
+}
+
+static void look(struct worker *w)
+{
+	cache_position in = w->m->cache_in, out = w->m->cache_out, stolen = w->m->cache_stolen;
+	w->in_all += (cache_position)(in - w->in);
+	w->out_all += (cache_position)(out - w->out);
+	w->stolen_all += (cache_position)(stolen - w->stolen);
+	w->in = in;
+	w->out = out;
+	w->stolen = stolen;
+	EQUAL(w->held, member_held(w->m));
+	CHECK(member_cached(&pool()->segment, w->m) <= CACHE);
+}
+
+static void step(struct worker *w, uint32_t most)
+{
+	uint32_t n = 1 + random_below(SOME);
+	if (w->held + n <= most) {
+		if (qmempool_alloc_bulk(pool(), w->m, &w->hand[w->held], n) == 0)
+			w->held += n;
+	} else if (n <= w->held) {
+		w->held -= n;
+		EQUAL(0, qmempool_free_bulk(pool(), w->m, &w->hand[w->held], n));
+	}
+}
+
+static void check_all(uint32_t held)
+{
+	struct shmpool_audit audit;
+	struct shmpool_held list[8];
+	uint64_t queued[2] = { 0 };
+	EQUAL(0, audit_count(pool(), &audit, list, 8, queued, 2));
+	EQUAL(0, audit.unaccounted + audit.doubled);
+	EQUAL(CAPACITY, audit.free + audit.cached + held);
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t steps = argc > 1 ? (uint64_t)atoll(argv[1]) : 100000;
+	const unsigned bits = SHMPOOL_POSITION_BITS & 63;
+	struct worker worker[2] = { 0 };
+	pool_number = memfd_pool(&(struct shmpool_geometry) { .buffer_size = 64,
+							      .capacity = CAPACITY,
+							      .prealloc = CAPACITY,
+							      .cache_size = CACHE,
+							      .bulk = CACHE,
+							      .refill_multiplier = 1,
+							      .members = 4,
+							      .queues = 1 });
+	for (int i = 0; i < 2; i++)
+		EQUAL(0, member_attach(&pool()->segment, pool_number, false, &worker[i].m));
+	for (uint64_t i = 0; i < steps; i++) {
+		/* By turns a cache is enough, and there are fewer buffers than both want to have. */
+		uint32_t most = i / 256 % 4 ? CACHE : CAPACITY;
+		step(&worker[random_below(2)], most);
+		look(&worker[0]);
+		look(&worker[1]);
+		if (i % 1024 == 0)
+			check_all(worker[0].held + worker[1].held);
+	}
+	for (int i = 0; i < 2; i++) {
+		struct worker *w = &worker[i];
+		EQUAL(0, qmempool_free_bulk(pool(), w->m, w->hand, w->held));
+		qmempool_drain(pool(), w->m);
+		member_release(&pool()->segment, w->m);
+	}
+	check_all(0);
+	printf("pushed: came round %llu times; popped: %llu times; stolen: %llu times\n",
+	       (unsigned long long)(worker[0].in_all + worker[1].in_all) >> bits,
+	       (unsigned long long)(worker[0].out_all + worker[1].out_all) >> bits,
+	       (unsigned long long)(worker[0].stolen_all + worker[1].stolen_all) >> bits);
+	EQUAL(0, local_close(pool_number));
+	return 0;
+}
