@@ -4,7 +4,9 @@
  * cache until the positions of their caches have come round often. What each has is what it counts, and
  * the audit is exact.
  *
- * Usage: wrap_cache STEPS. Prints how often each position came round, of both members together.
+ * After STEPS of that come TURNS in which all buffers go from one cache to the other and back.
+ *
+ * Usage: wrap_cache STEPS TURNS. Prints how often each position came round, of both members together.
  */
 #define _GNU_SOURCE
 #include "audit.h"
@@ -13,9 +15,15 @@
 #include "memfd_pool.h"
 #include "qmempool.h"
 
-#define CAPACITY 64u
-#define CACHE 16u
-#define SOME 8u /* buffers at a time: SHMPOOL_POSITION_BITS is 8 or 16, and they fit a cache */
+#if SHMPOOL_POSITION_BITS == 8
+#define CAPACITY 64u /* the positions bear no larger ring */
+#else
+#define CAPACITY 1024u
+#endif
+#define CACHE CAPACITY
+#define BULK 16u
+#define USED 16u /* buffers that one has at most while there are enough */
+#define SOME 8u  /* at a time */
 
 static uint32_t pool_number;
 
@@ -66,6 +74,13 @@ static void step(struct worker *w, uint32_t most)
 	}
 }
 
+/* Takes all, from the other's cache, into its own. */
+static void turn(struct worker *w)
+{
+	EQUAL(0, qmempool_alloc_bulk(pool(), w->m, w->hand, CAPACITY));
+	EQUAL(0, qmempool_free_bulk(pool(), w->m, w->hand, CAPACITY));
+}
+
 static void check_all(uint32_t held)
 {
 	struct shmpool_audit audit;
@@ -79,13 +94,14 @@ static void check_all(uint32_t held)
 int main(int argc, char **argv)
 {
 	uint64_t steps = argc > 1 ? (uint64_t)atoll(argv[1]) : 100000;
+	uint64_t turns = argc > 2 ? (uint64_t)atoll(argv[2]) : 1000;
 	const unsigned bits = SHMPOOL_POSITION_BITS & 63;
 	struct worker worker[2] = { 0 };
 	pool_number = memfd_pool(&(struct shmpool_geometry) { .buffer_size = 64,
 							      .capacity = CAPACITY,
 							      .prealloc = CAPACITY,
 							      .cache_size = CACHE,
-							      .bulk = CACHE,
+							      .bulk = BULK,
 							      .refill_multiplier = 1,
 							      .members = 4,
 							      .queues = 1 });
@@ -93,7 +109,7 @@ int main(int argc, char **argv)
 		EQUAL(0, member_attach(&pool()->segment, pool_number, false, &worker[i].m));
 	for (uint64_t i = 0; i < steps; i++) {
 		/* By turns a cache is enough, and there are fewer buffers than both want to have. */
-		uint32_t most = i / 256 % 4 ? CACHE : CAPACITY;
+		uint32_t most = i / 256 % 4 ? USED : CAPACITY;
 		step(&worker[random_below(2)], most);
 		look(&worker[0]);
 		look(&worker[1]);
@@ -101,8 +117,18 @@ int main(int argc, char **argv)
 			check_all(worker[0].held + worker[1].held);
 	}
 	for (int i = 0; i < 2; i++) {
+		EQUAL(0, qmempool_free_bulk(pool(), worker[i].m, worker[i].hand, worker[i].held));
+		worker[i].held = 0;
+	}
+	for (uint64_t i = 0; i < turns; i++) {
+		turn(&worker[i % 2]);
+		look(&worker[0]);
+		look(&worker[1]);
+		if (i % 1024 == 0)
+			check_all(0);
+	}
+	for (int i = 0; i < 2; i++) {
 		struct worker *w = &worker[i];
-		EQUAL(0, qmempool_free_bulk(pool(), w->m, w->hand, w->held));
 		qmempool_drain(pool(), w->m);
 		member_release(&pool()->segment, w->m);
 	}
