@@ -26,6 +26,10 @@ collect_ignore = ["fuzz_wire.py"]  # not a test: it wants a library that only `m
 DEADLINE_S = 60.0  # a guard against hangs, never a measure
 _numbers = itertools.count()
 
+# A shell starts what goes into its background with SIGINT ignored, which children would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 MakePool = Callable[..., shmpool.Pool]
 Eventually = Callable[[Callable[[], object]], None]
 
