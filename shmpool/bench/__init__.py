@@ -8,7 +8,7 @@ way             what a contestant is
 message         what is sent, and the check of what arrived
 board           the accounts that processes leave, killed or not
 crew            the processes of a run
-loops, pingpong what the processes do, the same for all
+producing, consuming, pingpong    what the processes do, the same for all
 contestants/    an adapter for each library
 throughput, latency, robustness    one run of each kind
 hop, others     how far apart the two cores are just now; what other programs took of them

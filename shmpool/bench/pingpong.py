@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What two processes do to and fro: ping and echo, and one that waits for what never comes.
 
-Each function opens its ends first and returns the work, as in loops.py.
+Each function opens its ends first and returns the work, as in producing.py.
 """
 
 import contextlib
@@ -12,8 +12,8 @@ from typing import Any
 
 from . import message
 from .board import DONE, SEATS, STOP, Board
-from .loops import Work
 from .message import STEP
+from .producing import Work
 from .way import PATIENCE_S, OneByOne, Packet, Receive, Send
 
 HOLD_S = 0.02  # between two looks of who has nothing to do

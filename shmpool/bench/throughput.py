@@ -8,9 +8,11 @@ know only links or topics use one for each pair of processes.
 import time
 from dataclasses import asdict, dataclass
 
-from . import loops, message
+from . import message
 from .board import SEATS, Board, length
+from .consuming import consume
 from .crew import Crew, RunError, Usage, Worker
+from .producing import produce
 from .way import Shape, Spec, Way
 
 WARM_S = 0.05
@@ -42,7 +44,7 @@ class Load:
         own = spec.channels > 1  # a channel for each
         producers = [
             crew.add(
-                loops.produce,
+                produce,
                 range(spec.channels) if self.to_all else range(n * own, n * own + 1),
                 exact,
                 number=n * (not own),
@@ -50,7 +52,7 @@ class Load:
             for n in range(self.producers)
         ]
         consumers = [
-            crew.add(loops.consume, n * own, number=n * (not own)) for n in range(self.consumers)
+            crew.add(consume, n * own, exact, number=n * (not own)) for n in range(self.consumers)
         ]
         return producers, consumers
 

@@ -4,7 +4,8 @@
 The parent makes an object for a Spec and calls create() and, at the end, remove(). The object is
 handed to each process of the run (so what create() stored in it must survive pickling for a new
 process); there its ends are opened before anything is measured: sender() and the like give the
-callables that the loops (loops.py) call, as close to the library's own function as may be.
+callables that the loops (producing.py, consuming.py) call, as close to the library's own function
+as may be.
 
 A way says False, or raises one of `full`, when there is no room; None, or raises one of `empty`,
 when there is nothing. What to do then is the loops' business, the same for all.
@@ -123,11 +124,15 @@ class OneByOne(Way):
     """Sends and receives one message a call, copied."""
 
     blocks = True  # receiver(timeout) sleeps in the kernel
+    copies = True  # what it receives are bytes of their own, which stay as they are
     polling = True  # there is a poller()
 
     @abstractmethod
     def sender(self, channel: int) -> Send:
-        """Sends a message; waits for room, or returns False or raises one of `full`."""
+        """Sends a message; waits for room, or returns False or raises one of `full`.
+
+        It need not stop waiting by itself: when producers are told to stop, consumers still get
+        what there is."""
 
     @abstractmethod
     def receiver(self, channel: int, timeout: float) -> Receive:
@@ -140,6 +145,8 @@ class OneByOne(Way):
 
 class InPlace(OneByOne):
     """Messages are written where they are passed on, and read where they arrived."""
+
+    copies = False
 
     @abstractmethod
     def writer(self, channel: int) -> tuple[Callable[[], Packet | None], Callable[[Packet], Any]]:

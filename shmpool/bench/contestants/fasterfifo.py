@@ -40,10 +40,11 @@ class PutGet(FasterFifo, OneByOne):
     call = "put, get"
 
     def sender(self, channel: int) -> Send:
-        return partial(self.queues[channel].put, timeout=PATIENCE_S)
+        put: Send = self.queues[channel].put
+        return put
 
     def receiver(self, channel: int, timeout: float) -> Receive:
-        return partial(self.queues[channel].get, timeout=timeout)
+        return partial(self.queues[channel].get, True, timeout)
 
     def poller(self, channel: int) -> Receive:
         get_nowait: Receive = self.queues[channel].get_nowait
@@ -54,8 +55,8 @@ class PutGetMany(FasterFifo, Batch):
     call = "put_many, get_many"
 
     def sender_many(self, channel: int) -> Callable[[list[bytes]], None]:
-        return partial(self.queues[channel].put_many, timeout=PATIENCE_S)
+        put_many: Callable[[list[bytes]], None] = self.queues[channel].put_many
+        return put_many
 
     def receiver_many(self, channel: int) -> Callable[[], list[bytes]]:
-        get_many = self.queues[channel].get_many
-        return partial(get_many, timeout=PATIENCE_S, max_messages_to_get=self.batch)
+        return partial(self.queues[channel].get_many, True, PATIENCE_S, self.batch)

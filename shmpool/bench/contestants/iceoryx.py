@@ -144,6 +144,7 @@ class Events(Iceoryx2, OneByOne):
 
     call = "loan, receive, event"
     polling = False
+    copies = False
 
     def sender(self, channel: int) -> Send:
         acquire, commit = self._writer(channel)

@@ -51,7 +51,8 @@ class MessageQueue(OneByOne):
                 posix_ipc.unlink_message_queue(self._name(channel))
 
     def sender(self, channel: int) -> Send:
-        return partial(posix_ipc.MessageQueue(self._name(channel)).send, timeout=PATIENCE_S)
+        send: Send = posix_ipc.MessageQueue(self._name(channel)).send
+        return send
 
     def receiver(self, channel: int, timeout: float) -> Receive:
         receive = posix_ipc.MessageQueue(self._name(channel)).receive

@@ -73,7 +73,7 @@ class SendRecv(Ours, OneByOne):
     call = "send, recv"
 
     def sender(self, channel: int) -> Send:
-        return partial(self.queue(channel).send, timeout=PATIENCE_S)
+        return self.queue(channel).send
 
     def receiver(self, channel: int, timeout: float) -> Receive:
         return partial(self.queue(channel).recv, timeout)
@@ -110,11 +110,11 @@ class Buffers(Ours, InPlace):
         alloc, put, size = self.pool.alloc, self.queue(channel).put, self.spec.size
 
         def acquire() -> shmpool.Buffer:
-            buffer = alloc(PATIENCE_S)
+            buffer = alloc()
             buffer.length = size
             return buffer
 
-        return acquire, partial(put, timeout=PATIENCE_S)
+        return acquire, put
 
     def receiver(self, channel: int, timeout: float) -> Receive:
         return partial(self.queue(channel).get, timeout)

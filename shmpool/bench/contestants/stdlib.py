@@ -8,7 +8,7 @@ from functools import partial
 from multiprocessing.shared_memory import SharedMemory
 
 from ..crew import context
-from ..way import PATIENCE_S, OneByOne, Receive, Send, Shape
+from ..way import OneByOne, Receive, Send, Shape
 
 
 class Queue(OneByOne):
@@ -26,7 +26,7 @@ class Queue(OneByOne):
             channel.close()
 
     def sender(self, channel: int) -> Send:
-        return partial(self.queues[channel].put, timeout=PATIENCE_S)
+        return self.queues[channel].put
 
     def receiver(self, channel: int, timeout: float) -> Receive:
         return partial(self.queues[channel].get, True, timeout)

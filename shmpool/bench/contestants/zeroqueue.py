@@ -4,7 +4,7 @@
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..way import PATIENCE_S, OneByOne, Receive, Send
+from ..way import OneByOne, Receive, Send
 
 if TYPE_CHECKING:
     import zeroq
@@ -40,7 +40,7 @@ class ZeroQ(OneByOne):
         return zeroq.Queue(self._name(channel), create=False)
 
     def sender(self, channel: int) -> Send:
-        return partial(self._open(channel).put, timeout=PATIENCE_S)
+        return self._open(channel).put
 
     def receiver(self, channel: int, timeout: float) -> Receive:
         return partial(self._open(channel).get, timeout)

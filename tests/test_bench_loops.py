@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""shmpool.bench: its producers and consumers keep exact accounts of whatever a library does.
+
+They run in this process, with a contestant that gives and takes what the test wants.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shmpool.bench import message
+from shmpool.bench.board import DONE, PREFIX, SEATS, STOP, Board, length
+from shmpool.bench.consuming import GROUP, consume
+from shmpool.bench.message import STEP, Faults
+from shmpool.bench.producing import COUNTED, produce
+from shmpool.bench.way import Batch, InPlace, OneByOne, Packet, Receive, Send, Spec, Way
+
+SIZES = [64, 1500]  # on either side of what is made, and kept, together
+MANY = 3 * GROUP + 5  # messages: some groups, and a part of one
+SEAT, SENDER = 3, 2
+
+
+class FullError(Exception):
+    """No room."""
+
+
+class EmptyError(Exception):
+    """Nothing there."""
+
+
+class Scripted(Way):
+    """Takes messages with `take`, gives those of `give`, where None is a moment without any."""
+
+    library, call, package, polls = "a script", "", None, True
+
+    def __init__(self, size: int) -> None:
+        super().__init__(Spec("none", size))
+        self.full, self.empty = (FullError,), (EmptyError,)
+        self.take: Send = lambda packet: None
+        self.give: Iterator[bytes | None] = iter(())
+
+    def create(self) -> None:
+        """Nothing."""
+
+    def remove(self) -> None:
+        """Nothing."""
+
+
+class Copies(Scripted, OneByOne):
+    """Bytes, and None when there are none."""
+
+    def sender(self, channel: int) -> Send:
+        return self.take
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        return lambda: next(self.give, None)
+
+
+class Raising(Copies):
+    """Bytes, and an exception when there are none."""
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        def receive() -> Packet:
+            packet = next(self.give, None)
+            if packet is None:
+                raise EmptyError
+            return packet
+
+        return receive
+
+
+class Places(Scripted, InPlace):
+    """One place for all messages, the next one overwrites the last."""
+
+    def writer(self, channel: int) -> tuple[Callable[[], Packet], Callable[[Packet], Any]]:
+        place = bytearray(self.spec.size)
+        return lambda: place, lambda place: self.take(bytes(place))
+
+    def receiver(self, channel: int, timeout: float) -> Receive:
+        place = bytearray(2 * self.spec.size)
+
+        def receive() -> Packet | None:
+            packet = next(self.give, None)
+            if packet is None:
+                return None
+            place[: len(packet)] = packet
+            return memoryview(place)[: len(packet)]
+
+        return receive
+
+
+class Lists(Scripted, Batch):
+    """Some at a time."""
+
+    def sender_many(self, channel: int) -> Callable[[list[bytes]], int | None]:
+        def send(batch: list[bytes]) -> int:
+            sent = 0
+            for packet in batch[:100]:
+                if self.take(packet) is False:
+                    break
+                sent += 1
+            return sent
+
+        return send
+
+    def receiver_many(self, channel: int) -> Callable[[], Sequence[bytes]]:
+        return lambda: [p for p in (next(self.give, None) for _ in range(100)) if p is not None]
+
+
+WAYS = [Copies, Raising, Places, Lists]
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    with Board.made(f"{PREFIX}{os.getpid()}-loops") as made:
+        yield made
+
+
+def packet(size: int, n: int) -> bytes:
+    """The sender's n-th message."""
+    word = message.base(SENDER) + n * STEP
+    return message.packer(size).pack(word, message.body(size), word & 255)
+
+
+def accounts(way: Scripted, board: Board, coming: list[bytes | None], exact: bool) -> Faults:
+    """What consume() makes of those that come, of MANY that were sent; done when they have come."""
+
+    def give() -> Iterator[bytes | None]:
+        yield from coming
+        board.words[DONE] = 1
+
+    way.give = give()
+    consume(way, board, SEAT, 0, exact)()
+    log = board.logged(SEAT)
+    assert sum(p is not None for p in coming) == len(log)
+    return message.check({SENDER: message.base(SENDER) + MANY * STEP}, [log])
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["together", "at once"])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", WAYS)
+class TestConsume:
+    """Each way to consume, of small and of large messages."""
+
+    def test_sound(self, kind: type[Scripted], size: int, exact: bool, board: Board) -> None:
+        """All that come are accounted for, with pauses in between."""
+        coming: list[bytes | None] = [packet(size, n) for n in range(1, MANY + 1)]
+        for at in (0, 1, GROUP, 2 * GROUP, 2 * GROUP + 1):
+            coming.insert(at, None)
+        assert not accounts(kind(size), board, coming, exact)
+
+    def test_faults(self, kind: type[Scripted], size: int, exact: bool, board: Board) -> None:
+        """Lost, repeated, damaged, overtaken and unknown ones are counted among sound ones."""
+        coming = [packet(size, n) for n in range(1, MANY + 1)]
+        lost = coming.pop(700)
+        coming[600] = coming[600][:-1] + bytes([coming[600][-1] ^ 1])
+        coming[500] = bytes(size)
+        coming[400], coming[401] = coming[401], coming[400]
+        coming.insert(300, coming[299])
+        coming.append(packet(size, MANY + 1))
+        assert lost not in coming
+        expected = Faults(lost=3, repeated=1, damaged=2, overtaken=1, unknown=1)
+        assert expected == accounts(kind(size), board, [*coming], exact)
+
+    @pytest.mark.parametrize("by", [-1, 1, -60], ids=lambda by: f"{by:+}")
+    def test_wrong_length(
+        self, kind: type[Scripted], size: int, exact: bool, by: int, board: Board
+    ) -> None:
+        """A message that is too short or too long is damaged, and the others are not."""
+        coming = [packet(size, n) for n in range(1, MANY + 1)]
+        for at in (0, 130, MANY - 1):
+            coming[at] = (coming[at] + b"\0")[: size + by]
+        assert Faults(lost=3, damaged=3) == accounts(kind(size), board, [*coming], exact)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_lengths_that_make_up_for_each_other(size: int, board: Board) -> None:
+    """One that is too short after one that is too long does not pass for two sound ones."""
+    coming: list[bytes | None] = [packet(size, n) for n in range(1, MANY + 1)]
+    coming[100:102] = [packet(size, 101) + b"\5", packet(size, 102)[:-1]]
+    faults = accounts(Copies(size), board, coming, exact=False)
+    assert Faults(lost=2, damaged=2) == faults
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", WAYS)
+def test_logged_before_a_wait(kind: type[Scripted], size: int, board: Board) -> None:
+    """When a consumer asks again after it heard that there are none, its log has all that came."""
+    log, given, behind = board.log(SEAT), 0, []
+
+    def give() -> Iterator[bytes | None]:
+        nonlocal given
+        for pause in (1, 7, GROUP, GROUP + 1, 0, 0):
+            for _ in range(pause):
+                given += 1
+                yield packet(size, given)
+            if kind is Lists:  # it does not come back at the first
+                yield from [None] * 100
+            yield None
+            behind.append(given - length(log))
+        board.words[DONE] = 1
+
+    way = kind(size)
+    way.give = give()
+    consume(way, board, SEAT, 0, False)()
+    assert [0] * 6 == behind
+    log.release()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_slow_ones_are_not_kept(size: int, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of messages that come slowly no more are kept than one, however many come without a pause."""
+    monkeypatch.setattr("shmpool.bench.consuming.GROUP_NS", 0)
+    log, given, most = board.log(SEAT), 0, 0
+
+    def give() -> Iterator[bytes | None]:
+        nonlocal given, most
+        for n in range(1, MANY + 1):
+            most = max(most, given - length(log))
+            given += 1
+            yield packet(size, n)
+        board.words[DONE] = 1
+
+    way = Copies(size)
+    way.give = give()
+    consume(way, board, SEAT, 0, False)()
+    assert 1 >= most
+    log.release()
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["together", "at once"])
+@pytest.mark.parametrize("size", [*SIZES, 64 << 10])
+@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("refuse", ["False", "raise"])
+def test_produce(refuse: str, kind: type[Scripted], size: int, exact: bool, board: Board) -> None:
+    """Told to stop in the middle, while there is no room, it has counted what was taken, no more;
+    and that was every message in turn, whole, and each an object of its own."""
+    if kind is Lists and refuse == "raise":
+        pytest.skip("a list is taken in part, or not at all")
+    taken: list[bytes] = []
+    asked, stop_at = 0, 2 * COUNTED + 7
+
+    def take(sent: bytes) -> bool | None:
+        nonlocal asked
+        asked += 1
+        if len(taken) == stop_at:
+            board.words[STOP] = 1
+        elif asked % 5:
+            taken.append(sent)
+            return None
+        if refuse == "raise":
+            raise FullError
+        return False
+
+    way = kind(size)
+    way.take = take
+    produce(way, board, SENDER, range(1), exact)()
+    assert stop_at == len(taken) == len({id(sent) for sent in taken})
+    assert [packet(size, n) for n in range(1, stop_at + 1)] == taken
+    assert message.base(SENDER) + stop_at * STEP == board.words[SEATS + SENDER]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_words_beyond_their_lower_half(size: int) -> None:
+    """Messages go on in order where the lower half of their words overflows."""
+    first = message.base(SENDER) + ((1 << 32) // STEP - 3) * STEP
+    words = [first + n * STEP for n in range(10)]
+    check = message.checker(size)
+    assert [(word, word & 255) for word in words] == [
+        check(p) for p in message.maker(size, 10)(first)
+    ]
+    lows, high = message.low_halves(first, 10)
+    assert words[: len(lows)] == [high << 32 | low for low in lows]
+    assert 0 < len(lows) < 10
+    assert np.uint64(words[-1]) == message.whole_checker(size)(message.maker(size, 10)(first))[-1]
