@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shmpool.bench import message
+from shmpool.bench import floor, message
 from shmpool.bench.board import DONE, PREFIX, SEATS, STOP, Board, length
 from shmpool.bench.consuming import GROUP, consume
 from shmpool.bench.message import STEP, Faults
+from shmpool.bench.plan import size_text
 from shmpool.bench.producing import COUNTED, produce
+from shmpool.bench.result import CellResult, Result
+from shmpool.bench.tables import tables
 from shmpool.bench.way import Batch, InPlace, OneByOne, Packet, Receive, Send, Spec, Way
 
 SIZES = [64, 1500]  # on either side of what is made, and kept, together
@@ -261,6 +264,19 @@ def test_produce(refuse: str, kind: type[Scripted], size: int, exact: bool, boar
     assert stop_at == len(taken) == len({id(sent) for sent in taken})
     assert [packet(size, n) for n in range(1, stop_at + 1)] == taken
     assert message.base(SENDER) + stop_at * STEP == board.words[SEATS + SENDER]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_floor(size: int) -> None:
+    """What the harness costs without a library is measured, and the tables say it."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    rate = floor.measure(f"{PREFIX}{os.getpid()}-floor", size, 4, 0.05, cores)
+    assert rate > 0
+    conditions = {"producers": 4, "consumers": 4, "size": size}
+    cells = [CellResult("throughput", "", conditions, [], floor=f) for f in (1e6, 0.0)]
+    notes = [tables(Result("", {}, {}, {}, {}, [cell]))[0].note for cell in cells]
+    assert f"would come to 1,000 k/s ({size_text(size)})" in notes[0]
+    assert "would come to" not in notes[1]
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -51,8 +51,8 @@ PYTHON_ORDER += [
 ]
 PYTHON_ORDER += ["metrics", "http", "daemon", "asking", "client", "doctor", "__init__"]
 BENCH_ORDER = ["__init__", "way", "message", "board", "crew", "producing", "consuming"]
-BENCH_ORDER += ["pingpong", "contestants"]
-BENCH_ORDER += ["throughput", "latency", "robustness", "hop", "others", "plan", "result", "measure"]
+BENCH_ORDER += ["pingpong", "contestants", "throughput", "floor", "latency", "robustness"]
+BENCH_ORDER += ["hop", "others", "plan", "result", "measure"]
 BENCH_ORDER += ["summary", "tables", "findings", "terminal", "plots", "document", "compare"]
 BENCH_ORDER += ["command", "__main__"]
 

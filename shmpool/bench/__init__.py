@@ -11,6 +11,7 @@ crew            the processes of a run
 producing, consuming, pingpong    what the processes do, the same for all
 contestants/    an adapter for each library
 throughput, latency, robustness    one run of each kind
+floor           what throughput would be without any library
 hop, others     how far apart the two cores are just now; what other programs took of them
 plan, measure   what is measured, and the run of it all
 result          what is kept, as JSON

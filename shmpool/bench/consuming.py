@@ -9,7 +9,7 @@ of the harness, and of slow ones no more than come within GROUP_NS: the log must
 
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter_ns as clock
 
 import numpy as np
@@ -21,9 +21,6 @@ from .producing import Work
 from .way import PATIENCE_S, Batch, Columns, OneByOne, Way
 
 GROUP, GROUP_NS = 256, 1_000_000
-
-Gather = Callable[[list[bytes], int], bool]
-Check = Callable[[list[bytes]], Words]
 
 
 def consume(way: Way, board: Board, seat: int, channel: int, exact: bool) -> Work:
@@ -40,60 +37,46 @@ def consume(way: Way, board: Board, seat: int, channel: int, exact: bool) -> Wor
 
 
 def _groups(way: OneByOne, board: Board, seat: int, channel: int) -> Work:
-    gather, check = _gathering(way, channel)
-    words, empty, polls = board.words, way.empty, way.polls
-    entries = np.frombuffer(board.log(seat), np.uint64)
+    """Keeps small messages that are copies, or else the ends of each."""
+    receive, empty, polls = way.receiver(channel, PATIENCE_S), way.empty, way.polls
+    words, log, size = board.words, np.frombuffer(board.log(seat), np.uint64), way.spec.size
+    whole, ends = way.copies and size <= SMALL, message.ends(size)
+    check = message.whole_checker(size) if whole else message.ends_checker()
 
     def work() -> None:
         n, most = 0, 1
         while True:
-            got: list[bytes] = []
+            kept: list[bytes] = []
             ending, began, full = words[DONE], clock(), False
             try:
-                full = gather(got, most)
+                for _ in range(most):
+                    if (packet := receive()) is None:
+                        break
+                    if whole:
+                        kept.append(packet)
+                    else:
+                        kept += ends(packet)
+                else:
+                    full = True
             except empty:
                 pass
             except struct.error:
-                got += WRONG_ENDS
-            if got:
-                found = check(got)
-                entries[n : n + len(found)] = found
+                kept += WRONG_ENDS
+            if kept:
+                found = check(kept)
+                log[n : n + len(found)] = found
                 n += len(found)
             elif ending:
                 return
-            if full:
+            if full:  # and the last packet lives until the next one is there
                 quick = clock() - began < GROUP_NS
                 most = min(2 * most, GROUP) if quick else max(most // 2, 1)
-            elif polls:
+                continue
+            packet = None
+            if polls:
                 os.sched_yield()
 
     return work
-
-
-def _gathering(way: OneByOne, channel: int) -> tuple[Gather, Check]:
-    """gather(got, most) appends to got what check() wants of messages, and says whether they were
-    as many as that: small messages that are copies, or else the ends of each.
-    """
-    receive, size = way.receiver(channel, PATIENCE_S), way.spec.size
-    ends = message.ends(size)
-
-    def gather_messages(got: list[bytes], most: int) -> bool:
-        for _ in range(most):
-            if (packet := receive()) is None:
-                return False
-            got.append(packet)
-        return True
-
-    def gather_ends(got: list[bytes], most: int) -> bool:
-        for _ in range(most):
-            if (packet := receive()) is None:
-                return False
-            got += ends(packet)
-        return True
-
-    if way.copies and size <= SMALL:
-        return gather_messages, message.whole_checker(size)
-    return gather_ends, message.ends_checker()
 
 
 def _one_by_one(way: OneByOne, board: Board, seat: int, channel: int) -> Work:
@@ -126,7 +109,7 @@ def _one_by_one(way: OneByOne, board: Board, seat: int, channel: int) -> Work:
 def _batches(way: Batch, board: Board, seat: int, channel: int) -> Work:
     receive_many, words = way.receiver_many(channel), board.words
     size, empty, polls = way.spec.size, way.empty, way.polls
-    entries, ends = np.frombuffer(board.log(seat), np.uint64), message.ends(size)
+    log, ends = np.frombuffer(board.log(seat), np.uint64), message.ends(size)
     check_ends = message.ends_checker()
 
     def check_large(batch: Sequence[bytes]) -> Words:
@@ -144,7 +127,7 @@ def _batches(way: Batch, board: Board, seat: int, channel: int) -> Work:
             try:
                 while batch := receive_many():
                     found = check(batch)
-                    entries[n : n + len(found)] = found
+                    log[n : n + len(found)] = found
                     n += len(found)
             except empty:
                 pass
@@ -158,7 +141,7 @@ def _batches(way: Batch, board: Board, seat: int, channel: int) -> Work:
 
 def _columns(way: Columns, board: Board, seat: int, channel: int) -> Work:
     read, words, empty = way.column_reader(channel), board.words, way.empty
-    entries = np.frombuffer(board.log(seat), np.uint64)
+    log = np.frombuffer(board.log(seat), np.uint64)
 
     def work() -> None:
         n = 0
@@ -169,7 +152,7 @@ def _columns(way: Columns, board: Board, seat: int, channel: int) -> Work:
                     word, last = read()
                     k = len(word)
                     good = word & 255 == last
-                    entries[n : n + k] = word if good.all() else np.where(good, word, DAMAGED)
+                    log[n : n + k] = word if good.all() else np.where(good, word, DAMAGED)
                     n += k
             except empty:
                 pass

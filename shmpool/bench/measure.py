@@ -6,6 +6,7 @@ machine does meanwhile it does to all; the cache-line hop is probed around each 
 Ctrl-C keeps what is done.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -83,6 +84,9 @@ class _Meter:
                 rows = {way: _row(way) for way in _installed(cell)}
                 answer = CellResult(cell.scenario, cell.key, cell.conditions, list(rows.values()))
                 self._outcome.cells.append(answer)
+                if cell.floor:
+                    with contextlib.suppress(RunError):
+                        answer.floor = cell.floor(self._name())
                 for run in range(cell.runs):
                     others = Others(list(self._settings.cores))
                     answer.hops.append(hop.measure())
@@ -107,8 +111,7 @@ class _Meter:
     def _sample(self, cell: Cell, way: type[Way], row: Row) -> None:
         if row.unsupported:
             return
-        self._number += 1
-        name = f"{board.PREFIX}{os.getpid()}-{self._number}"
+        name = self._name()
         try:
             if time.monotonic() > self._deadline:
                 raise RunError("not measured: the time was up")
@@ -120,6 +123,10 @@ class _Meter:
             text = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
             if text not in row.errors:
                 row.errors.append(text)
+
+    def _name(self) -> str:
+        self._number += 1
+        return f"{board.PREFIX}{os.getpid()}-{self._number}"
 
 
 def _installed(cell: Cell) -> list[type[Way]]:

@@ -9,10 +9,10 @@ had.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from . import latency, robustness, throughput
+from . import floor, latency, robustness, throughput
 from .latency import PingPong, Waiting
 from .robustness import Blow, Ordeal
 from .throughput import Load
@@ -73,6 +73,7 @@ class Cell:
     sample: Callable[[type[Any], str], dict[str, Any]]  # one run of one way, with a name for it
     runs: int
     seconds: float  # that a run takes, roughly
+    floor: Callable[[str], float] | None = None  # the rate without any library
 
     @property
     def title(self) -> str:
@@ -111,11 +112,13 @@ def _load(settings: Settings, scenario: str, load: Load, ways: tuple[type[Way], 
 
 
 def _throughput(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:
-    return [
-        _load(settings, "throughput", Load(n, n, size), ways)
-        for n in settings.pairs
-        for size in settings.sizes
-    ]
+    def cell(pairs: int, size: int) -> Cell:
+        def lowest(name: str) -> float:
+            return floor.measure(name, size, pairs, settings.window_s / 2, list(settings.cores))
+
+        return replace(_load(settings, "throughput", Load(pairs, pairs, size), ways), floor=lowest)
+
+    return [cell(pairs, size) for pairs in settings.pairs for size in settings.sizes]
 
 
 def _to_all(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:

@@ -35,7 +35,9 @@ class Row:
 
 @dataclass
 class CellResult:
-    """One cell. hops are in ns, others the share of the cores that other programs had."""
+    """One cell. hops are in ns, others the share of the cores that other programs had; floor is the
+    rate that single messages would have without any library, 0 if that was not measured.
+    """
 
     scenario: str
     key: str
@@ -43,6 +45,7 @@ class CellResult:
     rows: list[Row]
     hops: list[float] = field(default_factory=list)
     others: list[float] = field(default_factory=list)
+    floor: float = 0.0
 
 
 @dataclass

@@ -126,9 +126,24 @@ def _throughput(result: Result) -> list[Table]:
         "that lose nothing."
     )
     return [
-        _side_by_side(f"Throughput, {who}", cells, _headings(cells), _rate, note)
+        _side_by_side(f"Throughput, {who}", cells, _headings(cells), _rate, note + _floor(cells))
         for who, cells in _loads(result).items()
     ]
+
+
+def _floor(cells: list[CellResult]) -> str:
+    """What the harness alone would come to."""
+    rates = [
+        f"{number(cell.floor / 1e3)} k/s ({size_text(cell.conditions['size'])})"
+        for cell in cells
+        if cell.floor
+    ]
+    if not rates:
+        return ""
+    return (
+        " Without any queue, messages that are made and checked one by one, and copied on either "
+        f"side, would come to {', '.join(rates)} on these cores."
+    )
 
 
 def _costs(result: Result) -> list[Table]:
