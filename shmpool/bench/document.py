@@ -24,7 +24,8 @@ number, its first and its last byte, and lost, repeated, damaged and overtaken m
 What that costs is the same for all, and kept low: of small messages (up to 512 bytes) producers
 make up to 64 at a time and then send each; consumers check up to 256 at a time, but of slow ways no
 more than come within a millisecond, and whatever they have when nothing more is there. Where
-processes are killed each message is made, counted and checked by itself.
+processes are killed each message is made, counted and checked by itself. All processes keep the
+memory that they free, or large batches would mostly measure how malloc gives it back.
 Contestants take turns, run by run; every queue holds as many messages as fit into 16 MiB, 16 to
 1024, or what the system allows a socket. Who finds no room, or nothing, and has no call that waits,
 gives up the processor (sched_yield). The hop is the time that a cache line takes from one core to
