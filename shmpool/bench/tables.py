@@ -141,8 +141,8 @@ def _floor(cells: list[CellResult]) -> str:
     if not rates:
         return ""
     return (
-        " Without any queue, messages that are made and checked one by one, and copied on either "
-        f"side, would come to {', '.join(rates)} on these cores."
+        " Without any library, messages made, copied and checked one by one would come to "
+        f"{', '.join(rates)} on these cores."
     )
 
 
