@@ -19,7 +19,7 @@ from shmpool.bench.plan import size_text
 from shmpool.bench.producing import COUNTED, produce
 from shmpool.bench.result import CellResult, Result
 from shmpool.bench.tables import tables
-from shmpool.bench.way import Batch, InPlace, OneByOne, Packet, Receive, Send, Spec, Way
+from shmpool.bench.way import Batch, Columns, InPlace, OneByOne, Packet, Receive, Send, Spec, Way
 
 SIZES = [64, 1500]  # on either side of what is made, and kept, together
 MANY = 3 * GROUP + 5  # messages: some groups, and a part of one
@@ -113,6 +113,23 @@ class Lists(Scripted, Batch):
         return lambda: [p for p in (next(self.give, None) for _ in range(100)) if p is not None]
 
 
+class Fields(Scripted, Columns):
+    """Arrays of fields, of as many messages as may be."""
+
+    def column_writer(self, channel: int) -> Callable[[Any, Any], None]:
+        raise NotImplementedError
+
+    def column_reader(self, channel: int) -> Callable[[], tuple[Any, Any]]:
+        def read() -> tuple[Any, Any]:
+            found = [p for p in (next(self.give, None) for _ in range(100)) if p is not None]
+            if not found:
+                raise EmptyError
+            together = np.frombuffer(b"".join(found), np.uint8).reshape(len(found), -1)
+            return together[:, :8].copy().view(np.uint64).reshape(-1), together[:, -1]
+
+        return read
+
+
 WAYS = [Copies, Raising, Places, Lists]
 
 
@@ -155,19 +172,6 @@ class TestConsume:
             coming.insert(at, None)
         assert not accounts(kind(size), board, coming, exact)
 
-    def test_faults(self, kind: type[Scripted], size: int, exact: bool, board: Board) -> None:
-        """Lost, repeated, damaged, overtaken and unknown ones are counted among sound ones."""
-        coming = [packet(size, n) for n in range(1, MANY + 1)]
-        lost = coming.pop(700)
-        coming[600] = coming[600][:-1] + bytes([coming[600][-1] ^ 1])
-        coming[500] = bytes(size)
-        coming[400], coming[401] = coming[401], coming[400]
-        coming.insert(300, coming[299])
-        coming.append(packet(size, MANY + 1))
-        assert lost not in coming
-        expected = Faults(lost=3, repeated=1, damaged=2, overtaken=1, unknown=1)
-        assert expected == accounts(kind(size), board, [*coming], exact)
-
     @pytest.mark.parametrize("by", [-1, 1, -60], ids=lambda by: f"{by:+}")
     def test_wrong_length(
         self, kind: type[Scripted], size: int, exact: bool, by: int, board: Board
@@ -177,6 +181,25 @@ class TestConsume:
         for at in (0, 130, MANY - 1):
             coming[at] = (coming[at] + b"\0")[: size + by]
         assert Faults(lost=3, damaged=3) == accounts(kind(size), board, [*coming], exact)
+
+
+FAULTS = [(kind, exact) for kind in WAYS for exact in (False, True)] + [(Fields, False)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("kind", "exact"), FAULTS)
+def test_faults(kind: type[Scripted], size: int, exact: bool, board: Board) -> None:
+    """Lost, repeated, damaged, overtaken and unknown ones are counted among sound ones."""
+    coming = [packet(size, n) for n in range(1, MANY + 1)]
+    lost = coming.pop(700)
+    coming[600] = coming[600][:-1] + bytes([coming[600][-1] ^ 1])
+    coming[500] = bytes(size)
+    coming[400], coming[401] = coming[401], coming[400]
+    coming.insert(300, coming[299])
+    coming.append(packet(size, MANY + 1))
+    assert lost not in coming
+    expected = Faults(lost=3, repeated=1, damaged=2, overtaken=1, unknown=1)
+    assert expected == accounts(kind(size), board, [*coming], exact)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -21,7 +21,7 @@ from .way import BOARD
 
 STOP, DONE, SEATS = 0, 1, 8  # places on the board
 SEATS_MOST = 500
-LOG_WORDS = 1 << 23  # messages one consumer can log; the file is sparse
+LOG_WORDS = 1 << 25  # messages one consumer can log; the file is sparse
 
 PREFIX = "shmpool-bench-"
 

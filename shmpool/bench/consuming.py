@@ -151,8 +151,10 @@ def _columns(way: Columns, board: Board, seat: int, channel: int) -> Work:
                 while True:
                     word, last = read()
                     k = len(word)
-                    good = word & 255 == last
-                    log[n : n + k] = word if good.all() else np.where(good, word, DAMAGED)
+                    sound = word.astype(np.uint8) == last
+                    if np.count_nonzero(sound) < k or np.count_nonzero(word) < k:
+                        word = np.where(sound & (word != 0), word, np.uint64(DAMAGED))
+                    log[n : n + k] = word
                     n += k
             except empty:
                 pass

@@ -186,7 +186,7 @@ def _columns(way: Columns, board: Board, seat: int, channels: range) -> Work:
         nonlocal number
         while not words[STOP]:
             try:
-                write(number, (number & 255).astype(np.uint8))
+                write(number, number.astype(np.uint8))  # their first bytes
             except full:
                 continue
             words[me] = int(number[-1])
