@@ -18,7 +18,8 @@ from .board import DONE, SEATS, STOP, Board
 from .message import HALF, STEP
 from .way import Batch, Columns, InPlace, OneByOne, Send, Way
 
-COUNTED = 64  # messages, or 64 KiB of them, that a producer sends between two looks at the board
+# Messages that a producer sends between two looks at the board: as many as fit into some bytes.
+COUNTED_LEAST, COUNTED, COUNTED_BYTES = 8, 64, 64 << 10
 
 Work = Callable[[], Any]
 
@@ -26,7 +27,7 @@ Work = Callable[[], Any]
 def produce(way: Way, board: Board, seat: int, channels: range, exact: bool) -> Work:
     """Sends until it is told to stop. exact: counts each message at once, for it may be killed."""
     size = way.spec.size
-    counted = 1 if exact else max(1, min(COUNTED, COUNTED * 1024 // size))
+    counted = 1 if exact else max(COUNTED_LEAST, min(COUNTED, COUNTED_BYTES // size))
     board.words[SEATS + seat] = message.base(seat)
     if isinstance(way, Columns):
         work = _columns(way, board, seat, channels)
@@ -35,7 +36,7 @@ def produce(way: Way, board: Board, seat: int, channels: range, exact: bool) -> 
     elif isinstance(way, InPlace) and len(channels) == 1:
         work = _in_place(way, board, seat, channels[0], counted)
     elif isinstance(way, OneByOne):
-        groups = _groups if counted > 1 and size <= message.SMALL else _one_by_one
+        groups = _one_by_one if exact or size > message.SMALL else _groups
         work = groups(way, board, seat, channels, counted)
     else:
         raise TypeError(f"{way.title()} cannot send")
