@@ -236,7 +236,7 @@ static PyObject *buffer_write(PyObject *object, PyObject *payload)
 		return NULL;
 	int error = set_length(self, (uint64_t)from.len);
 	if (likely(!error))
-		memcpy(buffer_bytes(self), from.buf, (size_t)from.len);
+		copy_bytes(buffer_bytes(self), from.buf, (size_t)from.len);
 	PyBuffer_Release(&from);
 	return error ? NULL : PyLong_FromUnsignedLongLong(self->length);
 }

@@ -16,6 +16,7 @@
 #include <Python.h>
 
 #include "call.h"
+#include "copy.h"
 
 struct pool_object {
 	PyObject_HEAD uint64_t key; /* slot and serial */
@@ -90,8 +91,13 @@ static inline PyObject *hot_payload(const struct pool_object *pool, const struct
 	uint64_t head = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
 	if (unlikely(head > pool->stride || length > pool->stride - head))
 		head = length = 0;
-	return PyBytes_FromStringAndSize(pool->data + index * pool->stride + head,
-					 (Py_ssize_t)length);
+	const char *from = pool->data + index * pool->stride + head;
+	if (likely(length < COPY_LARGE))
+		return PyBytes_FromStringAndSize(from, (Py_ssize_t)length);
+	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
+	if (likely(bytes))
+		copy_bytes(PyBytes_AS_STRING(bytes), from, length);
+	return bytes;
 }
 
 /* The Buffer of an answer (shmpool.h). */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "call.h"
+#include "copy.h"
 #include "transfer.h"
 #include "wait.h"
 
@@ -81,8 +82,9 @@ static inline int fill(const struct call *c, uint64_t handle, const char *data, 
 	if (unlikely(error))
 		return error;
 	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->length, (uint32_t)length);
-	memcpy(segment_data(&c->p->segment, handle_index(handle)) + c->p->segment.geometry.headroom,
-	       data, length);
+	copy_bytes(segment_data(&c->p->segment, handle_index(handle)) +
+			   c->p->segment.geometry.headroom,
+		   data, length);
 	return 0;
 }
 
@@ -154,7 +156,7 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 	return sent ? (int64_t)sent : error;
 }
 
-/* memcpy() that the compiler unfolds for the usual widths. */
+/* copy_bytes() that the compiler unfolds for the usual widths. */
 static inline void copy_field(char *to, const char *from, size_t width)
 {
 	if (width == 8)
@@ -166,7 +168,7 @@ static inline void copy_field(char *to, const char *from, size_t width)
 	else if (width == 64)
 		memcpy(to, from, 64);
 	else
-		memcpy(to, from, width);
+		copy_bytes(to, from, width);
 }
 
 /* Where width bytes at offset of a buffer's data lie; NULL with the error in *error. */

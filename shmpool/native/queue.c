@@ -13,6 +13,8 @@
 #include "wait.h"
 
 #define EMPTIES_LOOK 256 /* gets that find nothing, before one looks at the producers' line */
+#define FULL_APART 8   /* looks of a producer at a full queue: most yields between two */
+#define FULL_SHARE 128 /* one for so many of its slots */
 #define FETCH_AHEAD 1 /* buffers: one hop between distant cores is longer than one message's work */
 
 static bool named(const struct queue_slot *slot, uint64_t state, const char *name)
@@ -262,18 +264,28 @@ int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, ui
 	return got;
 }
 
+/* sched_yield() calls between two looks at a full queue. Each look takes the consumers' line from them, so a
+ * producer at the heels of a slower consumer slows it down further; a longer queue lets it stay away for
+ * longer (some us), and then it has room for a run. */
+static int look_apart(const struct alf_ring *r)
+{
+	uint32_t n = 1 + alf_capacity(r) / FULL_SHARE;
+	return (int)(n < FULL_APART ? n : FULL_APART);
+}
+
 int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
 		   const uint64_t *handle, uint32_t n, int64_t deadline_ns)
 {
 	int error = queue_put(p, m, r, handle, n);
-	for (int polls = 0; error == -ENOBUFS; polls++) {
+	for (int polls = 0; error == -ENOBUFS; polls += look_apart(r)) {
 		int slept = 0;
 		if (deadline_ns == WAIT_NEVER)
 			break;
 		if (load_relaxed(&p->closing))
 			return -ESHUTDOWN;
 		if (polls < WAIT_POLLS) {
-			sched_yield();
+			for (int i = look_apart(r); i; i--)
+				sched_yield();
 			error = queue_put(p, m, r, handle, n);
 			continue;
 		}
