@@ -15,7 +15,6 @@
 #define EMPTIES_LOOK 256 /* gets that find nothing, before one looks at the producers' line */
 #define FULL_APART 8   /* looks of a producer at a full queue: most yields between two */
 #define FULL_SHARE 128 /* one for so many of its slots */
-#define FETCH_AHEAD 1 /* buffers: one hop between distant cores is longer than one message's work */
 
 static bool named(const struct queue_slot *slot, uint64_t state, const char *name)
 {
@@ -225,16 +224,6 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	return 0;
 }
 
-/* Starts the transfer of the lines of a buffer that is soon to come out, while the caller is at work on
- * this one. */
-static inline void fetch_ahead(const struct qmempool *p, const struct alf_ring *r)
-{
-	alf_position at = load_relaxed(&r->q->cons) + FETCH_AHEAD;
-	uint64_t index = load_relaxed(&r->slot[at & r->mask]) ^ alf_tag(r, at);
-	if (index < p->capacity)
-		qmempool_prefetch(p, (uint32_t)index);
-}
-
 int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 	      uint32_t n)
 {
@@ -247,8 +236,6 @@ int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, ui
 	got = single ? get_through(p, m, r, handle, n, ALF_SINGLE_WAKES) :
 		       get_through(p, m, r, handle, n, ALF_MULTI);
 	if (got > 0) {
-		if (n == 1)
-			fetch_ahead(p, r);
 		count_up(&m->counters[COUNT_DEQUEUE], (uint32_t)got);
 		if (unlikely(wait_anybody(&q->room_wait))) /* [WAIT] after cons moved */
 			wait_wake(&q->room_wait, (uint32_t)got);
