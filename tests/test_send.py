@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """send, recv and their forms for many: bytes copied in and out."""
 
+import os
 import threading
 from array import array
 from collections.abc import Callable
@@ -132,6 +133,35 @@ def test_large_buffers(make_pool: MakePool) -> None:
     while len(received) < 3:
         received += queue.recv_many(3)
     assert payloads == received
+
+
+LARGE = 512 * 1024  # bytes from which copy.h takes another way
+
+
+@pytest.mark.parametrize("length", [LARGE - 1, LARGE, LARGE + 1, 2 * LARGE + 77])
+def test_large_payloads_are_copied_whole(make_pool: MakePool, length: int) -> None:
+    """Every way in and out gives the same bytes on both sides of where the way of copying changes,
+    and touches none beyond them."""
+    payload = os.urandom(length)
+    pool = make_pool(buffer_size=length + 64, capacity=8)
+    queue = pool.create_queue("q", capacity=8)
+    beyond = b"\xa5" * 64
+    for _ in range(2):
+        with pool.alloc() as buffer:
+            buffer.data[length : length + 64] = beyond
+            assert buffer.write(payload) == length
+            assert bytes(buffer) == payload
+            assert bytes(buffer.data[length : length + 64]) == beyond
+    queue.send(payload)
+    queue.send_many([payload, bytearray(payload)])
+    assert queue.recv() == payload
+    assert queue.recv_many(2) == [payload, payload]
+    with pool.alloc_many(2) as burst:
+        field = np.dtype(f"V{length}")
+        burst.set_column(0, np.array([payload, payload[::-1]], field))
+        burst.lengths = length
+        assert [bytes(buffer.view) for buffer in burst] == [payload, payload[::-1]]
+        assert burst.column(0, field).tolist() == [payload, payload[::-1]]
 
 
 def test_send_and_put_are_one_queue(pool: shmpool.Pool) -> None:

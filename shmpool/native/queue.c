@@ -13,8 +13,8 @@
 #include "wait.h"
 
 #define EMPTIES_LOOK 256 /* gets that find nothing, before one looks at the producers' line */
-#define FULL_APART 8   /* looks of a producer at a full queue: most yields between two */
-#define FULL_SHARE 128 /* one for so many of its slots */
+#define FULL_APART 8     /* looks of a producer at a full queue: most yields between two */
+#define FULL_SHARE 128   /* one for so many of its slots */
 
 static bool named(const struct queue_slot *slot, uint64_t state, const char *name)
 {

@@ -63,7 +63,8 @@ static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m
 	if (!named && unlikely(load_seq_cst(&segment_shared(&p->segment)->bypassed))) /* [BYPASS] */
 		got = transfer_solid(p, m, handle, got, n);
 	transfer_prefetch(p, handle, got);
-	if (named && n == 1 && got) /* its header is written at once: its bytes come over meanwhile */
+	if (named && n == 1 &&
+	    got) /* its header is written at once: its bytes come over meanwhile */
 		prefetch_read(segment_data(&p->segment, handle_index(handle[0])) +
 			      p->segment.geometry.headroom);
 	for (uint32_t i = 0; i < got; i++) {
