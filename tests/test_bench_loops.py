@@ -315,3 +315,18 @@ def test_words_beyond_their_lower_half(size: int) -> None:
     assert words[: len(lows)] == [high << 32 | low for low in lows]
     assert 0 < len(lows) < 10
     assert np.uint64(words[-1]) == message.whole_checker(size)(message.maker(size, 10)(first))[-1]
+
+
+@pytest.mark.parametrize("size", [10, message.LARGE - 1, message.LARGE, message.LARGE + 1])
+def test_every_way_of_packing_is_the_same(size: int) -> None:
+    """Packed or copied, new or in place: the same bytes, and each message an object of its own."""
+    body, place = message.body(size), bytearray(size + 3)
+    pack, pack_into = message.packing(size), message.packing_into(size)
+    made = []
+    for low in (5, 6 + (7 << 20)):
+        expected = message.packer(size).pack(9 << 32 | low, body, low & 255)
+        made.append(pack(low, 9, body, low & 255))
+        pack_into(place, 1, low, 9, body, low & 255)
+        assert expected == made[-1]
+        assert bytes(place) == bytes(1) + expected + bytes(2)
+    assert made[0] != made[1]

@@ -28,8 +28,10 @@ STEP = 257
 _PRODUCER = 48  # bits below the producer's number
 DAMAGED = 1  # what a consumer logs for a message that is not whole: its first and last byte differ
 SMALL = 512  # bytes of a message up to which making or keeping several at once is quicker
+LARGE = 16 << 10  # bytes of a message from which it is copied whole and not packed
 HALF = 32  # bits of a word's lower half
 ENDS = 9  # bytes of a message's word and last byte
+_HALVES = struct.Struct("<II")
 WRONG_ENDS = (bytes([DAMAGED]) + bytes(7), bytes(1))  # those of a message that is not whole
 
 Words = NDArray[np.uint64]
@@ -48,6 +50,40 @@ def packer(size: int) -> struct.Struct:
 def halves(size: int) -> struct.Struct:
     """pack(the word's lower half, its upper half, body, last byte): quicker than packer()."""
     return struct.Struct(f"<II{size - 9}sB")
+
+
+def packing(size: int) -> Callable[[int, int, bytes, int], bytes]:
+    """pack(the word's lower half, its upper half, body, last byte): a new message.
+
+    struct writes zeros first, all over it: a large one is copied from a place where only its ends
+    change, which takes two thirds of the time.
+    """
+    if size < LARGE:
+        return halves(size).pack
+    place, word, end = bytearray(size), _HALVES.pack_into, size - 1
+    place[ENDS - 1 : -1] = body(size)
+
+    def pack(low: int, high: int, _body: bytes, last: int) -> bytes:
+        word(place, 0, low, high)
+        place[end] = last
+        return bytes(place)
+
+    return pack
+
+
+def packing_into(size: int) -> Callable[[Any, int, int, int, bytes, int], object]:
+    """pack_into(place, 0, the word's lower half, its upper half, body, last byte), likewise."""
+    if size < LARGE:
+        return halves(size).pack_into
+    pattern, word, end = bytearray(size), _HALVES.pack_into, size - 1
+    pattern[ENDS - 1 : -1] = body(size)
+
+    def pack_into(place: Any, at: int, low: int, high: int, _body: bytes, last: int) -> None:
+        word(pattern, 0, low, high)
+        pattern[end] = last
+        memoryview(place).cast("B")[at : at + size] = pattern
+
+    return pack_into
 
 
 def checker(size: int) -> Callable[[Any], tuple[int, int]]:
@@ -77,7 +113,7 @@ def packets(size: int, n: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
 def maker(size: int, n: int) -> Callable[[int], list[bytes]]:
     """make(word): n messages from that word on, each a bytes object of its own."""
     if size > SMALL:
-        pack, filling = halves(size).pack, body(size)
+        pack, filling = packing(size), body(size)
 
         def make_large(word: int) -> list[bytes]:
             found: list[bytes] = []

@@ -76,7 +76,7 @@ def _groups(way: OneByOne, board: Board, seat: int, channels: range, counted: in
 
 def _one_by_one(way: OneByOne, board: Board, seat: int, channels: range, counted: int) -> Work:
     send, words, me = _sender(way, board, channels), board.words, SEATS + seat
-    pack, body = message.halves(way.spec.size).pack, message.body(way.spec.size)
+    pack, body = message.packing(way.spec.size), message.body(way.spec.size)
     wait, full = os.sched_yield, way.full
 
     def work() -> None:
@@ -127,7 +127,7 @@ def _to_all(sends: list[Send], way: Way, board: Board) -> Send:
 
 def _in_place(way: InPlace, board: Board, seat: int, channel: int, counted: int) -> Work:
     (acquire, commit), words, me = way.writer(channel), board.words, SEATS + seat
-    pack_into, body = message.halves(way.spec.size).pack_into, message.body(way.spec.size)
+    pack_into, body = message.packing_into(way.spec.size), message.body(way.spec.size)
     wait, full = os.sched_yield, way.full
 
     def work() -> None:
