@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from .pool import Pool
 
+LENGTH_MAX = 2**32 - 1
+
 
 class Burst:
     """1..n buffers of one pool, in this process's hands.
@@ -25,12 +27,15 @@ class Burst:
     columns need numpy (the extra shmpool[numpy]). Not for two threads at once.
     """
 
-    __slots__ = ("_buffers", "_handles", "_key", "pool")
+    __slots__ = ("_buffers", "_handles", "_key", "_pointer", "pool")
 
-    def __init__(self, pool: "Pool", key: int, handles: "array[int]") -> None:
+    def __init__(
+        self, pool: "Pool", key: int, handles: "array[int]", pointer: Native | None = None
+    ) -> None:
         self.pool = pool
         self._key = key
         self._handles: array[int] | None = handles
+        self._pointer = ffi.from_buffer("uint64_t[]", handles) if pointer is None else pointer
         self._buffers: dict[int, Buffer] = {}
 
     def _live(self) -> "array[int]":
@@ -39,8 +44,7 @@ class Burst:
         return self._handles
 
     def _native(self) -> tuple[Native, int]:
-        handles = self._live()
-        return ffi.from_buffer("uint64_t[]", handles), len(handles)
+        return self._pointer, len(self._live())
 
     def __len__(self) -> int:
         return len(self._live())
@@ -71,31 +75,28 @@ class Burst:
         for i in range(len(self)):
             yield self[i]
 
-    def _take(self) -> "array[int]":
+    def _take(self) -> tuple[Native, int]:
         """The handles still in the burst, which its Buffers no longer own. BufferInUse."""
         handles = self._live()
         if not self._buffers:
-            return handles
+            return self._pointer, len(handles)
         for buffer in self._buffers.values():
             if not buffer.released and buffer._exports:
                 buffer._reclaim()  # raises
         gone = {i for i, buffer in self._buffers.items() if buffer.released}
-        return array("Q", (h for i, h in enumerate(handles) if i not in gone))
+        rest = array("Q", (h for i, h in enumerate(handles) if i not in gone))
+        return ffi.from_buffer("uint64_t[]", rest), len(rest)
 
     def _spend(self) -> None:
         for buffer in self._buffers.values():
             if not buffer.released:
                 buffer._reclaim()
         self._buffers.clear()
-        self._handles = None
+        self._handles = self._pointer = None
 
     def free(self) -> None:
         """Gives every buffer back to the pool. BufferInUse while a view of one is alive."""
-        handles = self._take()
-        check(
-            lib.shmpool_free_many(self._key, ffi.from_buffer("uint64_t[]", handles), len(handles)),
-            "burst",
-        )
+        check(lib.shmpool_free_many(self._key, *self._take()), "burst")
         self._spend()
 
     def __enter__(self) -> "Burst":
@@ -140,16 +141,18 @@ class Burst:
         return lengths
 
     @lengths.setter
-    def lengths(self, value: "ArrayLike") -> None:
-        import numpy as np
-
+    def lengths(self, value: "ArrayLike | int") -> None:
         handles, n = self._native()
-        lengths, step = _column_values(value, np.uint32, n)
-        source = ffi.from_buffer("uint32_t[]", lengths)
+        if isinstance(value, int) and 0 <= value <= LENGTH_MAX:  # quicker than an array of one
+            lengths: Any = [value]
+            step, source = 0, ffi.new("uint32_t[1]", lengths)
+        else:
+            lengths, step = _column_values(value, "uint32", n)
+            source = ffi.from_buffer("uint32_t[]", lengths)
         code = lib.shmpool_set_lengths(self._key, handles, n, source, 1 if step else 0)
         if code < 0:
             fail(
-                code, f"lengths up to {lengths.max()} bytes do not fit into {self.pool.buffer_size}"
+                code, f"lengths up to {max(lengths)} bytes do not fit into {self.pool.buffer_size}"
             )
         for i, buffer in self._buffers.items():
             if not buffer.released:

@@ -190,7 +190,7 @@ class Pool(PoolBase):
         while (code := lib.shmpool_alloc_many_wait(self._key, native, n, end)) < 0:
             if code != -errno.EINTR:
                 fail(code, f"pool {self.name!r}")
-        return Burst(self, self._key, handles)
+        return Burst(self, self._key, handles, native)
 
     def _adopt(self, handle: int) -> Buffer:
         """The Buffer of a handle that a Burst has."""

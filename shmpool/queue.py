@@ -158,17 +158,15 @@ class AlfQueue(QueueBase):
         """
         if not isinstance(burst, Burst):
             raise TypeError(f"put_many() takes a shmpool.Burst, not {type(burst).__name__}")
-        handles = burst._take()
+        native, n = burst._take()
         if burst.pool is not self.pool:
             raise errors.ForeignBuffer(
                 f"a burst of pool {burst.pool.name!r} cannot go into a queue of {self.pool.name!r}"
             )
-        if len(handles) > self.capacity:
+        if n > self.capacity:
             raise errors.PayloadTooLarge(
-                f"a burst of {len(handles)} does not fit into queue {self.name!r} "
-                f"of {self.capacity}"
+                f"a burst of {n} does not fit into queue {self.name!r} of {self.capacity}"
             )
-        native, n = ffi.from_buffer("uint64_t[]", handles), len(handles)
         end = FOREVER if timeout is None else until(timeout)
         while (code := lib.shmpool_put_many_wait(self._key, native, n, end)) < 0:
             if code != -errno.EINTR:
@@ -183,9 +181,10 @@ class AlfQueue(QueueBase):
         while (code := lib.shmpool_get_many_wait(self._key, native, len(handles), end)) < 0:
             if code != -errno.EINTR:
                 self._fail(code, empty=True)
-        if code < len(handles):
-            ffi.release(native)
-            del handles[code:]
+        if code == len(handles):
+            return Burst(self.pool, self.pool._key, handles, native)
+        ffi.release(native)
+        del handles[code:]
         return Burst(self.pool, self.pool._key, handles)
 
     def _send_many_failed(

@@ -7,6 +7,12 @@ import numpy as np
 import pytest
 
 import shmpool
+from shmpool._ffi import ffi
+
+
+def plant(burst: shmpool.Burst, handles: "array[int]") -> None:
+    """Makes the burst one of other handles."""
+    burst._handles, burst._pointer = handles, ffi.from_buffer("uint64_t[]", handles)
 
 
 def test_a_burst_is_a_sequence_of_buffers(pool: shmpool.Pool) -> None:
@@ -172,12 +178,12 @@ def test_a_duplicated_handle_is_refused(cached_pool: shmpool.Pool) -> None:
     queue = pool.create_queue("q", capacity=8)
     burst = pool.alloc_many(3)
     good = array("Q", burst._handles or [])
-    burst._handles = array("Q", [good[0], good[1], good[0]])
+    plant(burst, array("Q", [good[0], good[1], good[0]]))
     for call in (burst.free, lambda: queue.put_many(burst)):
         with pytest.raises((shmpool.BufferReleased, shmpool.ForeignBuffer)):
             call()
         assert (True, [3], 0) == (pool.audit().ok, list(pool.audit().held.values()), len(queue))
-    burst._handles = good
+    plant(burst, good)
     burst.free()
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
@@ -189,12 +195,12 @@ def test_a_made_up_handle_is_refused(cached_pool: shmpool.Pool, handle: int) -> 
     queue = pool.create_queue("q", capacity=8)
     burst = pool.alloc_many(3)
     good = array("Q", burst._handles or [])
-    burst._handles = array("Q", [good[0], handle])
+    plant(burst, array("Q", [good[0], handle]))
     with pytest.raises(shmpool.ShmpoolError):
         burst.free()
     with pytest.raises(shmpool.ShmpoolError):
         queue.put_many(burst)
-    burst._handles = good
+    plant(burst, good)
     burst.free()
     assert (True, {}, 0) == (pool.audit().ok, pool.audit().held, len(queue))
 
@@ -209,7 +215,7 @@ def test_a_stale_handle_is_refused(cached_pool: shmpool.Pool) -> None:
     new = pool.alloc_many(3)
     assert sorted(h & 0xFFFFFFFF for h in handles) == sorted(new.indices.tolist())
     new.set_column(0, 5, "u1")
-    stale._handles = handles
+    plant(stale, handles)
     for call in (
         stale.free,
         lambda: queue.put_many(stale),

@@ -26,7 +26,7 @@ make up to 64 at a time and then send each; consumers check up to 256 at a time,
 more than come within a millisecond, and whatever they have when nothing more is there. Where
 processes are killed each message is made, counted and checked by itself. All processes keep the
 memory that they free, or large batches would mostly measure how malloc gives it back.
-Contestants take turns, run by run; every queue holds as many messages as fit into 16 MiB, 16 to
+Contestants take turns, run by run; every queue holds as many messages as fit into 4 MiB, 4 to
 1024, or what the system allows a socket. Who finds no room, or nothing, and has no call that waits,
 gives up the processor (sched_yield). The hop is the time that a cache line takes from one core to
 the other, probed around the runs of each cell: compare only what has like hops. "Others" is the

@@ -18,7 +18,7 @@ from .consuming import consume
 from .crew import Crew, RunError
 from .message import STEP
 from .producing import produce
-from .throughput import WARM_S
+from .throughput import LONGER, WARM_S
 from .way import OneByOne, Receive, Send, Spec
 
 
@@ -75,8 +75,10 @@ def _seconds(name: str, size: int, role: str, seconds: float, cores: list[int]) 
 
         time.sleep(WARM_S)
         began, before = time.perf_counter(), done()
-        time.sleep(seconds)
-        passed, count = time.perf_counter() - began, done() - before
+        passed, count = 0.0, 0
+        while not count and passed < LONGER * seconds:
+            time.sleep(seconds)
+            passed, count = time.perf_counter() - began, done() - before
         if not count:
             raise RunError(f"the {role} did nothing")
         return passed / count

@@ -23,7 +23,7 @@ from typing import Any
 BOARD = "-board"  # how the name of the harness's own folder ends
 PATIENCE_S = 0.05  # a stream's receive waits so long before it looks whether the run is over
 BATCH_MOST, BATCH_BYTES = 256, 4 << 20
-DEPTH_MOST, DEPTH_LEAST, DEPTH_BYTES = 1024, 16, 16 << 20
+DEPTH_MOST, DEPTH_LEAST, DEPTH_BYTES = 1024, 4, 4 << 20
 
 Packet = Any  # bytes, or whatever has the buffer protocol
 Send = Callable[[bytes], object]
@@ -43,7 +43,7 @@ class Spec:
 
     @property
     def depth(self) -> int:
-        """Messages that a channel holds: as many as fit into 16 MiB, 16 to 1024."""
+        """Messages that a channel holds: as many as fit into 4 MiB, 4 to 1024."""
         return max(DEPTH_LEAST, min(DEPTH_MOST, DEPTH_BYTES // self.size))
 
 
