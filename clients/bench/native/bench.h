@@ -48,7 +48,7 @@ struct bench_goal {
 };
 
 /* Where a contestant's figure stands in the table. Ours come first, one line of the table each. */
-enum bench_column { OURS, ORIGINAL, DPDK, CK, MALLOC, MIMALLOC, JEMALLOC, COLUMNS };
+enum bench_column { OURS, ORIGINAL, DPDK, DPDK_OWNER, CK, MALLOC, MIMALLOC, JEMALLOC, COLUMNS };
 
 struct bench_run;
 
@@ -84,7 +84,7 @@ extern const uint32_t cells_count;
 extern const struct bench_contestant queue_ours, queue_ours_owner, queue_ours_multi;
 extern const struct bench_contestant queue_tailwait, queue_rte, queue_ck, hop_contestant;
 extern const struct bench_contestant pool_ours, pool_ours_unchecked;
-extern const struct bench_contestant pool_original, pool_rte;
+extern const struct bench_contestant pool_original, pool_rte, pool_rte_owner;
 extern const struct bench_contestant pool_malloc, pool_mimalloc, pool_jemalloc;
 
 #endif

@@ -11,6 +11,10 @@ static const struct bench_contestant *const pools[] = {
 	&pool_ours,   &pool_ours_unchecked, &pool_original, &pool_rte,
 	&pool_malloc, &pool_mimalloc,       &pool_jemalloc, NULL,
 };
+static const struct bench_contestant *const pools_handed[] = {
+	&pool_ours,   &pool_ours_unchecked, &pool_original, &pool_rte, &pool_rte_owner,
+	&pool_malloc, &pool_mimalloc,       &pool_jemalloc, NULL,
+};
 static const struct bench_contestant *const pools_unchecked[] = {
 	&pool_ours_unchecked,
 	&pool_original,
@@ -28,7 +32,7 @@ static const struct bench_contestant *const pools_unchecked[] = {
 #define EIGHT_CYCLE .work = WORK_CYCLE, .place = OVERSUBSCRIBED, .producers = 8
 #define POOL .contestants = pools, .work = WORK_POOL
 #define POOL_ALONE POOL, .place = ONE_CORE, .producers = 1
-#define HANDED .contestants = pools, .place = TWO_CORES, .producers = 1, .consumers = 1, .bulk = 32
+#define HANDED .place = TWO_CORES, .producers = 1, .consumers = 1, .bulk = 32
 #define TIMES(x) { GOAL_BASELINE, (x) }
 #define TIMES_OF(x, which) .goal = { GOAL_REFERENCE, (x) }, .reference = &(which)
 #define NS(x) { GOAL_NS, (x) }
@@ -70,8 +74,9 @@ const struct bench_cell cells[] = {
 	  .place = ONE_CORE, .producers = 1, .held = 32, .bulk = 32, TIMES_OF(1, pool_rte) },
 	{ "pool, 8 workers, 256", POOL, .place = OVERSUBSCRIBED, .producers = 8, .held = 256,
 	  .bulk = 1, TIMES_OF(1, pool_rte) },
-	{ "pool, freed by another", HANDED, .work = WORK_HAND_OVER, TIMES_OF(1, pool_rte) },
-	{ "whole path, 64 bytes", HANDED, .work = WORK_PATH, .goal = NS(67.2) },
+	{ "pool, freed by another", .contestants = pools_handed, HANDED, .work = WORK_HAND_OVER,
+	  TIMES_OF(1, pool_rte) },
+	{ "whole path, 64 bytes", .contestants = pools, HANDED, .work = WORK_PATH, .goal = NS(67.2) },
 };
 /* clang-format on */
 

@@ -7,8 +7,8 @@
 
 #include <string.h>
 
-static const char *const column_name[COLUMNS] = { "ours",   "original", "dpdk",    "ck",
-						  "malloc", "mimalloc", "jemalloc" };
+static const char *const column_name[COLUMNS] = { "ours", "original", "dpdk",     "+ owner",
+						  "ck",   "malloc",   "mimalloc", "jemalloc" };
 static const char *const outcome_name[] = {
 	"ok", "slower", "stuck", "failed", "interrupted", "busy"
 };
