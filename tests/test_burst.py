@@ -188,6 +188,27 @@ def test_a_duplicated_handle_is_refused(cached_pool: shmpool.Pool) -> None:
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
+@pytest.mark.parametrize("bad", [0, 39])
+def test_a_bad_handle_meets_a_full_cache(cached_pool: shmpool.Pool, bad: int) -> None:
+    """Making room in a full cache frees nothing of a burst that is refused."""
+    pool = cached_pool
+    first, burst = pool.alloc_many(64), pool.alloc_many(40)
+    first.free()
+    pool.alloc_many(pool.stats().cached).free()
+    assert 64 == pool.stats().cached
+    good = array("Q", burst._handles or [])
+    burst._handles = array("Q", good)
+    burst._handles[bad] += 1 << 32
+    with pytest.raises(shmpool.BufferReleased):
+        burst.free()
+    assert (True, [40]) == (pool.audit().ok, list(pool.audit().held.values()))
+    burst._handles = good
+    burst.free()
+    audit = pool.audit()
+    assert (True, {}, 256) == (audit.ok, audit.held, audit.free + audit.cached)
+    assert pool.stats().counters["flush"] > 0
+
+
 @pytest.mark.parametrize("handle", [2**64 - 1, 2**32 - 1, 256, 255, 255 | 5 << 32])
 def test_a_made_up_handle_is_refused(cached_pool: shmpool.Pool, handle: int) -> None:
     """Handles that nobody gave out reach no buffer."""

@@ -85,3 +85,12 @@ uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *ha
 	}
 	return good;
 }
+
+uint32_t transfer_indices(const struct qmempool *p, uint64_t *handle, uint32_t n)
+{
+	uint32_t good = 0;
+	for (uint32_t i = 0; i < n; i++)
+		if (handle_index(handle[i]) < p->capacity)
+			handle[good++] = handle[i];
+	return good;
+}

@@ -83,11 +83,22 @@ static void give(struct qmempool *p, struct member *m, const uint64_t *handle, u
 
 void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
+	const uint32_t capacity = p->capacity;
 	uint64_t good[BULK_MAX];
 	uint32_t k = 0;
+#pragma GCC unroll 4
+	for (; k < n; k++)
+		if (unlikely(handle_index(handle[k]) >= capacity))
+			break;
+	if (likely(k == n && n <= BULK_MAX)) {
+		if (n)
+			give(p, m, handle, n);
+		return;
+	}
+	k = 0;
 	for (uint32_t i = 0; i < n; i++) {
 		good[k] = handle[i];
-		k += handle_index(handle[i]) < p->capacity;
+		k += handle_index(handle[i]) < capacity;
 		if (k == BULK_MAX || (k && i + 1 == n)) {
 			give(p, m, good, k);
 			k = 0;
@@ -125,12 +136,8 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
 	int got = transfer_free(p, m, handle, max);
-	if (got) {
-		/* Whoever freed them read them: their bytes come over while the first are filled. */
-		for (int i = 0; i < got; i++)
-			qmempool_prefetch(p, handle_index(handle[i]));
+	if (got)
 		return got;
-	}
 	int grown = grow(p, m, handle, max);
 	if (grown > 0)
 		return grown;
@@ -152,8 +159,11 @@ static bool push(struct qmempool *p, struct member *m, const uint64_t *handle, u
 	uint64_t size = p->cache_size;
 	if (load_relaxed(&m->thief) || n > size || len > size - n)
 		return false;
-	for (uint32_t i = 0; i < n; i++)
-		m->cache[(top + i) & p->cache_mask] = handle[i];
+	uint64_t from = top & p->cache_mask, straight = size - from;
+	uint32_t first = n < straight ? n : (uint32_t)straight;
+	memcpy(&m->cache[from], handle, first * sizeof(*handle));
+	if (unlikely(first < n))
+		memcpy(m->cache, handle + first, (n - first) * sizeof(*handle));
 	store_release(&m->cache_in, load_relaxed(&m->cache_in) + n); /* [CACHE] */
 	cache_pushed(p, m);
 	return true;
@@ -239,8 +249,29 @@ static int spend(struct qmempool *p, struct member *m, const uint64_t *handle, u
 	return 0;
 }
 
+/* Moves bulks from the top of m's cache to the shared queue until n more fit in. False if they did before,
+ * or cannot be made to. */
+static bool make_room(struct qmempool *p, struct member *m, uint32_t n)
+{
+	bool moved = false;
+	if (n > p->cache_size)
+		return false;
+	while (member_cached(&p->segment, m) > p->cache_size - n) {
+		uint64_t old[BULK_MAX];
+		uint32_t out = unkeep(p, m, old, p->bulk);
+		if (!out)
+			return false;
+		qmempool_give(p, m, old, out);
+		count_up(&m->counters[COUNT_FLUSH], 1);
+		moved = true;
+	}
+	return moved;
+}
+
 int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
+	if (make_room(p, m, n) && cache_free(p, m, handle, n))
+		return 0;
 	int error = SHMPOOL_CHECK ? spend(p, m, handle, n) : 0;
 	while (n && !error) {
 		uint64_t freed[BULK_MAX];

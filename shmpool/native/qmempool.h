@@ -181,8 +181,9 @@ static inline int qmempool_alloc_bulk(struct qmempool *p, struct member *m, uint
 	return qmempool_alloc_slow(p, m, handle, n);
 }
 
-/* Frees n buffers, none twice: all, or -EINVAL, -ESTALE, -EPERM and nothing. */
-static inline int qmempool_free_bulk(struct qmempool *p, struct member *m, const uint64_t *handle,
+/* Frees n buffers into m's cache, if they fit there in one piece and each of them is m's: else false, and
+ * nothing has changed. */
+static ALWAYS_INLINE bool cache_free(struct qmempool *p, struct member *m, const uint64_t *handle,
 				     uint32_t n)
 {
 	/* Read once: the compiler cannot know that no generation stored below is one of them. */
@@ -195,7 +196,7 @@ static inline int qmempool_free_bulk(struct qmempool *p, struct member *m, const
 	struct buffer *const buffers = p->buffers;
 	uint64_t *const room = &m->cache[top & p->cache_mask];
 	if (unlikely(n > size || len > size - n || room + n > m->cache + size))
-		return qmempool_free_slow(p, m, handle, n);
+		return false;
 #pragma GCC unroll 4
 	for (uint32_t i = 0; i < n; i++) {
 		const uint64_t h = handle[i];
@@ -203,14 +204,22 @@ static inline int qmempool_free_bulk(struct qmempool *p, struct member *m, const
 			struct buffer *b = &buffers[handle_index(h)];
 			if (unlikely(handle_index(h) >= capacity) || !qmempool_mine(b, mine, h)) {
 				qmempool_unfree(p, handle, i);
-				return qmempool_free_slow(p, m, handle, n);
+				return false;
 			}
 			store_relaxed(&b->generation, handle_generation(h) + 1);
 		}
 		room[i] = h + SHMPOOL_CHECK * GENERATION_ONE;
 	}
 	store_release(&m->cache_in, in + n); /* [CACHE] */
-	return cache_pushed(p, m);
+	cache_pushed(p, m);
+	return true;
+}
+
+/* Frees n buffers, none twice: all, or -EINVAL, -ESTALE, -EPERM and nothing. */
+static inline int qmempool_free_bulk(struct qmempool *p, struct member *m, const uint64_t *handle,
+				     uint32_t n)
+{
+	return likely(cache_free(p, m, handle, n)) ? 0 : qmempool_free_slow(p, m, handle, n);
 }
 
 static ALWAYS_INLINE int qmempool_alloc(struct qmempool *p, struct member *m, uint64_t *handle)

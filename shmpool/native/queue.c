@@ -159,22 +159,35 @@ void queue_release(const struct alf_ring *r, const struct member *m)
 		store_release(&r->q->consumer, 0);
 }
 
-/* Checks that each of n buffers is m's and is there once only: a marked one is no longer m's. */
-static int check_each_once(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+/* Makes n buffers m's again that check_each_once() had marked. */
+static void unmark(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	uint64_t mine = m->tag;
-	int error = 0;
-	uint32_t i;
-	for (i = 0; i < n && !error; i++) {
-		error = qmempool_check(p, m, handle[i]);
-		if (!error)
-			store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->owner,
-				      mine | OWNER_PUTTING);
+	while (n--)
+		store_relaxed(&qmempool_buffer(p, handle_index(handle[n]))->owner, m->tag);
+}
+
+/* Checks that each of n buffers is m's and is there once only: a marked one is no longer m's. */
+static ALWAYS_INLINE int check_each_once(struct qmempool *p, struct member *m,
+					 const uint64_t *handle, uint32_t n)
+{
+	/* Read once: the compiler cannot know that no owner word stored below is one of them. */
+	struct buffer *const buffers = p->buffers;
+	const uint64_t mine = m->tag, marked = mine | OWNER_PUTTING, capacity = p->capacity;
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < n; i++) {
+		const uint64_t h = handle[i];
+		struct buffer *b = &buffers[handle_index(h)];
+		if (unlikely(handle_index(h) >= capacity) ||
+		    (SHMPOOL_CHECK && !qmempool_mine(b, mine, h))) {
+			int error = qmempool_check(p, m, h);
+			if (error) {
+				unmark(p, m, handle, i);
+				return error;
+			}
+		}
+		store_relaxed(&b->owner, marked);
 	}
-	if (error)
-		for (i--; i--;)
-			store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->owner, mine);
-	return error;
+	return 0;
 }
 
 /* One has a way of its own, without the loops. */
@@ -211,8 +224,8 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	error = single ? put_through(p, m, r, handle, n, ALF_SINGLE_WAKES) :
 			 put_through(p, m, r, handle, n, ALF_MULTI);
 	if (unlikely(error)) {
-		for (uint32_t i = 0; n > 1 && i < n; i++)
-			store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->owner, m->tag);
+		if (n > 1)
+			unmark(p, m, handle, n);
 		count_up(&m->counters[COUNT_FULL], 1);
 		if (!alf_ready(r)) /* what keeps it full is not the consumers */
 			recover_stuck(p, m);

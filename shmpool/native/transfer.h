@@ -22,12 +22,22 @@
 
 #include "qmempool.h"
 
-/* Overlaps the transfers of the header lines from the core that wrote them last. */
-static inline void transfer_prefetch(const struct qmempool *p, const uint64_t *handle, uint32_t n)
+/* Says in the owner words of n buffers that they are on their way to as many positions of r, from at on. */
+static ALWAYS_INLINE void transfer_mark(const struct qmempool *p, const struct alf_ring *r,
+					const uint64_t *handle, uint32_t n, alf_position at)
 {
-	if (n > 1)
+	struct buffer *const buffers = p->buffers;
+	uint64_t transit = owner_transit(r->id, at);
+	if (n > 1 && unlikely(n > r->mask + 1 - (at & r->mask))) {
 		for (uint32_t i = 0; i < n; i++)
-			prefetch_write(qmempool_buffer(p, handle_index(handle[i])));
+			store_relaxed(&buffers[handle_index(handle[i])].owner,
+				      owner_transit(r->id, (alf_position)(at + i)));
+		return;
+	}
+	/* They do not go round the end of the ring, and so the words go up by one without a carry. */
+#pragma GCC unroll 4
+	for (const uint64_t *end = handle + n; handle != end; handle++)
+		store_relaxed(&buffers[handle_index(*handle)].owner, transit++);
 }
 
 /* Puts n buffers that m owns, their indices checked, into a ring: all, or -ENOBUFS. */
@@ -39,10 +49,7 @@ static ALWAYS_INLINE int transfer_in(const struct qmempool *p, struct member *m,
 	int error = alf_reserve(r, &m->op, n, side, &at);
 	if (likely(!error)) {
 		alf_publishing(&m->op, n, side);
-		for (uint32_t i = 0; i < n; i++) {
-			struct buffer *b = qmempool_buffer(p, handle_index(handle[i]));
-			store_relaxed(&b->owner, owner_transit(r->id, at + i));
-		}
+		transfer_mark(p, r, handle, n, at);
 		alf_publish(r, at, handle, n);
 	}
 	alf_done(&m->op, side);
@@ -54,37 +61,58 @@ static ALWAYS_INLINE int transfer_in(const struct qmempool *p, struct member *m,
 uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *handle,
 			uint32_t claimed, uint32_t n);
 
+/* Keeps of n handles those that name a buffer. How many. */
+uint32_t transfer_indices(const struct qmempool *p, uint64_t *handle, uint32_t n);
+
+/* Makes mine the buffer that handle says was claimed from ring number id, and handle its handle. False if it
+ * is no index: somebody scribbled over the ring, and it must not be followed. */
+static ALWAYS_INLINE bool transfer_take(struct buffer *buffers, uint32_t capacity, uint64_t mine,
+					uint32_t id, uint64_t *handle, bool named)
+{
+	const uint32_t index = handle_index(*handle);
+	if (unlikely(index >= capacity))
+		return false;
+	struct buffer *b = &buffers[index];
+	/* A store comes first: a load would fetch the line from its last writer's core to read, and the
+	 * store once more to write. */
+	if (named)
+		store_relaxed(&b->queue, id);
+	else
+		store_relaxed(&b->owner, mine);
+	uint32_t generation = load_relaxed(&b->generation);
+	if (named) {
+		store_relaxed(&b->got, generation);
+		store_release(&b->owner, mine); /* [OWNER] */
+	}
+	*handle = handle_of(index, generation);
+	return true;
+}
+
 /* Takes 1..n buffers from a ring for m, the free ring or a named one; 0 if it is empty, -EBADMSG if what it holds is no index. */
 static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m,
 				      const struct alf_ring *r, uint64_t *handle, uint32_t n,
 				      enum alf_side side, bool named)
 {
-	uint32_t got = alf_claim(r, &m->op, handle, n, side), good = 0;
+	uint32_t got = alf_claim(r, &m->op, handle, n, side);
+	bool well = true;
 	if (!named && unlikely(load_seq_cst(&segment_shared(&p->segment)->bypassed))) /* [BYPASS] */
 		got = transfer_solid(p, m, handle, got, n);
-	transfer_prefetch(p, handle, got);
+	/* Read once: the compiler cannot know that nothing stored meanwhile is one of them. */
+	struct buffer *const buffers = p->buffers;
+	const uint32_t capacity = p->capacity, id = r->id;
+	const uint64_t mine = m->tag;
 	if (named && n == 1 &&
 	    got) /* its header is written at once: its bytes come over meanwhile */
 		prefetch_read(segment_data(&p->segment, handle_index(handle[0])) +
 			      p->segment.geometry.headroom);
-	for (uint32_t i = 0; i < got; i++) {
-		uint32_t index = handle_index(handle[i]);
-		if (unlikely(index >= p->capacity))
-			continue; /* somebody scribbled over the ring: never follow it */
-		struct buffer *b = qmempool_buffer(p, index);
-		/* A store comes first: a load would fetch the line from its last writer's core to read, and
-		 * the store once more to write. */
-		if (named)
-			store_relaxed(&b->queue, r->id);
-		else
-			store_relaxed(&b->owner, m->tag);
-		uint32_t generation = load_relaxed(&b->generation);
-		if (named) {
-			store_relaxed(&b->got, generation);
-			store_release(&b->owner, m->tag); /* [OWNER] */
-		}
-		handle[good++] = handle_of(index, generation);
-	}
+	if (n == 1 && got)
+		well = transfer_take(buffers, capacity, mine, id, handle, named);
+	/* No prefetch of the lines first: their transfers overlap anyhow, near cores or far. */
+#pragma GCC unroll 4
+	for (uint32_t i = 0; n != 1 && i < got; i++)
+		if (unlikely(!transfer_take(buffers, capacity, mine, id, &handle[i], named)))
+			well = false;
+	uint32_t good = likely(well) ? got : transfer_indices(p, handle, got);
 	alf_done(&m->op, side);
 	return likely(good || !got) ? (int)good : -EBADMSG;
 }
