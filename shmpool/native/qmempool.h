@@ -107,13 +107,6 @@ static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t 
 	return &p->buffers[index];
 }
 
-/* Fetches the header and the first line of the data of a buffer that is soon to be used. */
-static inline void qmempool_prefetch(const struct qmempool *p, uint32_t index)
-{
-	prefetch_write(qmempool_buffer(p, index));
-	prefetch_write(segment_data(&p->segment, index) + p->segment.geometry.headroom);
-}
-
 /* Pops the newest n handles of m's cache, by its owner: all, or none if there are not so many or
  * somebody empties the cache or asks for it. */
 static ALWAYS_INLINE bool cache_pop(struct qmempool *p, struct member *m, uint64_t *handle,
