@@ -197,12 +197,13 @@ def test_a_bad_handle_meets_a_full_cache(cached_pool: shmpool.Pool, bad: int) ->
     pool.alloc_many(pool.stats().cached).free()
     assert 64 == pool.stats().cached
     good = array("Q", burst._handles or [])
-    burst._handles = array("Q", good)
-    burst._handles[bad] += 1 << 32
+    stale = array("Q", good)
+    stale[bad] += 1 << 32
+    plant(burst, stale)
     with pytest.raises(shmpool.BufferReleased):
         burst.free()
     assert (True, [40]) == (pool.audit().ok, list(pool.audit().held.values()))
-    burst._handles = good
+    plant(burst, good)
     burst.free()
     audit = pool.audit()
     assert (True, {}, 256) == (audit.ok, audit.held, audit.free + audit.cached)
