@@ -46,21 +46,18 @@ static inline uint32_t alf_back_off(uint32_t pauses)
 /* At the edge, where a consumer has caught up with the producers or the other way round. If a stream brought
  * it there, it lets them get ahead by some cache lines before it looks again: otherwise it takes each line
  * from them while they are still at work in it, for every slot anew. Whoever finds the edge after a few
- * elements, as in an exchange of questions and answers, is not held up; whoever wants many elements at once
- * lets as many more become ready. After the temporal slipping of J.
+ * elements, as in an exchange of questions and answers, is not held up. After the temporal slipping of J.
  * Giacomoni et al., "FastForward for Efficient Pipeline Parallelism" (PPoPP 2008). */
 #define ALF_STREAM 8u       /* elements since the last edge: a line of slots */
 #define ALF_SLIP_PAUSES 16u /* in which the other side passes some lines */
-#define ALF_SLIP_MORE 32u   /* at most: one for each element that is wanted in a bulk */
-static inline void alf_slip(alf_shared_position *edge, alf_position at, uint32_t n)
+static inline void alf_slip(alf_shared_position *edge, alf_position at)
 {
 	alf_position last = load_relaxed(edge);
 	if (last == at)
 		return;
 	store_relaxed(edge, at);
-	uint32_t more = n == 1 ? 0 : n < ALF_SLIP_MORE ? n : ALF_SLIP_MORE;
 	if ((alf_position)(at - last) > ALF_STREAM)
-		for (uint32_t i = 0; i < ALF_SLIP_PAUSES + more; i++)
+		for (uint32_t i = 0; i < ALF_SLIP_PAUSES; i++)
 			cpu_relax();
 }
 

@@ -189,7 +189,7 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 							   prod :
 							   load_acquire(&q->prod); /* [PROD] */
 				if (now == prod) {
-					alf_slip(&q->full_at, prod, 1);
+					alf_slip(&q->full_at, prod);
 					return -ENOBUFS;
 				}
 				prod = now;
@@ -303,7 +303,7 @@ static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, 
 			alf_position now =
 				side != ALF_MULTI ? cons : load_acquire(&q->cons); /* [CONS] */
 			if (now == cons) {
-				alf_slip(&q->empty_at, cons, n);
+				alf_slip(&q->empty_at, cons);
 				return 0;
 			}
 			cons = now;
