@@ -19,6 +19,7 @@ C_ORDER = [
     "layout.h",
     "shmpool.h",
     "process.h",
+    "copy.h",
     "wait.h",
     "segment.h",
     "member.h",

@@ -49,7 +49,7 @@ static inline uint32_t alf_back_off(uint32_t pauses)
  * elements, as in an exchange of questions and answers, is not held up. After the temporal slipping of J.
  * Giacomoni et al., "FastForward for Efficient Pipeline Parallelism" (PPoPP 2008). */
 #define ALF_STREAM 8u       /* elements since the last edge: a line of slots */
-#define ALF_SLIP_PAUSES 16u /* in which the other side passes some lines */
+#define ALF_SLIP_PAUSES 64u /* in which the other side passes some lines, or bulks */
 static inline void alf_slip(alf_shared_position *edge, alf_position at)
 {
 	alf_position last = load_relaxed(edge);
