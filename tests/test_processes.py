@@ -11,6 +11,7 @@ import pytest
 from conftest import Child, MakePool
 
 import shmpool
+from shmpool._ffi import ffi
 
 METHODS = ["fork", "spawn", "forkserver"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -306,11 +307,12 @@ def test_a_handle_of_another_process(make_pool: MakePool, start: Callable[..., C
     )
     burst = pool.alloc_many(2)
     own = array("Q", burst._handles or [])
-    burst._handles = array("Q", map(int, child.line().split()))
+    theirs = array("Q", map(int, child.line().split()))
+    burst._handles, burst._pointer = theirs, ffi.from_buffer("uint64_t[]", theirs)
     for call in (burst.free, lambda: queue.put_many(burst)):
         with pytest.raises(shmpool.ForeignBuffer):
             call()
-    burst._handles = own
+    burst._handles, burst._pointer = own, ffi.from_buffer("uint64_t[]", own)
     child.tell()
     child.end()
     burst.free()
