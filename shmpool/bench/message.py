@@ -60,30 +60,38 @@ def packing(size: int) -> Callable[[int, int, bytes, int], bytes]:
     """
     if size < LARGE:
         return halves(size).pack
-    place, word, end = bytearray(size), _HALVES.pack_into, size - 1
-    place[ENDS - 1 : -1] = body(size)
+    pattern, write = _pattern(size)
 
     def pack(low: int, high: int, _body: bytes, last: int) -> bytes:
-        word(place, 0, low, high)
-        place[end] = last
-        return bytes(place)
+        write(low, high, last)
+        return bytes(pattern)
 
     return pack
 
 
 def packing_into(size: int) -> Callable[[Any, int, int, int, bytes, int], object]:
-    """pack_into(place, 0, the word's lower half, its upper half, body, last byte), likewise."""
+    """pack_into(place, at, the word's lower half, its upper half, body, last byte), likewise."""
     if size < LARGE:
         return halves(size).pack_into
-    pattern, word, end = bytearray(size), _HALVES.pack_into, size - 1
-    pattern[ENDS - 1 : -1] = body(size)
+    pattern, write = _pattern(size)
 
     def pack_into(place: Any, at: int, low: int, high: int, _body: bytes, last: int) -> None:
-        word(pattern, 0, low, high)
-        pattern[end] = last
+        write(low, high, last)
         memoryview(place).cast("B")[at : at + size] = pattern
 
     return pack_into
+
+
+def _pattern(size: int) -> tuple[bytearray, Callable[[int, int, int], None]]:
+    """A message, and write(the word's lower half, its upper half, last byte) for its ends."""
+    pattern = bytearray(size)
+    pattern[ENDS - 1 : -1] = body(size)
+
+    def write(low: int, high: int, last: int) -> None:
+        _HALVES.pack_into(pattern, 0, low, high)
+        pattern[-1] = last
+
+    return pattern, write
 
 
 def checker(size: int) -> Callable[[Any], tuple[int, int]]:

@@ -67,14 +67,7 @@ static inline void cpu_relax(void)
 #endif
 }
 
-/* Fetches a line for writing before it is needed: its transfer from another core overlaps with
- * that of its neighbours. */
-static inline void prefetch_write(const void *p)
-{
-	__builtin_prefetch(p, 1, 3);
-}
-
-/* The same for reading. Neither faults, wherever p points. */
+/* Fetches a line before it is needed. Does not fault, wherever p points. */
 static inline void prefetch_read(const void *p)
 {
 	__builtin_prefetch(p, 0, 3);

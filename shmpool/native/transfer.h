@@ -101,8 +101,8 @@ static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m
 	struct buffer *const buffers = p->buffers;
 	const uint32_t capacity = p->capacity, id = r->id;
 	const uint64_t mine = m->tag;
-	if (named && n == 1 &&
-	    got) /* its header is written at once: its bytes come over meanwhile */
+	/* While the header of one is written, its bytes come over. */
+	if (named && n == 1 && got)
 		prefetch_read(segment_data(&p->segment, handle_index(handle[0])) +
 			      p->segment.geometry.headroom);
 	if (n == 1 && got)
