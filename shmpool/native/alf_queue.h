@@ -350,12 +350,13 @@ static inline uint32_t alf_count(const struct alf_ring *r)
 	return n > r->mask + 1 ? (uint32_t)r->mask + 1 : (uint32_t)n;
 }
 
-/* Whether a claim would find something, voids included. Does not touch the producers' line. */
-static inline bool alf_ready(const struct alf_ring *r)
+/* Whether a claim would find something that far behind the head, voids included. Does not touch the
+ * producers' line. */
+static inline bool alf_ready(const struct alf_ring *r, uint32_t behind)
 {
-	alf_position cons = load_acquire(&r->q->cons);          /* [CONS] */
-	uint64_t word = load_acquire(&r->slot[cons & r->mask]); /* [SLOT] */
-	return (word ^ alf_tag(r, cons)) <= (ALF_VOID | ALF_INDEX_MASK);
+	alf_position at = (alf_position)(load_acquire(&r->q->cons) + behind); /* [CONS] */
+	uint64_t word = load_acquire(&r->slot[at & r->mask]);                 /* [SLOT] */
+	return (word ^ alf_tag(r, at)) <= (ALF_VOID | ALF_INDEX_MASK);
 }
 
 static inline uint32_t alf_avail_space(const struct alf_ring *r)

@@ -59,14 +59,16 @@ static void walk_ring(struct walk *w, const struct alf_ring *r)
 /* Whether what somebody takes from the cache, or took when it died, may still be listed in it. */
 static bool emptied(const struct member *m)
 {
-	return load_acquire(&m->thief); /* [CACHE] */
+	return cache_thief(load_acquire(&m->cache_bottom)); /* [CACHE] */
 }
 
 static void walk_cache(struct walk *w, const struct member *m)
 {
 	if (member_dead(load_acquire(&m->identity))) /* [MEMBER] */
 		return; /* what it had cached it holds, until it is taken back one by one */
-	cache_position bottom = load_acquire(&m->cache_stolen); /* [CACHE] */
+	uint64_t word = load_acquire(&m->cache_bottom);   /* [CACHE] */
+	cache_position top = load_acquire(&m->cache_top); /* [CACHE] */
+	cache_position bottom = cache_bottom_at(word, top);
 	uint64_t mask = w->p->cache_mask;
 	uint32_t len = member_cached(&w->p->segment, m);
 	for (uint32_t i = 0; i < len; i++) {

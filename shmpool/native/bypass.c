@@ -45,9 +45,9 @@ uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle,
 						    index :
 				    owner & OWNER_ABANDONED &&
 					    (!load_relaxed(&b->queue) ||
-					     load_relaxed(&b->got) != load_relaxed(&b->generation));
+					     load_relaxed(&b->got) != buffer_generation(b));
 		if (free && cas_seq_cst(&b->owner, &owner, m->tag)) /* [OWNER] */
-			handle[got++] = handle_of(index, load_relaxed(&b->generation));
+			handle[got++] = handle_of(index, buffer_generation(b));
 	}
 	store_relaxed(&p->bypass_at, at);
 	return got;
@@ -83,14 +83,5 @@ uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *ha
 		if (!good)
 			claimed = alf_claim(&p->free, &m->op, handle, n, ALF_MULTI);
 	}
-	return good;
-}
-
-uint32_t transfer_indices(const struct qmempool *p, uint64_t *handle, uint32_t n)
-{
-	uint32_t good = 0;
-	for (uint32_t i = 0; i < n; i++)
-		if (handle_index(handle[i]) < p->capacity)
-			handle[good++] = handle[i];
 	return good;
 }

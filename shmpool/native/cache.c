@@ -24,55 +24,63 @@ static bool entry_good(const struct qmempool *p, const struct member *m, uint64_
 		return false; /* somebody scribbled over it */
 	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
 	return !SHMPOOL_CHECK || (load_acquire(&b->owner) == m->tag && /* [OWNER] */
-				  load_relaxed(&b->generation) == handle_generation(handle));
+				  load_relaxed(&b->handle) == handle);
 }
 
-/* Moves everything that is in m's cache to the shared queue. */
-static void spill(struct qmempool *p, struct member *m)
+/* Moves everything that is in m's cache to the shared queue. Where its bottom is then. */
+static cache_position spill(struct qmempool *p, struct member *m)
 {
-	cache_position bottom = load_relaxed(&m->cache_stolen);
 	uint32_t len = member_cached(&p->segment, m);
-	for (uint32_t i = 0; i < len;) {
+	cache_position top = load_relaxed(&m->cache_top), at = (cache_position)(top - len);
+	while (at != top) {
 		uint64_t some[BULK_MAX];
 		uint32_t k = 0;
-		while (k < BULK_MAX && i < len)
-			if (entry_good(p, m, m->cache[(bottom + i++) & p->cache_mask], &some[k]))
+		for (; k < BULK_MAX && at != top; at++)
+			if (entry_good(p, m, m->cache[at & p->cache_mask], &some[k]))
 				k++;
 		qmempool_give(p, m, some, k);
 	}
-	store_release(&m->cache_stolen, bottom + len); /* [CACHE] */
 	if (len)
 		count_up(&m->counters[COUNT_FLUSH], 1);
+	return top;
 }
 
 bool qmempool_honour(struct qmempool *p, struct member *m)
 {
-	uint32_t seen = CACHE_REQUESTED;
-	if (!cas_seq_cst(&m->thief, &seen, m->tag)) /* [CACHE] its own thief for a moment */
-		return seen == 0;
-	spill(p, m);
+	uint64_t seen = load_acquire(&m->cache_bottom); /* [CACHE] */
+	if (cache_thief(seen) != CACHE_REQUESTED ||
+	    !cas_seq_cst(&m->cache_bottom, &seen,
+			 cache_held(m->tag, seen))) /* [CACHE] its own thief for a moment */
+		return !cache_thief(seen);
+	uint64_t bottom = spill(p, m);
 	bool asked = wait_anybody(&shared(p)->free_wait);
-	store_release(&m->thief, asked ? CACHE_REQUESTED : 0); /* [CACHE] */
+	store_release(&m->cache_bottom,
+		      asked ? cache_held(CACHE_REQUESTED, bottom) : bottom); /* [CACHE] */
 	return !asked;
 }
 
-/* Takes up to max buffers from victim's cache, which the caller holds as thief. */
+/* Takes up to max buffers from victim's cache, which the caller holds as thief, and leaves it to whoever had
+ * it before: nobody, or a request, which stays because others wait for what is freed next. */
 static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim, uint64_t *handle,
-		    uint32_t max)
+		    uint32_t max, uint32_t before)
 {
-	cache_position bottom = load_relaxed(&victim->cache_stolen);
-	uint32_t len = member_cached(&p->segment, victim), got = 0, passed = 0;
-	while (got < max && passed < len) {
-		uint64_t h = victim->cache[(bottom + passed) & p->cache_mask], was = victim->tag;
+	cache_position top = load_acquire(&victim->cache_top); /* [CACHE] */
+	uint64_t word = load_relaxed(&victim->cache_bottom);
+	cache_position bottom = cache_bottom_at(word, top);
+	int64_t len = cache_between(word, top);
+	uint32_t got = 0;
+	/* Its owner may be about to take back an attempt to pop more than there is. */
+	for (; len > 0 && len <= (int64_t)p->cache_size && got < max; len--, bottom++) {
+		uint64_t h = victim->cache[bottom & p->cache_mask], was = victim->tag;
 		/* The owner word first: if the thief dies here, what no longer reads as the victim's is
 		 * not the victim's, whatever its cache says (entry_good). A swap: if the victim is
 		 * dead, somebody may be putting it right at the same time. */
 		if (entry_good(p, victim, h, &h) &&
 		    cas_seq_cst(&qmempool_buffer(p, handle_index(h))->owner, &was, m->tag))
 			handle[got++] = h;
-		passed++;
 	}
-	store_release(&victim->cache_stolen, bottom + passed); /* [CACHE] */
+	store_release(&victim->cache_bottom,
+		      before ? cache_held(before, bottom) : bottom); /* [CACHE] */
 	return got;
 }
 
@@ -82,27 +90,32 @@ uint32_t qmempool_steal(struct qmempool *p, struct member *m, uint64_t *handle, 
 	uint32_t before[VICTIMS_MAX], held = 0, got = 0;
 	for (uint32_t i = 0; i < p->segment.members && held < VICTIMS_MAX; i++) {
 		struct member *v = segment_member(&p->segment, i);
-		uint32_t seen = load_relaxed(&v->thief);
-		if (v == m || !member_cached(&p->segment, v) ||
-		    (seen != 0 && seen != CACHE_REQUESTED))
+		uint64_t seen = load_relaxed(&v->cache_bottom);
+		uint32_t thief = cache_thief(seen);
+		if (v == m || !member_cached(&p->segment, v) || (thief && thief != CACHE_REQUESTED))
 			continue;
 		/* A slot without a member may have a cache too: see qmempool_drain(). */
 		if (load_acquire(&v->identity) && !load_acquire(&v->barrier)) { /* [MEMBER] */
-			cas_seq_cst(&v->thief, &seen,
-				    CACHE_REQUESTED);               /* [CACHE] at its next call */
-		} else if (cas_seq_cst(&v->thief, &seen, m->tag)) { /* [CACHE] */
-			before[held] =
-				seen; /* a request stays: others wait for what is freed next */
+			cas_seq_cst(&v->cache_bottom, &seen,
+				    cache_held(CACHE_REQUESTED, seen)); /* [CACHE] */
+		} else if (cas_seq_cst(&v->cache_bottom, &seen,
+				       cache_held(m->tag, seen))) { /* [CACHE] */
+			before[held] = thief;
 			victim[held++] = v;
 		}
 	}
 	bool open = held && process_barrier(); /* [CACHE] */
 	for (uint32_t i = 0; i < held; i++) {
-		uint32_t k = open ? rob(p, m, victim[i], handle + got, max - got) : 0;
+		shared64 *bottom = &victim[i]->cache_bottom;
+		if (!open) {
+			store_release(bottom, cache_held(CACHE_REQUESTED,
+							 load_relaxed(bottom))); /* [CACHE] */
+			continue;
+		}
+		uint32_t k = rob(p, m, victim[i], handle + got, max - got, before[i]);
 		got += k;
 		if (k)
 			count_up(&m->counters[COUNT_STEAL], 1);
-		store_release(&victim[i]->thief, open ? before[i] : CACHE_REQUESTED); /* [CACHE] */
 	}
 	return got;
 }
@@ -111,9 +124,10 @@ void qmempool_request(struct qmempool *p)
 {
 	for (uint32_t i = 0; i < p->segment.members; i++) {
 		struct member *v = segment_member(&p->segment, i);
-		uint32_t seen = 0;
-		if (load_acquire(&v->identity))                         /* [MEMBER] */
-			cas_seq_cst(&v->thief, &seen, CACHE_REQUESTED); /* [CACHE] */
+		uint64_t seen = load_relaxed(&v->cache_bottom);
+		if (load_acquire(&v->identity) && !cache_thief(seen)) /* [MEMBER] */
+			cas_seq_cst(&v->cache_bottom, &seen,
+				    cache_held(CACHE_REQUESTED, seen)); /* [CACHE] */
 	}
-	process_barrier(); /* [CACHE] whoever pushes from now on sees the request */
+	process_barrier(); /* [CACHE] whoever begins to push from now on sees the request */
 }

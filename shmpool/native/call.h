@@ -77,7 +77,7 @@ static inline int open_buffer(uint64_t key, struct call *c, struct buffer **b, u
 	if (unlikely(index >= c->p->capacity))
 		return -EINVAL;
 	*b = qmempool_buffer(c->p, index);
-	*handle = handle_of(index, load_relaxed(&(*b)->generation));
+	*handle = handle_of(index, buffer_generation(*b));
 	if (unlikely((handle_generation(*handle) ^ key >> ALF_INDEX_BITS) & KEY_GENERATION_MASK))
 		return -ESTALE;
 	return qmempool_check(c->p, c->m, *handle);

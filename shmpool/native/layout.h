@@ -22,7 +22,7 @@
 #include "alf_queue.h"
 
 #define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
-#define LAYOUT_VERSION 3u
+#define LAYOUT_VERSION 4u
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes: a length travels in 31 bits */
@@ -100,7 +100,7 @@ typedef alf_position cache_position;
 typedef alf_shared_position shared_cache_position;
 
 /* A member: one thread that has attached. The other lines are written by their owner only, but
- * for thief and cache_stolen. */
+ * for cache_bottom. */
 struct member {
 	/* Line 0: who this is. identity is | state 2 | pid 22 | epoch 8 | start time 32 |, 0 for a free
 	 * slot (member.h). */
@@ -117,22 +117,22 @@ struct member {
 	uint32_t pad0[3];
 
 	/* Lines 1 to 3: what it is doing, and what it counts. The local cache is a stack in a ring:
-	 * the owner pushes and pops at its top, which is cache_in - cache_out; a thief takes from its
-	 * bottom, which is cache_stolen. The three never go back but for an attempt undone. */
-	uint64_t op;    /* alf_op(): what it may have reserved or claimed */
-	uint32_t thief; /* 0; CACHE_REQUESTED; or the tag of the member that empties it */
-	uint32_t tag;   /* | epoch 19 | its own number + 1, 13 |: what names it in owner words */
-	shared_cache_position cache_in;     /* handles pushed */
-	shared_cache_position cache_out;    /* handles popped */
-	shared_cache_position cache_stolen; /* handles taken by thieves */
-	uint64_t counters[COUNTERS];        /* member_count() */
-	uint64_t pad1[5];
+	 * the owner pushes and pops at its top, a thief takes from its bottom. */
+	uint64_t op; /* alf_op(): what it may have reserved or claimed */
+	shared_cache_position
+		cache_top;     /* handles pushed and not popped, those that were stolen too */
+	uint64_t cache_bottom; /* handles stolen; with CACHE_HELD while somebody is at it */
+	uint64_t cache_popped; /* handles popped: only counted */
+	uint32_t tag; /* | epoch 19 | its own number + 1, 13 |: what names it in owner words */
+	uint32_t pad1;
+	uint64_t counters[COUNTERS]; /* member_count() */
+	uint64_t pad2[5];
 
 	/* Lines 4 and 5: what concerns the slot. What it had counted when this life of it began
 	 * (member_counted()); lives that ended with it, whose low bits are the tag's epoch. */
 	uint64_t base[COUNTERS];
 	uint64_t deaths;
-	uint64_t pad2;
+	uint64_t pad3;
 
 	uint64_t cache[]; /* handles of free buffers */
 };
@@ -141,7 +141,48 @@ _Static_assert(offsetof(struct member, base) == 4 * CACHE_LINE, "counters fill t
 _Static_assert(offsetof(struct member, cache) == 6 * CACHE_LINE, "the slot's words do too");
 _Static_assert(MEMBERS_MAX + MEMBERS_SPARE < TAG_NUMBER_MASK, "a tag has room for every number");
 
+/* cache_bottom while somebody empties the cache or asks its owner to: | 1 | thief 32 | position 31 |, where
+ * thief is the tag of the member that empties it, or CACHE_REQUESTED. For the owner that is further below
+ * its top than a cache can hold, so that one look tells it both. */
+#define CACHE_HELD (1ull << 63)
+#define CACHE_POSITION_BITS 31
 #define CACHE_REQUESTED UINT32_MAX
+
+static inline uint64_t cache_held(uint32_t thief, uint64_t bottom)
+{
+	return CACHE_HELD | (uint64_t)thief << CACHE_POSITION_BITS |
+	       (bottom & ((1u << CACHE_POSITION_BITS) - 1));
+}
+
+/* Who is at the cache: 0 for nobody. */
+static inline uint32_t cache_thief(uint64_t bottom)
+{
+	return bottom & CACHE_HELD ? (uint32_t)(bottom >> CACHE_POSITION_BITS) : 0;
+}
+
+/* The handles between bottom and top, whoever is at them; less than none in an attempt to pop more. */
+static inline int64_t cache_between(uint64_t bottom, cache_position top)
+{
+	if (sizeof(top) < sizeof(bottom))
+		return (alf_distance)(top - (cache_position)bottom);
+	return (int64_t)((top - bottom) << (64 - CACHE_POSITION_BITS)) >>
+	       (64 - CACHE_POSITION_BITS);
+}
+
+/* Where the bottom is, whoever is at it. */
+static inline cache_position cache_bottom_at(uint64_t bottom, cache_position top)
+{
+	return (cache_position)(top - (cache_position)cache_between(bottom, top));
+}
+
+/* cache_between() for the owner: more than there can be if somebody is at them. */
+static ALWAYS_INLINE uint64_t cache_between_own(uint64_t bottom, cache_position top)
+{
+	if (sizeof(top) < sizeof(bottom))
+		return bottom & CACHE_HELD ? UINT64_MAX :
+					     (cache_position)(top - (cache_position)bottom);
+	return top - bottom;
+}
 
 struct pool_shared {
 	uint32_t free_wait;  /* members asleep until a buffer is free */
@@ -176,21 +217,22 @@ struct queue_slot {
 };
 _Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");
 
-/* A buffer's header. owner and generation are written only by whoever holds the buffer. */
+/* A buffer's header. owner and handle are written only by whoever holds the buffer. */
 struct buffer {
 	uint64_t owner;
-	uint32_t generation; /* changes whenever the buffer is freed */
-	uint32_t length;     /* bytes in use, from headroom on */
-	uint32_t headroom;   /* bytes before them */
-	uint32_t mark;       /* the user's */
+	uint32_t
+		got; /* generation it was got from queue with: another one and it was freed since */
+	uint32_t length;   /* bytes in use, from headroom on */
+	uint32_t headroom; /* bytes before them */
+	uint32_t mark;     /* the user's */
 	uint32_t flow_hash;
 	uint32_t queue;       /* the queue it was last got from: its number, 0 for none yet */
 	uint64_t timestamp;   /* ns, the user's clock */
 	uint32_t redelivered; /* times it was put back because whoever had got it died */
-	uint32_t
-		got; /* generation it was got from that queue with: another one and it was freed since */
+	uint32_t pad;
 	uint64_t since; /* CLOCK_MONOTONIC, ns, to some ms: when its holder allocated or got it */
-	uint64_t pad;
+	uint64_t
+		handle; /* what names it now: handle_of(). The generation changes whenever it is freed */
 };
 _Static_assert(sizeof(struct buffer) == CACHE_LINE, "one cache line");
 _Static_assert(offsetof(struct buffer, owner) == 0 && offsetof(struct buffer, length) == 12 &&
@@ -259,6 +301,11 @@ static inline uint32_t handle_index(uint64_t handle)
 static inline uint32_t handle_generation(uint64_t handle)
 {
 	return (uint32_t)(handle >> 32);
+}
+
+static inline uint32_t buffer_generation(const struct buffer *b)
+{
+	return handle_generation(load_relaxed(&b->handle));
 }
 
 #endif

@@ -153,7 +153,7 @@ static void take_back(struct qmempool *p, struct member *m)
 		b = qmempool_buffer(p, i);
 		if ((load_relaxed(&b->owner) & ~OWNER_PUTTING) != m->tag)
 			continue;
-		uint64_t handle = handle_of(i, load_relaxed(&b->generation));
+		uint64_t handle = handle_of(i, buffer_generation(b));
 		held -= qmempool_free(p, m, handle) == 0;
 	}
 	qmempool_drain(p, m);

@@ -99,9 +99,11 @@ void member_release(const struct segment *s, struct member *m)
 		raise_epoch(m, dead);
 	} else {
 		/* A request for what is in the cache is void: there is nothing in it. A thief that
-		 * still looks (thief holds its tag) finds nothing and lets go by itself. */
-		uint32_t seen = CACHE_REQUESTED;
-		cas_seq_cst(&m->thief, &seen, 0);
+		 * still looks (cache_bottom holds its tag) finds nothing and lets go by itself. */
+		uint64_t seen = load_relaxed(&m->cache_bottom);
+		if (cache_thief(seen) == CACHE_REQUESTED)
+			cas_seq_cst(&m->cache_bottom, &seen,
+				    (uint64_t)cache_bottom_at(seen, load_relaxed(&m->cache_top)));
 	}
 	store_release(&m->identity, 0); /* [MEMBER] */
 }

@@ -74,9 +74,9 @@ static inline uint64_t member_count(const struct member *m, int counter)
 {
 	uint64_t n = load_relaxed(&m->counters[counter]);
 	if (counter == COUNT_ALLOC)
-		n += load_relaxed(&m->cache_out);
-	if (counter == COUNT_FREE)
-		n += load_relaxed(&m->cache_in);
+		n += load_relaxed(&m->cache_popped);
+	if (counter == COUNT_FREE) /* handles pushed */
+		n += load_relaxed(&m->cache_popped) + load_relaxed(&m->cache_top);
 	return n;
 }
 
@@ -89,10 +89,9 @@ static inline uint64_t member_counted(const struct member *m, int counter)
 /* Buffers in the member's local cache, as anybody may see it. */
 static inline uint32_t member_cached(const struct segment *s, const struct member *m)
 {
-	cache_position len =
-		(cache_position)(load_acquire(&m->cache_in) - load_acquire(&m->cache_out) -
-				 load_acquire(&m->cache_stolen)); /* [CACHE] */
-	return len > (uint64_t)s->geometry.cache_size ? 0 : (uint32_t)len;
+	uint64_t bottom = load_acquire(&m->cache_bottom);                 /* [CACHE] */
+	int64_t len = cache_between(bottom, load_acquire(&m->cache_top)); /* [CACHE] */
+	return (uint64_t)len > (uint64_t)s->geometry.cache_size ? 0 : (uint32_t)len;
 }
 
 /* How many buffers the member has in hand, its local cache not counted. */

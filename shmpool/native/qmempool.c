@@ -81,10 +81,18 @@ static void give(struct qmempool *p, struct member *m, const uint64_t *handle, u
 		wait_wake(&shared(p)->free_wait, n);
 }
 
+uint32_t transfer_indices(const struct qmempool *p, uint64_t *handle, uint32_t n)
+{
+	uint32_t good = 0;
+	for (uint32_t i = 0; i < n; i++)
+		if (handle_index(handle[i]) < p->capacity)
+			handle[good++] = handle[i];
+	return good;
+}
+
 void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	const uint32_t capacity = p->capacity;
-	uint64_t good[BULK_MAX];
 	uint32_t k = 0;
 #pragma GCC unroll 4
 	for (; k < n; k++)
@@ -95,14 +103,13 @@ void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle,
 			give(p, m, handle, n);
 		return;
 	}
-	k = 0;
-	for (uint32_t i = 0; i < n; i++) {
-		good[k] = handle[i];
-		k += handle_index(handle[i]) < capacity;
-		if (k == BULK_MAX || (k && i + 1 == n)) {
+	for (uint32_t i = 0; i < n; i += BULK_MAX) {
+		uint64_t good[BULK_MAX];
+		k = n - i < BULK_MAX ? n - i : BULK_MAX;
+		memcpy(good, handle + i, k * sizeof(*good));
+		k = transfer_indices(p, good, k);
+		if (k)
 			give(p, m, good, k);
-			k = 0;
-		}
 	}
 }
 
@@ -117,8 +124,7 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 	count_up(&m->counters[COUNT_GROW], 1);
 	mine = (uint32_t)n < max ? (uint32_t)n : max;
 	for (uint32_t k = 0; k < (uint32_t)n; k++) {
-		uint64_t h = handle_of(first + k,
-				       load_relaxed(&qmempool_buffer(p, first + k)->generation));
+		uint64_t h = handle_of(first + k, buffer_generation(qmempool_buffer(p, first + k)));
 		if (k < mine) {
 			handle[k] = h;
 			continue;
@@ -153,19 +159,17 @@ static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32
 /* Pushes n handles onto m's cache; false if they do not fit or somebody is at it. */
 static bool push(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	cache_position top =
-		(cache_position)(load_relaxed(&m->cache_in) - load_relaxed(&m->cache_out));
-	cache_position len = (cache_position)(top - load_acquire(&m->cache_stolen)); /* [CACHE] */
+	cache_position top = load_relaxed(&m->cache_top);
+	uint64_t len = cache_between_own(load_acquire(&m->cache_bottom), top); /* [CACHE] */
 	uint64_t size = p->cache_size;
-	if (load_relaxed(&m->thief) || n > size || len > size - n)
+	if (n > size || len > size - n)
 		return false;
 	uint64_t from = top & p->cache_mask, straight = size - from;
 	uint32_t first = n < straight ? n : (uint32_t)straight;
 	memcpy(&m->cache[from], handle, first * sizeof(*handle));
 	if (unlikely(first < n))
 		memcpy(m->cache, handle + first, (n - first) * sizeof(*handle));
-	store_release(&m->cache_in, load_relaxed(&m->cache_in) + n); /* [CACHE] */
-	cache_pushed(p, m);
+	store_release(&m->cache_top, (cache_position)(top + n)); /* [CACHE] */
 	return true;
 }
 
@@ -230,8 +234,7 @@ int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, 
 void qmempool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n)
 {
 	while (n--)
-		store_relaxed(&qmempool_buffer(p, handle_index(handle[n]))->generation,
-			      handle_generation(handle[n]));
+		store_relaxed(&qmempool_buffer(p, handle_index(handle[n]))->handle, handle[n]);
 }
 
 /* Raises the generations of n buffers of m's: all, or an error and none. */
@@ -243,8 +246,8 @@ static int spend(struct qmempool *p, struct member *m, const uint64_t *handle, u
 			qmempool_unfree(p, handle, i);
 			return error;
 		}
-		store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->generation,
-			      handle_generation(handle[i]) + 1);
+		store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->handle,
+			      handle[i] + GENERATION_ONE);
 	}
 	return 0;
 }
@@ -281,12 +284,7 @@ int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *han
 		handle += k;
 		n -= k;
 		if (p->cache_size && qmempool_honour(p, m)) {
-			if (push(p, m, freed, k))
-				continue;
-			uint64_t old[BULK_MAX];
-			uint32_t out = unkeep(p, m, old, p->bulk);
-			qmempool_give(p, m, old, out);
-			count_up(&m->counters[COUNT_FLUSH], out > 0);
+			make_room(p, m, k);
 			keep(p, m, freed, k);
 		} else {
 			give(p, m, freed, k);
@@ -305,7 +303,7 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 {
 	struct buffer *b = qmempool_buffer(p, handle_index(handle));
 	uint64_t owner = load_relaxed(&b->owner);
-	if (load_relaxed(&b->generation) != handle_generation(handle))
+	if (load_relaxed(&b->handle) != handle)
 		return -ESTALE;
 	if (owner == m->tag)
 		return 0;
@@ -362,11 +360,16 @@ int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, 
 		error = qmempool_alloc_bulk(p, m, handle, n);
 		if (error == -EAGAIN) {
 			count_up(&m->counters[COUNT_SLEEP], 1);
-			slept = wait_sleep(word, entered, WAIT_SLICE_NS, deadline_ns);
+			/* Who was in the middle of a free did not see the request. */
+			slept = wait_sleep(word, entered,
+					   polls == WAIT_POLLS ? WAIT_SHORT_NS : WAIT_SLICE_NS,
+					   deadline_ns);
 		}
 		wait_leave(word, entered);
+		if (slept == -ETIMEDOUT)
+			return qmempool_alloc_bulk(p, m, handle, n);
 		if (slept)
-			return slept == -ETIMEDOUT ? error : slept;
+			return slept;
 	}
 	return error;
 }

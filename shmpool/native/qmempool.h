@@ -12,12 +12,12 @@
  * member must not be used by two threads at once.
  *
  * Ordering
- *     [CACHE]   a member's cache. To pop, its owner moves cache_out first and then looks at thief; a
- *               thief writes thief, calls membarrier(2), then reads where the top is. The system
- *               call is a full barrier on the owner's processor, so the owner's side costs none:
- *               either the thief sees the pop and leaves those handles alone, or the owner sees the
- *               thief and takes its pop back. Pushing cannot meet a thief, who takes from the
- *               bottom. cache_in hands over what was pushed, cache_stolen and thief what was taken.
+ *     [CACHE]   a member's cache. To pop, its owner moves cache_top down and then looks at cache_bottom; a
+ *               thief writes that it is there into cache_bottom, calls membarrier(2), then reads cache_top.
+ *               The system call is a full barrier on the owner's processor, so the owner's side costs
+ *               none: either the thief sees the pop and leaves those handles alone, or the owner sees
+ *               the thief and takes its pop back. Pushing cannot meet a thief, who takes from the
+ *               bottom. cache_top hands over what was pushed, cache_bottom what was taken.
  *
  * Progress: nothing here waits for another member. A cache whose owner is in the middle of it, or
  * that another thief has, is passed over; an owner whose cache is being emptied works without it. A cache can
@@ -112,45 +112,33 @@ static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t 
 static ALWAYS_INLINE bool cache_pop(struct qmempool *p, struct member *m, uint64_t *handle,
 				    uint32_t n)
 {
-	cache_position out = load_relaxed(&m->cache_out);
-	cache_position top = (cache_position)(load_relaxed(&m->cache_in) - out);
-	store_relaxed(&m->cache_out, out + n); /* [CACHE] */
+	const cache_position top = (cache_position)(load_relaxed(&m->cache_top) - n);
+	store_relaxed(&m->cache_top, top); /* [CACHE] */
 	barrier_asymmetric();
-	if (likely(!load_acquire(&m->thief))) { /* [CACHE] */
-		/* Unsigned: less than none is more than fits. */
-		uint64_t size = p->cache_size;
-		cache_position left = (cache_position)(top - load_relaxed(&m->cache_stolen) - n);
-		if (n == 1 ? likely(left < size) : likely(n <= size && left <= size - n)) {
-			uint64_t from = (top - n) & p->cache_mask;
-			if (n == 1) {
-				handle[0] = m->cache[from];
-			} else if (likely(from + n <= size)) {
-				__builtin_memcpy(handle, &m->cache[from], n * sizeof(*handle));
-			} else {
-				for (uint32_t i = 0; i < n; i++)
-					handle[i] = m->cache[(from + i) & p->cache_mask];
-			}
-			return true;
-		}
+	const uint64_t left = cache_between_own(load_acquire(&m->cache_bottom), top); /* [CACHE] */
+	/* Unsigned: less than none is more than fits. */
+	const uint64_t size = p->cache_size;
+	if (n == 1 ? unlikely(left >= size) : unlikely(n > size || left > size - n)) {
+		store_relaxed(&m->cache_top, (cache_position)(top + n));
+		return false;
 	}
-	store_relaxed(&m->cache_out, out);
-	return false;
-}
-
-/* After a push: 0, once whoever asks for m's cache has what is in it. */
-static ALWAYS_INLINE int cache_pushed(struct qmempool *p, struct member *m)
-{
-	barrier_asymmetric();
-	if (unlikely(load_acquire(&m->thief))) /* [CACHE] after the push: who waits gets it */
-		qmempool_honour(p, m);
-	return 0;
+	count_up(&m->cache_popped, n);
+	const uint64_t from = top & p->cache_mask;
+	if (n == 1)
+		handle[0] = m->cache[from];
+	else if (likely(from + n <= size))
+		__builtin_memcpy(handle, &m->cache[from], n * sizeof(*handle));
+	else
+		for (uint32_t i = 0; i < n; i++)
+			handle[i] = m->cache[(from + i) & p->cache_mask];
+	return true;
 }
 
 /* Whether the header b says that handle is mine, the owner word of the caller. */
 static ALWAYS_INLINE bool qmempool_mine(const struct buffer *b, uint64_t mine, uint64_t handle)
 {
 	return likely(load_relaxed(&b->owner) == mine) &&
-	       likely(load_relaxed(&b->generation) == handle_generation(handle));
+	       likely(load_relaxed(&b->handle) == handle);
 }
 
 /* 0 if m may free or hand on handle, which must name one of the pool's buffers. */
@@ -180,10 +168,8 @@ static ALWAYS_INLINE bool cache_free(struct qmempool *p, struct member *m, const
 				     uint32_t n)
 {
 	/* Read once: the compiler cannot know that no generation stored below is one of them. */
-	const cache_position in = load_relaxed(&m->cache_in);
-	const cache_position top = (cache_position)(in - load_relaxed(&m->cache_out));
-	const cache_position len =
-		(cache_position)(top - load_acquire(&m->cache_stolen)); /* [CACHE] */
+	const cache_position top = load_relaxed(&m->cache_top);
+	const uint64_t len = cache_between_own(load_acquire(&m->cache_bottom), top); /* [CACHE] */
 	const uint64_t size = p->cache_size;
 	const uint64_t mine = m->tag, capacity = p->capacity;
 	struct buffer *const buffers = p->buffers;
@@ -191,20 +177,19 @@ static ALWAYS_INLINE bool cache_free(struct qmempool *p, struct member *m, const
 	if (unlikely(n > size || len > size - n || room + n > m->cache + size))
 		return false;
 #pragma GCC unroll 4
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = n; i--;) { /* from the last one on: transfer_take_all() */
 		const uint64_t h = handle[i];
 		if (SHMPOOL_CHECK) {
 			struct buffer *b = &buffers[handle_index(h)];
 			if (unlikely(handle_index(h) >= capacity) || !qmempool_mine(b, mine, h)) {
-				qmempool_unfree(p, handle, i);
+				qmempool_unfree(p, handle + i + 1, n - i - 1);
 				return false;
 			}
-			store_relaxed(&b->generation, handle_generation(h) + 1);
+			store_relaxed(&b->handle, h + GENERATION_ONE);
 		}
 		room[i] = h + SHMPOOL_CHECK * GENERATION_ONE;
 	}
-	store_release(&m->cache_in, in + n); /* [CACHE] */
-	cache_pushed(p, m);
+	store_release(&m->cache_top, (cache_position)(top + n)); /* [CACHE] */
 	return true;
 }
 
@@ -223,21 +208,21 @@ static ALWAYS_INLINE int qmempool_alloc(struct qmempool *p, struct member *m, ui
 /* qmempool_free_bulk of one, whose handle stays in a register. */
 static ALWAYS_INLINE int qmempool_free(struct qmempool *p, struct member *m, uint64_t handle)
 {
-	const cache_position in = load_relaxed(&m->cache_in);
-	const cache_position top = (cache_position)(in - load_relaxed(&m->cache_out));
+	const cache_position top = load_relaxed(&m->cache_top);
 	const uint64_t size = p->cache_size;
-	if (unlikely((cache_position)(top - load_acquire(&m->cache_stolen)) >= size)) /* [CACHE] */
+	if (unlikely(cache_between_own(load_acquire(&m->cache_bottom), top) >= size)) /* [CACHE] */
 		return qmempool_free_one(p, m, handle);
 	if (SHMPOOL_CHECK) {
 		struct buffer *b = &p->buffers[handle_index(handle)];
 		if (unlikely(handle_index(handle) >= p->capacity) ||
 		    !qmempool_mine(b, m->tag, handle))
 			return qmempool_free_one(p, m, handle);
-		store_relaxed(&b->generation, handle_generation(handle) + 1);
+		handle += GENERATION_ONE;
+		store_relaxed(&b->handle, handle);
 	}
-	m->cache[top & p->cache_mask] = handle + SHMPOOL_CHECK * GENERATION_ONE;
-	store_release(&m->cache_in, in + 1); /* [CACHE] */
-	return cache_pushed(p, m);
+	m->cache[top & p->cache_mask] = handle;
+	store_release(&m->cache_top, (cache_position)(top + 1)); /* [CACHE] */
+	return 0;
 }
 
 #endif

@@ -227,7 +227,7 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 		if (n > 1)
 			unmark(p, m, handle, n);
 		count_up(&m->counters[COUNT_FULL], 1);
-		if (!alf_ready(r)) /* what keeps it full is not the consumers */
+		if (!alf_ready(r, 0)) /* what keeps it full is not the consumers */
 			recover_stuck(p, m);
 		return error;
 	}

@@ -89,9 +89,10 @@ static void recover_thieves(struct recovery *r)
 {
 	for (uint32_t i = 0; i < r->p->segment.members; i++) {
 		struct member *victim = segment_member(&r->p->segment, i);
-		uint32_t thief = load_acquire(&victim->thief); /* [CACHE] */
-		if (recovery_dead(r, thief))
-			cas_seq_cst(&victim->thief, &thief, CACHE_REQUESTED); /* [CACHE] */
+		uint64_t bottom = load_acquire(&victim->cache_bottom); /* [CACHE] */
+		if (recovery_dead(r, cache_thief(bottom)))
+			cas_seq_cst(&victim->cache_bottom, &bottom,
+				    cache_held(CACHE_REQUESTED, bottom)); /* [CACHE] */
 	}
 }
 
@@ -231,19 +232,22 @@ static void recover_roles(struct recovery *r)
 static bool recover_finish(struct recovery *r, const struct dead *d)
 {
 	struct member *m = segment_member(&r->p->segment, d->number);
-	uint32_t thief = load_acquire(&m->thief); /* [CACHE] */
+	uint64_t bottom = load_acquire(&m->cache_bottom); /* [CACHE] */
+	uint32_t thief = cache_thief(bottom);
 	if (thief && thief != CACHE_REQUESTED && !recovery_dead(r, thief))
-		return load_acquire(&m->identity) != d->identity; /* [MEMBER] */
-	if (!cas_seq_cst(&m->thief, &thief, r->m->tag))           /* [CACHE] */
-		return load_acquire(&m->identity) != d->identity; /* [MEMBER] */
-	if (load_acquire(&m->identity) == d->identity) {          /* [MEMBER] */
-		store_relaxed(&m->cache_stolen,
-			      load_relaxed(&m->cache_in) - load_relaxed(&m->cache_out));
+		return load_acquire(&m->identity) != d->identity;                   /* [MEMBER] */
+	if (!cas_seq_cst(&m->cache_bottom, &bottom, cache_held(r->m->tag, bottom))) /* [CACHE] */
+		return load_acquire(&m->identity) != d->identity;                   /* [MEMBER] */
+	if (load_acquire(&m->identity) == d->identity) {                            /* [MEMBER] */
+		uint64_t top = load_relaxed(&m->cache_top);
+		store_relaxed(&m->cache_bottom, cache_held(r->m->tag, top));
 		member_release(&r->p->segment, m);
 		r->out->members++;
-		store_release(&m->thief, 0); /* [CACHE] */
+		store_release(&m->cache_bottom, top); /* [CACHE] */
 	} else {
-		store_release(&m->thief, CACHE_REQUESTED); /* [CACHE] it is its successor's now */
+		store_release(
+			&m->cache_bottom,
+			cache_held(CACHE_REQUESTED, bottom)); /* [CACHE] its successor's now */
 	}
 	return true;
 }

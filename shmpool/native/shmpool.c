@@ -120,7 +120,7 @@ int64_t shmpool_queue_empty(uint64_t key)
 	if (!p)
 		return -EBADF;
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return r ? !alf_ready(r) : -ENOENT;
+	return r ? !alf_ready(r, 0) : -ENOENT;
 }
 
 int shmpool_queue_release(int pool, int queue)
@@ -262,7 +262,7 @@ int64_t shmpool_field(uint64_t key, int field)
 	case SHMPOOL_REDELIVERED:
 		return (int64_t)(load_relaxed(&b->redelivered) & INT64_MAX);
 	case SHMPOOL_GENERATION:
-		return load_relaxed(&b->generation);
+		return buffer_generation(b);
 	}
 	return -EINVAL;
 }

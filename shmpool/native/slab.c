@@ -29,6 +29,7 @@ int slab_create(const struct segment *s)
 		struct buffer *b = segment_buffer(s, i);
 		b->owner = owner_transit(0, at);
 		b->headroom = (uint32_t)s->geometry.headroom;
+		b->handle = handle;
 		alf_publish(&ring, at, &handle, 1);
 	}
 	q->prod += n;
@@ -60,6 +61,7 @@ int slab_grow(const struct segment *s, struct slab_hint *absent, uint64_t owner,
 		for (uint64_t k = at; k < at + n; k++) {
 			struct buffer *b = segment_buffer(s, (uint32_t)k);
 			store_relaxed(&b->headroom, (uint32_t)s->geometry.headroom);
+			store_relaxed(&b->handle, handle_of((uint32_t)k, buffer_generation(b)));
 			store_relaxed(&b->owner, owner);
 		}
 		store_release(extent, EXTENT_PRESENT); /* [EXTENT] */

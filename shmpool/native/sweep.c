@@ -99,7 +99,7 @@ static uint32_t came_from(const struct buffer *b, uint64_t owner)
 	uint32_t said = owner_queue(owner);
 	if (said || owner & OWNER_TRANSIT)
 		return said;
-	return load_relaxed(&b->got) == load_relaxed(&b->generation) ? load_relaxed(&b->queue) : 0;
+	return load_relaxed(&b->got) == buffer_generation(b) ? load_relaxed(&b->queue) : 0;
 }
 
 /* Where the buffer goes: the number of a queue, or 0 to be freed. from is the queue its dead holder had
@@ -151,7 +151,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 		return SOMEBODY_WAS_FASTER;
 	}
 	store_relaxed(&b->queue, from);
-	store_relaxed(&b->got, load_relaxed(&b->generation));
+	store_relaxed(&b->got, buffer_generation(b));
 	store_relaxed(&b->redelivered, load_relaxed(&b->redelivered) + 1);
 	store_release(&b->owner, owner_transit(to, at)); /* [OWNER] */
 	alf_publish(ring, at, &handle, 1);
@@ -207,9 +207,9 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 		if (!to && take(r, b, owner, 0))
 			break;
 	}
-	uint32_t generation = load_relaxed(&b->generation) + 1;
-	store_relaxed(&b->generation, generation);
-	freed->handle[freed->n++] = handle_of(index, generation);
+	uint64_t spent = handle_of(index, buffer_generation(b) + 1);
+	store_relaxed(&b->handle, spent);
+	freed->handle[freed->n++] = spent;
 	if (freed->n == BULK_MAX) {
 		qmempool_give(r->p, r->m, freed->handle, freed->n);
 		freed->n = 0;

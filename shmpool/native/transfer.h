@@ -22,6 +22,9 @@
 
 #include "qmempool.h"
 
+/* Bulks that a producer is ahead by when a consumer need not mind what the processor fetches for it. */
+#define TRANSFER_CLEAR 2u
+
 /* Says in the owner words of n buffers that they are on their way to as many positions of r, from at on. */
 static ALWAYS_INLINE void transfer_mark(const struct qmempool *p, const struct alf_ring *r,
 					const uint64_t *handle, uint32_t n, alf_position at)
@@ -79,13 +82,35 @@ static ALWAYS_INLINE bool transfer_take(struct buffer *buffers, uint32_t capacit
 		store_relaxed(&b->queue, id);
 	else
 		store_relaxed(&b->owner, mine);
-	uint32_t generation = load_relaxed(&b->generation);
+	uint32_t generation = buffer_generation(b);
 	if (named) {
 		store_relaxed(&b->got, generation);
 		store_release(&b->owner, mine); /* [OWNER] */
 	}
 	*handle = handle_of(index, generation);
 	return true;
+}
+
+/* The same for n of them. Forward, or from the last one on, after which it is not yet the producer's headers
+ * that the processor fetches by itself because they are the next. */
+static ALWAYS_INLINE bool transfer_take_all(struct buffer *buffers, uint32_t capacity,
+					    uint64_t mine, uint32_t id, uint64_t *handle,
+					    uint32_t n, bool named, bool forward)
+{
+	bool well = true;
+	if (!forward) {
+		for (uint32_t i = n; i--;)
+			if (unlikely(
+				    !transfer_take(buffers, capacity, mine, id, &handle[i], named)))
+				well = false;
+		return well;
+	}
+	/* No prefetch of the lines first: their transfers overlap anyhow, near cores or far. */
+#pragma GCC unroll 4
+	for (uint32_t i = 0; i < n; i++)
+		if (unlikely(!transfer_take(buffers, capacity, mine, id, &handle[i], named)))
+			well = false;
+	return well;
 }
 
 /* Takes 1..n buffers from a ring for m, the free ring or a named one; 0 if it is empty, -EBADMSG if what it holds is no index. */
@@ -107,11 +132,9 @@ static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m
 			      p->segment.geometry.headroom);
 	if (n == 1 && got)
 		well = transfer_take(buffers, capacity, mine, id, handle, named);
-	/* No prefetch of the lines first: their transfers overlap anyhow, near cores or far. */
-#pragma GCC unroll 4
-	for (uint32_t i = 0; n != 1 && i < got; i++)
-		if (unlikely(!transfer_take(buffers, capacity, mine, id, &handle[i], named)))
-			well = false;
+	else if (got)
+		well = transfer_take_all(buffers, capacity, mine, id, handle, got, named,
+					 !named || alf_ready(r, TRANSFER_CLEAR * got - 1));
 	uint32_t good = likely(well) ? got : transfer_indices(p, handle, got);
 	alf_done(&m->op, side);
 	return likely(good || !got) ? (int)good : -EBADMSG;

@@ -4,9 +4,9 @@
  *
  * The steps of cache_pop, cache_push, steal, rob and qmempool_honour in qmempool.[ch], and of
  * recover_thieves, recover_sweep and recover_finish. One step is one load, store or compare-and-swap, as
- * in ring.pml, and a crash is one as there. The one store that is not fenced, cache_out's in cache_pop,
- * waits in a store buffer (out_waits) until it drains by itself, its owner's next store, or somebody's
- * membarrier. The shared ring of free buffers is a set here: what is in it reads FREE.
+ * in ring.pml, and a crash is one as there. The one store that is not fenced, cache_top's in cache_pop,
+ * waits in a store buffer (top_waits) until it drains by itself, its owner's next store, or somebody's
+ * membarrier. cache_bottom is two variables here, stolen and thief, that change in one step. The shared ring of free buffers is a set here: what is in it reads FREE.
  *
  * A handle is index + 8 * generation.
  */
@@ -27,8 +27,8 @@
 #define GONE(t) ((gone >> (t)) & 1)
 #define DEAD 32
 
-byte in = 2, out, stolen; /* the cache's positions */
-bit out_waits;            /* the owner's out + 1 is not yet seen by others */
+byte top = 2, stolen; /* the cache's positions */
+bit top_waits;        /* the owner's top - 1 is not yet seen by others */
 byte cache[CACHE];
 byte thief;
 byte owner[BUFFERS], generation[BUFFERS];
@@ -40,26 +40,21 @@ hidden byte h;
 #define at_rest 0
 #define finished 1
 #define dead 2
-#define cache_pop_thief 3
-#define cache_pop_stolen 4
-#define cache_push_stolen 5
-#define free_thief 6
-#define rob_stolen 7
-#define rob_in 8
-#define rob_out 9
-#define purge_entry 10
-#define sweep_look 11
+#define cache_pop_bottom 3
+#define cache_push_bottom 4
+#define rob_top 5
+#define purge_entry 6
+#define sweep_look 7
 #define STORES 32
-#define cache_pop_out 32
+#define cache_pop_top 32
 #define cache_pop_restore 33
 #define alloc_shared 34
 #define qmempool_free 35
 #define cache_push_entry 36
-#define cache_push_in 37
+#define cache_push_top 37
 #define give 38
 #define honour_cas 39
 #define spill_entry 40
-#define spill_stolen 41
 #define honour_done 42
 #define steal_cas 43
 #define steal_barrier 44
@@ -82,9 +77,9 @@ hidden byte h;
 
 #ifdef TRACE /* what pan -r prints of a counterexample, a step a line */
 #define SHOW(step)                                                                                 \
-	printf("@%d %d %d in %d out %d+%d stolen %d cache %d %d thief %d owners %d %d %d real %d %d %d\n", me, \
-	       pc[me], step, in, out, out_waits, stolen, cache[0], cache[1], thief, owner[0], owner[1],     \
-	       owner[2], real[0], real[1], real[2]);
+	printf("@%d %d %d top %d-%d stolen %d cache %d %d thief %d owners %d %d %d real %d %d %d\n", me,     \
+	       pc[me], step, top, top_waits, stolen, cache[0], cache[1], thief, owner[0], owner[1], owner[2], \
+	       real[0], real[1], real[2]);
 #else
 #define SHOW(step)
 #endif
@@ -99,12 +94,12 @@ inline kill(v)
 	crashes++;
 	gone = gone | BIT(v + 1);
 	pc[v] = dead;
-	if :: v == 0 && out_waits -> out++; out_waits = 0 :: else fi /* what was stored gets there */
+	if :: v == 0 && top_waits -> top--; top_waits = 0 :: else fi /* what was stored gets there */
 }
 
 inline drain()
 {
-	if :: out_waits -> out++; out_waits = 0 :: else fi
+	if :: top_waits -> top--; top_waits = 0 :: else fi
 }
 
 inline take_ghost(b, from)
@@ -118,7 +113,7 @@ proctype StoreBuffer()
 {
 end:
 	do
-	:: d_step { out_waits -> drain() }
+	:: d_step { top_waits -> drain() }
 	od
 }
 
@@ -132,27 +127,25 @@ end:
 
 proctype Owner()
 {
-	byte me = 0, tag = 1, hand = NONE, ops, top, length, i;
+	byte me = 0, tag = 1, hand = NONE, ops, at, length, i;
 end:
 	do
-	:: d_step { pc[me] == at_rest && ops < OPS && hand == NONE -> ops++; next(cache_pop_out) }
+	:: d_step { pc[me] == at_rest && ops < OPS && hand == NONE -> ops++; next(cache_pop_top) }
 	:: d_step { pc[me] == at_rest && ops < OPS && hand != NONE -> ops++; next(qmempool_free) }
 	:: d_step { pc[me] == at_rest && thief == REQUESTED -> next(honour_cas) }
 	:: d_step {
 		pc[me] > dead ->
 		if
-		:: pc[me] == cache_pop_out ->
+		:: pc[me] == cache_pop_top ->
 			drain();
-			top = in - out;
-			out_waits = 1;
-			next(cache_pop_thief)
-		:: pc[me] == cache_pop_thief ->
-			if :: thief == 0 -> next(cache_pop_stolen) :: else -> next(cache_pop_restore) fi
-		:: pc[me] == cache_pop_stolen ->
-			length = top - stolen;
+			at = top - 1;
+			top_waits = 1;
+			next(cache_pop_bottom)
+		:: pc[me] == cache_pop_bottom ->
+			length = at - stolen;
 			if
-			:: length >= 1 && length <= CACHE ->
-				h = cache[(top - 1) % CACHE];
+			:: thief == 0 && length < CACHE ->
+				h = cache[at % CACHE];
 				hand = h % 8;
 				take_ghost(hand, IN_CACHE);
 				assert(owner[hand] == tag && generation[hand] == h / 8);
@@ -160,11 +153,11 @@ end:
 			:: else -> next(cache_pop_restore)
 			fi;
 			length = 0;
-			if :: pc[me] == at_rest -> top = 0 :: else fi
+			if :: pc[me] == at_rest -> at = 0 :: else fi
 		:: pc[me] == cache_pop_restore ->
 			drain();
-			out--;
-			top = 0;
+			top = at + 1;
+			at = 0;
 			if :: thief == REQUESTED -> next(honour_cas) :: else -> next(alloc_shared) fi
 		:: pc[me] == alloc_shared -> /* transfer_out from the shared ring, as one step */
 			i = 0;
@@ -181,23 +174,19 @@ end:
 		:: pc[me] == qmempool_free ->
 			drain();
 			generation[hand]++;
-			next(cache_push_stolen)
-		:: pc[me] == cache_push_stolen ->
-			top = in - out;
+			next(cache_push_bottom)
+		:: pc[me] == cache_push_bottom ->
 			length = top - stolen;
-			if :: length < CACHE -> next(cache_push_entry) :: else -> top = 0; next(give) fi;
+			if :: thief == 0 && length < CACHE -> next(cache_push_entry) :: else -> next(give) fi;
 			length = 0
 		:: pc[me] == cache_push_entry ->
 			cache[top % CACHE] = hand + 8 * generation[hand];
-			next(cache_push_in)
-		:: pc[me] == cache_push_in ->
-			in++;
+			next(cache_push_top)
+		:: pc[me] == cache_push_top ->
+			top++;
 			real[hand] = IN_CACHE;
 			hand = NONE;
-			top = 0;
-			next(free_thief)
-		:: pc[me] == free_thief ->
-			if :: thief == REQUESTED -> next(honour_cas) :: else -> next(at_rest) fi
+			next(at_rest)
 		:: pc[me] == give ->
 			owner[hand] = FREE;
 			real[hand] = FREE;
@@ -205,7 +194,7 @@ end:
 			next(at_rest)
 		:: pc[me] == honour_cas ->
 			drain();
-			if :: thief == REQUESTED -> thief = tag; length = in - out - stolen; next(spill_entry)
+			if :: thief == REQUESTED -> thief = tag; length = top - stolen; next(spill_entry)
 			   :: else -> next(at_rest) fi;
 			if :: pc[me] == spill_entry && (length == 0 || length > CACHE) -> length = 0; next(honour_done) :: else fi
 		:: pc[me] == spill_entry ->
@@ -218,42 +207,32 @@ end:
 			:: else /* a thief that died had taken it */
 			fi;
 			i++;
-			if :: i == length -> i = 0; next(spill_stolen) :: else fi
-		:: pc[me] == spill_stolen ->
-			stolen = stolen + length;
-			length = 0;
-			next(honour_done)
+			if :: i == length -> i = 0; next(honour_done) :: else fi
 		:: pc[me] == honour_done ->
+			stolen = stolen + length;
 			thief = 0;
+			length = 0;
 			next(at_rest)
 		fi;
 		h = 0
 	   }
-	:: atomic { pc[me] == dead && (hand != NONE || top || length || i) -> hand = NONE; top = 0; length = 0; i = 0 }
+	:: atomic { pc[me] == dead && (hand != NONE || at || length || i) -> hand = NONE; at = 0; length = 0; i = 0 }
 	od
 }
 
 #ifdef MUTATE_STOLEN_BEFORE_OWNER
 #define ROB_FIRST rob_done
-#define ROBBED steal_done
-#define COUNTED rob_owner
 #else
 #define ROB_FIRST rob_owner
-#define ROBBED rob_done
-#define COUNTED steal_done
 #endif
 
-/* Positions, in the order that member_cached() reads them, for a thief and for a recoverer. */
+/* What is in the cache, for a thief and for a recoverer, who alone may move its bottom. */
 inline measure(after)
 {
-	if
-	:: pc[me] == rob_stolen -> bottom = stolen; next(rob_in)
-	:: pc[me] == rob_in -> length = in; next(rob_out)
-	:: pc[me] == rob_out ->
-		length = length - out - bottom;
-		if :: length > CACHE -> length = 0 :: else fi;
-		next(after)
-	fi
+	bottom = stolen;
+	length = top - bottom;
+	if :: length > CACHE -> length = 0 :: else fi;
+	next(after)
 }
 
 proctype Thief()
@@ -271,10 +250,10 @@ end:
 #ifndef MUTATE_STEAL_NO_BARRIER
 			drain();
 #endif
-			next(rob_stolen)
-		:: pc[me] == rob_stolen || pc[me] == rob_in || pc[me] == rob_out ->
+			next(rob_top)
+		:: pc[me] == rob_top ->
 			measure(ROB_FIRST);
-			if :: pc[me] == ROB_FIRST && length == 0 -> next(steal_done) :: else fi
+			if :: length == 0 -> next(steal_done) :: else fi
 		:: pc[me] == rob_owner -> /* the owner word first, then stolen */
 			h = cache[(bottom + got) % CACHE];
 			if
@@ -290,11 +269,14 @@ end:
 #endif
 			fi;
 			got++;
-			if :: got == length -> next(ROBBED) :: else fi
+			if :: got == length -> next(steal_done) :: else fi
+#ifdef MUTATE_STOLEN_BEFORE_OWNER
 		:: pc[me] == rob_done ->
 			stolen = bottom + length;
-			next(COUNTED)
+			next(rob_owner)
+#endif
 		:: pc[me] == steal_done ->
+			stolen = bottom + length;
 			thief = seen;
 			seen = 0; bottom = 0; length = 0; got = 0;
 			next(finished)
@@ -324,7 +306,7 @@ end:	atomic {
 		assert(!GONE(1) || identity[0] == 0);
 		/* what the cache shows is what is in it */
 		i = (real[0] == IN_CACHE) + (real[1] == IN_CACHE) + (real[2] == IN_CACHE);
-		assert((in - out - stolen) == i || (thief == REQUESTED && pc[0] == dead))
+		assert(top - stolen == i || (thief == REQUESTED && pc[0] == dead))
 	}
 }
 

@@ -56,10 +56,10 @@ end:
 #ifdef MUTATE_PURGE_FROM_OUTSIDE /* the recoverer drops what the thief had taken */
 		:: pc[me] == recover_thieves_barrier ->
 			drain();
-			next(rob_stolen)
-		:: pc[me] == rob_stolen || pc[me] == rob_in || pc[me] == rob_out ->
+			next(rob_top)
+		:: pc[me] == rob_top ->
 			measure(purge_entry);
-			if :: pc[me] == purge_entry && length == 0 -> next(recover_thieves_done) :: else fi
+			if :: length == 0 -> next(recover_thieves_done) :: else fi
 		:: pc[me] == purge_entry -> /* what is not the victim's any more goes */
 			h = cache[(bottom + got) % CACHE];
 			if
@@ -103,7 +103,7 @@ end:
 			:: else -> again = 1; next(recover_finish_identity)
 			fi
 		:: pc[me] == recover_finish_cache ->
-			if :: identity[0] != 0 -> stolen = in - out :: else fi;
+			if :: identity[0] != 0 -> stolen = top :: else fi;
 			next(recover_finish_thief)
 		:: pc[me] == recover_finish_thief ->
 			identity[0] = 0;

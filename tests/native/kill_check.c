@@ -13,7 +13,8 @@ static void check_names(void)
 	for (uint32_t i = 0; i < s->members; i++) {
 		const struct member *m = segment_member(s, i);
 		DEMAND(m->op == 0);
-		DEMAND(m->thief == 0 || m->thief == CACHE_REQUESTED);
+		uint32_t thief = cache_thief(m->cache_bottom);
+		DEMAND(thief == 0 || thief == CACHE_REQUESTED);
 		if (m == scene.a || m == scene.b)
 			continue;
 		DEMAND(m->identity == 0);
@@ -46,7 +47,7 @@ static void check_sums(void)
 	for (uint32_t i = 0; i < MEMBERS + MEMBERS_SPARE; i++) {
 		const struct member *m = segment_member(&scene.pool.segment, i);
 		DEMAND(held[i].buffers == (m == scene.a ? 1u : m == scene.b ? 2u : 0u));
-		listed |= load_relaxed(&m->thief) == CACHE_REQUESTED;
+		listed |= cache_thief(load_relaxed(&m->cache_bottom)) == CACHE_REQUESTED;
 	}
 	for (uint32_t i = 0; i < 8; i++)
 		sum += queued[i];
@@ -139,9 +140,12 @@ static void check_missing(const uint8_t *seen, int exact)
 	if (missing && o->kind == GETS)
 		DEMAND(last - first + 1 == missing); /* one bulk */
 	if (missing && exact) {
-		DEMAND(first == o->lost);
 		uint32_t there = o->filled + scene.later - o->lost;
-		DEMAND(missing == (o->n < there ? o->n : there) || o->kind == FREES);
+		uint32_t most = o->n < there ? o->n : there;
+		/* A bulk goes whole, or is freed from its last one on. */
+		DEMAND(last + 1 - o->lost == most);
+		DEMAND(last + 1 - first == missing);
+		DEMAND(missing == most || o->kind == FREES);
 	}
 	if (o->kind == GETS && scene.report->result > 0 && scene.report->got)
 		DEMAND(took == (uint32_t)scene.report->result);

@@ -86,7 +86,7 @@ static void claim(struct scene *s)
 	EQUAL(FOUR, alf_claim(s->ring, &m->op, handle, FOUR, ALF_MULTI));
 	for (uint32_t i = 0; i < 2; i++) {
 		buffer(s, handle[i])->queue = s->subject;
-		buffer(s, handle[i])->got = buffer(s, handle[i])->generation;
+		buffer(s, handle[i])->got = buffer_generation(buffer(s, handle[i]));
 		buffer(s, handle[i])->owner = m->tag;
 	}
 }
@@ -104,9 +104,10 @@ static void steal(struct scene *s)
 {
 	struct member *m = scene_attach(), *b = s->b;
 	CHECK(member_cached(&s->pool.segment, b) >= 3);
-	b->thief = m->tag;
+	uint64_t bottom = b->cache_bottom;
+	b->cache_bottom = cache_held(m->tag, bottom);
 	for (uint64_t i = 0; i < 3; i++) {
-		uint64_t handle = b->cache[(b->cache_stolen + i) % CACHE];
+		uint64_t handle = b->cache[(bottom + i) % CACHE];
 		buffer(s, handle)->owner = m->tag;
 	}
 }
@@ -149,7 +150,8 @@ static void put_back(struct scene *s)
 	uint64_t at;
 	for (uint32_t i = 0; i < CAPACITY; i++) {
 		struct buffer *b = qmempool_buffer(&s->pool, i);
-		if (b->queue != s->subject || b->got != b->generation || b->owner & OWNER_TRANSIT)
+		if (b->queue != s->subject || b->got != buffer_generation(b) ||
+		    b->owner & OWNER_TRANSIT)
 			continue;
 		EQUAL(0, alf_reserve(s->ring, &m->op, 1, ALF_MULTI, &at));
 		b->owner = m->tag | (uint64_t)s->subject << OWNER_QUEUE_SHIFT;

@@ -182,11 +182,11 @@ static void pass(uint32_t capacity, alf_position from, uint64_t elements, enum a
 		if (producer == ALF_MULTI)
 			EQUAL(at & (~0ull >> ALF_OP_POSITION_SHIFT), op >> ALF_OP_POSITION_SHIFT);
 		EQUAL(0, dequeue(&r, out, 64, consumer)); /* nothing of an older lap */
-		CHECK(!alf_ready(&r));
+		CHECK(!alf_ready(&r, 0));
 		EQUAL(n, alf_count(&r));
 		alf_publish(&r, at, in, n);
 		alf_done(&op, producer);
-		CHECK(alf_ready(&r));
+		CHECK(alf_ready(&r, 0));
 		uint32_t skip = put % 5 == 0 ? n / 2 : n; /* this one is void, if there is one */
 		if (skip < n)
 			slots[(alf_position)(at + skip) & r.mask] =

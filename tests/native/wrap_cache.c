@@ -31,8 +31,8 @@ struct worker {
 	struct member *m;
 	uint64_t hand[CAPACITY];
 	uint32_t held;
-	cache_position in, out, stolen;       /* as seen last */
-	uint64_t in_all, out_all, stolen_all; /* how far they have moved */
+	cache_position top, bottom;      /* as seen last */
+	uint64_t pushed, popped, stolen; /* how far they have moved */
 };
 
 static struct qmempool *pool(void)
@@ -51,13 +51,15 @@ static uint32_t random_below(uint32_t n)
 
 static void look(struct worker *w)
 {
-	cache_position in = w->m->cache_in, out = w->m->cache_out, stolen = w->m->cache_stolen;
-	w->in_all += (cache_position)(in - w->in);
-	w->out_all += (cache_position)(out - w->out);
-	w->stolen_all += (cache_position)(stolen - w->stolen);
-	w->in = in;
-	w->out = out;
-	w->stolen = stolen;
+	cache_position top = w->m->cache_top, bottom = cache_bottom_at(w->m->cache_bottom, top);
+	cache_position moved = (cache_position)(top - w->top);
+	if ((alf_distance)moved > 0)
+		w->pushed += moved;
+	else
+		w->popped += (cache_position)-moved;
+	w->stolen += (cache_position)(bottom - w->bottom);
+	w->top = top;
+	w->bottom = bottom;
 	EQUAL(w->held, member_held(w->m));
 	CHECK(member_cached(&pool()->segment, w->m) <= CACHE);
 }
@@ -134,9 +136,9 @@ int main(int argc, char **argv)
 	}
 	check_all(0);
 	printf("pushed: came round %llu times; popped: %llu times; stolen: %llu times\n",
-	       (unsigned long long)(worker[0].in_all + worker[1].in_all) >> bits,
-	       (unsigned long long)(worker[0].out_all + worker[1].out_all) >> bits,
-	       (unsigned long long)(worker[0].stolen_all + worker[1].stolen_all) >> bits);
+	       (unsigned long long)(worker[0].pushed + worker[1].pushed) >> bits,
+	       (unsigned long long)(worker[0].popped + worker[1].popped) >> bits,
+	       (unsigned long long)(worker[0].stolen + worker[1].stolen) >> bits);
 	EQUAL(0, local_close(pool_number));
 	return 0;
 }

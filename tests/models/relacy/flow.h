@@ -67,7 +67,7 @@ struct pass
 			uint32_t count = alf_count(&w.ring);
 			RL_ASSERT(count <= PRODUCERS * MESSAGES ||
 				  CAPACITY <= PRODUCERS * MESSAGES);
-			if (alf_ready(&w.ring))
+			if (alf_ready(&w.ring, 0))
 				RL_ASSERT(w.put[0] || !alf_empty(&w.ring) || received);
 			RL_ASSERT(alf_avail_space(&w.ring) <= CAPACITY);
 		}
