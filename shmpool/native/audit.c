@@ -70,7 +70,9 @@ static void walk_cache(struct walk *w, const struct member *m)
 	cache_position top = load_acquire(&m->cache_top); /* [CACHE] */
 	cache_position bottom = cache_bottom_at(word, top);
 	uint64_t mask = w->p->cache_mask;
-	uint32_t len = member_cached(&w->p->segment, m);
+	int64_t len = cache_between(word, top);
+	if (len > (int64_t)w->p->cache_size)
+		return; /* somebody scribbled over it */
 	for (uint32_t i = 0; i < len; i++) {
 		uint64_t handle = load_relaxed(&m->cache[(bottom + i) & mask]);
 		uint32_t index = handle_index(handle);

@@ -84,25 +84,31 @@ static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim,
 	return got;
 }
 
+/* Writes into v's cache that who is at it, unless somebody is already, other than the one named. Who was: *before. */
+static bool hold(struct member *v, uint32_t who, uint32_t other, uint32_t *before)
+{
+	uint64_t seen = load_relaxed(&v->cache_bottom);
+	do {
+		*before = cache_thief(seen);
+		if (*before && *before != other)
+			return false;
+	} while (!cas_seq_cst(&v->cache_bottom, &seen, cache_held(who, seen))); /* [CACHE] */
+	return true;
+}
+
 uint32_t qmempool_steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
 	struct member *victim[VICTIMS_MAX];
 	uint32_t before[VICTIMS_MAX], held = 0, got = 0;
 	for (uint32_t i = 0; i < p->segment.members && held < VICTIMS_MAX; i++) {
 		struct member *v = segment_member(&p->segment, i);
-		uint64_t seen = load_relaxed(&v->cache_bottom);
-		uint32_t thief = cache_thief(seen);
-		if (v == m || !member_cached(&p->segment, v) || (thief && thief != CACHE_REQUESTED))
+		if (v == m || !member_cached(&p->segment, v))
 			continue;
 		/* A slot without a member may have a cache too: see qmempool_drain(). */
-		if (load_acquire(&v->identity) && !load_acquire(&v->barrier)) { /* [MEMBER] */
-			cas_seq_cst(&v->cache_bottom, &seen,
-				    cache_held(CACHE_REQUESTED, seen)); /* [CACHE] */
-		} else if (cas_seq_cst(&v->cache_bottom, &seen,
-				       cache_held(m->tag, seen))) { /* [CACHE] */
-			before[held] = thief;
+		if (load_acquire(&v->identity) && !load_acquire(&v->barrier)) /* [MEMBER] */
+			hold(v, CACHE_REQUESTED, 0, &before[held]);
+		else if (hold(v, m->tag, CACHE_REQUESTED, &before[held]))
 			victim[held++] = v;
-		}
 	}
 	bool open = held && process_barrier(); /* [CACHE] */
 	for (uint32_t i = 0; i < held; i++) {
@@ -124,10 +130,9 @@ void qmempool_request(struct qmempool *p)
 {
 	for (uint32_t i = 0; i < p->segment.members; i++) {
 		struct member *v = segment_member(&p->segment, i);
-		uint64_t seen = load_relaxed(&v->cache_bottom);
-		if (load_acquire(&v->identity) && !cache_thief(seen)) /* [MEMBER] */
-			cas_seq_cst(&v->cache_bottom, &seen,
-				    cache_held(CACHE_REQUESTED, seen)); /* [CACHE] */
+		uint32_t before;
+		if (load_acquire(&v->identity)) /* [MEMBER] */
+			hold(v, CACHE_REQUESTED, 0, &before);
 	}
 	process_barrier(); /* [CACHE] whoever begins to push from now on sees the request */
 }

@@ -118,11 +118,11 @@ struct member {
 
 	/* Lines 1 to 3: what it is doing, and what it counts. The local cache is a stack in a ring:
 	 * the owner pushes and pops at its top, a thief takes from its bottom. */
-	uint64_t op; /* alf_op(): what it may have reserved or claimed */
-	shared_cache_position
-		cache_top;     /* handles pushed and not popped, those that were stolen too */
-	uint64_t cache_bottom; /* handles stolen; with CACHE_HELD while somebody is at it */
-	uint64_t cache_popped; /* handles popped: only counted */
+	uint64_t op;                     /* alf_op(): what it may have reserved or claimed */
+	shared_cache_position cache_top; /* handles pushed less those popped: from 0 on */
+	uint64_t
+		cache_bottom; /* how far thieves have come; with CACHE_HELD while somebody is at it */
+	uint64_t cache_pushed; /* handles pushed: only counted */
 	uint32_t tag; /* | epoch 19 | its own number + 1, 13 |: what names it in owner words */
 	uint32_t pad1;
 	uint64_t counters[COUNTERS]; /* member_count() */
@@ -142,8 +142,8 @@ _Static_assert(offsetof(struct member, cache) == 6 * CACHE_LINE, "the slot's wor
 _Static_assert(MEMBERS_MAX + MEMBERS_SPARE < TAG_NUMBER_MASK, "a tag has room for every number");
 
 /* cache_bottom while somebody empties the cache or asks its owner to: | 1 | thief 32 | position 31 |, where
- * thief is the tag of the member that empties it, or CACHE_REQUESTED. For the owner that is further below
- * its top than a cache can hold, so that one look tells it both. */
+ * thief is the tag of the member that empties it, or CACHE_REQUESTED. No position is that high: for the
+ * owner it is further below its top than a cache can hold, so that one look tells it both. */
 #define CACHE_HELD (1ull << 63)
 #define CACHE_POSITION_BITS 31
 #define CACHE_REQUESTED UINT32_MAX
@@ -160,7 +160,7 @@ static inline uint32_t cache_thief(uint64_t bottom)
 	return bottom & CACHE_HELD ? (uint32_t)(bottom >> CACHE_POSITION_BITS) : 0;
 }
 
-/* The handles between bottom and top, whoever is at them; less than none in an attempt to pop more. */
+/* The handles between bottom and top, whoever is at them: less than none in an attempt to pop more. */
 static inline int64_t cache_between(uint64_t bottom, cache_position top)
 {
 	if (sizeof(top) < sizeof(bottom))

@@ -67,16 +67,16 @@ int member_attach(const struct segment *s, uint32_t opening, bool spare, struct 
 /* Gives the slot back. Who is killed in the middle of it leaves something that the next one begins anew. */
 void member_release(const struct segment *s, struct member *m);
 
-/* What the slot has counted in all its lives. Allocations and frees through the local cache are counted by the
- * cache's own positions, so that they cost nothing more; what passes the cache for other reasons is
- * taken off again. */
+/* What the slot has counted in all its lives. Allocations from the local cache are counted by what was pushed and
+ * is not there any more; what passes the cache for other reasons is taken off again. In the middle of a pop
+ * or a push that count can be too high by as many as are moved, never too low. */
 static inline uint64_t member_count(const struct member *m, int counter)
 {
 	uint64_t n = load_relaxed(&m->counters[counter]);
 	if (counter == COUNT_ALLOC)
-		n += load_relaxed(&m->cache_popped);
-	if (counter == COUNT_FREE) /* handles pushed */
-		n += load_relaxed(&m->cache_popped) + load_relaxed(&m->cache_top);
+		n += load_relaxed(&m->cache_pushed) - load_relaxed(&m->cache_top);
+	if (counter == COUNT_FREE)
+		n += load_relaxed(&m->cache_pushed);
 	return n;
 }
 
@@ -97,8 +97,13 @@ static inline uint32_t member_cached(const struct segment *s, const struct membe
 /* How many buffers the member has in hand, its local cache not counted. */
 static inline uint64_t member_held(const struct member *m)
 {
-	return (cache_position)(member_counted(m, COUNT_ALLOC) + member_counted(m, COUNT_DEQUEUE) +
-				member_counted(m, COUNT_ADOPT) - member_counted(m, COUNT_FREE) -
+	/* What was pushed counts in both and is left out: it may grow between two looks. */
+	uint64_t allocated = load_relaxed(&m->counters[COUNT_ALLOC]) -
+			     load_relaxed(&m->base[COUNT_ALLOC]) - load_relaxed(&m->cache_top);
+	uint64_t freed =
+		load_relaxed(&m->counters[COUNT_FREE]) - load_relaxed(&m->base[COUNT_FREE]);
+	return (cache_position)(allocated + member_counted(m, COUNT_DEQUEUE) +
+				member_counted(m, COUNT_ADOPT) - freed -
 				member_counted(m, COUNT_ENQUEUE) - load_relaxed(&m->adopted));
 }
 

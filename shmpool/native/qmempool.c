@@ -169,6 +169,7 @@ static bool push(struct qmempool *p, struct member *m, const uint64_t *handle, u
 	memcpy(&m->cache[from], handle, first * sizeof(*handle));
 	if (unlikely(first < n))
 		memcpy(m->cache, handle + first, (n - first) * sizeof(*handle));
+	count_up(&m->cache_pushed, n);
 	store_release(&m->cache_top, (cache_position)(top + n)); /* [CACHE] */
 	return true;
 }
@@ -285,10 +286,10 @@ int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *han
 		n -= k;
 		if (p->cache_size && qmempool_honour(p, m)) {
 			make_room(p, m, k);
-			keep(p, m, freed, k);
-		} else {
-			give(p, m, freed, k);
+			if (push(p, m, freed, k))
+				continue;
 		}
+		give(p, m, freed, k);
 		count_up(&m->counters[COUNT_FREE], k);
 	}
 	return error;
@@ -303,7 +304,7 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 {
 	struct buffer *b = qmempool_buffer(p, handle_index(handle));
 	uint64_t owner = load_relaxed(&b->owner);
-	if (load_relaxed(&b->handle) != handle)
+	if (buffer_generation(b) != handle_generation(handle))
 		return -ESTALE;
 	if (owner == m->tag)
 		return 0;
@@ -344,6 +345,7 @@ int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, 
 			int64_t deadline_ns)
 {
 	int error = qmempool_alloc_bulk(p, m, handle, n);
+	int64_t most = WAIT_SHORT_NS;
 	for (int polls = 0; error == -EAGAIN && n <= p->capacity; polls++) {
 		int slept = 0;
 		if (deadline_ns == WAIT_NEVER)
@@ -360,10 +362,13 @@ int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, 
 		error = qmempool_alloc_bulk(p, m, handle, n);
 		if (error == -EAGAIN) {
 			count_up(&m->counters[COUNT_SLEEP], 1);
-			/* Who was in the middle of a free did not see the request. */
-			slept = wait_sleep(word, entered,
-					   polls == WAIT_POLLS ? WAIT_SHORT_NS : WAIT_SLICE_NS,
-					   deadline_ns);
+			slept = wait_sleep(word, entered, most, deadline_ns);
+			/* Who was in the middle of a free did not see the request: soon, and then less
+			 * and less soon, it is looked for in its cache. A whole slice ends like this by
+			 * a wake-up only. */
+			most = most == WAIT_SLICE_NS    ? WAIT_SHORT_NS :
+			       most < WAIT_SLICE_NS / 8 ? 8 * most :
+							  WAIT_SLICE_NS;
 		}
 		wait_leave(word, entered);
 		if (slept == -ETIMEDOUT)

@@ -17,7 +17,8 @@
  *               The system call is a full barrier on the owner's processor, so the owner's side costs
  *               none: either the thief sees the pop and leaves those handles alone, or the owner sees
  *               the thief and takes its pop back. Pushing cannot meet a thief, who takes from the
- *               bottom. cache_top hands over what was pushed, cache_bottom what was taken.
+ *               bottom. cache_top hands over what was pushed, also when its owner has popped since
+ *               (C11's release sequence), cache_bottom what was taken.
  *
  * Progress: nothing here waits for another member. A cache whose owner is in the middle of it, or
  * that another thief has, is passed over; an owner whose cache is being emptied works without it. A cache can
@@ -112,17 +113,18 @@ static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t 
 static ALWAYS_INLINE bool cache_pop(struct qmempool *p, struct member *m, uint64_t *handle,
 				    uint32_t n)
 {
+	const uint64_t size = p->cache_size;
+	if (n != 1 && unlikely(n > size))
+		return false;
 	const cache_position top = (cache_position)(load_relaxed(&m->cache_top) - n);
 	store_relaxed(&m->cache_top, top); /* [CACHE] */
 	barrier_asymmetric();
 	const uint64_t left = cache_between_own(load_acquire(&m->cache_bottom), top); /* [CACHE] */
 	/* Unsigned: less than none is more than fits. */
-	const uint64_t size = p->cache_size;
-	if (n == 1 ? unlikely(left >= size) : unlikely(n > size || left > size - n)) {
+	if (unlikely(n == 1 ? left >= size : left > size - n)) {
 		store_relaxed(&m->cache_top, (cache_position)(top + n));
 		return false;
 	}
-	count_up(&m->cache_popped, n);
 	const uint64_t from = top & p->cache_mask;
 	if (n == 1)
 		handle[0] = m->cache[from];
@@ -189,6 +191,7 @@ static ALWAYS_INLINE bool cache_free(struct qmempool *p, struct member *m, const
 		}
 		room[i] = h + SHMPOOL_CHECK * GENERATION_ONE;
 	}
+	count_up(&m->cache_pushed, n);
 	store_release(&m->cache_top, (cache_position)(top + n)); /* [CACHE] */
 	return true;
 }
@@ -220,6 +223,7 @@ static ALWAYS_INLINE int qmempool_free(struct qmempool *p, struct member *m, uin
 		handle += GENERATION_ONE;
 		store_relaxed(&b->handle, handle);
 	}
+	count_up(&m->cache_pushed, 1);
 	m->cache[top & p->cache_mask] = handle;
 	store_release(&m->cache_top, (cache_position)(top + 1)); /* [CACHE] */
 	return 0;

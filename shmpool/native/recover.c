@@ -228,7 +228,7 @@ static void recover_roles(struct recovery *r)
 }
 
 /* Frees the slot of a dead member of which nothing is left but that. False if somebody alive still looks
- * into its cache. Whoever has the thief's word does this alone. */
+ * into its cache. Whoever is at its cache does this alone. */
 static bool recover_finish(struct recovery *r, const struct dead *d)
 {
 	struct member *m = segment_member(&r->p->segment, d->number);
@@ -239,11 +239,13 @@ static bool recover_finish(struct recovery *r, const struct dead *d)
 	if (!cas_seq_cst(&m->cache_bottom, &bottom, cache_held(r->m->tag, bottom))) /* [CACHE] */
 		return load_acquire(&m->identity) != d->identity;                   /* [MEMBER] */
 	if (load_acquire(&m->identity) == d->identity) {                            /* [MEMBER] */
-		uint64_t top = load_relaxed(&m->cache_top);
+		cache_position top = load_relaxed(&m->cache_top);
+		if (cache_between(bottom, top) < 0) /* it died in an attempt to pop more */
+			store_relaxed(&m->cache_top, top = cache_bottom_at(bottom, top));
 		store_relaxed(&m->cache_bottom, cache_held(r->m->tag, top));
 		member_release(&r->p->segment, m);
 		r->out->members++;
-		store_release(&m->cache_bottom, top); /* [CACHE] */
+		store_release(&m->cache_bottom, (uint64_t)top); /* [CACHE] */
 	} else {
 		store_release(
 			&m->cache_bottom,

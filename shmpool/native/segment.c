@@ -179,6 +179,8 @@ uint64_t segment_layout_hash(void)
 		TAG_NUMBER_BITS,
 		MEMBERS_SPARE,
 		offsetof(struct buffer, timestamp),
+		offsetof(struct buffer, handle),
+		offsetof(struct member, cache_bottom),
 	};
 	uint64_t hash = 0xcbf29ce484222325ull; /* FNV-1a, 64 bits */
 	for (size_t i = 0; i < sizeof(facts); i++)

@@ -99,6 +99,7 @@ static ALWAYS_INLINE bool transfer_take_all(struct buffer *buffers, uint32_t cap
 {
 	bool well = true;
 	if (!forward) {
+#pragma GCC unroll 4
 		for (uint32_t i = n; i--;)
 			if (unlikely(
 				    !transfer_take(buffers, capacity, mine, id, &handle[i], named)))

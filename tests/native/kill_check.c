@@ -15,6 +15,9 @@ static void check_names(void)
 		DEMAND(m->op == 0);
 		uint32_t thief = cache_thief(m->cache_bottom);
 		DEMAND(thief == 0 || thief == CACHE_REQUESTED);
+		DEMAND(cache_between(m->cache_bottom, m->cache_top) >= 0);
+		for (int k = 0; k < COUNTERS; k++)
+			DEMAND(member_count(m, k) <= UINT32_MAX); /* none is less than none */
 		if (m == scene.a || m == scene.b)
 			continue;
 		DEMAND(m->identity == 0);

@@ -32,7 +32,8 @@ static const struct bench_contestant *const pools_unchecked[] = {
 #define EIGHT_CYCLE .work = WORK_CYCLE, .place = OVERSUBSCRIBED, .producers = 8
 #define POOL .contestants = pools, .work = WORK_POOL
 #define POOL_ALONE POOL, .place = ONE_CORE, .producers = 1
-#define HANDED .place = TWO_CORES, .producers = 1, .consumers = 1, .bulk = 32
+#define HANDED .place = TWO_CORES, .producers = 1, .consumers = 1
+#define FREED .contestants = pools_handed, HANDED, .work = WORK_HAND_OVER
 #define TIMES(x) { GOAL_BASELINE, (x) }
 #define TIMES_OF(x, which) .goal = { GOAL_REFERENCE, (x) }, .reference = &(which)
 #define NS(x) { GOAL_NS, (x) }
@@ -74,9 +75,11 @@ const struct bench_cell cells[] = {
 	  .place = ONE_CORE, .producers = 1, .held = 32, .bulk = 32, TIMES_OF(1, pool_rte) },
 	{ "pool, 8 workers, 256", POOL, .place = OVERSUBSCRIBED, .producers = 8, .held = 256,
 	  .bulk = 1, TIMES_OF(1, pool_rte) },
-	{ "pool, freed by another", .contestants = pools_handed, HANDED, .work = WORK_HAND_OVER,
-	  TIMES_OF(1, pool_rte) },
-	{ "whole path, 64 bytes", .contestants = pools, HANDED, .work = WORK_PATH, .goal = NS(67.2) },
+	{ "pool, freed by another, bulk 1", FREED, .bulk = 1, TIMES_OF(1, pool_rte) },
+	{ "pool, freed by another, bulk 8", FREED, .bulk = 8, TIMES_OF(1, pool_rte) },
+	{ "pool, freed by another, bulk 32", FREED, .bulk = 32, TIMES_OF(1, pool_rte) },
+	{ "whole path, 64 bytes", .contestants = pools, HANDED, .bulk = 32, .work = WORK_PATH,
+	  .goal = NS(67.2) },
 };
 /* clang-format on */
 
