@@ -22,7 +22,7 @@
 
 #include "qmempool.h"
 
-/* Bulks that a producer is ahead by when a consumer need not mind what the processor fetches for it. */
+/* Bulks that a producer is ahead by when its consumer may go forward. */
 #define TRANSFER_CLEAR 2u
 
 /* Says in the owner words of n buffers that they are on their way to as many positions of r, from at on. */
@@ -91,8 +91,8 @@ static ALWAYS_INLINE bool transfer_take(struct buffer *buffers, uint32_t capacit
 	return true;
 }
 
-/* The same for n of them. Forward, or from the last one on, after which it is not yet the producer's headers
- * that the processor fetches by itself because they are the next. */
+/* The same for n of them, forward or from the last one on. A processor fetches by itself the lines beyond those
+ * that a loop goes through: forward, the headers of the next bulk, which the producer may be writing yet. */
 static ALWAYS_INLINE bool transfer_take_all(struct buffer *buffers, uint32_t capacity,
 					    uint64_t mine, uint32_t id, uint64_t *handle,
 					    uint32_t n, bool named, bool forward)

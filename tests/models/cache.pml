@@ -2,7 +2,7 @@
  *
  * cache.pml - a member's cache (0), a thief (1), and two recoverers (2, 3) at any time.
  *
- * The steps of cache_pop, cache_push, steal, rob and qmempool_honour in qmempool.[ch], and of
+ * The steps of cache_pop, the push in qmempool_free, steal, rob and qmempool_honour (qmempool.h, cache.c), and of
  * recover_thieves, recover_sweep and recover_finish. One step is one load, store or compare-and-swap, as
  * in ring.pml, and a crash is one as there. The one store that is not fenced, cache_top's in cache_pop,
  * waits in a store buffer (top_waits) until it drains by itself, its owner's next store, or somebody's
