@@ -84,7 +84,7 @@ static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim,
 	return got;
 }
 
-/* Writes into v's cache that who is at it, unless somebody is already, other than the one named. Who was: *before. */
+/* Makes who the one at v's cache if nobody is, or other is: *before, who was. False if it is somebody else's. */
 static bool hold(struct member *v, uint32_t who, uint32_t other, uint32_t *before)
 {
 	uint64_t seen = load_relaxed(&v->cache_bottom);

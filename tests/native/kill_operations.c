@@ -187,6 +187,7 @@ static const struct {
 	{ "get-1-empty", GETS, 1, 0, 0 },
 	{ "get-8", GETS, BULK, 0, 12 },
 	{ "get-8-round", GETS, BULK, RING - 3, 12 },
+	{ "get-2-of-many", GETS, 2, 0, 12 }, /* forward through the headers: transfer_take_all() */
 	{ "get-8-some", GETS, BULK, 0, 3 },
 	{ "get-8-empty", GETS, BULK, 0, 0 },
 };

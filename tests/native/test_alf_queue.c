@@ -186,7 +186,7 @@ static void pass(uint32_t capacity, alf_position from, uint64_t elements, enum a
 		EQUAL(n, alf_count(&r));
 		alf_publish(&r, at, in, n);
 		alf_done(&op, producer);
-		CHECK(alf_ready(&r, 0));
+		CHECK(alf_ready(&r, 0) && alf_ready(&r, n - 1) && !alf_ready(&r, n));
 		uint32_t skip = put % 5 == 0 ? n / 2 : n; /* this one is void, if there is one */
 		if (skip < n)
 			slots[(alf_position)(at + skip) & r.mask] =
