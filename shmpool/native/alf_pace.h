@@ -61,4 +61,12 @@ static inline void alf_slip(alf_shared_position *edge, alf_position at)
 			cpu_relax();
 }
 
+/* A producer has the slots fetched that it comes to some bulks later. The last who touched them was a consumer,
+ * and so its stores would wait for their lines, and its next compare-and-swap for those stores. As many
+ * elements ahead as leave time for a line from a far core; in a ring of 256 or 512 it is 128. */
+#define ALF_AHEAD 640u
+#define ALF_AHEAD_BULK                                                                             \
+	16u /* fewer are in a line or two, which the processor has fetched by itself */
+#define ALF_LINE (CACHE_LINE / sizeof(uint64_t)) /* slots */
+
 #endif

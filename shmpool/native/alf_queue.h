@@ -167,6 +167,22 @@ static inline int alf_init(struct alf_ring *r, struct alf_queue *q, shared64 *sl
 	return 0;
 }
 
+/* Fetches ahead the slots of a bulk: to read, because a compare-and-swap follows, and it waits for lines that
+ * are being taken away from others. What lies behind the ring's end is fetched for nothing. */
+static ALWAYS_INLINE void alf_fetch_bulk(const struct alf_ring *r, alf_position at, uint32_t n)
+{
+	const shared64 *slot = &r->slot[(at + ALF_AHEAD) & r->mask];
+	for (const shared64 *end = slot + n; slot < end; slot += ALF_LINE)
+		prefetch_read((const void *)slot);
+}
+
+/* And a line of them where elements go in one by one. */
+static ALWAYS_INLINE void alf_fetch_line(const struct alf_ring *r, alf_position at)
+{
+	if (at % ALF_LINE == 0)
+		prefetch_write((const void *)&r->slot[(at + ALF_AHEAD) & r->mask]);
+}
+
 /* Reserves n positions, the first of them in *at: all of them or none. 0, -ENOBUFS if they do not fit
  * now. Until the caller has published and cleared *op, that record covers them. */
 static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uint32_t n,
@@ -197,6 +213,8 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 			}
 		}
 		if (side != ALF_MULTI) {
+			if (n == 1)
+				alf_fetch_line(r, prod);
 			alf_move(&q->prod, prod + n, side); /* [PROD] */
 			break;
 		}
@@ -221,6 +239,8 @@ static ALWAYS_INLINE void alf_publish(const struct alf_ring *r, alf_position at,
 		store_release(slot, tag | (handle[0] & ALF_INDEX_MASK)); /* [SLOT] */
 		return;
 	}
+	if (n >= ALF_AHEAD_BULK)
+		alf_fetch_bulk(r, at, n);
 	uint64_t straight = r->mask + 1 - (at & r->mask);
 	if (unlikely(n > straight)) {
 		store_run_release(r->slot, alf_tag(r, at + straight), handle + straight,
@@ -230,30 +250,32 @@ static ALWAYS_INLINE void alf_publish(const struct alf_ring *r, alf_position at,
 	store_run_release(slot, tag, handle, ALF_INDEX_MASK, n); /* [SLOT] */
 }
 
+/* Published positions: how many, and how many of them hold an index and no void. */
+struct alf_run {
+	uint32_t span;
+	uint32_t values;
+};
+
 /* The slow way of alf_read: one slot after the other, stepping over voids. */
-__attribute__((noinline, cold, unused)) static uint32_t alf_read_each(const struct alf_ring *r,
-								      alf_position at,
-								      uint64_t *handle, uint32_t n,
-								      uint32_t *values)
+__attribute__((noinline, cold, unused)) static struct alf_run
+alf_read_each(const struct alf_ring *r, alf_position at, uint64_t *handle, uint32_t n)
 {
-	uint32_t span = 0, got = 0;
-	while (got < n && span <= r->mask) {
-		uint64_t word = load_acquire(&r->slot[(at + span) & r->mask]) ^
-				alf_tag(r, at + span); /* [SLOT] */
+	struct alf_run run = { 0, 0 };
+	while (run.values < n && run.span <= r->mask) {
+		uint64_t word = load_acquire(&r->slot[(at + run.span) & r->mask]) ^
+				alf_tag(r, at + run.span); /* [SLOT] */
 		if (word > (ALF_VOID | ALF_INDEX_MASK))
 			break;
 		if (word <= ALF_INDEX_MASK)
-			handle[got++] = word;
-		span++;
+			handle[run.values++] = word;
+		run.span++;
 	}
-	*values = got;
-	return span;
+	return run;
 }
 
 /* alf_read where the run goes round the end of the ring: two straight ones. */
-__attribute__((noinline, unused)) static uint32_t alf_read_round(const struct alf_ring *r,
-								 alf_position at, uint64_t *handle,
-								 uint32_t n, uint32_t *values)
+__attribute__((noinline, unused)) static struct alf_run
+alf_read_round(const struct alf_ring *r, alf_position at, uint64_t *handle, uint32_t n)
 {
 	uint64_t straight = r->mask + 1 - (at & r->mask), differs;
 	if (n > r->mask + 1)
@@ -263,13 +285,13 @@ __attribute__((noinline, unused)) static uint32_t alf_read_round(const struct al
 	if (n > straight)
 		differs |= load_run_acquire(r->slot, alf_tag(r, at + straight), handle + straight,
 					    n - (uint32_t)straight); /* [SLOT] */
-	return differs <= ALF_INDEX_MASK ? (*values = n) : alf_read_each(r, at, handle, n, values);
+	return differs <= ALF_INDEX_MASK ? (struct alf_run) { n, n } :
+					   alf_read_each(r, at, handle, n);
 }
 
-/* Copies out up to n indices published from position at on. Returns how many positions they span
- * (voids included), with the number of indices in *values. */
-static ALWAYS_INLINE uint32_t alf_read(const struct alf_ring *r, alf_position at, uint64_t *handle,
-				       uint32_t n, uint32_t *values)
+/* Copies out up to n indices published from position at on. */
+static ALWAYS_INLINE struct alf_run alf_read(const struct alf_ring *r, alf_position at,
+					     uint64_t *handle, uint32_t n)
 {
 	const shared64 *slot = &r->slot[at & r->mask];
 	uint64_t tag = alf_tag(r, at), differs;
@@ -278,15 +300,15 @@ static ALWAYS_INLINE uint32_t alf_read(const struct alf_ring *r, alf_position at
 	} else {
 		uint64_t straight = r->mask + 1 - (at & r->mask);
 		if (unlikely(n > straight))
-			return alf_read_round(r, at, handle, n, values);
+			return alf_read_round(r, at, handle, n);
 		/* The last one first: no use in touching the lines between if it is not there. */
 		differs = load_acquire(&slot[n - 1]) ^ tag; /* [SLOT] */
 		if (likely(differs <= ALF_INDEX_MASK))
 			differs = load_run_acquire(slot, tag, handle, n); /* [SLOT] */
 	}
 	if (unlikely(differs > ALF_INDEX_MASK))
-		return alf_read_each(r, at, handle, n, values);
-	return *values = n;
+		return alf_read_each(r, at, handle, n);
+	return (struct alf_run) { n, n };
 }
 
 /* Takes 1..n indices, oldest first. Returns how many, 0 if nothing is published at the head. Until the
@@ -298,8 +320,8 @@ static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, 
 	uint32_t pauses = ALF_PAUSES_FIRST;
 	alf_position cons = load_acquire(&q->cons); /* [CONS] */
 	for (;;) {
-		uint32_t values, span = alf_read(r, cons, handle, n, &values);
-		if (unlikely(span == 0)) {
+		struct alf_run run = alf_read(r, cons, handle, n);
+		if (unlikely(run.span == 0)) {
 			alf_position now =
 				side != ALF_MULTI ? cons : load_acquire(&q->cons); /* [CONS] */
 			if (now == cons) {
@@ -310,18 +332,18 @@ static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, 
 			continue;
 		}
 		if (side != ALF_MULTI) {
-			alf_move(&q->cons, cons + span, side); /* [CONS] */
+			alf_move(&q->cons, cons + run.span, side); /* [CONS] */
 		} else {
-			store_relaxed(op, alf_op(r, ALF_OP_DEQUEUE, span, cons));   /* [OP] */
-			if (unlikely(!cas_seq_cst(&q->cons, &cons, cons + span))) { /* [CONS] */
+			store_relaxed(op, alf_op(r, ALF_OP_DEQUEUE, run.span, cons));   /* [OP] */
+			if (unlikely(!cas_seq_cst(&q->cons, &cons, cons + run.span))) { /* [CONS] */
 				pauses = alf_back_off(pauses);
 				cons = load_acquire(&q->cons); /* [CONS] */
 				continue;
 			}
 		}
-		if (likely(values))
-			return values;
-		cons += span;
+		if (likely(run.values))
+			return run.values;
+		cons += run.span;
 	}
 }
 

@@ -113,13 +113,14 @@ static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t 
 static ALWAYS_INLINE bool cache_pop(struct qmempool *p, struct member *m, uint64_t *handle,
 				    uint32_t n)
 {
-	const uint64_t size = p->cache_size;
-	if (n != 1 && unlikely(n > size))
+	if (n != 1 && unlikely(n > p->cache_size))
 		return false;
 	const cache_position top = (cache_position)(load_relaxed(&m->cache_top) - n);
 	store_relaxed(&m->cache_top, top); /* [CACHE] */
 	barrier_asymmetric();
 	const uint64_t left = cache_between_own(load_acquire(&m->cache_bottom), top); /* [CACHE] */
+	/* Read after the barrier: an operand of the comparison, no register. */
+	const uint64_t size = p->cache_size;
 	/* Unsigned: less than none is more than fits. */
 	if (unlikely(n == 1 ? left >= size : left > size - n)) {
 		store_relaxed(&m->cache_top, (cache_position)(top + n));
@@ -205,15 +206,20 @@ static inline int qmempool_free_bulk(struct qmempool *p, struct member *m, const
 
 static ALWAYS_INLINE int qmempool_alloc(struct qmempool *p, struct member *m, uint64_t *handle)
 {
-	return qmempool_alloc_bulk(p, m, handle, 1);
+	uint64_t slow; /* so that *handle may stay in a register */
+	if (likely(cache_pop(p, m, handle, 1)))
+		return 0;
+	int error = qmempool_alloc_slow(p, m, &slow, 1);
+	*handle = slow;
+	return error;
 }
 
 /* qmempool_free_bulk of one, whose handle stays in a register. */
 static ALWAYS_INLINE int qmempool_free(struct qmempool *p, struct member *m, uint64_t handle)
 {
 	const cache_position top = load_relaxed(&m->cache_top);
-	const uint64_t size = p->cache_size;
-	if (unlikely(cache_between_own(load_acquire(&m->cache_bottom), top) >= size)) /* [CACHE] */
+	if (unlikely(cache_between_own(load_acquire(&m->cache_bottom), top) >=
+		     p->cache_size)) /* [CACHE] */
 		return qmempool_free_one(p, m, handle);
 	if (SHMPOOL_CHECK) {
 		struct buffer *b = &p->buffers[handle_index(handle)];
