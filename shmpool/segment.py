@@ -2,8 +2,9 @@
 """The shared-memory file under a pool: made, mapped, removed. What lies in it is C's business.
 
 A creator holds an exclusive flock(2) on the file until it is initialised, and everybody who has it
-open a shared one. The kernel drops them with the last descriptor, whatever its process died of: a
-half-made segment is so told from one being made, an abandoned one from one in use.
+open a shared one. The kernel drops them with the last descriptor, whatever its process died of: an
+abandoned segment is so told from one in use. A half-made one is told from one being made by a lock
+that a creator's children do not inherit: making.py.
 """
 
 import contextlib
@@ -18,12 +19,13 @@ import time
 
 import posix_ipc
 
-from . import errors
+from . import errors, making
 from ._ffi import Native, check, ffi, lib
 
 PREFIX = "shmpool."
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
 NAME_MAX = 63
+HEADER = 4096  # bytes that hold what shmpool_check() reads
 BEING_MADE_S = 10.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
@@ -82,10 +84,15 @@ class Segment:
     @classmethod
     def _create_once(cls, name: str, geometry: Native, mode: int, gid: int) -> "Segment | None":
         """The segment, or None to try again after an abandoned one was removed."""
+        with making.announced(name) as alone:
+            if not alone:
+                raise errors.PoolExists(f"pool {name!r} is being made by this process")
+            fd = _create_file(name, mode)
+            return None if fd is None else cls._made(name, fd, geometry, mode, gid)
+
+    @classmethod
+    def _made(cls, name: str, fd: int, geometry: Native, mode: int, gid: int) -> "Segment | None":
         why = ffi.new("char[256]")
-        fd = _create_file(name, mode)
-        if fd is None:
-            return None
         segment = None
         try:
             os.fchmod(fd, mode)
@@ -108,7 +115,9 @@ class Segment:
             raise
         # Not one step: somebody may take the file for abandoned in between, and remove it.
         fcntl.flock(fd, fcntl.LOCK_SH)
-        if os.fstat(fd).st_nlink:
+        with making.deciding(fd) as named:
+            making.end(fd)
+        if named:
             return segment
         segment.close()
         return None
@@ -138,25 +147,27 @@ class Segment:
     @classmethod
     def _attach_once(cls, name: str, read_only: bool = False) -> "Segment | None":
         """The segment, or None while its creator is at work."""
+        if making.here(name):
+            return None
         fd = _open_file(name, read_only)
         segment = None
         try:
-            free = _lock(fd, fcntl.LOCK_SH)  # before the size is read: it says if it is final
+            # Before the size is read: they say if it is final.
+            free = _lock(fd, fcntl.LOCK_SH)
+            given_up = free or not making.at_work(fd)
             size = os.fstat(fd).st_size
-            why = ffi.new("char[256]", b"it is empty")
+            why = ffi.new("char[256]")
+            code = -errno.EAGAIN
             if size:
                 segment = cls(name, fd, size, read_only)
                 geometry = ffi.new("struct shmpool_geometry *")
                 code = lib.shmpool_check(segment.base, size, fd, geometry, why, 256)
-                if code == 0 and free:
-                    return segment
-                code = code or -errno.EAGAIN  # about to be shared, or removed
-            else:
-                code = -errno.EAGAIN
-            if code != -errno.EAGAIN:
-                raise errors.SegmentInvalid(f"pool {name!r}: {ffi.string(why).decode()}")
-            if free:
+            if code == 0 and free:
+                return segment
+            if code == -errno.EAGAIN and given_up:
                 raise errors.PoolNotFound(f"pool {name!r}: its creator died while making it")
+            if code not in (0, -errno.EAGAIN):  # 0: about to be shared, or removed
+                raise errors.SegmentInvalid(f"pool {name!r}: {ffi.string(why).decode()}")
         except BaseException:
             _drop(segment, fd)
             raise
@@ -197,38 +208,46 @@ def prune() -> list[str]:
 
 
 def _pruned(name: str) -> bool:
+    if making.here(name):
+        return False
     try:
         fd = _open_file(name)
     except (errors.PoolNotFound, errors.AccessDenied, errors.SegmentInvalid):
         return False
     try:
-        if not _lock(fd, fcntl.LOCK_EX) or os.fstat(fd).st_nlink == 0:
-            return False
-        if _state(fd) not in (0, -errno.EAGAIN):
-            return False
-        unlink(name)
+        unused = _lock(fd, fcntl.LOCK_EX)
+        given_up = unused or not making.at_work(fd)
+        state = _state(fd)
+        proven = {0: unused, -errno.EAGAIN: given_up}.get(state, False)
+        return proven and _remove(name, fd, state)
     except errors.AccessDenied:
         return False
     finally:
         os.close(fd)
+
+
+def _remove(name: str, fd: int, state: int) -> bool:
+    """Takes the name from a file that had been in that state, if it still is and has it."""
+    with making.deciding(fd) as named:
+        if not named or _state(fd) != state:
+            return False
+        with contextlib.suppress(errors.PoolNotFound):
+            unlink(name)
     return True
 
 
 def _state(fd: int) -> int:
-    """What C says of the file: 0 a pool, -EAGAIN never finished, -EBADMSG something else."""
+    """What C says of the file: 0 a pool, -EAGAIN never finished, -EBADMSG something else.
+
+    Its header is read and not mapped: a mapping has a descriptor of its own, and closing that drops
+    the locks of making.py.
+    """
     size = os.fstat(fd).st_size
-    if size == 0:
-        return -errno.EAGAIN
-    try:
-        mapped = mmap.mmap(fd, size)
-    except ValueError:  # it is shorter than it was a moment ago
-        return -errno.EBADMSG
-    with mapped:
-        base = ffi.from_buffer(mapped)
-        why = ffi.new("char[256]")
-        geometry = ffi.new("struct shmpool_geometry *")
-        code: int = lib.shmpool_check(base, size, fd, geometry, why, 256)
-        ffi.release(base)
+    header = bytearray(HEADER)
+    os.preadv(fd, [header], 0)
+    why = ffi.new("char[256]")
+    geometry = ffi.new("struct shmpool_geometry *")
+    code: int = lib.shmpool_check(ffi.from_buffer(header), size, fd, geometry, why, 256)
     return code
 
 
@@ -286,7 +305,8 @@ def _create_file(name: str, mode: int) -> int | None:
         return None
     except (posix_ipc.PermissionsError, PermissionError):
         raise errors.AccessDenied(f"no permission to create pool {name!r}") from None
-    # Between the two calls somebody may have taken the file for abandoned: then it has no name.
+    making.begin(fd)
+    # Between the calls somebody may have taken the file for abandoned: then it has no name.
     if _lock(fd, fcntl.LOCK_EX) and os.fstat(fd).st_nlink:
         return fd
     os.close(fd)
@@ -302,15 +322,11 @@ def _abandoned(name: str) -> bool:
     except errors.SegmentInvalid:
         return False
     try:
-        if not _lock(fd, fcntl.LOCK_EX):
-            return False
+        given_up = _lock(fd, fcntl.LOCK_EX) or not making.at_work(fd)
         if os.fstat(fd).st_nlink == 0:
             return True
-        if _state(fd) != -errno.EAGAIN:
-            return False
-        with contextlib.suppress(errors.PoolNotFound):
-            unlink(name)
-        return True
+        state = _state(fd)
+        return given_up and state == -errno.EAGAIN and _remove(name, fd, state)
     finally:
         os.close(fd)
 

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 import shmpool
+import shmpool.segment
 
 collect_ignore = ["fuzz_wire.py"]  # not a test: it wants a library that only `make fuzz` installs
 DEADLINE_S = 60.0  # a guard against hangs, never a measure
@@ -85,6 +86,16 @@ def new_name() -> Iterator[Callable[[], str]]:
 def pool_name(new_name: Callable[[], str]) -> str:
     """The name of a pool that nobody else has."""
     return new_name()
+
+
+@pytest.fixture
+def own_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """prune() looks at this process's pools only, not at what a test beside it has just closed."""
+    every = shmpool.segment.pool_names
+    own = f"test-{os.getpid()}-"
+    monkeypatch.setattr(
+        shmpool.segment, "pool_names", lambda: [name for name in every() if name.startswith(own)]
+    )
 
 
 @pytest.fixture

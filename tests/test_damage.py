@@ -43,6 +43,7 @@ def other_things(name: str) -> dict[str, Callable[[], object]]:
     }
 
 
+@pytest.mark.usefixtures("own_pools")
 @pytest.mark.filterwarnings("ignore:unclosed")
 @pytest.mark.parametrize("kind", ["fifo", "directory", "link", "socket"])
 def test_what_is_no_file(pool_name: str, kind: str) -> None:
@@ -88,6 +89,21 @@ def test_foreign_headers(make_pool: MakePool, pool_name: str, offset: int, what:
     segment(pool_name).write_bytes(whole)
     with pytest.raises(shmpool.SegmentInvalid, match=f"{pool_name}.*{what}"):
         shmpool.Pool.attach(pool_name)
+
+
+def test_every_byte_of_the_header(make_pool: MakePool, pool_name: str) -> None:
+    """Not one of them can change unseen: what does not contradict the rest, its checksum shows."""
+    whole = bytearray(segment(make_pool(**SMALL, headroom=8).name).read_bytes())
+    used = max(at for at in range(256) if whole[at]) + 1
+    for at in range(used):
+        for bit in (0x01, 0x80):
+            whole[at] ^= bit
+            segment(pool_name).write_bytes(whole)
+            with pytest.raises(shmpool.SegmentInvalid, match=pool_name):
+                shmpool.Pool.attach(pool_name)
+            whole[at] ^= bit
+    segment(pool_name).write_bytes(whole)
+    shmpool.Pool.attach(pool_name).close()
 
 
 CHANGED_WORDS = """

@@ -418,6 +418,7 @@ def test_holders(make_pool: MakePool, start: Start) -> None:
     assert [] == pool.holders()
 
 
+@pytest.mark.usefixtures("own_pools")
 def test_prune(make_pool: MakePool, new_name: Callable[[], str], start: Start) -> None:
     """Removes exactly the pools that nobody has open: not a member's, not an idle attacher's."""
     used = make_pool()
@@ -448,6 +449,7 @@ def test_prune(make_pool: MakePool, new_name: Callable[[], str], start: Start) -
     used.alloc().free()
 
 
+@pytest.mark.usefixtures("own_pools")
 def test_prune_leaves_what_it_does_not_know(new_name: Callable[[], str]) -> None:
     """A file of that name that is no pool of this version stays."""
     name = new_name()

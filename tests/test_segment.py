@@ -4,15 +4,17 @@
 import os
 import signal
 import stat
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Child, Eventually, MakePool
+from conftest import DEADLINE_S, Child, Eventually, MakePool
 
 import shmpool
 import shmpool.segment
+from shmpool.view import View
 
 
 def segment(name: str) -> Path:
@@ -98,6 +100,9 @@ DIES = """
     import shmpool, shmpool.segment as segment
 
     def die(*arguments):
+        if sys.argv[4:] == ["forks"] and not os.fork():
+            print(os.getpid(), flush=True)  # as a fork of another thread: it makes nothing
+            signal.pause()
         os.kill(os.getpid(), int(sys.argv[3]))
 
     where = sys.argv[2]
@@ -128,6 +133,66 @@ def test_a_creator_killed(pool_name: str, start: Callable[..., Child], where: st
         shmpool.Pool.attach(pool_name)
     with shmpool.Pool.create(pool_name, buffer_size=64, capacity=2) as pool:
         assert 2 == len(pool.alloc_many(2))
+
+
+@pytest.mark.usefixtures("own_pools")
+@pytest.mark.parametrize("where", ["locked", "empty", "sized"])
+def test_a_creator_killed_whose_child_lives(
+    pool_name: str, start: Callable[..., Child], where: str
+) -> None:
+    """What a child of a fork inherits of a half-made file does not keep the name."""
+    child = start(DIES, pool_name, where, int(signal.SIGKILL), "forks")
+    grandchild = int(child.line())
+    try:
+        assert -signal.SIGKILL == child.process.wait()
+        with pytest.raises(shmpool.PoolNotFound, match="creator died"):
+            shmpool.Pool.attach(pool_name)
+        with shmpool.Pool.create(pool_name, buffer_size=64, capacity=2) as pool:
+            assert [] == shmpool.prune()
+            assert 2 == len(pool.alloc_many(2))
+        assert [pool_name] == shmpool.prune()
+    finally:
+        os.kill(grandchild, signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("own_pools")
+def test_prune_removes_what_a_creator_left_to_its_child(
+    pool_name: str, start: Callable[..., Child]
+) -> None:
+    child = start(DIES, pool_name, "sized", int(signal.SIGKILL), "forks")
+    grandchild = int(child.line())
+    try:
+        assert -signal.SIGKILL == child.process.wait()
+        assert [pool_name] == shmpool.prune()
+    finally:
+        os.kill(grandchild, signal.SIGKILL)
+
+
+def test_a_thread_that_makes_a_pool(pool_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others of its process get PoolExists, or wait, and then they have the pool."""
+    reached, go_on = threading.Event(), threading.Event()
+    truncate = os.ftruncate
+
+    def ftruncate(fd: int, size: int) -> None:
+        reached.set()
+        assert go_on.wait(DEADLINE_S)
+        truncate(fd, size)
+
+    monkeypatch.setattr(os, "ftruncate", ftruncate)
+    made: list[shmpool.Pool] = []
+    options = {"buffer_size": 64, "capacity": 2}
+    maker = threading.Thread(target=lambda: made.append(shmpool.Pool.create(pool_name, **options)))
+    maker.start()
+    assert reached.wait(DEADLINE_S)
+    with pytest.raises(shmpool.PoolExists, match=pool_name):
+        shmpool.Pool.create(pool_name, **options)
+    with pytest.raises(shmpool.PoolNotFound, match="still being made"):
+        View(pool_name)
+    threading.Timer(0.05, go_on.set).start()
+    with shmpool.Pool.attach(pool_name) as pool:
+        maker.join(DEADLINE_S)
+        assert 2 == pool.capacity
+    made[0].close()
 
 
 def test_a_creator_killed_when_all_was_done(pool_name: str, start: Callable[..., Child]) -> None:
@@ -198,8 +263,8 @@ def test_half_made_files(pool_name: str) -> None:
         os.truncate(segment(pool_name), size)
         with pytest.raises(shmpool.PoolNotFound, match=pool_name):
             shmpool.Pool.attach(pool_name)
-        shmpool.Pool.create(pool_name, buffer_size=64, capacity=2).close()
-        shmpool.Pool.unlink(pool_name)
+        with shmpool.Pool.create(pool_name, buffer_size=64, capacity=2):
+            shmpool.Pool.unlink(pool_name)
 
 
 AT_ONCE = """
@@ -210,8 +275,8 @@ AT_ONCE = """
         name, at = line.split()
         while time.monotonic() < float(at):
             pass
-        try:
-            shmpool.Pool.create(name, buffer_size=64, capacity=64).close()
+        try:  # open until the next: a pool that nobody has open may be pruned
+            pool = shmpool.Pool.create(name, buffer_size=64, capacity=64)
             print("won", flush=True)
         except shmpool.PoolExists:
             print("lost", flush=True)

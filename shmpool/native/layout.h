@@ -22,7 +22,7 @@
 #include "alf_queue.h"
 
 #define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
-#define LAYOUT_VERSION 4u
+#define LAYOUT_VERSION 5u
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes: a length travels in 31 bits */
@@ -67,6 +67,8 @@ struct segment_header {
 	uint64_t headers_offset;
 	uint64_t data_offset;
 	uint64_t size;
+
+	uint64_t checksum; /* of all of the above but initialised: nothing of it changes afterwards */
 };
 _Static_assert(sizeof(struct segment_header) <= 4 * CACHE_LINE, "before pool_shared");
 

@@ -156,6 +156,21 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, char *why, size_
 	return 0;
 }
 
+/* FNV-1a, 64 bits. */
+static uint64_t hash_of(const void *data, size_t size)
+{
+	uint64_t hash = 0xcbf29ce484222325ull;
+	for (size_t i = 0; i < size; i++)
+		hash = (hash ^ ((const unsigned char *)data)[i]) * 0x100000001b3ull;
+	return hash;
+}
+
+static uint64_t header_checksum(struct segment_header h)
+{
+	h.initialised = h.checksum = 0;
+	return hash_of(&h, sizeof(h));
+}
+
 uint64_t segment_layout_hash(void)
 {
 	const uint64_t facts[] = {
@@ -182,10 +197,7 @@ uint64_t segment_layout_hash(void)
 		offsetof(struct buffer, handle),
 		offsetof(struct member, cache_bottom),
 	};
-	uint64_t hash = 0xcbf29ce484222325ull; /* FNV-1a, 64 bits */
-	for (size_t i = 0; i < sizeof(facts); i++)
-		hash = (hash ^ ((const unsigned char *)facts)[i]) * 0x100000001b3ull;
-	return hash;
+	return hash_of(facts, sizeof(facts));
 }
 
 int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
@@ -239,6 +251,7 @@ int segment_init(struct segment *s, char *base, int fd)
 		.size = s->size,
 	};
 	memcpy(h->boot_id, self.boot_id, sizeof(h->boot_id));
+	h->checksum = header_checksum(*h);
 	segment_shared(s)->namespaces = self.namespaces;
 	for (uint32_t i = 0; i < s->members; i++)
 		segment_member(s, i)->tag = i + 1;
@@ -305,6 +318,10 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 	    h.buffer_size != s->stride || h.bulk != (uint64_t)g.bulk ||
 	    h.cache_size != (uint64_t)g.cache_size || s->size != size)
 		return REFUSE("its offsets do not follow from its geometry");
+	/* What no other word would show: a prealloc or headroom that was not the creator's. */
+	if (h.checksum != header_checksum(h))
+		return REFUSE("its header's checksum is %#llx, of what it holds %#llx",
+			      (ull)h.checksum, (ull)header_checksum(h));
 	return 0;
 #undef REFUSE
 }
