@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LENGTH_MAX = 2**32 - 1
 
+_Spent = tuple["array[int] | None", Native | None, dict[int, Buffer], list[tuple[Buffer, int]]]
+
 
 class Burst:
     """1..n buffers of one pool, in this process's hands.
@@ -87,12 +89,25 @@ class Burst:
         rest = array("Q", (h for i, h in enumerate(handles) if i not in gone))
         return ffi.from_buffer("uint64_t[]", rest), len(rest)
 
-    def _spend(self) -> None:
-        for buffer in self._buffers.values():
-            if not buffer.released:
-                buffer._reclaim()
-        self._buffers.clear()
-        self._handles = self._pointer = None
+    def _spend(self) -> "_Spent":
+        """The burst and its Buffers are spent. What _restore() takes."""
+        spent = (
+            self._handles,
+            self._pointer,
+            self._buffers,
+            [
+                (buffer, buffer._reclaim())
+                for buffer in self._buffers.values()
+                if not buffer.released
+            ],
+        )
+        self._handles, self._pointer, self._buffers = None, None, {}
+        return spent
+
+    def _restore(self, spent: "_Spent") -> None:
+        self._handles, self._pointer, self._buffers, keys = spent
+        for buffer, key in keys:
+            buffer._restore(key)
 
     def free(self) -> None:
         """Gives every buffer back to the pool. BufferInUse while a view of one is alive."""

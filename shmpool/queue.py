@@ -168,10 +168,15 @@ class AlfQueue(QueueBase):
                 f"a burst of {n} does not fit into queue {self.name!r} of {self.capacity}"
             )
         end = FOREVER if timeout is None else until(timeout)
-        while (code := lib.shmpool_put_many_wait(self._key, native, n, end)) < 0:
-            if code != -errno.EINTR:
-                self._fail(code)
-        burst._spend()
+        # Before it waits: no other thread may take a view of what is about to be somebody else's.
+        spent = burst._spend()
+        try:
+            while (code := lib.shmpool_put_many_wait(self._key, native, n, end)) < 0:
+                if code != -errno.EINTR:
+                    self._fail(code)
+        except BaseException:
+            burst._restore(spent)
+            raise
 
     def get_many(self, n: int, timeout: float | None = None) -> Burst:
         """A burst of the 1..n oldest buffers; Empty if there is none within timeout seconds."""

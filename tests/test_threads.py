@@ -65,6 +65,47 @@ def test_another_thread_may_put(pool: shmpool.Pool) -> None:
     assert pool.stats().counters["adopt"] == 4
 
 
+@pytest.mark.parametrize("succeeds", [True, False])
+@pytest.mark.parametrize("many", [False, True])
+def test_no_view_of_what_waits_in_a_put(
+    make_pool: MakePool, eventually: Eventually, many: bool, succeeds: bool
+) -> None:
+    """It is spent as long as its put waits, for whoever asks, and whole again if the put fails."""
+    pool = make_pool()
+    work = pool.create_queue("work", capacity=2)
+    work.send_many([b"1", b"2"])
+    burst = pool.alloc_many(2)
+    buf = burst[1] if many else pool.alloc()
+    buf.write(b"mine")
+    failed: list[shmpool.Full] = []
+
+    def put() -> None:
+        try:
+            work.put_many(burst, 60 if succeeds else 0.5) if many else work.put(
+                buf, 60 if succeeds else 0.5
+            )
+        except shmpool.Full as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    eventually(lambda: buf.released)
+    for use in (lambda: buf.view, lambda: buf.write(b"x"), buf.free, lambda: memoryview(buf)):
+        with pytest.raises(shmpool.BufferReleased):
+            use()
+    if succeeds:
+        assert [b"1", b"2"] == work.recv_many(2)
+    join(thread)
+    assert [] == failed if succeeds else 1 == len(failed)
+    assert succeeds == buf.released
+    if not succeeds:
+        assert b"mine" == bytes(buf)
+        assert not many or (2 == len(burst) and burst[1] is buf)
+        work.recv_many(2)
+        work.put_many(burst) if many else work.put(buf)
+    assert b"mine" == work.recv_many(2)[-1]
+
+
 @pytest.mark.parametrize("many", [False, True])
 def test_buffers_outlive_their_thread(
     pool: shmpool.Pool, eventually: Eventually, many: bool

@@ -254,14 +254,23 @@ static PyObject *buffer_free(PyObject *object, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-/* For a Burst that takes its element back: 0 if it can, the buffer is spent then. */
+/* For a Burst that takes its element back: what _restore() takes; the buffer is spent then. */
 static PyObject *buffer_reclaim(PyObject *object, PyObject *unused)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	(void)unused;
 	if (hot_buffer_movable(self, "burst"))
 		return NULL;
-	self->key = 0;
+	PyObject *key = PyLong_FromUnsignedLongLong(self->key);
+	if (key)
+		self->key = 0;
+	return key;
+}
+
+/* For a Burst that could not be put. */
+static PyObject *buffer_restore(PyObject *object, PyObject *key)
+{
+	((struct buffer_object *)object)->key = PyLong_AsUnsignedLongLong(key);
 	Py_RETURN_NONE;
 }
 
@@ -312,6 +321,7 @@ static PyMethodDef buffer_methods[] = {
 	  "free()\n--\n\nGives the buffer back to its pool.\n\nBufferError while a view of it is "
 	  "alive, BufferReleased if it is spent." },
 	{ "_reclaim", buffer_reclaim, METH_NOARGS, NULL },
+	{ "_restore", buffer_restore, METH_O, NULL },
 	{ "__reduce__", buffer_reduce, METH_NOARGS, NULL },
 	{ "__enter__", buffer_enter, METH_NOARGS, NULL },
 	{ "__exit__", buffer_exit, METH_VARARGS, NULL },

@@ -54,10 +54,13 @@ static PyObject *queue_put_any(PyObject *object, PyObject *item, PyObject *timeo
 		buffer->key = 0;
 		Py_RETURN_NONE;
 	}
+	/* Spent while it waits: nobody may take a view of what is about to be somebody else's. */
+	uint64_t key = buffer->key;
+	buffer->key = 0;
 	PyObject *done = PyObject_CallMethod(object, "_put_slow", "LKO", (long long)code,
-					     (unsigned long long)(uint32_t)buffer->key, timeout);
-	if (done)
-		buffer->key = 0;
+					     (unsigned long long)(uint32_t)key, timeout);
+	if (!done)
+		buffer->key = key;
 	return done;
 }
 
