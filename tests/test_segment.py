@@ -236,6 +236,24 @@ def test_a_creator_killed_while_it_reserves(
         assert 2 == len(pool.alloc_many(2))
 
 
+def test_a_timer_does_not_keep_a_pool_from_being_made(
+    pool_name: str, run: Callable[..., str]
+) -> None:
+    """Signals that come faster than memory can be reserved hold it up, and no more."""
+    printed = run(
+        """
+        import shmpool, signal, sys
+        signal.signal(signal.SIGALRM, lambda *arguments: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        pool = shmpool.Pool.create(sys.argv[1], buffer_size=16384, capacity=1024, prealloc=1024)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(len(pool.alloc_many(1024)))
+        """,
+        pool_name,
+    )
+    assert "1024" == printed.strip()
+
+
 @pytest.mark.parametrize("where", ["empty", "sized"])
 def test_a_pool_that_is_being_made(
     pool_name: str, start: Callable[..., Child], monkeypatch: pytest.MonkeyPatch, where: str

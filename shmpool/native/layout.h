@@ -68,7 +68,8 @@ struct segment_header {
 	uint64_t data_offset;
 	uint64_t size;
 
-	uint64_t checksum; /* of all of the above but initialised: nothing of it changes afterwards */
+	uint64_t
+		checksum; /* of all of the above but initialised: nothing of it changes afterwards */
 };
 _Static_assert(sizeof(struct segment_header) <= 4 * CACHE_LINE, "before pool_shared");
 

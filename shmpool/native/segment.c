@@ -7,6 +7,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -203,10 +205,15 @@ uint64_t segment_layout_hash(void)
 int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
 {
 	uint64_t from = offset / SEGMENT_PAGE * SEGMENT_PAGE;
+	sigset_t every, before;
 	int error;
+	/* tmpfs gives back all that it has reserved when a signal comes: a timer's could come for ever. */
+	sigfillset(&every);
+	pthread_sigmask(SIG_SETMASK, &every, &before);
 	do {
 		error = posix_fallocate(s->fd, (off_t)from, (off_t)(offset + length - from));
-	} while (error == EINTR);
+	} while (error == EINTR); /* the process was frozen */
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return -error;
 }
 
