@@ -91,18 +91,13 @@ class Burst:
 
     def _spend(self) -> "_Spent":
         """The burst and its Buffers are spent. What _restore() takes."""
-        spent = (
-            self._handles,
-            self._pointer,
-            self._buffers,
-            [
-                (buffer, buffer._reclaim())
-                for buffer in self._buffers.values()
-                if not buffer.released
-            ],
-        )
-        self._handles, self._pointer, self._buffers = None, None, {}
-        return spent
+        handles, pointer, buffers = self._handles, self._pointer, self._buffers
+        self._handles = self._pointer = None
+        if not buffers:
+            return handles, pointer, buffers, []
+        self._buffers = {}
+        keys = [(buffer, buffer._reclaim()) for buffer in buffers.values() if not buffer.released]
+        return handles, pointer, buffers, keys
 
     def _restore(self, spent: "_Spent") -> None:
         self._handles, self._pointer, self._buffers, keys = spent
