@@ -233,9 +233,25 @@ class Pool(PoolBase):
                 "allowed is a power of two from 2 to 65536"
             )
         letter = self.queue(dead_letter) if isinstance(dead_letter, str) else dead_letter
+        self._refuse_foreign(letter, f"dead_letter of queue {name!r}")
         policy = on_death_policy(name, on_death, producers, letter, max_redeliveries)
         code = lib.shmpool_queue_create(self._number, name.encode(), capacity, flags, *policy)
         return AlfQueue(self, check(code, f"queue {name!r}"))
+
+    def _refuse_foreign(self, queue: AlfQueue | None, what: str) -> None:
+        if queue is None:
+            return
+        if not isinstance(queue, AlfQueue):
+            raise TypeError(f"{what} is {queue!r}; it is an AlfQueue, the name of one, or None")
+        if not self._same(queue.pool):
+            raise errors.InvalidArgument(
+                f"{what} is {queue.name!r} of pool {queue.pool.name!r}; "
+                f"it must be a queue of pool {self.name!r}"
+            )
+
+    def _same(self, other: "Pool") -> bool:
+        """Whether both are openings of one segment."""
+        return self is other or self._opened().inode == other._opened().inode
 
     def queue(self, name: str) -> AlfQueue:
         """The queue of that name. QueueNotFound."""
