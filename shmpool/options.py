@@ -9,6 +9,7 @@ from ._ffi import lib
 if TYPE_CHECKING:
     from .queue import AlfQueue
 
+INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 ON_DEATH = ("free", "requeue", "dead-letter")  # in the order of enum on_death in native/layout.h
 

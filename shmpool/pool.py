@@ -14,8 +14,8 @@ from . import errors
 from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
 from .buffer import Buffer, PoolBase
 from .burst import Burst
-from .options import INT64_MAX, at_least, int64, on_death_policy, single
-from .queue import AlfQueue
+from .options import INT32_MAX, INT64_MAX, at_least, int64, on_death_policy, single
+from .queue import AlfQueue, queue_name
 from .segment import Segment, checked_name, inode_of, unlink
 from .stats import (
     SPARE_MEMBERS,
@@ -197,7 +197,7 @@ class Pool(PoolBase):
         low = (handle >> 32 & 0x7F) << 24 | (handle & 0xFFFFFF)
         moved = lib.shmpool_field(self._key | low, lib.SHMPOOL_HEADROOM) != self.headroom
         length = check(lib.shmpool_length(self._key | low), f"buffer {handle & 0xFFFFFF}")
-        return self._wrap(length << 32 | moved << 31 | low)
+        return self._wrap(min(length, INT32_MAX) << 32 | moved << 31 | low)
 
     # Queues.
 
@@ -268,7 +268,7 @@ class Pool(PoolBase):
     def _queue_names(self) -> dict[int, str]:
         info: Native = ffi.new("struct shmpool_queue_info *")
         return {
-            number: ffi.string(info.name).decode()
+            number: queue_name(self.name, number, info)
             for number in range(1, self.max_queues + 1)
             if lib.shmpool_queue_info(self._number, number, info) == 0
         }

@@ -42,7 +42,7 @@ class AlfQueue(QueueBase):
         self.number = number
         self._key = pool._key | number << 48
         info = self._info()
-        self.name: str = ffi.string(info.name).decode()
+        self.name = queue_name(pool.name, number, info)
         self.capacity: int = info.capacity
         self.producers = "single" if info.single_producer else "multi"
         self.consumers = "single" if info.single_consumer else "multi"
@@ -65,7 +65,15 @@ class AlfQueue(QueueBase):
     @property
     def dead_letter(self) -> "AlfQueue | None":
         """Where what no consumer survives goes, if anywhere."""
-        return AlfQueue(self.pool, self._dead_letter) if self._dead_letter else None
+        if not self._dead_letter:
+            return None
+        try:
+            return AlfQueue(self.pool, self._dead_letter)
+        except (errors.QueueNotFound, OverflowError):
+            raise errors.SegmentInvalid(
+                f"pool {self.pool.name!r} is damaged: "
+                f"dead_letter of queue {self.name!r} is queue {self._dead_letter}"
+            ) from None
 
     def full(self) -> bool:
         """Whether a put would find no room just now."""
@@ -205,6 +213,16 @@ class AlfQueue(QueueBase):
 
     def _recv_many_failed(self, code: int) -> NoReturn:
         self._fail(code, empty=True)
+
+
+def queue_name(pool: str, number: int, info: Native) -> str:
+    """The name of a pool's queue. SegmentInvalid if something else has been written there."""
+    name: bytes = ffi.string(info.name)
+    if not name.isascii():
+        raise errors.SegmentInvalid(
+            f"pool {pool!r} is damaged: the name of queue {number} is {name!r}"
+        )
+    return name.decode()
 
 
 def _count(n: int, most: int) -> int:
