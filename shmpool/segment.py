@@ -26,6 +26,7 @@ PREFIX = "shmpool."
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
 NAME_MAX = 63
 HEADER = 4096  # bytes that hold what shmpool_check() reads
+GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 BEING_MADE_S = 10.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
@@ -47,11 +48,22 @@ def group_id(group: str | int | None) -> int:
     if group is None:
         return -1
     if isinstance(group, int):
+        if isinstance(group, bool) or not 0 <= group <= GROUP_MAX:
+            raise errors.InvalidArgument(f"group is {group!r}; allowed are 0 to {GROUP_MAX}")
         return group
+    if not isinstance(group, str):
+        raise TypeError(f"group is {group!r}; it is a str, an int, or None")
     try:
         return grp.getgrnam(group).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):  # the latter: no group's name can hold such characters
         raise errors.InvalidArgument(f"group is {group!r}; there is no such group") from None
+
+
+def _check_mode(mode: int) -> None:
+    if not isinstance(mode, int):
+        raise TypeError(f"mode is {mode!r}; it is an int")
+    if isinstance(mode, bool) or not 0 <= mode <= 0o777:
+        raise errors.InvalidArgument(f"mode is {mode!r} ({mode:#o}); allowed are 0 to 0o777")
 
 
 class Segment:
@@ -71,33 +83,38 @@ class Segment:
 
     @classmethod
     def create(cls, name: str, geometry: Native, mode: int, group: str | int | None) -> "Segment":
-        """Makes and initialises the file. PoolExists, OutOfSharedMemory, InvalidArgument."""
+        """Makes and initialises the file. PoolExists, OutOfSharedMemory, InvalidArgument,
+        AccessDenied."""
         why = ffi.new("char[256]")
         if lib.shmpool_plan(geometry, why, 256):
             raise errors.InvalidArgument(f"pool {name!r}: {ffi.string(why).decode()}")
-        gid = group_id(group)
+        _check_mode(mode)
+        group_id(group)  # refused before there is a file
         while True:
-            segment = cls._create_once(name, geometry, mode, gid)
+            segment = cls._create_once(name, geometry, mode, group)
             if segment is not None:
                 return segment
 
     @classmethod
-    def _create_once(cls, name: str, geometry: Native, mode: int, gid: int) -> "Segment | None":
+    def _create_once(
+        cls, name: str, geometry: Native, mode: int, group: str | int | None
+    ) -> "Segment | None":
         """The segment, or None to try again after an abandoned one was removed."""
         with making.announced(name) as alone:
             if not alone:
                 raise errors.PoolExists(f"pool {name!r} is being made by this process")
             fd = _create_file(name, mode)
-            return None if fd is None else cls._made(name, fd, geometry, mode, gid)
+            return None if fd is None else cls._made(name, fd, geometry, mode, group)
 
     @classmethod
-    def _made(cls, name: str, fd: int, geometry: Native, mode: int, gid: int) -> "Segment | None":
+    def _made(
+        cls, name: str, fd: int, geometry: Native, mode: int, group: str | int | None
+    ) -> "Segment | None":
         why = ffi.new("char[256]")
         segment = None
         try:
             os.fchmod(fd, mode)
-            if gid != -1:
-                os.fchown(fd, -1, gid)
+            _give_to_group(name, fd, group)
             _refuse_hopeless(name, fd, geometry)
             os.ftruncate(fd, geometry.size)
             segment = cls(name, fd, geometry.size)
@@ -329,6 +346,15 @@ def _abandoned(name: str) -> bool:
         return given_up and state == -errno.EAGAIN and _remove(name, fd, state)
     finally:
         os.close(fd)
+
+
+def _give_to_group(name: str, fd: int, group: str | int | None) -> None:
+    try:
+        os.fchown(fd, -1, group_id(group))
+    except OSError as error:
+        raise errors.AccessDenied(
+            f"pool {name!r} cannot be given to group {group!r}: {error.strerror}"
+        ) from None
 
 
 def _refuse_hopeless(name: str, fd: int, geometry: Native) -> None:

@@ -252,8 +252,37 @@ def test_policies_of_another_type(pool: shmpool.Pool, option: str, value: object
     assert [] == pool.queues()
 
 
-def test_an_unknown_group(pool_name: str) -> None:
-    """InvalidArgument names the group; nothing is left."""
-    with pytest.raises(shmpool.InvalidArgument, match="'no-such-group'"):
-        shmpool.Pool.create(pool_name, buffer_size=64, capacity=2, group="no-such-group")
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("group", "no-such-group"),
+        ("group", "a\0b"),
+        ("group", "\ud800"),
+        ("group", -1),
+        ("group", -5),
+        ("group", 2**32 - 1),
+        ("group", 2**40),
+        ("group", True),
+        ("mode", -1),
+        ("mode", 0o1000),
+        ("mode", 0o10000),
+        ("mode", 2**40),
+        ("mode", True),
+    ],
+)
+def test_who_may_attach(pool_name: str, option: str, value: object) -> None:
+    """What is no group and no mode is InvalidArgument that shows the value; nothing is left."""
+    call: Callable[..., object] = shmpool.Pool.create
+    with pytest.raises(shmpool.InvalidArgument, match=re.escape(f"{option} is {value!r}")):
+        call(pool_name, buffer_size=64, capacity=2, **{option: value})
+    assert not os.path.exists(f"/dev/shm/shmpool.{pool_name}")
+
+
+@pytest.mark.parametrize("option", ["group", "mode"])
+@pytest.mark.parametrize("value", [1.5, b"root", ["root"]])
+def test_who_may_attach_of_another_type(pool_name: str, option: str, value: object) -> None:
+    """It is TypeError that names the option and shows the value; nothing is left."""
+    call: Callable[..., object] = shmpool.Pool.create
+    with pytest.raises(TypeError, match=re.escape(f"{option} is {value!r}; it is")):
+        call(pool_name, buffer_size=64, capacity=2, **{option: value})
     assert not os.path.exists(f"/dev/shm/shmpool.{pool_name}")
