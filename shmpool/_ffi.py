@@ -27,6 +27,7 @@ _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     errno.EBUSY: (errors.QueueBusy, "the queue's single side is taken by another member"),
     errno.EAGAIN: (errors.PoolExhausted, "no buffer is free"),
     errno.ENOSPC: (errors.OutOfSharedMemory, "no room left in shared memory to grow the pool"),
+    errno.ENOMEM: (errors.OutOfSharedMemory, "this process can get no more memory"),
     errno.ENOBUFS: (errors.Full, "no room in the queue"),
     errno.ESTALE: (errors.BufferReleased, "the buffer was freed or handed on"),
     errno.EPERM: (errors.ForeignBuffer, "the buffer belongs to another process"),

@@ -73,7 +73,8 @@ class PoolExhausted(ShmpoolError):
 
 
 class OutOfSharedMemory(ShmpoolError, MemoryError):
-    """The shared-memory file system has no room for what was asked."""
+    """No room for what was asked in the shared-memory file system, or within this process's
+    limits."""
 
     errno = errno.ENOSPC
 

@@ -26,6 +26,8 @@ PREFIX = "shmpool."
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
 NAME_MAX = 63
 HEADER = 4096  # bytes that hold what shmpool_check() reads
+RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
+HEADER_BYTES = 64  # of each buffer
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 BEING_MADE_S = 10.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
@@ -73,11 +75,7 @@ class Segment:
         self.name = name
         self.fd = fd
         self.size = size
-        access = mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE
-        try:
-            self.map = mmap.mmap(fd, size, access=access)
-        except ValueError:  # it is shorter than it was a moment ago
-            raise errors.SegmentInvalid(f"pool {name!r}: somebody cut it off") from None
+        self.map = _mapped(name, fd, size, read_only)
         self.base: Native = ffi.from_buffer(self.map)
         self.inode = os.fstat(fd).st_ino
 
@@ -196,6 +194,21 @@ class Segment:
         ffi.release(self.base)
         self.map.close()
         os.close(self.fd)
+
+
+def _mapped(name: str, fd: int, size: int, read_only: bool = False) -> mmap.mmap:
+    """The file in this process's addresses. SegmentInvalid, OutOfSharedMemory."""
+    try:
+        return mmap.mmap(fd, size, access=mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE)
+    except ValueError:  # it is shorter than it was a moment ago
+        raise errors.SegmentInvalid(f"pool {name!r}: somebody cut it off") from None
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise errors.OutOfSharedMemory(
+            f"pool {name!r} takes {size} bytes of addresses, over this process's limits "
+            "(RLIMIT_AS, vm.max_map_count)"
+        ) from None
 
 
 def unlink(name: str) -> None:
@@ -369,9 +382,14 @@ def _refuse_hopeless(name: str, fd: int, geometry: Native) -> None:
 
 
 def _no_room(name: str, fd: int, geometry: Native) -> str:
-    status = os.fstatvfs(fd)
+    file, status = os.fstat(fd), os.fstatvfs(fd)
+    free = status.f_bavail * status.f_frsize + file.st_blocks * 512  # what it got goes back
+    own = geometry.headers_offset - geometry.queues * RING_BYTES
+    buffers = sum(
+        -(-geometry.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
+        for each in (HEADER_BYTES, geometry.stride)
+    )
     return (
-        f"pool {name!r}: prealloc {geometry.prealloc} x buffer_size {geometry.stride} is "
-        f"{geometry.prealloc * geometry.stride} bytes; /dev/shm has "
-        f"{status.f_bavail * status.f_frsize} free"
+        f"pool {name!r} takes {own + buffers} bytes, {own} of its own and {buffers} for prealloc "
+        f"{geometry.prealloc} x buffer_size {geometry.stride} and headers; {SHM} has {free} free"
     )
