@@ -30,6 +30,7 @@ RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is 
 HEADER_BYTES = 64  # of each buffer
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 BEING_MADE_S = 10.0
+Group = str | int | None  # by name, by number, or none
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 
@@ -45,7 +46,7 @@ def checked_name(name: object, what: str) -> str:
     return name
 
 
-def group_id(group: str | int | None) -> int:
+def group_id(group: Group) -> int:
     """The number of a group given by name or number; -1 for none, which changes nothing."""
     if group is None:
         return -1
@@ -80,7 +81,7 @@ class Segment:
         self.inode = os.fstat(fd).st_ino
 
     @classmethod
-    def create(cls, name: str, geometry: Native, mode: int, group: str | int | None) -> "Segment":
+    def create(cls, name: str, geometry: Native, mode: int, group: Group) -> "Segment":
         """Makes and initialises the file. PoolExists, OutOfSharedMemory, InvalidArgument,
         AccessDenied."""
         why = ffi.new("char[256]")
@@ -94,9 +95,7 @@ class Segment:
                 return segment
 
     @classmethod
-    def _create_once(
-        cls, name: str, geometry: Native, mode: int, group: str | int | None
-    ) -> "Segment | None":
+    def _create_once(cls, name: str, geometry: Native, mode: int, group: Group) -> "Segment | None":
         """The segment, or None to try again after an abandoned one was removed."""
         with making.announced(name) as alone:
             if not alone:
@@ -106,7 +105,7 @@ class Segment:
 
     @classmethod
     def _made(
-        cls, name: str, fd: int, geometry: Native, mode: int, group: str | int | None
+        cls, name: str, fd: int, geometry: Native, mode: int, group: Group
     ) -> "Segment | None":
         why = ffi.new("char[256]")
         segment = None
@@ -196,7 +195,7 @@ class Segment:
         os.close(self.fd)
 
 
-def _mapped(name: str, fd: int, size: int, read_only: bool = False) -> mmap.mmap:
+def _mapped(name: str, fd: int, size: int, read_only: bool) -> mmap.mmap:
     """The file in this process's addresses. SegmentInvalid, OutOfSharedMemory."""
     try:
         return mmap.mmap(fd, size, access=mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE)
@@ -361,7 +360,7 @@ def _abandoned(name: str) -> bool:
         os.close(fd)
 
 
-def _give_to_group(name: str, fd: int, group: str | int | None) -> None:
+def _give_to_group(name: str, fd: int, group: Group) -> None:
     try:
         os.fchown(fd, -1, group_id(group))
     except OSError as error:
