@@ -196,7 +196,9 @@ class Pool(PoolBase):
         """The Buffer of a handle that a Burst has."""
         low = (handle >> 32 & 0x7F) << 24 | (handle & 0xFFFFFF)
         moved = lib.shmpool_field(self._key | low, lib.SHMPOOL_HEADROOM) != self.headroom
-        length = check(lib.shmpool_length(self._key | low), f"buffer {handle & 0xFFFFFF}")
+        length = lib.shmpool_length(self._key | low)
+        if length < 0:
+            fail(length, f"buffer {handle & 0xFFFFFF} of pool {self.name!r}")
         return self._wrap(min(length, INT32_MAX) << 32 | moved << 31 | low)
 
     # Queues.

@@ -113,6 +113,14 @@ class AlfQueue(QueueBase):
             raise errors.QueueBusy(self._who_is_it(empty))
         fail(code, f"queue {self.name!r}")
 
+    def _foreign(self, what: str, pool: "Pool") -> NoReturn:
+        if not self._key:
+            raise errors.PoolClosed(f"queue {self.name!r} is closed")
+        text = f"{what} of pool {pool.name!r} cannot go into queue {self.name!r}"
+        if self.pool._same(pool):
+            raise errors.ForeignBuffer(f"{text}: it came through another opening of the pool")
+        raise errors.ForeignBuffer(f"{text} of pool {self.pool.name!r}")
+
     def _who_is_it(self, consumer: bool) -> str:
         info = self._info()
         number = (info.consumer if consumer else info.producer) - 1
@@ -123,10 +131,15 @@ class AlfQueue(QueueBase):
 
     # What hot/ comes back with when its one attempt did not succeed.
 
+    def _put_foreign(self, buf: Buffer) -> NoReturn:
+        self._foreign(f"buffer {buf.index}", buf.pool)
+
     def _put_slow(self, code: int, low: int, timeout: float | None) -> None:
         if code == -errno.ENOBUFS and timeout != 0:
             key = self._key | low
             code = waited(lambda end: lib.shmpool_put_wait(key, end), timeout)
+        if code in (-errno.ESTALE, -errno.EPERM):
+            fail(code, f"queue {self.name!r}: buffer {low & 0xFFFFFF} of pool {self.pool.name!r}")
         if code < 0:
             self._fail(code)
 
@@ -168,9 +181,7 @@ class AlfQueue(QueueBase):
             raise TypeError(f"put_many() takes a shmpool.Burst, not {type(burst).__name__}")
         native, n = burst._take()
         if burst.pool is not self.pool:
-            raise errors.ForeignBuffer(
-                f"a burst of pool {burst.pool.name!r} cannot go into a queue of {self.pool.name!r}"
-            )
+            self._foreign(f"a burst of {n}", burst.pool)
         if n > self.capacity:
             raise errors.PayloadTooLarge(
                 f"a burst of {n} does not fit into queue {self.name!r} of {self.capacity}"
