@@ -117,7 +117,7 @@ class ForeignBuffer(ShmpoolError, ValueError):
 
 
 class PayloadTooLarge(ShmpoolError, ValueError):
-    """More bytes than fit into a buffer, or more buffers than fit into a queue."""
+    """More bytes than fit into a buffer."""
 
     errno = errno.EMSGSIZE
 

@@ -178,11 +178,14 @@ class Pool(PoolBase):
         return self._wrap(check(code, f"pool {self.name!r}"))
 
     def alloc_many(self, n: int, timeout: float | None = None) -> Burst:
-        """A burst of n buffers: all, or PoolExhausted after timeout seconds and none."""
+        """A burst of n buffers: all, or PoolExhausted after timeout seconds and none.
+
+        At once if n is over the capacity.
+        """
         at_least(n, 1, "n")
         if n > self.capacity:
-            raise errors.PayloadTooLarge(
-                f"n is {n} buffers; the capacity of pool {self.name!r} is {self.capacity}"
+            raise errors.PoolExhausted(
+                f"n is {n} buffers; pool {self.name!r} never has more than {self.capacity}"
             )
         handles = array("Q", bytes(8 * n))
         native = ffi.from_buffer("uint64_t[]", handles)

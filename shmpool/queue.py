@@ -175,7 +175,7 @@ class AlfQueue(QueueBase):
     def put_many(self, burst: Burst, timeout: float | None = None) -> None:
         """Moves a burst into the queue: all of it, or Full after timeout seconds and none.
 
-        The burst is spent. PayloadTooLarge if it is larger than the queue.
+        The burst is spent. Full at once if it is larger than the queue.
         """
         if not isinstance(burst, Burst):
             raise TypeError(f"put_many() takes a shmpool.Burst, not {type(burst).__name__}")
@@ -183,8 +183,8 @@ class AlfQueue(QueueBase):
         if burst.pool is not self.pool:
             self._foreign(f"a burst of {n}", burst.pool)
         if n > self.capacity:
-            raise errors.PayloadTooLarge(
-                f"a burst of {n} does not fit into queue {self.name!r} of {self.capacity}"
+            raise errors.Full(
+                f"a burst of {n} never fits into queue {self.name!r} of {self.capacity}"
             )
         end = FOREVER if timeout is None else until(timeout)
         while (code := lib.shmpool_put_many_wait(self._key, native, n, end)) < 0:

@@ -105,8 +105,11 @@ def test_put_many_is_all_or_nothing(pool: shmpool.Pool) -> None:
     queue.get().free()
     queue.put_many(burst, timeout=0)
     assert 8 == len(queue)
-    with pytest.raises(shmpool.PayloadTooLarge, match=r"9 .* 8"):
-        queue.put_many(pool.alloc_many(9))
+    large = pool.alloc_many(9)
+    for forever in (None, 0, 60):
+        with pytest.raises(shmpool.Full, match=r"a burst of 9 never fits into queue 'q' of 8"):
+            queue.put_many(large, timeout=forever)
+    large.free()
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
