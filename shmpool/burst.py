@@ -3,11 +3,12 @@
 
 from array import array
 from collections.abc import Iterator
+from operator import index
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import errors
-from ._ffi import Native, check, fail, ffi, lib
+from ._ffi import Native, fail, ffi, lib
 from .buffer import Buffer
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .pool import Pool
 
 LENGTH_MAX = 2**32 - 1
+SIZE_MAX = 2**64 - 1
 
 _Spent = tuple["array[int] | None", Native | None, dict[int, Buffer], list[tuple[Buffer, int]]]
 
@@ -42,7 +44,7 @@ class Burst:
 
     def _live(self) -> "array[int]":
         if self._handles is None:
-            raise errors.BufferReleased("the burst was freed or put")
+            raise errors.BufferReleased(f"the burst of pool {self.pool.name!r} was freed or put")
         return self._handles
 
     def _native(self) -> tuple[Native, int]:
@@ -90,23 +92,30 @@ class Burst:
         return ffi.from_buffer("uint64_t[]", rest), len(rest)
 
     def _spend(self) -> "_Spent":
-        """The burst and its Buffers are spent. What _restore() takes."""
-        handles, pointer, buffers = self._handles, self._pointer, self._buffers
+        """The burst and its Buffers are spent. What _restore() takes. BufferInUse."""
+        spent: _Spent = self._handles, self._pointer, self._buffers, []
         self._handles = self._pointer = None
-        if not buffers:
-            return handles, pointer, buffers, []
-        self._buffers = {}
-        keys = [(buffer, buffer._reclaim()) for buffer in buffers.values() if not buffer.released]
-        return handles, pointer, buffers, keys
+        if self._buffers:
+            self._buffers = {}
+            try:
+                for buffer in spent[2].values():
+                    if not buffer.released:
+                        spent[3].append((buffer, buffer._reclaim()))
+            except errors.BufferInUse:  # another thread has just taken a view
+                self._restore(spent)
+                raise
+        return spent
 
     def _restore(self, spent: "_Spent") -> None:
-        self._handles, self._pointer, self._buffers, keys = spent
-        for buffer, key in keys:
-            buffer._restore(key)
+        self._handles, self._pointer, self._buffers, lives = spent
+        for buffer, life in lives:
+            buffer._restore(life)
 
     def free(self) -> None:
         """Gives every buffer back to the pool. BufferInUse while a view of one is alive."""
-        check(lib.shmpool_free_many(self._key, *self._take()), "burst")
+        code = lib.shmpool_free_many(self._key, *self._take())
+        if code < 0:
+            fail(code, f"burst of pool {self.pool.name!r}")
         self._spend()
 
     def __enter__(self) -> "Burst":
@@ -147,7 +156,9 @@ class Burst:
         handles, n = self._native()
         lengths = np.empty(n, np.uint32)
         out = ffi.from_buffer("uint32_t[]", lengths)
-        check(lib.shmpool_lengths(self._key, handles, n, out), "burst")
+        code = lib.shmpool_lengths(self._key, handles, n, out)
+        if code < 0:
+            fail(code, f"burst of pool {self.pool.name!r}")
         return lengths
 
     @lengths.setter
@@ -157,7 +168,7 @@ class Burst:
             lengths: Any = [value]
             step, source = 0, ffi.new("uint32_t[1]", lengths)
         else:
-            lengths, step = _column_values(value, "uint32", n)
+            lengths, step = _length_values(value, n, self.pool.buffer_size)
             source = ffi.from_buffer("uint32_t[]", lengths)
         code = lib.shmpool_set_lengths(self._key, handles, n, source, 1 if step else 0)
         if code < 0:
@@ -203,9 +214,14 @@ class Burst:
 
 
 def _offset(offset: int) -> int:
-    if offset < 0:
+    """As C takes it: what is beyond its numbers lies outside the buffer as well."""
+    try:
+        number = index(offset)
+    except TypeError:
+        raise TypeError(f"offset is {offset!r}; it is an int") from None
+    if number < 0:
         raise errors.InvalidArgument(f"offset is {offset} bytes; it cannot be negative")
-    return offset
+    return number if number < SIZE_MAX else SIZE_MAX
 
 
 def _bytes_of(values: "NDArray[np.generic]") -> Native:
@@ -223,9 +239,29 @@ def _column_values(
     """The values as a contiguous array, and the bytes from one to the next: 0 if one is for all."""
     import numpy as np
 
-    values = np.asarray(value, dtype, order="C")
+    try:
+        values = np.asarray(value, dtype, order="C")
+    except (OverflowError, ValueError) as error:
+        raise errors.InvalidArgument(f"values do not fit: {error}") from None
     if values.ndim == 0:
         return values.reshape(1), 0
     if values.shape != (n,):
         raise errors.InvalidArgument(f"values have shape {values.shape}; allowed are () and ({n},)")
     return values, values.itemsize
+
+
+def _length_values(value: "ArrayLike", n: int, room: int) -> "tuple[NDArray[np.generic], int]":
+    """The same of lengths; the step is only true or not."""
+    import numpy as np
+
+    values, step = _column_values(value, None, n)
+    if values.dtype != np.uint32:
+        if values.dtype.kind not in "iu" and not all(isinstance(v, int) for v in values.flat):
+            raise TypeError(f"lengths are {value!r:.80}; they are ints")
+        least, most = values.min(), values.max()
+        if least < 0:
+            raise errors.InvalidArgument(f"lengths are {least} bytes; they cannot be negative")
+        if most > LENGTH_MAX:
+            raise errors.PayloadTooLarge(f"lengths up to {most} bytes do not fit into {room}")
+        values = values.astype(np.uint32)
+    return values, step

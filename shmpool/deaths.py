@@ -38,7 +38,7 @@ class Deaths:
     def _begin(self, process: Process) -> None:
         try:
             fd = os.pidfd_open(process.pid)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):  # the latter: no process has such a number
             self._ended(process)
             return
         except OSError:

@@ -73,7 +73,8 @@ class PoolExhausted(ShmpoolError):
 
 
 class OutOfSharedMemory(ShmpoolError, MemoryError):
-    """The shared-memory file system has no room for what was asked."""
+    """No room for what was asked in the shared-memory file system, or within this process's
+    limits."""
 
     errno = errno.ENOSPC
 
@@ -116,7 +117,7 @@ class ForeignBuffer(ShmpoolError, ValueError):
 
 
 class PayloadTooLarge(ShmpoolError, ValueError):
-    """More bytes than fit into a buffer, or more buffers than fit into a queue."""
+    """More bytes than fit into a buffer."""
 
     errno = errno.EMSGSIZE
 

@@ -9,6 +9,7 @@ from ._ffi import lib
 if TYPE_CHECKING:
     from .queue import AlfQueue
 
+INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 ON_DEATH = ("free", "requeue", "dead-letter")  # in the order of enum on_death in native/layout.h
 
@@ -38,6 +39,8 @@ def on_death_policy(
         raise errors.InvalidArgument(
             f"queue {name!r}: dead_letter is {letter.name!r}, which has a single producer"
         )
+    if not isinstance(most, int):
+        raise TypeError(f"max_redeliveries is {most!r}; it is an int")
     if not 0 <= most < 2**32:
         raise errors.InvalidArgument(f"max_redeliveries is {most}; allowed are 0 to {2**32 - 1}")
     return ON_DEATH.index(on_death), letter.number if letter else 0, most

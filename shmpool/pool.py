@@ -14,8 +14,8 @@ from . import errors
 from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
 from .buffer import Buffer, PoolBase
 from .burst import Burst
-from .options import INT64_MAX, at_least, int64, on_death_policy, single
-from .queue import AlfQueue
+from .options import INT32_MAX, INT64_MAX, at_least, int64, on_death_policy, single
+from .queue import AlfQueue, queue_name
 from .segment import Segment, checked_name, inode_of, unlink
 from .stats import (
     SPARE_MEMBERS,
@@ -178,11 +178,14 @@ class Pool(PoolBase):
         return self._wrap(check(code, f"pool {self.name!r}"))
 
     def alloc_many(self, n: int, timeout: float | None = None) -> Burst:
-        """A burst of n buffers: all, or PoolExhausted after timeout seconds and none."""
+        """A burst of n buffers: all, or PoolExhausted after timeout seconds and none.
+
+        At once if n is over the capacity.
+        """
         at_least(n, 1, "n")
         if n > self.capacity:
-            raise errors.PayloadTooLarge(
-                f"n is {n} buffers; the capacity of pool {self.name!r} is {self.capacity}"
+            raise errors.PoolExhausted(
+                f"n is {n} buffers; pool {self.name!r} never has more than {self.capacity}"
             )
         handles = array("Q", bytes(8 * n))
         native = ffi.from_buffer("uint64_t[]", handles)
@@ -196,8 +199,10 @@ class Pool(PoolBase):
         """The Buffer of a handle that a Burst has."""
         low = (handle >> 32 & 0x7F) << 24 | (handle & 0xFFFFFF)
         moved = lib.shmpool_field(self._key | low, lib.SHMPOOL_HEADROOM) != self.headroom
-        length = check(lib.shmpool_length(self._key | low), f"buffer {handle & 0xFFFFFF}")
-        return self._wrap(length << 32 | moved << 31 | low)
+        length = lib.shmpool_length(self._key | low)
+        if length < 0:
+            fail(length, f"buffer {handle & 0xFFFFFF} of pool {self.name!r}")
+        return self._wrap(min(length, INT32_MAX) << 32 | moved << 31 | low)
 
     # Queues.
 
@@ -233,9 +238,25 @@ class Pool(PoolBase):
                 "allowed is a power of two from 2 to 65536"
             )
         letter = self.queue(dead_letter) if isinstance(dead_letter, str) else dead_letter
+        self._refuse_foreign(letter, f"dead_letter of queue {name!r}")
         policy = on_death_policy(name, on_death, producers, letter, max_redeliveries)
         code = lib.shmpool_queue_create(self._number, name.encode(), capacity, flags, *policy)
         return AlfQueue(self, check(code, f"queue {name!r}"))
+
+    def _refuse_foreign(self, queue: AlfQueue | None, what: str) -> None:
+        if queue is None:
+            return
+        if not isinstance(queue, AlfQueue):
+            raise TypeError(f"{what} is {queue!r}; it is an AlfQueue, the name of one, or None")
+        if not self._same(queue.pool):
+            raise errors.InvalidArgument(
+                f"{what} is {queue.name!r} of pool {queue.pool.name!r}; "
+                f"it must be a queue of pool {self.name!r}"
+            )
+
+    def _same(self, other: "Pool") -> bool:
+        """Whether both are openings of one segment."""
+        return self is other or self._opened().inode == other._opened().inode
 
     def queue(self, name: str) -> AlfQueue:
         """The queue of that name. QueueNotFound."""
@@ -252,7 +273,7 @@ class Pool(PoolBase):
     def _queue_names(self) -> dict[int, str]:
         info: Native = ffi.new("struct shmpool_queue_info *")
         return {
-            number: ffi.string(info.name).decode()
+            number: queue_name(self.name, number, info)
             for number in range(1, self.max_queues + 1)
             if lib.shmpool_queue_info(self._number, number, info) == 0
         }

@@ -42,7 +42,7 @@ class AlfQueue(QueueBase):
         self.number = number
         self._key = pool._key | number << 48
         info = self._info()
-        self.name: str = ffi.string(info.name).decode()
+        self.name = queue_name(pool.name, number, info)
         self.capacity: int = info.capacity
         self.producers = "single" if info.single_producer else "multi"
         self.consumers = "single" if info.single_consumer else "multi"
@@ -65,7 +65,15 @@ class AlfQueue(QueueBase):
     @property
     def dead_letter(self) -> "AlfQueue | None":
         """Where what no consumer survives goes, if anywhere."""
-        return AlfQueue(self.pool, self._dead_letter) if self._dead_letter else None
+        if not self._dead_letter:
+            return None
+        try:
+            return AlfQueue(self.pool, self._dead_letter)
+        except (errors.QueueNotFound, OverflowError):
+            raise errors.SegmentInvalid(
+                f"pool {self.pool.name!r} is damaged: "
+                f"dead_letter of queue {self.name!r} is queue {self._dead_letter}"
+            ) from None
 
     def full(self) -> bool:
         """Whether a put would find no room just now."""
@@ -105,6 +113,14 @@ class AlfQueue(QueueBase):
             raise errors.QueueBusy(self._who_is_it(empty))
         fail(code, f"queue {self.name!r}")
 
+    def _foreign(self, what: str, pool: "Pool") -> NoReturn:
+        if not self._key:
+            raise errors.PoolClosed(f"queue {self.name!r} is closed")
+        text = f"{what} of pool {pool.name!r} cannot go into queue {self.name!r}"
+        if self.pool._same(pool):
+            raise errors.ForeignBuffer(f"{text}: it came through another opening of the pool")
+        raise errors.ForeignBuffer(f"{text} of pool {self.pool.name!r}")
+
     def _who_is_it(self, consumer: bool) -> str:
         info = self._info()
         number = (info.consumer if consumer else info.producer) - 1
@@ -115,10 +131,15 @@ class AlfQueue(QueueBase):
 
     # What hot/ comes back with when its one attempt did not succeed.
 
+    def _put_foreign(self, buf: Buffer) -> NoReturn:
+        self._foreign(f"buffer {buf.index}", buf.pool)
+
     def _put_slow(self, code: int, low: int, timeout: float | None) -> None:
         if code == -errno.ENOBUFS and timeout != 0:
             key = self._key | low
             code = waited(lambda end: lib.shmpool_put_wait(key, end), timeout)
+        if code in (-errno.ESTALE, -errno.EPERM):
+            fail(code, f"queue {self.name!r}: buffer {low & 0xFFFFFF} of pool {self.pool.name!r}")
         if code < 0:
             self._fail(code)
 
@@ -154,18 +175,16 @@ class AlfQueue(QueueBase):
     def put_many(self, burst: Burst, timeout: float | None = None) -> None:
         """Moves a burst into the queue: all of it, or Full after timeout seconds and none.
 
-        The burst is spent. PayloadTooLarge if it is larger than the queue.
+        The burst is spent. Full at once if it is larger than the queue.
         """
         if not isinstance(burst, Burst):
             raise TypeError(f"put_many() takes a shmpool.Burst, not {type(burst).__name__}")
         native, n = burst._take()
         if burst.pool is not self.pool:
-            raise errors.ForeignBuffer(
-                f"a burst of pool {burst.pool.name!r} cannot go into a queue of {self.pool.name!r}"
-            )
+            self._foreign(f"a burst of {n}", burst.pool)
         if n > self.capacity:
-            raise errors.PayloadTooLarge(
-                f"a burst of {n} does not fit into queue {self.name!r} of {self.capacity}"
+            raise errors.Full(
+                f"a burst of {n} never fits into queue {self.name!r} of {self.capacity}"
             )
         end = FOREVER if timeout is None else until(timeout)
         # Before it waits: no other thread may take a view of what is about to be somebody else's.
@@ -210,6 +229,16 @@ class AlfQueue(QueueBase):
 
     def _recv_many_failed(self, code: int) -> NoReturn:
         self._fail(code, empty=True)
+
+
+def queue_name(pool: str, number: int, info: Native) -> str:
+    """The name of a pool's queue. SegmentInvalid if something else has been written there."""
+    name: bytes = ffi.string(info.name)
+    if not name.isascii():
+        raise errors.SegmentInvalid(
+            f"pool {pool!r} is damaged: the name of queue {number} is {name!r}"
+        )
+    return name.decode()
 
 
 def _count(n: int, most: int) -> int:

@@ -26,7 +26,11 @@ PREFIX = "shmpool."
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
 NAME_MAX = 63
 HEADER = 4096  # bytes that hold what shmpool_check() reads
+RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
+HEADER_BYTES = 64  # of each buffer
+GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 BEING_MADE_S = 10.0
+Group = str | int | None  # by name, by number, or none
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 
@@ -42,16 +46,27 @@ def checked_name(name: object, what: str) -> str:
     return name
 
 
-def group_id(group: str | int | None) -> int:
+def group_id(group: Group) -> int:
     """The number of a group given by name or number; -1 for none, which changes nothing."""
     if group is None:
         return -1
     if isinstance(group, int):
+        if isinstance(group, bool) or not 0 <= group <= GROUP_MAX:
+            raise errors.InvalidArgument(f"group is {group!r}; allowed are 0 to {GROUP_MAX}")
         return group
+    if not isinstance(group, str):
+        raise TypeError(f"group is {group!r}; it is a str, an int, or None")
     try:
         return grp.getgrnam(group).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):  # the latter: no group's name can hold such characters
         raise errors.InvalidArgument(f"group is {group!r}; there is no such group") from None
+
+
+def _check_mode(mode: int) -> None:
+    if not isinstance(mode, int):
+        raise TypeError(f"mode is {mode!r}; it is an int")
+    if isinstance(mode, bool) or not 0 <= mode <= 0o777:
+        raise errors.InvalidArgument(f"mode is {mode!r} ({mode:#o}); allowed are 0 to 0o777")
 
 
 class Segment:
@@ -61,43 +76,42 @@ class Segment:
         self.name = name
         self.fd = fd
         self.size = size
-        access = mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE
-        try:
-            self.map = mmap.mmap(fd, size, access=access)
-        except ValueError:  # it is shorter than it was a moment ago
-            raise errors.SegmentInvalid(f"pool {name!r}: somebody cut it off") from None
+        self.map = _mapped(name, fd, size, read_only)
         self.base: Native = ffi.from_buffer(self.map)
         self.inode = os.fstat(fd).st_ino
 
     @classmethod
-    def create(cls, name: str, geometry: Native, mode: int, group: str | int | None) -> "Segment":
-        """Makes and initialises the file. PoolExists, OutOfSharedMemory, InvalidArgument."""
+    def create(cls, name: str, geometry: Native, mode: int, group: Group) -> "Segment":
+        """Makes and initialises the file. PoolExists, OutOfSharedMemory, InvalidArgument,
+        AccessDenied."""
         why = ffi.new("char[256]")
         if lib.shmpool_plan(geometry, why, 256):
             raise errors.InvalidArgument(f"pool {name!r}: {ffi.string(why).decode()}")
-        gid = group_id(group)
+        _check_mode(mode)
+        group_id(group)  # refused before there is a file
         while True:
-            segment = cls._create_once(name, geometry, mode, gid)
+            segment = cls._create_once(name, geometry, mode, group)
             if segment is not None:
                 return segment
 
     @classmethod
-    def _create_once(cls, name: str, geometry: Native, mode: int, gid: int) -> "Segment | None":
+    def _create_once(cls, name: str, geometry: Native, mode: int, group: Group) -> "Segment | None":
         """The segment, or None to try again after an abandoned one was removed."""
         with making.announced(name) as alone:
             if not alone:
                 raise errors.PoolExists(f"pool {name!r} is being made by this process")
             fd = _create_file(name, mode)
-            return None if fd is None else cls._made(name, fd, geometry, mode, gid)
+            return None if fd is None else cls._made(name, fd, geometry, mode, group)
 
     @classmethod
-    def _made(cls, name: str, fd: int, geometry: Native, mode: int, gid: int) -> "Segment | None":
+    def _made(
+        cls, name: str, fd: int, geometry: Native, mode: int, group: Group
+    ) -> "Segment | None":
         why = ffi.new("char[256]")
         segment = None
         try:
             os.fchmod(fd, mode)
-            if gid != -1:
-                os.fchown(fd, -1, gid)
+            _give_to_group(name, fd, group)
             _refuse_hopeless(name, fd, geometry)
             os.ftruncate(fd, geometry.size)
             segment = cls(name, fd, geometry.size)
@@ -179,6 +193,21 @@ class Segment:
         ffi.release(self.base)
         self.map.close()
         os.close(self.fd)
+
+
+def _mapped(name: str, fd: int, size: int, read_only: bool) -> mmap.mmap:
+    """The file in this process's addresses. SegmentInvalid, OutOfSharedMemory."""
+    try:
+        return mmap.mmap(fd, size, access=mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE)
+    except ValueError:  # it is shorter than it was a moment ago
+        raise errors.SegmentInvalid(f"pool {name!r}: somebody cut it off") from None
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        raise errors.OutOfSharedMemory(
+            f"pool {name!r} takes {size} bytes of addresses, over this process's limits "
+            "(RLIMIT_AS, vm.max_map_count)"
+        ) from None
 
 
 def unlink(name: str) -> None:
@@ -331,6 +360,15 @@ def _abandoned(name: str) -> bool:
         os.close(fd)
 
 
+def _give_to_group(name: str, fd: int, group: Group) -> None:
+    try:
+        os.fchown(fd, -1, group_id(group))
+    except OSError as error:
+        raise errors.AccessDenied(
+            f"pool {name!r} cannot be given to group {group!r}: {error.strerror}"
+        ) from None
+
+
 def _refuse_hopeless(name: str, fd: int, geometry: Native) -> None:
     """A pool that could never be filled is refused when it is made, not when it grows."""
     status = os.fstatvfs(fd)
@@ -343,9 +381,14 @@ def _refuse_hopeless(name: str, fd: int, geometry: Native) -> None:
 
 
 def _no_room(name: str, fd: int, geometry: Native) -> str:
-    status = os.fstatvfs(fd)
+    file, status = os.fstat(fd), os.fstatvfs(fd)
+    free = status.f_bavail * status.f_frsize + file.st_blocks * 512  # what it got goes back
+    own = geometry.headers_offset - geometry.queues * RING_BYTES
+    buffers = sum(
+        -(-geometry.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
+        for each in (HEADER_BYTES, geometry.stride)
+    )
     return (
-        f"pool {name!r}: prealloc {geometry.prealloc} x buffer_size {geometry.stride} is "
-        f"{geometry.prealloc * geometry.stride} bytes; /dev/shm has "
-        f"{status.f_bavail * status.f_frsize} free"
+        f"pool {name!r} takes {own + buffers} bytes, {own} of its own and {buffers} for prealloc "
+        f"{geometry.prealloc} x buffer_size {geometry.stride} and headers; {SHM} has {free} free"
     )

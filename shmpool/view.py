@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
-from .options import ON_DEATH
+from .options import INT32_MAX, ON_DEATH
 from .segment import PREFIX, SHM, Segment, checked_name, inode_of
 from .stats import SPARE_MEMBERS, Member, Stats, read_members, read_stats
 
@@ -207,7 +207,8 @@ class View:
         """What does not change in a queue."""
         name = ffi.string(info.name).decode("ascii", "replace")
         letter, where = None, ffi.new("struct shmpool_queue_info *")
-        if info.dead_letter and not lib.shmpool_queue_info(self._number, info.dead_letter, where):
+        number = min(info.dead_letter, INT32_MAX)  # none has a number that damage made of it
+        if number and not lib.shmpool_queue_info(self._number, number, where):
             letter = ffi.string(where.name).decode("ascii", "replace")
         return (
             name,

@@ -4,6 +4,7 @@
 import gc
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -259,6 +260,50 @@ def test_a_spent_buffer_refuses_everything(pool: shmpool.Pool, which: int) -> No
     with pytest.raises((BufferError, shmpool.BufferReleased)):
         np.frombuffer(buf, "u1")  # type: ignore[call-overload]
     assert before == pool.audit()
+
+
+def test_a_spent_buffer_is_named(pool: shmpool.Pool) -> None:
+    """BufferReleased says which buffer of which pool it was."""
+    queue = pool.create_queue("q", capacity=2)
+    put, freed = pool.alloc(), pool.alloc()
+    which = [put.index, freed.index]
+    queue.put(put)
+    freed.free()
+    for index, buf in zip(which, (put, freed), strict=True):
+        for call in (buf.free, lambda b=buf: queue.put(b), lambda b=buf: b.mark):
+            with pytest.raises(
+                shmpool.BufferReleased,
+                match=f": buffer {index} of pool '{pool.name}': the buffer was freed or handed on$",
+            ):
+                call()
+
+
+def test_a_buffer_freed_behind_its_back_is_named(pool: shmpool.Pool) -> None:
+    """What C finds to be no longer ours is named as well, also by put."""
+    queue = pool.create_queue("q", capacity=2)
+    buf = pool.alloc()
+    pool._adopt(buf.generation << 32 | buf.index).free()
+    for call in (buf.free, lambda: queue.put(buf), lambda: buf.mark, lambda: buf.write(b"x")):
+        with pytest.raises(
+            shmpool.BufferReleased, match=f": buffer {buf.index} of pool '{pool.name}': "
+        ):
+            call()
+
+
+def test_a_length_that_is_none(pool: shmpool.Pool) -> None:
+    """Whatever its size or type, the exception shows it and says what is allowed."""
+    buf = pool.alloc()
+    buf.length = 7
+    with pytest.raises(shmpool.PayloadTooLarge, match=f"^{2**70} bytes .* room for 256$"):
+        buf.length = 2**70
+    with pytest.raises(shmpool.InvalidArgument, match=f"length is {-(2**70)} bytes; it cannot"):
+        buf.length = -(2**70)
+    setter: Any = buf
+    for field in ("length", "mark", "headroom", "flow_hash", "timestamp"):
+        for value in ("x", 1.5, None):
+            with pytest.raises(TypeError, match=f"^{field} is {value!r}; it is an int$"):
+                setattr(setter, field, value)
+    assert 7 == len(buf)
 
 
 def test_with_allows_the_buffer_to_be_handed_on(pool: shmpool.Pool) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segments that are damaged: before they are attached to, and while they are in use."""
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable
@@ -10,7 +11,8 @@ import pytest
 from conftest import MakePool
 
 import shmpool
-from shmpool.view import View
+from shmpool.deaths import Deaths
+from shmpool.view import Process, View
 
 SMALL = {"members": 4, "queues": 1, "prealloc": 64}
 
@@ -227,6 +229,64 @@ SCRIBBLE = """
 def test_scribbling_never_crashes(pool_name: str, run: Callable[..., str], seed: int) -> None:
     """Random bytes over rings, headers and caches of a live pool: exceptions, no crash, no hang."""
     assert "[]\n" == run(SCRIBBLE, pool_name, seed)
+
+
+def scribble(pool: shmpool.Pool, find: bytes, at: int, write: bytes) -> None:
+    """Writes into the pool's segment, at bytes from where something is found that is there once."""
+    whole = segment(pool.name).read_bytes()
+    assert 1 == whole.count(find)
+    with segment(pool.name).open("r+b") as file:
+        file.seek(whole.index(find) + at)
+        file.write(write)
+
+
+def test_a_damaged_queue_name(pool: shmpool.Pool) -> None:
+    """It is SegmentInvalid that names the pool; who only looks sees as much as can be read."""
+    pool.create_queue("a-queue", capacity=8)
+    scribble(pool, b"a-queue", 1, b"\xff")
+    for call in (pool.queues, pool.audit):
+        with pytest.raises(shmpool.SegmentInvalid, match=rf"{pool.name}.* queue 1 .*xffqueue"):
+            call()
+    with View(pool.name) as view:
+        assert ["a\ufffdqueue"] == [found.name for found in view.queues()]
+
+
+@pytest.mark.parametrize("number", [2, 64, 65, 2**31 - 1, 2**31, 2**32 - 1])
+def test_a_damaged_dead_letter(pool: shmpool.Pool, number: int) -> None:
+    """A number that is no queue's is SegmentInvalid that names pool and queue."""
+    pool.create_queue("a-queue", capacity=8)
+    scribble(pool, b"a-queue", 64 + 4, number.to_bytes(4, "little"))
+    with pytest.raises(shmpool.SegmentInvalid, match=f"{pool.name}.*'a-queue' is queue {number}$"):
+        assert pool.queue("a-queue").dead_letter
+    with View(pool.name) as view:
+        assert [None] == [found.dead_letter for found in view.queues()]
+
+
+@pytest.mark.parametrize("length", [257, 2**31 - 1, 2**31, 2**32 - 1])
+def test_a_damaged_length(pool: shmpool.Pool, length: int) -> None:
+    """A length that no buffer has is taken for nothing, through a burst too."""
+    burst = pool.alloc_many(2)
+    burst[1].timestamp = 0x1122334455667788
+    queue = pool.create_queue("q", capacity=8)
+    queue.put_many(burst)
+    stamp = (0x1122334455667788).to_bytes(8, "little")
+    scribble(pool, stamp, 12 - 32, length.to_bytes(4, "little"))
+    burst = queue.get_many(2)
+    assert [0, length] == burst.lengths.tolist()
+    assert [b"", b""] == [bytes(buf) for buf in burst]
+
+
+def test_a_damaged_pid() -> None:
+    """A member's pid that no process can have is that of a process that has ended."""
+
+    async def watch() -> list[Process]:
+        ended: list[Process] = []
+        deaths = Deaths(asyncio.get_running_loop(), ended.append)
+        deaths.watch({Process(2**32 - 1, 1)})
+        deaths.close()
+        return ended
+
+    assert [Process(2**32 - 1, 1)] == asyncio.run(watch())
 
 
 def test_a_scribbled_headroom_writes_nowhere_else(make_pool: MakePool) -> None:

@@ -247,6 +247,64 @@ def test_sizes_against_a_small_dev_shm(run: Callable[..., str]) -> None:
     assert "True []\n" * 2 == printed
 
 
+def test_what_does_not_fit(run: Callable[..., str]) -> None:
+    """It is said with what the pool itself takes, also where nothing is preallocated; what is said
+    to be needed is more than what is said to be free."""
+    printed = run(
+        """
+        import os, re
+        import shmpool
+        filler = os.open("/dev/shm/filler", os.O_CREAT | os.O_RDWR)
+        for left, prealloc in ((24576, 0), (1 << 20, 2048)):
+            status = os.statvfs("/dev/shm")
+            os.posix_fallocate(filler, 0, status.f_blocks * status.f_frsize - left)
+            try:
+                shmpool.Pool.create("large", buffer_size=960, capacity=4096, prealloc=prealloc)
+            except shmpool.OutOfSharedMemory as error:
+                said = re.search(
+                    r"'large' takes (\\d+) bytes, (\\d+) of its own and (\\d+) for prealloc (\\d+)"
+                    r" x buffer_size 960 and headers; /dev/shm has (\\d+) free", str(error)
+                )
+                all, own, buffers, many, free = map(int, said.groups())
+                print(own > 4096 * 8, buffers == many * 1024, own + buffers == all)
+                print(all > free, free == left, many)
+            os.ftruncate(filler, 0)
+        print(os.listdir("/dev/shm"))
+        """,
+        prefix=small_shm("8m"),
+    )
+    assert [*["True"] * 5, "0", *["True"] * 5, "2048", "['filler']"] == printed.split()
+
+
+LIMITED = """
+    import os, resource, sys
+    import shmpool
+    from shmpool.view import View
+
+    name, large = sys.argv[1], {"buffer_size": 65536, "capacity": 65536}
+    shmpool.Pool.create(name, **large).close()
+    resource.setrlimit(resource.RLIMIT_AS, (2**30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    for call in (
+        lambda: shmpool.Pool.create(f"{name}-2", **large),
+        lambda: shmpool.Pool.attach(name),
+        lambda: View(name),
+    ):
+        try:
+            call()
+        except shmpool.OutOfSharedMemory as error:
+            size = os.stat(f"/dev/shm/shmpool.{name}").st_size
+            print(name in str(error), str(size) in str(error), "RLIMIT_AS" in str(error))
+    print(os.path.exists(f"/dev/shm/shmpool.{name}-2"))
+"""
+
+
+def test_the_addresses_of_a_process(run: Callable[..., str]) -> None:
+    """A pool over their limit is OutOfSharedMemory that names it, its size and the limit, also to
+    who opens one that is there; nothing is left."""
+    printed = run(LIMITED, "limited", prefix=small_shm("8g"))
+    assert "True True True\n" * 3 + "False\n" == printed
+
+
 def test_alloc_is_woken_by_a_free_elsewhere(
     make_pool: MakePool, start: Callable[..., Child], eventually: Eventually
 ) -> None:

@@ -212,8 +212,77 @@ def test_wrong_queue_options(pool: shmpool.Pool) -> None:
     assert [] == pool.queues()
 
 
-def test_an_unknown_group(pool_name: str) -> None:
-    """InvalidArgument names the group; nothing is left."""
-    with pytest.raises(shmpool.InvalidArgument, match="'no-such-group'"):
-        shmpool.Pool.create(pool_name, buffer_size=64, capacity=2, group="no-such-group")
+def test_a_dead_letter_of_another_pool(make_pool: MakePool) -> None:
+    """It is refused, whatever its number, and both pools and both queues are named."""
+    one, two = make_pool(), make_pool()
+    one.create_queue("own", capacity=2)
+    for foreign in (two.create_queue("first", capacity=2), two.create_queue("second", capacity=2)):
+        words = rf"'q' is '{foreign.name}' of pool '{two.name}'; .* pool '{one.name}'"
+        with pytest.raises(shmpool.InvalidArgument, match=words):
+            one.create_queue("q", capacity=2, on_death="dead-letter", dead_letter=foreign)
+    assert ["own"] == [queue.name for queue in one.queues()]
+
+
+def test_a_dead_letter_through_another_opening(pool: shmpool.Pool) -> None:
+    """A queue is the same whichever opening of its pool it was found through."""
+    pool.create_queue("letters", capacity=2)
+    with shmpool.Pool.attach(pool.name) as again:
+        letters = again.queue("letters")
+        queue = pool.create_queue("q", capacity=2, on_death="dead-letter", dead_letter=letters)
+    assert queue.dead_letter is not None
+    assert "letters" == queue.dead_letter.name
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("dead_letter", 5),
+        ("dead_letter", b"q"),
+        ("dead_letter", object),
+        ("max_redeliveries", "x"),
+        ("max_redeliveries", 1.5),
+        ("max_redeliveries", None),
+    ],
+)
+def test_policies_of_another_type(pool: shmpool.Pool, option: str, value: object) -> None:
+    """They are TypeError that names the option and shows the value."""
+    call: Callable[..., object] = pool.create_queue
+    with pytest.raises(TypeError, match=rf"{option}.* is {re.escape(repr(value))}; it is an"):
+        call("q", capacity=2, on_death="requeue", **{option: value})
+    assert [] == pool.queues()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("group", "no-such-group"),
+        ("group", "a\0b"),
+        ("group", "\ud800"),
+        ("group", -1),
+        ("group", -5),
+        ("group", 2**32 - 1),
+        ("group", 2**40),
+        ("group", True),
+        ("mode", -1),
+        ("mode", 0o1000),
+        ("mode", 0o10000),
+        ("mode", 2**40),
+        ("mode", True),
+    ],
+)
+def test_who_may_attach(pool_name: str, option: str, value: object) -> None:
+    """What is no group and no mode is InvalidArgument that shows the value; nothing is left."""
+    call: Callable[..., object] = shmpool.Pool.create
+    with pytest.raises(shmpool.InvalidArgument, match=re.escape(f"{option} is {value!r}")):
+        call(pool_name, buffer_size=64, capacity=2, **{option: value})
+    assert not os.path.exists(f"/dev/shm/shmpool.{pool_name}")
+
+
+@pytest.mark.parametrize("option", ["group", "mode"])
+@pytest.mark.parametrize("value", [1.5, b"root", ["root"]])
+def test_who_may_attach_of_another_type(pool_name: str, option: str, value: object) -> None:
+    """It is TypeError that names the option and shows the value; nothing is left."""
+    call: Callable[..., object] = shmpool.Pool.create
+    with pytest.raises(TypeError, match=re.escape(f"{option} is {value!r}; it is")):
+        call(pool_name, buffer_size=64, capacity=2, **{option: value})
     assert not os.path.exists(f"/dev/shm/shmpool.{pool_name}")

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C core by itself: compiled clean by every compiler here, run plain and under sanitizers."""
+"""The C core by itself: compiled clean by every compiler here, run plain and under sanitizers; the
+hot calls compiled clean."""
 
 import functools
 import re
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "shmpool" / "native"
+HOT = ROOT / "shmpool" / "hot"
 SOURCES = sorted(NATIVE.glob("*.c"))
 TESTS = ROOT / "tests" / "native"
 FLAGS = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", f"-I{NATIVE}", "-pthread"]
@@ -78,6 +81,21 @@ def test_compiles_clean(compiler: str, check: str, tmp_path: Path) -> None:
     for source in SOURCES:
         done = subprocess.run(
             [compiler, *FLAGS, "-O2", f"-DSHMPOOL_CHECK={check}", "-c", str(source), "-o", obj],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("compiler", [name for name in COMPILERS if name != CROSS])
+def test_hot_calls_compile_clean(compiler: str, tmp_path: Path) -> None:
+    """So does every file of the hot calls, with this Python's headers."""
+    python = sysconfig.get_path("include")
+    for source in sorted(HOT.glob("*.c")):
+        command = [compiler, *FLAGS, f"-I{HOT}", "-isystem", python, "-O2", "-c", str(source)]
+        done = subprocess.run(
+            [*command, "-o", str(tmp_path / "object.o")],
             capture_output=True,
             text=True,
             check=False,

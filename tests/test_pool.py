@@ -120,9 +120,14 @@ def test_alloc_many_of_the_whole_pool(cached_pool: shmpool.Pool) -> None:
 
 
 def test_alloc_many_of_more_than_the_capacity(pool: shmpool.Pool) -> None:
-    """More than there can ever be is refused at once, even with no timeout."""
-    with pytest.raises(shmpool.PayloadTooLarge, match=r"65.*64"):
-        pool.alloc_many(65)
+    """More than there can ever be is PoolExhausted at once, whatever the timeout."""
+    for n in (65, 2**70):
+        for timeout in (None, 0, 60):
+            with pytest.raises(
+                shmpool.PoolExhausted,
+                match=f"n is {n} buffers; pool '{pool.name}' never has more than 64",
+            ):
+                pool.alloc_many(n, timeout)
 
 
 def test_two_handles_of_one_pool_in_a_process(make_pool: MakePool) -> None:

@@ -149,10 +149,16 @@ FORKED = """
         "libc": lambda: ctypes.PyDLL(None).fork(),  # none of Python's hooks
         "kernel": lambda: ctypes.PyDLL(None).syscall(clone, 17, 0, 0, 0, 0),  # no hook at all
     }.get(sys.argv[2], os.fork)
+    index = buf.index
     child = fork()
     if not child:
         try:
             assert buf.released and member.released
+            try:
+                buf.free()
+            except shmpool.BufferReleased as error:
+                assert f"buffer {index} of pool '{pool.name}'" in str(error), error
+                assert str(error).endswith("the process this one was forked from"), error
             gone = (shmpool.BufferReleased, shmpool.ForeignBuffer)
             for call in (
                 buf.free,

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """AlfQueue: buffers in and out, one at a time."""
 
+import re
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
 import pytest
 from conftest import MakePool
 
@@ -155,6 +160,65 @@ def test_a_timeout_of_another_type(pool: shmpool.Pool) -> None:
         pool.alloc_many(1, timeout="x")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("timeout", [10**400, 2**70, float("inf"), 1e308])
+def test_a_timeout_beyond_all_time(pool: shmpool.Pool, timeout: float) -> None:
+    """It is for ever: what succeeds at once does so."""
+    queue = pool.create_queue("q", capacity=2)
+    queue.put(pool.alloc(timeout=timeout), timeout)
+    queue.put_many(pool.alloc_many(1, timeout), timeout)
+    queue.get(timeout).free()
+    queue.get_many(1, timeout).free()
+    queue.send(b"1", timeout)
+    queue.send_many([b"2"], timeout)
+    assert [b"1", b"2"] == [queue.recv(timeout), *queue.recv_many(1, timeout)]
+
+
+@pytest.mark.parametrize("timeout", [-(10**400), -(2**70)])
+def test_a_timeout_below_all_time(pool: shmpool.Pool, timeout: int) -> None:
+    """It is InvalidArgument, in every call alike, whether or not there is anything to wait for."""
+    queue = pool.create_queue("q", capacity=4)
+    buf, burst = pool.alloc(), pool.alloc_many(1)
+    queue.send_many([b"1", b"2"])
+    for call in (
+        lambda: pool.alloc(timeout),
+        lambda: pool.alloc_many(1, timeout),
+        lambda: queue.put(buf, timeout),
+        lambda: queue.put_many(burst, timeout),
+        lambda: queue.get(timeout),
+        lambda: queue.get_many(1, timeout),
+        lambda: queue.send(b"x", timeout),
+        lambda: queue.send_many([b"x"], timeout),
+        lambda: queue.recv(timeout),
+        lambda: queue.recv_many(1, timeout),
+    ):
+        with pytest.raises(shmpool.InvalidArgument, match=f"timeout is {timeout} seconds"):
+            call()
+    assert (2, False, 1) == (len(queue), buf.released, len(burst))
+
+
+@pytest.mark.parametrize("timeout", ["1", b"1", [], 1j, Fraction(1), np.float32(1)])
+def test_a_timeout_that_is_no_number(pool: shmpool.Pool, timeout: Any) -> None:
+    """It is TypeError that shows it, in every call alike."""
+    queue = pool.create_queue("q", capacity=4)
+    buf, burst = pool.alloc(), pool.alloc_many(1)
+    queue.send_many([b"1", b"2"])
+    for call in (
+        lambda: pool.alloc(timeout),
+        lambda: pool.alloc_many(1, timeout),
+        lambda: queue.put(buf, timeout),
+        lambda: queue.put_many(burst, timeout),
+        lambda: queue.get(timeout),
+        lambda: queue.get_many(1, timeout),
+        lambda: queue.send(b"x", timeout),
+        lambda: queue.send_many([b"x"], timeout),
+        lambda: queue.recv(timeout),
+        lambda: queue.recv_many(1, timeout),
+    ):
+        with pytest.raises(TypeError, match=re.escape(f"timeout is {timeout!r}; it is a number")):
+            call()
+    assert (2, False, 1) == (len(queue), buf.released, len(burst))
+
+
 def test_wrong_calls(pool: shmpool.Pool) -> None:
     """Arguments of a wrong type or number are TypeError."""
     queue = pool.create_queue("q", capacity=2)
@@ -197,14 +261,35 @@ def test_a_buffer_of_another_pool(make_pool: MakePool) -> None:
     one, two = make_pool(), make_pool()
     queue = one.create_queue("q", capacity=2)
     buf, burst = two.alloc(), two.alloc_many(2)
-    with pytest.raises(shmpool.ForeignBuffer):
+    where = f"of pool '{two.name}' cannot go into queue 'q' of pool '{one.name}'$"
+    with pytest.raises(shmpool.ForeignBuffer, match=f"^buffer {buf.index} {where}"):
         queue.put(buf)
-    with pytest.raises(shmpool.ForeignBuffer, match=two.name):
+    with pytest.raises(shmpool.ForeignBuffer, match=f"^a burst of 2 {where}"):
         queue.put_many(burst)
     assert 0 == len(queue)
     buf.free()
     burst.free()
     assert (True, {}) == (two.audit().ok, two.audit().held)
+
+
+def test_a_buffer_through_another_opening(pool: shmpool.Pool) -> None:
+    """It is of the same pool and yet ForeignBuffer, which says so; it stays its owner's."""
+    pool.create_queue("q", capacity=2)
+    with shmpool.Pool.attach(pool.name) as again:
+        queue = again.queue("q")
+        buf, burst = pool.alloc(), pool.alloc_many(2)
+        why = f"of pool '{pool.name}' cannot go into queue 'q': it came through another opening"
+        with pytest.raises(shmpool.ForeignBuffer, match=f"^buffer {buf.index} {why}"):
+            queue.put(buf)
+        with pytest.raises(shmpool.ForeignBuffer, match=f"^a burst of 2 {why}"):
+            queue.put_many(burst)
+        queue.close()
+        for call in (lambda: queue.put(buf), lambda: queue.put_many(burst)):
+            with pytest.raises(shmpool.PoolClosed, match="'q' is closed"):
+                call()
+        buf.free()
+        burst.free()
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
 def test_an_empty_queue_is_true(pool: shmpool.Pool) -> None:

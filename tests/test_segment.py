@@ -4,6 +4,7 @@
 import os
 import signal
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -93,6 +94,52 @@ def test_unlink_and_create_without_permission(pool: shmpool.Pool, run: Callable[
     assert "AccessDenied True\n" == printed.splitlines(keepends=True)[0]
     assert 2 == len(printed.splitlines())
     assert segment(pool.name).exists()
+
+
+@pytest.mark.parametrize("group", ["'root'", "0"])
+def test_a_group_that_is_not_ours(pool_name: str, run: Callable[..., str], group: str) -> None:
+    """AccessDenied names the pool and the group; nothing is left."""
+    if os.getuid() != 0 and 0 in os.getgroups():
+        pytest.skip("this user is in the group root")
+    printed = run(
+        f"""
+        import os, sys
+        import shmpool
+        if os.getuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        try:
+            shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=2, group={group})
+        except shmpool.AccessDenied as error:
+            print(error)
+        """,
+        pool_name,
+    )
+    told = f"pool '{pool_name}' cannot be given to group {group}: Operation not permitted\n"
+    assert told == printed
+    assert not segment(pool_name).exists()
+
+
+def test_a_group_that_the_namespace_does_not_know(pool_name: str, run: Callable[..., str]) -> None:
+    """It is AccessDenied too."""
+    prefix = ("unshare", "--user", "--map-root-user")
+    if subprocess.run([*prefix, "true"], capture_output=True).returncode:
+        pytest.skip("needs user namespaces")
+    printed = run(
+        """
+        import sys
+        import shmpool
+        try:
+            shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=2, group=12345)
+        except shmpool.AccessDenied as error:
+            print(error)
+        """,
+        pool_name,
+        prefix=prefix,
+    )
+    assert f"pool '{pool_name}' cannot be given to group 12345: Invalid argument\n" == printed
+    assert not segment(pool_name).exists()
 
 
 DIES = """

@@ -37,7 +37,7 @@ C_ORDER = [
     "hot.h",
 ]
 PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "options", "buffer", "burst", "queue"]
-PYTHON_ORDER += ["segment", "stats"]
+PYTHON_ORDER += ["making", "segment", "stats"]
 PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
 PYTHON_ORDER += [
     "toml_lines",

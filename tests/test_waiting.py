@@ -54,6 +54,41 @@ def test_close_ends_every_wait(pool: shmpool.Pool, eventually: Eventually, kind:
     del held
 
 
+BEYOND: dict[str, Callable[[shmpool.Pool, shmpool.AlfQueue], object]] = {
+    "get": lambda pool, queue: queue.get(10**400),
+    "recv": lambda pool, queue: queue.recv(10**400),
+    "get_many": lambda pool, queue: queue.get_many(5, 10**400),
+    "recv_many": lambda pool, queue: queue.recv_many(5, 10**400),
+    "put": lambda pool, queue: queue.put(pool.alloc(), 10**400),
+    "send": lambda pool, queue: queue.send(b"x", 10**400),
+    "put_many": lambda pool, queue: queue.put_many(pool.alloc_many(2), 10**400),
+    "send_many": lambda pool, queue: queue.send_many([b"x", b"y"], 10**400),
+    "alloc": lambda pool, queue: pool.alloc(10**400),
+    "alloc_many": lambda pool, queue: pool.alloc_many(2, 10**400),
+}
+
+
+@pytest.mark.parametrize("kind", BEYOND)
+def test_a_timeout_beyond_all_time(pool: shmpool.Pool, eventually: Eventually, kind: str) -> None:
+    """A call with one waits for ever, until the pool is closed."""
+    queue, held = blocked(pool, kind)
+    caught: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            BEYOND[kind](pool, queue)
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    eventually(lambda: pool.stats().counters["sleep"] >= 1 or not thread.is_alive())
+    pool.close()
+    join(thread)
+    assert [shmpool.PoolClosed] == [type(error) for error in caught]
+    del held
+
+
 @pytest.mark.parametrize("kind", BLOCKING)
 def test_every_wait_ends_when_it_can(pool: shmpool.Pool, eventually: Eventually, kind: str) -> None:
     """Each call that sleeps is woken by what it waits for."""

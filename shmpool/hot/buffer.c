@@ -25,28 +25,49 @@ PyObject *hot_buffer(struct pool_object *pool, int64_t answer)
 	return (PyObject *)self;
 }
 
+static inline uint32_t buffer_index(const struct buffer_object *self)
+{
+	return self->key & ALF_INDEX_MASK;
+}
+
+/* Raises an exception that says which buffer it was; NULL. */
+static PyObject *buffer_fail(const struct buffer_object *self, int64_t code, const char *what)
+{
+	PyObject *name = PyObject_GetAttrString((PyObject *)self->pool, "name");
+	if (name)
+		hot_fail(code, "%s: buffer %u of pool %R", what, buffer_index(self), name);
+	Py_XDECREF(name);
+	return NULL;
+}
+
+/* Whether it is neither spent, nor another process's, nor of a pool that was closed. */
+static inline bool buffer_live(const struct buffer_object *self)
+{
+	return likely(self->life == *hot_life && self->pool->key);
+}
+
 /* 0 if the caller may use the buffer. */
 static inline int buffer_usable(struct buffer_object *self, const char *what)
 {
-	if (likely(self->key && self->life == *hot_life && self->pool->key))
+	if (buffer_live(self))
 		return 0;
-	Py_XDECREF(hot_fail(self->pool->key ? -ESTALE : -EBADF, what));
+	buffer_fail(self,
+		    !self->pool->key        ? -EBADF :
+		    self->life == HOT_SPENT ? -ESTALE :
+					      -ECHILD,
+		    what);
 	return -1;
 }
 
 static inline char *buffer_bytes(const struct buffer_object *self)
 {
-	return self->pool->data + (self->key & ALF_INDEX_MASK) * self->pool->stride +
-	       self->headroom;
+	return self->pool->data + buffer_index(self) * self->pool->stride + self->headroom;
 }
 
 static void in_use(const struct buffer_object *self, const char *what)
 {
-	char text[96];
-	snprintf(text, sizeof(text), "%s: buffer %u still has %u exported view%s", what,
-		 (uint32_t)(self->key & ALF_INDEX_MASK), self->exports,
-		 self->exports == 1 ? "" : "s (memoryviews, numpy arrays)");
-	Py_XDECREF(hot_fail(-ETXTBSY, text));
+	hot_fail(-ETXTBSY, "%s: buffer %u still has %u exported view%s", what, buffer_index(self),
+		 self->exports, self->exports == 1 ? "" : "s (memoryviews, numpy arrays)");
 }
 
 /* Gives the buffer away: nothing may look at it any more. */
@@ -64,7 +85,7 @@ static void buffer_dealloc(PyObject *object)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	PyTypeObject *type = Py_TYPE(object);
-	if (self->key && self->life == *hot_life && self->pool->key)
+	if (buffer_live(self))
 		shmpool_free(self->key);
 	Py_DECREF(self->pool);
 	PyObject_Free(object);
@@ -115,20 +136,24 @@ static PyObject *buffer_get_length(PyObject *object, void *unused)
 	return length < 0 ? NULL : PyLong_FromSsize_t(length);
 }
 
-static int set_length(struct buffer_object *self, uint64_t length)
+static inline int64_t set_length(struct buffer_object *self, uint64_t length)
 {
 	int64_t error = shmpool_set_length(self->key, length);
-	if (unlikely(error)) {
-		char what[96];
-		snprintf(what, sizeof(what),
-			 "%llu bytes do not fit into a buffer with room for %llu",
-			 (unsigned long long)length,
+	if (likely(!error))
+		self->length = length;
+	return error;
+}
+
+/* After set_length(): -1 with an exception. Takes over the reference to the length. */
+static int length_refused(struct buffer_object *self, int64_t error, PyObject *length)
+{
+	if (error != -EMSGSIZE)
+		buffer_fail(self, error, "length");
+	else if (length)
+		hot_fail(error, "%R bytes do not fit into a buffer with room for %llu", length,
 			 (unsigned long long)(self->pool->stride - self->headroom));
-		Py_XDECREF(hot_fail(error, error == -EMSGSIZE ? what : "length"));
-		return -1;
-	}
-	self->length = length;
-	return 0;
+	Py_XDECREF(length);
+	return -1;
 }
 
 static int buffer_set_length(PyObject *object, PyObject *value, void *unused)
@@ -141,16 +166,17 @@ static int buffer_set_length(PyObject *object, PyObject *value, void *unused)
 	}
 	if (buffer_usable(self, "length"))
 		return -1;
-	Py_ssize_t length = PyNumber_AsSsize_t(value, PyExc_OverflowError);
-	if (length == -1 && PyErr_Occurred())
-		return -1;
-	if (length < 0) {
-		char what[64];
-		snprintf(what, sizeof(what), "length is %zd bytes; it cannot be negative", length);
-		Py_XDECREF(hot_fail(-EDOM, what));
+	Py_ssize_t length = PyNumber_AsSsize_t(value, NULL); /* the nearest, if it is beyond */
+	if (length == -1 && PyErr_Occurred()) {
+		PyErr_Format(PyExc_TypeError, "length is %R; it is an int", value);
 		return -1;
 	}
-	return set_length(self, (uint64_t)length);
+	if (length < 0) {
+		hot_fail(-EDOM, "length is %R bytes; it cannot be negative", value);
+		return -1;
+	}
+	int64_t error = set_length(self, (uint64_t)length);
+	return likely(!error) ? 0 : length_refused(self, error, Py_NewRef(value));
 }
 
 static PyObject *buffer_get_field(PyObject *object, void *field)
@@ -159,7 +185,7 @@ static PyObject *buffer_get_field(PyObject *object, void *field)
 	if (buffer_usable(self, "header"))
 		return NULL;
 	int64_t value = shmpool_field(self->key, (int)(intptr_t)field);
-	return value < 0 ? hot_fail(value, "header") : PyLong_FromLongLong(value);
+	return value < 0 ? buffer_fail(self, value, "header") : PyLong_FromLongLong(value);
 }
 
 static int buffer_set_field(PyObject *object, PyObject *value, void *field)
@@ -176,8 +202,10 @@ static int buffer_set_field(PyObject *object, PyObject *value, void *field)
 		return -1;
 	unsigned long long number = PyLong_AsUnsignedLongLong(value);
 	if (number == (unsigned long long)-1 && PyErr_Occurred()) {
-		if (PyErr_ExceptionMatches(PyExc_TypeError))
+		if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+			PyErr_Format(PyExc_TypeError, "%s is %R; it is an int", name, value);
 			return -1;
+		}
 		number = UINT64_MAX;
 		PyErr_Clear();
 	}
@@ -189,16 +217,13 @@ static int buffer_set_field(PyObject *object, PyObject *value, void *field)
 		}
 	}
 	if (number > most) {
-		PyObject *what = PyUnicode_FromFormat("%s is %R; allowed are 0 to %llu", name,
-						      value, (unsigned long long)most);
-		if (what)
-			Py_XDECREF(hot_fail(-EDOM, PyUnicode_AsUTF8(what)));
-		Py_XDECREF(what);
+		hot_fail(-EDOM, "%s is %R; allowed are 0 to %llu", name, value,
+			 (unsigned long long)most);
 		return -1;
 	}
 	int64_t error = shmpool_set_field(self->key, (int)(intptr_t)field, number);
 	if (error) {
-		Py_XDECREF(hot_fail(error, name));
+		buffer_fail(self, error, name);
 		return -1;
 	}
 	if ((intptr_t)field == SHMPOOL_HEADROOM)
@@ -210,9 +235,7 @@ static PyObject *buffer_get_index(PyObject *object, void *unused)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	(void)unused;
-	return buffer_usable(self, "index") ?
-		       NULL :
-		       PyLong_FromUnsignedLongLong(self->key & ALF_INDEX_MASK);
+	return buffer_usable(self, "index") ? NULL : PyLong_FromUnsignedLong(buffer_index(self));
 }
 
 static PyObject *buffer_get_pool(PyObject *object, void *unused)
@@ -225,7 +248,7 @@ static PyObject *buffer_get_released(PyObject *object, void *unused)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	(void)unused;
-	return PyBool_FromLong(!(self->key && self->life == *hot_life && self->pool->key));
+	return PyBool_FromLong(!buffer_live(self));
 }
 
 static PyObject *buffer_write(PyObject *object, PyObject *payload)
@@ -234,9 +257,11 @@ static PyObject *buffer_write(PyObject *object, PyObject *payload)
 	Py_buffer from;
 	if (buffer_usable(self, "write") || PyObject_GetBuffer(payload, &from, PyBUF_SIMPLE))
 		return NULL;
-	int error = set_length(self, (uint64_t)from.len);
+	int64_t error = set_length(self, (uint64_t)from.len);
 	if (likely(!error))
 		copy_bytes(buffer_bytes(self), from.buf, (size_t)from.len);
+	else
+		length_refused(self, error, PyLong_FromSsize_t(from.len));
 	PyBuffer_Release(&from);
 	return error ? NULL : PyLong_FromUnsignedLongLong(self->length);
 }
@@ -249,8 +274,8 @@ static PyObject *buffer_free(PyObject *object, PyObject *unused)
 		return NULL;
 	int64_t error = shmpool_free(self->key);
 	if (unlikely(error))
-		return hot_fail(error, "free");
-	self->key = 0;
+		return buffer_fail(self, error, "free");
+	hot_buffer_spend(self);
 	Py_RETURN_NONE;
 }
 
@@ -261,16 +286,16 @@ static PyObject *buffer_reclaim(PyObject *object, PyObject *unused)
 	(void)unused;
 	if (hot_buffer_movable(self, "burst"))
 		return NULL;
-	PyObject *key = PyLong_FromUnsignedLongLong(self->key);
-	if (key)
-		self->key = 0;
-	return key;
+	PyObject *life = PyLong_FromUnsignedLong(self->life);
+	if (life)
+		hot_buffer_spend(self);
+	return life;
 }
 
-/* For a Burst that could not be put. */
-static PyObject *buffer_restore(PyObject *object, PyObject *key)
+/* For a Burst that could not be put: with what _reclaim() gave. */
+static PyObject *buffer_restore(PyObject *object, PyObject *life)
 {
-	((struct buffer_object *)object)->key = PyLong_AsUnsignedLongLong(key);
+	((struct buffer_object *)object)->life = (uint32_t)PyLong_AsUnsignedLong(life);
 	Py_RETURN_NONE;
 }
 
@@ -296,7 +321,7 @@ static PyObject *buffer_exit(PyObject *object, PyObject *args)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	(void)args;
-	if (!self->key || !self->pool->key || self->life != *hot_life)
+	if (!buffer_live(self))
 		Py_RETURN_NONE; /* put into a queue, or freed, inside the block */
 	return buffer_free(object, NULL);
 }
@@ -304,22 +329,20 @@ static PyObject *buffer_exit(PyObject *object, PyObject *args)
 static PyObject *buffer_repr(PyObject *object)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
-	if (!self->key || !self->pool->key || self->life != *hot_life)
+	if (!buffer_live(self))
 		return PyUnicode_FromString("<shmpool.Buffer released>");
-	return PyUnicode_FromFormat("<shmpool.Buffer %llu, %llu of %llu bytes>",
-				    (unsigned long long)(self->key & ALF_INDEX_MASK),
+	return PyUnicode_FromFormat("<shmpool.Buffer %u, %llu of %llu bytes>", buffer_index(self),
 				    (unsigned long long)self->length,
 				    (unsigned long long)(self->pool->stride - self->headroom));
 }
 
 static PyMethodDef buffer_methods[] = {
 	{ "write", buffer_write, METH_O,
-	  "write(payload, /)\n--\n\nCopies payload, any bytes-like object, to the start of data "
-	  "and "
+	  "write($self, payload, /)\n--\n\nCopies any bytes-like object to the start of data and "
 	  "sets length.\n\nReturns the length in bytes. PayloadTooLarge if it does not fit." },
 	{ "free", buffer_free, METH_NOARGS,
-	  "free()\n--\n\nGives the buffer back to its pool.\n\nBufferError while a view of it is "
-	  "alive, BufferReleased if it is spent." },
+	  "free($self)\n--\n\nGives the buffer back to its pool.\n\nBufferError while a view of "
+	  "it is alive, BufferReleased if it is spent." },
 	{ "_reclaim", buffer_reclaim, METH_NOARGS, NULL },
 	{ "_restore", buffer_restore, METH_O, NULL },
 	{ "__reduce__", buffer_reduce, METH_NOARGS, NULL },
@@ -354,15 +377,14 @@ static PyGetSetDef buffer_getset[] = {
 };
 
 static PyType_Slot buffer_slots[] = {
-	{ Py_tp_doc, "One buffer of a pool, in this process's hands.\n\nMade by Pool.alloc and "
-		     "AlfQueue.get. It "
-		     "ends when it is freed, put into a\nqueue, or dropped; any later use is "
-		     "BufferReleased. It "
-		     "exports its bytes\n(bytes(buf), memoryview(buf), numpy.frombuffer(buf)); "
-		     "while such a view "
-		     "is\nalive the buffer can be neither freed nor put. Any thread of the process "
-		     "may\nuse it, "
-		     "one at a time; a forked child may not." },
+	{ Py_tp_doc,
+	  "One buffer of a pool, in this process's hands.\n\n"
+	  "Made by Pool.alloc and AlfQueue.get. It ends when it is freed, put into a\n"
+	  "queue, or dropped; any later use is BufferReleased, and so is one while its put\n"
+	  "waits. It exports its bytes (bytes(buf), memoryview(buf),\n"
+	  "numpy.frombuffer(buf)); while such a view is alive the buffer can be neither\n"
+	  "freed nor put. Any thread of the process may use it, one at a time; a forked\n"
+	  "child may not." },
 	{ Py_tp_dealloc, buffer_dealloc },
 	{ Py_tp_repr, buffer_repr },
 	{ Py_tp_methods, buffer_methods },

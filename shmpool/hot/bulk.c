@@ -75,11 +75,12 @@ undo:
 PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
 	struct outgoing out;
-	PyObject *timeout, *done = NULL;
+	struct hot_arguments given;
+	PyObject *done = NULL;
 	int64_t deadline, code = 0;
 	size_t sent = 0;
-	if (hot_parse_timeout("send_many", args, n, names, 1, &timeout) ||
-	    (deadline = deadline_of(object, timeout)) < 0 || outgoing_open(&out, args[0]))
+	if (hot_parse("send_many", "payloads", args, n, names, &given) ||
+	    (deadline = deadline_of(object, given.timeout)) < 0 || outgoing_open(&out, given.item))
 		return NULL;
 	size_t total = (size_t)PyTuple_GET_SIZE(out.items);
 	while (sent < total && (code >= 0 || hot_goes_on(code))) {
@@ -145,10 +146,7 @@ static Py_ssize_t count_of(PyObject *n)
 		return PY_SSIZE_T_MAX;
 	if (most >= 1)
 		return most;
-	PyObject *what = PyUnicode_FromFormat("n is %R; it is at least 1", n);
-	if (what)
-		Py_XDECREF(hot_fail(-EDOM, PyUnicode_AsUTF8(what)));
-	Py_XDECREF(what);
+	hot_fail(-EDOM, "n is %R; it is at least 1", n);
 	return -1;
 }
 
@@ -161,15 +159,16 @@ PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 {
 	struct queue_object *self = (struct queue_object *)object;
 	uint64_t handle[RECV_MAX];
-	PyObject *timeout, *list, *more;
+	struct hot_arguments given;
+	PyObject *list, *more;
 	Py_ssize_t most;
 	int64_t got, deadline;
-	if (hot_parse_timeout("recv_many", args, n, names, 1, &timeout) ||
-	    (most = count_of(args[0])) < 0)
+	if (hot_parse("recv_many", "n", args, n, names, &given) ||
+	    (most = count_of(given.item)) < 0)
 		return NULL;
 	got = shmpool_get_many_wait(hot_queue_key(self), handle, claim_of(most), 0);
 	if (got == -EAGAIN) {
-		if ((deadline = deadline_of(object, timeout)) < 0)
+		if ((deadline = deadline_of(object, given.timeout)) < 0)
 			return NULL;
 		while (deadline) {
 			uint64_t key = hot_queue_key(self);

@@ -34,8 +34,8 @@ struct queue_object {
 
 struct buffer_object {
 	PyObject_HEAD struct pool_object *pool;
-	uint64_t key;     /* slot, serial, generation, index; 0 when spent */
-	uint32_t life;    /* hot_life when it was made */
+	uint64_t key;     /* slot, serial, generation, index */
+	uint32_t life;    /* hot_life when it was made, or HOT_SPENT */
 	uint32_t exports; /* views that are alive */
 	uint64_t headroom;
 	uint64_t length;
@@ -48,6 +48,7 @@ extern PyObject *hot_empty_error; /* errors.Empty */
 
 /* Tells a process from those it is forked from: a parent's Buffer is not the child's. The word lies in
  * memory that the kernel wipes on fork, whoever calls it: there it is 0 until the child's first Buffer. */
+#define HOT_SPENT UINT32_MAX
 extern uint32_t *hot_life;
 extern uint32_t hot_lives;
 
@@ -58,12 +59,29 @@ static inline uint32_t hot_this_life(void)
 	return *hot_life;
 }
 
-/* Raises the exception for a negative code; NULL. */
-PyObject *hot_fail(int64_t code, const char *what);
+/* Raises the exception for a negative code; NULL. What happened is formatted by PyUnicode_FromFormat(). */
+PyObject *hot_fail(int64_t code, const char *what, ...);
 
-/* Takes timeout, which may follow at other arguments. 0, or -1 with an exception. */
-int hot_parse_timeout(const char *name, PyObject *const *args, Py_ssize_t n, PyObject *names,
-		      Py_ssize_t at, PyObject **timeout);
+/* What a call was given. */
+struct hot_arguments {
+	PyObject *item; /* what it is about */
+	PyObject *timeout;
+};
+
+/* Takes the arguments of the method name: the one called first, unless that is NULL, and timeout. 0, or -1 with
+ * an exception. */
+int hot_parse_all(const char *name, const char *first, PyObject *const *args, Py_ssize_t n,
+		  PyObject *names, struct hot_arguments *out);
+
+/* The same, quicker where there is no timeout. */
+static inline int hot_parse(const char *name, const char *first, PyObject *const *args,
+			    Py_ssize_t n, PyObject *names, struct hot_arguments *out)
+{
+	if (names || n != (first != NULL))
+		return hot_parse_all(name, first, args, n, names, out);
+	*out = (struct hot_arguments) { first ? args[0] : NULL, Py_None };
+	return 0;
+}
 
 /* What a message's timeout means: the CLOCK_MONOTONIC deadline, 0 if it does not wait, -1 if Python must look
  * at it. */
@@ -105,6 +123,12 @@ PyObject *hot_buffer(struct pool_object *pool, int64_t answer);
 
 /* 0 if the buffer can be given away: it is not spent, and no view of it is alive. */
 int hot_buffer_movable(struct buffer_object *self, const char *what);
+
+/* It was given away. Its key still says which one it was. */
+static inline void hot_buffer_spend(struct buffer_object *self)
+{
+	self->life = HOT_SPENT;
+}
 
 /* Makes the module shmpool._hot. fail is the address of the function that raises, which stays alive
  * with its module. Returns 0, or 1 with the exception printed. */

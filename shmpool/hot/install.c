@@ -15,47 +15,79 @@ PyObject *hot_empty_error;
 
 PyTypeObject *hot_pool_type, *hot_queue_type, *hot_buffer_type;
 
-PyObject *hot_fail(int64_t code, const char *what)
+PyObject *hot_fail(int64_t code, const char *what, ...)
 {
-	return PyObject_CallFunction(fail_function, "Ls", (long long)code, what);
+	va_list values;
+	va_start(values, what);
+	PyObject *text = PyUnicode_FromFormatV(what, values);
+	va_end(values);
+	if (text)
+		Py_XDECREF(PyObject_CallFunction(fail_function, "LO", (long long)code, text));
+	Py_XDECREF(text);
+	return NULL;
 }
 
-/* Whether the only argument is timeout, or none is given: 0 and *timeout, or -1 with an exception. */
-int hot_parse_timeout(const char *name, PyObject *const *args, Py_ssize_t n, PyObject *names,
-		      Py_ssize_t at, PyObject **timeout)
+static int wrong_call(const char *name, const char *first)
 {
-	Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
-	*timeout = Py_None;
-	if (n + named > at + 1 || n < at || (named == 1 && n > at)) {
-		PyErr_Format(PyExc_TypeError, "%s() takes %zd argument%s and timeout", name, at,
-			     at == 1 ? "" : "s");
-		return -1;
-	}
-	if (named && PyUnicode_Compare(PyTuple_GET_ITEM(names, 0), timeout_name) != 0) {
-		PyErr_Format(PyExc_TypeError, "%s() has no argument %R; it has timeout", name,
-			     PyTuple_GET_ITEM(names, 0));
-		return -1;
-	}
-	if (n + named == at + 1)
-		*timeout = args[at];
-	if (*timeout == Py_None ||
-	    (PyFloat_CheckExact(*timeout) && PyFloat_AS_DOUBLE(*timeout) >= 0))
-		return 0;
-	/* An attempt that succeeds at once must refuse a wrong timeout too. */
-	double seconds = PyFloat_AsDouble(*timeout);
-	if (seconds == -1.0 && PyErr_Occurred()) {
-		PyErr_Format(PyExc_TypeError, "timeout is %R; it is a number of seconds, or None",
-			     *timeout);
-		return -1;
-	}
-	if (seconds >= 0)
-		return 0;
-	PyObject *what =
-		PyUnicode_FromFormat("timeout is %R seconds; it cannot be negative", *timeout);
-	if (what)
-		Py_XDECREF(hot_fail(-EDOM, PyUnicode_AsUTF8(what)));
-	Py_XDECREF(what);
+	PyErr_Format(PyExc_TypeError, "%s() takes %s%stimeout", name, first ? first : "",
+		     first ? " and " : "");
 	return -1;
+}
+
+/* Adds the arguments that were given by name. */
+static int parse_named(const char *name, const char *first, PyObject *const *values,
+		       PyObject *names, struct hot_arguments *out)
+{
+	for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); i++) {
+		PyObject *key = PyTuple_GET_ITEM(names, i), **to = NULL;
+		if (key == timeout_name || PyUnicode_Compare(key, timeout_name) == 0)
+			to = &out->timeout;
+		else if (first && PyUnicode_CompareWithASCIIString(key, first) == 0)
+			to = &out->item;
+		if (!to || *to)
+			return wrong_call(name, first);
+		*to = values[i];
+	}
+	return 0;
+}
+
+/* An attempt that succeeds at once must refuse a wrong timeout too. */
+static int check_timeout(PyObject *timeout)
+{
+	bool negative;
+	if (PyLong_Check(timeout)) {
+		int beyond;
+		long long seconds = PyLong_AsLongLongAndOverflow(timeout, &beyond);
+		negative = beyond ? beyond < 0 : seconds < 0;
+	} else if (PyFloat_Check(timeout)) {
+		negative = !(PyFloat_AS_DOUBLE(timeout) >= 0);
+	} else {
+		PyErr_Format(PyExc_TypeError, "timeout is %R; it is a number of seconds, or None",
+			     timeout);
+		return -1;
+	}
+	if (likely(!negative))
+		return 0;
+	hot_fail(-EDOM, "timeout is %R seconds; it cannot be negative", timeout);
+	return -1;
+}
+
+int hot_parse_all(const char *name, const char *first, PyObject *const *args, Py_ssize_t n,
+		  PyObject *names, struct hot_arguments *out)
+{
+	Py_ssize_t at = first != NULL;
+	out->item = first && n ? args[0] : NULL;
+	out->timeout = n > at ? args[at] : NULL;
+	if (names && parse_named(name, first, args + n, names, out))
+		return -1;
+	if (unlikely(n > at + 1 || (first && !out->item)))
+		return wrong_call(name, first);
+	if (!out->timeout)
+		out->timeout = Py_None;
+	if (out->timeout == Py_None ||
+	    (PyFloat_CheckExact(out->timeout) && PyFloat_AS_DOUBLE(out->timeout) >= 0))
+		return 0;
+	return check_timeout(out->timeout);
 }
 
 static bool make_life(void)

@@ -20,13 +20,13 @@ static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 static PyObject *pool_alloc(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
 	struct pool_object *self = (struct pool_object *)object;
-	PyObject *timeout;
-	if (hot_parse_timeout("alloc", args, n, names, 0, &timeout))
+	struct hot_arguments given;
+	if (hot_parse("alloc", NULL, args, n, names, &given))
 		return NULL;
 	int64_t answer = self->key ? shmpool_alloc(self->key) : -EBADF;
 	if (likely(answer >= 0))
 		return hot_buffer(self, answer);
-	return PyObject_CallMethod(object, "_alloc_slow", "LO", (long long)answer, timeout);
+	return PyObject_CallMethod(object, "_alloc_slow", "LO", (long long)answer, given.timeout);
 }
 
 static PyObject *pool_wrap(PyObject *object, PyObject *answer)

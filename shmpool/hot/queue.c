@@ -47,30 +47,30 @@ static PyObject *queue_put_any(PyObject *object, PyObject *item, PyObject *timeo
 				    Py_TYPE(item)->tp_name);
 	if (unlikely(hot_buffer_movable(buffer, "put")))
 		return NULL;
-	int64_t code = unlikely(buffer->pool->key != (self->key & ~(0x3ffull << 48))) ?
-			       -EXDEV :
-			       shmpool_put(hot_queue_key(self) | (uint32_t)buffer->key);
+	if (unlikely(buffer->pool->key != (self->key & ~(0x3ffull << 48))))
+		return PyObject_CallMethod(object, "_put_foreign", "O", item);
+	int64_t code = shmpool_put(hot_queue_key(self) | (uint32_t)buffer->key);
 	if (likely(!code)) {
-		buffer->key = 0;
+		hot_buffer_spend(buffer);
 		Py_RETURN_NONE;
 	}
 	/* Spent while it waits: nobody may take a view of what is about to be somebody else's. */
-	uint64_t key = buffer->key;
-	buffer->key = 0;
+	uint32_t life = buffer->life;
+	hot_buffer_spend(buffer);
 	PyObject *done = PyObject_CallMethod(object, "_put_slow", "LKO", (long long)code,
-					     (unsigned long long)(uint32_t)key, timeout);
+					     (unsigned long long)(uint32_t)buffer->key, timeout);
 	if (!done)
-		buffer->key = key;
+		buffer->life = life;
 	return done;
 }
 
 static PyObject *queue_put_method(PyObject *object, PyObject *const *args, Py_ssize_t n,
 				  PyObject *names)
 {
-	PyObject *timeout;
-	return hot_parse_timeout("put", args, n, names, 1, &timeout) ?
+	struct hot_arguments given;
+	return hot_parse("put", "buf", args, n, names, &given) ?
 		       NULL :
-		       queue_put_any(object, args[0], timeout);
+		       queue_put_any(object, given.item, given.timeout);
 }
 
 static PyObject *queue_put_nowait(PyObject *object, PyObject *item)
@@ -130,10 +130,10 @@ static PyObject *queue_get_any(PyObject *object, PyObject *timeout)
 static PyObject *queue_get_method(PyObject *object, PyObject *const *args, Py_ssize_t n,
 				  PyObject *names)
 {
-	PyObject *timeout;
-	return hot_parse_timeout("get", args, n, names, 0, &timeout) ?
+	struct hot_arguments given;
+	return hot_parse("get", NULL, args, n, names, &given) ?
 		       NULL :
-		       queue_get_any(object, timeout);
+		       queue_get_any(object, given.timeout);
 }
 
 static PyObject *queue_get_nowait(PyObject *object, PyObject *unused)
@@ -176,25 +176,26 @@ static int64_t queue_send_bytes(struct queue_object *self, const char *data, siz
 static PyObject *queue_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
 	struct queue_object *self = (struct queue_object *)object;
-	PyObject *timeout;
+	struct hot_arguments given;
 	Py_buffer from;
 	int64_t code;
-	if (hot_parse_timeout("send", args, n, names, 1, &timeout))
+	if (hot_parse("send", "payload", args, n, names, &given))
 		return NULL;
-	if (likely(PyBytes_CheckExact(args[0]))) {
-		code = queue_send_bytes(self, PyBytes_AS_STRING(args[0]),
-					(size_t)PyBytes_GET_SIZE(args[0]), &timeout);
+	if (likely(PyBytes_CheckExact(given.item))) {
+		code = queue_send_bytes(self, PyBytes_AS_STRING(given.item),
+					(size_t)PyBytes_GET_SIZE(given.item), &given.timeout);
 	} else {
-		if (PyObject_GetBuffer(args[0], &from, PyBUF_SIMPLE))
+		if (PyObject_GetBuffer(given.item, &from, PyBUF_SIMPLE))
 			return NULL;
-		code = queue_send_bytes(self, from.buf, (size_t)from.len, &timeout);
+		code = queue_send_bytes(self, from.buf, (size_t)from.len, &given.timeout);
 		PyBuffer_Release(&from);
 	}
 	if (likely(!code))
 		Py_RETURN_NONE;
 	if (code == RAISED)
 		return NULL;
-	return PyObject_CallMethod(object, "_send_slow", "LOO", (long long)code, args[0], timeout);
+	return PyObject_CallMethod(object, "_send_slow", "LOO", (long long)code, given.item,
+				   given.timeout);
 }
 
 /* The oldest payload, whose buffer is freed, or NULL without an exception and a code for Python. One look-up of
@@ -231,9 +232,10 @@ static PyObject *queue_payload(struct pool_object *pool, int64_t answer)
 static PyObject *queue_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
 	struct queue_object *self = (struct queue_object *)object;
-	PyObject *timeout, *bytes;
+	struct hot_arguments given;
+	PyObject *bytes;
 	int64_t answer;
-	if (hot_parse_timeout("recv", args, n, names, 0, &timeout))
+	if (hot_parse("recv", NULL, args, n, names, &given))
 		return NULL;
 	bytes = queue_take(self, &answer);
 	if (likely(bytes))
@@ -241,12 +243,12 @@ static PyObject *queue_recv(PyObject *object, PyObject *const *args, Py_ssize_t 
 	if (answer > 0)
 		return NULL; /* no memory for it */
 	if (answer == -EAGAIN)
-		answer = queue_wait(self, timeout);
+		answer = queue_wait(self, given.timeout);
 	if (likely(answer >= 0))
 		return queue_payload(self->pool, answer);
 	if (answer == RAISED)
 		return NULL;
-	return PyObject_CallMethod(object, "_recv_slow", "LO", (long long)answer, timeout);
+	return PyObject_CallMethod(object, "_recv_slow", "LO", (long long)answer, given.timeout);
 }
 
 static PyObject *queue_try_get(PyObject *object, PyObject *unused)

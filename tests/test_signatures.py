@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the types say of a public method, what inspect.signature() shows, and what it takes: one."""
+
+import ast
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shmpool
+from shmpool import _hot
+
+STUB = ast.parse(Path(shmpool.__file__).with_name("_hot.pyi").read_text())
+NATIVE: dict[str, type] = {
+    "Buffer": shmpool.Buffer,
+    "PoolBase": _hot.PoolBase,
+    "QueueBase": _hot.QueueBase,
+}
+PUBLIC = [shmpool.Pool, shmpool.AlfQueue, shmpool.Buffer, shmpool.Burst]
+METHODS = [
+    (kind, name)
+    for kind in PUBLIC
+    for name in dir(kind)
+    if not name.startswith("_") and callable(getattr(kind, name))
+]
+
+
+def stubs() -> list[tuple[str, ast.FunctionDef]]:
+    """The public methods that _hot.pyi declares, each with its class."""
+    return [
+        (kind.name, entry)
+        for kind in STUB.body
+        if isinstance(kind, ast.ClassDef)
+        for entry in kind.body
+        if isinstance(entry, ast.FunctionDef)
+        if not entry.name.startswith("_") and not entry.decorator_list
+    ]
+
+
+def test_every_method_in_c_has_a_stub() -> None:
+    """And no stub is of a method that is not there."""
+    declared = {(kind, entry.name) for kind, entry in stubs()}
+    there = {
+        (kind, name)
+        for kind, type_ in NATIVE.items()
+        for name, value in vars(type_).items()
+        if not name.startswith("_") and callable(value)
+    }
+    assert declared == there
+
+
+@pytest.mark.parametrize(("kind", "stub"), stubs(), ids=lambda value: getattr(value, "name", value))
+def test_a_stub_is_the_signature(kind: str, stub: ast.FunctionDef) -> None:
+    """Names, order, defaults, and what is positional only are as inspect.signature() shows them."""
+    shown = list(inspect.signature(getattr(NATIVE[kind], stub.name)).parameters.values())[1:]
+    told = [(a.arg, True) for a in stub.args.posonlyargs] + [(a.arg, False) for a in stub.args.args]
+    assert told[1:] == [(p.name, p.kind is p.POSITIONAL_ONLY) for p in shown]
+    defaults = [None if p.default is p.empty else repr(p.default) for p in shown]
+    assert [None] * (len(shown) - len(stub.args.defaults)) + [
+        ast.unparse(value) for value in stub.args.defaults
+    ] == defaults
+
+
+def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
+    """Each public method that has arguments which may be named, called with all of them named."""
+    queue = pool.create_queue("q", capacity=8)
+    name, kind = pool.name, shmpool.Pool
+
+    def made() -> None:
+        kind.unlink(name=name)
+        with kind.create(name=name, buffer_size=64, capacity=2):
+            pass
+        with kind.attach(name=name):
+            pass
+
+    return {
+        (kind, "alloc"): lambda: pool.alloc(timeout=0),
+        (kind, "alloc_many"): lambda: pool.alloc_many(n=2, timeout=0),
+        (kind, "create_queue"): lambda: pool.create_queue(name="other", capacity=2),
+        (kind, "queue"): lambda: pool.queue(name="q"),
+        (kind, "trim"): lambda: pool.trim(keep=1),
+        (kind, "create"): made,
+        (kind, "attach"): lambda: None,  # made() does
+        (kind, "unlink"): lambda: None,
+        (shmpool.AlfQueue, "put"): lambda: queue.put(timeout=0, buf=pool.alloc()),
+        (shmpool.AlfQueue, "get"): lambda: queue.get(timeout=0),
+        (shmpool.AlfQueue, "send"): lambda: queue.send(payload=b"x", timeout=0),
+        (shmpool.AlfQueue, "recv"): lambda: queue.recv(timeout=0),
+        (shmpool.AlfQueue, "send_many"): lambda: queue.send_many(payloads=[b"x"] * 3, timeout=0),
+        (shmpool.AlfQueue, "recv_many"): lambda: queue.recv_many(timeout=0, n=3),
+        (shmpool.AlfQueue, "put_many"): lambda: queue.put_many(burst=pool.alloc_many(2), timeout=0),
+        (shmpool.AlfQueue, "get_many"): lambda: queue.get_many(n=2, timeout=0),
+        (shmpool.Burst, "column"): lambda: pool.alloc_many(2).column(offset=0, dtype="u1"),
+        (shmpool.Burst, "set_column"): lambda: pool.alloc_many(2).set_column(
+            offset=0, values=1, dtype="u1"
+        ),
+    }
+
+
+def test_arguments_may_be_named(pool: shmpool.Pool) -> None:
+    """Whatever inspect.signature() does not show as positional only can be given by its name."""
+    calls = by_name(pool)
+    nameable = {
+        (kind, name)
+        for kind, name in METHODS
+        if any(
+            p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"
+            for p in inspect.signature(getattr(kind, name)).parameters.values()
+        )
+    }
+    assert nameable == set(calls)
+    for call in calls.values():
+        call()
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"),
+    [
+        ("put", "buf and timeout"),
+        ("send", "payload and timeout"),
+        ("send_many", "payloads and timeout"),
+        ("recv_many", "n and timeout"),
+        ("get", "timeout"),
+        ("recv", "timeout"),
+    ],
+)
+def test_other_arguments(pool: shmpool.Pool, name: str, takes: str) -> None:
+    """Too many, too few, unknown ones, and one that is given twice are TypeError, which says what
+    there is."""
+    call: Callable[..., object] = getattr(pool.create_queue("q", capacity=8), name)
+    first, _, more = takes.partition(" and ")
+    wrong: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((1, 2, 3), {}), ((), {"wait": 1})]
+    wrong += [((1, 2), {"timeout": 3}), ((1,), {first: 1})]
+    wrong += [((), {}), ((), {"timeout": 1})] if more else [((1, 2), {})]
+    for positional, named in wrong:
+        with pytest.raises(TypeError, match=rf"^{name}\(\) takes {takes}$"):
+            call(*positional, **named)
