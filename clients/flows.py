@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows of a burst of Ethernet frames, taken from its columns: one numpy operation a field, not one
-Python statement a packet.
+"""Flows of a burst of packets, taken from its columns: one numpy operation a field, not one Python
+statement a packet.
 
-A flow is (protocol, the two addresses, the two ports) of a TCP or UDP packet, the same in both
-directions. Frames with one 802.1Q tag are read behind it; later fragments and packets with IP
-options or IPv6 extension headers are counted, but belong to no flow.
+Each packet comes behind its link type, a big-endian u2. A flow is (protocol, the two addresses, the
+two ports) of a TCP or UDP packet, the same in both directions. Frames with one 802.1Q tag are read
+behind it; later fragments and packets with IP options or IPv6 extension headers are counted, but
+belong to no flow, and so are those of other link types than the ones below.
 """
 
 from collections import Counter
@@ -15,10 +16,18 @@ from numpy.typing import NDArray
 
 import shmpool
 
-ETHERNET = 14  # bytes before the IP header
-VLAN_TAG = 4
+LINK = 2  # bytes before a packet
+# By link type: bytes before the ethertype and before what follows, of Ethernet and Linux cooked ...
+ETHERTYPES = {1: (12, 14), 113: (14, 16), 276: (0, 20)}
+# ... and before IP, of raw IP and BSD's loopback, whose 4 bytes mean something else on each system.
+IP_HEADERS = {12: 0, 14: 0, 101: 0, 228: 0, 229: 0, 0: 4, 108: 4}
+VLAN, VLAN_TAG = 0x8100, 4
+IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 TCP, UDP = 6, 17
-KINDS = {0x0800: "IPv4", 0x86DD: "IPv6", 0x0806: "ARP"}
+KINDS = {IPV4: "IPv4", IPV6: "IPv6", ARP: "ARP"}
+
+Mask = NDArray[np.bool_]
+Lengths = NDArray[np.uint32]
 
 
 @dataclass
@@ -31,30 +40,50 @@ class Tally:
     flows: Counter[bytes] = field(default_factory=Counter)
 
     def add(self, burst: shmpool.Burst) -> int:
-        """Counts the packets of a burst, which stays the caller's. Returns how many were empty."""
+        """Counts the packets of a burst, which stays the caller's. Returns how many buffers hold
+        nothing at all, not even a link type."""
         lengths = burst.lengths
-        empty = len(burst) - int(np.count_nonzero(lengths))
-        self.packets += len(burst) - empty
-        self.octets += int(lengths.sum())
-        framed = lengths >= ETHERNET
-        self.kinds["other"] += len(burst) - empty - int(framed.sum())
-        tagged = burst.column(12, ">u2") == 0x8100
-        for shift, ours in ((0, framed & ~tagged), (VLAN_TAG, framed & tagged)):
-            if ours.any():
-                kinds = burst.column(12 + shift, ">u2")
-                self._add_kinds(kinds[ours])
-                at = ETHERNET + shift
-                self._add_ipv4(burst, at, ours & (kinds == 0x0800), lengths)
-                self._add_ipv6(burst, at, ours & (kinds == 0x86DD), lengths)
-        return empty
+        packets = lengths > 0
+        count = int(np.count_nonzero(packets))
+        self.packets += count
+        self.octets += int(lengths.sum()) - LINK * count
+        links = burst.column(0, ">u2")
+        for link in np.unique(links[packets]).tolist():
+            self._add_link(burst, link, packets & (links == link), lengths)
+        return len(burst) - count
 
-    def _add_kinds(self, kinds: NDArray[np.uint16]) -> None:
-        for kind, count in zip(*np.unique(kinds, return_counts=True), strict=True):
-            self.kinds[KINDS.get(int(kind), "other")] += int(count)
+    def _add_link(self, burst: shmpool.Burst, link: int, ours: Mask, lengths: Lengths) -> None:
+        if link in ETHERTYPES:
+            kind, at = (LINK + offset for offset in ETHERTYPES[link])
+            kinds = np.where(lengths >= at, burst.column(kind, ">u2"), 0)
+            tagged = ours & (kinds == VLAN) & (lengths >= at + VLAN_TAG)
+            self._add_network(burst, at, kinds, ours & ~tagged, lengths)
+            if tagged.any():
+                kinds = burst.column(at + 2, ">u2")
+                self._add_network(burst, at + VLAN_TAG, kinds, tagged, lengths)
+        elif link in IP_HEADERS:
+            at = LINK + IP_HEADERS[link]
+            versions = np.where(lengths > at, burst.column(at, "u1") >> 4, 0)
+            kinds = np.select([versions == 4, versions == 6], [IPV4, IPV6])
+            self._add_network(burst, at, kinds, ours, lengths)
+        else:
+            self.kinds["other"] += int(np.count_nonzero(ours))
 
-    def _add_ipv4(
-        self, burst: shmpool.Burst, at: int, ours: NDArray[np.bool_], lengths: NDArray[np.uint32]
+    def _add_network(
+        self,
+        burst: shmpool.Burst,
+        at: int,
+        kinds: NDArray[np.integer],
+        ours: Mask,
+        lengths: Lengths,
     ) -> None:
+        """Counts the packets in ours: of these ethertypes, with what follows at this place."""
+        for kind, count in zip(*np.unique(kinds[ours], return_counts=True), strict=True):
+            self.kinds[KINDS.get(int(kind), "other")] += int(count)
+        self._add_ipv4(burst, at, ours & (kinds == IPV4), lengths)
+        self._add_ipv6(burst, at, ours & (kinds == IPV6), lengths)
+
+    def _add_ipv4(self, burst: shmpool.Burst, at: int, ours: Mask, lengths: Lengths) -> None:
         protocol = burst.column(at + 9, "u1")
         ours &= burst.column(at, "u1") == 0x45  # version 4, no options
         ours &= burst.column(at + 6, ">u2") & 0x1FFF == 0  # not a later fragment
@@ -62,9 +91,7 @@ class Tally:
         if ours.any():
             self._add_flows(burst, ours, protocol, at + 12, 4, at + 20)
 
-    def _add_ipv6(
-        self, burst: shmpool.Burst, at: int, ours: NDArray[np.bool_], lengths: NDArray[np.uint32]
-    ) -> None:
+    def _add_ipv6(self, burst: shmpool.Burst, at: int, ours: Mask, lengths: Lengths) -> None:
         protocol = burst.column(at + 6, "u1")
         ours &= ((protocol == TCP) | (protocol == UDP)) & (lengths >= at + 44)
         if ours.any():
@@ -73,7 +100,7 @@ class Tally:
     def _add_flows(
         self,
         burst: shmpool.Burst,
-        ours: NDArray[np.bool_],
+        ours: Mask,
         protocol: NDArray[np.generic],
         addresses: int,
         width: int,
