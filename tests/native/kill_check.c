@@ -218,7 +218,10 @@ void scene_count(struct counted *out)
 		for (int k = 0; k < COUNTERS; k++)
 			out->counter[k] += (int64_t)member_count(m, k);
 		out->deaths += (int64_t)m->deaths;
-		out->lives += m->identity != 0;
+		/* Not those whose death is counted and whose slot is not free yet: a companion may have
+		 * stopped between the two. */
+		out->lives += m->identity &&
+			      member_epoch_is(m->identity, (uint32_t)m->deaths << TAG_NUMBER_BITS);
 	}
 }
 
