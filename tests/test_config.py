@@ -20,7 +20,7 @@ socket = "/run/shmpool/daemon.sock"
 http = "127.0.0.1:9464"
 [pools.rx]
 buffer_size = 2048
-capacity = 65536
+capacity = 8192
 prealloc = 4096
 mode = "0600"
 low_water = 100
@@ -36,7 +36,7 @@ def test_a_whole_file() -> None:
     assert "/run/shmpool/daemon.sock" == found.daemon.socket
     assert (1.0, ["*"], True) == (found.daemon.interval, found.daemon.adopt, found.daemon.prune)
     pool = found.pools["rx"]
-    assert (2048, 65536, 4096, None, 100) == (
+    assert (2048, 8192, 4096, None, 100) == (
         pool.buffer_size, pool.capacity, pool.prealloc, pool.bulk, pool.low_water,
     )  # fmt: skip
     assert {"work": QueueOptions(4096, on_death="requeue")} == pool.queues

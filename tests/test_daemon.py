@@ -132,7 +132,7 @@ def test_a_pool_that_cannot_be_made_takes_the_others_with_it(
 ) -> None:
     """The second pool is more than a limit allows: the first is removed again; exit status 1."""
     first, second = new_name(), new_name()
-    config = POOL.format(first) + f"[pools.{second}]\nbuffer_size = 4096\ncapacity = 65536\n"
+    config = POOL.format(first) + f"[pools.{second}]\nbuffer_size = 4096\ncapacity = 8192\n"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 20, limits[1]))
     try:

@@ -131,7 +131,6 @@ def test_wrong_options(option: str, value: int, allowed: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        ("--workers", 64),
         ("--workers", 64, "--queue", 2, "--burst", 4096),
         ("--workers", 1, "--queue", 65536, "--burst", 4096),
         ("--workers", 2, "--queue", 2, "--burst", 1),
@@ -142,9 +141,9 @@ def test_the_largest_and_smallest_options(tmp_path: Path, options: tuple[object,
     """Each option goes to its ends, whatever the others are."""
     path = tmp_path / "capture"
     path.write_bytes(pcap([ethernet(udp4(port)) for port in range(5000)]))
-    done = demo(*options, "--repeat", 2, path)
+    done = demo(*options, "--repeat", 1, path)
     assert (0, "") == (done.returncode, done.stderr)
-    assert "10,000 packets  470,000 bytes  5,000 flows\n" in done.stdout
+    assert "5,000 packets  235,000 bytes  5,000 flows\n" in done.stdout
     assert "all buffers are back home" in done.stdout
 
 

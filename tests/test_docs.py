@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import room
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,6 +36,7 @@ def test_a_page_is_what_is_declared(generate: ModuleType, name: str) -> None:
     )
 
 
+@pytest.mark.skipif(room() < 2**28, reason="needs 256 MB in /dev/shm")
 def test_the_example_configuration() -> None:
     """packaging/shmpool.toml can be used."""
     from shmpool import config

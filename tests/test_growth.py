@@ -8,14 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Child, Eventually, MakePool
+from conftest import Child, Eventually, MakePool, room
 
 import shmpool
-
-
-def room() -> int:
-    status = os.statvfs("/dev/shm")
-    return status.f_bavail * status.f_frsize
 
 
 def test_a_pool_grows_by_extents(make_pool: MakePool) -> None:
