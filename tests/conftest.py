@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 import shmpool
@@ -25,6 +26,8 @@ import shmpool.segment
 
 collect_ignore = ["fuzz_wire.py"]  # not a test: it wants a library that only `make fuzz` installs
 DEADLINE_S = 60.0  # a guard against hangs, never a measure
+hypothesis.settings.register_profile("any machine", deadline=None)  # however slow
+hypothesis.settings.load_profile("any machine")
 _numbers = itertools.count()
 
 # A shell starts what goes into its background with SIGINT ignored, which children would inherit.
