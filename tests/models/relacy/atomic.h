@@ -227,6 +227,15 @@ static inline T do_add(shared<T> *word, T value, rl::memory_order order, rl::deb
 
 #define clear_unshared(p) ((void)(p)) /* the scenarios make fresh ones */
 
+/* A hint, of which no model knows. */
+static inline void prefetch_read(const void *)
+{
+}
+
+static inline void prefetch_write(const void *)
+{
+}
+
 static inline void cpu_relax()
 {
 }
