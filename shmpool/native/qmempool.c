@@ -39,6 +39,8 @@ int qmempool_bind(struct qmempool *p, const struct segment *s)
 
 void qmempool_unbind(struct qmempool *p)
 {
+	for (int64_t i = 0; p->queues && i <= p->segment.geometry.queues; i++)
+		free(p->queues[i]);
 	free(p->queues);
 	*p = (struct qmempool) { 0 };
 }

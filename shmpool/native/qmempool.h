@@ -51,8 +51,8 @@ struct qmempool {
 	struct slab_hint absent;
 	struct alf_ring free;
 	struct segment segment;
-	struct alf_ring *queues; /* of named queues, by number; slot is NULL until bound */
-	uint32_t serial;         /* of this opening: local.h */
+	struct alf_ring **queues; /* of named queues, by number; NULL until bound */
+	uint32_t serial;          /* of this opening: local.h */
 	uint32_t closing;
 	uint32_t waiters;   /* threads of this process inside a call that may sleep */
 	uint32_t bypass_at; /* buffer where qmempool_bypass() looks on */

@@ -5,6 +5,7 @@
 #include "queue.h"
 
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "member.h"
@@ -114,8 +115,9 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 {
 	if (number == 0 || number > p->segment.geometry.queues)
 		return NULL;
-	struct alf_ring *r = &p->queues[number], bound;
-	if (likely(load_acquire(&r->slot))) /* pairs with the last lines here */
+	struct alf_ring *r = load_acquire(&p->queues[number]),
+			*other = NULL; /* pairs with the swap */
+	if (likely(r))
 		return r;
 	struct queue_slot *slot = segment_queue(&p->segment, number);
 	if (load_acquire(&slot->state) != QUEUE_READY) /* [QUEUE] */
@@ -123,14 +125,14 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 	uint32_t capacity = slot->queue.capacity, flags = slot->queue.flags;
 	if (capacity < ALF_CAPACITY_MIN || capacity > ALF_CAPACITY_MAX || capacity & (capacity - 1))
 		return NULL;
-	alf_bind(&bound, &slot->queue, ring_slots(p, number), capacity, number, flags);
-	store_relaxed(&r->q, bound.q);
-	store_relaxed(&r->mask, bound.mask);
-	store_relaxed(&r->id, bound.id);
-	store_relaxed(&r->flags, bound.flags);
-	store_relaxed(&r->op, bound.op);
-	store_release(&r->slot, bound.slot); /* several threads may do this at once, all the same */
-	return r;
+	r = malloc(sizeof(*r));
+	if (!r)
+		return NULL;
+	alf_bind(r, &slot->queue, ring_slots(p, number), capacity, number, flags);
+	if (cas_seq_cst(&p->queues[number], &other, r)) /* pairs with the first line */
+		return r;
+	free(r); /* another thread was faster */
+	return other;
 }
 
 /* m becomes the single producer or consumer if nobody is. */
