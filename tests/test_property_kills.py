@@ -106,23 +106,27 @@ class Kills(RuleBasedStateMachine):
         self.pool = shmpool.Pool.create(
             name, buffer_size=64, capacity=CAPACITY, cache_size=16, bulk=16, queues=8, members=64
         )
-        shmpool.Pool.unlink(name)
-        for queue, (on_death, letter) in QUEUES.items():
-            kind = "single" if queue == "single" else "multi"
-            self.pool.create_queue(
-                queue,
-                capacity=ROOM,
-                producers=kind,
-                consumers=kind,
-                on_death=on_death,
-                dead_letter=letter,
-                max_redeliveries=MOST if letter else 0,
-            )
-        self.queued: dict[str, list[Packet]] = {queue: [] for queue in QUEUES}
-        self.dead: dict[int, Packet] = {}
-        self.roles: dict[str, int] = {}  # of queue "single": "put" and "get", by pid
-        self.unrecovered: set[int] = set()  # pids
-        self.workers = [self.fork() for _ in range(WORKERS)]
+        try:  # a pool that stayed open would fail the examples and tests after this one
+            shmpool.Pool.unlink(name)
+            for queue, (on_death, letter) in QUEUES.items():
+                kind = "single" if queue == "single" else "multi"
+                self.pool.create_queue(
+                    queue,
+                    capacity=ROOM,
+                    producers=kind,
+                    consumers=kind,
+                    on_death=on_death,
+                    dead_letter=letter,
+                    max_redeliveries=MOST if letter else 0,
+                )
+            self.queued: dict[str, list[Packet]] = {queue: [] for queue in QUEUES}
+            self.dead: dict[int, Packet] = {}
+            self.roles: dict[str, int] = {}  # of queue "single": "put" and "get", by pid
+            self.unrecovered: set[int] = set()  # pids
+            self.workers = [self.fork() for _ in range(WORKERS)]
+        except BaseException:
+            self.pool.close()
+            raise
 
     def fork(self) -> Worker:
         ours, its = multiprocessing.Pipe()
@@ -299,6 +303,13 @@ class Kills(RuleBasedStateMachine):
             assert {} == held
 
     def teardown(self) -> None:
+        try:
+            self.put_right()
+        finally:
+            self.pool.close()
+
+    def put_right(self) -> None:
+        """All workers are killed, and nothing is lost or doubled."""
         for worker in self.workers:
             os.kill(worker.pid, signal.SIGKILL)
             os.waitpid(worker.pid, 0)
@@ -315,7 +326,6 @@ class Kills(RuleBasedStateMachine):
         audit = self.pool.audit()
         queued = sum(map(len, self.queued.values()))
         assert (True, {}, audit.total - queued) == (audit.ok, audit.held, audit.free + audit.cached)
-        self.pool.close()
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -173,9 +173,23 @@ def test_a_timeout_beyond_all_time(pool: shmpool.Pool, timeout: float) -> None:
     assert [b"1", b"2"] == [queue.recv(timeout), *queue.recv_many(1, timeout)]
 
 
-@pytest.mark.parametrize("timeout", [-(10**400), -(2**70)])
-def test_a_timeout_below_all_time(pool: shmpool.Pool, timeout: int) -> None:
-    """It is InvalidArgument, in every call alike, whether or not there is anything to wait for."""
+WRONG_TIMEOUTS: list[tuple[Any, type[Exception], str]] = [
+    *(
+        (below, shmpool.InvalidArgument, f"timeout is {below} seconds")
+        for below in (-(10**400), -(2**70))
+    ),
+    *(
+        (other, TypeError, f"timeout is {other!r}; it is a number")
+        for other in ("1", b"1", [], 1j, Fraction(1), np.float32(1))
+    ),
+]
+
+
+@pytest.mark.parametrize(("timeout", "error", "text"), WRONG_TIMEOUTS)
+def test_a_wrong_timeout(
+    pool: shmpool.Pool, timeout: Any, error: type[Exception], text: str
+) -> None:
+    """It is refused in every call alike, whether or not there is anything to wait for."""
     queue = pool.create_queue("q", capacity=4)
     buf, burst = pool.alloc(), pool.alloc_many(1)
     queue.send_many([b"1", b"2"])
@@ -191,30 +205,7 @@ def test_a_timeout_below_all_time(pool: shmpool.Pool, timeout: int) -> None:
         lambda: queue.recv(timeout),
         lambda: queue.recv_many(1, timeout),
     ):
-        with pytest.raises(shmpool.InvalidArgument, match=f"timeout is {timeout} seconds"):
-            call()
-    assert (2, False, 1) == (len(queue), buf.released, len(burst))
-
-
-@pytest.mark.parametrize("timeout", ["1", b"1", [], 1j, Fraction(1), np.float32(1)])
-def test_a_timeout_that_is_no_number(pool: shmpool.Pool, timeout: Any) -> None:
-    """It is TypeError that shows it, in every call alike."""
-    queue = pool.create_queue("q", capacity=4)
-    buf, burst = pool.alloc(), pool.alloc_many(1)
-    queue.send_many([b"1", b"2"])
-    for call in (
-        lambda: pool.alloc(timeout),
-        lambda: pool.alloc_many(1, timeout),
-        lambda: queue.put(buf, timeout),
-        lambda: queue.put_many(burst, timeout),
-        lambda: queue.get(timeout),
-        lambda: queue.get_many(1, timeout),
-        lambda: queue.send(b"x", timeout),
-        lambda: queue.send_many([b"x"], timeout),
-        lambda: queue.recv(timeout),
-        lambda: queue.recv_many(1, timeout),
-    ):
-        with pytest.raises(TypeError, match=re.escape(f"timeout is {timeout!r}; it is a number")):
+        with pytest.raises(error, match=re.escape(text)):
             call()
     assert (2, False, 1) == (len(queue), buf.released, len(burst))
 

@@ -11,7 +11,9 @@ from conftest import Child, Eventually, MakePool, join
 
 import shmpool
 
-BLOCKING: dict[str, Callable[[shmpool.Pool, shmpool.AlfQueue], object]] = {
+Call = Callable[[shmpool.Pool, shmpool.AlfQueue], object]
+
+BLOCKING: dict[str, Call] = {
     "get": lambda pool, queue: queue.get(),
     "recv": lambda pool, queue: queue.recv(timeout=60),
     "get_many": lambda pool, queue: queue.get_many(5),
@@ -33,28 +35,7 @@ def blocked(pool: shmpool.Pool, kind: str) -> tuple[shmpool.AlfQueue, object]:
     return queue, pool.alloc_many(pool.capacity) if "alloc" in kind else None
 
 
-@pytest.mark.parametrize("kind", BLOCKING)
-def test_close_ends_every_wait(pool: shmpool.Pool, eventually: Eventually, kind: str) -> None:
-    """close() in one thread makes a call that waits in another raise PoolClosed."""
-    queue, held = blocked(pool, kind)
-    caught: list[BaseException] = []
-
-    def wait() -> None:
-        try:
-            BLOCKING[kind](pool, queue)
-        except BaseException as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    eventually(lambda: pool.stats().counters["sleep"] >= 1)
-    pool.close()
-    join(thread)
-    assert [shmpool.PoolClosed] == [type(error) for error in caught]
-    del held
-
-
-BEYOND: dict[str, Callable[[shmpool.Pool, shmpool.AlfQueue], object]] = {
+BEYOND: dict[str, Call] = {
     "get": lambda pool, queue: queue.get(10**400),
     "recv": lambda pool, queue: queue.recv(10**400),
     "get_many": lambda pool, queue: queue.get_many(5, 10**400),
@@ -68,21 +49,24 @@ BEYOND: dict[str, Callable[[shmpool.Pool, shmpool.AlfQueue], object]] = {
 }
 
 
-@pytest.mark.parametrize("kind", BEYOND)
-def test_a_timeout_beyond_all_time(pool: shmpool.Pool, eventually: Eventually, kind: str) -> None:
-    """A call with one waits for ever, until the pool is closed."""
+@pytest.mark.parametrize("calls", [BLOCKING, BEYOND], ids=["no timeout", "beyond all time"])
+@pytest.mark.parametrize("kind", BLOCKING)
+def test_close_ends_every_wait(
+    pool: shmpool.Pool, eventually: Eventually, kind: str, calls: dict[str, Call]
+) -> None:
+    """close() in one thread makes a call that waits in another, for ever, raise PoolClosed."""
     queue, held = blocked(pool, kind)
     caught: list[BaseException] = []
 
     def wait() -> None:
         try:
-            BEYOND[kind](pool, queue)
+            calls[kind](pool, queue)
         except BaseException as error:
             caught.append(error)
 
     thread = threading.Thread(target=wait)
     thread.start()
-    eventually(lambda: pool.stats().counters["sleep"] >= 1 or not thread.is_alive())
+    eventually(lambda: pool.stats().counters["sleep"] >= 1)
     pool.close()
     join(thread)
     assert [shmpool.PoolClosed] == [type(error) for error in caught]
