@@ -143,7 +143,7 @@ def test_another_pid_namespace(make_pool: MakePool, start: Start) -> None:
     pool = make_pool()
     child = start(
         """
-        import subprocess, sys
+        import os, sys, textwrap
         inside = '''
         import shmpool, sys
         pool = shmpool.Pool.attach(sys.argv[1])
@@ -151,9 +151,8 @@ def test_another_pid_namespace(make_pool: MakePool, start: Start) -> None:
         print(pool.recover().members, flush=True)
         sys.stdin.readline()
         '''
-        import textwrap
-        subprocess.run(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
-                        sys.executable, "-c", textwrap.dedent(inside), sys.argv[1]])
+        os.execvp("unshare", ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
+                              sys.executable, "-c", textwrap.dedent(inside), sys.argv[1]])
         """,
         pool.name,
     )
