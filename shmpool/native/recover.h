@@ -43,7 +43,7 @@ bool recover_stuck(struct qmempool *p, struct member *m);
 /* The same for a member that has slept for a slice: as long as somebody waits, a dead member is recovered and an
  * abandoned buffer placed within about a slice. At most once every RECOVER_IDLE_NS in the whole pool, and
  * less often where there are so many members that asking takes long. */
-#define RECOVER_IDLE_NS 100000000
+#define RECOVER_IDLE_NS 50000000
 bool recover_idle(struct qmempool *p, struct member *m);
 
 /* Makes the caller, who holds the token and is no member yet, one where all slots are taken, in place of a dead
