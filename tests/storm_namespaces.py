@@ -3,13 +3,15 @@
 
     python -m tests.storm_namespaces --kills 1000 --seed 1
 
-Each namespace has a first process that forks workers of its own: plain ones, ones without /proc, and
-ones under a seccomp filter that refuses pidfd_open and membarrier. Messages go round between two
-queues; each worker stamps what it has in hand and looks whether anybody else writes to it. Nobody
-but the workers recovers. In the end every message is there exactly once and the audit is clean.
+Each namespace has a first process that forks workers of its own: plain ones, ones without /proc,
+and ones under a seccomp filter that refuses pidfd_open and membarrier. Messages go round between
+two queues; each worker stamps what it has in hand and looks whether anybody else writes to it.
+Nobody but the workers recovers. In the end every message is there exactly once and the audit is
+clean.
 
 Prints the kills, the live members disturbed, the messages lost and doubled, and how long it took
-until a dead member was recovered. Exit status 0 if nothing was disturbed, lost or doubled. Root only.
+until a dead member was recovered. Exit status 0 if nothing was disturbed, lost or doubled. Root
+only.
 """
 
 import argparse

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pool shared by containers: PID namespaces of their own, no /proc, seccomp, killed as a whole."""
+"""A pool shared by containers: PID namespaces, no /proc, seccomp, killed as a whole."""
 
 import os
 import re
