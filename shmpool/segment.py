@@ -11,7 +11,6 @@ import contextlib
 import errno
 import fcntl
 import grp
-import mmap
 import os
 import re
 import stat
@@ -21,6 +20,7 @@ import posix_ipc
 
 from . import errors, making
 from ._ffi import Native, check, ffi, lib
+from ._hot import SegmentBase
 
 PREFIX = "shmpool."
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
@@ -28,6 +28,7 @@ NAME_MAX = 63
 HEADER = 4096  # bytes that hold what shmpool_check() reads
 RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
 HEADER_BYTES = 64  # of each buffer
+PAGE = 4096
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 BEING_MADE_S = 10.0
 Group = str | int | None  # by name, by number, or none
@@ -69,16 +70,19 @@ def _check_mode(mode: int) -> None:
         raise errors.InvalidArgument(f"mode is {mode!r} ({mode:#o}); allowed are 0 to 0o777")
 
 
-class Segment:
-    """One mapping of one pool's file. close() unmaps it; the pool numbers it in C."""
+class Segment(SegmentBase):
+    """One mapping of one pool's file, which C owns (hot/segment.c): it ends with close(), or with
+    the object."""
 
-    def __init__(self, name: str, fd: int, size: int, read_only: bool = False) -> None:
+    def __init__(self, name: str, file: SegmentBase, size: int, read_only: bool = False) -> None:
+        self._take(file)
         self.name = name
-        self.fd = fd
-        self.size = size
-        self.map = _mapped(name, fd, size, read_only)
-        self.base: Native = ffi.from_buffer(self.map)
-        self.inode = os.fstat(fd).st_ino
+        self.inode = os.fstat(self.fd).st_ino
+        _map(self, size, read_only)
+
+    @property
+    def base(self) -> Native:
+        return ffi.cast("void *", self.address)
 
     @classmethod
     def create(cls, name: str, geometry: Native, mode: int, group: Group) -> "Segment":
@@ -100,21 +104,22 @@ class Segment:
         with making.announced(name) as alone:
             if not alone:
                 raise errors.PoolExists(f"pool {name!r} is being made by this process")
-            fd = _create_file(name, mode)
-            return None if fd is None else cls._made(name, fd, geometry, mode, group)
+            file = _create_file(name, mode)
+            return None if file is None else cls._made(name, file, geometry, mode, group)
 
     @classmethod
     def _made(
-        cls, name: str, fd: int, geometry: Native, mode: int, group: Group
+        cls, name: str, file: SegmentBase, geometry: Native, mode: int, group: Group
     ) -> "Segment | None":
         why = ffi.new("char[256]")
         segment = None
         try:
+            fd = file.fd
             os.fchmod(fd, mode)
             _give_to_group(name, fd, group)
             _refuse_hopeless(name, fd, geometry)
             os.ftruncate(fd, geometry.size)
-            segment = cls(name, fd, geometry.size)
+            segment = cls(name, file, geometry.size)
             code = lib.shmpool_create_wait(segment.base, fd, geometry, why, 256)
             if code == -errno.ENOSPC:
                 raise errors.OutOfSharedMemory(_no_room(name, fd, geometry))
@@ -122,10 +127,7 @@ class Segment:
         except BaseException:
             with contextlib.suppress(errors.PoolNotFound):
                 unlink(name)
-            if segment is not None:
-                segment.close()
-            else:
-                os.close(fd)
+            (segment or file).close()  # now: a traceback keeps it
             raise
         # Not one step: somebody may take the file for abandoned in between, and remove it.
         fcntl.flock(fd, fcntl.LOCK_SH)
@@ -163,9 +165,10 @@ class Segment:
         """The segment, or None while its creator is at work."""
         if making.here(name):
             return None
-        fd = _open_file(name, read_only)
+        file = _open_file(name, read_only)
         segment = None
         try:
+            fd = file.fd
             # Before the size is read: they say if it is final.
             free = _lock(fd, fcntl.LOCK_SH)
             given_up = free or not making.at_work(fd)
@@ -173,7 +176,7 @@ class Segment:
             why = ffi.new("char[256]")
             code = -errno.EAGAIN
             if size:
-                segment = cls(name, fd, size, read_only)
+                segment = cls(name, file, size, read_only)
                 geometry = ffi.new("struct shmpool_geometry *")
                 code = lib.shmpool_check(segment.base, size, fd, geometry, why, 256)
             if code == 0 and free:
@@ -183,24 +186,18 @@ class Segment:
             if code not in (0, -errno.EAGAIN):  # 0: about to be shared, or removed
                 raise errors.SegmentInvalid(f"pool {name!r}: {ffi.string(why).decode()}")
         except BaseException:
-            _drop(segment, fd)
+            (segment or file).close()  # now: a traceback keeps it
             raise
-        _drop(segment, fd)
         return None
 
-    def close(self) -> None:
-        """Unmaps it."""
-        ffi.release(self.base)
-        self.map.close()
-        os.close(self.fd)
 
-
-def _mapped(name: str, fd: int, size: int, read_only: bool) -> mmap.mmap:
-    """The file in this process's addresses. SegmentInvalid, OutOfSharedMemory."""
+def _map(segment: Segment, size: int, read_only: bool) -> None:
+    """Maps the file. SegmentInvalid, OutOfSharedMemory."""
+    name = segment.name
+    if os.fstat(segment.fd).st_size < size:  # it is shorter than it was a moment ago
+        raise errors.SegmentInvalid(f"pool {name!r}: somebody cut it off")
     try:
-        return mmap.mmap(fd, size, access=mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE)
-    except ValueError:  # it is shorter than it was a moment ago
-        raise errors.SegmentInvalid(f"pool {name!r}: somebody cut it off") from None
+        segment._map(size, read_only)
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise
@@ -240,9 +237,10 @@ def _pruned(name: str) -> bool:
     if making.here(name):
         return False
     try:
-        fd = _open_file(name)
+        file = _open_file(name)
     except (errors.PoolNotFound, errors.AccessDenied, errors.SegmentInvalid):
         return False
+    fd = file.fd
     try:
         unused = _lock(fd, fcntl.LOCK_EX)
         given_up = unused or not making.at_work(fd)
@@ -252,7 +250,7 @@ def _pruned(name: str) -> bool:
     except errors.AccessDenied:
         return False
     finally:
-        os.close(fd)
+        file.close()
 
 
 def _remove(name: str, fd: int, state: int) -> bool:
@@ -282,26 +280,17 @@ def _state(fd: int) -> int:
 
 def inode_of(name: str) -> int:
     """What the file under the name is. PoolNotFound, AccessDenied, SegmentInvalid."""
-    fd = _open_file(name)
-    try:
-        return os.fstat(fd).st_ino
-    finally:
-        os.close(fd)
+    file = _open_file(name)
+    return os.fstat(file.fd).st_ino
 
 
-def _drop(segment: Segment | None, fd: int) -> None:
-    if segment is not None:
-        segment.close()
-    else:
-        os.close(fd)
-
-
-def _open_file(name: str, read_only: bool = False) -> int:
+def _open_file(name: str, read_only: bool = False) -> SegmentBase:
     """As shm_open(3), which would wait at a FIFO for somebody at its other end: /dev/shm is
     everybody's, and so is what lies there under a pool's name. SegmentInvalid if it is no file."""
-    mode = os.O_RDONLY if read_only else os.O_RDWR
+    flags = (os.O_RDONLY if read_only else os.O_RDWR) | os.O_NONBLOCK | os.O_NOFOLLOW
+    file = SegmentBase()
     try:
-        fd = os.open(f"{SHM}/{PREFIX}{name}", mode | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file._open(f"{SHM}/{PREFIX}{name}", flags, 0)
     except FileNotFoundError:
         raise errors.PoolNotFound(f"there is no pool {name!r}") from None
     except PermissionError:
@@ -310,9 +299,8 @@ def _open_file(name: str, read_only: bool = False) -> int:
         if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
             raise
         raise errors.SegmentInvalid(f"pool {name!r}: it is no file") from None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
+    if stat.S_ISREG(os.fstat(file.fd).st_mode):
+        return file
     raise errors.SegmentInvalid(f"pool {name!r}: it is no file")
 
 
@@ -324,32 +312,33 @@ def _lock(fd: int, kind: int) -> bool:
     return True
 
 
-def _create_file(name: str, mode: int) -> int | None:
+def _create_file(name: str, mode: int) -> SegmentBase | None:
     """A new, empty, locked file; None to try again after an abandoned one was removed."""
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW
+    file = SegmentBase()
     try:
-        fd: int = posix_ipc.SharedMemory(f"/{PREFIX}{name}", posix_ipc.O_CREX, mode=mode).fd
-    except posix_ipc.ExistentialError:
+        file._open(f"{SHM}/{PREFIX}{name}", flags, mode)
+    except FileExistsError:
         if not _abandoned(name):
             raise errors.PoolExists(f"pool {name!r} exists") from None
         return None
-    except (posix_ipc.PermissionsError, PermissionError):
+    except PermissionError:
         raise errors.AccessDenied(f"no permission to create pool {name!r}") from None
+    fd = file.fd
     making.begin(fd)
     # Between the calls somebody may have taken the file for abandoned: then it has no name.
-    if _lock(fd, fcntl.LOCK_EX) and os.fstat(fd).st_nlink:
-        return fd
-    os.close(fd)
-    return None
+    return file if _lock(fd, fcntl.LOCK_EX) and os.fstat(fd).st_nlink else None
 
 
 def _abandoned(name: str) -> bool:
     """Whether the file's creator died before it was initialised; then it is removed."""
     try:
-        fd = _open_file(name)
+        file = _open_file(name)
     except errors.PoolNotFound:
         return True
     except errors.SegmentInvalid:
         return False
+    fd = file.fd
     try:
         given_up = _lock(fd, fcntl.LOCK_EX) or not making.at_work(fd)
         if os.fstat(fd).st_nlink == 0:
@@ -357,7 +346,7 @@ def _abandoned(name: str) -> bool:
         state = _state(fd)
         return given_up and state == -errno.EAGAIN and _remove(name, fd, state)
     finally:
-        os.close(fd)
+        file.close()
 
 
 def _give_to_group(name: str, fd: int, group: Group) -> None:
@@ -385,8 +374,7 @@ def _no_room(name: str, fd: int, geometry: Native) -> str:
     free = status.f_bavail * status.f_frsize + file.st_blocks * 512  # what it got goes back
     own = geometry.headers_offset - geometry.queues * RING_BYTES
     buffers = sum(
-        -(-geometry.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
-        for each in (HEADER_BYTES, geometry.stride)
+        -(-geometry.prealloc * each // PAGE) * PAGE for each in (HEADER_BYTES, geometry.stride)
     )
     return (
         f"pool {name!r} takes {own + buffers} bytes, {own} of its own and {buffers} for prealloc "

@@ -12,10 +12,12 @@
 #include <sys/mman.h>
 
 #include "member.h"
+#include "queue.h"
 #include "recover.h"
 #include "wait.h"
 
 struct qmempool local_pools[LOCAL_POOLS_MAX];
+uint32_t *local_callers;
 _Thread_local struct local_thread *local_thread;
 
 /* Every thread's table, so that closing a pool can take its members out of all of them. The nodes
@@ -29,11 +31,17 @@ static pthread_mutex_t threads_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_key_t thread_key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* Ends a member: its cache goes back; the slot is free at once, or when the last buffer that other
- * threads of the process have from it is adopted (qmempool_adopt: the same steps in reverse). */
+/* Ends a member: its roles are free and its cache goes back; the slot is free at once, or when the last buffer that
+ * other threads of the process have from it is adopted (qmempool_adopt: the same steps in reverse). */
 static void member_end(struct qmempool *p, struct member *m)
 {
 	uint32_t ended = 1;
+	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
+		const struct alf_ring *r =
+			load_acquire(&p->queues[i]); /* pairs with queue_ring() */
+		if (r)
+			queue_release(r, m);
+	}
 	qmempool_drain(p, m);
 	store_seq_cst(&m->ended, 1);
 	if (member_held(m) == 0 && cas_seq_cst(&m->ended, &ended, 2))
@@ -70,28 +78,31 @@ static void unlock_threads(void)
 	pthread_mutex_unlock(&threads_lock);
 }
 
-/* Of the parent's threads only the one that forked is here: none sleeps in a pool. */
-static void after_fork(void)
+/* Zeros that a forked child finds zero again. */
+static void *wiped_on_fork(size_t size)
 {
-	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
-		store_relaxed(&local_pools[i].waiters, 0);
-	unlock_threads();
+	void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED)
+		return NULL;
+	if (madvise(page, size, MADV_WIPEONFORK) == 0)
+		return page;
+	munmap(page, size);
+	return NULL;
 }
 
 static void prepare(void)
 {
+	local_callers = wiped_on_fork(LOCAL_POOLS_MAX * sizeof(*local_callers));
 	pthread_key_create(&thread_key, thread_ends);
-	pthread_atfork(lock_threads, unlock_threads, after_fork);
+	pthread_atfork(lock_threads, unlock_threads, unlock_threads);
 }
 
 static int make_table(void)
 {
 	struct node *n = malloc(sizeof(*n));
-	struct local_thread *t =
-		mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (!n || t == MAP_FAILED || madvise(t, sizeof(*t), MADV_WIPEONFORK) ||
-	    pthread_setspecific(thread_key, t)) {
-		if (t != MAP_FAILED)
+	struct local_thread *t = wiped_on_fork(sizeof(*t));
+	if (!n || !t || pthread_setspecific(thread_key, t)) {
+		if (t)
 			munmap(t, sizeof(*t));
 		free(n);
 		return -ENOMEM;
@@ -121,7 +132,6 @@ static int attach(struct qmempool *p, uint32_t number, struct member **out)
 
 int local_attach(uint32_t number)
 {
-	pthread_once(&once, prepare);
 	int error = local_thread ? 0 : make_table();
 	uint32_t slot = number % LOCAL_POOLS_MAX;
 	return error ? error : attach(&local_pools[slot], number, &local_thread->member[slot]);
@@ -130,6 +140,9 @@ int local_attach(uint32_t number)
 int local_open(const struct segment *s)
 {
 	static uint32_t opened;
+	pthread_once(&once, prepare);
+	if (!local_callers)
+		return -ENOMEM;
 	/* Here, not with a thread's first call: in a process that has threads the kernel takes 10 to
 	 * 80 ms for it. Again, in member_attach(), it takes nothing. */
 	process_barrier_register();
@@ -159,13 +172,20 @@ static void take_back(struct qmempool *p, struct member *m)
 	qmempool_drain(p, m);
 }
 
-int local_close(uint32_t number)
+bool local_closing(uint32_t number)
 {
 	struct qmempool *p = local_pool(number);
 	if (!p)
-		return -EBADF;
+		return false;
+	store_seq_cst(&p->serial, LOCAL_CLOSED); /* [CALLERS] */
 	store_seq_cst(&p->closing, 1);
-	while (load_acquire(&p->waiters)) {
+	return true;
+}
+
+void local_close(uint32_t number)
+{
+	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
+	while (load_seq_cst(&local_callers[number % LOCAL_POOLS_MAX])) { /* [CALLERS] */
 		for (uint32_t i = 0; i <= p->segment.geometry.queues; i++) {
 			struct alf_queue *q = &segment_queue(&p->segment, i)->queue;
 			if (wait_anybody(&q->data_wait))
@@ -192,7 +212,6 @@ int local_close(uint32_t number)
 		n->table->member[number % LOCAL_POOLS_MAX] = NULL;
 	pthread_mutex_unlock(&threads_lock);
 	qmempool_unbind(p);
-	return 0;
 }
 
 int local_forget(uint32_t number)
