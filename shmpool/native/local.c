@@ -18,6 +18,7 @@
 
 struct qmempool local_pools[LOCAL_POOLS_MAX];
 uint32_t *local_callers;
+void (*local_thread_begins)(struct local_thread *t);
 _Thread_local struct local_thread *local_thread;
 
 /* Every thread's table, so that closing a pool can take its members out of all of them. The nodes
@@ -68,6 +69,14 @@ static void thread_ends(void *table)
 	munmap(t, sizeof(*t));
 }
 
+void local_thread_ends(struct local_thread *t)
+{
+	if (!t || local_thread != t)
+		return;
+	pthread_setspecific(thread_key, NULL);
+	thread_ends(t);
+}
+
 static void lock_threads(void)
 {
 	pthread_mutex_lock(&threads_lock);
@@ -113,6 +122,8 @@ static int make_table(void)
 	threads = n;
 	pthread_mutex_unlock(&threads_lock);
 	local_thread = t;
+	if (local_thread_begins)
+		local_thread_begins(t);
 	return 0;
 }
 

@@ -53,6 +53,13 @@ int local_forget(uint32_t number);
 /* Makes the calling thread a member: 0, -EUSERS, -ENOMEM. */
 int local_attach(uint32_t number);
 
+/* Called by each thread that makes its first table, if it is set: who knows when that thread ends says so with
+ * local_thread_ends(), before the C library does. */
+extern void (*local_thread_begins)(struct local_thread *t);
+
+/* Ends the calling thread's members, if t is its table. */
+void local_thread_ends(struct local_thread *t);
+
 /* Counts the caller in, before its look-up. What to give to local_end(). */
 static inline uint32_t *local_begin(uint32_t number)
 {
