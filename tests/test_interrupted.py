@@ -16,6 +16,7 @@ import pytest
 from conftest import MakePool
 
 import shmpool
+import shmpool.segment
 
 PACKAGE = str(Path(shmpool.__file__).parent)
 HERE = __file__
@@ -338,9 +339,10 @@ def test_an_attach_leaves_nothing(make_pool: MakePool) -> None:
         pool.close()
 
 
-def test_a_create_leaves_nothing_open(pool_name: str) -> None:
-    """Interrupted anywhere: no descriptor and no mapping is left; a name that is left is a pool's,
-    or can be made a pool's."""
+def test_a_create_leaves_nothing_open(pool_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted anywhere: no descriptor, no mapping and no temporary name is left; a name that is
+    left is a whole pool's."""
+    monkeypatch.setattr(shmpool.segment, "TEMPORARY", f"~{pool_name}-")
 
     def operation() -> shmpool.Pool:
         return shmpool.Pool.create(pool_name, buffer_size=64, capacity=2, members=2, queues=1)
@@ -358,6 +360,7 @@ def test_a_create_leaves_nothing_open(pool_name: str) -> None:
             except Interrupted:
                 interrupted = True
         assert before == resources(pool_name), step
+        assert [] == list(Path("/dev/shm").glob(f"shmpool.~{pool_name}-*"))
         try:
             operation().close()
         except shmpool.PoolExists:
@@ -388,10 +391,10 @@ def test_a_close_can_be_repeated(make_pool: MakePool) -> None:
                 operation(pool)
             except Interrupted:
                 interrupted = True
-        assert element.released == buf.released == (pool.stats is None or pool._segment is None)
+        assert element.released == buf.released == (pool._segment is None)
         pool.close()
         pool.close()
-        assert buf.released and element.released
+        assert (True, True) == (buf.released, element.released)
         assert (before, (True, {})) == (resources(other.name), left(other)[:2])
         return interrupted
 

@@ -37,6 +37,11 @@ struct segment_object {
 	bool read_only;
 	char *base; /* NULL while it is not mapped */
 	uint64_t size;
+	/* Of a file that is being made: its name, and what keeps others from removing it (shmpool_hold), in the
+	 * process of that life. */
+	char *temporary;
+	void *hold;
+	uint32_t life;
 };
 
 struct pool_object {
@@ -223,8 +228,8 @@ void hot_segment_leave(struct segment_object *self);
 /* After it, or with it: unmaps, and closes the file. */
 void hot_segment_close(struct segment_object *self);
 
-/* Opens the pool that it maps: 0, or a code. */
-int hot_segment_enter(struct segment_object *self);
+/* Opens the pool that it maps, as shmpool_open(): the number, or a code. */
+int hot_segment_enter(struct segment_object *self, const char *path, bool made);
 
 /* Makes the module shmpool._hot. fail is the address of the function that raises, which stays alive
  * with its module. Returns 0, or 1 with the exception printed, or 2 in an interpreter that is not the main one. */

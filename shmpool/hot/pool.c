@@ -13,14 +13,21 @@ static PyObject *pool_fail(PyObject *object, int64_t code)
 	return NULL;
 }
 
-static PyObject *pool_hot_open(PyObject *object, PyObject *segment)
+static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 {
 	struct pool_object *self = (struct pool_object *)object;
+	PyObject *segment, *given;
+	int made;
+	if (!PyArg_ParseTuple(args, "OOp", &segment, &given, &made))
+		return NULL;
 	if (self->opened || !PyObject_TypeCheck(segment, hot_segment_type))
 		return PyErr_Format(PyExc_TypeError,
 				    "a Pool is made by Pool.create and Pool.attach, not of %R",
 				    segment);
-	int number = hot_segment_enter((struct segment_object *)segment);
+	const char *path = PyUnicode_AsUTF8(given);
+	if (!path)
+		return NULL;
+	int number = hot_segment_enter((struct segment_object *)segment, path, made);
 	if (number < 0)
 		return pool_fail(segment, number); /* it has the name already */
 	const struct segment *s = &local_pool((uint32_t)number)->segment;
@@ -166,7 +173,7 @@ static PyObject *pool_get_segment(PyObject *object, void *unused)
 }
 
 static PyMethodDef pool_methods[] = {
-	{ "_hot_open", pool_hot_open, METH_O, NULL },
+	{ "_hot_open", pool_hot_open, METH_VARARGS, NULL },
 	{ "_leave", pool_leave, METH_NOARGS, NULL },
 	{ "__enter__", pool_enter, METH_NOARGS, NULL },
 	{ "__exit__", pool_exit, METH_VARARGS, NULL },

@@ -22,11 +22,11 @@ static PyObject *segment_new(PyTypeObject *type, PyObject *args, PyObject *named
 	return (PyObject *)self;
 }
 
-int hot_segment_enter(struct segment_object *self)
+int hot_segment_enter(struct segment_object *self, const char *path, bool made)
 {
 	if (!self->base || self->number)
 		return -EBADF;
-	int number = shmpool_open(self->base, self->size, self->fd);
+	int number = shmpool_open(self->base, self->size, self->fd, path, made);
 	if (number > 0)
 		self->number = (uint32_t)number;
 	return number;
@@ -48,8 +48,23 @@ static void end_opening(uint32_t number, bool read_only)
 	PyEval_RestoreThread(state);
 }
 
+/* Takes the temporary name away from a file that is made, or will not be. */
+static void finish(struct segment_object *self)
+{
+	if (self->life == *hot_life) {
+		if (self->temporary)
+			unlink(self->temporary);
+		if (self->hold)
+			shmpool_let_go(self->hold);
+	}
+	PyMem_Free(self->temporary);
+	self->temporary = NULL;
+	self->hold = NULL;
+}
+
 void hot_segment_close(struct segment_object *self)
 {
+	finish(self);
 	/* Taken out of the object first: other threads run while the opening ends. */
 	const struct segment_object was = *self;
 	self->number = 0;
@@ -94,6 +109,37 @@ static PyObject *segment_open(PyObject *object, PyObject *args)
 	return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
+static PyObject *segment_create(PyObject *object, PyObject *path)
+{
+	struct segment_object *self = (struct segment_object *)object;
+	const char *name = PyUnicode_AsUTF8(path);
+	if (!name)
+		return NULL;
+	if (self->fd >= 0)
+		return PyErr_Format(PyExc_ValueError, "it has a file");
+	char *copy = PyMem_Malloc(strlen(name) + 1);
+	if (!copy)
+		return PyErr_NoMemory();
+	strcpy(copy, name);
+	int fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0) {
+		PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
+		PyMem_Free(copy);
+		return NULL;
+	}
+	self->fd = fd;
+	self->temporary = copy;
+	self->life = hot_this_life();
+	return PyLong_FromLong(shmpool_hold(fd, name, &self->hold));
+}
+
+static PyObject *segment_finish(PyObject *object, PyObject *unused)
+{
+	(void)unused;
+	finish((struct segment_object *)object);
+	Py_RETURN_NONE;
+}
+
 static PyObject *segment_take(PyObject *object, PyObject *other)
 {
 	struct segment_object *self = (struct segment_object *)object;
@@ -127,7 +173,7 @@ static PyObject *segment_map(PyObject *object, PyObject *args)
 static PyObject *segment_enter(PyObject *object, PyObject *unused)
 {
 	(void)unused;
-	return PyLong_FromLong(hot_segment_enter((struct segment_object *)object));
+	return PyLong_FromLong(hot_segment_enter((struct segment_object *)object, NULL, false));
 }
 
 static PyObject *segment_close(PyObject *object, PyObject *unused)
@@ -145,9 +191,12 @@ static PyObject *segment_address(PyObject *object, void *unused)
 
 static PyMethodDef segment_methods[] = {
 	{ "_open", segment_open, METH_VARARGS, "Opens the file. OSError." },
+	{ "_create", segment_create, METH_O,
+	  "Makes a file with a temporary name, which nobody else removes. 0, or a code; OSError." },
+	{ "_finish", segment_finish, METH_NOARGS, "Takes the temporary name away." },
 	{ "_take", segment_take, METH_O, "Takes over the other's file." },
 	{ "_map", segment_map, METH_VARARGS, "Maps so many bytes of it. OSError." },
-	{ "_enter", segment_enter, METH_NOARGS, "Opens the pool in there: its number, or a code." },
+	{ "_enter", segment_enter, METH_NOARGS, "Opens the pool to read it: its number, or a code." },
 	{ "close", segment_close, METH_NOARGS,
 	  "close($self)\n--\n\nEnds this process's members, unmaps, and closes the file.\n\nMay be "
 	  "repeated." },

@@ -14,6 +14,7 @@
 #include "member.h"
 #include "queue.h"
 #include "recover.h"
+#include "token.h"
 #include "wait.h"
 
 struct qmempool local_pools[LOCAL_POOLS_MAX];
@@ -28,7 +29,19 @@ struct node {
 	struct node *next;
 };
 static struct node *threads;
-static pthread_mutex_t threads_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* By slot: this process's token in the pool, and whether it made it. */
+struct opening {
+	struct token token;
+	bool made;
+};
+
+/* What a forked child reads as zeros, whoever calls fork: a free lock, no calls, no tokens. */
+static struct wiped {
+	pthread_mutex_t threads_lock;
+	uint32_t callers[LOCAL_POOLS_MAX];
+	struct opening openings[LOCAL_POOLS_MAX];
+} *wiped;
 static pthread_key_t thread_key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -52,7 +65,7 @@ static void member_end(struct qmempool *p, struct member *m)
 static void thread_ends(void *table)
 {
 	struct local_thread *t = table;
-	pthread_mutex_lock(&threads_lock);
+	pthread_mutex_lock(&wiped->threads_lock);
 	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
 		if (t->member[i] && local_pools[i].buffers)
 			member_end(&local_pools[i], t->member[i]);
@@ -64,7 +77,7 @@ static void thread_ends(void *table)
 			break;
 		}
 	}
-	pthread_mutex_unlock(&threads_lock);
+	pthread_mutex_unlock(&wiped->threads_lock);
 	local_thread = NULL;
 	munmap(t, sizeof(*t));
 }
@@ -79,12 +92,30 @@ void local_thread_ends(struct local_thread *t)
 
 static void lock_threads(void)
 {
-	pthread_mutex_lock(&threads_lock);
+	pthread_mutex_lock(&wiped->threads_lock);
 }
 
 static void unlock_threads(void)
 {
-	pthread_mutex_unlock(&threads_lock);
+	pthread_mutex_unlock(&wiped->threads_lock);
+}
+
+/* Takes the pool's token if this process has none: by who holds threads_lock. */
+static int need_token(uint32_t slot)
+{
+	struct token *t = &wiped->openings[slot].token;
+	return t->number || !local_pools[slot].segment.writes ?
+		       0 :
+		       token_take(&local_pools[slot].segment, t);
+}
+
+/* Of the parent's threads only the one that forked is here: none sleeps in a pool. Who gets no token now tries
+ * again with its first call. */
+static void after_fork(void)
+{
+	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
+		if (local_pools[i].buffers)
+			need_token(i);
 }
 
 /* Zeros that a forked child finds zero again. */
@@ -101,9 +132,28 @@ static void *wiped_on_fork(size_t size)
 
 static void prepare(void)
 {
-	local_callers = wiped_on_fork(LOCAL_POOLS_MAX * sizeof(*local_callers));
+	wiped = wiped_on_fork(sizeof(*wiped));
+	if (!wiped)
+		return;
+	local_callers = wiped->callers;
 	pthread_key_create(&thread_key, thread_ends);
-	pthread_atfork(lock_threads, unlock_threads, unlock_threads);
+	pthread_atfork(lock_threads, unlock_threads, after_fork);
+}
+
+int local_hold(int fd, const char *path, void **page)
+{
+	pthread_once(&once, prepare);
+	if (!wiped)
+		return -ENOMEM;
+	pthread_mutex_lock(&wiped->threads_lock);
+	int error = token_hold(fd, path, page);
+	pthread_mutex_unlock(&wiped->threads_lock);
+	return error;
+}
+
+uint64_t local_token(uint32_t number)
+{
+	return wiped ? load_relaxed(&wiped->openings[number % LOCAL_POOLS_MAX].token.number) : 0;
 }
 
 static int make_table(void)
@@ -117,53 +167,63 @@ static int make_table(void)
 		return -ENOMEM;
 	}
 	n->table = t;
-	pthread_mutex_lock(&threads_lock);
+	pthread_mutex_lock(&wiped->threads_lock);
 	n->next = threads;
 	threads = n;
-	pthread_mutex_unlock(&threads_lock);
+	pthread_mutex_unlock(&wiped->threads_lock);
 	local_thread = t;
 	if (local_thread_begins)
 		local_thread_begins(t);
 	return 0;
 }
 
-/* When the dead have all the slots, they are put right from a spare one. */
-static int attach(struct qmempool *p, uint32_t number, struct member **out)
-{
-	struct shmpool_recovery done;
-	struct member *spare;
-	int error = member_attach(&p->segment, number, false, out);
-	if (error != -EUSERS || member_attach(&p->segment, number, true, &spare))
-		return error;
-	error = recover(p, spare, &done);
-	qmempool_drain(p, spare);
-	member_release(&p->segment, spare);
-	return error ? error : member_attach(&p->segment, number, false, out);
-}
-
 int local_attach(uint32_t number)
 {
-	int error = local_thread ? 0 : make_table();
 	uint32_t slot = number % LOCAL_POOLS_MAX;
-	return error ? error : attach(&local_pools[slot], number, &local_thread->member[slot]);
+	struct qmempool *p = &local_pools[slot];
+	int error = local_thread ? 0 : make_table();
+	if (error)
+		return error;
+	if (!p->segment.writes)
+		return -EROFS;
+	pthread_mutex_lock(&wiped->threads_lock);
+	error = need_token(slot);
+	pthread_mutex_unlock(&wiped->threads_lock);
+	if (!error)
+		error = member_attach(&p->segment, local_token(number),
+				      &local_thread->member[slot]);
+	if (error == -EUSERS)
+		error = recover_slot(p, local_token(number), &local_thread->member[slot]);
+	return error;
 }
 
-int local_open(const struct segment *s)
+int local_open(const struct segment *s, bool made)
 {
 	static uint32_t opened;
 	pthread_once(&once, prepare);
-	if (!local_callers)
+	if (!wiped)
 		return -ENOMEM;
 	/* Here, not with a thread's first call: in a process that has threads the kernel takes 10 to
 	 * 80 ms for it. Again, in member_attach(), it takes nothing. */
 	process_barrier_register();
-	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
-		if (!local_pools[i].buffers) {
-			int error = qmempool_bind(&local_pools[i], s);
-			local_pools[i].serial = opened = opened % 0xffff + 1; /* never 0 */
-			return error ? error : (int)(local_pools[i].serial * LOCAL_POOLS_MAX + i);
+	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++) {
+		if (local_pools[i].buffers)
+			continue;
+		int error = qmempool_bind(&local_pools[i], s);
+		if (error)
+			return error;
+		pthread_mutex_lock(&wiped->threads_lock);
+		error = need_token(i);
+		wiped->openings[i].made = made;
+		pthread_mutex_unlock(&wiped->threads_lock);
+		if (error) {
+			qmempool_unbind(&local_pools[i]);
+			return error;
 		}
-	return -EMFILE;
+		local_pools[i].serial = opened = opened % 0xffff + 1; /* never 0 */
+		return (int)(local_pools[i].serial * LOCAL_POOLS_MAX + i);
+	}
+	return -EXFULL;
 }
 
 /* Gives back what a member of this process still has in hand: there is nobody left to do it. */
@@ -207,13 +267,12 @@ void local_close(uint32_t number)
 		wait_wake(&segment_shared(&p->segment)->free_wait, INT_MAX);
 		sched_yield();
 	}
-	struct process self = process_self();
-	uint64_t identity = member_identity(self.pid, self.start);
-	pthread_mutex_lock(&threads_lock);
+	struct opening *opening = &wiped->openings[number % LOCAL_POOLS_MAX];
+	const uint64_t identity = MEMBER_ATTACHED | opening->token.number;
+	pthread_mutex_lock(&wiped->threads_lock);
 	for (uint32_t i = 0; i < p->segment.members; i++) {
 		struct member *m = segment_member(&p->segment, i);
-		if (!member_same_process(load_acquire(&m->identity), identity) || /* [MEMBER] */
-		    load_relaxed(&m->opening) != number)
+		if (load_acquire(&m->identity) != identity) /* [MEMBER] */
 			continue;
 		qmempool_drain(p, m);
 		take_back(p, m);
@@ -221,7 +280,11 @@ void local_close(uint32_t number)
 	}
 	for (struct node *n = threads; n; n = n->next)
 		n->table->member[number % LOCAL_POOLS_MAX] = NULL;
-	pthread_mutex_unlock(&threads_lock);
+	if (opening->made && opening->token.number)
+		store_relaxed(&segment_shared(&p->segment)->left, 1);
+	token_drop(&opening->token);
+	opening->made = false;
+	pthread_mutex_unlock(&wiped->threads_lock);
 	qmempool_unbind(p);
 }
 
