@@ -101,7 +101,9 @@ def test_a_close_under_every_call(
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
-def test_a_long_send_does_not_outlive_its_pool(make_pool: MakePool, run: Callable[..., str]) -> None:
+def test_a_long_send_does_not_outlive_its_pool(
+    make_pool: MakePool, run: Callable[..., str]
+) -> None:
     """send_many keeps the interpreter's lock for longer than a switch interval before it lets go:
     then the other thread runs at once, and closes."""
     pool = make_pool(buffer_size=64, capacity=1 << 16, prealloc=1 << 16)
@@ -203,7 +205,9 @@ def test_a_child_of_a_raw_fork_closes(make_pool: MakePool, run: Callable[..., st
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
-def test_a_view_taken_while_the_pool_is_closed(make_pool: MakePool, run: Callable[..., str]) -> None:
+def test_a_view_taken_while_the_pool_is_closed(
+    make_pool: MakePool, run: Callable[..., str]
+) -> None:
     """Either the view is refused or the close is: never a view of what is not there."""
     pool = make_pool(buffer_size=4096, members=16)
     run(
@@ -298,13 +302,13 @@ def test_a_pool_is_made_once(make_pool: MakePool, call: str) -> None:
     pool, other = make_pool(), make_pool()
     buf = pool.alloc()
     again: Any = {"the same": pool._segment, "a number": 5, "another": other._segment}[call]
-    with pytest.raises(TypeError, match="Pool.create"):
+    with pytest.raises(TypeError, match=r"Pool\.create"):
         pool.__init__(again)  # type: ignore[misc]
     buf.write(b"still here")
     assert b"still here" == bytes(buf)
     buf.free()
     pool.close()
-    with pytest.raises(TypeError, match="Pool.create"):
+    with pytest.raises(TypeError, match=r"Pool\.create"):
         pool.__init__(again)  # type: ignore[misc]
     assert other.audit().ok
 
