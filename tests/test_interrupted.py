@@ -304,7 +304,7 @@ def test_every_buffer_has_an_owner(
 def resources(name: str) -> tuple[int, int]:
     """Descriptors, and mappings of pools of that name."""
     with open("/proc/self/maps") as maps:
-        mapped = sum(f"shmpool.{name}" in line for line in maps)
+        mapped = sum(name in line for line in maps)
     return len(os.listdir("/proc/self/fd")), mapped
 
 
@@ -424,3 +424,59 @@ def test_a_dropped_pool_after_an_interrupted_close(make_pool: MakePool) -> None:
         return interrupted
 
     assert every_step(once) > 3
+
+
+ALARMS = """
+    import random, signal, sys, time
+    import shmpool
+
+    class Alarm(Exception):
+        pass
+
+    def ring(number, frame):
+        raise Alarm
+
+    signal.signal(signal.SIGALRM, ring)
+    pool = shmpool.Pool.attach(sys.argv[1])
+    queue = pool.queue("q")
+
+    def once(n):
+        with pool.alloc_many(n) as burst:
+            burst.lengths = 3
+            queue.put_many(burst)
+        for buf in queue.get_many(n):
+            buf.free()
+        queue.send_many([b"x"] * n)
+        queue.recv_many(n)
+        queue.put(pool.alloc(timeout=1), timeout=1)
+        with queue.get() as buf:
+            bytes(buf)
+        try:
+            queue.get(timeout=0.0001)
+        except shmpool.Empty:
+            pass
+
+    alarms = 0
+    while alarms < 1500:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 + random.random() * 4e-4)
+            while True:
+                once(8)
+        except Alarm:
+            alarms += 1
+        try:
+            while True:
+                queue.get_many(64, timeout=0).free()
+        except shmpool.Empty:
+            pass
+        held = pool.audit().held
+        assert not held, (alarms, held)
+"""
+
+
+def test_alarms_at_any_moment(make_pool: MakePool, run: Callable[..., str]) -> None:
+    """The same with real signals, whose handler raises wherever Python lets it, and in waits."""
+    pool = make_pool(capacity=256, prealloc=256)
+    pool.create_queue("q", capacity=64)
+    assert "" == run(ALARMS, pool.name)
+    assert left(pool) == (True, {}, 256)
