@@ -28,6 +28,7 @@ from .errors import (
     SegmentInvalid,
     ShmpoolError,
 )
+from .messages import Message
 from .pool import Pool
 from .queue import AlfQueue
 from .segment import pool_names, prune
@@ -56,6 +57,7 @@ __all__ = [
     "InvalidArgument",
     "LimitReached",
     "Member",
+    "Message",
     "OutOfSharedMemory",
     "PayloadTooLarge",
     "Pool",

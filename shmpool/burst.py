@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Burst: many buffers handled in one call each, their fields as numpy columns."""
 
+import time
 from array import array
 from collections.abc import Iterator
 from operator import index
@@ -8,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import errors
-from ._ffi import Native, fail, ffi, lib
+from ._ffi import Native, fail, ffi, lib, until
 from .buffer import Buffer
 
 if TYPE_CHECKING:
@@ -116,6 +117,23 @@ class Burst:
         code = lib.shmpool_free_many(self._key, *self._take())
         if code < 0:
             fail(code, f"burst of pool {self.pool.name!r}")
+        self._spend()
+
+    def nack(self, timeout: float | None = None) -> None:
+        """Returns every buffer to the queue it was got from, in order: Buffer.nack() of each.
+
+        Waits up to timeout seconds for room in all, then Full: what has gone is released, the rest
+        stays in the burst. BufferInUse, before any has gone, while a view of one is alive.
+        """
+        self._live()
+        for buffer in self._buffers.values():
+            if not buffer.released and buffer._exports:
+                buffer._reclaim()  # raises
+        end = until(timeout)
+        for buffer in self:
+            if not buffer.released:
+                left = (end - time.monotonic_ns()) / 1e9
+                buffer.nack(None if timeout is None else max(left, 0))
         self._spend()
 
     def __enter__(self) -> "Burst":

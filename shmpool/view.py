@@ -73,7 +73,8 @@ class File:
 
 @dataclass(frozen=True)
 class QueueStats:
-    """One look at a queue. enqueued and dequeued count buffers since it was made."""
+    """One look at a queue. enqueued, dequeued, refused and dropped count buffers since it was
+    made."""
 
     name: str
     capacity: int
@@ -85,6 +86,8 @@ class QueueStats:
     on_death: str  # what becomes of what a dead consumer had: as Pool.create_queue's
     dead_letter: str | None
     max_redeliveries: int
+    refused: int = 0  # were to go into it and did not: Full, or PoolExhausted in a send
+    dropped: int = 0  # freed because the consumer that had got them died
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,8 @@ class View:
             if facts is None:
                 facts = self._facts[number] = self._queue_facts(info)
             depth, put, got = info.count, info.enqueued, info.dequeued
-            found.append(QueueStats(facts[0], facts[1], depth, put, got, *facts[2:]))
+            lost = info.refused, info.dropped
+            found.append(QueueStats(facts[0], facts[1], depth, put, got, *facts[2:], *lost))
         return self._whole(found)
 
     def _queue_facts(self, info: Native) -> tuple[str, int, str, str, str, str | None, int]:

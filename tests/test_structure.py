@@ -27,6 +27,7 @@ C_ORDER = [
     "qmempool.h",
     "transfer.h",
     "queue.h",
+    "requeue.h",
     "recover.h",
     "recovery.h",
     "trim.h",
@@ -36,7 +37,17 @@ C_ORDER = [
     "call.h",
     "hot.h",
 ]
-PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "options", "buffer", "burst", "queue"]
+PYTHON_ORDER = [
+    "errors",
+    "_native",
+    "_ffi",
+    "_hot",
+    "options",
+    "buffer",
+    "burst",
+    "messages",
+    "queue",
+]
 PYTHON_ORDER += ["making", "segment", "stats"]
 PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
 PYTHON_ORDER += [

@@ -343,6 +343,7 @@ static PyMethodDef buffer_methods[] = {
 	{ "free", buffer_free, METH_NOARGS,
 	  "free($self)\n--\n\nGives the buffer back to its pool.\n\nBufferError while a view of "
 	  "it is alive, BufferReleased if it is spent." },
+	{ "nack", HOT_FAST(hot_buffer_nack), HOT_NACK_DOC },
 	{ "_reclaim", buffer_reclaim, METH_NOARGS, NULL },
 	{ "_restore", buffer_restore, METH_O, NULL },
 	{ "__reduce__", buffer_reduce, METH_NOARGS, NULL },
@@ -351,6 +352,7 @@ static PyMethodDef buffer_methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
+#define FIELD(name, field, set, doc) { name, buffer_get_field, set, doc, (void *)field }
 static PyGetSetDef buffer_getset[] = {
 	{ "data", buffer_view, NULL, "The room for data, a writable memoryview.", (void *)1 },
 	{ "view", buffer_view, NULL, "data[:length], a writable memoryview.", NULL },
@@ -359,20 +361,16 @@ static PyGetSetDef buffer_getset[] = {
 	{ "index", buffer_get_index, NULL, "The buffer's number in its pool.", NULL },
 	{ "pool", buffer_get_pool, NULL, "The pool it belongs to.", NULL },
 	{ "released", buffer_get_released, NULL, "Whether it was freed or put.", NULL },
-	{ "headroom", buffer_get_field, buffer_set_field, "Bytes before data.",
-	  (void *)SHMPOOL_HEADROOM },
-	{ "mark", buffer_get_field, buffer_set_field, "32 bits for the user.",
-	  (void *)SHMPOOL_MARK },
-	{ "flow_hash", buffer_get_field, buffer_set_field, "32 bits, the packet's flow.",
-	  (void *)SHMPOOL_FLOW_HASH },
-	{ "timestamp", buffer_get_field, buffer_set_field, "ns, on the user's clock.",
-	  (void *)SHMPOOL_TIMESTAMP },
-	{ "queue_number", buffer_get_field, NULL, "The queue it came from, 0 for none.",
-	  (void *)SHMPOOL_QUEUE },
-	{ "redelivered", buffer_get_field, NULL, "Times it was put back after a consumer's death.",
-	  (void *)SHMPOOL_REDELIVERED },
-	{ "generation", buffer_get_field, NULL, "Changes whenever the buffer is freed.",
-	  (void *)SHMPOOL_GENERATION },
+	FIELD("headroom", SHMPOOL_HEADROOM, buffer_set_field, "Bytes before data."),
+	FIELD("mark", SHMPOOL_MARK, buffer_set_field, "32 bits for the user."),
+	FIELD("flow_hash", SHMPOOL_FLOW_HASH, buffer_set_field, "32 bits, the packet's flow."),
+	FIELD("timestamp", SHMPOOL_TIMESTAMP, buffer_set_field, "ns, on the user's clock."),
+	FIELD("queue_number", SHMPOOL_QUEUE, NULL, "The queue it came from, 0 for none."),
+	FIELD("redelivered", SHMPOOL_REDELIVERED, NULL,
+	      "Times it was put back: its consumer died, or called nack()."),
+	FIELD("origin_number", SHMPOOL_ORIGIN, NULL,
+	      "The queue from which it became a dead letter, 0 for none."),
+	FIELD("generation", SHMPOOL_GENERATION, NULL, "Changes whenever the buffer is freed."),
 	{ NULL, NULL, NULL, NULL, NULL },
 };
 

@@ -124,6 +124,10 @@ PyObject *hot_buffer(struct pool_object *pool, int64_t answer);
 /* 0 if the buffer can be given away: it is not spent, and no view of it is alive. */
 int hot_buffer_movable(struct buffer_object *self, const char *what);
 
+/* buffer.c's method that is in requeue.c. */
+PyObject *hot_buffer_nack(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
+extern const char HOT_NACK_DOC[];
+
 /* It was given away. Its key still says which one it was. */
 static inline void hot_buffer_spend(struct buffer_object *self)
 {

@@ -102,6 +102,8 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->max_redeliveries = slot->max_redeliveries;
 	info->enqueued = load_relaxed(&r->q->prod) - alf_capacity(r);
 	info->dequeued = load_relaxed(&r->q->cons) - alf_capacity(r);
+	info->refused = load_relaxed(&slot->refused);
+	info->dropped = load_relaxed(&slot->dropped);
 	return 0;
 }
 
@@ -263,6 +265,8 @@ int64_t shmpool_field(uint64_t key, int field)
 		return (int64_t)(load_relaxed(&b->redelivered) & INT64_MAX);
 	case SHMPOOL_GENERATION:
 		return buffer_generation(b);
+	case SHMPOOL_ORIGIN:
+		return load_relaxed(&b->origin);
 	}
 	return -EINVAL;
 }

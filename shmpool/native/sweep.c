@@ -20,6 +20,7 @@
 #include "member.h"
 #include "queue.h"
 #include "recovery.h"
+#include "requeue.h"
 #include "transfer.h"
 #include "wait.h"
 
@@ -109,13 +110,10 @@ static uint32_t destination(const struct recovery *r, const struct buffer *b, ui
 	if (!from || !recovery_ring(r, from))
 		return 0;
 	const struct queue_slot *slot = segment_queue(&r->p->segment, from);
-	uint32_t most = slot->max_redeliveries, letter = slot->dead_letter;
-	if (slot->on_death == ON_DEATH_FREE)
+	if (load_relaxed(&slot->on_death) == ON_DEATH_FREE)
 		return 0;
-	if (slot->on_death == ON_DEATH_REQUEUE &&
-	    !(letter && most && load_relaxed(&b->redelivered) >= most))
-		return from;
-	return recovery_ring(r, letter) ? letter : 0;
+	uint32_t to = requeue_to(slot, from, load_relaxed(&b->redelivered));
+	return recovery_ring(r, to) ? to : 0;
 }
 
 /* Takes a buffer of the dead: false if another recoverer was faster. From here on it is a buffer that
@@ -150,9 +148,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 		alf_done(&r->m->op, ALF_MULTI);
 		return SOMEBODY_WAS_FASTER;
 	}
-	store_relaxed(&b->queue, from);
-	store_relaxed(&b->got, buffer_generation(b));
-	store_relaxed(&b->redelivered, load_relaxed(&b->redelivered) + 1);
+	requeue_note(b, from, to);
 	store_release(&b->owner, owner_transit(to, at)); /* [OWNER] */
 	alf_publish(ring, at, &handle, 1);
 	alf_done(&r->m->op, ALF_MULTI);
@@ -204,8 +200,11 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 			leave(r, b, owner, ring, from);
 		if (to && handed != SOMEBODY_WAS_FASTER)
 			return;
-		if (!to && take(r, b, owner, 0))
+		if (!to && take(r, b, owner, 0)) {
+			if (from && recovery_ring(r, from))
+				add_relaxed(&segment_queue(&r->p->segment, from)->dropped, 1);
 			break;
+		}
 	}
 	uint64_t spent = handle_of(index, buffer_generation(b) + 1);
 	store_relaxed(&b->handle, spent);
