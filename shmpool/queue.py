@@ -281,6 +281,8 @@ class AlfQueue(QueueBase):
         has one buffer in hand at most, which goes where this queue's on_death says.
         """
         self.pool._refuse_foreign(to, "to")
+        if to is not None and to.number == self.number:
+            raise errors.InvalidArgument(f"to is queue {self.name!r} itself")
         if self.producers == "single" or (to is not None and to.producers == "single"):
             raise errors.InvalidArgument(
                 f"queue {(to or self).name!r} has a single producer, and takes from no other"

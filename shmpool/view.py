@@ -13,10 +13,13 @@ from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
+from .messages import Message, read_messages
 from .options import INT32_MAX, ON_DEATH
 from .segment import PREFIX, SHM, Segment, checked_name, inode_of
 from .stats import SPARE_MEMBERS, Member, Stats, read_members, read_stats
 
+QUEUE_MAX = 65536  # buffers that a queue may hold
+PEEK_MAX = 16 << 20  # bytes of payload in one answer
 Found = TypeVar("Found")
 
 
@@ -193,9 +196,12 @@ class View:
 
     def queues(self) -> list[QueueStats]:
         """The queues, in the order of their numbers."""
+        return list(self._numbered().values())
+
+    def _numbered(self) -> dict[int, QueueStats]:
         self._opened()
         info, pool = self._info, self._number
-        found = []
+        found = {}
         for number in range(1, self.geometry.queues + 1):
             if lib.shmpool_queue_info(pool, number, info):
                 continue
@@ -204,8 +210,22 @@ class View:
                 facts = self._facts[number] = self._queue_facts(info)
             depth, put, got = info.count, info.enqueued, info.dequeued
             lost = info.refused, info.dropped
-            found.append(QueueStats(facts[0], facts[1], depth, put, got, *facts[2:], *lost))
+            found[number] = QueueStats(facts[0], facts[1], depth, put, got, *facts[2:], *lost)
         return self._whole(found)
+
+    def peek(self, queue: str, n: int, size: int) -> list[Message]:
+        """As AlfQueue.peek. QueueNotFound, InvalidArgument."""
+        if n < 1 or size < 0 or n * size > PEEK_MAX:
+            raise errors.InvalidArgument(
+                f"n is {n} and size is {size}; n is at least 1, size at least 0, "
+                f"and their product {PEEK_MAX} at most"
+            )
+        names = {number: stats.name for number, stats in self._numbered().items()}
+        for number, name in names.items():
+            if name == queue:
+                n, size = min(n, QUEUE_MAX), min(size, self.geometry.buffer_size)
+                return self._whole(read_messages(self._number, number, names, n, size))
+        raise errors.QueueNotFound(f"queue {queue!r} of pool {self.name!r}: no such queue")
 
     def _queue_facts(self, info: Native) -> tuple[str, int, str, str, str, str | None, int]:
         """What does not change in a queue."""

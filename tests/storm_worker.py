@@ -222,9 +222,9 @@ class Worker:
             self.receive(queue)
             return
         taken = self.take(queue)
-        if self.queues[queue].on_death != "free" and self.rng.random() < NACKS:
-            if self.nack(queue, taken):
-                return
+        goes_back = self.queues[queue].on_death != "free" and self.rng.random() < NACKS
+        if goes_back and self.nack(queue, taken):
+            return
         self.doing(Doing.FREE if isinstance(taken, shmpool.Buffer) else Doing.FREE_MANY, queue)
         self.log(Kind.FREEING, queue)
         taken.free()

@@ -5,6 +5,7 @@
 #include "shmpool.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #include "audit.h"
 #include "call.h"
@@ -50,6 +51,7 @@ int shmpool_open(void *base, uint64_t size, int fd)
 {
 	struct segment s;
 	char why[256];
+	madvise(base, size, MADV_DONTDUMP); /* a core file would have all payloads in it */
 	guard_watch(base, size);
 	int error = segment_check(&s, base, size, fd, why, sizeof(why));
 	return guard_watched(error ? error : local_open(&s));
