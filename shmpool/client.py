@@ -189,8 +189,8 @@ class Client:
     def drain(self, pool: str, queue: str, n: int | None = None) -> int:
         return self.call(protocol.Drain(pool, queue, n))
 
-    def prune(self) -> builtins.list[str]:
-        return self.call(protocol.Prune())
+    def prune(self, age: float | None = None) -> answers.Pruned:
+        return self.call(protocol.Prune(age))
 
     def close(self) -> None:
         """Ends the connection. May be repeated; the next call connects again."""
@@ -372,8 +372,8 @@ class AsyncClient:
     async def drain(self, pool: str, queue: str, n: int | None = None) -> int:
         return await self.call(protocol.Drain(pool, queue, n))
 
-    async def prune(self) -> builtins.list[str]:
-        return await self.call(protocol.Prune())
+    async def prune(self, age: float | None = None) -> answers.Pruned:
+        return await self.call(protocol.Prune(age))
 
     async def close(self) -> None:
         """Ends the connection. May be repeated; the next call connects again."""

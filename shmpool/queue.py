@@ -295,7 +295,7 @@ class AlfQueue(QueueBase):
                 self.put(self.pool._wrap(code))
             elif code == -errno.EAGAIN:
                 break
-            elif code not in (0, -errno.ENOBUFS, -errno.ENOENT, -errno.EROFS):
+            elif code not in (0, -errno.ENOBUFS, -errno.ENOENT, -errno.EOPNOTSUPP):
                 self._fail(code, empty=True)
             moved += code == 0
         return moved

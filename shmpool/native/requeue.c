@@ -53,7 +53,7 @@ int requeue(struct qmempool *p, struct member *m, uint64_t handle, int64_t deadl
 	if (!r)
 		return -EBADMSG;
 	if (r->flags & ALF_SINGLE_PRODUCER)
-		return -EROFS;
+		return -EOPNOTSUPP;
 	error = put_back(p, m, r, &handle, 1);
 	return error == -ENOBUFS ? queue_room_wait(p, m, r, &handle, 1, deadline_ns, put_back) :
 				   error;
@@ -69,7 +69,7 @@ int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *fr
 	const struct alf_ring *r = queue_ring(p, to ? to : load_relaxed(&b->origin));
 	uint64_t failures = load_relaxed(&b->failures);
 	if (r && r->flags & ALF_SINGLE_PRODUCER)
-		error = -EROFS;
+		error = -EOPNOTSUPP;
 	else if (r) {
 		if (reset)
 			store_relaxed(&b->redelivered, 0);

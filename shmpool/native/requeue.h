@@ -39,7 +39,7 @@ static inline void requeue_note(struct buffer *b, uint32_t from, uint32_t to)
 }
 
 /* Puts a buffer of m's back, sleeping for room until deadline_ns (CLOCK_MONOTONIC) at most, WAIT_NEVER not at all.
- * 0; -ENOBUFS no room in queue *to; -EXDEV it was not got from a queue; -EROFS its queue has a single producer;
+ * 0; -ENOBUFS no room in queue *to; -EXDEV it was not got from a queue; -EOPNOTSUPP its queue has a single producer;
  * -EBADMSG; -EINVAL, -ESTALE, -EPERM as queue_put(); -EINTR, -ESHUTDOWN. */
 int requeue(struct qmempool *p, struct member *m, uint64_t handle, int64_t deadline_ns,
 	    uint32_t *to);
@@ -47,7 +47,7 @@ int requeue(struct qmempool *p, struct member *m, uint64_t handle, int64_t deadl
 /* Moves the oldest buffer of a queue to the end of queue number to, or for 0 to that of the queue from which it
  * became a dead letter. reset forgets how often it was put back. 0; -EAGAIN from is empty; -EBUSY, -EBADMSG as
  * queue_get(). What cannot go there is at the end of from again: -ENOBUFS no room, -ENOENT no such queue,
- * -EROFS that has a single producer; but where that has filled up meanwhile too, 1: *handle is m's. */
+ * -EOPNOTSUPP that has a single producer; but where that has filled up meanwhile too, 1: *handle is m's. */
 int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *from, uint32_t to,
 		 bool reset, uint64_t *handle);
 
