@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakePool
+from conftest import Handles, MakePool
 
 import shmpool
 
@@ -282,7 +282,7 @@ def test_a_buffer_freed_behind_its_back_is_named(pool: shmpool.Pool) -> None:
     """What C finds to be no longer ours is named as well, also by put."""
     queue = pool.create_queue("q", capacity=2)
     buf = pool.alloc()
-    pool._adopt(buf.generation << 32 | buf.index).free()
+    Handles(pool).free([buf.generation << 32 | buf.index])
     for call in (buf.free, lambda: queue.put(buf), lambda: buf.mark, lambda: buf.write(b"x")):
         with pytest.raises(
             shmpool.BufferReleased, match=f": buffer {buf.index} of pool '{pool.name}': "

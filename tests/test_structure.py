@@ -38,6 +38,8 @@ C_ORDER = [
     "guard.h",
     "call.h",
     "hot.h",
+    "payload.h",
+    "burst.h",
 ]
 PYTHON_ORDER = [
     "errors",

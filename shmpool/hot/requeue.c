@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * requeue.c - Buffer.nack(): one C call returns the buffer and marks the Buffer released, so that no signal handler
- * runs between the two.
+ * requeue.c - Buffer.nack(), and a step of AlfQueue.redrive().
  */
 #include "hot.h"
 #include "wait.h"
@@ -17,42 +16,41 @@ const char HOT_NACK_DOC[] =
 	"from "
 	"a queue, or from one with a single producer.";
 
-/* hot_deadline() of a timeout that hot_parse() has checked, numbers of any kind included. */
-static int64_t deadline_of(PyObject *timeout)
-{
-	int64_t deadline = hot_deadline(timeout);
-	if (likely(deadline >= 0))
-		return deadline;
-	double seconds = PyFloat_AsDouble(timeout);
-	PyErr_Clear(); /* an integer beyond any double */
-	return seconds >= 0 && seconds < 4294967296. ? wait_now() + (int64_t)(seconds * 1e9) :
-						       WAIT_FOREVER;
-}
-
 PyObject *hot_buffer_nack(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	struct hot_arguments given;
-	if (hot_parse("nack", NULL, args, n, names, &given) || hot_buffer_movable(self, "nack"))
+	int64_t code, deadline;
+	if (hot_parse("nack", NULL, args, n, names, &given) ||
+	    (deadline = hot_deadline(given.timeout)) < 0 || hot_buffer_movable(self, "nack"))
 		return NULL;
-	int64_t code, deadline = deadline_of(given.timeout);
-	/* Released before it waits: no other thread may take a view of what is being handed over. */
-	uint32_t life = self->life;
-	hot_buffer_spend(self);
+	/* Released before it waits: nobody may take a view of what is about to be somebody else's. */
+	const uint32_t life = self->life;
+	self->life = HOT_MOVING;
 	do {
-		uint64_t key = self->pool->key ? self->key : 0;
-		Py_BEGIN_ALLOW_THREADS code = shmpool_requeue_wait(key, deadline);
-		Py_END_ALLOW_THREADS
+		uint64_t key = self->pool->key;
+		HOT_UNLOCKED(key, code, shmpool_requeue_wait(key, self->handle, deadline));
 	} while (hot_goes_on(code));
-	if (likely(!code))
-		Py_RETURN_NONE;
 	self->life = life;
-	if (PyErr_Occurred())
+	if (likely(!code)) {
+		hot_buffer_spend(self);
+		Py_RETURN_NONE;
+	}
+	return code == -EINTR ? NULL : hot_buffer_fail(self, code, "nack");
+}
+
+PyObject *hot_queue_move(PyObject *object, PyObject *args)
+{
+	struct queue_object *self = (struct queue_object *)object;
+	struct shmpool_taken taken;
+	unsigned int to;
+	int reset;
+	struct buffer_object *buffer;
+	if (!PyArg_ParseTuple(args, "Ip", &to, &reset) || !(buffer = hot_buffer_make()))
 		return NULL;
-	PyObject *pool = PyObject_GetAttrString((PyObject *)self->pool, "name");
-	if (pool)
-		hot_fail(code, "nack: buffer %u of pool %R",
-			 (unsigned int)(self->key & ALF_INDEX_MASK), pool);
-	Py_XDECREF(pool);
-	return NULL;
+	int64_t code = shmpool_move(hot_queue_key(self), to, reset, &taken);
+	if (unlikely(code == 1))
+		return hot_buffer_own(buffer, self->pool, taken);
+	hot_buffer_unmake(buffer);
+	return PyLong_FromLongLong(code);
 }

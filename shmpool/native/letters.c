@@ -8,47 +8,43 @@
 #include "copy.h"
 #include "requeue.h"
 
-static void refused(const struct qmempool *p, uint32_t queue, uint64_t n)
+static void count_refused(const struct qmempool *p, uint32_t queue, uint64_t n)
 {
 	add_relaxed(&segment_queue(&p->segment, queue)->refused, n);
 }
 
-int64_t shmpool_refused(uint64_t key, uint64_t n)
+int shmpool_refused(int pool, int queue, uint64_t n)
 {
-	struct call c;
-	int error = open_queue(key, &c);
-	if (!error)
-		refused(c.p, c.ring->id, n);
-	return error;
+	struct qmempool *p = local_pool((uint32_t)pool);
+	if (!p)
+		return -EBADF;
+	if (!queue_ring(p, (uint32_t)queue))
+		return -ENOENT;
+	count_refused(p, (uint32_t)queue, n);
+	return 0;
 }
 
-int64_t shmpool_requeue_wait(uint64_t key, int64_t deadline)
+int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline)
 {
 	struct call c;
-	struct buffer *b;
-	uint64_t handle;
 	uint32_t to;
 	int error = open_key(key, &c);
 	if (!error)
-		error = open_buffer(key, &c, &b, &handle);
-	if (error)
-		return error;
-	waits_begin(&c);
-	error = requeue(c.p, c.m, handle, deadline, &to);
+		error = requeue(c.p, c.m, handle, deadline, &to);
 	if (error == -ENOBUFS)
-		refused(c.p, to, 1);
-	waits_end(&c);
+		count_refused(c.p, to, 1);
 	return error;
 }
 
-int64_t shmpool_move(uint64_t key, uint32_t to, int reset)
+int64_t shmpool_move(uint64_t key, uint32_t to, int reset, struct shmpool_taken *out)
 {
 	struct call c;
-	uint64_t handle;
 	int error = open_queue(key, &c);
 	if (!error)
-		error = requeue_move(c.p, c.m, c.ring, to, reset, &handle);
-	return error == 1 ? answer(&c, handle) : error;
+		error = requeue_move(c.p, c.m, c.ring, to, reset, &out->handle);
+	if (error == 1)
+		out->extent = extent_of(c.p, out->handle);
+	return error;
 }
 
 /* Copies the buffer that position at of a ring holds, if it is there from the first read of the owner word to the
