@@ -52,7 +52,7 @@ PYTHON_ORDER = [
     "messages",
     "queue",
 ]
-PYTHON_ORDER += ["files", "segment", "pruning", "stats"]
+PYTHON_ORDER += ["files", "segment", "pruning", "stats", "leaving"]
 PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
 PYTHON_ORDER += [
     "toml_lines",

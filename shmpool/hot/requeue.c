@@ -30,7 +30,7 @@ PyObject *hot_buffer_nack(PyObject *object, PyObject *const *args, Py_ssize_t n,
 	do {
 		uint64_t key = self->pool->key;
 		HOT_UNLOCKED(key, code, shmpool_requeue_wait(key, self->handle, deadline));
-	} while (hot_goes_on(code));
+	} while (hot_goes_on(self->pool, deadline, &code));
 	self->life = life;
 	if (likely(!code)) {
 		hot_buffer_spend(self);
