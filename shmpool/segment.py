@@ -135,8 +135,9 @@ class Segment(SegmentBase):
     def anonymous(cls, geometry: Native) -> "Segment":
         """Makes and initialises a file without a name. OutOfSharedMemory, LimitReached."""
         with system_errors("an anonymous pool cannot be created"):
-            file, segment = _file_of(os.memfd_create("shmpool", os.MFD_CLOEXEC)), None
+            file, segment = SegmentBase(), None
             try:
+                file._anonymous(None)
                 os.ftruncate(file.fd, geometry.size)
                 segment = cls(ANONYMOUS, file, geometry.size)
                 _fill(segment, geometry)
@@ -147,9 +148,10 @@ class Segment(SegmentBase):
 
     @classmethod
     def of_descriptor(cls, fd: int) -> "Segment":
-        """That of an anonymous pool which the parent process has passed on. Closes fd."""
-        with system_errors("an anonymous pool cannot be attached"):
-            return cls._of_file(ANONYMOUS, _file_of(fd), read_only=False)
+        """That of an anonymous pool which the parent process has passed on. fd is its own."""
+        file = SegmentBase()
+        file._anonymous(fd)
+        return cls._of_file(ANONYMOUS, file, read_only=False)
 
     @classmethod
     def attach(cls, name: str) -> "Segment":
@@ -187,16 +189,6 @@ class Segment(SegmentBase):
     def named(self) -> bool:
         """Whether the file still has a name."""
         return os.fstat(self.fd).st_nlink > 0
-
-
-def _file_of(fd: int) -> SegmentBase:
-    """The file that fd is, opened anew; fd is closed."""
-    try:
-        file = SegmentBase()
-        file._open(f"/proc/self/fd/{fd}", os.O_RDWR, 0)
-        return file
-    finally:
-        os.close(fd)
 
 
 def _fill(segment: Segment, geometry: Native) -> None:

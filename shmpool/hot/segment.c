@@ -5,6 +5,7 @@
  * Each of them is recorded by the call that makes it. They end together and once, in that order reversed: the members
  * of this process first, then the mapping, then the descriptor; by close(), or when the object goes.
  */
+#define _GNU_SOURCE
 #include "hot.h"
 
 #include <fcntl.h>
@@ -124,6 +125,22 @@ static PyObject *segment_open(PyObject *object, PyObject *args)
 	return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
+static PyObject *segment_anonymous(PyObject *object, PyObject *passed)
+{
+	struct segment_object *self = (struct segment_object *)object;
+	if (self->fd >= 0)
+		return PyErr_Format(PyExc_ValueError, "it has a file");
+	if (passed == Py_None) {
+		self->fd = memfd_create("shmpool", MFD_CLOEXEC);
+		return self->fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : Py_NewRef(Py_None);
+	}
+	int fd = (int)PyLong_AsLong(passed);
+	if (PyErr_Occurred())
+		return NULL;
+	self->fd = fd;
+	Py_RETURN_NONE;
+}
+
 static PyObject *segment_create(PyObject *object, PyObject *path)
 {
 	struct segment_object *self = (struct segment_object *)object;
@@ -219,6 +236,8 @@ static PyObject *segment_address(PyObject *object, void *unused)
 
 static PyMethodDef segment_methods[] = {
 	{ "_open", segment_open, METH_VARARGS, "Opens the file. OSError." },
+	{ "_anonymous", segment_anonymous, METH_O,
+	  "Makes a file without a name, for None, or takes over a descriptor. OSError." },
 	{ "_create", segment_create, METH_O,
 	  "Makes a file with a temporary name, which nobody else removes. 0, or a code; OSError." },
 	{ "_unlink_at_the_end", segment_unlink_at_the_end, METH_O,
