@@ -237,3 +237,52 @@ def test_a_stale_handle_is_refused(cached_pool: shmpool.Pool) -> None:
     assert [5, 5, 5] == new.column(0, "u1").tolist()
     new.free()
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_numpy_integers_are_integers(pool: shmpool.Pool) -> None:
+    """Wherever an int is taken, one of numpy's is."""
+    queue = pool.create_queue("q", capacity=np.int64(8), max_redeliveries=np.uint8(0))
+    burst = pool.alloc_many(np.uint16(5), timeout=np.int32(1))
+    burst.set_column(np.int64(12), np.arange(5), ">u2")
+    chosen = [burst[i] for i in np.flatnonzero(burst.column(np.uint8(12), ">u2") > 2)]
+    assert [burst[3], burst[4]] == chosen
+    assert burst[np.int8(-1)] is burst[4]
+    with pytest.raises(IndexError, match="5"):
+        burst[np.int64(5)]
+    burst.lengths = np.uint32(7)
+    buf = burst[0]
+    buf.length = np.int64(3)
+    buf.mark = buf.flow_hash = buf.timestamp = np.uint32(2**32 - 1)
+    assert (3, 2**32 - 1, 2**32 - 1) == (len(buf), buf.mark, buf.timestamp)
+    buf.headroom = np.int16(1)
+    assert 1 == buf.headroom
+    for below in (np.int64(-1), np.int8(-128)):
+        for field in ("length", "mark", "headroom"):
+            with pytest.raises(shmpool.InvalidArgument, match=str(int(below))):
+                setattr(buf, field, below)
+    queue.put_many(burst, timeout=np.int64(1))
+    assert 2 == len(queue.get_many(np.int64(2)))
+    assert 3 == len(queue.recv_many(np.int64(9), timeout=np.uint8(0)))
+    assert 0 == pool.trim(keep=np.int64(64))
+
+
+def test_with_keeps_the_exception_in_flight(pool: shmpool.Pool) -> None:
+    """A view that is alive when an exception leaves the block does not hide it: what has views goes
+    home with the last of them, the rest at once."""
+    burst = pool.alloc_many(3)
+    view, element = np.frombuffer(burst[1].data, "u1"), burst[1]
+    with pytest.raises(ZeroDivisionError), burst:
+        _ = 1 / 0
+    assert (True, 1) == (element.released, sum(pool.audit().held.values()))
+    with pytest.raises(shmpool.BufferReleased):
+        len(burst)
+    view[0] = 7
+    del view
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+    burst = pool.alloc_many(2)
+    view = np.frombuffer(burst[0].data, "u1")
+    with pytest.raises(BufferError):
+        burst.__exit__(None, None, None)
+    del view
+    burst.free()
+    assert {} == pool.audit().held

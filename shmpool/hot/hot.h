@@ -107,13 +107,13 @@ static inline uint32_t hot_this_life(void)
 /* Raises the exception for a negative code; NULL. What happened is formatted by PyUnicode_FromFormat(). */
 PyObject *hot_fail(int64_t code, const char *what, ...);
 
-/* result = expression, without the interpreter's lock, as a counted call on the pool that key names. The count
- * ends before the lock is taken again, which a thread may not survive when the interpreter ends. */
+/* result = expression, without the interpreter's lock, as a counted call on the pool that key names; -EBADF for key 0,
+ * that of a closed one. The count ends before the lock is taken again, which a thread may not survive when the interpreter ends. */
 #define HOT_UNLOCKED(key, result, expression)                                                      \
 	do {                                                                                       \
 		uint32_t *counted_ = local_begin(key_pool(key));                                   \
 		PyThreadState *state_ = PyEval_SaveThread();                                       \
-		(result) = (expression);                                                           \
+		(result) = (key) ? (expression) : -EBADF;                                                           \
 		local_end(counted_);                                                               \
 		PyEval_RestoreThread(state_);                                                      \
 	} while (0)

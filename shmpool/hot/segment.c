@@ -46,7 +46,7 @@ static void end_opening(uint32_t number, bool read_only)
 	if (!local_closing(number))
 		return;
 	PyThreadState *state = PyEval_SaveThread();
-	local_close(number);
+	local_closed(number);
 	PyEval_RestoreThread(state);
 }
 

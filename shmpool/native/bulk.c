@@ -164,6 +164,10 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 		if (slices[i].length > room(&c))
 			return -EMSGSIZE;
 	while (sent < n && !error) {
+		if (load_relaxed(&c.p->closing)) {
+			error = -ESHUTDOWN;
+			break;
+		}
 		uint32_t k = bulk_of(slices + sent, n - sent);
 		if (k > alf_capacity(c.ring))
 			k = alf_capacity(c.ring);

@@ -253,7 +253,7 @@ bool local_closing(uint32_t number)
 	return true;
 }
 
-void local_close(uint32_t number)
+void local_closed(uint32_t number)
 {
 	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
 	while (load_seq_cst(&local_callers[number % LOCAL_POOLS_MAX])) { /* [CALLERS] */
@@ -286,6 +286,14 @@ void local_close(uint32_t number)
 	opening->made = false;
 	pthread_mutex_unlock(&wiped->threads_lock);
 	qmempool_unbind(p);
+}
+
+int local_close(uint32_t number)
+{
+	if (!local_closing(number))
+		return -EBADF;
+	local_closed(number);
+	return 0;
 }
 
 int local_forget(uint32_t number)

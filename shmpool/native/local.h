@@ -9,7 +9,7 @@
  * takes tokens of its own in the C library's fork handler, or, past that, with its first call.
  *
  * Who may call what at the same time: local_pool and local_member any thread. A pool is closed in two steps.
- * local_closing() is called with Python's lock held: from then on no look-up finds the pool. local_close()
+ * local_closing() is called with Python's lock held: from then on no look-up finds the pool. local_closed()
  * waits for the calls that had found it. Such a call either holds Python's lock from its look-up to its last
  * access, or is counted: between local_begin() and local_end().
  *
@@ -48,7 +48,10 @@ bool local_closing(uint32_t number);
 
 /* After it: waits for every counted call, gives back all that this process's members hold and ends them. Nothing of
  * this process looks at the mapping afterwards. */
-void local_close(uint32_t number);
+void local_closed(uint32_t number);
+
+/* Both. 0, -EBADF. */
+int local_close(uint32_t number);
 
 /* Ends an opening that never had a member, without a look at the segment. 0, -EBADF. */
 int local_forget(uint32_t number);

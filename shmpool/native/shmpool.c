@@ -75,10 +75,7 @@ int shmpool_geometry(int pool, struct shmpool_geometry *g)
 
 int shmpool_close_wait(int pool)
 {
-	if (!local_closing((uint32_t)pool))
-		return -EBADF;
-	local_close((uint32_t)pool);
-	return 0;
+	return local_close((uint32_t)pool);
 }
 
 int shmpool_left(const void *header)
