@@ -60,6 +60,16 @@ class Pools(Collector):
             "Operations, in buffers: enqueue and dequeue of a queue, the rest of a pool.",
             labels=("pool", "queue", "op"),
         )
+        refused = CounterMetricFamily(
+            "shmpool_queue_refused",
+            "Buffers that were to go into a queue, and found no room or no free buffer.",
+            labels=("pool", "queue"),
+        )
+        dropped = CounterMetricFamily(
+            "shmpool_queue_dropped",
+            "Buffers of a queue that were freed because the consumer that had got them died.",
+            labels=("pool", "queue"),
+        )
         alarms = GaugeMetricFamily("shmpool_alarms", "Alarms that last.", labels=("pool", "alarm"))
         recovery = _Recoveries()
         for name, held in self._registry.held.items():
@@ -85,6 +95,8 @@ class Pools(Collector):
                 capacity.add_metric((name, queue.name), queue.capacity)
                 ops.add_metric((name, queue.name, "enqueue"), queue.enqueued)
                 ops.add_metric((name, queue.name, "dequeue"), queue.dequeued)
+                refused.add_metric((name, queue.name), queue.refused)
+                dropped.add_metric((name, queue.name), queue.dropped)
             for op, count in stats.counters.items():
                 if op not in PER_QUEUE:
                     ops.add_metric((name, "", op), count)
@@ -92,7 +104,8 @@ class Pools(Collector):
                 active = sum(alarm.kind == kind for alarm in held.alarms.active())
                 alarms.add_metric((name, kind), active)
             recovery.add(name, held)
-        yield from (buffers, size, reserved, members, depth, capacity, ops, alarms)
+        yield from (buffers, size, reserved, members, depth, capacity, ops)
+        yield from (refused, dropped, alarms)
         yield from recovery.families()
 
 

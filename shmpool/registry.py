@@ -23,14 +23,17 @@ from .protocol import (
     Create,
     Describe,
     Destroy,
+    Drain,
     GetHolders,
     GetMembers,
     GetStats,
     List,
     Negotiate,
+    Peek,
     Ping,
     Prune,
     Recover,
+    Redrive,
     RunAudit,
     Trim,
     Watch,
@@ -139,6 +142,16 @@ class Registry:
             case Trim(name, keep):
                 with _attached(name) as pool:
                     return pool.trim(keep)
+            case Peek(name, queue, n, size):
+                with self._view(name) as view:
+                    return view.peek(queue, n, size)
+            case Redrive(name, queue, n, to, reset):
+                with _attached(name) as pool:
+                    target = pool.queue(to) if to is not None else None
+                    return pool.queue(queue).redrive(n, to=target, reset=reset)
+            case Drain(name, queue, n):
+                with _attached(name) as pool:
+                    return pool.queue(queue).drain(n)
             case Prune(age):
                 return Pruned(*survey(age=age))
             case Watch():

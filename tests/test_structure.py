@@ -29,6 +29,7 @@ C_ORDER = [
     "qmempool.h",
     "transfer.h",
     "queue.h",
+    "requeue.h",
     "recover.h",
     "cover.h",
     "recovery.h",
@@ -41,8 +42,18 @@ C_ORDER = [
     "payload.h",
     "burst.h",
 ]
-PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "options", "buffer", "burst", "queue"]
-PYTHON_ORDER += ["files", "segment", "pruning", "stats"]
+PYTHON_ORDER = [
+    "errors",
+    "_native",
+    "_ffi",
+    "_hot",
+    "options",
+    "buffer",
+    "burst",
+    "messages",
+    "queue",
+]
+PYTHON_ORDER += ["files", "segment", "pruning", "stats", "leaving"]
 PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
 PYTHON_ORDER += [
     "toml_lines",
