@@ -3,6 +3,7 @@
 and cannot change a byte of the pool.
 """
 
+import fcntl
 import os
 import stat
 import struct
@@ -14,7 +15,7 @@ from typing import TypeVar
 from . import errors
 from ._ffi import Native, check, ffi, lib
 from .options import INT32_MAX, ON_DEATH
-from .segment import PREFIX, SHM, Segment, checked_name, inode_of
+from .segment import PREFIX, SHM, Segment, checked_name
 from .stats import SPARE_MEMBERS, Member, Stats, read_members, read_stats
 
 Found = TypeVar("Found")
@@ -126,6 +127,7 @@ class View:
     def __init__(self, name: str) -> None:
         """PoolNotFound, SegmentInvalid, AccessDenied, LimitReached."""
         segment = Segment.look(checked_name(name, "pool"))
+        fcntl.flock(segment.fd, fcntl.LOCK_UN)  # to look is not to use
         self.name = name
         try:
             raw = ffi.new("struct shmpool_geometry *")
@@ -160,8 +162,8 @@ class View:
     def stale(self) -> bool:
         """Whether the name now stands for another pool, or for none."""
         try:
-            there = inode_of(self.name)
-        except (errors.PoolNotFound, errors.AccessDenied, errors.SegmentInvalid):
+            there = os.lstat(f"{SHM}/{PREFIX}{self.name}").st_ino  # needs no right to the file
+        except OSError:
             return True
         return there != self.inode
 

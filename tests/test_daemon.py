@@ -612,7 +612,7 @@ ABANDONED = """
     Path("/dev/shm/shmpool.half").touch()
     Path("/dev/shm/shmpool.other").write_bytes(b"what somebody else has put here" * 100)
     config = Path(sys.argv[1])
-    config.write_text('[daemon]\\nadopt = ["mine"]\\n')
+    config.write_text('[daemon]\\nadopt = []\\n[pools.mine]\\nbuffer_size = 64\\ncapacity = 64\\n')
     arguments = ["--config", config, "--socket", config.with_suffix(".sock")]
     daemon = subprocess.Popen([sys.executable, "-m", "shmpool.daemon", *arguments],
                               stderr=subprocess.PIPE, text=True)
@@ -628,7 +628,7 @@ ABANDONED = """
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a /dev/shm of its own")
 def test_abandoned_segments_are_removed(tmp_path: Path, run: Callable[..., str]) -> None:
     """By itself the daemon removes what nobody has open and what nobody finished; not what is in
-    use, what it holds, or what is no pool."""
+    use, what is declared, or what is no pool."""
     own = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
     pools, log = run(ABANDONED, tmp_path / "c.toml", prefix=own).splitlines()
     assert "['busy', 'mine', 'other']" == pools
