@@ -91,6 +91,10 @@ class Adoption:
         """The declared pools that are refused, and why."""
         return {name: why for name, (why, _, _) in self._refused.items()}
 
+    def own_names(self) -> list[str]:
+        """The files of those whose pools are watched over, whether these are or not."""
+        return sorted({*self._pools.held, *self._left, *self._unnamed})
+
     def names(self) -> list[str]:
         """The pools that are known: those held, and so many of the others."""
         known = (self._pools.held, self._refused, self._left, self._unnamed, self._strangers)

@@ -23,7 +23,8 @@ from .closes import Closes
 from .config import Config
 from .deaths import Deaths
 from .held import DECLARED, Changes, Held, RecoveryEvent
-from .protocol import AnyRequest, GetHolders, Prune, Recover, Trim
+from .protocol import AnyRequest, GetHolders, Recover, Trim
+from .segment import prune
 from .stats import Holder, Recovery
 from .view import Process
 
@@ -326,10 +327,15 @@ class Keeper:
         self._put_off("holders", name, time.monotonic() - began)
 
     async def _prune(self) -> None:
-        """It opens every file that may be one, so it is none of the keeper's own thread's work."""
+        """Files of strangers are their own business, however many there are. It opens each of the
+        others, so it is none of the keeper's own thread's work."""
         began = time.monotonic()
-        for name in await self._quietly(Prune(), self.run_for_client) or ():
-            log.info("segment %s removed: it was abandoned", name)
+        names = self.adoption.own_names()
+        try:
+            for name in await self._in(self._client_threads, prune, names):
+                log.info("segment %s removed: it was abandoned", name)
+        except (errors.ShmpoolError, OSError) as error:
+            log.warning("prune: %s", error)
         self._put_off("prune", "", (time.monotonic() - began) / 10)
 
     async def _quietly(self, request: AnyRequest, run: Run | None = None) -> Any:

@@ -16,6 +16,7 @@ import os
 import re
 import stat
 import time
+from collections.abc import Iterable
 
 import posix_ipc
 
@@ -227,13 +228,14 @@ def pool_names() -> list[str]:
     return sorted(names)
 
 
-def prune() -> list[str]:
-    """Removes the pools that nobody has open any more; their names.
+def prune(names: Iterable[str] | None = None) -> list[str]:
+    """Removes the pools that nobody has open any more, of all or of those named; their names.
 
     Only what the kernel proves: no process has the file open, whatever became of those that had,
     in whatever namespace. What is no pool of this version, or not ours to open, stays.
     """
-    return [name for name in pool_names() if _NAME.fullmatch(name) and _pruned(name)]
+    candidates = pool_names() if names is None else names
+    return [name for name in candidates if _NAME.fullmatch(name) and _pruned(name)]
 
 
 def _pruned(name: str) -> bool:
