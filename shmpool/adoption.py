@@ -74,11 +74,12 @@ class Adoption:
 
     def declare(self, name: str, why: str | None) -> None:
         """What came of a declared pool: None, or why it cannot be had."""
-        if why is None:
+        pool = self._config.pools.get(name)
+        if why is None or pool is None:
             self._refused.pop(name, None)
         else:
             self._pools.release(name)
-            status, pool = status_of(name), self._config.pools[name]
+            status = status_of(name)
             squatted = status is not None and unlike(name, status, pool) is not None
             again = float("inf") if squatted else time.monotonic() + REFUSED_S
             if self._refused.get(name, ("",))[0] != why:

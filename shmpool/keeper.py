@@ -153,7 +153,7 @@ class Keeper:
             refused = await self._in(self._thread, declared.make, alone)
             self._declared(name, refused.get(name))
         except (errors.ShmpoolError, OSError) as error:
-            self.adoption.declare(name, str(error))
+            self.adoption.declare(name, "; ".join(str(error).splitlines()))
         finally:
             self._declaring.discard(name)
 

@@ -93,12 +93,14 @@ def socket_path(text: str) -> Path:
 def http_token(path: str) -> bytes:
     """The token in a file that nobody else may read. InvalidArgument."""
     try:
-        mode, text = os.stat(path).st_mode, read_file(Path(path)).decode().strip()
+        status, text = os.stat(path), read_file(Path(path)).decode().strip()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise errors.InvalidArgument(f"it cannot be read: {reason}") from None
-    if mode & 0o007:
+    if status.st_mode & 0o007:
         raise errors.InvalidArgument("everybody can read it; its mode is 0600 or 0640")
+    if status.st_uid not in (os.geteuid(), 0):
+        raise errors.InvalidArgument(f"it belongs to user {status.st_uid}, who so knows the token")
     if not TOKEN.fullmatch(text):
         raise errors.InvalidArgument("it holds 16 or more printable characters without spaces")
     return text.encode()
