@@ -18,9 +18,9 @@ from . import errors
 from .alarms import Policy
 from .config import Config
 from .declared import status_of, unlike
+from .files import TEMPORARY, checked_name
 from .held import DECLARED, OTHERS, OWN, Held
 from .registry import Registry
-from .segment import checked_name
 from .values import Owners
 
 log = logging.getLogger("shmpool")
@@ -55,6 +55,7 @@ class Adoption:
         self._refused: dict[str, tuple[str, Seen | None, float]] = {}  # why, which file, until when
         self._strangers: dict[str, None] = {}
         self._unnamed: dict[str, None] = {}
+        self._unfinished: dict[str, None] = {}  # temporary names of pools that are being made
         self._said_strangers = False
         pools.names = self.names
 
@@ -94,7 +95,7 @@ class Adoption:
 
     def own_names(self) -> list[str]:
         """The files of those whose pools are watched over, whether these are or not."""
-        return sorted({*self._pools.held, *self._left, *self._unnamed})
+        return [*self._pools.held, *self._left, *self._unnamed, *self._unfinished]
 
     def names(self) -> list[str]:
         """The pools that are known: those held, and so many of the others."""
@@ -113,6 +114,12 @@ class Adoption:
 
     def changed(self, name: str) -> None:
         """A file came, changed or went."""
+        if name.startswith(TEMPORARY):
+            self._unfinished.pop(name, None)
+            status = status_of(name)
+            known = len(self._unfinished)
+            if status is not None and self._owners.include(status) and known < OTHERS_MAX:
+                self._unfinished[name] = None
         if not _is_name(name):
             return
         if name in self._refused:

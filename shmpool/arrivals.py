@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 
-from .segment import PREFIX, SHM
+from .files import PREFIX, SHM
 
 CREATE, MOVED_TO, MOVED_FROM, DELETE, ATTRIB = 0x100, 0x80, 0x40, 0x200, 0x4  # linux/inotify.h
 OVERFLOW = 0x4000
@@ -21,6 +21,7 @@ _EVENT = struct.Struct("iIII")  # watch, mask, cookie, bytes of the name
 READ_MAX = 32 << 10
 READ_PAUSE_S = 0.01  # between two reads of events, whatever anybody does to files
 SLICE = 500  # names that are gone through at once
+FIRST = 20000  # at the start, so that a daemon that is ready knows them
 SLICE_PAUSE_S = 0.005
 WALK_PAUSE = 5  # between two walks: times as long as the last one took
 WALK_PAUSE_S = 0.2  # at least
@@ -35,6 +36,7 @@ class Arrivals:
         self._changed = changed
         self._lost = asyncio.Event()
         self._lost.set()
+        self._slice = FIRST
         self._pause: asyncio.TimerHandle | None = None
         self._fd = _watching()
 
@@ -62,16 +64,23 @@ class Arrivals:
             for number, entry in enumerate(entries, 1):
                 if entry.name.startswith(PREFIX):
                     self._changed(entry.name.removeprefix(PREFIX))
-                if number % SLICE == 0:
+                if number % self._slice == 0:
+                    self._slice = SLICE
                     await asyncio.sleep(SLICE_PAUSE_S)
+        self._slice = SLICE
+
+    def now(self) -> None:
+        """Tells what is waiting to be told."""
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                self._tell(os.read(self._fd, READ_MAX))
 
     def _read(self) -> None:
-        try:
-            data = os.read(self._fd, READ_MAX)
-        except OSError:
-            return
         self._loop.remove_reader(self._fd)
         self._pause = self._loop.call_later(READ_PAUSE_S, self._read_on)
+        self.now()
+
+    def _tell(self, data: bytes) -> None:
         names: dict[str, None] = {}  # in their order, each once
         for mask, name in _events(data):
             if mask & OVERFLOW:

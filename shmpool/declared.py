@@ -10,8 +10,9 @@ import stat
 from . import errors, registry
 from .answers import QueueOptions
 from .config import Config, ConfigError, PoolConfig
+from .files import path_of
 from .pool import Pool
-from .segment import PREFIX, SHM, group_id
+from .segment import group_id
 from .view import QueueStats, View
 
 log = logging.getLogger("shmpool")
@@ -28,14 +29,14 @@ def unlike(name: str, status: os.stat_result, pool: PoolConfig) -> str | None:
         return f"its mode is {mode:04o}, which lets others write than the declared {declared:04o}"
     if pool.group is not None and mode & 0o020 and status.st_gid != group_id(pool.group):
         return f"its group is {status.st_gid}, which may write to it, and not {pool.group}"
-    if not os.access(f"{SHM}/{PREFIX}{name}", os.R_OK | os.W_OK, effective_ids=True):
+    if not os.access(path_of(name), os.R_OK | os.W_OK, effective_ids=True):
         return "the daemon's user may not write to it"
     return None
 
 
 def status_of(name: str) -> os.stat_result | None:
     try:
-        return os.lstat(f"{SHM}/{PREFIX}{name}")
+        return os.lstat(path_of(name))
     except OSError:
         return None
 

@@ -4,6 +4,8 @@
 import contextlib
 import fcntl
 import os
+import random
+import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +18,8 @@ from .stats import Holder, Recovery, Stats
 from .view import View
 
 EVENTS_KEPT = 64
+HOLDS = 1 << 62  # the first byte of a file that stands for a daemon and for no token
+_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 DECLARED, OWN, OTHERS = range(3)  # whose a pool is; a later one makes room for an earlier one
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)  # of a histogram
 
@@ -147,12 +151,14 @@ class Held:
 
 
 def _in_use(path: str, inode: int) -> int:
-    """A descriptor of the file that holds a lock by which prune() sees that it is in use."""
+    """A descriptor of the file that holds a lock by which prune() sees that it is in use: on a byte
+    beyond those of tokens (native/token.h), one of so many that no two daemons take the same."""
     fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if os.fstat(fd).st_ino != inode:
             raise OSError("another file has its name")
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, HOLDS + random.getrandbits(61), 1, 0)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
     except OSError:
         os.close(fd)
         raise

@@ -21,17 +21,15 @@ from .adoption import Adoption
 from .arrivals import Arrivals
 from .closes import Closes
 from .config import Config
-from .deaths import Deaths
 from .held import DECLARED, Changes, Held, RecoveryEvent
-from .protocol import AnyRequest, GetHolders, Recover, Trim
-from .segment import prune
+from .protocol import AnyRequest, GetHolders, List, Recover, Trim
+from .pruning import survey
 from .stats import Holder, Recovery
-from .view import Process
 
 log = logging.getLogger("shmpool")
 
-SCAN_S = 0.1  # until a new member is watched
-SCAN_SOON_S = 0.002  # after somebody closed a pool, and was perhaps killed before it was watched
+SCAN_S = 0.1  # between two looks for dead members
+SCAN_SOON_S = 0.002  # after a token was dropped: inotify tells it before the lock is free
 AGAIN_S = (
     0.02,
     30.0,
@@ -63,7 +61,6 @@ class Keeper:
         self.stuck = False  # after close(): a thread could not be ended
 
         self._loop = asyncio.get_running_loop()
-        self._deaths = Deaths(self._loop, self._died)
         self._closes = Closes(self._loop, self._scan_soon)
         self._scanning: asyncio.TimerHandle | None = None
         self.adoption = Adoption(pools, self._declare_again)
@@ -81,7 +78,6 @@ class Keeper:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._deaths.close()
         self._closes.close()
         self._arrivals.close()
         if self._scanning is not None:
@@ -164,20 +160,14 @@ class Keeper:
             self._scanning = self._loop.call_later(SCAN_SOON_S, self._scan)
 
     def _scan(self) -> None:
-        """Who has members; who of them is dead, and still there although it was recovered."""
-        everybody: set[Process] = set()
-        for name, held in list(self.registry.held.items()):
-            with self._reading(name):
-                everybody |= held.view.processes()
+        """In which pools a member is dead, or something abandoned waits to be placed."""
         if self._scanning is not None:
             self._scanning.cancel()
             self._scanning = None
-        before = self._deaths.dead()
-        self._deaths.watch(everybody)
         now = time.monotonic()
-        for process in before & self._deaths.dead():
-            for name in self._pools_of(process):
-                if now >= self._again.get(name, (0.0, 0.0))[0]:
+        for name, held in list(self.registry.held.items()):
+            with self._reading(name):
+                if held.view.dead() and now >= self._again.get(name, (0.0, 0.0))[0]:
                     self._want(name)
 
     @contextlib.contextmanager
@@ -232,19 +222,6 @@ class Keeper:
 
     # Recovering.
 
-    def _died(self, process: Process) -> None:
-        log.debug("process %d has ended", process.pid)
-        for name in self._pools_of(process):
-            self._want(name)
-
-    def _pools_of(self, process: Process) -> list[str]:
-        found = []
-        for name, held in list(self.registry.held.items()):
-            with self._reading(name):
-                if process in held.view.processes():
-                    found.append(name)
-        return found
-
     def _want(self, name: str) -> None:
         self._wanted.setdefault(name, time.monotonic())
         if name not in self._recovering:
@@ -290,6 +267,8 @@ class Keeper:
 
     async def run_for_client(self, request: AnyRequest) -> Any:
         """The answer, made where it holds up nothing that the daemon does by itself."""
+        if isinstance(request, List):
+            self._arrivals.now()
         return await self._in(self._client_threads, self.registry.answer, request)
 
     async def idle(self) -> None:
@@ -332,7 +311,8 @@ class Keeper:
         began = time.monotonic()
         names = self.adoption.own_names()
         try:
-            for name in await self._in(self._client_threads, prune, names):
+            removed, _ = await self._in(self._client_threads, survey, names)
+            for name in removed:
                 log.info("segment %s removed: it was abandoned", name)
         except (errors.ShmpoolError, OSError) as error:
             log.warning("prune: %s", error)

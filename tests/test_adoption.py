@@ -248,13 +248,13 @@ def test_watching_is_no_use(adopting: Adopting, make_pool: MakePool, own_pools: 
     decide.changed(watched.name)
     decide.changed(declared.name)
     assert {watched.name, declared.name} == set(pools.held)
-    assert [watched.name] == shmpool.prune()
+    assert [watched.name] == shmpool.prune(age=0)
     decide.look()
     assert {declared.name} == set(pools.held)
-    assert [] == shmpool.prune()
+    assert [] == shmpool.prune(age=0)
     decide.configure(adopt(declared.name))
     assert {declared.name} == set(pools.held)
-    assert [declared.name] == shmpool.prune()
+    assert [declared.name] == shmpool.prune(age=0)
 
 
 @contextlib.asynccontextmanager

@@ -22,7 +22,9 @@ C_ORDER = [
     "copy.h",
     "wait.h",
     "segment.h",
+    "token.h",
     "member.h",
+    "inquiry.h",
     "slab.h",
     "qmempool.h",
     "transfer.h",
@@ -37,7 +39,7 @@ C_ORDER = [
     "hot.h",
 ]
 PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "options", "buffer", "burst", "queue"]
-PYTHON_ORDER += ["making", "segment", "stats"]
+PYTHON_ORDER += ["files", "segment", "pruning", "stats"]
 PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
 PYTHON_ORDER += [
     "toml_lines",
@@ -49,7 +51,6 @@ PYTHON_ORDER += [
     "systemd",
     "logs",
     "lean",
-    "deaths",
     "closes",
     "listening",
     "connection",
