@@ -115,7 +115,7 @@ async def serving(
 
     def has_room() -> bool:
         pending = sum(acceptor.pending for acceptor in acceptors)
-        return pages.connections(handlers) + pending < connections_max
+        return len(handlers.connections) + pending < connections_max
 
     try:
         for sock in sockets:
@@ -194,13 +194,9 @@ class Pages:
             return web.Response(status=refusal.status, text=refusal.text, headers=refusal.headers)
         return await handler(request)
 
-    def connections(self, server: web.Server) -> int:
-        """How many there are."""
-        return len(self._silent.keys() | set(server.connections))
-
     def connection(self, server: web.Server) -> asyncio.BaseProtocol:
         """For a new connection. It has a while to ask something."""
-        if self.connections(server) >= self._connections_max:
+        if len(server.connections) >= self._connections_max:
             return _Refusal()
         made: web.RequestHandler = server()
         loop = asyncio.get_running_loop()
