@@ -50,7 +50,7 @@ class DaemonOptions:
     read_group: str | None = None  # members of this group may ask what changes nothing
     interval: float = 1.0  # s between two looks at every pool
     adopt: list[str] = field(default_factory=lambda: ["*"])  # patterns of pools to watch over
-    adopt_users: list[str] = field(default_factory=list)  # whose pools too; "*": everybody's
+    adopt_users: list[str] = field(default_factory=list)  # whose, besides its own; "*": everybody's
     prune: bool = True  # remove abandoned segments
     max_clients: int = 256  # connected at once
     log_level: Literal["debug", "info", "warning", "error"] = "info"

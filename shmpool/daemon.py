@@ -55,7 +55,6 @@ class Daemon:
         self._reloading: asyncio.Task[None] | None = None
         self._reload_again = False
         self._acceptor: Acceptor | None = None
-        self.stuck = False  # at the end: a thread is still at work
         self._packed: dict[str, tuple[float, bytes]] = {}
 
     def _load(self) -> Config:
@@ -96,7 +95,7 @@ class Daemon:
                     http.bound(self.config.daemon.http, self._group)
                 )
             self._share_descriptors()
-            stack.push_async_callback(self._close_keeper)
+            stack.push_async_callback(self.keeper.close)
             await self.keeper.declare(self.config)
             self.keeper.start()
             acceptor = Acceptor(sock, lambda: Connection(self), self._has_room)
@@ -118,10 +117,10 @@ class Daemon:
             acceptor.close()
             await self._drain()
             watchdog.cancel()
-
-    async def _close_keeper(self) -> None:
-        await self.keeper.close()
-        self.stuck = self.keeper.stuck
+        if self.keeper.stuck:  # the interpreter would wait for the thread
+            log.error("a thread does not end: the daemon ends without it")
+            logging.shutdown()
+            os._exit(0)
 
     def _activated(self) -> socket.socket | None:
         """The socket that systemd listens at for us, if it does; given to read_group, as one of our
@@ -177,6 +176,9 @@ class Daemon:
         ends = [connection.finish("the daemon ends") for connection in self._connections]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*ends), DRAIN_S)
+        for connection in list(self._connections):  # whose requests take longer
+            connection.drop("the daemon ends")
+        await asyncio.sleep(0)
 
     def _reload(self) -> None:
         self._reload_again = True
@@ -281,10 +283,6 @@ def run(
         logs.to_stderr(daemon.config.daemon.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(daemon.run())
-        if daemon.stuck:  # the interpreter would wait for the thread
-            log.error("a thread does not end: the daemon ends without it")
-            logging.shutdown()
-            os._exit(0)
     except ConfigError as error:
         _complain(error)
         return 2

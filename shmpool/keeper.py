@@ -34,7 +34,7 @@ AGAIN_S = (
     0.02,
     30.0,
 )  # first and longest pause until what a recovery had to postpone is tried again
-PRUNE_S = 10.0
+PRUNE_S = 2.0
 LOOK_SHARE = 500  # times as long as it took, until the holders are looked at again, or pruned
 CLIENT_THREADS = 2  # for audits and the like, which nothing waits for but who asked
 STOP_S = 3.0  # until what a thread is doing must be done when the daemon ends
@@ -68,9 +68,9 @@ class Keeper:
 
     def start(self) -> None:
         """Begins to look and to watch."""
+        self._spawn(self._arrivals.run())
         self._spawn(self._every(SCAN_S, self._scan))
         self._spawn(self._every(self.config.daemon.interval, self._look))
-        self._spawn(self._arrivals.run())
 
     async def close(self) -> None:
         """Ends what is going on, and releases the pools, which stay. What a thread does not end in

@@ -71,6 +71,16 @@ class Pools(Collector):
             labels=("pool", "queue", "op"),
         )
         alarms = GaugeMetricFamily("shmpool_alarms", "Alarms that last.", labels=("pool", "alarm"))
+        foreign = GaugeMetricFamily(
+            "shmpool_foreign_files",
+            "Files of other users under pools' names, which are not opened; 1024 stands for more.",
+        )
+        foreign.add_metric([], self._registry.strangers)
+        refused = GaugeMetricFamily(
+            "shmpool_refused_pools", "Declared pools whose names other files have."
+        )
+        refused.add_metric([], self._registry.refused)
+        yield from (foreign, refused)
         recovery = _Recoveries()
         for name, held in self._registry.held.items():
             try:
