@@ -164,6 +164,7 @@ class Keeper:
         if self._scanning is not None:
             self._scanning.cancel()
             self._scanning = None
+        self._closes.follow({name: held.inode for name, held in self.registry.held.items()})
         now = time.monotonic()
         for name, held in list(self.registry.held.items()):
             with self._reading(name):
@@ -172,11 +173,14 @@ class Keeper:
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        """A pool that turns out to be damaged in here is released, and the others are not."""
+        """A pool that turns out to be damaged in here is released, and the others are not; nor does
+        anything else that one pool makes fail keep the daemon from them."""
         try:
             yield
         except errors.SegmentInvalid as error:
             self.adoption.damaged(name, str(error))
+        except Exception as error:
+            log.warning("pool %s cannot be looked at: %r", name, error)
 
     def _look(self) -> None:
         """Pools that came and went, alarms, and what is due."""

@@ -50,8 +50,8 @@ def _children() -> set[int]:
     }
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = path.read_text().rpartition(")")[2].split()[1]
+        try:  # as bytes: a process may have any name, in brackets before what we read
+            parent = path.read_bytes().rpartition(b")")[2].split()[1]
         except OSError:
             continue
         if int(parent) == os.getpid():
