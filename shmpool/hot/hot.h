@@ -113,7 +113,7 @@ PyObject *hot_fail(int64_t code, const char *what, ...);
 	do {                                                                                       \
 		uint32_t *counted_ = local_begin(key_pool(key));                                   \
 		PyThreadState *state_ = PyEval_SaveThread();                                       \
-		(result) = (key) ? (expression) : -EBADF;                                                           \
+		(result) = (key) ? (expression) : -EBADF;                                          \
 		local_end(counted_);                                                               \
 		PyEval_RestoreThread(state_);                                                      \
 	} while (0)
