@@ -620,11 +620,15 @@ ABANDONED = """
     arguments = ["--config", config, "--socket", config.with_suffix(".sock")]
     daemon = subprocess.Popen([sys.executable, "-m", "shmpool.daemon", *arguments],
                               stderr=subprocess.PIPE, text=True)
-    while "left" in shmpool.pool_names() or "half" in shmpool.pool_names():
-        time.sleep(0.01)
+    said = []
+    while len(said) < 2:
+        line = daemon.stderr.readline()
+        assert line, "the daemon has ended"
+        said += [line.strip()] if " removed: " in line else []
     print(shmpool.pool_names())
     daemon.terminate()
-    print(sorted(l for l in daemon.communicate()[1].splitlines() if " removed: " in l))
+    daemon.communicate()
+    print(sorted(said))
     busy.close()
 """
 
