@@ -18,14 +18,14 @@ from .options import INT32_MAX, INT64_MAX, at_least, int64, on_death_policy, sin
 from .queue import AlfQueue, queue_name
 from .segment import Segment, checked_name, inode_of, unlink
 from .stats import (
+    LIMIT_S,
     SPARE_MEMBERS,
     Audit,
+    Counting,
     Holder,
     Member,
     Recovery,
     Stats,
-    read_audit,
-    read_holders,
     read_members,
     read_stats,
     recover,
@@ -290,15 +290,18 @@ class Pool(PoolBase):
         self._opened()
         return read_members(self._number, self._slots)
 
-    def audit(self) -> Audit:
-        """Counts every buffer two ways, while everything runs."""
-        self._opened()
-        return read_audit(self._number, self._slots, self._queue_names())
+    def audit(self, limit: float | None = LIMIT_S) -> Audit:
+        """Counts every buffer two ways, while everything runs; in limit s of processor time."""
+        return self._counting(self._queue_names()).run(limit).audit()
 
-    def holders(self) -> list[Holder]:
-        """The members that have buffers in hand: who, how many, and for how long the oldest."""
+    def holders(self, limit: float | None = LIMIT_S) -> list[Holder]:
+        """The members that have buffers in hand: who, how many, and for how long the oldest.
+        LimitReached if limit, as of audit(), is not enough."""
+        return self._counting({}).run(limit).holders()
+
+    def _counting(self, queues: dict[int, str]) -> Counting:
         self._opened()
-        return read_holders(self._number, self._slots)
+        return Counting(self._number, self.capacity, self._slots, queues)
 
     def trim(self, keep: int = 0) -> int:
         """Gives the memory of buffers that nobody uses back to the kernel: how many bytes.

@@ -4,6 +4,7 @@
 import time
 from dataclasses import dataclass, field
 
+from . import errors
 from ._ffi import Native, check, ffi, lib
 
 # In the order of enum counter in native/layout.h.
@@ -26,6 +27,9 @@ COUNTERS = (
 FATES = ("alive", "stopped", "dead", "unknown")  # in the order of native/process.h
 
 
+STEP_S = 0.02  # of processor time: a step of a walk over all buffers
+LIMIT_S = 0.5  # of processor time: such a walk, unless another limit is given
+
 SPARE_MEMBERS = 2  # slots beyond the geometry's, from which the dead are put right
 
 
@@ -42,6 +46,9 @@ class Stats:
     members: int
     deaths: int  # members recovered so far
     counters: dict[str, int]  # of all members, those that are gone included
+    estimated: bool = (
+        False  # free, and so held, from samples: too much lies behind a stopped member
+    )
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,8 @@ class Audit:
     """Every buffer counted by its owner word and by walking the queues and caches.
 
     Counts each exactly once, while everything runs; one that is between two places is held by the
-    member whose operation it is part of. ok means that both ways agree on every buffer.
+    member whose operation it is part of. ok means that both ways agree on every buffer. Without
+    complete, the audit was ended by its limit: then the figures are of the total that was counted.
     """
 
     ok: bool
@@ -74,6 +82,7 @@ class Audit:
     held: dict[int, int] = field(default_factory=dict)  # by member number
     queued: dict[str, int] = field(default_factory=dict)  # by queue name
     unaccounted: int = 0
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,7 @@ def read_stats(pool: int, capacity: int) -> Stats:
         members=raw.members,
         deaths=raw.deaths,
         counters=dict(zip(COUNTERS, raw.counters, strict=True)),
+        estimated=bool(raw.estimated),
     )
 
 
@@ -138,41 +148,72 @@ def read_members(pool: int, most: int) -> list[Member]:
     ]
 
 
-def _audit(pool: int, members: int, queued: Native) -> tuple[Native, Native]:
-    raw = ffi.new("struct shmpool_audit *")
-    held = ffi.new("struct shmpool_held[]", members)
-    check(lib.shmpool_audit_wait(pool, raw, held, members, queued, len(queued)), "audit")
-    return raw, held
+class Counting:
+    """An audit in steps, between which signals and other threads get their turn. For one thread."""
 
+    def __init__(self, pool: int, capacity: int, members: int, queues: dict[int, str]) -> None:
+        """queues are named by their numbers; the others are not told apart."""
+        self._pool = pool
+        self._queues = queues
+        self._raw: Native = ffi.new("struct shmpool_audit *")
+        self._held: Native = ffi.new("struct shmpool_held[]", members)
+        self._queued: Native = ffi.new("uint64_t[]", max(queues, default=0) + 1)
+        self._met: Native = ffi.new("uint64_t[]", capacity // 64 + 1)
+        self.complete = False
 
-def read_audit(pool: int, members: int, queues: dict[int, str]) -> Audit:
-    raw, holding = _audit(
-        pool, members, queued := ffi.new("uint64_t[]", max(queues, default=0) + 1)
-    )
-    held = {i: int(h.buffers) for i, h in enumerate(holding) if h.buffers}
-    counted = raw.free + raw.cached + sum(held.values()) + sum(queued)
-    return Audit(
-        ok=raw.unaccounted == 0 and raw.doubled == 0 and counted == raw.total,
-        total=raw.total,
-        free=raw.free,
-        cached=raw.cached,
-        held=held,
-        queued={name: queued[i] for i, name in queues.items()},
-        unaccounted=raw.unaccounted,
-    )
+    def step(self, seconds: float = STEP_S) -> bool:
+        """Goes on for so many seconds of processor time. True when the audit is complete.
 
+        SegmentInvalid, PoolClosed.
+        """
+        if not self.complete:
+            arrays = (self._held, self._queued, self._met)
+            sized = [part for array in arrays for part in (array, len(array))]
+            code = lib.shmpool_audit_wait(self._pool, self._raw, *sized, int(seconds * 1e9))
+            self.complete = check(code, "audit") == 0
+        return self.complete
 
-def read_holders(pool: int, members: int) -> list[Holder]:
-    _, held = _audit(pool, members, ffi.new("uint64_t[]", 1))
-    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-    holders = []
-    for m in read_members(pool, members):
-        holding = held[m.number]
-        fate = lib.shmpool_fate(pool, m.number)
-        if holding.buffers and fate >= 0:
-            age = max(now - holding.oldest_ns, 0) / 1e9 if holding.oldest_ns else None
-            holders.append(Holder(m.number, m.pid, m.tid, FATES[fate], holding.buffers, age))
-    return holders
+    def run(self, limit: float | None) -> "Counting":
+        """Steps until it is complete, or for limit seconds of processor time."""
+        steps = 0
+        while not self.step() and (limit is None or (steps := steps + 1) * STEP_S < limit):
+            pass
+        return self
+
+    def audit(self) -> Audit:
+        """What it has found so far."""
+        raw = self._raw
+        held = {i: int(h.buffers) for i, h in enumerate(self._held) if h.buffers}
+        counted = raw.free + raw.cached + sum(held.values()) + sum(self._queued)
+        agree = raw.unaccounted == 0 and raw.doubled == 0 and counted == raw.total
+        return Audit(
+            ok=self.complete and agree,
+            total=raw.total,
+            free=raw.free,
+            cached=raw.cached,
+            held=held,
+            queued={name: self._queued[i] for i, name in self._queues.items()},
+            unaccounted=raw.unaccounted,
+            complete=self.complete,
+        )
+
+    def holders(self) -> list[Holder]:
+        """Who has what. LimitReached if the audit is not complete."""
+        if not self.complete:
+            raise errors.LimitReached(
+                f"the holders of {self._raw.total} buffers were counted, those of the others not"
+            )
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        holders = []
+        for m in read_members(self._pool, len(self._held)):
+            holding = self._held[m.number]
+            if not holding.buffers:
+                continue
+            fate = lib.shmpool_fate(self._pool, m.number)
+            if fate >= 0:
+                age = max(now - holding.oldest_ns, 0) / 1e9 if holding.oldest_ns else None
+                holders.append(Holder(m.number, m.pid, m.tid, FATES[fate], holding.buffers, age))
+        return holders
 
 
 def recover(pool: int) -> Recovery:

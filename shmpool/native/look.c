@@ -3,11 +3,65 @@
  * look.c - see shmpool.h: the figures of a pool, for who only looks at it.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "alf_repair.h"
 #include "audit.h"
 #include "guard.h"
 #include "member.h"
+#include "queue.h"
+
+#define HOLLOW_LOOKS 16384 /* slots that count_hollow() looks at: below 2 ms */
+
+/* Slots of the free ring whose buffers have been taken from behind a stopped member. Of many slots some are
+ * looked at, at equal distances, and *estimated is set. */
+static uint64_t count_hollow(const struct qmempool *p, uint64_t *estimated)
+{
+	const struct alf_ring *r = &p->free;
+	alf_position cons = load_acquire(&r->q->cons); /* [CONS] */
+	alf_distance ahead =
+		(alf_distance)(load_relaxed(&segment_shared(&p->segment)->bypassed) - cons);
+	if (ahead <= 0 || !audit_hollow(p, r, cons))
+		return 0;
+	uint64_t n = (uint64_t)ahead < r->mask + 1 ? (uint64_t)ahead : r->mask + 1, found = 0;
+	if (n * SEGMENT_PAGE > SLAB_SMALL && !slab_backed(&p->segment))
+		return 0;
+	uint64_t apart = (n + HOLLOW_LOOKS - 1) / HOLLOW_LOOKS, looks = n / apart;
+	for (uint64_t k = 0; k < looks; k++) {
+		alf_position at = (alf_position)(cons + k * apart);
+		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
+		found += alf_at(r, at, word) == ALF_AT_VALUE && index < p->capacity &&
+			 segment_exists(&p->segment, (uint32_t)index) &&
+			 load_acquire(&qmempool_buffer(p, (uint32_t)index)->owner) !=
+				 owner_transit(0, at); /* [OWNER] */
+	}
+	*estimated = apart > 1;
+	return found * n / looks;
+}
+
+void audit_stats(struct qmempool *p, struct shmpool_stats *out)
+{
+	const struct segment *s = &p->segment;
+	memset(out, 0, sizeof(*out));
+	out->created = slab_created(s);
+	uint64_t in_ring = alf_count(&p->free), gone = count_hollow(p, &out->estimated);
+	out->free = in_ring > gone ? in_ring - gone : 0;
+	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
+		const struct alf_ring *r = queue_ring(p, i);
+		if (r)
+			out->queued += alf_count(r);
+	}
+	for (uint32_t i = 0; i < s->members; i++) {
+		const struct member *m = segment_member(s, i);
+		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
+		if (!member_dead(identity))
+			out->cached += member_cached(s, m);
+		out->members += identity != 0;
+		out->deaths += load_relaxed(&m->deaths);
+		for (int k = 0; k < COUNTERS; k++)
+			out->counters[k] += member_count(m, k);
+	}
+}
 
 int shmpool_guard(void)
 {

@@ -334,13 +334,18 @@ int shmpool_fate(int pool, uint32_t member)
 }
 
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
-		       size_t held_n, uint64_t *queued, size_t queued_n)
+		       size_t held_n, uint64_t *queued, size_t queued_n, uint64_t *met,
+		       size_t met_n, int64_t budget_ns)
 {
 	struct call c = { .p = local_pool((uint32_t)pool) };
 	if (!c.p)
 		return -EBADF;
+	if (load_relaxed(&c.p->closing))
+		return -ESHUTDOWN;
+	if (met_n < audit_words(c.p->capacity))
+		return -EINVAL;
 	waits_begin(&c);
-	int error = audit_count(c.p, out, held, held_n, queued, queued_n);
+	int more = audit_step(c.p, out, held, held_n, queued, queued_n, met, budget_ns);
 	waits_end(&c);
-	return error;
+	return more;
 }

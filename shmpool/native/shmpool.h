@@ -62,6 +62,7 @@ struct shmpool_queue_info {
 struct shmpool_stats {
 	uint64_t created;
 	uint64_t free;
+	uint64_t estimated; /* nonzero: free is one, from samples of the shared queue */
 	uint64_t cached;
 	uint64_t queued;
 	uint64_t members;
@@ -94,6 +95,14 @@ struct shmpool_audit {
 	uint64_t cached;
 	uint64_t unaccounted;
 	uint64_t doubled;
+	/* Where shmpool_audit_wait() goes on: zeroed to begin. */
+	uint64_t at;
+	uint64_t end;
+	uint32_t stage;
+	uint32_t attempt;
+	uint32_t looks;
+	uint32_t pendings;
+	uint32_t pending[256];
 };
 
 struct shmpool_recovery {
@@ -186,7 +195,11 @@ int shmpool_stats(int pool, struct shmpool_stats *out);
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n);
 /* Of each member | pid 32 | start time 32 |, and nothing that changes while it is one. */
 int shmpool_identities(int pool, uint64_t *out, size_t n);
+/* A step of an audit, of about budget_ns of processor time: 1 if there is more to do, 0 if it is complete.
+ * met has a bit for each buffer of the capacity. -EBADMSG if the file has not the memory that it must have
+ * for the buffers that it says exist. */
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
-		       size_t held_n, uint64_t *queued, size_t queued_n);
+		       size_t held_n, uint64_t *queued, size_t queued_n, uint64_t *met,
+		       size_t met_n, int64_t budget_ns);
 
 #endif
