@@ -13,6 +13,7 @@ from .stats import Holder, Recovery, Stats
 from .view import View
 
 EVENTS_KEPT = 64
+STOPPED_LOOKS = 64  # members in an operation that /proc is asked about: 30 us each
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)  # of a histogram
 
 Changes = tuple[list[Alarm], list[Alarm]]  # raised, over
@@ -80,7 +81,8 @@ class Held:
 
     def look(self) -> Changes:
         """Looks at the figures, for alarms."""
-        stopped = [(pid, tid) for pid, tid in self.view.operating() if is_stopped(pid, tid)]
+        operating = self.view.operating()[:STOPPED_LOOKS]
+        stopped = [(pid, tid) for pid, tid in operating if is_stopped(pid, tid)]
         stats = self.view.stats()
         self._watch_plenty(stats)
         return self.alarms.look(self._clock(), self.policy, stats, self.view.queues(), stopped)

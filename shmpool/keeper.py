@@ -2,13 +2,13 @@
 """What the daemon does by itself: holds pools, watches their members, recovers, trims, prunes, and
 raises alarms. No sockets.
 
-The event loop's thread only looks, through read-only mappings. Whatever changes a pool is done by
-one thread of its own, and what goes through every buffer only to look by others, so that nothing
-holds up the next recovery but the last.
+The event loop's thread only looks, through read-only mappings. One thread recovers, one makes,
+trims and prunes, others answer clients; all in steps, so that no pool holds up others: turns.py.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,19 +25,21 @@ from .held import Changes, Held, RecoveryEvent
 from .pool import Pool
 from .protocol import AnyRequest, GetHolders, Prune, Recover, Trim
 from .segment import pool_names
-from .stats import Holder, Recovery
+from .stats import LIMIT_S, Holder, Recovery
+from .turns import Budgets, Turns
 from .view import Process
 
 log = logging.getLogger("shmpool")
 
 SCAN_S = 0.1  # until a new member is watched
 SCAN_SOON_S = 0.002  # after somebody closed a pool, and was perhaps killed before it was watched
-AGAIN_S = (
-    0.02,
-    30.0,
-)  # first and longest pause until what a recovery had to postpone is tried again
+AGAIN_S = 0.02, 30.0  # first and longest pause until what was postponed is tried again
 PRUNE_S = 60.0
+RECOVER_S = 10.0  # of processor time, in steps: more than the largest pool takes
+REST = 10  # times as long as it took, until what was postponed is tried again
 LOOK_SHARE = 500  # times as long as it took, until the holders are looked at again
+HOLDERS_S = 5.0  # of processor time, in steps, to look at the holders of the largest pool
+ALARMS_LOGGED = 20  # of a pool at a time
 CLIENT_THREADS = 2  # for audits and the like, which nothing waits for but who asked
 
 Run = Callable[[AnyRequest], Awaitable[Any]]
@@ -50,16 +52,19 @@ class Keeper:
         self.registry = pools
         self.config = Config()
         self.watchers: set[Callable[[RecoveryEvent], None]] = set()  # told of each recovery
-        self._thread = ThreadPoolExecutor(1, "keeper")
-        self._client_threads = ThreadPoolExecutor(CLIENT_THREADS, "client")
+        self._maker = ThreadPoolExecutor(1, "maker")
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[str, float] = {}  # pools to recover: since when
         self._recovering: set[str] = set()
         self._again: dict[str, tuple[float, float]] = {}  # pools to try again: when, pause in s
         self._refused: dict[str, str] = {}  # why a pool could not be adopted: logged once
         self._due: dict[str, float] = {}
+        self._failed: dict[str, str] = {}  # what went wrong with a request: logged once
+        self._budgets = Budgets()
 
         self._loop = asyncio.get_running_loop()
+        self._recoverer = Turns(pools, 1, "keeper")
+        self._client_threads = Turns(pools, CLIENT_THREADS, "client")
         self._deaths = Deaths(self._loop, self._died)
         self._closes = Closes(self._loop, self._scan_soon)
         self._scanning: asyncio.TimerHandle | None = None
@@ -78,8 +83,9 @@ class Keeper:
         self._closes.close()
         if self._scanning is not None:
             self._scanning.cancel()
-        self._client_threads.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self._thread.shutdown)
+        self._client_threads.close(wait=False)
+        await asyncio.to_thread(self._recoverer.close, wait=True)
+        await asyncio.to_thread(self._maker.shutdown, cancel_futures=True)
         for name in list(self.registry.held):
             self.registry.release(name)
 
@@ -93,10 +99,12 @@ class Keeper:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the daemon failed", exc_info=error)
 
-    async def _every(self, seconds: float, what: Callable[[], None]) -> None:
+    async def _every(self, seconds: float, what: Callable[[], Awaitable[None] | None]) -> None:
         while True:
             try:
-                what()
+                more = what()
+                if more is not None:
+                    await more
             except Exception:
                 log.exception("looking at the pools failed")
             await asyncio.sleep(seconds)
@@ -105,7 +113,7 @@ class Keeper:
 
     async def declare(self, config: Config) -> None:
         """Makes what is declared and missing: all of it, or nothing. ConfigError."""
-        await self._loop.run_in_executor(self._thread, _make, config)
+        await self._loop.run_in_executor(self._maker, _make, config)
         self.config = config
         for name, pool in config.pools.items():
             self.registry.hold(name, pool)
@@ -147,14 +155,24 @@ class Keeper:
         except errors.SegmentInvalid as error:
             self.registry.release(name)
             log.warning("pool %s released: %s", name, error)
+        except Exception as error:
+            if self._refused.get(name) != str(error):
+                self._refused[name] = str(error)
+                log.exception("looking at pool %s failed", name)
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
         """Pools that came and went, alarms, and what is due."""
         self._scan()
         self._adopt()
+        self._budgets.keep(self.registry.held)
         for name, held in list(self.registry.held.items()):
-            with self._reading(name):
+            await asyncio.sleep(0)  # the clients' turn
+            if self.registry.held.get(name) is not held or not self._budgets.ready(name):
+                continue
+            with self._budgets.use(name), self._reading(name):
                 self._log_alarms(name, held.look())
+            if (pause := self._budgets.slowed(name, self.interval)) is not None:
+                log.warning("pool %s takes long to look at: next in %.1f s", name, pause)
             if held.should_trim() and held.policy.trim_to is not None:
                 held.trimmed()
                 self._spawn(self._trim(name, held.policy.trim_to))
@@ -193,10 +211,12 @@ class Keeper:
 
     def _log_alarms(self, name: str, changes: Changes) -> None:
         raised, over = changes
-        for alarm in raised:
+        for alarm in raised[:ALARMS_LOGGED]:
             log.warning("alarm %s: pool %s: %s: %s", alarm.kind, name, alarm.subject, alarm.message)
-        for alarm in over:
+        for alarm in over[:ALARMS_LOGGED]:
             log.info("alarm %s over: pool %s: %s", alarm.kind, name, alarm.subject)
+        if (more := max(len(raised), len(over)) - ALARMS_LOGGED) > 0:
+            log.warning("pool %s: and %d alarms more", name, more)
 
     # Recovering.
 
@@ -223,11 +243,13 @@ class Keeper:
         """Recovers as often as it is wanted, the last time for all that died meanwhile."""
         try:
             while (since := self._wanted.pop(name, None)) is not None:
+                began = time.monotonic()
                 what = await self._quietly(Recover(name))
                 now = time.monotonic()
                 if what is None or what.postponed or not what.members:
                     _, pause = self._again.get(name, (0.0, AGAIN_S[0]))
-                    self._again[name] = now + pause, min(pause * 2, AGAIN_S[1])
+                    rest = max(pause, REST * (now - began))
+                    self._again[name] = now + rest, min(pause * 2, AGAIN_S[1])
                 else:
                     self._again.pop(name, None)
                 if what is not None and what.members:
@@ -250,17 +272,18 @@ class Keeper:
     # What may take long.
 
     async def run(self, request: AnyRequest) -> Any:
-        """The answer, made by the keeper's own thread."""
-        return await self._loop.run_in_executor(self._thread, self.registry.answer, request)
+        """The answer, made by one of the keeper's own threads."""
+        if isinstance(request, Recover):
+            return await self._recoverer.run(request, RECOVER_S)
+        return await self._loop.run_in_executor(self._maker, self.registry.answer, request)
 
-    async def run_for_client(self, request: AnyRequest) -> Any:
+    async def run_for_client(self, request: AnyRequest, limit: float = LIMIT_S) -> Any:
         """The answer, made where it holds up nothing that the daemon does by itself."""
-        executor = self._client_threads
-        return await self._loop.run_in_executor(executor, self.registry.answer, request)
+        return await self._client_threads.run(request, limit)
 
     async def idle(self) -> None:
-        """Returns when the keeper's own thread has nothing else to do."""
-        await self._loop.run_in_executor(self._thread, int)
+        """Returns when the thread that recovers is not stuck."""
+        await self._recoverer.idle()
 
     @property
     def interval(self) -> float:
@@ -280,7 +303,8 @@ class Keeper:
         holders: list[Holder] | None = []
         with self._reading(name):
             if held.view.stats().held:
-                holders = await self._quietly(GetHolders(name), self.run_for_client)
+                run = functools.partial(self.run_for_client, limit=HOLDERS_S)
+                holders = await self._quietly(GetHolders(name), run)
         if holders is not None and self.registry.held.get(name) is held:
             self._log_alarms(name, held.look_at_holders(holders))
         now = time.monotonic()
@@ -292,10 +316,16 @@ class Keeper:
             log.info("segment %s removed: it was abandoned", name)
 
     async def _quietly(self, request: AnyRequest, run: Run | None = None) -> Any:
+        what = f"{request.method} {getattr(request, 'pool', '')}".rstrip()
         try:
-            return await (run or self.run)(request)
+            answer = await (run or self.run)(request)
         except (errors.ShmpoolError, OSError) as error:
-            log.warning("%s: %s", request.method, error)
+            if self._failed.get(what) != str(error):
+                self._failed[what] = str(error)
+                log.warning("%s: %s", what, error)
+        else:
+            self._failed.pop(what, None)
+            return answer
 
 
 def refuse_differences(config: Config) -> set[str]:

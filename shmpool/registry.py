@@ -8,7 +8,7 @@ none. Requests that are slow may be answered by another thread than the one that
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -36,6 +36,7 @@ from .protocol import (
     negotiate,
 )
 from .segment import pool_names, prune
+from .stats import LIMIT_S, recovering, whole
 from .view import Geometry, View, survive_truncation
 
 HELD_MAX = 56  # a process may have 64 pools open, and requests open them too
@@ -126,15 +127,8 @@ class Registry:
             case GetMembers(name):
                 with self._view(name) as view:
                     return view.members()
-            case RunAudit(name):
-                with _attached(name) as pool:
-                    return pool.audit()
-            case GetHolders(name):
-                with _attached(name) as pool:
-                    return pool.holders()
-            case Recover(name):
-                with _attached(name) as pool:
-                    return pool.recover()
+            case RunAudit() | GetHolders() | Recover():
+                return whole(self.steps(request))
             case Trim(name, keep):
                 with _attached(name) as pool:
                     return pool.trim(keep)
@@ -144,6 +138,28 @@ class Registry:
                 raise errors.RequestRefused("a watch needs a connection to notify")
             case _:
                 assert_never(request)
+
+    def steps(
+        self, request: AnyRequest, limit: float | None = LIMIT_S
+    ) -> Generator[None, None, Any]:
+        """answer(), with a yield after every few milliseconds if the request goes through a whole
+        pool; limit is in seconds of processor time. Any thread may go on with it."""
+        match request:
+            case RunAudit(name):
+                with _attached(name) as pool:
+                    counting = pool._counting(pool._queue_names())
+                    yield from counting.steps(limit)
+                    return counting.audit()
+            case GetHolders(name):
+                with _attached(name) as pool:
+                    counting = pool._counting({})
+                    yield from counting.steps(limit)
+                    return counting.holders()
+            case Recover(name):
+                with _attached(name) as pool:
+                    return (yield from recovering(pool._number, limit))
+            case _:
+                return self.answer(request)
 
     def _describe(self, name: str) -> Description:
         with self._view(name) as view:

@@ -2,10 +2,14 @@
 """What a pool says of itself: plain frozen records, and how they are read from C."""
 
 import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
+
+T = TypeVar("T")
 
 # In the order of enum counter in native/layout.h.
 COUNTERS = (
@@ -173,10 +177,18 @@ class Counting:
             self.complete = check(code, "audit") == 0
         return self.complete
 
-    def run(self, limit: float | None) -> "Counting":
+    def steps(self, limit: float | None) -> Iterator[None]:
         """Steps until it is complete, or for limit seconds of processor time."""
-        steps = 0
-        while not self.step() and (limit is None or (steps := steps + 1) * STEP_S < limit):
+        taken = 0
+        while not self.step():
+            taken += 1
+            if limit is not None and taken * STEP_S >= limit:
+                return
+            yield
+
+    def run(self, limit: float | None) -> "Counting":
+        """Makes all the steps."""
+        for _ in self.steps(limit):
             pass
         return self
 
@@ -216,9 +228,31 @@ class Counting:
         return holders
 
 
-def recover(pool: int) -> Recovery:
+def recovering(pool: int, limit: float | None) -> Generator[None, None, Recovery]:
+    """Recovers, with a yield after every few milliseconds. What is not done after limit seconds of
+    processor time is postponed."""
     raw = ffi.new("struct shmpool_recovery *")
-    check(lib.shmpool_recover_wait(pool, raw), "recover")
+    taken = 0
+    while check(lib.shmpool_recover_wait(pool, raw), "recover"):
+        taken += 1
+        if limit is not None and taken * STEP_S >= limit:
+            raw.postponed = max(raw.postponed, 1)
+            break
+        yield
     return Recovery(
         raw.members, raw.buffers, raw.requeued, raw.dead_lettered, raw.postponed, raw.unknown
     )
+
+
+def recover(pool: int) -> Recovery:
+    return whole(recovering(pool, None))
+
+
+def whole(steps: Generator[None, None, T]) -> T:
+    """Makes all the steps."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: T = end.value
+            return found

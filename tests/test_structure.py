@@ -38,7 +38,17 @@ C_ORDER = [
 ]
 PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "options", "buffer", "burst", "queue"]
 PYTHON_ORDER += ["making", "segment", "stats"]
-PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
+PYTHON_ORDER += [
+    "pool",
+    "view",
+    "wire",
+    "answers",
+    "protocol",
+    "alarms",
+    "held",
+    "registry",
+    "turns",
+]
 PYTHON_ORDER += [
     "toml_lines",
     "config",
