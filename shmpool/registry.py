@@ -37,7 +37,7 @@ from .protocol import (
 )
 from .segment import pool_names, prune
 from .stats import LIMIT_S, recovering, whole
-from .view import Geometry, View, survive_truncation
+from .view import Geometry, View
 
 HELD_MAX = 56  # a process may have 64 pools open, and requests open them too
 
@@ -65,7 +65,6 @@ class Registry:
         self._package = package
         self._started = time.monotonic()
         self.held: dict[str, Held] = {}
-        survive_truncation()
 
     # Holding.
 

@@ -16,13 +16,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import shmpool
 from shmpool import errors
 from shmpool.view import View
 
-CALL_S = 1.0  # of processor time, and of time where the machine was not busy
+CALL_S = 1.0  # of processor time, and of time asleep beyond its timeout
 HANG_S = 60.0
 TICK_S = 0.005
 WAIT_S = 0.01  # the longest timeout that a call is given
@@ -33,7 +34,6 @@ class Beside:
 
     def __init__(self, name: str) -> None:
         self._pool = shmpool.Pool.attach(name)
-        self.ticks = 0
         self.longest = 0.0
         self.wrong: list[str] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -51,23 +51,38 @@ class Beside:
                 pass  # another worker's was faster
             except Exception as error:
                 self.wrong.append(f"the healthy pool: {error!r}")
-            self.ticks += 1
             others = time.process_time() - cpu - (time.thread_time() - own)
             self.longest = max(self.longest, min(others, time.monotonic() - began))
+
+
+def awake() -> float:
+    """Seconds for which this thread has run, or waited for a processor."""
+    try:
+        ran, waited, _ = Path("/proc/thread-self/schedstat").read_text().split()
+    except (OSError, ValueError):
+        return time.monotonic()  # then it never was asleep
+    return (int(ran) + int(waited)) / 1e9
+
+
+def processor_time(pid: int) -> float:
+    """Seconds that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Judge:
     """Makes calls, and says of each that ends badly what was wrong."""
 
-    def __init__(self, beside: Beside | None) -> None:
-        self._beside = beside
+    def __init__(self, daemon: int = 0) -> None:
+        """daemon is the pid of the process that does it, if it is another."""
+        self._daemon = daemon
         self.wrong: list[str] = []
         self.longest = 0.0
         self.refused: dict[str, int] = {}
 
     def call(self, name: str, function: Callable[[], object]) -> None:
-        ticks = self._beside.ticks if self._beside else 0
-        began, cpu = time.monotonic(), time.thread_time()
+        began, cpu, ran = time.monotonic(), time.thread_time(), awake()
+        others = processor_time(self._daemon) if self._daemon else 0.0
         faulthandler.dump_traceback_later(HANG_S, exit=True)
         try:
             function()
@@ -77,13 +92,14 @@ class Judge:
         except BaseException as error:
             self.wrong.append(f"{name}: {error!r}")
         faulthandler.cancel_dump_traceback_later()
-        took, spent = time.monotonic() - began, time.thread_time() - cpu
+        spent, asleep = time.thread_time() - cpu, time.monotonic() - began - (awake() - ran)
+        if self._daemon:  # asleep it is as long as the daemon is at work
+            asleep = min(asleep, processor_time(self._daemon) - others)
         self.longest = max(self.longest, spent)
-        idle = self._beside is not None and (self._beside.ticks - ticks) * TICK_S * 2 > took
         if spent > CALL_S:
             self.wrong.append(f"{name}: it took {spent:.2f} s of processor time")
-        elif took > CALL_S + WAIT_S and idle and name != "killed":
-            self.wrong.append(f"{name}: it took {took:.2f} s, on a machine that was not busy")
+        elif asleep > CALL_S + WAIT_S and name != "killed":
+            self.wrong.append(f"{name}: it was asleep for {asleep:.2f} s")
 
 
 class Worker:
@@ -91,14 +107,14 @@ class Worker:
 
     def __init__(self, healthy: str) -> None:
         self._beside = Beside(healthy)
-        self.judge = Judge(self._beside)
+        self.judge = Judge()
         self.name = ""
         self.pool: Any = None
         self.queues: list[Any] = []
         self.held: list[Any] = []
 
     def tell(self, order: dict[str, Any]) -> dict[str, Any]:
-        self.judge = Judge(self._beside)
+        self.judge = Judge()
         if "open" in order:
             self.name = order["open"]
             self.judge.call("attach", self._open)
@@ -235,7 +251,7 @@ class Terminal:
         self._command = command
 
     def tell(self, order: dict[str, Any]) -> dict[str, Any]:
-        judge = Judge(None)
+        judge = Judge(order["daemon"])
         for line in order["commands"]:
             judge.call(" ".join(line), lambda line=line: self._run(line))  # type: ignore[misc]
         return {"wrong": judge.wrong, "longest": judge.longest, "refused": judge.refused}

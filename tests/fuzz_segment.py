@@ -5,18 +5,20 @@
     python -m tests.fuzz_segment --seed 7 --round 12        that round alone, again
 
 Two workers (fuzz_roles.py), a command line and a daemon use a pool. A trial overwrites a word of
-it, or the same word of every member, queue, buffer or slot, or lets a word flip to and fro; then
-the workers make some calls each. Ten trials make a round, which has a pool of its own. Demanded is
+it, or the same word of every member, queue, buffer or slot, or lets a word flip to and fro, or
+makes a hole, or writes what a careful attacker would; then the workers make some calls each. Ten
+trials make a round, which has a pool of its own and may end with a truncated file. Demanded is that
 
     no process dies or hangs, and none grows
     every exception is a ShmpoolError
-    no call takes more than 1 s of processor time, nor of time where the machine is not busy
+    no call takes more than 1 s of processor time, nor of sleep beyond its timeout
     nobody holds up a healthy pool for more than 1 s: neither the threads of a worker that use it
     beside the corrupted one, nor the daemon that recovers it
 """
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import random
@@ -34,10 +36,11 @@ from pathlib import Path
 from typing import Any
 
 import shmpool
-from tests.fuzz_roles import CALL_S, HANG_S
+from tests.fuzz_roles import CALL_S, HANG_S, processor_time
 from tests.fuzz_words import Row, Segment, Word
 
 ROUND_TRIALS = 10
+TRUNCATED = 0.2  # of the rounds end so
 STEPS = 6  # calls of each worker after a trial
 WORKERS = 2
 GROWN = 64 << 20  # bytes of memory of its own that a process may come to have more
@@ -105,11 +108,6 @@ def own_memory(pid: int) -> int:
     """Bytes of memory that a process has to itself."""
     text = Path(f"/proc/{pid}/status").read_text()
     return int(re.findall(r"RssAnon:\s+(\d+) kB", text)[0]) << 10
-
-
-def processor_time(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Daemon:
@@ -222,11 +220,15 @@ class Trial:
     )
 
 
-def overwrite(segment: Segment, chance: random.Random) -> Trial:
-    word = segment.word(chance)
+def overwrite(segment: Segment, chance: random.Random, word: Word | None = None) -> Trial:
+    word = word or segment.word(chance)
     value, before = segment.value(chance, word), segment.read(word)
     segment.write(word, value)
     return Trial(f"{word.name} at {word.offset}: {before:#x} becomes {value:#x}")
+
+
+def overwrite_hot(segment: Segment, chance: random.Random) -> Trial:
+    return overwrite(segment, chance, segment.hot(chance))
 
 
 def overwrite_row(segment: Segment, chance: random.Random) -> Trial:
@@ -238,13 +240,54 @@ def overwrite_row(segment: Segment, chance: random.Random) -> Trial:
 
 
 def flip(segment: Segment, chance: random.Random) -> Trial:
-    word = segment.word(chance)
+    word = chance.choice((segment.word, segment.hot))(chance)
     values = (segment.read(word), *(segment.value(chance, word) for _ in range(2)))
     said = f"{word.name} at {word.offset} flips between {', '.join(map(hex, values))}"
     return Trial(said, Flips(segment, word, values))
 
 
-KINDS = ((12, overwrite), (4, overwrite_row), (2, flip))
+def punch(segment: Segment, chance: random.Random) -> Trial:
+    """Makes a hole of some pages, which read as zeros."""
+    at = chance.randrange(0, segment.size, 4096)
+    at = chance.choice((at, segment.free_ring.offset, segment.buffers[0].offset // 4096 * 4096))
+    length = 4096 * chance.choice((1, 1, 4, 1000))
+    libc = ctypes.CDLL(None)
+    libc.fallocate(segment.fd, 3, ctypes.c_long(at), ctypes.c_long(length))
+    return Trial(f"a hole of {length} bytes at {at}")
+
+
+def craft(segment: Segment, chance: random.Random) -> Trial:
+    """What a careful attacker would write: the longest walks that there can be."""
+    n, lap = segment.capacity, 2 * segment.capacity
+    what = chance.choice(("nowhere", "hollow", "queues", "full"))
+    if what == "nowhere":  # no buffer is where it says, and all members are in an operation
+        segment.fill("buffer.owner", lambda i: 1 << 63 | 5)
+        segment.fill("member.op", lambda i: 7 << 29 | 3 << 12 | 5 << 2 | 1)
+    elif what == "hollow":  # everything exists, and all that is free may be gone
+        segment.fill("extent", lambda i: 2**64 - 1)
+        segment.fill("free ring", lambda i: n << 25 | i * 0x9E3779B1 % n)
+        segment.write(segment.named("shared.bypassed"), lap)
+        segment.write(segment.named("queue.queue.cons"), n)
+        segment.write(segment.named("queue.queue.prod"), lap)
+    elif what == "queues":  # all queues there can be, all full
+        segment.fill("queue.state", lambda i: 2**64 - 1)
+        segment.fill("queue.queue.capacity", lambda i: 65536 if i else n)
+        segment.fill("queue.queue.prod", lambda i: 1 << 40)
+        segment.fill("queue.queue.cons", lambda i: (1 << 40) - 65536)
+    else:  # no room in the ring of free buffers
+        segment.write(segment.named("queue.queue.prod"), chance.choice((1 << 63, lap + 1)))
+        segment.write(segment.named("queue.queue.limit"), 0)
+    return Trial(f"crafted: {what}")
+
+
+KINDS = (
+    (10, overwrite),
+    (10, overwrite_hot),
+    (4, overwrite_row),
+    (3, flip),
+    (1, punch),
+    (2, craft),
+)
 
 
 class Fuzz:
@@ -302,8 +345,14 @@ class Fuzz:
                 self.trials += 1
                 with trial.meanwhile:
                     self._tell(done, seed=chance.getrandbits(32), steps=STEPS)
+            if chance.random() < TRUNCATED:
+                length = chance.choice((0, 4096, segment.size // 2, segment.size - 1))
+                os.ftruncate(segment.fd, length)
+                done.append(f"truncated to {length} bytes")
+                self._tell(done, seed=chance.getrandbits(32), steps=STEPS)
             commands = chance.sample(COMMANDS, 2)
-            self._roles[-1].tell(commands=[self._line(c, name, chance) for c in commands])
+            lines = [self._line(command, name, chance) for command in commands]
+            self._roles[-1].tell(commands=lines, daemon=self._daemon.process.pid)
             self._tell(done, seed=chance.getrandbits(32), steps=STEPS)
             self._judge(done, self._roles[-1].answer())
             self._tell(done, close=True)

@@ -168,6 +168,22 @@ class Segment:
             if row.count:
                 return row
 
+    def hot(self, chance: random.Random) -> Word:
+        """One of the words that the core decides by, of something that is in use."""
+        rows = [
+            (self.queues, "queue.queue.", 4),
+            (self.queues, "queue.state", 4),
+            (self.members, "member.", 4),
+            (self.buffers, "buffer.", 20),
+            ([self.free_ring], "free ring", 40),
+            ([self.extents], "extent", 8),
+        ]
+        found, prefix, most = chance.choice(rows)
+        row = chance.choice([r for r in found if r.name.startswith(prefix)] + found[:1])
+        if "counters" in row.name or "base" in row.name or not row.count:
+            return self.hot(chance)
+        return row.word(chance.randrange(min(most, row.count)))
+
     def word(self, chance: random.Random) -> Word:
         """Any word; those of members, queues and buffers in use are likelier."""
         if chance.random() < 0.15:
@@ -205,6 +221,23 @@ class Segment:
             )
         )
         return found % (1 << 8 * word.width)
+
+    def named(self, name: str) -> Word:
+        """The word of that name: of the header, of the pool, or of the first of many."""
+        rows = [row.word(0) for row in (*self.members, *self.queues, *self.buffers)]
+        return next(
+            word
+            for word in (*self.header, *self.shared, *rows)
+            if word.name in (name, f"{name}[0]")
+        )
+
+    def fill(self, name: str, value: Callable[[int], int]) -> None:
+        """Overwrites a word of every member, queue, buffer or slot with value(its number)."""
+        every = [*self.members, *self.queues, *self.buffers, self.extents, self.free_ring]
+        (row,) = [row for row in every if row.name == name]
+        words = [value(i) % (1 << 8 * row.width) for i in range(row.count)]
+        for i, word in enumerate(words):
+            self.write(row.word(i), word)
 
     def close(self) -> None:
         self.map.close()

@@ -161,7 +161,7 @@ static void take_back(struct qmempool *p, struct member *m)
 
 int local_close(uint32_t number)
 {
-	struct qmempool *p = local_pool(number);
+	struct qmempool *p = local_opened(number);
 	if (!p)
 		return -EBADF;
 	store_seq_cst(&p->closing, 1);
@@ -197,7 +197,7 @@ int local_close(uint32_t number)
 
 int local_forget(uint32_t number)
 {
-	struct qmempool *p = local_pool(number);
+	struct qmempool *p = local_opened(number);
 	if (!p)
 		return -EBADF;
 	qmempool_unbind(p);

@@ -63,15 +63,10 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 	}
 }
 
-int shmpool_guard(void)
-{
-	return guard_install();
-}
-
 int shmpool_intact(int pool)
 {
 	if (!local_pool((uint32_t)pool))
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	return guard_intact((uint32_t)pool) ? 0 : -EBADMSG;
 }
 
@@ -79,9 +74,9 @@ int shmpool_stats(int pool, struct shmpool_stats *out)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	audit_stats(p, out);
-	return 0;
+	return (int)local_read((uint32_t)pool, 0);
 }
 
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
@@ -89,7 +84,7 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 	struct qmempool *p = local_pool((uint32_t)pool);
 	size_t got = 0;
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	for (uint32_t i = 0; i < p->segment.members && got < n; i++) {
 		const struct member *m = segment_member(&p->segment, i);
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
@@ -110,7 +105,7 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 		for (int k = 0; k < COUNTERS; k++)
 			info->counters[k] = member_counted(m, k);
 	}
-	return (int)got;
+	return (int)local_read((uint32_t)pool, (int64_t)got);
 }
 
 int shmpool_identities(int pool, uint64_t *out, size_t n)
@@ -118,7 +113,7 @@ int shmpool_identities(int pool, uint64_t *out, size_t n)
 	struct qmempool *p = local_pool((uint32_t)pool);
 	size_t got = 0;
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	for (uint32_t i = 0; i < p->segment.members && got < n; i++) {
 		uint64_t identity =
 			load_acquire(&segment_member(&p->segment, i)->identity); /* [MEMBER] */

@@ -77,14 +77,14 @@ int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t
 int shmpool_queue_find(int pool, const char *name)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
-	return p ? queue_find(p, name) : -EBADF;
+	return p ? queue_find(p, name) : local_missing((uint32_t)pool);
 }
 
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
 	if (!r)
 		return -ENOENT;
@@ -109,7 +109,7 @@ int64_t shmpool_queue_count(uint64_t key)
 {
 	struct qmempool *p = local_pool(key_pool(key));
 	if (!p)
-		return -EBADF;
+		return local_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
 	return r ? (int64_t)alf_count(r) : -ENOENT;
 }
@@ -118,7 +118,7 @@ int64_t shmpool_queue_empty(uint64_t key)
 {
 	struct qmempool *p = local_pool(key_pool(key));
 	if (!p)
-		return -EBADF;
+		return local_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
 	return r ? !alf_ready(r, 0) : -ENOENT;
 }
@@ -306,7 +306,7 @@ int shmpool_recover_wait(int pool, struct shmpool_recovery *out)
 	waits_begin(&c);
 	error = recover(c.p, c.m, out);
 	waits_end(&c);
-	return error;
+	return (int)local_read((uint32_t)pool, error);
 }
 
 int64_t shmpool_trim_wait(int pool, uint64_t keep)
@@ -318,14 +318,14 @@ int64_t shmpool_trim_wait(int pool, uint64_t keep)
 	waits_begin(&c);
 	int64_t bytes = trim(c.p, c.m, keep);
 	waits_end(&c);
-	return bytes;
+	return local_read((uint32_t)pool, bytes);
 }
 
 int shmpool_fate(int pool, uint32_t member)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	if (member >= p->segment.members)
 		return -ENOENT;
 	const struct member *m = segment_member(&p->segment, member);
@@ -339,7 +339,7 @@ int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held 
 {
 	struct call c = { .p = local_pool((uint32_t)pool) };
 	if (!c.p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	if (load_relaxed(&c.p->closing))
 		return -ESHUTDOWN;
 	if (met_n < audit_words(c.p->capacity))
@@ -347,5 +347,5 @@ int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held 
 	waits_begin(&c);
 	int more = audit_step(c.p, out, held, held_n, queued, queued_n, met, budget_ns);
 	waits_end(&c);
-	return more;
+	return (int)local_read((uint32_t)pool, more);
 }

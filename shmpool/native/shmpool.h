@@ -124,8 +124,7 @@ int shmpool_open(void *base, uint64_t size, int fd);
 int shmpool_close_wait(int pool);
 int shmpool_forget(int pool); /* instead of it, after looking only */
 
-/* A segment that is cut off while it is read: guard.h. 0; -EBADMSG if that has happened. */
-int shmpool_guard(void);
+/* 0; -EBADMSG if the segment was truncated while it was mapped: guard.h. */
 int shmpool_intact(int pool);
 
 /* Queues. flags: 1 single producer, 2 single consumer. Give the queue's number. */
