@@ -55,13 +55,19 @@ class Beside:
             self.longest = max(self.longest, min(others, time.monotonic() - began))
 
 
-def awake() -> float:
-    """Seconds for which this thread has run, or waited for a processor."""
-    try:
-        ran, waited, _ = Path("/proc/thread-self/schedstat").read_text().split()
-    except (OSError, ValueError):
-        return time.monotonic()  # then it never was asleep
-    return (int(ran) + int(waited)) / 1e9
+class Lateness:
+    """A thread that does nothing but wake up again and again: how late the machine makes it."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        before = time.monotonic()
+        while True:
+            time.sleep(TICK_S)
+            now = time.monotonic()
+            self.longest, before = max(self.longest, now - before), now
 
 
 def processor_time(pid: int) -> float:
@@ -73,15 +79,17 @@ def processor_time(pid: int) -> float:
 class Judge:
     """Makes calls, and says of each that ends badly what was wrong."""
 
-    def __init__(self, daemon: int = 0) -> None:
+    def __init__(self, lateness: Lateness, daemon: int = 0) -> None:
         """daemon is the pid of the process that does it, if it is another."""
+        self._lateness = lateness
         self._daemon = daemon
         self.wrong: list[str] = []
         self.longest = 0.0
         self.refused: dict[str, int] = {}
 
     def call(self, name: str, function: Callable[[], object]) -> None:
-        began, cpu, ran = time.monotonic(), time.thread_time(), awake()
+        began, cpu = time.monotonic(), time.thread_time()
+        self._lateness.longest = 0.0
         others = processor_time(self._daemon) if self._daemon else 0.0
         faulthandler.dump_traceback_later(HANG_S, exit=True)
         try:
@@ -92,7 +100,8 @@ class Judge:
         except BaseException as error:
             self.wrong.append(f"{name}: {error!r}")
         faulthandler.cancel_dump_traceback_later()
-        spent, asleep = time.thread_time() - cpu, time.monotonic() - began - (awake() - ran)
+        spent = time.thread_time() - cpu
+        asleep = time.monotonic() - began - spent - 2 * self._lateness.longest
         if self._daemon:  # asleep it is as long as the daemon is at work
             asleep = min(asleep, processor_time(self._daemon) - others)
         self.longest = max(self.longest, spent)
@@ -107,14 +116,15 @@ class Worker:
 
     def __init__(self, healthy: str) -> None:
         self._beside = Beside(healthy)
-        self.judge = Judge()
+        self._lateness = Lateness()
+        self.judge = Judge(self._lateness)
         self.name = ""
         self.pool: Any = None
         self.queues: list[Any] = []
         self.held: list[Any] = []
 
     def tell(self, order: dict[str, Any]) -> dict[str, Any]:
-        self.judge = Judge()
+        self.judge = Judge(self._lateness)
         if "open" in order:
             self.name = order["open"]
             self.judge.call("attach", self._open)
@@ -249,9 +259,10 @@ class Terminal:
         from shmpool.cli.main import shmpool as command
 
         self._command = command
+        self._lateness = Lateness()
 
     def tell(self, order: dict[str, Any]) -> dict[str, Any]:
-        judge = Judge(order["daemon"])
+        judge = Judge(self._lateness, order["daemon"])
         for line in order["commands"]:
             judge.call(" ".join(line), lambda line=line: self._run(line))  # type: ignore[misc]
         return {"wrong": judge.wrong, "longest": judge.longest, "refused": judge.refused}

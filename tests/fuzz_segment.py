@@ -30,7 +30,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from tests.fuzz_roles import CALL_S, HANG_S, processor_time
 from tests.fuzz_words import Row, Segment, Word
 
 ROUND_TRIALS = 10
+CRAFTED = ("nowhere", "hollow", "queues", "full")  # and "dead", once recover() has its bound
 TRUNCATED = 0.2  # of the rounds end so
 STEPS = 6  # calls of each worker after a trial
 WORKERS = 2
@@ -256,10 +257,10 @@ def punch(segment: Segment, chance: random.Random) -> Trial:
     return Trial(f"a hole of {length} bytes at {at}")
 
 
-def craft(segment: Segment, chance: random.Random) -> Trial:
+def craft(segment: Segment, crafted: Sequence[str], chance: random.Random) -> Trial:
     """What a careful attacker would write: the longest walks that there can be."""
     n, lap = segment.capacity, 2 * segment.capacity
-    what = chance.choice(("nowhere", "hollow", "queues", "full"))
+    what = chance.choice(crafted)
     if what == "nowhere":  # no buffer is where it says, and all members are in an operation
         segment.fill("buffer.owner", lambda i: 1 << 63 | 5)
         segment.fill("member.op", lambda i: 7 << 29 | 3 << 12 | 5 << 2 | 1)
@@ -274,39 +275,53 @@ def craft(segment: Segment, chance: random.Random) -> Trial:
         segment.fill("queue.queue.capacity", lambda i: 65536 if i else n)
         segment.fill("queue.queue.prod", lambda i: 1 << 40)
         segment.fill("queue.queue.cons", lambda i: (1 << 40) - 65536)
+    elif what == "dead":  # all members are dead but one, and had reserved the same positions
+        count, first = min(n, (1 << 17) - 1), 2 * lap
+        segment.fill("free ring", lambda i: (first - n) << 25)
+        segment.fill("buffer.owner", lambda i: 1 << 63 | first + i % count)
+        segment.fill("member.op", lambda i: first << 29 | count << 12 | 1)
+        segment.fill("member.identity", lambda i: (1 << 62 | 4194300 << 40 | 12345 + i) * (i > 1))
+        segment.write(segment.named("queue.queue.cons"), first)
+        segment.write(segment.named("queue.queue.prod"), first + count)
     else:  # no room in the ring of free buffers
         segment.write(segment.named("queue.queue.prod"), chance.choice((1 << 63, lap + 1)))
         segment.write(segment.named("queue.queue.limit"), 0)
     return Trial(f"crafted: {what}")
 
 
-KINDS = (
+KINDS: tuple[tuple[int, Callable[[Segment, random.Random], Trial] | None], ...] = (
     (10, overwrite),
     (10, overwrite_hot),
     (4, overwrite_row),
     (3, flip),
     (1, punch),
-    (2, craft),
+    (4, None),  # craft
 )
 
 
 class Fuzz:
     """The processes, and what went wrong."""
 
-    def __init__(self, seed: int, directory: Path) -> None:
+    def __init__(self, seed: int, directory: Path, crafted: Sequence[str]) -> None:
+        self._crafted = crafted
         self._seed = seed
         self._prefix = f"fuzz-{os.getpid()}-"
         self._healthy = shmpool.Pool.create(
             f"{self._prefix}healthy", buffer_size=64, capacity=64, prealloc=64, cache_size=0
         )
         self._healthy.create_queue("beside", capacity=16)
-        self._daemon = Daemon(directory, self._prefix)
-        self._daemon.ready()
+        self._directory = directory
+        self._daemon = self._new_daemon()
         self._roles = [self._role(kind) for kind in ["worker"] * WORKERS + ["terminal"]]
         self.failures: list[str] = []
         self.trials = 0
         self.longest = 0.0
         self.refused: dict[str, int] = {}
+
+    def _new_daemon(self) -> Daemon:
+        daemon = Daemon(self._directory, self._prefix)
+        daemon.ready()
+        return daemon
 
     def _role(self, kind: str) -> Role:
         return Role(kind, self._healthy.name)
@@ -340,7 +355,7 @@ class Fuzz:
             self._tell(done, open=name, seed=chance.getrandbits(32))
             for _ in range(trials):
                 kind = chance.choices([k for _, k in KINDS], [often for often, _ in KINDS])[0]
-                trial = kind(segment, chance)
+                trial = kind(segment, chance) if kind else craft(segment, self._crafted, chance)
                 done.append(trial.said)
                 self.trials += 1
                 with trial.meanwhile:
@@ -356,7 +371,11 @@ class Fuzz:
             self._tell(done, seed=chance.getrandbits(32), steps=STEPS)
             self._judge(done, self._roles[-1].answer())
             self._tell(done, close=True)
-        self._fail(done, self._daemon.wrong(self._healthy))
+        wrong = self._daemon.wrong(self._healthy)
+        self._fail(done, wrong)
+        if wrong:
+            self._daemon.end()
+            self._daemon = self._new_daemon()
         for i, role in enumerate(self._roles):
             if role.process.poll() is not None or role.grown() > GROWN:
                 self._fail(done, [f"the {role.kind} has grown"] * (role.process.poll() is None))
@@ -401,12 +420,13 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--round", type=int, help="only this one")
+    parser.add_argument("--crafted", nargs="*", default=CRAFTED, help="what attackers write")
     parser.add_argument("--failures", type=int, default=10, help="to end after")
     args = parser.parse_args()
     rounds = range(-(-args.trials // ROUND_TRIALS)) if args.round is None else [args.round]
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
-        fuzz = Fuzz(args.seed, Path(directory))
+        fuzz = Fuzz(args.seed, Path(directory), args.crafted)
         try:
             for number in rounds:
                 before = len(fuzz.failures)

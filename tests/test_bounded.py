@@ -2,6 +2,7 @@
 """Looking at a pool takes bounded time and memory, whatever its segment says."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import threading
@@ -142,9 +143,8 @@ def test_looking_makes_no_memory(make_pool: MakePool, craft: Craft) -> None:
     pool = make_pool(buffer_size=64, capacity=1 << 20, bulk=16, refill_multiplier=1)
     segment = craft(pool)
     fill(segment, segment.extents, 2**64 - 1)
-    (bypassed,) = [word for word in segment.shared if word.name == "shared.bypassed"]
-    segment.write(bypassed, 2 << 20)
-    segment.write(row(segment.queues, "queue.queue.prod").word(0), 2 << 20)
+    segment.write(segment.named("shared.bypassed"), 2 << 20)
+    segment.write(segment.named("queue.queue.prod"), 2 << 20)
     before = reserved(pool)
     with View(pool.name) as view:
         for look in (view.stats, view.members, view.queues, pool.stats, pool.members):
@@ -158,6 +158,24 @@ def test_looking_makes_no_memory(make_pool: MakePool, craft: Craft) -> None:
     assert reserved(pool) - before < 1 << 20
 
 
+def test_holes_are_not_looked_into(make_pool: MakePool, craft: Craft) -> None:
+    """The same where the shared queue itself is a hole."""
+    pool = make_pool(buffer_size=64, capacity=1 << 22, cache_size=0)
+    segment = craft(pool)
+    ring = segment.free_ring
+    hole = (ctypes.c_long(ring.offset), ctypes.c_long(8 * ring.count))
+    keep_size_and_punch = 3
+    assert 0 == ctypes.CDLL(None).fallocate(segment.fd, keep_size_and_punch, *hole)
+    segment.write(segment.named("shared.bypassed"), 2 << 22)
+    segment.write(segment.named("queue.queue.prod"), 2 << 22)
+    before = reserved(pool)
+    with View(pool.name) as view:
+        view.stats()
+    with pytest.raises(shmpool.SegmentInvalid):
+        pool.audit()
+    assert reserved(pool) - before < 1 << 20
+
+
 def test_many_gone_from_the_shared_queue(make_pool: MakePool, craft: Craft) -> None:
     """Of more than stats() looks at, what is free is estimated, and said to be."""
     capacity = 1 << 16
@@ -167,8 +185,7 @@ def test_many_gone_from_the_shared_queue(make_pool: MakePool, craft: Craft) -> N
     owner = row(segment.buffers, "buffer.owner")
     for i in range(0, capacity, 2):  # half of them are held, and their slots hollow
         segment.write(owner.word(i), 1)
-    (bypassed,) = [word for word in segment.shared if word.name == "shared.bypassed"]
-    segment.write(bypassed, 2 * capacity)
+    segment.write(segment.named("shared.bypassed"), 2 * capacity)
     stats = pool.stats()
     assert stats.estimated
     assert stats.capacity == stats.free + stats.held

@@ -86,7 +86,7 @@ uint64_t slab_created(const struct segment *s)
 
 bool slab_backed(const struct segment *s)
 {
-	uint64_t rings = 0, created = slab_created(s), memory;
+	uint64_t rings = s->rings_offset, created = slab_created(s);
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct queue_slot *slot = segment_queue(s, i);
 		uint32_t capacity = load_relaxed(&slot->queue.capacity);
@@ -103,10 +103,9 @@ bool slab_backed(const struct segment *s)
 		if (fstat(s->fd, &file))
 			return false;
 		created = slab_created(s);
-		memory = (uint64_t)file.st_blocks * 512;
-		if (memory >= s->rings_offset + rings +
-				      (before < created ? before : created) *
-					      (sizeof(struct buffer) + s->stride))
+		uint64_t buffers = before < created ? before : created;
+		if ((uint64_t)file.st_blocks * 512 >=
+		    rings + buffers * (sizeof(struct buffer) + s->stride))
 			return true;
 	}
 	return false;
