@@ -14,7 +14,8 @@ from typing import Any, assert_never
 
 from . import errors
 from .alarms import Policy
-from .answers import Description, Pong, PoolOptions, PoolSummary, QueueOptions, Recoveries
+from .answers import Description, Pong, PoolOptions, PoolSummary, Pruned, QueueOptions, Recoveries
+from .files import pool_names
 from .held import Held, stats_of
 from .pool import Pool
 from .protocol import (
@@ -35,7 +36,7 @@ from .protocol import (
     Watch,
     negotiate,
 )
-from .segment import pool_names, prune
+from .pruning import survey
 from .stats import LIMIT_S, recovering, whole
 from .view import Geometry, View
 
@@ -131,8 +132,8 @@ class Registry:
             case Trim(name, keep):
                 with _attached(name) as pool:
                     return pool.trim(keep)
-            case Prune():
-                return prune()
+            case Prune(age):
+                return Pruned(*survey(age=age))
             case Watch():
                 raise errors.RequestRefused("a watch needs a connection to notify")
             case _:
@@ -193,7 +194,6 @@ class Registry:
 def _attached(name: str) -> Iterator[Pool]:
     with Pool.attach(name) as pool:
         yield pool
-        pool._refuse_if_cut_off()
 
 
 def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:

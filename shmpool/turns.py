@@ -32,7 +32,11 @@ class Budgets:
 
     def ready(self, pool: str) -> bool:
         """Whether it is the pool's turn."""
-        return self._clock() >= self._next.get(pool, 0.0)
+        return self.pause(pool) <= 0.0
+
+    def pause(self, pool: str) -> float:
+        """The seconds until its turn."""
+        return self._next.get(pool, 0.0) - self._clock()
 
     @contextlib.contextmanager
     def use(self, pool: str) -> Iterator[None]:
@@ -47,7 +51,7 @@ class Budgets:
 
     def slowed(self, pool: str, period: float) -> float | None:
         """The seconds until its turn, if they are more than the period: once for each pool."""
-        pause = self._next.get(pool, 0.0) - self._clock()
+        pause = self.pause(pool)
         if pause <= period or pool in self._told:
             return None
         self._told.add(pool)

@@ -55,6 +55,14 @@ class Beside:
             self.longest = max(self.longest, min(others, time.monotonic() - began))
 
 
+def waited() -> float | None:
+    """Seconds for which this thread has waited for a processor, if the kernel says so."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 class Lateness:
     """A thread that does nothing but wake up again and again: how late the machine makes it."""
 
@@ -88,7 +96,7 @@ class Judge:
         self.refused: dict[str, int] = {}
 
     def call(self, name: str, function: Callable[[], object]) -> None:
-        began, cpu = time.monotonic(), time.thread_time()
+        began, cpu, queued = time.monotonic(), time.thread_time(), waited()
         self._lateness.longest = 0.0
         others = processor_time(self._daemon) if self._daemon else 0.0
         faulthandler.dump_traceback_later(HANG_S, exit=True)
@@ -102,6 +110,7 @@ class Judge:
         faulthandler.cancel_dump_traceback_later()
         spent = time.thread_time() - cpu
         asleep = time.monotonic() - began - spent - 2 * self._lateness.longest
+        asleep = 0.0 if queued is None else asleep - ((waited() or 0.0) - queued)
         if self._daemon:  # asleep it is as long as the daemon is at work
             asleep = min(asleep, processor_time(self._daemon) - others)
         self.longest = max(self.longest, spent)
@@ -226,7 +235,7 @@ class Worker:
 
     def _look(self) -> None:
         with View(self.name) as view:
-            for look in (view.stats, view.queues, view.members, view.processes, view.operating):
+            for look in (view.stats, view.queues, view.members, view.dead, view.operating):
                 look()
 
     def _killed(self, chance: random.Random) -> None:

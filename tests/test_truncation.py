@@ -28,7 +28,7 @@ CUT_BETWEEN_CHECK_AND_READ = """
         os.truncate(path, int(sys.argv[2]))
         read = lambda: stats.read_stats(look._number, 64)  # look.stats() checks the size first
         calls = [read, pool.audit, pool.audit, pool.recover, pool.holders, pool.stats]
-        for call in calls + [look.stats, look.members, look.queues, look.processes]:
+        for call in calls + [look.stats, look.members, look.queues, look.dead]:
             try:
                 call()
             except shmpool.SegmentInvalid as error:

@@ -116,7 +116,7 @@ static bool emptied(const struct member *m)
 
 static void walk_cache(struct walk *w, const struct member *m)
 {
-	if (member_dead(load_acquire(&m->identity))) /* [MEMBER] */
+	if (member_gone(load_acquire(&m->identity))) /* [MEMBER] */
 		return; /* what it had cached it holds, until it is taken back one by one */
 	uint64_t word = load_acquire(&m->cache_bottom);   /* [CACHE] */
 	cache_position top = load_acquire(&m->cache_top); /* [CACHE] */

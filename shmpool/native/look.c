@@ -8,8 +8,10 @@
 #include "alf_repair.h"
 #include "audit.h"
 #include "guard.h"
+#include "inquiry.h"
 #include "member.h"
 #include "queue.h"
+#include "recover.h"
 
 #define HOLLOW_LOOKS 16384 /* slots that count_hollow() looks at: below 2 ms */
 
@@ -54,7 +56,7 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 	for (uint32_t i = 0; i < s->members; i++) {
 		const struct member *m = segment_member(s, i);
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-		if (!member_dead(identity))
+		if (!member_gone(identity))
 			out->cached += member_cached(s, m);
 		out->members += identity != 0;
 		out->deaths += load_relaxed(&m->deaths);
@@ -93,14 +95,16 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 		struct shmpool_member_info *info = &out[got++];
 		*info = (struct shmpool_member_info) {
 			.attached_ns = load_relaxed(&m->attached_ns),
-			.start = (uint32_t)identity,
+			.token = member_token(identity),
 			.number = i,
-			.pid = member_pid(identity),
+			.pid = load_relaxed(&m->pid),
 			.tid = load_relaxed(&m->tid),
+			.start = load_relaxed(&m->start),
+			.pid_namespace = load_relaxed(&m->pid_namespace),
 			.cached = member_cached(&p->segment, m),
 			.held = member_held(m),
 			.operation = alf_op_kind(load_acquire(&m->op)), /* [OP] */
-			.dead = member_dead(identity),
+			.dead = !member_attached(identity),
 		};
 		for (int k = 0; k < COUNTERS; k++)
 			info->counters[k] = member_counted(m, k);
@@ -108,17 +112,11 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 	return (int)local_read((uint32_t)pool, (int64_t)got);
 }
 
-int shmpool_identities(int pool, uint64_t *out, size_t n)
+int shmpool_dead(int pool)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
-	size_t got = 0;
 	if (!p)
 		return local_missing((uint32_t)pool);
-	for (uint32_t i = 0; i < p->segment.members && got < n; i++) {
-		uint64_t identity =
-			load_acquire(&segment_member(&p->segment, i)->identity); /* [MEMBER] */
-		if (identity)
-			out[got++] = (uint64_t)member_pid(identity) << 32 | (uint32_t)identity;
-	}
-	return (int)got;
+	return (int)(inquiry_dead(&p->segment, local_token((uint32_t)pool)) +
+		     recover_abandoned(&p->segment));
 }
