@@ -15,13 +15,13 @@ from test_daemon import POOL
 
 import shmpool
 from shmpool._ffi import ffi, lib
-from shmpool.cli.output import print_table
 from shmpool.segment import Segment
 
 pytest.importorskip("click", reason="shmpool[cli] is not installed")
 pytest.importorskip("rich", reason="shmpool[cli] is not installed")
 
 from shmpool.cli.main import MODULES
+from shmpool.cli.output import print_table
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = [sys.executable, "-W", "error", "-c", "from shmpool.cli import main; main()"]
