@@ -86,6 +86,7 @@ class List(Request[list[PoolSummary]]):
 
     method = "list"
     answer = list[PoolSummary]
+    slow = True
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterator
 from typing import Any
 
 from .protocol import AnyRequest
@@ -64,14 +63,14 @@ class Budgets:
 
 
 class Turns:
-    """Threads that answer requests. A request that goes through a whole pool is answered in steps
-    of some milliseconds, and between them others have their turn; a pool has one such request at a
-    time, whoever asks how often."""
+    """Answers requests in threads. One that goes through a whole pool is answered in steps of some
+    milliseconds, and between them others have their turn; a pool has one such request at a time,
+    whoever asks how often."""
 
-    def __init__(self, registry: Registry, threads: int, name: str) -> None:
+    def __init__(self, registry: Registry, call: Callable[..., Awaitable[Any]]) -> None:
+        """call(function, *arguments) is made by one of the threads."""
         self._registry = registry
-        self._threads = ThreadPoolExecutor(threads, name)
-        self._loop = asyncio.get_running_loop()
+        self._call = call
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def run(self, request: AnyRequest, limit: float | None = LIMIT_S) -> Any:
@@ -82,18 +81,10 @@ class Turns:
             steps = self._registry.steps(request, limit)
             ended = False
             while not ended:
-                ended, answer = await self._loop.run_in_executor(self._threads, _step, steps)
+                ended, answer = await self._call(_step, steps)
         if not lock.locked():
             self._locks.pop(pool, None)
         return answer
-
-    async def idle(self) -> None:
-        """Returns when a thread had its turn for something else."""
-        await self._loop.run_in_executor(self._threads, int)
-
-    def close(self, wait: bool) -> None:
-        """What has not begun is never done. With wait, the threads have ended afterwards."""
-        self._threads.shutdown(wait, cancel_futures=True)
 
 
 def _step(steps: Generator[None, None, Any]) -> tuple[bool, Any]:

@@ -44,15 +44,20 @@ PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held"
 PYTHON_ORDER += ["turns"]
 PYTHON_ORDER += [
     "toml_lines",
+    "values",
     "config",
+    "declared",
+    "adoption",
+    "arrivals",
     "systemd",
+    "logs",
     "lean",
     "closes",
     "listening",
     "connection",
     "keeper",
 ]
-PYTHON_ORDER += ["metrics", "http", "daemon", "asking", "client", "doctor", "__init__"]
+PYTHON_ORDER += ["admission", "metrics", "http", "daemon", "asking", "client", "doctor", "__init__"]
 BENCH_ORDER = ["__init__", "way", "message", "board", "crew", "producing", "consuming"]
 BENCH_ORDER += ["pingpong", "contestants", "throughput", "floor", "latency", "robustness"]
 BENCH_ORDER += ["hop", "others", "plan", "result", "measure"]

@@ -4,7 +4,9 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -84,22 +86,24 @@ class Steps:
         return name
 
 
+def in_a_thread(threads: ThreadPoolExecutor) -> Callable[..., Awaitable[Any]]:
+    """What makes its calls in a thread; in an event loop."""
+    return partial(asyncio.get_running_loop().run_in_executor, threads)
+
+
 def test_requests_take_turns() -> None:
     """A long request lets a short one of another pool through after a step."""
     registry = Steps()
 
     async def ask() -> list[str]:
-        turns = Turns(registry, 1, "test")  # type: ignore[arg-type]
-        try:
+        with ThreadPoolExecutor(1) as threads:
+            turns = Turns(registry, in_a_thread(threads))  # type: ignore[arg-type]
             ends = [turns.run(RunAudit(pool)) for pool in ("long-1000", "short-2")]
             first, rest = await asyncio.wait(
                 map(asyncio.ensure_future, ends), return_when=asyncio.FIRST_COMPLETED
             )
-            made = len(registry.made)
-            assert made < 20
+            assert len(registry.made) < 20
             return [task.result() for task in (*first, *rest) if await task]
-        finally:
-            turns.close(wait=True)
 
     assert ["short", "long"] == asyncio.run(ask())
 
@@ -109,14 +113,12 @@ def test_a_pool_has_one_turn() -> None:
     registry = Steps()
 
     async def ask() -> None:
-        turns = Turns(registry, 1, "test")  # type: ignore[arg-type]
-        try:
+        with ThreadPoolExecutor(1) as threads:
+            turns = Turns(registry, in_a_thread(threads))  # type: ignore[arg-type]
             many = [asyncio.ensure_future(turns.run(RunAudit("long-50"))) for _ in range(20)]
             await turns.run(RunAudit("short-2"))
             assert registry.made.count("long") < 20
             await asyncio.gather(*many)
-        finally:
-            turns.close(wait=True)
         assert not turns._locks
 
     asyncio.run(ask())
