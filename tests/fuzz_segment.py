@@ -40,7 +40,7 @@ from tests.fuzz_roles import CALL_S, HANG_S, processor_time
 from tests.fuzz_words import Row, Segment, Word
 
 ROUND_TRIALS = 10
-CRAFTED = ("nowhere", "hollow", "queues", "full")  # and "dead", once recover() has its bound
+CRAFTED = ("nowhere", "hollow", "queues", "dead", "full")
 TRUNCATED = 0.2  # of the rounds end so
 STEPS = 6  # calls of each worker after a trial
 WORKERS = 2

@@ -133,6 +133,7 @@ def craft(pool: shmpool.Pool) -> None:
     for rows, name, value in (
         (segment.buffers, "buffer.owner", 1 << 63 | 5),
         (segment.members, "member.op", 7 << 29 | 3 << 12 | 5 << 2 | 1),
+        (segment.members, "member.identity", 1 << 62 | 4194300 << 40 | 1),  # dead
     ):
         (row,) = [row for row in rows if row.name == name]
         for i in range(row.count):
