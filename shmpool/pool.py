@@ -22,13 +22,13 @@ from .options import (
 from .queue import AlfQueue, queue_name
 from .segment import ANONYMOUS, Segment
 from .stats import (
+    LIMIT_S,
     Audit,
+    Counting,
     Holder,
     Member,
     Recovery,
     Stats,
-    read_audit,
-    read_holders,
     read_members,
     read_stats,
     recover,
@@ -333,15 +333,18 @@ class Pool(PoolBase):
         self._opened()
         return read_members(self._number, self._slots)
 
-    def audit(self) -> Audit:
-        """Counts every buffer two ways, while everything runs."""
-        self._opened()
-        return read_audit(self._number, self._slots, self._queue_names())
+    def audit(self, limit: float | None = LIMIT_S) -> Audit:
+        """Counts every buffer two ways, while everything runs; in limit s of processor time."""
+        return self._counting(self._queue_names()).run(limit).audit()
 
-    def holders(self) -> list[Holder]:
-        """The members that have buffers in hand: who, how many, and for how long the oldest."""
+    def holders(self, limit: float | None = LIMIT_S) -> list[Holder]:
+        """The members that have buffers in hand: who, how many, and for how long the oldest.
+        LimitReached if limit, as of audit(), is not enough."""
+        return self._counting({}).run(limit).holders()
+
+    def _counting(self, queues: dict[int, str]) -> Counting:
         self._opened()
-        return read_holders(self._number, self._slots)
+        return Counting(self._number, self.capacity, self._slots, queues)
 
     def trim(self, keep: int = 0) -> int:
         """Gives the memory of buffers that nobody uses back to the kernel: how many bytes.
@@ -361,9 +364,6 @@ class Pool(PoolBase):
         self._opened()
         return recover(self._number)
 
-    def _refuse_if_cut_off(self) -> None:
-        """SegmentInvalid if what was done last was done to a segment that is not there."""
-        check(lib.shmpool_intact(self._number), f"pool {self.name!r}")
 
 
 def _pool_by_name(name: str) -> Pool:

@@ -24,12 +24,6 @@ PEEK_MAX = 16 << 20  # bytes of payload in one answer
 Found = TypeVar("Found")
 
 
-def survive_truncation() -> None:
-    """From now on a segment that is cut off while it is read is SegmentInvalid in this process,
-    and not the end of it. A handler of SIGBUS; other addresses go to the one that was there."""
-    check(lib.shmpool_guard(), "sigaction")
-
-
 @dataclass(frozen=True)
 class Geometry:
     """What a pool was made with."""

@@ -21,6 +21,7 @@ pytest.importorskip("click", reason="shmpool[cli] is not installed")
 pytest.importorskip("rich", reason="shmpool[cli] is not installed")
 
 from shmpool.cli.main import MODULES
+from shmpool.cli.output import print_table
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = [sys.executable, "-W", "error", "-c", "from shmpool.cli import main; main()"]
@@ -356,3 +357,12 @@ def test_prune(run: Callable[..., str]) -> None:
     assert [] == left["removed"]
     assert ["busy", "idle"] == sorted(left["left"])
     assert "on purpose" in left["left"]["idle"]
+
+
+def test_a_long_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """As many rows as there can be members are printed, each on its line."""
+    rows = [(f"member {number}", number) for number in range(4095)]
+    print_table(("member", "held"), rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert ["member       held", "member 0     0"] == lines[:2]
+    assert (4096, "member 4094  4,094") == (len(lines), lines[-1])

@@ -55,6 +55,7 @@ PYTHON_ORDER = [
 ]
 PYTHON_ORDER += ["files", "segment", "pruning", "stats", "leaving"]
 PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
+PYTHON_ORDER += ["turns"]
 PYTHON_ORDER += [
     "toml_lines",
     "values",

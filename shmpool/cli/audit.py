@@ -23,5 +23,6 @@ def command(ask: Asker, pool: str, as_json: bool) -> None:
         rows += [(f"held by member {number}", count) for number, count in audit.held.items()]
         rows += [(f"in queue {name}", count) for name, count in audit.queued.items()]
         rows += [("unaccounted", audit.unaccounted), ("total", audit.total)]
-        print_table(("buffers", "ok" if audit.ok else "NOT OK"), rows)
+        verdict = "ok" if audit.ok else "NOT OK" if audit.complete else "NOT ALL COUNTED"
+        print_table(("buffers", verdict), rows)
     sys.exit(0 if audit.ok else 1)

@@ -33,7 +33,7 @@ static inline int open_pool(uint32_t number, struct call *c)
 {
 	c->p = local_pool(number);
 	if (unlikely(!c->p))
-		return -EBADF;
+		return local_missing(number);
 	c->m = local_member(number);
 	if (unlikely(!c->m)) {
 		int error = local_attach(number);
