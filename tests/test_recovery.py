@@ -145,11 +145,11 @@ def test_another_pid_namespace(make_pool: MakePool, start: Start) -> None:
         """
         import os, sys, textwrap
         inside = '''
-        import shmpool, sys
+        import shmpool, signal, sys
         pool = shmpool.Pool.attach(sys.argv[1])
         held = pool.alloc_many(5)
         print(pool.recover().members, flush=True)
-        sys.stdin.readline()
+        signal.pause()  # the end of stdin is not its end
         '''
         os.execvp("unshare", ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
                               sys.executable, "-c", textwrap.dedent(inside), sys.argv[1]])
