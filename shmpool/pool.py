@@ -365,7 +365,6 @@ class Pool(PoolBase):
         return recover(self._number)
 
 
-
 def _pool_by_name(name: str) -> Pool:
     """The pool of that name that this process has open, or attaches to: what a pickle becomes."""
     for pool in list(_open_pools):

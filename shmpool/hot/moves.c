@@ -35,6 +35,7 @@ PyObject *burst_alloc(PyObject *object, PyObject *timeout)
 	int64_t got, deadline = hot_deadline(timeout);
 	if (deadline < 0 || burst_empty(self))
 		return NULL;
+	hot_tend(self->pool);
 	got = self->pool->key ? shmpool_alloc_cached(self->pool->key, self->handle, self->room) :
 				-EBADF;
 	if (got == -EAGAIN)
@@ -78,6 +79,7 @@ PyObject *burst_get(PyObject *object, PyObject *args)
 	if (!PyArg_ParseTuple(args, "OO", &of, &timeout) || !(queue = queue_of(self, of)) ||
 	    (deadline = hot_deadline(timeout)) < 0 || burst_empty(self))
 		return NULL;
+	hot_tend(self->pool);
 	if (self->room <= LOCKED_MAX || !deadline)
 		got = shmpool_get_many_wait(hot_queue_key(queue), self->handle, self->room, 0);
 	if (got == -EAGAIN && deadline)

@@ -142,6 +142,13 @@ static inline int64_t alloc_once(uint64_t key, uint64_t *handle)
 	return likely(!error) ? fresh(&c, *handle, wait_coarse()) : error;
 }
 
+void hot_tend_now(uint64_t key)
+{
+	int ignored;
+	HOT_UNLOCKED(key, ignored, shmpool_tend_wait(key));
+	(void)ignored;
+}
+
 /* After -EAGAIN: the same, from wherever there is one, waited for. 0, a code, or HOT_RAISED. */
 static int64_t alloc_wait(struct pool_object *self, PyObject *timeout, uint64_t *handle)
 {
@@ -165,6 +172,7 @@ static PyObject *pool_alloc(PyObject *object, PyObject *const *args, Py_ssize_t 
 	struct buffer_object *buffer;
 	if (hot_parse("alloc", NULL, args, n, names, &given) || !(buffer = hot_buffer_make()))
 		return NULL;
+	hot_tend(self);
 	int64_t code = alloc_once(self->key, &taken.handle);
 	if (unlikely(code == -EAGAIN))
 		code = alloc_wait(self, given.timeout, &taken.handle);
