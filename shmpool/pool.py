@@ -14,9 +14,10 @@ from . import errors
 from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
 from .buffer import Buffer, PoolBase
 from .burst import Burst
+from .names import checked_name
 from .options import INT32_MAX, INT64_MAX, at_least, int64, on_death_policy, single
 from .queue import AlfQueue, queue_name
-from .segment import Segment, checked_name, inode_of, unlink
+from .segment import Segment, inode_of, unlink
 from .stats import (
     SPARE_MEMBERS,
     Audit,

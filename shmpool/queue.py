@@ -13,6 +13,7 @@ from . import errors
 from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
 from .buffer import Buffer, QueueBase
 from .burst import Burst
+from .names import is_name, printable
 from .options import ON_DEATH
 
 if TYPE_CHECKING:
@@ -233,12 +234,13 @@ class AlfQueue(QueueBase):
 
 def queue_name(pool: str, number: int, info: Native) -> str:
     """The name of a pool's queue. SegmentInvalid if something else has been written there."""
-    name: bytes = ffi.string(info.name)
-    if not name.isascii():
+    raw: bytes = ffi.string(info.name)
+    name = printable(raw)
+    if not is_name(name):
         raise errors.SegmentInvalid(
-            f"pool {pool!r} is damaged: the name of queue {number} is {name!r}"
+            f"pool {pool!r} is corrupted: the name of queue {number} is '{name}'"
         )
-    return name.decode()
+    return name
 
 
 def _count(n: int, most: int) -> int:

@@ -13,37 +13,23 @@ import fcntl
 import grp
 import mmap
 import os
-import re
 import stat
 import time
 
 import posix_ipc
 
-from . import errors, making
+from . import errors, making, refusals
 from ._ffi import Native, check, ffi, lib
+from .names import is_name
 
 PREFIX = "shmpool."
-SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
-NAME_MAX = 63
+SHM = refusals.SHM
 HEADER = 4096  # bytes that hold what shmpool_check() reads
 RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
 HEADER_BYTES = 64  # of each buffer
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 BEING_MADE_S = 10.0
 Group = str | int | None  # by name, by number, or none
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
-
-
-def checked_name(name: object, what: str) -> str:
-    """The name, if it can name a pool or a queue."""
-    if not isinstance(name, str):
-        raise TypeError(f"{what} name is {name!r}; it is a str")
-    if not _NAME.fullmatch(name) or len(name) > NAME_MAX:
-        raise errors.InvalidArgument(
-            f"{what} name is {name!r}; allowed are 1 to {NAME_MAX} of A-Z a-z 0-9 . _ -, "
-            "the first a letter or digit"
-        )
-    return name
 
 
 def group_id(group: Group) -> int:
@@ -112,7 +98,6 @@ class Segment:
         try:
             os.fchmod(fd, mode)
             _give_to_group(name, fd, group)
-            _refuse_hopeless(name, fd, geometry)
             os.ftruncate(fd, geometry.size)
             segment = cls(name, fd, geometry.size)
             code = lib.shmpool_create_wait(segment.base, fd, geometry, why, 256)
@@ -200,13 +185,13 @@ def _mapped(name: str, fd: int, size: int, read_only: bool) -> mmap.mmap:
     try:
         return mmap.mmap(fd, size, access=mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE)
     except ValueError:  # it is shorter than it was a moment ago
-        raise errors.SegmentInvalid(f"pool {name!r}: somebody cut it off") from None
+        raise errors.SegmentInvalid(f"pool {name!r}: its file was truncated") from None
     except OSError as error:
         if error.errno != errno.ENOMEM:
-            raise
+            raise refusals.cannot_open(name, _path(name), error) from None
         raise errors.OutOfSharedMemory(
-            f"pool {name!r} takes {size} bytes of addresses, over this process's limits "
-            "(RLIMIT_AS, vm.max_map_count)"
+            f"pool {name!r} takes {size} bytes of addresses, over this process's limits: "
+            "raise RLIMIT_AS (ulimit -v unlimited) or vm.max_map_count"
         ) from None
 
 
@@ -215,16 +200,40 @@ def unlink(name: str) -> None:
     try:
         posix_ipc.unlink_shared_memory(f"/{PREFIX}{name}")
     except posix_ipc.ExistentialError:
-        raise errors.PoolNotFound(f"there is no pool {name!r}") from None
-    except (posix_ipc.PermissionsError, PermissionError):
-        raise errors.AccessDenied(f"no permission to unlink pool {name!r}") from None
+        raise refusals.not_found(name) from None
+    except (posix_ipc.PermissionsError, PermissionError) as error:
+        denied = OSError(errno.EACCES, str(error))
+        raise refusals.cannot_open(name, _path(name), denied, "unlink") from None
+    except OSError as error:
+        raise refusals.cannot_open(name, _path(name), error, "unlink") from None
 
 
 def pool_names() -> list[str]:
-    """The names of the pools in shared memory, of any user and version."""
-    with os.scandir(SHM) as entries:
-        names = [e.name.removeprefix(PREFIX) for e in entries if e.name.startswith(PREFIX)]
-    return sorted(names)
+    """The names of the pools in shared memory, of any user and version.
+
+    Files whose names no pool can have are left out; shmpool doctor lists them.
+    """
+    return sorted(name for name in _names_after_prefix() if is_name(name))
+
+
+def strange_names() -> list[str]:
+    """The names, as Python's os has them, that only look like those of pools' files."""
+    names = _names_after_prefix()
+    return sorted(PREFIX + name for name in names if not is_name(name))
+
+
+def _names_after_prefix() -> list[str]:
+    try:
+        with os.scandir(SHM) as entries:
+            return [e.name.removeprefix(PREFIX) for e in entries if e.name.startswith(PREFIX)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # no shared memory, no pools
+    except PermissionError:
+        raise errors.AccessDenied(f"no permission to list {SHM}: chmod 1777 {SHM}") from None
+
+
+def _path(name: str) -> str:
+    return f"{SHM}/{PREFIX}{name}"
 
 
 def prune() -> list[str]:
@@ -233,7 +242,7 @@ def prune() -> list[str]:
     Only what the kernel proves: no process has the file open, whatever became of those that had,
     in whatever namespace. What is no pool of this version, or not ours to open, stays.
     """
-    return [name for name in pool_names() if _NAME.fullmatch(name) and _pruned(name)]
+    return [name for name in pool_names() if _pruned(name)]
 
 
 def _pruned(name: str) -> bool:
@@ -241,7 +250,7 @@ def _pruned(name: str) -> bool:
         return False
     try:
         fd = _open_file(name)
-    except (errors.PoolNotFound, errors.AccessDenied, errors.SegmentInvalid):
+    except errors.ShmpoolError:
         return False
     try:
         unused = _lock(fd, fcntl.LOCK_EX)
@@ -281,12 +290,14 @@ def _state(fd: int) -> int:
 
 
 def inode_of(name: str) -> int:
-    """What the file under the name is. PoolNotFound, AccessDenied, SegmentInvalid."""
-    fd = _open_file(name)
+    """What the file under the name is. PoolNotFound, AccessDenied.
+
+    It is not opened: that fails while its owner has a lease on it, and costs him the lease.
+    """
     try:
-        return os.fstat(fd).st_ino
-    finally:
-        os.close(fd)
+        return os.lstat(_path(name)).st_ino
+    except OSError as error:
+        raise refusals.cannot_open(name, _path(name), error) from None
 
 
 def _drop(segment: Segment | None, fd: int) -> None:
@@ -300,20 +311,15 @@ def _open_file(name: str, read_only: bool = False) -> int:
     """As shm_open(3), which would wait at a FIFO for somebody at its other end: /dev/shm is
     everybody's, and so is what lies there under a pool's name. SegmentInvalid if it is no file."""
     mode = os.O_RDONLY if read_only else os.O_RDWR
+    path = _path(name)
     try:
-        fd = os.open(f"{SHM}/{PREFIX}{name}", mode | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise errors.PoolNotFound(f"there is no pool {name!r}") from None
-    except PermissionError:
-        raise errors.AccessDenied(f"no permission to attach pool {name!r}") from None
+        fd = os.open(path, mode | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
-            raise
-        raise errors.SegmentInvalid(f"pool {name!r}: it is no file") from None
+        raise refusals.cannot_open(name, path, error) from None
     if stat.S_ISREG(os.fstat(fd).st_mode):
         return fd
     os.close(fd)
-    raise errors.SegmentInvalid(f"pool {name!r}: it is no file")
+    raise refusals.no_file(name, path)
 
 
 def _lock(fd: int, kind: int) -> bool:
@@ -330,10 +336,13 @@ def _create_file(name: str, mode: int) -> int | None:
         fd: int = posix_ipc.SharedMemory(f"/{PREFIX}{name}", posix_ipc.O_CREX, mode=mode).fd
     except posix_ipc.ExistentialError:
         if not _abandoned(name):
-            raise errors.PoolExists(f"pool {name!r} exists") from None
+            raise refusals.exists(name) from None
         return None
-    except (posix_ipc.PermissionsError, PermissionError):
-        raise errors.AccessDenied(f"no permission to create pool {name!r}") from None
+    except (posix_ipc.PermissionsError, PermissionError) as error:
+        denied = OSError(errno.EACCES, str(error))
+        raise refusals.cannot_create(name, _path(name), denied) from None
+    except OSError as error:
+        raise refusals.cannot_create(name, _path(name), error) from None
     making.begin(fd)
     # Between the calls somebody may have taken the file for abandoned: then it has no name.
     if _lock(fd, fcntl.LOCK_EX) and os.fstat(fd).st_nlink:
@@ -348,7 +357,7 @@ def _abandoned(name: str) -> bool:
         fd = _open_file(name)
     except errors.PoolNotFound:
         return True
-    except errors.SegmentInvalid:
+    except errors.ShmpoolError:
         return False
     try:
         given_up = _lock(fd, fcntl.LOCK_EX) or not making.at_work(fd)
@@ -369,26 +378,11 @@ def _give_to_group(name: str, fd: int, group: Group) -> None:
         ) from None
 
 
-def _refuse_hopeless(name: str, fd: int, geometry: Native) -> None:
-    """A pool that could never be filled is refused when it is made, not when it grows."""
-    status = os.fstatvfs(fd)
-    room = status.f_blocks * status.f_frsize
-    if room and geometry.capacity * geometry.stride > room:
-        raise errors.InvalidArgument(
-            f"pool {name!r}: capacity {geometry.capacity} x buffer_size {geometry.stride} is "
-            f"{geometry.capacity * geometry.stride} bytes; /dev/shm holds {room}"
-        )
-
-
 def _no_room(name: str, fd: int, geometry: Native) -> str:
-    file, status = os.fstat(fd), os.fstatvfs(fd)
-    free = status.f_bavail * status.f_frsize + file.st_blocks * 512  # what it got goes back
+    back = os.fstat(fd).st_blocks * 512  # what it got goes back
     own = geometry.headers_offset - geometry.queues * RING_BYTES
     buffers = sum(
         -(-geometry.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
         for each in (HEADER_BYTES, geometry.stride)
     )
-    return (
-        f"pool {name!r} takes {own + buffers} bytes, {own} of its own and {buffers} for prealloc "
-        f"{geometry.prealloc} x buffer_size {geometry.stride} and headers; {SHM} has {free} free"
-    )
+    return refusals.does_not_fit(name, own + buffers, own, geometry.prealloc, geometry.stride, back)
