@@ -59,13 +59,13 @@ class Burst:
         return f"<shmpool.Burst of {len(self._handles)} buffers>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{self!r} cannot be pickled: put it into a queue")
+        raise TypeError(f"{self!r} cannot be pickled: pass it by queue.put_many()")
 
     def __getitem__(self, i: int) -> Buffer:
         handles = self._live()
         n = len(handles)
         if not isinstance(i, int):
-            raise TypeError(f"burst index is {i!r}; it is an int")
+            raise TypeError(f"burst index is {i!r}; it must be an int")
         at = i + n if i < 0 else i
         if not 0 <= at < n:
             raise IndexError(f"burst index is {i}; allowed are {-n} to {n - 1}")
@@ -112,7 +112,7 @@ class Burst:
             buffer._restore(life)
 
     def free(self) -> None:
-        """Gives every buffer back to the pool. BufferInUse while a view of one is alive."""
+        """Returns every buffer to the pool. BufferInUse while a view of one is alive."""
         code = lib.shmpool_free_many(self._key, *self._take())
         if code < 0:
             fail(code, f"burst of pool {self.pool.name!r}")
@@ -173,7 +173,8 @@ class Burst:
         code = lib.shmpool_set_lengths(self._key, handles, n, source, 1 if step else 0)
         if code < 0:
             fail(
-                code, f"lengths up to {max(lengths)} bytes do not fit into {self.pool.buffer_size}"
+                code,
+                f"lengths go up to {max(lengths)} bytes; a buffer holds {self.pool.buffer_size}",
             )
         for i, buffer in self._buffers.items():
             if not buffer.released:
@@ -214,11 +215,11 @@ class Burst:
 
 
 def _offset(offset: int) -> int:
-    """As C takes it: what is beyond its numbers lies outside the buffer as well."""
+    """Clamps to uint64; C rejects the limit as it would the value."""
     try:
         number = index(offset)
     except TypeError:
-        raise TypeError(f"offset is {offset!r}; it is an int") from None
+        raise TypeError(f"offset is {offset!r}; it must be an int") from None
     if number < 0:
         raise errors.InvalidArgument(f"offset is {offset} bytes; it cannot be negative")
     return number if number < SIZE_MAX else SIZE_MAX
@@ -242,7 +243,7 @@ def _column_values(
     try:
         values = np.asarray(value, dtype, order="C")
     except (OverflowError, ValueError) as error:
-        raise errors.InvalidArgument(f"values do not fit: {error}") from None
+        raise errors.InvalidArgument(f"values do not fit the dtype: {error}") from None
     if values.ndim == 0:
         return values.reshape(1), 0
     if values.shape != (n,):
@@ -257,11 +258,11 @@ def _length_values(value: "ArrayLike", n: int, room: int) -> "tuple[NDArray[np.g
     values, step = _column_values(value, None, n)
     if values.dtype != np.uint32:
         if values.dtype.kind not in "iu" and not all(isinstance(v, int) for v in values.flat):
-            raise TypeError(f"lengths are {value!r:.80}; they are ints")
+            raise TypeError(f"lengths are {value!r:.80}; they must be ints")
         least, most = values.min(), values.max()
         if least < 0:
             raise errors.InvalidArgument(f"lengths are {least} bytes; they cannot be negative")
         if most > LENGTH_MAX:
-            raise errors.PayloadTooLarge(f"lengths up to {most} bytes do not fit into {room}")
+            raise errors.PayloadTooLarge(f"lengths go up to {most} bytes; a buffer holds {room}")
         values = values.astype(np.uint32)
     return values, step

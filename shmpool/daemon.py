@@ -25,6 +25,7 @@ from .config import Config, ConfigError
 from .connection import Connection, Peer
 from .keeper import Keeper
 from .listening import listening
+from .names import LINE_SHOWN, printable, printable_lines
 from .registry import Registry
 from .segment import group_id
 
@@ -224,11 +225,21 @@ def run(
 
 
 def _complain(error: Exception) -> None:
-    for line in str(error).splitlines():
+    for line in printable_lines(error):
         print(f"shmpool: {line}", file=sys.stderr)
 
 
-class _Journal(logging.Formatter):
+class _Lines(logging.Formatter):
+    """A message is one line, and a traceback's lines are its own: strangers write none."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record), LINE_SHOWN)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return "\n".join(printable_lines(super().formatException(ei)))
+
+
+class _Journal(_Lines):
     """With the priority that journald reads from the start of a line."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -241,7 +252,7 @@ def _log_to_stderr(level: str) -> None:
     if os.environ.get("JOURNAL_STREAM"):
         handler.setFormatter(_Journal("%(message)s"))
     else:
-        handler.setFormatter(logging.Formatter("shmpool: %(message)s"))
+        handler.setFormatter(_Lines("shmpool: %(message)s"))
     log.addHandler(handler)
     log.setLevel(level.upper())
 

@@ -72,7 +72,7 @@ class Deaths:
 def start_of(pid: int) -> int | None:
     """When the process started, in clock ticks after boot, in 32 bits; None if it is gone."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    return int(text.rpartition(")")[2].split()[19]) & START_MASK
+    return int(text.rpartition(b")")[2].split()[19]) & START_MASK

@@ -114,7 +114,7 @@ def stats_of(view: View, now: float, recoveries: Recoveries, alarms: list[Alarm]
 def is_stopped(pid: int, tid: int) -> bool:
     """Whether a signal or a tracer has stopped the thread."""
     try:
-        text = Path(f"/proc/{pid}/task/{tid}/stat").read_text()
+        text = Path(f"/proc/{pid}/task/{tid}/stat").read_bytes()
     except OSError:
         return False
-    return text.rpartition(")")[2].split()[0] in ("T", "t")
+    return text.rpartition(b")")[2].split()[:1] in ([b"T"], [b"t"])  # its name is in front

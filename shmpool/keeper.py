@@ -141,10 +141,10 @@ class Keeper:
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        """A pool that turns out to be damaged in here is released, and the others are not."""
+        """A pool that cannot be read is released, and the others are not."""
         try:
             yield
-        except errors.SegmentInvalid as error:
+        except (errors.ShmpoolError, OSError) as error:
             self.registry.release(name)
             log.warning("pool %s released: %s", name, error)
 

@@ -31,16 +31,19 @@ def on_death_policy(
     if on_death == "requeue" and producers == "single":
         raise errors.InvalidArgument(
             f'queue {name!r}: on_death="requeue" needs producers="multi", not "single": '
-            "whoever puts a buffer back is a producer too"
+            "whoever recovers puts buffers back, and so is a producer too"
         )
     if on_death == "dead-letter" and letter is None:
-        raise errors.InvalidArgument(f'queue {name!r}: on_death="dead-letter" needs dead_letter')
+        raise errors.InvalidArgument(
+            f'queue {name!r}: on_death="dead-letter" needs dead_letter, the queue to put them into'
+        )
     if letter is not None and letter.producers == "single":
         raise errors.InvalidArgument(
-            f"queue {name!r}: dead_letter is {letter.name!r}, which has a single producer"
+            f"queue {name!r}: dead_letter is {letter.name!r}, which has a single producer; "
+            'it needs producers="multi"'
         )
     if not isinstance(most, int):
-        raise TypeError(f"max_redeliveries is {most!r}; it is an int")
+        raise TypeError(f"max_redeliveries is {most!r}; it must be an int")
     if not 0 <= most < 2**32:
         raise errors.InvalidArgument(f"max_redeliveries is {most}; allowed are 0 to {2**32 - 1}")
     return ON_DEATH.index(on_death), letter.number if letter else 0, most
@@ -48,16 +51,16 @@ def on_death_policy(
 
 def at_least(value: int, least: int, what: str) -> int:
     if not isinstance(value, int):
-        raise TypeError(f"{what} is {value!r}; it is an int")
+        raise TypeError(f"{what} is {value!r}; it must be an int")
     if value < least:
-        raise errors.InvalidArgument(f"{what} is {value}; it is at least {least}")
+        raise errors.InvalidArgument(f"{what} is {value}; it must be at least {least}")
     return value
 
 
 def int64(option: str, value: int | None) -> int:
-    """An option as C takes it: what is beyond its integers is as wrong as their last one."""
+    """Clamps to int64; C rejects the limit as it would the value."""
     if value is None:
         return int(lib.SHMPOOL_DEFAULT)
     if not isinstance(value, int):
-        raise TypeError(f"{option} is {value!r}; it is an int")
+        raise TypeError(f"{option} is {value!r}; it must be an int")
     return max(-INT64_MAX, min(value, INT64_MAX))

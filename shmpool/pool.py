@@ -17,6 +17,7 @@ from .burst import Burst
 from .names import checked_name
 from .options import INT32_MAX, INT64_MAX, at_least, int64, on_death_policy, single
 from .queue import AlfQueue, queue_name
+from .refusals import refuse
 from .segment import Segment, inode_of, unlink
 from .stats import (
     SPARE_MEMBERS,
@@ -53,7 +54,7 @@ class Pool(PoolBase):
     """
 
     def __init__(self, segment: Segment) -> None:
-        """Not to be called: Pool.create and Pool.attach are."""
+        """Call Pool.create or Pool.attach instead."""
         self._segment: Segment | None = segment
         self.name = segment.name
         geometry = ffi.new("struct shmpool_geometry *")
@@ -94,20 +95,20 @@ class Pool(PoolBase):
         mode: int = 0o600,
         group: str | int | None = None,
     ) -> "Pool":
-        """Makes a pool and attaches to it.
+        """Creates a pool and attaches to it.
 
-        buffer_size       bytes of data room a buffer, rounded up to a cache line of 64
-        capacity          the most buffers it may ever hold, a power of two from 2 to 16,777,216
-        prealloc          buffers that exist from the start; more are made on demand, in extents of
+        buffer_size       bytes of data a buffer holds, rounded up to a cache line of 64
+        capacity          the most buffers it can grow to, a power of two from 2 to 16,777,216
+        prealloc          buffers that get their memory at once, the others on demand, in extents of
                           bulk x refill_multiplier, or 4 MiB if that is less. All that exist are
                           used in turn: of large ones, fewer stay warm in the processor's caches
-        cache_size        free buffers a member keeps to itself, a power of two from bulk on, or 0;
+        cache_size        free buffers that each thread caches, a power of two from bulk on, or 0;
                           default 512, or a quarter of a small capacity, or 2 MiB of large ones
         bulk              buffers moved at once between a cache and the shared queue, 16 to 64 [32]
         refill_multiplier bulks the pool grows by when it runs dry, 1 to 64 [4]
-        headroom          bytes before a new buffer's data
-        members, queues   the most there may be, up to 4095 [256] and 1023 [64]
-        mode, group       who may attach
+        headroom          bytes left free before a new buffer's data
+        members, queues   the most threads and queues it can have, up to 4095 [256] and 1023 [64]
+        mode, group       permission bits of the pool's file, for example 0o660, and its group
 
         PoolExists, InvalidArgument, OutOfSharedMemory, AccessDenied.
         """
@@ -155,7 +156,7 @@ class Pool(PoolBase):
 
     @staticmethod
     def unlink(name: str) -> None:
-        """Removes the pool's name. Who has it open goes on; the memory goes with the last."""
+        """Removes the pool's name. Processes that have it open keep it until the last closes it."""
         unlink(checked_name(name, "pool"))
 
     def __repr__(self) -> str:
@@ -176,7 +177,7 @@ class Pool(PoolBase):
         self._opened()
         if code == -errno.EAGAIN and timeout != 0:
             code = waited(lambda end: lib.shmpool_alloc_wait(self._key, end), timeout)
-        return self._wrap(check(code, f"pool {self.name!r}"))
+        return self._wrap(code if code >= 0 else refuse(self, code))
 
     def alloc_many(self, n: int, timeout: float | None = None) -> Burst:
         """A burst of n buffers: all, or PoolExhausted after timeout seconds and none.
@@ -193,7 +194,7 @@ class Pool(PoolBase):
         end = FOREVER if timeout is None else until(timeout)
         while (code := lib.shmpool_alloc_many_wait(self._key, native, n, end)) < 0:
             if code != -errno.EINTR:
-                fail(code, f"pool {self.name!r}")
+                refuse(self, code)
         return Burst(self, self._key, handles, native)
 
     def _adopt(self, handle: int) -> Buffer:
@@ -218,21 +219,21 @@ class Pool(PoolBase):
         dead_letter: AlfQueue | str | None = None,
         max_redeliveries: int = 0,
     ) -> AlfQueue:
-        """Makes a queue in the pool's segment.
+        """Creates a queue in the pool.
 
         capacity is a power of two from 2 to 65,536; producers and consumers are "single" or
-        "multi". on_death says what becomes of the buffers that a consumer had got from this queue
-        and neither freed nor put on when it died: "free", "requeue" (they go to its end again,
-        with redelivered counted), or "dead-letter" (they go to the queue dead_letter). With
-        "requeue", a buffer that was redelivered max_redeliveries times goes to dead_letter too,
-        if there is one (0: never). Queues that get such buffers have producers="multi".
+        "multi". on_death says what happens to buffers that a consumer had taken from this queue
+        when it died: "free", "requeue" (they are put at its end again, with redelivered
+        counted), or "dead-letter" (they are put into the queue dead_letter). With "requeue", a
+        buffer that was redelivered max_redeliveries times goes to dead_letter too, if there is
+        one (0: never). Queues that get such buffers have producers="multi".
         QueueExists, InvalidArgument, LimitReached, OutOfSharedMemory.
         """
         self._opened()
         checked_name(name, "queue")
         flags = single(producers, "producers") | single(consumers, "consumers") << 1
         if not isinstance(capacity, int):
-            raise TypeError(f"capacity is {capacity!r}; it is an int")
+            raise TypeError(f"capacity is {capacity!r}; it must be an int")
         if not 2 <= capacity <= 65536 or capacity & capacity - 1:
             raise errors.InvalidArgument(
                 f"capacity of queue {name!r} is {capacity}; "
@@ -242,13 +243,13 @@ class Pool(PoolBase):
         self._refuse_foreign(letter, f"dead_letter of queue {name!r}")
         policy = on_death_policy(name, on_death, producers, letter, max_redeliveries)
         code = lib.shmpool_queue_create(self._number, name.encode(), capacity, flags, *policy)
-        return AlfQueue(self, check(code, f"queue {name!r}"))
+        return AlfQueue(self, code if code > 0 else refuse(self, code, f"queue {name!r}"))
 
     def _refuse_foreign(self, queue: AlfQueue | None, what: str) -> None:
         if queue is None:
             return
         if not isinstance(queue, AlfQueue):
-            raise TypeError(f"{what} is {queue!r}; it is an AlfQueue, the name of one, or None")
+            raise TypeError(f"{what} is {queue!r}; it must be an AlfQueue, its name, or None")
         if not self._same(queue.pool):
             raise errors.InvalidArgument(
                 f"{what} is {queue.name!r} of pool {queue.pool.name!r}; "
@@ -292,30 +293,30 @@ class Pool(PoolBase):
         return read_members(self._number, self._slots)
 
     def audit(self) -> Audit:
-        """Counts every buffer two ways, while everything runs."""
+        """Checks by two independent counts that no buffer is lost or counted twice."""
         self._opened()
         return read_audit(self._number, self._slots, self._queue_names())
 
     def holders(self) -> list[Holder]:
-        """The members that have buffers in hand: who, how many, and for how long the oldest."""
+        """The threads that hold buffers: how many, and for how long the oldest."""
         self._opened()
         return read_holders(self._number, self._slots)
 
     def trim(self, keep: int = 0) -> int:
-        """Gives the memory of buffers that nobody uses back to the kernel: how many bytes.
+        """Returns the memory of free buffers to the system, keeping keep of them: how many bytes.
 
-        At least keep buffers stay free, and what was preallocated stays. The pool grows again when
-        it has to. Others' local caches are emptied; everybody goes on meanwhile.
+        What was preallocated stays, and the pool grows again when it has to. Other threads' caches
+        are emptied; everybody goes on meanwhile.
         """
         self._opened()
         at_least(keep, 0, "keep")
         return check(lib.shmpool_trim_wait(self._number, min(keep, 2**63)), f"pool {self.name!r}")
 
     def recover(self) -> Recovery:
-        """Puts right what dead members left; nobody else stops meanwhile.
+        """Recovers what dead members left; nobody else stops meanwhile.
 
-        Members do so themselves when they find no buffer, or are stuck behind a dead one; the
-        daemon does at once. Any number may at the same time. Who is dead the kernel says.
+        Members do so by themselves when they find no buffer or wait behind a dead member; the
+        daemon does at once. Any number of callers may do it at the same time.
         """
         self._opened()
         return recover(self._number)
@@ -336,7 +337,8 @@ class Pool(PoolBase):
             return
         if self._exports:
             raise errors.BufferInUse(
-                f"pool {self.name!r} has {self._exports} exported views (memoryviews, numpy arrays)"
+                f"pool {self.name!r} cannot be closed: {self._exports} memoryviews or numpy arrays "
+                "of its buffers are alive; delete them first"
             )
         segment, self._segment = self._segment, None
         self._leave()

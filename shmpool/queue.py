@@ -15,6 +15,7 @@ from .buffer import Buffer, QueueBase
 from .burst import Burst
 from .names import is_name, printable
 from .options import ON_DEATH
+from .refusals import refuse
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer as BytesLike
@@ -65,27 +66,27 @@ class AlfQueue(QueueBase):
 
     @property
     def dead_letter(self) -> "AlfQueue | None":
-        """Where what no consumer survives goes, if anywhere."""
+        """The queue that receives buffers whose consumers died max_redeliveries times, or None."""
         if not self._dead_letter:
             return None
         try:
             return AlfQueue(self.pool, self._dead_letter)
         except (errors.QueueNotFound, OverflowError):
             raise errors.SegmentInvalid(
-                f"pool {self.pool.name!r} is damaged: "
+                f"pool {self.pool.name!r} is corrupted: "
                 f"dead_letter of queue {self.name!r} is queue {self._dead_letter}"
             ) from None
 
     def full(self) -> bool:
-        """Whether a put would find no room just now."""
+        """Whether a put would find no room now."""
         return len(self) >= self.capacity
 
     def release(self) -> None:
-        """Gives up the calling thread's single-producer or single-consumer role, if it has one."""
+        """Releases the calling thread's single-producer or single-consumer role, if it has one."""
         check(lib.shmpool_queue_release(self.pool._number, self.number), f"queue {self.name!r}")
 
     def close(self) -> None:
-        """Gives up the calling thread's roles and ends this object; the queue itself stays.
+        """Releases the calling thread's roles and closes this object; the queue itself stays.
 
         May be repeated. Any later use is PoolClosed.
         """
@@ -112,7 +113,7 @@ class AlfQueue(QueueBase):
             raise errors.Empty(f"queue {self.name!r} is empty")
         if code == -errno.EBUSY:
             raise errors.QueueBusy(self._who_is_it(empty))
-        fail(code, f"queue {self.name!r}")
+        refuse(self.pool, code, f"queue {self.name!r}")
 
     def _foreign(self, what: str, pool: "Pool") -> NoReturn:
         if not self._key:
@@ -162,7 +163,7 @@ class AlfQueue(QueueBase):
         if code == -errno.EMSGSIZE:
             size = memoryview(payload).nbytes
             room = self.pool.buffer_size - self.pool.headroom
-            raise errors.PayloadTooLarge(f"{size} bytes do not fit into a buffer of {room}")
+            raise errors.PayloadTooLarge(f"payload is {size} bytes; a buffer holds {room}")
         if code not in (-errno.EAGAIN, -errno.ENOBUFS) or timeout == 0:
             self._fail(code)
         self.send_many([payload], timeout)  # with a timeout that only Python understands
@@ -176,16 +177,16 @@ class AlfQueue(QueueBase):
     def put_many(self, burst: Burst, timeout: float | None = None) -> None:
         """Moves a burst into the queue: all of it, or Full after timeout seconds and none.
 
-        The burst is spent. Full at once if it is larger than the queue.
+        The burst is released. Full at once if it is larger than the queue.
         """
         if not isinstance(burst, Burst):
-            raise TypeError(f"put_many() takes a shmpool.Burst, not {type(burst).__name__}")
+            raise TypeError(f"put_many() takes a shmpool.Burst, not a {type(burst).__name__}")
         native, n = burst._take()
         if burst.pool is not self.pool:
             self._foreign(f"a burst of {n}", burst.pool)
         if n > self.capacity:
             raise errors.Full(
-                f"a burst of {n} never fits into queue {self.name!r} of {self.capacity}"
+                f"burst has {n} buffers; queue {self.name!r} never holds more than {self.capacity}"
             )
         end = FOREVER if timeout is None else until(timeout)
         # Before it waits: no other thread may take a view of what is about to be somebody else's.
@@ -218,9 +219,7 @@ class AlfQueue(QueueBase):
         if code == -errno.EMSGSIZE:
             size = max(memoryview(payload).nbytes for payload in payloads)
             room = self.pool.buffer_size - self.pool.headroom
-            raise errors.PayloadTooLarge(
-                f"a payload of {size} bytes does not fit into a buffer of {room}"
-            )
+            raise errors.PayloadTooLarge(f"payload is {size} bytes; a buffer holds {room}")
         try:
             self._fail(code)
         except (errors.Full, errors.PoolExhausted) as error:
@@ -245,7 +244,7 @@ def queue_name(pool: str, number: int, info: Native) -> str:
 
 def _count(n: int, most: int) -> int:
     if not isinstance(n, int):
-        raise TypeError(f"n is {n!r}; it is an int")
+        raise TypeError(f"n is {n!r}; it must be an int")
     if n < 1:
-        raise errors.InvalidArgument(f"n is {n}; it is at least 1")
+        raise errors.InvalidArgument(f"n is {n}; it must be at least 1")
     return min(n, most)

@@ -9,11 +9,17 @@ import os
 import pwd
 import resource
 import stat
+from typing import TYPE_CHECKING, NoReturn
 
 from . import errors
+from ._ffi import fail
 from .names import printable
 
+if TYPE_CHECKING:
+    from .pool import Pool
+
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
+HEADER_BYTES = 64  # of each buffer
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISLNK, "a symbolic link"),
@@ -114,8 +120,22 @@ def does_not_fit(
     )
 
 
-def cannot_grow(name: str, most: int) -> str:
-    """Why a pool that may grow to so many bytes got no more just now."""
+def refuse(pool: "Pool", code: int, what: str = "") -> NoReturn:
+    """Raises the exception for a negative code from C, with the pool's figures where they tell
+    more; what names a part of the pool."""
+    if code == -errno.ENOSPC:
+        raise errors.OutOfSharedMemory(
+            _cannot_grow(pool.name, pool.capacity * (pool.buffer_size + HEADER_BYTES))
+        )
+    if code == -errno.EUSERS:
+        raise errors.LimitReached(
+            f"pool {pool.name!r}: all {pool.max_members} member slots are taken; create the pool "
+            "with members= larger, or see pool.members()"
+        )
+    fail(code, what or f"pool {pool.name!r}")
+
+
+def _cannot_grow(name: str, most: int) -> str:
     total, free = shared_memory()
     if most > total:
         return (
@@ -125,14 +145,6 @@ def cannot_grow(name: str, most: int) -> str:
     return (
         f"pool {name!r} cannot grow: {SHM} has {mib(free)} free of {mib(total)}: "
         f"shmpool prune and shmpool trim free some, or {_enlarge(most)}"
-    )
-
-
-def no_member_slot(members: int) -> str:
-    """Why a thread cannot become a member."""
-    return (
-        f"all {members} member slots are taken; create the pool with members= larger, "
-        "or see pool.members()"
     )
 
 

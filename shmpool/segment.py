@@ -21,12 +21,12 @@ import posix_ipc
 from . import errors, making, refusals
 from ._ffi import Native, check, ffi, lib
 from .names import is_name
+from .refusals import HEADER_BYTES
 
 PREFIX = "shmpool."
 SHM = refusals.SHM
 HEADER = 4096  # bytes that hold what shmpool_check() reads
 RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
-HEADER_BYTES = 64  # of each buffer
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 BEING_MADE_S = 10.0
 Group = str | int | None  # by name, by number, or none
@@ -41,16 +41,18 @@ def group_id(group: Group) -> int:
             raise errors.InvalidArgument(f"group is {group!r}; allowed are 0 to {GROUP_MAX}")
         return group
     if not isinstance(group, str):
-        raise TypeError(f"group is {group!r}; it is a str, an int, or None")
+        raise TypeError(f"group is {group!r}; it must be a str, an int, or None")
     try:
         return grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):  # the latter: no group's name can hold such characters
-        raise errors.InvalidArgument(f"group is {group!r}; there is no such group") from None
+        raise errors.InvalidArgument(
+            f"group is {group!r}; this machine has no such group"
+        ) from None
 
 
 def _check_mode(mode: int) -> None:
     if not isinstance(mode, int):
-        raise TypeError(f"mode is {mode!r}; it is an int")
+        raise TypeError(f"mode is {mode!r}; it must be an int")
     if isinstance(mode, bool) or not 0 <= mode <= 0o777:
         raise errors.InvalidArgument(f"mode is {mode!r} ({mode:#o}); allowed are 0 to 0o777")
 

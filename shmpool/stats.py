@@ -31,13 +31,13 @@ SPARE_MEMBERS = 2  # slots beyond the geometry's, from which the dead are put ri
 
 @dataclass(frozen=True)
 class Stats:
-    """One look at a pool, in buffers; not one instant if others are at work."""
+    """A pool's statistics, in buffers; not of one instant while others work."""
 
     capacity: int
     created: int  # exist so far
     free: int  # in the shared queue
     cached: int  # free, in members' local caches
-    held: int  # in members' hands
+    held: int  # owned by members
     queued: int  # in named queues
     members: int
     deaths: int  # members recovered so far
@@ -53,8 +53,8 @@ class Member:
     tid: int
     attached_ns: int  # CLOCK_MONOTONIC
     cached: int
-    held: int  # in hand, the local cache not counted
-    operation: str | None  # what it is in the middle of: "enqueue", "dequeue"
+    held: int  # owned, its local cache not counted
+    operation: str | None  # unfinished: "enqueue", "dequeue"
     dead: bool  # that is known, and not all it left is put right yet
     counters: dict[str, int]
 
@@ -78,19 +78,19 @@ class Audit:
 
 @dataclass(frozen=True)
 class Holder:
-    """A member that has buffers in hand."""
+    """A member that holds buffers."""
 
     member: int
     pid: int
     tid: int
     state: str  # "alive", "stopped", "dead"; "unknown" in another PID namespace
     buffers: int
-    oldest_s: float | None  # how long it has had the first of them; None if it was never said
+    oldest_s: float | None  # how long it has held the first of them; None if not known
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What Pool.recover put right."""
+    """What Pool.recover recovered."""
 
     members: int  # dead ones whose slots are free now
     buffers: int  # taken from the dead, those requeued and dead-lettered included

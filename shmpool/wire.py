@@ -77,7 +77,7 @@ def pack_notice(method: str, params: list[Any]) -> bytes:
 
 
 def _pack(frame: list[Any]) -> bytes:
-    data: bytes = msgpack.packb(frame)
+    data: bytes = msgpack.packb(frame, unicode_errors="backslashreplace")
     return data
 
 

@@ -273,7 +273,8 @@ def test_a_spent_buffer_is_named(pool: shmpool.Pool) -> None:
         for call in (buf.free, lambda b=buf: queue.put(b), lambda b=buf: b.mark):
             with pytest.raises(
                 shmpool.BufferReleased,
-                match=f": buffer {index} of pool '{pool.name}': the buffer was freed or handed on$",
+                match=f": buffer {index} of pool '{pool.name}': this Buffer was already freed, "
+                "or put into a queue; it can no longer be used here$",
             ):
                 call()
 
@@ -301,7 +302,7 @@ def test_a_length_that_is_none(pool: shmpool.Pool) -> None:
     setter: Any = buf
     for field in ("length", "mark", "headroom", "flow_hash", "timestamp"):
         for value in ("x", 1.5, None):
-            with pytest.raises(TypeError, match=f"^{field} is {value!r}; it is an int$"):
+            with pytest.raises(TypeError, match=f"^{field} is {value!r}; it must be an int$"):
                 setattr(setter, field, value)
     assert 7 == len(buf)
 

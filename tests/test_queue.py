@@ -179,7 +179,7 @@ WRONG_TIMEOUTS: list[tuple[Any, type[Exception], str]] = [
         for below in (-(10**400), -(2**70))
     ),
     *(
-        (other, TypeError, f"timeout is {other!r}; it is a number")
+        (other, TypeError, f"timeout is {other!r}; it must be a number")
         for other in ("1", b"1", [], 1j, Fraction(1), np.float32(1))
     ),
 ]

@@ -36,18 +36,8 @@ C_ORDER = [
     "call.h",
     "hot.h",
 ]
-PYTHON_ORDER = [
-    "errors",
-    "names",
-    "refusals",
-    "_native",
-    "_ffi",
-    "_hot",
-    "options",
-    "buffer",
-    "burst",
-    "queue",
-]
+PYTHON_ORDER = ["errors", "names", "_native", "_ffi", "refusals", "_hot"]
+PYTHON_ORDER += ["options", "buffer", "burst", "queue"]
 PYTHON_ORDER += ["making", "segment", "stats"]
 PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
 PYTHON_ORDER += [

@@ -9,7 +9,7 @@ from .output import command_of, json_option, print_json, print_table, working
 
 HELP = """Checks by two independent counts that no buffer is lost or counted twice.
 
-Exit status 1 if a buffer is."""
+Exit status 1 if one is."""
 
 
 @command_of(RunAudit, "shmpool audit rx", help_text=HELP)

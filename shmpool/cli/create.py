@@ -46,8 +46,8 @@ from .output import command_of, json_option, print_json, working
     "queues",
     multiple=True,
     metavar="NAME=CAPACITY[,OPTION=VALUE...]",
-    help="A queue to create; may be repeated. Options: producers, consumers, on_death, dead_letter, "
-    "max_redeliveries.",
+    help="A queue to create; may be repeated. Options: producers, consumers, on_death, "
+    "dead_letter, max_redeliveries.",
 )
 @json_option
 @from_whom
