@@ -16,7 +16,7 @@ from ._ffi import Native, check, ffi, lib
 from .names import checked_name, is_name, printable
 from .options import INT32_MAX, ON_DEATH
 from .segment import PREFIX, SHM, Segment, inode_of
-from .stats import SPARE_MEMBERS, Member, Stats, read_members, read_stats
+from .stats import FATES, SPARE_MEMBERS, Member, Stats, read_members, read_stats
 
 Found = TypeVar("Found")
 
@@ -239,6 +239,11 @@ class View:
         """The threads that are attached."""
         self._opened()
         return self._whole(read_members(self._number, self._slots))
+
+    def dead(self) -> list[Member]:
+        """The members that are dead and not recovered yet."""
+        dead = FATES.index("dead")
+        return [m for m in self.members() if lib.shmpool_fate(self._number, m.number) == dead]
 
     def processes(self) -> frozenset[Process]:
         """The processes that have members: the same set again as long as they are the same."""

@@ -51,7 +51,8 @@ PYTHON_ORDER += [
     "connection",
     "keeper",
 ]
-PYTHON_ORDER += ["metrics", "http", "daemon", "asking", "client", "doctor", "__init__"]
+PYTHON_ORDER += ["metrics", "http", "daemon", "asking", "client", "container", "doctor"]
+PYTHON_ORDER += ["__init__"]
 BENCH_ORDER = ["__init__", "way", "message", "board", "crew", "producing", "consuming"]
 BENCH_ORDER += ["pingpong", "contestants", "throughput", "floor", "latency", "robustness"]
 BENCH_ORDER += ["hop", "others", "plan", "result", "measure"]

@@ -77,7 +77,7 @@ def test_processes(pool: shmpool.Pool, start: type[Child]) -> None:
     )
     assert "ready" == child.line()
     with View(pool.name) as view:
-        ticks = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
+        ticks = int(Path(f"/proc/{child.pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
         assert {Process(child.pid, ticks)} == view.processes()
         assert 2 == len(view.members())
         assert [] == view.operating()
