@@ -70,9 +70,10 @@ def from_whom(function: F) -> F:
     return cast(F, wrapper)
 
 
-def _complete_pool(
+def complete_pool(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
+    """The names of pools that begin so."""
     try:
         names = pool_names()
     except (errors.ShmpoolError, OSError):
@@ -80,4 +81,4 @@ def _complete_pool(
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-pool_argument = click.argument("pool", shell_complete=_complete_pool)
+pool_argument = click.argument("pool", shell_complete=complete_pool)
