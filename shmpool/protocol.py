@@ -229,7 +229,7 @@ def request_of(call: wire.Call) -> AnyRequest:
     kind = _BY_METHOD.get(call.method)
     if kind is None:
         known = ", ".join(_BY_METHOD)
-        raise errors.RequestRefused(f"there is no method {call.method[:60]!r}; there are {known}")
+        raise errors.RequestRefused(f"there is no method {call.method[:60]!r}; known are {known}")
     names = wire.hints(kind)
     least = sum(f.default is MISSING and f.default_factory is MISSING for f in fields(kind))
     if not least <= len(call.params) <= len(names):

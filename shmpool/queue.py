@@ -120,7 +120,9 @@ class AlfQueue(QueueBase):
             raise errors.PoolClosed(f"queue {self.name!r} is closed")
         text = f"{what} of pool {pool.name!r} cannot go into queue {self.name!r}"
         if self.pool._same(pool):
-            raise errors.ForeignBuffer(f"{text}: it came through another opening of the pool")
+            raise errors.ForeignBuffer(
+                f"{text}: it came through another Pool object of the same pool"
+            )
         raise errors.ForeignBuffer(f"{text} of pool {self.pool.name!r}")
 
     def _who_is_it(self, consumer: bool) -> str:
@@ -129,7 +131,7 @@ class AlfQueue(QueueBase):
         side = "consumer" if consumer else "producer"
         who = next((m for m in self.pool.members() if m.number == number), None)
         is_it = f"process {who.pid}, thread {who.tid}" if who else f"member {number}"
-        return f"queue {self.name!r} has a single {side}, which is {is_it}"
+        return f"queue {self.name!r} has a single {side}: {is_it}"
 
     # What hot/ comes back with when its one attempt did not succeed.
 

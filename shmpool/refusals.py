@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .pool import Pool
 
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
-HEADER_BYTES = 64  # of each buffer
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISLNK, "a symbolic link"),
@@ -124,9 +123,7 @@ def refuse(pool: "Pool", code: int, what: str = "") -> NoReturn:
     """Raises the exception for a negative code from C, with the pool's figures where they tell
     more; what names a part of the pool."""
     if code == -errno.ENOSPC:
-        raise errors.OutOfSharedMemory(
-            _cannot_grow(pool.name, pool.capacity * (pool.buffer_size + HEADER_BYTES))
-        )
+        raise errors.OutOfSharedMemory(_cannot_grow(pool.name, pool.capacity * pool.buffer_size))
     if code == -errno.EUSERS:
         raise errors.LimitReached(
             f"pool {pool.name!r}: all {pool.max_members} member slots are taken; create the pool "

@@ -21,11 +21,11 @@ import posix_ipc
 from . import errors, making, refusals
 from ._ffi import Native, check, ffi, lib
 from .names import is_name
-from .refusals import HEADER_BYTES
 
 PREFIX = "shmpool."
 SHM = refusals.SHM
 HEADER = 4096  # bytes that hold what shmpool_check() reads
+HEADER_BYTES = 64  # of each buffer
 RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 BEING_MADE_S = 10.0
@@ -54,7 +54,9 @@ def _check_mode(mode: int) -> None:
     if not isinstance(mode, int):
         raise TypeError(f"mode is {mode!r}; it must be an int")
     if isinstance(mode, bool) or not 0 <= mode <= 0o777:
-        raise errors.InvalidArgument(f"mode is {mode!r} ({mode:#o}); allowed are 0 to 0o777")
+        raise errors.InvalidArgument(
+            f"mode is {mode!r} ({mode:#o}); allowed are 0 to 0o777, for example 0o660"
+        )
 
 
 class Segment:
@@ -87,7 +89,9 @@ class Segment:
         """The segment, or None to try again after an abandoned one was removed."""
         with making.announced(name) as alone:
             if not alone:
-                raise errors.PoolExists(f"pool {name!r} is being made by this process")
+                raise errors.PoolExists(
+                    f"pool {name!r} is being created by another thread of this process"
+                )
             fd = _create_file(name, mode)
             return None if fd is None else cls._made(name, fd, geometry, mode, group)
 

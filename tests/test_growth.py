@@ -246,7 +246,7 @@ def test_sizes_against_a_small_dev_shm(run: Callable[..., str]) -> None:
         prefix=small_shm("8m"),
     )
     grown, made, left = printed.splitlines()
-    assert grown.startswith("True pool 'large' can grow to 64.1 MiB, but /dev/shm has only 8 MiB: ")
+    assert grown.startswith("True pool 'large' can grow to 64 MiB, but /dev/shm has only 8 MiB: ")
     assert "(mount -o remount,size=128m /dev/shm; container: --shm-size=128m)" in grown
     assert "prealloc 128 x buffer_size 65536; /dev/shm has " in made
     assert "[]" == left
