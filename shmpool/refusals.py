@@ -5,6 +5,7 @@ pool, what was found, and what to do. No file is opened here.
 
 import errno
 import grp
+import mmap
 import os
 import pwd
 import resource
@@ -12,13 +13,15 @@ import stat
 from typing import TYPE_CHECKING, NoReturn
 
 from . import errors
-from ._ffi import fail
+from ._ffi import Native, fail
 from .names import printable
 
 if TYPE_CHECKING:
     from .pool import Pool
 
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
+HEADER_BYTES = 64  # of each buffer
+RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISLNK, "a symbolic link"),
@@ -106,12 +109,21 @@ def cannot_create(name: str, path: str, error: OSError) -> errors.ShmpoolError:
     )
 
 
-def does_not_fit(
-    name: str, needed: int, own: int, prealloc: int, stride: int, back: int = 0
-) -> str:
-    """Why there is no room for what a new pool takes at once. back: bytes that it gives back."""
-    total, free = shared_memory()
-    return (
+def taken_at_once(geometry: Native) -> tuple[int, int]:
+    """The bytes that a new pool takes for itself and for its preallocated buffers."""
+    own = geometry.headers_offset - geometry.queues * RING_BYTES
+    buffers = sum(
+        -(-geometry.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
+        for each in (HEADER_BYTES, geometry.stride)
+    )
+    return own, buffers
+
+
+def does_not_fit(name: str, geometry: Native, back: int = 0) -> errors.OutOfSharedMemory:
+    """There is no room for what a new pool takes at once. back: bytes that it gives back now."""
+    (own, buffers), (total, free) = taken_at_once(geometry), shared_memory()
+    needed, prealloc, stride = own + buffers, geometry.prealloc, geometry.stride
+    return errors.OutOfSharedMemory(
         f"pool {name!r} needs {mib(needed, up=True)} at once, {mib(own, up=True)} of it for "
         f"itself and the rest for prealloc {prealloc} x buffer_size {stride}; {SHM} has "
         f"{mib(free + back)} free of {mib(total)}: "

@@ -25,8 +25,6 @@ from .names import is_name
 PREFIX = "shmpool."
 SHM = refusals.SHM
 HEADER = 4096  # bytes that hold what shmpool_check() reads
-HEADER_BYTES = 64  # of each buffer
-RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 BEING_MADE_S = 10.0
 Group = str | int | None  # by name, by number, or none
@@ -104,11 +102,12 @@ class Segment:
         try:
             os.fchmod(fd, mode)
             _give_to_group(name, fd, group)
+            _refuse_hopeless(name, fd, geometry)
             os.ftruncate(fd, geometry.size)
             segment = cls(name, fd, geometry.size)
             code = lib.shmpool_create_wait(segment.base, fd, geometry, why, 256)
             if code == -errno.ENOSPC:
-                raise errors.OutOfSharedMemory(_no_room(name, fd, geometry))
+                raise refusals.does_not_fit(name, geometry, os.fstat(fd).st_blocks * 512)
             check(code, f"pool {name!r}")
         except BaseException:
             with contextlib.suppress(errors.PoolNotFound):
@@ -384,11 +383,9 @@ def _give_to_group(name: str, fd: int, group: Group) -> None:
         ) from None
 
 
-def _no_room(name: str, fd: int, geometry: Native) -> str:
-    back = os.fstat(fd).st_blocks * 512  # what it got goes back
-    own = geometry.headers_offset - geometry.queues * RING_BYTES
-    buffers = sum(
-        -(-geometry.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
-        for each in (HEADER_BYTES, geometry.stride)
-    )
-    return refusals.does_not_fit(name, own + buffers, own, geometry.prealloc, geometry.stride, back)
+def _refuse_hopeless(name: str, fd: int, geometry: Native) -> None:
+    """Before it takes memory: what cannot fit would fill /dev/shm for everybody until it fails."""
+    status = os.fstatvfs(fd)
+    free = status.f_bavail * status.f_frsize
+    if status.f_blocks and sum(refusals.taken_at_once(geometry)) > free:
+        raise refusals.does_not_fit(name, geometry)
