@@ -50,9 +50,25 @@ _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
         errors.LimitReached,
         "all queue slots of the pool are taken; create it with queues= larger",
     ),
-    errno.EMFILE: (
+    errno.EXFULL: (
         errors.LimitReached,
         "64 pools are open in this process, which is the most; close one",
+    ),
+    errno.EMFILE: (
+        errors.LimitReached,
+        "this process has all its file descriptors in use; ulimit -n raises it",
+    ),
+    errno.EFBIG: (
+        errors.OutOfSharedMemory,
+        "it is larger than this process may make files; ulimit -f unlimited",
+    ),
+    errno.EACCES: (errors.AccessDenied, "this process may not open its file for writing"),
+    errno.EROFS: (errors.AccessDenied, "it was opened read-only"),
+    errno.ENAMETOOLONG: (errors.InvalidArgument, "its path is too long"),
+    errno.EDEADLK: (errors.AccessDenied, "another process keeps its file locked"),
+    errno.ENOLCK: (
+        errors.SegmentInvalid,
+        "its file system has no open file description locks, which tell who is alive",
     ),
     errno.EEXIST: (errors.QueueExists, "it exists already; Pool.queue() finds it"),
 }
@@ -62,7 +78,7 @@ def fail(code: int, what: str) -> NoReturn:
     """Raises the exception for a negative code from C; where it has no reason, what says it all."""
     kind, why = _EXCEPTIONS.get(-code, (None, ""))
     if kind is None:
-        raise OSError(-code, f"{os.strerror(-code)}: {what}")
+        raise errors.ShmpoolError(f"{what}: {os.strerror(-code)}")
     raise kind(f"{what}: {why}" if why else what)
 
 

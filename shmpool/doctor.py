@@ -19,9 +19,9 @@ from typing import Literal
 
 from . import container, errors, protocol
 from .client import Client
+from .files import PREFIX, pool_names, strange_names
 from .names import printable
 from .refusals import SHM, mib, shared_memory
-from .segment import PREFIX, pool_names, strange_names
 from .view import View, survive_truncation
 
 SMALL = 256 << 20  # bytes of /dev/shm; a container gets 64 MiB unless it is told otherwise
@@ -302,7 +302,7 @@ def _segment(name: str) -> Iterator[Finding]:
     total, _ = shared_memory()
     try:
         with View(name) as view:
-            gone = {member.pid for member in view.dead()}
+            gone = {member.pid for member in view.dead_members()}
             most = view.geometry.capacity * view.geometry.buffer_size
     except errors.PoolNotFound:
         return  # it went away in between, or is being made

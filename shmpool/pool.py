@@ -14,13 +14,13 @@ from . import errors
 from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
 from .buffer import Buffer, PoolBase
 from .burst import Burst
+from .files import inode_of, unlink
 from .names import checked_name
 from .options import INT32_MAX, INT64_MAX, at_least, int64, on_death_policy, single
 from .queue import AlfQueue, queue_name
 from .refusals import refuse
-from .segment import Segment, inode_of, unlink
+from .segment import Segment
 from .stats import (
-    SPARE_MEMBERS,
     Audit,
     Holder,
     Member,
@@ -53,7 +53,7 @@ class Pool(PoolBase):
     >>> shmpool.Pool.unlink("doc-pool")
     """
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, made: bool = False) -> None:
         """Call Pool.create or Pool.attach instead."""
         self._segment: Segment | None = segment
         self.name = segment.name
@@ -61,7 +61,8 @@ class Pool(PoolBase):
         why = ffi.new("char[256]")
         base, fd = segment.base, segment.fd
         check(lib.shmpool_check(base, segment.size, fd, geometry, why, 256), segment.name)
-        self._number = check(lib.shmpool_open(base, segment.size, fd), f"pool {segment.name!r}")
+        opened = lib.shmpool_open(base, segment.size, fd, segment.path.encode(), made)
+        self._number = check(opened, f"pool {segment.name!r}")
         self._key = (self._number & 63) << 58 | (self._number >> 6) << 32
         self.buffer_size: int = geometry.stride
         self.capacity: int = geometry.capacity
@@ -71,7 +72,7 @@ class Pool(PoolBase):
         self.refill_multiplier: int = geometry.refill_multiplier
         self.headroom: int = geometry.headroom
         self.max_members: int = geometry.members
-        self._slots = self.max_members + SPARE_MEMBERS
+        self._slots = self.max_members
         self.max_queues: int = geometry.queues
         data = int(ffi.cast("uintptr_t", base)) + geometry.data_offset
         self._hot_open(self._key, data, geometry.stride, geometry.headroom)
@@ -136,20 +137,24 @@ class Pool(PoolBase):
             text = str(error).replace(str(INT64_MAX), str(abs(huge[0])))
             raise errors.InvalidArgument(text) from None
         try:
-            return cls._open(segment)
+            return cls._open(segment, made=True)
         except BaseException:
             unlink(name)
             raise
 
     @classmethod
     def attach(cls, name: str) -> "Pool":
-        """Attaches to a pool that exists. PoolNotFound, SegmentInvalid, AccessDenied."""
-        return cls._open(Segment.attach(checked_name(name, "pool")))
+        """Attaches to a pool. PoolNotFound, SegmentInvalid, AccessDenied, LimitReached."""
+        while True:
+            pool = cls._open(segment := Segment.attach(checked_name(name, "pool")))
+            if segment.named():
+                return pool
+            pool.close()  # somebody has removed it meanwhile
 
     @classmethod
-    def _open(cls, segment: Segment) -> "Pool":
+    def _open(cls, segment: Segment, made: bool = False) -> "Pool":
         try:
-            return cls(segment)
+            return cls(segment, made)
         except BaseException:
             segment.close()
             raise
@@ -313,17 +318,14 @@ class Pool(PoolBase):
         return check(lib.shmpool_trim_wait(self._number, min(keep, 2**63)), f"pool {self.name!r}")
 
     def recover(self) -> Recovery:
-        """Recovers what dead members left; nobody else stops meanwhile.
+        """Recovers dead members; nobody else stops meanwhile. Any number may at the same time.
 
-        Members do so by themselves when they find no buffer or wait behind a dead member; the
-        daemon does at once. Any number of callers may do it at the same time.
-        """
+        Members that wait do so themselves; the daemon does at once."""
         self._opened()
         return recover(self._number)
 
     def _refuse_if_cut_off(self) -> None:
-        """SegmentInvalid, in a process that survives that (view.py), if what was done last was
-        done to a segment that is not there."""
+        """SegmentInvalid if what was done last was done to a segment that is not there."""
         check(lib.shmpool_intact(self._number), f"pool {self.name!r}")
 
     # The end.
@@ -336,10 +338,8 @@ class Pool(PoolBase):
         if self._segment is None:
             return
         if self._exports:
-            raise errors.BufferInUse(
-                f"pool {self.name!r} cannot be closed: {self._exports} memoryviews or numpy arrays "
-                "of its buffers are alive; delete them first"
-            )
+            views = f"{self._exports} memoryviews or numpy arrays of its buffers are alive"
+            raise errors.BufferInUse(f"pool {self.name!r} cannot be closed: {views}; delete them")
         segment, self._segment = self._segment, None
         self._leave()
         segment.close()

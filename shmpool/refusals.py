@@ -8,7 +8,6 @@ import grp
 import mmap
 import os
 import pwd
-import resource
 import stat
 from typing import TYPE_CHECKING, NoReturn
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
 HEADER_BYTES = 64  # of each buffer
 RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
-_KINDS = (
+_FILES = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -35,7 +34,7 @@ _KINDS = (
 def not_found(name: str) -> errors.PoolNotFound:
     """There is no file of that name."""
     if not os.path.isdir(SHM):
-        return errors.PoolNotFound(f"there is no pool {name!r}: {_no_shm()}")
+        return errors.PoolNotFound(f"there is no pool {name!r}: {_NO_SHM}")
     return errors.PoolNotFound(
         f"there is no pool {name!r} in {SHM} "
         f"(in a container: is it the same {SHM}? --ipc, a shared volume)"
@@ -67,8 +66,6 @@ def cannot_open(
             f"no permission to {doing} pool {name!r}: {_owner(path)}. "
             "Create it with mode= and group="
         )
-    if code == errno.EROFS:
-        return errors.AccessDenied(f"no permission to {doing} pool {name!r}: {_read_only()}")
     if code in (errno.EAGAIN, errno.EWOULDBLOCK):
         return errors.AccessDenied(
             f"pool {name!r} cannot be opened now: its owner has a lease on the file "
@@ -80,33 +77,42 @@ def cannot_open(
         )
     if code in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV, errno.ENOTDIR):
         return no_file(name, path)
-    return _lacking(f"pool {name!r} cannot be opened", error) or errors.SegmentInvalid(
-        f"pool {name!r} cannot be opened: {os.strerror(code or errno.EIO)}"
-    )
+    return failure(f"pool {name!r} cannot be opened", error)
 
 
-def cannot_create(name: str, path: str, error: OSError) -> errors.ShmpoolError:
-    """Why a pool's file cannot be made, sized or given its memory."""
-    code = error.errno
-    if code == errno.EEXIST:
-        return exists(name)
-    if code in (errno.EACCES, errno.EPERM):
-        return errors.AccessDenied(
-            f"no permission to create pool {name!r}: {_owner(os.path.dirname(path))}. "
-            f"chmod 1777 {SHM} lets everybody"
-        )
-    if code == errno.EROFS:
-        return errors.AccessDenied(f"no permission to create pool {name!r}: {_read_only()}")
-    if code in (errno.ENOENT, errno.ENOTDIR):
-        return errors.OutOfSharedMemory(f"pool {name!r} cannot be created: {_no_shm()}")
-    if code == errno.ENOSPC:
-        return errors.OutOfSharedMemory(
-            f"pool {name!r} cannot be created: {SHM} takes no more files or bytes "
-            "(df -i, df -h): shmpool prune removes pools that nobody uses"
-        )
-    return _lacking(f"pool {name!r} cannot be created", error) or errors.SegmentInvalid(
-        f"pool {name!r} cannot be created: {os.strerror(code or errno.EIO)}"
-    )
+_KINDS: dict[int, type[errors.ShmpoolError]] = {
+    errno.ENOSPC: errors.OutOfSharedMemory,
+    errno.EDQUOT: errors.OutOfSharedMemory,
+    errno.EFBIG: errors.OutOfSharedMemory,
+    errno.ENOMEM: errors.OutOfSharedMemory,
+    errno.ENOENT: errors.OutOfSharedMemory,
+    errno.ENOTDIR: errors.OutOfSharedMemory,
+    errno.EACCES: errors.AccessDenied,
+    errno.EPERM: errors.AccessDenied,
+    errno.EROFS: errors.AccessDenied,
+    errno.EMFILE: errors.LimitReached,
+    errno.ENFILE: errors.LimitReached,
+}
+_NO_SHM = f"there is no {SHM}: mkdir -p {SHM} && mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
+_REMEDIES = {
+    errno.ENOSPC: f"{SHM} has no space or no inodes left (df {SHM}, df -i {SHM}): shmpool prune "
+    "removes abandoned pools",
+    errno.EFBIG: "it is larger than this process may make files: ulimit -f unlimited",
+    errno.ENOENT: _NO_SHM,
+    errno.ENOTDIR: _NO_SHM,
+    errno.EACCES: f"no permission to write to {SHM}: chmod 1777 {SHM} lets everybody",
+    errno.EROFS: f"{SHM} is mounted read-only: mount -o remount,rw {SHM}",
+    errno.EMFILE: "this process has all its file descriptors in use: ulimit -n raises the limit",
+    errno.ENFILE: "this machine has all its open files in use: sysctl fs.file-max raises the limit",
+}
+
+
+def failure(what: str, error: OSError) -> errors.ShmpoolError:
+    """What could not be done, and why: the exception for what the system said."""
+    number = error.errno or 0
+    kind = _KINDS.get(number, errors.ShmpoolError)
+    reason = os.strerror(number) if number else printable(error)
+    return kind(f"{what}: {_REMEDIES.get(number, reason)}")
 
 
 def taken_at_once(geometry: Native) -> tuple[int, int]:
@@ -208,33 +214,4 @@ def _kind(path: str) -> str:
         mode = os.lstat(path).st_mode
     except OSError:
         return "no file"
-    return next((kind for is_it, kind in _KINDS if is_it(mode)), "no file")
-
-
-def _no_shm() -> str:
-    return f"there is no {SHM}: mkdir -p {SHM} && mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
-
-
-def _read_only() -> str:
-    return f"{SHM} is mounted read-only: mount -o remount,rw {SHM}"
-
-
-def _lacking(what: str, error: OSError) -> errors.ShmpoolError | None:
-    """What the process or the machine has run out of."""
-    code = error.errno
-    if code == errno.EMFILE:
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return errors.LimitReached(
-            f"{what}: this process has all its {most} file descriptors in use; ulimit -n raises it"
-        )
-    if code == errno.ENFILE:
-        return errors.LimitReached(
-            f"{what}: this machine has all its open files in use; sysctl fs.file-max raises it"
-        )
-    if code == errno.EFBIG:
-        return errors.OutOfSharedMemory(
-            f"{what}: it is larger than this process may make files; ulimit -f unlimited"
-        )
-    if code in (errno.ENOMEM, errno.EDQUOT):
-        return errors.OutOfSharedMemory(f"{what}: {os.strerror(code)}")
-    return None
+    return next((kind for is_it, kind in _FILES if is_it(mode)), "no file")

@@ -94,7 +94,7 @@ def test_no_slot_for_another_member(
         (errno.EMFILE, shmpool.LimitReached, "ulimit -n"),
         (errno.ENFILE, shmpool.LimitReached, "fs.file-max"),
         (errno.ENOMEM, shmpool.OutOfSharedMemory, "Cannot allocate memory"),
-        (errno.EIO, shmpool.SegmentInvalid, "Input/output error"),
+        (errno.EIO, shmpool.ShmpoolError, "Input/output error"),
     ],
 )
 def test_a_file_that_cannot_be_opened(
@@ -108,7 +108,6 @@ def test_a_file_that_cannot_be_opened(
 @pytest.mark.parametrize(
     ("number", "kind", "words"),
     [
-        (errno.EEXIST, shmpool.PoolExists, "exists already"),
         (errno.EACCES, shmpool.AccessDenied, "chmod 1777 /dev/shm"),
         (errno.EROFS, shmpool.AccessDenied, "mount -o remount,rw /dev/shm"),
         (errno.ENOENT, shmpool.OutOfSharedMemory, "mount -t tmpfs"),
@@ -116,14 +115,14 @@ def test_a_file_that_cannot_be_opened(
         (errno.EFBIG, shmpool.OutOfSharedMemory, "ulimit -f unlimited"),
         (errno.EMFILE, shmpool.LimitReached, "ulimit -n"),
         (errno.EDQUOT, shmpool.OutOfSharedMemory, "quota"),
-        (errno.EIO, shmpool.SegmentInvalid, "Input/output error"),
+        (errno.EIO, shmpool.ShmpoolError, "Input/output error"),
     ],
 )
 def test_a_file_that_cannot_be_made(
     number: int, kind: type[shmpool.ShmpoolError], words: str
 ) -> None:
     """The same of making it."""
-    error = refusals.cannot_create("x", "/dev/shm/shmpool.x", OSError(number, ""))
+    error = refusals.failure("pool 'x' cannot be created", OSError(number, ""))
     assert (kind, True, True) == (type(error), "pool 'x'" in str(error), words in str(error))
 
 
@@ -134,7 +133,7 @@ def test_every_code_from_c() -> None:
     for number, (kind, _) in _EXCEPTIONS.items():
         with pytest.raises(kind, match="what it was about"):
             fail(-number, "what it was about")
-    with pytest.raises(OSError, match="Input/output error: what it was about"):
+    with pytest.raises(shmpool.ShmpoolError, match="what it was about: Input/output error"):
         fail(-errno.EIO, "what it was about")
 
 

@@ -63,6 +63,13 @@ MACHINE = """
 
     def path(name):
         return f"/dev/shm/shmpool.{name}"
+
+    def abandoned(name):
+        pid = os.fork()
+        if pid == 0:
+            pool = shmpool.Pool.create(name, buffer_size=64, capacity=64)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
 """
 
 
@@ -131,7 +138,7 @@ def test_what_lies_under_a_pools_name(run: Callable[..., str]) -> None:
         + """
     for kind, make in kinds.items():
         make(kind)
-    shmpool.Pool.create("zzz", buffer_size=64, capacity=64).close()
+    abandoned("zzz")
     try:
         for kind in kinds:
             for call in (shmpool.Pool.attach, View, lambda name: shmpool.Pool.create(
@@ -170,9 +177,9 @@ def test_a_lease(run: Callable[..., str], kind: str) -> None:
     script = (
         MACHINE
         + """
-    from shmpool.segment import inode_of
+    from shmpool.files import inode_of
     shmpool.Pool.create("aaa", buffer_size=64, capacity=64).close()
-    shmpool.Pool.create("zzz", buffer_size=64, capacity=64).close()
+    abandoned("zzz")
     signal.signal(signal.SIGIO, signal.SIG_IGN)
     kind = getattr(fcntl, sys.argv[1])
     fd = os.open(path("aaa"), os.O_RDONLY if kind == fcntl.F_RDLCK else os.O_RDWR)
@@ -185,7 +192,7 @@ def test_a_lease(run: Callable[..., str], kind: str) -> None:
         print(error)
     assert {"aaa", "zzz"} == listed().keys()
     command("doctor", status=(0, 1))
-    assert "zzz" == command("prune", "--direct").strip()
+    assert "zzz" in command("prune", "--direct").splitlines()
     """
     )
     said = run(script, kind, prefix=small_shm("64m"))
@@ -204,14 +211,14 @@ def test_somebody_elses_pool(run: Callable[..., str]) -> None:
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
-    shmpool.Pool.create("zzz", buffer_size=64, capacity=64).close()
+    abandoned("zzz")
     for what in ("attach", "unlink"):
         try:
             getattr(shmpool.Pool, what)("aaa")
         except shmpool.AccessDenied as error:
             print(error)
     print(listed()["aaa"], listed()["zzz"])
-    print(command("prune", "--direct").strip())
+    print([line for line in command("prune", "--direct").splitlines() if ":" not in line])
     command("doctor", status=(0, 1))
     """
     )
@@ -221,7 +228,7 @@ def test_somebody_elses_pool(run: Callable[..., str]) -> None:
     assert f"no permission to attach to {whose}Create it with mode= and group=" == attach
     assert unlink.startswith(f"no permission to unlink {whose}")
     assert f"{attach} None" == troubles
-    assert "zzz" == pruned
+    assert "['zzz']" == pruned
 
 
 QUEUES = [
