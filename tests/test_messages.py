@@ -41,6 +41,42 @@ def test_a_pool_that_does_not_exist(pool_name: str) -> None:
         )
 
 
+def test_a_buffer_with_views(pool: shmpool.Pool) -> None:
+    """How many, and what to do about them."""
+    work = pool.create_queue("work", capacity=2)
+    buf = pool.alloc()
+    one = memoryview(buf)
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("freed", buf.free),
+        ("put", lambda: work.put(buf)),
+        ("freed", lambda: buf.__exit__(None, None, None)),
+    ]
+    for what, call in calls:
+        with pytest.raises(shmpool.BufferInUse) as caught:
+            call()
+        assert str(caught.value) == (
+            f"buffer {buf.index} cannot be {what}: 1 memoryview or numpy array of it is alive; "
+            "delete it first (del img)"
+        )
+    two = memoryview(buf)
+    with pytest.raises(shmpool.BufferInUse) as caught:
+        buf.free()
+    assert "2 memoryviews or numpy arrays of it are alive; delete them" in str(caught.value)
+    with pytest.raises(shmpool.BufferInUse, match="cannot be closed: 2 memoryviews"):
+        pool.close()
+    one.release()
+    two.release()
+    buf.free()
+
+
+def test_block_and_timeout(pool: shmpool.Pool) -> None:
+    """Whoever knows queue.Queue is told what there is not."""
+    work = pool.create_queue("work", capacity=2)
+    with pytest.raises(TypeError) as caught:
+        work.get(True, 1)  # type: ignore[call-arg]
+    assert "get() takes one optional argument, timeout; there is no block" == str(caught.value)
+
+
 def test_a_buffer_that_is_gone(pool: shmpool.Pool) -> None:
     """What became of it."""
     buf = pool.alloc()

@@ -66,8 +66,17 @@ static inline char *buffer_bytes(const struct buffer_object *self)
 
 static void in_use(const struct buffer_object *self, const char *what)
 {
-	hot_fail(-ETXTBSY, "%s: buffer %u still has %u exported view%s", what, buffer_index(self),
-		 self->exports, self->exports == 1 ? "" : "s (memoryviews, numpy arrays)");
+	hot_fail(-ETXTBSY,
+		 self->exports == 1 ?
+			 "buffer %u cannot be %s: %u memoryview or numpy array of it is alive; "
+			 "delete it first (del img)" :
+			 "buffer %u cannot be %s: %u memoryviews or numpy arrays of it are alive; "
+			 "delete them first (del img)",
+		 buffer_index(self),
+		 what[0] == 'f' ? "freed" :
+		 what[0] == 'p' ? "put" :
+				  "moved",
+		 self->exports);
 }
 
 /* Gives the buffer away: nothing may look at it any more. */
@@ -150,7 +159,7 @@ static int length_refused(struct buffer_object *self, int64_t error, PyObject *l
 	if (error != -EMSGSIZE)
 		buffer_fail(self, error, "length");
 	else if (length)
-		hot_fail(error, "%R bytes do not fit into a buffer with room for %llu", length,
+		hot_fail(error, "length is %R bytes; the buffer has room for %llu", length,
 			 (unsigned long long)(self->pool->stride - self->headroom));
 	Py_XDECREF(length);
 	return -1;
@@ -168,7 +177,7 @@ static int buffer_set_length(PyObject *object, PyObject *value, void *unused)
 		return -1;
 	Py_ssize_t length = PyNumber_AsSsize_t(value, NULL); /* the nearest, if it is beyond */
 	if (length == -1 && PyErr_Occurred()) {
-		PyErr_Format(PyExc_TypeError, "length is %R; it is an int", value);
+		PyErr_Format(PyExc_TypeError, "length is %R; it must be an int", value);
 		return -1;
 	}
 	if (length < 0) {
@@ -203,7 +212,7 @@ static int buffer_set_field(PyObject *object, PyObject *value, void *field)
 	unsigned long long number = PyLong_AsUnsignedLongLong(value);
 	if (number == (unsigned long long)-1 && PyErr_Occurred()) {
 		if (PyErr_ExceptionMatches(PyExc_TypeError)) {
-			PyErr_Format(PyExc_TypeError, "%s is %R; it is an int", name, value);
+			PyErr_Format(PyExc_TypeError, "%s is %R; it must be an int", name, value);
 			return -1;
 		}
 		number = UINT64_MAX;
@@ -284,7 +293,7 @@ static PyObject *buffer_reclaim(PyObject *object, PyObject *unused)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	(void)unused;
-	if (hot_buffer_movable(self, "burst"))
+	if (hot_buffer_movable(self, "free or put"))
 		return NULL;
 	PyObject *life = PyLong_FromUnsignedLong(self->life);
 	if (life)
@@ -308,7 +317,8 @@ static PyObject *buffer_get_exports(PyObject *object, void *unused)
 static PyObject *buffer_reduce(PyObject *object, PyObject *unused)
 {
 	(void)unused;
-	return PyErr_Format(PyExc_TypeError, "%R cannot be pickled: put it into a queue", object);
+	return PyErr_Format(PyExc_TypeError, "%R cannot be pickled: pass it by queue.put()",
+			    object);
 }
 
 static PyObject *buffer_enter(PyObject *object, PyObject *unused)

@@ -137,7 +137,7 @@ static PyObject *payloads_of(const struct queue_object *self, const uint64_t *ha
 static Py_ssize_t count_of(PyObject *n)
 {
 	if (!PyLong_Check(n)) {
-		PyErr_Format(PyExc_TypeError, "n is %R; it is an int", n);
+		PyErr_Format(PyExc_TypeError, "n is %R; it must be an int", n);
 		return -1;
 	}
 	int beyond;
@@ -146,7 +146,7 @@ static Py_ssize_t count_of(PyObject *n)
 		return PY_SSIZE_T_MAX;
 	if (most >= 1)
 		return most;
-	hot_fail(-EDOM, "n is %R; it is at least 1", n);
+	hot_fail(-EDOM, "n is %R; it must be at least 1", n);
 	return -1;
 }
 

@@ -29,8 +29,9 @@ PyObject *hot_fail(int64_t code, const char *what, ...)
 
 static int wrong_call(const char *name, const char *first)
 {
-	PyErr_Format(PyExc_TypeError, "%s() takes %s%stimeout", name, first ? first : "",
-		     first ? " and " : "");
+	PyErr_Format(PyExc_TypeError,
+		     "%s() takes %s%sone optional argument, timeout; there is no block", name,
+		     first ? first : "", first ? " and " : "");
 	return -1;
 }
 
@@ -62,8 +63,8 @@ static int check_timeout(PyObject *timeout)
 	} else if (PyFloat_Check(timeout)) {
 		negative = !(PyFloat_AS_DOUBLE(timeout) >= 0);
 	} else {
-		PyErr_Format(PyExc_TypeError, "timeout is %R; it is a number of seconds, or None",
-			     timeout);
+		PyErr_Format(PyExc_TypeError,
+			     "timeout is %R; it must be a number of seconds, or None", timeout);
 		return -1;
 	}
 	if (likely(!negative))
