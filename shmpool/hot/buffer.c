@@ -66,17 +66,10 @@ static inline char *buffer_bytes(const struct buffer_object *self)
 
 static void in_use(const struct buffer_object *self, const char *what)
 {
-	hot_fail(-ETXTBSY,
-		 self->exports == 1 ?
-			 "buffer %u cannot be %s: %u memoryview or numpy array of it is alive; "
-			 "delete it first (del img)" :
-			 "buffer %u cannot be %s: %u memoryviews or numpy arrays of it are alive; "
-			 "delete them first (del img)",
-		 buffer_index(self),
-		 what[0] == 'f' ? "freed" :
-		 what[0] == 'p' ? "put" :
-				  "moved",
-		 self->exports);
+	const char *rest = self->exports == 1 ? " or numpy array of it is alive; delete it" :
+						"s or numpy arrays of it are alive; delete them";
+	hot_fail(-ETXTBSY, "buffer %u cannot be %s: %u memoryview%s first (del img)",
+		 buffer_index(self), *what == 'f' ? "freed" : "put", self->exports, rest);
 }
 
 /* Gives the buffer away: nothing may look at it any more. */
@@ -293,7 +286,7 @@ static PyObject *buffer_reclaim(PyObject *object, PyObject *unused)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	(void)unused;
-	if (hot_buffer_movable(self, "free or put"))
+	if (hot_buffer_movable(self, "free"))
 		return NULL;
 	PyObject *life = PyLong_FromUnsignedLong(self->life);
 	if (life)
@@ -317,8 +310,7 @@ static PyObject *buffer_get_exports(PyObject *object, void *unused)
 static PyObject *buffer_reduce(PyObject *object, PyObject *unused)
 {
 	(void)unused;
-	return PyErr_Format(PyExc_TypeError, "%R cannot be pickled: pass it by queue.put()",
-			    object);
+	return PyErr_Format(PyExc_TypeError, "%R cannot be pickled: put it into a queue", object);
 }
 
 static PyObject *buffer_enter(PyObject *object, PyObject *unused)
@@ -351,8 +343,7 @@ static PyMethodDef buffer_methods[] = {
 	  "write($self, payload, /)\n--\n\nCopies any bytes-like object to the start of data and "
 	  "sets length.\n\nReturns the length in bytes. PayloadTooLarge if it does not fit." },
 	{ "free", buffer_free, METH_NOARGS,
-	  "free($self)\n--\n\nGives the buffer back to its pool.\n\nBufferError while a view of "
-	  "it is alive, BufferReleased if it is spent." },
+	  "free($self)\n--\n\nReturns the buffer to its pool. BufferInUse while a view is alive." },
 	{ "_reclaim", buffer_reclaim, METH_NOARGS, NULL },
 	{ "_restore", buffer_restore, METH_O, NULL },
 	{ "__reduce__", buffer_reduce, METH_NOARGS, NULL },
@@ -389,12 +380,11 @@ static PyGetSetDef buffer_getset[] = {
 static PyType_Slot buffer_slots[] = {
 	{ Py_tp_doc,
 	  "One buffer of a pool, in this process's hands.\n\n"
-	  "Made by Pool.alloc and AlfQueue.get. It ends when it is freed, put into a\n"
-	  "queue, or dropped; any later use is BufferReleased, and so is one while its put\n"
-	  "waits. It exports its bytes (bytes(buf), memoryview(buf),\n"
-	  "numpy.frombuffer(buf)); while such a view is alive the buffer can be neither\n"
-	  "freed nor put. Any thread of the process may use it, one at a time; a forked\n"
-	  "child may not." },
+	  "Made by Pool.alloc and AlfQueue.get. It ends when it is freed, put or dropped; any "
+	  "later\n"
+	  "use is BufferReleased, also while its put waits. It exports its bytes (bytes(buf),\n"
+	  "memoryview(buf), numpy.frombuffer(buf)); while such a view is alive it can be neither\n"
+	  "freed nor put. Any thread may use it, one at a time; a forked child may not." },
 	{ Py_tp_dealloc, buffer_dealloc },
 	{ Py_tp_repr, buffer_repr },
 	{ Py_tp_methods, buffer_methods },
