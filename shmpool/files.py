@@ -12,7 +12,9 @@ from collections.abc import Iterator
 
 import posix_ipc
 
+from . import _ffi as _ffi
 from . import errors, refusals
+from ._hot import SegmentBase
 from .names import is_name
 
 PREFIX = "shmpool."
@@ -99,19 +101,22 @@ def inode_of(name: str) -> int:
         raise refusals.cannot_open(name, path_of(name), error) from None
 
 
-def open_file(name: str, read_only: bool = False) -> int:
-    """As shm_open(3), which would wait at a FIFO for somebody at its other end: /dev/shm is
+def open_file(name: str, read_only: bool = False) -> SegmentBase:
+    """The pool's file, which is closed with the object, or before.
+
+    As shm_open(3), which would wait at a FIFO for somebody at its other end: /dev/shm is
     everybody's, and so is what lies there under a pool's name. PoolNotFound, AccessDenied,
-    LimitReached, SegmentInvalid if it is no file that can be opened now."""
+    LimitReached, SegmentInvalid if it is no file that can be opened now.
+    """
     mode = os.O_RDONLY if read_only else os.O_RDWR
     path = path_of(name)
+    file = SegmentBase()
     try:
-        fd = os.open(path, mode | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file._open(path, mode | os.O_NONBLOCK | os.O_NOFOLLOW, 0)
     except OSError as error:
         raise refusals.cannot_open(name, path, error) from None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
+    if stat.S_ISREG(os.fstat(file.fd).st_mode):
+        return file
     raise refusals.no_file(name, path)
 
 

@@ -37,6 +37,8 @@ C_ORDER = [
     "guard.h",
     "call.h",
     "hot.h",
+    "payload.h",
+    "burst.h",
 ]
 PYTHON_ORDER = ["errors", "names", "_native", "_ffi", "refusals", "_hot"]
 PYTHON_ORDER += ["options", "buffer", "burst", "queue"]
