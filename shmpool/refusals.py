@@ -112,7 +112,8 @@ def failure(what: str, error: OSError) -> errors.ShmpoolError:
     number = error.errno or 0
     kind = _KINDS.get(number, errors.ShmpoolError)
     reason = os.strerror(number) if number else printable(error)
-    return kind(f"{what}: {_REMEDIES.get(number, reason)}")
+    remedy = f": {_REMEDIES[number]}" if number in _REMEDIES else ""
+    return kind(f"{what}: {reason}{remedy}")
 
 
 def taken_at_once(geometry: Native) -> tuple[int, int]:
