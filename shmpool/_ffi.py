@@ -46,6 +46,11 @@ _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     errno.ETXTBSY: (errors.BufferInUse, ""),
     errno.EMSGSIZE: (errors.PayloadTooLarge, ""),
     errno.ERANGE: (errors.InvalidArgument, "the field lies outside the buffer"),
+    errno.EXDEV: (errors.InvalidArgument, "it was not taken from a queue"),
+    errno.EOPNOTSUPP: (
+        errors.InvalidArgument,
+        'the queue has a single producer; make it with producers="multi"',
+    ),
     errno.EBADMSG: (errors.SegmentInvalid, "its shared memory is corrupted"),
     errno.EUSERS: (
         errors.LimitReached,

@@ -13,12 +13,15 @@ from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
-from .files import PREFIX, SHM, inode_of
+from .files import PREFIX, SHM
+from .messages import Message, read_messages
 from .names import checked_name, is_name, printable
 from .options import INT32_MAX, ON_DEATH
 from .segment import Segment
 from .stats import FATE_DEAD, Member, Stats, read_members, read_stats
 
+QUEUE_MAX = 65536  # buffers that a queue may hold
+PEEK_MAX = 16 << 20  # bytes of payload in one answer
 Found = TypeVar("Found")
 
 
@@ -75,7 +78,8 @@ class File:
 
 @dataclass(frozen=True)
 class QueueStats:
-    """A queue's statistics. enqueued and dequeued count buffers since it was created."""
+    """A queue's statistics. enqueued, dequeued, refused and dropped count buffers since it was
+    created."""
 
     name: str
     capacity: int
@@ -87,6 +91,8 @@ class QueueStats:
     on_death: str  # as Pool.create_queue's
     dead_letter: str | None
     max_redeliveries: int
+    refused: int = 0  # were to go into it and did not: Full, or PoolExhausted in a send
+    dropped: int = 0  # freed because the consumer that had got them died
 
 
 def _member_format(*names: str) -> struct.Struct:
@@ -149,8 +155,8 @@ class View:
     def stale(self) -> bool:
         """Whether the name now stands for another pool, or for none."""
         try:
-            there = inode_of(self.name)
-        except errors.ShmpoolError:
+            there = os.lstat(f"{SHM}/{PREFIX}{self.name}").st_ino  # needs no right to the file
+        except OSError:
             return True
         return there != self.inode
 
@@ -181,9 +187,12 @@ class View:
 
     def queues(self) -> list[QueueStats]:
         """The queues, in the order of their numbers."""
+        return list(self._numbered().values())
+
+    def _numbered(self) -> dict[int, QueueStats]:
         self._opened()
         info, pool = self._info, self._number
-        found = []
+        found = {}
         for number in range(1, self.geometry.queues + 1):
             if lib.shmpool_queue_info(pool, number, info):
                 continue
@@ -191,8 +200,23 @@ class View:
             if facts is None:
                 facts = self._facts[number] = self._queue_facts(number, info)
             depth, put, got = info.count, info.enqueued, info.dequeued
-            found.append(QueueStats(facts[0], facts[1], depth, put, got, *facts[2:]))
+            lost = info.refused, info.dropped
+            found[number] = QueueStats(facts[0], facts[1], depth, put, got, *facts[2:], *lost)
         return self._whole(found)
+
+    def peek(self, queue: str, n: int, size: int) -> list[Message]:
+        """As AlfQueue.peek. QueueNotFound, InvalidArgument."""
+        if n < 1 or size < 0 or n * size > PEEK_MAX:
+            raise errors.InvalidArgument(
+                f"n is {n} and size is {size}; n is at least 1, size at least 0, "
+                f"and their product {PEEK_MAX} at most"
+            )
+        names = {number: stats.name for number, stats in self._numbered().items()}
+        for number, name in names.items():
+            if name == queue:
+                n, size = min(n, QUEUE_MAX), min(size, self.geometry.buffer_size)
+                return self._whole(read_messages(self._number, number, names, n, size))
+        raise errors.QueueNotFound(f"queue {queue!r} of pool {self.name!r}: no such queue")
 
     def _queue_facts(
         self, number: int, info: Native

@@ -285,7 +285,14 @@ def start() -> Iterator[Callable[..., Child]]:
 class DaemonProcess:
     """A daemon of the test's own, as systemd would run it: what it notifies can be waited for."""
 
-    def __init__(self, directory: Path, config: str, arguments: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: str,
+        arguments: tuple[str, ...],
+        prefix: tuple[str, ...] = (),
+    ) -> None:
+        """prefix is a command that runs what follows it."""
         self.directory = directory
         self.socket = directory / "daemon.sock"
         self.config = directory / "shmpool.toml"
@@ -295,25 +302,28 @@ class DaemonProcess:
         self._notes.bind(str(directory / "notify"))
         environ = os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
         environ |= {"SHMPOOL_SOCKET": str(self.socket)}
+        given = ("--config", str(self.config), *arguments)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "shmpool.daemon", "--config", str(self.config), *arguments],
+                [*prefix, sys.executable, "-m", "shmpool.daemon", *given],
                 env=environ,
                 stderr=log,
             )
         self.pid = self.process.pid
 
-    def told(self, line: str) -> None:
-        """Waits until the daemon has notified systemd of this."""
+    def told(self, line: str) -> list[str]:
+        """Waits until the daemon has notified systemd of this; all that it said with it."""
         self._notes.settimeout(0.1)
         give_up = time.monotonic() + DEADLINE_S
         while time.monotonic() < give_up:
             ended = self.process.poll() is not None
             try:
-                if line in self._notes.recv(4096).decode().split("\n"):
-                    return
+                said = self._notes.recv(4096).decode().split("\n")
             except TimeoutError:
                 assert not ended, f"the daemon has ended: {self.output()}"
+            else:
+                if line in said:
+                    return said
         raise AssertionError(f"the daemon never said {line}: {self.output()}")
 
     def output(self) -> str:
@@ -343,12 +353,16 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
     made: list[DaemonProcess] = []
 
     def start_daemon(
-        config: str = "", *arguments: str, options: str = "", ready: bool = True
+        config: str = "",
+        *arguments: str,
+        options: str = "",
+        ready: bool = True,
+        prefix: tuple[str, ...] = (),
     ) -> DaemonProcess:
         directory = tmp_path / f"daemon-{len(made)}"
         directory.mkdir()
         own = f'[daemon]\nadopt = ["test-{os.getpid()}-*"]\nprune = false\n{options}\n'
-        made.append(DaemonProcess(directory, own + config, arguments))
+        made.append(DaemonProcess(directory, own + config, arguments, prefix))
         if ready:
             made[-1].told("READY=1")
         return made[-1]

@@ -51,7 +51,7 @@ def test_what_the_readme_shows(run: Callable[..., str]) -> None:
     """Its examples run as they are, in a container's /dev/shm; so do its and the help's commands
     that create a pool, and the configuration that is packaged."""
     text = (ROOT / "README.md").read_text()
-    first, second = re.findall(r"^```python\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
+    first, *others = re.findall(r"^```python\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
     create = re.findall(r"^ +shmpool (create .+)", text, re.MULTILINE)
     script = """
     import json, shlex, sys
@@ -59,11 +59,17 @@ def test_what_the_readme_shows(run: Callable[..., str]) -> None:
     import shmpool
     from shmpool import config, registry
     from shmpool.cli.main import shmpool as cli
-    first, second, creations, packaged = json.loads(sys.argv[1])
+    first, others, creations, packaged = json.loads(sys.argv[1])
     exec(first)
     pool = shmpool.Pool.create("again", buffer_size=64, capacity=64)
     pool.create_queue("letters", capacity=2)
-    exec(second)
+    handled = []
+    handle = lambda buf: handled.append(bytes(buf)) or len(handled) == 1 and 1 / 0
+    exec(others[0])
+    work.send(b"job")
+    for code in [*others[1:], *others[1:]]:
+        exec(code)  # the first try fails, and comes back
+    assert [b"job", b"job"] == handled and len(work) == 0
     for line in creations:
         arguments = [*shlex.split(line), "--direct", "--json"]
         assert cli.main(arguments, standalone_mode=False) is None
@@ -78,7 +84,7 @@ def test_what_the_readme_shows(run: Callable[..., str]) -> None:
     assert group.epilog is not None
     creations = [*create, group.epilog.partition("shmpool ")[2]]
     assert 2 == len(creations)
-    given = [first, second, creations, str(ROOT / "packaging" / "shmpool.toml")]
+    given = [first, others, creations, str(ROOT / "packaging" / "shmpool.toml")]
     printed = run(script, json.dumps(given), prefix=small_shm("64m"))
     assert printed.startswith("b'hello' 5\n")
 

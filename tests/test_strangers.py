@@ -275,6 +275,7 @@ def test_queue_names_on_the_screen_and_in_metrics(make_pool: MakePool, name: byt
     pytest.importorskip("textual", reason="shmpool[cli] is not installed")
     metrics = pytest.importorskip("shmpool.metrics", reason="shmpool[daemon] is not installed")
     from prometheus_client.openmetrics.parser import text_string_to_metric_families
+    from prometheus_client.parser import text_string_to_metric_families as classic
     from test_top import rows, watched
 
     from shmpool.alarms import Policy
@@ -292,10 +293,13 @@ def test_queue_names_on_the_screen_and_in_metrics(make_pool: MakePool, name: byt
     registry = Registry("0")
     registry.hold(pool.name, Policy())
     try:
-        text = metrics.Exposition(registry, "0").text().decode()
+        accept = "application/openmetrics-text; version=1.0.0"
+        text = metrics.Exposition(registry, "0").answer(accept)[1].decode()
         families = {f.name: f for f in text_string_to_metric_families(text)}
-        depths = {s.labels["queue"]: s.value for s in families["shmpool_queue_depth"].samples}
-        assert [2.0, 0.0] == list(depths.values())
+        plain = classic(metrics.Exposition(registry, "0").answer(None)[1].decode())
+        for found in (families, {f.name: f for f in plain}):
+            depths = {s.labels["queue"]: s.value for s in found["shmpool_queue_depth"].samples}
+            assert [2.0, 0.0] == list(depths.values())
     finally:
         registry.release(pool.name)
 

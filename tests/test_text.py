@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmpool import daemon, refusals, wire
+from shmpool import logs, refusals, wire
 from shmpool.names import NAME_SHOWN, is_name, printable, printable_lines
 
 STRANGE = [
@@ -59,7 +59,7 @@ def test_a_message_of_several_lines() -> None:
 
 def test_a_log_record_is_one_line() -> None:
     """Whatever a stranger has named a thing; a traceback's lines are those of the code."""
-    lines = daemon._Lines("shmpool: %(message)s")
+    lines = logs.Lines("shmpool: %(message)s")
     record = logging.LogRecord("shmpool", 20, "", 1, "queue %s", ("a\nshmpool: b\x1b[2J",), None)
     assert r"shmpool: queue a\x0ashmpool: b\x1b[2J" == lines.format(record)
     try:

@@ -21,7 +21,7 @@ MEMBERS_MAX = 200
 COLOURS = (("free", "green"), ("cached", "cyan"), ("held", "yellow"), ("queued", "blue"))
 POOLS = ("pool", "buffers", "capacity", "free", "cached", "held", "queued", "members",
          "allocs/s", "recoveries", "alarms")  # fmt: skip
-QUEUES = ("pool", "queue", "depth", "capacity", "fill", "puts/s", "gets/s")
+QUEUES = ("pool", "queue", "depth", "capacity", "fill", "puts/s", "gets/s", "refused", "dropped")
 MEMBERS = ("pool", "member", "process", "thread", "held", "cached", "doing", "ops/s")
 SORTS = ("held", "ops/s", "process")
 OPS = ("alloc", "free", "enqueue", "dequeue")
@@ -141,8 +141,8 @@ class Top(App[None]):
                 eighths = min(8 * queue.depth // max(queue.capacity, 1), 7)
                 fill = Text("▁▂▃▄▅▆▇█"[eighths] if queue.depth else " ")
                 puts, gets = rate.queue(queue.name)
-                row = (name, queue.name, queue.depth, queue.capacity, fill, puts, gets)
-                queues.append(row)
+                queues.append((name, queue.name, queue.depth, queue.capacity, fill, puts, gets,
+                               queue.refused, queue.dropped))  # fmt: skip
             members += [
                 (name, m.number, m.pid, m.tid, m.held, m.cached, m.operation or "", rate.member(m))
                 for m in attached
