@@ -33,7 +33,7 @@ def checked_name(name: object, what: str) -> str:
 
 
 def printable(foreign: object, most: int = NAME_SHOWN) -> str:
-    r"""The text in printable ASCII, at most so many characters; what is longer ends in "...".
+    r"""The text in printable ASCII; of what is longer than that many characters, both ends.
 
     Everything else, so control characters, line breaks, escape sequences, letters that look like
     others or change the direction, and bytes that are no UTF-8, becomes \xNN, \uNNNN or
@@ -43,12 +43,15 @@ def printable(foreign: object, most: int = NAME_SHOWN) -> str:
     'rx\\xff\\x1b[2J'
     """
     if isinstance(foreign, (bytes, bytearray)):
-        text = bytes(foreign[: 4 * most]).decode(errors="surrogateescape")
+        text = foreign.decode(errors="surrogateescape")
     else:
         text = str(foreign)
+    if len(text) > 2 * most:
+        text = text[:most] + text[-most:]
     if not (text.isascii() and text.isprintable()):
-        text = "".join(map(_shown, text[: most + 1]))
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+        text = "".join(map(_shown, text))
+    half = most // 2
+    return text if len(text) <= most else f"{text[: most - half - 3]}...{text[-half:]}"
 
 
 def printable_lines(foreign: object) -> list[str]:

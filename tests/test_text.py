@@ -52,6 +52,12 @@ def test_names_of_ours(name: str) -> None:
     assert name == printable(name)
 
 
+def test_what_is_long() -> None:
+    """Both ends are shown: what a message says of a long value stands behind it."""
+    shown = printable("a" * 10**6 + ": too long", 100)
+    assert (100, True, True) == (len(shown), "aaa...aaa" in shown, shown.endswith(": too long"))
+
+
 def test_a_message_of_several_lines() -> None:
     """Its lines stay lines, each printable."""
     assert [r"a\x1b", "b"] == printable_lines("a\x1b\n\nb")
