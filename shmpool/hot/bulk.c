@@ -132,7 +132,7 @@ static Py_ssize_t count_of(PyObject *n)
 	Py_DECREF(number);
 	if (most >= 1)
 		return most;
-	hot_fail(-EDOM, "n is %R; it is at least 1", n);
+	hot_fail(-EDOM, "n is %R; it must be at least 1", n);
 	return -1;
 }
 

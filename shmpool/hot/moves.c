@@ -53,11 +53,7 @@ PyObject *burst_alloc(PyObject *object, PyObject *timeout)
 	}
 	if (got == -EINTR)
 		return NULL;
-	PyObject *name = PyObject_GetAttrString((PyObject *)self->pool, "name");
-	if (name)
-		hot_fail(got, "pool %R", name);
-	Py_XDECREF(name);
-	return NULL;
+	return PyObject_CallMethod((PyObject *)self->pool, "_fail", "L", (long long)got);
 }
 
 /* The queue, if it is an open one of the burst's pool; NULL with an exception. */
@@ -66,7 +62,7 @@ static struct queue_object *queue_of(const struct burst_object *self, PyObject *
 	if (PyObject_TypeCheck(queue, hot_queue_type) &&
 	    ((struct queue_object *)queue)->pool == self->pool)
 		return (struct queue_object *)queue;
-	PyErr_Format(PyExc_TypeError, "%R is no queue of the burst's pool", queue);
+	PyErr_Format(PyExc_TypeError, "%R is not a queue of the burst's pool", queue);
 	return NULL;
 }
 

@@ -38,9 +38,9 @@ static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 	if (!PyArg_ParseTuple(args, "OOp", &segment, &given, &made))
 		return NULL;
 	if (self->opened || !PyObject_TypeCheck(segment, hot_segment_type))
-		return PyErr_Format(PyExc_TypeError,
-				    "a Pool is made by Pool.create and Pool.attach, not of %R",
-				    segment);
+		return PyErr_Format(
+			PyExc_TypeError,
+			"Pool() takes a segment, not %R: call Pool.create or Pool.attach", segment);
 	const char *path = PyUnicode_AsUTF8(given);
 	if (!path)
 		return NULL;
@@ -76,9 +76,11 @@ static PyObject *pool_close(PyObject *object, PyObject *unused)
 	if (self->exports) {
 		PyObject *name = PyObject_GetAttrString(object, "name");
 		if (name)
-			hot_fail(-ETXTBSY,
-				 "pool %R has %llu exported views (memoryviews, numpy arrays)",
-				 name, (unsigned long long)self->exports);
+			hot_fail(
+				-ETXTBSY,
+				"pool %R cannot be closed: %llu memoryviews or numpy arrays of its "
+				"buffers are alive; delete them first",
+				name, (unsigned long long)self->exports);
 		Py_XDECREF(name);
 		return NULL;
 	}
@@ -181,7 +183,8 @@ static PyObject *pool_alloc(PyObject *object, PyObject *const *args, Py_ssize_t 
 		return hot_buffer_own(buffer, self, taken);
 	}
 	hot_buffer_unmake(buffer);
-	return code == HOT_RAISED ? NULL : pool_fail(object, code);
+	return code == HOT_RAISED ? NULL :
+				    PyObject_CallMethod(object, "_fail", "L", (long long)code);
 }
 
 static PyObject *pool_get_exports(PyObject *object, void *unused)
