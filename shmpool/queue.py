@@ -135,7 +135,7 @@ class AlfQueue(QueueBase):
         self._foreign(f"buffer {buf.index}", buf.pool)
 
     def _put_slow(self, code: int, low: int, timeout: float | None) -> None:
-        if code == -errno.ENOBUFS and timeout != 0:
+        if code in (-errno.ENOBUFS, -errno.EBUSY):
             key = self._key | low
             code = waited(lambda end: lib.shmpool_put_wait(key, end), timeout)
         if code in (-errno.ESTALE, -errno.EPERM):
@@ -144,7 +144,7 @@ class AlfQueue(QueueBase):
             self._fail(code)
 
     def _get_wait(self, code: int, timeout: float | None) -> int:
-        if code == -errno.EAGAIN and timeout != 0:
+        if code == -errno.EBUSY or (code == -errno.EAGAIN and timeout != 0):
             code = waited(lambda end: lib.shmpool_get_wait(self._key, end), timeout)
         if code < 0:
             self._fail(code, empty=True)

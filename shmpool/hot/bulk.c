@@ -166,11 +166,13 @@ PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 	if (hot_parse("recv_many", "n", args, n, names, &given) ||
 	    (most = count_of(given.item)) < 0)
 		return NULL;
-	got = shmpool_get_many_wait(hot_queue_key(self), handle, claim_of(most), 0);
-	if (got == -EAGAIN) {
+	got = shmpool_get_many(hot_queue_key(self), handle, claim_of(most));
+	if (got == -EAGAIN || got == -EINPROGRESS) {
+		bool once = got == -EINPROGRESS;
 		if ((deadline = deadline_of(object, given.timeout)) < 0)
 			return NULL;
-		while (deadline) {
+		while (deadline || once) {
+			once = false;
 			uint64_t key = hot_queue_key(self);
 			Py_BEGIN_ALLOW_THREADS got =
 				shmpool_get_many_wait(key, handle, claim_of(most), deadline);
@@ -183,8 +185,8 @@ PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 		return PyObject_CallMethod(object, "_recv_many_failed", "L", (long long)got);
 	list = payloads_of(self, handle, got);
 	while (list && PyList_GET_SIZE(list) < most) {
-		got = shmpool_get_many_wait(hot_queue_key(self), handle,
-					    claim_of(most - PyList_GET_SIZE(list)), 0);
+		got = shmpool_get_many(hot_queue_key(self), handle,
+				       claim_of(most - PyList_GET_SIZE(list)));
 		if (got <= 0)
 			break;
 		more = payloads_of(self, handle, got);

@@ -95,6 +95,22 @@ int64_t hot_deadline(PyObject *timeout)
 	return seconds == 0 ? 0 : wait_now() + (int64_t)(seconds * 1e9);
 }
 
+/* A get that does not wait, to be repeated without the interpreter's lock: a producer may have died in the middle
+ * of a put. */
+static int64_t queue_get_stuck(const struct queue_object *self)
+{
+	uint64_t key = hot_queue_key(self);
+	int64_t answer;
+	Py_BEGIN_ALLOW_THREADS answer = shmpool_get_wait(key, 0);
+	Py_END_ALLOW_THREADS return answer;
+}
+
+static int64_t queue_get_once(const struct queue_object *self)
+{
+	int64_t answer = shmpool_get(hot_queue_key(self));
+	return likely(answer != -EINPROGRESS) ? answer : queue_get_stuck(self);
+}
+
 /* After -EAGAIN: the queue's answer, waited for without the interpreter's lock; RAISED; or a code, for Python. */
 static int64_t queue_wait(struct queue_object *self, PyObject *timeout)
 {
@@ -117,7 +133,7 @@ static int64_t queue_wait(struct queue_object *self, PyObject *timeout)
 static PyObject *queue_get_any(PyObject *object, PyObject *timeout)
 {
 	struct queue_object *self = (struct queue_object *)object;
-	int64_t answer = shmpool_get(hot_queue_key(self));
+	int64_t answer = queue_get_once(self);
 	if (answer == -EAGAIN)
 		answer = queue_wait(self, timeout);
 	if (likely(answer >= 0))
@@ -163,11 +179,11 @@ static int64_t queue_send_bytes(struct queue_object *self, const char *data, siz
 	int64_t code = -EAGAIN;
 	if (likely(length < COPY_UNLOCKED)) {
 		code = shmpool_send(hot_queue_key(self), data, length);
-		if (likely(code != -EAGAIN && code != -ENOBUFS))
+		if (likely(code != -EAGAIN && code != -ENOBUFS && code != -EBUSY))
 			return code;
 	}
 	int64_t deadline = hot_deadline(*timeout);
-	if (deadline < 0 || (deadline == 0 && length < COPY_UNLOCKED))
+	if (deadline < 0)
 		return code;
 	*timeout = Py_False;
 	return queue_send_wait(self, data, length, deadline);
@@ -198,25 +214,6 @@ static PyObject *queue_send(PyObject *object, PyObject *const *args, Py_ssize_t 
 				   given.timeout);
 }
 
-/* The oldest payload, whose buffer is freed, or NULL without an exception and a code for Python. One look-up of
- * pool and member for both. */
-static PyObject *queue_take(struct queue_object *self, int64_t *code)
-{
-	struct call c;
-	uint64_t handle;
-	int got = open_queue(hot_queue_key(self), &c);
-	if (likely(!got))
-		got = queue_get(c.p, c.m, c.ring, &handle, 1);
-	*code = got;
-	if (unlikely(got <= 0))
-		return NULL;
-	uint32_t index = handle_index(handle);
-	held_since(&c, handle, wait_coarse()); /* in case it is stopped in here */
-	PyObject *bytes = hot_payload(self->pool, qmempool_buffer(c.p, index), index);
-	qmempool_free(c.p, c.m, handle);
-	return bytes;
-}
-
 /* The payload of an answer, whose buffer is freed. */
 static PyObject *queue_payload(struct pool_object *pool, int64_t answer)
 {
@@ -226,6 +223,29 @@ static PyObject *queue_payload(struct pool_object *pool, int64_t answer)
 		return hot_fail(-EBADF, "recv");
 	PyObject *bytes = hot_payload(pool, qmempool_buffer(p, index), index);
 	shmpool_free(pool->key | (uint32_t)answer);
+	return bytes;
+}
+
+/* The oldest payload, whose buffer is freed, or NULL without an exception and a code for Python. One look-up of
+ * pool and member for both. */
+static PyObject *queue_take(struct queue_object *self, int64_t *code)
+{
+	struct call c;
+	uint64_t handle;
+	int got = open_queue(hot_queue_key(self), &c);
+	if (likely(!got))
+		got = get_once(&c, &handle, 1);
+	*code = got;
+	if (unlikely(got == -EINPROGRESS)) {
+		*code = queue_get_stuck(self);
+		return *code >= 0 ? queue_payload(self->pool, *code) : NULL;
+	}
+	if (unlikely(got <= 0))
+		return NULL;
+	uint32_t index = handle_index(handle);
+	held_since(&c, handle, wait_coarse()); /* in case it is stopped in here */
+	PyObject *bytes = hot_payload(self->pool, qmempool_buffer(c.p, index), index);
+	qmempool_free(c.p, c.m, handle);
 	return bytes;
 }
 
@@ -254,7 +274,7 @@ static PyObject *queue_recv(PyObject *object, PyObject *const *args, Py_ssize_t 
 static PyObject *queue_try_get(PyObject *object, PyObject *unused)
 {
 	struct queue_object *self = (struct queue_object *)object;
-	int64_t answer = shmpool_get(hot_queue_key(self));
+	int64_t answer = queue_get_once(self);
 	(void)unused;
 	if (answer >= 0)
 		return hot_buffer(self->pool, answer);

@@ -22,13 +22,14 @@ int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64
 		return error;
 	if (n > c.p->capacity)
 		return -EMSGSIZE;
+	int64_t end = wait_slice_end(deadline);
 	waits_begin(&c);
-	error = qmempool_alloc_wait(c.p, c.m, handles, (uint32_t)n, deadline);
+	error = qmempool_alloc_wait(c.p, c.m, handles, (uint32_t)n, end);
 	waits_end(&c);
 	int64_t now = wait_coarse();
 	for (size_t i = 0; !error && i < n; i++)
 		error = fresh(&c, handles[i], now);
-	return error ? error : (int64_t)n;
+	return error ? waits_on(error, end, deadline) : (int64_t)n;
 }
 
 int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n)
@@ -50,10 +51,11 @@ int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, i
 		return -EMSGSIZE;
 	if (n == 0)
 		return 0;
+	int64_t end = wait_slice_end(deadline);
 	waits_begin(&c);
-	error = queue_put_wait(c.p, c.m, c.ring, handles, (uint32_t)n, deadline);
+	error = queue_put_wait(c.p, c.m, c.ring, handles, (uint32_t)n, end);
 	waits_end(&c);
-	return error ? error : (int64_t)n;
+	return error ? waits_on(error, end, deadline) : (int64_t)n;
 }
 
 int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline)
@@ -66,9 +68,27 @@ int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t
 		n = alf_capacity(c.ring);
 	if (n == 0)
 		return 0;
+	int64_t end = wait_slice_end(deadline);
 	waits_begin(&c);
-	int got = queue_get_wait(c.p, c.m, c.ring, handles, (uint32_t)n, deadline);
+	int got = queue_get_wait(c.p, c.m, c.ring, handles, (uint32_t)n, end);
 	waits_end(&c);
+	int64_t now = got > 0 ? wait_coarse() : 0;
+	for (int i = 0; i < got; i++)
+		held_since(&c, handles[i], now);
+	return waits_on(got, end, deadline);
+}
+
+int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n)
+{
+	struct call c;
+	int error = open_queue(key, &c);
+	if (error)
+		return error;
+	if (n > alf_capacity(c.ring))
+		n = alf_capacity(c.ring);
+	if (n == 0)
+		return 0;
+	int got = get_once(&c, handles, (uint32_t)n);
 	int64_t now = got > 0 ? wait_coarse() : 0;
 	for (int i = 0; i < got; i++)
 		held_since(&c, handles[i], now);
@@ -123,6 +143,22 @@ static uint32_t bulk_of(const struct shmpool_slice *slices, size_t n)
 	return k;
 }
 
+/* Puts n buffers in as many bulks as there is room for, in order. How many went; *error is why not all. */
+static uint32_t put_parts(const struct call *c, const uint64_t *handle, uint32_t n,
+			  int64_t deadline, int *error)
+{
+	uint32_t done = 0;
+	while (done < n) {
+		uint32_t room = alf_avail_space(c->ring), part = n - done;
+		part = room < part ? room + (room == 0) : part;
+		*error = queue_put_wait(c->p, c->m, c->ring, handle + done, part, deadline);
+		if (*error)
+			break;
+		done += part;
+	}
+	return done;
+}
+
 int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices, size_t n,
 			       int64_t deadline)
 {
@@ -135,25 +171,29 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 	for (size_t i = 0; i < n; i++)
 		if (slices[i].length > room(&c))
 			return -EMSGSIZE;
+	int64_t end = wait_slice_end(deadline);
 	waits_begin(&c);
 	while (sent < n && !error) {
-		uint32_t k = bulk_of(slices + sent, n - sent);
+		uint32_t k = bulk_of(slices + sent, n - sent), put = 0;
 		if (k > alf_capacity(c.ring))
 			k = alf_capacity(c.ring);
-		error = qmempool_alloc_wait(c.p, c.m, handle, k, deadline);
-		if (error)
+		/* What there is: nobody goes without while it waits for a bulk. */
+		int got = qmempool_alloc_some_wait(c.p, c.m, handle, k, end);
+		if (got < 0) {
+			error = got;
 			break;
+		}
+		k = (uint32_t)got;
 		for (uint32_t i = 0; i < k && !error; i++)
 			error = fill(&c, handle[i], slices[sent + i].data, slices[sent + i].length);
 		if (!error)
-			error = queue_put_wait(c.p, c.m, c.ring, handle, k, deadline);
-		if (error)
-			qmempool_free_bulk(c.p, c.m, handle, k);
-		else
-			sent += k;
+			put = put_parts(&c, handle, k, end, &error);
+		if (put < k)
+			qmempool_free_bulk(c.p, c.m, handle + put, k - put);
+		sent += put;
 	}
 	waits_end(&c);
-	return sent ? (int64_t)sent : error;
+	return sent ? (int64_t)sent : waits_on(error, end, deadline);
 }
 
 /* copy_bytes() that the compiler unfolds for the usual widths. */

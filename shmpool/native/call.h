@@ -31,6 +31,13 @@ static inline void waits_end(struct call *c)
 	add_seq_cst(&c->p->waiters, -1u);
 }
 
+/* The result of a wait until end, which came in place of deadline (wait_slice_end), as one until deadline: -EINTR
+ * if that has not come, which is the same to the caller as a signal. */
+static inline int64_t waits_on(int64_t result, int64_t end, int64_t deadline)
+{
+	return (result == -EAGAIN || result == -ENOBUFS) && end != deadline ? -EINTR : result;
+}
+
 static inline uint32_t key_pool(uint64_t key)
 {
 	return (uint32_t)(key >> 58 | (key >> 32 & 0xffff) << 6);
@@ -68,6 +75,14 @@ static inline int open_queue(uint64_t key, struct call *c)
 		return error;
 	c->ring = queue_ring(c->p, key_queue(key));
 	return likely(c->ring) ? 0 : -ENOENT;
+}
+
+/* queue_get() by a call that holds its language's lock: -EINPROGRESS in place of -EAGAIN if shmpool_get_wait()
+ * without that lock is to ask whether a producer died in the middle of a put. */
+static inline int get_once(const struct call *c, uint64_t *handle, uint32_t n)
+{
+	int got = queue_get(c->p, c->m, c->ring, handle, n);
+	return unlikely(got == -EAGAIN) && queue_stuck(c->ring, c->m) ? -EINPROGRESS : got;
 }
 
 /* The header that a key names, if it is the caller's and the key is not stale. */

@@ -22,7 +22,7 @@
 #include "alf_queue.h"
 
 #define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
-#define LAYOUT_VERSION 5u
+#define LAYOUT_VERSION 6u
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes: a length travels in 31 bits */
@@ -31,6 +31,12 @@
 #define QUEUES_MAX 1023u /* an op record names a queue in 10 bits; number 0 is the free ring */
 #define NAME_MAX_BYTES 63u
 #define BULK_MAX 64u /* buffers moved at once between a local cache and the shared queue */
+
+_Static_assert(CAPACITY_MAX - 1 <= ALF_INDEX_MASK, "a slot holds every index");
+_Static_assert(BUFFER_SIZE_MAX <= INT32_MAX, "an answer holds every length");
+_Static_assert(QUEUES_MAX == (1u << (ALF_OP_COUNT_SHIFT - ALF_OP_QUEUE_SHIFT)) - 1,
+	       "an op record, and an owner word, names every queue");
+_Static_assert(BULK_MAX <= ALF_OP_COUNT_MAX, "an op record counts every bulk");
 
 struct segment_header {
 	uint64_t magic;
@@ -196,7 +202,10 @@ struct pool_shared {
 	/* 0 until there is one. */
 	alf_shared_position
 		bypassed; /* slots of the free ring before this position may be hollow: bypass.c */
-	uint64_t pad0[3];
+	uint32_t free_many; /* those asleep on free_wait who wait for many at once sleep here */
+	uint32_t free_want; /* free buffers that one of those waits for, the least: wait_want() */
+	uint64_t inquired;  /* when who is dead may be asked again: recover_stuck() */
+	uint64_t pad0[1];
 };
 #define SHARED_OFFSET (4 * CACHE_LINE)
 #define SHARED_END (SHARED_OFFSET + sizeof(struct pool_shared))

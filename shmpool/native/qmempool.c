@@ -45,8 +45,10 @@ void qmempool_unbind(struct qmempool *p)
 	*p = (struct qmempool) { 0 };
 }
 
-#define GIVE_TRIES 1024
+#define GIVE_TRIES 16
 #define DRAIN_TRIES 1024
+#define CLAIM_MAX 4096u /* buffers of one claim: an op record counts them */
+_Static_assert(CLAIM_MAX <= ALF_QUEUE_MAX && BULK_MAX <= ALF_OP_COUNT_MAX, "alf_queue.h");
 
 /* Leaves buffers of m's to whoever sweeps next. */
 static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
@@ -58,18 +60,30 @@ static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle
 	add_seq_cst(&shared(p)->abandoned, n);
 }
 
+/* Wakes those for whom n more buffers are enough. */
+__attribute__((noinline, cold)) static void wake_free(struct qmempool *p, uint32_t n)
+{
+	struct pool_shared *s = shared(p);
+	if (wait_ones(&s->free_wait, &s->free_many))
+		wait_wake(&s->free_wait, n);
+	if (load_seq_cst(&s->free_want)) /* [WAIT] */
+		wait_wake_wanted(&s->free_many, &s->free_want, alf_count(&p->free));
+}
+
 /* Only the voids that the dead leave can make the shared queue full: it has a slot for every buffer. Then
  * buffers from its head go to its end until a void is passed. */
-static void give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+__attribute__((noinline, cold)) static void give_full(struct qmempool *p, struct member *m,
+						      const uint64_t *handle, uint32_t n,
+						      uint64_t *rounds)
 {
-	uint32_t rounds = p->capacity / BULK_MAX + GIVE_TRIES;
-	while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI)) {
+	do {
 		uint64_t moved[BULK_MAX];
-		int k = transfer_free(p, m, moved, BULK_MAX);
-		if (k <= 0 || !rounds--) { /* somebody has stopped at its head */
+		int k = *rounds ? transfer_free(p, m, moved, BULK_MAX) : 0;
+		if (k <= 0) { /* or somebody has stopped at its head */
 			abandon(p, m, handle, n);
 			return;
 		}
+		--*rounds;
 		for (int tries = GIVE_TRIES;
 		     transfer_in(p, m, &p->free, moved, (uint32_t)k, ALF_MULTI);)
 			if (--tries) {
@@ -78,9 +92,16 @@ static void give(struct qmempool *p, struct member *m, const uint64_t *handle, u
 				abandon(p, m, moved, (uint32_t)k);
 				break;
 			}
-	}
+	} while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI));
+}
+
+static void give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
+		 uint64_t *rounds)
+{
+	if (unlikely(transfer_in(p, m, &p->free, handle, n, ALF_MULTI)))
+		give_full(p, m, handle, n, rounds);
 	if (unlikely(wait_anybody(&shared(p)->free_wait))) /* [WAIT] after prod moved */
-		wait_wake(&shared(p)->free_wait, n);
+		wake_free(p, n);
 }
 
 uint32_t transfer_indices(const struct qmempool *p, uint64_t *handle, uint32_t n)
@@ -92,7 +113,8 @@ uint32_t transfer_indices(const struct qmempool *p, uint64_t *handle, uint32_t n
 	return good;
 }
 
-void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+void qmempool_give_round(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
+			 uint64_t *rounds)
 {
 	const uint32_t capacity = p->capacity;
 	uint32_t k = 0;
@@ -102,7 +124,7 @@ void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle,
 			break;
 	if (likely(k == n && n <= BULK_MAX)) {
 		if (n)
-			give(p, m, handle, n);
+			give(p, m, handle, n, rounds);
 		return;
 	}
 	for (uint32_t i = 0; i < n; i += BULK_MAX) {
@@ -111,8 +133,14 @@ void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle,
 		memcpy(good, handle + i, k * sizeof(*good));
 		k = transfer_indices(p, good, k);
 		if (k)
-			give(p, m, good, k);
+			give(p, m, good, k, rounds);
 	}
+}
+
+void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	uint64_t rounds = GIVE_ROUNDS;
+	qmempool_give_round(p, m, handle, n, &rounds);
 }
 
 /* Grows the slab by an extent. Up to max of its buffers go to handle, the rest to the shared queue. */
@@ -140,9 +168,10 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 	return (int)mine;
 }
 
-/* Gets 1..max buffers for m from wherever there are some: the shared queue, growth, other caches. */
-static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
+int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
+	if (max > CLAIM_MAX)
+		max = CLAIM_MAX;
 	int got = transfer_free(p, m, handle, max);
 	if (got)
 		return got;
@@ -150,12 +179,20 @@ static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32
 	if (grown > 0)
 		return grown;
 	got = (int)qmempool_steal(p, m, handle, max);
-	if (got)
-		return got;
-	got = transfer_free(p, m, handle, max); /* given back meanwhile */
-	if (!got && (!alf_empty(&p->free) || load_relaxed(&shared(p)->abandoned)))
-		got = (int)qmempool_bypass(p, m, handle, max);
+	if (!got)
+		got = transfer_free(p, m, handle, max); /* given back meanwhile */
 	return got ? got : grown;
+}
+
+/* The same, also from behind a stopped member. */
+static int obtain_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
+		       uint32_t looks)
+{
+	int got = qmempool_obtain(p, m, handle, max);
+	if (got > 0 || !looks || (alf_empty(&p->free) && !load_relaxed(&shared(p)->abandoned)))
+		return got;
+	int behind = (int)qmempool_bypass(p, m, handle, max > CLAIM_MAX ? CLAIM_MAX : max, looks);
+	return behind ? behind : got;
 }
 
 /* Pushes n handles onto m's cache; false if they do not fit or somebody is at it. */
@@ -197,7 +234,8 @@ static uint32_t unkeep(struct qmempool *p, struct member *m, uint64_t *handle, u
 	return n;
 }
 
-int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
+int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
+			uint32_t looks)
 {
 	uint32_t have = 0;
 	int got = 0;
@@ -205,16 +243,23 @@ int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, 
 		return -EAGAIN;
 	if (qmempool_honour(p, m))
 		have = unkeep(p, m, handle, n);
+	/* Who wants many takes none unless there are as many: others want a few. An extent is made all the
+	 * same, or nobody would learn that there is no memory for it. */
+	if (n > 1 && have < n && !alf_ready(&p->free, n - have - 1) &&
+	    have + qmempool_count(p, n - have) < n) {
+		got = grow(p, m, handle, 0);
+		goto exhausted;
+	}
 	while (have < n) {
 		if (n - have >= p->bulk) {
-			got = obtain(p, m, handle + have, n - have);
+			got = obtain_hard(p, m, handle + have, n - have, looks);
 			if (got <= 0)
 				break;
 			have += (uint32_t)got;
 			continue;
 		}
 		uint64_t more[BULK_MAX];
-		got = obtain(p, m, more, p->cache_size ? p->bulk : n - have);
+		got = obtain_hard(p, m, more, p->cache_size ? p->bulk : n - have, looks);
 		if (got <= 0)
 			break;
 		count_up(&m->counters[COUNT_REFILL], 1);
@@ -223,15 +268,19 @@ int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, 
 		have += use;
 		keep(p, m, more + use, (uint32_t)got - use);
 	}
-	if (have < n) {
-		keep(p, m, handle, have);
-		if (got != -ENOSPC && recover_stuck(p, m))
-			return qmempool_alloc_slow(p, m, handle, n);
-		count_up(&m->counters[COUNT_EXHAUSTED], 1);
-		return got < 0 ? got : -EAGAIN;
+	if (likely(have == n)) {
+		count_up(&m->counters[COUNT_ALLOC], n);
+		return 0;
 	}
-	count_up(&m->counters[COUNT_ALLOC], n);
-	return 0;
+exhausted:
+	keep(p, m, handle, have);
+	count_up(&m->counters[COUNT_EXHAUSTED], 1);
+	return got < 0 ? got : -EAGAIN;
+}
+
+int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
+{
+	return qmempool_alloc_hard(p, m, handle, n, 0);
 }
 
 void qmempool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n)
@@ -262,7 +311,8 @@ static bool make_room(struct qmempool *p, struct member *m, uint32_t n)
 	bool moved = false;
 	if (n > p->cache_size)
 		return false;
-	while (member_cached(&p->segment, m) > p->cache_size - n) {
+	for (uint64_t i = p->cache_size; i && member_cached(&p->segment, m) > p->cache_size - n;
+	     i--) {
 		uint64_t old[BULK_MAX];
 		uint32_t out = unkeep(p, m, old, p->bulk);
 		if (!out)
@@ -278,6 +328,7 @@ int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *han
 {
 	if (make_room(p, m, n) && cache_free(p, m, handle, n))
 		return 0;
+	uint64_t rounds = GIVE_ROUNDS;
 	int error = SHMPOOL_CHECK ? spend(p, m, handle, n) : 0;
 	while (n && !error) {
 		uint64_t freed[BULK_MAX];
@@ -291,7 +342,7 @@ int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *han
 			if (push(p, m, freed, k))
 				continue;
 		}
-		give(p, m, freed, k);
+		give(p, m, freed, k, &rounds);
 		count_up(&m->counters[COUNT_FREE], k);
 	}
 	return error;
@@ -338,45 +389,7 @@ void qmempool_drain(struct qmempool *p, struct member *m)
 		uint32_t n;
 		if (!qmempool_honour(p, m))
 			sched_yield(); /* a thief is at it */
-		while ((n = unkeep(p, m, old, p->bulk)))
+		for (uint64_t i = p->cache_size; i && (n = unkeep(p, m, old, p->bulk)); i--)
 			qmempool_give(p, m, old, n);
 	}
-}
-
-int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
-			int64_t deadline_ns)
-{
-	int error = qmempool_alloc_bulk(p, m, handle, n);
-	int64_t most = WAIT_SHORT_NS;
-	for (int polls = 0; error == -EAGAIN && n <= p->capacity; polls++) {
-		int slept = 0;
-		if (deadline_ns == WAIT_NEVER)
-			break;
-		if (load_relaxed(&p->closing))
-			return -ESHUTDOWN;
-		if (polls < WAIT_POLLS) {
-			sched_yield();
-			error = qmempool_alloc_bulk(p, m, handle, n);
-			continue;
-		}
-		uint32_t *word = &shared(p)->free_wait, entered = wait_enter(word);
-		qmempool_request(p);
-		error = qmempool_alloc_bulk(p, m, handle, n);
-		if (error == -EAGAIN) {
-			count_up(&m->counters[COUNT_SLEEP], 1);
-			slept = wait_sleep(word, entered, most, deadline_ns);
-			/* Who was in the middle of a free did not see the request: soon, and then less
-			 * and less soon, it is looked for in its cache. A whole slice ends like this by
-			 * a wake-up only. */
-			most = most == WAIT_SLICE_NS    ? WAIT_SHORT_NS :
-			       most < WAIT_SLICE_NS / 8 ? 8 * most :
-							  WAIT_SLICE_NS;
-		}
-		wait_leave(word, entered);
-		if (slept == -ETIMEDOUT)
-			return qmempool_alloc_bulk(p, m, handle, n);
-		if (slept)
-			return slept;
-	}
-	return error;
 }

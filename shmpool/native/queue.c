@@ -13,9 +13,9 @@
 #include "transfer.h"
 #include "wait.h"
 
-#define EMPTIES_LOOK 256 /* gets that find nothing, before one looks at the producers' line */
-#define FULL_APART 8     /* looks of a producer at a full queue: most yields between two */
-#define FULL_SHARE 128   /* one for so many of its slots */
+#define NAMED_MOST 64  /* times that a queue's state is found changed */
+#define FULL_APART 8   /* looks of a producer at a full queue: most yields between two */
+#define FULL_SHARE 128 /* one for so many of its slots */
 
 static bool named(const struct queue_slot *slot, uint64_t state, const char *name)
 {
@@ -48,7 +48,8 @@ static bool outranked(const struct qmempool *p, uint32_t number, const char *nam
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
 		struct queue_slot *slot = segment_queue(&p->segment, i);
 		uint64_t state = load_seq_cst(&slot->state); /* [QUEUE] */
-		while (i > number && state != QUEUE_READY && named(slot, state, name))
+		for (int k = NAMED_MOST;
+		     k && i > number && state != QUEUE_READY && named(slot, state, name); k--)
 			if (cas_seq_cst(&slot->state, &state, state & ~QUEUE_NAMED)) /* [QUEUE] */
 				state = 0;
 		if (i != number && named(slot, state, name))
@@ -139,17 +140,9 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 static int take_role(uint32_t *role, const struct member *m)
 {
 	uint32_t me = m->tag, seen = 0;
-	if (load_relaxed(role) == me || cas_seq_cst(role, &seen, me))
+	if (likely(load_relaxed(role) == me) || cas_seq_cst(role, &seen, me))
 		return 0;
 	return -EBUSY;
-}
-
-/* take_role() where another member has it, or had it when it died. */
-__attribute__((noinline, cold)) static int take_role_over(struct qmempool *p, uint32_t *role,
-							  struct member *m)
-{
-	recover_stuck(p, m);
-	return take_role(role, m);
 }
 
 void queue_release(const struct alf_ring *r, const struct member *m)
@@ -217,9 +210,8 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	int error = 0;
 	if (unlikely(n > r->mask + 1))
 		return -EMSGSIZE;
-	if (single && unlikely(take_role(&q->producer, m)) &&
-	    (error = take_role_over(p, &q->producer, m)))
-		return error;
+	if (single && unlikely(take_role(&q->producer, m)))
+		return -EBUSY;
 	error = n == 1 ? qmempool_check(p, m, handle[0]) : check_each_once(p, m, handle, n);
 	if (unlikely(error))
 		return error;
@@ -229,8 +221,6 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 		if (n > 1)
 			unmark(p, m, handle, n);
 		count_up(&m->counters[COUNT_FULL], 1);
-		if (!alf_ready(r, 0)) /* what keeps it full is not the consumers */
-			recover_stuck(p, m);
 		return error;
 	}
 	count_up(&m->counters[COUNT_ENQUEUE], n);
@@ -239,28 +229,43 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	return 0;
 }
 
+/* Wakes those for whom there is room after a get, and after the tombstones that it, or another one that has not
+ * come so far yet, has stepped over. Returns result, what the get got. */
+__attribute__((noinline, cold)) static int wake_room(const struct alf_ring *r, int result)
+{
+	struct alf_queue *q = r->q;
+	uint32_t n = result > 0 ? (uint32_t)result : 0;
+	if (load_relaxed(&q->stepped)) {
+		store_relaxed(&q->stepped, 0);
+		n = UINT32_MAX;
+	}
+	if (wait_ones(&q->room_wait, &q->room_many))
+		wait_wake(&q->room_wait, n);
+	if (load_seq_cst(&q->room_want)) /* [WAIT] */
+		wait_wake_wanted(&q->room_many, &q->room_want, alf_avail_space(r));
+	return result;
+}
+
 int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 	      uint32_t n)
 {
 	struct alf_queue *q = r->q;
 	bool single = r->flags & ALF_SINGLE_CONSUMER;
 	int got;
-	if (single && unlikely(take_role(&q->consumer, m)) &&
-	    (got = take_role_over(p, &q->consumer, m)))
-		return got;
+	if (single && unlikely(take_role(&q->consumer, m)))
+		return -EBUSY;
 	got = single ? get_through(p, m, r, handle, n, ALF_SINGLE_WAKES) :
 		       get_through(p, m, r, handle, n, ALF_MULTI);
-	if (got > 0) {
+	if (likely(got > 0)) {
 		count_up(&m->counters[COUNT_DEQUEUE], (uint32_t)got);
 		if (unlikely(wait_anybody(&q->room_wait))) /* [WAIT] after cons moved */
-			wait_wake(&q->room_wait, (uint32_t)got);
+			return wake_room(r, got);
 		return got;
 	}
 	if (got == 0) {
 		count_up(&m->counters[COUNT_EMPTY], 1);
-		if (unlikely(load_relaxed(&m->counters[COUNT_EMPTY]) % EMPTIES_LOOK == 0) &&
-		    !alf_empty(r))
-			recover_stuck(p, m);
+		if (unlikely(load_relaxed(&q->stepped)) && wait_anybody(&q->room_wait)) /* [WAIT] */
+			return wake_room(r, -EAGAIN);
 		return -EAGAIN;
 	}
 	return got;
@@ -275,34 +280,63 @@ static int look_apart(const struct alf_ring *r)
 	return (int)(n < FULL_APART ? n : FULL_APART);
 }
 
+/* One sleep until there is room for n. What wait_sleep() returns, 0 with *error the result of an attempt
+ * before it. */
+static int sleep_for_room(struct qmempool *p, struct member *m, const struct alf_ring *r,
+			  const uint64_t *handle, uint32_t n, int64_t most, int64_t deadline_ns,
+			  int *error)
+{
+	struct alf_queue *q = r->q;
+	uint32_t entered = wait_enter(&q->room_wait), many = 0;
+	int slept = 0;
+	if (n > 1) {
+		many = wait_enter(&q->room_many);
+		wait_want(&q->room_want, n);
+	}
+	/* [WAIT] alf_reserve's own load is no seq_cst one: it might miss a move of cons whose consumer
+	 * missed this sleeper. */
+	load_seq_cst(&q->cons);
+	*error = queue_put(p, m, r, handle, n);
+	if (*error == -ENOBUFS) {
+		count_up(&m->counters[COUNT_SLEEP], 1);
+		slept = n > 1 ? wait_sleep(&q->room_many, many, most, deadline_ns) :
+				wait_sleep(&q->room_wait, entered, most, deadline_ns);
+	}
+	if (n > 1)
+		wait_leave(&q->room_many, many);
+	wait_leave(&q->room_wait, entered);
+	return slept;
+}
+
 int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
 		   const uint64_t *handle, uint32_t n, int64_t deadline_ns)
 {
-	int error = queue_put(p, m, r, handle, n);
-	for (int polls = 0; error == -ENOBUFS; polls += look_apart(r)) {
-		int slept = 0;
-		if (deadline_ns == WAIT_NEVER)
-			break;
+	int error = queue_put(p, m, r, handle, n), slept = 0;
+	int64_t most = WAIT_SHORT_NS;
+	if (error == -EBUSY || (error == -ENOBUFS && deadline_ns == WAIT_NEVER && !alf_ready(r, 0)))
+		if (recover_stuck(p, m))
+			error = queue_put(p, m, r, handle, n);
+	for (int polls = 0; error == -ENOBUFS && deadline_ns != WAIT_NEVER;
+	     polls += look_apart(r)) {
 		if (load_relaxed(&p->closing))
 			return -ESHUTDOWN;
+		if (slept < 0)
+			return slept == -ETIMEDOUT ? error : slept;
 		if (polls < WAIT_POLLS) {
 			for (int i = look_apart(r); i; i--)
 				sched_yield();
 			error = queue_put(p, m, r, handle, n);
 			continue;
 		}
-		uint32_t *word = &r->q->room_wait, entered = wait_enter(word);
-		/* [WAIT] alf_reserve's own load is no seq_cst one: it might miss a move of cons whose
-		 * consumer missed this sleeper. */
-		load_seq_cst(&r->q->cons);
-		error = queue_put(p, m, r, handle, n);
-		if (error == -ENOBUFS) {
-			count_up(&m->counters[COUNT_SLEEP], 1);
-			slept = wait_sleep(word, entered, WAIT_SLICE_NS, deadline_ns);
-		}
-		wait_leave(word, entered);
+		/* Behind a position that is not published: its producer may be dead. */
+		bool stuck = !alf_ready(r, 0);
+		slept = sleep_for_room(p, m, r, handle, n, stuck ? most : WAIT_SLICE_NS,
+				       deadline_ns, &error);
+		most = stuck ? wait_longer(most, slept) : WAIT_SHORT_NS;
+		if (slept > 0 || slept == -ETIMEDOUT)
+			recover_stuck(p, m);
 		if (slept)
-			return slept == -ETIMEDOUT ? error : slept;
+			error = queue_put(p, m, r, handle, n);
 	}
 	return error;
 }
@@ -310,13 +344,16 @@ int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 		   uint32_t n, int64_t deadline_ns)
 {
-	int got = queue_get(p, m, r, handle, n);
-	for (int polls = 0; got == -EAGAIN; polls++) {
-		int slept = 0;
-		if (deadline_ns == WAIT_NEVER)
-			break;
+	int got = queue_get(p, m, r, handle, n), slept = 0;
+	int64_t most = WAIT_SHORT_NS;
+	if (got == -EBUSY || (got == -EAGAIN && deadline_ns == WAIT_NEVER && !alf_empty(r)))
+		if (recover_stuck(p, m))
+			got = queue_get(p, m, r, handle, n);
+	for (int polls = 0; got == -EAGAIN && deadline_ns != WAIT_NEVER; polls++) {
 		if (load_relaxed(&p->closing))
 			return -ESHUTDOWN;
+		if (slept < 0)
+			return slept == -ETIMEDOUT ? got : slept;
 		if (polls < WAIT_POLLS) {
 			sched_yield();
 			got = queue_get(p, m, r, handle, n);
@@ -324,19 +361,21 @@ int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 		}
 		uint32_t *word = &r->q->data_wait, entered = wait_enter(word);
 		/* [WAIT] Nothing reserved: whoever reserves from now on sees the sleeper. Something
-		 * reserved but not published: its producer may have looked before, so look soon. */
+		 * reserved but not published: its producer may have looked before, so look soon, and
+		 * later and later while it stays so: whoever goes on with it sees the sleeper. */
 		bool reserved = load_seq_cst(&r->q->prod) != load_seq_cst(&r->q->cons);
 		got = queue_get(p, m, r, handle, n);
 		if (got == -EAGAIN) {
 			count_up(&m->counters[COUNT_SLEEP], 1);
-			slept = wait_sleep(word, entered, reserved ? WAIT_SHORT_NS : WAIT_SLICE_NS,
+			slept = wait_sleep(word, entered, reserved ? most : WAIT_SLICE_NS,
 					   deadline_ns);
 		}
 		wait_leave(word, entered);
-		if (reserved)
+		most = reserved ? wait_longer(most, slept) : WAIT_SHORT_NS;
+		if (slept > 0 || slept == -ETIMEDOUT)
 			recover_stuck(p, m);
 		if (slept)
-			return slept == -ETIMEDOUT ? got : slept;
+			got = queue_get(p, m, r, handle, n);
 	}
 	return got;
 }

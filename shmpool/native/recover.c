@@ -264,9 +264,13 @@ static void recover_sleepers(struct recovery *r)
 			wait_reset(&q->data_wait);
 		if (wait_anybody(&q->room_wait))
 			wait_reset(&q->room_wait);
+		if (wait_anybody(&q->room_many))
+			wait_reset(&q->room_many);
 	}
 	if (wait_anybody(&segment_shared(s)->free_wait))
 		wait_reset(&segment_shared(s)->free_wait);
+	if (wait_anybody(&segment_shared(s)->free_many))
+		wait_reset(&segment_shared(s)->free_many);
 }
 
 static void pass(struct recovery *r)
@@ -295,7 +299,8 @@ static void pass(struct recovery *r)
 	recover_sleepers(r);
 }
 
-int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out)
+static int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery *out,
+			  int passes)
 {
 	uint32_t members = p->segment.members, queues = (uint32_t)p->segment.geometry.queues + 1;
 	struct recovery r = { .p = p, .m = m, .out = out };
@@ -309,7 +314,7 @@ int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out)
 	r.consumer = calloc(queues, sizeof(*r.consumer));
 	if (r.dead && r.dead_at && r.live_op && r.range && r.cons && r.consumer) {
 		error = 0;
-		for (int i = 0; i < PASSES && !error; i++) {
+		for (int i = 0; i < passes && !error; i++) {
 			if (i)
 				sched_yield();
 			pass(&r);
@@ -326,12 +331,40 @@ int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out)
 	return error;
 }
 
+int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out)
+{
+	return recover_passes(p, m, out, PASSES);
+}
+
+/* pool_shared.inquired: | not before, CLOCK_REALTIME ns | inquiries in a row that changed nothing, 3 bits |. Any
+ * value is good enough: one that lies further ahead than a rest can is of a clock that was set back. */
+#define FRUITLESS 7u
+#define FRUITLESS_MOST 3u
+
+static uint64_t inquire_after(uint64_t wall, uint64_t rest, uint64_t fruitless)
+{
+	return ((wall + rest) & ~(uint64_t)FRUITLESS) | fruitless;
+}
+
 bool recover_stuck(struct qmempool *p, struct member *m)
 {
 	struct shmpool_recovery out;
-	uint64_t now = (uint64_t)wait_now();
-	if (now - load_relaxed(&p->looked_ns) < RECOVER_LOOK_NS)
+	uint64_t *word = &segment_shared(&p->segment)->inquired, seen = load_relaxed(word);
+	uint64_t wall = (uint64_t)wait_wall(), claimed;
+	if ((seen & ~(uint64_t)FRUITLESS) - wall - 1 < RECOVER_REST_MAX_NS)
 		return false;
-	store_relaxed(&p->looked_ns, now);
-	return recover(p, m, &out) == 0 && (out.members || out.buffers);
+	claimed = inquire_after(wall, RECOVER_LOOK_NS, seen & FRUITLESS);
+	if (!cas_seq_cst(word, &seen, claimed)) /* decides who asks: pairs with itself */
+		return false;
+	int64_t began = wait_spent();
+	bool found = !recover_passes(p, m, &out, 1) && (out.members || out.buffers);
+	uint64_t took = (uint64_t)(wait_spent() - began), fruitless = seen & FRUITLESS;
+	fruitless = found ? 0 : fruitless < FRUITLESS_MOST ? fruitless + 1 : FRUITLESS_MOST;
+	uint64_t rest = RECOVER_LOOK_NS << fruitless;
+	if (!found && rest < RECOVER_REST_TIMES * took)
+		rest = RECOVER_REST_TIMES * took;
+	if (rest > RECOVER_REST_MAX_NS)
+		rest = RECOVER_REST_MAX_NS;
+	cas_seq_cst(word, &claimed, inquire_after((uint64_t)wait_wall(), rest, fruitless));
+	return found;
 }

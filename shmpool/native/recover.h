@@ -33,9 +33,13 @@
 int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out);
 
 /* For a member that finds no buffer, no room behind a position that is not published, or a single side
- * taken: asks the kernel who is dead, at most every RECOVER_LOOK_NS in a process. True if anything was
- * put right, so that it is worth trying again. */
-#define RECOVER_LOOK_NS 10000000
+ * taken, or that has slept for a slice: asks the kernel who is dead, unless somebody else in the pool has asked
+ * just now. After an inquiry that changed nothing the whole pool rests for twice as long, up to 80 ms, and for
+ * RECOVER_REST_TIMES times the processor time that the inquiry took. Can take long: not under a language's lock. True if
+ * anything was put right, so that it is worth trying again. */
+#define RECOVER_LOOK_NS 10000000ull
+#define RECOVER_REST_TIMES 16ull
+#define RECOVER_REST_MAX_NS 1000000000ull
 bool recover_stuck(struct qmempool *p, struct member *m);
 
 /* What became of a member's process; PROCESS_UNKNOWN in another namespace. */

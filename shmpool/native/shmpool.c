@@ -195,7 +195,7 @@ int64_t shmpool_get(uint64_t key)
 	uint64_t handle;
 	int got = open_queue(key, &c);
 	if (likely(!got))
-		got = queue_get(c.p, c.m, c.ring, &handle, 1);
+		got = get_once(&c, &handle, 1);
 	if (unlikely(got <= 0))
 		return got;
 	held_since(&c, handle, wait_coarse());

@@ -15,6 +15,7 @@
 #include "member.h"
 #include "queue.h"
 #include "recover.h"
+#include "wait.h"
 
 #define CAPACITY 64u
 #define RING 16u
