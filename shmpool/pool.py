@@ -173,7 +173,7 @@ class Pool(PoolBase):
 
     def _alloc_slow(self, code: int, timeout: float | None) -> Buffer:
         self._opened()
-        if code == -errno.EAGAIN:
+        if code == -errno.EINPROGRESS or (code == -errno.EAGAIN and timeout != 0):
             code = waited(lambda end: lib.shmpool_alloc_wait(self._key, end), timeout)
         return self._wrap(check(code, f"pool {self.name!r}"))
 

@@ -135,7 +135,7 @@ class AlfQueue(QueueBase):
         self._foreign(f"buffer {buf.index}", buf.pool)
 
     def _put_slow(self, code: int, low: int, timeout: float | None) -> None:
-        if code in (-errno.ENOBUFS, -errno.EBUSY):
+        if code in (-errno.EINPROGRESS, -errno.EBUSY) or (code == -errno.ENOBUFS and timeout != 0):
             key = self._key | low
             code = waited(lambda end: lib.shmpool_put_wait(key, end), timeout)
         if code in (-errno.ESTALE, -errno.EPERM):
@@ -162,7 +162,8 @@ class AlfQueue(QueueBase):
             size = memoryview(payload).nbytes
             room = self.pool.buffer_size - self.pool.headroom
             raise errors.PayloadTooLarge(f"{size} bytes do not fit into a buffer of {room}")
-        if code not in (-errno.EAGAIN, -errno.ENOBUFS) or timeout == 0:
+        again = (-errno.EAGAIN, -errno.ENOBUFS, -errno.EBUSY)
+        if code != -errno.EINPROGRESS and (code not in again or timeout == 0):
             self._fail(code)
         self.send_many([payload], timeout)  # with a timeout that only Python understands
 

@@ -179,11 +179,13 @@ static int64_t queue_send_bytes(struct queue_object *self, const char *data, siz
 	int64_t code = -EAGAIN;
 	if (likely(length < COPY_UNLOCKED)) {
 		code = shmpool_send(hot_queue_key(self), data, length);
-		if (likely(code != -EAGAIN && code != -ENOBUFS && code != -EBUSY))
+		if (likely(code != -EAGAIN && code != -ENOBUFS && code != -EBUSY &&
+			   code != -EINPROGRESS))
 			return code;
 	}
 	int64_t deadline = hot_deadline(*timeout);
-	if (deadline < 0)
+	if (deadline < 0 ||
+	    (deadline == 0 && length < COPY_UNLOCKED && (code == -EAGAIN || code == -ENOBUFS)))
 		return code;
 	*timeout = Py_False;
 	return queue_send_wait(self, data, length, deadline);

@@ -190,7 +190,7 @@ int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, 
 	if (error != -EAGAIN || n > p->capacity)
 		return error;
 	if (deadline_ns == WAIT_NEVER) {
-		if (!alf_empty(&p->free) || load_relaxed(&shared(p)->abandoned))
+		if (qmempool_blocked(p))
 			error = qmempool_alloc_hard(p, m, handle, n, TRY_LOOKS);
 		if (error == -EAGAIN && recover_stuck(p, m))
 			error = qmempool_alloc_hard(p, m, handle, n, TRY_LOOKS);

@@ -122,12 +122,12 @@ int64_t shmpool_send(uint64_t key, const char *data, size_t length)
 		return error;
 	if (unlikely(length > room(&c)))
 		return -EMSGSIZE;
-	error = qmempool_alloc(c.p, c.m, &handle);
+	error = alloc_once(&c, &handle);
 	if (unlikely(error))
 		return error;
 	error = fill(&c, handle, data, length);
 	if (likely(!error))
-		error = queue_put(c.p, c.m, c.ring, &handle, 1);
+		error = put_once(&c, &handle);
 	if (unlikely(error))
 		qmempool_free(c.p, c.m, handle);
 	return error;

@@ -7,6 +7,7 @@
 
 #include "local.h"
 #include "queue.h"
+#include "recover.h"
 #include "shmpool.h"
 #include "wait.h"
 
@@ -77,12 +78,26 @@ static inline int open_queue(uint64_t key, struct call *c)
 	return likely(c->ring) ? 0 : -ENOENT;
 }
 
-/* queue_get() by a call that holds its language's lock: -EINPROGRESS in place of -EAGAIN if shmpool_get_wait()
- * without that lock is to ask whether a producer died in the middle of a put. */
+/* Attempts of calls that hold their language's lock: -EINPROGRESS in place of -EAGAIN and -ENOBUFS if the same call
+ * with wait in its name may find more, because it asks who is dead and looks at every buffer. */
 static inline int get_once(const struct call *c, uint64_t *handle, uint32_t n)
 {
 	int got = queue_get(c->p, c->m, c->ring, handle, n);
 	return unlikely(got == -EAGAIN) && queue_stuck(c->ring, c->m) ? -EINPROGRESS : got;
+}
+
+static inline int put_once(const struct call *c, const uint64_t *handle)
+{
+	int error = queue_put(c->p, c->m, c->ring, handle, 1);
+	return unlikely(error == -ENOBUFS) && !alf_ready(c->ring, 0) ? -EINPROGRESS : error;
+}
+
+static inline int alloc_once(const struct call *c, uint64_t *handle)
+{
+	int error = qmempool_alloc(c->p, c->m, handle);
+	return unlikely(error == -EAGAIN) && (qmempool_blocked(c->p) || recover_due(c->p)) ?
+		       -EINPROGRESS :
+		       error;
 }
 
 /* The header that a key names, if it is the caller's and the key is not stale. */

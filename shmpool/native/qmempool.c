@@ -189,7 +189,7 @@ static int obtain_hard(struct qmempool *p, struct member *m, uint64_t *handle, u
 		       uint32_t looks)
 {
 	int got = qmempool_obtain(p, m, handle, max);
-	if (got > 0 || !looks || (alf_empty(&p->free) && !load_relaxed(&shared(p)->abandoned)))
+	if (got > 0 || !looks || !qmempool_blocked(p))
 		return got;
 	int behind = (int)qmempool_bypass(p, m, handle, max > CLAIM_MAX ? CLAIM_MAX : max, looks);
 	return behind ? behind : got;

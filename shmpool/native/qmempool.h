@@ -136,6 +136,12 @@ static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t 
 	return &p->buffers[index];
 }
 
+/* Whether there may be free buffers that only qmempool_bypass() finds. */
+static inline bool qmempool_blocked(const struct qmempool *p)
+{
+	return !alf_empty(&p->free) || load_relaxed(&segment_shared(&p->segment)->abandoned);
+}
+
 /* Pops the newest n handles of m's cache, by its owner: all, or none if there are not so many or
  * somebody empties the cache or asks for it. */
 static ALWAYS_INLINE bool cache_pop(struct qmempool *p, struct member *m, uint64_t *handle,

@@ -42,6 +42,9 @@ int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out);
 #define RECOVER_REST_MAX_NS 1000000000ull
 bool recover_stuck(struct qmempool *p, struct member *m);
 
+/* Whether it would ask now, or leave it because somebody has asked just now. */
+bool recover_due(const struct qmempool *p);
+
 /* What became of a member's process; PROCESS_UNKNOWN in another namespace. */
 enum process_fate recover_fate(const struct segment *s, const struct member *m, uint64_t identity);
 

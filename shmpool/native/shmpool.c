@@ -142,7 +142,7 @@ int64_t shmpool_alloc(uint64_t key)
 	uint64_t handle;
 	int error = open_key(key, &c);
 	if (likely(!error))
-		error = qmempool_alloc(c.p, c.m, &handle);
+		error = alloc_once(&c, &handle);
 	if (likely(!error))
 		error = fresh(&c, handle, wait_coarse());
 	return likely(!error) ? answer(&c, handle) : error;
@@ -175,7 +175,7 @@ int64_t shmpool_put(uint64_t key)
 	int error = open_queue(key, &c);
 	if (likely(!error))
 		error = open_buffer(key, &c, &b, &handle);
-	return likely(!error) ? queue_put(c.p, c.m, c.ring, &handle, 1) : error;
+	return likely(!error) ? put_once(&c, &handle) : error;
 }
 
 int64_t shmpool_put_wait(uint64_t key, int64_t deadline)

@@ -18,8 +18,8 @@
  * | generation 32 | index 32 |, of which the queue functions take the pool and queue from the key.
  * Every thread is a member of its own, from its first call on.
  *
- * A call without wait in its name never asks who is dead, nor looks at every buffer: after -EAGAIN (alloc),
- * -ENOBUFS, -EBUSY and, of a get, -EINPROGRESS, the same call with wait in its name and deadline 0 does. One that waits
+ * A call without wait in its name never asks who is dead, nor looks at every buffer: after -EBUSY and -EINPROGRESS
+ * the same call with wait in its name and deadline 0 does, and may succeed. One that waits
  * gives -EINTR after a signal and every 250 ms: run the handlers and call it again.
  */
 #ifndef SHMPOOL_H
