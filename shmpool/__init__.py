@@ -28,9 +28,10 @@ from .errors import (
     SegmentInvalid,
     ShmpoolError,
 )
+from .files import pool_names
 from .pool import Pool
+from .pruning import prune
 from .queue import AlfQueue
-from .segment import pool_names, prune
 from .stats import Audit, Holder, Member, Recovery, Stats
 
 if TYPE_CHECKING:

@@ -38,7 +38,17 @@ _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     errno.EBADMSG: (errors.SegmentInvalid, "the segment is damaged"),
     errno.EUSERS: (errors.LimitReached, "every member slot of the pool is taken"),
     errno.ENFILE: (errors.LimitReached, "every queue slot of the pool is taken"),
-    errno.EMFILE: (errors.LimitReached, "64 pools are open in this process"),
+    errno.EXFULL: (errors.LimitReached, "64 pools are open in this process"),
+    errno.EMFILE: (errors.LimitReached, "no descriptor is left to this process (ulimit -n)"),
+    errno.EFBIG: (errors.OutOfSharedMemory, "it is over this process's limit (ulimit -f)"),
+    errno.EACCES: (errors.AccessDenied, "this process may not open its file for writing"),
+    errno.EROFS: (errors.AccessDenied, "it was opened to read it only"),
+    errno.ENAMETOOLONG: (errors.InvalidArgument, "its path is too long"),
+    errno.EDEADLK: (errors.AccessDenied, "another process keeps its file locked"),
+    errno.ENOLCK: (
+        errors.SegmentInvalid,
+        "its file system has no open file description locks, which tell who is alive",
+    ),
     errno.EEXIST: (errors.QueueExists, "there is a queue of that name"),
 }
 
@@ -47,7 +57,7 @@ def fail(code: int, what: str) -> NoReturn:
     """Raises the exception for a negative code from C; where it has no reason, what says it all."""
     kind, why = _EXCEPTIONS.get(-code, (None, ""))
     if kind is None:
-        raise OSError(-code, f"{os.strerror(-code)}: {what}")
+        raise errors.ShmpoolError(f"{what}: {os.strerror(-code)}")
     raise kind(f"{what}: {why}" if why else what)
 
 

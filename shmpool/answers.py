@@ -58,6 +58,14 @@ class Description:
 
 
 @dataclass(frozen=True)
+class Pruned:
+    """What a prune did."""
+
+    removed: list[str]  # names
+    left: dict[str, str]  # why each other pool stays, by name
+
+
+@dataclass(frozen=True)
 class Recoveries:
     """What the daemon has recovered since it started. Times run from the kernel's word that a
     process is dead to the end of the recovery."""

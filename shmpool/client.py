@@ -172,8 +172,8 @@ class Client:
     def trim(self, pool: str, keep: int = 0) -> int:
         return self.call(protocol.Trim(pool, keep))
 
-    def prune(self) -> builtins.list[str]:
-        return self.call(protocol.Prune())
+    def prune(self, age: float | None = None) -> answers.Pruned:
+        return self.call(protocol.Prune(age))
 
     def close(self) -> None:
         """Ends the connection. May be repeated; the next call connects again."""
@@ -336,8 +336,8 @@ class AsyncClient:
     async def trim(self, pool: str, keep: int = 0) -> int:
         return await self.call(protocol.Trim(pool, keep))
 
-    async def prune(self) -> builtins.list[str]:
-        return await self.call(protocol.Prune())
+    async def prune(self, age: float | None = None) -> answers.Pruned:
+        return await self.call(protocol.Prune(age))
 
     async def close(self) -> None:
         """Ends the connection. May be repeated; the next call connects again."""

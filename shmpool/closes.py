@@ -10,7 +10,7 @@ import ctypes
 import os
 from collections.abc import Callable
 
-from .segment import PREFIX, SHM
+from .files import PREFIX, SHM
 
 CLOSE_WRITE = 0x008  # linux/inotify.h
 READ_MAX = 64 << 10

@@ -25,8 +25,9 @@ from cattrs.gen import make_dict_structure_fn
 
 from . import answers, errors, toml_lines
 from .alarms import Policy
+from .files import SHM, checked_name
 from .registry import HELD_MAX
-from .segment import SHM, checked_name, group_id
+from .segment import group_id
 from .view import Geometry
 
 INTERVAL_MAX = 3600.0  # s

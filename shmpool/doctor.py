@@ -16,8 +16,7 @@ from typing import Literal
 
 from . import errors, protocol
 from .client import Client
-from .deaths import START_MASK, start_of
-from .segment import PREFIX, SHM, pool_names
+from .files import PREFIX, SHM, pool_names
 from .view import View, survive_truncation
 
 SMALL = 256 << 20  # bytes of /dev/shm, of which a container gets 64 MiB unless it is told otherwise
@@ -171,11 +170,7 @@ def _segment(name: str) -> Finding | None:
     """What is wrong with one pool, if something is."""
     try:
         with View(name) as view:
-            gone = [
-                process.pid
-                for process in view.processes()
-                if start_of(process.pid) != process.start & START_MASK
-            ]
+            gone = {member.pid for member in view.dead_members()}
     except errors.AccessDenied as error:
         return Finding(f"pool {name}", "note", str(error))
     except (errors.ShmpoolError, OSError) as error:

@@ -20,18 +20,16 @@ from .alarms import Policy
 from .answers import QueueOptions
 from .closes import Closes
 from .config import Config, ConfigError
-from .deaths import Deaths
+from .files import pool_names
 from .held import Changes, Held, RecoveryEvent
 from .pool import Pool
 from .protocol import AnyRequest, GetHolders, Prune, Recover, Trim
-from .segment import pool_names
 from .stats import Holder, Recovery
-from .view import Process
 
 log = logging.getLogger("shmpool")
 
-SCAN_S = 0.1  # until a new member is watched
-SCAN_SOON_S = 0.002  # after somebody closed a pool, and was perhaps killed before it was watched
+SCAN_S = 0.1  # between two looks for dead members
+SCAN_SOON_S = 0.002  # after a token was dropped: inotify tells it before the lock is free
 AGAIN_S = (
     0.02,
     30.0,
@@ -60,7 +58,6 @@ class Keeper:
         self._due: dict[str, float] = {}
 
         self._loop = asyncio.get_running_loop()
-        self._deaths = Deaths(self._loop, self._died)
         self._closes = Closes(self._loop, self._scan_soon)
         self._scanning: asyncio.TimerHandle | None = None
 
@@ -74,7 +71,6 @@ class Keeper:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._deaths.close()
         self._closes.close()
         if self._scanning is not None:
             self._scanning.cancel()
@@ -123,20 +119,14 @@ class Keeper:
             self._scanning = self._loop.call_later(SCAN_SOON_S, self._scan)
 
     def _scan(self) -> None:
-        """Who has members; who of them is dead, and still there although it was recovered."""
-        everybody: set[Process] = set()
-        for name, held in list(self.registry.held.items()):
-            with self._reading(name):
-                everybody |= held.view.processes()
+        """In which pools a member is dead, or something abandoned waits to be placed."""
         if self._scanning is not None:
             self._scanning.cancel()
             self._scanning = None
-        before = self._deaths.dead()
-        self._deaths.watch(everybody)
         now = time.monotonic()
-        for process in before & self._deaths.dead():
-            for name in self._pools_of(process):
-                if now >= self._again.get(name, (0.0, 0.0))[0]:
+        for name, held in list(self.registry.held.items()):
+            with self._reading(name):
+                if held.view.dead() and now >= self._again.get(name, (0.0, 0.0))[0]:
                     self._want(name)
 
     @contextlib.contextmanager
@@ -199,19 +189,6 @@ class Keeper:
             log.info("alarm %s over: pool %s: %s", alarm.kind, name, alarm.subject)
 
     # Recovering.
-
-    def _died(self, process: Process) -> None:
-        log.debug("process %d has ended", process.pid)
-        for name in self._pools_of(process):
-            self._want(name)
-
-    def _pools_of(self, process: Process) -> list[str]:
-        found = []
-        for name, held in list(self.registry.held.items()):
-            with self._reading(name):
-                if process in held.view.processes():
-                    found.append(name)
-        return found
 
     def _want(self, name: str) -> None:
         self._wanted.setdefault(name, time.monotonic())
@@ -288,7 +265,8 @@ class Keeper:
         self._due[due] = max(self._due[due], now + LOOK_SHARE * (now - began))
 
     async def _prune(self) -> None:
-        for name in await self._quietly(Prune()) or ():
+        done = await self._quietly(Prune())
+        for name in done.removed if done else ():
             log.info("segment %s removed: it was abandoned", name)
 
     async def _quietly(self, request: AnyRequest, run: Run | None = None) -> Any:

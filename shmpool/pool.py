@@ -14,11 +14,11 @@ from . import errors
 from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
 from .buffer import Buffer, PoolBase
 from .burst import Burst
+from .files import checked_name, inode_of, unlink
 from .options import INT32_MAX, INT64_MAX, at_least, int64, on_death_policy, single
 from .queue import AlfQueue, queue_name
-from .segment import Segment, checked_name, inode_of, unlink
+from .segment import Segment
 from .stats import (
-    SPARE_MEMBERS,
     Audit,
     Holder,
     Member,
@@ -51,7 +51,7 @@ class Pool(PoolBase):
     >>> shmpool.Pool.unlink("doc-pool")
     """
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, made: bool = False) -> None:
         """Not to be called: Pool.create and Pool.attach are."""
         self._segment: Segment | None = segment
         self.name = segment.name
@@ -59,7 +59,8 @@ class Pool(PoolBase):
         why = ffi.new("char[256]")
         base, fd = segment.base, segment.fd
         check(lib.shmpool_check(base, segment.size, fd, geometry, why, 256), segment.name)
-        self._number = check(lib.shmpool_open(base, segment.size, fd), f"pool {segment.name!r}")
+        opened = lib.shmpool_open(base, segment.size, fd, segment.path.encode(), made)
+        self._number = check(opened, f"pool {segment.name!r}")
         self._key = (self._number & 63) << 58 | (self._number >> 6) << 32
         self.buffer_size: int = geometry.stride
         self.capacity: int = geometry.capacity
@@ -69,7 +70,7 @@ class Pool(PoolBase):
         self.refill_multiplier: int = geometry.refill_multiplier
         self.headroom: int = geometry.headroom
         self.max_members: int = geometry.members
-        self._slots = self.max_members + SPARE_MEMBERS
+        self._slots = self.max_members
         self.max_queues: int = geometry.queues
         data = int(ffi.cast("uintptr_t", base)) + geometry.data_offset
         self._hot_open(self._key, data, geometry.stride, geometry.headroom)
@@ -134,20 +135,24 @@ class Pool(PoolBase):
             text = str(error).replace(str(INT64_MAX), str(abs(huge[0])))
             raise errors.InvalidArgument(text) from None
         try:
-            return cls._open(segment)
+            return cls._open(segment, made=True)
         except BaseException:
             unlink(name)
             raise
 
     @classmethod
     def attach(cls, name: str) -> "Pool":
-        """Attaches to a pool that exists. PoolNotFound, SegmentInvalid, AccessDenied."""
-        return cls._open(Segment.attach(checked_name(name, "pool")))
+        """Attaches to a pool. PoolNotFound, SegmentInvalid, AccessDenied, LimitReached."""
+        while True:
+            pool = cls._open(segment := Segment.attach(checked_name(name, "pool")))
+            if segment.named():
+                return pool
+            pool.close()  # somebody has removed it meanwhile
 
     @classmethod
-    def _open(cls, segment: Segment) -> "Pool":
+    def _open(cls, segment: Segment, made: bool = False) -> "Pool":
         try:
-            return cls(segment)
+            return cls(segment, made)
         except BaseException:
             segment.close()
             raise
@@ -311,17 +316,15 @@ class Pool(PoolBase):
         return check(lib.shmpool_trim_wait(self._number, min(keep, 2**63)), f"pool {self.name!r}")
 
     def recover(self) -> Recovery:
-        """Puts right what dead members left; nobody else stops meanwhile.
+        """Recovers dead members; nobody else stops meanwhile. Any number may at the same time.
 
-        Members do so themselves when they find no buffer, or are stuck behind a dead one; the
-        daemon does at once. Any number may at the same time. Who is dead the kernel says.
+        Members that wait do so themselves; the daemon does at once.
         """
         self._opened()
         return recover(self._number)
 
     def _refuse_if_cut_off(self) -> None:
-        """SegmentInvalid, in a process that survives that (view.py), if what was done last was
-        done to a segment that is not there."""
+        """SegmentInvalid if what was done last was done to a segment that is not there."""
         check(lib.shmpool_intact(self._number), f"pool {self.name!r}")
 
     # The end.

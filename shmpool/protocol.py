@@ -17,6 +17,7 @@ from .answers import (
     PoolOptions,
     PoolStats,
     PoolSummary,
+    Pruned,
     QueueOptions,
     Version,
 )
@@ -185,13 +186,18 @@ class Trim(Request[int]):
 
 
 @dataclass(frozen=True)
-class Prune(Request[list[str]]):
-    """Removes segments that nobody can use any more: their names."""
+class Prune(Request[Pruned]):
+    """Removes every abandoned pool that no process has open, with what is in its queues.
+
+    Abandoned is a pool whose creator died without closing or unlinking it; with `age`, also one
+    that nobody has used for so many seconds. Prints the names, and why each other pool stays.
+    """
 
     method = "prune"
-    answer = list[str]
+    answer = Pruned
     writes = True
     slow = True
+    age: float | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import Any, assert_never
 
 from . import errors
 from .alarms import Policy
-from .answers import Description, Pong, PoolOptions, PoolSummary, QueueOptions, Recoveries
+from .answers import Description, Pong, PoolOptions, PoolSummary, Pruned, QueueOptions, Recoveries
+from .files import pool_names
 from .held import Held, stats_of
 from .pool import Pool
 from .protocol import (
@@ -35,7 +36,7 @@ from .protocol import (
     Watch,
     negotiate,
 )
-from .segment import pool_names, prune
+from .pruning import survey
 from .view import Geometry, View, survive_truncation
 
 HELD_MAX = 56  # a process may have 64 pools open, and requests open them too
@@ -138,8 +139,8 @@ class Registry:
             case Trim(name, keep):
                 with _attached(name) as pool:
                     return pool.trim(keep)
-            case Prune():
-                return prune()
+            case Prune(age):
+                return Pruned(*survey(age=age))
             case Watch():
                 raise errors.RequestRefused("a watch needs a connection to notify")
             case _:

@@ -1,49 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shared-memory file under a pool: made, mapped, removed. What lies in it is C's business.
 
-A creator holds an exclusive flock(2) on the file until it is initialised, and everybody who has it
-open a shared one. The kernel drops them with the last descriptor, whatever its process died of: an
-abandoned segment is so told from one in use. A half-made one is told from one being made by a lock
-that a creator's children do not inherit: making.py.
+A pool is made under a temporary name and gets its own when it is complete: whoever finds a name
+finds a whole pool, and nobody waits for a creator. Who has a pool open holds a token: a write lock
+of the kernel's that no child inherits and no reader can take (native/token.h). Who takes a name
+away locks the whole file first, which fails while anybody holds a token. No call here waits for a
+lock.
 """
 
 import contextlib
 import errno
-import fcntl
 import grp
 import mmap
 import os
-import re
-import stat
-import time
 
 import posix_ipc
 
-from . import errors, making
+from . import errors
 from ._ffi import Native, check, ffi, lib
+from .files import (
+    PREFIX,
+    SHM,
+    TEMPORARY,
+    locked_whole,
+    names_file,
+    open_file,
+    path_of,
+    system_errors,
+    unlink,
+)
 
-PREFIX = "shmpool."
-SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
-NAME_MAX = 63
 HEADER = 4096  # bytes that hold what shmpool_check() reads
 RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
 HEADER_BYTES = 64  # of each buffer
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
-BEING_MADE_S = 10.0
+CREATE_TRIES = 100  # each lost to somebody who removed a name in between
 Group = str | int | None  # by name, by number, or none
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
-
-
-def checked_name(name: object, what: str) -> str:
-    """The name, if it can name a pool or a queue."""
-    if not isinstance(name, str):
-        raise TypeError(f"{what} name is {name!r}; it is a str")
-    if not _NAME.fullmatch(name) or len(name) > NAME_MAX:
-        raise errors.InvalidArgument(
-            f"{what} name is {name!r}; allowed are 1 to {NAME_MAX} of A-Z a-z 0-9 . _ -, "
-            "the first a letter or digit"
-        )
-    return name
 
 
 def group_id(group: Group) -> int:
@@ -76,6 +68,7 @@ class Segment:
         self.name = name
         self.fd = fd
         self.size = size
+        self.path = path_of(name)
         self.map = _mapped(name, fd, size, read_only)
         self.base: Native = ffi.from_buffer(self.map)
         self.inode = os.fstat(fd).st_ino
@@ -83,110 +76,110 @@ class Segment:
     @classmethod
     def create(cls, name: str, geometry: Native, mode: int, group: Group) -> "Segment":
         """Makes and initialises the file. PoolExists, OutOfSharedMemory, InvalidArgument,
-        AccessDenied."""
+        AccessDenied, LimitReached."""
         why = ffi.new("char[256]")
         if lib.shmpool_plan(geometry, why, 256):
             raise errors.InvalidArgument(f"pool {name!r}: {ffi.string(why).decode()}")
         _check_mode(mode)
-        group_id(group)  # refused before there is a file
-        while True:
-            segment = cls._create_once(name, geometry, mode, group)
+        number = group_id(group)
+        _refuse_existing(name)
+        for _ in range(CREATE_TRIES):
+            with system_errors(f"pool {name!r} cannot be created"):
+                segment = cls._create_once(name, geometry, mode, group, number)
             if segment is not None:
                 return segment
+            _refuse_existing(name)
+        raise errors.PoolExists(f"pool {name!r} is made and removed all the time by others")
 
     @classmethod
-    def _create_once(cls, name: str, geometry: Native, mode: int, group: Group) -> "Segment | None":
-        """The segment, or None to try again after an abandoned one was removed."""
-        with making.announced(name) as alone:
-            if not alone:
-                raise errors.PoolExists(f"pool {name!r} is being made by this process")
-            fd = _create_file(name, mode)
-            return None if fd is None else cls._made(name, fd, geometry, mode, group)
-
-    @classmethod
-    def _made(
-        cls, name: str, fd: int, geometry: Native, mode: int, group: Group
+    def _create_once(
+        cls, name: str, geometry: Native, mode: int, group: Group, number: int
     ) -> "Segment | None":
-        why = ffi.new("char[256]")
+        """The segment, or None to try again: somebody has removed the unfinished file, or has the
+        name."""
+        temporary = f"{TEMPORARY}{os.urandom(8).hex()}"
+        fd: int = posix_ipc.SharedMemory(f"/{PREFIX}{temporary}", posix_ipc.O_CREX, mode=0o600).fd
         segment = None
+        page = ffi.new("void **")
         try:
+            # Until it has its name, nobody removes it as abandoned.
+            check(lib.shmpool_hold(fd, path_of(temporary).encode(), page), f"pool {name!r}")
+            if os.fstat(fd).st_nlink == 0:  # somebody was faster
+                os.close(fd)
+                return None
+            segment = cls._filled(name, fd, geometry)
+            # In this order: nobody but the creator may open it before it has its group.
+            _give_to_group(name, fd, group, number)
             os.fchmod(fd, mode)
-            _give_to_group(name, fd, group)
-            _refuse_hopeless(name, fd, geometry)
-            os.ftruncate(fd, geometry.size)
-            segment = cls(name, fd, geometry.size)
-            code = lib.shmpool_create_wait(segment.base, fd, geometry, why, 256)
-            if code == -errno.ENOSPC:
-                raise errors.OutOfSharedMemory(_no_room(name, fd, geometry))
-            check(code, f"pool {name!r}")
+            try:
+                os.link(path_of(temporary), path_of(name), follow_symlinks=False)
+            except FileExistsError:
+                segment.close()
+                return None
+            return segment
         except BaseException:
-            with contextlib.suppress(errors.PoolNotFound):
-                unlink(name)
             if segment is not None:
                 segment.close()
             else:
                 os.close(fd)
             raise
-        # Not one step: somebody may take the file for abandoned in between, and remove it.
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        with making.deciding(fd) as named:
-            making.end(fd)
-        if named:
-            return segment
-        segment.close()
-        return None
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path_of(temporary))
+            lib.shmpool_let_go(page[0])
+
+    @classmethod
+    def _filled(cls, name: str, fd: int, geometry: Native) -> "Segment":
+        """The mapping of a new file, with an empty pool in it."""
+        why = ffi.new("char[256]")
+        _refuse_hopeless(name, fd, geometry)
+        os.ftruncate(fd, geometry.size)
+        segment = cls(name, fd, geometry.size)
+        code = lib.shmpool_create_wait(segment.base, fd, geometry, why, 256)
+        if code:
+            ffi.release(segment.base)  # the caller closes the descriptor
+            segment.map.close()
+            if code == -errno.ENOSPC:
+                raise errors.OutOfSharedMemory(_no_room(name, fd, geometry))
+            check(code, f"pool {name!r}")
+        return segment
 
     @classmethod
     def attach(cls, name: str) -> "Segment":
         """Maps the file and checks it. PoolNotFound, AccessDenied, SegmentInvalid."""
-        give_up = time.monotonic() + BEING_MADE_S
-        while True:
-            segment = cls._attach_once(name)
-            if segment is not None:
-                return segment
-            if time.monotonic() > give_up:
-                raise errors.PoolNotFound(
-                    f"pool {name!r} is still being made after {BEING_MADE_S:g} s"
-                )
-            time.sleep(0.005)
+        return cls._attach(name, read_only=False)
 
     @classmethod
     def look(cls, name: str) -> "Segment":
-        """Maps the file read-only, and waits for nobody. As attach, and PoolNotFound meanwhile."""
-        segment = cls._attach_once(name, read_only=True)
-        if segment is None:
-            raise errors.PoolNotFound(f"pool {name!r} is still being made")
-        return segment
+        """Maps the file read-only. As attach."""
+        return cls._attach(name, read_only=True)
 
     @classmethod
-    def _attach_once(cls, name: str, read_only: bool = False) -> "Segment | None":
-        """The segment, or None while its creator is at work."""
-        if making.here(name):
-            return None
-        fd = _open_file(name, read_only)
+    def _attach(cls, name: str, read_only: bool) -> "Segment":
+        fd = open_file(name, read_only)
         segment = None
         try:
-            # Before the size is read: they say if it is final.
-            free = _lock(fd, fcntl.LOCK_SH)
-            given_up = free or not making.at_work(fd)
             size = os.fstat(fd).st_size
             why = ffi.new("char[256]")
-            code = -errno.EAGAIN
-            if size:
-                segment = cls(name, fd, size, read_only)
-                geometry = ffi.new("struct shmpool_geometry *")
-                code = lib.shmpool_check(segment.base, size, fd, geometry, why, 256)
-            if code == 0 and free:
-                return segment
-            if code == -errno.EAGAIN and given_up:
-                raise errors.PoolNotFound(f"pool {name!r}: its creator died while making it")
-            if code not in (0, -errno.EAGAIN):  # 0: about to be shared, or removed
-                raise errors.SegmentInvalid(f"pool {name!r}: {ffi.string(why).decode()}")
+            if size == 0:
+                raise errors.SegmentInvalid(f"pool {name!r}: it is an empty file")
+            segment = cls(name, fd, size, read_only)
+            geometry = ffi.new("struct shmpool_geometry *")
+            code = lib.shmpool_check(segment.base, size, fd, geometry, why, 256)
+            if code:
+                reason = ffi.string(why).decode() or "it was never finished"
+                raise errors.SegmentInvalid(f"pool {name!r}: {reason}")
         except BaseException:
-            _drop(segment, fd)
+            if segment is not None:
+                segment.close()
+            else:
+                os.close(fd)
             raise
-        _drop(segment, fd)
-        return None
+        return segment
+
+    def named(self) -> bool:
+        """Whether the file still has a name."""
+        return os.fstat(self.fd).st_nlink > 0
 
     def close(self) -> None:
         """Unmaps it."""
@@ -200,7 +193,7 @@ def _mapped(name: str, fd: int, size: int, read_only: bool) -> mmap.mmap:
     try:
         return mmap.mmap(fd, size, access=mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE)
     except ValueError:  # it is shorter than it was a moment ago
-        raise errors.SegmentInvalid(f"pool {name!r}: somebody cut it off") from None
+        raise errors.SegmentInvalid(f"pool {name!r}: somebody truncated it") from None
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise
@@ -210,159 +203,51 @@ def _mapped(name: str, fd: int, size: int, read_only: bool) -> mmap.mmap:
         ) from None
 
 
-def unlink(name: str) -> None:
-    """Removes the name; whoever has the pool open keeps it. PoolNotFound, AccessDenied."""
-    try:
-        posix_ipc.unlink_shared_memory(f"/{PREFIX}{name}")
-    except posix_ipc.ExistentialError:
-        raise errors.PoolNotFound(f"there is no pool {name!r}") from None
-    except (posix_ipc.PermissionsError, PermissionError):
-        raise errors.AccessDenied(f"no permission to unlink pool {name!r}") from None
+def state_of(fd: int) -> tuple[int, bool]:
+    """What C says of the file: 0 a pool, -EAGAIN never finished, -EBADMSG something else; whether
+    its creator has closed it.
 
-
-def pool_names() -> list[str]:
-    """The names of the pools in shared memory, of any user and version."""
-    with os.scandir(SHM) as entries:
-        names = [e.name.removeprefix(PREFIX) for e in entries if e.name.startswith(PREFIX)]
-    return sorted(names)
-
-
-def prune() -> list[str]:
-    """Removes the pools that nobody has open any more; their names.
-
-    Only what the kernel proves: no process has the file open, whatever became of those that had,
-    in whatever namespace. What is no pool of this version, or not ours to open, stays.
-    """
-    return [name for name in pool_names() if _NAME.fullmatch(name) and _pruned(name)]
-
-
-def _pruned(name: str) -> bool:
-    if making.here(name):
-        return False
-    try:
-        fd = _open_file(name)
-    except (errors.PoolNotFound, errors.AccessDenied, errors.SegmentInvalid):
-        return False
-    try:
-        unused = _lock(fd, fcntl.LOCK_EX)
-        given_up = unused or not making.at_work(fd)
-        state = _state(fd)
-        proven = {0: unused, -errno.EAGAIN: given_up}.get(state, False)
-        return proven and _remove(name, fd, state)
-    except errors.AccessDenied:
-        return False
-    finally:
-        os.close(fd)
-
-
-def _remove(name: str, fd: int, state: int) -> bool:
-    """Takes the name from a file that had been in that state, if it still is and has it."""
-    with making.deciding(fd) as named:
-        if not named or _state(fd) != state:
-            return False
-        with contextlib.suppress(errors.PoolNotFound):
-            unlink(name)
-    return True
-
-
-def _state(fd: int) -> int:
-    """What C says of the file: 0 a pool, -EAGAIN never finished, -EBADMSG something else.
-
-    Its header is read and not mapped: a mapping has a descriptor of its own, and closing that drops
-    the locks of making.py.
+    Its header is read and not mapped: that needs no addresses.
     """
     size = os.fstat(fd).st_size
     header = bytearray(HEADER)
     os.preadv(fd, [header], 0)
     why = ffi.new("char[256]")
     geometry = ffi.new("struct shmpool_geometry *")
-    code: int = lib.shmpool_check(ffi.from_buffer(header), size, fd, geometry, why, 256)
-    return code
+    native = ffi.from_buffer(header)
+    code: int = lib.shmpool_check(native, size, fd, geometry, why, 256)
+    return code, code == 0 and bool(lib.shmpool_left(native))
 
 
-def inode_of(name: str) -> int:
-    """What the file under the name is. PoolNotFound, AccessDenied, SegmentInvalid."""
-    fd = _open_file(name)
+def _refuse_existing(name: str) -> None:
+    """PoolExists if there is a pool of that name, or a file that was not left by a creator's death
+    before there were temporary names."""
     try:
-        return os.fstat(fd).st_ino
-    finally:
-        os.close(fd)
-
-
-def _drop(segment: Segment | None, fd: int) -> None:
-    if segment is not None:
-        segment.close()
-    else:
-        os.close(fd)
-
-
-def _open_file(name: str, read_only: bool = False) -> int:
-    """As shm_open(3), which would wait at a FIFO for somebody at its other end: /dev/shm is
-    everybody's, and so is what lies there under a pool's name. SegmentInvalid if it is no file."""
-    mode = os.O_RDONLY if read_only else os.O_RDWR
-    try:
-        fd = os.open(f"{SHM}/{PREFIX}{name}", mode | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise errors.PoolNotFound(f"there is no pool {name!r}") from None
-    except PermissionError:
-        raise errors.AccessDenied(f"no permission to attach pool {name!r}") from None
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
-            raise
-        raise errors.SegmentInvalid(f"pool {name!r}: it is no file") from None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise errors.SegmentInvalid(f"pool {name!r}: it is no file")
-
-
-def _lock(fd: int, kind: int) -> bool:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _create_file(name: str, mode: int) -> int | None:
-    """A new, empty, locked file; None to try again after an abandoned one was removed."""
-    try:
-        fd: int = posix_ipc.SharedMemory(f"/{PREFIX}{name}", posix_ipc.O_CREX, mode=mode).fd
-    except posix_ipc.ExistentialError:
-        if not _abandoned(name):
-            raise errors.PoolExists(f"pool {name!r} exists") from None
-        return None
-    except (posix_ipc.PermissionsError, PermissionError):
-        raise errors.AccessDenied(f"no permission to create pool {name!r}") from None
-    making.begin(fd)
-    # Between the calls somebody may have taken the file for abandoned: then it has no name.
-    if _lock(fd, fcntl.LOCK_EX) and os.fstat(fd).st_nlink:
-        return fd
-    os.close(fd)
-    return None
-
-
-def _abandoned(name: str) -> bool:
-    """Whether the file's creator died before it was initialised; then it is removed."""
-    try:
-        fd = _open_file(name)
+        fd = open_file(name)
     except errors.PoolNotFound:
-        return True
-    except errors.SegmentInvalid:
-        return False
+        return
+    except errors.ShmpoolError:
+        raise errors.PoolExists(_exists(name)) from None
     try:
-        given_up = _lock(fd, fcntl.LOCK_EX) or not making.at_work(fd)
-        if os.fstat(fd).st_nlink == 0:
-            return True
-        state = _state(fd)
-        return given_up and state == -errno.EAGAIN and _remove(name, fd, state)
+        with locked_whole(fd) as alone:
+            if alone and names_file(name, fd) and state_of(fd)[0] == -errno.EAGAIN:
+                unlink(name)
+                return
     finally:
         os.close(fd)
+    raise errors.PoolExists(_exists(name))
 
 
-def _give_to_group(name: str, fd: int, group: Group) -> None:
+def _exists(name: str) -> str:
+    return (
+        f"pool {name!r} exists already: Pool.attach({name!r}) uses it, Pool.unlink({name!r}) or "
+        "shmpool.prune() removes it"
+    )
+
+
+def _give_to_group(name: str, fd: int, group: Group, number: int) -> None:
     try:
-        os.fchown(fd, -1, group_id(group))
+        os.fchown(fd, -1, number)
     except OSError as error:
         raise errors.AccessDenied(
             f"pool {name!r} cannot be given to group {group!r}: {error.strerror}"

@@ -23,10 +23,8 @@ COUNTERS = (
     "exhausted",
     "recover",
 )
-FATES = ("alive", "stopped", "dead", "unknown")  # in the order of native/process.h
-
-
-SPARE_MEMBERS = 2  # slots beyond the geometry's, from which the dead are put right
+FATES = ("alive", "stopped", "dead", "unknown")  # in the order of enum process_fate
+FATE_DEAD = FATES.index("dead")
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class Holder:
     member: int
     pid: int
     tid: int
-    state: str  # "alive", "stopped", "dead"; "unknown" in another PID namespace
+    state: str  # "alive", "stopped" (known in its own PID namespace), "dead", "unknown"
     buffers: int
     oldest_s: float | None  # how long it has had the first of them; None if it was never said
 
@@ -99,7 +97,7 @@ class Recovery:
     postponed: (
         int  # dead ones of whom something waits, for a stopped process or for room in a queue
     )
-    unknown: int  # members of another PID namespace, which nobody here can ask the kernel about
+    unknown: int  # members of whom the kernel could not be asked now: no descriptor was left
 
 
 def read_stats(pool: int, capacity: int) -> Stats:

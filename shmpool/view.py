@@ -13,9 +13,10 @@ from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
+from .files import PREFIX, SHM, checked_name, inode_of
 from .options import INT32_MAX, ON_DEATH
-from .segment import PREFIX, SHM, Segment, checked_name, inode_of
-from .stats import SPARE_MEMBERS, Member, Stats, read_members, read_stats
+from .segment import Segment
+from .stats import FATE_DEAD, Member, Stats, read_members, read_stats
 
 Found = TypeVar("Found")
 
@@ -87,14 +88,6 @@ class QueueStats:
     max_redeliveries: int
 
 
-@dataclass(frozen=True)
-class Process:
-    """A process with members in the pool; start in clock ticks after boot."""
-
-    pid: int
-    start: int
-
-
 def _member_format(*names: str) -> struct.Struct:
     """Some fields, in their order, of each entry in an array of struct shmpool_member_info."""
     kind = ffi.typeof("struct shmpool_member_info")
@@ -107,7 +100,6 @@ def _member_format(*names: str) -> struct.Struct:
     return struct.Struct(f"{form}{ffi.sizeof(kind) - at}x")
 
 
-_IDENTITY = struct.Struct("=II")  # start, pid
 _OPERATION = _member_format("pid", "tid", "operation")
 
 
@@ -131,17 +123,15 @@ class View:
             raw = ffi.new("struct shmpool_geometry *")
             why = ffi.new("char[256]")
             check(lib.shmpool_check(segment.base, segment.size, segment.fd, raw, why, 256), name)
-            opened = lib.shmpool_open(segment.base, segment.size, segment.fd)
+            opened = lib.shmpool_open(segment.base, segment.size, segment.fd, ffi.NULL, 0)
             self._number = check(opened, f"pool {name!r}")
         except BaseException:
             segment.close()
             raise
         self._segment: Segment | None = segment
         self.geometry = Geometry._of(raw)
-        self._slots = self.geometry.members + SPARE_MEMBERS
+        self._slots = self.geometry.members
         self._infos: Native = ffi.new("struct shmpool_member_info[]", self._slots)
-        self._identities: Native = ffi.new("uint64_t[]", self._slots)
-        self._known: tuple[bytes, frozenset[Process]] = b"", frozenset()
         self._info: Native = ffi.new("struct shmpool_queue_info *")
         self._facts: dict[int, tuple[str, int, str, str, str, str | None, int]] = {}
 
@@ -225,15 +215,16 @@ class View:
         self._opened()
         return self._whole(read_members(self._number, self._slots))
 
-    def processes(self) -> frozenset[Process]:
-        """The processes that have members: the same set again as long as they are the same."""
+    def dead(self) -> int:
+        """How many members are dead and not recovered, and one more while abandoned buffers wait
+        for a recoverer."""
         self._opened()
-        n = self._whole(lib.shmpool_identities(self._number, self._identities, self._slots))
-        raw = bytes(ffi.buffer(self._identities, n * _IDENTITY.size))
-        if raw != self._known[0]:
-            pairs = set(_IDENTITY.iter_unpack(raw))
-            self._known = raw, frozenset(Process(pid, start) for start, pid in pairs)
-        return self._known[1]
+        dead: int = self._whole(check(lib.shmpool_dead(self._number), f"pool {self.name!r}"))
+        return dead
+
+    def dead_members(self) -> list[Member]:
+        """The members that are dead and not recovered."""
+        return [m for m in self.members() if lib.shmpool_fate(self._number, m.number) == FATE_DEAD]
 
     def operating(self) -> list[tuple[int, int]]:
         """The pid and tid of each member that is in the middle of an operation just now."""

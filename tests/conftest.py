@@ -22,7 +22,7 @@ import hypothesis
 import pytest
 
 import shmpool
-import shmpool.segment
+import shmpool.pruning
 
 collect_ignore = ["fuzz_wire.py"]  # not a test: it wants a library that only `make fuzz` installs
 DEADLINE_S = 60.0  # a guard against hangs, never a measure
@@ -94,10 +94,10 @@ def pool_name(new_name: Callable[[], str]) -> str:
 @pytest.fixture
 def own_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     """prune() looks at this process's pools only, not at what a test beside it has just closed."""
-    every = shmpool.segment.pool_names
+    every = shmpool.pruning.pool_names
     own = f"test-{os.getpid()}-"
     monkeypatch.setattr(
-        shmpool.segment, "pool_names", lambda: [name for name in every() if name.startswith(own)]
+        shmpool.pruning, "pool_names", lambda: [name for name in every() if name.startswith(own)]
     )
 
 

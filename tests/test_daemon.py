@@ -130,7 +130,7 @@ def test_a_wrong_configuration_makes_nothing(
 def test_a_pool_that_cannot_be_made_takes_the_others_with_it(
     start_daemon: StartDaemon, new_name: Callable[[], str]
 ) -> None:
-    """The second pool is more than a limit allows: the first is removed again; exit status 1."""
+    """The second pool is more than a limit allows: the first is removed again; exit status 2."""
     first, second = new_name(), new_name()
     config = POOL.format(first) + f"[pools.{second}]\nbuffer_size = 4096\ncapacity = 8192\n"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -139,7 +139,7 @@ def test_a_pool_that_cannot_be_made_takes_the_others_with_it(
         daemon = start_daemon(config, ready=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert 1 == daemon.process.wait(60)
+    assert 2 == daemon.process.wait(60)
     assert f"pool {first} created" in daemon.output()
     assert "File too large" in daemon.output()
     assert not {first, second} & set(shmpool.pool_names())
@@ -607,8 +607,11 @@ ABANDONED = """
     import shmpool
     options = {"buffer_size": 64, "capacity": 64}
     busy, mine = (shmpool.Pool.create(name, **options) for name in ("busy", "mine"))
-    shmpool.Pool.create("left", **options).close()
+    kept = shmpool.Pool.create("kept", **options)
+    kept.close()
     mine.close()
+    dies = "import os, shmpool; p = shmpool.Pool.create('left', buffer_size=64, capacity=64); "
+    subprocess.run([sys.executable, "-c", dies + "os._exit(1)"])
     Path("/dev/shm/shmpool.half").touch()
     Path("/dev/shm/shmpool.other").write_bytes(b"what somebody else has put here" * 100)
     config = Path(sys.argv[1])
@@ -627,11 +630,11 @@ ABANDONED = """
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a /dev/shm of its own")
 def test_abandoned_segments_are_removed(tmp_path: Path, run: Callable[..., str]) -> None:
-    """By itself the daemon removes what nobody has open and what nobody finished; not what is in
-    use, what it holds, or what is no pool."""
+    """By itself the daemon removes what a creator's death left and what nobody finished; not what
+    is in use, what was left on purpose, or what is no pool."""
     own = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
     pools, log = run(ABANDONED, tmp_path / "c.toml", prefix=own).splitlines()
-    assert "['busy', 'mine', 'other']" == pools
+    assert "['busy', 'kept', 'mine', 'other']" == pools
     said = [f"shmpool: segment {name} removed: it was abandoned" for name in ("half", "left")]
     assert str(said) == log
 

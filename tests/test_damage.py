@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segments that are damaged: before they are attached to, and while they are in use."""
 
-import asyncio
 import os
 import socket
 from collections.abc import Callable
@@ -11,8 +10,7 @@ import pytest
 from conftest import MakePool
 
 import shmpool
-from shmpool.deaths import Deaths
-from shmpool.view import Process, View
+from shmpool.view import View
 
 SMALL = {"members": 4, "queues": 1, "prealloc": 64}
 
@@ -82,10 +80,10 @@ def test_a_segment_with_a_tail(make_pool: MakePool, pool_name: str) -> None:
 
 @pytest.mark.parametrize(
     ("offset", "what"),
-    [(0, "magic"), (8, "version"), (16, "hash"), (24, "initialised"), (32, "boot")],
+    [(0, "magic"), (8, "version"), (16, "hash"), (24, "initialised")],
 )
 def test_foreign_headers(make_pool: MakePool, pool_name: str, offset: int, what: str) -> None:
-    """Another magic, version, layout hash or boot is SegmentInvalid that says which."""
+    """Another magic, version or layout hash is SegmentInvalid that says which."""
     whole = bytearray(segment(make_pool(**SMALL).name).read_bytes())
     whole[offset] ^= 0x55
     segment(pool_name).write_bytes(whole)
@@ -274,19 +272,6 @@ def test_a_damaged_length(pool: shmpool.Pool, length: int) -> None:
     burst = queue.get_many(2)
     assert [0, length] == burst.lengths.tolist()
     assert [b"", b""] == [bytes(buf) for buf in burst]
-
-
-def test_a_damaged_pid() -> None:
-    """A member's pid that no process can have is that of a process that has ended."""
-
-    async def watch() -> list[Process]:
-        ended: list[Process] = []
-        deaths = Deaths(asyncio.get_running_loop(), ended.append)
-        deaths.watch({Process(2**32 - 1, 1)})
-        deaths.close()
-        return ended
-
-    assert [Process(2**32 - 1, 1)] == asyncio.run(watch())
 
 
 def test_a_scribbled_headroom_writes_nowhere_else(make_pool: MakePool) -> None:

@@ -97,7 +97,8 @@ class Worker:
 
 
 class Kills(RuleBasedStateMachine):
-    """dead: what killed workers had in hand and nobody has put right, by the buffer's index."""
+    """dead: what killed workers had in hand, and left: what was recovered and found no room in its
+    queue; both by the buffer's index."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,6 +122,7 @@ class Kills(RuleBasedStateMachine):
                 )
             self.queued: dict[str, list[Packet]] = {queue: [] for queue in QUEUES}
             self.dead: dict[int, Packet] = {}
+            self.left: dict[int, Packet] = {}
             self.roles: dict[str, int] = {}  # of queue "single": "put" and "get", by pid
             self.unrecovered: set[int] = set()  # pids
             self.workers = [self.fork() for _ in range(WORKERS)]
@@ -260,23 +262,24 @@ class Kills(RuleBasedStateMachine):
     def recover(self) -> None:
         """In the order of the buffers: freed, or to the end of a queue if there is room."""
         taken = requeued = letters = 0
-        for index, packet in sorted(self.dead.items()):
+        dead, self.dead = self.dead | self.left, {}
+        self.left = {}
+        for index, packet in sorted(dead.items()):
             to = self.destination(packet)
             if to and len(self.queued[to]) == ROOM:
+                self.left[index] = packet
                 continue
             taken += 1
             if to:
                 requeued += to == packet.origin
                 letters += to != packet.origin
                 self.queued[to].append(Packet(packet.data, packet.redelivered + 1))
-            del self.dead[index]
         done = self.pool.recover()
         assert (requeued, letters) == (done.requeued, done.dead_lettered)
         assert done.buffers >= taken  # and what the dead had cached
-        assert bool(self.dead) == bool(done.postponed)
+        assert bool(self.left) == bool(done.postponed)
         self.roles = {k: pid for k, pid in self.roles.items() if pid not in self.unrecovered}
-        if not self.dead:
-            self.unrecovered.clear()
+        self.unrecovered.clear()
 
     def destination(self, packet: Packet) -> str | None:
         if packet.origin is None:
@@ -316,7 +319,9 @@ class Kills(RuleBasedStateMachine):
             worker.pipe.close()
             self.dead |= worker.held
             self.unrecovered.add(worker.pid)
-        while self.dead:  # what finds no room while there is some nowhere else waits for it
+        while (
+            self.dead or self.left
+        ):  # what finds no room while there is some nowhere else waits for it
             self.recover()
             for queue in QUEUES:
                 packets = self.pool.queue(queue).recv_many(ROOM) if self.queued[queue] else []

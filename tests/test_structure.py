@@ -23,7 +23,9 @@ C_ORDER = [
     "copy.h",
     "wait.h",
     "segment.h",
+    "token.h",
     "member.h",
+    "inquiry.h",
     "slab.h",
     "qmempool.h",
     "transfer.h",
@@ -38,14 +40,13 @@ C_ORDER = [
     "hot.h",
 ]
 PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "options", "buffer", "burst", "queue"]
-PYTHON_ORDER += ["making", "segment", "stats"]
+PYTHON_ORDER += ["files", "segment", "pruning", "stats"]
 PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
 PYTHON_ORDER += [
     "toml_lines",
     "config",
     "systemd",
     "lean",
-    "deaths",
     "closes",
     "listening",
     "connection",

@@ -30,7 +30,7 @@ CUT_BETWEEN_CHECK_AND_READ = """
         os.truncate(path, int(sys.argv[2]))
         stats.read_stats(look._number, 64)  # as look.stats(), which has checked the size
         os.truncate(path, os.stat(path).st_size + (1 << 24))
-        for call in (look.stats, look.members, look.queues, look.processes):
+        for call in (look.stats, look.members, look.queues, look.dead):
             try:
                 call()
             except shmpool.SegmentInvalid as error:

@@ -10,8 +10,8 @@ from click.shell_completion import CompletionItem
 
 from .. import __version__, errors, protocol
 from ..client import Client
+from ..files import pool_names
 from ..registry import Registry
-from ..segment import pool_names
 
 A = TypeVar("A")
 F = TypeVar("F", bound=Callable[..., Any])

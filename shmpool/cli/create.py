@@ -5,8 +5,8 @@ import click
 
 from .. import errors, wire
 from ..answers import PoolOptions, QueueOptions
+from ..files import PREFIX, SHM
 from ..protocol import Create
-from ..segment import PREFIX, SHM
 from .access import Asker, from_whom
 from .describe import show
 from .output import command_of, json_option, print_json, working

@@ -43,7 +43,8 @@ void qmempool_wake(struct qmempool *p)
 
 uint64_t qmempool_count(struct qmempool *p, uint64_t most)
 {
-	uint64_t n = alf_count(&p->free) + load_relaxed(&shared(p)->abandoned);
+	uint64_t n = alf_count(&p->free) + load_relaxed(&shared(p)->abandoned) -
+		     load_relaxed(&shared(p)->swept);
 	if (n >= most)
 		return most;
 	for (uint32_t i = 0; i < p->segment.members && n < most; i++)

@@ -64,7 +64,7 @@ static bool emptied(const struct member *m)
 
 static void walk_cache(struct walk *w, const struct member *m)
 {
-	if (member_dead(load_acquire(&m->identity))) /* [MEMBER] */
+	if (member_gone(load_acquire(&m->identity))) /* [MEMBER] */
 		return; /* what it had cached it holds, until it is taken back one by one */
 	uint64_t word = load_acquire(&m->cache_bottom);   /* [CACHE] */
 	cache_position top = load_acquire(&m->cache_top); /* [CACHE] */
@@ -230,7 +230,7 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 	for (uint32_t i = 0; i < s->members; i++) {
 		const struct member *m = segment_member(s, i);
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-		if (!member_dead(identity))
+		if (!member_gone(identity))
 			out->cached += member_cached(s, m);
 		out->members += identity != 0;
 		out->deaths += load_relaxed(&m->deaths);

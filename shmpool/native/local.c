@@ -13,6 +13,7 @@
 
 #include "member.h"
 #include "recover.h"
+#include "token.h"
 #include "wait.h"
 
 struct qmempool local_pools[LOCAL_POOLS_MAX];
@@ -25,6 +26,12 @@ struct node {
 	struct node *next;
 };
 static struct node *threads;
+
+/* By slot: this process's token in the pool, and whether it made it. A forked child reads zeros. */
+static struct opening {
+	struct token token;
+	bool made;
+} *openings;
 static pthread_mutex_t threads_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_key_t thread_key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -70,28 +77,66 @@ static void unlock_threads(void)
 	pthread_mutex_unlock(&threads_lock);
 }
 
-/* Of the parent's threads only the one that forked is here: none sleeps in a pool. */
+/* Takes the pool's token if this process has none: by who holds threads_lock. */
+static int need_token(uint32_t slot)
+{
+	struct token *t = &openings[slot].token;
+	return t->number || !local_pools[slot].segment.writes ?
+		       0 :
+		       token_take(&local_pools[slot].segment, t);
+}
+
+/* Of the parent's threads only the one that forked is here: none sleeps in a pool. Who gets no token now tries
+ * again with its first call. */
 static void after_fork(void)
 {
-	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
+	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++) {
 		store_relaxed(&local_pools[i].waiters, 0);
+		if (local_pools[i].buffers)
+			need_token(i);
+	}
 	unlock_threads();
+}
+
+/* Zeros that a forked child finds zero again. */
+static void *wiped_on_fork(size_t size)
+{
+	void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED)
+		return NULL;
+	if (madvise(page, size, MADV_WIPEONFORK) == 0)
+		return page;
+	munmap(page, size);
+	return NULL;
 }
 
 static void prepare(void)
 {
+	openings = wiped_on_fork(LOCAL_POOLS_MAX * sizeof(*openings));
 	pthread_key_create(&thread_key, thread_ends);
 	pthread_atfork(lock_threads, unlock_threads, after_fork);
+}
+
+int local_hold(int fd, const char *path, void **page)
+{
+	pthread_once(&once, prepare);
+	pthread_mutex_lock(&threads_lock);
+	int error = token_hold(fd, path, page);
+	pthread_mutex_unlock(&threads_lock);
+	return error;
+}
+
+uint64_t local_token(uint32_t number)
+{
+	return openings ? load_relaxed(&openings[number % LOCAL_POOLS_MAX].token.number) : 0;
 }
 
 static int make_table(void)
 {
 	struct node *n = malloc(sizeof(*n));
-	struct local_thread *t =
-		mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (!n || t == MAP_FAILED || madvise(t, sizeof(*t), MADV_WIPEONFORK) ||
-	    pthread_setspecific(thread_key, t)) {
-		if (t != MAP_FAILED)
+	struct local_thread *t = wiped_on_fork(sizeof(*t));
+	if (!n || !t || pthread_setspecific(thread_key, t)) {
+		if (t)
 			munmap(t, sizeof(*t));
 		free(n);
 		return -ENOMEM;
@@ -105,41 +150,53 @@ static int make_table(void)
 	return 0;
 }
 
-/* When the dead have all the slots, they are put right from a spare one. */
-static int attach(struct qmempool *p, uint32_t number, struct member **out)
-{
-	struct shmpool_recovery done;
-	struct member *spare;
-	int error = member_attach(&p->segment, number, false, out);
-	if (error != -EUSERS || member_attach(&p->segment, number, true, &spare))
-		return error;
-	error = recover(p, spare, &done);
-	qmempool_drain(p, spare);
-	member_release(&p->segment, spare);
-	return error ? error : member_attach(&p->segment, number, false, out);
-}
-
 int local_attach(uint32_t number)
 {
-	pthread_once(&once, prepare);
-	int error = local_thread ? 0 : make_table();
 	uint32_t slot = number % LOCAL_POOLS_MAX;
-	return error ? error : attach(&local_pools[slot], number, &local_thread->member[slot]);
+	struct qmempool *p = &local_pools[slot];
+	int error = local_thread ? 0 : make_table();
+	if (error)
+		return error;
+	if (!p->segment.writes)
+		return -EROFS;
+	pthread_mutex_lock(&threads_lock);
+	error = need_token(slot);
+	pthread_mutex_unlock(&threads_lock);
+	if (!error)
+		error = member_attach(&p->segment, local_token(number),
+				      &local_thread->member[slot]);
+	if (error == -EUSERS)
+		error = recover_slot(p, local_token(number), &local_thread->member[slot]);
+	return error;
 }
 
-int local_open(const struct segment *s)
+int local_open(const struct segment *s, bool made)
 {
 	static uint32_t opened;
+	pthread_once(&once, prepare);
+	if (!openings)
+		return -ENOMEM;
 	/* Here, not with a thread's first call: in a process that has threads the kernel takes 10 to
 	 * 80 ms for it. Again, in member_attach(), it takes nothing. */
 	process_barrier_register();
-	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
-		if (!local_pools[i].buffers) {
-			int error = qmempool_bind(&local_pools[i], s);
-			local_pools[i].serial = opened = opened % 0xffff + 1; /* never 0 */
-			return error ? error : (int)(local_pools[i].serial * LOCAL_POOLS_MAX + i);
+	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++) {
+		if (local_pools[i].buffers)
+			continue;
+		int error = qmempool_bind(&local_pools[i], s);
+		if (error)
+			return error;
+		pthread_mutex_lock(&threads_lock);
+		error = need_token(i);
+		openings[i].made = made;
+		pthread_mutex_unlock(&threads_lock);
+		if (error) {
+			qmempool_unbind(&local_pools[i]);
+			return error;
 		}
-	return -EMFILE;
+		local_pools[i].serial = opened = opened % 0xffff + 1; /* never 0 */
+		return (int)(local_pools[i].serial * LOCAL_POOLS_MAX + i);
+	}
+	return -EXFULL;
 }
 
 /* Gives back what a member of this process still has in hand: there is nobody left to do it. */
@@ -179,13 +236,12 @@ int local_close(uint32_t number)
 		wait_wake(&segment_shared(&p->segment)->free_many, INT_MAX);
 		sched_yield();
 	}
-	struct process self = process_self();
-	uint64_t identity = member_identity(self.pid, self.start);
+	struct opening *opening = &openings[number % LOCAL_POOLS_MAX];
+	const uint64_t identity = MEMBER_ATTACHED | opening->token.number;
 	pthread_mutex_lock(&threads_lock);
 	for (uint32_t i = 0; i < p->segment.members; i++) {
 		struct member *m = segment_member(&p->segment, i);
-		if (!member_same_process(load_acquire(&m->identity), identity) || /* [MEMBER] */
-		    load_relaxed(&m->opening) != number)
+		if (load_acquire(&m->identity) != identity) /* [MEMBER] */
 			continue;
 		qmempool_drain(p, m);
 		take_back(p, m);
@@ -193,6 +249,10 @@ int local_close(uint32_t number)
 	}
 	for (struct node *n = threads; n; n = n->next)
 		n->table->member[number % LOCAL_POOLS_MAX] = NULL;
+	if (opening->made && opening->token.number)
+		store_relaxed(&segment_shared(&p->segment)->left, 1);
+	token_drop(&opening->token);
+	opening->made = false;
 	pthread_mutex_unlock(&threads_lock);
 	qmempool_unbind(p);
 	return 0;

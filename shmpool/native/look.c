@@ -7,7 +7,9 @@
 #include "alf_repair.h"
 #include "audit.h"
 #include "guard.h"
+#include "inquiry.h"
 #include "member.h"
+#include "recover.h"
 
 int shmpool_guard(void)
 {
@@ -44,14 +46,16 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 		struct shmpool_member_info *info = &out[got++];
 		*info = (struct shmpool_member_info) {
 			.attached_ns = load_relaxed(&m->attached_ns),
-			.start = (uint32_t)identity,
+			.token = member_token(identity),
 			.number = i,
-			.pid = member_pid(identity),
+			.pid = load_relaxed(&m->pid),
 			.tid = load_relaxed(&m->tid),
+			.start = load_relaxed(&m->start),
+			.pid_namespace = load_relaxed(&m->pid_namespace),
 			.cached = member_cached(&p->segment, m),
 			.held = member_held(m),
 			.operation = alf_op_kind(load_acquire(&m->op)), /* [OP] */
-			.dead = member_dead(identity),
+			.dead = !member_attached(identity),
 		};
 		for (int k = 0; k < COUNTERS; k++)
 			info->counters[k] = member_counted(m, k);
@@ -59,17 +63,11 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 	return (int)got;
 }
 
-int shmpool_identities(int pool, uint64_t *out, size_t n)
+int shmpool_dead(int pool)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
-	size_t got = 0;
 	if (!p)
 		return -EBADF;
-	for (uint32_t i = 0; i < p->segment.members && got < n; i++) {
-		uint64_t identity =
-			load_acquire(&segment_member(&p->segment, i)->identity); /* [MEMBER] */
-		if (identity)
-			out[got++] = (uint64_t)member_pid(identity) << 32 | (uint32_t)identity;
-	}
-	return (int)got;
+	return (int)(inquiry_dead(&p->segment, local_token((uint32_t)pool)) +
+		     recover_abandoned(&p->segment));
 }

@@ -366,9 +366,7 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 	if (owner >> 32 || tag_number(owner) >= p->segment.members)
 		return -EPERM;
 	struct member *from = segment_member(&p->segment, tag_number(owner));
-	if (!member_same_process(load_acquire(&from->identity), /* [MEMBER] */
-				 load_relaxed(&m->identity)) ||
-	    load_relaxed(&from->image) != load_relaxed(&m->image))
+	if (load_acquire(&from->identity) != load_relaxed(&m->identity)) /* [MEMBER] */
 		return -EPERM;
 	store_relaxed(&b->owner, m->tag);
 	count_up(&m->counters[COUNT_ADOPT], 1);

@@ -139,7 +139,8 @@ static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t 
 /* Whether there may be free buffers that only qmempool_bypass() finds. */
 static inline bool qmempool_blocked(const struct qmempool *p)
 {
-	return !alf_empty(&p->free) || load_relaxed(&segment_shared(&p->segment)->abandoned);
+	const struct pool_shared *s = segment_shared(&p->segment);
+	return !alf_empty(&p->free) || load_relaxed(&s->abandoned) != load_relaxed(&s->swept);
 }
 
 /* Pops the newest n handles of m's cache, by its owner: all, or none if there are not so many or

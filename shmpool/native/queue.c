@@ -112,6 +112,26 @@ int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_
 	return -ENFILE;
 }
 
+/* The capacity of a queue's ring, 0 if there is no such queue, or none that can be. */
+static uint32_t ring_capacity(struct qmempool *p, uint32_t number)
+{
+	if (number == 0 || number > p->segment.geometry.queues)
+		return 0;
+	const struct queue_slot *slot = segment_queue(&p->segment, number);
+	if (load_acquire(&slot->state) != QUEUE_READY) /* [QUEUE] */
+		return 0;
+	uint32_t capacity = load_relaxed(&slot->queue.capacity);
+	return capacity < ALF_CAPACITY_MIN || capacity > ALF_CAPACITY_MAX ||
+			       capacity & (capacity - 1) ?
+		       0 :
+		       capacity;
+}
+
+bool queue_exists(struct qmempool *p, uint32_t number)
+{
+	return ring_capacity(p, number) != 0;
+}
+
 const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 {
 	if (number == 0 || number > p->segment.geometry.queues)
@@ -121,12 +141,8 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 	if (likely(r))
 		return r;
 	struct queue_slot *slot = segment_queue(&p->segment, number);
-	if (load_acquire(&slot->state) != QUEUE_READY) /* [QUEUE] */
-		return NULL;
-	uint32_t capacity = slot->queue.capacity, flags = slot->queue.flags;
-	if (capacity < ALF_CAPACITY_MIN || capacity > ALF_CAPACITY_MAX || capacity & (capacity - 1))
-		return NULL;
-	r = malloc(sizeof(*r));
+	uint32_t capacity = ring_capacity(p, number), flags = load_relaxed(&slot->queue.flags);
+	r = capacity ? malloc(sizeof(*r)) : NULL;
 	if (!r)
 		return NULL;
 	alf_bind(r, &slot->queue, ring_slots(p, number), capacity, number, flags);

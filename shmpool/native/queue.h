@@ -41,6 +41,9 @@ int queue_find(struct qmempool *p, const char *name);
  * as good as not there. */
 const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number);
 
+/* Whether a queue has that number: then queue_ring() gives no NULL but for want of memory. */
+bool queue_exists(struct qmempool *p, uint32_t number);
+
 /* Gives up m's single-producer and single-consumer role, if it has one. */
 void queue_release(const struct alf_ring *r, const struct member *m);
 

@@ -16,10 +16,12 @@
  *     it was making an extent or a queue                     recover_makers()
  *     it was a queue's single producer or consumer           recover_roles()
  *     it was counted asleep                                  wait_reset()
- *     its slot                                               recover_finish()
+ *     its slot                                               member_take_slot()
  *
- * What a live member may itself have reserved or claimed is left to it: an op record of a stopped
- * process that covers the same positions as a dead one's postpones those, and nothing else.
+ * What a live member may itself have reserved or claimed is left to it: an op record of a suspended
+ * process that covers the same positions as a dead one's postpones those, and nothing else. A buffer for
+ * which its queue has no room is abandoned to whoever recovers next, in the queue's name, so that the
+ * slot of its dead holder is free for a consumer who makes room.
  *
  * Progress: nobody waits for anybody. What is postponed is counted, and done by a later call.
  */
@@ -33,8 +35,8 @@
 int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out);
 
 /* For a member that finds no buffer, no room behind a position that is not published, or a single side
- * taken, or that has slept for a slice: asks the kernel who is dead, unless somebody else in the pool has asked
- * just now. After an inquiry that changed nothing the whole pool rests for twice as long, up to 80 ms, and for
+ * taken, or that has slept for a slice (so that a dead member is recovered within about that, as long as somebody
+ * waits): asks the kernel who is dead, unless somebody else in the pool has asked just now. After an inquiry that changed nothing the whole pool rests for twice as long, up to 80 ms, and for
  * RECOVER_REST_TIMES times the processor time that the inquiry took. Can take long: not under a language's lock. True if
  * anything was put right, so that it is worth trying again. */
 #define RECOVER_LOOK_NS 10000000ull
@@ -45,7 +47,11 @@ bool recover_stuck(struct qmempool *p, struct member *m);
 /* Whether it would ask now, or leave it because somebody has asked just now. */
 bool recover_due(const struct qmempool *p);
 
-/* What became of a member's process; PROCESS_UNKNOWN in another namespace. */
-enum process_fate recover_fate(const struct segment *s, const struct member *m, uint64_t identity);
+/* Makes the caller, who holds the token and is no member yet, one where all slots are taken, in place of a dead
+ * member. 0; -EUSERS if there is none that is finished with; -ENOMEM. */
+int recover_slot(struct qmempool *p, uint64_t token, struct member **out);
+
+/* Whether abandoned buffers wait for a recoverer. */
+bool recover_abandoned(const struct segment *s);
 
 #endif

@@ -30,7 +30,8 @@ struct dead_range {
 
 struct recovery {
 	struct qmempool *p;
-	struct member *m;
+	struct member *m; /* the recoverer's; NULL while it has none: then buffers are abandoned */
+	uint64_t token;   /* its process's */
 	struct shmpool_recovery *out;
 	struct dead *dead;
 	uint32_t deaths;
@@ -39,9 +40,10 @@ struct recovery {
 	uint32_t ranges;
 	uint64_t *live_op; /* op records of the living, one snapshot */
 	uint32_t lives;
-	bool left_abandoned; /* something that was abandoned waits for room in a queue */
-	alf_position *cons;  /* by queue, read before live_op */
-	uint32_t *consumer;  /* by queue, of single-consumer ones, read after cons */
+	bool left; /* an abandoned buffer waits for room in a queue, or for a recoverer with a member */
+	bool no_memory; /* a queue that exists could not be looked at: nobody is finished with */
+	alf_position *cons; /* by queue, read before live_op */
+	uint32_t *consumer; /* by queue, of single-consumer ones, read after cons */
 };
 
 /* The dead member that a tag names, NULL if it names none. */
@@ -67,12 +69,13 @@ static inline bool recovery_live(const struct recovery *r, enum alf_op_kind kind
 }
 
 /* The ring of a queue, the free ring for 0, NULL for none. */
-const struct alf_ring *recovery_ring(const struct recovery *r, uint32_t queue);
+const struct alf_ring *recovery_ring(struct recovery *r, uint32_t queue);
 
-/* Abandons the buffers that were on their way into r->range to whoever sweeps. */
+/* Abandons the buffers that were on their way into r->range. */
 void sweep_unreserve(struct recovery *r);
 
-/* Takes every buffer that belongs to the dead, and frees it or hands it on as its queue says. */
+/* Takes every buffer that a dead member has or that is abandoned, and frees it or hands it on as its queue
+ * says. Without a member: abandons every buffer of a dead one. */
 void sweep(struct recovery *r);
 
 #endif

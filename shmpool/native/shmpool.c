@@ -9,10 +9,12 @@
 #include "audit.h"
 #include "call.h"
 #include "guard.h"
+#include "inquiry.h"
 #include "member.h"
 #include "process.h"
 #include "recovery.h"
 #include "slab.h"
+#include "token.h"
 #include "trim.h"
 
 int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size)
@@ -46,18 +48,38 @@ int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g,
 	return guard_watched(error);
 }
 
-int shmpool_open(void *base, uint64_t size, int fd)
+int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made)
 {
 	struct segment s;
 	char why[256];
+	if (path && strlen(path) >= sizeof(s.path))
+		return -ENAMETOOLONG;
 	guard_watch(base, size);
 	int error = segment_check(&s, base, size, fd, why, sizeof(why));
-	return guard_watched(error ? error : local_open(&s));
+	if (path)
+		strcpy(s.path, path);
+	s.writes = path != NULL;
+	return guard_watched(error ? error : local_open(&s, made));
 }
 
 int shmpool_close_wait(int pool)
 {
 	return local_close((uint32_t)pool);
+}
+
+int shmpool_left(const void *header)
+{
+	return ((const struct pool_shared *)((const char *)header + SHARED_OFFSET))->left != 0;
+}
+
+int shmpool_hold(int fd, const char *path, void **page)
+{
+	return local_hold(fd, path, page);
+}
+
+void shmpool_let_go(void *page)
+{
+	token_let_go(page);
 }
 
 int shmpool_forget(int pool)
@@ -330,7 +352,8 @@ int shmpool_fate(int pool, uint32_t member)
 		return -ENOENT;
 	const struct member *m = segment_member(&p->segment, member);
 	uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-	return identity ? (int)recover_fate(&p->segment, m, identity) : -ENOENT;
+	return identity ? (int)inquiry_fate(&p->segment, m, identity, local_token((uint32_t)pool)) :
+			  -ENOENT;
 }
 
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,

@@ -75,10 +75,12 @@ struct shmpool_stats {
 
 struct shmpool_member_info {
 	uint64_t attached_ns;
-	uint64_t start;
+	uint64_t token; /* names its process's opening of the pool, for ever: token.h */
 	uint32_t number;
-	uint32_t pid;
+	uint32_t pid; /* in its own PID namespace, and so tid */
 	uint32_t tid;
+	uint32_t start;         /* of the process: clock ticks after boot, 0 if not known */
+	uint32_t pid_namespace; /* inode number, 0 if not known */
 	uint32_t cached;
 	uint64_t held;      /* buffers in hand, its local cache not counted */
 	uint32_t operation; /* 1 in the middle of an enqueue, 2 of a dequeue, else 0 */
@@ -107,7 +109,7 @@ struct shmpool_recovery {
 	uint64_t dead_lettered;
 	uint64_t
 		postponed; /* dead ones of whom something waits for a stopped process, or for room */
-	uint64_t unknown;  /* members of another namespace: nobody here can tell */
+	uint64_t unknown;  /* members whose tokens could not be asked about now */
 };
 
 /* The segment. */
@@ -115,8 +117,15 @@ int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size);
 int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *why, size_t why_size);
 int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g, char *why,
 		  size_t why_size);
-int shmpool_open(void *base, uint64_t size, int fd);
+/* path is what the file was opened by, "" for one that has none; NULL opens the pool to read it only. made is
+ * nonzero for who has just made it. */
+int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made);
 int shmpool_close_wait(int pool);
+/* Whoever has made the pool has closed it: read from a header that shmpool_check() has accepted. */
+int shmpool_left(const void *header);
+/* Keeps everybody from removing a file that is being made, as a token does, until shmpool_let_go(*page). */
+int shmpool_hold(int fd, const char *path, void **page);
+void shmpool_let_go(void *page);
 int shmpool_forget(int pool); /* instead of it, after looking only */
 
 /* A segment that is cut off while it is read: guard.h. 0; -EBADMSG if that has happened. */
@@ -180,7 +189,7 @@ int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, con
 
 /* Putting right what the dead left: recover.h. */
 int shmpool_recover_wait(int pool, struct shmpool_recovery *out);
-/* 0 alive, 1 stopped, 2 dead, 3 unknown; -ENOENT no such member. */
+/* 0 alive, 1 suspended, 2 dead, 3 not known now; -ENOENT no such member. */
 int shmpool_fate(int pool, uint32_t member);
 
 /* Bytes given back to the kernel. */
@@ -189,8 +198,8 @@ int64_t shmpool_trim_wait(int pool, uint64_t keep);
 /* Looking. */
 int shmpool_stats(int pool, struct shmpool_stats *out);
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n);
-/* Of each member | pid 32 | start time 32 |, and nothing that changes while it is one. */
-int shmpool_identities(int pool, uint64_t *out, size_t n);
+/* How many members are dead and not recovered, and one more if abandoned buffers wait for a recoverer. */
+int shmpool_dead(int pool);
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
 		       size_t held_n, uint64_t *queued, size_t queued_n);
 

@@ -23,6 +23,8 @@
 #include "transfer.h"
 #include "wait.h"
 
+#define DECISIONS 100 /* about one buffer, each overtaken by another recoverer's */
+
 /* Whoever is dead and may have claimed the position is not finished with yet. */
 static void postpone_claimant(struct recovery *r, const struct alf_ring *ring,
 			      alf_position position)
@@ -104,7 +106,7 @@ static uint32_t came_from(const struct buffer *b, uint64_t owner)
 
 /* Where the buffer goes: the number of a queue, or 0 to be freed. from is the queue its dead holder had
  * it from. */
-static uint32_t destination(const struct recovery *r, const struct buffer *b, uint32_t from)
+static uint32_t destination(struct recovery *r, const struct buffer *b, uint32_t from)
 {
 	if (!from || !recovery_ring(r, from))
 		return 0;
@@ -118,8 +120,8 @@ static uint32_t destination(const struct recovery *r, const struct buffer *b, ui
 	return recovery_ring(r, letter) ? letter : 0;
 }
 
-/* Takes a buffer of the dead: false if another recoverer was faster. From here on it is a buffer that
- * this member has from queue from, should it die too. */
+/* Takes a dead member's or an abandoned buffer: false if another recoverer was faster. From here on it is a
+ * buffer that this member has from queue from, should it die too. */
 static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
 	if (!cas_seq_cst(&b->owner, &owner, r->m->tag | (uint64_t)from << OWNER_QUEUE_SHIFT))
@@ -129,10 +131,21 @@ static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t 
 	return true;
 }
 
+/* Leaves a buffer to whoever recovers next. False if another recoverer was faster. */
+static bool abandon(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
+{
+	if (!cas_seq_cst(&b->owner, &owner, OWNER_ABANDONED | (uint64_t)from << OWNER_QUEUE_SHIFT))
+		return false;
+	/* Afterwards: who reads the count sees the buffer. Should this recoverer be killed or suspended
+	 * before it, the dead member's slot is not free yet, and the next one sweeps for that. */
+	add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1);
+	r->left = true;
+	return true;
+}
+
 enum handed { HANDED_ON, NO_ROOM, SOMEBODY_WAS_FASTER };
 
-/* Puts a buffer of the dead into a queue. The position first: when there is none, the buffer stays the
- * dead's, for a later call. */
+/* Puts a buffer of the dead into a queue. The position first: when there is none, nothing has changed. */
 static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t from,
 			   uint32_t to)
 {
@@ -165,24 +178,6 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 	return HANDED_ON;
 }
 
-/* Leaves a buffer for which there is no room to a later call, with whichever dead member had it. What it
- * had claimed as the only consumer must say so before it loses that role (recover_roles). */
-static void leave(struct recovery *r, struct buffer *b, uint64_t owner, const struct alf_ring *ring,
-		  uint32_t from)
-{
-	bool only = ring && ring->flags & ALF_SINGLE_CONSUMER;
-	struct dead *by = recovery_dead(r, only ? r->consumer[ring->id] : owner);
-	r->left_abandoned |= !ring && owner & OWNER_ABANDONED;
-	if (ring && !only) {
-		postpone_claimant(r, ring, owner_position(owner));
-	} else if (by) {
-		by->postponed = true;
-		if (only)
-			cas_seq_cst(&b->owner, &owner,
-				    by->tag | (uint64_t)from << OWNER_QUEUE_SHIFT); /* [OWNER] */
-	}
-}
-
 struct freed {
 	uint64_t handle[BULK_MAX];
 	uint32_t n;
@@ -194,19 +189,27 @@ struct freed {
 static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 {
 	struct buffer *b = qmempool_buffer(r->p, index);
-	for (;;) {
+	for (int tries = 0;; tries++) {
 		const struct alf_ring *ring;
 		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
 		if (likely(!dead_has(r, owner, &ring)))
 			return;
-		uint32_t from = came_from(b, owner), to = destination(r, b, from);
-		enum handed handed = to ? hand_on(r, index, owner, from, to) : NO_ROOM;
-		if (to && handed == NO_ROOM)
-			leave(r, b, owner, ring, from);
-		if (to && handed != SOMEBODY_WAS_FASTER)
+		if (tries == DECISIONS) { /* somebody writes over it all the time */
+			r->left = true;
 			return;
-		if (!to && take(r, b, owner, 0))
+		}
+		bool abandoned = !(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED;
+		uint32_t from = came_from(b, owner), to = destination(r, b, from);
+		enum handed handed = to && r->m ? hand_on(r, index, owner, from, to) : NO_ROOM;
+		if (handed == HANDED_ON)
+			return;
+		if (r->m && !to && take(r, b, owner, 0))
 			break;
+		if ((to && handed == NO_ROOM) || !r->m) {
+			r->left |= abandoned;
+			if (abandoned || abandon(r, b, owner, to ? from : 0))
+				return;
+		}
 	}
 	uint64_t spent = handle_of(index, buffer_generation(b) + 1);
 	store_relaxed(&b->handle, spent);
@@ -231,8 +234,7 @@ static void unreserve_one(struct recovery *r, uint32_t index)
 			continue;
 		/* Anybody's who sweeps, not range->by's: that one may be finished with by another
 		 * recoverer, and the position a later dead one's. */
-		if (cas_seq_cst(&b->owner, &owner, r->m->tag | OWNER_ABANDONED)) /* [OWNER] */
-			add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1);
+		abandon(r, b, owner, 0); /* [OWNER] */
 		return;
 	}
 }

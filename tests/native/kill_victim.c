@@ -89,7 +89,7 @@ void all_home(struct scene *s)
 
 void open_locally(struct scene *s)
 {
-	s->opened = local_open(&s->pool.segment);
+	s->opened = local_open(&s->pool.segment, false);
 	CHECK(s->opened >= 0);
 	s->key = (uint64_t)(s->opened & 63) << 58 | (uint64_t)s->subject << 48 |
 		 (uint64_t)(s->opened >> 6) << 32;
@@ -200,7 +200,13 @@ int receive_data(struct scene *s)
 
 int attach_member(struct scene *s)
 {
-	return member_attach(&s->pool.segment, 1, false, &s->v);
+	return member_attach(&s->pool.segment, scene_token(), &s->v);
+}
+
+int open_and_attach(struct scene *s)
+{
+	open_locally(s);
+	return attach(s);
 }
 
 int attach(struct scene *s)

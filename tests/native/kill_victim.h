@@ -39,6 +39,7 @@ int send_data(struct scene *s);
 int receive_data(struct scene *s);
 int attach_member(struct scene *s);
 int attach(struct scene *s);
+int open_and_attach(struct scene *s);
 int detach_member(struct scene *s);
 int detach(struct scene *s);
 int create_queue(struct scene *s);
