@@ -306,8 +306,7 @@ static void end(struct recovery *r)
 	free(r->consumer);
 }
 
-static int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery *out,
-			  int passes)
+int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery *out, int passes)
 {
 	struct recovery r = {
 		.p = p, .m = m, .token = member_token(load_relaxed(&m->identity)), .out = out
@@ -362,47 +361,4 @@ int recover_slot(struct qmempool *p, uint64_t token, struct member **out)
 int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out)
 {
 	return recover_passes(p, m, out, PASSES);
-}
-
-/* pool_shared.inquired: | not before, CLOCK_REALTIME ns | inquiries in a row that changed nothing, 3 bits |. Any
- * value is good enough: one that lies further ahead than a rest can is of a clock that was set back. */
-#define FRUITLESS 7u
-#define FRUITLESS_MOST 3u
-
-static uint64_t inquire_after(uint64_t wall, uint64_t rest, uint64_t fruitless)
-{
-	return ((wall + rest) & ~(uint64_t)FRUITLESS) | fruitless;
-}
-
-static bool due(uint64_t inquired, uint64_t wall)
-{
-	return (inquired & ~(uint64_t)FRUITLESS) - wall - 1 >= RECOVER_REST_MAX_NS;
-}
-
-bool recover_due(const struct qmempool *p)
-{
-	return due(load_relaxed(&segment_shared(&p->segment)->inquired), (uint64_t)wait_wall());
-}
-
-bool recover_stuck(struct qmempool *p, struct member *m)
-{
-	struct shmpool_recovery out;
-	uint64_t *word = &segment_shared(&p->segment)->inquired, seen = load_relaxed(word);
-	uint64_t wall = (uint64_t)wait_wall(), claimed;
-	if (!due(seen, wall))
-		return false;
-	claimed = inquire_after(wall, RECOVER_LOOK_NS, seen & FRUITLESS);
-	if (!cas_seq_cst(word, &seen, claimed)) /* decides who asks: pairs with itself */
-		return false;
-	int64_t began = wait_spent();
-	bool found = !recover_passes(p, m, &out, 1) && (out.members || out.buffers);
-	uint64_t took = (uint64_t)(wait_spent() - began), fruitless = seen & FRUITLESS;
-	fruitless = found ? 0 : fruitless < FRUITLESS_MOST ? fruitless + 1 : FRUITLESS_MOST;
-	uint64_t rest = RECOVER_LOOK_NS << fruitless;
-	if (!found && rest < RECOVER_REST_TIMES * took)
-		rest = RECOVER_REST_TIMES * took;
-	if (rest > RECOVER_REST_MAX_NS)
-		rest = RECOVER_REST_MAX_NS;
-	cas_seq_cst(word, &claimed, inquire_after((uint64_t)wait_wall(), rest, fruitless));
-	return found;
 }

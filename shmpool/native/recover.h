@@ -34,14 +34,12 @@
 /* Puts right all that is found dead now. m is the caller's member, in no operation. 0, -ENOMEM. */
 int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out);
 
-/* For a member that finds no buffer, no room behind a position that is not published, or a single side
- * taken, or that has slept for a slice (so that a dead member is recovered within about that, as long as somebody
- * waits): asks the kernel who is dead, unless somebody else in the pool has asked just now. After an inquiry that changed nothing the whole pool rests for twice as long, up to 80 ms, and for
- * RECOVER_REST_TIMES times the processor time that the inquiry took. Can take long: not under a language's lock. True if
- * anything was put right, so that it is worth trying again. */
-#define RECOVER_LOOK_NS 10000000ull
-#define RECOVER_REST_TIMES 16ull
-#define RECOVER_REST_MAX_NS 1000000000ull
+/* For a member that finds no buffer, no room behind a position that is not published, or a single side taken, or that
+ * has slept for a slice: asks the kernel who is dead, unless somebody in the pool has asked just now. So a dead
+ * member is recovered within about a slice as long as anybody waits. After an inquiry that changed nothing the
+ * whole pool rests twice as long as before, from 10 up to 80 ms, and in any case 16 times the processor time that
+ * the inquiry took. Can take long: not under a language's lock. True if anything was recovered, so that
+ * it is worth trying again. */
 bool recover_stuck(struct qmempool *p, struct member *m);
 
 /* Whether it would ask now, or leave it because somebody has asked just now. */
