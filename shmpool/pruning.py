@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import time
+from collections.abc import Iterable
 
 from . import errors
 from .files import (
@@ -32,15 +33,20 @@ def prune(*, age: float | None = None) -> list[str]:
     return survey(age=age)[0]
 
 
-def survey(*, age: float | None = None) -> tuple[list[str], dict[str, str]]:
-    """As prune(): the names of the pools that were removed, and why each other one stays."""
+def survey(
+    among: Iterable[str] | None = None, *, age: float | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """As prune(): the names of the pools that were removed, and why each other one stays. among:
+    only these, unfinished ones included."""
     if age is not None and not age >= 0:
         raise errors.InvalidArgument(f"age is {age!r} seconds; it cannot be negative")
     removed, left = [], {}
-    for name in list(names()):
+    there = names() if among is None else among
+    for name in [name for name in there if name.startswith(TEMPORARY)]:
+        _remove_unfinished(name)
+    for name in pool_names() if among is None else among:
         if name.startswith(TEMPORARY):
-            _remove_unfinished(name)
-    for name in pool_names():
+            continue
         reason = _removed(name, age)
         if reason is None:
             removed.append(name)
@@ -52,9 +58,10 @@ def survey(*, age: float | None = None) -> tuple[list[str], dict[str, str]]:
 def _removed(name: str, age: float | None) -> str | None:
     """Removes a pool that nobody needs; else why it stays."""
     try:
-        fd = open_file(name)
+        file = open_file(name)
     except errors.ShmpoolError as error:
         return str(error)
+    fd = file.fd
     try:
         if in_use(fd):
             return "a process has it open"
@@ -70,7 +77,7 @@ def _removed(name: str, age: float | None) -> str | None:
     except (errors.ShmpoolError, OSError) as error:
         return str(error)
     finally:
-        os.close(fd)
+        file.close()
 
 
 def _needed(fd: int, age: float | None) -> str | None:
@@ -87,11 +94,8 @@ def _needed(fd: int, age: float | None) -> str | None:
 def _remove_unfinished(name: str) -> None:
     """Removes a temporary name whose creator has died; the file has a name of its own, or none."""
     with contextlib.suppress(errors.ShmpoolError, OSError):
-        fd = open_file(name)
-        try:
-            finished = os.fstat(fd).st_nlink > 1
-            with locked_whole(fd) as alone:
-                if (alone or finished) and names_file(name, fd):
-                    os.unlink(path_of(name))
-        finally:
-            os.close(fd)
+        file = open_file(name)
+        finished = os.fstat(file.fd).st_nlink > 1
+        with locked_whole(file.fd) as alone:
+            if (alone or finished) and names_file(name, file.fd):
+                os.unlink(path_of(name))

@@ -23,6 +23,7 @@ import pytest
 
 import shmpool
 import shmpool.pruning
+from shmpool._ffi import ffi, lib
 
 collect_ignore = ["fuzz_wire.py"]  # not a test: it wants a library that only `make fuzz` installs
 DEADLINE_S = 60.0  # a guard against hangs, never a measure
@@ -50,8 +51,8 @@ def _children() -> set[int]:
     }
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = path.read_text().rpartition(")")[2].split()[1]
+        try:  # as bytes: a process may have any name, in brackets before what we read
+            parent = path.read_bytes().rpartition(b")")[2].split()[1]
         except OSError:
             continue
         if int(parent) == os.getpid():
@@ -69,6 +70,44 @@ def nothing_left() -> Iterator[None]:
         (Path("/dev/shm") / name).unlink(missing_ok=True)
     assert set() == left
     assert set() == _children() - children
+
+
+class Handles:
+    """The C calls that take many handles, as Python's objects make them, for handles made up."""
+
+    def __init__(self, pool: shmpool.Pool, queue: shmpool.AlfQueue | None = None) -> None:
+        number = pool._number
+        self.key = (number & 63) << 58 | number >> 6 << 32
+        self.queue = queue.number << 48 if queue else 0
+
+    @staticmethod
+    def of(burst: shmpool.Burst) -> list[int]:
+        """Those of a burst."""
+        return [buf.generation << 32 | buf.index for buf in burst]
+
+    def free(self, handles: list[int]) -> int:
+        native = ffi.new("uint64_t[]", handles)
+        return int(lib.shmpool_free_many(self.key, native, len(handles)))
+
+    def put(self, handles: list[int]) -> int:
+        native = ffi.new("uint64_t[]", handles)
+        return int(lib.shmpool_put_many_wait(self.key | self.queue, native, len(handles), 0))
+
+    def read(self, handles: list[int]) -> int:
+        native, out = ffi.new("uint64_t[]", handles), ffi.new("char[]", len(handles))
+        return int(lib.shmpool_column(self.key, native, len(handles), 0, 1, out))
+
+    def write(self, handles: list[int]) -> int:
+        native = ffi.new("uint64_t[]", handles)
+        return int(lib.shmpool_set_column(self.key, native, len(handles), 0, 1, b"\x09", 0))
+
+    def lengths(self, handles: list[int]) -> int:
+        native, out = ffi.new("uint64_t[]", handles), ffi.new("uint32_t[]", len(handles))
+        return int(lib.shmpool_lengths(self.key, native, len(handles), out))
+
+    def set_lengths(self, handles: list[int]) -> int:
+        native, one = ffi.new("uint64_t[]", handles), ffi.new("uint32_t[]", 1)
+        return int(lib.shmpool_set_lengths(self.key, native, len(handles), one, 0))
 
 
 @pytest.fixture
@@ -218,7 +257,14 @@ def start() -> Iterator[Callable[..., Child]]:
 class DaemonProcess:
     """A daemon of the test's own, as systemd would run it: what it notifies can be waited for."""
 
-    def __init__(self, directory: Path, config: str, arguments: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: str,
+        arguments: tuple[str, ...],
+        prefix: tuple[str, ...] = (),
+    ) -> None:
+        """prefix is a command that runs what follows it."""
         self.directory = directory
         self.socket = directory / "daemon.sock"
         self.config = directory / "shmpool.toml"
@@ -229,18 +275,20 @@ class DaemonProcess:
         self._notes.bind(str(directory / "notify"))
         environ = os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
         environ |= {"SHMPOOL_SOCKET": str(self.socket)}
+        given = ("--config", str(self.config), *arguments)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "shmpool.daemon", "--config", str(self.config), *arguments],
+                [*prefix, sys.executable, "-m", "shmpool.daemon", *given],
                 env=environ,
                 stderr=log,
             )
         self.pid = self.process.pid
 
-    def told(self, line: str) -> None:
-        """Waits until the daemon has notified systemd of this."""
-        while line not in self._notes.recv(4096).decode().split("\n"):
+    def told(self, line: str) -> list[str]:
+        """Waits until the daemon has notified systemd of this; all that it said with it."""
+        while line not in (said := self._notes.recv(4096).decode().split("\n")):
             pass
+        return said
 
     def output(self) -> str:
         """What it has written to stderr so far."""
@@ -269,12 +317,16 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
     made: list[DaemonProcess] = []
 
     def start_daemon(
-        config: str = "", *arguments: str, options: str = "", ready: bool = True
+        config: str = "",
+        *arguments: str,
+        options: str = "",
+        ready: bool = True,
+        prefix: tuple[str, ...] = (),
     ) -> DaemonProcess:
         directory = tmp_path / f"daemon-{len(made)}"
         directory.mkdir()
         own = f'[daemon]\nadopt = ["test-{os.getpid()}-*"]\nprune = false\n{options}\n'
-        made.append(DaemonProcess(directory, own + config, arguments))
+        made.append(DaemonProcess(directory, own + config, arguments, prefix))
         if ready:
             made[-1].told("READY=1")
         return made[-1]

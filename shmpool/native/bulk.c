@@ -14,6 +14,31 @@
 #define SEND_MAX 256u
 #define SEND_BYTES (256u << 10)
 
+/* fresh() for buffers just allocated: all, or -EBADMSG, and what of them are buffers is free again. */
+static int all_fresh(const struct call *c, uint64_t *handles, uint32_t n, int64_t now)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (unlikely(fresh(c, handles[i], now))) {
+			n = transfer_indices(c->p, handles, n);
+			for (i = 0; i < n; i++)
+				qmempool_free(c->p, c->m, handles[i]);
+			return -EBADMSG;
+		}
+	return 0;
+}
+
+int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n)
+{
+	struct call c;
+	int error = open_key(key, &c);
+	if (unlikely(error))
+		return error;
+	if (n > c.p->cache_size || !cache_pop(c.p, c.m, handles, (uint32_t)n))
+		return -EAGAIN;
+	error = all_fresh(&c, handles, (uint32_t)n, wait_coarse());
+	return likely(!error) ? (int64_t)n : error;
+}
+
 int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline)
 {
 	struct call c;
@@ -23,12 +48,9 @@ int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64
 	if (n > c.p->capacity)
 		return -EMSGSIZE;
 	int64_t end = wait_slice_end(deadline);
-	waits_begin(&c);
 	error = qmempool_alloc_wait(c.p, c.m, handles, (uint32_t)n, end);
-	waits_end(&c);
-	int64_t now = wait_coarse();
-	for (size_t i = 0; !error && i < n; i++)
-		error = fresh(&c, handles[i], now);
+	if (!error)
+		error = all_fresh(&c, handles, (uint32_t)n, wait_coarse());
 	return error ? waits_on(error, end, deadline) : (int64_t)n;
 }
 
@@ -41,41 +63,38 @@ int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n)
 	return n > c.p->capacity ? -EMSGSIZE : qmempool_free_bulk(c.p, c.m, handles, (uint32_t)n);
 }
 
+/* 0, or -EMSGSIZE if there is never room for n. */
+static int open_for(uint64_t key, size_t n, struct call *c)
+{
+	int error = open_queue(key, c);
+	return error ? error : n > alf_capacity(c->ring) ? -EMSGSIZE : 0;
+}
+
+int64_t shmpool_put_many(uint64_t key, const uint64_t *handles, size_t n)
+{
+	struct call c;
+	int error = open_for(key, n, &c);
+	if (!error && n)
+		error = call_put(&c, handles, (uint32_t)n);
+	return error ? error : (int64_t)n;
+}
+
 int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline)
 {
 	struct call c;
-	int error = open_queue(key, &c);
-	if (error)
-		return error;
-	if (n > alf_capacity(c.ring))
-		return -EMSGSIZE;
-	if (n == 0)
-		return 0;
 	int64_t end = wait_slice_end(deadline);
-	waits_begin(&c);
-	error = queue_put_wait(c.p, c.m, c.ring, handles, (uint32_t)n, end);
-	waits_end(&c);
+	int error = open_for(key, n, &c);
+	if (!error && n)
+		error = queue_put_wait(c.p, c.m, c.ring, handles, (uint32_t)n, end);
 	return error ? waits_on(error, end, deadline) : (int64_t)n;
 }
 
-int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline)
+static int all_held(const struct call *c, const uint64_t *handles, int got)
 {
-	struct call c;
-	int error = open_queue(key, &c);
-	if (error)
-		return error;
-	if (n > alf_capacity(c.ring))
-		n = alf_capacity(c.ring);
-	if (n == 0)
-		return 0;
-	int64_t end = wait_slice_end(deadline);
-	waits_begin(&c);
-	int got = queue_get_wait(c.p, c.m, c.ring, handles, (uint32_t)n, end);
-	waits_end(&c);
 	int64_t now = got > 0 ? wait_coarse() : 0;
 	for (int i = 0; i < got; i++)
-		held_since(&c, handles[i], now);
-	return waits_on(got, end, deadline);
+		held_since(c, handles[i], now);
+	return got;
 }
 
 int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n)
@@ -86,26 +105,44 @@ int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n)
 		return error;
 	if (n > alf_capacity(c.ring))
 		n = alf_capacity(c.ring);
-	if (n == 0)
-		return 0;
-	int got = get_once(&c, handles, (uint32_t)n);
-	int64_t now = got > 0 ? wait_coarse() : 0;
-	for (int i = 0; i < got; i++)
-		held_since(&c, handles[i], now);
+	return n ? all_held(&c, handles, call_get(&c, handles, (uint32_t)n)) : 0;
+}
+
+int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline)
+{
+	struct call c;
+	int64_t end = wait_slice_end(deadline);
+	int got = open_queue(key, &c);
+	if (got)
+		return got;
+	if (n > alf_capacity(c.ring))
+		n = alf_capacity(c.ring);
+	if (n)
+		got = queue_get_wait(c.p, c.m, c.ring, handles, (uint32_t)n, end);
+	return waits_on(all_held(&c, handles, got), end, deadline);
+}
+
+int64_t shmpool_get_wait(uint64_t key, struct shmpool_taken *out, int64_t deadline)
+{
+	struct call c;
+	int64_t end = wait_slice_end(deadline);
+	int got = open_queue(key, &c);
+	if (!got)
+		got = queue_get_wait(c.p, c.m, c.ring, &out->handle, 1, end);
+	if (got <= 0)
+		return waits_on(got, end, deadline);
+	held_since(&c, out->handle, wait_coarse());
+	out->extent = extent_of(c.p, out->handle);
 	return got;
 }
 
 /* Copies a message into a new buffer. */
-static inline int fill(const struct call *c, uint64_t handle, const char *data, size_t length)
+static inline void fill(const struct call *c, uint64_t handle, const char *data, size_t length)
 {
-	int error = fresh(c, handle, 0); /* it is in a queue before anybody could ask */
-	if (unlikely(error))
-		return error;
 	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->length, (uint32_t)length);
 	copy_bytes(segment_data(&c->p->segment, handle_index(handle)) +
 			   c->p->segment.geometry.headroom,
 		   data, length);
-	return 0;
 }
 
 static inline uint64_t room(const struct call *c)
@@ -122,12 +159,13 @@ int64_t shmpool_send(uint64_t key, const char *data, size_t length)
 		return error;
 	if (unlikely(length > room(&c)))
 		return -EMSGSIZE;
-	error = alloc_once(&c, &handle);
+	error = qmempool_alloc_quick(c.p, c.m, &handle);
+	if (likely(!error))
+		error = fresh(&c, handle, 0); /* it is in a queue before anybody could ask */
 	if (unlikely(error))
 		return error;
-	error = fill(&c, handle, data, length);
-	if (likely(!error))
-		error = put_once(&c, &handle);
+	fill(&c, handle, data, length);
+	error = call_put(&c, &handle, 1);
 	if (unlikely(error))
 		qmempool_free(c.p, c.m, handle);
 	return error;
@@ -171,28 +209,27 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 	for (size_t i = 0; i < n; i++)
 		if (slices[i].length > room(&c))
 			return -EMSGSIZE;
-	int64_t end = wait_slice_end(deadline);
-	waits_begin(&c);
+	const int64_t end = wait_slice_end(deadline);
 	while (sent < n && !error) {
-		uint32_t k = bulk_of(slices + sent, n - sent), put = 0;
-		if (k > alf_capacity(c.ring))
-			k = alf_capacity(c.ring);
-		/* What there is: nobody goes without while it waits for a bulk. */
-		int got = qmempool_alloc_some_wait(c.p, c.m, handle, k, end);
-		if (got < 0) {
-			error = got;
+		if (load_relaxed(&c.p->closing)) {
+			error = -ESHUTDOWN;
 			break;
 		}
-		k = (uint32_t)got;
-		for (uint32_t i = 0; i < k && !error; i++)
-			error = fill(&c, handle[i], slices[sent + i].data, slices[sent + i].length);
-		if (!error)
-			put = put_parts(&c, handle, k, end, &error);
-		if (put < k)
-			qmempool_free_bulk(c.p, c.m, handle + put, k - put);
+		uint32_t k = bulk_of(slices + sent, n - sent);
+		if (k > alf_capacity(c.ring))
+			k = alf_capacity(c.ring);
+		/* As many as there are: nobody goes without while it waits for a bulk. */
+		int got = qmempool_alloc_some_wait(c.p, c.m, handle, k, end);
+		error = got < 0 ? got : all_fresh(&c, handle, (uint32_t)got, 0);
+		if (error)
+			break;
+		for (int i = 0; i < got; i++)
+			fill(&c, handle[i], slices[sent + i].data, slices[sent + i].length);
+		uint32_t put = put_parts(&c, handle, (uint32_t)got, end, &error);
+		if (error)
+			qmempool_free_bulk(c.p, c.m, handle + put, (uint32_t)got - put);
 		sent += put;
 	}
-	waits_end(&c);
 	return sent ? (int64_t)sent : waits_on(error, end, deadline);
 }
 
@@ -218,13 +255,14 @@ static inline char *place(const struct call *c, uint64_t handle, size_t offset, 
 	*error = qmempool_check(c->p, c->m, handle);
 	if (unlikely(*error))
 		return NULL;
-	const struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
-	uint64_t from = load_relaxed(&b->headroom) + (uint64_t)offset;
-	if (unlikely(from > c->p->segment.stride || width > c->p->segment.stride - from)) {
+	const uint64_t room =
+		c->p->segment.stride; /* room - headroom - offset - width >= 0, step by step */
+	const uint64_t head = load_relaxed(&qmempool_buffer(c->p, handle_index(handle))->headroom);
+	if (unlikely(head > room || offset > room - head || width > room - head - offset)) {
 		*error = -ERANGE;
 		return NULL;
 	}
-	return segment_data(&c->p->segment, handle_index(handle)) + from;
+	return segment_data(&c->p->segment, handle_index(handle)) + head + offset;
 }
 
 int64_t shmpool_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset, size_t width,
@@ -266,8 +304,7 @@ int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_
 	for (size_t i = 0; !error && i < n; i++) {
 		error = qmempool_check(c.p, c.m, handles[i]);
 		if (likely(!error))
-			out[i] = load_relaxed(
-				&qmempool_buffer(c.p, handle_index(handles[i]))->length);
+			out[i] = extent_of(c.p, handles[i]).length;
 	}
 	return error ? error : (int64_t)n;
 }
@@ -278,11 +315,12 @@ int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, con
 	struct call c;
 	int error = open_key(key, &c);
 	for (size_t i = 0; !error && i < n; i++)
-		place(&c, handles[i], 0, from[i * step], &error);
+		place(&c, handles[i], 0, load_relaxed(&from[i * step]), &error);
 	if (error)
 		return error == -ERANGE ? -EMSGSIZE : error;
+	/* The lengths may lie in shared memory too: whoever reads them from a header checks them. */
 	for (size_t i = 0; i < n; i++)
 		store_relaxed(&qmempool_buffer(c.p, handle_index(handles[i]))->length,
-			      from[i * step]);
+			      load_relaxed(&from[i * step]));
 	return (int64_t)n;
 }

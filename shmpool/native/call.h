@@ -7,12 +7,10 @@
 
 #include "local.h"
 #include "queue.h"
-#include "recover.h"
 #include "shmpool.h"
 #include "wait.h"
 
 #define KEY_GENERATION_MASK 0x7fu
-#define ANSWER_MOVED (1ull << 31)
 
 /* What a key names, for the calling thread. */
 struct call {
@@ -20,24 +18,6 @@ struct call {
 	struct member *m;
 	const struct alf_ring *ring;
 };
-
-/* A call that may sleep is counted, so that local_close() can wait until it has ended. */
-static inline void waits_begin(struct call *c)
-{
-	add_seq_cst(&c->p->waiters, 1);
-}
-
-static inline void waits_end(struct call *c)
-{
-	add_seq_cst(&c->p->waiters, -1u);
-}
-
-/* The result of a wait until end, which came in place of deadline (wait_slice_end), as one until deadline: -EINTR
- * if that has not come, which is the same to the caller as a signal. */
-static inline int64_t waits_on(int64_t result, int64_t end, int64_t deadline)
-{
-	return (result == -EAGAIN || result == -ENOBUFS) && end != deadline ? -EINTR : result;
-}
 
 static inline uint32_t key_pool(uint64_t key)
 {
@@ -79,25 +59,24 @@ static inline int open_queue(uint64_t key, struct call *c)
 }
 
 /* Attempts of calls that hold their language's lock: -EINPROGRESS in place of -EAGAIN and -ENOBUFS if the same call
- * with wait in its name may find more, because it asks who is dead and looks at every buffer. */
-static inline int get_once(const struct call *c, uint64_t *handle, uint32_t n)
+ * with wait in its name may find more, because it asks who is dead. */
+static inline int call_get(const struct call *c, uint64_t *handle, uint32_t n)
 {
 	int got = queue_get(c->p, c->m, c->ring, handle, n);
 	return unlikely(got == -EAGAIN) && queue_stuck(c->ring, c->m) ? -EINPROGRESS : got;
 }
 
-static inline int put_once(const struct call *c, const uint64_t *handle)
+static inline int call_put(const struct call *c, const uint64_t *handle, uint32_t n)
 {
-	int error = queue_put(c->p, c->m, c->ring, handle, 1);
+	int error = queue_put(c->p, c->m, c->ring, handle, n);
 	return unlikely(error == -ENOBUFS) && !alf_ready(c->ring, 0) ? -EINPROGRESS : error;
 }
 
-static inline int alloc_once(const struct call *c, uint64_t *handle)
+/* The result of a wait until end, which came in place of deadline (wait_slice_end), as one until deadline: -EINTR
+ * if that has not come, which is the same to the caller as a signal. */
+static inline int64_t waits_on(int64_t result, int64_t end, int64_t deadline)
 {
-	int error = qmempool_alloc(c->p, c->m, handle);
-	return unlikely(error == -EAGAIN) && (qmempool_blocked(c->p) || recover_due(c->p)) ?
-		       -EINPROGRESS :
-		       error;
+	return (result == -EAGAIN || result == -ENOBUFS) && end != deadline ? -EINTR : result;
 }
 
 /* The header that a key names, if it is the caller's and the key is not stale. */
@@ -113,14 +92,16 @@ static inline int open_buffer(uint64_t key, struct call *c, struct buffer **b, u
 	return qmempool_check(c->p, c->m, *handle);
 }
 
-static inline int64_t answer(const struct call *c, uint64_t handle)
+/* Where the payload of a buffer lies, as its header says: each word is read once, and what leads outside the buffer
+ * is taken for nothing. */
+static inline struct shmpool_extent extent_of(const struct qmempool *p, uint64_t handle)
 {
-	const struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
-	uint64_t moved =
-		load_relaxed(&b->headroom) != c->p->segment.geometry.headroom ? ANSWER_MOVED : 0;
-	return (int64_t)(((uint64_t)load_relaxed(&b->length) & INT32_MAX) << 32 | moved |
-			 (handle_generation(handle) & KEY_GENERATION_MASK) << ALF_INDEX_BITS |
-			 handle_index(handle));
+	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	const uint32_t headroom = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
+	const uint64_t stride = p->segment.stride;
+	if (unlikely(headroom > stride || length > stride - headroom))
+		return (struct shmpool_extent) { 0, 0 };
+	return (struct shmpool_extent) { headroom, length };
 }
 
 /* Says in the header since when its holder has the buffer: for pool.holders(). */
@@ -141,7 +122,7 @@ static inline int fresh(const struct call *c, uint64_t handle, int64_t now)
 	store_relaxed(&b->flow_hash, 0);
 	store_relaxed(&b->queue, 0);
 	store_relaxed(&b->timestamp, 0);
-	store_relaxed(&b->redelivered, 0);
+	store_relaxed(&b->failures, 0);
 	store_relaxed(&b->since, (uint64_t)now);
 	return 0;
 }

@@ -44,8 +44,10 @@ struct segment_header {
 	uint64_t
 		layout_hash; /* of every size and offset below: another build of the same version */
 	uint64_t initialised; /* LAYOUT_MAGIC, written last: everything else is in place */
+	uint64_t pad1[2];
 	uint64_t creator_pid; /* in its own PID namespace: for people, nothing is decided by it */
-	uint64_t created_ns;  /* CLOCK_REALTIME */
+	uint64_t pad2;
+	uint64_t created_ns; /* CLOCK_REALTIME */
 
 	/* Geometry, as validated at creation. */
 	uint64_t buffer_size; /* bytes of data room, a multiple of the cache line */
@@ -115,12 +117,12 @@ struct member {
 	uint64_t cleared;     /* nonzero: the tag has been raised since its last member died */
 	uint64_t attached_ns; /* CLOCK_MONOTONIC */
 	uint64_t adopted;     /* buffers that other threads of its process took over from it */
-	uint32_t ended;   /* nonzero: the thread is gone, others of its process have its buffers */
+	uint32_t ended; /* nonzero: the thread is gone, others of its process have its buffers */
+	uint32_t tid;
 	uint32_t barrier; /* nonzero: its process is registered for membarrier(2), so that its cache
 			     can be emptied from outside */
-	/* For people, nothing is decided by these: process.h. */
+	/* For people, as tid: nothing is decided by these (process.h). */
 	uint32_t pid;
-	uint32_t tid;
 	uint32_t start;
 	uint32_t pid_namespace;
 	uint32_t pad0[2];
@@ -197,15 +199,15 @@ struct pool_shared {
 	uint32_t free_wait; /* members asleep until a buffer is free */
 	uint32_t left;   /* nonzero: whoever made the pool has closed it, and left it on purpose */
 	uint64_t tokens; /* the newest token's number: token.h */
-	uint64_t abandoned; /* buffers ever abandoned (OWNER_ABANDONED), and how many of them */
-	uint64_t swept;     /* a sweep has placed: both only grow */
+	uint64_t abandoned; /* buffers ever abandoned: OWNER_ABANDONED */
 	uint64_t trims;     /* extents taken away */
 	/* 0 until there is one. */
 	alf_shared_position
 		bypassed; /* slots of the free ring before this position may be hollow: bypass.c */
+	uint64_t swept;   /* how many of the abandoned a sweep has placed: both counts only grow */
 	uint32_t free_many; /* those asleep on free_wait who wait for many at once sleep here */
 	uint32_t free_want; /* free buffers that one of those waits for, the least: wait_want() */
-	uint64_t inquired;  /* when who is dead may be asked again: recover_stuck() */
+	uint64_t inquired;  /* when who is dead may be asked again: stuck.c */
 };
 #define SHARED_OFFSET (4 * CACHE_LINE)
 #define SHARED_END (SHARED_OFFSET + sizeof(struct pool_shared))
@@ -224,7 +226,10 @@ struct queue_slot {
 	uint32_t on_death;
 	uint32_t dead_letter;      /* number of the queue for what nobody survives, 0 for none */
 	uint32_t max_redeliveries; /* after which it goes there; 0 for any number */
-	uint8_t pad[44];
+	uint32_t pad0;
+	uint64_t refused; /* buffers that found no room, or that no buffer was free for */
+	uint64_t dropped; /* buffers freed because the consumer that had got them died */
+	uint8_t pad1[24];
 	struct alf_queue queue;
 };
 _Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");
@@ -238,10 +243,17 @@ struct buffer {
 	uint32_t headroom; /* bytes before them */
 	uint32_t mark;     /* the user's */
 	uint32_t flow_hash;
-	uint32_t queue;       /* the queue it was last got from: its number, 0 for none yet */
-	uint64_t timestamp;   /* ns, the user's clock */
-	uint32_t redelivered; /* times it was put back because whoever had got it died */
-	uint32_t pad;
+	uint32_t queue;     /* the queue it was last got from: its number, 0 for none yet */
+	uint64_t timestamp; /* ns, the user's clock */
+	union {
+		uint64_t failures; /* both of: */
+		struct {
+			uint32_t redelivered; /* times it was put back: its consumer died, or
+						 returned it (requeue.h) */
+			uint32_t origin;      /* the queue from which it became a dead letter, 0 for
+						 none */
+		};
+	};
 	uint64_t since; /* CLOCK_MONOTONIC, ns, to some ms: when its holder allocated or got it */
 	uint64_t
 		handle; /* what names it now: handle_of(). The generation changes whenever it is freed */

@@ -8,7 +8,7 @@
  * any time, and if it dies is a dead member like any other.
  *
  * What a member leaves when it is killed                     who puts it right
- *     it reserved positions and did not publish them         recover_voids()
+ *     it reserved positions and did not publish them         ranges_bury()
  *     buffers in its hands or its cache: OWNED(dead)         sweep()
  *     buffers on their way into such positions               sweep_unreserve(), sweep()
  *     buffers it claimed and did not mark                    sweep()

@@ -4,23 +4,21 @@
  * leaves out the lines that begin with #), so every declaration stands once.
  *
  * Results: 0 or a count, or -errno. A function with wait in its name may sleep and is called with
- * the interpreter's lock released; deadlines are CLOCK_MONOTONIC in ns, INT64_MAX for
- * never, 0 for one attempt.
+ * the interpreter's lock released, between local_begin() and local_end() (local.h); deadlines are
+ * CLOCK_MONOTONIC in ns, INT64_MAX for never, 0 for one attempt.
  *
  * A pool is a number that shmpool_open() gave, | serial 16 | slot 6 |, so that one that was closed
  * does not name its successor; every number is checked: a wrong one is an error and never a crash.
  * Short calls take one 64-bit key, which the caller puts together:
  *
- *     | slot 6 | queue 10 | serial 16 | moved 1 | generation 7 | index 24 |
+ *     | slot 6 | queue 10 | serial 16 | 0 1 | generation 7 | index 24 |
  *
- * and give one 64-bit answer, -errno or | 0 | length 31 | moved 1 | generation 7 | index 24 |, where
- * moved says that the data does not start at the pool's head room. A bulk is an array of handles
- * | generation 32 | index 32 |, of which the queue functions take the pool and queue from the key.
- * Every thread is a member of its own, from its first call on.
+ * A buffer in hand is a handle | generation 32 | index 32 |; functions that take handles take the pool and the
+ * queue from the key. Every thread is a member of its own, from its first call on.
  *
  * A call without wait in its name never asks who is dead, nor looks at every buffer: after -EBUSY and -EINPROGRESS
- * the same call with wait in its name and deadline 0 does, and may succeed. One that waits
- * gives -EINTR after a signal and every 250 ms: run the handlers and call it again.
+ * the same call with wait in its name and deadline 0 does, and may succeed. One that waits gives -EINTR after a
+ * signal and now and then: run the handlers and call it again.
  */
 #ifndef SHMPOOL_H
 #define SHMPOOL_H
@@ -61,6 +59,8 @@ struct shmpool_queue_info {
 	uint32_t max_redeliveries;
 	uint64_t enqueued; /* positions reserved, and claimed, so far */
 	uint64_t dequeued;
+	uint64_t refused; /* buffers that it had no room for, or that no buffer was free for */
+	uint64_t dropped; /* buffers that were freed because their consumer died */
 };
 
 struct shmpool_stats {
@@ -70,6 +70,8 @@ struct shmpool_stats {
 	uint64_t queued;
 	uint64_t members;
 	uint64_t deaths;
+	uint64_t refused; /* of all queues */
+	uint64_t dropped;
 	uint64_t counters[14];
 };
 
@@ -120,6 +122,8 @@ int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g,
 /* path is what the file was opened by, "" for one that has none; NULL opens the pool to read it only. made is
  * nonzero for who has just made it. */
 int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made);
+/* What an open pool was made with: this process's own copy, which is checked. */
+int shmpool_geometry(int pool, struct shmpool_geometry *g);
 int shmpool_close_wait(int pool);
 /* Whoever has made the pool has closed it: read from a header that shmpool_check() has accepted. */
 int shmpool_left(const void *header);
@@ -141,41 +145,51 @@ int64_t shmpool_queue_count(uint64_t key);
 int64_t shmpool_queue_empty(uint64_t key);
 int shmpool_queue_release(int pool, int queue);
 
-/* One buffer. A new one has length 0, the pool's head room, and its user fields 0. */
-int64_t shmpool_alloc(uint64_t key);
-int64_t shmpool_free(uint64_t key);
-int64_t shmpool_put(uint64_t key);
-int64_t shmpool_get(uint64_t key);
-int64_t shmpool_length(uint64_t key);
-int64_t shmpool_set_length(uint64_t key, uint64_t length);
+/* Counts n buffers that were to go into a queue as refused. */
+int shmpool_refused(int pool, int queue, uint64_t n);
+
+/* Where a buffer's payload lies in its room. */
+struct shmpool_extent {
+	uint32_t headroom;
+	uint32_t length;
+};
+
+/* One buffer. */
+struct shmpool_taken {
+	uint64_t handle;
+	struct shmpool_extent extent;
+};
+/* 1, or a code. */
+int64_t shmpool_get_wait(uint64_t key, struct shmpool_taken *out, int64_t deadline);
 enum shmpool_field {
-	SHMPOOL_HEADROOM,
 	SHMPOOL_MARK,
 	SHMPOOL_FLOW_HASH,
 	SHMPOOL_TIMESTAMP,
 	SHMPOOL_QUEUE,
 	SHMPOOL_REDELIVERED,
-	SHMPOOL_GENERATION
+	SHMPOOL_GENERATION,
+	SHMPOOL_ORIGIN
 };
 int64_t shmpool_field(uint64_t key, int field);
 int64_t shmpool_set_field(uint64_t key, int field, uint64_t value);
-int64_t shmpool_alloc_wait(uint64_t key, int64_t deadline);
-int64_t shmpool_put_wait(uint64_t key, int64_t deadline);
-int64_t shmpool_get_wait(uint64_t key, int64_t deadline);
 
 /* Copy in. */
 struct shmpool_slice {
 	const char *data;
 	size_t length;
 };
+/* -EAGAIN if no free buffer is at hand: who waits looks for one everywhere. */
 int64_t shmpool_send(uint64_t key, const char *data, size_t length);
 /* How many were sent: fewer than n when the deadline came in between. */
 int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices, size_t n,
 			       int64_t deadline);
 
-/* Bulks. */
+/* Bulks. A new buffer has length 0, the pool's head room, and its user fields 0. */
+/* -EAGAIN if there are not n in the caller's local cache. */
+int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n);
 int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
 int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n);
+int64_t shmpool_put_many(uint64_t key, const uint64_t *handles, size_t n);
 int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline);
 int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n);
 int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
@@ -186,6 +200,27 @@ int64_t shmpool_set_column(uint64_t key, const uint64_t *handles, size_t n, size
 int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_t *out);
 int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, const uint32_t *from,
 			    size_t step);
+
+/* Buffers whose consumer failed: requeue.h. What finds no room is counted as refused. */
+int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline);
+/* 0; a code; or 1: as neither queue has room for it, *out is the caller's now. */
+int64_t shmpool_move(uint64_t key, uint32_t to, int reset, struct shmpool_taken *out);
+
+/* A buffer in a queue, of which the caller sees a copy: peek.c. */
+struct shmpool_peek {
+	uint64_t position; /* in the queue, from the first ever put on */
+	uint64_t timestamp;
+	uint32_t index;
+	uint32_t length;
+	uint32_t mark;
+	uint32_t flow_hash;
+	uint32_t redelivered;
+	uint32_t origin; /* the queue from which it became a dead letter, 0 for none */
+};
+/* Copies the oldest buffer of a queue at position or behind, and up to size of its bytes, without taking
+ * it. 1; 0 there is none now; -EBADF, -ENOENT, -EBADMSG. */
+int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *out, char *bytes,
+		 size_t size);
 
 /* Putting right what the dead left: recover.h. */
 int shmpool_recover_wait(int pool, struct shmpool_recovery *out);
