@@ -14,11 +14,6 @@
 #include "transfer.h"
 #include "wait.h"
 
-static struct pool_shared *shared(const struct qmempool *p)
-{
-	return segment_shared(&p->segment);
-}
-
 int qmempool_bind(struct qmempool *p, const struct segment *s)
 {
 	*p = (struct qmempool) {

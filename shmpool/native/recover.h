@@ -42,9 +42,6 @@ int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out);
  * it is worth trying again. */
 bool recover_stuck(struct qmempool *p, struct member *m);
 
-/* Whether it would ask now, or leave it because somebody has asked just now. */
-bool recover_due(const struct qmempool *p);
-
 /* Makes the caller, who holds the token and is no member yet, one where all slots are taken, in place of a dead
  * member. 0; -EUSERS if there is none that is finished with; -ENOMEM. */
 int recover_slot(struct qmempool *p, uint64_t token, struct member **out);

@@ -21,22 +21,12 @@ static uint64_t inquire_after(uint64_t wall, uint64_t rest, uint64_t fruitless)
 	return ((wall + rest) & ~(uint64_t)FRUITLESS) | fruitless;
 }
 
-static bool due(uint64_t inquired, uint64_t wall)
-{
-	return (inquired & ~(uint64_t)FRUITLESS) - wall - 1 >= REST_MOST_NS;
-}
-
-bool recover_due(const struct qmempool *p)
-{
-	return due(load_relaxed(&segment_shared(&p->segment)->inquired), (uint64_t)wait_wall());
-}
-
 bool recover_stuck(struct qmempool *p, struct member *m)
 {
 	struct shmpool_recovery out;
 	uint64_t *word = &segment_shared(&p->segment)->inquired, seen = load_relaxed(word);
 	uint64_t wall = (uint64_t)wait_wall(), claimed;
-	if (!due(seen, wall))
+	if ((seen & ~(uint64_t)FRUITLESS) - wall - 1 < REST_MOST_NS)
 		return false;
 	claimed = inquire_after(wall, REST_FIRST_NS, seen & FRUITLESS);
 	if (!cas_seq_cst(word, &seen, claimed)) /* decides who asks: pairs with itself */

@@ -296,29 +296,51 @@ static uint64_t key(uint32_t queue)
  * longer and longer. */
 static void asking(void)
 {
-	uint64_t held[CAPACITY], *word = &shared()->inquired;
+	uint64_t held[CAPACITY], handle, *word = &shared()->inquired;
 	take(held, CAPACITY);
 	store_relaxed(word, 0);
-	EQUAL(-EINPROGRESS, shmpool_alloc(key(0)));
+	EQUAL(-EAGAIN, qmempool_alloc(pool(), self(), &handle));
 	EQUAL(0, load_relaxed(word));
-	EQUAL(-EAGAIN, shmpool_alloc_wait(key(0), WAIT_NEVER));
-	uint64_t asked = load_relaxed(word);
-	CHECK(asked);
+	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER));
+	CHECK(load_relaxed(word));
 	for (uint64_t fruitless = 2; fruitless < 6; fruitless++) {
 		store_relaxed(word, load_relaxed(word) & 7);
 		CHECK(!recover_stuck(pool(), self()));
 		EQUAL(fruitless < 3 ? fruitless : 3, load_relaxed(word) & 7);
 		CHECK((int64_t)(load_relaxed(word) - (uint64_t)wait_wall()) <= 1000000000);
 	}
-	uint64_t far = (uint64_t)wait_wall() + 900000000;
-	store_relaxed(word, far);
-	CHECK(!recover_due(pool()));
-	EQUAL(-EAGAIN, shmpool_alloc(key(0)));
-	EQUAL(-EAGAIN, shmpool_alloc_wait(key(0), WAIT_NEVER));
-	EQUAL(far, load_relaxed(word));
-	store_relaxed(word, (uint64_t)wait_wall() + 3600000000000ull); /* the clock was set back */
-	CHECK(recover_due(pool()));
+	uint64_t soon = (uint64_t)wait_wall() + 900000000;
+	store_relaxed(word, soon);
+	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER));
+	EQUAL(soon, load_relaxed(word));
+	uint64_t set_back = (uint64_t)wait_wall() + 3600000000000ull;
+	store_relaxed(word, set_back);
+	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER));
+	CHECK(set_back != load_relaxed(word));
 	give(held, CAPACITY);
+}
+
+/* Behind a position that nobody publishes, short calls say so, and ask nobody either. */
+static void stuck(void)
+{
+	uint64_t held[RING], handle, *word = &shared()->inquired;
+	alf_position at;
+	take(held, RING);
+	EQUAL(0, alf_reserve(ring, &self()->op, 1, ALF_MULTI, &at));
+	alf_done(&self()->op, ALF_MULTI);
+	EQUAL(0, queue_put(pool(), self(), ring, held + 1, RING - 1));
+	store_relaxed(word, 0);
+	EQUAL(-EINPROGRESS, shmpool_put_many(key(1), held, 1));
+	int64_t got = -EAGAIN;
+	for (int i = 0; i < QUEUE_EMPTIES && got == -EAGAIN; i++)
+		got = shmpool_get_many(key(1), &handle, 1);
+	EQUAL(-EINPROGRESS, got);
+	EQUAL(0, load_relaxed(word));
+	EQUAL(-EAGAIN, shmpool_get_many_wait(key(1), &handle, 1, WAIT_NEVER));
+	CHECK(load_relaxed(word));
+	CHECK(alf_make_void(ring, at, alf_word(ring, at)));
+	give(held, 1);
+	drain();
 }
 
 /* Never is there more than one buffer free, and others wait for that: who waits for four gets them all the same, one
@@ -414,6 +436,7 @@ int main(void)
 	behind();
 	interrupted();
 	asking();
+	stuck();
 	turn();
 	corrupted();
 	return 0;
