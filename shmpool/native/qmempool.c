@@ -269,6 +269,26 @@ int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle)
 	return qmempool_free_slow(p, m, &handle, 1);
 }
 
+#define ENDED_TRIES 64
+
+/* Frees the slot of a thread that has ended, with its last buffer gone. seq_cst with the same two steps in reverse in
+ * member_end() (local.c), so that one of the two sees the other; the swap picks one. */
+static void release_ended(const struct qmempool *p, struct member *from)
+{
+	for (int i = 0; i < ENDED_TRIES; i++) {
+		uint32_t ended = 1;
+		if (load_seq_cst(&from->ended) != 1 || member_held(from) ||
+		    !cas_seq_cst(&from->ended, &ended, 2))
+			return;
+		if (member_held(from) == 0) {
+			member_release(&p->segment, from);
+			return;
+		}
+		/* The slot's next member has ended between the look and the swap, and is not finished. */
+		store_seq_cst(&from->ended, 1);
+	}
+}
+
 int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 {
 	struct buffer *b = qmempool_buffer(p, handle_index(handle));
@@ -287,12 +307,7 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 	store_relaxed(&b->owner, m->tag);
 	count_up(&m->counters[COUNT_ADOPT], 1);
 	add_seq_cst(&from->adopted, 1);
-	/* The last buffer of a thread that has ended: its slot is free. seq_cst with the same two steps
-	 * in reverse in member_end(), so that one of the two sees the other; the swap picks one. */
-	uint32_t ended = 1;
-	if (load_seq_cst(&from->ended) && member_held(from) == 0 &&
-	    cas_seq_cst(&from->ended, &ended, 2))
-		member_release(&p->segment, from);
+	release_ended(p, from);
 	return 0;
 }
 
