@@ -28,9 +28,9 @@ int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline)
 {
 	struct call c;
 	uint32_t to;
-	int error = open_key(key, &c);
+	int64_t end = wait_slice_end(deadline), error = open_key(key, &c);
 	if (!error)
-		error = requeue(c.p, c.m, handle, deadline, &to);
+		error = waits_on(requeue(c.p, c.m, handle, end, &to), end, deadline);
 	if (error == -ENOBUFS)
 		count_refused(c.p, to, 1);
 	return error;
