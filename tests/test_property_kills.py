@@ -242,10 +242,12 @@ class Kills(RuleBasedStateMachine):
         answer = None
         if self.busy("put", queue, worker):
             answer = shmpool.QueueBusy
-        elif len(self.queued[queue]) + len(data) > ROOM:
-            answer = shmpool.Full
         else:
-            self.queued[queue] += map(Packet, data)
+            room = ROOM - len(self.queued[queue])
+            fits = len(data) <= room
+            answer = None if fits else shmpool.Full
+            # Of send_many() go as many as there is room for, of put_many() all or none.
+            self.queued[queue] += map(Packet, data if fits else data[:room] if how else [])
         assert answer is self.tell(worker, what, queue, data)
 
     @rule(w=st.integers(0, WORKERS - 1), queue=names, n=st.integers(1, ROOM))
