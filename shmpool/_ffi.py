@@ -52,7 +52,10 @@ _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     errno.EMFILE: (errors.LimitReached, "no descriptor is left to this process (ulimit -n)"),
     errno.EFBIG: (errors.OutOfSharedMemory, "it is over this process's limit (ulimit -f)"),
     errno.EACCES: (errors.AccessDenied, "this process may not open its file for writing"),
-    errno.EROFS: (errors.AccessDenied, "it was opened to read it only"),
+    errno.EROFS: (
+        errors.AccessDenied,
+        "the pool was opened read-only; Pool.attach() without readonly=True opens it to change it",
+    ),
     errno.ENAMETOOLONG: (errors.InvalidArgument, "its path is too long"),
     errno.EDEADLK: (errors.AccessDenied, "another process keeps its file locked"),
     errno.ENOLCK: (

@@ -2,10 +2,11 @@
 """Pool: a pool of packet buffers that several processes share, opened in this one."""
 
 import contextlib
+import errno
 import weakref
 
 from . import errors
-from ._ffi import Native, check, ffi, lib
+from ._ffi import Native, check, fail, ffi, lib
 from .buffer import PoolBase
 from .burst import Burst
 from .files import checked_name, inode_of, replaced, unlink
@@ -19,8 +20,8 @@ from .options import (
     planned,
     single,
 )
-from .queue import AlfQueue, queue_name
-from .segment import ANONYMOUS, Segment
+from .queue import AlfQueue, queue_names, refuse_foreign
+from .segment import ANONYMOUS, Segment, user_id
 from .stats import (
     LIMIT_S,
     Audit,
@@ -60,6 +61,8 @@ class Pool(PoolBase):
         number = self._hot_open(segment, path, made)  # from here on the segment ends with the pool
         self._number = number
         self.name = segment.name
+        self.readonly: bool = segment.read_only
+        self._owner: int | None = None  # whose it had to be
         geometry = ffi.new("struct shmpool_geometry *")
         check(lib.shmpool_geometry(number, geometry), f"pool {segment.name!r}")
         self.buffer_size: int = geometry.stride
@@ -94,6 +97,7 @@ class Pool(PoolBase):
         exist_ok: bool = False,
         replace: bool = False,
         unlink_on_close: bool = False,
+        owner: str | int | None = None,
     ) -> "Pool":
         """Makes a pool and attaches to it.
 
@@ -112,6 +116,7 @@ class Pool(PoolBase):
         exist_ok          attaches to the pool of that name, if there is one with these options
         replace           takes the name from such a pool, in one step; who has that open goes on
         unlink_on_close   the name ends when this process closes the pool, or ends
+        owner             with exist_ok: whose pool it may be, as attach's
 
         With None for a name the pool has none: it is there in forked children, and in processes of
         multiprocessing that get this object as an argument, and its memory is not /dev/shm's.
@@ -123,6 +128,9 @@ class Pool(PoolBase):
             raise errors.InvalidArgument("a pool without a name has no other option of names")
         if exist_ok and replace:
             raise errors.InvalidArgument("exist_ok and replace exclude each other")
+        if owner is not None and not exist_ok:
+            raise errors.InvalidArgument("owner goes with exist_ok: a new pool is its creator's")
+        user = None if owner is None else user_id(owner)
         options = {
             "buffer_size": buffer_size,
             "capacity": capacity,
@@ -145,7 +153,7 @@ class Pool(PoolBase):
                 if not exist_ok:
                     raise
             with contextlib.suppress(errors.PoolNotFound):  # it went away in between
-                return cls.attach(name)._refuse_other(options, geometry)
+                return cls.attach(name, owner=user)._refuse_other(options, geometry)
         try:
             pool = cls._open(segment, made=True)
             if unlink_on_close:
@@ -165,18 +173,34 @@ class Pool(PoolBase):
         return self
 
     @classmethod
-    def attach(cls, name: str, *, timeout: float | None = 0) -> "Pool":
+    def attach(
+        cls,
+        name: str,
+        *,
+        readonly: bool = False,
+        owner: str | int | None = None,
+        timeout: float | None = 0,
+    ) -> "Pool":
         """Attaches to a pool, and waits up to timeout seconds until it is made (None: for ever).
 
-        PoolNotFound, SegmentInvalid, AccessDenied, LimitReached.
+        readonly  opens it to look at it and to copy out (peek): enough is the right to read its
+                  file. No byte of it is written, nobody becomes a member, and prune() does not
+                  take it for use. Every call that would change the pool is AccessDenied.
+        owner     the user, by name or uid, whose pool it must be: else AccessDenied, which says
+                  whose it is. Anybody can make a pool under a name that is free; without owner, a
+                  pool is attached to whoever has made it.
+
+        PoolNotFound, SegmentInvalid, AccessDenied, InvalidArgument, LimitReached.
         """
         checked_name(name, "pool")
-        return found_within(timeout, errors.PoolNotFound, lambda: cls._attach(name))
+        user = None if owner is None else user_id(owner)
+        return found_within(timeout, errors.PoolNotFound, lambda: cls._attach(name, readonly, user))
 
     @classmethod
-    def _attach(cls, name: str) -> "Pool":
+    def _attach(cls, name: str, readonly: bool, owner: int | None) -> "Pool":
         while True:
-            pool = cls._open(segment := Segment.attach(name))
+            pool = cls._open(segment := Segment.attach(name, bool(readonly), owner))
+            pool._owner = owner
             if segment.named():
                 return pool
             pool.close()  # somebody has removed it meanwhile
@@ -195,12 +219,12 @@ class Pool(PoolBase):
         unlink(checked_name(name, "pool"))
 
     def __repr__(self) -> str:
-        state = "closed " if self._segment is None else ""
+        state = "closed " if self._segment is None else "read-only " if self.readonly else ""
         return f"<shmpool.Pool {state}{self.name} of {self.capacity} x {self.buffer_size} bytes>"
 
-    def __reduce__(self) -> tuple[object, tuple[object]]:
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         if self.name != ANONYMOUS:
-            return _pool_by_name, (self.name,)
+            return _pool_by_name, (self.name, self.readonly, self._owner)
         from multiprocessing import context, reduction
 
         if context.get_spawning_popen() is None:
@@ -221,6 +245,10 @@ class Pool(PoolBase):
             raise errors.PoolReplaced(
                 f"pool {self.name!r} was replaced: the name now stands for another one"
             )
+
+    def _refuse_readonly(self) -> None:
+        if self.readonly:
+            fail(-errno.EROFS, f"pool {self.name!r}")
 
     def _opened(self) -> Segment:
         segment: Segment | None = self._segment
@@ -277,21 +305,10 @@ class Pool(PoolBase):
                 "allowed is a power of two from 2 to 65536"
             )
         letter = self.queue(dead_letter) if isinstance(dead_letter, str) else dead_letter
-        self._refuse_foreign(letter, f"dead_letter of queue {name!r}")
+        refuse_foreign(letter, self, f"dead_letter of queue {name!r}")
         policy = on_death_policy(name, on_death, producers, letter, max_redeliveries)
         code = lib.shmpool_queue_create(self._number, name.encode(), capacity, flags, *policy)
         return AlfQueue(self, check(code, f"queue {name!r}"))
-
-    def _refuse_foreign(self, queue: AlfQueue | None, what: str) -> None:
-        if queue is None:
-            return
-        if not isinstance(queue, AlfQueue):
-            raise TypeError(f"{what} is {queue!r}; it is an AlfQueue, the name of one, or None")
-        if not self._same(queue.pool):
-            raise errors.InvalidArgument(
-                f"{what} is {queue.name!r} of pool {queue.pool.name!r}; "
-                f"it must be a queue of pool {self.name!r}"
-            )
 
     def _same(self, other: "Pool") -> bool:
         """Whether both are openings of one segment."""
@@ -314,12 +331,7 @@ class Pool(PoolBase):
         return [AlfQueue(self, number) for number in self._queue_names()]
 
     def _queue_names(self) -> dict[int, str]:
-        info: Native = ffi.new("struct shmpool_queue_info *")
-        return {
-            number: queue_name(self.name, number, info)
-            for number in range(1, self.max_queues + 1)
-            if lib.shmpool_queue_info(self._number, number, info) == 0
-        }
+        return queue_names(self)
 
     # Looking.
 
@@ -365,16 +377,16 @@ class Pool(PoolBase):
         return recover(self._number)
 
 
-
-def _pool_by_name(name: str) -> Pool:
+def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -> Pool:
     """The pool of that name that this process has open, or attaches to: what a pickle becomes."""
     for pool in list(_open_pools):
         segment = pool._segment
-        if segment is not None and pool.name == name:
+        same = (pool.name, pool.readonly, pool._owner) == (name, readonly, owner)
+        if segment is not None and same:
             with contextlib.suppress(errors.PoolNotFound, errors.AccessDenied):
                 if inode_of(name) == segment.inode:
                     return pool
-    return Pool.attach(name)
+    return Pool.attach(name, readonly=readonly, owner=owner)
 
 
 def _pool_of_descriptor(passed: Native) -> Pool:

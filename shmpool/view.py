@@ -117,7 +117,7 @@ class View:
 
     def __init__(self, name: str) -> None:
         """PoolNotFound, SegmentInvalid, AccessDenied, LimitReached."""
-        segment = Segment.look(checked_name(name, "pool"))
+        segment = Segment.attach(checked_name(name, "pool"), read_only=True)
         self.name = name
         try:
             self._number = check(segment._enter(), f"pool {name!r}")
