@@ -185,6 +185,11 @@ class Segment(SegmentBase):
         return cls._of_file(name, file, read_only)
 
     @classmethod
+    def look(cls, name: str) -> "Segment":
+        """Maps the file read-only. As attach."""
+        return cls.attach(name, read_only=True)
+
+    @classmethod
     def _of_file(cls, name: str, file: SegmentBase, read_only: bool) -> "Segment":
         segment = None
         try:

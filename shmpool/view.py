@@ -117,7 +117,7 @@ class View:
 
     def __init__(self, name: str) -> None:
         """PoolNotFound, SegmentInvalid, AccessDenied, LimitReached."""
-        segment = Segment.attach(checked_name(name, "pool"), read_only=True)
+        segment = Segment.look(checked_name(name, "pool"))
         self.name = name
         try:
             self._number = check(segment._enter(), f"pool {name!r}")

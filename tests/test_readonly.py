@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pools that are attached read-only, and pools that must belong to somebody."""
 
+import errno
 import os
 import pickle
 import signal
@@ -13,6 +14,7 @@ import pytest
 from conftest import Child, MakePool, join
 
 import shmpool
+from shmpool._ffi import lib
 from shmpool.files import in_use, path_of
 from shmpool.protocol import GetHolders, GetMembers, GetStats, Peek, RunAudit
 from shmpool.registry import Registry
@@ -170,6 +172,15 @@ def test_what_it_is(filled: shmpool.Pool) -> None:
     with pytest.raises(shmpool.PoolClosed):
         pool.stats()
     pool.close()
+
+
+def test_refused_buffers_are_not_counted(filled: shmpool.Pool) -> None:
+    """The one call into C that changes a pool without a member."""
+    with shmpool.Pool.attach(filled.name, readonly=True) as pool:
+        number = pool.queue("work").number
+        assert -errno.EROFS == lib.shmpool_refused(pool._number, number, 1)
+        assert 0 == lib.shmpool_refused(filled._number, number, 1)
+        assert 1 == pool.stats().refused
 
 
 def test_pickled(filled: shmpool.Pool) -> None:
@@ -330,8 +341,6 @@ def test_prune_beside_it(pool_name: str, start: type[Child], own_pools: None) ->
 
 
 def fate(pool: shmpool.Pool, number: int) -> int:
-    from shmpool._ffi import lib
-
     return int(lib.shmpool_fate(pool._number, number))
 
 
