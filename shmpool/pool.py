@@ -2,15 +2,16 @@
 """Pool: a pool of packet buffers that several processes share, opened in this one."""
 
 import contextlib
-import errno
 import weakref
+from typing import NoReturn
 
 from . import errors
-from ._ffi import Native, check, fail, ffi, lib
+from ._ffi import Native, check, ffi, lib
 from .buffer import PoolBase
 from .burst import Burst
-from .files import checked_name, inode_of, replaced, unlink
+from .files import inode_of, replaced, unlink
 from .leaving import leave_at_the_end
+from .names import checked_name
 from .options import (
     at_least,
     differences,
@@ -21,6 +22,7 @@ from .options import (
     single,
 )
 from .queue import AlfQueue, queue_names, refuse_foreign
+from .refusals import refuse
 from .segment import ANONYMOUS, Segment, user_id
 from .stats import (
     LIMIT_S,
@@ -56,7 +58,7 @@ class Pool(PoolBase):
     """
 
     def __init__(self, segment: Segment, made: bool = False) -> None:
-        """Not to be called: Pool.create and Pool.attach are."""
+        """Call Pool.create or Pool.attach instead."""
         path = getattr(segment, "path", "")  # what is no segment is refused there
         number = self._hot_open(segment, path, made)  # from here on the segment ends with the pool
         self._number = number
@@ -99,24 +101,24 @@ class Pool(PoolBase):
         unlink_on_close: bool = False,
         owner: str | int | None = None,
     ) -> "Pool":
-        """Makes a pool and attaches to it.
+        """Creates a pool and attaches to it.
 
-        buffer_size       bytes of data room a buffer, rounded up to a cache line of 64
-        capacity          the most buffers it may ever hold, a power of two from 2 to 16,777,216
-        prealloc          buffers that exist from the start; more are made on demand, in extents of
+        buffer_size       bytes of data a buffer holds, rounded up to a cache line of 64
+        capacity          the most buffers it can grow to, a power of two from 2 to 16,777,216
+        prealloc          buffers that get their memory at once, the others on demand, in extents of
                           bulk x refill_multiplier, or 4 MiB if that is less. All that exist are
                           used in turn: of large ones, fewer stay warm in the processor's caches
-        cache_size        free buffers a member keeps to itself, a power of two from bulk on, or 0;
+        cache_size        free buffers that each thread caches, a power of two from bulk on, or 0;
                           default 512, or a quarter of a small capacity, or 2 MiB of large ones
         bulk              buffers moved at once between a cache and the shared queue, 16 to 64 [32]
         refill_multiplier bulks the pool grows by when it runs dry, 1 to 64 [4]
-        headroom          bytes before a new buffer's data
-        members, queues   the most there may be, up to 4095 [256] and 1023 [64]
-        mode, group       who may attach
+        headroom          bytes left free before a new buffer's data
+        members, queues   the most threads and queues it can have, up to 4095 [256] and 1023 [64]
+        mode, group       permission bits of the pool's file, for example 0o660, and its group
         exist_ok          attaches to the pool of that name, if there is one with these options
         replace           takes the name from such a pool, in one step; who has that open goes on
         unlink_on_close   the name ends when this process closes the pool, or ends
-        owner             with exist_ok: whose pool it may be, as attach's
+        owner             with exist_ok: the user who must own the pool that exists
 
         With None for a name the pool has none: it is there in forked children, and in processes of
         multiprocessing that get this object as an argument, and its memory is not /dev/shm's.
@@ -183,12 +185,11 @@ class Pool(PoolBase):
     ) -> "Pool":
         """Attaches to a pool, and waits up to timeout seconds until it is made (None: for ever).
 
-        readonly  opens it to look at it and to copy out (peek): enough is the right to read its
-                  file. No byte of it is written, nobody becomes a member, and prune() does not
-                  take it for use. Every call that would change the pool is AccessDenied.
-        owner     the user, by name or uid, whose pool it must be: else AccessDenied, which says
-                  whose it is. Anybody can make a pool under a name that is free; without owner, a
-                  pool is attached to whoever has made it.
+        readonly  to read it and to copy out (peek), which takes the permission to read its file.
+                  It writes no byte, makes no thread a member, and does not keep the pool from
+                  prune(). Every call that would change the pool is AccessDenied.
+        owner     the user, by name or uid, who must own the pool; if another does, AccessDenied
+                  names that user. Anybody can create a pool under a name that is free.
 
         PoolNotFound, SegmentInvalid, AccessDenied, InvalidArgument, LimitReached.
         """
@@ -215,7 +216,7 @@ class Pool(PoolBase):
 
     @staticmethod
     def unlink(name: str) -> None:
-        """Removes the pool's name. Who has it open goes on; the memory goes with the last."""
+        """Removes the pool's name. Processes that have it open keep it until the last closes it."""
         unlink(checked_name(name, "pool"))
 
     def __repr__(self) -> str:
@@ -246,15 +247,14 @@ class Pool(PoolBase):
                 f"pool {self.name!r} was replaced: the name now stands for another one"
             )
 
-    def _refuse_readonly(self) -> None:
-        if self.readonly:
-            fail(-errno.EROFS, f"pool {self.name!r}")
-
     def _opened(self) -> Segment:
         segment: Segment | None = self._segment
         if segment is None:
             raise errors.PoolClosed(f"pool {self.name!r} is closed")
         return segment
+
+    def _fail(self, code: int) -> NoReturn:
+        refuse(self, code)
 
     # Buffers. alloc is in hot/, and so is the end of the pool.
 
@@ -285,14 +285,14 @@ class Pool(PoolBase):
         dead_letter: AlfQueue | str | None = None,
         max_redeliveries: int = 0,
     ) -> AlfQueue:
-        """Makes a queue in the pool's segment.
+        """Creates a queue in the pool.
 
         capacity is a power of two from 2 to 65,536; producers and consumers are "single" or
-        "multi". on_death says what becomes of the buffers that a consumer had got from this queue
-        and neither freed nor put on when it died: "free", "requeue" (they go to its end again,
-        with redelivered counted), or "dead-letter" (they go to the queue dead_letter). With
-        "requeue", a buffer that was redelivered max_redeliveries times goes to dead_letter too,
-        if there is one (0: never). Queues that get such buffers have producers="multi".
+        "multi". on_death says what happens to buffers that a consumer had taken from this queue
+        when it died: "free", "requeue" (they are put at its end again, with redelivered
+        counted), or "dead-letter" (they are put into the queue dead_letter). With "requeue", a
+        buffer that was redelivered max_redeliveries times goes to dead_letter too, if there is
+        one (0: never). Queues that get such buffers have producers="multi".
         QueueExists, InvalidArgument, LimitReached, OutOfSharedMemory.
         """
         self._opened()
@@ -308,7 +308,7 @@ class Pool(PoolBase):
         refuse_foreign(letter, self, f"dead_letter of queue {name!r}")
         policy = on_death_policy(name, on_death, producers, letter, max_redeliveries)
         code = lib.shmpool_queue_create(self._number, name.encode(), capacity, flags, *policy)
-        return AlfQueue(self, check(code, f"queue {name!r}"))
+        return AlfQueue(self, code if code > 0 else refuse(self, code, f"queue {name!r}"))
 
     def _same(self, other: "Pool") -> bool:
         """Whether both are openings of one segment."""
@@ -346,12 +346,15 @@ class Pool(PoolBase):
         return read_members(self._number, self._slots)
 
     def audit(self, limit: float | None = LIMIT_S) -> Audit:
-        """Counts every buffer two ways, while everything runs; in limit s of processor time."""
+        """Checks by two independent counts that no buffer is lost or counted twice.
+
+        limit is in seconds of processor time: what is not counted then is said.
+        """
         return self._counting(self._queue_names()).run(limit).audit()
 
     def holders(self, limit: float | None = LIMIT_S) -> list[Holder]:
-        """The members that have buffers in hand: who, how many, and for how long the oldest.
-        LimitReached if limit, as of audit(), is not enough."""
+        """The threads that hold buffers: how many, and for how long the oldest. LimitReached if
+        limit, as of audit(), is not enough."""
         return self._counting({}).run(limit).holders()
 
     def _counting(self, queues: dict[int, str]) -> Counting:
@@ -359,10 +362,10 @@ class Pool(PoolBase):
         return Counting(self._number, self.capacity, self._slots, queues)
 
     def trim(self, keep: int = 0) -> int:
-        """Gives the memory of buffers that nobody uses back to the kernel: how many bytes.
+        """Returns the memory of free buffers to the system, keeping keep of them: how many bytes.
 
-        At least keep buffers stay free, and what was preallocated stays. The pool grows again when
-        it has to. Others' local caches are emptied; everybody goes on meanwhile.
+        What was preallocated stays, and the pool grows again when it has to. Other threads' caches
+        are emptied; everybody goes on meanwhile.
         """
         self._opened()
         keep = at_least(keep, 0, "keep")
@@ -371,8 +374,7 @@ class Pool(PoolBase):
     def recover(self) -> Recovery:
         """Recovers dead members; nobody else stops meanwhile. Any number may at the same time.
 
-        Members that wait do so themselves; the daemon does at once.
-        """
+        Members that wait do so themselves; the daemon does at once."""
         self._opened()
         return recover(self._number)
 

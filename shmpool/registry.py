@@ -152,7 +152,7 @@ class Registry:
             case Prune(age):
                 return Pruned(*survey(age=age))
             case Watch():
-                raise errors.RequestRefused("a watch needs a connection to notify")
+                raise errors.RequestRefused("watch needs a daemon: it sends notifications")
             case _:
                 assert_never(request)
 
@@ -214,7 +214,9 @@ def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]
     try:
         mode = int(options.mode, 8)
     except ValueError:
-        raise errors.InvalidArgument(f"mode is {options.mode!r}; it is octal") from None
+        raise errors.InvalidArgument(
+            f'mode is {options.mode!r}; it must be octal, for example "0660"'
+        ) from None
     pool = Pool.create(
         name,
         buffer_size=options.buffer_size,

@@ -37,13 +37,13 @@ LIMIT_S = 0.5  # of processor time: such a walk, unless another limit is given
 
 @dataclass(frozen=True)
 class Stats:
-    """One look at a pool, in buffers; not one instant if others are at work."""
+    """A pool's statistics, in buffers; not of one instant while others work."""
 
     capacity: int
     created: int  # exist so far
     free: int  # in the shared queue
     cached: int  # free, in members' local caches
-    held: int  # in members' hands
+    held: int  # owned by members
     queued: int  # in named queues
     members: int
     deaths: int  # members recovered so far
@@ -64,8 +64,8 @@ class Member:
     tid: int
     attached_ns: int  # CLOCK_MONOTONIC
     cached: int
-    held: int  # in hand, the local cache not counted
-    operation: str | None  # what it is in the middle of: "enqueue", "dequeue"
+    held: int  # owned, its local cache not counted
+    operation: str | None  # unfinished: "enqueue", "dequeue"
     dead: bool  # that is known, and not all it left is put right yet
     counters: dict[str, int]
 
@@ -91,19 +91,19 @@ class Audit:
 
 @dataclass(frozen=True)
 class Holder:
-    """A member that has buffers in hand."""
+    """A member that holds buffers."""
 
     member: int
     pid: int
     tid: int
     state: str  # "alive", "stopped" (known in its own PID namespace), "dead", "unknown"
     buffers: int
-    oldest_s: float | None  # how long it has had the first of them; None if it was never said
+    oldest_s: float | None  # how long it has held the first of them; None if not known
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What Pool.recover put right."""
+    """What Pool.recover recovered."""
 
     members: int  # dead ones whose slots are free now
     buffers: int  # taken from the dead, those requeued and dead-lettered included

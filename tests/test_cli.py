@@ -268,7 +268,7 @@ def test_doctor(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> No
     findings = json.loads(shmpool_command("doctor", "--json").stdout)
     subjects = {finding["subject"]: finding for finding in findings}
     for subject in ("size of /dev/shm", "free in /dev/shm", "permission to /dev/shm", "open files",
-                    "pidfd_open", "wipe on fork", "pools", "daemon"):  # fmt: skip
+                    "open file description locks", "wipe on fork", "pools", "daemon"):  # fmt: skip
         assert subjects[subject]["found"]
     assert "shmpool daemon" in subjects["daemon"]["advice"]
     Path(f"/dev/shm/shmpool.{pool_name}").write_bytes(b"x" * 8192)

@@ -195,7 +195,7 @@ def test_more_than_is_free_in_shared_memory(tmp_path: Path, run: Callable[..., s
     )
     assert "2 shmpool: pool one created" in said
     assert f"shmpool: {config}, line 8: pools.two.prealloc = 8192: " in said
-    assert "and headers; /dev/shm has" in said
+    assert "prealloc 8192 x buffer_size 4096; /dev/shm has" in said
     assert said.endswith("\n[]\n")
 
 

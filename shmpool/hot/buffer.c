@@ -66,9 +66,11 @@ int hot_buffer_usable(struct buffer_object *self, const char *what)
 
 void hot_buffer_in_use(const struct buffer_object *self, const char *what)
 {
-	hot_fail(-ETXTBSY, "%s: buffer %u still has %u exported view%s", what,
-		 hot_buffer_index(self), self->exports,
-		 self->exports == 1 ? "" : "s (memoryviews, numpy arrays)");
+	const char *done = *what == 'f' ? "freed" : *what == 'p' ? "put" : "moved";
+	const char *rest = self->exports == 1 ? " or numpy array of it is alive; delete it" :
+						"s or numpy arrays of it are alive; delete them";
+	hot_fail(-ETXTBSY, "buffer %u cannot be %s: %u memoryview%s first (del img)",
+		 hot_buffer_index(self), done, self->exports, rest);
 }
 
 int hot_buffer_movable(struct buffer_object *self, const char *what)
@@ -172,7 +174,8 @@ static PyObject *buffer_free(PyObject *object, PyObject *unused)
 static PyObject *buffer_reduce(PyObject *object, PyObject *unused)
 {
 	(void)unused;
-	return PyErr_Format(PyExc_TypeError, "%R cannot be pickled: put it into a queue", object);
+	return PyErr_Format(PyExc_TypeError, "%R cannot be pickled: pass it by queue.put()",
+			    object);
 }
 
 static PyObject *buffer_enter(PyObject *object, PyObject *unused)

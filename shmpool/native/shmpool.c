@@ -16,6 +16,8 @@
 #include "recovery.h"
 #include "slab.h"
 #include "token.h"
+
+#define TEND_NS 100000000 /* between two times that a busy process looks for dead members */
 #include "trim.h"
 
 int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size)
@@ -228,6 +230,18 @@ int shmpool_recover_wait(int pool, struct shmpool_recovery *out)
 		return error;
 	error = recover(c.p, c.m, out);
 	return (int)local_read((uint32_t)pool, error);
+}
+
+int shmpool_tend_wait(uint64_t key)
+{
+	struct call c;
+	int error = open_key(key, &c);
+	if (error)
+		return error;
+	recover_idle(c.p, c.m);
+	store_relaxed(&c.p->tend_ns, (uint64_t)wait_now() + TEND_NS);
+	store_relaxed(&c.p->tend_due, 0);
+	return 0;
 }
 
 int64_t shmpool_trim_wait(int pool, uint64_t keep)

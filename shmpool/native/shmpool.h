@@ -225,6 +225,8 @@ int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *ou
 
 /* Putting right what the dead left: recover.h. */
 int shmpool_recover_wait(int pool, struct shmpool_recovery *out);
+/* What a member that waits does now and then: asks whether somebody is dead, and recovers. 0, or -errno. */
+int shmpool_tend_wait(uint64_t key);
 /* 0 alive, 1 suspended, 2 dead, 3 not known now; -ENOENT no such member. */
 int shmpool_fate(int pool, uint32_t member);
 
