@@ -73,7 +73,10 @@ _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
         "it is larger than this process may make files; ulimit -f unlimited",
     ),
     errno.EACCES: (errors.AccessDenied, "this process may not open its file for writing"),
-    errno.EROFS: (errors.AccessDenied, "it was opened read-only"),
+    errno.EROFS: (
+        errors.AccessDenied,
+        "the pool was opened read-only; attach to it without readonly=True to change it",
+    ),
     errno.ENAMETOOLONG: (errors.InvalidArgument, "its path is too long"),
     errno.EDEADLK: (errors.AccessDenied, "another process keeps its file locked"),
     errno.ENOLCK: (

@@ -17,7 +17,9 @@ int shmpool_refused(int pool, int queue, uint64_t n)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
+	if (!p->segment.writes)
+		return -EROFS;
 	if (!queue_ring(p, (uint32_t)queue))
 		return -ENOENT;
 	count_refused(p, (uint32_t)queue, n);
@@ -85,10 +87,10 @@ int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *ou
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
 	if (!r)
-		return -ENOENT;
+		return (int)local_read((uint32_t)pool, -ENOENT);
 	alf_position at = load_acquire(&r->q->cons);  /* [CONS] */
 	alf_position end = load_acquire(&r->q->prod); /* [PROD] */
 	alf_position wanted = (alf_position)(position + alf_capacity(r));
@@ -96,6 +98,6 @@ int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *ou
 		at = wanted;
 	for (uint64_t n = (alf_position)(end - at); n && n <= r->mask + 1; n--, at++)
 		if (copy_out(p, r, at, out, bytes, size))
-			return 1;
-	return 0;
+			return (int)local_read((uint32_t)pool, 1);
+	return (int)local_read((uint32_t)pool, 0);
 }
