@@ -43,6 +43,7 @@ sweep: build/kill_points
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.storm --kills 100000 --seed 7 $(ARGS)
 	$(BIN)/python -m tests.storm --kills 20000 --seed 8 --nobody-recovers $(ARGS)
+	$(BIN)/python -m tests.storm_namespaces --kills 1000 --seed 9
 
 relacy: $(VENV)/.dev
 	RELACY_INTERLEAVINGS=20000000 $(BIN)/python -m pytest -n auto tests/test_relacy.py $(ARGS)

@@ -30,6 +30,7 @@ C_ORDER = [
     "transfer.h",
     "queue.h",
     "recover.h",
+    "cover.h",
     "recovery.h",
     "trim.h",
     "audit.h",

@@ -38,8 +38,10 @@ struct segment_header {
 	uint64_t
 		layout_hash; /* of every size and offset below: another build of the same version */
 	uint64_t initialised; /* LAYOUT_MAGIC, written last: everything else is in place */
+	uint64_t pad1[2];
 	uint64_t creator_pid; /* in its own PID namespace: for people, nothing is decided by it */
-	uint64_t created_ns;  /* CLOCK_REALTIME */
+	uint64_t pad2;
+	uint64_t created_ns; /* CLOCK_REALTIME */
 
 	/* Geometry, as validated at creation. */
 	uint64_t buffer_size; /* bytes of data room, a multiple of the cache line */
@@ -109,12 +111,12 @@ struct member {
 	uint64_t cleared;     /* nonzero: the tag has been raised since its last member died */
 	uint64_t attached_ns; /* CLOCK_MONOTONIC */
 	uint64_t adopted;     /* buffers that other threads of its process took over from it */
-	uint32_t ended;   /* nonzero: the thread is gone, others of its process have its buffers */
+	uint32_t ended; /* nonzero: the thread is gone, others of its process have its buffers */
+	uint32_t tid;
 	uint32_t barrier; /* nonzero: its process is registered for membarrier(2), so that its cache
 			     can be emptied from outside */
-	/* For people, nothing is decided by these: process.h. */
+	/* For people, as tid: nothing is decided by these (process.h). */
 	uint32_t pid;
-	uint32_t tid;
 	uint32_t start;
 	uint32_t pid_namespace;
 	uint32_t pad0[2];
@@ -191,12 +193,12 @@ struct pool_shared {
 	uint32_t free_wait; /* members asleep until a buffer is free */
 	uint32_t left;   /* nonzero: whoever made the pool has closed it, and left it on purpose */
 	uint64_t tokens; /* the newest token's number: token.h */
-	uint64_t abandoned; /* buffers ever abandoned (OWNER_ABANDONED), and how many of them */
-	uint64_t swept;     /* a sweep has placed: both only grow */
+	uint64_t abandoned; /* buffers ever abandoned: OWNER_ABANDONED */
 	uint64_t trims;     /* extents taken away */
 	/* 0 until there is one. */
 	alf_shared_position
 		bypassed; /* slots of the free ring before this position may be hollow: bypass.c */
+	uint64_t swept;   /* how many of the abandoned a sweep has placed: both counts only grow */
 	uint64_t
 		inquire_ns; /* CLOCK_MONOTONIC: before, nobody idle asks again who is dead: recover.c */
 	uint64_t pad0;

@@ -74,7 +74,7 @@ static void recover_thieves(struct recovery *r)
 
 void recovery_look(struct recovery *r)
 {
-	r->lives = 0;
+	cover_clear(&r->live);
 	for (uint32_t i = 0; i < r->p->segment.members; i++) {
 		const struct member *m = segment_member(&r->p->segment, i);
 		uint64_t op = load_acquire(&m->op);             /* [OP] */
@@ -83,8 +83,9 @@ void recovery_look(struct recovery *r)
 		 * the slot's next member the dead one. A slot that is being cleared has nothing else. */
 		if (op && !(r->dead_at[i] && r->dead[r->dead_at[i] - 1].identity == identity) &&
 		    !member_clearing(identity))
-			r->live_op[r->lives++] = op;
+			cover_add(&r->live, op);
 	}
+	cover_sort(&r->live);
 }
 
 const struct alf_ring *recovery_ring(struct recovery *r, uint32_t queue)
@@ -93,82 +94,6 @@ const struct alf_ring *recovery_ring(struct recovery *r, uint32_t queue)
 	if (!ring && queue_exists(r->p, queue))
 		r->no_memory = true;
 	return ring;
-}
-
-/* A bulk is published from its end on: if its first position is published, all of it is. Of a range that is
- * certainly one producer's, only the last bulk can be unfinished. */
-static void add_range(struct recovery *r, struct dead_range range)
-{
-	if (range.n > alf_capacity(range.ring))
-		return; /* somebody scribbled over it */
-	if (range.certain)
-		for (; range.n; range.from++, range.n--) {
-			enum alf_at at =
-				alf_at(range.ring, range.from, alf_word(range.ring, range.from));
-			if (at == ALF_AT_UNPUBLISHED)
-				break;
-		}
-	if (range.n)
-		r->range[r->ranges++] = range;
-}
-
-/* Which positions the dead may have reserved: what their op records cover of what is reserved at all,
- * and in a queue with a single producer all that is left of a dead one's. */
-static void recover_ranges(struct recovery *r)
-{
-	const struct segment *s = &r->p->segment;
-	for (uint32_t i = 0; i < r->deaths; i++) {
-		struct dead *d = &r->dead[i];
-		enum alf_op_kind kind = alf_op_kind(d->op);
-		if (kind != ALF_OP_ENQUEUE && kind != ALF_OP_PUBLISH)
-			continue;
-		const struct alf_ring *ring = recovery_ring(r, alf_op_queue(d->op));
-		if (!ring)
-			continue;
-		alf_position prod = load_acquire(&ring->q->prod); /* [PROD] */
-		uint64_t ago = alf_op_offset(d->op, prod), n = alf_op_count(d->op);
-		add_range(r, (struct dead_range) { .ring = ring,
-						   .from = (alf_position)(prod - ago),
-						   .n = n < ago ? n : ago,
-						   .by = d,
-						   .certain = kind == ALF_OP_PUBLISH });
-	}
-	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
-		const struct alf_ring *ring = recovery_ring(r, i);
-		if (!ring || !(ring->flags & ALF_SINGLE_PRODUCER))
-			continue;
-		alf_position cons = load_acquire(&ring->q->cons);     /* [CONS] */
-		alf_position n = load_acquire(&ring->q->prod) - cons; /* [PROD] */
-		/* After prod: who has the role still had it then. Pairs with take_role(). */
-		struct dead *d = recovery_dead(r, load_acquire(&ring->q->producer));
-		if (d)
-			add_range(r, (struct dead_range) { .ring = ring,
-							   .from = cons,
-							   .n = n,
-							   .by = d,
-							   .certain = true });
-	}
-}
-
-/* Makes void what nobody will publish, once the buffers that were on their way there are known. */
-static void recover_voids(struct recovery *r)
-{
-	for (uint32_t i = 0; i < r->ranges; i++) {
-		struct dead_range *range = &r->range[i];
-		for (uint64_t k = 0; k < range->n && !range->postponed; k++) {
-			alf_position at = (alf_position)(range->from + k);
-			uint64_t word = alf_word(range->ring, at);
-			if (alf_at(range->ring, at, word) != ALF_AT_UNPUBLISHED)
-				continue;
-			if (!range->certain)
-				recovery_look(r);
-			if (!range->certain &&
-			    recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, at))
-				range->by->postponed = true;
-			else
-				alf_make_void(range->ring, at, word);
-		}
-	}
 }
 
 /* Extents and queues that a dead member was making: nobody has seen anything of them yet. */
@@ -192,7 +117,7 @@ static void recover_makers(struct recovery *r)
 }
 
 /* The single sides of queues that the dead had, of those too that are not finished with: it may be a
- * successor that makes room for what waits. After the sweep and recover_voids(), which find by these
+ * successor that makes room for what waits. After the sweep and ranges_bury(), which find by these
  * roles what is unfinished there. */
 static void recover_roles(struct recovery *r)
 {
@@ -262,9 +187,9 @@ static bool pass(struct recovery *r)
 	if (!r->deaths && swept == abandoned)
 		return false;
 	recover_thieves(r);
-	recover_ranges(r);
+	ranges_collect(r);
 	sweep_unreserve(r);
-	recover_voids(r);
+	ranges_bury(r);
 	r->left = false; /* what was abandoned until here is swept for */
 	sweep(r);
 	/* Whoever abandoned what is left here may be suspended before it counts that. */
@@ -286,11 +211,13 @@ static int begin(struct recovery *r)
 	memset(r->out, 0, sizeof(*r->out));
 	r->dead = calloc(members, sizeof(*r->dead));
 	r->dead_at = calloc(members, sizeof(*r->dead_at));
-	r->live_op = calloc(members, sizeof(*r->live_op));
+	r->live.interval = calloc(2 * (size_t)members, sizeof(*r->live.interval));
+	r->base = calloc(queues, sizeof(*r->base));
 	r->range = calloc(members + queues, sizeof(*r->range));
 	r->cons = calloc(queues, sizeof(*r->cons));
 	r->consumer = calloc(queues, sizeof(*r->consumer));
-	bool all = r->dead && r->dead_at && r->live_op && r->range && r->cons && r->consumer;
+	bool all = r->dead && r->dead_at && r->live.interval && r->range && r->base && r->cons &&
+		   r->consumer;
 	return all ? 0 : -ENOMEM;
 }
 
@@ -298,7 +225,8 @@ static void end(struct recovery *r)
 {
 	free(r->dead);
 	free(r->dead_at);
-	free(r->live_op);
+	free(r->live.interval);
+	free(r->base);
 	free(r->range);
 	free(r->cons);
 	free(r->consumer);

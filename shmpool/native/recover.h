@@ -8,7 +8,7 @@
  * any time, and if it dies is a dead member like any other.
  *
  * What a member leaves when it is killed                     who puts it right
- *     it reserved positions and did not publish them         recover_voids()
+ *     it reserved positions and did not publish them         ranges_bury()
  *     buffers in its hands or its cache: OWNED(dead)         sweep()
  *     buffers on their way into such positions               sweep_unreserve(), sweep()
  *     buffers it claimed and did not mark                    sweep()
@@ -43,7 +43,7 @@ bool recover_stuck(struct qmempool *p, struct member *m);
 /* The same for a member that has slept for a slice: as long as somebody waits, a dead member is recovered and an
  * abandoned buffer placed within about a slice. At most once every RECOVER_IDLE_NS in the whole pool, and
  * less often where there are so many members that asking takes long. */
-#define RECOVER_IDLE_NS 100000000
+#define RECOVER_IDLE_NS 50000000
 bool recover_idle(struct qmempool *p, struct member *m);
 
 /* Makes the caller, who holds the token and is no member yet, one where all slots are taken, in place of a dead

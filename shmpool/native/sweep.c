@@ -23,6 +23,7 @@
 #include "transfer.h"
 #include "wait.h"
 
+#define CANDIDATES 64 /* buffers of which one look at what live members do decides */
 #define DECISIONS 100 /* about one buffer, each overtaken by another recoverer's */
 
 /* Whoever is dead and may have claimed the position is not finished with yet. */
@@ -35,36 +36,6 @@ static void postpone_claimant(struct recovery *r, const struct alf_ring *ring,
 	for (uint32_t i = 0; i < r->deaths; i++)
 		if (alf_op_covers(r->dead[i].op, ALF_OP_DEQUEUE, ring->id, position))
 			r->dead[i].postponed = true;
-}
-
-/* Whether the buffer that reads TRANSIT to a position is one that a dead producer had not published. An
- * owner word has only the low bits of the position; the range has them all. */
-static bool in_dead_range(struct recovery *r, struct dead_range *range, uint64_t low)
-{
-	int64_t offset = owner_behind(low, range->from);
-	if (offset < 0 || offset >= (int64_t)range->n)
-		return false;
-	alf_position position = (alf_position)(range->from + (uint64_t)offset);
-	uint64_t word = alf_word(range->ring, position);
-	switch (alf_at(range->ring, position, word)) {
-	case ALF_AT_VOID:
-		return true;
-	case ALF_AT_LATER:
-		return false;
-	case ALF_AT_VALUE: /* of a bulk that is not whole: nobody can have come past its first */
-		if (range->certain)
-			alf_make_void(range->ring, position, word);
-		return range->certain;
-	case ALF_AT_UNPUBLISHED:
-		break;
-	}
-	if (range->certain)
-		return true;
-	recovery_look(r);
-	if (!recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, position))
-		return alf_word(range->ring, position) == word;
-	range->postponed = range->by->postponed = true;
-	return false;
 }
 
 /* Whether nobody alive can have claimed the position, which lies behind cons. */
@@ -219,51 +190,107 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 	}
 }
 
-/* A buffer on its way into a position that is about to become void waits for the sweep. */
-static void unreserve_one(struct recovery *r, uint32_t index)
+/* Buffers on their way into positions of which it must be learnt whether a live member has them. */
+struct candidates {
+	struct {
+		struct dead_range *range;
+		uint64_t owner, word;
+		alf_position position;
+		uint32_t index;
+	} of[CANDIDATES];
+	uint32_t n;
+};
+
+/* Anybody's who sweeps, not the dead producer's: that one may be finished with by another recoverer, and the
+ * position a later one's. */
+static void unreserve(struct recovery *r, uint32_t index, uint64_t owner)
 {
-	struct buffer *b = qmempool_buffer(r->p, index);
-	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
-	if (!(owner & OWNER_TRANSIT))
-		return;
-	for (uint32_t i = 0; i < r->ranges; i++) {
-		struct dead_range *range = &r->range[i];
-		if (range->ring->id != owner_queue(owner) ||
-		    !in_dead_range(r, range, owner_position(owner)))
-			continue;
-		/* Anybody's who sweeps, not range->by's: that one may be finished with by another
-		 * recoverer, and the position a later dead one's. */
-		abandon(r, b, owner, 0); /* [OWNER] */
-		return;
-	}
+	abandon(r, qmempool_buffer(r->p, index), owner, 0); /* [OWNER] */
 }
 
-static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct freed *freed)
+/* One look for all of them, after their slots were read. */
+static void unreserve_candidates(struct recovery *r, struct candidates *c)
+{
+	if (c->n)
+		recovery_look(r);
+	for (uint32_t i = 0; i < c->n; i++) {
+		struct dead_range *range = c->of[i].range;
+		if (recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, c->of[i].position))
+			range->postponed = range->by->postponed = true;
+		else if (alf_word(range->ring, c->of[i].position) == c->of[i].word)
+			unreserve(r, c->of[i].index, c->of[i].owner);
+	}
+	c->n = 0;
+}
+
+/* A buffer on its way into a position that is about to become a tombstone is abandoned. */
+static void unreserve_one(struct recovery *r, uint32_t index, struct candidates *c)
+{
+	uint64_t owner = load_acquire(&qmempool_buffer(r->p, index)->owner); /* [OWNER] */
+	alf_position position;
+	if (!(owner & OWNER_TRANSIT))
+		return;
+	struct dead_range *range =
+		ranges_find(r, owner_queue(owner), owner_position(owner), &position);
+	if (!range)
+		return;
+	uint64_t word = alf_word(range->ring, position);
+	switch (alf_at(range->ring, position, word)) {
+	case ALF_AT_LATER:
+		return;
+	case ALF_AT_VALUE: /* of a bulk that is not whole: nobody can have come past its first */
+		if (!range->certain)
+			return;
+		alf_make_void(range->ring, position, word);
+		break;
+	case ALF_AT_VOID:
+		break;
+	case ALF_AT_UNPUBLISHED:
+		if (range->certain)
+			break;
+		c->of[c->n].range = range;
+		c->of[c->n].owner = owner;
+		c->of[c->n].word = word;
+		c->of[c->n].position = position;
+		c->of[c->n++].index = index;
+		if (c->n == CANDIDATES)
+			unreserve_candidates(r, c);
+		return;
+	}
+	unreserve(r, index, owner);
+}
+
+static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct freed *freed,
+		      struct candidates *c)
 {
 	for (uint64_t i = first; i < first + n; i++)
 		if (freed)
 			sweep_one(r, (uint32_t)i, freed);
 		else
-			unreserve_one(r, (uint32_t)i);
+			unreserve_one(r, (uint32_t)i, c);
 }
 
 /* Every buffer that exists. */
-static void sweep_all(struct recovery *r, struct freed *freed)
+static void sweep_all(struct recovery *r, struct freed *freed, struct candidates *c)
 {
 	const struct segment *s = &r->p->segment;
 	uint64_t prealloc = (uint64_t)s->geometry.prealloc, each = s->geometry.extent_buffers;
-	sweep_run(r, 0, prealloc, freed);
+	sweep_run(r, 0, prealloc, freed, c);
 	for (uint64_t i = 0; i < s->extents; i++) {
 		uint64_t first = prealloc + i * each, left = r->p->capacity - first;
 		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) /* [EXTENT] */
-			sweep_run(r, first, left < each ? left : each, freed);
+			sweep_run(r, first, left < each ? left : each, freed, c);
 	}
 }
 
 void sweep_unreserve(struct recovery *r)
 {
-	if (r->ranges)
-		sweep_all(r, NULL);
+	struct candidates c;
+	c.n = 0;
+	if (!r->ranges)
+		return;
+	sweep_all(r, NULL, &c);
+	unreserve_candidates(r, &c);
 }
 
 void sweep(struct recovery *r)
@@ -277,7 +304,7 @@ void sweep(struct recovery *r)
 		r->consumer[i] = load_acquire(&ring->q->consumer); /* pairs with take_role() */
 	}
 	recovery_look(r);
-	sweep_all(r, &freed);
+	sweep_all(r, &freed, NULL);
 	if (freed.n)
 		qmempool_give(r->p, r->m, freed.handle, freed.n);
 }
