@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only way into C: the library, its codes turned into exceptions, and its deadlines.
+"""The only way into C: the library, and its codes turned into exceptions.
 
 Any is allowed here and nowhere else.
 """
 
 import errno
 import os
-import time
-from collections.abc import Callable
+import sys
 from typing import Any, NoReturn
 
 from . import errors
+
+if "t" in getattr(sys, "abiflags", "") or not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError(
+        "shmpool does not work in a free-threaded Python (Py_GIL_DISABLED): its C types rely on "
+        "the interpreter's lock"
+    )
+
 from ._native import ffi, lib  # type: ignore[import-not-found]
 
-__all__ = ["FOREVER", "Native", "check", "fail", "ffi", "lib", "until", "waited"]
+__all__ = ["Native", "check", "fail", "ffi", "lib"]
 
 Native = Any
-FOREVER = 2**63 - 1
 
 _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     errno.EINVAL: (errors.InvalidArgument, "not one of this pool's"),
@@ -68,29 +73,11 @@ def check(code: int, what: str) -> int:
     return code
 
 
-def until(timeout: float | None) -> int:
-    """The CLOCK_MONOTONIC deadline, in ns, of a timeout in seconds (None: never; 0: at once)."""
-    if timeout is None:
-        return FOREVER
-    if not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout is {timeout!r}; it is a number of seconds, or None")
-    if not timeout >= 0:
-        raise errors.InvalidArgument(f"timeout is {timeout!r} seconds; it cannot be negative")
-    if timeout == 0:
-        return 0
-    if timeout > 2**32:
-        return FOREVER
-    return time.monotonic_ns() + int(timeout * 1e9)
-
-
-def waited(call: Callable[[int], int], timeout: float | None) -> int:
-    """call(deadline), again after each signal; Python runs the handlers in between."""
-    deadline = until(timeout)
-    while True:
-        code = call(deadline)
-        if code != -errno.EINTR:
-            return code
-
-
-if lib.hot_install(id(fail)):
+_installed = lib.hot_install(id(fail))
+if _installed == 2:
+    raise ImportError(
+        "shmpool works in the main interpreter of a process only, and this is a sub-interpreter: "
+        "its C types are the process's (mod_wsgi: WSGIApplicationGroup %{GLOBAL})"
+    )
+if _installed:
     raise ImportError("shmpool._hot could not be made")

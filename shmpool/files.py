@@ -13,7 +13,9 @@ from collections.abc import Iterator
 
 import posix_ipc
 
+from . import _ffi as _ffi
 from . import errors
+from ._hot import SegmentBase
 
 PREFIX = "shmpool."
 TEMPORARY = "~"  # in front of the name of a pool that is being made: no pool can be called so
@@ -94,20 +96,21 @@ def names_file(name: str, fd: int) -> bool:
 
 def inode_of(name: str) -> int:
     """What the file under the name is. PoolNotFound, AccessDenied, SegmentInvalid."""
-    fd = open_file(name, read_only=True)
-    try:
-        return os.fstat(fd).st_ino
-    finally:
-        os.close(fd)
+    file = open_file(name, read_only=True)
+    return os.fstat(file.fd).st_ino
 
 
-def open_file(name: str, read_only: bool = False) -> int:
-    """As shm_open(3), which would wait at a FIFO for somebody at its other end: /dev/shm is
+def open_file(name: str, read_only: bool = False) -> SegmentBase:
+    """The pool's file, which is closed with the object, or before.
+
+    As shm_open(3), which would wait at a FIFO for somebody at its other end: /dev/shm is
     everybody's, and so is what lies there under a pool's name. PoolNotFound, AccessDenied,
-    LimitReached, SegmentInvalid if it is no file that can be opened now."""
+    LimitReached, SegmentInvalid if it is no file that can be opened now.
+    """
     mode = os.O_RDONLY if read_only else os.O_RDWR
+    file = SegmentBase()
     try:
-        fd = os.open(path_of(name), mode | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file._open(path_of(name), mode | os.O_NONBLOCK | os.O_NOFOLLOW, 0)
     except FileNotFoundError:
         raise errors.PoolNotFound(
             f"there is no pool {name!r} in {SHM} (in a container: is it the same {SHM}? --ipc, a "
@@ -125,9 +128,8 @@ def open_file(name: str, read_only: bool = False) -> int:
         else:
             reason = os.strerror(error.errno or 0)
         raise errors.SegmentInvalid(f"pool {name!r}: {reason}") from None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
+    if stat.S_ISREG(os.fstat(file.fd).st_mode):
+        return file
     raise errors.SegmentInvalid(f"pool {name!r}: it is no file")
 
 

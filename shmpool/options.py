@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of pools and queues, checked and turned into the numbers that C takes."""
 
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, SupportsIndex
 
 from . import errors
 from ._ffi import lib
@@ -39,25 +40,29 @@ def on_death_policy(
         raise errors.InvalidArgument(
             f"queue {name!r}: dead_letter is {letter.name!r}, which has a single producer"
         )
-    if not isinstance(most, int):
-        raise TypeError(f"max_redeliveries is {most!r}; it is an int")
+    most = integer(most, "max_redeliveries")
     if not 0 <= most < 2**32:
         raise errors.InvalidArgument(f"max_redeliveries is {most}; allowed are 0 to {2**32 - 1}")
     return ON_DEATH.index(on_death), letter.number if letter else 0, most
 
 
-def at_least(value: int, least: int, what: str) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"{what} is {value!r}; it is an int")
+def integer(value: SupportsIndex, what: str) -> int:
+    """An int, or what can be one, such as numpy's."""
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{what} is {value!r}; it is an int") from None
+
+
+def at_least(value: SupportsIndex, least: int, what: str) -> int:
+    value = integer(value, what)
     if value < least:
         raise errors.InvalidArgument(f"{what} is {value}; it is at least {least}")
     return value
 
 
-def int64(option: str, value: int | None) -> int:
+def int64(option: str, value: SupportsIndex | None) -> int:
     """An option as C takes it: what is beyond its integers is as wrong as their last one."""
     if value is None:
         return int(lib.SHMPOOL_DEFAULT)
-    if not isinstance(value, int):
-        raise TypeError(f"{option} is {value!r}; it is an int")
-    return max(-INT64_MAX, min(value, INT64_MAX))
+    return max(-INT64_MAX, min(integer(value, option), INT64_MAX))

@@ -3,19 +3,16 @@
 
 import atexit
 import contextlib
-import errno
 import os
 import sys
 import weakref
-from array import array
-from types import TracebackType
 
 from . import errors
-from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
-from .buffer import Buffer, PoolBase
+from ._ffi import Native, check, ffi, lib
+from .buffer import PoolBase
 from .burst import Burst
 from .files import checked_name, inode_of, unlink
-from .options import INT32_MAX, INT64_MAX, at_least, int64, on_death_policy, single
+from .options import INT64_MAX, at_least, int64, integer, on_death_policy, single
 from .queue import AlfQueue, queue_name
 from .segment import Segment
 from .stats import (
@@ -53,15 +50,12 @@ class Pool(PoolBase):
 
     def __init__(self, segment: Segment, made: bool = False) -> None:
         """Not to be called: Pool.create and Pool.attach are."""
-        self._segment: Segment | None = segment
+        path = getattr(segment, "path", "")  # what is no segment is refused there
+        number = self._hot_open(segment, path, made)  # from here on the segment ends with the pool
+        self._number = number
         self.name = segment.name
         geometry = ffi.new("struct shmpool_geometry *")
-        why = ffi.new("char[256]")
-        base, fd = segment.base, segment.fd
-        check(lib.shmpool_check(base, segment.size, fd, geometry, why, 256), segment.name)
-        opened = lib.shmpool_open(base, segment.size, fd, segment.path.encode(), made)
-        self._number = check(opened, f"pool {segment.name!r}")
-        self._key = (self._number & 63) << 58 | (self._number >> 6) << 32
+        check(lib.shmpool_geometry(number, geometry), f"pool {segment.name!r}")
         self.buffer_size: int = geometry.stride
         self.capacity: int = geometry.capacity
         self.prealloc: int = geometry.prealloc
@@ -72,8 +66,6 @@ class Pool(PoolBase):
         self.max_members: int = geometry.members
         self._slots = self.max_members
         self.max_queues: int = geometry.queues
-        data = int(ffi.cast("uintptr_t", base)) + geometry.data_offset
-        self._hot_open(self._key, data, geometry.stride, geometry.headroom)
         _open_pools.add(self)
         _hook_multiprocessing()
 
@@ -129,7 +121,7 @@ class Pool(PoolBase):
         try:
             segment = Segment.create(name, geometry, mode, group)
         except errors.InvalidArgument as error:
-            huge = [v for v in options.values() if v is not None and abs(v) > INT64_MAX]
+            huge = [v for v in options.values() if v is not None and abs(int(v)) > INT64_MAX]
             if not huge:
                 raise
             text = str(error).replace(str(INT64_MAX), str(abs(huge[0])))
@@ -154,7 +146,7 @@ class Pool(PoolBase):
         try:
             return cls(segment, made)
         except BaseException:
-            segment.close()
+            segment.close()  # now: a traceback keeps it
             raise
 
     @staticmethod
@@ -170,44 +162,26 @@ class Pool(PoolBase):
         return _pool_by_name, (self.name,)
 
     def _opened(self) -> Segment:
-        if self._segment is None:
+        segment: Segment | None = self._segment
+        if segment is None:
             raise errors.PoolClosed(f"pool {self.name!r} is closed")
-        return self._segment
+        return segment
 
-    # Buffers. alloc is in hot/.
-
-    def _alloc_slow(self, code: int, timeout: float | None) -> Buffer:
-        self._opened()
-        if code == -errno.EAGAIN and timeout != 0:
-            code = waited(lambda end: lib.shmpool_alloc_wait(self._key, end), timeout)
-        return self._wrap(check(code, f"pool {self.name!r}"))
+    # Buffers. alloc is in hot/, and so is the end of the pool.
 
     def alloc_many(self, n: int, timeout: float | None = None) -> Burst:
         """A burst of n buffers: all, or PoolExhausted after timeout seconds and none.
 
         At once if n is over the capacity.
         """
-        at_least(n, 1, "n")
+        n = at_least(n, 1, "n")
         if n > self.capacity:
             raise errors.PoolExhausted(
                 f"n is {n} buffers; pool {self.name!r} never has more than {self.capacity}"
             )
-        handles = array("Q", bytes(8 * n))
-        native = ffi.from_buffer("uint64_t[]", handles)
-        end = FOREVER if timeout is None else until(timeout)
-        while (code := lib.shmpool_alloc_many_wait(self._key, native, n, end)) < 0:
-            if code != -errno.EINTR:
-                fail(code, f"pool {self.name!r}")
-        return Burst(self, self._key, handles, native)
-
-    def _adopt(self, handle: int) -> Buffer:
-        """The Buffer of a handle that a Burst has."""
-        low = (handle >> 32 & 0x7F) << 24 | (handle & 0xFFFFFF)
-        moved = lib.shmpool_field(self._key | low, lib.SHMPOOL_HEADROOM) != self.headroom
-        length = lib.shmpool_length(self._key | low)
-        if length < 0:
-            fail(length, f"buffer {handle & 0xFFFFFF} of pool {self.name!r}")
-        return self._wrap(min(length, INT32_MAX) << 32 | moved << 31 | low)
+        burst = Burst(self, n)
+        burst._alloc(timeout)
+        return burst
 
     # Queues.
 
@@ -235,8 +209,7 @@ class Pool(PoolBase):
         self._opened()
         checked_name(name, "queue")
         flags = single(producers, "producers") | single(consumers, "consumers") << 1
-        if not isinstance(capacity, int):
-            raise TypeError(f"capacity is {capacity!r}; it is an int")
+        capacity = integer(capacity, "capacity")
         if not 2 <= capacity <= 65536 or capacity & capacity - 1:
             raise errors.InvalidArgument(
                 f"capacity of queue {name!r} is {capacity}; "
@@ -312,7 +285,7 @@ class Pool(PoolBase):
         it has to. Others' local caches are emptied; everybody goes on meanwhile.
         """
         self._opened()
-        at_least(keep, 0, "keep")
+        keep = at_least(keep, 0, "keep")
         return check(lib.shmpool_trim_wait(self._number, min(keep, 2**63)), f"pool {self.name!r}")
 
     def recover(self) -> Recovery:
@@ -327,50 +300,14 @@ class Pool(PoolBase):
         """SegmentInvalid if what was done last was done to a segment that is not there."""
         check(lib.shmpool_intact(self._number), f"pool {self.name!r}")
 
-    # The end.
-
-    def close(self) -> None:
-        """Detaches this process: what its threads hold goes back, its Buffers are released.
-
-        May be repeated. BufferInUse while a view of one of its buffers is alive.
-        """
-        if self._segment is None:
-            return
-        if self._exports:
-            raise errors.BufferInUse(
-                f"pool {self.name!r} has {self._exports} exported views (memoryviews, numpy arrays)"
-            )
-        segment, self._segment = self._segment, None
-        self._leave()
-        segment.close()
-
-    def _leave(self) -> None:
-        self._hot_open(0, 0, 0, 0)
-        lib.shmpool_close_wait(self._number)
-
-    def __enter__(self) -> "Pool":
-        self._opened()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_number", None) is not None:
-            self.close()
-
 
 def _pool_by_name(name: str) -> Pool:
     """The pool of that name that this process has open, or attaches to: what a pickle becomes."""
     for pool in list(_open_pools):
-        if pool.name == name and pool._segment is not None:
+        segment = pool._segment
+        if segment is not None and pool.name == name:
             with contextlib.suppress(errors.PoolNotFound, errors.AccessDenied):
-                if inode_of(name) == pool._segment.inode:
+                if inode_of(name) == segment.inode:
                     return pool
     return Pool.attach(name)
 
@@ -382,8 +319,7 @@ def _pool_by_name(name: str) -> Pool:
 
 def _leave_all() -> None:
     for pool in list(_open_pools):
-        if pool._segment is not None:
-            pool._leave()
+        pool._leave()
 
 
 def _leave_at_exit() -> None:

@@ -52,9 +52,10 @@ def survey(*, age: float | None = None) -> tuple[list[str], dict[str, str]]:
 def _removed(name: str, age: float | None) -> str | None:
     """Removes a pool that nobody needs; else why it stays."""
     try:
-        fd = open_file(name)
+        file = open_file(name)
     except errors.ShmpoolError as error:
         return str(error)
+    fd = file.fd
     try:
         if in_use(fd):
             return "a process has it open"
@@ -70,7 +71,7 @@ def _removed(name: str, age: float | None) -> str | None:
     except (errors.ShmpoolError, OSError) as error:
         return str(error)
     finally:
-        os.close(fd)
+        file.close()
 
 
 def _needed(fd: int, age: float | None) -> str | None:
@@ -87,11 +88,8 @@ def _needed(fd: int, age: float | None) -> str | None:
 def _remove_unfinished(name: str) -> None:
     """Removes a temporary name whose creator has died; the file has a name of its own, or none."""
     with contextlib.suppress(errors.ShmpoolError, OSError):
-        fd = open_file(name)
-        try:
-            finished = os.fstat(fd).st_nlink > 1
-            with locked_whole(fd) as alone:
-                if (alone or finished) and names_file(name, fd):
-                    os.unlink(path_of(name))
-        finally:
-            os.close(fd)
+        file = open_file(name)
+        finished = os.fstat(file.fd).st_nlink > 1
+        with locked_whole(file.fd) as alone:
+            if (alone or finished) and names_file(name, file.fd):
+                os.unlink(path_of(name))

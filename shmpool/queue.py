@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AlfQueue: a named queue of a pool. put, get, send, recv and the last two's forms for many are in
-hot/; here is what else may wait, what moves bursts, and what describes the queue.
+"""AlfQueue: a named queue of a pool. What moves buffers is in hot/; here is what describes the
+queue, and what raises the exceptions.
 """
 
 import errno
-from array import array
 from operator import methodcaller
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from . import errors
-from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
+from ._ffi import Native, check, fail, ffi, lib
 from .buffer import Buffer, QueueBase
 from .burst import Burst
-from .options import ON_DEATH
+from .options import ON_DEATH, at_least
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer as BytesLike
@@ -40,7 +39,7 @@ class AlfQueue(QueueBase):
     def __init__(self, pool: "Pool", number: int) -> None:
         self.pool = pool
         self.number = number
-        self._key = pool._key | number << 48
+        self._closed = False
         info = self._info()
         self.name = queue_name(pool.name, number, info)
         self.capacity: int = info.capacity
@@ -88,10 +87,10 @@ class AlfQueue(QueueBase):
 
         May be repeated. Any later use is PoolClosed.
         """
-        if self._key:
+        if not self._closed:
             lib.shmpool_queue_release(self.pool._number, self.number)
-            self._key = 0
             self._hot_close()
+            self._closed = True
 
     def __enter__(self) -> "AlfQueue":
         return self
@@ -105,7 +104,7 @@ class AlfQueue(QueueBase):
         self.close()
 
     def _fail(self, code: int, empty: bool = False) -> NoReturn:
-        if not self._key:
+        if self._closed:
             raise errors.PoolClosed(f"queue {self.name!r} is closed")
         if code == -errno.EAGAIN and empty:
             raise errors.Empty(f"queue {self.name!r} is empty")
@@ -114,7 +113,7 @@ class AlfQueue(QueueBase):
         fail(code, f"queue {self.name!r}")
 
     def _foreign(self, what: str, pool: "Pool") -> NoReturn:
-        if not self._key:
+        if self._closed:
             raise errors.PoolClosed(f"queue {self.name!r} is closed")
         text = f"{what} of pool {pool.name!r} cannot go into queue {self.name!r}"
         if self.pool._same(pool):
@@ -129,46 +128,29 @@ class AlfQueue(QueueBase):
         is_it = f"process {who.pid}, thread {who.tid}" if who else f"member {number}"
         return f"queue {self.name!r} has a single {side}, which is {is_it}"
 
-    # What hot/ comes back with when its one attempt did not succeed.
+    # What hot/ comes back with when it did not succeed.
 
     def _put_foreign(self, buf: Buffer) -> NoReturn:
         self._foreign(f"buffer {buf.index}", buf.pool)
 
-    def _put_slow(self, code: int, low: int, timeout: float | None) -> None:
-        if code == -errno.ENOBUFS and timeout != 0:
-            key = self._key | low
-            code = waited(lambda end: lib.shmpool_put_wait(key, end), timeout)
+    def _put_failed(self, code: int, index: int) -> NoReturn:
         if code in (-errno.ESTALE, -errno.EPERM):
-            fail(code, f"queue {self.name!r}: buffer {low & 0xFFFFFF} of pool {self.pool.name!r}")
-        if code < 0:
-            self._fail(code)
+            fail(code, f"queue {self.name!r}: buffer {index} of pool {self.pool.name!r}")
+        self._fail(code)
 
-    def _get_wait(self, code: int, timeout: float | None) -> int:
-        if code == -errno.EAGAIN and timeout != 0:
-            code = waited(lambda end: lib.shmpool_get_wait(self._key, end), timeout)
-        if code < 0:
-            self._fail(code, empty=True)
-        return code
+    def _put_many_failed(self, code: int, n: int) -> NoReturn:
+        if code == -errno.EMSGSIZE:
+            raise errors.Full(
+                f"a burst of {n} never fits into queue {self.name!r} of {self.capacity}"
+            )
+        self._fail(code)
 
-    def _get_slow(self, code: int, timeout: float | None) -> Buffer:
-        return self.pool._wrap(self._get_wait(code, timeout))
-
-    def _recv_slow(self, code: int, timeout: float | None) -> bytes:
-        with self.pool._wrap(self._get_wait(code, timeout)) as buffer:
-            return bytes(buffer)
-
-    def _send_slow(self, code: int, payload: "BytesLike", timeout: float | None) -> None:
+    def _send_failed(self, code: int, payload: "BytesLike") -> NoReturn:
         if code == -errno.EMSGSIZE:
             size = memoryview(payload).nbytes
             room = self.pool.buffer_size - self.pool.headroom
             raise errors.PayloadTooLarge(f"{size} bytes do not fit into a buffer of {room}")
-        if code not in (-errno.EAGAIN, -errno.ENOBUFS) or timeout == 0:
-            self._fail(code)
-        self.send_many([payload], timeout)  # with a timeout that only Python understands
-
-    @staticmethod
-    def _until(timeout: float | None) -> int:
-        return until(timeout)
+        self._fail(code)
 
     # Many at once.
 
@@ -179,37 +161,15 @@ class AlfQueue(QueueBase):
         """
         if not isinstance(burst, Burst):
             raise TypeError(f"put_many() takes a shmpool.Burst, not {type(burst).__name__}")
-        native, n = burst._take()
         if burst.pool is not self.pool:
-            self._foreign(f"a burst of {n}", burst.pool)
-        if n > self.capacity:
-            raise errors.Full(
-                f"a burst of {n} never fits into queue {self.name!r} of {self.capacity}"
-            )
-        end = FOREVER if timeout is None else until(timeout)
-        # Before it waits: no other thread may take a view of what is about to be somebody else's.
-        spent = burst._spend()
-        try:
-            while (code := lib.shmpool_put_many_wait(self._key, native, n, end)) < 0:
-                if code != -errno.EINTR:
-                    self._fail(code)
-        except BaseException:
-            burst._restore(spent)
-            raise
+            self._foreign(f"a burst of {len(burst)}", burst.pool)
+        burst._put(self, timeout)
 
     def get_many(self, n: int, timeout: float | None = None) -> Burst:
         """A burst of the 1..n oldest buffers; Empty if there is none within timeout seconds."""
-        handles = array("Q", bytes(8 * _count(n, self.capacity)))
-        native = ffi.from_buffer("uint64_t[]", handles)
-        end = FOREVER if timeout is None else until(timeout)
-        while (code := lib.shmpool_get_many_wait(self._key, native, len(handles), end)) < 0:
-            if code != -errno.EINTR:
-                self._fail(code, empty=True)
-        if code == len(handles):
-            return Burst(self.pool, self.pool._key, handles, native)
-        ffi.release(native)
-        del handles[code:]
-        return Burst(self.pool, self.pool._key, handles)
+        burst = Burst(self.pool, min(at_least(n, 1, "n"), self.capacity))
+        burst._get(self, timeout)
+        return burst
 
     def _send_many_failed(
         self, code: int, sent: int, payloads: "tuple[BytesLike, ...]"
@@ -227,9 +187,6 @@ class AlfQueue(QueueBase):
             error.args = (f"{error}: {sent} of {len(payloads)} payloads were sent",)
             raise
 
-    def _recv_many_failed(self, code: int) -> NoReturn:
-        self._fail(code, empty=True)
-
 
 def queue_name(pool: str, number: int, info: Native) -> str:
     """The name of a pool's queue. SegmentInvalid if something else has been written there."""
@@ -239,11 +196,3 @@ def queue_name(pool: str, number: int, info: Native) -> str:
             f"pool {pool!r} is damaged: the name of queue {number} is {name!r}"
         )
     return name.decode()
-
-
-def _count(n: int, most: int) -> int:
-    if not isinstance(n, int):
-        raise TypeError(f"n is {n!r}; it is an int")
-    if n < 1:
-        raise errors.InvalidArgument(f"n is {n}; it is at least 1")
-    return min(n, most)

@@ -8,18 +8,14 @@ away locks the whole file first, which fails while anybody holds a token. No cal
 lock.
 """
 
-import contextlib
 import errno
 import grp
-import mmap
 import os
-
-import posix_ipc
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
+from ._hot import SegmentBase
 from .files import (
-    PREFIX,
     SHM,
     TEMPORARY,
     locked_whole,
@@ -33,6 +29,7 @@ from .files import (
 HEADER = 4096  # bytes that hold what shmpool_check() reads
 RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
 HEADER_BYTES = 64  # of each buffer
+PAGE = 4096
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 CREATE_TRIES = 100  # each lost to somebody who removed a name in between
 Group = str | int | None  # by name, by number, or none
@@ -61,17 +58,21 @@ def _check_mode(mode: int) -> None:
         raise errors.InvalidArgument(f"mode is {mode!r} ({mode:#o}); allowed are 0 to 0o777")
 
 
-class Segment:
-    """One mapping of one pool's file. close() unmaps it; the pool numbers it in C."""
+class Segment(SegmentBase):
+    """One mapping of one pool's file, which C owns (hot/segment.c): it ends with close(), or with
+    the object."""
 
-    def __init__(self, name: str, fd: int, size: int, read_only: bool = False) -> None:
+    def __init__(self, name: str, file: SegmentBase, size: int, read_only: bool = False) -> None:
+        """Takes the file over. SegmentInvalid, OutOfSharedMemory."""
+        self._take(file)
         self.name = name
-        self.fd = fd
-        self.size = size
         self.path = path_of(name)
-        self.map = _mapped(name, fd, size, read_only)
-        self.base: Native = ffi.from_buffer(self.map)
-        self.inode = os.fstat(fd).st_ino
+        self.inode = os.fstat(self.fd).st_ino
+        _map(self, size, read_only)
+
+    @property
+    def base(self) -> Native:
+        return ffi.cast("void *", self.address)
 
     @classmethod
     def create(cls, name: str, geometry: Native, mode: int, group: Group) -> "Segment":
@@ -98,16 +99,17 @@ class Segment:
         """The segment, or None to try again: somebody has removed the unfinished file, or has the
         name."""
         temporary = f"{TEMPORARY}{os.urandom(8).hex()}"
-        fd: int = posix_ipc.SharedMemory(f"/{PREFIX}{temporary}", posix_ipc.O_CREX, mode=0o600).fd
-        segment = None
-        page = ffi.new("void **")
+        file, segment = SegmentBase(), None
         try:
             # Until it has its name, nobody removes it as abandoned.
-            check(lib.shmpool_hold(fd, path_of(temporary).encode(), page), f"pool {name!r}")
+            check(file._create(path_of(temporary)), f"pool {name!r}")
+            fd = file.fd
             if os.fstat(fd).st_nlink == 0:  # somebody was faster
-                os.close(fd)
                 return None
-            segment = cls._filled(name, fd, geometry)
+            _refuse_hopeless(name, fd, geometry)
+            os.ftruncate(fd, geometry.size)
+            segment = cls(name, file, geometry.size)
+            _fill(segment, geometry)
             # In this order: nobody but the creator may open it before it has its group.
             _give_to_group(name, fd, group, number)
             os.fchmod(fd, mode)
@@ -118,31 +120,10 @@ class Segment:
                 return None
             return segment
         except BaseException:
-            if segment is not None:
-                segment.close()
-            else:
-                os.close(fd)
+            (segment or file).close()  # now: a traceback keeps it
             raise
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path_of(temporary))
-            lib.shmpool_let_go(page[0])
-
-    @classmethod
-    def _filled(cls, name: str, fd: int, geometry: Native) -> "Segment":
-        """The mapping of a new file, with an empty pool in it."""
-        why = ffi.new("char[256]")
-        _refuse_hopeless(name, fd, geometry)
-        os.ftruncate(fd, geometry.size)
-        segment = cls(name, fd, geometry.size)
-        code = lib.shmpool_create_wait(segment.base, fd, geometry, why, 256)
-        if code:
-            ffi.release(segment.base)  # the caller closes the descriptor
-            segment.map.close()
-            if code == -errno.ENOSPC:
-                raise errors.OutOfSharedMemory(_no_room(name, fd, geometry))
-            check(code, f"pool {name!r}")
-        return segment
+            file._finish()
 
     @classmethod
     def attach(cls, name: str) -> "Segment":
@@ -156,24 +137,20 @@ class Segment:
 
     @classmethod
     def _attach(cls, name: str, read_only: bool) -> "Segment":
-        fd = open_file(name, read_only)
-        segment = None
+        file, segment = open_file(name, read_only), None
         try:
-            size = os.fstat(fd).st_size
+            size = os.fstat(file.fd).st_size
             why = ffi.new("char[256]")
             if size == 0:
                 raise errors.SegmentInvalid(f"pool {name!r}: it is an empty file")
-            segment = cls(name, fd, size, read_only)
+            segment = cls(name, file, size, read_only)
             geometry = ffi.new("struct shmpool_geometry *")
-            code = lib.shmpool_check(segment.base, size, fd, geometry, why, 256)
+            code = lib.shmpool_check(segment.base, size, segment.fd, geometry, why, 256)
             if code:
                 reason = ffi.string(why).decode() or "it was never finished"
                 raise errors.SegmentInvalid(f"pool {name!r}: {reason}")
         except BaseException:
-            if segment is not None:
-                segment.close()
-            else:
-                os.close(fd)
+            (segment or file).close()  # now: a traceback keeps it
             raise
         return segment
 
@@ -181,19 +158,23 @@ class Segment:
         """Whether the file still has a name."""
         return os.fstat(self.fd).st_nlink > 0
 
-    def close(self) -> None:
-        """Unmaps it."""
-        ffi.release(self.base)
-        self.map.close()
-        os.close(self.fd)
+
+def _fill(segment: Segment, geometry: Native) -> None:
+    """Makes an empty pool in a new file."""
+    why = ffi.new("char[256]")
+    code = lib.shmpool_create_wait(segment.base, segment.fd, geometry, why, 256)
+    if code == -errno.ENOSPC:
+        raise errors.OutOfSharedMemory(_no_room(segment.name, segment.fd, geometry))
+    check(code, f"pool {segment.name!r}")
 
 
-def _mapped(name: str, fd: int, size: int, read_only: bool) -> mmap.mmap:
-    """The file in this process's addresses. SegmentInvalid, OutOfSharedMemory."""
+def _map(segment: Segment, size: int, read_only: bool) -> None:
+    """Maps the file. SegmentInvalid, OutOfSharedMemory."""
+    name = segment.name
+    if os.fstat(segment.fd).st_size < size:  # it is shorter than it was a moment ago
+        raise errors.SegmentInvalid(f"pool {name!r}: somebody truncated it")
     try:
-        return mmap.mmap(fd, size, access=mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE)
-    except ValueError:  # it is shorter than it was a moment ago
-        raise errors.SegmentInvalid(f"pool {name!r}: somebody truncated it") from None
+        segment._map(size, read_only)
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise
@@ -223,18 +204,19 @@ def _refuse_existing(name: str) -> None:
     """PoolExists if there is a pool of that name, or a file that was not left by a creator's death
     before there were temporary names."""
     try:
-        fd = open_file(name)
+        file = open_file(name)
     except errors.PoolNotFound:
         return
     except errors.ShmpoolError:
         raise errors.PoolExists(_exists(name)) from None
+    fd = file.fd
     try:
         with locked_whole(fd) as alone:
             if alone and names_file(name, fd) and state_of(fd)[0] == -errno.EAGAIN:
                 unlink(name)
                 return
     finally:
-        os.close(fd)
+        file.close()
     raise errors.PoolExists(_exists(name))
 
 
@@ -270,8 +252,7 @@ def _no_room(name: str, fd: int, geometry: Native) -> str:
     free = status.f_bavail * status.f_frsize + file.st_blocks * 512  # what it got goes back
     own = geometry.headers_offset - geometry.queues * RING_BYTES
     buffers = sum(
-        -(-geometry.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
-        for each in (HEADER_BYTES, geometry.stride)
+        -(-geometry.prealloc * each // PAGE) * PAGE for each in (HEADER_BYTES, geometry.stride)
     )
     return (
         f"pool {name!r} takes {own + buffers} bytes, {own} of its own and {buffers} for prealloc "

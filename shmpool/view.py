@@ -120,13 +120,11 @@ class View:
         segment = Segment.look(checked_name(name, "pool"))
         self.name = name
         try:
+            self._number = check(segment._enter(), f"pool {name!r}")
             raw = ffi.new("struct shmpool_geometry *")
-            why = ffi.new("char[256]")
-            check(lib.shmpool_check(segment.base, segment.size, segment.fd, raw, why, 256), name)
-            opened = lib.shmpool_open(segment.base, segment.size, segment.fd, ffi.NULL, 0)
-            self._number = check(opened, f"pool {name!r}")
+            check(lib.shmpool_geometry(self._number, raw), f"pool {name!r}")
         except BaseException:
-            segment.close()
+            segment.close()  # now: a traceback keeps it
             raise
         self._segment: Segment | None = segment
         self.geometry = Geometry._of(raw)
@@ -241,7 +239,6 @@ class View:
         """Unmaps it."""
         if self._segment is not None:
             segment, self._segment = self._segment, None
-            lib.shmpool_forget(self._number)
             segment.close()
 
     def __enter__(self) -> "View":

@@ -23,6 +23,7 @@ import pytest
 
 import shmpool
 import shmpool.pruning
+from shmpool._ffi import ffi, lib
 
 collect_ignore = ["fuzz_wire.py"]  # not a test: it wants a library that only `make fuzz` installs
 DEADLINE_S = 60.0  # a guard against hangs, never a measure
@@ -69,6 +70,44 @@ def nothing_left() -> Iterator[None]:
         (Path("/dev/shm") / name).unlink(missing_ok=True)
     assert set() == left
     assert set() == _children() - children
+
+
+class Handles:
+    """The C calls that take many handles, as Python's objects make them, for handles made up."""
+
+    def __init__(self, pool: shmpool.Pool, queue: shmpool.AlfQueue | None = None) -> None:
+        number = pool._number
+        self.key = (number & 63) << 58 | number >> 6 << 32
+        self.queue = queue.number << 48 if queue else 0
+
+    @staticmethod
+    def of(burst: shmpool.Burst) -> list[int]:
+        """Those of a burst."""
+        return [buf.generation << 32 | buf.index for buf in burst]
+
+    def free(self, handles: list[int]) -> int:
+        native = ffi.new("uint64_t[]", handles)
+        return int(lib.shmpool_free_many(self.key, native, len(handles)))
+
+    def put(self, handles: list[int]) -> int:
+        native = ffi.new("uint64_t[]", handles)
+        return int(lib.shmpool_put_many_wait(self.key | self.queue, native, len(handles), 0))
+
+    def read(self, handles: list[int]) -> int:
+        native, out = ffi.new("uint64_t[]", handles), ffi.new("char[]", len(handles))
+        return int(lib.shmpool_column(self.key, native, len(handles), 0, 1, out))
+
+    def write(self, handles: list[int]) -> int:
+        native = ffi.new("uint64_t[]", handles)
+        return int(lib.shmpool_set_column(self.key, native, len(handles), 0, 1, b"\x09", 0))
+
+    def lengths(self, handles: list[int]) -> int:
+        native, out = ffi.new("uint64_t[]", handles), ffi.new("uint32_t[]", len(handles))
+        return int(lib.shmpool_lengths(self.key, native, len(handles), out))
+
+    def set_lengths(self, handles: list[int]) -> int:
+        native, one = ffi.new("uint64_t[]", handles), ffi.new("uint32_t[]", 1)
+        return int(lib.shmpool_set_lengths(self.key, native, len(handles), one, 0))
 
 
 @pytest.fixture

@@ -322,3 +322,30 @@ def test_alloc_is_woken_by_a_free_elsewhere(
     burst.free()
     assert "40\n" == child.end()
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_signals_come_through_while_a_large_buffer_is_made(
+    make_pool: MakePool, run: Callable[..., str]
+) -> None:
+    """A buffer of 128 MiB is reserved piece by piece, and the C handlers of signals run in
+    between."""
+    pool = make_pool(buffer_size=128 << 20, capacity=2)
+    printed = run(
+        """
+        import os, shmpool, signal, sys
+        pool = shmpool.Pool.attach(sys.argv[1])
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        signal.signal(signal.SIGALRM, lambda number, frame: None)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+        buf = pool.alloc()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(len(os.read(reader, 65536)) > 3)
+        buf.data[-1] = 1
+        buf.free()
+        """,
+        pool.name,
+    )
+    assert "True\n" == printed
+    assert 128 << 20 == pool.trim()

@@ -15,7 +15,9 @@ from shmpool import _hot
 STUB = ast.parse(Path(shmpool.__file__).with_name("_hot.pyi").read_text())
 NATIVE: dict[str, type] = {
     "Buffer": shmpool.Buffer,
+    "SegmentBase": _hot.SegmentBase,
     "PoolBase": _hot.PoolBase,
+    "BurstBase": _hot.BurstBase,
     "QueueBase": _hot.QueueBase,
 }
 PUBLIC = [shmpool.Pool, shmpool.AlfQueue, shmpool.Buffer, shmpool.Burst]

@@ -38,6 +38,8 @@ C_ORDER = [
     "guard.h",
     "call.h",
     "hot.h",
+    "payload.h",
+    "burst.h",
 ]
 PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "options", "buffer", "burst", "queue"]
 PYTHON_ORDER += ["files", "segment", "pruning", "stats"]

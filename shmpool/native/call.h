@@ -11,7 +11,6 @@
 #include "wait.h"
 
 #define KEY_GENERATION_MASK 0x7fu
-#define ANSWER_MOVED (1ull << 31)
 
 /* What a key names, for the calling thread. */
 struct call {
@@ -19,17 +18,6 @@ struct call {
 	struct member *m;
 	const struct alf_ring *ring;
 };
-
-/* A call that may sleep is counted, so that local_close() can wait until it has ended. */
-static inline void waits_begin(struct call *c)
-{
-	add_seq_cst(&c->p->waiters, 1);
-}
-
-static inline void waits_end(struct call *c)
-{
-	add_seq_cst(&c->p->waiters, -1u);
-}
 
 static inline uint32_t key_pool(uint64_t key)
 {
@@ -83,14 +71,16 @@ static inline int open_buffer(uint64_t key, struct call *c, struct buffer **b, u
 	return qmempool_check(c->p, c->m, *handle);
 }
 
-static inline int64_t answer(const struct call *c, uint64_t handle)
+/* Where the payload of a buffer lies, as its header says: each word is read once, and what leads outside the buffer
+ * is taken for nothing. */
+static inline struct shmpool_extent extent_of(const struct qmempool *p, uint64_t handle)
 {
-	const struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
-	uint64_t moved =
-		load_relaxed(&b->headroom) != c->p->segment.geometry.headroom ? ANSWER_MOVED : 0;
-	return (int64_t)(((uint64_t)load_relaxed(&b->length) & INT32_MAX) << 32 | moved |
-			 (handle_generation(handle) & KEY_GENERATION_MASK) << ALF_INDEX_BITS |
-			 handle_index(handle));
+	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	const uint32_t headroom = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
+	const uint64_t stride = p->segment.stride;
+	if (unlikely(headroom > stride || length > stride - headroom))
+		return (struct shmpool_extent) { 0, 0 };
+	return (struct shmpool_extent) { headroom, length };
 }
 
 /* Says in the header since when its holder has the buffer: for pool.holders(). */

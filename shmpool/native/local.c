@@ -12,11 +12,14 @@
 #include <sys/mman.h>
 
 #include "member.h"
+#include "queue.h"
 #include "recover.h"
 #include "token.h"
 #include "wait.h"
 
 struct qmempool local_pools[LOCAL_POOLS_MAX];
+uint32_t *local_callers;
+void (*local_thread_begins)(struct local_thread *t);
 _Thread_local struct local_thread *local_thread;
 
 /* Every thread's table, so that closing a pool can take its members out of all of them. The nodes
@@ -27,20 +30,32 @@ struct node {
 };
 static struct node *threads;
 
-/* By slot: this process's token in the pool, and whether it made it. A forked child reads zeros. */
-static struct opening {
+/* By slot: this process's token in the pool, and whether it made it. */
+struct opening {
 	struct token token;
 	bool made;
-} *openings;
-static pthread_mutex_t threads_lock = PTHREAD_MUTEX_INITIALIZER;
+};
+
+/* What a forked child reads as zeros, whoever calls fork: a free lock, no calls, no tokens. */
+static struct wiped {
+	pthread_mutex_t threads_lock;
+	uint32_t callers[LOCAL_POOLS_MAX];
+	struct opening openings[LOCAL_POOLS_MAX];
+} *wiped;
 static pthread_key_t thread_key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* Ends a member: its cache goes back; the slot is free at once, or when the last buffer that other
- * threads of the process have from it is adopted (qmempool_adopt: the same steps in reverse). */
+/* Ends a member: its roles are free and its cache goes back; the slot is free at once, or when the last buffer that
+ * other threads of the process have from it is adopted (qmempool_adopt: the same steps in reverse). */
 static void member_end(struct qmempool *p, struct member *m)
 {
 	uint32_t ended = 1;
+	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
+		const struct alf_ring *r =
+			load_acquire(&p->queues[i]); /* pairs with queue_ring() */
+		if (r)
+			queue_release(r, m);
+	}
 	qmempool_drain(p, m);
 	store_seq_cst(&m->ended, 1);
 	if (member_held(m) == 0 && cas_seq_cst(&m->ended, &ended, 2))
@@ -50,7 +65,7 @@ static void member_end(struct qmempool *p, struct member *m)
 static void thread_ends(void *table)
 {
 	struct local_thread *t = table;
-	pthread_mutex_lock(&threads_lock);
+	pthread_mutex_lock(&wiped->threads_lock);
 	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
 		if (t->member[i] && local_pools[i].buffers)
 			member_end(&local_pools[i], t->member[i]);
@@ -62,25 +77,33 @@ static void thread_ends(void *table)
 			break;
 		}
 	}
-	pthread_mutex_unlock(&threads_lock);
+	pthread_mutex_unlock(&wiped->threads_lock);
 	local_thread = NULL;
 	munmap(t, sizeof(*t));
 }
 
+void local_thread_ends(struct local_thread *t)
+{
+	if (!t || local_thread != t)
+		return;
+	pthread_setspecific(thread_key, NULL);
+	thread_ends(t);
+}
+
 static void lock_threads(void)
 {
-	pthread_mutex_lock(&threads_lock);
+	pthread_mutex_lock(&wiped->threads_lock);
 }
 
 static void unlock_threads(void)
 {
-	pthread_mutex_unlock(&threads_lock);
+	pthread_mutex_unlock(&wiped->threads_lock);
 }
 
 /* Takes the pool's token if this process has none: by who holds threads_lock. */
 static int need_token(uint32_t slot)
 {
-	struct token *t = &openings[slot].token;
+	struct token *t = &wiped->openings[slot].token;
 	return t->number || !local_pools[slot].segment.writes ?
 		       0 :
 		       token_take(&local_pools[slot].segment, t);
@@ -90,12 +113,9 @@ static int need_token(uint32_t slot)
  * again with its first call. */
 static void after_fork(void)
 {
-	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++) {
-		store_relaxed(&local_pools[i].waiters, 0);
+	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
 		if (local_pools[i].buffers)
 			need_token(i);
-	}
-	unlock_threads();
 }
 
 /* Zeros that a forked child finds zero again. */
@@ -112,7 +132,10 @@ static void *wiped_on_fork(size_t size)
 
 static void prepare(void)
 {
-	openings = wiped_on_fork(LOCAL_POOLS_MAX * sizeof(*openings));
+	wiped = wiped_on_fork(sizeof(*wiped));
+	if (!wiped)
+		return;
+	local_callers = wiped->callers;
 	pthread_key_create(&thread_key, thread_ends);
 	pthread_atfork(lock_threads, unlock_threads, after_fork);
 }
@@ -120,15 +143,17 @@ static void prepare(void)
 int local_hold(int fd, const char *path, void **page)
 {
 	pthread_once(&once, prepare);
-	pthread_mutex_lock(&threads_lock);
+	if (!wiped)
+		return -ENOMEM;
+	pthread_mutex_lock(&wiped->threads_lock);
 	int error = token_hold(fd, path, page);
-	pthread_mutex_unlock(&threads_lock);
+	pthread_mutex_unlock(&wiped->threads_lock);
 	return error;
 }
 
 uint64_t local_token(uint32_t number)
 {
-	return openings ? load_relaxed(&openings[number % LOCAL_POOLS_MAX].token.number) : 0;
+	return wiped ? load_relaxed(&wiped->openings[number % LOCAL_POOLS_MAX].token.number) : 0;
 }
 
 static int make_table(void)
@@ -142,11 +167,13 @@ static int make_table(void)
 		return -ENOMEM;
 	}
 	n->table = t;
-	pthread_mutex_lock(&threads_lock);
+	pthread_mutex_lock(&wiped->threads_lock);
 	n->next = threads;
 	threads = n;
-	pthread_mutex_unlock(&threads_lock);
+	pthread_mutex_unlock(&wiped->threads_lock);
 	local_thread = t;
+	if (local_thread_begins)
+		local_thread_begins(t);
 	return 0;
 }
 
@@ -159,9 +186,9 @@ int local_attach(uint32_t number)
 		return error;
 	if (!p->segment.writes)
 		return -EROFS;
-	pthread_mutex_lock(&threads_lock);
+	pthread_mutex_lock(&wiped->threads_lock);
 	error = need_token(slot);
-	pthread_mutex_unlock(&threads_lock);
+	pthread_mutex_unlock(&wiped->threads_lock);
 	if (!error)
 		error = member_attach(&p->segment, local_token(number),
 				      &local_thread->member[slot]);
@@ -174,7 +201,7 @@ int local_open(const struct segment *s, bool made)
 {
 	static uint32_t opened;
 	pthread_once(&once, prepare);
-	if (!openings)
+	if (!wiped)
 		return -ENOMEM;
 	/* Here, not with a thread's first call: in a process that has threads the kernel takes 10 to
 	 * 80 ms for it. Again, in member_attach(), it takes nothing. */
@@ -185,10 +212,10 @@ int local_open(const struct segment *s, bool made)
 		int error = qmempool_bind(&local_pools[i], s);
 		if (error)
 			return error;
-		pthread_mutex_lock(&threads_lock);
+		pthread_mutex_lock(&wiped->threads_lock);
 		error = need_token(i);
-		openings[i].made = made;
-		pthread_mutex_unlock(&threads_lock);
+		wiped->openings[i].made = made;
+		pthread_mutex_unlock(&wiped->threads_lock);
 		if (error) {
 			qmempool_unbind(&local_pools[i]);
 			return error;
@@ -216,13 +243,20 @@ static void take_back(struct qmempool *p, struct member *m)
 	qmempool_drain(p, m);
 }
 
-int local_close(uint32_t number)
+bool local_closing(uint32_t number)
 {
 	struct qmempool *p = local_pool(number);
 	if (!p)
-		return -EBADF;
+		return false;
+	store_seq_cst(&p->serial, LOCAL_CLOSED); /* [CALLERS] */
 	store_seq_cst(&p->closing, 1);
-	while (load_acquire(&p->waiters)) {
+	return true;
+}
+
+void local_closed(uint32_t number)
+{
+	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
+	while (load_seq_cst(&local_callers[number % LOCAL_POOLS_MAX])) { /* [CALLERS] */
 		for (uint32_t i = 0; i <= p->segment.geometry.queues; i++) {
 			struct alf_queue *q = &segment_queue(&p->segment, i)->queue;
 			if (wait_anybody(&q->data_wait))
@@ -233,9 +267,9 @@ int local_close(uint32_t number)
 		wait_wake(&segment_shared(&p->segment)->free_wait, INT_MAX);
 		sched_yield();
 	}
-	struct opening *opening = &openings[number % LOCAL_POOLS_MAX];
+	struct opening *opening = &wiped->openings[number % LOCAL_POOLS_MAX];
 	const uint64_t identity = MEMBER_ATTACHED | opening->token.number;
-	pthread_mutex_lock(&threads_lock);
+	pthread_mutex_lock(&wiped->threads_lock);
 	for (uint32_t i = 0; i < p->segment.members; i++) {
 		struct member *m = segment_member(&p->segment, i);
 		if (load_acquire(&m->identity) != identity) /* [MEMBER] */
@@ -250,8 +284,15 @@ int local_close(uint32_t number)
 		store_relaxed(&segment_shared(&p->segment)->left, 1);
 	token_drop(&opening->token);
 	opening->made = false;
-	pthread_mutex_unlock(&threads_lock);
+	pthread_mutex_unlock(&wiped->threads_lock);
 	qmempool_unbind(p);
+}
+
+int local_close(uint32_t number)
+{
+	if (!local_closing(number))
+		return -EBADF;
+	local_closed(number);
 	return 0;
 }
 

@@ -224,23 +224,47 @@ int segment_fd(const struct segment *s, int *opened)
 	return fd < 0 ? -EBADF : fd;
 }
 
-int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
+/* Reserves at most EXTENT_BYTES_MAX. */
+static int reserve_piece(int fd, uint64_t from, uint64_t length)
 {
-	uint64_t from = offset / SEGMENT_PAGE * SEGMENT_PAGE;
 	sigset_t every, before;
-	int error, opened, fd = segment_fd(s, &opened);
-	if (fd < 0)
-		return fd;
+	int error;
 	/* tmpfs gives back all that it has reserved when a signal comes: a timer's could come for ever. */
 	sigfillset(&every);
 	pthread_sigmask(SIG_SETMASK, &every, &before);
 	do {
-		error = posix_fallocate(fd, (off_t)from, (off_t)(offset + length - from));
+		error = posix_fallocate(fd, (off_t)from, (off_t)length);
 	} while (error == EINTR); /* the process was frozen */
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return -error;
+}
+
+int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
+{
+	uint64_t from = offset / SEGMENT_PAGE * SEGMENT_PAGE, left = offset + length - from;
+	int error = 0, opened, fd = segment_fd(s, &opened);
+	if (fd < 0)
+		return fd;
+	/* Piece by piece: in between signals come through. */
+	for (uint64_t n; left && !error; from += n, left -= n) {
+		n = left < EXTENT_BYTES_MAX ? left : EXTENT_BYTES_MAX;
+		error = reserve_piece(fd, from, n);
+	}
 	if (opened >= 0)
 		close(opened);
-	return -error;
+	return error;
+}
+
+void segment_unreserve(const struct segment *s, uint64_t offset, uint64_t length)
+{
+	uint64_t from = round_up(offset, SEGMENT_PAGE);
+	uint64_t end = (offset + length) / SEGMENT_PAGE * SEGMENT_PAGE;
+	int opened, fd = segment_fd(s, &opened);
+	if (fd >= 0 && end > from)
+		fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from,
+			  (off_t)(end - from));
+	if (opened >= 0)
+		close(opened);
 }
 
 static void bind_file(struct segment *s, char *base, int fd)

@@ -61,6 +61,9 @@ int segment_fd(const struct segment *s, int *opened);
  * over the process's RLIMIT_FSIZE, -EBADF. */
 int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length);
 
+/* Gives back the whole pages between: after a segment_reserve() that failed half-way, of what nobody else uses. */
+void segment_unreserve(const struct segment *s, uint64_t offset, uint64_t length);
+
 uint64_t segment_layout_hash(void);
 
 static inline struct segment_header *segment_header(const struct segment *s)

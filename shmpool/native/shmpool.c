@@ -62,6 +62,15 @@ int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made)
 	return guard_watched(error ? error : local_open(&s, made));
 }
 
+int shmpool_geometry(int pool, struct shmpool_geometry *g)
+{
+	const struct qmempool *p = local_pool((uint32_t)pool);
+	if (!p)
+		return -EBADF;
+	*g = p->segment.geometry;
+	return 0;
+}
+
 int shmpool_close_wait(int pool)
 {
 	return local_close((uint32_t)pool);
@@ -158,108 +167,6 @@ int shmpool_queue_release(int pool, int queue)
 	return 0;
 }
 
-int64_t shmpool_alloc(uint64_t key)
-{
-	struct call c;
-	uint64_t handle;
-	int error = open_key(key, &c);
-	if (likely(!error))
-		error = qmempool_alloc(c.p, c.m, &handle);
-	if (likely(!error))
-		error = fresh(&c, handle, wait_coarse());
-	return likely(!error) ? answer(&c, handle) : error;
-}
-
-int64_t shmpool_alloc_wait(uint64_t key, int64_t deadline)
-{
-	uint64_t handle;
-	struct call c;
-	int64_t error = shmpool_alloc_many_wait(key, &handle, 1, deadline);
-	return error < 0 || (error = open_key(key, &c)) ? error : answer(&c, handle);
-}
-
-int64_t shmpool_free(uint64_t key)
-{
-	struct call c;
-	struct buffer *b;
-	uint64_t handle;
-	int error = open_key(key, &c);
-	if (likely(!error))
-		error = open_buffer(key, &c, &b, &handle);
-	return likely(!error) ? qmempool_free(c.p, c.m, handle) : error;
-}
-
-int64_t shmpool_put(uint64_t key)
-{
-	struct call c;
-	struct buffer *b;
-	uint64_t handle;
-	int error = open_queue(key, &c);
-	if (likely(!error))
-		error = open_buffer(key, &c, &b, &handle);
-	return likely(!error) ? queue_put(c.p, c.m, c.ring, &handle, 1) : error;
-}
-
-int64_t shmpool_put_wait(uint64_t key, int64_t deadline)
-{
-	struct call c;
-	struct buffer *b;
-	uint64_t handle;
-	int error = open_queue(key, &c);
-	if (!error)
-		error = open_buffer(key, &c, &b, &handle);
-	return error ? error : shmpool_put_many_wait(key, &handle, 1, deadline);
-}
-
-int64_t shmpool_get(uint64_t key)
-{
-	struct call c;
-	uint64_t handle;
-	int got = open_queue(key, &c);
-	if (likely(!got))
-		got = queue_get(c.p, c.m, c.ring, &handle, 1);
-	if (unlikely(got <= 0))
-		return got;
-	held_since(&c, handle, wait_coarse());
-	return answer(&c, handle);
-}
-
-int64_t shmpool_get_wait(uint64_t key, int64_t deadline)
-{
-	uint64_t handle;
-	struct call c;
-	int64_t error = shmpool_get_many_wait(key, &handle, 1, deadline);
-	return error < 0 || (error = open_key(key, &c)) ? error : answer(&c, handle);
-}
-
-int64_t shmpool_length(uint64_t key)
-{
-	struct call c;
-	struct buffer *b;
-	uint64_t handle;
-	int error = open_key(key, &c);
-	if (!error)
-		error = open_buffer(key, &c, &b, &handle);
-	return error ? error : (int64_t)load_relaxed(&b->length);
-}
-
-int64_t shmpool_set_length(uint64_t key, uint64_t length)
-{
-	struct call c;
-	struct buffer *b;
-	uint64_t handle;
-	int error = open_key(key, &c);
-	if (likely(!error))
-		error = open_buffer(key, &c, &b, &handle);
-	if (unlikely(error))
-		return error;
-	uint64_t head = load_relaxed(&b->headroom), room = c.p->segment.stride;
-	if (unlikely(head > room || length > room - head))
-		return -EMSGSIZE;
-	store_relaxed(&b->length, (uint32_t)length);
-	return 0;
-}
-
 int64_t shmpool_field(uint64_t key, int field)
 {
 	struct call c;
@@ -271,8 +178,6 @@ int64_t shmpool_field(uint64_t key, int field)
 	if (error)
 		return error;
 	switch (field) {
-	case SHMPOOL_HEADROOM:
-		return load_relaxed(&b->headroom);
 	case SHMPOOL_MARK:
 		return load_relaxed(&b->mark);
 	case SHMPOOL_FLOW_HASH:
@@ -300,12 +205,6 @@ int64_t shmpool_set_field(uint64_t key, int field, uint64_t value)
 	if (error)
 		return error;
 	switch (field) {
-	case SHMPOOL_HEADROOM:
-		if (value > c.p->segment.stride ||
-		    load_relaxed(&b->length) > c.p->segment.stride - value)
-			return -EMSGSIZE;
-		store_relaxed(&b->headroom, (uint32_t)value);
-		return 0;
 	case SHMPOOL_MARK:
 		store_relaxed(&b->mark, (uint32_t)value);
 		return 0;
@@ -325,10 +224,7 @@ int shmpool_recover_wait(int pool, struct shmpool_recovery *out)
 	int error = open_pool((uint32_t)pool, &c);
 	if (error)
 		return error;
-	waits_begin(&c);
-	error = recover(c.p, c.m, out);
-	waits_end(&c);
-	return error;
+	return recover(c.p, c.m, out);
 }
 
 int64_t shmpool_trim_wait(int pool, uint64_t keep)
@@ -337,10 +233,7 @@ int64_t shmpool_trim_wait(int pool, uint64_t keep)
 	int error = open_pool((uint32_t)pool, &c);
 	if (error)
 		return error;
-	waits_begin(&c);
-	int64_t bytes = trim(c.p, c.m, keep);
-	waits_end(&c);
-	return bytes;
+	return trim(c.p, c.m, keep);
 }
 
 int shmpool_fate(int pool, uint32_t member)
@@ -359,11 +252,8 @@ int shmpool_fate(int pool, uint32_t member)
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
 		       size_t held_n, uint64_t *queued, size_t queued_n)
 {
-	struct call c = { .p = local_pool((uint32_t)pool) };
-	if (!c.p)
+	struct qmempool *p = local_pool((uint32_t)pool);
+	if (!p)
 		return -EBADF;
-	waits_begin(&c);
-	int error = audit_count(c.p, out, held, held_n, queued, queued_n);
-	waits_end(&c);
-	return error;
+	return audit_count(p, out, held, held_n, queued, queued_n);
 }

@@ -4,19 +4,17 @@
  * leaves out the lines that begin with #), so every declaration stands once.
  *
  * Results: 0 or a count, or -errno. A function with wait in its name may sleep and is called with
- * the interpreter's lock released; deadlines are CLOCK_MONOTONIC in ns, INT64_MAX for
- * never, 0 for one attempt.
+ * the interpreter's lock released, between local_begin() and local_end() (local.h); deadlines are
+ * CLOCK_MONOTONIC in ns, INT64_MAX for never, 0 for one attempt.
  *
  * A pool is a number that shmpool_open() gave, | serial 16 | slot 6 |, so that one that was closed
  * does not name its successor; every number is checked: a wrong one is an error and never a crash.
  * Short calls take one 64-bit key, which the caller puts together:
  *
- *     | slot 6 | queue 10 | serial 16 | moved 1 | generation 7 | index 24 |
+ *     | slot 6 | queue 10 | serial 16 | 0 1 | generation 7 | index 24 |
  *
- * and give one 64-bit answer, -errno or | 0 | length 31 | moved 1 | generation 7 | index 24 |, where
- * moved says that the data does not start at the pool's head room. A bulk is an array of handles
- * | generation 32 | index 32 |, of which the queue functions take the pool and queue from the key.
- * Every thread is a member of its own, from its first call on.
+ * A buffer in hand is a handle | generation 32 | index 32 |; functions that take handles take the pool and the
+ * queue from the key. Every thread is a member of its own, from its first call on.
  */
 #ifndef SHMPOOL_H
 #define SHMPOOL_H
@@ -116,6 +114,8 @@ int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g,
 /* path is what the file was opened by, "" for one that has none; NULL opens the pool to read it only. made is
  * nonzero for who has just made it. */
 int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made);
+/* What an open pool was made with: this process's own copy, which is checked. */
+int shmpool_geometry(int pool, struct shmpool_geometry *g);
 int shmpool_close_wait(int pool);
 /* Whoever has made the pool has closed it: read from a header that shmpool_check() has accepted. */
 int shmpool_left(const void *header);
@@ -137,15 +137,20 @@ int64_t shmpool_queue_count(uint64_t key);
 int64_t shmpool_queue_empty(uint64_t key);
 int shmpool_queue_release(int pool, int queue);
 
-/* One buffer. A new one has length 0, the pool's head room, and its user fields 0. */
-int64_t shmpool_alloc(uint64_t key);
-int64_t shmpool_free(uint64_t key);
-int64_t shmpool_put(uint64_t key);
-int64_t shmpool_get(uint64_t key);
-int64_t shmpool_length(uint64_t key);
-int64_t shmpool_set_length(uint64_t key, uint64_t length);
+/* Where a buffer's payload lies in its room. */
+struct shmpool_extent {
+	uint32_t headroom;
+	uint32_t length;
+};
+
+/* One buffer. */
+struct shmpool_taken {
+	uint64_t handle;
+	struct shmpool_extent extent;
+};
+/* 1, or a code. */
+int64_t shmpool_get_wait(uint64_t key, struct shmpool_taken *out, int64_t deadline);
 enum shmpool_field {
-	SHMPOOL_HEADROOM,
 	SHMPOOL_MARK,
 	SHMPOOL_FLOW_HASH,
 	SHMPOOL_TIMESTAMP,
@@ -155,21 +160,21 @@ enum shmpool_field {
 };
 int64_t shmpool_field(uint64_t key, int field);
 int64_t shmpool_set_field(uint64_t key, int field, uint64_t value);
-int64_t shmpool_alloc_wait(uint64_t key, int64_t deadline);
-int64_t shmpool_put_wait(uint64_t key, int64_t deadline);
-int64_t shmpool_get_wait(uint64_t key, int64_t deadline);
 
 /* Copy in. */
 struct shmpool_slice {
 	const char *data;
 	size_t length;
 };
+/* -EAGAIN if no free buffer is at hand: who waits looks for one everywhere. */
 int64_t shmpool_send(uint64_t key, const char *data, size_t length);
 /* How many were sent: fewer than n when the deadline came in between. */
 int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices, size_t n,
 			       int64_t deadline);
 
-/* Bulks. */
+/* Bulks. A new buffer has length 0, the pool's head room, and its user fields 0. */
+/* -EAGAIN if there are not n in the caller's local cache. */
+int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n);
 int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
 int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n);
 int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline);

@@ -9,8 +9,12 @@ static int reserve(const struct segment *s, uint64_t first, uint64_t n)
 {
 	int error = segment_reserve(s, s->headers_offset + first * sizeof(struct buffer),
 				    n * sizeof(struct buffer));
-	return error ? error :
-		       segment_reserve(s, s->data_offset + first * s->stride, n * s->stride);
+	if (error)
+		return error;
+	error = segment_reserve(s, s->data_offset + first * s->stride, n * s->stride);
+	if (error)
+		segment_unreserve(s, s->data_offset + first * s->stride, n * s->stride);
+	return error;
 }
 
 int slab_create(const struct segment *s)
