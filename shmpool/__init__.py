@@ -21,6 +21,7 @@ from .errors import (
     PoolExhausted,
     PoolExists,
     PoolNotFound,
+    PoolReplaced,
     QueueBusy,
     QueueExists,
     QueueNotFound,
@@ -29,6 +30,7 @@ from .errors import (
     ShmpoolError,
 )
 from .files import pool_names
+from .messages import Message
 from .pool import Pool
 from .pruning import prune
 from .queue import AlfQueue
@@ -57,6 +59,7 @@ __all__ = [
     "InvalidArgument",
     "LimitReached",
     "Member",
+    "Message",
     "OutOfSharedMemory",
     "PayloadTooLarge",
     "Pool",
@@ -64,6 +67,7 @@ __all__ = [
     "PoolExhausted",
     "PoolExists",
     "PoolNotFound",
+    "PoolReplaced",
     "QueueBusy",
     "QueueExists",
     "QueueNotFound",

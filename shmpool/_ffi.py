@@ -40,6 +40,11 @@ _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     errno.ETXTBSY: (errors.BufferInUse, ""),
     errno.EMSGSIZE: (errors.PayloadTooLarge, ""),
     errno.ERANGE: (errors.InvalidArgument, "it lies outside the buffer"),
+    errno.EXDEV: (errors.InvalidArgument, "it was not got from a queue"),
+    errno.EOPNOTSUPP: (
+        errors.InvalidArgument,
+        "the queue has a single producer, and takes from no other",
+    ),
     errno.EBADMSG: (errors.SegmentInvalid, "the segment is damaged"),
     errno.EUSERS: (errors.LimitReached, "every member slot of the pool is taken"),
     errno.ENFILE: (errors.LimitReached, "every queue slot of the pool is taken"),

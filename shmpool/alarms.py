@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When something in a pool is worth a person's look. Figures in, alarms out; no I/O."""
+"""When something in a pool is worth a person's look. Figures in, alarms out; no I/O.
 
-from collections.abc import Iterable
+How long something lasts is measured by the monotonic clock, which nobody sets; the wall clock only
+says to a person since when an alarm lasts.
+"""
+
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,14 +31,14 @@ class Policy:
 class Alarms:
     """The alarms of one pool. Each look() tells what is new and what is over."""
 
-    def __init__(self, pool: str) -> None:
-        self._pool = pool
+    def __init__(self, pool: str, wall: Callable[[], float] = time.time) -> None:
+        self._pool, self._wall = pool, wall
         self._active: dict[tuple[str, str], Alarm] = {}
         self._full_since: dict[str, float] = {}
 
     def active(self) -> list[Alarm]:
         """Those that last, the oldest first."""
-        return sorted(self._active.values(), key=lambda alarm: alarm.since)
+        return list(self._active.values())
 
     def look(
         self,
@@ -43,7 +48,8 @@ class Alarms:
         queues: Iterable[QueueStats],
         stopped: Iterable[tuple[int, int]],
     ) -> tuple[list[Alarm], list[Alarm]]:
-        """One look at the figures; stopped are (pid, tid) of members stopped in an operation.
+        """One look at the figures, at `now` of the monotonic clock; stopped are (pid, tid) of
+        members stopped in an operation.
 
         (raised, over): the alarms that are new, and those that have ended.
         """
@@ -66,11 +72,11 @@ class Alarms:
         raised: list[Alarm] = []
         over: list[Alarm] = []
         for kind, found in _kinds(low, long_full, halted):
-            self._update(now, kind, found, raised, over)
+            self._update(kind, found, raised, over)
         return raised, over
 
     def look_at_holders(
-        self, now: float, policy: Policy, holders: Iterable[Holder]
+        self, policy: Policy, holders: Iterable[Holder]
     ) -> tuple[list[Alarm], list[Alarm]]:
         """As look(), of who has had a buffer for how long."""
         found = {
@@ -81,12 +87,11 @@ class Alarms:
         }
         raised: list[Alarm] = []
         over: list[Alarm] = []
-        self._update(now, "held-long", found, raised, over)
+        self._update("held-long", found, raised, over)
         return raised, over
 
     def _update(
         self,
-        now: float,
         kind: Kind,
         found: dict[str, str],
         raised: list[Alarm],
@@ -96,7 +101,7 @@ class Alarms:
             over.append(self._active.pop(key))
         for subject, message in found.items():
             if (kind, subject) not in self._active:
-                alarm = Alarm(kind, subject, now, message)
+                alarm = Alarm(kind, subject, self._wall(), message)
                 self._active[kind, subject] = alarm
                 raised.append(alarm)
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What both clients have in common: a connection, and what the frames on it mean."""
 
+import asyncio
+import select
 import socket
 import struct
 from pathlib import Path
@@ -49,6 +51,22 @@ def ended(sock: socket.socket) -> bool:
     finally:
         sock.setblocking(True)
     return True  # the end, or what nobody has asked for
+
+
+async def stream_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """The same of a stream: in the kernel, or already here."""
+    waiting = select.poll()
+    waiting.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
+    if waiting.poll(0):
+        return True
+    try:
+        async with asyncio.timeout(0):
+            await reader.read(1)
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def answer(request: protocol.Request[A], reply: wire.Reply) -> A:

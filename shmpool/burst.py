@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Burst: many buffers handled in one call each, their fields as numpy columns."""
 
+import time
 from collections.abc import Iterator
 from operator import index
 from sys import byteorder
@@ -31,6 +32,20 @@ class Burst(BurstBase):
     def __iter__(self) -> Iterator[Buffer]:
         for i in range(len(self)):
             yield self[i]
+
+    def nack(self, timeout: float | None = None) -> None:
+        """Returns every buffer to the queue it was got from, in order: Buffer.nack() of each.
+
+        Waits up to timeout seconds for room in all, then Full: what has gone is released, the rest
+        stays in the burst. BufferInUse, before any has gone, while a view of one is alive.
+        """
+        self._movable("nack")
+        begun, left = time.monotonic(), timeout
+        for buffer in self:
+            if not buffer.released:
+                buffer.nack(left)
+                left = timeout and max(begun + timeout - time.monotonic(), 0)
+        self.free()
 
     @property
     def indices(self) -> "NDArray[np.uint32]":

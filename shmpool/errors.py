@@ -41,6 +41,12 @@ class SegmentInvalid(ShmpoolError):
     errno = errno.EBADMSG
 
 
+class PoolReplaced(ShmpoolError):
+    """A call that waited: the pool's name now stands for another pool; attach to that."""
+
+    errno = errno.ESTALE
+
+
 class PoolClosed(ShmpoolError, ValueError):
     """The pool was closed in this process."""
 

@@ -94,6 +94,17 @@ def names_file(name: str, fd: int) -> bool:
     return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
 
+def replaced(name: str, fd: int) -> bool:
+    """Whether the name stands for another file of the same owner. A stranger's does not count."""
+    try:
+        there = os.stat(path_of(name), follow_symlinks=False)
+    except OSError:
+        return False
+    mine = os.fstat(fd)
+    other = (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
+    return other and stat.S_ISREG(there.st_mode) and there.st_uid == mine.st_uid
+
+
 def inode_of(name: str) -> int:
     """What the file under the name is. PoolNotFound, AccessDenied, SegmentInvalid."""
     file = open_file(name, read_only=True)

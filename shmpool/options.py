@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of pools and queues, checked and turned into the numbers that C takes."""
 
+import time
+from collections.abc import Callable, Mapping
 from operator import index
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex, TypeVar
 
 from . import errors
-from ._ffi import lib
+from ._ffi import Native, ffi, lib
 
 if TYPE_CHECKING:
     from .queue import AlfQueue
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
+PAUSE_S = (0.001, 0.05)  # first and longest between two looks for what is to be made
+Found = TypeVar("Found")
 ON_DEATH = ("free", "requeue", "dead-letter")  # in the order of enum on_death in native/layout.h
 
 
@@ -61,8 +65,56 @@ def at_least(value: SupportsIndex, least: int, what: str) -> int:
     return value
 
 
-def int64(option: str, value: SupportsIndex | None) -> int:
+def _int64(option: str, value: SupportsIndex | None) -> int:
     """An option as C takes it: what is beyond its integers is as wrong as their last one."""
     if value is None:
         return int(lib.SHMPOOL_DEFAULT)
     return max(-INT64_MAX, min(integer(value, option), INT64_MAX))
+
+
+def planned(name: str, options: Mapping[str, SupportsIndex | None]) -> Native:
+    """The geometry of a pool that is made with these options. InvalidArgument."""
+    geometry: Native = ffi.new("struct shmpool_geometry *")
+    for option, value in options.items():
+        setattr(geometry, option, _int64(option, value))
+    why = ffi.new("char[256]")
+    if lib.shmpool_plan(geometry, why, 256):
+        text = f"pool {name!r}: {ffi.string(why).decode()}"
+        huge = [index(v) for v in options.values() if v is not None and abs(index(v)) > INT64_MAX]
+        if huge:
+            text = text.replace(str(INT64_MAX), str(abs(huge[0])))
+        raise errors.InvalidArgument(text)
+    return geometry
+
+
+def differences(
+    options: Mapping[str, SupportsIndex | None], asked: Native, existing: Native
+) -> str:
+    """What of the options that were given is not so in the pool that exists, in words."""
+    found = []
+    for option, value in options.items():
+        field = "stride" if option == "buffer_size" else option  # rounded up
+        wanted, there = getattr(asked, field), getattr(existing, field)
+        if value and wanted != there:
+            found.append(f"{option} {there}, not {wanted}")
+    return "; ".join(found)
+
+
+def found_within(
+    timeout: float | None, missing: type[errors.ShmpoolError], find: Callable[[], Found]
+) -> Found:
+    """find(), repeated for up to timeout seconds (None: for ever) while it raises missing."""
+    if timeout is not None and not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout is {timeout!r}; it is a number of seconds, or None")
+    if timeout is not None and not timeout >= 0:
+        raise errors.InvalidArgument(f"timeout is {timeout!r} seconds; it cannot be negative")
+    begun, pause = time.monotonic(), PAUSE_S[0]
+    while True:
+        try:
+            return find()
+        except missing:
+            left = pause if timeout is None else begun + timeout - time.monotonic()
+            if left <= 0:
+                raise
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, PAUSE_S[1])

@@ -1,20 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pool: a pool of packet buffers that several processes share, opened in this one."""
 
-import atexit
 import contextlib
-import os
-import sys
 import weakref
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
 from .buffer import PoolBase
 from .burst import Burst
-from .files import checked_name, inode_of, unlink
-from .options import INT64_MAX, at_least, int64, integer, on_death_policy, single
+from .files import checked_name, inode_of, replaced, unlink
+from .leaving import leave_at_the_end
+from .options import (
+    at_least,
+    differences,
+    found_within,
+    integer,
+    on_death_policy,
+    planned,
+    single,
+)
 from .queue import AlfQueue, queue_name
-from .segment import Segment
+from .segment import ANONYMOUS, Segment
 from .stats import (
     Audit,
     Holder,
@@ -67,12 +73,12 @@ class Pool(PoolBase):
         self._slots = self.max_members
         self.max_queues: int = geometry.queues
         _open_pools.add(self)
-        _hook_multiprocessing()
+        leave_at_the_end(self)
 
     @classmethod
     def create(
         cls,
-        name: str,
+        name: str | None,
         *,
         buffer_size: int,
         capacity: int,
@@ -85,6 +91,9 @@ class Pool(PoolBase):
         queues: int | None = None,
         mode: int = 0o600,
         group: str | int | None = None,
+        exist_ok: bool = False,
+        replace: bool = False,
+        unlink_on_close: bool = False,
     ) -> "Pool":
         """Makes a pool and attaches to it.
 
@@ -100,11 +109,20 @@ class Pool(PoolBase):
         headroom          bytes before a new buffer's data
         members, queues   the most there may be, up to 4095 [256] and 1023 [64]
         mode, group       who may attach
+        exist_ok          attaches to the pool of that name, if there is one with these options
+        replace           takes the name from such a pool, in one step; who has that open goes on
+        unlink_on_close   the name ends when this process closes the pool, or ends
 
+        With None for a name the pool has none: it is there in forked children, and in processes of
+        multiprocessing that get this object as an argument, and its memory is not /dev/shm's.
         PoolExists, InvalidArgument, OutOfSharedMemory, AccessDenied.
         """
-        checked_name(name, "pool")
-        geometry = ffi.new("struct shmpool_geometry *")
+        if name is not None:
+            checked_name(name, "pool")
+        elif exist_ok or replace or unlink_on_close or group is not None:
+            raise errors.InvalidArgument("a pool without a name has no other option of names")
+        if exist_ok and replace:
+            raise errors.InvalidArgument("exist_ok and replace exclude each other")
         options = {
             "buffer_size": buffer_size,
             "capacity": capacity,
@@ -116,27 +134,49 @@ class Pool(PoolBase):
             "members": members,
             "queues": queues,
         }
-        for option, value in options.items():
-            setattr(geometry, option, int64(option, value))
+        geometry = planned(name or ANONYMOUS, options)
+        if name is None:
+            return cls._open(Segment.anonymous(geometry), made=True)
+        while True:
+            try:
+                segment = Segment.create(name, geometry, mode, group, replace)
+                break
+            except errors.PoolExists:
+                if not exist_ok:
+                    raise
+            with contextlib.suppress(errors.PoolNotFound):  # it went away in between
+                return cls.attach(name)._refuse_other(options, geometry)
         try:
-            segment = Segment.create(name, geometry, mode, group)
-        except errors.InvalidArgument as error:
-            huge = [v for v in options.values() if v is not None and abs(int(v)) > INT64_MAX]
-            if not huge:
-                raise
-            text = str(error).replace(str(INT64_MAX), str(abs(huge[0])))
-            raise errors.InvalidArgument(text) from None
-        try:
-            return cls._open(segment, made=True)
+            pool = cls._open(segment, made=True)
+            if unlink_on_close:
+                segment._unlink_at_the_end(segment.path)
+            return pool
         except BaseException:
             unlink(name)
             raise
 
+    def _refuse_other(self, options: dict[str, int | None], geometry: Native) -> "Pool":
+        """Itself, if it is as it was to be made. PoolExists."""
+        mine: Native = ffi.new("struct shmpool_geometry *")
+        check(lib.shmpool_geometry(self._number, mine), f"pool {self.name!r}")
+        if found := differences(options, geometry, mine):
+            self.close()
+            raise errors.PoolExists(f"pool {self.name!r} exists with {found}")
+        return self
+
     @classmethod
-    def attach(cls, name: str) -> "Pool":
-        """Attaches to a pool. PoolNotFound, SegmentInvalid, AccessDenied, LimitReached."""
+    def attach(cls, name: str, *, timeout: float | None = 0) -> "Pool":
+        """Attaches to a pool, and waits up to timeout seconds until it is made (None: for ever).
+
+        PoolNotFound, SegmentInvalid, AccessDenied, LimitReached.
+        """
+        checked_name(name, "pool")
+        return found_within(timeout, errors.PoolNotFound, lambda: cls._attach(name))
+
+    @classmethod
+    def _attach(cls, name: str) -> "Pool":
         while True:
-            pool = cls._open(segment := Segment.attach(checked_name(name, "pool")))
+            pool = cls._open(segment := Segment.attach(name))
             if segment.named():
                 return pool
             pool.close()  # somebody has removed it meanwhile
@@ -158,8 +198,29 @@ class Pool(PoolBase):
         state = "closed " if self._segment is None else ""
         return f"<shmpool.Pool {state}{self.name} of {self.capacity} x {self.buffer_size} bytes>"
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return _pool_by_name, (self.name,)
+    def __reduce__(self) -> tuple[object, tuple[object]]:
+        if self.name != ANONYMOUS:
+            return _pool_by_name, (self.name,)
+        from multiprocessing import context, reduction
+
+        if context.get_spawning_popen() is None:
+            raise TypeError(f"{self!r} can only be an argument of a multiprocessing process")
+        return _pool_of_descriptor, (reduction.DupFd(self._opened().fd),)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the name now stands for another pool of the same owner.
+
+        A call that waits then ends with PoolReplaced, within a quarter of a second.
+        """
+        return replaced(self.name, self._opened().fd)
+
+    def _refuse_replaced(self) -> None:
+        segment: Segment | None = self._segment
+        if segment is not None and segment.path and replaced(self.name, segment.fd):
+            raise errors.PoolReplaced(
+                f"pool {self.name!r} was replaced: the name now stands for another one"
+            )
 
     def _opened(self) -> Segment:
         segment: Segment | None = self._segment
@@ -236,10 +297,14 @@ class Pool(PoolBase):
         """Whether both are openings of one segment."""
         return self is other or self._opened().inode == other._opened().inode
 
-    def queue(self, name: str) -> AlfQueue:
-        """The queue of that name. QueueNotFound."""
-        self._opened()
+    def queue(self, name: str, *, timeout: float | None = 0) -> AlfQueue:
+        """The queue of that name, waited for up to timeout seconds until it is made (None: for
+        ever). QueueNotFound."""
         checked_name(name, "queue")
+        return found_within(timeout, errors.QueueNotFound, lambda: self._find(name))
+
+    def _find(self, name: str) -> AlfQueue:
+        self._opened()
         code = lib.shmpool_queue_find(self._number, name.encode())
         return AlfQueue(self, check(code, f"queue {name!r} of pool {self.name!r}"))
 
@@ -312,25 +377,10 @@ def _pool_by_name(name: str) -> Pool:
     return Pool.attach(name)
 
 
-# A process that ends gives back what it holds. atexit does not run in a forked child of
-# multiprocessing. That has a registry of its own, but clears it when it starts, and then runs the
-# hooks for after a fork; so such a hook is set whenever a pool is opened or a process forked.
-
-
-def _leave_all() -> None:
+def _pool_of_descriptor(passed: Native) -> Pool:
+    """The anonymous pool that the parent process has passed on to this one."""
+    segment = Segment.of_descriptor(passed.detach())
     for pool in list(_open_pools):
-        pool._leave()
-
-
-def _leave_at_exit() -> None:
-    sys.modules["multiprocessing.util"].Finalize(None, _leave_all, exitpriority=0)
-
-
-def _hook_multiprocessing() -> None:
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and _open_pools:
-        util.register_after_fork(_leave_at_exit, lambda hook: hook())
-
-
-atexit.register(_leave_all)
-os.register_at_fork(after_in_child=_hook_multiprocessing)
+        if pool._segment is not None and pool._segment.inode == segment.inode:
+            return pool
+    return Pool._open(segment)

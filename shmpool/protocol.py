@@ -21,6 +21,7 @@ from .answers import (
     QueueOptions,
     Version,
 )
+from .messages import Message
 from .stats import Audit, Holder, Member, Recovery
 
 PROTOCOL = 1  # the newest that this package speaks, and the oldest
@@ -44,7 +45,8 @@ def default_socket() -> Path:
 class Request(Generic[A]):
     """A request. Its fields are its parameters, in this order.
 
-    writes: only the daemon's own user may ask. slow: takes more than a look at the segment.
+    writes: only the daemon's own user may ask, and a client does not ask again. slow: takes more
+    than a look at the segment.
     """
 
     method: ClassVar[str]
@@ -86,6 +88,7 @@ class List(Request[list[PoolSummary]]):
 
     method = "list"
     answer = list[PoolSummary]
+    slow = True
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,52 @@ class Trim(Request[int]):
 
 
 @dataclass(frozen=True)
+class Peek(Request[list[Message]]):
+    """Copies of the `n` oldest messages of a queue, with `size` bytes of each; none is taken."""
+
+    method = "peek"
+    answer = list[Message]
+    writes = True  # what is in it is for whoever may attach
+    slow = True
+    pool: str
+    queue: str
+    n: int = 16
+    size: int = 64
+
+
+@dataclass(frozen=True)
+class Redrive(Request[int]):
+    """Moves a queue's `n` oldest buffers, nil for all, back to the queues from which they became
+    dead letters, or to the queue `to`: how many went.
+
+    `reset` sets redelivered to 0. What finds no room stays.
+    """
+
+    method = "redrive"
+    answer = int
+    writes = True
+    slow = True
+    pool: str
+    queue: str
+    n: int | None = None
+    to: str | None = None
+    reset: bool = False
+
+
+@dataclass(frozen=True)
+class Drain(Request[int]):
+    """Frees a queue's `n` oldest buffers, nil for all: how many."""
+
+    method = "drain"
+    answer = int
+    writes = True
+    slow = True
+    pool: str
+    queue: str
+    n: int | None = None
+
+
+@dataclass(frozen=True)
 class Prune(Request[Pruned]):
     """Removes every abandoned pool that no process has open, with what is in its queues.
 
@@ -215,7 +264,7 @@ class Watch(Request[float]):
 
 AnyRequest = (
     Ping | Negotiate | List | Create | Destroy | Describe | GetStats | GetMembers | GetHolders
-    | RunAudit | Recover | Trim | Prune | Watch
+    | RunAudit | Recover | Trim | Peek | Redrive | Drain | Prune | Watch
 )  # fmt: skip
 REQUESTS: tuple[type[AnyRequest], ...] = get_args(AnyRequest)
 _BY_METHOD: dict[str, type[AnyRequest]] = {kind.method: kind for kind in REQUESTS}

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import time
+from collections.abc import Iterable
 
 from . import errors
 from .files import (
@@ -32,15 +33,20 @@ def prune(*, age: float | None = None) -> list[str]:
     return survey(age=age)[0]
 
 
-def survey(*, age: float | None = None) -> tuple[list[str], dict[str, str]]:
-    """As prune(): the names of the pools that were removed, and why each other one stays."""
+def survey(
+    among: Iterable[str] | None = None, *, age: float | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """As prune(): the names of the pools that were removed, and why each other one stays. among:
+    only these, unfinished ones included."""
     if age is not None and not age >= 0:
         raise errors.InvalidArgument(f"age is {age!r} seconds; it cannot be negative")
     removed, left = [], {}
-    for name in list(names()):
+    there = names() if among is None else among
+    for name in [name for name in there if name.startswith(TEMPORARY)]:
+        _remove_unfinished(name)
+    for name in pool_names() if among is None else among:
         if name.startswith(TEMPORARY):
-            _remove_unfinished(name)
-    for name in pool_names():
+            continue
         reason = _removed(name, age)
         if reason is None:
             removed.append(name)

@@ -12,6 +12,7 @@ from . import errors
 from ._ffi import Native, check, fail, ffi, lib
 from .buffer import Buffer, QueueBase
 from .burst import Burst
+from .messages import Message, read_messages
 from .options import ON_DEATH, at_least
 
 if TYPE_CHECKING:
@@ -103,9 +104,15 @@ class AlfQueue(QueueBase):
     ) -> None:
         self.close()
 
-    def _fail(self, code: int, empty: bool = False) -> NoReturn:
+    def _refuse_closed(self) -> None:
         if self._closed:
             raise errors.PoolClosed(f"queue {self.name!r} is closed")
+
+    def _fail(self, code: int, empty: bool = False, n: int = 1) -> NoReturn:
+        """Raises what a call that takes (empty), or that was to put n buffers, failed with."""
+        self._refuse_closed()
+        if code == -errno.ENOBUFS or (code == -errno.EAGAIN and not empty):
+            lib.shmpool_refused(self.pool._number, self.number, n)
         if code == -errno.EAGAIN and empty:
             raise errors.Empty(f"queue {self.name!r} is empty")
         if code == -errno.EBUSY:
@@ -113,8 +120,7 @@ class AlfQueue(QueueBase):
         fail(code, f"queue {self.name!r}")
 
     def _foreign(self, what: str, pool: "Pool") -> NoReturn:
-        if self._closed:
-            raise errors.PoolClosed(f"queue {self.name!r} is closed")
+        self._refuse_closed()
         text = f"{what} of pool {pool.name!r} cannot go into queue {self.name!r}"
         if self.pool._same(pool):
             raise errors.ForeignBuffer(f"{text}: it came through another opening of the pool")
@@ -140,10 +146,11 @@ class AlfQueue(QueueBase):
 
     def _put_many_failed(self, code: int, n: int) -> NoReturn:
         if code == -errno.EMSGSIZE:
+            lib.shmpool_refused(self.pool._number, self.number, n)
             raise errors.Full(
                 f"a burst of {n} never fits into queue {self.name!r} of {self.capacity}"
             )
-        self._fail(code)
+        self._fail(code, n=n)
 
     def _send_failed(self, code: int, payload: "BytesLike") -> NoReturn:
         if code == -errno.EMSGSIZE:
@@ -181,11 +188,86 @@ class AlfQueue(QueueBase):
                 f"a payload of {size} bytes does not fit into a buffer of {room}"
             )
         try:
-            self._fail(code)
+            self._fail(code, n=len(payloads) - sent)
         except (errors.Full, errors.PoolExhausted) as error:
             error.sent = sent
             error.args = (f"{error}: {sent} of {len(payloads)} payloads were sent",)
             raise
+
+    # Buffers whose consumer failed.
+
+    def requeue(self, item: Buffer | Burst, timeout: float | None = None) -> None:
+        """Returns a Buffer or Burst that was got from this queue: Buffer.nack(), Burst.nack().
+
+        InvalidArgument if it was got from another queue.
+        """
+        if not isinstance(item, (Buffer, Burst)):
+            raise TypeError(
+                f"requeue() takes a shmpool.Buffer or a shmpool.Burst, not {type(item).__name__}"
+            )
+        if item.pool is not self.pool:
+            self._foreign("what was got from a queue", item.pool)
+        here = [item] if isinstance(item, Buffer) else [b for b in item if not b.released]
+        for buf in here:
+            if buf.queue_number != self.number:
+                raise errors.InvalidArgument(
+                    f"buffer {buf.index} was not got from queue {self.name!r}"
+                )
+        item.nack(timeout)
+
+    def peek(self, n: int = 1, size: int | None = None) -> list[Message]:
+        """Copies of the n oldest buffers, with size bytes of each (None: all), oldest first.
+
+        Takes nothing and waits for nobody. One that a consumer takes meanwhile is left out.
+        """
+        n = min(at_least(n, 1, "n"), self.capacity)
+        room = self.pool.buffer_size
+        room = room if size is None else min(at_least(size, 0, "size"), room)
+        self._refuse_closed()
+        names = self.pool._queue_names()
+        return read_messages(self.pool._number, self.number, names, n, room)
+
+    def redrive(
+        self, n: int | None = None, *, to: "AlfQueue | None" = None, reset: bool = False
+    ) -> int:
+        """Moves the n oldest buffers (None: as many as there are now) back to the queues from
+        which they became dead letters, or to the queue to: how many went.
+
+        reset sets redelivered to 0. Waits for nobody: what finds no room there, or was no dead
+        letter where no to is given, is at the end of this queue again. Whoever is killed meanwhile
+        has one buffer in hand at most, which goes where this queue's on_death says.
+        """
+        self.pool._refuse_foreign(to, "to")
+        if to is not None and to.number == self.number:
+            raise errors.InvalidArgument(f"to is queue {self.name!r} itself")
+        if self.producers == "single" or (to is not None and to.producers == "single"):
+            raise errors.InvalidArgument(
+                f"queue {(to or self).name!r} has a single producer, and takes from no other"
+            )
+        self._refuse_closed()
+        moved, number = 0, to.number if to is not None else 0
+        for _ in range(len(self) if n is None else min(at_least(n, 1, "n"), self.capacity)):
+            code = self._move(number, bool(reset))
+            if isinstance(code, Buffer):  # this queue has filled up meanwhile
+                self.put(code)
+            elif code == -errno.EAGAIN:
+                break
+            elif code not in (0, -errno.ENOBUFS, -errno.ENOENT, -errno.EROFS):
+                self._fail(code, empty=True)
+            moved += code == 0
+        return moved
+
+    def drain(self, n: int | None = None) -> int:
+        """Frees the n oldest buffers (None: as many as there are now): how many."""
+        most, drained = len(self) if n is None else min(at_least(n, 1, "n"), self.capacity), 0
+        while drained < most:
+            try:
+                burst = self.get_many(min(most - drained, 256), timeout=0)
+            except errors.Empty:
+                break
+            drained += len(burst)
+            burst.free()
+        return drained
 
 
 def queue_name(pool: str, number: int, info: Native) -> str:

@@ -32,6 +32,7 @@ HEADER_BYTES = 64  # of each buffer
 PAGE = 4096
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 CREATE_TRIES = 100  # each lost to somebody who removed a name in between
+ANONYMOUS = "(anonymous)"  # in place of a name: no pool can be called so
 Group = str | int | None  # by name, by number, or none
 
 
@@ -66,7 +67,7 @@ class Segment(SegmentBase):
         """Takes the file over. SegmentInvalid, OutOfSharedMemory."""
         self._take(file)
         self.name = name
-        self.path = path_of(name)
+        self.path = "" if name == ANONYMOUS else path_of(name)
         self.inode = os.fstat(self.fd).st_ino
         _map(self, size, read_only)
 
@@ -75,18 +76,20 @@ class Segment(SegmentBase):
         return ffi.cast("void *", self.address)
 
     @classmethod
-    def create(cls, name: str, geometry: Native, mode: int, group: Group) -> "Segment":
-        """Makes and initialises the file. PoolExists, OutOfSharedMemory, InvalidArgument,
-        AccessDenied, LimitReached."""
-        why = ffi.new("char[256]")
-        if lib.shmpool_plan(geometry, why, 256):
-            raise errors.InvalidArgument(f"pool {name!r}: {ffi.string(why).decode()}")
+    def create(
+        cls, name: str, geometry: Native, mode: int, group: Group, replace: bool = False
+    ) -> "Segment":
+        """Makes and initialises the file; replace: in the place of one that has the name.
+
+        PoolExists, OutOfSharedMemory, InvalidArgument, AccessDenied, LimitReached.
+        """
         _check_mode(mode)
         number = group_id(group)
-        _refuse_existing(name)
+        if not replace:
+            _refuse_existing(name)
         for _ in range(CREATE_TRIES):
             with system_errors(f"pool {name!r} cannot be created"):
-                segment = cls._create_once(name, geometry, mode, group, number)
+                segment = cls._create_once(name, geometry, mode, group, number, replace)
             if segment is not None:
                 return segment
             _refuse_existing(name)
@@ -94,7 +97,7 @@ class Segment(SegmentBase):
 
     @classmethod
     def _create_once(
-        cls, name: str, geometry: Native, mode: int, group: Group, number: int
+        cls, name: str, geometry: Native, mode: int, group: Group, number: int, replace: bool
     ) -> "Segment | None":
         """The segment, or None to try again: somebody has removed the unfinished file, or has the
         name."""
@@ -113,6 +116,9 @@ class Segment(SegmentBase):
             # In this order: nobody but the creator may open it before it has its group.
             _give_to_group(name, fd, group, number)
             os.fchmod(fd, mode)
+            if replace:
+                os.rename(path_of(temporary), path_of(name))
+                return segment
             try:
                 os.link(path_of(temporary), path_of(name), follow_symlinks=False)
             except FileExistsError:
@@ -126,6 +132,28 @@ class Segment(SegmentBase):
             file._finish()
 
     @classmethod
+    def anonymous(cls, geometry: Native) -> "Segment":
+        """Makes and initialises a file without a name. OutOfSharedMemory, LimitReached."""
+        with system_errors("an anonymous pool cannot be created"):
+            file, segment = SegmentBase(), None
+            try:
+                file._anonymous(None)
+                os.ftruncate(file.fd, geometry.size)
+                segment = cls(ANONYMOUS, file, geometry.size)
+                _fill(segment, geometry)
+            except BaseException:
+                (segment or file).close()  # now: a traceback keeps it
+                raise
+        return segment
+
+    @classmethod
+    def of_descriptor(cls, fd: int) -> "Segment":
+        """That of an anonymous pool which the parent process has passed on. fd is its own."""
+        file = SegmentBase()
+        file._anonymous(fd)
+        return cls._of_file(ANONYMOUS, file, read_only=False)
+
+    @classmethod
     def attach(cls, name: str) -> "Segment":
         """Maps the file and checks it. PoolNotFound, AccessDenied, SegmentInvalid."""
         return cls._attach(name, read_only=False)
@@ -137,7 +165,11 @@ class Segment(SegmentBase):
 
     @classmethod
     def _attach(cls, name: str, read_only: bool) -> "Segment":
-        file, segment = open_file(name, read_only), None
+        return cls._of_file(name, open_file(name, read_only), read_only)
+
+    @classmethod
+    def _of_file(cls, name: str, file: SegmentBase, read_only: bool) -> "Segment":
+        segment = None
         try:
             size = os.fstat(file.fd).st_size
             why = ffi.new("char[256]")

@@ -40,6 +40,8 @@ class Stats:
     members: int
     deaths: int  # members recovered so far
     counters: dict[str, int]  # of all members, those that are gone included
+    refused: int = 0  # buffers that were to go into a queue, and did not: Full, PoolExhausted
+    dropped: int = 0  # buffers freed because the consumer that had got them died
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ def read_stats(pool: int, capacity: int) -> Stats:
         members=raw.members,
         deaths=raw.deaths,
         counters=dict(zip(COUNTERS, raw.counters, strict=True)),
+        refused=raw.refused,
+        dropped=raw.dropped,
     )
 
 

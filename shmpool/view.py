@@ -13,11 +13,14 @@ from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
-from .files import PREFIX, SHM, checked_name, inode_of
+from .files import PREFIX, SHM, checked_name
+from .messages import Message, read_messages
 from .options import INT32_MAX, ON_DEATH
 from .segment import Segment
 from .stats import FATE_DEAD, Member, Stats, read_members, read_stats
 
+QUEUE_MAX = 65536  # buffers that a queue may hold
+PEEK_MAX = 16 << 20  # bytes of payload in one answer
 Found = TypeVar("Found")
 
 
@@ -74,7 +77,8 @@ class File:
 
 @dataclass(frozen=True)
 class QueueStats:
-    """One look at a queue. enqueued and dequeued count buffers since it was made."""
+    """One look at a queue. enqueued, dequeued, refused and dropped count buffers since it was
+    made."""
 
     name: str
     capacity: int
@@ -86,6 +90,8 @@ class QueueStats:
     on_death: str  # what becomes of what a dead consumer had: as Pool.create_queue's
     dead_letter: str | None
     max_redeliveries: int
+    refused: int = 0  # were to go into it and did not: Full, or PoolExhausted in a send
+    dropped: int = 0  # freed because the consumer that had got them died
 
 
 def _member_format(*names: str) -> struct.Struct:
@@ -148,8 +154,8 @@ class View:
     def stale(self) -> bool:
         """Whether the name now stands for another pool, or for none."""
         try:
-            there = inode_of(self.name)
-        except (errors.PoolNotFound, errors.AccessDenied, errors.SegmentInvalid):
+            there = os.lstat(f"{SHM}/{PREFIX}{self.name}").st_ino  # needs no right to the file
+        except OSError:
             return True
         return there != self.inode
 
@@ -178,9 +184,12 @@ class View:
 
     def queues(self) -> list[QueueStats]:
         """The queues, in the order of their numbers."""
+        return list(self._numbered().values())
+
+    def _numbered(self) -> dict[int, QueueStats]:
         self._opened()
         info, pool = self._info, self._number
-        found = []
+        found = {}
         for number in range(1, self.geometry.queues + 1):
             if lib.shmpool_queue_info(pool, number, info):
                 continue
@@ -188,8 +197,23 @@ class View:
             if facts is None:
                 facts = self._facts[number] = self._queue_facts(info)
             depth, put, got = info.count, info.enqueued, info.dequeued
-            found.append(QueueStats(facts[0], facts[1], depth, put, got, *facts[2:]))
+            lost = info.refused, info.dropped
+            found[number] = QueueStats(facts[0], facts[1], depth, put, got, *facts[2:], *lost)
         return self._whole(found)
+
+    def peek(self, queue: str, n: int, size: int) -> list[Message]:
+        """As AlfQueue.peek. QueueNotFound, InvalidArgument."""
+        if n < 1 or size < 0 or n * size > PEEK_MAX:
+            raise errors.InvalidArgument(
+                f"n is {n} and size is {size}; n is at least 1, size at least 0, "
+                f"and their product {PEEK_MAX} at most"
+            )
+        names = {number: stats.name for number, stats in self._numbered().items()}
+        for number, name in names.items():
+            if name == queue:
+                n, size = min(n, QUEUE_MAX), min(size, self.geometry.buffer_size)
+                return self._whole(read_messages(self._number, number, names, n, size))
+        raise errors.QueueNotFound(f"queue {queue!r} of pool {self.name!r}: no such queue")
 
     def _queue_facts(self, info: Native) -> tuple[str, int, str, str, str, str | None, int]:
         """What does not change in a queue."""

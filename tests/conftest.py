@@ -51,8 +51,8 @@ def _children() -> set[int]:
     }
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = path.read_text().rpartition(")")[2].split()[1]
+        try:  # as bytes: a process may have any name, in brackets before what we read
+            parent = path.read_bytes().rpartition(b")")[2].split()[1]
         except OSError:
             continue
         if int(parent) == os.getpid():
@@ -257,7 +257,14 @@ def start() -> Iterator[Callable[..., Child]]:
 class DaemonProcess:
     """A daemon of the test's own, as systemd would run it: what it notifies can be waited for."""
 
-    def __init__(self, directory: Path, config: str, arguments: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: str,
+        arguments: tuple[str, ...],
+        prefix: tuple[str, ...] = (),
+    ) -> None:
+        """prefix is a command that runs what follows it."""
         self.directory = directory
         self.socket = directory / "daemon.sock"
         self.config = directory / "shmpool.toml"
@@ -268,18 +275,20 @@ class DaemonProcess:
         self._notes.bind(str(directory / "notify"))
         environ = os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
         environ |= {"SHMPOOL_SOCKET": str(self.socket)}
+        given = ("--config", str(self.config), *arguments)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "shmpool.daemon", "--config", str(self.config), *arguments],
+                [*prefix, sys.executable, "-m", "shmpool.daemon", *given],
                 env=environ,
                 stderr=log,
             )
         self.pid = self.process.pid
 
-    def told(self, line: str) -> None:
-        """Waits until the daemon has notified systemd of this."""
-        while line not in self._notes.recv(4096).decode().split("\n"):
+    def told(self, line: str) -> list[str]:
+        """Waits until the daemon has notified systemd of this; all that it said with it."""
+        while line not in (said := self._notes.recv(4096).decode().split("\n")):
             pass
+        return said
 
     def output(self) -> str:
         """What it has written to stderr so far."""
@@ -308,12 +317,16 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
     made: list[DaemonProcess] = []
 
     def start_daemon(
-        config: str = "", *arguments: str, options: str = "", ready: bool = True
+        config: str = "",
+        *arguments: str,
+        options: str = "",
+        ready: bool = True,
+        prefix: tuple[str, ...] = (),
     ) -> DaemonProcess:
         directory = tmp_path / f"daemon-{len(made)}"
         directory.mkdir()
         own = f'[daemon]\nadopt = ["test-{os.getpid()}-*"]\nprune = false\n{options}\n'
-        made.append(DaemonProcess(directory, own + config, arguments))
+        made.append(DaemonProcess(directory, own + config, arguments, prefix))
         if ready:
             made[-1].told("READY=1")
         return made[-1]

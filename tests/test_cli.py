@@ -93,6 +93,43 @@ def test_a_pool_from_creation_to_removal(
         assert 1 == shmpool_command(subcommand, pool_name, *options).returncode
 
 
+def test_letters(shmpool_command: Run, options: list[str], make_pool: MakePool) -> None:
+    """letters shows the dead letters of a pool, puts them back and frees them."""
+    pool = make_pool()
+
+    def ask(*arguments: object) -> Any:
+        return loaded(shmpool_command("letters", pool.name, *arguments, "--json", *options))
+
+    none = shmpool_command("letters", pool.name, *options)
+    assert (2, f"shmpool: pool '{pool.name}' has no dead-letter queue; say --queue\n") == (
+        none.returncode,
+        none.stderr,
+    )
+    letters = pool.create_queue("letters", capacity=8, on_death="requeue")
+    work = pool.create_queue("work", capacity=8, on_death="dead-letter", dead_letter=letters)
+    for i in range(3):
+        work.send(b"[red]\xff%d" % i)
+        work.get().nack()
+    assert [("letters", "work", 1, "")] * 3 == [
+        (m["queue"], m["origin"], m["redelivered"], m["payload"]) for m in ask()
+    ]
+    assert [b"[red]\xff0".hex()] == [m["payload"] for m in ask("peek", "-n", 1)]
+    assert [b"[red".hex()] * 3 == [m["payload"] for m in ask("peek", "--size", 4)]
+    shown = shmpool_command("letters", pool.name, "peek", *options)
+    assert (0, "") == (shown.returncode, shown.stderr)
+    assert "b'[red]\\xff0'" in shown.stdout
+    assert [{"queue": "letters", "requeued": 1, "left": 2}] == ask("requeue", "-n", 1, "--reset")
+    assert [(b"[red]\xff0", 0)] == [(m.payload, m.redelivered) for m in work.peek(8)]
+    work.get().nack()
+    assert [{"queue": "letters", "freed": 2, "left": 1}] == ask("drain", "-n", 2)
+    pool.create_queue("other", capacity=8)
+    assert 1 == ask("requeue", "--queue", "letters", "--to", "other")[0]["requeued"]
+    drained = shmpool_command("letters", pool.name, "drain", "--queue", "other", *options)
+    assert ["queue  freed  left", "other      1     0"] == [
+        line.rstrip() for line in drained.stdout.splitlines()
+    ]
+
+
 def test_tables(shmpool_command: Run, make_pool: MakePool) -> None:
     """Without --json there are tables with the same figures."""
     pool = make_pool(prealloc=64)

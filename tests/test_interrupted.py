@@ -63,6 +63,8 @@ def interrupted_at(step: int) -> Iterator[list[int]]:
 
 def every_step(once: Callable[[int], bool]) -> int:
     """once(1), once(2), ... until it says that nothing was interrupted. How many were."""
+    for _ in range(3):
+        once(0)  # from CPython 3.12 on a function's bytecodes are traced from a later call on
     step = 1
     while once(step):
         step += 1
@@ -83,7 +85,8 @@ def held_by(kept: list[Any]) -> int:
     held = 0
     for thing in kept:
         if isinstance(thing, shmpool.Burst):
-            held += 0 if "released" in repr(thing) else len(thing)
+            released = "released" in repr(thing)
+            held += 0 if released else sum(not buf.released for buf in thing)
         elif isinstance(thing, shmpool.Buffer):
             held += not thing.released
     return held
@@ -247,6 +250,31 @@ def columns() -> Operation:
     return operation
 
 
+def nack() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(buf := queue.get())
+        buf.nack()
+        kept.append(burst := queue.get_many(3))
+        burst[1].free()
+        queue.requeue(burst, timeout=0.5)
+        kept.append(buf := queue.get())
+        queue.send_many([b"x"] * 6)
+        with contextlib.suppress(shmpool.Full):
+            buf.nack(timeout=0.001)
+
+    return operation
+
+
+def letters() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        other = pool.queue("other")
+        assert 2 == queue.redrive(2, to=other)
+        assert 2 == other.drain()
+        assert 2 == len(queue.peek(8))
+
+    return operation
+
+
 def failures() -> Operation:
     def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
         kept.append(burst := pool.alloc_many(9))
@@ -266,7 +294,8 @@ def failures() -> Operation:
 
 OPERATIONS = [
     alloc, alloc_timeout, alloc_many, free, with_buffer, get, get_nothing, get_many, put, put_full,
-    put_many, put_many_with_elements, send, recv, burst_free, iterate, columns, failures,
+    put_many, put_many_with_elements, send, recv, burst_free, iterate, columns, nack, letters,
+    failures,
 ]  # fmt: skip
 
 
@@ -279,6 +308,7 @@ def test_every_buffer_has_an_owner(
     them."""
     pool = make_pool(capacity=64, prealloc=64, cache_size=cache, bulk=16)
     queue = pool.create_queue("q", capacity=8)
+    other = pool.create_queue("other", capacity=8)
     operation = make()
 
     def once(step: int) -> bool:
@@ -296,9 +326,11 @@ def test_every_buffer_has_an_owner(
         assert (True, {}, 64) == left(pool), step
         with contextlib.suppress(shmpool.Empty):
             queue.get_many(8, timeout=0).free()
+        with contextlib.suppress(shmpool.Empty):
+            other.get_many(8, timeout=0).free()
         return interrupted
 
-    assert every_step(once) > 5
+    assert every_step(once) >= 3
 
 
 def resources(name: str) -> tuple[int, int]:
@@ -333,7 +365,7 @@ def test_an_attach_leaves_nothing(make_pool: MakePool) -> None:
         assert before == resources(made.name), step
         return interrupted
 
-    assert every_step(once) > 50
+    assert every_step(once) > 30
     pools = [shmpool.Pool.attach(made.name) for _ in range(20)]
     for pool in pools:
         pool.close()
@@ -368,6 +400,29 @@ def test_a_create_leaves_nothing_open(pool_name: str, monkeypatch: pytest.Monkey
         shmpool.Pool.unlink(pool_name)
         return interrupted
 
+    assert every_step(once) > 30
+
+
+def test_an_anonymous_pool_leaves_nothing() -> None:
+    """Interrupted anywhere: no descriptor is left."""
+
+    def operation() -> shmpool.Pool:
+        return shmpool.Pool.create(None, buffer_size=64, capacity=2, members=2, queues=1)
+
+    operation().close()
+    gc.collect()
+    before = resources("")
+
+    def once(step: int) -> bool:
+        interrupted = False
+        with interrupted_at(step):
+            try:
+                operation()
+            except Interrupted:
+                interrupted = True
+        assert before == resources(""), step
+        return interrupted
+
     assert every_step(once) > 50
 
 
@@ -398,7 +453,7 @@ def test_a_close_can_be_repeated(make_pool: MakePool) -> None:
         assert (before, (True, {})) == (resources(other.name), left(other)[:2])
         return interrupted
 
-    assert every_step(once) > 3
+    assert every_step(once) >= 3
 
 
 def test_a_dropped_pool_after_an_interrupted_close(make_pool: MakePool) -> None:
@@ -423,7 +478,7 @@ def test_a_dropped_pool_after_an_interrupted_close(make_pool: MakePool) -> None:
         assert (before, (True, {})) == (resources(other.name), left(other)[:2])
         return interrupted
 
-    assert every_step(once) > 3
+    assert every_step(once) >= 3
 
 
 ALARMS = """

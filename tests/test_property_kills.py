@@ -63,6 +63,9 @@ def serve(pool: shmpool.Pool, pipe: Connection) -> None:
                     buf = queue.get(timeout=0)
                     held[buf.index] = buf
                     answer = buf.index, bytes(buf), buf.redelivered
+                case "nack", None:
+                    held[args[0]].nack(timeout=0)
+                    del held[args[0]]
                 case "free", None:
                     held.pop(args[0]).free()
                 case "send", shmpool.AlfQueue():
@@ -150,7 +153,7 @@ class Kills(RuleBasedStateMachine):
         """Whether another worker has this side of the queue, as this call finds it."""
         if queue != "single":
             return False
-        if self.roles.get(side) in self.unrecovered:
+        if self.unrecovered and self.roles.get(side, worker.pid) != worker.pid:
             self.recover()  # or the worker might, if that was not just tried
         return self.roles.setdefault(side, worker.pid) != worker.pid
 
@@ -179,6 +182,23 @@ class Kills(RuleBasedStateMachine):
         else:
             assert self.tell(worker, "put", queue, index) is None
             self.queued[queue].append(worker.held.pop(index))
+
+    @precondition(lambda self: any(worker.held for worker in self.workers))
+    @rule(i=some)
+    def nack(self, i: int) -> None:
+        """Gives back a buffer that somebody has in hand."""
+        all_held = [(worker, index) for worker in self.workers for index in worker.held]
+        worker, index = all_held[i % len(all_held)]
+        packet, answer = worker.held[index], None
+        to = self.destination(packet, nacked=True)
+        if packet.origin is None or packet.origin == "single":
+            answer = shmpool.InvalidArgument
+        elif len(self.queued[to or ""]) == ROOM:
+            answer = shmpool.Full
+        else:
+            del worker.held[index]
+            self.queued[to or ""].append(Packet(packet.data, packet.redelivered + 1))
+        assert answer is self.tell(worker, "nack", index)
 
     @rule(w=st.integers(0, WORKERS - 1), queue=names, data=payloads, how=st.booleans())
     def send(self, w: int, queue: str, data: list[bytes], how: bool) -> None:
@@ -281,10 +301,12 @@ class Kills(RuleBasedStateMachine):
         self.roles = {k: pid for k, pid in self.roles.items() if pid not in self.unrecovered}
         self.unrecovered.clear()
 
-    def destination(self, packet: Packet) -> str | None:
+    def destination(self, packet: Packet, nacked: bool = False) -> str | None:
         if packet.origin is None:
             return None
         on_death, letter = QUEUES[packet.origin]
+        if nacked and on_death == "free":
+            return packet.origin
         if on_death == "requeue" and not (letter and packet.redelivered >= MOST):
             return packet.origin
         return None if on_death == "free" else letter

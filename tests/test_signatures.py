@@ -70,6 +70,10 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
     queue = pool.create_queue("q", capacity=8)
     name, kind = pool.name, shmpool.Pool
 
+    def got() -> shmpool.Buffer:
+        queue.send(b"x")
+        return queue.get()
+
     def made() -> None:
         kind.unlink(name=name)
         with kind.create(name=name, buffer_size=64, capacity=2):
@@ -93,6 +97,12 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (shmpool.AlfQueue, "send_many"): lambda: queue.send_many(payloads=[b"x"] * 3, timeout=0),
         (shmpool.AlfQueue, "recv_many"): lambda: queue.recv_many(timeout=0, n=3),
         (shmpool.AlfQueue, "put_many"): lambda: queue.put_many(burst=pool.alloc_many(2), timeout=0),
+        (shmpool.AlfQueue, "requeue"): lambda: queue.requeue(item=got(), timeout=0),
+        (shmpool.AlfQueue, "peek"): lambda: queue.peek(n=1, size=2),
+        (shmpool.AlfQueue, "redrive"): lambda: queue.redrive(n=1, to=None, reset=True),
+        (shmpool.AlfQueue, "drain"): lambda: queue.drain(n=1),
+        (shmpool.Buffer, "nack"): lambda: got().nack(timeout=0),
+        (shmpool.Burst, "nack"): lambda: pool.queue("q").get_many(2).nack(timeout=0),
         (shmpool.AlfQueue, "get_many"): lambda: queue.get_many(n=2, timeout=0),
         (shmpool.Burst, "column"): lambda: pool.alloc_many(2).column(offset=0, dtype="u1"),
         (shmpool.Burst, "set_column"): lambda: pool.alloc_many(2).set_column(

@@ -29,6 +29,7 @@ C_ORDER = [
     "qmempool.h",
     "transfer.h",
     "queue.h",
+    "requeue.h",
     "recover.h",
     "cover.h",
     "recovery.h",
@@ -41,20 +42,35 @@ C_ORDER = [
     "payload.h",
     "burst.h",
 ]
-PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "options", "buffer", "burst", "queue"]
-PYTHON_ORDER += ["files", "segment", "pruning", "stats"]
+PYTHON_ORDER = [
+    "errors",
+    "_native",
+    "_ffi",
+    "_hot",
+    "options",
+    "buffer",
+    "burst",
+    "messages",
+    "queue",
+]
+PYTHON_ORDER += ["files", "segment", "pruning", "stats", "leaving"]
 PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
 PYTHON_ORDER += [
     "toml_lines",
+    "values",
     "config",
+    "declared",
+    "adoption",
+    "arrivals",
     "systemd",
+    "logs",
     "lean",
     "closes",
     "listening",
     "connection",
     "keeper",
 ]
-PYTHON_ORDER += ["metrics", "http", "daemon", "asking", "client", "doctor", "__init__"]
+PYTHON_ORDER += ["admission", "metrics", "http", "daemon", "asking", "client", "doctor", "__init__"]
 BENCH_ORDER = ["__init__", "way", "message", "board", "crew", "producing", "consuming"]
 BENCH_ORDER += ["pingpong", "contestants", "throughput", "floor", "latency", "robustness"]
 BENCH_ORDER += ["hop", "others", "plan", "result", "measure"]

@@ -24,6 +24,7 @@ MODULES = {
     "holders": "holders",
     "audit": "audit",
     "recover": "recover",
+    "letters": "letters",
     "trim": "trim",
     "prune": "prune",
     "doctor": "doctor",

@@ -20,7 +20,7 @@ MEMBERS_MAX = 200
 COLOURS = (("free", "green"), ("cached", "cyan"), ("held", "yellow"), ("queued", "blue"))
 POOLS = ("pool", "buffers", "capacity", "free", "cached", "held", "queued", "members",
          "allocs/s", "recoveries", "alarms")  # fmt: skip
-QUEUES = ("pool", "queue", "depth", "capacity", "fill", "puts/s", "gets/s")
+QUEUES = ("pool", "queue", "depth", "capacity", "fill", "puts/s", "gets/s", "refused", "dropped")
 MEMBERS = ("pool", "member", "process", "thread", "held", "cached", "doing", "ops/s")
 SORTS = ("held", "ops/s", "process")
 OPS = ("alloc", "free", "enqueue", "dequeue")
@@ -137,8 +137,8 @@ class Top(App[None]):
             for queue in stats.queues:
                 fill = "▁▂▃▄▅▆▇█"[min(8 * queue.depth // queue.capacity, 7)] if queue.depth else " "
                 puts, gets = rate.queue(queue.name)
-                row = (name, queue.name, queue.depth, queue.capacity, fill, puts, gets)
-                queues.append(row)
+                queues.append((name, queue.name, queue.depth, queue.capacity, fill, puts, gets,
+                               queue.refused, queue.dropped))  # fmt: skip
             members += [
                 (name, m.number, m.pid, m.tid, m.held, m.cached, m.operation or "", rate.member(m))
                 for m in attached

@@ -205,6 +205,7 @@ static PyMethodDef buffer_methods[] = {
 	{ "free", buffer_free, METH_NOARGS,
 	  "free($self)\n--\n\nGives the buffer back to its pool.\n\nBufferError while a view of "
 	  "it is alive, BufferReleased if it is spent." },
+	{ "nack", HOT_FAST(hot_buffer_nack), HOT_NACK_DOC },
 	{ "__reduce__", buffer_reduce, METH_NOARGS, NULL },
 	{ "__enter__", buffer_enter, METH_NOARGS, NULL },
 	{ "__exit__", buffer_exit, METH_VARARGS, NULL },

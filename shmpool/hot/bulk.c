@@ -72,7 +72,8 @@ PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 	    (deadline = hot_deadline(given.timeout)) < 0 || outgoing_open(&out, given.item))
 		return NULL;
 	size_t total = (size_t)PyTuple_GET_SIZE(out.items);
-	while (sent < total && (code >= 0 || hot_goes_on(code))) {
+	struct pool_object *pool = ((struct queue_object *)object)->pool;
+	while (sent < total && (code >= 0 || hot_goes_on(pool, deadline, &code))) {
 		uint64_t key = hot_queue_key((struct queue_object *)object);
 		HOT_UNLOCKED(key, code,
 			     shmpool_send_many_wait(key, out.slice + sent, total - sent, deadline));
@@ -147,12 +148,10 @@ static int64_t get_first(struct queue_object *self, uint64_t *handle, size_t mos
 	while (deadline) {
 		uint64_t key = hot_queue_key(self);
 		HOT_UNLOCKED(key, got, shmpool_get_many_wait(key, handle, most, deadline));
-		if (got != -EINTR)
+		if (!hot_goes_on(self->pool, deadline, &got))
 			break;
-		if (!hot_goes_on(got))
-			return HOT_RAISED;
 	}
-	return got;
+	return got == -EINTR ? HOT_RAISED : got;
 }
 
 /* The most payloads of one claim: RECV_BYTES of them at most, but one. */

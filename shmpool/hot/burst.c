@@ -155,6 +155,19 @@ static PyObject *burst_free(PyObject *object, PyObject *unused)
 	return code == HOT_RAISED ? NULL : burst_fail(self, code, "burst");
 }
 
+/* Raises BufferInUse if a view of one is alive. */
+static PyObject *burst_movable(PyObject *object, PyObject *what)
+{
+	const uint64_t *handle;
+	uint64_t *mine;
+	const char *name = PyUnicode_AsUTF8(what);
+	if (!name || burst_usable((struct burst_object *)object) ||
+	    burst_handles((struct burst_object *)object, name, &handle, &mine) < 0)
+		return NULL;
+	PyMem_Free(mine);
+	Py_RETURN_NONE;
+}
+
 static PyObject *burst_enter(PyObject *object, PyObject *unused)
 {
 	(void)unused;
@@ -254,6 +267,7 @@ static PyMethodDef burst_methods[] = {
 	{ "free", burst_free, METH_NOARGS,
 	  "free($self)\n--\n\nGives every buffer back to the pool. BufferInUse while a view of one "
 	  "is alive." },
+	{ "_movable", burst_movable, METH_O, NULL },
 	{ "_alloc", burst_alloc, METH_O, NULL },
 	{ "_get", burst_get, METH_VARARGS, NULL },
 	{ "_put", burst_put, METH_VARARGS, NULL },

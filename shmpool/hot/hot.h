@@ -40,6 +40,7 @@ struct segment_object {
 	/* Of a file that is being made: its name, and what keeps others from removing it (shmpool_hold), in the
 	 * process of that life. */
 	char *temporary;
+	char *ending; /* the path that ends with it */
 	void *hold;
 	uint32_t life;
 };
@@ -112,7 +113,7 @@ PyObject *hot_fail(int64_t code, const char *what, ...);
 	do {                                                                                       \
 		uint32_t *counted_ = local_begin(key_pool(key));                                   \
 		PyThreadState *state_ = PyEval_SaveThread();                                       \
-		(result) = (key) ? (expression) : -EBADF;                                                           \
+		(result) = (key) ? (expression) : -EBADF;                                          \
 		local_end(counted_);                                                               \
 		PyEval_RestoreThread(state_);                                                      \
 	} while (0)
@@ -146,11 +147,10 @@ int64_t hot_deadline(PyObject *timeout);
  * calls it what. Runs Python code if it is no int. */
 PyObject *hot_int(PyObject *value, const char *what);
 
-/* Whether a wait goes on after a signal; if not, the handler has raised. */
-static inline bool hot_goes_on(int64_t code)
-{
-	return code == -EINTR && !PyErr_CheckSignals();
-}
+/* Whether a wait goes on after a call that ended with *code: after a signal, or a slice of the wait. If not, and
+ * *code is -EINTR then, an exception is set: the handler's, or PoolReplaced, which a wait that has timed out
+ * ends with too. */
+bool hot_goes_on(struct pool_object *pool, int64_t deadline, int64_t *code);
 
 /* queue.c's methods that are in payload.c and bulk.c. */
 PyObject *hot_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
@@ -202,6 +202,11 @@ PyObject *hot_buffer_fail(const struct buffer_object *self, int64_t code, const 
 int hot_buffer_movable(struct buffer_object *self, const char *what);
 void hot_buffer_in_use(const struct buffer_object *self,
 		       const char *what); /* the exception for that */
+
+/* Methods of Buffer and of the base of AlfQueue that are in requeue.c. */
+PyObject *hot_buffer_nack(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
+PyObject *hot_queue_move(PyObject *object, PyObject *args);
+extern const char HOT_NACK_DOC[];
 
 /* It is free when its last view is gone. */
 void hot_buffer_leave(struct buffer_object *self);

@@ -43,7 +43,7 @@ PyObject *burst_alloc(PyObject *object, PyObject *timeout)
 			HOT_UNLOCKED(
 				key, got,
 				shmpool_alloc_many_wait(key, self->handle, self->room, deadline));
-		} while (hot_goes_on(got));
+		} while (hot_goes_on(self->pool, deadline, &got));
 	if (got > 0 && !self->pool->key)
 		got = -EBADF; /* closed: they were given back */
 	if (likely(got > 0)) {
@@ -86,7 +86,7 @@ PyObject *burst_get(PyObject *object, PyObject *args)
 			HOT_UNLOCKED(
 				key, got,
 				shmpool_get_many_wait(key, self->handle, self->room, deadline));
-		} while (hot_goes_on(got));
+		} while (hot_goes_on(self->pool, deadline, &got));
 	if (got > 0 && !self->pool->key)
 		got = -EBADF; /* closed: they were given back */
 	if (likely(got > 0)) {
@@ -118,7 +118,7 @@ PyObject *burst_put(PyObject *object, PyObject *args)
 			uint64_t key = hot_queue_key(queue);
 			HOT_UNLOCKED(key, code,
 				     shmpool_put_many_wait(key, handle, (size_t)n, deadline));
-		} while (hot_goes_on(code));
+		} while (hot_goes_on(self->pool, deadline, &code));
 		burst_becomes(self, life);
 	}
 	PyMem_Free(mine);

@@ -16,7 +16,7 @@ static int64_t send_wait(struct queue_object *self, const char *data, size_t len
 	do {
 		uint64_t key = hot_queue_key(self);
 		HOT_UNLOCKED(key, code, shmpool_send_many_wait(key, &slice, 1, deadline));
-	} while (hot_goes_on(code));
+	} while (hot_goes_on(self->pool, deadline, &code));
 	return code > 0 ? 0 : code == -EINTR ? HOT_RAISED : code;
 }
 

@@ -13,6 +13,23 @@ static PyObject *pool_fail(PyObject *object, int64_t code)
 	return NULL;
 }
 
+bool hot_goes_on(struct pool_object *pool, int64_t deadline, int64_t *code)
+{
+	const bool signalled = *code == -EINTR;
+	const bool timed_out = deadline && (*code == -EAGAIN || *code == -ENOBUFS);
+	if (signalled ? PyErr_CheckSignals() : !timed_out)
+		return false;
+	if (pool->segment) {
+		PyObject *done = PyObject_CallMethod((PyObject *)pool, "_refuse_replaced", NULL);
+		Py_XDECREF(done);
+		if (!done) {
+			*code = -EINTR;
+			return false;
+		}
+	}
+	return signalled;
+}
+
 static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 {
 	struct pool_object *self = (struct pool_object *)object;
@@ -134,7 +151,7 @@ static int64_t alloc_wait(struct pool_object *self, PyObject *timeout, uint64_t 
 	do {
 		uint64_t key = self->key;
 		HOT_UNLOCKED(key, code, shmpool_alloc_many_wait(key, handle, 1, deadline));
-	} while (hot_goes_on(code));
+	} while (hot_goes_on(self, deadline, &code));
 	if (code == -EINTR)
 		return HOT_RAISED;
 	return code < 0 ? code : self->key ? 0 : -EBADF; /* closed: it was given back */

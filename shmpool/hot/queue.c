@@ -69,7 +69,7 @@ static int64_t put_wait(struct queue_object *self, struct buffer_object *buffer,
 	do {
 		uint64_t key = hot_queue_key(self);
 		HOT_UNLOCKED(key, code, shmpool_put_many_wait(key, &handle, 1, deadline));
-	} while (hot_goes_on(code));
+	} while (hot_goes_on(self->pool, deadline, &code));
 	buffer->life = life;
 	return code > 0 ? 0 : code == -EINTR ? HOT_RAISED : code;
 }
@@ -120,15 +120,13 @@ int64_t hot_get_wait(struct queue_object *self, PyObject *timeout, struct shmpoo
 	while (deadline) {
 		uint64_t key = hot_queue_key(self);
 		HOT_UNLOCKED(key, got, shmpool_get_wait(key, out, deadline));
-		if (got != -EINTR)
+		if (!hot_goes_on(self->pool, deadline, &got))
 			break;
-		if (!hot_goes_on(got))
-			return HOT_RAISED;
 	}
 	if (got > 0)
 		return self->pool->key ? got : -EBADF; /* closed: it was given back */
 	if (got != -EAGAIN)
-		return got;
+		return got == -EINTR ? HOT_RAISED : got;
 	PyErr_SetObject(hot_empty_error, self->empty);
 	return HOT_RAISED;
 }
@@ -217,6 +215,7 @@ static int queue_true(PyObject *object)
 
 static PyMethodDef queue_methods[] = {
 	{ "_hot_open", queue_hot_open, METH_VARARGS, NULL },
+	{ "_move", hot_queue_move, METH_VARARGS, NULL },
 	{ "_hot_close", queue_hot_close, METH_NOARGS, NULL },
 	{ "empty", queue_empty, METH_NOARGS,
 	  "empty($self)\n--\n\nWhether a get would find nothing just now." },

@@ -5,11 +5,13 @@
  * Each of them is recorded by the call that makes it. They end together and once, in that order reversed: the members
  * of this process first, then the mapping, then the descriptor; by close(), or when the object goes.
  */
+#define _GNU_SOURCE
 #include "hot.h"
 
 #include <fcntl.h>
 #include <structmember.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static PyObject *segment_new(PyTypeObject *type, PyObject *args, PyObject *named)
@@ -62,9 +64,22 @@ static void finish(struct segment_object *self)
 	self->hold = NULL;
 }
 
+/* Takes the name away that is to end with the object, if it still stands for the file. Not in a forked child. */
+static void end_name(struct segment_object *self)
+{
+	struct stat mine, there;
+	if (self->ending && self->life == *hot_life && fstat(self->fd, &mine) == 0 &&
+	    lstat(self->ending, &there) == 0 && mine.st_dev == there.st_dev &&
+	    mine.st_ino == there.st_ino)
+		unlink(self->ending);
+	PyMem_Free(self->ending);
+	self->ending = NULL;
+}
+
 void hot_segment_close(struct segment_object *self)
 {
 	finish(self);
+	end_name(self);
 	/* Taken out of the object first: other threads run while the opening ends. */
 	const struct segment_object was = *self;
 	self->number = 0;
@@ -79,6 +94,7 @@ void hot_segment_close(struct segment_object *self)
 
 void hot_segment_leave(struct segment_object *self)
 {
+	end_name(self);
 	const struct segment_object was = *self;
 	self->number = 0;
 	self->base = NULL;
@@ -109,6 +125,22 @@ static PyObject *segment_open(PyObject *object, PyObject *args)
 	return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
+static PyObject *segment_anonymous(PyObject *object, PyObject *passed)
+{
+	struct segment_object *self = (struct segment_object *)object;
+	if (self->fd >= 0)
+		return PyErr_Format(PyExc_ValueError, "it has a file");
+	if (passed == Py_None) {
+		self->fd = memfd_create("shmpool", MFD_CLOEXEC);
+		return self->fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : Py_NewRef(Py_None);
+	}
+	int fd = (int)PyLong_AsLong(passed);
+	if (PyErr_Occurred())
+		return NULL;
+	self->fd = fd;
+	Py_RETURN_NONE;
+}
+
 static PyObject *segment_create(PyObject *object, PyObject *path)
 {
 	struct segment_object *self = (struct segment_object *)object;
@@ -131,6 +163,19 @@ static PyObject *segment_create(PyObject *object, PyObject *path)
 	self->temporary = copy;
 	self->life = hot_this_life();
 	return PyLong_FromLong(shmpool_hold(fd, name, &self->hold));
+}
+
+static PyObject *segment_unlink_at_the_end(PyObject *object, PyObject *path)
+{
+	struct segment_object *self = (struct segment_object *)object;
+	const char *name = PyUnicode_AsUTF8(path);
+	char *copy = name ? PyMem_Malloc(strlen(name) + 1) : NULL;
+	if (!copy)
+		return name ? PyErr_NoMemory() : NULL;
+	PyMem_Free(self->ending);
+	self->ending = strcpy(copy, name);
+	self->life = hot_this_life();
+	Py_RETURN_NONE;
 }
 
 static PyObject *segment_finish(PyObject *object, PyObject *unused)
@@ -191,12 +236,17 @@ static PyObject *segment_address(PyObject *object, void *unused)
 
 static PyMethodDef segment_methods[] = {
 	{ "_open", segment_open, METH_VARARGS, "Opens the file. OSError." },
+	{ "_anonymous", segment_anonymous, METH_O,
+	  "Makes a file without a name, for None, or takes over a descriptor. OSError." },
 	{ "_create", segment_create, METH_O,
 	  "Makes a file with a temporary name, which nobody else removes. 0, or a code; OSError." },
+	{ "_unlink_at_the_end", segment_unlink_at_the_end, METH_O,
+	  "With the object, or this process, the name ends." },
 	{ "_finish", segment_finish, METH_NOARGS, "Takes the temporary name away." },
 	{ "_take", segment_take, METH_O, "Takes over the other's file." },
 	{ "_map", segment_map, METH_VARARGS, "Maps so many bytes of it. OSError." },
-	{ "_enter", segment_enter, METH_NOARGS, "Opens the pool to read it: its number, or a code." },
+	{ "_enter", segment_enter, METH_NOARGS,
+	  "Opens the pool to read it: its number, or a code." },
 	{ "close", segment_close, METH_NOARGS,
 	  "close($self)\n--\n\nEnds this process's members, unmaps, and closes the file.\n\nMay be "
 	  "repeated." },

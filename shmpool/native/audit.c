@@ -224,8 +224,11 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 	out->free = alf_count(&p->free) - count_hollow(p);
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct alf_ring *r = queue_ring(p, i);
-		if (r)
-			out->queued += alf_count(r);
+		if (!r)
+			continue;
+		out->queued += alf_count(r);
+		out->refused += load_relaxed(&segment_queue(s, i)->refused);
+		out->dropped += load_relaxed(&segment_queue(s, i)->dropped);
 	}
 	for (uint32_t i = 0; i < s->members; i++) {
 		const struct member *m = segment_member(s, i);

@@ -101,7 +101,7 @@ static inline int fresh(const struct call *c, uint64_t handle, int64_t now)
 	store_relaxed(&b->flow_hash, 0);
 	store_relaxed(&b->queue, 0);
 	store_relaxed(&b->timestamp, 0);
-	store_relaxed(&b->redelivered, 0);
+	store_relaxed(&b->failures, 0);
 	store_relaxed(&b->since, (uint64_t)now);
 	return 0;
 }

@@ -220,7 +220,10 @@ struct queue_slot {
 	uint32_t on_death;
 	uint32_t dead_letter;      /* number of the queue for what nobody survives, 0 for none */
 	uint32_t max_redeliveries; /* after which it goes there; 0 for any number */
-	uint8_t pad[44];
+	uint32_t pad0;
+	uint64_t refused; /* buffers that found no room, or that no buffer was free for */
+	uint64_t dropped; /* buffers freed because the consumer that had got them died */
+	uint8_t pad1[24];
 	struct alf_queue queue;
 };
 _Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");
@@ -234,10 +237,17 @@ struct buffer {
 	uint32_t headroom; /* bytes before them */
 	uint32_t mark;     /* the user's */
 	uint32_t flow_hash;
-	uint32_t queue;       /* the queue it was last got from: its number, 0 for none yet */
-	uint64_t timestamp;   /* ns, the user's clock */
-	uint32_t redelivered; /* times it was put back because whoever had got it died */
-	uint32_t pad;
+	uint32_t queue;     /* the queue it was last got from: its number, 0 for none yet */
+	uint64_t timestamp; /* ns, the user's clock */
+	union {
+		uint64_t failures; /* both of: */
+		struct {
+			uint32_t redelivered; /* times it was put back: its consumer died, or
+						 returned it (requeue.h) */
+			uint32_t origin;      /* the queue from which it became a dead letter, 0 for
+						 none */
+		};
+	};
 	uint64_t since; /* CLOCK_MONOTONIC, ns, to some ms: when its holder allocated or got it */
 	uint64_t
 		handle; /* what names it now: handle_of(). The generation changes whenever it is freed */

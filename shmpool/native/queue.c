@@ -291,10 +291,10 @@ static int look_apart(const struct alf_ring *r)
 	return (int)(n < FULL_APART ? n : FULL_APART);
 }
 
-int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
-		   const uint64_t *handle, uint32_t n, int64_t deadline_ns)
+int queue_room_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		    const uint64_t *handle, uint32_t n, int64_t deadline_ns, queue_attempt *attempt)
 {
-	int error = queue_put(p, m, r, handle, n);
+	int error = -ENOBUFS;
 	for (int polls = 0; error == -ENOBUFS; polls += look_apart(r)) {
 		int slept = 0;
 		if (deadline_ns == WAIT_NEVER)
@@ -304,14 +304,14 @@ int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 		if (polls < WAIT_POLLS) {
 			for (int i = look_apart(r); i; i--)
 				sched_yield();
-			error = queue_put(p, m, r, handle, n);
+			error = attempt(p, m, r, handle, n);
 			continue;
 		}
 		uint32_t *word = &r->q->room_wait, entered = wait_enter(word);
 		/* [WAIT] alf_reserve's own load is no seq_cst one: it might miss a move of cons whose
 		 * consumer missed this sleeper. */
 		load_seq_cst(&r->q->cons);
-		error = queue_put(p, m, r, handle, n);
+		error = attempt(p, m, r, handle, n);
 		if (error == -ENOBUFS) {
 			count_up(&m->counters[COUNT_SLEEP], 1);
 			slept = wait_sleep(word, entered, WAIT_SLICE_NS, deadline_ns);
@@ -322,6 +322,15 @@ int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 			return slept == -ETIMEDOUT ? error : slept;
 	}
 	return error;
+}
+
+int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		   const uint64_t *handle, uint32_t n, int64_t deadline_ns)
+{
+	int error = queue_put(p, m, r, handle, n);
+	return likely(error != -ENOBUFS) ?
+		       error :
+		       queue_room_wait(p, m, r, handle, n, deadline_ns, queue_put);
 }
 
 int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,

@@ -58,4 +58,11 @@ int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 		   uint32_t n, int64_t deadline_ns);
 
+/* An attempt to put, and its repetition after one that has found no room. */
+typedef int queue_attempt(struct qmempool *p, struct member *m, const struct alf_ring *r,
+			  const uint64_t *handle, uint32_t n);
+int queue_room_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		    const uint64_t *handle, uint32_t n, int64_t deadline_ns,
+		    queue_attempt *attempt);
+
 #endif

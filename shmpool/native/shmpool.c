@@ -5,6 +5,7 @@
 #include "shmpool.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #include "audit.h"
 #include "call.h"
@@ -54,6 +55,7 @@ int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made)
 	char why[256];
 	if (path && strlen(path) >= sizeof(s.path))
 		return -ENAMETOOLONG;
+	madvise(base, size, MADV_DONTDUMP); /* a core file would have all payloads in it */
 	guard_watch(base, size);
 	int error = segment_check(&s, base, size, fd, why, sizeof(why));
 	if (path)
@@ -133,6 +135,8 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->max_redeliveries = slot->max_redeliveries;
 	info->enqueued = load_relaxed(&r->q->prod) - alf_capacity(r);
 	info->dequeued = load_relaxed(&r->q->cons) - alf_capacity(r);
+	info->refused = load_relaxed(&slot->refused);
+	info->dropped = load_relaxed(&slot->dropped);
 	return 0;
 }
 
@@ -190,6 +194,8 @@ int64_t shmpool_field(uint64_t key, int field)
 		return (int64_t)(load_relaxed(&b->redelivered) & INT64_MAX);
 	case SHMPOOL_GENERATION:
 		return buffer_generation(b);
+	case SHMPOOL_ORIGIN:
+		return load_relaxed(&b->origin);
 	}
 	return -EINVAL;
 }

@@ -55,6 +55,8 @@ struct shmpool_queue_info {
 	uint32_t max_redeliveries;
 	uint64_t enqueued; /* positions reserved, and claimed, so far */
 	uint64_t dequeued;
+	uint64_t refused; /* buffers that it had no room for, or that no buffer was free for */
+	uint64_t dropped; /* buffers that were freed because their consumer died */
 };
 
 struct shmpool_stats {
@@ -64,6 +66,8 @@ struct shmpool_stats {
 	uint64_t queued;
 	uint64_t members;
 	uint64_t deaths;
+	uint64_t refused; /* of all queues */
+	uint64_t dropped;
 	uint64_t counters[14];
 };
 
@@ -137,6 +141,9 @@ int64_t shmpool_queue_count(uint64_t key);
 int64_t shmpool_queue_empty(uint64_t key);
 int shmpool_queue_release(int pool, int queue);
 
+/* Counts n buffers that were to go into a queue as refused. */
+int shmpool_refused(int pool, int queue, uint64_t n);
+
 /* Where a buffer's payload lies in its room. */
 struct shmpool_extent {
 	uint32_t headroom;
@@ -156,7 +163,8 @@ enum shmpool_field {
 	SHMPOOL_TIMESTAMP,
 	SHMPOOL_QUEUE,
 	SHMPOOL_REDELIVERED,
-	SHMPOOL_GENERATION
+	SHMPOOL_GENERATION,
+	SHMPOOL_ORIGIN
 };
 int64_t shmpool_field(uint64_t key, int field);
 int64_t shmpool_set_field(uint64_t key, int field, uint64_t value);
@@ -186,6 +194,27 @@ int64_t shmpool_set_column(uint64_t key, const uint64_t *handles, size_t n, size
 int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_t *out);
 int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, const uint32_t *from,
 			    size_t step);
+
+/* Buffers whose consumer failed: requeue.h. What finds no room is counted as refused. */
+int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline);
+/* 0; a code; or 1: as neither queue has room for it, *out is the caller's now. */
+int64_t shmpool_move(uint64_t key, uint32_t to, int reset, struct shmpool_taken *out);
+
+/* A buffer in a queue, of which the caller sees a copy: peek.c. */
+struct shmpool_peek {
+	uint64_t position; /* in the queue, from the first ever put on */
+	uint64_t timestamp;
+	uint32_t index;
+	uint32_t length;
+	uint32_t mark;
+	uint32_t flow_hash;
+	uint32_t redelivered;
+	uint32_t origin; /* the queue from which it became a dead letter, 0 for none */
+};
+/* Copies the oldest buffer of a queue at position or behind, and up to size of its bytes, without taking
+ * it. 1; 0 there is none now; -EBADF, -ENOENT, -EBADMSG. */
+int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *out, char *bytes,
+		 size_t size);
 
 /* Putting right what the dead left: recover.h. */
 int shmpool_recover_wait(int pool, struct shmpool_recovery *out);

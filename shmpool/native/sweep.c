@@ -20,6 +20,7 @@
 #include "member.h"
 #include "queue.h"
 #include "recovery.h"
+#include "requeue.h"
 #include "transfer.h"
 #include "wait.h"
 
@@ -82,13 +83,10 @@ static uint32_t destination(struct recovery *r, const struct buffer *b, uint32_t
 	if (!from || !recovery_ring(r, from))
 		return 0;
 	const struct queue_slot *slot = segment_queue(&r->p->segment, from);
-	uint32_t most = slot->max_redeliveries, letter = slot->dead_letter;
-	if (slot->on_death == ON_DEATH_FREE)
+	if (load_relaxed(&slot->on_death) == ON_DEATH_FREE)
 		return 0;
-	if (slot->on_death == ON_DEATH_REQUEUE &&
-	    !(letter && most && load_relaxed(&b->redelivered) >= most))
-		return from;
-	return recovery_ring(r, letter) ? letter : 0;
+	uint32_t to = requeue_to(slot, from, load_relaxed(&b->redelivered));
+	return recovery_ring(r, to) ? to : 0;
 }
 
 /* Takes a dead member's or an abandoned buffer: false if another recoverer was faster. From here on it is a
@@ -134,9 +132,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 		alf_done(&r->m->op, ALF_MULTI);
 		return SOMEBODY_WAS_FASTER;
 	}
-	store_relaxed(&b->queue, from);
-	store_relaxed(&b->got, buffer_generation(b));
-	store_relaxed(&b->redelivered, load_relaxed(&b->redelivered) + 1);
+	requeue_note(b, from, to);
 	store_release(&b->owner, owner_transit(to, at)); /* [OWNER] */
 	alf_publish(ring, at, &handle, 1);
 	alf_done(&r->m->op, ALF_MULTI);
@@ -173,8 +169,11 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 		enum handed handed = to && r->m ? hand_on(r, index, owner, from, to) : NO_ROOM;
 		if (handed == HANDED_ON)
 			return;
-		if (r->m && !to && take(r, b, owner, 0))
+		if (r->m && !to && take(r, b, owner, 0)) {
+			if (from && recovery_ring(r, from))
+				add_relaxed(&segment_queue(&r->p->segment, from)->dropped, 1);
 			break;
+		}
 		if ((to && handed == NO_ROOM) || !r->m) {
 			r->left |= abandoned;
 			if (abandoned || abandon(r, b, owner, to ? from : 0))
