@@ -50,14 +50,23 @@ _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     errno.ENFILE: (errors.LimitReached, "every queue slot of the pool is taken"),
     errno.EXFULL: (errors.LimitReached, "64 pools are open in this process"),
     errno.EMFILE: (errors.LimitReached, "no descriptor is left to this process (ulimit -n)"),
-    errno.EFBIG: (errors.OutOfSharedMemory, "it is over this process's limit (ulimit -f)"),
+    errno.ENODEV: (
+        errors.SegmentInvalid,
+        "its file system cannot reserve memory: mount a tmpfs at /dev/shm",
+    ),
+    errno.EDQUOT: (errors.OutOfSharedMemory, "the quota of shared memory is used up"),
     errno.EACCES: (errors.AccessDenied, "this process may not open its file for writing"),
+    errno.EBADFD: (
+        errors.AccessDenied,
+        "its file cannot be opened again: the program closed the descriptor, and the name is gone",
+    ),
     errno.EROFS: (errors.AccessDenied, "it was opened to read it only"),
     errno.ENAMETOOLONG: (errors.InvalidArgument, "its path is too long"),
     errno.EDEADLK: (errors.AccessDenied, "another process keeps its file locked"),
     errno.ENOLCK: (
         errors.SegmentInvalid,
-        "its file system has no open file description locks, which tell who is alive",
+        "no open file description locks, which tell who is alive: mount a tmpfs at /dev/shm, and "
+        "let seccomp allow fcntl",
     ),
     errno.EEXIST: (errors.QueueExists, "there is a queue of that name"),
 }

@@ -11,8 +11,6 @@ import stat
 import struct
 from collections.abc import Iterator
 
-import posix_ipc
-
 from . import _ffi as _ffi
 from . import errors
 from ._hot import SegmentBase
@@ -44,12 +42,14 @@ def path_of(name: str) -> str:
 
 
 def names() -> Iterator[str]:
-    """What stands behind the prefix in shared memory, of any user; nothing where there is none."""
-    try:
-        entries = os.scandir(SHM)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return
-    with entries:
+    """What stands behind the prefix in shared memory, of any user; nothing where there is none.
+    LimitReached."""
+    nowhere = (FileNotFoundError, NotADirectoryError, PermissionError)
+    with (
+        system_errors(f"{SHM} cannot be listed"),
+        contextlib.suppress(*nowhere),
+        os.scandir(SHM) as entries,
+    ):
         for entry in entries:
             if entry.name.startswith(PREFIX):
                 yield entry.name.removeprefix(PREFIX)
@@ -81,7 +81,8 @@ def locked_whole(fd: int) -> Iterator[bool]:
         yield True
     finally:
         # Not only by closing: a child forked meanwhile may have inherited the description.
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_UNLCK, 0, *_WHOLE, 0))
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_UNLCK, 0, *_WHOLE, 0))
 
 
 def names_file(name: str, fd: int) -> bool:
@@ -94,21 +95,27 @@ def names_file(name: str, fd: int) -> bool:
     return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
 
-def replaced(name: str, fd: int) -> bool:
+def replaced(name: str, mine: os.stat_result) -> bool:
     """Whether the name stands for another file of the same owner. A stranger's does not count."""
     try:
         there = os.stat(path_of(name), follow_symlinks=False)
     except OSError:
         return False
-    mine = os.fstat(fd)
     other = (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
     return other and stat.S_ISREG(there.st_mode) and there.st_uid == mine.st_uid
 
 
 def inode_of(name: str) -> int:
-    """What the file under the name is. PoolNotFound, AccessDenied, SegmentInvalid."""
-    file = open_file(name, read_only=True)
-    return os.fstat(file.fd).st_ino
+    """What the file under the name is. PoolNotFound.
+
+    It is not opened: that needs a right to it, and fails while its owner has a lease on it.
+    """
+    try:
+        return os.stat(path_of(name), follow_symlinks=False).st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        raise errors.PoolNotFound(_missing(name)) from None
+    except OSError as error:
+        raise failure(f"pool {name!r} cannot be looked at", error) from None
 
 
 def open_file(name: str, read_only: bool = False) -> SegmentBase:
@@ -116,32 +123,40 @@ def open_file(name: str, read_only: bool = False) -> SegmentBase:
 
     As shm_open(3), which would wait at a FIFO for somebody at its other end: /dev/shm is
     everybody's, and so is what lies there under a pool's name. PoolNotFound, AccessDenied,
-    LimitReached, SegmentInvalid if it is no file that can be opened now.
+    LimitReached, OutOfSharedMemory, SegmentInvalid if it is no file that can be opened now.
     """
     mode = os.O_RDONLY if read_only else os.O_RDWR
     file = SegmentBase()
     try:
         file._open(path_of(name), mode | os.O_NONBLOCK | os.O_NOFOLLOW, 0)
-    except FileNotFoundError:
-        raise errors.PoolNotFound(
-            f"there is no pool {name!r} in {SHM} (in a container: is it the same {SHM}? --ipc, a "
-            "shared volume)"
-        ) from None
-    except PermissionError:
-        raise errors.AccessDenied(_denied(name)) from None
+        if stat.S_ISREG(os.fstat(file.fd).st_mode):
+            return file
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise failure(f"pool {name!r} cannot be opened", error) from None
-        if error.errno in (errno.EWOULDBLOCK, errno.ETXTBSY):
-            reason = "another process has a lease on it, or executes it"
-        elif error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
-            reason = "it is no file"
-        else:
-            reason = os.strerror(error.errno or 0)
-        raise errors.SegmentInvalid(f"pool {name!r}: {reason}") from None
-    if stat.S_ISREG(os.fstat(file.fd).st_mode):
-        return file
+        file.close()
+        raise _cannot_open(name, error) from None
+    file.close()
     raise errors.SegmentInvalid(f"pool {name!r}: it is no file")
+
+
+def _cannot_open(name: str, error: OSError) -> errors.ShmpoolError:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return errors.PoolNotFound(_missing(name))
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return errors.AccessDenied(_denied(name))
+    if error.errno in (errno.EWOULDBLOCK, errno.ETXTBSY):
+        return errors.SegmentInvalid(
+            f"pool {name!r}: another process has a lease on it, or executes it"
+        )
+    if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
+        return errors.SegmentInvalid(f"pool {name!r}: it is no file")
+    return failure(f"pool {name!r} cannot be opened", error)
+
+
+def _missing(name: str) -> str:
+    return (
+        f"there is no pool {name!r} in {SHM} (in a container: is it the same {SHM}? --ipc, a "
+        "shared volume)"
+    )
 
 
 def _denied(name: str) -> str:
@@ -159,13 +174,13 @@ def _denied(name: str) -> str:
 def unlink(name: str) -> None:
     """Removes the name; whoever has the pool open keeps it. PoolNotFound, AccessDenied."""
     try:
-        posix_ipc.unlink_shared_memory(f"/{PREFIX}{name}")
-    except posix_ipc.ExistentialError:
+        os.unlink(path_of(name))
+    except (FileNotFoundError, NotADirectoryError):
         raise errors.PoolNotFound(f"there is no pool {name!r} in {SHM}") from None
-    except (posix_ipc.PermissionsError, PermissionError):
+    except PermissionError:
         raise errors.AccessDenied(f"no permission to unlink pool {name!r}") from None
-    except (posix_ipc.Error, OSError) as error:
-        raise errors.ShmpoolError(f"pool {name!r} cannot be unlinked: {error}") from None
+    except OSError as error:
+        raise failure(f"pool {name!r} cannot be unlinked", error) from None
 
 
 _KINDS: dict[int, type[errors.ShmpoolError]] = {
@@ -184,6 +199,9 @@ _KINDS: dict[int, type[errors.ShmpoolError]] = {
 _REMEDIES = {
     errno.EFBIG: " (ulimit -f limits the size of this process's files)",
     errno.EMFILE: " (ulimit -n limits this process's descriptors)",
+    errno.ENFILE: " (sysctl fs.file-max limits those of all processes)",
+    errno.EROFS: f": {SHM} is mounted read-only (mount -o remount,rw {SHM})",
+    errno.EDQUOT: f": this user's quota of {SHM} is used up",
     errno.ENOENT: f": there is no {SHM}; mount a tmpfs there",
     errno.ENOTDIR: f": {SHM} is no directory; mount a tmpfs there",
     errno.ENOSPC: f": {SHM} has no space or no inodes left (df {SHM}; df -i {SHM})",
@@ -205,11 +223,5 @@ def system_errors(what: str) -> Iterator[None]:
         yield
     except errors.ShmpoolError:
         raise
-    except posix_ipc.ExistentialError:  # no such directory; the temporary name is nobody else's
-        raise failure(what, OSError(errno.ENOENT, "")) from None
-    except posix_ipc.PermissionsError:
-        raise failure(what, OSError(errno.EACCES, "")) from None
-    except posix_ipc.Error as error:
-        raise errors.ShmpoolError(f"{what}: {error}") from None
     except OSError as error:
         raise failure(what, error) from None

@@ -11,6 +11,7 @@ lock.
 import errno
 import grp
 import os
+import resource
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
@@ -68,7 +69,9 @@ class Segment(SegmentBase):
         self._take(file)
         self.name = name
         self.path = "" if name == ANONYMOUS else path_of(name)
-        self.inode = os.fstat(self.fd).st_ino
+        self.status = os.fstat(self.fd)
+        self.inode = self.status.st_ino
+        self.file = (self.status.st_dev, self.status.st_ino)
         _map(self, size, read_only)
 
     @property
@@ -85,14 +88,14 @@ class Segment(SegmentBase):
         """
         _check_mode(mode)
         number = group_id(group)
-        if not replace:
-            _refuse_existing(name)
-        for _ in range(CREATE_TRIES):
-            with system_errors(f"pool {name!r} cannot be created"):
+        with system_errors(f"pool {name!r} cannot be created"):
+            if not replace:
+                _refuse_existing(name)
+            for _ in range(CREATE_TRIES):
                 segment = cls._create_once(name, geometry, mode, group, number, replace)
-            if segment is not None:
-                return segment
-            _refuse_existing(name)
+                if segment is not None:
+                    return segment
+                _refuse_existing(name)
         raise errors.PoolExists(f"pool {name!r} is made and removed all the time by others")
 
     @classmethod
@@ -110,7 +113,7 @@ class Segment(SegmentBase):
             if os.fstat(fd).st_nlink == 0:  # somebody was faster
                 return None
             _refuse_hopeless(name, fd, geometry)
-            os.ftruncate(fd, geometry.size)
+            _resize(fd, geometry.size)
             segment = cls(name, file, geometry.size)
             _fill(segment, geometry)
             # In this order: nobody but the creator may open it before it has its group.
@@ -138,7 +141,7 @@ class Segment(SegmentBase):
             file, segment = SegmentBase(), None
             try:
                 file._anonymous(None)
-                os.ftruncate(file.fd, geometry.size)
+                _resize(file.fd, geometry.size)
                 segment = cls(ANONYMOUS, file, geometry.size)
                 _fill(segment, geometry)
             except BaseException:
@@ -151,7 +154,8 @@ class Segment(SegmentBase):
         """That of an anonymous pool which the parent process has passed on. fd is its own."""
         file = SegmentBase()
         file._anonymous(fd)
-        return cls._of_file(ANONYMOUS, file, read_only=False)
+        with system_errors("an anonymous pool cannot be opened"):
+            return cls._of_file(ANONYMOUS, file, read_only=False)
 
     @classmethod
     def attach(cls, name: str) -> "Segment":
@@ -165,7 +169,8 @@ class Segment(SegmentBase):
 
     @classmethod
     def _attach(cls, name: str, read_only: bool) -> "Segment":
-        return cls._of_file(name, open_file(name, read_only), read_only)
+        with system_errors(f"pool {name!r} cannot be opened"):
+            return cls._of_file(name, open_file(name, read_only), read_only)
 
     @classmethod
     def _of_file(cls, name: str, file: SegmentBase, read_only: bool) -> "Segment":
@@ -188,7 +193,17 @@ class Segment(SegmentBase):
 
     def named(self) -> bool:
         """Whether the file still has a name."""
-        return os.fstat(self.fd).st_nlink > 0
+        with system_errors(f"pool {self.name!r} cannot be looked at"):
+            return os.fstat(self.fd).st_nlink > 0
+
+
+def _resize(fd: int, size: int) -> None:
+    """Gives a new file its size. One over RLIMIT_FSIZE is refused here: the kernel would send
+    SIGXFSZ, which ends a process that does not ignore it."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if most != resource.RLIM_INFINITY and size > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    os.ftruncate(fd, size)
 
 
 def _fill(segment: Segment, geometry: Native) -> None:
@@ -239,7 +254,7 @@ def _refuse_existing(name: str) -> None:
         file = open_file(name)
     except errors.PoolNotFound:
         return
-    except errors.ShmpoolError:
+    except (errors.AccessDenied, errors.SegmentInvalid):
         raise errors.PoolExists(_exists(name)) from None
     fd = file.fd
     try:

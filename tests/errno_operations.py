@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operations that errno_sweep.py lets fail: what is there before, what is done, what must be true
-afterwards."""
+"""The operations that errno_sweep.py lets fail: what is there before, what is done, what must be
+true afterwards."""
 
 import contextlib
 import io
@@ -9,12 +9,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import shmpool
 import shmpool.cli.main
 from shmpool.view import View
 
 NAME = "rx"
+FUTEX = ("202 ", "98 ")  # as /proc/PID/syscall begins: x86-64, aarch64
 OPTIONS = {"buffer_size": 256, "capacity": 64, "cache_size": 0, "members": 4, "queues": 4}
 
 
@@ -128,6 +130,13 @@ class Attach(Made):
     def act(self) -> None:
         self.pool = shmpool.Pool.attach(NAME)
 
+    def judge(self) -> None:
+        """As many pools as a process can open are open: a failure has taken none of them."""
+        super().judge()
+        with contextlib.ExitStack() as stack:
+            for _ in range(63):
+                stack.enter_context(shmpool.Pool.attach(NAME))
+
 
 class Look(Made):
     """All that a View shows."""
@@ -139,7 +148,7 @@ class Look(Made):
             view.members()
             view.dead()
             view.file()
-            assert not view.stale()
+            view.stale()
 
 
 class Unlink(Made):
@@ -153,10 +162,8 @@ class Unlink(Made):
 class Opened(Operation):
     """Of a pool that this process has open, without having done anything with it yet."""
 
-    options: dict[str, object] = {}
-
     def set_up(self) -> None:
-        self.create(**self.options)
+        self.create()
 
     @property
     def opened(self) -> shmpool.Pool:
@@ -252,8 +259,8 @@ class Wakes(Opened):
         self.got: list[bytes] = []
         self.thread = threading.Thread(target=lambda: self.got.append(self.queue.recv()))
         self.thread.start()
-        asleep = f"/proc/self/task/{self.thread.native_id}/syscall"
-        while not open(asleep).read().startswith("202 "):  # noqa: SIM115 - futex
+        asleep = Path(f"/proc/self/task/{self.thread.native_id}/syscall")
+        while not asleep.read_text().startswith(FUTEX):
             pass
 
     def act(self) -> None:
@@ -344,7 +351,7 @@ class Prune(Operation):
 
     def set_up(self) -> None:
         in_child(lambda: self.create() and None)
-        open("/dev/shm/shmpool.~left", "w").close()  # noqa: SIM115
+        Path("/dev/shm/shmpool.~left").touch()
 
         def keep() -> None:
             shmpool.Pool.create("kept", **OPTIONS).close()

@@ -5,8 +5,8 @@
     python -m tests.errno_sweep --sample 300 --seed 7   so many, drawn from a seed
     python -m tests.errno_sweep --only create:12:ENOSPC one of them, with its traceback
 
-Each trial is a process of its own, forked from one that has nothing open, in a /dev/shm of its own. It
-does the operation once while native/preload_errno.c lets the call fail, and judges:
+Each trial is a process of its own, forked from one that has nothing open, in a /dev/shm of its own.
+It does the operation once while native/preload_errno.c lets the call fail, and judges:
 
     the operation succeeds, or raises one of shmpool's exceptions; it neither crashes nor hangs
     after a failure it succeeds when it is repeated
@@ -36,16 +36,19 @@ from tests.errno_operations import OPERATIONS, Operation, warm_up
 
 HANG_S = 60  # of a trial that takes 10 ms
 SOURCE = Path(__file__).resolve().parent / "native" / "preload_errno.c"
-OWN_SHM = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"', "sh")
-ALWAYS_GONE = ("close",)  # there is nothing to repeat
-
+OWN_SHM = (
+    *("unshare", "-m", "sh", "-c"),
+    'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"',
+    "sh",
+)
 _DESCRIPTORS = "EMFILE ENFILE"
 ERRNOS = {
     kind: names.split()
     for kind, names in {
         "access": "EACCES ENOENT EIO",
         "close": "EIO EINTR",
-        "create": f"EACCES EPERM ENOSPC EDQUOT ENOENT ENOTDIR EROFS ENOMEM EINTR EIO {_DESCRIPTORS}",
+        "create": "EACCES EPERM ENOSPC EDQUOT ENOENT ENOTDIR EROFS ENOMEM EINTR EIO "
+        + _DESCRIPTORS,
         "dup": _DESCRIPTORS,
         "fchmod": "EPERM EROFS EIO",
         "fchown": "EPERM EINVAL EROFS EDQUOT EIO",
@@ -59,7 +62,8 @@ ERRNOS = {
         "map": "ENOMEM EACCES EAGAIN ENODEV EPERM EOVERFLOW",
         "membarrier": "ENOSYS EPERM EINVAL ENOMEM",
         "memory": "ENOMEM",
-        "open": f"EACCES EPERM ENOENT ENOTDIR ELOOP EROFS ENOMEM EINTR EAGAIN ETXTBSY EIO {_DESCRIPTORS}",
+        "open": "EACCES EPERM ENOENT ENOTDIR ELOOP EROFS ENOMEM EINTR EAGAIN ETXTBSY EIO "
+        + _DESCRIPTORS,
         "punch": "EOPNOTSUPP ENOSYS EPERM ENOSPC EINTR EIO",
         "read": "EIO EINTR",
         "readdir": "EIO ENOENT",
@@ -105,7 +109,7 @@ class Preload:
         return [self._library.errno_kind(nth).decode() for nth in range(1, calls + 1)]
 
 
-class Judgement(AssertionError):
+class JudgementError(AssertionError):
     """What is wrong with what an operation did."""
 
 
@@ -123,7 +127,7 @@ def left_over(before: set[str]) -> list[str]:
     """What an operation that is over has left in this process and in /dev/shm."""
     maps = Path("/proc/self/maps").read_text().splitlines()
     found = [line for line in maps if "/dev/shm/" in line or "memfd:shmpool" in line]
-    found += sorted(descriptors() - before)
+    found += sorted(d for d in descriptors() - before if "/dev/urandom" not in d)  # Python keeps it
     shmpool.prune()  # a temporary name that could not be removed
     return [*found, *os.listdir("/dev/shm")]
 
@@ -140,7 +144,7 @@ def attempt(preload: Preload, operation: Operation, nth: int, number: int) -> tu
         preload_failed = error
     calls = preload.disarm()
     if preload_failed is not None:
-        raise Judgement("not one of shmpool's exceptions") from preload_failed
+        raise JudgementError("not one of shmpool's exceptions") from preload_failed
     return raised, calls
 
 
@@ -151,16 +155,16 @@ def trial(preload: Preload, name: str, nth: int, number: int) -> dict[str, objec
     operation.set_up()
     raised, calls = attempt(preload, operation, nth, number)
     if raised and not operation.repeats:
-        raise Judgement(f"it may not fail: {raised}")
+        raise JudgementError(f"it may not fail: {raised}")
     if raised:
         try:
             operation.act()
         except BaseException as error:
-            raise Judgement(f"first {raised}; then it fails again") from error
+            raise JudgementError(f"first {raised}; then it fails again") from error
     operation.judge()
     operation.tear_down()
     if left := left_over(before):
-        raise Judgement(f"left: {left}")
+        raise JudgementError(f"left: {left}")
     return {"raised": raised, "calls": calls}
 
 
@@ -175,14 +179,17 @@ def child(preload: Preload, name: str, nth: int, number: int, to: int, talk: boo
         reason: BaseException | None = error
         while reason is not None:
             at = traceback.extract_tb(reason.__traceback__)[-1]
-            reasons.append(f"{type(reason).__name__}: {reason} ({Path(at.filename).name}:{at.lineno})")
+            where = f"{Path(at.filename).name}:{at.lineno}"
+            reasons.append(f"{type(reason).__name__}: {reason} ({where})")
             reason = reason.__cause__ or reason.__context__
         result = {"wrong": " <- ".join(reasons)}
     os.write(to, json.dumps(result).encode())
     os._exit(0)
 
 
-def forked(preload: Preload, name: str, nth: int, number: int, talk: bool = False) -> dict[str, object]:
+def forked(
+    preload: Preload, name: str, nth: int, number: int, talk: bool = False
+) -> dict[str, object]:
     """The trial in a process of its own."""
     out, to = os.pipe()
     pid = os.fork()

@@ -181,15 +181,17 @@ int audit_count(struct qmempool *p, struct shmpool_audit *out, struct shmpool_he
 		size_t held_n, uint64_t *queued, size_t queued_n)
 {
 	struct walk w = { p, calloc(p->capacity / 64 + 1, 8), out, held, held_n, queued, queued_n };
-	if (!w.cached)
-		return -ENOMEM;
-	for (int i = 0; i < ATTEMPTS; i++) {
+	int error = w.cached ? 0 : -ENOMEM;
+	for (uint32_t i = 1; i <= p->segment.geometry.queues && !error; i++)
+		if (!ring_of(&w, i) && queue_exists(p, i))
+			error = -ENOMEM;
+	for (int i = 0; i < ATTEMPTS && !error; i++) {
 		count_all(&w);
 		if (!out->unaccounted && !out->doubled)
 			break;
 	}
 	free(w.cached);
-	return 0;
+	return error;
 }
 
 /* Slots of the free ring whose buffers have been taken from behind a stopped member. */

@@ -55,7 +55,7 @@ static inline int open_queue(uint64_t key, struct call *c)
 	if (unlikely(error))
 		return error;
 	c->ring = queue_ring(c->p, key_queue(key));
-	return likely(c->ring) ? 0 : -ENOENT;
+	return likely(c->ring) ? 0 : queue_missing(c->p, key_queue(key));
 }
 
 /* The header that a key names, if it is the caller's and the key is not stale. */

@@ -120,7 +120,7 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 		return -EBADF;
 	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
 	if (!r)
-		return -ENOENT;
+		return queue_missing(p, (uint32_t)queue);
 	memcpy(info->name, segment_queue(&p->segment, r->id)->name, sizeof(info->name));
 	info->name[sizeof(info->name) - 1] = 0;
 	info->capacity = alf_capacity(r);
@@ -146,7 +146,7 @@ int64_t shmpool_queue_count(uint64_t key)
 	if (!p)
 		return -EBADF;
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return r ? (int64_t)alf_count(r) : -ENOENT;
+	return r ? (int64_t)alf_count(r) : queue_missing(p, key_queue(key));
 }
 
 int64_t shmpool_queue_empty(uint64_t key)
@@ -155,7 +155,7 @@ int64_t shmpool_queue_empty(uint64_t key)
 	if (!p)
 		return -EBADF;
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return r ? !alf_ready(r, 0) : -ENOENT;
+	return r ? !alf_ready(r, 0) : queue_missing(p, key_queue(key));
 }
 
 int shmpool_queue_release(int pool, int queue)
@@ -166,7 +166,7 @@ int shmpool_queue_release(int pool, int queue)
 		return error;
 	const struct alf_ring *r = queue_ring(c.p, (uint32_t)queue);
 	if (!r)
-		return -ENOENT;
+		return queue_missing(c.p, (uint32_t)queue);
 	queue_release(r, c.m);
 	return 0;
 }

@@ -162,10 +162,10 @@ int fcntl64(int fd, int command, ...)
 	va_start(list, command);
 	void *argument = va_arg(list, void *);
 	va_end(list);
-	const char *kind = command == F_OFD_SETLK	? "setlk" :
-			   command == F_OFD_GETLK	? "getlk" :
+	const char *kind = command == F_OFD_SETLK     ? "setlk" :
+			   command == F_OFD_GETLK     ? "getlk" :
 			   command == F_DUPFD_CLOEXEC ? "dup" :
-							  NULL;
+							NULL;
 	return kind && fails(kind) ? -1 : (int)syscall(SYS_fcntl, fd, command, argument);
 }
 
@@ -364,15 +364,16 @@ ssize_t getrandom(void *to, size_t size, unsigned flags)
 
 /* The core makes two calls this way that the C library has no function for. */
 #define FUTEX_OPERATION 0x7f /* without FUTEX_PRIVATE_FLAG and its like */
-long syscall_in_front(long number, long a, long b, long c, long d, long e, long f) __asm__("syscall");
+long syscall_in_front(long number, long a, long b, long c, long d, long e,
+		      long f) __asm__("syscall");
 long syscall_in_front(long number, long a, long b, long c, long d, long e, long f)
 {
 	static long (*behind)(long, ...);
 	if (!behind)
 		*(void **)&behind = real("syscall");
 	if (of_core(__builtin_return_address(0))) {
-		const char *kind = number == SYS_membarrier	    ? "membarrier" :
-				   number != SYS_futex		    ? NULL :
+		const char *kind = number == SYS_membarrier            ? "membarrier" :
+				   number != SYS_futex                 ? NULL :
 				   (b & FUTEX_OPERATION) == FUTEX_WAIT ? "sleep" :
 									 "wake";
 		if (kind && fails(kind))
@@ -400,8 +401,9 @@ void *realloc(void *old, size_t size)
 
 int pthread_key_create(pthread_key_t *key, void (*end)(void *))
 {
-	return of_core(__builtin_return_address(0)) && fails("key") ? errno :
-								      REAL(pthread_key_create)(key, end);
+	return of_core(__builtin_return_address(0)) && fails("key") ?
+		       errno :
+		       REAL(pthread_key_create)(key, end);
 }
 
 int pthread_setspecific(pthread_key_t key, const void *value)
