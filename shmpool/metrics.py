@@ -86,11 +86,11 @@ class Pools(Collector):
             "Files of other users under pools' names, which are not opened; 1024 stands for more.",
         )
         foreign.add_metric([], self._registry.strangers)
-        refused = GaugeMetricFamily(
+        names = GaugeMetricFamily(
             "shmpool_refused_pools", "Declared pools whose names other files have."
         )
-        refused.add_metric([], self._registry.refused)
-        yield from (foreign, refused)
+        names.add_metric([], self._registry.refused)
+        yield from (foreign, names)
         recovery = _Recoveries()
         for name, held in self._registry.held.items():
             try:

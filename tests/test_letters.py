@@ -273,7 +273,7 @@ def test_metrics(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
         letters.send_many([b"x"] * 2, timeout=0)
     registry = Registry("0")
     registry.hold(pool.name, Policy())
-    text = Exposition(registry, "0").text().decode()
+    text = Exposition(registry, "0").answer(None)[1].decode()
     registry.release(pool.name)
     label = f'{{pool="{pool.name}",queue="letters"}}'
     assert f"shmpool_queue_refused_total{label} 2.0" in text
