@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import shmpool
-import shmpool.cli.main
+import shmpool.cli
 from shmpool.view import View
 
 NAME = "rx"
@@ -89,6 +89,21 @@ class CreateSecond(Operation):
 
     def act(self) -> None:
         self.create()
+
+
+class CreateUnlinked(Operation):
+    """A pool whose name ends with its first closing, in the place of another."""
+
+    def set_up(self) -> None:
+        in_child(lambda: self.create().close())
+
+    def act(self) -> None:
+        self.create(replace=True, unlink_on_close=True)
+
+
+class CreateAnonymous(Operation):
+    def act(self) -> None:
+        self.pool = shmpool.Pool.create(None, **OPTIONS)  # type: ignore[arg-type]
 
 
 class CreateTaken(Operation):
@@ -297,12 +312,29 @@ class Recover(Dead):
         self.pool.recover()
 
 
+class Nack(Opened):
+    """What was got goes back to its queue."""
+
+    def set_up(self) -> None:
+        super().set_up()
+        self.queue = self.opened.create_queue("q", capacity=4, on_death="requeue")
+        self.queue.send(b"x")
+        self.buf = self.queue.get()
+
+    def act(self) -> None:
+        self.buf.nack()
+
+    def judge(self) -> None:
+        assert b"x" == self.queue.recv(timeout=0)
+        super().judge()
+
+
 class TakeOver(Operation):
     """Every member slot is a dead member's."""
 
     def set_up(self) -> None:
         def dies() -> None:
-            pool = shmpool.Pool.create(NAME, **OPTIONS | {"members": 1})  # type: ignore[arg-type]
+            pool = self.create(members=1)
             self.held = pool.alloc_many(3)
 
         in_child(dies)
@@ -354,7 +386,7 @@ class Prune(Operation):
         Path("/dev/shm/shmpool.~left").touch()
 
         def keep() -> None:
-            shmpool.Pool.create("kept", **OPTIONS).close()
+            shmpool.Pool.create("kept", buffer_size=64, capacity=64).close()
 
         in_child(keep)
         self.pool = None
@@ -374,7 +406,7 @@ def run_command(*arguments: str) -> tuple[object, str]:
     sys.argv = ["shmpool", *arguments]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            shmpool.cli.main.shmpool()
+            shmpool.cli.main()
         except SystemExit as end:
             return end.code, err.getvalue()
     return None, err.getvalue()
@@ -402,19 +434,26 @@ class Doctor(Command):
         assert "" == said
 
 
+def command(*arguments: str) -> type[Command]:
+    """The operation that is this subcommand."""
+
+    class This(Command):
+        pass
+
+    This.arguments = (*arguments, "--direct")
+    return This
+
+
 COMMANDS = {
-    f"shmpool-{arguments[0]}": type("Of", (Command,), {"arguments": (*arguments, "--direct")})
-    for arguments in (
-        ("ls",),
-        ("describe", NAME),
-        ("stats", NAME),
-        ("members", NAME),
-        ("holders", NAME),
-        ("audit", NAME),
-        ("recover", NAME),
-        ("trim", NAME),
-        ("prune",),
-    )
+    "shmpool-ls": command("ls"),
+    "shmpool-describe": command("describe", NAME),
+    "shmpool-stats": command("stats", NAME),
+    "shmpool-members": command("members", NAME),
+    "shmpool-holders": command("holders", NAME),
+    "shmpool-audit": command("audit", NAME),
+    "shmpool-recover": command("recover", NAME),
+    "shmpool-trim": command("trim", NAME),
+    "shmpool-prune": command("prune"),
 }
 
 
@@ -449,6 +488,8 @@ OPERATIONS: dict[str, type[Operation]] = {
     "create": Create,
     "create-all": CreateAll,
     "create-second": CreateSecond,
+    "create-unlinked": CreateUnlinked,
+    "create-anonymous": CreateAnonymous,
     "create-taken": CreateTaken,
     "first-attach": FirstAttach,
     "attach": Attach,
@@ -462,6 +503,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     "waits": Waits,
     "wakes": Wakes,
     "recover": Recover,
+    "nack": Nack,
     "take-over": TakeOver,
     "trim": Trim,
     "inspect": Inspect,

@@ -251,7 +251,7 @@ static int reserve_piece(int fd, uint64_t from, uint64_t length)
 	pthread_sigmask(SIG_SETMASK, &every, &before);
 	/* Not posix_fallocate(3), which writes where the file system has no such call, beside others who use the
 	 * pages. The size stays: had another thread closed the program's descriptors in this very moment, and
-	 * opened another file under this number, nothing would be seen in that. */
+	 * opened another file under this number, no byte of that would change. */
 	do {
 		error = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)length) ? errno : 0;
 	} while (error == EINTR); /* the process was frozen */
