@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import shmpool
-import shmpool.cli
+from shmpool.cli.main import shmpool as program
 from shmpool.view import View
 
 NAME = "rx"
@@ -57,7 +57,7 @@ class Operation:
         return self.pool
 
 
-def in_child(what: Callable[[], None]) -> None:
+def in_child(what: Callable[[], object]) -> None:
     """Does it in a child, which is killed afterwards."""
     pid = os.fork()
     if pid == 0:
@@ -382,7 +382,7 @@ class Prune(Operation):
     """A pool whose creator has died, a temporary name, and a pool that was left on purpose."""
 
     def set_up(self) -> None:
-        in_child(lambda: self.create() and None)
+        in_child(lambda: repr(self.create()))
         Path("/dev/shm/shmpool.~left").touch()
 
         def keep() -> None:
@@ -406,7 +406,7 @@ def run_command(*arguments: str) -> tuple[object, str]:
     sys.argv = ["shmpool", *arguments]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            shmpool.cli.main()
+            program()
         except SystemExit as end:
             return end.code, err.getvalue()
     return None, err.getvalue()

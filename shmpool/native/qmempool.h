@@ -55,6 +55,8 @@ struct qmempool {
 	uint32_t serial;          /* of this opening: local.h */
 	uint32_t closing;
 	uint32_t bypass_at; /* buffer where qmempool_bypass() looks on */
+	uint64_t tend_ns;   /* CLOCK_MONOTONIC: from then on a busy thread tends the pool: call.h */
+	uint32_t tend_due;  /* one has noticed that it is time to */
 	uint64_t looked_ns; /* when this process last asked the kernel who is dead: recover.c */
 };
 
