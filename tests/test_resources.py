@@ -214,10 +214,8 @@ print(len(queue), pool.audit().ok)
     assert ["256 True ['fill', 'shmpool.rx']", "4096 True"] == lines[3:]
 
 
-@pytest.mark.parametrize(
-    ("shm", "words"), [(NO_SHM, "there is no /dev/shm"), (A_FILE, "is no directory")]
-)
-def test_no_shared_memory(tell: Run, shm: str, words: str) -> None:
+@pytest.mark.parametrize("shm", [NO_SHM, A_FILE], ids=["none", "file"])
+def test_no_shared_memory(tell: Run, shm: str) -> None:
     """No /dev/shm, or a file in its place: create says what to mount, attach finds nothing, and
     there is nothing to list or prune."""
     lines = tell(
@@ -232,8 +230,7 @@ what(shmpool.Pool.unlink, "rx")
     ).splitlines()
     assert "[] []" == lines[0]
     assert lines[1].startswith("OutOfSharedMemory pool 'rx' cannot be created: ")
-    assert words in lines[1]
-    assert "mount a tmpfs" in lines[1]
+    assert "there is no /dev/shm: mkdir -p /dev/shm && mount -t tmpfs" in lines[1]
     assert ["PoolNotFound"] * 3 == [line.split()[0] for line in lines[2:]]
 
 

@@ -408,7 +408,7 @@ int pthread_key_create(pthread_key_t *key, void (*end)(void *))
 
 int pthread_setspecific(pthread_key_t key, const void *value)
 {
-	return of_core(__builtin_return_address(0)) && fails("memory") ?
+	return value && of_core(__builtin_return_address(0)) && fails("memory") ?
 		       errno :
 		       REAL(pthread_setspecific)(key, value);
 }
