@@ -1,6 +1,7 @@
 # make demo    replays a capture through worker processes      make test    the whole test suite
 # make check   lint, types, tests    make bench    make bench-native    make fix    make clean
-# make sweep   kills a member at every instruction of every operation (about half an hour on two cores)
+# make sweep   kills a member at every instruction of every operation (about half an hour on two cores), and
+#              lets every call of every operation to the system fail with each errno (a minute)
 # make soak    120,000 random kills and 50,000 corrupted words (about two hours)        make relacy   20 million interleavings
 # make tools   what some tests want from Debian, as root; without it they are skipped and say so
 #
@@ -37,7 +38,8 @@ build/kill_points: $(wildcard tests/native/*.[ch] shmpool/native/*.[ch])
 	gcc -std=gnu11 -g -O2 -pthread -Wl,-z,now -Ishmpool/native -o $@ \
 		$(wildcard tests/native/kill_*.c shmpool/native/*.c)
 
-sweep: build/kill_points
+sweep: build/kill_points $(VENV)/.dev
+	$(BIN)/python -m tests.errno_sweep
 	build/kill_points --jobs $$(nproc) $(ARGS)
 
 soak: $(VENV)/.dev

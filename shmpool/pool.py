@@ -238,11 +238,11 @@ class Pool(PoolBase):
 
         A call that waits then ends with PoolReplaced, within a quarter of a second.
         """
-        return replaced(self.name, self._opened().fd)
+        return replaced(self.name, self._opened().status)
 
     def _refuse_replaced(self) -> None:
         segment: Segment | None = self._segment
-        if segment is not None and segment.path and replaced(self.name, segment.fd):
+        if segment is not None and segment.path and replaced(self.name, segment.status):
             raise errors.PoolReplaced(
                 f"pool {self.name!r} was replaced: the name now stands for another one"
             )
@@ -312,7 +312,7 @@ class Pool(PoolBase):
 
     def _same(self, other: "Pool") -> bool:
         """Whether both are openings of one segment."""
-        return self is other or self._opened().inode == other._opened().inode
+        return self is other or self._opened().file == other._opened().file
 
     def queue(self, name: str, *, timeout: float | None = 0) -> AlfQueue:
         """The queue of that name, waited for up to timeout seconds until it is made (None: for
@@ -395,6 +395,6 @@ def _pool_of_descriptor(passed: Native) -> Pool:
     """The anonymous pool that the parent process has passed on to this one."""
     segment = Segment.of_descriptor(passed.detach())
     for pool in list(_open_pools):
-        if pool._segment is not None and pool._segment.inode == segment.inode:
+        if pool._segment is not None and pool._segment.file == segment.file:
             return pool
     return Pool._open(segment)

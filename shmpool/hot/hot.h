@@ -37,6 +37,7 @@ struct segment_object {
 	bool read_only;       /* its mapping: the opening has no token and no members */
 	char *base;           /* NULL while it is not mapped */
 	uint64_t size;
+	uint64_t device, inode; /* of the mapped file */
 	/* Of a file that is being made: its name, and what keeps others from removing it (shmpool_hold), in the
 	 * process of that life. */
 	char *temporary;

@@ -12,6 +12,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -218,15 +219,31 @@ int segment_fd(const struct segment *s, int *opened)
 	if (segment_is(s, s->fd))
 		return s->fd;
 	if (!s->path[0])
-		return -EBADF;
+		return -EBADFD;
 	int flags = (s->writes ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW;
 	int fd = open(s->path, flags);
 	if (fd >= 0 && !segment_is(s, fd)) {
 		close(fd);
-		return -EBADF;
+		return -EBADFD;
 	}
 	*opened = fd;
-	return fd < 0 ? -EBADF : fd;
+	return fd >= 0 ? fd : errno == EMFILE || errno == ENFILE ? -EMFILE : -EBADFD;
+}
+
+/* The code for what fallocate(2) says: others mean something else in shmpool.h. */
+static int refusal(int error)
+{
+	switch (error) {
+	case EPERM:
+		return -EACCES;
+	case EBADF:
+		return -EBADFD;
+	case EINVAL:
+	case ENOSYS:
+	case EOPNOTSUPP:
+		return -ENODEV;
+	}
+	return -error;
 }
 
 /* Reserves at most EXTENT_BYTES_MAX. */
@@ -237,11 +254,14 @@ static int reserve_piece(int fd, uint64_t from, uint64_t length)
 	/* tmpfs gives back all that it has reserved when a signal comes: a timer's could come for ever. */
 	sigfillset(&every);
 	pthread_sigmask(SIG_SETMASK, &every, &before);
+	/* Not posix_fallocate(3), which writes where the file system has no such call, beside others who use the
+	 * pages. The size stays: had another thread closed the program's descriptors in this very moment, and
+	 * opened another file under this number, no byte of that would change. */
 	do {
-		error = posix_fallocate(fd, (off_t)from, (off_t)length);
+		error = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)length) ? errno : 0;
 	} while (error == EINTR); /* the process was frozen */
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return -error;
+	return refusal(error);
 }
 
 int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
@@ -260,34 +280,34 @@ int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
 	return error;
 }
 
-void segment_unreserve(const struct segment *s, uint64_t offset, uint64_t length)
+bool segment_unreserve(const struct segment *s, uint64_t offset, uint64_t length)
 {
 	uint64_t from = round_up(offset, SEGMENT_PAGE);
 	uint64_t end = (offset + length) / SEGMENT_PAGE * SEGMENT_PAGE;
-	int opened, fd = segment_fd(s, &opened);
-	if (fd >= 0 && end > from)
-		fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from,
-			  (off_t)(end - from));
-	if (opened >= 0)
-		close(opened);
+	/* Through the mapping: a descriptor's number could stand for another file by now. */
+	return end > from && madvise(s->base + from, end - from, MADV_REMOVE) == 0;
 }
 
-static void bind_file(struct segment *s, char *base, int fd)
+/* 0, -EBADFD. */
+static int bind_file(struct segment *s, char *base, int fd)
 {
-	struct stat st = { 0 };
+	struct stat st;
+	if (fstat(fd, &st))
+		return -EBADFD;
 	s->base = base;
 	s->fd = fd;
 	s->path[0] = 0;
 	s->writes = false;
-	fstat(fd, &st);
 	s->device = st.st_dev;
 	s->inode = st.st_ino;
+	return 0;
 }
 
 int segment_init(struct segment *s, char *base, int fd)
 {
-	bind_file(s, base, fd);
-	int error = segment_reserve(s, 0, s->rings_offset);
+	int error = bind_file(s, base, fd);
+	if (!error)
+		error = segment_reserve(s, 0, s->rings_offset);
 	if (error)
 		return error;
 	const struct shmpool_geometry *g = &s->geometry;
@@ -374,7 +394,8 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 	};
 	if (segment_plan(s, &g, why, why_size))
 		return -EBADMSG;
-	bind_file(s, base, fd);
+	if (bind_file(s, base, fd))
+		return REFUSE("its file cannot be examined");
 	if (h.members_offset != s->members_offset || h.member_stride != s->member_stride ||
 	    h.queues_offset != s->queues_offset || h.extents_offset != s->extents_offset ||
 	    h.extents != s->extents || h.free_ring_offset != s->free_ring_offset ||

@@ -118,7 +118,7 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 		return local_missing((uint32_t)pool);
 	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
 	if (!r)
-		return -ENOENT;
+		return queue_missing(p, (uint32_t)queue);
 	memcpy(info->name, segment_queue(&p->segment, r->id)->name, sizeof(info->name));
 	info->name[sizeof(info->name) - 1] = 0;
 	info->capacity = alf_capacity(r);
@@ -144,7 +144,8 @@ int64_t shmpool_queue_count(uint64_t key)
 	if (!p)
 		return local_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return local_read(key_pool(key), r ? (int64_t)alf_count(r) : -ENOENT);
+	return local_read(key_pool(key),
+			  r ? (int64_t)alf_count(r) : queue_missing(p, key_queue(key)));
 }
 
 int64_t shmpool_queue_empty(uint64_t key)
@@ -153,7 +154,7 @@ int64_t shmpool_queue_empty(uint64_t key)
 	if (!p)
 		return local_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return local_read(key_pool(key), r ? !alf_ready(r, 0) : -ENOENT);
+	return local_read(key_pool(key), r ? !alf_ready(r, 0) : queue_missing(p, key_queue(key)));
 }
 
 int shmpool_queue_release(int pool, int queue)
@@ -164,7 +165,7 @@ int shmpool_queue_release(int pool, int queue)
 		return error;
 	const struct alf_ring *r = queue_ring(c.p, (uint32_t)queue);
 	if (!r)
-		return -ENOENT;
+		return queue_missing(c.p, (uint32_t)queue);
 	queue_release(r, c.m);
 	return 0;
 }
