@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * steer_kernel.h - what steered members are to the kernel: each thread of steer.h is a process of its own.
+ */
+#ifndef STEER_KERNEL_H
+#define STEER_KERNEL_H
+
+#include "alf_repair.h"
+#include "member.h"
+#include "segment.h"
+
+/* The thread becomes a member. 0, -EUSERS. */
+int steer_attach(const struct segment *s, uint32_t thread, struct member **out);
+
+/* Whether a value is published at the position. */
+static inline bool steer_published(const struct alf_ring *r, alf_position at)
+{
+	return alf_at(r, at, alf_word(r, at)) == ALF_AT_VALUE;
+}
+
+#endif
