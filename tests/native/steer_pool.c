@@ -9,11 +9,11 @@
  * What is demanded
  *     at each return    what is allocated or got belonged to no live member
  *     between steps     the audit is exact (in runs without store buffers)
- *     at idle           nobody sleeps on a queue that has what it waits for (in runs without deaths)
+ *     at idle           nobody sleeps on a queue that has what it waits for, once the dead are recovered
  *     at the end        one recovery leaves nothing to do; all messages came out, each once, but those that
  *                       died with who had got them; every buffer can be had; no word names anybody
  *
- * Usage: steer_pool [--seed N] [--seeds N] [--trace] [--list] [PROFILE...]
+ * Usage: steer_pool [--seed N] [--seeds N] [--weak] [--trace] [--list] [PROFILE...]
  * Runs seeds N, N + 1, ... of each profile. A failure says which; the same command with that seed and
  * --trace shows each step. Exit status 0, or 1 after the first failure.
  */
@@ -62,7 +62,8 @@ struct profile {
 	uint32_t threads, operations; /* of each thread */
 	uint32_t deaths, mortal;
 	uint32_t most; /* buffers at a time */
-	bool same;     /* always that many */
+	bool same;     /* always that many, and on one queue */
+	uint32_t each[STEER_THREADS]; /* other than most */
 	uint32_t flags[QUEUES];
 	struct queue_on_death on_death[QUEUES];
 	uint8_t weight[STEER_THREADS]
@@ -86,10 +87,15 @@ static const struct profile profiles[] = {
 	  .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER } },
 	{ "wait-single", 16, 16, 4, 2, 4, 2, .threads = 2, .operations = 16, .most = 1, .same = true,
 	  .flags = { SP | SC, SP, SC }, .weight = { PRODUCER, CONSUMER } },
+	{ "wait-uneven", 16, 16, 4, 2, 4, 4, .threads = 3, .operations = 12, .most = 1, .same = true,
+	  .each = { 2 }, .weight = { PRODUCER, CONSUMER, CONSUMER } },
 	{ "wait-alloc", 4, 4, 2, 2, 4, 4, .threads = 3, .operations = 12, .most = 1, .same = true,
 	  .weight = { { [ALLOC_WAIT] = 3, [FREE] = 3 } } },
 	{ "wait-deaths", 16, 16, 4, 2, 4, 2, .threads = 5, .operations = 8, .deaths = 2, .mortal = 15,
 	  .most = 1, .same = true, .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER, RECOVERER } },
+	{ "wait-deaths-requeue", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 8, .deaths = 1,
+	  .mortal = 3, .most = 1, .same = true, .on_death = { REQUEUE },
+	  .weight = { { [ALLOC] = 2, [PUT] = 4, [GET] = 4 }, { [ALLOC] = 2, [PUT] = 4, [GET] = 4 }, CONSUMER, RECOVERER } },
 	{ "queue", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .most = 3, .weight = { BOTH } },
 	{ "queue-single", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .most = 3,
 	  .flags = { SP, SC, SP | SC },
@@ -135,6 +141,7 @@ struct message {
 struct actor {
 	struct qmempool pool;
 	struct member *m;
+	uint32_t tag;
 	uint64_t hand[CAPACITY_MOST];
 	bool got[CAPACITY_MOST]; /* out of a queue: a message */
 	uint32_t held;
@@ -151,7 +158,7 @@ static struct actor actors[STEER_THREADS + 1];
 static struct message messages[MESSAGES];
 static int holder[CAPACITY_MOST];
 static uint32_t sent, created;
-static bool ending;
+static bool ending, weak;
 
 /* The segment, and what it was when it was new. */
 static struct segment segment;
@@ -229,10 +236,11 @@ static void keep_after_all(uint32_t me, uint32_t n)
 	a->held += n;
 }
 
-static uint32_t some(uint32_t most)
+static uint32_t some(uint32_t me, uint32_t most)
 {
-	if (most > profile->most)
-		most = profile->most;
+	uint32_t limit = profile->each[me] ? profile->each[me] : profile->most;
+	if (most > limit)
+		most = limit;
 	return profile->same || most == 0 ? most : 1 + steer_random(most);
 }
 
@@ -264,7 +272,7 @@ static void do_alloc(uint32_t me, bool wait)
 {
 	struct actor *a = &actors[me];
 	uint64_t handle[CAPACITY_MOST];
-	uint32_t n = some(profile->capacity - a->held);
+	uint32_t n = some(me, profile->capacity - a->held);
 	if (!n)
 		return;
 	a->waits_on = &a->pool.free;
@@ -283,7 +291,7 @@ static void do_alloc(uint32_t me, bool wait)
 static void do_free(uint32_t me)
 {
 	struct actor *a = &actors[me];
-	uint32_t n = some(a->held);
+	uint32_t n = some(me, a->held);
 	if (!n)
 		return;
 	for (uint32_t i = a->held - n; i < a->held; i++)
@@ -297,7 +305,7 @@ static void do_free(uint32_t me)
 static void do_put(uint32_t me, bool wait)
 {
 	struct actor *a = &actors[me];
-	uint32_t queue = steer_random(QUEUES), n = some(a->held < BULK_MOST ? a->held : BULK_MOST);
+	uint32_t queue = steer_random(QUEUES), n = some(me, a->held < BULK_MOST ? a->held : BULK_MOST);
 	if (profile->same)
 		queue = 0;
 	if (n > profile->ring)
@@ -342,7 +350,7 @@ static void do_get(uint32_t me, bool wait)
 	struct actor *a = &actors[me];
 	uint32_t queue = profile->same ? 0 : steer_random(QUEUES);
 	uint32_t n =
-		some(CAPACITY_MOST - a->held < BULK_MOST ? CAPACITY_MOST - a->held : BULK_MOST);
+		some(me, CAPACITY_MOST - a->held < BULK_MOST ? CAPACITY_MOST - a->held : BULK_MOST);
 	const struct alf_ring *r = queue_ring(&a->pool, queue + 1);
 	uint64_t handle[BULK_MOST];
 	if (!n)
@@ -366,7 +374,9 @@ static void do_get(uint32_t me, bool wait)
 
 static void attach(uint32_t me)
 {
+	actors[me].m = NULL;
 	SAME(0, steer_attach(&segment, me, &actors[me].m));
+	actors[me].tag = actors[me].m->tag;
 }
 
 static void do_reattach(uint32_t me)
@@ -460,6 +470,7 @@ static void body(uint32_t me)
 		for (; left >= weight[what]; what++)
 			left -= weight[what];
 		operate(me, what);
+		SAME(0, load_relaxed(&actors[me].m->op));
 	}
 	SAME(actors[me].held, member_held(actors[me].m));
 }
@@ -479,9 +490,18 @@ static bool has_something(const struct actor *a, const struct alf_ring *r, const
 	return word == &segment_shared(&segment)->free_wait;
 }
 
+/* Until then a sleeper may sleep on: whoever died may have been about to wake it. */
+static bool all_recovered(void)
+{
+	for (uint32_t i = 0; i < profile->threads; i++)
+		if (steer_died(i) && (!actors[i].m || actors[i].m->tag == actors[i].tag))
+			return false;
+	return true;
+}
+
 void steer_idle(void)
 {
-	for (uint32_t i = 0; i < profile->threads && !steer_deaths(); i++) {
+	for (uint32_t i = 0; i < profile->threads && all_recovered(); i++) {
 		const struct actor *a = &actors[i];
 		int64_t most;
 		const uint32_t *word = steer_asleep(i, &most);
@@ -624,9 +644,11 @@ static void check_end(void)
 	drain_queues();
 	check_audit(0);
 	check_messages();
+	/* As any of the processes would: each has an idea of its own of what there is. */
+	struct qmempool *pool = &actors[steer_random(profile->threads)].pool;
 	while (a->held < profile->capacity) {
 		uint64_t handle;
-		if (qmempool_alloc(&a->pool, a->m, &handle))
+		if (qmempool_alloc(pool, a->m, &handle))
 			break;
 		take(LAST, handle, false);
 	}
@@ -717,6 +739,9 @@ static void run_seed(uint64_t seed)
 {
 	struct member *last = actors[LAST].m;
 	steer_choose(&run, seed);
+	run.weak = weak;
+	if (weak && !run.delay)
+		run.delay = 1 + steer_random(32);
 	run.deaths = profile->deaths ? 1 + steer_random(profile->deaths) : 0;
 	copy(true);
 	memset(actors, 0, sizeof(actors));
@@ -743,6 +768,8 @@ int main(int argc, char **argv)
 			seeds = strtoull(argv[++i], NULL, 0);
 		else if (!strcmp(argv[i], "--trace"))
 			steer_tracing = true;
+		else if (!strcmp(argv[i], "--weak"))
+			weak = true;
 		else if (!strcmp(argv[i], "--list"))
 			list = true;
 		else

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How tests/native/steer_pool.c is built. Paths are from the root of the tree."""
+
+NATIVE = "shmpool/native"
+TESTS = "tests/native"
+# In the place of process.c comes steer_kernel.c; what is per process (local.c) has no part in it.
+CORE = ["audit", "bypass", "cache", "member", "qmempool", "queue", "recover", "segment", "slab"]
+CORE += ["sweep", "trim", "wait"]
+WRAPPED = ["syscall", "sched_yield", "clock_gettime"]
+
+STEER_SOURCES = [f"{NATIVE}/{name}.c" for name in CORE]
+STEER_TESTS = [f"{TESTS}/{name}.c" for name in ("steer", "steer_kernel", "steer_pool")]
+STEER_FLAGS = ["-std=gnu11", "-g", "-O1", f"-I{NATIVE}", f"-I{TESTS}"]
+STEER_FLAGS += ["-include", f"{TESTS}/steer.h"]
+STEER_FLAGS += ["-Wl," + ",".join(f"--wrap={name}" for name in WRAPPED)]
