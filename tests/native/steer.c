@@ -26,6 +26,14 @@
 
 enum state { READY, ASLEEP, ENDED, DEAD };
 
+/* Where a thread dies or is suspended: the so-many-th time that it comes there. */
+enum event { STEP, BEFORE_CAS, CAS_WON, CAS_LOST, BEFORE_STORE, EVENTS };
+struct trigger {
+	enum event event;
+	uint32_t left; /* 0: never */
+};
+#define TRIGGERS 2
+
 struct buffered {
 	volatile void *p;
 	uint64_t value;
@@ -39,8 +47,8 @@ static struct thread {
 	struct buffered buffer[BUFFERED_MAX];
 	uint32_t buffered;
 	uint64_t steps;
-	uint64_t dies_at; /* before that step of its own; 0: never */
-	uint64_t suspended_at, suspended_for, suspended_until;
+	struct trigger death, suspension[TRIGGERS];
+	uint64_t suspended_until;
 	const uint32_t *word; /* asleep at */
 	int64_t until_ns, most_ns;
 	bool woken;
@@ -84,7 +92,7 @@ void steer_choose(struct steer_run *run, uint64_t seed)
 		.seed = seed,
 		.mean = random_scale(6),
 		.delay = steer_random(2) ? 0 : 1 + random_scale(5),
-		.suspensions = steer_random(3),
+		.suspensions = steer_random(5),
 	};
 }
 
@@ -212,26 +220,43 @@ static void trace(const char *what, const volatile void *p, uint64_t value, cons
 	       (const void *)(uintptr_t)p, (unsigned long long)value, where);
 }
 
-static void step(void)
+static bool due(struct trigger *trigger, enum event event)
+{
+	return trigger->left && trigger->event == event && --trigger->left == 0;
+}
+
+static bool happens(enum event event)
 {
 	struct thread *t = &threads[self];
-	if (++steps > STEPS_MAX)
-		steer_failed("endless: thread %d makes no end", self);
-	now_ns += STEP_NS;
-	t->steps++;
-	if (t->dies_at && t->steps >= t->dies_at) {
+	bool stays = false;
+	if (due(&t->death, event)) {
 		deaths++;
 		if (steer_tracing)
 			printf("%8llu  thread %d dies\n", (unsigned long long)steps, self);
 		end_of(t, DEAD);
 	}
-	if (t->suspended_at && t->steps >= t->suspended_at) {
-		t->suspended_at = 0;
-		t->suspended_until = steps + t->suspended_for;
+	for (int i = 0; i < TRIGGERS; i++)
+		stays |= due(&t->suspension[i], event);
+	if (!stays)
+		return false;
+	if (steer_tracing)
+		printf("%8llu  thread %d is suspended\n", (unsigned long long)steps, self);
+	t->suspended_until = steps + 1 + steer_random(SUSPENDED_MAX);
+	leave_to_scheduler();
+	return true;
+}
+
+static void step(enum event event)
+{
+	if (++steps > STEPS_MAX)
+		steer_failed("endless: thread %d makes no end", self);
+	now_ns += STEP_NS;
+	threads[self].steps++;
+	bool left = happens(STEP);
+	if (event != STEP)
+		left |= happens(event);
+	if (!left && turn-- == 0)
 		leave_to_scheduler();
-	} else if (turn-- == 0) {
-		leave_to_scheduler();
-	}
 	if (how.delay)
 		settle_some();
 }
@@ -240,7 +265,7 @@ uint64_t steer_load(const volatile void *p, uint32_t size, const char *where)
 {
 	if (self < 0)
 		return read_memory(p, size);
-	step();
+	step(STEP);
 	struct thread *t = &threads[self];
 	uint64_t value = read_memory(p, size);
 	for (uint32_t i = t->buffered; i--;)
@@ -261,7 +286,7 @@ void steer_store(volatile void *p, uint64_t value, uint32_t size, enum steer_ord
 		write_memory(p, value, size);
 		return;
 	}
-	step();
+	step(BEFORE_STORE);
 	struct thread *t = &threads[self];
 	if (steer_tracing)
 		trace("store", p, value, where);
@@ -275,7 +300,7 @@ void steer_store(volatile void *p, uint64_t value, uint32_t size, enum steer_ord
 bool steer_cas(volatile void *p, void *expected, uint64_t desired, uint32_t size, const char *where)
 {
 	if (self >= 0) {
-		step();
+		step(BEFORE_CAS);
 		settle_all(&threads[self]);
 	}
 	uint64_t found = read_memory(p, size);
@@ -286,13 +311,15 @@ bool steer_cas(volatile void *p, void *expected, uint64_t desired, uint32_t size
 		write_memory(p, desired, size);
 	else
 		write_memory(expected, found, size);
+	if (self >= 0)
+		happens(same ? CAS_WON : CAS_LOST);
 	return same;
 }
 
 uint64_t steer_add(volatile void *p, uint64_t value, uint32_t size, const char *where)
 {
 	if (self >= 0) {
-		step();
+		step(STEP);
 		settle_all(&threads[self]);
 		if (steer_tracing)
 			trace("add", p, value, where);
@@ -334,7 +361,7 @@ uint64_t steer_load_run(const shared64 *slot, uint64_t tag, uint64_t *word, uint
 static long futex_wait(const uint32_t *word, uint32_t value, const struct timespec *most)
 {
 	struct thread *t = &threads[self];
-	step();
+	step(STEP);
 	settle_all(t);
 	if (steer_tracing)
 		trace("sleep", word, value, "futex");
@@ -359,7 +386,7 @@ static long futex_wake(const uint32_t *word, uint32_t n)
 {
 	long woken = 0;
 	if (self >= 0) {
-		step();
+		step(STEP);
 		settle_all(&threads[self]);
 		if (steer_tracing)
 			trace("wake", word, n, "futex");
@@ -404,7 +431,7 @@ int __wrap_sched_yield(void)
 {
 	if (self >= 0) {
 		turn = 0;
-		step();
+		step(STEP);
 	}
 	return 0;
 }
@@ -425,7 +452,7 @@ bool process_barrier_register(void)
 bool process_barrier(void)
 {
 	if (self >= 0)
-		step();
+		step(STEP);
 	everybody_settles();
 	return true;
 }
@@ -462,6 +489,14 @@ static struct thread *first_to_wake(void)
 	return first;
 }
 
+static struct trigger random_trigger(void)
+{
+	enum event event = steer_random(EVENTS);
+	return (struct trigger) { event, random_scale(event == STEP         ? 10 :
+						      event == BEFORE_STORE ? 8 :
+									      5) };
+}
+
 static void time_passes(struct thread *t)
 {
 	if (now_ns < t->until_ns)
@@ -494,12 +529,11 @@ void steer_threads(const struct steer_run *run, uint32_t n, uint32_t mortal, voi
 		do
 			who = steer_random(n);
 		while (!(mortal >> who & 1));
-		threads[who].dies_at = random_scale(10);
+		threads[who].death = random_trigger();
 	}
 	for (uint32_t i = 0; i < run->suspensions; i++) {
 		struct thread *t = &threads[steer_random(n)];
-		t->suspended_at = random_scale(10);
-		t->suspended_for = 1 + steer_random(SUSPENDED_MAX);
+		t->suspension[steer_random(TRIGGERS)] = random_trigger();
 	}
 	for (;;) {
 		int next = pick(false);

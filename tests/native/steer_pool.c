@@ -61,8 +61,8 @@ struct profile {
 	uint32_t capacity, prealloc, cache, bulk, extent, ring;
 	uint32_t threads, operations; /* of each thread */
 	uint32_t deaths, mortal;
-	uint32_t most; /* buffers at a time */
-	bool same;     /* always that many, and on one queue */
+	uint32_t most;                /* buffers at a time */
+	bool same;                    /* always that many, and on one queue */
 	uint32_t each[STEER_THREADS]; /* other than most */
 	uint32_t flags[QUEUES];
 	struct queue_on_death on_death[QUEUES];
@@ -305,7 +305,8 @@ static void do_free(uint32_t me)
 static void do_put(uint32_t me, bool wait)
 {
 	struct actor *a = &actors[me];
-	uint32_t queue = steer_random(QUEUES), n = some(me, a->held < BULK_MOST ? a->held : BULK_MOST);
+	uint32_t queue = steer_random(QUEUES),
+		 n = some(me, a->held < BULK_MOST ? a->held : BULK_MOST);
 	if (profile->same)
 		queue = 0;
 	if (n > profile->ring)
@@ -505,8 +506,10 @@ void steer_idle(void)
 		const struct actor *a = &actors[i];
 		int64_t most;
 		const uint32_t *word = steer_asleep(i, &most);
-		if (word && a->waits_on && (!steer_buffers() || most >= WAIT_SLICE_NS) &&
-		    has_something(a, a->waits_on, word))
+		/* A short sleep is one of which the core knows that nobody may end it. */
+		bool exact =
+			most >= WAIT_SLICE_NS || (a->waits_on == &a->pool.free && !steer_buffers());
+		if (word && a->waits_on && exact && has_something(a, a->waits_on, word))
 			steer_failed("thread %u sleeps %lld us and there is something for it", i,
 				     (long long)most / 1000);
 	}
@@ -619,6 +622,9 @@ static void check_end(void)
 	uint64_t held = 0;
 	uint32_t n = 0;
 	ending = true;
+	for (uint32_t i = 0; i < profile->threads * QUEUES; i++)
+		if (!steer_died(i / QUEUES))
+			queue_release(queue_ring(&a->pool, 1 + i % QUEUES), actors[i / QUEUES].m);
 	SAME(0, recover(&a->pool, a->m, &out));
 	if (out.postponed) { /* for want of room */
 		drain_queues();
