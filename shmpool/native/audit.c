@@ -76,9 +76,11 @@ static void walk_cache(struct walk *w, const struct member *m)
 	for (uint32_t i = 0; i < len; i++) {
 		uint64_t handle = load_relaxed(&m->cache[(bottom + i) & mask]);
 		uint32_t index = handle_index(handle);
+		/* Of this generation: what a dead thief had taken may be the member's again, in hand. */
 		bool good = index < w->p->capacity && segment_exists(&w->p->segment, index) &&
 			    load_acquire(&qmempool_buffer(w->p, index)->owner) ==
 				    m->tag && /* [OWNER] */
+			    load_relaxed(&qmempool_buffer(w->p, index)->handle) == handle &&
 			    !(w->cached[index / 64] >> index % 64 & 1);
 		if (good)
 			w->cached[index / 64] |= 1ull << index % 64;
