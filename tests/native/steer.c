@@ -30,7 +30,10 @@ enum state { READY, ASLEEP, ENDED, DEAD };
 enum event { STEP, BEFORE_CAS, CAS_WON, CAS_LOST, BEFORE_STORE, EVENTS };
 struct trigger {
 	enum event event;
-	uint32_t left; /* 0: never */
+	uint32_t left;     /* 0: never */
+	const char *where; /* in that function only, NULL for any */
+	uint32_t resumes;  /* 1 + the thread that goes on then */
+	uint32_t stores;   /* not there, but before so many stores later */
 };
 #define TRIGGERS 2
 
@@ -220,23 +223,35 @@ static void trace(const char *what, const volatile void *p, uint64_t value, cons
 	       (const void *)(uintptr_t)p, (unsigned long long)value, where);
 }
 
-static bool due(struct trigger *trigger, enum event event)
+static bool due(struct trigger *trigger, enum event event, const char *where)
 {
-	return trigger->left && trigger->event == event && --trigger->left == 0;
+	return trigger->left && trigger->event == event &&
+	       (!trigger->where || !strcmp(trigger->where, where)) && --trigger->left == 0;
 }
 
-static bool happens(enum event event)
+static bool happens(enum event event, const char *where)
 {
 	struct thread *t = &threads[self];
 	bool stays = false;
-	if (due(&t->death, event)) {
+	if (due(&t->death, event, where)) {
 		deaths++;
 		if (steer_tracing)
 			printf("%8llu  thread %d dies\n", (unsigned long long)steps, self);
 		end_of(t, DEAD);
 	}
 	for (int i = 0; i < TRIGGERS; i++)
-		stays |= due(&t->suspension[i], event);
+		if (due(&t->suspension[i], event, where)) {
+			if (t->suspension[i].stores) {
+				t->suspension[i] =
+					(struct trigger) { .event = BEFORE_STORE,
+							   .left = t->suspension[i].stores,
+							   .resumes = t->suspension[i].resumes };
+				continue;
+			}
+			stays = true;
+			if (t->suspension[i].resumes)
+				threads[t->suspension[i].resumes - 1].suspended_until = 0;
+		}
 	if (!stays)
 		return false;
 	if (steer_tracing)
@@ -246,15 +261,15 @@ static bool happens(enum event event)
 	return true;
 }
 
-static void step(enum event event)
+static void step(enum event event, const char *where)
 {
 	if (++steps > STEPS_MAX)
 		steer_failed("endless: thread %d makes no end", self);
 	now_ns += STEP_NS;
 	threads[self].steps++;
-	bool left = happens(STEP);
+	bool left = happens(STEP, where);
 	if (event != STEP)
-		left |= happens(event);
+		left |= happens(event, where);
 	if (!left && turn-- == 0)
 		leave_to_scheduler();
 	if (how.delay)
@@ -265,7 +280,7 @@ uint64_t steer_load(const volatile void *p, uint32_t size, const char *where)
 {
 	if (self < 0)
 		return read_memory(p, size);
-	step(STEP);
+	step(STEP, where);
 	struct thread *t = &threads[self];
 	uint64_t value = read_memory(p, size);
 	for (uint32_t i = t->buffered; i--;)
@@ -286,7 +301,7 @@ void steer_store(volatile void *p, uint64_t value, uint32_t size, enum steer_ord
 		write_memory(p, value, size);
 		return;
 	}
-	step(BEFORE_STORE);
+	step(BEFORE_STORE, where);
 	struct thread *t = &threads[self];
 	if (steer_tracing)
 		trace("store", p, value, where);
@@ -300,7 +315,7 @@ void steer_store(volatile void *p, uint64_t value, uint32_t size, enum steer_ord
 bool steer_cas(volatile void *p, void *expected, uint64_t desired, uint32_t size, const char *where)
 {
 	if (self >= 0) {
-		step(BEFORE_CAS);
+		step(BEFORE_CAS, where);
 		settle_all(&threads[self]);
 	}
 	uint64_t found = read_memory(p, size);
@@ -312,14 +327,14 @@ bool steer_cas(volatile void *p, void *expected, uint64_t desired, uint32_t size
 	else
 		write_memory(expected, found, size);
 	if (self >= 0)
-		happens(same ? CAS_WON : CAS_LOST);
+		happens(same ? CAS_WON : CAS_LOST, where);
 	return same;
 }
 
 uint64_t steer_add(volatile void *p, uint64_t value, uint32_t size, const char *where)
 {
 	if (self >= 0) {
-		step(STEP);
+		step(STEP, where);
 		settle_all(&threads[self]);
 		if (steer_tracing)
 			trace("add", p, value, where);
@@ -361,7 +376,7 @@ uint64_t steer_load_run(const shared64 *slot, uint64_t tag, uint64_t *word, uint
 static long futex_wait(const uint32_t *word, uint32_t value, const struct timespec *most)
 {
 	struct thread *t = &threads[self];
-	step(STEP);
+	step(STEP, "kernel");
 	settle_all(t);
 	if (steer_tracing)
 		trace("sleep", word, value, "futex");
@@ -386,7 +401,7 @@ static long futex_wake(const uint32_t *word, uint32_t n)
 {
 	long woken = 0;
 	if (self >= 0) {
-		step(STEP);
+		step(STEP, "kernel");
 		settle_all(&threads[self]);
 		if (steer_tracing)
 			trace("wake", word, n, "futex");
@@ -431,7 +446,7 @@ int __wrap_sched_yield(void)
 {
 	if (self >= 0) {
 		turn = 0;
-		step(STEP);
+		step(STEP, "kernel");
 	}
 	return 0;
 }
@@ -452,7 +467,7 @@ bool process_barrier_register(void)
 bool process_barrier(void)
 {
 	if (self >= 0)
-		step(STEP);
+		step(STEP, "kernel");
 	everybody_settles();
 	return true;
 }
@@ -492,9 +507,29 @@ static struct thread *first_to_wake(void)
 static struct trigger random_trigger(void)
 {
 	enum event event = steer_random(EVENTS);
-	return (struct trigger) { event, random_scale(event == STEP         ? 10 :
-						      event == BEFORE_STORE ? 8 :
-									      5) };
+	return (struct trigger) { .event = event,
+				  .left = random_scale(event == STEP         ? 10 :
+						       event == BEFORE_STORE ? 8 :
+									       5) };
+}
+
+/* One thread is suspended before a compare-and-swap in a function, until another has won one there and is
+ * suspended right after it; the first one may die of having lost. */
+static void arrange_duel(const char *where, uint32_t mortal)
+{
+	uint32_t first = steer_random(count), second = steer_random(count - 1);
+	second += second >= first;
+	threads[first].suspension[0] =
+		(struct trigger) { .event = BEFORE_CAS, .left = random_scale(2), .where = where };
+	threads[second].suspension[0] = (struct trigger) { .event = CAS_WON,
+							   .left = random_scale(2),
+							   .where = where,
+							   .resumes = 1 + first,
+							   .stores = steer_random(6) };
+	if (mortal >> first & 1 && steer_random(2))
+		threads[first].death = (struct trigger) {
+			.event = steer_random(3) ? CAS_LOST : CAS_WON, .left = 1, .where = where
+		};
 }
 
 static void time_passes(struct thread *t)
@@ -535,6 +570,12 @@ void steer_threads(const struct steer_run *run, uint32_t n, uint32_t mortal, voi
 		struct thread *t = &threads[steer_random(n)];
 		t->suspension[steer_random(TRIGGERS)] = random_trigger();
 	}
+	if (run->haunt)
+		threads[steer_random(n)].suspension[1] = (struct trigger) { .event = STEP,
+									    .left = random_scale(5),
+									    .where = run->haunt };
+	if (run->duel && n > 1)
+		arrange_duel(run->duel, mortal);
 	for (;;) {
 		int next = pick(false);
 		if (next < 0)

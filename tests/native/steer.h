@@ -91,6 +91,8 @@ struct steer_run {
 	bool weak;
 	uint32_t deaths;      /* so many threads die at most */
 	uint32_t suspensions; /* times that a thread is suspended for long */
+	const char *haunt;    /* function in which a thread is suspended for long, NULL for none */
+	const char *duel; /* function over whose compare-and-swap two threads meet, NULL for none */
 };
 
 void steer_choose(struct steer_run *run, uint64_t seed);

@@ -56,16 +56,19 @@ enum operation {
 	OPERATIONS
 };
 
+#define DUELS 6
 struct profile {
 	const char *name;
 	uint32_t capacity, prealloc, cache, bulk, extent, ring;
 	uint32_t threads, operations; /* of each thread */
 	uint32_t deaths, mortal;
-	uint32_t most;                /* buffers at a time */
-	bool same;                    /* always that many, and on one queue */
+	uint32_t most; /* buffers at a time */
+	bool same;     /* always that many, and on one queue */
+	bool same_queue;
 	uint32_t each[STEER_THREADS]; /* other than most */
 	uint32_t flags[QUEUES];
 	struct queue_on_death on_death[QUEUES];
+	const char *duel[DUELS]; /* steer.h */
 	uint8_t weight[STEER_THREADS]
 		      [OPERATIONS]; /* of threads; the last one given is the others' too */
 };
@@ -77,7 +80,10 @@ struct profile {
 #define CONSUMER { [GET_WAIT] = 4, [FREE] = 6 }
 #define BOTH { [ALLOC] = 3, [FREE] = 3, [PUT] = 4, [GET] = 4 }
 #define RECOVERER { [RECOVER] = 4, [ALLOC] = 1, [FREE] = 1 }
-#define NOT_THE_LAST(n) ((1u << ((n) - 1)) - 1)
+#define MEETINGS                                                                                   \
+	{ "alf_reserve", "alf_claim", "alf_make_void", "take", "unreserve_one", "alf_reserve" }
+#define ROLES                                                                                      \
+	{ "take_role", "recover_roles", "take_role", "take", "alf_make_void", "unreserve_one" }
 
 /* clang-format off */
 static const struct profile profiles[] = {
@@ -101,17 +107,23 @@ static const struct profile profiles[] = {
 	  .flags = { SP, SC, SP | SC },
 	  .weight = { { [ALLOC] = 3, [FREE] = 3, [PUT] = 4, [GET] = 4, [GIVE_UP] = 2 } } },
 	{ "deaths", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 3, .mortal = 15,
-	  .most = 3, .weight = { BOTH, BOTH, BOTH, RECOVERER } },
+	  .most = 3, .duel = MEETINGS, .weight = { BOTH, BOTH, BOTH, RECOVERER } },
+	{ "contend", 16, 16, 8, 8, 4, 4, .threads = 4, .operations = 6, .deaths = 2, .mortal = 15, .most = 2,
+	  .same_queue = true, .duel = MEETINGS, .weight = { { [ALLOC] = 2, [PUT] = 6, [GET] = 1 }, { [ALLOC] = 2, [PUT] = 6, [GET] = 1 },
+		      { [GET] = 2, [FREE] = 1 }, RECOVERER } },
+	{ "contend-recoverers", 16, 16, 8, 8, 4, 4, .threads = 5, .operations = 5, .deaths = 3, .mortal = 31, .most = 2,
+	  .same_queue = true, .duel = MEETINGS, .weight = { { [ALLOC] = 2, [PUT] = 6, [GET] = 1 }, { [ALLOC] = 2, [PUT] = 6, [GET] = 1 },
+		      { [GET] = 2, [FREE] = 1 }, RECOVERER, RECOVERER } },
 	{ "deaths-recoverers", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 10, .deaths = 3,
-	  .mortal = 15, .most = 3, .weight = { BOTH, BOTH, RECOVERER } },
+	  .mortal = 15, .most = 3, .duel = MEETINGS, .weight = { BOTH, BOTH, RECOVERER } },
 	{ "deaths-single", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 2,
-	  .mortal = 15, .most = 3, .flags = { SP, SC, SP | SC }, .weight = { BOTH, BOTH, BOTH, RECOVERER } },
+	  .mortal = 15, .most = 3, .flags = { SP, SC, SP | SC }, .duel = ROLES, .weight = { BOTH, BOTH, BOTH, RECOVERER } },
 	{ "deaths-requeue", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 3,
 	  .mortal = 15, .most = 3, .on_death = { REQUEUE, REQUEUE, REQUEUE }, .flags = { 0, SC, 0 },
-	  .weight = { BOTH, BOTH, BOTH, RECOVERER } },
+	  .duel = MEETINGS, .weight = { BOTH, BOTH, BOTH, RECOVERER } },
 	{ "deaths-reattach", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 12, .deaths = 3,
 	  .mortal = 31, .most = 2, .flags = { SP, SC, 0 },
-	  .weight = { BOTH, BOTH, { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4 },
+	  .duel = MEETINGS, .weight = { BOTH, BOTH, { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4 },
 		      { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4 }, RECOVERER } },
 	{ "caches", 8, 8, 4, 2, 4, 4, .threads = 4, .operations = 20, .most = 3,
 	  .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1 } } },
@@ -129,6 +141,14 @@ static const struct profile profiles[] = {
 	  .most = 1, .weight = { { [CREATE] = 4, [RECOVER] = 1 } } },
 };
 /* clang-format on */
+/* Where a recoverer, or who comes into a dead member's slot, may be overtaken by all the others. */
+static const char *const haunts[] = { "recover_mark",  "recover_ranges", "recover_voids",
+				      "recovery_look", "sweep",          "sweep_one",
+				      "in_dead_range", "dead_claim",     "leave",
+				      "take",          "recover_roles",  "recover_finish",
+				      "raise_epoch",   "member_attach",  "recover_thieves",
+				      "add_range",     "alf_word",       "came_from",
+				      "hand_on",       "pass",           "unreserve_one" };
 #define PROFILES (sizeof(profiles) / sizeof(*profiles))
 
 enum fate { UNSENT, SENDING, SENT, TAKEN, DONE };
@@ -307,7 +327,7 @@ static void do_put(uint32_t me, bool wait)
 	struct actor *a = &actors[me];
 	uint32_t queue = steer_random(QUEUES),
 		 n = some(me, a->held < BULK_MOST ? a->held : BULK_MOST);
-	if (profile->same)
+	if (profile->same || profile->same_queue)
 		queue = 0;
 	if (n > profile->ring)
 		n = profile->ring;
@@ -349,7 +369,7 @@ static void do_put(uint32_t me, bool wait)
 static void do_get(uint32_t me, bool wait)
 {
 	struct actor *a = &actors[me];
-	uint32_t queue = profile->same ? 0 : steer_random(QUEUES);
+	uint32_t queue = profile->same || profile->same_queue ? 0 : steer_random(QUEUES);
 	uint32_t n =
 		some(me, CAPACITY_MOST - a->held < BULK_MOST ? CAPACITY_MOST - a->held : BULK_MOST);
 	const struct alf_ring *r = queue_ring(&a->pool, queue + 1);
@@ -748,6 +768,9 @@ static void run_seed(uint64_t seed)
 	run.weak = weak;
 	if (weak && !run.delay)
 		run.delay = 1 + steer_random(32);
+	if (profile->deaths && steer_random(2))
+		run.haunt = haunts[steer_random(sizeof(haunts) / sizeof(*haunts))];
+	run.duel = steer_random(2) ? profile->duel[steer_random(DUELS)] : NULL;
 	run.deaths = profile->deaths ? 1 + steer_random(profile->deaths) : 0;
 	copy(true);
 	memset(actors, 0, sizeof(actors));
