@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tests/native/steer_pool.c is built. Paths are from the root of the tree."""
+"""How tests/native/steer_pool.c is built. Paths are from the root of the tree.
+
+python -m tests.steer_build PROGRAM builds it.
+"""
+
+import subprocess
+import sys
 
 NATIVE = "shmpool/native"
 TESTS = "tests/native"
@@ -13,3 +19,7 @@ STEER_TESTS = [f"{TESTS}/{name}.c" for name in ("steer", "steer_kernel", "steer_
 STEER_FLAGS = ["-std=gnu11", "-g", "-O1", f"-I{NATIVE}", f"-I{TESTS}"]
 STEER_FLAGS += ["-include", f"{TESTS}/steer.h"]
 STEER_FLAGS += ["-Wl," + ",".join(f"--wrap={name}" for name in WRAPPED)]
+
+if __name__ == "__main__":
+    command = ["gcc", *STEER_FLAGS, *STEER_SOURCES, *STEER_TESTS, "-o", sys.argv[1]]
+    sys.exit(subprocess.run(command, check=False).returncode)

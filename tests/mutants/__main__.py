@@ -26,6 +26,7 @@ from .table import Mutant, Outcome, read_table
 ROOT = Path(__file__).resolve().parent.parent.parent
 TABLES = {"core": "core.toml", "python": "python.toml"}
 
+
 def _copy_tree(to: Path) -> None:
     """Copies what git knows of, and the extension if it is built."""
     listed = subprocess.run(

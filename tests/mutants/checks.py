@@ -55,7 +55,9 @@ class Checks:
         lines = (done.stdout + done.stderr).strip().splitlines()
         return lines[-1][:160] if lines else f"status {done.returncode}"
 
-    def _call(self, command: list[str], seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
+    def _call(
+        self, command: list[str], seconds: float = SECONDS
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command,
             cwd=self.tree,

@@ -31,7 +31,9 @@ class Mutant:
     def apply(self, text: str) -> str:
         """The file's text with the step broken. ValueError if it is not there exactly once."""
         for old, new in self.changes:
-            found = list(_exact(old, text) if self.file.endswith(".py") else _pattern(old).finditer(text))
+            found = list(
+                _exact(old, text) if self.file.endswith(".py") else _pattern(old).finditer(text)
+            )
             if len(found) != 1:
                 message = f"{self.file}: {self.name}: its text is there {len(found)} times: {old!r}"
                 raise ValueError(message)

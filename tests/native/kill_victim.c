@@ -319,6 +319,11 @@ int put_beside(struct scene *s)
 	return queue_put(&s->pool, s->v, s->ring, &handle, 1);
 }
 
+int recover_beside(struct scene *s)
+{
+	return recover_dead(s);
+}
+
 void check_beside(struct scene *s)
 {
 	uint32_t n = 0;
