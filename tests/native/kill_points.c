@@ -39,6 +39,7 @@
 #include <sys/wait.h>
 
 #include "check.h"
+#include "kill_dead.h"
 #include "kill_scene.h"
 #include "kill_trace.h"
 #include "kill_victim.h"
@@ -359,7 +360,9 @@ static uint32_t sweep_pair(const struct choice *c, const struct companion *compa
 static uint32_t sweep_pairs(const struct choice *c)
 {
 	uint32_t points = 0;
-	for (size_t i = 0; i < COMPANIONS && !at.operation->beside; i++)
+	if (at.operation->beside || at.operation->before == dead_everywhere)
+		return 0; /* it has one already, or there is no slot for one */
+	for (size_t i = 0; i < COMPANIONS; i++)
 		if (fnmatch(c->pairs, companions[i].name, 0) == 0)
 			points += sweep_pair(c, &companions[i]);
 	return points;
