@@ -565,6 +565,10 @@ void steer_threads(const struct steer_run *run, uint32_t n, uint32_t mortal, voi
 			who = steer_random(n);
 		while (!(mortal >> who & 1));
 		threads[who].death = random_trigger();
+		if (run->grave && i == 0)
+			threads[who].death = (struct trigger) { .event = STEP,
+								.left = random_scale(5),
+								.where = run->grave };
 	}
 	for (uint32_t i = 0; i < run->suspensions; i++) {
 		struct thread *t = &threads[steer_random(n)];

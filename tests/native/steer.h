@@ -96,6 +96,7 @@ struct steer_run {
 	uint32_t deaths;      /* so many threads die at most */
 	uint32_t suspensions; /* times that a thread is suspended for long */
 	const char *haunt;    /* function in which a thread is suspended for long, NULL for none */
+	const char *grave;    /* function in which a thread dies, NULL for any */
 	const char *duel; /* function over whose compare-and-swap two threads meet, NULL for none */
 };
 

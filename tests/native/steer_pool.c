@@ -126,9 +126,9 @@ static const struct profile profiles[] = {
 	  .duel = MEETINGS, .weight = { BOTH, BOTH, { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4 },
 		      { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4 }, RECOVERER } },
 	{ "caches", 8, 8, 4, 2, 4, 4, .threads = 4, .operations = 20, .most = 3,
-	  .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1 } } },
+	  .duel = { "rob", "hold", "qmempool_honour", "rob", "hold", "qmempool_honour" }, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1 } } },
 	{ "caches-deaths", 8, 8, 4, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 3, .mortal = 15,
-	  .most = 3, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1, [RECOVER] = 1 } } },
+	  .most = 3, .duel = { "rob", "hold", "qmempool_honour", "rob", "recover_finish", "take" }, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1, [RECOVER] = 1 } } },
 	{ "no-caches", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 20, .most = 8,
 	  .weight = { { [ALLOC] = 6, [FREE] = 5 } } },
 	{ "no-caches-deaths", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 3, .mortal = 15,
@@ -136,7 +136,11 @@ static const struct profile profiles[] = {
 	{ "growth", 16, 4, 4, 2, 2, 4, .threads = 4, .operations = 16, .most = 6,
 	  .weight = { { [ALLOC] = 6, [FREE] = 4, [TRIM] = 2, [PUT] = 1, [GET] = 1 } } },
 	{ "growth-deaths", 16, 4, 4, 2, 2, 4, .threads = 4, .operations = 12, .deaths = 3, .mortal = 15,
-	  .most = 6, .weight = { { [ALLOC] = 6, [FREE] = 4, [TRIM] = 2, [RECOVER] = 1 } } },
+	  .most = 6, .duel = { "slab_grow", "take_away", "rob", "take", "recover_makers", "slab_grow" }, .weight = { { [ALLOC] = 6, [FREE] = 4, [TRIM] = 2, [RECOVER] = 1 } } },
+	{ "requeue-single", 16, 16, 4, 2, 4, 2, .threads = 4, .operations = 10, .deaths = 2, .mortal = 7, .most = 2,
+	  .same_queue = true, .on_death = { REQUEUE }, .flags = { SC }, .duel = ROLES,
+	  .weight = { { [GET] = 5, [ALLOC] = 1, [FREE] = 1 }, { [GET] = 4, [ALLOC] = 2, [PUT] = 3 },
+		      { [ALLOC] = 3, [PUT] = 6 }, { [ALLOC] = 3, [PUT] = 4, [RECOVER] = 2 } } },
 	{ "creation", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 6, .deaths = 2, .mortal = 15,
 	  .most = 1, .weight = { { [CREATE] = 4, [RECOVER] = 1 } } },
 };
@@ -149,6 +153,14 @@ static const char *const haunts[] = { "recover_mark",  "recover_ranges", "recove
 				      "raise_epoch",   "member_attach",  "recover_thieves",
 				      "add_range",     "alf_word",       "came_from",
 				      "hand_on",       "pass",           "unreserve_one" };
+/* Where whoever dies leaves something to recover. */
+static const char *const graves[] = {
+	"transfer_take",  "transfer_mark",  "alf_publish", "rob",
+	"take",           "unreserve_one",  "alf_done",    "slab_grow",
+	"take_away",      "hand_on",        "sweep_one",   "member_attach",
+	"member_release", "alf_publishing", "hold",        "qmempool_bypass",
+	"alf_claim",      "spill"
+};
 #define PROFILES (sizeof(profiles) / sizeof(*profiles))
 
 enum fate { UNSENT, SENDING, SENT, TAKEN, DONE };
@@ -539,11 +551,11 @@ static void check_audit(uint64_t held)
 {
 	struct shmpool_audit audit;
 	struct shmpool_held list[MEMBERS + 4];
-	uint64_t queued[QUEUES + 2], sum = 0, queues = 0;
-	SAME(0, audit_count(&actors[LAST].pool, &audit, list, MEMBERS + 4, queued, QUEUES + 2));
+	uint64_t queued[QUEUES + 3], sum = 0, queues = 0;
+	SAME(0, audit_count(&actors[LAST].pool, &audit, list, MEMBERS + 4, queued, QUEUES + 3));
 	for (uint32_t i = 0; i < MEMBERS + 4; i++)
 		sum += list[i].buffers;
-	for (uint32_t i = 0; i < QUEUES + 2; i++)
+	for (uint32_t i = 0; i < QUEUES + 3; i++)
 		queues += queued[i];
 	SAME(0, audit.unaccounted);
 	SAME(0, audit.doubled);
@@ -646,7 +658,7 @@ static void check_end(void)
 		if (!steer_died(i / QUEUES))
 			queue_release(queue_ring(&a->pool, 1 + i % QUEUES), actors[i / QUEUES].m);
 	SAME(0, recover(&a->pool, a->m, &out));
-	if (out.postponed) { /* for want of room */
+	for (int i = 0; i < 16 && out.postponed; i++) { /* for want of room */
 		drain_queues();
 		SAME(0, recover(&a->pool, a->m, &out));
 	}
@@ -723,7 +735,7 @@ static void make_pool(void)
 				      .bulk = 16,
 				      .refill_multiplier = 1,
 				      .members = MEMBERS,
-				      .queues = QUEUES + 1 };
+				      .queues = QUEUES + 2 };
 	char why[256];
 	int64_t extents;
 	if (segment.base)
@@ -740,7 +752,7 @@ static void make_pool(void)
 	extents = (profile->capacity - profile->prealloc + profile->extent - 1) / profile->extent;
 	segment.extents = (uint64_t)extents;
 	segment.queues_offset = segment.members_offset + segment.members * segment.member_stride;
-	segment.extents_offset = segment.queues_offset + (QUEUES + 2) * sizeof(struct queue_slot);
+	segment.extents_offset = segment.queues_offset + (QUEUES + 3) * sizeof(struct queue_slot);
 	DEMAND(segment.extents_offset + segment.extents * 8 <= segment.free_ring_offset);
 	int fd = memfd_create("steer", MFD_CLOEXEC);
 	CHECK(fd >= 0 && ftruncate(fd, (off_t)segment.size) == 0);
@@ -767,9 +779,11 @@ static void run_seed(uint64_t seed)
 	steer_choose(&run, seed);
 	run.weak = weak;
 	if (weak && !run.delay)
-		run.delay = 1 + steer_random(32);
+		run.delay = 1u << steer_random(11);
 	if (profile->deaths && steer_random(2))
 		run.haunt = haunts[steer_random(sizeof(haunts) / sizeof(*haunts))];
+	if (profile->deaths && steer_random(2))
+		run.grave = graves[steer_random(sizeof(graves) / sizeof(*graves))];
 	run.duel = steer_random(2) ? profile->duel[steer_random(DUELS)] : NULL;
 	run.deaths = profile->deaths ? 1 + steer_random(profile->deaths) : 0;
 	copy(true);
