@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The C core's own code under a scheduler that a seed steers: tests/native/steer_pool.c.
 
-STEER_SEEDS says how many runs of each profile to make: 1,000 if it is unset. A failure names profile
-and seed; after `make build/steer_pool`, `build/steer_pool PROFILE --seed N --seeds 1 --trace` shows its
-steps.
+STEER_SEEDS says how many runs of each profile to make: 1,000 if it is unset. A failure names
+profile and seed; `build/steer_pool PROFILE --seed N --seeds 1 --trace` (make build/steer_pool)
+shows the steps.
 """
 
 import os

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from tests.steer_build import STEER_FLAGS, STEER_SOURCES, STEER_TESTS
 
+from .python import ISOLATED
 from .table import Mutant, Outcome
 
 SEEDS = 20000
 SECONDS = 300  # of one test; a mutant that hangs is found
+TOGETHER_SECONDS = 400
 KILL_FLAGS = ["-std=gnu11", "-g", "-O2", "-pthread", "-Wl,-z,now"]
 
 
@@ -33,15 +35,23 @@ class Checks:
         began = time.monotonic()
         path.write_text(mutant.apply(before))
         try:
-            for test in mutant.tests:
+            for test in self._batches(mutant.tests):
                 said = self._run(test, mutant.file)
                 if said is not None:
-                    outcome.found_by, outcome.said = test, said
+                    outcome.found_by = test if len(test) < 80 else test.split(maxsplit=1)[0]
+                    outcome.said = said
                     break
         finally:
             path.write_text(before)
         outcome.seconds = time.monotonic() - began
         return outcome
+
+    @staticmethod
+    def _batches(tests: tuple[str, ...]) -> list[str]:
+        """Tests of pytest's go into one process."""
+        names = [test.removeprefix("pytest ") for test in tests if test.startswith("pytest ")]
+        others = [test for test in tests if not test.startswith("pytest ")]
+        return others + ([f"pytest {shlex.join(names)}"] if names else [])
 
     def _run(self, test: str, changed: str) -> str | None:
         """None if the test passes, else the last line of what it says."""
@@ -53,6 +63,7 @@ class Checks:
         if done.returncode == 0:
             return None
         lines = (done.stdout + done.stderr).strip().splitlines()
+        lines = [line for line in lines if line.startswith(("FAILED", "ERROR"))] or lines
         return lines[-1][:160] if lines else f"status {done.returncode}"
 
     def _call(
@@ -107,5 +118,5 @@ class Checks:
         return self._call([str(program), *arguments[1:]])
 
     def _pytest(self, arguments: list[str], _changed: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-        return self._call([*command, *arguments])
+        command = [*ISOLATED, sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        return self._call([*command, "--timeout", "60", *arguments], TOGETHER_SECONDS)
