@@ -1,6 +1,7 @@
 # make demo    replays a capture through worker processes      make test    the whole test suite
 # make check   lint, types, tests    make bench    make bench-native    make fix    make clean
 # make sweep   kills a member at every instruction of every operation (about half an hour on two cores)
+# make pairs   two members in the middle of something at once, one or both killed
 # make soak    120,000 random kills (about an hour)        make relacy   20 million interleavings
 # make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must tell
 # make tools   what some tests want from Debian, as root; without it they are skipped and say so
@@ -15,7 +16,7 @@ SOURCES := pyproject.toml setup.py $(wildcard shmpool/hot/*.[ch] shmpool/native/
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-daemon sweep soak steer mutants relacy fuzz docs tools fix clean
+	bench-daemon sweep pairs soak steer mutants relacy fuzz docs tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -51,6 +52,14 @@ mutants: $(VENV)/.dev
 
 sweep: build/kill_points
 	build/kill_points --jobs $$(nproc) $(ARGS)
+
+# Every instruction of the smallest operations against every one of each other; of all, 20 by 10.
+SMALL := put-1-multi-multi put-1-single-single get-1-multi-multi get-1-single-single \
+	alloc-cached-1 free-cached-1
+pairs: build/kill_points
+	for one in $(SMALL); do for other in put alloc free; do \
+		build/kill_points --jobs 1 --operation $$one --pairs $$other --points 0 $(ARGS) || exit 1; done; done
+	build/kill_points --jobs $$(nproc) --pairs '*' --most 20 --points 10 $(ARGS)
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.storm --kills 100000 --seed 7 $(ARGS)

@@ -21,7 +21,7 @@ LEFT_OUT += ["structure", "docs", "capture", "column"]
 
 
 def _isolated() -> list[str]:
-    """What runs a command where it leaves no process and no segment behind: namespaces, if allowed."""
+    """What runs a command so that nothing of it stays behind: namespaces, if allowed."""
     command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
     command += ['mount -t tmpfs -o size=1g tmpfs /dev/shm && "$@"; exit $?', "sh"]
     try:
