@@ -60,10 +60,9 @@ def test_every_operation(part: int, kill_points: Path) -> None:
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_pairs(part: int, kill_points: Path) -> None:
-    """Two in the middle of something at once, of which one is killed, or both: who lives loses nothing."""
-    printed = run(
-        kill_points, "--pairs", "*", "--most", "1", "--seed", "1", "--part", f"{part}/{PARTS}"
-    )
+    """Two in the middle of something, of which one is killed, or both: who lives loses nothing."""
+    options = ["--most", "1", "--seed", "1", "--part", f"{part}/{PARTS}"]
+    printed = run(kill_points, "--pairs", "*", *options)
     assert printed.rstrip().endswith(" 0 failures")
 
 
