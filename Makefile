@@ -2,7 +2,7 @@
 # make check   lint, types, tests    make bench    make bench-native    make fix    make clean
 # make sweep   kills a member at every instruction of every operation (about half an hour on two cores)
 # make pairs   two members in the middle of something at once, one or both killed
-# make soak    120,000 random kills (about an hour)        make relacy   20 million interleavings
+# make soak    120,000 random kills and 50,000 corrupted words (about two hours)        make relacy   20 million interleavings
 # make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must tell
 # make tools   what some tests want from Debian, as root; without it they are skipped and say so
 #
@@ -64,6 +64,8 @@ pairs: build/kill_points
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.storm --kills 100000 --seed 7 $(ARGS)
 	$(BIN)/python -m tests.storm --kills 20000 --seed 8 --nobody-recovers $(ARGS)
+	$(BIN)/python -m tests.fuzz_segment --trials 50000 --seed 7
+	$(BIN)/python -m tests.storm_namespaces --kills 1000 --seed 9
 
 relacy: $(VENV)/.dev
 	RELACY_INTERLEAVINGS=20000000 $(BIN)/python -m pytest -n auto tests/test_relacy.py $(ARGS)

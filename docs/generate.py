@@ -25,7 +25,7 @@ def remarks(kind: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in reversed([b for b in kind.__mro__ if is_dataclass(b)]):
         source = inspect.getsource(base)
-        found |= re.findall(r"^    (\w+): [^#\n]*?  # (.+)$", source, re.MULTILINE)
+        found |= re.findall(r"^    (\w+): [^#\n]*?(?:\(\n[^#\n]*?)?  # (.+)$", source, re.MULTILINE)
     return found
 
 
@@ -156,6 +156,8 @@ def config_text() -> str:
         "",
         "The options of a pool and of a queue mean what they mean to `Pool.create` and",
         "`Pool.create_queue`. What is not required and has no default here is left to the pool.",
+        "",
+        inspect.cleandoc(CONFIG_TAIL),
     ]
     return "\n".join(lines) + "\n"
 
@@ -167,7 +169,48 @@ CONFIG_HEAD = """
 
     At start and with SIGHUP the daemon makes the pools and queues that are declared and missing.
     One that exists with other values is refused, with both. A pool that is no longer declared
-    stays.
+    stays. Where the file under a declared pool's name is not of the daemon's user or root, or lets
+    others write who may not by its mode, that pool is refused, the daemon starts without it, and
+    makes it when the file is gone. A reload that is refused is said in the log and in
+    `systemctl status`, and changes nothing.
+"""
+CONFIG_TAIL = """
+    ## Which pools are watched over
+
+    /dev/shm is everybody's. The daemon watches over the pools that `adopt` names, if they belong to
+    its own user or root, or if they are for a group that it is in (their mode lets that group
+    write); and to the users in `adopt_users`. Those of the latter never take the place of the
+    former; at most 56 pools are held. Files of other users are counted (`shmpool_foreign_files`)
+    and not opened. To watch a pool is not to use it: it can be pruned. A pool that is declared
+    cannot. One that the daemon's user may only read is watched, and not recovered.
+
+    ## Who may read over HTTP
+
+    HTTP answers GET and HEAD and changes nothing. It answers requests under the addresses that it
+    listens on, the host in `http`, this machine's name, localhost if that leads to it, and the
+    names in `http_hosts`; and none from pages of other sites (Origin, Sec-Fetch-Site). At a TCP
+    port everybody who reaches it may read. To let in fewer:
+
+    - `http = "unix:/run/shmpool/http.sock"`: the daemon's user, and the members of `read_group`.
+    - `http_token_file = "/etc/shmpool.token"`: whoever has the token in it, 16 or more printable
+      characters, as a bearer token, or as the password of any user, which a browser asks for. The
+      file is read at the start, and no others may read it.
+
+    In Prometheus:
+
+    ```yaml
+    scrape_configs:
+      - job_name: shmpool
+        static_configs: [{targets: ["127.0.0.1:9464"]}]
+        authorization: {type: Bearer, credentials_file: /etc/shmpool.token}
+    ```
+
+    `/metrics` is OpenMetrics or the text format 0.0.4, as Accept asks; for `*/*` the latter.
+
+    ## Under systemd
+
+    `read_group` also holds for the socket of `packaging/shmpool.socket`. Where the daemon cannot
+    change that socket it says so; set `SocketGroup=` and `SocketMode=0660` in the unit then.
 """
 
 TEXTS = {"protocol.md": protocol_text, "cli.md": cli_text, "config.md": config_text}

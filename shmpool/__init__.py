@@ -21,6 +21,7 @@ from .errors import (
     PoolExhausted,
     PoolExists,
     PoolNotFound,
+    PoolReplaced,
     QueueBusy,
     QueueExists,
     QueueNotFound,
@@ -28,9 +29,11 @@ from .errors import (
     SegmentInvalid,
     ShmpoolError,
 )
+from .files import pool_names
+from .messages import Message
 from .pool import Pool
+from .pruning import prune
 from .queue import AlfQueue
-from .segment import pool_names, prune
 from .stats import Audit, Holder, Member, Recovery, Stats
 
 if TYPE_CHECKING:
@@ -56,6 +59,7 @@ __all__ = [
     "InvalidArgument",
     "LimitReached",
     "Member",
+    "Message",
     "OutOfSharedMemory",
     "PayloadTooLarge",
     "Pool",
@@ -63,6 +67,7 @@ __all__ = [
     "PoolExhausted",
     "PoolExists",
     "PoolNotFound",
+    "PoolReplaced",
     "QueueBusy",
     "QueueExists",
     "QueueNotFound",

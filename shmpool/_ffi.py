@@ -1,45 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only way into C: the library, its codes turned into exceptions, and its deadlines.
+"""The only way into C: the library, and its codes turned into exceptions.
 
 Any is allowed here and nowhere else.
 """
 
 import errno
 import os
-import time
-from collections.abc import Callable
+import sys
 from typing import Any, NoReturn
 
 from . import errors
+
+if "t" in getattr(sys, "abiflags", "") or not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise ImportError(
+        "shmpool does not work in a free-threaded Python (Py_GIL_DISABLED): its C types rely on "
+        "the interpreter's lock"
+    )
+
 from ._native import ffi, lib  # type: ignore[import-not-found]
 
-__all__ = ["FOREVER", "Native", "check", "fail", "ffi", "lib", "until", "waited"]
+__all__ = ["Native", "check", "fail", "ffi", "lib"]
 
 Native = Any
-FOREVER = 2**63 - 1
 
 _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
-    errno.EINVAL: (errors.InvalidArgument, "not one of this pool's"),
+    errno.EINVAL: (errors.InvalidArgument, "this pool has no such buffer or queue"),
     errno.EDOM: (errors.InvalidArgument, ""),
-    errno.EBADF: (errors.PoolClosed, "the pool is closed"),
-    errno.ESHUTDOWN: (errors.PoolClosed, "the pool was closed meanwhile"),
-    errno.ENOENT: (errors.QueueNotFound, "no such queue"),
+    errno.EBADF: (errors.PoolClosed, "the pool is closed in this process"),
+    errno.ESHUTDOWN: (errors.PoolClosed, "another thread closed the pool during the call"),
+    errno.ENOENT: (errors.QueueNotFound, "there is no such queue; Pool.create_queue() makes one"),
     errno.EBUSY: (errors.QueueBusy, "the queue's single side is taken by another member"),
-    errno.EAGAIN: (errors.PoolExhausted, "no buffer is free"),
-    errno.ENOSPC: (errors.OutOfSharedMemory, "no room left in shared memory to grow the pool"),
-    errno.ENOMEM: (errors.OutOfSharedMemory, "this process can get no more memory"),
-    errno.ENOBUFS: (errors.Full, "no room in the queue"),
-    errno.ESTALE: (errors.BufferReleased, "the buffer was freed or handed on"),
-    errno.ECHILD: (errors.BufferReleased, "the buffer is of the process this one was forked from"),
+    errno.EAGAIN: (errors.PoolExhausted, "no buffer is free; pool.holders() shows who has them"),
+    errno.ENOSPC: (errors.OutOfSharedMemory, "shared memory has no room left for the pool to grow"),
+    errno.ENOMEM: (errors.OutOfSharedMemory, "this process gets no more memory from the system"),
+    errno.ENOBUFS: (errors.Full, "the queue is full"),
+    errno.ESTALE: (
+        errors.BufferReleased,
+        "this Buffer was already freed, or put into a queue; it can no longer be used here",
+    ),
+    errno.ECHILD: (
+        errors.BufferReleased,
+        "the buffer belongs to the process that this one was forked from",
+    ),
     errno.EPERM: (errors.ForeignBuffer, "the buffer belongs to another process"),
     errno.ETXTBSY: (errors.BufferInUse, ""),
     errno.EMSGSIZE: (errors.PayloadTooLarge, ""),
-    errno.ERANGE: (errors.InvalidArgument, "it lies outside the buffer"),
-    errno.EBADMSG: (errors.SegmentInvalid, "the segment is damaged"),
-    errno.EUSERS: (errors.LimitReached, "every member slot of the pool is taken"),
-    errno.ENFILE: (errors.LimitReached, "every queue slot of the pool is taken"),
-    errno.EMFILE: (errors.LimitReached, "64 pools are open in this process"),
-    errno.EEXIST: (errors.QueueExists, "there is a queue of that name"),
+    errno.ERANGE: (errors.InvalidArgument, "the field lies outside the buffer"),
+    errno.EXDEV: (errors.InvalidArgument, "it was not taken from a queue"),
+    errno.EOPNOTSUPP: (
+        errors.InvalidArgument,
+        'the queue has a single producer; make it with producers="multi"',
+    ),
+    errno.EBADMSG: (errors.SegmentInvalid, "its shared memory is corrupted"),
+    errno.EUSERS: (
+        errors.LimitReached,
+        "all member slots of the pool are taken; create it with members= larger",
+    ),
+    errno.ENFILE: (
+        errors.LimitReached,
+        "all queue slots of the pool are taken; create it with queues= larger",
+    ),
+    errno.EXFULL: (
+        errors.LimitReached,
+        "64 pools are open in this process, which is the most; close one",
+    ),
+    errno.EMFILE: (
+        errors.LimitReached,
+        "this process has all its file descriptors in use; ulimit -n raises it",
+    ),
+    errno.EFBIG: (
+        errors.OutOfSharedMemory,
+        "it is larger than this process may make files; ulimit -f unlimited",
+    ),
+    errno.EACCES: (errors.AccessDenied, "this process may not open its file for writing"),
+    errno.EROFS: (errors.AccessDenied, "it was opened read-only"),
+    errno.ENAMETOOLONG: (errors.InvalidArgument, "its path is too long"),
+    errno.EDEADLK: (errors.AccessDenied, "another process keeps its file locked"),
+    errno.ENOLCK: (
+        errors.SegmentInvalid,
+        "its file system has no open file description locks, which tell who is alive",
+    ),
+    errno.EEXIST: (errors.QueueExists, "it exists already; Pool.queue() finds it"),
 }
 
 
@@ -47,7 +88,7 @@ def fail(code: int, what: str) -> NoReturn:
     """Raises the exception for a negative code from C; where it has no reason, what says it all."""
     kind, why = _EXCEPTIONS.get(-code, (None, ""))
     if kind is None:
-        raise OSError(-code, f"{os.strerror(-code)}: {what}")
+        raise errors.ShmpoolError(f"{what}: {os.strerror(-code)}")
     raise kind(f"{what}: {why}" if why else what)
 
 
@@ -58,29 +99,11 @@ def check(code: int, what: str) -> int:
     return code
 
 
-def until(timeout: float | None) -> int:
-    """The CLOCK_MONOTONIC deadline, in ns, of a timeout in seconds (None: never; 0: at once)."""
-    if timeout is None:
-        return FOREVER
-    if not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout is {timeout!r}; it is a number of seconds, or None")
-    if not timeout >= 0:
-        raise errors.InvalidArgument(f"timeout is {timeout!r} seconds; it cannot be negative")
-    if timeout == 0:
-        return 0
-    if timeout > 2**32:
-        return FOREVER
-    return time.monotonic_ns() + int(timeout * 1e9)
-
-
-def waited(call: Callable[[int], int], timeout: float | None) -> int:
-    """call(deadline), again after each signal; Python runs the handlers in between."""
-    deadline = until(timeout)
-    while True:
-        code = call(deadline)
-        if code != -errno.EINTR:
-            return code
-
-
-if lib.hot_install(id(fail)):
-    raise ImportError("shmpool._hot could not be made")
+_installed = lib.hot_install(id(fail))
+if _installed == 2:
+    raise ImportError(
+        "shmpool works in the main interpreter of a process only, and this is a sub-interpreter: "
+        "its C types are the process's (mod_wsgi: WSGIApplicationGroup %{GLOBAL})"
+    )
+if _installed:
+    raise ImportError("shmpool._hot cannot be initialised")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What both clients have in common: a connection, and what the frames on it mean."""
 
+import asyncio
+import select
 import socket
 import struct
 from pathlib import Path
@@ -51,13 +53,31 @@ def ended(sock: socket.socket) -> bool:
     return True  # the end, or what nobody has asked for
 
 
+async def stream_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """The same of a stream: in the kernel, or already here."""
+    waiting = select.poll()
+    waiting.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
+    if waiting.poll(0):
+        return True
+    try:
+        async with asyncio.timeout(0):
+            await reader.read(1)
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def answer(request: protocol.Request[A], reply: wire.Reply) -> A:
     if reply.error is not None:
         raise protocol.error_of(reply.error)
     try:
         return request.answer_of(reply.result)
     except wire.ShapeError as error:
-        raise errors.RequestRefused(f"not the answer to {request.method}: {error}") from None
+        raise errors.RequestRefused(
+            f"the daemon's answer to {request.method} cannot be understood: {error}"
+        ) from None
 
 
 def reply_to(msgid: int, frame: wire.Frame, path: Path) -> wire.Reply | None:
@@ -66,7 +86,7 @@ def reply_to(msgid: int, frame: wire.Frame, path: Path) -> wire.Reply | None:
         case wire.Reply() if frame.msgid == msgid:
             return frame
         case wire.Notice(protocol.CLOSING, [str(reason)]):
-            raise unavailable(path, f"it ended the connection: {reason}")
+            raise unavailable(path, f"the daemon ended the connection: {reason}")
     return None
 
 

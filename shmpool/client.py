@@ -4,7 +4,6 @@
 import asyncio
 import builtins
 import contextlib
-import select
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -13,7 +12,8 @@ from types import TracebackType
 from typing import TypeVar
 
 from . import answers, errors, protocol, wire
-from .asking import answer, connected, ended, late, reply_to, stats_of, unavailable
+from .asking import answer, connected, ended, late, reply_to, stats_of, stream_ended, unavailable
+from .messages import Message
 from .pool import Pool
 from .stats import Audit, Holder, Member, Recovery
 
@@ -91,7 +91,7 @@ class Client:
         self._socket.settimeout(left)
         data = self._socket.recv(READ_MAX)
         if not data:
-            raise ConnectionResetError("it ended the connection")
+            raise ConnectionResetError("the daemon ended the connection")
         self._frames.feed(data)
 
     def watch(self, pool: str, interval: float = 1.0) -> Iterator[answers.PoolStats]:
@@ -172,8 +172,25 @@ class Client:
     def trim(self, pool: str, keep: int = 0) -> int:
         return self.call(protocol.Trim(pool, keep))
 
-    def prune(self) -> builtins.list[str]:
-        return self.call(protocol.Prune())
+    def peek(self, pool: str, queue: str, n: int = 16, size: int = 64) -> builtins.list[Message]:
+        return self.call(protocol.Peek(pool, queue, n, size))
+
+    def redrive(
+        self,
+        pool: str,
+        queue: str,
+        n: int | None = None,
+        *,
+        to: str | None = None,
+        reset: bool = False,
+    ) -> int:
+        return self.call(protocol.Redrive(pool, queue, n, to, reset))
+
+    def drain(self, pool: str, queue: str, n: int | None = None) -> int:
+        return self.call(protocol.Drain(pool, queue, n))
+
+    def prune(self, age: float | None = None) -> answers.Pruned:
+        return self.call(protocol.Prune(age))
 
     def close(self) -> None:
         """Ends the connection. May be repeated; the next call connects again."""
@@ -222,7 +239,7 @@ class AsyncClient:
     async def _call(self, request: protocol.Request[A]) -> A:
         try:
             async with asyncio.timeout(self.timeout):
-                if self._streams is not None and await _ended(*self._streams):
+                if self._streams is not None and await stream_ended(*self._streams):
                     await self.close()
                 if self._streams is None:
                     sock = await asyncio.to_thread(connected, self.path, self.timeout)
@@ -256,7 +273,7 @@ class AsyncClient:
         assert self._streams is not None  # noqa: S101
         data = await self._streams[0].read(READ_MAX)
         if not data:
-            raise ConnectionResetError("it ended the connection")
+            raise ConnectionResetError("the daemon ended the connection")
         self._frames.feed(data)
 
     async def watch(self, pool: str, interval: float = 1.0) -> AsyncIterator[answers.PoolStats]:
@@ -336,8 +353,27 @@ class AsyncClient:
     async def trim(self, pool: str, keep: int = 0) -> int:
         return await self.call(protocol.Trim(pool, keep))
 
-    async def prune(self) -> builtins.list[str]:
-        return await self.call(protocol.Prune())
+    async def peek(
+        self, pool: str, queue: str, n: int = 16, size: int = 64
+    ) -> builtins.list[Message]:
+        return await self.call(protocol.Peek(pool, queue, n, size))
+
+    async def redrive(
+        self,
+        pool: str,
+        queue: str,
+        n: int | None = None,
+        *,
+        to: str | None = None,
+        reset: bool = False,
+    ) -> int:
+        return await self.call(protocol.Redrive(pool, queue, n, to, reset))
+
+    async def drain(self, pool: str, queue: str, n: int | None = None) -> int:
+        return await self.call(protocol.Drain(pool, queue, n))
+
+    async def prune(self, age: float | None = None) -> answers.Pruned:
+        return await self.call(protocol.Prune(age))
 
     async def close(self) -> None:
         """Ends the connection. May be repeated; the next call connects again."""
@@ -355,19 +391,3 @@ class AsyncClient:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
-
-
-async def _ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    """As asking.ended(): in the kernel, or already here."""
-    waiting = select.poll()
-    waiting.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
-    if waiting.poll(0):
-        return True
-    try:
-        async with asyncio.timeout(0):
-            await reader.read(1)
-    except TimeoutError:
-        return False
-    except OSError:
-        pass
-    return True

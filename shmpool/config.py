@@ -25,11 +25,15 @@ from cattrs.gen import make_dict_structure_fn
 
 from . import answers, errors, toml_lines
 from .alarms import Policy
+from .names import checked_name
+from .refusals import SHM, mib, shared_memory
 from .registry import HELD_MAX
-from .segment import SHM, checked_name, group_id
+from .segment import group_id
+from .values import Owners, http_address, http_token, is_host, read_file, shown, socket_path
 from .view import Geometry
 
 INTERVAL_MAX = 3600.0  # s
+REDELIVERIES_MAX = 2**32 - 1
 
 
 class ConfigError(errors.InvalidArgument):
@@ -41,12 +45,17 @@ class DaemonOptions:
     """[daemon]"""
 
     socket: str | None = None  # $SHMPOOL_SOCKET, or in $XDG_RUNTIME_DIR/shmpool
-    http: str | None = None  # host:port; without it there is no HTTP
-    read_group: str | None = None  # members of this group may ask what changes nothing
-    interval: float = 1.0  # s between two looks at every pool
-    adopt: list[str] = field(default_factory=lambda: ["*"])  # patterns of pools to watch over
-    prune: bool = True  # remove abandoned segments
-    max_clients: int = 256  # connected at once
+    http: str | None = None  # host:port, or unix:PATH; without it there is no HTTP
+    http_hosts: list[str] = field(default_factory=list)  # other names that HTTP is asked by
+    http_token_file: str | None = None  # a file with the token that HTTP asks for
+    read_group: str | None = (
+        None  # members of this group may use the read-only requests (ls, stats, ...)
+    )
+    interval: float = 1.0  # s between two scans of every pool
+    adopt: list[str] = field(default_factory=lambda: ["*"])  # patterns of the pools to watch
+    adopt_users: list[str] = field(default_factory=list)  # whose, besides its own; "*": everybody's
+    prune: bool = True  # remove abandoned pools
+    max_clients: int = 256  # the most that may be connected at once
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def adopts(self, name: str) -> bool:
@@ -114,9 +123,12 @@ class Config(Tables):
 def load(path: Path) -> Config:
     """The configuration in a file. ConfigError."""
     try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        return parse(read_file(path).decode(), str(path))
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{str(path)!r}: {reason}") from None
 
 
 def parse(text: str, source: str = "config") -> Config:
@@ -125,6 +137,8 @@ def parse(text: str, source: str = "config") -> Config:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_syntax(text, source, str(error))) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(_unreadable(text, source, error)) from None
     document = Document(text, data, source)
     trouble = _Trouble(document)
     try:
@@ -155,17 +169,30 @@ class _Trouble:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    try:
+        return shown(f'"{value}"' if isinstance(value, str) else str(value))
+    except RecursionError:
+        return "..."
 
 
 def _syntax(text: str, source: str, message: str) -> str:
     """tomllib's message, with the line it is about."""
     what, _, place = message.partition(" (at ")
-    lines = text.splitlines()
+    lines = text.removesuffix("\n").split("\n")
     number = place.removeprefix("line ").split(",")[0]
     at = int(number) if number.isdigit() else len(lines)
     line = lines[at - 1].strip() if at <= len(lines) else ""
-    return f"{source}, line {at}: {line}: {what}"
+    return f"{source}, line {at}: {shown(line)}: {shown(what)}"
+
+
+def _unreadable(text: str, source: str, error: Exception) -> str:
+    """What Python, not TOML, has no room for; the line is where there is most of it."""
+    lines = text.split("\n")
+    if isinstance(error, RecursionError):
+        at = max(range(len(lines)), key=lambda i: sum(map(lines[i].count, "[{.")))
+        return f"{source}, line {at + 1}: arrays and tables are nested too deeply"
+    at = max(range(len(lines)), key=lambda i: sum(map(str.isdigit, lines[i])))
+    return f"{source}, line {at + 1}: {shown(lines[at].strip())}: a number is too large"
 
 
 Hook = Callable[[Any, Any], Any]
@@ -232,25 +259,23 @@ def _collect(error: BaseException, path: toml_lines.Path, trouble: _Trouble) -> 
         trouble.add(path, str(error))
 
 
-def http_address(text: str) -> tuple[str, int]:
-    """host and port. InvalidArgument."""
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-        raise errors.InvalidArgument("it is host:port, the port at most 65535")
-    return host, int(port)
-
-
 def _check(config: Tables, trouble: _Trouble) -> None:
     """What types cannot say."""
     daemon = config.daemon
-    if daemon.http is not None:
+    for option, check in (
+        ("http", http_address),
+        ("socket", socket_path),
+        ("http_token_file", http_token),
+        ("adopt_users", Owners.named),
+    ):
+        value = getattr(daemon, option)
         try:
-            http_address(daemon.http)
+            if value is not None:
+                check(value)
         except errors.InvalidArgument as error:
-            trouble.add(("daemon", "http"), str(error))
-    if daemon.socket == "":
-        trouble.add(("daemon", "socket"), "it is a path")
+            trouble.add(("daemon", option), str(error))
+    if not all(map(is_host, daemon.http_hosts)):
+        trouble.add(("daemon", "http_hosts"), "each is a name or an address, without a port")
     if not 0.05 <= daemon.interval <= INTERVAL_MAX:
         trouble.add(("daemon", "interval"), f"it is from 0.05 to {INTERVAL_MAX} seconds")
     if daemon.max_clients < 1:
@@ -258,16 +283,19 @@ def _check(config: Tables, trouble: _Trouble) -> None:
     _check_group(daemon.read_group, ("daemon", "read_group"), trouble)
     for name in list(config.pools)[HELD_MAX:]:
         trouble.add(("pools", name), f"{HELD_MAX} pools are the most")
-    room = os.statvfs(SHM)
+    room, _ = shared_memory()
     for name, pool in config.pools.items():
-        _check_pool(name, pool, room.f_blocks * room.f_frsize, trouble)
+        _check_pool(name, pool, room, trouble)
 
 
 def _check_group(group: str | None, path: toml_lines.Path, trouble: _Trouble) -> None:
     try:
-        group_id(group)
+        number = group_id(group)
     except errors.InvalidArgument:
         trouble.add(path, "there is no such group")
+        return
+    if group is not None and os.geteuid() and number not in (os.getegid(), *os.getgroups()):
+        trouble.add(path, "the daemon's user is not in this group, and so cannot give it anything")
 
 
 def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> None:
@@ -287,14 +315,17 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
                 (*path, "queues", list(pool.queues)[geometry.queues]),
                 f"it is one more than max_queues, {geometry.queues}",
             )
-        wanted = geometry.capacity * geometry.buffer_size
+        wanted = geometry.prealloc * geometry.buffer_size  # the rest takes memory when it is used
         if wanted > room:
             trouble.add(
-                (*path, "capacity"),
-                f"times buffer_size {geometry.buffer_size} is {wanted} bytes; {SHM} holds {room}",
+                (*path, "prealloc"),
+                f"times buffer_size {geometry.buffer_size} is {mib(wanted, up=True)}; "
+                f"{SHM} has {mib(room)}",
             )
     if not (pool.mode.isdigit() and set(pool.mode) <= set("01234567") and int(pool.mode, 8) < 512):
         trouble.add((*path, "mode"), 'it is octal, from "0000" to "0777"')
+    elif int(pool.mode, 8) & 0o600 != 0o600:
+        trouble.add((*path, "mode"), "it keeps the daemon itself out; it is at least 0600")
     _check_group(pool.group, (*path, "group"), trouble)
     for option in ("low_water", "queue_full_s", "held_s", "trim_to", "trim_after_s"):
         if not 0 <= (getattr(pool, option) or 0) < float("inf"):
@@ -314,13 +345,16 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
 
 def letters_in_a_circle(queues: dict[str, answers.QueueOptions]) -> list[str]:
     """The queues whose dead letters come back to them, if there are any."""
+    done: set[str | None] = set()
     for first in queues:
-        found, at = [first], queues[first].dead_letter
-        while at in queues and at not in found:
-            found.append(at)
+        chain: list[str] = []
+        at: str | None = first
+        while at is not None and at in queues and at not in done:
+            done.add(at)
+            chain.append(at)
             at = queues[at].dead_letter
-        if at == first:
-            return sorted(found)
+        if at is not None and at in chain:
+            return sorted(chain[chain.index(at) :])
     return []
 
 
@@ -337,9 +371,15 @@ def _check_queue(
         trouble.add(path, str(error))
     if not 2 <= queue.capacity <= 65536 or queue.capacity & queue.capacity - 1:
         trouble.add((*path, "capacity"), "allowed is a power of two from 2 to 65536")
-    if queue.max_redeliveries < 0:
-        trouble.add((*path, "max_redeliveries"), "it cannot be negative")
+    if not 0 <= queue.max_redeliveries <= REDELIVERIES_MAX:
+        trouble.add((*path, "max_redeliveries"), f"it is from 0 to {REDELIVERIES_MAX}")
     if queue.on_death == "dead-letter" and queue.dead_letter is None:
         trouble.add((*path, "on_death"), "it needs dead_letter, the queue they go to")
-    if queue.dead_letter is not None and queue.dead_letter not in pool.queues:
-        trouble.add((*path, "dead_letter"), "the pool declares no such queue")
+    if queue.on_death == "requeue" and queue.producers == "single":
+        trouble.add((*path, "on_death"), 'it needs producers = "multi"')
+    if queue.dead_letter is not None:
+        letter = pool.queues.get(queue.dead_letter)
+        if letter is None:
+            trouble.add((*path, "dead_letter"), "the pool declares no such queue")
+        elif letter.producers == "single":
+            trouble.add((*path, "dead_letter"), 'that queue needs producers = "multi"')

@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,21 +19,26 @@ from typing import Any
 
 import uvloop
 
-from . import config as config_
-from . import errors, keeper, lean, protocol, systemd, wire
+from . import declared, errors, lean, logs, protocol, systemd, wire
 from .alarms import Policy
-from .config import Config, ConfigError
+from .config import Config, ConfigError, load
 from .connection import Connection, Peer
+from .held import OWN
 from .keeper import Keeper
-from .listening import listening
-from .registry import Registry
+from .listening import Acceptor, CannotListen, give_to_group, listening
+from .names import printable_lines
+from .registry import HELD_MAX, Registry
 from .segment import group_id
+from .values import http_address, shown, socket_path
 
 log = logging.getLogger("shmpool")
 
-DRAIN_S = 10.0  # until what was asked before SIGTERM must be answered
-DESCRIPTORS_KEPT = 64  # that are not clients
+DRAIN_S = 5.0  # until what was asked before SIGTERM must be answered
+DESCRIPTORS_KEPT = 96  # for what is neither a client nor a pool: recovery never waits for one
+DESCRIPTORS_A_POOL = 3
+HTTP_MAX = 128  # connections
 HTTP_PACKAGES = ("aiohttp", "prometheus_client")
+AT_START = ("socket", "http", "http_hosts", "http_token_file", "read_group", "interval")
 
 
 class Daemon:
@@ -41,7 +47,7 @@ class Daemon:
     def __init__(self, path: Path | None, overrides: dict[str, Any], package: str) -> None:
         """path is of the configuration; overrides are [daemon] options that go before it."""
         self._path, self._overrides = path, overrides
-        self.config = self._load()
+        self.config = self._started = self._load()
         self._package = package
         self._registry = Registry(package)
         self._connections: set[Connection] = set()
@@ -49,15 +55,18 @@ class Daemon:
         self._uid = os.geteuid()
         self._reloading: asyncio.Task[None] | None = None
         self._reload_again = False
+        self._acceptor: Acceptor | None = None
         self._packed: dict[str, tuple[float, bytes]] = {}
 
     def _load(self) -> Config:
-        loaded = config_.load(self._path) if self._path else Config()
-        if (http := self._overrides.get("http")) is not None:
+        loaded = load(self._path) if self._path else Config()
+        for option, check in (("http", http_address), ("socket", socket_path)):
+            given = self._overrides.get(option)
             try:
-                config_.http_address(http)
+                if given is not None:
+                    check(given)
             except errors.InvalidArgument as error:
-                raise ConfigError(f"--http {http}: {error}") from None
+                raise ConfigError(f"--{option} {shown(str(given))}: {error}") from None
         return replace(loaded, daemon=replace(loaded.daemon, **self._overrides))
 
     @property
@@ -71,7 +80,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self.keeper = Keeper(self._registry)
         async with contextlib.AsyncExitStack() as stack:
-            sock = systemd.listening_socket()
+            sock = self._activated()
             if sock is None:
                 sock = stack.enter_context(listening(self.socket_path, self._group))
             sockets = None
@@ -83,32 +92,80 @@ class Daemon:
                     from . import http  # 10 MB that only those pay who want it
                 from . import http  # as a whole, if not in parts
 
-                sockets = await stack.enter_async_context(http.bound(self.config.daemon.http))
-            self._room_for_clients()
+                sockets = await stack.enter_async_context(
+                    http.bound(self.config.daemon.http, self._group)
+                )
+            self._share_descriptors()
             stack.push_async_callback(self.keeper.close)
             await self.keeper.declare(self.config)
             self.keeper.start()
-            server = await self._loop.create_unix_server(lambda: Connection(self), sock=sock)
+            acceptor = Acceptor(sock, lambda: Connection(self), self._has_room)
+            self._acceptor = acceptor
             if sockets is not None:
                 url = await stack.enter_async_context(
-                    http.serving(sockets, self.keeper, self._package)
+                    http.serving(
+                        sockets, self.keeper, self._package, self.config.daemon, self._http_max
+                    )
                 )
                 log.info("live page at %s", url)
             self._handle_signals()
             lean.settle()
             watchdog = self._loop.create_task(_feed_watchdog())
-            systemd.notify("READY=1", f"STATUS=listening at {self.socket_path}")
+            systemd.notify("READY=1", self._status())
             log.info("listening at %s", self.socket_path)
             await self._stop.wait()
             systemd.notify("STOPPING=1")
-            server.close()
+            acceptor.close()
             await self._drain()
             watchdog.cancel()
+        if self.keeper.stuck:  # the interpreter would wait for the thread
+            log.error("a thread does not end: the daemon ends without it")
+            logging.shutdown()
+            os._exit(0)
 
-    def _room_for_clients(self) -> None:
+    def _activated(self) -> socket.socket | None:
+        """The socket that systemd listens at for us, if it does; given to read_group, as one of our
+        own would be."""
+        sock = systemd.listening_socket()
+        if sock is None:
+            return None
+        if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+            raise CannotListen("the socket that the service manager gave is no Unix stream socket")
+        path = sock.getsockname()
+        if self._group != -1:
+            try:
+                give_to_group(Path(os.fsdecode(path)), self._group)
+            except (OSError, ValueError) as error:
+                log.warning(
+                    "read_group cannot connect to the service manager's socket: %s; set "
+                    "SocketGroup= and SocketMode=0660 in shmpool.socket", error,
+                )  # fmt: skip
+        return sock
+
+    def _share_descriptors(self) -> None:
+        """Says how many clients and pools there may be, so that there is always a descriptor for
+        what must not fail."""
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        self._clients_max = min(self.config.daemon.max_clients, hard - DESCRIPTORS_KEPT)
+        room = (1 << 20 if hard == resource.RLIM_INFINITY else hard) - DESCRIPTORS_KEPT
+        third = max(room // 3, 1)  # where there are few
+        pools = min(HELD_MAX, max(third // DESCRIPTORS_A_POOL, 1))
+        self._registry.held_max = pools
+        self._http_max = min(HTTP_MAX, third)
+        rest = room - pools * DESCRIPTORS_A_POOL - self._http_max
+        self._clients_max = min(self.config.daemon.max_clients, max(rest, 1))
+
+    def _has_room(self) -> bool:
+        pending = self._acceptor.pending if self._acceptor is not None else 0
+        return len(self._connections) + pending < self._clients_max
+
+    def _status(self, trouble: str = "") -> str:
+        """What `systemctl status` shows."""
+        parts = [trouble, f"listening at {self.socket_path}"]
+        parts += [
+            f"pool {name} refused: {why}" for name, why in self.keeper.adoption.refused.items()
+        ]
+        return systemd.status("; ".join(shown(part) for part in parts if part))
 
     def _handle_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -120,6 +177,9 @@ class Daemon:
         ends = [connection.finish("the daemon ends") for connection in self._connections]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*ends), DRAIN_S)
+        for connection in list(self._connections):  # whose requests take longer
+            connection.drop("the daemon ends")
+        await asyncio.sleep(0)
 
     def _reload(self) -> None:
         self._reload_again = True
@@ -132,22 +192,30 @@ class Daemon:
             await self._read_again()
 
     async def _read_again(self) -> None:
-        """Takes up a changed configuration; one that is wrong changes nothing."""
+        """Takes up a changed configuration; one that is wrong changes nothing, and says so."""
         systemd.reloading()
+        trouble = ""
         try:
             loaded = self._load()
             await self.keeper.declare(loaded)
-            for option in ("socket", "http", "read_group", "interval"):
-                if getattr(loaded.daemon, option) != getattr(self.config.daemon, option):
-                    log.warning("daemon.%s changes with the next start", option)
+            started = self._started.daemon
+            late = [o for o in AT_START if getattr(loaded.daemon, o) != getattr(started, o)]
+            for option in late:
+                log.warning("daemon.%s changes with the next start", option)
+            if late:
+                trouble = f"{', '.join(late)}: with the next start"
             self.config = loaded
-            self._room_for_clients()
+            self._share_descriptors()
             log.setLevel(loaded.daemon.log_level.upper())
             log.info("configuration read again")
         except (errors.ShmpoolError, OSError) as error:
             for line in str(error).splitlines():
                 log.error("configuration not changed: %s", line)
-        systemd.notify("READY=1")
+            trouble = f"configuration not changed: {error}"
+        except Exception as error:
+            log.exception("configuration not changed")
+            trouble = f"configuration not changed: {error!r}"
+        systemd.notify("READY=1", self._status(trouble))
 
     # Host of the connections.
 
@@ -164,6 +232,8 @@ class Daemon:
 
     def gone(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        if self._acceptor is not None:
+            self._acceptor.has_room_again()
 
     async def answer(self, request: protocol.AnyRequest) -> Any:
         registry = self._registry
@@ -174,7 +244,7 @@ class Daemon:
         result = await self.keeper.run_for_client(request)
         if isinstance(request, protocol.Create):
             try:
-                registry.hold(request.pool, Policy())
+                self.keeper.adoption.hold(request.pool, Policy(), OWN)
             except errors.ShmpoolError as error:  # made it is all the same
                 log.warning("pool %s not held: %s", request.pool, error)
         elif isinstance(request, protocol.Destroy):
@@ -209,9 +279,9 @@ def run(
     try:
         daemon = Daemon(path, overrides, package)
         if only_check:
-            keeper.refuse_differences(daemon.config)
+            _check(daemon.config)
             return 0
-        _log_to_stderr(daemon.config.daemon.log_level)
+        logs.to_stderr(daemon.config.daemon.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(daemon.run())
     except ConfigError as error:
@@ -223,27 +293,24 @@ def run(
     return 0
 
 
+def _check(config: Config) -> None:
+    """Refuses what a start would refuse. ShmpoolError, OSError."""
+    _, refused = declared.refuse_differences(config)
+    for name, why in refused.items():  # which a start would do without
+        print(f"shmpool: pool {name} refused: {why}", file=sys.stderr)
+    if config.daemon.http is not None:
+        where = http_address(config.daemon.http)
+        if not isinstance(where, Path):
+            try:
+                socket.getaddrinfo(*where, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            except (OSError, UnicodeError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise CannotListen(f"cannot serve http://{config.daemon.http}: {reason}") from None
+
+
 def _complain(error: Exception) -> None:
-    for line in str(error).splitlines():
+    for line in printable_lines(error):
         print(f"shmpool: {line}", file=sys.stderr)
-
-
-class _Journal(logging.Formatter):
-    """With the priority that journald reads from the start of a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        level = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4}.get(record.levelno, 3)
-        return f"<{level}>{super().format(record)}"
-
-
-def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler()
-    if os.environ.get("JOURNAL_STREAM"):
-        handler.setFormatter(_Journal("%(message)s"))
-    else:
-        handler.setFormatter(logging.Formatter("shmpool: %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(level.upper())
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP, for looking only: /metrics, /healthz, /api/v1, and the live page with its events.
 
-Imported only when it is asked for. Every answer is made by the registry, as for the socket.
+Imported only when it is asked for. Every answer is made by the registry, as for the socket; who
+gets one is in admission.py.
 """
 
 import asyncio
 import contextlib
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,28 +17,37 @@ from typing import Any, cast
 from aiohttp import web
 
 from . import errors, wire
+from .admission import Admission
 from .answers import PoolStats
-from .config import http_address
+from .config import DaemonOptions
 from .held import RecoveryEvent
 from .keeper import Keeper
-from .listening import CannotListen
-from .metrics import CONTENT_TYPE, Exposition
+from .listening import BACKLOG, Acceptor, CannotListen, listening
+from .metrics import Exposition
 from .protocol import AnyRequest, Describe, GetHolders, GetMembers, GetStats, List, RunAudit
 from .stats import Member
+from .values import http_address, http_token
 
-CONNECTIONS_MAX = 128
+log = logging.getLogger("shmpool")
+
 SILENT_S = 10.0  # until a new connection must have asked something
 KEEP_ALIVE_S = 30.0
 STREAMS_MAX = 32  # live pages open at once
 UNREAD_S = 10.0  # until a page must have read some of what was sent
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+SLOW_MAX = 8  # audits and lists of holders that are waited for at once
 WEB = Path(__file__).parent / "web"  # not by importlib.resources, which is 0.7 MB
 PAGE = {"": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
 MEMBERS_SHOWN = 200
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
+    "Server": "shmpool",
 }
 
 
@@ -44,18 +55,23 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @contextlib.asynccontextmanager
-async def bound(address: str) -> AsyncIterator[list[socket.socket]]:
-    """Sockets that listen at host:port. CannotListen, in one line."""
-    host, port = http_address(address)
+async def bound(address: str, group: int) -> AsyncIterator[list[socket.socket]]:
+    """Sockets that listen at host:port; or at unix:PATH, for a group unless it is -1.
+    CannotListen, in one line."""
+    where = http_address(address)
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
+        if isinstance(where, Path):
+            yield [stack.enter_context(listening(where, group))]
+            return
+        host, port = where
         try:
             infos = await loop.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
             found = [stack.enter_context(_listening(*info)) for info in infos]
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise CannotListen(f"cannot serve http://{address}: {reason}") from None
         yield found
 
@@ -67,7 +83,7 @@ def _listening(family: int, kind: int, proto: int, _: str, where: Any) -> socket
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(where)
-        sock.listen()
+        sock.listen(BACKLOG)
         sock.setblocking(False)
     except BaseException:
         sock.close()
@@ -76,28 +92,57 @@ def _listening(family: int, kind: int, proto: int, _: str, where: Any) -> socket
 
 
 @contextlib.asynccontextmanager
-async def serving(sockets: list[socket.socket], keeper: Keeper, package: str) -> AsyncIterator[str]:
+async def serving(
+    sockets: list[socket.socket],
+    keeper: Keeper,
+    package: str,
+    options: DaemonOptions,
+    connections_max: int,
+) -> AsyncIterator[str]:
     """Serves at these sockets; the URL of the live page."""
-    local = all(sock.getsockname()[0] in LOOPBACK for sock in sockets)
-    pages = Pages(keeper, package, local)
+    pages = Pages(keeper, package, admission(sockets, options), connections_max)
     runner = web.AppRunner(
-        pages.application(), access_log=None, shutdown_timeout=1.0, keepalive_timeout=KEEP_ALIVE_S
+        pages.application(),
+        access_log=None,
+        logger=log,
+        shutdown_timeout=1.0,
+        keepalive_timeout=KEEP_ALIVE_S,
     )
     await runner.setup()
     handlers = runner.server
     assert handlers is not None  # noqa: S101
-    loop = asyncio.get_running_loop()
-    servers = []
+    acceptors: list[Acceptor] = []
+
+    def has_room() -> bool:
+        pending = sum(acceptor.pending for acceptor in acceptors)
+        return len(handlers.connections) + pending < connections_max
+
     try:
         for sock in sockets:
-            servers.append(await loop.create_server(lambda: pages.connection(handlers), sock=sock))
-        host, port = sockets[0].getsockname()[:2]
-        yield f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+            acceptors.append(Acceptor(sock, lambda: pages.connection(handlers), has_room))
+        yield _url(sockets[0])
     finally:
-        for server in servers:
-            server.close()
+        for acceptor in acceptors:
+            acceptor.close()
         pages.close()
         await runner.cleanup()
+
+
+def admission(sockets: list[socket.socket], options: DaemonOptions) -> Admission:
+    """Who is let in by a service at these sockets. InvalidArgument."""
+    token = None if options.http_token_file is None else http_token(options.http_token_file)
+    where = http_address(options.http or "")
+    if isinstance(where, Path):  # no page of another site gets there
+        return Admission(hosts=None, token=token)
+    names = [where[0], socket.gethostname(), *options.http_hosts]
+    return Admission.at([sock.getsockname()[0] for sock in sockets], names, token)
+
+
+def _url(sock: socket.socket) -> str:
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 class _Refusal(asyncio.Protocol):
@@ -112,18 +157,22 @@ class _Refusal(asyncio.Protocol):
 class Pages:
     """The handlers."""
 
-    def __init__(self, keeper: Keeper, package: str, local: bool) -> None:
-        """local: only this machine is served, so nobody may ask for it under another name."""
-        self._keeper, self._local = keeper, local
+    def __init__(
+        self, keeper: Keeper, package: str, admission: Admission, connections_max: int
+    ) -> None:
+        self._keeper, self._admission = keeper, admission
+        self._connections_max = connections_max
         self._exposition = Exposition(keeper.registry, package)
         self._streams: set[asyncio.Queue[RecoveryEvent | None]] = set()
         self._silent: dict[web.RequestHandler, float] = {}  # no request yet: since when
         self._next_look: asyncio.TimerHandle | None = None  # at these
         self._pools_event = 0.0, b""  # when it was made
+        self._slow: dict[tuple[str, str], asyncio.Future[Any]] = {}  # being answered
         keeper.watchers.add(self._recovered)
 
     def application(self) -> web.Application:
-        application = web.Application(middlewares=[self._only_us, _errors])
+        application = web.Application(middlewares=[self._admitted, _errors])
+        application.on_response_prepare.append(_add_headers)
         application.add_routes(
             [
                 web.get("/metrics", self.metrics),
@@ -138,16 +187,16 @@ class Pages:
         return application
 
     @web.middleware
-    async def _only_us(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """A page of another site whose name was made to mean this machine gets nothing."""
+    async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._silent.pop(request.protocol, None)
-        if self._local and request.url.host not in LOOPBACK:
-            raise web.HTTPForbidden(text="this is served to the machine itself\n")
+        refusal = self._admission.refusal(request.headers, page=request.path == "/")
+        if refusal is not None:
+            return web.Response(status=refusal.status, text=refusal.text, headers=refusal.headers)
         return await handler(request)
 
     def connection(self, server: web.Server) -> asyncio.BaseProtocol:
         """For a new connection. It has a while to ask something."""
-        if len(self._silent.keys() | set(server.connections)) >= CONNECTIONS_MAX:
+        if len(server.connections) >= self._connections_max:
             return _Refusal()
         made: web.RequestHandler = server()
         loop = asyncio.get_running_loop()
@@ -175,21 +224,21 @@ class Pages:
             stream.put_nowait(None)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        return web.Response(
-            body=self._exposition.text(), headers=HEADERS | {"Content-Type": CONTENT_TYPE}
-        )
+        accept = ",".join(request.headers.getall("Accept", [])) or None
+        kind, text = self._exposition.answer(accept)
+        return web.Response(body=text, headers={"Content-Type": kind, "Vary": "Accept"})
 
     async def healthz(self, request: web.Request) -> web.Response:
         """200 while the event loop and the keeper's thread are at work."""
         try:
-            await asyncio.wait_for(self._keeper.idle(), 5.0)
+            await asyncio.wait_for(self._shared(("", "idle"), self._keeper.idle), 5.0)
         except TimeoutError:
             return _json({"status": "the keeper is busy"}, 503)
         alarms = sum(len(held.alarms.active()) for held in self._keeper.registry.held.values())
         return _json({"status": "ok", "pools": len(self._keeper.registry.held), "alarms": alarms})
 
     async def pools(self, request: web.Request) -> web.Response:
-        return _json(self._answer(List()))
+        return _json(await self._shared(("", "list"), lambda: self._keeper.run_for_client(List())))
 
     async def describe(self, request: web.Request) -> web.Response:
         return _json(self._answer(Describe(request.match_info["pool"])))
@@ -201,8 +250,26 @@ class Pages:
             return _json(self._answer(GetStats(name)))
         if what == "members":
             return _json(self._answer(GetMembers(name)))
+        if name not in self._keeper.registry.held:
+            raise errors.PoolNotFound(f"pool {name!r} is not watched over by the daemon")
         slow: AnyRequest = GetHolders(name) if what == "holders" else RunAudit(name)
-        return _json(await self._keeper.run_for_client(slow))
+        return _json(await self._shared((name, what), lambda: self._keeper.run_for_client(slow)))
+
+    async def _shared(self, what: tuple[str, str], make: Callable[[], Awaitable[Any]]) -> Any:
+        """The answer that is being made, for all that ask meanwhile: however many ask how often,
+        each pool is gone through once at a time."""
+        task = self._slow.get(what)
+        if task is None:
+            if len(self._slow) >= SLOW_MAX:
+                raise web.HTTPServiceUnavailable(text=f"{SLOW_MAX} audits are being made\n")
+            task = self._slow[what] = asyncio.ensure_future(make())
+            task.add_done_callback(lambda done: self._answered(what, done))
+        return await asyncio.shield(task)
+
+    def _answered(self, what: tuple[str, str], task: "asyncio.Future[Any]") -> None:
+        self._slow.pop(what, None)
+        if not task.cancelled():
+            task.exception()  # whoever still waits for the answer gets it
 
     def _answer(self, request: AnyRequest) -> Any:
         return self._keeper.registry.answer(request)
@@ -210,7 +277,7 @@ class Pages:
     async def page(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         text = (WEB / (name or "page.html")).read_text(encoding="utf-8")
-        return web.Response(text=text, content_type=PAGE[name], headers=HEADERS)
+        return web.Response(text=text, content_type=PAGE[name])
 
     # Events.
 
@@ -223,7 +290,7 @@ class Pages:
         """Server-sent events: "pools" at the daemon's interval, "recovery" when there is one."""
         if len(self._streams) >= STREAMS_MAX:
             raise web.HTTPServiceUnavailable(text=f"{STREAMS_MAX} live pages are open\n")
-        response = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream"})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         stream: asyncio.Queue[RecoveryEvent | None] = asyncio.Queue()
 
@@ -283,11 +350,15 @@ def live_pool(stats: PoolStats, members: list[Member]) -> dict[str, Any]:
 
 def _json(value: Any, status: int = 200) -> web.Response:
     text = json.dumps(wire.to_wire(value)) + "\n"
-    return web.Response(text=text, content_type="application/json", status=status, headers=HEADERS)
+    return web.Response(text=text, content_type="application/json", status=status)
 
 
 def _event(kind: str, data: Any) -> bytes:
     return f"event: {kind}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
 
 
 @web.middleware

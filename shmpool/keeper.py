@@ -2,43 +2,44 @@
 """What the daemon does by itself: holds pools, watches their members, recovers, trims, prunes, and
 raises alarms. No sockets.
 
-The event loop's thread only looks, through read-only mappings. Whatever changes a pool is done by
-one thread of its own, and what goes through every buffer only to look by others, so that nothing
-holds up the next recovery but the last.
+The event loop's thread only looks, through read-only mappings. One thread recovers, one makes,
+trims and prunes, others answer clients; all in steps, so that no pool holds up others: turns.py.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
-from . import errors, registry
-from .alarms import Policy
-from .answers import QueueOptions
+from . import declared, errors, registry
+from .adoption import Adoption
+from .arrivals import Arrivals
 from .closes import Closes
-from .config import Config, ConfigError
-from .deaths import Deaths
-from .held import Changes, Held, RecoveryEvent
-from .pool import Pool
-from .protocol import AnyRequest, GetHolders, Prune, Recover, Trim
-from .segment import pool_names
-from .stats import Holder, Recovery
-from .view import Process
+from .config import Config
+from .held import DECLARED, Changes, Held, RecoveryEvent
+from .protocol import AnyRequest, GetHolders, List, Recover, Trim
+from .pruning import survey
+from .stats import LIMIT_S, Holder, Recovery
+from .turns import Budgets, Turns
 
 log = logging.getLogger("shmpool")
 
-SCAN_S = 0.1  # until a new member is watched
-SCAN_SOON_S = 0.002  # after somebody closed a pool, and was perhaps killed before it was watched
-AGAIN_S = (
-    0.02,
-    30.0,
-)  # first and longest pause until what a recovery had to postpone is tried again
-PRUNE_S = 60.0
-LOOK_SHARE = 500  # times as long as it took, until the holders are looked at again
+SCAN_S = 0.1  # between two looks for dead members
+SCAN_SOON_S = 0.002  # after a token was dropped: inotify tells it before the lock is free
+AGAIN_S = 0.02, 30.0  # first and longest pause until what was postponed is tried again
+PRUNE_S = 10.0
+RECOVER_S = 10.0  # of processor time, in steps: more than the largest pool takes
+REST = 10  # times as long as it took, until what was postponed is tried again
+LOOK_SHARE = 500  # times as long as it took, until the holders are looked at again, or pruned
+HOLDERS_S = 5.0  # of processor time, in steps, to look at the holders of the largest pool
+ALARMS_LOGGED = 20  # of a pool at a time
 CLIENT_THREADS = 2  # for audits and the like, which nothing waits for but who asked
+STOP_S = 3.0  # until what a thread is doing must be done when the daemon ends
 
 Run = Callable[[AnyRequest], Awaitable[Any]]
 
@@ -51,35 +52,49 @@ class Keeper:
         self.config = Config()
         self.watchers: set[Callable[[RecoveryEvent], None]] = set()  # told of each recovery
         self._thread = ThreadPoolExecutor(1, "keeper")
+        self._maker = ThreadPoolExecutor(1, "maker")
         self._client_threads = ThreadPoolExecutor(CLIENT_THREADS, "client")
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[str, float] = {}  # pools to recover: since when
         self._recovering: set[str] = set()
         self._again: dict[str, tuple[float, float]] = {}  # pools to try again: when, pause in s
-        self._refused: dict[str, str] = {}  # why a pool could not be adopted: logged once
-        self._due: dict[str, float] = {}
+        self._due: dict[tuple[str, str], float] = {}  # what of which pool
+        self._running: set[Future[Any]] = set()  # what the threads were given
+        self._declaring: set[str] = set()  # pools that were refused and are tried again
+        self.stuck = False  # after close(): a thread could not be ended
+        self._failed: dict[str, str] = {}  # what went wrong with a request: logged once
+        self._budgets, self._scans = Budgets(), Budgets()
 
         self._loop = asyncio.get_running_loop()
-        self._deaths = Deaths(self._loop, self._died)
+        self._recoveries = Turns(pools, functools.partial(self._in, self._thread))
+        self._requests = Turns(pools, functools.partial(self._in, self._client_threads))
         self._closes = Closes(self._loop, self._scan_soon)
         self._scanning: asyncio.TimerHandle | None = None
+        self.adoption = Adoption(pools, self._declare_again)
+        self._arrivals = Arrivals(self.adoption.changed)
 
     def start(self) -> None:
         """Begins to look and to watch."""
+        self._spawn(self._arrivals.run())
         self._spawn(self._every(SCAN_S, self._scan))
         self._spawn(self._every(self.config.daemon.interval, self._look))
 
     async def close(self) -> None:
-        """Ends what is going on, and releases the pools, which stay."""
+        """Ends what is going on, and releases the pools, which stay. What a thread does not end in
+        time is left to it: whatever a pool does, it does not keep the daemon."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._deaths.close()
         self._closes.close()
+        self._arrivals.close()
         if self._scanning is not None:
             self._scanning.cancel()
-        self._client_threads.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(self._thread.shutdown)
+        for threads in (self._thread, self._maker, self._client_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
+        until = time.monotonic() + STOP_S
+        while self._running and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        self.stuck = bool(self._running)
         for name in list(self.registry.held):
             self.registry.release(name)
 
@@ -93,10 +108,12 @@ class Keeper:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the daemon failed", exc_info=error)
 
-    async def _every(self, seconds: float, what: Callable[[], None]) -> None:
+    async def _every(self, seconds: float, what: Callable[[], Awaitable[None] | None]) -> None:
         while True:
             try:
-                what()
+                more = what()
+                if more is not None:
+                    await more
             except Exception:
                 log.exception("looking at the pools failed")
             await asyncio.sleep(seconds)
@@ -104,114 +121,133 @@ class Keeper:
     # What the configuration declares.
 
     async def declare(self, config: Config) -> None:
-        """Makes what is declared and missing: all of it, or nothing. ConfigError."""
-        await self._loop.run_in_executor(self._thread, _make, config)
+        """Makes what is declared and missing: all of it, or nothing. ConfigError.
+
+        A pool whose name something has that cannot be it is refused, and made when that is gone:
+        anybody may put a file there, and nobody may keep the daemon from the others with it.
+        """
+        refused = await self._in(self._maker, declared.make, config)
         self.config = config
-        for name, pool in config.pools.items():
-            self.registry.hold(name, pool)
-        for name, held in list(self.registry.held.items()):
-            if name not in config.pools:
-                held.policy = Policy()
-                if not config.daemon.adopts(name):
-                    self.registry.release(name)
-                    log.info("pool %s released: the configuration does not name it", name)
+        self.adoption.configure(config)
+        for name in config.pools:
+            self._declared(name, refused.get(name))
+        self._arrivals.all_again()
+
+    def _declared(self, name: str, why: str | None) -> None:
+        """Holds a declared pool that is there; why: it is not, but another under its name."""
+        pool = self.config.pools.get(name)
+        if pool is None:
+            return
+        try:
+            if why is None:
+                self.adoption.hold(name, pool, DECLARED)
+            self.adoption.declare(name, why)
+        except (errors.ShmpoolError, OSError) as error:
+            self.adoption.declare(name, str(error))
+
+    def _declare_again(self, name: str) -> None:
+        if name not in self._declaring and name in self.config.pools:
+            self._declaring.add(name)
+            self._spawn(self._make_again(name))
+
+    async def _make_again(self, name: str) -> None:
+        """Makes a declared pool that was refused, if it can be had now."""
+        config = self.config
+        try:
+            alone = replace(config, pools={name: config.pools[name]})
+            refused = await self._in(self._maker, declared.make, alone)
+            self._declared(name, refused.get(name))
+        except (errors.ShmpoolError, OSError) as error:
+            self.adoption.declare(name, "; ".join(str(error).splitlines()))
+        finally:
+            self._declaring.discard(name)
 
     # Looking.
 
-    def _scan_soon(self) -> None:
+    def _scan_soon(self, pause: float = SCAN_SOON_S) -> None:
         if self._scanning is None:
-            self._scanning = self._loop.call_later(SCAN_SOON_S, self._scan)
+            self._scanning = self._loop.call_later(pause, self._scan)
 
     def _scan(self) -> None:
-        """Who has members; who of them is dead, and still there although it was recovered."""
-        everybody: set[Process] = set()
-        for name, held in list(self.registry.held.items()):
-            with self._reading(name):
-                everybody |= held.view.processes()
+        """In which pools a member is dead, or something abandoned waits to be placed."""
         if self._scanning is not None:
             self._scanning.cancel()
             self._scanning = None
-        before = self._deaths.dead()
-        self._deaths.watch(everybody)
+        self._closes.follow({name: held.inode for name, held in self.registry.held.items()})
         now = time.monotonic()
-        for process in before & self._deaths.dead():
-            for name in self._pools_of(process):
-                if now >= self._again.get(name, (0.0, 0.0))[0]:
+        for name, held in list(self.registry.held.items()):
+            if (pause := self._scans.pause(name)) > 0:
+                self._scan_soon(pause)
+                continue
+            with self._scans.use(name), self._reading(name):
+                if held.view.dead() and now >= self._again.get(name, (0.0, 0.0))[0]:
                     self._want(name)
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        """A pool that turns out to be damaged in here is released, and the others are not."""
+        """A pool that turns out to be damaged in here is released, and the others are not; nor does
+        anything else that one pool makes fail keep the daemon from them."""
         try:
             yield
         except errors.SegmentInvalid as error:
-            self.registry.release(name)
-            log.warning("pool %s released: %s", name, error)
+            self.adoption.damaged(name, str(error))
+        except Exception as error:
+            if self._failed.get(name) != str(error):
+                self._failed[name] = str(error)
+                log.exception("looking at pool %s failed", name)
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
         """Pools that came and went, alarms, and what is due."""
         self._scan()
-        self._adopt()
+        self.adoption.look()
+        self._forget_released()
+        self._budgets.keep(self.registry.held)
+        self._scans.keep(self.registry.held)
         for name, held in list(self.registry.held.items()):
-            with self._reading(name):
+            await asyncio.sleep(0)  # the clients' turn
+            if self.registry.held.get(name) is not held or not self._budgets.ready(name):
+                continue
+            with self._budgets.use(name), self._reading(name):
                 self._log_alarms(name, held.look())
+            if (pause := self._budgets.slowed(name, self.interval)) is not None:
+                log.warning("pool %s takes long to look at: next in %.1f s", name, pause)
+            if not held.writable:
+                continue
             if held.should_trim() and held.policy.trim_to is not None:
                 held.trimmed()
                 self._spawn(self._trim(name, held.policy.trim_to))
-            if self._is_due(f"holders of {name}", max(held.policy.held_s / 4, 0.25)):
+            if self._is_due("holders", name, max(held.policy.held_s / 4, 0.25)):
                 self._spawn(self._look_at_holders(name, held))
-        if self.config.daemon.prune and self._is_due("prune", PRUNE_S):
+        if self.config.daemon.prune and self._is_due("prune", "", PRUNE_S):
             self._spawn(self._prune())
 
-    def _is_due(self, what: str, period: float) -> bool:
+    def _is_due(self, what: str, of: str, period: float) -> bool:
         now = time.monotonic()
-        if now < self._due.get(what, 0.0):
+        if now < self._due.get((what, of), 0.0):
             return False
-        self._due[what] = now + period
+        self._due[what, of] = now + period
         return True
 
-    def _adopt(self) -> None:
-        for name, held in list(self.registry.held.items()):
-            with self._reading(name):
-                if held.view.stale():
-                    self.registry.release(name)
-                    log.info("pool %s released: its name stands for another, or for none", name)
-        for name in pool_names():
-            declared = self.config.pools.get(name)
-            if name in self.registry.held:
-                continue
-            if declared is None and not self.config.daemon.adopts(name):
-                continue
-            try:
-                self.registry.hold(name, declared or Policy())
-                log.info("pool %s adopted", name)
-                self._refused.pop(name, None)
-            except (errors.ShmpoolError, OSError) as error:
-                if self._refused.get(name) != str(error):
-                    self._refused[name] = str(error)
-                    log.warning("pool %s not adopted: %s", name, error)
+    def _put_off(self, what: str, of: str, took: float) -> None:
+        """Until what took so long may be due again: it costs a small share of the time."""
+        due = time.monotonic() + LOOK_SHARE * took
+        self._due[what, of] = max(self._due.get((what, of), 0.0), due)
+
+    def _forget_released(self) -> None:
+        there = self.registry.held.keys() | {""}
+        self._due = {key: due for key, due in self._due.items() if key[1] in there}
+        self._again = {name: again for name, again in self._again.items() if name in there}
 
     def _log_alarms(self, name: str, changes: Changes) -> None:
         raised, over = changes
-        for alarm in raised:
+        for alarm in raised[:ALARMS_LOGGED]:
             log.warning("alarm %s: pool %s: %s: %s", alarm.kind, name, alarm.subject, alarm.message)
-        for alarm in over:
+        for alarm in over[:ALARMS_LOGGED]:
             log.info("alarm %s over: pool %s: %s", alarm.kind, name, alarm.subject)
+        if (more := max(len(raised), len(over)) - ALARMS_LOGGED) > 0:
+            log.warning("pool %s: and %d alarms more", name, more)
 
     # Recovering.
-
-    def _died(self, process: Process) -> None:
-        log.debug("process %d has ended", process.pid)
-        for name in self._pools_of(process):
-            self._want(name)
-
-    def _pools_of(self, process: Process) -> list[str]:
-        found = []
-        for name, held in list(self.registry.held.items()):
-            with self._reading(name):
-                if process in held.view.processes():
-                    found.append(name)
-        return found
 
     def _want(self, name: str) -> None:
         self._wanted.setdefault(name, time.monotonic())
@@ -223,11 +259,16 @@ class Keeper:
         """Recovers as often as it is wanted, the last time for all that died meanwhile."""
         try:
             while (since := self._wanted.pop(name, None)) is not None:
+                held = self.registry.held.get(name)
+                if held is None or not held.writable:
+                    continue  # who cannot write to it cannot recover it: said when it was adopted
+                began = time.monotonic()
                 what = await self._quietly(Recover(name))
                 now = time.monotonic()
                 if what is None or what.postponed or not what.members:
                     _, pause = self._again.get(name, (0.0, AGAIN_S[0]))
-                    self._again[name] = now + pause, min(pause * 2, AGAIN_S[1])
+                    rest = max(pause, REST * (now - began))
+                    self._again[name] = now + rest, min(pause * 2, AGAIN_S[1])
                 else:
                     self._again.pop(name, None)
                 if what is not None and what.members:
@@ -250,17 +291,27 @@ class Keeper:
     # What may take long.
 
     async def run(self, request: AnyRequest) -> Any:
-        """The answer, made by the keeper's own thread."""
-        return await self._loop.run_in_executor(self._thread, self.registry.answer, request)
+        """The answer, made by one of the keeper's own threads."""
+        if isinstance(request, Recover):
+            return await self._recoveries.run(request, RECOVER_S)
+        return await self._in(self._maker, self.registry.answer, request)
 
-    async def run_for_client(self, request: AnyRequest) -> Any:
+    async def run_for_client(self, request: AnyRequest, limit: float = LIMIT_S) -> Any:
         """The answer, made where it holds up nothing that the daemon does by itself."""
-        executor = self._client_threads
-        return await self._loop.run_in_executor(executor, self.registry.answer, request)
+        if isinstance(request, List):
+            self._arrivals.now()
+        return await self._requests.run(request, limit)
 
     async def idle(self) -> None:
-        """Returns when the keeper's own thread has nothing else to do."""
-        await self._loop.run_in_executor(self._thread, int)
+        """Returns when the thread that recovers is not stuck."""
+        await self._in(self._thread, int)
+
+    async def _in(self, threads: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:
+        """What the call comes to, made by one of the threads."""
+        future = threads.submit(call, *args)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        return await asyncio.wrap_future(future)
 
     @property
     def interval(self) -> float:
@@ -280,91 +331,33 @@ class Keeper:
         holders: list[Holder] | None = []
         with self._reading(name):
             if held.view.stats().held:
-                holders = await self._quietly(GetHolders(name), self.run_for_client)
+                run = functools.partial(self.run_for_client, limit=HOLDERS_S)
+                holders = await self._quietly(GetHolders(name), run)
         if holders is not None and self.registry.held.get(name) is held:
             self._log_alarms(name, held.look_at_holders(holders))
-        now = time.monotonic()
-        due = f"holders of {name}"
-        self._due[due] = max(self._due[due], now + LOOK_SHARE * (now - began))
+        self._put_off("holders", name, time.monotonic() - began)
 
     async def _prune(self) -> None:
-        for name in await self._quietly(Prune()) or ():
-            log.info("segment %s removed: it was abandoned", name)
+        """Files of strangers are their own business, however many there are. It opens each of the
+        others, so it is none of the keeper's own thread's work."""
+        began = time.monotonic()
+        names = self.adoption.own_names()
+        try:
+            removed, _ = await self._in(self._maker, survey, names)
+            for name in removed:
+                log.info("segment %s removed: it was abandoned", name)
+        except (errors.ShmpoolError, OSError) as error:
+            log.warning("prune: %s", error)
+        self._put_off("prune", "", (time.monotonic() - began) / 10)
 
     async def _quietly(self, request: AnyRequest, run: Run | None = None) -> Any:
+        what = f"{request.method} {getattr(request, 'pool', '')}".rstrip()
         try:
-            return await (run or self.run)(request)
+            answer = await (run or self.run)(request)
         except (errors.ShmpoolError, OSError) as error:
-            log.warning("%s: %s", request.method, error)
-
-
-def refuse_differences(config: Config) -> set[str]:
-    """ConfigError if a pool that exists is not as declared; the names of all that exist."""
-    there = set(pool_names())
-    wrong = [
-        config.document.said(config.document.line(_place(difference)), str(difference))
-        for name, pool in config.pools.items()
-        if name in there
-        for difference in registry.differences(name, pool, pool.queues)
-    ]
-    if wrong:
-        raise ConfigError("\n".join(wrong))
-    return there
-
-
-def _place(difference: registry.Difference) -> tuple[str, ...]:
-    """Where the configuration says what is not so."""
-    if difference.queue is not None:
-        return "pools", difference.pool, "queues", difference.queue, difference.option
-    option = {"members": "max_members", "queues": "max_queues"}.get(difference.option)
-    return "pools", difference.pool, option or difference.option
-
-
-def _make(config: Config) -> None:
-    """Makes the pools and queues that are declared and missing: all, or none. ConfigError."""
-    there = refuse_differences(config)
-    made: list[str] = []
-    try:
-        for name in config.pools.keys() & there:
-            _refuse_more_queues(name, config)
-        for name, pool in config.pools.items():
-            if name not in there:
-                try:
-                    registry.create_pool(name, pool, pool.queues)
-                except errors.OutOfSharedMemory as error:
-                    raise config.document.error(("pools", name, "prealloc"), str(error)) from None
-                made.append(name)
-                log.info("pool %s created", name)
-        for name in config.pools.keys() & there:
-            _complete(name, config)
-    except BaseException:
-        for name in made:
-            Pool.unlink(name)
-            log.info("pool %s removed again", name)
-        raise
-
-
-def _missing(pool: Pool, config: Config) -> dict[str, QueueOptions]:
-    """The queues that a pool declares and does not have yet."""
-    there = {queue.name for queue in pool.queues()}
-    declared = config.pools[pool.name].queues
-    return {name: queue for name, queue in declared.items() if name not in there}
-
-
-def _refuse_more_queues(name: str, config: Config) -> None:
-    """ConfigError if there is no place for a pool's new queues."""
-    with Pool.attach(name) as pool:
-        missing, room = _missing(pool, config), pool.max_queues - len(pool.queues())
-    if len(missing) > room:
-        first = list(missing)[room]
-        raise config.document.error(
-            ("pools", name, "queues", first), f"pool {name!r} has room for {room} more queues"
-        )
-
-
-def _complete(name: str, config: Config) -> None:
-    with Pool.attach(name) as pool:
-        missing = _missing(pool, config)
-        registry.create_queues(pool, missing)
-        for queue_name in missing:
-            log.info("queue %s of pool %s created", queue_name, name)
+            if self._failed.get(what) != str(error):
+                self._failed[what] = str(error)
+                log.warning("%s: %s", what, error)
+        else:
+            self._failed.pop(what, None)
+            return answer

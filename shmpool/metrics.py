@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pools that the daemon holds as metrics, named after Prometheus's conventions. No HTTP."""
+"""The pools that the daemon holds as metrics, named after Prometheus's conventions. No HTTP.
 
+There are two formats: OpenMetrics 1.0, and the older text format 0.0.4, which curl and promtool
+expect.
+"""
+
+import re
 from collections.abc import Iterable, Iterator
 
 from prometheus_client.metrics_core import (
@@ -12,12 +17,17 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.utils import floatToGoString
 
 from . import errors
 from .held import SECONDS, Held
 from .registry import Registry
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+OPENMETRICS = CONTENT_TYPE_LATEST
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+ACCEPT_MAX = 4096  # bytes of an Accept header that are read
+_SUFFIXES = {"counter": "_total", "info": "_info"}  # which 0.0.4 has in the name of the family
+_TYPES = {"info": "gauge", "unknown": "untyped"}
 PER_QUEUE = ("enqueue", "dequeue")  # counted for each queue, not for the pool
 
 
@@ -60,7 +70,27 @@ class Pools(Collector):
             "Operations, in buffers: enqueue and dequeue of a queue, the rest of a pool.",
             labels=("pool", "queue", "op"),
         )
+        refused = CounterMetricFamily(
+            "shmpool_queue_refused",
+            "Buffers that were to go into a queue, and found no room or no free buffer.",
+            labels=("pool", "queue"),
+        )
+        dropped = CounterMetricFamily(
+            "shmpool_queue_dropped",
+            "Buffers of a queue that were freed because the consumer that had got them died.",
+            labels=("pool", "queue"),
+        )
         alarms = GaugeMetricFamily("shmpool_alarms", "Alarms that last.", labels=("pool", "alarm"))
+        foreign = GaugeMetricFamily(
+            "shmpool_foreign_files",
+            "Files of other users under pools' names, which are not opened; 1024 stands for more.",
+        )
+        foreign.add_metric([], self._registry.strangers)
+        names = GaugeMetricFamily(
+            "shmpool_refused_pools", "Declared pools whose names other files have."
+        )
+        names.add_metric([], self._registry.refused)
+        yield from (foreign, names)
         recovery = _Recoveries()
         for name, held in self._registry.held.items():
             try:
@@ -85,6 +115,8 @@ class Pools(Collector):
                 capacity.add_metric((name, queue.name), queue.capacity)
                 ops.add_metric((name, queue.name, "enqueue"), queue.enqueued)
                 ops.add_metric((name, queue.name, "dequeue"), queue.dequeued)
+                refused.add_metric((name, queue.name), queue.refused)
+                dropped.add_metric((name, queue.name), queue.dropped)
             for op, count in stats.counters.items():
                 if op not in PER_QUEUE:
                     ops.add_metric((name, "", op), count)
@@ -92,7 +124,8 @@ class Pools(Collector):
                 active = sum(alarm.kind == kind for alarm in held.alarms.active())
                 alarms.add_metric((name, kind), active)
             recovery.add(name, held)
-        yield from (buffers, size, reserved, members, depth, capacity, ops, alarms)
+        yield from (buffers, size, reserved, members, depth, capacity, ops)
+        yield from (refused, dropped, alarms)
         yield from recovery.families()
 
 
@@ -136,13 +169,60 @@ class _Recoveries:
         yield from (self._count, self._members, self._buffers, self._seconds)
 
 
+def format_for(accept: str | None) -> str:
+    """The content type that an Accept header asks for.
+
+    Without one OpenMetrics; the older format for whoever takes anything, or only what there is not.
+    """
+    if accept is None:
+        return OPENMETRICS
+    wanted = {"application/openmetrics-text": 0.0, "text/plain": 0.0}
+    for media in accept[:ACCEPT_MAX].lower().split(","):
+        kind, *parameters = (part.strip() for part in media.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            if found := re.fullmatch(r"q\s*=\s*([01](?:\.[0-9]{0,3})?)", parameter):
+                quality = float(found[1])
+        if kind in wanted:
+            wanted[kind] = max(wanted[kind], quality)
+    first, second = wanted.values()
+    return OPENMETRICS if first >= second and first > 0 else TEXT
+
+
+def text_format(families: Iterable[Metric]) -> bytes:
+    """The families in the text format 0.0.4."""
+    lines = []
+    for family in families:
+        name = family.name + _SUFFIXES.get(family.type, "")
+        lines.append(f"# HELP {name} {_escaped(family.documentation)}")
+        lines.append(f"# TYPE {name} {_TYPES.get(family.type, family.type)}")
+        for sample in family.samples:
+            labels = ",".join(
+                f'{label}="{_escaped(value, quote=True)}"'
+                for label, value in sorted(sample.labels.items())
+            )
+            value = floatToGoString(sample.value)  # type: ignore[no-untyped-call]
+            lines.append(f"{sample.name}{f'{{{labels}}}' if labels else ''} {value}")
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _escaped(text: str, quote: bool = False) -> str:
+    text = text.replace("\\", r"\\").replace("\n", r"\n")
+    return text.replace('"', r"\"") if quote else text
+
+
 class Exposition:
-    """The text that a scraper gets."""
+    """What a scraper gets."""
 
     def __init__(self, registry: Registry, package: str) -> None:
+        self._pools = Pools(registry, package)
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(Pools(registry, package))
+        self._registry.register(self._pools)
 
-    def text(self) -> bytes:
+    def answer(self, accept: str | None) -> tuple[str, bytes]:
+        """The content type and the text, in the format that an Accept header asks for."""
+        kind = format_for(accept)
+        if kind == TEXT:
+            return kind, text_format(self._pools.collect())
         text: bytes = generate_latest(self._registry)  # type: ignore[no-untyped-call]
-        return text
+        return kind, text

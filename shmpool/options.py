@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of pools and queues, checked and turned into the numbers that C takes."""
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Mapping
+from operator import index
+from typing import TYPE_CHECKING, SupportsIndex, TypeVar
 
 from . import errors
-from ._ffi import lib
+from ._ffi import Native, ffi, lib
 
 if TYPE_CHECKING:
     from .queue import AlfQueue
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
+PAUSE_S = (0.001, 0.05)  # first and longest between two looks for what is to be made
+Found = TypeVar("Found")
 ON_DEATH = ("free", "requeue", "dead-letter")  # in the order of enum on_death in native/layout.h
 
 
@@ -31,33 +36,88 @@ def on_death_policy(
     if on_death == "requeue" and producers == "single":
         raise errors.InvalidArgument(
             f'queue {name!r}: on_death="requeue" needs producers="multi", not "single": '
-            "whoever puts a buffer back is a producer too"
+            "whoever recovers puts buffers back, and so is a producer too"
         )
     if on_death == "dead-letter" and letter is None:
-        raise errors.InvalidArgument(f'queue {name!r}: on_death="dead-letter" needs dead_letter')
+        raise errors.InvalidArgument(
+            f'queue {name!r}: on_death="dead-letter" needs dead_letter, the queue to put them into'
+        )
     if letter is not None and letter.producers == "single":
         raise errors.InvalidArgument(
-            f"queue {name!r}: dead_letter is {letter.name!r}, which has a single producer"
+            f"queue {name!r}: dead_letter is {letter.name!r}, which has a single producer; "
+            'it needs producers="multi"'
         )
-    if not isinstance(most, int):
-        raise TypeError(f"max_redeliveries is {most!r}; it is an int")
+    most = integer(most, "max_redeliveries")
     if not 0 <= most < 2**32:
         raise errors.InvalidArgument(f"max_redeliveries is {most}; allowed are 0 to {2**32 - 1}")
     return ON_DEATH.index(on_death), letter.number if letter else 0, most
 
 
-def at_least(value: int, least: int, what: str) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"{what} is {value!r}; it is an int")
+def integer(value: SupportsIndex, what: str) -> int:
+    """An int, or what can be one, such as numpy's."""
+    try:
+        return index(value)
+    except TypeError:
+        raise TypeError(f"{what} is {value!r}; it must be an int") from None
+
+
+def at_least(value: SupportsIndex, least: int, what: str) -> int:
+    value = integer(value, what)
     if value < least:
-        raise errors.InvalidArgument(f"{what} is {value}; it is at least {least}")
+        raise errors.InvalidArgument(f"{what} is {value}; it must be at least {least}")
     return value
 
 
-def int64(option: str, value: int | None) -> int:
-    """An option as C takes it: what is beyond its integers is as wrong as their last one."""
+def _int64(option: str, value: SupportsIndex | None) -> int:
+    """Clamps to int64; C rejects the limit as it would the value."""
     if value is None:
         return int(lib.SHMPOOL_DEFAULT)
-    if not isinstance(value, int):
-        raise TypeError(f"{option} is {value!r}; it is an int")
-    return max(-INT64_MAX, min(value, INT64_MAX))
+    return max(-INT64_MAX, min(integer(value, option), INT64_MAX))
+
+
+def planned(name: str, options: Mapping[str, SupportsIndex | None]) -> Native:
+    """The geometry of a pool that is made with these options. InvalidArgument."""
+    geometry: Native = ffi.new("struct shmpool_geometry *")
+    for option, value in options.items():
+        setattr(geometry, option, _int64(option, value))
+    why = ffi.new("char[256]")
+    if lib.shmpool_plan(geometry, why, 256):
+        text = f"pool {name!r}: {ffi.string(why).decode()}"
+        huge = [index(v) for v in options.values() if v is not None and abs(index(v)) > INT64_MAX]
+        if huge:
+            text = text.replace(str(INT64_MAX), str(abs(huge[0])))
+        raise errors.InvalidArgument(text)
+    return geometry
+
+
+def differences(
+    options: Mapping[str, SupportsIndex | None], asked: Native, existing: Native
+) -> str:
+    """What of the options that were given is not so in the pool that exists, in words."""
+    found = []
+    for option, value in options.items():
+        field = "stride" if option == "buffer_size" else option  # rounded up
+        wanted, there = getattr(asked, field), getattr(existing, field)
+        if value and wanted != there:
+            found.append(f"{option} {there}, not {wanted}")
+    return "; ".join(found)
+
+
+def found_within(
+    timeout: float | None, missing: type[errors.ShmpoolError], find: Callable[[], Found]
+) -> Found:
+    """find(), repeated for up to timeout seconds (None: for ever) while it raises missing."""
+    if timeout is not None and not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout is {timeout!r}; it is a number of seconds, or None")
+    if timeout is not None and not timeout >= 0:
+        raise errors.InvalidArgument(f"timeout is {timeout!r} seconds; it cannot be negative")
+    begun, pause = time.monotonic(), PAUSE_S[0]
+    while True:
+        try:
+            return find()
+        except missing:
+            left = pause if timeout is None else begun + timeout - time.monotonic()
+            if left <= 0:
+                raise
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, PAUSE_S[1])

@@ -1,31 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pool: a pool of packet buffers that several processes share, opened in this one."""
 
-import atexit
 import contextlib
-import errno
-import os
-import sys
 import weakref
-from array import array
-from types import TracebackType
+from typing import NoReturn
 
 from . import errors
-from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
-from .buffer import Buffer, PoolBase
+from ._ffi import Native, check, ffi, lib
+from .buffer import PoolBase
 from .burst import Burst
-from .options import INT32_MAX, INT64_MAX, at_least, int64, on_death_policy, single
+from .files import inode_of, replaced, unlink
+from .leaving import leave_at_the_end
+from .names import checked_name
+from .options import (
+    at_least,
+    differences,
+    found_within,
+    integer,
+    on_death_policy,
+    planned,
+    single,
+)
 from .queue import AlfQueue, queue_name
-from .segment import Segment, checked_name, inode_of, unlink
+from .refusals import refuse
+from .segment import ANONYMOUS, Segment
 from .stats import (
-    SPARE_MEMBERS,
+    LIMIT_S,
     Audit,
+    Counting,
     Holder,
     Member,
     Recovery,
     Stats,
-    read_audit,
-    read_holders,
     read_members,
     read_stats,
     recover,
@@ -51,16 +57,14 @@ class Pool(PoolBase):
     >>> shmpool.Pool.unlink("doc-pool")
     """
 
-    def __init__(self, segment: Segment) -> None:
-        """Not to be called: Pool.create and Pool.attach are."""
-        self._segment: Segment | None = segment
+    def __init__(self, segment: Segment, made: bool = False) -> None:
+        """Call Pool.create or Pool.attach instead."""
+        path = getattr(segment, "path", "")  # what is no segment is refused there
+        number = self._hot_open(segment, path, made)  # from here on the segment ends with the pool
+        self._number = number
         self.name = segment.name
         geometry = ffi.new("struct shmpool_geometry *")
-        why = ffi.new("char[256]")
-        base, fd = segment.base, segment.fd
-        check(lib.shmpool_check(base, segment.size, fd, geometry, why, 256), segment.name)
-        self._number = check(lib.shmpool_open(base, segment.size, fd), f"pool {segment.name!r}")
-        self._key = (self._number & 63) << 58 | (self._number >> 6) << 32
+        check(lib.shmpool_geometry(number, geometry), f"pool {segment.name!r}")
         self.buffer_size: int = geometry.stride
         self.capacity: int = geometry.capacity
         self.prealloc: int = geometry.prealloc
@@ -69,17 +73,15 @@ class Pool(PoolBase):
         self.refill_multiplier: int = geometry.refill_multiplier
         self.headroom: int = geometry.headroom
         self.max_members: int = geometry.members
-        self._slots = self.max_members + SPARE_MEMBERS
+        self._slots = self.max_members
         self.max_queues: int = geometry.queues
-        data = int(ffi.cast("uintptr_t", base)) + geometry.data_offset
-        self._hot_open(self._key, data, geometry.stride, geometry.headroom)
         _open_pools.add(self)
-        _hook_multiprocessing()
+        leave_at_the_end(self)
 
     @classmethod
     def create(
         cls,
-        name: str,
+        name: str | None,
         *,
         buffer_size: int,
         capacity: int,
@@ -92,26 +94,38 @@ class Pool(PoolBase):
         queues: int | None = None,
         mode: int = 0o600,
         group: str | int | None = None,
+        exist_ok: bool = False,
+        replace: bool = False,
+        unlink_on_close: bool = False,
     ) -> "Pool":
-        """Makes a pool and attaches to it.
+        """Creates a pool and attaches to it.
 
-        buffer_size       bytes of data room a buffer, rounded up to a cache line of 64
-        capacity          the most buffers it may ever hold, a power of two from 2 to 16,777,216
-        prealloc          buffers that exist from the start; more are made on demand, in extents of
+        buffer_size       bytes of data a buffer holds, rounded up to a cache line of 64
+        capacity          the most buffers it can grow to, a power of two from 2 to 16,777,216
+        prealloc          buffers that get their memory at once, the others on demand, in extents of
                           bulk x refill_multiplier, or 4 MiB if that is less. All that exist are
                           used in turn: of large ones, fewer stay warm in the processor's caches
-        cache_size        free buffers a member keeps to itself, a power of two from bulk on, or 0;
+        cache_size        free buffers that each thread caches, a power of two from bulk on, or 0;
                           default 512, or a quarter of a small capacity, or 2 MiB of large ones
         bulk              buffers moved at once between a cache and the shared queue, 16 to 64 [32]
         refill_multiplier bulks the pool grows by when it runs dry, 1 to 64 [4]
-        headroom          bytes before a new buffer's data
-        members, queues   the most there may be, up to 4095 [256] and 1023 [64]
-        mode, group       who may attach
+        headroom          bytes left free before a new buffer's data
+        members, queues   the most threads and queues it can have, up to 4095 [256] and 1023 [64]
+        mode, group       permission bits of the pool's file, for example 0o660, and its group
+        exist_ok          attaches to the pool of that name, if there is one with these options
+        replace           takes the name from such a pool, in one step; who has that open goes on
+        unlink_on_close   the name ends when this process closes the pool, or ends
 
+        With None for a name the pool has none: it is there in forked children, and in processes of
+        multiprocessing that get this object as an argument, and its memory is not /dev/shm's.
         PoolExists, InvalidArgument, OutOfSharedMemory, AccessDenied.
         """
-        checked_name(name, "pool")
-        geometry = ffi.new("struct shmpool_geometry *")
+        if name is not None:
+            checked_name(name, "pool")
+        elif exist_ok or replace or unlink_on_close or group is not None:
+            raise errors.InvalidArgument("a pool without a name has no other option of names")
+        if exist_ok and replace:
+            raise errors.InvalidArgument("exist_ok and replace exclude each other")
         options = {
             "buffer_size": buffer_size,
             "capacity": capacity,
@@ -123,86 +137,118 @@ class Pool(PoolBase):
             "members": members,
             "queues": queues,
         }
-        for option, value in options.items():
-            setattr(geometry, option, int64(option, value))
+        geometry = planned(name or ANONYMOUS, options)
+        if name is None:
+            return cls._open(Segment.anonymous(geometry), made=True)
+        while True:
+            try:
+                segment = Segment.create(name, geometry, mode, group, replace)
+                break
+            except errors.PoolExists:
+                if not exist_ok:
+                    raise
+            with contextlib.suppress(errors.PoolNotFound):  # it went away in between
+                return cls.attach(name)._refuse_other(options, geometry)
         try:
-            segment = Segment.create(name, geometry, mode, group)
-        except errors.InvalidArgument as error:
-            huge = [v for v in options.values() if v is not None and abs(v) > INT64_MAX]
-            if not huge:
-                raise
-            text = str(error).replace(str(INT64_MAX), str(abs(huge[0])))
-            raise errors.InvalidArgument(text) from None
-        try:
-            return cls._open(segment)
+            pool = cls._open(segment, made=True)
+            if unlink_on_close:
+                segment._unlink_at_the_end(segment.path)
+            return pool
         except BaseException:
             unlink(name)
             raise
 
-    @classmethod
-    def attach(cls, name: str) -> "Pool":
-        """Attaches to a pool that exists. PoolNotFound, SegmentInvalid, AccessDenied."""
-        return cls._open(Segment.attach(checked_name(name, "pool")))
+    def _refuse_other(self, options: dict[str, int | None], geometry: Native) -> "Pool":
+        """Itself, if it is as it was to be made. PoolExists."""
+        mine: Native = ffi.new("struct shmpool_geometry *")
+        check(lib.shmpool_geometry(self._number, mine), f"pool {self.name!r}")
+        if found := differences(options, geometry, mine):
+            self.close()
+            raise errors.PoolExists(f"pool {self.name!r} exists with {found}")
+        return self
 
     @classmethod
-    def _open(cls, segment: Segment) -> "Pool":
+    def attach(cls, name: str, *, timeout: float | None = 0) -> "Pool":
+        """Attaches to a pool, and waits up to timeout seconds until it is made (None: for ever).
+
+        PoolNotFound, SegmentInvalid, AccessDenied, LimitReached.
+        """
+        checked_name(name, "pool")
+        return found_within(timeout, errors.PoolNotFound, lambda: cls._attach(name))
+
+    @classmethod
+    def _attach(cls, name: str) -> "Pool":
+        while True:
+            pool = cls._open(segment := Segment.attach(name))
+            if segment.named():
+                return pool
+            pool.close()  # somebody has removed it meanwhile
+
+    @classmethod
+    def _open(cls, segment: Segment, made: bool = False) -> "Pool":
         try:
-            return cls(segment)
+            return cls(segment, made)
         except BaseException:
-            segment.close()
+            segment.close()  # now: a traceback keeps it
             raise
 
     @staticmethod
     def unlink(name: str) -> None:
-        """Removes the pool's name. Who has it open goes on; the memory goes with the last."""
+        """Removes the pool's name. Processes that have it open keep it until the last closes it."""
         unlink(checked_name(name, "pool"))
 
     def __repr__(self) -> str:
         state = "closed " if self._segment is None else ""
         return f"<shmpool.Pool {state}{self.name} of {self.capacity} x {self.buffer_size} bytes>"
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return _pool_by_name, (self.name,)
+    def __reduce__(self) -> tuple[object, tuple[object]]:
+        if self.name != ANONYMOUS:
+            return _pool_by_name, (self.name,)
+        from multiprocessing import context, reduction
+
+        if context.get_spawning_popen() is None:
+            raise TypeError(f"{self!r} can only be an argument of a multiprocessing process")
+        return _pool_of_descriptor, (reduction.DupFd(self._opened().fd),)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the name now stands for another pool of the same owner.
+
+        A call that waits then ends with PoolReplaced, within a quarter of a second.
+        """
+        return replaced(self.name, self._opened().fd)
+
+    def _refuse_replaced(self) -> None:
+        segment: Segment | None = self._segment
+        if segment is not None and segment.path and replaced(self.name, segment.fd):
+            raise errors.PoolReplaced(
+                f"pool {self.name!r} was replaced: the name now stands for another one"
+            )
 
     def _opened(self) -> Segment:
-        if self._segment is None:
+        segment: Segment | None = self._segment
+        if segment is None:
             raise errors.PoolClosed(f"pool {self.name!r} is closed")
-        return self._segment
+        return segment
 
-    # Buffers. alloc is in hot/.
+    def _fail(self, code: int) -> NoReturn:
+        refuse(self, code)
 
-    def _alloc_slow(self, code: int, timeout: float | None) -> Buffer:
-        self._opened()
-        if code == -errno.EAGAIN and timeout != 0:
-            code = waited(lambda end: lib.shmpool_alloc_wait(self._key, end), timeout)
-        return self._wrap(check(code, f"pool {self.name!r}"))
+    # Buffers. alloc is in hot/, and so is the end of the pool.
 
     def alloc_many(self, n: int, timeout: float | None = None) -> Burst:
         """A burst of n buffers: all, or PoolExhausted after timeout seconds and none.
 
         At once if n is over the capacity.
         """
-        at_least(n, 1, "n")
+        n = at_least(n, 1, "n")
         if n > self.capacity:
             raise errors.PoolExhausted(
                 f"n is {n} buffers; pool {self.name!r} never has more than {self.capacity}"
             )
-        handles = array("Q", bytes(8 * n))
-        native = ffi.from_buffer("uint64_t[]", handles)
-        end = FOREVER if timeout is None else until(timeout)
-        while (code := lib.shmpool_alloc_many_wait(self._key, native, n, end)) < 0:
-            if code != -errno.EINTR:
-                fail(code, f"pool {self.name!r}")
-        return Burst(self, self._key, handles, native)
-
-    def _adopt(self, handle: int) -> Buffer:
-        """The Buffer of a handle that a Burst has."""
-        low = (handle >> 32 & 0x7F) << 24 | (handle & 0xFFFFFF)
-        moved = lib.shmpool_field(self._key | low, lib.SHMPOOL_HEADROOM) != self.headroom
-        length = lib.shmpool_length(self._key | low)
-        if length < 0:
-            fail(length, f"buffer {handle & 0xFFFFFF} of pool {self.name!r}")
-        return self._wrap(min(length, INT32_MAX) << 32 | moved << 31 | low)
+        burst = Burst(self, n)
+        burst._alloc(timeout)
+        return burst
 
     # Queues.
 
@@ -217,21 +263,20 @@ class Pool(PoolBase):
         dead_letter: AlfQueue | str | None = None,
         max_redeliveries: int = 0,
     ) -> AlfQueue:
-        """Makes a queue in the pool's segment.
+        """Creates a queue in the pool.
 
         capacity is a power of two from 2 to 65,536; producers and consumers are "single" or
-        "multi". on_death says what becomes of the buffers that a consumer had got from this queue
-        and neither freed nor put on when it died: "free", "requeue" (they go to its end again,
-        with redelivered counted), or "dead-letter" (they go to the queue dead_letter). With
-        "requeue", a buffer that was redelivered max_redeliveries times goes to dead_letter too,
-        if there is one (0: never). Queues that get such buffers have producers="multi".
+        "multi". on_death says what happens to buffers that a consumer had taken from this queue
+        when it died: "free", "requeue" (they are put at its end again, with redelivered
+        counted), or "dead-letter" (they are put into the queue dead_letter). With "requeue", a
+        buffer that was redelivered max_redeliveries times goes to dead_letter too, if there is
+        one (0: never). Queues that get such buffers have producers="multi".
         QueueExists, InvalidArgument, LimitReached, OutOfSharedMemory.
         """
         self._opened()
         checked_name(name, "queue")
         flags = single(producers, "producers") | single(consumers, "consumers") << 1
-        if not isinstance(capacity, int):
-            raise TypeError(f"capacity is {capacity!r}; it is an int")
+        capacity = integer(capacity, "capacity")
         if not 2 <= capacity <= 65536 or capacity & capacity - 1:
             raise errors.InvalidArgument(
                 f"capacity of queue {name!r} is {capacity}; "
@@ -241,13 +286,13 @@ class Pool(PoolBase):
         self._refuse_foreign(letter, f"dead_letter of queue {name!r}")
         policy = on_death_policy(name, on_death, producers, letter, max_redeliveries)
         code = lib.shmpool_queue_create(self._number, name.encode(), capacity, flags, *policy)
-        return AlfQueue(self, check(code, f"queue {name!r}"))
+        return AlfQueue(self, code if code > 0 else refuse(self, code, f"queue {name!r}"))
 
     def _refuse_foreign(self, queue: AlfQueue | None, what: str) -> None:
         if queue is None:
             return
         if not isinstance(queue, AlfQueue):
-            raise TypeError(f"{what} is {queue!r}; it is an AlfQueue, the name of one, or None")
+            raise TypeError(f"{what} is {queue!r}; it must be an AlfQueue, its name, or None")
         if not self._same(queue.pool):
             raise errors.InvalidArgument(
                 f"{what} is {queue.name!r} of pool {queue.pool.name!r}; "
@@ -258,10 +303,14 @@ class Pool(PoolBase):
         """Whether both are openings of one segment."""
         return self is other or self._opened().inode == other._opened().inode
 
-    def queue(self, name: str) -> AlfQueue:
-        """The queue of that name. QueueNotFound."""
-        self._opened()
+    def queue(self, name: str, *, timeout: float | None = 0) -> AlfQueue:
+        """The queue of that name, waited for up to timeout seconds until it is made (None: for
+        ever). QueueNotFound."""
         checked_name(name, "queue")
+        return found_within(timeout, errors.QueueNotFound, lambda: self._find(name))
+
+    def _find(self, name: str) -> AlfQueue:
+        self._opened()
         code = lib.shmpool_queue_find(self._number, name.encode())
         return AlfQueue(self, check(code, f"queue {name!r} of pool {self.name!r}"))
 
@@ -290,108 +339,55 @@ class Pool(PoolBase):
         self._opened()
         return read_members(self._number, self._slots)
 
-    def audit(self) -> Audit:
-        """Counts every buffer two ways, while everything runs."""
-        self._opened()
-        return read_audit(self._number, self._slots, self._queue_names())
+    def audit(self, limit: float | None = LIMIT_S) -> Audit:
+        """Checks by two independent counts that no buffer is lost or counted twice.
 
-    def holders(self) -> list[Holder]:
-        """The members that have buffers in hand: who, how many, and for how long the oldest."""
+        limit is in seconds of processor time: what is not counted then is said.
+        """
+        return self._counting(self._queue_names()).run(limit).audit()
+
+    def holders(self, limit: float | None = LIMIT_S) -> list[Holder]:
+        """The threads that hold buffers: how many, and for how long the oldest. LimitReached if
+        limit, as of audit(), is not enough."""
+        return self._counting({}).run(limit).holders()
+
+    def _counting(self, queues: dict[int, str]) -> Counting:
         self._opened()
-        return read_holders(self._number, self._slots)
+        return Counting(self._number, self.capacity, self._slots, queues)
 
     def trim(self, keep: int = 0) -> int:
-        """Gives the memory of buffers that nobody uses back to the kernel: how many bytes.
+        """Returns the memory of free buffers to the system, keeping keep of them: how many bytes.
 
-        At least keep buffers stay free, and what was preallocated stays. The pool grows again when
-        it has to. Others' local caches are emptied; everybody goes on meanwhile.
+        What was preallocated stays, and the pool grows again when it has to. Other threads' caches
+        are emptied; everybody goes on meanwhile.
         """
         self._opened()
-        at_least(keep, 0, "keep")
+        keep = at_least(keep, 0, "keep")
         return check(lib.shmpool_trim_wait(self._number, min(keep, 2**63)), f"pool {self.name!r}")
 
     def recover(self) -> Recovery:
-        """Puts right what dead members left; nobody else stops meanwhile.
+        """Recovers dead members; nobody else stops meanwhile. Any number may at the same time.
 
-        Members do so themselves when they find no buffer, or are stuck behind a dead one; the
-        daemon does at once. Any number may at the same time. Who is dead the kernel says.
-        """
+        Members that wait do so themselves; the daemon does at once."""
         self._opened()
         return recover(self._number)
-
-    def _refuse_if_cut_off(self) -> None:
-        """SegmentInvalid, in a process that survives that (view.py), if what was done last was
-        done to a segment that is not there."""
-        check(lib.shmpool_intact(self._number), f"pool {self.name!r}")
-
-    # The end.
-
-    def close(self) -> None:
-        """Detaches this process: what its threads hold goes back, its Buffers are released.
-
-        May be repeated. BufferInUse while a view of one of its buffers is alive.
-        """
-        if self._segment is None:
-            return
-        if self._exports:
-            raise errors.BufferInUse(
-                f"pool {self.name!r} has {self._exports} exported views (memoryviews, numpy arrays)"
-            )
-        segment, self._segment = self._segment, None
-        self._leave()
-        segment.close()
-
-    def _leave(self) -> None:
-        self._hot_open(0, 0, 0, 0)
-        lib.shmpool_close_wait(self._number)
-
-    def __enter__(self) -> "Pool":
-        self._opened()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_number", None) is not None:
-            self.close()
 
 
 def _pool_by_name(name: str) -> Pool:
     """The pool of that name that this process has open, or attaches to: what a pickle becomes."""
     for pool in list(_open_pools):
-        if pool.name == name and pool._segment is not None:
+        segment = pool._segment
+        if segment is not None and pool.name == name:
             with contextlib.suppress(errors.PoolNotFound, errors.AccessDenied):
-                if inode_of(name) == pool._segment.inode:
+                if inode_of(name) == segment.inode:
                     return pool
     return Pool.attach(name)
 
 
-# A process that ends gives back what it holds. atexit does not run in a forked child of
-# multiprocessing. That has a registry of its own, but clears it when it starts, and then runs the
-# hooks for after a fork; so such a hook is set whenever a pool is opened or a process forked.
-
-
-def _leave_all() -> None:
+def _pool_of_descriptor(passed: Native) -> Pool:
+    """The anonymous pool that the parent process has passed on to this one."""
+    segment = Segment.of_descriptor(passed.detach())
     for pool in list(_open_pools):
-        if pool._segment is not None:
-            pool._leave()
-
-
-def _leave_at_exit() -> None:
-    sys.modules["multiprocessing.util"].Finalize(None, _leave_all, exitpriority=0)
-
-
-def _hook_multiprocessing() -> None:
-    util = sys.modules.get("multiprocessing.util")
-    if util is not None and _open_pools:
-        util.register_after_fork(_leave_at_exit, lambda hook: hook())
-
-
-atexit.register(_leave_all)
-os.register_at_fork(after_in_child=_hook_multiprocessing)
+        if pool._segment is not None and pool._segment.inode == segment.inode:
+            return pool
+    return Pool._open(segment)

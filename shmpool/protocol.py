@@ -17,9 +17,11 @@ from .answers import (
     PoolOptions,
     PoolStats,
     PoolSummary,
+    Pruned,
     QueueOptions,
     Version,
 )
+from .messages import Message
 from .stats import Audit, Holder, Member, Recovery
 
 PROTOCOL = 1  # the newest that this package speaks, and the oldest
@@ -43,7 +45,8 @@ def default_socket() -> Path:
 class Request(Generic[A]):
     """A request. Its fields are its parameters, in this order.
 
-    writes: only the daemon's own user may ask. slow: takes more than a look at the segment.
+    writes: only the daemon's own user may ask, and a client does not ask again. slow: takes more
+    than a look at the segment.
     """
 
     method: ClassVar[str]
@@ -63,7 +66,7 @@ class Request(Generic[A]):
 
 @dataclass(frozen=True)
 class Ping(Request[Pong]):
-    """Whether the daemon is there."""
+    """Answers while the daemon runs."""
 
     method = "ping"
     answer = Pong
@@ -81,15 +84,16 @@ class Negotiate(Request[Version]):
 
 @dataclass(frozen=True)
 class List(Request[list[PoolSummary]]):
-    """Every pool on the machine, in the order of their names."""
+    """Lists every pool on the machine, sorted by name."""
 
     method = "list"
     answer = list[PoolSummary]
+    slow = True
 
 
 @dataclass(frozen=True)
 class Create(Request[Description]):
-    """Makes a pool and its queues: all, or nothing if one of them cannot be made."""
+    """Creates a pool and its queues: all, or nothing if one of them cannot be created."""
 
     method = "create"
     answer = Description
@@ -102,7 +106,7 @@ class Create(Request[Description]):
 
 @dataclass(frozen=True)
 class Destroy(Request[None]):
-    """Removes a pool's name. Who has it open goes on; its memory goes with the last."""
+    """Removes a pool's name. Processes that have it open keep it until the last one closes it."""
 
     method = "destroy"
     answer = None
@@ -113,7 +117,7 @@ class Destroy(Request[None]):
 
 @dataclass(frozen=True)
 class Describe(Request[Description]):
-    """What a pool is: its geometry, its file, its queues."""
+    """Describes a pool: its geometry, its file, its queues."""
 
     method = "describe"
     answer = Description
@@ -122,7 +126,7 @@ class Describe(Request[Description]):
 
 @dataclass(frozen=True)
 class GetStats(Request[PoolStats]):
-    """Where a pool's buffers are, its queues, and its counters."""
+    """Reports where a pool's buffers are, its queues, and its counters."""
 
     method = "stats"
     answer = PoolStats
@@ -131,7 +135,7 @@ class GetStats(Request[PoolStats]):
 
 @dataclass(frozen=True)
 class GetMembers(Request[list[Member]]):
-    """The threads that are attached to a pool."""
+    """Lists the threads that are attached to a pool."""
 
     method = "members"
     answer = list[Member]
@@ -140,7 +144,7 @@ class GetMembers(Request[list[Member]]):
 
 @dataclass(frozen=True)
 class GetHolders(Request[list[Holder]]):
-    """Who has buffers in hand, how many, for how long, and whether it is alive."""
+    """Lists the threads that hold buffers: how many, for how long, and whether they are alive."""
 
     method = "holders"
     answer = list[Holder]
@@ -150,7 +154,7 @@ class GetHolders(Request[list[Holder]]):
 
 @dataclass(frozen=True)
 class RunAudit(Request[Audit]):
-    """Counts every buffer two ways, by its owner word and by walking queues and caches."""
+    """Checks by two independent counts that no buffer is lost or counted twice."""
 
     method = "audit"
     answer = Audit
@@ -160,7 +164,7 @@ class RunAudit(Request[Audit]):
 
 @dataclass(frozen=True)
 class Recover(Request[Recovery]):
-    """Puts right what dead members left, now; the daemon also does so by itself."""
+    """Recovers what dead members left in a pool, now; the daemon does so by itself."""
 
     method = "recover"
     answer = Recovery
@@ -171,7 +175,8 @@ class Recover(Request[Recovery]):
 
 @dataclass(frozen=True)
 class Trim(Request[int]):
-    """Gives the memory of free buffers back to the kernel, all but `keep` of them: the bytes.
+    """Returns the memory of free buffers to the system, keeping `keep` of them; the answer is how
+    many bytes.
 
     What was preallocated stays.
     """
@@ -185,20 +190,72 @@ class Trim(Request[int]):
 
 
 @dataclass(frozen=True)
-class Prune(Request[list[str]]):
-    """Removes segments that nobody can use any more: their names."""
+class Peek(Request[list[Message]]):
+    """Copies of the `n` oldest messages of a queue, with `size` bytes of each; none is taken."""
 
-    method = "prune"
-    answer = list[str]
+    method = "peek"
+    answer = list[Message]
+    writes = True  # what is in it is for whoever may attach
+    slow = True
+    pool: str
+    queue: str
+    n: int = 16
+    size: int = 64
+
+
+@dataclass(frozen=True)
+class Redrive(Request[int]):
+    """Moves a queue's `n` oldest buffers, nil for all, back to the queues from which they became
+    dead letters, or to the queue `to`: how many went.
+
+    `reset` sets redelivered to 0. What finds no room stays.
+    """
+
+    method = "redrive"
+    answer = int
     writes = True
     slow = True
+    pool: str
+    queue: str
+    n: int | None = None
+    to: str | None = None
+    reset: bool = False
+
+
+@dataclass(frozen=True)
+class Drain(Request[int]):
+    """Frees a queue's `n` oldest buffers, nil for all: how many."""
+
+    method = "drain"
+    answer = int
+    writes = True
+    slow = True
+    pool: str
+    queue: str
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Prune(Request[Pruned]):
+    """Removes every abandoned pool that no process has open, with what is in its queues.
+
+    Abandoned is a pool whose creator died without closing or unlinking it; with `age`, also one
+    that nobody has used for so many seconds. Prints the names, and why each other pool stays.
+    """
+
+    method = "prune"
+    answer = Pruned
+    writes = True
+    slow = True
+    age: float | None = None
 
 
 @dataclass(frozen=True)
 class Watch(Request[float]):
-    """A pool's stats every `interval` seconds, until the client goes; 0 ends it.
+    """Sends a pool's statistics every `interval` seconds until the client disconnects; 0 ends it.
 
-    The answer is the interval that is granted, at least 0.1. Who does not read them is dropped.
+    The answer is the interval that is granted, at least 0.1. A client that does not read them is
+    disconnected.
     """
 
     method = "watch"
@@ -209,7 +266,7 @@ class Watch(Request[float]):
 
 AnyRequest = (
     Ping | Negotiate | List | Create | Destroy | Describe | GetStats | GetMembers | GetHolders
-    | RunAudit | Recover | Trim | Prune | Watch
+    | RunAudit | Recover | Trim | Peek | Redrive | Drain | Prune | Watch
 )  # fmt: skip
 REQUESTS: tuple[type[AnyRequest], ...] = get_args(AnyRequest)
 _BY_METHOD: dict[str, type[AnyRequest]] = {kind.method: kind for kind in REQUESTS}
@@ -225,7 +282,7 @@ def request_of(call: wire.Call) -> AnyRequest:
     kind = _BY_METHOD.get(call.method)
     if kind is None:
         known = ", ".join(_BY_METHOD)
-        raise errors.RequestRefused(f"there is no method {call.method[:60]!r}; there are {known}")
+        raise errors.RequestRefused(f"there is no method {call.method[:60]!r}; known are {known}")
     names = wire.hints(kind)
     least = sum(f.default is MISSING and f.default_factory is MISSING for f in fields(kind))
     if not least <= len(call.params) <= len(names):

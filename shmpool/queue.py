@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AlfQueue: a named queue of a pool. put, get, send, recv and the last two's forms for many are in
-hot/; here is what else may wait, what moves bursts, and what describes the queue.
+"""AlfQueue: a named queue of a pool. What moves buffers is in hot/; here is what describes the
+queue, and what raises the exceptions.
 """
 
 import errno
-from array import array
 from operator import methodcaller
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from . import errors
-from ._ffi import FOREVER, Native, check, fail, ffi, lib, until, waited
+from ._ffi import Native, check, fail, ffi, lib
 from .buffer import Buffer, QueueBase
 from .burst import Burst
-from .options import ON_DEATH
+from .messages import Message, read_messages
+from .names import is_name, printable
+from .options import ON_DEATH, at_least
+from .refusals import refuse
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer as BytesLike
@@ -40,7 +42,7 @@ class AlfQueue(QueueBase):
     def __init__(self, pool: "Pool", number: int) -> None:
         self.pool = pool
         self.number = number
-        self._key = pool._key | number << 48
+        self._closed = False
         info = self._info()
         self.name = queue_name(pool.name, number, info)
         self.capacity: int = info.capacity
@@ -64,34 +66,34 @@ class AlfQueue(QueueBase):
 
     @property
     def dead_letter(self) -> "AlfQueue | None":
-        """Where what no consumer survives goes, if anywhere."""
+        """The queue that receives buffers whose consumers died max_redeliveries times, or None."""
         if not self._dead_letter:
             return None
         try:
             return AlfQueue(self.pool, self._dead_letter)
         except (errors.QueueNotFound, OverflowError):
             raise errors.SegmentInvalid(
-                f"pool {self.pool.name!r} is damaged: "
+                f"pool {self.pool.name!r} is corrupted: "
                 f"dead_letter of queue {self.name!r} is queue {self._dead_letter}"
             ) from None
 
     def full(self) -> bool:
-        """Whether a put would find no room just now."""
+        """Whether a put would find no room now."""
         return len(self) >= self.capacity
 
     def release(self) -> None:
-        """Gives up the calling thread's single-producer or single-consumer role, if it has one."""
+        """Releases the calling thread's single-producer or single-consumer role, if it has one."""
         check(lib.shmpool_queue_release(self.pool._number, self.number), f"queue {self.name!r}")
 
     def close(self) -> None:
-        """Gives up the calling thread's roles and ends this object; the queue itself stays.
+        """Releases the calling thread's roles and closes this object; the queue itself stays.
 
         May be repeated. Any later use is PoolClosed.
         """
-        if self._key:
+        if not self._closed:
             lib.shmpool_queue_release(self.pool._number, self.number)
-            self._key = 0
             self._hot_close()
+            self._closed = True
 
     def __enter__(self) -> "AlfQueue":
         return self
@@ -104,21 +106,28 @@ class AlfQueue(QueueBase):
     ) -> None:
         self.close()
 
-    def _fail(self, code: int, empty: bool = False) -> NoReturn:
-        if not self._key:
+    def _refuse_closed(self) -> None:
+        if self._closed:
             raise errors.PoolClosed(f"queue {self.name!r} is closed")
+
+    def _fail(self, code: int, empty: bool = False, n: int = 1) -> NoReturn:
+        """Raises what a call that takes (empty), or that was to put n buffers, failed with."""
+        self._refuse_closed()
+        if code == -errno.ENOBUFS or (code == -errno.EAGAIN and not empty):
+            lib.shmpool_refused(self.pool._number, self.number, n)
         if code == -errno.EAGAIN and empty:
             raise errors.Empty(f"queue {self.name!r} is empty")
         if code == -errno.EBUSY:
             raise errors.QueueBusy(self._who_is_it(empty))
-        fail(code, f"queue {self.name!r}")
+        refuse(self.pool, code, f"queue {self.name!r}")
 
     def _foreign(self, what: str, pool: "Pool") -> NoReturn:
-        if not self._key:
-            raise errors.PoolClosed(f"queue {self.name!r} is closed")
+        self._refuse_closed()
         text = f"{what} of pool {pool.name!r} cannot go into queue {self.name!r}"
         if self.pool._same(pool):
-            raise errors.ForeignBuffer(f"{text}: it came through another opening of the pool")
+            raise errors.ForeignBuffer(
+                f"{text}: it came through another Pool object of the same pool"
+            )
         raise errors.ForeignBuffer(f"{text} of pool {self.pool.name!r}")
 
     def _who_is_it(self, consumer: bool) -> str:
@@ -127,89 +136,51 @@ class AlfQueue(QueueBase):
         side = "consumer" if consumer else "producer"
         who = next((m for m in self.pool.members() if m.number == number), None)
         is_it = f"process {who.pid}, thread {who.tid}" if who else f"member {number}"
-        return f"queue {self.name!r} has a single {side}, which is {is_it}"
+        return f"queue {self.name!r} has a single {side}: {is_it}"
 
-    # What hot/ comes back with when its one attempt did not succeed.
+    # What hot/ comes back with when it did not succeed.
 
     def _put_foreign(self, buf: Buffer) -> NoReturn:
         self._foreign(f"buffer {buf.index}", buf.pool)
 
-    def _put_slow(self, code: int, low: int, timeout: float | None) -> None:
-        if code == -errno.ENOBUFS and timeout != 0:
-            key = self._key | low
-            code = waited(lambda end: lib.shmpool_put_wait(key, end), timeout)
+    def _put_failed(self, code: int, index: int) -> NoReturn:
         if code in (-errno.ESTALE, -errno.EPERM):
-            fail(code, f"queue {self.name!r}: buffer {low & 0xFFFFFF} of pool {self.pool.name!r}")
-        if code < 0:
-            self._fail(code)
+            fail(code, f"queue {self.name!r}: buffer {index} of pool {self.pool.name!r}")
+        self._fail(code)
 
-    def _get_wait(self, code: int, timeout: float | None) -> int:
-        if code == -errno.EAGAIN and timeout != 0:
-            code = waited(lambda end: lib.shmpool_get_wait(self._key, end), timeout)
-        if code < 0:
-            self._fail(code, empty=True)
-        return code
+    def _put_many_failed(self, code: int, n: int) -> NoReturn:
+        if code == -errno.EMSGSIZE:
+            lib.shmpool_refused(self.pool._number, self.number, n)
+            raise errors.Full(
+                f"burst has {n} buffers; queue {self.name!r} never holds more than {self.capacity}"
+            )
+        self._fail(code, n=n)
 
-    def _get_slow(self, code: int, timeout: float | None) -> Buffer:
-        return self.pool._wrap(self._get_wait(code, timeout))
-
-    def _recv_slow(self, code: int, timeout: float | None) -> bytes:
-        with self.pool._wrap(self._get_wait(code, timeout)) as buffer:
-            return bytes(buffer)
-
-    def _send_slow(self, code: int, payload: "BytesLike", timeout: float | None) -> None:
+    def _send_failed(self, code: int, payload: "BytesLike") -> NoReturn:
         if code == -errno.EMSGSIZE:
             size = memoryview(payload).nbytes
             room = self.pool.buffer_size - self.pool.headroom
-            raise errors.PayloadTooLarge(f"{size} bytes do not fit into a buffer of {room}")
-        if code not in (-errno.EAGAIN, -errno.ENOBUFS) or timeout == 0:
-            self._fail(code)
-        self.send_many([payload], timeout)  # with a timeout that only Python understands
-
-    @staticmethod
-    def _until(timeout: float | None) -> int:
-        return until(timeout)
+            raise errors.PayloadTooLarge(f"payload is {size} bytes; a buffer holds {room}")
+        self._fail(code)
 
     # Many at once.
 
     def put_many(self, burst: Burst, timeout: float | None = None) -> None:
         """Moves a burst into the queue: all of it, or Full after timeout seconds and none.
 
-        The burst is spent. Full at once if it is larger than the queue.
+        The burst is released. Full at once if it is larger than the queue.
         """
         if not isinstance(burst, Burst):
-            raise TypeError(f"put_many() takes a shmpool.Burst, not {type(burst).__name__}")
-        native, n = burst._take()
+            raise TypeError(f"put_many() takes a shmpool.Burst, not a {type(burst).__name__}")
         if burst.pool is not self.pool:
-            self._foreign(f"a burst of {n}", burst.pool)
-        if n > self.capacity:
-            raise errors.Full(
-                f"a burst of {n} never fits into queue {self.name!r} of {self.capacity}"
-            )
-        end = FOREVER if timeout is None else until(timeout)
-        # Before it waits: no other thread may take a view of what is about to be somebody else's.
-        spent = burst._spend()
-        try:
-            while (code := lib.shmpool_put_many_wait(self._key, native, n, end)) < 0:
-                if code != -errno.EINTR:
-                    self._fail(code)
-        except BaseException:
-            burst._restore(spent)
-            raise
+            self._foreign(f"a burst of {len(burst)}", burst.pool)
+        burst._put(self, timeout)
 
     def get_many(self, n: int, timeout: float | None = None) -> Burst:
         """A burst of the 1..n oldest buffers; Empty if there is none within timeout seconds."""
-        handles = array("Q", bytes(8 * _count(n, self.capacity)))
-        native = ffi.from_buffer("uint64_t[]", handles)
-        end = FOREVER if timeout is None else until(timeout)
-        while (code := lib.shmpool_get_many_wait(self._key, native, len(handles), end)) < 0:
-            if code != -errno.EINTR:
-                self._fail(code, empty=True)
-        if code == len(handles):
-            return Burst(self.pool, self.pool._key, handles, native)
-        ffi.release(native)
-        del handles[code:]
-        return Burst(self.pool, self.pool._key, handles)
+        burst = Burst(self.pool, min(at_least(n, 1, "n"), self.capacity))
+        burst._get(self, timeout)
+        return burst
 
     def _send_many_failed(
         self, code: int, sent: int, payloads: "tuple[BytesLike, ...]"
@@ -217,33 +188,96 @@ class AlfQueue(QueueBase):
         if code == -errno.EMSGSIZE:
             size = max(memoryview(payload).nbytes for payload in payloads)
             room = self.pool.buffer_size - self.pool.headroom
-            raise errors.PayloadTooLarge(
-                f"a payload of {size} bytes does not fit into a buffer of {room}"
-            )
+            raise errors.PayloadTooLarge(f"payload is {size} bytes; a buffer holds {room}")
         try:
-            self._fail(code)
+            self._fail(code, n=len(payloads) - sent)
         except (errors.Full, errors.PoolExhausted) as error:
             error.sent = sent
             error.args = (f"{error}: {sent} of {len(payloads)} payloads were sent",)
             raise
 
-    def _recv_many_failed(self, code: int) -> NoReturn:
-        self._fail(code, empty=True)
+    # Buffers whose consumer failed.
+
+    def requeue(self, item: Buffer | Burst, timeout: float | None = None) -> None:
+        """Returns a Buffer or Burst that was got from this queue: Buffer.nack(), Burst.nack().
+
+        InvalidArgument if it was got from another queue.
+        """
+        if not isinstance(item, (Buffer, Burst)):
+            raise TypeError(
+                f"requeue() takes a shmpool.Buffer or a shmpool.Burst, not {type(item).__name__}"
+            )
+        if item.pool is not self.pool:
+            self._foreign("what was got from a queue", item.pool)
+        here = [item] if isinstance(item, Buffer) else [b for b in item if not b.released]
+        for buf in here:
+            if buf.queue_number != self.number:
+                raise errors.InvalidArgument(
+                    f"buffer {buf.index} was not got from queue {self.name!r}"
+                )
+        item.nack(timeout)
+
+    def peek(self, n: int = 1, size: int | None = None) -> list[Message]:
+        """Copies of the n oldest buffers, with size bytes of each (None: all), oldest first.
+
+        Takes nothing and waits for nobody. One that a consumer takes meanwhile is left out.
+        """
+        n = min(at_least(n, 1, "n"), self.capacity)
+        room = self.pool.buffer_size
+        room = room if size is None else min(at_least(size, 0, "size"), room)
+        self._refuse_closed()
+        names = self.pool._queue_names()
+        return read_messages(self.pool._number, self.number, names, n, room)
+
+    def redrive(
+        self, n: int | None = None, *, to: "AlfQueue | None" = None, reset: bool = False
+    ) -> int:
+        """Moves the n oldest buffers (None: as many as there are now) back to the queues from
+        which they became dead letters, or to the queue to: how many went.
+
+        reset sets redelivered to 0. Waits for nobody: what finds no room there, or was no dead
+        letter where no to is given, is at the end of this queue again. Whoever is killed meanwhile
+        has one buffer in hand at most, which goes where this queue's on_death says.
+        """
+        self.pool._refuse_foreign(to, "to")
+        if to is not None and to.number == self.number:
+            raise errors.InvalidArgument(f"to is queue {self.name!r} itself")
+        if self.producers == "single" or (to is not None and to.producers == "single"):
+            raise errors.InvalidArgument(
+                f"queue {(to or self).name!r} has a single producer, and takes from no other"
+            )
+        self._refuse_closed()
+        moved, number = 0, to.number if to is not None else 0
+        for _ in range(len(self) if n is None else min(at_least(n, 1, "n"), self.capacity)):
+            code = self._move(number, bool(reset))
+            if isinstance(code, Buffer):  # this queue has filled up meanwhile
+                self.put(code)
+            elif code == -errno.EAGAIN:
+                break
+            elif code not in (0, -errno.ENOBUFS, -errno.ENOENT, -errno.EROFS):
+                self._fail(code, empty=True)
+            moved += code == 0
+        return moved
+
+    def drain(self, n: int | None = None) -> int:
+        """Frees the n oldest buffers (None: as many as there are now): how many."""
+        most, drained = len(self) if n is None else min(at_least(n, 1, "n"), self.capacity), 0
+        while drained < most:
+            try:
+                burst = self.get_many(min(most - drained, 256), timeout=0)
+            except errors.Empty:
+                break
+            drained += len(burst)
+            burst.free()
+        return drained
 
 
 def queue_name(pool: str, number: int, info: Native) -> str:
     """The name of a pool's queue. SegmentInvalid if something else has been written there."""
-    name: bytes = ffi.string(info.name)
-    if not name.isascii():
+    raw: bytes = ffi.string(info.name)
+    name = printable(raw)
+    if not is_name(name):
         raise errors.SegmentInvalid(
-            f"pool {pool!r} is damaged: the name of queue {number} is {name!r}"
+            f"pool {pool!r} is corrupted: the name of queue {number} is '{name}'"
         )
-    return name.decode()
-
-
-def _count(n: int, most: int) -> int:
-    if not isinstance(n, int):
-        raise TypeError(f"n is {n!r}; it is an int")
-    if n < 1:
-        raise errors.InvalidArgument(f"n is {n}; it is at least 1")
-    return min(n, most)
+    return name

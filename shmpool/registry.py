@@ -8,35 +8,40 @@ none. Requests that are slow may be answered by another thread than the one that
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, assert_never
 
 from . import errors
 from .alarms import Policy
-from .answers import Description, Pong, PoolOptions, PoolSummary, QueueOptions, Recoveries
-from .held import Held, stats_of
+from .answers import Description, Pong, PoolOptions, PoolSummary, Pruned, QueueOptions, Recoveries
+from .files import pool_names
+from .held import OWN, Held, stats_of
 from .pool import Pool
 from .protocol import (
     AnyRequest,
     Create,
     Describe,
     Destroy,
+    Drain,
     GetHolders,
     GetMembers,
     GetStats,
     List,
     Negotiate,
+    Peek,
     Ping,
     Prune,
     Recover,
+    Redrive,
     RunAudit,
     Trim,
     Watch,
     negotiate,
 )
-from .segment import pool_names, prune
-from .view import Geometry, View, survive_truncation
+from .pruning import survey
+from .stats import LIMIT_S, recovering, whole
+from .view import Geometry, View
 
 HELD_MAX = 56  # a process may have 64 pools open, and requests open them too
 
@@ -64,26 +69,29 @@ class Registry:
         self._package = package
         self._started = time.monotonic()
         self.held: dict[str, Held] = {}
-        survive_truncation()
+        self.held_max = HELD_MAX
+        self.names: Callable[[], list[str]] = pool_names  # what there is to list
+        self.strangers = self.refused = 0  # files of other users; declared pools that are not held
 
     # Holding.
 
-    def hold(self, name: str, policy: Policy) -> Held:
-        """Attaches to a pool, or changes the policy of one that is held. LimitReached."""
+    def hold(self, name: str, policy: Policy, rank: int = OWN) -> Held:
+        """Watches a pool, or changes the policy of one that is held. A declared one counts as in
+        use. LimitReached."""
         held = self._held(name)
         if held is None:
             self.release(name)
-            if len(self.held) >= HELD_MAX:
-                raise errors.LimitReached(f"pool {name!r}: {HELD_MAX} pools are held already")
+            if len(self.held) >= self.held_max:
+                raise errors.LimitReached(f"pool {name!r}: {self.held_max} pools are held already")
             held = self.held[name] = Held(View(name), policy)
-        held.policy = policy
+        held.use(policy, rank)
         return held
 
     def release(self, name: str) -> None:
         """Detaches from a pool, which stays."""
         held = self.held.pop(name, None)
         if held is not None:
-            held.view.close()
+            held.close()
 
     def _held(self, name: str) -> Held | None:
         """The pool, if it is held and the name has not come to stand for another meanwhile."""
@@ -109,7 +117,7 @@ class Registry:
             case Negotiate():
                 return negotiate(request, self._package)
             case List():
-                return [self._summary(name) for name in pool_names()]
+                return [self._summary(name) for name in self.names()]
             case Create(name, options, queues):
                 create_pool(name, options, queues)
                 return self._describe(name)
@@ -126,34 +134,61 @@ class Registry:
             case GetMembers(name):
                 with self._view(name) as view:
                     return view.members()
-            case RunAudit(name):
-                with _attached(name) as pool:
-                    return pool.audit()
-            case GetHolders(name):
-                with _attached(name) as pool:
-                    return pool.holders()
-            case Recover(name):
-                with _attached(name) as pool:
-                    return pool.recover()
+            case RunAudit() | GetHolders() | Recover():
+                return whole(self.steps(request))
             case Trim(name, keep):
                 with _attached(name) as pool:
                     return pool.trim(keep)
-            case Prune():
-                return prune()
+            case Peek(name, queue, n, size):
+                with self._view(name) as view:
+                    return view.peek(queue, n, size)
+            case Redrive(name, queue, n, to, reset):
+                with _attached(name) as pool:
+                    target = pool.queue(to) if to is not None else None
+                    return pool.queue(queue).redrive(n, to=target, reset=reset)
+            case Drain(name, queue, n):
+                with _attached(name) as pool:
+                    return pool.queue(queue).drain(n)
+            case Prune(age):
+                return Pruned(*survey(age=age))
             case Watch():
-                raise errors.RequestRefused("a watch needs a connection to notify")
+                raise errors.RequestRefused("watch needs a daemon: it sends notifications")
             case _:
                 assert_never(request)
+
+    def steps(
+        self, request: AnyRequest, limit: float | None = LIMIT_S
+    ) -> Generator[None, None, Any]:
+        """answer(), with a yield after every few milliseconds if the request goes through a whole
+        pool; limit is in seconds of processor time. Any thread may go on with it."""
+        match request:
+            case RunAudit(name):
+                with _attached(name) as pool:
+                    counting = pool._counting(pool._queue_names())
+                    yield from counting.steps(limit)
+                    return counting.audit()
+            case GetHolders(name):
+                with _attached(name) as pool:
+                    counting = pool._counting({})
+                    yield from counting.steps(limit)
+                    return counting.holders()
+            case Recover(name):
+                with _attached(name) as pool:
+                    return (yield from recovering(pool._number, limit))
+            case _:
+                return self.answer(request)
 
     def _describe(self, name: str) -> Description:
         with self._view(name) as view:
             return Description(name, view.geometry, view.file(), view.queues())
 
     def _summary(self, name: str) -> PoolSummary:
+        """By a view of its own: it may be made by another thread than releases those held."""
         held = self.held.get(name)
         try:
-            held = self._held(name)
-            with self._view(name) as view:
+            with View(name) as view:
+                if held is not None and held.inode != view.inode:
+                    held = None
                 stats, queues = view.stats(), view.queues()
                 return PoolSummary(
                     name=name,
@@ -178,7 +213,6 @@ class Registry:
 def _attached(name: str) -> Iterator[Pool]:
     with Pool.attach(name) as pool:
         yield pool
-        pool._refuse_if_cut_off()
 
 
 def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:
@@ -186,7 +220,9 @@ def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]
     try:
         mode = int(options.mode, 8)
     except ValueError:
-        raise errors.InvalidArgument(f"mode is {options.mode!r}; it is octal") from None
+        raise errors.InvalidArgument(
+            f'mode is {options.mode!r}; it must be octal, for example "0660"'
+        ) from None
     pool = Pool.create(
         name,
         buffer_size=options.buffer_size,

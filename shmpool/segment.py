@@ -1,49 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shared-memory file under a pool: made, mapped, removed. What lies in it is C's business.
 
-A creator holds an exclusive flock(2) on the file until it is initialised, and everybody who has it
-open a shared one. The kernel drops them with the last descriptor, whatever its process died of: an
-abandoned segment is so told from one in use. A half-made one is told from one being made by a lock
-that a creator's children do not inherit: making.py.
+A pool is made under a temporary name and gets its own when it is complete: whoever finds a name
+finds a whole pool, and nobody waits for a creator. Who has a pool open holds a token: a write lock
+of the kernel's that no child inherits and no reader can take (native/token.h). Who takes a name
+away locks the whole file first, which fails while anybody holds a token. No call here waits for a
+lock.
 """
 
-import contextlib
 import errno
-import fcntl
 import grp
-import mmap
 import os
-import re
-import stat
-import time
 
-import posix_ipc
-
-from . import errors, making
+from . import errors, refusals
 from ._ffi import Native, check, ffi, lib
+from ._hot import SegmentBase
+from .files import (
+    TEMPORARY,
+    locked_whole,
+    names_file,
+    open_file,
+    path_of,
+    system_errors,
+    unlink,
+)
 
-PREFIX = "shmpool."
-SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
-NAME_MAX = 63
 HEADER = 4096  # bytes that hold what shmpool_check() reads
-RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
-HEADER_BYTES = 64  # of each buffer
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
-BEING_MADE_S = 10.0
+CREATE_TRIES = 100  # each lost to somebody who removed a name in between
+ANONYMOUS = "(anonymous)"  # in place of a name: no pool can be called so
 Group = str | int | None  # by name, by number, or none
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
-
-
-def checked_name(name: object, what: str) -> str:
-    """The name, if it can name a pool or a queue."""
-    if not isinstance(name, str):
-        raise TypeError(f"{what} name is {name!r}; it is a str")
-    if not _NAME.fullmatch(name) or len(name) > NAME_MAX:
-        raise errors.InvalidArgument(
-            f"{what} name is {name!r}; allowed are 1 to {NAME_MAX} of A-Z a-z 0-9 . _ -, "
-            "the first a letter or digit"
-        )
-    return name
 
 
 def group_id(group: Group) -> int:
@@ -55,314 +41,224 @@ def group_id(group: Group) -> int:
             raise errors.InvalidArgument(f"group is {group!r}; allowed are 0 to {GROUP_MAX}")
         return group
     if not isinstance(group, str):
-        raise TypeError(f"group is {group!r}; it is a str, an int, or None")
+        raise TypeError(f"group is {group!r}; it must be a str, an int, or None")
     try:
         return grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):  # the latter: no group's name can hold such characters
-        raise errors.InvalidArgument(f"group is {group!r}; there is no such group") from None
+        raise errors.InvalidArgument(
+            f"group is {group!r}; this machine has no such group"
+        ) from None
 
 
 def _check_mode(mode: int) -> None:
     if not isinstance(mode, int):
-        raise TypeError(f"mode is {mode!r}; it is an int")
+        raise TypeError(f"mode is {mode!r}; it must be an int")
     if isinstance(mode, bool) or not 0 <= mode <= 0o777:
-        raise errors.InvalidArgument(f"mode is {mode!r} ({mode:#o}); allowed are 0 to 0o777")
+        raise errors.InvalidArgument(
+            f"mode is {mode!r} ({mode:#o}); allowed are 0 to 0o777, for example 0o660"
+        )
 
 
-class Segment:
-    """One mapping of one pool's file. close() unmaps it; the pool numbers it in C."""
+class Segment(SegmentBase):
+    """One mapping of one pool's file, which C owns (hot/segment.c): it ends with close(), or with
+    the object."""
 
-    def __init__(self, name: str, fd: int, size: int, read_only: bool = False) -> None:
+    def __init__(self, name: str, file: SegmentBase, size: int, read_only: bool = False) -> None:
+        """Takes the file over. SegmentInvalid, OutOfSharedMemory."""
+        self._take(file)
         self.name = name
-        self.fd = fd
-        self.size = size
-        self.map = _mapped(name, fd, size, read_only)
-        self.base: Native = ffi.from_buffer(self.map)
-        self.inode = os.fstat(fd).st_ino
+        self.path = "" if name == ANONYMOUS else path_of(name)
+        self.inode = os.fstat(self.fd).st_ino
+        _map(self, size, read_only)
+
+    @property
+    def base(self) -> Native:
+        return ffi.cast("void *", self.address)
 
     @classmethod
-    def create(cls, name: str, geometry: Native, mode: int, group: Group) -> "Segment":
-        """Makes and initialises the file. PoolExists, OutOfSharedMemory, InvalidArgument,
-        AccessDenied."""
-        why = ffi.new("char[256]")
-        if lib.shmpool_plan(geometry, why, 256):
-            raise errors.InvalidArgument(f"pool {name!r}: {ffi.string(why).decode()}")
+    def create(
+        cls, name: str, geometry: Native, mode: int, group: Group, replace: bool = False
+    ) -> "Segment":
+        """Makes and initialises the file; replace: in the place of one that has the name.
+
+        PoolExists, OutOfSharedMemory, InvalidArgument, AccessDenied, LimitReached.
+        """
         _check_mode(mode)
-        group_id(group)  # refused before there is a file
-        while True:
-            segment = cls._create_once(name, geometry, mode, group)
+        number = group_id(group)
+        if not replace:
+            _refuse_existing(name)
+        for _ in range(CREATE_TRIES):
+            with system_errors(f"pool {name!r} cannot be created"):
+                segment = cls._create_once(name, geometry, mode, group, number, replace)
             if segment is not None:
                 return segment
+            _refuse_existing(name)
+        raise errors.PoolExists(
+            f"pool {name!r} was created and removed {CREATE_TRIES} times by others meanwhile"
+        )
 
     @classmethod
-    def _create_once(cls, name: str, geometry: Native, mode: int, group: Group) -> "Segment | None":
-        """The segment, or None to try again after an abandoned one was removed."""
-        with making.announced(name) as alone:
-            if not alone:
-                raise errors.PoolExists(f"pool {name!r} is being made by this process")
-            fd = _create_file(name, mode)
-            return None if fd is None else cls._made(name, fd, geometry, mode, group)
-
-    @classmethod
-    def _made(
-        cls, name: str, fd: int, geometry: Native, mode: int, group: Group
+    def _create_once(
+        cls, name: str, geometry: Native, mode: int, group: Group, number: int, replace: bool
     ) -> "Segment | None":
-        why = ffi.new("char[256]")
-        segment = None
+        """The segment, or None to try again: somebody has removed the unfinished file, or has the
+        name."""
+        temporary = f"{TEMPORARY}{os.urandom(8).hex()}"
+        file, segment = SegmentBase(), None
         try:
-            os.fchmod(fd, mode)
-            _give_to_group(name, fd, group)
+            # Until it has its name, nobody removes it as abandoned.
+            check(file._create(path_of(temporary)), f"pool {name!r}")
+            fd = file.fd
+            if os.fstat(fd).st_nlink == 0:  # somebody was faster
+                return None
             _refuse_hopeless(name, fd, geometry)
             os.ftruncate(fd, geometry.size)
-            segment = cls(name, fd, geometry.size)
-            code = lib.shmpool_create_wait(segment.base, fd, geometry, why, 256)
-            if code == -errno.ENOSPC:
-                raise errors.OutOfSharedMemory(_no_room(name, fd, geometry))
-            check(code, f"pool {name!r}")
-        except BaseException:
-            with contextlib.suppress(errors.PoolNotFound):
-                unlink(name)
-            if segment is not None:
+            segment = cls(name, file, geometry.size)
+            _fill(segment, geometry)
+            # In this order: nobody but the creator may open it before it has its group.
+            _give_to_group(name, fd, group, number)
+            os.fchmod(fd, mode)
+            if replace:
+                os.rename(path_of(temporary), path_of(name))
+                return segment
+            try:
+                os.link(path_of(temporary), path_of(name), follow_symlinks=False)
+            except FileExistsError:
                 segment.close()
-            else:
-                os.close(fd)
-            raise
-        # Not one step: somebody may take the file for abandoned in between, and remove it.
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        with making.deciding(fd) as named:
-            making.end(fd)
-        if named:
+                return None
             return segment
-        segment.close()
-        return None
+        except BaseException:
+            (segment or file).close()  # now: a traceback keeps it
+            raise
+        finally:
+            file._finish()
+
+    @classmethod
+    def anonymous(cls, geometry: Native) -> "Segment":
+        """Makes and initialises a file without a name. OutOfSharedMemory, LimitReached."""
+        with system_errors("an anonymous pool cannot be created"):
+            file, segment = SegmentBase(), None
+            try:
+                file._anonymous(None)
+                os.ftruncate(file.fd, geometry.size)
+                segment = cls(ANONYMOUS, file, geometry.size)
+                _fill(segment, geometry)
+            except BaseException:
+                (segment or file).close()  # now: a traceback keeps it
+                raise
+        return segment
+
+    @classmethod
+    def of_descriptor(cls, fd: int) -> "Segment":
+        """That of an anonymous pool which the parent process has passed on. fd is its own."""
+        file = SegmentBase()
+        file._anonymous(fd)
+        return cls._of_file(ANONYMOUS, file, read_only=False)
 
     @classmethod
     def attach(cls, name: str) -> "Segment":
         """Maps the file and checks it. PoolNotFound, AccessDenied, SegmentInvalid."""
-        give_up = time.monotonic() + BEING_MADE_S
-        while True:
-            segment = cls._attach_once(name)
-            if segment is not None:
-                return segment
-            if time.monotonic() > give_up:
-                raise errors.PoolNotFound(
-                    f"pool {name!r} is still being made after {BEING_MADE_S:g} s"
-                )
-            time.sleep(0.005)
+        return cls._attach(name, read_only=False)
 
     @classmethod
     def look(cls, name: str) -> "Segment":
-        """Maps the file read-only, and waits for nobody. As attach, and PoolNotFound meanwhile."""
-        segment = cls._attach_once(name, read_only=True)
-        if segment is None:
-            raise errors.PoolNotFound(f"pool {name!r} is still being made")
-        return segment
+        """Maps the file read-only. As attach."""
+        return cls._attach(name, read_only=True)
 
     @classmethod
-    def _attach_once(cls, name: str, read_only: bool = False) -> "Segment | None":
-        """The segment, or None while its creator is at work."""
-        if making.here(name):
-            return None
-        fd = _open_file(name, read_only)
+    def _attach(cls, name: str, read_only: bool) -> "Segment":
+        return cls._of_file(name, open_file(name, read_only), read_only)
+
+    @classmethod
+    def _of_file(cls, name: str, file: SegmentBase, read_only: bool) -> "Segment":
         segment = None
         try:
-            # Before the size is read: they say if it is final.
-            free = _lock(fd, fcntl.LOCK_SH)
-            given_up = free or not making.at_work(fd)
-            size = os.fstat(fd).st_size
+            size = os.fstat(file.fd).st_size
             why = ffi.new("char[256]")
-            code = -errno.EAGAIN
-            if size:
-                segment = cls(name, fd, size, read_only)
-                geometry = ffi.new("struct shmpool_geometry *")
-                code = lib.shmpool_check(segment.base, size, fd, geometry, why, 256)
-            if code == 0 and free:
-                return segment
-            if code == -errno.EAGAIN and given_up:
-                raise errors.PoolNotFound(f"pool {name!r}: its creator died while making it")
-            if code not in (0, -errno.EAGAIN):  # 0: about to be shared, or removed
-                raise errors.SegmentInvalid(f"pool {name!r}: {ffi.string(why).decode()}")
+            if size == 0:
+                raise errors.SegmentInvalid(
+                    f"pool {name!r}: {path_of(name)} is an empty file, not a pool: remove it"
+                )
+            segment = cls(name, file, size, read_only)
+            geometry = ffi.new("struct shmpool_geometry *")
+            code = lib.shmpool_check(segment.base, size, segment.fd, geometry, why, 256)
+            if code:
+                reason = ffi.string(why).decode() or "it was never finished"
+                raise errors.SegmentInvalid(f"pool {name!r}: {reason}")
         except BaseException:
-            _drop(segment, fd)
+            (segment or file).close()  # now: a traceback keeps it
             raise
-        _drop(segment, fd)
-        return None
+        return segment
 
-    def close(self) -> None:
-        """Unmaps it."""
-        ffi.release(self.base)
-        self.map.close()
-        os.close(self.fd)
+    def named(self) -> bool:
+        """Whether the file still has a name."""
+        return os.fstat(self.fd).st_nlink > 0
 
 
-def _mapped(name: str, fd: int, size: int, read_only: bool) -> mmap.mmap:
-    """The file in this process's addresses. SegmentInvalid, OutOfSharedMemory."""
+def _fill(segment: Segment, geometry: Native) -> None:
+    """Makes an empty pool in a new file."""
+    why = ffi.new("char[256]")
+    code = lib.shmpool_create_wait(segment.base, segment.fd, geometry, why, 256)
+    if code == -errno.ENOSPC:
+        raise refusals.does_not_fit(segment.name, geometry, os.fstat(segment.fd).st_blocks * 512)
+    check(code, f"pool {segment.name!r}")
+
+
+def _map(segment: Segment, size: int, read_only: bool) -> None:
+    """Maps the file. SegmentInvalid, OutOfSharedMemory."""
+    name = segment.name
+    if os.fstat(segment.fd).st_size < size:  # it is shorter than it was a moment ago
+        raise errors.SegmentInvalid(f"pool {name!r}: its file was truncated")
     try:
-        return mmap.mmap(fd, size, access=mmap.ACCESS_READ if read_only else mmap.ACCESS_WRITE)
-    except ValueError:  # it is shorter than it was a moment ago
-        raise errors.SegmentInvalid(f"pool {name!r}: somebody cut it off") from None
+        segment._map(size, read_only)
     except OSError as error:
         if error.errno != errno.ENOMEM:
-            raise
+            raise refusals.failure(f"pool {name!r} cannot be mapped", error) from None
         raise errors.OutOfSharedMemory(
-            f"pool {name!r} takes {size} bytes of addresses, over this process's limits "
-            "(RLIMIT_AS, vm.max_map_count)"
+            f"pool {name!r} takes {size} bytes of addresses, over this process's limits: "
+            "raise RLIMIT_AS (ulimit -v unlimited) or vm.max_map_count"
         ) from None
 
 
-def unlink(name: str) -> None:
-    """Removes the name; whoever has the pool open keeps it. PoolNotFound, AccessDenied."""
-    try:
-        posix_ipc.unlink_shared_memory(f"/{PREFIX}{name}")
-    except posix_ipc.ExistentialError:
-        raise errors.PoolNotFound(f"there is no pool {name!r}") from None
-    except (posix_ipc.PermissionsError, PermissionError):
-        raise errors.AccessDenied(f"no permission to unlink pool {name!r}") from None
+def state_of(fd: int) -> tuple[int, bool]:
+    """What C says of the file: 0 a pool, -EAGAIN never finished, -EBADMSG something else; whether
+    its creator has closed it.
 
-
-def pool_names() -> list[str]:
-    """The names of the pools in shared memory, of any user and version."""
-    with os.scandir(SHM) as entries:
-        names = [e.name.removeprefix(PREFIX) for e in entries if e.name.startswith(PREFIX)]
-    return sorted(names)
-
-
-def prune() -> list[str]:
-    """Removes the pools that nobody has open any more; their names.
-
-    Only what the kernel proves: no process has the file open, whatever became of those that had,
-    in whatever namespace. What is no pool of this version, or not ours to open, stays.
-    """
-    return [name for name in pool_names() if _NAME.fullmatch(name) and _pruned(name)]
-
-
-def _pruned(name: str) -> bool:
-    if making.here(name):
-        return False
-    try:
-        fd = _open_file(name)
-    except (errors.PoolNotFound, errors.AccessDenied, errors.SegmentInvalid):
-        return False
-    try:
-        unused = _lock(fd, fcntl.LOCK_EX)
-        given_up = unused or not making.at_work(fd)
-        state = _state(fd)
-        proven = {0: unused, -errno.EAGAIN: given_up}.get(state, False)
-        return proven and _remove(name, fd, state)
-    except errors.AccessDenied:
-        return False
-    finally:
-        os.close(fd)
-
-
-def _remove(name: str, fd: int, state: int) -> bool:
-    """Takes the name from a file that had been in that state, if it still is and has it."""
-    with making.deciding(fd) as named:
-        if not named or _state(fd) != state:
-            return False
-        with contextlib.suppress(errors.PoolNotFound):
-            unlink(name)
-    return True
-
-
-def _state(fd: int) -> int:
-    """What C says of the file: 0 a pool, -EAGAIN never finished, -EBADMSG something else.
-
-    Its header is read and not mapped: a mapping has a descriptor of its own, and closing that drops
-    the locks of making.py.
+    Its header is read and not mapped: that needs no addresses.
     """
     size = os.fstat(fd).st_size
     header = bytearray(HEADER)
     os.preadv(fd, [header], 0)
     why = ffi.new("char[256]")
     geometry = ffi.new("struct shmpool_geometry *")
-    code: int = lib.shmpool_check(ffi.from_buffer(header), size, fd, geometry, why, 256)
-    return code
+    native = ffi.from_buffer(header)
+    code: int = lib.shmpool_check(native, size, fd, geometry, why, 256)
+    return code, code == 0 and bool(lib.shmpool_left(native))
 
 
-def inode_of(name: str) -> int:
-    """What the file under the name is. PoolNotFound, AccessDenied, SegmentInvalid."""
-    fd = _open_file(name)
+def _refuse_existing(name: str) -> None:
+    """PoolExists if there is a pool of that name, or a file that was not left by a creator's death
+    before there were temporary names."""
     try:
-        return os.fstat(fd).st_ino
-    finally:
-        os.close(fd)
-
-
-def _drop(segment: Segment | None, fd: int) -> None:
-    if segment is not None:
-        segment.close()
-    else:
-        os.close(fd)
-
-
-def _open_file(name: str, read_only: bool = False) -> int:
-    """As shm_open(3), which would wait at a FIFO for somebody at its other end: /dev/shm is
-    everybody's, and so is what lies there under a pool's name. SegmentInvalid if it is no file."""
-    mode = os.O_RDONLY if read_only else os.O_RDWR
-    try:
-        fd = os.open(f"{SHM}/{PREFIX}{name}", mode | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise errors.PoolNotFound(f"there is no pool {name!r}") from None
-    except PermissionError:
-        raise errors.AccessDenied(f"no permission to attach pool {name!r}") from None
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
-            raise
-        raise errors.SegmentInvalid(f"pool {name!r}: it is no file") from None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
-    os.close(fd)
-    raise errors.SegmentInvalid(f"pool {name!r}: it is no file")
-
-
-def _lock(fd: int, kind: int) -> bool:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _create_file(name: str, mode: int) -> int | None:
-    """A new, empty, locked file; None to try again after an abandoned one was removed."""
-    try:
-        fd: int = posix_ipc.SharedMemory(f"/{PREFIX}{name}", posix_ipc.O_CREX, mode=mode).fd
-    except posix_ipc.ExistentialError:
-        if not _abandoned(name):
-            raise errors.PoolExists(f"pool {name!r} exists") from None
-        return None
-    except (posix_ipc.PermissionsError, PermissionError):
-        raise errors.AccessDenied(f"no permission to create pool {name!r}") from None
-    making.begin(fd)
-    # Between the calls somebody may have taken the file for abandoned: then it has no name.
-    if _lock(fd, fcntl.LOCK_EX) and os.fstat(fd).st_nlink:
-        return fd
-    os.close(fd)
-    return None
-
-
-def _abandoned(name: str) -> bool:
-    """Whether the file's creator died before it was initialised; then it is removed."""
-    try:
-        fd = _open_file(name)
+        file = open_file(name)
     except errors.PoolNotFound:
-        return True
-    except errors.SegmentInvalid:
-        return False
+        return
+    except errors.ShmpoolError:
+        raise refusals.exists(name) from None
+    fd = file.fd
     try:
-        given_up = _lock(fd, fcntl.LOCK_EX) or not making.at_work(fd)
-        if os.fstat(fd).st_nlink == 0:
-            return True
-        state = _state(fd)
-        return given_up and state == -errno.EAGAIN and _remove(name, fd, state)
+        with locked_whole(fd) as alone:
+            if alone and names_file(name, fd) and state_of(fd)[0] == -errno.EAGAIN:
+                unlink(name)
+                return
     finally:
-        os.close(fd)
+        file.close()
+    raise refusals.exists(name)
 
 
-def _give_to_group(name: str, fd: int, group: Group) -> None:
+def _give_to_group(name: str, fd: int, group: Group, number: int) -> None:
     try:
-        os.fchown(fd, -1, group_id(group))
+        os.fchown(fd, -1, number)
     except OSError as error:
         raise errors.AccessDenied(
             f"pool {name!r} cannot be given to group {group!r}: {error.strerror}"
@@ -370,25 +266,8 @@ def _give_to_group(name: str, fd: int, group: Group) -> None:
 
 
 def _refuse_hopeless(name: str, fd: int, geometry: Native) -> None:
-    """A pool that could never be filled is refused when it is made, not when it grows."""
+    """Before it takes memory: what cannot fit would fill /dev/shm for everybody until it fails."""
     status = os.fstatvfs(fd)
-    room = status.f_blocks * status.f_frsize
-    if room and geometry.capacity * geometry.stride > room:
-        raise errors.InvalidArgument(
-            f"pool {name!r}: capacity {geometry.capacity} x buffer_size {geometry.stride} is "
-            f"{geometry.capacity * geometry.stride} bytes; /dev/shm holds {room}"
-        )
-
-
-def _no_room(name: str, fd: int, geometry: Native) -> str:
-    file, status = os.fstat(fd), os.fstatvfs(fd)
-    free = status.f_bavail * status.f_frsize + file.st_blocks * 512  # what it got goes back
-    own = geometry.headers_offset - geometry.queues * RING_BYTES
-    buffers = sum(
-        -(-geometry.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
-        for each in (HEADER_BYTES, geometry.stride)
-    )
-    return (
-        f"pool {name!r} takes {own + buffers} bytes, {own} of its own and {buffers} for prealloc "
-        f"{geometry.prealloc} x buffer_size {geometry.stride} and headers; {SHM} has {free} free"
-    )
+    free = status.f_bavail * status.f_frsize
+    if status.f_blocks and sum(refusals.taken_at_once(geometry)) > free:
+        raise refusals.does_not_fit(name, geometry)

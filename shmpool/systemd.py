@@ -26,6 +26,11 @@ def notify(*lines: str, environ: Mapping[str, str] = os.environ) -> None:
             return
 
 
+def status(text: str) -> str:
+    """The line that says so in `systemctl status`."""
+    return "STATUS=" + " ".join(text.split())
+
+
 def reloading() -> None:
     """As notify("RELOADING=1"), with the time stamp that Type=notify-reload asks for."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")

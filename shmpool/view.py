@@ -13,17 +13,16 @@ from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
+from .files import PREFIX, SHM
+from .messages import Message, read_messages
+from .names import checked_name, is_name, printable
 from .options import INT32_MAX, ON_DEATH
-from .segment import PREFIX, SHM, Segment, checked_name, inode_of
-from .stats import SPARE_MEMBERS, Member, Stats, read_members, read_stats
+from .segment import Segment
+from .stats import FATE_DEAD, Member, Stats, read_members, read_stats
 
+QUEUE_MAX = 65536  # buffers that a queue may hold
+PEEK_MAX = 16 << 20  # bytes of payload in one answer
 Found = TypeVar("Found")
-
-
-def survive_truncation() -> None:
-    """From now on a segment that is cut off while it is read is SegmentInvalid in this process,
-    and not the end of it. A handler of SIGBUS; other addresses go to the one that was there."""
-    check(lib.shmpool_guard(), "sigaction")
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,8 @@ class File:
 
 @dataclass(frozen=True)
 class QueueStats:
-    """One look at a queue. enqueued and dequeued count buffers since it was made."""
+    """A queue's statistics. enqueued, dequeued, refused and dropped count buffers since it was
+    created."""
 
     name: str
     capacity: int
@@ -82,17 +82,11 @@ class QueueStats:
     dequeued: int
     producers: str  # "single" or "multi"
     consumers: str
-    on_death: str  # what becomes of what a dead consumer had: as Pool.create_queue's
+    on_death: str  # as Pool.create_queue's
     dead_letter: str | None
     max_redeliveries: int
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process with members in the pool; start in clock ticks after boot."""
-
-    pid: int
-    start: int
+    refused: int = 0  # were to go into it and did not: Full, or PoolExhausted in a send
+    dropped: int = 0  # freed because the consumer that had got them died
 
 
 def _member_format(*names: str) -> struct.Struct:
@@ -107,7 +101,6 @@ def _member_format(*names: str) -> struct.Struct:
     return struct.Struct(f"{form}{ffi.sizeof(kind) - at}x")
 
 
-_IDENTITY = struct.Struct("=II")  # start, pid
 _OPERATION = _member_format("pid", "tid", "operation")
 
 
@@ -128,20 +121,16 @@ class View:
         segment = Segment.look(checked_name(name, "pool"))
         self.name = name
         try:
+            self._number = check(segment._enter(), f"pool {name!r}")
             raw = ffi.new("struct shmpool_geometry *")
-            why = ffi.new("char[256]")
-            check(lib.shmpool_check(segment.base, segment.size, segment.fd, raw, why, 256), name)
-            opened = lib.shmpool_open(segment.base, segment.size, segment.fd)
-            self._number = check(opened, f"pool {name!r}")
+            check(lib.shmpool_geometry(self._number, raw), f"pool {name!r}")
         except BaseException:
-            segment.close()
+            segment.close()  # now: a traceback keeps it
             raise
         self._segment: Segment | None = segment
         self.geometry = Geometry._of(raw)
-        self._slots = self.geometry.members + SPARE_MEMBERS
+        self._slots = self.geometry.members
         self._infos: Native = ffi.new("struct shmpool_member_info[]", self._slots)
-        self._identities: Native = ffi.new("uint64_t[]", self._slots)
-        self._known: tuple[bytes, frozenset[Process]] = b"", frozenset()
         self._info: Native = ffi.new("struct shmpool_queue_info *")
         self._facts: dict[int, tuple[str, int, str, str, str, str | None, int]] = {}
 
@@ -149,7 +138,7 @@ class View:
         if self._segment is None:
             raise errors.PoolClosed(f"the view of pool {self.name!r} is closed")
         if os.fstat(self._segment.fd).st_size != self._segment.size:  # reading it would be SIGBUS
-            raise errors.SegmentInvalid(f"pool {self.name!r}: somebody changed its size")
+            raise errors.SegmentInvalid(f"pool {self.name!r}: the size of its file was changed")
         return self._segment
 
     @property
@@ -160,8 +149,8 @@ class View:
     def stale(self) -> bool:
         """Whether the name now stands for another pool, or for none."""
         try:
-            there = inode_of(self.name)
-        except (errors.PoolNotFound, errors.AccessDenied, errors.SegmentInvalid):
+            there = os.lstat(f"{SHM}/{PREFIX}{self.name}").st_ino  # needs no right to the file
+        except OSError:
             return True
         return there != self.inode
 
@@ -180,7 +169,9 @@ class View:
     def _whole(self, found: Found) -> Found:
         """What was read, if the file was there all the time. SegmentInvalid."""
         if lib.shmpool_intact(self._number):
-            raise errors.SegmentInvalid(f"pool {self.name!r}: somebody cut it off or wrote over it")
+            raise errors.SegmentInvalid(
+                f"pool {self.name!r}: its file was truncated or written to by others"
+            )
         return found
 
     def stats(self) -> Stats:
@@ -190,26 +181,46 @@ class View:
 
     def queues(self) -> list[QueueStats]:
         """The queues, in the order of their numbers."""
+        return list(self._numbered().values())
+
+    def _numbered(self) -> dict[int, QueueStats]:
         self._opened()
         info, pool = self._info, self._number
-        found = []
+        found = {}
         for number in range(1, self.geometry.queues + 1):
             if lib.shmpool_queue_info(pool, number, info):
                 continue
             facts = self._facts.get(number)
             if facts is None:
-                facts = self._facts[number] = self._queue_facts(info)
+                facts = self._facts[number] = self._queue_facts(number, info)
             depth, put, got = info.count, info.enqueued, info.dequeued
-            found.append(QueueStats(facts[0], facts[1], depth, put, got, *facts[2:]))
+            lost = info.refused, info.dropped
+            found[number] = QueueStats(facts[0], facts[1], depth, put, got, *facts[2:], *lost)
         return self._whole(found)
 
-    def _queue_facts(self, info: Native) -> tuple[str, int, str, str, str, str | None, int]:
+    def peek(self, queue: str, n: int, size: int) -> list[Message]:
+        """As AlfQueue.peek. QueueNotFound, InvalidArgument."""
+        if n < 1 or size < 0 or n * size > PEEK_MAX:
+            raise errors.InvalidArgument(
+                f"n is {n} and size is {size}; n is at least 1, size at least 0, "
+                f"and their product {PEEK_MAX} at most"
+            )
+        names = {number: stats.name for number, stats in self._numbered().items()}
+        for number, name in names.items():
+            if name == queue:
+                n, size = min(n, QUEUE_MAX), min(size, self.geometry.buffer_size)
+                return self._whole(read_messages(self._number, number, names, n, size))
+        raise errors.QueueNotFound(f"queue {queue!r} of pool {self.name!r}: no such queue")
+
+    def _queue_facts(
+        self, number: int, info: Native
+    ) -> tuple[str, int, str, str, str, str | None, int]:
         """What does not change in a queue."""
-        name = ffi.string(info.name).decode("ascii", "replace")
+        name = self._shown_name(number, info)
         letter, where = None, ffi.new("struct shmpool_queue_info *")
-        number = min(info.dead_letter, INT32_MAX)  # none has a number that damage made of it
-        if number and not lib.shmpool_queue_info(self._number, number, where):
-            letter = ffi.string(where.name).decode("ascii", "replace")
+        to = min(info.dead_letter, INT32_MAX)  # none has a number that damage made of it
+        if to and not lib.shmpool_queue_info(self._number, to, where):
+            letter = self._shown_name(to, where)
         return (
             name,
             info.capacity,
@@ -220,20 +231,31 @@ class View:
             info.max_redeliveries,
         )
 
+    def _shown_name(self, number: int, info: Native) -> str:
+        """The name of a queue. One that no queue can have, or that another has too, was written
+        by a stranger: it is made printable, and told from others by the queue's number."""
+        if number in self._facts:
+            return self._facts[number][0]
+        raw: bytes = ffi.string(info.name)
+        name = printable(raw)
+        taken = any(name == facts[0] for facts in self._facts.values())
+        return f"{name}#{number}" if taken or not is_name(name) else name
+
     def members(self) -> list[Member]:
         """The threads that are attached."""
         self._opened()
         return self._whole(read_members(self._number, self._slots))
 
-    def processes(self) -> frozenset[Process]:
-        """The processes that have members: the same set again as long as they are the same."""
+    def dead(self) -> int:
+        """How many members are dead and not recovered, and one more while abandoned buffers wait
+        for a recoverer."""
         self._opened()
-        n = self._whole(lib.shmpool_identities(self._number, self._identities, self._slots))
-        raw = bytes(ffi.buffer(self._identities, n * _IDENTITY.size))
-        if raw != self._known[0]:
-            pairs = set(_IDENTITY.iter_unpack(raw))
-            self._known = raw, frozenset(Process(pid, start) for start, pid in pairs)
-        return self._known[1]
+        dead: int = self._whole(check(lib.shmpool_dead(self._number), f"pool {self.name!r}"))
+        return dead
+
+    def dead_members(self) -> list[Member]:
+        """The members that are dead and not recovered."""
+        return [m for m in self.members() if lib.shmpool_fate(self._number, m.number) == FATE_DEAD]
 
     def operating(self) -> list[tuple[int, int]]:
         """The pid and tid of each member that is in the middle of an operation just now."""
@@ -250,7 +272,6 @@ class View:
         """Unmaps it."""
         if self._segment is not None:
             segment, self._segment = self._segment, None
-            lib.shmpool_forget(self._number)
             segment.close()
 
     def __enter__(self) -> "View":

@@ -14,7 +14,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ import hypothesis
 import pytest
 
 import shmpool
-import shmpool.segment
+import shmpool.pruning
+from shmpool._ffi import ffi, lib
 
 collect_ignore = ["fuzz_wire.py"]  # not a test: it wants a library that only `make fuzz` installs
 DEADLINE_S = 60.0  # a guard against hangs, never a measure
@@ -38,6 +39,30 @@ MakePool = Callable[..., shmpool.Pool]
 Eventually = Callable[[Callable[[], object]], None]
 
 
+class OwnExamples:
+    """An example in a docstring names its pool as a user would. Here the file gets another name,
+    so that pools of that name, and other runs of the tests, are no matter."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
+        if not isinstance(item, pytest.DoctestItem):
+            return (yield)
+        before = shmpool.files.PREFIX
+        own = f"shmpool.test-{os.getpid()}-"
+        shmpool.files.PREFIX = shmpool.segment.PREFIX = own
+        try:
+            return (yield)
+        finally:
+            shmpool.files.PREFIX = shmpool.segment.PREFIX = before
+            for left in Path("/dev/shm").glob(f"{own}doc-*"):
+                left.unlink()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """For the examples too, which are not below this folder."""
+    config.pluginmanager.register(OwnExamples())
+
+
 def _segments() -> set[str]:
     return {path.name for path in Path("/dev/shm").glob(f"shmpool.test-{os.getpid()}-*")}
 
@@ -50,8 +75,8 @@ def _children() -> set[int]:
     }
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = path.read_text().rpartition(")")[2].split()[1]
+        try:  # as bytes: a process may have any name, in brackets before what we read
+            parent = path.read_bytes().rpartition(b")")[2].split()[1]
         except OSError:
             continue
         if int(parent) == os.getpid():
@@ -62,13 +87,51 @@ def _children() -> set[int]:
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """Fails the test that leaves a segment or a child process behind."""
-    children = _children()
+    children, segments = _children(), _segments()
     yield
-    left = _segments()
+    left = _segments() - segments
     for name in left:
         (Path("/dev/shm") / name).unlink(missing_ok=True)
     assert set() == left
     assert set() == _children() - children
+
+
+class Handles:
+    """The C calls that take many handles, as Python's objects make them, for handles made up."""
+
+    def __init__(self, pool: shmpool.Pool, queue: shmpool.AlfQueue | None = None) -> None:
+        number = pool._number
+        self.key = (number & 63) << 58 | number >> 6 << 32
+        self.queue = queue.number << 48 if queue else 0
+
+    @staticmethod
+    def of(burst: shmpool.Burst) -> list[int]:
+        """Those of a burst."""
+        return [buf.generation << 32 | buf.index for buf in burst]
+
+    def free(self, handles: list[int]) -> int:
+        native = ffi.new("uint64_t[]", handles)
+        return int(lib.shmpool_free_many(self.key, native, len(handles)))
+
+    def put(self, handles: list[int]) -> int:
+        native = ffi.new("uint64_t[]", handles)
+        return int(lib.shmpool_put_many_wait(self.key | self.queue, native, len(handles), 0))
+
+    def read(self, handles: list[int]) -> int:
+        native, out = ffi.new("uint64_t[]", handles), ffi.new("char[]", len(handles))
+        return int(lib.shmpool_column(self.key, native, len(handles), 0, 1, out))
+
+    def write(self, handles: list[int]) -> int:
+        native = ffi.new("uint64_t[]", handles)
+        return int(lib.shmpool_set_column(self.key, native, len(handles), 0, 1, b"\x09", 0))
+
+    def lengths(self, handles: list[int]) -> int:
+        native, out = ffi.new("uint64_t[]", handles), ffi.new("uint32_t[]", len(handles))
+        return int(lib.shmpool_lengths(self.key, native, len(handles), out))
+
+    def set_lengths(self, handles: list[int]) -> int:
+        native, one = ffi.new("uint64_t[]", handles), ffi.new("uint32_t[]", 1)
+        return int(lib.shmpool_set_lengths(self.key, native, len(handles), one, 0))
 
 
 @pytest.fixture
@@ -77,8 +140,11 @@ def new_name() -> Iterator[Callable[[], str]]:
     made: list[str] = []
 
     def new_name() -> str:
-        made.append(f"test-{os.getpid()}-{next(_numbers)}")
-        return made[-1]
+        name = f"test-{os.getpid()}-{next(_numbers)}"
+        while os.path.lexists(f"/dev/shm/shmpool.{name}"):  # of a run with this pid, long ago
+            name = f"test-{os.getpid()}-{next(_numbers)}"
+        made.append(name)
+        return name
 
     yield new_name
     for name in made:
@@ -94,10 +160,10 @@ def pool_name(new_name: Callable[[], str]) -> str:
 @pytest.fixture
 def own_pools(monkeypatch: pytest.MonkeyPatch) -> None:
     """prune() looks at this process's pools only, not at what a test beside it has just closed."""
-    every = shmpool.segment.pool_names
+    every = shmpool.pruning.pool_names
     own = f"test-{os.getpid()}-"
     monkeypatch.setattr(
-        shmpool.segment, "pool_names", lambda: [name for name in every() if name.startswith(own)]
+        shmpool.pruning, "pool_names", lambda: [name for name in every() if name.startswith(own)]
     )
 
 
@@ -153,8 +219,8 @@ def eventually() -> Eventually:
 
 def resident(pid: int) -> int:
     """Bytes of memory that a process has."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(re.findall(r"VmRSS:\s+(\d+) kB", text)[0]) << 10
+    text = Path(f"/proc/{pid}/status").read_bytes()
+    return int(re.findall(rb"VmRSS:\s+(\d+) kB", text)[0]) << 10
 
 
 def room() -> int:
@@ -172,6 +238,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            errors="surrogateescape",
         )
         self.pid = self.process.pid
 
@@ -218,29 +285,46 @@ def start() -> Iterator[Callable[..., Child]]:
 class DaemonProcess:
     """A daemon of the test's own, as systemd would run it: what it notifies can be waited for."""
 
-    def __init__(self, directory: Path, config: str, arguments: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: str,
+        arguments: tuple[str, ...],
+        prefix: tuple[str, ...] = (),
+    ) -> None:
+        """prefix is a command that runs what follows it."""
         self.directory = directory
         self.socket = directory / "daemon.sock"
         self.config = directory / "shmpool.toml"
         self.config.write_text(config)
         self.log = directory / "log"
         self._notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._notes.settimeout(DEADLINE_S)
         self._notes.bind(str(directory / "notify"))
         environ = os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
         environ |= {"SHMPOOL_SOCKET": str(self.socket)}
+        given = ("--config", str(self.config), *arguments)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "shmpool.daemon", "--config", str(self.config), *arguments],
+                [*prefix, sys.executable, "-m", "shmpool.daemon", *given],
                 env=environ,
                 stderr=log,
             )
         self.pid = self.process.pid
 
-    def told(self, line: str) -> None:
-        """Waits until the daemon has notified systemd of this."""
-        while line not in self._notes.recv(4096).decode().split("\n"):
-            pass
+    def told(self, line: str) -> list[str]:
+        """Waits until the daemon has notified systemd of this; all that it said with it."""
+        self._notes.settimeout(0.1)
+        give_up = time.monotonic() + DEADLINE_S
+        while time.monotonic() < give_up:
+            ended = self.process.poll() is not None
+            try:
+                said = self._notes.recv(4096).decode().split("\n")
+            except TimeoutError:
+                assert not ended, f"the daemon has ended: {self.output()}"
+            else:
+                if line in said:
+                    return said
+        raise AssertionError(f"the daemon never said {line}: {self.output()}")
 
     def output(self) -> str:
         """What it has written to stderr so far."""
@@ -269,12 +353,16 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
     made: list[DaemonProcess] = []
 
     def start_daemon(
-        config: str = "", *arguments: str, options: str = "", ready: bool = True
+        config: str = "",
+        *arguments: str,
+        options: str = "",
+        ready: bool = True,
+        prefix: tuple[str, ...] = (),
     ) -> DaemonProcess:
         directory = tmp_path / f"daemon-{len(made)}"
         directory.mkdir()
         own = f'[daemon]\nadopt = ["test-{os.getpid()}-*"]\nprune = false\n{options}\n'
-        made.append(DaemonProcess(directory, own + config, arguments))
+        made.append(DaemonProcess(directory, own + config, arguments, prefix))
         if ready:
             made[-1].told("READY=1")
         return made[-1]
@@ -301,6 +389,7 @@ def run() -> Callable[..., str]:
             ],
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             timeout=DEADLINE_S,
         )
         assert (0, "") == (done.returncode, done.stderr), done.stderr

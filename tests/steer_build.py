@@ -9,9 +9,9 @@ import sys
 
 NATIVE = "shmpool/native"
 TESTS = "tests/native"
-# In the place of process.c comes steer_kernel.c; what is per process (local.c) has no part in it.
-CORE = ["audit", "bypass", "cache", "member", "qmempool", "queue", "recover", "segment", "slab"]
-CORE += ["sweep", "trim", "wait"]
+# In the place of process.c and token.c comes steer_kernel.c; what is per process (local.c) has no part.
+CORE = ["audit", "bypass", "cache", "cover", "inquiry", "member", "qmempool", "queue"]
+CORE += ["ranges", "recover", "requeue", "segment", "slab", "sweep", "trim", "wait"]
 WRAPPED = ["syscall", "sched_yield", "clock_gettime"]
 
 STEER_SOURCES = [f"{NATIVE}/{name}.c" for name in CORE]

@@ -10,6 +10,7 @@ What is known for certain, and what a kill leaves open:
     a recv cut short             otherwise: up to as many as it had counted as got were freed
     in hand at the kill          "free": freed; otherwise put back, so it must be got again
     a free cut short             otherwise: freed or put back
+    a nack, cut short or not     put back, so it must be got again
     a forward cut short          otherwise: on the next queue or put back, and never both
 
 What dead consumers may have had is counted, and no more may be missing in the end; all else is
@@ -131,7 +132,8 @@ class Ledger:
         return stream.state[sequence] if sequence < len(stream.state) else 0
 
     def check_again(self, queue: int, stamp: int, deliveries: list[tuple[int, bool]]) -> None:
-        """Each delivery but the last ended with a death, and each redelivery was counted."""
+        """Each delivery but the last ended with a death or a nack, and each redelivery was
+        counted."""
         known = [n for n, _ in deliveries if n != UNKNOWN]
         text = f"queue {queue}: {name(stamp)} came again after it was freed: {deliveries}"
         if len(set(known)) != len(known):
@@ -177,6 +179,11 @@ class Life:
                     self.freeing = True
                 case Kind.FREED:
                     self.finish()
+                case Kind.NACKED:
+                    for packet in self.hand[:small]:
+                        self.ledger.got(*packet, final=False)
+                    self.ledger.figures["nacked"] += small
+                    del self.hand[:small]
         if killed:
             self.killed()
         elif self.putting or self.taking or self.hand:

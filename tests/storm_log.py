@@ -46,6 +46,8 @@ class Kind(IntEnum):
     GOT = 7  # this one, redelivered n times, its contents found right
     FREEING = 8  # is about to free all that is in hand
     FREED = 9
+    NACKING = 10  # is about to give back all that is in hand
+    NACKED = 11  # the first n of it went back
 
 
 class Doing(IntEnum):
@@ -67,6 +69,7 @@ class Doing(IntEnum):
     RECV = 13
     RECV_MANY = 14
     CLOSE = 15
+    NACK = 16
 
 
 Record = tuple[int, int, int, int]  # Kind, queue, small, stamp

@@ -35,6 +35,7 @@ from tests.storm_log import (
 PATIENCE_S = 0.01  # of a call that waits; then something else is tried
 WAITS = 0.05  # of the calls: who waits sits in a system call, where a kill proves little
 CHURNS = 0.5  # of the jobs are preceded by a while of nothing but native code
+NACKS = 0.2  # of what is taken from a queue to which it can go back
 FAILED = 3  # exit status
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -221,10 +222,25 @@ class Worker:
             self.receive(queue)
             return
         taken = self.take(queue)
+        goes_back = self.queues[queue].on_death != "free" and self.rng.random() < NACKS
+        if goes_back and self.nack(queue, taken):
+            return
         self.doing(Doing.FREE if isinstance(taken, shmpool.Buffer) else Doing.FREE_MANY, queue)
         self.log(Kind.FREEING, queue)
         taken.free()
         self.log(Kind.FREED, queue)
+
+    def nack(self, queue: int, taken: shmpool.Burst | shmpool.Buffer) -> bool:
+        """Gives it back; False if there was no room for all of it."""
+        n = gone = 1 if isinstance(taken, shmpool.Buffer) else len(taken)
+        self.doing(Doing.NACK, queue)
+        self.log(Kind.NACKING, queue, n)
+        try:
+            taken.nack(timeout=self.patience())
+        except shmpool.Full:
+            gone = 0 if isinstance(taken, shmpool.Buffer) else sum(b.released for b in taken)
+        self.log(Kind.NACKED, queue, gone)
+        return gone == n
 
     def forward(self, queue: int, to: int) -> None:
         taken = self.take(queue)

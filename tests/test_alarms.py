@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Alarms: raised once, for as long as their reason lasts."""
 
+import time
 from dataclasses import replace
+
+import pytest
 
 from shmpool.alarms import Alarms, Policy
 from shmpool.answers import Alarm
@@ -23,14 +26,14 @@ def test_low_water() -> None:
 
     What has not been created yet could be had too.
     """
-    alarms = Alarms("rx")
+    alarms = Alarms("rx", wall=lambda: 1000.0)
     low = replace(STATS, free=5, held=50, queued=5)
     assert ([], []) == alarms.look(0, POLICY, replace(STATS, created=0, free=0), [], [])
     raised, over = alarms.look(1, POLICY, low, [], [])
     assert ([("low-water", "rx")], []) == (kinds(raised), over)
     assert "9 buffers" in raised[0].message
     assert ([], []) == alarms.look(2, POLICY, low, [], [])
-    assert [1] == [alarm.since for alarm in alarms.active()]
+    assert [1000.0] == [alarm.since for alarm in alarms.active()]
     raised, over = alarms.look(3, POLICY, STATS, [], [])
     assert ([], [("low-water", "rx")]) == (raised, kinds(over))
     assert [] == alarms.active()
@@ -62,25 +65,27 @@ def test_held_for_long() -> None:
     alarms = Alarms("rx")
     young = Holder(0, 10, 10, "alive", 3, 59.0)
     nothing = Holder(1, 20, 20, "alive", 0, None)
-    assert ([], []) == alarms.look_at_holders(0, POLICY, [young, nothing])
-    raised, _ = alarms.look_at_holders(1, POLICY, [replace(young, oldest_s=60.0), nothing])
+    assert ([], []) == alarms.look_at_holders(POLICY, [young, nothing])
+    raised, _ = alarms.look_at_holders(POLICY, [replace(young, oldest_s=60.0), nothing])
     assert [("held-long", "10/10")] == kinds(raised)
     assert ([], []) == alarms.look(2, POLICY, STATS, [], [])
-    _, over = alarms.look_at_holders(3, POLICY, [nothing])
+    _, over = alarms.look_at_holders(POLICY, [nothing])
     assert [("held-long", "10/10")] == kinds(over)
 
 
 def test_the_books_of_recoveries(pool: object) -> None:
     """Recoveries add up, and each falls into the bucket of its time."""
     with View(pool.name) as view:  # type: ignore[attr-defined]
-        held = Held(view, Policy(), clock=lambda: 100.0)
+        held = Held(view, Policy())
+        began = time.time()
         held.recovered(Recovery(1, 5, 2, 1, 0, 0), 0.002)
         event = held.recovered(Recovery(2, 1, 0, 0, 0, 0), 100.0)
         so_far = held.stats().recoveries
         assert (2, 3, 6, 2, 1) == (
             so_far.count, so_far.members, so_far.buffers, so_far.requeued, so_far.dead_lettered,
         )  # fmt: skip
-        assert (100.0, 100.0, 100.0) == (so_far.last_at, so_far.last_s, so_far.longest_s)
+        assert (100.0, 100.0) == (so_far.last_s, so_far.longest_s)
+        assert began <= (so_far.last_at or 0.0)
         assert (2, 2) == (event.number, event.members)
         assert 1 == held.recovery_seconds[SECONDS.index(0.0025)]
         assert 1 == held.recovery_seconds[-1]
@@ -105,3 +110,21 @@ def test_when_to_trim(make_pool: object) -> None:
         now[0] = 100.0
         held.look()
         assert not held.should_trim()
+
+
+def test_a_clock_that_is_set(make_pool: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Setting the wall clock neither raises an alarm nor makes a trim due, nor puts either off."""
+    pool = make_pool(capacity=64)  # type: ignore[operator]
+    queue = pool.create_queue("work", capacity=2)
+    pool.alloc_many(64).free()
+    queue.send_many([b"a", b"b"])
+    with View(pool.name) as view:
+        held = Held(view, Policy(queue_full_s=1000.0, trim_to=1, trim_after_s=1000.0))
+        for clock in (2e9, 4e9, 0.0):
+            monkeypatch.setattr(time, "time", lambda at=clock: at)
+            assert ([], []) == held.look()
+            assert not held.should_trim()
+        held.policy = Policy(queue_full_s=0.0, trim_to=1, trim_after_s=0.0)
+        raised, _ = held.look()
+        assert [("queue-full", "work")] == kinds(raised)
+        assert held.should_trim()

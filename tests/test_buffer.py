@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakePool
+from conftest import Handles, MakePool
 
 import shmpool
 
@@ -273,7 +273,8 @@ def test_a_spent_buffer_is_named(pool: shmpool.Pool) -> None:
         for call in (buf.free, lambda b=buf: queue.put(b), lambda b=buf: b.mark):
             with pytest.raises(
                 shmpool.BufferReleased,
-                match=f": buffer {index} of pool '{pool.name}': the buffer was freed or handed on$",
+                match=f": buffer {index} of pool '{pool.name}': this Buffer was already freed, "
+                "or put into a queue; it can no longer be used here$",
             ):
                 call()
 
@@ -282,7 +283,7 @@ def test_a_buffer_freed_behind_its_back_is_named(pool: shmpool.Pool) -> None:
     """What C finds to be no longer ours is named as well, also by put."""
     queue = pool.create_queue("q", capacity=2)
     buf = pool.alloc()
-    pool._adopt(buf.generation << 32 | buf.index).free()
+    Handles(pool).free([buf.generation << 32 | buf.index])
     for call in (buf.free, lambda: queue.put(buf), lambda: buf.mark, lambda: buf.write(b"x")):
         with pytest.raises(
             shmpool.BufferReleased, match=f": buffer {buf.index} of pool '{pool.name}': "
@@ -294,14 +295,16 @@ def test_a_length_that_is_none(pool: shmpool.Pool) -> None:
     """Whatever its size or type, the exception shows it and says what is allowed."""
     buf = pool.alloc()
     buf.length = 7
-    with pytest.raises(shmpool.PayloadTooLarge, match=f"^{2**70} bytes .* room for 256$"):
+    with pytest.raises(
+        shmpool.PayloadTooLarge, match=f"^length is {2**70} bytes; .* room for 256$"
+    ):
         buf.length = 2**70
     with pytest.raises(shmpool.InvalidArgument, match=f"length is {-(2**70)} bytes; it cannot"):
         buf.length = -(2**70)
     setter: Any = buf
     for field in ("length", "mark", "headroom", "flow_hash", "timestamp"):
         for value in ("x", 1.5, None):
-            with pytest.raises(TypeError, match=f"^{field} is {value!r}; it is an int$"):
+            with pytest.raises(TypeError, match=f"^{field} is {value!r}; it must be an int$"):
                 setattr(setter, field, value)
     assert 7 == len(buf)
 
@@ -358,3 +361,63 @@ def test_queue_number_says_where_it_came_from(pool: shmpool.Pool) -> None:
     assert 0 == buf.queue_number
     queue.put(buf)
     assert queue.number == queue.get().queue_number
+
+
+@pytest.mark.parametrize("export", EXPORTS)
+def test_with_keeps_the_exception_in_flight(
+    pool: shmpool.Pool, export: Callable[[shmpool.Buffer], object]
+) -> None:
+    """A view that is alive when an exception leaves the block does not hide it; the buffer is
+    released, and goes home with the last view."""
+    buf = pool.alloc()
+    buf.write(b"01234567")
+    views = [export(buf), buf.data]
+    with pytest.raises(ZeroDivisionError), buf:
+        _ = 1 / 0
+    assert (True, 1) == (buf.released, sum(pool.audit().held.values()))
+    for call in (buf.free, lambda: buf.write(b"x"), lambda: buf.view):
+        with pytest.raises(shmpool.BufferReleased):
+            call()
+    with pytest.raises(BufferError):
+        pool.close()
+    views.pop()
+    assert 1 == sum(pool.audit().held.values())
+    views.pop()
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_with_a_pool_keeps_the_exception_in_flight(pool: shmpool.Pool) -> None:
+    """So does the pool's own block: it stays open for the view."""
+    view = pool.alloc().data
+    with pytest.raises(ZeroDivisionError), pool:
+        _ = 1 / 0
+    view[0] = 1
+    del view
+    pool.close()
+
+
+def test_what_runs_in_between(pool: shmpool.Pool) -> None:
+    """An argument that frees the buffer while it is made a number, or shown as bytes, leads to
+    nothing that was freed."""
+
+    class Frees:
+        def __init__(self, buf: shmpool.Buffer) -> None:
+            self.buf = buf
+
+        def __index__(self) -> int:
+            self.buf.free()
+            return 5
+
+    for field in ("length", "mark", "headroom"):
+        buf: Any = pool.alloc()
+        with pytest.raises(shmpool.BufferReleased):
+            setattr(buf, field, Frees(buf))
+    burst = pool.alloc_many(2)
+    with pytest.raises(shmpool.BufferReleased):
+        burst[Frees(burst)]  # type: ignore[arg-type]
+    queue = pool.create_queue("q", capacity=2)
+    queue.send_many([b"x"] * 2)
+    buf = pool.alloc()
+    with pytest.raises(shmpool.BufferReleased):
+        queue.put(buf, Frees(buf))
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)

@@ -122,7 +122,7 @@ def test_wrong_columns(pool: shmpool.Pool) -> None:
         burst.column(0, "no such type")
     call: Callable[..., object] = burst.column
     for offset in ("x", 1.5, None):
-        with pytest.raises(TypeError, match=f"offset is {offset!r}; it is an int"):
+        with pytest.raises(TypeError, match=f"offset is {offset!r}; it must be an int"):
             call(offset, "u1")
     assert burst.column(np.int64(3), "u1").tolist() == burst.column(3, "u1").tolist()
     for value, dtype in ((300, "u1"), (-1, "u1"), ("x", "u1"), ([1, [2], 3], "u4")):
@@ -143,3 +143,48 @@ def test_columns_do_not_reach_what_has_left(pool: shmpool.Pool) -> None:
     except shmpool.BufferReleased:
         pass
     assert b"\1" == queue.recv()
+
+
+@pytest.mark.parametrize("offset", [2**64 - 1, 2**64 - 64, 2**64 - 128, 2**63, 2**64, 129, 128])
+def test_an_offset_does_not_wrap(make_pool: MakePool, offset: int) -> None:
+    """An offset that comes round to the head room, or to what lies before it, lies outside."""
+    pool = make_pool(headroom=128)
+    with pool.alloc_many(2) as burst:
+        for call in (lambda: burst.column(offset, "u1"), lambda: burst.set_column(offset, 7, "u1")):
+            with pytest.raises(shmpool.InvalidArgument, match=str(offset)):
+                call()
+
+
+def test_columns_of_sub_arrays(pool: shmpool.Pool) -> None:
+    """A dtype that is an array itself: as many bytes as it has, and its shape behind the n."""
+    mac = np.dtype(("u1", (6,)))
+    values = np.arange(18, dtype="u1").reshape(3, 6)
+    with pool.alloc_many(3) as burst:
+        for buf in burst:
+            buf.data[:] = b"\xaa" * 256
+        burst.set_column(5, values, mac)
+        assert values.tolist() == burst.column(5, mac).tolist()
+        assert ((3, 6), np.dtype("u1")) == (burst.column(5, mac).shape, burst.column(5, mac).dtype)
+        assert b"\xaa" * 5 + bytes(range(6)) + b"\xaa" == bytes(burst[0].data[:12])
+        burst.set_column(0, [[1, 2], [3, 4]], np.dtype((">u2", (2, 2))))
+        assert [[[1, 2], [3, 4]]] * 3 == burst.column(0, np.dtype((">u2", (2, 2)))).tolist()
+        header = np.dtype([("mac", "u1", (6,)), ("kind", ">u2")])
+        assert [1, 2] == burst.column(0, header)["mac"][0].tolist()[1::2][:2]
+        for offset in (251, 256, 2**64 - 3):
+            with pytest.raises(shmpool.InvalidArgument):
+                burst.column(offset, mac)
+            with pytest.raises(shmpool.InvalidArgument):
+                burst.set_column(offset, values, mac)
+        for shape in ((3,), (6, 3), (3, 5), (2, 6)):
+            with pytest.raises(shmpool.InvalidArgument, match="shape"):
+                burst.set_column(0, np.zeros(shape, "u1"), mac)
+        with pytest.raises(shmpool.InvalidArgument, match="objects"):
+            burst.column(0, np.dtype(("O", (2,))))
+
+
+def test_columns_of_times(pool: shmpool.Pool) -> None:
+    """numpy's dates and durations, which it shows to nobody as bytes, go in and out."""
+    with pool.alloc_many(2) as burst:
+        dates = np.array(["2014-12-10", "2026-11-26"], "M8[ns]")
+        burst.set_column(8, dates)
+        assert dates.tolist() == burst.column(8, "M8[ns]").tolist()

@@ -2,6 +2,7 @@
 """The configuration: what is taken, and that what is wrong is said with its line and value."""
 
 import os
+import sys
 import tomllib
 from pathlib import Path
 
@@ -13,6 +14,8 @@ pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 
 from shmpool import config, toml_lines
 from shmpool.answers import QueueOptions
+from shmpool.refusals import mib, shared_memory
+from shmpool.values import http_token
 
 WHOLE = """\
 [daemon]
@@ -64,6 +67,35 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         ('[daemon]\nsocket = ""\n', 2, ['daemon.socket = ""', "path"]),
         ('[daemon]\nhttp = "h:65536"\n', 2, ['daemon.http = "h:65536"', "65535"]),
         ('[daemon]\nhttp = "h:٣"\n', 2, ["daemon.http", "host:port"]),
+        ('[daemon]\nhttp = "h:0000000000000000080"\n', 2, ["daemon.http", "host:port"]),
+        ('[daemon]\nhttp = "a b:80"\n', 2, ["daemon.http", "name or an address"]),
+        ('[daemon]\nhttp = "a\\u0000b:80"\n', 2, ["daemon.http", "name or an address"]),
+        ('[daemon]\nhttp = "[::1:80"\n', 2, ["daemon.http", "name or an address"]),
+        ('[daemon]\nhttp = "[]:80"\n', 2, ["daemon.http", "name or an address"]),
+        (f'[daemon]\nhttp = "{"a" * 64}.x:80"\n', 2, ["daemon.http", "name or an address"]),
+        ('[daemon]\nhttp = "-x:80"\n', 2, ["daemon.http", "name or an address"]),
+        ('[daemon]\nhttp = "\\uD7FFx:80"\n', 2, ["daemon.http", "name or an address"]),
+        ('[daemon]\nhttp = "unix:"\n', 2, ["daemon.http", "path"]),
+        (f'[daemon]\nhttp = "unix:/{"x" * 107}"\n', 2, ["daemon.http", "107 bytes"]),
+        ('[daemon]\nhttp_hosts = ["x:80"]\n', 2, ["http_hosts", "without a port"]),
+        ('[daemon]\nhttp_token_file = "/nowhere"\n', 2, ["http_token_file", "No such file"]),
+        ('[daemon]\nhttp_token_file = "/dev/zero"\n', 2, ["http_token_file", "no file"]),
+        ('[daemon]\nhttp_token_file = "a\\u0000b"\n', 2, ["http_token_file", "null byte"]),
+        ('[daemon]\nsocket = "a\\u0000b"\n', 2, ["daemon.socket", "path"]),
+        (f'[daemon]\nsocket = "/{"é" * 54}"\n', 2, ["daemon.socket", "107 bytes"]),
+        ('[daemon]\nread_group = "a\\u0000b"\n', 2, ["read_group", "no such group"]),
+        ('[daemon]\nadopt_users = ["no-such"]\n', 2, ["adopt_users", "no such user"]),
+        ('[daemon]\nadopt_users = ["a\\u0000b"]\n', 2, ["adopt_users", "no such user"]),
+        ('[daemon]\nadopt_users = ["99999999999999999999"]\n', 2, ["adopt_users", "no such user"]),
+        (f"[daemon]\ninterval = {'9' * 400}\n", 2, ["daemon.interval", "..."]),
+        (f"[daemon]\nmax_clients = -{'9' * 400}\n", 2, ["daemon.max_clients", "at least 1"]),
+        (f"[daemon]\nmax_clients = {'9' * 5000}\n", 2, ["max_clients", "too large"]),
+        (f"[daemon]\nmax_clients = {'9_' * 5000}9\n", 2, ["max_clients", "too large"]),
+        (f"[daemon]\nadopt = {'[' * 5000}{']' * 5000}\n", 2, ["nested too deeply"]),
+        ("[daemon]\nadopt = " + "{ a = " * 5000 + "1" + "}" * 5000, 2, ["nested too deeply"]),
+        (f'[daemon]\nadopt = "{"x" * 10000}"\n', 2, ["adopt", "xxx...", "array"]),
+        ("\n\n\n\0", 4, ["Invalid statement"]),
+        ("[daemon]\na = '\x0b'\nb =\n", 2, ["invalid character"]),
         ('[daemon]\nread_group = "no-such"\n', 2, ['read_group = "no-such"', "no such group"]),
         ('[daemon]\nlog_level = "loud"\n', 2, ['log_level = "loud"', "debug"]),
         ("pools = 3\n", 1, ["pools = 3", "table"]),
@@ -74,6 +106,25 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         ("[pools.rx]\nbuffer_size = true\ncapacity = 64\n", 2, ["buffer_size = true", "integer"]),
         (HEAD + "max_members = 5000\n", 4, ["pools.rx.max_members = 5000", "4095"]),
         (HEAD + 'mode = "888"\n', 4, ['mode = "888"', "octal"]),
+        (HEAD + 'mode = "0066"\n', 4, ['mode = "0066"', "0600"]),
+        (HEAD + f"held_s = {'9' * 400}\n", 4, ["held_s", "too large"]),
+        (HEAD + f"buffer_size.x = {'9' * 400}\n", 4, ["buffer_size"]),
+        (
+            HEAD + "[pools.rx.queues.q]\ncapacity = 4\nmax_redeliveries = 4294967296\n",
+            6,
+            ["max_redeliveries = 4294967296", "4294967295"],
+        ),
+        (
+            HEAD + '[pools.rx.queues.q]\ncapacity=4\non_death="requeue"\nproducers="single"\n',
+            6,
+            ["on_death", "multi"],
+        ),
+        (
+            HEAD + "queues.d = { capacity = 4, producers = 'single' }\n"
+            "queues.q = { capacity = 4, dead_letter = 'd' }\n",
+            5,
+            ["dead_letter", "multi"],
+        ),
         (HEAD + "held_s = -1\n", 4, ["held_s = -1", "from 0"]),
         (HEAD + "held_s = nan\n", 4, ["held_s = nan", "from 0"]),
         (HEAD + "queue_full_s = inf\n", 4, ["queue_full_s = inf", "from 0"]),
@@ -122,20 +173,96 @@ def test_everything_wrong_is_said_at_once() -> None:
     ]
 
 
-def test_more_than_shared_memory_holds() -> None:
-    """A pool that could never be filled is refused, with both sizes."""
-    room = os.statvfs("/dev/shm")
+def test_more_at_once_than_shared_memory_holds() -> None:
+    """What is preallocated must fit, and both sizes are said; capacity alone need not."""
+    room, _ = shared_memory()
+    config.parse("[pools.rx]\nbuffer_size = 65536\ncapacity = 16777216\n")
     with pytest.raises(config.ConfigError) as caught:
-        config.parse("[pools.rx]\nbuffer_size = 1073741824\ncapacity = 65536\n")
-    assert "pools.rx.capacity = 65536" in str(caught.value)
-    assert str(65536 << 30) in str(caught.value)
-    assert str(room.f_blocks * room.f_frsize) in str(caught.value)
+        config.parse("[pools.rx]\nbuffer_size = 1073741824\ncapacity = 65536\nprealloc = 65536\n")
+    assert "line 4: pools.rx.prealloc = 65536" in str(caught.value)
+    assert "67,108,864 MiB" in str(caught.value)
+    assert mib(room) in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """One line that names it."""
     with pytest.raises(config.ConfigError, match="No such file"):
         config.load(tmp_path / "nowhere.toml")
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    """A FIFO that nobody writes to, a directory, a device that never ends, something huge:
+    one line, at once."""
+    fifo, huge = tmp_path / "fifo", tmp_path / "huge"
+    os.mkfifo(fifo)
+    huge.write_bytes(b"#" * (2 << 20))
+    for path in (fifo, tmp_path, Path("/dev/zero"), Path("/dev/tty"), huge, Path("a\0b")):
+        with pytest.raises(config.ConfigError) as caught:
+            config.load(path)
+        assert 1 == len(str(caught.value).splitlines())
+    file = tmp_path / "c.toml"
+    file.write_bytes(b"a = '\xff'\n")
+    with pytest.raises(config.ConfigError, match="utf-8"):
+        config.load(file)
+
+
+def test_a_token_that_others_can_read(tmp_path: Path) -> None:
+    """Refused, as is one that is short or has spaces; what is good is read without its line end."""
+    file = tmp_path / "token"
+    file.write_text("0123456789abcdef\n")
+    file.chmod(0o644)
+    text = f'[daemon]\nhttp_token_file = "{file}"\n'
+    with pytest.raises(config.ConfigError, match="everybody can read it"):
+        config.parse(text)
+    file.chmod(0o600)
+    config.parse(text)
+    assert b"0123456789abcdef" == http_token(str(file))
+    for short in ("", "secret", "0123456789 abcdef", "0123456789abcdeé"):
+        file.write_text(short)
+        with pytest.raises(config.ConfigError, match="16 or more") as caught:
+            config.parse(text)
+        assert not short or short not in str(caught.value)
+
+
+def test_a_long_chain_of_dead_letters() -> None:
+    """As many queues as there may be, each the next one's: looked through once; and a circle among
+    them is named without those that lead to it."""
+    last = 1022
+    queues = {f"q{n}": QueueOptions(4, dead_letter=f"q{n + 1}") for n in range(last)}
+    queues[f"q{last}"] = QueueOptions(4)
+    assert [] == config.letters_in_a_circle(queues)
+    queues[f"q{last}"] = QueueOptions(4, dead_letter=f"q{last - 1}")
+    assert [f"q{last - 1}", f"q{last}"] == config.letters_in_a_circle(queues)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = [\n" + "1,\n" * 50000 + "]\n",
+        "[a]\n" + "".join(f"k{n} = 'v'\n" for n in range(50000)),
+        'x = """\n' + "a\n" * 50000 + '"""\n',
+        "x = [" + "'#', # [\n" * 50000 + "]\n",
+        'x = "' + "\\\\" * 200000 + '"\n',
+        "\n" * 200000,
+        "# [\n" * 100000,
+    ],
+    ids=["array", "keys", "string", "comments", "escapes", "blank", "only comments"],
+)
+def test_lines_of_a_long_file(text: str) -> None:
+    """Found in one pass: each character is looked at a few times, however long a value is."""
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    sys.setprofile(count)
+    try:
+        found = toml_lines.key_lines(text + "[last]\nkey = 1\n")
+    finally:
+        sys.setprofile(None)
+    assert text.count("\n") + 2 == found["last", "key"]
+    assert steps < 8 * len(text) + 1000
 
 
 keys = st.text("abc", min_size=1, max_size=3)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_a_wrong_configuration_makes_nothing(
 def test_a_pool_that_cannot_be_made_takes_the_others_with_it(
     start_daemon: StartDaemon, new_name: Callable[[], str]
 ) -> None:
-    """The second pool is more than a limit allows: the first is removed again; exit status 1."""
+    """The second pool is more than a limit allows: the first is removed again; exit status 2."""
     first, second = new_name(), new_name()
     config = POOL.format(first) + f"[pools.{second}]\nbuffer_size = 4096\ncapacity = 8192\n"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -139,7 +140,7 @@ def test_a_pool_that_cannot_be_made_takes_the_others_with_it(
         daemon = start_daemon(config, ready=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert 1 == daemon.process.wait(60)
+    assert 2 == daemon.process.wait(60)
     assert f"pool {first} created" in daemon.output()
     assert "File too large" in daemon.output()
     assert not {first, second} & set(shmpool.pool_names())
@@ -194,7 +195,7 @@ def test_more_than_is_free_in_shared_memory(tmp_path: Path, run: Callable[..., s
     )
     assert "2 shmpool: pool one created" in said
     assert f"shmpool: {config}, line 8: pools.two.prealloc = 8192: " in said
-    assert "and headers; /dev/shm has" in said
+    assert "prealloc 8192 x buffer_size 4096; /dev/shm has" in said
     assert said.endswith("\n[]\n")
 
 
@@ -607,8 +608,11 @@ ABANDONED = """
     import shmpool
     options = {"buffer_size": 64, "capacity": 64}
     busy, mine = (shmpool.Pool.create(name, **options) for name in ("busy", "mine"))
-    shmpool.Pool.create("left", **options).close()
+    kept = shmpool.Pool.create("kept", **options)
+    kept.close()
     mine.close()
+    dies = "import os, shmpool; p = shmpool.Pool.create('left', buffer_size=64, capacity=64); "
+    subprocess.run([sys.executable, "-c", dies + "os._exit(1)"])
     Path("/dev/shm/shmpool.half").touch()
     Path("/dev/shm/shmpool.other").write_bytes(b"what somebody else has put here" * 100)
     config = Path(sys.argv[1])
@@ -616,22 +620,26 @@ ABANDONED = """
     arguments = ["--config", config, "--socket", config.with_suffix(".sock")]
     daemon = subprocess.Popen([sys.executable, "-m", "shmpool.daemon", *arguments],
                               stderr=subprocess.PIPE, text=True)
-    while "left" in shmpool.pool_names() or "half" in shmpool.pool_names():
-        time.sleep(0.01)
+    said = []
+    while len(said) < 2:
+        line = daemon.stderr.readline()
+        assert line, "the daemon has ended"
+        said += [line.strip()] if " removed: " in line else []
     print(shmpool.pool_names())
     daemon.terminate()
-    print(sorted(l for l in daemon.communicate()[1].splitlines() if " removed: " in l))
+    daemon.communicate()
+    print(sorted(said))
     busy.close()
 """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a /dev/shm of its own")
 def test_abandoned_segments_are_removed(tmp_path: Path, run: Callable[..., str]) -> None:
-    """By itself the daemon removes what nobody has open and what nobody finished; not what is in
-    use, what it holds, or what is no pool."""
+    """By itself the daemon removes what a creator's death left and what nobody finished; not what
+    is in use, what was left on purpose, or what is no pool."""
     own = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
     pools, log = run(ABANDONED, tmp_path / "c.toml", prefix=own).splitlines()
-    assert "['busy', 'mine', 'other']" == pools
+    assert "['busy', 'kept', 'mine', 'other']" == pools
     said = [f"shmpool: segment {name} removed: it was abandoned" for name in ("half", "left")]
     assert str(said) == log
 
@@ -660,3 +668,324 @@ def test_memory_is_given_back(
             assert client.audit(pool_name).ok
         assert client.stats(pool_name).buffers.created >= 512
     assert "given back to the kernel" in daemon.output()
+
+
+SQUATTER = """
+    import os, sys, time, shmpool
+    os.umask(0)
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    pool = shmpool.Pool.create(sys.argv[1], buffer_size=256, capacity=64, mode=0o666)
+    print("squatted", flush=True)
+    input()
+    shmpool.Pool.unlink(sys.argv[1])
+    print("gone", flush=True)
+    input()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+def test_a_declared_pool_that_somebody_else_has_made(
+    start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
+) -> None:
+    """It is refused and said, to the service manager too, and the daemon starts without it; it is
+    made as declared when the other is gone."""
+    squatter = start(SQUATTER, pool_name)
+    assert "squatted" == squatter.line()
+    daemon = start_daemon(POOL.format(pool_name), ready=False)
+    (status,) = [line for line in daemon.told("READY=1") if line.startswith("STATUS=")]
+    assert f"pool {pool_name} refused: what has its name belongs to user 65534" in status
+    assert f"shmpool: pool {pool_name} refused: " in daemon.output()
+    with shmpool.Client(daemon.socket) as client:
+        assert set() == held_pools(client)
+        daemon.process.send_signal(signal.SIGHUP)  # it is said each time
+        assert any("refused" in line for line in daemon.told("READY=1"))
+        assert 2 == daemon.output().count(f"shmpool: pool {pool_name} refused: ")
+        squatter.tell()
+        assert "gone" == squatter.line()
+        eventually(lambda: held_pools(client) == {pool_name})
+        described = client.describe(pool_name)
+    assert (0, "0600", ["work"]) == (
+        described.file.uid, described.file.mode, [queue.name for queue in described.queues],
+    )  # fmt: skip
+    squatter.tell()
+    squatter.end()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+def test_a_pool_that_the_daemon_may_only_read(
+    start: type[Child], make_pool: MakePool, tmp_path: Path
+) -> None:
+    """It is watched, which is said once with what that means, and no more; its dead are not
+    recovered, and nobody tries to."""
+    pool = make_pool(mode=0o644)
+    for directory in [tmp_path, *tmp_path.parents]:
+        if directory.stat().st_mode & 0o011 != 0o011:
+            directory.chmod(directory.stat().st_mode | 0o011)
+    config = tmp_path / "c.toml"
+    config.write_text(f'[daemon]\ninterval = 0.05\nadopt = ["{pool.name}"]\n')
+    place = tmp_path / "place"
+    place.mkdir()
+    os.chown(place, 65534, 65534)
+    reader = start(READER, config, place / "s", pool.name)
+    worker = start(WORKER, pool.name)
+    assert "ready" == worker.line()
+    worker.kill()
+    said = reader.line()
+    assert "looked 20 times" == reader.line()
+    reader.tell()
+    lines = [said, *reader.end().splitlines()]
+    assert 1 == sum(pool.name in line for line in lines), lines
+    assert f"pool {pool.name} is only watched: this user cannot write to it" in said
+
+
+READER = """
+    import os, sys, threading, time
+    from pathlib import Path
+    import shmpool, shmpool.daemon, shmpool.held, shmpool.client, shmpool.asking
+    sys.stderr = sys.stdout
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    looks = []
+    look = shmpool.held.Held.look
+    def counted(self):
+        looks.append(self)
+        if len(looks) == 20:
+            print("looked 20 times", flush=True)
+        return look(self)
+    shmpool.held.Held.look = counted
+    def end():
+        input()
+        os.kill(os.getpid(), 15)
+    threading.Thread(target=end, daemon=True).start()
+    package = {"socket": sys.argv[2]}
+    shmpool.daemon.log.addFilter(lambda record: sys.argv[3] in record.getMessage())
+    sys.exit(shmpool.daemon.run(Path(sys.argv[1]), package, "0"))
+"""
+
+
+def test_a_watched_pool_of_a_dead_process(
+    start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
+) -> None:
+    """To watch a pool is not to use it: one whose creator was killed is removed by whoever prunes,
+    while the daemon watches it, and by the daemon itself; a declared one stays."""
+    creates = """
+        import sys, shmpool
+        pool = shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=64)
+        print("ready", flush=True)
+        input()
+    """
+
+    def killed() -> None:
+        creator = start(creates, pool_name)
+        assert "ready" == creator.line()
+        eventually(lambda: held_pools(client) == {pool_name})
+        creator.kill()
+
+    def reload(text: str) -> None:
+        daemon.config.write_text(text)
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.told("READY=1")
+
+    daemon = start_daemon(options="interval = 0.05")
+    text = daemon.config.read_text()
+    with shmpool.Client(daemon.socket) as client:
+        killed()
+        eventually(lambda: pool_name in client.prune().removed)
+        eventually(lambda: held_pools(client) == set())
+        killed()
+        reload(text + f"[pools.{pool_name}]\nbuffer_size = 64\ncapacity = 64\n")
+        assert pool_name not in client.prune().removed
+        reload(text)
+        assert pool_name in client.prune().removed
+        reload(text.replace("prune = false", "prune = true"))
+        killed()
+        eventually(lambda: f"segment {pool_name} removed" in daemon.output())
+
+
+MANY = """
+    import os, sys, shmpool
+    pids = []
+    for _ in range(int(sys.argv[2])):
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            pool = shmpool.Pool.attach(sys.argv[1])
+            buf = pool.alloc()
+            os.write(write, b"x")
+            while True:
+                os.read(0, 1) or os._exit(0)
+        os.read(read, 1)
+        os.close(read)
+        os.close(write)
+        pids.append(pid)
+    print(*pids, flush=True)
+    input()
+"""
+
+
+def test_more_processes_than_descriptors(
+    start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
+) -> None:
+    """150 processes are members, and the daemon may have 128 descriptors: each of those that are
+    killed is recovered, and clients are answered."""
+    daemon = start_daemon(
+        f"[pools.{pool_name}]\nbuffer_size = 256\ncapacity = 256\n",
+        prefix=("sh", "-c", 'ulimit -n 128; exec "$@"', "sh"),
+    )
+    parent = start(MANY, pool_name, 150)
+    pids = [int(pid) for pid in parent.line().split()]
+    with shmpool.Client(daemon.socket) as client:
+        assert 150 == client.stats(pool_name).buffers.held
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: client.stats(pool_name).recoveries.members == 150)
+        assert 0 == client.stats(pool_name).buffers.held
+        assert client.audit(pool_name).ok
+    parent.kill()
+
+
+STUCK = """
+    import sys, threading
+    from pathlib import Path
+    import shmpool.daemon
+    from shmpool import protocol, registry
+    steps = registry.Registry.steps
+    def never(self, request, *arguments):
+        if isinstance(request, (protocol.Recover, protocol.RunAudit)):
+            print("stuck", flush=True)
+            threading.Event().wait()
+        return (yield from steps(self, request, *arguments))
+    registry.Registry.steps = never
+    sys.exit(shmpool.daemon.run(Path(sys.argv[1]), {"socket": sys.argv[2]}, "0"))
+"""
+
+
+def test_a_thread_that_never_ends(start: type[Child], make_pool: MakePool, tmp_path: Path) -> None:
+    """Whatever the daemon's threads are held up by, SIGTERM ends it, and its socket is gone."""
+    pools = [make_pool() for _ in range(2)]
+    config, path = tmp_path / "c.toml", tmp_path / "s"
+    config.write_text("[daemon]\nadopt = []\nprune = false\n")
+    daemon = start(STUCK, config, path)
+    while not path.exists():
+        time.sleep(0.01)
+
+    def ask(method: str, pool: shmpool.Pool) -> None:
+        with shmpool.Client(path, timeout=60) as client, pytest.raises(shmpool.DaemonUnavailable):
+            getattr(client, method)(pool.name)
+
+    asked = zip(("recover", "audit"), pools, strict=True)
+    threads = [threading.Thread(target=ask, args=what) for what in asked]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert "stuck" == daemon.line()
+    with shmpool.Client(path) as client:
+        assert daemon.pid == client.ping().pid
+    daemon.process.terminate()
+    daemon.end()
+    for thread in threads:
+        thread.join()
+    assert not path.exists()
+
+
+def test_a_reload_that_is_refused(start_daemon: StartDaemon, pool_name: str) -> None:
+    """Each time it is said, in the log and to the service manager, and the daemon goes on as it
+    was: also if the file has what no configuration can have, and with each SIGHUP again."""
+    daemon = start_daemon(POOL.format(pool_name))
+    good = daemon.config.read_text()
+    wrong = [
+        (f"x = {'9' * 5000}\n", "too large"),
+        (f"x = {'[' * 3000}{']' * 3000}\n", "nested too deeply"),
+        ("[daemon]\n", "twice"),
+        ("\0", "Invalid statement"),
+        (f"[pools.{pool_name}.queues.more]\ncapacity = 3\n", "power of two"),
+        ("#" * (1 << 21), "longer than"),
+    ]
+    for number, (text, why) in enumerate(wrong * 2, 1):
+        daemon.config.write_text(good + text)
+        daemon.process.send_signal(signal.SIGHUP)
+        said = daemon.told("READY=1")
+        (status,) = [line for line in said if line.startswith("STATUS=")]
+        assert "configuration not changed" in status
+        assert number == daemon.output().count("configuration not changed")
+        assert why in daemon.output().splitlines()[-1]
+    daemon.config.unlink()
+    os.mkfifo(daemon.config)
+    daemon.process.send_signal(signal.SIGHUP)
+    daemon.told("READY=1")
+    assert "it is no file" in daemon.output()
+    daemon.config.unlink()
+    late = good.replace("[daemon]", "[daemon]\ninterval = 2.0")
+    for number in (1, 2):  # what it cannot do now is said again, too
+        daemon.config.write_text(late)
+        daemon.process.send_signal(signal.SIGHUP)
+        assert any("interval" in line for line in daemon.told("READY=1"))
+        assert number == daemon.output().count("daemon.interval changes with the next start")
+    daemon.config.write_text(good)
+    daemon.process.send_signal(signal.SIGHUP)
+    (status,) = [line for line in daemon.told("READY=1") if line.startswith("STATUS=")]
+    assert status.startswith("STATUS=listening")
+    with shmpool.Client(daemon.socket) as client:
+        assert {pool_name} == held_pools(client)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--config", "/dev/zero"), "no file"),
+        (("--config", "/tmp"), "directory"),
+        (("--config", "x" * 5000), "too long"),
+        (("--socket", "x" * 108), "path"),
+        (("--socket", ""), "path"),
+        (("--http", "[::1:80"), "address"),
+        (("--http", f"{'x' * 300}:80"), "address"),
+        (("--http", "a\x1b[2J:80"), "\\x1b"),
+        (("--http", "unix:"), "path"),
+    ],
+)
+def test_arguments_that_cannot_be(arguments: tuple[str, ...], words: str) -> None:
+    """One line that can be shown, and status 2, with --check and without."""
+    check = ("--check",) if "x" in arguments[1] else ()
+    done = subprocess.run(
+        [sys.executable, "-m", "shmpool.daemon", *arguments, *check],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    (line,) = done.stderr.splitlines()
+    assert (2, True) == (done.returncode, line.isprintable())
+    assert words in line
+
+
+def test_what_check_accepts(
+    tmp_path: Path, make_pool: MakePool, new_name: Callable[[], str]
+) -> None:
+    """--check refuses what a start would: queues beyond an existing pool's room, other values, and
+    a host that cannot be resolved; what is good it accepts without a word."""
+    old = make_pool(queues=1)
+    table = f"[pools.{old.name}]\nbuffer_size = 256\ncapacity = 64\nmax_queues = 1\n"
+
+    def check(text: str) -> tuple[int, str]:
+        config = tmp_path / "c.toml"
+        config.write_text(text)
+        arguments = ("--check", "--config", str(config))
+        done = subprocess.run(
+            [sys.executable, "-m", "shmpool.daemon", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return done.returncode, done.stderr
+
+    queue = f"[pools.{old.name}.queues"
+    assert (0, "") == check(table + f"{queue}.a]\ncapacity = 4\n" + POOL.format(new_name()))
+    old.create_queue("there", capacity=4)
+    code, said = check(table + f"{queue}.a]\ncapacity = 4\n")
+    assert (2, True) == (code, "has room for 0 more queues" in said)
+    code, said = check(table.replace("64", "128"))
+    assert (2, True) == (code, "capacity is declared 128 and exists as 64" in said)
+    code, said = check('[daemon]\nhttp = "no-such-host.invalid:80"\n')
+    assert (1, 1) == (code, len(said.splitlines()))

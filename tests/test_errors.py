@@ -24,6 +24,7 @@ BUILT_IN = {
     "PayloadTooLarge": ValueError,
     "PoolClosed": ValueError,
     "PoolExhausted": Exception,
+    "PoolReplaced": Exception,
     "PoolExists": FileExistsError,
     "PoolNotFound": FileNotFoundError,
     "QueueBusy": Exception,

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes: multiprocessing workers, pickling, and what a forked child may do."""
 
+import errno
 import multiprocessing
 import os
 import pickle
-from array import array
 from collections.abc import Callable
 
 import pytest
-from conftest import Child, MakePool
+from conftest import Child, Handles, MakePool
 
 import shmpool
-from shmpool._ffi import ffi
 
 METHODS = ["fork", "spawn", "forkserver"]
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -149,7 +148,7 @@ FORKED = """
         "libc": lambda: ctypes.PyDLL(None).fork(),  # none of Python's hooks
         "kernel": lambda: ctypes.PyDLL(None).syscall(clone, 17, 0, 0, 0, 0),  # no hook at all
     }.get(sys.argv[2], os.fork)
-    index = buf.index
+    index, theirs = buf.index, {*burst.indices.tolist()}
     child = fork()
     if not child:
         try:
@@ -176,7 +175,7 @@ FORKED = """
             ):
                 refused(call, *gone)
             own = pool.alloc_many(8)
-            assert not {*own.indices.tolist()} & {*burst._handles}
+            assert not {*own.indices.tolist()} & theirs
             queue.put_many(own)
             queue.send(b"child's own")
             assert os.getpid() in {member.pid for member in pool.members()}
@@ -305,20 +304,16 @@ def test_a_handle_of_another_process(make_pool: MakePool, start: Callable[..., C
         import shmpool, sys
         with shmpool.Pool.attach(sys.argv[1]) as pool:
             burst = pool.alloc_many(3)
-            print(*burst._handles, flush=True)
+            print(*(buf.generation << 32 | buf.index for buf in burst), flush=True)
             input()
             burst.free()
         """,
         pool.name,
     )
     burst = pool.alloc_many(2)
-    own = array("Q", burst._handles or [])
-    theirs = array("Q", map(int, child.line().split()))
-    burst._handles, burst._pointer = theirs, ffi.from_buffer("uint64_t[]", theirs)
-    for call in (burst.free, lambda: queue.put_many(burst)):
-        with pytest.raises(shmpool.ForeignBuffer):
-            call()
-    burst._handles, burst._pointer = own, ffi.from_buffer("uint64_t[]", own)
+    theirs = [int(handle) for handle in child.line().split()]
+    for call in (Handles(pool).free, Handles(pool, queue).put):
+        assert -errno.EPERM == call(theirs)
     child.tell()
     child.end()
     burst.free()

@@ -31,6 +31,7 @@ class Model(RuleBasedStateMachine):
         self.bursts: list[tuple[shmpool.Burst, list[bytes]]] = []
         self.queued: list[bytes] = []
         self.spent: list[shmpool.Buffer] = []
+        self.refused = 0
 
     def out(self) -> int:
         return len(self.held) + sum(len(data) for _, data in self.bursts)
@@ -93,6 +94,25 @@ class Model(RuleBasedStateMachine):
         else:
             with pytest.raises(shmpool.Full):
                 self.queue.put_nowait(buf)
+            self.refused += 1
+
+    @precondition(lambda self: self.held)
+    @rule(i=st.integers(0))
+    def nack(self, i: int) -> None:
+        i %= len(self.held)
+        buf, data = self.held[i]
+        if not buf.queue_number:
+            with pytest.raises(shmpool.InvalidArgument):
+                buf.nack(timeout=0)
+        elif len(self.queued) < ROOM:
+            self.queue.requeue(buf, timeout=0)
+            del self.held[i]
+            self.queued.append(data)
+            self.spent.append(buf)
+        else:
+            with pytest.raises(shmpool.Full):
+                buf.nack(timeout=0)
+            self.refused += 1
 
     @rule(receive=st.booleans())
     def get(self, receive: bool) -> None:
@@ -136,6 +156,7 @@ class Model(RuleBasedStateMachine):
             if len(data) > ROOM - len(self.queued):
                 with pytest.raises(shmpool.Full):
                     self.queue.put_many(burst, timeout=0)
+                self.refused += len(data)
                 return
             self.queue.put_many(burst, timeout=0)
             self.queued += data
@@ -154,6 +175,8 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def counts_agree(self) -> None:
         assert len(self.queued) == len(self.queue)
+        assert self.queued == [m.payload for m in self.queue.peek(ROOM)]
+        assert self.refused == self.pool.stats().refused
         audit = self.pool.audit()
         assert (True, self.out(), len(self.queued)) == (
             audit.ok,

@@ -63,6 +63,9 @@ def serve(pool: shmpool.Pool, pipe: Connection) -> None:
                     buf = queue.get(timeout=0)
                     held[buf.index] = buf
                     answer = buf.index, bytes(buf), buf.redelivered
+                case "nack", None:
+                    held[args[0]].nack(timeout=0)
+                    del held[args[0]]
                 case "free", None:
                     held.pop(args[0]).free()
                 case "send", shmpool.AlfQueue():
@@ -97,7 +100,8 @@ class Worker:
 
 
 class Kills(RuleBasedStateMachine):
-    """dead: what killed workers had in hand and nobody has put right, by the buffer's index."""
+    """dead: what killed workers had in hand, and left: what was recovered and found no room in its
+    queue; both by the buffer's index."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,6 +125,7 @@ class Kills(RuleBasedStateMachine):
                 )
             self.queued: dict[str, list[Packet]] = {queue: [] for queue in QUEUES}
             self.dead: dict[int, Packet] = {}
+            self.left: dict[int, Packet] = {}
             self.roles: dict[str, int] = {}  # of queue "single": "put" and "get", by pid
             self.unrecovered: set[int] = set()  # pids
             self.workers = [self.fork() for _ in range(WORKERS)]
@@ -148,7 +153,7 @@ class Kills(RuleBasedStateMachine):
         """Whether another worker has this side of the queue, as this call finds it."""
         if queue != "single":
             return False
-        if self.roles.get(side) in self.unrecovered:
+        if self.unrecovered and self.roles.get(side, worker.pid) != worker.pid:
             self.recover()  # or the worker might, if that was not just tried
         return self.roles.setdefault(side, worker.pid) != worker.pid
 
@@ -177,6 +182,23 @@ class Kills(RuleBasedStateMachine):
         else:
             assert self.tell(worker, "put", queue, index) is None
             self.queued[queue].append(worker.held.pop(index))
+
+    @precondition(lambda self: any(worker.held for worker in self.workers))
+    @rule(i=some)
+    def nack(self, i: int) -> None:
+        """Gives back a buffer that somebody has in hand."""
+        all_held = [(worker, index) for worker in self.workers for index in worker.held]
+        worker, index = all_held[i % len(all_held)]
+        packet, answer = worker.held[index], None
+        to = self.destination(packet, nacked=True)
+        if packet.origin is None or packet.origin == "single":
+            answer = shmpool.InvalidArgument
+        elif len(self.queued[to or ""]) == ROOM:
+            answer = shmpool.Full
+        else:
+            del worker.held[index]
+            self.queued[to or ""].append(Packet(packet.data, packet.redelivered + 1))
+        assert answer is self.tell(worker, "nack", index)
 
     @rule(w=st.integers(0, WORKERS - 1), queue=names, data=payloads, how=st.booleans())
     def send(self, w: int, queue: str, data: list[bytes], how: bool) -> None:
@@ -260,28 +282,31 @@ class Kills(RuleBasedStateMachine):
     def recover(self) -> None:
         """In the order of the buffers: freed, or to the end of a queue if there is room."""
         taken = requeued = letters = 0
-        for index, packet in sorted(self.dead.items()):
+        dead, self.dead = self.dead | self.left, {}
+        self.left = {}
+        for index, packet in sorted(dead.items()):
             to = self.destination(packet)
             if to and len(self.queued[to]) == ROOM:
+                self.left[index] = packet
                 continue
             taken += 1
             if to:
                 requeued += to == packet.origin
                 letters += to != packet.origin
                 self.queued[to].append(Packet(packet.data, packet.redelivered + 1))
-            del self.dead[index]
         done = self.pool.recover()
         assert (requeued, letters) == (done.requeued, done.dead_lettered)
         assert done.buffers >= taken  # and what the dead had cached
-        assert bool(self.dead) == bool(done.postponed)
+        assert bool(self.left) == bool(done.postponed)
         self.roles = {k: pid for k, pid in self.roles.items() if pid not in self.unrecovered}
-        if not self.dead:
-            self.unrecovered.clear()
+        self.unrecovered.clear()
 
-    def destination(self, packet: Packet) -> str | None:
+    def destination(self, packet: Packet, nacked: bool = False) -> str | None:
         if packet.origin is None:
             return None
         on_death, letter = QUEUES[packet.origin]
+        if nacked and on_death == "free":
+            return packet.origin
         if on_death == "requeue" and not (letter and packet.redelivered >= MOST):
             return packet.origin
         return None if on_death == "free" else letter
@@ -316,7 +341,9 @@ class Kills(RuleBasedStateMachine):
             worker.pipe.close()
             self.dead |= worker.held
             self.unrecovered.add(worker.pid)
-        while self.dead:  # what finds no room while there is some nowhere else waits for it
+        while (
+            self.dead or self.left
+        ):  # what finds no room while there is some nowhere else waits for it
             self.recover()
             for queue in QUEUES:
                 packets = self.pool.queue(queue).recv_many(ROOM) if self.queued[queue] else []

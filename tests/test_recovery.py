@@ -4,12 +4,14 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 
 import pytest
 
 import shmpool
-from tests.conftest import Child, Eventually, MakePool
+from shmpool.pruning import survey
+from tests.conftest import DEADLINE_S, Child, Eventually, MakePool
 
 Start = Callable[..., Child]
 
@@ -133,35 +135,44 @@ def test_a_recycled_pid_is_not_its_predecessor(make_pool: MakePool, start: Start
         sleeper.wait()
 
 
-def test_another_pid_namespace_is_unknown(make_pool: MakePool, start: Start) -> None:
-    """A member whose pid means nothing here is said to be unknown and left alone, dead or not."""
+def test_another_pid_namespace(make_pool: MakePool, start: Start) -> None:
+    """A member of another PID namespace is known to live, and is recovered when it dies, also with
+    its whole namespace; and the other way round."""
     if subprocess.run(["unshare", "--pid", "--fork", "true"], check=False).returncode:
         pytest.skip("no permission to make a PID namespace")
     pool = make_pool()
     child = start(
         """
-        import subprocess, sys
+        import os, sys, textwrap
         inside = '''
-        import shmpool, sys
+        import shmpool, signal, sys
         pool = shmpool.Pool.attach(sys.argv[1])
         held = pool.alloc_many(5)
-        print(pool.recover().unknown, flush=True)
-        sys.stdin.readline()
+        print(pool.recover().members, flush=True)
+        signal.pause()  # the end of stdin is not its end
         '''
-        import textwrap
-        subprocess.run(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
-                        sys.executable, "-c", textwrap.dedent(inside), sys.argv[1]])
+        os.execvp("unshare", ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
+                              sys.executable, "-c", textwrap.dedent(inside), sys.argv[1]])
         """,
         pool.name,
     )
-    mine = pool.alloc()  # a member of this namespace, unknown in there
-    assert "1" == child.line()
+    mine = pool.alloc()  # a member of this namespace, alive also as seen from in there
+    assert "0" == child.line()
     done = pool.recover()
-    assert (0, 1) == (done.members, done.unknown)
-    assert {"alive": 1, "unknown": 5} == {h.state: h.buffers for h in pool.holders()}
-    child.tell()
-    child.end()
+    assert (0, 0) == (done.members, done.unknown)
+    assert [("alive", 1), ("alive", 5)] == sorted((h.state, h.buffers) for h in pool.holders())
+    child.kill()  # and --kill-child the namespace
+    until_recovered(pool)
     mine.free()
+    assert home(pool)
+
+
+def until_recovered(pool: shmpool.Pool) -> None:
+    """Recovers until one dead member was: a namespace's processes end a moment after its first."""
+    give_up = time.monotonic() + DEADLINE_S
+    while not pool.recover().members:
+        assert time.monotonic() < give_up, "nobody is dead"
+        time.sleep(0.001)
 
 
 def test_exec_is_the_end_of_a_member(make_pool: MakePool, start: Start) -> None:
@@ -300,7 +311,8 @@ def test_a_poison_packet(make_pool: MakePool, start: Start) -> None:
 
 
 def test_requeue_waits_for_room(make_pool: MakePool, start: Start) -> None:
-    """What finds no room stays the dead member's, counted, until there is some: nothing is lost."""
+    """What finds no room is abandoned in its queue's name until there is some: nothing is lost, and
+    the dead member's slot is free."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=4, on_death="requeue")
     fill(pool, queue, 4)
@@ -308,12 +320,12 @@ def test_requeue_waits_for_room(make_pool: MakePool, start: Start) -> None:
     fill(pool, queue, 3)
     child.kill()
     done = pool.recover()
-    assert (0, 1, 1) == (done.members, done.requeued, done.postponed)
-    assert (True, 3) == (pool.audit().ok, sum(pool.audit().held.values()))
-    assert [True] == [m.dead for m in pool.members() if m.pid == child.pid]
+    assert (1, 1, 1) == (done.members, done.requeued, done.postponed)
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+    assert [] == [m for m in pool.members() if m.pid == child.pid]
     assert 4 == len(queue.recv_many(4))
     done = pool.recover()
-    assert (1, 3, 0) == (done.members, done.requeued, done.postponed)
+    assert (0, 3, 0) == (done.members, done.requeued, done.postponed)
     assert (3, True) == (len(queue), home(pool))
 
 
@@ -450,6 +462,22 @@ def test_prune(make_pool: MakePool, new_name: Callable[[], str], start: Start) -
 
 
 @pytest.mark.usefixtures("own_pools")
+def test_prune_leaves_what_was_left_on_purpose(make_pool: MakePool, start: Start) -> None:
+    """A pool whose creator has closed it stays, also after a later user was killed, but for its
+    age; survey() says why."""
+    pool = make_pool()
+    pool.close()
+    child = hold(start, pool, 3)
+    child.kill()
+    assert pool.name not in shmpool.prune()
+    assert "on purpose" in survey()[1][pool.name]
+    assert pool.name not in shmpool.prune(age=3600)
+    assert pool.name in shmpool.prune(age=0)
+    with pytest.raises(shmpool.InvalidArgument, match="-1"):
+        shmpool.prune(age=-1)
+
+
+@pytest.mark.usefixtures("own_pools")
 def test_prune_leaves_what_it_does_not_know(new_name: Callable[[], str]) -> None:
     """A file of that name that is no pool of this version stays."""
     name = new_name()
@@ -460,3 +488,31 @@ def test_prune_leaves_what_it_does_not_know(new_name: Callable[[], str]) -> None
     assert os.path.exists(path)
     os.truncate(path, 0)  # a creator that died at once leaves this
     assert name in shmpool.prune()
+
+
+@pytest.mark.parametrize("take", ["get", "recv", "try_recv", "get_many", "recv_many"])
+def test_a_busy_consumer_recovers(make_pool: MakePool, start: Start, take: str) -> None:
+    """What a dead consumer had comes back though nobody waits, finds nothing or runs dry."""
+    pool = make_pool(capacity=64, prealloc=64)
+    queue, other = (pool.create_queue(name, capacity=16, on_death="requeue") for name in "qo")
+    queue.send(b"job")
+    child = start(
+        """
+        import shmpool, sys
+        buf = shmpool.Pool.attach(sys.argv[1]).queue("q").get()
+        print("got", flush=True)
+        input()
+        """,
+        pool.name,
+    )
+    assert "got" == child.line()
+    child.kill()
+    arguments = [1] if "many" in take else []
+    give_up = time.monotonic() + DEADLINE_S
+    while not len(queue):
+        assert time.monotonic() < give_up, "nobody recovers"
+        other.send(b"x")
+        got = getattr(other, take)(*arguments)
+        if hasattr(got, "free"):
+            got.free()
+    assert b"job" == queue.recv(timeout=0)

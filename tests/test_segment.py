@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segments that are missing, half made or forbidden, and who wins when two make one."""
 
+import contextlib
 import os
 import signal
 import stat
 import subprocess
-import threading
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE_S, Child, Eventually, MakePool
+from conftest import Child, Eventually, MakePool
 
 import shmpool
-import shmpool.segment
 from shmpool.view import View
 
 
@@ -146,110 +146,116 @@ DIES = """
     import os, signal, sys
     import shmpool, shmpool.segment as segment
 
-    def die(*arguments):
+    def die(*arguments, **options):
         if sys.argv[4:] == ["forks"] and not os.fork():
             print(os.getpid(), flush=True)  # as a fork of another thread: it makes nothing
             signal.pause()
         os.kill(os.getpid(), int(sys.argv[3]))
 
     where = sys.argv[2]
-    if where == "locked":
-        os.fchmod = die
-    elif where == "unlocked":
-        segment._lock = die
+    if where == "empty":
+        os.ftruncate = die
     elif where == "sized":
         truncate = os.ftruncate
         os.ftruncate = lambda *arguments: (truncate(*arguments), die())
-    elif where == "empty":
-        os.ftruncate = die
-    elif where == "made":
-        segment.fcntl.flock = lambda fd, kind, lock=segment.fcntl.flock: (
-            die() if kind == segment.fcntl.LOCK_SH else lock(fd, kind)
-        )
-    shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=64)
+    elif where == "filled":
+        os.fchown = die
+    elif where == "open":
+        chmod = os.fchmod
+        os.fchmod = lambda *arguments: (chmod(*arguments), die())
+    elif where == "named":
+        link = os.link
+        os.link = lambda *arguments, **options: (link(*arguments, **options), die())
+    shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=64, mode=0o644)
+"""
+UNFINISHED = ["empty", "sized", "filled", "open"]
+
+
+def unfinished(pid: int) -> set[Path]:
+    """The files without a name of their own that a process has open: others make pools too."""
+    links = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    return {Path(link) for link in links if link.startswith("/dev/shm/shmpool.~")}
+
+
+@pytest.fixture
+def alone(run: Callable[..., str]) -> Callable[..., str]:
+    """run() in a /dev/shm of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, for a /dev/shm of its own")
+    own = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
+    return lambda script, *arguments: run(script, *arguments, prefix=own)
+
+
+LEFT = """
+    import os, signal, subprocess, sys
+    import shmpool
+    from shmpool.files import names
+    where, forks = sys.argv[2], sys.argv[3:]
+    child = subprocess.Popen([sys.executable, "-c", sys.argv[1], "rx", where, "9", *forks],
+                             stdout=subprocess.PIPE)
+    grandchild = int(child.stdout.readline()) if forks else None
+    assert child.wait() == -9
+    print(len([*names()]), shmpool.pool_names())
+    if where == "named":
+        assert ["rx"] == shmpool.prune()
+    try:
+        shmpool.Pool.attach("rx")
+    except shmpool.PoolNotFound:
+        print("not found")
+    with shmpool.Pool.create("rx", buffer_size=64, capacity=2) as pool:
+        print(len(pool.alloc_many(2)))
+        print(shmpool.prune(), [*names()])
+    child.stdout.close()
+    if grandchild:
+        os.kill(grandchild, signal.SIGKILL)
 """
 
 
-@pytest.mark.parametrize("where", ["unlocked", "locked", "empty", "sized"])
-def test_a_creator_killed(pool_name: str, start: Callable[..., Child], where: str) -> None:
-    """What it leaves is PoolNotFound to attach, and the next create takes the name."""
-    child = start(DIES, pool_name, where, int(signal.SIGKILL))
-    assert -signal.SIGKILL == child.process.wait()
-    assert segment(pool_name).exists()
-    with pytest.raises(shmpool.PoolNotFound, match=pool_name):
-        shmpool.Pool.attach(pool_name)
-    with shmpool.Pool.create(pool_name, buffer_size=64, capacity=2) as pool:
-        assert 2 == len(pool.alloc_many(2))
+@pytest.mark.parametrize("forks", [[], ["forks"]])
+@pytest.mark.parametrize("where", UNFINISHED)
+def test_a_creator_killed(alone: Callable[..., str], where: str, forks: list[str]) -> None:
+    """The pool's name was never there, the next create has it, and prune() removes what is left,
+    though a child of the creator's lives."""
+    lines = alone(LEFT, textwrap.dedent(DIES), where, *forks).splitlines()
+    assert ["1 []", "not found", "2", "[] ['rx']"] == lines
 
 
-@pytest.mark.usefixtures("own_pools")
-@pytest.mark.parametrize("where", ["locked", "empty", "sized"])
-def test_a_creator_killed_whose_child_lives(
-    pool_name: str, start: Callable[..., Child], where: str
+def test_a_creator_killed_when_the_pool_has_its_name(alone: Callable[..., str]) -> None:
+    """It is a whole pool, and abandoned; prune() removes both of its names."""
+    lines = alone(LEFT, textwrap.dedent(DIES), "named").splitlines()
+    assert ["2 ['rx']", "not found", "2", "[] ['rx']"] == lines
+
+
+def test_a_pool_that_is_being_made(pool_name: str, start: Callable[..., Child]) -> None:
+    """Nobody waits for a creator that is suspended, prune() leaves its file alone, and of two the
+    first to finish has the name."""
+    child = start(DIES, pool_name, "filled", int(signal.SIGSTOP))
+    os.waitpid(child.pid, os.WUNTRACED)
+    (file,) = unfinished(child.pid)
+    for call in (shmpool.Pool.attach, View):
+        with pytest.raises(shmpool.PoolNotFound, match=pool_name):
+            call(pool_name)
+    shmpool.prune()
+    assert file.exists()
+    with shmpool.Pool.create(pool_name, buffer_size=64, capacity=2):
+        os.kill(child.pid, signal.SIGCONT)
+        assert 0 != child.process.wait()
+        assert not file.exists()
+        with shmpool.Pool.attach(pool_name) as pool:
+            assert 2 == pool.capacity
+
+
+def test_who_may_open_a_pool_that_is_being_made(
+    pool_name: str, start: Callable[..., Child], eventually: Eventually
 ) -> None:
-    """What a child of a fork inherits of a half-made file does not keep the name."""
-    child = start(DIES, pool_name, where, int(signal.SIGKILL), "forks")
-    grandchild = int(child.line())
-    try:
-        assert -signal.SIGKILL == child.process.wait()
-        with pytest.raises(shmpool.PoolNotFound, match="creator died"):
-            shmpool.Pool.attach(pool_name)
-        with shmpool.Pool.create(pool_name, buffer_size=64, capacity=2) as pool:
-            assert [] == shmpool.prune()
-            assert 2 == len(pool.alloc_many(2))
-        assert [pool_name] == shmpool.prune()
-    finally:
-        os.kill(grandchild, signal.SIGKILL)
-
-
-@pytest.mark.usefixtures("own_pools")
-def test_prune_removes_what_a_creator_left_to_its_child(
-    pool_name: str, start: Callable[..., Child]
-) -> None:
-    child = start(DIES, pool_name, "sized", int(signal.SIGKILL), "forks")
-    grandchild = int(child.line())
-    try:
-        assert -signal.SIGKILL == child.process.wait()
-        assert [pool_name] == shmpool.prune()
-    finally:
-        os.kill(grandchild, signal.SIGKILL)
-
-
-def test_a_thread_that_makes_a_pool(pool_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others of its process get PoolExists, or wait, and then they have the pool."""
-    reached, go_on = threading.Event(), threading.Event()
-    truncate = os.ftruncate
-
-    def ftruncate(fd: int, size: int) -> None:
-        reached.set()
-        assert go_on.wait(DEADLINE_S)
-        truncate(fd, size)
-
-    monkeypatch.setattr(os, "ftruncate", ftruncate)
-    made: list[shmpool.Pool] = []
-    options = {"buffer_size": 64, "capacity": 2}
-    maker = threading.Thread(target=lambda: made.append(shmpool.Pool.create(pool_name, **options)))
-    maker.start()
-    assert reached.wait(DEADLINE_S)
-    with pytest.raises(shmpool.PoolExists, match=pool_name):
-        shmpool.Pool.create(pool_name, **options)
-    with pytest.raises(shmpool.PoolNotFound, match="still being made"):
-        View(pool_name)
-    threading.Timer(0.05, go_on.set).start()
-    with shmpool.Pool.attach(pool_name) as pool:
-        maker.join(DEADLINE_S)
-        assert 2 == pool.capacity
-    made[0].close()
-
-
-def test_a_creator_killed_when_all_was_done(pool_name: str, start: Callable[..., Child]) -> None:
-    """A pool that was ready outlives its creator."""
-    child = start(DIES, pool_name, "made", int(signal.SIGKILL))
-    assert -signal.SIGKILL == child.process.wait()
-    with pytest.raises(shmpool.PoolExists):
-        shmpool.Pool.create(pool_name, buffer_size=64, capacity=2)
-    with shmpool.Pool.attach(pool_name) as pool:
-        assert 64 == len(pool.alloc_many(64))
+    """Until it has its group and is complete, nobody but its creator."""
+    child = start(DIES, pool_name, "filled", int(signal.SIGSTOP))
+    os.waitpid(child.pid, os.WUNTRACED)
+    (file,) = unfinished(child.pid)
+    assert 0o600 == stat.S_IMODE(file.stat().st_mode)
+    child.kill()
+    shmpool.prune()
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("part", [0.0, 0.2, 0.5, 0.9])
@@ -265,13 +271,15 @@ def test_a_creator_killed_while_it_reserves(
         """,
         pool_name,
     )
-    path = segment(pool_name)
-    eventually(
-        lambda: (
-            (path.exists() and path.stat().st_blocks * 512 >= part * size)
-            or child.process.poll() is not None
-        )
-    )
+
+    def reserved() -> bool:
+        for path in Path("/dev/shm").glob("shmpool.~*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_blocks * 512 >= max(part * size, 1):
+                    return True
+        return child.process.poll() is not None
+
+    eventually(reserved)
     child.process.kill()
     child.process.wait()
     try:
@@ -281,6 +289,7 @@ def test_a_creator_killed_while_it_reserves(
         pass
     with shmpool.Pool.create(pool_name, buffer_size=64, capacity=2) as pool:
         assert 2 == len(pool.alloc_many(2))
+    shmpool.prune()  # and what is left of the other one
 
 
 def test_a_timer_does_not_keep_a_pool_from_being_made(
@@ -301,32 +310,12 @@ def test_a_timer_does_not_keep_a_pool_from_being_made(
     assert "1024" == printed.strip()
 
 
-@pytest.mark.parametrize("where", ["empty", "sized"])
-def test_a_pool_that_is_being_made(
-    pool_name: str, start: Callable[..., Child], monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
-    """A creator that is only stopped keeps the name; attach waits for it, then finds the pool."""
-    child = start(DIES, pool_name, where, int(signal.SIGSTOP))
-    os.waitpid(child.pid, os.WUNTRACED)
-    with pytest.raises(shmpool.PoolExists, match=pool_name):
-        shmpool.Pool.create(pool_name, buffer_size=64, capacity=2)
-    monkeypatch.setattr(shmpool.segment, "BEING_MADE_S", 0.05)
-    with pytest.raises(shmpool.PoolNotFound, match="still being made"):
-        shmpool.Pool.attach(pool_name)
-    monkeypatch.setattr(shmpool.segment, "BEING_MADE_S", 60.0)
-    if where == "sized":  # the other one resumes with a file of no size
-        os.kill(child.pid, signal.SIGCONT)
-        with shmpool.Pool.attach(pool_name) as pool:
-            assert 64 == pool.capacity
-        child.end()
-
-
 def test_half_made_files(pool_name: str) -> None:
-    """A file of a pool's size with nothing in it is a creator's remains."""
+    """A file of a pool's size with nothing in it is no pool, and gives way to one."""
     for size in (0, 1 << 20, 34 << 20):
         segment(pool_name).touch()
         os.truncate(segment(pool_name), size)
-        with pytest.raises(shmpool.PoolNotFound, match=pool_name):
+        with pytest.raises(shmpool.SegmentInvalid, match=pool_name):
             shmpool.Pool.attach(pool_name)
         with shmpool.Pool.create(pool_name, buffer_size=64, capacity=2):
             shmpool.Pool.unlink(pool_name)

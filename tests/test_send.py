@@ -314,3 +314,42 @@ def test_a_bad_payload_sends_nothing(pool: shmpool.Pool) -> None:
         with pytest.raises(TypeError, match="bytes-like"):
             queue.send_many([b"1", bytearray(b"2"), bad])  # type: ignore[list-item]
     assert (0, {}) == (len(queue), pool.audit().held)
+
+
+def test_recv_many_ends_whatever_producers_do(
+    make_pool: MakePool, start: Callable[..., Child], eventually: Eventually
+) -> None:
+    """It takes what is there and no more, however many it may take and however fast others put;
+    signals and other threads get in between."""
+    pool = make_pool(buffer_size=4096, capacity=4096)
+    queue = pool.create_queue("q", capacity=1024)
+    script = """
+        import shmpool, sys
+        with shmpool.Pool.attach(sys.argv[1]) as pool:
+            queue = pool.queue("q")
+            print("ready", flush=True)
+            while True:
+                queue.send_many([bytes(4096)] * 64)
+    """
+    children = [start(script, pool.name) for _ in range(2)]
+    for child in children:
+        assert "ready" == child.line()
+    for most in (2**40, 2**70):
+        eventually(queue.full)
+        assert 1 <= len(queue.recv_many(most)) <= 1024
+    for child in children:
+        child.kill()
+
+
+def test_recv_many_of_large_payloads(make_pool: MakePool) -> None:
+    """One call takes about 16 MiB at most; the rest stays in the queue, in order."""
+    pool = make_pool(buffer_size=1 << 20, capacity=64)
+    queue = pool.create_queue("q", capacity=64)
+    payloads = [bytes([i]) * (1 << 20) for i in range(40)]
+    queue.send_many(payloads)
+    received: list[bytes] = []
+    while len(received) < 40:
+        got = queue.recv_many(1000)
+        assert 1 <= len(got) <= 32
+        received += got
+    assert payloads == received

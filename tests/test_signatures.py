@@ -15,7 +15,9 @@ from shmpool import _hot
 STUB = ast.parse(Path(shmpool.__file__).with_name("_hot.pyi").read_text())
 NATIVE: dict[str, type] = {
     "Buffer": shmpool.Buffer,
+    "SegmentBase": _hot.SegmentBase,
     "PoolBase": _hot.PoolBase,
+    "BurstBase": _hot.BurstBase,
     "QueueBase": _hot.QueueBase,
 }
 PUBLIC = [shmpool.Pool, shmpool.AlfQueue, shmpool.Buffer, shmpool.Burst]
@@ -68,6 +70,10 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
     queue = pool.create_queue("q", capacity=8)
     name, kind = pool.name, shmpool.Pool
 
+    def got() -> shmpool.Buffer:
+        queue.send(b"x")
+        return queue.get()
+
     def made() -> None:
         kind.unlink(name=name)
         with kind.create(name=name, buffer_size=64, capacity=2):
@@ -81,6 +87,8 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (kind, "create_queue"): lambda: pool.create_queue(name="other", capacity=2),
         (kind, "queue"): lambda: pool.queue(name="q"),
         (kind, "trim"): lambda: pool.trim(keep=1),
+        (kind, "audit"): lambda: pool.audit(limit=None),
+        (kind, "holders"): lambda: pool.holders(limit=1),
         (kind, "create"): made,
         (kind, "attach"): lambda: None,  # made() does
         (kind, "unlink"): lambda: None,
@@ -91,6 +99,12 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (shmpool.AlfQueue, "send_many"): lambda: queue.send_many(payloads=[b"x"] * 3, timeout=0),
         (shmpool.AlfQueue, "recv_many"): lambda: queue.recv_many(timeout=0, n=3),
         (shmpool.AlfQueue, "put_many"): lambda: queue.put_many(burst=pool.alloc_many(2), timeout=0),
+        (shmpool.AlfQueue, "requeue"): lambda: queue.requeue(item=got(), timeout=0),
+        (shmpool.AlfQueue, "peek"): lambda: queue.peek(n=1, size=2),
+        (shmpool.AlfQueue, "redrive"): lambda: queue.redrive(n=1, to=None, reset=True),
+        (shmpool.AlfQueue, "drain"): lambda: queue.drain(n=1),
+        (shmpool.Buffer, "nack"): lambda: got().nack(timeout=0),
+        (shmpool.Burst, "nack"): lambda: pool.queue("q").get_many(2).nack(timeout=0),
         (shmpool.AlfQueue, "get_many"): lambda: queue.get_many(n=2, timeout=0),
         (shmpool.Burst, "column"): lambda: pool.alloc_many(2).column(offset=0, dtype="u1"),
         (shmpool.Burst, "set_column"): lambda: pool.alloc_many(2).set_column(
@@ -118,22 +132,23 @@ def test_arguments_may_be_named(pool: shmpool.Pool) -> None:
 @pytest.mark.parametrize(
     ("name", "takes"),
     [
-        ("put", "buf and timeout"),
-        ("send", "payload and timeout"),
-        ("send_many", "payloads and timeout"),
-        ("recv_many", "n and timeout"),
-        ("get", "timeout"),
-        ("recv", "timeout"),
+        ("put", "buf and "),
+        ("send", "payload and "),
+        ("send_many", "payloads and "),
+        ("recv_many", "n and "),
+        ("get", ""),
+        ("recv", ""),
     ],
 )
 def test_other_arguments(pool: shmpool.Pool, name: str, takes: str) -> None:
     """Too many, too few, unknown ones, and one that is given twice are TypeError, which says what
     there is."""
     call: Callable[..., object] = getattr(pool.create_queue("q", capacity=8), name)
-    first, _, more = takes.partition(" and ")
+    first = takes.removesuffix(" and ") or "timeout"
     wrong: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((1, 2, 3), {}), ((), {"wait": 1})]
     wrong += [((1, 2), {"timeout": 3}), ((1,), {first: 1})]
-    wrong += [((), {}), ((), {"timeout": 1})] if more else [((1, 2), {})]
+    wrong += [((), {}), ((), {"timeout": 1})] if takes else [((1, 2), {})]
     for positional, named in wrong:
-        with pytest.raises(TypeError, match=rf"^{name}\(\) takes {takes}$"):
+        words = rf"^{name}\(\) takes {takes}one optional argument, timeout; there is no block$"
+        with pytest.raises(TypeError, match=words):
             call(*positional, **named)

@@ -22,12 +22,16 @@ C_ORDER = [
     "copy.h",
     "wait.h",
     "segment.h",
+    "token.h",
     "member.h",
+    "inquiry.h",
     "slab.h",
     "qmempool.h",
     "transfer.h",
     "queue.h",
+    "requeue.h",
     "recover.h",
+    "cover.h",
     "recovery.h",
     "trim.h",
     "audit.h",
@@ -35,22 +39,31 @@ C_ORDER = [
     "guard.h",
     "call.h",
     "hot.h",
+    "payload.h",
+    "burst.h",
 ]
-PYTHON_ORDER = ["errors", "_native", "_ffi", "_hot", "options", "buffer", "burst", "queue"]
-PYTHON_ORDER += ["making", "segment", "stats"]
+PYTHON_ORDER = ["errors", "names", "_native", "_ffi", "refusals", "_hot"]
+PYTHON_ORDER += ["options", "buffer", "burst", "messages", "queue"]
+PYTHON_ORDER += ["files", "segment", "pruning", "stats", "leaving"]
 PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
+PYTHON_ORDER += ["turns"]
 PYTHON_ORDER += [
     "toml_lines",
+    "values",
     "config",
+    "declared",
+    "adoption",
+    "arrivals",
     "systemd",
+    "logs",
     "lean",
-    "deaths",
     "closes",
     "listening",
     "connection",
     "keeper",
 ]
-PYTHON_ORDER += ["metrics", "http", "daemon", "asking", "client", "doctor", "__init__"]
+PYTHON_ORDER += ["admission", "metrics", "http", "daemon", "asking", "client", "container"]
+PYTHON_ORDER += ["doctor", "__init__"]
 BENCH_ORDER = ["__init__", "way", "message", "board", "crew", "producing", "consuming"]
 BENCH_ORDER += ["pingpong", "contestants", "throughput", "floor", "latency", "robustness"]
 BENCH_ORDER += ["hop", "others", "plan", "result", "measure"]

@@ -2,13 +2,14 @@
 """View: a pool's figures through a read-only mapping."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Child, MakePool
 
 import shmpool
-from shmpool.view import Geometry, Process, View
+from shmpool.view import Geometry, View
 
 
 def mapped(name: str) -> set[str]:
@@ -77,12 +78,33 @@ def test_processes(pool: shmpool.Pool, start: type[Child]) -> None:
     )
     assert "ready" == child.line()
     with View(pool.name) as view:
-        ticks = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
-        assert {Process(child.pid, ticks)} == view.processes()
-        assert 2 == len(view.members())
+        assert [child.pid] * 2 == [member.pid for member in view.members()]
+        assert (0, []) == (view.dead(), view.dead_members())
         assert [] == view.operating()
     child.tell()
     child.end()
+
+
+def test_the_dead(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """Who only reads a pool sees which members are dead, and when they have been recovered."""
+    pool = make_pool()
+    child = start(
+        """
+        import sys, shmpool
+        held = shmpool.Pool.attach(sys.argv[1]).alloc_many(3)
+        print("ready", flush=True)
+        input()
+        """,
+        pool.name,
+    )
+    assert "ready" == child.line()
+    pool.alloc().free()
+    with View(pool.name) as view:
+        assert 0 == view.dead()
+        child.kill()
+        assert (1, [child.pid]) == (view.dead(), [m.pid for m in view.dead_members()])
+        pool.recover()
+        assert (0, []) == (view.dead(), view.dead_members())
 
 
 def test_stale(make_pool: MakePool, pool_name: str) -> None:
@@ -111,7 +133,7 @@ def test_a_closed_view(pool: shmpool.Pool) -> None:
     view = View(pool.name)
     view.close()
     view.close()
-    for look in (view.stats, view.queues, view.members, view.processes, view.file):
+    for look in (view.stats, view.queues, view.members, view.dead, view.file):
         with pytest.raises(shmpool.PoolClosed):
             look()
 

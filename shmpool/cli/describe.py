@@ -30,9 +30,27 @@ def show(found: Description) -> None:
     print_table((found.pool, ""), rows)
     if found.queues:
         print_table(
-            ("queue", "capacity", "producers", "consumers", "on death", "dead letters to"),
+            (
+                "queue",
+                "capacity",
+                "producers",
+                "consumers",
+                "on death",
+                "dead letters to",
+                "refused",
+                "dropped",
+            ),
             [
-                (q.name, q.capacity, q.producers, q.consumers, q.on_death, q.dead_letter)
+                (
+                    q.name,
+                    q.capacity,
+                    q.producers,
+                    q.consumers,
+                    q.on_death,
+                    q.dead_letter,
+                    q.refused,
+                    q.dropped,
+                )
                 for q in found.queues
             ],
         )

@@ -31,8 +31,11 @@ def show(stats: PoolStats) -> None:
     )  # fmt: skip
     if stats.queues:
         print_table(
-            ("queue", "depth", "capacity", "enqueued", "dequeued"),
-            [(q.name, q.depth, q.capacity, q.enqueued, q.dequeued) for q in stats.queues],
+            ("queue", "depth", "capacity", "enqueued", "dequeued", "refused", "dropped"),
+            [
+                (q.name, q.depth, q.capacity, q.enqueued, q.dequeued, q.refused, q.dropped)
+                for q in stats.queues
+            ],
         )
     print_table(("counter", "buffers or times"), list(buffers.counters.items()))
     recoveries = stats.recoveries

@@ -3,24 +3,13 @@
  * bulk.c - the base of shmpool.AlfQueue: send_many, recv_many. Each payload is copied once, from the
  * object into its buffer, or from the buffer into its object.
  */
-#include "hot.h"
+#include "payload.h"
 
-#define RECV_MAX 256 /* payloads of one claim */
-#define AHEAD 8      /* payloads whose lines are on their way while one is copied */
+#define RECV_MAX 256          /* payloads of one claim */
+#define RECV_BYTES (16 << 20) /* of one call, after which it claims no more */
+#define AHEAD 8               /* payloads whose lines are on their way while one is copied */
 #define FREE_BYTES                                                                                 \
 	(64u << 10) /* copied out before their buffers are freed: warm for the producers */
-
-/* hot_deadline(), with Python's help: -1 with an exception. */
-static int64_t deadline_of(PyObject *object, PyObject *timeout)
-{
-	int64_t deadline = hot_deadline(timeout);
-	if (likely(deadline >= 0))
-		return deadline;
-	PyObject *said = PyObject_CallMethod(object, "_until", "O", timeout);
-	deadline = said ? PyLong_AsLongLong(said) : -1;
-	Py_XDECREF(said);
-	return deadline;
-}
 
 /* Payloads that are being sent, and what keeps their bytes where they are. */
 struct outgoing {
@@ -80,14 +69,15 @@ PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 	int64_t deadline, code = 0;
 	size_t sent = 0;
 	if (hot_parse("send_many", "payloads", args, n, names, &given) ||
-	    (deadline = deadline_of(object, given.timeout)) < 0 || outgoing_open(&out, given.item))
+	    (deadline = hot_deadline(given.timeout)) < 0 || outgoing_open(&out, given.item))
 		return NULL;
 	size_t total = (size_t)PyTuple_GET_SIZE(out.items);
-	while (sent < total && (code >= 0 || hot_goes_on(code))) {
+	struct pool_object *pool = ((struct queue_object *)object)->pool;
+	while (sent < total && (code >= 0 || hot_goes_on(pool, deadline, &code))) {
 		uint64_t key = hot_queue_key((struct queue_object *)object);
-		Py_BEGIN_ALLOW_THREADS code =
-			shmpool_send_many_wait(key, out.slice + sent, total - sent, deadline);
-		Py_END_ALLOW_THREADS sent += code > 0 ? (size_t)code : 0;
+		HOT_UNLOCKED(key, code,
+			     shmpool_send_many_wait(key, out.slice + sent, total - sent, deadline));
+		sent += code > 0 ? (size_t)code : 0;
 	}
 	if (likely(sent == total))
 		done = Py_NewRef(Py_None);
@@ -98,100 +88,116 @@ PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 	return done;
 }
 
-/* The payloads of buffers just got, which are freed. */
-static PyObject *payloads_of(const struct queue_object *self, const uint64_t *handle, Py_ssize_t n)
+/* Puts the payloads of n buffers just got into the list from its entry at on, and frees the buffers. How many bytes, or -1
+ * with an exception. */
+static Py_ssize_t add_payloads(struct queue_object *self, PyObject *list, Py_ssize_t at,
+			       const uint64_t *handle, Py_ssize_t n)
 {
-	const struct pool_object *pool = self->pool;
-	PyObject *list = PyList_New(n); /* before p: a collection might close the pool */
-	const struct qmempool *p = local_pool(key_pool(pool->key));
-	Py_ssize_t freed = 0;
-	size_t copied = 0;
-	if (unlikely(!p)) {
-		Py_XDECREF(list);
-		return hot_fail(-EBADF, "recv_many");
+	struct call c;
+	Py_ssize_t freed = 0, total = 0, kept = 0;
+	int error = open_key(self->pool->key, &c);
+	if (unlikely(error)) { /* closed meanwhile: they were given back */
+		hot_fail(error, "recv_many");
+		return -1;
 	}
-	for (Py_ssize_t i = 0; list && i < n; i++) {
+	for (Py_ssize_t i = 0; i < n; i++) {
 		if (i + AHEAD < n)
-			__builtin_prefetch(pool->data +
-					   handle_index(handle[i + AHEAD]) * pool->stride +
-					   pool->headroom);
-		uint32_t index = handle_index(handle[i]);
-		PyObject *bytes = hot_payload(pool, qmempool_buffer(p, index), index);
+			__builtin_prefetch(
+				segment_data(&c.p->segment, handle_index(handle[i + AHEAD])) +
+				c.p->segment.geometry.headroom);
+		PyObject *bytes = payload_bytes(c.p, handle[i], extent_of(c.p, handle[i]));
 		if (unlikely(!bytes)) {
-			Py_CLEAR(list);
+			total = -1;
 			break;
 		}
-		PyList_SET_ITEM(list, i, bytes);
-		copied += (size_t)PyBytes_GET_SIZE(bytes);
-		if (copied >= FREE_BYTES) {
-			shmpool_free_many(pool->key, handle + freed, (size_t)(i + 1 - freed));
+		PyList_SET_ITEM(list, at + i, bytes);
+		total += PyBytes_GET_SIZE(bytes);
+		if (total - kept >= FREE_BYTES) {
+			qmempool_free_bulk(c.p, c.m, handle + freed, (uint32_t)(i + 1 - freed));
 			freed = i + 1;
-			copied = 0;
+			kept = total;
 		}
 	}
-	shmpool_free_many(pool->key, handle + freed, (size_t)(n - freed));
-	return list;
+	qmempool_free_bulk(c.p, c.m, handle + freed, (uint32_t)(n - freed));
+	return total;
 }
 
 /* How many, 1 to PY_SSIZE_T_MAX; -1 with an exception. */
 static Py_ssize_t count_of(PyObject *n)
 {
-	if (!PyLong_Check(n)) {
-		PyErr_Format(PyExc_TypeError, "n is %R; it is an int", n);
+	PyObject *number = hot_int(n, "n");
+	if (!number)
 		return -1;
-	}
-	int beyond;
-	long long most = PyLong_AsLongLongAndOverflow(n, &beyond);
-	if (beyond > 0)
-		return PY_SSIZE_T_MAX;
+	Py_ssize_t most = PyNumber_AsSsize_t(number, NULL); /* the nearest, if it is beyond */
+	Py_DECREF(number);
 	if (most >= 1)
 		return most;
-	hot_fail(-EDOM, "n is %R; it is at least 1", n);
+	hot_fail(-EDOM, "n is %R; it must be at least 1", n);
 	return -1;
 }
 
-static inline size_t claim_of(Py_ssize_t n)
+/* Up to most handles, at once if there are some, else waited for: how many, a code, or HOT_RAISED. */
+static int64_t get_first(struct queue_object *self, uint64_t *handle, size_t most,
+			 PyObject *timeout)
 {
-	return n < RECV_MAX ? (size_t)n : RECV_MAX;
+	int64_t deadline, got = shmpool_get_many_wait(hot_queue_key(self), handle, most, 0);
+	if (likely(got != -EAGAIN))
+		return got;
+	if ((deadline = hot_deadline(timeout)) < 0)
+		return HOT_RAISED;
+	while (deadline) {
+		uint64_t key = hot_queue_key(self);
+		HOT_UNLOCKED(key, got, shmpool_get_many_wait(key, handle, most, deadline));
+		if (!hot_goes_on(self->pool, deadline, &got))
+			break;
+	}
+	return got == -EINTR ? HOT_RAISED : got;
 }
 
+/* The most payloads of one claim: RECV_BYTES of them at most, but one. */
+static Py_ssize_t claim_most(const struct pool_object *pool)
+{
+	uint64_t n = pool->stride ? RECV_BYTES / pool->stride : 1;
+	return n > RECV_MAX ? RECV_MAX : n ? (Py_ssize_t)n : 1;
+}
+
+/* Takes no more than was there when it was called, or than its first claim, so that producers who keep up do not keep
+ * it; nor more than RECV_BYTES and a claim, so that signals and other threads get in. */
 PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
 	struct queue_object *self = (struct queue_object *)object;
 	uint64_t handle[RECV_MAX];
 	struct hot_arguments given;
-	PyObject *list, *more;
-	Py_ssize_t most;
-	int64_t got, deadline;
+	Py_ssize_t most, done = 0, bytes = 0;
 	if (hot_parse("recv_many", "n", args, n, names, &given) ||
 	    (most = count_of(given.item)) < 0)
 		return NULL;
-	got = shmpool_get_many_wait(hot_queue_key(self), handle, claim_of(most), 0);
-	if (got == -EAGAIN) {
-		if ((deadline = deadline_of(object, given.timeout)) < 0)
+	hot_tend(self->pool);
+	const Py_ssize_t claim = self->pool ? claim_most(self->pool) : 1;
+	const int64_t there = shmpool_queue_count(hot_queue_key(self));
+	const Py_ssize_t bound = there > 0 ? (Py_ssize_t)there : claim;
+	if (most > bound)
+		most = bound;
+	PyObject *list = PyList_New(most); /* before anything is taken: it may run Python code */
+	if (!list)
+		return NULL;
+	int64_t got = get_first(self, handle, (size_t)(most < claim ? most : claim), given.timeout);
+	while (got > 0) {
+		Py_ssize_t added = add_payloads(self, list, done, handle, got);
+		if (added < 0) {
+			Py_DECREF(list);
 			return NULL;
-		while (deadline) {
-			uint64_t key = hot_queue_key(self);
-			Py_BEGIN_ALLOW_THREADS got =
-				shmpool_get_many_wait(key, handle, claim_of(most), deadline);
-			Py_END_ALLOW_THREADS if (got != -EINTR) break;
-			if (!hot_goes_on(got))
-				return NULL;
 		}
-	}
-	if (got < 0)
-		return PyObject_CallMethod(object, "_recv_many_failed", "L", (long long)got);
-	list = payloads_of(self, handle, got);
-	while (list && PyList_GET_SIZE(list) < most) {
-		got = shmpool_get_many_wait(hot_queue_key(self), handle,
-					    claim_of(most - PyList_GET_SIZE(list)), 0);
-		if (got <= 0)
+		done += got;
+		bytes += added;
+		if (done == most || bytes >= RECV_BYTES)
 			break;
-		more = payloads_of(self, handle, got);
-		if (!more ||
-		    PyList_SetSlice(list, PyList_GET_SIZE(list), PyList_GET_SIZE(list), more))
-			Py_CLEAR(list);
-		Py_XDECREF(more);
+		Py_ssize_t left = most - done;
+		got = shmpool_get_many_wait(hot_queue_key(self), handle,
+					    (size_t)(left < claim ? left : claim), 0);
 	}
-	return list;
+	if (likely(done && (done == most || !PyList_SetSlice(list, done, most, NULL))))
+		return list;
+	Py_DECREF(list);
+	return done || got == HOT_RAISED ? NULL : hot_queue_fail(self, got, true);
 }

@@ -13,7 +13,7 @@ uint32_t *hot_life;
 uint32_t hot_lives;
 PyObject *hot_empty_error;
 
-PyTypeObject *hot_pool_type, *hot_queue_type, *hot_buffer_type;
+PyTypeObject *hot_segment_type, *hot_pool_type, *hot_queue_type, *hot_buffer_type, *hot_burst_type;
 
 PyObject *hot_fail(int64_t code, const char *what, ...)
 {
@@ -29,8 +29,9 @@ PyObject *hot_fail(int64_t code, const char *what, ...)
 
 static int wrong_call(const char *name, const char *first)
 {
-	PyErr_Format(PyExc_TypeError, "%s() takes %s%stimeout", name, first ? first : "",
-		     first ? " and " : "");
+	PyErr_Format(PyExc_TypeError,
+		     "%s() takes %s%sone optional argument, timeout; there is no block", name,
+		     first ? first : "", first ? " and " : "");
 	return -1;
 }
 
@@ -51,25 +52,57 @@ static int parse_named(const char *name, const char *first, PyObject *const *val
 	return 0;
 }
 
-/* An attempt that succeeds at once must refuse a wrong timeout too. */
-static int check_timeout(PyObject *timeout)
+PyObject *hot_int(PyObject *value, const char *what)
 {
-	bool negative;
-	if (PyLong_Check(timeout)) {
-		int beyond;
-		long long seconds = PyLong_AsLongLongAndOverflow(timeout, &beyond);
-		negative = beyond ? beyond < 0 : seconds < 0;
-	} else if (PyFloat_Check(timeout)) {
-		negative = !(PyFloat_AS_DOUBLE(timeout) >= 0);
-	} else {
-		PyErr_Format(PyExc_TypeError, "timeout is %R; it is a number of seconds, or None",
-			     timeout);
-		return -1;
+	if (likely(PyLong_Check(value)))
+		return Py_NewRef(value);
+	if (PyIndex_Check(value))
+		return PyNumber_Index(value);
+	return PyErr_Format(PyExc_TypeError, "%s is %R; it must be an int", what, value);
+}
+
+/* The number of seconds; NaN with an exception. */
+static double seconds_of(PyObject *timeout)
+{
+	if (likely(PyFloat_Check(timeout)))
+		return PyFloat_AS_DOUBLE(timeout);
+	PyObject *number = PyLong_Check(timeout)  ? Py_NewRef(timeout) :
+			   PyIndex_Check(timeout) ? PyNumber_Index(timeout) :
+						    NULL;
+	if (!number) {
+		if (!PyErr_Occurred())
+			PyErr_Format(PyExc_TypeError,
+				     "timeout is %R; it must be a number of seconds, or None",
+				     timeout);
+		return Py_NAN;
 	}
-	if (likely(!negative))
-		return 0;
-	hot_fail(-EDOM, "timeout is %R seconds; it cannot be negative", timeout);
+	int beyond;
+	long long whole = PyLong_AsLongLongAndOverflow(number, &beyond);
+	Py_DECREF(number);
+	return beyond ? beyond * Py_HUGE_VAL : (double)whole;
+}
+
+/* An attempt that succeeds at once must refuse a wrong timeout too. The seconds; negative with an exception. */
+static double timeout_of(PyObject *timeout)
+{
+	double seconds = seconds_of(timeout);
+	if (likely(seconds >= 0))
+		return seconds;
+	if (!PyErr_Occurred())
+		hot_fail(-EDOM, "timeout is %R seconds; it cannot be negative", timeout);
 	return -1;
+}
+
+int64_t hot_deadline(PyObject *timeout)
+{
+	if (timeout == Py_None)
+		return WAIT_FOREVER;
+	double seconds = timeout_of(timeout);
+	if (seconds < 0)
+		return -1;
+	if (seconds > 4294967296.)
+		return WAIT_FOREVER;
+	return seconds == 0 ? 0 : wait_now() + (int64_t)(seconds * 1e9);
 }
 
 int hot_parse_all(const char *name, const char *first, PyObject *const *args, Py_ssize_t n,
@@ -84,10 +117,7 @@ int hot_parse_all(const char *name, const char *first, PyObject *const *args, Py
 		return wrong_call(name, first);
 	if (!out->timeout)
 		out->timeout = Py_None;
-	if (out->timeout == Py_None ||
-	    (PyFloat_CheckExact(out->timeout) && PyFloat_AS_DOUBLE(out->timeout) >= 0))
-		return 0;
-	return check_timeout(out->timeout);
+	return out->timeout == Py_None || timeout_of(out->timeout) >= 0 ? 0 : -1;
 }
 
 static bool make_life(void)
@@ -100,19 +130,47 @@ static bool make_life(void)
 	return true;
 }
 
+static void thread_ends(PyObject *capsule)
+{
+	local_thread_ends(PyCapsule_GetPointer(capsule, NULL));
+}
+
+/* Python drops what it keeps for a thread before join() returns; the C library ends the thread some time later. */
+static void thread_begins(struct local_thread *t)
+{
+	PyObject *kept = PyGILState_Check() ? PyThreadState_GetDict() : NULL;
+	if (!kept)
+		return;
+	PyObject *type, *value, *trace, *capsule;
+	PyErr_Fetch(&type, &value, &trace);
+	capsule = PyCapsule_New(t, NULL, NULL);
+	if (capsule && !PyDict_SetItemString(kept, "shmpool", capsule))
+		PyCapsule_SetDestructor(capsule, thread_ends);
+	Py_XDECREF(capsule);
+	PyErr_Clear(); /* no memory: then the C library does it */
+	PyErr_Restore(type, value, trace);
+}
+
 uint64_t hot_install(uint64_t fail)
 {
+	if (PyInterpreterState_Get() != PyInterpreterState_Main())
+		return 2; /* the types, and what they know, are one for the process */
+	local_thread_begins = thread_begins;
 	fail_function = Py_NewRef((PyObject *)(uintptr_t)fail);
 	timeout_name = PyUnicode_InternFromString("timeout");
 	PyObject *errors = PyImport_ImportModule("shmpool.errors");
 	hot_empty_error = errors ? PyObject_GetAttrString(errors, "Empty") : NULL;
 	Py_XDECREF(errors);
+	hot_segment_type = (PyTypeObject *)PyType_FromSpec(&hot_segment_spec);
+	hot_burst_type = (PyTypeObject *)PyType_FromSpec(&hot_burst_spec);
 	hot_pool_type = (PyTypeObject *)PyType_FromSpec(&hot_pool_spec);
 	hot_queue_type = (PyTypeObject *)PyType_FromSpec(&hot_queue_spec);
 	hot_buffer_type = (PyTypeObject *)PyType_FromSpec(&hot_buffer_spec);
 	PyObject *module = PyImport_AddModule("shmpool._hot");
 	if ((!hot_life && !make_life()) || !timeout_name || !hot_empty_error || !hot_pool_type ||
-	    !hot_queue_type || !hot_buffer_type || !module ||
+	    !hot_queue_type || !hot_buffer_type || !hot_segment_type || !hot_burst_type ||
+	    !module || PyModule_AddObjectRef(module, "SegmentBase", (PyObject *)hot_segment_type) ||
+	    PyModule_AddObjectRef(module, "BurstBase", (PyObject *)hot_burst_type) ||
 	    PyModule_AddObjectRef(module, "PoolBase", (PyObject *)hot_pool_type) ||
 	    PyModule_AddObjectRef(module, "QueueBase", (PyObject *)hot_queue_type) ||
 	    PyModule_AddObjectRef(module, "Buffer", (PyObject *)hot_buffer_type)) {

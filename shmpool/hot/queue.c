@@ -1,13 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * queue.c - the base of shmpool.AlfQueue: put, get, send, recv, one at a time.
+ * queue.c - the base of shmpool.AlfQueue: put and get, one at a time.
  */
 #include "hot.h"
-#include "wait.h"
-
-#define RAISED INT64_MIN /* in place of an answer: the exception is set */
-#define COPY_UNLOCKED                                                                              \
-	16384u /* bytes of a payload from which its copying is worth a release of the lock */
 
 static PyObject *queue_hot_open(PyObject *object, PyObject *args)
 {
@@ -29,13 +24,54 @@ static PyObject *queue_hot_close(PyObject *object, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
+static int queue_traverse(PyObject *object, visitproc visit, void *arg)
+{
+	Py_VISIT(Py_TYPE(object));
+	Py_VISIT(((struct queue_object *)object)->pool); /* no tp_clear: the pool's dict has one */
+	return 0;
+}
+
 static void queue_dealloc(PyObject *object)
 {
 	PyTypeObject *type = Py_TYPE(object);
+	PyObject_GC_UnTrack(object);
 	Py_XDECREF(((struct queue_object *)object)->pool);
 	Py_XDECREF(((struct queue_object *)object)->empty);
 	type->tp_free(object);
 	Py_DECREF(type);
+}
+
+PyObject *hot_queue_fail(struct queue_object *self, int64_t code, bool empty)
+{
+	return PyObject_CallMethod((PyObject *)self, "_fail", "LO", (long long)code,
+				   empty ? Py_True : Py_False);
+}
+
+static inline int put_once(const struct queue_object *self, const uint64_t *handle)
+{
+	struct call c;
+	int error = open_queue(hot_queue_key(self), &c);
+	return likely(!error) ? queue_put(c.p, c.m, c.ring, handle, 1) : error;
+}
+
+/* After -ENOBUFS: waits for room. Meanwhile the buffer is released: nobody may take a view of what is about to be
+ * somebody else's. 0, a code, or HOT_RAISED. */
+static int64_t put_wait(struct queue_object *self, struct buffer_object *buffer, PyObject *timeout)
+{
+	const uint64_t handle = buffer->handle;
+	int64_t code = -ENOBUFS, deadline = hot_deadline(timeout);
+	if (deadline < 0 || hot_buffer_movable(buffer, "put")) /* still: Python code may have run */
+		return HOT_RAISED;
+	if (deadline == 0)
+		return code;
+	const uint32_t life = buffer->life;
+	buffer->life = HOT_MOVING;
+	do {
+		uint64_t key = hot_queue_key(self);
+		HOT_UNLOCKED(key, code, shmpool_put_many_wait(key, &handle, 1, deadline));
+	} while (hot_goes_on(self->pool, deadline, &code));
+	buffer->life = life;
+	return code > 0 ? 0 : code == -EINTR ? HOT_RAISED : code;
 }
 
 static PyObject *queue_put_any(PyObject *object, PyObject *item, PyObject *timeout)
@@ -47,21 +83,19 @@ static PyObject *queue_put_any(PyObject *object, PyObject *item, PyObject *timeo
 				    Py_TYPE(item)->tp_name);
 	if (unlikely(hot_buffer_movable(buffer, "put")))
 		return NULL;
-	if (unlikely(buffer->pool->key != (self->key & ~(0x3ffull << 48))))
+	if (unlikely(buffer->pool != self->pool))
 		return PyObject_CallMethod(object, "_put_foreign", "O", item);
-	int64_t code = shmpool_put(hot_queue_key(self) | (uint32_t)buffer->key);
+	int64_t code = put_once(self, &buffer->handle);
+	if (unlikely(code == -ENOBUFS))
+		code = put_wait(self, buffer, timeout);
 	if (likely(!code)) {
 		hot_buffer_spend(buffer);
 		Py_RETURN_NONE;
 	}
-	/* Spent while it waits: nobody may take a view of what is about to be somebody else's. */
-	uint32_t life = buffer->life;
-	hot_buffer_spend(buffer);
-	PyObject *done = PyObject_CallMethod(object, "_put_slow", "LKO", (long long)code,
-					     (unsigned long long)(uint32_t)buffer->key, timeout);
-	if (!done)
-		buffer->life = life;
-	return done;
+	if (code == HOT_RAISED)
+		return NULL;
+	return PyObject_CallMethod(object, "_put_failed", "LI", (long long)code,
+				   (unsigned int)hot_buffer_index(buffer));
 }
 
 static PyObject *queue_put_method(PyObject *object, PyObject *const *args, Py_ssize_t n,
@@ -78,53 +112,53 @@ static PyObject *queue_put_nowait(PyObject *object, PyObject *item)
 	return queue_put_any(object, item, Py_False);
 }
 
-int64_t hot_deadline(PyObject *timeout)
+int64_t hot_get_wait(struct queue_object *self, PyObject *timeout, struct shmpool_taken *out)
 {
-	double seconds = -1;
-	if (timeout == Py_None)
-		return WAIT_FOREVER;
-	if (timeout == Py_False)
-		return 0;
-	if (PyFloat_CheckExact(timeout))
-		seconds = PyFloat_AS_DOUBLE(timeout);
-	else if (PyLong_CheckExact(timeout))
-		seconds = PyLong_AsDouble(timeout);
-	PyErr_Clear(); /* an integer beyond any double */
-	if (!(seconds >= 0 && seconds < 4294967296.))
-		return -1;
-	return seconds == 0 ? 0 : wait_now() + (int64_t)(seconds * 1e9);
-}
-
-/* After -EAGAIN: the queue's answer, waited for without the interpreter's lock; RAISED; or a code, for Python. */
-static int64_t queue_wait(struct queue_object *self, PyObject *timeout)
-{
-	int64_t answer = -EAGAIN, deadline = hot_deadline(timeout);
+	int64_t got = -EAGAIN, deadline = hot_deadline(timeout);
 	if (deadline < 0)
-		return answer;
+		return HOT_RAISED;
 	while (deadline) {
 		uint64_t key = hot_queue_key(self);
-		Py_BEGIN_ALLOW_THREADS answer = shmpool_get_wait(key, deadline);
-		Py_END_ALLOW_THREADS if (answer != -EINTR) break;
-		if (!hot_goes_on(answer))
-			return RAISED;
+		HOT_UNLOCKED(key, got, shmpool_get_wait(key, out, deadline));
+		if (!hot_goes_on(self->pool, deadline, &got))
+			break;
 	}
-	if (answer != -EAGAIN)
-		return answer;
+	if (got > 0)
+		return self->pool->key ? got : -EBADF; /* closed: it was given back */
+	if (got != -EAGAIN)
+		return got == -EINTR ? HOT_RAISED : got;
 	PyErr_SetObject(hot_empty_error, self->empty);
-	return RAISED;
+	return HOT_RAISED;
+}
+
+static inline int get_once(const struct queue_object *self, struct shmpool_taken *out)
+{
+	struct call c;
+	int got = open_queue(hot_queue_key(self), &c);
+	if (likely(!got))
+		got = queue_get(c.p, c.m, c.ring, &out->handle, 1);
+	if (unlikely(got <= 0))
+		return got;
+	held_since(&c, out->handle, wait_coarse());
+	out->extent = extent_of(c.p, out->handle);
+	return got;
 }
 
 static PyObject *queue_get_any(PyObject *object, PyObject *timeout)
 {
 	struct queue_object *self = (struct queue_object *)object;
-	int64_t answer = shmpool_get(hot_queue_key(self));
-	if (answer == -EAGAIN)
-		answer = queue_wait(self, timeout);
-	if (likely(answer >= 0))
-		return hot_buffer(self->pool, answer);
-	if (answer == RAISED)
+	struct buffer_object *buffer = hot_buffer_make();
+	struct shmpool_taken taken;
+	if (unlikely(!buffer))
 		return NULL;
-	return PyObject_CallMethod(object, "_get_slow", "LO", (long long)answer, timeout);
+	hot_tend(self->pool);
+	int64_t got = get_once(self, &taken);
+	if (got == -EAGAIN)
+		got = hot_get_wait(self, timeout, &taken);
+	if (likely(got > 0))
+		return hot_buffer_own(buffer, self->pool, taken);
+	hot_buffer_unmake(buffer);
+	return got == HOT_RAISED ? NULL : hot_queue_fail(self, got, true);
 }
 
 static PyObject *queue_get_method(PyObject *object, PyObject *const *args, Py_ssize_t n,
@@ -142,138 +176,22 @@ static PyObject *queue_get_nowait(PyObject *object, PyObject *unused)
 	return queue_get_any(object, Py_False);
 }
 
-/* Waits, without the interpreter's lock, for a buffer and for room. 0, a code, or RAISED. */
-static int64_t queue_send_wait(struct queue_object *self, const char *data, size_t length,
-			       int64_t deadline)
-{
-	const struct shmpool_slice slice = { data, length };
-	int64_t code;
-	do {
-		uint64_t key = hot_queue_key(self);
-		Py_BEGIN_ALLOW_THREADS code = shmpool_send_many_wait(key, &slice, 1, deadline);
-		Py_END_ALLOW_THREADS
-	} while (hot_goes_on(code));
-	return code > 0 ? 0 : code == -EINTR ? RAISED : code;
-}
-
-/* *timeout becomes False where the waiting is over. */
-static int64_t queue_send_bytes(struct queue_object *self, const char *data, size_t length,
-				PyObject **timeout)
-{
-	int64_t code = -EAGAIN;
-	if (likely(length < COPY_UNLOCKED)) {
-		code = shmpool_send(hot_queue_key(self), data, length);
-		if (likely(code != -EAGAIN && code != -ENOBUFS))
-			return code;
-	}
-	int64_t deadline = hot_deadline(*timeout);
-	if (deadline < 0 || (deadline == 0 && length < COPY_UNLOCKED))
-		return code;
-	*timeout = Py_False;
-	return queue_send_wait(self, data, length, deadline);
-}
-
-static PyObject *queue_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
-{
-	struct queue_object *self = (struct queue_object *)object;
-	struct hot_arguments given;
-	Py_buffer from;
-	int64_t code;
-	if (hot_parse("send", "payload", args, n, names, &given))
-		return NULL;
-	if (likely(PyBytes_CheckExact(given.item))) {
-		code = queue_send_bytes(self, PyBytes_AS_STRING(given.item),
-					(size_t)PyBytes_GET_SIZE(given.item), &given.timeout);
-	} else {
-		if (PyObject_GetBuffer(given.item, &from, PyBUF_SIMPLE))
-			return NULL;
-		code = queue_send_bytes(self, from.buf, (size_t)from.len, &given.timeout);
-		PyBuffer_Release(&from);
-	}
-	if (likely(!code))
-		Py_RETURN_NONE;
-	if (code == RAISED)
-		return NULL;
-	return PyObject_CallMethod(object, "_send_slow", "LOO", (long long)code, given.item,
-				   given.timeout);
-}
-
-/* The oldest payload, whose buffer is freed, or NULL without an exception and a code for Python. One look-up of
- * pool and member for both. */
-static PyObject *queue_take(struct queue_object *self, int64_t *code)
-{
-	struct call c;
-	uint64_t handle;
-	int got = open_queue(hot_queue_key(self), &c);
-	if (likely(!got))
-		got = queue_get(c.p, c.m, c.ring, &handle, 1);
-	*code = got;
-	if (unlikely(got <= 0))
-		return NULL;
-	uint32_t index = handle_index(handle);
-	held_since(&c, handle, wait_coarse()); /* in case it is stopped in here */
-	PyObject *bytes = hot_payload(self->pool, qmempool_buffer(c.p, index), index);
-	qmempool_free(c.p, c.m, handle);
-	return bytes;
-}
-
-/* The payload of an answer, whose buffer is freed. */
-static PyObject *queue_payload(struct pool_object *pool, int64_t answer)
-{
-	uint32_t index = answer & ALF_INDEX_MASK;
-	const struct qmempool *p = local_pool(key_pool(pool->key));
-	if (unlikely(!p))
-		return hot_fail(-EBADF, "recv");
-	PyObject *bytes = hot_payload(pool, qmempool_buffer(p, index), index);
-	shmpool_free(pool->key | (uint32_t)answer);
-	return bytes;
-}
-
-static PyObject *queue_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
-{
-	struct queue_object *self = (struct queue_object *)object;
-	struct hot_arguments given;
-	PyObject *bytes;
-	int64_t answer;
-	if (hot_parse("recv", NULL, args, n, names, &given))
-		return NULL;
-	bytes = queue_take(self, &answer);
-	if (likely(bytes))
-		return bytes;
-	if (answer > 0)
-		return NULL; /* no memory for it */
-	if (answer == -EAGAIN)
-		answer = queue_wait(self, given.timeout);
-	if (likely(answer >= 0))
-		return queue_payload(self->pool, answer);
-	if (answer == RAISED)
-		return NULL;
-	return PyObject_CallMethod(object, "_recv_slow", "LO", (long long)answer, given.timeout);
-}
-
 static PyObject *queue_try_get(PyObject *object, PyObject *unused)
 {
 	struct queue_object *self = (struct queue_object *)object;
-	int64_t answer = shmpool_get(hot_queue_key(self));
+	struct buffer_object *buffer = hot_buffer_make();
+	struct shmpool_taken taken;
 	(void)unused;
-	if (answer >= 0)
-		return hot_buffer(self->pool, answer);
-	if (answer == -EAGAIN)
+	if (unlikely(!buffer))
+		return NULL;
+	hot_tend(self->pool);
+	int got = get_once(self, &taken);
+	if (got > 0)
+		return hot_buffer_own(buffer, self->pool, taken);
+	hot_buffer_unmake(buffer);
+	if (got == -EAGAIN)
 		Py_RETURN_NONE;
-	return PyObject_CallMethod(object, "_get_slow", "LO", (long long)answer, Py_False);
-}
-
-static PyObject *queue_try_recv(PyObject *object, PyObject *unused)
-{
-	struct queue_object *self = (struct queue_object *)object;
-	int64_t code;
-	PyObject *bytes = queue_take(self, &code);
-	(void)unused;
-	if (bytes || code > 0)
-		return bytes;
-	if (code == -EAGAIN)
-		Py_RETURN_NONE;
-	return PyObject_CallMethod(object, "_recv_slow", "LO", (long long)code, Py_False);
+	return hot_queue_fail(self, got, true);
 }
 
 static Py_ssize_t queue_len(PyObject *object)
@@ -299,6 +217,7 @@ static int queue_true(PyObject *object)
 
 static PyMethodDef queue_methods[] = {
 	{ "_hot_open", queue_hot_open, METH_VARARGS, NULL },
+	{ "_move", hot_queue_move, METH_VARARGS, NULL },
 	{ "_hot_close", queue_hot_close, METH_NOARGS, NULL },
 	{ "empty", queue_empty, METH_NOARGS,
 	  "empty($self)\n--\n\nWhether a get would find nothing just now." },
@@ -312,20 +231,20 @@ static PyMethodDef queue_methods[] = {
 	  "get($self, timeout=None)\n--\n\nThe oldest Buffer in the queue.\n\nWaits up to timeout "
 	  "seconds for one (None for ever, 0 not at all), then Empty." },
 	{ "get_nowait", queue_get_nowait, METH_NOARGS, "get_nowait($self)\n--\n\nget(timeout=0)." },
-	{ "send", HOT_FAST(queue_send),
+	{ "send", HOT_FAST(hot_send),
 	  "send($self, payload, timeout=None)\n--\n\nCopies a bytes-like object into a new buffer "
 	  "and "
 	  "puts it.\n\nWaits up to timeout seconds for a buffer and for room, then PoolExhausted "
 	  "or\n"
 	  "Full. PayloadTooLarge if it does not fit into a buffer." },
-	{ "recv", HOT_FAST(queue_recv),
+	{ "recv", HOT_FAST(hot_recv),
 	  "recv($self, timeout=None)\n--\n\nThe oldest payload in the queue, as bytes; its buffer "
 	  "is "
 	  "freed.\n\nWaits up to timeout seconds for one (None for ever, 0 not at all), then "
 	  "Empty." },
 	{ "try_get", queue_try_get, METH_NOARGS,
 	  "try_get($self)\n--\n\nThe oldest Buffer in the queue, or None: for loops that poll." },
-	{ "try_recv", queue_try_recv, METH_NOARGS,
+	{ "try_recv", hot_try_recv, METH_NOARGS,
 	  "try_recv($self)\n--\n\nThe oldest payload in the queue as bytes, or None." },
 	{ "send_many", HOT_FAST(hot_send_many),
 	  "send_many($self, payloads, timeout=None)\n--\n\nsend() for each of the payloads, in "
@@ -333,17 +252,18 @@ static PyMethodDef queue_methods[] = {
 	  "within timeout seconds; sent says how many did." },
 	{ "recv_many", HOT_FAST(hot_recv_many),
 	  "recv_many($self, n, timeout=None)\n--\n\nThe 1..n oldest payloads as bytes; Empty if "
-	  "there is none within timeout seconds." },
+	  "there is none within timeout seconds.\n\nOf those that are there when the first is: at "
+	  "most "
+	  "a bulk beyond 16 MiB." },
 	{ NULL, NULL, 0, NULL },
 };
 
 static PyType_Slot queue_slots[] = {
-	{ Py_tp_methods, queue_methods },
-	{ Py_tp_dealloc, queue_dealloc },
-	{ Py_sq_length, queue_len },
-	{ Py_nb_bool, queue_true },
-	{ 0, NULL },
+	{ Py_tp_methods, queue_methods },   { Py_tp_dealloc, queue_dealloc },
+	{ Py_tp_traverse, queue_traverse }, { Py_sq_length, queue_len },
+	{ Py_nb_bool, queue_true },         { 0, NULL },
 };
 
 PyType_Spec hot_queue_spec = { "shmpool._hot.QueueBase", sizeof(struct queue_object), 0,
-			       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, queue_slots };
+			       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+			       queue_slots };

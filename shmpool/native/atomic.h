@@ -5,8 +5,9 @@
  * Only here stands __ATOMIC_: a model checker or a sanitizer swaps this one file. Everything works
  * on plain fixed-width words, because they lie in memory that several processes share.
  *
- * There is no bare thread fence: ThreadSanitizer cannot see one. The one exception is
- * barrier_asymmetric(), whose other half is the membarrier(2) system call (member.c).
+ * There is no bare thread fence: ThreadSanitizer cannot see one. The exceptions are
+ * barrier_asymmetric(), whose other half is the membarrier(2) system call (member.c), and
+ * barrier_loads(), in whose place nothing else can stand.
  */
 #ifndef SHMPOOL_ATOMIC_H
 #define SHMPOOL_ATOMIC_H
@@ -64,6 +65,19 @@ static ALWAYS_INLINE void count_up(uint64_t *p, uint64_t v)
 static inline void barrier_asymmetric(void)
 {
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
+}
+
+/* Keeps the loads before it before those after it: for a reader that copies what others may be writing and asks
+ * afterwards whether they were (letters.c). It changes nothing in memory, which may be mapped read-only. */
+static inline void barrier_loads(void)
+{
+#if defined(__x86_64__)
+	__atomic_signal_fence(__ATOMIC_ACQUIRE); /* the processor keeps loads in order */
+#elif defined(__aarch64__)
+	__asm__ __volatile__("dmb ishld" : : : "memory");
+#else
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
+#endif
 }
 
 static inline void cpu_relax(void)

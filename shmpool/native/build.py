@@ -3,10 +3,12 @@
 
 The declarations are shmpool.h itself, read here, so that each stands once. Every function keeps
 the interpreter's lock and leaves errno alone, which takes a call from 97 to about 20 ns; those
-whose name ends in _wait release the lock themselves, through the wrappers made below.
+whose name ends in _wait release the lock themselves, through the wrappers made below, which count
+the call first (local.h), so that nobody unmaps the pool under it.
 """
 
 import re
+import sysconfig
 from pathlib import Path
 
 import cffi
@@ -36,24 +38,36 @@ def declarations(header: str) -> str:
 
 
 def releasing_wrappers(text: str) -> str:
-    """For each NAME_wait(...): a macro that calls it without the interpreter's lock.
+    """For each NAME_wait(...): a macro that calls it without the interpreter's lock, counted if it
+    names an open pool.
 
     The generated code calls the functions by name, so a macro of the same name gets in between.
     """
     macros = []
     for result, name, arguments in re.findall(r"(\w+) (shmpool_\w+_wait)\(([^)]*)\)", text):
         names = ", ".join(argument.split()[-1].lstrip("*") for argument in arguments.split(","))
+        number = {"int pool": "(uint32_t)pool", "uint64_t key": "key_pool(key)"}.get(
+            arguments.split(",")[0].strip(), ""
+        )
+        counted = bool(number) and name != "shmpool_close_wait"
         macros.append(
-            f"static {result} {name}_unlocked({' '.join(arguments.split())})\n"
-            "{\n\tPyThreadState *state = PyEval_SaveThread();\n"
+            f"static {result} {name}_unlocked({' '.join(arguments.split())})\n{{\n"
+            + (f"\tuint32_t *at = local_begin({number});\n" if counted else "")
+            + "\tPyThreadState *state = PyEval_SaveThread();\n"
             f"\t{result} r = {name}({names});\n"
-            "\tPyEval_RestoreThread(state);\n\treturn r;\n}\n"
+            + ("\tlocal_end(at);\n" if counted else "")
+            + "\tPyEval_RestoreThread(state);\n\treturn r;\n}\n"
             f"#define {name} {name}_unlocked\n"
         )
     return "\n".join(macros)
 
 
 def builder() -> cffi.FFI:
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise RuntimeError(
+            "shmpool cannot be built for a free-threaded Python: its C types rely on the "
+            "interpreter's lock; use a standard build of Python"
+        )
     header = (NATIVE / "shmpool.h").read_text()
     ffi = cffi.FFI()
     text = declarations(header)

@@ -14,6 +14,31 @@
 #define SEND_MAX 256u
 #define SEND_BYTES (256u << 10)
 
+/* fresh() for buffers just allocated: all, or -EBADMSG, and what of them are buffers is free again. */
+static int all_fresh(const struct call *c, uint64_t *handles, uint32_t n, int64_t now)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (unlikely(fresh(c, handles[i], now))) {
+			n = transfer_indices(c->p, handles, n);
+			for (i = 0; i < n; i++)
+				qmempool_free(c->p, c->m, handles[i]);
+			return -EBADMSG;
+		}
+	return 0;
+}
+
+int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n)
+{
+	struct call c;
+	int error = open_key(key, &c);
+	if (unlikely(error))
+		return error;
+	if (n > c.p->cache_size || !cache_pop(c.p, c.m, handles, (uint32_t)n))
+		return -EAGAIN;
+	error = all_fresh(&c, handles, (uint32_t)n, wait_coarse());
+	return likely(!error) ? (int64_t)n : error;
+}
+
 int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline)
 {
 	struct call c;
@@ -22,12 +47,9 @@ int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64
 		return error;
 	if (n > c.p->capacity)
 		return -EMSGSIZE;
-	waits_begin(&c);
 	error = qmempool_alloc_wait(c.p, c.m, handles, (uint32_t)n, deadline);
-	waits_end(&c);
-	int64_t now = wait_coarse();
-	for (size_t i = 0; !error && i < n; i++)
-		error = fresh(&c, handles[i], now);
+	if (!error)
+		error = all_fresh(&c, handles, (uint32_t)n, wait_coarse());
 	return error ? error : (int64_t)n;
 }
 
@@ -50,9 +72,7 @@ int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, i
 		return -EMSGSIZE;
 	if (n == 0)
 		return 0;
-	waits_begin(&c);
 	error = queue_put_wait(c.p, c.m, c.ring, handles, (uint32_t)n, deadline);
-	waits_end(&c);
 	return error ? error : (int64_t)n;
 }
 
@@ -66,26 +86,33 @@ int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t
 		n = alf_capacity(c.ring);
 	if (n == 0)
 		return 0;
-	waits_begin(&c);
 	int got = queue_get_wait(c.p, c.m, c.ring, handles, (uint32_t)n, deadline);
-	waits_end(&c);
 	int64_t now = got > 0 ? wait_coarse() : 0;
 	for (int i = 0; i < got; i++)
 		held_since(&c, handles[i], now);
 	return got;
 }
 
-/* Copies a message into a new buffer. */
-static inline int fill(const struct call *c, uint64_t handle, const char *data, size_t length)
+int64_t shmpool_get_wait(uint64_t key, struct shmpool_taken *out, int64_t deadline)
 {
-	int error = fresh(c, handle, 0); /* it is in a queue before anybody could ask */
-	if (unlikely(error))
-		return error;
+	struct call c;
+	int got = open_queue(key, &c);
+	if (!got)
+		got = queue_get_wait(c.p, c.m, c.ring, &out->handle, 1, deadline);
+	if (got <= 0)
+		return got;
+	held_since(&c, out->handle, wait_coarse());
+	out->extent = extent_of(c.p, out->handle);
+	return got;
+}
+
+/* Copies a message into a new buffer. */
+static inline void fill(const struct call *c, uint64_t handle, const char *data, size_t length)
+{
 	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->length, (uint32_t)length);
 	copy_bytes(segment_data(&c->p->segment, handle_index(handle)) +
 			   c->p->segment.geometry.headroom,
 		   data, length);
-	return 0;
 }
 
 static inline uint64_t room(const struct call *c)
@@ -102,12 +129,13 @@ int64_t shmpool_send(uint64_t key, const char *data, size_t length)
 		return error;
 	if (unlikely(length > room(&c)))
 		return -EMSGSIZE;
-	error = qmempool_alloc(c.p, c.m, &handle);
+	error = qmempool_alloc_quick(c.p, c.m, &handle);
+	if (likely(!error))
+		error = fresh(&c, handle, 0); /* it is in a queue before anybody could ask */
 	if (unlikely(error))
 		return error;
-	error = fill(&c, handle, data, length);
-	if (likely(!error))
-		error = queue_put(c.p, c.m, c.ring, &handle, 1);
+	fill(&c, handle, data, length);
+	error = queue_put(c.p, c.m, c.ring, &handle, 1);
 	if (unlikely(error))
 		qmempool_free(c.p, c.m, handle);
 	return error;
@@ -135,24 +163,27 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 	for (size_t i = 0; i < n; i++)
 		if (slices[i].length > room(&c))
 			return -EMSGSIZE;
-	waits_begin(&c);
 	while (sent < n && !error) {
+		if (load_relaxed(&c.p->closing)) {
+			error = -ESHUTDOWN;
+			break;
+		}
 		uint32_t k = bulk_of(slices + sent, n - sent);
 		if (k > alf_capacity(c.ring))
 			k = alf_capacity(c.ring);
 		error = qmempool_alloc_wait(c.p, c.m, handle, k, deadline);
+		if (!error)
+			error = all_fresh(&c, handle, k, 0);
 		if (error)
 			break;
-		for (uint32_t i = 0; i < k && !error; i++)
-			error = fill(&c, handle[i], slices[sent + i].data, slices[sent + i].length);
-		if (!error)
-			error = queue_put_wait(c.p, c.m, c.ring, handle, k, deadline);
+		for (uint32_t i = 0; i < k; i++)
+			fill(&c, handle[i], slices[sent + i].data, slices[sent + i].length);
+		error = queue_put_wait(c.p, c.m, c.ring, handle, k, deadline);
 		if (error)
 			qmempool_free_bulk(c.p, c.m, handle, k);
 		else
 			sent += k;
 	}
-	waits_end(&c);
 	return sent ? (int64_t)sent : error;
 }
 
@@ -178,13 +209,14 @@ static inline char *place(const struct call *c, uint64_t handle, size_t offset, 
 	*error = qmempool_check(c->p, c->m, handle);
 	if (unlikely(*error))
 		return NULL;
-	const struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
-	uint64_t from = load_relaxed(&b->headroom) + (uint64_t)offset;
-	if (unlikely(from > c->p->segment.stride || width > c->p->segment.stride - from)) {
+	const uint64_t room =
+		c->p->segment.stride; /* room - headroom - offset - width >= 0, step by step */
+	const uint64_t head = load_relaxed(&qmempool_buffer(c->p, handle_index(handle))->headroom);
+	if (unlikely(head > room || offset > room - head || width > room - head - offset)) {
 		*error = -ERANGE;
 		return NULL;
 	}
-	return segment_data(&c->p->segment, handle_index(handle)) + from;
+	return segment_data(&c->p->segment, handle_index(handle)) + head + offset;
 }
 
 int64_t shmpool_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset, size_t width,
@@ -226,8 +258,7 @@ int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_
 	for (size_t i = 0; !error && i < n; i++) {
 		error = qmempool_check(c.p, c.m, handles[i]);
 		if (likely(!error))
-			out[i] = load_relaxed(
-				&qmempool_buffer(c.p, handle_index(handles[i]))->length);
+			out[i] = extent_of(c.p, handles[i]).length;
 	}
 	return error ? error : (int64_t)n;
 }
@@ -238,11 +269,12 @@ int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, con
 	struct call c;
 	int error = open_key(key, &c);
 	for (size_t i = 0; !error && i < n; i++)
-		place(&c, handles[i], 0, from[i * step], &error);
+		place(&c, handles[i], 0, load_relaxed(&from[i * step]), &error);
 	if (error)
 		return error == -ERANGE ? -EMSGSIZE : error;
+	/* The lengths may lie in shared memory too: whoever reads them from a header checks them. */
 	for (size_t i = 0; i < n; i++)
 		store_relaxed(&qmempool_buffer(c.p, handle_index(handles[i]))->length,
-			      from[i * step]);
+			      load_relaxed(&from[i * step]));
 	return (int64_t)n;
 }

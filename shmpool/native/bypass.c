@@ -43,7 +43,7 @@ uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle,
 					    owner_behind(owner, end) < 0 &&
 					    (alf_word(&p->free, low) ^ alf_tag(&p->free, low)) ==
 						    index :
-				    owner & OWNER_ABANDONED &&
+				    owner & OWNER_ABANDONED && !owner_queue(owner) &&
 					    (!load_relaxed(&b->queue) ||
 					     load_relaxed(&b->got) != buffer_generation(b));
 		if (free && cas_seq_cst(&b->owner, &owner, m->tag)) /* [OWNER] */

@@ -11,7 +11,6 @@
 #include "wait.h"
 
 #define KEY_GENERATION_MASK 0x7fu
-#define ANSWER_MOVED (1ull << 31)
 
 /* What a key names, for the calling thread. */
 struct call {
@@ -19,17 +18,6 @@ struct call {
 	struct member *m;
 	const struct alf_ring *ring;
 };
-
-/* A call that may sleep is counted, so that local_close() can wait until it has ended. */
-static inline void waits_begin(struct call *c)
-{
-	add_seq_cst(&c->p->waiters, 1);
-}
-
-static inline void waits_end(struct call *c)
-{
-	add_seq_cst(&c->p->waiters, -1u);
-}
 
 static inline uint32_t key_pool(uint64_t key)
 {
@@ -45,7 +33,7 @@ static inline int open_pool(uint32_t number, struct call *c)
 {
 	c->p = local_pool(number);
 	if (unlikely(!c->p))
-		return -EBADF;
+		return local_missing(number);
 	c->m = local_member(number);
 	if (unlikely(!c->m)) {
 		int error = local_attach(number);
@@ -83,19 +71,30 @@ static inline int open_buffer(uint64_t key, struct call *c, struct buffer **b, u
 	return qmempool_check(c->p, c->m, *handle);
 }
 
-static inline int64_t answer(const struct call *c, uint64_t handle)
+/* Where the payload of a buffer lies, as its header says: each word is read once, and what leads outside the buffer
+ * is taken for nothing. */
+static inline struct shmpool_extent extent_of(const struct qmempool *p, uint64_t handle)
 {
-	const struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
-	uint64_t moved =
-		load_relaxed(&b->headroom) != c->p->segment.geometry.headroom ? ANSWER_MOVED : 0;
-	return (int64_t)(((uint64_t)load_relaxed(&b->length) & INT32_MAX) << 32 | moved |
-			 (handle_generation(handle) & KEY_GENERATION_MASK) << ALF_INDEX_BITS |
-			 handle_index(handle));
+	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	const uint32_t headroom = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
+	const uint64_t stride = p->segment.stride;
+	if (unlikely(headroom > stride || length > stride - headroom))
+		return (struct shmpool_extent) { 0, 0 };
+	return (struct shmpool_extent) { headroom, length };
+}
+
+/* Members that wait look for dead ones, and members that never wait do too: whoever reads the clock for a header
+ * notices when it is time. The next call of a thread that can do without the interpreter's lock does it. */
+static inline void notice_time(const struct call *c, int64_t now)
+{
+	if (unlikely((uint64_t)now >= load_relaxed(&c->p->tend_ns)))
+		store_relaxed(&c->p->tend_due, 1);
 }
 
 /* Says in the header since when its holder has the buffer: for pool.holders(). */
 static inline void held_since(const struct call *c, uint64_t handle, int64_t now)
 {
+	notice_time(c, now);
 	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->since, (uint64_t)now);
 }
 
@@ -105,13 +104,14 @@ static inline int fresh(const struct call *c, uint64_t handle, int64_t now)
 	if (unlikely(handle_index(handle) >= c->p->capacity))
 		return -EBADMSG;
 	struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
+	notice_time(c, now);
 	store_relaxed(&b->length, 0);
 	store_relaxed(&b->headroom, (uint32_t)c->p->segment.geometry.headroom);
 	store_relaxed(&b->mark, 0);
 	store_relaxed(&b->flow_hash, 0);
 	store_relaxed(&b->queue, 0);
 	store_relaxed(&b->timestamp, 0);
-	store_relaxed(&b->redelivered, 0);
+	store_relaxed(&b->failures, 0);
 	store_relaxed(&b->since, (uint64_t)now);
 	return 0;
 }

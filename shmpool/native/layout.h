@@ -22,12 +22,11 @@
 #include "alf_queue.h"
 
 #define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
-#define LAYOUT_VERSION 5u
+#define LAYOUT_VERSION 6u
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes: a length travels in 31 bits */
 #define MEMBERS_MAX 4095u          /* a wait word counts sleepers in 12 bits */
-#define MEMBERS_SPARE 2u           /* more slots, to put the dead right from when all are taken */
 #define QUEUES_MAX 1023u /* an op record names a queue in 10 bits; number 0 is the free ring */
 #define NAME_MAX_BYTES 63u
 #define BULK_MAX 64u /* buffers moved at once between a local cache and the shared queue */
@@ -39,10 +38,10 @@ struct segment_header {
 	uint64_t
 		layout_hash; /* of every size and offset below: another build of the same version */
 	uint64_t initialised; /* LAYOUT_MAGIC, written last: everything else is in place */
-	uint8_t boot_id[16];
-	uint64_t creator_pid;
-	uint64_t creator_start; /* clock ticks after boot, from /proc/PID/stat */
-	uint64_t created_ns;    /* CLOCK_REALTIME */
+	uint64_t pad1[2];
+	uint64_t creator_pid; /* in its own PID namespace: for people, nothing is decided by it */
+	uint64_t pad2;
+	uint64_t created_ns; /* CLOCK_REALTIME */
 
 	/* Geometry, as validated at creation. */
 	uint64_t buffer_size; /* bytes of data room, a multiple of the cache line */
@@ -73,9 +72,11 @@ struct segment_header {
 };
 _Static_assert(sizeof(struct segment_header) <= 4 * CACHE_LINE, "before pool_shared");
 
-/* A member's tag tells its slot's lives apart: the epoch is raised when a dead one has been put right,
- * so that no word that names it is ever taken for one of its successor's. */
+/* A tag names one life of a member slot: | epoch 19 | the slot's number + 1, 13 |. The epoch is raised when a
+ * dead member has been recovered, and a slot whose epochs are used up gets no further member, so that a
+ * tag is never used again: no delay of a suspended recoverer is too long. That is 524,288 deaths a slot. */
 #define TAG_NUMBER_BITS 13
+#define TAG_EPOCH_MAX ((1u << (32 - TAG_NUMBER_BITS)) - 1)
 #define TAG_NUMBER_MASK ((1u << TAG_NUMBER_BITS) - 1)
 
 /* What a member counts: plain increments by the member alone. They stay in its slot for ever, the pool's
@@ -105,19 +106,20 @@ typedef alf_shared_position shared_cache_position;
 /* A member: one thread that has attached. The other lines are written by their owner only, but
  * for cache_bottom. */
 struct member {
-	/* Line 0: who this is. identity is | state 2 | pid 22 | epoch 8 | start time 32 |, 0 for a free
-	 * slot (member.h). */
+	/* Line 0: who this is. identity is | state 2 | token 62 |, 0 for a free slot (member.h). */
 	uint64_t identity;
-	uint64_t namespaces;  /* where its pid means something (process.h); 0: not written yet */
+	uint64_t cleared;     /* nonzero: the tag has been raised since its last member died */
 	uint64_t attached_ns; /* CLOCK_MONOTONIC */
 	uint64_t adopted;     /* buffers that other threads of its process took over from it */
 	uint32_t ended; /* nonzero: the thread is gone, others of its process have its buffers */
 	uint32_t tid;
 	uint32_t barrier; /* nonzero: its process is registered for membarrier(2), so that its cache
 			     can be emptied from outside */
-	uint32_t opening; /* which of its process's openings of the pool it came by (local.h) */
-	uint32_t image;   /* which program its process was executing (process.h) */
-	uint32_t pad0[3];
+	/* For people, as tid: nothing is decided by these (process.h). */
+	uint32_t pid;
+	uint32_t start;
+	uint32_t pid_namespace;
+	uint32_t pad0[2];
 
 	/* Lines 1 to 3: what it is doing, and what it counts. The local cache is a stack in a ring:
 	 * the owner pushes and pops at its top, a thief takes from its bottom. */
@@ -132,7 +134,7 @@ struct member {
 	uint64_t pad2[5];
 
 	/* Lines 4 and 5: what concerns the slot. What it had counted when this life of it began
-	 * (member_counted()); lives that ended with it, whose low bits are the tag's epoch. */
+	 * (member_counted()); how many of its members died, which is the epoch of its tag. */
 	uint64_t base[COUNTERS];
 	uint64_t deaths;
 	uint64_t pad3;
@@ -142,7 +144,7 @@ struct member {
 _Static_assert(offsetof(struct member, op) == CACHE_LINE, "the owner's own lines");
 _Static_assert(offsetof(struct member, base) == 4 * CACHE_LINE, "counters fill their lines");
 _Static_assert(offsetof(struct member, cache) == 6 * CACHE_LINE, "the slot's words do too");
-_Static_assert(MEMBERS_MAX + MEMBERS_SPARE < TAG_NUMBER_MASK, "a tag has room for every number");
+_Static_assert(MEMBERS_MAX < TAG_NUMBER_MASK, "a tag has room for every number");
 
 /* cache_bottom while somebody empties the cache or asks its owner to: | 1 | thief 32 | position 31 |, where
  * thief is the tag of the member that empties it, or CACHE_REQUESTED. No position is that high: for the
@@ -188,15 +190,18 @@ static ALWAYS_INLINE uint64_t cache_between_own(uint64_t bottom, cache_position 
 }
 
 struct pool_shared {
-	uint32_t free_wait;  /* members asleep until a buffer is free */
-	uint32_t foreign;    /* nonzero: somebody of another namespace has attached */
-	uint64_t namespaces; /* the creator's */
-	uint64_t abandoned;  /* buffers that were since the last sweep: OWNER_ABANDONED */
-	uint64_t trims;      /* extents taken away */
+	uint32_t free_wait; /* members asleep until a buffer is free */
+	uint32_t left;   /* nonzero: whoever made the pool has closed it, and left it on purpose */
+	uint64_t tokens; /* the newest token's number: token.h */
+	uint64_t abandoned; /* buffers ever abandoned: OWNER_ABANDONED */
+	uint64_t trims;     /* extents taken away */
 	/* 0 until there is one. */
 	alf_shared_position
 		bypassed; /* slots of the free ring before this position may be hollow: bypass.c */
-	uint64_t pad0[3];
+	uint64_t swept;   /* how many of the abandoned a sweep has placed: both counts only grow */
+	uint64_t
+		inquire_ns; /* CLOCK_MONOTONIC: before, nobody idle asks again who is dead: recover.c */
+	uint64_t pad0;
 };
 #define SHARED_OFFSET (4 * CACHE_LINE)
 #define SHARED_END (SHARED_OFFSET + sizeof(struct pool_shared))
@@ -215,7 +220,10 @@ struct queue_slot {
 	uint32_t on_death;
 	uint32_t dead_letter;      /* number of the queue for what nobody survives, 0 for none */
 	uint32_t max_redeliveries; /* after which it goes there; 0 for any number */
-	uint8_t pad[44];
+	uint32_t pad0;
+	uint64_t refused; /* buffers that found no room, or that no buffer was free for */
+	uint64_t dropped; /* buffers freed because the consumer that had got them died */
+	uint8_t pad1[24];
 	struct alf_queue queue;
 };
 _Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");
@@ -229,10 +237,17 @@ struct buffer {
 	uint32_t headroom; /* bytes before them */
 	uint32_t mark;     /* the user's */
 	uint32_t flow_hash;
-	uint32_t queue;       /* the queue it was last got from: its number, 0 for none yet */
-	uint64_t timestamp;   /* ns, the user's clock */
-	uint32_t redelivered; /* times it was put back because whoever had got it died */
-	uint32_t pad;
+	uint32_t queue;     /* the queue it was last got from: its number, 0 for none yet */
+	uint64_t timestamp; /* ns, the user's clock */
+	union {
+		uint64_t failures; /* both of: */
+		struct {
+			uint32_t redelivered; /* times it was put back: its consumer died, or
+						 returned it (requeue.h) */
+			uint32_t origin;      /* the queue from which it became a dead letter, 0 for
+						 none */
+		};
+	};
 	uint64_t since; /* CLOCK_MONOTONIC, ns, to some ms: when its holder allocated or got it */
 	uint64_t
 		handle; /* what names it now: handle_of(). The generation changes whenever it is freed */
@@ -246,11 +261,17 @@ _Static_assert(offsetof(struct buffer, owner) == 0 && offsetof(struct buffer, le
 		       offsetof(struct buffer, timestamp) == 32,
 	       "other languages read these");
 
-/* An owner word: | 1 | queue 10 | position 53 | while in a queue, | 0 | its member's tag 32 | while a
- * member has it, in hand or in its local cache, with OWNER_PUTTING while it puts a bulk it is part of,
- * and with the queue at OWNER_QUEUE_SHIFT while it takes it from a dead member that had it from there
- * (recover.h), or with OWNER_ABANDONED when a live member could not give it back (qmempool_give), which
- * makes it anybody's who sweeps. 0: never existed. */
+/* An owner word:
+ *
+ *     | 1 | queue 10 | position 53 |   TRANSIT: in a queue, or between it and a member
+ *     | 0 | ... | tag 32 |             OWNED: a member has it, in hand or in its local cache
+ *           with OWNER_PUTTING         and puts a bulk that it is part of
+ *           with a queue               and takes it from a dead member that had it from there (recover.h)
+ *     | 0 | ABANDONED | queue 10 |     nobody has it: any recoverer takes it, and frees it or hands it
+ *                                      on as that queue says
+ *     0                                never existed
+ *
+ * The queue of the last two stands at OWNER_QUEUE_SHIFT, 0 for none. */
 #define OWNER_TRANSIT (1ull << 63)
 #define OWNER_PUTTING (1ull << 32)
 #define OWNER_QUEUE_SHIFT 33

@@ -12,10 +12,14 @@
 #include <sys/mman.h>
 
 #include "member.h"
+#include "queue.h"
 #include "recover.h"
+#include "token.h"
 #include "wait.h"
 
 struct qmempool local_pools[LOCAL_POOLS_MAX];
+uint32_t *local_callers;
+void (*local_thread_begins)(struct local_thread *t);
 _Thread_local struct local_thread *local_thread;
 
 /* Every thread's table, so that closing a pool can take its members out of all of them. The nodes
@@ -25,15 +29,33 @@ struct node {
 	struct node *next;
 };
 static struct node *threads;
-static pthread_mutex_t threads_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* By slot: this process's token in the pool, and whether it made it. */
+struct opening {
+	struct token token;
+	bool made;
+};
+
+/* What a forked child reads as zeros, whoever calls fork: a free lock, no calls, no tokens. */
+static struct wiped {
+	pthread_mutex_t threads_lock;
+	uint32_t callers[LOCAL_POOLS_MAX];
+	struct opening openings[LOCAL_POOLS_MAX];
+} *wiped;
 static pthread_key_t thread_key;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* Ends a member: its cache goes back; the slot is free at once, or when the last buffer that other
- * threads of the process have from it is adopted (qmempool_adopt: the same steps in reverse). */
+/* Ends a member: its roles are free and its cache goes back; the slot is free at once, or when the last buffer that
+ * other threads of the process have from it is adopted (qmempool_adopt: the same steps in reverse). */
 static void member_end(struct qmempool *p, struct member *m)
 {
 	uint32_t ended = 1;
+	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
+		const struct alf_ring *r =
+			load_acquire(&p->queues[i]); /* pairs with queue_ring() */
+		if (r)
+			queue_release(r, m);
+	}
 	qmempool_drain(p, m);
 	store_seq_cst(&m->ended, 1);
 	if (member_held(m) == 0 && cas_seq_cst(&m->ended, &ended, 2))
@@ -43,7 +65,7 @@ static void member_end(struct qmempool *p, struct member *m)
 static void thread_ends(void *table)
 {
 	struct local_thread *t = table;
-	pthread_mutex_lock(&threads_lock);
+	pthread_mutex_lock(&wiped->threads_lock);
 	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
 		if (t->member[i] && local_pools[i].buffers)
 			member_end(&local_pools[i], t->member[i]);
@@ -55,91 +77,153 @@ static void thread_ends(void *table)
 			break;
 		}
 	}
-	pthread_mutex_unlock(&threads_lock);
+	pthread_mutex_unlock(&wiped->threads_lock);
 	local_thread = NULL;
 	munmap(t, sizeof(*t));
 }
 
+void local_thread_ends(struct local_thread *t)
+{
+	if (!t || local_thread != t)
+		return;
+	pthread_setspecific(thread_key, NULL);
+	thread_ends(t);
+}
+
 static void lock_threads(void)
 {
-	pthread_mutex_lock(&threads_lock);
+	pthread_mutex_lock(&wiped->threads_lock);
 }
 
 static void unlock_threads(void)
 {
-	pthread_mutex_unlock(&threads_lock);
+	pthread_mutex_unlock(&wiped->threads_lock);
 }
 
-/* Of the parent's threads only the one that forked is here: none sleeps in a pool. */
+/* Takes the pool's token if this process has none: by who holds threads_lock. */
+static int need_token(uint32_t slot)
+{
+	struct token *t = &wiped->openings[slot].token;
+	return t->number || !local_pools[slot].segment.writes ?
+		       0 :
+		       token_take(&local_pools[slot].segment, t);
+}
+
+/* Of the parent's threads only the one that forked is here: none sleeps in a pool. Who gets no token now tries
+ * again with its first call. */
 static void after_fork(void)
 {
 	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
-		store_relaxed(&local_pools[i].waiters, 0);
-	unlock_threads();
+		if (local_pools[i].buffers)
+			need_token(i);
+}
+
+/* Zeros that a forked child finds zero again. */
+static void *wiped_on_fork(size_t size)
+{
+	void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED)
+		return NULL;
+	if (madvise(page, size, MADV_WIPEONFORK) == 0)
+		return page;
+	munmap(page, size);
+	return NULL;
 }
 
 static void prepare(void)
 {
+	wiped = wiped_on_fork(sizeof(*wiped));
+	if (!wiped)
+		return;
+	local_callers = wiped->callers;
 	pthread_key_create(&thread_key, thread_ends);
 	pthread_atfork(lock_threads, unlock_threads, after_fork);
+}
+
+int local_hold(int fd, const char *path, void **page)
+{
+	pthread_once(&once, prepare);
+	if (!wiped)
+		return -ENOMEM;
+	pthread_mutex_lock(&wiped->threads_lock);
+	int error = token_hold(fd, path, page);
+	pthread_mutex_unlock(&wiped->threads_lock);
+	return error;
+}
+
+uint64_t local_token(uint32_t number)
+{
+	return wiped ? load_relaxed(&wiped->openings[number % LOCAL_POOLS_MAX].token.number) : 0;
 }
 
 static int make_table(void)
 {
 	struct node *n = malloc(sizeof(*n));
-	struct local_thread *t =
-		mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (!n || t == MAP_FAILED || madvise(t, sizeof(*t), MADV_WIPEONFORK) ||
-	    pthread_setspecific(thread_key, t)) {
-		if (t != MAP_FAILED)
+	struct local_thread *t = wiped_on_fork(sizeof(*t));
+	if (!n || !t || pthread_setspecific(thread_key, t)) {
+		if (t)
 			munmap(t, sizeof(*t));
 		free(n);
 		return -ENOMEM;
 	}
 	n->table = t;
-	pthread_mutex_lock(&threads_lock);
+	pthread_mutex_lock(&wiped->threads_lock);
 	n->next = threads;
 	threads = n;
-	pthread_mutex_unlock(&threads_lock);
+	pthread_mutex_unlock(&wiped->threads_lock);
 	local_thread = t;
+	if (local_thread_begins)
+		local_thread_begins(t);
 	return 0;
-}
-
-/* When the dead have all the slots, they are put right from a spare one. */
-static int attach(struct qmempool *p, uint32_t number, struct member **out)
-{
-	struct shmpool_recovery done;
-	struct member *spare;
-	int error = member_attach(&p->segment, number, false, out);
-	if (error != -EUSERS || member_attach(&p->segment, number, true, &spare))
-		return error;
-	error = recover(p, spare, &done);
-	qmempool_drain(p, spare);
-	member_release(&p->segment, spare);
-	return error ? error : member_attach(&p->segment, number, false, out);
 }
 
 int local_attach(uint32_t number)
 {
-	pthread_once(&once, prepare);
-	int error = local_thread ? 0 : make_table();
 	uint32_t slot = number % LOCAL_POOLS_MAX;
-	return error ? error : attach(&local_pools[slot], number, &local_thread->member[slot]);
+	struct qmempool *p = &local_pools[slot];
+	int error = local_thread ? 0 : make_table();
+	if (error)
+		return error;
+	if (!p->segment.writes)
+		return -EROFS;
+	pthread_mutex_lock(&wiped->threads_lock);
+	error = need_token(slot);
+	pthread_mutex_unlock(&wiped->threads_lock);
+	if (!error)
+		error = member_attach(&p->segment, local_token(number),
+				      &local_thread->member[slot]);
+	if (error == -EUSERS)
+		error = recover_slot(p, local_token(number), &local_thread->member[slot]);
+	return error;
 }
 
-int local_open(const struct segment *s)
+int local_open(const struct segment *s, bool made)
 {
 	static uint32_t opened;
+	pthread_once(&once, prepare);
+	if (!wiped)
+		return -ENOMEM;
 	/* Here, not with a thread's first call: in a process that has threads the kernel takes 10 to
 	 * 80 ms for it. Again, in member_attach(), it takes nothing. */
 	process_barrier_register();
-	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
-		if (!local_pools[i].buffers) {
-			int error = qmempool_bind(&local_pools[i], s);
-			local_pools[i].serial = opened = opened % 0xffff + 1; /* never 0 */
-			return error ? error : (int)(local_pools[i].serial * LOCAL_POOLS_MAX + i);
+	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++) {
+		if (local_pools[i].buffers)
+			continue;
+		int error = qmempool_bind(&local_pools[i], s);
+		if (error)
+			return error;
+		pthread_mutex_lock(&wiped->threads_lock);
+		error = need_token(i);
+		wiped->openings[i].made = made;
+		pthread_mutex_unlock(&wiped->threads_lock);
+		if (error) {
+			qmempool_unbind(&local_pools[i]);
+			return error;
 		}
-	return -EMFILE;
+		local_pools[i].serial = opened = opened % 0xffff + 1; /* never 0 */
+		return (int)(local_pools[i].serial * LOCAL_POOLS_MAX + i);
+	}
+	return -EXFULL;
 }
 
 /* Gives back what a member of this process still has in hand: there is nobody left to do it. */
@@ -159,13 +243,20 @@ static void take_back(struct qmempool *p, struct member *m)
 	qmempool_drain(p, m);
 }
 
-int local_close(uint32_t number)
+bool local_closing(uint32_t number)
 {
-	struct qmempool *p = local_pool(number);
+	struct qmempool *p = local_opened(number);
 	if (!p)
-		return -EBADF;
+		return false;
+	store_seq_cst(&p->serial, LOCAL_CLOSED); /* [CALLERS] */
 	store_seq_cst(&p->closing, 1);
-	while (load_acquire(&p->waiters)) {
+	return true;
+}
+
+void local_closed(uint32_t number)
+{
+	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
+	while (load_seq_cst(&local_callers[number % LOCAL_POOLS_MAX])) { /* [CALLERS] */
 		for (uint32_t i = 0; i <= p->segment.geometry.queues; i++) {
 			struct alf_queue *q = &segment_queue(&p->segment, i)->queue;
 			if (wait_anybody(&q->data_wait))
@@ -176,13 +267,12 @@ int local_close(uint32_t number)
 		wait_wake(&segment_shared(&p->segment)->free_wait, INT_MAX);
 		sched_yield();
 	}
-	struct process self = process_self();
-	uint64_t identity = member_identity(self.pid, self.start);
-	pthread_mutex_lock(&threads_lock);
+	struct opening *opening = &wiped->openings[number % LOCAL_POOLS_MAX];
+	const uint64_t identity = MEMBER_ATTACHED | opening->token.number;
+	pthread_mutex_lock(&wiped->threads_lock);
 	for (uint32_t i = 0; i < p->segment.members; i++) {
 		struct member *m = segment_member(&p->segment, i);
-		if (!member_same_process(load_acquire(&m->identity), identity) || /* [MEMBER] */
-		    load_relaxed(&m->opening) != number)
+		if (load_acquire(&m->identity) != identity) /* [MEMBER] */
 			continue;
 		qmempool_drain(p, m);
 		take_back(p, m);
@@ -190,14 +280,25 @@ int local_close(uint32_t number)
 	}
 	for (struct node *n = threads; n; n = n->next)
 		n->table->member[number % LOCAL_POOLS_MAX] = NULL;
-	pthread_mutex_unlock(&threads_lock);
+	if (opening->made && opening->token.number)
+		store_relaxed(&segment_shared(&p->segment)->left, 1);
+	token_drop(&opening->token);
+	opening->made = false;
+	pthread_mutex_unlock(&wiped->threads_lock);
 	qmempool_unbind(p);
+}
+
+int local_close(uint32_t number)
+{
+	if (!local_closing(number))
+		return -EBADF;
+	local_closed(number);
 	return 0;
 }
 
 int local_forget(uint32_t number)
 {
-	struct qmempool *p = local_pool(number);
+	struct qmempool *p = local_opened(number);
 	if (!p)
 		return -EBADF;
 	qmempool_unbind(p);

@@ -4,12 +4,19 @@
  * threads is in each of them.
  *
  * A thread becomes a member with its first call and ceases to be one when it ends, when the process
- * closes the pool, or when the process exits. A forked child begins with no members: the threads'
- * tables lie in memory that the kernel wipes on fork (MADV_WIPEONFORK), whoever calls fork.
+ * closes the pool, or when the process exits. A forked child begins with no members and no tokens: the
+ * tables of both lie in memory that the kernel wipes on fork (MADV_WIPEONFORK), whoever calls fork. It
+ * takes tokens of its own in the C library's fork handler, or, past that, with its first call.
  *
- * Who may call what at the same time: local_pool and local_member any thread; local_close when no
- * other thread is inside a short call on that pool (Python's lock sees to it); threads that sleep in
- * it are woken and waited for.
+ * Who may call what at the same time: local_pool and local_member any thread. A pool is closed in two steps.
+ * local_closing() is called with Python's lock held: from then on no look-up finds the pool. local_closed()
+ * waits for the calls that had found it. Such a call either holds Python's lock from its look-up to its last
+ * access, or is counted: between local_begin() and local_end().
+ *
+ * Ordering
+ *     [CALLERS]  a caller adds itself, then looks the pool up; who closes it takes the pool's serial away,
+ *                then reads the count. All four are seq_cst or under Python's lock, so that either the caller
+ *                finds no pool, or it is waited for.
  */
 #ifndef SHMPOOL_LOCAL_H
 #define SHMPOOL_LOCAL_H
@@ -22,26 +29,93 @@ struct local_thread {
 	struct member *member[LOCAL_POOLS_MAX];
 };
 
+#define LOCAL_CLOSED UINT32_MAX /* a serial that no number has */
+
 extern struct qmempool local_pools[LOCAL_POOLS_MAX];
+/* By slot, how many threads of this process are in a counted call: zeros in a forked child. NULL before the first
+ * pool. */
+extern uint32_t *local_callers;
 extern _Thread_local struct local_thread *local_thread
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
 
-/* Opens a checked segment: its number, | serial 16 | slot 6 |, -EMFILE if all are taken, -ENOMEM. */
-int local_open(const struct segment *s);
+/* Opens a checked segment: its number, | serial 16 | slot 6 |. One that is opened to change it (segment.writes)
+ * gets a token; made says that this process has just made it. -EXFULL if all numbers are taken, -ENOMEM, and
+ * what token_take() says. */
+int local_open(const struct segment *s, bool made);
 
-/* Gives back all that this process's members hold and ends them. 0, -EBADF. */
+/* From now on nobody finds the pool; wakes nobody. False if it is closed, or being closed. */
+bool local_closing(uint32_t number);
+
+/* After it: waits for every counted call, gives back all that this process's members hold and ends them. Nothing of
+ * this process looks at the mapping afterwards. */
+void local_closed(uint32_t number);
+
+/* Both. 0, -EBADF. */
 int local_close(uint32_t number);
 
 /* Ends an opening that never had a member, without a look at the segment. 0, -EBADF. */
 int local_forget(uint32_t number);
 
-/* Makes the calling thread a member: 0, -EUSERS, -ENOMEM. */
+/* Makes the calling thread a member: 0, -EUSERS, -ENOMEM, and what token_take() says. */
 int local_attach(uint32_t number);
+
+/* token_hold(), while no thread of this process forks. */
+int local_hold(int fd, const char *path, void **page);
+
+/* The number of this process's token in an open pool, 0 if it has none. */
+uint64_t local_token(uint32_t number);
+
+/* Called by each thread that makes its first table, if it is set: who knows when that thread ends says so with
+ * local_thread_ends(), before the C library does. */
+extern void (*local_thread_begins)(struct local_thread *t);
+
+/* Ends the calling thread's members, if t is its table. */
+void local_thread_ends(struct local_thread *t);
+
+/* Counts the caller in, before its look-up. What to give to local_end(). */
+static inline uint32_t *local_begin(uint32_t number)
+{
+	uint32_t *at = local_callers ? &local_callers[number % LOCAL_POOLS_MAX] : NULL;
+	if (at)
+		add_seq_cst(at, 1); /* [CALLERS] */
+	return at;
+}
+
+/* After its last access to the segment. */
+static inline void local_end(uint32_t *at)
+{
+	if (at)
+		add_seq_cst(at, -1u);
+}
 
 static inline struct qmempool *local_pool(uint32_t number)
 {
 	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
 	return likely(p->buffers && p->serial == number / LOCAL_POOLS_MAX) ? p : NULL;
+}
+
+/* In the serial of a pool whose file turned out to be truncated (guard.c): no number names it any more, but for
+ * its end. */
+#define LOCAL_GONE 0x10000u
+
+/* An open pool, also one that is gone. */
+static inline struct qmempool *local_opened(uint32_t number)
+{
+	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
+	uint32_t serial = load_relaxed(&p->serial) & ~LOCAL_GONE;
+	return p->buffers && serial == number / LOCAL_POOLS_MAX ? p : NULL;
+}
+
+/* Why local_pool() is NULL: -EBADMSG if the pool is gone, -EBADF if it is not open. */
+static inline int local_missing(uint32_t number)
+{
+	return local_opened(number) ? -EBADMSG : -EBADF;
+}
+
+/* The result of a call that read the pool: what was read of one that is gone by now is nothing. */
+static inline int64_t local_read(uint32_t number, int64_t result)
+{
+	return local_pool(number) ? result : local_missing(number);
 }
 
 /* The calling thread's member of an open pool, NULL before its first call. */

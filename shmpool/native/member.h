@@ -3,15 +3,32 @@
  * member.h - members of a pool: one for each thread that has attached.
  *
  * member_attach may be called by anybody at any time; member_release only by a thread of the member's
- * own process, when the member's cache is empty and it holds nothing, or by whoever has put a dead one
- * right (recover.h).
+ * own process, when the member's cache is empty and it holds nothing; member_take_slot and member_vacate by
+ * whoever has recovered a dead one (recover.h).
  *
- * An identity is attached, or dead once anybody has learnt from the kernel that its process is gone, or
- * 0. Dead is for ever, until everything that names the member has been put right and the slot is free.
+ * An identity is | state 2 | token 62 |, or 0 for a free slot:
+ *
+ *     ATTACHED  a member of the process that holds the token (token.h)
+ *     DEAD      somebody has seen that the token is free; its own for ever, until it is recovered
+ *     CLEARING  all but the slot has been recovered; the holder of this token resets it
+ *
+ *     from -> to            by                               if that one is killed here
+ *     0 -> ATTACHED         the member                       it is a dead member with nothing
+ *     ATTACHED -> 0         the member, its thread's end     the same
+ *     ATTACHED -> DEAD      anybody who saw its token free   nothing else has changed
+ *     DEAD -> CLEARING      a recoverer, at the end          CLEARING -> DEAD by the next one
+ *     CLEARING -> DEAD      anybody who saw its token free
+ *     CLEARING -> 0         that recoverer
+ *     CLEARING -> ATTACHED  that recoverer, for itself       it is a dead member with nothing
+ *
+ * A token names one opening of a pool by one process and is never handed out twice, so an identity that is
+ * dead or being cleared never comes back.
  *
  * Ordering
  *     [MEMBER]  identity: written with a compare-and-swap that makes the slot its own, released with
  *               zero when everything in it is done with.
+ *     [CLEARED]  cleared: whoever reads zero, and the same dead identity before and after, has read the
+ *                tag and op record of that member.
  */
 #ifndef SHMPOOL_MEMBER_H
 #define SHMPOOL_MEMBER_H
@@ -19,23 +36,16 @@
 #include "layout.h"
 #include "process.h"
 #include "segment.h"
+#include "token.h"
 
-#define MEMBER_ATTACHED (1ull << 62)
-#define MEMBER_DEAD (2ull << 62)
-#define MEMBER_STATE_MASK (3ull << 62)
-#define MEMBER_PID_SHIFT 40
-#define MEMBER_PID_MASK ((1ull << 22) - 1) /* the kernel's own limit on pids */
-#define MEMBER_EPOCH_SHIFT 32
-#define MEMBER_EPOCH_MASK (0xffull << MEMBER_EPOCH_SHIFT)
+#define MEMBER_ATTACHED (1ull << TOKEN_BITS)
+#define MEMBER_DEAD (2ull << TOKEN_BITS)
+#define MEMBER_CLEARING (3ull << TOKEN_BITS)
+#define MEMBER_STATE_MASK (3ull << TOKEN_BITS)
 
-static inline uint64_t member_identity(uint32_t pid, uint32_t start)
+static inline uint64_t member_token(uint64_t identity)
 {
-	return MEMBER_ATTACHED | (uint64_t)pid << MEMBER_PID_SHIFT | start;
-}
-
-static inline uint32_t member_pid(uint64_t identity)
-{
-	return (uint32_t)(identity >> MEMBER_PID_SHIFT & MEMBER_PID_MASK);
+	return identity & ~MEMBER_STATE_MASK;
 }
 
 static inline bool member_attached(uint64_t identity)
@@ -48,24 +58,41 @@ static inline bool member_dead(uint64_t identity)
 	return (identity & MEMBER_STATE_MASK) == MEMBER_DEAD;
 }
 
-/* Whether two attached identities are of one process. */
-static inline bool member_same_process(uint64_t identity, uint64_t other)
+static inline bool member_clearing(uint64_t identity)
 {
-	return ((identity ^ other) & ~MEMBER_EPOCH_MASK) == 0 && member_attached(identity);
+	return (identity & MEMBER_STATE_MASK) == MEMBER_CLEARING;
 }
 
-/* Whether the tag is of the life that the identity is of: not so any more when all but the slot has been
- * put right. */
-static inline bool member_epoch_is(uint64_t identity, uint32_t tag)
+/* Whether the member is dead: what its cache lists is not all its own any more. */
+static inline bool member_gone(uint64_t identity)
 {
-	return ((identity >> MEMBER_EPOCH_SHIFT ^ tag >> TAG_NUMBER_BITS) & 0xff) == 0;
+	return identity >= MEMBER_DEAD;
 }
 
-/* The calling thread takes a slot, a spare one if it only puts the dead right. -EUSERS if all are taken. */
-int member_attach(const struct segment *s, uint32_t opening, bool spare, struct member **out);
+/* The same member once its token is known to be free. */
+static inline uint64_t member_as_dead(uint64_t identity)
+{
+	return MEMBER_DEAD | member_token(identity);
+}
+
+/* How many of the slot's members died before the one that has the tag. */
+static inline uint32_t member_epoch(uint32_t tag)
+{
+	return tag >> TAG_NUMBER_BITS;
+}
+
+/* The calling thread takes a slot for a process that holds the token. -EUSERS if all are taken. */
+int member_attach(const struct segment *s, uint64_t token, struct member **out);
 
 /* Gives the slot back. Who is killed in the middle of it leaves something that the next one begins anew. */
 void member_release(const struct segment *s, struct member *m);
+
+/* Resets the slot of a dead member of which nothing else is left. It is then the token holder's to vacate or to
+ * use. 0; -EAGAIN if a live member is at its cache; -ESTALE if somebody else has done it. */
+int member_take_slot(const struct segment *s, struct member *m, uint64_t dead, uint64_t token,
+		     bool (*alive)(void *context, uint32_t tag), void *context);
+void member_vacate(struct member *m);
+void member_use_slot(struct member *m, uint64_t token);
 
 /* What the slot has counted in all its lives. Allocations from the local cache are counted by what was pushed and
  * is not there any more; what passes the cache for other reasons is taken off again. In the middle of a pop

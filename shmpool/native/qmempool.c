@@ -234,6 +234,22 @@ int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, 
 	return 0;
 }
 
+int qmempool_refill(struct qmempool *p, struct member *m, uint64_t *handle)
+{
+	uint64_t more[BULK_MAX];
+	*handle = 0;
+	if (!qmempool_honour(p, m) || !unkeep(p, m, handle, 1)) {
+		int got = transfer_free(p, m, more, p->cache_size ? p->bulk : 1);
+		if (got <= 0)
+			return got ? got : -EAGAIN;
+		count_up(&m->counters[COUNT_REFILL], 1);
+		*handle = more[0];
+		keep(p, m, more + 1, (uint32_t)got - 1);
+	}
+	count_up(&m->counters[COUNT_ALLOC], 1);
+	return 0;
+}
+
 void qmempool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n)
 {
 	while (n--)
@@ -315,9 +331,7 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 	if (owner >> 32 || tag_number(owner) >= p->segment.members)
 		return -EPERM;
 	struct member *from = segment_member(&p->segment, tag_number(owner));
-	if (!member_same_process(load_acquire(&from->identity), /* [MEMBER] */
-				 load_relaxed(&m->identity)) ||
-	    load_relaxed(&from->image) != load_relaxed(&m->image))
+	if (load_acquire(&from->identity) != load_relaxed(&m->identity)) /* [MEMBER] */
 		return -EPERM;
 	store_relaxed(&b->owner, m->tag);
 	count_up(&m->counters[COUNT_ADOPT], 1);
@@ -373,6 +387,7 @@ int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, 
 							  WAIT_SLICE_NS;
 		}
 		wait_leave(word, entered);
+		recover_idle(p, m);
 		if (slept == -ETIMEDOUT)
 			return qmempool_alloc_bulk(p, m, handle, n);
 		if (slept)

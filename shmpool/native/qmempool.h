@@ -54,8 +54,9 @@ struct qmempool {
 	struct alf_ring **queues; /* of named queues, by number; NULL until bound */
 	uint32_t serial;          /* of this opening: local.h */
 	uint32_t closing;
-	uint32_t waiters;   /* threads of this process inside a call that may sleep */
 	uint32_t bypass_at; /* buffer where qmempool_bypass() looks on */
+	uint64_t tend_ns;   /* CLOCK_MONOTONIC: from then on a busy thread tends the pool: call.h */
+	uint32_t tend_due;  /* one has noticed that it is time to */
 	uint64_t looked_ns; /* when this process last asked the kernel who is dead: recover.c */
 };
 
@@ -65,6 +66,8 @@ void qmempool_unbind(struct qmempool *p);
 
 /* What the fast paths fall back to. */
 int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n);
+/* That of qmempool_alloc_quick(). */
+int qmempool_refill(struct qmempool *p, struct member *m, uint64_t *handle);
 int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
 /* That of one, for qmempool_free(), whose handle need not be in memory. */
 int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle);
@@ -210,6 +213,19 @@ static ALWAYS_INLINE int qmempool_alloc(struct qmempool *p, struct member *m, ui
 	if (likely(cache_pop(p, m, handle, 1)))
 		return 0;
 	int error = qmempool_alloc_slow(p, m, &slow, 1);
+	*handle = slow;
+	return error;
+}
+
+/* The same from m's cache and the shared queue only: no system call but to wake somebody, and no look at every buffer or
+ * member. -EAGAIN if neither has one. */
+static ALWAYS_INLINE int qmempool_alloc_quick(struct qmempool *p, struct member *m,
+					      uint64_t *handle)
+{
+	uint64_t slow; /* so that *handle may stay in a register */
+	if (likely(cache_pop(p, m, handle, 1)))
+		return 0;
+	int error = qmempool_refill(p, m, &slow);
 	*handle = slow;
 	return error;
 }

@@ -111,6 +111,26 @@ int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_
 	return -ENFILE;
 }
 
+/* The capacity of a queue's ring, 0 if there is no such queue, or none that can be. */
+static uint32_t ring_capacity(struct qmempool *p, uint32_t number)
+{
+	if (number == 0 || number > p->segment.geometry.queues)
+		return 0;
+	const struct queue_slot *slot = segment_queue(&p->segment, number);
+	if (load_acquire(&slot->state) != QUEUE_READY) /* [QUEUE] */
+		return 0;
+	uint32_t capacity = load_relaxed(&slot->queue.capacity);
+	return capacity < ALF_CAPACITY_MIN || capacity > ALF_CAPACITY_MAX ||
+			       capacity & (capacity - 1) ?
+		       0 :
+		       capacity;
+}
+
+bool queue_exists(struct qmempool *p, uint32_t number)
+{
+	return ring_capacity(p, number) != 0;
+}
+
 const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 {
 	if (number == 0 || number > p->segment.geometry.queues)
@@ -120,12 +140,8 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 	if (likely(r))
 		return r;
 	struct queue_slot *slot = segment_queue(&p->segment, number);
-	if (load_acquire(&slot->state) != QUEUE_READY) /* [QUEUE] */
-		return NULL;
-	uint32_t capacity = slot->queue.capacity, flags = slot->queue.flags;
-	if (capacity < ALF_CAPACITY_MIN || capacity > ALF_CAPACITY_MAX || capacity & (capacity - 1))
-		return NULL;
-	r = malloc(sizeof(*r));
+	uint32_t capacity = ring_capacity(p, number), flags = load_relaxed(&slot->queue.flags);
+	r = capacity ? malloc(sizeof(*r)) : NULL;
 	if (!r)
 		return NULL;
 	alf_bind(r, &slot->queue, ring_slots(p, number), capacity, number, flags);
@@ -275,10 +291,10 @@ static int look_apart(const struct alf_ring *r)
 	return (int)(n < FULL_APART ? n : FULL_APART);
 }
 
-int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
-		   const uint64_t *handle, uint32_t n, int64_t deadline_ns)
+int queue_room_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		    const uint64_t *handle, uint32_t n, int64_t deadline_ns, queue_attempt *attempt)
 {
-	int error = queue_put(p, m, r, handle, n);
+	int error = -ENOBUFS;
 	for (int polls = 0; error == -ENOBUFS; polls += look_apart(r)) {
 		int slept = 0;
 		if (deadline_ns == WAIT_NEVER)
@@ -288,23 +304,33 @@ int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 		if (polls < WAIT_POLLS) {
 			for (int i = look_apart(r); i; i--)
 				sched_yield();
-			error = queue_put(p, m, r, handle, n);
+			error = attempt(p, m, r, handle, n);
 			continue;
 		}
 		uint32_t *word = &r->q->room_wait, entered = wait_enter(word);
 		/* [WAIT] alf_reserve's own load is no seq_cst one: it might miss a move of cons whose
 		 * consumer missed this sleeper. */
 		load_seq_cst(&r->q->cons);
-		error = queue_put(p, m, r, handle, n);
+		error = attempt(p, m, r, handle, n);
 		if (error == -ENOBUFS) {
 			count_up(&m->counters[COUNT_SLEEP], 1);
 			slept = wait_sleep(word, entered, WAIT_SLICE_NS, deadline_ns);
 		}
 		wait_leave(word, entered);
+		recover_idle(p, m);
 		if (slept)
 			return slept == -ETIMEDOUT ? error : slept;
 	}
 	return error;
+}
+
+int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		   const uint64_t *handle, uint32_t n, int64_t deadline_ns)
+{
+	int error = queue_put(p, m, r, handle, n);
+	return likely(error != -ENOBUFS) ?
+		       error :
+		       queue_room_wait(p, m, r, handle, n, deadline_ns, queue_put);
 }
 
 int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
@@ -333,6 +359,7 @@ int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 					   deadline_ns);
 		}
 		wait_leave(word, entered);
+		recover_idle(p, m);
 		if (reserved)
 			recover_stuck(p, m);
 		if (slept)

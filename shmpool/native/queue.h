@@ -37,6 +37,9 @@ int queue_find(struct qmempool *p, const char *name);
  * as good as not there. */
 const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number);
 
+/* Whether a queue has that number: then queue_ring() gives no NULL but for want of memory. */
+bool queue_exists(struct qmempool *p, uint32_t number);
+
 /* Gives up m's single-producer and single-consumer role, if it has one. */
 void queue_release(const struct alf_ring *r, const struct member *m);
 
@@ -54,5 +57,12 @@ int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 		   const uint64_t *handle, uint32_t n, int64_t deadline_ns);
 int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 		   uint32_t n, int64_t deadline_ns);
+
+/* An attempt to put, and its repetition after one that has found no room. */
+typedef int queue_attempt(struct qmempool *p, struct member *m, const struct alf_ring *r,
+			  const uint64_t *handle, uint32_t n);
+int queue_room_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		    const uint64_t *handle, uint32_t n, int64_t deadline_ns,
+		    queue_attempt *attempt);
 
 #endif

@@ -8,75 +8,51 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "inquiry.h"
 #include "member.h"
-#include "process.h"
 #include "queue.h"
 #include "recovery.h"
 #include "wait.h"
 
-#define PASSES 4 /* while something waits for a live member to end its operation */
+#define PASSES 4      /* while something waits for a live member to end its operation */
+#define IDLE_SHARE 20 /* times as long as asking took, nobody asks again */
+#define IDLE_MOST_NS 10000000000ull
 
-/* Several members of one process are asked for once. */
-struct asked {
-	uint64_t identity;
-	enum process_fate fate;
-};
-
-static enum process_fate ask(const struct segment *s, const struct process *self,
-			     const struct member *m, uint64_t identity, struct asked *last)
+bool recover_abandoned(const struct segment *s)
 {
-	uint64_t namespaces = load_relaxed(&m->namespaces);
-	if (!namespaces && !load_seq_cst(&segment_shared(s)->foreign))
-		namespaces = segment_shared(s)->namespaces; /* still attaching, or killed at it */
-	if (namespaces != self->namespaces)
-		return PROCESS_UNKNOWN;
-	if (member_same_process(last->identity, identity))
-		return last->fate;
-	uint32_t pid = member_pid(identity);
-	last->identity = identity;
-	if (pid == self->pid) {
-		last->fate = (uint32_t)identity == self->start ? PROCESS_ALIVE : PROCESS_DEAD;
-		return last->fate;
-	}
-	last->fate = process_fate(pid, (uint32_t)identity);
-	if ((last->fate == PROCESS_ALIVE || last->fate == PROCESS_STOPPED) &&
-	    process_maps(pid, s->fd) == 0)
-		last->fate = PROCESS_DEAD; /* it has executed another program */
-	return last->fate;
+	return load_seq_cst(&segment_shared(s)->swept) !=
+	       load_seq_cst(&segment_shared(s)->abandoned);
 }
 
-enum process_fate recover_fate(const struct segment *s, const struct member *m, uint64_t identity)
-{
-	struct process self = process_self();
-	struct asked asked = { 0 };
-	return member_dead(identity) ? PROCESS_DEAD : ask(s, &self, m, identity, &asked);
-}
-
-/* Finds the dead, and says so in their slots. */
+/* Finds the dead members, and says so in their slots. */
 static void recover_mark(struct recovery *r)
 {
 	const struct segment *s = &r->p->segment;
-	struct process self = process_self();
-	struct asked asked = { 0 };
+	struct inquiry q = { .s = s, .own = r->token };
 	for (uint32_t i = 0; i < s->members; i++) {
 		struct member *m = segment_member(s, i);
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-		if (member_attached(identity)) {
-			enum process_fate fate = ask(s, &self, m, identity, &asked);
-			r->out->unknown += fate == PROCESS_UNKNOWN;
-			if (fate != PROCESS_DEAD)
-				continue;
-			uint64_t dead = identity ^ MEMBER_STATE_MASK;
-			if (cas_seq_cst(&m->identity, &identity, dead)) /* [MEMBER] */
-				identity = dead;
-		}
-		if (!member_dead(identity))
+		if (!identity)
 			continue;
+		enum token_state state = inquire(&q, identity);
+		r->out->unknown += state == TOKEN_UNKNOWN;
+		if (state != TOKEN_FREE)
+			continue;
+		if (!member_dead(identity)) {
+			uint64_t dead = member_as_dead(identity);
+			if (!cas_seq_cst(&m->identity, &identity, dead) && /* [MEMBER] */
+			    identity != dead)
+				continue; /* it has been recovered meanwhile */
+			identity = dead;
+		}
 		struct dead d = { .identity = identity,
 				  .number = i,
 				  .op = load_acquire(&m->op), /* [OP] */
-				  .tag = load_relaxed(&m->tag) };
-		if (!member_epoch_is(identity, d.tag))
+				  .tag = load_acquire(&m->tag) };
+		bool cleared = load_acquire(&m->cleared) != 0; /* [CLEARED] */
+		if (load_acquire(&m->identity) != identity)    /* [MEMBER] */
+			continue;                              /* it has been recovered meanwhile */
+		if (cleared)
 			d.op = d.tag = 0; /* nothing is left of it but the slot */
 		r->dead[r->deaths++] = d;
 		r->dead_at[i] = r->deaths;
@@ -98,97 +74,28 @@ static void recover_thieves(struct recovery *r)
 
 void recovery_look(struct recovery *r)
 {
-	r->lives = 0;
+	cover_clear(&r->live);
 	for (uint32_t i = 0; i < r->p->segment.members; i++) {
 		const struct member *m = segment_member(&r->p->segment, i);
-		uint64_t op = load_acquire(&m->op); /* [OP] */
+		uint64_t op = load_acquire(&m->op);             /* [OP] */
+		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
 		/* Who died since this run began counts as alive: what it left is not known here. Nor is
-		 * the slot's next member the dead one. */
-		if (op && !(r->dead_at[i] && r->dead[r->dead_at[i] - 1].identity ==
-						     load_acquire(&m->identity))) /* [MEMBER] */
-			r->live_op[r->lives++] = op;
+		 * the slot's next member the dead one. A slot that is being cleared has nothing else. */
+		if (op && !(r->dead_at[i] && r->dead[r->dead_at[i] - 1].identity == identity) &&
+		    !member_clearing(identity))
+			cover_add(&r->live, op);
 	}
+	cover_sort(&r->live);
 }
 
-const struct alf_ring *recovery_ring(const struct recovery *r, uint32_t queue)
+const struct alf_ring *recovery_ring(struct recovery *r, uint32_t queue)
 {
-	return queue ? queue_ring(r->p, queue) : &r->p->free;
-}
-
-/* A bulk is published from its end on: if its first position is published, all of it is. Of a range that is
- * certainly one producer's, only the last bulk can be unfinished. */
-static void add_range(struct recovery *r, struct dead_range range)
-{
-	if (range.n > alf_capacity(range.ring))
-		return; /* somebody scribbled over it */
-	if (range.certain)
-		for (; range.n; range.from++, range.n--) {
-			enum alf_at at =
-				alf_at(range.ring, range.from, alf_word(range.ring, range.from));
-			if (at == ALF_AT_UNPUBLISHED)
-				break;
-		}
-	if (range.n)
-		r->range[r->ranges++] = range;
-}
-
-/* Which positions the dead may have reserved: what their op records cover of what is reserved at all,
- * and in a queue with a single producer all that is left of a dead one's. */
-static void recover_ranges(struct recovery *r)
-{
-	const struct segment *s = &r->p->segment;
-	for (uint32_t i = 0; i < r->deaths; i++) {
-		struct dead *d = &r->dead[i];
-		enum alf_op_kind kind = alf_op_kind(d->op);
-		if (kind != ALF_OP_ENQUEUE && kind != ALF_OP_PUBLISH)
-			continue;
-		const struct alf_ring *ring = recovery_ring(r, alf_op_queue(d->op));
-		if (!ring)
-			continue;
-		alf_position prod = load_acquire(&ring->q->prod); /* [PROD] */
-		uint64_t ago = alf_op_offset(d->op, prod), n = alf_op_count(d->op);
-		add_range(r, (struct dead_range) { .ring = ring,
-						   .from = (alf_position)(prod - ago),
-						   .n = n < ago ? n : ago,
-						   .by = d,
-						   .certain = kind == ALF_OP_PUBLISH });
+	const struct alf_ring *ring = queue ? queue_ring(r->p, queue) : &r->p->free;
+	if (!ring && queue_exists(r->p, queue)) {
+		ring = queue_ring(r->p, queue); /* it may be new since */
+		r->no_memory |= !ring;
 	}
-	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
-		const struct alf_ring *ring = recovery_ring(r, i);
-		if (!ring || !(ring->flags & ALF_SINGLE_PRODUCER))
-			continue;
-		alf_position cons = load_acquire(&ring->q->cons);     /* [CONS] */
-		alf_position n = load_acquire(&ring->q->prod) - cons; /* [PROD] */
-		/* After prod: who has the role still had it then. Pairs with take_role(). */
-		struct dead *d = recovery_dead(r, load_acquire(&ring->q->producer));
-		if (d)
-			add_range(r, (struct dead_range) { .ring = ring,
-							   .from = cons,
-							   .n = n,
-							   .by = d,
-							   .certain = true });
-	}
-}
-
-/* Makes void what nobody will publish, once the buffers that were on their way there are known. */
-static void recover_voids(struct recovery *r)
-{
-	for (uint32_t i = 0; i < r->ranges; i++) {
-		struct dead_range *range = &r->range[i];
-		for (uint64_t k = 0; k < range->n && !range->postponed; k++) {
-			alf_position at = (alf_position)(range->from + k);
-			uint64_t word = alf_word(range->ring, at);
-			if (alf_at(range->ring, at, word) != ALF_AT_UNPUBLISHED)
-				continue;
-			if (!range->certain)
-				recovery_look(r);
-			if (!range->certain &&
-			    recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, at))
-				range->by->postponed = true;
-			else
-				alf_make_void(range->ring, at, word);
-		}
-	}
+	return ring;
 }
 
 /* Extents and queues that a dead member was making: nobody has seen anything of them yet. */
@@ -212,7 +119,7 @@ static void recover_makers(struct recovery *r)
 }
 
 /* The single sides of queues that the dead had, of those too that are not finished with: it may be a
- * successor that makes room for what waits. After the sweep and recover_voids(), which find by these
+ * successor that makes room for what waits. After the sweep and ranges_bury(), which find by these
  * roles what is unfinished there. */
 static void recover_roles(struct recovery *r)
 {
@@ -227,31 +134,30 @@ static void recover_roles(struct recovery *r)
 	}
 }
 
-/* Frees the slot of a dead member of which nothing is left but that. False if somebody alive still looks
- * into its cache. Whoever is at its cache does this alone. */
-static bool recover_finish(struct recovery *r, const struct dead *d)
+static bool tag_alive(void *context, uint32_t tag)
+{
+	return !recovery_dead(context, tag);
+}
+
+/* Takes the slot of a dead member of which nothing else is left: as member_take_slot(). */
+static int take_slot(struct recovery *r, const struct dead *d)
 {
 	struct member *m = segment_member(&r->p->segment, d->number);
-	uint64_t bottom = load_acquire(&m->cache_bottom); /* [CACHE] */
-	uint32_t thief = cache_thief(bottom);
-	if (thief && thief != CACHE_REQUESTED && !recovery_dead(r, thief))
-		return load_acquire(&m->identity) != d->identity;                   /* [MEMBER] */
-	if (!cas_seq_cst(&m->cache_bottom, &bottom, cache_held(r->m->tag, bottom))) /* [CACHE] */
-		return load_acquire(&m->identity) != d->identity;                   /* [MEMBER] */
-	if (load_acquire(&m->identity) == d->identity) {                            /* [MEMBER] */
-		cache_position top = load_relaxed(&m->cache_top);
-		if (cache_between(bottom, top) < 0) /* it died in an attempt to pop more */
-			store_relaxed(&m->cache_top, top = cache_bottom_at(bottom, top));
-		store_relaxed(&m->cache_bottom, cache_held(r->m->tag, top));
-		member_release(&r->p->segment, m);
+	if (d->postponed || r->no_memory)
+		return -EAGAIN;
+	return member_take_slot(&r->p->segment, m, d->identity, r->token, tag_alive, r);
+}
+
+static void recover_slots(struct recovery *r)
+{
+	for (uint32_t i = 0; i < r->deaths; i++) {
+		int error = take_slot(r, &r->dead[i]);
+		r->out->postponed += error == -EAGAIN;
+		if (error)
+			continue;
+		member_vacate(segment_member(&r->p->segment, r->dead[i].number));
 		r->out->members++;
-		store_release(&m->cache_bottom, (uint64_t)top); /* [CACHE] */
-	} else {
-		store_release(
-			&m->cache_bottom,
-			cache_held(CACHE_REQUESTED, bottom)); /* [CACHE] its successor's now */
 	}
-	return true;
 }
 
 /* The dead may have been counted asleep, or have died between a change and its wake-up. */
@@ -269,60 +175,114 @@ static void recover_sleepers(struct recovery *r)
 		wait_reset(&segment_shared(s)->free_wait);
 }
 
-static void pass(struct recovery *r)
+/* Everything but the slots. False if there is nothing to do. */
+static bool pass(struct recovery *r)
 {
+	struct pool_shared *shared = segment_shared(&r->p->segment);
 	r->deaths = r->ranges = 0;
-	r->left_abandoned = false;
+	r->left = r->no_memory = false;
 	memset(r->dead_at, 0, r->p->segment.members * sizeof(*r->dead_at));
 	r->out->unknown = r->out->postponed = 0;
-	uint64_t *abandoned = &segment_shared(&r->p->segment)->abandoned;
-	uint64_t before = load_seq_cst(abandoned);
+	uint64_t swept = load_seq_cst(&shared->swept);
+	uint64_t abandoned = load_seq_cst(&shared->abandoned);
 	recover_mark(r);
-	if (!r->deaths && !before)
-		return;
+	if (!r->deaths && swept == abandoned)
+		return false;
 	recover_thieves(r);
-	recover_ranges(r);
+	ranges_collect(r);
 	sweep_unreserve(r);
-	recover_voids(r);
+	ranges_bury(r);
+	r->left = false; /* what was abandoned until here is swept for */
 	sweep(r);
-	if (before && !r->left_abandoned)
-		cas_seq_cst(abandoned, &before, 0);
+	/* Whoever abandoned what is left here may be suspended before it counts that. */
+	if (r->left && !recover_abandoned(&r->p->segment))
+		add_seq_cst(&shared->abandoned, 1);
+	/* Only forward: what was abandoned since is above. */
+	while (!r->left && !r->no_memory && (int64_t)(abandoned - swept) > 0 &&
+	       !cas_seq_cst(&shared->swept, &swept, abandoned))
+		;
 	recover_roles(r);
 	recover_makers(r);
-	for (uint32_t i = 0; i < r->deaths; i++)
-		if (r->dead[i].postponed || !recover_finish(r, &r->dead[i]))
-			r->out->postponed++;
-	recover_sleepers(r);
+	return true;
+}
+
+static int begin(struct recovery *r)
+{
+	uint32_t members = r->p->segment.members,
+		 queues = (uint32_t)r->p->segment.geometry.queues + 1;
+	memset(r->out, 0, sizeof(*r->out));
+	r->dead = calloc(members, sizeof(*r->dead));
+	r->dead_at = calloc(members, sizeof(*r->dead_at));
+	r->live.interval = calloc(2 * (size_t)members, sizeof(*r->live.interval));
+	r->base = calloc(queues, sizeof(*r->base));
+	r->range = calloc(members + queues, sizeof(*r->range));
+	r->cons = calloc(queues, sizeof(*r->cons));
+	r->consumer = calloc(queues, sizeof(*r->consumer));
+	bool all = r->dead && r->dead_at && r->live.interval && r->range && r->base && r->cons &&
+		   r->consumer;
+	return all ? 0 : -ENOMEM;
+}
+
+static void end(struct recovery *r)
+{
+	free(r->dead);
+	free(r->dead_at);
+	free(r->live.interval);
+	free(r->base);
+	free(r->range);
+	free(r->cons);
+	free(r->consumer);
 }
 
 int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out)
 {
-	uint32_t members = p->segment.members, queues = (uint32_t)p->segment.geometry.queues + 1;
-	struct recovery r = { .p = p, .m = m, .out = out };
-	int error = -ENOMEM;
-	memset(out, 0, sizeof(*out));
-	r.dead = calloc(members, sizeof(*r.dead));
-	r.dead_at = calloc(members, sizeof(*r.dead_at));
-	r.live_op = calloc(members, sizeof(*r.live_op));
-	r.range = calloc(members + queues, sizeof(*r.range));
-	r.cons = calloc(queues, sizeof(*r.cons));
-	r.consumer = calloc(queues, sizeof(*r.consumer));
-	if (r.dead && r.dead_at && r.live_op && r.range && r.cons && r.consumer) {
-		error = 0;
-		for (int i = 0; i < PASSES && !error; i++) {
-			if (i)
-				sched_yield();
-			pass(&r);
-			if (!out->postponed)
-				break;
-		}
+	struct recovery r = {
+		.p = p, .m = m, .token = member_token(load_relaxed(&m->identity)), .out = out
+	};
+	int error = begin(&r);
+	for (int i = 0; i < PASSES && !error; i++) {
+		if (i)
+			sched_yield();
+		if (!pass(&r))
+			break;
+		recover_slots(&r);
+		recover_sleepers(&r);
+		if (r.no_memory)
+			error = -ENOMEM;
+		if (!out->postponed)
+			break;
 	}
-	free(r.dead);
-	free(r.dead_at);
-	free(r.live_op);
-	free(r.range);
-	free(r.cons);
-	free(r.consumer);
+	out->postponed += r.left;
+	end(&r);
+	return error;
+}
+
+int recover_slot(struct qmempool *p, uint64_t token, struct member **out)
+{
+	struct shmpool_recovery done;
+	struct recovery r = { .p = p, .token = token, .out = &done };
+	int error = begin(&r);
+	if (!error && pass(&r)) {
+		error = r.no_memory ? -ENOMEM : -EUSERS;
+		for (uint32_t i = 0; i < r.deaths && error; i++) {
+			struct member *m = segment_member(&p->segment, r.dead[i].number);
+			if (take_slot(&r, &r.dead[i]))
+				continue;
+			if (member_epoch(load_relaxed(&m->tag)) == TAG_EPOCH_MAX) {
+				member_vacate(m);
+				continue;
+			}
+			member_use_slot(m, token);
+			*out = m;
+			error = 0;
+		}
+		recover_sleepers(&r);
+	} else if (!error) {
+		error = member_attach(&p->segment, token, out); /* somebody has left meanwhile */
+	}
+	end(&r);
+	if (!error)
+		recover(p, *out, &done); /* the others, and what was abandoned */
 	return error;
 }
 
@@ -334,4 +294,24 @@ bool recover_stuck(struct qmempool *p, struct member *m)
 		return false;
 	store_relaxed(&p->looked_ns, now);
 	return recover(p, m, &out) == 0 && (out.members || out.buffers);
+}
+
+bool recover_idle(struct qmempool *p, struct member *m)
+{
+	const struct segment *s = &p->segment;
+	uint64_t *at = &segment_shared(s)->inquire_ns, due = load_relaxed(at);
+	uint64_t now = (uint64_t)wait_now(), own = member_token(load_relaxed(&m->identity));
+	struct shmpool_recovery out;
+	/* A time that is far ahead was not written by anybody who meant it. */
+	if (now < due && due - now < IDLE_MOST_NS)
+		return false;
+	if (!cas_seq_cst(at, &due, now + RECOVER_IDLE_NS)) /* one asks for all */
+		return false;
+	bool some = inquiry_dead(s, own) || recover_abandoned(s);
+	if (some)
+		some = recover(p, m, &out) == 0 && (out.members || out.buffers);
+	uint64_t took = (uint64_t)wait_now() - now, pause = IDLE_SHARE * took;
+	if (pause > RECOVER_IDLE_NS)
+		store_relaxed(at, now + (pause < IDLE_MOST_NS ? pause : IDLE_MOST_NS));
+	return some;
 }

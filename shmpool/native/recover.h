@@ -8,7 +8,7 @@
  * any time, and if it dies is a dead member like any other.
  *
  * What a member leaves when it is killed                     who puts it right
- *     it reserved positions and did not publish them         recover_voids()
+ *     it reserved positions and did not publish them         ranges_bury()
  *     buffers in its hands or its cache: OWNED(dead)         sweep()
  *     buffers on their way into such positions               sweep_unreserve(), sweep()
  *     buffers it claimed and did not mark                    sweep()
@@ -16,10 +16,12 @@
  *     it was making an extent or a queue                     recover_makers()
  *     it was a queue's single producer or consumer           recover_roles()
  *     it was counted asleep                                  wait_reset()
- *     its slot                                               recover_finish()
+ *     its slot                                               member_take_slot()
  *
- * What a live member may itself have reserved or claimed is left to it: an op record of a stopped
- * process that covers the same positions as a dead one's postpones those, and nothing else.
+ * What a live member may itself have reserved or claimed is left to it: an op record of a suspended
+ * process that covers the same positions as a dead one's postpones those, and nothing else. A buffer for
+ * which its queue has no room is abandoned to whoever recovers next, in the queue's name, so that the
+ * slot of its dead holder is free for a consumer who makes room.
  *
  * Progress: nobody waits for anybody. What is postponed is counted, and done by a later call.
  */
@@ -38,7 +40,17 @@ int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out);
 #define RECOVER_LOOK_NS 10000000
 bool recover_stuck(struct qmempool *p, struct member *m);
 
-/* What became of a member's process; PROCESS_UNKNOWN in another namespace. */
-enum process_fate recover_fate(const struct segment *s, const struct member *m, uint64_t identity);
+/* The same for a member that has slept for a slice: as long as somebody waits, a dead member is recovered and an
+ * abandoned buffer placed within about a slice. At most once every RECOVER_IDLE_NS in the whole pool, and
+ * less often where there are so many members that asking takes long. */
+#define RECOVER_IDLE_NS 50000000
+bool recover_idle(struct qmempool *p, struct member *m);
+
+/* Makes the caller, who holds the token and is no member yet, one where all slots are taken, in place of a dead
+ * member. 0; -EUSERS if there is none that is finished with; -ENOMEM. */
+int recover_slot(struct qmempool *p, uint64_t token, struct member **out);
+
+/* Whether abandoned buffers wait for a recoverer. */
+bool recover_abandoned(const struct segment *s);
 
 #endif

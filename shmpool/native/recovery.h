@@ -8,6 +8,7 @@
 #define SHMPOOL_RECOVERY_H
 
 #include "alf_repair.h"
+#include "cover.h"
 #include "recover.h"
 
 struct dead {
@@ -18,10 +19,13 @@ struct dead {
 	bool postponed; /* something that may be its is left for later */
 };
 
-/* Positions that a dead producer may have reserved. */
+/* Positions that a dead producer may have reserved. Those of a ring lie between what cons was when the run began
+ * and a ring's length beyond: dead members have reserved nothing since, and what is passed is done with. They
+ * are in order and do not overlap, but that certain ones may overlap others. */
 struct dead_range {
 	const struct alf_ring *ring;
 	alf_position from;
+	uint64_t at; /* from's distance from that cons */
 	uint64_t n;
 	struct dead *by;
 	bool certain;   /* they are by's, from the first that is not published on */
@@ -30,18 +34,20 @@ struct dead_range {
 
 struct recovery {
 	struct qmempool *p;
-	struct member *m;
+	struct member *m; /* the recoverer's; NULL while it has none: then buffers are abandoned */
+	uint64_t token;   /* its process's */
 	struct shmpool_recovery *out;
 	struct dead *dead;
 	uint32_t deaths;
 	uint32_t *dead_at; /* by member number: 1 + its index in dead */
 	struct dead_range *range;
 	uint32_t ranges;
-	uint64_t *live_op; /* op records of the living, one snapshot */
-	uint32_t lives;
-	bool left_abandoned; /* something that was abandoned waits for room in a queue */
-	alf_position *cons;  /* by queue, read before live_op */
-	uint32_t *consumer;  /* by queue, of single-consumer ones, read after cons */
+	alf_position *base; /* by queue: cons when the ranges were made */
+	struct cover live;  /* what live members may be in the middle of, one snapshot */
+	bool left; /* an abandoned buffer waits for room in a queue, or for a recoverer with a member */
+	bool no_memory; /* a queue that exists could not be looked at: nobody is finished with */
+	alf_position *cons; /* by queue, read before live_op */
+	uint32_t *consumer; /* by queue, of single-consumer ones, read after cons */
 };
 
 /* The dead member that a tag names, NULL if it names none. */
@@ -54,25 +60,35 @@ static inline struct dead *recovery_dead(const struct recovery *r, uint64_t word
 	return d->tag == (uint32_t)word ? d : NULL;
 }
 
-/* Reads what the living may be in the middle of; what is asked about must have been read before. */
+/* Reads what live members may be in the middle of; what is asked about must have been read before. */
 void recovery_look(struct recovery *r);
 
+/* Whether a live member may have reserved (claimed) the position, as of the last look. */
 static inline bool recovery_live(const struct recovery *r, enum alf_op_kind kind, uint32_t queue,
 				 alf_position position)
 {
-	for (uint32_t i = 0; i < r->lives; i++)
-		if (alf_op_covers(r->live_op[i], kind, queue, position))
-			return true;
-	return false;
+	return cover_has(&r->live, kind, queue, position);
 }
 
-/* The ring of a queue, the free ring for 0, NULL for none. */
-const struct alf_ring *recovery_ring(const struct recovery *r, uint32_t queue);
+/* Collects what the dead members may have reserved, into r->range. */
+void ranges_collect(struct recovery *r);
 
-/* Abandons the buffers that were on their way into r->range to whoever sweeps. */
+/* The range that covers a position, NULL for none; a certain one if there is one. low is the position as an owner
+ * word has it, *position the whole one. */
+struct dead_range *ranges_find(const struct recovery *r, uint32_t queue, uint64_t low,
+			       alf_position *position);
+
+/* Makes tombstones of what nobody will publish, once the buffers that were on their way there are known. */
+void ranges_bury(struct recovery *r);
+
+/* The ring of a queue, the free ring for 0, NULL for none. */
+const struct alf_ring *recovery_ring(struct recovery *r, uint32_t queue);
+
+/* Abandons the buffers that were on their way into r->range. */
 void sweep_unreserve(struct recovery *r);
 
-/* Takes every buffer that belongs to the dead, and frees it or hands it on as its queue says. */
+/* Takes every buffer that a dead member has or that is abandoned, and frees it or hands it on as its queue
+ * says. Without a member: abandons every buffer of a dead one. */
 void sweep(struct recovery *r);
 
 #endif

@@ -12,13 +12,14 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "process.h"
-
 #define EXTENT_BYTES_MAX                                                                           \
 	(4ull << 20) /* reserving more at once would hold up the one allocation that does it */
+#define EXTENTS_MAX                                                                                \
+	(1ull << 17) /* of a pool: who wants to know what exists reads all their words */
 #define CACHE_SIZE_MAX 4096u
 #define CACHE_SIZE_DEFAULT 512u
 #define CACHE_BYTES_DEFAULT (2 << 20) /* of buffers */
@@ -133,13 +134,15 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, char *why, size_
 	uint64_t extent = (uint64_t)(g->bulk * g->refill_multiplier);
 	if (extent * room > EXTENT_BYTES_MAX)
 		extent = EXTENT_BYTES_MAX / room;
+	uint64_t least = (capacity - (uint64_t)g->prealloc + EXTENTS_MAX - 1) / EXTENTS_MAX;
+	extent = extent < least ? least : extent;
 	g->extent_buffers = extent ? extent : 1;
 
 	s->stride = room;
 	s->members_offset = round_up(SHARED_END, CACHE_LINE);
 	s->member_stride =
 		round_up(sizeof(struct member) + (uint64_t)g->cache_size * 8, CACHE_LINE);
-	s->members = (uint32_t)g->members + MEMBERS_SPARE;
+	s->members = (uint32_t)g->members;
 	s->queues_offset = s->members_offset + s->members * s->member_stride;
 	s->extents_offset =
 		s->queues_offset + (uint64_t)(g->queues + 1) * sizeof(struct queue_slot);
@@ -194,7 +197,7 @@ uint64_t segment_layout_hash(void)
 		offsetof(struct member, counters),
 		offsetof(struct queue_slot, queue),
 		TAG_NUMBER_BITS,
-		MEMBERS_SPARE,
+		offsetof(struct member, cleared),
 		offsetof(struct buffer, timestamp),
 		offsetof(struct buffer, handle),
 		offsetof(struct member, cache_bottom),
@@ -202,30 +205,91 @@ uint64_t segment_layout_hash(void)
 	return hash_of(facts, sizeof(facts));
 }
 
-int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
+bool segment_is(const struct segment *s, int fd)
 {
-	uint64_t from = offset / SEGMENT_PAGE * SEGMENT_PAGE;
+	struct stat st;
+	return fstat(fd, &st) == 0 && st.st_dev == s->device && st.st_ino == s->inode;
+}
+
+int segment_fd(const struct segment *s, int *opened)
+{
+	*opened = -1;
+	if (segment_is(s, s->fd))
+		return s->fd;
+	if (!s->path[0])
+		return -EBADF;
+	int flags = (s->writes ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW;
+	int fd = open(s->path, flags);
+	if (fd >= 0 && !segment_is(s, fd)) {
+		close(fd);
+		return -EBADF;
+	}
+	*opened = fd;
+	return fd < 0 ? -EBADF : fd;
+}
+
+/* Reserves at most EXTENT_BYTES_MAX. */
+static int reserve_piece(int fd, uint64_t from, uint64_t length)
+{
 	sigset_t every, before;
 	int error;
 	/* tmpfs gives back all that it has reserved when a signal comes: a timer's could come for ever. */
 	sigfillset(&every);
 	pthread_sigmask(SIG_SETMASK, &every, &before);
 	do {
-		error = posix_fallocate(s->fd, (off_t)from, (off_t)(offset + length - from));
+		error = posix_fallocate(fd, (off_t)from, (off_t)length);
 	} while (error == EINTR); /* the process was frozen */
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return -error;
 }
 
-int segment_init(struct segment *s, char *base, int fd)
+int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
 {
+	uint64_t from = offset / SEGMENT_PAGE * SEGMENT_PAGE, left = offset + length - from;
+	int error = 0, opened, fd = segment_fd(s, &opened);
+	if (fd < 0)
+		return fd;
+	/* Piece by piece: in between signals come through. */
+	for (uint64_t n; left && !error; from += n, left -= n) {
+		n = left < EXTENT_BYTES_MAX ? left : EXTENT_BYTES_MAX;
+		error = reserve_piece(fd, from, n);
+	}
+	if (opened >= 0)
+		close(opened);
+	return error;
+}
+
+void segment_unreserve(const struct segment *s, uint64_t offset, uint64_t length)
+{
+	uint64_t from = round_up(offset, SEGMENT_PAGE);
+	uint64_t end = (offset + length) / SEGMENT_PAGE * SEGMENT_PAGE;
+	int opened, fd = segment_fd(s, &opened);
+	if (fd >= 0 && end > from)
+		fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from,
+			  (off_t)(end - from));
+	if (opened >= 0)
+		close(opened);
+}
+
+static void bind_file(struct segment *s, char *base, int fd)
+{
+	struct stat st = { 0 };
 	s->base = base;
 	s->fd = fd;
+	s->path[0] = 0;
+	s->writes = false;
+	fstat(fd, &st);
+	s->device = st.st_dev;
+	s->inode = st.st_ino;
+}
+
+int segment_init(struct segment *s, char *base, int fd)
+{
+	bind_file(s, base, fd);
 	int error = segment_reserve(s, 0, s->rings_offset);
 	if (error)
 		return error;
 	const struct shmpool_geometry *g = &s->geometry;
-	struct process self = process_self();
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
 	struct segment_header *h = segment_header(s);
@@ -233,8 +297,7 @@ int segment_init(struct segment *s, char *base, int fd)
 		.magic = LAYOUT_MAGIC,
 		.version = LAYOUT_VERSION,
 		.layout_hash = segment_layout_hash(),
-		.creator_pid = self.pid,
-		.creator_start = self.start,
+		.creator_pid = (uint64_t)getpid(),
 		.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
 		.buffer_size = (uint64_t)g->buffer_size,
 		.capacity = (uint64_t)g->capacity,
@@ -257,9 +320,7 @@ int segment_init(struct segment *s, char *base, int fd)
 		.data_offset = s->data_offset,
 		.size = s->size,
 	};
-	memcpy(h->boot_id, self.boot_id, sizeof(h->boot_id));
 	h->checksum = header_checksum(*h);
-	segment_shared(s)->namespaces = self.namespaces;
 	for (uint32_t i = 0; i < s->members; i++)
 		segment_member(s, i)->tag = i + 1;
 	return 0;
@@ -298,9 +359,6 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 			      (ull)segment_layout_hash());
 	if (h.size != size)
 		return REFUSE("it is %llu bytes long and says %llu", (ull)size, (ull)h.size);
-	struct process self = process_self();
-	if (memcmp(h.boot_id, self.boot_id, sizeof(h.boot_id)))
-		return REFUSE("it was made before this machine's last boot");
 
 	struct shmpool_geometry g = {
 		.buffer_size = (int64_t)h.buffer_size,
@@ -315,8 +373,7 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 	};
 	if (segment_plan(s, &g, why, why_size))
 		return -EBADMSG;
-	s->base = base;
-	s->fd = fd;
+	bind_file(s, base, fd);
 	if (h.members_offset != s->members_offset || h.member_stride != s->member_stride ||
 	    h.queues_offset != s->queues_offset || h.extents_offset != s->extents_offset ||
 	    h.extents != s->extents || h.free_ring_offset != s->free_ring_offset ||

@@ -9,15 +9,21 @@
 #ifndef SHMPOOL_SEGMENT_H
 #define SHMPOOL_SEGMENT_H
 
+#include <stdbool.h>
+
 #include "layout.h"
 #include "shmpool.h"
 
 #define SEGMENT_PAGE 4096ull
+#define SEGMENT_PATH_MAX 128
 
 /* The geometry and the places, copied out of the segment once and checked. */
 struct segment {
 	char *base;
-	int fd;
+	int fd;                      /* segment_fd() */
+	char path[SEGMENT_PATH_MAX]; /* that the process opened it by; "" if it has none */
+	bool writes;                 /* it was opened to change it, not only to read it */
+	uint64_t device, inode;      /* of the file */
 	struct shmpool_geometry geometry;
 	uint64_t stride; /* bytes from one buffer's data room to the next */
 	uint64_t members_offset, member_stride;
@@ -28,7 +34,7 @@ struct segment {
 	uint64_t headers_offset;
 	uint64_t data_offset;
 	uint64_t size;
-	uint32_t members; /* slots: geometry.members and the spare ones */
+	uint32_t members; /* geometry.members */
 };
 
 /* Fills the zero fields of g that have a default, checks every one, and computes the layout. 0, or
@@ -44,8 +50,19 @@ void segment_ready(struct segment *s);
  * -EAGAIN if its creator has not finished. */
 int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *why, size_t why_size);
 
-/* Reserves memory for length bytes at offset, so that nobody gets a SIGBUS there. 0, -ENOSPC. */
+/* Whether a descriptor is of the segment's file. */
+bool segment_is(const struct segment *s, int fd);
+
+/* A descriptor of the file, for one call: the one that it was opened with, or where the program has closed that,
+ * or put another file under its number, a new one in *opened, else -1, which the caller closes. -EBADF. */
+int segment_fd(const struct segment *s, int *opened);
+
+/* Reserves memory for length bytes at offset, so that nobody gets a SIGBUS there. 0, -ENOSPC, -EFBIG
+ * over the process's RLIMIT_FSIZE, -EBADF. */
 int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length);
+
+/* Gives back the whole pages between: after a segment_reserve() that failed half-way, of what nobody else uses. */
+void segment_unreserve(const struct segment *s, uint64_t offset, uint64_t length);
 
 uint64_t segment_layout_hash(void);
 

@@ -5,14 +5,19 @@
 #include "shmpool.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #include "audit.h"
 #include "call.h"
 #include "guard.h"
+#include "inquiry.h"
 #include "member.h"
 #include "process.h"
 #include "recovery.h"
 #include "slab.h"
+#include "token.h"
+
+#define TEND_NS 100000000 /* between two times that a busy process looks for dead members */
 #include "trim.h"
 
 int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size)
@@ -46,18 +51,48 @@ int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g,
 	return guard_watched(error);
 }
 
-int shmpool_open(void *base, uint64_t size, int fd)
+int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made)
 {
 	struct segment s;
 	char why[256];
+	if (path && strlen(path) >= sizeof(s.path))
+		return -ENAMETOOLONG;
+	madvise(base, size, MADV_DONTDUMP); /* a core file would have all payloads in it */
 	guard_watch(base, size);
 	int error = segment_check(&s, base, size, fd, why, sizeof(why));
-	return guard_watched(error ? error : local_open(&s));
+	if (path)
+		strcpy(s.path, path);
+	s.writes = path != NULL;
+	return guard_watched(error ? error : local_open(&s, made));
+}
+
+int shmpool_geometry(int pool, struct shmpool_geometry *g)
+{
+	const struct qmempool *p = local_pool((uint32_t)pool);
+	if (!p)
+		return -EBADF;
+	*g = p->segment.geometry;
+	return 0;
 }
 
 int shmpool_close_wait(int pool)
 {
 	return local_close((uint32_t)pool);
+}
+
+int shmpool_left(const void *header)
+{
+	return ((const struct pool_shared *)((const char *)header + SHARED_OFFSET))->left != 0;
+}
+
+int shmpool_hold(int fd, const char *path, void **page)
+{
+	return local_hold(fd, path, page);
+}
+
+void shmpool_let_go(void *page)
+{
+	token_let_go(page);
 }
 
 int shmpool_forget(int pool)
@@ -77,14 +112,14 @@ int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t
 int shmpool_queue_find(int pool, const char *name)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
-	return p ? queue_find(p, name) : -EBADF;
+	return p ? queue_find(p, name) : local_missing((uint32_t)pool);
 }
 
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
 	if (!r)
 		return -ENOENT;
@@ -102,6 +137,8 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->max_redeliveries = slot->max_redeliveries;
 	info->enqueued = load_relaxed(&r->q->prod) - alf_capacity(r);
 	info->dequeued = load_relaxed(&r->q->cons) - alf_capacity(r);
+	info->refused = load_relaxed(&slot->refused);
+	info->dropped = load_relaxed(&slot->dropped);
 	return 0;
 }
 
@@ -109,7 +146,7 @@ int64_t shmpool_queue_count(uint64_t key)
 {
 	struct qmempool *p = local_pool(key_pool(key));
 	if (!p)
-		return -EBADF;
+		return local_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
 	return r ? (int64_t)alf_count(r) : -ENOENT;
 }
@@ -118,7 +155,7 @@ int64_t shmpool_queue_empty(uint64_t key)
 {
 	struct qmempool *p = local_pool(key_pool(key));
 	if (!p)
-		return -EBADF;
+		return local_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
 	return r ? !alf_ready(r, 0) : -ENOENT;
 }
@@ -136,108 +173,6 @@ int shmpool_queue_release(int pool, int queue)
 	return 0;
 }
 
-int64_t shmpool_alloc(uint64_t key)
-{
-	struct call c;
-	uint64_t handle;
-	int error = open_key(key, &c);
-	if (likely(!error))
-		error = qmempool_alloc(c.p, c.m, &handle);
-	if (likely(!error))
-		error = fresh(&c, handle, wait_coarse());
-	return likely(!error) ? answer(&c, handle) : error;
-}
-
-int64_t shmpool_alloc_wait(uint64_t key, int64_t deadline)
-{
-	uint64_t handle;
-	struct call c;
-	int64_t error = shmpool_alloc_many_wait(key, &handle, 1, deadline);
-	return error < 0 || (error = open_key(key, &c)) ? error : answer(&c, handle);
-}
-
-int64_t shmpool_free(uint64_t key)
-{
-	struct call c;
-	struct buffer *b;
-	uint64_t handle;
-	int error = open_key(key, &c);
-	if (likely(!error))
-		error = open_buffer(key, &c, &b, &handle);
-	return likely(!error) ? qmempool_free(c.p, c.m, handle) : error;
-}
-
-int64_t shmpool_put(uint64_t key)
-{
-	struct call c;
-	struct buffer *b;
-	uint64_t handle;
-	int error = open_queue(key, &c);
-	if (likely(!error))
-		error = open_buffer(key, &c, &b, &handle);
-	return likely(!error) ? queue_put(c.p, c.m, c.ring, &handle, 1) : error;
-}
-
-int64_t shmpool_put_wait(uint64_t key, int64_t deadline)
-{
-	struct call c;
-	struct buffer *b;
-	uint64_t handle;
-	int error = open_queue(key, &c);
-	if (!error)
-		error = open_buffer(key, &c, &b, &handle);
-	return error ? error : shmpool_put_many_wait(key, &handle, 1, deadline);
-}
-
-int64_t shmpool_get(uint64_t key)
-{
-	struct call c;
-	uint64_t handle;
-	int got = open_queue(key, &c);
-	if (likely(!got))
-		got = queue_get(c.p, c.m, c.ring, &handle, 1);
-	if (unlikely(got <= 0))
-		return got;
-	held_since(&c, handle, wait_coarse());
-	return answer(&c, handle);
-}
-
-int64_t shmpool_get_wait(uint64_t key, int64_t deadline)
-{
-	uint64_t handle;
-	struct call c;
-	int64_t error = shmpool_get_many_wait(key, &handle, 1, deadline);
-	return error < 0 || (error = open_key(key, &c)) ? error : answer(&c, handle);
-}
-
-int64_t shmpool_length(uint64_t key)
-{
-	struct call c;
-	struct buffer *b;
-	uint64_t handle;
-	int error = open_key(key, &c);
-	if (!error)
-		error = open_buffer(key, &c, &b, &handle);
-	return error ? error : (int64_t)load_relaxed(&b->length);
-}
-
-int64_t shmpool_set_length(uint64_t key, uint64_t length)
-{
-	struct call c;
-	struct buffer *b;
-	uint64_t handle;
-	int error = open_key(key, &c);
-	if (likely(!error))
-		error = open_buffer(key, &c, &b, &handle);
-	if (unlikely(error))
-		return error;
-	uint64_t head = load_relaxed(&b->headroom), room = c.p->segment.stride;
-	if (unlikely(head > room || length > room - head))
-		return -EMSGSIZE;
-	store_relaxed(&b->length, (uint32_t)length);
-	return 0;
-}
-
 int64_t shmpool_field(uint64_t key, int field)
 {
 	struct call c;
@@ -249,8 +184,6 @@ int64_t shmpool_field(uint64_t key, int field)
 	if (error)
 		return error;
 	switch (field) {
-	case SHMPOOL_HEADROOM:
-		return load_relaxed(&b->headroom);
 	case SHMPOOL_MARK:
 		return load_relaxed(&b->mark);
 	case SHMPOOL_FLOW_HASH:
@@ -263,6 +196,8 @@ int64_t shmpool_field(uint64_t key, int field)
 		return (int64_t)(load_relaxed(&b->redelivered) & INT64_MAX);
 	case SHMPOOL_GENERATION:
 		return buffer_generation(b);
+	case SHMPOOL_ORIGIN:
+		return load_relaxed(&b->origin);
 	}
 	return -EINVAL;
 }
@@ -278,12 +213,6 @@ int64_t shmpool_set_field(uint64_t key, int field, uint64_t value)
 	if (error)
 		return error;
 	switch (field) {
-	case SHMPOOL_HEADROOM:
-		if (value > c.p->segment.stride ||
-		    load_relaxed(&b->length) > c.p->segment.stride - value)
-			return -EMSGSIZE;
-		store_relaxed(&b->headroom, (uint32_t)value);
-		return 0;
 	case SHMPOOL_MARK:
 		store_relaxed(&b->mark, (uint32_t)value);
 		return 0;
@@ -303,10 +232,20 @@ int shmpool_recover_wait(int pool, struct shmpool_recovery *out)
 	int error = open_pool((uint32_t)pool, &c);
 	if (error)
 		return error;
-	waits_begin(&c);
 	error = recover(c.p, c.m, out);
-	waits_end(&c);
-	return error;
+	return (int)local_read((uint32_t)pool, error);
+}
+
+int shmpool_tend_wait(uint64_t key)
+{
+	struct call c;
+	int error = open_key(key, &c);
+	if (error)
+		return error;
+	recover_idle(c.p, c.m);
+	store_relaxed(&c.p->tend_ns, (uint64_t)wait_now() + TEND_NS);
+	store_relaxed(&c.p->tend_due, 0);
+	return 0;
 }
 
 int64_t shmpool_trim_wait(int pool, uint64_t keep)
@@ -315,32 +254,34 @@ int64_t shmpool_trim_wait(int pool, uint64_t keep)
 	int error = open_pool((uint32_t)pool, &c);
 	if (error)
 		return error;
-	waits_begin(&c);
 	int64_t bytes = trim(c.p, c.m, keep);
-	waits_end(&c);
-	return bytes;
+	return local_read((uint32_t)pool, bytes);
 }
 
 int shmpool_fate(int pool, uint32_t member)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	if (member >= p->segment.members)
 		return -ENOENT;
 	const struct member *m = segment_member(&p->segment, member);
 	uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-	return identity ? (int)recover_fate(&p->segment, m, identity) : -ENOENT;
+	return identity ? (int)inquiry_fate(&p->segment, m, identity, local_token((uint32_t)pool)) :
+			  -ENOENT;
 }
 
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
-		       size_t held_n, uint64_t *queued, size_t queued_n)
+		       size_t held_n, uint64_t *queued, size_t queued_n, uint64_t *met,
+		       size_t met_n, int64_t budget_ns)
 {
 	struct call c = { .p = local_pool((uint32_t)pool) };
 	if (!c.p)
-		return -EBADF;
-	waits_begin(&c);
-	int error = audit_count(c.p, out, held, held_n, queued, queued_n);
-	waits_end(&c);
-	return error;
+		return local_missing((uint32_t)pool);
+	if (load_relaxed(&c.p->closing))
+		return -ESHUTDOWN;
+	if (met_n < audit_words(c.p->capacity))
+		return -EINVAL;
+	int more = audit_step(c.p, out, held, held_n, queued, queued_n, met, budget_ns);
+	return (int)local_read((uint32_t)pool, more);
 }

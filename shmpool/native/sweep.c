@@ -20,8 +20,12 @@
 #include "member.h"
 #include "queue.h"
 #include "recovery.h"
+#include "requeue.h"
 #include "transfer.h"
 #include "wait.h"
+
+#define CANDIDATES 64 /* buffers of which one look at what live members do decides */
+#define DECISIONS 100 /* about one buffer, each overtaken by another recoverer's */
 
 /* Whoever is dead and may have claimed the position is not finished with yet. */
 static void postpone_claimant(struct recovery *r, const struct alf_ring *ring,
@@ -33,36 +37,6 @@ static void postpone_claimant(struct recovery *r, const struct alf_ring *ring,
 	for (uint32_t i = 0; i < r->deaths; i++)
 		if (alf_op_covers(r->dead[i].op, ALF_OP_DEQUEUE, ring->id, position))
 			r->dead[i].postponed = true;
-}
-
-/* Whether the buffer that reads TRANSIT to a position is one that a dead producer had not published. An
- * owner word has only the low bits of the position; the range has them all. */
-static bool in_dead_range(struct recovery *r, struct dead_range *range, uint64_t low)
-{
-	int64_t offset = owner_behind(low, range->from);
-	if (offset < 0 || offset >= (int64_t)range->n)
-		return false;
-	alf_position position = (alf_position)(range->from + (uint64_t)offset);
-	uint64_t word = alf_word(range->ring, position);
-	switch (alf_at(range->ring, position, word)) {
-	case ALF_AT_VOID:
-		return true;
-	case ALF_AT_LATER:
-		return false;
-	case ALF_AT_VALUE: /* of a bulk that is not whole: nobody can have come past its first */
-		if (range->certain)
-			alf_make_void(range->ring, position, word);
-		return range->certain;
-	case ALF_AT_UNPUBLISHED:
-		break;
-	}
-	if (range->certain)
-		return true;
-	recovery_look(r);
-	if (!recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, position))
-		return alf_word(range->ring, position) == word;
-	range->postponed = range->by->postponed = true;
-	return false;
 }
 
 /* Whether nobody alive can have claimed the position, which lies behind cons. */
@@ -104,23 +78,21 @@ static uint32_t came_from(const struct buffer *b, uint64_t owner)
 
 /* Where the buffer goes: the number of a queue, or 0 to be freed. from is the queue its dead holder had
  * it from. */
-static uint32_t destination(const struct recovery *r, const struct buffer *b, uint32_t from)
+static uint32_t destination(struct recovery *r, const struct buffer *b, uint32_t from)
 {
 	if (!from || !recovery_ring(r, from))
 		return 0;
 	const struct queue_slot *slot = segment_queue(&r->p->segment, from);
-	uint32_t most = slot->max_redeliveries, letter = slot->dead_letter;
-	if (slot->on_death == ON_DEATH_FREE)
+	if (load_relaxed(&slot->on_death) == ON_DEATH_FREE)
 		return 0;
-	if (slot->on_death == ON_DEATH_REQUEUE &&
-	    !(letter && most && load_relaxed(&b->redelivered) >= most))
-		return from;
-	return recovery_ring(r, letter) ? letter : 0;
+	uint32_t to = requeue_to(slot, from, load_relaxed(&b->redelivered));
+	return recovery_ring(r, to) ? to : 0;
 }
 
-/* Takes a buffer of the dead: false if another recoverer was faster. From here on it is a buffer that
- * this member has from queue from, should it die too. Never its tag alone: a dead thief may have had the
- * buffer out of this member's own cache, where it is listed yet, and another thief would find it good. */
+/* Takes a dead member's or an abandoned buffer: false if another recoverer was faster. From here on it is a
+ * buffer that this member has from queue from, should it die too. Never its tag alone: a dead thief may
+ * have had the buffer out of this member's own cache, where it is listed yet, and another thief would
+ * find it good. */
 static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
 	if (!cas_seq_cst(&b->owner, &owner,
@@ -131,10 +103,21 @@ static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t 
 	return true;
 }
 
+/* Leaves a buffer to whoever recovers next. False if another recoverer was faster. */
+static bool abandon(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
+{
+	if (!cas_seq_cst(&b->owner, &owner, OWNER_ABANDONED | (uint64_t)from << OWNER_QUEUE_SHIFT))
+		return false;
+	/* Afterwards: who reads the count sees the buffer. Should this recoverer be killed or suspended
+	 * before it, the dead member's slot is not free yet, and the next one sweeps for that. */
+	add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1);
+	r->left = true;
+	return true;
+}
+
 enum handed { HANDED_ON, NO_ROOM, SOMEBODY_WAS_FASTER };
 
-/* Puts a buffer of the dead into a queue. The position first: when there is none, the buffer stays the
- * dead's, for a later call. */
+/* Puts a buffer of the dead into a queue. The position first: when there is none, nothing has changed. */
 static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t from,
 			   uint32_t to)
 {
@@ -152,9 +135,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 		alf_done(&r->m->op, ALF_MULTI);
 		return SOMEBODY_WAS_FASTER;
 	}
-	store_relaxed(&b->queue, from);
-	store_relaxed(&b->got, buffer_generation(b));
-	store_relaxed(&b->redelivered, load_relaxed(&b->redelivered) + 1);
+	requeue_note(b, from, to);
 	store_release(&b->owner, owner_transit(to, at)); /* [OWNER] */
 	alf_publish(ring, at, &handle, 1);
 	alf_done(&r->m->op, ALF_MULTI);
@@ -167,24 +148,6 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 	return HANDED_ON;
 }
 
-/* Leaves a buffer for which there is no room to a later call, with whichever dead member had it. What it
- * had claimed as the only consumer must say so before it loses that role (recover_roles). */
-static void leave(struct recovery *r, struct buffer *b, uint64_t owner, const struct alf_ring *ring,
-		  uint32_t from)
-{
-	bool only = ring && ring->flags & ALF_SINGLE_CONSUMER;
-	struct dead *by = recovery_dead(r, only ? r->consumer[ring->id] : owner);
-	r->left_abandoned |= !ring && owner & OWNER_ABANDONED;
-	if (ring && !only) {
-		postpone_claimant(r, ring, owner_position(owner));
-	} else if (by) {
-		by->postponed = true;
-		if (only)
-			cas_seq_cst(&b->owner, &owner,
-				    by->tag | (uint64_t)from << OWNER_QUEUE_SHIFT); /* [OWNER] */
-	}
-}
-
 struct freed {
 	uint64_t handle[BULK_MAX];
 	uint32_t n;
@@ -195,19 +158,30 @@ struct freed {
 static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 {
 	struct buffer *b = qmempool_buffer(r->p, index);
-	for (;;) {
+	for (int tries = 0;; tries++) {
 		const struct alf_ring *ring;
 		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
 		if (likely(!dead_has(r, owner, &ring)))
 			return;
-		uint32_t from = came_from(b, owner), to = destination(r, b, from);
-		enum handed handed = to ? hand_on(r, index, owner, from, to) : NO_ROOM;
-		if (to && handed == NO_ROOM)
-			leave(r, b, owner, ring, from);
-		if (to && handed != SOMEBODY_WAS_FASTER)
+		if (tries == DECISIONS) { /* somebody writes over it all the time */
+			r->left = true;
 			return;
-		if (!to && take(r, b, owner, 0))
+		}
+		bool abandoned = !(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED;
+		uint32_t from = came_from(b, owner), to = destination(r, b, from);
+		enum handed handed = to && r->m ? hand_on(r, index, owner, from, to) : NO_ROOM;
+		if (handed == HANDED_ON)
+			return;
+		if (r->m && !to && take(r, b, owner, 0)) {
+			if (from && recovery_ring(r, from))
+				add_relaxed(&segment_queue(&r->p->segment, from)->dropped, 1);
 			break;
+		}
+		if ((to && handed == NO_ROOM) || !r->m) {
+			r->left |= abandoned;
+			if (abandoned || abandon(r, b, owner, to ? from : 0))
+				return;
+		}
 	}
 	uint64_t spent = handle_of(index, buffer_generation(b) + 1);
 	store_relaxed(&b->handle, spent);
@@ -218,52 +192,107 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 	}
 }
 
-/* A buffer on its way into a position that is about to become void waits for the sweep. */
-static void unreserve_one(struct recovery *r, uint32_t index)
+/* Buffers on their way into positions of which it must be learnt whether a live member has them. */
+struct candidates {
+	struct {
+		struct dead_range *range;
+		uint64_t owner, word;
+		alf_position position;
+		uint32_t index;
+	} of[CANDIDATES];
+	uint32_t n;
+};
+
+/* Anybody's who sweeps, not the dead producer's: that one may be finished with by another recoverer, and the
+ * position a later one's. */
+static void unreserve(struct recovery *r, uint32_t index, uint64_t owner)
 {
-	struct buffer *b = qmempool_buffer(r->p, index);
-	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
-	if (!(owner & OWNER_TRANSIT))
-		return;
-	for (uint32_t i = 0; i < r->ranges; i++) {
-		struct dead_range *range = &r->range[i];
-		if (range->ring->id != owner_queue(owner) ||
-		    !in_dead_range(r, range, owner_position(owner)))
-			continue;
-		/* Anybody's who sweeps, not range->by's: that one may be finished with by another
-		 * recoverer, and the position a later dead one's. */
-		if (cas_seq_cst(&b->owner, &owner, r->m->tag | OWNER_ABANDONED)) /* [OWNER] */
-			add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1);
-		return;
-	}
+	abandon(r, qmempool_buffer(r->p, index), owner, 0); /* [OWNER] */
 }
 
-static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct freed *freed)
+/* One look for all of them, after their slots were read. */
+static void unreserve_candidates(struct recovery *r, struct candidates *c)
+{
+	if (c->n)
+		recovery_look(r);
+	for (uint32_t i = 0; i < c->n; i++) {
+		struct dead_range *range = c->of[i].range;
+		if (recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, c->of[i].position))
+			range->postponed = range->by->postponed = true;
+		else if (alf_word(range->ring, c->of[i].position) == c->of[i].word)
+			unreserve(r, c->of[i].index, c->of[i].owner);
+	}
+	c->n = 0;
+}
+
+/* A buffer on its way into a position that is about to become a tombstone is abandoned. */
+static void unreserve_one(struct recovery *r, uint32_t index, struct candidates *c)
+{
+	uint64_t owner = load_acquire(&qmempool_buffer(r->p, index)->owner); /* [OWNER] */
+	alf_position position;
+	if (!(owner & OWNER_TRANSIT))
+		return;
+	struct dead_range *range =
+		ranges_find(r, owner_queue(owner), owner_position(owner), &position);
+	if (!range)
+		return;
+	uint64_t word = alf_word(range->ring, position);
+	switch (alf_at(range->ring, position, word)) {
+	case ALF_AT_LATER:
+		return;
+	case ALF_AT_VALUE: /* of a bulk that is not whole: nobody can have come past its first */
+		if (!range->certain)
+			return;
+		alf_make_void(range->ring, position, word);
+		break;
+	case ALF_AT_VOID:
+		break;
+	case ALF_AT_UNPUBLISHED:
+		if (range->certain)
+			break;
+		c->of[c->n].range = range;
+		c->of[c->n].owner = owner;
+		c->of[c->n].word = word;
+		c->of[c->n].position = position;
+		c->of[c->n++].index = index;
+		if (c->n == CANDIDATES)
+			unreserve_candidates(r, c);
+		return;
+	}
+	unreserve(r, index, owner);
+}
+
+static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct freed *freed,
+		      struct candidates *c)
 {
 	for (uint64_t i = first; i < first + n; i++)
 		if (freed)
 			sweep_one(r, (uint32_t)i, freed);
 		else
-			unreserve_one(r, (uint32_t)i);
+			unreserve_one(r, (uint32_t)i, c);
 }
 
 /* Every buffer that exists. */
-static void sweep_all(struct recovery *r, struct freed *freed)
+static void sweep_all(struct recovery *r, struct freed *freed, struct candidates *c)
 {
 	const struct segment *s = &r->p->segment;
 	uint64_t prealloc = (uint64_t)s->geometry.prealloc, each = s->geometry.extent_buffers;
-	sweep_run(r, 0, prealloc, freed);
+	sweep_run(r, 0, prealloc, freed, c);
 	for (uint64_t i = 0; i < s->extents; i++) {
 		uint64_t first = prealloc + i * each, left = r->p->capacity - first;
 		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) /* [EXTENT] */
-			sweep_run(r, first, left < each ? left : each, freed);
+			sweep_run(r, first, left < each ? left : each, freed, c);
 	}
 }
 
 void sweep_unreserve(struct recovery *r)
 {
-	if (r->ranges)
-		sweep_all(r, NULL);
+	struct candidates c;
+	c.n = 0;
+	if (!r->ranges)
+		return;
+	sweep_all(r, NULL, &c);
+	unreserve_candidates(r, &c);
 }
 
 void sweep(struct recovery *r)
@@ -277,7 +306,7 @@ void sweep(struct recovery *r)
 		r->consumer[i] = load_acquire(&ring->q->consumer); /* pairs with take_role() */
 	}
 	recovery_look(r);
-	sweep_all(r, &freed);
+	sweep_all(r, &freed, NULL);
 	if (freed.n)
 		qmempool_give(r->p, r->m, freed.handle, freed.n);
 }

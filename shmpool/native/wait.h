@@ -19,7 +19,7 @@
 
 #include "atomic.h"
 
-#define WAIT_SLICE_NS 250000000ll /* 4 looks a second by an idle sleeper */
+#define WAIT_SLICE_NS 200000000ll /* 5 looks a second by an idle sleeper */
 #define WAIT_SHORT_NS                                                                              \
 	1000000ll /* while another member is in the middle of the operation waited for */
 /* sched_yield() calls, about 0.5 us each, before the first sleep: what waking a halted core takes. */

@@ -22,7 +22,7 @@ static void check_names(void)
 			continue;
 		DEMAND(m->identity == 0);
 		DEMAND(member_cached(s, m) == 0);
-		DEMAND(m->barrier == 0 && m->image == 0 && m->ended == 0 && m->adopted == 0);
+		DEMAND(m->barrier == 0 && m->ended == 0 && m->adopted == 0);
 		DEMAND(m->tag % (1u << TAG_NUMBER_BITS) == i + 1);
 	}
 	for (uint64_t i = 0; i < s->extents; i++)
@@ -42,12 +42,12 @@ static void check_sums(void)
 {
 	struct shmpool_audit audit;
 	struct shmpool_stats stats;
-	struct shmpool_held held[MEMBERS + MEMBERS_SPARE];
+	struct shmpool_held held[MEMBERS];
 	uint64_t queued[8] = { 0 }, sum = 0;
 	bool listed = false;
-	DEMAND(audit_count(&scene.pool, &audit, held, MEMBERS + MEMBERS_SPARE, queued, 8) == 0);
+	DEMAND(audit_count(&scene.pool, &audit, held, MEMBERS, queued, 8) == 0);
 	audit_stats(&scene.pool, &stats);
-	for (uint32_t i = 0; i < MEMBERS + MEMBERS_SPARE; i++) {
+	for (uint32_t i = 0; i < MEMBERS; i++) {
 		const struct member *m = segment_member(&scene.pool.segment, i);
 		DEMAND(held[i].buffers == (m == scene.a ? 1u : m == scene.b ? 2u : 0u));
 		listed |= cache_thief(load_relaxed(&m->cache_bottom)) == CACHE_REQUESTED;
@@ -220,8 +220,7 @@ void scene_count(struct counted *out)
 		out->deaths += (int64_t)m->deaths;
 		/* Not those whose death is counted and whose slot is not free yet: a companion may have
 		 * stopped between the two. */
-		out->lives += m->identity &&
-			      member_epoch_is(m->identity, (uint32_t)m->deaths << TAG_NUMBER_BITS);
+		out->lives += m->identity && !m->cleared;
 	}
 }
 

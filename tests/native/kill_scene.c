@@ -25,10 +25,19 @@ uint32_t *scene_message(uint64_t handle)
 	return (uint32_t *)segment_data(&scene.pool.segment, handle_index(handle));
 }
 
+uint64_t scene_token(void)
+{
+	if (scene.token_of != getpid()) {
+		EQUAL(0, token_take(&scene.pool.segment, &scene.token));
+		scene.token_of = getpid();
+	}
+	return scene.token.number;
+}
+
 struct member *scene_attach(void)
 {
 	struct member *m = NULL;
-	EQUAL(0, member_attach(&scene.pool.segment, 1, false, &m));
+	EQUAL(0, member_attach(&scene.pool.segment, scene_token(), &m));
 	scene_inflate(m);
 	return m;
 }
@@ -134,6 +143,7 @@ void scene_make(const struct operation *o)
 	EQUAL(0, segment_init(&s, scene.base, scene.fd));
 	EQUAL(0, slab_create(&s));
 	segment_ready(&s);
+	s.writes = true;
 	EQUAL(0, qmempool_bind(&scene.pool, &s));
 	scene.a = scene_attach();
 	scene.b = scene_attach();
@@ -158,6 +168,7 @@ void scene_make(const struct operation *o)
 void scene_discard(void)
 {
 	qmempool_unbind(&scene.pool);
+	token_drop(&scene.token);
 	munmap(scene.base, scene.size);
 	close(scene.fd);
 	if (scene.made.base) {
@@ -244,10 +255,10 @@ void scene_drain(void)
 void scene_audit(void)
 {
 	struct shmpool_audit audit;
-	struct shmpool_held held[MEMBERS + MEMBERS_SPARE];
+	struct shmpool_held held[MEMBERS];
 	uint64_t queued[8] = { 0 }, sum = 0;
-	DEMAND(audit_count(&scene.pool, &audit, held, MEMBERS + MEMBERS_SPARE, queued, 8) == 0);
-	for (uint32_t i = 0; i < MEMBERS + MEMBERS_SPARE; i++)
+	DEMAND(audit_count(&scene.pool, &audit, held, MEMBERS, queued, 8) == 0);
+	for (uint32_t i = 0; i < MEMBERS; i++)
 		sum += held[i].buffers;
 	for (uint32_t i = 0; i < 8; i++)
 		sum += queued[i];

@@ -10,11 +10,14 @@
 #ifndef KILL_SCENE_H
 #define KILL_SCENE_H
 
+#include <sys/types.h>
+
 #include "audit.h"
 #include "local.h"
 #include "member.h"
 #include "queue.h"
 #include "recover.h"
+#include "token.h"
 
 #define CAPACITY 64u
 #define RING 16u
@@ -80,6 +83,8 @@ struct scene {
 	int fd;
 	char *base;
 	size_t size;
+	struct token token; /* of the process token_of; a child takes its own */
+	pid_t token_of;
 	struct member *a, *b, *v;
 	uint32_t subject, other, letter;
 	uint64_t hand_a[1], hand_b[2];
@@ -143,6 +148,7 @@ void scene_get(struct member *m, uint32_t queue, uint32_t n); /* into hand */
 const struct alf_ring *scene_ring(uint32_t queue);
 uint32_t *scene_message(uint64_t handle);
 struct member *scene_attach(void);
+uint64_t scene_token(void); /* of this process */
 /* Makes what the member has counted so much that it cannot be counted twice without notice. */
 void scene_inflate(struct member *m);
 /* Runs as a child process and waits for its end. */

@@ -7,9 +7,16 @@
 #include <string.h>
 
 #include "check.h"
+#include "requeue.h"
 #include "wait.h"
 
 #define SHORT_NS 2000000 /* a sleep that ends by itself */
+
+static int nack_one(struct scene *s, uint64_t handle)
+{
+	uint32_t to;
+	return requeue(&s->pool, s->v, handle, WAIT_NEVER, &to);
+}
 
 /* The victim's set-up. */
 
@@ -25,6 +32,27 @@ void alloc_own(struct scene *s)
 void get_own(struct scene *s)
 {
 	scene_get(s->v, s->subject, s->operation->n);
+}
+
+/* So that nothing can go back before somebody makes room. */
+void get_own_full(struct scene *s)
+{
+	get_own(s);
+	scene_publish(s->v, s->subject, FROM_BESIDE, 1);
+}
+
+/* What has failed once already. */
+void get_own_again(struct scene *s)
+{
+	get_own(s);
+	while (s->handed)
+		EQUAL(0, nack_one(s, s->hand[--s->handed]));
+	get_own(s);
+}
+
+void fill_letter(struct scene *s)
+{
+	scene_publish(s->v, s->letter, FROM_BESIDE, RING);
 }
 
 void empty_cache(struct scene *s)
@@ -89,7 +117,7 @@ void all_home(struct scene *s)
 
 void open_locally(struct scene *s)
 {
-	s->opened = local_open(&s->pool.segment);
+	s->opened = local_open(&s->pool.segment, false);
 	CHECK(s->opened >= 0);
 	s->key = (uint64_t)(s->opened & 63) << 58 | (uint64_t)s->subject << 48 |
 		 (uint64_t)(s->opened >> 6) << 32;
@@ -140,6 +168,37 @@ int put_own(struct scene *s)
 int put_aside(struct scene *s)
 {
 	return queue_put(&s->pool, s->v, scene_ring(s->other), s->hand, s->operation->n);
+}
+
+int nack_own(struct scene *s)
+{
+	return nack_one(s, s->hand[0]);
+}
+
+int nack_wait(struct scene *s)
+{
+	uint32_t to;
+	return requeue(&s->pool, s->v, s->hand[0], wait_now() + SHORT_NS, &to);
+}
+
+/* What was given back without an error has come out, even where the dead's is freed. */
+void check_nacked(struct scene *s)
+{
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < s->taken; i++)
+		n += s->stream[i].number >= FROM_OTHERS && s->stream[i].number < FROM_VICTIM;
+	if (s->report->result == 0)
+		DEMAND(n == s->operation->filled);
+}
+
+int move_aside(struct scene *s)
+{
+	return requeue_move(&s->pool, s->v, s->ring, s->other, false, s->hand);
+}
+
+int move_to_letter(struct scene *s)
+{
+	return requeue_move(&s->pool, s->v, s->ring, s->letter, true, s->hand);
 }
 
 int put_wait(struct scene *s)
@@ -200,7 +259,13 @@ int receive_data(struct scene *s)
 
 int attach_member(struct scene *s)
 {
-	return member_attach(&s->pool.segment, 1, false, &s->v);
+	return member_attach(&s->pool.segment, scene_token(), &s->v);
+}
+
+int open_and_attach(struct scene *s)
+{
+	open_locally(s);
+	return attach(s);
 }
 
 int attach(struct scene *s)

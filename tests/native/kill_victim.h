@@ -10,6 +10,9 @@
 /* Before it is traced. */
 void alloc_own(struct scene *s);
 void get_own(struct scene *s);
+void get_own_full(struct scene *s);
+void get_own_again(struct scene *s);
+void fill_letter(struct scene *s);
 void empty_cache(struct scene *s);
 void use_cache_up(struct scene *s);
 void fill_cache(struct scene *s);
@@ -29,6 +32,10 @@ void unblock(struct scene *s);
 /* What is killed. */
 int put_own(struct scene *s);
 int put_aside(struct scene *s);
+int nack_own(struct scene *s);
+int nack_wait(struct scene *s);
+int move_aside(struct scene *s);
+int move_to_letter(struct scene *s);
 int put_wait(struct scene *s);
 int get_some(struct scene *s);
 int get_wait(struct scene *s);
@@ -39,6 +46,7 @@ int send_data(struct scene *s);
 int receive_data(struct scene *s);
 int attach_member(struct scene *s);
 int attach(struct scene *s);
+int open_and_attach(struct scene *s);
 int detach_member(struct scene *s);
 int detach(struct scene *s);
 int create_queue(struct scene *s);
@@ -60,6 +68,7 @@ int recover_beside(struct scene *s);
 /* After it. */
 void check_queue(struct scene *s);
 void check_segment(struct scene *s);
+void check_nacked(struct scene *s);
 void check_beside(struct scene *s); /* put_beside()'s message has come out */
 
 #endif

@@ -18,7 +18,7 @@ static inline uint32_t memfd_pool(struct shmpool_geometry *g)
 	void *base = mmap(NULL, g->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	CHECK(base != MAP_FAILED);
 	CHECK(shmpool_create_wait(base, fd, g, why, sizeof(why)) == 0);
-	int number = shmpool_open(base, g->size, fd);
+	int number = shmpool_open(base, g->size, fd, "", 1);
 	CHECK(number >= 0);
 	return (uint32_t)number;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_kernel.h - what steered members are to the kernel: each thread of steer.h is a process of its own.
+ * steer_kernel.h - what steered members are to the kernel: each thread of steer.h is a process of its own,
+ * whose token is free once it has died. In the place of process.c and token.c.
  */
 #ifndef STEER_KERNEL_H
 #define STEER_KERNEL_H
@@ -9,8 +10,8 @@
 #include "member.h"
 #include "segment.h"
 
-/* The thread becomes a member. 0, -EUSERS. */
-int steer_attach(const struct segment *s, uint32_t thread, struct member **out);
+/* The token of a thread; that of whoever is none, for STEER_THREADS. */
+#define STEER_TOKEN(thread) (1u + (thread))
 
 /* Whether a value is published at the position. */
 static inline bool steer_published(const struct alf_ring *r, alf_position at)

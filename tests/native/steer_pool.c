@@ -408,7 +408,11 @@ static void do_get(uint32_t me, bool wait)
 static void attach(uint32_t me)
 {
 	actors[me].m = NULL;
-	SAME(0, steer_attach(&segment, me, &actors[me].m));
+	int error = member_attach(&segment, STEER_TOKEN(me), &actors[me].m);
+	/* As local.c: a newcomer takes a dead member's slot. */
+	for (int i = 0; error == -EUSERS && i < 1000; i++)
+		error = recover_slot(&actors[me].pool, STEER_TOKEN(me), &actors[me].m);
+	SAME(0, error);
 	actors[me].tag = actors[me].m->tag;
 }
 
@@ -762,7 +766,7 @@ static void make_pool(void)
 	SAME(0, slab_create(&segment));
 	segment_ready(&segment);
 	SAME(0, qmempool_bind(&actors[LAST].pool, &segment));
-	SAME(0, steer_attach(&segment, LAST, &actors[LAST].m));
+	SAME(0, member_attach(&segment, STEER_TOKEN(LAST), &actors[LAST].m));
 	for (uint32_t i = 0; i < QUEUES; i++) {
 		const char name[2] = { (char)('a' + i), 0 };
 		SAME(i + 1, queue_create(&actors[LAST].pool, actors[LAST].m, name, profile->ring,

@@ -82,7 +82,7 @@ int main(int argc, char **argv)
 							      .refill_multiplier = 1,
 							      .members = 6,
 							      .queues = 1 });
-	EQUAL(0, member_attach(&pool()->segment, pool_number, false, &stopped));
+	EQUAL(0, member_attach(&pool()->segment, local_token(pool_number), &stopped));
 	for (uint32_t i = 0; i < stops; i++) {
 		const struct alf_ring *ring = &pool()->free;
 		alf_position at;

@@ -102,7 +102,7 @@ int main(int argc, char **argv)
 							      .members = 4,
 							      .queues = 1 });
 	for (int i = 0; i < 2; i++)
-		EQUAL(0, member_attach(&pool()->segment, pool_number, false, &worker[i].m));
+		EQUAL(0, member_attach(&pool()->segment, local_token(pool_number), &worker[i].m));
 	for (uint64_t i = 0; i < steps; i++) {
 		/* By turns a cache is enough, and there are fewer buffers than both want to have. */
 		uint32_t most = i / 256 % 4 ? USED : CAPACITY;

@@ -105,7 +105,7 @@ static void set_up(struct ends *e)
 	void *base = mmap(NULL, g.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	expect(base != MAP_FAILED);
 	expect(!shmpool_create_wait(base, fd, &g, why, sizeof(why)));
-	int number = shmpool_open(base, g.size, fd);
+	int number = shmpool_open(base, g.size, fd, "", 1);
 	expect(number >= 0);
 	int multi = shmpool_queue_create(number, "multi", 1024, 0, 0, 0, 0);
 	int one = shmpool_queue_create(number, "single", 1024,

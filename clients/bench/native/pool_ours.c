@@ -98,7 +98,7 @@ static int create(struct bench_run *run)
 	error = shmpool_create_wait(base, fd, &g, why, sizeof(why));
 	if (error)
 		return error;
-	pool_number = shmpool_open(base, size, fd);
+	pool_number = shmpool_open(base, size, fd, "", 1);
 	if (pool_number < 0)
 		return pool_number;
 	queue_number = shmpool_queue_create(pool_number, "bench", BENCH_RING, 0, 0, 0, 0);

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pools that the configuration declares: made, completed, and told from what others have put
+under their names.
+"""
+
+import logging
+import os
+import stat
+
+from . import errors, registry
+from .answers import QueueOptions
+from .config import Config, ConfigError, PoolConfig
+from .files import path_of
+from .pool import Pool
+from .segment import group_id
+from .view import QueueStats, View
+
+log = logging.getLogger("shmpool")
+
+
+def unlike(name: str, status: os.stat_result, pool: PoolConfig) -> str | None:
+    """Why a file is not the declared pool, whatever it holds; None if it can be."""
+    mode, declared = stat.S_IMODE(status.st_mode), int(pool.mode, 8)
+    if not stat.S_ISREG(status.st_mode):
+        return "what has its name is no file"
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"what has its name belongs to user {status.st_uid}; it is refused until it is gone"
+    if mode & ~declared & 0o022:
+        return f"its mode is {mode:04o}, which lets others write than the declared {declared:04o}"
+    if pool.group is not None and mode & 0o020 and status.st_gid != group_id(pool.group):
+        return f"its group is {status.st_gid}, which may write to it, and not {pool.group}"
+    if not os.access(path_of(name), os.R_OK | os.W_OK, effective_ids=True):
+        return "the daemon's user may not write to it"
+    return None
+
+
+def status_of(name: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path_of(name))
+    except OSError:
+        return None
+
+
+def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
+    """ConfigError if a pool that exists is not as declared, or has no room for its queues.
+
+    The names of those that exist; and of those that cannot be had, with the reason: another has
+    their name.
+    """
+    there, refused, wrong = set(), {}, []
+    for name, pool in config.pools.items():
+        status = status_of(name)
+        why = None if status is None else unlike(name, status, pool)
+        if why is not None:
+            refused[name] = why
+        elif status is not None:
+            there.add(name)
+            wrong += [
+                config.document.said(config.document.line(_place(difference)), str(difference))
+                for difference in registry.differences(name, pool, pool.queues)
+            ]
+            _refuse_more_queues(name, config)
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return there, refused
+
+
+def _place(difference: registry.Difference) -> tuple[str, ...]:
+    """Where the configuration says what is not so."""
+    if difference.queue is not None:
+        return "pools", difference.pool, "queues", difference.queue, difference.option
+    option = {"members": "max_members", "queues": "max_queues"}.get(difference.option)
+    return "pools", difference.pool, option or difference.option
+
+
+def make(config: Config) -> dict[str, str]:
+    """Makes the pools and queues that are declared and missing: all, or none. ConfigError.
+
+    The names of those that cannot be had, as refuse_differences() says.
+    """
+    there, refused = refuse_differences(config)
+    made: list[str] = []
+    try:
+        for name, pool in config.pools.items():
+            if name in there or name in refused:
+                continue
+            try:
+                registry.create_pool(name, pool, pool.queues)
+            except errors.PoolExists as error:  # it has come in between
+                refused[name] = str(error)
+                continue
+            except errors.OutOfSharedMemory as error:
+                raise config.document.error(("pools", name, "prealloc"), str(error)) from None
+            made.append(name)
+            log.info("pool %s created", name)
+        for name in there:
+            _complete(name, config)
+    except BaseException:
+        for name in made:
+            Pool.unlink(name)
+            log.info("pool %s removed again", name)
+        raise
+    return refused
+
+
+def _missing(
+    queues: list[QueueStats], declared: dict[str, QueueOptions]
+) -> dict[str, QueueOptions]:
+    """Those of the declared queues that a pool does not have yet."""
+    there = {queue.name for queue in queues}
+    return {name: queue for name, queue in declared.items() if name not in there}
+
+
+def _refuse_more_queues(name: str, config: Config) -> None:
+    """ConfigError if there is no place for a pool's new queues."""
+    with View(name) as view:
+        queues = view.queues()
+        missing, room = (
+            _missing(queues, config.pools[name].queues),
+            view.geometry.queues - len(queues),
+        )
+    if len(missing) > room:
+        first = list(missing)[room]
+        raise config.document.error(
+            ("pools", name, "queues", first), f"pool {name!r} has room for {room} more queues"
+        )
+
+
+def _complete(name: str, config: Config) -> None:
+    with View(name) as view:
+        missing = _missing(view.queues(), config.pools[name].queues)
+    if not missing:
+        return
+    with Pool.attach(name) as pool:
+        registry.create_queues(pool, missing)
+        for queue_name in missing:
+            log.info("queue %s of pool %s created", queue_name, name)

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * fields.c - what a shmpool.Buffer says of itself, and what can be set: its length, head room, bytes, and the fields of
+ * its header.
+ *
+ * What leads to bytes, head room and length, is the object's own copy and never read from the segment again. Setters
+ * turn their value into a number first, which may run Python code, and look at the buffer then.
+ */
+#include "hot.h"
+
+static uint64_t room_of(const struct buffer_object *self)
+{
+	return self->pool->stride - self->headroom;
+}
+
+/* The header of a buffer in hand: 0, or a code. */
+static int header_of(const struct buffer_object *self, struct buffer **b)
+{
+	struct call c;
+	int error = open_key(self->pool->key, &c);
+	if (likely(!error))
+		error = qmempool_check(c.p, c.m, self->handle);
+	if (likely(!error))
+		*b = qmempool_buffer(c.p, hot_buffer_index(self));
+	return error;
+}
+
+static PyObject *buffer_view(PyObject *object, void *whole)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	self->whole = whole;
+	PyObject *view = PyMemoryView_FromObject(object);
+	self->whole = false;
+	return view;
+}
+
+static PyObject *buffer_get_length(PyObject *object, void *unused)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	(void)unused;
+	return hot_buffer_usable(self, "len") ? NULL : PyLong_FromUnsignedLongLong(self->length);
+}
+
+static inline int set_length(struct buffer_object *self, uint64_t length)
+{
+	struct buffer *b;
+	if (unlikely(length > room_of(self)))
+		return -EMSGSIZE;
+	int error = header_of(self, &b);
+	if (unlikely(error))
+		return error;
+	store_relaxed(&b->length, (uint32_t)length);
+	self->length = length;
+	return 0;
+}
+
+/* After set_length(): -1 with an exception. Takes over the reference to the length. */
+static int length_refused(struct buffer_object *self, int error, PyObject *length)
+{
+	if (error != -EMSGSIZE)
+		hot_buffer_fail(self, error, "length");
+	else if (length)
+		hot_fail(error, "length is %R bytes; the buffer has room for %llu", length,
+			 (unsigned long long)room_of(self));
+	Py_XDECREF(length);
+	return -1;
+}
+
+static int buffer_set_length(PyObject *object, PyObject *value, void *unused)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	(void)unused;
+	if (!value) {
+		PyErr_SetString(PyExc_AttributeError, "length cannot be deleted");
+		return -1;
+	}
+	PyObject *number = hot_int(value, "length");
+	if (!number)
+		return -1;
+	Py_ssize_t length = PyNumber_AsSsize_t(number, NULL); /* the nearest, if it is beyond */
+	int error = hot_buffer_usable(self, "length");
+	if (!error && length < 0) {
+		hot_fail(-EDOM, "length is %R bytes; it cannot be negative", number);
+		error = -1;
+	}
+	if (!error && (error = set_length(self, (uint64_t)length)))
+		error = length_refused(self, error, Py_NewRef(number));
+	Py_DECREF(number);
+	return error;
+}
+
+PyObject *hot_buffer_write(PyObject *object, PyObject *payload)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	Py_buffer from;
+	if (PyObject_GetBuffer(payload, &from, PyBUF_SIMPLE))
+		return NULL;
+	int error = hot_buffer_usable(self, "write"); /* now: that may have run Python code */
+	if (likely(!error)) {
+		error = set_length(self, (uint64_t)from.len);
+		if (likely(!error))
+			copy_bytes(hot_buffer_bytes(self), from.buf, (size_t)from.len);
+		else
+			length_refused(self, error, PyLong_FromSsize_t(from.len));
+	}
+	PyBuffer_Release(&from);
+	return error ? NULL : PyLong_FromUnsignedLongLong(self->length);
+}
+
+static PyObject *buffer_get_headroom(PyObject *object, void *unused)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	(void)unused;
+	return hot_buffer_usable(self, "headroom") ? NULL :
+						     PyLong_FromUnsignedLongLong(self->headroom);
+}
+
+/* The number in value, UINT64_MAX for any that is negative or larger, in *number. 0, or -1 with an exception. */
+static int unsigned_of(PyObject *value, const char *name, uint64_t *number)
+{
+	if (!value) {
+		PyErr_Format(PyExc_AttributeError, "%s cannot be deleted", name);
+		return -1;
+	}
+	PyObject *given = hot_int(value, name);
+	if (!given)
+		return -1;
+	*number = PyLong_AsUnsignedLongLong(given);
+	if (*number == UINT64_MAX)
+		PyErr_Clear();
+	Py_DECREF(given);
+	return 0;
+}
+
+static int out_of_range(const char *name, PyObject *value, uint64_t most)
+{
+	hot_fail(-EDOM, "%s is %R; allowed are 0 to %llu", name, value, (unsigned long long)most);
+	return -1;
+}
+
+static int buffer_set_headroom(PyObject *object, PyObject *value, void *unused)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	struct buffer *b;
+	uint64_t number;
+	(void)unused;
+	if (unsigned_of(value, "headroom", &number) || hot_buffer_movable(self, "headroom"))
+		return -1;
+	if (number > self->pool->stride - self->length)
+		return out_of_range("headroom", value, self->pool->stride - self->length);
+	int error = header_of(self, &b);
+	if (error) {
+		hot_buffer_fail(self, error, "headroom");
+		return -1;
+	}
+	store_relaxed(&b->headroom, (uint32_t)number);
+	self->headroom = number;
+	return 0;
+}
+
+static uint64_t field_key(const struct buffer_object *self)
+{
+	uint64_t generation = handle_generation(self->handle) & KEY_GENERATION_MASK;
+	return self->pool->key | generation << ALF_INDEX_BITS | hot_buffer_index(self);
+}
+
+static PyObject *buffer_get_field(PyObject *object, void *field)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	if (hot_buffer_usable(self, "header"))
+		return NULL;
+	int64_t value = shmpool_field(field_key(self), (int)(intptr_t)field);
+	return value < 0 ? hot_buffer_fail(self, value, "header") : PyLong_FromLongLong(value);
+}
+
+static int buffer_set_field(PyObject *object, PyObject *value, void *field)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	static const char *const names[] = { "mark", "flow_hash", "timestamp" };
+	const char *name = names[(intptr_t)field];
+	const uint64_t most = (intptr_t)field == SHMPOOL_TIMESTAMP ? INT64_MAX : UINT32_MAX;
+	uint64_t number;
+	if (unsigned_of(value, name, &number) || hot_buffer_usable(self, name))
+		return -1;
+	if (number > most)
+		return out_of_range(name, value, most);
+	int64_t error = shmpool_set_field(field_key(self), (int)(intptr_t)field, number);
+	if (error)
+		hot_buffer_fail(self, error, name);
+	return error ? -1 : 0;
+}
+
+static PyObject *buffer_get_index(PyObject *object, void *unused)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	(void)unused;
+	return hot_buffer_usable(self, "index") ? NULL :
+						  PyLong_FromUnsignedLong(hot_buffer_index(self));
+}
+
+static PyObject *buffer_get_pool(PyObject *object, void *unused)
+{
+	(void)unused;
+	return Py_NewRef(((struct buffer_object *)object)->pool);
+}
+
+static PyObject *buffer_get_released(PyObject *object, void *unused)
+{
+	(void)unused;
+	return PyBool_FromLong(!hot_buffer_live((struct buffer_object *)object));
+}
+
+PyGetSetDef hot_buffer_getset[] = {
+	{ "data", buffer_view, NULL, "The room for data, a writable memoryview.", (void *)1 },
+	{ "view", buffer_view, NULL, "data[:length], a writable memoryview.", NULL },
+	{ "length", buffer_get_length, buffer_set_length, "Bytes in use.", NULL },
+	{ "index", buffer_get_index, NULL, "The buffer's number in its pool.", NULL },
+	{ "pool", buffer_get_pool, NULL, "The pool it belongs to.", NULL },
+	{ "released", buffer_get_released, NULL, "Whether it was freed or put.", NULL },
+	{ "headroom", buffer_get_headroom, buffer_set_headroom, "Bytes before data.", NULL },
+	{ "mark", buffer_get_field, buffer_set_field, "32 bits for the user.",
+	  (void *)SHMPOOL_MARK },
+	{ "flow_hash", buffer_get_field, buffer_set_field, "32 bits, the packet's flow.",
+	  (void *)SHMPOOL_FLOW_HASH },
+	{ "timestamp", buffer_get_field, buffer_set_field, "ns, on the user's clock.",
+	  (void *)SHMPOOL_TIMESTAMP },
+	{ "queue_number", buffer_get_field, NULL, "The queue it came from, 0 for none.",
+	  (void *)SHMPOOL_QUEUE },
+	{ "redelivered", buffer_get_field, NULL,
+	  "Times it was put back: its consumer died, or called nack().",
+	  (void *)SHMPOOL_REDELIVERED },
+	{ "origin_number", buffer_get_field, NULL,
+	  "The queue from which it became a dead letter, 0 for none.", (void *)SHMPOOL_ORIGIN },
+	{ "generation", buffer_get_field, NULL, "Changes whenever the buffer is freed.",
+	  (void *)SHMPOOL_GENERATION },
+	{ NULL, NULL, NULL, NULL, NULL },
+};

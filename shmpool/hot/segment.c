@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * segment.c - the base of shmpool.segment.Segment: owns a pool's descriptor, its mapping and the number of its opening.
+ *
+ * Each of them is recorded by the call that makes it. They end together and once, in that order reversed: the members
+ * of this process first, then the mapping, then the descriptor; by close(), or when the object goes.
+ */
+#define _GNU_SOURCE
+#include "hot.h"
+
+#include <fcntl.h>
+#include <structmember.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static PyObject *segment_new(PyTypeObject *type, PyObject *args, PyObject *named)
+{
+	struct segment_object *self = (struct segment_object *)type->tp_alloc(type, 0);
+	(void)args;
+	(void)named;
+	if (self)
+		self->fd = -1;
+	return (PyObject *)self;
+}
+
+int hot_segment_enter(struct segment_object *self, const char *path, bool made)
+{
+	if (!self->base || self->number)
+		return -EBADF;
+	int number = shmpool_open(self->base, self->size, self->fd, path, made);
+	if (number > 0)
+		self->number = (uint32_t)number;
+	return number;
+}
+
+/* Ends an opening that is in no object any more. */
+static void end_opening(uint32_t number, bool read_only)
+{
+	if (!number)
+		return;
+	if (read_only) {
+		local_forget(number); /* it has no members, and nothing may be written */
+		return;
+	}
+	if (!local_closing(number))
+		return;
+	PyThreadState *state = PyEval_SaveThread();
+	local_closed(number);
+	PyEval_RestoreThread(state);
+}
+
+/* Takes the temporary name away from a file that is made, or will not be. */
+static void finish(struct segment_object *self)
+{
+	if (self->life == *hot_life) {
+		if (self->temporary)
+			unlink(self->temporary);
+		if (self->hold)
+			shmpool_let_go(self->hold);
+	}
+	PyMem_Free(self->temporary);
+	self->temporary = NULL;
+	self->hold = NULL;
+}
+
+/* Takes the name away that is to end with the object, if it still stands for the file. Not in a forked child. */
+static void end_name(struct segment_object *self)
+{
+	struct stat mine, there;
+	if (self->ending && self->life == *hot_life && fstat(self->fd, &mine) == 0 &&
+	    lstat(self->ending, &there) == 0 && mine.st_dev == there.st_dev &&
+	    mine.st_ino == there.st_ino)
+		unlink(self->ending);
+	PyMem_Free(self->ending);
+	self->ending = NULL;
+}
+
+void hot_segment_close(struct segment_object *self)
+{
+	finish(self);
+	end_name(self);
+	/* Taken out of the object first: other threads run while the opening ends. */
+	const struct segment_object was = *self;
+	self->number = 0;
+	self->base = NULL;
+	self->fd = -1;
+	end_opening(was.number, was.read_only);
+	if (was.base)
+		munmap(was.base, was.size);
+	if (was.fd >= 0)
+		close(was.fd);
+}
+
+void hot_segment_leave(struct segment_object *self)
+{
+	end_name(self);
+	const struct segment_object was = *self;
+	self->number = 0;
+	self->base = NULL;
+	self->fd = -1;
+	end_opening(was.number, was.read_only);
+}
+
+static void segment_dealloc(PyObject *object)
+{
+	PyTypeObject *type = Py_TYPE(object);
+	hot_segment_close((struct segment_object *)object);
+	type->tp_free(object);
+	Py_DECREF(type);
+}
+
+static PyObject *segment_open(PyObject *object, PyObject *args)
+{
+	struct segment_object *self = (struct segment_object *)object;
+	PyObject *path;
+	int flags, mode;
+	if (!PyArg_ParseTuple(args, "O&ii", PyUnicode_FSConverter, &path, &flags, &mode))
+		return NULL;
+	if (self->fd >= 0)
+		PyErr_SetString(PyExc_ValueError, "it has a file");
+	else if ((self->fd = open(PyBytes_AS_STRING(path), flags | O_CLOEXEC, mode)) < 0)
+		PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
+	Py_DECREF(path);
+	return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+}
+
+static PyObject *segment_anonymous(PyObject *object, PyObject *passed)
+{
+	struct segment_object *self = (struct segment_object *)object;
+	if (self->fd >= 0)
+		return PyErr_Format(PyExc_ValueError, "it has a file");
+	if (passed == Py_None) {
+		self->fd = memfd_create("shmpool", MFD_CLOEXEC);
+		return self->fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : Py_NewRef(Py_None);
+	}
+	int fd = (int)PyLong_AsLong(passed);
+	if (PyErr_Occurred())
+		return NULL;
+	self->fd = fd;
+	Py_RETURN_NONE;
+}
+
+static PyObject *segment_create(PyObject *object, PyObject *path)
+{
+	struct segment_object *self = (struct segment_object *)object;
+	const char *name = PyUnicode_AsUTF8(path);
+	if (!name)
+		return NULL;
+	if (self->fd >= 0)
+		return PyErr_Format(PyExc_ValueError, "it has a file");
+	char *copy = PyMem_Malloc(strlen(name) + 1);
+	if (!copy)
+		return PyErr_NoMemory();
+	strcpy(copy, name);
+	int fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0) {
+		PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
+		PyMem_Free(copy);
+		return NULL;
+	}
+	self->fd = fd;
+	self->temporary = copy;
+	self->life = hot_this_life();
+	return PyLong_FromLong(shmpool_hold(fd, name, &self->hold));
+}
+
+static PyObject *segment_unlink_at_the_end(PyObject *object, PyObject *path)
+{
+	struct segment_object *self = (struct segment_object *)object;
+	const char *name = PyUnicode_AsUTF8(path);
+	char *copy = name ? PyMem_Malloc(strlen(name) + 1) : NULL;
+	if (!copy)
+		return name ? PyErr_NoMemory() : NULL;
+	PyMem_Free(self->ending);
+	self->ending = strcpy(copy, name);
+	self->life = hot_this_life();
+	Py_RETURN_NONE;
+}
+
+static PyObject *segment_finish(PyObject *object, PyObject *unused)
+{
+	(void)unused;
+	finish((struct segment_object *)object);
+	Py_RETURN_NONE;
+}
+
+static PyObject *segment_take(PyObject *object, PyObject *other)
+{
+	struct segment_object *self = (struct segment_object *)object;
+	struct segment_object *from = (struct segment_object *)other;
+	if (!PyObject_TypeCheck(other, hot_segment_type) || self->fd >= 0)
+		return PyErr_Format(PyExc_ValueError, "%R has no file to take", other);
+	self->fd = from->fd;
+	from->fd = -1;
+	Py_RETURN_NONE;
+}
+
+static PyObject *segment_map(PyObject *object, PyObject *args)
+{
+	struct segment_object *self = (struct segment_object *)object;
+	unsigned long long size;
+	int read_only;
+	if (!PyArg_ParseTuple(args, "Kp", &size, &read_only))
+		return NULL;
+	if (self->base)
+		return PyErr_Format(PyExc_ValueError, "it is mapped");
+	void *base = mmap(NULL, size, read_only ? PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED,
+			  self->fd, 0);
+	if (base == MAP_FAILED)
+		return PyErr_SetFromErrno(PyExc_OSError);
+	self->base = base;
+	self->size = size;
+	self->read_only = read_only;
+	Py_RETURN_NONE;
+}
+
+static PyObject *segment_enter(PyObject *object, PyObject *unused)
+{
+	(void)unused;
+	return PyLong_FromLong(hot_segment_enter((struct segment_object *)object, NULL, false));
+}
+
+static PyObject *segment_close(PyObject *object, PyObject *unused)
+{
+	(void)unused;
+	hot_segment_close((struct segment_object *)object);
+	Py_RETURN_NONE;
+}
+
+static PyObject *segment_address(PyObject *object, void *unused)
+{
+	(void)unused;
+	return PyLong_FromVoidPtr(((struct segment_object *)object)->base);
+}
+
+static PyMethodDef segment_methods[] = {
+	{ "_open", segment_open, METH_VARARGS, "Opens the file. OSError." },
+	{ "_anonymous", segment_anonymous, METH_O,
+	  "Makes a file without a name, for None, or takes over a descriptor. OSError." },
+	{ "_create", segment_create, METH_O,
+	  "Makes a file with a temporary name, which nobody else removes. 0, or a code; OSError." },
+	{ "_unlink_at_the_end", segment_unlink_at_the_end, METH_O,
+	  "With the object, or this process, the name ends." },
+	{ "_finish", segment_finish, METH_NOARGS, "Takes the temporary name away." },
+	{ "_take", segment_take, METH_O, "Takes over the other's file." },
+	{ "_map", segment_map, METH_VARARGS, "Maps so many bytes of it. OSError." },
+	{ "_enter", segment_enter, METH_NOARGS,
+	  "Opens the pool to read it: its number, or a code." },
+	{ "close", segment_close, METH_NOARGS,
+	  "close($self)\n--\n\nEnds this process's members, unmaps, and closes the file.\n\nMay be "
+	  "repeated." },
+	{ NULL, NULL, 0, NULL },
+};
+
+static PyMemberDef segment_members[] = {
+	{ "fd", T_INT, offsetof(struct segment_object, fd), READONLY, "-1 once it is closed." },
+	{ "size", T_ULONGLONG, offsetof(struct segment_object, size), READONLY, NULL },
+	{ NULL, 0, 0, 0, NULL },
+};
+
+static PyGetSetDef segment_getset[] = {
+	{ "address", segment_address, NULL, "Where it is mapped, 0 for nowhere.", NULL },
+	{ NULL, NULL, NULL, NULL, NULL },
+};
+
+static PyType_Slot segment_slots[] = {
+	{ Py_tp_new, segment_new },         { Py_tp_dealloc, segment_dealloc },
+	{ Py_tp_methods, segment_methods }, { Py_tp_members, segment_members },
+	{ Py_tp_getset, segment_getset },   { 0, NULL },
+};
+
+PyType_Spec hot_segment_spec = { "shmpool._hot.SegmentBase", sizeof(struct segment_object), 0,
+				 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, segment_slots };

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a process: every pool that it has open is left, so that what it holds goes back.
+
+atexit does not run in a forked child of multiprocessing. That has a registry of its own, but clears
+it when it starts, and then runs the hooks for after a fork; so such a hook is set whenever a pool
+is opened or a process forked.
+"""
+
+import atexit
+import os
+import sys
+import weakref
+from typing import Protocol
+
+
+class Leaves(Protocol):
+    """What is left at the end."""
+
+    def _leave(self) -> None: ...
+
+
+_open: "weakref.WeakSet[Leaves]" = weakref.WeakSet()
+
+
+def leave_at_the_end(pool: Leaves) -> None:
+    """From now on, as long as the pool is there."""
+    _open.add(pool)
+    _hook_multiprocessing()
+
+
+def _leave_all() -> None:
+    for pool in list(_open):
+        pool._leave()
+
+
+def _leave_at_exit() -> None:
+    sys.modules["multiprocessing.util"].Finalize(None, _leave_all, exitpriority=0)
+
+
+def _hook_multiprocessing() -> None:
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None and _open:
+        util.register_after_fork(_leave_at_exit, lambda hook: hook())
+
+
+atexit.register(_leave_all)
+os.register_at_fork(after_in_child=_hook_multiprocessing)

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * letters.c - the calls of shmpool.h about buffers whose consumer failed: returned to their queue, moved on from a
+ * dead-letter queue, copied without being taken; and the count of those that were refused.
+ */
+#include "alf_repair.h"
+#include "call.h"
+#include "copy.h"
+#include "requeue.h"
+
+static void count_refused(const struct qmempool *p, uint32_t queue, uint64_t n)
+{
+	add_relaxed(&segment_queue(&p->segment, queue)->refused, n);
+}
+
+int shmpool_refused(int pool, int queue, uint64_t n)
+{
+	struct qmempool *p = local_pool((uint32_t)pool);
+	if (!p)
+		return -EBADF;
+	if (!queue_ring(p, (uint32_t)queue))
+		return -ENOENT;
+	count_refused(p, (uint32_t)queue, n);
+	return 0;
+}
+
+int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline)
+{
+	struct call c;
+	uint32_t to;
+	int error = open_key(key, &c);
+	if (!error)
+		error = requeue(c.p, c.m, handle, deadline, &to);
+	if (error == -ENOBUFS)
+		count_refused(c.p, to, 1);
+	return error;
+}
+
+int64_t shmpool_move(uint64_t key, uint32_t to, int reset, struct shmpool_taken *out)
+{
+	struct call c;
+	int error = open_queue(key, &c);
+	if (!error)
+		error = requeue_move(c.p, c.m, c.ring, to, reset, &out->handle);
+	if (error == 1)
+		out->extent = extent_of(c.p, out->handle);
+	return error;
+}
+
+/* Copies the buffer that position at of a ring holds, if it is there from the first read of the owner word to the
+ * last: a reader that does not write. Whoever takes the buffer writes the owner word before anything that is read
+ * here may change, and the word of a position never comes back. */
+static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_position at,
+		     struct shmpool_peek *out, char *bytes, size_t size)
+{
+	uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
+	if (alf_at(r, at, word) != ALF_AT_VALUE || index >= p->capacity ||
+	    !segment_exists(&p->segment, (uint32_t)index))
+		return false;
+	const struct buffer *b = qmempool_buffer(p, (uint32_t)index);
+	uint64_t owner = owner_transit(r->id, at);
+	if (load_acquire(&b->owner) != owner) /* [OWNER] */
+		return false;
+	uint64_t head = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
+	if (head > p->segment.stride || length > p->segment.stride - head)
+		head = length = 0; /* corrupted */
+	*out = (struct shmpool_peek) {
+		.position = (alf_position)(at - alf_capacity(r)),
+		.timestamp = load_relaxed(&b->timestamp) & INT64_MAX,
+		.index = (uint32_t)index,
+		.length = (uint32_t)length,
+		.mark = load_relaxed(&b->mark),
+		.flow_hash = load_relaxed(&b->flow_hash),
+		.redelivered = load_relaxed(&b->redelivered),
+		.origin = load_relaxed(&b->origin),
+	};
+	copy_bytes(bytes, segment_data(&p->segment, (uint32_t)index) + head,
+		   length < size ? length : size);
+	barrier_loads();
+	return load_relaxed(&b->owner) == owner;
+}
+
+int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *out, char *bytes,
+		 size_t size)
+{
+	struct qmempool *p = local_pool((uint32_t)pool);
+	if (!p)
+		return -EBADF;
+	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
+	if (!r)
+		return -ENOENT;
+	alf_position at = load_acquire(&r->q->cons);  /* [CONS] */
+	alf_position end = load_acquire(&r->q->prod); /* [PROD] */
+	alf_position wanted = (alf_position)(position + alf_capacity(r));
+	if ((alf_distance)(wanted - at) > 0)
+		at = wanted;
+	for (uint64_t n = (alf_position)(end - at); n && n <= r->mask + 1; n--, at++)
+		if (copy_out(p, r, at, out, bytes, size))
+			return 1;
+	return 0;
+}

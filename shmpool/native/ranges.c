@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * ranges.c - see recovery.h: the positions that dead producers may have reserved and did not publish. Its work is
+ * in proportion to the rings' lengths and the number of members, whatever the op records say.
+ */
+#include <stdlib.h>
+
+#include "recovery.h"
+
+#define AT_ONCE 256 /* slots that are read before one look at what live members do */
+
+/* Adds a range of which nothing lies outside the ring's window. */
+static void add(struct recovery *r, struct dead_range range)
+{
+	uint64_t capacity = alf_capacity(range.ring);
+	alf_distance at = (alf_distance)(range.from - r->base[range.ring->id]);
+	if (at < 0) {
+		uint64_t passed = (uint64_t)-(int64_t)at;
+		if (passed >= range.n)
+			return;
+		range.from = (alf_position)(range.from + passed);
+		range.n -= passed;
+		at = 0;
+	}
+	range.at = (uint64_t)at;
+	if (range.at >= capacity)
+		return;
+	if (range.n > capacity - range.at)
+		range.n = capacity - range.at;
+	if (range.n)
+		r->range[r->ranges++] = range;
+}
+
+/* What op records cover of what is reserved at all. */
+static void collect_records(struct recovery *r)
+{
+	for (uint32_t i = 0; i < r->deaths; i++) {
+		struct dead *d = &r->dead[i];
+		enum alf_op_kind kind = alf_op_kind(d->op);
+		if (kind != ALF_OP_ENQUEUE && kind != ALF_OP_PUBLISH)
+			continue;
+		const struct alf_ring *ring = recovery_ring(r, alf_op_queue(d->op));
+		if (!ring)
+			continue;
+		alf_position prod = load_acquire(&ring->q->prod); /* [PROD] */
+		uint64_t ago = alf_op_offset(d->op, prod), n = alf_op_count(d->op);
+		add(r, (struct dead_range) { .ring = ring,
+					     .from = (alf_position)(prod - ago),
+					     .n = n < ago ? n : ago,
+					     .by = d,
+					     .certain = kind == ALF_OP_PUBLISH });
+	}
+}
+
+/* In a queue with a single producer, all that is left of a dead one's. */
+static void collect_single(struct recovery *r)
+{
+	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++) {
+		const struct alf_ring *ring = recovery_ring(r, i);
+		if (!ring || !(ring->flags & ALF_SINGLE_PRODUCER))
+			continue;
+		alf_position n = load_acquire(&ring->q->prod) - r->base[i]; /* [PROD] */
+		/* After prod: who has the role still had it then. Pairs with take_role(). */
+		struct dead *d = recovery_dead(r, load_acquire(&ring->q->producer));
+		if (d)
+			add(r, (struct dead_range) { .ring = ring,
+						     .from = r->base[i],
+						     .n = n,
+						     .by = d,
+						     .certain = true });
+	}
+}
+
+static uint64_t key(const struct dead_range *range)
+{
+	return ((uint64_t)range->ring->id << 1 | range->certain) << 40 | range->at;
+}
+
+static int compare(const void *a, const void *b)
+{
+	uint64_t left = key(a), right = key(b);
+	return (left > right) - (left < right);
+}
+
+/* A bulk is published from its end on: if its first position is published, all of it is. Of a range that is
+ * certainly one producer's, only the last bulk can be unfinished. */
+static void skip_published(struct dead_range *range)
+{
+	while (range->n && alf_at(range->ring, range->from, alf_word(range->ring, range->from)) !=
+				   ALF_AT_UNPUBLISHED) {
+		range->from++;
+		range->at++;
+		range->n--;
+	}
+}
+
+/* Puts them in order and takes away what a range has in common with the one before it. */
+static void order(struct recovery *r)
+{
+	uint32_t kept = 0;
+	uint64_t end = 0; /* of what is covered so far, as a key */
+	qsort(r->range, r->ranges, sizeof(*r->range), compare);
+	for (uint32_t i = 0; i < r->ranges; i++) {
+		struct dead_range range = r->range[i];
+		uint64_t from = key(&range), common = end > from ? end - from : 0;
+		if (common >= range.n)
+			continue;
+		range.from = (alf_position)(range.from + common);
+		range.at += common;
+		range.n -= common;
+		end = key(&range) + range.n;
+		if (range.certain)
+			skip_published(&range);
+		if (range.n)
+			r->range[kept++] = range;
+	}
+	r->ranges = kept;
+}
+
+void ranges_collect(struct recovery *r)
+{
+	for (uint32_t i = 0; i <= r->p->segment.geometry.queues; i++) {
+		const struct alf_ring *ring = recovery_ring(r, i);
+		if (ring)
+			r->base[i] = load_acquire(&ring->q->cons); /* [CONS] before prod */
+	}
+	collect_records(r);
+	collect_single(r);
+	order(r);
+}
+
+/* The last range that begins at a key or before it, if it covers it. */
+static struct dead_range *find(const struct recovery *r, uint64_t at)
+{
+	uint32_t low = 0, high = r->ranges;
+	while (low < high) {
+		uint32_t middle = (low + high) / 2;
+		if (key(&r->range[middle]) <= at)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (!low)
+		return NULL;
+	struct dead_range *range = &r->range[low - 1];
+	return at - key(range) < range->n ? range : NULL;
+}
+
+struct dead_range *ranges_find(const struct recovery *r, uint32_t queue, uint64_t low,
+			       alf_position *position)
+{
+	int64_t behind;
+	if (queue > r->p->segment.geometry.queues)
+		return NULL;
+	behind = owner_behind(low, r->base[queue]);
+	if (behind < 0 || behind >= 1ll << 40)
+		return NULL;
+	*position = (alf_position)(r->base[queue] + (uint64_t)behind);
+	struct dead_range *range = find(r, ((uint64_t)queue << 1 | 1) << 40 | (uint64_t)behind);
+	return range ? range : find(r, (uint64_t)queue << 41 | (uint64_t)behind);
+}
+
+/* Those of n positions, from at on, that no live member has. */
+static void bury(struct recovery *r, struct dead_range *range, alf_position at, uint32_t n)
+{
+	uint64_t word[AT_ONCE];
+	for (uint32_t i = 0; i < n; i++)
+		word[i] = alf_word(range->ring, (alf_position)(at + i));
+	if (!range->certain)
+		recovery_look(r);
+	for (uint32_t i = 0; i < n; i++) {
+		alf_position position = (alf_position)(at + i);
+		if (alf_at(range->ring, position, word[i]) != ALF_AT_UNPUBLISHED)
+			continue;
+		if (!range->certain && recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, position))
+			range->by->postponed = true;
+		else
+			alf_make_void(range->ring, position, word[i]);
+	}
+}
+
+void ranges_bury(struct recovery *r)
+{
+	for (uint32_t i = 0; i < r->ranges; i++) {
+		struct dead_range *range = &r->range[i];
+		for (uint64_t k = 0; k < range->n && !range->postponed; k += AT_ONCE)
+			bury(r, range, (alf_position)(range->from + k),
+			     range->n - k < AT_ONCE ? (uint32_t)(range->n - k) : AT_ONCE);
+	}
+}

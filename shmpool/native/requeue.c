@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * requeue.c - see requeue.h.
+ */
+#include "requeue.h"
+
+#include "recover.h"
+#include "transfer.h"
+#include "wait.h"
+
+/* One attempt, into ring r, which is queue from's own or that of its dead letters. */
+static int put_back(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		    const uint64_t *handle, uint32_t n)
+{
+	struct buffer *b = qmempool_buffer(p, handle_index(handle[0]));
+	alf_position at;
+	int error = qmempool_check(p, m, handle[0]);
+	if (error)
+		return error;
+	error = alf_reserve(r, &m->op, n, ALF_MULTI, &at);
+	if (!error) {
+		requeue_note(b, load_relaxed(&b->queue), r->id);
+		transfer_mark(p, r, handle, n, at);
+		alf_publish(r, at, handle, n);
+	}
+	alf_done(&m->op, ALF_MULTI);
+	if (error) {
+		count_up(&m->counters[COUNT_FULL], 1);
+		if (!alf_ready(r, 0)) /* what keeps it full is not the consumers */
+			recover_stuck(p, m);
+		return error;
+	}
+	count_up(&m->counters[COUNT_ENQUEUE], n);
+	if (wait_anybody(&r->q->data_wait)) /* [WAIT] after prod moved */
+		wait_wake(&r->q->data_wait, n);
+	return 0;
+}
+
+int requeue(struct qmempool *p, struct member *m, uint64_t handle, int64_t deadline_ns,
+	    uint32_t *to)
+{
+	int error = qmempool_check(p, m, handle);
+	if (error)
+		return error;
+	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	uint32_t from = load_relaxed(&b->queue);
+	if (!from || load_relaxed(&b->got) != buffer_generation(b))
+		return -EXDEV;
+	if (!queue_ring(p, from))
+		return -EBADMSG;
+	*to = requeue_to(segment_queue(&p->segment, from), from, load_relaxed(&b->redelivered));
+	const struct alf_ring *r = queue_ring(p, *to);
+	if (!r)
+		return -EBADMSG;
+	if (r->flags & ALF_SINGLE_PRODUCER)
+		return -EOPNOTSUPP;
+	error = put_back(p, m, r, &handle, 1);
+	return error == -ENOBUFS ? queue_room_wait(p, m, r, &handle, 1, deadline_ns, put_back) :
+				   error;
+}
+
+int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *from, uint32_t to,
+		 bool reset, uint64_t *handle)
+{
+	int got = queue_get(p, m, from, handle, 1), error = -ENOENT;
+	if (got <= 0)
+		return got;
+	struct buffer *b = qmempool_buffer(p, handle_index(*handle));
+	const struct alf_ring *r = queue_ring(p, to ? to : load_relaxed(&b->origin));
+	uint64_t failures = load_relaxed(&b->failures);
+	if (r && r->flags & ALF_SINGLE_PRODUCER)
+		error = -EOPNOTSUPP;
+	else if (r) {
+		if (reset)
+			store_relaxed(&b->redelivered, 0);
+		error = queue_put(p, m, r, handle, 1);
+	}
+	if (!error)
+		return 0;
+	store_relaxed(&b->failures, failures);
+	return queue_put(p, m, from, handle, 1) ? 1 : error;
+}

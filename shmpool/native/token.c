@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * token.c - see token.h.
+ */
+#define _GNU_SOURCE
+#include "token.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NUMBER_MASK ((1ull << TOKEN_BITS) - 1)
+#define TAKE_TRIES 200 /* a number that is held already was handed out by a corrupted counter, */
+#define TAKE_PAUSE_NS                                                                              \
+	5000000        /* or the whole file is locked: for an instant, by who removes its name */
+#define TAKE_FREELY 16 /* numbers that are tried without a pause */
+
+/* A lock on the byte of one token. */
+static struct flock byte_lock(short type, uint64_t number)
+{
+	return (struct flock) {
+		.l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)number, .l_len = 1
+	};
+}
+
+/* Writes the path under which the kernel opens anew what a descriptor stands for. */
+static void name_descriptor(int fd, char path[32])
+{
+	char digits[10], *to = stpcpy(path, "/proc/self/fd/");
+	int n = 0;
+	do
+		digits[n++] = (char)('0' + fd % 10);
+	while (fd /= 10);
+	while (n)
+		*to++ = digits[--n];
+	*to = 0;
+}
+
+/* A new description of the file that fd is: by the kernel's own name for it, or, where there is no /proc, by the
+ * path that the process opened it by. -errno. */
+static int open_anew(int fd, const char *by)
+{
+	struct stat mine, found;
+	char path[32];
+	name_descriptor(fd, path);
+	if (fstat(fd, &mine))
+		return -EBADF;
+	int again = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	if (again < 0 && (errno == ENOENT || errno == ENOTDIR))
+		again = open(by, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+	if (again < 0)
+		return errno == ENFILE ? -EMFILE : -errno;
+	if (fstat(again, &found) == 0 && found.st_dev == mine.st_dev && found.st_ino == mine.st_ino)
+		return again;
+	close(again);
+	return -EBADF;
+}
+
+/* Leaves the description, with its locks, to a mapping that no child inherits, and closes its descriptor in any
+ * case. NULL if there is no memory. */
+static void *leave_to_mapping(int fd)
+{
+	void *page = mmap(NULL, SEGMENT_PAGE, PROT_NONE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (page == MAP_FAILED)
+		return NULL;
+	if (madvise(page, SEGMENT_PAGE, MADV_DONTFORK) == 0)
+		return page;
+	munmap(page, SEGMENT_PAGE);
+	return NULL;
+}
+
+/* Locks the byte of a number that nobody has. 0 with *number, -EDEADLK, -ENOLCK. */
+static int lock_new(const struct segment *s, int fd, uint64_t *number)
+{
+	const struct timespec pause = { .tv_nsec = TAKE_PAUSE_NS };
+	for (int tries = 0; tries < TAKE_TRIES; tries++) {
+		*number = (add_seq_cst(&segment_shared(s)->tokens, 1) + 1) & NUMBER_MASK;
+		if (*number == 0)
+			continue;
+		struct flock lock = byte_lock(F_WRLCK, *number);
+		if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+			return 0;
+		if (errno != EAGAIN && errno != EACCES && errno != EINTR)
+			return errno == ENOMEM ? -ENOMEM : -ENOLCK;
+		if (tries >= TAKE_FREELY)
+			nanosleep(&pause, NULL);
+	}
+	return -EDEADLK;
+}
+
+int token_take(const struct segment *s, struct token *t)
+{
+	uint64_t number = 0;
+	int opened, fd, again, error;
+	if (!s->writes)
+		return -EROFS;
+	fd = segment_fd(s, &opened);
+	if (fd < 0)
+		return fd;
+	again = open_anew(fd, s->path);
+	if (opened >= 0)
+		close(opened);
+	if (again < 0)
+		return again;
+	error = lock_new(s, again, &number);
+	if (error) {
+		close(again);
+		return error;
+	}
+	void *page = leave_to_mapping(again);
+	if (!page)
+		return -ENOMEM;
+	*t = (struct token) { number, page };
+	return 0;
+}
+
+void token_drop(struct token *t)
+{
+	if (t->number)
+		munmap(t->page, SEGMENT_PAGE);
+	*t = (struct token) { 0 };
+}
+
+int token_hold(int fd, const char *path, void **page)
+{
+	struct flock lock = byte_lock(F_WRLCK, 0);
+	int again = open_anew(fd, path);
+	*page = NULL;
+	if (again < 0)
+		return again;
+	if (fcntl(again, F_OFD_SETLK, &lock)) {
+		int error = errno == EAGAIN || errno == EACCES ? -EDEADLK : -ENOLCK;
+		close(again);
+		return error;
+	}
+	*page = leave_to_mapping(again);
+	return *page ? 0 : -ENOMEM;
+}
+
+void token_let_go(void *page)
+{
+	if (page)
+		munmap(page, SEGMENT_PAGE);
+}
+
+/* 1 held, 0 free, -errno. */
+static int ask(int fd, uint64_t number)
+{
+	struct flock lock = byte_lock(F_RDLCK, number & NUMBER_MASK);
+	if (fcntl(fd, F_OFD_GETLK, &lock))
+		return -errno;
+	return lock.l_type != F_UNLCK;
+}
+
+enum token_state token_state(const struct segment *s, uint64_t number, uint64_t own)
+{
+	int opened, fd, held;
+	if (number == own)
+		return TOKEN_HELD;
+	fd = segment_fd(s, &opened);
+	if (fd < 0)
+		return TOKEN_UNKNOWN;
+	held = ask(fd, number);
+	/* Another thread may have closed the program's descriptors meanwhile, and opened another file under
+	 * the same number: that one would know of no lock at all. */
+	if (held == 0 && (!segment_is(s, fd) || (own && ask(fd, own) != 1)))
+		held = -EBADF;
+	if (opened >= 0)
+		close(opened);
+	return held < 0 ? TOKEN_UNKNOWN : held ? TOKEN_HELD : TOKEN_FREE;
+}

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Removing pools that nobody needs any more, and saying of the others why they stay."""
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Iterable
+
+from . import errors
+from .files import (
+    TEMPORARY,
+    in_use,
+    locked_whole,
+    names,
+    names_file,
+    open_file,
+    path_of,
+    pool_names,
+    unlink,
+)
+from .segment import state_of
+
+
+def prune(*, age: float | None = None) -> list[str]:
+    """Removes every abandoned pool that no process has open, with what is in its queues.
+
+    Returns the names. Abandoned is a pool whose creator died without closing or unlinking it; with
+    age, also one that nobody has used for so many seconds. Whether a process has it open the kernel
+    says, whatever namespace that process lives in. What is no pool of this version, or not ours to
+    open, stays. Safe beside any number of other threads and processes.
+    """
+    return survey(age=age)[0]
+
+
+def survey(
+    among: Iterable[str] | None = None, *, age: float | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """As prune(): the names of the pools that were removed, and why each other one stays. among:
+    only these, unfinished ones included."""
+    if age is not None and not age >= 0:
+        raise errors.InvalidArgument(f"age is {age!r} seconds; it cannot be negative")
+    removed, left = [], {}
+    there = names() if among is None else among
+    for name in [name for name in there if name.startswith(TEMPORARY)]:
+        _remove_unfinished(name)
+    for name in pool_names() if among is None else among:
+        if name.startswith(TEMPORARY):
+            continue
+        reason = _removed(name, age)
+        if reason is None:
+            removed.append(name)
+        else:
+            left[name] = reason
+    return removed, left
+
+
+def _removed(name: str, age: float | None) -> str | None:
+    """Removes a pool that nobody needs; else why it stays."""
+    try:
+        file = open_file(name)
+    except errors.ShmpoolError as error:
+        return str(error)
+    fd = file.fd
+    try:
+        if in_use(fd):
+            return "a process has it open"
+        with locked_whole(fd) as alone:
+            if not alone:
+                return "a process keeps its file locked"
+            if not names_file(name, fd):
+                return "another pool has its name now"
+            reason = _needed(fd, age)
+            if reason is None:
+                unlink(name)
+            return reason
+    except (errors.ShmpoolError, OSError) as error:
+        return str(error)
+    finally:
+        file.close()
+
+
+def _needed(fd: int, age: float | None) -> str | None:
+    """Why a pool that nobody has open is not to be removed."""
+    state, left = state_of(fd)
+    if state == -errno.EBADMSG:
+        return "it is no pool of this version"
+    idle = time.time() - os.fstat(fd).st_ctime
+    if (state == 0 and not left) or state == -errno.EAGAIN or (age is not None and idle >= age):
+        return None
+    return f"its creator closed it and left it on purpose; not used for {idle:.0f} s (--age)"
+
+
+def _remove_unfinished(name: str) -> None:
+    """Removes a temporary name whose creator has died; the file has a name of its own, or none."""
+    with contextlib.suppress(errors.ShmpoolError, OSError):
+        file = open_file(name)
+        finished = os.fstat(file.fd).st_nlink > 1
+        with locked_whole(file.fd) as alone:
+            if (alone or finished) and names_file(name, file.fd):
+                os.unlink(path_of(name))

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which pools a daemon watches over, whatever others put into /dev/shm."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import DEADLINE_S, MakePool
+
+pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
+
+import shmpool
+from shmpool import adoption, arrivals, config, held
+from shmpool.adoption import Adoption
+from shmpool.arrivals import Arrivals
+from shmpool.registry import Registry
+
+NOBODY = 65534
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make files of others")
+Adopting = tuple[Registry, Adoption, list[str]]
+
+
+def file_of(name: str) -> Path:
+    return Path(f"/dev/shm/shmpool.{name}")
+
+
+@pytest.fixture
+def adopting() -> Iterator[Adopting]:
+    """A registry, what decides for it, and the declared pools that it asks for again."""
+    pools, again = Registry("0"), list[str]()
+    yield pools, Adoption(pools, again.append), again
+    for name in list(pools.held):
+        pools.release(name)
+
+
+def adopt(*patterns: str, users: tuple[str, ...] = (), **pools: dict[str, object]) -> config.Config:
+    """A configuration that adopts these names and declares these pools."""
+    found = config.Config(pools={name: config.PoolConfig(**pool) for name, pool in pools.items()})
+    daemon = replace(found.daemon, adopt=list(patterns), adopt_users=list(users))
+    return replace(found, daemon=daemon)
+
+
+SMALL = {"buffer_size": 256, "capacity": 64}
+
+
+@needs_root
+def test_pools_of_others(adopting: Adopting, make_pool: MakePool) -> None:
+    """They are counted and listed, and neither opened nor held, whatever they are called; those of
+    a user that the configuration names are held."""
+    pools, decide, _ = adopting
+    own, other, named = (make_pool().name for _ in range(3))
+    os.chown(file_of(other), NOBODY, NOBODY)
+    os.chown(file_of(named), 12345, NOBODY)
+    decide.configure(adopt(own, other, named, users=("12345",)))
+    for name in (own, other, named):
+        decide.changed(name)
+    assert {own, named} == set(pools.held)
+    assert (held.OWN, held.OTHERS) == (pools.held[own].rank, pools.held[named].rank)
+    assert 1 == pools.strangers
+    assert {own, other, named} == set(decide.names())
+    assert {own, named} == set(decide.own_names())
+    decide.configure(adopt(own, other, named, users=("*",)))
+    decide.changed(other)
+    assert {own, other, named} == set(pools.held)
+    assert 0 == pools.strangers
+
+
+@needs_root
+def test_a_pool_that_is_given_away(adopting: Adopting, make_pool: MakePool) -> None:
+    """A held pool whose file goes to another user is released; when it comes back it is held."""
+    pools, decide, _ = adopting
+    name = make_pool().name
+    decide.configure(adopt(name))
+    decide.changed(name)
+    assert {name} == set(pools.held)
+    os.chown(file_of(name), NOBODY, NOBODY)
+    decide.look()
+    assert {} == pools.held
+    os.chown(file_of(name), 0, 0)
+    decide.changed(name)
+    assert {name} == set(pools.held)
+
+
+@needs_root
+def test_places_are_for_the_own_first(adopting: Adopting, make_pool: MakePool) -> None:
+    """However many pools of others are let in, a declared pool and an own one find a place; not one
+    of others in place of those."""
+    pools, decide, _ = adopting
+    pools.held_max = 3
+    others = [make_pool().name for _ in range(4)]
+    own, declared = make_pool().name, make_pool().name
+    for name in others:
+        os.chown(file_of(name), NOBODY, NOBODY)
+    decide.configure(adopt("*", users=("*",), **{declared: SMALL}))
+    for name in others:
+        decide.changed(name)
+    assert set(others[:3]) == set(pools.held)
+    decide.changed(own)
+    decide.hold(declared, config.PoolConfig(256, 64), held.DECLARED)
+    assert {own, declared} < set(pools.held)
+    assert 3 == len(pools.held)
+    for name in others:
+        decide.changed(name)
+    assert {own, declared} < set(pools.held)
+    shmpool.Pool.unlink(own)
+    decide.changed(own)
+    decide.look()  # its place is free: one of the others gets it
+    assert 3 == len(pools.held)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("mode", "owner", "group", "why"),
+    [
+        (0o600, NOBODY, 0, "belongs to user 65534"),
+        (0o666, NOBODY, 0, "belongs to user 65534"),
+        (0o606, 0, 0, "mode is 0606"),
+        (0o620, 0, 0, "mode is 0620"),
+        (0o666, 0, 0, "mode is 0666"),
+        (0o600, 0, NOBODY, None),
+        (0o604, 0, 0, None),
+    ],
+)
+def test_what_has_a_declared_name(
+    adopting: Adopting,
+    make_pool: MakePool,
+    mode: int,
+    owner: int,
+    group: int,
+    why: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A file of another user, or one that lets others write who may not, is not the declared pool,
+    and is not held as another one either: it is said once, and tried again when it has changed."""
+    pools, decide, again = adopting
+    name = make_pool().name
+    file_of(name).chmod(mode)
+    os.chown(file_of(name), owner, group)
+    decide.configure(adopt("*", **{name: SMALL}))
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            decide.changed(name)
+            decide.look()
+    if why is None:
+        assert {name} == set(pools.held)
+        return
+    assert {} == pools.held
+    assert [True] == [why in line for line in caplog.messages if "refused" in line]
+    assert (1, []) == (pools.refused, again)
+    shmpool.Pool.unlink(name)
+    decide.changed(name)
+    assert [name] == again
+    decide.look()
+    assert [name] == again  # until there is an answer
+    decide.declare(name, None)
+    assert 0 == pools.refused
+
+
+@needs_root
+def test_a_declared_pool_whose_rights_change(adopting: Adopting, make_pool: MakePool) -> None:
+    """One that is held, and opened up to others by whoever can, is refused from then on."""
+    pools, decide, again = adopting
+    name = make_pool().name
+    decide.configure(adopt(**{name: SMALL}))
+    decide.changed(name)
+    assert held.DECLARED == pools.held[name].rank
+    file_of(name).chmod(0o666)
+    decide.changed(name)
+    assert {} == pools.held
+    file_of(name).chmod(0o600)
+    decide.changed(name)
+    assert [name] == again
+
+
+def test_files_that_are_no_pools(
+    adopting: Adopting, new_name: Callable[[], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each is said once, tried again later and later, and forgotten when it is gone."""
+    pools, decide, _ = adopting
+    names = [new_name() for _ in range(3)]
+    file_of(names[0]).write_bytes(bytes(10000))
+    os.mkfifo(file_of(names[1]))
+    file_of(names[2]).symlink_to("/dev/zero")
+    decide.configure(adopt("*"))
+    with caplog.at_level(logging.INFO):
+        for _ in range(10):
+            for name in names:
+                decide.changed(name)
+    assert 3 == len(caplog.messages)
+    assert {} == pools.held
+    assert set(names) == set(decide.names())
+    for name in names:
+        file_of(name).unlink()
+        decide.changed(name)
+    assert [] == decide.names()
+
+
+def test_names_without_end(
+    adopting: Adopting, new_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is remembered of files is bounded, and names that no pool can have are not."""
+    pools, decide, _ = adopting
+    monkeypatch.setattr(adoption, "LEFT_MAX", 5)
+    monkeypatch.setattr(adoption, "OTHERS_MAX", 5)
+    names = [new_name() for _ in range(20)]
+    for name in names:
+        file_of(name).touch()
+        if os.geteuid() == 0 and name in names[10:]:
+            os.chown(file_of(name), NOBODY, NOBODY)
+    for config_ in (adopt("*"), adopt()):
+        decide.configure(config_)
+        for name in [*names, "x" * 64, "a b", "\x1b[2J", "\udcff", ""]:
+            decide.changed(name)
+        assert 5 <= len(decide.names()) <= 10
+        assert set(decide.names()) <= set(names)
+    assert {} == pools.held
+
+
+def test_a_place_becomes_free(adopting: Adopting, make_pool: MakePool) -> None:
+    """A pool that there was no room for is held as soon as there is."""
+    pools, decide, _ = adopting
+    pools.held_max = 1
+    first, second = make_pool().name, make_pool().name
+    decide.configure(adopt("*"))
+    decide.changed(first)
+    decide.changed(second)
+    assert {first} == set(pools.held)
+    shmpool.Pool.unlink(first)
+    decide.look()
+    decide.look()
+    assert {second} == set(pools.held)
+
+
+def test_watching_is_no_use(adopting: Adopting, make_pool: MakePool, own_pools: None) -> None:
+    """A pool that is watched and that nobody has open can be pruned; a declared one cannot, until
+    the configuration declares it no more."""
+    pools, decide, _ = adopting
+    watched, declared = make_pool(), make_pool()
+    for pool in (watched, declared):
+        pool.close()
+    decide.configure(adopt(watched.name, **{declared.name: SMALL}))
+    decide.changed(watched.name)
+    decide.changed(declared.name)
+    assert {watched.name, declared.name} == set(pools.held)
+    assert [watched.name] == shmpool.prune(age=0)
+    decide.look()
+    assert {declared.name} == set(pools.held)
+    assert [] == shmpool.prune(age=0)
+    decide.configure(adopt(declared.name))
+    assert {declared.name} == set(pools.held)
+    assert [declared.name] == shmpool.prune(age=0)
+
+
+@contextlib.asynccontextmanager
+async def telling() -> AsyncIterator[tuple[Arrivals, "asyncio.Queue[str]"]]:
+    told: asyncio.Queue[str] = asyncio.Queue()
+    found = Arrivals(told.put_nowait)
+    task = asyncio.create_task(found.run())
+    try:
+        yield found, told
+    finally:
+        task.cancel()
+        found.close()
+
+
+async def until_told(told: "asyncio.Queue[str]", name: str) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while await told.get() != name:
+            pass
+
+
+@pytest.mark.parametrize("inotify", [True, False])
+def test_files_that_come_and_go(
+    new_name: Callable[[], str], inotify: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there at the start, what comes, what is moved and what changes hands is told; where
+    the kernel has no inotify for us all that is there, again and again."""
+    if not inotify:
+        monkeypatch.setattr(arrivals, "_watching", lambda: -1)
+        monkeypatch.setattr(arrivals, "POLL_S", 0.01)
+    first, second, third = (new_name() for _ in range(3))
+
+    async def go() -> None:
+        file_of(first).touch()
+        async with telling() as (_, told):
+            await until_told(told, first)
+            file_of(second).touch()
+            await until_told(told, second)
+            file_of(second).rename(file_of(third))
+            await until_told(told, third)
+            while not told.empty():
+                told.get_nowait()
+            file_of(third).chmod(0o640)
+            await until_told(told, third)
+            if inotify:
+                file_of(third).unlink()
+                await until_told(told, third)
+
+    asyncio.run(go())
+
+
+def test_more_than_inotify_tells(new_name: Callable[[], str]) -> None:
+    """Events that are lost because there were too many at once lead to another walk through all
+    that is there."""
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    early, late = new_name(), new_name()
+
+    async def go() -> None:
+        async with telling() as (_, told):
+            file_of(early).touch()
+            await until_told(told, early)
+            name = f"/dev/shm/shmpool.{late}"
+            for _ in range(limit // 2 + 100):  # the kernel joins none of these: nobody reads
+                os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o600))
+                os.unlink(name)
+            while not told.empty():
+                told.get_nowait()
+            file_of(late).touch()
+            await until_told(told, early)  # which nothing has happened to
+
+    asyncio.run(go())

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interpreters that shmpool does not work in say so, and leave the others alone."""
+
+import runpy
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import MakePool
+
+import shmpool
+
+
+def test_a_sub_interpreter_is_refused(make_pool: MakePool, run: Callable[..., str]) -> None:
+    """An import in a second, legacy interpreter is an ImportError that says why; the first one's
+    objects work as before."""
+    pool = make_pool()
+    pool.create_queue("q", capacity=8)
+    printed = run(
+        """
+        import os, sys, shmpool
+        try:
+            import _xxsubinterpreters as interpreters
+            made = interpreters.create(isolated=False)
+        except ImportError:
+            import _interpreters as interpreters
+            made = interpreters.create("legacy")
+        pool = shmpool.Pool.attach(sys.argv[1])
+        queue = pool.queue("q")
+        code = f'''
+        import sys
+        sys.path[:] = {sys.path + [os.getcwd()]!r}
+        try:
+            import shmpool
+        except ImportError as error:
+            assert "main interpreter" in str(error), error
+        else:
+            raise SystemExit("imported")
+        '''
+        import textwrap
+        for _ in range(2):
+            interpreters.run_string(made, textwrap.dedent(code))
+        interpreters.destroy(made)
+        with pool.alloc() as buf:
+            assert isinstance(buf, shmpool.Buffer)
+        queue.send(b"x")
+        assert queue.recv() == b"x"
+        try:
+            queue.get_nowait()
+        except shmpool.Empty:
+            pass
+        try:
+            queue.put(buf)
+        except shmpool.BufferReleased:
+            print("as before")
+        """,
+        pool.name,
+    )
+    assert "as before\n" == printed
+
+
+@pytest.mark.parametrize("fake", ["sys.abiflags = 't'", "sys._is_gil_enabled = lambda: False"])
+def test_a_free_threaded_python_is_refused(run: Callable[..., str], fake: str) -> None:
+    """At import, with a word about why."""
+    printed = run(
+        f"""
+        import sys
+        {fake}
+        try:
+            import shmpool
+        except ImportError as error:
+            print("Py_GIL_DISABLED" in str(error))
+        """
+    )
+    assert "True\n" == printed
+
+
+def test_nothing_is_built_for_a_free_threaded_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The builder refuses before a compiler runs."""
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: name == "Py_GIL_DISABLED")
+    builder = Path(shmpool.__file__).parent / "native" / "build.py"
+    with pytest.raises(RuntimeError, match="free-threaded"):
+        runpy.run_path(str(builder))

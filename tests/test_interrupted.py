@@ -1,0 +1,537 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An exception at every bytecode, as a signal handler may raise it: nothing is lost, and what was
+interrupted can be done again."""
+
+import contextlib
+import dis
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+from conftest import MakePool
+
+import shmpool
+import shmpool.segment
+
+PACKAGE = str(Path(shmpool.__file__).parent)
+HERE = __file__
+# Where CPython loses a reference if a trace function raises; it runs no handlers there.
+NOWHERE = {dis.opmap.get(name) for name in ("PUSH_EXC_INFO", "POP_EXCEPT", "POP_BLOCK")}
+
+
+class Interrupted(BaseException):
+    """What the handler raises."""
+
+
+@contextlib.contextmanager
+def interrupted_at(step: int) -> Iterator[list[int]]:
+    """Raises before the bytecode number step of what shmpool and the functions marked here run.
+
+    The list has the number of those that ran."""
+    ran = [0]
+    bytecode: dict[CodeType, bytes] = {}
+
+    def opcode(frame: FrameType, event: str, _: object) -> Any:
+        code = frame.f_code
+        if event == "opcode" and bytecode[code][frame.f_lasti] not in NOWHERE:
+            ran[0] += 1
+            if ran[0] == step:
+                raise Interrupted
+        return opcode
+
+    def call(frame: FrameType, event: str, _: object) -> Any:
+        file, name = frame.f_code.co_filename, frame.f_code.co_name
+        if not (file.startswith(PACKAGE) or (file == HERE and name == "operation")):
+            return None
+        bytecode.setdefault(frame.f_code, frame.f_code.co_code)
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return opcode
+
+    before = sys.gettrace()
+    sys.settrace(call)
+    try:
+        yield ran
+    finally:
+        sys.settrace(before)
+
+
+def every_step(once: Callable[[int], bool]) -> int:
+    """once(1), once(2), ... until it says that nothing was interrupted. How many were."""
+    for _ in range(3):
+        once(0)  # from CPython 3.12 on a function's bytecodes are traced from a later call on
+    step = 1
+    while once(step):
+        step += 1
+    return step - 1
+
+
+def left(pool: shmpool.Pool) -> tuple[bool, dict[int, int], int]:
+    """What an audit says, and how many buffers there are anywhere but in hands."""
+    audit = pool.audit()
+    return audit.ok, audit.held, audit.free + audit.cached + sum(audit.queued.values())
+
+
+Operation = Callable[[shmpool.Pool, shmpool.AlfQueue, list[Any]], None]
+
+
+def held_by(kept: list[Any]) -> int:
+    """How many buffers the objects own."""
+    held = 0
+    for thing in kept:
+        if isinstance(thing, shmpool.Burst):
+            released = "released" in repr(thing)
+            held += 0 if released else sum(not buf.released for buf in thing)
+        elif isinstance(thing, shmpool.Buffer):
+            held += not thing.released
+    return held
+
+
+def alloc() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(pool.alloc())
+
+    return operation
+
+
+def alloc_timeout() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        rest = pool.alloc_many(pool.capacity - 8)
+        try:
+            pool.alloc(timeout=0.001)
+        except shmpool.PoolExhausted:
+            rest.free()
+        kept.append(pool.alloc(timeout=0.5))
+
+    return operation
+
+
+def alloc_many() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(pool.alloc_many(5))
+
+    return operation
+
+
+def free() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(buf := pool.alloc())
+        buf.free()
+
+    return operation
+
+
+def with_buffer() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        with pool.alloc() as buf:
+            buf.write(b"x")
+            buf.mark = 3
+
+    return operation
+
+
+def get() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(queue.get())
+        kept.append(queue.get_nowait())
+        kept.append(queue.try_get())
+
+    return operation
+
+
+def get_nothing() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(queue.get_many(8))
+        for call in (queue.get, queue.recv, lambda timeout: queue.get_many(2, timeout)):
+            with contextlib.suppress(shmpool.Empty):
+                kept.append(call(timeout=0.001))
+
+    return operation
+
+
+def get_many() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(queue.get_many(3))
+        kept.append(queue.get_many(8))
+
+    return operation
+
+
+def put() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(buf := pool.alloc())
+        queue.put(buf)
+
+    return operation
+
+
+def put_full() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        queue.send_many([b"x"] * 4)
+        kept.append(buf := pool.alloc())
+        kept.append(burst := pool.alloc_many(2))
+        with contextlib.suppress(shmpool.Full):
+            queue.put(buf, timeout=0.001)
+        with contextlib.suppress(shmpool.Full):
+            queue.put_many(burst, timeout=0.001)
+
+    return operation
+
+
+def put_many() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(burst := pool.alloc_many(3))
+        queue.put_many(burst)
+
+    return operation
+
+
+def put_many_with_elements() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        burst = pool.alloc_many(4)
+        burst[1].free()
+        kept.append(burst[2])
+        queue.put_many(burst)
+
+    return operation
+
+
+def send() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        queue.send(b"x")
+        queue.send_many([b"y", bytearray(b"z")])
+
+    return operation
+
+
+def recv() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        queue.recv()
+        queue.try_recv()
+        queue.recv_many(5)
+
+    return operation
+
+
+def burst_free() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(burst := pool.alloc_many(3))
+        burst.free()
+        with pool.alloc_many(3) as burst:
+            kept.append(burst[1])
+
+    return operation
+
+
+def iterate() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        for buf in pool.alloc_many(3):
+            buf.write(b"x")
+        for buf in queue.get_many(3):
+            buf.free()
+
+    return operation
+
+
+def columns() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(burst := pool.alloc_many(3))
+        burst.lengths = 8
+        burst.lengths = [1, 2, 3]
+        burst.set_column(0, range(3), "u1")
+        burst.column(0, ">u2")
+        assert len(burst.indices) == len(burst.lengths)
+
+    return operation
+
+
+def nack() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(buf := queue.get())
+        buf.nack()
+        kept.append(burst := queue.get_many(3))
+        burst[1].free()
+        queue.requeue(burst, timeout=0.5)
+        kept.append(buf := queue.get())
+        queue.send_many([b"x"] * 6)
+        with contextlib.suppress(shmpool.Full):
+            buf.nack(timeout=0.001)
+
+    return operation
+
+
+def letters() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        other = pool.queue("other")
+        assert 2 == queue.redrive(2, to=other)
+        assert 2 == other.drain()
+        assert 2 == len(queue.peek(8))
+
+    return operation
+
+
+def failures() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(burst := pool.alloc_many(9))
+        for call in (
+            lambda: pool.alloc_many(pool.capacity + 1),
+            lambda: queue.put_many(burst),
+            lambda: queue.send(bytes(300)),
+            lambda: queue.send_many([bytes(300)]),
+            lambda: burst.column(300, "u1"),
+            lambda: queue.put(burst),  # type: ignore[arg-type]
+        ):
+            with contextlib.suppress(shmpool.ShmpoolError, TypeError):
+                call()
+
+    return operation
+
+
+OPERATIONS = [
+    alloc, alloc_timeout, alloc_many, free, with_buffer, get, get_nothing, get_many, put, put_full,
+    put_many, put_many_with_elements, send, recv, burst_free, iterate, columns, nack, letters,
+    failures,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", OPERATIONS)
+@pytest.mark.parametrize("cache", [0, 16])
+def test_every_buffer_has_an_owner(
+    make_pool: MakePool, make: Callable[[], Operation], cache: int
+) -> None:
+    """Whatever was interrupted, this process holds what its objects own, and nothing without
+    them."""
+    pool = make_pool(capacity=64, prealloc=64, cache_size=cache, bulk=16)
+    queue = pool.create_queue("q", capacity=8)
+    other = pool.create_queue("other", capacity=8)
+    operation = make()
+
+    def once(step: int) -> bool:
+        queue.send_many([b"1", b"2", b"3", b"4"])
+        kept: list[Any] = []
+        interrupted = False
+        with interrupted_at(step):
+            try:
+                operation(pool, queue, kept)
+            except Interrupted:
+                interrupted = True
+        held = pool.audit().held
+        assert held_by(kept) == sum(held.values()), (step, held, kept)
+        del kept[:]
+        assert (True, {}, 64) == left(pool), step
+        with contextlib.suppress(shmpool.Empty):
+            queue.get_many(8, timeout=0).free()
+        with contextlib.suppress(shmpool.Empty):
+            other.get_many(8, timeout=0).free()
+        return interrupted
+
+    assert every_step(once) >= 3
+
+
+def resources(name: str) -> tuple[int, int]:
+    """Descriptors, and mappings of pools of that name."""
+    with open("/proc/self/maps") as maps:
+        mapped = sum(name in line for line in maps)
+    return len(os.listdir("/proc/self/fd")), mapped
+
+
+def opened(pool_name: str) -> Callable[[], shmpool.Pool]:
+    def operation() -> shmpool.Pool:
+        return shmpool.Pool.attach(pool_name)
+
+    return operation
+
+
+def test_an_attach_leaves_nothing(make_pool: MakePool) -> None:
+    """Interrupted anywhere: no descriptor, no mapping, no member, no number is left."""
+    made = make_pool(members=2, queues=1)
+    operation = opened(made.name)
+    shmpool.Pool.attach(made.name).close()
+    gc.collect()
+    before = resources(made.name)
+
+    def once(step: int) -> bool:
+        interrupted = False
+        with interrupted_at(step):
+            try:
+                operation()
+            except Interrupted:
+                interrupted = True
+        assert before == resources(made.name), step
+        return interrupted
+
+    assert every_step(once) > 30
+    pools = [shmpool.Pool.attach(made.name) for _ in range(20)]
+    for pool in pools:
+        pool.close()
+
+
+def test_a_create_leaves_nothing_open(pool_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted anywhere: no descriptor, no mapping and no temporary name is left; a name that is
+    left is a whole pool's."""
+    monkeypatch.setattr(shmpool.segment, "TEMPORARY", f"~{pool_name}-")
+
+    def operation() -> shmpool.Pool:
+        return shmpool.Pool.create(pool_name, buffer_size=64, capacity=2, members=2, queues=1)
+
+    operation().close()
+    shmpool.Pool.unlink(pool_name)
+    gc.collect()
+    before = resources(pool_name)
+
+    def once(step: int) -> bool:
+        interrupted = False
+        with interrupted_at(step):
+            try:
+                operation()
+            except Interrupted:
+                interrupted = True
+        assert before == resources(pool_name), step
+        assert [] == list(Path("/dev/shm").glob(f"shmpool.~{pool_name}-*"))
+        try:
+            operation().close()
+        except shmpool.PoolExists:
+            shmpool.Pool.attach(pool_name).close()
+        shmpool.Pool.unlink(pool_name)
+        return interrupted
+
+    assert every_step(once) > 30
+
+
+def test_an_anonymous_pool_leaves_nothing() -> None:
+    """Interrupted anywhere: no descriptor is left."""
+
+    def operation() -> shmpool.Pool:
+        return shmpool.Pool.create(None, buffer_size=64, capacity=2, members=2, queues=1)
+
+    operation().close()
+    gc.collect()
+    before = resources("")
+
+    def once(step: int) -> bool:
+        interrupted = False
+        with interrupted_at(step):
+            try:
+                operation()
+            except Interrupted:
+                interrupted = True
+        assert before == resources(""), step
+        return interrupted
+
+    assert every_step(once) > 50
+
+
+def test_a_close_can_be_repeated(make_pool: MakePool) -> None:
+    """close(), and the end of a with block, interrupted anywhere, are completed by the next one."""
+    other = make_pool(members=4, queues=1)
+    shmpool.Pool.attach(other.name).close()
+    before = resources(other.name)
+
+    def operation(pool: shmpool.Pool) -> None:
+        with pool:
+            pass
+
+    def once(step: int) -> bool:
+        pool = shmpool.Pool.attach(other.name)
+        buf, burst = pool.alloc(), pool.alloc_many(2)
+        element = burst[0]
+        interrupted = False
+        with interrupted_at(step):
+            try:
+                operation(pool)
+            except Interrupted:
+                interrupted = True
+        assert element.released == buf.released == (pool._segment is None)
+        pool.close()
+        pool.close()
+        assert (True, True) == (buf.released, element.released)
+        assert (before, (True, {})) == (resources(other.name), left(other)[:2])
+        return interrupted
+
+    assert every_step(once) >= 3
+
+
+def test_a_dropped_pool_after_an_interrupted_close(make_pool: MakePool) -> None:
+    """Nobody closes it again: what it had is given back when it goes."""
+    other = make_pool(members=4, queues=1)
+    before = resources(other.name)
+
+    def operation(pool: shmpool.Pool) -> None:
+        with pool:
+            pass
+
+    def once(step: int) -> bool:
+        pool = shmpool.Pool.attach(other.name)
+        buf = pool.alloc()
+        interrupted = False
+        with interrupted_at(step):
+            try:
+                operation(pool)
+            except Interrupted:
+                interrupted = True
+        del buf, pool
+        assert (before, (True, {})) == (resources(other.name), left(other)[:2])
+        return interrupted
+
+    assert every_step(once) >= 3
+
+
+ALARMS = """
+    import random, signal, sys, time
+    import shmpool
+
+    class Alarm(Exception):
+        pass
+
+    def ring(number, frame):
+        raise Alarm
+
+    signal.signal(signal.SIGALRM, ring)
+    pool = shmpool.Pool.attach(sys.argv[1])
+    queue = pool.queue("q")
+
+    def once(n):
+        with pool.alloc_many(n) as burst:
+            burst.lengths = 3
+            queue.put_many(burst)
+        for buf in queue.get_many(n):
+            buf.free()
+        queue.send_many([b"x"] * n)
+        queue.recv_many(n)
+        queue.put(pool.alloc(timeout=1), timeout=1)
+        with queue.get() as buf:
+            bytes(buf)
+        try:
+            queue.get(timeout=0.0001)
+        except shmpool.Empty:
+            pass
+
+    alarms = 0
+    while alarms < 1500:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 1e-5 + random.random() * 4e-4)
+            while True:
+                once(8)
+        except Alarm:
+            alarms += 1
+        try:
+            while True:
+                queue.get_many(64, timeout=0).free()
+        except shmpool.Empty:
+            pass
+        held = pool.audit().held
+        assert not held, (alarms, held)
+"""
+
+
+def test_alarms_at_any_moment(make_pool: MakePool, run: Callable[..., str]) -> None:
+    """The same with real signals, whose handler raises wherever Python lets it, and in waits."""
+    pool = make_pool(capacity=256, prealloc=256)
+    pool.create_queue("q", capacity=64)
+    assert "" == run(ALARMS, pool.name)
+    assert left(pool) == (True, {}, 256)

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dead letters, looked at without being taken, moved back and drained; what is lost is counted."""
+
+import json
+import struct
+import threading
+from collections.abc import Callable
+
+import pytest
+
+import shmpool
+from shmpool.view import View
+from tests.conftest import Child, MakePool, StartDaemon, join
+
+Start = Callable[..., Child]
+
+
+@pytest.fixture
+def letters(pool: shmpool.Pool) -> shmpool.AlfQueue:
+    """With three dead letters of the queue "work", which were put back once each."""
+    letters = pool.create_queue("letters", capacity=8, on_death="requeue")
+    work = pool.create_queue("work", capacity=8, dead_letter=letters, max_redeliveries=1)
+    for i in range(3):
+        work.send(b"job %d" % i)
+    for _ in range(6):
+        work.get().nack()
+    return letters
+
+
+def test_a_look(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
+    """Oldest first, as copies, with where each came from; nothing is taken or changed."""
+    first, *rest = letters.peek(8)
+    assert (0, b"job 0", 5, 2, "work") == (
+        first.position, first.payload, first.length, first.redelivered, first.origin,
+    )  # fmt: skip
+    assert [(1, b"job 1"), (2, b"job 2")] == [(m.position, m.payload) for m in rest]
+    assert [(b"job", 5)] == [(m.payload, m.length) for m in letters.peek(size=3)]
+    assert [b""] == [m.payload for m in letters.peek(size=0)]
+    assert 3 == len(letters)
+    letters.recv()
+    assert [1, 2] == [m.position for m in letters.peek(8)]
+    letters.drain()
+    assert [] == letters.peek(8)
+    for wrong in (0, -1):
+        with pytest.raises(shmpool.InvalidArgument):
+            letters.peek(wrong)
+    with pytest.raises(shmpool.InvalidArgument):
+        letters.peek(size=-1)
+    letters.close()
+    for closed in (letters.peek, letters.redrive, letters.drain):
+        with pytest.raises(shmpool.PoolClosed):
+            closed()
+
+
+def test_a_look_from_outside(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
+    """A read-only view sees the same."""
+    with View(pool.name) as view:
+        assert letters.peek(8) == view.peek("letters", 8, 256)
+        with pytest.raises(shmpool.QueueNotFound):
+            view.peek("nobody", 1, 1)
+        with pytest.raises(shmpool.InvalidArgument):
+            view.peek("letters", 1 << 20, 1 << 20)
+
+
+def test_a_look_while_they_pass(pool: shmpool.Pool) -> None:
+    """What is copied is one message, whole, however fast they pass."""
+    queue = pool.create_queue("q", capacity=4)
+    end, whole = threading.Event(), struct.Struct("<32Q")
+
+    def pass_them() -> None:
+        number = 0
+        while not end.is_set():
+            queue.send(whole.pack(*[number] * 32))
+            number += 1
+            with queue.get() as buf:
+                buf.write(bytes(256))
+
+    passer = threading.Thread(target=pass_them)
+    passer.start()
+    seen = 0
+    try:
+        while seen < 200:
+            for message in queue.peek(4):
+                assert 1 == len(set(whole.unpack(message.payload)))
+                seen += 1
+    finally:
+        end.set()
+        join(passer)
+
+
+def test_back_where_they_came_from(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
+    """In order, counters as they are or reset; the next failure makes a dead letter of what was not
+    reset."""
+    work = pool.queue("work")
+    assert 2 == letters.redrive(2)
+    assert [(b"job 0", 2), (b"job 1", 2)] == [(m.payload, m.redelivered) for m in work.peek(8)]
+    work.get().nack()
+    assert [b"job 2", b"job 0"] == [m.payload for m in letters.peek(8)]
+    assert 2 == letters.redrive(reset=True)
+    assert [2, 0, 0] == [m.redelivered for m in work.peek(8)]
+    assert 0 == letters.redrive()
+    assert pool.audit().ok
+
+
+def test_elsewhere(pool: shmpool.Pool, letters: shmpool.AlfQueue, make_pool: MakePool) -> None:
+    """Into another queue of the pool that takes from anybody."""
+    other = pool.create_queue("other", capacity=8)
+    single = pool.create_queue("single", capacity=8, producers="single")
+    assert 3 == letters.redrive(to=other)
+    assert 3 == other.redrive()  # they are still dead letters of work
+    assert 3 == pool.queue("work").redrive(to=letters)
+    for wrong in (single, letters, make_pool().create_queue("q", capacity=8)):
+        with pytest.raises(shmpool.InvalidArgument):
+            letters.redrive(to=wrong)
+    with pytest.raises(shmpool.InvalidArgument):
+        single.redrive()
+    assert 3 == len(letters)
+
+
+def test_what_stays(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
+    """What finds no room, and what never was a dead letter, is in the queue still, as it was."""
+    work = pool.queue("work")
+    letters.send(b"new")
+    for _ in range(7):
+        work.send(b"x")
+    assert 1 == letters.redrive(reset=True)
+    assert [(b"new", 0, None), (b"job 1", 2, "work"), (b"job 2", 2, "work")] == sorted(
+        ((m.payload, m.redelivered, m.origin) for m in letters.peek(8)),
+        key=lambda found: found[1:2],
+    )
+    assert 8 == len(work)
+    audit = pool.audit()
+    assert (True, {}) == (audit.ok, audit.held)
+
+
+def test_drained(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
+    """Freed, oldest first: how many."""
+    assert 1 == letters.drain(1)
+    assert [b"job 1", b"job 2"] == [m.payload for m in letters.peek(8)]
+    assert [2, 0] == [letters.drain(), letters.drain()]
+    assert 0 == pool.stats().queued
+
+
+# What is refused or dropped.
+
+
+def refused(pool: shmpool.Pool) -> dict[str, int]:
+    with View(pool.name) as view:
+        return {q.name: q.refused for q in view.queues()}
+
+
+def test_refused_for_want_of_room(pool: shmpool.Pool) -> None:
+    """Each buffer that was to go into a queue and did not, in whatever call; what waited and went
+    is not."""
+    queue = pool.create_queue("q", capacity=4)
+    queue.send_many([b"x"] * 3)
+    buf, taken = pool.alloc(), queue.get()
+    queue.send_many([b"x"] * 2)
+    burst = pool.alloc_many(3)
+    for n, call in enumerate(
+        (
+            lambda: queue.put(buf, timeout=0),
+            lambda: queue.put(buf, timeout=0.001),
+            lambda: queue.put_nowait(buf),
+            lambda: queue.send(b"x", timeout=0),
+            lambda: queue.send(b"x", timeout=0.001),
+            lambda: queue.send(bytearray(b"x"), timeout=0),
+            lambda: taken.nack(timeout=0),
+            lambda: taken.nack(timeout=0.001),
+        ),
+        1,
+    ):
+        with pytest.raises(shmpool.Full):
+            call()
+        assert {"q": n} == refused(pool)
+    with pytest.raises(shmpool.Full):
+        queue.put_many(burst, timeout=0)
+    assert {"q": 8 + 3} == refused(pool)
+    queue.recv()
+    with pytest.raises(shmpool.Full) as error:
+        queue.send_many([b"x"] * 5, timeout=0.001)
+    assert {"q": 11 + 5 - error.value.sent} == refused(pool)
+    assert pool.stats().refused == refused(pool)["q"]
+    waiter = threading.Thread(target=lambda: queue.put(buf))
+    waiter.start()
+    queue.drain()
+    join(waiter)
+    for call in (lambda: queue.recv(timeout=0), lambda: queue.get_many(4, timeout=0)):
+        queue.drain()
+        with pytest.raises(shmpool.Empty):
+            call()
+    assert pool.stats().refused == refused(pool)["q"] == 11 + 5 - error.value.sent
+
+
+def test_refused_for_want_of_a_buffer(pool: shmpool.Pool) -> None:
+    """A send that finds no free buffer is refused too; an alloc is no queue's."""
+    queue = pool.create_queue("q", capacity=64)
+    every = pool.alloc_many(64)
+    for call in (
+        lambda: queue.send(b"x", timeout=0),
+        lambda: queue.send(b"x", timeout=0.001),
+        lambda: queue.send_many([b"x"] * 5, timeout=0),
+        lambda: pool.alloc(timeout=0),
+    ):
+        with pytest.raises(shmpool.PoolExhausted):
+            call()
+    assert {"q": 7} == refused(pool)
+    every.free()
+
+
+def test_dropped(make_pool: MakePool, start: Start) -> None:
+    """What a dead consumer had is counted where it is freed, and nowhere else."""
+    pool = make_pool()
+    free = pool.create_queue("free", capacity=8)
+    kept = pool.create_queue("kept", capacity=8, on_death="requeue")
+    for queue in (free, kept):
+        queue.send_many([b"x"] * 5)
+    child = start(
+        """
+        import sys
+        import shmpool
+        pool = shmpool.Pool.attach(sys.argv[1])
+        got = [pool.queue(name).get_many(3) for name in ("free", "kept")]
+        new = pool.alloc_many(4)
+        print(flush=True)
+        sys.stdin.readline()
+        """,
+        pool.name,
+    )
+    child.line()
+    child.kill()
+    pool.recover()
+    with View(pool.name) as view:
+        assert {"free": 3, "kept": 0} == {q.name: q.dropped for q in view.queues()}
+    assert (3, 0) == (pool.stats().dropped, pool.stats().refused)
+
+
+# Through the daemon.
+
+
+def test_through_the_daemon(
+    start_daemon: StartDaemon, pool: shmpool.Pool, letters: shmpool.AlfQueue
+) -> None:
+    """peek, redrive and drain as requests; refused messages in stats and metrics."""
+    daemon = start_daemon()
+    with shmpool.Client(daemon.socket) as client:
+        assert letters.peek(8) == client.peek(pool.name, "letters", 8, 256)
+        assert [b"jo"] == [m.payload for m in client.peek(pool.name, "letters", 1, 2)]
+        assert 1 == client.redrive(pool.name, "letters", 1, reset=True)
+        assert 1 == client.redrive(pool.name, "work", to="letters")
+        assert 2 == client.drain(pool.name, "letters", 2)
+        assert 1 == client.drain(pool.name, "letters")
+        with pytest.raises(shmpool.QueueNotFound):
+            client.redrive(pool.name, "nobody")
+        with pytest.raises(shmpool.InvalidArgument):
+            client.peek(pool.name, "letters", 1 << 30, 1 << 30)
+        letters.send_many([b"x"] * 8)
+        with pytest.raises(shmpool.Full):
+            letters.send(b"x", timeout=0)
+        (found,) = [q for q in client.stats(pool.name).queues if q.name == "letters"]
+        assert (1, 0) == (found.refused, found.dropped)
+
+
+def test_metrics(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
+    """Counters of each queue."""
+    pytest.importorskip("prometheus_client", reason="shmpool[daemon] is not installed")
+    from shmpool.alarms import Policy
+    from shmpool.metrics import Exposition
+    from shmpool.registry import Registry
+
+    letters.send_many([b"x"] * 5)
+    with pytest.raises(shmpool.Full):
+        letters.send_many([b"x"] * 2, timeout=0)
+    registry = Registry("0")
+    registry.hold(pool.name, Policy())
+    text = Exposition(registry, "0").answer(None)[1].decode()
+    registry.release(pool.name)
+    label = f'{{pool="{pool.name}",queue="letters"}}'
+    assert f"shmpool_queue_refused_total{label} 2.0" in text
+    assert f"shmpool_queue_dropped_total{label} 0.0" in text
+
+
+def test_json_of_what_is_no_text(pool: shmpool.Pool) -> None:
+    """The command prints any bytes: as hexadecimal digits in JSON."""
+    pytest.importorskip("click", reason="shmpool[cli] is not installed")
+    from shmpool.cli.letters import record
+
+    queue = pool.create_queue("q", capacity=8)
+    queue.send(b"\xff\x1b[")
+    (message,) = queue.peek()
+    assert "ff1b5b" == json.loads(json.dumps(record(message)))["payload"]

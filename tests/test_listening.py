@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Listening sockets: whose files are touched, and what becomes of many connections."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import resource
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import DEADLINE_S, StartDaemon
+
+import shmpool
+from shmpool import listening, wire
+from shmpool.listening import Acceptor, CannotListen
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where to listen."""
+    return tmp_path / "d.sock"
+
+
+@pytest.fixture
+def lock(path: Path) -> Path:
+    """The lock file that goes with it."""
+    return path.with_name("d.sock.lock")
+
+
+def refused(path: Path, match: str) -> None:
+    with pytest.raises(CannotListen, match=match) as caught, listening.listening(path, -1):
+        pytest.fail("it listens")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lock_that_is_a_link(path: Path, lock: Path) -> None:
+    """What it leads to is not touched, whether it is there or not."""
+    precious = path.with_name("precious")
+    precious.write_text("important\n")
+    lock.symlink_to(precious)
+    refused(path, "lock: Too many levels of symbolic links")
+    assert "important\n" == precious.read_text()
+    assert lock.is_symlink()
+    precious.unlink()
+    refused(path, "symbolic links")
+    assert not precious.exists()
+
+
+def test_a_lock_that_is_another_name_of_a_file(path: Path, lock: Path) -> None:
+    """Nor is a file that has a second name there, nor one that holds anything but a number."""
+    precious = path.with_name("precious")
+    for text in ("1234\n", "important\n", "1" * 100, "\0\0"):
+        precious.write_text(text)
+        lock.hardlink_to(precious)
+        refused(path, "no lock file of this user")
+        precious.unlink()
+        if text != "1234\n":
+            refused(path, "no lock file of this user")
+        assert text == lock.read_text()
+        lock.unlink()
+
+
+def test_a_lock_that_is_no_file(path: Path, lock: Path) -> None:
+    """A FIFO, a directory, a device: refused at once, nobody is waited for."""
+    os.mkfifo(lock)
+    refused(path, "no lock file of this user")
+    lock.unlink()
+    lock.mkdir()
+    refused(path, "Is a directory")
+
+
+@needs_root
+def test_a_lock_of_somebody_else(path: Path, lock: Path) -> None:
+    """In a directory that others may write to: not written to, not removed."""
+    lock.touch()
+    os.chown(lock, 65534, 65534)
+    refused(path, "no lock file of this user")
+    assert 65534 == lock.stat().st_uid
+
+
+def test_what_a_killed_daemon_left(path: Path, lock: Path) -> None:
+    """Its lock file and its socket are taken over, and gone in the end."""
+    lock.write_text("123\n")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with listening.listening(path, -1):
+        assert f"{os.getpid()}\n" == lock.read_text()
+        refused(path, f"process {os.getpid()}")
+    assert not lock.exists()
+    assert not path.exists()
+
+
+def test_a_link_in_the_sockets_place(path: Path) -> None:
+    """It is not followed, not removed, and what it leads to keeps its rights."""
+    precious = path.with_name("precious")
+    precious.write_text("important\n")
+    precious.chmod(0o600)
+    path.symlink_to(precious)
+    refused(path, "no socket")
+    with pytest.raises(OSError, match="no socket"):
+        listening.give_to_group(path, os.getegid())
+    assert (0o600, "important\n") == (stat.S_IMODE(precious.stat().st_mode), precious.read_text())
+
+
+def test_a_socket_for_a_group(path: Path) -> None:
+    """Members may connect, nobody else."""
+    group = os.getegid()
+    with listening.listening(path, group):
+        status = path.stat()
+        assert (0o660, group) == (stat.S_IMODE(status.st_mode), status.st_gid)
+
+
+@pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2200, reason="needs 2,200 descriptors"
+)
+def test_a_burst_of_connections(start_daemon: StartDaemon) -> None:
+    """A thousand clients that connect at the same time are all answered, also if only 200 may be
+    connected at once: the others wait, and none is refused by a queue that is full."""
+    daemon = start_daemon(options="max_clients = 200")
+    ready, trouble, got = threading.Barrier(20), list[object](), list[int]()
+
+    def connects() -> None:
+        ready.wait()
+        with contextlib.ExitStack() as stack:
+            clients = []
+            for _ in range(50):
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+                sock.setblocking(False)  # the backlog must have room
+                code = sock.connect_ex(str(daemon.socket))
+                if code:
+                    trouble.append(os.strerror(code))
+                sock.settimeout(DEADLINE_S)
+                sock.sendall(wire.pack_call(1, "ping", []))
+                clients.append(sock)
+            for sock in clients:
+                reply = next(iter(fed(sock.recv(4096))))
+                got.append(1 if isinstance(reply, wire.Reply) else 0)
+                sock.close()
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.kill(daemon.pid, 19)  # SIGSTOP: so that they all are there at once
+    threads = [threading.Thread(target=connects) for _ in range(20)]
+    try:
+        for thread in threads:
+            thread.start()
+        os.kill(daemon.pid, 18)
+        for thread in threads:
+            thread.join()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [] == trouble
+    assert 1000 == len(got)
+    assert sum(got) >= 200
+
+
+def fed(data: bytes) -> wire.Frames:
+    frames = wire.Frames(wire.ANSWER_MAX, trusted=True)
+    frames.feed(data)
+    return frames
+
+
+class Counting(asyncio.Protocol):
+    """Connections that are counted, and end when the other side ends them."""
+
+    open = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        Counting.open += 1
+
+    def connection_lost(self, error: Exception | None) -> None:
+        Counting.open -= 1
+
+
+@pytest.fixture
+def listener(path: Path) -> Iterator[socket.socket]:
+    """A socket that listens at the path."""
+    Counting.open = 0
+    with listening.listening(path, -1) as sock:
+        yield sock
+
+
+async def until(condition: object) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.001)
+
+
+def test_no_descriptors(
+    listener: socket.socket, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While accept() fails for want of descriptors the loop is idle, not busy, and says so once;
+    the connection is served when there are some again."""
+    accepted = []
+
+    class Short:
+        """A socket whose accept() fails as the kernel's does."""
+
+        failing = True
+
+        def accept(self) -> tuple[socket.socket, object]:
+            accepted.append(self.failing)
+            if self.failing:
+                raise OSError(errno.EMFILE, "Too many open files")
+            return listener.accept()
+
+        def fileno(self) -> int:
+            return listener.fileno()
+
+    async def go() -> None:
+        short = Short()
+        acceptor = Acceptor(short, Counting, lambda: True)  # type: ignore[arg-type]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            await until(lambda: len(accepted) == 3)
+            began = asyncio.get_running_loop().time()
+            acceptor.has_room_again()
+            await until(lambda: len(accepted) == 5)
+            assert asyncio.get_running_loop().time() - began > listening.SHORT_S / 2
+            short.failing = False
+            await until(lambda: Counting.open == 1)
+        await until(lambda: Counting.open == 0)
+        acceptor.close()
+
+    asyncio.run(go())
+    assert 1 == sum("no connection can be taken" in line for line in caplog.messages)
+
+
+def test_no_room(listener: socket.socket, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection too many waits in the backlog until another ends; if none does, it is taken to
+    be told so."""
+
+    async def go() -> None:
+        acceptor = Acceptor(listener, Counting, lambda: Counting.open + acceptor.pending < 1)
+        first, second = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+        with first, second:
+            first.connect(str(path))
+            second.connect(str(path))
+            await until(lambda: Counting.open == 1)
+            await asyncio.sleep(0)
+            monkeypatch.setattr(listening, "FULL_S", 1e9)
+            first.close()
+            await until(lambda: Counting.open == 0)
+            monkeypatch.setattr(listening, "FULL_S", 0.01)
+            acceptor.has_room_again()
+            await until(lambda: Counting.open == 1)
+            with socket.socket(socket.AF_UNIX) as third:
+                third.connect(str(path))
+                await until(lambda: Counting.open == 2)
+        await until(lambda: Counting.open == 0)
+        acceptor.close()
+
+    asyncio.run(go())
+
+
+ACTIVATED = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+arguments = [sys.executable, "-m", "shmpool.daemon", "--config", sys.argv[2]]
+os.execv(sys.executable, arguments)
+"""
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_read_group_of_a_socket_that_was_handed_over(
+    path: Path, tmp_path: Path, abstract: bool
+) -> None:
+    """A socket of the service manager is given to read_group; where that cannot be done, as for one
+    without a file, the log says so and how to."""
+    config = tmp_path / "c.toml"
+    group = subprocess.run(["id", "-gn"], capture_output=True, text=True).stdout.strip()
+    config.write_text(f'[daemon]\nprune = false\nadopt = []\nread_group = "{group}"\n')
+    address = f"\0shmpool-test-{os.getpid()}" if abstract else str(path)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(address)
+        if not abstract:
+            path.chmod(0o600)
+        sock.listen()
+        process = subprocess.Popen(
+            [sys.executable, "-c", ACTIVATED, str(sock.fileno()), str(config)],
+            pass_fds=[sock.fileno()],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        said = [process.stderr.readline()]
+        while "listening" not in said[-1]:
+            assert said[-1]
+            said.append(process.stderr.readline())
+        process.terminate()
+        process.communicate()
+        assert 0 == process.returncode
+    warned = [line for line in said if "read_group" in line]
+    if abstract:
+        assert "SocketGroup= and SocketMode=0660" in warned[0]
+    else:
+        assert [] == warned
+        assert 0o660 == stat.S_IMODE(path.stat().st_mode)
+
+
+def test_few_descriptors(start_daemon: StartDaemon, pool_name: str) -> None:
+    """With 128 descriptors in all the daemon still watches, answers, and says how many it can."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    script = 'ulimit -n 128; exec "$@"'
+    daemon = start_daemon(
+        f"[pools.{pool_name}]\nbuffer_size = 256\ncapacity = 64\n",
+        prefix=("sh", "-c", script, "sh"),
+    )
+    assert (soft, hard) == resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.connect(str(daemon.socket))
+        told = sock.recv(4096)  # the last is told that there is no room
+        assert b"clients are connected, which is the most" in told
+    with shmpool.Client(daemon.socket, timeout=60) as client:
+        assert [pool_name] == [pool.name for pool in client.list() if pool.held]
+        assert client.audit(pool_name).ok

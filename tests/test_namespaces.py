@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pool shared by containers: PID namespaces, no /proc, seccomp, killed as a whole."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from conftest import Child, MakePool
+
+import shmpool
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for PID namespaces"),
+    pytest.mark.skipif(
+        subprocess.run(["unshare", "--pid", "--fork", "true"], check=False).returncode != 0,
+        reason="no permission to make a PID namespace",
+    ),
+]
+
+IN_A_NAMESPACE = """
+    import os, sys
+    code = '''
+    import os, sys
+    import shmpool
+    print(os.getpid(), flush=True)
+    sys.stdin.readline()
+    pool = shmpool.Pool.attach(sys.argv[1])
+    {then}
+    '''
+    import textwrap
+    os.execvp("unshare", ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
+                          sys.executable, "-c", textwrap.dedent(code), *sys.argv[1:]])
+"""
+HOLDS = """buf = pool.alloc()
+    buf.write(b"mine")
+    print("holds", flush=True)
+    sys.stdin.readline()
+    print(bytes(buf), flush=True)
+    sys.stdin.readline()
+    """
+RECOVERS = """pool.alloc().free()
+    print(pool.recover().members, flush=True)
+    sys.stdin.readline()
+    """
+
+
+def test_a_storm_over_namespaces() -> None:
+    """Workers in three namespaces, without /proc and under seccomp too, and whole namespaces are
+    killed: nobody who lives is disturbed, and no message is lost or doubled."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.storm_namespaces", "--kills", "60", "--seed", "3"],
+        capture_output=True,
+        text=True,
+    )
+    assert (0, "") == (done.returncode, done.stderr), done.stdout
+    assert re.match(r"6\d kills, \d+ whole namespaces; 0 live members disturbed, 0 ", done.stdout)
+
+
+def test_two_first_processes(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """Two containers, Python is process 1 in both: neither is taken for the other's dead self."""
+    pool = make_pool(capacity=8, cache_size=0)
+    holder, other = (
+        start(IN_A_NAMESPACE.format(then=then), pool.name) for then in (HOLDS, RECOVERS)
+    )
+    assert ["1", "1"] == [holder.line(), other.line()]
+    holder.tell()
+    assert "holds" == holder.line()
+    other.tell()
+    assert "0" == other.line()
+    mine = pool.alloc_many(7)
+    with pytest.raises(shmpool.PoolExhausted):
+        pool.alloc(timeout=0)
+    holder.tell()
+    assert "b'mine'" == holder.line()
+    mine.free()
+    for child in (holder, other):
+        child.kill()
+
+
+def test_a_container_killed_as_a_whole(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """What it held comes back, to a host and to a container that is started in its place."""
+    pool = make_pool(capacity=8, cache_size=0)
+    queue = pool.create_queue("jobs", capacity=4, on_death="requeue")
+    queue.send(b"job")
+    then = """jobs = pool.queue("jobs")
+    held = jobs.get(), pool.alloc_many(3)
+    print("holds", flush=True)
+    import signal
+    signal.pause()
+    """
+    for _ in range(2):
+        child = start(IN_A_NAMESPACE.format(then=then), pool.name)
+        assert "1" == child.line()
+        child.tell()
+        assert "holds" == child.line()
+        child.kill()
+    assert b"job" == queue.recv()  # a waiting consumer finds it by itself
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
