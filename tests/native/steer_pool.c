@@ -65,6 +65,7 @@ struct profile {
 	uint32_t most; /* buffers at a time */
 	bool same;     /* always that many, and on one queue */
 	bool same_queue;
+	uint32_t members;             /* slots, if not MEMBERS */
 	uint32_t each[STEER_THREADS]; /* other than most */
 	uint32_t flags[QUEUES];
 	struct queue_on_death on_death[QUEUES];
@@ -82,6 +83,9 @@ struct profile {
 #define RECOVERER { [RECOVER] = 4, [ALLOC] = 1, [FREE] = 1 }
 #define MEETINGS                                                                                   \
 	{ "alf_reserve", "alf_claim", "alf_make_void", "take", "unreserve_one", "alf_reserve" }
+#define SLOTS                                                                                      \
+	{ "member_attach", "member_take_slot", "recover_mark", "take_slot",                        \
+	  "take",          "member_take_slot" }
 #define ROLES                                                                                      \
 	{ "take_role", "recover_roles", "take_role", "take", "alf_make_void", "unreserve_one" }
 
@@ -102,6 +106,13 @@ static const struct profile profiles[] = {
 	{ "wait-deaths-requeue", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 8, .deaths = 1,
 	  .mortal = 3, .most = 1, .same = true, .on_death = { REQUEUE },
 	  .weight = { { [ALLOC] = 2, [PUT] = 4, [GET] = 4 }, { [ALLOC] = 2, [PUT] = 4, [GET] = 4 }, CONSUMER, RECOVERER } },
+	{ "wait-mixed", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 10, .most = 3,
+	  .same_queue = true, .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER } },
+	{ "wait-alloc-mixed", 8, 8, 2, 2, 4, 4, .threads = 4, .operations = 10, .most = 3,
+	  .weight = { { [ALLOC_WAIT] = 3, [FREE] = 3 } } },
+	{ "slots", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 8, .deaths = 3, .mortal = 15, .members = 6,
+	  .most = 2, .duel = SLOTS,
+	  .weight = { { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4, [RECOVER] = 1 } } },
 	{ "queue", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .most = 3, .weight = { BOTH } },
 	{ "queue-single", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .most = 3,
 	  .flags = { SP, SC, SP | SC },
@@ -738,7 +749,7 @@ static void make_pool(void)
 				      .prealloc = profile->prealloc,
 				      .bulk = 16,
 				      .refill_multiplier = 1,
-				      .members = MEMBERS,
+				      .members = profile->members ? profile->members : MEMBERS,
 				      .queues = QUEUES + 2 };
 	char why[256];
 	int64_t extents;
