@@ -120,6 +120,29 @@ def test_alf_queue(compiler: str, flags: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_runs(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """A bulk is seen as a whole, also where its first two slots lie in two cache lines."""
+    looks = "20000" if flags[-1] in SANITIZERS or compiler == CROSS else "1000000"
+    run_c(tmp_path, compiler, flags, [TESTS / "test_runs.c"], looks)
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_waits(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """Who waits sleeps, holds nothing, and is woken by what it waits for; who does not wait asks
+    nobody."""
+    if compiler == CROSS:
+        pytest.skip("membarrier(2) across an emulator's processes is the host's")
+    run_c(tmp_path, compiler, flags, [TESTS / "test_waits.c", *SOURCES])
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_slab(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """Threads of one process find every extent that was taken away; large claims are counted."""
+    rounds = "10" if flags[-1] in SANITIZERS or compiler == CROSS else "100"
+    run_c(tmp_path, compiler, flags, [TESTS / "test_slab.c", *SOURCES], rounds)
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_stress(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """Threads pass every message once and in order while the pool grows and is stolen from."""
     printed = run_c(tmp_path, compiler, flags, [TESTS / "stress_pool.c", *SOURCES], "20000")

@@ -175,6 +175,16 @@ static inline uint64_t hot_queue_key(const struct queue_object *self)
 
 #define HOT_RAISED INT64_MIN /* in place of a code: the exception is set */
 
+/* Whether a call that keeps the interpreter's lock is to be made once more without it, also where there is no time to
+ * wait: then it asks who is dead. */
+static inline bool hot_stuck(int64_t code)
+{
+	return unlikely(code == -EINPROGRESS || code == -EBUSY);
+}
+
+/* The same get as one that was stuck, once. */
+int64_t hot_get_again(struct queue_object *self, struct shmpool_taken *out);
+
 /* After -EAGAIN of a get: 1 with what was got, HOT_RAISED, or another code. */
 int64_t hot_get_wait(struct queue_object *self, PyObject *timeout, struct shmpool_taken *out);
 

@@ -261,10 +261,13 @@ void local_closed(uint32_t number)
 			struct alf_queue *q = &segment_queue(&p->segment, i)->queue;
 			if (wait_anybody(&q->data_wait))
 				wait_wake(&q->data_wait, INT_MAX);
-			if (wait_anybody(&q->room_wait))
+			if (wait_anybody(&q->room_wait)) {
 				wait_wake(&q->room_wait, INT_MAX);
+				wait_wake(&q->room_many, INT_MAX);
+			}
 		}
 		wait_wake(&segment_shared(&p->segment)->free_wait, INT_MAX);
+		wait_wake(&segment_shared(&p->segment)->free_many, INT_MAX);
 		sched_yield();
 	}
 	struct opening *opening = &wiped->openings[number % LOCAL_POOLS_MAX];

@@ -23,6 +23,7 @@
 #define CACHE_SIZE_MAX 4096u
 #define CACHE_SIZE_DEFAULT 512u
 #define CACHE_BYTES_DEFAULT (2 << 20) /* of buffers */
+_Static_assert(CACHE_SIZE_MAX < 1u << (CACHE_POSITION_BITS - 1), "a held cache knows its length");
 #define BULK_MIN 16u
 #define BULK_DEFAULT 32u
 #define REFILL_MULTIPLIER_MAX 64u

@@ -242,7 +242,7 @@ int shmpool_tend_wait(uint64_t key)
 	int error = open_key(key, &c);
 	if (error)
 		return error;
-	recover_idle(c.p, c.m);
+	recover_stuck(c.p, c.m);
 	store_relaxed(&c.p->tend_ns, (uint64_t)wait_now() + TEND_NS);
 	store_relaxed(&c.p->tend_due, 0);
 	return 0;

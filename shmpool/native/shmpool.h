@@ -15,6 +15,10 @@
  *
  * A buffer in hand is a handle | generation 32 | index 32 |; functions that take handles take the pool and the
  * queue from the key. Every thread is a member of its own, from its first call on.
+ *
+ * A call without wait in its name never asks who is dead, nor looks at every buffer: after -EBUSY and -EINPROGRESS
+ * the same call with wait in its name and deadline 0 does, and may succeed. One that waits gives -EINTR after a
+ * signal and now and then: run the handlers and call it again.
  */
 #ifndef SHMPOOL_H
 #define SHMPOOL_H
@@ -193,7 +197,9 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n);
 int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
 int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n);
+int64_t shmpool_put_many(uint64_t key, const uint64_t *handles, size_t n);
 int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline);
+int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n);
 int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
 int64_t shmpool_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset, size_t width,
 		       char *out);

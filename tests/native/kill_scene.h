@@ -18,6 +18,7 @@
 #include "queue.h"
 #include "recover.h"
 #include "token.h"
+#include "wait.h"
 
 #define CAPACITY 64u
 #define RING 16u

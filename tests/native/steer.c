@@ -119,6 +119,11 @@ uint64_t steer_steps(void)
 	return steps;
 }
 
+void steer_time_passes(int64_t ns)
+{
+	now_ns += ns;
+}
+
 bool steer_buffers(void)
 {
 	return how.delay;

@@ -115,6 +115,8 @@ int steer_self(void);
 bool steer_died(uint32_t thread);
 uint32_t steer_deaths(void);
 uint64_t steer_steps(void);
+/* Outside steer_threads(): the simulated clock goes on. */
+void steer_time_passes(int64_t ns);
 /* Where a thread sleeps, NULL if it does not, and how long at most. */
 const uint32_t *steer_asleep(uint32_t thread, int64_t *most_ns);
 /* Whether stores wait at all in this run. */

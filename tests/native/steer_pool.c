@@ -37,6 +37,7 @@
 #define NOBODY -1
 #define DEADLINE_NS 2000000000ll
 #define BULK_MOST 3u
+#define RESTS_MOST_NS 2000000000ll /* after which the core looks for free buffers everywhere */
 
 enum operation {
 	ALLOC,
@@ -701,7 +702,13 @@ static void check_end(void)
 	struct qmempool *pool = &actors[steer_random(profile->threads)].pool;
 	while (a->held < profile->capacity) {
 		uint64_t handle;
-		if (qmempool_alloc(pool, a->m, &handle))
+		int error = -EAGAIN;
+		/* Whoever is stuck asks only now and then. */
+		for (int i = 0; i < 4 && error; i++) {
+			error = qmempool_alloc_wait(pool, a->m, &handle, 1, WAIT_NEVER);
+			steer_time_passes(error ? RESTS_MOST_NS : 0);
+		}
+		if (error)
 			break;
 		take(LAST, handle, false);
 	}
