@@ -20,7 +20,7 @@
 #define STACK (256u << 10)
 #define BUFFERED_MAX 24
 #define STEPS_MAX 1000000u /* of a run that ends after thousands */
-#define STEP_NS 50         /* of the simulated clock */
+#define STEP_NS 5000       /* of the simulated clock */
 #define SUSPENDED_MAX 3000 /* steps that others make meanwhile */
 #define BETWEEN 64         /* steps from one steer_between() to the next, on average */
 

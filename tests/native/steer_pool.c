@@ -44,6 +44,7 @@ enum operation {
 	FREE,
 	PUT,
 	GET,
+	TRY, /* to allocate, also from behind suspended members */
 	ALLOC_WAIT,
 	PUT_WAIT,
 	GET_WAIT,
@@ -143,6 +144,14 @@ static const struct profile profiles[] = {
 	  .most = 3, .duel = { "rob", "hold", "qmempool_honour", "rob", "recover_finish", "take" }, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1, [RECOVER] = 1 } } },
 	{ "no-caches", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 20, .most = 8,
 	  .weight = { { [ALLOC] = 6, [FREE] = 5 } } },
+	{ "bypass", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 20, .most = 8,
+	  .weight = { { [TRY] = 6, [FREE] = 5 } } },
+	{ "bypass-deaths", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 2, .mortal = 15, .most = 8,
+	  .weight = { { [TRY] = 6, [FREE] = 5, [RECOVER] = 1 } } },
+	{ "single-producers", 16, 16, 4, 2, 4, 2, .threads = 5, .operations = 8, .deaths = 2, .mortal = 3, .most = 2,
+	  .same_queue = true, .flags = { SP }, .duel = ROLES,
+	  .weight = { { [ALLOC] = 2, [PUT] = 6 }, { [ALLOC] = 2, [PUT] = 6, [GIVE_UP] = 2 },
+		      { [GET] = 4, [FREE] = 2 }, RECOVERER, { [RECOVER] = 3, [ALLOC] = 2, [PUT] = 4 } } },
 	{ "no-caches-deaths", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 3, .mortal = 15,
 	  .most = 8, .weight = { { [ALLOC] = 6, [FREE] = 5, [RECOVER] = 1 } } },
 	{ "growth", 16, 4, 4, 2, 2, 4, .threads = 4, .operations = 16, .most = 6,
@@ -158,20 +167,37 @@ static const struct profile profiles[] = {
 };
 /* clang-format on */
 /* Where a recoverer, or who comes into a dead member's slot, may be overtaken by all the others. */
-static const char *const haunts[] = { "recover_mark",  "recover_ranges", "recover_voids",
-				      "recovery_look", "sweep",          "sweep_one",
-				      "in_dead_range", "dead_claim",     "leave",
-				      "take",          "recover_roles",  "recover_finish",
-				      "raise_epoch",   "member_attach",  "recover_thieves",
-				      "add_range",     "alf_word",       "came_from",
-				      "hand_on",       "pass",           "unreserve_one" };
+static const char *const haunts[] = { "recover_mark",
+				      "collect_records",
+				      "collect_single",
+				      "skip_published",
+				      "bury",
+				      "recovery_look",
+				      "sweep",
+				      "sweep_one",
+				      "unreserve_candidates",
+				      "unreserve_one",
+				      "dead_claim",
+				      "abandon",
+				      "take",
+				      "recover_roles",
+				      "take_slot",
+				      "member_take_slot",
+				      "raise_epoch",
+				      "member_attach",
+				      "recover_thieves",
+				      "came_from",
+				      "hand_on",
+				      "pass",
+				      "alf_word" };
 /* Where whoever dies leaves something to recover. */
 static const char *const graves[] = {
 	"transfer_take",  "transfer_mark",  "alf_publish", "rob",
 	"take",           "unreserve_one",  "alf_done",    "slab_grow",
 	"take_away",      "hand_on",        "sweep_one",   "member_attach",
 	"member_release", "alf_publishing", "hold",        "qmempool_bypass",
-	"alf_claim",      "spill"
+	"alf_claim",      "spill",          "abandon",     "member_take_slot",
+	"reset",          "raise_epoch"
 };
 #define PROFILES (sizeof(profiles) / sizeof(*profiles))
 
@@ -312,7 +338,7 @@ static void receive(uint32_t me, uint32_t queue, uint64_t handle)
 
 /* Operations. */
 
-static void do_alloc(uint32_t me, bool wait)
+static void do_alloc(uint32_t me, bool wait, int64_t most_ns)
 {
 	struct actor *a = &actors[me];
 	uint64_t handle[CAPACITY_MOST];
@@ -321,10 +347,10 @@ static void do_alloc(uint32_t me, bool wait)
 		return;
 	a->waits_on = &a->pool.free;
 	a->waits_for = n;
-	int error =
-		wait   ? qmempool_alloc_wait(&a->pool, a->m, handle, n, wait_now() + DEADLINE_NS) :
-		n == 1 ? qmempool_alloc(&a->pool, a->m, handle) :
-			 qmempool_alloc_bulk(&a->pool, a->m, handle, n);
+	int error = wait   ? qmempool_alloc_wait(&a->pool, a->m, handle, n,
+						 most_ns ? wait_now() + most_ns : WAIT_NEVER) :
+		    n == 1 ? qmempool_alloc(&a->pool, a->m, handle) :
+			     qmempool_alloc_bulk(&a->pool, a->m, handle, n);
 	a->waits_on = NULL;
 	if (error)
 		DEMAND(error == -EAGAIN || (wait && error == -EINTR));
@@ -459,8 +485,9 @@ static void operate(uint32_t me, enum operation what)
 	struct shmpool_recovery out;
 	switch (what) {
 	case ALLOC:
+	case TRY:
 	case ALLOC_WAIT:
-		do_alloc(me, what == ALLOC_WAIT);
+		do_alloc(me, what != ALLOC, what == TRY ? 0 : DEADLINE_NS);
 		break;
 	case FREE:
 		do_free(me);
