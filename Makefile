@@ -1,7 +1,7 @@
 # make demo    replays a capture through worker processes      make test    the whole test suite
 # make check   lint, types, tests    make bench    make bench-native    make fix    make clean
 # make sweep   kills a member at every instruction of every operation (about half an hour on two cores)
-# make soak    120,000 random kills (about an hour)        make relacy   20 million interleavings
+# make soak    120,000 random kills and 50,000 corrupted words (about two hours)        make relacy   20 million interleavings
 # make tools   what some tests want from Debian, as root; without it they are skipped and say so
 #
 # Options go in ARGS: make demo ARGS="--workers 4 --burst 64 trace.pcapng"
@@ -43,6 +43,7 @@ sweep: build/kill_points
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.storm --kills 100000 --seed 7 $(ARGS)
 	$(BIN)/python -m tests.storm --kills 20000 --seed 8 --nobody-recovers $(ARGS)
+	$(BIN)/python -m tests.fuzz_segment --trials 50000 --seed 7
 	$(BIN)/python -m tests.storm_namespaces --kills 1000 --seed 9
 
 relacy: $(VENV)/.dev

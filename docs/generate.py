@@ -25,7 +25,7 @@ def remarks(kind: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for base in reversed([b for b in kind.__mro__ if is_dataclass(b)]):
         source = inspect.getsource(base)
-        found |= re.findall(r"^    (\w+): [^#\n]*?  # (.+)$", source, re.MULTILINE)
+        found |= re.findall(r"^    (\w+): [^#\n]*?(?:\(\n[^#\n]*?)?  # (.+)$", source, re.MULTILINE)
     return found
 
 

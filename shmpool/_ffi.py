@@ -24,42 +24,63 @@ __all__ = ["Native", "check", "fail", "ffi", "lib"]
 Native = Any
 
 _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
-    errno.EINVAL: (errors.InvalidArgument, "not one of this pool's"),
+    errno.EINVAL: (errors.InvalidArgument, "this pool has no such buffer or queue"),
     errno.EDOM: (errors.InvalidArgument, ""),
-    errno.EBADF: (errors.PoolClosed, "the pool is closed"),
-    errno.ESHUTDOWN: (errors.PoolClosed, "the pool was closed meanwhile"),
-    errno.ENOENT: (errors.QueueNotFound, "no such queue"),
+    errno.EBADF: (errors.PoolClosed, "the pool is closed in this process"),
+    errno.ESHUTDOWN: (errors.PoolClosed, "another thread closed the pool during the call"),
+    errno.ENOENT: (errors.QueueNotFound, "there is no such queue; Pool.create_queue() makes one"),
     errno.EBUSY: (errors.QueueBusy, "the queue's single side is taken by another member"),
-    errno.EAGAIN: (errors.PoolExhausted, "no buffer is free"),
-    errno.ENOSPC: (errors.OutOfSharedMemory, "no room left in shared memory to grow the pool"),
-    errno.ENOMEM: (errors.OutOfSharedMemory, "this process can get no more memory"),
-    errno.ENOBUFS: (errors.Full, "no room in the queue"),
-    errno.ESTALE: (errors.BufferReleased, "the buffer was freed or handed on"),
-    errno.ECHILD: (errors.BufferReleased, "the buffer is of the process this one was forked from"),
+    errno.EAGAIN: (errors.PoolExhausted, "no buffer is free; pool.holders() shows who has them"),
+    errno.ENOSPC: (errors.OutOfSharedMemory, "shared memory has no room left for the pool to grow"),
+    errno.ENOMEM: (errors.OutOfSharedMemory, "this process gets no more memory from the system"),
+    errno.ENOBUFS: (errors.Full, "the queue is full"),
+    errno.ESTALE: (
+        errors.BufferReleased,
+        "this Buffer was already freed, or put into a queue; it can no longer be used here",
+    ),
+    errno.ECHILD: (
+        errors.BufferReleased,
+        "the buffer belongs to the process that this one was forked from",
+    ),
     errno.EPERM: (errors.ForeignBuffer, "the buffer belongs to another process"),
     errno.ETXTBSY: (errors.BufferInUse, ""),
     errno.EMSGSIZE: (errors.PayloadTooLarge, ""),
-    errno.ERANGE: (errors.InvalidArgument, "it lies outside the buffer"),
-    errno.EXDEV: (errors.InvalidArgument, "it was not got from a queue"),
+    errno.ERANGE: (errors.InvalidArgument, "the field lies outside the buffer"),
+    errno.EXDEV: (errors.InvalidArgument, "it was not taken from a queue"),
     errno.EOPNOTSUPP: (
         errors.InvalidArgument,
-        "the queue has a single producer, and takes from no other",
+        'the queue has a single producer; make it with producers="multi"',
     ),
-    errno.EBADMSG: (errors.SegmentInvalid, "the segment is damaged"),
-    errno.EUSERS: (errors.LimitReached, "every member slot of the pool is taken"),
-    errno.ENFILE: (errors.LimitReached, "every queue slot of the pool is taken"),
-    errno.EXFULL: (errors.LimitReached, "64 pools are open in this process"),
-    errno.EMFILE: (errors.LimitReached, "no descriptor is left to this process (ulimit -n)"),
-    errno.EFBIG: (errors.OutOfSharedMemory, "it is over this process's limit (ulimit -f)"),
+    errno.EBADMSG: (errors.SegmentInvalid, "its shared memory is corrupted"),
+    errno.EUSERS: (
+        errors.LimitReached,
+        "all member slots of the pool are taken; create it with members= larger",
+    ),
+    errno.ENFILE: (
+        errors.LimitReached,
+        "all queue slots of the pool are taken; create it with queues= larger",
+    ),
+    errno.EXFULL: (
+        errors.LimitReached,
+        "64 pools are open in this process, which is the most; close one",
+    ),
+    errno.EMFILE: (
+        errors.LimitReached,
+        "this process has all its file descriptors in use; ulimit -n raises it",
+    ),
+    errno.EFBIG: (
+        errors.OutOfSharedMemory,
+        "it is larger than this process may make files; ulimit -f unlimited",
+    ),
     errno.EACCES: (errors.AccessDenied, "this process may not open its file for writing"),
-    errno.EROFS: (errors.AccessDenied, "it was opened to read it only"),
+    errno.EROFS: (errors.AccessDenied, "it was opened read-only"),
     errno.ENAMETOOLONG: (errors.InvalidArgument, "its path is too long"),
     errno.EDEADLK: (errors.AccessDenied, "another process keeps its file locked"),
     errno.ENOLCK: (
         errors.SegmentInvalid,
         "its file system has no open file description locks, which tell who is alive",
     ),
-    errno.EEXIST: (errors.QueueExists, "there is a queue of that name"),
+    errno.EEXIST: (errors.QueueExists, "it exists already; Pool.queue() finds it"),
 }
 
 
@@ -85,4 +106,4 @@ if _installed == 2:
         "its C types are the process's (mod_wsgi: WSGIApplicationGroup %{GLOBAL})"
     )
 if _installed:
-    raise ImportError("shmpool._hot could not be made")
+    raise ImportError("shmpool._hot cannot be initialised")

@@ -18,8 +18,9 @@ from . import errors
 from .alarms import Policy
 from .config import Config
 from .declared import status_of, unlike
-from .files import TEMPORARY, checked_name
+from .files import TEMPORARY
 from .held import DECLARED, OTHERS, OWN, Held
+from .names import is_name
 from .registry import Registry
 from .values import Owners
 
@@ -120,7 +121,7 @@ class Adoption:
             known = len(self._unfinished)
             if status is not None and self._owners.include(status) and known < OTHERS_MAX:
                 self._unfinished[name] = None
-        if not _is_name(name):
+        if not is_name(name):
             return
         if name in self._refused:
             self._reconsider(name)
@@ -234,14 +235,6 @@ class Adoption:
             log.info("files of other users are not watched over, but for those of adopt_users")
         self._pools.strangers = len(self._strangers)
         self._pools.refused = len(self._refused)
-
-
-def _is_name(name: str) -> bool:
-    try:
-        checked_name(name, "pool")
-    except errors.InvalidArgument:
-        return False
-    return True
 
 
 def _seen(name: str) -> Seen | None:

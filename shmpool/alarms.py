@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When something in a pool is worth a person's look. Figures in, alarms out; no I/O.
+"""Alarms: what in a pool a person should look into. Figures in, alarms out; no I/O.
 
 How long something lasts is measured by the monotonic clock, which nobody sets; the wall clock only
 says to a person since when an alarm lasts.
@@ -19,13 +19,13 @@ Kind = Literal["low-water", "queue-full", "held-long", "stopped"]
 
 @dataclass(frozen=True)
 class Policy:
-    """What the daemon does about a pool: when it raises an alarm, what it gives back."""
+    """When the daemon raises an alarm about a pool, and when it trims the pool."""
 
-    low_water: int = 0  # alarm when fewer buffers than this could be allocated
-    queue_full_s: float = 5.0  # alarm when a queue has been full for so long
-    held_s: float = 60.0  # alarm when a buffer has been held for so long
-    trim_to: int | None = None  # free buffers that keep their memory; without it none is given back
-    trim_after_s: float = 30.0  # how long there must be more of them
+    low_water: int = 0  # alarm when fewer buffers than this can be allocated
+    queue_full_s: float = 5.0  # alarm when a queue has been full for this long
+    held_s: float = 60.0  # alarm when a buffer has been held for this long
+    trim_to: int | None = None  # free buffers that keep their memory; without it all do
+    trim_after_s: float = 30.0  # trim when there have been more of them for this long
 
 
 class Alarms:
@@ -56,17 +56,19 @@ class Alarms:
         available = stats.capacity - stats.held - stats.queued
         low = {}
         if available < policy.low_water:
-            low[self._pool] = f"{available} buffers are left; the mark is {policy.low_water}"
+            low[self._pool] = (
+                f"{available} buffers can be allocated; low_water is {policy.low_water}"
+            )
         full = {q.name for q in queues if q.depth >= q.capacity}
         self._full_since = {name: self._full_since.get(name, now) for name in full}
         long_full = {
-            name: f"it has been full for more than {policy.queue_full_s:g} s"
+            name: f"the queue has been full for more than {policy.queue_full_s:g} s"
             for name, since in self._full_since.items()
             if now - since >= policy.queue_full_s
         }
         halted = {
             f"{pid}/{tid}": f"thread {tid} of process {pid} is stopped in the middle of an "
-            "operation: what it may have claimed waits for it"
+            "operation: buffers that it claimed wait for it (kill -CONT continues it)"
             for pid, tid in stopped
         }
         raised: list[Alarm] = []

@@ -13,7 +13,7 @@ from .view import File, Geometry, QueueStats
 
 @dataclass(frozen=True)
 class Pong:
-    """That the daemon is there."""
+    """The daemon runs."""
 
     pid: int
     uptime_s: float
@@ -21,7 +21,7 @@ class Pong:
 
 @dataclass(frozen=True)
 class Version:
-    """What both sides speak from now on."""
+    """The protocol that both sides speak from now on."""
 
     protocol: int
     package: str
@@ -32,7 +32,7 @@ class PoolSummary:
     """One pool in a listing. Without figures where trouble says why there are none."""
 
     name: str
-    held: bool  # the daemon has it attached and watches over it
+    held: bool  # the daemon has it open and recovers it
     capacity: int = 0
     buffer_size: int = 0
     created: int = 0
@@ -49,7 +49,7 @@ class PoolSummary:
 
 @dataclass(frozen=True)
 class Description:
-    """What a pool is, as opposed to what is going on in it."""
+    """What does not change in a pool."""
 
     pool: str
     geometry: Geometry
@@ -67,8 +67,8 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Recoveries:
-    """What the daemon has recovered since it started. Times run from the kernel's word that a
-    process is dead to the end of the recovery."""
+    """What the daemon has recovered since it started. Times run from when the kernel reports a
+    process's end to the end of the recovery."""
 
     count: int = 0
     members: int = 0
@@ -82,7 +82,7 @@ class Recoveries:
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something a person should look at, for as long as it lasts."""
+    """A condition that a person should look into, while it lasts."""
 
     kind: Literal["low-water", "queue-full", "held-long", "stopped"]
     subject: str  # the pool, the queue, or the member it is about
@@ -92,7 +92,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class PoolStats:
-    """One look at a pool. The last two are the daemon's, and empty without one."""
+    """A pool's statistics. The last two fields come from the daemon and are empty without one."""
 
     pool: str
     at: float  # seconds since 1970
@@ -104,19 +104,19 @@ class PoolStats:
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """The options of Pool.create. Those that are nil are left to the pool."""
+    """The options of Pool.create. An option that is nil gets the default of Pool.create."""
 
-    buffer_size: int  # bytes of data room
-    capacity: int  # the most buffers: a power of two
-    prealloc: int | None = None  # buffers that exist from the start
-    cache_size: int | None = None  # free buffers a member keeps to itself
+    buffer_size: int  # bytes of data a buffer holds
+    capacity: int  # the most buffers it can grow to, a power of two
+    prealloc: int | None = None  # buffers that get their memory at once, the others when needed
+    cache_size: int | None = None  # free buffers that each thread caches
     bulk: int | None = None  # buffers moved at once between a cache and the shared queue
     refill_multiplier: int | None = None  # bulks the pool grows by
-    headroom: int | None = None  # bytes before a new buffer's data
-    max_members: int | None = None  # threads that can attach
-    max_queues: int | None = None
-    mode: str = "0600"  # who may attach, in octal
-    group: str | None = None  # that the mode speaks of
+    headroom: int | None = None  # bytes left free before a new buffer's data
+    max_members: int | None = None  # the most threads that can attach
+    max_queues: int | None = None  # the most queues it can have
+    mode: str = "0600"  # permission bits of the pool's file, for example "0660"
+    group: str | None = None  # group that owns the file
 
     def geometry(self) -> dict[str, int | None]:
         """Those that say what the segment is like, by the names that Geometry has for them."""
@@ -140,6 +140,8 @@ class QueueOptions:
     capacity: int  # a power of two from 2 to 65536
     producers: Literal["single", "multi"] = "multi"
     consumers: Literal["single", "multi"] = "multi"
-    on_death: Literal["free", "requeue", "dead-letter"] = "free"  # what a dead consumer had
-    dead_letter: str | None = None  # the queue that dead letters go to
-    max_redeliveries: int = 0  # then to dead_letter; 0: any number
+    on_death: Literal["free", "requeue", "dead-letter"] = (
+        "free"  # what happens to buffers that a consumer had taken when it died
+    )
+    dead_letter: str | None = None  # the queue that dead letters are put into
+    max_redeliveries: int = 0  # after so many a buffer goes to dead_letter; 0: never

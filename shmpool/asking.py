@@ -75,7 +75,9 @@ def answer(request: protocol.Request[A], reply: wire.Reply) -> A:
     try:
         return request.answer_of(reply.result)
     except wire.ShapeError as error:
-        raise errors.RequestRefused(f"not the answer to {request.method}: {error}") from None
+        raise errors.RequestRefused(
+            f"the daemon's answer to {request.method} cannot be understood: {error}"
+        ) from None
 
 
 def reply_to(msgid: int, frame: wire.Frame, path: Path) -> wire.Reply | None:
@@ -84,7 +86,7 @@ def reply_to(msgid: int, frame: wire.Frame, path: Path) -> wire.Reply | None:
         case wire.Reply() if frame.msgid == msgid:
             return frame
         case wire.Notice(protocol.CLOSING, [str(reason)]):
-            raise unavailable(path, f"it ended the connection: {reason}")
+            raise unavailable(path, f"the daemon ended the connection: {reason}")
     return None
 
 

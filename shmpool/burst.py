@@ -72,7 +72,7 @@ class Burst(BurstBase):
             lengths, one = _length_values(value, len(self), self.pool.buffer_size)
             code = self._set_lengths(lengths, one)
             most = int(lengths.max())
-        check(code, f"lengths up to {most} bytes do not fit into {self.pool.buffer_size}")
+        check(code, f"lengths go up to {most} bytes; a buffer holds {self.pool.buffer_size}")
 
     def column(self, offset: int, dtype: "DTypeLike") -> "NDArray[Any]":
         """The field at offset bytes of every packet: a copy, shape (n,), or (n, *shape) if dtype is
@@ -103,11 +103,11 @@ class Burst(BurstBase):
 
 
 def _offset(offset: int) -> int:
-    """As C takes it: what is beyond its numbers lies outside the buffer as well."""
+    """Clamps to uint64; C rejects the limit as it would the value."""
     try:
         number = index(offset)
     except TypeError:
-        raise TypeError(f"offset is {offset!r}; it is an int") from None
+        raise TypeError(f"offset is {offset!r}; it must be an int") from None
     if number < 0:
         raise errors.InvalidArgument(f"offset is {offset} bytes; it cannot be negative")
     return number if number < SIZE_MAX else SIZE_MAX
@@ -134,7 +134,7 @@ def _column_values(
     try:
         values = np.asarray(value, None if kind is None else kind.base, order="C")
     except (OverflowError, ValueError) as error:
-        raise errors.InvalidArgument(f"values do not fit: {error}") from None
+        raise errors.InvalidArgument(f"values do not fit the dtype: {error}") from None
     if values.shape not in (inner, (n, *inner)):
         raise errors.InvalidArgument(
             f"values have shape {values.shape}; allowed are {inner} and {(n, *inner)}"
@@ -150,11 +150,11 @@ def _length_values(value: "ArrayLike", n: int, room: int) -> "tuple[NDArray[Any]
     values, one, _ = _column_values(value, None, n)
     if values.dtype != np.uint32:
         if values.dtype.kind not in "iu" and not all(isinstance(v, int) for v in values.flat):
-            raise TypeError(f"lengths are {value!r:.80}; they are ints")
+            raise TypeError(f"lengths are {value!r:.80}; they must be ints")
         least, most = values.min(), values.max()
         if least < 0:
             raise errors.InvalidArgument(f"lengths are {least} bytes; they cannot be negative")
         if most > LENGTH_MAX:
-            raise errors.PayloadTooLarge(f"lengths up to {most} bytes do not fit into {room}")
+            raise errors.PayloadTooLarge(f"lengths go up to {most} bytes; a buffer holds {room}")
         values = values.astype(np.uint32)
     return values, one

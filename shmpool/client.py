@@ -91,7 +91,7 @@ class Client:
         self._socket.settimeout(left)
         data = self._socket.recv(READ_MAX)
         if not data:
-            raise ConnectionResetError("it ended the connection")
+            raise ConnectionResetError("the daemon ended the connection")
         self._frames.feed(data)
 
     def watch(self, pool: str, interval: float = 1.0) -> Iterator[answers.PoolStats]:
@@ -273,7 +273,7 @@ class AsyncClient:
         assert self._streams is not None  # noqa: S101
         data = await self._streams[0].read(READ_MAX)
         if not data:
-            raise ConnectionResetError("it ended the connection")
+            raise ConnectionResetError("the daemon ended the connection")
         self._frames.feed(data)
 
     async def watch(self, pool: str, interval: float = 1.0) -> AsyncIterator[answers.PoolStats]:

@@ -25,7 +25,8 @@ from cattrs.gen import make_dict_structure_fn
 
 from . import answers, errors, toml_lines
 from .alarms import Policy
-from .files import SHM, checked_name
+from .names import checked_name
+from .refusals import SHM, mib, shared_memory
 from .registry import HELD_MAX
 from .segment import group_id
 from .values import Owners, http_address, http_token, is_host, read_file, shown, socket_path
@@ -47,12 +48,14 @@ class DaemonOptions:
     http: str | None = None  # host:port, or unix:PATH; without it there is no HTTP
     http_hosts: list[str] = field(default_factory=list)  # other names that HTTP is asked by
     http_token_file: str | None = None  # a file with the token that HTTP asks for
-    read_group: str | None = None  # members of this group may ask what changes nothing
-    interval: float = 1.0  # s between two looks at every pool
-    adopt: list[str] = field(default_factory=lambda: ["*"])  # patterns of pools to watch over
+    read_group: str | None = (
+        None  # members of this group may use the read-only requests (ls, stats, ...)
+    )
+    interval: float = 1.0  # s between two scans of every pool
+    adopt: list[str] = field(default_factory=lambda: ["*"])  # patterns of the pools to watch
     adopt_users: list[str] = field(default_factory=list)  # whose, besides its own; "*": everybody's
-    prune: bool = True  # remove abandoned segments
-    max_clients: int = 256  # connected at once
+    prune: bool = True  # remove abandoned pools
+    max_clients: int = 256  # the most that may be connected at once
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def adopts(self, name: str) -> bool:
@@ -280,9 +283,9 @@ def _check(config: Tables, trouble: _Trouble) -> None:
     _check_group(daemon.read_group, ("daemon", "read_group"), trouble)
     for name in list(config.pools)[HELD_MAX:]:
         trouble.add(("pools", name), f"{HELD_MAX} pools are the most")
-    room = os.statvfs(SHM)
+    room, _ = shared_memory()
     for name, pool in config.pools.items():
-        _check_pool(name, pool, room.f_blocks * room.f_frsize, trouble)
+        _check_pool(name, pool, room, trouble)
 
 
 def _check_group(group: str | None, path: toml_lines.Path, trouble: _Trouble) -> None:
@@ -312,11 +315,12 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
                 (*path, "queues", list(pool.queues)[geometry.queues]),
                 f"it is one more than max_queues, {geometry.queues}",
             )
-        wanted = geometry.capacity * geometry.buffer_size
+        wanted = geometry.prealloc * geometry.buffer_size  # the rest takes memory when it is used
         if wanted > room:
             trouble.add(
-                (*path, "capacity"),
-                f"times buffer_size {geometry.buffer_size} is {wanted} bytes; {SHM} holds {room}",
+                (*path, "prealloc"),
+                f"times buffer_size {geometry.buffer_size} is {mib(wanted, up=True)}; "
+                f"{SHM} has {mib(room)}",
             )
     if not (pool.mode.isdigit() and set(pool.mode) <= set("01234567") and int(pool.mode, 8) < 512):
         trouble.add((*path, "mode"), 'it is octal, from "0000" to "0777"')

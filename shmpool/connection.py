@@ -150,7 +150,7 @@ class Connection(asyncio.BufferedProtocol):
                 case wire.Notice():
                     pass  # there is nothing that a client could tell us
                 case wire.Reply():
-                    raise wire.FrameError("an answer to nothing that was asked")
+                    raise wire.FrameError("an answer to a request that was never made")
 
     def _worked(self, worker: "asyncio.Task[None]") -> None:
         self._worker = None
@@ -159,7 +159,7 @@ class Connection(asyncio.BufferedProtocol):
             self.drop(str(error))
         elif error is not None:
             log.error("a request failed in the daemon", exc_info=error)
-            self.drop("the daemon failed; its log says how")
+            self.drop("the daemon failed; see its log")
         elif self._more and not self._closing:
             self._start_work()  # it came when the worker had looked for the last time
         elif self._eof:
@@ -176,7 +176,8 @@ class Connection(asyncio.BufferedProtocol):
             request = protocol.request_of(call)
             if request.writes and not self._host.may_write(self.peer):
                 raise errors.AccessDenied(
-                    f"user {self.peer.uid} may look, but not {call.method}; the daemon's user may"
+                    f"user {self.peer.uid} may only use the read-only requests, not {call.method}; "
+                    "the daemon's own user and root may"
                 )
             if isinstance(request, protocol.Watch):
                 answer: Any = self._watch(request)
@@ -198,10 +199,12 @@ class Connection(asyncio.BufferedProtocol):
         if request.interval <= 0:
             return 0.0
         if len(self._watches) >= WATCHES_MAX:
-            raise errors.LimitReached(f"a connection may watch {WATCHES_MAX} pools")
+            raise errors.LimitReached(
+                f"this connection watches {WATCHES_MAX} pools, which is the most; open another"
+            )
         if not request.interval <= 3600:
             raise errors.InvalidArgument(
-                f"interval is {request.interval} s; it is from {protocol.INTERVAL_MIN} to 3600"
+                f"interval is {request.interval} s; it must be from {protocol.INTERVAL_MIN} to 3600"
             )
         self._host.packed_stats(request.pool)  # there is such a pool
         interval = max(request.interval, protocol.INTERVAL_MIN)
@@ -247,7 +250,7 @@ class Connection(asyncio.BufferedProtocol):
             timer.cancel()
 
     def _reads_nothing(self) -> None:
-        self.drop(f"too slow: nothing was read for {UNREAD_S:g} s")
+        self.drop(f"too slow: the client read nothing for {UNREAD_S:g} s")
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -26,6 +26,7 @@ from .connection import Connection, Peer
 from .held import OWN
 from .keeper import Keeper
 from .listening import Acceptor, CannotListen, give_to_group, listening
+from .names import printable_lines
 from .registry import HELD_MAX, Registry
 from .segment import group_id
 from .values import http_address, shown, socket_path
@@ -308,7 +309,7 @@ def _check(config: Config) -> None:
 
 
 def _complain(error: Exception) -> None:
-    for line in str(error).splitlines():
+    for line in printable_lines(error):
         print(f"shmpool: {line}", file=sys.stderr)
 
 

@@ -5,32 +5,42 @@ Each check asks the system itself. Nothing is changed, and nothing needs the dae
 """
 
 import ctypes
+import fcntl
 import mmap
 import os
 import platform
 import resource
+import shlex
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from . import errors, protocol
+from . import container, errors, protocol
 from .client import Client
-from .files import PREFIX, SHM, pool_names
-from .view import View, survive_truncation
+from .files import PREFIX, pool_names, strange_names
+from .names import printable
+from .refusals import SHM, mib, shared_memory
+from .view import View
 
-SMALL = 256 << 20  # bytes of /dev/shm, of which a container gets 64 MiB unless it is told otherwise
+SMALL = 256 << 20  # bytes of /dev/shm; a container gets 64 MiB unless it is told otherwise
 MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x": 356}
 GLOBAL_EXPEDITED = 1 << 1
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "pit")
 DESCRIPTORS = 1024
-CLOCK = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+SHOWN = 20  # names in one finding
+CLOCK = "sys/devices/system/clocksource/clocksource0/current_clocksource"
+ROOT = Path("/")
+BIGGER = (
+    f"mount -o remount,size=1g {SHM}; a container: docker run --shm-size=1g, "
+    f"or in Kubernetes an emptyDir with medium: Memory at {SHM}"
+)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """What one check found."""
 
     subject: str
     state: Literal["ok", "note", "bad"]
@@ -39,84 +49,172 @@ class Finding:
 
 
 def examine(socket: Path | None = None) -> list[Finding]:
-    """Every check, in the order of what depends on what."""
-    survive_truncation()
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        _shared_memory, _permissions, _limits, _kernel, _clock, _segments,
-    )  # fmt: skip
-    findings = [finding for check in checks for finding in check()]
-    return [*findings, *_daemon(socket or protocol.default_socket())]
-
-
-def mib(octets: int) -> str:
-    return f"{octets / 2**20:,.0f} MiB"
+    """Every check, in the order of what depends on what. Raises nothing."""
+    checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
+        (SHM, _shared_memory),
+        (f"permission to {SHM}", _permissions),
+        ("limits", _limits),
+        ("memory of the control group", _control_group),
+        ("container", _container),
+        ("logind", _logind),
+        ("kernel", _kernel),
+        ("clock source", _clock),
+        ("pools", _segments),
+        ("daemon", lambda: _daemon(socket)),
+    )
+    findings: list[Finding] = []
+    for subject, check in checks:
+        try:
+            findings += check()
+        except Exception as error:  # a machine that is stranger than the check knows
+            findings.append(Finding(subject, "note", printable(f"cannot be examined: {error!r}")))
+    return findings
 
 
 def _shared_memory() -> Iterator[Finding]:
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    kind = next((mount[2] for mount in reversed(mounts) if mount[1] == SHM), None)
-    if kind != "tmpfs":
-        yield Finding(SHM, "bad", f"it is {kind or 'not mounted'}", f"mount -t tmpfs tmpfs {SHM}")
+    if not os.path.isdir(SHM):
+        make = f"mkdir -p {SHM} && mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
+        yield Finding(SHM, "bad", "it does not exist", make)
         return
-    room = os.statvfs(SHM)
-    total, free = room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
-    grow = f"mount -o remount,size=8G {SHM}; in a container: --shm-size=8g"
+    kind = container.file_system(SHM, ROOT)
+    if kind != "tmpfs":
+        yield Finding(
+            SHM,
+            "bad" if kind else "note",
+            f"it is on {kind}, not on tmpfs" if kind else "/proc/self/mounts cannot be read",
+            f"mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
+            if kind
+            else "mount -t proc proc /proc",
+        )
+    total, free = shared_memory()
     small = total < SMALL
-    yield Finding(f"size of {SHM}", "bad" if small else "ok", mib(total), grow if small else "")
-    little = free < total // 10
+    yield Finding(f"size of {SHM}", "note" if small else "ok", mib(total), BIGGER if small else "")
+    status = os.statvfs(SHM)
+    little = free < total // 10 or (status.f_files and status.f_favail < status.f_files // 10)
     yield Finding(
         f"free in {SHM}",
         "note" if little else "ok",
-        f"{mib(free)}, {room.f_ffree:,} files",
-        f"shmpool ls, shmpool trim, shmpool prune; or {grow}" if little else "",
+        f"{mib(free)}, {status.f_favail:,} files",
+        f"shmpool ls shows who has it, shmpool prune and shmpool trim free some; or {BIGGER}"
+        if little
+        else "",
     )
 
 
 def _permissions() -> Iterator[Finding]:
+    try:
+        mode = os.stat(SHM).st_mode & 0o7777
+    except OSError:
+        return  # there is none, which is said already
+    if os.statvfs(SHM).f_flag & os.ST_RDONLY:
+        yield Finding(
+            f"permission to {SHM}", "bad", "it is mounted read-only", f"mount -o remount,rw {SHM}"
+        )
+        return
     good = os.access(SHM, os.R_OK | os.W_OK | os.X_OK)
     yield Finding(
         f"permission to {SHM}",
         "ok" if good else "bad",
-        f"mode {os.stat(SHM).st_mode & 0o7777:04o}, this is user {os.geteuid()}",
+        f"mode {mode:04o}, this is uid {os.geteuid()}",
         "" if good else f"chmod 1777 {SHM}",
     )
 
 
 def _limits() -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = 0 <= hard < DESCRIPTORS
     yield Finding(
         "open files",
-        "ok" if hard >= DESCRIPTORS else "note",
+        "note" if few else "ok",
         f"{soft:,} of {hard:,}",
-        "" if hard >= DESCRIPTORS else "ulimit -n 4096: the daemon needs one for each process",
+        "as root: ulimit -n 4096; a service: LimitNOFILE=4096; a container: docker run "
+        "--ulimit nofile=4096"
+        if few
+        else "",
     )
-    for name, limit in (("file size", resource.RLIMIT_FSIZE), ("addresses", resource.RLIMIT_AS)):
+    for name, flag, limit in (
+        ("file size", "f", resource.RLIMIT_FSIZE),
+        ("addresses", "v", resource.RLIMIT_AS),
+    ):
         most = resource.getrlimit(limit)[0]
         free = most == resource.RLIM_INFINITY
-        flag = "f" if limit == resource.RLIMIT_FSIZE else "v"
         yield Finding(
             f"limit of {name}",
             "ok" if free else "note",
             "none" if free else mib(most),
             "" if free else f"ulimit -{flag} unlimited: a pool is a sparse file, mapped as a whole",
         )
-    if CGROUP_LIMIT.exists() and (text := CGROUP_LIMIT.read_text().strip()) != "max":
-        total = os.statvfs(SHM)
-        less = int(text) < total.f_blocks * total.f_frsize
+
+
+def _control_group() -> Iterator[Finding]:
+    limit = container.memory_limit(ROOT)
+    total, _ = shared_memory()
+    if limit is None:
+        yield Finding("memory of the control group", "ok", "no limit")
+        return
+    less = limit.octets < total
+    yield Finding(
+        "memory of the control group",
+        "note" if less else "ok",
+        f"{mib(limit.octets)} (cgroup v{limit.version}, {printable(limit.group)})",
+        f"shared memory counts towards it: whoever fills pools beyond it is killed, as it is less "
+        f"than {SHM}; a container: docker run --memory=SIZE; a service: MemoryMax=SIZE"
+        if less
+        else "",
+    )
+
+
+def _container() -> Iterator[Finding]:
+    own = container.own_pid_namespace(ROOT)
+    yield Finding(
+        "PID namespace",
+        "note" if own is None else "ok",
+        {None: "/proc/self/ns cannot be read", False: "the machine's"}.get(own, "one of its own"),
+        "shmpool works across them; the pids that it shows of other containers' members are those "
+        "in their namespace. docker run --pid=host, or --pid=container:NAME, shares one"
+        if own
+        else "mount -t proc proc /proc"
+        if own is None
+        else "",
+    )
+    try:
+        device = os.stat(SHM).st_dev
+    except OSError:
+        return
+    yield Finding(
+        f"device of {SHM}",
+        "ok",
+        f"{os.major(device)}:{os.minor(device)}",
+        "containers share pools if this is the same in each: docker run --ipc=host, "
+        "--ipc=container:NAME, or a shared volume"
+        if own
+        else "",
+    )
+
+
+def _logind() -> Iterator[Finding]:
+    user = container.removed_at_logout(ROOT)
+    if user is not None:
         yield Finding(
-            "memory of the control group",
-            "note" if less else "ok",
-            mib(int(text)),
-            f"pools count towards it, and it is less than {SHM}" if less else "",
+            "RemoveIPC of logind",
+            "note",
+            f"when the last session of {printable(user)} ends, systemd removes the user's pools",
+            f"loginctl enable-linger {shlex.quote(printable(user))}; or RemoveIPC=no in "
+            "/etc/systemd/logind.conf and systemctl restart systemd-logind",
         )
 
 
 def _kernel() -> Iterator[Finding]:
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-        yield Finding("pidfd_open", "ok", f"Linux {platform.release()}")
-    except OSError as error:
-        yield Finding("pidfd_open", "bad", str(error), "Linux 5.3 or newer")
+    trouble = _record_locks()
+    yield Finding(
+        "open file description locks",
+        "bad" if trouble else "ok",
+        trouble or f"Linux {platform.release()}",
+        "shmpool needs them to know who is alive: Linux 3.15 or newer, and a seccomp filter that "
+        "lets fcntl(2) pass"
+        if trouble
+        else "",
+    )
     number = MEMBARRIER.get(platform.machine())
     if number is not None:
         answer = ctypes.CDLL(None, use_errno=True).syscall(number, 0, 0, 0)
@@ -125,13 +223,31 @@ def _kernel() -> Iterator[Finding]:
             "membarrier",
             "ok" if good else "note",
             "expedited" if good else "missing",
-            "" if good else "without it a pool that runs dry waits for other workers' next call",
+            ""
+            if good
+            else "Linux 4.16 or newer, and a seccomp filter that lets membarrier(2) pass: without "
+            "it a pool that runs dry waits for other workers' next call",
         )
     wipe = hasattr(mmap, "MADV_WIPEONFORK") or _can_wipe_on_fork()
     yield Finding(
-        "wipe on fork", "ok" if wipe else "bad", "there" if wipe else "missing", ""
+        "wipe on fork", "ok" if wipe else "bad", "present" if wipe else "missing", ""
         if wipe else "Linux 4.14 or newer",
     )  # fmt: skip
+
+
+def _record_locks() -> str:
+    """Why a lock of an open file description cannot be taken, if so."""
+    try:
+        fd = os.memfd_create("shmpool-doctor")
+    except OSError as error:
+        return f"memfd_create: {error.strerror}"
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 1, 0))
+    except OSError as error:
+        return f"F_OFD_SETLK: {error.strerror}"
+    finally:
+        os.close(fd)
+    return ""
 
 
 def _can_wipe_on_fork() -> bool:
@@ -144,51 +260,96 @@ def _can_wipe_on_fork() -> bool:
 
 
 def _clock() -> Iterator[Finding]:
-    try:
-        source = CLOCK.read_text().strip()
-    except OSError:
-        return
-    slow = source in SLOW_CLOCKS
-    yield Finding(
-        "clock source",
-        "note" if slow else "ok",
-        source,
-        "reading it is a system call: waits with timeouts get slower" if slow else "",
-    )
+    source = printable(container.text_of(ROOT / CLOCK).strip())
+    if source:
+        slow = source in SLOW_CLOCKS
+        yield Finding(
+            "clock source",
+            "note" if slow else "ok",
+            source,
+            "reading it is a system call, so that waits with timeouts are slower; the kernel "
+            "parameter clocksource=tsc, if the hardware has one"
+            if slow
+            else "",
+        )
 
 
 def _segments() -> Iterator[Finding]:
+    if not os.path.isdir(SHM):
+        return
     names = pool_names()
     for name in names:
-        finding = _segment(name)
-        if finding is not None:
-            yield finding
-    yield Finding("pools", "ok", ", ".join(names) or "none")
+        yield from _segment(name)
+    strange = strange_names()
+    for file in strange[:SHOWN]:
+        yield Finding(
+            printable(f"file {file}"),
+            "note",
+            "no pool can have that name",
+            f"its owner or root: rm -r -- {SHM}/{_shell_word(file)}",
+        )
+    if len(strange) > SHOWN:
+        more = len(strange) - SHOWN
+        yield Finding("files that are no pools", "note", f"{more:,} more named {PREFIX}*")
+    shown = ", ".join(names[:SHOWN])
+    more_of_them = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    yield Finding("pools", "ok", f"{shown}{more_of_them}" or "none")
 
 
-def _segment(name: str) -> Finding | None:
+def _segment(name: str) -> Iterator[Finding]:
     """What is wrong with one pool, if something is."""
+    total, _ = shared_memory()
     try:
         with View(name) as view:
             gone = {member.pid for member in view.dead_members()}
+            most = view.geometry.capacity * view.geometry.buffer_size
+    except errors.PoolNotFound:
+        return  # it went away in between, or is being made
     except errors.AccessDenied as error:
-        return Finding(f"pool {name}", "note", str(error))
+        yield Finding(f"pool {name}", "note", printable(error))
     except (errors.ShmpoolError, OSError) as error:
-        return Finding(
-            f"pool {name}", "bad", str(error), f"shmpool prune; or rm {SHM}/{PREFIX}{name}"
+        yield Finding(
+            f"pool {name}",
+            "bad",
+            printable(error),
+            f"shmpool prune, if it is abandoned; or its owner or root: rm -r {SHM}/{PREFIX}{name}",
         )
-    if gone:
-        pids = ", ".join(map(str, sorted(gone)))
-        return Finding(
-            f"pool {name}", "note", f"members of dead processes: {pids}", f"shmpool recover {name}"
-        )
-    return None
+    else:
+        if gone:
+            pids = sorted(gone)
+            shown = ", ".join(map(str, pids[:SHOWN])) + (", ..." if len(pids) > SHOWN else "")
+            yield Finding(
+                f"pool {name}",
+                "note",
+                f"members of dead processes: {shown}",
+                f"shmpool recover {name}",
+            )
+        if most > total > 0:
+            yield Finding(
+                f"pool {name}",
+                "note",
+                f"it can grow to {mib(most)}, but {SHM} has only {mib(total)}",
+                f"create it with a lower capacity; or {BIGGER}",
+            )
 
 
-def _daemon(socket: Path) -> list[Finding]:
+def _shell_word(file: str) -> str:
+    """A file's name, whatever its bytes, as bash and zsh take it."""
+    quoted = shlex.quote(file)
+    if quoted.isascii() and quoted.isprintable():
+        return quoted
+    raw = os.fsencode(file)
+    safe = (chr(b) if 0x20 <= b < 0x7F and b not in b"\\'" else f"\\x{b:02x}" for b in raw)
+    return f"$'{''.join(safe)}'"
+
+
+def _daemon(socket: Path | None) -> Iterator[Finding]:
+    path = socket or protocol.default_socket()
     try:
-        with Client(socket, timeout=2.0) as client:
+        with Client(path, timeout=2.0) as client:
             pong = client.ping()
-    except errors.DaemonUnavailable as error:
-        return [Finding("daemon", "note", str(error), "shmpool daemon; workers do not need it")]
-    return [Finding("daemon", "ok", f"process {pong.pid} at {socket}")]
+    except (errors.ShmpoolError, OSError, ValueError) as error:
+        advice = "shmpool daemon starts one; workers do not need it"
+        yield Finding("daemon", "note", printable(error), advice)
+    else:
+        yield Finding("daemon", "ok", printable(f"process {pong.pid} at {path}"))

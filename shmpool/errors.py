@@ -12,7 +12,7 @@ class ShmpoolError(Exception):
 
 
 class InvalidArgument(ShmpoolError, ValueError):
-    """A name, size or option that is not allowed; the message says what is."""
+    """A name, size or option is not allowed; the message says what is."""
 
     errno = errno.EINVAL
 
@@ -30,13 +30,13 @@ class PoolNotFound(ShmpoolError, FileNotFoundError):
 
 
 class AccessDenied(ShmpoolError, PermissionError):
-    """The segment's mode does not let this user in."""
+    """The mode and owner of the pool's file do not let this user in."""
 
     errno = errno.EACCES
 
 
 class SegmentInvalid(ShmpoolError):
-    """What is there under the name is no pool of this layout, or is damaged."""
+    """The file of that name is no pool of this version, or is corrupted."""
 
     errno = errno.EBADMSG
 
@@ -72,15 +72,14 @@ class QueueBusy(ShmpoolError):
 
 
 class PoolExhausted(ShmpoolError):
-    """No buffer became free in time. sent counts the payloads of send_many that did go."""
+    """No buffer became free in time. sent is how many payloads of send_many were sent."""
 
     errno = errno.EAGAIN
     sent: int = 0
 
 
 class OutOfSharedMemory(ShmpoolError, MemoryError):
-    """No room for what was asked in the shared-memory file system, or within this process's
-    limits."""
+    """Shared memory has no room, or the limits of this process do not let it have more."""
 
     errno = errno.ENOSPC
 
@@ -92,32 +91,32 @@ class LimitReached(ShmpoolError):
 
 
 class Full(ShmpoolError, queue.Full):
-    """No room in the queue in time. sent counts the payloads of send_many that did go."""
+    """The queue had no room in time. sent is how many payloads of send_many were sent."""
 
     errno = errno.ENOBUFS
     sent: int = 0
 
 
 class Empty(ShmpoolError, queue.Empty):
-    """Nothing in the queue in time."""
+    """The queue stayed empty in time."""
 
     errno = errno.EAGAIN
 
 
 class BufferReleased(ShmpoolError, ValueError):
-    """The buffer was freed or handed on, or belongs to the process this one was forked from."""
+    """The Buffer was freed or put, or belongs to the process that this one was forked from."""
 
     errno = errno.ESTALE
 
 
 class BufferInUse(ShmpoolError, BufferError):
-    """A view of the buffer is alive, so that it can be neither freed nor put."""
+    """A memoryview or numpy array of the buffer is alive: it can be neither freed nor put."""
 
     errno = errno.ETXTBSY
 
 
 class ForeignBuffer(ShmpoolError, ValueError):
-    """The buffer is another process's, or of another pool."""
+    """The buffer belongs to another process or to another pool."""
 
     errno = errno.EPERM
 
@@ -135,6 +134,6 @@ class DaemonUnavailable(ShmpoolError, ConnectionError):
 
 
 class RequestRefused(ShmpoolError):
-    """Client: the daemon takes no such request, or did not manage it; the message says why."""
+    """Client: the daemon has no such request, or could not carry it out; the message says why."""
 
     errno = errno.EPROTO

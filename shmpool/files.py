@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of pools: their names, how they are opened and removed, who has one locked, and what the
-operating system's errors are called here. No call waits for a lock, or for somebody at a FIFO."""
+"""Files of pools: how they are found, opened and removed, and who has one locked. No call waits for
+a lock, or for somebody at a FIFO."""
 
 import contextlib
 import errno
 import fcntl
 import os
-import re
 import stat
 import struct
 from collections.abc import Iterator
@@ -14,28 +13,15 @@ from collections.abc import Iterator
 import posix_ipc
 
 from . import _ffi as _ffi
-from . import errors
+from . import errors, refusals
 from ._hot import SegmentBase
+from .names import is_name
 
 PREFIX = "shmpool."
+SHM = refusals.SHM
 TEMPORARY = "~"  # in front of the name of a pool that is being made: no pool can be called so
-SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
-NAME_MAX = 63
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 _WHOLE = (0, 0)  # start and length of a lock on all bytes that there can be
-
-
-def checked_name(name: object, what: str) -> str:
-    """The name, if it can name a pool or a queue."""
-    if not isinstance(name, str):
-        raise TypeError(f"{what} name is {name!r}; it is a str")
-    if not _NAME.fullmatch(name) or len(name) > NAME_MAX:
-        raise errors.InvalidArgument(
-            f"{what} name is {name!r}; allowed are 1 to {NAME_MAX} of A-Z a-z 0-9 . _ -, "
-            "the first a letter or digit"
-        )
-    return name
 
 
 def path_of(name: str) -> str:
@@ -56,8 +42,18 @@ def names() -> Iterator[str]:
 
 
 def pool_names() -> list[str]:
-    """The names of the pools in shared memory, of any user and version."""
-    return sorted(name for name in names() if _NAME.fullmatch(name) and len(name) <= NAME_MAX)
+    """The names of the pools in shared memory, of any user and version.
+
+    Files whose names no pool can have are left out; shmpool doctor lists them.
+    """
+    return sorted(name for name in names() if is_name(name))
+
+
+def strange_names() -> list[str]:
+    """The files, as Python's os names them, that only look like those of pools."""
+    return sorted(
+        PREFIX + name for name in names() if not (is_name(name) or name.startswith(TEMPORARY))
+    )
 
 
 def in_use(fd: int) -> bool:
@@ -106,9 +102,14 @@ def replaced(name: str, fd: int) -> bool:
 
 
 def inode_of(name: str) -> int:
-    """What the file under the name is. PoolNotFound, AccessDenied, SegmentInvalid."""
-    file = open_file(name, read_only=True)
-    return os.fstat(file.fd).st_ino
+    """What the file under the name is. PoolNotFound, AccessDenied.
+
+    It is not opened: that fails while its owner has a lease on it, and costs him the lease.
+    """
+    try:
+        return os.lstat(path_of(name)).st_ino
+    except OSError as error:
+        raise refusals.cannot_open(name, path_of(name), error) from None
 
 
 def open_file(name: str, read_only: bool = False) -> SegmentBase:
@@ -119,83 +120,31 @@ def open_file(name: str, read_only: bool = False) -> SegmentBase:
     LimitReached, SegmentInvalid if it is no file that can be opened now.
     """
     mode = os.O_RDONLY if read_only else os.O_RDWR
+    path = path_of(name)
     file = SegmentBase()
     try:
-        file._open(path_of(name), mode | os.O_NONBLOCK | os.O_NOFOLLOW, 0)
-    except FileNotFoundError:
-        raise errors.PoolNotFound(
-            f"there is no pool {name!r} in {SHM} (in a container: is it the same {SHM}? --ipc, a "
-            "shared volume)"
-        ) from None
-    except PermissionError:
-        raise errors.AccessDenied(_denied(name)) from None
+        file._open(path, mode | os.O_NONBLOCK | os.O_NOFOLLOW, 0)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise failure(f"pool {name!r} cannot be opened", error) from None
-        if error.errno in (errno.EWOULDBLOCK, errno.ETXTBSY):
-            reason = "another process has a lease on it, or executes it"
-        elif error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
-            reason = "it is no file"
-        else:
-            reason = os.strerror(error.errno or 0)
-        raise errors.SegmentInvalid(f"pool {name!r}: {reason}") from None
+        raise refusals.cannot_open(name, path, error) from None
     if stat.S_ISREG(os.fstat(file.fd).st_mode):
         return file
-    raise errors.SegmentInvalid(f"pool {name!r}: it is no file")
-
-
-def _denied(name: str) -> str:
-    try:
-        status = os.stat(path_of(name), follow_symlinks=False)
-    except OSError:
-        return f"no permission to open pool {name!r}"
-    return (
-        f"no permission to attach pool {name!r}: it belongs to uid {status.st_uid}, gid "
-        f"{status.st_gid}, mode {stat.S_IMODE(status.st_mode):04o}; you are uid {os.geteuid()}. "
-        "Create it with mode= and group="
-    )
+    raise refusals.no_file(name, path)
 
 
 def unlink(name: str) -> None:
     """Removes the name; whoever has the pool open keeps it. PoolNotFound, AccessDenied."""
+    path = path_of(name)
     try:
         posix_ipc.unlink_shared_memory(f"/{PREFIX}{name}")
     except posix_ipc.ExistentialError:
-        raise errors.PoolNotFound(f"there is no pool {name!r} in {SHM}") from None
+        raise refusals.not_found(name) from None
     except (posix_ipc.PermissionsError, PermissionError):
-        raise errors.AccessDenied(f"no permission to unlink pool {name!r}") from None
-    except (posix_ipc.Error, OSError) as error:
+        denied = OSError(errno.EACCES, "")
+        raise refusals.cannot_open(name, path, denied, "unlink") from None
+    except OSError as error:
+        raise refusals.cannot_open(name, path, error, "unlink") from None
+    except posix_ipc.Error as error:
         raise errors.ShmpoolError(f"pool {name!r} cannot be unlinked: {error}") from None
-
-
-_KINDS: dict[int, type[errors.ShmpoolError]] = {
-    errno.ENOSPC: errors.OutOfSharedMemory,
-    errno.EDQUOT: errors.OutOfSharedMemory,
-    errno.EFBIG: errors.OutOfSharedMemory,
-    errno.ENOMEM: errors.OutOfSharedMemory,
-    errno.ENOENT: errors.OutOfSharedMemory,
-    errno.ENOTDIR: errors.OutOfSharedMemory,
-    errno.EACCES: errors.AccessDenied,
-    errno.EPERM: errors.AccessDenied,
-    errno.EROFS: errors.AccessDenied,
-    errno.EMFILE: errors.LimitReached,
-    errno.ENFILE: errors.LimitReached,
-}
-_REMEDIES = {
-    errno.EFBIG: " (ulimit -f limits the size of this process's files)",
-    errno.EMFILE: " (ulimit -n limits this process's descriptors)",
-    errno.ENOENT: f": there is no {SHM}; mount a tmpfs there",
-    errno.ENOTDIR: f": {SHM} is no directory; mount a tmpfs there",
-    errno.ENOSPC: f": {SHM} has no space or no inodes left (df {SHM}; df -i {SHM})",
-}
-
-
-def failure(what: str, error: OSError) -> errors.ShmpoolError:
-    """The exception of shmpool's hierarchy for what the system said."""
-    number = error.errno or 0
-    kind = _KINDS.get(number, errors.ShmpoolError)
-    reason = os.strerror(number) if number else str(error)
-    return kind(f"{what}: {reason}{_REMEDIES.get(number, '')}")
 
 
 @contextlib.contextmanager
@@ -206,10 +155,10 @@ def system_errors(what: str) -> Iterator[None]:
     except errors.ShmpoolError:
         raise
     except posix_ipc.ExistentialError:  # no such directory; the temporary name is nobody else's
-        raise failure(what, OSError(errno.ENOENT, "")) from None
+        raise refusals.failure(what, OSError(errno.ENOENT, "")) from None
     except posix_ipc.PermissionsError:
-        raise failure(what, OSError(errno.EACCES, "")) from None
+        raise refusals.failure(what, OSError(errno.EACCES, "")) from None
     except posix_ipc.Error as error:
         raise errors.ShmpoolError(f"{what}: {error}") from None
     except OSError as error:
-        raise failure(what, error) from None
+        raise refusals.failure(what, error) from None

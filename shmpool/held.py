@@ -18,6 +18,7 @@ from .stats import Holder, Recovery, Stats
 from .view import View
 
 EVENTS_KEPT = 64
+STOPPED_LOOKS = 64  # members in an operation that /proc is asked about: 30 us each
 HOLDS = 1 << 62  # the first byte of a file that stands for a daemon and for no token
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 DECLARED, OWN, OTHERS = range(3)  # whose a pool is; a later one makes room for an earlier one
@@ -123,7 +124,8 @@ class Held:
 
     def look(self) -> Changes:
         """Looks at the figures, for alarms."""
-        stopped = [(pid, tid) for pid, tid in self.view.operating() if is_stopped(pid, tid)]
+        operating = self.view.operating()[:STOPPED_LOOKS]
+        stopped = [(pid, tid) for pid, tid in operating if is_stopped(pid, tid)]
         stats = self.view.stats()
         self._watch_plenty(stats)
         return self.alarms.look(self._clock(), self.policy, stats, self.view.queues(), stopped)

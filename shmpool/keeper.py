@@ -2,13 +2,13 @@
 """What the daemon does by itself: holds pools, watches their members, recovers, trims, prunes, and
 raises alarms. No sockets.
 
-The event loop's thread only looks, through read-only mappings. Whatever changes a pool is done by
-one thread of its own, and what goes through every buffer or file only to look by others, so that
-nothing holds up the next recovery but the last.
+The event loop's thread only looks, through read-only mappings. One thread recovers, one makes,
+trims and prunes, others answer clients; all in steps, so that no pool holds up others: turns.py.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -24,18 +24,20 @@ from .config import Config
 from .held import DECLARED, Changes, Held, RecoveryEvent
 from .protocol import AnyRequest, GetHolders, List, Recover, Trim
 from .pruning import survey
-from .stats import Holder, Recovery
+from .stats import LIMIT_S, Holder, Recovery
+from .turns import Budgets, Turns
 
 log = logging.getLogger("shmpool")
 
 SCAN_S = 0.1  # between two looks for dead members
 SCAN_SOON_S = 0.002  # after a token was dropped: inotify tells it before the lock is free
-AGAIN_S = (
-    0.02,
-    30.0,
-)  # first and longest pause until what a recovery had to postpone is tried again
-PRUNE_S = 2.0
+AGAIN_S = 0.02, 30.0  # first and longest pause until what was postponed is tried again
+PRUNE_S = 10.0
+RECOVER_S = 10.0  # of processor time, in steps: more than the largest pool takes
+REST = 10  # times as long as it took, until what was postponed is tried again
 LOOK_SHARE = 500  # times as long as it took, until the holders are looked at again, or pruned
+HOLDERS_S = 5.0  # of processor time, in steps, to look at the holders of the largest pool
+ALARMS_LOGGED = 20  # of a pool at a time
 CLIENT_THREADS = 2  # for audits and the like, which nothing waits for but who asked
 STOP_S = 3.0  # until what a thread is doing must be done when the daemon ends
 
@@ -50,6 +52,7 @@ class Keeper:
         self.config = Config()
         self.watchers: set[Callable[[RecoveryEvent], None]] = set()  # told of each recovery
         self._thread = ThreadPoolExecutor(1, "keeper")
+        self._maker = ThreadPoolExecutor(1, "maker")
         self._client_threads = ThreadPoolExecutor(CLIENT_THREADS, "client")
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[str, float] = {}  # pools to recover: since when
@@ -59,8 +62,12 @@ class Keeper:
         self._running: set[Future[Any]] = set()  # what the threads were given
         self._declaring: set[str] = set()  # pools that were refused and are tried again
         self.stuck = False  # after close(): a thread could not be ended
+        self._failed: dict[str, str] = {}  # what went wrong with a request: logged once
+        self._budgets, self._scans = Budgets(), Budgets()
 
         self._loop = asyncio.get_running_loop()
+        self._recoveries = Turns(pools, functools.partial(self._in, self._thread))
+        self._requests = Turns(pools, functools.partial(self._in, self._client_threads))
         self._closes = Closes(self._loop, self._scan_soon)
         self._scanning: asyncio.TimerHandle | None = None
         self.adoption = Adoption(pools, self._declare_again)
@@ -82,7 +89,7 @@ class Keeper:
         self._arrivals.close()
         if self._scanning is not None:
             self._scanning.cancel()
-        for threads in (self._thread, self._client_threads):
+        for threads in (self._thread, self._maker, self._client_threads):
             threads.shutdown(wait=False, cancel_futures=True)
         until = time.monotonic() + STOP_S
         while self._running and time.monotonic() < until:
@@ -101,10 +108,12 @@ class Keeper:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the daemon failed", exc_info=error)
 
-    async def _every(self, seconds: float, what: Callable[[], None]) -> None:
+    async def _every(self, seconds: float, what: Callable[[], Awaitable[None] | None]) -> None:
         while True:
             try:
-                what()
+                more = what()
+                if more is not None:
+                    await more
             except Exception:
                 log.exception("looking at the pools failed")
             await asyncio.sleep(seconds)
@@ -117,7 +126,7 @@ class Keeper:
         A pool whose name something has that cannot be it is refused, and made when that is gone:
         anybody may put a file there, and nobody may keep the daemon from the others with it.
         """
-        refused = await self._in(self._thread, declared.make, config)
+        refused = await self._in(self._maker, declared.make, config)
         self.config = config
         self.adoption.configure(config)
         for name in config.pools:
@@ -146,7 +155,7 @@ class Keeper:
         config = self.config
         try:
             alone = replace(config, pools={name: config.pools[name]})
-            refused = await self._in(self._thread, declared.make, alone)
+            refused = await self._in(self._maker, declared.make, alone)
             self._declared(name, refused.get(name))
         except (errors.ShmpoolError, OSError) as error:
             self.adoption.declare(name, "; ".join(str(error).splitlines()))
@@ -155,9 +164,9 @@ class Keeper:
 
     # Looking.
 
-    def _scan_soon(self) -> None:
+    def _scan_soon(self, pause: float = SCAN_SOON_S) -> None:
         if self._scanning is None:
-            self._scanning = self._loop.call_later(SCAN_SOON_S, self._scan)
+            self._scanning = self._loop.call_later(pause, self._scan)
 
     def _scan(self) -> None:
         """In which pools a member is dead, or something abandoned waits to be placed."""
@@ -167,7 +176,10 @@ class Keeper:
         self._closes.follow({name: held.inode for name, held in self.registry.held.items()})
         now = time.monotonic()
         for name, held in list(self.registry.held.items()):
-            with self._reading(name):
+            if (pause := self._scans.pause(name)) > 0:
+                self._scan_soon(pause)
+                continue
+            with self._scans.use(name), self._reading(name):
                 if held.view.dead() and now >= self._again.get(name, (0.0, 0.0))[0]:
                     self._want(name)
 
@@ -180,16 +192,25 @@ class Keeper:
         except errors.SegmentInvalid as error:
             self.adoption.damaged(name, str(error))
         except Exception as error:
-            log.warning("pool %s cannot be looked at: %r", name, error)
+            if self._failed.get(name) != str(error):
+                self._failed[name] = str(error)
+                log.exception("looking at pool %s failed", name)
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
         """Pools that came and went, alarms, and what is due."""
         self._scan()
         self.adoption.look()
         self._forget_released()
+        self._budgets.keep(self.registry.held)
+        self._scans.keep(self.registry.held)
         for name, held in list(self.registry.held.items()):
-            with self._reading(name):
+            await asyncio.sleep(0)  # the clients' turn
+            if self.registry.held.get(name) is not held or not self._budgets.ready(name):
+                continue
+            with self._budgets.use(name), self._reading(name):
                 self._log_alarms(name, held.look())
+            if (pause := self._budgets.slowed(name, self.interval)) is not None:
+                log.warning("pool %s takes long to look at: next in %.1f s", name, pause)
             if not held.writable:
                 continue
             if held.should_trim() and held.policy.trim_to is not None:
@@ -219,10 +240,12 @@ class Keeper:
 
     def _log_alarms(self, name: str, changes: Changes) -> None:
         raised, over = changes
-        for alarm in raised:
+        for alarm in raised[:ALARMS_LOGGED]:
             log.warning("alarm %s: pool %s: %s: %s", alarm.kind, name, alarm.subject, alarm.message)
-        for alarm in over:
+        for alarm in over[:ALARMS_LOGGED]:
             log.info("alarm %s over: pool %s: %s", alarm.kind, name, alarm.subject)
+        if (more := max(len(raised), len(over)) - ALARMS_LOGGED) > 0:
+            log.warning("pool %s: and %d alarms more", name, more)
 
     # Recovering.
 
@@ -239,11 +262,13 @@ class Keeper:
                 held = self.registry.held.get(name)
                 if held is None or not held.writable:
                     continue  # who cannot write to it cannot recover it: said when it was adopted
+                began = time.monotonic()
                 what = await self._quietly(Recover(name))
                 now = time.monotonic()
                 if what is None or what.postponed or not what.members:
                     _, pause = self._again.get(name, (0.0, AGAIN_S[0]))
-                    self._again[name] = now + pause, min(pause * 2, AGAIN_S[1])
+                    rest = max(pause, REST * (now - began))
+                    self._again[name] = now + rest, min(pause * 2, AGAIN_S[1])
                 else:
                     self._again.pop(name, None)
                 if what is not None and what.members:
@@ -266,17 +291,19 @@ class Keeper:
     # What may take long.
 
     async def run(self, request: AnyRequest) -> Any:
-        """The answer, made by the keeper's own thread."""
-        return await self._in(self._thread, self.registry.answer, request)
+        """The answer, made by one of the keeper's own threads."""
+        if isinstance(request, Recover):
+            return await self._recoveries.run(request, RECOVER_S)
+        return await self._in(self._maker, self.registry.answer, request)
 
-    async def run_for_client(self, request: AnyRequest) -> Any:
+    async def run_for_client(self, request: AnyRequest, limit: float = LIMIT_S) -> Any:
         """The answer, made where it holds up nothing that the daemon does by itself."""
         if isinstance(request, List):
             self._arrivals.now()
-        return await self._in(self._client_threads, self.registry.answer, request)
+        return await self._requests.run(request, limit)
 
     async def idle(self) -> None:
-        """Returns when the keeper's own thread has nothing else to do."""
+        """Returns when the thread that recovers is not stuck."""
         await self._in(self._thread, int)
 
     async def _in(self, threads: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:
@@ -304,7 +331,8 @@ class Keeper:
         holders: list[Holder] | None = []
         with self._reading(name):
             if held.view.stats().held:
-                holders = await self._quietly(GetHolders(name), self.run_for_client)
+                run = functools.partial(self.run_for_client, limit=HOLDERS_S)
+                holders = await self._quietly(GetHolders(name), run)
         if holders is not None and self.registry.held.get(name) is held:
             self._log_alarms(name, held.look_at_holders(holders))
         self._put_off("holders", name, time.monotonic() - began)
@@ -315,7 +343,7 @@ class Keeper:
         began = time.monotonic()
         names = self.adoption.own_names()
         try:
-            removed, _ = await self._in(self._client_threads, survey, names)
+            removed, _ = await self._in(self._maker, survey, names)
             for name in removed:
                 log.info("segment %s removed: it was abandoned", name)
         except (errors.ShmpoolError, OSError) as error:
@@ -323,7 +351,13 @@ class Keeper:
         self._put_off("prune", "", (time.monotonic() - began) / 10)
 
     async def _quietly(self, request: AnyRequest, run: Run | None = None) -> Any:
+        what = f"{request.method} {getattr(request, 'pool', '')}".rstrip()
         try:
-            return await (run or self.run)(request)
+            answer = await (run or self.run)(request)
         except (errors.ShmpoolError, OSError) as error:
-            log.warning("%s: %s", request.method, error)
+            if self._failed.get(what) != str(error):
+                self._failed[what] = str(error)
+                log.warning("%s: %s", what, error)
+        else:
+            self._failed.pop(what, None)
+            return answer

@@ -57,7 +57,7 @@ def settle() -> None:
 
 def _code() -> Iterator[tuple[int, int]]:
     """Where the executable pages of files are mapped: what nobody can have written to."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
+    for line in Path("/proc/self/maps").read_text(errors="replace").splitlines():
         where, permissions, _, _, inode = line.split()[:5]
         if permissions == "r-xp" and inode != "0":
             start, _, end = where.partition("-")

@@ -9,6 +9,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from typing import Any
+
+from .names import LINE_SHOWN, printable, printable_lines
 
 log = logging.getLogger("shmpool")
 
@@ -40,7 +43,17 @@ class Limit(logging.Filter):
         return count < MOST
 
 
-class _Journal(logging.Formatter):
+class Lines(logging.Formatter):
+    """A message is one line, and a traceback's lines are its own: strangers write none."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return printable(super().formatMessage(record), LINE_SHOWN)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return "\n".join(printable_lines(super().formatException(ei)))
+
+
+class _Journal(Lines):
     """With the priority that journald reads from the start of a line."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -54,7 +67,7 @@ def to_stderr(level: str) -> None:
     if os.environ.get("JOURNAL_STREAM"):
         handler.setFormatter(_Journal("%(message)s"))
     else:
-        handler.setFormatter(logging.Formatter("shmpool: %(message)s"))
+        handler.setFormatter(Lines("shmpool: %(message)s"))
     handler.addFilter(Limit())
     log.addHandler(handler)
     log.setLevel(level.upper())

@@ -36,13 +36,16 @@ def on_death_policy(
     if on_death == "requeue" and producers == "single":
         raise errors.InvalidArgument(
             f'queue {name!r}: on_death="requeue" needs producers="multi", not "single": '
-            "whoever puts a buffer back is a producer too"
+            "whoever recovers puts buffers back, and so is a producer too"
         )
     if on_death == "dead-letter" and letter is None:
-        raise errors.InvalidArgument(f'queue {name!r}: on_death="dead-letter" needs dead_letter')
+        raise errors.InvalidArgument(
+            f'queue {name!r}: on_death="dead-letter" needs dead_letter, the queue to put them into'
+        )
     if letter is not None and letter.producers == "single":
         raise errors.InvalidArgument(
-            f"queue {name!r}: dead_letter is {letter.name!r}, which has a single producer"
+            f"queue {name!r}: dead_letter is {letter.name!r}, which has a single producer; "
+            'it needs producers="multi"'
         )
     most = integer(most, "max_redeliveries")
     if not 0 <= most < 2**32:
@@ -55,18 +58,18 @@ def integer(value: SupportsIndex, what: str) -> int:
     try:
         return index(value)
     except TypeError:
-        raise TypeError(f"{what} is {value!r}; it is an int") from None
+        raise TypeError(f"{what} is {value!r}; it must be an int") from None
 
 
 def at_least(value: SupportsIndex, least: int, what: str) -> int:
     value = integer(value, what)
     if value < least:
-        raise errors.InvalidArgument(f"{what} is {value}; it is at least {least}")
+        raise errors.InvalidArgument(f"{what} is {value}; it must be at least {least}")
     return value
 
 
 def _int64(option: str, value: SupportsIndex | None) -> int:
-    """An option as C takes it: what is beyond its integers is as wrong as their last one."""
+    """Clamps to int64; C rejects the limit as it would the value."""
     if value is None:
         return int(lib.SHMPOOL_DEFAULT)
     return max(-INT64_MAX, min(integer(value, option), INT64_MAX))

@@ -3,13 +3,15 @@
 
 import contextlib
 import weakref
+from typing import NoReturn
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
 from .buffer import PoolBase
 from .burst import Burst
-from .files import checked_name, inode_of, replaced, unlink
+from .files import inode_of, replaced, unlink
 from .leaving import leave_at_the_end
+from .names import checked_name
 from .options import (
     at_least,
     differences,
@@ -20,15 +22,16 @@ from .options import (
     single,
 )
 from .queue import AlfQueue, queue_name
+from .refusals import refuse
 from .segment import ANONYMOUS, Segment
 from .stats import (
+    LIMIT_S,
     Audit,
+    Counting,
     Holder,
     Member,
     Recovery,
     Stats,
-    read_audit,
-    read_holders,
     read_members,
     read_stats,
     recover,
@@ -55,7 +58,7 @@ class Pool(PoolBase):
     """
 
     def __init__(self, segment: Segment, made: bool = False) -> None:
-        """Not to be called: Pool.create and Pool.attach are."""
+        """Call Pool.create or Pool.attach instead."""
         path = getattr(segment, "path", "")  # what is no segment is refused there
         number = self._hot_open(segment, path, made)  # from here on the segment ends with the pool
         self._number = number
@@ -95,20 +98,20 @@ class Pool(PoolBase):
         replace: bool = False,
         unlink_on_close: bool = False,
     ) -> "Pool":
-        """Makes a pool and attaches to it.
+        """Creates a pool and attaches to it.
 
-        buffer_size       bytes of data room a buffer, rounded up to a cache line of 64
-        capacity          the most buffers it may ever hold, a power of two from 2 to 16,777,216
-        prealloc          buffers that exist from the start; more are made on demand, in extents of
+        buffer_size       bytes of data a buffer holds, rounded up to a cache line of 64
+        capacity          the most buffers it can grow to, a power of two from 2 to 16,777,216
+        prealloc          buffers that get their memory at once, the others on demand, in extents of
                           bulk x refill_multiplier, or 4 MiB if that is less. All that exist are
                           used in turn: of large ones, fewer stay warm in the processor's caches
-        cache_size        free buffers a member keeps to itself, a power of two from bulk on, or 0;
+        cache_size        free buffers that each thread caches, a power of two from bulk on, or 0;
                           default 512, or a quarter of a small capacity, or 2 MiB of large ones
         bulk              buffers moved at once between a cache and the shared queue, 16 to 64 [32]
         refill_multiplier bulks the pool grows by when it runs dry, 1 to 64 [4]
-        headroom          bytes before a new buffer's data
-        members, queues   the most there may be, up to 4095 [256] and 1023 [64]
-        mode, group       who may attach
+        headroom          bytes left free before a new buffer's data
+        members, queues   the most threads and queues it can have, up to 4095 [256] and 1023 [64]
+        mode, group       permission bits of the pool's file, for example 0o660, and its group
         exist_ok          attaches to the pool of that name, if there is one with these options
         replace           takes the name from such a pool, in one step; who has that open goes on
         unlink_on_close   the name ends when this process closes the pool, or ends
@@ -191,7 +194,7 @@ class Pool(PoolBase):
 
     @staticmethod
     def unlink(name: str) -> None:
-        """Removes the pool's name. Who has it open goes on; the memory goes with the last."""
+        """Removes the pool's name. Processes that have it open keep it until the last closes it."""
         unlink(checked_name(name, "pool"))
 
     def __repr__(self) -> str:
@@ -228,6 +231,9 @@ class Pool(PoolBase):
             raise errors.PoolClosed(f"pool {self.name!r} is closed")
         return segment
 
+    def _fail(self, code: int) -> NoReturn:
+        refuse(self, code)
+
     # Buffers. alloc is in hot/, and so is the end of the pool.
 
     def alloc_many(self, n: int, timeout: float | None = None) -> Burst:
@@ -257,14 +263,14 @@ class Pool(PoolBase):
         dead_letter: AlfQueue | str | None = None,
         max_redeliveries: int = 0,
     ) -> AlfQueue:
-        """Makes a queue in the pool's segment.
+        """Creates a queue in the pool.
 
         capacity is a power of two from 2 to 65,536; producers and consumers are "single" or
-        "multi". on_death says what becomes of the buffers that a consumer had got from this queue
-        and neither freed nor put on when it died: "free", "requeue" (they go to its end again,
-        with redelivered counted), or "dead-letter" (they go to the queue dead_letter). With
-        "requeue", a buffer that was redelivered max_redeliveries times goes to dead_letter too,
-        if there is one (0: never). Queues that get such buffers have producers="multi".
+        "multi". on_death says what happens to buffers that a consumer had taken from this queue
+        when it died: "free", "requeue" (they are put at its end again, with redelivered
+        counted), or "dead-letter" (they are put into the queue dead_letter). With "requeue", a
+        buffer that was redelivered max_redeliveries times goes to dead_letter too, if there is
+        one (0: never). Queues that get such buffers have producers="multi".
         QueueExists, InvalidArgument, LimitReached, OutOfSharedMemory.
         """
         self._opened()
@@ -280,13 +286,13 @@ class Pool(PoolBase):
         self._refuse_foreign(letter, f"dead_letter of queue {name!r}")
         policy = on_death_policy(name, on_death, producers, letter, max_redeliveries)
         code = lib.shmpool_queue_create(self._number, name.encode(), capacity, flags, *policy)
-        return AlfQueue(self, check(code, f"queue {name!r}"))
+        return AlfQueue(self, code if code > 0 else refuse(self, code, f"queue {name!r}"))
 
     def _refuse_foreign(self, queue: AlfQueue | None, what: str) -> None:
         if queue is None:
             return
         if not isinstance(queue, AlfQueue):
-            raise TypeError(f"{what} is {queue!r}; it is an AlfQueue, the name of one, or None")
+            raise TypeError(f"{what} is {queue!r}; it must be an AlfQueue, its name, or None")
         if not self._same(queue.pool):
             raise errors.InvalidArgument(
                 f"{what} is {queue.name!r} of pool {queue.pool.name!r}; "
@@ -333,21 +339,27 @@ class Pool(PoolBase):
         self._opened()
         return read_members(self._number, self._slots)
 
-    def audit(self) -> Audit:
-        """Counts every buffer two ways, while everything runs."""
-        self._opened()
-        return read_audit(self._number, self._slots, self._queue_names())
+    def audit(self, limit: float | None = LIMIT_S) -> Audit:
+        """Checks by two independent counts that no buffer is lost or counted twice.
 
-    def holders(self) -> list[Holder]:
-        """The members that have buffers in hand: who, how many, and for how long the oldest."""
+        limit is in seconds of processor time: what is not counted then is said.
+        """
+        return self._counting(self._queue_names()).run(limit).audit()
+
+    def holders(self, limit: float | None = LIMIT_S) -> list[Holder]:
+        """The threads that hold buffers: how many, and for how long the oldest. LimitReached if
+        limit, as of audit(), is not enough."""
+        return self._counting({}).run(limit).holders()
+
+    def _counting(self, queues: dict[int, str]) -> Counting:
         self._opened()
-        return read_holders(self._number, self._slots)
+        return Counting(self._number, self.capacity, self._slots, queues)
 
     def trim(self, keep: int = 0) -> int:
-        """Gives the memory of buffers that nobody uses back to the kernel: how many bytes.
+        """Returns the memory of free buffers to the system, keeping keep of them: how many bytes.
 
-        At least keep buffers stay free, and what was preallocated stays. The pool grows again when
-        it has to. Others' local caches are emptied; everybody goes on meanwhile.
+        What was preallocated stays, and the pool grows again when it has to. Other threads' caches
+        are emptied; everybody goes on meanwhile.
         """
         self._opened()
         keep = at_least(keep, 0, "keep")
@@ -356,14 +368,9 @@ class Pool(PoolBase):
     def recover(self) -> Recovery:
         """Recovers dead members; nobody else stops meanwhile. Any number may at the same time.
 
-        Members that wait do so themselves; the daemon does at once.
-        """
+        Members that wait do so themselves; the daemon does at once."""
         self._opened()
         return recover(self._number)
-
-    def _refuse_if_cut_off(self) -> None:
-        """SegmentInvalid if what was done last was done to a segment that is not there."""
-        check(lib.shmpool_intact(self._number), f"pool {self.name!r}")
 
 
 def _pool_by_name(name: str) -> Pool:

@@ -66,7 +66,7 @@ class Request(Generic[A]):
 
 @dataclass(frozen=True)
 class Ping(Request[Pong]):
-    """Whether the daemon is there."""
+    """Answers while the daemon runs."""
 
     method = "ping"
     answer = Pong
@@ -84,7 +84,7 @@ class Negotiate(Request[Version]):
 
 @dataclass(frozen=True)
 class List(Request[list[PoolSummary]]):
-    """Every pool on the machine, in the order of their names."""
+    """Lists every pool on the machine, sorted by name."""
 
     method = "list"
     answer = list[PoolSummary]
@@ -93,7 +93,7 @@ class List(Request[list[PoolSummary]]):
 
 @dataclass(frozen=True)
 class Create(Request[Description]):
-    """Makes a pool and its queues: all, or nothing if one of them cannot be made."""
+    """Creates a pool and its queues: all, or nothing if one of them cannot be created."""
 
     method = "create"
     answer = Description
@@ -106,7 +106,7 @@ class Create(Request[Description]):
 
 @dataclass(frozen=True)
 class Destroy(Request[None]):
-    """Removes a pool's name. Who has it open goes on; its memory goes with the last."""
+    """Removes a pool's name. Processes that have it open keep it until the last one closes it."""
 
     method = "destroy"
     answer = None
@@ -117,7 +117,7 @@ class Destroy(Request[None]):
 
 @dataclass(frozen=True)
 class Describe(Request[Description]):
-    """What a pool is: its geometry, its file, its queues."""
+    """Describes a pool: its geometry, its file, its queues."""
 
     method = "describe"
     answer = Description
@@ -126,7 +126,7 @@ class Describe(Request[Description]):
 
 @dataclass(frozen=True)
 class GetStats(Request[PoolStats]):
-    """Where a pool's buffers are, its queues, and its counters."""
+    """Reports where a pool's buffers are, its queues, and its counters."""
 
     method = "stats"
     answer = PoolStats
@@ -135,7 +135,7 @@ class GetStats(Request[PoolStats]):
 
 @dataclass(frozen=True)
 class GetMembers(Request[list[Member]]):
-    """The threads that are attached to a pool."""
+    """Lists the threads that are attached to a pool."""
 
     method = "members"
     answer = list[Member]
@@ -144,7 +144,7 @@ class GetMembers(Request[list[Member]]):
 
 @dataclass(frozen=True)
 class GetHolders(Request[list[Holder]]):
-    """Who has buffers in hand, how many, for how long, and whether it is alive."""
+    """Lists the threads that hold buffers: how many, for how long, and whether they are alive."""
 
     method = "holders"
     answer = list[Holder]
@@ -154,7 +154,7 @@ class GetHolders(Request[list[Holder]]):
 
 @dataclass(frozen=True)
 class RunAudit(Request[Audit]):
-    """Counts every buffer two ways, by its owner word and by walking queues and caches."""
+    """Checks by two independent counts that no buffer is lost or counted twice."""
 
     method = "audit"
     answer = Audit
@@ -164,7 +164,7 @@ class RunAudit(Request[Audit]):
 
 @dataclass(frozen=True)
 class Recover(Request[Recovery]):
-    """Puts right what dead members left, now; the daemon also does so by itself."""
+    """Recovers what dead members left in a pool, now; the daemon does so by itself."""
 
     method = "recover"
     answer = Recovery
@@ -175,7 +175,8 @@ class Recover(Request[Recovery]):
 
 @dataclass(frozen=True)
 class Trim(Request[int]):
-    """Gives the memory of free buffers back to the kernel, all but `keep` of them: the bytes.
+    """Returns the memory of free buffers to the system, keeping `keep` of them; the answer is how
+    many bytes.
 
     What was preallocated stays.
     """
@@ -251,9 +252,10 @@ class Prune(Request[Pruned]):
 
 @dataclass(frozen=True)
 class Watch(Request[float]):
-    """A pool's stats every `interval` seconds, until the client goes; 0 ends it.
+    """Sends a pool's statistics every `interval` seconds until the client disconnects; 0 ends it.
 
-    The answer is the interval that is granted, at least 0.1. Who does not read them is dropped.
+    The answer is the interval that is granted, at least 0.1. A client that does not read them is
+    disconnected.
     """
 
     method = "watch"
@@ -280,7 +282,7 @@ def request_of(call: wire.Call) -> AnyRequest:
     kind = _BY_METHOD.get(call.method)
     if kind is None:
         known = ", ".join(_BY_METHOD)
-        raise errors.RequestRefused(f"there is no method {call.method[:60]!r}; there are {known}")
+        raise errors.RequestRefused(f"there is no method {call.method[:60]!r}; known are {known}")
     names = wire.hints(kind)
     least = sum(f.default is MISSING and f.default_factory is MISSING for f in fields(kind))
     if not least <= len(call.params) <= len(names):

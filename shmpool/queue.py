@@ -13,7 +13,9 @@ from ._ffi import Native, check, fail, ffi, lib
 from .buffer import Buffer, QueueBase
 from .burst import Burst
 from .messages import Message, read_messages
+from .names import is_name, printable
 from .options import ON_DEATH, at_least
+from .refusals import refuse
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer as BytesLike
@@ -64,27 +66,27 @@ class AlfQueue(QueueBase):
 
     @property
     def dead_letter(self) -> "AlfQueue | None":
-        """Where what no consumer survives goes, if anywhere."""
+        """The queue that receives buffers whose consumers died max_redeliveries times, or None."""
         if not self._dead_letter:
             return None
         try:
             return AlfQueue(self.pool, self._dead_letter)
         except (errors.QueueNotFound, OverflowError):
             raise errors.SegmentInvalid(
-                f"pool {self.pool.name!r} is damaged: "
+                f"pool {self.pool.name!r} is corrupted: "
                 f"dead_letter of queue {self.name!r} is queue {self._dead_letter}"
             ) from None
 
     def full(self) -> bool:
-        """Whether a put would find no room just now."""
+        """Whether a put would find no room now."""
         return len(self) >= self.capacity
 
     def release(self) -> None:
-        """Gives up the calling thread's single-producer or single-consumer role, if it has one."""
+        """Releases the calling thread's single-producer or single-consumer role, if it has one."""
         check(lib.shmpool_queue_release(self.pool._number, self.number), f"queue {self.name!r}")
 
     def close(self) -> None:
-        """Gives up the calling thread's roles and ends this object; the queue itself stays.
+        """Releases the calling thread's roles and closes this object; the queue itself stays.
 
         May be repeated. Any later use is PoolClosed.
         """
@@ -117,13 +119,15 @@ class AlfQueue(QueueBase):
             raise errors.Empty(f"queue {self.name!r} is empty")
         if code == -errno.EBUSY:
             raise errors.QueueBusy(self._who_is_it(empty))
-        fail(code, f"queue {self.name!r}")
+        refuse(self.pool, code, f"queue {self.name!r}")
 
     def _foreign(self, what: str, pool: "Pool") -> NoReturn:
         self._refuse_closed()
         text = f"{what} of pool {pool.name!r} cannot go into queue {self.name!r}"
         if self.pool._same(pool):
-            raise errors.ForeignBuffer(f"{text}: it came through another opening of the pool")
+            raise errors.ForeignBuffer(
+                f"{text}: it came through another Pool object of the same pool"
+            )
         raise errors.ForeignBuffer(f"{text} of pool {self.pool.name!r}")
 
     def _who_is_it(self, consumer: bool) -> str:
@@ -132,7 +136,7 @@ class AlfQueue(QueueBase):
         side = "consumer" if consumer else "producer"
         who = next((m for m in self.pool.members() if m.number == number), None)
         is_it = f"process {who.pid}, thread {who.tid}" if who else f"member {number}"
-        return f"queue {self.name!r} has a single {side}, which is {is_it}"
+        return f"queue {self.name!r} has a single {side}: {is_it}"
 
     # What hot/ comes back with when it did not succeed.
 
@@ -148,7 +152,7 @@ class AlfQueue(QueueBase):
         if code == -errno.EMSGSIZE:
             lib.shmpool_refused(self.pool._number, self.number, n)
             raise errors.Full(
-                f"a burst of {n} never fits into queue {self.name!r} of {self.capacity}"
+                f"burst has {n} buffers; queue {self.name!r} never holds more than {self.capacity}"
             )
         self._fail(code, n=n)
 
@@ -156,7 +160,7 @@ class AlfQueue(QueueBase):
         if code == -errno.EMSGSIZE:
             size = memoryview(payload).nbytes
             room = self.pool.buffer_size - self.pool.headroom
-            raise errors.PayloadTooLarge(f"{size} bytes do not fit into a buffer of {room}")
+            raise errors.PayloadTooLarge(f"payload is {size} bytes; a buffer holds {room}")
         self._fail(code)
 
     # Many at once.
@@ -164,10 +168,10 @@ class AlfQueue(QueueBase):
     def put_many(self, burst: Burst, timeout: float | None = None) -> None:
         """Moves a burst into the queue: all of it, or Full after timeout seconds and none.
 
-        The burst is spent. Full at once if it is larger than the queue.
+        The burst is released. Full at once if it is larger than the queue.
         """
         if not isinstance(burst, Burst):
-            raise TypeError(f"put_many() takes a shmpool.Burst, not {type(burst).__name__}")
+            raise TypeError(f"put_many() takes a shmpool.Burst, not a {type(burst).__name__}")
         if burst.pool is not self.pool:
             self._foreign(f"a burst of {len(burst)}", burst.pool)
         burst._put(self, timeout)
@@ -184,9 +188,7 @@ class AlfQueue(QueueBase):
         if code == -errno.EMSGSIZE:
             size = max(memoryview(payload).nbytes for payload in payloads)
             room = self.pool.buffer_size - self.pool.headroom
-            raise errors.PayloadTooLarge(
-                f"a payload of {size} bytes does not fit into a buffer of {room}"
-            )
+            raise errors.PayloadTooLarge(f"payload is {size} bytes; a buffer holds {room}")
         try:
             self._fail(code, n=len(payloads) - sent)
         except (errors.Full, errors.PoolExhausted) as error:
@@ -272,9 +274,10 @@ class AlfQueue(QueueBase):
 
 def queue_name(pool: str, number: int, info: Native) -> str:
     """The name of a pool's queue. SegmentInvalid if something else has been written there."""
-    name: bytes = ffi.string(info.name)
-    if not name.isascii():
+    raw: bytes = ffi.string(info.name)
+    name = printable(raw)
+    if not is_name(name):
         raise errors.SegmentInvalid(
-            f"pool {pool!r} is damaged: the name of queue {number} is {name!r}"
+            f"pool {pool!r} is corrupted: the name of queue {number} is '{name}'"
         )
-    return name.decode()
+    return name

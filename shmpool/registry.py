@@ -8,7 +8,7 @@ none. Requests that are slow may be answered by another thread than the one that
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -40,7 +40,8 @@ from .protocol import (
     negotiate,
 )
 from .pruning import survey
-from .view import Geometry, View, survive_truncation
+from .stats import LIMIT_S, recovering, whole
+from .view import Geometry, View
 
 HELD_MAX = 56  # a process may have 64 pools open, and requests open them too
 
@@ -71,7 +72,6 @@ class Registry:
         self.held_max = HELD_MAX
         self.names: Callable[[], list[str]] = pool_names  # what there is to list
         self.strangers = self.refused = 0  # files of other users; declared pools that are not held
-        survive_truncation()
 
     # Holding.
 
@@ -134,15 +134,8 @@ class Registry:
             case GetMembers(name):
                 with self._view(name) as view:
                     return view.members()
-            case RunAudit(name):
-                with _attached(name) as pool:
-                    return pool.audit()
-            case GetHolders(name):
-                with _attached(name) as pool:
-                    return pool.holders()
-            case Recover(name):
-                with _attached(name) as pool:
-                    return pool.recover()
+            case RunAudit() | GetHolders() | Recover():
+                return whole(self.steps(request))
             case Trim(name, keep):
                 with _attached(name) as pool:
                     return pool.trim(keep)
@@ -159,9 +152,31 @@ class Registry:
             case Prune(age):
                 return Pruned(*survey(age=age))
             case Watch():
-                raise errors.RequestRefused("a watch needs a connection to notify")
+                raise errors.RequestRefused("watch needs a daemon: it sends notifications")
             case _:
                 assert_never(request)
+
+    def steps(
+        self, request: AnyRequest, limit: float | None = LIMIT_S
+    ) -> Generator[None, None, Any]:
+        """answer(), with a yield after every few milliseconds if the request goes through a whole
+        pool; limit is in seconds of processor time. Any thread may go on with it."""
+        match request:
+            case RunAudit(name):
+                with _attached(name) as pool:
+                    counting = pool._counting(pool._queue_names())
+                    yield from counting.steps(limit)
+                    return counting.audit()
+            case GetHolders(name):
+                with _attached(name) as pool:
+                    counting = pool._counting({})
+                    yield from counting.steps(limit)
+                    return counting.holders()
+            case Recover(name):
+                with _attached(name) as pool:
+                    return (yield from recovering(pool._number, limit))
+            case _:
+                return self.answer(request)
 
     def _describe(self, name: str) -> Description:
         with self._view(name) as view:
@@ -198,7 +213,6 @@ class Registry:
 def _attached(name: str) -> Iterator[Pool]:
     with Pool.attach(name) as pool:
         yield pool
-        pool._refuse_if_cut_off()
 
 
 def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:
@@ -206,7 +220,9 @@ def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]
     try:
         mode = int(options.mode, 8)
     except ValueError:
-        raise errors.InvalidArgument(f"mode is {options.mode!r}; it is octal") from None
+        raise errors.InvalidArgument(
+            f'mode is {options.mode!r}; it must be octal, for example "0660"'
+        ) from None
     pool = Pool.create(
         name,
         buffer_size=options.buffer_size,

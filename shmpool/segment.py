@@ -12,11 +12,10 @@ import errno
 import grp
 import os
 
-from . import errors
+from . import errors, refusals
 from ._ffi import Native, check, ffi, lib
 from ._hot import SegmentBase
 from .files import (
-    SHM,
     TEMPORARY,
     locked_whole,
     names_file,
@@ -27,9 +26,6 @@ from .files import (
 )
 
 HEADER = 4096  # bytes that hold what shmpool_check() reads
-RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
-HEADER_BYTES = 64  # of each buffer
-PAGE = 4096
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 CREATE_TRIES = 100  # each lost to somebody who removed a name in between
 ANONYMOUS = "(anonymous)"  # in place of a name: no pool can be called so
@@ -45,18 +41,22 @@ def group_id(group: Group) -> int:
             raise errors.InvalidArgument(f"group is {group!r}; allowed are 0 to {GROUP_MAX}")
         return group
     if not isinstance(group, str):
-        raise TypeError(f"group is {group!r}; it is a str, an int, or None")
+        raise TypeError(f"group is {group!r}; it must be a str, an int, or None")
     try:
         return grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):  # the latter: no group's name can hold such characters
-        raise errors.InvalidArgument(f"group is {group!r}; there is no such group") from None
+        raise errors.InvalidArgument(
+            f"group is {group!r}; this machine has no such group"
+        ) from None
 
 
 def _check_mode(mode: int) -> None:
     if not isinstance(mode, int):
-        raise TypeError(f"mode is {mode!r}; it is an int")
+        raise TypeError(f"mode is {mode!r}; it must be an int")
     if isinstance(mode, bool) or not 0 <= mode <= 0o777:
-        raise errors.InvalidArgument(f"mode is {mode!r} ({mode:#o}); allowed are 0 to 0o777")
+        raise errors.InvalidArgument(
+            f"mode is {mode!r} ({mode:#o}); allowed are 0 to 0o777, for example 0o660"
+        )
 
 
 class Segment(SegmentBase):
@@ -93,7 +93,9 @@ class Segment(SegmentBase):
             if segment is not None:
                 return segment
             _refuse_existing(name)
-        raise errors.PoolExists(f"pool {name!r} is made and removed all the time by others")
+        raise errors.PoolExists(
+            f"pool {name!r} was created and removed {CREATE_TRIES} times by others meanwhile"
+        )
 
     @classmethod
     def _create_once(
@@ -174,7 +176,9 @@ class Segment(SegmentBase):
             size = os.fstat(file.fd).st_size
             why = ffi.new("char[256]")
             if size == 0:
-                raise errors.SegmentInvalid(f"pool {name!r}: it is an empty file")
+                raise errors.SegmentInvalid(
+                    f"pool {name!r}: {path_of(name)} is an empty file, not a pool: remove it"
+                )
             segment = cls(name, file, size, read_only)
             geometry = ffi.new("struct shmpool_geometry *")
             code = lib.shmpool_check(segment.base, size, segment.fd, geometry, why, 256)
@@ -196,7 +200,7 @@ def _fill(segment: Segment, geometry: Native) -> None:
     why = ffi.new("char[256]")
     code = lib.shmpool_create_wait(segment.base, segment.fd, geometry, why, 256)
     if code == -errno.ENOSPC:
-        raise errors.OutOfSharedMemory(_no_room(segment.name, segment.fd, geometry))
+        raise refusals.does_not_fit(segment.name, geometry, os.fstat(segment.fd).st_blocks * 512)
     check(code, f"pool {segment.name!r}")
 
 
@@ -204,15 +208,15 @@ def _map(segment: Segment, size: int, read_only: bool) -> None:
     """Maps the file. SegmentInvalid, OutOfSharedMemory."""
     name = segment.name
     if os.fstat(segment.fd).st_size < size:  # it is shorter than it was a moment ago
-        raise errors.SegmentInvalid(f"pool {name!r}: somebody truncated it")
+        raise errors.SegmentInvalid(f"pool {name!r}: its file was truncated")
     try:
         segment._map(size, read_only)
     except OSError as error:
         if error.errno != errno.ENOMEM:
-            raise
+            raise refusals.failure(f"pool {name!r} cannot be mapped", error) from None
         raise errors.OutOfSharedMemory(
-            f"pool {name!r} takes {size} bytes of addresses, over this process's limits "
-            "(RLIMIT_AS, vm.max_map_count)"
+            f"pool {name!r} takes {size} bytes of addresses, over this process's limits: "
+            "raise RLIMIT_AS (ulimit -v unlimited) or vm.max_map_count"
         ) from None
 
 
@@ -240,7 +244,7 @@ def _refuse_existing(name: str) -> None:
     except errors.PoolNotFound:
         return
     except errors.ShmpoolError:
-        raise errors.PoolExists(_exists(name)) from None
+        raise refusals.exists(name) from None
     fd = file.fd
     try:
         with locked_whole(fd) as alone:
@@ -249,14 +253,7 @@ def _refuse_existing(name: str) -> None:
                 return
     finally:
         file.close()
-    raise errors.PoolExists(_exists(name))
-
-
-def _exists(name: str) -> str:
-    return (
-        f"pool {name!r} exists already: Pool.attach({name!r}) uses it, Pool.unlink({name!r}) or "
-        "shmpool.prune() removes it"
-    )
+    raise refusals.exists(name)
 
 
 def _give_to_group(name: str, fd: int, group: Group, number: int) -> None:
@@ -269,24 +266,8 @@ def _give_to_group(name: str, fd: int, group: Group, number: int) -> None:
 
 
 def _refuse_hopeless(name: str, fd: int, geometry: Native) -> None:
-    """A pool that could never be filled is refused when it is made, not when it grows."""
+    """Before it takes memory: what cannot fit would fill /dev/shm for everybody until it fails."""
     status = os.fstatvfs(fd)
-    room = status.f_blocks * status.f_frsize
-    if room and geometry.capacity * geometry.stride > room:
-        raise errors.InvalidArgument(
-            f"pool {name!r}: capacity {geometry.capacity} x buffer_size {geometry.stride} is "
-            f"{geometry.capacity * geometry.stride} bytes; /dev/shm holds {room}"
-        )
-
-
-def _no_room(name: str, fd: int, geometry: Native) -> str:
-    file, status = os.fstat(fd), os.fstatvfs(fd)
-    free = status.f_bavail * status.f_frsize + file.st_blocks * 512  # what it got goes back
-    own = geometry.headers_offset - geometry.queues * RING_BYTES
-    buffers = sum(
-        -(-geometry.prealloc * each // PAGE) * PAGE for each in (HEADER_BYTES, geometry.stride)
-    )
-    return (
-        f"pool {name!r} takes {own + buffers} bytes, {own} of its own and {buffers} for prealloc "
-        f"{geometry.prealloc} x buffer_size {geometry.stride} and headers; {SHM} has {free} free"
-    )
+    free = status.f_bavail * status.f_frsize
+    if status.f_blocks and sum(refusals.taken_at_once(geometry)) > free:
+        raise refusals.does_not_fit(name, geometry)

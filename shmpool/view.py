@@ -13,8 +13,9 @@ from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
-from .files import PREFIX, SHM, checked_name
+from .files import PREFIX, SHM
 from .messages import Message, read_messages
+from .names import checked_name, is_name, printable
 from .options import INT32_MAX, ON_DEATH
 from .segment import Segment
 from .stats import FATE_DEAD, Member, Stats, read_members, read_stats
@@ -22,12 +23,6 @@ from .stats import FATE_DEAD, Member, Stats, read_members, read_stats
 QUEUE_MAX = 65536  # buffers that a queue may hold
 PEEK_MAX = 16 << 20  # bytes of payload in one answer
 Found = TypeVar("Found")
-
-
-def survive_truncation() -> None:
-    """From now on a segment that is cut off while it is read is SegmentInvalid in this process,
-    and not the end of it. A handler of SIGBUS; other addresses go to the one that was there."""
-    check(lib.shmpool_guard(), "sigaction")
 
 
 @dataclass(frozen=True)
@@ -77,8 +72,8 @@ class File:
 
 @dataclass(frozen=True)
 class QueueStats:
-    """One look at a queue. enqueued, dequeued, refused and dropped count buffers since it was
-    made."""
+    """A queue's statistics. enqueued, dequeued, refused and dropped count buffers since it was
+    created."""
 
     name: str
     capacity: int
@@ -87,7 +82,7 @@ class QueueStats:
     dequeued: int
     producers: str  # "single" or "multi"
     consumers: str
-    on_death: str  # what becomes of what a dead consumer had: as Pool.create_queue's
+    on_death: str  # as Pool.create_queue's
     dead_letter: str | None
     max_redeliveries: int
     refused: int = 0  # were to go into it and did not: Full, or PoolExhausted in a send
@@ -143,7 +138,7 @@ class View:
         if self._segment is None:
             raise errors.PoolClosed(f"the view of pool {self.name!r} is closed")
         if os.fstat(self._segment.fd).st_size != self._segment.size:  # reading it would be SIGBUS
-            raise errors.SegmentInvalid(f"pool {self.name!r}: somebody changed its size")
+            raise errors.SegmentInvalid(f"pool {self.name!r}: the size of its file was changed")
         return self._segment
 
     @property
@@ -174,7 +169,9 @@ class View:
     def _whole(self, found: Found) -> Found:
         """What was read, if the file was there all the time. SegmentInvalid."""
         if lib.shmpool_intact(self._number):
-            raise errors.SegmentInvalid(f"pool {self.name!r}: somebody cut it off or wrote over it")
+            raise errors.SegmentInvalid(
+                f"pool {self.name!r}: its file was truncated or written to by others"
+            )
         return found
 
     def stats(self) -> Stats:
@@ -195,7 +192,7 @@ class View:
                 continue
             facts = self._facts.get(number)
             if facts is None:
-                facts = self._facts[number] = self._queue_facts(info)
+                facts = self._facts[number] = self._queue_facts(number, info)
             depth, put, got = info.count, info.enqueued, info.dequeued
             lost = info.refused, info.dropped
             found[number] = QueueStats(facts[0], facts[1], depth, put, got, *facts[2:], *lost)
@@ -215,13 +212,15 @@ class View:
                 return self._whole(read_messages(self._number, number, names, n, size))
         raise errors.QueueNotFound(f"queue {queue!r} of pool {self.name!r}: no such queue")
 
-    def _queue_facts(self, info: Native) -> tuple[str, int, str, str, str, str | None, int]:
+    def _queue_facts(
+        self, number: int, info: Native
+    ) -> tuple[str, int, str, str, str, str | None, int]:
         """What does not change in a queue."""
-        name = ffi.string(info.name).decode("ascii", "replace")
+        name = self._shown_name(number, info)
         letter, where = None, ffi.new("struct shmpool_queue_info *")
-        number = min(info.dead_letter, INT32_MAX)  # none has a number that damage made of it
-        if number and not lib.shmpool_queue_info(self._number, number, where):
-            letter = ffi.string(where.name).decode("ascii", "replace")
+        to = min(info.dead_letter, INT32_MAX)  # none has a number that damage made of it
+        if to and not lib.shmpool_queue_info(self._number, to, where):
+            letter = self._shown_name(to, where)
         return (
             name,
             info.capacity,
@@ -231,6 +230,16 @@ class View:
             letter,
             info.max_redeliveries,
         )
+
+    def _shown_name(self, number: int, info: Native) -> str:
+        """The name of a queue. One that no queue can have, or that another has too, was written
+        by a stranger: it is made printable, and told from others by the queue's number."""
+        if number in self._facts:
+            return self._facts[number][0]
+        raw: bytes = ffi.string(info.name)
+        name = printable(raw)
+        taken = any(name == facts[0] for facts in self._facts.values())
+        return f"{name}#{number}" if taken or not is_name(name) else name
 
     def members(self) -> list[Member]:
         """The threads that are attached."""

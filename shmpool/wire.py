@@ -24,11 +24,11 @@ MSGID_MAX = 2**32 - 1
 
 
 class FrameError(ValueError):
-    """What came is no frame; the connection cannot go on."""
+    """The bytes are no frame; the connection cannot go on."""
 
 
 class ShapeError(ValueError):
-    """A value has not the type it should have; the message says where."""
+    """A value has another type than it must have; the message says where."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def pack_notice(method: str, params: list[Any]) -> bytes:
 
 
 def _pack(frame: list[Any]) -> bytes:
-    data: bytes = msgpack.packb(frame)
+    data: bytes = msgpack.packb(frame, unicode_errors="backslashreplace")
     return data
 
 
@@ -146,7 +146,7 @@ def _frame(data: bytes, trusted: bool) -> Frame:
             return Reply(msgid, error, result)
         case [int(kind), str(method), list(params)] if kind == 2:
             return Notice(method, params)
-    raise FrameError("no frame of MessagePack-RPC")
+    raise FrameError("a frame is none of MessagePack-RPC: [0, msgid, method, params], for example")
 
 
 def _is_id(msgid: int) -> bool:
@@ -187,7 +187,7 @@ def from_wire(kind: Any, value: Any, where: str = "result") -> Any:
     """
     if is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, dict):
-            raise ShapeError(f"{where} is {_short(value)}; it is a map")
+            raise ShapeError(f"{where} is {_short(value)}; it must be a map")
         known = hints(kind)
         missing = [
             field.name
@@ -208,12 +208,12 @@ def from_wire(kind: Any, value: Any, where: str = "result") -> Any:
     origin = get_origin(kind)
     if origin is list:
         if not isinstance(value, list):
-            raise ShapeError(f"{where} is {_short(value)}; it is an array")
+            raise ShapeError(f"{where} is {_short(value)}; it must be an array")
         (item,) = get_args(kind)
         return [from_wire(item, part, f"{where}[{i}]") for i, part in enumerate(value)]
     if origin is dict:
         if not isinstance(value, dict):
-            raise ShapeError(f"{where} is {_short(value)}; it is a map")
+            raise ShapeError(f"{where} is {_short(value)}; it must be a map")
         key, item = get_args(kind)
         return {
             from_wire(key, name, f"a key of {where}"): from_wire(item, part, f"{where}.{name}")
@@ -231,7 +231,7 @@ def from_wire(kind: Any, value: Any, where: str = "result") -> Any:
     if kind is None or kind is type(None):
         return None
     if type(value) is not kind:
-        raise ShapeError(f"{where} is {_short(value)}; it is {spelled(kind)}")
+        raise ShapeError(f"{where} is {_short(value)}; it must be {spelled(kind)}")
     return value
 
 

@@ -14,7 +14,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,30 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 MakePool = Callable[..., shmpool.Pool]
 Eventually = Callable[[Callable[[], object]], None]
+
+
+class OwnExamples:
+    """An example in a docstring names its pool as a user would. Here the file gets another name,
+    so that pools of that name, and other runs of the tests, are no matter."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
+        if not isinstance(item, pytest.DoctestItem):
+            return (yield)
+        before = shmpool.files.PREFIX
+        own = f"shmpool.test-{os.getpid()}-"
+        shmpool.files.PREFIX = shmpool.segment.PREFIX = own
+        try:
+            return (yield)
+        finally:
+            shmpool.files.PREFIX = shmpool.segment.PREFIX = before
+            for left in Path("/dev/shm").glob(f"{own}doc-*"):
+                left.unlink()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """For the examples too, which are not below this folder."""
+    config.pluginmanager.register(OwnExamples())
 
 
 def _segments() -> set[str]:
@@ -63,9 +87,9 @@ def _children() -> set[int]:
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """Fails the test that leaves a segment or a child process behind."""
-    children = _children()
+    children, segments = _children(), _segments()
     yield
-    left = _segments()
+    left = _segments() - segments
     for name in left:
         (Path("/dev/shm") / name).unlink(missing_ok=True)
     assert set() == left
@@ -116,8 +140,11 @@ def new_name() -> Iterator[Callable[[], str]]:
     made: list[str] = []
 
     def new_name() -> str:
-        made.append(f"test-{os.getpid()}-{next(_numbers)}")
-        return made[-1]
+        name = f"test-{os.getpid()}-{next(_numbers)}"
+        while os.path.lexists(f"/dev/shm/shmpool.{name}"):  # of a run with this pid, long ago
+            name = f"test-{os.getpid()}-{next(_numbers)}"
+        made.append(name)
+        return name
 
     yield new_name
     for name in made:
@@ -192,8 +219,8 @@ def eventually() -> Eventually:
 
 def resident(pid: int) -> int:
     """Bytes of memory that a process has."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(re.findall(r"VmRSS:\s+(\d+) kB", text)[0]) << 10
+    text = Path(f"/proc/{pid}/status").read_bytes()
+    return int(re.findall(rb"VmRSS:\s+(\d+) kB", text)[0]) << 10
 
 
 def room() -> int:
@@ -211,6 +238,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            errors="surrogateescape",
         )
         self.pid = self.process.pid
 
@@ -271,7 +299,6 @@ class DaemonProcess:
         self.config.write_text(config)
         self.log = directory / "log"
         self._notes = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._notes.settimeout(DEADLINE_S)
         self._notes.bind(str(directory / "notify"))
         environ = os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
         environ |= {"SHMPOOL_SOCKET": str(self.socket)}
@@ -286,9 +313,18 @@ class DaemonProcess:
 
     def told(self, line: str) -> list[str]:
         """Waits until the daemon has notified systemd of this; all that it said with it."""
-        while line not in (said := self._notes.recv(4096).decode().split("\n")):
-            pass
-        return said
+        self._notes.settimeout(0.1)
+        give_up = time.monotonic() + DEADLINE_S
+        while time.monotonic() < give_up:
+            ended = self.process.poll() is not None
+            try:
+                said = self._notes.recv(4096).decode().split("\n")
+            except TimeoutError:
+                assert not ended, f"the daemon has ended: {self.output()}"
+            else:
+                if line in said:
+                    return said
+        raise AssertionError(f"the daemon never said {line}: {self.output()}")
 
     def output(self) -> str:
         """What it has written to stderr so far."""
@@ -353,6 +389,7 @@ def run() -> Callable[..., str]:
             ],
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             timeout=DEADLINE_S,
         )
         assert (0, "") == (done.returncode, done.stderr), done.stderr

@@ -262,7 +262,7 @@ def workers_of(pid: int) -> set[int]:
     found = set()
     for path in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
-            if f"{board.PREFIX}{pid}-" in path.read_text():
+            if f"{board.PREFIX}{pid}-".encode() in path.read_bytes():
                 found.add(int(path.parent.name))
     return found - {pid}
 

@@ -85,7 +85,7 @@ def test_a_death_is_seen(
     start_daemon: StartDaemon, start: type[Child], browser: Any, new_name: Any
 ) -> None:
     """Open the page, kill a worker: its row goes, and the recovery appears, without a reload."""
-    name = "rx" if picture() else new_name()
+    name = f"rx-{os.getpid()}" if picture() else new_name()
     daemon = start_daemon(POOLS.format(name), *PORT, options="interval = 0.25")
     producer = start(PRODUCER, name)
     assert "ready" == producer.line()

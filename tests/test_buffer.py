@@ -273,7 +273,8 @@ def test_a_spent_buffer_is_named(pool: shmpool.Pool) -> None:
         for call in (buf.free, lambda b=buf: queue.put(b), lambda b=buf: b.mark):
             with pytest.raises(
                 shmpool.BufferReleased,
-                match=f": buffer {index} of pool '{pool.name}': the buffer was freed or handed on$",
+                match=f": buffer {index} of pool '{pool.name}': this Buffer was already freed, "
+                "or put into a queue; it can no longer be used here$",
             ):
                 call()
 
@@ -294,14 +295,16 @@ def test_a_length_that_is_none(pool: shmpool.Pool) -> None:
     """Whatever its size or type, the exception shows it and says what is allowed."""
     buf = pool.alloc()
     buf.length = 7
-    with pytest.raises(shmpool.PayloadTooLarge, match=f"^{2**70} bytes .* room for 256$"):
+    with pytest.raises(
+        shmpool.PayloadTooLarge, match=f"^length is {2**70} bytes; .* room for 256$"
+    ):
         buf.length = 2**70
     with pytest.raises(shmpool.InvalidArgument, match=f"length is {-(2**70)} bytes; it cannot"):
         buf.length = -(2**70)
     setter: Any = buf
     for field in ("length", "mark", "headroom", "flow_hash", "timestamp"):
         for value in ("x", 1.5, None):
-            with pytest.raises(TypeError, match=f"^{field} is {value!r}; it is an int$"):
+            with pytest.raises(TypeError, match=f"^{field} is {value!r}; it must be an int$"):
                 setattr(setter, field, value)
     assert 7 == len(buf)
 

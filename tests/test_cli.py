@@ -21,6 +21,7 @@ pytest.importorskip("click", reason="shmpool[cli] is not installed")
 pytest.importorskip("rich", reason="shmpool[cli] is not installed")
 
 from shmpool.cli.main import MODULES
+from shmpool.cli.output import print_table
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = [sys.executable, "-W", "error", "-c", "from shmpool.cli import main; main()"]
@@ -267,7 +268,7 @@ def test_doctor(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> No
     findings = json.loads(shmpool_command("doctor", "--json").stdout)
     subjects = {finding["subject"]: finding for finding in findings}
     for subject in ("size of /dev/shm", "free in /dev/shm", "permission to /dev/shm", "open files",
-                    "pidfd_open", "wipe on fork", "pools", "daemon"):  # fmt: skip
+                    "open file description locks", "wipe on fork", "pools", "daemon"):  # fmt: skip
         assert subjects[subject]["found"]
     assert "shmpool daemon" in subjects["daemon"]["advice"]
     Path(f"/dev/shm/shmpool.{pool_name}").write_bytes(b"x" * 8192)
@@ -356,3 +357,12 @@ def test_prune(run: Callable[..., str]) -> None:
     assert [] == left["removed"]
     assert ["busy", "idle"] == sorted(left["left"])
     assert "on purpose" in left["left"]["idle"]
+
+
+def test_a_long_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """As many rows as there can be members are printed, each on its line."""
+    rows = [(f"member {number}", number) for number in range(4095)]
+    print_table(("member", "held"), rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert ["member       held", "member 0     0"] == lines[:2]
+    assert (4096, "member 4094  4,094") == (len(lines), lines[-1])

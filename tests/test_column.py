@@ -122,7 +122,7 @@ def test_wrong_columns(pool: shmpool.Pool) -> None:
         burst.column(0, "no such type")
     call: Callable[..., object] = burst.column
     for offset in ("x", 1.5, None):
-        with pytest.raises(TypeError, match=f"offset is {offset!r}; it is an int"):
+        with pytest.raises(TypeError, match=f"offset is {offset!r}; it must be an int"):
             call(offset, "u1")
     assert burst.column(np.int64(3), "u1").tolist() == burst.column(3, "u1").tolist()
     for value, dtype in ((300, "u1"), (-1, "u1"), ("x", "u1"), ([1, [2], 3], "u4")):

@@ -14,6 +14,7 @@ pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 
 from shmpool import config, toml_lines
 from shmpool.answers import QueueOptions
+from shmpool.refusals import mib, shared_memory
 from shmpool.values import http_token
 
 WHOLE = """\
@@ -172,14 +173,15 @@ def test_everything_wrong_is_said_at_once() -> None:
     ]
 
 
-def test_more_than_shared_memory_holds() -> None:
-    """A pool that could never be filled is refused, with both sizes."""
-    room = os.statvfs("/dev/shm")
+def test_more_at_once_than_shared_memory_holds() -> None:
+    """What is preallocated must fit, and both sizes are said; capacity alone need not."""
+    room, _ = shared_memory()
+    config.parse("[pools.rx]\nbuffer_size = 65536\ncapacity = 16777216\n")
     with pytest.raises(config.ConfigError) as caught:
-        config.parse("[pools.rx]\nbuffer_size = 1073741824\ncapacity = 65536\n")
-    assert "pools.rx.capacity = 65536" in str(caught.value)
-    assert str(65536 << 30) in str(caught.value)
-    assert str(room.f_blocks * room.f_frsize) in str(caught.value)
+        config.parse("[pools.rx]\nbuffer_size = 1073741824\ncapacity = 65536\nprealloc = 65536\n")
+    assert "line 4: pools.rx.prealloc = 65536" in str(caught.value)
+    assert "67,108,864 MiB" in str(caught.value)
+    assert mib(room) in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_more_than_is_free_in_shared_memory(tmp_path: Path, run: Callable[..., s
     )
     assert "2 shmpool: pool one created" in said
     assert f"shmpool: {config}, line 8: pools.two.prealloc = 8192: " in said
-    assert "and headers; /dev/shm has" in said
+    assert "prealloc 8192 x buffer_size 4096; /dev/shm has" in said
     assert said.endswith("\n[]\n")
 
 
@@ -852,31 +852,32 @@ STUCK = """
     from pathlib import Path
     import shmpool.daemon
     from shmpool import protocol, registry
-    answer = registry.Registry.answer
-    def never(self, request):
+    steps = registry.Registry.steps
+    def never(self, request, *arguments):
         if isinstance(request, (protocol.Recover, protocol.RunAudit)):
             print("stuck", flush=True)
             threading.Event().wait()
-        return answer(self, request)
-    registry.Registry.answer = never
+        return (yield from steps(self, request, *arguments))
+    registry.Registry.steps = never
     sys.exit(shmpool.daemon.run(Path(sys.argv[1]), {"socket": sys.argv[2]}, "0"))
 """
 
 
 def test_a_thread_that_never_ends(start: type[Child], make_pool: MakePool, tmp_path: Path) -> None:
     """Whatever the daemon's threads are held up by, SIGTERM ends it, and its socket is gone."""
-    pool = make_pool()
+    pools = [make_pool() for _ in range(2)]
     config, path = tmp_path / "c.toml", tmp_path / "s"
     config.write_text("[daemon]\nadopt = []\nprune = false\n")
     daemon = start(STUCK, config, path)
     while not path.exists():
         time.sleep(0.01)
 
-    def ask(method: str) -> None:
+    def ask(method: str, pool: shmpool.Pool) -> None:
         with shmpool.Client(path, timeout=60) as client, pytest.raises(shmpool.DaemonUnavailable):
             getattr(client, method)(pool.name)
 
-    threads = [threading.Thread(target=ask, args=(m,)) for m in ("recover", "audit", "audit")]
+    asked = zip(("recover", "audit"), pools, strict=True)
+    threads = [threading.Thread(target=ask, args=what) for what in asked]
     for thread in threads:
         thread.start()
     for _ in threads:

@@ -53,7 +53,7 @@ def test_what_is_no_file(pool_name: str, kind: str) -> None:
     other_things(pool_name)[kind]()
     try:
         for call in (shmpool.Pool.attach, View):
-            with pytest.raises(shmpool.SegmentInvalid, match="it is no file"):
+            with pytest.raises(shmpool.SegmentInvalid, match="not a pool: remove it"):
                 call(pool_name)
         with pytest.raises(shmpool.PoolExists):
             shmpool.Pool.create(pool_name, buffer_size=64, capacity=2)
@@ -248,7 +248,7 @@ def test_a_damaged_queue_name(pool: shmpool.Pool) -> None:
         with pytest.raises(shmpool.SegmentInvalid, match=rf"{pool.name}.* queue 1 .*xffqueue"):
             call()
     with View(pool.name) as view:
-        assert ["a\ufffdqueue"] == [found.name for found in view.queues()]
+        assert [r"a\xffqueue#1"] == [found.name for found in view.queues()]
 
 
 @pytest.mark.parametrize("number", [2, 64, 65, 2**31 - 1, 2**31, 2**32 - 1])

@@ -2,14 +2,17 @@
 """The generated pages say what the code says, and what is packaged can be used."""
 
 import importlib.util
+import json
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import room
+from test_growth import small_shm
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,13 +39,54 @@ def test_a_page_is_what_is_declared(generate: ModuleType, name: str) -> None:
     )
 
 
-@pytest.mark.skipif(room() < 2**28, reason="needs 256 MB in /dev/shm")
 def test_the_example_configuration() -> None:
     """packaging/shmpool.toml can be used."""
     from shmpool import config
 
     found = config.load(ROOT / "packaging" / "shmpool.toml")
     assert {"work"} == set(found.pools["rx"].queues)
+
+
+def test_what_the_readme_shows(run: Callable[..., str]) -> None:
+    """Its examples run as they are, in a container's /dev/shm; so do its and the help's commands
+    that create a pool, and the configuration that is packaged."""
+    text = (ROOT / "README.md").read_text()
+    first, *others = re.findall(r"^```python\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
+    create = re.findall(r"^ +shmpool (create .+)", text, re.MULTILINE)
+    script = """
+    import json, shlex, sys
+    from pathlib import Path
+    import shmpool
+    from shmpool import config, registry
+    from shmpool.cli.main import shmpool as cli
+    first, others, creations, packaged = json.loads(sys.argv[1])
+    exec(first)
+    pool = shmpool.Pool.create("again", buffer_size=64, capacity=64)
+    pool.create_queue("letters", capacity=2)
+    handled = []
+    handle = lambda buf: handled.append(bytes(buf)) or len(handled) == 1 and 1 / 0
+    exec(others[0])
+    work.send(b"job")
+    for code in [*others[1:], *others[1:]]:
+        exec(code)  # the first try fails, and comes back
+    assert [b"job", b"job"] == handled and len(work) == 0
+    for line in creations:
+        arguments = [*shlex.split(line), "--direct", "--json"]
+        assert cli.main(arguments, standalone_mode=False) is None
+        shmpool.Pool.unlink("rx")
+    for name, options in config.load(Path(packaged)).pools.items():
+        registry.create_pool(name, options, options.queues)
+        pool = shmpool.Pool.attach(name)
+        assert pool.alloc_many(16384).free() is None  # half of what it may grow to
+    """
+    from shmpool.cli.main import shmpool as group
+
+    assert group.epilog is not None
+    creations = [*create, group.epilog.partition("shmpool ")[2]]
+    assert 2 == len(creations)
+    given = [first, others, creations, str(ROOT / "packaging" / "shmpool.toml")]
+    printed = run(script, json.dumps(given), prefix=small_shm("64m"))
+    assert printed.startswith("b'hello' 5\n")
 
 
 def test_the_units(tmp_path: Path) -> None:

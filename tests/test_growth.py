@@ -223,23 +223,33 @@ def test_a_full_dev_shm(run: Callable[..., str], filler: str, least: int) -> Non
 
 
 def test_sizes_against_a_small_dev_shm(run: Callable[..., str]) -> None:
-    """create says what does not fit, and leaves nothing behind."""
+    """What may be grown to is no size; what is preallocated must fit, or nothing is left behind.
+    Growth beyond what there is says so, in MiB, and how to enlarge it."""
     printed = run(
         """
         import os
         import shmpool
-        for options in (
-            {"capacity": 1024, "buffer_size": 65536},
-            {"capacity": 128, "buffer_size": 65536, "prealloc": 128},
-        ):
-            try:
-                shmpool.Pool.create("large", **options)
-            except (shmpool.InvalidArgument, shmpool.OutOfSharedMemory) as error:
-                print("65536" in str(error), os.listdir("/dev/shm"))
+        pool = shmpool.Pool.create("large", capacity=1024, buffer_size=65536)
+        held = []
+        try:
+            while True:
+                held.append(pool.alloc())
+        except shmpool.OutOfSharedMemory as error:
+            print(len(held) > 60, error)
+        shmpool.Pool.unlink("large")
+        try:
+            shmpool.Pool.create("other", capacity=128, buffer_size=65536, prealloc=128)
+        except shmpool.OutOfSharedMemory as error:
+            print(error)
+        print(os.listdir("/dev/shm"))
         """,
         prefix=small_shm("8m"),
     )
-    assert "True []\n" * 2 == printed
+    grown, made, left = printed.splitlines()
+    assert grown.startswith("True pool 'large' can grow to 64 MiB, but /dev/shm has only 8 MiB: ")
+    assert "(mount -o remount,size=128m /dev/shm; container: --shm-size=128m)" in grown
+    assert "prealloc 128 x buffer_size 65536; /dev/shm has " in made
+    assert "[]" == left
 
 
 def test_what_does_not_fit(run: Callable[..., str]) -> None:
@@ -256,19 +266,18 @@ def test_what_does_not_fit(run: Callable[..., str]) -> None:
             try:
                 shmpool.Pool.create("large", buffer_size=960, capacity=4096, prealloc=prealloc)
             except shmpool.OutOfSharedMemory as error:
-                said = re.search(
-                    r"'large' takes (\\d+) bytes, (\\d+) of its own and (\\d+) for prealloc (\\d+)"
-                    r" x buffer_size 960 and headers; /dev/shm has (\\d+) free", str(error)
-                )
-                all, own, buffers, many, free = map(int, said.groups())
-                print(own > 4096 * 8, buffers == many * 1024, own + buffers == all)
-                print(all > free, free == left, many)
+                print(error)
             os.ftruncate(filler, 0)
         print(os.listdir("/dev/shm"))
         """,
         prefix=small_shm("8m"),
     )
-    assert [*["True"] * 5, "0", *["True"] * 5, "2048", "['filler']"] == printed.split()
+    bare, filled, files = printed.splitlines()
+    assert "of it for itself and the rest for prealloc 0 x buffer_size 960; " in bare
+    assert "/dev/shm has 24 KiB free of 8 MiB: enlarge it (mount -o remount,size=" in bare
+    assert "the rest for prealloc 2048 x buffer_size 960; /dev/shm has 1 MiB free" in filled
+    assert "of 8 MiB: lower prealloc, or enlarge it" in filled
+    assert "['filler']" == files
 
 
 LIMITED = """

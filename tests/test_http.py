@@ -252,7 +252,9 @@ def test_too_many_connections(start_daemon: StartDaemon, eventually: Eventually)
             client.ping()
         ends = [sock.recv(100) for sock in silent]  # none stays
         assert 128 * [b""] == ends[:128]
-        assert {b"HTTP/1.1 503 Service Una"} == {end[:24] for end in ends[128:]}
+        # One that came after the first were ended may have had a place, and is ended likewise.
+        assert b"HTTP/1.1 503 Service Una" in {end[:24] for end in ends[128:]}
+        assert {end[:24] for end in ends[128:]} <= {b"HTTP/1.1 503 Service Una", b""}
 
         def served() -> bool:
             try:

@@ -119,7 +119,7 @@ def test_what_cannot_go_back(pool: shmpool.Pool, make_pool: MakePool) -> None:
     buf, new = single.get(), pool.alloc()
     with pytest.raises(shmpool.InvalidArgument, match="single producer"):
         buf.nack()
-    with pytest.raises(shmpool.InvalidArgument, match="not got from a queue"):
+    with pytest.raises(shmpool.InvalidArgument, match="not taken from a queue"):
         new.nack()
     for wrong in (buf, new):
         with pytest.raises(shmpool.InvalidArgument, match="was not got from queue 'q'"):
@@ -135,7 +135,7 @@ def test_what_cannot_go_back(pool: shmpool.Pool, make_pool: MakePool) -> None:
     # What was freed and allocated anew does not remember the queue.
     fill(queue, 1)
     queue.recv()
-    with pytest.raises(shmpool.InvalidArgument, match="not got from a queue"):
+    with pytest.raises(shmpool.InvalidArgument, match="not taken from a queue"):
         pool.alloc_many(64, timeout=0).nack()
     assert 0 == len(queue)
 

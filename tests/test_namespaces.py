@@ -88,7 +88,8 @@ def test_a_container_killed_as_a_whole(make_pool: MakePool, start: Callable[...,
     then = """jobs = pool.queue("jobs")
     held = jobs.get(), pool.alloc_many(3)
     print("holds", flush=True)
-    sys.stdin.readline()
+    import signal
+    signal.pause()
     """
     for _ in range(2):
         child = start(IN_A_NAMESPACE.format(then=then), pool.name)

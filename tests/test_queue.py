@@ -179,7 +179,7 @@ WRONG_TIMEOUTS: list[tuple[Any, type[Exception], str]] = [
         for below in (-(10**400), -(2**70))
     ),
     *(
-        (other, TypeError, f"timeout is {other!r}; it is a number")
+        (other, TypeError, f"timeout is {other!r}; it must be a number")
         for other in ("1", b"1", [], 1j, Fraction(1), np.float32(1))
     ),
 ]
@@ -269,7 +269,7 @@ def test_a_buffer_through_another_opening(pool: shmpool.Pool) -> None:
     with shmpool.Pool.attach(pool.name) as again:
         queue = again.queue("q")
         buf, burst = pool.alloc(), pool.alloc_many(2)
-        why = f"of pool '{pool.name}' cannot go into queue 'q': it came through another opening"
+        why = f"of pool '{pool.name}' cannot go into queue 'q': it came through another Pool object"
         with pytest.raises(shmpool.ForeignBuffer, match=f"^buffer {buf.index} {why}"):
             queue.put(buf)
         with pytest.raises(shmpool.ForeignBuffer, match=f"^a burst of 2 {why}"):

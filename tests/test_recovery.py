@@ -145,11 +145,11 @@ def test_another_pid_namespace(make_pool: MakePool, start: Start) -> None:
         """
         import os, sys, textwrap
         inside = '''
-        import shmpool, sys
+        import shmpool, signal, sys
         pool = shmpool.Pool.attach(sys.argv[1])
         held = pool.alloc_many(5)
         print(pool.recover().members, flush=True)
-        sys.stdin.readline()
+        signal.pause()  # the end of stdin is not its end
         '''
         os.execvp("unshare", ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc",
                               sys.executable, "-c", textwrap.dedent(inside), sys.argv[1]])
@@ -488,3 +488,31 @@ def test_prune_leaves_what_it_does_not_know(new_name: Callable[[], str]) -> None
     assert os.path.exists(path)
     os.truncate(path, 0)  # a creator that died at once leaves this
     assert name in shmpool.prune()
+
+
+@pytest.mark.parametrize("take", ["get", "recv", "try_recv", "get_many", "recv_many"])
+def test_a_busy_consumer_recovers(make_pool: MakePool, start: Start, take: str) -> None:
+    """What a dead consumer had comes back though nobody waits, finds nothing or runs dry."""
+    pool = make_pool(capacity=64, prealloc=64)
+    queue, other = (pool.create_queue(name, capacity=16, on_death="requeue") for name in "qo")
+    queue.send(b"job")
+    child = start(
+        """
+        import shmpool, sys
+        buf = shmpool.Pool.attach(sys.argv[1]).queue("q").get()
+        print("got", flush=True)
+        input()
+        """,
+        pool.name,
+    )
+    assert "got" == child.line()
+    child.kill()
+    arguments = [1] if "many" in take else []
+    give_up = time.monotonic() + DEADLINE_S
+    while not len(queue):
+        assert time.monotonic() < give_up, "nobody recovers"
+        other.send(b"x")
+        got = getattr(other, take)(*arguments)
+        if hasattr(got, "free"):
+            got.free()
+    assert b"job" == queue.recv(timeout=0)

@@ -171,8 +171,10 @@ DIES = """
 UNFINISHED = ["empty", "sized", "filled", "open"]
 
 
-def unfinished() -> set[Path]:
-    return set(Path("/dev/shm").glob("shmpool.~*"))
+def unfinished(pid: int) -> set[Path]:
+    """The files without a name of their own that a process has open: others make pools too."""
+    links = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    return {Path(link) for link in links if link.startswith("/dev/shm/shmpool.~")}
 
 
 @pytest.fixture
@@ -227,10 +229,9 @@ def test_a_creator_killed_when_the_pool_has_its_name(alone: Callable[..., str]) 
 def test_a_pool_that_is_being_made(pool_name: str, start: Callable[..., Child]) -> None:
     """Nobody waits for a creator that is suspended, prune() leaves its file alone, and of two the
     first to finish has the name."""
-    before = unfinished()
     child = start(DIES, pool_name, "filled", int(signal.SIGSTOP))
     os.waitpid(child.pid, os.WUNTRACED)
-    (file,) = unfinished() - before
+    (file,) = unfinished(child.pid)
     for call in (shmpool.Pool.attach, View):
         with pytest.raises(shmpool.PoolNotFound, match=pool_name):
             call(pool_name)
@@ -248,10 +249,9 @@ def test_who_may_open_a_pool_that_is_being_made(
     pool_name: str, start: Callable[..., Child], eventually: Eventually
 ) -> None:
     """Until it has its group and is complete, nobody but its creator."""
-    before = unfinished()
     child = start(DIES, pool_name, "filled", int(signal.SIGSTOP))
     os.waitpid(child.pid, os.WUNTRACED)
-    (file,) = unfinished() - before
+    (file,) = unfinished(child.pid)
     assert 0o600 == stat.S_IMODE(file.stat().st_mode)
     child.kill()
     shmpool.prune()

@@ -87,6 +87,8 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (kind, "create_queue"): lambda: pool.create_queue(name="other", capacity=2),
         (kind, "queue"): lambda: pool.queue(name="q"),
         (kind, "trim"): lambda: pool.trim(keep=1),
+        (kind, "audit"): lambda: pool.audit(limit=None),
+        (kind, "holders"): lambda: pool.holders(limit=1),
         (kind, "create"): made,
         (kind, "attach"): lambda: None,  # made() does
         (kind, "unlink"): lambda: None,
@@ -130,22 +132,23 @@ def test_arguments_may_be_named(pool: shmpool.Pool) -> None:
 @pytest.mark.parametrize(
     ("name", "takes"),
     [
-        ("put", "buf and timeout"),
-        ("send", "payload and timeout"),
-        ("send_many", "payloads and timeout"),
-        ("recv_many", "n and timeout"),
-        ("get", "timeout"),
-        ("recv", "timeout"),
+        ("put", "buf and "),
+        ("send", "payload and "),
+        ("send_many", "payloads and "),
+        ("recv_many", "n and "),
+        ("get", ""),
+        ("recv", ""),
     ],
 )
 def test_other_arguments(pool: shmpool.Pool, name: str, takes: str) -> None:
     """Too many, too few, unknown ones, and one that is given twice are TypeError, which says what
     there is."""
     call: Callable[..., object] = getattr(pool.create_queue("q", capacity=8), name)
-    first, _, more = takes.partition(" and ")
+    first = takes.removesuffix(" and ") or "timeout"
     wrong: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((1, 2, 3), {}), ((), {"wait": 1})]
     wrong += [((1, 2), {"timeout": 3}), ((1,), {first: 1})]
-    wrong += [((), {}), ((), {"timeout": 1})] if more else [((1, 2), {})]
+    wrong += [((), {}), ((), {"timeout": 1})] if takes else [((1, 2), {})]
     for positional, named in wrong:
-        with pytest.raises(TypeError, match=rf"^{name}\(\) takes {takes}$"):
+        words = rf"^{name}\(\) takes {takes}one optional argument, timeout; there is no block$"
+        with pytest.raises(TypeError, match=words):
             call(*positional, **named)

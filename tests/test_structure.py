@@ -43,19 +43,11 @@ C_ORDER = [
     "payload.h",
     "burst.h",
 ]
-PYTHON_ORDER = [
-    "errors",
-    "_native",
-    "_ffi",
-    "_hot",
-    "options",
-    "buffer",
-    "burst",
-    "messages",
-    "queue",
-]
+PYTHON_ORDER = ["errors", "names", "_native", "_ffi", "refusals", "_hot"]
+PYTHON_ORDER += ["options", "buffer", "burst", "messages", "queue"]
 PYTHON_ORDER += ["files", "segment", "pruning", "stats", "leaving"]
 PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
+PYTHON_ORDER += ["turns"]
 PYTHON_ORDER += [
     "toml_lines",
     "values",
@@ -71,7 +63,8 @@ PYTHON_ORDER += [
     "connection",
     "keeper",
 ]
-PYTHON_ORDER += ["admission", "metrics", "http", "daemon", "asking", "client", "doctor", "__init__"]
+PYTHON_ORDER += ["admission", "metrics", "http", "daemon", "asking", "client", "container"]
+PYTHON_ORDER += ["doctor", "__init__"]
 BENCH_ORDER = ["__init__", "way", "message", "board", "crew", "producing", "consuming"]
 BENCH_ORDER += ["pingpong", "contestants", "throughput", "floor", "latency", "robustness"]
 BENCH_ORDER += ["hop", "others", "plan", "result", "measure"]

@@ -7,6 +7,7 @@ each word it received to a log of its own, whose length is where the zeros begin
 killed leaves exact accounts, and nobody looks at a clock.
 """
 
+import contextlib
 import mmap
 import os
 import shutil
@@ -81,8 +82,11 @@ def sweep() -> None:
     """Removes what this run, and runs that were killed, left in /dev/shm."""
     for path in Path("/dev/shm").glob(f"*{PREFIX}*"):  # noqa: S108
         pid = path.name.partition(PREFIX)[2].partition("-")[0]
+        if not pid.isdecimal():
+            continue
         if pid == str(os.getpid()) or not Path(f"/proc/{pid}").exists():
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it belongs to another user
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)

@@ -18,14 +18,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Asker(Protocol):
-    """What a subcommand asks."""
+    """Whom a subcommand sends its requests to."""
 
     def call(self, request: protocol.Request[A]) -> A:
         """The answer. ShmpoolError."""
 
 
 class Direct:
-    """Does on the segment what is asked, in this process."""
+    """Answers requests in this process, by working on the pools itself."""
 
     def __init__(self) -> None:
         self._registry = Registry(__version__)
@@ -50,7 +50,7 @@ def asker(path: Path | None, direct: bool) -> Asker:
 
 
 def from_whom(function: F) -> F:
-    """The options that say who is asked; the command gets an Asker as `ask`."""
+    """Adds --direct and --socket; the command gets an Asker as `ask`."""
 
     def wrapper(*args: Any, socket: Path | None, direct: bool, **rest: Any) -> Any:
         return function(*args, ask=asker(socket, direct), **rest)
@@ -59,21 +59,26 @@ def from_whom(function: F) -> F:
     wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
     wrapper.__name__ = function.__name__
     for option in (
-        click.option("--direct", is_flag=True, help="Do not ask a daemon: work on the segment."),
+        click.option("--direct", is_flag=True, help="Work on the pool itself; ask no daemon."),
         click.option(
             "--socket",
             type=click.Path(path_type=Path),
-            help="Ask the daemon at this socket, and nobody else.",
+            help="Ask the daemon at this socket; fail if it does not answer.",
         ),
     ):
         wrapper = option(wrapper)
     return cast(F, wrapper)
 
 
-def _complete_pool(
+def complete_pool(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in pool_names() if name.startswith(incomplete)]
+    """The names of pools that begin so."""
+    try:
+        names = pool_names()
+    except (errors.ShmpoolError, OSError):
+        return []  # a message would land in the middle of the user's command line
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-pool_argument = click.argument("pool", shell_complete=_complete_pool)
+pool_argument = click.argument("pool", shell_complete=complete_pool)

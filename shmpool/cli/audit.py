@@ -7,13 +7,16 @@ from ..protocol import RunAudit
 from .access import Asker, from_whom, pool_argument
 from .output import command_of, json_option, print_json, print_table, working
 
+HELP = """Checks by two independent counts that no buffer is lost or counted twice.
 
-@command_of(RunAudit, "shmpool audit rx")
+Exit status 1 if one is."""
+
+
+@command_of(RunAudit, "shmpool audit rx", help_text=HELP)
 @pool_argument
 @json_option
 @from_whom
 def command(ask: Asker, pool: str, as_json: bool) -> None:
-    """Exit status 1 if a buffer is not accounted for."""
     with working(f"counting the buffers of {pool}"):
         audit = ask.call(RunAudit(pool))
     if as_json:
@@ -23,5 +26,6 @@ def command(ask: Asker, pool: str, as_json: bool) -> None:
         rows += [(f"held by member {number}", count) for number, count in audit.held.items()]
         rows += [(f"in queue {name}", count) for name, count in audit.queued.items()]
         rows += [("unaccounted", audit.unaccounted), ("total", audit.total)]
-        print_table(("buffers", "ok" if audit.ok else "NOT OK"), rows)
+        verdict = "ok" if audit.ok else "NOT OK" if audit.complete else "NOT ALL COUNTED"
+        print_table(("buffers", verdict), rows)
     sys.exit(0 if audit.ok else 1)

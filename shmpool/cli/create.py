@@ -17,23 +17,37 @@ from .output import command_of, json_option, print_json, working
     "shmpool create rx --buffer-size 2048 --capacity 65536 --queue work=4096,on_death=requeue",
 )
 @click.argument("pool")
-@click.option("--buffer-size", type=int, required=True, help="Bytes of data room.")
-@click.option("--capacity", type=int, required=True, help="The most buffers: a power of two.")
-@click.option("--prealloc", type=int, help="Buffers that exist from the start.")
-@click.option("--cache-size", type=int, help="Free buffers a member keeps to itself.")
-@click.option("--bulk", type=int, help="Buffers moved at once, 16 to 64.")
-@click.option("--refill-multiplier", type=int, help="Bulks the pool grows by, 1 to 64.")
-@click.option("--headroom", type=int, help="Bytes before a new buffer's data.")
+@click.option("--buffer-size", type=int, required=True, help="Bytes of data a buffer holds.")
+@click.option(
+    "--capacity", type=int, required=True, help="The most buffers it can grow to, a power of two."
+)
+@click.option(
+    "--prealloc",
+    type=int,
+    help="Buffers that get their memory at once; the others when they are needed.",
+)
+@click.option("--cache-size", type=int, help="Free buffers that each thread caches.")
+@click.option(
+    "--bulk", type=int, help="Buffers moved at once between a cache and the pool, 16 to 64."
+)
+@click.option("--refill-multiplier", type=int, help="Bulks that the pool grows by, 1 to 64.")
+@click.option("--headroom", type=int, help="Bytes left free before a new buffer's data.")
 @click.option("--max-members", type=int, help="The most threads that can attach.")
-@click.option("--max-queues", type=int, help="The most queues.")
-@click.option("--mode", default="0600", show_default=True, help="Who may attach, in octal.")
-@click.option("--group", help="The group that the mode speaks of.")
+@click.option("--max-queues", type=int, help="The most queues it can have.")
+@click.option(
+    "--mode",
+    default="0600",
+    show_default=True,
+    help="Permission bits of the pool's file, for example 0660.",
+)
+@click.option("--group", help="Group that owns the file.")
 @click.option(
     "--queue",
     "queues",
     multiple=True,
     metavar="NAME=CAPACITY[,OPTION=VALUE...]",
-    help="A queue to make; options: producers, consumers, on_death, dead_letter, max_redeliveries.",
+    help="A queue to create; may be repeated. Options: producers, consumers, on_death, "
+    "dead_letter, max_redeliveries.",
 )
 @json_option
 @from_whom
@@ -81,17 +95,23 @@ def parse_queue(given: str) -> tuple[str, QueueOptions]:
     """NAME=CAPACITY[,OPTION=VALUE...]. InvalidArgument."""
     name, *rest = given.split(",")
     name, _, capacity = name.partition("=")
+    if not name or not capacity:
+        raise errors.InvalidArgument(
+            f"--queue needs NAME=CAPACITY, for example work=4096, not {given!r}"
+        )
     options: dict[str, object] = {"capacity": capacity}
     for option in rest:
         key, _, value = option.partition("=")
         if key not in wire.hints(QueueOptions):
             known = ", ".join(wire.hints(QueueOptions))
-            raise errors.InvalidArgument(f"--queue {given}: unknown option {key!r}; known: {known}")
+            raise errors.InvalidArgument(
+                f"--queue {given}: unknown option {key!r}; known are {known}"
+            )
         options[key] = value
     for key in ("capacity", "max_redeliveries"):
         text = str(options.get(key, "0"))
         if not text.isdigit():
-            raise errors.InvalidArgument(f"--queue {given}: {key} is {text!r}; it is a number")
+            raise errors.InvalidArgument(f"--queue {given}: {key} is {text!r}; it must be a number")
         if key in options:
             options[key] = int(text)
     try:

@@ -15,15 +15,25 @@ from . import needs_extra
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: shmpool daemon --config shmpool.toml --http 127.0.0.1:9464",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="A TOML file: see docs/config.md.")
-@click.option("--socket", help="Where to listen. [$SHMPOOL_SOCKET, or in $XDG_RUNTIME_DIR/shmpool]")
-@click.option("--http", metavar="HOST:PORT", help="Serve metrics and the live page there.")
-@click.option("--check", is_flag=True, help="Only say whether the configuration can be used.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="TOML file to read; docs/config.md lists the options.",
+)
+@click.option(
+    "--socket", help="Path to listen at. [$SHMPOOL_SOCKET, or in $XDG_RUNTIME_DIR/shmpool]"
+)
+@click.option("--http", metavar="HOST:PORT", help="Address to serve metrics and the live page at.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Check the configuration and exit: status 0 if it can be used, else 2.",
+)
 def command(config: Path | None, socket: str | None, http: str | None, check: bool) -> None:
-    """Runs the daemon in the foreground, until SIGTERM. SIGHUP reads the configuration again.
+    """Runs the daemon in the foreground until SIGTERM. SIGHUP reads the configuration again.
 
-    It makes the pools that the configuration declares, adopts those that are there, and watches
-    over them. Workers do not need it: they go on when it is not there.
+    The daemon creates the pools that the configuration declares, adopts those that exist, and
+    recovers what dead processes leave in them. Workers run without it too.
     """
     try:
         from .. import daemon

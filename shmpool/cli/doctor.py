@@ -15,10 +15,10 @@ from .output import json_option, print_json, print_table
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: shmpool doctor",
 )
-@click.option("--socket", type=click.Path(path_type=Path), help="Where the daemon should be.")
+@click.option("--socket", type=click.Path(path_type=Path), help="Path of the daemon's socket.")
 @json_option
 def command(socket: Path | None, as_json: bool) -> None:
-    """Looks at what shmpool needs of this machine, and says what to do about what is wrong.
+    """Checks what shmpool needs of this machine, and says what to do about what is wrong.
 
     Exit status 1 if something is bad.
     """

@@ -11,7 +11,7 @@ from .output import command_of, json_option, print_json, print_table, working
 @json_option
 @from_whom
 def command(ask: Asker, pool: str, as_json: bool) -> None:
-    with working(f"looking at the buffers of {pool}"):
+    with working(f"counting the buffers of {pool}"):
         holders = ask.call(GetHolders(pool))
     if as_json:
         print_json(holders)

@@ -4,7 +4,6 @@
 from typing import Any
 
 import click
-from rich.markup import escape
 
 from .. import errors, wire
 from ..messages import Message
@@ -93,7 +92,7 @@ def show(looks: dict[str, list[Message]], show_bytes: bool, as_json: bool) -> No
     for name, found in looks.items():
         for m in found:
             row = (name, m.position, m.index, m.origin, m.redelivered, m.length, m.timestamp)
-            rows.append((*row, escape(repr(m.payload))) if show_bytes else row)
+            rows.append((*row, repr(m.payload)) if show_bytes else row)
     print_table((*COLUMNS, "payload") if show_bytes else COLUMNS, rows)
 
 

@@ -2,6 +2,7 @@
 """The group of subcommands. Errors become one line and an exit status here."""
 
 import importlib
+import io
 import os
 import sys
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 from .. import __version__, errors
+from ..names import printable_lines
 
 # The module of each subcommand, in the order of the help.
 MODULES = {
@@ -47,6 +49,9 @@ class Subcommands(click.Group):
         return command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what it cannot encode is escaped
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().main(*args, **kwargs)
         except errors.InvalidArgument as error:
@@ -62,7 +67,7 @@ class Subcommands(click.Group):
 
 def complain(error: Exception) -> None:
     """To stderr, each line with our name before it."""
-    for line in str(error).splitlines():
+    for line in printable_lines(error):
         click.echo(f"shmpool: {line}", err=True)
 
 
@@ -73,8 +78,8 @@ def complain(error: Exception) -> None:
 )
 @click.version_option(__version__)
 def shmpool() -> None:
-    """Pools of packet buffers in shared memory: make them, look at them, put them right.
+    """Pools of packet buffers in shared memory: create, inspect and recover them.
 
-    Everything works with the daemon and without it: if none answers at the socket, a command does
-    its work on the segment itself.
+    Every command works with the daemon and without it: if no daemon answers at the socket, the
+    command works on the pool itself.
     """

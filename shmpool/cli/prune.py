@@ -3,12 +3,19 @@
 
 import click
 
+from ..names import LINE_SHOWN, printable
 from ..protocol import Prune
 from .access import Asker, from_whom
 from .output import command_of, json_option, print_json, working
 
+HELP = """Removes every abandoned pool that no process has open, with what is in its queues, and
+prints the names.
 
-@command_of(Prune, "shmpool prune --age 86400")
+Abandoned is a pool whose creator died without closing or unlinking it. Why each other pool stays
+goes to stderr."""
+
+
+@command_of(Prune, "shmpool prune --age 86400", help_text=HELP)
 @click.option(
     "--age",
     type=click.FloatRange(0),
@@ -26,4 +33,4 @@ def command(ask: Asker, age: float | None, as_json: bool) -> None:
     for name in done.removed:
         click.echo(name)
     for name, why in done.left.items():
-        click.echo(f"shmpool: {name} stays: {why}", err=True)
+        click.echo(f"shmpool: {printable(name)} stays: {printable(why, LINE_SHOWN)}", err=True)

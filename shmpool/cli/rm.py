@@ -11,7 +11,7 @@ from .output import command_of
 
 @command_of(Destroy, "shmpool rm rx", name="rm")
 @pool_argument
-@click.option("--force", "-f", is_flag=True, help="Do not complain if there is no such pool.")
+@click.option("--force", "-f", is_flag=True, help="Succeed even if there is no such pool.")
 @from_whom
 def command(ask: Asker, pool: str, force: bool) -> None:
     try:

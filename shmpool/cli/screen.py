@@ -11,6 +11,7 @@ from textual.widgets import DataTable, Footer, Static
 
 from .. import errors
 from ..answers import PoolStats
+from ..names import LINE_SHOWN, printable
 from ..protocol import GetMembers, GetStats, List
 from ..stats import Member
 from .access import Asker
@@ -46,6 +47,8 @@ def look(ask: Asker, wanted: frozenset[str]) -> Look:
                     pools[summary.name] = stats, ask.call(GetMembers(summary.name))
                 except errors.PoolNotFound:
                     continue  # it went away in between
+                except (errors.SegmentInvalid, errors.AccessDenied) as error:
+                    trouble = str(error)
     except (errors.ShmpoolError, OSError) as error:
         trouble = str(error)
     return Look(pools, trouble)
@@ -118,7 +121,7 @@ class Top(App[None]):
             self.call_from_thread(self._show, found)
 
     def _say(self, text: str) -> None:
-        self.query_one("#state", Static).update(text)
+        self.query_one("#state", Static).update(Text(printable(text, LINE_SHOWN)))
 
     def _show(self, now: Look) -> None:
         count = len(now.pools)
@@ -135,7 +138,8 @@ class Top(App[None]):
                           b.members, rate.pool("alloc"), stats.recoveries.count,
                           "; ".join(f"{a.kind} {a.subject}" for a in stats.alarms)))  # fmt: skip
             for queue in stats.queues:
-                fill = "▁▂▃▄▅▆▇█"[min(8 * queue.depth // queue.capacity, 7)] if queue.depth else " "
+                eighths = min(8 * queue.depth // max(queue.capacity, 1), 7)
+                fill = Text("▁▂▃▄▅▆▇█"[eighths] if queue.depth else " ")
                 puts, gets = rate.queue(queue.name)
                 queues.append((name, queue.name, queue.depth, queue.capacity, fill, puts, gets,
                                queue.refused, queue.dropped))  # fmt: skip
@@ -197,7 +201,8 @@ class _Rates:
         )
 
 
-def _cell(value: object) -> Text | str:
+def _cell(value: object) -> Text:
+    """Never as markup: names are anybody's."""
     if isinstance(value, int):
         return Text(f"{value:,}", justify="right")
-    return value if isinstance(value, Text) else str(value)
+    return value if isinstance(value, Text) else Text(printable(value))

@@ -16,11 +16,11 @@ from .access import Asker, from_whom
 @click.argument("pools", nargs=-1)
 @click.option(
     "--interval", type=click.FloatRange(INTERVAL_MIN, 60), default=1.0, show_default=True,
-    help="Seconds.",
+    help="Seconds between two updates.",
 )  # fmt: skip
 @from_whom
 def command(ask: Asker, pools: tuple[str, ...], interval: float) -> None:
-    """Shows pools, queues, members and their rates, live; q ends it, p pauses, s sorts."""
+    """Shows pools, queues, members and their rates, live. Keys: q quits, p pauses, s sorts."""
     try:
         from .screen import Top
     except ModuleNotFoundError as error:

@@ -7,10 +7,14 @@ from ..protocol import Trim
 from .access import Asker, from_whom, pool_argument
 from .output import command_of, json_option, print_json, size, working
 
+HELP = """Returns the memory of free buffers to the system, keeping --keep of them, and prints how
+many bytes."""
 
-@command_of(Trim, "shmpool trim rx --keep 4096")
+
+@command_of(Trim, "shmpool trim rx --keep 4096", help_text=HELP)
 @pool_argument
-@click.option("--keep", type=click.IntRange(0), default=0, show_default=True, help="Buffers.")
+@click.option("--keep", type=click.IntRange(0), default=0, show_default=True,
+              help="Free buffers that keep their memory.")  # fmt: skip
 @json_option
 @from_whom
 def command(ask: Asker, pool: str, keep: int, as_json: bool) -> None:
@@ -19,4 +23,4 @@ def command(ask: Asker, pool: str, keep: int, as_json: bool) -> None:
     if as_json:
         print_json({"bytes": freed})
         return
-    click.echo(f"{size(freed)} given back")
+    click.echo(f"{size(freed)} returned to the system")

@@ -19,14 +19,18 @@ COLUMNS = ("time", "free", "cached", "held", "queued", "members", "allocs/s", "g
 HEAD_EVERY = 20  # lines
 
 
-@command_of(Watch, "shmpool watch rx --interval 0.5")
+@command_of(
+    Watch,
+    "shmpool watch rx --interval 0.5",
+    help_text="Prints a pool's statistics every INTERVAL seconds until Ctrl-C.",
+)
 @pool_argument
 @click.option(
     "--interval", type=click.FloatRange(INTERVAL_MIN, 3600), default=1.0, show_default=True,
-    help="Seconds.",
+    help="Seconds between two lines.",
 )  # fmt: skip
-@click.option("--count", type=click.IntRange(1), help="Stop after so many lines.")
-@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON each time.")
+@click.option("--count", type=click.IntRange(1), help="Stop after this many lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print each as a line of JSON.")
 @from_whom
 def command(ask: Asker, pool: str, interval: float, count: int | None, as_json: bool) -> None:
     stream = ask.watch(pool, interval) if isinstance(ask, Client) else _looks(ask, pool, interval)

@@ -132,7 +132,7 @@ static Py_ssize_t count_of(PyObject *n)
 	Py_DECREF(number);
 	if (most >= 1)
 		return most;
-	hot_fail(-EDOM, "n is %R; it is at least 1", n);
+	hot_fail(-EDOM, "n is %R; it must be at least 1", n);
 	return -1;
 }
 
@@ -172,6 +172,7 @@ PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 	if (hot_parse("recv_many", "n", args, n, names, &given) ||
 	    (most = count_of(given.item)) < 0)
 		return NULL;
+	hot_tend(self->pool);
 	const Py_ssize_t claim = self->pool ? claim_most(self->pool) : 1;
 	const int64_t there = shmpool_queue_count(hot_queue_key(self));
 	const Py_ssize_t bound = there > 0 ? (Py_ssize_t)there : claim;

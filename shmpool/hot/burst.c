@@ -254,7 +254,8 @@ static PyObject *burst_repr(PyObject *object)
 static PyObject *burst_reduce(PyObject *object, PyObject *unused)
 {
 	(void)unused;
-	return PyErr_Format(PyExc_TypeError, "%R cannot be pickled: put it into a queue", object);
+	return PyErr_Format(PyExc_TypeError, "%R cannot be pickled: pass it by queue.put_many()",
+			    object);
 }
 
 static PyObject *burst_get_pool(PyObject *object, void *unused)

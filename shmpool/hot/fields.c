@@ -60,7 +60,7 @@ static int length_refused(struct buffer_object *self, int error, PyObject *lengt
 	if (error != -EMSGSIZE)
 		hot_buffer_fail(self, error, "length");
 	else if (length)
-		hot_fail(error, "%R bytes do not fit into a buffer with room for %llu", length,
+		hot_fail(error, "length is %R bytes; the buffer has room for %llu", length,
 			 (unsigned long long)room_of(self));
 	Py_XDECREF(length);
 	return -1;

@@ -118,6 +118,15 @@ PyObject *hot_fail(int64_t code, const char *what, ...);
 		PyEval_RestoreThread(state_);                                                      \
 	} while (0)
 
+/* Looks for dead members if it is time to, without the interpreter's lock: at the begin of a call, when nothing
+ * has been taken yet. */
+void hot_tend_now(uint64_t key);
+static inline void hot_tend(const struct pool_object *pool)
+{
+	if (unlikely(pool && load_relaxed(&local_pools[pool->key >> 58].tend_due)))
+		hot_tend_now(pool->key);
+}
+
 /* What a call was given. */
 struct hot_arguments {
 	PyObject *item; /* what it is about */

@@ -29,8 +29,9 @@ PyObject *hot_fail(int64_t code, const char *what, ...)
 
 static int wrong_call(const char *name, const char *first)
 {
-	PyErr_Format(PyExc_TypeError, "%s() takes %s%stimeout", name, first ? first : "",
-		     first ? " and " : "");
+	PyErr_Format(PyExc_TypeError,
+		     "%s() takes %s%sone optional argument, timeout; there is no block", name,
+		     first ? first : "", first ? " and " : "");
 	return -1;
 }
 
@@ -57,7 +58,7 @@ PyObject *hot_int(PyObject *value, const char *what)
 		return Py_NewRef(value);
 	if (PyIndex_Check(value))
 		return PyNumber_Index(value);
-	return PyErr_Format(PyExc_TypeError, "%s is %R; it is an int", what, value);
+	return PyErr_Format(PyExc_TypeError, "%s is %R; it must be an int", what, value);
 }
 
 /* The number of seconds; NaN with an exception. */
@@ -71,7 +72,8 @@ static double seconds_of(PyObject *timeout)
 	if (!number) {
 		if (!PyErr_Occurred())
 			PyErr_Format(PyExc_TypeError,
-				     "timeout is %R; it is a number of seconds, or None", timeout);
+				     "timeout is %R; it must be a number of seconds, or None",
+				     timeout);
 		return Py_NAN;
 	}
 	int beyond;

@@ -35,6 +35,7 @@ PyObject *burst_alloc(PyObject *object, PyObject *timeout)
 	int64_t got, deadline = hot_deadline(timeout);
 	if (deadline < 0 || burst_empty(self))
 		return NULL;
+	hot_tend(self->pool);
 	got = self->pool->key ? shmpool_alloc_cached(self->pool->key, self->handle, self->room) :
 				-EBADF;
 	if (got == -EAGAIN)
@@ -52,11 +53,7 @@ PyObject *burst_alloc(PyObject *object, PyObject *timeout)
 	}
 	if (got == -EINTR)
 		return NULL;
-	PyObject *name = PyObject_GetAttrString((PyObject *)self->pool, "name");
-	if (name)
-		hot_fail(got, "pool %R", name);
-	Py_XDECREF(name);
-	return NULL;
+	return PyObject_CallMethod((PyObject *)self->pool, "_fail", "L", (long long)got);
 }
 
 /* The queue, if it is an open one of the burst's pool; NULL with an exception. */
@@ -65,7 +62,7 @@ static struct queue_object *queue_of(const struct burst_object *self, PyObject *
 	if (PyObject_TypeCheck(queue, hot_queue_type) &&
 	    ((struct queue_object *)queue)->pool == self->pool)
 		return (struct queue_object *)queue;
-	PyErr_Format(PyExc_TypeError, "%R is no queue of the burst's pool", queue);
+	PyErr_Format(PyExc_TypeError, "%R is not a queue of the burst's pool", queue);
 	return NULL;
 }
 
@@ -78,6 +75,7 @@ PyObject *burst_get(PyObject *object, PyObject *args)
 	if (!PyArg_ParseTuple(args, "OO", &of, &timeout) || !(queue = queue_of(self, of)) ||
 	    (deadline = hot_deadline(timeout)) < 0 || burst_empty(self))
 		return NULL;
+	hot_tend(self->pool);
 	if (self->room <= LOCKED_MAX || !deadline)
 		got = shmpool_get_many(hot_queue_key(queue), self->handle, self->room);
 	if ((got == -EAGAIN && deadline) || hot_stuck(got))

@@ -103,6 +103,7 @@ PyObject *hot_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObje
 	int64_t got;
 	if (hot_parse("recv", NULL, args, n, names, &given))
 		return NULL;
+	hot_tend(self->pool);
 	bytes = recv_once(self, &got);
 	if (likely(bytes || got > 0))
 		return bytes;
@@ -117,8 +118,9 @@ PyObject *hot_try_recv(PyObject *object, PyObject *unused)
 {
 	struct queue_object *self = (struct queue_object *)object;
 	int64_t got;
-	PyObject *bytes = recv_once(self, &got);
 	(void)unused;
+	hot_tend(self->pool);
+	PyObject *bytes = recv_once(self, &got);
 	if (bytes || got > 0)
 		return bytes;
 	if (got == -EAGAIN)

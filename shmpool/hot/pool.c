@@ -38,9 +38,9 @@ static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 	if (!PyArg_ParseTuple(args, "OOp", &segment, &given, &made))
 		return NULL;
 	if (self->opened || !PyObject_TypeCheck(segment, hot_segment_type))
-		return PyErr_Format(PyExc_TypeError,
-				    "a Pool is made by Pool.create and Pool.attach, not of %R",
-				    segment);
+		return PyErr_Format(
+			PyExc_TypeError,
+			"Pool() takes a segment, not %R: call Pool.create or Pool.attach", segment);
 	const char *path = PyUnicode_AsUTF8(given);
 	if (!path)
 		return NULL;
@@ -76,9 +76,11 @@ static PyObject *pool_close(PyObject *object, PyObject *unused)
 	if (self->exports) {
 		PyObject *name = PyObject_GetAttrString(object, "name");
 		if (name)
-			hot_fail(-ETXTBSY,
-				 "pool %R has %llu exported views (memoryviews, numpy arrays)",
-				 name, (unsigned long long)self->exports);
+			hot_fail(
+				-ETXTBSY,
+				"pool %R cannot be closed: %llu memoryviews or numpy arrays of its "
+				"buffers are alive; delete them first",
+				name, (unsigned long long)self->exports);
 		Py_XDECREF(name);
 		return NULL;
 	}
@@ -142,6 +144,13 @@ static inline int64_t alloc_once(uint64_t key, uint64_t *handle)
 	return likely(!error) ? fresh(&c, *handle, wait_coarse()) : error;
 }
 
+void hot_tend_now(uint64_t key)
+{
+	int ignored;
+	HOT_UNLOCKED(key, ignored, shmpool_tend_wait(key));
+	(void)ignored;
+}
+
 /* After -EAGAIN: the same, from wherever there is one, waited for. 0, a code, or HOT_RAISED. */
 static int64_t alloc_wait(struct pool_object *self, PyObject *timeout, uint64_t *handle)
 {
@@ -165,6 +174,7 @@ static PyObject *pool_alloc(PyObject *object, PyObject *const *args, Py_ssize_t 
 	struct buffer_object *buffer;
 	if (hot_parse("alloc", NULL, args, n, names, &given) || !(buffer = hot_buffer_make()))
 		return NULL;
+	hot_tend(self);
 	int64_t code = alloc_once(self->key, &taken.handle);
 	if (unlikely(code == -EAGAIN))
 		code = alloc_wait(self, given.timeout, &taken.handle);
@@ -173,7 +183,8 @@ static PyObject *pool_alloc(PyObject *object, PyObject *const *args, Py_ssize_t 
 		return hot_buffer_own(buffer, self, taken);
 	}
 	hot_buffer_unmake(buffer);
-	return code == HOT_RAISED ? NULL : pool_fail(object, code);
+	return code == HOT_RAISED ? NULL :
+				    PyObject_CallMethod(object, "_fail", "L", (long long)code);
 }
 
 static PyObject *pool_get_exports(PyObject *object, void *unused)

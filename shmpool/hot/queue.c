@@ -160,6 +160,7 @@ static PyObject *queue_get_any(PyObject *object, PyObject *timeout)
 	struct shmpool_taken taken;
 	if (unlikely(!buffer))
 		return NULL;
+	hot_tend(self->pool);
 	int64_t got = get_once(self, &taken);
 	if (got == -EAGAIN)
 		got = hot_get_wait(self, timeout, &taken);
@@ -192,6 +193,7 @@ static PyObject *queue_try_get(PyObject *object, PyObject *unused)
 	(void)unused;
 	if (unlikely(!buffer))
 		return NULL;
+	hot_tend(self->pool);
 	int64_t got = get_once(self, &taken);
 	if (got > 0)
 		return hot_buffer_own(buffer, self->pool, taken);

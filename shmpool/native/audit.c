@@ -1,19 +1,40 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * audit.c - see audit.h.
+ *
+ * An audit goes through stages, each of which can be left and entered again at any of its items:
+ *
+ *     0                     nothing is counted yet
+ *     1 .. queues + 1       the ring of queue stage - 1: every entry against its buffer's owner word
+ *     queues + 2            every member's cache: which buffers lie in one
+ *     queues + 3            every buffer: where its owner word says that it is
+ *     queues + 4            complete
  */
 #include "audit.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "alf_repair.h"
 #include "member.h"
 #include "queue.h"
 
-#define LOOKS 64   /* at a buffer that is on its way, before it counts as unaccounted for */
+#define LOOKS 64     /* at a buffer that is on its way, before it counts as unaccounted for */
+#define LOOKS_FEW 2  /* when so many are unaccounted for that the segment must be damaged */
+#define DAMAGED 1024 /* so many */
 #define ATTEMPTS 4 /* to count without meeting a buffer twice, while it moves from place to place */
+#define CLOCK_WORK 4096 /* words read from one look at the clock to the next: below 1 ms */
 
+#define PENDING (sizeof(((struct shmpool_audit *)0)->pending) / sizeof(uint32_t))
+
+/* An op record that was seen, and whose it is. */
+struct moving {
+	uint64_t op;
+	uint32_t number;
+};
+
+/* One step of an audit. */
 struct walk {
 	const struct qmempool *p;
 	uint64_t *cached; /* one bit a buffer: met in a cache */
@@ -22,38 +43,69 @@ struct walk {
 	size_t held_n;
 	uint64_t *queued;
 	size_t queued_n;
+	struct moving
+		*moving; /* the operations that were going on when pending buffers were looked at */
+	uint32_t movings;
+	int64_t work; /* words to read before the clock is asked again */
+	int64_t end;  /* of the step, on this thread's processor clock, in ns */
 };
+
+static int64_t processor_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Whether the step is over before so many more words are read. It is never over before it has begun. */
+static bool over(struct walk *w, uint32_t words)
+{
+	w->work -= words;
+	if (likely(w->work > 0))
+		return false;
+	w->work = CLOCK_WORK;
+	return processor_ns() >= w->end;
+}
 
 static const struct alf_ring *ring_of(const struct walk *w, uint32_t queue)
 {
 	return queue ? queue_ring((struct qmempool *)w->p, queue) : &w->p->free;
 }
 
-/* Whether the slot's buffer may have been taken from behind a stopped member (bypass.c). */
-static bool hollow(const struct qmempool *p, const struct alf_ring *r, alf_position at)
+static bool exists(const struct walk *w, uint64_t index)
 {
-	alf_position limit = load_relaxed(&segment_shared(&p->segment)->bypassed);
-	return r->id == 0 && limit && (alf_distance)(at - limit) < 0;
+	return index < w->p->capacity && segment_exists(&w->p->segment, (uint32_t)index);
 }
 
-/* Every entry of a ring must say what its buffer's owner word says, unless it was taken out meanwhile. */
-static void walk_ring(struct walk *w, const struct alf_ring *r)
+/* Begins a ring: between which positions it holds something. */
+static void enter_ring(struct walk *w, const struct alf_ring *r)
 {
 	alf_position cons = load_acquire(&r->q->cons), prod = load_acquire(&r->q->prod);
 	if ((alf_position)(prod - cons) > r->mask + 1)
 		prod = cons;
-	for (alf_position at = cons; at != prod; at++) {
+	w->out->at = cons;
+	w->out->end = prod;
+}
+
+/* Every entry of a ring must say what its buffer's owner word says, unless it was taken out meanwhile. True
+ * when the ring is done with. */
+static bool walk_ring(struct walk *w, const struct alf_ring *r)
+{
+	for (; w->out->at != w->out->end; w->out->at = (alf_position)(w->out->at + 1)) {
+		if (over(w, 2))
+			return false;
+		alf_position at = (alf_position)w->out->at;
 		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
 		if (alf_at(r, at, word) != ALF_AT_VALUE)
 			continue;
-		bool good = index < w->p->capacity &&
-			    segment_exists(&w->p->segment, (uint32_t)index) &&
+		bool good = exists(w, index) &&
 			    load_acquire(&qmempool_buffer(w->p, (uint32_t)index)->owner) ==
 				    owner_transit(r->id, at); /* [OWNER] */
-		if (!good && !hollow(w->p, r, at) &&
+		if (!good && !audit_hollow(w->p, r, at) &&
 		    (alf_distance)(load_acquire(&r->q->cons) - at) <= 0) /* [CONS] */
 			w->out->doubled++;
 	}
+	return true;
 }
 
 /* Whether what somebody takes from the cache, or took when it died, may still be listed in it. */
@@ -76,15 +128,28 @@ static void walk_cache(struct walk *w, const struct member *m)
 	for (uint32_t i = 0; i < len; i++) {
 		uint64_t handle = load_relaxed(&m->cache[(bottom + i) & mask]);
 		uint32_t index = handle_index(handle);
-		bool good = index < w->p->capacity && segment_exists(&w->p->segment, index) &&
+		/* Of this generation: what a dead thief had taken may be the member's again, in hand. */
+		bool good = exists(w, index) &&
 			    load_acquire(&qmempool_buffer(w->p, index)->owner) ==
 				    m->tag && /* [OWNER] */
+			    load_relaxed(&qmempool_buffer(w->p, index)->handle) == handle &&
 			    !(w->cached[index / 64] >> index % 64 & 1);
 		if (good)
 			w->cached[index / 64] |= 1ull << index % 64;
 		else if (i < member_cached(&w->p->segment, m) && !emptied(m))
 			w->out->doubled++;
 	}
+}
+
+/* True when all caches are done with: each is no more than some thousand words. */
+static bool walk_caches(struct walk *w)
+{
+	for (; w->out->at < w->p->segment.members; w->out->at++) {
+		if (over(w, 4 + (uint32_t)w->p->cache_size))
+			return false;
+		walk_cache(w, segment_member(&w->p->segment, (uint32_t)w->out->at));
+	}
+	return true;
 }
 
 static void count_held(struct walk *w, uint32_t number, const struct buffer *b)
@@ -98,146 +163,209 @@ static void count_held(struct walk *w, uint32_t number, const struct buffer *b)
 	held->buffers++;
 }
 
+/* Reads all operations that go on; the owner words of those in question must have been read before. */
+static void look_for_movers(struct walk *w)
+{
+	const struct segment *s = &w->p->segment;
+	w->movings = 0;
+	for (uint32_t i = 0; i < s->members; i++) {
+		uint64_t op = load_acquire(&segment_member(s, i)->op); /* [OP] */
+		if (op)
+			w->moving[w->movings++] = (struct moving) { op, i };
+	}
+}
+
 /* Whose operation a buffer between a member and a ring is part of; members if it is nobody's. */
 static uint32_t mover(const struct walk *w, const struct alf_ring *r, alf_position position)
 {
-	const struct segment *s = &w->p->segment;
+	uint32_t members = w->p->segment.members;
 	uint32_t producer = tag_number(load_acquire(&r->q->producer));
 	uint32_t consumer = tag_number(load_acquire(&r->q->consumer));
-	for (uint32_t i = 0; i < s->members; i++) {
-		uint64_t op = load_acquire(&segment_member(s, i)->op); /* [OP] */
-		if (alf_op_covers(op, ALF_OP_ENQUEUE, r->id, position) ||
-		    alf_op_covers(op, ALF_OP_DEQUEUE, r->id, position))
-			return i;
-	}
-	return producer < s->members ? producer : consumer < s->members ? consumer : s->members;
+	for (uint32_t i = 0; i < w->movings; i++)
+		if (alf_op_covers(w->moving[i].op, ALF_OP_ENQUEUE, r->id, position) ||
+		    alf_op_covers(w->moving[i].op, ALF_OP_DEQUEUE, r->id, position))
+			return w->moving[i].number;
+	return producer < members ? producer : consumer < members ? consumer : members;
 }
 
-/* Counts one buffer where its owner word says that it is, if that is so. */
-static void count_one(struct walk *w, uint32_t index)
+/* Counts a buffer where its owner word says that it is, if that is so; false if it may be on its way. */
+static bool count_one(struct walk *w, uint32_t index)
 {
 	const struct segment *s = &w->p->segment;
 	const struct buffer *b = qmempool_buffer(w->p, index);
-	for (int look = 0; look < LOOKS; look++) {
-		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
-		uint32_t number = tag_number(owner);
-		if (!(owner & OWNER_TRANSIT)) {
-			if (owner & OWNER_ABANDONED) {
-				w->out->free++; /* to whoever sweeps next */
-				return;
-			}
-			if (w->cached[index / 64] >> index % 64 & 1) {
-				w->out->cached++;
-				return;
-			}
-			if (number < s->members &&
-			    load_acquire(&segment_member(s, number)->identity)) { /* [MEMBER] */
-				count_held(w, number, b);
-				return;
-			}
-			continue;
+	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
+	uint32_t number = tag_number(owner), queue = owner_queue(owner);
+	if (!(owner & OWNER_TRANSIT)) {
+		if (owner & OWNER_ABANDONED) {
+			w->out->free++; /* to whoever sweeps next */
+			return true;
 		}
-		const struct alf_ring *r = ring_of(w, owner_queue(owner));
-		if (!r)
-			break;
-		alf_position low = (alf_position)owner_position(owner);
-		uint64_t word = alf_word(r, low);
-		if ((word ^ alf_tag(r, low)) == index) {
-			if (owner_queue(owner) == 0)
-				w->out->free++;
-			else if (owner_queue(owner) < w->queued_n)
-				w->queued[owner_queue(owner)]++;
-			return;
+		if (w->cached[index / 64] >> index % 64 & 1) {
+			w->out->cached++;
+			return true;
 		}
-		if (load_acquire(&b->owner) == owner && (number = mover(w, r, low)) < s->members) {
-			count_held(w, number, b);
-			return;
-		}
+		if (number >= s->members ||
+		    !load_acquire(&segment_member(s, number)->identity)) /* [MEMBER] */
+			return false;
+		count_held(w, number, b);
+		return true;
 	}
-	w->out->unaccounted++;
+	const struct alf_ring *r = ring_of(w, queue);
+	if (!r)
+		return false;
+	alf_position low = (alf_position)owner_position(owner);
+	if ((alf_word(r, low) ^ alf_tag(r, low)) != index)
+		return false;
+	if (queue == 0)
+		w->out->free++;
+	else if (queue < w->queued_n)
+		w->queued[queue]++;
+	return true;
 }
 
-static void count_all(struct walk *w)
+/* Counts a buffer that is between two places for the member whose operation it is part of, as
+ * look_for_movers() found it after owner was read. */
+static bool count_moving(struct walk *w, uint32_t index, uint64_t owner)
 {
+	const struct alf_ring *r = owner & OWNER_TRANSIT ? ring_of(w, owner_queue(owner)) : NULL;
+	const struct buffer *b = qmempool_buffer(w->p, index);
+	if (!r)
+		return false;
+	uint32_t number = mover(w, r, (alf_position)owner_position(owner));
+	if (number >= w->p->segment.members)
+		return false;
+	count_held(w, number, b);
+	return true;
+}
+
+static bool damaged(const struct shmpool_audit *a)
+{
+	return a->unaccounted + a->doubled >= DAMAGED;
+}
+
+/* Looks again and again at the buffers that may be on their way. True when all of them are counted. */
+static bool count_pending(struct walk *w)
+{
+	struct shmpool_audit *a = w->out;
+	uint64_t owner[PENDING];
+	uint32_t looks = damaged(a) ? LOOKS_FEW : LOOKS;
+	for (; a->pendings && a->looks < looks; a->looks++) {
+		uint32_t left = 0, n = a->pendings;
+		if (over(w, w->p->segment.members + n * (w->movings + 2)))
+			return false;
+		for (uint32_t i = 0; i < n; i++)
+			owner[i] = load_acquire(
+				&qmempool_buffer(w->p, a->pending[i])->owner); /* [OWNER] */
+		look_for_movers(w);
+		for (uint32_t i = 0; i < n; i++) {
+			uint32_t index = a->pending[i];
+			if (!count_one(w, index) && !count_moving(w, index, owner[i]))
+				a->pending[left++] = index;
+		}
+		a->pendings = left;
+	}
+	a->unaccounted += a->pendings;
+	a->pendings = a->looks = 0;
+	return true;
+}
+
+/* True when all buffers are done with. Those of an extent that does not exist are passed over as one. */
+static bool walk_buffers(struct walk *w)
+{
+	struct shmpool_audit *a = w->out;
 	const struct segment *s = &w->p->segment;
-	memset(w->cached, 0, (w->p->capacity / 64 + 1) * 8);
+	uint64_t prealloc = (uint64_t)s->geometry.prealloc, each = s->geometry.extent_buffers;
+	while (a->at < w->p->capacity) {
+		if (over(w, 3))
+			return false;
+		if (!exists(w, a->at)) {
+			a->at = prealloc + ((a->at - prealloc) / each + 1) * each;
+			continue;
+		}
+		if (a->pendings == PENDING && !count_pending(w))
+			return false;
+		a->total++;
+		if (!count_one(w, (uint32_t)a->at))
+			a->pending[a->pendings++] = (uint32_t)a->at;
+		a->at++;
+	}
+	return count_pending(w);
+}
+
+static void begin(struct walk *w)
+{
+	uint32_t attempt = w->out->attempt;
+	memset(w->cached, 0, audit_words(w->p->capacity) * 8);
 	memset(w->out, 0, sizeof(*w->out));
 	memset(w->held, 0, w->held_n * sizeof(*w->held));
 	memset(w->queued, 0, w->queued_n * sizeof(*w->queued));
-	for (uint32_t i = 0; i <= s->geometry.queues; i++)
-		if (ring_of(w, i))
-			walk_ring(w, ring_of(w, i));
-	for (uint32_t i = 0; i < s->members; i++)
-		walk_cache(w, segment_member(s, i));
-	for (uint32_t i = 0; i < w->p->capacity; i++) {
-		if (!segment_exists(s, i))
-			continue;
-		w->out->total++;
-		count_one(w, i);
-	}
+	w->out->attempt = attempt;
+}
+
+/* Goes on with the stage that the audit is in; true when it is done. */
+static bool walk_stage(struct walk *w, uint32_t caches)
+{
+	const struct alf_ring *r;
+	uint32_t stage = w->out->stage;
+	if (stage == 0)
+		begin(w);
+	else if (stage < caches)
+		return !(r = ring_of(w, stage - 1)) || walk_ring(w, r);
+	else if (stage == caches)
+		return walk_caches(w);
+	else
+		return walk_buffers(w);
+	return true;
+}
+
+/* The next stage; when all are done, the first one again if a buffer seemed to be nowhere or twice. */
+static void next_stage(struct walk *w, uint32_t caches)
+{
+	struct shmpool_audit *a = w->out;
+	const struct alf_ring *r;
+	a->stage++;
+	a->at = a->end = 0;
+	if (a->stage < caches && (r = ring_of(w, a->stage - 1)))
+		enter_ring(w, r);
+	if (a->stage > caches + 1 && (a->unaccounted || a->doubled) && !damaged(a) &&
+	    ++a->attempt < ATTEMPTS)
+		a->stage = 0;
+}
+
+int audit_step(struct qmempool *p, struct shmpool_audit *out, struct shmpool_held *held,
+	       size_t held_n, uint64_t *queued, size_t queued_n, uint64_t *met, int64_t budget_ns)
+{
+	uint32_t caches = (uint32_t)p->segment.geometry.queues + 2;
+	struct walk w = { p,
+			  met,
+			  out,
+			  held,
+			  held_n,
+			  queued,
+			  queued_n,
+			  NULL,
+			  0,
+			  CLOCK_WORK,
+			  processor_ns() + budget_ns };
+	if (!slab_backed(&p->segment))
+		return -EBADMSG;
+	w.moving = calloc(p->segment.members, sizeof(*w.moving));
+	if (!w.moving)
+		return -ENOMEM;
+	while (out->stage <= caches + 1 && walk_stage(&w, caches))
+		next_stage(&w, caches);
+	free(w.moving);
+	return out->stage <= caches + 1;
 }
 
 int audit_count(struct qmempool *p, struct shmpool_audit *out, struct shmpool_held *held,
 		size_t held_n, uint64_t *queued, size_t queued_n)
 {
-	struct walk w = { p, calloc(p->capacity / 64 + 1, 8), out, held, held_n, queued, queued_n };
-	if (!w.cached)
-		return -ENOMEM;
-	for (int i = 0; i < ATTEMPTS; i++) {
-		count_all(&w);
-		if (!out->unaccounted && !out->doubled)
-			break;
-	}
-	free(w.cached);
-	return 0;
-}
-
-/* Slots of the free ring whose buffers have been taken from behind a stopped member. */
-static uint32_t count_hollow(const struct qmempool *p)
-{
-	const struct alf_ring *r = &p->free;
-	alf_position at = load_acquire(&r->q->cons); /* [CONS] */
-	uint32_t n = 0;
-	for (uint64_t k = 0; k <= r->mask && hollow(p, r, at); k++, at++) {
-		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
-		n += alf_at(r, at, word) == ALF_AT_VALUE && index < p->capacity &&
-		     segment_exists(&p->segment, (uint32_t)index) &&
-		     load_acquire(&qmempool_buffer(p, (uint32_t)index)->owner) !=
-			     owner_transit(0, at); /* [OWNER] */
-	}
-	return n;
-}
-
-void audit_stats(struct qmempool *p, struct shmpool_stats *out)
-{
-	const struct segment *s = &p->segment;
+	uint64_t *met = malloc(audit_words(p->capacity) * 8);
+	int more = met ? 1 : -ENOMEM;
 	memset(out, 0, sizeof(*out));
-	out->created = s->geometry.prealloc;
-	for (uint64_t i = 0; i < s->extents; i++)
-		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) { /* [EXTENT] */
-			uint64_t first = s->geometry.prealloc + i * s->geometry.extent_buffers;
-			uint64_t left = s->geometry.capacity - first;
-			out->created += left < s->geometry.extent_buffers ?
-						left :
-						s->geometry.extent_buffers;
-		}
-	out->free = alf_count(&p->free) - count_hollow(p);
-	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
-		const struct alf_ring *r = queue_ring(p, i);
-		if (!r)
-			continue;
-		out->queued += alf_count(r);
-		out->refused += load_relaxed(&segment_queue(s, i)->refused);
-		out->dropped += load_relaxed(&segment_queue(s, i)->dropped);
-	}
-	for (uint32_t i = 0; i < s->members; i++) {
-		const struct member *m = segment_member(s, i);
-		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-		if (!member_gone(identity))
-			out->cached += member_cached(s, m);
-		out->members += identity != 0;
-		out->deaths += load_relaxed(&m->deaths);
-		for (int k = 0; k < COUNTERS; k++)
-			out->counters[k] += member_count(m, k);
-	}
+	while (more > 0)
+		more = audit_step(p, out, held, held_n, queued, queued_n, met, INT64_MAX / 2);
+	free(met);
+	return more;
 }

@@ -33,7 +33,7 @@ static inline int open_pool(uint32_t number, struct call *c)
 {
 	c->p = local_pool(number);
 	if (unlikely(!c->p))
-		return -EBADF;
+		return local_missing(number);
 	c->m = local_member(number);
 	if (unlikely(!c->m)) {
 		int error = local_attach(number);
@@ -104,9 +104,18 @@ static inline struct shmpool_extent extent_of(const struct qmempool *p, uint64_t
 	return (struct shmpool_extent) { headroom, length };
 }
 
+/* Members that wait look for dead ones, and members that never wait do too: whoever reads the clock for a header
+ * notices when it is time. The next call of a thread that can do without the interpreter's lock does it. */
+static inline void notice_time(const struct call *c, int64_t now)
+{
+	if (unlikely((uint64_t)now >= load_relaxed(&c->p->tend_ns)))
+		store_relaxed(&c->p->tend_due, 1);
+}
+
 /* Says in the header since when its holder has the buffer: for pool.holders(). */
 static inline void held_since(const struct call *c, uint64_t handle, int64_t now)
 {
+	notice_time(c, now);
 	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->since, (uint64_t)now);
 }
 
@@ -116,6 +125,7 @@ static inline int fresh(const struct call *c, uint64_t handle, int64_t now)
 	if (unlikely(handle_index(handle) >= c->p->capacity))
 		return -EBADMSG;
 	struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
+	notice_time(c, now);
 	store_relaxed(&b->length, 0);
 	store_relaxed(&b->headroom, (uint32_t)c->p->segment.geometry.headroom);
 	store_relaxed(&b->mark, 0);

@@ -32,10 +32,13 @@ static bool caught(const char *at)
 	if (zeros_instead(watched, at))
 		return gone = true;
 	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++) {
-		const struct qmempool *p = &local_pools[i];
+		struct qmempool *p = &local_pools[i];
 		struct mapping m = { p->segment.base, p->segment.size };
-		if (p->buffers && zeros_instead(m, at))
-			return true;
+		if (!p->buffers || !zeros_instead(m, at))
+			continue;
+		store_relaxed(&p->serial, load_relaxed(&p->serial) | LOCAL_GONE);
+		store_relaxed(&p->closing, 1);
+		return true;
 	}
 	return false;
 }
@@ -54,18 +57,20 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
 	errno = saved;
 }
 
-int guard_install(void)
+/* Again: nothing. */
+static void install(void)
 {
 	struct sigaction action = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
 	uint32_t no = 0;
 	if (!cas_seq_cst(&installed, &no, 1))
-		return 0;
+		return;
 	sigemptyset(&action.sa_mask);
-	return sigaction(SIGBUS, &action, &before) ? -errno : 0;
+	sigaction(SIGBUS, &action, &before); /* cannot fail */
 }
 
 void guard_watch(char *base, uint64_t size)
 {
+	install();
 	gone = false;
 	watched = (struct mapping) { base, size };
 }

@@ -245,7 +245,7 @@ static void take_back(struct qmempool *p, struct member *m)
 
 bool local_closing(uint32_t number)
 {
-	struct qmempool *p = local_pool(number);
+	struct qmempool *p = local_opened(number);
 	if (!p)
 		return false;
 	store_seq_cst(&p->serial, LOCAL_CLOSED); /* [CALLERS] */
@@ -301,7 +301,7 @@ int local_close(uint32_t number)
 
 int local_forget(uint32_t number)
 {
-	struct qmempool *p = local_pool(number);
+	struct qmempool *p = local_opened(number);
 	if (!p)
 		return -EBADF;
 	qmempool_unbind(p);

@@ -94,6 +94,30 @@ static inline struct qmempool *local_pool(uint32_t number)
 	return likely(p->buffers && p->serial == number / LOCAL_POOLS_MAX) ? p : NULL;
 }
 
+/* In the serial of a pool whose file turned out to be truncated (guard.c): no number names it any more, but for
+ * its end. */
+#define LOCAL_GONE 0x10000u
+
+/* An open pool, also one that is gone. */
+static inline struct qmempool *local_opened(uint32_t number)
+{
+	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
+	uint32_t serial = load_relaxed(&p->serial) & ~LOCAL_GONE;
+	return p->buffers && serial == number / LOCAL_POOLS_MAX ? p : NULL;
+}
+
+/* Why local_pool() is NULL: -EBADMSG if the pool is gone, -EBADF if it is not open. */
+static inline int local_missing(uint32_t number)
+{
+	return local_opened(number) ? -EBADMSG : -EBADF;
+}
+
+/* The result of a call that read the pool: what was read of one that is gone by now is nothing. */
+static inline int64_t local_read(uint32_t number, int64_t result)
+{
+	return local_pool(number) ? result : local_missing(number);
+}
+
 /* The calling thread's member of an open pool, NULL before its first call. */
 static inline struct member *local_member(uint32_t number)
 {

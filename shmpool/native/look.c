@@ -3,23 +3,75 @@
  * look.c - see shmpool.h: the figures of a pool, for who only looks at it.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "alf_repair.h"
 #include "audit.h"
 #include "guard.h"
 #include "inquiry.h"
 #include "member.h"
+#include "queue.h"
 #include "recover.h"
 
-int shmpool_guard(void)
+#define HOLLOW_LOOKS 16384 /* slots that count_hollow() looks at: below 2 ms */
+
+/* Slots of the free ring whose buffers have been taken from behind a stopped member. Of many slots some are
+ * looked at, at equal distances, and *estimated is set. */
+static uint64_t count_hollow(const struct qmempool *p, uint64_t *estimated)
 {
-	return guard_install();
+	const struct alf_ring *r = &p->free;
+	alf_position cons = load_acquire(&r->q->cons); /* [CONS] */
+	alf_distance ahead =
+		(alf_distance)(load_relaxed(&segment_shared(&p->segment)->bypassed) - cons);
+	if (ahead <= 0 || !audit_hollow(p, r, cons))
+		return 0;
+	uint64_t n = (uint64_t)ahead < r->mask + 1 ? (uint64_t)ahead : r->mask + 1, found = 0;
+	if (n * SEGMENT_PAGE > SLAB_SMALL && !slab_backed(&p->segment))
+		return 0;
+	uint64_t apart = (n + HOLLOW_LOOKS - 1) / HOLLOW_LOOKS, looks = n / apart;
+	for (uint64_t k = 0; k < looks; k++) {
+		alf_position at = (alf_position)(cons + k * apart);
+		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
+		found += alf_at(r, at, word) == ALF_AT_VALUE && index < p->capacity &&
+			 segment_exists(&p->segment, (uint32_t)index) &&
+			 load_acquire(&qmempool_buffer(p, (uint32_t)index)->owner) !=
+				 owner_transit(0, at); /* [OWNER] */
+	}
+	*estimated = apart > 1;
+	return found * n / looks;
+}
+
+void audit_stats(struct qmempool *p, struct shmpool_stats *out)
+{
+	const struct segment *s = &p->segment;
+	memset(out, 0, sizeof(*out));
+	out->created = slab_created(s);
+	uint64_t in_ring = alf_count(&p->free), gone = count_hollow(p, &out->estimated);
+	out->free = in_ring > gone ? in_ring - gone : 0;
+	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
+		const struct alf_ring *r = queue_ring(p, i);
+		if (!r)
+			continue;
+		out->queued += alf_count(r);
+		out->refused += load_relaxed(&segment_queue(s, i)->refused);
+		out->dropped += load_relaxed(&segment_queue(s, i)->dropped);
+	}
+	for (uint32_t i = 0; i < s->members; i++) {
+		const struct member *m = segment_member(s, i);
+		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
+		if (!member_gone(identity))
+			out->cached += member_cached(s, m);
+		out->members += identity != 0;
+		out->deaths += load_relaxed(&m->deaths);
+		for (int k = 0; k < COUNTERS; k++)
+			out->counters[k] += member_count(m, k);
+	}
 }
 
 int shmpool_intact(int pool)
 {
 	if (!local_pool((uint32_t)pool))
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	return guard_intact((uint32_t)pool) ? 0 : -EBADMSG;
 }
 
@@ -27,9 +79,9 @@ int shmpool_stats(int pool, struct shmpool_stats *out)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	audit_stats(p, out);
-	return 0;
+	return (int)local_read((uint32_t)pool, 0);
 }
 
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
@@ -37,7 +89,7 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 	struct qmempool *p = local_pool((uint32_t)pool);
 	size_t got = 0;
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	for (uint32_t i = 0; i < p->segment.members && got < n; i++) {
 		const struct member *m = segment_member(&p->segment, i);
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
@@ -60,14 +112,14 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 		for (int k = 0; k < COUNTERS; k++)
 			info->counters[k] = member_counted(m, k);
 	}
-	return (int)got;
+	return (int)local_read((uint32_t)pool, (int64_t)got);
 }
 
 int shmpool_dead(int pool)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	return (int)(inquiry_dead(&p->segment, local_token((uint32_t)pool)) +
 		     recover_abandoned(&p->segment));
 }

@@ -18,6 +18,8 @@
 
 #define EXTENT_BYTES_MAX                                                                           \
 	(4ull << 20) /* reserving more at once would hold up the one allocation that does it */
+#define EXTENTS_MAX                                                                                \
+	(1ull << 17) /* of a pool: who wants to know what exists reads all their words */
 #define CACHE_SIZE_MAX 4096u
 #define CACHE_SIZE_DEFAULT 512u
 #define CACHE_BYTES_DEFAULT (2 << 20) /* of buffers */
@@ -133,6 +135,8 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, char *why, size_
 	uint64_t extent = (uint64_t)(g->bulk * g->refill_multiplier);
 	if (extent * room > EXTENT_BYTES_MAX)
 		extent = EXTENT_BYTES_MAX / room;
+	uint64_t least = (capacity - (uint64_t)g->prealloc + EXTENTS_MAX - 1) / EXTENTS_MAX;
+	extent = extent < least ? least : extent;
 	g->extent_buffers = extent ? extent : 1;
 
 	s->stride = room;

@@ -16,6 +16,8 @@
 #include "recovery.h"
 #include "slab.h"
 #include "token.h"
+
+#define TEND_NS 100000000 /* between two times that a busy process looks for dead members */
 #include "trim.h"
 
 int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size)
@@ -110,14 +112,14 @@ int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t
 int shmpool_queue_find(int pool, const char *name)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
-	return p ? queue_find(p, name) : -EBADF;
+	return p ? queue_find(p, name) : local_missing((uint32_t)pool);
 }
 
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
 	if (!r)
 		return -ENOENT;
@@ -144,7 +146,7 @@ int64_t shmpool_queue_count(uint64_t key)
 {
 	struct qmempool *p = local_pool(key_pool(key));
 	if (!p)
-		return -EBADF;
+		return local_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
 	return r ? (int64_t)alf_count(r) : -ENOENT;
 }
@@ -153,7 +155,7 @@ int64_t shmpool_queue_empty(uint64_t key)
 {
 	struct qmempool *p = local_pool(key_pool(key));
 	if (!p)
-		return -EBADF;
+		return local_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
 	return r ? !alf_ready(r, 0) : -ENOENT;
 }
@@ -230,7 +232,20 @@ int shmpool_recover_wait(int pool, struct shmpool_recovery *out)
 	int error = open_pool((uint32_t)pool, &c);
 	if (error)
 		return error;
-	return recover(c.p, c.m, out);
+	error = recover(c.p, c.m, out);
+	return (int)local_read((uint32_t)pool, error);
+}
+
+int shmpool_tend_wait(uint64_t key)
+{
+	struct call c;
+	int error = open_key(key, &c);
+	if (error)
+		return error;
+	recover_stuck(c.p, c.m);
+	store_relaxed(&c.p->tend_ns, (uint64_t)wait_now() + TEND_NS);
+	store_relaxed(&c.p->tend_due, 0);
+	return 0;
 }
 
 int64_t shmpool_trim_wait(int pool, uint64_t keep)
@@ -239,14 +254,15 @@ int64_t shmpool_trim_wait(int pool, uint64_t keep)
 	int error = open_pool((uint32_t)pool, &c);
 	if (error)
 		return error;
-	return trim(c.p, c.m, keep);
+	int64_t bytes = trim(c.p, c.m, keep);
+	return local_read((uint32_t)pool, bytes);
 }
 
 int shmpool_fate(int pool, uint32_t member)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	if (member >= p->segment.members)
 		return -ENOENT;
 	const struct member *m = segment_member(&p->segment, member);
@@ -256,10 +272,16 @@ int shmpool_fate(int pool, uint32_t member)
 }
 
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
-		       size_t held_n, uint64_t *queued, size_t queued_n)
+		       size_t held_n, uint64_t *queued, size_t queued_n, uint64_t *met,
+		       size_t met_n, int64_t budget_ns)
 {
-	struct qmempool *p = local_pool((uint32_t)pool);
-	if (!p)
-		return -EBADF;
-	return audit_count(p, out, held, held_n, queued, queued_n);
+	struct call c = { .p = local_pool((uint32_t)pool) };
+	if (!c.p)
+		return local_missing((uint32_t)pool);
+	if (load_relaxed(&c.p->closing))
+		return -ESHUTDOWN;
+	if (met_n < audit_words(c.p->capacity))
+		return -EINVAL;
+	int more = audit_step(c.p, out, held, held_n, queued, queued_n, met, budget_ns);
+	return (int)local_read((uint32_t)pool, more);
 }

@@ -66,6 +66,7 @@ struct shmpool_queue_info {
 struct shmpool_stats {
 	uint64_t created;
 	uint64_t free;
+	uint64_t estimated; /* nonzero: free is one, from samples of the shared queue */
 	uint64_t cached;
 	uint64_t queued;
 	uint64_t members;
@@ -102,6 +103,14 @@ struct shmpool_audit {
 	uint64_t cached;
 	uint64_t unaccounted;
 	uint64_t doubled;
+	/* Where shmpool_audit_wait() goes on: zeroed to begin. */
+	uint64_t at;
+	uint64_t end;
+	uint32_t stage;
+	uint32_t attempt;
+	uint32_t looks;
+	uint32_t pendings;
+	uint32_t pending[256];
 };
 
 struct shmpool_recovery {
@@ -132,8 +141,7 @@ int shmpool_hold(int fd, const char *path, void **page);
 void shmpool_let_go(void *page);
 int shmpool_forget(int pool); /* instead of it, after looking only */
 
-/* A segment that is cut off while it is read: guard.h. 0; -EBADMSG if that has happened. */
-int shmpool_guard(void);
+/* 0; -EBADMSG if the segment was truncated while it was mapped: guard.h. */
 int shmpool_intact(int pool);
 
 /* Queues. flags: 1 single producer, 2 single consumer. Give the queue's number. */
@@ -224,6 +232,8 @@ int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *ou
 
 /* Putting right what the dead left: recover.h. */
 int shmpool_recover_wait(int pool, struct shmpool_recovery *out);
+/* What a member that waits does now and then: asks whether somebody is dead, and recovers. 0, or -errno. */
+int shmpool_tend_wait(uint64_t key);
 /* 0 alive, 1 suspended, 2 dead, 3 not known now; -ENOENT no such member. */
 int shmpool_fate(int pool, uint32_t member);
 
@@ -235,7 +245,11 @@ int shmpool_stats(int pool, struct shmpool_stats *out);
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n);
 /* How many members are dead and not recovered, and one more if abandoned buffers wait for a recoverer. */
 int shmpool_dead(int pool);
+/* A step of an audit, of about budget_ns of processor time: 1 if there is more to do, 0 if it is complete.
+ * met has a bit for each buffer of the capacity. -EBADMSG if the file has not the memory that it must have
+ * for the buffers that it says exist. */
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
-		       size_t held_n, uint64_t *queued, size_t queued_n);
+		       size_t held_n, uint64_t *queued, size_t queued_n, uint64_t *met,
+		       size_t met_n, int64_t budget_ns);
 
 #endif

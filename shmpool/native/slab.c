@@ -4,6 +4,8 @@
  */
 #include "slab.h"
 
+#include <sys/stat.h>
+
 /* Reserves the headers and data of n buffers. */
 static int reserve(const struct segment *s, uint64_t first, uint64_t n)
 {
@@ -84,4 +86,42 @@ int slab_grow(const struct segment *s, uint64_t *hint, uint64_t owner, uint32_t 
 		return (int)n;
 	}
 	return -EAGAIN;
+}
+
+uint64_t slab_created(const struct segment *s)
+{
+	uint64_t capacity = (uint64_t)s->geometry.capacity, n = (uint64_t)s->geometry.prealloc;
+	for (uint64_t i = 0, at = n; i < s->extents; i++, at += s->geometry.extent_buffers)
+		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) /* [EXTENT] */
+			n += capacity - at < s->geometry.extent_buffers ?
+				     capacity - at :
+				     s->geometry.extent_buffers;
+	return n;
+}
+
+bool slab_backed(const struct segment *s)
+{
+	uint64_t rings = s->rings_offset, created = slab_created(s);
+	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
+		const struct queue_slot *slot = segment_queue(s, i);
+		uint32_t capacity = load_relaxed(&slot->queue.capacity);
+		if (load_acquire(&slot->state) == QUEUE_READY &&
+		    capacity <= ALF_CAPACITY_MAX) /* [QUEUE] */
+			rings += capacity * sizeof(shared64);
+	}
+	if (rings + created * sizeof(struct buffer) <= SLAB_SMALL)
+		return true;
+	/* While it grows or is trimmed the two may disagree for a moment. */
+	for (int tries = 0; tries < 4; tries++) {
+		uint64_t before = created;
+		struct stat file;
+		if (fstat(s->fd, &file))
+			return false;
+		created = slab_created(s);
+		uint64_t buffers = before < created ? before : created;
+		if ((uint64_t)file.st_blocks * 512 >=
+		    rings + buffers * (sizeof(struct buffer) + s->stride))
+			return true;
+	}
+	return false;
 }

@@ -41,4 +41,14 @@ static inline uint32_t slab_extent_size(const struct segment *s, uint64_t i)
 	return (uint32_t)(left < each ? left : each);
 }
 
+/* Buffers that exist: prealloc and those of the extents that are present. */
+uint64_t slab_created(const struct segment *s);
+
+/* Whether the file has the memory that it must have for its buffers and rings: what a walk over all of them
+ * may touch. A pool that was made and grown has; a crafted file, or one with holes punched into it, may
+ * not, and reading its holes would allocate them. Of a small pool, whose walks touch less than
+ * SLAB_SMALL, nothing is asked. */
+#define SLAB_SMALL (16ull << 20)
+bool slab_backed(const struct segment *s);
+
 #endif

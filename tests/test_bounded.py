@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looking at a pool takes bounded time and memory, whatever its segment says."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+import pytest
+from conftest import MakePool
+
+import shmpool
+from shmpool._ffi import ffi, lib
+from shmpool.stats import LIMIT_S, Counting
+from shmpool.view import View
+from tests.fuzz_words import Row, Segment
+
+TRANSIT = 1 << 63
+CALL_S = 1.0  # of processor time
+
+
+@pytest.fixture
+def craft() -> Iterator[Callable[[shmpool.Pool], Segment]]:
+    """craft(pool): the words of its segment, to be overwritten."""
+    made: list[Segment] = []
+
+    def craft(pool: shmpool.Pool) -> Segment:
+        made.append(Segment(f"/dev/shm/shmpool.{pool.name}"))
+        return made[-1]
+
+    yield craft
+    for segment in made:
+        segment.close()
+
+
+Craft = Callable[[shmpool.Pool], Segment]
+
+
+def row(rows: list[Row], name: str) -> Row:
+    (found,) = [row for row in rows if row.name == name]
+    return found
+
+
+def fill(segment: Segment, row: Row, value: int) -> None:
+    for i in range(row.count):
+        segment.write(row.word(i), value)
+
+
+def reserved(pool: shmpool.Pool) -> int:
+    return os.stat(f"/dev/shm/shmpool.{pool.name}").st_blocks * 512
+
+
+def nowhere(make_pool: MakePool, craft: Craft, capacity: int = 1 << 16) -> shmpool.Pool:
+    """A pool in which no buffer is where it says that it is, and every member is at work."""
+    pool = make_pool(buffer_size=64, capacity=capacity, prealloc=capacity, members=4095)
+    segment = craft(pool)
+    fill(segment, row(segment.buffers, "buffer.owner"), TRANSIT | 5)
+    fill(segment, row(segment.members, "member.op"), 7 << 29 | 3 << 12 | 5 << 2 | 1)
+    return pool
+
+
+@pytest.mark.parametrize("what", ["audit", "holders"])
+def test_a_walk_ends_at_its_limit(make_pool: MakePool, craft: Craft, what: str) -> None:
+    """The largest walk that there can be ends after its processor time, and says so."""
+    pool = nowhere(make_pool, craft, 1 << 18)
+    began = time.thread_time()
+    if what == "audit":
+        audit = pool.audit()
+        assert (False, False) == (audit.ok, audit.complete)
+        assert 0 < audit.total < pool.capacity
+    else:
+        with pytest.raises(shmpool.LimitReached, match="buffers were counted"):
+            pool.holders()
+    assert time.thread_time() - began < LIMIT_S + 0.3
+
+
+def test_a_walk_is_left_and_entered_again(make_pool: MakePool) -> None:
+    """In steps as small as can be an audit comes to the same as in one."""
+    pool = make_pool(capacity=1024, prealloc=1000, cache_size=64, bulk=16)
+    queue = pool.create_queue("q", capacity=256)
+    queue.put_many(pool.alloc_many(200))
+    held = pool.alloc_many(100)
+    counting, steps = Counting(pool._number, pool.capacity, pool._slots, {1: "q"}), 0
+    while not counting.step(1e-9):
+        steps += 1
+        assert not counting.audit().complete
+    assert steps > 0
+    assert pool.audit() == counting.audit()
+    assert (True, 1000, {"q": 200}) == (counting.audit().ok, 1000, counting.audit().queued)
+    assert [100] == [holder.buffers for holder in counting.holders()]
+    held.free()
+
+
+def test_a_signal_gets_through(make_pool: MakePool, craft: Craft) -> None:
+    """An exception of a signal handler ends a walk that has no limit."""
+    pool = nowhere(make_pool, craft)
+
+    def alarm(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with pytest.raises(TimeoutError):  # noqa: PT012
+            for _ in range(1000):
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
+                pool.audit(None)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_other_threads_run_meanwhile(make_pool: MakePool, craft: Craft) -> None:
+    """A walk does not hold the interpreter's lock."""
+    pool = nowhere(make_pool, craft)
+    counting = Counting(pool._number, pool.capacity, pool._slots, {})
+    ran, walking, stop = 0, threading.Event(), threading.Event()
+
+    def run() -> None:
+        nonlocal ran
+        while not stop.is_set():
+            ran += walking.is_set()
+            time.sleep(0)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        while not ran:
+            walking.set()
+            counting.step(0.001)  # one call into C
+            walking.clear()
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_looking_makes_no_memory(make_pool: MakePool, craft: Craft) -> None:
+    """A sparse file that says that all its buffers exist, and may be gone from the shared queue, is
+    damaged for whoever would walk it; nobody who looks makes the kernel fill its holes."""
+    pool = make_pool(buffer_size=64, capacity=1 << 20, bulk=16, refill_multiplier=1)
+    segment = craft(pool)
+    fill(segment, segment.extents, 2**64 - 1)
+    segment.write(segment.named("shared.bypassed"), 2 << 20)
+    segment.write(segment.named("queue.queue.prod"), 2 << 20)
+    before = reserved(pool)
+    with View(pool.name) as view:
+        for look in (view.stats, view.members, view.queues, pool.stats, pool.members):
+            began = time.thread_time()
+            with contextlib.suppress(shmpool.SegmentInvalid):
+                look()
+            assert time.thread_time() - began < CALL_S
+    for walk in (pool.audit, pool.holders):
+        with pytest.raises(shmpool.SegmentInvalid):
+            walk()
+    assert reserved(pool) - before < 1 << 20
+
+
+def test_holes_are_not_looked_into(make_pool: MakePool, craft: Craft) -> None:
+    """The same where the shared queue itself is a hole."""
+    pool = make_pool(buffer_size=64, capacity=1 << 22, cache_size=0)
+    segment = craft(pool)
+    ring = segment.free_ring
+    hole = (ctypes.c_long(ring.offset), ctypes.c_long(8 * ring.count))
+    keep_size_and_punch = 3
+    assert 0 == ctypes.CDLL(None).fallocate(segment.fd, keep_size_and_punch, *hole)
+    segment.write(segment.named("shared.bypassed"), 2 << 22)
+    segment.write(segment.named("queue.queue.prod"), 2 << 22)
+    before = reserved(pool)
+    with View(pool.name) as view:
+        view.stats()
+    with pytest.raises(shmpool.SegmentInvalid):
+        pool.audit()
+    assert reserved(pool) - before < 1 << 20
+
+
+def test_many_gone_from_the_shared_queue(make_pool: MakePool, craft: Craft) -> None:
+    """Of more than stats() looks at, what is free is estimated, and said to be."""
+    capacity = 1 << 16
+    pool = make_pool(buffer_size=64, capacity=capacity, prealloc=capacity, cache_size=0)
+    segment = craft(pool)
+    assert (capacity, False) == (pool.stats().free, pool.stats().estimated)
+    owner = row(segment.buffers, "buffer.owner")
+    for i in range(0, capacity, 2):  # half of them are held, and their slots hollow
+        segment.write(owner.word(i), 1)
+    segment.write(segment.named("shared.bypassed"), 2 * capacity)
+    stats = pool.stats()
+    assert stats.estimated
+    assert stats.capacity == stats.free + stats.held
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"buffer_size": 1 << 22, "capacity": 1 << 24},
+        {"buffer_size": 64, "capacity": 1 << 24, "bulk": 16, "refill_multiplier": 1},
+        {"buffer_size": 1 << 30, "capacity": 1 << 16},
+    ],
+)
+def test_extents_are_few(options: dict[str, int]) -> None:
+    """No pool has more than 131,072 extents: stats() reads all their words."""
+    geometry = ffi.new("struct shmpool_geometry *")
+    for name in ("cache_size", "bulk", "refill_multiplier", "members", "queues"):
+        setattr(geometry, name, lib.SHMPOOL_DEFAULT)
+    for name, value in options.items():
+        setattr(geometry, name, value)
+    assert 0 == lib.shmpool_plan(geometry, ffi.new("char[256]"), 256)
+    assert options["capacity"] / geometry.extent_buffers <= 131072
+
+
+def test_a_damaged_pool_is_looked_at_in_time(make_pool: MakePool, craft: Craft) -> None:
+    """Every word of every member and queue garbage: each look takes bounded time, and ends."""
+    pool = make_pool(buffer_size=64, capacity=1 << 16, prealloc=1 << 16, members=4095, queues=1023)
+    pool.create_queue("q", capacity=8)
+    segment = craft(pool)
+    for words in segment.members:
+        fill(segment, words, 2**64 - 1 >> 64 - 8 * words.width)
+    for words in segment.queues:
+        if words.width > 1:
+            fill(segment, words, 2**64 - 1 >> 64 - 8 * words.width)
+    fill(segment, row(segment.queues, "queue.queue.capacity"), 65536)
+    with View(pool.name) as view:
+        looks: list[Callable[[], object]] = [pool.stats, pool.members, pool.audit, view.stats]
+        looks += [view.queues, view.members, view.dead, view.operating]
+        for look in looks:
+            began = time.thread_time()
+            with contextlib.suppress(shmpool.SegmentInvalid):
+                look()
+            assert time.thread_time() - began < CALL_S

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user reads when something is refused: the thing, its value, what is allowed, remedy."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Child, MakePool
+from test_growth import small_shm
+
+import shmpool
+from shmpool import refusals
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = [sys.executable, "-W", "error", "-c", "from shmpool.cli import main; main()"]
+
+
+def test_a_pool_that_exists(pool: shmpool.Pool) -> None:
+    """How to use it and how to be rid of it."""
+    with pytest.raises(shmpool.PoolExists) as caught:
+        shmpool.Pool.create(pool.name, buffer_size=64, capacity=64)
+    name = pool.name
+    assert str(caught.value) == (
+        f"pool '{name}' exists already: Pool.attach(\"{name}\") uses it, "
+        f'Pool.unlink("{name}") or shmpool.prune() removes it'
+    )
+
+
+def test_a_pool_that_does_not_exist(pool_name: str) -> None:
+    """Where it was looked for, and why it may be elsewhere."""
+    for call in (shmpool.Pool.attach, shmpool.Pool.unlink):
+        with pytest.raises(shmpool.PoolNotFound) as caught:
+            call(pool_name)
+        assert str(caught.value) == (
+            f"there is no pool '{pool_name}' in /dev/shm "
+            "(in a container: is it the same /dev/shm? --ipc, a shared volume)"
+        )
+
+
+def test_a_buffer_with_views(pool: shmpool.Pool) -> None:
+    """How many, and what to do about them."""
+    work = pool.create_queue("work", capacity=2)
+    buf = pool.alloc()
+    one = memoryview(buf)
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("freed", buf.free),
+        ("put", lambda: work.put(buf)),
+        ("freed", lambda: buf.__exit__(None, None, None)),
+    ]
+    for what, call in calls:
+        with pytest.raises(shmpool.BufferInUse) as caught:
+            call()
+        assert str(caught.value) == (
+            f"buffer {buf.index} cannot be {what}: 1 memoryview or numpy array of it is alive; "
+            "delete it first (del img)"
+        )
+    two = memoryview(buf)
+    with pytest.raises(shmpool.BufferInUse) as caught:
+        buf.free()
+    assert "2 memoryviews or numpy arrays of it are alive; delete them" in str(caught.value)
+    with pytest.raises(shmpool.BufferInUse, match="cannot be closed: 2 memoryviews"):
+        pool.close()
+    one.release()
+    two.release()
+    buf.free()
+
+
+def test_block_and_timeout(pool: shmpool.Pool) -> None:
+    """Whoever knows queue.Queue is told what there is not."""
+    work = pool.create_queue("work", capacity=2)
+    with pytest.raises(TypeError) as caught:
+        work.get(True, 1)  # type: ignore[call-arg]
+    assert "get() takes one optional argument, timeout; there is no block" == str(caught.value)
+
+
+def test_a_buffer_that_is_gone(pool: shmpool.Pool) -> None:
+    """What became of it."""
+    buf = pool.alloc()
+    buf.free()
+    with pytest.raises(shmpool.BufferReleased) as caught:
+        buf.write(b"x")
+    assert str(caught.value).endswith(
+        "this Buffer was already freed, or put into a queue; it can no longer be used here"
+    )
+
+
+def test_no_slot_for_another_member(
+    make_pool: MakePool, start: Callable[..., Child], pool_name: str
+) -> None:
+    """How many there are, and what gives more."""
+    pool = make_pool(name=pool_name, members=1)
+    with pool.alloc():
+        child = start(
+            """
+            import shmpool, sys
+            for call in (shmpool.Pool.alloc, lambda pool: pool.alloc_many(2),
+                         lambda pool: pool.queue("q").send(b"x")):
+                try:
+                    call(shmpool.Pool.attach(sys.argv[1]))
+                except shmpool.LimitReached as error:
+                    print(error)
+            """,
+            pool.create_queue("q", capacity=2).pool.name,
+        )
+        said = child.end().splitlines()
+    assert 3 == len(said)
+    for line in said:
+        assert line.endswith(
+            "all 1 member slots are taken; create the pool with members= larger, "
+            "or see pool.members()"
+        )
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.ENOENT, shmpool.PoolNotFound, "there is no pool 'x'"),
+        (errno.EACCES, shmpool.AccessDenied, "you are uid "),
+        (errno.EPERM, shmpool.AccessDenied, "Create it with mode= and group="),
+        (errno.EROFS, shmpool.AccessDenied, "mount -o remount,rw /dev/shm"),
+        (errno.EAGAIN, shmpool.AccessDenied, "lease"),
+        (errno.ETXTBSY, shmpool.SegmentInvalid, "program that is running"),
+        (errno.ELOOP, shmpool.SegmentInvalid, "not a pool: remove it"),
+        (errno.EISDIR, shmpool.SegmentInvalid, "not a pool: remove it"),
+        (errno.ENXIO, shmpool.SegmentInvalid, "not a pool: remove it"),
+        (errno.EMFILE, shmpool.LimitReached, "ulimit -n"),
+        (errno.ENFILE, shmpool.LimitReached, "fs.file-max"),
+        (errno.ENOMEM, shmpool.OutOfSharedMemory, "Cannot allocate memory"),
+        (errno.EIO, shmpool.ShmpoolError, "Input/output error"),
+    ],
+)
+def test_a_file_that_cannot_be_opened(
+    number: int, kind: type[shmpool.ShmpoolError], words: str
+) -> None:
+    """Whatever the kernel says is an exception of ours that names the pool and the remedy."""
+    error = refusals.cannot_open("x", "/dev/shm/shmpool.x", OSError(number, ""))
+    assert (kind, True, True) == (type(error), "pool 'x'" in str(error), words in str(error))
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.EACCES, shmpool.AccessDenied, "chmod 1777 /dev/shm"),
+        (errno.EROFS, shmpool.AccessDenied, "mount -o remount,rw /dev/shm"),
+        (errno.ENOENT, shmpool.OutOfSharedMemory, "mount -t tmpfs"),
+        (errno.ENOSPC, shmpool.OutOfSharedMemory, "shmpool prune"),
+        (errno.EFBIG, shmpool.OutOfSharedMemory, "ulimit -f unlimited"),
+        (errno.EMFILE, shmpool.LimitReached, "ulimit -n"),
+        (errno.EDQUOT, shmpool.OutOfSharedMemory, "quota"),
+        (errno.EIO, shmpool.ShmpoolError, "Input/output error"),
+    ],
+)
+def test_a_file_that_cannot_be_made(
+    number: int, kind: type[shmpool.ShmpoolError], words: str
+) -> None:
+    """The same of making it."""
+    error = refusals.failure("pool 'x' cannot be created", OSError(number, ""))
+    assert (kind, True, True) == (type(error), "pool 'x'" in str(error), words in str(error))
+
+
+def test_every_code_from_c() -> None:
+    """Each says something of its own, and what is not known is named."""
+    from shmpool._ffi import _EXCEPTIONS, fail
+
+    for number, (kind, _) in _EXCEPTIONS.items():
+        with pytest.raises(kind, match="what it was about"):
+            fail(-number, "what it was about")
+    with pytest.raises(shmpool.ShmpoolError, match="what it was about: Input/output error"):
+        fail(-errno.EIO, "what it was about")
+
+
+def test_a_pool_that_outgrows_shared_memory(run: Callable[..., str]) -> None:
+    """A container's 64 MiB: both sizes, and how to have more."""
+    printed = run(
+        """
+        import shmpool
+        pool = shmpool.Pool.create("rx", buffer_size=2048, capacity=65536)
+        queue = pool.create_queue("q", capacity=2)
+        held = []
+        for call in (lambda: held.append(pool.alloc_many(4096)), lambda: held.append(pool.alloc()),
+                     lambda: queue.send(b"x")):
+            try:
+                while True:
+                    call()
+                    if call is not None and len(queue):
+                        queue.recv()
+            except shmpool.OutOfSharedMemory as error:
+                print(error)
+        """,
+        prefix=small_shm("64m"),
+    )
+    assert [
+        "pool 'rx' can grow to 128 MiB, but /dev/shm has only 64 MiB: lower capacity or enlarge "
+        "it (mount -o remount,size=256m /dev/shm; container: --shm-size=256m)"
+    ] * 3 == printed.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["watch"], "Prints a pool's statistics every INTERVAL seconds until Ctrl-C."),
+        (
+            ["trim"],
+            "Returns the memory of free buffers to the system, keeping --keep of them, and prints "
+            "how many bytes.",
+        ),
+        (
+            ["prune"],
+            "Removes every abandoned pool that no process has open, with what is in its queues, "
+            "and prints the names.",
+        ),
+        (["audit"], "Checks by two independent counts that no buffer is lost or counted twice."),
+        (["create"], "Permission bits of the pool's file, for example 0660."),
+        (["create"], "Group that owns the file."),
+    ],
+)
+def test_help(arguments: list[str], words: str) -> None:
+    """Sentences that can be understood without having read anything."""
+    pytest.importorskip("click", reason="shmpool[cli] is not installed")
+    done = subprocess.run([*COMMAND, *arguments, "--help"], capture_output=True, text=True)
+    assert words in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("given", ["work", "=5", "work=", ""])
+def test_queues_on_the_command_line(pool_name: str, given: str) -> None:
+    """What is expected, with an example."""
+    pytest.importorskip("click", reason="shmpool[cli] is not installed")
+    size = ["--buffer-size", "64", "--capacity", "64", "--direct"]
+    done = subprocess.run(
+        [*COMMAND, "create", pool_name, *size, "--queue", given], capture_output=True, text=True
+    )
+    assert 2 == done.returncode
+    assert "--queue needs NAME=CAPACITY, for example work=4096" in done.stderr
+    assert not os.path.exists(f"/dev/shm/shmpool.{pool_name}")
+
+
+def test_words_of_the_pages() -> None:
+    """What the configuration, the README and the docstrings say of the things asked about most."""
+    config = (ROOT / "docs" / "config.md").read_text()
+    assert "members of this group may use the read-only requests (ls, stats, ...)" in config
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert "what happens to buffers that a consumer had taken when it died" in readme
+    assert shmpool.AlfQueue.dead_letter.__doc__ == (
+        "The queue that receives buffers whose consumers died max_redeliveries times, or None."
+    )
+    assert (shmpool.Pool.audit.__doc__ or "").startswith(
+        "Checks by two independent counts that no buffer is lost or counted twice."
+    )

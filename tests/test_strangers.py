@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files, processes and queues that strangers named: none ends a scan, and none reaches a terminal,
+a log or a page as it is."""
+
+import ctypes
+import json
+import os
+import pty
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import DEADLINE_S, Child, Eventually, MakePool, StartDaemon, _children
+from test_damage import scribble
+from test_growth import small_shm
+
+import shmpool
+from shmpool.view import View
+
+pytest.importorskip("click", reason="shmpool[cli] is not installed")
+pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
+
+from shmpool.cli.main import shmpool as cli
+
+ROOT = Path(__file__).resolve().parent.parent
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+NAMES = [
+    b"\xff\xfe",
+    b"\x1b]0;owned\x07\x1b[2J",
+    b"x\nshmpool: recovered by an attacker\nshmpool: y",
+    b"[bold red on yellow]MARKUP[link=http:x]",
+    "\u202eabc\u2066".encode(),
+    "é名".encode(),
+    b"-rf",
+    b"y" * 247,
+    b"%s{0}",
+    b"'; touch x; '",
+]
+
+MACHINE = """
+    import contextlib, fcntl, io, json, os, shutil, signal, socket, stat, subprocess, sys
+    import shmpool
+    from shmpool.cli.main import shmpool as cli
+    from shmpool.view import View
+
+    def command(*arguments, status=(0,)):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            try:
+                cli.main(arguments, prog_name="shmpool")
+            except SystemExit as end:
+                assert (end.code or 0) in status, (arguments, end.code, out.getvalue())
+        for line in out.getvalue().split("\\n"):
+            assert line.isprintable(), (arguments, line)
+        return out.getvalue()
+
+    def listed():
+        pools = json.loads(command("ls", "--direct", "--json"))
+        return {pool["name"]: pool["trouble"] for pool in pools}
+
+    def path(name):
+        return f"/dev/shm/shmpool.{name}"
+
+    def abandoned(name):
+        pid = os.fork()
+        if pid == 0:
+            pool = shmpool.Pool.create(name, buffer_size=64, capacity=64)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
+"""
+
+
+def test_file_names(run: Callable[..., str]) -> None:
+    """Every command goes on beside files of such names, and says of them what can be read."""
+    script = (
+        MACHINE
+        + """
+    raw = [bytes.fromhex(name) for name in sys.argv[1:]]
+    shmpool.Pool.create("good", buffer_size=64, capacity=64).close()
+    for name in raw:
+        os.close(os.open(b"/dev/shm/shmpool." + name, os.O_CREAT | os.O_RDWR))
+    assert ["good"] == shmpool.pool_names()
+    assert {"good": None} == listed()
+    assert "good" in command("ls", "--direct")
+    for what in ("stats", "describe", "audit"):
+        command(what, "good", "--direct")
+    assert len(raw) == command("doctor", status=(0, 1)).count("file shmpool."), command("doctor")
+    assert "good" in json.dumps(json.loads(command("doctor", "--json", status=(0, 1))))
+    from shmpool.cli.access import complete_pool
+    assert ["good"] == [item.value for item in complete_pool(None, None, "")]
+    command("prune", "--direct")
+    print(all(os.path.lexists(b"/dev/shm/shmpool." + name) for name in raw))
+    """
+    )
+    names = [name.hex() for name in NAMES]
+    assert "True\n" == run(script, *names, prefix=small_shm("64m"))
+
+
+KINDS = """
+    def program(name):
+        shutil.copy("/bin/sleep", path(name))
+        os.chmod(path(name), 0o755)
+        runs.append(subprocess.Popen([path(name), "1000"]))
+
+    def noise(name):
+        with open(path(name), "wb") as file:
+            file.write(os.urandom(9000))
+
+    def bound(name):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(path(name))
+
+    runs = []
+    kinds = {
+        "directory": lambda name: os.mkdir(path(name)),
+        "fifo": lambda name: os.mkfifo(path(name)),
+        "socket": bound,
+        "link": lambda name: os.symlink("/etc/passwd", path(name)),
+        "dangling": lambda name: os.symlink("nowhere", path(name)),
+        "loop": lambda name: os.symlink(path(name), path(name)),
+        "device": lambda name: os.mknod(path(name), stat.S_IFCHR | 0o666, os.makedev(1, 3)),
+        "noise": noise,
+        "program": program,
+    }
+"""
+
+
+@needs_root
+def test_what_lies_under_a_pools_name(run: Callable[..., str]) -> None:
+    """It is one pool's trouble: an exception of ours to who wants that pool, a line in the list;
+    prune and the others go on behind it."""
+    script = (
+        MACHINE
+        + KINDS
+        + """
+    for kind, make in kinds.items():
+        make(kind)
+    abandoned("zzz")
+    try:
+        for kind in kinds:
+            for call in (shmpool.Pool.attach, View, lambda name: shmpool.Pool.create(
+                name, buffer_size=64, capacity=64
+            )):
+                try:
+                    call(kind)
+                except shmpool.ShmpoolError as error:
+                    assert kind in str(error), error
+                else:
+                    raise AssertionError(f"{kind} was taken for a pool")
+            for what in ("stats", "describe", "audit", "members", "holders", "recover", "trim"):
+                assert kind in command(what, kind, "--direct", status=(1,))
+        pools = listed()
+        assert [] == [kind for kind in kinds if not pools[kind]], pools
+        assert pools["zzz"] is None
+        command("ls", "--direct")
+        for kind in kinds:
+            assert f"pool {kind} " in command("doctor", status=(1,)), kind
+        assert "zzz" in command("prune", "--direct")
+        assert sorted(kinds) == shmpool.pool_names()
+    finally:
+        for process in runs:
+            process.kill()
+            process.wait()
+    """
+    )
+    assert "" == run(script, prefix=small_shm("64m"))
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["F_RDLCK", "F_WRLCK"])
+def test_a_lease(run: Callable[..., str], kind: str) -> None:
+    """A file whose owner has a lease on it cannot be opened now: who wants it is told, and whoever
+    scans goes on. Asking which file it is costs the owner nothing."""
+    script = (
+        MACHINE
+        + """
+    from shmpool.files import inode_of
+    shmpool.Pool.create("aaa", buffer_size=64, capacity=64).close()
+    abandoned("zzz")
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    kind = getattr(fcntl, sys.argv[1])
+    fd = os.open(path("aaa"), os.O_RDONLY if kind == fcntl.F_RDLCK else os.O_RDWR)
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, kind)
+    assert os.fstat(fd).st_ino == inode_of("aaa")
+    assert kind == fcntl.fcntl(fd, fcntl.F_GETLEASE)
+    try:
+        shmpool.Pool.attach("aaa")
+    except shmpool.AccessDenied as error:
+        print(error)
+    assert {"aaa", "zzz"} == listed().keys()
+    command("doctor", status=(0, 1))
+    assert "zzz" in command("prune", "--direct").splitlines()
+    """
+    )
+    said = run(script, kind, prefix=small_shm("64m"))
+    assert "pool 'aaa' cannot be opened now: its owner has a lease on the file" in said
+
+
+@needs_root
+def test_somebody_elses_pool(run: Callable[..., str]) -> None:
+    """Who may not read it is told whose it is and what would let him in; the others are served."""
+    script = (
+        MACHINE
+        + """
+    pool = shmpool.Pool.create("aaa", buffer_size=64, capacity=64, mode=0o600)
+    import shmpool.client, shmpool.doctor, rich.console, rich.table, rich.progress  # while it may
+    command("prune", "--direct"), command("doctor", status=(0, 1)), listed()
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    abandoned("zzz")
+    for what in ("attach", "unlink"):
+        try:
+            getattr(shmpool.Pool, what)("aaa")
+        except shmpool.AccessDenied as error:
+            print(error)
+    print(listed()["aaa"], listed()["zzz"])
+    print([line for line in command("prune", "--direct").splitlines() if ":" not in line])
+    command("doctor", status=(0, 1))
+    """
+    )
+    said = run(script, prefix=small_shm("64m,mode=1777"))
+    attach, unlink, troubles, pruned = said.splitlines()
+    whose = "pool 'aaa': it belongs to root:root, mode 0600; you are uid 65534. "
+    assert f"no permission to attach to {whose}Create it with mode= and group=" == attach
+    assert unlink.startswith(f"no permission to unlink {whose}")
+    assert f"{attach} None" == troubles
+    assert "['zzz']" == pruned
+
+
+QUEUES = [
+    b"[/x]",
+    b"[bold]b[/]",
+    b"\x1b]0;owned\x07\x1b[31m",
+    b"a\nshmpool: pool good recovered by me\nb",
+    b"\xff\xfe",
+    b"\xe2\x80\xaea",
+    b"zweite",  # the other queue's name
+    b"",
+    b"a" * 63,
+    b'x",y="',
+]
+
+
+@pytest.mark.parametrize("name", QUEUES)
+def test_queue_names(make_pool: MakePool, capsys: pytest.CaptureFixture[str], name: bytes) -> None:
+    """Bytes in a segment that its owner may write: shown, told from others, and nothing ends."""
+    pool = make_pool(queues=2)
+    queue = pool.create_queue("QQQQQQQQQQ", capacity=2)
+    pool.create_queue("zweite", capacity=2)
+    queue.send_many([b"a", b"b"])
+    scribble(pool, b"QQQQQQQQQQ", 0, (name + b"\0" * 11)[: max(len(name) + 1, 11)])
+    with View(pool.name) as view:
+        shown = [found.name for found in view.queues()]
+    assert 2 == len(set(shown))
+    assert all(found.isascii() and found.isprintable() and found for found in shown)
+    for what, status in (("describe", {0}), ("stats", {0}), ("ls", {0}), ("audit", {0, 1})):
+        for more in ([], ["--json"]):
+            arguments = [what, *([pool.name] if what != "ls" else []), "--direct", *more]
+            with pytest.raises(SystemExit) as end:
+                cli.main(arguments, prog_name="shmpool")
+            text = "".join(capsys.readouterr())
+            assert (end.value.code or 0) in status, text
+            assert all(line.isprintable() for line in text.split("\n")), text
+            if what in ("describe", "stats"):
+                assert (json.dumps(shown[0]) if more else shown[0]) in text
+
+
+@pytest.mark.parametrize("name", QUEUES)
+def test_queue_names_on_the_screen_and_in_metrics(make_pool: MakePool, name: bytes) -> None:
+    """top draws them, and a scraper can read what /metrics says."""
+    pytest.importorskip("textual", reason="shmpool[cli] is not installed")
+    metrics = pytest.importorskip("shmpool.metrics", reason="shmpool[daemon] is not installed")
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families
+    from prometheus_client.parser import text_string_to_metric_families as classic
+    from test_top import rows, watched
+
+    from shmpool.alarms import Policy
+    from shmpool.cli.access import Direct
+    from shmpool.cli.screen import Top
+    from shmpool.registry import Registry
+
+    pool = make_pool(queues=2)
+    queue = pool.create_queue("QQQQQQQQQQ", capacity=2)
+    pool.create_queue("zweite", capacity=2)
+    queue.send_many([b"a", b"b"])
+    scribble(pool, b"QQQQQQQQQQ", 0, (name + b"\0" * 11)[: max(len(name) + 1, 11)])
+    app = Top(Direct(), frozenset([pool.name]), 0.1)
+    watched(app, lambda: 2 == len(rows(app, "queues")))
+    registry = Registry("0")
+    registry.hold(pool.name, Policy())
+    try:
+        accept = "application/openmetrics-text; version=1.0.0"
+        text = metrics.Exposition(registry, "0").answer(accept)[1].decode()
+        families = {f.name: f for f in text_string_to_metric_families(text)}
+        plain = classic(metrics.Exposition(registry, "0").answer(None)[1].decode())
+        for found in (families, {f.name: f for f in plain}):
+            depths = {s.labels["queue"]: s.value for s in found["shmpool_queue_depth"].samples}
+            assert [2.0, 0.0] == list(depths.values())
+    finally:
+        registry.release(pool.name)
+
+
+def test_a_terminal(run: Callable[..., str]) -> None:
+    """Where there are colours a name brings none of its own: doctor, into a terminal."""
+    script = """
+    import os
+    os.close(os.open(b"/dev/shm/shmpool.\\x1b]0;owned\\x07[red]\\x1b[2J", os.O_CREAT))
+    os.close(os.open(b"/dev/shm/shmpool.[bold]x[", os.O_CREAT))
+    import sys
+    from shmpool.cli import main
+    sys.argv = ["shmpool", "doctor"]
+    main()
+    """
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [*small_shm("64m"), sys.executable, "-c", textwrap.dedent(script)],
+        stdin=follower, stdout=follower, stderr=follower,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "400"},
+    )  # fmt: skip
+    os.close(follower)
+    shown = b""
+    try:
+        while chunk := os.read(leader, 65536):
+            shown += chunk
+    except OSError:  # the other side has closed
+        pass
+    os.close(leader)
+    assert process.wait(DEADLINE_S) in (0, 1)
+    text = shown.decode()
+    assert r"\x1b]0;owned\x07[red]\x1b[2J" in text
+    assert "file shmpool.[bold]x[" in text
+    assert ("\x07" not in text, "\x1b]" not in text, "\x1b[2J" not in text) == (True,) * 3
+
+
+UNNAMEABLE = """
+    import ctypes, os, signal, sys, shmpool
+    ctypes.CDLL(None).prctl(15, b"\\xff) S \\xfe\\n", 0, 0, 0)
+    if len(sys.argv) > 1:
+        buffers = shmpool.Pool.attach(sys.argv[1]).alloc_many(3)
+    print("ready", flush=True)
+    input()
+"""
+
+
+def test_the_fixtures_scan(start: Callable[..., Child], make_pool: MakePool) -> None:
+    """What watches for children that a test leaves reads every process of the machine: any name."""
+    child = start(UNNAMEABLE)
+    assert "ready" == child.line()
+    assert b"\xff) S \xfe" in Path(f"/proc/{child.pid}/stat").read_bytes()
+    assert child.pid in _children()
+    assert os.getpid() not in _children()
+
+
+def test_a_members_process_of_any_name(
+    start: Callable[..., Child],
+    start_daemon: StartDaemon,
+    make_pool: MakePool,
+    eventually: Eventually,
+) -> None:
+    """The daemon recovers from it as from any other, adopts pools that come later, and looks on."""
+    pool = make_pool()
+    daemon = start_daemon(options="interval = 0.05")
+    children = [start(UNNAMEABLE, pool.name) for _ in range(3)]
+    assert ["ready"] * 3 == [child.line() for child in children]
+    with shmpool.Client(daemon.socket) as client:
+        eventually(lambda: 3 == len(client.members(pool.name)))
+        for child in children[:2]:
+            child.kill()
+        eventually(lambda: 1 == len(client.members(pool.name)))
+        later = make_pool()
+        eventually(lambda: any(found.name == later.name and found.held for found in client.list()))
+        assert [children[2].pid] == [holder.pid for holder in client.holders(pool.name)]
+    assert "Traceback" not in daemon.output()
+    assert "failed" not in daemon.output()
+    descriptors = len(os.listdir(f"/proc/{daemon.pid}/fd"))
+    children[2].tell()
+    children[2].end()
+    assert descriptors < 64
+
+
+def test_the_tests_beside_others_pools(run: Callable[..., str]) -> None:
+    """Examples and generated pages do not mind pools named rx or as the examples', nor a process
+    whose name is no UTF-8."""
+    script = """
+    import ctypes, os, subprocess, sys, shmpool
+    names = ("rx", "doc-pool", "doc-queue", "doc-view")
+    pools = [shmpool.Pool.create(name, buffer_size=64, capacity=64) for name in names]
+    ctypes.CDLL(None).prctl(15, b"\\xff\\xfe", 0, 0, 0)
+    os.environ["PYTHONPATH"] = sys.argv[1]
+    tests = ["shmpool/pool.py", "shmpool/queue.py", "shmpool/view.py", "tests/test_docs.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--confcutdir=."]
+    done = subprocess.run([*command, *tests, "--deselect", "tests/test_docs.py::test_the_units"],
+                          cwd=sys.argv[1], capture_output=True, text=True)
+    print(done.stdout[-3000:] if done.returncode else "green")
+    assert sorted(names) == shmpool.pool_names()
+    """
+    assert "green\n" == run(script, ROOT, prefix=small_shm("1g"))
+
+
+def test_names_in_c_and_in_the_kernel() -> None:
+    """prctl(2) cuts a process's name at 15 bytes; what is left in front of it cannot be read as
+    fields, so the last bracket counts."""
+    libc = ctypes.CDLL(None)
+    before = Path("/proc/self/comm").read_bytes().rstrip(b"\n")
+    libc.prctl(15, b"a) R (\xff", 0, 0, 0)
+    try:
+        from shmpool.held import is_stopped
+
+        assert not is_stopped(os.getpid(), os.getpid())
+    finally:
+        libc.prctl(15, before, 0, 0, 0)

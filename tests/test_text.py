@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strangers' bytes as text, and the sizes in messages."""
+
+import logging
+import os
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shmpool import logs, refusals, wire
+from shmpool.names import NAME_SHOWN, is_name, printable, printable_lines
+
+STRANGE = [
+    (b"rx", "rx"),
+    (b"\xff", r"\xff"),
+    (b"\x1b]0;owned\x07", r"\x1b]0;owned\x07"),
+    (b"a\nshmpool: b", r"a\x0ashmpool: b"),
+    ("é", r"\xe9"),
+    ("名", r"\u540d"),
+    ("\u202egnp.exe", r"\u202egnp.exe"),
+    ("a\u200bb", r"a\u200bb"),
+    ("\U0001f600", r"\U0001f600"),
+    ("\udcff", r"\xff"),
+    ("\ud800", r"\ud800"),
+    ("\x7f\x00\x9b2J", r"\x7f\x00\x9b2J"),
+    (b"a\\b", "a\\b"),
+    ("[bold]x[/]", "[bold]x[/]"),
+    (5, "5"),
+]
+
+
+@pytest.mark.parametrize(("foreign", "shown"), STRANGE)
+def test_what_is_shown(foreign: object, shown: str) -> None:
+    """Printable ASCII stays; the rest can be read, and does nothing."""
+    assert shown == printable(foreign)
+
+
+@given(st.binary(max_size=2000) | st.text(max_size=2000))
+def test_any_bytes(foreign: bytes | str) -> None:
+    """What comes out is short, printable ASCII, and stays as it is when it goes through again."""
+    shown = printable(foreign)
+    assert (True, True) == (shown.isascii(), shown.isprintable() or not shown)
+    assert len(shown) <= NAME_SHOWN
+    assert shown == printable(shown)
+
+
+@given(st.text(st.sampled_from("abcXYZ019._-"), min_size=1, max_size=63).filter(is_name))
+def test_names_of_ours(name: str) -> None:
+    """A name that a pool can have is shown as it is."""
+    assert name == printable(name)
+
+
+def test_what_is_long() -> None:
+    """Both ends are shown: what a message says of a long value stands behind it."""
+    shown = printable("a" * 10**6 + ": too long", 100)
+    assert (100, True, True) == (len(shown), "aaa...aaa" in shown, shown.endswith(": too long"))
+
+
+def test_a_message_of_several_lines() -> None:
+    """Its lines stay lines, each printable."""
+    assert [r"a\x1b", "b"] == printable_lines("a\x1b\n\nb")
+
+
+def test_a_log_record_is_one_line() -> None:
+    """Whatever a stranger has named a thing; a traceback's lines are those of the code."""
+    lines = logs.Lines("shmpool: %(message)s")
+    record = logging.LogRecord("shmpool", 20, "", 1, "queue %s", ("a\nshmpool: b\x1b[2J",), None)
+    assert r"shmpool: queue a\x0ashmpool: b\x1b[2J" == lines.format(record)
+    try:
+        raise ValueError("\x1b[2J")
+    except ValueError as error:
+        info = (ValueError, error, error.__traceback__)
+        record = logging.LogRecord("shmpool", 40, "", 1, "failed", (), info)
+    text = lines.format(record)
+    assert text.endswith(r"ValueError: \x1b[2J")
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_surrogates_on_the_wire() -> None:
+    """Text that is no Unicode does not end the answer to everybody's list."""
+    packed = wire.pack_error(1, {"message": os.fsdecode(b"\xff")})
+    frames = wire.Frames(wire.ANSWER_MAX)
+    frames.feed(packed)
+    (reply,) = frames
+    assert isinstance(reply, wire.Reply)
+    assert {"message": r"\udcff"} == reply.error
+
+
+@pytest.mark.parametrize(
+    ("octets", "down", "up"),
+    [
+        (0, "0 KiB", "0 KiB"),
+        (1, "0 KiB", "0.1 KiB"),
+        (1024, "1 KiB", "1 KiB"),
+        (64 << 20, "64 MiB", "64 MiB"),
+        ((64 << 20) - 1, "63.9 MiB", "64 MiB"),
+        ((64 << 20) + 1, "64 MiB", "64.1 MiB"),
+        (1 << 40, "1,048,576 MiB", "1,048,576 MiB"),
+    ],
+)
+def test_sizes(octets: int, down: str, up: str) -> None:
+    """What is free is rounded down, what is needed up: the second is the larger in print too."""
+    assert (down, up) == (refusals.mib(octets), refusals.mib(octets, up=True))
+
+
+def test_the_size_that_is_advised() -> None:
+    """It is one that mount(8) and docker take, and more than there is."""
+    total, _ = refusals.shared_memory()
+    (size, again) = re.findall(r"size=(\d+[mg])", refusals._enlarge(128 << 20))
+    assert size == again
+    assert int(size[:-1]) << {"m": 20, "g": 30}[size[-1]] >= 128 << 20
+    assert total >= 0
