@@ -4,6 +4,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -459,6 +460,27 @@ def test_prune(make_pool: MakePool, new_name: Callable[[], str], start: Start) -
     with pytest.raises(shmpool.PoolNotFound):
         shmpool.Pool.attach(idle)
     used.alloc().free()
+
+
+ENDS = {
+    "make(); os.kill(os.getpid(), 9)": True,
+    "pool = make(); os.kill(os.getpid(), 9)": True,
+    "pool = make(); os._exit(1)": True,
+    "make()": False,
+    "pool = make()": False,
+    "pool = make(); pool.close(); os.kill(os.getpid(), 9)": False,
+    "with make(): pass": False,
+}
+
+
+@pytest.mark.usefixtures("own_pools")
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_abandoned(pool_name: str, end: str) -> None:
+    """A pool whose creator died, and neither closed it nor came to its end."""
+    code = "import os, shmpool\n"
+    code += f"make = lambda: shmpool.Pool.create({pool_name!r}, buffer_size=64, capacity=64)\n"
+    subprocess.run([sys.executable, "-c", code + end], check=False)
+    assert ENDS[end] == (pool_name in shmpool.prune())
 
 
 @pytest.mark.usefixtures("own_pools")
