@@ -10,7 +10,7 @@ from ._ffi import Native, check, ffi, lib
 from .buffer import PoolBase
 from .burst import Burst
 from .files import inode_of, replaced, unlink
-from .leaving import leave_at_the_end, made
+from .leaving import leave_at_the_end
 from .names import checked_name
 from .options import (
     at_least,
@@ -144,7 +144,8 @@ class Pool(PoolBase):
             "members": members,
             "queues": queues,
         }
-        if (geometry := planned(name or ANONYMOUS, options)) and name is None:
+        geometry = planned(name or ANONYMOUS, options)
+        if name is None:
             return cls._open(Segment.anonymous(geometry), made=True)
         while True:
             try:
@@ -157,7 +158,6 @@ class Pool(PoolBase):
                 return cls.attach(name, owner=user)._refuse_other(options, geometry)
         try:
             pool = cls._open(segment, made=True)
-            made(segment.path)
             if unlink_on_close:
                 segment._unlink_at_the_end(segment.path)
             return pool
