@@ -13,6 +13,7 @@ import pytest
 import shmpool
 from shmpool.pruning import survey
 from tests.conftest import DEADLINE_S, Child, Eventually, MakePool
+from tests.fuzz_words import Segment
 
 Start = Callable[..., Child]
 
@@ -538,3 +539,60 @@ def test_a_busy_consumer_recovers(make_pool: MakePool, start: Start, take: str) 
         if hasattr(got, "free"):
             got.free()
     assert b"job" == queue.recv(timeout=0)
+
+
+def test_a_newcomer_comes_in(make_pool: MakePool, start: Start) -> None:
+    """Every slot is a dead member's, with buffers and jobs in hand, and whoever came to recover
+    them was killed as well: the next one comes in, and everything is there."""
+    pool = make_pool(members=3, capacity=64, prealloc=64, cache_size=0)
+    queue = pool.create_queue("q", capacity=4, on_death="requeue")
+    fill(pool, queue, 3)
+    pool.close()
+    children = [hold(start, pool, 5), hold(start, pool, 5, "q")]
+    children.append(hold(start, pool, 5))
+    for child in children:
+        child.kill()
+    for _ in range(4):
+        child = start(
+            """
+            import os, shmpool, sys
+            pool = shmpool.Pool.attach(sys.argv[1])
+            pool.alloc_many(7, timeout=0)
+            os.kill(os.getpid(), 9)
+            """,
+            pool.name,
+        )
+        child.process.wait()
+    with shmpool.Pool.attach(pool.name) as again:
+        again.recover()
+        assert [b"0", b"1", b"2"] == sorted(again.queue("q").recv_many(4, timeout=0))
+        assert home(again)
+
+
+def test_a_slot_whose_tags_are_used_up(make_pool: MakePool, start: Start) -> None:
+    """Its last member is recovered like any other, and nobody gets the slot any more: no tag is
+    ever used twice."""
+    pool = make_pool(members=2, capacity=64, cache_size=0)
+    pool.alloc().free()  # a member: of the first slot
+    segment = Segment(f"/dev/shm/shmpool.{pool.name}")
+    tag = next(row for row in segment.members if row.name == "member.tag").word(1)
+    segment.write(tag, ((2**19 - 2) << 13) | 2)
+    segment.map.close()
+    os.close(segment.fd)
+    child = hold(start, pool, 3)
+    child.kill()
+    done = pool.recover()
+    assert (1, 3) == (done.members, done.buffers)
+    assert home(pool)
+    failed = start(
+        """
+        import shmpool, sys
+        try:
+            shmpool.Pool.attach(sys.argv[1]).alloc()
+        except shmpool.LimitReached as error:
+            print(error)
+        """,
+        pool.name,
+    )
+    assert "member slots" in failed.line()
+    failed.end()
