@@ -116,6 +116,7 @@ int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 		 * later and later while it stays so: whoever goes on with it sees the sleeper. */
 		bool reserved = load_seq_cst(&r->q->prod) != load_seq_cst(&r->q->cons);
 		got = queue_get(p, m, r, handle, n);
+		slept = 0; /* or a later get would overwrite what this one got */
 		if (got == -EAGAIN) {
 			count_up(&m->counters[COUNT_SLEEP], 1);
 			slept = wait_sleep(word, entered, reserved ? most : WAIT_SLICE_NS,

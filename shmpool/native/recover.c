@@ -89,8 +89,10 @@ void recovery_look(struct recovery *r)
 const struct alf_ring *recovery_ring(struct recovery *r, uint32_t queue)
 {
 	const struct alf_ring *ring = queue ? queue_ring(r->p, queue) : &r->p->free;
-	if (!ring && queue_exists(r->p, queue))
-		r->no_memory = true;
+	if (!ring && queue_exists(r->p, queue)) {
+		ring = queue_ring(r->p, queue); /* it may be new since */
+		r->no_memory |= !ring;
+	}
 	return ring;
 }
 

@@ -90,10 +90,13 @@ static uint32_t destination(struct recovery *r, const struct buffer *b, uint32_t
 }
 
 /* Takes a dead member's or an abandoned buffer: false if another recoverer was faster. From here on it is a
- * buffer that this member has from queue from, should it die too. */
+ * buffer that this member has from queue from, should it die too. Never its tag alone: a dead thief may
+ * have had the buffer out of this member's own cache, where it is listed yet, and another thief would
+ * find it good. */
 static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
-	if (!cas_seq_cst(&b->owner, &owner, r->m->tag | (uint64_t)from << OWNER_QUEUE_SHIFT))
+	if (!cas_seq_cst(&b->owner, &owner,
+			 r->m->tag | OWNER_PUTTING | (uint64_t)from << OWNER_QUEUE_SHIFT))
 		return false;
 	count_up(&r->m->counters[COUNT_RECOVER], 1);
 	r->out->buffers++;

@@ -258,7 +258,8 @@ void scene_check_counters(const struct counted *before, const struct counted *wh
 	if (o->kind == GETS && result != PENDING && !o->beside)
 		DEMAND(now.counter[COUNT_DEQUEUE] == (result > 0 ? result : 0));
 	/* Each that was alive or dead when the victim began has died once, unless it left. */
-	int64_t deaths = now.deaths - before->deaths, lives = before->lives - (o->beside != NULL);
+	int64_t deaths = now.deaths - before->deaths,
+		lives = before->lives - (o->beside && !scene.companion_died);
 	DEMAND(within(deaths, lives - o->detaches, lives + (o->unattached ? 2 : 0)));
 	audit_stats(&scene.pool, &stats);
 	DEMAND(stats.deaths == (uint64_t)now.deaths);

@@ -381,7 +381,15 @@ int put_beside(struct scene *s)
 	uint64_t handle = s->hand[--s->handed];
 	*scene_message(handle) = FROM_BESIDE;
 	qmempool_buffer(&s->pool, handle_index(handle))->redelivered = 0;
-	return queue_put_wait(&s->pool, s->v, s->ring, &handle, 1, WAIT_NEVER);
+	int error = queue_put_wait(&s->pool, s->v, s->ring, &handle, 1, WAIT_NEVER);
+	if (error) /* full, or the single producer is another: it has its buffer still */
+		*scene_message(handle) = FROM_VICTIM + s->handed++;
+	return error;
+}
+
+int recover_beside(struct scene *s)
+{
+	return recover_dead(s);
 }
 
 void check_beside(struct scene *s)
