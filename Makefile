@@ -2,7 +2,9 @@
 # make check   lint, types, tests    make bench    make bench-native    make fix    make clean
 # make sweep   kills a member at every instruction of every operation (about half an hour on two cores), and
 #              lets every call of every operation to the system fail with each errno (a minute)
+# make pairs   two members in the middle of something at once, one or both killed
 # make soak    120,000 random kills and 50,000 corrupted words (about two hours)        make relacy   20 million interleavings
+# make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must tell
 # make tools   what some tests want from Debian, as root; without it they are skipped and say so
 #
 # Options go in ARGS: make demo ARGS="--workers 4 --burst 64 trace.pcapng"
@@ -15,7 +17,7 @@ SOURCES := pyproject.toml setup.py $(wildcard shmpool/hot/*.[ch] shmpool/native/
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-daemon sweep soak relacy fuzz docs tools fix clean
+	bench-daemon sweep pairs soak steer mutants relacy fuzz docs tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -38,9 +40,28 @@ build/kill_points: $(wildcard tests/native/*.[ch] shmpool/native/*.[ch])
 	gcc -std=gnu11 -g -O2 -pthread -Wl,-z,now -Ishmpool/native -o $@ \
 		$(wildcard tests/native/kill_*.c shmpool/native/*.c)
 
+build/steer_pool: $(wildcard tests/native/steer* shmpool/native/*.[ch]) tests/steer_build.py
+	@mkdir -p build
+	$(PYTHON) -m tests.steer_build $@
+
+steer: build/steer_pool
+	build/steer_pool --seeds 100000 $(ARGS)
+	build/steer_pool --seeds 100000 --weak $(ARGS)
+
+mutants: $(VENV)/.dev
+	$(BIN)/python -m tests.mutants $(ARGS)
+
 sweep: build/kill_points $(VENV)/.dev
 	$(BIN)/python -m tests.errno_sweep
 	build/kill_points --jobs $$(nproc) $(ARGS)
+
+# Every instruction of the smallest operations against every one of each other; of all, 20 by 10.
+SMALL := put-1-multi-multi put-1-single-single get-1-multi-multi get-1-single-single \
+	alloc-cached-1 free-cached-1
+pairs: build/kill_points
+	for one in $(SMALL); do for other in put alloc free; do \
+		build/kill_points --jobs 1 --operation $$one --pairs $$other --points 0 $(ARGS) || exit 1; done; done
+	build/kill_points --jobs $$(nproc) --pairs '*' --most 20 --points 10 $(ARGS)
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.storm --kills 100000 --seed 7 $(ARGS)
@@ -62,10 +83,13 @@ docs: $(VENV)/.dev
 # Compilers, checkers and emulators; where there is no apt, or no network, the tests do without.
 TOOLS := g++ clang spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static \
 	valgrind chromium chromium-driver
+# clang's sanitizers are a package of their own, of clang's version.
+CLANG_RT = libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev
+APT_INSTALL := timeout 400 apt-get -qq install --yes --no-install-recommends
 tools:
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(TOOLS) >/dev/null 2>&1; then \
-		(timeout 120 apt-get -qq update && timeout 400 apt-get -qq install --yes --no-install-recommends $(TOOLS)) >/dev/null 2>&1 \
-		|| echo "make tools: not all of $(TOOLS) could be installed; some tests will be skipped"; fi
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! dpkg -s $(TOOLS) $(CLANG_RT) >/dev/null 2>&1; then \
+		(timeout 120 apt-get -qq update && $(APT_INSTALL) $(TOOLS) && $(APT_INSTALL) $(CLANG_RT)) >/dev/null 2>&1 \
+		|| echo "make tools: not all of $(TOOLS) $(CLANG_RT) could be installed; some tests will be skipped"; fi
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check

@@ -82,7 +82,10 @@ _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
         errors.AccessDenied,
         "its file cannot be opened again: the program closed the descriptor, and the name is gone",
     ),
-    errno.EROFS: (errors.AccessDenied, "it was opened read-only"),
+    errno.EROFS: (
+        errors.AccessDenied,
+        "the pool was opened read-only; attach to it without readonly=True to change it",
+    ),
     errno.ENAMETOOLONG: (errors.InvalidArgument, "its path is too long"),
     errno.EDEADLK: (errors.AccessDenied, "another process keeps its file locked"),
     errno.ENOLCK: (

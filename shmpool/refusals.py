@@ -152,6 +152,27 @@ def refuse(pool: "Pool", code: int, what: str = "") -> NoReturn:
     fail(code, what or f"pool {pool.name!r}")
 
 
+def refuse_readonly(pool: "Pool") -> None:
+    """AccessDenied if the pool was opened read-only."""
+    if pool.readonly:
+        refuse(pool, -errno.EROFS)
+
+
+def another_owner(name: str, uid: int, owner: int) -> errors.AccessDenied:
+    """The pool's file belongs to uid, and not to the owner who was asked for."""
+    return errors.AccessDenied(
+        f"pool {name!r} belongs to {_user(uid)}, not to owner={_user(owner)}: refused; "
+        "use another name, or have that user unlink it"
+    )
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"{printable(pwd.getpwuid(uid).pw_name)} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
+
+
 def _cannot_grow(name: str, most: int) -> str:
     total, free = shared_memory()
     if most > total:

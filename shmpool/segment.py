@@ -11,6 +11,7 @@ lock.
 import errno
 import grp
 import os
+import pwd
 import resource
 
 from . import errors, refusals
@@ -31,6 +32,7 @@ GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 CREATE_TRIES = 100  # each lost to somebody who removed a name in between
 ANONYMOUS = "(anonymous)"  # in place of a name: no pool can be called so
 Group = str | int | None  # by name, by number, or none
+USER_MAX = 2**32 - 2  # the number after it stands for no user
 
 
 def group_id(group: Group) -> int:
@@ -49,6 +51,20 @@ def group_id(group: Group) -> int:
         raise errors.InvalidArgument(
             f"group is {group!r}; this machine has no such group"
         ) from None
+
+
+def user_id(owner: str | int) -> int:
+    """The number of a user given by name or number. InvalidArgument."""
+    if isinstance(owner, int):
+        if isinstance(owner, bool) or not 0 <= owner <= USER_MAX:
+            raise errors.InvalidArgument(f"owner is {owner!r}; allowed are 0 to {USER_MAX}")
+        return owner
+    if not isinstance(owner, str):
+        raise TypeError(f"owner is {owner!r}; it must be a str, an int, or None")
+    try:
+        return pwd.getpwnam(owner).pw_uid
+    except (KeyError, ValueError):  # the latter: no user's name can hold such characters
+        raise errors.InvalidArgument(f"owner is {owner!r}; this machine has no such user") from None
 
 
 def _check_mode(mode: int) -> None:
@@ -160,19 +176,23 @@ class Segment(SegmentBase):
             return cls._of_file(ANONYMOUS, file, read_only=False)
 
     @classmethod
-    def attach(cls, name: str) -> "Segment":
-        """Maps the file and checks it. PoolNotFound, AccessDenied, SegmentInvalid."""
-        return cls._attach(name, read_only=False)
+    def attach(cls, name: str, read_only: bool = False, owner: int | None = None) -> "Segment":
+        """Maps the file and checks it; AccessDenied if it belongs to another than the owner.
+
+        PoolNotFound, AccessDenied, SegmentInvalid.
+        """
+        with system_errors(f"pool {name!r} cannot be opened"):
+            file = open_file(name, read_only)
+            there = os.fstat(file.fd).st_uid  # the file that is open: the name may change its own
+            if owner is not None and there != owner:
+                file.close()  # now: a traceback keeps it
+                raise refusals.another_owner(name, there, owner)
+            return cls._of_file(name, file, read_only)
 
     @classmethod
     def look(cls, name: str) -> "Segment":
         """Maps the file read-only. As attach."""
-        return cls._attach(name, read_only=True)
-
-    @classmethod
-    def _attach(cls, name: str, read_only: bool) -> "Segment":
-        with system_errors(f"pool {name!r} cannot be opened"):
-            return cls._of_file(name, open_file(name, read_only), read_only)
+        return cls.attach(name, read_only=True)
 
     @classmethod
     def _of_file(cls, name: str, file: SegmentBase, read_only: bool) -> "Segment":

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Members killed or stopped at any instruction of any operation: a sample of `make sweep`."""
+"""Members killed or stopped at any instruction of any operation, or of two at once: a sample of
+`make sweep` and `make pairs`."""
 
 import platform
 import shutil
@@ -17,6 +18,7 @@ PARTS = 8
 NO_PTRACE = 77  # the program's exit status
 
 pytestmark = [
+    pytest.mark.timeout(900),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="steps x86-64 processors only"),
     pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc"),
 ]
@@ -40,7 +42,7 @@ def kill_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(program: Path, *arguments: str) -> str:
     """What the program prints, which kills nobody but its own children, in memory of its own."""
     ran = subprocess.run(
-        [str(program), *arguments], capture_output=True, text=True, check=False, timeout=110
+        [str(program), *arguments], capture_output=True, text=True, check=False, timeout=800
     )
     if ran.returncode == NO_PTRACE:
         pytest.skip(ran.stdout.strip())
@@ -53,6 +55,24 @@ def run(program: Path, *arguments: str) -> str:
 def test_every_operation(part: int, kill_points: Path) -> None:
     """Wherever a member is killed, nothing is lost; wherever it stops, the others go on."""
     printed = run(kill_points, "--most", "28", "--part", f"{part}/{PARTS}")
+    assert printed.rstrip().endswith(" 0 failures")
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_pairs(part: int, kill_points: Path) -> None:
+    """Two in the middle of something, of which one is killed, or both: who lives loses nothing."""
+    options = ["--most", "1", "--seed", "1", "--part", f"{part}/{PARTS}"]
+    printed = run(kill_points, "--pairs", "*", *options)
+    assert printed.rstrip().endswith(" 0 failures")
+
+
+@pytest.mark.parametrize("pair", ["put-1-multi-multi put", "alloc-cached-1 refill"])
+def test_small_pairs(pair: str, kill_points: Path) -> None:
+    """More of the points of two small operations: `make pairs` has every one."""
+    operation, companion = pair.split()
+    printed = run(
+        kill_points, "--operation", operation, "--pairs", companion, "--most", "30", "--points", "3"
+    )
     assert printed.rstrip().endswith(" 0 failures")
 
 

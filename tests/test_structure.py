@@ -14,6 +14,7 @@ NATIVE = PACKAGE / "native"
 C_ORDER = [
     "atomic.h",
     "alf_pace.h",
+    "alf_op.h",
     "alf_queue.h",
     "alf_repair.h",
     "layout.h",

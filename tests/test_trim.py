@@ -132,3 +132,33 @@ def test_killed_while_trimming(make_pool: MakePool, start: Callable[..., Child])
         audit = pool.audit()
         assert (True, {}, audit.total) == (audit.ok, audit.held, audit.free)
         assert 1024 == len(pool.alloc_many(1024, timeout=0))
+
+
+def test_others_find_buffers_meanwhile(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """Whoever does not wait finds buffers in a pool that nobody else uses but who trims it."""
+    pool = make_pool(buffer_size=64, capacity=2**15, bulk=16, refill_multiplier=16)
+    child = start(
+        """
+        import sys
+        import shmpool
+        pool = shmpool.Pool.attach(sys.argv[1])
+        for keep in (0, 0, 20000, 0):
+            for _ in range(5):
+                pool.alloc_many(2**14).free()
+                pool.trim(keep)
+        """,
+        pool.name,
+    )
+    while child.process.poll() is None:
+        for n in (1, 100, 2000):
+            pool.alloc_many(n, timeout=0).free()
+    child.end()
+
+
+def test_the_last_extent_stays(make_pool: MakePool) -> None:
+    """Where nobody could make another one, the only free buffers are left to others."""
+    pool = make_pool(buffer_size=4096, capacity=64)
+    grown(pool)
+    assert (0, 64) == (pool.trim(), pool.stats().created)
+    with pool.alloc(timeout=0):
+        pass

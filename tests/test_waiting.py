@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Blocking calls: what wakes them, what interrupts them, and that nobody asleep costs nothing."""
 
+import mmap
 import platform
 import signal
+import struct
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import Child, Eventually, MakePool, join
@@ -319,3 +322,110 @@ def test_nobody_asleep_no_system_call(
         pytest.skip("the kernel has no seccomp filters")
     expected = (-signal.SIGSYS, "") if sleep else (0, "done")
     assert expected == (child.process.returncode, printed)
+
+
+WAITING_FOR_MORE = """
+    import os, signal, sys, threading, time
+    import shmpool
+
+    pool = shmpool.Pool.attach(sys.argv[1])
+    queue = pool.queue("q")
+    if sys.argv[2] == "alloc_many":  # 56 of 64 are free
+        held = pool.alloc_many(8)
+        call = lambda: pool.alloc_many(60)
+    elif sys.argv[2] == "send_many":  # there is room for 1 of 4
+        held = None
+        call = lambda: queue.send_many([b"x"] * 4)
+    else:
+        held = pool.alloc_many(4)
+        call = lambda: queue.put_many(held)
+    signal.signal(signal.SIGALRM, lambda number, frame: 1 // 0)
+
+    def interrupt():
+        while pool.stats().counters["sleep"] < 1:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        call()
+    except ZeroDivisionError:
+        print("interrupted")
+    thread.join()
+    assert pool.audit().ok
+"""
+
+
+@pytest.mark.parametrize("kind", ["alloc_many", "send_many", "put_many"])
+def test_a_signal_interrupts_who_waits_for_more(
+    pool: shmpool.Pool, run: Callable[..., str], kind: str
+) -> None:
+    """So it does while there are some of what is waited for, and not enough."""
+    pool.create_queue("q", capacity=4).send_many([b"full"] * 3)
+    assert "interrupted\n" == run(WAITING_FOR_MORE, pool.name, kind)
+    assert {} == pool.audit().held
+
+
+def test_who_waits_for_many_takes_none(pool: shmpool.Pool, eventually: Eventually) -> None:
+    """While somebody waits for 60 of 64 with 56 free, whoever wants fewer finds them; it sleeps
+    meanwhile, and gets its 60 when there are so many."""
+    held = pool.alloc_many(8)
+    got: list[int] = []
+    thread = threading.Thread(target=lambda: got.append(len(pool.alloc_many(60))))
+    thread.start()
+    eventually(lambda: pool.stats().counters["sleep"] >= 1)
+    before = pool.stats().counters["sleep"]
+    for i in range(20000):
+        pool.alloc_many(1 + i % 56, timeout=0).free()
+        pool.alloc(timeout=0).free()
+    assert pool.stats().counters["sleep"] - before < 1000
+    held.free()
+    join(thread)
+    assert [60] == got
+
+
+def test_send_many_sends_what_it_can(pool: shmpool.Pool) -> None:
+    """It does not wait for a bulk of buffers, or for room for a bulk: Full says how many went."""
+    queue = pool.create_queue("q", capacity=128)
+    with pytest.raises(shmpool.PoolExhausted) as exhausted:
+        queue.send_many([b"x"] * 100, timeout=0)
+    assert (64, 64) == (exhausted.value.sent, len(queue))
+    small = pool.create_queue("small", capacity=4)
+    queue.recv_many(64)
+    with pytest.raises(shmpool.Full) as full:
+        small.send_many([b"%d" % i for i in range(9)], timeout=0)
+    assert 4 == full.value.sent
+    assert [b"0", b"1", b"2", b"3"] == small.recv_many(9)
+
+
+def test_behind_a_position_that_is_never_published(make_pool: MakePool) -> None:
+    """What does not wait finds nothing, or no room, however often it is called."""
+    pool = make_pool(capacity=64)
+    queue = pool.create_queue("q", capacity=16)
+    path = Path(f"/dev/shm/shmpool.{pool.name}")
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        head = struct.pack("<III", 16, 1, 0)  # struct alf_queue: capacity, number, flags
+        at = next(i for i in range(0, len(memory), 64) if memory[i : i + 12] == head)
+        prod = at + 64
+        assert 16 == int.from_bytes(memory[prod : prod + 8], "little")
+        memory[prod : prod + 8] = (17).to_bytes(8, "little")
+    queue.send_many([b"x"] * 15)
+    for _ in range(600):
+        assert (None, None) == (queue.try_get(), queue.try_recv())
+        for get in (queue.get, queue.recv):
+            with pytest.raises(shmpool.Empty):
+                get(timeout=0)
+        for many in (queue.get_many, queue.recv_many):
+            with pytest.raises(shmpool.Empty):
+                many(5, timeout=0)
+    with pool.alloc() as buf, pytest.raises(shmpool.Full):
+        queue.put(buf, timeout=0)
+    for payloads in ([b"x"], [b"x"] * 2):
+        with pytest.raises(shmpool.Full):
+            queue.send_many(payloads, timeout=0)
+    with pytest.raises(shmpool.Full):
+        queue.send(b"x", timeout=0)
+    with pytest.raises(shmpool.Full):
+        queue.put_many(pool.alloc_many(2), timeout=0)
+    assert 15 == len(queue) - 1

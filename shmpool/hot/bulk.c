@@ -140,12 +140,12 @@ static Py_ssize_t count_of(PyObject *n)
 static int64_t get_first(struct queue_object *self, uint64_t *handle, size_t most,
 			 PyObject *timeout)
 {
-	int64_t deadline, got = shmpool_get_many_wait(hot_queue_key(self), handle, most, 0);
-	if (likely(got != -EAGAIN))
+	int64_t deadline, got = shmpool_get_many(hot_queue_key(self), handle, most);
+	if (likely(got != -EAGAIN && !hot_stuck(got)))
 		return got;
 	if ((deadline = hot_deadline(timeout)) < 0)
 		return HOT_RAISED;
-	while (deadline) {
+	while (deadline || hot_stuck(got)) {
 		uint64_t key = hot_queue_key(self);
 		HOT_UNLOCKED(key, got, shmpool_get_many_wait(key, handle, most, deadline));
 		if (!hot_goes_on(self->pool, deadline, &got))
@@ -193,8 +193,8 @@ PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 		if (done == most || bytes >= RECV_BYTES)
 			break;
 		Py_ssize_t left = most - done;
-		got = shmpool_get_many_wait(hot_queue_key(self), handle,
-					    (size_t)(left < claim ? left : claim), 0);
+		got = shmpool_get_many(hot_queue_key(self), handle,
+				       (size_t)(left < claim ? left : claim));
 	}
 	if (likely(done && (done == most || !PyList_SetSlice(list, done, most, NULL))))
 		return list;

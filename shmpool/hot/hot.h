@@ -34,8 +34,8 @@
 struct segment_object {
 	PyObject_HEAD int fd; /* -1 for none */
 	uint32_t number;      /* of the opening, 0 for none */
-	bool read_only;
-	char *base; /* NULL while it is not mapped */
+	bool read_only;       /* its mapping: the opening has no token and no members */
+	char *base;           /* NULL while it is not mapped */
 	uint64_t size;
 	uint64_t device, inode; /* of the mapped file */
 	/* Of a file that is being made: its name, and what keeps others from removing it (shmpool_hold), in the
@@ -176,6 +176,16 @@ static inline uint64_t hot_queue_key(const struct queue_object *self)
 
 #define HOT_RAISED INT64_MIN /* in place of a code: the exception is set */
 
+/* Whether a call that keeps the interpreter's lock is to be made once more without it, also where there is no time to
+ * wait: then it asks who is dead. */
+static inline bool hot_stuck(int64_t code)
+{
+	return unlikely(code == -EINPROGRESS || code == -EBUSY);
+}
+
+/* The same get as one that was stuck, once. */
+int64_t hot_get_again(struct queue_object *self, struct shmpool_taken *out);
+
 /* After -EAGAIN of a get: 1 with what was got, HOT_RAISED, or another code. */
 int64_t hot_get_wait(struct queue_object *self, PyObject *timeout, struct shmpool_taken *out);
 
@@ -243,7 +253,7 @@ void hot_segment_leave(struct segment_object *self);
 /* After it, or with it: unmaps, and closes the file. */
 void hot_segment_close(struct segment_object *self);
 
-/* Opens the pool that it maps, as shmpool_open(): the number, or a code. */
+/* Opens the pool that it maps, as shmpool_open(), without the path if it is mapped read-only: the number, or a code. */
 int hot_segment_enter(struct segment_object *self, const char *path, bool made);
 
 /* Makes the module shmpool._hot. fail is the address of the function that raises, which stays alive

@@ -77,8 +77,8 @@ PyObject *burst_get(PyObject *object, PyObject *args)
 		return NULL;
 	hot_tend(self->pool);
 	if (self->room <= LOCKED_MAX || !deadline)
-		got = shmpool_get_many_wait(hot_queue_key(queue), self->handle, self->room, 0);
-	if (got == -EAGAIN && deadline)
+		got = shmpool_get_many(hot_queue_key(queue), self->handle, self->room);
+	if ((got == -EAGAIN && deadline) || hot_stuck(got))
 		do {
 			uint64_t key = hot_queue_key(queue);
 			HOT_UNLOCKED(
@@ -107,8 +107,8 @@ PyObject *burst_put(PyObject *object, PyObject *args)
 	    (n = burst_handles(self, "put_many", &handle, &mine)) < 0)
 		return NULL;
 	if (n <= LOCKED_MAX || !deadline)
-		code = shmpool_put_many_wait(hot_queue_key(queue), handle, (size_t)n, 0);
-	if (code == -ENOBUFS && deadline) {
+		code = shmpool_put_many(hot_queue_key(queue), handle, (size_t)n);
+	if ((code == -ENOBUFS && deadline) || hot_stuck(code)) {
 		/* Released before it waits: nobody may take a view of what is about to be somebody else's. */
 		const uint32_t life = self->life;
 		burst_becomes(self, HOT_MOVING);

@@ -26,7 +26,7 @@ static int64_t send_bytes(struct queue_object *self, const char *data, size_t le
 	int64_t code = -EAGAIN;
 	if (likely(length < COPY_UNLOCKED)) {
 		code = shmpool_send(hot_queue_key(self), data, length);
-		if (likely(code != -EAGAIN && code != -ENOBUFS))
+		if (likely(code != -EAGAIN && code != -ENOBUFS && !hot_stuck(code)))
 			return code;
 	}
 	int64_t deadline = hot_deadline(timeout);
@@ -59,24 +59,6 @@ PyObject *hot_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObje
 	return PyObject_CallMethod(object, "_send_failed", "LO", (long long)code, given.item);
 }
 
-/* The oldest payload, whose buffer is freed, or NULL: without an exception where *code is negative. One look-up of
- * pool and member for both. */
-static PyObject *recv_once(struct queue_object *self, int64_t *code)
-{
-	struct call c;
-	uint64_t handle;
-	int got = open_queue(hot_queue_key(self), &c);
-	if (likely(!got))
-		got = queue_get(c.p, c.m, c.ring, &handle, 1);
-	*code = got;
-	if (unlikely(got <= 0))
-		return NULL;
-	held_since(&c, handle, wait_coarse()); /* in case it is stopped in here */
-	PyObject *bytes = payload_bytes(c.p, handle, extent_of(c.p, handle));
-	qmempool_free(c.p, c.m, handle);
-	return bytes;
-}
-
 /* The payload of a buffer that was waited for, which is freed. */
 static PyObject *recv_taken(struct queue_object *self, const struct shmpool_taken *taken)
 {
@@ -86,6 +68,29 @@ static PyObject *recv_taken(struct queue_object *self, const struct shmpool_take
 		return hot_fail(error, "recv");
 	PyObject *bytes = payload_bytes(c.p, taken->handle, taken->extent);
 	qmempool_free(c.p, c.m, taken->handle);
+	return bytes;
+}
+
+/* The oldest payload, whose buffer is freed, or NULL: without an exception where *code is negative. One look-up of
+ * pool and member for both. */
+static PyObject *recv_once(struct queue_object *self, int64_t *code)
+{
+	struct call c;
+	uint64_t handle;
+	int got = open_queue(hot_queue_key(self), &c);
+	if (likely(!got))
+		got = call_get(&c, &handle, 1);
+	*code = got;
+	if (hot_stuck(got)) {
+		struct shmpool_taken taken;
+		*code = hot_get_again(self, &taken);
+		return *code > 0 ? recv_taken(self, &taken) : NULL;
+	}
+	if (unlikely(got <= 0))
+		return NULL;
+	held_since(&c, handle, wait_coarse()); /* in case it is stopped in here */
+	PyObject *bytes = payload_bytes(c.p, handle, extent_of(c.p, handle));
+	qmempool_free(c.p, c.m, handle);
 	return bytes;
 }
 

@@ -51,18 +51,19 @@ static inline int put_once(const struct queue_object *self, const uint64_t *hand
 {
 	struct call c;
 	int error = open_queue(hot_queue_key(self), &c);
-	return likely(!error) ? queue_put(c.p, c.m, c.ring, handle, 1) : error;
+	return likely(!error) ? call_put(&c, handle, 1) : error;
 }
 
-/* After -ENOBUFS: waits for room. Meanwhile the buffer is released: nobody may take a view of what is about to be
+/* After -ENOBUFS, or where it is stuck: waits for room. Meanwhile the buffer is released: nobody may take a view of what is about to be
  * somebody else's. 0, a code, or HOT_RAISED. */
-static int64_t put_wait(struct queue_object *self, struct buffer_object *buffer, PyObject *timeout)
+static int64_t put_wait(struct queue_object *self, struct buffer_object *buffer, PyObject *timeout,
+			int64_t code)
 {
 	const uint64_t handle = buffer->handle;
-	int64_t code = -ENOBUFS, deadline = hot_deadline(timeout);
+	int64_t deadline = hot_deadline(timeout);
 	if (deadline < 0 || hot_buffer_movable(buffer, "put")) /* still: Python code may have run */
 		return HOT_RAISED;
-	if (deadline == 0)
+	if (deadline == 0 && !hot_stuck(code))
 		return code;
 	const uint32_t life = buffer->life;
 	buffer->life = HOT_MOVING;
@@ -86,8 +87,8 @@ static PyObject *queue_put_any(PyObject *object, PyObject *item, PyObject *timeo
 	if (unlikely(buffer->pool != self->pool))
 		return PyObject_CallMethod(object, "_put_foreign", "O", item);
 	int64_t code = put_once(self, &buffer->handle);
-	if (unlikely(code == -ENOBUFS))
-		code = put_wait(self, buffer, timeout);
+	if (unlikely(code == -ENOBUFS || hot_stuck(code)))
+		code = put_wait(self, buffer, timeout, code);
 	if (likely(!code)) {
 		hot_buffer_spend(buffer);
 		Py_RETURN_NONE;
@@ -112,6 +113,14 @@ static PyObject *queue_put_nowait(PyObject *object, PyObject *item)
 	return queue_put_any(object, item, Py_False);
 }
 
+int64_t hot_get_again(struct queue_object *self, struct shmpool_taken *out)
+{
+	int64_t got;
+	uint64_t key = hot_queue_key(self);
+	HOT_UNLOCKED(key, got, shmpool_get_wait(key, out, WAIT_NEVER));
+	return got > 0 && !self->pool->key ? -EBADF : got; /* closed: it was given back */
+}
+
 int64_t hot_get_wait(struct queue_object *self, PyObject *timeout, struct shmpool_taken *out)
 {
 	int64_t got = -EAGAIN, deadline = hot_deadline(timeout);
@@ -131,14 +140,14 @@ int64_t hot_get_wait(struct queue_object *self, PyObject *timeout, struct shmpoo
 	return HOT_RAISED;
 }
 
-static inline int get_once(const struct queue_object *self, struct shmpool_taken *out)
+static inline int64_t get_once(struct queue_object *self, struct shmpool_taken *out)
 {
 	struct call c;
 	int got = open_queue(hot_queue_key(self), &c);
 	if (likely(!got))
-		got = queue_get(c.p, c.m, c.ring, &out->handle, 1);
+		got = call_get(&c, &out->handle, 1);
 	if (unlikely(got <= 0))
-		return got;
+		return hot_stuck(got) ? hot_get_again(self, out) : got;
 	held_since(&c, out->handle, wait_coarse());
 	out->extent = extent_of(c.p, out->handle);
 	return got;
@@ -185,7 +194,7 @@ static PyObject *queue_try_get(PyObject *object, PyObject *unused)
 	if (unlikely(!buffer))
 		return NULL;
 	hot_tend(self->pool);
-	int got = get_once(self, &taken);
+	int64_t got = get_once(self, &taken);
 	if (got > 0)
 		return hot_buffer_own(buffer, self->pool, taken);
 	hot_buffer_unmake(buffer);

@@ -29,22 +29,17 @@ int hot_segment_enter(struct segment_object *self, const char *path, bool made)
 {
 	if (!self->base || self->number)
 		return -EBADF;
-	int number = shmpool_open(self->base, self->size, self->fd, path, made);
+	int number =
+		shmpool_open(self->base, self->size, self->fd, self->read_only ? NULL : path, made);
 	if (number > 0)
 		self->number = (uint32_t)number;
 	return number;
 }
 
 /* Ends an opening that is in no object any more. */
-static void end_opening(uint32_t number, bool read_only)
+static void end_opening(uint32_t number)
 {
-	if (!number)
-		return;
-	if (read_only) {
-		local_forget(number); /* it has no members, and nothing may be written */
-		return;
-	}
-	if (!local_closing(number))
+	if (!number || !local_closing(number))
 		return;
 	PyThreadState *state = PyEval_SaveThread();
 	local_closed(number);
@@ -99,7 +94,7 @@ void hot_segment_close(struct segment_object *self)
 	self->number = 0;
 	self->base = NULL;
 	self->fd = -1;
-	end_opening(was.number, was.read_only);
+	end_opening(was.number);
 	if (was.fd >= 0 && !has_lost_file(&was))
 		close(was.fd);
 	if (was.base)
@@ -113,7 +108,7 @@ void hot_segment_leave(struct segment_object *self)
 	self->number = 0;
 	self->base = NULL;
 	self->fd = -1;
-	end_opening(was.number, was.read_only);
+	end_opening(was.number);
 }
 
 static void segment_dealloc(PyObject *object)
@@ -278,6 +273,7 @@ static PyMethodDef segment_methods[] = {
 static PyMemberDef segment_members[] = {
 	{ "fd", T_INT, offsetof(struct segment_object, fd), READONLY, "-1 once it is closed." },
 	{ "size", T_ULONGLONG, offsetof(struct segment_object, size), READONLY, NULL },
+	{ "read_only", T_BOOL, offsetof(struct segment_object, read_only), READONLY, NULL },
 	{ NULL, 0, 0, 0, NULL },
 };
 

@@ -33,14 +33,23 @@ typedef shared8 alf_shared_position __attribute__((aligned(8)));
 
 /* After a lost compare-and-swap: lets the winner work in its own cache for a while, twice as long each
  * time. Without it two cores that both get and put take the lines from each other at every step. Returns
- * the next argument. */
+ * the next argument, which grows with every loss. */
 #define ALF_PAUSES_FIRST 32 /* of 10 to 50 ns each, by processor */
 #define ALF_PAUSES_MAX 256
 static inline uint32_t alf_back_off(uint32_t pauses)
 {
-	for (uint32_t i = 0; i < pauses; i++)
+	for (uint32_t i = 0; i < pauses && i < ALF_PAUSES_MAX; i++)
 		cpu_relax();
-	return pauses < ALF_PAUSES_MAX ? 2 * pauses : pauses;
+	return pauses < ALF_PAUSES_MAX ? 2 * pauses : pauses + 1;
+}
+
+/* Whether an operation has come back to its beginning so often that it gives up, as if it had found the edge. Who
+ * loses to others a thousand times in a row, each time after a pause, has lost for milliseconds; it meets a
+ * position that somebody overwrites all the time. */
+#define ALF_TURNS_MAX 1024u
+static inline bool alf_tired(uint32_t pauses)
+{
+	return unlikely(pauses > ALF_PAUSES_MAX + ALF_TURNS_MAX);
 }
 
 /* At the edge, where a consumer has caught up with the producers or the other way round. If a stream brought

@@ -24,7 +24,8 @@
  *             (enqueue) or the owner words written (dequeue).
  *
  * Progress: every loop here is ended by somebody else's success (a lost compare-and-swap means that
- * another producer or consumer moved on). A producer that stops between alf_reserve and alf_publish
+ * another producer or consumer moved on), and after ALF_TURNS_MAX turns in any case: what the words of the
+ * ring say bounds nothing. A producer that stops between alf_reserve and alf_publish
  * delays what stands behind it in this queue and nothing else; if it died, its positions are made
  * void and consumers step over them.
  *
@@ -38,7 +39,7 @@
 
 #include <errno.h>
 
-#include "alf_pace.h"
+#include "alf_op.h"
 
 #define ALF_CAPACITY_MIN 2u
 #define ALF_QUEUE_MAX 65536u /* of a queue; the pool's own ring of free buffers goes further */
@@ -53,18 +54,9 @@
 #define ALF_VOID (1ull << ALF_INDEX_BITS)
 #define ALF_LAP_SHIFT (ALF_INDEX_BITS + 1)
 
-/* An op record, of the ALF_MULTI operations: | position 35 | n 17 | queue 10 | kind 2 |: what its owner may have reserved or
- * claimed and not yet finished. One word, so that it can be read while it changes. A single side
- * needs none: what is unfinished there is the one producer's or consumer's that the queue names. */
-enum alf_op_kind {
-	ALF_OP_NONE,
-	ALF_OP_ENQUEUE,
-	ALF_OP_DEQUEUE,
-	ALF_OP_PUBLISH /* an enqueue of more than one, whose positions are reserved for certain */
-};
-#define ALF_OP_QUEUE_SHIFT 2
-#define ALF_OP_COUNT_SHIFT 12
-#define ALF_OP_POSITION_SHIFT 29
+#define ALF_RUN_MAX 1024u /* tombstones that a claim steps over at once */
+_Static_assert(ALF_QUEUE_MAX + ALF_RUN_MAX <= ALF_OP_COUNT_MAX,
+	       "an op record counts a whole queue, and the tombstones between");
 
 /* How many may be on one side. A position that a sleeper looks at (wait.h) is moved with seq_cst, so
  * that whoever moved it cannot miss the sleeper; a compare-and-swap is that anyway. */
@@ -78,7 +70,9 @@ struct alf_queue {
 	uint32_t flags;
 	uint32_t data_wait; /* consumers asleep until there is something to dequeue */
 	uint32_t room_wait; /* producers asleep until there is room */
-	uint32_t pad0[11];
+	uint32_t room_many; /* those of them who put many at once sleep here */
+	uint32_t room_want; /* the room that one of those waits for, the least: wait_want() */
+	uint32_t pad0[9];
 	alf_shared_position prod;
 	alf_shared_position
 		limit; /* a value cons has had, plus capacity: at it producers look at cons again */
@@ -88,7 +82,8 @@ struct alf_queue {
 	alf_shared_position cons;
 	alf_shared_position empty_at; /* where a consumer last found nothing */
 	uint32_t consumer;            /* of a single-consumer queue, likewise */
-	uint32_t pad2[11];
+	shared32 stepped; /* a claim stepped over tombstones: it made more room than it got */
+	uint32_t pad2[10];
 };
 _Static_assert(sizeof(struct alf_queue) == 3 * CACHE_LINE, "one line for each side");
 _Static_assert(offsetof(struct alf_queue, prod) == CACHE_LINE, "producers' line");
@@ -183,7 +178,7 @@ static ALWAYS_INLINE void alf_fetch_line(const struct alf_ring *r, alf_position 
 		prefetch_write((const void *)&r->slot[(at + ALF_AHEAD) & r->mask]);
 }
 
-/* Reserves n positions, the first of them in *at: all of them or none. 0, -ENOBUFS if they do not fit
+/* Reserves n positions, at most ALF_OP_COUNT_MAX, the first of them in *at: all of them or none. 0, -ENOBUFS if they do not fit
  * now. Until the caller has published and cleared *op, that record covers them. */
 static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uint32_t n,
 				     enum alf_side side, alf_position *at)
@@ -204,7 +199,7 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 				alf_position now = side != ALF_MULTI ?
 							   prod :
 							   load_acquire(&q->prod); /* [PROD] */
-				if (now == prod) {
+				if (now == prod || alf_tired(++pauses)) {
 					alf_slip(&q->full_at, prod);
 					return -ENOBUFS;
 				}
@@ -222,6 +217,8 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 		if (likely(cas_seq_cst(&q->prod, &prod, prod + n)))    /* [PROD] */
 			break;
 		pauses = alf_back_off(pauses);
+		if (alf_tired(pauses))
+			return -ENOBUFS;
 		prod = load_acquire(&q->prod); /* [PROD] */
 	}
 	*at = prod;
@@ -261,7 +258,7 @@ __attribute__((noinline, cold, unused)) static struct alf_run
 alf_read_each(const struct alf_ring *r, alf_position at, uint64_t *handle, uint32_t n)
 {
 	struct alf_run run = { 0, 0 };
-	while (run.values < n && run.span <= r->mask) {
+	while (run.values < n && run.span <= r->mask && run.span - run.values < ALF_RUN_MAX) {
 		uint64_t word = load_acquire(&r->slot[(at + run.span) & r->mask]) ^
 				alf_tag(r, at + run.span); /* [SLOT] */
 		if (word > (ALF_VOID | ALF_INDEX_MASK))
@@ -270,6 +267,8 @@ alf_read_each(const struct alf_ring *r, alf_position at, uint64_t *handle, uint3
 			handle[run.values++] = word;
 		run.span++;
 	}
+	if (run.span != run.values)
+		store_relaxed(&r->q->stepped, 1);
 	return run;
 }
 
@@ -311,7 +310,7 @@ static ALWAYS_INLINE struct alf_run alf_read(const struct alf_ring *r, alf_posit
 	return (struct alf_run) { n, n };
 }
 
-/* Takes 1..n indices, oldest first. Returns how many, 0 if nothing is published at the head. Until the
+/* Takes 1..n indices, n at most ALF_QUEUE_MAX, oldest first. Returns how many, 0 if nothing is published at the head. Until the
  * caller has written the owner words and cleared *op, that record covers what was taken. */
 static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, uint64_t *handle,
 					uint32_t n, enum alf_side side)
@@ -324,7 +323,7 @@ static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, 
 		if (unlikely(run.span == 0)) {
 			alf_position now =
 				side != ALF_MULTI ? cons : load_acquire(&q->cons); /* [CONS] */
-			if (now == cons) {
+			if (now == cons || alf_tired(++pauses)) {
 				alf_slip(&q->empty_at, cons);
 				return 0;
 			}
@@ -337,12 +336,16 @@ static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, 
 			store_relaxed(op, alf_op(r, ALF_OP_DEQUEUE, run.span, cons));   /* [OP] */
 			if (unlikely(!cas_seq_cst(&q->cons, &cons, cons + run.span))) { /* [CONS] */
 				pauses = alf_back_off(pauses);
+				if (alf_tired(pauses))
+					return 0;
 				cons = load_acquire(&q->cons); /* [CONS] */
 				continue;
 			}
 		}
 		if (likely(run.values))
 			return run.values;
+		if (alf_tired(++pauses))
+			return 0;
 		cons += run.span;
 	}
 }

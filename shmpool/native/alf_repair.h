@@ -38,39 +38,6 @@ static inline uint64_t alf_word(const struct alf_ring *r, alf_position position)
 	return load_acquire(&r->slot[position & r->mask]); /* [SLOT] */
 }
 
-static inline enum alf_op_kind alf_op_kind(uint64_t op)
-{
-	return op & ((1u << ALF_OP_QUEUE_SHIFT) - 1);
-}
-
-static inline uint32_t alf_op_queue(uint64_t op)
-{
-	return op >> ALF_OP_QUEUE_SHIFT & ((1u << (ALF_OP_COUNT_SHIFT - ALF_OP_QUEUE_SHIFT)) - 1);
-}
-
-static inline uint32_t alf_op_count(uint64_t op)
-{
-	return op >> ALF_OP_COUNT_SHIFT &
-	       ((1u << (ALF_OP_POSITION_SHIFT - ALF_OP_COUNT_SHIFT)) - 1);
-}
-
-/* How far position lies behind the first one of the record. */
-static inline uint64_t alf_op_offset(uint64_t op, alf_position position)
-{
-	uint64_t first = op >> ALF_OP_POSITION_SHIFT;
-	return (alf_position)(position - first) & (UINT64_MAX >> ALF_OP_POSITION_SHIFT);
-}
-
-/* Whether the record says that its owner may have reserved (claimed) the position. */
-static inline bool alf_op_covers(uint64_t op, enum alf_op_kind kind, uint32_t queue,
-				 alf_position position)
-{
-	enum alf_op_kind said =
-		alf_op_kind(op) == ALF_OP_PUBLISH ? ALF_OP_ENQUEUE : alf_op_kind(op);
-	return said == kind && alf_op_queue(op) == queue &&
-	       alf_op_offset(op, position) < alf_op_count(op);
-}
-
 /* Makes a position void that nobody alive has reserved; word is what its slot held before that was
  * learnt. False if somebody else has done it. */
 static inline bool alf_make_void(const struct alf_ring *r, alf_position position, uint64_t word)

@@ -28,6 +28,7 @@
 /* Words that several processes work on at once: their types in atomic.h, so that a model checker can put
  * its own in their place. */
 typedef uint64_t shared64;
+typedef uint32_t shared32;
 typedef uint16_t shared16;
 typedef uint8_t shared8;
 
@@ -124,7 +125,8 @@ static inline void prefetch_write(const void *p)
 typedef uint64_t word2 __attribute__((vector_size(16), aligned(8), may_alias));
 #endif
 
-/* slot[i] = tag | (word[i] & keep) for i in [0, n), n at least 1, slot[0] last, each with release. */
+/* slot[i] = tag | (word[i] & keep) for i in [0, n), n at least 1, slot[0] last, each with release. What comes
+ * before slot[0] may come in any order: nobody acts on it before slot[0] is there. */
 static inline void store_run_release(shared64 *slot, uint64_t tag, const uint64_t *word,
 				     uint64_t keep, uint32_t n)
 {
@@ -136,23 +138,21 @@ static inline void store_run_release(shared64 *slot, uint64_t tag, const uint64_
 		store_release(&slot[i], tag | (word[i] & keep));
 	}
 	/* In pairs as load_run_acquire() reads them: a wider load of words just stored one by one
-	 * would wait for the store buffer to drain. Two pairs at a time, from the end on. */
+	 * would wait for the store buffer to drain. */
 	barrier_asymmetric(); /* the stores stay behind whatever the caller wrote before */
-	if (i & 2) {
-		i -= 2;
-		*(word2 *)&slot[i] = tags | (*(const word2 *)&word[i] & kept);
+#pragma GCC unroll 4
+	for (; i > 2; i -= 2)
+		*(word2 *)&slot[i - 2] = tags | (*(const word2 *)&word[i - 2] & kept);
+	/* The first two one by one: where a cache line ends between them, a processor makes two stores of
+	 * one to both, in any order, and slot[0] would be seen without slot[1]. */
+	if (likely(i)) {
+		store_release(&slot[1], tag | (word[1] & keep));
+		store_release(&slot[0], tag | (word[0] & keep));
 	}
-#pragma GCC unroll 2
-	for (; i; i -= 4) {
-		word2 high = tags | (*(const word2 *)&word[i - 2] & kept);
-		word2 low = tags | (*(const word2 *)&word[i - 4] & kept);
-		*(word2 *)&slot[i - 2] = high;
-		barrier_asymmetric(); /* slot[0] stays last */
-		*(word2 *)&slot[i - 4] = low;
-	}
-#endif
+#else
 	while (i--)
 		store_release(&slot[i], tag | (word[i] & keep));
+#endif
 }
 
 /* word[i] = slot[i] ^ tag for i in [0, n), each with acquire. Returns the bits, OR-ed over the run, in

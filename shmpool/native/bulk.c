@@ -47,10 +47,11 @@ int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64
 		return error;
 	if (n > c.p->capacity)
 		return -EMSGSIZE;
-	error = qmempool_alloc_wait(c.p, c.m, handles, (uint32_t)n, deadline);
+	int64_t end = wait_slice_end(deadline);
+	error = qmempool_alloc_wait(c.p, c.m, handles, (uint32_t)n, end);
 	if (!error)
 		error = all_fresh(&c, handles, (uint32_t)n, wait_coarse());
-	return error ? error : (int64_t)n;
+	return error ? waits_on(error, end, deadline) : (int64_t)n;
 }
 
 int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n)
@@ -62,21 +63,41 @@ int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n)
 	return n > c.p->capacity ? -EMSGSIZE : qmempool_free_bulk(c.p, c.m, handles, (uint32_t)n);
 }
 
-int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline)
+/* 0, or -EMSGSIZE if there is never room for n. */
+static int open_for(uint64_t key, size_t n, struct call *c)
+{
+	int error = open_queue(key, c);
+	return error ? error : n > alf_capacity(c->ring) ? -EMSGSIZE : 0;
+}
+
+int64_t shmpool_put_many(uint64_t key, const uint64_t *handles, size_t n)
 {
 	struct call c;
-	int error = open_queue(key, &c);
-	if (error)
-		return error;
-	if (n > alf_capacity(c.ring))
-		return -EMSGSIZE;
-	if (n == 0)
-		return 0;
-	error = queue_put_wait(c.p, c.m, c.ring, handles, (uint32_t)n, deadline);
+	int error = open_for(key, n, &c);
+	if (!error && n)
+		error = call_put(&c, handles, (uint32_t)n);
 	return error ? error : (int64_t)n;
 }
 
-int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline)
+int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline)
+{
+	struct call c;
+	int64_t end = wait_slice_end(deadline);
+	int error = open_for(key, n, &c);
+	if (!error && n)
+		error = queue_put_wait(c.p, c.m, c.ring, handles, (uint32_t)n, end);
+	return error ? waits_on(error, end, deadline) : (int64_t)n;
+}
+
+static int all_held(const struct call *c, const uint64_t *handles, int got)
+{
+	int64_t now = got > 0 ? wait_coarse() : 0;
+	for (int i = 0; i < got; i++)
+		held_since(c, handles[i], now);
+	return got;
+}
+
+int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n)
 {
 	struct call c;
 	int error = open_queue(key, &c);
@@ -84,23 +105,32 @@ int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t
 		return error;
 	if (n > alf_capacity(c.ring))
 		n = alf_capacity(c.ring);
-	if (n == 0)
-		return 0;
-	int got = queue_get_wait(c.p, c.m, c.ring, handles, (uint32_t)n, deadline);
-	int64_t now = got > 0 ? wait_coarse() : 0;
-	for (int i = 0; i < got; i++)
-		held_since(&c, handles[i], now);
-	return got;
+	return n ? all_held(&c, handles, call_get(&c, handles, (uint32_t)n)) : 0;
+}
+
+int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline)
+{
+	struct call c;
+	int64_t end = wait_slice_end(deadline);
+	int got = open_queue(key, &c);
+	if (got)
+		return got;
+	if (n > alf_capacity(c.ring))
+		n = alf_capacity(c.ring);
+	if (n)
+		got = queue_get_wait(c.p, c.m, c.ring, handles, (uint32_t)n, end);
+	return waits_on(all_held(&c, handles, got), end, deadline);
 }
 
 int64_t shmpool_get_wait(uint64_t key, struct shmpool_taken *out, int64_t deadline)
 {
 	struct call c;
+	int64_t end = wait_slice_end(deadline);
 	int got = open_queue(key, &c);
 	if (!got)
-		got = queue_get_wait(c.p, c.m, c.ring, &out->handle, 1, deadline);
+		got = queue_get_wait(c.p, c.m, c.ring, &out->handle, 1, end);
 	if (got <= 0)
-		return got;
+		return waits_on(got, end, deadline);
 	held_since(&c, out->handle, wait_coarse());
 	out->extent = extent_of(c.p, out->handle);
 	return got;
@@ -135,7 +165,7 @@ int64_t shmpool_send(uint64_t key, const char *data, size_t length)
 	if (unlikely(error))
 		return error;
 	fill(&c, handle, data, length);
-	error = queue_put(c.p, c.m, c.ring, &handle, 1);
+	error = call_put(&c, &handle, 1);
 	if (unlikely(error))
 		qmempool_free(c.p, c.m, handle);
 	return error;
@@ -151,6 +181,22 @@ static uint32_t bulk_of(const struct shmpool_slice *slices, size_t n)
 	return k;
 }
 
+/* Puts n buffers in as many bulks as there is room for, in order. How many went; *error is why not all. */
+static uint32_t put_parts(const struct call *c, const uint64_t *handle, uint32_t n,
+			  int64_t deadline, int *error)
+{
+	uint32_t done = 0;
+	while (done < n) {
+		uint32_t room = alf_avail_space(c->ring), part = n - done;
+		part = room < part ? room + (room == 0) : part;
+		*error = queue_put_wait(c->p, c->m, c->ring, handle + done, part, deadline);
+		if (*error)
+			break;
+		done += part;
+	}
+	return done;
+}
+
 int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices, size_t n,
 			       int64_t deadline)
 {
@@ -163,6 +209,7 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 	for (size_t i = 0; i < n; i++)
 		if (slices[i].length > room(&c))
 			return -EMSGSIZE;
+	const int64_t end = wait_slice_end(deadline);
 	while (sent < n && !error) {
 		if (load_relaxed(&c.p->closing)) {
 			error = -ESHUTDOWN;
@@ -171,20 +218,19 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 		uint32_t k = bulk_of(slices + sent, n - sent);
 		if (k > alf_capacity(c.ring))
 			k = alf_capacity(c.ring);
-		error = qmempool_alloc_wait(c.p, c.m, handle, k, deadline);
-		if (!error)
-			error = all_fresh(&c, handle, k, 0);
+		/* As many as there are: nobody goes without while it waits for a bulk. */
+		int got = qmempool_alloc_some_wait(c.p, c.m, handle, k, end);
+		error = got < 0 ? got : all_fresh(&c, handle, (uint32_t)got, 0);
 		if (error)
 			break;
-		for (uint32_t i = 0; i < k; i++)
+		for (int i = 0; i < got; i++)
 			fill(&c, handle[i], slices[sent + i].data, slices[sent + i].length);
-		error = queue_put_wait(c.p, c.m, c.ring, handle, k, deadline);
+		uint32_t put = put_parts(&c, handle, (uint32_t)got, end, &error);
 		if (error)
-			qmempool_free_bulk(c.p, c.m, handle, k);
-		else
-			sent += k;
+			qmempool_free_bulk(c.p, c.m, handle + put, (uint32_t)got - put);
+		sent += put;
 	}
-	return sent ? (int64_t)sent : error;
+	return sent ? (int64_t)sent : waits_on(error, end, deadline);
 }
 
 /* copy_bytes() that the compiler unfolds for the usual widths. */

@@ -8,29 +8,42 @@
  */
 #include "alf_repair.h"
 #include "transfer.h"
+#include "wait.h"
 
 static struct pool_shared *shared(const struct qmempool *p)
 {
 	return segment_shared(&p->segment);
 }
 
-/* Says that slots before limit may be hollow. */
-static void say_hollow(const struct qmempool *p, alf_position limit)
+#define SAY_TRIES 64     /* others say something meanwhile */
+#define HOLLOW_TRIES 64u /* claims of nothing but hollow slots, before the ring counts as empty */
+#define BYPASS_REST_NS 2000000ll
+
+/* Says that slots before limit may be hollow. False if others do not let it. */
+static bool say_hollow(const struct qmempool *p, alf_position limit)
 {
 	alf_position said = load_seq_cst(&shared(p)->bypassed);
 	limit += limit == 0; /* positions that have come round: one slot more does no harm */
-	while ((!said || (alf_distance)(limit - said) > 0) &&
-	       !cas_seq_cst(&shared(p)->bypassed, &said, limit)) /* [BYPASS] */
-		;
+	for (int i = 0; i < SAY_TRIES; i++)
+		if ((said && (alf_distance)(limit - said) <= 0) ||
+		    cas_seq_cst(&shared(p)->bypassed, &said, limit)) /* [BYPASS] */
+			return true;
+	return false;
 }
 
-uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
+uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
+			 uint32_t most)
 {
 	alf_position end = load_acquire(&p->free.q->prod); /* [PROD] */
 	uint32_t got = 0, at = load_relaxed(&p->bypass_at) % p->capacity;
-	say_hollow(p, end);
+	uint64_t sum = end + load_relaxed(&shared(p)->abandoned);
+	if (most < p->capacity && load_relaxed(&p->bypass_sum) == sum &&
+	    wait_coarse() < load_relaxed(&p->bypass_rest_ns))
+		return 0;
+	if (!say_hollow(p, end))
+		return 0;
 	alf_position begin = load_seq_cst(&p->free.q->cons); /* [BYPASS] [CONS] after that */
-	for (uint32_t looks = 0; looks < p->capacity && got < max; looks++) {
+	for (uint32_t looks = 0; looks < most && looks < p->capacity && got < max; looks++) {
 		uint32_t index = at;
 		struct buffer *b = qmempool_buffer(p, index);
 		at = at + 1 < p->capacity ? at + 1 : 0;
@@ -50,6 +63,10 @@ uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle,
 			handle[got++] = handle_of(index, buffer_generation(b));
 	}
 	store_relaxed(&p->bypass_at, at);
+	if (!got) {
+		store_relaxed(&p->bypass_sum, sum);
+		store_relaxed(&p->bypass_rest_ns, wait_coarse() + BYPASS_REST_NS);
+	}
 	return got;
 }
 
@@ -70,7 +87,7 @@ uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *ha
 			uint32_t claimed, uint32_t n)
 {
 	uint32_t good = 0;
-	while (claimed && !good) {
+	for (uint32_t tries = HOLLOW_TRIES; claimed;) {
 		uint64_t op = load_relaxed(&m->op);
 		alf_position cons = load_relaxed(&p->free.q->cons);
 		alf_position first = (alf_position)(cons - alf_op_offset(op, cons));
@@ -80,8 +97,9 @@ uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *ha
 		for (uint32_t i = 0; i < claimed; i++)
 			if (solid(p, m, op, handle_index(handle[i])))
 				handle[good++] = handle[i];
-		if (!good)
-			claimed = alf_claim(&p->free, &m->op, handle, n, ALF_MULTI);
+		if (good || !--tries)
+			break; /* never between a claim and its look */
+		claimed = alf_claim(&p->free, &m->op, handle, n, ALF_MULTI);
 	}
 	return good;
 }

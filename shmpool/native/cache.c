@@ -9,6 +9,8 @@
 
 #define VICTIMS_MAX 64 /* caches emptied under one membarrier(2), which costs microseconds */
 
+#define HOLD_TRIES 64 /* somebody else has come and gone meanwhile */
+
 static struct pool_shared *shared(const struct qmempool *p)
 {
 	return segment_shared(&p->segment);
@@ -88,12 +90,14 @@ static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim,
 static bool hold(struct member *v, uint32_t who, uint32_t other, uint32_t *before)
 {
 	uint64_t seen = load_relaxed(&v->cache_bottom);
-	do {
+	for (int i = 0; i < HOLD_TRIES; i++) {
 		*before = cache_thief(seen);
 		if (*before && *before != other)
 			return false;
-	} while (!cas_seq_cst(&v->cache_bottom, &seen, cache_held(who, seen))); /* [CACHE] */
-	return true;
+		if (cas_seq_cst(&v->cache_bottom, &seen, cache_held(who, seen))) /* [CACHE] */
+			return true;
+	}
+	return false;
 }
 
 uint32_t qmempool_steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)

@@ -58,6 +58,27 @@ static inline int open_queue(uint64_t key, struct call *c)
 	return likely(c->ring) ? 0 : queue_missing(c->p, key_queue(key));
 }
 
+/* Attempts of calls that hold their language's lock: -EINPROGRESS in place of -EAGAIN and -ENOBUFS if the same call
+ * with wait in its name may find more, because it asks who is dead. */
+static inline int call_get(const struct call *c, uint64_t *handle, uint32_t n)
+{
+	int got = queue_get(c->p, c->m, c->ring, handle, n);
+	return unlikely(got == -EAGAIN) && queue_stuck(c->ring, c->m) ? -EINPROGRESS : got;
+}
+
+static inline int call_put(const struct call *c, const uint64_t *handle, uint32_t n)
+{
+	int error = queue_put(c->p, c->m, c->ring, handle, n);
+	return unlikely(error == -ENOBUFS) && !alf_ready(c->ring, 0) ? -EINPROGRESS : error;
+}
+
+/* The result of a wait until end, which came in place of deadline (wait_slice_end), as one until deadline: -EINTR
+ * if that has not come, which is the same to the caller as a signal. */
+static inline int64_t waits_on(int64_t result, int64_t end, int64_t deadline)
+{
+	return (result == -EAGAIN || result == -ENOBUFS) && end != deadline ? -EINTR : result;
+}
+
 /* The header that a key names, if it is the caller's and the key is not stale. */
 static inline int open_buffer(uint64_t key, struct call *c, struct buffer **b, uint64_t *handle)
 {

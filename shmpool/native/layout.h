@@ -31,6 +31,12 @@
 #define NAME_MAX_BYTES 63u
 #define BULK_MAX 64u /* buffers moved at once between a local cache and the shared queue */
 
+_Static_assert(CAPACITY_MAX - 1 <= ALF_INDEX_MASK, "a slot holds every index");
+_Static_assert(BUFFER_SIZE_MAX <= INT32_MAX, "an answer holds every length");
+_Static_assert(QUEUES_MAX == (1u << (ALF_OP_COUNT_SHIFT - ALF_OP_QUEUE_SHIFT)) - 1,
+	       "an op record, and an owner word, names every queue");
+_Static_assert(BULK_MAX <= ALF_OP_COUNT_MAX, "an op record counts every bulk");
+
 struct segment_header {
 	uint64_t magic;
 	uint32_t version;
@@ -199,9 +205,9 @@ struct pool_shared {
 	alf_shared_position
 		bypassed; /* slots of the free ring before this position may be hollow: bypass.c */
 	uint64_t swept;   /* how many of the abandoned a sweep has placed: both counts only grow */
-	uint64_t
-		inquire_ns; /* CLOCK_MONOTONIC: before, nobody idle asks again who is dead: recover.c */
-	uint64_t pad0;
+	uint32_t free_many; /* those asleep on free_wait who wait for many at once sleep here */
+	uint32_t free_want; /* free buffers that one of those waits for, the least: wait_want() */
+	uint64_t inquired;  /* when who is dead may be asked again: stuck.c */
 };
 #define SHARED_OFFSET (4 * CACHE_LINE)
 #define SHARED_END (SHARED_OFFSET + sizeof(struct pool_shared))

@@ -184,11 +184,11 @@ int local_attach(uint32_t number)
 {
 	uint32_t slot = number % LOCAL_POOLS_MAX;
 	struct qmempool *p = &local_pools[slot];
+	if (!p->segment.writes)
+		return -EROFS;
 	int error = local_thread ? 0 : make_table();
 	if (error)
 		return error;
-	if (!p->segment.writes)
-		return -EROFS;
 	pthread_mutex_lock(&wiped->threads_lock);
 	error = need_token(slot);
 	pthread_mutex_unlock(&wiped->threads_lock);
@@ -256,20 +256,26 @@ bool local_closing(uint32_t number)
 	return true;
 }
 
-void local_closed(uint32_t number)
+/* Ends every sleep in the pool. */
+static void wake_everybody(const struct qmempool *p)
+{
+	for (uint32_t i = 0; i <= p->segment.geometry.queues; i++) {
+		struct alf_queue *q = &segment_queue(&p->segment, i)->queue;
+		if (wait_anybody(&q->data_wait))
+			wait_wake(&q->data_wait, INT_MAX);
+		if (wait_anybody(&q->room_wait)) {
+			wait_wake(&q->room_wait, INT_MAX);
+			wait_wake(&q->room_many, INT_MAX);
+		}
+	}
+	wait_wake(&segment_shared(&p->segment)->free_wait, INT_MAX);
+	wait_wake(&segment_shared(&p->segment)->free_many, INT_MAX);
+}
+
+/* Ends the members of this process and gives back its token. */
+static void end_members(uint32_t number)
 {
 	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
-	while (load_seq_cst(&local_callers[number % LOCAL_POOLS_MAX])) { /* [CALLERS] */
-		for (uint32_t i = 0; i <= p->segment.geometry.queues; i++) {
-			struct alf_queue *q = &segment_queue(&p->segment, i)->queue;
-			if (wait_anybody(&q->data_wait))
-				wait_wake(&q->data_wait, INT_MAX);
-			if (wait_anybody(&q->room_wait))
-				wait_wake(&q->room_wait, INT_MAX);
-		}
-		wait_wake(&segment_shared(&p->segment)->free_wait, INT_MAX);
-		sched_yield();
-	}
 	struct opening *opening = &wiped->openings[number % LOCAL_POOLS_MAX];
 	const uint64_t identity = MEMBER_ATTACHED | opening->token.number;
 	pthread_mutex_lock(&wiped->threads_lock);
@@ -288,6 +294,20 @@ void local_closed(uint32_t number)
 	token_drop(&opening->token);
 	opening->made = false;
 	pthread_mutex_unlock(&wiped->threads_lock);
+}
+
+void local_closed(uint32_t number)
+{
+	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
+	/* An opening that only reads has no members, and no call in it sleeps. */
+	const bool writes = p->segment.writes;
+	while (load_seq_cst(&local_callers[number % LOCAL_POOLS_MAX])) { /* [CALLERS] */
+		if (writes)
+			wake_everybody(p);
+		sched_yield();
+	}
+	if (writes)
+		end_members(number);
 	qmempool_unbind(p);
 }
 
@@ -296,14 +316,5 @@ int local_close(uint32_t number)
 	if (!local_closing(number))
 		return -EBADF;
 	local_closed(number);
-	return 0;
-}
-
-int local_forget(uint32_t number)
-{
-	struct qmempool *p = local_opened(number);
-	if (!p)
-		return -EBADF;
-	qmempool_unbind(p);
 	return 0;
 }

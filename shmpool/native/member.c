@@ -107,10 +107,10 @@ int member_take_slot(const struct segment *s, struct member *m, uint64_t dead, u
 		return -ESTALE;
 	/* From here on the slot is the caller's alone. A thief that comes now finds no buffer in the cache that
 	 * is still this member's. */
-	reset(m);
 	cache_position top = load_relaxed(&m->cache_top);
 	if (cache_between(bottom, top) < 0) /* it died in an attempt to pop more */
 		store_relaxed(&m->cache_top, top = cache_bottom_at(bottom, top));
+	reset(m); /* what is counted depends on the top */
 	if (!cas_seq_cst(&m->cache_bottom, &bottom, (uint64_t)top)) { /* [CACHE] */
 		store_release(&m->identity, dead); /* [MEMBER] once the thief has gone */
 		return -EAGAIN;

@@ -14,11 +14,6 @@
 #include "transfer.h"
 #include "wait.h"
 
-static struct pool_shared *shared(const struct qmempool *p)
-{
-	return segment_shared(&p->segment);
-}
-
 int qmempool_bind(struct qmempool *p, const struct segment *s)
 {
 	*p = (struct qmempool) {
@@ -47,75 +42,9 @@ void qmempool_unbind(struct qmempool *p)
 	*p = (struct qmempool) { 0 };
 }
 
-#define GIVE_TRIES 1024
 #define DRAIN_TRIES 1024
-
-/* Leaves buffers of m's to whoever sweeps next. */
-static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++)
-		store_release(&qmempool_buffer(p, handle_index(handle[i]))->owner,
-			      m->tag | OWNER_ABANDONED); /* [OWNER] */
-	/* Afterwards: who reads it sees them. Who dies before it is swept for anyhow. */
-	add_seq_cst(&shared(p)->abandoned, n);
-}
-
-/* Only the voids that the dead leave can make the shared queue full: it has a slot for every buffer. Then
- * buffers from its head go to its end until a void is passed. */
-static void give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
-{
-	uint32_t rounds = p->capacity / BULK_MAX + GIVE_TRIES;
-	while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI)) {
-		uint64_t moved[BULK_MAX];
-		int k = transfer_free(p, m, moved, BULK_MAX);
-		if (k <= 0 || !rounds--) { /* somebody has stopped at its head */
-			abandon(p, m, handle, n);
-			return;
-		}
-		for (int tries = GIVE_TRIES;
-		     transfer_in(p, m, &p->free, moved, (uint32_t)k, ALF_MULTI);)
-			if (--tries) {
-				sched_yield();
-			} else {
-				abandon(p, m, moved, (uint32_t)k);
-				break;
-			}
-	}
-	if (unlikely(wait_anybody(&shared(p)->free_wait))) /* [WAIT] after prod moved */
-		wait_wake(&shared(p)->free_wait, n);
-}
-
-uint32_t transfer_indices(const struct qmempool *p, uint64_t *handle, uint32_t n)
-{
-	uint32_t good = 0;
-	for (uint32_t i = 0; i < n; i++)
-		if (handle_index(handle[i]) < p->capacity)
-			handle[good++] = handle[i];
-	return good;
-}
-
-void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
-{
-	const uint32_t capacity = p->capacity;
-	uint32_t k = 0;
-#pragma GCC unroll 4
-	for (; k < n; k++)
-		if (unlikely(handle_index(handle[k]) >= capacity))
-			break;
-	if (likely(k == n && n <= BULK_MAX)) {
-		if (n)
-			give(p, m, handle, n);
-		return;
-	}
-	for (uint32_t i = 0; i < n; i += BULK_MAX) {
-		uint64_t good[BULK_MAX];
-		k = n - i < BULK_MAX ? n - i : BULK_MAX;
-		memcpy(good, handle + i, k * sizeof(*good));
-		k = transfer_indices(p, good, k);
-		if (k)
-			give(p, m, good, k);
-	}
-}
+#define CLAIM_MAX 4096u /* buffers of one claim: an op record counts them */
+_Static_assert(CLAIM_MAX <= ALF_QUEUE_MAX && BULK_MAX <= ALF_OP_COUNT_MAX, "alf_queue.h");
 
 /* Grows the slab by an extent. Up to max of its buffers go to handle, the rest to the shared queue. */
 static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
@@ -142,9 +71,10 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 	return (int)mine;
 }
 
-/* Gets 1..max buffers for m from wherever there are some: the shared queue, growth, other caches. */
-static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
+int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
+	if (max > CLAIM_MAX)
+		max = CLAIM_MAX;
 	int got = transfer_free(p, m, handle, max);
 	if (got)
 		return got;
@@ -152,12 +82,20 @@ static int obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32
 	if (grown > 0)
 		return grown;
 	got = (int)qmempool_steal(p, m, handle, max);
-	if (got)
-		return got;
-	got = transfer_free(p, m, handle, max); /* given back meanwhile */
-	if (!got && (!alf_empty(&p->free) || load_relaxed(&shared(p)->abandoned)))
-		got = (int)qmempool_bypass(p, m, handle, max);
+	if (!got)
+		got = transfer_free(p, m, handle, max); /* given back meanwhile */
 	return got ? got : grown;
+}
+
+/* The same, also from behind a stopped member. */
+static int obtain_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
+		       uint32_t looks)
+{
+	int got = qmempool_obtain(p, m, handle, max);
+	if (got > 0 || !looks || !qmempool_blocked(p))
+		return got;
+	int behind = (int)qmempool_bypass(p, m, handle, max > CLAIM_MAX ? CLAIM_MAX : max, looks);
+	return behind ? behind : got;
 }
 
 /* Pushes n handles onto m's cache; false if they do not fit or somebody is at it. */
@@ -199,7 +137,8 @@ static uint32_t unkeep(struct qmempool *p, struct member *m, uint64_t *handle, u
 	return n;
 }
 
-int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
+int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
+			uint32_t looks)
 {
 	uint32_t have = 0;
 	int got = 0;
@@ -207,16 +146,23 @@ int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, 
 		return -EAGAIN;
 	if (qmempool_honour(p, m))
 		have = unkeep(p, m, handle, n);
+	/* Who wants many takes none unless there are as many: others want a few. An extent is made all the
+	 * same, or nobody would learn that there is no memory for it. */
+	if (n > 1 && have < n && !alf_ready(&p->free, n - have - 1) &&
+	    have + qmempool_count(p, n - have) < n) {
+		got = grow(p, m, handle, 0);
+		goto exhausted;
+	}
 	while (have < n) {
 		if (n - have >= p->bulk) {
-			got = obtain(p, m, handle + have, n - have);
+			got = obtain_hard(p, m, handle + have, n - have, looks);
 			if (got <= 0)
 				break;
 			have += (uint32_t)got;
 			continue;
 		}
 		uint64_t more[BULK_MAX];
-		got = obtain(p, m, more, p->cache_size ? p->bulk : n - have);
+		got = obtain_hard(p, m, more, p->cache_size ? p->bulk : n - have, looks);
 		if (got <= 0)
 			break;
 		count_up(&m->counters[COUNT_REFILL], 1);
@@ -225,15 +171,19 @@ int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, 
 		have += use;
 		keep(p, m, more + use, (uint32_t)got - use);
 	}
-	if (have < n) {
-		keep(p, m, handle, have);
-		if (got != -ENOSPC && recover_stuck(p, m))
-			return qmempool_alloc_slow(p, m, handle, n);
-		count_up(&m->counters[COUNT_EXHAUSTED], 1);
-		return got < 0 ? got : -EAGAIN;
+	if (likely(have == n)) {
+		count_up(&m->counters[COUNT_ALLOC], n);
+		return 0;
 	}
-	count_up(&m->counters[COUNT_ALLOC], n);
-	return 0;
+exhausted:
+	keep(p, m, handle, have);
+	count_up(&m->counters[COUNT_EXHAUSTED], 1);
+	return got < 0 ? got : -EAGAIN;
+}
+
+int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
+{
+	return qmempool_alloc_hard(p, m, handle, n, 0);
 }
 
 int qmempool_refill(struct qmempool *p, struct member *m, uint64_t *handle)
@@ -280,7 +230,8 @@ static bool make_room(struct qmempool *p, struct member *m, uint32_t n)
 	bool moved = false;
 	if (n > p->cache_size)
 		return false;
-	while (member_cached(&p->segment, m) > p->cache_size - n) {
+	for (uint64_t i = p->cache_size; i && member_cached(&p->segment, m) > p->cache_size - n;
+	     i--) {
 		uint64_t old[BULK_MAX];
 		uint32_t out = unkeep(p, m, old, p->bulk);
 		if (!out)
@@ -309,7 +260,7 @@ int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *han
 			if (push(p, m, freed, k))
 				continue;
 		}
-		give(p, m, freed, k);
+		qmempool_give(p, m, freed, k);
 		count_up(&m->counters[COUNT_FREE], k);
 	}
 	return error;
@@ -318,6 +269,26 @@ int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *han
 int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle)
 {
 	return qmempool_free_slow(p, m, &handle, 1);
+}
+
+#define ENDED_TRIES 64
+
+/* Frees the slot of a thread that has ended, with its last buffer gone. seq_cst with the same two steps in reverse in
+ * member_end() (local.c), so that one of the two sees the other; the swap picks one. */
+static void release_ended(const struct qmempool *p, struct member *from)
+{
+	for (int i = 0; i < ENDED_TRIES; i++) {
+		uint32_t ended = 1;
+		if (load_seq_cst(&from->ended) != 1 || member_held(from) ||
+		    !cas_seq_cst(&from->ended, &ended, 2))
+			return;
+		if (member_held(from) == 0) {
+			member_release(&p->segment, from);
+			return;
+		}
+		/* The slot's next member has ended between the look and the swap, and is not finished. */
+		store_seq_cst(&from->ended, 1);
+	}
 }
 
 int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
@@ -338,12 +309,7 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 	store_relaxed(&b->owner, m->tag);
 	count_up(&m->counters[COUNT_ADOPT], 1);
 	add_seq_cst(&from->adopted, 1);
-	/* The last buffer of a thread that has ended: its slot is free. seq_cst with the same two steps
-	 * in reverse in member_end(), so that one of the two sees the other; the swap picks one. */
-	uint32_t ended = 1;
-	if (load_seq_cst(&from->ended) && member_held(from) == 0 &&
-	    cas_seq_cst(&from->ended, &ended, 2))
-		member_release(&p->segment, from);
+	release_ended(p, from);
 	return 0;
 }
 
@@ -354,46 +320,7 @@ void qmempool_drain(struct qmempool *p, struct member *m)
 		uint32_t n;
 		if (!qmempool_honour(p, m))
 			sched_yield(); /* a thief is at it */
-		while ((n = unkeep(p, m, old, p->bulk)))
+		for (uint64_t i = p->cache_size; i && (n = unkeep(p, m, old, p->bulk)); i--)
 			qmempool_give(p, m, old, n);
 	}
-}
-
-int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
-			int64_t deadline_ns)
-{
-	int error = qmempool_alloc_bulk(p, m, handle, n);
-	int64_t most = WAIT_SHORT_NS;
-	for (int polls = 0; error == -EAGAIN && n <= p->capacity; polls++) {
-		int slept = 0;
-		if (deadline_ns == WAIT_NEVER)
-			break;
-		if (load_relaxed(&p->closing))
-			return -ESHUTDOWN;
-		if (polls < WAIT_POLLS) {
-			sched_yield();
-			error = qmempool_alloc_bulk(p, m, handle, n);
-			continue;
-		}
-		uint32_t *word = &shared(p)->free_wait, entered = wait_enter(word);
-		qmempool_request(p);
-		error = qmempool_alloc_bulk(p, m, handle, n);
-		if (error == -EAGAIN) {
-			count_up(&m->counters[COUNT_SLEEP], 1);
-			slept = wait_sleep(word, entered, most, deadline_ns);
-			/* Who was in the middle of a free did not see the request: soon, and then less
-			 * and less soon, it is looked for in its cache. A whole slice ends like this by
-			 * a wake-up only. */
-			most = most == WAIT_SLICE_NS    ? WAIT_SHORT_NS :
-			       most < WAIT_SLICE_NS / 8 ? 8 * most :
-							  WAIT_SLICE_NS;
-		}
-		wait_leave(word, entered);
-		recover_idle(p, m);
-		if (slept == -ETIMEDOUT)
-			return qmempool_alloc_bulk(p, m, handle, n);
-		if (slept)
-			return slept;
-	}
-	return error;
 }

@@ -20,7 +20,9 @@
  *               bottom. cache_top hands over what was pushed, also when its owner has popped since
  *               (C11's release sequence), cache_bottom what was taken.
  *
- * Progress: nothing here waits for another member. A cache whose owner is in the middle of it, or
+ * Progress: an allocation that does not wait takes what it can have in a bounded number of steps, and asks nobody
+ * who is dead. qmempool_alloc_wait() does, with any deadline. What it does for fairness: alloc_wait.c.
+ * Nothing here waits for another member. A cache whose owner is in the middle of it, or
  * that another thief has, is passed over; an owner whose cache is being emptied works without it. A cache can
  * be emptied wherever its owner has stopped.
  *
@@ -48,16 +50,18 @@ struct qmempool {
 	uint32_t bulk;
 	uint64_t cache_size;
 	uint64_t cache_mask; /* cache_size - 1; 0 without a cache */
-	struct slab_hint absent;
+	uint64_t absent;     /* slab_grow()'s hint */
 	struct alf_ring free;
 	struct segment segment;
 	struct alf_ring **queues; /* of named queues, by number; NULL until bound */
 	uint32_t serial;          /* of this opening: local.h */
 	uint32_t closing;
-	uint32_t bypass_at; /* buffer where qmempool_bypass() looks on */
-	uint64_t tend_ns;   /* CLOCK_MONOTONIC: from then on a busy thread tends the pool: call.h */
-	uint32_t tend_due;  /* one has noticed that it is time to */
-	uint64_t looked_ns; /* when this process last asked the kernel who is dead: recover.c */
+	/* Hints of qmempool_bypass(), which threads share: any value is good enough. */
+	uint32_t bypass_at;  /* buffer where it looks on */
+	uint64_t bypass_sum; /* what had been given back and abandoned when it last found nothing */
+	int64_t bypass_rest_ns; /* until when it need not look again while that stays so */
+	uint64_t tend_ns;  /* CLOCK_MONOTONIC: from then on a busy thread tends the pool: call.h */
+	uint32_t tend_due; /* one has noticed that it is time to */
 };
 
 /* Binds a checked segment. 0, -ENOMEM, -EBADMSG. */
@@ -83,8 +87,14 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle);
 bool qmempool_honour(struct qmempool *p, struct member *m);
 
 /* Gives n buffers of m's to the shared queue. What is no buffer, because somebody scribbled over a cache, is
- * left out; what does not fit because somebody has stopped at its head is abandoned to the next sweep. */
+ * left out; what does not fit is abandoned to the next sweep: somebody has stopped at its head, or it is full of
+ * tombstones further on than GIVE_ROUNDS bulks. */
 void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
+
+/* The same by who has more time: up to *rounds bulks are moved from its head to its end, and subtracted. */
+#define GIVE_ROUNDS 8u
+void qmempool_give_round(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
+			 uint64_t *rounds);
 
 /* Puts m's cache into the shared queue. What a thief that has stopped leaves there stays in the slot, for
  * other thieves and for the slot's next member. */
@@ -95,20 +105,45 @@ void qmempool_drain(struct qmempool *p, struct member *m);
 uint32_t qmempool_steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
 
 /* Takes up to max free buffers from behind a member that has stopped in the shared queue, or that were
- * abandoned. Looks at every header, from where this process looked last. */
-uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
+ * abandoned. Looks at so many headers at most, from where this process looked last. */
+uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
+			 uint32_t most);
 
 /* Asks every member to flush its cache at its next call. */
 void qmempool_request(struct qmempool *p);
 
+/* The same as qmempool_alloc_slow(), also from behind a stopped member, for which it looks at so many headers. */
+int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
+			uint32_t looks);
+
+/* Wakes everybody who waits for buffers: there may be more of them than were given back. */
+void qmempool_wake(struct qmempool *p);
+
+/* Takes 1..max buffers for m from the shared queue, the slab or others' caches. 0 or -errno if there are none. */
+int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
+
+/* Buffers that could be had now, as far as counting tells: up to most. */
+uint64_t qmempool_count(struct qmempool *p, uint64_t most);
+
 /* Like qmempool_alloc_bulk, sleeping until deadline_ns (CLOCK_MONOTONIC) at most for buffers. Also
- * -EINTR, -ESHUTDOWN. */
+ * -EINTR, -ESHUTDOWN. At once if n is over the capacity. */
 int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
 			int64_t deadline_ns);
+
+/* The same for 1..n buffers, as many as there are: how many, or -errno. */
+int qmempool_alloc_some_wait(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
+			     int64_t deadline_ns);
 
 static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t index)
 {
 	return &p->buffers[index];
+}
+
+/* Whether there may be free buffers that only qmempool_bypass() finds. */
+static inline bool qmempool_blocked(const struct qmempool *p)
+{
+	const struct pool_shared *s = segment_shared(&p->segment);
+	return !alf_empty(&p->free) || load_relaxed(&s->abandoned) != load_relaxed(&s->swept);
 }
 
 /* Pops the newest n handles of m's cache, by its owner: all, or none if there are not so many or

@@ -4,18 +4,14 @@
  */
 #include "queue.h"
 
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "member.h"
-#include "recover.h"
 #include "transfer.h"
 #include "wait.h"
 
-#define EMPTIES_LOOK 256 /* gets that find nothing, before one looks at the producers' line */
-#define FULL_APART 8     /* looks of a producer at a full queue: most yields between two */
-#define FULL_SHARE 128   /* one for so many of its slots */
+#define NAMED_MOST 64 /* times that a queue's state is found changed */
 
 static bool named(const struct queue_slot *slot, uint64_t state, const char *name)
 {
@@ -48,7 +44,8 @@ static bool outranked(const struct qmempool *p, uint32_t number, const char *nam
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
 		struct queue_slot *slot = segment_queue(&p->segment, i);
 		uint64_t state = load_seq_cst(&slot->state); /* [QUEUE] */
-		while (i > number && state != QUEUE_READY && named(slot, state, name))
+		for (int k = NAMED_MOST;
+		     k && i > number && state != QUEUE_READY && named(slot, state, name); k--)
 			if (cas_seq_cst(&slot->state, &state, state & ~QUEUE_NAMED)) /* [QUEUE] */
 				state = 0;
 		if (i != number && named(slot, state, name))
@@ -176,17 +173,9 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 static int take_role(uint32_t *role, const struct member *m)
 {
 	uint32_t me = m->tag, seen = 0;
-	if (load_relaxed(role) == me || cas_seq_cst(role, &seen, me))
+	if (likely(load_relaxed(role) == me) || cas_seq_cst(role, &seen, me))
 		return 0;
 	return -EBUSY;
-}
-
-/* take_role() where another member has it, or had it when it died. */
-__attribute__((noinline, cold)) static int take_role_over(struct qmempool *p, uint32_t *role,
-							  struct member *m)
-{
-	recover_stuck(p, m);
-	return take_role(role, m);
 }
 
 void queue_release(const struct alf_ring *r, const struct member *m)
@@ -254,9 +243,8 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	int error = 0;
 	if (unlikely(n > r->mask + 1))
 		return -EMSGSIZE;
-	if (single && unlikely(take_role(&q->producer, m)) &&
-	    (error = take_role_over(p, &q->producer, m)))
-		return error;
+	if (single && unlikely(take_role(&q->producer, m)))
+		return -EBUSY;
 	error = n == 1 ? qmempool_check(p, m, handle[0]) : check_each_once(p, m, handle, n);
 	if (unlikely(error))
 		return error;
@@ -266,8 +254,6 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 		if (n > 1)
 			unmark(p, m, handle, n);
 		count_up(&m->counters[COUNT_FULL], 1);
-		if (!alf_ready(r, 0)) /* what keeps it full is not the consumers */
-			recover_stuck(p, m);
 		return error;
 	}
 	count_up(&m->counters[COUNT_ENQUEUE], n);
@@ -276,115 +262,44 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	return 0;
 }
 
+/* Wakes those for whom there is room after a get, and after the tombstones that it, or another one that has not
+ * come so far yet, has stepped over. Returns result, what the get got. */
+__attribute__((noinline, cold)) static int wake_room(const struct alf_ring *r, int result)
+{
+	struct alf_queue *q = r->q;
+	uint32_t n = result > 0 ? (uint32_t)result : 0;
+	if (load_relaxed(&q->stepped)) {
+		store_relaxed(&q->stepped, 0);
+		n = UINT32_MAX;
+	}
+	if (wait_ones(&q->room_wait, &q->room_many))
+		wait_wake(&q->room_wait, n);
+	if (load_seq_cst(&q->room_want)) /* [WAIT] */
+		wait_wake_wanted(&q->room_many, &q->room_want, alf_avail_space(r));
+	return result;
+}
+
 int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 	      uint32_t n)
 {
 	struct alf_queue *q = r->q;
 	bool single = r->flags & ALF_SINGLE_CONSUMER;
 	int got;
-	if (single && unlikely(take_role(&q->consumer, m)) &&
-	    (got = take_role_over(p, &q->consumer, m)))
-		return got;
+	if (single && unlikely(take_role(&q->consumer, m)))
+		return -EBUSY;
 	got = single ? get_through(p, m, r, handle, n, ALF_SINGLE_WAKES) :
 		       get_through(p, m, r, handle, n, ALF_MULTI);
-	if (got > 0) {
+	if (likely(got > 0)) {
 		count_up(&m->counters[COUNT_DEQUEUE], (uint32_t)got);
 		if (unlikely(wait_anybody(&q->room_wait))) /* [WAIT] after cons moved */
-			wait_wake(&q->room_wait, (uint32_t)got);
+			return wake_room(r, got);
 		return got;
 	}
 	if (got == 0) {
 		count_up(&m->counters[COUNT_EMPTY], 1);
-		if (unlikely(load_relaxed(&m->counters[COUNT_EMPTY]) % EMPTIES_LOOK == 0) &&
-		    !alf_empty(r))
-			recover_stuck(p, m);
+		if (unlikely(load_relaxed(&q->stepped)) && wait_anybody(&q->room_wait)) /* [WAIT] */
+			return wake_room(r, -EAGAIN);
 		return -EAGAIN;
-	}
-	return got;
-}
-
-/* sched_yield() calls between two looks at a full queue. Each look takes the consumers' line from them, so a
- * producer at the heels of a slower consumer slows it down further; a longer queue lets it stay away for
- * longer (some us), and then it has room for a run. */
-static int look_apart(const struct alf_ring *r)
-{
-	uint32_t n = 1 + alf_capacity(r) / FULL_SHARE;
-	return (int)(n < FULL_APART ? n : FULL_APART);
-}
-
-int queue_room_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
-		    const uint64_t *handle, uint32_t n, int64_t deadline_ns, queue_attempt *attempt)
-{
-	int error = -ENOBUFS;
-	for (int polls = 0; error == -ENOBUFS; polls += look_apart(r)) {
-		int slept = 0;
-		if (deadline_ns == WAIT_NEVER)
-			break;
-		if (load_relaxed(&p->closing))
-			return -ESHUTDOWN;
-		if (polls < WAIT_POLLS) {
-			for (int i = look_apart(r); i; i--)
-				sched_yield();
-			error = attempt(p, m, r, handle, n);
-			continue;
-		}
-		uint32_t *word = &r->q->room_wait, entered = wait_enter(word);
-		/* [WAIT] alf_reserve's own load is no seq_cst one: it might miss a move of cons whose
-		 * consumer missed this sleeper. */
-		load_seq_cst(&r->q->cons);
-		error = attempt(p, m, r, handle, n);
-		if (error == -ENOBUFS) {
-			count_up(&m->counters[COUNT_SLEEP], 1);
-			slept = wait_sleep(word, entered, WAIT_SLICE_NS, deadline_ns);
-		}
-		wait_leave(word, entered);
-		recover_idle(p, m);
-		if (slept)
-			return slept == -ETIMEDOUT ? error : slept;
-	}
-	return error;
-}
-
-int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
-		   const uint64_t *handle, uint32_t n, int64_t deadline_ns)
-{
-	int error = queue_put(p, m, r, handle, n);
-	return likely(error != -ENOBUFS) ?
-		       error :
-		       queue_room_wait(p, m, r, handle, n, deadline_ns, queue_put);
-}
-
-int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
-		   uint32_t n, int64_t deadline_ns)
-{
-	int got = queue_get(p, m, r, handle, n);
-	for (int polls = 0; got == -EAGAIN; polls++) {
-		int slept = 0;
-		if (deadline_ns == WAIT_NEVER)
-			break;
-		if (load_relaxed(&p->closing))
-			return -ESHUTDOWN;
-		if (polls < WAIT_POLLS) {
-			sched_yield();
-			got = queue_get(p, m, r, handle, n);
-			continue;
-		}
-		uint32_t *word = &r->q->data_wait, entered = wait_enter(word);
-		/* [WAIT] Nothing reserved: whoever reserves from now on sees the sleeper. Something
-		 * reserved but not published: its producer may have looked before, so look soon. */
-		bool reserved = load_seq_cst(&r->q->prod) != load_seq_cst(&r->q->cons);
-		got = queue_get(p, m, r, handle, n);
-		if (got == -EAGAIN) {
-			count_up(&m->counters[COUNT_SLEEP], 1);
-			slept = wait_sleep(word, entered, reserved ? WAIT_SHORT_NS : WAIT_SLICE_NS,
-					   deadline_ns);
-		}
-		wait_leave(word, entered);
-		recover_idle(p, m);
-		if (reserved)
-			recover_stuck(p, m);
-		if (slept)
-			return slept == -ETIMEDOUT ? got : slept;
 	}
 	return got;
 }

@@ -9,8 +9,12 @@
  * Ordering
  *     [QUEUE]  a queue slot's state: who reads QUEUE_READY sees its name, geometry and empty ring.
  *
- * Progress: queue_put and queue_get never wait. The _wait forms sleep for room or for data only, end
- * at their deadline, on a signal, and when this process closes the pool.
+ * Progress: queue_put and queue_get never wait, and never ask who is dead. The _wait forms sleep for room or for
+ * data only, and end at their deadline, on a signal, and when this process closes the pool. They ask who is
+ * dead, where it may be a dead member that keeps them, also with the deadline WAIT_NEVER: one attempt, and
+ * another one if that helped. Who puts many waits until there is room for all and holds no position
+ * meanwhile: puts of fewer go ahead of it as long as they find room, so it can wait for as long as
+ * producers of fewer keep the queue fuller than that.
  */
 #ifndef SHMPOOL_QUEUE_H
 #define SHMPOOL_QUEUE_H
@@ -55,6 +59,14 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 /* Gets 1..n buffers: how many, or -EAGAIN nothing there, -EBUSY, -EBADMSG. */
 int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 	      uint32_t n);
+
+/* Whether a get that found nothing is to be repeated by queue_get_wait(): now and then, if something has been
+ * reserved and not published, perhaps by a member that died. Seldom, because it looks at the producers' line. */
+#define QUEUE_EMPTIES 256
+static inline bool queue_stuck(const struct alf_ring *r, const struct member *m)
+{
+	return load_relaxed(&m->counters[COUNT_EMPTY]) % QUEUE_EMPTIES == 0 && !alf_empty(r);
+}
 
 /* The same, sleeping until deadline_ns (CLOCK_MONOTONIC) at most. Also -EINTR, -ESHUTDOWN. */
 int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,

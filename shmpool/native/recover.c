@@ -14,9 +14,7 @@
 #include "recovery.h"
 #include "wait.h"
 
-#define PASSES 4      /* while something waits for a live member to end its operation */
-#define IDLE_SHARE 20 /* times as long as asking took, nobody asks again */
-#define IDLE_MOST_NS 10000000000ull
+#define PASSES 4 /* while something waits for a live member to end its operation */
 
 bool recover_abandoned(const struct segment *s)
 {
@@ -91,8 +89,10 @@ void recovery_look(struct recovery *r)
 const struct alf_ring *recovery_ring(struct recovery *r, uint32_t queue)
 {
 	const struct alf_ring *ring = queue ? queue_ring(r->p, queue) : &r->p->free;
-	if (!ring && queue_exists(r->p, queue))
-		r->no_memory = true;
+	if (!ring && queue_exists(r->p, queue)) {
+		ring = queue_ring(r->p, queue); /* it may be new since */
+		r->no_memory |= !ring;
+	}
 	return ring;
 }
 
@@ -168,9 +168,13 @@ static void recover_sleepers(struct recovery *r)
 			wait_reset(&q->data_wait);
 		if (wait_anybody(&q->room_wait))
 			wait_reset(&q->room_wait);
+		if (wait_anybody(&q->room_many))
+			wait_reset(&q->room_many);
 	}
 	if (wait_anybody(&segment_shared(s)->free_wait))
 		wait_reset(&segment_shared(s)->free_wait);
+	if (wait_anybody(&segment_shared(s)->free_many))
+		wait_reset(&segment_shared(s)->free_many);
 }
 
 /* Everything but the slots. False if there is nothing to do. */
@@ -232,13 +236,13 @@ static void end(struct recovery *r)
 	free(r->consumer);
 }
 
-int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out)
+int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery *out, int passes)
 {
 	struct recovery r = {
 		.p = p, .m = m, .token = member_token(load_relaxed(&m->identity)), .out = out
 	};
 	int error = begin(&r);
-	for (int i = 0; i < PASSES && !error; i++) {
+	for (int i = 0; i < passes && !error; i++) {
 		if (i)
 			sched_yield();
 		if (!pass(&r))
@@ -284,32 +288,7 @@ int recover_slot(struct qmempool *p, uint64_t token, struct member **out)
 	return error;
 }
 
-bool recover_stuck(struct qmempool *p, struct member *m)
+int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out)
 {
-	struct shmpool_recovery out;
-	uint64_t now = (uint64_t)wait_now();
-	if (now - load_relaxed(&p->looked_ns) < RECOVER_LOOK_NS)
-		return false;
-	store_relaxed(&p->looked_ns, now);
-	return recover(p, m, &out) == 0 && (out.members || out.buffers);
-}
-
-bool recover_idle(struct qmempool *p, struct member *m)
-{
-	const struct segment *s = &p->segment;
-	uint64_t *at = &segment_shared(s)->inquire_ns, due = load_relaxed(at);
-	uint64_t now = (uint64_t)wait_now(), own = member_token(load_relaxed(&m->identity));
-	struct shmpool_recovery out;
-	/* A time that is far ahead was not written by anybody who meant it. */
-	if (now < due && due - now < IDLE_MOST_NS)
-		return false;
-	if (!cas_seq_cst(at, &due, now + RECOVER_IDLE_NS)) /* one asks for all */
-		return false;
-	bool some = inquiry_dead(s, own) || recover_abandoned(s);
-	if (some)
-		some = recover(p, m, &out) == 0 && (out.members || out.buffers);
-	uint64_t took = (uint64_t)wait_now() - now, pause = IDLE_SHARE * took;
-	if (pause > RECOVER_IDLE_NS)
-		store_relaxed(at, now + (pause < IDLE_MOST_NS ? pause : IDLE_MOST_NS));
-	return some;
+	return recover_passes(p, m, out, PASSES);
 }

@@ -34,17 +34,13 @@
 /* Puts right all that is found dead now. m is the caller's member, in no operation. 0, -ENOMEM. */
 int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out);
 
-/* For a member that finds no buffer, no room behind a position that is not published, or a single side
- * taken: asks the kernel who is dead, at most every RECOVER_LOOK_NS in a process. True if anything was
- * put right, so that it is worth trying again. */
-#define RECOVER_LOOK_NS 10000000
+/* For a member that finds no buffer, no room behind a position that is not published, or a single side taken, or that
+ * has slept for a slice: asks the kernel who is dead, unless somebody in the pool has asked just now. So a dead
+ * member is recovered within about a slice as long as anybody waits. After an inquiry that changed nothing the
+ * whole pool rests twice as long as before, from 10 up to 80 ms, and in any case 16 times the processor time that
+ * the inquiry took. Can take long: not under a language's lock. True if anything was recovered, so that
+ * it is worth trying again. */
 bool recover_stuck(struct qmempool *p, struct member *m);
-
-/* The same for a member that has slept for a slice: as long as somebody waits, a dead member is recovered and an
- * abandoned buffer placed within about a slice. At most once every RECOVER_IDLE_NS in the whole pool, and
- * less often where there are so many members that asking takes long. */
-#define RECOVER_IDLE_NS 50000000
-bool recover_idle(struct qmempool *p, struct member *m);
 
 /* Makes the caller, who holds the token and is no member yet, one where all slots are taken, in place of a dead
  * member. 0; -EUSERS if there is none that is finished with; -ENOMEM. */

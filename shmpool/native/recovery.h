@@ -60,6 +60,10 @@ static inline struct dead *recovery_dead(const struct recovery *r, uint64_t word
 	return d->tag == (uint32_t)word ? d : NULL;
 }
 
+/* recover() in so many passes at most: another one follows while something waits for a live member to end its
+ * operation. */
+int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery *out, int passes);
+
 /* Reads what live members may be in the middle of; what is asked about must have been read before. */
 void recovery_look(struct recovery *r);
 

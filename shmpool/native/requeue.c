@@ -4,7 +4,6 @@
  */
 #include "requeue.h"
 
-#include "recover.h"
 #include "transfer.h"
 #include "wait.h"
 
@@ -26,8 +25,6 @@ static int put_back(struct qmempool *p, struct member *m, const struct alf_ring 
 	alf_done(&m->op, ALF_MULTI);
 	if (error) {
 		count_up(&m->counters[COUNT_FULL], 1);
-		if (!alf_ready(r, 0)) /* what keeps it full is not the consumers */
-			recover_stuck(p, m);
 		return error;
 	}
 	count_up(&m->counters[COUNT_ENQUEUE], n);

@@ -95,11 +95,6 @@ void shmpool_let_go(void *page)
 	token_let_go(page);
 }
 
-int shmpool_forget(int pool)
-{
-	return local_forget((uint32_t)pool);
-}
-
 int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
 			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries)
 {
@@ -112,7 +107,8 @@ int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t
 int shmpool_queue_find(int pool, const char *name)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
-	return p ? queue_find(p, name) : local_missing((uint32_t)pool);
+	return p ? (int)local_read((uint32_t)pool, queue_find(p, name)) :
+		   local_missing((uint32_t)pool);
 }
 
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
@@ -139,7 +135,7 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->dequeued = load_relaxed(&r->q->cons) - alf_capacity(r);
 	info->refused = load_relaxed(&slot->refused);
 	info->dropped = load_relaxed(&slot->dropped);
-	return 0;
+	return (int)local_read((uint32_t)pool, 0);
 }
 
 int64_t shmpool_queue_count(uint64_t key)
@@ -148,7 +144,8 @@ int64_t shmpool_queue_count(uint64_t key)
 	if (!p)
 		return local_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return r ? (int64_t)alf_count(r) : queue_missing(p, key_queue(key));
+	return local_read(key_pool(key),
+			  r ? (int64_t)alf_count(r) : queue_missing(p, key_queue(key)));
 }
 
 int64_t shmpool_queue_empty(uint64_t key)
@@ -157,7 +154,7 @@ int64_t shmpool_queue_empty(uint64_t key)
 	if (!p)
 		return local_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return r ? !alf_ready(r, 0) : queue_missing(p, key_queue(key));
+	return local_read(key_pool(key), r ? !alf_ready(r, 0) : queue_missing(p, key_queue(key)));
 }
 
 int shmpool_queue_release(int pool, int queue)
@@ -242,7 +239,7 @@ int shmpool_tend_wait(uint64_t key)
 	int error = open_key(key, &c);
 	if (error)
 		return error;
-	recover_idle(c.p, c.m);
+	recover_stuck(c.p, c.m);
 	store_relaxed(&c.p->tend_ns, (uint64_t)wait_now() + TEND_NS);
 	store_relaxed(&c.p->tend_due, 0);
 	return 0;

@@ -15,6 +15,10 @@
  *
  * A buffer in hand is a handle | generation 32 | index 32 |; functions that take handles take the pool and the
  * queue from the key. Every thread is a member of its own, from its first call on.
+ *
+ * A call without wait in its name never asks who is dead, nor looks at every buffer: after -EBUSY and -EINPROGRESS
+ * the same call with wait in its name and deadline 0 does, and may succeed. One that waits gives -EINTR after a
+ * signal and now and then: run the handlers and call it again.
  */
 #ifndef SHMPOOL_H
 #define SHMPOOL_H
@@ -124,8 +128,8 @@ int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size);
 int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *why, size_t why_size);
 int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g, char *why,
 		  size_t why_size);
-/* path is what the file was opened by, "" for one that has none; NULL opens the pool to read it only. made is
- * nonzero for who has just made it. */
+/* path is what the file was opened by, "" for one that has none; NULL opens the pool to read it only: without a
+ * token, and every call that would change it is -EROFS. made is nonzero for who has just made it. */
 int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made);
 /* What an open pool was made with: this process's own copy, which is checked. */
 int shmpool_geometry(int pool, struct shmpool_geometry *g);
@@ -135,7 +139,6 @@ int shmpool_left(const void *header);
 /* Keeps everybody from removing a file that is being made, as a token does, until shmpool_let_go(*page). */
 int shmpool_hold(int fd, const char *path, void **page);
 void shmpool_let_go(void *page);
-int shmpool_forget(int pool); /* instead of it, after looking only */
 
 /* 0; -EBADMSG if the segment was truncated while it was mapped: guard.h. */
 int shmpool_intact(int pool);
@@ -193,7 +196,9 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n);
 int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
 int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n);
+int64_t shmpool_put_many(uint64_t key, const uint64_t *handles, size_t n);
 int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline);
+int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n);
 int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
 int64_t shmpool_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset, size_t width,
 		       char *out);

@@ -42,23 +42,34 @@ int slab_create(const struct segment *s)
 	return 0;
 }
 
-int slab_grow(const struct segment *s, struct slab_hint *absent, uint64_t owner, uint32_t *first)
+/* The extent to begin with. What the caller stores in *hint begins with *trims. */
+static uint64_t begin(const struct segment *s, const uint64_t *hint, uint64_t *trims)
 {
-	uint64_t each = s->geometry.extent_buffers, capacity = (uint64_t)s->geometry.capacity;
-	uint32_t trims = (uint32_t)load_seq_cst(&segment_shared(s)->trims);
-	if (load_relaxed(&absent->trims) != trims) {
-		store_relaxed(&absent->first, 0);
-		store_relaxed(&absent->trims, trims);
-	}
-	uint32_t from = load_relaxed(&absent->first);
+	*trims = load_seq_cst(&segment_shared(s)->trims) << SLAB_EXTENT_BITS;
+	uint64_t since = load_relaxed(hint) ^ *trims;
+	return since >> SLAB_EXTENT_BITS ? 0 : since;
+}
+
+uint64_t slab_absent(const struct segment *s, uint64_t *hint, uint64_t most)
+{
+	uint64_t trims, n = 0, i = begin(s, hint, &trims);
+	for (; i < s->extents && n < most; i++)
+		if (!load_relaxed(segment_extent(s, i)))
+			n += slab_extent_size(s, i);
+	return n < most ? n : most;
+}
+
+int slab_grow(const struct segment *s, uint64_t *hint, uint64_t owner, uint32_t *first)
+{
+	uint64_t trims, from = begin(s, hint, &trims);
 	for (uint64_t i = from; i < s->extents; i++) {
 		uint64_t *extent = segment_extent(s, i), seen = load_acquire(extent); /* [EXTENT] */
 		if (seen == EXTENT_PRESENT && i == from)
-			store_relaxed(&absent->first, ++from);
+			store_relaxed(hint, trims | ++from);
 		if (seen || !cas_seq_cst(extent, &seen, owner))
 			continue;
-		uint64_t at = (uint64_t)s->geometry.prealloc + i * each;
-		uint64_t n = at + each > capacity ? capacity - at : each;
+		uint64_t at = (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
+		uint64_t n = slab_extent_size(s, i);
 		int error = reserve(s, at, n);
 		if (error) {
 			store_release(extent, 0); /* [EXTENT] */

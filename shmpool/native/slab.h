@@ -19,16 +19,27 @@
 /* Makes the shared queue and the first prealloc buffers in it. 0, -ENOSPC. */
 int slab_create(const struct segment *s);
 
-/* Where one process looks for an absent extent: every one before it was present, as long as none has been
- * taken away since (trim.h). */
-struct slab_hint {
-	uint32_t first;
-	uint32_t trims;
-};
+/* Where a process begins to look for an absent extent: | trims 39 | extent 25 |. Every extent before that one
+ * was present when so many had been taken away (trim.h). Threads of the process share the word and store it
+ * whole: a thread that was suspended stores an old count of trims with its place, and that place is not
+ * believed any more. */
+#define SLAB_EXTENT_BITS 25
+_Static_assert(CAPACITY_MAX < 1u << SLAB_EXTENT_BITS, "an extent has one buffer at least");
 
 /* Makes the next absent extent; its buffers get the owner word owner. Returns how many there are, the
  * first one's index in *first; -EAGAIN if every extent is there or being made, -ENOSPC. */
-int slab_grow(const struct segment *s, struct slab_hint *absent, uint64_t owner, uint32_t *first);
+int slab_grow(const struct segment *s, uint64_t *hint, uint64_t owner, uint32_t *first);
+
+/* Buffers that slab_grow() could make, as many as are asked for at most. */
+uint64_t slab_absent(const struct segment *s, uint64_t *hint, uint64_t most);
+
+/* Buffers of extent i: fewer than the others in the last one. */
+static inline uint32_t slab_extent_size(const struct segment *s, uint64_t i)
+{
+	uint64_t each = s->geometry.extent_buffers;
+	uint64_t left = (uint64_t)(s->geometry.capacity - s->geometry.prealloc) - i * each;
+	return (uint32_t)(left < each ? left : each);
+}
 
 /* Buffers that exist: prealloc and those of the extents that are present. */
 uint64_t slab_created(const struct segment *s);

@@ -90,10 +90,13 @@ static uint32_t destination(struct recovery *r, const struct buffer *b, uint32_t
 }
 
 /* Takes a dead member's or an abandoned buffer: false if another recoverer was faster. From here on it is a
- * buffer that this member has from queue from, should it die too. */
+ * buffer that this member has from queue from, should it die too. Never its tag alone: a dead thief may
+ * have had the buffer out of this member's own cache, where it is listed yet, and another thief would
+ * find it good. */
 static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
-	if (!cas_seq_cst(&b->owner, &owner, r->m->tag | (uint64_t)from << OWNER_QUEUE_SHIFT))
+	if (!cas_seq_cst(&b->owner, &owner,
+			 r->m->tag | OWNER_PUTTING | (uint64_t)from << OWNER_QUEUE_SHIFT))
 		return false;
 	count_up(&r->m->counters[COUNT_RECOVER], 1);
 	r->out->buffers++;
@@ -148,6 +151,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 struct freed {
 	uint64_t handle[BULK_MAX];
 	uint32_t n;
+	uint64_t rounds; /* qmempool_give_round() */
 };
 
 /* Decides anew whenever somebody else changed the owner word first: that may have been a recoverer which
@@ -184,7 +188,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 	store_relaxed(&b->handle, spent);
 	freed->handle[freed->n++] = spent;
 	if (freed->n == BULK_MAX) {
-		qmempool_give(r->p, r->m, freed->handle, freed->n);
+		qmempool_give_round(r->p, r->m, freed->handle, freed->n, &freed->rounds);
 		freed->n = 0;
 	}
 }
@@ -294,7 +298,7 @@ void sweep_unreserve(struct recovery *r)
 
 void sweep(struct recovery *r)
 {
-	struct freed freed = { .n = 0 };
+	struct freed freed = { .rounds = r->p->capacity / BULK_MAX + GIVE_ROUNDS };
 	for (uint32_t i = 0; i <= r->p->segment.geometry.queues; i++) {
 		const struct alf_ring *ring = recovery_ring(r, i);
 		if (!ring)
@@ -305,5 +309,5 @@ void sweep(struct recovery *r)
 	recovery_look(r);
 	sweep_all(r, &freed, NULL);
 	if (freed.n)
-		qmempool_give(r->p, r->m, freed.handle, freed.n);
+		qmempool_give_round(r->p, r->m, freed.handle, freed.n, &freed.rounds);
 }

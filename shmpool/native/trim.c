@@ -11,25 +11,22 @@
 #include "slab.h"
 #include "transfer.h"
 
-/* Free buffers of the extents to be trimmed, collected out of the shared queue. */
+#define SHARE 8u /* of the free buffers, and a turn through the shared queue each */
+
+/* One turn: free buffers of some extents, collected out of the shared queue. */
 struct collection {
 	struct qmempool *p;
-	uint32_t *have;   /* by extent: buffers collected, NOT_WANTED */
+	uint32_t *have;   /* by extent: buffers collected, NOT_YET, TRIED */
 	uint64_t *handle; /* those, in the order in which they came */
-	uint64_t n;
+	uint64_t n, most;
 };
-#define NOT_WANTED UINT32_MAX
+#define TRIED UINT32_MAX
+#define NOT_YET (UINT32_MAX - 1)
+_Static_assert(CAPACITY_MAX < NOT_YET, "no extent has so many buffers");
 
 static uint32_t extent_of(const struct segment *s, uint32_t index)
 {
 	return (uint32_t)((index - s->geometry.prealloc) / s->geometry.extent_buffers);
-}
-
-static uint32_t extent_size(const struct segment *s, uint64_t i)
-{
-	uint64_t each = s->geometry.extent_buffers;
-	uint64_t left = (uint64_t)(s->geometry.capacity - s->geometry.prealloc) - i * each;
-	return (uint32_t)(left < each ? left : each);
 }
 
 static bool all_free(const struct segment *s, uint64_t i)
@@ -37,7 +34,7 @@ static bool all_free(const struct segment *s, uint64_t i)
 	uint64_t first = (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
 	if (load_acquire(segment_extent(s, i)) != EXTENT_PRESENT) /* [EXTENT] */
 		return false;
-	for (uint64_t k = first; k < first + extent_size(s, i); k++) {
+	for (uint64_t k = first; k < first + slab_extent_size(s, i); k++) {
 		uint64_t owner = load_acquire(&segment_buffer(s, (uint32_t)k)->owner); /* [OWNER] */
 		if (!(owner & OWNER_TRANSIT) || owner_queue(owner))
 			return false;
@@ -45,37 +42,51 @@ static bool all_free(const struct segment *s, uint64_t i)
 	return true;
 }
 
-/* Chooses the extents: from the last one on, those that are free as a whole. Returns their buffers. */
-static uint64_t choose(struct collection *c, uint64_t keep)
+/* Chooses extents for the next turn: from the last one on, those that are free as a whole and not tried yet, a share
+ * of what is free or one. Others must find some meanwhile, or be able to make some. */
+static bool choose(struct collection *c, uint64_t keep)
 {
 	const struct segment *s = &c->p->segment;
-	uint64_t chosen = 0, have = alf_count(&c->p->free);
-	for (uint64_t i = s->extents; i-- > 0;) {
-		uint32_t size = extent_size(s, i);
-		bool wanted = chosen + size + keep <= have && all_free(s, i);
-		c->have[i] = wanted ? 0 : NOT_WANTED;
-		chosen += wanted ? size : 0;
+	uint64_t have = alf_count(&c->p->free), share = have / SHARE;
+	bool others = slab_absent(s, &c->p->absent, 1);
+	c->most = 0;
+	for (uint64_t i = s->extents; i-- > 0 && c->most < share + 1;) {
+		uint32_t size = slab_extent_size(s, i);
+		if (c->have[i] != NOT_YET)
+			continue;
+		if (c->most + size + keep > have || (c->most + size == have && !others))
+			break;
+		if (c->most && c->most + size > share)
+			break;
+		c->have[i] = TRIED;
+		if (!all_free(s, i))
+			continue;
+		c->have[i] = 0;
+		c->most += size;
 	}
-	return chosen;
+	return c->most;
 }
 
 /* Passes the shared queue by once and keeps what is wanted; the rest goes to its end at once. */
-static void collect(struct collection *c, struct member *m, uint64_t most)
+static void collect(struct collection *c, struct member *m)
 {
 	struct qmempool *p = c->p;
 	uint64_t left = alf_count(&p->free), some[BULK_MAX], back[BULK_MAX];
+	c->n = 0;
 	while (left) {
-		int got = transfer_free(p, m, some, left < BULK_MAX ? (uint32_t)left : BULK_MAX);
+		uint64_t bulk =
+			left / SHARE + 1; /* it is in nobody's hands but ours for a moment */
+		int got = transfer_free(p, m, some, bulk < BULK_MAX ? (uint32_t)bulk : BULK_MAX);
 		uint32_t n = 0;
 		if (got <= 0)
 			break;
-		left -= (uint32_t)got;
+		left -= (uint64_t)got < left ? (uint64_t)got : left;
 		for (int i = 0; i < got; i++) {
 			uint32_t index = handle_index(some[i]);
 			uint32_t *have = index < p->segment.geometry.prealloc ?
 						 NULL :
 						 &c->have[extent_of(&p->segment, index)];
-			if (have && *have != NOT_WANTED && c->n < most) {
+			if (have && *have < NOT_YET && c->n < c->most) {
 				(*have)++;
 				c->handle[c->n++] = some[i];
 			} else {
@@ -91,7 +102,7 @@ static uint64_t take_away(const struct segment *s, const struct member *m, uint6
 {
 	uint64_t first = (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
 	uint64_t from = s->data_offset + first * s->stride;
-	uint64_t end = from + extent_size(s, i) * s->stride;
+	uint64_t end = from + slab_extent_size(s, i) * s->stride;
 	uint64_t seen = EXTENT_PRESENT;
 	from = (from + SEGMENT_PAGE - 1) / SEGMENT_PAGE * SEGMENT_PAGE;
 	end = end / SEGMENT_PAGE * SEGMENT_PAGE;
@@ -105,32 +116,47 @@ static uint64_t take_away(const struct segment *s, const struct member *m, uint6
 	return end - from;
 }
 
+/* What was collected: whole extents are absent from here on, and their buffers nobody's; the others go back. */
+static uint64_t take_all_away(struct collection *c, struct member *m)
+{
+	const struct segment *s = &c->p->segment;
+	uint64_t bytes = 0;
+	for (uint64_t k = 0; k < c->n; k++) {
+		uint32_t i = extent_of(s, handle_index(c->handle[k]));
+		if (c->have[i] == slab_extent_size(s, i)) {
+			bytes += take_away(s, m, i);
+			c->have[i] = TRIED;
+		} else if (c->have[i] != TRIED) {
+			qmempool_give(c->p, m, &c->handle[k], 1);
+		}
+	}
+	for (uint64_t k = 0; k < c->n; k++)
+		c->have[extent_of(s, handle_index(c->handle[k]))] = TRIED;
+	qmempool_wake(c->p); /* what is absent can be made */
+	return bytes;
+}
+
 int64_t trim(struct qmempool *p, struct member *m, uint64_t keep)
 {
 	const struct segment *s = &p->segment;
-	struct collection c = { .p = p, .have = calloc(s->extents + 1, sizeof(*c.have)) };
-	uint64_t some[BULK_MAX], bytes = 0, most = 0;
-	if (!c.have)
-		return -ENOMEM;
-	qmempool_drain(p, m);
-	for (uint32_t n; (n = qmempool_steal(p, m, some, BULK_MAX));)
-		qmempool_give(p, m, some, n);
-	most = choose(&c, keep);
-	c.handle = malloc((most + 1) * sizeof(*c.handle));
-	if (!c.handle) {
+	struct collection c = { .p = p, .have = malloc((s->extents + 1) * sizeof(*c.have)) };
+	uint64_t some[BULK_MAX], bytes = 0, stolen = 0;
+	c.handle =
+		malloc((p->capacity / SHARE + s->geometry.extent_buffers + 1) * sizeof(*c.handle));
+	if (!c.have || !c.handle) {
 		free(c.have);
+		free(c.handle);
 		return -ENOMEM;
 	}
-	collect(&c, m, most);
-	/* Whole ones are absent from here on, and their buffers nobody's; the others go back. */
-	for (uint64_t k = 0; k < c.n; k++) {
-		uint32_t i = extent_of(s, handle_index(c.handle[k]));
-		if (c.have[i] == extent_size(s, i)) {
-			bytes += take_away(s, m, i);
-			c.have[i] = NOT_WANTED;
-		}
-		if (c.have[i] != NOT_WANTED)
-			qmempool_give(p, m, &c.handle[k], 1);
+	for (uint64_t i = 0; i < s->extents; i++)
+		c.have[i] = NOT_YET;
+	qmempool_drain(p, m);
+	for (uint32_t n; stolen < p->capacity && (n = qmempool_steal(p, m, some, BULK_MAX));
+	     stolen += n)
+		qmempool_give(p, m, some, n);
+	while (!load_relaxed(&p->closing) && choose(&c, keep)) {
+		collect(&c, m);
+		bytes += take_all_away(&c, m);
 	}
 	free(c.handle);
 	free(c.have);

@@ -28,6 +28,16 @@ int64_t wait_coarse(void)
 	return read_clock(CLOCK_MONOTONIC_COARSE);
 }
 
+int64_t wait_spent(void)
+{
+	return read_clock(CLOCK_THREAD_CPUTIME_ID);
+}
+
+int64_t wait_wall(void)
+{
+	return read_clock(CLOCK_REALTIME_COARSE);
+}
+
 uint32_t wait_enter(uint32_t *word)
 {
 	return add_seq_cst(word, 1) + 1; /* [WAIT] */
@@ -48,14 +58,24 @@ int wait_sleep(uint32_t *word, uint32_t entered, int64_t most_ns, int64_t deadli
 	 * wait_enter (a wake-up, or one more sleeper) returns at once. */
 	if (syscall(SYS_futex, word, FUTEX_WAIT, entered, &t, NULL, 0) == 0 || errno == EAGAIN)
 		return 0;
-	return errno == EINTR || left == WAIT_SLICE_NS ? -EINTR : 0;
+	if (errno == EINTR)
+		return -EINTR;
+	return left < most_ns ? -ETIMEDOUT : 1;
+}
+
+int64_t wait_slice_end(int64_t deadline_ns)
+{
+	if (deadline_ns == WAIT_NEVER)
+		return deadline_ns;
+	int64_t end = wait_now() + WAIT_SLICE_NS;
+	return deadline_ns < end ? deadline_ns : end;
 }
 
 void wait_leave(uint32_t *word, uint32_t entered)
 {
 	uint32_t now = load_acquire(word);
 	do {
-		if ((now ^ entered) & WAIT_EPOCH_MASK)
+		if ((now ^ entered) & WAIT_EPOCH_MASK || !(now & WAIT_COUNT_MASK))
 			return;
 	} while (!cas_seq_cst(word, &now, now - 1)); /* [WAIT] */
 }
@@ -65,6 +85,22 @@ void wait_wake(uint32_t *word, uint32_t n)
 	add_seq_cst(word,
 		    WAIT_WAKE_ONE); /* [WAIT] whoever has entered and not yet slept does not */
 	syscall(SYS_futex, word, FUTEX_WAKE, n > INT_MAX ? INT_MAX : n, NULL, NULL, 0);
+}
+
+void wait_want(uint32_t *want, uint32_t n)
+{
+	uint32_t said = load_seq_cst(want); /* [WAIT] */
+	do {
+		if (said && said <= n)
+			return;
+	} while (!cas_seq_cst(want, &said, n)); /* [WAIT] */
+}
+
+void wait_wake_wanted(uint32_t *word, uint32_t *want, uint64_t have)
+{
+	uint32_t said = load_seq_cst(want); /* [WAIT] */
+	if (said && have >= said && cas_seq_cst(want, &said, 0))
+		wait_wake(word, UINT32_MAX);
 }
 
 void wait_reset(uint32_t *word)

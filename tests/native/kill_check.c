@@ -182,7 +182,7 @@ static void check_use(void)
 	       *scene_message(scene.hand_b[1]) == 3);
 	DEMAND(qmempool_free(p, scene.a, scene.hand_a[0]) == 0);
 	DEMAND(qmempool_free_bulk(p, scene.b, scene.hand_b, 2) == 0);
-	while (n < CAPACITY && qmempool_alloc(p, scene.a, &handle[n]) == 0)
+	while (n < CAPACITY && qmempool_alloc_wait(p, scene.a, &handle[n], 1, WAIT_NEVER) == 0)
 		seen |= 1ull << handle_index(handle[n++]);
 	DEMAND(n == CAPACITY);
 	DEMAND(seen == UINT64_MAX);
@@ -191,9 +191,9 @@ static void check_use(void)
 		if (!r)
 			continue;
 		for (uint32_t i = 0; i < RING && i < n; i++)
-			DEMAND(queue_put(p, scene.a, r, &handle[i], 1) == 0);
+			DEMAND(queue_put_wait(p, scene.a, r, &handle[i], 1, WAIT_NEVER) == 0);
 		for (uint32_t i = 0; i < RING && i < n; i++) {
-			DEMAND(queue_get(p, scene.a, r, &got[i], 1) == 1);
+			DEMAND(queue_get_wait(p, scene.a, r, &got[i], 1, WAIT_NEVER) == 1);
 			DEMAND(got[i] == handle[i]);
 		}
 		queue_release(r, scene.a);
@@ -258,7 +258,8 @@ void scene_check_counters(const struct counted *before, const struct counted *wh
 	if (o->kind == GETS && result != PENDING && !o->beside)
 		DEMAND(now.counter[COUNT_DEQUEUE] == (result > 0 ? result : 0));
 	/* Each that was alive or dead when the victim began has died once, unless it left. */
-	int64_t deaths = now.deaths - before->deaths, lives = before->lives - (o->beside != NULL);
+	int64_t deaths = now.deaths - before->deaths,
+		lives = before->lives - (o->beside && !scene.companion_died);
 	DEMAND(within(deaths, lives - o->detaches, lives + (o->unattached ? 2 : 0)));
 	audit_stats(&scene.pool, &stats);
 	DEMAND(stats.deaths == (uint64_t)now.deaths);

@@ -14,12 +14,22 @@
  * Some operations have a companion: another member that has stopped at an instruction of one of its own,
  * a different one for each point, and goes on when the victim has met its end.
  *
+ * With --pairs a companion is given to every operation, and in each of these ways both are suspended in the
+ * middle of something at once:
+ *
+ *     behind  the victim stops at its point, then the companion at its own; the victim is killed, the
+ *             survivors recover and work, and the companion, which lives, goes on to its end
+ *     after   the victim is killed at its point before the companion goes to its own
+ *     both    as behind, and then the companion is killed too
+ *
  * Usage: kill_points [--every N] [--library N] [--most N] [--operation PATTERN] [--part I/N]
- *                    [--end kill|late|stop] [--jobs N] [--list]
+ *                    [--end kill|late|stop] [--pairs PATTERN] [--points N] [--seed N] [--jobs N] [--list]
  *     --every N      every Nth instruction of this program's own text, 1 if not given
  *     --library N    every Nth instruction of shared libraries and the kernel's vdso, 1 if not given
  *     --most N       of both about N in each operation at most, spread evenly
  *     --part I/N     the operations I, I + N, I + 2N, ... of the table
+ *     --pairs PAT    pairs with the companions of that name: put, alloc, refill, free, give, honour, recover
+ *     --points N     of the companion, for each of the victim's: chosen by --seed; 0 for every one
  *     --jobs N       in N processes, 1 if not given
  * Exit status 0, 1 if anything failed, 77 if ptrace(2) is not allowed or this is no x86-64.
  */
@@ -29,8 +39,10 @@
 #include <sys/wait.h>
 
 #include "check.h"
+#include "kill_dead.h"
 #include "kill_scene.h"
 #include "kill_trace.h"
+#include "kill_victim.h"
 
 #define HANG_S 20 /* a kill point takes milliseconds */
 #define SKIPPED 77
@@ -41,6 +53,19 @@
 enum end { KILL, LATE, STOP, ENDS };
 static const char *const end_names[] = { "kill", "late", "stop" };
 
+enum way { BEHIND, AFTER, BOTH, WAYS };
+static const char *const way_names[] = { "behind", "after", "both" };
+
+static const struct companion {
+	const char *name;
+	int (*run)(struct scene *);
+} companions[] = {
+	{ "put", put_beside },         { "alloc", alloc_beside }, { "refill", refill_beside },
+	{ "free", free_beside },       { "give", give_beside },   { "honour", honour_beside },
+	{ "recover", recover_beside },
+};
+#define COMPANIONS (sizeof(companions) / sizeof(*companions))
+
 static struct trace trace, beside;
 static struct counted whole; /* what the operation counts when it is not cut short */
 static struct at {
@@ -48,6 +73,10 @@ static struct at {
 	uint32_t k;
 	enum end end;
 	int failed, alarms;
+	/* Of a pair. */
+	bool paired;
+	uint32_t j;
+	enum way way;
 } at;
 static uint32_t failures;
 
@@ -55,9 +84,13 @@ static void failed(const char *what)
 {
 	uint64_t address = at.k < trace.n ? trace.point[at.k].address : 0, distance;
 	bool own = trace_own(address, &distance);
+	char pair[40] = "";
+	if (at.paired)
+		snprintf(pair, sizeof(pair), " and %u of its companion", at.j);
 	if (!at.failed++ && failures++ < FAILURES_SHOWN)
-		fprintf(stderr, "%s, %s at instruction %u, %s%#llx: %s\n", at.operation->name,
-			end_names[at.end], at.k, own ? "program+" : "library at ",
+		fprintf(stderr, "%s, %s at instruction %u%s, %s%#llx: %s\n", at.operation->name,
+			at.paired ? way_names[at.way] : end_names[at.end], at.k, pair,
+			own ? "program+" : "library at ",
 			(unsigned long long)(own ? distance : address), what);
 }
 
@@ -178,7 +211,59 @@ static bool try_point(uint32_t k, enum end end)
 	return reached;
 }
 
+/* As scout(); what a companion recovers is a victim killed half-way. */
+static void scout_pair(bool recovers)
+{
+	pid_t other = make(), pid = start(victim);
+	trace_record(pid, &trace);
+	discard(pid, other);
+	other = make();
+	pid = start(victim);
+	if (recovers) {
+		trace_reach(pid, &trace, trace.n / 2);
+		trace_kill(pid);
+	}
+	trace_record(other, &beside);
+	discard(pid, other);
+}
+
+/* True if both points were reached. */
+static bool try_pair(uint32_t k, uint32_t j, enum way way)
+{
+	at.k = k;
+	at.j = j;
+	at.way = way;
+	at.failed = at.alarms = 0;
+	alarm(HANG_S);
+	pid_t other = make(), pid = start(victim);
+	struct counted before;
+	scene_count(&before);
+	bool reached = trace_reach(pid, &trace, k);
+	if (way == AFTER)
+		trace_kill(pid);
+	reached &= trace_reach(other, &beside, j);
+	if (!at.operation->unaudited)
+		scene_audit();
+	if (way != AFTER)
+		trace_kill(pid);
+	scene_recover();
+	scene_work();
+	if (way == BOTH) {
+		trace_kill(other);
+		scene.companion_died = 1;
+	} else {
+		trace_finish(other);
+	}
+	scene_check(0);
+	scene_check_counters(&before, NULL);
+	scene_discard();
+	alarm(0);
+	return reached;
+}
+
 struct choice {
+	const char *pairs; /* fnmatch(3), NULL for none */
+	uint32_t points, seed;
 	uint32_t every, library, most;
 	uint32_t part, parts;
 	uint32_t jobs;
@@ -227,10 +312,67 @@ static uint32_t sweep_operation(const struct choice *c)
 	return points;
 }
 
+static uint32_t random_below(uint32_t n)
+{
+	static uint64_t state = 88172645463325252ull;
+	if (!n) /* begins anew */
+		state = 88172645463325252ull + at.j;
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return n ? (uint32_t)(state >> 32) % n : 0;
+}
+
+static uint32_t sweep_pair(const struct choice *c, const struct companion *companion)
+{
+	struct operation paired = *at.operation;
+	const struct operation *alone = at.operation;
+	uint32_t points = 0, elsewhere = 0, own = 0, before = failures;
+	paired.beside = companion->run;
+	if (strlen(paired.name) + strlen(companion->name) + 2 < sizeof(paired.name))
+		strcat(strcat(paired.name, "+"), companion->name);
+	at.operation = &paired;
+	at.paired = true;
+	at.j = c->seed;
+	random_below(0);
+	scout_pair(companion->run == recover_beside);
+	uint32_t every = stride(c->every, trace.own, c->most);
+	for (uint32_t k = 0; k < trace.n; k++) {
+		uint64_t distance;
+		bool taken = trace_own(trace.point[k].address, &distance) && own++ % every == 0;
+		if (!taken && k + 1 != trace.n)
+			continue;
+		uint32_t n = c->points ? c->points : beside.n;
+		for (uint32_t i = 0; i < n * WAYS; i++) {
+			uint32_t j = c->points ? random_below(beside.n) : i / WAYS;
+			points++;
+			elsewhere += !try_pair(k, j, i % WAYS);
+		}
+	}
+	printf("%-36s %7u and %7u instructions, %7u pairs, %5u passed by, %3u failures\n",
+	       paired.name, trace.n - 1, beside.n - 1, points, elsewhere, failures - before);
+	fflush(stdout);
+	at.operation = alone;
+	return points;
+}
+
+/* Of what has no companion of its own. */
+static uint32_t sweep_pairs(const struct choice *c)
+{
+	uint32_t points = 0;
+	if (at.operation->beside || at.operation->before == dead_everywhere)
+		return 0; /* it has one already, or there is no slot for one */
+	for (size_t i = 0; i < COMPANIONS; i++)
+		if (fnmatch(c->pairs, companions[i].name, 0) == 0)
+			points += sweep_pair(c, &companions[i]);
+	return points;
+}
+
 static void usage(void)
 {
 	fprintf(stderr, "usage: kill_points [--every N] [--library N] [--most N] "
-			"[--operation PATTERN] [--part I/N] [--end kill|late|stop] [--jobs N] "
+			"[--operation PATTERN] [--part I/N] [--end kill|late|stop] "
+			"[--pairs PATTERN] [--points N] [--seed N] [--jobs N] "
 			"[--list]\n");
 	exit(2);
 }
@@ -243,6 +385,12 @@ static void parse(struct choice *c, const char *option, const char *value)
 		c->library = (uint32_t)atoi(value);
 	else if (!strcmp(option, "--most"))
 		c->most = (uint32_t)atoi(value);
+	else if (!strcmp(option, "--pairs"))
+		c->pairs = value;
+	else if (!strcmp(option, "--points"))
+		c->points = (uint32_t)atoi(value);
+	else if (!strcmp(option, "--seed"))
+		c->seed = (uint32_t)atoi(value);
 	else if (!strcmp(option, "--jobs"))
 		c->jobs = (uint32_t)atoi(value);
 	else if (!strcmp(option, "--operation"))
@@ -278,7 +426,7 @@ static void work(const struct choice *c, const struct operation *table, uint32_t
 		if (!chosen(c, table, n - 1 - i))
 			continue;
 		uint32_t before = failures;
-		add_relaxed(&tally->points, sweep_operation(c));
+		add_relaxed(&tally->points, c->pairs ? sweep_pairs(c) : sweep_operation(c));
 		add_relaxed(&tally->failures, failures - before);
 		add_relaxed(&tally->done, 1);
 	}
@@ -311,7 +459,14 @@ static void work_in_jobs(const struct choice *c, const struct operation *table, 
 
 int main(int argc, char **argv)
 {
-	struct choice c = { 1, 1, UINT32_MAX, 0, 1, 1, "*", ENDS };
+	struct choice c = { .points = 1,
+			    .every = 1,
+			    .library = 1,
+			    .most = UINT32_MAX,
+			    .parts = 1,
+			    .jobs = 1,
+			    .operation = "*",
+			    .end = ENDS };
 	uint32_t n, listed = 0;
 	bool list = argc == 2 && !strcmp(argv[1], "--list");
 	for (int i = 1; i < argc && !list; i += 2)

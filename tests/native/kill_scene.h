@@ -18,6 +18,7 @@
 #include "queue.h"
 #include "recover.h"
 #include "token.h"
+#include "wait.h"
 
 #define CAPACITY 64u
 #define RING 16u
@@ -94,6 +95,7 @@ struct scene {
 	uint64_t key;
 	char data[BULK * 64];
 	struct report *report;
+	int companion_died;
 	uint32_t later, aside; /* messages published there so far */
 	uint32_t taken;        /* messages of the stream, in the order in which they came */
 	struct {

@@ -63,6 +63,7 @@ int trim_beside(struct scene *s);
 int free_beside(struct scene *s);
 int honour_beside(struct scene *s);
 int put_beside(struct scene *s);
+int recover_beside(struct scene *s);
 
 /* After it. */
 void check_queue(struct scene *s);

@@ -15,6 +15,7 @@
 #include "member.h"
 #include "memfd_pool.h"
 #include "transfer.h"
+#include "wait.h"
 
 #define CAPACITY 64
 #define STOPPED 16 /* buffers that the stopped member is giving back */
@@ -41,7 +42,7 @@ static void *work(void *unused)
 	for (uint32_t turn = 0; !load_relaxed(&stop); turn++) {
 		uint64_t handle[CAPACITY];
 		uint32_t n = 0;
-		while (n < CAPACITY && !qmempool_alloc(pool(), m, &handle[n]))
+		while (n < CAPACITY && !qmempool_alloc_wait(pool(), m, &handle[n], 1, WAIT_NEVER))
 			EQUAL(0, add_seq_cst(&holders[handle_index(handle[n++])], 1));
 		add_relaxed(&allocated, n);
 		for (uint32_t i = 0; i < n; i++)
@@ -58,7 +59,7 @@ static void all_but(uint32_t missing)
 {
 	uint64_t handle[CAPACITY];
 	uint32_t n = 0;
-	while (n < CAPACITY && !qmempool_alloc(pool(), self(), &handle[n]))
+	while (n < CAPACITY && !qmempool_alloc_wait(pool(), self(), &handle[n], 1, WAIT_NEVER))
 		n++;
 	EQUAL(CAPACITY - missing, n);
 	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, n));

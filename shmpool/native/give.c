@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * give.c - see qmempool.h: buffers given to the shared queue, also where it is full, and who is woken by that.
+ */
+#include <sched.h>
+#include <string.h>
+
+#include "transfer.h"
+#include "wait.h"
+
+#define GIVE_TRIES 16
+
+static struct pool_shared *shared(const struct qmempool *p)
+{
+	return segment_shared(&p->segment);
+}
+
+/* Leaves buffers of m's to whoever sweeps next. */
+static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		store_release(&qmempool_buffer(p, handle_index(handle[i]))->owner,
+			      m->tag | OWNER_ABANDONED); /* [OWNER] */
+	/* Afterwards: who reads it sees them. Who dies before it is swept for anyhow. */
+	add_seq_cst(&shared(p)->abandoned, n);
+}
+
+/* Wakes those for whom n more buffers are enough. */
+__attribute__((noinline, cold)) static void wake_free(struct qmempool *p, uint32_t n)
+{
+	struct pool_shared *s = shared(p);
+	if (wait_ones(&s->free_wait, &s->free_many))
+		wait_wake(&s->free_wait, n);
+	if (load_seq_cst(&s->free_want)) /* [WAIT] */
+		wait_wake_wanted(&s->free_many, &s->free_want, alf_count(&p->free));
+}
+
+/* Only the voids that the dead leave can make the shared queue full: it has a slot for every buffer. Then
+ * buffers from its head go to its end until a void is passed. */
+__attribute__((noinline, cold)) static void give_full(struct qmempool *p, struct member *m,
+						      const uint64_t *handle, uint32_t n,
+						      uint64_t *rounds)
+{
+	do {
+		uint64_t moved[BULK_MAX];
+		int k = *rounds ? transfer_free(p, m, moved, BULK_MAX) : 0;
+		if (k <= 0) { /* or somebody has stopped at its head */
+			abandon(p, m, handle, n);
+			return;
+		}
+		--*rounds;
+		for (int tries = GIVE_TRIES;
+		     transfer_in(p, m, &p->free, moved, (uint32_t)k, ALF_MULTI);)
+			if (--tries) {
+				sched_yield();
+			} else {
+				abandon(p, m, moved, (uint32_t)k);
+				break;
+			}
+	} while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI));
+}
+
+static void give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
+		 uint64_t *rounds)
+{
+	if (unlikely(transfer_in(p, m, &p->free, handle, n, ALF_MULTI)))
+		give_full(p, m, handle, n, rounds);
+	if (unlikely(wait_anybody(&shared(p)->free_wait))) /* [WAIT] after prod moved */
+		wake_free(p, n);
+}
+
+uint32_t transfer_indices(const struct qmempool *p, uint64_t *handle, uint32_t n)
+{
+	uint32_t good = 0;
+	for (uint32_t i = 0; i < n; i++)
+		if (handle_index(handle[i]) < p->capacity)
+			handle[good++] = handle[i];
+	return good;
+}
+
+void qmempool_give_round(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
+			 uint64_t *rounds)
+{
+	const uint32_t capacity = p->capacity;
+	uint32_t k = 0;
+#pragma GCC unroll 4
+	for (; k < n; k++)
+		if (unlikely(handle_index(handle[k]) >= capacity))
+			break;
+	if (likely(k == n && n <= BULK_MAX)) {
+		if (n)
+			give(p, m, handle, n, rounds);
+		return;
+	}
+	for (uint32_t i = 0; i < n; i += BULK_MAX) {
+		uint64_t good[BULK_MAX];
+		k = n - i < BULK_MAX ? n - i : BULK_MAX;
+		memcpy(good, handle + i, k * sizeof(*good));
+		k = transfer_indices(p, good, k);
+		if (k)
+			give(p, m, good, k, rounds);
+	}
+}
+
+void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	uint64_t rounds = GIVE_ROUNDS;
+	qmempool_give_round(p, m, handle, n, &rounds);
+}

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mutants of the Python package: made from its syntax trees, chosen by a hash of their own text.
+
+So the same code has the same mutants, and a change elsewhere changes none of them. Each is shown
+to the tests that run its line (lines.py), the quickest first.
+"""
+
+import ast
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# They compile C, search models, or run for minutes.
+LEFT_OUT = ["bench", "bench_loops", "browser", "captures", "demo", "footprint", "instructions"]
+LEFT_OUT += ["kill_points", "models", "native", "property_kills", "relacy", "steer", "storm"]
+LEFT_OUT += ["structure", "docs", "capture", "column"]
+
+
+def _isolated() -> list[str]:
+    """What runs a command so that nothing of it stays behind: namespaces, if allowed."""
+    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
+    command += ['mount -t tmpfs -o size=1g tmpfs /dev/shm && "$@"; exit $?', "sh"]
+    try:
+        allowed = subprocess.run([*command, "true"], check=False, capture_output=True)
+    except OSError:
+        return []
+    return command if allowed.returncode == 0 else []
+
+
+ISOLATED = _isolated()
+TESTS_MOST = 40  # shown to one mutant
+FOLDERS_LEFT_OUT = ("bench", "native", "hot")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A mutant of the package."""
+
+    file: str
+    within: str  # qualified name of the function
+    old: str
+    new: str
+    line: int
+    span: tuple[int, int]  # in the file's text, in characters
+
+    @property
+    def key(self) -> str:
+        """What it is chosen by."""
+        text = f"{self.file}:{self.within}:{self.old}:{self.new}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+SWAPPED: dict[type[ast.cmpop], str] = {
+    ast.Lt: "<=",
+    ast.LtE: "<",
+    ast.Gt: ">=",
+    ast.GtE: ">",
+    ast.Eq: "!=",
+    ast.NotEq: "==",
+    ast.Is: "is not",
+    ast.IsNot: "is",
+    ast.In: "not in",
+    ast.NotIn: "in",
+}
+OPERATORS: dict[type[ast.operator], str] = {
+    ast.Add: "-",
+    ast.Sub: "+",
+    ast.Mult: "+",
+    ast.FloorDiv: "*",
+    ast.BitOr: "&",
+    ast.BitAnd: "|",
+}
+
+
+class _Finder(ast.NodeVisitor):
+    def __init__(self, file: str, text: str) -> None:
+        self.file, self.text = file, text
+        self.starts = [0]
+        for line in text.splitlines(keepends=True):
+            self.starts.append(self.starts[-1] + len(line))
+        self.names: list[str] = []
+        self.found: list[Candidate] = []
+
+    def _at(self, line: int, column: int) -> int:
+        start = self.starts[line - 1]
+        head = self.text[start : self.starts[line]].encode()[:column]
+        return start + len(head.decode())
+
+    def _span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        return self._at(node.lineno, node.col_offset), self._at(
+            node.end_lineno, node.end_col_offset
+        )
+
+    def _replace(self, node: ast.expr | ast.stmt, new: str) -> None:
+        start, end = self._span(node)
+        old = self.text[start:end]
+        if self.names and old != new:
+            where = ".".join(self.names)
+            self.found.append(Candidate(self.file, where, old, new, node.lineno, (start, end)))
+
+    def _source(self, node: ast.expr) -> str:
+        start, end = self._span(node)
+        return self.text[start:end]
+
+    def _scope(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
+        self.names.append(node.name)
+        for child in node.body:
+            self.visit(child)
+        self.names.pop()
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = _scope  # noqa: N815
+
+    def visit_If(self, node: ast.If) -> None:
+        if self._source(node.test) != "TYPE_CHECKING":
+            self._replace(node.test, f"not ({self._source(node.test)})")
+        self.generic_visit(node)
+
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        self._replace(node.test, f"not ({self._source(node.test)})")
+        self.generic_visit(node)
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        if len(node.ops) == 1:
+            new = SWAPPED[type(node.ops[0])]
+            left, right = self._source(node.left), self._source(node.comparators[0])
+            self._replace(node, f"({left} {new} {right})")
+        self.generic_visit(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        new = OPERATORS.get(type(node.op))
+        strings = (ast.JoinedStr, ast.List, ast.Dict)
+        text = any(
+            isinstance(side, strings)
+            or (isinstance(side, ast.Constant) and not isinstance(side.value, int))
+            for side in (node.left, node.right)
+        )
+        if new and not text:
+            self._replace(node, f"({self._source(node.left)} {new} {self._source(node.right)})")
+        self.generic_visit(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
+        word = " or " if isinstance(node.op, ast.And) else " and "
+        self._replace(node, "(" + word.join(f"({self._source(v)})" for v in node.values) + ")")
+        self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if type(node.value) is int:
+            self._replace(node, f"({node.value} + 1)")
+        elif type(node.value) is bool:
+            self._replace(node, str(not node.value))
+
+    def visit_Expr(self, node: ast.Expr) -> None:
+        if isinstance(node.value, ast.Call | ast.Await):
+            self._replace(node, "pass")
+        if not isinstance(node.value, ast.Constant):  # a docstring
+            self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> None:
+        self._replace(node, "pass")
+
+    def visit_Return(self, node: ast.Return) -> None:
+        if node.value is not None and not isinstance(node.value, ast.Constant):
+            self._replace(node, "return None")
+        self.generic_visit(node)
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
+        """What a message says is not looked into."""
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self.visit(node.value)
+
+
+def candidates(root: Path) -> Iterator[Candidate]:
+    """Every mutant there is, of each file in turn."""
+    for path in sorted((root / "shmpool").rglob("*.py")):
+        if path.relative_to(root).parts[1] in FOLDERS_LEFT_OUT:
+            continue
+        text = path.read_text()
+        finder = _Finder(str(path.relative_to(root)), text)
+        finder.visit(ast.parse(text))
+        yield from finder.found
+
+
+def choose(root: Path, n: int) -> list[Candidate]:
+    """Chooses n of them, no two on one line."""
+    chosen: dict[tuple[str, int], Candidate] = {}
+    for one in sorted(candidates(root), key=lambda c: c.key):
+        if len(chosen) < n:
+            chosen.setdefault((one.file, one.line), one)
+    return list(chosen.values())
+
+
+def record_lines(root: Path, to: Path) -> None:
+    """Runs the tests once, as they are, to learn which lines each of them runs."""
+    tests = [
+        str(path.relative_to(root))
+        for path in sorted((root / "tests").glob("test_*.py"))
+        if path.stem.removeprefix("test_") not in LEFT_OUT
+    ]
+    command = [*ISOLATED, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["-p", "tests.mutants.lines", "--lines", str(to), *tests]
+    subprocess.run(command, cwd=root, check=False, stdout=subprocess.DEVNULL)
+
+
+class Choice:
+    """Which tests a mutant is shown."""
+
+    def __init__(self, lines: Path) -> None:
+        self.rows = json.loads(lines.read_text())
+
+    def tests(self, one: Candidate) -> list[str]:
+        """Those that run its line, the quickest first; else those whose names speak of its file."""
+        name = one.file.removeprefix("shmpool/")
+        running = [
+            test for test, row in self.rows.items() if one.line in row["lines"].get(name, ())
+        ]
+        if not running:
+            word = Path(one.file).stem
+            running = [test for test in self.rows if word in test.partition("::")[0]]
+        return sorted(running, key=lambda test: self.rows[test]["seconds"])[:TESTS_MOST]

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a mutant is, and the tables that list them. Nothing here runs anything."""
+
+import itertools
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from .python import Candidate
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """Finds C text however it is broken into lines and indented."""
+    words = re.findall(r"\w+|[^\w\s]", text)
+    between = [
+        r"\s+" if left[-1:].isalnum() and right[:1].isalnum() else r"\s*"
+        for left, right in itertools.pairwise(words)
+    ]
+    joined = "".join(re.escape(w) + b for w, b in zip(words, [*between, ""], strict=True))
+    return re.compile(joined)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One broken step: of the core, named by its text; of the package, by its place."""
+
+    name: str
+    file: str  # from the root of the tree
+    changes: tuple[tuple[str, str], ...] = ()  # old, new
+    tests: tuple[str, ...] = ()  # checks.py; any one that fails has found it
+    equivalent: str = ""
+    candidate: Candidate | None = None
+
+    def apply(self, text: str) -> str:
+        """The file's text with the step broken. ValueError if it is not there exactly once."""
+        if self.candidate:
+            start, end = self.candidate.span
+            assert text[start:end] == self.candidate.old
+            return text[:start] + self.candidate.new + text[end:]
+        for old, new in self.changes:
+            found = list(_pattern(old).finditer(text))
+            if len(found) != 1:
+                message = f"{self.file}: {self.name}: its text is there {len(found)} times: {old!r}"
+                raise ValueError(message)
+            text = text[: found[0].start()] + new + text[found[0].end() :]
+        return text
+
+    def fault(self, root: Path) -> str:
+        """What is wrong with the table's entry, "" if nothing is."""
+        if not self.candidate and bool(self.tests) == bool(self.equivalent):
+            return f"{self.file}: {self.name}: needs tests, or why it is equivalent"
+        try:
+            self.apply((root / self.file).read_text())
+        except (ValueError, OSError) as error:
+            return f"{error}; update the table"
+        return ""
+
+
+@dataclass
+class Outcome:
+    """What became of one."""
+
+    mutant: Mutant
+    found_by: str = ""  # the test that failed, or how it did not compile
+    seconds: float = 0.0
+    said: str = ""
+
+    def __str__(self) -> str:
+        by = f"found by {self.found_by}" if self.found_by else "SURVIVED"
+        text = f"{self.mutant.file}: {self.mutant.name}: {by} ({self.seconds:.1f} s) {self.said}"
+        return text.rstrip()
+
+
+def read_core(path: Path) -> list[Mutant]:
+    """The mutants of the core."""
+    mutants = []
+    for row in tomllib.loads(path.read_text())["mutant"]:
+        changes = [(row["old"], row["new"])]
+        if "also" in row:
+            changes.append((row["also"]["old"], row["also"]["new"]))
+        tests = tuple(row.get("tests", ()))
+        why = row.get("equivalent", "")
+        mutants.append(
+            Mutant(row["name"], f"shmpool/native/{row['file']}", tuple(changes), tests, why)
+        )
+    return mutants
+
+
+def read_equivalents(path: Path) -> dict[tuple[str, str, str, str], str]:
+    """Why mutants of the package are equivalent: by file, function, old and new text."""
+    rows = tomllib.loads(path.read_text()).get("mutant", [])
+    return {(row["file"], row["within"], row["old"], row["new"]): row["equivalent"] for row in rows}

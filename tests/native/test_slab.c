@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_slab.c - where a process looks for an absent extent, and how many buffers one claim may have.
+ *
+ * Usage: test_slab [ROUNDS]
+ */
+#define _GNU_SOURCE
+#include "alf_repair.h"
+#include "local.h"
+#include "member.h"
+#include "memfd_pool.h"
+#include "trim.h"
+#include "wait.h"
+
+#define CAPACITY 4096u
+#define BULK 16u
+
+static uint32_t pool_number, stop;
+static pthread_barrier_t begin, end;
+
+static struct qmempool *pool(void)
+{
+	return local_pool(pool_number);
+}
+
+static struct member *self(void)
+{
+	if (!local_member(pool_number))
+		EQUAL(0, local_attach(pool_number));
+	return local_member(pool_number);
+}
+
+static uint32_t alloc_all(uint64_t *handle, uint32_t each)
+{
+	uint32_t n = 0;
+	while (n < CAPACITY && !qmempool_alloc_bulk(pool(), self(), handle + n, each))
+		n += each;
+	return n;
+}
+
+/* A thread that was suspended on its way past extents stores its place when they have been taken away. */
+static void stale_hint(void)
+{
+	static uint64_t handle[CAPACITY];
+	EQUAL(CAPACITY, alloc_all(handle, BULK));
+	uint64_t place = load_relaxed(&pool()->absent);
+	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, CAPACITY));
+	qmempool_drain(pool(), self());
+	CHECK(trim(pool(), self(), 0) > 0);
+	store_relaxed(&pool()->absent, place);
+	EQUAL(CAPACITY, alloc_all(handle, BULK));
+	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, CAPACITY));
+	CHECK(trim(pool(), self(), 0) > 0);
+}
+
+static void *grow(void *unused)
+{
+	static _Thread_local uint64_t handle[CAPACITY];
+	for (;;) {
+		pthread_barrier_wait(&begin);
+		if (load_relaxed(&stop))
+			return unused;
+		for (int k = 0; k < 20; k++) {
+			uint32_t n = alloc_all(handle, BULK);
+			if (n)
+				EQUAL(0, qmempool_free_bulk(pool(), self(), handle, n));
+		}
+		pthread_barrier_wait(&end);
+	}
+}
+
+static void *cut(void *unused)
+{
+	for (;;) {
+		pthread_barrier_wait(&begin);
+		if (load_relaxed(&stop))
+			return unused;
+		for (int k = 0; k < 20; k++)
+			trim(pool(), self(), 0);
+		pthread_barrier_wait(&end);
+	}
+}
+
+/* Threads that grow the pool and one that trims it: each time, all of it can be had afterwards. */
+static void race(int rounds)
+{
+	static uint64_t handle[CAPACITY];
+	pthread_t thread[3];
+	pthread_barrier_init(&begin, NULL, 4);
+	pthread_barrier_init(&end, NULL, 4);
+	for (int i = 0; i < 3; i++)
+		CHECK(!pthread_create(&thread[i], NULL, i ? grow : cut, NULL));
+	for (int r = 0; r < rounds; r++) {
+		pthread_barrier_wait(&begin);
+		pthread_barrier_wait(&end);
+		uint32_t n = alloc_all(handle, 1);
+		EQUAL(CAPACITY, n);
+		EQUAL(0, qmempool_free_bulk(pool(), self(), handle, n));
+	}
+	store_relaxed(&stop, 1);
+	pthread_barrier_wait(&begin);
+	for (int i = 0; i < 3; i++)
+		pthread_join(thread[i], NULL);
+}
+
+static struct shmpool_geometry geometry(int64_t capacity, int64_t prealloc)
+{
+	return (struct shmpool_geometry) { .buffer_size = 256,
+					   .capacity = capacity,
+					   .prealloc = prealloc,
+					   .cache_size = 0,
+					   .bulk = BULK,
+					   .refill_multiplier = 1,
+					   .members = 10,
+					   .queues = 2 };
+}
+
+/* An allocation of more than an op record counts is several claims, each of which it does count. */
+static void claims(void)
+{
+	const uint32_t n = 1 << 18;
+	struct shmpool_geometry g = geometry(n, n);
+	pool_number = memfd_pool(&g);
+	uint64_t *handle = malloc(n * sizeof(*handle));
+	int got = qmempool_obtain(pool(), self(), handle, n);
+	CHECK(got > 0 && (uint32_t)got <= ALF_OP_COUNT_MAX);
+	qmempool_give(pool(), self(), handle, (uint32_t)got);
+	EQUAL(0, qmempool_alloc_wait(pool(), self(), handle, n, WAIT_NEVER));
+	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, n));
+	free(handle);
+}
+
+int main(int argc, char **argv)
+{
+	struct shmpool_geometry g = geometry(CAPACITY, 0);
+	pool_number = memfd_pool(&g);
+	stale_hint();
+	race(argc > 1 ? atoi(argv[1]) : 100);
+	claims();
+	return 0;
+}
