@@ -14,12 +14,15 @@ It does the operation once while native/preload_errno.c lets the call fail, and 
     no descriptor, no mapping of a pool and no file in /dev/shm is left
 
 Commands end with 0, 1 or 2 and without a traceback. What operations there are: errno_operations.py.
+The daemon has to be named: what it calls depends on when its client comes, so that the nth call is
+not always the same one.
 """
 
 import argparse
 import ctypes
 import errno
 import faulthandler
+import gc
 import json
 import os
 import random
@@ -125,6 +128,7 @@ def descriptors() -> set[str]:
 
 def left_over(before: set[str], kept: tuple[str, ...]) -> list[str]:
     """What an operation that is over has left in this process and in /dev/shm."""
+    gc.collect()  # tracebacks keep what failed
     maps = Path("/proc/self/maps").read_text().splitlines()
     found = [line for line in maps if "/dev/shm/" in line or "memfd:shmpool" in line]
     new = sorted(descriptors() - before)
@@ -246,7 +250,7 @@ def inside(arguments: argparse.Namespace) -> int:
         found = forked(preload, name, int(nth), getattr(errno, number), talk=True)
         print(json.dumps(found, indent=1))
         return "wrong" in found
-    names = arguments.operations or list(OPERATIONS)
+    names = arguments.operations or [name for name in OPERATIONS if name != "daemon"]
     if arguments.calls:
         for name in names:
             print(name, *forked(preload, name, 0, 0)["calls"])  # type: ignore[misc]
