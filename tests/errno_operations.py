@@ -3,15 +3,22 @@
 true afterwards."""
 
 import contextlib
+import ctypes
 import io
+import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import shmpool
+import shmpool.daemon
 from shmpool.cli.main import shmpool as program
 from shmpool.view import View
 
@@ -24,9 +31,13 @@ class Operation:
     """One operation on the pool rx; this class does nothing, and others say what."""
 
     repeats = True  # whether it may fail, and is then repeated
+    arms_itself = False  # whether it says for itself from where to where calls are counted
+    kept: tuple[str, ...] = ("/dev/urandom",)  # descriptors that libraries keep: Python's
 
     def __init__(self) -> None:
         self.pool: shmpool.Pool | None = None
+        self.arm: Callable[[], object] = lambda: None  # from here on calls are counted; up to here:
+        self.disarm: Callable[[], object] = lambda: None
 
     def set_up(self) -> None:
         """What is there before."""
@@ -382,7 +393,7 @@ class Prune(Operation):
     """A pool whose creator has died, a temporary name, and a pool that was left on purpose."""
 
     def set_up(self) -> None:
-        in_child(lambda: repr(self.create()))
+        in_child(self.create)
         Path("/dev/shm/shmpool.~left").touch()
 
         def keep() -> None:
@@ -457,6 +468,77 @@ COMMANDS = {
 }
 
 
+class Daemon(Operation):
+    """Start, adoption, a dead member recovered, a client answered, and the end. It is this process;
+    a child plays the worker and the client, and ends it."""
+
+    arms_itself = True
+    kept = ("/dev/urandom", "pipe:")  # libuv's
+
+    def set_up(self) -> None:
+        self.directory = Path(tempfile.mkdtemp())
+        self.config = self.directory / "shmpool.toml"
+        self.config.write_text(f'[daemon]\nadopt = ["{NAME}"]\ninterval = 0.05\n')
+        self.socket = self.directory / "daemon.sock"
+        in_child(lambda: self.create().close())
+        self.client = os.fork()
+        if self.client == 0:
+            self.play()
+
+    def play(self) -> NoReturn:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # when the parent ends
+        pool = shmpool.Pool.attach(NAME)
+        in_child(self.hold)
+        done = False
+        while not done:
+            time.sleep(0.005)
+            with contextlib.suppress(shmpool.ShmpoolError), shmpool.Client(self.socket) as client:
+                done = bool(pool.stats().deaths) and NAME in [p.name for p in client.list()]
+        pool.close()
+        os.kill(os.getppid(), signal.SIGTERM)
+        os._exit(0)
+
+    async def run(self, daemon: shmpool.daemon.Daemon, run: Callable[..., Any]) -> None:
+        """Daemon.run, without what goes on around it in the event loop."""
+        self.arm()
+        try:
+            await run(daemon)
+        finally:
+            self.disarm()
+
+    def hold(self) -> None:
+        self.pool = shmpool.Pool.attach(NAME)
+        self.held = self.pool.alloc()
+
+    def act(self) -> None:
+        kept, said, run = os.dup(2), os.memfd_create("said"), shmpool.daemon.Daemon.run
+        os.dup2(said, 2)
+        shmpool.daemon.Daemon.run = lambda daemon: self.run(daemon, run)  # type: ignore
+        try:
+            status = shmpool.daemon.run(self.config, {"socket": str(self.socket)}, "test")
+        finally:
+            shmpool.daemon.Daemon.run = run  # type: ignore[method-assign]
+            os.dup2(kept, 2)
+            os.close(kept)
+            text = os.pread(said, 1 << 20, 0).decode()
+            os.close(said)
+            logging.getLogger("shmpool").handlers.clear()
+        assert "Traceback" not in text, text
+        ended, self.ended = os.waitpid(self.client, os.WNOHANG)
+        if status and not ended:  # what fails at the end is not done again
+            raise shmpool.ShmpoolError(text or "nothing said")
+        if not ended:
+            _, self.ended = os.waitpid(self.client, 0)
+
+    def judge(self) -> None:
+        assert 0 == self.ended
+        super().judge()
+
+    def tear_down(self) -> None:
+        super().tear_down()
+        shutil.rmtree(self.directory)
+
+
 def warm_up() -> None:
     """Imports all that the operations import, but opens no pool."""
     for operation in COMMANDS.values():
@@ -509,6 +591,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     "inspect": Inspect,
     "close": Close,
     "prune": Prune,
+    "daemon": Daemon,
     "shmpool-create": CreateByCommand,
     "shmpool-doctor": Doctor,
     **COMMANDS,

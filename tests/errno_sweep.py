@@ -14,12 +14,15 @@ It does the operation once while native/preload_errno.c lets the call fail, and 
     no descriptor, no mapping of a pool and no file in /dev/shm is left
 
 Commands end with 0, 1 or 2 and without a traceback. What operations there are: errno_operations.py.
+The daemon has to be named: what it calls depends on when its client comes, so that the nth call is
+not always the same one.
 """
 
 import argparse
 import ctypes
 import errno
 import faulthandler
+import gc
 import json
 import os
 import random
@@ -123,11 +126,13 @@ def descriptors() -> set[str]:
     return found
 
 
-def left_over(before: set[str]) -> list[str]:
+def left_over(before: set[str], kept: tuple[str, ...]) -> list[str]:
     """What an operation that is over has left in this process and in /dev/shm."""
+    gc.collect()  # tracebacks keep what failed
     maps = Path("/proc/self/maps").read_text().splitlines()
     found = [line for line in maps if "/dev/shm/" in line or "memfd:shmpool" in line]
-    found += sorted(d for d in descriptors() - before if "/dev/urandom" not in d)  # Python keeps it
+    new = sorted(descriptors() - before)
+    found += [file for file in new if not any(words in file for words in kept)]
     shmpool.prune()  # a temporary name that could not be removed
     return [*found, *os.listdir("/dev/shm")]
 
@@ -135,7 +140,9 @@ def left_over(before: set[str]) -> list[str]:
 def attempt(preload: Preload, operation: Operation, nth: int, number: int) -> tuple[str, list[str]]:
     """Does the operation with one failure; the exception it raised, or "", and the calls made."""
     raised, preload_failed = "", None
-    preload.arm(nth, number)
+    operation.arm, operation.disarm = lambda: preload.arm(nth, number), preload.disarm
+    if not operation.arms_itself:
+        operation.arm()
     try:
         operation.act()
     except shmpool.ShmpoolError as error:
@@ -143,6 +150,7 @@ def attempt(preload: Preload, operation: Operation, nth: int, number: int) -> tu
     except BaseException as error:
         preload_failed = error
     calls = preload.disarm()
+    operation.arm = operation.disarm = lambda: None
     if preload_failed is not None:
         raise JudgementError("not one of shmpool's exceptions") from preload_failed
     return raised, calls
@@ -163,7 +171,7 @@ def trial(preload: Preload, name: str, nth: int, number: int) -> dict[str, objec
             raise JudgementError(f"first {raised}; then it fails again") from error
     operation.judge()
     operation.tear_down()
-    if left := left_over(before):
+    if left := left_over(before, operation.kept):
         raise JudgementError(f"left: {left}")
     return {"raised": raised, "calls": calls}
 
@@ -242,7 +250,7 @@ def inside(arguments: argparse.Namespace) -> int:
         found = forked(preload, name, int(nth), getattr(errno, number), talk=True)
         print(json.dumps(found, indent=1))
         return "wrong" in found
-    names = arguments.operations or list(OPERATIONS)
+    names = arguments.operations or [name for name in OPERATIONS if name != "daemon"]
     if arguments.calls:
         for name in names:
             print(name, *forked(preload, name, 0, 0)["calls"])  # type: ignore[misc]
