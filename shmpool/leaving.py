@@ -19,17 +19,23 @@ class Leaves(Protocol):
     def _leave(self) -> None: ...
 
 
-_open: "weakref.WeakSet[Leaves]" = weakref.WeakSet()
+# No WeakSet: its callback is Python, where a signal handler may raise, and what it raises is lost.
+_open: "set[weakref.ref[Leaves]]" = set()
 
 
 def leave_at_the_end(pool: Leaves) -> None:
     """From now on, as long as the pool is there."""
-    _open.add(pool)
+    _open.add(weakref.ref(pool, _open.discard))
     _hook_multiprocessing()
 
 
+def open_pools() -> list[Leaves]:
+    """What is left at the end."""
+    return [pool for known in list(_open) if (pool := known()) is not None]
+
+
 def _leave_all() -> None:
-    for pool in list(_open):
+    for pool in open_pools():
         pool._leave()
 
 
