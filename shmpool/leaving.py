@@ -24,13 +24,14 @@ class Leaves(Protocol):
 
 
 MADE_MAX = 1024  # pools of one process that are remembered
-_open: "weakref.WeakSet[Leaves]" = weakref.WeakSet()
+# No WeakSet: its callback is Python, where a signal handler may raise, and what it raises is lost.
+_open: "set[weakref.ref[Leaves]]" = set()
 _made: dict[str, tuple[int, int]] = {}  # by path: device and inode
 
 
 def leave_at_the_end(pool: Leaves) -> None:
     """From now on, as long as the pool is there."""
-    _open.add(pool)
+    _open.add(weakref.ref(pool, _open.discard))
     _hook_multiprocessing()
 
 
@@ -47,8 +48,13 @@ def _file(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def open_pools() -> list[Leaves]:
+    """What is left at the end."""
+    return [pool for known in list(_open) if (pool := known()) is not None]
+
+
 def _leave_all() -> None:
-    for pool in list(_open):
+    for pool in open_pools():
         pool._leave()
     for path, file in _made.items():
         with contextlib.suppress(OSError):

@@ -2,7 +2,6 @@
 """Pool: a pool of packet buffers that several processes share, opened in this one."""
 
 import contextlib
-import weakref
 from typing import NoReturn
 
 from . import errors
@@ -10,7 +9,7 @@ from ._ffi import Native, check, ffi, lib
 from .buffer import PoolBase
 from .burst import Burst
 from .files import inode_of, replaced, unlink
-from .leaving import leave_at_the_end
+from .leaving import leave_at_the_end, open_pools
 from .names import checked_name
 from .options import (
     at_least,
@@ -36,8 +35,6 @@ from .stats import (
     read_stats,
     recover,
 )
-
-_open_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
 
 
 class Pool(PoolBase):
@@ -77,7 +74,6 @@ class Pool(PoolBase):
         self.max_members: int = geometry.members
         self._slots = self.max_members
         self.max_queues: int = geometry.queues
-        _open_pools.add(self)
         leave_at_the_end(self)
 
     @classmethod
@@ -379,9 +375,13 @@ class Pool(PoolBase):
         return recover(self._number)
 
 
+def _open_pools() -> list[Pool]:
+    return [pool for pool in open_pools() if isinstance(pool, Pool)]
+
+
 def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -> Pool:
     """The pool of that name that this process has open, or attaches to: what a pickle becomes."""
-    for pool in list(_open_pools):
+    for pool in _open_pools():
         segment = pool._segment
         same = (pool.name, pool.readonly, pool._owner) == (name, readonly, owner)
         if segment is not None and same:
@@ -394,7 +394,7 @@ def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -
 def _pool_of_descriptor(passed: Native) -> Pool:
     """The anonymous pool that the parent process has passed on to this one."""
     segment = Segment.of_descriptor(passed.detach())
-    for pool in list(_open_pools):
+    for pool in _open_pools():
         if pool._segment is not None and pool._segment.file == segment.file:
             return pool
     return Pool._open(segment)

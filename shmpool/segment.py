@@ -113,7 +113,8 @@ class Segment(SegmentBase):
                 if segment is not None:
                     made(segment.path)
                     return segment
-                _refuse_existing(name)
+                if not replace:
+                    _refuse_existing(name)
         raise errors.PoolExists(
             f"pool {name!r} was created and removed {CREATE_TRIES} times by others meanwhile"
         )
@@ -122,13 +123,16 @@ class Segment(SegmentBase):
     def _create_once(
         cls, name: str, geometry: Native, mode: int, group: Group, number: int, replace: bool
     ) -> "Segment | None":
-        """The segment, or None to try again: somebody has removed the unfinished file, or has the
-        name."""
+        """The segment, or None to try again: somebody has removed the unfinished file, or is about
+        to, or has the name."""
         temporary = f"{TEMPORARY}{os.urandom(8).hex()}"
         file, segment = SegmentBase(), None
         try:
             # Until it has its name, nobody removes it as abandoned.
-            check(file._create(path_of(temporary)), f"pool {name!r}")
+            code = file._create(path_of(temporary))
+            if code == -errno.EDEADLK:  # somebody prunes, and has locked it
+                return None
+            check(code, f"pool {name!r}")
             fd = file.fd
             if os.fstat(fd).st_nlink == 0:  # somebody was faster
                 return None
