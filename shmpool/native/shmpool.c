@@ -5,8 +5,8 @@
 #include "shmpool.h"
 
 #include <string.h>
-#include <unistd.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "audit.h"
 #include "call.h"

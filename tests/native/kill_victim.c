@@ -176,6 +176,12 @@ int nack_own(struct scene *s)
 	return nack_one(s, s->hand[0]);
 }
 
+int nack_later(struct scene *s)
+{
+	uint32_t to;
+	return requeue_later(&s->pool, s->v, s->hand[0], &to);
+}
+
 int nack_wait(struct scene *s)
 {
 	uint32_t to;
