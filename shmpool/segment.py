@@ -26,6 +26,7 @@ from .files import (
     system_errors,
     unlink,
 )
+from .leaving import made
 
 HEADER = 4096  # bytes that hold what shmpool_check() reads
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
@@ -110,6 +111,7 @@ class Segment(SegmentBase):
             for _ in range(CREATE_TRIES):
                 segment = cls._create_once(name, geometry, mode, group, number, replace)
                 if segment is not None:
+                    made(segment.path)
                     return segment
                 _refuse_existing(name)
         raise errors.PoolExists(

@@ -253,6 +253,10 @@ void hot_segment_leave(struct segment_object *self);
 /* After it, or with it: unmaps, and closes the file. */
 void hot_segment_close(struct segment_object *self);
 
+/* The same for one that nobody refers to any more: a pool that this process has made is not said to be left on
+ * purpose. */
+void hot_segment_drop(struct segment_object *self);
+
 /* Opens the pool that it maps, as shmpool_open(), without the path if it is mapped read-only: the number, or a code. */
 int hot_segment_enter(struct segment_object *self, const char *path, bool made);
 

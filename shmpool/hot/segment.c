@@ -85,7 +85,7 @@ static void end_name(struct segment_object *self)
 	self->ending = NULL;
 }
 
-void hot_segment_close(struct segment_object *self)
+void hot_segment_drop(struct segment_object *self)
 {
 	finish(self);
 	end_name(self);
@@ -101,8 +101,17 @@ void hot_segment_close(struct segment_object *self)
 		munmap(was.base, was.size);
 }
 
+void hot_segment_close(struct segment_object *self)
+{
+	if (self->number)
+		shmpool_leave(self->number);
+	hot_segment_drop(self);
+}
+
 void hot_segment_leave(struct segment_object *self)
 {
+	if (self->number)
+		shmpool_leave(self->number);
 	end_name(self);
 	const struct segment_object was = *self;
 	self->number = 0;
@@ -114,7 +123,7 @@ void hot_segment_leave(struct segment_object *self)
 static void segment_dealloc(PyObject *object)
 {
 	PyTypeObject *type = Py_TYPE(object);
-	hot_segment_close((struct segment_object *)object);
+	hot_segment_drop((struct segment_object *)object);
 	type->tp_free(object);
 	Py_DECREF(type);
 }

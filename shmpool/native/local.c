@@ -229,6 +229,14 @@ int local_open(const struct segment *s, bool made)
 	return -EXFULL;
 }
 
+void local_leave(uint32_t number)
+{
+	const struct qmempool *p = local_pool(number);
+	const struct opening *opening = &wiped->openings[number % LOCAL_POOLS_MAX];
+	if (p && opening->made && opening->token.number)
+		store_relaxed(&segment_shared(&p->segment)->left, 1);
+}
+
 /* Gives back what a member of this process still has in hand: there is nobody left to do it. */
 static void take_back(struct qmempool *p, struct member *m)
 {
@@ -289,8 +297,6 @@ static void end_members(uint32_t number)
 	}
 	for (struct node *n = threads; n; n = n->next)
 		n->table->member[number % LOCAL_POOLS_MAX] = NULL;
-	if (opening->made && opening->token.number)
-		store_relaxed(&segment_shared(&p->segment)->left, 1);
 	token_drop(&opening->token);
 	opening->made = false;
 	pthread_mutex_unlock(&wiped->threads_lock);

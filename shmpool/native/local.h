@@ -53,6 +53,9 @@ void local_closed(uint32_t number);
 /* Both. 0, -EBADF. */
 int local_close(uint32_t number);
 
+/* Says in a pool that this process has made that it is left on purpose: before its end. */
+void local_leave(uint32_t number);
+
 /* Makes the calling thread a member: 0, -EROFS for an opening that only reads, -EUSERS, -ENOMEM, and what
  * token_take() says. */
 int local_attach(uint32_t number);

@@ -5,6 +5,7 @@
 #include "shmpool.h"
 
 #include <string.h>
+#include <unistd.h>
 #include <sys/mman.h>
 
 #include "audit.h"
@@ -78,6 +79,20 @@ int shmpool_geometry(int pool, struct shmpool_geometry *g)
 int shmpool_close_wait(int pool)
 {
 	return local_close((uint32_t)pool);
+}
+
+void shmpool_leave(int pool)
+{
+	local_leave((uint32_t)pool);
+}
+
+void shmpool_leave_file(int fd)
+{
+	const off_t at = SHARED_OFFSET + offsetof(struct pool_shared, left);
+	const uint32_t left = 1;
+	uint64_t magic;
+	if (pread(fd, &magic, sizeof(magic), 0) == sizeof(magic) && magic == LAYOUT_MAGIC)
+		(void)!pwrite(fd, &left, sizeof(left), at);
 }
 
 int shmpool_left(const void *header)

@@ -136,6 +136,9 @@ int shmpool_geometry(int pool, struct shmpool_geometry *g);
 int shmpool_close_wait(int pool);
 /* Whoever has made the pool has closed it: read from a header that shmpool_check() has accepted. */
 int shmpool_left(const void *header);
+/* Says so: before the end of an opening; or, in a file whose opening was dropped, at the end of the process. */
+void shmpool_leave(int pool);
+void shmpool_leave_file(int fd);
 /* Keeps everybody from removing a file that is being made, as a token does, until shmpool_let_go(*page). */
 int shmpool_hold(int fd, const char *path, void **page);
 void shmpool_let_go(void *page);
