@@ -52,7 +52,7 @@ void get_own_again(struct scene *s)
 
 void fill_letter(struct scene *s)
 {
-	scene_publish(s->v, s->letter, FROM_BESIDE, RING);
+	scene_publish(s->v, s->letter, FROM_BESIDE + 1, RING);
 }
 
 void empty_cache(struct scene *s)
