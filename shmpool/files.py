@@ -10,6 +10,8 @@ import stat
 import struct
 from collections.abc import Iterator
 
+import posix_ipc
+
 from . import _ffi as _ffi
 from . import errors, refusals
 from ._hot import SegmentBase
@@ -135,11 +137,18 @@ def open_file(name: str, read_only: bool = False) -> SegmentBase:
 
 def unlink(name: str) -> None:
     """Removes the name; whoever has the pool open keeps it. PoolNotFound, AccessDenied."""
-    path = path_of(name)
     try:
-        os.unlink(path)
+        posix_ipc.unlink_shared_memory(f"/{PREFIX}{name}")
+        return
+    except posix_ipc.ExistentialError:
+        reason = OSError(errno.ENOENT, "")
+    except posix_ipc.PermissionsError:
+        reason = OSError(errno.EACCES, "")
     except OSError as error:
-        raise refusals.cannot_open(name, path, error, "unlink") from None
+        reason = error
+    except posix_ipc.Error as error:
+        raise errors.ShmpoolError(f"pool {name!r} cannot be unlinked: {error}") from None
+    raise refusals.cannot_open(name, path_of(name), reason, "unlink")
 
 
 @contextlib.contextmanager
