@@ -1,6 +1,7 @@
 # make demo    replays a capture through worker processes      make test    the whole test suite
 # make check   lint, types, tests    make bench    make bench-native    make fix    make clean
-# make sweep   kills a member at every instruction of every operation (about half an hour on two cores)
+# make sweep   kills a member at every instruction of every operation (about half an hour on two cores), and
+#              lets every call of every operation to the system fail with each errno (a minute)
 # make pairs   two members in the middle of something at once, one or both killed
 # make soak    120,000 random kills and 50,000 corrupted words (about two hours)        make relacy   20 million interleavings
 # make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must tell
@@ -50,7 +51,8 @@ steer: build/steer_pool
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tests.mutants $(ARGS)
 
-sweep: build/kill_points
+sweep: build/kill_points $(VENV)/.dev
+	$(BIN)/python -m tests.errno_sweep
 	build/kill_points --jobs $$(nproc) $(ARGS)
 
 # Every instruction of the smallest operations against every one of each other; of all, 20 by 10.

@@ -72,13 +72,26 @@ _EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
         errors.OutOfSharedMemory,
         "it is larger than this process may make files; ulimit -f unlimited",
     ),
+    errno.ENODEV: (
+        errors.SegmentInvalid,
+        "its file system cannot reserve memory: mount a tmpfs at /dev/shm",
+    ),
+    errno.EDQUOT: (errors.OutOfSharedMemory, "the quota of shared memory is used up"),
     errno.EACCES: (errors.AccessDenied, "this process may not open its file for writing"),
-    errno.EROFS: (errors.AccessDenied, "it was opened read-only"),
+    errno.EBADFD: (
+        errors.AccessDenied,
+        "its file cannot be opened again: the program closed the descriptor, and the name is gone",
+    ),
+    errno.EROFS: (
+        errors.AccessDenied,
+        "the pool was opened read-only; attach to it without readonly=True to change it",
+    ),
     errno.ENAMETOOLONG: (errors.InvalidArgument, "its path is too long"),
     errno.EDEADLK: (errors.AccessDenied, "another process keeps its file locked"),
     errno.ENOLCK: (
         errors.SegmentInvalid,
-        "its file system has no open file description locks, which tell who is alive",
+        "no open file description locks, which tell who is alive: mount a tmpfs at /dev/shm, and "
+        "let seccomp allow fcntl",
     ),
     errno.EEXIST: (errors.QueueExists, "it exists already; Pool.queue() finds it"),
 }

@@ -8,6 +8,7 @@ that config.Owners says. Files of other users are counted and not opened, whatev
 Nothing here grows with what others do: of names that are not held, so many are remembered.
 """
 
+import contextlib
 import logging
 import os
 import time
@@ -23,6 +24,7 @@ from .held import DECLARED, OTHERS, OWN, Held
 from .names import is_name
 from .registry import Registry
 from .values import Owners
+from .view import View
 
 log = logging.getLogger("shmpool")
 
@@ -104,14 +106,26 @@ class Adoption:
         return sorted({name for names in known for name in list(names)})
 
     def hold(self, name: str, policy: Policy, rank: int) -> Held:
-        """Holds a pool; where there is no room one of a later rank makes room. As Registry.hold."""
+        """Holds a pool; where there is no room another one makes room. As Registry.hold."""
         held = self._pools.held
         if name not in held and len(held) >= self._pools.held_max:
-            last = max(held.values(), key=lambda other: other.rank)
-            if last.rank > rank:
+            last = self._gives_way(name, rank)
+            if last is not None:
                 self._release(last.view.name, f"pool {name} needs its place")
                 self._leave(last.view.name, "", AGAIN_S[1], full=True)
         return self._pools.hold(name, policy, rank)
+
+    def _gives_way(self, name: str, rank: int) -> Held | None:
+        """Who makes room for a pool: one of a later rank; or one without members, for one that has
+        some."""
+        held = self._pools.held.values()
+        last = max(held, key=lambda other: other.rank)
+        if last.rank > rank:
+            return last
+        with contextlib.suppress(errors.ShmpoolError, OSError), View(name) as view:
+            if view.stats().members:
+                return next((other for other in held if other.rank >= rank and idle(other)), None)
+        return None
 
     def changed(self, name: str) -> None:
         """A file came, changed or went."""
@@ -235,6 +249,14 @@ class Adoption:
             log.info("files of other users are not watched over, but for those of adopt_users")
         self._pools.strangers = len(self._strangers)
         self._pools.refused = len(self._refused)
+
+
+def idle(held: Held) -> bool:
+    """Whether a pool that is not declared has no members."""
+    try:
+        return held.rank != DECLARED and not held.view.stats().members
+    except errors.ShmpoolError:
+        return True  # it is damaged
 
 
 def _seen(name: str) -> Seen | None:

@@ -48,11 +48,15 @@ class Arrivals:
             await self._lost.wait()
             self._lost.clear()
             began = self._loop.time()
-            with contextlib.suppress(OSError):  # there may be no such directory, or not yet
+            least = WALK_PAUSE_S
+            try:
                 await self._walk()
+            except OSError:  # there may be no such directory, or not yet, or no descriptor now
+                self._lost.set()
+                least = POLL_S
             if self._fd < 0:
                 self._lost.set()
-            least = POLL_S if self._fd < 0 else WALK_PAUSE_S
+                least = POLL_S
             await asyncio.sleep(max(least, WALK_PAUSE * (self._loop.time() - began)))
 
     def all_again(self) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Burst: many buffers handled in one call each, their fields as numpy columns."""
 
+import errno
 import time
 from collections.abc import Iterator
 from operator import index
@@ -83,8 +84,10 @@ class Burst(BurstBase):
         """
         import numpy as np
 
-        values = np.empty(n := len(self), dtype)
-        width = values.nbytes // n
+        width = np.dtype(dtype).itemsize
+        if not 0 <= width <= self.pool.buffer_size:  # before it takes memory
+            check(-errno.ERANGE, f"column of {width} bytes at offset {offset}")
+        values = np.empty(len(self), dtype)
         code = self._column(_offset(offset), width, _bytes_of(values))
         check(code, f"column of {width} bytes at offset {offset}")
         return values

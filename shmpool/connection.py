@@ -88,7 +88,12 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._loop = asyncio.get_running_loop()
-        self.peer = Peer.of(transport.get_extra_info("socket"))
+        try:
+            self.peer = Peer.of(transport.get_extra_info("socket"))
+        except OSError:  # it has gone already, or the kernel does not say: nobody is let in unknown
+            self._closing = True
+            self._transport.abort()
+            return
         reason = self._host.admit(self, self.peer)
         if reason is not None:
             self.drop(reason)

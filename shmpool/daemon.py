@@ -78,7 +78,6 @@ class Daemon:
         """Until SIGTERM or SIGINT. ConfigError, CannotListen, OSError."""
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self.keeper = Keeper(self._registry)
         async with contextlib.AsyncExitStack() as stack:
             sock = self._activated()
             if sock is None:
@@ -96,6 +95,7 @@ class Daemon:
                     http.bound(self.config.daemon.http, self._group)
                 )
             self._share_descriptors()
+            self.keeper = Keeper(self._registry)
             stack.push_async_callback(self.keeper.close)
             await self.keeper.declare(self.config)
             self.keeper.start()

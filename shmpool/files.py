@@ -10,8 +10,6 @@ import stat
 import struct
 from collections.abc import Iterator
 
-import posix_ipc
-
 from . import _ffi as _ffi
 from . import errors, refusals
 from ._hot import SegmentBase
@@ -30,12 +28,14 @@ def path_of(name: str) -> str:
 
 
 def names() -> Iterator[str]:
-    """What stands behind the prefix in shared memory, of any user; nothing where there is none."""
-    try:
-        entries = os.scandir(SHM)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return
-    with entries:
+    """What stands behind the prefix in shared memory, of any user; nothing where there is none.
+    LimitReached."""
+    nowhere = (FileNotFoundError, NotADirectoryError, PermissionError)
+    with (
+        system_errors(f"{SHM} cannot be listed"),
+        contextlib.suppress(*nowhere),
+        os.scandir(SHM) as entries,
+    ):
         for entry in entries:
             if entry.name.startswith(PREFIX):
                 yield entry.name.removeprefix(PREFIX)
@@ -77,7 +77,8 @@ def locked_whole(fd: int) -> Iterator[bool]:
         yield True
     finally:
         # Not only by closing: a child forked meanwhile may have inherited the description.
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_UNLCK, 0, *_WHOLE, 0))
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_UNLCK, 0, *_WHOLE, 0))
 
 
 def names_file(name: str, fd: int) -> bool:
@@ -90,13 +91,12 @@ def names_file(name: str, fd: int) -> bool:
     return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
 
-def replaced(name: str, fd: int) -> bool:
+def replaced(name: str, mine: os.stat_result) -> bool:
     """Whether the name stands for another file of the same owner. A stranger's does not count."""
     try:
         there = os.stat(path_of(name), follow_symlinks=False)
     except OSError:
         return False
-    mine = os.fstat(fd)
     other = (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
     return other and stat.S_ISREG(there.st_mode) and there.st_uid == mine.st_uid
 
@@ -117,17 +117,19 @@ def open_file(name: str, read_only: bool = False) -> SegmentBase:
 
     As shm_open(3), which would wait at a FIFO for somebody at its other end: /dev/shm is
     everybody's, and so is what lies there under a pool's name. PoolNotFound, AccessDenied,
-    LimitReached, SegmentInvalid if it is no file that can be opened now.
+    LimitReached, OutOfSharedMemory, SegmentInvalid if it is no file that can be opened now.
     """
     mode = os.O_RDONLY if read_only else os.O_RDWR
     path = path_of(name)
     file = SegmentBase()
     try:
         file._open(path, mode | os.O_NONBLOCK | os.O_NOFOLLOW, 0)
+        if stat.S_ISREG(os.fstat(file.fd).st_mode):
+            return file
     except OSError as error:
+        file.close()
         raise refusals.cannot_open(name, path, error) from None
-    if stat.S_ISREG(os.fstat(file.fd).st_mode):
-        return file
+    file.close()
     raise refusals.no_file(name, path)
 
 
@@ -135,16 +137,9 @@ def unlink(name: str) -> None:
     """Removes the name; whoever has the pool open keeps it. PoolNotFound, AccessDenied."""
     path = path_of(name)
     try:
-        posix_ipc.unlink_shared_memory(f"/{PREFIX}{name}")
-    except posix_ipc.ExistentialError:
-        raise refusals.not_found(name) from None
-    except (posix_ipc.PermissionsError, PermissionError):
-        denied = OSError(errno.EACCES, "")
-        raise refusals.cannot_open(name, path, denied, "unlink") from None
+        os.unlink(path)
     except OSError as error:
         raise refusals.cannot_open(name, path, error, "unlink") from None
-    except posix_ipc.Error as error:
-        raise errors.ShmpoolError(f"pool {name!r} cannot be unlinked: {error}") from None
 
 
 @contextlib.contextmanager
@@ -154,11 +149,5 @@ def system_errors(what: str) -> Iterator[None]:
         yield
     except errors.ShmpoolError:
         raise
-    except posix_ipc.ExistentialError:  # no such directory; the temporary name is nobody else's
-        raise refusals.failure(what, OSError(errno.ENOENT, "")) from None
-    except posix_ipc.PermissionsError:
-        raise refusals.failure(what, OSError(errno.EACCES, "")) from None
-    except posix_ipc.Error as error:
-        raise errors.ShmpoolError(f"{what}: {error}") from None
     except OSError as error:
         raise refusals.failure(what, error) from None

@@ -194,7 +194,8 @@ class Keeper:
         except Exception as error:
             if self._failed.get(name) != str(error):
                 self._failed[name] = str(error)
-                log.exception("looking at pool %s failed", name)
+                unknown = None if isinstance(error, errors.ShmpoolError) else error
+                log.error("looking at pool %s failed: %s", name, error, exc_info=unknown)
 
     async def _look(self) -> None:
         """Pools that came and went, alarms, and what is due."""
@@ -308,7 +309,10 @@ class Keeper:
 
     async def _in(self, threads: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:
         """What the call comes to, made by one of the threads."""
-        future = threads.submit(call, *args)
+        try:
+            future = threads.submit(call, *args)
+        except RuntimeError as error:
+            raise errors.LimitReached(f"no thread for it: {error} (ulimit -u)") from None
         self._running.add(future)
         future.add_done_callback(self._running.discard)
         return await asyncio.wrap_future(future)

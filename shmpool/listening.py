@@ -52,7 +52,7 @@ def listening(path: Path, group: int) -> Iterator[socket.socket]:
                 sock.bind(str(path))
             finally:
                 os.umask(before)
-            stack.callback(path.unlink, missing_ok=True)
+            stack.callback(_remove, path)
             if group != -1:
                 give_to_group(path, group)
             sock.listen(BACKLOG)
@@ -87,11 +87,15 @@ def _lock(path: Path) -> Iterator[None]:
         fd = _open_lock(path, lock)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            there = os.fstat(fd).st_nlink > 0
         except BlockingIOError:
             pid = os.pread(fd, _LOCK_MAX, 0).decode("ascii", "replace").strip()
             os.close(fd)
             raise CannotListen(f"a daemon, process {pid}, is at {path} already") from None
-        if os.fstat(fd).st_nlink:
+        except OSError:
+            os.close(fd)
+            raise
+        if there:
             break
         os.close(fd)  # the last holder has just removed it
     else:
@@ -101,8 +105,14 @@ def _lock(path: Path) -> Iterator[None]:
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        _remove(lock)
         os.close(fd)
+
+
+def _remove(path: Path) -> None:
+    """Removes a file of ours that does no harm where it stays."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _open_lock(path: Path, lock: Path) -> int:
@@ -113,17 +123,22 @@ def _open_lock(path: Path, lock: Path) -> int:
         fd = os.open(lock, flags, 0o600)
     except OSError as error:
         raise CannotListen(f"cannot listen at {path}: {lock}: {error.strerror}") from None
-    status = os.fstat(fd)
-    if (
-        stat.S_ISREG(status.st_mode)
-        and status.st_uid == os.geteuid()
-        and status.st_nlink <= 1
-        and status.st_size <= _LOCK_MAX
-        and re.fullmatch(rb"[0-9]*\n?", os.pread(fd, _LOCK_MAX, 0))
-    ):
-        return fd
-    os.close(fd)
-    raise CannotListen(f"cannot listen at {path}: {lock} is no lock file of this user")
+    good = False
+    try:
+        status = os.fstat(fd)
+        good = (
+            stat.S_ISREG(status.st_mode)
+            and status.st_uid == os.geteuid()
+            and status.st_nlink <= 1
+            and status.st_size <= _LOCK_MAX
+            and re.fullmatch(rb"[0-9]*\n?", os.pread(fd, _LOCK_MAX, 0)) is not None
+        )
+    finally:
+        if not good:
+            os.close(fd)
+    if not good:
+        raise CannotListen(f"cannot listen at {path}: {lock} is no lock file of this user")
+    return fd
 
 
 def _remove_stale(path: Path) -> None:

@@ -2,7 +2,6 @@
 """Pool: a pool of packet buffers that several processes share, opened in this one."""
 
 import contextlib
-import weakref
 from typing import NoReturn
 
 from . import errors
@@ -10,7 +9,7 @@ from ._ffi import Native, check, ffi, lib
 from .buffer import PoolBase
 from .burst import Burst
 from .files import inode_of, replaced, unlink
-from .leaving import leave_at_the_end
+from .leaving import leave_at_the_end, open_pools
 from .names import checked_name
 from .options import (
     at_least,
@@ -21,9 +20,9 @@ from .options import (
     planned,
     single,
 )
-from .queue import AlfQueue, queue_name
+from .queue import AlfQueue, queue_names, refuse_foreign
 from .refusals import refuse
-from .segment import ANONYMOUS, Segment
+from .segment import ANONYMOUS, Segment, user_id
 from .stats import (
     LIMIT_S,
     Audit,
@@ -36,8 +35,6 @@ from .stats import (
     read_stats,
     recover,
 )
-
-_open_pools: "weakref.WeakSet[Pool]" = weakref.WeakSet()
 
 
 class Pool(PoolBase):
@@ -63,6 +60,8 @@ class Pool(PoolBase):
         number = self._hot_open(segment, path, made)  # from here on the segment ends with the pool
         self._number = number
         self.name = segment.name
+        self.readonly: bool = segment.read_only
+        self._owner: int | None = None  # whose it had to be
         geometry = ffi.new("struct shmpool_geometry *")
         check(lib.shmpool_geometry(number, geometry), f"pool {segment.name!r}")
         self.buffer_size: int = geometry.stride
@@ -75,7 +74,6 @@ class Pool(PoolBase):
         self.max_members: int = geometry.members
         self._slots = self.max_members
         self.max_queues: int = geometry.queues
-        _open_pools.add(self)
         leave_at_the_end(self)
 
     @classmethod
@@ -97,6 +95,7 @@ class Pool(PoolBase):
         exist_ok: bool = False,
         replace: bool = False,
         unlink_on_close: bool = False,
+        owner: str | int | None = None,
     ) -> "Pool":
         """Creates a pool and attaches to it.
 
@@ -115,6 +114,7 @@ class Pool(PoolBase):
         exist_ok          attaches to the pool of that name, if there is one with these options
         replace           takes the name from such a pool, in one step; who has that open goes on
         unlink_on_close   the name ends when this process closes the pool, or ends
+        owner             with exist_ok: the user who must own the pool that exists
 
         With None for a name the pool has none: it is there in forked children, and in processes of
         multiprocessing that get this object as an argument, and its memory is not /dev/shm's.
@@ -126,6 +126,9 @@ class Pool(PoolBase):
             raise errors.InvalidArgument("a pool without a name has no other option of names")
         if exist_ok and replace:
             raise errors.InvalidArgument("exist_ok and replace exclude each other")
+        if owner is not None and not exist_ok:
+            raise errors.InvalidArgument("owner goes with exist_ok: a new pool is its creator's")
+        user = None if owner is None else user_id(owner)
         options = {
             "buffer_size": buffer_size,
             "capacity": capacity,
@@ -148,7 +151,7 @@ class Pool(PoolBase):
                 if not exist_ok:
                     raise
             with contextlib.suppress(errors.PoolNotFound):  # it went away in between
-                return cls.attach(name)._refuse_other(options, geometry)
+                return cls.attach(name, owner=user)._refuse_other(options, geometry)
         try:
             pool = cls._open(segment, made=True)
             if unlink_on_close:
@@ -168,18 +171,33 @@ class Pool(PoolBase):
         return self
 
     @classmethod
-    def attach(cls, name: str, *, timeout: float | None = 0) -> "Pool":
+    def attach(
+        cls,
+        name: str,
+        *,
+        readonly: bool = False,
+        owner: str | int | None = None,
+        timeout: float | None = 0,
+    ) -> "Pool":
         """Attaches to a pool, and waits up to timeout seconds until it is made (None: for ever).
 
-        PoolNotFound, SegmentInvalid, AccessDenied, LimitReached.
+        readonly  to read it and to copy out (peek), which takes the permission to read its file.
+                  It writes no byte, makes no thread a member, and does not keep the pool from
+                  prune(). Every call that would change the pool is AccessDenied.
+        owner     the user, by name or uid, who must own the pool; if another does, AccessDenied
+                  names that user. Anybody can create a pool under a name that is free.
+
+        PoolNotFound, SegmentInvalid, AccessDenied, InvalidArgument, LimitReached.
         """
         checked_name(name, "pool")
-        return found_within(timeout, errors.PoolNotFound, lambda: cls._attach(name))
+        user = None if owner is None else user_id(owner)
+        return found_within(timeout, errors.PoolNotFound, lambda: cls._attach(name, readonly, user))
 
     @classmethod
-    def _attach(cls, name: str) -> "Pool":
+    def _attach(cls, name: str, readonly: bool, owner: int | None) -> "Pool":
         while True:
-            pool = cls._open(segment := Segment.attach(name))
+            pool = cls._open(segment := Segment.attach(name, bool(readonly), owner))
+            pool._owner = owner
             if segment.named():
                 return pool
             pool.close()  # somebody has removed it meanwhile
@@ -198,12 +216,12 @@ class Pool(PoolBase):
         unlink(checked_name(name, "pool"))
 
     def __repr__(self) -> str:
-        state = "closed " if self._segment is None else ""
+        state = "closed " if self._segment is None else "read-only " if self.readonly else ""
         return f"<shmpool.Pool {state}{self.name} of {self.capacity} x {self.buffer_size} bytes>"
 
-    def __reduce__(self) -> tuple[object, tuple[object]]:
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         if self.name != ANONYMOUS:
-            return _pool_by_name, (self.name,)
+            return _pool_by_name, (self.name, self.readonly, self._owner)
         from multiprocessing import context, reduction
 
         if context.get_spawning_popen() is None:
@@ -216,11 +234,11 @@ class Pool(PoolBase):
 
         A call that waits then ends with PoolReplaced, within a quarter of a second.
         """
-        return replaced(self.name, self._opened().fd)
+        return replaced(self.name, self._opened().status)
 
     def _refuse_replaced(self) -> None:
         segment: Segment | None = self._segment
-        if segment is not None and segment.path and replaced(self.name, segment.fd):
+        if segment is not None and segment.path and replaced(self.name, segment.status):
             raise errors.PoolReplaced(
                 f"pool {self.name!r} was replaced: the name now stands for another one"
             )
@@ -283,25 +301,14 @@ class Pool(PoolBase):
                 "allowed is a power of two from 2 to 65536"
             )
         letter = self.queue(dead_letter) if isinstance(dead_letter, str) else dead_letter
-        self._refuse_foreign(letter, f"dead_letter of queue {name!r}")
+        refuse_foreign(letter, self, f"dead_letter of queue {name!r}")
         policy = on_death_policy(name, on_death, producers, letter, max_redeliveries)
         code = lib.shmpool_queue_create(self._number, name.encode(), capacity, flags, *policy)
         return AlfQueue(self, code if code > 0 else refuse(self, code, f"queue {name!r}"))
 
-    def _refuse_foreign(self, queue: AlfQueue | None, what: str) -> None:
-        if queue is None:
-            return
-        if not isinstance(queue, AlfQueue):
-            raise TypeError(f"{what} is {queue!r}; it must be an AlfQueue, its name, or None")
-        if not self._same(queue.pool):
-            raise errors.InvalidArgument(
-                f"{what} is {queue.name!r} of pool {queue.pool.name!r}; "
-                f"it must be a queue of pool {self.name!r}"
-            )
-
     def _same(self, other: "Pool") -> bool:
         """Whether both are openings of one segment."""
-        return self is other or self._opened().inode == other._opened().inode
+        return self is other or self._opened().file == other._opened().file
 
     def queue(self, name: str, *, timeout: float | None = 0) -> AlfQueue:
         """The queue of that name, waited for up to timeout seconds until it is made (None: for
@@ -320,12 +327,7 @@ class Pool(PoolBase):
         return [AlfQueue(self, number) for number in self._queue_names()]
 
     def _queue_names(self) -> dict[int, str]:
-        info: Native = ffi.new("struct shmpool_queue_info *")
-        return {
-            number: queue_name(self.name, number, info)
-            for number in range(1, self.max_queues + 1)
-            if lib.shmpool_queue_info(self._number, number, info) == 0
-        }
+        return queue_names(self)
 
     # Looking.
 
@@ -373,21 +375,26 @@ class Pool(PoolBase):
         return recover(self._number)
 
 
-def _pool_by_name(name: str) -> Pool:
+def _open_pools() -> list[Pool]:
+    return [pool for pool in open_pools() if isinstance(pool, Pool)]
+
+
+def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -> Pool:
     """The pool of that name that this process has open, or attaches to: what a pickle becomes."""
-    for pool in list(_open_pools):
+    for pool in _open_pools():
         segment = pool._segment
-        if segment is not None and pool.name == name:
+        same = (pool.name, pool.readonly, pool._owner) == (name, readonly, owner)
+        if segment is not None and same:
             with contextlib.suppress(errors.PoolNotFound, errors.AccessDenied):
                 if inode_of(name) == segment.inode:
                     return pool
-    return Pool.attach(name)
+    return Pool.attach(name, readonly=readonly, owner=owner)
 
 
 def _pool_of_descriptor(passed: Native) -> Pool:
     """The anonymous pool that the parent process has passed on to this one."""
     segment = Segment.of_descriptor(passed.detach())
-    for pool in list(_open_pools):
-        if pool._segment is not None and pool._segment.inode == segment.inode:
+    for pool in _open_pools():
+        if pool._segment is not None and pool._segment.file == segment.file:
             return pool
     return Pool._open(segment)

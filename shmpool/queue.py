@@ -15,7 +15,7 @@ from .burst import Burst
 from .messages import Message, read_messages
 from .names import is_name, printable
 from .options import ON_DEATH, at_least
-from .refusals import refuse
+from .refusals import refuse, refuse_readonly
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer as BytesLike
@@ -123,6 +123,7 @@ class AlfQueue(QueueBase):
 
     def _foreign(self, what: str, pool: "Pool") -> NoReturn:
         self._refuse_closed()
+        refuse_readonly(self.pool)
         text = f"{what} of pool {pool.name!r} cannot go into queue {self.name!r}"
         if self.pool._same(pool):
             raise errors.ForeignBuffer(
@@ -239,7 +240,8 @@ class AlfQueue(QueueBase):
         letter where no to is given, is at the end of this queue again. Whoever is killed meanwhile
         has one buffer in hand at most, which goes where this queue's on_death says.
         """
-        self.pool._refuse_foreign(to, "to")
+        refuse_readonly(self.pool)
+        refuse_foreign(to, self.pool, "to")
         if to is not None and to.number == self.number:
             raise errors.InvalidArgument(f"to is queue {self.name!r} itself")
         if self.producers == "single" or (to is not None and to.producers == "single"):
@@ -254,13 +256,14 @@ class AlfQueue(QueueBase):
                 self.put(code)
             elif code == -errno.EAGAIN:
                 break
-            elif code not in (0, -errno.ENOBUFS, -errno.ENOENT, -errno.EROFS):
+            elif code not in (0, -errno.ENOBUFS, -errno.ENOENT):
                 self._fail(code, empty=True)
             moved += code == 0
         return moved
 
     def drain(self, n: int | None = None) -> int:
         """Frees the n oldest buffers (None: as many as there are now): how many."""
+        refuse_readonly(self.pool)
         most, drained = len(self) if n is None else min(at_least(n, 1, "n"), self.capacity), 0
         while drained < most:
             try:
@@ -270,6 +273,31 @@ class AlfQueue(QueueBase):
             drained += len(burst)
             burst.free()
         return drained
+
+
+def refuse_foreign(queue: AlfQueue | None, pool: "Pool", what: str) -> None:
+    """TypeError, InvalidArgument if an argument is no queue of the pool."""
+    if queue is None:
+        return
+    if not isinstance(queue, AlfQueue):
+        raise TypeError(f"{what} is {queue!r}; it must be an AlfQueue, its name, or None")
+    if not pool._same(queue.pool):
+        raise errors.InvalidArgument(
+            f"{what} is {queue.name!r} of pool {queue.pool.name!r}; "
+            f"it must be a queue of pool {pool.name!r}"
+        )
+
+
+def queue_names(pool: "Pool") -> dict[int, str]:
+    """The queues of a pool, by their numbers. SegmentInvalid, PoolClosed."""
+    info: Native = ffi.new("struct shmpool_queue_info *")
+    names = {}
+    for number in range(1, pool.max_queues + 1):
+        code = lib.shmpool_queue_info(pool._number, number, info)
+        if code != -errno.ENOENT:
+            check(code, f"queue {number} of pool {pool.name!r}")
+            names[number] = queue_name(pool.name, number, info)
+    return names
 
 
 def queue_name(pool: str, number: int, info: Native) -> str:

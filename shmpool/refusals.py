@@ -59,7 +59,7 @@ def cannot_open(
 ) -> errors.ShmpoolError:
     """Why a pool's file cannot be opened; doing is what it was to be opened for."""
     code = error.errno
-    if code == errno.ENOENT:
+    if code in (errno.ENOENT, errno.ENOTDIR):
         return not_found(name)
     if code in (errno.EACCES, errno.EPERM):
         return errors.AccessDenied(
@@ -75,7 +75,7 @@ def cannot_open(
         return errors.SegmentInvalid(
             f"pool {name!r}: {path} is a program that is running, not a pool"
         )
-    if code in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV, errno.ENOTDIR):
+    if code in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
         return no_file(name, path)
     return failure(f"pool {name!r} cannot be opened", error)
 
@@ -97,6 +97,7 @@ _NO_SHM = f"there is no {SHM}: mkdir -p {SHM} && mount -t tmpfs -o mode=1777,siz
 _REMEDIES = {
     errno.ENOSPC: f"{SHM} has no space or no inodes left (df {SHM}, df -i {SHM}): shmpool prune "
     "removes abandoned pools",
+    errno.EDQUOT: f"this user's quota of {SHM} is used up: shmpool prune removes abandoned pools",
     errno.EFBIG: "it is larger than this process may make files: ulimit -f unlimited",
     errno.ENOENT: _NO_SHM,
     errno.ENOTDIR: _NO_SHM,
@@ -149,6 +150,27 @@ def refuse(pool: "Pool", code: int, what: str = "") -> NoReturn:
             "with members= larger, or see pool.members()"
         )
     fail(code, what or f"pool {pool.name!r}")
+
+
+def refuse_readonly(pool: "Pool") -> None:
+    """AccessDenied if the pool was opened read-only."""
+    if pool.readonly:
+        refuse(pool, -errno.EROFS)
+
+
+def another_owner(name: str, uid: int, owner: int) -> errors.AccessDenied:
+    """The pool's file belongs to uid, and not to the owner who was asked for."""
+    return errors.AccessDenied(
+        f"pool {name!r} belongs to {_user(uid)}, not to owner={_user(owner)}: refused; "
+        "use another name, or have that user unlink it"
+    )
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"{printable(pwd.getpwuid(uid).pw_name)} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _cannot_grow(name: str, most: int) -> str:

@@ -137,17 +137,17 @@ class Registry:
             case RunAudit() | GetHolders() | Recover():
                 return whole(self.steps(request))
             case Trim(name, keep):
-                with _attached(name) as pool:
+                with Pool.attach(name) as pool:
                     return pool.trim(keep)
             case Peek(name, queue, n, size):
                 with self._view(name) as view:
                     return view.peek(queue, n, size)
             case Redrive(name, queue, n, to, reset):
-                with _attached(name) as pool:
+                with Pool.attach(name) as pool:
                     target = pool.queue(to) if to is not None else None
                     return pool.queue(queue).redrive(n, to=target, reset=reset)
             case Drain(name, queue, n):
-                with _attached(name) as pool:
+                with Pool.attach(name) as pool:
                     return pool.queue(queue).drain(n)
             case Prune(age):
                 return Pruned(*survey(age=age))
@@ -163,17 +163,17 @@ class Registry:
         pool; limit is in seconds of processor time. Any thread may go on with it."""
         match request:
             case RunAudit(name):
-                with _attached(name) as pool:
+                with Pool.attach(name, readonly=True) as pool:
                     counting = pool._counting(pool._queue_names())
                     yield from counting.steps(limit)
                     return counting.audit()
             case GetHolders(name):
-                with _attached(name) as pool:
+                with Pool.attach(name, readonly=True) as pool:
                     counting = pool._counting({})
                     yield from counting.steps(limit)
                     return counting.holders()
             case Recover(name):
-                with _attached(name) as pool:
+                with Pool.attach(name) as pool:
                     return (yield from recovering(pool._number, limit))
             case _:
                 return self.answer(request)
@@ -207,12 +207,6 @@ class Registry:
                 )
         except (errors.ShmpoolError, OSError) as error:
             return PoolSummary(name, held is not None, trouble=str(error))
-
-
-@contextlib.contextmanager
-def _attached(name: str) -> Iterator[Pool]:
-    with Pool.attach(name) as pool:
-        yield pool
 
 
 def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:

@@ -11,6 +11,8 @@ lock.
 import errno
 import grp
 import os
+import pwd
+import resource
 
 from . import errors, refusals
 from ._ffi import Native, check, ffi, lib
@@ -24,12 +26,14 @@ from .files import (
     system_errors,
     unlink,
 )
+from .leaving import made
 
 HEADER = 4096  # bytes that hold what shmpool_check() reads
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
 CREATE_TRIES = 100  # each lost to somebody who removed a name in between
 ANONYMOUS = "(anonymous)"  # in place of a name: no pool can be called so
 Group = str | int | None  # by name, by number, or none
+USER_MAX = 2**32 - 2  # the number after it stands for no user
 
 
 def group_id(group: Group) -> int:
@@ -50,6 +54,20 @@ def group_id(group: Group) -> int:
         ) from None
 
 
+def user_id(owner: str | int) -> int:
+    """The number of a user given by name or number. InvalidArgument."""
+    if isinstance(owner, int):
+        if isinstance(owner, bool) or not 0 <= owner <= USER_MAX:
+            raise errors.InvalidArgument(f"owner is {owner!r}; allowed are 0 to {USER_MAX}")
+        return owner
+    if not isinstance(owner, str):
+        raise TypeError(f"owner is {owner!r}; it must be a str, an int, or None")
+    try:
+        return pwd.getpwnam(owner).pw_uid
+    except (KeyError, ValueError):  # the latter: no user's name can hold such characters
+        raise errors.InvalidArgument(f"owner is {owner!r}; this machine has no such user") from None
+
+
 def _check_mode(mode: int) -> None:
     if not isinstance(mode, int):
         raise TypeError(f"mode is {mode!r}; it must be an int")
@@ -68,7 +86,9 @@ class Segment(SegmentBase):
         self._take(file)
         self.name = name
         self.path = "" if name == ANONYMOUS else path_of(name)
-        self.inode = os.fstat(self.fd).st_ino
+        self.status = os.fstat(self.fd)
+        self.inode = self.status.st_ino
+        self.file = (self.status.st_dev, self.status.st_ino)
         _map(self, size, read_only)
 
     @property
@@ -85,14 +105,16 @@ class Segment(SegmentBase):
         """
         _check_mode(mode)
         number = group_id(group)
-        if not replace:
-            _refuse_existing(name)
-        for _ in range(CREATE_TRIES):
-            with system_errors(f"pool {name!r} cannot be created"):
+        with system_errors(f"pool {name!r} cannot be created"):
+            if not replace:
+                _refuse_existing(name)
+            for _ in range(CREATE_TRIES):
                 segment = cls._create_once(name, geometry, mode, group, number, replace)
-            if segment is not None:
-                return segment
-            _refuse_existing(name)
+                if segment is not None:
+                    made(segment.path)
+                    return segment
+                if not replace:
+                    _refuse_existing(name)
         raise errors.PoolExists(
             f"pool {name!r} was created and removed {CREATE_TRIES} times by others meanwhile"
         )
@@ -101,18 +123,21 @@ class Segment(SegmentBase):
     def _create_once(
         cls, name: str, geometry: Native, mode: int, group: Group, number: int, replace: bool
     ) -> "Segment | None":
-        """The segment, or None to try again: somebody has removed the unfinished file, or has the
-        name."""
+        """The segment, or None to try again: somebody has removed the unfinished file, or is about
+        to, or has the name."""
         temporary = f"{TEMPORARY}{os.urandom(8).hex()}"
         file, segment = SegmentBase(), None
         try:
             # Until it has its name, nobody removes it as abandoned.
-            check(file._create(path_of(temporary)), f"pool {name!r}")
+            code = file._create(path_of(temporary))
+            if code == -errno.EDEADLK:  # somebody prunes, and has locked it
+                return None
+            check(code, f"pool {name!r}")
             fd = file.fd
             if os.fstat(fd).st_nlink == 0:  # somebody was faster
                 return None
             _refuse_hopeless(name, fd, geometry)
-            os.ftruncate(fd, geometry.size)
+            _resize(fd, geometry.size)
             segment = cls(name, file, geometry.size)
             _fill(segment, geometry)
             # In this order: nobody but the creator may open it before it has its group.
@@ -140,7 +165,7 @@ class Segment(SegmentBase):
             file, segment = SegmentBase(), None
             try:
                 file._anonymous(None)
-                os.ftruncate(file.fd, geometry.size)
+                _resize(file.fd, geometry.size)
                 segment = cls(ANONYMOUS, file, geometry.size)
                 _fill(segment, geometry)
             except BaseException:
@@ -153,21 +178,27 @@ class Segment(SegmentBase):
         """That of an anonymous pool which the parent process has passed on. fd is its own."""
         file = SegmentBase()
         file._anonymous(fd)
-        return cls._of_file(ANONYMOUS, file, read_only=False)
+        with system_errors("an anonymous pool cannot be opened"):
+            return cls._of_file(ANONYMOUS, file, read_only=False)
 
     @classmethod
-    def attach(cls, name: str) -> "Segment":
-        """Maps the file and checks it. PoolNotFound, AccessDenied, SegmentInvalid."""
-        return cls._attach(name, read_only=False)
+    def attach(cls, name: str, read_only: bool = False, owner: int | None = None) -> "Segment":
+        """Maps the file and checks it; AccessDenied if it belongs to another than the owner.
+
+        PoolNotFound, AccessDenied, SegmentInvalid.
+        """
+        with system_errors(f"pool {name!r} cannot be opened"):
+            file = open_file(name, read_only)
+            there = os.fstat(file.fd).st_uid  # the file that is open: the name may change its own
+            if owner is not None and there != owner:
+                file.close()  # now: a traceback keeps it
+                raise refusals.another_owner(name, there, owner)
+            return cls._of_file(name, file, read_only)
 
     @classmethod
     def look(cls, name: str) -> "Segment":
         """Maps the file read-only. As attach."""
-        return cls._attach(name, read_only=True)
-
-    @classmethod
-    def _attach(cls, name: str, read_only: bool) -> "Segment":
-        return cls._of_file(name, open_file(name, read_only), read_only)
+        return cls.attach(name, read_only=True)
 
     @classmethod
     def _of_file(cls, name: str, file: SegmentBase, read_only: bool) -> "Segment":
@@ -192,7 +223,17 @@ class Segment(SegmentBase):
 
     def named(self) -> bool:
         """Whether the file still has a name."""
-        return os.fstat(self.fd).st_nlink > 0
+        with system_errors(f"pool {self.name!r} cannot be looked at"):
+            return os.fstat(self.fd).st_nlink > 0
+
+
+def _resize(fd: int, size: int) -> None:
+    """Gives a new file its size. One over RLIMIT_FSIZE is refused here: the kernel would send
+    SIGXFSZ, which ends a process that does not ignore it."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if most != resource.RLIM_INFINITY and size > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    os.ftruncate(fd, size)
 
 
 def _fill(segment: Segment, geometry: Native) -> None:
@@ -243,7 +284,7 @@ def _refuse_existing(name: str) -> None:
         file = open_file(name)
     except errors.PoolNotFound:
         return
-    except errors.ShmpoolError:
+    except (errors.AccessDenied, errors.SegmentInvalid):
         raise refusals.exists(name) from None
     fd = file.fd
     try:

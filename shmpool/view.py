@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
-from .files import PREFIX, SHM
+from .files import PREFIX, SHM, inode_of, system_errors
 from .messages import Message, read_messages
 from .names import checked_name, is_name, printable
 from .options import INT32_MAX, ON_DEATH
@@ -137,9 +137,14 @@ class View:
     def _opened(self) -> Segment:
         if self._segment is None:
             raise errors.PoolClosed(f"the view of pool {self.name!r} is closed")
-        if os.fstat(self._segment.fd).st_size != self._segment.size:  # reading it would be SIGBUS
+        if self._status().st_size != self._segment.size:  # reading it would be SIGBUS
             raise errors.SegmentInvalid(f"pool {self.name!r}: the size of its file was changed")
         return self._segment
+
+    def _status(self) -> os.stat_result:
+        segment = self._segment
+        with system_errors(f"pool {self.name!r} cannot be looked at"):
+            return os.fstat(-1 if segment is None else segment.fd)
 
     @property
     def inode(self) -> int:
@@ -149,14 +154,14 @@ class View:
     def stale(self) -> bool:
         """Whether the name now stands for another pool, or for none."""
         try:
-            there = os.lstat(f"{SHM}/{PREFIX}{self.name}").st_ino  # needs no right to the file
-        except OSError:
+            return inode_of(self.name) != self.inode
+        except errors.PoolNotFound:
             return True
-        return there != self.inode
 
     def file(self) -> File:
         """Where it is, how much memory it has, and whose it is."""
-        status = os.fstat(self._opened().fd)
+        self._opened()
+        status = self._status()
         return File(
             path=f"{SHM}/{PREFIX}{self.name}",
             size=status.st_size,

@@ -37,7 +37,7 @@ def layout() -> Any:
         values[name] = int(value)
     names = "|".join(values)
     declared = "typedef uint64_t alf_shared_position; typedef uint64_t shared_cache_position;\n"
-    declared += "typedef uint64_t shared64;\n"
+    declared += "typedef uint64_t shared64; typedef uint32_t shared32;\n"
     for struct in STRUCTS:
         (body,) = re.findall(rf"^struct {struct} \{{\n(.*?)\n\}};", text, re.DOTALL | re.MULTILINE)
         body = re.sub(
@@ -84,7 +84,9 @@ def _fields(struct: str) -> Iterator[tuple[str, int, int]]:
         kind, at = field.type, field.offset
         if name.startswith("pad"):
             continue
-        if kind.kind == "struct":
+        if kind.kind == "union":  # as its first member, the whole
+            yield kind.fields[0][0], at, layout().sizeof(kind)
+        elif kind.kind == "struct":
             for inner, offset, width in _fields(kind.cname.removeprefix("struct ")):
                 yield f"{name}.{inner}", at + offset, width
         elif kind.kind == "array":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 NATIVE = "shmpool/native"
 TESTS = "tests/native"
-# steer_kernel.c is in the place of process.c and token.c; the others wrap, or are about one process.
+# steer_kernel.c takes the place of process.c and token.c; others wrap, or are about one process.
 LEFT_OUT = ["bulk", "copy", "guard", "letters", "local", "look", "process", "shmpool", "token"]
 WRAPPED = ["syscall", "sched_yield", "clock_gettime"]
 

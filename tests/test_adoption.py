@@ -237,6 +237,25 @@ def test_a_place_becomes_free(adopting: Adopting, make_pool: MakePool) -> None:
     assert {second} == set(pools.held)
 
 
+def test_a_pool_with_members_finds_a_place(adopting: Adopting, make_pool: MakePool) -> None:
+    """One that nobody has open makes room for it, one with members or a declared one does not."""
+    pools, decide, _ = adopting
+    pools.held_max = 2
+    idle, used, later, more = (make_pool() for _ in range(4))
+    decide.configure(adopt("*"))
+    used.alloc().free()
+    for pool in (idle, used):
+        decide.changed(pool.name)
+    decide.changed(later.name)
+    assert {idle.name, used.name} == set(pools.held)
+    later.alloc().free()
+    decide.changed(later.name)
+    assert {used.name, later.name} == set(pools.held)
+    more.alloc().free()
+    decide.changed(more.name)
+    assert {used.name, later.name} == set(pools.held)
+
+
 def test_watching_is_no_use(adopting: Adopting, make_pool: MakePool, own_pools: None) -> None:
     """A pool that is watched and that nobody has open can be pruned; a declared one cannot, until
     the configuration declares it no more."""

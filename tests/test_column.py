@@ -2,6 +2,7 @@
 """The columns of a burst: one field of every packet as one array."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,3 +189,20 @@ def test_columns_of_times(pool: shmpool.Pool) -> None:
         dates = np.array(["2014-12-10", "2026-11-26"], "M8[ns]")
         burst.set_column(8, dates)
         assert dates.tolist() == burst.column(8, "M8[ns]").tolist()
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        ("u1", (2**30,)),
+        {"names": ["a"], "formats": ["u1"], "offsets": [2**31 - 2]},
+        {"names": ["a"], "formats": ["u1"], "offsets": [2**31 - 1]},  # numpy: less than nothing
+    ],
+)
+def test_a_column_wider_than_any_memory(pool: shmpool.Pool, dtype: Any) -> None:
+    """It is refused before an array for it is made."""
+    with (
+        pool.alloc_many(64) as burst,
+        pytest.raises(shmpool.InvalidArgument, match="outside the buffer"),
+    ):
+        burst.column(0, dtype)

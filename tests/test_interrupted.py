@@ -16,6 +16,7 @@ import pytest
 from conftest import MakePool
 
 import shmpool
+import shmpool.leaving
 import shmpool.segment
 
 PACKAGE = str(Path(shmpool.__file__).parent)
@@ -535,3 +536,23 @@ def test_alarms_at_any_moment(make_pool: MakePool, run: Callable[..., str]) -> N
     pool.create_queue("q", capacity=64)
     assert "" == run(ALARMS, pool.name)
     assert left(pool) == (True, {}, 256)
+
+
+def test_what_a_handler_raises_while_a_pool_ends(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No Python runs when a dropped pool is forgotten: what is raised there would be lost."""
+    lost: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    name = make_pool(members=2, queues=1).name
+    pools = [shmpool.Pool.attach(name)]
+    known = len(shmpool.leaving.open_pools())
+    ran = []
+    sys.setprofile(lambda frame, event, _: ran.append(event) if event == "call" else None)
+    try:
+        pools.clear()
+    finally:
+        sys.setprofile(None)
+    assert [] == ran
+    assert [] == lost
+    assert known - 1 == len(shmpool.leaving.open_pools()) == len(shmpool.leaving._open)

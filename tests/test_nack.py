@@ -286,3 +286,22 @@ def test_given_back_and_killed(make_pool: MakePool, start: Start) -> None:
     assert [1] * 8 == [m.redelivered for m in queue.peek(16)]
     assert {b"%d" % i for i in range(8)} == set(payloads(queue))
     assert at_rest(pool)
+
+
+def test_consumers_of_a_full_queue(pool: shmpool.Pool) -> None:
+    """All consumers return what they got while producers hold the queue full: nobody waits for
+    room that only they could make, and nothing is lost."""
+    queue = pool.create_queue("q", capacity=4, on_death="requeue")
+    fill(queue, 4)
+    held = [queue.get() for _ in range(4)]
+    queue.send_many([b"%d" % i for i in range(4, 8)])
+    for buf in held:
+        buf.nack()
+    assert all(buf.released for buf in held)
+    assert (True, {}, 4) == (pool.audit().ok, pool.audit().held, len(queue))
+    got = queue.recv_many(4)
+    while len(got) < 8:
+        pool.recover()
+        got += queue.recv_many(4)
+    assert [b"%d" % i for i in range(8)] == sorted(got)
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)

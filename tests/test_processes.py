@@ -157,7 +157,7 @@ FORKED = """
                 buf.free()
             except shmpool.BufferReleased as error:
                 assert f"buffer {index} of pool '{pool.name}'" in str(error), error
-                assert str(error).endswith("the process this one was forked from"), error
+                assert str(error).endswith("the process that this one was forked from"), error
             gone = (shmpool.BufferReleased, shmpool.ForeignBuffer)
             for call in (
                 buf.free,

@@ -4,6 +4,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ import pytest
 import shmpool
 from shmpool.pruning import survey
 from tests.conftest import DEADLINE_S, Child, Eventually, MakePool
+from tests.fuzz_words import Segment
 
 Start = Callable[..., Child]
 
@@ -461,6 +463,27 @@ def test_prune(make_pool: MakePool, new_name: Callable[[], str], start: Start) -
     used.alloc().free()
 
 
+ENDS = {
+    "make(); os.kill(os.getpid(), 9)": True,
+    "pool = make(); os.kill(os.getpid(), 9)": True,
+    "pool = make(); os._exit(1)": True,
+    "make()": False,
+    "pool = make()": False,
+    "pool = make(); pool.close(); os.kill(os.getpid(), 9)": False,
+    "with make(): pass": False,
+}
+
+
+@pytest.mark.usefixtures("own_pools")
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_abandoned(pool_name: str, end: str) -> None:
+    """A pool whose creator died, and neither closed it nor came to its end."""
+    code = "import os, shmpool\n"
+    code += f"make = lambda: shmpool.Pool.create({pool_name!r}, buffer_size=64, capacity=64)\n"
+    subprocess.run([sys.executable, "-c", code + end], check=False)
+    assert ENDS[end] == (pool_name in shmpool.prune())
+
+
 @pytest.mark.usefixtures("own_pools")
 def test_prune_leaves_what_was_left_on_purpose(make_pool: MakePool, start: Start) -> None:
     """A pool whose creator has closed it stays, also after a later user was killed, but for its
@@ -516,3 +539,60 @@ def test_a_busy_consumer_recovers(make_pool: MakePool, start: Start, take: str) 
         if hasattr(got, "free"):
             got.free()
     assert b"job" == queue.recv(timeout=0)
+
+
+def test_a_newcomer_comes_in(make_pool: MakePool, start: Start) -> None:
+    """Every slot is a dead member's, with buffers and jobs in hand, and whoever came to recover
+    them was killed as well: the next one comes in, and everything is there."""
+    pool = make_pool(members=3, capacity=64, prealloc=64, cache_size=0)
+    queue = pool.create_queue("q", capacity=4, on_death="requeue")
+    fill(pool, queue, 3)
+    pool.close()
+    children = [hold(start, pool, 5), hold(start, pool, 5, "q")]
+    children.append(hold(start, pool, 5))
+    for child in children:
+        child.kill()
+    for _ in range(4):
+        child = start(
+            """
+            import os, shmpool, sys
+            pool = shmpool.Pool.attach(sys.argv[1])
+            pool.alloc_many(7, timeout=0)
+            os.kill(os.getpid(), 9)
+            """,
+            pool.name,
+        )
+        child.process.wait()
+    with shmpool.Pool.attach(pool.name) as again:
+        again.recover()
+        assert [b"0", b"1", b"2"] == sorted(again.queue("q").recv_many(4, timeout=0))
+        assert home(again)
+
+
+def test_a_slot_whose_tags_are_used_up(make_pool: MakePool, start: Start) -> None:
+    """Its last member is recovered like any other, and nobody gets the slot any more: no tag is
+    ever used twice."""
+    pool = make_pool(members=2, capacity=64, cache_size=0)
+    pool.alloc().free()  # a member: of the first slot
+    segment = Segment(f"/dev/shm/shmpool.{pool.name}")
+    tag = next(row for row in segment.members if row.name == "member.tag").word(1)
+    segment.write(tag, ((2**19 - 2) << 13) | 2)
+    segment.map.close()
+    os.close(segment.fd)
+    child = hold(start, pool, 3)
+    child.kill()
+    done = pool.recover()
+    assert (1, 3) == (done.members, done.buffers)
+    assert home(pool)
+    failed = start(
+        """
+        import shmpool, sys
+        try:
+            shmpool.Pool.attach(sys.argv[1]).alloc()
+        except shmpool.LimitReached as error:
+            print(error)
+        """,
+        pool.name,
+    )
+    assert "member slots" in failed.line()
+    failed.end()

@@ -2,6 +2,7 @@
 """Segments that are missing, half made or forbidden, and who wins when two make one."""
 
 import contextlib
+import errno
 import os
 import signal
 import stat
@@ -15,6 +16,7 @@ import pytest
 from conftest import Child, Eventually, MakePool
 
 import shmpool
+import shmpool.segment
 from shmpool.view import View
 
 
@@ -383,3 +385,29 @@ def test_two_make_one_queue(make_pool: MakePool, start: Callable[..., Child]) ->
     won = [int(i) for child in children for i in child.end().split()]
     assert list(range(600)) == sorted(won)
     assert sorted(f"q{i}" for i in range(600)) == sorted(queue.name for queue in pool.queues())
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_creator_meets_a_pruner(
+    make_pool: MakePool, new_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    """A file that prune() has locked, or removed, before its creator holds it: another is made."""
+    name = make_pool().name if replace else new_name()
+    met = []
+
+    class Met(shmpool.segment.SegmentBase):
+        def _create(self, path: str) -> int:
+            code = super()._create(path)
+            met.append(path)
+            if len(met) == 1:
+                return -errno.EDEADLK
+            if len(met) == 2:
+                os.unlink(path)
+            return code
+
+    monkeypatch.setattr(shmpool.segment, "SegmentBase", Met)
+    with shmpool.Pool.create(name, buffer_size=64, capacity=2, replace=replace) as pool:
+        pool.alloc().free()
+        assert not pool.replaced
+    assert 3 == len(set(met))
+    assert [] == [path for path in met if os.path.exists(path)]

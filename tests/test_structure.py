@@ -45,7 +45,7 @@ C_ORDER = [
 ]
 PYTHON_ORDER = ["errors", "names", "_native", "_ffi", "refusals", "_hot"]
 PYTHON_ORDER += ["options", "buffer", "burst", "messages", "queue"]
-PYTHON_ORDER += ["files", "segment", "pruning", "stats", "leaving"]
+PYTHON_ORDER += ["files", "leaving", "segment", "pruning", "stats"]
 PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
 PYTHON_ORDER += ["turns"]
 PYTHON_ORDER += [

@@ -103,7 +103,7 @@ def test_cut_off_under_a_worker(make_pool: MakePool, run: Callable[..., str]) ->
     pool.create_queue("q", capacity=8)
     calls, asleep, after = run(WORKER, pool.name).splitlines()
     assert {"SegmentInvalid"} == set(calls.split()), calls
-    assert asleep in ("SegmentInvalid", "PoolClosed")
+    assert asleep in ("SegmentInvalid", "PoolClosed", "done")  # done: it met the hole first
     assert "PoolClosed" == after
 
 

@@ -81,7 +81,13 @@ def command(
         mode=mode,
         group=group,
     )
-    request = Create(pool, options, dict(parse_queue(queue) for queue in queues))
+    wanted_queues: dict[str, QueueOptions] = {}
+    for given in queues:
+        name, queue = parse_queue(given)
+        if name in wanted_queues:
+            raise errors.InvalidArgument(f"--queue {given}: there is a queue {name!r} before it")
+        wanted_queues[name] = queue
+    request = Create(pool, options, wanted_queues)
     wanted = (prealloc or 0) * buffer_size
     with working(f"creating {pool}", f"{SHM}/{PREFIX}{pool}", wanted or None):
         made = ask.call(request)

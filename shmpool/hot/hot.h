@@ -34,9 +34,10 @@
 struct segment_object {
 	PyObject_HEAD int fd; /* -1 for none */
 	uint32_t number;      /* of the opening, 0 for none */
-	bool read_only;
-	char *base; /* NULL while it is not mapped */
+	bool read_only;       /* its mapping: the opening has no token and no members */
+	char *base;           /* NULL while it is not mapped */
 	uint64_t size;
+	uint64_t device, inode; /* of the mapped file */
 	/* Of a file that is being made: its name, and what keeps others from removing it (shmpool_hold), in the
 	 * process of that life. */
 	char *temporary;
@@ -252,7 +253,11 @@ void hot_segment_leave(struct segment_object *self);
 /* After it, or with it: unmaps, and closes the file. */
 void hot_segment_close(struct segment_object *self);
 
-/* Opens the pool that it maps, as shmpool_open(): the number, or a code. */
+/* The same for one that nobody refers to any more: a pool that this process has made is not said to be left on
+ * purpose. */
+void hot_segment_drop(struct segment_object *self);
+
+/* Opens the pool that it maps, as shmpool_open(), without the path if it is mapped read-only: the number, or a code. */
 int hot_segment_enter(struct segment_object *self, const char *path, bool made);
 
 /* Makes the module shmpool._hot. fail is the address of the function that raises, which stays alive

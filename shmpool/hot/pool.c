@@ -129,7 +129,7 @@ static void pool_dealloc(PyObject *object)
 	PyObject_GC_UnTrack(object);
 	struct segment_object *segment = pool_end((struct pool_object *)object);
 	if (segment)
-		hot_segment_close(segment);
+		hot_segment_drop(segment);
 	Py_XDECREF(segment);
 	type->tp_free(object);
 	Py_DECREF(type);

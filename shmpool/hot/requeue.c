@@ -11,10 +11,14 @@ const char HOT_NACK_DOC[] =
 	"the work failed.\n\nredelivered goes up by one. A buffer that was put back "
 	"max_redeliveries "
 	"times goes to the\nqueue's dead-letter queue, as does any from a queue with "
-	"on_death=\"dead-letter\". Waits up to timeout\nseconds for room (None for ever, 0 not at "
-	"all), then Full, and the buffer stays the caller's.\nInvalidArgument if it was not got "
+	"on_death=\"dead-letter\". Where there is\nno room, it is kept for that queue and put as "
+	"soon "
+	"as there is, as after its consumer's death.\nWith a timeout, and always if on_death is "
+	"\"free\", it waits up to timeout seconds for room (None for\never, 0 not at all), then "
+	"Full, "
+	"and the buffer stays the caller's. InvalidArgument if it was not got\nfrom a queue, or "
 	"from "
-	"a queue, or from one with a single producer.";
+	"one with a single producer.";
 
 PyObject *hot_buffer_nack(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {

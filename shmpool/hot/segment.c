@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include "hot.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <structmember.h>
 #include <sys/mman.h>
@@ -28,22 +29,17 @@ int hot_segment_enter(struct segment_object *self, const char *path, bool made)
 {
 	if (!self->base || self->number)
 		return -EBADF;
-	int number = shmpool_open(self->base, self->size, self->fd, path, made);
+	int number =
+		shmpool_open(self->base, self->size, self->fd, self->read_only ? NULL : path, made);
 	if (number > 0)
 		self->number = (uint32_t)number;
 	return number;
 }
 
 /* Ends an opening that is in no object any more. */
-static void end_opening(uint32_t number, bool read_only)
+static void end_opening(uint32_t number)
 {
-	if (!number)
-		return;
-	if (read_only) {
-		local_forget(number); /* it has no members, and nothing may be written */
-		return;
-	}
-	if (!local_closing(number))
+	if (!number || !local_closing(number))
 		return;
 	PyThreadState *state = PyEval_SaveThread();
 	local_closed(number);
@@ -64,19 +60,32 @@ static void finish(struct segment_object *self)
 	self->hold = NULL;
 }
 
+static bool is_file_of(const struct segment_object *self, const struct stat *st)
+{
+	return st->st_dev == self->device && st->st_ino == self->inode;
+}
+
+/* Whether the program has closed the descriptor, and may have opened another file under its number. */
+static bool has_lost_file(const struct segment_object *self)
+{
+	struct stat now;
+	if (!self->base)
+		return false;
+	return fstat(self->fd, &now) ? errno == EBADF : !is_file_of(self, &now);
+}
+
 /* Takes the name away that is to end with the object, if it still stands for the file. Not in a forked child. */
 static void end_name(struct segment_object *self)
 {
-	struct stat mine, there;
-	if (self->ending && self->life == *hot_life && fstat(self->fd, &mine) == 0 &&
-	    lstat(self->ending, &there) == 0 && mine.st_dev == there.st_dev &&
-	    mine.st_ino == there.st_ino)
+	struct stat there;
+	if (self->ending && self->life == *hot_life && lstat(self->ending, &there) == 0 &&
+	    is_file_of(self, &there))
 		unlink(self->ending);
 	PyMem_Free(self->ending);
 	self->ending = NULL;
 }
 
-void hot_segment_close(struct segment_object *self)
+void hot_segment_drop(struct segment_object *self)
 {
 	finish(self);
 	end_name(self);
@@ -85,27 +94,36 @@ void hot_segment_close(struct segment_object *self)
 	self->number = 0;
 	self->base = NULL;
 	self->fd = -1;
-	end_opening(was.number, was.read_only);
+	end_opening(was.number);
+	if (was.fd >= 0 && !has_lost_file(&was))
+		close(was.fd);
 	if (was.base)
 		munmap(was.base, was.size);
-	if (was.fd >= 0)
-		close(was.fd);
+}
+
+void hot_segment_close(struct segment_object *self)
+{
+	if (self->number)
+		shmpool_leave(self->number);
+	hot_segment_drop(self);
 }
 
 void hot_segment_leave(struct segment_object *self)
 {
+	if (self->number)
+		shmpool_leave(self->number);
 	end_name(self);
 	const struct segment_object was = *self;
 	self->number = 0;
 	self->base = NULL;
 	self->fd = -1;
-	end_opening(was.number, was.read_only);
+	end_opening(was.number);
 }
 
 static void segment_dealloc(PyObject *object)
 {
 	PyTypeObject *type = Py_TYPE(object);
-	hot_segment_close((struct segment_object *)object);
+	hot_segment_drop((struct segment_object *)object);
 	type->tp_free(object);
 	Py_DECREF(type);
 }
@@ -207,8 +225,16 @@ static PyObject *segment_map(PyObject *object, PyObject *args)
 		return PyErr_Format(PyExc_ValueError, "it is mapped");
 	void *base = mmap(NULL, size, read_only ? PROT_READ : PROT_READ | PROT_WRITE, MAP_SHARED,
 			  self->fd, 0);
+	struct stat st;
 	if (base == MAP_FAILED)
 		return PyErr_SetFromErrno(PyExc_OSError);
+	if (fstat(self->fd, &st)) {
+		PyErr_SetFromErrno(PyExc_OSError);
+		munmap(base, size);
+		return NULL;
+	}
+	self->device = st.st_dev;
+	self->inode = st.st_ino;
 	self->base = base;
 	self->size = size;
 	self->read_only = read_only;
@@ -256,6 +282,7 @@ static PyMethodDef segment_methods[] = {
 static PyMemberDef segment_members[] = {
 	{ "fd", T_INT, offsetof(struct segment_object, fd), READONLY, "-1 once it is closed." },
 	{ "size", T_ULONGLONG, offsetof(struct segment_object, size), READONLY, NULL },
+	{ "read_only", T_BOOL, offsetof(struct segment_object, read_only), READONLY, NULL },
 	{ NULL, 0, 0, 0, NULL },
 };
 

@@ -25,7 +25,7 @@ enum alf_op_kind {
 
 static inline enum alf_op_kind alf_op_kind(uint64_t op)
 {
-	return op & ((1u << ALF_OP_QUEUE_SHIFT) - 1);
+	return (enum alf_op_kind)(op & ((1u << ALF_OP_QUEUE_SHIFT) - 1));
 }
 
 static inline uint32_t alf_op_queue(uint64_t op)

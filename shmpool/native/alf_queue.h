@@ -81,9 +81,9 @@ struct alf_queue {
 	uint32_t pad1[9];
 	alf_shared_position cons;
 	alf_shared_position empty_at; /* where a consumer last found nothing */
-	uint32_t consumer;            /* of a single-consumer queue, likewise */
-	shared32 stepped; /* a claim stepped over tombstones: it made more room than it got */
-	uint32_t pad2[10];
+	shared64 stepped;  /* a claim stepped over tombstones: it made more room than it got */
+	uint32_t consumer; /* of a single-consumer queue, likewise */
+	uint32_t pad2[9];
 };
 _Static_assert(sizeof(struct alf_queue) == 3 * CACHE_LINE, "one line for each side");
 _Static_assert(offsetof(struct alf_queue, prod) == CACHE_LINE, "producers' line");

@@ -28,7 +28,6 @@
 /* Words that several processes work on at once: their types in atomic.h, so that a model checker can put
  * its own in their place. */
 typedef uint64_t shared64;
-typedef uint32_t shared32;
 typedef uint16_t shared16;
 typedef uint8_t shared8;
 

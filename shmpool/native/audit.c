@@ -349,6 +349,9 @@ int audit_step(struct qmempool *p, struct shmpool_audit *out, struct shmpool_hel
 			  processor_ns() + budget_ns };
 	if (!slab_backed(&p->segment))
 		return -EBADMSG;
+	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++)
+		if (!queue_ring(p, i) && queue_exists(p, i))
+			return -ENOMEM;
 	w.moving = calloc(p->segment.members, sizeof(*w.moving));
 	if (!w.moving)
 		return -ENOMEM;

@@ -55,7 +55,7 @@ static inline int open_queue(uint64_t key, struct call *c)
 	if (unlikely(error))
 		return error;
 	c->ring = queue_ring(c->p, key_queue(key));
-	return likely(c->ring) ? 0 : -ENOENT;
+	return likely(c->ring) ? 0 : queue_missing(c->p, key_queue(key));
 }
 
 /* Attempts of calls that hold their language's lock: -EINPROGRESS in place of -EAGAIN and -ENOBUFS if the same call

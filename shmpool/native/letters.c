@@ -17,7 +17,9 @@ int shmpool_refused(int pool, int queue, uint64_t n)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
+	if (!p->segment.writes)
+		return -EROFS;
 	if (!queue_ring(p, (uint32_t)queue))
 		return -ENOENT;
 	count_refused(p, (uint32_t)queue, n);
@@ -28,9 +30,14 @@ int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline)
 {
 	struct call c;
 	uint32_t to;
-	int error = open_key(key, &c);
-	if (!error)
-		error = requeue(c.p, c.m, handle, deadline, &to);
+	int64_t end = wait_slice_end(deadline), error = open_key(key, &c);
+	if (!error && deadline == WAIT_FOREVER) {
+		error = requeue_later(c.p, c.m, handle, &to);
+		if (error != -ENOBUFS)
+			return error;
+	}
+	if (!error || error == -ENOBUFS)
+		error = waits_on(requeue(c.p, c.m, handle, end, &to), end, deadline);
 	if (error == -ENOBUFS)
 		count_refused(c.p, to, 1);
 	return error;
@@ -85,10 +92,10 @@ int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *ou
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)
-		return -EBADF;
+		return local_missing((uint32_t)pool);
 	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
 	if (!r)
-		return -ENOENT;
+		return (int)local_read((uint32_t)pool, -ENOENT);
 	alf_position at = load_acquire(&r->q->cons);  /* [CONS] */
 	alf_position end = load_acquire(&r->q->prod); /* [PROD] */
 	alf_position wanted = (alf_position)(position + alf_capacity(r));
@@ -96,6 +103,6 @@ int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *ou
 		at = wanted;
 	for (uint64_t n = (alf_position)(end - at); n && n <= r->mask + 1; n--, at++)
 		if (copy_out(p, r, at, out, bytes, size))
-			return 1;
-	return 0;
+			return (int)local_read((uint32_t)pool, 1);
+	return (int)local_read((uint32_t)pool, 0);
 }

@@ -43,7 +43,6 @@ static struct wiped {
 	struct opening openings[LOCAL_POOLS_MAX];
 } *wiped;
 static pthread_key_t thread_key;
-static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /* Ends a member: its roles are free and its cache goes back; the slot is free at once, or when the last buffer that
  * other threads of the process have from it is adopted (qmempool_adopt: the same steps in reverse). */
@@ -130,23 +129,27 @@ static void *wiped_on_fork(size_t size)
 	return NULL;
 }
 
-static void prepare(void)
+/* Makes what a process needs once. 0, -ENOMEM: what there was no memory for is tried again with the next opening. */
+static int prepare(void)
 {
-	wiped = wiped_on_fork(sizeof(*wiped));
-	if (!wiped)
-		return;
-	local_callers = wiped->callers;
-	pthread_key_create(&thread_key, thread_ends);
-	pthread_atfork(lock_threads, unlock_threads, after_fork);
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static bool key, hooks;
+	pthread_mutex_lock(&lock);
+	if (!wiped && (wiped = wiped_on_fork(sizeof(*wiped))))
+		local_callers = wiped->callers;
+	key = key || (wiped && !pthread_key_create(&thread_key, thread_ends));
+	hooks = hooks || (key && !pthread_atfork(lock_threads, unlock_threads, after_fork));
+	pthread_mutex_unlock(&lock);
+	return hooks ? 0 : -ENOMEM;
 }
 
 int local_hold(int fd, const char *path, void **page)
 {
-	pthread_once(&once, prepare);
-	if (!wiped)
-		return -ENOMEM;
+	int error = prepare();
+	if (error)
+		return error;
 	pthread_mutex_lock(&wiped->threads_lock);
-	int error = token_hold(fd, path, page);
+	error = token_hold(fd, path, page);
 	pthread_mutex_unlock(&wiped->threads_lock);
 	return error;
 }
@@ -181,11 +184,11 @@ int local_attach(uint32_t number)
 {
 	uint32_t slot = number % LOCAL_POOLS_MAX;
 	struct qmempool *p = &local_pools[slot];
+	if (!p->segment.writes)
+		return -EROFS;
 	int error = local_thread ? 0 : make_table();
 	if (error)
 		return error;
-	if (!p->segment.writes)
-		return -EROFS;
 	pthread_mutex_lock(&wiped->threads_lock);
 	error = need_token(slot);
 	pthread_mutex_unlock(&wiped->threads_lock);
@@ -200,16 +203,16 @@ int local_attach(uint32_t number)
 int local_open(const struct segment *s, bool made)
 {
 	static uint32_t opened;
-	pthread_once(&once, prepare);
-	if (!wiped)
-		return -ENOMEM;
+	int error = prepare();
+	if (error)
+		return error;
 	/* Here, not with a thread's first call: in a process that has threads the kernel takes 10 to
 	 * 80 ms for it. Again, in member_attach(), it takes nothing. */
 	process_barrier_register();
 	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++) {
 		if (local_pools[i].buffers)
 			continue;
-		int error = qmempool_bind(&local_pools[i], s);
+		error = qmempool_bind(&local_pools[i], s);
 		if (error)
 			return error;
 		pthread_mutex_lock(&wiped->threads_lock);
@@ -224,6 +227,14 @@ int local_open(const struct segment *s, bool made)
 		return (int)(local_pools[i].serial * LOCAL_POOLS_MAX + i);
 	}
 	return -EXFULL;
+}
+
+void local_leave(uint32_t number)
+{
+	const struct qmempool *p = local_pool(number);
+	const struct opening *opening = &wiped->openings[number % LOCAL_POOLS_MAX];
+	if (p && opening->made && opening->token.number)
+		store_relaxed(&segment_shared(&p->segment)->left, 1);
 }
 
 /* Gives back what a member of this process still has in hand: there is nobody left to do it. */
@@ -253,23 +264,26 @@ bool local_closing(uint32_t number)
 	return true;
 }
 
-void local_closed(uint32_t number)
+/* Ends every sleep in the pool. */
+static void wake_everybody(const struct qmempool *p)
+{
+	for (uint32_t i = 0; i <= p->segment.geometry.queues; i++) {
+		struct alf_queue *q = &segment_queue(&p->segment, i)->queue;
+		if (wait_anybody(&q->data_wait))
+			wait_wake(&q->data_wait, INT_MAX);
+		if (wait_anybody(&q->room_wait)) {
+			wait_wake(&q->room_wait, INT_MAX);
+			wait_wake(&q->room_many, INT_MAX);
+		}
+	}
+	wait_wake(&segment_shared(&p->segment)->free_wait, INT_MAX);
+	wait_wake(&segment_shared(&p->segment)->free_many, INT_MAX);
+}
+
+/* Ends the members of this process and gives back its token. */
+static void end_members(uint32_t number)
 {
 	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
-	while (load_seq_cst(&local_callers[number % LOCAL_POOLS_MAX])) { /* [CALLERS] */
-		for (uint32_t i = 0; i <= p->segment.geometry.queues; i++) {
-			struct alf_queue *q = &segment_queue(&p->segment, i)->queue;
-			if (wait_anybody(&q->data_wait))
-				wait_wake(&q->data_wait, INT_MAX);
-			if (wait_anybody(&q->room_wait)) {
-				wait_wake(&q->room_wait, INT_MAX);
-				wait_wake(&q->room_many, INT_MAX);
-			}
-		}
-		wait_wake(&segment_shared(&p->segment)->free_wait, INT_MAX);
-		wait_wake(&segment_shared(&p->segment)->free_many, INT_MAX);
-		sched_yield();
-	}
 	struct opening *opening = &wiped->openings[number % LOCAL_POOLS_MAX];
 	const uint64_t identity = MEMBER_ATTACHED | opening->token.number;
 	pthread_mutex_lock(&wiped->threads_lock);
@@ -283,11 +297,23 @@ void local_closed(uint32_t number)
 	}
 	for (struct node *n = threads; n; n = n->next)
 		n->table->member[number % LOCAL_POOLS_MAX] = NULL;
-	if (opening->made && opening->token.number)
-		store_relaxed(&segment_shared(&p->segment)->left, 1);
 	token_drop(&opening->token);
 	opening->made = false;
 	pthread_mutex_unlock(&wiped->threads_lock);
+}
+
+void local_closed(uint32_t number)
+{
+	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
+	/* An opening that only reads has no members, and no call in it sleeps. */
+	const bool writes = p->segment.writes;
+	while (load_seq_cst(&local_callers[number % LOCAL_POOLS_MAX])) { /* [CALLERS] */
+		if (writes)
+			wake_everybody(p);
+		sched_yield();
+	}
+	if (writes)
+		end_members(number);
 	qmempool_unbind(p);
 }
 
@@ -296,14 +322,5 @@ int local_close(uint32_t number)
 	if (!local_closing(number))
 		return -EBADF;
 	local_closed(number);
-	return 0;
-}
-
-int local_forget(uint32_t number)
-{
-	struct qmempool *p = local_opened(number);
-	if (!p)
-		return -EBADF;
-	qmempool_unbind(p);
 	return 0;
 }

@@ -47,16 +47,17 @@ int local_open(const struct segment *s, bool made);
 bool local_closing(uint32_t number);
 
 /* After it: waits for every counted call, gives back all that this process's members hold and ends them. Nothing of
- * this process looks at the mapping afterwards. */
+ * this process looks at the mapping afterwards. Of an opening that only reads, nothing in the segment is looked at. */
 void local_closed(uint32_t number);
 
 /* Both. 0, -EBADF. */
 int local_close(uint32_t number);
 
-/* Ends an opening that never had a member, without a look at the segment. 0, -EBADF. */
-int local_forget(uint32_t number);
+/* Says in a pool that this process has made that it is left on purpose: before its end. */
+void local_leave(uint32_t number);
 
-/* Makes the calling thread a member: 0, -EUSERS, -ENOMEM, and what token_take() says. */
+/* Makes the calling thread a member: 0, -EROFS for an opening that only reads, -EUSERS, -ENOMEM, and what
+ * token_take() says. */
 int local_attach(uint32_t number);
 
 /* token_hold(), while no thread of this process forks. */

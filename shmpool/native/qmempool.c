@@ -25,8 +25,10 @@ int qmempool_bind(struct qmempool *p, const struct segment *s)
 		.bulk = (uint32_t)s->geometry.bulk,
 	};
 	p->queues = calloc(s->geometry.queues + 1, sizeof(*p->queues));
-	if (!p->queues)
+	if (!p->queues) {
+		*p = (struct qmempool) { 0 };
 		return -ENOMEM;
+	}
 	alf_bind(&p->free, &segment_queue(s, 0)->queue, (uint64_t *)(s->base + s->free_ring_offset),
 		 p->capacity, 0, 0);
 	return 0;

@@ -67,8 +67,8 @@ static bool can_take_back(struct qmempool *p, uint32_t flags, const struct queue
 	return letter && !(letter->flags & ALF_SINGLE_PRODUCER);
 }
 
-int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
-		 uint32_t flags, const struct queue_on_death *on_death)
+static int make(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
+		uint32_t flags, const struct queue_on_death *on_death)
 {
 	size_t length = strlen(name);
 	if (length == 0 || length > NAME_MAX_BYTES)
@@ -108,6 +108,22 @@ int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_
 	return -ENFILE;
 }
 
+int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
+		 uint32_t flags, const struct queue_on_death *on_death)
+{
+	/* First: what is made can be used by whoever made it. */
+	struct alf_ring *r = malloc(sizeof(*r)), *other = NULL;
+	int number = r ? make(p, m, name, capacity, flags, on_death) : -ENOMEM;
+	if (number > 0) {
+		alf_bind(r, &segment_queue(&p->segment, (uint32_t)number)->queue,
+			 ring_slots(p, (uint32_t)number), capacity, (uint32_t)number, flags);
+		if (cas_seq_cst(&p->queues[number], &other, r)) /* pairs with queue_ring() */
+			return number;
+	}
+	free(r);
+	return number;
+}
+
 /* The capacity of a queue's ring, 0 if there is no such queue, or none that can be. */
 static uint32_t ring_capacity(struct qmempool *p, uint32_t number)
 {
@@ -126,6 +142,11 @@ static uint32_t ring_capacity(struct qmempool *p, uint32_t number)
 bool queue_exists(struct qmempool *p, uint32_t number)
 {
 	return ring_capacity(p, number) != 0;
+}
+
+int queue_missing(struct qmempool *p, uint32_t number)
+{
+	return queue_exists(p, number) ? -ENOMEM : -ENOENT;
 }
 
 const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)

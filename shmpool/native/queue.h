@@ -30,7 +30,8 @@ struct queue_on_death {
 
 /* Makes a queue; flags are ALF_SINGLE_PRODUCER and ALF_SINGLE_CONSUMER. Its number (from 1 on);
  * -EEXIST; -EINVAL name or capacity; -EDOM what would go back to it, or to the dead-letter queue, meets a
- * single producer there, or nothing can (SHMPOOL_CHECK=0); -ENFILE no number is left; -ENOSPC. */
+ * single producer there, or nothing can (SHMPOOL_CHECK=0); -ENFILE no number is left; -ENOMEM; and what
+ * segment_reserve() says. */
 int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
 		 uint32_t flags, const struct queue_on_death *on_death);
 
@@ -43,6 +44,9 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number);
 
 /* Whether a queue has that number: then queue_ring() gives no NULL but for want of memory. */
 bool queue_exists(struct qmempool *p, uint32_t number);
+
+/* Why queue_ring() has given NULL: -ENOMEM, -ENOENT. */
+int queue_missing(struct qmempool *p, uint32_t number);
 
 /* Gives up m's single-producer and single-consumer role, if it has one. */
 void queue_release(const struct alf_ring *r, const struct member *m);

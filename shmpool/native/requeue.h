@@ -10,7 +10,10 @@
  * redelivered is raised once the position is reserved: whoever is killed between the two is counted again
  * for its death.
  *
- * Progress: requeue() sleeps for room only, as queue_put_wait() does. move() never waits.
+ * Where there is no room, requeue_later() leaves the buffer to whoever recovers next, in its queue's name, as the
+ * sweep does with a dead consumer's: if all consumers of a full queue waited for room, nobody made any.
+ *
+ * Progress: requeue() sleeps for room only, as queue_put_wait() does. requeue_later() and move() never wait.
  */
 #ifndef SHMPOOL_REQUEUE_H
 #define SHMPOOL_REQUEUE_H
@@ -43,6 +46,10 @@ static inline void requeue_note(struct buffer *b, uint32_t from, uint32_t to)
  * -EBADMSG; -EINVAL, -ESTALE, -EPERM as queue_put(); -EINTR, -ESHUTDOWN. */
 int requeue(struct qmempool *p, struct member *m, uint64_t handle, int64_t deadline_ns,
 	    uint32_t *to);
+
+/* The same, without waiting: what finds no room is abandoned to its queue, which gets it as it would after m's death.
+ * -ENOBUFS only of a queue that frees what dead consumers had. */
+int requeue_later(struct qmempool *p, struct member *m, uint64_t handle, uint32_t *to);
 
 /* Moves the oldest buffer of a queue to the end of queue number to, or for 0 to that of the queue from which it
  * became a dead letter. reset forgets how often it was put back. 0; -EAGAIN from is empty; -EBUSY, -EBADMSG as

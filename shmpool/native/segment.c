@@ -6,9 +6,6 @@
 #include "segment.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -206,88 +203,26 @@ uint64_t segment_layout_hash(void)
 	return hash_of(facts, sizeof(facts));
 }
 
-bool segment_is(const struct segment *s, int fd)
+/* 0, -EBADFD. */
+static int bind_file(struct segment *s, char *base, int fd)
 {
 	struct stat st;
-	return fstat(fd, &st) == 0 && st.st_dev == s->device && st.st_ino == s->inode;
-}
-
-int segment_fd(const struct segment *s, int *opened)
-{
-	*opened = -1;
-	if (segment_is(s, s->fd))
-		return s->fd;
-	if (!s->path[0])
-		return -EBADF;
-	int flags = (s->writes ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW;
-	int fd = open(s->path, flags);
-	if (fd >= 0 && !segment_is(s, fd)) {
-		close(fd);
-		return -EBADF;
-	}
-	*opened = fd;
-	return fd < 0 ? -EBADF : fd;
-}
-
-/* Reserves at most EXTENT_BYTES_MAX. */
-static int reserve_piece(int fd, uint64_t from, uint64_t length)
-{
-	sigset_t every, before;
-	int error;
-	/* tmpfs gives back all that it has reserved when a signal comes: a timer's could come for ever. */
-	sigfillset(&every);
-	pthread_sigmask(SIG_SETMASK, &every, &before);
-	do {
-		error = posix_fallocate(fd, (off_t)from, (off_t)length);
-	} while (error == EINTR); /* the process was frozen */
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	return -error;
-}
-
-int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
-{
-	uint64_t from = offset / SEGMENT_PAGE * SEGMENT_PAGE, left = offset + length - from;
-	int error = 0, opened, fd = segment_fd(s, &opened);
-	if (fd < 0)
-		return fd;
-	/* Piece by piece: in between signals come through. */
-	for (uint64_t n; left && !error; from += n, left -= n) {
-		n = left < EXTENT_BYTES_MAX ? left : EXTENT_BYTES_MAX;
-		error = reserve_piece(fd, from, n);
-	}
-	if (opened >= 0)
-		close(opened);
-	return error;
-}
-
-void segment_unreserve(const struct segment *s, uint64_t offset, uint64_t length)
-{
-	uint64_t from = round_up(offset, SEGMENT_PAGE);
-	uint64_t end = (offset + length) / SEGMENT_PAGE * SEGMENT_PAGE;
-	int opened, fd = segment_fd(s, &opened);
-	if (fd >= 0 && end > from)
-		fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from,
-			  (off_t)(end - from));
-	if (opened >= 0)
-		close(opened);
-}
-
-static void bind_file(struct segment *s, char *base, int fd)
-{
-	struct stat st = { 0 };
+	if (fstat(fd, &st))
+		return -EBADFD;
 	s->base = base;
 	s->fd = fd;
 	s->path[0] = 0;
 	s->writes = false;
-	fstat(fd, &st);
 	s->device = st.st_dev;
 	s->inode = st.st_ino;
+	return 0;
 }
 
 int segment_init(struct segment *s, char *base, int fd)
 {
-	bind_file(s, base, fd);
-	int error = segment_reserve(s, 0, s->rings_offset);
+	int error = bind_file(s, base, fd);
+	if (!error)
+		error = segment_reserve(s, 0, s->rings_offset);
 	if (error)
 		return error;
 	const struct shmpool_geometry *g = &s->geometry;
@@ -374,7 +309,8 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 	};
 	if (segment_plan(s, &g, why, why_size))
 		return -EBADMSG;
-	bind_file(s, base, fd);
+	if (bind_file(s, base, fd))
+		return REFUSE("its file cannot be examined");
 	if (h.members_offset != s->members_offset || h.member_stride != s->member_stride ||
 	    h.queues_offset != s->queues_offset || h.extents_offset != s->extents_offset ||
 	    h.extents != s->extents || h.free_ring_offset != s->free_ring_offset ||

@@ -6,6 +6,7 @@
 
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "audit.h"
 #include "call.h"
@@ -80,6 +81,20 @@ int shmpool_close_wait(int pool)
 	return local_close((uint32_t)pool);
 }
 
+void shmpool_leave(int pool)
+{
+	local_leave((uint32_t)pool);
+}
+
+void shmpool_leave_file(int fd)
+{
+	const off_t at = SHARED_OFFSET + offsetof(struct pool_shared, left);
+	const uint32_t left = 1;
+	uint64_t magic;
+	if (pread(fd, &magic, sizeof(magic), 0) == sizeof(magic) && magic == LAYOUT_MAGIC)
+		(void)!pwrite(fd, &left, sizeof(left), at);
+}
+
 int shmpool_left(const void *header)
 {
 	return ((const struct pool_shared *)((const char *)header + SHARED_OFFSET))->left != 0;
@@ -95,11 +110,6 @@ void shmpool_let_go(void *page)
 	token_let_go(page);
 }
 
-int shmpool_forget(int pool)
-{
-	return local_forget((uint32_t)pool);
-}
-
 int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
 			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries)
 {
@@ -112,7 +122,8 @@ int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t
 int shmpool_queue_find(int pool, const char *name)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
-	return p ? queue_find(p, name) : local_missing((uint32_t)pool);
+	return p ? (int)local_read((uint32_t)pool, queue_find(p, name)) :
+		   local_missing((uint32_t)pool);
 }
 
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
@@ -122,7 +133,7 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 		return local_missing((uint32_t)pool);
 	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
 	if (!r)
-		return -ENOENT;
+		return queue_missing(p, (uint32_t)queue);
 	memcpy(info->name, segment_queue(&p->segment, r->id)->name, sizeof(info->name));
 	info->name[sizeof(info->name) - 1] = 0;
 	info->capacity = alf_capacity(r);
@@ -139,7 +150,7 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->dequeued = load_relaxed(&r->q->cons) - alf_capacity(r);
 	info->refused = load_relaxed(&slot->refused);
 	info->dropped = load_relaxed(&slot->dropped);
-	return 0;
+	return (int)local_read((uint32_t)pool, 0);
 }
 
 int64_t shmpool_queue_count(uint64_t key)
@@ -148,7 +159,8 @@ int64_t shmpool_queue_count(uint64_t key)
 	if (!p)
 		return local_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return r ? (int64_t)alf_count(r) : -ENOENT;
+	return local_read(key_pool(key),
+			  r ? (int64_t)alf_count(r) : queue_missing(p, key_queue(key)));
 }
 
 int64_t shmpool_queue_empty(uint64_t key)
@@ -157,7 +169,7 @@ int64_t shmpool_queue_empty(uint64_t key)
 	if (!p)
 		return local_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return r ? !alf_ready(r, 0) : -ENOENT;
+	return local_read(key_pool(key), r ? !alf_ready(r, 0) : queue_missing(p, key_queue(key)));
 }
 
 int shmpool_queue_release(int pool, int queue)
@@ -168,7 +180,7 @@ int shmpool_queue_release(int pool, int queue)
 		return error;
 	const struct alf_ring *r = queue_ring(c.p, (uint32_t)queue);
 	if (!r)
-		return -ENOENT;
+		return queue_missing(c.p, (uint32_t)queue);
 	queue_release(r, c.m);
 	return 0;
 }

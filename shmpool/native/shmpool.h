@@ -128,18 +128,20 @@ int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size);
 int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *why, size_t why_size);
 int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g, char *why,
 		  size_t why_size);
-/* path is what the file was opened by, "" for one that has none; NULL opens the pool to read it only. made is
- * nonzero for who has just made it. */
+/* path is what the file was opened by, "" for one that has none; NULL opens the pool to read it only: without a
+ * token, and every call that would change it is -EROFS. made is nonzero for who has just made it. */
 int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made);
 /* What an open pool was made with: this process's own copy, which is checked. */
 int shmpool_geometry(int pool, struct shmpool_geometry *g);
 int shmpool_close_wait(int pool);
 /* Whoever has made the pool has closed it: read from a header that shmpool_check() has accepted. */
 int shmpool_left(const void *header);
+/* Says so: before the end of an opening; or, in a file whose opening was dropped, at the end of the process. */
+void shmpool_leave(int pool);
+void shmpool_leave_file(int fd);
 /* Keeps everybody from removing a file that is being made, as a token does, until shmpool_let_go(*page). */
 int shmpool_hold(int fd, const char *path, void **page);
 void shmpool_let_go(void *page);
-int shmpool_forget(int pool); /* instead of it, after looking only */
 
 /* 0; -EBADMSG if the segment was truncated while it was mapped: guard.h. */
 int shmpool_intact(int pool);

@@ -40,6 +40,24 @@ static void name_descriptor(int fd, char path[32])
 	*to = 0;
 }
 
+/* The code for what open(2) or mmap(2) says: others mean something else in shmpool.h. */
+static int refusal(int error)
+{
+	switch (error) {
+	case EMFILE:
+	case ENFILE:
+		return -EMFILE;
+	case ENOMEM:
+	case EAGAIN: /* of mmap(2) */
+		return -ENOMEM;
+	case EACCES:
+	case EPERM:
+	case EROFS:
+		return -EACCES;
+	}
+	return -EBADFD;
+}
+
 /* A new description of the file that fd is: by the kernel's own name for it, or, where there is no /proc, by the
  * path that the process opened it by. -errno. */
 static int open_anew(int fd, const char *by)
@@ -48,30 +66,34 @@ static int open_anew(int fd, const char *by)
 	char path[32];
 	name_descriptor(fd, path);
 	if (fstat(fd, &mine))
-		return -EBADF;
+		return -EBADFD;
 	int again = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	if (again < 0 && (errno == ENOENT || errno == ENOTDIR))
 		again = open(by, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
 	if (again < 0)
-		return errno == ENFILE ? -EMFILE : -errno;
+		return refusal(errno);
 	if (fstat(again, &found) == 0 && found.st_dev == mine.st_dev && found.st_ino == mine.st_ino)
 		return again;
 	close(again);
-	return -EBADF;
+	return -EBADFD;
 }
 
 /* Leaves the description, with its locks, to a mapping that no child inherits, and closes its descriptor in any
- * case. NULL if there is no memory. */
-static void *leave_to_mapping(int fd)
+ * case. 0, -ENOMEM, -EACCES, -EBADFD. */
+static int leave_to_mapping(int fd, void **out)
 {
 	void *page = mmap(NULL, SEGMENT_PAGE, PROT_NONE, MAP_SHARED, fd, 0);
+	int error = page == MAP_FAILED ? refusal(errno) : 0;
 	close(fd);
-	if (page == MAP_FAILED)
-		return NULL;
-	if (madvise(page, SEGMENT_PAGE, MADV_DONTFORK) == 0)
-		return page;
-	munmap(page, SEGMENT_PAGE);
-	return NULL;
+	if (error)
+		return error;
+	if (madvise(page, SEGMENT_PAGE, MADV_DONTFORK)) {
+		error = refusal(errno);
+		munmap(page, SEGMENT_PAGE);
+		return error;
+	}
+	*out = page;
+	return 0;
 }
 
 /* Locks the byte of a number that nobody has. 0 with *number, -EDEADLK, -ENOLCK. */
@@ -112,11 +134,11 @@ int token_take(const struct segment *s, struct token *t)
 		close(again);
 		return error;
 	}
-	void *page = leave_to_mapping(again);
-	if (!page)
-		return -ENOMEM;
-	*t = (struct token) { number, page };
-	return 0;
+	void *page;
+	error = leave_to_mapping(again, &page);
+	if (!error)
+		*t = (struct token) { number, page };
+	return error;
 }
 
 void token_drop(struct token *t)
@@ -138,8 +160,7 @@ int token_hold(int fd, const char *path, void **page)
 		close(again);
 		return error;
 	}
-	*page = leave_to_mapping(again);
-	return *page ? 0 : -ENOMEM;
+	return leave_to_mapping(again, page);
 }
 
 void token_let_go(void *page)
@@ -169,7 +190,7 @@ enum token_state token_state(const struct segment *s, uint64_t number, uint64_t 
 	/* Another thread may have closed the program's descriptors meanwhile, and opened another file under
 	 * the same number: that one would know of no lock at all. */
 	if (held == 0 && (!segment_is(s, fd) || (own && ask(fd, own) != 1)))
-		held = -EBADF;
+		held = -EBADFD;
 	if (opened >= 0)
 		close(opened);
 	return held < 0 ? TOKEN_UNKNOWN : held ? TOKEN_HELD : TOKEN_FREE;

@@ -44,8 +44,8 @@ enum token_state {
 	TOKEN_UNKNOWN /* the question could not be asked, now */
 };
 
-/* Takes a token. 0, or: -EROFS the segment was opened to read it only; -EACCES, -EMFILE, -ENOMEM, -EBADF the
- * file could not be opened once more; -ENOLCK the file system has no such locks; -EDEADLK others keep
+/* Takes a token. 0, or: -EROFS the segment was opened to read it only; -EACCES, -EMFILE, -ENOMEM,
+ * -EBADFD the file could not be opened once more; -ENOLCK there are no such locks; -EDEADLK others keep
  * the whole file locked. */
 int token_take(const struct segment *s, struct token *t);
 

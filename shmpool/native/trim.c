@@ -5,7 +5,6 @@
 #define _GNU_SOURCE
 #include "trim.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -111,8 +110,7 @@ static uint64_t take_away(const struct segment *s, const struct member *m, uint6
 		return 0;
 	/* From here on it is not present, and nobody's hint goes past it any more (slab_grow). */
 	add_seq_cst(&segment_shared(s)->trims, 1);
-	if (end <= from || fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from,
-				     (off_t)(end - from)))
+	if (end <= from || !segment_unreserve(s, from, end - from))
 		end = from; /* the memory stays; the extent is absent all the same */
 	store_release(segment_extent(s, i), 0); /* [EXTENT] */
 	return end - from;

@@ -52,7 +52,7 @@ void get_own_again(struct scene *s)
 
 void fill_letter(struct scene *s)
 {
-	scene_publish(s->v, s->letter, FROM_BESIDE, RING);
+	scene_publish(s->v, s->letter, FROM_BESIDE + 1, RING);
 }
 
 void empty_cache(struct scene *s)
@@ -174,6 +174,12 @@ int put_aside(struct scene *s)
 int nack_own(struct scene *s)
 {
 	return nack_one(s, s->hand[0]);
+}
+
+int nack_later(struct scene *s)
+{
+	uint32_t to;
+	return requeue_later(&s->pool, s->v, s->hand[0], &to);
 }
 
 int nack_wait(struct scene *s)

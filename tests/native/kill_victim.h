@@ -34,6 +34,7 @@ int put_own(struct scene *s);
 int put_aside(struct scene *s);
 int nack_own(struct scene *s);
 int nack_wait(struct scene *s);
+int nack_later(struct scene *s);
 int move_aside(struct scene *s);
 int move_to_letter(struct scene *s);
 int put_wait(struct scene *s);
