@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Breaks one step of shmpool after another, and demands that a test finds each (`make mutants`).
 
-    python -m tests.mutants [--jobs N] [--only TEXT] [--python N] [core] [python]
+    python -m tests.mutants [--jobs N] [--only TEXT] [--python N] [--tests NAMES] [core] [python]
 
 Mutants of the core stand in core.toml. Each is named by the text that it replaces, so that it
 outlives changes elsewhere; one whose text is not there once is an error. Those of the Python
@@ -44,7 +44,7 @@ def _copy_tree(to: Path) -> None:
             shutil.copy2(ROOT / name, to / name)
 
 
-def _python_mutants(n: int, folder: Path) -> tuple[list[Mutant], list[str]]:
+def _python_mutants(n: int, only: str, tests: str, folder: Path) -> tuple[list[Mutant], list[str]]:
     """N mutants of the package, and what is wrong with their table."""
     equivalents = read_equivalents(HERE / "python.toml")
     known = {(c.file, c.within, c.old, c.new) for c in candidates(ROOT)}
@@ -57,10 +57,10 @@ def _python_mutants(n: int, folder: Path) -> tuple[list[Mutant], list[str]]:
     tree.mkdir()
     _copy_tree(tree)
     print("running the tests once, to learn which lines each runs", flush=True)
-    record_lines(tree, folder / "lines.json")
+    record_lines(tree, folder / "lines.json", tests)
     choice = Choice(folder / "lines.json")
     mutants = []
-    for one in choose(ROOT, n):
+    for one in choose(ROOT, n, only):
         why = equivalents.get((one.file, one.within, one.old, one.new), "")
         old, new = " ".join(one.old.split()), " ".join(one.new.split())
         name = f"{one.within}: {old[:80]} -> {new[:90]}"
@@ -99,6 +99,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="those whose name or file has this text")
     parser.add_argument("--python", type=int, default=150, help="mutants of the package")
+    parser.add_argument("--tests", default="", help="of the package: files without test_, or all")
     parser.add_argument("tables", nargs="*", default=["core", "python"], metavar="core|python")
     options = parser.parse_args()
     mutants: list[Mutant] = []
@@ -109,7 +110,7 @@ def main() -> int:
         if "core" in options.tables:
             mutants += read_core(HERE / "core.toml")
         if "python" in options.tables:
-            made, wrong = _python_mutants(options.python, folder)
+            made, wrong = _python_mutants(options.python, options.only, options.tests, folder)
             mutants += made
         mutants = [m for m in mutants if options.only in m.name or options.only in m.file]
         wrong += [fault for mutant in mutants if (fault := mutant.fault(ROOT))]

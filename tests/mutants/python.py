@@ -188,21 +188,22 @@ def candidates(root: Path) -> Iterator[Candidate]:
         yield from finder.found
 
 
-def choose(root: Path, n: int) -> list[Candidate]:
-    """Chooses n of them, no two on one line."""
+def choose(root: Path, n: int, only: str = "") -> list[Candidate]:
+    """Chooses n of them, no two on one line, of files whose names have that text."""
     chosen: dict[tuple[str, int], Candidate] = {}
     for one in sorted(candidates(root), key=lambda c: c.key):
-        if len(chosen) < n:
+        if len(chosen) < n and only in one.file:
             chosen.setdefault((one.file, one.line), one)
     return list(chosen.values())
 
 
-def record_lines(root: Path, to: Path) -> None:
-    """Runs the tests once, as they are, to learn which lines each of them runs."""
+def record_lines(root: Path, to: Path, names: str = "") -> None:
+    """Runs all tests or those named once, to learn which lines each of them runs."""
     tests = [
         str(path.relative_to(root))
         for path in sorted((root / "tests").glob("test_*.py"))
         if path.stem.removeprefix("test_") not in LEFT_OUT
+        and (not names or path.stem.removeprefix("test_") in names.split())
     ]
     command = [*ISOLATED, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["-p", "tests.mutants.lines", "--lines", str(to), *tests]

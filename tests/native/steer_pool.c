@@ -556,14 +556,15 @@ static void body(uint32_t me)
 static bool has_something(const struct actor *a, const struct alf_ring *r, const uint32_t *word)
 {
 	alf_position cons = load_relaxed(&r->q->cons);
-	if (word == &r->q->room_wait)
+	if (word == &r->q->room_wait || word == &r->q->room_many)
 		return alf_avail_space(r) >= a->waits_for;
 	if (word == &r->q->data_wait)
 		return steer_published(r, cons);
 	for (uint32_t i = 0; i < a->waits_for; i++)
 		if (!steer_published(r, (alf_position)(cons + i)))
 			return false;
-	return word == &segment_shared(&segment)->free_wait;
+	return word == &segment_shared(&segment)->free_wait ||
+	       word == &segment_shared(&segment)->free_many;
 }
 
 /* Until then a sleeper may sleep on: whoever died may have been about to wake it. */
@@ -582,8 +583,8 @@ void steer_idle(void)
 		int64_t most;
 		const uint32_t *word = steer_asleep(i, &most);
 		/* A short sleep is one of which the core knows that nobody may end it. */
-		bool exact =
-			most >= WAIT_SLICE_NS || (a->waits_on == &a->pool.free && !steer_buffers());
+		bool exact = most >= WAIT_SLICE_NS ||
+			     (profile->same && a->waits_on == &a->pool.free && !steer_buffers());
 		if (word && a->waits_on && exact && has_something(a, a->waits_on, word))
 			steer_failed("thread %u sleeps %lld us and there is something for it", i,
 				     (long long)most / 1000);
