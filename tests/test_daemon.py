@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon as a process: start, adoption, reload, end, and what it refuses."""
 
+import contextlib
 import fcntl
 import os
 import resource
@@ -869,8 +870,10 @@ def test_a_thread_that_never_ends(start: type[Child], make_pool: MakePool, tmp_p
     config, path = tmp_path / "c.toml", tmp_path / "s"
     config.write_text("[daemon]\nadopt = []\nprune = false\n")
     daemon = start(STUCK, config, path)
-    while not path.exists():
-        time.sleep(0.01)
+    pid = None
+    while pid is None:  # its socket is there before it listens
+        with contextlib.suppress(shmpool.DaemonUnavailable), shmpool.Client(path) as client:
+            pid = client.ping().pid
 
     def ask(method: str, pool: shmpool.Pool) -> None:
         with shmpool.Client(path, timeout=60) as client, pytest.raises(shmpool.DaemonUnavailable):
