@@ -25,11 +25,11 @@ from cattrs.gen import make_dict_structure_fn
 
 from . import answers, errors, toml_lines
 from .alarms import Policy
-from .names import checked_name
+from .names import checked_name, printable
 from .refusals import SHM, mib, shared_memory
 from .registry import HELD_MAX
 from .segment import group_id
-from .values import Owners, http_address, http_token, is_host, read_file, shown, socket_path
+from .values import SHOWN, Owners, http_address, http_token, is_host, read_file, socket_path
 from .view import Geometry
 
 INTERVAL_MAX = 3600.0  # s
@@ -170,7 +170,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     try:
-        return shown(f'"{value}"' if isinstance(value, str) else str(value))
+        return printable(f'"{value}"' if isinstance(value, str) else value, SHOWN)
     except RecursionError:
         return "..."
 
@@ -182,7 +182,7 @@ def _syntax(text: str, source: str, message: str) -> str:
     number = place.removeprefix("line ").split(",")[0]
     at = int(number) if number.isdigit() else len(lines)
     line = lines[at - 1].strip() if at <= len(lines) else ""
-    return f"{source}, line {at}: {shown(line)}: {shown(what)}"
+    return f"{source}, line {at}: {printable(line, SHOWN)}: {printable(what, SHOWN)}"
 
 
 def _unreadable(text: str, source: str, error: Exception) -> str:
@@ -192,7 +192,7 @@ def _unreadable(text: str, source: str, error: Exception) -> str:
         at = max(range(len(lines)), key=lambda i: sum(map(lines[i].count, "[{.")))
         return f"{source}, line {at + 1}: arrays and tables are nested too deeply"
     at = max(range(len(lines)), key=lambda i: sum(map(str.isdigit, lines[i])))
-    return f"{source}, line {at + 1}: {shown(lines[at].strip())}: a number is too large"
+    return f"{source}, line {at + 1}: {printable(lines[at].strip(), SHOWN)}: a number is too large"
 
 
 Hook = Callable[[Any, Any], Any]

@@ -26,10 +26,10 @@ from .connection import Connection, Peer
 from .held import OWN
 from .keeper import Keeper
 from .listening import Acceptor, CannotListen, give_to_group, listening
-from .names import printable_lines
+from .names import printable, printable_lines
 from .registry import HELD_MAX, Registry
 from .segment import group_id
-from .values import http_address, shown, socket_path
+from .values import SHOWN, http_address, socket_path
 
 log = logging.getLogger("shmpool")
 
@@ -66,7 +66,7 @@ class Daemon:
                 if given is not None:
                     check(given)
             except errors.InvalidArgument as error:
-                raise ConfigError(f"--{option} {shown(str(given))}: {error}") from None
+                raise ConfigError(f"--{option} {printable(given, SHOWN)}: {error}") from None
         return replace(loaded, daemon=replace(loaded.daemon, **self._overrides))
 
     @property
@@ -165,7 +165,7 @@ class Daemon:
         parts += [
             f"pool {name} refused: {why}" for name, why in self.keeper.adoption.refused.items()
         ]
-        return systemd.status("; ".join(shown(part) for part in parts if part))
+        return systemd.status("; ".join(printable(part, SHOWN) for part in parts if part))
 
     def _handle_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -13,6 +13,7 @@ import grp
 import os
 import pwd
 import resource
+from collections.abc import Callable
 
 from . import errors, refusals
 from ._ffi import Native, check, ffi, lib
@@ -40,32 +41,27 @@ def group_id(group: Group) -> int:
     """The number of a group given by name or number; -1 for none, which changes nothing."""
     if group is None:
         return -1
-    if isinstance(group, int):
-        if isinstance(group, bool) or not 0 <= group <= GROUP_MAX:
-            raise errors.InvalidArgument(f"group is {group!r}; allowed are 0 to {GROUP_MAX}")
-        return group
-    if not isinstance(group, str):
-        raise TypeError(f"group is {group!r}; it must be a str, an int, or None")
-    try:
-        return grp.getgrnam(group).gr_gid
-    except (KeyError, ValueError):  # the latter: no group's name can hold such characters
-        raise errors.InvalidArgument(
-            f"group is {group!r}; this machine has no such group"
-        ) from None
+    return _id("group", group, GROUP_MAX, lambda name: grp.getgrnam(name).gr_gid, "group")
 
 
 def user_id(owner: str | int) -> int:
     """The number of a user given by name or number. InvalidArgument."""
-    if isinstance(owner, int):
-        if isinstance(owner, bool) or not 0 <= owner <= USER_MAX:
-            raise errors.InvalidArgument(f"owner is {owner!r}; allowed are 0 to {USER_MAX}")
-        return owner
-    if not isinstance(owner, str):
-        raise TypeError(f"owner is {owner!r}; it must be a str, an int, or None")
+    return _id("owner", owner, USER_MAX, lambda name: pwd.getpwnam(name).pw_uid, "user")
+
+
+def _id(what: str, given: str | int, most: int, find: Callable[[str], int], kind: str) -> int:
+    if isinstance(given, int):
+        if isinstance(given, bool) or not 0 <= given <= most:
+            raise errors.InvalidArgument(f"{what} is {given!r}; allowed are 0 to {most}")
+        return given
+    if not isinstance(given, str):
+        raise TypeError(f"{what} is {given!r}; it must be a str, an int, or None")
     try:
-        return pwd.getpwnam(owner).pw_uid
-    except (KeyError, ValueError):  # the latter: no user's name can hold such characters
-        raise errors.InvalidArgument(f"owner is {owner!r}; this machine has no such user") from None
+        return find(given)
+    except (KeyError, ValueError):  # the latter: no name can hold such characters
+        raise errors.InvalidArgument(
+            f"{what} is {given!r}; this machine has no such {kind}"
+        ) from None
 
 
 def _check_mode(mode: int) -> None:

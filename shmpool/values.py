@@ -117,9 +117,3 @@ def read_file(path: Path) -> bytes:
     if len(text) > SIZE_MAX:
         raise ValueError(f"it is longer than {SIZE_MAX} bytes")
     return text
-
-
-def shown(text: str) -> str:
-    """What stands in a file as part of a message: on one line, and not without end."""
-    printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: SHOWN + 1])
-    return printable if len(text) <= SHOWN else f"{printable[: SHOWN - 3]}..."

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 import shmpool
-from tests.conftest import Child, Eventually, MakePool, join
+from tests.conftest import DEADLINE_S, Child, Eventually, MakePool, join
 
 Start = Callable[..., Child]
 
@@ -163,7 +163,7 @@ def test_waits_for_room(pool: shmpool.Pool, eventually: Eventually) -> None:
     fill(queue, 2)
     buf = queue.get()
     queue.send(b"2")
-    waiter = threading.Thread(target=buf.nack)
+    waiter = threading.Thread(target=buf.nack, args=(DEADLINE_S,))
     waiter.start()
     eventually(lambda: buf.released)
     with pytest.raises(shmpool.BufferReleased):
@@ -199,7 +199,7 @@ def test_a_handler_that_raises(pool: shmpool.Pool) -> None:
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.02)
         with pytest.raises(InterruptedError):
-            buf.nack()
+            buf.nack(timeout=DEADLINE_S)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert (b"0", [b"1", b"2"]) == (bytes(buf), payloads(queue))
@@ -288,10 +288,11 @@ def test_given_back_and_killed(make_pool: MakePool, start: Start) -> None:
     assert at_rest(pool)
 
 
-def test_consumers_of_a_full_queue(pool: shmpool.Pool) -> None:
+@pytest.mark.parametrize("on_death", ["requeue", "free"])
+def test_consumers_of_a_full_queue(pool: shmpool.Pool, on_death: str) -> None:
     """All consumers return what they got while producers hold the queue full: nobody waits for
     room that only they could make, and nothing is lost."""
-    queue = pool.create_queue("q", capacity=4, on_death="requeue")
+    queue = pool.create_queue("q", capacity=4, on_death=on_death)
     fill(queue, 4)
     held = [queue.get() for _ in range(4)]
     queue.send_many([b"%d" % i for i in range(4, 8)])

@@ -65,7 +65,7 @@ def test_a_nack_that_waits(make_pool: MakePool) -> None:
     queue.send(b"3")
     make_pool(name=pool.name, replace=True)
     with pytest.raises(shmpool.PoolReplaced, match=pool.name):
-        buf.nack()
+        buf.nack(timeout=60)
     assert b"1" == bytes(buf)
 
 

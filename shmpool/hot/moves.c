@@ -29,6 +29,17 @@ static void burst_own(struct burst_object *self, int64_t n)
 	}
 }
 
+/* After a take: whether it owns what was got. *got is a code if not. */
+static bool burst_filled(struct burst_object *self, int64_t *got)
+{
+	if (*got > 0 && !self->pool->key)
+		*got = -EBADF; /* closed: they were given back */
+	if (unlikely(*got <= 0))
+		return false;
+	burst_own(self, *got);
+	return true;
+}
+
 PyObject *burst_alloc(PyObject *object, PyObject *timeout)
 {
 	struct burst_object *self = (struct burst_object *)object;
@@ -45,12 +56,8 @@ PyObject *burst_alloc(PyObject *object, PyObject *timeout)
 				key, got,
 				shmpool_alloc_many_wait(key, self->handle, self->room, deadline));
 		} while (hot_goes_on(self->pool, deadline, &got));
-	if (got > 0 && !self->pool->key)
-		got = -EBADF; /* closed: they were given back */
-	if (likely(got > 0)) {
-		burst_own(self, got);
+	if (likely(burst_filled(self, &got)))
 		Py_RETURN_NONE;
-	}
 	if (got == -EINTR)
 		return NULL;
 	return PyObject_CallMethod((PyObject *)self->pool, "_fail", "L", (long long)got);
@@ -85,12 +92,8 @@ PyObject *burst_get(PyObject *object, PyObject *args)
 				key, got,
 				shmpool_get_many_wait(key, self->handle, self->room, deadline));
 		} while (hot_goes_on(self->pool, deadline, &got));
-	if (got > 0 && !self->pool->key)
-		got = -EBADF; /* closed: they were given back */
-	if (likely(got > 0)) {
-		burst_own(self, got);
+	if (likely(burst_filled(self, &got)))
 		Py_RETURN_NONE;
-	}
 	return got == -EINTR ? NULL : hot_queue_fail(queue, got, true);
 }
 

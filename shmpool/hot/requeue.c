@@ -6,19 +6,14 @@
 #include "wait.h"
 
 const char HOT_NACK_DOC[] =
-	"nack($self, timeout=None)\n--\n\nReturns the buffer to the end of the queue it was got "
-	"from: "
-	"the work failed.\n\nredelivered goes up by one. A buffer that was put back "
-	"max_redeliveries "
-	"times goes to the\nqueue's dead-letter queue, as does any from a queue with "
-	"on_death=\"dead-letter\". Where there is\nno room, it is kept for that queue and put as "
-	"soon "
-	"as there is, as after its consumer's death.\nWith a timeout, and always if on_death is "
-	"\"free\", it waits up to timeout seconds for room (None for\never, 0 not at all), then "
-	"Full, "
-	"and the buffer stays the caller's. InvalidArgument if it was not got\nfrom a queue, or "
-	"from "
-	"one with a single producer.";
+	"nack($self, timeout=None)\n--\n\n"
+	"Returns the buffer to the end of the queue it was got from: the work failed.\n\n"
+	"redelivered goes up by one. A buffer that was put back max_redeliveries times goes to\n"
+	"the queue's dead-letter queue, as does any from a queue with on_death=\"dead-letter\".\n"
+	"Never waits without a timeout: where there is no room, the buffer is kept for that queue\n"
+	"and put as soon as there is. With one, waits up to timeout seconds for room (0 not at\n"
+	"all), then Full, and the buffer stays the caller's. InvalidArgument if it was not got\n"
+	"from a queue, or from one with a single producer.";
 
 PyObject *hot_buffer_nack(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {

@@ -31,12 +31,9 @@ int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline)
 	struct call c;
 	uint32_t to;
 	int64_t end = wait_slice_end(deadline), error = open_key(key, &c);
-	if (!error && deadline == WAIT_FOREVER) {
-		error = requeue_later(c.p, c.m, handle, &to);
-		if (error != -ENOBUFS)
-			return error;
-	}
-	if (!error || error == -ENOBUFS)
+	if (!error && deadline == WAIT_FOREVER)
+		return requeue_later(c.p, c.m, handle, &to);
+	if (!error)
 		error = waits_on(requeue(c.p, c.m, handle, end, &to), end, deadline);
 	if (error == -ENOBUFS)
 		count_refused(c.p, to, 1);

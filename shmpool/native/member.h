@@ -9,7 +9,7 @@
  * An identity is | state 2 | token 62 |, or 0 for a free slot:
  *
  *     ATTACHED  a member of the process that holds the token (token.h)
- *     DEAD      somebody has seen that the token is free; its own for ever, until it is recovered
+ *     DEAD      somebody has seen that the token is free; until it is recovered
  *     CLEARING  all but the slot has been recovered; the holder of this token resets it
  *
  *     from -> to            by                               if that one is killed here

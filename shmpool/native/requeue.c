@@ -63,8 +63,6 @@ int requeue_later(struct qmempool *p, struct member *m, uint64_t handle, uint32_
 		return error;
 	struct buffer *b = qmempool_buffer(p, handle_index(handle));
 	const uint64_t from = load_relaxed(&b->queue);
-	if (load_relaxed(&segment_queue(&p->segment, (uint32_t)from)->on_death) == ON_DEATH_FREE)
-		return error;
 	store_release(&b->owner, OWNER_ABANDONED | from << OWNER_QUEUE_SHIFT); /* [OWNER] */
 	/* Afterwards: who reads it sees the buffer. Who dies before it is swept for anyhow. */
 	add_seq_cst(&segment_shared(&p->segment)->abandoned, 1);

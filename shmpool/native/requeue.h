@@ -47,8 +47,8 @@ static inline void requeue_note(struct buffer *b, uint32_t from, uint32_t to)
 int requeue(struct qmempool *p, struct member *m, uint64_t handle, int64_t deadline_ns,
 	    uint32_t *to);
 
-/* The same, without waiting: what finds no room is abandoned to its queue, which gets it as it would after m's death.
- * -ENOBUFS only of a queue that frees what dead consumers had. */
+/* The same, without waiting: what finds no room is abandoned to its queue, which gets it once there is room.
+ * Never -ENOBUFS. */
 int requeue_later(struct qmempool *p, struct member *m, uint64_t handle, uint32_t *to);
 
 /* Moves the oldest buffer of a queue to the end of queue number to, or for 0 to that of the queue from which it

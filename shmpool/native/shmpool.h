@@ -78,7 +78,7 @@ struct shmpool_stats {
 
 struct shmpool_member_info {
 	uint64_t attached_ns;
-	uint64_t token; /* names its process's opening of the pool, for ever: token.h */
+	uint64_t token; /* names its process's opening of the pool, and no other: token.h */
 	uint32_t number;
 	uint32_t pid; /* in its own PID namespace, and so tid */
 	uint32_t tid;

@@ -76,14 +76,17 @@ static uint32_t came_from(const struct buffer *b, uint64_t owner)
 	return load_relaxed(&b->got) == buffer_generation(b) ? load_relaxed(&b->queue) : 0;
 }
 
-/* Where the buffer goes: the number of a queue, or 0 to be freed. from is the queue its dead holder had
- * it from. */
-static uint32_t destination(struct recovery *r, const struct buffer *b, uint32_t from)
+/* Where the buffer goes: the number of a queue, or 0 to be freed. from is the queue its holder had it from. An
+ * owner word outside a ring that names a queue says that the buffer is on its way back there: a recoverer
+ * or a nack (requeue.h) has decided that already. */
+static uint32_t destination(struct recovery *r, const struct buffer *b, uint64_t owner,
+			    uint32_t from)
 {
 	if (!from || !recovery_ring(r, from))
 		return 0;
 	const struct queue_slot *slot = segment_queue(&r->p->segment, from);
-	if (load_relaxed(&slot->on_death) == ON_DEATH_FREE)
+	bool decided = !(owner & OWNER_TRANSIT) && owner_queue(owner);
+	if (load_relaxed(&slot->on_death) == ON_DEATH_FREE && !decided)
 		return 0;
 	uint32_t to = requeue_to(slot, from, load_relaxed(&b->redelivered));
 	return recovery_ring(r, to) ? to : 0;
@@ -117,7 +120,7 @@ static bool abandon(struct recovery *r, struct buffer *b, uint64_t owner, uint32
 
 enum handed { HANDED_ON, NO_ROOM, SOMEBODY_WAS_FASTER };
 
-/* Puts a buffer of the dead into a queue. The position first: when there is none, nothing has changed. */
+/* Puts a dead member's or an abandoned buffer into a queue. The position first: when there is none, nothing has changed. */
 static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t from,
 			   uint32_t to)
 {
@@ -169,7 +172,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 			return;
 		}
 		bool abandoned = !(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED;
-		uint32_t from = came_from(b, owner), to = destination(r, b, from);
+		uint32_t from = came_from(b, owner), to = destination(r, b, owner, from);
 		enum handed handed = to && r->m ? hand_on(r, index, owner, from, to) : NO_ROOM;
 		if (handed == HANDED_ON)
 			return;

@@ -15,7 +15,7 @@
  *     it has closed every descriptor                      held
  *
  * The byte's number is the token. Numbers are handed out once in the life of a pool, from a counter in
- * the segment, so that a member whose token is free is dead for ever. Byte 0 and the range as a whole
+ * the segment, so that a member whose token is free stays dead. Byte 0 and the range as a whole
  * stand for the file's name (segment.py): who removes it locks all bytes at once.
  *
  * Who may read the file can ask, with a read lock as the question, which only meets write locks: a
@@ -39,7 +39,7 @@ struct token {
 };
 
 enum token_state {
-	TOKEN_FREE, /* whoever had it is dead, for ever */
+	TOKEN_FREE, /* whoever had it is dead; the number is not used again */
 	TOKEN_HELD,
 	TOKEN_UNKNOWN /* the question could not be asked, now */
 };

@@ -42,6 +42,8 @@ static const struct operation others[] = {
 	  .prepare = get_own_full, .run = nack_wait, .check = check_beside },
 	{ "nack-later-full", NEITHER, 1, ALL, .on_death = REQUEUE, .filled = RING, .leaves = 1,
 	  .prepare = get_own_full, .run = nack_later, .check = check_beside },
+	{ "nack-later-full-free", FREES, 1, ALL, .filled = RING, .leaves = 1,
+	  .prepare = get_own_full, .run = nack_later, .check = check_beside },
 	{ "nack-1-beside-put", NEITHER, 1, ALL, .on_death = REQUEUE, .filled = 4,
 	  .prepare = get_own, .run = nack_own, .beside = put_beside, .check = check_beside },
 	{ "move-1", MOVES, 1, ALL, .on_death = REQUEUE, .filled = 4, .run = move_aside },
