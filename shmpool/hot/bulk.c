@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bulk.c - the base of shmpool.AlfQueue: send_many, recv_many. Each payload is copied once, from the
- * object into its buffer, or from the buffer into its object.
+ * bulk.c - the base of shmpool.AlfQueue: send_many, recv_many. Each payload is copied once, from
+ * the object into its buffer, or from the buffer into its object.
  */
 #include "payload.h"
 
@@ -88,8 +88,8 @@ PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 	return done;
 }
 
-/* Puts the payloads of n buffers just got into the list from its entry at on, and frees the buffers. How many bytes, or -1
- * with an exception. */
+/* Puts the payloads of n buffers just got into the list from its entry at on, and frees the
+ * buffers. How many bytes, or -1 with an exception. */
 static Py_ssize_t add_payloads(struct queue_object *self, PyObject *list, Py_ssize_t at,
 			       const uint64_t *handle, Py_ssize_t n)
 {
@@ -136,7 +136,8 @@ static Py_ssize_t count_of(PyObject *n)
 	return -1;
 }
 
-/* Up to most handles, at once if there are some, else waited for: how many, a code, or HOT_RAISED. */
+/* Up to most handles, at once if there are some, else waited for: how many, a code, or HOT_RAISED.
+ *  */
 static int64_t get_first(struct queue_object *self, uint64_t *handle, size_t most,
 			 PyObject *timeout)
 {
@@ -161,8 +162,9 @@ static Py_ssize_t claim_most(const struct pool_object *pool)
 	return n > RECV_MAX ? RECV_MAX : n ? (Py_ssize_t)n : 1;
 }
 
-/* Takes no more than was there when it was called, or than its first claim, so that producers who keep up do not keep
- * it; nor more than RECV_BYTES and a claim, so that signals and other threads get in. */
+/* Takes no more than was there when it was called, or than its first claim, so that producers who
+ * keep up do not keep it; nor more than RECV_BYTES and a claim, so that signals and other threads
+ * get in. */
 PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
 	struct queue_object *self = (struct queue_object *)object;

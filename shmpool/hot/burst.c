@@ -2,8 +2,9 @@
  *
  * burst.c - the base of shmpool.Burst: owns 1..n buffers.
  *
- * It is made empty, with room for the handles, and then filled (moves.c). burst[i] makes a Buffer that owns that one from then on,
- * and that the burst keeps: an element. What is no element is freed with the burst.
+ * It is made empty, with room for the handles, and then filled (moves.c). burst[i] makes a Buffer
+ * that owns that one from then on, and that the burst keeps: an element. What is no element is
+ * freed with the burst.
  */
 #include "burst.h"
 
@@ -181,7 +182,8 @@ static PyObject *burst_exit(PyObject *object, PyObject *args)
 		Py_RETURN_NONE;
 	if (likely(!PyTuple_GET_SIZE(args) || PyTuple_GET_ITEM(args, 0) == Py_None))
 		return burst_free(object, NULL);
-	/* An exception in flight stays the one that is raised: what has views goes home with the last. */
+	/* An exception in flight stays the one that is raised: what has views goes home with the
+	 * last. */
 	for (uint32_t i = 0; self->element && i < self->n; i++)
 		if (burst_part(self, i) && self->element[i]->exports)
 			hot_buffer_leave(self->element[i]);

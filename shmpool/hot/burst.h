@@ -12,7 +12,8 @@ static inline bool burst_live(const struct burst_object *self)
 	return self->life == *hot_life && self->pool->key;
 }
 
-/* Whether the element is still part of the burst, which is live: it was neither freed nor put by itself. */
+/* Whether the element is still part of the burst, which is live: it was neither freed nor put by
+ * itself. */
 static inline bool burst_part(const struct burst_object *self, uint32_t i)
 {
 	return self->element[i] && self->element[i]->life == self->life;
@@ -21,8 +22,8 @@ static inline bool burst_part(const struct burst_object *self, uint32_t i)
 /* 0 if the caller may use it, else -1 with an exception. */
 int burst_usable(const struct burst_object *self);
 
-/* How many buffers are in it now, and their handles; what is to be freed with PyMem_Free() in *mine, if anything. -1 with
- * an exception if a view of one is alive. */
+/* How many buffers are in it now, and their handles; what is to be freed with PyMem_Free() in
+ * *mine, if anything. -1 with an exception if a view of one is alive. */
 int64_t burst_handles(const struct burst_object *self, const char *what, const uint64_t **handle,
 		      uint64_t **mine);
 

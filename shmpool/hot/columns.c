@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * columns.c - the base of shmpool.Burst: a field of every buffer, to and from arrays. Codes are Python's to explain.
+ * columns.c - the base of shmpool.Burst: a field of every buffer, to and from arrays. Codes are
+ * Python's to explain.
  */
 #include "burst.h"
 
-/* The array's bytes, of which the burst, which is usable, needs as many as it has buffers times each. 0, or -1 with an
- * exception. To be released only where it is 0. */
+/* The array's bytes, of which the burst, which is usable, needs as many as it has buffers times
+ * each. 0, or -1 with an exception. To be released only where it is 0. */
 static int array_of(const struct burst_object *self, PyObject *array, int flags, uint64_t n,
 		    uint64_t each, Py_buffer *view)
 {

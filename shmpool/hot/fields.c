@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fields.c - what a shmpool.Buffer says of itself, and what can be set: its length, head room, bytes, and the fields of
- * its header.
+ * fields.c - what a shmpool.Buffer says of itself, and what can be set: its length, head room,
+ * bytes, and the fields of its header.
  *
- * What leads to bytes, head room and length, is the object's own copy and never read from the segment again. Setters
- * turn their value into a number first, which may run Python code, and look at the buffer then.
+ * What leads to bytes, head room and length, is the object's own copy and never read from the
+ * segment again. Setters turn their value into a number first, which may run Python code, and look
+ * at the buffer then.
  */
 #include "hot.h"
 
@@ -115,7 +116,8 @@ static PyObject *buffer_get_headroom(PyObject *object, void *unused)
 						     PyLong_FromUnsignedLongLong(self->headroom);
 }
 
-/* The number in value, UINT64_MAX for any that is negative or larger, in *number. 0, or -1 with an exception. */
+/* The number in value, UINT64_MAX for any that is negative or larger, in *number. 0, or -1 with an
+ * exception. */
 static int unsigned_of(PyObject *value, const char *name, uint64_t *number)
 {
 	if (!value) {

@@ -82,7 +82,8 @@ static double seconds_of(PyObject *timeout)
 	return beyond ? beyond * Py_HUGE_VAL : (double)whole;
 }
 
-/* An attempt that succeeds at once must refuse a wrong timeout too. The seconds; negative with an exception. */
+/* An attempt that succeeds at once must refuse a wrong timeout too. The seconds; negative with an
+ * exception. */
 static double timeout_of(PyObject *timeout)
 {
 	double seconds = seconds_of(timeout);
@@ -135,7 +136,8 @@ static void thread_ends(PyObject *capsule)
 	local_thread_ends(PyCapsule_GetPointer(capsule, NULL));
 }
 
-/* Python drops what it keeps for a thread before join() returns; the C library ends the thread some time later. */
+/* Python drops what it keeps for a thread before join() returns; the C library ends the thread some
+ * time later. */
 static void thread_begins(struct local_thread *t)
 {
 	PyObject *kept = PyGILState_Check() ? PyThreadState_GetDict() : NULL;

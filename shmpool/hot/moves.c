@@ -112,7 +112,8 @@ PyObject *burst_put(PyObject *object, PyObject *args)
 	if (n <= LOCKED_MAX || !deadline)
 		code = shmpool_put_many(hot_queue_key(queue), handle, (size_t)n);
 	if ((code == -ENOBUFS && deadline) || hot_stuck(code)) {
-		/* Released before it waits: nobody may take a view of what is about to be somebody else's. */
+		/* Released before it waits: nobody may take a view of what is about to be somebody
+		 * else's. */
 		const uint32_t life = self->life;
 		burst_becomes(self, HOT_MOVING);
 		do {

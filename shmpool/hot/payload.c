@@ -71,8 +71,8 @@ static PyObject *recv_taken(struct queue_object *self, const struct shmpool_take
 	return bytes;
 }
 
-/* The oldest payload, whose buffer is freed, or NULL: without an exception where *code is negative. One look-up of
- * pool and member for both. */
+/* The oldest payload, whose buffer is freed, or NULL: without an exception where *code is negative.
+ * One look-up of pool and member for both. */
 static PyObject *recv_once(struct queue_object *self, int64_t *code)
 {
 	struct call c;

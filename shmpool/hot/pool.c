@@ -58,7 +58,8 @@ static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 	return PyLong_FromLong(number);
 }
 
-/* After it nobody finds the pool. Its segment, whose reference is the caller's; NULL if it was closed before. */
+/* After it nobody finds the pool. Its segment, whose reference is the caller's; NULL if it was
+ * closed before. */
 static struct segment_object *pool_end(struct pool_object *self)
 {
 	struct segment_object *segment = self->segment;
@@ -110,7 +111,8 @@ static PyObject *pool_enter(PyObject *object, PyObject *unused)
 static PyObject *pool_exit(PyObject *object, PyObject *args)
 {
 	struct pool_object *self = (struct pool_object *)object;
-	/* An exception in flight stays the one: the pool is closed when it goes, after the last view. */
+	/* An exception in flight stays the one: the pool is closed when it goes, after the last
+	 * view. */
 	if (self->exports && PyTuple_GET_SIZE(args) && PyTuple_GET_ITEM(args, 0) != Py_None)
 		Py_RETURN_NONE;
 	return pool_close(object, NULL);

@@ -54,8 +54,8 @@ static inline int put_once(const struct queue_object *self, const uint64_t *hand
 	return likely(!error) ? call_put(&c, handle, 1) : error;
 }
 
-/* After -ENOBUFS, or where it is stuck: waits for room. Meanwhile the buffer is released: nobody may take a view of what is about to be
- * somebody else's. 0, a code, or HOT_RAISED. */
+/* After -ENOBUFS, or where it is stuck: waits for room. Meanwhile the buffer is released: nobody
+ * may take a view of what is about to be somebody else's. 0, a code, or HOT_RAISED. */
 static int64_t put_wait(struct queue_object *self, struct buffer_object *buffer, PyObject *timeout,
 			int64_t code)
 {

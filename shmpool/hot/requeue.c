@@ -23,7 +23,8 @@ PyObject *hot_buffer_nack(PyObject *object, PyObject *const *args, Py_ssize_t n,
 	if (hot_parse("nack", NULL, args, n, names, &given) ||
 	    (deadline = hot_deadline(given.timeout)) < 0 || hot_buffer_movable(self, "nack"))
 		return NULL;
-	/* Released before it waits: nobody may take a view of what is about to be somebody else's. */
+	/* Released before it waits: nobody may take a view of what is about to be somebody else's.
+	 *  */
 	const uint32_t life = self->life;
 	self->life = HOT_MOVING;
 	do {

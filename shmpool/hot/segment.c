@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * segment.c - the base of shmpool.segment.Segment: owns a pool's descriptor, its mapping and the number of its opening.
+ * segment.c - the base of shmpool.segment.Segment: owns a pool's descriptor, its mapping and the
+ * number of its opening.
  *
- * Each of them is recorded by the call that makes it. They end together and once, in that order reversed: the members
- * of this process first, then the mapping, then the descriptor; by close(), or when the object goes.
+ * Each of them is recorded by the call that makes it. They end together and once, in that order
+ * reversed: the members of this process first, then the mapping, then the descriptor; by close(),
+ * or when the object goes.
  */
 #define _GNU_SOURCE
 #include "hot.h"
@@ -65,7 +67,8 @@ static bool is_file_of(const struct segment_object *self, const struct stat *st)
 	return st->st_dev == self->device && st->st_ino == self->inode;
 }
 
-/* Whether the program has closed the descriptor, and may have opened another file under its number. */
+/* Whether the program has closed the descriptor, and may have opened another file under its number.
+ *  */
 static bool has_lost_file(const struct segment_object *self)
 {
 	struct stat now;
@@ -74,7 +77,8 @@ static bool has_lost_file(const struct segment_object *self)
 	return fstat(self->fd, &now) ? errno == EBADF : !is_file_of(self, &now);
 }
 
-/* Takes the name away that is to end with the object, if it still stands for the file. Not in a forked child. */
+/* Takes the name away that is to end with the object, if it still stands for the file. Not in a
+ * forked child. */
 static void end_name(struct segment_object *self)
 {
 	struct stat there;

@@ -19,8 +19,9 @@ enum alf_op_kind {
 #define ALF_OP_QUEUE_SHIFT 2
 #define ALF_OP_COUNT_SHIFT 12
 #define ALF_OP_POSITION_SHIFT 29
-/* The most that one operation may reserve or claim: more goes in several. A record covers a position modulo
- * 2^35; an older one that seems to cover it postpones a repair, and nothing else (recover.h). */
+/* The most that one operation may reserve or claim: more goes in several. A record covers a
+ * position modulo 2^35; an older one that seems to cover it postpones a repair, and nothing else
+ * (recover.h). */
 #define ALF_OP_COUNT_MAX ((1u << (ALF_OP_POSITION_SHIFT - ALF_OP_COUNT_SHIFT)) - 1)
 
 static inline enum alf_op_kind alf_op_kind(uint64_t op)

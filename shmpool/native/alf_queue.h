@@ -5,7 +5,7 @@
  * A ring of 2^k 64-bit words in memory that processes share. Two free-running positions, one
  * compare-and-swap per bulk, no tail: nobody ever waits for somebody else's store. After the
  * alf_queue of J. D. Brouer's Linux RFC of December 2014 ("Faster than SLAB caching of SKBs with
- * qmempool"), which it shares no code and no tail-wait with; the lap in each slot is what replaces it.
+ * qmempool"), which it shares no code and no tail-wait with; the lap in each slot replaces it.
  *
  * Who may call what at the same time
  *     alf_reserve + alf_publish   any number of producers with ALF_MULTI, else one at a time
@@ -24,8 +24,8 @@
  *             (enqueue) or the owner words written (dequeue).
  *
  * Progress: every loop here is ended by somebody else's success (a lost compare-and-swap means that
- * another producer or consumer moved on), and after ALF_TURNS_MAX turns in any case: what the words of the
- * ring say bounds nothing. A producer that stops between alf_reserve and alf_publish
+ * another producer or consumer moved on), and after ALF_TURNS_MAX turns in any case: what the words
+ * of the ring say bounds nothing. A producer that stops between alf_reserve and alf_publish
  * delays what stands behind it in this queue and nothing else; if it died, its positions are made
  * void and consumers step over them.
  *
@@ -47,8 +47,8 @@
 	((uint32_t)(ALF_QUEUE_MAX < ALF_CAPACITY_FITS ? ALF_QUEUE_MAX : ALF_CAPACITY_FITS))
 
 /* A slot: | lap 39 | void 1 | index 24 |. The lap is the position of the ring's first slot in this
- * round: at 10^8 elements a second it comes round again after an hour and a half, and even then only
- * a store delayed by exactly that long could be mistaken for a new one. */
+ * round: at 10^8 elements a second it comes round again after an hour and a half, and even then
+ * only a store delayed by exactly that long could be mistaken for a new one. */
 #define ALF_INDEX_BITS 24
 #define ALF_INDEX_MASK ((1ull << ALF_INDEX_BITS) - 1)
 #define ALF_VOID (1ull << ALF_INDEX_BITS)
@@ -58,13 +58,13 @@
 _Static_assert(ALF_QUEUE_MAX + ALF_RUN_MAX <= ALF_OP_COUNT_MAX,
 	       "an op record counts a whole queue, and the tombstones between");
 
-/* How many may be on one side. A position that a sleeper looks at (wait.h) is moved with seq_cst, so
- * that whoever moved it cannot miss the sleeper; a compare-and-swap is that anyway. */
+/* How many may be on one side. A position that a sleeper looks at (wait.h) is moved with seq_cst,
+ * so that whoever moved it cannot miss the sleeper; a compare-and-swap is that anyway. */
 enum alf_side { ALF_MULTI, ALF_SINGLE, ALF_SINGLE_WAKES };
 
 /* In the segment. */
 struct alf_queue {
-	/* Written by alf_init only, and the two wait words (wait.h), which change when somebody sleeps. */
+	/* Written by alf_init only, but for the wait words (wait.h). */
 	uint32_t capacity;
 	uint32_t id;
 	uint32_t flags;
@@ -162,8 +162,8 @@ static inline int alf_init(struct alf_ring *r, struct alf_queue *q, shared64 *sl
 	return 0;
 }
 
-/* Fetches ahead the slots of a bulk: to read, because a compare-and-swap follows, and it waits for lines that
- * are being taken away from others. What lies behind the ring's end is fetched for nothing. */
+/* Fetches ahead the slots of a bulk: to read, because a compare-and-swap follows, and it waits for
+ * lines that are taken from others. What lies behind the ring's end is fetched for nothing. */
 static ALWAYS_INLINE void alf_fetch_bulk(const struct alf_ring *r, alf_position at, uint32_t n)
 {
 	const shared64 *slot = &r->slot[(at + ALF_AHEAD) & r->mask];
@@ -178,8 +178,9 @@ static ALWAYS_INLINE void alf_fetch_line(const struct alf_ring *r, alf_position 
 		prefetch_write((const void *)&r->slot[(at + ALF_AHEAD) & r->mask]);
 }
 
-/* Reserves n positions, at most ALF_OP_COUNT_MAX, the first of them in *at: all of them or none. 0, -ENOBUFS if they do not fit
- * now. Until the caller has published and cleared *op, that record covers them. */
+/* Reserves n positions, at most ALF_OP_COUNT_MAX, the first of them in *at: all of them or none. 0,
+ * -ENOBUFS if they do not fit now. Until the caller has published and cleared *op, that record
+ * covers them. */
 static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uint32_t n,
 				     enum alf_side side, alf_position *at)
 {
@@ -226,7 +227,7 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 }
 
 /* Fills n reserved positions from at on with the indices in handle[]; their owner words and bytes
- * must have been written. The first slot is stored last, so a consumer sees all of a bulk or nothing. */
+ * must have been written. The first slot is stored last: a consumer sees a whole bulk or none. */
 static ALWAYS_INLINE void alf_publish(const struct alf_ring *r, alf_position at,
 				      const uint64_t *handle, uint32_t n)
 {
@@ -310,8 +311,9 @@ static ALWAYS_INLINE struct alf_run alf_read(const struct alf_ring *r, alf_posit
 	return (struct alf_run) { n, n };
 }
 
-/* Takes 1..n indices, n at most ALF_QUEUE_MAX, oldest first. Returns how many, 0 if nothing is published at the head. Until the
- * caller has written the owner words and cleared *op, that record covers what was taken. */
+/* Takes 1..n indices, n at most ALF_QUEUE_MAX, oldest first. Returns how many, 0 if nothing is
+ * published at the head. Until the caller has written the owner words and cleared *op, that record
+ * covers what was taken. */
 static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, uint64_t *handle,
 					uint32_t n, enum alf_side side)
 {
@@ -350,10 +352,11 @@ static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, 
 	}
 }
 
-/* After alf_reserve, before the first word of a bulk is written: from here on the op record is known not to
- * be that of a lost compare-and-swap, and whoever finds its owner dead can make void what was published
- * of the bulk already, so that it is all or nothing in death too. Nobody waits for this word: that it is
- * there before the slots are follows from the order in which a processor retires stores. */
+/* After alf_reserve, before the first word of a bulk is written: from here on the op record is
+ * known not to be that of a lost compare-and-swap, and whoever finds its owner dead can make void
+ * what was published of the bulk already, so that it is all or nothing in death too. Nobody waits
+ * for this word: that it is there before the slots are follows from the order in which a processor
+ * retires stores. */
 static inline void alf_publishing(shared64 *op, uint32_t n, enum alf_side side)
 {
 	if (side == ALF_MULTI && n > 1)

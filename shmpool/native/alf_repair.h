@@ -3,13 +3,14 @@
  * alf_repair.h - what a dead producer or consumer can leave in a ring, by name, and its repair: a
  * reserved position that nobody will ever publish is made void, and consumers step over it.
  *
- * Anybody may do all of this at any time, any number at once: alf_make_void() is one compare-and-swap
- * whose expected value was read before it was learnt that nobody alive has the position, and a slot's
- * word never comes back.
+ * Anybody may do all of this at any time, any number at once: alf_make_void() is one
+ * compare-and-swap whose expected value was read before it was learnt that nobody alive has the
+ * position, and a slot's word never comes back.
  *
- * Ordering: [SLOT], [OP], [PROD] and [CONS] of alf_queue.h. Who wants to know whose a position is reads
- * prod or cons, then the slot, then the op records: whoever moved prod or cons over the position had
- * written its op record before, and a record that no longer covers it was cleared after the work.
+ * Ordering: [SLOT], [OP], [PROD] and [CONS] of alf_queue.h. Who wants to know whose a position is
+ * reads prod or cons, then the slot, then the op records: whoever moved prod or cons over the
+ * position had written its op record before, and a record that no longer covers it was cleared
+ * after the work.
  */
 #ifndef SHMPOOL_ALF_REPAIR_H
 #define SHMPOOL_ALF_REPAIR_H

@@ -2,14 +2,16 @@
  *
  * alloc_wait.c - see qmempool.h: what an allocation does that finds too little.
  *
- * It asks who is dead, takes what lies behind a stopped member, and then sleeps, until there is enough or its
- * deadline comes. Meanwhile it holds nothing, so that nobody goes without a buffer that is free.
+ * It asks who is dead, takes what lies behind a stopped member, and then sleeps, until there is
+ * enough or its deadline comes. Meanwhile it holds nothing, so that nobody goes without a buffer
+ * that is free.
  *
- * Fairness. Who waits for one is woken first, and goes ahead of whoever waits for many. Who waits for many is woken
- * when so many are free at one moment. While others sleep for one, that moment may never come; so when they have been
- * served TURN_AFTER times as many as it waits for, it has a turn: what it gets it keeps, for a while. If that is not
- * enough it gives all back, and the others are served so many times as much again before its next turn, which is
- * twice as long. Nobody who does not wait (timeout 0) is held up by anything but what a turn has taken.
+ * Fairness. Who waits for one is woken first, and goes ahead of whoever waits for many. Who waits
+ * for many is woken when so many are free at one moment. While others sleep for one, that moment
+ * may never come; so when they have been served TURN_AFTER times as many as it waits for, it has a
+ * turn: what it gets it keeps, for a while. If that is not enough it gives all back, and the others
+ * are served so many times as much again before its next turn, which is twice as long. Nobody who
+ * does not wait (timeout 0) is held up by anything but what a turn has taken.
  */
 #include <sched.h>
 
@@ -96,7 +98,8 @@ static int sleep_for_many(struct qmempool *p, struct member *m, uint32_t n, int6
 	uint32_t entered = wait_enter(&s->free_wait), many = wait_enter(&s->free_many);
 	int slept = 0;
 	qmempool_request(p);
-	/* [WAIT] What is in the shared queue now and what is missing: givers look at no more than that. */
+	/* [WAIT] What is in the shared queue now and what is missing: givers look at no more than
+	 * that. */
 	uint64_t queued = alf_count(&p->free), counted = qmempool_count(p, n);
 	wait_want(&s->free_want, (uint32_t)(queued + n - counted + (counted == n)));
 	load_seq_cst(&p->free.q->prod);
@@ -109,7 +112,8 @@ static int sleep_for_many(struct qmempool *p, struct member *m, uint32_t n, int6
 	return slept;
 }
 
-/* What counts as free and is not to be had is behind a stopped member, or on its way: nobody wakes for it. */
+/* What counts as free and is not to be had is behind a stopped member, or on its way: nobody wakes
+ * for it. */
 static int sleep_alone(struct member *m, int64_t most, int64_t deadline_ns)
 {
 	uint32_t nobody = 0;
@@ -132,8 +136,8 @@ static int wait_for_one(struct qmempool *p, struct member *m, uint64_t *handle, 
 		slept = 0;
 		if (error == -EAGAIN) {
 			count_up(&m->counters[COUNT_SLEEP], 1);
-			/* Who was in the middle of a free did not see the request: soon, and then less
-			 * and less soon, it is looked for in its cache. */
+			/* Who was in the middle of a free did not see the request: soon, and then
+			 * less and less soon, it is looked for in its cache. */
 			slept = wait_sleep(word, entered, most, deadline_ns);
 		}
 		wait_leave(word, entered);
@@ -145,7 +149,8 @@ static int wait_for_one(struct qmempool *p, struct member *m, uint64_t *handle, 
 	return error;
 }
 
-/* Whether others that wait for one have had so much since then that it is the turn of who waits for n. */
+/* Whether others that wait for one have had so much since then that it is the turn of who waits for
+ * n. */
 static bool passed_over(const struct qmempool *p, uint32_t n, alf_position since)
 {
 	return wait_ones(&shared(p)->free_wait, &shared(p)->free_many) &&

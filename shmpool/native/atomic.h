@@ -21,12 +21,12 @@
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
-/* For what is to be compiled anew for each constant argument: gcc -O2 would keep one copy of it out of
- * line, where n == 1 and single are variables. */
+/* For what is to be compiled anew for each constant argument: gcc -O2 would keep one copy of it out
+ * of line, where n == 1 and single are variables. */
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
-/* Words that several processes work on at once: their types in atomic.h, so that a model checker can put
- * its own in their place. */
+/* Words that several processes work on at once: their types in atomic.h, so that a model checker
+ * can put its own in their place. */
 typedef uint64_t shared64;
 typedef uint16_t shared16;
 typedef uint8_t shared8;
@@ -49,8 +49,8 @@ typedef uint8_t shared8;
 	__atomic_compare_exchange_n((p), (expected), (desired), false, __ATOMIC_SEQ_CST,           \
 				    __ATOMIC_ACQUIRE)
 
-/* A counter that one thread writes and others only read: a plain increment, no locked instruction. Compilers
- * make three instructions of an atomic load, an addition and an atomic store. */
+/* A counter that one thread writes and others only read: a plain increment, no locked instruction.
+ * Compilers make three instructions of an atomic load, an addition and an atomic store. */
 static ALWAYS_INLINE void count_up(uint64_t *p, uint64_t v)
 {
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
@@ -67,8 +67,9 @@ static inline void barrier_asymmetric(void)
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
-/* Keeps the loads before it before those after it: for a reader that copies what others may be writing and asks
- * afterwards whether they were (letters.c). It changes nothing in memory, which may be mapped read-only. */
+/* Keeps the loads before it before those after it: for a reader that copies what others may be
+ * writing and asks afterwards whether they were (letters.c). It changes nothing in memory, which
+ * may be mapped read-only. */
 static inline void barrier_loads(void)
 {
 #if defined(__x86_64__)
@@ -99,17 +100,17 @@ static inline void prefetch_read(const void *p)
 static inline void prefetch_write(const void *p)
 {
 #if defined(__x86_64__)
-	/* The compiler's own is a prefetch to read without -mprfchw. Every x86-64 processor since 2005 takes
-	 * it, some as no operation. */
+	/* The compiler's own is a prefetch to read without -mprfchw. Every x86-64 processor since
+	 * 2005 takes it, some as no operation. */
 	__asm__ __volatile__("prefetchw %0" : : "m"(*(const char *)p));
 #else
 	__builtin_prefetch(p, 1, 3);
 #endif
 }
 
-/* Where every store already is a release and every load an acquire, a run of words may be moved with
- * vector instructions: each aligned 64-bit lane is still written and read whole. Elsewhere, and under
- * ThreadSanitizer, which must see them, the words of a run are atomics one by one. */
+/* Where every store already is a release and every load an acquire, a run of words may be moved
+ * with vector instructions: each aligned 64-bit lane is still written and read whole. Elsewhere,
+ * and under ThreadSanitizer, which must see them, the words of a run are atomics one by one. */
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(SHMPOOL_ATOMIC_RUNS)
 #if defined(__has_feature)
 #if __has_feature(thread_sanitizer)
@@ -142,8 +143,8 @@ static inline void store_run_release(shared64 *slot, uint64_t tag, const uint64_
 #pragma GCC unroll 4
 	for (; i > 2; i -= 2)
 		*(word2 *)&slot[i - 2] = tags | (*(const word2 *)&word[i - 2] & kept);
-	/* The first two one by one: where a cache line ends between them, a processor makes two stores of
-	 * one to both, in any order, and slot[0] would be seen without slot[1]. */
+	/* The first two one by one: where a cache line ends between them, a processor makes two
+	 * stores of one to both, in any order, and slot[0] would be seen without slot[1]. */
 	if (likely(i)) {
 		store_release(&slot[1], tag | (word[1] & keep));
 		store_release(&slot[0], tag | (word[0] & keep));
@@ -154,8 +155,8 @@ static inline void store_run_release(shared64 *slot, uint64_t tag, const uint64_
 #endif
 }
 
-/* word[i] = slot[i] ^ tag for i in [0, n), each with acquire. Returns the bits, OR-ed over the run, in
- * which any slot differs from tag. */
+/* word[i] = slot[i] ^ tag for i in [0, n), each with acquire. Returns the bits, OR-ed over the run,
+ * in which any slot differs from tag. */
 static inline uint64_t load_run_acquire(const shared64 *slot, uint64_t tag, uint64_t *word,
 					uint32_t n)
 {

@@ -57,7 +57,8 @@ static int64_t processor_ns(void)
 	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Whether the step is over before so many more words are read. It is never over before it has begun. */
+/* Whether the step is over before so many more words are read. It is never over before it has
+ * begun. */
 static bool over(struct walk *w, uint32_t words)
 {
 	w->work -= words;
@@ -87,8 +88,8 @@ static void enter_ring(struct walk *w, const struct alf_ring *r)
 	w->out->end = prod;
 }
 
-/* Every entry of a ring must say what its buffer's owner word says, unless it was taken out meanwhile. True
- * when the ring is done with. */
+/* Every entry of a ring must say what its buffer's owner word says, unless it was taken out
+ * meanwhile. True when the ring is done with. */
 static bool walk_ring(struct walk *w, const struct alf_ring *r)
 {
 	for (; w->out->at != w->out->end; w->out->at = (alf_position)(w->out->at + 1)) {
@@ -128,7 +129,8 @@ static void walk_cache(struct walk *w, const struct member *m)
 	for (uint32_t i = 0; i < len; i++) {
 		uint64_t handle = load_relaxed(&m->cache[(bottom + i) & mask]);
 		uint32_t index = handle_index(handle);
-		/* Of this generation: what a dead thief had taken may be the member's again, in hand. */
+		/* Of this generation: what a dead thief had taken may be the member's again, in
+		 * hand. */
 		bool good = exists(w, index) &&
 			    load_acquire(&qmempool_buffer(w->p, index)->owner) ==
 				    m->tag && /* [OWNER] */
@@ -163,7 +165,8 @@ static void count_held(struct walk *w, uint32_t number, const struct buffer *b)
 	held->buffers++;
 }
 
-/* Reads all operations that go on; the owner words of those in question must have been read before. */
+/* Reads all operations that go on; the owner words of those in question must have been read before.
+ *  */
 static void look_for_movers(struct walk *w)
 {
 	const struct segment *s = &w->p->segment;
@@ -188,7 +191,8 @@ static uint32_t mover(const struct walk *w, const struct alf_ring *r, alf_positi
 	return producer < members ? producer : consumer < members ? consumer : members;
 }
 
-/* Counts a buffer where its owner word says that it is, if that is so; false if it may be on its way. */
+/* Counts a buffer where its owner word says that it is, if that is so; false if it may be on its
+ * way. */
 static bool count_one(struct walk *w, uint32_t index)
 {
 	const struct segment *s = &w->p->segment;
@@ -243,7 +247,8 @@ static bool damaged(const struct shmpool_audit *a)
 	return a->unaccounted + a->doubled >= DAMAGED;
 }
 
-/* Looks again and again at the buffers that may be on their way. True when all of them are counted. */
+/* Looks again and again at the buffers that may be on their way. True when all of them are counted.
+ *  */
 static bool count_pending(struct walk *w)
 {
 	struct shmpool_audit *a = w->out;
@@ -269,7 +274,8 @@ static bool count_pending(struct walk *w)
 	return true;
 }
 
-/* True when all buffers are done with. Those of an extent that does not exist are passed over as one. */
+/* True when all buffers are done with. Those of an extent that does not exist are passed over as
+ * one. */
 static bool walk_buffers(struct walk *w)
 {
 	struct shmpool_audit *a = w->out;
@@ -318,7 +324,8 @@ static bool walk_stage(struct walk *w, uint32_t caches)
 	return true;
 }
 
-/* The next stage; when all are done, the first one again if a buffer seemed to be nowhere or twice. */
+/* The next stage; when all are done, the first one again if a buffer seemed to be nowhere or twice.
+ *  */
 static void next_stage(struct walk *w, uint32_t caches)
 {
 	struct shmpool_audit *a = w->out;

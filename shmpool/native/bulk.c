@@ -9,12 +9,13 @@
 #include "transfer.h"
 #include "wait.h"
 
-/* What of one send_many is copied before it is put: so many messages, or so many bytes that the first of
- * them are still in the processor's caches when they come out. */
+/* What of one send_many is copied before it is put: so many messages, or so many bytes that the
+ * first of them are still in the processor's caches when they come out. */
 #define SEND_MAX 256u
 #define SEND_BYTES (256u << 10)
 
-/* fresh() for buffers just allocated: all, or -EBADMSG, and what of them are buffers is free again. */
+/* fresh() for buffers just allocated: all, or -EBADMSG, and what of them are buffers is free again.
+ *  */
 static int all_fresh(const struct call *c, uint64_t *handles, uint32_t n, int64_t now)
 {
 	for (uint32_t i = 0; i < n; i++)
@@ -181,7 +182,8 @@ static uint32_t bulk_of(const struct shmpool_slice *slices, size_t n)
 	return k;
 }
 
-/* Puts n buffers in as many bulks as there is room for, in order. How many went; *error is why not all. */
+/* Puts n buffers in as many bulks as there is room for, in order. How many went; *error is why not
+ * all. */
 static uint32_t put_parts(const struct call *c, const uint64_t *handle, uint32_t n,
 			  int64_t deadline, int *error)
 {
@@ -318,7 +320,8 @@ int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, con
 		place(&c, handles[i], 0, load_relaxed(&from[i * step]), &error);
 	if (error)
 		return error == -ERANGE ? -EMSGSIZE : error;
-	/* The lengths may lie in shared memory too: whoever reads them from a header checks them. */
+	/* The lengths may lie in shared memory too: whoever reads them from a header checks them.
+	 *  */
 	for (size_t i = 0; i < n; i++)
 		store_relaxed(&qmempool_buffer(c.p, handle_index(handles[i]))->length,
 			      load_relaxed(&from[i * step]));

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bypass.c - see [BYPASS] in transfer.h: free buffers behind a member that has stopped in the shared queue.
+ * bypass.c - see [BYPASS] in transfer.h: free buffers behind a member that has stopped in the
+ * shared queue.
  *
- * A member that stops between alf_reserve and alf_publish holds up what stands behind it in that ring, and
- * in the ring of free buffers that is everybody's. What is published there can be had by its owner word all
- * the same. Its slot stays behind, hollow: whoever claims it finds that the buffer is not there any more.
+ * A member that stops between alf_reserve and alf_publish holds up what stands behind it in that
+ * ring, and in the ring of free buffers that is everybody's. What is published there can be had by
+ * its owner word all the same. Its slot stays behind, hollow: whoever claims it finds that the
+ * buffer is not there any more.
  */
 #include "alf_repair.h"
 #include "transfer.h"

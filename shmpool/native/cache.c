@@ -16,8 +16,8 @@ static struct pool_shared *shared(const struct qmempool *p)
 	return segment_shared(&p->segment);
 }
 
-/* Whether an entry of m's cache is one of m's buffers: not so if a thief died after it had taken it. It may be
- * m's again then, but of a later generation (sweep.c). */
+/* Whether an entry of m's cache is one of m's buffers: not so if a thief died after it had taken
+ * it. It may be m's again then, but of a later generation (sweep.c). */
 static bool entry_good(const struct qmempool *p, const struct member *m, uint64_t handle,
 		       uint64_t *out)
 {
@@ -61,8 +61,9 @@ bool qmempool_honour(struct qmempool *p, struct member *m)
 	return !asked;
 }
 
-/* Takes up to max buffers from victim's cache, which the caller holds as thief, and leaves it to whoever had
- * it before: nobody, or a request, which stays because others wait for what is freed next. */
+/* Takes up to max buffers from victim's cache, which the caller holds as thief, and leaves it to
+ * whoever had it before: nobody, or a request, which stays because others wait for what is freed
+ * next. */
 static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim, uint64_t *handle,
 		    uint32_t max, uint32_t before)
 {
@@ -74,9 +75,9 @@ static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim,
 	/* Its owner may be about to take back an attempt to pop more than there is. */
 	for (; len > 0 && len <= (int64_t)p->cache_size && got < max; len--, bottom++) {
 		uint64_t h = victim->cache[bottom & p->cache_mask], was = victim->tag;
-		/* The owner word first: if the thief dies here, what no longer reads as the victim's is
-		 * not the victim's, whatever its cache says (entry_good). A swap: if the victim is
-		 * dead, somebody may be putting it right at the same time. */
+		/* The owner word first: if the thief dies here, what no longer reads as the
+		 * victim's is not the victim's, whatever its cache says (entry_good). A swap: if
+		 * the victim is dead, somebody may be putting it right at the same time. */
 		if (entry_good(p, victim, h, &h) &&
 		    cas_seq_cst(&qmempool_buffer(p, handle_index(h))->owner, &was, m->tag))
 			handle[got++] = h;
@@ -86,7 +87,8 @@ static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim,
 	return got;
 }
 
-/* Makes who the one at v's cache if nobody is, or other is: *before, who was. False if it is somebody else's. */
+/* Makes who the one at v's cache if nobody is, or other is: *before, who was. False if it is
+ * somebody else's. */
 static bool hold(struct member *v, uint32_t who, uint32_t other, uint32_t *before)
 {
 	uint64_t seen = load_relaxed(&v->cache_bottom);

@@ -58,8 +58,8 @@ static inline int open_queue(uint64_t key, struct call *c)
 	return likely(c->ring) ? 0 : queue_missing(c->p, key_queue(key));
 }
 
-/* Attempts of calls that hold their language's lock: -EINPROGRESS in place of -EAGAIN and -ENOBUFS if the same call
- * with wait in its name may find more, because it asks who is dead. */
+/* Attempts of calls that hold their language's lock: -EINPROGRESS in place of -EAGAIN and -ENOBUFS
+ * if the same call with wait in its name may find more, because it asks who is dead. */
 static inline int call_get(const struct call *c, uint64_t *handle, uint32_t n)
 {
 	int got = queue_get(c->p, c->m, c->ring, handle, n);
@@ -72,8 +72,8 @@ static inline int call_put(const struct call *c, const uint64_t *handle, uint32_
 	return unlikely(error == -ENOBUFS) && !alf_ready(c->ring, 0) ? -EINPROGRESS : error;
 }
 
-/* The result of a wait until end, which came in place of deadline (wait_slice_end), as one until deadline: -EINTR
- * if that has not come, which is the same to the caller as a signal. */
+/* The result of a wait until end, which came in place of deadline (wait_slice_end), as one until
+ * deadline: -EINTR if that has not come, which is the same to the caller as a signal. */
 static inline int64_t waits_on(int64_t result, int64_t end, int64_t deadline)
 {
 	return (result == -EAGAIN || result == -ENOBUFS) && end != deadline ? -EINTR : result;
@@ -92,8 +92,8 @@ static inline int open_buffer(uint64_t key, struct call *c, struct buffer **b, u
 	return qmempool_check(c->p, c->m, *handle);
 }
 
-/* Where the payload of a buffer lies, as its header says: each word is read once, and what leads outside the buffer
- * is taken for nothing. */
+/* Where the payload of a buffer lies, as its header says: each word is read once, and what leads
+ * outside the buffer is taken for nothing. */
 static inline struct shmpool_extent extent_of(const struct qmempool *p, uint64_t handle)
 {
 	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
@@ -104,8 +104,9 @@ static inline struct shmpool_extent extent_of(const struct qmempool *p, uint64_t
 	return (struct shmpool_extent) { headroom, length };
 }
 
-/* Members that wait look for dead ones, and members that never wait do too: whoever reads the clock for a header
- * notices when it is time. The next call of a thread that can do without the interpreter's lock does it. */
+/* Members that wait look for dead ones, and members that never wait do too: whoever reads the clock
+ * for a header notices when it is time. The next call of a thread that can do without the
+ * interpreter's lock does it. */
 static inline void notice_time(const struct call *c, int64_t now)
 {
 	if (unlikely((uint64_t)now >= load_relaxed(&c->p->tend_ns)))

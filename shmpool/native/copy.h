@@ -2,11 +2,12 @@
  *
  * copy.h - copying payloads in and out of a segment.
  *
- * From COPY_LARGE bytes on, where the processor says that its string instructions are fast (ERMS), a
- * payload is copied by one of them. libc's memcpy() does the same below a megabyte or so and then takes
- * vector instructions, which read each line of the destination before they write it; a string copy of whole
- * lines does not. Measured with 1 MiB from core to core: 16 us instead of 24 into the segment, 19 instead
- * of 24 out of it. Stores past the caches were slower for both sides: the reader is about to want the lines.
+ * From COPY_LARGE bytes on, where the processor says that its string instructions are fast (ERMS),
+ * a payload is copied by one of them. libc's memcpy() does the same below a megabyte or so and then
+ * takes vector instructions, which read each line of the destination before they write it; a string
+ * copy of whole lines does not. Measured with 1 MiB from core to core: 16 us instead of 24 into the
+ * segment, 19 instead of 24 out of it. Stores past the caches were slower for both sides: the
+ * reader is about to want the lines.
  *
  * Any thread, any process; the bytes must not overlap.
  */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * give.c - see qmempool.h: buffers given to the shared queue, also where it is full, and who is woken by that.
+ * give.c - see qmempool.h: buffers given to the shared queue, also where it is full, and who is
+ * woken by that.
  */
 #include <sched.h>
 #include <string.h>
@@ -35,8 +36,8 @@ __attribute__((noinline, cold)) static void wake_free(struct qmempool *p, uint32
 		wait_wake_wanted(&s->free_many, &s->free_want, alf_count(&p->free));
 }
 
-/* Only the voids that the dead leave can make the shared queue full: it has a slot for every buffer. Then
- * buffers from its head go to its end until a void is passed. */
+/* Only the voids that the dead leave can make the shared queue full: it has a slot for every
+ * buffer. Then buffers from its head go to its end until a void is passed. */
 __attribute__((noinline, cold)) static void give_full(struct qmempool *p, struct member *m,
 						      const uint64_t *handle, uint32_t n,
 						      uint64_t *rounds)

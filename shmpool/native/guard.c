@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * guard.c - see guard.h. The handler makes one system call and touches nothing that could be locked.
+ * guard.c - see guard.h. The handler makes one system call and touches nothing that could be
+ * locked.
  */
 #define _GNU_SOURCE
 #include "guard.h"

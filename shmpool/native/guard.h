@@ -3,11 +3,11 @@
  * guard.h - a page of a pool that is not there any more: zeros instead of death by SIGBUS.
  *
  * Anybody who may write to a segment can cut it off while others read it, between any check of its
- * size and the next load. A handler of SIGBUS, installed with a process's first segment, puts private
- * zeros in place of that whole mapping, and the thread that met the hole goes on: it reads a damaged
- * segment, which everything here is made for. The pool is gone from then on: its number names nothing
- * any more, every call is -EBADMSG (local_missing), and sleepers leave. A SIGBUS elsewhere is whoever's it was
- * before.
+ * size and the next load. A handler of SIGBUS, installed with a process's first segment, puts
+ * private zeros in place of that whole mapping, and the thread that met the hole goes on: it reads
+ * a damaged segment, which everything here is made for. The pool is gone from then on: its number
+ * names nothing any more, every call is -EBADMSG (local_missing), and sleepers leave. A SIGBUS
+ * elsewhere is whoever's it was before.
  *
  * Guarded are open pools, from local_open() to their end, and what a thread names to guard_watch().
  * Who may call what at the same time: any thread anything.

@@ -29,7 +29,8 @@ enum process_fate {
 	PROCESS_UNKNOWN /* the question could not be asked now */
 };
 
-/* What became of a member's process. Whether it is suspended is known in its own PID namespace only. */
+/* What became of a member's process. Whether it is suspended is known in its own PID namespace
+ * only. */
 enum process_fate inquiry_fate(const struct segment *s, const struct member *m, uint64_t identity,
 			       uint64_t own);
 

@@ -12,9 +12,10 @@
  *     headers    capacity x struct buffer       one cache line a buffer
  *     data       capacity x stride              the bytes
  *
- * The file is sparse: up to the end of the free ring it is reserved at creation, a queue's ring when
- * the queue is created, headers and data as the slab grows. Offsets, never pointers; nothing in here
- * depends on the process that maps it. A change of anything in here is a change of LAYOUT_VERSION.
+ * The file is sparse: up to the end of the free ring it is reserved at creation, a queue's ring
+ * when the queue is created, headers and data as the slab grows. Offsets, never pointers; nothing
+ * in here depends on the process that maps it. A change of anything in here is a change of
+ * LAYOUT_VERSION.
  */
 #ifndef SHMPOOL_LAYOUT_H
 #define SHMPOOL_LAYOUT_H
@@ -79,14 +80,15 @@ struct segment_header {
 _Static_assert(sizeof(struct segment_header) <= 4 * CACHE_LINE, "before pool_shared");
 
 /* A tag names one life of a member slot: | epoch 19 | the slot's number + 1, 13 |. The epoch is raised when a
- * dead member has been recovered, and a slot whose epochs are used up gets no further member, so that a
- * tag is never used again: no delay of a suspended recoverer is too long. That is 524,288 deaths a slot. */
+ * dead member has been recovered, and a slot whose epochs are used up gets no further member, so
+ * that a tag is never used again: no delay of a suspended recoverer is too long. That is 524,288
+ * deaths a slot. */
 #define TAG_NUMBER_BITS 13
 #define TAG_EPOCH_MAX ((1u << (32 - TAG_NUMBER_BITS)) - 1)
 #define TAG_NUMBER_MASK ((1u << TAG_NUMBER_BITS) - 1)
 
-/* What a member counts: plain increments by the member alone. They stay in its slot for ever, the pool's
- * are the sums over all slots, and nothing is moved that could be moved twice. */
+/* What a member counts: plain increments by the member alone. They stay in its slot for ever, the
+ * pool's are the sums over all slots, and nothing is moved that could be moved twice. */
 enum counter {
 	COUNT_ALLOC,     /* buffers taken from the pool */
 	COUNT_FREE,      /* buffers given back */
@@ -105,7 +107,8 @@ enum counter {
 	COUNTERS
 };
 
-/* Narrow where those of a ring are, for tests; then counters that are made of them are right modulo 2^bits. */
+/* Narrow where those of a ring are, for tests; then counters that are made of them are right modulo
+ * 2^bits. */
 typedef alf_position cache_position;
 typedef alf_shared_position shared_cache_position;
 
@@ -153,8 +156,8 @@ _Static_assert(offsetof(struct member, cache) == 6 * CACHE_LINE, "the slot's wor
 _Static_assert(MEMBERS_MAX < TAG_NUMBER_MASK, "a tag has room for every number");
 
 /* cache_bottom while somebody empties the cache or asks its owner to: | 1 | thief 32 | position 31 |, where
- * thief is the tag of the member that empties it, or CACHE_REQUESTED. No position is that high: for the
- * owner it is further below its top than a cache can hold, so that one look tells it both. */
+ * thief is the tag of the member that empties it, or CACHE_REQUESTED. No position is that high: for
+ * the owner it is further below its top than a cache can hold, so that one look tells it both. */
 #define CACHE_HELD (1ull << 63)
 #define CACHE_POSITION_BITS 31
 #define CACHE_REQUESTED UINT32_MAX
@@ -171,7 +174,8 @@ static inline uint32_t cache_thief(uint64_t bottom)
 	return bottom & CACHE_HELD ? (uint32_t)(bottom >> CACHE_POSITION_BITS) : 0;
 }
 
-/* The handles between bottom and top, whoever is at them: less than none in an attempt to pop more. */
+/* The handles between bottom and top, whoever is at them: less than none in an attempt to pop more.
+ *  */
 static inline int64_t cache_between(uint64_t bottom, cache_position top)
 {
 	if (sizeof(top) < sizeof(bottom))
@@ -216,8 +220,8 @@ _Static_assert(SHARED_END % CACHE_LINE == 0, "whole lines");
 /* What becomes of the buffers that a dead member had got from a queue and neither freed nor put. */
 enum on_death { ON_DEATH_FREE, ON_DEATH_REQUEUE, ON_DEATH_DEAD_LETTER };
 
-/* A named queue. state is 0, QUEUE_READY, or the tag of the member that makes it, with QUEUE_NAMED once
- * the name stands. */
+/* A named queue. state is 0, QUEUE_READY, or the tag of the member that makes it, with QUEUE_NAMED
+ * once the name stands. */
 #define QUEUE_READY UINT64_MAX
 #define QUEUE_NAMED (1ull << 32)
 struct queue_slot {
@@ -284,8 +288,8 @@ _Static_assert(offsetof(struct buffer, owner) == 0 && offsetof(struct buffer, le
 #define OWNER_ABANDONED (1ull << 43)
 #define OWNER_POSITION_BITS 53
 
-/* The number of the member that an owner word, role, thief, extent or queue state names; a number beyond
- * every member's if it names none. */
+/* The number of the member that an owner word, role, thief, extent or queue state names; a number
+ * beyond every member's if it names none. */
 static inline uint32_t tag_number(uint64_t word)
 {
 	return ((uint32_t)word & TAG_NUMBER_MASK) - 1;
@@ -297,7 +301,8 @@ static inline uint64_t owner_position(uint64_t owner)
 	return owner & ((1ull << OWNER_POSITION_BITS) - 1);
 }
 
-/* How far that lies behind another position, as far as the word tells: negative if it lies before. */
+/* How far that lies behind another position, as far as the word tells: negative if it lies before.
+ *  */
 static inline int64_t owner_behind(uint64_t owner, alf_position position)
 {
 	uint64_t distance =

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * letters.c - the calls of shmpool.h about buffers whose consumer failed: returned to their queue, moved on from a
- * dead-letter queue, copied without being taken; and the count of those that were refused.
+ * letters.c - the calls of shmpool.h about buffers whose consumer failed: returned to their queue,
+ * moved on from a dead-letter queue, copied without being taken; and the count of those that were
+ * refused.
  */
 #include "alf_repair.h"
 #include "call.h"
@@ -51,9 +52,10 @@ int64_t shmpool_move(uint64_t key, uint32_t to, int reset, struct shmpool_taken 
 	return error;
 }
 
-/* Copies the buffer that position at of a ring holds, if it is there from the first read of the owner word to the
- * last: a reader that does not write. Whoever takes the buffer writes the owner word before anything that is read
- * here may change, and the word of a position never comes back. */
+/* Copies the buffer that position at of a ring holds, if it is there from the first read of the
+ * owner word to the last: a reader that does not write. Whoever takes the buffer writes the owner
+ * word before anything that is read here may change, and the word of a position never comes back.
+ *  */
 static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_position at,
 		     struct shmpool_peek *out, char *bytes, size_t size)
 {

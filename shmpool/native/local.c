@@ -44,8 +44,9 @@ static struct wiped {
 } *wiped;
 static pthread_key_t thread_key;
 
-/* Ends a member: its roles are free and its cache goes back; the slot is free at once, or when the last buffer that
- * other threads of the process have from it is adopted (qmempool_adopt: the same steps in reverse). */
+/* Ends a member: its roles are free and its cache goes back; the slot is free at once, or when the
+ * last buffer that other threads of the process have from it is adopted (qmempool_adopt: the same
+ * steps in reverse). */
 static void member_end(struct qmempool *p, struct member *m)
 {
 	uint32_t ended = 1;
@@ -108,8 +109,8 @@ static int need_token(uint32_t slot)
 		       token_take(&local_pools[slot].segment, t);
 }
 
-/* Of the parent's threads only the one that forked is here: none sleeps in a pool. Who gets no token now tries
- * again with its first call. */
+/* Of the parent's threads only the one that forked is here: none sleeps in a pool. Who gets no
+ * token now tries again with its first call. */
 static void after_fork(void)
 {
 	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
@@ -129,7 +130,8 @@ static void *wiped_on_fork(size_t size)
 	return NULL;
 }
 
-/* Makes what a process needs once. 0, -ENOMEM: what there was no memory for is tried again with the next opening. */
+/* Makes what a process needs once. 0, -ENOMEM: what there was no memory for is tried again with the
+ * next opening. */
 static int prepare(void)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -206,8 +208,8 @@ int local_open(const struct segment *s, bool made)
 	int error = prepare();
 	if (error)
 		return error;
-	/* Here, not with a thread's first call: in a process that has threads the kernel takes 10 to
-	 * 80 ms for it. Again, in member_attach(), it takes nothing. */
+	/* Here, not with a thread's first call: in a process that has threads the kernel takes 10
+	 * to 80 ms for it. Again, in member_attach(), it takes nothing. */
 	process_barrier_register();
 	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++) {
 		if (local_pools[i].buffers)

@@ -1,22 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * local.h - what one process knows: the pools it has open, by number, and the member that each of its
- * threads is in each of them.
+ * local.h - what one process knows: the pools it has open, by number, and the member that each of
+ * its threads is in each of them.
  *
  * A thread becomes a member with its first call and ceases to be one when it ends, when the process
- * closes the pool, or when the process exits. A forked child begins with no members and no tokens: the
- * tables of both lie in memory that the kernel wipes on fork (MADV_WIPEONFORK), whoever calls fork. It
- * takes tokens of its own in the C library's fork handler, or, past that, with its first call.
+ * closes the pool, or when the process exits. A forked child begins with no members and no tokens:
+ * the tables of both lie in memory that the kernel wipes on fork (MADV_WIPEONFORK), whoever calls
+ * fork. It takes tokens of its own in the C library's fork handler, or, past that, with its first
+ * call.
  *
- * Who may call what at the same time: local_pool and local_member any thread. A pool is closed in two steps.
- * local_closing() is called with Python's lock held: from then on no look-up finds the pool. local_closed()
- * waits for the calls that had found it. Such a call either holds Python's lock from its look-up to its last
- * access, or is counted: between local_begin() and local_end().
+ * Who may call what at the same time: local_pool and local_member any thread. A pool is closed in
+ * two steps. local_closing() is called with Python's lock held: from then on no look-up finds the
+ * pool. local_closed() waits for the calls that had found it. Such a call either holds Python's
+ * lock from its look-up to its last access, or is counted: between local_begin() and local_end().
  *
  * Ordering
- *     [CALLERS]  a caller adds itself, then looks the pool up; who closes it takes the pool's serial away,
- *                then reads the count. All four are seq_cst or under Python's lock, so that either the caller
- *                finds no pool, or it is waited for.
+ *     [CALLERS]  a caller adds itself, then looks the pool up; who closes it takes the pool's
+ *                serial away, then reads the count. All four are seq_cst or under Python's lock, so
+ *                that either the caller finds no pool, or it is waited for.
  */
 #ifndef SHMPOOL_LOCAL_H
 #define SHMPOOL_LOCAL_H
@@ -32,22 +33,23 @@ struct local_thread {
 #define LOCAL_CLOSED UINT32_MAX /* a serial that no number has */
 
 extern struct qmempool local_pools[LOCAL_POOLS_MAX];
-/* By slot, how many threads of this process are in a counted call: zeros in a forked child. NULL before the first
- * pool. */
+/* By slot, how many threads of this process are in a counted call: zeros in a forked child. NULL
+ * before the first pool. */
 extern uint32_t *local_callers;
 extern _Thread_local struct local_thread *local_thread
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
 
 /* Opens a checked segment: its number, | serial 16 | slot 6 |. One that is opened to change it (segment.writes)
- * gets a token; made says that this process has just made it. -EXFULL if all numbers are taken, -ENOMEM, and
- * what token_take() says. */
+ * gets a token; made says that this process has just made it. -EXFULL if all numbers are taken,
+ * -ENOMEM, and what token_take() says. */
 int local_open(const struct segment *s, bool made);
 
 /* From now on nobody finds the pool; wakes nobody. False if it is closed, or being closed. */
 bool local_closing(uint32_t number);
 
-/* After it: waits for every counted call, gives back all that this process's members hold and ends them. Nothing of
- * this process looks at the mapping afterwards. Of an opening that only reads, nothing in the segment is looked at. */
+/* After it: waits for every counted call, gives back all that this process's members hold and ends
+ * them. Nothing of this process looks at the mapping afterwards. Of an opening that only reads,
+ * nothing in the segment is looked at. */
 void local_closed(uint32_t number);
 
 /* Both. 0, -EBADF. */
@@ -56,8 +58,8 @@ int local_close(uint32_t number);
 /* Says in a pool that this process has made that it is left on purpose: before its end. */
 void local_leave(uint32_t number);
 
-/* Makes the calling thread a member: 0, -EROFS for an opening that only reads, -EUSERS, -ENOMEM, and what
- * token_take() says. */
+/* Makes the calling thread a member: 0, -EROFS for an opening that only reads, -EUSERS, -ENOMEM,
+ * and what token_take() says. */
 int local_attach(uint32_t number);
 
 /* token_hold(), while no thread of this process forks. */
@@ -66,8 +68,8 @@ int local_hold(int fd, const char *path, void **page);
 /* The number of this process's token in an open pool, 0 if it has none. */
 uint64_t local_token(uint32_t number);
 
-/* Called by each thread that makes its first table, if it is set: who knows when that thread ends says so with
- * local_thread_ends(), before the C library does. */
+/* Called by each thread that makes its first table, if it is set: who knows when that thread ends
+ * says so with local_thread_ends(), before the C library does. */
 extern void (*local_thread_begins)(struct local_thread *t);
 
 /* Ends the calling thread's members, if t is its table. */
@@ -95,8 +97,8 @@ static inline struct qmempool *local_pool(uint32_t number)
 	return likely(p->buffers && p->serial == number / LOCAL_POOLS_MAX) ? p : NULL;
 }
 
-/* In the serial of a pool whose file turned out to be truncated (guard.c): no number names it any more, but for
- * its end. */
+/* In the serial of a pool whose file turned out to be truncated (guard.c): no number names it any
+ * more, but for its end. */
 #define LOCAL_GONE 0x10000u
 
 /* An open pool, also one that is gone. */

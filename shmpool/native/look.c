@@ -15,8 +15,8 @@
 
 #define HOLLOW_LOOKS 16384 /* slots that count_hollow() looks at: below 2 ms */
 
-/* Slots of the free ring whose buffers have been taken from behind a stopped member. Of many slots some are
- * looked at, at equal distances, and *estimated is set. */
+/* Slots of the free ring whose buffers have been taken from behind a stopped member. Of many slots
+ * some are looked at, at equal distances, and *estimated is set. */
 static uint64_t count_hollow(const struct qmempool *p, uint64_t *estimated)
 {
 	const struct alf_ring *r = &p->free;

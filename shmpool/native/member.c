@@ -73,8 +73,8 @@ void member_release(const struct segment *s, struct member *m)
 {
 	release_roles(s, m);
 	reset(m);
-	/* A request for what is in the cache is void: there is nothing in it. A thief that still looks
-	 * (cache_bottom holds its tag) finds nothing and lets go by itself. */
+	/* A request for what is in the cache is void: there is nothing in it. A thief that still
+	 * looks (cache_bottom holds its tag) finds nothing and lets go by itself. */
 	uint64_t seen = load_relaxed(&m->cache_bottom);
 	if (cache_thief(seen) == CACHE_REQUESTED)
 		cas_seq_cst(&m->cache_bottom, &seen,
@@ -82,7 +82,8 @@ void member_release(const struct segment *s, struct member *m)
 	store_release(&m->identity, 0); /* [MEMBER] */
 }
 
-/* Once for each dead member, however often it is begun: the count first, that it is counted, and then the tag. */
+/* Once for each dead member, however often it is begun: the count first, that it is counted, and
+ * then the tag. */
 static void raise_epoch(struct member *m)
 {
 	uint32_t tag = load_relaxed(&m->tag);
@@ -105,8 +106,8 @@ int member_take_slot(const struct segment *s, struct member *m, uint64_t dead, u
 	uint64_t seen = dead;
 	if (!cas_seq_cst(&m->identity, &seen, MEMBER_CLEARING | token)) /* [MEMBER] */
 		return -ESTALE;
-	/* From here on the slot is the caller's alone. A thief that comes now finds no buffer in the cache that
-	 * is still this member's. */
+	/* From here on the slot is the caller's alone. A thief that comes now finds no buffer in
+	 * the cache that is still this member's. */
 	cache_position top = load_relaxed(&m->cache_top);
 	if (cache_between(bottom, top) < 0) /* it died in an attempt to pop more */
 		store_relaxed(&m->cache_top, top = cache_bottom_at(bottom, top));

@@ -2,9 +2,9 @@
  *
  * member.h - members of a pool: one for each thread that has attached.
  *
- * member_attach may be called by anybody at any time; member_release only by a thread of the member's
- * own process, when the member's cache is empty and it holds nothing; member_take_slot and member_vacate by
- * whoever has recovered a dead one (recover.h).
+ * member_attach may be called by anybody at any time; member_release only by a thread of the
+ * member's own process, when the member's cache is empty and it holds nothing; member_take_slot and
+ * member_vacate by whoever has recovered a dead one (recover.h).
  *
  * An identity is | state 2 | token 62 |, or 0 for a free slot:
  *
@@ -21,14 +21,14 @@
  *     CLEARING -> 0         that recoverer
  *     CLEARING -> ATTACHED  that recoverer, for itself       it is a dead member with nothing
  *
- * A token names one opening of a pool by one process and is never handed out twice, so an identity that is
- * dead or being cleared never comes back.
+ * A token names one opening of a pool by one process and is never handed out twice, so an identity
+ * that is dead or being cleared never comes back.
  *
  * Ordering
- *     [MEMBER]  identity: written with a compare-and-swap that makes the slot its own, released with
- *               zero when everything in it is done with.
- *     [CLEARED]  cleared: whoever reads zero, and the same dead identity before and after, has read the
- *                tag and op record of that member.
+ *     [MEMBER]  identity: written with a compare-and-swap that makes the slot its own, released
+ *               with zero when everything in it is done with.
+ *     [CLEARED]  cleared: whoever reads zero, and the same dead identity before and after, has read
+ *                the tag and op record of that member.
  */
 #ifndef SHMPOOL_MEMBER_H
 #define SHMPOOL_MEMBER_H
@@ -84,19 +84,22 @@ static inline uint32_t member_epoch(uint32_t tag)
 /* The calling thread takes a slot for a process that holds the token. -EUSERS if all are taken. */
 int member_attach(const struct segment *s, uint64_t token, struct member **out);
 
-/* Gives the slot back. Who is killed in the middle of it leaves something that the next one begins anew. */
+/* Gives the slot back. Who is killed in the middle of it leaves something that the next one begins
+ * anew. */
 void member_release(const struct segment *s, struct member *m);
 
-/* Resets the slot of a dead member of which nothing else is left. It is then the token holder's to vacate or to
- * use. 0; -EAGAIN if a live member is at its cache; -ESTALE if somebody else has done it. */
+/* Resets the slot of a dead member of which nothing else is left. It is then the token holder's to
+ * vacate or to use. 0; -EAGAIN if a live member is at its cache; -ESTALE if somebody else has done
+ * it. */
 int member_take_slot(const struct segment *s, struct member *m, uint64_t dead, uint64_t token,
 		     bool (*alive)(void *context, uint32_t tag), void *context);
 void member_vacate(struct member *m);
 void member_use_slot(struct member *m, uint64_t token);
 
-/* What the slot has counted in all its lives. Allocations from the local cache are counted by what was pushed and
- * is not there any more; what passes the cache for other reasons is taken off again. In the middle of a pop
- * or a push that count can be too high by as many as are moved, never too low. */
+/* What the slot has counted in all its lives. Allocations from the local cache are counted by what
+ * was pushed and is not there any more; what passes the cache for other reasons is taken off again.
+ * In the middle of a pop or a push that count can be too high by as many as are moved, never too
+ * low. */
 static inline uint64_t member_count(const struct member *m, int counter)
 {
 	uint64_t n = load_relaxed(&m->counters[counter]);

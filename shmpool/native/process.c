@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * process.c - see process.h. Attaching does this, and every instruction of it is one to be killed at: /proc
- * is read without stdio.
+ * process.c - see process.h. Attaching does this, and every instruction of it is one to be killed
+ * at: /proc is read without stdio.
  */
 #define _GNU_SOURCE
 #include "process.h"

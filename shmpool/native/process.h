@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * process.h - what a process can say of itself to people, and membarrier(2). Who is alive is not told by any
- * of this, but by token.h.
+ * process.h - what a process can say of itself to people, and membarrier(2). Who is alive is not
+ * told by any of this, but by token.h.
  */
 #ifndef SHMPOOL_PROCESS_H
 #define SHMPOOL_PROCESS_H
@@ -18,8 +18,8 @@ struct process {
 /* Read anew with each call. */
 struct process process_self(void);
 
-/* Whether a process that lives is suspended by a signal or a tracer. False also where /proc shows another
- * namespace, or a process that began at another time. */
+/* Whether a process that lives is suspended by a signal or a tracer. False also where /proc shows
+ * another namespace, or a process that began at another time. */
 bool process_suspended(struct process other);
 
 /* membarrier(2) over every process that has registered: false if the kernel cannot. */

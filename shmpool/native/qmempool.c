@@ -46,7 +46,8 @@ void qmempool_unbind(struct qmempool *p)
 #define CLAIM_MAX 4096u /* buffers of one claim: an op record counts them */
 _Static_assert(CLAIM_MAX <= ALF_QUEUE_MAX && BULK_MAX <= ALF_OP_COUNT_MAX, "alf_queue.h");
 
-/* Grows the slab by an extent. Up to max of its buffers go to handle, the rest to the shared queue. */
+/* Grows the slab by an extent. Up to max of its buffers go to handle, the rest to the shared queue.
+ *  */
 static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
 	uint32_t first, mine, filled = 0;
@@ -146,8 +147,8 @@ int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, 
 		return -EAGAIN;
 	if (qmempool_honour(p, m))
 		have = unkeep(p, m, handle, n);
-	/* Who wants many takes none unless there are as many: others want a few. An extent is made all the
-	 * same, or nobody would learn that there is no memory for it. */
+	/* Who wants many takes none unless there are as many: others want a few. An extent is made
+	 * all the same, or nobody would learn that there is no memory for it. */
 	if (n > 1 && have < n && !alf_ready(&p->free, n - have - 1) &&
 	    have + qmempool_count(p, n - have) < n) {
 		got = grow(p, m, handle, 0);
@@ -223,8 +224,8 @@ static int spend(struct qmempool *p, struct member *m, const uint64_t *handle, u
 	return 0;
 }
 
-/* Moves bulks from the top of m's cache to the shared queue until n more fit in. False if they did before,
- * or cannot be made to. */
+/* Moves bulks from the top of m's cache to the shared queue until n more fit in. False if they did
+ * before, or cannot be made to. */
 static bool make_room(struct qmempool *p, struct member *m, uint32_t n)
 {
 	bool moved = false;
@@ -273,8 +274,9 @@ int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle)
 
 #define ENDED_TRIES 64
 
-/* Frees the slot of a thread that has ended, with its last buffer gone. seq_cst with the same two steps in reverse in
- * member_end() (local.c), so that one of the two sees the other; the swap picks one. */
+/* Frees the slot of a thread that has ended, with its last buffer gone. seq_cst with the same two
+ * steps in reverse in member_end() (local.c), so that one of the two sees the other; the swap picks
+ * one. */
 static void release_ended(const struct qmempool *p, struct member *from)
 {
 	for (int i = 0; i < ENDED_TRIES; i++) {
@@ -286,7 +288,8 @@ static void release_ended(const struct qmempool *p, struct member *from)
 			member_release(&p->segment, from);
 			return;
 		}
-		/* The slot's next member has ended between the look and the swap, and is not finished. */
+		/* The slot's next member has ended between the look and the swap, and is not
+		 * finished. */
 		store_seq_cst(&from->ended, 1);
 	}
 }

@@ -2,33 +2,34 @@
  *
  * qmempool.h - a pool of buffers: local caches over a shared queue over a slab.
  *
- * After the qmempool of J. D. Brouer's Linux RFC of December 2014: a member allocates from and frees
- * into a small cache of its own and touches nothing shared; the cache is refilled from, and flushed
- * into, a shared multi-producer/multi-consumer ring in bulks; when that runs dry the slab grows, and
- * when the slab is at its capacity, what lies in other members' caches is fetched. Unlike the
- * original, the caches lie in the segment, so that others can reach them.
+ * After the qmempool of J. D. Brouer's Linux RFC of December 2014: a member allocates from and
+ * frees into a small cache of its own and touches nothing shared; the cache is refilled from, and
+ * flushed into, a shared multi-producer/multi-consumer ring in bulks; when that runs dry the slab
+ * grows, and when the slab is at its capacity, what lies in other members' caches is fetched.
+ * Unlike the original, the caches lie in the segment, so that others can reach them.
  *
  * Who may call what at the same time: any number of members, each with its own struct member. One
  * member must not be used by two threads at once.
  *
  * Ordering
- *     [CACHE]   a member's cache. To pop, its owner moves cache_top down and then looks at cache_bottom; a
- *               thief writes that it is there into cache_bottom, calls membarrier(2), then reads cache_top.
- *               The system call is a full barrier on the owner's processor, so the owner's side costs
- *               none: either the thief sees the pop and leaves those handles alone, or the owner sees
- *               the thief and takes its pop back. Pushing cannot meet a thief, who takes from the
- *               bottom. cache_top hands over what was pushed, also when its owner has popped since
- *               (C11's release sequence), cache_bottom what was taken.
+ *     [CACHE]   a member's cache. To pop, its owner moves cache_top down and then looks at
+ *              cache_bottom; a
+ *               thief writes that it is there into cache_bottom, calls membarrier(2), then reads
+ *               cache_top. The system call is a full barrier on the owner's processor, so the
+ *               owner's side costs none: either the thief sees the pop and leaves those handles
+ *               alone, or the owner sees the thief and takes its pop back. Pushing cannot meet a
+ *               thief, who takes from the bottom. cache_top hands over what was pushed, also when
+ *               its owner has popped since (C11's release sequence), cache_bottom what was taken.
  *
- * Progress: an allocation that does not wait takes what it can have in a bounded number of steps, and asks nobody
- * who is dead. qmempool_alloc_wait() does, with any deadline. What it does for fairness: alloc_wait.c.
- * Nothing here waits for another member. A cache whose owner is in the middle of it, or
- * that another thief has, is passed over; an owner whose cache is being emptied works without it. A cache can
- * be emptied wherever its owner has stopped.
+ * Progress: an allocation that does not wait takes what it can have in a bounded number of steps,
+ * and asks nobody who is dead. qmempool_alloc_wait() does, with any deadline. What it does for
+ * fairness: alloc_wait.c. Nothing here waits for another member. A cache whose owner is in the
+ * middle of it, or that another thief has, is passed over; an owner whose cache is being emptied
+ * works without it. A cache can be emptied wherever its owner has stopped.
  *
  * Misuse: a handle carries the generation its buffer had when it was allocated, and a free changes
- * the buffer's; a second free, a stale handle and somebody else's buffer are errors. SHMPOOL_CHECK=0
- * leaves that out: then headers are not touched on the fast path at all.
+ * the buffer's; a second free, a stale handle and somebody else's buffer are errors.
+ * SHMPOOL_CHECK=0 leaves that out: then headers are not touched on the fast path at all.
  */
 #ifndef SHMPOOL_QMEMPOOL_H
 #define SHMPOOL_QMEMPOOL_H
@@ -76,7 +77,8 @@ int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *han
 /* That of one, for qmempool_free(), whose handle need not be in memory. */
 int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle);
 
-/* Takes back what a free of more had done to the first n when it came to a handle that is no good. */
+/* Takes back what a free of more had done to the first n when it came to a handle that is no good.
+ *  */
 void qmempool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n);
 
 /* Makes buffers of another thread of m's process m's own. 0; -ESTALE freed or handed on since the
@@ -86,40 +88,43 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle);
 /* Flushes m's cache if somebody asks for it. False if the cache is not m's to use now. */
 bool qmempool_honour(struct qmempool *p, struct member *m);
 
-/* Gives n buffers of m's to the shared queue. What is no buffer, because somebody scribbled over a cache, is
- * left out; what does not fit is abandoned to the next sweep: somebody has stopped at its head, or it is full of
- * tombstones further on than GIVE_ROUNDS bulks. */
+/* Gives n buffers of m's to the shared queue. What is no buffer, because somebody scribbled over a
+ * cache, is left out; what does not fit is abandoned to the next sweep: somebody has stopped at its
+ * head, or it is full of tombstones further on than GIVE_ROUNDS bulks. */
 void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
 
-/* The same by who has more time: up to *rounds bulks are moved from its head to its end, and subtracted. */
+/* The same by who has more time: up to *rounds bulks are moved from its head to its end, and
+ * subtracted. */
 #define GIVE_ROUNDS 8u
 void qmempool_give_round(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
 			 uint64_t *rounds);
 
-/* Puts m's cache into the shared queue. What a thief that has stopped leaves there stays in the slot, for
- * other thieves and for the slot's next member. */
+/* Puts m's cache into the shared queue. What a thief that has stopped leaves there stays in the
+ * slot, for other thieves and for the slot's next member. */
 void qmempool_drain(struct qmempool *p, struct member *m);
 
-/* Fetches up to max buffers from other members' caches; without membarrier(2) their owners are asked
- * to flush at their next call. */
+/* Fetches up to max buffers from other members' caches; without membarrier(2) their owners are
+ * asked to flush at their next call. */
 uint32_t qmempool_steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
 
-/* Takes up to max free buffers from behind a member that has stopped in the shared queue, or that were
- * abandoned. Looks at so many headers at most, from where this process looked last. */
+/* Takes up to max free buffers from behind a member that has stopped in the shared queue, or that
+ * were abandoned. Looks at so many headers at most, from where this process looked last. */
 uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
 			 uint32_t most);
 
 /* Asks every member to flush its cache at its next call. */
 void qmempool_request(struct qmempool *p);
 
-/* The same as qmempool_alloc_slow(), also from behind a stopped member, for which it looks at so many headers. */
+/* The same as qmempool_alloc_slow(), also from behind a stopped member, for which it looks at so
+ * many headers. */
 int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
 			uint32_t looks);
 
 /* Wakes everybody who waits for buffers: there may be more of them than were given back. */
 void qmempool_wake(struct qmempool *p);
 
-/* Takes 1..max buffers for m from the shared queue, the slab or others' caches. 0 or -errno if there are none. */
+/* Takes 1..max buffers for m from the shared queue, the slab or others' caches. 0 or -errno if
+ * there are none. */
 int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
 
 /* Buffers that could be had now, as far as counting tells: up to most. */
@@ -193,8 +198,8 @@ static inline int qmempool_check(struct qmempool *p, struct member *m, uint64_t 
 	return 0;
 }
 
-/* Allocates n buffers: all, or -EAGAIN if there are not so many; -ENOSPC if the slab may grow and the
- * file system has no room. The headers' user fields are as their last user left them. */
+/* Allocates n buffers: all, or -EAGAIN if there are not so many; -ENOSPC if the slab may grow and
+ * the file system has no room. The headers' user fields are as their last user left them. */
 static inline int qmempool_alloc_bulk(struct qmempool *p, struct member *m, uint64_t *handle,
 				      uint32_t n)
 {
@@ -203,8 +208,8 @@ static inline int qmempool_alloc_bulk(struct qmempool *p, struct member *m, uint
 	return qmempool_alloc_slow(p, m, handle, n);
 }
 
-/* Frees n buffers into m's cache, if they fit there in one piece and each of them is m's: else false, and
- * nothing has changed. */
+/* Frees n buffers into m's cache, if they fit there in one piece and each of them is m's: else
+ * false, and nothing has changed. */
 static ALWAYS_INLINE bool cache_free(struct qmempool *p, struct member *m, const uint64_t *handle,
 				     uint32_t n)
 {
@@ -252,8 +257,8 @@ static ALWAYS_INLINE int qmempool_alloc(struct qmempool *p, struct member *m, ui
 	return error;
 }
 
-/* The same from m's cache and the shared queue only: no system call but to wake somebody, and no look at every buffer or
- * member. -EAGAIN if neither has one. */
+/* The same from m's cache and the shared queue only: no system call but to wake somebody, and no
+ * look at every buffer or member. -EAGAIN if neither has one. */
 static ALWAYS_INLINE int qmempool_alloc_quick(struct qmempool *p, struct member *m,
 					      uint64_t *handle)
 {

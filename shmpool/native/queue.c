@@ -37,8 +37,8 @@ static uint64_t *ring_slots(const struct qmempool *p, uint32_t number)
 }
 
 /* Two that make the same name at once: each shows its own name before it looks for others, so at
- * least one sees the other. The lower number stays: the higher gives way when it sees the lower, and
- * the lower takes the higher's state away, unless that is ready already. */
+ * least one sees the other. The lower number stays: the higher gives way when it sees the lower,
+ * and the lower takes the higher's state away, unless that is ready already. */
 static bool outranked(const struct qmempool *p, uint32_t number, const char *name)
 {
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
@@ -54,7 +54,8 @@ static bool outranked(const struct qmempool *p, uint32_t number, const char *nam
 	return false;
 }
 
-/* Buffers of the dead are put into a queue by whoever puts things right: it must take any producer. */
+/* Buffers of the dead are put into a queue by whoever puts things right: it must take any producer.
+ *  */
 static bool can_take_back(struct qmempool *p, uint32_t flags, const struct queue_on_death *on_death)
 {
 	const struct alf_ring *letter = queue_ring(p, on_death->dead_letter);
@@ -262,8 +263,8 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	return 0;
 }
 
-/* Wakes those for whom there is room after a get, and after the tombstones that it, or another one that has not
- * come so far yet, has stepped over. Returns result, what the get got. */
+/* Wakes those for whom there is room after a get, and after the tombstones that it, or another one
+ * that has not come so far yet, has stepped over. Returns result, what the get got. */
 __attribute__((noinline, cold)) static int wake_room(const struct alf_ring *r, int result)
 {
 	struct alf_queue *q = r->q;

@@ -9,12 +9,12 @@
  * Ordering
  *     [QUEUE]  a queue slot's state: who reads QUEUE_READY sees its name, geometry and empty ring.
  *
- * Progress: queue_put and queue_get never wait, and never ask who is dead. The _wait forms sleep for room or for
- * data only, and end at their deadline, on a signal, and when this process closes the pool. They ask who is
- * dead, where it may be a dead member that keeps them, also with the deadline WAIT_NEVER: one attempt, and
- * another one if that helped. Who puts many waits until there is room for all and holds no position
- * meanwhile: puts of fewer go ahead of it as long as they find room, so it can wait for as long as
- * producers of fewer keep the queue fuller than that.
+ * Progress: queue_put and queue_get never wait, and never ask who is dead. The _wait forms sleep
+ * for room or for data only, and end at their deadline, on a signal, and when this process closes
+ * the pool. They ask who is dead, where it may be a dead member that keeps them, also with the
+ * deadline WAIT_NEVER: one attempt, and another one if that helped. Who puts many waits until there
+ * is room for all and holds no position meanwhile: puts of fewer go ahead of it as long as they
+ * find room, so it can wait for as long as producers of fewer keep the queue fuller than that.
  */
 #ifndef SHMPOOL_QUEUE_H
 #define SHMPOOL_QUEUE_H
@@ -29,9 +29,9 @@ struct queue_on_death {
 };
 
 /* Makes a queue; flags are ALF_SINGLE_PRODUCER and ALF_SINGLE_CONSUMER. Its number (from 1 on);
- * -EEXIST; -EINVAL name or capacity; -EDOM what would go back to it, or to the dead-letter queue, meets a
- * single producer there, or nothing can (SHMPOOL_CHECK=0); -ENFILE no number is left; -ENOMEM; and what
- * segment_reserve() says. */
+ * -EEXIST; -EINVAL name or capacity; -EDOM what would go back to it, or to the dead-letter queue,
+ * meets a single producer there, or nothing can (SHMPOOL_CHECK=0); -ENFILE no number is left;
+ * -ENOMEM; and what segment_reserve() says. */
 int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
 		 uint32_t flags, const struct queue_on_death *on_death);
 
@@ -60,8 +60,9 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 	      uint32_t n);
 
-/* Whether a get that found nothing is to be repeated by queue_get_wait(): now and then, if something has been
- * reserved and not published, perhaps by a member that died. Seldom, because it looks at the producers' line. */
+/* Whether a get that found nothing is to be repeated by queue_get_wait(): now and then, if
+ * something has been reserved and not published, perhaps by a member that died. Seldom, because it
+ * looks at the producers' line. */
 #define QUEUE_EMPTIES 256
 static inline bool queue_stuck(const struct alf_ring *r, const struct member *m)
 {

@@ -12,17 +12,17 @@
 #define FULL_APART 8   /* looks of a producer at a full queue: most yields between two */
 #define FULL_SHARE 128 /* one for so many of its slots */
 
-/* sched_yield() calls between two looks at a full queue. Each look takes the consumers' line from them, so a
- * producer at the heels of a slower consumer slows it down further; a longer queue lets it stay away for
- * longer (some us), and then it has room for a run. */
+/* sched_yield() calls between two looks at a full queue. Each look takes the consumers' line from
+ * them, so a producer at the heels of a slower consumer slows it down further; a longer queue lets
+ * it stay away for longer (some us), and then it has room for a run. */
 static int look_apart(const struct alf_ring *r)
 {
 	uint32_t n = 1 + alf_capacity(r) / FULL_SHARE;
 	return (int)(n < FULL_APART ? n : FULL_APART);
 }
 
-/* One sleep until there is room for n. What wait_sleep() returns, 0 with *error the result of an attempt
- * before it. */
+/* One sleep until there is room for n. What wait_sleep() returns, 0 with *error the result of an
+ * attempt before it. */
 static int sleep_for_room(struct qmempool *p, struct member *m, const struct alf_ring *r,
 			  const uint64_t *handle, uint32_t n, int64_t most, int64_t deadline_ns,
 			  queue_attempt *attempt, int *error)
@@ -34,8 +34,8 @@ static int sleep_for_room(struct qmempool *p, struct member *m, const struct alf
 		many = wait_enter(&q->room_many);
 		wait_want(&q->room_want, n);
 	}
-	/* [WAIT] alf_reserve's own load is no seq_cst one: it might miss a move of cons whose consumer
-	 * missed this sleeper. */
+	/* [WAIT] alf_reserve's own load is no seq_cst one: it might miss a move of cons whose
+	 * consumer missed this sleeper. */
 	load_seq_cst(&q->cons);
 	*error = attempt(p, m, r, handle, n);
 	if (*error == -ENOBUFS) {
@@ -112,8 +112,9 @@ int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *
 		}
 		uint32_t *word = &r->q->data_wait, entered = wait_enter(word);
 		/* [WAIT] Nothing reserved: whoever reserves from now on sees the sleeper. Something
-		 * reserved but not published: its producer may have looked before, so look soon, and
-		 * later and later while it stays so: whoever goes on with it sees the sleeper. */
+		 * reserved but not published: its producer may have looked before, so look soon,
+		 * and later and later while it stays so: whoever goes on with it sees the sleeper.
+		 *  */
 		bool reserved = load_seq_cst(&r->q->prod) != load_seq_cst(&r->q->cons);
 		got = queue_get(p, m, r, handle, n);
 		slept = 0; /* or a later get would overwrite what this one got */

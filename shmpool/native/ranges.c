@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ranges.c - see recovery.h: the positions that dead producers may have reserved and did not publish. Its work is
- * in proportion to the rings' lengths and the number of members, whatever the op records say.
+ * ranges.c - see recovery.h: the positions that dead producers may have reserved and did not
+ * publish. Its work is in proportion to the rings' lengths and the number of members, whatever the
+ * op records say.
  */
 #include <stdlib.h>
 
@@ -82,8 +83,8 @@ static int compare(const void *a, const void *b)
 	return (left > right) - (left < right);
 }
 
-/* A bulk is published from its end on: if its first position is published, all of it is. Of a range that is
- * certainly one producer's, only the last bulk can be unfinished. */
+/* A bulk is published from its end on: if its first position is published, all of it is. Of a range
+ * that is certainly one producer's, only the last bulk can be unfinished. */
 static void skip_published(struct dead_range *range)
 {
 	while (range->n && alf_at(range->ring, range->from, alf_word(range->ring, range->from)) !=

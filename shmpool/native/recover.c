@@ -57,8 +57,8 @@ static void recover_mark(struct recovery *r)
 	}
 }
 
-/* Caches that a dead thief was emptying: their owners flush them, and leave out what it had taken. That must
- * be known before the sweep, after which it may be anybody's again. */
+/* Caches that a dead thief was emptying: their owners flush them, and leave out what it had taken.
+ * That must be known before the sweep, after which it may be anybody's again. */
 static void recover_thieves(struct recovery *r)
 {
 	for (uint32_t i = 0; i < r->p->segment.members; i++) {
@@ -77,8 +77,9 @@ void recovery_look(struct recovery *r)
 		const struct member *m = segment_member(&r->p->segment, i);
 		uint64_t op = load_acquire(&m->op);             /* [OP] */
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-		/* Who died since this run began counts as alive: what it left is not known here. Nor is
-		 * the slot's next member the dead one. A slot that is being cleared has nothing else. */
+		/* Who died since this run began counts as alive: what it left is not known here.
+		 * Nor is the slot's next member the dead one. A slot that is being cleared has
+		 * nothing else. */
 		if (op && !(r->dead_at[i] && r->dead[r->dead_at[i] - 1].identity == identity) &&
 		    !member_clearing(identity))
 			cover_add(&r->live, op);
@@ -116,9 +117,9 @@ static void recover_makers(struct recovery *r)
 	}
 }
 
-/* The single sides of queues that the dead had, of those too that are not finished with: it may be a
- * successor that makes room for what waits. After the sweep and ranges_bury(), which find by these
- * roles what is unfinished there. */
+/* The single sides of queues that the dead had, of those too that are not finished with: it may be
+ * a successor that makes room for what waits. After the sweep and ranges_bury(), which find by
+ * these roles what is unfinished there. */
 static void recover_roles(struct recovery *r)
 {
 	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++) {

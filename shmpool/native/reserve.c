@@ -59,12 +59,14 @@ static int reserve_piece(int fd, uint64_t from, uint64_t length)
 {
 	sigset_t every, before;
 	int error;
-	/* tmpfs gives back all that it has reserved when a signal comes: a timer's could come for ever. */
+	/* tmpfs gives back all that it has reserved when a signal comes: a timer's could come for
+	 * ever. */
 	sigfillset(&every);
 	pthread_sigmask(SIG_SETMASK, &every, &before);
-	/* Not posix_fallocate(3), which writes where the file system has no such call, beside others who use the
-	 * pages. The size stays: had another thread closed the program's descriptors in this very moment, and
-	 * opened another file under this number, no byte of that would change. */
+	/* Not posix_fallocate(3), which writes where the file system has no such call, beside
+	 * others who use the pages. The size stays: had another thread closed the program's
+	 * descriptors in this very moment, and opened another file under this number, no byte of
+	 * that would change. */
 	do {
 		error = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)length) ? errno : 0;
 	} while (error == EINTR); /* the process was frozen */

@@ -55,8 +55,9 @@ static void fill_default(int64_t *value, int64_t standard)
 		*value = standard;
 }
 
-/* The largest cache that leaves three quarters of the buffers to the others and fits into a processor's
- * own cache: with more, free buffers have gone cold before they are used again. 0 if a bulk is more. */
+/* The largest cache that leaves three quarters of the buffers to the others and fits into a
+ * processor's own cache: with more, free buffers have gone cold before they are used again. 0 if a
+ * bulk is more. */
 static int64_t default_cache(const struct shmpool_geometry *g)
 {
 	int64_t size = CACHE_SIZE_DEFAULT;

@@ -53,17 +53,18 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 /* Whether a descriptor is of the segment's file. */
 bool segment_is(const struct segment *s, int fd);
 
-/* A descriptor of the file, for one call: the one that it was opened with, or where the program has closed that,
- * or put another file under its number, a new one in *opened, else -1, which the caller closes. -EBADFD
- * the file cannot be opened any more; -EMFILE. */
+/* A descriptor of the file, for one call: the one that it was opened with, or where the program has
+ * closed that, or put another file under its number, a new one in *opened, else -1, which the
+ * caller closes. -EBADFD the file cannot be opened any more; -EMFILE. */
 int segment_fd(const struct segment *s, int *opened);
 
-/* Reserves memory for length bytes at offset, so that nobody gets a SIGBUS there. 0; -ENOSPC, -EDQUOT, -ENOMEM;
+/* Reserves memory for length bytes at offset, so that nobody gets a SIGBUS there. 0; -ENOSPC,
+ * -EDQUOT, -ENOMEM;
  * -ENODEV the file system cannot; -EACCES; -EIO; and as segment_fd(). */
 int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length);
 
-/* Gives the memory of the whole pages between, which nobody else uses, back to the kernel. False if it keeps it: what
- * the process has locked in memory, for one. */
+/* Gives the memory of the whole pages between, which nobody else uses, back to the kernel. False if
+ * it keeps it: what the process has locked in memory, for one. */
 bool segment_unreserve(const struct segment *s, uint64_t offset, uint64_t length);
 
 uint64_t segment_layout_hash(void);

@@ -16,9 +16,9 @@
  * A buffer in hand is a handle | generation 32 | index 32 |; functions that take handles take the pool and the
  * queue from the key. Every thread is a member of its own, from its first call on.
  *
- * A call without wait in its name never asks who is dead, nor looks at every buffer: after -EBUSY and -EINPROGRESS
- * the same call with wait in its name and deadline 0 does, and may succeed. One that waits gives -EINTR after a
- * signal and now and then: run the handlers and call it again.
+ * A call without wait in its name never asks who is dead, nor looks at every buffer: after -EBUSY
+ * and -EINPROGRESS the same call with wait in its name and deadline 0 does, and may succeed. One
+ * that waits gives -EINTR after a signal and now and then: run the handlers and call it again.
  */
 #ifndef SHMPOOL_H
 #define SHMPOOL_H
@@ -128,18 +128,21 @@ int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size);
 int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *why, size_t why_size);
 int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g, char *why,
 		  size_t why_size);
-/* path is what the file was opened by, "" for one that has none; NULL opens the pool to read it only: without a
- * token, and every call that would change it is -EROFS. made is nonzero for who has just made it. */
+/* path is what the file was opened by, "" for one that has none; NULL opens the pool to read it
+ * only: without a token, and every call that would change it is -EROFS. made is nonzero for who has
+ * just made it. */
 int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made);
 /* What an open pool was made with: this process's own copy, which is checked. */
 int shmpool_geometry(int pool, struct shmpool_geometry *g);
 int shmpool_close_wait(int pool);
 /* Whoever has made the pool has closed it: read from a header that shmpool_check() has accepted. */
 int shmpool_left(const void *header);
-/* Says so: before the end of an opening; or, in a file whose opening was dropped, at the end of the process. */
+/* Says so: before the end of an opening; or, in a file whose opening was dropped, at the end of the
+ * process. */
 void shmpool_leave(int pool);
 void shmpool_leave_file(int fd);
-/* Keeps everybody from removing a file that is being made, as a token does, until shmpool_let_go(*page). */
+/* Keeps everybody from removing a file that is being made, as a token does, until
+ * shmpool_let_go(*page). */
 int shmpool_hold(int fd, const char *path, void **page);
 void shmpool_let_go(void *page);
 
@@ -227,14 +230,15 @@ struct shmpool_peek {
 	uint32_t redelivered;
 	uint32_t origin; /* the queue from which it became a dead letter, 0 for none */
 };
-/* Copies the oldest buffer of a queue at position or behind, and up to size of its bytes, without taking
- * it. 1; 0 there is none now; -EBADF, -ENOENT, -EBADMSG. */
+/* Copies the oldest buffer of a queue at position or behind, and up to size of its bytes, without
+ * taking it. 1; 0 there is none now; -EBADF, -ENOENT, -EBADMSG. */
 int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *out, char *bytes,
 		 size_t size);
 
 /* Putting right what the dead left: recover.h. */
 int shmpool_recover_wait(int pool, struct shmpool_recovery *out);
-/* What a member that waits does now and then: asks whether somebody is dead, and recovers. 0, or -errno. */
+/* What a member that waits does now and then: asks whether somebody is dead, and recovers. 0, or
+ * -errno. */
 int shmpool_tend_wait(uint64_t key);
 /* 0 alive, 1 suspended, 2 dead, 3 not known now; -ENOENT no such member. */
 int shmpool_fate(int pool, uint32_t member);
@@ -245,11 +249,12 @@ int64_t shmpool_trim_wait(int pool, uint64_t keep);
 /* Looking. */
 int shmpool_stats(int pool, struct shmpool_stats *out);
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n);
-/* How many members are dead and not recovered, and one more if abandoned buffers wait for a recoverer. */
+/* How many members are dead and not recovered, and one more if abandoned buffers wait for a
+ * recoverer. */
 int shmpool_dead(int pool);
-/* A step of an audit, of about budget_ns of processor time: 1 if there is more to do, 0 if it is complete.
- * met has a bit for each buffer of the capacity. -EBADMSG if the file has not the memory that it must have
- * for the buffers that it says exist. */
+/* A step of an audit, of about budget_ns of processor time: 1 if there is more to do, 0 if it is
+ * complete. met has a bit for each buffer of the capacity. -EBADMSG if the file has not the memory
+ * that it must have for the buffers that it says exist. */
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
 		       size_t held_n, uint64_t *queued, size_t queued_n, uint64_t *met,
 		       size_t met_n, int64_t budget_ns);

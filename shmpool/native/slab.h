@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * slab.h - the buffers that exist: the first prealloc of them from creation on, the others extent by
- * extent, reserved before anybody can have them.
+ * slab.h - the buffers that exist: the first prealloc of them from creation on, the others extent
+ * by extent, reserved before anybody can have them.
  *
  * slab_create  by the creator, alone
  * slab_grow    any number of members: each makes another extent
@@ -9,7 +9,8 @@
  * Ordering
  *     [EXTENT]  an extent's word: who reads EXTENT_PRESENT sees the headers initialised.
  *
- * Progress: nobody waits. An extent whose maker dies stays named after it, and nobody has its buffers.
+ * Progress: nobody waits. An extent whose maker dies stays named after it, and nobody has its
+ * buffers.
  */
 #ifndef SHMPOOL_SLAB_H
 #define SHMPOOL_SLAB_H
@@ -20,14 +21,14 @@
 int slab_create(const struct segment *s);
 
 /* Where a process begins to look for an absent extent: | trims 39 | extent 25 |. Every extent before that one
- * was present when so many had been taken away (trim.h). Threads of the process share the word and store it
- * whole: a thread that was suspended stores an old count of trims with its place, and that place is not
- * believed any more. */
+ * was present when so many had been taken away (trim.h). Threads of the process share the word and
+ * store it whole: a thread that was suspended stores an old count of trims with its place, and that
+ * place is not believed any more. */
 #define SLAB_EXTENT_BITS 25
 _Static_assert(CAPACITY_MAX < 1u << SLAB_EXTENT_BITS, "an extent has one buffer at least");
 
-/* Makes the next absent extent; its buffers get the owner word owner. Returns how many there are, the
- * first one's index in *first; -EAGAIN if every extent is there or being made, -ENOSPC. */
+/* Makes the next absent extent; its buffers get the owner word owner. Returns how many there are,
+ * the first one's index in *first; -EAGAIN if every extent is there or being made, -ENOSPC. */
 int slab_grow(const struct segment *s, uint64_t *hint, uint64_t owner, uint32_t *first);
 
 /* Buffers that slab_grow() could make, as many as are asked for at most. */
@@ -44,10 +45,10 @@ static inline uint32_t slab_extent_size(const struct segment *s, uint64_t i)
 /* Buffers that exist: prealloc and those of the extents that are present. */
 uint64_t slab_created(const struct segment *s);
 
-/* Whether the file has the memory that it must have for its buffers and rings: what a walk over all of them
- * may touch. A pool that was made and grown has; a crafted file, or one with holes punched into it, may
- * not, and reading its holes would allocate them. Of a small pool, whose walks touch less than
- * SLAB_SMALL, nothing is asked. */
+/* Whether the file has the memory that it must have for its buffers and rings: what a walk over all
+ * of them may touch. A pool that was made and grown has; a crafted file, or one with holes punched
+ * into it, may not, and reading its holes would allocate them. Of a small pool, whose walks touch
+ * less than SLAB_SMALL, nothing is asked. */
 #define SLAB_SMALL (16ull << 20)
 bool slab_backed(const struct segment *s);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * stuck.c - see recover.h: when a member that is stuck, or has slept for a slice, asks who is dead. One asks for
- * the whole pool, and the longer nothing comes of it, the longer the pool rests.
+ * stuck.c - see recover.h: when a member that is stuck, or has slept for a slice, asks who is dead.
+ * One asks for the whole pool, and the longer nothing comes of it, the longer the pool rests.
  */
 #include "member.h"
 #include "recovery.h"
@@ -12,7 +12,8 @@
 #define REST_TIMES 16ull /* the processor time of a fruitless inquiry */
 
 /* pool_shared.inquired: | not before, CLOCK_REALTIME ns | inquiries in a row that changed nothing, 3 bits |. Any
- * value is good enough: one that lies further ahead than a rest can is of a clock that was set back. */
+ * value is good enough: one that lies further ahead than a rest can is of a clock that was set
+ * back. */
 #define FRUITLESS 7u
 #define FRUITLESS_MOST 3u
 

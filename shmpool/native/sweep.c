@@ -2,8 +2,8 @@
  *
  * sweep.c - see recover.h: one look at every buffer, to find those that the dead had.
  *
- * A buffer's owner word says whose it is, but for the two moments in which a ring's position has moved
- * and the word has not: then the position says it, together with who can have moved it there.
+ * A buffer's owner word says whose it is, but for the two moments in which a ring's position has
+ * moved and the word has not: then the position says it, together with who can have moved it there.
  *
  *     OWNED(dead)                                            the dead's
  *     TRANSIT to a position that a dead producer may have
@@ -14,8 +14,8 @@
  *     anything else                                          somebody's, or in a queue
  *
  * The second kind is abandoned before the positions become void and all is freed: afterwards the
- * ring may go round, and such a buffer could not be told from one of the third kind; and the ring of
- * free buffers has room for all of them only once consumers can pass.
+ * ring may go round, and such a buffer could not be told from one of the third kind; and the ring
+ * of free buffers has room for all of them only once consumers can pass.
  */
 #include "member.h"
 #include "queue.h"
@@ -76,9 +76,9 @@ static uint32_t came_from(const struct buffer *b, uint64_t owner)
 	return load_relaxed(&b->got) == buffer_generation(b) ? load_relaxed(&b->queue) : 0;
 }
 
-/* Where the buffer goes: the number of a queue, or 0 to be freed. from is the queue its holder had it from. An
- * owner word outside a ring that names a queue says that the buffer is on its way back there: a recoverer
- * or a nack (requeue.h) has decided that already. */
+/* Where the buffer goes: the number of a queue, or 0 to be freed. from is the queue its holder had
+ * it from. An owner word outside a ring that names a queue says that the buffer is on its way back
+ * there: a recoverer or a nack (requeue.h) has decided that already. */
 static uint32_t destination(struct recovery *r, const struct buffer *b, uint64_t owner,
 			    uint32_t from)
 {
@@ -92,10 +92,10 @@ static uint32_t destination(struct recovery *r, const struct buffer *b, uint64_t
 	return recovery_ring(r, to) ? to : 0;
 }
 
-/* Takes a dead member's or an abandoned buffer: false if another recoverer was faster. From here on it is a
- * buffer that this member has from queue from, should it die too. Never its tag alone: a dead thief may
- * have had the buffer out of this member's own cache, where it is listed yet, and another thief would
- * find it good. */
+/* Takes a dead member's or an abandoned buffer: false if another recoverer was faster. From here on
+ * it is a buffer that this member has from queue from, should it die too. Never its tag alone: a
+ * dead thief may have had the buffer out of this member's own cache, where it is listed yet, and
+ * another thief would find it good. */
 static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
 	if (!cas_seq_cst(&b->owner, &owner,
@@ -111,8 +111,9 @@ static bool abandon(struct recovery *r, struct buffer *b, uint64_t owner, uint32
 {
 	if (!cas_seq_cst(&b->owner, &owner, OWNER_ABANDONED | (uint64_t)from << OWNER_QUEUE_SHIFT))
 		return false;
-	/* Afterwards: who reads the count sees the buffer. Should this recoverer be killed or suspended
-	 * before it, the dead member's slot is not free yet, and the next one sweeps for that. */
+	/* Afterwards: who reads the count sees the buffer. Should this recoverer be killed or
+	 * suspended before it, the dead member's slot is not free yet, and the next one sweeps for
+	 * that. */
 	add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1);
 	r->left = true;
 	return true;
@@ -120,7 +121,8 @@ static bool abandon(struct recovery *r, struct buffer *b, uint64_t owner, uint32
 
 enum handed { HANDED_ON, NO_ROOM, SOMEBODY_WAS_FASTER };
 
-/* Puts a dead member's or an abandoned buffer into a queue. The position first: when there is none, nothing has changed. */
+/* Puts a dead member's or an abandoned buffer into a queue. The position first: when there is none,
+ * nothing has changed. */
 static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t from,
 			   uint32_t to)
 {
@@ -157,8 +159,8 @@ struct freed {
 	uint64_t rounds; /* qmempool_give_round() */
 };
 
-/* Decides anew whenever somebody else changed the owner word first: that may have been a recoverer which
- * found no room, and left the buffer to whoever does. */
+/* Decides anew whenever somebody else changed the owner word first: that may have been a recoverer
+ * which found no room, and left the buffer to whoever does. */
 static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 {
 	struct buffer *b = qmempool_buffer(r->p, index);
@@ -207,8 +209,8 @@ struct candidates {
 	uint32_t n;
 };
 
-/* Anybody's who sweeps, not the dead producer's: that one may be finished with by another recoverer, and the
- * position a later one's. */
+/* Anybody's who sweeps, not the dead producer's: that one may be finished with by another
+ * recoverer, and the position a later one's. */
 static void unreserve(struct recovery *r, uint32_t index, uint64_t owner)
 {
 	abandon(r, qmempool_buffer(r->p, index), owner, 0); /* [OWNER] */

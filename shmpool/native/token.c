@@ -58,8 +58,8 @@ static int refusal(int error)
 	return -EBADFD;
 }
 
-/* A new description of the file that fd is: by the kernel's own name for it, or, where there is no /proc, by the
- * path that the process opened it by. -errno. */
+/* A new description of the file that fd is: by the kernel's own name for it, or, where there is no
+ * /proc, by the path that the process opened it by. -errno. */
 static int open_anew(int fd, const char *by)
 {
 	struct stat mine, found;
@@ -78,8 +78,8 @@ static int open_anew(int fd, const char *by)
 	return -EBADFD;
 }
 
-/* Leaves the description, with its locks, to a mapping that no child inherits, and closes its descriptor in any
- * case. 0, -ENOMEM, -EACCES, -EBADFD. */
+/* Leaves the description, with its locks, to a mapping that no child inherits, and closes its
+ * descriptor in any case. 0, -ENOMEM, -EACCES, -EBADFD. */
 static int leave_to_mapping(int fd, void **out)
 {
 	void *page = mmap(NULL, SEGMENT_PAGE, PROT_NONE, MAP_SHARED, fd, 0);
@@ -187,8 +187,8 @@ enum token_state token_state(const struct segment *s, uint64_t number, uint64_t 
 	if (fd < 0)
 		return TOKEN_UNKNOWN;
 	held = ask(fd, number);
-	/* Another thread may have closed the program's descriptors meanwhile, and opened another file under
-	 * the same number: that one would know of no lock at all. */
+	/* Another thread may have closed the program's descriptors meanwhile, and opened another
+	 * file under the same number: that one would know of no lock at all. */
 	if (held == 0 && (!segment_is(s, fd) || (own && ask(fd, own) != 1)))
 		held = -EBADFD;
 	if (opened >= 0)

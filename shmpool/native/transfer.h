@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * transfer.h - moving buffers between a member and a ring: the ring's two steps with the owner words
- * between them, in the one order that a sweep can put right after a death.
+ * transfer.h - moving buffers between a member and a ring: the ring's two steps with the owner
+ * words between them, in the one order that a sweep can put right after a death.
  *
  * transfer_in    the member owns the buffers; afterwards the ring does, or nothing has changed
  * transfer_out   the ring owns them; afterwards the member does
@@ -11,11 +11,12 @@
  * words, they read TRANSIT to a position behind cons. Either way each is found exactly once.
  *
  * Ordering
- *     [BYPASS]  bypassed: whoever bypasses a stopped member raises it and then looks at cons; whoever claims
+ *     [BYPASS]  bypassed: whoever bypasses a stopped member raises it and then looks at cons;
+ *               whoever claims
  *              moves cons and then looks at it. All four are seq_cst, so that either the one leaves
  *              alone what the other claims, or the other looks at each owner word.
- *     [OWNER]  an owner word: whoever sweeps and reads that the member has it sees from which queue. For
- *              everybody else [SLOT] of alf_queue.h carries what the header says.
+ *     [OWNER]  an owner word: whoever sweeps and reads that the member has it sees from which
+ *              queue. For everybody else [SLOT] of alf_queue.h carries what the header says.
  */
 #ifndef SHMPOOL_TRANSFER_H
 #define SHMPOOL_TRANSFER_H
@@ -25,7 +26,8 @@
 /* Bulks that a producer is ahead by when its consumer may go forward. */
 #define TRANSFER_CLEAR 2u
 
-/* Says in the owner words of n buffers that they are on their way to as many positions of r, from at on. */
+/* Says in the owner words of n buffers that they are on their way to as many positions of r, from
+ * at on. */
 static ALWAYS_INLINE void transfer_mark(const struct qmempool *p, const struct alf_ring *r,
 					const uint64_t *handle, uint32_t n, alf_position at)
 {
@@ -37,7 +39,8 @@ static ALWAYS_INLINE void transfer_mark(const struct qmempool *p, const struct a
 				      owner_transit(r->id, (alf_position)(at + i)));
 		return;
 	}
-	/* They do not go round the end of the ring, and so the words go up by one without a carry. */
+	/* They do not go round the end of the ring, and so the words go up by one without a carry.
+	 *  */
 #pragma GCC unroll 4
 	for (const uint64_t *end = handle + n; handle != end; handle++)
 		store_relaxed(&buffers[handle_index(*handle)].owner, transit++);
@@ -59,16 +62,16 @@ static ALWAYS_INLINE int transfer_in(const struct qmempool *p, struct member *m,
 	return error;
 }
 
-/* Of the buffers just claimed from the free ring, those whose slots were not hollow, made m's; claims up to n
- * more while there are none. How many. */
+/* Of the buffers just claimed from the free ring, those whose slots were not hollow, made m's;
+ * claims up to n more while there are none. How many. */
 uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *handle,
 			uint32_t claimed, uint32_t n);
 
 /* Keeps of n handles those that name a buffer. How many. */
 uint32_t transfer_indices(const struct qmempool *p, uint64_t *handle, uint32_t n);
 
-/* Makes mine the buffer that handle says was claimed from ring number id, and handle its handle. False if it
- * is no index: somebody scribbled over the ring, and it must not be followed. */
+/* Makes mine the buffer that handle says was claimed from ring number id, and handle its handle.
+ * False if it is no index: somebody scribbled over the ring, and it must not be followed. */
 static ALWAYS_INLINE bool transfer_take(struct buffer *buffers, uint32_t capacity, uint64_t mine,
 					uint32_t id, uint64_t *handle, bool named)
 {
@@ -76,8 +79,8 @@ static ALWAYS_INLINE bool transfer_take(struct buffer *buffers, uint32_t capacit
 	if (unlikely(index >= capacity))
 		return false;
 	struct buffer *b = &buffers[index];
-	/* A store comes first: a load would fetch the line from its last writer's core to read, and the
-	 * store once more to write. */
+	/* A store comes first: a load would fetch the line from its last writer's core to read, and
+	 * the store once more to write. */
 	if (named)
 		store_relaxed(&b->queue, id);
 	else
@@ -91,8 +94,9 @@ static ALWAYS_INLINE bool transfer_take(struct buffer *buffers, uint32_t capacit
 	return true;
 }
 
-/* The same for n of them, forward or from the last one on. A processor fetches by itself the lines beyond those
- * that a loop goes through: forward, the headers of the next bulk, which the producer may be writing yet. */
+/* The same for n of them, forward or from the last one on. A processor fetches by itself the lines
+ * beyond those that a loop goes through: forward, the headers of the next bulk, which the producer
+ * may be writing yet. */
 static ALWAYS_INLINE bool transfer_take_all(struct buffer *buffers, uint32_t capacity,
 					    uint64_t mine, uint32_t id, uint64_t *handle,
 					    uint32_t n, bool named, bool forward)
@@ -114,7 +118,8 @@ static ALWAYS_INLINE bool transfer_take_all(struct buffer *buffers, uint32_t cap
 	return well;
 }
 
-/* Takes 1..n buffers from a ring for m, the free ring or a named one; 0 if it is empty, -EBADMSG if what it holds is no index. */
+/* Takes 1..n buffers from a ring for m, the free ring or a named one; 0 if it is empty, -EBADMSG if
+ * what it holds is no index. */
 static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m,
 				      const struct alf_ring *r, uint64_t *handle, uint32_t n,
 				      enum alf_side side, bool named)

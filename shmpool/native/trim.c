@@ -42,8 +42,9 @@ static bool all_free(const struct segment *s, uint64_t i)
 	return true;
 }
 
-/* Chooses extents for the next turn: from the last one on, those that are free as a whole and not tried yet, a share
- * of what is free or one. Others must find some meanwhile, or be able to make some. */
+/* Chooses extents for the next turn: from the last one on, those that are free as a whole and not
+ * tried yet, a share of what is free or one. Others must find some meanwhile, or be able to make
+ * some. */
 static bool choose(struct collection *c, uint64_t keep)
 {
 	const struct segment *s = &c->p->segment;
@@ -97,7 +98,8 @@ static void collect(struct collection *c, struct member *m)
 	}
 }
 
-/* Takes an extent away, all of whose buffers are the caller's. Returns the bytes of its whole pages. */
+/* Takes an extent away, all of whose buffers are the caller's. Returns the bytes of its whole
+ * pages. */
 static uint64_t take_away(const struct segment *s, const struct member *m, uint64_t i)
 {
 	uint64_t first = (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
@@ -116,7 +118,8 @@ static uint64_t take_away(const struct segment *s, const struct member *m, uint6
 	return end - from;
 }
 
-/* What was collected: whole extents are absent from here on, and their buffers nobody's; the others go back. */
+/* What was collected: whole extents are absent from here on, and their buffers nobody's; the others
+ * go back. */
 static uint64_t take_all_away(struct collection *c, struct member *m)
 {
 	const struct segment *s = &c->p->segment;

@@ -93,7 +93,8 @@ static void count(uint8_t *seen)
 		uint32_t *before = &last[scene.stream[i].queue][number / 1000];
 		seen[number]++;
 		DEMAND(seen[number] == 1);
-		/* What the dead had got says that it was; what they had moved on is there in whole. */
+		/* What the dead had got says that it was; what they had moved on is there in whole.
+		 *  */
 		if (number >= FROM_OTHERS && number < FROM_OTHERS + scene.operation->lost)
 			DEMAND(scene.stream[i].again);
 		moved += number < FROM_VICTIM && scene.stream[i].queue == scene.other;
@@ -218,8 +219,8 @@ void scene_count(struct counted *out)
 		for (int k = 0; k < COUNTERS; k++)
 			out->counter[k] += (int64_t)member_count(m, k);
 		out->deaths += (int64_t)m->deaths;
-		/* Not those whose death is counted and whose slot is not free yet: a companion may have
-		 * stopped between the two. */
+		/* Not those whose death is counted and whose slot is not free yet: a companion may
+		 * have stopped between the two. */
 		out->lives += m->identity && !m->cleared;
 	}
 }
@@ -246,7 +247,8 @@ void scene_check_counters(const struct counted *before, const struct counted *wh
 		DEMAND(within(count, 0, whole ? whole->counter[moved[i]] : all));
 		DEMAND(!ended || count == whole->counter[moved[i]]);
 	}
-	/* A cache is filled and flushed in bulks, which its positions count until that is taken off. */
+	/* A cache is filled and flushed in bulks, which its positions count until that is taken
+	 * off. */
 	for (size_t i = 0; i < sizeof(cached) / sizeof(*cached); i++) {
 		int64_t count = now.counter[cached[i]], most = whole ? n + CACHE : all;
 		int64_t end = whole ? whole->counter[cached[i]] : 0;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_dead.h - what stands before the victim runs: mostly members that died in the middle of something.
+ * kill_dead.h - what stands before the victim runs: mostly members that died in the middle of
+ * something.
  */
 #ifndef KILL_DEAD_H
 #define KILL_DEAD_H

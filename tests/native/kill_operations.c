@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_operations.c - see kill_scene.h: the operations that are killed, and what stands ready for them.
+ * kill_operations.c - see kill_scene.h: the operations that are killed, and what stands ready for
+ * them.
  */
 #include <stdio.h>
 #include <string.h>

@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_points.c - kills a member after instruction 0, 1, 2, ... of every operation, and demands that the
- * survivors find everything in order (kill_scene.h).
+ * kill_points.c - kills a member after instruction 0, 1, 2, ... of every operation, and demands
+ * that the survivors find everything in order (kill_scene.h).
  *
- * An operation is run once under PTRACE_SINGLESTEP, which says what its instructions are. For each of
- * them a new child in a new pool is run up to it and there, with the audit exact at that very moment, it
- * meets one of three ends:
+ * An operation is run once under PTRACE_SINGLESTEP, which says what its instructions are. For each
+ * of them a new child in a new pool is run up to it and there, with the audit exact at that very
+ * moment, it meets one of three ends:
  *
  *     kill  SIGKILL, then the survivors recover
  *     late  SIGKILL, and the survivors go on working for a while before they recover
  *     stop  it is stopped, the survivors go on working, it continues to the end of the operation
  *
- * Some operations have a companion: another member that has stopped at an instruction of one of its own,
- * a different one for each point, and goes on when the victim has met its end.
+ * Some operations have a companion: another member that has stopped at an instruction of one of its
+ * own, a different one for each point, and goes on when the victim has met its end.
  *
- * With --pairs a companion is given to every operation, and in each of these ways both are suspended in the
- * middle of something at once:
+ * With --pairs a companion is given to every operation, and in each of these ways both are
+ * suspended in the middle of something at once:
  *
  *     behind  the victim stops at its point, then the companion at its own; the victim is killed, the
  *             survivors recover and work, and the companion, which lives, goes on to its end
@@ -286,7 +286,8 @@ static uint32_t sweep_operation(const struct choice *c)
 {
 	uint32_t points = 0, elsewhere = 0, own = 0, library = 0, before = failures;
 	scout();
-	/* Once in full, and again: that leaves its traces in this program's heap, which children inherit. */
+	/* Once in full, and again: that leaves its traces in this program's heap, which children
+	 * inherit. */
 	for (enum end end = KILL; end < ENDS; end++)
 		try_point(0, end);
 	scout();

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_pool.c - see kill_victim.h and kill_dead.h: what is about the ring of free buffers and the slab.
+ * kill_pool.c - see kill_victim.h and kill_dead.h: what is about the ring of free buffers and the
+ * slab.
  */
 #include "check.h"
 #include "kill_dead.h"
@@ -51,7 +52,8 @@ void dead_full_pool(struct scene *s)
 	CHECK(alf_avail_space(&s->pool.free) < CACHE);
 }
 
-/* The slab has grown to its capacity, and all that is free is in the shared queue but what one cache has. */
+/* The slab has grown to its capacity, and all that is free is in the shared queue but what one
+ * cache has. */
 void grown(struct scene *s)
 {
 	uint64_t handle[CAPACITY];
@@ -79,8 +81,8 @@ void dead_trimming(struct scene *s)
 	scene_child(take_extent_away);
 }
 
-/* In the ring of free buffers, from its head on: front free ones, some that a dead member is giving back, and
- * other free ones. */
+/* In the ring of free buffers, from its head on: front free ones, some that a dead member is giving
+ * back, and other free ones. */
 static void dead_giving_behind(struct scene *s, uint32_t front)
 {
 	uint64_t handle[CAPACITY];
@@ -110,7 +112,8 @@ void dead_giving_between(struct scene *s)
 	dead_giving_behind(s, 2 * CACHE);
 }
 
-/* What was behind the dead was taken from there and given back since; nothing blocks the ring any more. */
+/* What was behind the dead was taken from there and given back since; nothing blocks the ring any
+ * more. */
 void hollows(struct scene *s)
 {
 	struct shmpool_recovery out;
@@ -137,7 +140,8 @@ void take_front(struct scene *s)
 	count_up(&s->v->counters[COUNT_ALLOC], s->handed);
 }
 
-/* So that what is behind it can be claimed, and what a companion took from there has left hollows. */
+/* So that what is behind it can be claimed, and what a companion took from there has left hollows.
+ *  */
 void unblock(struct scene *s)
 {
 	struct shmpool_recovery out;

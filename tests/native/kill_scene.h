@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_scene.h - what a kill point is set up with and checked against: a small pool with two members
- * that live on (a and b, of the process that checks) and work of their own, and a victim in a child.
+ * kill_scene.h - what a kill point is set up with and checked against: a small pool with two
+ * members that live on (a and b, of the process that checks) and work of their own, and a victim in
+ * a child.
  *
- * Every message is a number that says who published it. Whatever happens to the victim, scene_check()
- * demands that all the others' messages come out once and in order, the victim's own all or not at all,
- * that no buffer and no member slot is lost, and that the pool is as good as new afterwards.
+ * Every message is a number that says who published it. Whatever happens to the victim,
+ * scene_check() demands that all the others' messages come out once and in order, the victim's own
+ * all or not at all, that no buffer and no member slot is lost, and that the pool is as good as new
+ * afterwards.
  */
 #ifndef KILL_SCENE_H
 #define KILL_SCENE_H
@@ -111,7 +113,8 @@ extern struct scene scene;
 extern void (*scene_failed)(const char *what); /* of the kill point at hand */
 #define DEMAND(condition) ((condition) ? (void)0 : scene_failed(#condition))
 
-/* What all slots but the survivors' have counted, and how many of their lives have ended with a death. */
+/* What all slots but the survivors' have counted, and how many of their lives have ended with a
+ * death. */
 struct counted {
 	int64_t counter[COUNTERS];
 	int64_t deaths, lives;
@@ -134,13 +137,13 @@ void scene_drain(void);
 /* Recovers once, with a companion stopped. */
 void scene_recover(void);
 
-/* The victim's counters are right, or off by no more than the operation that was cut short: before says
- * what was counted when that began, whole what it is when it is not cut short; NULL if others have been
- * in its way. */
+/* The victim's counters are right, or off by no more than the operation that was cut short: before
+ * says what was counted when that began, whole what it is when it is not cut short; NULL if others
+ * have been in its way. */
 void scene_check_counters(const struct counted *before, const struct counted *whole);
 
-/* Recovers and checks; exact says that nobody has worked since the victim began, so that it is known
- * what it can have taken. */
+/* Recovers and checks; exact says that nobody has worked since the victim began, so that it is
+ * known what it can have taken. */
 void scene_check(int exact);
 
 /* What operations are put together from. */

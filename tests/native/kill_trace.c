@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * kill_trace.c - see kill_trace.h. A debug register stops the child at an address as often as it is
- * passed: the same place as so many single steps, but much sooner. Where there are no debug registers it
- * is single steps again.
+ * passed: the same place as so many single steps, but much sooner. Where there are no debug
+ * registers it is single steps again.
  */
 #define _GNU_SOURCE
 #include "kill_trace.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_trace.h - a child under ptrace(2): which instructions an operation has, and to stop before any one
- * of them.
+ * kill_trace.h - a child under ptrace(2): which instructions an operation has, and to stop before
+ * any one of them.
  */
 #ifndef KILL_TRACE_H
 #define KILL_TRACE_H
@@ -36,14 +36,16 @@ void trace_ends(void);
 /* Steps through what is between the two, and notes it. */
 void trace_record(pid_t pid, struct trace *t);
 
-/* Runs the child from trace_begins() up to point k. False if it came to trace_ends() on another way. */
+/* Runs the child from trace_begins() up to point k. False if it came to trace_ends() on another
+ * way. */
 bool trace_reach(pid_t pid, const struct trace *t, uint32_t k);
 
 /* Lets it go on to its exit. */
 void trace_finish(pid_t pid);
 void trace_kill(pid_t pid);
 
-/* Whether the address is in the program's own text, and then its distance from the program's start. */
+/* Whether the address is in the program's own text, and then its distance from the program's start.
+ *  */
 bool trace_own(uint64_t address, uint64_t *distance);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_victim.h - what the victim is set up with, what it is killed at, and what is checked besides.
+ * kill_victim.h - what the victim is set up with, what it is killed at, and what is checked
+ * besides.
  */
 #ifndef KILL_VICTIM_H
 #define KILL_VICTIM_H

@@ -3,8 +3,8 @@
  * pace.h - what a test with narrow positions (SHMPOOL_POSITION_BITS) needs when it has threads.
  *
  * A thread that stops inside an operation for as long as others take for half of all positions sees
- * them come round: with 64 bits after thousands of years, with 8 after 128 elements, that is at once.
- * So here no operation outlives PACE_STEPS others. They run at the same time all the same.
+ * them come round: with 64 bits after thousands of years, with 8 after 128 elements, that is at
+ * once. So here no operation outlives PACE_STEPS others. They run at the same time all the same.
  */
 #ifndef PACE_H
 #define PACE_H

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * preload_errno.c - a library for LD_PRELOAD that makes one call of a program fail, once, as the kernel could.
+ * preload_errno.c - a library for LD_PRELOAD that makes one call of a program fail, once, as the
+ * kernel could.
  *
  *     errno_arm(0, 0)      from now on calls are counted
  *     errno_arm(n, e)      from now on the nth call fails with errno e; it is not made
  *     errno_disarm()       no more; how many calls there were
  *     errno_kind(n)        what the nth call was, "" if there was none
  *
- * Counted are the system calls that tests/errno_sweep.py has a list of errnos for, of every thread, and the
- * allocations of the core alone: the interpreter's own allocations, which are MemoryError wherever Python
- * runs, are not counted. A child of fork() goes on counting by itself.
+ * Counted are the system calls that tests/errno_sweep.py has a list of errnos for, of every thread,
+ * and the allocations of the core alone: the interpreter's own allocations, which are MemoryError
+ * wherever Python runs, are not counted. A child of fork() goes on counting by itself.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -44,8 +45,8 @@ static volatile bool armed;
 static long at, calls;
 static int error;
 static const char *kinds[KINDS_MAX];
-/* Where the code of the core lies, and that of uvloop, whose own calls are not counted: it aborts when the kernel
- * refuses a read of its own pipes. */
+/* Where the code of the core lies, and that of uvloop, whose own calls are not counted: it aborts
+ * when the kernel refuses a read of its own pipes. */
 static uintptr_t core_from, core_to, loop_from, loop_to;
 
 static int find_core(struct dl_phdr_info *info, size_t size, void *context)

@@ -182,8 +182,8 @@ static void settle_all(struct thread *t)
 		settle(t, 0);
 }
 
-/* One store becomes visible: the oldest; or with weak any that no older one keeps back, by its place or by
- * its order. */
+/* One store becomes visible: the oldest; or with weak any that no older one keeps back, by its
+ * place or by its order. */
 static void settle_one(struct thread *t)
 {
 	uint32_t i = how.weak ? steer_random(t->buffered) : 0;
@@ -518,8 +518,8 @@ static struct trigger random_trigger(void)
 									       5) };
 }
 
-/* One thread is suspended before a compare-and-swap in a function, until another has won one there and is
- * suspended right after it; the first one may die of having lost. */
+/* One thread is suspended before a compare-and-swap in a function, until another has won one there
+ * and is suspended right after it; the first one may die of having lost. */
 static void arrange_duel(const char *where, uint32_t mortal)
 {
 	uint32_t first = steer_random(count), second = steer_random(count - 1);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer.h - the C core under a scheduler that a seed steers: which thread makes the next step, how long its
- * stores wait in a store buffer, and before which step it dies.
+ * steer.h - the C core under a scheduler that a seed steers: which thread makes the next step, how
+ * long its stores wait in a store buffer, and before which step it dies.
  *
- * Compile the core with `-include steer.h`. Each atomic operation of atomic.h becomes a step of steer.c; so
- * do futex(2), membarrier(2), sched_yield(2) and the clock. The threads are coroutines of one thread, so
- * that the same seed gives the same run, however busy the machine is.
+ * Compile the core with `-include steer.h`. Each atomic operation of atomic.h becomes a step of
+ * steer.c; so do futex(2), membarrier(2), sched_yield(2) and the clock. The threads are coroutines
+ * of one thread, so that the same seed gives the same run, however busy the machine is.
  *
  *     store buffer   a relaxed or release store waits in its thread's buffer, which that thread alone
  *                    reads through. It is emptied step by step, in order, and at once by a
@@ -18,7 +18,8 @@
  *     sleep          ends by a wake-up, or when no thread can make a step: steer_idle() is called,
  *                    which says whether that was right
  *
- * A load is never early, and plain accesses happen at once: orders of loads are for Relacy (tests/models).
+ * A load is never early, and plain accesses happen at once: orders of loads are for Relacy
+ * (tests/models).
  */
 #ifndef STEER_H
 #define STEER_H
@@ -105,8 +106,8 @@ void steer_choose(struct steer_run *run, uint64_t seed);
 /* Deterministic random numbers of the run. */
 uint32_t steer_random(uint32_t n);
 
-/* Runs body(0), body(1), ... body(threads - 1) to their ends or deaths. mortal says by bits which may
- * die. */
+/* Runs body(0), body(1), ... body(threads - 1) to their ends or deaths. mortal says by bits which
+ * may die. */
 void steer_threads(const struct steer_run *run, uint32_t threads, uint32_t mortal,
 		   void (*body)(uint32_t));
 
@@ -122,7 +123,8 @@ const uint32_t *steer_asleep(uint32_t thread, int64_t *most_ns);
 /* Whether stores wait at all in this run. */
 bool steer_buffers(void);
 
-/* Given by the program. Nobody can make a step and somebody sleeps: fails if one of them should not. */
+/* Given by the program. Nobody can make a step and somebody sleeps: fails if one of them should
+ * not. */
 void steer_idle(void);
 /* Some time between two steps, now and then. */
 void steer_between(void);

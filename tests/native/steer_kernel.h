@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_kernel.h - what steered members are to the kernel: each thread of steer.h is a process of its own,
- * whose token is free once it has died. In the place of process.c and token.c.
+ * steer_kernel.h - what steered members are to the kernel: each thread of steer.h is a process of
+ * its own, whose token is free once it has died. In the place of process.c and token.c.
  */
 #ifndef STEER_KERNEL_H
 #define STEER_KERNEL_H

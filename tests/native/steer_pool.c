@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_pool.c - members of a small pool do random things with it under steer.h, some of them die, and in no
- * run is a buffer lost, doubled or given to two, a message lost, doubled or out of order, or a sleeper left
- * asleep with something to do.
+ * steer_pool.c - members of a small pool do random things with it under steer.h, some of them die,
+ * and in no run is a buffer lost, doubled or given to two, a message lost, doubled or out of order,
+ * or a sleeper left asleep with something to do.
  *
- * Each profile is a small pool, a choice of operations, and who may die. Each seed is one run of it.
+ * Each profile is a small pool, a choice of operations, and who may die. Each seed is one run of
+ * it.
  *
  * What is demanded
  *     at each return    what is allocated or got belonged to no live member
@@ -14,7 +15,8 @@
  *                       died with who had got them; every buffer can be had; no word names anybody
  *
  * Usage: steer_pool [--seed N] [--seeds N] [--weak] [--trace] [--list] [PROFILE...]
- * Runs seeds N, N + 1, ... of each profile. A failure says which; the same command with that seed and
+ * Runs seeds N, N + 1, ... of each profile. A failure says which; the same command with that seed
+ * and
  * --trace shows each step. Exit status 0, or 1 after the first failure.
  */
 #include "steer.h"
@@ -662,7 +664,8 @@ static void check_names(void)
 	SAME(0, segment_shared(&segment)->free_wait & WAIT_COUNT_MASK);
 }
 
-/* All messages have come out, but what dead consumers had taken and what dead producers did not put. */
+/* All messages have come out, but what dead consumers had taken and what dead producers did not
+ * put. */
 static void check_messages(void)
 {
 	uint32_t may_miss[QUEUES] = { 0 }, missing[QUEUES] = { 0 };

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * stress_bypass.c - a member stops in the middle of giving buffers back, again and again, while others
- * allocate all that there is: nobody gets a buffer that somebody else has, nobody goes without, and in
- * the end every buffer is home.
+ * stress_bypass.c - a member stops in the middle of giving buffers back, again and again, while
+ * others allocate all that there is: nobody gets a buffer that somebody else has, nobody goes
+ * without, and in the end every buffer is home.
  *
- * With narrow positions (SHMPOOL_POSITION_BITS) there are no other threads: who stops for long would see
- * them come round.
+ * With narrow positions (SHMPOOL_POSITION_BITS) there are no other threads: who stops for long
+ * would see them come round.
  *
  * Usage: stress_bypass STOPS
  */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * stress_pool.c - threads that are members of one pool pass numbered buffers through queues of every
- * mode while others allocate and free past the end of the pool, so that it grows, steals and waits.
- * At the end every number was seen once, in the order of its producer, and every buffer is home.
+ * stress_pool.c - threads that are members of one pool pass numbered buffers through queues of
+ * every mode while others allocate and free past the end of the pool, so that it grows, steals and
+ * waits. At the end every number was seen once, in the order of its producer, and every buffer is
+ * home.
  *
  * Usage: stress_pool MESSAGES
  */
@@ -27,8 +28,8 @@
 #define ROOM 16
 #define HOARD 1
 #elif SHMPOOL_POSITION_BITS == 16
-/* Large bulks, so that the positions come round often; and more often in a large queue, because it takes
- * fewer changes of threads. */
+/* Large bulks, so that the positions come round often; and more often in a large queue, because it
+ * takes fewer changes of threads. */
 #ifndef CAPACITY
 #define CAPACITY 1024
 #endif
@@ -151,7 +152,8 @@ static void *consume(void *argument)
 	return NULL;
 }
 
-/* Takes as much of the pool as it can get and gives it back, so that the others run dry and steal. */
+/* Takes as much of the pool as it can get and gives it back, so that the others run dry and steal.
+ *  */
 static void *hoard(void *argument)
 {
 	struct member *m = self();

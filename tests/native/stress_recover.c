@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * stress_recover.c - processes are killed in the middle of whatever they do with a pool, and two threads
- * put them right at the same time, while other threads of the same process go on working with it: what
- * recovery and the working threads do to each other is what a sanitizer looks at.
+ * stress_recover.c - processes are killed in the middle of whatever they do with a pool, and two
+ * threads put them right at the same time, while other threads of the same process go on working
+ * with it: what recovery and the working threads do to each other is what a sanitizer looks at.
  *
  * Usage: stress_recover KILLS
  */
@@ -78,8 +78,8 @@ static void *put_right(void *unused)
 	return unused;
 }
 
-/* A process that works until it is killed. Forked before there are threads, which a sanitizer wants; it
- * begins when it is told to. */
+/* A process that works until it is killed. Forked before there are threads, which a sanitizer
+ * wants; it begins when it is told to. */
 static pid_t mortal(int *tell)
 {
 	int ends[2];

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_alf_queue.c - the ring by itself, in one thread: every mode, every edge, round the corner, and
- * over every point where a position, a lap or an op record's position comes round.
+ * test_alf_queue.c - the ring by itself, in one thread: every mode, every edge, round the corner,
+ * and over every point where a position, a lap or an op record's position comes round.
  *
- * Usage: test_alf_queue [WRAPS], for narrow positions (SHMPOOL_POSITION_BITS): how often they come round.
+ * Usage: test_alf_queue [WRAPS], for narrow positions (SHMPOOL_POSITION_BITS): how often they come
+ * round.
  */
 #include "alf_queue.h"
 #include "check.h"
@@ -99,7 +100,8 @@ static void test_all_or_nothing(void)
 	EQUAL(0, dequeue(&r, out, 8, ALF_MULTI));
 }
 
-/* What is reserved and not published holds up the head; what was published behind it stays in order. */
+/* What is reserved and not published holds up the head; what was published behind it stays in
+ * order. */
 static void test_unpublished(void)
 {
 	struct alf_ring r;
@@ -165,7 +167,8 @@ static void start_at(struct alf_ring *r, uint32_t capacity, alf_position at)
 	queue.limit = at + capacity;
 }
 
-/* Puts and gets elements in bulks of every size, with voids and holes between, from a position on. */
+/* Puts and gets elements in bulks of every size, with voids and holes between, from a position on.
+ *  */
 static void pass(uint32_t capacity, alf_position from, uint64_t elements, enum alf_side producer,
 		 enum alf_side consumer)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_runs.c - a run of slots is seen as a whole, wherever cache lines end in it: who sees its first slot sees the
- * others.
+ * test_runs.c - a run of slots is seen as a whole, wherever cache lines end in it: who sees its
+ * first slot sees the others.
  *
  * Usage: test_runs LOOKS
  */

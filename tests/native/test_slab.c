@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_slab.c - where a process looks for an absent extent, and how many buffers one claim may have.
+ * test_slab.c - where a process looks for an absent extent, and how many buffers one claim may
+ * have.
  *
  * Usage: test_slab [ROUNDS]
  */
@@ -38,7 +39,8 @@ static uint32_t alloc_all(uint64_t *handle, uint32_t each)
 	return n;
 }
 
-/* A thread that was suspended on its way past extents stores its place when they have been taken away. */
+/* A thread that was suspended on its way past extents stores its place when they have been taken
+ * away. */
 static void stale_hint(void)
 {
 	static uint64_t handle[CAPACITY];

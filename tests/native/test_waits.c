@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_waits.c - who sleeps until what, and who wakes whom: looked up in the wait words, not timed. A count of
- * wake-ups that has not changed shows that nobody was woken.
+ * test_waits.c - who sleeps until what, and who wakes whom: looked up in the wait words, not timed.
+ * A count of wake-ups that has not changed shows that nobody was woken.
  *
  * Usage: test_waits
  */
@@ -129,7 +129,8 @@ static void many_buffers(void)
 	give(held + 4, 4);
 }
 
-/* A wake-up for one buffer goes to who waits for one, though another one has waited for many for longer. */
+/* A wake-up for one buffer goes to who waits for one, though another one has waited for many for
+ * longer. */
 static void one_beside_many(void)
 {
 	struct waiter many = { 0 }, one = { 0 };
@@ -202,7 +203,8 @@ static void make_voids(uint32_t n)
 	alf_done(&self()->op, ALF_MULTI);
 }
 
-/* How long it takes after a get that steps over voids and gets one, until two who wait for room have it. */
+/* How long it takes after a get that steps over voids and gets one, until two who wait for room
+ * have it. */
 static int64_t both_woken(void)
 {
 	struct waiter one = { 0 }, another = { 0 };
@@ -224,7 +226,8 @@ static int64_t both_woken(void)
 	return took;
 }
 
-/* A get that only steps over voids makes room, and one that steps over some makes more than it gets. */
+/* A get that only steps over voids makes room, and one that steps over some makes more than it
+ * gets. */
 static void voids(void)
 {
 	struct waiter one = { 0 };
@@ -297,8 +300,8 @@ static uint64_t key(uint32_t queue)
 	       (uint64_t)(pool_number >> 6) << 32;
 }
 
-/* A short call asks nobody who is dead; the one that may take long asks once for the whole pool, and then rests
- * longer and longer. */
+/* A short call asks nobody who is dead; the one that may take long asks once for the whole pool,
+ * and then rests longer and longer. */
 static void asking(void)
 {
 	uint64_t held[CAPACITY], handle, *word = &shared()->inquired;
@@ -348,8 +351,8 @@ static void stuck(void)
 	drain();
 }
 
-/* Never is there more than one buffer free, and others wait for that: who waits for four gets them all the same, one
- * after the other, when it is its turn. */
+/* Never is there more than one buffer free, and others wait for that: who waits for four gets them
+ * all the same, one after the other, when it is its turn. */
 #define CROWD 3u
 static uint32_t stop;
 static uint64_t back[CROWD]; /* what each has got, and one; 0 once it may go on */
@@ -398,7 +401,8 @@ static void turn(void)
 			EQUAL(0, qmempool_free(pool(), self(), back[i] - 1));
 }
 
-/* A position of the free ring that somebody has written over: what is freed is abandoned after a few steps. */
+/* A position of the free ring that somebody has written over: what is freed is abandoned after a
+ * few steps. */
 static void corrupted(void)
 {
 	uint64_t handle[8];

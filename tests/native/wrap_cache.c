@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wrap_cache.c - two members of one pool, in one thread, allocate, free, run dry and empty each other's
- * cache until the positions of their caches have come round often. What each has is what it counts, and
- * the audit is exact.
+ * wrap_cache.c - two members of one pool, in one thread, allocate, free, run dry and empty each
+ * other's cache until the positions of their caches have come round often. What each has is what it
+ * counts, and the audit is exact.
  *
  * After STEPS of that come TURNS in which all buffers go from one cache to the other and back.
  *
@@ -104,7 +104,8 @@ int main(int argc, char **argv)
 	for (int i = 0; i < 2; i++)
 		EQUAL(0, member_attach(&pool()->segment, local_token(pool_number), &worker[i].m));
 	for (uint64_t i = 0; i < steps; i++) {
-		/* By turns a cache is enough, and there are fewer buffers than both want to have. */
+		/* By turns a cache is enough, and there are fewer buffers than both want to have.
+		 *  */
 		uint32_t most = i / 256 % 4 ? USED : CAPACITY;
 		step(&worker[random_below(2)], most);
 		look(&worker[0]);

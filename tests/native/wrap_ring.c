@@ -3,8 +3,8 @@
  * wrap_ring.c - threads pass numbers through one ring until its positions have come round often.
  * Every number arrives once, in the order of its producer, through rings of every size.
  *
- * Usage: wrap_ring WRAPS. Prints how often each ring's positions came round: WRAPS times; those of 16 bits in
- * a ring that takes many changes of threads for that, WRAPS / 50 times.
+ * Usage: wrap_ring WRAPS. Prints how often each ring's positions came round: WRAPS times; those of
+ * 16 bits in a ring that takes many changes of threads for that, WRAPS / 50 times.
  */
 #define _GNU_SOURCE
 #define PACE_STEPS                                                                                 \
@@ -70,8 +70,8 @@ static void *consume(void *argument)
 		for (uint32_t i = 0; i < got; i++) {
 			uint64_t *expected = &next[handle[i] >> 23];
 			uint64_t ahead = (handle[i] - *expected) & 0x7fffff;
-			/* Others got those between; none twice. Who has not run for so long that the numbers
-			 * came round cannot tell. */
+			/* Others got those between; none twice. Who has not run for so long that
+			 * the numbers came round cannot tell. */
 			CHECK(ahead < 1u << 22 ||
 			      left[handle[i] >> 23] - load_relaxed(&remaining) > 1u << 21);
 			*expected = handle[i] + 1;

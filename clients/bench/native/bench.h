@@ -2,10 +2,11 @@
  *
  * bench.h - what the parts of the native benchmark tell each other.
  *
- * A cell is one scenario: so many workers on so many cores doing one kind of work in bulks of one size.
- * A contestant is one implementation that can do that work. A sample is one contestant in one cell
- * once: its workers are processes over shared memory, which count what they did in a line each, and
- * the harness reads those counts at both ends of a window of time. No worker ever looks at a clock.
+ * A cell is one scenario: so many workers on so many cores doing one kind of work in bulks of one
+ * size. A contestant is one implementation that can do that work. A sample is one contestant in one
+ * cell once: its workers are processes over shared memory, which count what they did in a line
+ * each, and the harness reads those counts at both ends of a window of time. No worker ever looks
+ * at a clock.
  */
 #ifndef BENCH_H
 #define BENCH_H

@@ -2,8 +2,8 @@
  *
  * main.c - the native benchmark: options, rounds, and when a cell is measured again.
  *
- * The contestants of a cell take turns (A B C A B C ...), so that whatever the machine does meanwhile
- * it does to all of them, and only figures of the same round are compared.
+ * The contestants of a cell take turns (A B C A B C ...), so that whatever the machine does
+ * meanwhile it does to all of them, and only figures of the same round are compared.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -38,8 +38,8 @@ static const struct bench_cell hop_cell = {
 	.name = "hop", .work = WORK_HOP, .place = TWO_CORES, .producers = 2
 };
 
-/* ns one way, the median of three; while something else keeps a core busy it is tried again. HOP_MAX if
- * that does not end, 0 if the user wants to. */
+/* ns one way, the median of three; while something else keeps a core busy it is tried again.
+ * HOP_MAX if that does not end, 0 if the user wants to. */
 static double hop(void)
 {
 	struct result r = { .cell = &hop_cell, .rounds = 3, .contestants = 1 };

@@ -32,7 +32,8 @@ struct pool_ops {
 	uint64_t *(*data)(void *end, uint64_t handle);
 };
 
-/* Allocates one buffer and frees it, its handle in a register: the reuse pattern of the RFC's bench. */
+/* Allocates one buffer and frees it, its handle in a register: the reuse pattern of the RFC's
+ * bench. */
 static ALWAYS_INLINE void pool_reuse(const struct pool_ops ops, struct bench_run *run, void *end,
 				     uint32_t me)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pool_malloc.c - for comparison: malloc() and free() of the C library, of mimalloc and of jemalloc.
- * Their memory is one process's, so where another worker frees, the workers are threads; they hand over
- * through a tail-wait ring. The libraries are loaded, not linked: linked, they would replace malloc().
+ * pool_malloc.c - for comparison: malloc() and free() of the C library, of mimalloc and of
+ * jemalloc. Their memory is one process's, so where another worker frees, the workers are threads;
+ * they hand over through a tail-wait ring. The libraries are loaded, not linked: linked, they would
+ * replace malloc().
  */
 #include <dlfcn.h>
 #include <errno.h>

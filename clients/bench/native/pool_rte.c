@@ -2,12 +2,12 @@
  *
  * pool_rte.c - baseline: DPDK's rte_mempool over rte_ring, with one explicit cache for each worker.
  *
- * It needs the EAL, which is started once, in the harness. --no-huge memory is mapped shared, so the
- * forked workers use one pool as DPDK's secondary processes would.
+ * It needs the EAL, which is started once, in the harness. --no-huge memory is mapped shared, so
+ * the forked workers use one pool as DPDK's secondary processes would.
  *
- * Once as it is, and once with the one thing added that recovery needs: a word in each buffer's first
- * line says who has it, and is stored when it is put and when it is got. Nothing reads it. What that
- * costs is no matter of the pool: the line must come over to the other core and back.
+ * Once as it is, and once with the one thing added that recovery needs: a word in each buffer's
+ * first line says who has it, and is stored when it is put and when it is got. Nothing reads it.
+ * What that costs is no matter of the pool: the line must come over to the other core and back.
  */
 #define _GNU_SOURCE
 #include "pool_loops.h"
@@ -130,7 +130,8 @@ static int create(struct bench_run *run)
 	return create_of(run, POOL_BUFFER_BYTES);
 }
 
-/* Of buffers that end with that line, since nobody touches more: in as few pages as our headers are. */
+/* Of buffers that end with that line, since nobody touches more: in as few pages as our headers
+ * are. */
 static int create_owner(struct bench_run *run)
 {
 	return create_of(run, CACHE_LINE);

@@ -2,7 +2,8 @@
  *
  * queue_ck.c - baseline: Concurrency Kit's ck_ring. It has no bulks: its elements go one by one.
  *
- * Only here are its headers seen. Without them the contestant cannot do anything, and the table says so.
+ * Only here are its headers seen. Without them the contestant cannot do anything, and the table
+ * says so.
  */
 #include "queue_loops.h"
 

@@ -2,9 +2,10 @@
  *
  * queue_loops.h - the measured loops over a queue, the same for every contestant.
  *
- * A contestant hands in its put and get as constants, and everything is inlined into its own work():
- * once for each of bulk 1 and bulk n, and single and multi, as a program that uses the queue would be
- * compiled.
+ * A contestant hands in its put and get as constants, and everything is inlined into its own
+ * work():
+ * once for each of bulk 1 and bulk n, and single and multi, as a program that uses the queue would
+ * be compiled.
  */
 #ifndef BENCH_QUEUE_LOOPS_H
 #define BENCH_QUEUE_LOOPS_H
@@ -91,8 +92,9 @@ static ALWAYS_INLINE void queue_cycle(const struct queue_ops ops, struct bench_r
 static ALWAYS_INLINE void queue_do(const struct queue_ops ops, struct bench_run *run, void *end,
 				   uint32_t me, uint32_t n, bool single)
 {
-	/* Not an array of this function: the compiler must not know that it is no part of the queue,
-	 * or a baseline's copy turns into memcpy(), which no program with handles of its own sees. */
+	/* Not an array of this function: the compiler must not know that it is no part of the
+	 * queue, or a baseline's copy turns into memcpy(), which no program with handles of its own
+	 * sees. */
 	uint64_t *handle = run->handle[me];
 	for (uint32_t i = 0; i < QUEUE_HANDLES; i++)
 		handle[i] = me * QUEUE_HANDLES + i;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * queue_ours.c - our queue: the bare ring (alf_queue.h with an op record), and the ring with an owner
- * word stored into each buffer's header line at every hand-over.
+ * queue_ours.c - our queue: the bare ring (alf_queue.h with an op record), and the ring with an
+ * owner word stored into each buffer's header line at every hand-over.
  */
 #include "queue_loops.h"
 

@@ -2,7 +2,8 @@
  *
  * queue_rte.c - baseline: DPDK's rte_ring. It needs no EAL, only memory, and that may be shared.
  *
- * Only here are its headers seen. Without them the contestant cannot do anything, and the table says so.
+ * Only here are its headers seen. Without them the contestant cannot do anything, and the table
+ * says so.
  */
 #include "queue_loops.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * report.c - prints results: one line of the table for each of our variants, the baselines beside the
- * first.
+ * report.c - prints results: one line of the table for each of our variants, the baselines beside
+ * the first.
  */
 #include "report.h"
 

@@ -30,7 +30,8 @@ int result_baseline(const struct result *result);
 /* Which contestant the cell's goal refers to, -1 if it refers to none. */
 int result_reference(const struct result *result);
 
-/* Contestant i against contestant other: the median of the ratios within each round. 0 if unknown. */
+/* Contestant i against contestant other: the median of the ratios within each round. 0 if unknown.
+ *  */
 double result_ratio(const struct result *result, uint32_t i, int other);
 
 /* Whether contestant i (one of ours) reaches the cell's goal: 1, 0, or -1 for unknown. */

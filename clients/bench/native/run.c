@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * run.c - one sample: start the workers, watch a window of time, stop them, and end what does not stop.
+ * run.c - one sample: start the workers, watch a window of time, stop them, and end what does not
+ * stop.
  *
- * Signals are blocked and taken with sigtimedwait(), so that every sleep ends at Ctrl-C and no handler
- * is needed. A worker that outlives the harness is killed by the kernel (PR_SET_PDEATHSIG).
+ * Signals are blocked and taken with sigtimedwait(), so that every sleep ends at Ctrl-C and no
+ * handler is needed. A worker that outlives the harness is killed by the kernel (PR_SET_PDEATHSIG).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -32,15 +33,16 @@
 static struct bench_run *shared;
 static int core[2];
 static int cores;
-/* By place. One oversubscribed window holds many time slices of each of the eight workers on a core. */
+/* By place. One oversubscribed window holds many time slices of each of the eight workers on a
+ * core. */
 static const double warm_seconds[3] = { 0.002, 0.002, 0.05 };
 static const double window_seconds[3] = { 0.002, 0.002, 0.25 };
 static const int windows[3] = { WINDOWS, WINDOWS, 1 };
 static sigset_t signals;
 
-/* Started with a real-time priority, workers that keep both cores busy would never let a harness of the
- * same priority run again: it goes one above them, and they come back down. Where many share a core
- * they need time slices, which real-time processes do not have. */
+/* Started with a real-time priority, workers that keep both cores busy would never let a harness of
+ * the same priority run again: it goes one above them, and they come back down. Where many share a
+ * core they need time slices, which real-time processes do not have. */
 static int real_time; /* the workers' priority, 0 for none */
 
 static int harness_priority(void)
@@ -89,8 +91,8 @@ int run_init(void)
 
 void *run_memory(struct bench_run *run, size_t bytes)
 {
-	/* Blocks of whole pages must not all begin at the same place in a page: a store then looks to
-	 * the processor as if it might be what a later load elsewhere needs. */
+	/* Blocks of whole pages must not all begin at the same place in a page: a store then looks
+	 * to the processor as if it might be what a later load elsewhere needs. */
 	run->used += STAGGER;
 	void *at = (char *)run + run->used;
 	run->used += (bytes + 2 * CACHE_LINE - 1) / (2 * CACHE_LINE) * (2 * CACHE_LINE);
@@ -131,7 +133,8 @@ static void pin(int cpu)
 	sched_setaffinity(0, sizeof(set), &set);
 }
 
-/* Which core worker i has: alternately, and with producers and consumers the two kinds evenly too. */
+/* Which core worker i has: alternately, and with producers and consumers the two kinds evenly too.
+ *  */
 static int core_of(const struct bench_cell *cell, uint32_t i)
 {
 	if (cell->place == ONE_CORE)

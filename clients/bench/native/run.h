@@ -52,8 +52,8 @@ int run_init(void);
 struct run_sample run_once(const struct bench_cell *cell,
 			   const struct bench_contestant *contestant);
 
-/* For create(): zeroed shared memory that begins on a pair of cache lines. Never NULL: more than there
- * is ends the program. */
+/* For create(): zeroed shared memory that begins on a pair of cache lines. Never NULL: more than
+ * there is ends the program. */
 void *run_memory(struct bench_run *run, size_t bytes);
 
 /* For work(): */

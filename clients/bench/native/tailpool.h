@@ -7,8 +7,8 @@
  * Nothing is checked, and what lies in the cache of a worker that dies is lost.
  *
  * As in the original the cache is a small single-producer/single-consumer ring, whose positions are
- * atomics. (A plain private stack, which a compiler may keep in registers over a loop of calls, came
- * to 1.1 ns where this is measured.)
+ * atomics. (A plain private stack, which a compiler may keep in registers over a loop of calls,
+ * came to 1.1 ns where this is measured.)
  *
  * Any number of workers, each with its own struct tailpool_cache.
  */

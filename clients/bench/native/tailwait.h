@@ -2,17 +2,18 @@
  *
  * tailwait.h - the original ring algorithm, written afresh as a baseline.
  *
- * A power-of-two ring of 8-byte words. Each side has a head, which a compare-and-swap moves to reserve
- * a bulk, and a tail, which says how far the other side may go. After its copy everybody waits until
- * the tail has come to its own old head, then moves it on: whoever is preempted between the two stops
- * its whole side.
+ * A power-of-two ring of 8-byte words. Each side has a head, which a compare-and-swap moves to
+ * reserve a bulk, and a tail, which says how far the other side may go. After its copy everybody
+ * waits until the tail has come to its own old head, then moves it on: whoever is preempted between
+ * the two stops its whole side.
  *
  * Any number of producers and consumers; with single=true one at a time on that side.
  *
  * Ordering
  *     [HEAD]  head before the opposite tail, or the room between them underflows.
- *     [TAIL]  a side that sees the other's tail sees its copies done (in or out). The waiter acquires
- *             as well: its own store of the tail passes on what earlier bulks of its side did.
+ *     [TAIL]  a side that sees the other's tail sees its copies done (in or out). The waiter
+ *             acquires as well: its own store of the tail passes on what earlier bulks of its side
+ *             did.
  */
 #ifndef BENCH_TAILWAIT_H
 #define BENCH_TAILWAIT_H

@@ -2,13 +2,14 @@
  *
  * atomic.h - the atomics layer of shmpool/native on top of the Relacy race detector, in C++.
  *
- * Include it before alf_queue.h: it has the include guard of the real atomic.h, which then stays out.
- * What it adds to Relacy:
+ * Include it before alf_queue.h: it has the include guard of the real atomic.h, which then stays
+ * out. What it adds to Relacy:
  *
  *     delayed stores   Relacy gives a store its place among all stores to that word when it runs; a
  *                      read-modify-write by another thread always meets the last one. So that two
- *                      relaxed stores can be seen in the other order by those too, a relaxed store may
- *                      wait, until the thread's next store with release, seq_cst or read-modify-write.
+ *                      relaxed stores can be seen in the other order by those too, a relaxed store
+ *                      may wait, until the thread's next store with release, seq_cst or
+ *                      read-modify-write.
  *     slot cells       Beside each slot lies a plain word, written by whoever publishes the slot and read
  *                      by whoever claims it, at the moment cons moves. Relacy reports a data race
  *                      where the one does not happen before the other: a slot overwritten too soon.
@@ -240,7 +241,8 @@ static inline void cpu_relax()
 {
 }
 
-/* The real one stores pairs with one instruction, whose two lanes may become visible in either order. */
+/* The real one stores pairs with one instruction, whose two lanes may become visible in either
+ * order. */
 static inline void store_run_release(shared64 *slot, uint64_t tag, const uint64_t *word,
 				     uint64_t keep, uint32_t n)
 {

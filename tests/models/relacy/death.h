@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * death.h - scenarios in which one thread is killed before any of its steps, and another puts right what
- * it left, while two more go on: the two steps of a recovery that read op records, in their order.
+ * death.h - scenarios in which one thread is killed before any of its steps, and another puts right
+ * what it left, while two more go on: the two steps of a recovery that read op records, in their
+ * order.
  *
  *     recover_voids   prod, then the slot, then the live op records: a position that was reserved and not
  *                     published, and that no live producer covers, becomes void
@@ -88,8 +89,9 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 		return false;
 	}
 
-	/* Of a multi-producer queue. How many positions it had to postpone: a live producer's record that
-	 * covers one may also be of an attempt that lost, and which it has not yet taken back. */
+	/* Of a multi-producer queue. How many positions it had to postpone: a live producer's
+	 * record that covers one may also be of an attempt that lost, and which it has not yet
+	 * taken back. */
 	unsigned recover_voids()
 	{
 		unsigned postponed = 0;
@@ -145,9 +147,9 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 	}
 };
 
-/* A mortal producer, a live one (with ALF_MULTI) or a second consumer, a consumer, a recoverer. After
- * one more recovery nothing holds up the ring, what the live producer put came out, and every buffer
- * of the dead came out or was taken. */
+/* A mortal producer, a live one (with ALF_MULTI) or a second consumer, a consumer, a recoverer.
+ * After one more recovery nothing holds up the ring, what the live producer put came out, and every
+ * buffer of the dead came out or was taken. */
 template <uint32_t BULK, enum alf_side PUT>
 struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 	static constexpr unsigned PRODUCERS = PUT == ALF_MULTI ? 2 : 1;
@@ -232,8 +234,8 @@ struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 	}
 };
 
-/* A mortal consumer, a live one (with ALF_MULTI), one that gets and puts back or only puts, a sweep.
- * After one more sweep every buffer is in one place. */
+/* A mortal consumer, a live one (with ALF_MULTI), one that gets and puts back or only puts, a
+ * sweep. After one more sweep every buffer is in one place. */
 template <uint32_t BULK, enum alf_side GET>
 struct dead_consumer : rl::test_suite<dead_consumer<BULK, GET>, THREADS> {
 	static constexpr uint32_t FILLED = GET == ALF_MULTI ? 4 : 2;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * flow.h - scenarios in which nobody dies: messages pass once, in order and whole, through rings that
- * lap; buffers go round in a ring that cannot be full; observers and sleepers are not misled.
+ * flow.h - scenarios in which nobody dies: messages pass once, in order and whole, through rings
+ * that lap; buffers go round in a ring that cannot be full; observers and sleepers are not misled.
  */
 #ifndef FLOW_H
 #define FLOW_H
@@ -94,7 +94,8 @@ struct pass
 	}
 };
 
-/* As many buffers as slots go round, like the pool's own: there is always room for what was taken. */
+/* As many buffers as slots go round, like the pool's own: there is always room for what was taken.
+ *  */
 template <uint32_t CAPACITY, uint32_t BULK, int ROUNDS>
 struct cycle : rl::test_suite<cycle<CAPACITY, BULK, ROUNDS>, THREADS> {
 	world<CAPACITY> w;
@@ -131,8 +132,8 @@ struct cycle : rl::test_suite<cycle<CAPACITY, BULK, ROUNDS>, THREADS> {
 	}
 };
 
-/* Two put one message each and then wake whoever sleeps; two look, announce themselves, look again and
- * sleep, as queue_get_wait() does. Nobody sleeps its whole slice beside a message. */
+/* Two put one message each and then wake whoever sleeps; two look, announce themselves, look again
+ * and sleep, as queue_get_wait() does. Nobody sleeps its whole slice beside a message. */
 template <unsigned PRODUCERS, enum alf_side PUT>
 struct sleep_empty : rl::test_suite<sleep_empty<PRODUCERS, PUT>, THREADS> {
 	world<4> w;

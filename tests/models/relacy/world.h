@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * world.h - what every scenario is made of: the real ring over modelled words, buffers with contents and
- * owner words, an op record for each thread, and the two transfers in the order of transfer.h.
+ * world.h - what every scenario is made of: the real ring over modelled words, buffers with
+ * contents and owner words, an op record for each thread, and the two transfers in the order of
+ * transfer.h.
  *
- * Plain variables here belong to the checker, not to the model: Relacy runs one thread at a time, so
- * they say what really happened, in the order in which it did.
+ * Plain variables here belong to the checker, not to the model: Relacy runs one thread at a time,
+ * so they say what really happened, in the order in which it did.
  */
 #ifndef WORLD_H
 #define WORLD_H
@@ -132,7 +133,8 @@ template <uint32_t CAPACITY> struct world {
 		return got_now;
 	}
 
-	/* A buffer's bytes, written by whoever puts it and read, then overwritten, by whoever gets it. */
+	/* A buffer's bytes, written by whoever puts it and read, then overwritten, by whoever gets
+	 * it. */
 	void fill(uint64_t handle, uint32_t value)
 	{
 		content[handle]($) = value;
