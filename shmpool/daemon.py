@@ -26,7 +26,7 @@ from .connection import Connection, Peer
 from .held import OWN
 from .keeper import Keeper
 from .listening import Acceptor, CannotListen, give_to_group, listening
-from .names import printable, printable_lines
+from .names import LINE_SHOWN, printable, printable_lines
 from .registry import HELD_MAX, Registry
 from .segment import group_id
 from .values import SHOWN, http_address, socket_path
@@ -165,7 +165,7 @@ class Daemon:
         parts += [
             f"pool {name} refused: {why}" for name, why in self.keeper.adoption.refused.items()
         ]
-        return systemd.status("; ".join(printable(part, SHOWN) for part in parts if part))
+        return systemd.status("; ".join(printable(part, LINE_SHOWN) for part in parts if part))
 
     def _handle_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
