@@ -25,7 +25,7 @@ from cattrs.gen import make_dict_structure_fn
 
 from . import answers, errors, toml_lines
 from .alarms import Policy
-from .names import checked_name, printable
+from .names import LINE_SHOWN, checked_name, printable
 from .refusals import SHM, mib, shared_memory
 from .registry import HELD_MAX
 from .segment import group_id
@@ -182,7 +182,7 @@ def _syntax(text: str, source: str, message: str) -> str:
     number = place.removeprefix("line ").split(",")[0]
     at = int(number) if number.isdigit() else len(lines)
     line = lines[at - 1].strip() if at <= len(lines) else ""
-    return f"{source}, line {at}: {printable(line, SHOWN)}: {printable(what, SHOWN)}"
+    return f"{source}, line {at}: {printable(line, SHOWN)}: {printable(what, LINE_SHOWN)}"
 
 
 def _unreadable(text: str, source: str, error: Exception) -> str:
