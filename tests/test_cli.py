@@ -243,6 +243,13 @@ def test_completion(shmpool_command: Run, make_pool: MakePool) -> None:
     asked = {"_SHMPOOL_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
     done = shmpool_command(**asked, COMP_WORDS=f"shmpool stats {pool.name[:-1]}")
     assert f"plain,{pool.name}" in done.stdout.splitlines()
+    folder = Path(f"/dev/shm/shmpool.{pool.name}.folder")
+    folder.mkdir()
+    try:
+        done = shmpool_command(**asked, COMP_WORDS=f"shmpool stats {pool.name}")
+    finally:
+        folder.rmdir()
+    assert [f"plain,{pool.name}"] == done.stdout.splitlines()
     asked["COMP_CWORD"] = "1"
     done = shmpool_command(**asked, COMP_WORDS="shmpool au")
     assert ["plain,audit"] == done.stdout.splitlines()

@@ -238,6 +238,27 @@ def test_queues_on_the_command_line(pool_name: str, given: str) -> None:
     assert not os.path.exists(f"/dev/shm/shmpool.{pool_name}")
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("a=4,on_death=xx", "--queue a=4,on_death=xx: on_death is 'xx'; allowed are"),
+        ("a=4,max_redeliveries=-1", "max_redeliveries is -1; allowed are 0 to 4294967295"),
+        ("a=4.5", "--queue a=4.5: capacity is '4.5'; it must be an integer"),
+        ("a=-4", "capacity of queue 'a' is -4; allowed is a power of two"),
+    ],
+)
+def test_options_of_queues_on_the_command_line(pool_name: str, given: str, words: str) -> None:
+    """The option, its value and what is allowed; the pool is not made."""
+    pytest.importorskip("click", reason="shmpool[cli] is not installed")
+    size = ["--buffer-size", "64", "--capacity", "64", "--direct"]
+    done = subprocess.run(
+        [*COMMAND, "create", pool_name, *size, "--queue", given], capture_output=True, text=True
+    )
+    assert words in done.stderr
+    assert done.returncode in (1, 2)
+    assert not os.path.exists(f"/dev/shm/shmpool.{pool_name}")
+
+
 def test_words_of_the_pages() -> None:
     """What the configuration, the README and the docstrings say of the things asked about most."""
     config = (ROOT / "docs" / "config.md").read_text()

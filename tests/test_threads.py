@@ -163,6 +163,7 @@ def test_more_threads_than_members(make_pool: MakePool) -> None:
     thread.start()
     ready.wait(60)
     assert shmpool.LimitReached is in_thread(third)
+    assert shmpool.Recovery(0, 0, 0, 0, 0, 0) == in_thread(pool.recover)  # nobody is dead
     held.free()
     leave.set()
     join(thread)

@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 from .. import __version__, errors, protocol
 from ..client import Client
-from ..files import pool_names
+from ..files import path_of, pool_names
 from ..registry import Registry
 
 A = TypeVar("A")
@@ -78,7 +78,11 @@ def complete_pool(
         names = pool_names()
     except (errors.ShmpoolError, OSError):
         return []  # a message would land in the middle of the user's command line
-    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return [
+        CompletionItem(name)
+        for name in names
+        if name.startswith(incomplete) and Path(path_of(name)).is_file()
+    ]
 
 
 pool_argument = click.argument("pool", shell_complete=complete_pool)

@@ -115,13 +115,17 @@ def parse_queue(given: str) -> tuple[str, QueueOptions]:
             )
         options[key] = value
     for key in ("capacity", "max_redeliveries"):
-        text = str(options.get(key, "0"))
-        if not text.isdigit():
-            raise errors.InvalidArgument(f"--queue {given}: {key} is {text!r}; it must be a number")
         if key in options:
-            options[key] = int(text)
+            options[key] = _whole(str(options[key]), f"--queue {given}: {key}")
     try:
-        found: QueueOptions = wire.from_wire(QueueOptions, options, f"--queue {given}")
+        found: QueueOptions = wire.from_wire(QueueOptions, options, "")
     except wire.ShapeError as error:
-        raise errors.InvalidArgument(str(error)) from None
+        raise errors.InvalidArgument(f"--queue {given}: {str(error).lstrip('.')}") from None
     return name, found
+
+
+def _whole(text: str, what: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise errors.InvalidArgument(f"{what} is {text!r}; it must be an integer") from None

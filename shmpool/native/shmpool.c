@@ -242,6 +242,10 @@ int shmpool_recover_wait(int pool, struct shmpool_recovery *out)
 {
 	struct call c;
 	int error = open_pool((uint32_t)pool, &c);
+	if (error == -EUSERS) { /* local_member() has asked: every slot is a live member's */
+		*out = (struct shmpool_recovery) { 0 };
+		return (int)local_read((uint32_t)pool, 0);
+	}
 	if (error)
 		return error;
 	error = recover(c.p, c.m, out);
