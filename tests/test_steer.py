@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C core's own code under a scheduler that a seed steers: tests/native/steer_pool.c.
+"""The C core's own code under a scheduler that a seed steers: tests/native/steer_pool.c; or a
+script: tests/native/steer_script.h.
 
 STEER_SEEDS says how many runs of each profile to make: 1,000 if it is unset. A failure names
 profile and seed; `build/steer_pool PROFILE --seed N --seeds 1 --trace` (make build/steer_pool)
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.steer_build import STEER_FLAGS, STEER_SOURCES, STEER_TESTS
+from tests.steer_build import STEER_FLAGS, steer_sources
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = int(os.environ.get("STEER_SEEDS", "1000"))
@@ -28,11 +29,11 @@ pytestmark = [
 ]
 
 
-def build(directory: Path, *flags: str) -> Path:
+def build(directory: Path, name: str, *flags: str) -> Path:
     """Compiles the program."""
-    program = directory / "steer_pool"
+    program = directory / name
     command = ["gcc", *STEER_FLAGS, "-Wall", "-Wno-unused-value", "-Werror", *flags]
-    command += [*STEER_SOURCES, *STEER_TESTS, "-o", str(program)]
+    command += [*steer_sources(name), "-o", str(program)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return program
@@ -41,7 +42,7 @@ def build(directory: Path, *flags: str) -> Path:
 @pytest.fixture(scope="module")
 def steer_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program, compiled once in each test process."""
-    return build(tmp_path_factory.mktemp("steer"))
+    return build(tmp_path_factory.mktemp("steer"), "steer_pool")
 
 
 def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -86,7 +87,17 @@ def test_same_seed_same_run(steer_pool: Path) -> None:
 
 def test_a_put_that_wakes_nobody_is_found(tmp_path: Path) -> None:
     """The net holds: with the wake-up taken out of the core, a sleeper is found asleep."""
-    program = build(tmp_path, "-DSTEER_DEAF")
+    program = build(tmp_path, "steer_pool", "-DSTEER_DEAF")
     done = run(program, "wait", "--seeds", "100")
     assert done.returncode == 1
     assert "sleeps" in done.stderr
+
+
+def test_scenarios(tmp_path: Path) -> None:
+    """Each comes to all its points, and ends with everything in its place."""
+    program = build(tmp_path, "steer_script")
+    done = run(program)
+    assert done.returncode == 0, done.stdout + done.stderr
+    played = [line.split()[0] for line in done.stdout.splitlines()]
+    assert played == run(program, "--list").stdout.split()
+    assert len(played) > 1

@@ -123,6 +123,44 @@ const uint32_t *steer_asleep(uint32_t thread, int64_t *most_ns);
 /* Whether stores wait at all in this run. */
 bool steer_buffers(void);
 
+/* Scripts: no seed; a thread makes steps only when steer_go() says so. Its body calls steer_rest()
+ * where it is done with one operation. */
+enum steer_kind {
+	STEER_LOADS,
+	STEER_STORES,
+	STEER_SWAPS,      /* compare-and-swaps; after one: it was won */
+	STEER_LOST_SWAPS, /* after it only */
+	STEER_ADDS,
+	STEER_SLEEPS, /* before it only */
+	STEER_WAKES
+};
+
+/* The nth time that a thread comes to a step on a word of memory, from here on. */
+struct steer_point {
+	enum steer_kind kind;
+	const volatile void *word;
+	bool after;
+	uint32_t nth;
+};
+
+/* Why a thread makes no further step. */
+enum steer_stop { STEER_REACHED, STEER_RESTING, STEER_SLEEPING };
+
+void steer_open(uint32_t threads, void (*body)(uint32_t));
+void steer_close(void);
+void steer_rest(void);
+/* The thread runs until the point, or if that is NULL or does not come until it rests or sleeps. */
+enum steer_stop steer_go(uint32_t thread, const struct steer_point *point);
+/* It dies where it is. */
+void steer_kill(uint32_t thread);
+/* Its relaxed and release stores wait from here on: for an operation that settles all of them, or
+ * its end. steer_settle() makes that to a word visible, and with a release store all before it: as
+ * C11 allows. */
+void steer_hold(uint32_t thread);
+void steer_settle(uint32_t thread, const volatile void *word);
+/* It sleeps, and its time is over. */
+void steer_let_pass(uint32_t thread);
+
 /* Given by the program. Nobody can make a step and somebody sleeps: fails if one of them should
  * not. */
 void steer_idle(void);
