@@ -34,6 +34,7 @@ struct scenario {
 /* Each ends with one that has no name. */
 extern const struct scenario recovery_scenarios[];
 extern const struct scenario caches_scenarios[];
+extern const struct scenario waits_scenarios[];
 
 /* What a thread does: of operations in steer_world.h, or a function of the scenario. */
 struct task {
