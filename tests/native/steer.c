@@ -128,6 +128,11 @@ uint64_t steer_steps(void)
 	return steps;
 }
 
+bool steer_weak(void)
+{
+	return how.weak || script.on;
+}
+
 void steer_time_passes(int64_t ns)
 {
 	now_ns += ns;

@@ -48,6 +48,7 @@ bool steer_cas(volatile void *p, void *expected, uint64_t desired, uint32_t size
 	       const char *where);
 uint64_t steer_add(volatile void *p, uint64_t value, uint32_t size, const char *where);
 void steer_count_up(uint64_t *p, uint64_t value, const char *where);
+bool steer_weak(void); /* stores may pass each other in this run */
 void steer_store_run(shared64 *slot, uint64_t tag, const uint64_t *word, uint64_t keep, uint32_t n,
 		     const char *where);
 uint64_t steer_load_run(const shared64 *slot, uint64_t tag, uint64_t *word, uint32_t n,
@@ -82,6 +83,8 @@ uint64_t steer_load_run(const shared64 *slot, uint64_t tag, uint64_t *word, uint
 	steer_store_run((slot), (tag), (word), (keep), (n), __func__)
 #define load_run_acquire(slot, tag, word, n) steer_load_run((slot), (tag), (word), (n), __func__)
 #define cpu_relax() ((void)0)
+#undef STORES_IN_ORDER
+#define STORES_IN_ORDER (!steer_weak())
 
 /* The rest is for the program that is steered. */
 
