@@ -21,6 +21,11 @@
 #define CONSUMER { [GET_WAIT] = 4, [FREE] = 6 }
 #define BOTH { [ALLOC] = 3, [FREE] = 3, [PUT] = 4, [GET] = 4 }
 #define RECOVERER { [RECOVER] = 4, [ALLOC] = 1, [FREE] = 1 }
+/* Queue 1 is for dead letters. */
+#define LETTERS                                                                                    \
+	{ REQUEUE,                                                                                 \
+	  { ON_DEATH_REQUEUE, .dead_letter = 1, .max_redeliveries = 1 },                           \
+	  { ON_DEATH_DEAD_LETTER, .dead_letter = 1 } }
 #define MEETINGS                                                                                   \
 	{ "alf_reserve", "alf_claim", "alf_make_void", "take", "unreserve_one", "alf_reserve" }
 #define SLOTS                                                                                      \
@@ -100,6 +105,20 @@ static const struct profile profiles[] = {
 	  .same_queue = true, .on_death = { REQUEUE }, .flags = { SC }, .duel = ROLES,
 	  .weight = { { [GET] = 5, [ALLOC] = 1, [FREE] = 1 }, { [GET] = 4, [ALLOC] = 2, [PUT] = 3 },
 		      { [ALLOC] = 3, [PUT] = 6 }, { [ALLOC] = 3, [PUT] = 4, [RECOVER] = 2 } } },
+	{ "letters", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .most = 2, .peeked = true,
+	  .on_death = LETTERS, .weight = { { [ALLOC] = 3, [PUT] = 5, [GET] = 1, [NACK] = 1 },
+		      { [GET] = 4, [NACK] = 3, [NACK_LATER] = 1, [FREE] = 1 }, { [GET] = 3, [MOVE] = 3, [NACK] = 2, [FREE] = 2 },
+		      { [PEEK] = 6, [MOVE] = 1, [RECOVER] = 1 } } },
+	{ "letters-deaths", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 14, .deaths = 3, .mortal = 31,
+	  .most = 2, .peeked = true, .on_death = LETTERS, .duel = MEETINGS,
+	  .weight = { { [ALLOC] = 3, [PUT] = 5, [GET] = 1, [NACK] = 1 },
+		      { [GET] = 4, [NACK] = 3, [NACK_LATER] = 1, [FREE] = 1 }, { [GET] = 3, [MOVE] = 3, [NACK] = 2, [FREE] = 2 },
+		      { [PEEK] = 3, [MOVE] = 2, [RECOVER] = 3 }, RECOVERER } },
+	{ "bulk", 8, 8, 4, 2, 4, 4, .threads = 4, .operations = 8, .most = 3, .same_queue = true,
+	  .weight = { { [SEND] = 1 }, { [SEND] = 1 }, CONSUMER, CONSUMER } },
+	{ "bulk-deaths", 8, 8, 4, 2, 4, 4, .threads = 5, .operations = 8, .deaths = 2, .mortal = 15, .most = 3,
+	  .same_queue = true, .duel = MEETINGS,
+	  .weight = { { [SEND] = 1 }, { [SEND] = 1 }, CONSUMER, CONSUMER, RECOVERER } },
 	{ "creation", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 6, .deaths = 2, .mortal = 15,
 	  .most = 1, .weight = { { [CREATE] = 4, [RECOVER] = 1 } } },
 };
@@ -223,6 +242,19 @@ static void operate(uint32_t me, enum operation what)
 		break;
 	case GIVE_UP:
 		queue_release(queue_ring(&a->pool, 1 + steer_random(QUEUES)), a->m);
+		break;
+	case NACK:
+	case NACK_LATER:
+		world_nack(me, what == NACK_LATER);
+		break;
+	case MOVE:
+		world_move(me, 0);
+		break;
+	case PEEK:
+		world_peek(me, steer_random(QUEUES));
+		break;
+	case SEND:
+		world_send(me, one ? 0 : steer_random(QUEUES), some(me, BULK_MOST));
 		break;
 	case ATTACH: /* of scripts */
 	case CALL:

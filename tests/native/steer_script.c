@@ -65,6 +65,19 @@ static void operate(uint32_t me, const struct task *task)
 	case TRIM:
 		DEMAND(trim(&a->pool, a->m, n) >= 0);
 		break;
+	case NACK:
+	case NACK_LATER:
+		world_nack(me, task->what == NACK_LATER);
+		break;
+	case MOVE:
+		world_move(me, task->queue);
+		break;
+	case PEEK:
+		world_peek(me, task->queue);
+		break;
+	case SEND:
+		world_send(me, task->queue, n);
+		break;
 	case ATTACH:
 		world_attach(me);
 		break;

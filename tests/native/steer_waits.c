@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * steer_waits.c - scenarios of sleepers that must be woken at once, where polling would find what
- * they wait for later, and of what waits for room in its queue.
+ * they wait for later, and of messages that are returned or copied out.
  */
 #include "steer_script.h"
 
@@ -111,6 +111,75 @@ static void two_messages_without_room(void)
 	SAME(1, script_recovery(E)->requeued);
 }
 
+/* A returns a message to its queue, for which B waits. */
+static void returned_message_wakes(void)
+{
+	DO(A, ALLOC);
+	DO(A, PUT);
+	DO(A, GET);
+	START(B, GET_WAIT);
+	script_sleeps(B);
+	DO(A, NACK);
+	script_finish(B);
+	SAME(0, held(A));
+	SAME(1, held(B));
+}
+
+/* What A says in the header of a message that it returns stands there before B can get it: B frees
+ * the buffer, allocates it for something else, and dies with that. */
+static void returned_message_is_noted(void)
+{
+	DO(A, ALLOC);
+	struct buffer *b = script_buffer(A, 0);
+	DO(A, PUT);
+	DO(A, GET);
+	START(A, NACK);
+	UNTIL(A, AFTER, STORES, script_slot(0, 5), 1);
+	DO(B, GET);
+	SAME(1, held(B));
+	SAME(1, load_relaxed(&b->redelivered));
+	DO(B, FREE);
+	DO(B, ALLOC);
+	DEMAND(script_buffer(B, 0) == b);
+	script_finish(A);
+	script_kill(B);
+	DO(C, RECOVER);
+	SAME(0, script_recovery(C)->requeued);
+}
+
+/* A returns a message to a queue that is full, and that frees what dead consumers had: this one
+ * comes back all the same. */
+static void returned_message_waits_for_room(void)
+{
+	DO(A, ALLOC, .n = 3);
+	DO(A, PUT, .n = 2);
+	DO(B, GET);
+	DO(A, PUT);
+	DO(B, NACK_LATER);
+	SAME(0, held(B));
+	DO(A, GET);
+	DO(C, RECOVER);
+	SAME(1, script_recovery(C)->requeued);
+}
+
+/* B's word over a message's header is visible before the one that says that B has it. A, who copies
+ * the message out, shows no message that has both. */
+static void peek_of_taken_message(void)
+{
+	DO(B, ALLOC);
+	DO(B, PUT);
+	struct buffer *b = qmempool_buffer(&world_actors[LAST].pool,
+					   (uint32_t)(*script_slot(0, 4) & ALF_INDEX_MASK));
+	START(A, PEEK);
+	UNTIL(A, BEFORE, LOADS, &b->mark, 1);
+	steer_hold(B);
+	START(B, GET);
+	UNTIL(B, AFTER, STORES, &b->mark, 1);
+	steer_settle(B, &b->mark);
+	script_finish(A);
+	script_finish(B);
+}
+
 const struct scenario waits_scenarios[] = {
 	{ "waits-for-a-free", waits_for_a_free, { SMALL, .threads = 2 } },
 	{ "waits-for-frees", waits_for_frees, { SMALL, .threads = 2 } },
@@ -120,5 +189,15 @@ const struct scenario waits_scenarios[] = {
 	{ "two-messages-without-room",
 	  two_messages_without_room,
 	  { FULL_OF_TWO, .threads = 5, .on_death = { REQUEUE } } },
+	{ "returned-message-wakes",
+	  returned_message_wakes,
+	  { SMALL, .threads = 2, .on_death = { REQUEUE } } },
+	{ "returned-message-is-noted",
+	  returned_message_is_noted,
+	  { SMALL, .threads = 3, .on_death = { REQUEUE } } },
+	{ "returned-message-waits-for-room",
+	  returned_message_waits_for_room,
+	  { FULL_OF_TWO, .threads = 3 } },
+	{ "peek-of-taken-message", peek_of_taken_message, { SMALL, .threads = 2, .peeked = true } },
 	{ 0 },
 };

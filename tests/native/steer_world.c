@@ -4,6 +4,8 @@
  */
 #include "steer_world.h"
 
+#include "local.h"
+
 #define MESSAGES 512
 #define NOBODY -1
 #define RESTS_MOST_NS 2000000000ll /* after which the core looks for free buffers everywhere */
@@ -63,19 +65,36 @@ static void keep_after_all(uint32_t me, uint32_t n)
 	a->held += n;
 }
 
+/* Producers write both words, and so do those who have a message: who sees the words of two has
+ * seen neither. */
+static void say(uint64_t handle, uint32_t mark, uint32_t timestamp)
+{
+	struct buffer *b = qmempool_buffer(&world_actors[LAST].pool, handle_index(handle));
+	if (!world_profile->peeked)
+		return;
+	store_relaxed(&b->mark, mark);
+	store_relaxed(&b->timestamp, timestamp);
+}
+
+/* It was put there, or became a dead letter of the queue that it was put into. */
+static bool may_be_in(const struct message *m, uint32_t queue)
+{
+	return m->queue == queue || world_profile->on_death[m->queue].dead_letter == queue + 1;
+}
+
 /* A message came out of a queue. */
 static void receive(uint32_t me, uint32_t queue, uint64_t handle)
 {
 	uint32_t id = *text(handle);
-	bool requeues = world_profile->on_death[queue].what == ON_DEATH_REQUEUE;
+	bool requeues = world_profile->on_death[queue].what != ON_DEATH_FREE;
 	DEMAND(id < sent);
 	struct message *m = &messages[id];
-	SAME(m->queue, queue);
+	DEMAND(may_be_in(m, queue));
 	bool again = requeues && (m->fate == TAKEN || m->fate == DONE) && dead(m->taker);
 	if (m->fate != SENDING && m->fate != SENT && !again)
 		steer_failed("message %u comes out of queue %u a second time", id, queue);
 	/* What was put back stands behind what was sent later. */
-	if (!requeues) {
+	if (!requeues && !m->returned) {
 		uint32_t *last = &world_actors[me].last[m->producer][queue];
 		if (id + 1 <= *last)
 			steer_failed("message %u comes out after %u", id, *last - 1);
@@ -83,6 +102,7 @@ static void receive(uint32_t me, uint32_t queue, uint64_t handle)
 	}
 	m->fate = TAKEN;
 	m->taker = me;
+	say(handle, 0, 0);
 }
 
 /* Operations. */
@@ -135,10 +155,12 @@ void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 		uint32_t k = a->held - n + i;
 		if (a->got[k])
 			messages[*text(a->hand[k])].fate = DONE;
-		messages[first + i] = (struct message) { SENDING, me, queue, first, n, 0 };
+		messages[first + i] = (struct message) { SENDING, me, queue, first, n, 0, false };
 		*text(a->hand[k]) = first + i;
 		a->got[k] = false;
 	}
+	for (uint32_t i = 0; i < n; i++)
+		say(a->hand[a->held - n + i], first + i + 1, first + i);
 	const uint64_t *handle = part_with(a, n);
 	a->waits_on = r;
 	a->waits_for = n;
@@ -189,6 +211,7 @@ void world_attach(uint32_t me)
 		error = recover_slot(&world_actors[me].pool, STEER_TOKEN(me), &world_actors[me].m);
 	SAME(0, error);
 	world_actors[me].tag = world_actors[me].m->tag;
+	local_thread->member[me] = world_actors[me].m;
 }
 
 void world_reattach(uint32_t me)
@@ -214,6 +237,80 @@ void world_create(uint32_t me)
 		SAME(0, created++);
 	else
 		DEMAND(number == -EEXIST || number == -ENFILE);
+}
+
+/* What names a thread's pool, and a queue of it, in the calls of shmpool.h: call.h. */
+static uint64_t key(uint32_t me, uint32_t queue)
+{
+	return (uint64_t)me << 58 | (uint64_t)(queue + 1) << 48;
+}
+
+void world_nack(uint32_t me, bool later)
+{
+	struct actor *a = &world_actors[me];
+	if (!a->held || !a->got[a->held - 1])
+		return;
+	uint64_t handle = *part_with(a, 1);
+	uint32_t id = *text(handle);
+	struct message *m = &messages[id];
+	say(handle, id + 1, id);
+	m->fate = SENT;
+	m->returned = true;
+	int64_t error = shmpool_requeue_wait(key(me, 0), handle, later ? WAIT_FOREVER : WAIT_NEVER);
+	if (!error)
+		return;
+	DEMAND(error == -ENOBUFS && !later && m->fate == SENT);
+	m->fate = TAKEN;
+	keep_after_all(me, 1);
+}
+
+void world_move(uint32_t me, uint32_t queue)
+{
+	struct shmpool_taken taken;
+	int64_t error = shmpool_move(key(me, queue), 0, 1, &taken);
+	if (error == 1) { /* neither queue has room for it */
+		receive(me, queue, taken.handle);
+		take(me, taken.handle, true);
+		return;
+	}
+	DEMAND(error == 0 || error == -EAGAIN || error == -ENOBUFS || error == -ENOENT);
+}
+
+void world_peek(uint32_t me, uint32_t queue)
+{
+	struct shmpool_peek seen;
+	char bytes[sizeof(uint32_t)];
+	int error = shmpool_peek((int)me, (int)queue + 1, 0, &seen, bytes, sizeof(bytes));
+	DEMAND(error == 0 || error == 1);
+	if (!error || steer_deaths()) /* who had it may have died between its two words */
+		return;
+	SAME(seen.timestamp + 1, seen.mark);
+	DEMAND(seen.timestamp < sent && may_be_in(&messages[seen.timestamp], queue));
+}
+
+void world_send(uint32_t me, uint32_t queue, uint32_t n)
+{
+	struct shmpool_slice slices[BULK_MOST];
+	uint32_t id[BULK_MOST], first = sent;
+	DEMAND(n && n <= BULK_MOST);
+	if (sent + n > MESSAGES)
+		return;
+	for (uint32_t i = 0; i < n; i++) {
+		id[i] = sent++;
+		messages[id[i]] = (struct message) { SENDING, me, queue, id[i], 1, 0, false };
+		slices[i] = (struct shmpool_slice) { (const char *)&id[i], sizeof(*id) };
+	}
+	int64_t done = shmpool_send_many_wait(key(me, queue), slices, n, wait_now() + DEADLINE_NS);
+	DEMAND(done > 0 || done == -EAGAIN || done == -ENOBUFS || done == -EINTR);
+	for (uint32_t i = 0; i < n; i++) {
+		struct message *m = &messages[first + i];
+		if ((int64_t)i >= done) {
+			SAME(SENDING, m->fate);
+			m->fate = UNSENT;
+		} else if (m->fate == SENDING) {
+			m->fate = SENT;
+		}
+	}
 }
 
 /* Whether somebody sleeps who should not. */
@@ -514,4 +611,6 @@ void world_begin(void)
 	for (uint32_t i = 0; i <= STEER_THREADS; i++)
 		if (i < world_profile->threads || i == LAST)
 			SAME(0, qmempool_bind(&world_actors[i].pool, &world_segment));
+	for (uint32_t i = 0; i < world_profile->threads; i++)
+		local_pools[i] = world_actors[i].pool;
 }

@@ -46,6 +46,11 @@ enum operation {
 	REATTACH,
 	CREATE,
 	GIVE_UP,
+	NACK,
+	NACK_LATER,
+	MOVE,
+	PEEK,
+	SEND,
 	ATTACH,
 	CALL,
 	OPERATIONS
@@ -65,6 +70,7 @@ struct profile {
 	uint32_t most; /* buffers at a time */
 	bool same;     /* always that many, and on one queue */
 	bool same_queue;
+	bool peeked;                  /* headers say which message they are */
 	uint32_t members;             /* slots, if not MEMBERS */
 	uint32_t each[STEER_THREADS]; /* other than most */
 	uint32_t flags[QUEUES];
@@ -78,6 +84,7 @@ enum fate { UNSENT, SENDING, SENT, TAKEN, DONE };
 struct message {
 	enum fate fate;
 	uint32_t producer, queue, bulk, n, taker;
+	bool returned;
 };
 
 /* Of a thread, and of whoever looks at everything in the end. */
@@ -124,5 +131,12 @@ void world_free(uint32_t me, uint32_t n);
 void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait);
 void world_get(uint32_t me, uint32_t queue, uint32_t n, bool wait);
 void world_create(uint32_t me);
+/* Returns the newest in hand to its queue, if it came from one; later: where it has no room too. */
+void world_nack(uint32_t me, bool later);
+/* Moves a dead letter back to where it came from. */
+void world_move(uint32_t me, uint32_t queue);
+void world_peek(uint32_t me, uint32_t queue);
+/* Allocates, fills and puts n at once. */
+void world_send(uint32_t me, uint32_t queue, uint32_t n);
 
 #endif
