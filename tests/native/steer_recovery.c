@@ -19,6 +19,7 @@
 static void mark_up_to(uint32_t recoverer, uint32_t thread)
 {
 	START(recoverer, RECOVER);
+	UNTIL(recoverer, AFTER, LOADS, IDENTITY(A), 1);
 	UNTIL(recoverer, AFTER, LOADS, IDENTITY(thread + 1), 1);
 }
 
