@@ -10,6 +10,7 @@
 #define FIRST 4 /* position in each queue */
 
 #define PROD (&script_queue(0)->prod)
+#define CONS (&script_queue(0)->cons)
 #define SLOT(n) (script_slot(0, FIRST + (n)))
 #define OP(thread) (&script_member(thread)->op)
 #define IDENTITY(thread) (&script_member(thread)->identity)
@@ -193,6 +194,79 @@ static void successor_of_a_single_producer(void)
 	SAME(2, world_actors[D].held);
 }
 
+/* A recoverer dies in the middle of making tombstones, and consumers pass those that there are: the
+ * next one makes the rest. */
+static void die_burying(void)
+{
+	DO(A, ALLOC, .n = 3);
+	DO(B, ALLOC);
+	START(A, PUT, .n = 3);
+	UNTIL(A, AFTER, SWAPS, PROD, 1);
+	DO(B, PUT);
+	script_kill(A);
+	START(C, RECOVER);
+	UNTIL(C, AFTER, SWAPS, SLOT(0), 1);
+	script_kill(C);
+	DO(D, GET);
+	SAME(0, world_actors[D].held);
+	DO(D, RECOVER);
+	DO(D, GET);
+	SAME(1, world_actors[D].held);
+}
+
+/* Claims. */
+
+/* What a live member has claimed is left to it. */
+static void live_claim(void)
+{
+	DO(B, ALLOC);
+	DO(B, PUT);
+	script_kill(A);
+	START(B, GET);
+	UNTIL(B, AFTER, SWAPS, CONS, 1);
+	DO(C, RECOVER);
+	SAME(0, script_recovery(C)->buffers);
+	script_finish(B);
+	DO(D, ALLOC, .n = 15);
+}
+
+/* A dead member keeps its slot as long as it is not sure whether it claimed a buffer. */
+static void claimed_by_one_of_two(void)
+{
+	DO(B, ALLOC);
+	DO(B, PUT);
+	START(B, GET);
+	UNTIL(B, BEFORE, SWAPS, CONS, 1);
+	START(A, GET);
+	UNTIL(A, AFTER, SWAPS, CONS, 1);
+	script_kill(A);
+	DO(C, RECOVER);
+	SAME(1, script_recovery(C)->postponed);
+	script_finish(B);
+	SAME(0, world_actors[B].held);
+}
+
+/* What a recoverer has abandoned and not counted yet, because it is suspended there, is handed on
+ * all the same once there is room. */
+static void abandoned_and_not_yet_counted(void)
+{
+	DO(B, ALLOC, .n = 5);
+	DO(B, PUT);
+	DO(A, GET);
+	uint64_t *owner = OWNER(A);
+	DO(B, PUT, .n = 3);
+	DO(B, PUT);
+	script_kill(A);
+	START(C, RECOVER);
+	UNTIL(C, AFTER, SWAPS, owner, 1);
+	DO(D, RECOVER);
+	SAME(1, script_recovery(D)->members);
+	DO(D, GET);
+	DO(D, RECOVER);
+	SAME(1, script_recovery(D)->requeued);
+	script_finish(C);
+}
+
 /* Slots. */
 
 /* The next member of a dead one's slot is not the dead one, to a recoverer that has not noticed. */
@@ -248,9 +322,27 @@ static void next_life_read_as_the_dead_one(void)
 	DO(D, ALLOC, .n = 15);
 }
 
+/* Nor is it the dead one of which a recoverer that died had left the slot alone. */
+static void next_life_after_an_unfinished_clearing(void)
+{
+	script_kill(A);
+	START(C, RECOVER);
+	UNTIL(C, AFTER, STORES, &script_member(A)->tag, 1);
+	script_kill(C);
+	mark_up_to(D, A);
+	DO(B, RECOVER);
+	SAME(2, script_recovery(B)->members);
+	DO(E, ATTACH);
+	DEMAND(script_member(A) == script_member(E));
+	DO(E, ALLOC);
+	script_finish(D);
+	SAME(0, script_recovery(D)->buffers);
+	DO(D, ALLOC, .n = 15);
+}
+
 /* A recoverer that dies while it clears a slot leaves it to the next one: the death is counted once
  * (world_end()). */
-static void die_clearing(const uint64_t *word)
+static void die_clearing(const void *word)
 {
 	script_kill(A);
 	START(C, RECOVER);
@@ -272,7 +364,7 @@ static void die_clearing_after_saying_so(void)
 
 static void die_clearing_after_the_tag(void)
 {
-	die_clearing((const void *)&script_member(A)->tag);
+	die_clearing(&script_member(A)->tag);
 }
 
 #define E_COMES_LATER .newcomers = 1u << E
@@ -288,9 +380,16 @@ const struct scenario recovery_scenarios[] = {
 	{ "postponed-and-then-certain", postponed_and_then_certain, POOL(.flags = { SC }) },
 	{ "abandoned-beside-another", abandoned_beside_another, POOL() },
 	{ "successor-of-a-single-producer", successor_of_a_single_producer, POOL(.flags = { SP }) },
+	{ "die-burying", die_burying, POOL() },
+	{ "live-claim", live_claim, POOL() },
+	{ "claimed-by-one-of-two", claimed_by_one_of_two, POOL() },
+	{ "abandoned-and-not-yet-counted", abandoned_and_not_yet_counted,
+	  POOL(.on_death = { REQUEUE }) },
 	{ "next-life-in-a-put", next_life_in_a_put, POOL(), E_COMES_LATER },
 	{ "next-life-with-a-buffer", next_life_with_a_buffer, POOL(), E_COMES_LATER },
 	{ "next-life-read-as-the-dead-one", next_life_read_as_the_dead_one, POOL(), E_COMES_LATER },
+	{ "next-life-after-an-unfinished-clearing", next_life_after_an_unfinished_clearing, POOL(),
+	  E_COMES_LATER },
 	{ "die-clearing-after-the-count", die_clearing_after_the_count, POOL() },
 	{ "die-clearing-after-saying-so", die_clearing_after_saying_so, POOL() },
 	{ "die-clearing-after-the-tag", die_clearing_after_the_tag, POOL() },
