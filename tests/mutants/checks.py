@@ -105,7 +105,11 @@ class Checks:
         return self._call([self._steered("steer_pool", changed), "--seeds", str(SEEDS), *arguments])
 
     def _script(self, arguments: list[str], changed: str) -> subprocess.CompletedProcess[str]:
-        return self._call([self._steered("steer_script", changed), *arguments])
+        done = self._call([self._steered("steer_script", changed), *arguments])
+        if done.returncode == 2:
+            message = f"the table names a scenario that is not there; update it\n{done.stderr}"
+            raise RuntimeError(message)
+        return done
 
     def _kill(self, arguments: list[str], _changed: str) -> subprocess.CompletedProcess[str]:
         program = self.build / "kill_points"

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer.h - the C core under a scheduler that a seed steers: which thread makes the next step, how
- * long its stores wait in a store buffer, and before which step it dies.
+ * steer.h - the C core under a scheduler that a seed steers, or a script (steer_script.h): which
+ * thread makes the next step, how long its stores wait in a store buffer, and before which step it
+ * dies.
  *
  * Compile the core with `-include steer.h`. Each atomic operation of atomic.h becomes a step of
  * steer.c; so do futex(2), membarrier(2), sched_yield(2) and the clock. The threads are coroutines

@@ -85,27 +85,6 @@ static void thief_outlives_owner(void)
 	SAME(3, held(D));
 }
 
-/* C has seen that A is dead, and is suspended before it reads what A was doing. Meanwhile A is
- * recovered, and D has its slot. */
-static void slot_has_new_member(void)
-{
-	struct member *slot = script_member(A);
-	DO(A, ALLOC);
-	script_kill(A);
-	START(C, RECOVER);
-	UNTIL(C, BEFORE, LOADS, &slot->op, 1);
-	DO(B, RECOVER);
-	DO(D, ATTACH);
-	DEMAND(script_member(D) == slot);
-	DO(D, ALLOC);
-	script_finish(C);
-	DO(B, ALLOC);
-	DO(B, ALLOC);
-	DO(B, ALLOC);
-	SAME(3, held(B));
-	SAME(1, held(D));
-}
-
 /* D has taken the extent away and died, so that its headers name D. C recovers D while B makes the
  * extent again, and B's stores become visible as late as their order allows. */
 static void extent_is_published(void)
@@ -152,10 +131,6 @@ const struct scenario caches_scenarios[] = {
 	{ "stale-entry-of-own-recovery", stale_entry_of_own_recovery, { SMALL, .threads = 3 } },
 	{ "thief-outlives-owner",
 	  thief_outlives_owner,
-	  { SMALL, .threads = 4 },
-	  .newcomers = 1 << D },
-	{ "slot-has-new-member",
-	  slot_has_new_member,
 	  { SMALL, .threads = 4 },
 	  .newcomers = 1 << D },
 	{ "extent-is-published", extent_is_published, { GROWS, .threads = 4 } },

@@ -399,6 +399,20 @@ static void drain_queues(void)
 	}
 }
 
+/* Each death is counted once. Whoever died while it attached or left may have been no member. */
+static void check_deaths(void)
+{
+	uint64_t counted = 0, members = 0;
+	for (uint32_t i = 0; i < world_segment.members; i++) {
+		const struct member *m = segment_member(&world_segment, i);
+		SAME(m->deaths, member_epoch(m->tag));
+		counted += m->deaths;
+	}
+	for (uint32_t i = 0; i < world_profile->threads; i++)
+		members += steer_died(i) && world_actors[i].m;
+	DEMAND(counted >= members && counted <= steer_deaths());
+}
+
 static void check_names(void)
 {
 	for (uint32_t i = 0; i < world_segment.members; i++) {
@@ -512,6 +526,7 @@ void world_end(void)
 		SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
 	check_audit(0);
 	check_names();
+	check_deaths();
 	for (n = 0; n < world_profile->threads; n++)
 		qmempool_unbind(&world_actors[n].pool);
 	qmempool_unbind(&a->pool);

@@ -8,7 +8,8 @@
  *     between steps     the audit is exact (in runs without store buffers)
  *     at idle           nobody sleeps on a queue that has what it waits for, once the dead are recovered
  *     at the end        one recovery leaves nothing to do; all messages came out, each once, but those that
- *                       died with who had got them; every buffer can be had; no word names anybody
+ *                       died with who had got them; every buffer can be had; no word names anybody; each
+ *                       death is counted once
  */
 #ifndef STEER_WORLD_H
 #define STEER_WORLD_H
