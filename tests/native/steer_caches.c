@@ -125,6 +125,45 @@ static void extent_was_being_taken_away(void)
 	SAME(8, held(A));
 }
 
+/* A ends while B adopts the last buffer that A had. One of the two sees the other, and frees A's
+ * slot, however late A's stores become visible. */
+static void last_buffer_is_adopted(void)
+{
+	struct member *slot = script_member(A);
+	DO(A, ALLOC);
+	DO(A, HAND_OVER);
+	steer_hold(A);
+	START(A, END);
+	UNTIL(A, AFTER, LOADS, &slot->adopted, 1);
+	DO(B, ADOPT);
+	SAME(0, slot->identity);
+	script_finish(A);
+}
+
+/* C has seen that nothing is in the hand of A, which has ended, when B frees A's slot. D has it then,
+ * and ends with a buffer in hand, before C goes on: it is not the slot that C has looked at. */
+static void slot_ends_again(void)
+{
+	struct member *slot = script_member(A);
+	DO(A, ALLOC, .n = 2);
+	DO(A, HAND_OVER);
+	DO(A, HAND_OVER);
+	DO(A, END);
+	START(B, ADOPT);
+	UNTIL(B, AFTER, ADDS, &slot->adopted, 1);
+	START(C, ADOPT);
+	UNTIL(C, BEFORE, SWAPS, &slot->ended, 1);
+	script_finish(B);
+	DO(D, ATTACH);
+	DEMAND(script_member(D) == slot);
+	DO(D, ALLOC);
+	DO(D, HAND_OVER);
+	DO(D, END);
+	script_finish(C);
+	DO(A, ADOPT);
+	SAME(0, slot->identity);
+}
+
 const struct scenario caches_scenarios[] = {
 	{ "stale-entry-of-own-buffer", stale_entry_of_own_buffer, { SMALL, .threads = 3 } },
 	{ "stale-entry-of-recoverer", stale_entry_of_recoverer, { SMALL, .threads = 3 } },
@@ -135,5 +174,12 @@ const struct scenario caches_scenarios[] = {
 	  .newcomers = 1 << D },
 	{ "extent-is-published", extent_is_published, { GROWS, .threads = 4 } },
 	{ "extent-was-being-taken-away", extent_was_being_taken_away, { GROWS, .threads = 4 } },
+	{ "last-buffer-is-adopted",
+	  last_buffer_is_adopted,
+	  { SMALL, .threads = 2, .one_process = true } },
+	{ "slot-ends-again",
+	  slot_ends_again,
+	  { SMALL, .threads = 4, .one_process = true },
+	  .newcomers = 1 << D },
 	{ 0 },
 };

@@ -119,6 +119,8 @@ static const struct profile profiles[] = {
 	{ "bulk-deaths", 8, 8, 4, 2, 4, 4, .threads = 5, .operations = 8, .deaths = 2, .mortal = 15, .most = 3,
 	  .same_queue = true, .duel = MEETINGS,
 	  .weight = { { [SEND] = 1 }, { [SEND] = 1 }, CONSUMER, CONSUMER, RECOVERER } },
+	{ "threads", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 14, .most = 2, .one_process = true,
+	  .weight = { { [ALLOC] = 3, [HAND_OVER] = 4, [ADOPT] = 3, [END] = 2 } } },
 	{ "creation", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 6, .deaths = 2, .mortal = 15,
 	  .most = 1, .weight = { { [CREATE] = 4, [RECOVER] = 1 } } },
 };
@@ -256,6 +258,15 @@ static void operate(uint32_t me, enum operation what)
 	case SEND:
 		world_send(me, one ? 0 : steer_random(QUEUES), some(me, BULK_MOST));
 		break;
+	case HAND_OVER:
+		world_hand_over(me);
+		break;
+	case ADOPT:
+		world_adopt(me);
+		break;
+	case END:
+		world_end_thread(me);
+		break;
 	case ATTACH: /* of scripts */
 	case CALL:
 	case OPERATIONS:
@@ -285,7 +296,8 @@ static void body(uint32_t me)
 		operate(me, what);
 		SAME(0, load_relaxed(&world_actors[me].m->op));
 	}
-	SAME(world_actors[me].held, member_held(world_actors[me].m));
+	if (!world_profile->one_process)
+		SAME(world_actors[me].held, member_held(world_actors[me].m));
 }
 
 static void run_seed(uint64_t seed)

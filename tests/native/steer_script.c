@@ -78,6 +78,15 @@ static void operate(uint32_t me, const struct task *task)
 	case SEND:
 		world_send(me, task->queue, n);
 		break;
+	case HAND_OVER:
+		world_hand_over(me);
+		break;
+	case ADOPT:
+		world_adopt(me);
+		break;
+	case END:
+		world_end_thread(me);
+		break;
 	case ATTACH:
 		world_attach(me);
 		break;

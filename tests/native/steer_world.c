@@ -4,10 +4,13 @@
  */
 #include "steer_world.h"
 
+#include <sched.h>
+
 #include "local.h"
 
 #define MESSAGES 512
 #define NOBODY -1
+#define HANDED_MOST 2u             /* each may keep the slot of a thread that has ended */
 #define RESTS_MOST_NS 2000000000ll /* after which the core looks for free buffers everywhere */
 
 const struct profile *world_profile;
@@ -17,6 +20,11 @@ static struct message messages[MESSAGES];
 static int holder[CAPACITY_MOST];
 static uint32_t sent, created;
 static bool ending;
+
+/* Buffers that threads of one process have handed over, in the process's own memory; and whether one
+ * of them is ending, of which there is one at a time (local.c). */
+static uint64_t handed[HANDED_MOST];
+static uint32_t handed_over, passed_on, ends;
 
 /* The segment when it was new. */
 static char *snapshot;
@@ -205,10 +213,11 @@ void world_get(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 void world_attach(uint32_t me)
 {
 	world_actors[me].m = NULL;
-	int error = member_attach(&world_segment, STEER_TOKEN(me), &world_actors[me].m);
+	uint64_t token = STEER_TOKEN(world_profile->one_process ? 0 : me);
+	int error = member_attach(&world_segment, token, &world_actors[me].m);
 	/* As local.c: a newcomer takes a dead member's slot. */
 	for (int i = 0; error == -EUSERS && i < 1000; i++)
-		error = recover_slot(&world_actors[me].pool, STEER_TOKEN(me), &world_actors[me].m);
+		error = recover_slot(&world_actors[me].pool, token, &world_actors[me].m);
 	SAME(0, error);
 	world_actors[me].tag = world_actors[me].m->tag;
 	local_thread->member[me] = world_actors[me].m;
@@ -311,6 +320,42 @@ void world_send(uint32_t me, uint32_t queue, uint32_t n)
 			m->fate = SENT;
 		}
 	}
+}
+
+/* What a thread hands to another goes through something that orders their accesses. */
+static void pass_on(void)
+{
+	add_seq_cst(&passed_on, 1);
+}
+
+void world_hand_over(uint32_t me)
+{
+	pass_on();
+	if (world_actors[me].held && handed_over < HANDED_MOST)
+		handed[handed_over++] = *part_with(&world_actors[me], 1);
+}
+
+void world_adopt(uint32_t me)
+{
+	struct actor *a = &world_actors[me];
+	pass_on();
+	if (handed_over) {
+		uint64_t handle = handed[--handed_over];
+		SAME(0, qmempool_free(&a->pool, a->m, handle));
+	}
+}
+
+void world_end_thread(uint32_t me)
+{
+	struct actor *a = &world_actors[me];
+	if (a->held)
+		world_free(me, a->held);
+	uint32_t nobody = 0;
+	for (; !cas_seq_cst(&ends, &nobody, 1); nobody = 0)
+		sched_yield();
+	qmempool_end(&a->pool, a->m);
+	store_seq_cst(&ends, 0);
+	world_attach(me);
 }
 
 /* Whether somebody sleeps who should not. */
@@ -489,6 +534,8 @@ void world_end(void)
 	}
 	SAME(0, out.postponed);
 	SAME(0, out.unknown);
+	while (handed_over)
+		world_adopt(0);
 	for (uint32_t i = 0; i < world_profile->threads; i++)
 		held += steer_died(i) ? 0 : world_actors[i].held;
 	check_audit(held);
@@ -619,7 +666,7 @@ void world_begin(void)
 	copy(true);
 	memset(world_actors, 0, sizeof(world_actors));
 	world_actors[LAST].m = last;
-	sent = created = 0;
+	sent = created = handed_over = ends = 0;
 	ending = false;
 	for (uint32_t i = 0; i < world_profile->capacity; i++)
 		holder[i] = NOBODY;

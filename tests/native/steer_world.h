@@ -52,6 +52,9 @@ enum operation {
 	MOVE,
 	PEEK,
 	SEND,
+	HAND_OVER,
+	ADOPT,
+	END,
 	ATTACH,
 	CALL,
 	OPERATIONS
@@ -71,6 +74,7 @@ struct profile {
 	uint32_t most; /* buffers at a time */
 	bool same;     /* always that many, and on one queue */
 	bool same_queue;
+	bool one_process;             /* the threads are of one, and hand each other buffers */
 	bool peeked;                  /* headers say which message they are */
 	uint32_t members;             /* slots, if not MEMBERS */
 	uint32_t each[STEER_THREADS]; /* other than most */
@@ -139,5 +143,10 @@ void world_move(uint32_t me, uint32_t queue);
 void world_peek(uint32_t me, uint32_t queue);
 /* Allocates, fills and puts n at once. */
 void world_send(uint32_t me, uint32_t queue, uint32_t n);
+/* Threads of one process. What one hands over any may adopt, and frees at once. */
+void world_hand_over(uint32_t me);
+void world_adopt(uint32_t me);
+/* The thread ends, and another one begins in its place. */
+void world_end_thread(uint32_t me);
 
 #endif
