@@ -230,6 +230,21 @@ static void live_claim(void)
 	DO(D, ALLOC, .n = 15);
 }
 
+/* A dead single consumer's claim is found by its role, which has a successor only afterwards. */
+static void successor_of_a_single_consumer(void)
+{
+	DO(B, ALLOC);
+	DO(B, PUT);
+	START(A, GET);
+	UNTIL(A, AFTER, STORES, CONS, 1);
+	script_kill(A);
+	START(C, RECOVER);
+	UNTIL(C, AFTER, SWAPS, &script_queue(0)->consumer, 1);
+	DO(D, GET);
+	script_finish(C);
+	SAME(1, script_recovery(C)->buffers);
+}
+
 /* A dead member keeps its slot as long as it is not sure whether it claimed a buffer. */
 static void claimed_by_one_of_two(void)
 {
@@ -244,6 +259,24 @@ static void claimed_by_one_of_two(void)
 	SAME(1, script_recovery(C)->postponed);
 	script_finish(B);
 	SAME(0, world_actors[B].held);
+}
+
+/* Of two recoverers that reserve a position for the same buffer, the slower one's becomes a
+ * tombstone. */
+static void requeued_by_two(void)
+{
+	DO(B, ALLOC);
+	DO(B, PUT);
+	DO(A, GET);
+	script_kill(A);
+	START(C, RECOVER);
+	UNTIL(C, AFTER, SWAPS, PROD, 1);
+	DO(D, RECOVER);
+	SAME(1, script_recovery(D)->requeued);
+	script_finish(C);
+	SAME(0, script_recovery(C)->requeued);
+	DO(D, GET);
+	SAME(1, world_actors[D].held);
 }
 
 /* What a recoverer has abandoned and not counted yet, because it is suspended there, is handed on
@@ -382,7 +415,9 @@ const struct scenario recovery_scenarios[] = {
 	{ "successor-of-a-single-producer", successor_of_a_single_producer, POOL(.flags = { SP }) },
 	{ "die-burying", die_burying, POOL() },
 	{ "live-claim", live_claim, POOL() },
+	{ "successor-of-a-single-consumer", successor_of_a_single_consumer, POOL(.flags = { SC }) },
 	{ "claimed-by-one-of-two", claimed_by_one_of_two, POOL() },
+	{ "requeued-by-two", requeued_by_two, POOL(.on_death = { REQUEUE }) },
 	{ "abandoned-and-not-yet-counted", abandoned_and_not_yet_counted,
 	  POOL(.on_death = { REQUEUE }) },
 	{ "next-life-in-a-put", next_life_in_a_put, POOL(), E_COMES_LATER },
