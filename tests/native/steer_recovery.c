@@ -300,6 +300,33 @@ static void abandoned_and_not_yet_counted(void)
 	script_finish(C);
 }
 
+/* What is abandoned behind a sweep does not count as swept: C places A's buffer, and has come past
+ * E's when D abandons that one. */
+static void abandoned_behind_a_sweep(void)
+{
+	const struct qmempool *p = &world_actors[LAST].pool;
+	DO(B, ALLOC, .n = 6);
+	DO(B, PUT, .n = 2);
+	DO(A, GET);
+	DO(E, GET);
+	DO(B, PUT, .n = 3);
+	DO(B, PUT);
+	script_kill(A);
+	DO(D, RECOVER);
+	SAME(1, script_recovery(D)->postponed);
+	DO(D, GET);
+	START(C, RECOVER);
+	UNTIL(C, AFTER, LOADS, &qmempool_buffer(p, p->capacity - 1)->owner, 1);
+	SAME(1, script_recovery(C)->requeued);
+	script_kill(E);
+	DO(D, RECOVER);
+	SAME(1, script_recovery(D)->postponed);
+	script_finish(C);
+	DO(D, GET);
+	DO(B, RECOVER);
+	SAME(1, script_recovery(B)->requeued);
+}
+
 /* Slots. */
 
 /* The next member of a dead one's slot is not the dead one, to a recoverer that has not noticed. */
@@ -420,6 +447,7 @@ const struct scenario recovery_scenarios[] = {
 	{ "requeued-by-two", requeued_by_two, POOL(.on_death = { REQUEUE }) },
 	{ "abandoned-and-not-yet-counted", abandoned_and_not_yet_counted,
 	  POOL(.on_death = { REQUEUE }) },
+	{ "abandoned-behind-a-sweep", abandoned_behind_a_sweep, POOL(.on_death = { REQUEUE }) },
 	{ "next-life-in-a-put", next_life_in_a_put, POOL(), E_COMES_LATER },
 	{ "next-life-with-a-buffer", next_life_with_a_buffer, POOL(), E_COMES_LATER },
 	{ "next-life-read-as-the-dead-one", next_life_read_as_the_dead_one, POOL(), E_COMES_LATER },
