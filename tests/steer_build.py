@@ -23,7 +23,14 @@ _STEERED = ["steer", "steer_kernel", "steer_world"]
 # What is compiled into each program, beside the core.
 STEER_PROGRAMS = {
     "steer_pool": [*_STEERED, "steer_pool"],
-    "steer_script": [*_STEERED, "steer_script", "steer_recovery", "steer_caches", "steer_waits"],
+    "steer_script": [
+        *_STEERED,
+        "steer_script",
+        "steer_recovery",
+        "steer_slots",
+        "steer_caches",
+        "steer_waits",
+    ],
 }
 STEER_FLAGS = ["-std=gnu11", "-g", "-O1", f"-I{NATIVE}", f"-I{TESTS}"]
 STEER_FLAGS += ["-include", f"{TESTS}/steer.h"]

@@ -1,28 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_recovery.c - scenarios of steer_script.h: recoverers among the living. In most of them A is
- * the one that dies, C recovers, and D overtakes C or gets what is there.
+ * steer_recovery.c - scenarios of steer_script.h: recoverers among the living, over positions,
+ * claims and abandoned buffers.
  */
-#include "steer_script.h"
-
-/* Rings of 4 slots, and no caches. */
-#define POOL(...) .pool = { NULL, 16, 16, 0, 2, 4, 4, .threads = 5, ##__VA_ARGS__ }
-#define FIRST 4 /* position in each queue */
-
-#define PROD (&script_queue(0)->prod)
-#define CONS (&script_queue(0)->cons)
-#define SLOT(n) (script_slot(0, FIRST + (n)))
-#define OP(thread) (&script_member(thread)->op)
-#define IDENTITY(thread) (&script_member(thread)->identity)
-#define OWNER(thread) (&script_buffer((thread), 0)->owner) /* of the first buffer in its hand */
-
-/* C has seen who is dead among those up to the thread, which is not the last one. */
-static void mark_up_to(uint32_t recoverer, uint32_t thread)
-{
-	START(recoverer, RECOVER);
-	UNTIL(recoverer, AFTER, LOADS, IDENTITY(A), 1);
-	UNTIL(recoverer, AFTER, LOADS, IDENTITY(thread + 1), 1);
-}
+#include "steer_recovery.h"
 
 /* Positions and tombstones. */
 
@@ -230,6 +211,21 @@ static void live_claim(void)
 	DO(D, ALLOC, .n = 15);
 }
 
+/* A dead single consumer's claim is found by its role, which has a successor only afterwards. */
+static void successor_of_a_single_consumer(void)
+{
+	DO(B, ALLOC);
+	DO(B, PUT);
+	START(A, GET);
+	UNTIL(A, AFTER, STORES, CONS, 1);
+	script_kill(A);
+	START(C, RECOVER);
+	UNTIL(C, AFTER, SWAPS, &script_queue(0)->consumer, 1);
+	DO(D, GET);
+	script_finish(C);
+	SAME(1, script_recovery(C)->buffers);
+}
+
 /* A dead member keeps its slot as long as it is not sure whether it claimed a buffer. */
 static void claimed_by_one_of_two(void)
 {
@@ -244,6 +240,24 @@ static void claimed_by_one_of_two(void)
 	SAME(1, script_recovery(C)->postponed);
 	script_finish(B);
 	SAME(0, world_actors[B].held);
+}
+
+/* Of two recoverers that reserve a position for the same buffer, the slower one's becomes a
+ * tombstone. */
+static void requeued_by_two(void)
+{
+	DO(B, ALLOC);
+	DO(B, PUT);
+	DO(A, GET);
+	script_kill(A);
+	START(C, RECOVER);
+	UNTIL(C, AFTER, SWAPS, PROD, 1);
+	DO(D, RECOVER);
+	SAME(1, script_recovery(D)->requeued);
+	script_finish(C);
+	SAME(0, script_recovery(C)->requeued);
+	DO(D, GET);
+	SAME(1, world_actors[D].held);
 }
 
 /* What a recoverer has abandoned and not counted yet, because it is suspended there, is handed on
@@ -267,107 +281,32 @@ static void abandoned_and_not_yet_counted(void)
 	script_finish(C);
 }
 
-/* Slots. */
-
-/* The next member of a dead one's slot is not the dead one, to a recoverer that has not noticed. */
-static void next_life_in_a_put(void)
+/* What is abandoned behind a sweep does not count as swept: C places A's buffer, and has come past
+ * E's when D abandons that one. */
+static void abandoned_behind_a_sweep(void)
 {
-	DO(A, ALLOC);
-	START(A, PUT);
-	UNTIL(A, BEFORE, SWAPS, PROD, 1);
+	const struct qmempool *p = &world_actors[LAST].pool;
+	DO(B, ALLOC, .n = 6);
+	DO(B, PUT, .n = 2);
+	DO(A, GET);
+	DO(E, GET);
+	DO(B, PUT, .n = 3);
+	DO(B, PUT);
 	script_kill(A);
-	mark_up_to(C, A);
 	DO(D, RECOVER);
-	SAME(1, script_recovery(D)->members);
-	DO(E, ATTACH);
-	DEMAND(script_member(A) == script_member(E));
-	DO(E, ALLOC);
-	uint64_t *owner = OWNER(E);
-	START(E, PUT);
-	UNTIL(E, AFTER, STORES, owner, 1);
-	script_finish(C);
-	script_finish(E);
+	SAME(1, script_recovery(D)->postponed);
 	DO(D, GET);
-	SAME(1, world_actors[D].held);
-}
-
-/* Nor is what it holds the dead one's. */
-static void next_life_with_a_buffer(void)
-{
-	script_kill(A);
-	mark_up_to(C, A);
-	DO(D, RECOVER);
-	SAME(1, script_recovery(D)->members);
-	DO(E, ATTACH);
-	DEMAND(script_member(A) == script_member(E));
-	DO(E, ALLOC);
-	script_finish(C);
-	SAME(0, script_recovery(C)->buffers);
-	DO(D, ALLOC, .n = 15);
-}
-
-/* Nor is what it is in the middle of, which a recoverer reads that saw the dead one's name. */
-static void next_life_read_as_the_dead_one(void)
-{
-	script_kill(A);
 	START(C, RECOVER);
-	UNTIL(C, AFTER, SWAPS, IDENTITY(A), 1);
+	UNTIL(C, AFTER, LOADS, &qmempool_buffer(p, p->capacity - 1)->owner, 1);
+	SAME(1, script_recovery(C)->requeued);
+	script_kill(E);
 	DO(D, RECOVER);
-	SAME(1, script_recovery(D)->members);
-	DO(E, ATTACH);
-	DEMAND(script_member(A) == script_member(E));
-	DO(E, ALLOC);
+	SAME(1, script_recovery(D)->postponed);
 	script_finish(C);
-	SAME(0, script_recovery(C)->buffers);
-	DO(D, ALLOC, .n = 15);
-}
-
-/* Nor is it the dead one of which a recoverer that died had left the slot alone. */
-static void next_life_after_an_unfinished_clearing(void)
-{
-	script_kill(A);
-	START(C, RECOVER);
-	UNTIL(C, AFTER, STORES, &script_member(A)->tag, 1);
-	script_kill(C);
-	mark_up_to(D, A);
+	DO(D, GET);
 	DO(B, RECOVER);
-	SAME(2, script_recovery(B)->members);
-	DO(E, ATTACH);
-	DEMAND(script_member(A) == script_member(E));
-	DO(E, ALLOC);
-	script_finish(D);
-	SAME(0, script_recovery(D)->buffers);
-	DO(D, ALLOC, .n = 15);
+	SAME(1, script_recovery(B)->requeued);
 }
-
-/* A recoverer that dies while it clears a slot leaves it to the next one: the death is counted once
- * (world_end()). */
-static void die_clearing(const void *word)
-{
-	script_kill(A);
-	START(C, RECOVER);
-	UNTIL(C, AFTER, STORES, word, 1);
-	script_kill(C);
-	DO(D, RECOVER);
-	SAME(2, script_recovery(D)->members);
-}
-
-static void die_clearing_after_the_count(void)
-{
-	die_clearing(&script_member(A)->deaths);
-}
-
-static void die_clearing_after_saying_so(void)
-{
-	die_clearing(&script_member(A)->cleared);
-}
-
-static void die_clearing_after_the_tag(void)
-{
-	die_clearing(&script_member(A)->tag);
-}
-
-#define E_COMES_LATER .newcomers = 1u << E
 
 const struct scenario recovery_scenarios[] = {
 	{ "live-reservation", live_reservation, POOL() },
@@ -382,16 +321,11 @@ const struct scenario recovery_scenarios[] = {
 	{ "successor-of-a-single-producer", successor_of_a_single_producer, POOL(.flags = { SP }) },
 	{ "die-burying", die_burying, POOL() },
 	{ "live-claim", live_claim, POOL() },
+	{ "successor-of-a-single-consumer", successor_of_a_single_consumer, POOL(.flags = { SC }) },
 	{ "claimed-by-one-of-two", claimed_by_one_of_two, POOL() },
+	{ "requeued-by-two", requeued_by_two, POOL(.on_death = { REQUEUE }) },
 	{ "abandoned-and-not-yet-counted", abandoned_and_not_yet_counted,
 	  POOL(.on_death = { REQUEUE }) },
-	{ "next-life-in-a-put", next_life_in_a_put, POOL(), E_COMES_LATER },
-	{ "next-life-with-a-buffer", next_life_with_a_buffer, POOL(), E_COMES_LATER },
-	{ "next-life-read-as-the-dead-one", next_life_read_as_the_dead_one, POOL(), E_COMES_LATER },
-	{ "next-life-after-an-unfinished-clearing", next_life_after_an_unfinished_clearing, POOL(),
-	  E_COMES_LATER },
-	{ "die-clearing-after-the-count", die_clearing_after_the_count, POOL() },
-	{ "die-clearing-after-saying-so", die_clearing_after_saying_so, POOL() },
-	{ "die-clearing-after-the-tag", die_clearing_after_the_tag, POOL() },
+	{ "abandoned-behind-a-sweep", abandoned_behind_a_sweep, POOL(.on_death = { REQUEUE }) },
 	{ 0 },
 };

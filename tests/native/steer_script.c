@@ -11,8 +11,8 @@
 
 #include "trim.h"
 
-static const struct scenario *const tables[] = { recovery_scenarios, caches_scenarios,
-						 waits_scenarios };
+static const struct scenario *const tables[] = { recovery_scenarios, slots_scenarios,
+						 caches_scenarios, waits_scenarios };
 #define TABLES (sizeof(tables) / sizeof(*tables))
 
 static const struct scenario *scenario;

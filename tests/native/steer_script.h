@@ -33,6 +33,7 @@ struct scenario {
 
 /* Each ends with one that has no name. */
 extern const struct scenario recovery_scenarios[];
+extern const struct scenario slots_scenarios[];
 extern const struct scenario caches_scenarios[];
 extern const struct scenario waits_scenarios[];
 

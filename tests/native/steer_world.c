@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_world.c - see steer_world.h.
+ * steer_world.c - see steer_world.h. One file: the checks read what the operations note.
  */
 #include "steer_world.h"
 
