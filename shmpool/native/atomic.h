@@ -67,6 +67,14 @@ static inline void barrier_asymmetric(void)
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
+/* Whether all others see a processor's stores in the order in which it makes them. Where they do
+ * not, a reader that writes nothing orders the stores of others by membarrier(2) (letters.c). */
+#if defined(__x86_64__)
+#define STORES_IN_ORDER true
+#else
+#define STORES_IN_ORDER false
+#endif
+
 /* Keeps the loads before it before those after it: for a reader that copies what others may be
  * writing and asks afterwards whether they were (letters.c). It changes nothing in memory, which
  * may be mapped read-only. */
