@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants.table import read_core
 from tests.steer_build import STEER_FLAGS, steer_sources
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,13 +96,24 @@ def test_a_put_that_wakes_nobody_is_found(tmp_path: Path) -> None:
 
 
 def test_scenarios(tmp_path: Path) -> None:
-    """Each comes to all its points, and ends with everything in its place."""
+    """Each comes to all its points, and ends with everything in its place.
+
+    Those that the table of mutants names are among them.
+    """
     program = build(tmp_path, "steer_script")
     done = run(program)
     assert done.returncode == 0, done.stdout + done.stderr
     played = [line.split()[0] for line in done.stdout.splitlines()]
     assert played == run(program, "--list").stdout.split()
-    assert len(played) > 1
+    named = {
+        name
+        for mutant in read_core(ROOT / "tests" / "mutants" / "core.toml")
+        for test in mutant.tests
+        if test.startswith("script ")
+        for name in test.split()[1:]
+    }
+    assert named
+    assert named <= set(played)
 
 
 WRONG = """
