@@ -95,7 +95,9 @@ static int sleep_for_many(struct qmempool *p, struct member *m, uint32_t n, int6
 			  int64_t deadline_ns)
 {
 	struct pool_shared *s = shared(p);
-	uint32_t entered = wait_enter(&s->free_wait), many = wait_enter(&s->free_many);
+	/* The second word first, which recover_sleepers() forgets last: who is no longer counted in
+	 * the first finds the second changed. */
+	uint32_t many = wait_enter(&s->free_many), entered = wait_enter(&s->free_wait);
 	int slept = 0;
 	qmempool_request(p);
 	/* [WAIT] What is in the shared queue now and what is missing: givers look at no more than
@@ -104,6 +106,7 @@ static int sleep_for_many(struct qmempool *p, struct member *m, uint32_t n, int6
 	wait_want(&s->free_want, (uint32_t)(queued + n - counted + (counted == n)));
 	load_seq_cst(&p->free.q->prod);
 	if (qmempool_count(p, n) < n) {
+		wait_pass_on(&s->free_wait, &s->free_many, alf_count(&p->free));
 		count_up(&m->counters[COUNT_SLEEP], 1);
 		slept = wait_sleep(&s->free_many, many, most, deadline_ns);
 	}

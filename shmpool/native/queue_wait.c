@@ -28,17 +28,18 @@ static int sleep_for_room(struct qmempool *p, struct member *m, const struct alf
 			  queue_attempt *attempt, int *error)
 {
 	struct alf_queue *q = r->q;
-	uint32_t entered = wait_enter(&q->room_wait), many = 0;
+	/* The second word first: as in alloc_wait.c. */
+	uint32_t many = n > 1 ? wait_enter(&q->room_many) : 0, entered = wait_enter(&q->room_wait);
 	int slept = 0;
-	if (n > 1) {
-		many = wait_enter(&q->room_many);
+	if (n > 1)
 		wait_want(&q->room_want, n);
-	}
 	/* [WAIT] alf_reserve's own load is no seq_cst one: it might miss a move of cons whose
 	 * consumer missed this sleeper. */
 	load_seq_cst(&q->cons);
 	*error = attempt(p, m, r, handle, n);
 	if (*error == -ENOBUFS) {
+		if (n > 1)
+			wait_pass_on(&q->room_wait, &q->room_many, alf_avail_space(r));
 		count_up(&m->counters[COUNT_SLEEP], 1);
 		slept = n > 1 ? wait_sleep(&q->room_many, many, most, deadline_ns) :
 				wait_sleep(&q->room_wait, entered, most, deadline_ns);

@@ -197,11 +197,12 @@ static bool pass(struct recovery *r)
 	ranges_bury(r);
 	r->left = false; /* what was abandoned until here is swept for */
 	sweep(r);
-	/* Whoever abandoned what is left here may be suspended before it counts that. */
-	if (r->left && !recover_abandoned(&r->p->segment))
+	/* What is left here is counted once more, whatever is counted already: its own count may be
+	 * missing yet, or be one that another recoverer read before it came past the buffer. */
+	if (r->left)
 		add_seq_cst(&shared->abandoned, 1);
-	/* Only forward: what was abandoned since is above. */
-	while (!r->left && !r->no_memory && (int64_t)(abandoned - swept) > 0 &&
+	/* Only forward: what was counted before is placed, or counted once more. */
+	while (!r->no_memory && (int64_t)(abandoned - swept) > 0 &&
 	       !cas_seq_cst(&shared->swept, &swept, abandoned))
 		;
 	recover_roles(r);

@@ -209,11 +209,31 @@ struct candidates {
 	uint32_t n;
 };
 
+/* The queue from which a buffer was got that is on its way into queue to, if that is its way back:
+ * into the same queue or its dead-letter queue. 0 if it is not, or is the put of a single producer.
+ */
+static uint32_t returning(struct recovery *r, const struct buffer *b, uint32_t to)
+{
+	uint32_t from = load_relaxed(&b->queue);
+	if (!to || !from || load_relaxed(&b->got) != buffer_generation(b) ||
+	    !recovery_ring(r, from))
+		return 0;
+	const struct queue_slot *slot = segment_queue(&r->p->segment, from);
+	const struct alf_ring *back =
+		recovery_ring(r, requeue_to(slot, from, load_relaxed(&b->redelivered)));
+	if (!back || back->flags & ALF_SINGLE_PRODUCER)
+		return 0;
+	return to == from || to == load_relaxed(&slot->dead_letter) ? from : 0;
+}
+
 /* Anybody's who sweeps, not the dead producer's: that one may be finished with by another
- * recoverer, and the position a later one's. */
+ * recoverer, and the position a later one's. A buffer that was on its way back keeps the name of
+ * its queue, whatever that queue's on_death says: the dead producer may be a recoverer, and the
+ * nack() that it did the work of has returned. */
 static void unreserve(struct recovery *r, uint32_t index, uint64_t owner)
 {
-	abandon(r, qmempool_buffer(r->p, index), owner, 0); /* [OWNER] */
+	struct buffer *b = qmempool_buffer(r->p, index);
+	abandon(r, b, owner, returning(r, b, owner_queue(owner))); /* [OWNER] */
 }
 
 /* One look for all of them, after their slots were read. */

@@ -38,13 +38,13 @@ static const struct operation others[] = {
 	{ "nack-1-poison", NEITHER, 1, ALL, .on_death = POISON, .filled = 1,
 	  .prepare = get_own_again, .run = nack_own, .check = check_nacked },
 	{ "nack-1-full", NEITHER, 1, ALL, .on_death = REQUEUE, .filled = RING, .leaves = 1,
-	  .prepare = get_own_full, .run = nack_own, .check = check_beside },
+	  .prepare = get_own_full, .run = nack_own, .check = check_fuller },
 	{ "nack-wait-full", NEITHER, 1, ALL, .on_death = REQUEUE, .filled = RING, .leaves = 1,
-	  .prepare = get_own_full, .run = nack_wait, .check = check_beside },
+	  .prepare = get_own_full, .run = nack_wait, .check = check_fuller },
 	{ "nack-later-full", NEITHER, 1, ALL, .on_death = REQUEUE, .filled = RING, .leaves = 1,
-	  .prepare = get_own_full, .run = nack_later, .check = check_beside },
+	  .prepare = get_own_full, .run = nack_later, .check = check_fuller },
 	{ "nack-later-full-free", FREES, 1, ALL, .filled = RING, .leaves = 1,
-	  .prepare = get_own_full, .run = nack_later, .check = check_beside },
+	  .prepare = get_own_full, .run = nack_later, .check = check_fuller },
 	{ "nack-1-beside-put", NEITHER, 1, ALL, .on_death = REQUEUE, .filled = 4,
 	  .prepare = get_own, .run = nack_own, .beside = put_beside, .check = check_beside },
 	{ "move-1", MOVES, 1, ALL, .on_death = REQUEUE, .filled = 4, .run = move_aside },
@@ -183,6 +183,7 @@ static const struct operation others[] = {
 	  .before = dead_getting_twice },
 	{ "recover-recoverer", RECOVERS, .on_death = REQUEUE, .filled = 6, .lost = 4,
 	  .before = dead_recoverer },
+	{ "recover-returned", RECOVERS, .filled = 4, .before = returned },
 };
 
 /* put and get, in all four modes, one and a bulk, in the middle and at both edges of the ring. */
