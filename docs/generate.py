@@ -13,8 +13,9 @@ from typing import Any, get_args
 
 import click
 
-from shmpool import answers, config, protocol, wire
 from shmpool.cli.main import MODULES, shmpool
+from shmpool.rpc import protocol, records, wire
+from shmpool.service import config
 
 DOCS = Path(__file__).resolve().parent
 WRITTEN = "<!-- Written by docs/generate.py: change what it is made from. -->\n"
@@ -60,16 +61,16 @@ def table(kind: Any, with_default: bool) -> Iterator[str]:
         yield f"| {' | '.join([*columns, said.get(field.name, '')])} |"
 
 
-def records(kind: Any, seen: dict[str, Any]) -> None:
+def enter_records(kind: Any, seen: dict[str, Any]) -> None:
     """Enters every record that a type is made of."""
     if is_dataclass(kind) and isinstance(kind, type):
         if kind.__name__ not in seen:
             seen[kind.__name__] = kind
             for inner in wire.hints(kind).values():
-                records(inner, seen)
+                enter_records(inner, seen)
     else:
         for inner in get_args(kind):
-            records(inner, seen)
+            enter_records(inner, seen)
 
 
 def protocol_text() -> str:
@@ -91,9 +92,9 @@ def protocol_text() -> str:
         text = " ".join((inspect.getdoc(kind) or "").split())
         marks = " Only the daemon's user." if kind.writes else ""
         lines.append(f"| `{protocol.usage(kind)}` | {spelled(kind.answer)} | {text}{marks} |")
-        records(kind.answer, seen)
+        enter_records(kind.answer, seen)
         for inner in wire.hints(kind).values():
-            records(inner, seen)
+            enter_records(inner, seen)
     lines += ["", "## Notifications", "", "| | parameters | |", "|---|---|---|"]
     for name, params, text in NOTIFICATIONS:
         lines.append(f"| `{name}` | {params} | {text} |")
@@ -149,7 +150,7 @@ def config_text() -> str:
     for title, kind in (
         ("[daemon]", config.DaemonOptions),
         ("[pools.NAME]", config.PoolConfig),
-        ("[pools.NAME.queues.NAME]", answers.QueueOptions),
+        ("[pools.NAME.queues.NAME]", records.QueueOptions),
     ):
         lines += ["", f"## {title}", "", *table(kind, with_default=True)]
     lines += [

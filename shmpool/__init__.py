@@ -29,15 +29,15 @@ from .errors import (
     SegmentInvalid,
     ShmpoolError,
 )
-from .files import pool_names
 from .messages import Message
 from .pool import Pool
+from .pool_files import pool_names
 from .pruning import prune
 from .queue import AlfQueue
 from .stats import Audit, Holder, Member, Recovery, Stats
 
 if TYPE_CHECKING:
-    from .client import AsyncClient, Client
+    from .rpc.client import AsyncClient, Client
 
 __version__ = "0.1.0"
 
@@ -86,7 +86,7 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> object:
         """The clients, with the first use: who only moves packets does not import them."""
         if name in ("AsyncClient", "Client"):
-            from . import client
+            from .rpc import client
 
             return getattr(client, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

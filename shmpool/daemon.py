@@ -2,11 +2,12 @@
 """The daemon: sockets, signals, and the start and end of everything. Not on the data path: killed,
 it leaves every worker at work, and started again it adopts what is there.
 
-What it does by itself is in keeper.py, what one client gets in connection.py, HTTP in http.py.
+What it does by itself is in supervisor.py, what one client gets in connection.py, HTTP in http.py.
 """
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -19,17 +20,19 @@ from typing import Any
 
 import uvloop
 
-from . import declared, errors, lean, logs, protocol, systemd, wire
-from .alarms import Policy
-from .config import Config, ConfigError, load
-from .connection import Connection, Peer
-from .held import OWN
-from .keeper import Keeper
-from .listening import Acceptor, CannotListen, give_to_group, listening
+from . import errors
 from .names import LINE_SHOWN, printable, printable_lines
-from .registry import HELD_MAX, Registry
+from .rpc import protocol, wire
 from .segment import group_id
-from .values import SHOWN, http_address, socket_path
+from .service import declared_pools, logs, systemd
+from .service.alarms import Policy
+from .service.config import Config, ConfigError, load
+from .service.config_values import SHOWN, http_address, socket_path
+from .service.connection import Connection, Peer
+from .service.handlers import HELD_MAX, RequestHandler
+from .service.listening import Acceptor, CannotListen, give_to_group, listening
+from .service.supervisor import Supervisor
+from .service.watched_pool import OWN
 
 log = logging.getLogger("shmpool")
 
@@ -37,7 +40,6 @@ DRAIN_S = 5.0  # until what was asked before SIGTERM must be answered
 DESCRIPTORS_KEPT = 96  # for what is neither a client nor a pool: recovery never waits for one
 DESCRIPTORS_A_POOL = 3
 HTTP_MAX = 128  # connections
-HTTP_PACKAGES = ("aiohttp", "prometheus_client")
 AT_START = ("socket", "http", "http_hosts", "http_token_file", "read_group", "interval")
 
 
@@ -49,7 +51,7 @@ class Daemon:
         self._path, self._overrides = path, overrides
         self.config = self._started = self._load()
         self._package = package
-        self._registry = Registry(package)
+        self._handler = RequestHandler(package)
         self._connections: set[Connection] = set()
         self._group = group_id(self.config.daemon.read_group)
         self._uid = os.geteuid()
@@ -84,32 +86,28 @@ class Daemon:
                 sock = stack.enter_context(listening(self.socket_path, self._group))
             sockets = None
             if self.config.daemon.http is not None:
-                with (
-                    contextlib.suppress(ImportError, AttributeError),
-                    lean.parts_of(*HTTP_PACKAGES),
-                ):
-                    from . import http  # 10 MB that only those pay who want it
-                from . import http  # as a whole, if not in parts
+                from .service import http  # aiohttp takes 15 MB: only who asks for HTTP pays
 
                 sockets = await stack.enter_async_context(
                     http.bound(self.config.daemon.http, self._group)
                 )
             self._share_descriptors()
-            self.keeper = Keeper(self._registry)
-            stack.push_async_callback(self.keeper.close)
-            await self.keeper.declare(self.config)
-            self.keeper.start()
+            self.supervisor = Supervisor(self._handler)
+            stack.push_async_callback(self.supervisor.close)
+            await self.supervisor.declare(self.config)
+            self.supervisor.start()
             acceptor = Acceptor(sock, lambda: Connection(self), self._has_room)
             self._acceptor = acceptor
             if sockets is not None:
                 url = await stack.enter_async_context(
                     http.serving(
-                        sockets, self.keeper, self._package, self.config.daemon, self._http_max
+                        sockets, self.supervisor, self._package, self.config.daemon, self._http_max
                     )
                 )
                 log.info("live page at %s", url)
             self._handle_signals()
-            lean.settle()
+            gc.collect()
+            gc.freeze()  # what lives now lives as long as the daemon
             watchdog = self._loop.create_task(_feed_watchdog())
             systemd.notify("READY=1", self._status())
             log.info("listening at %s", self.socket_path)
@@ -118,7 +116,7 @@ class Daemon:
             acceptor.close()
             await self._drain()
             watchdog.cancel()
-        if self.keeper.stuck:  # the interpreter would wait for the thread
+        if self.supervisor.stuck:  # the interpreter would wait for the thread
             log.error("a thread does not end: the daemon ends without it")
             logging.shutdown()
             os._exit(0)
@@ -150,7 +148,7 @@ class Daemon:
         room = (1 << 20 if hard == resource.RLIM_INFINITY else hard) - DESCRIPTORS_KEPT
         third = max(room // 3, 1)  # where there are few
         pools = min(HELD_MAX, max(third // DESCRIPTORS_A_POOL, 1))
-        self._registry.held_max = pools
+        self._handler.held_max = pools
         self._http_max = min(HTTP_MAX, third)
         rest = room - pools * DESCRIPTORS_A_POOL - self._http_max
         self._clients_max = min(self.config.daemon.max_clients, max(rest, 1))
@@ -163,7 +161,7 @@ class Daemon:
         """What `systemctl status` shows."""
         parts = [trouble, f"listening at {self.socket_path}"]
         parts += [
-            f"pool {name} refused: {why}" for name, why in self.keeper.adoption.refused.items()
+            f"pool {name} refused: {why}" for name, why in self.supervisor.adoption.refused.items()
         ]
         return systemd.status("; ".join(printable(part, LINE_SHOWN) for part in parts if part))
 
@@ -197,7 +195,7 @@ class Daemon:
         trouble = ""
         try:
             loaded = self._load()
-            await self.keeper.declare(loaded)
+            await self.supervisor.declare(loaded)
             started = self._started.daemon
             late = [o for o in AT_START if getattr(loaded.daemon, o) != getattr(started, o)]
             for option in late:
@@ -236,19 +234,19 @@ class Daemon:
             self._acceptor.has_room_again()
 
     async def answer(self, request: protocol.AnyRequest) -> Any:
-        registry = self._registry
+        handler = self._handler
         if not request.slow:
-            return registry.answer(request)
+            return handler.answer(request)
         if isinstance(request, protocol.Recover):
-            return await self.keeper.run(request)
-        result = await self.keeper.run_for_client(request)
+            return await self.supervisor.run(request)
+        result = await self.supervisor.run_for_client(request)
         if isinstance(request, protocol.Create):
             try:
-                self.keeper.adoption.hold(request.pool, Policy(), OWN)
+                self.supervisor.adoption.hold(request.pool, Policy(), OWN)
             except errors.ShmpoolError as error:  # made it is all the same
                 log.warning("pool %s not held: %s", request.pool, error)
         elif isinstance(request, protocol.Destroy):
-            registry.release(request.pool)
+            handler.release(request.pool)
             self._packed.pop(request.pool, None)
         return result
 
@@ -259,7 +257,7 @@ class Daemon:
         if now - at > protocol.INTERVAL_MIN / 4:
             if len(self._packed) > 1000:
                 self._packed.clear()
-            stats = self._registry.answer(protocol.GetStats(pool))
+            stats = self._handler.answer(protocol.GetStats(pool))
             packed = wire.pack_notice(protocol.STATS, [wire.to_wire(stats)])
             self._packed[pool] = now, packed
         return packed
@@ -295,7 +293,7 @@ def run(
 
 def _check(config: Config) -> None:
     """Refuses what a start would refuse. ShmpoolError, OSError."""
-    _, refused = declared.refuse_differences(config)
+    _, refused = declared_pools.refuse_differences(config)
     for name, why in refused.items():  # which a start would do without
         print(f"shmpool: pool {name} refused: {why}", file=sys.stderr)
     if config.daemon.http is not None:

@@ -8,8 +8,6 @@ from . import errors
 from ._ffi import Native, check, ffi, lib
 from .buffer import PoolBase
 from .burst import Burst
-from .files import inode_of, replaced, unlink
-from .leaving import leave_at_the_end, open_pools
 from .names import checked_name
 from .options import (
     at_least,
@@ -20,8 +18,10 @@ from .options import (
     planned,
     single,
 )
+from .os_errors import refuse
+from .pool_files import inode_of, replaced, unlink
+from .process_exit import leave_at_the_end, open_pools
 from .queue import AlfQueue, queue_names, refuse_foreign
-from .refusals import refuse
 from .segment import ANONYMOUS, Segment, user_id
 from .stats import (
     LIMIT_S,

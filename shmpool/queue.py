@@ -15,7 +15,7 @@ from .burst import Burst
 from .messages import Message, read_messages
 from .names import is_name, printable
 from .options import ON_DEATH, at_least
-from .refusals import refuse, refuse_readonly
+from .os_errors import refuse, refuse_readonly
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer as BytesLike

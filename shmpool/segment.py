@@ -15,10 +15,10 @@ import pwd
 import resource
 from collections.abc import Callable
 
-from . import errors, refusals
+from . import errors, os_errors
 from ._ffi import Native, check, ffi, lib
 from ._hot import SegmentBase
-from .files import (
+from .pool_files import (
     TEMPORARY,
     locked_whole,
     names_file,
@@ -27,7 +27,7 @@ from .files import (
     system_errors,
     unlink,
 )
-from .leaving import made
+from .process_exit import made
 
 HEADER = 4096  # bytes that hold what shmpool_check() reads
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
@@ -188,7 +188,7 @@ class Segment(SegmentBase):
             there = os.fstat(file.fd).st_uid  # the file that is open: the name may change its own
             if owner is not None and there != owner:
                 file.close()  # now: a traceback keeps it
-                raise refusals.another_owner(name, there, owner)
+                raise os_errors.another_owner(name, there, owner)
             return cls._of_file(name, file, read_only)
 
     @classmethod
@@ -237,7 +237,7 @@ def _fill(segment: Segment, geometry: Native) -> None:
     why = ffi.new("char[256]")
     code = lib.shmpool_create_wait(segment.base, segment.fd, geometry, why, 256)
     if code == -errno.ENOSPC:
-        raise refusals.does_not_fit(segment.name, geometry, os.fstat(segment.fd).st_blocks * 512)
+        raise os_errors.does_not_fit(segment.name, geometry, os.fstat(segment.fd).st_blocks * 512)
     check(code, f"pool {segment.name!r}")
 
 
@@ -250,7 +250,7 @@ def _map(segment: Segment, size: int, read_only: bool) -> None:
         segment._map(size, read_only)
     except OSError as error:
         if error.errno != errno.ENOMEM:
-            raise refusals.failure(f"pool {name!r} cannot be mapped", error) from None
+            raise os_errors.failure(f"pool {name!r} cannot be mapped", error) from None
         raise errors.OutOfSharedMemory(
             f"pool {name!r} takes {size} bytes of addresses, over this process's limits: "
             "raise RLIMIT_AS (ulimit -v unlimited) or vm.max_map_count"
@@ -281,7 +281,7 @@ def _refuse_existing(name: str) -> None:
     except errors.PoolNotFound:
         return
     except (errors.AccessDenied, errors.SegmentInvalid):
-        raise refusals.exists(name) from None
+        raise os_errors.exists(name) from None
     fd = file.fd
     try:
         with locked_whole(fd) as alone:
@@ -290,7 +290,7 @@ def _refuse_existing(name: str) -> None:
                 return
     finally:
         file.close()
-    raise refusals.exists(name)
+    raise os_errors.exists(name)
 
 
 def _give_to_group(name: str, fd: int, group: Group, number: int) -> None:
@@ -306,5 +306,5 @@ def _refuse_hopeless(name: str, fd: int, geometry: Native) -> None:
     """Before it takes memory: what cannot fit would fill /dev/shm for everybody until it fails."""
     status = os.fstatvfs(fd)
     free = status.f_bavail * status.f_frsize
-    if status.f_blocks and sum(refusals.taken_at_once(geometry)) > free:
-        raise refusals.does_not_fit(name, geometry)
+    if status.f_blocks and sum(os_errors.taken_at_once(geometry)) > free:
+        raise os_errors.does_not_fit(name, geometry)

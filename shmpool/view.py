@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, check, ffi, lib
-from .files import PREFIX, SHM, inode_of, system_errors
 from .messages import Message, read_messages
 from .names import checked_name, is_name, printable
 from .options import INT32_MAX, ON_DEATH
+from .pool_files import PREFIX, SHM, inode_of, system_errors
 from .segment import Segment
 from .stats import FATE_DEAD, Member, Stats, read_members, read_stats
 

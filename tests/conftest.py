@@ -47,13 +47,13 @@ class OwnExamples:
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
         if not isinstance(item, pytest.DoctestItem):
             return (yield)
-        before = shmpool.files.PREFIX
+        before = shmpool.pool_files.PREFIX
         own = f"shmpool.test-{os.getpid()}-"
-        shmpool.files.PREFIX = shmpool.segment.PREFIX = own
+        shmpool.pool_files.PREFIX = shmpool.segment.PREFIX = own
         try:
             return (yield)
         finally:
-            shmpool.files.PREFIX = shmpool.segment.PREFIX = before
+            shmpool.pool_files.PREFIX = shmpool.segment.PREFIX = before
             for left in Path("/dev/shm").glob(f"{own}doc-*"):
                 left.unlink()
 

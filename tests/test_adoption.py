@@ -15,15 +15,15 @@ from conftest import DEADLINE_S, MakePool
 pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 
 import shmpool
-from shmpool import adoption, arrivals, config, held
-from shmpool.adoption import Adoption
-from shmpool.arrivals import Arrivals
-from shmpool.registry import Registry
+from shmpool.service import adoption, config, name_watch, watched_pool
+from shmpool.service.adoption import Adoption
+from shmpool.service.handlers import RequestHandler
+from shmpool.service.name_watch import NameWatch
 
 NOBODY = 65534
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make files of others")
-Adopting = tuple[Registry, Adoption, list[str]]
+Adopting = tuple[RequestHandler, Adoption, list[str]]
 
 
 def file_of(name: str) -> Path:
@@ -32,8 +32,8 @@ def file_of(name: str) -> Path:
 
 @pytest.fixture
 def adopting() -> Iterator[Adopting]:
-    """A registry, what decides for it, and the declared pools that it asks for again."""
-    pools, again = Registry("0"), list[str]()
+    """A handler, what decides for it, and the declared pools that it asks for again."""
+    pools, again = RequestHandler("0"), list[str]()
     yield pools, Adoption(pools, again.append), again
     for name in list(pools.held):
         pools.release(name)
@@ -61,7 +61,7 @@ def test_pools_of_others(adopting: Adopting, make_pool: MakePool) -> None:
     for name in (own, other, named):
         decide.changed(name)
     assert {own, named} == set(pools.held)
-    assert (held.OWN, held.OTHERS) == (pools.held[own].rank, pools.held[named].rank)
+    assert (watched_pool.OWN, watched_pool.OTHERS) == (pools.held[own].rank, pools.held[named].rank)
     assert 1 == pools.strangers
     assert {own, other, named} == set(decide.names())
     assert {own, named} == set(decide.own_names())
@@ -102,7 +102,7 @@ def test_places_are_for_the_own_first(adopting: Adopting, make_pool: MakePool) -
         decide.changed(name)
     assert set(others[:3]) == set(pools.held)
     decide.changed(own)
-    decide.hold(declared, config.PoolConfig(256, 64), held.DECLARED)
+    decide.hold(declared, config.PoolConfig(256, 64), watched_pool.DECLARED)
     assert {own, declared} < set(pools.held)
     assert 3 == len(pools.held)
     for name in others:
@@ -169,7 +169,7 @@ def test_a_declared_pool_whose_rights_change(adopting: Adopting, make_pool: Make
     name = make_pool().name
     decide.configure(adopt(**{name: SMALL}))
     decide.changed(name)
-    assert held.DECLARED == pools.held[name].rank
+    assert watched_pool.DECLARED == pools.held[name].rank
     file_of(name).chmod(0o666)
     decide.changed(name)
     assert {} == pools.held
@@ -277,9 +277,9 @@ def test_watching_is_no_use(adopting: Adopting, make_pool: MakePool, own_pools: 
 
 
 @contextlib.asynccontextmanager
-async def telling() -> AsyncIterator[tuple[Arrivals, "asyncio.Queue[str]"]]:
+async def telling() -> AsyncIterator[tuple[NameWatch, "asyncio.Queue[str]"]]:
     told: asyncio.Queue[str] = asyncio.Queue()
-    found = Arrivals(told.put_nowait)
+    found = NameWatch(told.put_nowait)
     task = asyncio.create_task(found.run())
     try:
         yield found, told
@@ -301,8 +301,8 @@ def test_files_that_come_and_go(
     """What is there at the start, what comes, what is moved and what changes hands is told; where
     the kernel has no inotify for us all that is there, again and again."""
     if not inotify:
-        monkeypatch.setattr(arrivals, "_watching", lambda: -1)
-        monkeypatch.setattr(arrivals, "POLL_S", 0.01)
+        monkeypatch.setattr(name_watch, "_watching", lambda: -1)
+        monkeypatch.setattr(name_watch, "POLL_S", 0.01)
     first, second, third = (new_name() for _ in range(3))
 
     async def go() -> None:

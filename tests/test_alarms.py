@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from shmpool.alarms import Alarms, Policy
-from shmpool.answers import Alarm
-from shmpool.held import SECONDS, Held
+from shmpool.rpc.records import Alarm
+from shmpool.service.alarms import Alarms, Policy
+from shmpool.service.watched_pool import SECONDS, WatchedPool
 from shmpool.stats import Holder, Recovery, Stats
 from shmpool.view import QueueStats, View
 
@@ -76,7 +76,7 @@ def test_held_for_long() -> None:
 def test_the_books_of_recoveries(pool: object) -> None:
     """Recoveries add up, and each falls into the bucket of its time."""
     with View(pool.name) as view:  # type: ignore[attr-defined]
-        held = Held(view, Policy())
+        held = WatchedPool(view, Policy())
         began = time.time()
         held.recovered(Recovery(1, 5, 2, 1, 0, 0), 0.002)
         event = held.recovered(Recovery(2, 1, 0, 0, 0, 0), 100.0)
@@ -97,7 +97,7 @@ def test_when_to_trim(make_pool: object) -> None:
     pool.alloc_many(64).free()
     now = [0.0]
     with View(pool.name) as view:
-        held = Held(view, Policy(trim_to=32, trim_after_s=10), clock=lambda: now[0])
+        held = WatchedPool(view, Policy(trim_to=32, trim_after_s=10), clock=lambda: now[0])
         due = []
         for now[0] in (0.0, 9.0, 10.0):
             held.look()
@@ -119,7 +119,7 @@ def test_a_clock_that_is_set(make_pool: object, monkeypatch: pytest.MonkeyPatch)
     pool.alloc_many(64).free()
     queue.send_many([b"a", b"b"])
     with View(pool.name) as view:
-        held = Held(view, Policy(queue_full_s=1000.0, trim_to=1, trim_after_s=1000.0))
+        held = WatchedPool(view, Policy(queue_full_s=1000.0, trim_to=1, trim_after_s=1000.0))
         for clock in (2e9, 4e9, 0.0):
             monkeypatch.setattr(time, "time", lambda at=clock: at)
             assert ([], []) == held.look()

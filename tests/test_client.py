@@ -14,8 +14,8 @@ import pytest
 from conftest import StartDaemon
 
 import shmpool
-from shmpool import protocol, wire
-from shmpool.answers import PoolOptions, QueueOptions
+from shmpool.rpc import protocol, wire
+from shmpool.rpc.records import PoolOptions, QueueOptions
 
 POOL = "[pools.{0}]\nbuffer_size = 256\ncapacity = 64\n[pools.{0}.queues.work]\ncapacity = 16\n"
 
@@ -24,7 +24,7 @@ def test_the_clients_are_imported_late(run: Callable[..., str]) -> None:
     """import shmpool loads neither msgpack nor asyncio; the first use of a client does."""
     script = """
         import sys, shmpool
-        heavy = {"asyncio", "msgpack", "uvloop", "socket", "shmpool.view", "shmpool.client"}
+        heavy = {"asyncio", "msgpack", "uvloop", "socket", "shmpool.view", "shmpool.rpc.client"}
         print(heavy & set(sys.modules))
         print(shmpool.Client.__name__, shmpool.AsyncClient.__name__, "msgpack" in sys.modules)
         """

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 
-from shmpool import config, toml_lines
-from shmpool.answers import QueueOptions
-from shmpool.refusals import mib, shared_memory
-from shmpool.values import http_token
+from shmpool.os_errors import mib, shared_memory
+from shmpool.rpc.records import QueueOptions
+from shmpool.service import config, config_lines
+from shmpool.service.config_values import http_token
 
 WHOLE = """\
 [daemon]
@@ -258,7 +258,7 @@ def test_lines_of_a_long_file(text: str) -> None:
 
     sys.setprofile(count)
     try:
-        found = toml_lines.key_lines(text + "[last]\nkey = 1\n")
+        found = config_lines.key_lines(text + "[last]\nkey = 1\n")
     finally:
         sys.setprofile(None)
     assert text.count("\n") + 2 == found["last", "key"]
@@ -285,7 +285,7 @@ def test_every_key_has_the_line_it_stands_on(tables: dict[str, dict[str, object]
                 lines.append(f"{key} = {str(value).lower()}")
     text = "\n".join(lines)
     assert tables == tomllib.loads(text)
-    assert expected == toml_lines.key_lines(text)
+    assert expected == config_lines.key_lines(text)
 
 
 options = st.sampled_from(

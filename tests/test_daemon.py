@@ -18,8 +18,8 @@ import pytest
 from conftest import Child, Eventually, MakePool, StartDaemon
 
 import shmpool
-from shmpool import protocol
-from shmpool.answers import PoolOptions, QueueOptions
+from shmpool.rpc import protocol
+from shmpool.rpc.records import PoolOptions, QueueOptions
 from shmpool.view import View
 
 POOL = """
@@ -744,19 +744,20 @@ def test_a_pool_that_the_daemon_may_only_read(
 READER = """
     import os, sys, threading, time
     from pathlib import Path
-    import shmpool, shmpool.daemon, shmpool.held, shmpool.client, shmpool.asking
+    import shmpool, shmpool.daemon, shmpool.service.watched_pool
+    import shmpool.rpc.client, shmpool.rpc.client_connection
     sys.stderr = sys.stdout
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
     looks = []
-    look = shmpool.held.Held.look
+    look = shmpool.service.watched_pool.Held.look
     def counted(self):
         looks.append(self)
         if len(looks) == 20:
             print("looked 20 times", flush=True)
         return look(self)
-    shmpool.held.Held.look = counted
+    shmpool.service.watched_pool.Held.look = counted
     def end():
         input()
         os.kill(os.getpid(), 15)
@@ -852,14 +853,15 @@ STUCK = """
     import sys, threading
     from pathlib import Path
     import shmpool.daemon
-    from shmpool import protocol, registry
-    steps = registry.Registry.steps
+    from shmpool.rpc import protocol
+    from shmpool.service import handlers
+    steps = handlers.RequestHandler.steps
     def never(self, request, *arguments):
         if isinstance(request, (protocol.Recover, protocol.RunAudit)):
             print("stuck", flush=True)
             threading.Event().wait()
         return (yield from steps(self, request, *arguments))
-    registry.Registry.steps = never
+    handlers.RequestHandler.steps = never
     sys.exit(shmpool.daemon.run(Path(sys.argv[1]), {"socket": sys.argv[2]}, "0"))
 """
 

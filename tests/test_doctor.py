@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from test_growth import small_shm
 
-from shmpool import container, doctor
-from shmpool.container import Limit
-from shmpool.refusals import SHM
+from shmpool.cli import container, diagnosis
+from shmpool.cli.container import Limit
+from shmpool.os_errors import SHM
 
 pytest.importorskip("click", reason="shmpool[cli] is not installed")
 
@@ -135,8 +135,8 @@ def test_namespaces(tmp_path: Path) -> None:
 
 EXAMINE = """
     import json
-    from shmpool import doctor
-    print(json.dumps([(f.subject, f.state, f.found, f.advice) for f in doctor.examine()]))
+    from shmpool.cli import diagnosis
+    print(json.dumps([(f.subject, f.state, f.found, f.advice) for f in diagnosis.examine()]))
 """
 
 
@@ -190,12 +190,12 @@ def test_a_pool_that_may_outgrow_what_there_is(run: Callable[..., str]) -> None:
     the shell command that is advised removes."""
     script = """
         import json, os, subprocess, shmpool
-        from shmpool import doctor
+        from shmpool.cli import diagnosis
         pool = shmpool.Pool.create("rx", buffer_size=2048, capacity=65536)
         for name in (b"\\xff", b"a'b\\\\c \\n\\x1b[2J", b"$(touch x)"):
             os.close(os.open(b"/dev/shm/shmpool." + name, os.O_CREAT))
-        print(json.dumps([(f.subject, f.state, f.found, f.advice) for f in doctor.examine()]))
-        for finding in doctor.examine():
+        print(json.dumps([(f.subject, f.state, f.found, f.advice) for f in diagnosis.examine()]))
+        for finding in diagnosis.examine():
             if finding.subject.startswith("file "):
                 subprocess.run(["bash", "-c", finding.advice.partition(": ")[2]], check=True)
         print(sorted(os.listdir(b"/dev/shm")))
@@ -215,7 +215,7 @@ def test_a_check_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("\x1b[2J")
 
     monkeypatch.setattr(container, "memory_limit", broken)
-    found = {finding.subject: finding for finding in doctor.examine(Path("/nonexistent\udcff"))}
+    found = {finding.subject: finding for finding in diagnosis.examine(Path("/nonexistent\udcff"))}
     assert r"cannot be examined: RuntimeError('\x1b[2J')" == (
         found["memory of the control group"].found
     )

@@ -23,7 +23,7 @@ pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
 parser = pytest.importorskip("prometheus_client.openmetrics.parser")
 older_parser = pytest.importorskip("prometheus_client.parser")
 metrics_core = pytest.importorskip("prometheus_client.metrics_core")
-metrics = pytest.importorskip("shmpool.metrics")
+metrics = pytest.importorskip("shmpool.service.metrics")
 
 PORT = ("--http", "127.0.0.1:0")
 

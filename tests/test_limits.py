@@ -15,8 +15,8 @@ import pytest
 from conftest import DaemonProcess, StartDaemon, resident
 
 import shmpool
-from shmpool import protocol, wire
-from shmpool.answers import PoolStats
+from shmpool.rpc import protocol, wire
+from shmpool.rpc.records import PoolStats
 
 CLIENTS = 1000
 POOL = "[pools.{0}]\nbuffer_size = 256\ncapacity = 64\n"

@@ -18,8 +18,9 @@ import pytest
 from conftest import DEADLINE_S, StartDaemon
 
 import shmpool
-from shmpool import listening, wire
-from shmpool.listening import Acceptor, CannotListen
+from shmpool.rpc import wire
+from shmpool.service import listening
+from shmpool.service.listening import Acceptor, CannotListen
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from shmpool import logs
+from shmpool.service import logs
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from conftest import Child, MakePool
 from test_growth import small_shm
 
 import shmpool
-from shmpool import refusals
+from shmpool import os_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-W", "error", "-c", "from shmpool.cli import main; main()"]
@@ -137,7 +137,7 @@ def test_a_file_that_cannot_be_opened(
     number: int, kind: type[shmpool.ShmpoolError], words: str
 ) -> None:
     """Whatever the kernel says is an exception of ours that names the pool and the remedy."""
-    error = refusals.cannot_open("x", "/dev/shm/shmpool.x", OSError(number, ""))
+    error = os_errors.cannot_open("x", "/dev/shm/shmpool.x", OSError(number, ""))
     assert (kind, True, True) == (type(error), "pool 'x'" in str(error), words in str(error))
 
 
@@ -158,7 +158,7 @@ def test_a_file_that_cannot_be_made(
     number: int, kind: type[shmpool.ShmpoolError], words: str
 ) -> None:
     """The same of making it."""
-    error = refusals.failure("pool 'x' cannot be created", OSError(number, ""))
+    error = os_errors.failure("pool 'x' cannot be created", OSError(number, ""))
     assert (kind, True, True) == (type(error), "pool 'x'" in str(error), words in str(error))
 
 

@@ -191,7 +191,7 @@ def alone(run: Callable[..., str]) -> Callable[..., str]:
 LEFT = """
     import os, signal, subprocess, sys
     import shmpool
-    from shmpool.files import names
+    from shmpool.pool_files import names
     where, forks = sys.argv[2], sys.argv[3:]
     child = subprocess.Popen([sys.executable, "-c", sys.argv[1], "rx", where, "9", *forks],
                              stdout=subprocess.PIPE)

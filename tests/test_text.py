@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmpool import logs, refusals, wire
+from shmpool import os_errors
 from shmpool.names import NAME_SHOWN, is_name, printable, printable_lines
+from shmpool.rpc import wire
+from shmpool.service import logs
 
 STRANGE = [
     (b"rx", "rx"),
@@ -102,13 +104,13 @@ def test_surrogates_on_the_wire() -> None:
 )
 def test_sizes(octets: int, down: str, up: str) -> None:
     """What is free is rounded down, what is needed up: the second is the larger in print too."""
-    assert (down, up) == (refusals.mib(octets), refusals.mib(octets, up=True))
+    assert (down, up) == (os_errors.mib(octets), os_errors.mib(octets, up=True))
 
 
 def test_the_size_that_is_advised() -> None:
     """It is one that mount(8) and docker take, and more than there is."""
-    total, _ = refusals.shared_memory()
-    (size, again) = re.findall(r"size=(\d+[mg])", refusals._enlarge(128 << 20))
+    total, _ = os_errors.shared_memory()
+    (size, again) = re.findall(r"size=(\d+[mg])", os_errors._enlarge(128 << 20))
     assert size == again
     assert int(size[:-1]) << {"m": 20, "g": 30}[size[-1]] >= 128 << 20
     assert total >= 0

@@ -98,7 +98,7 @@ def test_with_a_daemon_that_ends(start_daemon: StartDaemon, pool_name: str) -> N
 
 def test_the_bar(pool: shmpool.Pool) -> None:
     """As wide for a pool of any state; what there is little of is still seen."""
-    from shmpool.protocol import GetStats
+    from shmpool.rpc.protocol import GetStats
 
     with pool.alloc():
         text = bar(Direct().call(GetStats(pool.name))).plain

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmpool import protocol, wire
+from shmpool.rpc import protocol, wire
 from shmpool.stats import Audit
 
 values = st.recursive(

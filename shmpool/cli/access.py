@@ -8,10 +8,11 @@ from typing import Any, Protocol, TypeVar, cast
 import click
 from click.shell_completion import CompletionItem
 
-from .. import __version__, errors, protocol
-from ..client import Client
-from ..files import path_of, pool_names
-from ..registry import Registry
+from .. import __version__, errors
+from ..pool_files import path_of, pool_names
+from ..rpc import protocol
+from ..rpc.client import Client
+from ..service.handlers import RequestHandler
 
 A = TypeVar("A")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -28,10 +29,10 @@ class Direct:
     """Answers requests in this process, by working on the pools itself."""
 
     def __init__(self) -> None:
-        self._registry = Registry(__version__)
+        self._handler = RequestHandler(__version__)
 
     def call(self, request: protocol.Request[A]) -> A:
-        answer: A = self._registry.answer(cast(protocol.AnyRequest, request))
+        answer: A = self._handler.answer(cast(protocol.AnyRequest, request))
         return answer
 
 

@@ -3,7 +3,7 @@
 
 import sys
 
-from ..protocol import RunAudit
+from ..rpc.protocol import RunAudit
 from .access import Asker, from_whom, pool_argument
 from .output import command_of, json_option, print_json, print_table, working
 

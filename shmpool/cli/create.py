@@ -3,10 +3,11 @@
 
 import click
 
-from .. import errors, wire
-from ..answers import PoolOptions, QueueOptions
-from ..files import PREFIX, SHM
-from ..protocol import Create
+from .. import errors
+from ..pool_files import PREFIX, SHM
+from ..rpc import wire
+from ..rpc.protocol import Create
+from ..rpc.records import PoolOptions, QueueOptions
 from .access import Asker, from_whom
 from .describe import show
 from .output import command_of, json_option, print_json, working

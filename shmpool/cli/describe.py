@@ -3,8 +3,8 @@
 
 from dataclasses import asdict
 
-from ..answers import Description
-from ..protocol import Describe
+from ..rpc.protocol import Describe
+from ..rpc.records import Description
 from .access import Asker, from_whom, pool_argument
 from .output import command_of, json_option, print_json, print_table, size
 

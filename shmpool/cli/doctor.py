@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..doctor import examine
+from .diagnosis import examine
 from .output import json_option, print_json, print_table
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool holders."""
 
-from ..protocol import GetHolders
+from ..rpc.protocol import GetHolders
 from .access import Asker, from_whom, pool_argument
 from .output import command_of, json_option, print_json, print_table, working
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import click
 
-from .. import errors, wire
+from .. import errors
 from ..messages import Message
-from ..protocol import Drain, GetStats, Peek, Redrive
+from ..rpc import wire
+from ..rpc.protocol import Drain, GetStats, Peek, Redrive
 from .access import Asker, from_whom, pool_argument
 from .output import json_option, print_json, print_table
 

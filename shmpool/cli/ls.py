@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool ls."""
 
-from ..protocol import List
+from ..rpc.protocol import List
 from .access import Asker, from_whom
 from .output import command_of, json_option, print_json, print_table, size
 

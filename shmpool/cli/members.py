@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool members."""
 
-from ..protocol import GetMembers
+from ..rpc.protocol import GetMembers
 from .access import Asker, from_whom, pool_argument
 from .output import command_of, json_option, print_json, print_table
 

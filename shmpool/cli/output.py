@@ -15,8 +15,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from rich.table import Table
 from rich.text import Text
 
-from .. import wire
 from ..names import LINE_SHOWN, printable
+from ..rpc import wire
 
 WIDTH = 160  # of what goes into a pipe
 ROWS_LAID_OUT = 500  # by rich, which takes half a millisecond for each

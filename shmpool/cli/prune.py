@@ -4,7 +4,7 @@
 import click
 
 from ..names import LINE_SHOWN, printable
-from ..protocol import Prune
+from ..rpc.protocol import Prune
 from .access import Asker, from_whom
 from .output import command_of, json_option, print_json, working
 

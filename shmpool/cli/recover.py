@@ -3,7 +3,7 @@
 
 from dataclasses import asdict
 
-from ..protocol import Recover
+from ..rpc.protocol import Recover
 from .access import Asker, from_whom, pool_argument
 from .output import command_of, json_option, print_json, print_table, working
 

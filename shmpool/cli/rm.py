@@ -4,7 +4,7 @@
 import click
 
 from .. import errors
-from ..protocol import Destroy
+from ..rpc.protocol import Destroy
 from .access import Asker, from_whom, pool_argument
 from .output import command_of
 

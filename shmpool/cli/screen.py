@@ -10,9 +10,9 @@ from textual.binding import BindingType
 from textual.widgets import DataTable, Footer, Static
 
 from .. import errors
-from ..answers import PoolStats
 from ..names import LINE_SHOWN, printable
-from ..protocol import GetMembers, GetStats, List
+from ..rpc.protocol import GetMembers, GetStats, List
+from ..rpc.records import PoolStats
 from ..stats import Member
 from .access import Asker
 

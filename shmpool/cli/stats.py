@@ -3,8 +3,8 @@
 
 from datetime import datetime
 
-from ..answers import PoolStats
-from ..protocol import GetStats
+from ..rpc.protocol import GetStats
+from ..rpc.records import PoolStats
 from .access import Asker, from_whom, pool_argument
 from .output import command_of, json_option, print_json, print_table
 

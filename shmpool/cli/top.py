@@ -3,7 +3,7 @@
 
 import click
 
-from ..protocol import INTERVAL_MIN
+from ..rpc.protocol import INTERVAL_MIN
 from . import needs_extra
 from .access import Asker, from_whom
 

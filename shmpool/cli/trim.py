@@ -3,7 +3,7 @@
 
 import click
 
-from ..protocol import Trim
+from ..rpc.protocol import Trim
 from .access import Asker, from_whom, pool_argument
 from .output import command_of, json_option, print_json, size, working
 

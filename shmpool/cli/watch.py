@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import click
 
-from .. import wire
-from ..answers import PoolStats
-from ..client import Client
-from ..protocol import INTERVAL_MIN, GetStats, Watch
+from ..rpc import wire
+from ..rpc.client import Client
+from ..rpc.protocol import INTERVAL_MIN, GetStats, Watch
+from ..rpc.records import PoolStats
 from .access import Asker, from_whom, pool_argument
 from .output import command_of, text
 

@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import errors
+from .. import errors
 
 PATH_MAX = 107  # bytes of a socket's path
 SIZE_MAX = 1 << 20  # bytes of a file

@@ -7,9 +7,9 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterator
 from typing import Any
 
-from .protocol import AnyRequest
-from .registry import Registry
-from .stats import LIMIT_S
+from ..rpc.protocol import AnyRequest
+from ..stats import LIMIT_S
+from .handlers import RequestHandler
 
 SHARE = 0.5  # of the event loop's time that all pools together may have
 
@@ -67,9 +67,9 @@ class Turns:
     milliseconds, and between them others have their turn; a pool has one such request at a time,
     whoever asks how often."""
 
-    def __init__(self, registry: Registry, call: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(self, handler: RequestHandler, call: Callable[..., Awaitable[Any]]) -> None:
         """call(function, *arguments) is made by one of the threads."""
-        self._registry = registry
+        self._handler = handler
         self._call = call
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -78,7 +78,7 @@ class Turns:
         pool = getattr(request, "pool", "")
         lock = self._locks.setdefault(pool, asyncio.Lock())
         async with lock:
-            steps = self._registry.steps(request, limit)
+            steps = self._handler.steps(request, limit)
             ended = False
             while not ended:
                 ended, answer = await self._call(_step, steps)

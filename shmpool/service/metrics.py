@@ -19,9 +19,9 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, genera
 from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
-from . import errors
-from .held import SECONDS, Held
-from .registry import Registry
+from .. import errors
+from .handlers import RequestHandler
+from .watched_pool import SECONDS, WatchedPool
 
 OPENMETRICS = CONTENT_TYPE_LATEST
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -34,8 +34,8 @@ PER_QUEUE = ("enqueue", "dequeue")  # counted for each queue, not for the pool
 class Pools(Collector):
     """Reads every held pool when it is asked."""
 
-    def __init__(self, registry: Registry, package: str) -> None:
-        self._registry, self._package = registry, package
+    def __init__(self, handler: RequestHandler, package: str) -> None:
+        self._handler, self._package = handler, package
 
     def describe(self) -> Iterable[Metric]:
         """Nothing beforehand: what there is depends on the pools."""
@@ -85,19 +85,19 @@ class Pools(Collector):
             "shmpool_foreign_files",
             "Files of other users under pools' names, which are not opened; 1024 stands for more.",
         )
-        foreign.add_metric([], self._registry.strangers)
+        foreign.add_metric([], self._handler.strangers)
         names = GaugeMetricFamily(
             "shmpool_refused_pools", "Declared pools whose names other files have."
         )
-        names.add_metric([], self._registry.refused)
+        names.add_metric([], self._handler.refused)
         yield from (foreign, names)
         recovery = _Recoveries()
-        for name, held in self._registry.held.items():
+        for name, held in self._handler.held.items():
             try:
                 stats, queues = held.view.stats(), held.view.queues()
                 memory = held.view.file().reserved
             except errors.SegmentInvalid:
-                continue  # the keeper is about to release it
+                continue  # the supervisor is about to release it
             states = {
                 "free": stats.free,
                 "cached": stats.cached,
@@ -151,7 +151,7 @@ class _Recoveries:
             labels=label,
         )
 
-    def add(self, name: str, held: Held) -> None:
+    def add(self, name: str, held: WatchedPool) -> None:
         so_far = held.recoveries
         self._count.add_metric((name,), so_far.count)
         self._members.add_metric((name,), so_far.members)
@@ -214,15 +214,15 @@ def _escaped(text: str, quote: bool = False) -> str:
 class Exposition:
     """What a scraper gets."""
 
-    def __init__(self, registry: Registry, package: str) -> None:
-        self._pools = Pools(registry, package)
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self._pools)
+    def __init__(self, handler: RequestHandler, package: str) -> None:
+        self._pools = Pools(handler, package)
+        self._collectors = CollectorRegistry(auto_describe=False)
+        self._collectors.register(self._pools)
 
     def answer(self, accept: str | None) -> tuple[str, bytes]:
         """The content type and the text, in the format that an Accept header asks for."""
         kind = format_for(accept)
         if kind == TEXT:
             return kind, text_format(self._pools.collect())
-        text: bytes = generate_latest(self._registry)  # type: ignore[no-untyped-call]
+        text: bytes = generate_latest(self._collectors)  # type: ignore[no-untyped-call]
         return kind, text

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 import posix_ipc
 
 from . import _ffi as _ffi
-from . import errors, refusals
+from . import errors, os_errors
 from ._hot import SegmentBase
 from .names import is_name
 
 PREFIX = "shmpool."
-SHM = refusals.SHM
+SHM = os_errors.SHM
 TEMPORARY = "~"  # in front of the name of a pool that is being made: no pool can be called so
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 _WHOLE = (0, 0)  # start and length of a lock on all bytes that there can be
@@ -111,7 +111,7 @@ def inode_of(name: str) -> int:
     try:
         return os.lstat(path_of(name)).st_ino
     except OSError as error:
-        raise refusals.cannot_open(name, path_of(name), error) from None
+        raise os_errors.cannot_open(name, path_of(name), error) from None
 
 
 def open_file(name: str, read_only: bool = False) -> SegmentBase:
@@ -130,9 +130,9 @@ def open_file(name: str, read_only: bool = False) -> SegmentBase:
             return file
     except OSError as error:
         file.close()
-        raise refusals.cannot_open(name, path, error) from None
+        raise os_errors.cannot_open(name, path, error) from None
     file.close()
-    raise refusals.no_file(name, path)
+    raise os_errors.no_file(name, path)
 
 
 def unlink(name: str) -> None:
@@ -148,7 +148,7 @@ def unlink(name: str) -> None:
         reason = error
     except posix_ipc.Error as error:
         raise errors.ShmpoolError(f"pool {name!r} cannot be unlinked: {error}") from None
-    raise refusals.cannot_open(name, path_of(name), reason, "unlink")
+    raise os_errors.cannot_open(name, path_of(name), reason, "unlink")
 
 
 @contextlib.contextmanager
@@ -159,4 +159,4 @@ def system_errors(what: str) -> Iterator[None]:
     except errors.ShmpoolError:
         raise
     except OSError as error:
-        raise refusals.failure(what, error) from None
+        raise os_errors.failure(what, error) from None

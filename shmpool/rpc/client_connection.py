@@ -8,7 +8,8 @@ import struct
 from pathlib import Path
 from typing import TypeVar
 
-from . import answers, errors, protocol, wire
+from .. import errors
+from . import protocol, records, wire
 
 A = TypeVar("A")
 
@@ -90,11 +91,11 @@ def reply_to(msgid: int, frame: wire.Frame, path: Path) -> wire.Reply | None:
     return None
 
 
-def stats_of(frame: wire.Frame, path: Path) -> answers.PoolStats | None:
+def stats_of(frame: wire.Frame, path: Path) -> records.PoolStats | None:
     """What the notification of a watch brings."""
     match frame:
         case wire.Notice(protocol.STATS, [stats]):
-            found: answers.PoolStats = wire.from_wire(answers.PoolStats, stats)
+            found: records.PoolStats = wire.from_wire(records.PoolStats, stats)
             return found
         case wire.Notice(protocol.ENDED, [str(_), str(reason)]):
             raise errors.PoolNotFound(reason)

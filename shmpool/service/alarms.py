@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from .answers import Alarm
-from .stats import Holder, Stats
-from .view import QueueStats
+from ..rpc.records import Alarm
+from ..stats import Holder, Stats
+from ..view import QueueStats
 
 Kind = Literal["low-water", "queue-full", "held-long", "stopped"]
 

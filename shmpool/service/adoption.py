@@ -15,16 +15,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import errors
+from .. import errors
+from ..names import is_name
+from ..pool_files import TEMPORARY
+from ..view import View
 from .alarms import Policy
 from .config import Config
-from .declared import status_of, unlike
-from .files import TEMPORARY
-from .held import DECLARED, OTHERS, OWN, Held
-from .names import is_name
-from .registry import Registry
-from .values import Owners
-from .view import View
+from .config_values import Owners
+from .declared_pools import status_of, unlike
+from .handlers import RequestHandler
+from .watched_pool import DECLARED, OTHERS, OWN, WatchedPool
 
 log = logging.getLogger("shmpool")
 
@@ -49,7 +49,7 @@ class _Left:
 class Adoption:
     """Decides for each name that comes, changes or goes."""
 
-    def __init__(self, pools: Registry, declared_again: Callable[[str], object]) -> None:
+    def __init__(self, pools: RequestHandler, declared_again: Callable[[str], object]) -> None:
         """declared_again(name): a declared pool that was refused can perhaps be had now."""
         self._pools, self._declared_again = pools, declared_again
         self._config = Config()
@@ -105,8 +105,8 @@ class Adoption:
         known = (self._pools.held, self._refused, self._left, self._unnamed, self._strangers)
         return sorted({name for names in known for name in list(names)})
 
-    def hold(self, name: str, policy: Policy, rank: int) -> Held:
-        """Holds a pool; where there is no room another one makes room. As Registry.hold."""
+    def hold(self, name: str, policy: Policy, rank: int) -> WatchedPool:
+        """Holds a pool; where there is no room another one makes room. As RequestHandler.hold."""
         held = self._pools.held
         if name not in held and len(held) >= self._pools.held_max:
             last = self._gives_way(name, rank)
@@ -115,7 +115,7 @@ class Adoption:
                 self._leave(last.view.name, "", AGAIN_S[1], full=True)
         return self._pools.hold(name, policy, rank)
 
-    def _gives_way(self, name: str, rank: int) -> Held | None:
+    def _gives_way(self, name: str, rank: int) -> WatchedPool | None:
         """Who makes room for a pool: one of a later rank; or one without members, for one that has
         some."""
         held = self._pools.held.values()
@@ -251,7 +251,7 @@ class Adoption:
         self._pools.refused = len(self._refused)
 
 
-def idle(held: Held) -> bool:
+def idle(held: WatchedPool) -> bool:
     """Whether a pool that is not declared has no members."""
     try:
         return held.rank != DECLARED and not held.view.stats().members

@@ -11,24 +11,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from . import answers, errors, protocol, wire
-from .asking import answer, connected, ended, late, reply_to, stats_of, stream_ended, unavailable
-from .messages import Message
-from .pool import Pool
-from .stats import Audit, Holder, Member, Recovery
+from .. import errors
+from ..messages import Message
+from ..pool import Pool
+from ..stats import Audit, Holder, Member, Recovery
+from . import protocol, records, wire
+from .client_connection import (
+    answer,
+    connected,
+    ended,
+    late,
+    reply_to,
+    stats_of,
+    stream_ended,
+    unavailable,
+)
 
 A = TypeVar("A")
-READ_MAX = 64 << 10
-NEGOTIATE = protocol.Negotiate()
 AGAIN_S = (0.02, 1.0)  # first and longest pause between two tries to connect
 
 
 class Client:
-    """The daemon as seen from blocking code. For one thread at a time.
+    """Requests to the daemon from blocking code. For one thread at a time.
 
-    Connects with the first call, and again when the connection is lost: a request that changes
-    nothing is then asked once more, one that does raises DaemonUnavailable: it may have been
-    carried out.
+    Connects with the first call, and again after the connection is lost: then a request that
+    changes nothing is sent again; any other raises DaemonUnavailable: it may have been carried out.
     """
 
     def __init__(self, path: str | Path | None = None, timeout: float = 10.0) -> None:
@@ -57,7 +64,7 @@ class Client:
             if self._socket is None:
                 self._socket = connected(self.path, self.timeout)
                 self._frames = wire.Frames(wire.ANSWER_MAX, trusted=True)
-                answer(NEGOTIATE, self._ask(NEGOTIATE))
+                answer(protocol.Negotiate(), self._ask(protocol.Negotiate()))
             reply = self._ask(request)
         except errors.ShmpoolError:
             self.close()
@@ -89,12 +96,12 @@ class Client:
         if left <= 0:
             raise TimeoutError
         self._socket.settimeout(left)
-        data = self._socket.recv(READ_MAX)
+        data = self._socket.recv(65536)
         if not data:
             raise ConnectionResetError("the daemon ended the connection")
         self._frames.feed(data)
 
-    def watch(self, pool: str, interval: float = 1.0) -> Iterator[answers.PoolStats]:
+    def watch(self, pool: str, interval: float = 1.0) -> Iterator[records.PoolStats]:
         """The pool's stats every interval seconds, without end. PoolNotFound when it is gone.
 
         Uses a connection of its own. A daemon that goes away is waited for, timeout seconds.
@@ -114,7 +121,7 @@ class Client:
                 time.sleep(pause)
                 pause = min(2 * pause, AGAIN_S[1])
 
-    def _watch_once(self, pool: str, interval: float) -> Iterator[answers.PoolStats]:
+    def _watch_once(self, pool: str, interval: float) -> Iterator[records.PoolStats]:
         with Client(self.path, self.timeout) as own:
             granted = own.call(protocol.Watch(pool, interval))
             while True:
@@ -131,30 +138,30 @@ class Client:
         """Attaches to a pool, in this process."""
         return Pool.attach(name)
 
-    def ping(self) -> answers.Pong:
+    def ping(self) -> records.Pong:
         return self.call(protocol.Ping())
 
-    def version(self) -> answers.Version:
+    def version(self) -> records.Version:
         return self.call(protocol.Negotiate())
 
-    def list(self) -> builtins.list[answers.PoolSummary]:
+    def list(self) -> builtins.list[records.PoolSummary]:
         return self.call(protocol.List())
 
     def create(
         self,
         pool: str,
-        options: answers.PoolOptions,
-        queues: dict[str, answers.QueueOptions] | None = None,
-    ) -> answers.Description:
+        options: records.PoolOptions,
+        queues: dict[str, records.QueueOptions] | None = None,
+    ) -> records.Description:
         return self.call(protocol.Create(pool, options, queues or {}))
 
     def destroy(self, pool: str) -> None:
         return self.call(protocol.Destroy(pool))
 
-    def describe(self, pool: str) -> answers.Description:
+    def describe(self, pool: str) -> records.Description:
         return self.call(protocol.Describe(pool))
 
-    def stats(self, pool: str) -> answers.PoolStats:
+    def stats(self, pool: str) -> records.PoolStats:
         return self.call(protocol.GetStats(pool))
 
     def members(self, pool: str) -> builtins.list[Member]:
@@ -189,7 +196,7 @@ class Client:
     def drain(self, pool: str, queue: str, n: int | None = None) -> int:
         return self.call(protocol.Drain(pool, queue, n))
 
-    def prune(self, age: float | None = None) -> answers.Pruned:
+    def prune(self, age: float | None = None) -> records.Pruned:
         return self.call(protocol.Prune(age))
 
     def close(self) -> None:
@@ -245,7 +252,7 @@ class AsyncClient:
                     sock = await asyncio.to_thread(connected, self.path, self.timeout)
                     self._streams = await asyncio.open_unix_connection(sock=sock)
                     self._frames = wire.Frames(wire.ANSWER_MAX, trusted=True)
-                    answer(NEGOTIATE, await self._ask(NEGOTIATE))
+                    answer(protocol.Negotiate(), await self._ask(protocol.Negotiate()))
                 reply = await self._ask(request)
         except (errors.ShmpoolError, asyncio.CancelledError):
             await self.close()  # an answer that comes late would be taken for another's
@@ -271,12 +278,12 @@ class AsyncClient:
 
     async def _receive(self) -> None:
         assert self._streams is not None  # noqa: S101
-        data = await self._streams[0].read(READ_MAX)
+        data = await self._streams[0].read(65536)
         if not data:
             raise ConnectionResetError("the daemon ended the connection")
         self._frames.feed(data)
 
-    async def watch(self, pool: str, interval: float = 1.0) -> AsyncIterator[answers.PoolStats]:
+    async def watch(self, pool: str, interval: float = 1.0) -> AsyncIterator[records.PoolStats]:
         """As Client.watch."""
         loop = asyncio.get_running_loop()
         lost_at: float | None = None
@@ -294,7 +301,7 @@ class AsyncClient:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, AGAIN_S[1])
 
-    async def _watch_once(self, pool: str, interval: float) -> AsyncIterator[answers.PoolStats]:
+    async def _watch_once(self, pool: str, interval: float) -> AsyncIterator[records.PoolStats]:
         async with AsyncClient(self.path, self.timeout) as own:
             granted = await own.call(protocol.Watch(pool, interval))
             while True:
@@ -312,30 +319,30 @@ class AsyncClient:
         """Attaches to a pool, in this process."""
         return await asyncio.to_thread(Pool.attach, name)
 
-    async def ping(self) -> answers.Pong:
+    async def ping(self) -> records.Pong:
         return await self.call(protocol.Ping())
 
-    async def version(self) -> answers.Version:
+    async def version(self) -> records.Version:
         return await self.call(protocol.Negotiate())
 
-    async def list(self) -> builtins.list[answers.PoolSummary]:
+    async def list(self) -> builtins.list[records.PoolSummary]:
         return await self.call(protocol.List())
 
     async def create(
         self,
         pool: str,
-        options: answers.PoolOptions,
-        queues: dict[str, answers.QueueOptions] | None = None,
-    ) -> answers.Description:
+        options: records.PoolOptions,
+        queues: dict[str, records.QueueOptions] | None = None,
+    ) -> records.Description:
         return await self.call(protocol.Create(pool, options, queues or {}))
 
     async def destroy(self, pool: str) -> None:
         return await self.call(protocol.Destroy(pool))
 
-    async def describe(self, pool: str) -> answers.Description:
+    async def describe(self, pool: str) -> records.Description:
         return await self.call(protocol.Describe(pool))
 
-    async def stats(self, pool: str) -> answers.PoolStats:
+    async def stats(self, pool: str) -> records.PoolStats:
         return await self.call(protocol.GetStats(pool))
 
     async def members(self, pool: str) -> builtins.list[Member]:
@@ -372,7 +379,7 @@ class AsyncClient:
     async def drain(self, pool: str, queue: str, n: int | None = None) -> int:
         return await self.call(protocol.Drain(pool, queue, n))
 
-    async def prune(self, age: float | None = None) -> answers.Pruned:
+    async def prune(self, age: float | None = None) -> records.Pruned:
         return await self.call(protocol.Prune(age))
 
     async def close(self) -> None:

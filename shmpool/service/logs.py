@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .names import LINE_SHOWN, printable, printable_lines
+from ..names import LINE_SHOWN, printable, printable_lines
 
 log = logging.getLogger("shmpool")
 

@@ -16,16 +16,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from . import declared, errors, registry
+from .. import errors
+from ..pruning import survey
+from ..rpc.protocol import AnyRequest, GetHolders, List, Recover, Trim
+from ..stats import LIMIT_S, Holder, Recovery
+from . import declared_pools, handlers
 from .adoption import Adoption
-from .arrivals import Arrivals
-from .closes import Closes
 from .config import Config
-from .held import DECLARED, Changes, Held, RecoveryEvent
-from .protocol import AnyRequest, GetHolders, List, Recover, Trim
-from .pruning import survey
-from .stats import LIMIT_S, Holder, Recovery
-from .turns import Budgets, Turns
+from .name_watch import NameWatch
+from .process_watch import ProcessWatch
+from .scheduling import Budgets, Turns
+from .watched_pool import DECLARED, Changes, RecoveryEvent, WatchedPool
 
 log = logging.getLogger("shmpool")
 
@@ -44,10 +45,10 @@ STOP_S = 3.0  # until what a thread is doing must be done when the daemon ends
 Run = Callable[[AnyRequest], Awaitable[Any]]
 
 
-class Keeper:
-    """Keeps the pools of a registry, in the event loop it is made in."""
+class Supervisor:
+    """Keeps the pools of a handler, in the event loop it is made in."""
 
-    def __init__(self, pools: registry.Registry) -> None:
+    def __init__(self, pools: handlers.RequestHandler) -> None:
         self.registry = pools
         self.config = Config()
         self.watchers: set[Callable[[RecoveryEvent], None]] = set()  # told of each recovery
@@ -68,14 +69,14 @@ class Keeper:
         self._loop = asyncio.get_running_loop()
         self._recoveries = Turns(pools, functools.partial(self._in, self._thread))
         self._requests = Turns(pools, functools.partial(self._in, self._client_threads))
-        self._closes = Closes(self._loop, self._scan_soon)
+        self._process_watch = ProcessWatch(self._loop, self._scan_soon)
         self._scanning: asyncio.TimerHandle | None = None
         self.adoption = Adoption(pools, self._declare_again)
-        self._arrivals = Arrivals(self.adoption.changed)
+        self._name_watch = NameWatch(self.adoption.changed)
 
     def start(self) -> None:
         """Begins to look and to watch."""
-        self._spawn(self._arrivals.run())
+        self._spawn(self._name_watch.run())
         self._spawn(self._every(SCAN_S, self._scan))
         self._spawn(self._every(self.config.daemon.interval, self._look))
 
@@ -85,8 +86,8 @@ class Keeper:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._closes.close()
-        self._arrivals.close()
+        self._process_watch.close()
+        self._name_watch.close()
         if self._scanning is not None:
             self._scanning.cancel()
         for threads in (self._thread, self._maker, self._client_threads):
@@ -126,12 +127,12 @@ class Keeper:
         A pool whose name something has that cannot be it is refused, and made when that is gone:
         anybody may put a file there, and nobody may keep the daemon from the others with it.
         """
-        refused = await self._in(self._maker, declared.make, config)
+        refused = await self._in(self._maker, declared_pools.make, config)
         self.config = config
         self.adoption.configure(config)
         for name in config.pools:
             self._declared(name, refused.get(name))
-        self._arrivals.all_again()
+        self._name_watch.all_again()
 
     def _declared(self, name: str, why: str | None) -> None:
         """Holds a declared pool that is there; why: it is not, but another under its name."""
@@ -155,7 +156,7 @@ class Keeper:
         config = self.config
         try:
             alone = replace(config, pools={name: config.pools[name]})
-            refused = await self._in(self._maker, declared.make, alone)
+            refused = await self._in(self._maker, declared_pools.make, alone)
             self._declared(name, refused.get(name))
         except (errors.ShmpoolError, OSError) as error:
             self.adoption.declare(name, "; ".join(str(error).splitlines()))
@@ -173,7 +174,7 @@ class Keeper:
         if self._scanning is not None:
             self._scanning.cancel()
             self._scanning = None
-        self._closes.follow({name: held.inode for name, held in self.registry.held.items()})
+        self._process_watch.follow({name: held.inode for name, held in self.registry.held.items()})
         now = time.monotonic()
         for name, held in list(self.registry.held.items()):
             if (pause := self._scans.pause(name)) > 0:
@@ -300,7 +301,7 @@ class Keeper:
     async def run_for_client(self, request: AnyRequest, limit: float = LIMIT_S) -> Any:
         """The answer, made where it holds up nothing that the daemon does by itself."""
         if isinstance(request, List):
-            self._arrivals.now()
+            self._name_watch.now()
         return await self._requests.run(request, limit)
 
     async def idle(self) -> None:
@@ -327,7 +328,7 @@ class Keeper:
         if freed:
             log.info("pool %s: %d bytes given back to the kernel", name, freed)
 
-    async def _look_at_holders(self, name: str, held: Held) -> None:
+    async def _look_at_holders(self, name: str, held: WatchedPool) -> None:
         """Goes through every buffer, so a large pool is looked at less often."""
         if self.registry.held.get(name) is not held:
             return  # it was released meanwhile

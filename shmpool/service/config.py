@@ -23,14 +23,16 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn
 
-from . import answers, errors, toml_lines
+from .. import errors
+from ..names import LINE_SHOWN, checked_name, printable
+from ..os_errors import SHM, mib, shared_memory
+from ..rpc import records
+from ..segment import group_id
+from ..view import Geometry
+from . import config_lines
 from .alarms import Policy
-from .names import LINE_SHOWN, checked_name, printable
-from .refusals import SHM, mib, shared_memory
-from .registry import HELD_MAX
-from .segment import group_id
-from .values import SHOWN, Owners, http_address, http_token, is_host, read_file, socket_path
-from .view import Geometry
+from .config_values import SHOWN, Owners, http_address, http_token, is_host, read_file, socket_path
+from .handlers import HELD_MAX
 
 INTERVAL_MAX = 3600.0  # s
 REDELIVERIES_MAX = 2**32 - 1
@@ -64,10 +66,10 @@ class DaemonOptions:
 
 
 @dataclass(frozen=True)
-class PoolConfig(Policy, answers.PoolOptions):
+class PoolConfig(Policy, records.PoolOptions):
     """[pools.NAME]"""
 
-    queues: dict[str, answers.QueueOptions] = field(default_factory=dict)  # by name
+    queues: dict[str, records.QueueOptions] = field(default_factory=dict)  # by name
 
 
 @dataclass(frozen=True)
@@ -87,16 +89,16 @@ class Document:
         self._text, self._data, self._source = text, data or {}, source
 
     @cached_property
-    def _lines(self) -> dict[toml_lines.Path, int]:
-        return toml_lines.key_lines(self._text)
+    def _lines(self) -> dict[config_lines.Path, int]:
+        return config_lines.key_lines(self._text)
 
-    def line(self, path: toml_lines.Path) -> int:
+    def line(self, path: config_lines.Path) -> int:
         """The line of a key, or of the innermost table around it that is there."""
         while path and path not in self._lines:
             path = path[:-1]
         return self._lines.get(path, 1)
 
-    def key(self, path: toml_lines.Path) -> str:
+    def key(self, path: config_lines.Path) -> str:
         """The key with its value, if the file gives it one."""
         value: Any = self._data
         for key in path:
@@ -108,7 +110,7 @@ class Document:
         """The message with the file and the line before it."""
         return f"{self._source}, line {line}: {message}"
 
-    def error(self, path: toml_lines.Path, message: str) -> ConfigError:
+    def error(self, path: config_lines.Path, message: str) -> ConfigError:
         """What is wrong with one value."""
         return ConfigError(self.said(self.line(path), f"{self.key(path)}: {message}"))
 
@@ -159,7 +161,7 @@ class _Trouble:
         self._document = document
         self.lines: list[tuple[int, str]] = []
 
-    def add(self, path: toml_lines.Path, message: str) -> None:
+    def add(self, path: config_lines.Path, message: str) -> None:
         self.lines.append((self._document.line(path), f"{self._document.key(path)}: {message}"))
 
     def error(self) -> ConfigError:
@@ -224,7 +226,7 @@ def _converter() -> Converter:
         converter.register_structure_hook(plain, _strict(plain, lambda value, kind: kind(value)))
     # Each before those that contain it: cattrs looks for a field's hook when it makes the record's.
     ordered: tuple[Any, ...] = (
-        list[str], answers.QueueOptions, dict[str, answers.QueueOptions],
+        list[str], records.QueueOptions, dict[str, records.QueueOptions],
         PoolConfig, dict[str, PoolConfig], DaemonOptions,
     )  # fmt: skip
     for kind in ordered:
@@ -238,7 +240,7 @@ def _converter() -> Converter:
     return converter
 
 
-def _collect(error: BaseException, path: toml_lines.Path, trouble: _Trouble) -> None:
+def _collect(error: BaseException, path: config_lines.Path, trouble: _Trouble) -> None:
     """The leaves of what cattrs raises, each with its path."""
     for note in getattr(error, "__notes__", ()):
         if isinstance(note, IterableValidationNote):
@@ -288,7 +290,7 @@ def _check(config: Tables, trouble: _Trouble) -> None:
         _check_pool(name, pool, room, trouble)
 
 
-def _check_group(group: str | None, path: toml_lines.Path, trouble: _Trouble) -> None:
+def _check_group(group: str | None, path: config_lines.Path, trouble: _Trouble) -> None:
     try:
         number = group_id(group)
     except errors.InvalidArgument:
@@ -307,7 +309,7 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
         message = str(error).removeprefix(f"pool {name!r}: ")
         option = message.split()[0]
         option = {"members": "max_members", "queues": "max_queues"}.get(option, option)
-        known = option in answers.PoolOptions.__dataclass_fields__
+        known = option in records.PoolOptions.__dataclass_fields__
         trouble.add((*path, option) if known else path, message)
     else:
         if len(pool.queues) > geometry.queues:
@@ -343,7 +345,7 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
         )
 
 
-def letters_in_a_circle(queues: dict[str, answers.QueueOptions]) -> list[str]:
+def letters_in_a_circle(queues: dict[str, records.QueueOptions]) -> list[str]:
     """The queues whose dead letters come back to them, if there are any."""
     done: set[str | None] = set()
     for first in queues:
@@ -360,9 +362,9 @@ def letters_in_a_circle(queues: dict[str, answers.QueueOptions]) -> list[str]:
 
 def _check_queue(
     name: str,
-    queue: answers.QueueOptions,
+    queue: records.QueueOptions,
     pool: PoolConfig,
-    path: toml_lines.Path,
+    path: config_lines.Path,
     trouble: _Trouble,
 ) -> None:
     try:

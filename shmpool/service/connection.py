@@ -13,7 +13,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from . import errors, protocol, wire
+from .. import errors
+from ..rpc import protocol, wire
 
 log = logging.getLogger("shmpool")
 

@@ -12,13 +12,13 @@ import ctypes
 import os
 from collections.abc import Callable, Mapping
 
-from .files import path_of
+from ..pool_files import path_of
 
 CLOSE_WRITE = 0x008  # linux/inotify.h
 READ_MAX = 64 << 10
 
 
-class Closes:
+class ProcessWatch:
     """Calls changed() when a followed pool's file was closed."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], object]) -> None:

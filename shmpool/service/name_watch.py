@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 
-from .files import PREFIX, SHM
+from ..pool_files import PREFIX, SHM
 
 CREATE, MOVED_TO, MOVED_FROM, DELETE, ATTRIB = 0x100, 0x80, 0x40, 0x200, 0x4  # linux/inotify.h
 OVERFLOW = 0x4000
@@ -28,7 +28,7 @@ WALK_PAUSE_S = 0.2  # at least
 POLL_S = 1.0  # where there is no inotify
 
 
-class Arrivals:
+class NameWatch:
     """Calls changed(name) for each pool's name whose file came, changed or went."""
 
     def __init__(self, changed: Callable[[str], object]) -> None:

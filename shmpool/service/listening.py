@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import errors
+from .. import errors
 
 log = logging.getLogger("shmpool")
 

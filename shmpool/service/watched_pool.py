@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..rpc.records import Alarm, PoolStats, Recoveries
+from ..stats import Holder, Recovery, Stats
+from ..view import View
 from .alarms import Alarms, Policy
-from .answers import Alarm, PoolStats, Recoveries
-from .stats import Holder, Recovery, Stats
-from .view import View
 
 EVENTS_KEPT = 64
 STOPPED_LOOKS = 64  # members in an operation that /proc is asked about: 30 us each
@@ -41,7 +41,7 @@ class RecoveryEvent:
     dead_lettered: int
 
 
-class Held:
+class WatchedPool:
     """One pool's view, policy, alarms and recoveries. For one thread.
 
     It is only watched, which does not count as use of the pool, unless it is declared.

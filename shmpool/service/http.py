@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP, for looking only: /metrics, /healthz, /api/v1, and the live page with its events.
 
-Imported only when it is asked for. Every answer is made by the registry, as for the socket; who
+Imported only when it is asked for. Every answer is made by the handler, as for the socket; who
 gets one is in admission.py.
 """
 
@@ -16,17 +16,18 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from . import errors, wire
+from .. import errors
+from ..rpc import wire
+from ..rpc.protocol import AnyRequest, Describe, GetHolders, GetMembers, GetStats, List, RunAudit
+from ..rpc.records import PoolStats
+from ..stats import Member
 from .admission import Admission
-from .answers import PoolStats
 from .config import DaemonOptions
-from .held import RecoveryEvent
-from .keeper import Keeper
+from .config_values import http_address, http_token
 from .listening import BACKLOG, Acceptor, CannotListen, listening
 from .metrics import Exposition
-from .protocol import AnyRequest, Describe, GetHolders, GetMembers, GetStats, List, RunAudit
-from .stats import Member
-from .values import http_address, http_token
+from .supervisor import Supervisor
+from .watched_pool import RecoveryEvent
 
 log = logging.getLogger("shmpool")
 
@@ -94,13 +95,13 @@ def _listening(family: int, kind: int, proto: int, _: str, where: Any) -> socket
 @contextlib.asynccontextmanager
 async def serving(
     sockets: list[socket.socket],
-    keeper: Keeper,
+    supervisor: Supervisor,
     package: str,
     options: DaemonOptions,
     connections_max: int,
 ) -> AsyncIterator[str]:
     """Serves at these sockets; the URL of the live page."""
-    pages = Pages(keeper, package, admission(sockets, options), connections_max)
+    pages = Pages(supervisor, package, admission(sockets, options), connections_max)
     runner = web.AppRunner(
         pages.application(),
         access_log=None,
@@ -158,17 +159,17 @@ class Pages:
     """The handlers."""
 
     def __init__(
-        self, keeper: Keeper, package: str, admission: Admission, connections_max: int
+        self, supervisor: Supervisor, package: str, admission: Admission, connections_max: int
     ) -> None:
-        self._keeper, self._admission = keeper, admission
+        self._keeper, self._admission = supervisor, admission
         self._connections_max = connections_max
-        self._exposition = Exposition(keeper.registry, package)
+        self._exposition = Exposition(supervisor.registry, package)
         self._streams: set[asyncio.Queue[RecoveryEvent | None]] = set()
         self._silent: dict[web.RequestHandler, float] = {}  # no request yet: since when
         self._next_look: asyncio.TimerHandle | None = None  # at these
         self._pools_event = 0.0, b""  # when it was made
         self._slow: dict[tuple[str, str], asyncio.Future[Any]] = {}  # being answered
-        keeper.watchers.add(self._recovered)
+        supervisor.watchers.add(self._recovered)
 
     def application(self) -> web.Application:
         application = web.Application(middlewares=[self._admitted, _errors])
@@ -233,7 +234,7 @@ class Pages:
         try:
             await asyncio.wait_for(self._shared(("", "idle"), self._keeper.idle), 5.0)
         except TimeoutError:
-            return _json({"status": "the keeper is busy"}, 503)
+            return _json({"status": "the supervisor is busy"}, 503)
         alarms = sum(len(held.alarms.active()) for held in self._keeper.registry.held.values())
         return _json({"status": "ok", "pools": len(self._keeper.registry.held), "alarms": alarms})
 
@@ -324,7 +325,7 @@ class Pages:
         if not event or now - at > self._keeper.interval / 2:
             found = []
             for _, held in sorted(self._keeper.registry.held.items()):
-                with contextlib.suppress(errors.SegmentInvalid):  # the keeper will release it
+                with contextlib.suppress(errors.SegmentInvalid):  # the supervisor will release it
                     found.append(live_pool(held.stats(), held.view.members()))
             event = _event("pools", found)
             self._pools_event = now, event

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registry: what it holds, and which pool a name stands for."""
+"""The handler: what it holds, and which pool a name stands for."""
 
 import pytest
 from conftest import MakePool
 
 import shmpool
-from shmpool import registry
-from shmpool.alarms import Policy
-from shmpool.protocol import Describe, GetMembers, GetStats, List
+from shmpool.rpc.protocol import Describe, GetMembers, GetStats, List
+from shmpool.service import handlers
+from shmpool.service.alarms import Policy
 
 
 def test_a_name_that_stands_for_another_pool(make_pool: MakePool, pool_name: str) -> None:
     """Every answer is of the pool that has the name now, also before the held one is released;
     holding it again holds the new one."""
-    pools = registry.Registry("0")
+    pools = handlers.RequestHandler("0")
     old = make_pool(name=pool_name, capacity=64)
     held = pools.hold(pool_name, Policy())
     assert 64 == pools.answer(GetStats(pool_name)).buffers.capacity
@@ -36,8 +36,8 @@ def test_a_name_that_stands_for_another_pool(make_pool: MakePool, pool_name: str
 def test_more_pools_than_can_be_held(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit a pool is refused, so that there is always room to put the others right;
     those that are held can be held again."""
-    monkeypatch.setattr(registry, "HELD_MAX", 2)
-    pools = registry.Registry("0")
+    monkeypatch.setattr(handlers, "HELD_MAX", 2)
+    pools = handlers.RequestHandler("0")
     names = [make_pool().name for _ in range(3)]
     for name in names[:2] * 2:
         pools.hold(name, Policy())

@@ -7,13 +7,14 @@ import logging
 import os
 import stat
 
-from . import errors, registry
-from .answers import QueueOptions
+from .. import errors
+from ..pool import Pool
+from ..pool_files import path_of
+from ..rpc.records import QueueOptions
+from ..segment import group_id
+from ..view import QueueStats, View
+from . import handlers
 from .config import Config, ConfigError, PoolConfig
-from .files import path_of
-from .pool import Pool
-from .segment import group_id
-from .view import QueueStats, View
 
 log = logging.getLogger("shmpool")
 
@@ -57,7 +58,7 @@ def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
             there.add(name)
             wrong += [
                 config.document.said(config.document.line(_place(difference)), str(difference))
-                for difference in registry.differences(name, pool, pool.queues)
+                for difference in handlers.differences(name, pool, pool.queues)
             ]
             _refuse_more_queues(name, config)
     if wrong:
@@ -65,7 +66,7 @@ def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
     return there, refused
 
 
-def _place(difference: registry.Difference) -> tuple[str, ...]:
+def _place(difference: handlers.Difference) -> tuple[str, ...]:
     """Where the configuration says what is not so."""
     if difference.queue is not None:
         return "pools", difference.pool, "queues", difference.queue, difference.option
@@ -85,7 +86,7 @@ def make(config: Config) -> dict[str, str]:
             if name in there or name in refused:
                 continue
             try:
-                registry.create_pool(name, pool, pool.queues)
+                handlers.create_pool(name, pool, pool.queues)
             except errors.PoolExists as error:  # it has come in between
                 refused[name] = str(error)
                 continue
@@ -132,6 +133,6 @@ def _complete(name: str, config: Config) -> None:
     if not missing:
         return
     with Pool.attach(name) as pool:
-        registry.create_queues(pool, missing)
+        handlers.create_queues(pool, missing)
         for queue_name in missing:
             log.info("queue %s of pool %s created", queue_name, name)

@@ -2,7 +2,7 @@
 """What may be asked of the daemon, and what it answers: each request once, as a frozen class.
 
 The daemon's dispatch, the clients' methods, the command line and docs/protocol.md follow from these
-classes. No I/O: sockets are in daemon.py and client.py, what a request does is in registry.py.
+classes. No I/O: sockets are in daemon.py and client.py, what a request does is in handler.py.
 """
 
 import os
@@ -10,8 +10,11 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
-from . import errors, wire
-from .answers import (
+from .. import errors
+from ..messages import Message
+from ..stats import Audit, Holder, Member, Recovery
+from . import wire
+from .records import (
     Description,
     Pong,
     PoolOptions,
@@ -21,8 +24,6 @@ from .answers import (
     QueueOptions,
     Version,
 )
-from .messages import Message
-from .stats import Audit, Holder, Member, Recovery
 
 PROTOCOL = 1  # the newest that this package speaks, and the oldest
 INTERVAL_MIN = 0.1  # s between two notifications of a watch

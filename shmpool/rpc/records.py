@@ -7,8 +7,8 @@ Those that the library has anyway (Stats, Member, Audit, ...) are in stats.py an
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .stats import Stats
-from .view import File, Geometry, QueueStats
+from ..stats import Stats
+from ..view import File, Geometry, QueueStats
 
 
 @dataclass(frozen=True)

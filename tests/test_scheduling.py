@@ -14,8 +14,8 @@ from conftest import Child, Eventually, MakePool, StartDaemon
 
 import shmpool
 from shmpool import errors
-from shmpool.protocol import AnyRequest, RunAudit
-from shmpool.turns import SHARE, Budgets, Turns
+from shmpool.rpc.protocol import AnyRequest, RunAudit
+from shmpool.service.scheduling import SHARE, Budgets, Turns
 from tests.fuzz_words import Segment
 
 
@@ -72,7 +72,7 @@ def test_an_error_uses_the_turn_too() -> None:
 
 
 class Steps:
-    """A registry whose requests take as many steps as it is told, and a list of them."""
+    """A handler whose requests take as many steps as it is told, and a list of them."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
@@ -93,16 +93,16 @@ def in_a_thread(threads: ThreadPoolExecutor) -> Callable[..., Awaitable[Any]]:
 
 def test_requests_take_turns() -> None:
     """A long request lets a short one of another pool through after a step."""
-    registry = Steps()
+    handler = Steps()
 
     async def ask() -> list[str]:
         with ThreadPoolExecutor(1) as threads:
-            turns = Turns(registry, in_a_thread(threads))  # type: ignore[arg-type]
+            turns = Turns(handler, in_a_thread(threads))  # type: ignore[arg-type]
             ends = [turns.run(RunAudit(pool)) for pool in ("long-1000", "short-2")]
             first, rest = await asyncio.wait(
                 map(asyncio.ensure_future, ends), return_when=asyncio.FIRST_COMPLETED
             )
-            assert len(registry.made) < 20
+            assert len(handler.made) < 20
             return [task.result() for task in (*first, *rest) if await task]
 
     assert ["short", "long"] == asyncio.run(ask())
@@ -110,14 +110,14 @@ def test_requests_take_turns() -> None:
 
 def test_a_pool_has_one_turn() -> None:
     """However many ask for the same pool, one request of it is answered at a time."""
-    registry = Steps()
+    handler = Steps()
 
     async def ask() -> None:
         with ThreadPoolExecutor(1) as threads:
-            turns = Turns(registry, in_a_thread(threads))  # type: ignore[arg-type]
+            turns = Turns(handler, in_a_thread(threads))  # type: ignore[arg-type]
             many = [asyncio.ensure_future(turns.run(RunAudit("long-50"))) for _ in range(20)]
             await turns.run(RunAudit("short-2"))
-            assert registry.made.count("long") < 20
+            assert handler.made.count("long") < 20
             await asyncio.gather(*many)
         assert not turns._locks
 

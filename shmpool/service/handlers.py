@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a request does to the pools of this machine. No sockets and no clock but the system's.
 
-The daemon asks a Registry that holds pools; the command line, without a daemon, one that holds
-none. Requests that are slow may be answered by another thread than the one that holds and releases.
+The daemon asks a RequestHandler that keeps pools open; the command line, without a daemon, one
+that keeps none. A slow request may be answered by another thread than the one that opens them.
 """
 
 import contextlib
@@ -12,13 +12,11 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, assert_never
 
-from . import errors
-from .alarms import Policy
-from .answers import Description, Pong, PoolOptions, PoolSummary, Pruned, QueueOptions, Recoveries
-from .files import pool_names
-from .held import OWN, Held, stats_of
-from .pool import Pool
-from .protocol import (
+from .. import errors
+from ..pool import Pool
+from ..pool_files import pool_names
+from ..pruning import survey
+from ..rpc.protocol import (
     AnyRequest,
     Create,
     Describe,
@@ -39,9 +37,19 @@ from .protocol import (
     Watch,
     negotiate,
 )
-from .pruning import survey
-from .stats import LIMIT_S, recovering, whole
-from .view import Geometry, View
+from ..rpc.records import (
+    Description,
+    Pong,
+    PoolOptions,
+    PoolSummary,
+    Pruned,
+    QueueOptions,
+    Recoveries,
+)
+from ..stats import LIMIT_S, recovering, whole
+from ..view import Geometry, View
+from .alarms import Policy
+from .watched_pool import OWN, WatchedPool, stats_of
 
 HELD_MAX = 56  # a process may have 64 pools open, and requests open them too
 
@@ -61,21 +69,21 @@ class Difference:
         return f"{of}: {self.option} is declared {self.declared} and exists as {self.existing}"
 
 
-class Registry:
+class RequestHandler:
     """Answers requests; knows the pools that are held."""
 
     def __init__(self, package: str) -> None:
         """package is the version that ping and version tell."""
         self._package = package
         self._started = time.monotonic()
-        self.held: dict[str, Held] = {}
+        self.held: dict[str, WatchedPool] = {}
         self.held_max = HELD_MAX
         self.names: Callable[[], list[str]] = pool_names  # what there is to list
         self.strangers = self.refused = 0  # files of other users; declared pools that are not held
 
     # Holding.
 
-    def hold(self, name: str, policy: Policy, rank: int = OWN) -> Held:
+    def hold(self, name: str, policy: Policy, rank: int = OWN) -> WatchedPool:
         """Watches a pool, or changes the policy of one that is held. A declared one counts as in
         use. LimitReached."""
         held = self._held(name)
@@ -83,7 +91,7 @@ class Registry:
             self.release(name)
             if len(self.held) >= self.held_max:
                 raise errors.LimitReached(f"pool {name!r}: {self.held_max} pools are held already")
-            held = self.held[name] = Held(View(name), policy)
+            held = self.held[name] = WatchedPool(View(name), policy)
         held.use(policy, rank)
         return held
 
@@ -93,7 +101,7 @@ class Registry:
         if held is not None:
             held.close()
 
-    def _held(self, name: str) -> Held | None:
+    def _held(self, name: str) -> WatchedPool | None:
         """The pool, if it is held and the name has not come to stand for another meanwhile."""
         held = self.held.get(name)
         return None if held is None or held.view.stale() else held

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from . import container, errors, protocol
-from .client import Client
-from .files import PREFIX, pool_names, strange_names
-from .names import printable
-from .refusals import SHM, mib, shared_memory
-from .view import View
+from .. import errors
+from ..names import printable
+from ..os_errors import SHM, mib, shared_memory
+from ..pool_files import PREFIX, pool_names, strange_names
+from ..rpc import protocol
+from ..rpc.client import Client
+from ..view import View
+from . import container
 
 SMALL = 256 << 20  # bytes of /dev/shm; a container gets 64 MiB unless it is told otherwise
 MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x": 356}
