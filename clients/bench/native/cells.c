@@ -76,7 +76,7 @@ const struct bench_cell cells[] = {
 	{ "pool, 8 workers, 256", POOL, .place = OVERSUBSCRIBED, .producers = 8, .held = 256,
 	  .bulk = 1, TIMES_OF(1, pool_rte) },
 	/* In bulks of 32 it is the owner words that cost, which DPDK does not have:
-	 * docs/decisions/0015. */
+	 * docs/tuning.md. */
 	{ "pool, freed by another, bulk 1", FREED, .bulk = 1, TIMES_OF(1, pool_rte) },
 	{ "pool, freed by another, bulk 8", FREED, .bulk = 8, TIMES_OF(1, pool_rte) },
 	{ "pool, freed by another, bulk 32", FREED, .bulk = 32 },
