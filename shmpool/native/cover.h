@@ -3,8 +3,8 @@
  * cover.h - the positions that some op records cover, as sorted intervals: whether a position is
  * among them costs a binary search, however many members there are.
  *
- * For one thread. Each interval is | kind 1 | queue 10 | position 35 |, from its first position up to the
- * one after its last; one that goes round the end of an op record's positions is two.
+ * For one thread. Each interval is | kind 1 | queue 10 | position 35 |, from its first position up
+ * to the one after its last; one that goes round the end of an op record's positions is two.
  */
 #ifndef SHMPOOL_COVER_H
 #define SHMPOOL_COVER_H

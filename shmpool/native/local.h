@@ -39,9 +39,9 @@ extern uint32_t *local_callers;
 extern _Thread_local struct local_thread *local_thread
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
 
-/* Opens a checked segment: its number, | serial 16 | slot 6 |. One that is opened to change it (segment.writes)
- * gets a token; made says that this process has just made it. -EXFULL if all numbers are taken,
- * -ENOMEM, and what token_take() says. */
+/* Opens a checked segment: its number, | serial 16 | slot 6 |. One that is opened to change it
+ * (segment.writes) gets a token; made says that this process has just made it. -EXFULL if all
+ * numbers are taken, -ENOMEM, and what token_take() says. */
 int local_open(const struct segment *s, bool made);
 
 /* From now on nobody finds the pool; wakes nobody. False if it is closed, or being closed. */

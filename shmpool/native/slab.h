@@ -20,10 +20,10 @@
 /* Makes the shared queue and the first prealloc buffers in it. 0, -ENOSPC. */
 int slab_create(const struct segment *s);
 
-/* Where a process begins to look for an absent extent: | trims 39 | extent 25 |. Every extent before that one
- * was present when so many had been taken away (trim.h). Threads of the process share the word and
- * store it whole: a thread that was suspended stores an old count of trims with its place, and that
- * place is not believed any more. */
+/* Where a process begins to look for an absent extent: | trims 39 | extent 25 |. Every extent
+ * before that one was present when so many had been taken away (trim.h). Threads of the process
+ * share the word and store it whole: a thread that was suspended stores an old count of trims with
+ * its place, and that place is not believed any more. */
 #define SLAB_EXTENT_BITS 25
 _Static_assert(CAPACITY_MAX < 1u << SLAB_EXTENT_BITS, "an extent has one buffer at least");
 

@@ -11,9 +11,9 @@
 #define REST_MOST_NS 1000000000ull
 #define REST_TIMES 16ull /* the processor time of a fruitless inquiry */
 
-/* pool_shared.inquired: | not before, CLOCK_REALTIME ns | inquiries in a row that changed nothing, 3 bits |. Any
- * value is good enough: one that lies further ahead than a rest can is of a clock that was set
- * back. */
+/* pool_shared.inquired: | not before, CLOCK_REALTIME ns | inquiries in a row that changed nothing,
+ * 3 bits |. Any value is good enough: one that lies further ahead than a rest can is of a clock
+ * that was set back. */
 #define FRUITLESS 7u
 #define FRUITLESS_MOST 3u
 

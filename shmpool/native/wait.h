@@ -2,10 +2,10 @@
  *
  * wait.h - sleeping in the segment until another process has done something, and waking it.
  *
- * A wait word is | wake-ups 12 | epoch 8 | sleepers 12 |, a futex. Whoever changed something reads it
- * and makes a system call only if somebody sleeps. Each of the three may come round: a sleeper that
- * meets exactly the count of wake-ups it entered with (4,096 of them between its two steps), or
- * that was suspended for 256 resets and leaves a count it is not in, costs a wake-up, and that
+ * A wait word is | wake-ups 12 | epoch 8 | sleepers 12 |, a futex. Whoever changed something reads
+ * it and makes a system call only if somebody sleeps. Each of the three may come round: a sleeper
+ * that meets exactly the count of wake-ups it entered with (4,096 of them between its two steps),
+ * or that was suspended for 256 resets and leaves a count it is not in, costs a wake-up, and that
  * costs one slice.
  *
  * Who waits for many at once (a bulk for which there is room for a few only) is counted in the same
