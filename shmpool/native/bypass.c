@@ -1,12 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bypass.c - see [BYPASS] in transfer.h: free buffers behind a member that has stopped in the
- * shared queue.
+ * bypass.c - see [BYPASS] in transfer.h: takes free buffers from behind a member that is suspended
+ * in the free ring.
  *
- * A member that stops between alf_reserve and alf_publish holds up what stands behind it in that
- * ring, and in the ring of free buffers that is everybody's. What is published there can be had by
- * its owner word all the same. Its slot stays behind, hollow: whoever claims it finds that the
- * buffer is not there any more.
+ * A member that is suspended between alf_reserve and alf_publish blocks what stands behind it in
+ * that ring, and the free ring serves all members. Buffers that are published behind it can be
+ * taken by their owner words. The slot stays and is stale: a consumer that claims it later finds
+ * that the buffer is no longer there.
+ *
+ *     step                            a crash then leaves                 repaired by
+ *     say_hollow() raises             a limit that is too high: claims    nothing to repair
+ *       bypassed                      check owner words needlessly
+ *     CAS of an owner word from       a buffer OWNED(dead), a stale       sweep(); a consumer steps
+ *       TRANSIT(free ring) to OWNED   slot                                over the slot
+ *     claim of a stale slot           a claimed position whose buffer     nothing to repair: the
+ *       (transfer_solid)              is another member's                 owner word decides
  */
 #include "alf_repair.h"
 #include "transfer.h"
@@ -17,15 +25,15 @@ static struct pool_shared *shared(const struct qmempool *p)
 	return segment_shared(&p->segment);
 }
 
-#define SAY_TRIES 64     /* others say something meanwhile */
-#define HOLLOW_TRIES 64u /* claims of nothing but hollow slots, before the ring counts as empty */
+#define SAY_TRIES 64     /* compare-and-swaps lost to others that raise the limit */
+#define HOLLOW_TRIES 64u /* claims of only stale slots before the ring counts as empty */
 #define BYPASS_REST_NS 2000000ll
 
-/* Says that slots before limit may be hollow. False if others do not let it. */
+/* Announces that slots before limit may be stale. False if it lost SAY_TRIES times. */
 static bool say_hollow(const struct qmempool *p, alf_position limit)
 {
 	alf_position said = load_seq_cst(&shared(p)->bypassed);
-	limit += limit == 0; /* positions that have come round: one slot more does no harm */
+	limit += limit == 0; /* 0 means never; one slot more does no harm */
 	for (int i = 0; i < SAY_TRIES; i++)
 		if ((said && (alf_distance)(limit - said) <= 0) ||
 		    cas_seq_cst(&shared(p)->bypassed, &said, limit)) /* [BYPASS] */
@@ -72,14 +80,14 @@ uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle,
 	return got;
 }
 
-/* Whether a buffer that stood in a slot that was claimed still does; then it is m's. */
+/* Makes the buffer of a claimed slot m's. False if the slot is stale. */
 static bool solid(const struct qmempool *p, struct member *m, uint64_t op, uint32_t index)
 {
 	if (index >= p->capacity)
-		return false; /* somebody scribbled over the ring */
+		return false; /* the ring is corrupted */
 	struct buffer *b = qmempool_buffer(p, index);
 	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
-	/* It may be in the ring again, further on. */
+	/* The buffer may be in the ring again at a later position. */
 	return owner & OWNER_TRANSIT && owner_queue(owner) == 0 &&
 	       alf_op_covers(op, ALF_OP_DEQUEUE, 0, (alf_position)owner_position(owner)) &&
 	       cas_seq_cst(&b->owner, &owner, m->tag); /* [OWNER] */
@@ -100,7 +108,7 @@ uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *ha
 			if (solid(p, m, op, handle_index(handle[i])))
 				handle[good++] = handle[i];
 		if (good || !--tries)
-			break; /* never between a claim and its look */
+			break; /* never between a claim and the check of its slots */
 		claimed = alf_claim(&p->free, &m->op, handle, n, ALF_MULTI);
 	}
 	return good;

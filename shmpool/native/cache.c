@@ -1,35 +1,35 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cache.c - see [CACHE] in qmempool.h: local caches emptied from outside, and flushed on request.
+ * cache.c - see [CACHE] in qmempool.h: steals from local caches, and flushes them on request.
  */
 #include "member.h"
 #include "process.h"
 #include "qmempool.h"
 #include "wait.h"
 
-#define VICTIMS_MAX 64 /* caches emptied under one membarrier(2), which costs microseconds */
+#define VICTIMS_MAX 64 /* caches locked for one membarrier(2), which costs microseconds */
 
-#define HOLD_TRIES 64 /* somebody else has come and gone meanwhile */
+#define HOLD_TRIES 64 /* compare-and-swaps lost to other thieves */
 
 static struct pool_shared *shared(const struct qmempool *p)
 {
 	return segment_shared(&p->segment);
 }
 
-/* Whether an entry of m's cache is one of m's buffers: not so if a thief died after it had taken
- * it. It may be m's again then, but of a later generation (sweep.c). */
+/* True if an entry of m's cache is one of m's buffers. An entry is stale if a thief died after it
+ * had taken the buffer; the buffer may be m's again then, but with a later generation. */
 static bool entry_good(const struct qmempool *p, const struct member *m, uint64_t handle,
 		       uint64_t *out)
 {
 	*out = handle;
 	if (handle_index(handle) >= p->capacity)
-		return false; /* somebody scribbled over it */
+		return false; /* corrupted */
 	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
 	return !SHMPOOL_CHECK || (load_acquire(&b->owner) == m->tag && /* [OWNER] */
 				  load_relaxed(&b->handle) == handle);
 }
 
-/* Moves everything that is in m's cache to the shared queue. Where its bottom is then. */
+/* Moves all valid entries of m's cache to the free ring. Returns the new bottom. */
 static cache_position spill(struct qmempool *p, struct member *m)
 {
 	uint32_t len = member_cached(&p->segment, m);
@@ -52,7 +52,7 @@ bool qmempool_honour(struct qmempool *p, struct member *m)
 	uint64_t seen = load_acquire(&m->cache_bottom); /* [CACHE] */
 	if (cache_thief(seen) != CACHE_REQUESTED ||
 	    !cas_seq_cst(&m->cache_bottom, &seen,
-			 cache_held(m->tag, seen))) /* [CACHE] its own thief for a moment */
+			 cache_held(m->tag, seen))) /* [CACHE] locked by its owner */
 		return !cache_thief(seen);
 	uint64_t bottom = spill(p, m);
 	bool asked = wait_anybody(&shared(p)->free_wait);
@@ -61,9 +61,8 @@ bool qmempool_honour(struct qmempool *p, struct member *m)
 	return !asked;
 }
 
-/* Takes up to max buffers from victim's cache, which the caller holds as thief, and leaves it to
- * whoever had it before: nobody, or a request, which stays because others wait for what is freed
- * next. */
+/* Takes up to max buffers from victim's cache, which the caller has locked, and unlocks it. A
+ * request that stood there before stays: others wait for the buffers that are freed next. */
 static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim, uint64_t *handle,
 		    uint32_t max, uint32_t before)
 {
@@ -72,12 +71,12 @@ static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim,
 	cache_position bottom = cache_bottom_at(word, top);
 	int64_t len = cache_between(word, top);
 	uint32_t got = 0;
-	/* Its owner may be about to take back an attempt to pop more than there is. */
+	/* len is negative while the owner undoes a pop of more than there were. */
 	for (; len > 0 && len <= (int64_t)p->cache_size && got < max; len--, bottom++) {
 		uint64_t h = victim->cache[bottom & p->cache_mask], was = victim->tag;
-		/* The owner word first: if the thief dies here, what no longer reads as the
-		 * victim's is not the victim's, whatever its cache says (entry_good). A swap: if
-		 * the victim is dead, somebody may be putting it right at the same time. */
+		/* The owner word first: if the thief dies here, the entry is stale (entry_good).
+		 * By compare-and-swap: if the victim is dead, another member may be recovering it
+		 * at the same time. */
 		if (entry_good(p, victim, h, &h) &&
 		    cas_seq_cst(&qmempool_buffer(p, handle_index(h))->owner, &was, m->tag))
 			handle[got++] = h;
@@ -87,8 +86,8 @@ static uint32_t rob(struct qmempool *p, struct member *m, struct member *victim,
 	return got;
 }
 
-/* Makes who the one at v's cache if nobody is, or other is: *before, who was. False if it is
- * somebody else's. */
+/* Locks v's cache for who. Succeeds if it is unlocked or held by other; stores the previous holder
+ * in *before. */
 static bool hold(struct member *v, uint32_t who, uint32_t other, uint32_t *before)
 {
 	uint64_t seen = load_relaxed(&v->cache_bottom);
@@ -110,7 +109,7 @@ uint32_t qmempool_steal(struct qmempool *p, struct member *m, uint64_t *handle, 
 		struct member *v = segment_member(&p->segment, i);
 		if (v == m || !member_cached(&p->segment, v))
 			continue;
-		/* A slot without a member may have a cache too: see qmempool_drain(). */
+		/* A slot without a member may have entries too: qmempool_drain(). */
 		if (load_acquire(&v->identity) && !load_acquire(&v->barrier)) /* [MEMBER] */
 			hold(v, CACHE_REQUESTED, 0, &before[held]);
 		else if (hold(v, m->tag, CACHE_REQUESTED, &before[held]))
@@ -140,5 +139,5 @@ void qmempool_request(struct qmempool *p)
 		if (load_acquire(&v->identity)) /* [MEMBER] */
 			hold(v, CACHE_REQUESTED, 0, &before);
 	}
-	process_barrier(); /* [CACHE] whoever begins to push from now on sees the request */
+	process_barrier(); /* [CACHE] an owner that begins to push from now on sees the request */
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * give.c - see qmempool.h: buffers given to the shared queue, also where it is full, and who is
- * woken by that.
+ * give.c - see qmempool.h: puts free buffers into the free ring, also if it is full, and wakes
+ * members that wait for buffers.
  */
 #include <sched.h>
 #include <string.h>
@@ -16,17 +16,18 @@ static struct pool_shared *shared(const struct qmempool *p)
 	return segment_shared(&p->segment);
 }
 
-/* Leaves buffers of m's to whoever sweeps next. */
+/* Abandons buffers of m to the next recoverer. */
 static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
 		store_release(&qmempool_buffer(p, handle_index(handle[i]))->owner,
 			      m->tag | OWNER_ABANDONED); /* [OWNER] */
-	/* Afterwards: who reads it sees them. Who dies before it is swept for anyhow. */
+	/* Counted afterwards, so that a member that reads the count sees the buffers. If this
+	 * member dies before, the sweep for it finds them. */
 	add_seq_cst(&shared(p)->abandoned, n);
 }
 
-/* Wakes those for whom n more buffers are enough. */
+/* Wakes members for which n more buffers are enough. */
 __attribute__((noinline, cold)) static void wake_free(struct qmempool *p, uint32_t n)
 {
 	struct pool_shared *s = shared(p);
@@ -36,8 +37,8 @@ __attribute__((noinline, cold)) static void wake_free(struct qmempool *p, uint32
 		wait_wake_wanted(&s->free_many, &s->free_want, alf_count(&p->free));
 }
 
-/* Only the voids that the dead leave can make the shared queue full: it has a slot for every
- * buffer. Then buffers from its head go to its end until a void is passed. */
+/* The free ring has a slot for every buffer, so only tombstones can make it full. Moves buffers
+ * from its head to its end until a tombstone has been passed. */
 __attribute__((noinline, cold)) static void give_full(struct qmempool *p, struct member *m,
 						      const uint64_t *handle, uint32_t n,
 						      uint64_t *rounds)
@@ -45,7 +46,7 @@ __attribute__((noinline, cold)) static void give_full(struct qmempool *p, struct
 	do {
 		uint64_t moved[BULK_MAX];
 		int k = *rounds ? transfer_free(p, m, moved, BULK_MAX) : 0;
-		if (k <= 0) { /* or somebody has stopped at its head */
+		if (k <= 0) { /* or a member is suspended at its head */
 			abandon(p, m, handle, n);
 			return;
 		}

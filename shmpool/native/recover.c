@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * recover.c - see recover.h: who is dead, and the words that name them.
+ * recover.c - see recover.h: finds dead members and repairs the words that name them.
  */
 #include "recover.h"
 
@@ -14,7 +14,7 @@
 #include "recovery.h"
 #include "wait.h"
 
-#define PASSES 4 /* while something waits for a live member to end its operation */
+#define PASSES 4 /* at most, while something is postponed until a live member ends its operation */
 
 bool recover_abandoned(const struct segment *s)
 {
@@ -22,7 +22,7 @@ bool recover_abandoned(const struct segment *s)
 	       load_seq_cst(&segment_shared(s)->abandoned);
 }
 
-/* Finds the dead members, and says so in their slots. */
+/* Finds dead members and marks their slots DEAD. */
 static void recover_mark(struct recovery *r)
 {
 	const struct segment *s = &r->p->segment;
@@ -51,14 +51,15 @@ static void recover_mark(struct recovery *r)
 		if (load_acquire(&m->identity) != identity)    /* [MEMBER] */
 			continue;                              /* it has been recovered meanwhile */
 		if (cleared)
-			d.op = d.tag = 0; /* nothing is left of it but the slot */
+			d.op = d.tag = 0; /* only its slot is left to recover */
 		r->dead[r->deaths++] = d;
 		r->dead_at[i] = r->deaths;
 	}
 }
 
-/* Caches that a dead thief was emptying: their owners flush them, and leave out what it had taken.
- * That must be known before the sweep, after which it may be anybody's again. */
+/* Turns the locks of dead thieves into requests to flush: the owner flushes its cache and leaves
+ * out what the thief had taken. Must come before the sweep, after which those buffers may belong to
+ * any member. */
 static void recover_thieves(struct recovery *r)
 {
 	for (uint32_t i = 0; i < r->p->segment.members; i++) {
@@ -77,9 +78,9 @@ void recovery_look(struct recovery *r)
 		const struct member *m = segment_member(&r->p->segment, i);
 		uint64_t op = load_acquire(&m->op);             /* [OP] */
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-		/* Who died since this run began counts as alive: what it left is not known here.
-		 * Nor is the slot's next member the dead one. A slot that is being cleared has
-		 * nothing else. */
+		/* A member that died since this run began counts as live: this run does not know
+		 * what it left. So does the next member of a dead one's slot. A slot that is being
+		 * cleared has no operation. */
 		if (op && !(r->dead_at[i] && r->dead[r->dead_at[i] - 1].identity == identity) &&
 		    !member_clearing(identity))
 			cover_add(&r->live, op);
@@ -91,13 +92,13 @@ const struct alf_ring *recovery_ring(struct recovery *r, uint32_t queue)
 {
 	const struct alf_ring *ring = queue ? queue_ring(r->p, queue) : &r->p->free;
 	if (!ring && queue_exists(r->p, queue)) {
-		ring = queue_ring(r->p, queue); /* it may be new since */
+		ring = queue_ring(r->p, queue); /* created since the first try */
 		r->no_memory |= !ring;
 	}
 	return ring;
 }
 
-/* Extents and queues that a dead member was making: nobody has seen anything of them yet. */
+/* Frees extents and queue slots that dead members were creating. No other member has used them. */
 static void recover_makers(struct recovery *r)
 {
 	const struct segment *s = &r->p->segment;
@@ -117,9 +118,9 @@ static void recover_makers(struct recovery *r)
 	}
 }
 
-/* The single sides of queues that the dead had, of those too that are not finished with: it may be
- * a successor that makes room for what waits. After the sweep and ranges_bury(), which find by
- * these roles what is unfinished there. */
+/* Releases the single-producer and single-consumer roles of dead members, of postponed ones too: a
+ * successor may be what makes room for them. Must come after sweep() and ranges_bury(), which need
+ * the roles to find what is unfinished. */
 static void recover_roles(struct recovery *r)
 {
 	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++) {
@@ -138,7 +139,7 @@ static bool tag_alive(void *context, uint32_t tag)
 	return !recovery_dead(context, tag);
 }
 
-/* Takes the slot of a dead member of which nothing else is left: as member_take_slot(). */
+/* Takes the slot of a dead member when nothing else is left to recover: member_take_slot(). */
 static int take_slot(struct recovery *r, const struct dead *d)
 {
 	struct member *m = segment_member(&r->p->segment, d->number);
@@ -159,7 +160,8 @@ static void recover_slots(struct recovery *r)
 	}
 }
 
-/* The dead may have been counted asleep, or have died between a change and its wake-up. */
+/* Wakes all sleepers: a dead member may be counted asleep, or may have died between a change and
+ * its wake-up. */
 static void recover_sleepers(struct recovery *r)
 {
 	const struct segment *s = &r->p->segment;
@@ -178,7 +180,7 @@ static void recover_sleepers(struct recovery *r)
 		wait_reset(&segment_shared(s)->free_many);
 }
 
-/* Everything but the slots. False if there is nothing to do. */
+/* Recovers everything but the slots. Returns false if there is nothing to do. */
 static bool pass(struct recovery *r)
 {
 	struct pool_shared *shared = segment_shared(&r->p->segment);
@@ -195,12 +197,12 @@ static bool pass(struct recovery *r)
 	ranges_collect(r);
 	sweep_unreserve(r);
 	ranges_bury(r);
-	r->left = false; /* what was abandoned until here is swept for */
+	r->left = false; /* this sweep takes what was abandoned until here */
 	sweep(r);
-	/* Whoever abandoned what is left here may be suspended before it counts that. */
+	/* The member that abandoned what is left may be suspended before it counts that. */
 	if (r->left && !recover_abandoned(&r->p->segment))
 		add_seq_cst(&shared->abandoned, 1);
-	/* Only forward: what was abandoned since is above. */
+	/* Only forward, to the count before the sweep. */
 	while (!r->left && !r->no_memory && (int64_t)(abandoned - swept) > 0 &&
 	       !cas_seq_cst(&shared->swept, &swept, abandoned))
 		;
@@ -281,11 +283,11 @@ int recover_slot(struct qmempool *p, uint64_t token, struct member **out)
 		}
 		recover_sleepers(&r);
 	} else if (!error) {
-		error = member_attach(&p->segment, token, out); /* somebody has left meanwhile */
+		error = member_attach(&p->segment, token, out); /* a slot became free */
 	}
 	end(&r);
 	if (!error)
-		recover(p, *out, &done); /* the others, and what was abandoned */
+		recover(p, *out, &done); /* other dead members, and abandoned buffers */
 	return error;
 }
 

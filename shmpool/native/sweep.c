@@ -1,21 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * sweep.c - see recover.h: one look at every buffer, to find those that the dead had.
+ * sweep.c - see recover.h: scans every buffer for those that dead members own.
  *
- * A buffer's owner word says whose it is, but for the two moments in which a ring's position has
- * moved and the word has not: then the position says it, together with who can have moved it there.
+ * A buffer's owner word names its owner, except in two moments: when a ring's position has moved
+ * and the owner word has not been written yet. Then the position decides, together with the members
+ * that can have moved it there.
  *
- *     OWNED(dead)                                            the dead's
- *     TRANSIT to a position that a dead producer may have
- *       reserved, void, or unpublished and nobody alive
- *       may have it, or part of a bulk that is not whole     the dead's
- *     TRANSIT to a position behind cons, which nobody alive
- *       may have claimed                                     the dead's
- *     anything else                                          somebody's, or in a queue
+ *     owner word                                       owner       a recoverer does
+ *     OWNED(dead)                                      dead        sweep(): frees it, or puts it
+ *                                                                  where on_death says
+ *     ABANDONED                                        none        sweep(): the same
+ *     TRANSIT, position reserved by a dead producer    dead        sweep_unreserve(): abandons it
+ *       and a tombstone, or unpublished and reserved
+ *       by no live member, or in a bulk not whole
+ *     TRANSIT, position behind cons, claimed by no     dead        sweep(): as OWNED(dead)
+ *       live member
+ *     anything else                                    not dead    nothing
  *
- * The second kind is abandoned before the positions become void and all is freed: afterwards the
- * ring may go round, and such a buffer could not be told from one of the third kind; and the ring
- * of free buffers has room for all of them only once consumers can pass.
+ *     a recoverer killed       leaves                              repaired by the next recoverer
+ *     after take()             OWNED(recoverer), with the queue    sweep(): puts it into that queue
+ *     after alf_reserve()      an unpublished position             ranges_bury()
+ *     before it counts         ABANDONED, not counted              the dead member's slot is still
+ *       an abandoned buffer                                        taken, so it sweeps again
+ *
+ * sweep_unreserve() runs before the positions become tombstones and before anything is freed. Later
+ * the ring may wrap, and such a buffer could not be told from one of the fourth row. Also, the free
+ * ring has room for all buffers only once consumers can pass.
  */
 #include "member.h"
 #include "queue.h"
@@ -24,10 +34,10 @@
 #include "transfer.h"
 #include "wait.h"
 
-#define CANDIDATES 64 /* buffers of which one look at what live members do decides */
-#define DECISIONS 100 /* about one buffer, each overtaken by another recoverer's */
+#define CANDIDATES 64 /* buffers that are decided with one read of all op records */
+#define DECISIONS 100 /* tries for one buffer, while other recoverers change its owner word */
 
-/* Whoever is dead and may have claimed the position is not finished with yet. */
+/* Postpones the dead members that may have claimed the position. */
 static void postpone_claimant(struct recovery *r, const struct alf_ring *ring,
 			      alf_position position)
 {
@@ -39,11 +49,11 @@ static void postpone_claimant(struct recovery *r, const struct alf_ring *ring,
 			r->dead[i].postponed = true;
 }
 
-/* Whether nobody alive can have claimed the position, which lies behind cons. */
+/* True if no live member can have claimed the position, which lies behind cons. */
 static bool dead_claim(struct recovery *r, const struct alf_ring *ring, alf_position position)
 {
 	if (ring->flags & ALF_SINGLE_CONSUMER) {
-		/* It has no op record; a live one is at its last claim. */
+		/* A single consumer has no op record; a live one may be in its last claim. */
 		uint32_t consumer = r->consumer[ring->id];
 		return !consumer || recovery_dead(r, consumer);
 	}
@@ -53,7 +63,8 @@ static bool dead_claim(struct recovery *r, const struct alf_ring *ring, alf_posi
 	return false;
 }
 
-/* Whether the dead have the buffer, and with *ring set, from that ring. */
+/* True if a dead member owns the buffer. *ring is the ring that it was claiming it from, or
+ * NULL. */
 static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring **ring)
 {
 	*ring = NULL;
@@ -67,7 +78,7 @@ static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring *
 	return true;
 }
 
-/* The queue that the dead holder of a buffer had got it from, 0 if it had it from the pool. */
+/* Returns the queue that the dead owner of a buffer got it from, 0 if it allocated it. */
 static uint32_t came_from(const struct buffer *b, uint64_t owner)
 {
 	uint32_t said = owner_queue(owner);
@@ -76,9 +87,9 @@ static uint32_t came_from(const struct buffer *b, uint64_t owner)
 	return load_relaxed(&b->got) == buffer_generation(b) ? load_relaxed(&b->queue) : 0;
 }
 
-/* Where the buffer goes: the number of a queue, or 0 to be freed. from is the queue its holder had
- * it from. An owner word outside a ring that names a queue says that the buffer is on its way back
- * there: a recoverer or a nack (requeue.h) has decided that already. */
+/* Returns the number of the queue that the buffer goes to, or 0 if it is to be freed. from is the
+ * queue its owner got it from. If an OWNED or ABANDONED word names a queue, an earlier recoverer or
+ * nack (requeue.h) has decided already that the buffer goes back there. */
 static uint32_t destination(struct recovery *r, const struct buffer *b, uint64_t owner,
 			    uint32_t from)
 {
@@ -92,10 +103,10 @@ static uint32_t destination(struct recovery *r, const struct buffer *b, uint64_t
 	return recovery_ring(r, to) ? to : 0;
 }
 
-/* Takes a dead member's or an abandoned buffer: false if another recoverer was faster. From here on
- * it is a buffer that this member has from queue from, should it die too. Never its tag alone: a
- * dead thief may have had the buffer out of this member's own cache, where it is listed yet, and
- * another thief would find it good. */
+/* Takes a dead member's or an abandoned buffer; false if another recoverer was first. If this
+ * member dies too, the word says that it got the buffer from queue from. The word is never the tag
+ * alone: a dead thief may have taken the buffer from this member's own cache, which still lists it,
+ * and another thief would then find the entry valid. */
 static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
 	if (!cas_seq_cst(&b->owner, &owner,
@@ -106,14 +117,14 @@ static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t 
 	return true;
 }
 
-/* Leaves a buffer to whoever recovers next. False if another recoverer was faster. */
+/* Abandons a buffer to the next recoverer; false if another recoverer was first. */
 static bool abandon(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
 	if (!cas_seq_cst(&b->owner, &owner, OWNER_ABANDONED | (uint64_t)from << OWNER_QUEUE_SHIFT))
 		return false;
-	/* Afterwards: who reads the count sees the buffer. Should this recoverer be killed or
-	 * suspended before it, the dead member's slot is not free yet, and the next one sweeps for
-	 * that. */
+	/* Counted afterwards, so that a member that reads the count sees the buffer. If this
+	 * recoverer is killed or suspended before, the dead member's slot is still taken, and the
+	 * next recoverer sweeps for that slot. */
 	add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1);
 	r->left = true;
 	return true;
@@ -121,8 +132,8 @@ static bool abandon(struct recovery *r, struct buffer *b, uint64_t owner, uint32
 
 enum handed { HANDED_ON, NO_ROOM, SOMEBODY_WAS_FASTER };
 
-/* Puts a dead member's or an abandoned buffer into a queue. The position first: when there is none,
- * nothing has changed. */
+/* Puts a dead member's or an abandoned buffer into a queue. Reserves the position first: if there
+ * is none, nothing has changed. */
 static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t from,
 			   uint32_t to)
 {
@@ -159,8 +170,8 @@ struct freed {
 	uint64_t rounds; /* qmempool_give_round() */
 };
 
-/* Decides anew whenever somebody else changed the owner word first: that may have been a recoverer
- * which found no room, and left the buffer to whoever does. */
+/* Handles one buffer. Decides again whenever another member changed the owner word first: it may
+ * have been a recoverer that found no room and abandoned the buffer. */
 static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 {
 	struct buffer *b = qmempool_buffer(r->p, index);
@@ -169,7 +180,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
 		if (likely(!dead_has(r, owner, &ring)))
 			return;
-		if (tries == DECISIONS) { /* somebody writes over it all the time */
+		if (tries == DECISIONS) { /* corrupted: overwritten all the time */
 			r->left = true;
 			return;
 		}
@@ -198,7 +209,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 	}
 }
 
-/* Buffers on their way into positions of which it must be learnt whether a live member has them. */
+/* Buffers in TRANSIT to positions that a live member may have reserved. */
 struct candidates {
 	struct {
 		struct dead_range *range;
@@ -209,14 +220,14 @@ struct candidates {
 	uint32_t n;
 };
 
-/* Anybody's who sweeps, not the dead producer's: that one may be finished with by another
- * recoverer, and the position a later one's. */
+/* Abandons the buffer instead of marking it OWNED(dead producer): another recoverer may have
+ * finished with that producer, and its slot may have a new member. */
 static void unreserve(struct recovery *r, uint32_t index, uint64_t owner)
 {
 	abandon(r, qmempool_buffer(r->p, index), owner, 0); /* [OWNER] */
 }
 
-/* One look for all of them, after their slots were read. */
+/* Reads all op records once for all candidates, after their slots were read. */
 static void unreserve_candidates(struct recovery *r, struct candidates *c)
 {
 	if (c->n)
@@ -231,7 +242,7 @@ static void unreserve_candidates(struct recovery *r, struct candidates *c)
 	c->n = 0;
 }
 
-/* A buffer on its way into a position that is about to become a tombstone is abandoned. */
+/* Abandons the buffer if it is in TRANSIT to a position that becomes a tombstone. */
 static void unreserve_one(struct recovery *r, uint32_t index, struct candidates *c)
 {
 	uint64_t owner = load_acquire(&qmempool_buffer(r->p, index)->owner); /* [OWNER] */
@@ -246,7 +257,7 @@ static void unreserve_one(struct recovery *r, uint32_t index, struct candidates 
 	switch (alf_at(range->ring, position, word)) {
 	case ALF_AT_LATER:
 		return;
-	case ALF_AT_VALUE: /* of a bulk that is not whole: nobody can have come past its first */
+	case ALF_AT_VALUE: /* in a bulk that is not whole: no consumer passed its first slot */
 		if (!range->certain)
 			return;
 		alf_make_void(range->ring, position, word);
@@ -278,7 +289,7 @@ static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct fre
 			unreserve_one(r, (uint32_t)i, c);
 }
 
-/* Every buffer that exists. */
+/* Visits every buffer that exists. */
 static void sweep_all(struct recovery *r, struct freed *freed, struct candidates *c)
 {
 	const struct segment *s = &r->p->segment;
