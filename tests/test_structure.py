@@ -35,6 +35,7 @@ C_ORDER = [
     "recover.h",
     "cover.h",
     "recovery.h",
+    "blocking.h",
     "trim.h",
     "audit.h",
     "local.h",

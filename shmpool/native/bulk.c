@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "blocking.h"
 #include "call.h"
 #include "copy.h"
 #include "transfer.h"
@@ -49,7 +50,7 @@ int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64
 	if (n > c.p->capacity)
 		return -EMSGSIZE;
 	int64_t end = wait_slice_end(deadline);
-	error = qmempool_alloc_wait(c.p, c.m, handles, (uint32_t)n, end);
+	error = blocking_alloc(c.p, c.m, handles, (uint32_t)n, end);
 	if (!error)
 		error = all_fresh(&c, handles, (uint32_t)n, wait_coarse());
 	return error ? waits_on(error, end, deadline) : (int64_t)n;
@@ -86,7 +87,7 @@ int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, i
 	int64_t end = wait_slice_end(deadline);
 	int error = open_for(key, n, &c);
 	if (!error && n)
-		error = queue_put_wait(c.p, c.m, c.ring, handles, (uint32_t)n, end);
+		error = blocking_put(c.p, c.m, c.ring, handles, (uint32_t)n, end);
 	return error ? waits_on(error, end, deadline) : (int64_t)n;
 }
 
@@ -119,7 +120,7 @@ int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t
 	if (n > alf_capacity(c.ring))
 		n = alf_capacity(c.ring);
 	if (n)
-		got = queue_get_wait(c.p, c.m, c.ring, handles, (uint32_t)n, end);
+		got = blocking_get(c.p, c.m, c.ring, handles, (uint32_t)n, end);
 	return waits_on(all_held(&c, handles, got), end, deadline);
 }
 
@@ -129,7 +130,7 @@ int64_t shmpool_get_wait(uint64_t key, struct shmpool_taken *out, int64_t deadli
 	int64_t end = wait_slice_end(deadline);
 	int got = open_queue(key, &c);
 	if (!got)
-		got = queue_get_wait(c.p, c.m, c.ring, &out->handle, 1, end);
+		got = blocking_get(c.p, c.m, c.ring, &out->handle, 1, end);
 	if (got <= 0)
 		return waits_on(got, end, deadline);
 	held_since(&c, out->handle, wait_coarse());
@@ -191,7 +192,7 @@ static uint32_t put_parts(const struct call *c, const uint64_t *handle, uint32_t
 	while (done < n) {
 		uint32_t room = alf_avail_space(c->ring), part = n - done;
 		part = room < part ? room + (room == 0) : part;
-		*error = queue_put_wait(c->p, c->m, c->ring, handle + done, part, deadline);
+		*error = blocking_put(c->p, c->m, c->ring, handle + done, part, deadline);
 		if (*error)
 			break;
 		done += part;
@@ -221,7 +222,7 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 		if (k > alf_capacity(c.ring))
 			k = alf_capacity(c.ring);
 		/* As many as there are: nobody goes without while it waits for a bulk. */
-		int got = qmempool_alloc_some_wait(c.p, c.m, handle, k, end);
+		int got = blocking_alloc_some(c.p, c.m, handle, k, end);
 		error = got < 0 ? got : all_fresh(&c, handle, (uint32_t)got, 0);
 		if (error)
 			break;

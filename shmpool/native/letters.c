@@ -5,6 +5,7 @@
  * refused.
  */
 #include "alf_repair.h"
+#include "blocking.h"
 #include "call.h"
 #include "copy.h"
 #include "requeue.h"
@@ -32,10 +33,15 @@ int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline)
 	struct call c;
 	uint32_t to;
 	int64_t end = wait_slice_end(deadline), error = open_key(key, &c);
-	if (!error && deadline == WAIT_FOREVER)
-		return requeue_later(c.p, c.m, handle, &to);
+	if (!error && deadline == WAIT_FOREVER) {
+		error = blocking_requeue(c.p, c.m, handle, WAIT_NEVER, &to);
+		if (error != -ENOBUFS)
+			return error;
+		requeue_abandon(c.p, c.m, handle);
+		return 0;
+	}
 	if (!error)
-		error = waits_on(requeue(c.p, c.m, handle, end, &to), end, deadline);
+		error = waits_on(blocking_requeue(c.p, c.m, handle, end, &to), end, deadline);
 	if (error == -ENOBUFS)
 		count_refused(c.p, to, 1);
 	return error;

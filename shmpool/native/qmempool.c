@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "member.h"
-#include "recover.h"
 #include "slab.h"
 #include "transfer.h"
 #include "wait.h"
@@ -326,4 +325,24 @@ void qmempool_drain(struct qmempool *p, struct member *m)
 		for (uint64_t i = p->cache_size; i && (n = unkeep(p, m, old, p->bulk)); i--)
 			qmempool_give(p, m, old, n);
 	}
+}
+
+void qmempool_wake(struct qmempool *p)
+{
+	struct pool_shared *s = segment_shared(&p->segment);
+	if (!wait_anybody(&s->free_wait)) /* [WAIT] */
+		return;
+	wait_wake(&s->free_wait, UINT32_MAX);
+	wait_wake(&s->free_many, UINT32_MAX);
+}
+
+uint64_t qmempool_count(struct qmempool *p, uint64_t most)
+{
+	uint64_t n = alf_count(&p->free) + load_relaxed(&segment_shared(&p->segment)->abandoned) -
+		     load_relaxed(&segment_shared(&p->segment)->swept);
+	if (n >= most)
+		return most;
+	for (uint32_t i = 0; i < p->segment.members && n < most; i++)
+		n += member_cached(&p->segment, segment_member(&p->segment, i));
+	return n < most ? n + slab_absent(&p->segment, &p->absent, most - n) : most;
 }

@@ -22,7 +22,7 @@
  *               its owner has popped since (C11's release sequence), cache_bottom what was taken.
  *
  * Progress: an allocation that does not wait takes what it can have in a bounded number of steps,
- * and asks nobody who is dead. qmempool_alloc_wait() does, with any deadline. What it does for
+ * and asks nobody who is dead. blocking_alloc() does, with any deadline. What it does for
  * fairness: alloc_wait.c. Nothing here waits for another member. A cache whose owner is in the
  * middle of it, or that another thief has, is passed over; an owner whose cache is being emptied
  * works without it. A cache can be emptied wherever its owner has stopped.
@@ -129,15 +129,6 @@ int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint
 
 /* Buffers that could be had now, as far as counting tells: up to most. */
 uint64_t qmempool_count(struct qmempool *p, uint64_t most);
-
-/* Like qmempool_alloc_bulk, sleeping until deadline_ns (CLOCK_MONOTONIC) at most for buffers. Also
- * -EINTR, -ESHUTDOWN. At once if n is over the capacity. */
-int qmempool_alloc_wait(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
-			int64_t deadline_ns);
-
-/* The same for 1..n buffers, as many as there are: how many, or -errno. */
-int qmempool_alloc_some_wait(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
-			     int64_t deadline_ns);
 
 static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t index)
 {

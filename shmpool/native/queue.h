@@ -9,12 +9,7 @@
  * Ordering
  *     [QUEUE]  a queue slot's state: who reads QUEUE_READY sees its name, geometry and empty ring.
  *
- * Progress: queue_put and queue_get never wait, and never ask who is dead. The _wait forms sleep
- * for room or for data only, and end at their deadline, on a signal, and when this process closes
- * the pool. They ask who is dead, where it may be a dead member that keeps them, also with the
- * deadline WAIT_NEVER: one attempt, and another one if that helped. Who puts many waits until there
- * is room for all and holds no position meanwhile: puts of fewer go ahead of it as long as they
- * find room, so it can wait for as long as producers of fewer keep the queue fuller than that.
+ * Progress: nothing here waits, or asks which members are dead. blocking.h does.
  */
 #ifndef SHMPOOL_QUEUE_H
 #define SHMPOOL_QUEUE_H
@@ -60,26 +55,13 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 	      uint32_t n);
 
-/* Whether a get that found nothing is to be repeated by queue_get_wait(): now and then, if
- * something has been reserved and not published, perhaps by a member that died. Seldom, because it
- * looks at the producers' line. */
+/* True if a get that found nothing should be repeated by blocking_get(): now and then, if something
+ * is reserved and not published, perhaps by a dead member. Seldom, because it reads the producers'
+ * line. */
 #define QUEUE_EMPTIES 256
 static inline bool queue_stuck(const struct alf_ring *r, const struct member *m)
 {
 	return load_relaxed(&m->counters[COUNT_EMPTY]) % QUEUE_EMPTIES == 0 && !alf_empty(r);
 }
-
-/* The same, sleeping until deadline_ns (CLOCK_MONOTONIC) at most. Also -EINTR, -ESHUTDOWN. */
-int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
-		   const uint64_t *handle, uint32_t n, int64_t deadline_ns);
-int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
-		   uint32_t n, int64_t deadline_ns);
-
-/* An attempt to put, and its repetition after one that has found no room. */
-typedef int queue_attempt(struct qmempool *p, struct member *m, const struct alf_ring *r,
-			  const uint64_t *handle, uint32_t n);
-int queue_room_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
-		    const uint64_t *handle, uint32_t n, int64_t deadline_ns,
-		    queue_attempt *attempt);
 
 #endif

@@ -11,12 +11,11 @@
  * buffer comes out once. redelivered is raised once the position is reserved: whoever is killed
  * between the two is counted again for its death.
  *
- * Where there is no room, requeue_later() leaves the buffer to whoever recovers next, in its
- * queue's name, as the sweep does with a dead consumer's: if all consumers of a full queue waited
- * for room, nobody made any.
+ * If there is no room, requeue_abandon() leaves the buffer to the next recoverer, in its queue's
+ * name, as the sweep does with a dead consumer's: if all consumers of a full queue waited for room,
+ * none would make any.
  *
- * Progress: requeue() sleeps for room only, as queue_put_wait() does. requeue_later() and move()
- * never wait.
+ * Progress: nothing here waits. blocking_requeue() waits for room.
  */
 #ifndef SHMPOOL_REQUEUE_H
 #define SHMPOOL_REQUEUE_H
@@ -46,16 +45,17 @@ static inline void requeue_note(struct buffer *b, uint32_t from, uint32_t to)
 		store_relaxed(&b->origin, from);
 }
 
-/* Puts a buffer of m's back, sleeping for room until deadline_ns (CLOCK_MONOTONIC) at most,
- * WAIT_NEVER not at all. 0; -ENOBUFS no room in queue *to; -EXDEV it was not got from a queue;
- * -EOPNOTSUPP its queue has a single producer;
- * -EBADMSG; -EINVAL, -ESTALE, -EPERM as queue_put(); -EINTR, -ESHUTDOWN. */
-int requeue(struct qmempool *p, struct member *m, uint64_t handle, int64_t deadline_ns,
-	    uint32_t *to);
+/* Puts a buffer of m back into queue *to. Returns 0; -ENOBUFS no room; -EXDEV it was not got from a
+ * queue; -EOPNOTSUPP its queue has a single producer; -EBADMSG; -EINVAL, -ESTALE, -EPERM as
+ * queue_put(). */
+int requeue(struct qmempool *p, struct member *m, uint64_t handle, uint32_t *to);
 
-/* The same, without waiting: what finds no room is abandoned to its queue, which gets it once there
- * is room. Never -ENOBUFS. */
-int requeue_later(struct qmempool *p, struct member *m, uint64_t handle, uint32_t *to);
+/* Its last step: puts the buffer into ring r, which requeue() has chosen. 0, -ENOBUFS. */
+int requeue_put(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t handle);
+
+/* Abandons a buffer for which requeue() found no room to its queue, which gets it from the next
+ * recoverer once there is room. */
+void requeue_abandon(struct qmempool *p, struct member *m, uint64_t handle);
 
 /* Moves the oldest buffer of a queue to the end of queue number to, or for 0 to that of the queue
  * from which it became a dead letter. reset forgets how often it was put back. 0; -EAGAIN from is

@@ -183,7 +183,7 @@ static void check_use(void)
 	       *scene_message(scene.hand_b[1]) == 3);
 	DEMAND(qmempool_free(p, scene.a, scene.hand_a[0]) == 0);
 	DEMAND(qmempool_free_bulk(p, scene.b, scene.hand_b, 2) == 0);
-	while (n < CAPACITY && qmempool_alloc_wait(p, scene.a, &handle[n], 1, WAIT_NEVER) == 0)
+	while (n < CAPACITY && blocking_alloc(p, scene.a, &handle[n], 1, WAIT_NEVER) == 0)
 		seen |= 1ull << handle_index(handle[n++]);
 	DEMAND(n == CAPACITY);
 	DEMAND(seen == UINT64_MAX);
@@ -192,9 +192,9 @@ static void check_use(void)
 		if (!r)
 			continue;
 		for (uint32_t i = 0; i < RING && i < n; i++)
-			DEMAND(queue_put_wait(p, scene.a, r, &handle[i], 1, WAIT_NEVER) == 0);
+			DEMAND(blocking_put(p, scene.a, r, &handle[i], 1, WAIT_NEVER) == 0);
 		for (uint32_t i = 0; i < RING && i < n; i++) {
-			DEMAND(queue_get_wait(p, scene.a, r, &got[i], 1, WAIT_NEVER) == 1);
+			DEMAND(blocking_get(p, scene.a, r, &got[i], 1, WAIT_NEVER) == 1);
 			DEMAND(got[i] == handle[i]);
 		}
 		queue_release(r, scene.a);

@@ -28,7 +28,7 @@ static void hold(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t handle[FOUR];
-	EQUAL(0, qmempool_alloc_wait(&s->pool, m, handle, FOUR, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, m, handle, FOUR, WAIT_NEVER));
 	EQUAL(0, qmempool_free_bulk(&s->pool, m, handle, 2));
 }
 
@@ -38,7 +38,7 @@ static void reserve(struct scene *s, enum alf_side side)
 	uint64_t handle[FOUR], at;
 	if (side != ALF_MULTI)
 		s->ring->q->producer = m->tag;
-	EQUAL(0, qmempool_alloc_wait(&s->pool, m, handle, FOUR, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, m, handle, FOUR, WAIT_NEVER));
 	EQUAL(0, alf_reserve(s->ring, &m->op, FOUR, side, &at));
 	for (uint32_t i = 0; i < 2; i++)
 		buffer(s, handle[i])->owner = owner_transit(s->subject, at + i);
@@ -61,7 +61,7 @@ static void publish_half(struct scene *s, enum alf_side side)
 	uint64_t handle[FOUR], at;
 	if (side != ALF_MULTI)
 		s->ring->q->producer = m->tag;
-	EQUAL(0, qmempool_alloc_wait(&s->pool, m, handle, FOUR, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, m, handle, FOUR, WAIT_NEVER));
 	EQUAL(0, alf_reserve(s->ring, &m->op, FOUR, side, &at));
 	alf_publishing(&m->op, FOUR, side);
 	for (uint32_t i = 0; i < FOUR; i++)

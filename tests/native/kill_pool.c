@@ -17,7 +17,7 @@ static void reserve_free(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t handle[CACHE], at;
-	EQUAL(0, qmempool_alloc_wait(&s->pool, m, handle, CACHE, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, m, handle, CACHE, WAIT_NEVER));
 	EQUAL(0, alf_reserve(&s->pool.free, &m->op, CACHE, ALF_MULTI, &at));
 }
 
@@ -25,7 +25,7 @@ static void reserve_few_free(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t handle[FEW], at;
-	EQUAL(0, qmempool_alloc_wait(&s->pool, m, handle, FEW, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, m, handle, FEW, WAIT_NEVER));
 	qmempool_drain(&s->pool, m);
 	EQUAL(0, alf_reserve(&s->pool.free, &m->op, FEW, ALF_MULTI, &at));
 	alf_publishing(&m->op, FEW, ALF_MULTI);
@@ -58,12 +58,12 @@ void grown(struct scene *s)
 {
 	uint64_t handle[CAPACITY];
 	uint32_t n = 0;
-	while (n < CAPACITY && qmempool_alloc_wait(&s->pool, s->b, &handle[n], 1, WAIT_NEVER) == 0)
+	while (n < CAPACITY && blocking_alloc(&s->pool, s->b, &handle[n], 1, WAIT_NEVER) == 0)
 		n++;
 	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, n));
 	qmempool_drain(&s->pool, s->a);
 	qmempool_drain(&s->pool, s->b);
-	EQUAL(0, qmempool_alloc_wait(&s->pool, s->b, handle, 1, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, s->b, handle, 1, WAIT_NEVER));
 	EQUAL(0, qmempool_free(&s->pool, s->b, handle[0]));
 	CHECK(*segment_extent(&s->pool.segment, 1) == EXTENT_PRESENT);
 }
@@ -120,7 +120,7 @@ void hollows(struct scene *s)
 	struct shmpool_stats stats;
 	uint64_t handle[BULK];
 	dead_giving(s);
-	EQUAL(0, qmempool_alloc_wait(&s->pool, s->b, handle, BULK, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, s->b, handle, BULK, WAIT_NEVER));
 	EQUAL(0, recover(&s->pool, s->a, &out));
 	EQUAL(1, out.members);
 	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, BULK));
@@ -158,7 +158,7 @@ int trim_all_but(struct scene *s)
 /* More than its cache has. */
 int refill_beside(struct scene *s)
 {
-	int error = qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed], CACHE + 4, WAIT_NEVER);
+	int error = blocking_alloc(&s->pool, s->v, &s->hand[s->handed], CACHE + 4, WAIT_NEVER);
 	s->handed += error ? 0 : CACHE + 4;
 	return error;
 }

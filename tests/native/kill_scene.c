@@ -53,14 +53,14 @@ void scene_inflate(struct member *m)
 static int offer(struct member *m, uint32_t queue, uint32_t number)
 {
 	uint64_t handle;
-	int error = qmempool_alloc_wait(&scene.pool, m, &handle, 1, WAIT_NEVER);
+	int error = blocking_alloc(&scene.pool, m, &handle, 1, WAIT_NEVER);
 	if (error)
 		return error;
 	struct buffer *b = qmempool_buffer(&scene.pool, handle_index(handle));
 	*scene_message(handle) = number;
 	b->length = sizeof(uint32_t);
 	b->redelivered = 0;
-	error = queue_put_wait(&scene.pool, m, scene_ring(queue), &handle, 1, WAIT_NEVER);
+	error = blocking_put(&scene.pool, m, scene_ring(queue), &handle, 1, WAIT_NEVER);
 	if (error)
 		DEMAND(qmempool_free(&scene.pool, m, handle) == 0);
 	return error;
@@ -76,8 +76,8 @@ void scene_publish(struct member *m, uint32_t queue, uint32_t first, uint32_t n)
 void scene_get(struct member *m, uint32_t queue, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
-		EQUAL(1, queue_get_wait(&scene.pool, m, scene_ring(queue),
-					&scene.hand[scene.handed++], 1, WAIT_NEVER));
+		EQUAL(1, blocking_get(&scene.pool, m, scene_ring(queue),
+				      &scene.hand[scene.handed++], 1, WAIT_NEVER));
 	queue_release(scene_ring(queue), m);
 }
 
@@ -149,7 +149,7 @@ void scene_make(const struct operation *o)
 	scene.b = scene_attach();
 	make_queues(o);
 	/* Work of their own: in hand, in a cache, in another queue. */
-	EQUAL(0, qmempool_alloc_wait(&scene.pool, scene.b, scene.hand_b, 2, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&scene.pool, scene.b, scene.hand_b, 2, WAIT_NEVER));
 	scene_publish(scene.b, scene.other, FROM_ASIDE, scene.aside = 3);
 	for (uint32_t i = 0; i < o->turned; i++) {
 		scene_publish(scene.b, scene.subject, 0, 1);
@@ -157,7 +157,7 @@ void scene_make(const struct operation *o)
 		EQUAL(0, qmempool_free(&scene.pool, scene.b, scene.hand[--scene.handed]));
 	}
 	scene_publish(scene.b, scene.subject, FROM_OTHERS, o->filled);
-	EQUAL(0, qmempool_alloc_wait(&scene.pool, scene.a, scene.hand_a, 1, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&scene.pool, scene.a, scene.hand_a, 1, WAIT_NEVER));
 	*scene_message(scene.hand_a[0]) = 1;
 	*scene_message(scene.hand_b[0]) = 2;
 	*scene_message(scene.hand_b[1]) = 3;
@@ -198,7 +198,7 @@ static void take(struct member *m, uint32_t queue, uint32_t n)
 	uint64_t handle;
 	int got = 1;
 	for (uint32_t i = 0; i < n; i++) {
-		got = queue_get_wait(&scene.pool, m, scene_ring(queue), &handle, 1, WAIT_NEVER);
+		got = blocking_get(&scene.pool, m, scene_ring(queue), &handle, 1, WAIT_NEVER);
 		if (got != 1)
 			break;
 		note(m, queue, handle);
@@ -220,7 +220,7 @@ void scene_work(void)
 	}
 	DEMAND(error == 0 || error == -EAGAIN);
 	take(scene.a, scene.other, 2);
-	while (n < CACHE + 4 && qmempool_alloc_wait(p, scene.b, &handle[n], 1, WAIT_NEVER) == 0)
+	while (n < CACHE + 4 && blocking_alloc(p, scene.b, &handle[n], 1, WAIT_NEVER) == 0)
 		n++;
 	for (uint32_t i = 0; i < n; i++)
 		DEMAND(qmempool_free(p, i % 2 ? scene.a : scene.b, handle[i]) == 0);

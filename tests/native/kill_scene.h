@@ -18,7 +18,7 @@
 #include "local.h"
 #include "member.h"
 #include "queue.h"
-#include "recover.h"
+#include "blocking.h"
 #include "token.h"
 #include "wait.h"
 

@@ -6,8 +6,8 @@
 
 #include <string.h>
 
+#include "blocking.h"
 #include "check.h"
-#include "requeue.h"
 #include "wait.h"
 
 #define SHORT_NS 2000000 /* a sleep that ends by itself */
@@ -15,7 +15,7 @@
 static int nack_one(struct scene *s, uint64_t handle)
 {
 	uint32_t to;
-	return requeue(&s->pool, s->v, handle, WAIT_NEVER, &to);
+	return blocking_requeue(&s->pool, s->v, handle, WAIT_NEVER, &to);
 }
 
 /* The victim's set-up. */
@@ -23,7 +23,7 @@ static int nack_one(struct scene *s, uint64_t handle)
 void alloc_own(struct scene *s)
 {
 	for (; s->handed < s->operation->n; s->handed++) {
-		EQUAL(0, qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER));
+		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER));
 		*scene_message(s->hand[s->handed]) = FROM_VICTIM + s->handed;
 		qmempool_buffer(&s->pool, handle_index(s->hand[s->handed]))->redelivered = 0;
 	}
@@ -58,20 +58,20 @@ void fill_letter(struct scene *s)
 void empty_cache(struct scene *s)
 {
 	for (uint32_t n = member_cached(&s->pool.segment, s->v); n; n--)
-		EQUAL(0, qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
+		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
 }
 
 /* So that the next allocation refills. */
 void use_cache_up(struct scene *s)
 {
-	EQUAL(0, qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
 	empty_cache(s);
 }
 
 void fill_cache(struct scene *s)
 {
 	while (s->handed < CACHE + BULK)
-		EQUAL(0, qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
+		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
 	while (member_cached(&s->pool.segment, s->v) < CACHE)
 		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[--s->handed]));
 	CHECK(s->handed >= s->operation->n);
@@ -81,7 +81,7 @@ void fill_cache(struct scene *s)
 void run_dry(struct scene *s)
 {
 	while (!alf_empty(&s->pool.free) || member_cached(&s->pool.segment, s->v)) {
-		if (qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER))
+		if (blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER))
 			break; /* a companion has stopped at the head of the shared queue */
 		s->handed++;
 	}
@@ -89,7 +89,7 @@ void run_dry(struct scene *s)
 
 void run_all_dry(struct scene *s)
 {
-	while (qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER) == 0)
+	while (blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER) == 0)
 		s->handed++;
 	segment_shared(&s->pool.segment)->inquired = 0; /* so that it asks again who is dead */
 }
@@ -97,7 +97,7 @@ void run_all_dry(struct scene *s)
 void some_cached(struct scene *s)
 {
 	for (uint32_t i = 0; i < 6; i++)
-		EQUAL(0, qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
+		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
 	for (uint32_t i = 0; i < 3; i++)
 		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[--s->handed]));
 }
@@ -136,7 +136,7 @@ void attach_locally(struct scene *s)
 void have_last(struct scene *s)
 {
 	struct member *second = scene_attach();
-	EQUAL(0, qmempool_alloc_wait(&s->pool, second, &s->hand[s->handed++], 1, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, second, &s->hand[s->handed++], 1, WAIT_NEVER));
 	qmempool_drain(&s->pool, second);
 	second->ended = 1;
 }
@@ -153,7 +153,7 @@ void have_two(struct scene *s)
 {
 	struct member *second = scene_attach();
 	for (; s->handed < s->operation->n; s->handed++) {
-		EQUAL(0, qmempool_alloc_wait(&s->pool, second, &s->hand[s->handed], 1, WAIT_NEVER));
+		EQUAL(0, blocking_alloc(&s->pool, second, &s->hand[s->handed], 1, WAIT_NEVER));
 		*scene_message(s->hand[s->handed]) = FROM_VICTIM + s->handed;
 	}
 }
@@ -162,13 +162,13 @@ void have_two(struct scene *s)
 
 int put_own(struct scene *s)
 {
-	return queue_put_wait(&s->pool, s->v, s->ring, s->hand, s->operation->n, WAIT_NEVER);
+	return blocking_put(&s->pool, s->v, s->ring, s->hand, s->operation->n, WAIT_NEVER);
 }
 
 int put_aside(struct scene *s)
 {
-	return queue_put_wait(&s->pool, s->v, scene_ring(s->other), s->hand, s->operation->n,
-			      WAIT_NEVER);
+	return blocking_put(&s->pool, s->v, scene_ring(s->other), s->hand, s->operation->n,
+			    WAIT_NEVER);
 }
 
 int nack_own(struct scene *s)
@@ -179,13 +179,18 @@ int nack_own(struct scene *s)
 int nack_later(struct scene *s)
 {
 	uint32_t to;
-	return requeue_later(&s->pool, s->v, s->hand[0], &to);
+	int error = blocking_requeue(&s->pool, s->v, s->hand[0], WAIT_NEVER, &to);
+	if (error == -ENOBUFS) {
+		requeue_abandon(&s->pool, s->v, s->hand[0]);
+		return 0;
+	}
+	return error;
 }
 
 int nack_wait(struct scene *s)
 {
 	uint32_t to;
-	return requeue(&s->pool, s->v, s->hand[0], wait_now() + SHORT_NS, &to);
+	return blocking_requeue(&s->pool, s->v, s->hand[0], wait_now() + SHORT_NS, &to);
 }
 
 /* What was given back without an error has come out, even where the dead's is freed. */
@@ -210,26 +215,26 @@ int move_to_letter(struct scene *s)
 
 int put_wait(struct scene *s)
 {
-	return queue_put_wait(&s->pool, s->v, s->ring, s->hand, s->operation->n,
-			      wait_now() + SHORT_NS);
+	return blocking_put(&s->pool, s->v, s->ring, s->hand, s->operation->n,
+			    wait_now() + SHORT_NS);
 }
 
 int get_some(struct scene *s)
 {
-	return queue_get_wait(&s->pool, s->v, s->ring, s->hand, s->operation->n, WAIT_NEVER);
+	return blocking_get(&s->pool, s->v, s->ring, s->hand, s->operation->n, WAIT_NEVER);
 }
 
 int get_wait(struct scene *s)
 {
-	return queue_get_wait(&s->pool, s->v, s->ring, s->hand, s->operation->n,
-			      wait_now() + SHORT_NS);
+	return blocking_get(&s->pool, s->v, s->ring, s->hand, s->operation->n,
+			    wait_now() + SHORT_NS);
 }
 
 int alloc_some(struct scene *s)
 {
 	uint64_t *handle = &s->hand[s->handed];
 	uint32_t n = s->operation->n;
-	return qmempool_alloc_wait(&s->pool, s->v, handle, n, WAIT_NEVER);
+	return blocking_alloc(&s->pool, s->v, handle, n, WAIT_NEVER);
 }
 
 int request_all(struct scene *s)
@@ -359,14 +364,14 @@ void scene_companion_leave(struct scene *s)
 
 int alloc_beside(struct scene *s)
 {
-	int error = qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER);
+	int error = blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER);
 	s->handed += !error;
 	return error;
 }
 
 int alloc_many_beside(struct scene *s)
 {
-	int error = qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed], BULK, WAIT_NEVER);
+	int error = blocking_alloc(&s->pool, s->v, &s->hand[s->handed], BULK, WAIT_NEVER);
 	s->handed += error ? 0 : BULK;
 	return error;
 }
@@ -387,7 +392,7 @@ int put_beside(struct scene *s)
 	uint64_t handle = s->hand[--s->handed];
 	*scene_message(handle) = FROM_BESIDE;
 	qmempool_buffer(&s->pool, handle_index(handle))->redelivered = 0;
-	int error = queue_put_wait(&s->pool, s->v, s->ring, &handle, 1, WAIT_NEVER);
+	int error = blocking_put(&s->pool, s->v, s->ring, &handle, 1, WAIT_NEVER);
 	if (error) /* full, or the single producer is another: it has its buffer still */
 		*scene_message(handle) = FROM_VICTIM + s->handed++;
 	return error;

@@ -24,6 +24,7 @@
 #include <stdarg.h>
 
 #include "audit.h"
+#include "blocking.h"
 #include "check.h"
 #include "member.h"
 #include "queue.h"
@@ -349,8 +350,8 @@ static void do_alloc(uint32_t me, bool wait, int64_t most_ns)
 		return;
 	a->waits_on = &a->pool.free;
 	a->waits_for = n;
-	int error = wait   ? qmempool_alloc_wait(&a->pool, a->m, handle, n,
-						 most_ns ? wait_now() + most_ns : WAIT_NEVER) :
+	int error = wait   ? blocking_alloc(&a->pool, a->m, handle, n,
+					    most_ns ? wait_now() + most_ns : WAIT_NEVER) :
 		    n == 1 ? qmempool_alloc(&a->pool, a->m, handle) :
 			     qmempool_alloc_bulk(&a->pool, a->m, handle, n);
 	a->waits_on = NULL;
@@ -403,7 +404,7 @@ static void do_put(uint32_t me, bool wait)
 	const uint64_t *handle = part_with(a, n);
 	a->waits_on = r;
 	a->waits_for = n;
-	int error = wait ? queue_put_wait(&a->pool, a->m, r, handle, n, wait_now() + DEADLINE_NS) :
+	int error = wait ? blocking_put(&a->pool, a->m, r, handle, n, wait_now() + DEADLINE_NS) :
 			   queue_put(&a->pool, a->m, r, handle, n);
 	a->waits_on = NULL;
 	for (uint32_t i = first; i < first + n; i++)
@@ -432,7 +433,7 @@ static void do_get(uint32_t me, bool wait)
 	a->getting_from = queue;
 	a->waits_on = r;
 	a->waits_for = 0;
-	int got = wait ? queue_get_wait(&a->pool, a->m, r, handle, n, wait_now() + DEADLINE_NS) :
+	int got = wait ? blocking_get(&a->pool, a->m, r, handle, n, wait_now() + DEADLINE_NS) :
 			 queue_get(&a->pool, a->m, r, handle, n);
 	a->waits_on = NULL;
 	a->getting = 0;
@@ -736,7 +737,7 @@ static void check_end(void)
 		int error = -EAGAIN;
 		/* Whoever is stuck asks only now and then. */
 		for (int i = 0; i < 4 && error; i++) {
-			error = qmempool_alloc_wait(pool, a->m, &handle, 1, WAIT_NEVER);
+			error = blocking_alloc(pool, a->m, &handle, 1, WAIT_NEVER);
 			steer_time_passes(error ? RESTS_MOST_NS : 0);
 		}
 		if (error)

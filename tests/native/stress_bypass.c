@@ -11,6 +11,7 @@
  */
 #define _GNU_SOURCE
 #include "audit.h"
+#include "blocking.h"
 #include "local.h"
 #include "member.h"
 #include "memfd_pool.h"
@@ -42,7 +43,7 @@ static void *work(void *unused)
 	for (uint32_t turn = 0; !load_relaxed(&stop); turn++) {
 		uint64_t handle[CAPACITY];
 		uint32_t n = 0;
-		while (n < CAPACITY && !qmempool_alloc_wait(pool(), m, &handle[n], 1, WAIT_NEVER))
+		while (n < CAPACITY && !blocking_alloc(pool(), m, &handle[n], 1, WAIT_NEVER))
 			EQUAL(0, add_seq_cst(&holders[handle_index(handle[n++])], 1));
 		add_relaxed(&allocated, n);
 		for (uint32_t i = 0; i < n; i++)
@@ -59,7 +60,7 @@ static void all_but(uint32_t missing)
 {
 	uint64_t handle[CAPACITY];
 	uint32_t n = 0;
-	while (n < CAPACITY && !qmempool_alloc_wait(pool(), self(), &handle[n], 1, WAIT_NEVER))
+	while (n < CAPACITY && !blocking_alloc(pool(), self(), &handle[n], 1, WAIT_NEVER))
 		n++;
 	EQUAL(CAPACITY - missing, n);
 	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, n));

@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE
 #include "audit.h"
+#include "blocking.h"
 #include "check.h"
 #include "local.h"
 #include "member.h"
@@ -92,7 +93,7 @@ static int64_t until(int64_t patience_ns)
 static void take(struct member *m, uint64_t *handle, uint32_t n)
 {
 	int error;
-	while ((error = PACED(qmempool_alloc_wait(pool(), m, handle, n, until(PATIENCE_NS)))) &&
+	while ((error = PACED(blocking_alloc(pool(), m, handle, n, until(PATIENCE_NS)))) &&
 	       PACED_WAIT)
 		sched_yield();
 	EQUAL(0, error);
@@ -101,7 +102,7 @@ static void take(struct member *m, uint64_t *handle, uint32_t n)
 static void put(struct member *m, const struct alf_ring *r, const uint64_t *handle, uint32_t n)
 {
 	int error;
-	while ((error = PACED(queue_put_wait(pool(), m, r, handle, n, until(PATIENCE_NS)))) &&
+	while ((error = PACED(blocking_put(pool(), m, r, handle, n, until(PATIENCE_NS)))) &&
 	       PACED_WAIT)
 		sched_yield();
 	EQUAL(0, error);
@@ -133,7 +134,7 @@ static void *consume(void *argument)
 	int64_t last[PRODUCERS];
 	memset(last, -1, sizeof(last));
 	while (load_relaxed(&remaining)) {
-		int got = PACED(queue_get_wait(pool(), m, w->ring, handle, BULK, until(20000000)));
+		int got = PACED(blocking_get(pool(), m, w->ring, handle, BULK, until(20000000)));
 		if (got == -EAGAIN) {
 			sched_yield();
 			continue;

@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include "alf_repair.h"
+#include "blocking.h"
 #include "local.h"
 #include "member.h"
 #include "memfd_pool.h"
@@ -127,7 +128,7 @@ static void claims(void)
 	int got = qmempool_obtain(pool(), self(), handle, n);
 	CHECK(got > 0 && (uint32_t)got <= ALF_OP_COUNT_MAX);
 	qmempool_give(pool(), self(), handle, (uint32_t)got);
-	EQUAL(0, qmempool_alloc_wait(pool(), self(), handle, n, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(pool(), self(), handle, n, WAIT_NEVER));
 	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, n));
 	free(handle);
 }

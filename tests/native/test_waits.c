@@ -12,11 +12,11 @@
 #include <sys/time.h>
 
 #include "alf_repair.h"
+#include "blocking.h"
 #include "local.h"
 #include "member.h"
 #include "memfd_pool.h"
 #include "queue.h"
-#include "recover.h"
 #include "trim.h"
 #include "wait.h"
 
@@ -71,7 +71,7 @@ struct waiter {
 static void *wait_for_buffers(void *argument)
 {
 	struct waiter *w = argument;
-	int result = qmempool_alloc_wait(pool(), self(), w->handle, w->n, wait_now() + PATIENCE_NS);
+	int result = blocking_alloc(pool(), self(), w->handle, w->n, wait_now() + PATIENCE_NS);
 	if (!result)
 		EQUAL(0, qmempool_free_bulk(pool(), self(), w->handle, w->n));
 	store_release(&w->result, result);
@@ -81,7 +81,7 @@ static void *wait_for_buffers(void *argument)
 static void *wait_for_room(void *argument)
 {
 	struct waiter *w = argument;
-	w->result = queue_put_wait(pool(), self(), ring, w->handle, w->n, wait_now() + PATIENCE_NS);
+	w->result = blocking_put(pool(), self(), ring, w->handle, w->n, wait_now() + PATIENCE_NS);
 	return NULL;
 }
 
@@ -99,7 +99,7 @@ static void end(struct waiter *w, int result)
 
 static void take(uint64_t *handle, uint32_t n)
 {
-	EQUAL(0, qmempool_alloc_wait(pool(), self(), handle, n, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(pool(), self(), handle, n, WAIT_NEVER));
 }
 
 static void give(const uint64_t *handle, uint32_t n)
@@ -262,7 +262,7 @@ static void behind(void)
 	other = self();
 	uint64_t op = load_relaxed(&other->op), got;
 	store_relaxed(&other->op, 0); /* this thread goes on, as another one */
-	EQUAL(-EAGAIN, queue_get_wait(pool(), other, ring, &got, 1, wait_now() + 1200000000ll));
+	EQUAL(-EAGAIN, blocking_get(pool(), other, ring, &got, 1, wait_now() + 1200000000ll));
 	CHECK(member_counted(self(), COUNT_SLEEP) - before <= 12);
 	store_relaxed(&other->op, op);
 	store_relaxed(&qmempool_buffer(pool(), handle_index(handle))->owner,
@@ -284,12 +284,12 @@ static void interrupted(void)
 	const struct itimerval never = { 0 },
 			       every = { { .tv_usec = 30000 }, { .tv_usec = 30000 } };
 	uint64_t handle;
-	EQUAL(-EAGAIN, queue_get_wait(pool(), self(), ring, &handle, 1,
-				      wait_now() + 2 * WAIT_SLICE_NS + WAIT_SLICE_NS / 2));
+	EQUAL(-EAGAIN, blocking_get(pool(), self(), ring, &handle, 1,
+				    wait_now() + 2 * WAIT_SLICE_NS + WAIT_SLICE_NS / 2));
 	sigaction(SIGALRM, &handler, &old);
 	setitimer(ITIMER_REAL, &every,
 		  NULL); /* again and again: one might come between two sleeps */
-	EQUAL(-EINTR, queue_get_wait(pool(), self(), ring, &handle, 1, wait_now() + PATIENCE_NS));
+	EQUAL(-EINTR, blocking_get(pool(), self(), ring, &handle, 1, wait_now() + PATIENCE_NS));
 	setitimer(ITIMER_REAL, &never, NULL);
 	sigaction(SIGALRM, &old, NULL);
 }
@@ -361,7 +361,7 @@ static void *crowd(void *argument)
 {
 	uint64_t *mine = argument, handle;
 	while (!load_acquire(&stop)) {
-		EQUAL(0, qmempool_alloc_wait(pool(), self(), &handle, 1, wait_now() + PATIENCE_NS));
+		EQUAL(0, blocking_alloc(pool(), self(), &handle, 1, wait_now() + PATIENCE_NS));
 		store_release(mine, handle + 1);
 		while (load_acquire(mine) && !load_acquire(&stop))
 			sched_yield();

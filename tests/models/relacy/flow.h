@@ -133,7 +133,7 @@ struct cycle : rl::test_suite<cycle<CAPACITY, BULK, ROUNDS>, THREADS> {
 };
 
 /* Two put one message each and then wake whoever sleeps; two look, announce themselves, look again
- * and sleep, as queue_get_wait() does. Nobody sleeps its whole slice beside a message. */
+ * and sleep, as blocking_get() does. Nobody sleeps its whole slice beside a message. */
 template <unsigned PRODUCERS, enum alf_side PUT>
 struct sleep_empty : rl::test_suite<sleep_empty<PRODUCERS, PUT>, THREADS> {
 	world<4> w;
@@ -173,7 +173,7 @@ struct sleep_empty : rl::test_suite<sleep_empty<PRODUCERS, PUT>, THREADS> {
 	}
 };
 
-/* The other way round, as queue_put_wait() does: the ring is full, and one takes from it. */
+/* The other way round, as blocking_put() does: the ring is full, and one takes from it. */
 template <enum alf_side GET> struct sleep_full : rl::test_suite<sleep_full<GET>, THREADS> {
 	static constexpr unsigned CONSUMERS = GET == ALF_MULTI ? 2 : 1;
 	world<2> w;
