@@ -40,7 +40,7 @@ build/kill_points: $(wildcard tests/native/*.[ch] shmpool/native/*.[ch])
 	gcc -std=gnu11 -g -O2 -pthread -Wl,-z,now -Ishmpool/native -o $@ \
 		$(wildcard tests/native/kill_*.c shmpool/native/*.c)
 
-build/steer_pool: $(wildcard tests/native/steer* shmpool/native/*.[ch]) tests/steer_build.py
+build/steer_pool build/steer_script: $(wildcard tests/native/steer* shmpool/native/*.[ch]) tests/steer_build.py
 	@mkdir -p build
 	$(PYTHON) -m tests.steer_build $@
 

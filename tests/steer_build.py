@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tests/native/steer_pool.c is built. Paths are from the root of the tree.
+"""How tests/native/steer_pool.c and steer_script.c are built. Paths are from the root of the tree.
 
-python -m tests.steer_build PROGRAM builds it.
+python -m tests.steer_build PROGRAM builds the one that the last part of the path names.
 """
 
 import subprocess
@@ -10,8 +10,8 @@ from pathlib import Path
 
 NATIVE = "shmpool/native"
 TESTS = "tests/native"
-# steer_kernel.c takes the place of process.c and token.c; others wrap, or are about one process.
-LEFT_OUT = ["bulk", "copy", "guard", "letters", "local", "look", "process", "shmpool", "token"]
+# steer_kernel.c takes the place of local.c, process.c and token.c; others wrap, or only look.
+LEFT_OUT = ["guard", "local", "look", "process", "shmpool", "token"]
 WRAPPED = ["syscall", "sched_yield", "clock_gettime"]
 
 STEER_SOURCES = [
@@ -19,11 +19,30 @@ STEER_SOURCES = [
     for path in sorted((Path(__file__).resolve().parent.parent / NATIVE).glob("*.c"))
     if path.stem not in LEFT_OUT
 ]
-STEER_TESTS = [f"{TESTS}/{name}.c" for name in ("steer", "steer_kernel", "steer_pool")]
+_STEERED = ["steer", "steer_kernel", "steer_world"]
+# What is compiled into each program, beside the core.
+STEER_PROGRAMS = {
+    "steer_pool": [*_STEERED, "steer_pool"],
+    "steer_script": [
+        *_STEERED,
+        "steer_script",
+        "steer_recovery",
+        "steer_slots",
+        "steer_caches",
+        "steer_waits",
+    ],
+}
 STEER_FLAGS = ["-std=gnu11", "-g", "-O1", f"-I{NATIVE}", f"-I{TESTS}"]
 STEER_FLAGS += ["-include", f"{TESTS}/steer.h"]
 STEER_FLAGS += ["-Wl," + ",".join(f"--wrap={name}" for name in WRAPPED)]
 
+
+def steer_sources(program: str) -> list[str]:
+    """What the program is made of."""
+    return STEER_SOURCES + [f"{TESTS}/{name}.c" for name in STEER_PROGRAMS[program]]
+
+
 if __name__ == "__main__":
-    command = ["gcc", *STEER_FLAGS, *STEER_SOURCES, *STEER_TESTS, "-o", sys.argv[1]]
+    sources = steer_sources(Path(sys.argv[1]).name)
+    command = ["gcc", *STEER_FLAGS, *sources, "-o", sys.argv[1]]
     sys.exit(subprocess.run(command, check=False).returncode)

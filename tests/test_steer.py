@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C core's own code under a scheduler that a seed steers: tests/native/steer_pool.c.
+"""The C core's own code under a scheduler that a seed steers: tests/native/steer_pool.c; or a
+script: tests/native/steer_script.h.
 
 STEER_SEEDS says how many runs of each profile to make: 1,000 if it is unset. A failure names
 profile and seed; `build/steer_pool PROFILE --seed N --seeds 1 --trace` (make build/steer_pool)
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.steer_build import STEER_FLAGS, STEER_SOURCES, STEER_TESTS
+from tests.mutants.table import read_core
+from tests.steer_build import STEER_FLAGS, steer_sources
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = int(os.environ.get("STEER_SEEDS", "1000"))
@@ -28,11 +30,12 @@ pytestmark = [
 ]
 
 
-def build(directory: Path, *flags: str) -> Path:
-    """Compiles the program."""
-    program = directory / "steer_pool"
+def build(directory: Path, name: str, *flags: str, scenarios: str = "") -> Path:
+    """Compiles the program, with another file in the place of steer_recovery.c if one is named."""
+    program = directory / name
+    sources = [s for s in steer_sources(name) if not (scenarios and "steer_recovery" in s)]
     command = ["gcc", *STEER_FLAGS, "-Wall", "-Wno-unused-value", "-Werror", *flags]
-    command += [*STEER_SOURCES, *STEER_TESTS, "-o", str(program)]
+    command += [*sources, *filter(None, [scenarios]), "-o", str(program)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     return program
@@ -41,7 +44,7 @@ def build(directory: Path, *flags: str) -> Path:
 @pytest.fixture(scope="module")
 def steer_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program, compiled once in each test process."""
-    return build(tmp_path_factory.mktemp("steer"))
+    return build(tmp_path_factory.mktemp("steer"), "steer_pool")
 
 
 def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -86,7 +89,93 @@ def test_same_seed_same_run(steer_pool: Path) -> None:
 
 def test_a_put_that_wakes_nobody_is_found(tmp_path: Path) -> None:
     """The net holds: with the wake-up taken out of the core, a sleeper is found asleep."""
-    program = build(tmp_path, "-DSTEER_DEAF")
+    program = build(tmp_path, "steer_pool", "-DSTEER_DEAF")
     done = run(program, "wait", "--seeds", "100")
     assert done.returncode == 1
     assert "sleeps" in done.stderr
+
+
+def test_scenarios(tmp_path: Path) -> None:
+    """Each comes to all its points, and ends with everything in its place.
+
+    Those that the table of mutants names are among them.
+    """
+    program = build(tmp_path, "steer_script")
+    done = run(program)
+    assert done.returncode == 0, done.stdout + done.stderr
+    played = [line.split()[0] for line in done.stdout.splitlines()]
+    assert played == run(program, "--list").stdout.split()
+    named = {
+        name
+        for mutant in read_core(ROOT / "tests" / "mutants" / "core.toml")
+        for test in mutant.tests
+        if test.startswith("script ")
+        for name in test.split()[1:]
+    }
+    assert named
+    assert named <= set(played)
+
+
+WRONG = """
+#include "steer_script.h"
+
+static void never(void)
+{
+	DO(A, ALLOC);
+	START(A, FREE);
+	UNTIL(A, AFTER, SWAPS, &script_queue(0)->prod, 1);
+}
+
+static void unfinished(void)
+{
+	START(A, ALLOC);
+	UNTIL(A, AFTER, SWAPS, &world_actors[A].pool.free.q->cons, 1);
+}
+
+static void asleep(void)
+{
+	DO(A, GET_WAIT);
+}
+
+static void lost(void)
+{
+	DO(A, ALLOC);
+	world_actors[A].held = 0; /* as if it had given it back */
+}
+
+#define POOL .pool = { NULL, 8, 8, 0, 2, 4, 4, .threads = 2 }
+const struct scenario recovery_scenarios[] = {
+	{ "never", never, POOL }, { "unfinished", unfinished, POOL }, { "asleep", asleep, POOL },
+	{ "lost", lost, POOL }, { 0 },
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def wrong_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenarios that must fail."""
+    directory = tmp_path_factory.mktemp("wrong")
+    source = directory / "wrong.c"
+    source.write_text(WRONG)
+    return build(directory, "steer_script", scenarios=str(source))
+
+
+@pytest.mark.parametrize(
+    ("scenario", "said"),
+    [
+        ("never", "thread A has ended and did not come to 1. SWAPS of &script_queue(0)->prod"),
+        ("unfinished", "thread A has not ended what it does"),
+        ("asleep", "thread A sleeps"),
+        ("lost", "is 1, not 0"),
+    ],
+)
+def test_a_scenario_that_is_not_so_fails(scenario: str, said: str, wrong_script: Path) -> None:
+    """A point that does not come, an operation without an end, a buffer that is nowhere."""
+    done = run(wrong_script, scenario)
+    assert done.returncode == 1, done.stdout
+    assert said in done.stderr
+
+
+def test_an_unknown_scenario_is_refused(wrong_script: Path) -> None:
+    """A mutant's test that names none would find nothing."""
+    assert run(wrong_script, "no-such").returncode == 2

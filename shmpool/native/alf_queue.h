@@ -227,9 +227,8 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 	return 0;
 }
 
-/* Publishes the indices in handle[] at n reserved positions, from at on. Their owner words and
- * bytes must have been written. The first slot is stored last, so that a consumer sees the whole
- * bulk or none of it. */
+/* Publishes the indices in handle[] at n reserved positions, after their owner words and bytes.
+ * Stores the first slot last, so that a consumer sees the whole bulk or none of it. */
 static ALWAYS_INLINE void alf_publish(const struct alf_ring *r, alf_position at,
 				      const uint64_t *handle, uint32_t n)
 {
@@ -250,8 +249,7 @@ static ALWAYS_INLINE void alf_publish(const struct alf_ring *r, alf_position at,
 	store_run_release(slot, tag, handle, ALF_INDEX_MASK, n); /* [SLOT] */
 }
 
-/* A run of published positions: their number, and how many of them hold an index (the others are
- * tombstones). */
+/* A run of published positions: how many, and how many of them are no tombstones. */
 struct alf_run {
 	uint32_t span;
 	uint32_t values;

@@ -67,6 +67,15 @@ static inline void barrier_asymmetric(void)
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
+/* True if all other processors see one processor's stores in the order in which it makes them. Where
+ * they do not, a reader that writes nothing orders the stores of others by membarrier(2)
+ * (letters.c). */
+#if defined(__x86_64__)
+#define STORES_IN_ORDER true
+#else
+#define STORES_IN_ORDER false
+#endif
+
 /* Orders the loads before it before the loads after it: for a reader that copies data which others
  * may be writing and checks afterwards whether they did (a seqlock's reader; letters.c). It writes
  * nothing, so the memory may be mapped read-only. */

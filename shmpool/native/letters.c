@@ -8,6 +8,7 @@
 #include "blocking.h"
 #include "call.h"
 #include "copy.h"
+#include "process.h"
 #include "requeue.h"
 
 static void count_refused(const struct qmempool *p, uint32_t queue, uint64_t n)
@@ -61,7 +62,8 @@ int64_t shmpool_move(uint64_t key, uint32_t to, int reset, struct shmpool_taken 
 /* Copies the buffer that position at of a ring holds, if it is there from the first read of the
  * owner word to the last: a reader that does not write. Whoever takes the buffer writes the owner
  * word before anything that is read here may change, and the word of a position never comes back.
- *  */
+ * Where stores may pass each other, that owner word may become visible after the changes: not later
+ * than membarrier(2) returns, if its writer's process has registered for it. */
 static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_position at,
 		     struct shmpool_peek *out, char *bytes, size_t size)
 {
@@ -88,6 +90,8 @@ static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_pos
 	};
 	copy_bytes(bytes, segment_data(&p->segment, (uint32_t)index) + head,
 		   length < size ? length : size);
+	if (!STORES_IN_ORDER)
+		process_barrier(); /* [OWNER] the copy before it, the owner word after it */
 	barrier_loads();
 	return load_relaxed(&b->owner) == owner;
 }

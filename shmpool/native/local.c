@@ -44,22 +44,17 @@ static struct wiped {
 } *wiped;
 static pthread_key_t thread_key;
 
-/* Ends a member: its roles are free and its cache goes back; the slot is free at once, or when the
- * last buffer that other threads of the process have from it is adopted (qmempool_adopt: the same
- * steps in reverse). */
+/* Ends a member: its roles are free, its cache goes back, and its slot is free as soon as nothing
+ * is in hand any more. */
 static void member_end(struct qmempool *p, struct member *m)
 {
-	uint32_t ended = 1;
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
 		const struct alf_ring *r =
 			load_acquire(&p->queues[i]); /* pairs with queue_ring() */
 		if (r)
 			queue_release(r, m);
 	}
-	qmempool_drain(p, m);
-	store_seq_cst(&m->ended, 1);
-	if (member_held(m) == 0 && cas_seq_cst(&m->ended, &ended, 2))
-		member_release(&p->segment, m);
+	qmempool_end(p, m);
 }
 
 static void thread_ends(void *table)

@@ -274,8 +274,7 @@ int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle)
 #define ENDED_TRIES 64
 
 /* Frees the slot of a thread that has ended, with its last buffer gone. seq_cst with the same two
- * steps in reverse in member_end() (local.c), so that one of the two sees the other; the swap picks
- * one. */
+ * steps in reverse in qmempool_end(), so that one of the two sees the other; the swap picks one. */
 static void release_ended(const struct qmempool *p, struct member *from)
 {
 	for (int i = 0; i < ENDED_TRIES; i++) {
@@ -313,6 +312,16 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 	add_seq_cst(&from->adopted, 1);
 	release_ended(p, from);
 	return 0;
+}
+
+void qmempool_end(struct qmempool *p, struct member *m)
+{
+	uint32_t ended = 1;
+	qmempool_drain(p, m);
+	store_seq_cst(&m->ended, 1);
+	/* No second look, as in release_ended(): the slot's next member cannot end meanwhile. */
+	if (member_held(m) == 0 && cas_seq_cst(&m->ended, &ended, 2))
+		member_release(&p->segment, m);
 }
 
 void qmempool_drain(struct qmempool *p, struct member *m)

@@ -85,6 +85,10 @@ void qmempool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n);
  * handle was made; -EPERM somebody else's. */
 int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle);
 
+/* Ends m, whose thread ends. The slot is free at once, or when other threads of the process have
+ * adopted the last buffer that they have from m. One thread of the process at a time. */
+void qmempool_end(struct qmempool *p, struct member *m);
+
 /* Flushes m's cache if somebody asks for it. False if the cache is not m's to use now. */
 bool qmempool_honour(struct qmempool *p, struct member *m);
 

@@ -219,7 +219,7 @@ int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline);
 /* 0; a code; or 1: as neither queue has room for it, *out is the caller's now. */
 int64_t shmpool_move(uint64_t key, uint32_t to, int reset, struct shmpool_taken *out);
 
-/* A buffer in a queue, of which the caller sees a copy: peek.c. */
+/* A buffer in a queue, of which the caller sees a copy: letters.c. */
 struct shmpool_peek {
 	uint64_t position; /* in the queue, from the first ever put on */
 	uint64_t timestamp;

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.steer_build import STEER_FLAGS, STEER_SOURCES, STEER_TESTS
+from tests.steer_build import STEER_FLAGS, steer_sources
 
 from .python import ISOLATED
 from .table import Mutant, Outcome
@@ -85,20 +85,31 @@ class Checks:
             message = f"the mutant does not compile; update the table\n{built.stderr}"
             raise RuntimeError(message)
 
-    def _steer(self, arguments: list[str], changed: str) -> subprocess.CompletedProcess[str]:
+    def _steered(self, name: str, changed: str) -> str:
+        """Builds a program that is made of the core under steer.h."""
         header = changed.endswith(".h")
-        sources = [*STEER_SOURCES, *STEER_TESTS]
+        sources = steer_sources(name)
         for source in sources:
             compiled = self.build / (Path(source).stem + ".o")
             if header or source == changed or not compiled.exists():
                 self._compile(["gcc", *STEER_FLAGS, "-w", "-c", source, "-o", str(compiled)])
-        program = self.build / "steer_pool"
+        program = self.build / name
         objects = [str(self.build / (Path(source).stem + ".o")) for source in sources]
         self._compile(["gcc", *STEER_FLAGS, *objects, "-o", str(program)])
         for compiled in objects:  # those of the broken file must not be used again
             if header or Path(compiled).stem == Path(changed).stem:
                 Path(compiled).unlink()
-        return self._call([str(program), "--seeds", str(SEEDS), *arguments])
+        return str(program)
+
+    def _steer(self, arguments: list[str], changed: str) -> subprocess.CompletedProcess[str]:
+        return self._call([self._steered("steer_pool", changed), "--seeds", str(SEEDS), *arguments])
+
+    def _script(self, arguments: list[str], changed: str) -> subprocess.CompletedProcess[str]:
+        done = self._call([self._steered("steer_script", changed), *arguments])
+        if done.returncode == 2:
+            message = f"the table names a scenario that is not there; update it\n{done.stderr}"
+            raise RuntimeError(message)
+        return done
 
     def _kill(self, arguments: list[str], _changed: str) -> subprocess.CompletedProcess[str]:
         program = self.build / "kill_points"

@@ -10,11 +10,14 @@ from pathlib import Path
 from .python import Candidate
 
 
+_COMMENT = r"/\*(?:[^*]|\*(?!/))*\*/"
+
+
 def _pattern(text: str) -> re.Pattern[str]:
-    """Finds C text however it is broken into lines and indented."""
-    words = re.findall(r"\w+|[^\w\s]", text)
+    """Finds C text however it is broken into lines and indented, and whatever its comments say."""
+    words = re.findall(r"\w+|[^\w\s]", re.sub(_COMMENT, " ", text))
     between = [
-        r"\s+" if left[-1:].isalnum() and right[:1].isalnum() else r"\s*"
+        rf"(?:\s|{_COMMENT})" + ("+" if left[-1:].isalnum() and right[:1].isalnum() else "*")
         for left, right in itertools.pairwise(words)
     ]
     joined = "".join(re.escape(w) + b for w, b in zip(words, [*between, ""], strict=True))

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 
 #include "check.h"
+#include "life.h"
 #include "slab.h"
 #include "wait.h"
 
@@ -83,18 +84,21 @@ void scene_get(struct member *m, uint32_t queue, uint32_t n)
 
 void scene_child(void (*run)(struct scene *))
 {
+	life_open();
 	pid_t parent = getpid(), pid = fork();
 	CHECK(pid >= 0);
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != parent)
 			_exit(1);
+		life_begin();
 		run(&scene);
 		_exit(0);
 	}
 	int status;
 	CHECK(waitpid(pid, &status, 0) == pid);
 	EQUAL(0, status);
+	life_await(pid);
 }
 
 static void map_new(void)

@@ -15,10 +15,10 @@
 #include <sys/types.h>
 
 #include "audit.h"
+#include "blocking.h"
 #include "local.h"
 #include "member.h"
 #include "queue.h"
-#include "blocking.h"
 #include "token.h"
 #include "wait.h"
 

@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 
 #include "check.h"
+#include "life.h"
 
 #define NO_PTRACE 77 /* a child's exit status */
 
@@ -87,6 +88,7 @@ static bool resume(pid_t pid, enum __ptrace_request how)
 
 pid_t trace_fork(void (*child)(void))
 {
+	life_open();
 	pid_t parent = getpid(), pid = fork();
 	int status;
 	CHECK(pid >= 0);
@@ -94,6 +96,7 @@ pid_t trace_fork(void (*child)(void))
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != parent || ptrace(PTRACE_TRACEME, 0, 0, 0))
 			_exit(NO_PTRACE);
+		life_begin();
 		child();
 		_exit(0);
 	}
@@ -167,10 +170,12 @@ void trace_finish(pid_t pid)
 	unwatch(pid);
 	while (resume(pid, PTRACE_CONT))
 		;
+	life_await(pid);
 }
 
 void trace_kill(pid_t pid)
 {
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
+	life_await(pid);
 }

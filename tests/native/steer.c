@@ -55,6 +55,7 @@ static struct thread {
 	const uint32_t *word; /* asleep at */
 	int64_t until_ns, most_ns;
 	bool woken;
+	bool holds; /* a script says when its stores become visible */
 } threads[STEER_THREADS];
 
 static char *stacks;
@@ -65,6 +66,14 @@ static uint32_t count, deaths, turn;
 static uint64_t random_state, steps;
 static int64_t now_ns;
 static void (*body_of)(uint32_t);
+
+/* A script's. */
+static struct {
+	bool on;
+	struct steer_point point;
+	uint32_t left; /* times that the thread has yet to come to the point */
+	enum steer_stop stop;
+} script;
 bool steer_tracing;
 
 uint32_t steer_random(uint32_t n)
@@ -119,6 +128,11 @@ uint64_t steer_steps(void)
 	return steps;
 }
 
+bool steer_weak(void)
+{
+	return how.weak || script.on;
+}
+
 void steer_time_passes(int64_t ns)
 {
 	now_ns += ns;
@@ -126,6 +140,9 @@ void steer_time_passes(int64_t ns)
 
 bool steer_buffers(void)
 {
+	for (uint32_t i = 0; i < STEER_THREADS; i++)
+		if (threads[i].buffered)
+			return true;
 	return how.delay;
 }
 
@@ -266,12 +283,26 @@ static bool happens(enum event event, const char *where)
 	return true;
 }
 
+/* The thread that runs is before or after a step: is it the one that its script waits for? */
+static void arrive(bool after, enum steer_kind kind, const volatile void *word)
+{
+	const struct steer_point *point = &script.point;
+	if (self < 0 || point->word != word || point->kind != kind || point->after != after ||
+	    --script.left)
+		return;
+	script.point.word = NULL;
+	script.stop = STEER_REACHED;
+	leave_to_scheduler();
+}
+
 static void step(enum event event, const char *where)
 {
 	if (++steps > STEPS_MAX)
 		steer_failed("endless: thread %d makes no end", self);
 	now_ns += STEP_NS;
 	threads[self].steps++;
+	if (script.on)
+		return;
 	bool left = happens(STEP, where);
 	if (event != STEP)
 		left |= happens(event, where);
@@ -286,6 +317,7 @@ uint64_t steer_load(const volatile void *p, uint32_t size, const char *where)
 	if (self < 0)
 		return read_memory(p, size);
 	step(STEP, where);
+	arrive(false, STEER_LOADS, p);
 	struct thread *t = &threads[self];
 	uint64_t value = read_memory(p, size);
 	for (uint32_t i = t->buffered; i--;)
@@ -296,6 +328,7 @@ uint64_t steer_load(const volatile void *p, uint32_t size, const char *where)
 	value &= UINT64_MAX >> (64 - 8 * size);
 	if (steer_tracing)
 		trace("load", p, value, where);
+	arrive(true, STEER_LOADS, p);
 	return value;
 }
 
@@ -307,20 +340,23 @@ void steer_store(volatile void *p, uint64_t value, uint32_t size, enum steer_ord
 		return;
 	}
 	step(BEFORE_STORE, where);
+	arrive(false, STEER_STORES, p);
 	struct thread *t = &threads[self];
 	if (steer_tracing)
 		trace("store", p, value, where);
 	if (t->buffered == BUFFERED_MAX)
 		settle(t, 0);
 	t->buffer[t->buffered++] = (struct buffered) { p, value, size, order != STEER_RELAXED };
-	if (!how.delay || order == STEER_SEQ_CST)
+	if ((!how.delay && !t->holds) || order == STEER_SEQ_CST)
 		settle_all(t);
+	arrive(true, STEER_STORES, p);
 }
 
 bool steer_cas(volatile void *p, void *expected, uint64_t desired, uint32_t size, const char *where)
 {
 	if (self >= 0) {
 		step(BEFORE_CAS, where);
+		arrive(false, STEER_SWAPS, p);
 		settle_all(&threads[self]);
 	}
 	uint64_t found = read_memory(p, size);
@@ -333,6 +369,7 @@ bool steer_cas(volatile void *p, void *expected, uint64_t desired, uint32_t size
 		write_memory(expected, found, size);
 	if (self >= 0)
 		happens(same ? CAS_WON : CAS_LOST, where);
+	arrive(true, same ? STEER_SWAPS : STEER_LOST_SWAPS, p);
 	return same;
 }
 
@@ -340,12 +377,14 @@ uint64_t steer_add(volatile void *p, uint64_t value, uint32_t size, const char *
 {
 	if (self >= 0) {
 		step(STEP, where);
+		arrive(false, STEER_ADDS, p);
 		settle_all(&threads[self]);
 		if (steer_tracing)
 			trace("add", p, value, where);
 	}
 	uint64_t before = read_memory(p, size);
 	write_memory(p, before + value, size);
+	arrive(true, STEER_ADDS, p);
 	return before;
 }
 
@@ -382,6 +421,7 @@ static long futex_wait(const uint32_t *word, uint32_t value, const struct timesp
 {
 	struct thread *t = &threads[self];
 	step(STEP, "kernel");
+	arrive(false, STEER_SLEEPS, word);
 	settle_all(t);
 	if (steer_tracing)
 		trace("sleep", word, value, "futex");
@@ -394,6 +434,7 @@ static long futex_wait(const uint32_t *word, uint32_t value, const struct timesp
 	t->until_ns = now_ns + t->most_ns;
 	t->woken = false;
 	t->state = ASLEEP;
+	script.stop = STEER_SLEEPING;
 	leave_to_scheduler();
 	if (t->woken)
 		return 0;
@@ -407,6 +448,7 @@ static long futex_wake(const uint32_t *word, uint32_t n)
 	long woken = 0;
 	if (self >= 0) {
 		step(STEP, "kernel");
+		arrive(false, STEER_WAKES, word);
 		settle_all(&threads[self]);
 		if (steer_tracing)
 			trace("wake", word, n, "futex");
@@ -420,6 +462,7 @@ static long futex_wake(const uint32_t *word, uint32_t n)
 		t->woken = true;
 		woken++;
 	}
+	arrive(true, STEER_WAKES, word);
 	return woken;
 }
 
@@ -544,7 +587,7 @@ static void time_passes(struct thread *t)
 	t->state = READY;
 }
 
-void steer_threads(const struct steer_run *run, uint32_t n, uint32_t mortal, void (*body)(uint32_t))
+static void begin(const struct steer_run *run, uint32_t n, void (*body)(uint32_t))
 {
 	if (!stacks)
 		stacks = mmap(NULL, STACK * STEER_THREADS, PROT_READ | PROT_WRITE,
@@ -564,6 +607,11 @@ void steer_threads(const struct steer_run *run, uint32_t n, uint32_t mortal, voi
 		t->context.uc_link = NULL;
 		makecontext(&t->context, (void (*)(void))enter, 1, i);
 	}
+}
+
+void steer_threads(const struct steer_run *run, uint32_t n, uint32_t mortal, void (*body)(uint32_t))
+{
+	begin(run, n, body);
 	for (uint32_t i = 0; mortal && i < run->deaths; i++) {
 		uint32_t who;
 		do
@@ -612,4 +660,78 @@ void steer_threads(const struct steer_run *run, uint32_t n, uint32_t mortal, voi
 			settle_some();
 	}
 	count = 0;
+}
+
+/* Scripts. */
+
+void steer_open(uint32_t n, void (*body)(uint32_t))
+{
+	const struct steer_run run = { .seed = 0 };
+	begin(&run, n, body);
+	script.on = true;
+}
+
+void steer_close(void)
+{
+	script.on = false;
+	count = 0;
+}
+
+void steer_rest(void)
+{
+	settle_all(&threads[self]);
+	script.stop = STEER_RESTING;
+	leave_to_scheduler();
+}
+
+enum steer_stop steer_go(uint32_t thread, const struct steer_point *point)
+{
+	static const struct steer_point nowhere;
+	struct thread *t = &threads[thread];
+	if (t->state == ASLEEP)
+		return STEER_SLEEPING;
+	if (t->state != READY)
+		steer_failed("thread %u is dead and has to make a step", thread);
+	script.point = point ? *point : nowhere;
+	script.left = script.point.nth;
+	self = (int)thread;
+	swapcontext(&scheduler, &t->context);
+	self = -1;
+	steer_between();
+	return script.stop;
+}
+
+void steer_kill(uint32_t thread)
+{
+	struct thread *t = &threads[thread];
+	if (steer_tracing)
+		printf("%8llu  thread %u dies\n", (unsigned long long)steps, thread);
+	settle_all(t);
+	t->state = DEAD;
+	deaths++;
+}
+
+void steer_hold(uint32_t thread)
+{
+	threads[thread].holds = true;
+}
+
+void steer_settle(uint32_t thread, const volatile void *word)
+{
+	struct thread *t = &threads[thread];
+	uint32_t i = 0;
+	while (i < t->buffered && t->buffer[i].p != word)
+		i++;
+	if (i == t->buffered)
+		steer_failed("thread %u holds no store to that word", thread);
+	for (; t->buffer[i].release && i; i--)
+		settle(t, 0);
+	settle(t, i);
+}
+
+void steer_let_pass(uint32_t thread)
+{
+	if (threads[thread].state != ASLEEP)
+		steer_failed("thread %u does not sleep", thread);
+	time_passes(&threads[thread]);
 }

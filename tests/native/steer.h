@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer.h - the C core under a scheduler that a seed steers: which thread makes the next step, how
- * long its stores wait in a store buffer, and before which step it dies.
+ * steer.h - the C core under a scheduler that a seed steers, or a script (steer_script.h): which
+ * thread makes the next step, how long its stores wait in a store buffer, and before which step it
+ * dies.
  *
  * Compile the core with `-include steer.h`. Each atomic operation of atomic.h becomes a step of
  * steer.c; so do futex(2), membarrier(2), sched_yield(2) and the clock. The threads are coroutines
@@ -48,6 +49,7 @@ bool steer_cas(volatile void *p, void *expected, uint64_t desired, uint32_t size
 	       const char *where);
 uint64_t steer_add(volatile void *p, uint64_t value, uint32_t size, const char *where);
 void steer_count_up(uint64_t *p, uint64_t value, const char *where);
+bool steer_weak(void); /* stores may pass each other in this run */
 void steer_store_run(shared64 *slot, uint64_t tag, const uint64_t *word, uint64_t keep, uint32_t n,
 		     const char *where);
 uint64_t steer_load_run(const shared64 *slot, uint64_t tag, uint64_t *word, uint32_t n,
@@ -82,6 +84,8 @@ uint64_t steer_load_run(const shared64 *slot, uint64_t tag, uint64_t *word, uint
 	steer_store_run((slot), (tag), (word), (keep), (n), __func__)
 #define load_run_acquire(slot, tag, word, n) steer_load_run((slot), (tag), (word), (n), __func__)
 #define cpu_relax() ((void)0)
+#undef STORES_IN_ORDER
+#define STORES_IN_ORDER (!steer_weak())
 
 /* The rest is for the program that is steered. */
 
@@ -122,6 +126,44 @@ void steer_time_passes(int64_t ns);
 const uint32_t *steer_asleep(uint32_t thread, int64_t *most_ns);
 /* Whether stores wait at all in this run. */
 bool steer_buffers(void);
+
+/* Scripts: no seed; a thread makes steps only when steer_go() says so. Its body calls steer_rest()
+ * where it is done with one operation. */
+enum steer_kind {
+	STEER_LOADS,
+	STEER_STORES,
+	STEER_SWAPS,      /* compare-and-swaps; after one: it was won */
+	STEER_LOST_SWAPS, /* after it only */
+	STEER_ADDS,
+	STEER_SLEEPS, /* before it only */
+	STEER_WAKES
+};
+
+/* The nth time that a thread comes to a step on a word of memory, from here on. */
+struct steer_point {
+	enum steer_kind kind;
+	const volatile void *word;
+	bool after;
+	uint32_t nth;
+};
+
+/* Why a thread makes no further step. */
+enum steer_stop { STEER_REACHED, STEER_RESTING, STEER_SLEEPING };
+
+void steer_open(uint32_t threads, void (*body)(uint32_t));
+void steer_close(void);
+void steer_rest(void);
+/* The thread runs until the point, or if that is NULL or does not come until it rests or sleeps. */
+enum steer_stop steer_go(uint32_t thread, const struct steer_point *point);
+/* It dies where it is. */
+void steer_kill(uint32_t thread);
+/* Its relaxed and release stores wait from here on: for an operation that settles all of them, or
+ * its end. steer_settle() makes that to a word visible, and with a release store all before it: as
+ * C11 allows. */
+void steer_hold(uint32_t thread);
+void steer_settle(uint32_t thread, const volatile void *word);
+/* It sleeps, and its time is over. */
+void steer_let_pass(uint32_t thread);
 
 /* Given by the program. Nobody can make a step and somebody sleeps: fails if one of them should
  * not. */

@@ -4,9 +4,24 @@
  */
 #include "steer_kernel.h"
 
+#include <errno.h>
+
+#include "local.h"
 #include "process.h"
 #include "steer.h"
 #include "token.h"
+
+static struct local_thread members;
+
+struct qmempool local_pools[LOCAL_POOLS_MAX];
+uint32_t *local_callers;
+_Thread_local struct local_thread *local_thread = &members;
+
+int local_attach(uint32_t number)
+{
+	(void)number;
+	return -EUSERS; /* world_attach() has */
+}
 
 struct process process_self(void)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * steer_kernel.h - what steered members are to the kernel: each thread of steer.h is a process of
- * its own, whose token is free once it has died. In the place of process.c and token.c.
+ * its own, whose token is free once it has died, and whose number names its pool in the calls of
+ * shmpool.h. In the place of local.c, process.c and token.c.
  */
 #ifndef STEER_KERNEL_H
 #define STEER_KERNEL_H

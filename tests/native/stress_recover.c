@@ -84,6 +84,7 @@ static pid_t mortal(int *tell)
 {
 	int ends[2];
 	CHECK(pipe(ends) == 0);
+	life_open();
 	pid_t parent = getpid(), pid = fork();
 	CHECK(pid >= 0);
 	if (pid) {
@@ -95,6 +96,7 @@ static pid_t mortal(int *tell)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != parent || read(ends[0], &go, 1) != 1)
 		_exit(1);
+	life_begin();
 	struct member *m = self();
 	for (uint32_t turn = 0;; turn++)
 		work(m, turn);
@@ -141,6 +143,7 @@ int main(int argc, char **argv)
 		kill(pid[i], SIGKILL);
 		CHECK(waitpid(pid[i], NULL, 0) == pid[i]);
 		close(tell[i]);
+		life_await(pid[i]);
 	}
 	store_relaxed(&stop, 1);
 	for (int i = 0; i < WORKERS + 2; i++)

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * steer_slots.c - scenarios of steer_script.h: the slots of dead members, and who comes into them.
+ */
+#include "steer_recovery.h"
+
+/* The next member of a dead one's slot is not the dead one, to a recoverer that has not noticed. */
+static void next_life_in_a_put(void)
+{
+	DO(A, ALLOC);
+	START(A, PUT);
+	UNTIL(A, BEFORE, SWAPS, PROD, 1);
+	script_kill(A);
+	mark_up_to(C, A);
+	DO(D, RECOVER);
+	SAME(1, script_recovery(D)->members);
+	DO(E, ATTACH);
+	DEMAND(script_member(A) == script_member(E));
+	DO(E, ALLOC);
+	uint64_t *owner = OWNER(E);
+	START(E, PUT);
+	UNTIL(E, AFTER, STORES, owner, 1);
+	script_finish(C);
+	script_finish(E);
+	DO(D, GET);
+	SAME(1, world_actors[D].held);
+}
+
+/* Nor is what it holds the dead one's. */
+static void next_life_with_a_buffer(void)
+{
+	script_kill(A);
+	mark_up_to(C, A);
+	DO(D, RECOVER);
+	SAME(1, script_recovery(D)->members);
+	DO(E, ATTACH);
+	DEMAND(script_member(A) == script_member(E));
+	DO(E, ALLOC);
+	script_finish(C);
+	SAME(0, script_recovery(C)->buffers);
+	DO(D, ALLOC, .n = 15);
+}
+
+/* Nor is what it is in the middle of, which a recoverer reads that saw the dead one's name. */
+static void next_life_read_as_the_dead_one(void)
+{
+	script_kill(A);
+	START(C, RECOVER);
+	UNTIL(C, AFTER, SWAPS, IDENTITY(A), 1);
+	DO(D, RECOVER);
+	SAME(1, script_recovery(D)->members);
+	DO(E, ATTACH);
+	DEMAND(script_member(A) == script_member(E));
+	DO(E, ALLOC);
+	script_finish(C);
+	SAME(0, script_recovery(C)->buffers);
+	DO(D, ALLOC, .n = 15);
+}
+
+/* Nor is it the dead one of which a recoverer that died had left the slot alone. */
+static void next_life_after_an_unfinished_clearing(void)
+{
+	script_kill(A);
+	START(C, RECOVER);
+	UNTIL(C, AFTER, STORES, &script_member(A)->tag, 1);
+	script_kill(C);
+	mark_up_to(D, A);
+	DO(B, RECOVER);
+	SAME(2, script_recovery(B)->members);
+	DO(E, ATTACH);
+	DEMAND(script_member(A) == script_member(E));
+	DO(E, ALLOC);
+	script_finish(D);
+	SAME(0, script_recovery(D)->buffers);
+	DO(D, ALLOC, .n = 15);
+}
+
+/* A recoverer that dies while it clears a slot leaves it to the next one: the death is counted once
+ * (world_end()). */
+static void die_clearing(const void *word)
+{
+	script_kill(A);
+	START(C, RECOVER);
+	UNTIL(C, AFTER, STORES, word, 1);
+	script_kill(C);
+	DO(D, RECOVER);
+	SAME(2, script_recovery(D)->members);
+}
+
+static void die_clearing_after_the_count(void)
+{
+	die_clearing(&script_member(A)->deaths);
+}
+
+static void die_clearing_after_saying_so(void)
+{
+	die_clearing(&script_member(A)->cleared);
+}
+
+static void die_clearing_after_the_tag(void)
+{
+	die_clearing(&script_member(A)->tag);
+}
+
+#define E_COMES_LATER .newcomers = 1u << E
+
+const struct scenario slots_scenarios[] = {
+	{ "next-life-in-a-put", next_life_in_a_put, POOL(), E_COMES_LATER },
+	{ "next-life-with-a-buffer", next_life_with_a_buffer, POOL(), E_COMES_LATER },
+	{ "next-life-read-as-the-dead-one", next_life_read_as_the_dead_one, POOL(), E_COMES_LATER },
+	{ "next-life-after-an-unfinished-clearing", next_life_after_an_unfinished_clearing, POOL(),
+	  E_COMES_LATER },
+	{ "die-clearing-after-the-count", die_clearing_after_the_count, POOL() },
+	{ "die-clearing-after-saying-so", die_clearing_after_saying_so, POOL() },
+	{ "die-clearing-after-the-tag", die_clearing_after_the_tag, POOL() },
+	{ 0 },
+};

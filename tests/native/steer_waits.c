@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * steer_waits.c - scenarios of sleepers that must be woken at once, where polling would find what
+ * they wait for later, and of messages that are returned or copied out.
+ */
+#include "steer_script.h"
+
+#define SMALL .capacity = 4, .prealloc = 4, .cache = 4, .bulk = 2, .extent = 4, .ring = 4
+#define FULL_OF_TWO .capacity = 16, .prealloc = 16, .cache = 4, .bulk = 2, .extent = 4, .ring = 2
+
+static uint32_t held(uint32_t thread)
+{
+	return world_actors[thread].held;
+}
+
+/* A has every buffer when B begins to wait for one. A's next free goes to B, not into A's cache. */
+static void waits_for_a_free(void)
+{
+	DO(A, ALLOC, .n = 4);
+	START(B, ALLOC_WAIT);
+	script_sleeps(B);
+	DO(A, FREE);
+	script_finish(B);
+	SAME(1, held(B));
+}
+
+/* The same of many: none of the frees goes into A's cache, and the last one wakes B. */
+static void waits_for_frees(void)
+{
+	DO(A, ALLOC, .n = 4);
+	START(B, ALLOC_WAIT, .n = 2);
+	script_sleeps(B);
+	DO(A, FREE);
+	DO(A, FREE);
+	script_finish(B);
+	SAME(2, held(B));
+}
+
+/* B may not empty A's cache, because A's process has no membarrier(2), and asks A to flush it. A
+ * does so with its next call, and still has what it needs itself. */
+static void asks_for_a_flush(void)
+{
+	DO(A, ALLOC, .n = 4);
+	DO(A, FREE, .n = 2);
+	script_member(A)->barrier = 0;
+	START(B, ALLOC_WAIT);
+	script_sleeps(B);
+	DO(A, ALLOC);
+	SAME(3, held(A));
+	script_finish(B);
+	SAME(1, held(B));
+}
+
+/* A's free did not see the request of B, and is in A's store buffer. B empties A's cache all the
+ * same. */
+static void free_before_the_request(void)
+{
+	DO(A, ALLOC, .n = 4);
+	steer_hold(A);
+	START(A, FREE);
+	UNTIL(A, AFTER, STORES, &script_member(A)->cache_top, 1);
+	SAME(0, member_cached(&world_segment, script_member(A)));
+	DO(B, ALLOC_WAIT);
+	SAME(1, held(B));
+	script_finish(A);
+}
+
+/* The queue is full of tombstones when C begins to wait for room. D's get finds nothing, but makes
+ * room. */
+static void get_passes_tombstones(void)
+{
+	DO(A, ALLOC, .n = 2);
+	START(A, PUT, .n = 2);
+	UNTIL(A, AFTER, SWAPS, &script_queue(0)->prod, 1);
+	script_kill(A);
+	DO(B, RECOVER);
+	DO(C, ALLOC);
+	START(C, PUT_WAIT);
+	script_sleeps(C);
+	DO(D, GET);
+	SAME(0, held(D));
+	script_finish(C);
+	SAME(0, held(C));
+}
+
+/* B and C die with a message each, for which the queue has no room. D has placed B's, and is
+ * suspended before it says that nothing is left to do, while E leaves C's to the next recoverer. */
+static void two_messages_without_room(void)
+{
+	DO(A, ALLOC, .n = 4);
+	DO(A, PUT, .n = 2);
+	DO(B, GET);
+	DO(C, GET);
+	DO(A, PUT, .n = 2);
+	script_kill(B);
+	DO(D, RECOVER);
+	SAME(1, script_recovery(D)->members);
+	SAME(0, script_recovery(D)->requeued);
+	DO(E, GET);
+	DO(E, FREE);
+	START(D, RECOVER);
+	UNTIL(D, BEFORE, SWAPS, &segment_shared(&world_segment)->swept, 1);
+	SAME(1, script_recovery(D)->requeued);
+	script_kill(C);
+	DO(E, RECOVER);
+	SAME(1, script_recovery(E)->members);
+	script_finish(D);
+	DO(E, GET, .n = 2);
+	SAME(2, held(E));
+	DO(E, RECOVER);
+	SAME(1, script_recovery(E)->requeued);
+}
+
+/* A returns a message to its queue, for which B waits. */
+static void returned_message_wakes(void)
+{
+	DO(A, ALLOC);
+	DO(A, PUT);
+	DO(A, GET);
+	START(B, GET_WAIT);
+	script_sleeps(B);
+	DO(A, NACK);
+	script_finish(B);
+	SAME(0, held(A));
+	SAME(1, held(B));
+}
+
+/* What A says in the header of a message that it returns stands there before B can get it: B frees
+ * the buffer, allocates it for something else, and dies with that. */
+static void returned_message_is_noted(void)
+{
+	DO(A, ALLOC);
+	struct buffer *b = script_buffer(A, 0);
+	DO(A, PUT);
+	DO(A, GET);
+	START(A, NACK);
+	UNTIL(A, AFTER, STORES, script_slot(0, 5), 1);
+	DO(B, GET);
+	SAME(1, held(B));
+	SAME(1, load_relaxed(&b->redelivered));
+	DO(B, FREE);
+	DO(B, ALLOC);
+	DEMAND(script_buffer(B, 0) == b);
+	script_finish(A);
+	script_kill(B);
+	DO(C, RECOVER);
+	SAME(0, script_recovery(C)->requeued);
+}
+
+/* A returns a message to a queue that is full, and that frees what dead consumers had: this one
+ * comes back all the same. */
+static void returned_message_waits_for_room(void)
+{
+	DO(A, ALLOC, .n = 3);
+	DO(A, PUT, .n = 2);
+	DO(B, GET);
+	DO(A, PUT);
+	DO(B, NACK_LATER);
+	SAME(0, held(B));
+	DO(A, GET);
+	DO(C, RECOVER);
+	SAME(1, script_recovery(C)->requeued);
+}
+
+/* B's word over a message's header is visible before the one that says that B has it. A, who copies
+ * the message out, shows no message that has both. */
+static void peek_of_taken_message(void)
+{
+	DO(B, ALLOC);
+	DO(B, PUT);
+	struct buffer *b = qmempool_buffer(&world_actors[LAST].pool,
+					   (uint32_t)(*script_slot(0, 4) & ALF_INDEX_MASK));
+	START(A, PEEK);
+	UNTIL(A, BEFORE, LOADS, &b->mark, 1);
+	steer_hold(B);
+	START(B, GET);
+	UNTIL(B, AFTER, STORES, &b->mark, 1);
+	steer_settle(B, &b->mark);
+	script_finish(A);
+	script_finish(B);
+}
+
+const struct scenario waits_scenarios[] = {
+	{ "waits-for-a-free", waits_for_a_free, { SMALL, .threads = 2 } },
+	{ "waits-for-frees", waits_for_frees, { SMALL, .threads = 2 } },
+	{ "free-before-the-request", free_before_the_request, { SMALL, .threads = 2 } },
+	{ "asks-for-a-flush", asks_for_a_flush, { SMALL, .threads = 2 } },
+	{ "get-passes-tombstones", get_passes_tombstones, { FULL_OF_TWO, .threads = 4 } },
+	{ "two-messages-without-room",
+	  two_messages_without_room,
+	  { FULL_OF_TWO, .threads = 5, .on_death = { REQUEUE } } },
+	{ "returned-message-wakes",
+	  returned_message_wakes,
+	  { SMALL, .threads = 2, .on_death = { REQUEUE } } },
+	{ "returned-message-is-noted",
+	  returned_message_is_noted,
+	  { SMALL, .threads = 3, .on_death = { REQUEUE } } },
+	{ "returned-message-waits-for-room",
+	  returned_message_waits_for_room,
+	  { FULL_OF_TWO, .threads = 3 } },
+	{ "peek-of-taken-message", peek_of_taken_message, { SMALL, .threads = 2, .peeked = true } },
+	{ 0 },
+};

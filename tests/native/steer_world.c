@@ -1,0 +1,678 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * steer_world.c - see steer_world.h. One file: the checks read what the operations note.
+ */
+#include "steer_world.h"
+
+#include <sched.h>
+
+#include "local.h"
+
+#define MESSAGES 512
+#define NOBODY -1
+#define HANDED_MOST 2u             /* each may keep the slot of a thread that has ended */
+#define RESTS_MOST_NS 2000000000ll /* after which the core looks for free buffers everywhere */
+
+const struct profile *world_profile;
+struct segment world_segment;
+struct actor world_actors[STEER_THREADS + 1];
+static struct message messages[MESSAGES];
+static int holder[CAPACITY_MOST];
+static uint32_t sent, created;
+static bool ending;
+
+/* Buffers that threads of one process have handed over, in the process's own memory; and whether one
+ * of them is ending, of which there is one at a time (local.c). */
+static uint64_t handed[HANDED_MOST];
+static uint32_t handed_over, passed_on, ends;
+
+/* The segment when it was new. */
+static char *snapshot;
+
+static uint32_t *text(uint64_t handle)
+{
+	return (uint32_t *)segment_data(&world_segment, handle_index(handle));
+}
+
+static bool dead(uint32_t who)
+{
+	return who < STEER_THREADS && steer_died(who);
+}
+
+/* What is in whose hands. */
+
+static void take(uint32_t me, uint64_t handle, bool got)
+{
+	struct actor *a = &world_actors[me];
+	uint32_t index = handle_index(handle);
+	DEMAND(index < world_profile->capacity);
+	int had = holder[index];
+	if (had != NOBODY && !dead((uint32_t)had))
+		steer_failed("buffer %u of thread %d, which lives, is given to thread %u", index,
+			     had, me);
+	holder[index] = (int)me;
+	DEMAND(a->held < CAPACITY_MOST);
+	a->got[a->held] = got;
+	a->hand[a->held++] = handle;
+}
+
+/* The newest n leave somebody's hands, as far as anybody else is concerned. */
+static const uint64_t *part_with(struct actor *a, uint32_t n)
+{
+	a->held -= n;
+	for (uint32_t i = a->held; i < a->held + n; i++)
+		holder[handle_index(a->hand[i])] = NOBODY;
+	return &a->hand[a->held];
+}
+
+static void keep_after_all(uint32_t me, uint32_t n)
+{
+	struct actor *a = &world_actors[me];
+	for (uint32_t i = a->held; i < a->held + n; i++)
+		holder[handle_index(a->hand[i])] = (int)me;
+	a->held += n;
+}
+
+/* Producers write both words, and so do those who have a message: who sees the words of two has
+ * seen neither. */
+static void say(uint64_t handle, uint32_t mark, uint32_t timestamp)
+{
+	struct buffer *b = qmempool_buffer(&world_actors[LAST].pool, handle_index(handle));
+	if (!world_profile->peeked)
+		return;
+	store_relaxed(&b->mark, mark);
+	store_relaxed(&b->timestamp, timestamp);
+}
+
+/* It was put there, or became a dead letter of the queue that it was put into. */
+static bool may_be_in(const struct message *m, uint32_t queue)
+{
+	return m->queue == queue || world_profile->on_death[m->queue].dead_letter == queue + 1;
+}
+
+/* A message came out of a queue. */
+static void receive(uint32_t me, uint32_t queue, uint64_t handle)
+{
+	uint32_t id = *text(handle);
+	bool requeues = world_profile->on_death[queue].what != ON_DEATH_FREE;
+	DEMAND(id < sent);
+	struct message *m = &messages[id];
+	DEMAND(may_be_in(m, queue));
+	bool again = requeues && (m->fate == TAKEN || m->fate == DONE) && dead(m->taker);
+	if (m->fate != SENDING && m->fate != SENT && !again)
+		steer_failed("message %u comes out of queue %u a second time", id, queue);
+	/* What was put back stands behind what was sent later. */
+	if (!requeues && !m->returned) {
+		uint32_t *last = &world_actors[me].last[m->producer][queue];
+		if (id + 1 <= *last)
+			steer_failed("message %u comes out after %u", id, *last - 1);
+		*last = id + 1;
+	}
+	m->fate = TAKEN;
+	m->taker = me;
+	say(handle, 0, 0);
+}
+
+/* Operations. */
+
+void world_alloc(uint32_t me, uint32_t n, bool wait, int64_t most_ns)
+{
+	struct actor *a = &world_actors[me];
+	uint64_t handle[CAPACITY_MOST];
+	a->waits_on = &a->pool.free;
+	a->waits_for = n;
+	int error = wait   ? blocking_alloc(&a->pool, a->m, handle, n,
+					    most_ns ? wait_now() + most_ns : WAIT_NEVER) :
+		    n == 1 ? qmempool_alloc(&a->pool, a->m, handle) :
+			     qmempool_alloc_bulk(&a->pool, a->m, handle, n);
+	a->waits_on = NULL;
+	if (error)
+		DEMAND(error == -EAGAIN || (wait && error == -EINTR));
+	for (uint32_t i = 0; i < n && !error; i++)
+		take(me, handle[i], false);
+}
+
+void world_free(uint32_t me, uint32_t n)
+{
+	struct actor *a = &world_actors[me];
+	DEMAND(n && n <= a->held);
+	for (uint32_t i = a->held - n; i < a->held; i++)
+		if (a->got[i])
+			messages[*text(a->hand[i])].fate = DONE;
+	const uint64_t *handle = part_with(a, n);
+	SAME(0, n == 1 ? qmempool_free(&a->pool, a->m, handle[0]) :
+			 qmempool_free_bulk(&a->pool, a->m, handle, n));
+}
+
+void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait)
+{
+	struct actor *a = &world_actors[me];
+	DEMAND(n && n <= a->held);
+	if (n > world_profile->ring)
+		n = world_profile->ring;
+	if (sent + n > MESSAGES)
+		return;
+	const struct alf_ring *r = queue_ring(&a->pool, queue + 1);
+	uint32_t first = sent;
+	/* What comes back to its queue must be what was got from there. */
+	for (uint32_t i = 1; i <= n && world_profile->on_death[queue].what; i++)
+		if (a->got[a->held - i])
+			return;
+	sent += n;
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t k = a->held - n + i;
+		if (a->got[k])
+			messages[*text(a->hand[k])].fate = DONE;
+		messages[first + i] = (struct message) { SENDING, me, queue, first, n, 0, false };
+		*text(a->hand[k]) = first + i;
+		a->got[k] = false;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		say(a->hand[a->held - n + i], first + i + 1, first + i);
+	const uint64_t *handle = part_with(a, n);
+	a->waits_on = r;
+	a->waits_for = n;
+	int error = wait ? blocking_put(&a->pool, a->m, r, handle, n, wait_now() + DEADLINE_NS) :
+			   queue_put(&a->pool, a->m, r, handle, n);
+	a->waits_on = NULL;
+	for (uint32_t i = first; i < first + n; i++)
+		if (messages[i].fate == SENDING)
+			messages[i].fate = error ? UNSENT : SENT;
+		else
+			DEMAND(!error);
+	if (error) {
+		DEMAND(error == -ENOBUFS || (error == -EINTR && wait) ||
+		       (error == -EBUSY && r->flags & SP));
+		keep_after_all(me, n);
+	}
+}
+
+void world_get(uint32_t me, uint32_t queue, uint32_t n, bool wait)
+{
+	struct actor *a = &world_actors[me];
+	const struct alf_ring *r = queue_ring(&a->pool, queue + 1);
+	uint64_t handle[BULK_MOST];
+	DEMAND(n && n <= BULK_MOST && n <= CAPACITY_MOST - a->held);
+	a->getting = n;
+	a->getting_from = queue;
+	a->waits_on = r;
+	a->waits_for = 0;
+	int got = wait ? blocking_get(&a->pool, a->m, r, handle, n, wait_now() + DEADLINE_NS) :
+			 queue_get(&a->pool, a->m, r, handle, n);
+	a->waits_on = NULL;
+	a->getting = 0;
+	if (got < 0)
+		DEMAND(got == -EAGAIN || (got == -EINTR && wait) ||
+		       (got == -EBUSY && r->flags & SC));
+	for (int i = 0; i < got; i++) {
+		receive(me, queue, handle[i]);
+		take(me, handle[i], true);
+	}
+}
+
+void world_attach(uint32_t me)
+{
+	world_actors[me].m = NULL;
+	uint64_t token = STEER_TOKEN(world_profile->one_process ? 0 : me);
+	int error = member_attach(&world_segment, token, &world_actors[me].m);
+	/* As local.c: a newcomer takes a dead member's slot. */
+	for (int i = 0; error == -EUSERS && i < 1000; i++)
+		error = recover_slot(&world_actors[me].pool, token, &world_actors[me].m);
+	SAME(0, error);
+	world_actors[me].tag = world_actors[me].m->tag;
+	local_thread->member[me] = world_actors[me].m;
+}
+
+void world_reattach(uint32_t me)
+{
+	struct actor *a = &world_actors[me];
+	for (uint32_t i = 0; i < a->held; i++)
+		if (a->got[i])
+			messages[*text(a->hand[i])].fate = DONE;
+	while (a->held)
+		SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
+	SAME(0, member_held(a->m));
+	qmempool_drain(&a->pool, a->m);
+	member_release(&a->pool.segment, a->m);
+	world_attach(me);
+}
+
+void world_create(uint32_t me)
+{
+	struct actor *a = &world_actors[me];
+	const struct queue_on_death free_them = { 0 };
+	int number = queue_create(&a->pool, a->m, "made", world_profile->ring, 0, &free_them);
+	if (number > 0)
+		SAME(0, created++);
+	else
+		DEMAND(number == -EEXIST || number == -ENFILE);
+}
+
+/* What names a thread's pool, and a queue of it, in the calls of shmpool.h: call.h. */
+static uint64_t key(uint32_t me, uint32_t queue)
+{
+	return (uint64_t)me << 58 | (uint64_t)(queue + 1) << 48;
+}
+
+void world_nack(uint32_t me, bool later)
+{
+	struct actor *a = &world_actors[me];
+	if (!a->held || !a->got[a->held - 1])
+		return;
+	uint64_t handle = *part_with(a, 1);
+	uint32_t id = *text(handle);
+	struct message *m = &messages[id];
+	say(handle, id + 1, id);
+	m->fate = SENT;
+	m->returned = true;
+	int64_t error = shmpool_requeue_wait(key(me, 0), handle, later ? WAIT_FOREVER : WAIT_NEVER);
+	if (!error)
+		return;
+	DEMAND(error == -ENOBUFS && !later && m->fate == SENT);
+	m->fate = TAKEN;
+	keep_after_all(me, 1);
+}
+
+void world_move(uint32_t me, uint32_t queue)
+{
+	struct shmpool_taken taken;
+	int64_t error = shmpool_move(key(me, queue), 0, 1, &taken);
+	if (error == 1) { /* neither queue has room for it */
+		receive(me, queue, taken.handle);
+		take(me, taken.handle, true);
+		return;
+	}
+	DEMAND(error == 0 || error == -EAGAIN || error == -ENOBUFS || error == -ENOENT);
+}
+
+void world_peek(uint32_t me, uint32_t queue)
+{
+	struct shmpool_peek seen;
+	char bytes[sizeof(uint32_t)];
+	int error = shmpool_peek((int)me, (int)queue + 1, 0, &seen, bytes, sizeof(bytes));
+	DEMAND(error == 0 || error == 1);
+	if (!error || steer_deaths()) /* who had it may have died between its two words */
+		return;
+	SAME(seen.timestamp + 1, seen.mark);
+	DEMAND(seen.timestamp < sent && may_be_in(&messages[seen.timestamp], queue));
+}
+
+void world_send(uint32_t me, uint32_t queue, uint32_t n)
+{
+	struct shmpool_slice slices[BULK_MOST];
+	uint32_t id[BULK_MOST], first = sent;
+	DEMAND(n && n <= BULK_MOST);
+	if (sent + n > MESSAGES)
+		return;
+	for (uint32_t i = 0; i < n; i++) {
+		id[i] = sent++;
+		messages[id[i]] = (struct message) { SENDING, me, queue, id[i], 1, 0, false };
+		slices[i] = (struct shmpool_slice) { (const char *)&id[i], sizeof(*id) };
+	}
+	int64_t done = shmpool_send_many_wait(key(me, queue), slices, n, wait_now() + DEADLINE_NS);
+	DEMAND(done > 0 || done == -EAGAIN || done == -ENOBUFS || done == -EINTR);
+	for (uint32_t i = 0; i < n; i++) {
+		struct message *m = &messages[first + i];
+		if ((int64_t)i >= done) {
+			SAME(SENDING, m->fate);
+			m->fate = UNSENT;
+		} else if (m->fate == SENDING) {
+			m->fate = SENT;
+		}
+	}
+}
+
+/* What a thread hands to another goes through something that orders their accesses. */
+static void pass_on(void)
+{
+	add_seq_cst(&passed_on, 1);
+}
+
+void world_hand_over(uint32_t me)
+{
+	pass_on();
+	if (world_actors[me].held && handed_over < HANDED_MOST)
+		handed[handed_over++] = *part_with(&world_actors[me], 1);
+}
+
+void world_adopt(uint32_t me)
+{
+	struct actor *a = &world_actors[me];
+	pass_on();
+	if (handed_over) {
+		uint64_t handle = handed[--handed_over];
+		SAME(0, qmempool_free(&a->pool, a->m, handle));
+	}
+}
+
+void world_end_thread(uint32_t me)
+{
+	struct actor *a = &world_actors[me];
+	if (a->held)
+		world_free(me, a->held);
+	uint32_t nobody = 0;
+	for (; !cas_seq_cst(&ends, &nobody, 1); nobody = 0)
+		sched_yield();
+	qmempool_end(&a->pool, a->m);
+	store_seq_cst(&ends, 0);
+	world_attach(me);
+}
+
+/* Whether somebody sleeps who should not. */
+
+static bool has_something(const struct actor *a, const struct alf_ring *r, const uint32_t *word)
+{
+	alf_position cons = load_relaxed(&r->q->cons);
+	if (word == &r->q->room_wait || word == &r->q->room_many)
+		return alf_avail_space(r) >= a->waits_for;
+	if (word == &r->q->data_wait)
+		return steer_published(r, cons);
+	for (uint32_t i = 0; i < a->waits_for; i++)
+		if (!steer_published(r, (alf_position)(cons + i)))
+			return false;
+	return word == &segment_shared(&world_segment)->free_wait ||
+	       word == &segment_shared(&world_segment)->free_many;
+}
+
+/* Until then a sleeper may sleep on: whoever died may have been about to wake it. */
+static bool all_recovered(void)
+{
+	for (uint32_t i = 0; i < world_profile->threads; i++)
+		if (steer_died(i) &&
+		    (!world_actors[i].m || world_actors[i].m->tag == world_actors[i].tag))
+			return false;
+	return true;
+}
+
+void steer_idle(void)
+{
+	for (uint32_t i = 0; i < world_profile->threads && all_recovered(); i++) {
+		const struct actor *a = &world_actors[i];
+		int64_t most;
+		const uint32_t *word = steer_asleep(i, &most);
+		/* A short sleep is one of which the core knows that nobody may end it. */
+		bool exact =
+			most >= WAIT_SLICE_NS ||
+			(world_profile->same && a->waits_on == &a->pool.free && !steer_buffers());
+		if (word && a->waits_on && exact && has_something(a, a->waits_on, word))
+			steer_failed("thread %u sleeps %lld us and there is something for it", i,
+				     (long long)most / 1000);
+	}
+}
+
+static void check_audit(uint64_t held)
+{
+	struct shmpool_audit audit;
+	struct shmpool_held list[MEMBERS + 4];
+	uint64_t queued[QUEUES + 3], sum = 0, queues = 0;
+	SAME(0,
+	     audit_count(&world_actors[LAST].pool, &audit, list, MEMBERS + 4, queued, QUEUES + 3));
+	for (uint32_t i = 0; i < MEMBERS + 4; i++)
+		sum += list[i].buffers;
+	for (uint32_t i = 0; i < QUEUES + 3; i++)
+		queues += queued[i];
+	SAME(0, audit.unaccounted);
+	SAME(0, audit.doubled);
+	SAME(audit.total, sum + queues + audit.free + audit.cached);
+	if (ending)
+		SAME(held, sum);
+}
+
+void steer_between(void)
+{
+	if (!steer_buffers())
+		check_audit(0);
+}
+
+/* The end. */
+
+static void drain_queues(void)
+{
+	struct actor *a = &world_actors[LAST];
+	for (uint32_t q = 0; q < QUEUES; q++) {
+		const struct alf_ring *r = queue_ring(&a->pool, q + 1);
+		uint64_t handle;
+		int got;
+		while ((got = queue_get(&a->pool, a->m, r, &handle, 1)) == 1) {
+			receive(LAST, q, handle);
+			take(LAST, handle, true);
+			messages[*text(handle)].fate = DONE;
+			SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
+		}
+		DEMAND(got == -EAGAIN || (got == -EBUSY && r->flags & SC));
+		queue_release(r, a->m);
+	}
+}
+
+/* Each death is counted once. Whoever died while it attached or left may have been no member. */
+static void check_deaths(void)
+{
+	uint64_t counted = 0, members = 0;
+	for (uint32_t i = 0; i < world_segment.members; i++) {
+		const struct member *m = segment_member(&world_segment, i);
+		SAME(m->deaths, member_epoch(m->tag));
+		counted += m->deaths;
+	}
+	for (uint32_t i = 0; i < world_profile->threads; i++)
+		members += steer_died(i) && world_actors[i].m;
+	DEMAND(counted >= members && counted <= steer_deaths());
+}
+
+static void check_names(void)
+{
+	for (uint32_t i = 0; i < world_segment.members; i++) {
+		const struct member *m = segment_member(&world_segment, i);
+		uint32_t thief = cache_thief(m->cache_bottom);
+		SAME(0, m->op);
+		DEMAND(thief == 0 || thief == CACHE_REQUESTED);
+		DEMAND(cache_between(m->cache_bottom, m->cache_top) >= 0);
+		if (m != world_actors[LAST].m) {
+			SAME(0, m->identity);
+			SAME(0, member_cached(&world_segment, m));
+		}
+		SAME(0, member_held(m));
+	}
+	for (uint64_t i = 0; i < world_segment.extents; i++)
+		DEMAND(*segment_extent(&world_segment, i) == 0 ||
+		       *segment_extent(&world_segment, i) == EXTENT_PRESENT);
+	for (uint32_t i = 1; i <= world_segment.geometry.queues; i++) {
+		const struct queue_slot *slot = segment_queue(&world_segment, i);
+		DEMAND(slot->state == 0 || slot->state == QUEUE_READY);
+		SAME(0, slot->queue.producer);
+		SAME(0, slot->queue.consumer);
+		SAME(0, slot->queue.data_wait & WAIT_COUNT_MASK);
+		SAME(0, slot->queue.room_wait & WAIT_COUNT_MASK);
+	}
+	SAME(0, segment_shared(&world_segment)->free_wait & WAIT_COUNT_MASK);
+}
+
+/* All messages have come out, but what dead consumers had taken and what dead producers did not
+ * put. */
+static void check_messages(void)
+{
+	uint32_t may_miss[QUEUES] = { 0 }, missing[QUEUES] = { 0 };
+	for (uint32_t i = 0; i < world_profile->threads; i++)
+		if (steer_died(i) && world_actors[i].getting)
+			may_miss[world_actors[i].getting_from] += world_actors[i].getting;
+	for (uint32_t i = 0; i < sent; i += messages[i].n) {
+		const struct message *m = &messages[i];
+		uint32_t out = 0, lost = 0;
+		for (uint32_t k = i; k < i + m->n; k++) {
+			out += messages[k].fate == DONE || messages[k].fate == TAKEN;
+			lost += messages[k].fate == SENT ||
+				(messages[k].fate == SENDING && dead(m->producer));
+			if (world_profile->on_death[m->queue].what && messages[k].fate == TAKEN)
+				steer_failed(
+					"message %u, which thread %u had when it died, is lost", k,
+					messages[k].taker);
+		}
+		/* All of what a dead producer was putting, or nothing. */
+		if (out || messages[i].fate == SENT)
+			missing[m->queue] += lost;
+	}
+	for (uint32_t q = 0; q < QUEUES; q++)
+		if (missing[q] > (world_profile->on_death[q].what ? 0 : may_miss[q]))
+			steer_failed("%u messages of queue %u are lost, of which %u may be",
+				     missing[q], q, may_miss[q]);
+}
+
+void world_end(void)
+{
+	struct actor *a = &world_actors[LAST];
+	struct shmpool_recovery out;
+	uint64_t held = 0;
+	uint32_t n = 0;
+	ending = true;
+	for (uint32_t i = 0; i < world_profile->threads * QUEUES; i++)
+		if (!steer_died(i / QUEUES))
+			queue_release(queue_ring(&a->pool, 1 + i % QUEUES),
+				      world_actors[i / QUEUES].m);
+	SAME(0, recover(&a->pool, a->m, &out));
+	for (int i = 0; i < 16 && out.postponed; i++) { /* for want of room */
+		drain_queues();
+		SAME(0, recover(&a->pool, a->m, &out));
+	}
+	SAME(0, out.postponed);
+	SAME(0, out.unknown);
+	while (handed_over)
+		world_adopt(0);
+	for (uint32_t i = 0; i < world_profile->threads; i++)
+		held += steer_died(i) ? 0 : world_actors[i].held;
+	check_audit(held);
+	for (uint32_t i = 0; i < world_profile->threads; i++) {
+		struct actor *other = &world_actors[i];
+		if (steer_died(i))
+			continue;
+		for (uint32_t k = 0; k < other->held; k++)
+			if (other->got[k])
+				messages[*text(other->hand[k])].fate = DONE;
+		while (other->held)
+			SAME(0, qmempool_free(&other->pool, other->m, *part_with(other, 1)));
+		qmempool_drain(&other->pool, other->m);
+		member_release(&world_segment, other->m);
+	}
+	drain_queues();
+	check_audit(0);
+	check_messages();
+	/* As any of the processes would: each has an idea of its own of what there is. */
+	struct qmempool *pool = &world_actors[steer_random(world_profile->threads)].pool;
+	while (a->held < world_profile->capacity) {
+		uint64_t handle;
+		int error = -EAGAIN;
+		/* Whoever is stuck asks only now and then. */
+		for (int i = 0; i < 4 && error; i++) {
+			error = blocking_alloc(pool, a->m, &handle, 1, WAIT_NEVER);
+			steer_time_passes(error ? RESTS_MOST_NS : 0);
+		}
+		if (error)
+			break;
+		take(LAST, handle, false);
+	}
+	SAME(world_profile->capacity, a->held);
+	while (a->held)
+		SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
+	check_audit(0);
+	check_names();
+	check_deaths();
+	for (n = 0; n < world_profile->threads; n++)
+		qmempool_unbind(&world_actors[n].pool);
+	qmempool_unbind(&a->pool);
+}
+
+/* The segment. */
+
+#define RING_BYTES(s) (world_profile->ring * sizeof(uint64_t))
+static uint64_t part(uint32_t i, uint64_t *size)
+{
+	if (i == 0) {
+		*size = world_segment.rings_offset;
+		return 0;
+	}
+	if (i <= world_segment.geometry.queues) {
+		*size = world_profile->ring * sizeof(uint64_t);
+		return world_segment.rings_offset + (i - 1) * sizeof(uint64_t) * ALF_CAPACITY_MAX;
+	}
+	*size = world_profile->capacity * sizeof(struct buffer);
+	return world_segment.headers_offset;
+}
+
+static void copy(bool back)
+{
+	char *at = snapshot;
+	for (uint32_t i = 0; i <= world_segment.geometry.queues + 1; i++) {
+		uint64_t size, offset = part(i, &size);
+		memcpy(back ? world_segment.base + offset : at,
+		       back ? at : world_segment.base + offset, size);
+		at += size;
+	}
+}
+
+void world_make(const struct profile *profile)
+{
+	world_profile = profile;
+	struct shmpool_geometry g = { .buffer_size = 2048,
+				      .capacity = world_profile->capacity,
+				      .prealloc = world_profile->prealloc,
+				      .bulk = 16,
+				      .refill_multiplier = 1,
+				      .members = world_profile->members ? world_profile->members :
+									  MEMBERS,
+				      .queues = QUEUES + 2 };
+	char why[256];
+	int64_t extents;
+	if (world_segment.base)
+		munmap(world_segment.base, world_segment.size);
+	free(snapshot);
+	g.cache_size = 0;
+	SAME(0, segment_plan(&world_segment, &g, why, sizeof(why)));
+	/* Smaller than a user may have them: the same things happen in fewer steps. */
+	world_segment.member_stride += world_profile->cache * sizeof(uint64_t);
+	world_segment.member_stride = (world_segment.member_stride + 63) / 64 * 64;
+	world_segment.geometry.cache_size = world_profile->cache;
+	world_segment.geometry.bulk = world_profile->bulk;
+	world_segment.geometry.extent_buffers = world_profile->extent;
+	extents = (world_profile->capacity - world_profile->prealloc + world_profile->extent - 1) /
+		  world_profile->extent;
+	world_segment.extents = (uint64_t)extents;
+	world_segment.queues_offset =
+		world_segment.members_offset + world_segment.members * world_segment.member_stride;
+	world_segment.extents_offset =
+		world_segment.queues_offset + (QUEUES + 3) * sizeof(struct queue_slot);
+	DEMAND(world_segment.extents_offset + world_segment.extents * 8 <=
+	       world_segment.free_ring_offset);
+	int fd = memfd_create("steer", MFD_CLOEXEC);
+	CHECK(fd >= 0 && ftruncate(fd, (off_t)world_segment.size) == 0);
+	char *base = mmap(NULL, world_segment.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(base != MAP_FAILED);
+	SAME(0, segment_init(&world_segment, base, fd));
+	SAME(0, slab_create(&world_segment));
+	segment_ready(&world_segment);
+	SAME(0, qmempool_bind(&world_actors[LAST].pool, &world_segment));
+	SAME(0, member_attach(&world_segment, STEER_TOKEN(LAST), &world_actors[LAST].m));
+	for (uint32_t i = 0; i < QUEUES; i++) {
+		const char name[2] = { (char)('a' + i), 0 };
+		SAME(i + 1, queue_create(&world_actors[LAST].pool, world_actors[LAST].m, name,
+					 world_profile->ring, world_profile->flags[i],
+					 &world_profile->on_death[i]));
+	}
+	qmempool_unbind(&world_actors[LAST].pool);
+	snapshot = malloc(world_segment.size);
+	copy(false);
+}
+
+void world_begin(void)
+{
+	struct member *last = world_actors[LAST].m;
+	copy(true);
+	memset(world_actors, 0, sizeof(world_actors));
+	world_actors[LAST].m = last;
+	sent = created = handed_over = ends = 0;
+	ending = false;
+	for (uint32_t i = 0; i < world_profile->capacity; i++)
+		holder[i] = NOBODY;
+	for (uint32_t i = 0; i <= STEER_THREADS; i++)
+		if (i < world_profile->threads || i == LAST)
+			SAME(0, qmempool_bind(&world_actors[i].pool, &world_segment));
+	for (uint32_t i = 0; i < world_profile->threads; i++)
+		local_pools[i] = world_actors[i].pool;
+}

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * steer_world.h - a small pool, its members under steer.h, and what must be true of them: shared by
+ * the runs that a seed steers (steer_pool.c) and those that a script does (steer_script.h).
+ *
+ * What is demanded
+ *     at each return    what is allocated or got belonged to no live member
+ *     between steps     the audit is exact (in runs without store buffers)
+ *     at idle           nobody sleeps on a queue that has what it waits for, once the dead are recovered
+ *     at the end        one recovery leaves nothing to do; all messages came out, each once, but those that
+ *                       died with who had got them; every buffer can be had; no word names anybody; each
+ *                       death is counted once
+ */
+#ifndef STEER_WORLD_H
+#define STEER_WORLD_H
+
+#include "steer.h"
+
+#include "audit.h"
+#include "blocking.h"
+#include "check.h"
+#include "member.h"
+#include "queue.h"
+#include "slab.h"
+#include "steer_kernel.h"
+
+#define CAPACITY_MOST 64
+#define MEMBERS 10u
+#define QUEUES 3u
+#define BULK_MOST 3u
+#define DEADLINE_NS 2000000000ll /* of waiting */
+
+/* What a thread does next. */
+enum operation {
+	ALLOC,
+	FREE,
+	PUT,
+	GET,
+	TRY, /* to allocate, also from behind suspended members */
+	ALLOC_WAIT,
+	PUT_WAIT,
+	GET_WAIT,
+	RECOVER,
+	REQUEST,
+	DRAIN,
+	TRIM,
+	REATTACH,
+	CREATE,
+	GIVE_UP,
+	NACK,
+	NACK_LATER,
+	MOVE,
+	PEEK,
+	SEND,
+	HAND_OVER,
+	ADOPT,
+	END,
+	ATTACH,
+	CALL,
+	OPERATIONS
+};
+
+#define REQUEUE { .what = ON_DEATH_REQUEUE }
+#define SP ALF_SINGLE_PRODUCER
+#define SC ALF_SINGLE_CONSUMER
+
+#define DUELS 6
+/* A pool, and, for steer_pool.c, what is done with it. */
+struct profile {
+	const char *name;
+	uint32_t capacity, prealloc, cache, bulk, extent, ring;
+	uint32_t threads, operations; /* of each thread */
+	uint32_t deaths, mortal;
+	uint32_t most; /* buffers at a time */
+	bool same;     /* always that many, and on one queue */
+	bool same_queue;
+	bool one_process;             /* the threads are of one, and hand each other buffers */
+	bool peeked;                  /* headers say which message they are */
+	uint32_t members;             /* slots, if not MEMBERS */
+	uint32_t each[STEER_THREADS]; /* other than most */
+	uint32_t flags[QUEUES];
+	struct queue_on_death on_death[QUEUES];
+	const char *duel[DUELS]; /* steer.h */
+	uint8_t weight[STEER_THREADS]
+		      [OPERATIONS]; /* of threads; the last one given is the others' too */
+};
+
+enum fate { UNSENT, SENDING, SENT, TAKEN, DONE };
+struct message {
+	enum fate fate;
+	uint32_t producer, queue, bulk, n, taker;
+	bool returned;
+};
+
+/* Of a thread, and of whoever looks at everything in the end. */
+struct actor {
+	struct qmempool pool;
+	struct member *m;
+	uint32_t tag;
+	uint64_t hand[CAPACITY_MOST];
+	bool got[CAPACITY_MOST]; /* out of a queue: a message */
+	uint32_t held;
+	uint32_t getting, getting_from; /* in the middle of getting so many at most */
+	const struct alf_ring *waits_on;
+	uint32_t waits_for;
+	uint32_t last[STEER_THREADS][QUEUES]; /* message seen */
+};
+#define LAST STEER_THREADS
+
+extern const struct profile *world_profile;
+extern struct segment world_segment;
+extern struct actor world_actors[STEER_THREADS + 1];
+
+#define DEMAND(condition)                                                                          \
+	((condition) ? (void)0 : steer_failed("%s:%d: not so: %s", __FILE__, __LINE__, #condition))
+#define SAME(expected, actual)                                                                     \
+	do {                                                                                       \
+		long long e_ = (long long)(expected), a_ = (long long)(actual);                    \
+		if (e_ != a_)                                                                      \
+			steer_failed("%s:%d: %s is %lld, not %lld", __FILE__, __LINE__, #actual,   \
+				     a_, e_);                                                      \
+	} while (0)
+
+/* Makes a pool for the profile. */
+void world_make(const struct profile *profile);
+/* Makes it as it was when it was new. */
+void world_begin(void);
+/* One recovery, and then everything that must be true when nobody makes a step any more. */
+void world_end(void);
+/* Operations of a thread. Each checks what it gets, and all but world_alloc() of many take or give
+ * as many of the n as they can. */
+void world_attach(uint32_t me);
+void world_reattach(uint32_t me);
+void world_alloc(uint32_t me, uint32_t n, bool wait, int64_t most_ns);
+void world_free(uint32_t me, uint32_t n);
+void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait);
+void world_get(uint32_t me, uint32_t queue, uint32_t n, bool wait);
+void world_create(uint32_t me);
+/* Returns the newest in hand to its queue, if it came from one; later: where it has no room too. */
+void world_nack(uint32_t me, bool later);
+/* Moves a dead letter back to where it came from. */
+void world_move(uint32_t me, uint32_t queue);
+void world_peek(uint32_t me, uint32_t queue);
+/* Allocates, fills and puts n at once. */
+void world_send(uint32_t me, uint32_t queue, uint32_t n);
+/* Threads of one process. What one hands over any may adopt, and frees at once. */
+void world_hand_over(uint32_t me);
+void world_adopt(uint32_t me);
+/* The thread ends, and another one begins in its place. */
+void world_end_thread(uint32_t me);
+
+#endif
