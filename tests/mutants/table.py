@@ -9,7 +9,6 @@ from pathlib import Path
 
 from .python import Candidate
 
-
 _COMMENT = r"/\*(?:[^*]|\*(?!/))*\*/"
 
 
