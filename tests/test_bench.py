@@ -110,8 +110,15 @@ def test_log_length(run_name: str) -> None:
 LOADS = [Load(1, 1, 64), Load(2, 2, 1500), Load(1, 3, 64, to_all=True)]
 
 
+def mark_foreign(way: type[Way]) -> object:
+    """Marks a contestant whose library comes neither with Python nor with shmpool."""
+    foreign = way.package not in (None, "shmpool", "posix_ipc")
+    marks = [pytest.mark.contestants] if foreign else []
+    return pytest.param(way, marks=marks, id=way.title())
+
+
 @pytest.mark.parametrize("load", LOADS, ids=["1-1", "2-2", "to-all"])
-@pytest.mark.parametrize("way", WAYS, ids=[way.title() for way in WAYS])
+@pytest.mark.parametrize("way", [mark_foreign(way) for way in WAYS])
 def test_throughput(way: type[Way], load: Load, run_name: str) -> None:
     """Every contestant passes messages: none lost (but on topics), none damaged, none twice."""
     if way.version() is None:
