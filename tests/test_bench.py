@@ -33,10 +33,11 @@ from shmpool.bench.contestants import TRANSPORTS, ours, stdlib
 from shmpool.bench.latency import Waiting
 from shmpool.bench.measure import measure
 from shmpool.bench.plan import QUICK, cells
-from shmpool.bench.result import Result
+from shmpool.bench.result import CellResult, Result, Row
 from shmpool.bench.robustness import Fault, FaultTest
 from shmpool.bench.scoreboard import Scoreboard
 from shmpool.bench.summary import Spread
+from shmpool.bench.tables import tables
 from shmpool.bench.throughput import Load
 from shmpool.bench.transport import OneByOne, Shape, Transport, UnsupportedError
 
@@ -199,6 +200,25 @@ def test_clean(changed: dict[str, object], clean: bool, lossless: bool) -> None:
     """Each of two victims may have held one message, which is then lost or repeated."""
     run = {"lost": 0, "repeated": 0, "held": 2, "hung": "", "leaked": 0} | changed
     assert (clean, lossless) == (summary.clean(run), summary.lossless(run))
+
+
+def test_errors_are_shown_once() -> None:
+    """A row of the robustness table shows what was lost once."""
+    run = {
+        "lost": 2,
+        "held": 2,
+        "sent": 9,
+        "hung": "",
+        "stalled": 0,
+        "repeated": 0,
+        "longest_ms": 0,
+    }
+    run |= {"leaked": 0, "files_left": 0, "errors": []}
+    row = Row("a transport", "a library", "many to many", False, [run])
+    cell = CellResult("robustness", "SIGKILL", {"times": 2}, [row])
+    (table,) = tables(Result("", {}, {}, {}, {}, [cell]))
+    expected = ["clean", "2 lost of 9, victims held at most 2", "longest pause 0 ms"]
+    assert expected == list(table.rows[0][1])
 
 
 def test_judge() -> None:

@@ -64,14 +64,14 @@ def _errors(row: Row) -> list[str]:
 
 def _rate(cell: CellResult, row: Row) -> Lines:
     found = spread(row, "rate")
-    return [*_range(found, 1e3, "k/s"), *_ratios(cell, row)] if found else []
+    figures = [*_range(found, 1e3, "k/s"), *_ratios(cell, row)] if found else []
+    return [*figures, *_errors(row)]
 
 
 def _cost(cell: CellResult, row: Row) -> Lines:
     cpu, memory = spread(row, "cpu_s_per_million"), spread(row, "memory_mib")
-    if not cpu or not memory:
-        return []
-    return [f"{number(cpu.median)} s", f"{number(memory.most)} MiB"]
+    figures = [f"{number(cpu.median)} s", f"{number(memory.most)} MiB"] if cpu and memory else []
+    return [*figures, *_errors(row)]
 
 
 def conditions(cell: CellResult) -> str:
@@ -94,9 +94,7 @@ def _side_by_side(
         row = next((row for row in cell.rows if row.transport == transport), None)
         if row is None:
             return [""]
-        if row.unsupported:
-            return ["cannot", row.unsupported]
-        return [*show(cell, row), *_errors(row)]
+        return ["cannot", row.unsupported] if row.unsupported else show(cell, row)
 
     shapes = {row.transport: row.shape for cell in cells for row in cell.rows}
     rows: list[list[Lines]] = [
