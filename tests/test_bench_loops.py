@@ -47,7 +47,7 @@ class EmptyError(Exception):
 class Scripted(Transport):
     """Sends call `take`; receives return what `give` yields, where None means no message."""
 
-    library, call, package, polls = "a script", "", None, True
+    library, polls = "a script", True
 
     def __init__(self, size: int) -> None:
         super().__init__(Spec("none", size))

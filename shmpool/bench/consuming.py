@@ -35,12 +35,12 @@ def consume(transport: Transport, board: Scoreboard, slot: int, channel: int, ex
     if isinstance(transport, Batch):
         return _batches(transport, board, slot, channel)
     if isinstance(transport, OneByOne):
-        return (_one_by_one if exact else _groups)(transport, board, slot, channel)
+        return _groups(transport, board, slot, channel, 1 if exact else GROUP)
     raise TypeError(f"{transport.title()} cannot receive")
 
 
-def _groups(transport: OneByOne, board: Scoreboard, slot: int, channel: int) -> Work:
-    """Collects small copied messages whole; of others, the edges."""
+def _groups(transport: OneByOne, board: Scoreboard, slot: int, channel: int, most: int) -> Work:
+    """Collects up to `most` messages: small copied ones whole, of others the edges."""
     receive, empty = transport.receiver(channel, WAIT_S), transport.empty
     polls, size = transport.polls, transport.spec.size
     words, log = board.words, np.frombuffer(board.log(slot), np.uint64)
@@ -74,37 +74,9 @@ def _groups(transport: OneByOne, board: Scoreboard, slot: int, channel: int) -> 
                 return
             if full:  # the last packet stays referenced until the next one arrives
                 quick = clock() - began < GROUP_NS
-                group = min(2 * group, GROUP) if quick else max(group // 2, 1)
+                group = min(2 * group, most) if quick else max(group // 2, 1)
                 continue
             packet = None
-            if polls:
-                os.sched_yield()
-
-    return work
-
-
-def _one_by_one(transport: OneByOne, board: Scoreboard, slot: int, channel: int) -> Work:
-    receive, log, words = transport.receiver(channel, WAIT_S), board.log(slot), board.words
-    check, empty = message.checker(transport.spec.size), transport.empty
-    polls = transport.polls
-
-    def work() -> None:
-        n = 0
-        while True:
-            ending, before = words[DONE], n
-            try:
-                while (packet := receive()) is not None:
-                    word, last = check(packet)
-                    log[n] = (last == word & 255 and word) or DAMAGED
-                    n += 1
-            except empty:
-                pass
-            except struct.error:
-                log[n] = DAMAGED
-                n += 1
-            packet = None
-            if ending and n == before:
-                return
             if polls:
                 os.sched_yield()
 

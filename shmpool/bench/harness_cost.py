@@ -25,7 +25,7 @@ from .workers import RunError, Workers
 class Nowhere(OneByOne):
     """No contestant: memory of the process's own."""
 
-    library, call, package = "nothing", "", None
+    library = "nothing"
 
     def create(self) -> None:
         """Nothing."""

@@ -62,8 +62,8 @@ class Transport(ABC):
     """Base of all contestants."""
 
     library: str  # as in the tables
-    call: str  # the functions that are called, if a library has several contestants
-    package: str | None  # the distribution; None if it comes with Python
+    call = ""  # the functions that are called, if a library has several contestants
+    package: str | None = None  # the distribution; None if it comes with Python
     shape = Shape.QUEUE
     polls = False  # a receive never waits; the loop yields the processor instead
     number = 0  # index of this process among the producers, or consumers, of its channel

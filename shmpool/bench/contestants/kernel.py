@@ -61,7 +61,6 @@ class MessageQueue(OneByOne):
 class SeqPacket(OneByOne):
     library = "socket"
     call = "AF_UNIX SEQPACKET"
-    package = None
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)

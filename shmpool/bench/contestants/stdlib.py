@@ -13,8 +13,6 @@ from ..workers import context
 
 class Queue(OneByOne):
     library = "multiprocessing.Queue"
-    call = ""
-    package = None
 
     def create(self) -> None:
         self.full, self.empty = (queue.Full,), (queue.Empty,)
@@ -43,8 +41,6 @@ class Queue(OneByOne):
 
 class SimpleQueue(OneByOne):
     library = "multiprocessing.SimpleQueue"
-    call = ""
-    package = None
 
     def create(self) -> None:
         self.queues = [context().SimpleQueue() for _ in range(self.spec.channels)]
@@ -71,8 +67,6 @@ class SimpleQueue(OneByOne):
 
 class Pipe(OneByOne):
     library = "multiprocessing.Pipe"
-    call = ""
-    package = None
     shape = Shape.LINK
 
     def create(self) -> None:
@@ -108,7 +102,6 @@ class Ring(OneByOne):
 
     library = "shared_memory"
     call = "ring by hand"
-    package = None
     shape = Shape.LINK
     polls = True
     blocks = False

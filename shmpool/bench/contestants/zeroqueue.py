@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 class ZeroQ(OneByOne):
     library = "zeroq"
-    call = ""
     package = "zeroq"
 
     def create(self) -> None:
