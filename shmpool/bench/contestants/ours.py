@@ -75,7 +75,7 @@ class Ours(Transport):
             os.sched_yield()
 
     def leaked(self) -> int:
-        """What is neither free nor cached nor in a queue once nobody holds anything."""
+        """Buffers that are neither free nor cached nor queued, when no process holds any."""
         self.recover()
         audit = self.pool.audit()
         return audit.total - audit.free - audit.cached - sum(audit.queued.values())
