@@ -68,11 +68,14 @@ LATE = {  # imported inside a function: the clients with their first use, and wh
     "cli.__init__": {"cli.main"},
     "daemon": {"cli.daemon"},
 }
-BENCH_ORDER = ["__init__", "way", "message", "board", "crew", "producing", "consuming"]
-BENCH_ORDER += ["pingpong", "contestants", "throughput", "floor", "latency", "robustness"]
-BENCH_ORDER += ["hop", "others", "plan", "result", "measure"]
-BENCH_ORDER += ["summary", "tables", "findings", "terminal", "plots", "document", "compare"]
-BENCH_ORDER += ["command", "__main__"]
+BENCH_ORDER = re.findall(
+    r"\S+",
+    """
+    __init__ transport message scoreboard workers producing consuming pingpong contestants
+    throughput harness_cost latency robustness line_latency background_load plan result measure
+    summary tables conclusions terminal plots document compare command __main__
+    """,
+)
 
 C_FILES = sorted([*NATIVE.glob("*.[ch]"), *(PACKAGE / "hot").glob("*.[ch]")])
 SOURCES = [*C_FILES, *sorted(PACKAGE.rglob("*.py")), *sorted((ROOT / "clients").rglob("*.[chp]*"))]

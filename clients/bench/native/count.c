@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * count.c - each operation of the hot path so many times, for a tool that counts instructions.
+ * count.c - repeats an operation of the hot path, for a tool that counts instructions.
  *
- * usage: count OPERATION TIMES. Two runs with different TIMES differ by nothing else, so that the
- * difference, divided, is one operation (../instructions.py). --list names the operations and how
- * many elements each has.
+ * usage: count OPERATION TIMES. Two runs differ only by the repetitions, so their difference gives
+ * the instructions of one operation (../instructions.py). --list prints the operations and the
+ * number of elements of each.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -33,7 +33,7 @@ struct operation {
 	uint32_t n;
 };
 
-/* What must not fail, or nothing is counted. */
+/* Exits if an operation failed. */
 static void expect(bool well)
 {
 	if (well)
@@ -53,7 +53,7 @@ static void pool(struct ends *e, uint32_t n)
 	}
 }
 
-/* The handles are the ends' own, from before and after. */
+/* Puts and gets the handles that main() allocated. */
 static void queue(struct ends *e, uint32_t n)
 {
 	expect(!queue_put(e->pool, e->member, e->multi, e->handle, n));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pool_ours.c - our pool and its queues, in a segment on a memfd. Compiled twice together with the
+ * pool_ours.c - our pool and its queues, in a segment on a memfd. Compiled twice, each time with the
  * whole core: with the detection of misuse, and without it (SHMPOOL_CHECK=0).
  */
 #define _GNU_SOURCE
@@ -58,7 +58,7 @@ static ALWAYS_INLINE uint64_t *data(void *at, uint64_t handle)
 	return (uint64_t *)segment_data(&end->pool->segment, handle_index(handle));
 }
 
-/* Of the sample before. */
+/* Closes the pool of the previous sample. */
 static void discard(void)
 {
 	if (pool_number >= 0)
@@ -105,7 +105,7 @@ static int create(struct bench_run *run)
 	return queue_number < 0 ? queue_number : 0;
 }
 
-/* A forked worker is no member yet: it attaches for itself. */
+/* A forked worker is not a member yet, so it attaches. */
 static void work(struct bench_run *run, uint32_t me)
 {
 	uint32_t number = (uint32_t)pool_number;

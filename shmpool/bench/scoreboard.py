@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the processes of a run tell each other: a folder in /dev/shm with one board and the logs.
+"""How the processes of a run report: a folder in /dev/shm with a scoreboard and logs.
 
-The board is an array of 64-bit words: "stop" for the producers, "done" for the consumers, then
-one word for each seat. A producer keeps the last word it sent in its seat's; a consumer appends
-each word it received to a log of its own, whose length is where the zeros begin. So whoever is
-killed leaves exact accounts, and nobody looks at a clock.
+The scoreboard is an array of 64-bit words: STOP tells producers to stop, DONE tells consumers that
+no more will be sent, then follows one slot for each process. A producer stores the word of the last
+message it sent in its slot. A consumer appends the word of each message it received to its own log;
+the log ends at the first zero. So the counts are exact even if a process is killed, and no worker
+reads a clock.
 """
 
 import contextlib
@@ -18,27 +19,27 @@ from pathlib import Path
 import numpy as np
 
 from .message import Words
-from .way import BOARD
+from .transport import SCOREBOARD
 
-STOP, DONE, SEATS = 0, 1, 8  # places on the board
-SEATS_MOST = 500
-LOG_WORDS = 1 << 25  # messages one consumer can log; the file is sparse
+STOP, DONE, SLOTS = 0, 1, 8  # indices of words
+SLOTS_MAX = 500
+LOG_WORDS = 1 << 25  # messages that one consumer can log; the file is sparse
 
 PREFIX = "shmpool-bench-"
 
 
-class Board:
-    """The board, as every process maps it."""
+class Scoreboard:
+    """The scoreboard, mapped into this process."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.words = self._map("board", 8 * (SEATS + SEATS_MOST))
+        self.words = self._map("words", 8 * (SLOTS + SLOTS_MAX))
 
     @classmethod
     @contextmanager
-    def made(cls, name: str) -> "Iterator[Board]":
-        """A new one, removed in the end."""
-        folder = Path("/dev/shm") / f"{name}{BOARD}"  # noqa: S108
+    def create(cls, name: str) -> "Iterator[Scoreboard]":
+        """Creates a scoreboard for a run, and removes it at the end."""
+        folder = Path("/dev/shm") / f"{name}{SCOREBOARD}"  # noqa: S108
         folder.mkdir()
         try:
             yield cls(str(folder))
@@ -53,13 +54,13 @@ class Board:
         finally:
             os.close(fd)
 
-    def log(self, seat: int) -> memoryview:
-        """The log of the consumer on that seat."""
-        return self._map(f"log-{seat}", 8 * LOG_WORDS)
+    def log(self, slot: int) -> memoryview:
+        """The log of the consumer in that slot, mapped."""
+        return self._map(f"log-{slot}", 8 * LOG_WORDS)
 
-    def logged(self, seat: int) -> Words:
-        """What is in it."""
-        path = f"{self.folder}/log-{seat}"
+    def logged(self, slot: int) -> Words:
+        """A copy of the words in that log."""
+        path = f"{self.folder}/log-{slot}"
         if not os.path.exists(path):
             return np.empty(0, np.uint64)
         words = np.memmap(path, np.uint64, "r")
@@ -67,7 +68,7 @@ class Board:
 
 
 def length(log: "memoryview | Words") -> int:
-    """How many words a log has: it is filled from the front, and no word is zero."""
+    """How many words a log has. Binary search: logs are filled from the front, no word is zero."""
     low, high = 0, len(log)
     while low < high:
         middle = (low + high) // 2
@@ -79,7 +80,7 @@ def length(log: "memoryview | Words") -> int:
 
 
 def sweep() -> None:
-    """Removes what this run, and runs that were killed, left in /dev/shm."""
+    """Removes the files of this benchmark, and of benchmarks that were killed, from /dev/shm."""
     for path in Path("/dev/shm").glob(f"*{PREFIX}*"):  # noqa: S108
         pid = path.name.partition(PREFIX)[2].partition("-")[0]
         if not pid.isdecimal():

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hop.c - how long a cache line takes from one core to the other, one way.
+ * line_latency.c - measures how long a cache line takes from one core to the other, one way.
  *
- * Two workers bounce one word. Every figure of two cores stands or falls with it, and on a virtual
- * machine it changes when the host moves a virtual core: hence a probe before and after each cell.
+ * Two workers bounce one word. Every figure of two cores depends on this time. On a virtual machine
+ * it changes when the host moves a virtual core, so it is measured before and after each cell.
  */
 #include "run.h"
 
@@ -27,4 +27,4 @@ static void work(struct bench_run *run, uint32_t me)
 	}
 }
 
-const struct bench_contestant hop_contestant = { "hop", OURS, create, work, false };
+const struct bench_contestant line_latency = { "line latency", OURS, create, work, false };
