@@ -126,7 +126,7 @@ class Top(App[None]):
     def _show(self, now: Look) -> None:
         count = len(now.pools)
         words = f"{count} pool{'' if count == 1 else 's'}, members by {SORTS[self._sort]}"
-        self._say(now.trouble or words)
+        self._say("paused" if self._paused else now.trouble or words)
         pools: list[tuple[object, ...]] = []
         queues: list[tuple[object, ...]] = []
         members: list[tuple[object, ...]] = []
