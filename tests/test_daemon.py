@@ -13,8 +13,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import conftest
 import pytest
-from conftest import Child, Eventually, MakePool, StartDaemon
+from conftest import Child, DaemonProcess, Eventually, MakePool, StartDaemon
 
 import shmpool
 from shmpool.rpc import protocol
@@ -855,6 +856,37 @@ def test_more_processes_than_descriptors(
         assert 0 == client.stats(pool_name).buffers.held
         assert client.audit(pool_name).ok
     parent.kill()
+
+
+SLOW = f"""
+import time
+from shmpool.daemon import Daemon
+
+class Slow(Daemon):
+    async def answer(self, request):
+        time.sleep(0.2)
+        super().answer(request)
+        return await super().answer(request)
+
+import shmpool.daemon
+shmpool.daemon.Daemon = Slow
+{conftest.DEBUGGED}
+"""
+
+
+def test_what_debug_mode_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow callback and a coroutine that is never awaited are errors of a daemon under test."""
+    monkeypatch.setattr(conftest, "SLOW_S", 0.1)
+    config = "[daemon]\nadopt = []\nprune = false\n"
+    with contextlib.closing(DaemonProcess(tmp_path, config, (), code=SLOW)) as daemon:
+        daemon.told("READY=1")
+        with shmpool.Client(daemon.socket) as client:
+            client.list()
+        assert 0 == daemon.end()
+        found = daemon.asyncio_errors()
+    assert any("coroutine 'Daemon.answer' was never awaited" in line for line in found)
+    (slow, *_) = [line for line in found if line.startswith("Executing <Task ")]
+    assert slow not in daemon.output()
 
 
 STUCK = """
