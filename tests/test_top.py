@@ -15,7 +15,7 @@ pytest.importorskip("textual", reason="shmpool[cli] is not installed")
 
 from textual.widgets import DataTable
 
-from shmpool.cli.access import Asker, Direct
+from shmpool.cli.access import Backend, Direct
 from shmpool.cli.screen import Top, bar
 
 
@@ -105,7 +105,7 @@ def test_rates(make_pool: MakePool) -> None:
 def test_with_a_daemon_that_ends(start_daemon: StartDaemon, pool_name: str) -> None:
     """It shows the daemon's pools; when the daemon is gone it says so and goes on."""
     daemon = start_daemon(POOL.format(pool_name))
-    ask: Asker = shmpool.Client(daemon.socket)
+    ask: Backend = shmpool.Client(daemon.socket)
     app = Top(ask, frozenset(), 0.1)
 
     def seen() -> bool:

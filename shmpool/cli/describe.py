@@ -5,16 +5,16 @@ from dataclasses import asdict
 
 from ..rpc.protocol import Describe
 from ..rpc.records import Description
-from .access import Asker, from_whom, pool_argument
+from .access import Backend, pool_argument, with_backend
 from .output import command_of, json_option, print_json, print_table, size
 
 
 @command_of(Describe, "shmpool describe rx")
 @pool_argument
 @json_option
-@from_whom
-def command(ask: Asker, pool: str, as_json: bool) -> None:
-    found = ask.call(Describe(pool))
+@with_backend
+def command(backend: Backend, pool: str, as_json: bool) -> None:
+    found = backend.call(Describe(pool))
     if as_json:
         print_json(found)
         return
@@ -22,7 +22,7 @@ def command(ask: Asker, pool: str, as_json: bool) -> None:
 
 
 def show(found: Description) -> None:
-    """As tables."""
+    """Prints a pool's description as tables."""
     file = found.file
     rows: list[tuple[str, object]] = list(asdict(found.geometry).items())
     rows += [("file", file.path), ("size", size(file.size)), ("memory", size(file.reserved))]
