@@ -28,13 +28,13 @@ def test_low_water() -> None:
     """
     alarms = Alarms("rx", wall=lambda: 1000.0)
     low = replace(STATS, free=5, held=50, queued=5)
-    assert ([], []) == alarms.look(0, POLICY, replace(STATS, created=0, free=0), [], [])
-    raised, over = alarms.look(1, POLICY, low, [], [])
+    assert ([], []) == alarms.update(0, POLICY, replace(STATS, created=0, free=0), [], [])
+    raised, over = alarms.update(1, POLICY, low, [], [])
     assert ([("low-water", "rx")], []) == (kinds(raised), over)
     assert "9 buffers" in raised[0].message
-    assert ([], []) == alarms.look(2, POLICY, low, [], [])
+    assert ([], []) == alarms.update(2, POLICY, low, [], [])
     assert [1000.0] == [alarm.since for alarm in alarms.active()]
-    raised, over = alarms.look(3, POLICY, STATS, [], [])
+    raised, over = alarms.update(3, POLICY, STATS, [], [])
     assert ([], [("low-water", "rx")]) == (raised, kinds(over))
     assert [] == alarms.active()
 
@@ -46,7 +46,7 @@ def test_a_queue_that_stays_full() -> None:
     for now, queue, expected in (
         (0, full, 0), (4, full, 0), (5, QUEUE, 0), (6, full, 0), (10, full, 0), (11, full, 1),
     ):  # fmt: skip
-        raised, _ = alarms.look(now, POLICY, STATS, [queue], [])
+        raised, _ = alarms.update(now, POLICY, STATS, [queue], [])
         assert expected == len(raised), now
     assert [("queue-full", "work")] == kinds(alarms.active())
 
@@ -54,9 +54,9 @@ def test_a_queue_that_stays_full() -> None:
 def test_stopped_in_an_operation() -> None:
     """Raised for each stopped member, and over when it goes on."""
     alarms = Alarms("rx")
-    raised, _ = alarms.look(0, POLICY, STATS, [], [(10, 11), (20, 20)])
+    raised, _ = alarms.update(0, POLICY, STATS, [], [(10, 11), (20, 20)])
     assert [("stopped", "10/11"), ("stopped", "20/20")] == kinds(raised)
-    raised, over = alarms.look(1, POLICY, STATS, [], [(20, 20)])
+    raised, over = alarms.update(1, POLICY, STATS, [], [(20, 20)])
     assert ([], [("stopped", "10/11")]) == (raised, kinds(over))
 
 
@@ -65,11 +65,11 @@ def test_held_for_long() -> None:
     alarms = Alarms("rx")
     young = Holder(0, 10, 10, "alive", 3, 59.0)
     nothing = Holder(1, 20, 20, "alive", 0, None)
-    assert ([], []) == alarms.look_at_holders(POLICY, [young, nothing])
-    raised, _ = alarms.look_at_holders(POLICY, [replace(young, oldest_s=60.0), nothing])
+    assert ([], []) == alarms.update_holders(POLICY, [young, nothing])
+    raised, _ = alarms.update_holders(POLICY, [replace(young, oldest_s=60.0), nothing])
     assert [("held-long", "10/10")] == kinds(raised)
-    assert ([], []) == alarms.look(2, POLICY, STATS, [], [])
-    _, over = alarms.look_at_holders(POLICY, [nothing])
+    assert ([], []) == alarms.update(2, POLICY, STATS, [], [])
+    _, over = alarms.update_holders(POLICY, [nothing])
     assert [("held-long", "10/10")] == kinds(over)
 
 
@@ -100,15 +100,15 @@ def test_when_to_trim(make_pool: object) -> None:
         held = WatchedPool(view, Policy(trim_to=32, trim_after_s=10), clock=lambda: now[0])
         due = []
         for now[0] in (0.0, 9.0, 10.0):
-            held.look()
+            held.inspect()
             due.append(held.should_trim())
         assert [False, False, True] == due
         with pool.alloc_many(40):
-            held.look()
+            held.inspect()
             assert not held.should_trim()
         held.policy = Policy()
         now[0] = 100.0
-        held.look()
+        held.inspect()
         assert not held.should_trim()
 
 
@@ -122,9 +122,9 @@ def test_a_clock_that_is_set(make_pool: object, monkeypatch: pytest.MonkeyPatch)
         held = WatchedPool(view, Policy(queue_full_s=1000.0, trim_to=1, trim_after_s=1000.0))
         for clock in (2e9, 4e9, 0.0):
             monkeypatch.setattr(time, "time", lambda at=clock: at)
-            assert ([], []) == held.look()
+            assert ([], []) == held.inspect()
             assert not held.should_trim()
         held.policy = Policy(queue_full_s=0.0, trim_to=1, trim_after_s=0.0)
-        raised, _ = held.look()
+        raised, _ = held.inspect()
         assert [("queue-full", "work")] == kinds(raised)
         assert held.should_trim()

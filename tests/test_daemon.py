@@ -81,7 +81,7 @@ def test_started_twice(start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     second = start_daemon("", "--socket", str(daemon.socket), ready=False)
     assert 1 == second.process.wait(60)
-    assert f"shmpool: a daemon, process {daemon.pid}, is at {daemon.socket} already\n" == (
+    assert f"shmpool: a daemon, process {daemon.pid}, listens at {daemon.socket} already\n" == (
         second.output()
     )
     with shmpool.Client(daemon.socket) as client:
@@ -89,7 +89,7 @@ def test_started_twice(start_daemon: StartDaemon) -> None:
 
 
 def test_the_socket_of_another_program(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    """A path where somebody else listens, or that is no socket, is left alone; exit status 1."""
+    """A path where somebody else listens, or that is not a socket, is left alone; exit status 1."""
     path = tmp_path / "other.sock"
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
@@ -103,7 +103,7 @@ def test_the_socket_of_another_program(start_daemon: StartDaemon, tmp_path: Path
     file.write_text("precious")
     daemon = start_daemon("", "--socket", str(file), ready=False)
     assert 1 == daemon.process.wait(60)
-    assert "no socket" in daemon.output()
+    assert "not a socket" in daemon.output()
     assert "precious" == file.read_text()
 
 
@@ -293,7 +293,7 @@ def test_the_log_level_changes_at_once(start_daemon: StartDaemon, pool_name: str
     daemon.config.write_text(daemon.config.read_text() + POOL.format(pool_name))
     daemon.process.send_signal(signal.SIGHUP)
     daemon.told("READY=1")
-    assert "read again" not in daemon.output()
+    assert "reloaded" not in daemon.output()
     assert pool_name in shmpool.pool_names()
 
 
@@ -458,7 +458,7 @@ def test_alarms(
     log = daemon.output()
     for kind in ("low-water", "queue-full", "held-long"):
         assert 1 == log.count(f"alarm {kind}: pool {pool_name}")
-        assert 1 == log.count(f"alarm {kind} over: pool {pool_name}")
+        assert 1 == log.count(f"alarm {kind} cleared: pool {pool_name}")
 
 
 MOVER = """
@@ -523,7 +523,7 @@ def test_a_member_stopped_in_an_operation(
             eventually(lambda: alarms() == [])
         raised = daemon.output().count(f"alarm stopped: pool {pool_name}")
         assert raised >= 2  # it may have met one that did not last
-        eventually(lambda: daemon.output().count("alarm stopped over") == raised)
+        eventually(lambda: daemon.output().count("alarm stopped cleared") == raised)
     mover.kill()
 
 
@@ -677,7 +677,7 @@ def test_memory_is_given_back(
             eventually(lambda: reserved() < small + 2048 * 4096)
             assert client.audit(pool_name).ok
         assert client.stats(pool_name).buffers.created >= 512
-    assert "given back to the kernel" in daemon.output()
+    assert "returned to the kernel" in daemon.output()
 
 
 SQUATTER = """
@@ -747,7 +747,7 @@ def test_a_pool_that_the_daemon_may_only_read(
     reader.tell()
     lines = [said, *reader.end().splitlines()]
     assert 1 == sum(pool.name in line for line in lines), lines
-    assert f"pool {pool.name} is only watched: this user cannot write to it" in said
+    assert f"pool {pool.name} is watched but not recovered: this user cannot write to it" in said
 
 
 READER = """
@@ -760,13 +760,13 @@ READER = """
     os.setgid(65534)
     os.setuid(65534)
     looks = []
-    look = shmpool.service.watched_pool.WatchedPool.look
+    look = shmpool.service.watched_pool.WatchedPool.inspect
     def counted(self):
         looks.append(self)
         if len(looks) == 20:
             print("looked 20 times", flush=True)
         return look(self)
-    shmpool.service.watched_pool.WatchedPool.look = counted
+    shmpool.service.watched_pool.WatchedPool.inspect = counted
     def end():
         input()
         os.kill(os.getpid(), 15)
@@ -968,7 +968,7 @@ def test_a_reload_that_is_refused(start_daemon: StartDaemon, pool_name: str) -> 
         daemon.config.write_text(late)
         daemon.process.send_signal(signal.SIGHUP)
         assert any("interval" in line for line in daemon.told("READY=1"))
-        assert number == daemon.output().count("daemon.interval changes with the next start")
+        assert number == daemon.output().count("daemon.interval changes at the next start")
     daemon.config.write_text(good)
     daemon.process.send_signal(signal.SIGHUP)
     (status,) = [line for line in daemon.told("READY=1") if line.startswith("STATUS=")]

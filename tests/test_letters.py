@@ -272,7 +272,7 @@ def test_metrics(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
     with pytest.raises(shmpool.Full):
         letters.send_many([b"x"] * 2, timeout=0)
     handler = RequestHandler("0")
-    handler.hold(pool.name, Policy())
+    handler.watch(pool.name, Policy())
     text = Exposition(handler, "0").answer(None)[1].decode()
     handler.release(pool.name)
     label = f'{{pool="{pool.name}",queue="letters"}}'

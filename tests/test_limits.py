@@ -241,7 +241,7 @@ def test_the_socket_is_the_users(start_daemon: StartDaemon) -> None:
 def test_who_may_do_what(
     start_daemon: StartDaemon, run: Callable[..., str], pool_name: str, tmp_path: Path
 ) -> None:
-    """A member of read_group may look and not create or destroy; another user is not let in."""
+    """A member of read_group may look and not create or destroy; another user may not connect."""
     daemon = start_daemon(POOL.format(pool_name), options='read_group = "daemon"')
     assert 0o660 == daemon.socket.stat().st_mode & 0o777
     for directory in [daemon.directory, *daemon.directory.parents]:
@@ -270,7 +270,7 @@ def test_who_may_do_what(
     assert pool_name in shmpool.pool_names()
     assert "Permission denied" in run(script, daemon.socket, pool_name, "out")
     daemon.socket.chmod(0o666)  # the kernel lets everybody connect: the daemon does not
-    assert "user 65534 is not let in" in run(script, daemon.socket, pool_name, "out")
+    assert "user 65534 may not connect" in run(script, daemon.socket, pool_name, "out")
 
 
 def test_requests_that_follow_on_each_other(start_daemon: StartDaemon) -> None:

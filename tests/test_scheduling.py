@@ -15,7 +15,7 @@ from conftest import Child, Eventually, MakePool, StartDaemon
 import shmpool
 from shmpool import errors
 from shmpool.rpc.protocol import AnyRequest, RunAudit
-from shmpool.service.scheduling import SHARE, Budgets, Turns
+from shmpool.service.scheduling import SHARE, StepRunner, TimeBudgets
 from tests.fuzz_words import Segment
 
 
@@ -26,8 +26,8 @@ class Clock:
     used = 0.0
 
 
-def budgets(clock: Clock) -> Budgets:
-    return Budgets(lambda: clock.now, lambda: clock.used)
+def budgets(clock: Clock) -> TimeBudgets:
+    return TimeBudgets(lambda: clock.now, lambda: clock.used)
 
 
 def test_a_slow_pool_waits() -> None:
@@ -97,7 +97,7 @@ def test_requests_take_turns() -> None:
 
     async def ask() -> list[str]:
         with ThreadPoolExecutor(1) as threads:
-            turns = Turns(handler, in_a_thread(threads))  # type: ignore[arg-type]
+            turns = StepRunner(handler, in_a_thread(threads))  # type: ignore[arg-type]
             ends = [turns.run(RunAudit(pool)) for pool in ("long-1000", "short-2")]
             first, rest = await asyncio.wait(
                 map(asyncio.ensure_future, ends), return_when=asyncio.FIRST_COMPLETED
@@ -114,7 +114,7 @@ def test_a_pool_has_one_turn() -> None:
 
     async def ask() -> None:
         with ThreadPoolExecutor(1) as threads:
-            turns = Turns(handler, in_a_thread(threads))  # type: ignore[arg-type]
+            turns = StepRunner(handler, in_a_thread(threads))  # type: ignore[arg-type]
             many = [asyncio.ensure_future(turns.run(RunAudit("long-50"))) for _ in range(20)]
             await turns.run(RunAudit("short-2"))
             assert handler.made.count("long") < 20

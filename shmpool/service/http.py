@@ -161,7 +161,7 @@ class Pages:
     def __init__(
         self, supervisor: Supervisor, package: str, admission: Admission, connections_max: int
     ) -> None:
-        self._keeper, self._admission = supervisor, admission
+        self._supervisor, self._admission = supervisor, admission
         self._connections_max = connections_max
         self._exposition = Exposition(supervisor.registry, package)
         self._streams: set[asyncio.Queue[RecoveryEvent | None]] = set()
@@ -220,7 +220,7 @@ class Pages:
 
     def close(self) -> None:
         """Ends every stream."""
-        self._keeper.watchers.discard(self._recovered)
+        self._supervisor.on_recovery.discard(self._recovered)
         for stream in self._streams:
             stream.put_nowait(None)
 
@@ -230,16 +230,18 @@ class Pages:
         return web.Response(body=text, headers={"Content-Type": kind, "Vary": "Accept"})
 
     async def healthz(self, request: web.Request) -> web.Response:
-        """200 while the event loop and the keeper's thread are at work."""
+        """200 while the event loop and the thread that recovers are at work."""
         try:
-            await asyncio.wait_for(self._shared(("", "idle"), self._keeper.idle), 5.0)
+            await asyncio.wait_for(self._shared(("", "idle"), self._supervisor.check_recovery_thread), 5.0)
         except TimeoutError:
             return _json({"status": "the supervisor is busy"}, 503)
-        alarms = sum(len(held.alarms.active()) for held in self._keeper.registry.held.values())
-        return _json({"status": "ok", "pools": len(self._keeper.registry.held), "alarms": alarms})
+        watched = self._supervisor.handler.watched
+        alarms = sum(len(pool.alarms.active()) for pool in watched.values())
+        return _json({"status": "ok", "pools": len(watched), "alarms": alarms})
 
     async def pools(self, request: web.Request) -> web.Response:
-        return _json(await self._shared(("", "list"), lambda: self._keeper.run_for_client(List())))
+        run = self._supervisor.run_for_client
+        return _json(await self._shared(("", "list"), lambda: run(List())))
 
     async def describe(self, request: web.Request) -> web.Response:
         return _json(self._answer(Describe(request.match_info["pool"])))
@@ -251,10 +253,11 @@ class Pages:
             return _json(self._answer(GetStats(name)))
         if what == "members":
             return _json(self._answer(GetMembers(name)))
-        if name not in self._keeper.registry.held:
+        if name not in self._supervisor.handler.watched:
             raise errors.PoolNotFound(f"pool {name!r} is not watched over by the daemon")
         slow: AnyRequest = GetHolders(name) if what == "holders" else RunAudit(name)
-        return _json(await self._shared((name, what), lambda: self._keeper.run_for_client(slow)))
+        run = self._supervisor.run_for_client
+        return _json(await self._shared((name, what), lambda: run(slow)))
 
     async def _shared(self, what: tuple[str, str], make: Callable[[], Awaitable[Any]]) -> Any:
         """The answer that is being made, for all that ask meanwhile: however many ask how often,
@@ -273,7 +276,7 @@ class Pages:
             task.exception()  # whoever still waits for the answer gets it
 
     def _answer(self, request: AnyRequest) -> Any:
-        return self._keeper.registry.answer(request)
+        return self._supervisor.handler.answer(request)
 
     async def page(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -301,13 +304,13 @@ class Pages:
 
         self._streams.add(stream)
         try:
-            for held in self._keeper.registry.held.values():
+            for held in self._supervisor.handler.watched.values():
                 for event in held.events:
                     await send(_event("recovery", wire.to_wire(event)))
             while True:
                 await send(self._everything())
                 try:
-                    news = await asyncio.wait_for(stream.get(), self._keeper.interval)
+                    news = await asyncio.wait_for(stream.get(), self._supervisor.interval)
                 except TimeoutError:
                     continue
                 if news is None:
@@ -322,9 +325,9 @@ class Pages:
         """The event with every pool: one of the last half interval does for every page."""
         now = asyncio.get_running_loop().time()
         at, event = self._pools_event
-        if not event or now - at > self._keeper.interval / 2:
+        if not event or now - at > self._supervisor.interval / 2:
             found = []
-            for _, held in sorted(self._keeper.registry.held.items()):
+            for _, held in sorted(self._supervisor.handler.watched.items()):
                 with contextlib.suppress(errors.SegmentInvalid):  # the supervisor will release it
                     found.append(live_pool(held.stats(), held.view.members()))
             event = _event("pools", found)

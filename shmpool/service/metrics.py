@@ -85,14 +85,14 @@ class Pools(Collector):
             "shmpool_foreign_files",
             "Files of other users under pools' names, which are not opened; 1024 stands for more.",
         )
-        foreign.add_metric([], self._handler.strangers)
+        foreign.add_metric([], self._handler.foreign)
         names = GaugeMetricFamily(
             "shmpool_refused_pools", "Declared pools whose names other files have."
         )
         names.add_metric([], self._handler.refused)
         yield from (foreign, names)
         recovery = _Recoveries()
-        for name, held in self._handler.held.items():
+        for name, held in self._handler.watched.items():
             try:
                 stats, queues = held.view.stats(), held.view.queues()
                 memory = held.view.file().reserved
