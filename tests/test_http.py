@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP: metrics, health, JSON, the page and its events; off unless asked for."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -9,8 +10,9 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -239,8 +241,8 @@ def test_another_name_for_this_machine(start_daemon: StartDaemon) -> None:
 
 
 def test_too_many_connections(start_daemon: StartDaemon, eventually: Eventually) -> None:
-    """Connections that ask nothing, or begin to and do not go on, are ended after a while; there
-    are never more than so many, and the socket of the daemon is not the worse for it."""
+    """Connections without a request, or with half of one, are closed after a while. There are never
+    more than 128, and the daemon's socket is not affected."""
     daemon = start_daemon("", *PORT)
     with contextlib.ExitStack() as stack:
         silent = [
@@ -428,9 +430,50 @@ def test_any_label(value: str) -> None:
     """Whatever a label holds comes out of the older format as it went in."""
     family = metrics_core.GaugeMetricFamily("x", f"Help with {value}.", labels=("label",))
     family.add_metric((value,), 1.5)
-    (read,) = older_parser.text_string_to_metric_families(metrics.text_format([family]).decode())
+    (read,) = older_parser.text_string_to_metric_families(metrics.text_format(family).decode())
     assert f"Help with {value}." == read.documentation
     assert [({"label": value}, 1.5)] == [(s.labels, s.value) for s in read.samples]
+
+
+def test_pools_are_read_one_at_a_time(make_pool: MakePool) -> None:
+    """Other tasks of the event loop run between any two pools that /metrics or an event reads."""
+    from shmpool.service import handlers
+    from shmpool.service.admission import Admission
+    from shmpool.service.alarms import Policy
+    from shmpool.service.http import Pages
+
+    handler = handlers.RequestHandler("0")
+    names = [make_pool().name for _ in range(5)]
+    for name in names:
+        handler.watch(name, Policy())
+    read = list[str]()
+
+    async def note(reading: Awaitable[bytes]) -> str:
+        """What was read, with a dot for each turn of the loop in between."""
+        turns = asyncio.create_task(dots())
+        text = await reading
+        turns.cancel()
+        assert all(name.encode() in text for name in names)
+        order, read[:] = "".join(read), []
+        return re.sub(r"\.+", ".", order).strip(".")
+
+    async def dots() -> None:
+        while True:
+            read.append(".")
+            await asyncio.sleep(0)
+
+    async def go() -> None:
+        supervisor = SimpleNamespace(handler=handler, interval=1.0, on_recovery=set())
+        pages = Pages(supervisor, "0", Admission(None))  # type: ignore[arg-type]
+        for watched in handler.watched.values():
+            stats = watched.view.stats
+            watched.view.stats = lambda stats=stats: (read.append("x"), stats())[1]  # type: ignore
+        assert "x.x.x.x.x" == await note(pages._all_pools())
+        assert "x.x.x.x.x" == await note(metrics.exposition(handler, "0", metrics.TEXT))
+
+    asyncio.run(go())
+    for name in names:
+        handler.release(name)
 
 
 def test_promtool(start_daemon: StartDaemon, pool_name: str) -> None:

@@ -2,6 +2,7 @@
 """Files, processes and queues that strangers named: none ends a scan, and none reaches a terminal,
 a log or a page as it is."""
 
+import asyncio
 import ctypes
 import json
 import os
@@ -296,10 +297,12 @@ def test_queue_names_on_the_screen_and_in_metrics(make_pool: MakePool, name: byt
     handler = RequestHandler("0")
     handler.watch(pool.name, Policy())
     try:
-        accept = "application/openmetrics-text; version=1.0.0"
-        text = metrics.Exposition(handler, "0").answer(accept)[1].decode()
-        families = {f.name: f for f in text_string_to_metric_families(text)}
-        plain = classic(metrics.Exposition(handler, "0").answer(None)[1].decode())
+        new, old = (
+            asyncio.run(metrics.exposition(handler, "0", kind)).decode()
+            for kind in (metrics.OPENMETRICS, metrics.TEXT)
+        )
+        families = {f.name: f for f in text_string_to_metric_families(new)}
+        plain = classic(old)
         for found in (families, {f.name: f for f in plain}):
             depths = {s.labels["queue"]: s.value for s in found["shmpool_queue_depth"].samples}
             assert [2.0, 0.0] == list(depths.values())

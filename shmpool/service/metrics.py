@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pools that the daemon holds as metrics, named after Prometheus's conventions. No HTTP.
+"""The watched pools as metrics, named by Prometheus's conventions. No HTTP.
 
 There are two formats: OpenMetrics 1.0, and the older text format 0.0.4, which curl and promtool
 expect.
 """
 
+import asyncio
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -16,7 +17,6 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 from .. import errors
@@ -26,153 +26,153 @@ from .watched_pool import SECONDS, WatchedPool
 OPENMETRICS = CONTENT_TYPE_LATEST
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 ACCEPT_MAX = 4096  # bytes of an Accept header that are read
-_SUFFIXES = {"counter": "_total", "info": "_info"}  # which 0.0.4 has in the name of the family
+_SUFFIXES = {"counter": "_total", "info": "_info"}  # part of the family's name in 0.0.4
 _TYPES = {"info": "gauge", "unknown": "untyped"}
+_END = b"# EOF\n"  # of OpenMetrics
 PER_QUEUE = ("enqueue", "dequeue")  # counted for each queue, not for the pool
 
 
-class Pools(Collector):
-    """Reads every held pool when it is asked."""
+async def exposition(handler: RequestHandler, package: str, kind: str) -> bytes:
+    """The metrics of all watched pools in a format, OPENMETRICS or TEXT. package is the daemon's
+    version.
+
+    Other tasks of the event loop run after each pool that is read and each family that is written.
+    """
+    families = _Families(handler, package)
+    for name, pool in list(handler.watched.items()):
+        await asyncio.sleep(0)
+        if handler.watched.get(name) is pool:
+            families.add(name, pool)
+    write: Callable[[Metric], bytes] = text_format if kind == TEXT else openmetrics
+    text = []
+    for family in families.all():
+        await asyncio.sleep(0)
+        text.append(write(family))
+    return b"".join(text) + (b"" if kind == TEXT else _END)
+
+
+class _Families:
+    """Every family, filled pool by pool."""
 
     def __init__(self, handler: RequestHandler, package: str) -> None:
-        self._handler, self._package = handler, package
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing beforehand: what there is depends on the pools."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        info = InfoMetricFamily("shmpool_build", "The version of the daemon.")
-        info.add_metric([], {"version": self._package})
-        yield info
-        buffers = GaugeMetricFamily(
+        pool, queue = ("pool",), ("pool", "queue")
+        self._build = InfoMetricFamily("shmpool_build", "The version of the daemon.")
+        self._build.add_metric([], {"version": package})
+        self._foreign = GaugeMetricFamily(
+            "shmpool_foreign_files",
+            "Files of other users under pools' names, which are not opened; 1024 means at least "
+            "so many.",
+        )
+        self._foreign.add_metric([], handler.foreign)
+        self._refused = GaugeMetricFamily(
+            "shmpool_refused_pools", "Declared pools whose names are taken by other files."
+        )
+        self._refused.add_metric([], handler.refused)
+        self._buffers = GaugeMetricFamily(
             "shmpool_buffers",
-            "Buffers of a pool by where they are; uncreated ones have no memory yet.",
+            "Buffers of a pool by state; uncreated ones have no memory yet.",
             labels=("pool", "state"),
         )
-        size = GaugeMetricFamily(
-            "shmpool_buffer_size_bytes", "Data room of a buffer.", labels=("pool",)
+        self._size = GaugeMetricFamily(
+            "shmpool_buffer_size_bytes", "Data bytes of a buffer.", labels=pool
         )
-        reserved = GaugeMetricFamily(
-            "shmpool_reserved_bytes", "Memory that a pool's segment has.", labels=("pool",)
+        self._reserved = GaugeMetricFamily(
+            "shmpool_reserved_bytes", "Memory of a pool's segment.", labels=pool
         )
-        members = GaugeMetricFamily(
-            "shmpool_members", "Threads that are attached.", labels=("pool",)
+        self._members = GaugeMetricFamily(
+            "shmpool_members", "Threads that are attached.", labels=pool
         )
-        depth = GaugeMetricFamily(
-            "shmpool_queue_depth", "Buffers in a queue.", labels=("pool", "queue")
+        self._depth = GaugeMetricFamily("shmpool_queue_depth", "Buffers in a queue.", labels=queue)
+        self._capacity = GaugeMetricFamily(
+            "shmpool_queue_capacity", "The most buffers that a queue holds.", labels=queue
         )
-        capacity = GaugeMetricFamily(
-            "shmpool_queue_capacity", "The most buffers a queue holds.", labels=("pool", "queue")
-        )
-        ops = CounterMetricFamily(
+        self._ops = CounterMetricFamily(
             "shmpool_ops",
-            "Operations, in buffers: enqueue and dequeue of a queue, the rest of a pool.",
+            "Operations, in buffers: enqueue and dequeue of a queue, the others of a pool.",
             labels=("pool", "queue", "op"),
         )
-        refused = CounterMetricFamily(
+        self._queue_refused = CounterMetricFamily(
             "shmpool_queue_refused",
-            "Buffers that were to go into a queue, and found no room or no free buffer.",
-            labels=("pool", "queue"),
+            "Buffers that a queue refused, or that could not be allocated for it.",
+            labels=queue,
         )
-        dropped = CounterMetricFamily(
+        self._dropped = CounterMetricFamily(
             "shmpool_queue_dropped",
             "Buffers of a queue that were freed because the consumer that had got them died.",
-            labels=("pool", "queue"),
+            labels=queue,
         )
-        alarms = GaugeMetricFamily("shmpool_alarms", "Alarms that last.", labels=("pool", "alarm"))
-        foreign = GaugeMetricFamily(
-            "shmpool_foreign_files",
-            "Files of other users under pools' names, which are not opened; 1024 stands for more.",
+        self._alarms = GaugeMetricFamily(
+            "shmpool_alarms", "Active alarms.", labels=("pool", "alarm")
         )
-        foreign.add_metric([], self._handler.foreign)
-        names = GaugeMetricFamily(
-            "shmpool_refused_pools", "Declared pools whose names other files have."
+        self._recoveries = CounterMetricFamily(
+            "shmpool_recoveries", "Recoveries by this daemon.", labels=pool
         )
-        names.add_metric([], self._handler.refused)
-        yield from (foreign, names)
-        recovery = _Recoveries()
-        for name, held in self._handler.watched.items():
-            try:
-                stats, queues = held.view.stats(), held.view.queues()
-                memory = held.view.file().reserved
-            except errors.SegmentInvalid:
-                continue  # the supervisor is about to release it
-            states = {
-                "free": stats.free,
-                "cached": stats.cached,
-                "held": stats.held,
-                "queued": stats.queued,
-                "uncreated": stats.capacity - stats.created,
-            }
-            for state, count in states.items():
-                buffers.add_metric((name, state), count)
-            size.add_metric((name,), held.view.geometry.buffer_size)
-            reserved.add_metric((name,), memory)
-            members.add_metric((name,), stats.members)
-            for queue in queues:
-                depth.add_metric((name, queue.name), queue.depth)
-                capacity.add_metric((name, queue.name), queue.capacity)
-                ops.add_metric((name, queue.name, "enqueue"), queue.enqueued)
-                ops.add_metric((name, queue.name, "dequeue"), queue.dequeued)
-                refused.add_metric((name, queue.name), queue.refused)
-                dropped.add_metric((name, queue.name), queue.dropped)
-            for op, count in stats.counters.items():
-                if op not in PER_QUEUE:
-                    ops.add_metric((name, "", op), count)
-            for kind in ("low-water", "queue-full", "held-long", "stopped"):
-                active = sum(alarm.kind == kind for alarm in held.alarms.active())
-                alarms.add_metric((name, kind), active)
-            recovery.add(name, held)
-        yield from (buffers, size, reserved, members, depth, capacity, ops)
-        yield from (refused, dropped, alarms)
-        yield from recovery.families()
-
-
-class _Recoveries:
-    """The families that tell of recoveries."""
-
-    def __init__(self) -> None:
-        label = ("pool",)
-        self._count = CounterMetricFamily(
-            "shmpool_recoveries", "Recoveries by this daemon.", labels=label
+        self._recovered_members = CounterMetricFamily(
+            "shmpool_recovered_members", "Dead members that were recovered.", labels=pool
         )
-        self._members = CounterMetricFamily(
-            "shmpool_recovered_members", "Members that were recovered from.", labels=label
-        )
-        self._buffers = CounterMetricFamily(
+        self._recovered_buffers = CounterMetricFamily(
             "shmpool_recovered_buffers",
-            "Buffers taken from dead members, by what became of them.",
+            "Buffers of dead members by outcome.",
             labels=("pool", "outcome"),
         )
-        self._seconds = HistogramMetricFamily(
+        self._recovery_seconds = HistogramMetricFamily(
             "shmpool_recovery_seconds",
-            "Time from the kernel's word that a process is dead to the end of its recovery.",
-            labels=label,
+            "Time from the detection of a dead member to the end of its recovery.",
+            labels=pool,
         )
 
-    def add(self, name: str, held: WatchedPool) -> None:
-        so_far = held.recoveries
-        self._count.add_metric((name,), so_far.count)
-        self._members.add_metric((name,), so_far.members)
-        freed = so_far.buffers - so_far.requeued - so_far.dead_lettered
-        self._buffers.add_metric((name, "freed"), freed)
-        self._buffers.add_metric((name, "requeued"), so_far.requeued)
-        self._buffers.add_metric((name, "dead-lettered"), so_far.dead_lettered)
+    def add(self, name: str, pool: WatchedPool) -> None:
+        """Adds a pool's samples, or none if it is damaged: the supervisor will release it."""
+        try:
+            stats, queues = pool.view.stats(), pool.view.queues()
+            reserved = pool.view.file().reserved
+        except errors.SegmentInvalid:
+            return
+        uncreated = stats.capacity - stats.created
+        for state, count in (
+            ("free", stats.free), ("cached", stats.cached), ("held", stats.held),
+            ("queued", stats.queued), ("uncreated", uncreated),
+        ):  # fmt: skip
+            self._buffers.add_metric((name, state), count)
+        self._size.add_metric((name,), pool.view.geometry.buffer_size)
+        self._reserved.add_metric((name,), reserved)
+        self._members.add_metric((name,), stats.members)
+        for queue in queues:
+            self._depth.add_metric((name, queue.name), queue.depth)
+            self._capacity.add_metric((name, queue.name), queue.capacity)
+            self._ops.add_metric((name, queue.name, "enqueue"), queue.enqueued)
+            self._ops.add_metric((name, queue.name, "dequeue"), queue.dequeued)
+            self._queue_refused.add_metric((name, queue.name), queue.refused)
+            self._dropped.add_metric((name, queue.name), queue.dropped)
+        for op, count in stats.counters.items():
+            if op not in PER_QUEUE:
+                self._ops.add_metric((name, "", op), count)
+        for kind in ("low-water", "queue-full", "held-long", "stopped"):
+            active = sum(alarm.kind == kind for alarm in pool.alarms.active())
+            self._alarms.add_metric((name, kind), active)
+        done = pool.recoveries
+        self._recoveries.add_metric((name,), done.count)
+        self._recovered_members.add_metric((name,), done.members)
+        freed = done.buffers - done.requeued - done.dead_lettered
+        for outcome, count in (
+            ("freed", freed), ("requeued", done.requeued), ("dead-lettered", done.dead_lettered),
+        ):  # fmt: skip
+            self._recovered_buffers.add_metric((name, outcome), count)
         buckets, total = [], 0
-        for bound, count in zip((*SECONDS, float("inf")), held.recovery_seconds, strict=True):
+        for bound, count in zip((*SECONDS, float("inf")), pool.recovery_seconds, strict=True):
             total += count
             buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
-        self._seconds.add_metric((name,), buckets, held.recovery_seconds_sum)
+        self._recovery_seconds.add_metric((name,), buckets, pool.recovery_seconds_sum)
 
-    def families(self) -> Iterator[Metric]:
-        yield from (self._count, self._members, self._buffers, self._seconds)
+    def all(self) -> list[Metric]:
+        return [family for family in vars(self).values() if isinstance(family, Metric)]
 
 
 def format_for(accept: str | None) -> str:
     """The content type that an Accept header asks for.
 
-    Without one OpenMetrics; the older format for whoever takes anything, or only what there is not.
+    Without a header it is OpenMetrics. It is the older format if the header accepts anything, or
+    only formats that there are not.
     """
     if accept is None:
         return OPENMETRICS
@@ -189,40 +189,36 @@ def format_for(accept: str | None) -> str:
     return OPENMETRICS if first >= second and first > 0 else TEXT
 
 
-def text_format(families: Iterable[Metric]) -> bytes:
-    """The families in the text format 0.0.4."""
-    lines = []
-    for family in families:
-        name = family.name + _SUFFIXES.get(family.type, "")
-        lines.append(f"# HELP {name} {_escaped(family.documentation)}")
-        lines.append(f"# TYPE {name} {_TYPES.get(family.type, family.type)}")
-        for sample in family.samples:
-            labels = ",".join(
-                f'{label}="{_escaped(value, quote=True)}"'
-                for label, value in sorted(sample.labels.items())
-            )
-            value = floatToGoString(sample.value)  # type: ignore[no-untyped-call]
-            lines.append(f"{sample.name}{f'{{{labels}}}' if labels else ''} {value}")
+class _One(list[Metric]):
+    """A family as prometheus_client's writer takes it."""
+
+    def collect(self) -> Iterable[Metric]:
+        return self
+
+
+def openmetrics(family: Metric) -> bytes:
+    """A family in OpenMetrics 1.0, without the end mark."""
+    text: bytes = generate_latest(_One([family]))  # type: ignore[no-untyped-call]
+    return text.removesuffix(_END)
+
+
+def text_format(family: Metric) -> bytes:
+    """A family in the text format 0.0.4."""
+    name = family.name + _SUFFIXES.get(family.type, "")
+    lines = [
+        f"# HELP {name} {_escaped(family.documentation)}",
+        f"# TYPE {name} {_TYPES.get(family.type, family.type)}",
+    ]
+    for sample in family.samples:
+        labels = ",".join(
+            f'{label}="{_escaped(value, quote=True)}"'
+            for label, value in sorted(sample.labels.items())
+        )
+        value = floatToGoString(sample.value)  # type: ignore[no-untyped-call]
+        lines.append(f"{sample.name}{f'{{{labels}}}' if labels else ''} {value}")
     return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _escaped(text: str, quote: bool = False) -> str:
     text = text.replace("\\", r"\\").replace("\n", r"\n")
     return text.replace('"', r"\"") if quote else text
-
-
-class Exposition:
-    """What a scraper gets."""
-
-    def __init__(self, handler: RequestHandler, package: str) -> None:
-        self._pools = Pools(handler, package)
-        self._collectors = CollectorRegistry(auto_describe=False)
-        self._collectors.register(self._pools)
-
-    def answer(self, accept: str | None) -> tuple[str, bytes]:
-        """The content type and the text, in the format that an Accept header asks for."""
-        kind = format_for(accept)
-        if kind == TEXT:
-            return kind, text_format(self._pools.collect())
-        text: bytes = generate_latest(self._collectors)  # type: ignore[no-untyped-call]
-        return kind, text
