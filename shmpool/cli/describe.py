@@ -30,27 +30,11 @@ def show(found: Description) -> None:
     print_table((found.pool, ""), rows)
     if found.queues:
         print_table(
-            (
-                "queue",
-                "capacity",
-                "producers",
-                "consumers",
-                "on death",
-                "dead letters to",
-                "refused",
-                "dropped",
-            ),
+            ("queue", "capacity", "producers", "consumers", "on death", "dead letters to",
+             "refused", "dropped"),
             [
-                (
-                    q.name,
-                    q.capacity,
-                    q.producers,
-                    q.consumers,
-                    q.on_death,
-                    q.dead_letter,
-                    q.refused,
-                    q.dropped,
-                )
+                (q.name, q.capacity, q.producers, q.consumers, q.on_death, q.dead_letter,
+                 q.refused, q.dropped)
                 for q in found.queues
             ],
-        )
+        )  # fmt: skip

@@ -39,6 +39,7 @@ SLOW_MAX = 8  # audits and lists of holders in progress at once
 WEB = Path(__file__).parent / "web"
 PAGE = {"": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
 MEMBERS_SHOWN = 200
+MEMBER_FIELDS = ("number", "pid", "tid", "held", "cached", "operation")
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
@@ -321,14 +322,7 @@ def live_pool(stats: PoolStats, members: list[Member]) -> dict[str, Any]:
     """A pool for the live page. Of many members, those with the most buffers."""
     most = sorted(members, key=lambda m: m.held + m.cached, reverse=True)[:MEMBERS_SHOWN]
     shown = [
-        {
-            "number": member.number,
-            "pid": member.pid,
-            "tid": member.tid,
-            "held": member.held,
-            "cached": member.cached,
-            "operation": member.operation,
-        }
+        {field: getattr(member, field) for field in MEMBER_FIELDS}
         for member in sorted(most, key=lambda m: m.number)
     ]
     return wire.to_wire(stats) | {"members": shown}  # type: ignore[no-any-return]

@@ -7,8 +7,9 @@ expect.
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable
+from typing import Any
 
+from prometheus_client import exposition as text_format
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -16,20 +17,46 @@ from prometheus_client.metrics_core import (
     InfoMetricFamily,
     Metric,
 )
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.utils import floatToGoString
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from .. import errors
 from .handlers import RequestHandler
 from .watched_pool import SECONDS, WatchedPool
 
-OPENMETRICS = CONTENT_TYPE_LATEST
+OPENMETRICS = openmetrics.CONTENT_TYPE_LATEST
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 ACCEPT_MAX = 4096  # bytes of an Accept header that are read
-_SUFFIXES = {"counter": "_total", "info": "_info"}  # part of the family's name in 0.0.4
-_TYPES = {"info": "gauge", "unknown": "untyped"}
-_END = b"# EOF\n"  # of OpenMetrics
 PER_QUEUE = ("enqueue", "dequeue")  # counted for each queue, not for the pool
+_END = b"# EOF\n"  # of OpenMetrics
+
+Gauge, Counter = GaugeMetricFamily, CounterMetricFamily
+POOL, QUEUE = ("pool",), ("pool", "queue")
+# Type, name after "shmpool_", help and labels of each family.
+FAMILIES: tuple[tuple[Any, str, str, tuple[str, ...]], ...] = (
+    (InfoMetricFamily, "build", "The version of the daemon.", ()),
+    (Gauge, "foreign_files", "Files of other users under pools' names, which are not opened; 1024 "
+     "means at least so many.", ()),
+    (Gauge, "refused_pools", "Declared pools whose names are taken by other files.", ()),
+    (Gauge, "buffers", "Buffers of a pool by state; uncreated ones have no memory yet.",
+     ("pool", "state")),
+    (Gauge, "buffer_size_bytes", "Data bytes of a buffer.", POOL),
+    (Gauge, "reserved_bytes", "Memory of a pool's segment.", POOL),
+    (Gauge, "members", "Threads that are attached.", POOL),
+    (Gauge, "queue_depth", "Buffers in a queue.", QUEUE),
+    (Gauge, "queue_capacity", "The most buffers that a queue holds.", QUEUE),
+    (Counter, "ops", "Operations, in buffers: enqueue and dequeue of a queue, the others of a "
+     "pool.", ("pool", "queue", "op")),
+    (Counter, "queue_refused", "Buffers that a queue refused, or that could not be allocated for "
+     "it.", QUEUE),
+    (Counter, "queue_dropped", "Buffers of a queue that were freed because the consumer that had "
+     "got them died.", QUEUE),
+    (Gauge, "alarms", "Active alarms.", ("pool", "alarm")),
+    (Counter, "recoveries", "Recoveries by this daemon.", POOL),
+    (Counter, "recovered_members", "Dead members that were recovered.", POOL),
+    (Counter, "recovered_buffers", "Buffers of dead members by outcome.", ("pool", "outcome")),
+    (HistogramMetricFamily, "recovery_seconds", "Time from the detection of a dead member to the "
+     "end of its recovery.", POOL),
+)  # fmt: skip
 
 
 async def exposition(handler: RequestHandler, package: str, kind: str) -> bytes:
@@ -38,134 +65,79 @@ async def exposition(handler: RequestHandler, package: str, kind: str) -> bytes:
 
     Other tasks of the event loop run after each pool that is read and each family that is written.
     """
-    families = _Families(handler, package)
+    families = {
+        name: family(f"shmpool_{name}", text, labels=labels)
+        for family, name, text, labels in FAMILIES
+    }
+    families["build"].add_metric([], {"version": package})
+    families["foreign_files"].add_metric([], handler.foreign)
+    families["refused_pools"].add_metric([], handler.refused)
     for name, pool in list(handler.watched.items()):
         await asyncio.sleep(0)
         if handler.watched.get(name) is pool:
-            families.add(name, pool)
-    write: Callable[[Metric], bytes] = text_format if kind == TEXT else openmetrics
+            _add(families, name, pool)
     text = []
-    for family in families.all():
+    for family in families.values():
         await asyncio.sleep(0)
-        text.append(write(family))
-    return b"".join(text) + (b"" if kind == TEXT else _END)
+        text.append(written(family, kind))
+    return b"".join(text) + (_END if kind == OPENMETRICS else b"")
 
 
-class _Families:
-    """Every family, filled pool by pool."""
+def _add(families: dict[str, Any], name: str, pool: WatchedPool) -> None:
+    """Adds a pool's samples, or none if it is damaged: the supervisor will release it."""
+    try:
+        stats, queues = pool.view.stats(), pool.view.queues()
+        reserved = pool.view.file().reserved
+    except errors.SegmentInvalid:
+        return
 
-    def __init__(self, handler: RequestHandler, package: str) -> None:
-        pool, queue = ("pool",), ("pool", "queue")
-        self._build = InfoMetricFamily("shmpool_build", "The version of the daemon.")
-        self._build.add_metric([], {"version": package})
-        self._foreign = GaugeMetricFamily(
-            "shmpool_foreign_files",
-            "Files of other users under pools' names, which are not opened; 1024 means at least "
-            "so many.",
-        )
-        self._foreign.add_metric([], handler.foreign)
-        self._refused = GaugeMetricFamily(
-            "shmpool_refused_pools", "Declared pools whose names are taken by other files."
-        )
-        self._refused.add_metric([], handler.refused)
-        self._buffers = GaugeMetricFamily(
-            "shmpool_buffers",
-            "Buffers of a pool by state; uncreated ones have no memory yet.",
-            labels=("pool", "state"),
-        )
-        self._size = GaugeMetricFamily(
-            "shmpool_buffer_size_bytes", "Data bytes of a buffer.", labels=pool
-        )
-        self._reserved = GaugeMetricFamily(
-            "shmpool_reserved_bytes", "Memory of a pool's segment.", labels=pool
-        )
-        self._members = GaugeMetricFamily(
-            "shmpool_members", "Threads that are attached.", labels=pool
-        )
-        self._depth = GaugeMetricFamily("shmpool_queue_depth", "Buffers in a queue.", labels=queue)
-        self._capacity = GaugeMetricFamily(
-            "shmpool_queue_capacity", "The most buffers that a queue holds.", labels=queue
-        )
-        self._ops = CounterMetricFamily(
-            "shmpool_ops",
-            "Operations, in buffers: enqueue and dequeue of a queue, the others of a pool.",
-            labels=("pool", "queue", "op"),
-        )
-        self._queue_refused = CounterMetricFamily(
-            "shmpool_queue_refused",
-            "Buffers that a queue refused, or that could not be allocated for it.",
-            labels=queue,
-        )
-        self._dropped = CounterMetricFamily(
-            "shmpool_queue_dropped",
-            "Buffers of a queue that were freed because the consumer that had got them died.",
-            labels=queue,
-        )
-        self._alarms = GaugeMetricFamily(
-            "shmpool_alarms", "Active alarms.", labels=("pool", "alarm")
-        )
-        self._recoveries = CounterMetricFamily(
-            "shmpool_recoveries", "Recoveries by this daemon.", labels=pool
-        )
-        self._recovered_members = CounterMetricFamily(
-            "shmpool_recovered_members", "Dead members that were recovered.", labels=pool
-        )
-        self._recovered_buffers = CounterMetricFamily(
-            "shmpool_recovered_buffers",
-            "Buffers of dead members by outcome.",
-            labels=("pool", "outcome"),
-        )
-        self._recovery_seconds = HistogramMetricFamily(
-            "shmpool_recovery_seconds",
-            "Time from the detection of a dead member to the end of its recovery.",
-            labels=pool,
-        )
+    def add(family: str, value: float, *labels: str) -> None:
+        families[family].add_metric((name, *labels), value)
 
-    def add(self, name: str, pool: WatchedPool) -> None:
-        """Adds a pool's samples, or none if it is damaged: the supervisor will release it."""
-        try:
-            stats, queues = pool.view.stats(), pool.view.queues()
-            reserved = pool.view.file().reserved
-        except errors.SegmentInvalid:
-            return
-        uncreated = stats.capacity - stats.created
-        for state, count in (
-            ("free", stats.free), ("cached", stats.cached), ("held", stats.held),
-            ("queued", stats.queued), ("uncreated", uncreated),
-        ):  # fmt: skip
-            self._buffers.add_metric((name, state), count)
-        self._size.add_metric((name,), pool.view.geometry.buffer_size)
-        self._reserved.add_metric((name,), reserved)
-        self._members.add_metric((name,), stats.members)
-        for queue in queues:
-            self._depth.add_metric((name, queue.name), queue.depth)
-            self._capacity.add_metric((name, queue.name), queue.capacity)
-            self._ops.add_metric((name, queue.name, "enqueue"), queue.enqueued)
-            self._ops.add_metric((name, queue.name, "dequeue"), queue.dequeued)
-            self._queue_refused.add_metric((name, queue.name), queue.refused)
-            self._dropped.add_metric((name, queue.name), queue.dropped)
-        for op, count in stats.counters.items():
-            if op not in PER_QUEUE:
-                self._ops.add_metric((name, "", op), count)
-        for kind in ("low-water", "queue-full", "held-long", "stopped"):
-            active = sum(alarm.kind == kind for alarm in pool.alarms.active())
-            self._alarms.add_metric((name, kind), active)
-        done = pool.recoveries
-        self._recoveries.add_metric((name,), done.count)
-        self._recovered_members.add_metric((name,), done.members)
-        freed = done.buffers - done.requeued - done.dead_lettered
-        for outcome, count in (
-            ("freed", freed), ("requeued", done.requeued), ("dead-lettered", done.dead_lettered),
-        ):  # fmt: skip
-            self._recovered_buffers.add_metric((name, outcome), count)
-        buckets, total = [], 0
-        for bound, count in zip((*SECONDS, float("inf")), pool.recovery_seconds, strict=True):
-            total += count
-            buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
-        self._recovery_seconds.add_metric((name,), buckets, pool.recovery_seconds_sum)
+    for state in ("free", "cached", "held", "queued"):
+        add("buffers", getattr(stats, state), state)
+    add("buffers", stats.capacity - stats.created, "uncreated")
+    add("buffer_size_bytes", pool.view.geometry.buffer_size)
+    add("reserved_bytes", reserved)
+    add("members", stats.members)
+    for queue in queues:
+        add("queue_depth", queue.depth, queue.name)
+        add("queue_capacity", queue.capacity, queue.name)
+        add("ops", queue.enqueued, queue.name, "enqueue")
+        add("ops", queue.dequeued, queue.name, "dequeue")
+        add("queue_refused", queue.refused, queue.name)
+        add("queue_dropped", queue.dropped, queue.name)
+    for op, count in stats.counters.items():
+        if op not in PER_QUEUE:
+            add("ops", count, "", op)
+    active = [alarm.kind for alarm in pool.alarms.active()]
+    for kind in ("low-water", "queue-full", "held-long", "stopped"):
+        add("alarms", active.count(kind), kind)
+    done = pool.recoveries
+    add("recoveries", done.count)
+    add("recovered_members", done.members)
+    add("recovered_buffers", done.buffers - done.requeued - done.dead_lettered, "freed")
+    add("recovered_buffers", done.requeued, "requeued")
+    add("recovered_buffers", done.dead_lettered, "dead-lettered")
+    buckets, total = [], 0
+    for bound, count in zip((*map(str, SECONDS), "+Inf"), pool.recovery_seconds, strict=True):
+        total += count
+        buckets.append((bound, total))
+    families["recovery_seconds"].add_metric((name,), buckets, pool.recovery_seconds_sum)
 
-    def all(self) -> list[Metric]:
-        return [family for family in vars(self).values() if isinstance(family, Metric)]
+
+class _Registry(list[Metric]):
+    """Families as the writers of prometheus_client take them."""
+
+    def collect(self) -> list[Metric]:
+        return self
+
+
+def written(family: Metric, kind: str) -> bytes:
+    """A family in a format, OPENMETRICS (without the end mark) or TEXT."""
+    write: Any = (openmetrics if kind == OPENMETRICS else text_format).generate_latest
+    text: bytes = write(_Registry([family]))
+    return text.removesuffix(_END)
 
 
 def format_for(accept: str | None) -> str:
@@ -187,38 +159,3 @@ def format_for(accept: str | None) -> str:
             wanted[kind] = max(wanted[kind], quality)
     first, second = wanted.values()
     return OPENMETRICS if first >= second and first > 0 else TEXT
-
-
-class _One(list[Metric]):
-    """A family as prometheus_client's writer takes it."""
-
-    def collect(self) -> Iterable[Metric]:
-        return self
-
-
-def openmetrics(family: Metric) -> bytes:
-    """A family in OpenMetrics 1.0, without the end mark."""
-    text: bytes = generate_latest(_One([family]))  # type: ignore[no-untyped-call]
-    return text.removesuffix(_END)
-
-
-def text_format(family: Metric) -> bytes:
-    """A family in the text format 0.0.4."""
-    name = family.name + _SUFFIXES.get(family.type, "")
-    lines = [
-        f"# HELP {name} {_escaped(family.documentation)}",
-        f"# TYPE {name} {_TYPES.get(family.type, family.type)}",
-    ]
-    for sample in family.samples:
-        labels = ",".join(
-            f'{label}="{_escaped(value, quote=True)}"'
-            for label, value in sorted(sample.labels.items())
-        )
-        value = floatToGoString(sample.value)  # type: ignore[no-untyped-call]
-        lines.append(f"{sample.name}{f'{{{labels}}}' if labels else ''} {value}")
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _escaped(text: str, quote: bool = False) -> str:
-    text = text.replace("\\", r"\\").replace("\n", r"\n")
-    return text.replace('"', r"\"") if quote else text

@@ -118,15 +118,9 @@ class WatchedPool:
         self.recovery_seconds[sum(seconds > bound for bound in SECONDS)] += 1
         self.recovery_seconds_sum += seconds
         event = RecoveryEvent(
-            self.recoveries.count,
-            self.view.name,
-            now,
-            seconds,
-            what.members,
-            what.buffers,
-            what.requeued,
-            what.dead_lettered,
-        )
+            self.recoveries.count, self.view.name, now, seconds,
+            what.members, what.buffers, what.requeued, what.dead_lettered,
+        )  # fmt: skip
         self.events.append(event)
         return event
 
