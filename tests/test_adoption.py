@@ -32,7 +32,7 @@ def file_of(name: str) -> Path:
 
 @pytest.fixture
 def adopting() -> Iterator[Adopting]:
-    """A handler, what decides for it, and the declared pools that it asks for again."""
+    """A handler, its Adoption, and the list of pools that it asked to declare again."""
     pools, again = RequestHandler("0"), list[str]()
     yield pools, Adoption(pools, again.append), again
     for name in list(pools.watched):
@@ -51,8 +51,8 @@ SMALL = {"buffer_size": 256, "capacity": 64}
 
 @needs_root
 def test_pools_of_others(adopting: Adopting, make_pool: MakePool) -> None:
-    """They are counted and listed, and neither opened nor held, whatever they are called; those of
-    a user that the configuration names are held."""
+    """Pools of other users are counted and not opened. Those of a user in adopt_users are
+    watched."""
     pools, decide, _ = adopting
     own, other, named = (make_pool().name for _ in range(3))
     os.chown(file_of(other), NOBODY, NOBODY)
@@ -76,7 +76,7 @@ def test_pools_of_others(adopting: Adopting, make_pool: MakePool) -> None:
 
 @needs_root
 def test_a_pool_that_is_given_away(adopting: Adopting, make_pool: MakePool) -> None:
-    """A held pool whose file goes to another user is released; when it comes back it is held."""
+    """A watched pool whose file is given to another user is released. Given back, it is watched."""
     pools, decide, _ = adopting
     name = make_pool().name
     decide.configure(adopt(name))
@@ -92,8 +92,7 @@ def test_a_pool_that_is_given_away(adopting: Adopting, make_pool: MakePool) -> N
 
 @needs_root
 def test_places_are_for_the_own_first(adopting: Adopting, make_pool: MakePool) -> None:
-    """However many pools of others are let in, a declared pool and an own one find a place; not one
-    of others in place of those."""
+    """Declared pools and own pools always find a place: they evict pools of other users."""
     pools, decide, _ = adopting
     pools.watched_max = 3
     others = [make_pool().name for _ in range(4)]
@@ -139,8 +138,8 @@ def test_what_has_a_declared_name(
     why: str | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A file of another user, or one that lets others write who may not, is not the declared pool,
-    and is not held as another one either: it is said once, and tried again when it has changed."""
+    """A file of another user, or with more rights to write than declared, is not the declared
+    pool."""
     pools, decide, again = adopting
     name = make_pool().name
     file_of(name).chmod(mode)
@@ -167,7 +166,7 @@ def test_what_has_a_declared_name(
 
 @needs_root
 def test_a_declared_pool_whose_rights_change(adopting: Adopting, make_pool: MakePool) -> None:
-    """One that is held, and opened up to others by whoever can, is refused from then on."""
+    """A watched declared pool is refused when its file gets more rights than declared."""
     pools, decide, again = adopting
     name = make_pool().name
     decide.configure(adopt(**{name: SMALL}))
@@ -184,7 +183,7 @@ def test_a_declared_pool_whose_rights_change(adopting: Adopting, make_pool: Make
 def test_files_that_are_no_pools(
     adopting: Adopting, new_name: Callable[[], str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each is said once, tried again later and later, and forgotten when it is gone."""
+    """Each is logged once, retried after growing pauses, and forgotten when it is removed."""
     pools, decide, _ = adopting
     names = [new_name() for _ in range(3)]
     file_of(names[0]).write_bytes(bytes(10000))
@@ -207,7 +206,8 @@ def test_files_that_are_no_pools(
 def test_names_without_end(
     adopting: Adopting, new_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is remembered of files is bounded, and names that no pool can have are not."""
+    """The number of names that are remembered is bounded, and names that no pool can have are
+    not."""
     pools, decide, _ = adopting
     monkeypatch.setattr(adoption, "SKIPPED_MAX", 5)
     monkeypatch.setattr(adoption, "LISTED_MAX", 5)
@@ -226,7 +226,7 @@ def test_names_without_end(
 
 
 def test_a_place_becomes_free(adopting: Adopting, make_pool: MakePool) -> None:
-    """A pool that there was no room for is held as soon as there is."""
+    """A pool without a place is watched as soon as a place is free."""
     pools, decide, _ = adopting
     pools.watched_max = 1
     first, second = make_pool().name, make_pool().name
@@ -241,7 +241,7 @@ def test_a_place_becomes_free(adopting: Adopting, make_pool: MakePool) -> None:
 
 
 def test_a_pool_with_members_finds_a_place(adopting: Adopting, make_pool: MakePool) -> None:
-    """One that nobody has open makes room for it, one with members or a declared one does not."""
+    """A pool with members evicts one without, but neither one with members nor a declared one."""
     pools, decide, _ = adopting
     pools.watched_max = 2
     idle, used, later, more = (make_pool() for _ in range(4))
@@ -260,8 +260,7 @@ def test_a_pool_with_members_finds_a_place(adopting: Adopting, make_pool: MakePo
 
 
 def test_watching_is_no_use(adopting: Adopting, make_pool: MakePool, own_pools: None) -> None:
-    """A pool that is watched and that nobody has open can be pruned; a declared one cannot, until
-    the configuration declares it no more."""
+    """prune() removes a watched pool that no process has open, but not a declared one."""
     pools, decide, _ = adopting
     watched, declared = make_pool(), make_pool()
     for pool in (watched, declared):
@@ -301,8 +300,8 @@ async def until_told(told: "asyncio.Queue[str]", name: str) -> None:
 def test_files_that_come_and_go(
     new_name: Callable[[], str], inotify: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is there at the start, what comes, what is moved and what changes hands is told; where
-    the kernel has no inotify for us all that is there, again and again."""
+    """Files that exist, are created, moved or change rights are reported, with inotify and
+    without."""
     if not inotify:
         monkeypatch.setattr(file_watch, "_watch_directory", lambda: -1)
         monkeypatch.setattr(file_watch, "POLL_S", 0.01)
@@ -328,8 +327,7 @@ def test_files_that_come_and_go(
 
 
 def test_more_than_inotify_tells(new_name: Callable[[], str]) -> None:
-    """Events that are lost because there were too many at once lead to another walk through all
-    that is there."""
+    """After inotify has lost events, the whole directory is reported again."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     early, late = new_name(), new_name()
 

@@ -40,8 +40,8 @@ def test_low_water() -> None:
 
 
 def test_a_queue_that_stays_full() -> None:
-    """Raised when it has been full at every look for so long; a look at which it was not begins
-    the time anew."""
+    """Raised when every update for queue_full_s found the queue full. One that did not starts
+    again."""
     alarms, full = Alarms("rx"), replace(QUEUE, depth=8)
     for now, queue, expected in (
         (0, full, 0), (4, full, 0), (5, QUEUE, 0), (6, full, 0), (10, full, 0), (11, full, 1),
@@ -52,7 +52,7 @@ def test_a_queue_that_stays_full() -> None:
 
 
 def test_stopped_in_an_operation() -> None:
-    """Raised for each stopped member, and over when it goes on."""
+    """Raised for each suspended member, and cleared when it continues."""
     alarms = Alarms("rx")
     raised, _ = alarms.update(0, POLICY, STATS, [], [(10, 11), (20, 20)])
     assert [("stopped", "10/11"), ("stopped", "20/20")] == kinds(raised)
@@ -61,7 +61,7 @@ def test_stopped_in_an_operation() -> None:
 
 
 def test_held_for_long() -> None:
-    """Raised for a holder whose oldest buffer is older; the other looks leave it alone."""
+    """Raised for a holder whose oldest buffer exceeds held_s. update() does not clear it."""
     alarms = Alarms("rx")
     young = Holder(0, 10, 10, "alive", 3, 59.0)
     nothing = Holder(1, 20, 20, "alive", 0, None)
@@ -74,7 +74,7 @@ def test_held_for_long() -> None:
 
 
 def test_the_books_of_recoveries(pool: object) -> None:
-    """Recoveries add up, and each falls into the bucket of its time."""
+    """Recoveries are added up, and each is counted in the bucket of its duration."""
     with View(pool.name) as view:  # type: ignore[attr-defined]
         held = WatchedPool(view, Policy())
         began = time.time()
@@ -92,7 +92,7 @@ def test_the_books_of_recoveries(pool: object) -> None:
 
 
 def test_when_to_trim(make_pool: object) -> None:
-    """When there has been more free than is kept, all the time the policy says."""
+    """When more buffers than trim_to have been free at every inspection for trim_after_s."""
     pool = make_pool(capacity=64)  # type: ignore[operator]
     pool.alloc_many(64).free()
     now = [0.0]
@@ -113,7 +113,7 @@ def test_when_to_trim(make_pool: object) -> None:
 
 
 def test_a_clock_that_is_set(make_pool: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Setting the wall clock neither raises an alarm nor makes a trim due, nor puts either off."""
+    """Setting the wall clock changes neither alarms nor trims."""
     pool = make_pool(capacity=64)  # type: ignore[operator]
     queue = pool.create_queue("work", capacity=2)
     pool.alloc_many(64).free()

@@ -180,7 +180,7 @@ def test_a_frame_that_never_ends(start_daemon: StartDaemon) -> None:
         assert time.monotonic() - began < 60
         stream = wire.Frames(wire.ANSWER_MAX)
         stream.feed(answer)
-        assert "not whole" in reason(list(stream))
+        assert "not complete" in reason(list(stream))
 
 
 def test_a_watcher_that_does_not_read(start_daemon: StartDaemon, make_pool: Any) -> None:
@@ -193,7 +193,7 @@ def test_a_watcher_that_does_not_read(start_daemon: StartDaemon, make_pool: Any)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.sendall(wire.pack_call(1, "watch", [pool.name, 0.1]))
         stream = client.watch(pool.name, 0.1)
-        while "dropped" not in daemon.output():
+        while "disconnected" not in daemon.output():
             assert isinstance(next(stream), PoolStats)
         stream.close()  # type: ignore[attr-defined]
         assert "too slow" in daemon.output()

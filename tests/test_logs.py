@@ -15,7 +15,7 @@ def lines() -> list[str]:
 
 @pytest.fixture
 def log(lines: list[str]) -> logging.Logger:
-    """A logger with a limit; its clock stands still until now[0] is changed."""
+    """A logger with a limit. Its clock is now[0]."""
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -32,8 +32,7 @@ now = [0.0]
 
 
 def test_so_many_of_a_kind(log: logging.Logger, lines: list[str]) -> None:
-    """Lines from one place are counted together, whatever they are about; those from another come
-    through; afterwards the next one tells how many were left out."""
+    """Lines are counted by message. After the period, a line tells how many were left out."""
     now[0] = 0.0
     for number in range(1000):
         log.warning("file %d is no pool", number)
@@ -49,7 +48,7 @@ def test_so_many_of_a_kind(log: logging.Logger, lines: list[str]) -> None:
 
 
 def test_a_few_now_and_then(log: logging.Logger, lines: list[str]) -> None:
-    """Nothing is left out, and nothing is said about it."""
+    """Lines below the limit all pass."""
     for number in range(5 * logs.LINES_MAX):
         now[0] += 2 * logs.PERIOD_S / logs.LINES_MAX
         log.info("line %d", number)
@@ -57,7 +56,7 @@ def test_a_few_now_and_then(log: logging.Logger, lines: list[str]) -> None:
 
 
 def test_kinds_without_end(log: logging.Logger, lines: list[str]) -> None:
-    """What is remembered is bounded, also if every line is a kind of its own."""
+    """The number of kinds that are remembered is bounded."""
     for number in range(5 * logs.KINDS_MAX):
         log.info(f"line {number}")
     (handler,) = log.handlers
