@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a subcommand gets its answers: from the daemon, or without a daemon from this process."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -54,12 +55,10 @@ def choose_backend(path: Path | None, direct: bool) -> Backend:
 def with_backend(function: F) -> F:
     """Adds the options --direct and --socket. The command gets the chosen Backend as `backend`."""
 
+    @functools.wraps(function)
     def wrapper(*args: Any, socket: Path | None, direct: bool, **rest: Any) -> Any:
         return function(*args, backend=choose_backend(socket, direct), **rest)
 
-    wrapper.__doc__ = function.__doc__
-    wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-    wrapper.__name__ = function.__name__
     for option in (
         click.option("--direct", is_flag=True, help="Use the pool itself, not the daemon."),
         click.option(

@@ -73,26 +73,16 @@ async def bound(address: str, group: int) -> AsyncIterator[list[socket.socket]]:
             infos = await loop.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-            found = [stack.enter_context(_listening(*info)) for info in infos]
+            found = [
+                stack.enter_context(socket.create_server(to, family=family, backlog=BACKLOG))
+                for family, _, _, _, to in infos
+            ]
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CannotListen(f"cannot serve http://{address}: {reason}") from None
+        for sock in found:
+            sock.setblocking(False)
         yield found
-
-
-def _listening(family: int, kind: int, proto: int, _: str, where: Any) -> socket.socket:
-    sock = socket.socket(family, kind, proto)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(where)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 @contextlib.asynccontextmanager

@@ -3,8 +3,8 @@
 prunes, and raises alarms. No sockets.
 
 The event loop only reads, through read-only mappings. One thread recovers. One thread creates
-declared pools, trims and prunes. The others answer clients. Work on a whole pool is done in steps
-(scheduling.py), so that no pool delays the others.
+declared pools, trims and prunes. CLIENT_THREADS threads answer clients. Work on a whole pool is
+done in steps (scheduling.py), so that no pool delays the others.
 """
 
 import asyncio
