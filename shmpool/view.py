@@ -252,11 +252,12 @@ class View:
         return self._whole(read_members(self._number, self._slots))
 
     def dead(self) -> int:
-        """How many members are dead and not recovered, and one more while abandoned buffers wait
-        for a recoverer."""
+        """How many members are dead and not recovered, plus one if abandoned buffers wait for a
+        recoverer. Other threads run meanwhile: a query of the kernel for each member takes long.
+        """
         self._opened()
-        dead: int = self._whole(check(lib.shmpool_dead(self._number), f"pool {self.name!r}"))
-        return dead
+        dead = check(lib.shmpool_dead_wait(self._number), f"pool {self.name!r}")
+        return self._whole(dead)
 
     def dead_members(self) -> list[Member]:
         """The members that are dead and not recovered."""

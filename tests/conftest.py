@@ -282,8 +282,33 @@ def start() -> Iterator[Callable[..., Child]]:
                     stream.close()
 
 
+SLOW = re.compile(r"^Executing .* took (\d+\.\d+) seconds$", re.MULTILINE)  # from asyncio
+SLOW_S = 1.0  # a callback that takes longer delays every client
+# Starts the daemon with asyncio's debug mode on. Callbacks are timed by a clock that leaves out the
+# time that the daemon's threads waited for a processor, so that a busy machine makes none slow. All
+# threads count: the one that holds the interpreter's lock may be the one that waits.
+DEBUGGED = """
+import contextlib, os, time
+from shmpool.cli.daemon import command
+
+waited = {}
+
+def clock(now=time.monotonic):
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/schedstat") as file:
+            waited[thread] = int(file.read().split()[1])
+    return now() - sum(waited.values()) / 1e9
+
+real, time.monotonic = time.monotonic, clock
+import uvloop
+time.monotonic = real
+command(prog_name="python -m shmpool.daemon")
+"""
+
+
 class DaemonProcess:
-    """A daemon of the test's own, as systemd would run it: what it notifies can be waited for."""
+    """A daemon of the test's own, as systemd would run it, with asyncio's debug mode on. A test
+    can wait for what the daemon notifies."""
 
     def __init__(
         self,
@@ -291,8 +316,9 @@ class DaemonProcess:
         config: str,
         arguments: tuple[str, ...],
         prefix: tuple[str, ...] = (),
+        code: str = DEBUGGED,
     ) -> None:
-        """prefix is a command that runs what follows it."""
+        """prefix is a command that runs what follows it; code is Python that starts the daemon."""
         self.directory = directory
         self.socket = directory / "daemon.sock"
         self.config = directory / "shmpool.toml"
@@ -302,10 +328,12 @@ class DaemonProcess:
         self._notes.bind(str(directory / "notify"))
         environ = os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
         environ |= {"SHMPOOL_SOCKET": str(self.socket)}
+        environ |= {"PYTHONASYNCIODEBUG": "1"} if code else {}
         given = ("--config", str(self.config), *arguments)
+        how = ("-c", code) if code else ("-m", "shmpool.daemon")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "shmpool.daemon", *given],
+                [*prefix, sys.executable, *how, *given],
                 env=environ,
                 stderr=log,
             )
@@ -327,8 +355,16 @@ class DaemonProcess:
         raise AssertionError(f"the daemon never said {line}: {self.output()}")
 
     def output(self) -> str:
-        """What it has written to stderr so far."""
-        return self.log.read_text()
+        """What it has written to stderr so far, without asyncio's notes of callbacks."""
+        return re.sub(f"(?m){SLOW.pattern}\n", "", self.log.read_text())
+
+    def asyncio_errors(self) -> list[str]:
+        """What asyncio's debug mode finds wrong: coroutines that were never awaited, and callbacks
+        longer than SLOW_S since the daemon became ready."""
+        text = self.log.read_text()
+        found = [line for line in text.splitlines() if "never awaited" in line]
+        running = text.partition("listening at ")[2]
+        return found + [slow[0] for slow in SLOW.finditer(running) if float(slow[1]) > SLOW_S]
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Sends a signal and waits for its end: its exit status."""
@@ -346,8 +382,9 @@ StartDaemon = Callable[..., DaemonProcess]
 
 @pytest.fixture
 def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartDaemon]:
-    """start_daemon(config, *arguments): a daemon that is ready; it watches over no pools but those
-    of this test process. [daemon] options go into the config as they are, pools after them."""
+    """start_daemon(config, *arguments): a daemon that is ready. It watches only pools of this test
+    process. [daemon] options go into the config as they are, pools after them. Fails the test if
+    asyncio's debug mode finds an error in the daemon; debug=False turns that mode off."""
     pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     made: list[DaemonProcess] = []
@@ -358,11 +395,13 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
         options: str = "",
         ready: bool = True,
         prefix: tuple[str, ...] = (),
+        debug: bool = True,
     ) -> DaemonProcess:
         directory = tmp_path / f"daemon-{len(made)}"
         directory.mkdir()
         own = f'[daemon]\nadopt = ["test-{os.getpid()}-*"]\nprune = false\n{options}\n'
-        made.append(DaemonProcess(directory, own + config, arguments, prefix))
+        code = DEBUGGED if debug else ""
+        made.append(DaemonProcess(directory, own + config, arguments, prefix, code))
         if ready:
             made[-1].told("READY=1")
         return made[-1]
@@ -370,6 +409,7 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
     yield start_daemon
     for daemon in made:
         daemon.close()
+    assert [] == [error for daemon in made for error in daemon.asyncio_errors()]
 
 
 @pytest.fixture

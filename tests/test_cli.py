@@ -102,7 +102,10 @@ def test_letters(shmpool_command: Run, options: list[str], make_pool: MakePool) 
         return loaded(shmpool_command("letters", pool.name, *arguments, "--json", *options))
 
     none = shmpool_command("letters", pool.name, *options)
-    assert (2, f"shmpool: pool '{pool.name}' has no dead-letter queue; say --queue\n") == (
+    assert (
+        2,
+        f"shmpool: pool '{pool.name}' has no dead-letter queue; name one with --queue\n",
+    ) == (
         none.returncode,
         none.stderr,
     )
@@ -276,7 +279,7 @@ def test_doctor(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> No
     findings = json.loads(shmpool_command("doctor", "--json").stdout)
     subjects = {finding["subject"]: finding for finding in findings}
     for subject in ("size of /dev/shm", "free in /dev/shm", "permission to /dev/shm", "open files",
-                    "open file description locks", "wipe on fork", "pools", "daemon"):  # fmt: skip
+                    "open file description locks", "pools", "daemon"):  # fmt: skip
         assert subjects[subject]["found"]
     assert "shmpool daemon" in subjects["daemon"]["advice"]
     Path(f"/dev/shm/shmpool.{pool_name}").write_bytes(b"x" * 8192)

@@ -37,7 +37,7 @@ def test_with_everything_asked_for(
     """Under 48 MB with HTTP on, when pages, metrics, streams, every request, a recovery and ten
     reloads have been served."""
     names = [new_name() for _ in range(3)]
-    daemon = start_daemon("".join(map(POOL.format, names)), *PORT)
+    daemon = start_daemon("".join(map(POOL.format, names)), *PORT, debug=False)
     assert weighed("HTTP on, started", daemon) < MOST
     streams = [events(daemon) for _ in range(3)]
     with shmpool.Client(daemon.socket) as client:
@@ -70,7 +70,7 @@ def test_without_http(
     start_daemon: StartDaemon, pool_name: str, weighed: Callable[[str, DaemonProcess], int]
 ) -> None:
     """Without HTTP it is less again."""
-    daemon = start_daemon(POOL.format(pool_name))
+    daemon = start_daemon(POOL.format(pool_name), debug=False)
     with shmpool.Client(daemon.socket) as client:
         assert client.audit(pool_name).ok
     assert weighed("HTTP off", daemon) < MOST - 5_000_000

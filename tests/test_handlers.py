@@ -15,7 +15,7 @@ def test_a_name_that_stands_for_another_pool(make_pool: MakePool, pool_name: str
     holding it again holds the new one."""
     pools = handlers.RequestHandler("0")
     old = make_pool(name=pool_name, capacity=64)
-    held = pools.hold(pool_name, Policy())
+    held = pools.watch(pool_name, Policy())
     assert 64 == pools.answer(GetStats(pool_name)).buffers.capacity
     shmpool.Pool.unlink(pool_name)
     with pytest.raises(shmpool.PoolNotFound):
@@ -27,7 +27,7 @@ def test_a_name_that_stands_for_another_pool(make_pool: MakePool, pool_name: str
         assert [] == pools.answer(GetMembers(pool_name))
         (summary,) = [pool for pool in pools.answer(List()) if pool.name == pool_name]
         assert (128, False) == (summary.capacity, summary.held)
-    again = pools.hold(pool_name, Policy())
+    again = pools.watch(pool_name, Policy())
     assert again is not held
     assert 128 == again.view.geometry.capacity
     pools.release(pool_name)
@@ -36,14 +36,14 @@ def test_a_name_that_stands_for_another_pool(make_pool: MakePool, pool_name: str
 def test_more_pools_than_can_be_held(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit a pool is refused, so that there is always room to put the others right;
     those that are held can be held again."""
-    monkeypatch.setattr(handlers, "HELD_MAX", 2)
+    monkeypatch.setattr(handlers, "WATCHED_MAX", 2)
     pools = handlers.RequestHandler("0")
     names = [make_pool().name for _ in range(3)]
     for name in names[:2] * 2:
-        pools.hold(name, Policy())
+        pools.watch(name, Policy())
     with pytest.raises(shmpool.LimitReached, match="2 pools are held already"):
-        pools.hold(names[2], Policy())
+        pools.watch(names[2], Policy())
     pools.release(names[0])
-    pools.hold(names[2], Policy())
+    pools.watch(names[2], Policy())
     for name in names:
         pools.release(name)

@@ -15,23 +15,23 @@ from conftest import Child, Eventually, MakePool, StartDaemon
 import shmpool
 from shmpool import errors
 from shmpool.rpc.protocol import AnyRequest, RunAudit
-from shmpool.service.scheduling import SHARE, Budgets, Turns
+from shmpool.service.scheduling import SHARE, StepRunner, TimeBudgets
 from tests.fuzz_words import Segment
 
 
 class Clock:
-    """The time, and what a thread has used of it."""
+    """A clock, and the processor time that a thread has used."""
 
     now = 100.0
     used = 0.0
 
 
-def budgets(clock: Clock) -> Budgets:
-    return Budgets(lambda: clock.now, lambda: clock.used)
+def budgets(clock: Clock) -> TimeBudgets:
+    return TimeBudgets(lambda: clock.now, lambda: clock.used)
 
 
 def test_a_slow_pool_waits() -> None:
-    """Who took long has its turn late, by as much as all pools together have of the time."""
+    """A pool whose inspection took long is inspected later: all pools share SHARE of the time."""
     clock = Clock()
     turns = budgets(clock)
     for pool, took in (("quick", 0.0), ("slow", 0.5)):
@@ -46,7 +46,7 @@ def test_a_slow_pool_waits() -> None:
 
 
 def test_a_slow_pool_is_told_once() -> None:
-    """slowed() says a pause longer than the period, once; after keep() it may again."""
+    """slowed() returns a pause that is longer than the period, once until keep() drops the pool."""
     clock = Clock()
     turns = budgets(clock)
 
@@ -62,7 +62,7 @@ def test_a_slow_pool_is_told_once() -> None:
 
 
 def test_an_error_uses_the_turn_too() -> None:
-    """What ends with an exception took its time all the same."""
+    """A block that ends with an exception is charged to the pool too."""
     clock = Clock()
     turns = budgets(clock)
     with pytest.raises(errors.SegmentInvalid), turns.use("slow"):  # noqa: PT012 - that takes time
@@ -72,7 +72,7 @@ def test_an_error_uses_the_turn_too() -> None:
 
 
 class Steps:
-    """A handler whose requests take as many steps as it is told, and a list of them."""
+    """A handler whose requests take a given number of steps. It lists the steps that were made."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
@@ -87,17 +87,17 @@ class Steps:
 
 
 def in_a_thread(threads: ThreadPoolExecutor) -> Callable[..., Awaitable[Any]]:
-    """What makes its calls in a thread; in an event loop."""
+    """Makes calls in a thread. For use in an event loop."""
     return partial(asyncio.get_running_loop().run_in_executor, threads)
 
 
 def test_requests_take_turns() -> None:
-    """A long request lets a short one of another pool through after a step."""
+    """A short request is answered while a long one of another pool is in progress."""
     handler = Steps()
 
     async def ask() -> list[str]:
         with ThreadPoolExecutor(1) as threads:
-            turns = Turns(handler, in_a_thread(threads))  # type: ignore[arg-type]
+            turns = StepRunner(handler, in_a_thread(threads))  # type: ignore[arg-type]
             ends = [turns.run(RunAudit(pool)) for pool in ("long-1000", "short-2")]
             first, rest = await asyncio.wait(
                 map(asyncio.ensure_future, ends), return_when=asyncio.FIRST_COMPLETED
@@ -109,12 +109,12 @@ def test_requests_take_turns() -> None:
 
 
 def test_a_pool_has_one_turn() -> None:
-    """However many ask for the same pool, one request of it is answered at a time."""
+    """A pool has one request in progress, however many are waiting."""
     handler = Steps()
 
     async def ask() -> None:
         with ThreadPoolExecutor(1) as threads:
-            turns = Turns(handler, in_a_thread(threads))  # type: ignore[arg-type]
+            turns = StepRunner(handler, in_a_thread(threads))  # type: ignore[arg-type]
             many = [asyncio.ensure_future(turns.run(RunAudit("long-50"))) for _ in range(20)]
             await turns.run(RunAudit("short-2"))
             assert handler.made.count("long") < 20
@@ -128,7 +128,7 @@ CRAFTED = 1 << 18
 
 
 def craft(pool: shmpool.Pool) -> None:
-    """No buffer is where it says, and all members are in an operation: the longest of walks."""
+    """Corrupts every owner word and puts all members into an operation: the longest walk."""
     segment = Segment(f"/dev/shm/shmpool.{pool.name}")
     for rows, name, value in (
         (segment.buffers, "buffer.owner", 1 << 63 | 5),
@@ -156,8 +156,7 @@ def test_a_crafted_pool_holds_up_nobody(
     start: Callable[..., Child],
     eventually: Eventually,
 ) -> None:
-    """While clients ask for audits of a crafted pool, and the daemon looks at it, a healthy one is
-    audited, looked at and recovered."""
+    """A healthy pool is audited, inspected and recovered while clients audit a crafted one."""
     crafted = make_pool(buffer_size=64, capacity=CRAFTED, prealloc=CRAFTED, members=4095)
     healthy = make_pool(prealloc=64)
     craft(crafted)

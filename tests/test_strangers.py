@@ -2,6 +2,7 @@
 """Files, processes and queues that strangers named: none ends a scan, and none reaches a terminal,
 a log or a page as it is."""
 
+import asyncio
 import ctypes
 import json
 import os
@@ -279,7 +280,7 @@ def test_queue_names_on_the_screen_and_in_metrics(make_pool: MakePool, name: byt
     )
     from prometheus_client.openmetrics.parser import text_string_to_metric_families
     from prometheus_client.parser import text_string_to_metric_families as classic
-    from test_top import rows, watched
+    from test_top import rows, run_until
 
     from shmpool.cli.access import Direct
     from shmpool.cli.screen import Top
@@ -292,14 +293,16 @@ def test_queue_names_on_the_screen_and_in_metrics(make_pool: MakePool, name: byt
     queue.send_many([b"a", b"b"])
     scribble(pool, b"QQQQQQQQQQ", 0, (name + b"\0" * 11)[: max(len(name) + 1, 11)])
     app = Top(Direct(), frozenset([pool.name]), 0.1)
-    watched(app, lambda: 2 == len(rows(app, "queues")))
+    run_until(app, lambda: 2 == len(rows(app, "queues")))
     handler = RequestHandler("0")
-    handler.hold(pool.name, Policy())
+    handler.watch(pool.name, Policy())
     try:
-        accept = "application/openmetrics-text; version=1.0.0"
-        text = metrics.Exposition(handler, "0").answer(accept)[1].decode()
-        families = {f.name: f for f in text_string_to_metric_families(text)}
-        plain = classic(metrics.Exposition(handler, "0").answer(None)[1].decode())
+        new, old = (
+            asyncio.run(metrics.exposition(handler, "0", kind)).decode()
+            for kind in (metrics.OPENMETRICS, metrics.TEXT)
+        )
+        families = {f.name: f for f in text_string_to_metric_families(new)}
+        plain = classic(old)
         for found in (families, {f.name: f for f in plain}):
             depths = {s.labels["queue"]: s.value for s in found["shmpool_queue_depth"].samples}
             assert [2.0, 0.0] == list(depths.values())
@@ -411,8 +414,8 @@ def test_names_in_c_and_in_the_kernel() -> None:
     before = Path("/proc/self/comm").read_bytes().rstrip(b"\n")
     libc.prctl(15, b"a) R (\xff", 0, 0, 0)
     try:
-        from shmpool.service.watched_pool import is_stopped
+        from shmpool.service.watched_pool import is_suspended
 
-        assert not is_stopped(os.getpid(), os.getpid())
+        assert not is_suspended(os.getpid(), os.getpid())
     finally:
         libc.prctl(15, before, 0, 0, 0)

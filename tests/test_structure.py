@@ -54,7 +54,7 @@ PYTHON_ORDER = re.findall(
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client_connection rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
     service.config_lines service.config_values service.config service.declared_pools
-    service.adoption service.name_watch service.process_watch service.supervisor service.systemd
+    service.adoption service.file_watch service.supervisor service.systemd
     service.logs service.listening service.connection service.admission service.metrics
     service.http daemon
     cli.__init__ cli.access cli.output cli.main cli.container cli.diagnosis cli.screen

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What limits or separates this process from the rest of the machine: control groups, namespaces,
-logind. Read from /proc, /sys and /etc below a root, which tests change; what is not there is not
-known, and nothing raises.
+"""What limits this process or separates it from the rest of the machine: control groups,
+namespaces, logind. Reads /proc, /sys and /etc below a root, which tests change. Files that are
+missing are taken as unknown; nothing raises.
 """
 
 import contextlib
@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FIRST_PID_NAMESPACE = "pid:[4026531836]"  # linux/proc_ns.h: PROC_PID_INIT_INO
-UNLIMITED = 1 << 60  # cgroup v1 has no other word for no limit than a large number
+UNLIMITED = 1 << 60  # cgroup v1 writes a large number for "no limit"
 SYSTEM_UID_MAX = 999
 LOGIND = ("usr/lib/systemd", "usr/local/lib/systemd", "run/systemd", "etc/systemd")
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The most memory that a control group lets this process's pools and all else have."""
+    """The memory limit of a control group. Pools count towards it."""
 
     octets: int
     version: int  # of cgroups
-    group: str  # the path of the group that sets it
+    group: str  # path of the group that sets it
 
 
 def text_of(path: Path) -> str:
-    """What a file holds, bytes that are no UTF-8 as surrogates; "" if it cannot be read."""
+    """The text of a file, with bytes that are not UTF-8 as surrogates. "" if it cannot be read."""
     try:
         return path.read_bytes().decode(errors="surrogateescape")
     except OSError:
@@ -34,18 +34,18 @@ def text_of(path: Path) -> str:
 
 
 def file_system(path: str, root: Path) -> str:
-    """The type of the file system that is mounted at or above a path; "" if it is not known."""
+    """The type of the file system at a path. "" if it is unknown."""
     real = os.path.realpath(path)
     best, found = "", ""
     for _, point, kind, _ in _mounts(root):
         inside = real == point or real.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):  # the last of equals lies on top
+        if inside and len(point) >= len(best):  # of equal points, the last mount is on top
             best, found = point, kind
     return found
 
 
 def memory_limit(root: Path) -> Limit | None:
-    """The lowest limit of this process's control group and those above it."""
+    """The lowest limit of this process's control group and its parents. None without a limit."""
     groups = [line.split(":", 2) for line in text_of(root / "proc/self/cgroup").splitlines()]
     limits: list[Limit] = []
     for _, point, kind, options in _mounts(root):
@@ -60,8 +60,8 @@ def memory_limit(root: Path) -> Limit | None:
 
 
 def _limits_of(root: Path, point: str, group: str, file: str, version: int) -> list[Limit]:
-    """Those of a group and all above it. In a container the group's path may be the machine's,
-    while the mount begins at the group itself: then only the mount's own is there."""
+    """The limits of a group and its parents. In a container the group's path may be that of the
+    host while the mount begins at the group itself: then only the mount's own limit is found."""
     below = root / point.lstrip("/")
     parts = [part for part in group.split("/") if part not in ("", "..")]
     found = []
@@ -75,7 +75,7 @@ def _limits_of(root: Path, point: str, group: str, file: str, version: int) -> l
 
 
 def own_pid_namespace(root: Path) -> bool | None:
-    """Whether this process has another PID namespace than the machine's first; None if unknown."""
+    """True if this process is not in the host's first PID namespace. None if unknown."""
     try:
         return os.readlink(root / "proc/self/ns/pid") != FIRST_PID_NAMESPACE
     except OSError:
@@ -83,7 +83,7 @@ def own_pid_namespace(root: Path) -> bool | None:
 
 
 def removed_at_logout(root: Path, uid: int | None = None) -> str | None:
-    """The user's name if systemd-logind removes what it has in /dev/shm when it logs out."""
+    """The user's name, if systemd-logind removes the user's files in /dev/shm at logout."""
     uid = os.geteuid() if uid is None else uid
     if uid <= SYSTEM_UID_MAX or not (root / "run/systemd/users").is_dir():
         return None
@@ -92,19 +92,19 @@ def removed_at_logout(root: Path, uid: int | None = None) -> str | None:
     except KeyError:
         user = str(uid)
     if (root / "var/lib/systemd/linger" / user).exists():
-        return None  # it never logs out
+        return None  # a lingering user never logs out
     return user if _remove_ipc(root) else None
 
 
 def _remove_ipc(root: Path) -> bool:
-    """RemoveIPC= as logind reads it: the last that is set, in the order of its files."""
+    """RemoveIPC= as logind reads it: the last value in the order of its files."""
     files = [root / base / "logind.conf" for base in LOGIND]
     drop_ins: dict[str, Path] = {}
     for base in LOGIND:
         with contextlib.suppress(OSError):
             for path in (root / base / "logind.conf.d").iterdir():
                 if path.suffix == ".conf":
-                    drop_ins[path.name] = path  # /etc goes before /run, that before /usr
+                    drop_ins[path.name] = path  # /etc overrides /run, /run overrides /usr
     main = [path for path in files if path.exists()][-1:]
     remove = True
     for path in [*main, *(drop_ins[name] for name in sorted(drop_ins))]:
@@ -116,11 +116,11 @@ def _remove_ipc(root: Path) -> bool:
 
 
 def _mounts(root: Path) -> list[tuple[str, str, str, str]]:
-    """Device, place, type and options of each mount, in their order."""
+    """Device, mount point, type and options of each mount, in order."""
     found = []
     for line in text_of(root / "proc/self/mounts").splitlines():
         fields = line.split(" ")
         if len(fields) >= 4:
-            place = fields[1].replace("\\040", " ").replace("\\011", "\t")
-            found.append((fields[0], place, fields[2], fields[3]))
+            point = fields[1].replace("\\040", " ").replace("\\011", "\t")
+            found.append((fields[0], point, fields[2], fields[3]))
     return found

@@ -8,7 +8,7 @@ from ..pool_files import PREFIX, SHM
 from ..rpc import wire
 from ..rpc.protocol import Create
 from ..rpc.records import PoolOptions, QueueOptions
-from .access import Asker, from_whom
+from .access import Backend, with_backend
 from .describe import show
 from .output import command_of, json_option, print_json, working
 
@@ -51,9 +51,9 @@ from .output import command_of, json_option, print_json, working
     "dead_letter, max_redeliveries.",
 )
 @json_option
-@from_whom
+@with_backend
 def command(
-    ask: Asker,
+    backend: Backend,
     pool: str,
     buffer_size: int,
     capacity: int,
@@ -91,7 +91,7 @@ def command(
     request = Create(pool, options, wanted_queues)
     wanted = (prealloc or 0) * buffer_size
     with working(f"creating {pool}", f"{SHM}/{PREFIX}{pool}", wanted or None):
-        made = ask.call(request)
+        made = backend.call(request)
     if as_json:
         print_json(made)
         return

@@ -5,16 +5,16 @@ from dataclasses import asdict
 
 from ..rpc.protocol import Describe
 from ..rpc.records import Description
-from .access import Asker, from_whom, pool_argument
+from .access import Backend, pool_argument, with_backend
 from .output import command_of, json_option, print_json, print_table, size
 
 
 @command_of(Describe, "shmpool describe rx")
 @pool_argument
 @json_option
-@from_whom
-def command(ask: Asker, pool: str, as_json: bool) -> None:
-    found = ask.call(Describe(pool))
+@with_backend
+def command(backend: Backend, pool: str, as_json: bool) -> None:
+    found = backend.call(Describe(pool))
     if as_json:
         print_json(found)
         return
@@ -22,7 +22,7 @@ def command(ask: Asker, pool: str, as_json: bool) -> None:
 
 
 def show(found: Description) -> None:
-    """As tables."""
+    """Prints a pool's description as tables."""
     file = found.file
     rows: list[tuple[str, object]] = list(asdict(found.geometry).items())
     rows += [("file", file.path), ("size", size(file.size)), ("memory", size(file.reserved))]
@@ -30,27 +30,11 @@ def show(found: Description) -> None:
     print_table((found.pool, ""), rows)
     if found.queues:
         print_table(
-            (
-                "queue",
-                "capacity",
-                "producers",
-                "consumers",
-                "on death",
-                "dead letters to",
-                "refused",
-                "dropped",
-            ),
+            ("queue", "capacity", "producers", "consumers", "on death", "dead letters to",
+             "refused", "dropped"),
             [
-                (
-                    q.name,
-                    q.capacity,
-                    q.producers,
-                    q.consumers,
-                    q.on_death,
-                    q.dead_letter,
-                    q.refused,
-                    q.dropped,
-                )
+                (q.name, q.capacity, q.producers, q.consumers, q.on_death, q.dead_letter,
+                 q.refused, q.dropped)
                 for q in found.queues
             ],
-        )
+        )  # fmt: skip

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What on this machine keeps shmpool from working, or from working well, and what to do about it.
+"""Checks this machine for what keeps shmpool from working or makes it slow, and what to do.
 
-Each check asks the system itself. Nothing is changed, and nothing needs the daemon.
+The checks ask the kernel and change nothing. They do not need the daemon. Whether the kernel has
+MADV_WIPEONFORK is not checked: without it shmpool cannot be imported.
 """
 
 import ctypes
 import fcntl
-import mmap
 import os
 import platform
 import resource
@@ -26,32 +26,38 @@ from ..rpc.client import Client
 from ..view import View
 from . import container
 
-SMALL = 256 << 20  # bytes of /dev/shm; a container gets 64 MiB unless it is told otherwise
+SMALL = 256 << 20  # bytes; the /dev/shm of a container has 64 MiB by default
 MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x": 356}
 GLOBAL_EXPEDITED = 1 << 1
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "pit")
 DESCRIPTORS = 1024
-SHOWN = 20  # names in one finding
+SHOWN_MAX = 20  # names in one finding
 CLOCK = "sys/devices/system/clocksource/clocksource0/current_clocksource"
 ROOT = Path("/")
-BIGGER = (
+ENLARGE = (
     f"mount -o remount,size=1g {SHM}; a container: docker run --shm-size=1g, "
     f"or in Kubernetes an emptyDir with medium: Memory at {SHM}"
 )
 
 
+MOUNT_PROC = "mount -t proc proc /proc"
+
+State = Literal["ok", "note", "bad"]
+
+
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """The result of one check."""
 
     subject: str
-    state: Literal["ok", "note", "bad"]
+    state: State
     found: str
     advice: str = ""
 
 
 def examine(socket: Path | None = None) -> list[Finding]:
-    """Every check, in the order of what depends on what. Raises nothing."""
+    """Makes every check, a cause before its consequences. Raises nothing. socket is the path of the
+    daemon's socket, or None for the default path."""
     checks: tuple[tuple[str, Callable[[], Iterator[Finding]]], ...] = (
         (SHM, _shared_memory),
         (f"permission to {SHM}", _permissions),
@@ -68,71 +74,61 @@ def examine(socket: Path | None = None) -> list[Finding]:
     for subject, check in checks:
         try:
             findings += check()
-        except Exception as error:  # a machine that is stranger than the check knows
+        except Exception as error:  # the check does not know such a machine
             findings.append(Finding(subject, "note", printable(f"cannot be examined: {error!r}")))
     return findings
 
 
+def _judged(subject: str, good: bool, found: str, advice: str, bad: State = "note") -> Finding:
+    """The finding of a check that is either good, or needs the advice."""
+    return Finding(subject, "ok", found) if good else Finding(subject, bad, found, advice)
+
+
 def _shared_memory() -> Iterator[Finding]:
+    mount = f"mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
     if not os.path.isdir(SHM):
-        make = f"mkdir -p {SHM} && mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
-        yield Finding(SHM, "bad", "it does not exist", make)
+        yield Finding(SHM, "bad", "it does not exist", f"mkdir -p {SHM} && {mount}")
         return
     kind = container.file_system(SHM, ROOT)
-    if kind != "tmpfs":
-        yield Finding(
-            SHM,
-            "bad" if kind else "note",
-            f"it is on {kind}, not on tmpfs" if kind else "/proc/self/mounts cannot be read",
-            f"mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
-            if kind
-            else "mount -t proc proc /proc",
-        )
+    if not kind:
+        yield Finding(SHM, "note", "/proc/self/mounts cannot be read", MOUNT_PROC)
+    elif kind != "tmpfs":
+        yield Finding(SHM, "bad", f"it is on {kind}, not on tmpfs", mount)
     total, free = shared_memory()
-    small = total < SMALL
-    yield Finding(f"size of {SHM}", "note" if small else "ok", mib(total), BIGGER if small else "")
+    yield _judged(f"size of {SHM}", total >= SMALL, mib(total), ENLARGE)
     status = os.statvfs(SHM)
     little = free < total // 10 or (status.f_files and status.f_favail < status.f_files // 10)
-    yield Finding(
+    yield _judged(
         f"free in {SHM}",
-        "note" if little else "ok",
+        not little,
         f"{mib(free)}, {status.f_favail:,} files",
-        f"shmpool ls shows who has it, shmpool prune and shmpool trim free some; or {BIGGER}"
-        if little
-        else "",
+        f"shmpool ls shows what uses it, shmpool prune and shmpool trim free some; or {ENLARGE}",
     )
 
 
 def _permissions() -> Iterator[Finding]:
+    subject = f"permission to {SHM}"
     try:
         mode = os.stat(SHM).st_mode & 0o7777
     except OSError:
-        return  # there is none, which is said already
+        return  # _shared_memory() has reported it
     if os.statvfs(SHM).f_flag & os.ST_RDONLY:
-        yield Finding(
-            f"permission to {SHM}", "bad", "it is mounted read-only", f"mount -o remount,rw {SHM}"
-        )
+        yield Finding(subject, "bad", "it is mounted read-only", f"mount -o remount,rw {SHM}")
         return
     good = os.access(SHM, os.R_OK | os.W_OK | os.X_OK)
-    yield Finding(
-        f"permission to {SHM}",
-        "ok" if good else "bad",
-        f"mode {mode:04o}, this is uid {os.geteuid()}",
-        "" if good else f"chmod 1777 {SHM}",
+    yield _judged(
+        subject, good, f"mode {mode:04o}, this is uid {os.geteuid()}", f"chmod 1777 {SHM}", "bad"
     )
 
 
 def _limits() -> Iterator[Finding]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = 0 <= hard < DESCRIPTORS
-    yield Finding(
+    yield _judged(
         "open files",
-        "note" if few else "ok",
+        hard == resource.RLIM_INFINITY or hard >= DESCRIPTORS,
         f"{soft:,} of {hard:,}",
         "as root: ulimit -n 4096; a service: LimitNOFILE=4096; a container: docker run "
-        "--ulimit nofile=4096"
-        if few
-        else "",
+        "--ulimit nofile=4096",
     )
     for name, flag, limit in (
         ("file size", "f", resource.RLIMIT_FSIZE),
@@ -140,45 +136,44 @@ def _limits() -> Iterator[Finding]:
     ):
         most = resource.getrlimit(limit)[0]
         free = most == resource.RLIM_INFINITY
-        yield Finding(
+        yield _judged(
             f"limit of {name}",
-            "ok" if free else "note",
+            free,
             "none" if free else mib(most),
-            "" if free else f"ulimit -{flag} unlimited: a pool is a sparse file, mapped as a whole",
+            f"ulimit -{flag} unlimited: a pool is a sparse file, mapped as a whole",
         )
 
 
 def _control_group() -> Iterator[Finding]:
+    subject = "memory of the control group"
     limit = container.memory_limit(ROOT)
     total, _ = shared_memory()
     if limit is None:
-        yield Finding("memory of the control group", "ok", "no limit")
+        yield Finding(subject, "ok", "no limit")
         return
-    less = limit.octets < total
-    yield Finding(
-        "memory of the control group",
-        "note" if less else "ok",
+    yield _judged(
+        subject,
+        limit.octets >= total,
         f"{mib(limit.octets)} (cgroup v{limit.version}, {printable(limit.group)})",
-        f"shared memory counts towards it: whoever fills pools beyond it is killed, as it is less "
-        f"than {SHM}; a container: docker run --memory=SIZE; a service: MemoryMax=SIZE"
-        if less
-        else "",
+        f"pools count towards it, and it is less than {SHM}: a process that fills pools beyond "
+        "it is killed; a container: docker run --memory=SIZE; a service: MemoryMax=SIZE",
     )
 
 
 def _container() -> Iterator[Finding]:
     own = container.own_pid_namespace(ROOT)
-    yield Finding(
-        "PID namespace",
-        "note" if own is None else "ok",
-        {None: "/proc/self/ns cannot be read", False: "the machine's"}.get(own, "one of its own"),
-        "shmpool works across them; the pids that it shows of other containers' members are those "
-        "in their namespace. docker run --pid=host, or --pid=container:NAME, shares one"
-        if own
-        else "mount -t proc proc /proc"
-        if own is None
-        else "",
-    )
+    if own is None:
+        yield Finding("PID namespace", "note", "/proc/self/ns cannot be read", MOUNT_PROC)
+    else:
+        yield Finding(
+            "PID namespace",
+            "ok",
+            "not the host's" if own else "the host's",
+            "shmpool works across PID namespaces; a member of another container is shown with the "
+            "pid that it has there. docker run --pid=host, or --pid=container:NAME, shares one"
+            if own
+            else "",
+        )
     try:
         device = os.stat(SHM).st_dev
     except OSError:
@@ -187,7 +182,7 @@ def _container() -> Iterator[Finding]:
         f"device of {SHM}",
         "ok",
         f"{os.major(device)}:{os.minor(device)}",
-        "containers share pools if this is the same in each: docker run --ipc=host, "
+        "containers share pools if this device is the same in each: docker run --ipc=host, "
         "--ipc=container:NAME, or a shared volume"
         if own
         else "",
@@ -208,37 +203,29 @@ def _logind() -> Iterator[Finding]:
 
 def _kernel() -> Iterator[Finding]:
     trouble = _record_locks()
-    yield Finding(
+    yield _judged(
         "open file description locks",
-        "bad" if trouble else "ok",
+        not trouble,
         trouble or f"Linux {platform.release()}",
-        "shmpool needs them to know who is alive: Linux 3.15 or newer, and a seccomp filter that "
-        "lets fcntl(2) pass"
-        if trouble
-        else "",
+        "shmpool detects dead processes by them: use Linux 3.15 or newer, and a seccomp filter "
+        "that allows fcntl(2)",
+        "bad",
     )
     number = MEMBARRIER.get(platform.machine())
     if number is not None:
         answer = ctypes.CDLL(None, use_errno=True).syscall(number, 0, 0, 0)
-        good = answer > 0 and answer & GLOBAL_EXPEDITED
-        yield Finding(
+        good = answer > 0 and answer & GLOBAL_EXPEDITED != 0
+        yield _judged(
             "membarrier",
-            "ok" if good else "note",
+            good,
             "expedited" if good else "missing",
-            ""
-            if good
-            else "Linux 4.16 or newer, and a seccomp filter that lets membarrier(2) pass: without "
-            "it a pool that runs dry waits for other workers' next call",
+            "use Linux 4.16 or newer, and a seccomp filter that allows membarrier(2): without it, "
+            "an empty pool gets the buffers in other members' caches at their next call only",
         )
-    wipe = hasattr(mmap, "MADV_WIPEONFORK") or _can_wipe_on_fork()
-    yield Finding(
-        "wipe on fork", "ok" if wipe else "bad", "present" if wipe else "missing", ""
-        if wipe else "Linux 4.14 or newer",
-    )  # fmt: skip
 
 
 def _record_locks() -> str:
-    """Why a lock of an open file description cannot be taken, if so."""
+    """Why an open file description lock cannot be taken, or "" if it can."""
     try:
         fd = os.memfd_create("shmpool-doctor")
     except OSError as error:
@@ -252,27 +239,15 @@ def _record_locks() -> str:
     return ""
 
 
-def _can_wipe_on_fork() -> bool:
-    with mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
-        try:
-            page.madvise(18)
-        except OSError:
-            return False
-    return True
-
-
 def _clock() -> Iterator[Finding]:
     source = printable(container.text_of(ROOT / CLOCK).strip())
     if source:
-        slow = source in SLOW_CLOCKS
-        yield Finding(
+        yield _judged(
             "clock source",
-            "note" if slow else "ok",
+            source not in SLOW_CLOCKS,
             source,
-            "reading it is a system call, so that waits with timeouts are slower; the kernel "
-            "parameter clocksource=tsc, if the hardware has one"
-            if slow
-            else "",
+            "reading it takes a system call, which slows waits with timeouts; use the kernel "
+            "parameter clocksource=tsc if the hardware has one",
         )
 
 
@@ -283,30 +258,30 @@ def _segments() -> Iterator[Finding]:
     for name in names:
         yield from _segment(name)
     strange = strange_names()
-    for file in strange[:SHOWN]:
+    for file in strange[:SHOWN_MAX]:
         yield Finding(
             printable(f"file {file}"),
             "note",
             "no pool can have that name",
             f"its owner or root: rm -r -- {SHM}/{_shell_word(file)}",
         )
-    if len(strange) > SHOWN:
-        more = len(strange) - SHOWN
-        yield Finding("files that are no pools", "note", f"{more:,} more named {PREFIX}*")
-    shown = ", ".join(names[:SHOWN])
-    more_of_them = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    if len(strange) > SHOWN_MAX:
+        more = len(strange) - SHOWN_MAX
+        yield Finding("files that are not pools", "note", f"{more:,} more named {PREFIX}*")
+    shown = ", ".join(names[:SHOWN_MAX])
+    more_of_them = f" and {len(names) - SHOWN_MAX:,} more" if len(names) > SHOWN_MAX else ""
     yield Finding("pools", "ok", f"{shown}{more_of_them}" or "none")
 
 
 def _segment(name: str) -> Iterator[Finding]:
-    """What is wrong with one pool, if something is."""
+    """What is wrong with one pool."""
     total, _ = shared_memory()
     try:
         with View(name) as view:
             gone = {member.pid for member in view.dead_members()}
             most = view.geometry.capacity * view.geometry.buffer_size
     except errors.PoolNotFound:
-        return  # it went away in between, or is being made
+        return  # it was removed since it was listed, or is being created
     except errors.AccessDenied as error:
         yield Finding(f"pool {name}", "note", printable(error))
     except (errors.ShmpoolError, OSError) as error:
@@ -319,7 +294,9 @@ def _segment(name: str) -> Iterator[Finding]:
     else:
         if gone:
             pids = sorted(gone)
-            shown = ", ".join(map(str, pids[:SHOWN])) + (", ..." if len(pids) > SHOWN else "")
+            shown = ", ".join(map(str, pids[:SHOWN_MAX])) + (
+                ", ..." if len(pids) > SHOWN_MAX else ""
+            )
             yield Finding(
                 f"pool {name}",
                 "note",
@@ -331,12 +308,12 @@ def _segment(name: str) -> Iterator[Finding]:
                 f"pool {name}",
                 "note",
                 f"it can grow to {mib(most)}, but {SHM} has only {mib(total)}",
-                f"create it with a lower capacity; or {BIGGER}",
+                f"create it with a lower capacity; or {ENLARGE}",
             )
 
 
 def _shell_word(file: str) -> str:
-    """A file's name, whatever its bytes, as bash and zsh take it."""
+    """A file's name, whatever its bytes, quoted for bash and zsh."""
     quoted = shlex.quote(file)
     if quoted.isascii() and quoted.isprintable():
         return quoted

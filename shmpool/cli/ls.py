@@ -2,15 +2,15 @@
 """shmpool ls."""
 
 from ..rpc.protocol import List
-from .access import Asker, from_whom
+from .access import Backend, with_backend
 from .output import command_of, json_option, print_json, print_table, size
 
 
 @command_of(List, "shmpool ls --json", name="ls")
 @json_option
-@from_whom
-def command(ask: Asker, as_json: bool) -> None:
-    pools = ask.call(List())
+@with_backend
+def command(backend: Backend, as_json: bool) -> None:
+    pools = backend.call(List())
     if as_json:
         print_json(pools)
         return
@@ -20,7 +20,7 @@ def command(ask: Asker, as_json: bool) -> None:
         [
             (pool.name, pool.capacity, pool.created, pool.free, pool.cached, pool.in_hand,
              pool.queued, pool.queues, pool.members, size(pool.reserved),
-             "holds it" if pool.held else "", pool.alarms)
+             "watches" if pool.held else "", pool.alarms)
             for pool in pools
             if pool.trouble is None
         ],

@@ -4,11 +4,11 @@
 import click
 
 from ..rpc.protocol import Trim
-from .access import Asker, from_whom, pool_argument
+from .access import Backend, pool_argument, with_backend
 from .output import command_of, json_option, print_json, size, working
 
-HELP = """Returns the memory of free buffers to the system, keeping --keep of them, and prints how
-many bytes."""
+HELP = """Returns the memory of free buffers, except --keep of them, to the kernel. Prints how many
+bytes."""
 
 
 @command_of(Trim, "shmpool trim rx --keep 4096", help_text=HELP)
@@ -16,11 +16,11 @@ many bytes."""
 @click.option("--keep", type=click.IntRange(0), default=0, show_default=True,
               help="Free buffers that keep their memory.")  # fmt: skip
 @json_option
-@from_whom
-def command(ask: Asker, pool: str, keep: int, as_json: bool) -> None:
+@with_backend
+def command(backend: Backend, pool: str, keep: int, as_json: bool) -> None:
     with working(f"trimming {pool}"):
-        freed = ask.call(Trim(pool, keep))
+        freed = backend.call(Trim(pool, keep))
     if as_json:
         print_json({"bytes": freed})
         return
-    click.echo(f"{size(freed)} returned to the system")
+    click.echo(f"{size(freed)} returned to the kernel")

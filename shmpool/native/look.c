@@ -115,7 +115,7 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 	return (int)local_read((uint32_t)pool, (int64_t)got);
 }
 
-int shmpool_dead(int pool)
+int shmpool_dead_wait(int pool)
 {
 	struct qmempool *p = local_pool((uint32_t)pool);
 	if (!p)

@@ -251,7 +251,7 @@ int shmpool_stats(int pool, struct shmpool_stats *out);
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n);
 /* How many members are dead and not recovered, and one more if abandoned buffers wait for a
  * recoverer. */
-int shmpool_dead(int pool);
+int shmpool_dead_wait(int pool);
 /* A step of an audit, of about budget_ns of processor time: 1 if there is more to do, 0 if it is
  * complete. met has a bit for each buffer of the capacity. -EBADMSG if the file has not the memory
  * that it must have for the buffers that it says exist. */

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which HTTP requests are answered: those under a name of this service, from its own pages or from
-no page, and with the token if there is one. No I/O.
+"""Decides which HTTP requests are answered: those with a host name of this service, not sent by a
+page of another site, and with the token if there is one. No I/O.
 
-A browser lets any page of any site send requests to this machine. What such a page cannot forge
-are Host, Origin and Sec-Fetch-*: without these checks it could read everything here, directly or
-under a name of its own that it made stand for 127.0.0.1.
+A browser lets any page of any site send requests to this machine. Such a page could read every
+answer, directly or under a name of its own site that resolves to 127.0.0.1 (DNS rebinding). It
+cannot forge Host, Origin and Sec-Fetch-*, which are checked here.
 """
 
 import base64
@@ -25,12 +25,12 @@ class Headers(Protocol):
     """The headers of a request."""
 
     def getall(self, key: str, default: list[str]) -> list[str]:
-        """The values of a header, in any case of its letters."""
+        """The values of a header. The case of its name does not matter."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """An answer to a request that is not let in."""
+    """The answer to a request that is refused."""
 
     status: int
     text: str
@@ -39,17 +39,17 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Admission:
-    """Whom a service lets in."""
+    """The rules of one service."""
 
-    hosts: frozenset[str] | None  # names and addresses that it is asked by; None: any
-    any_address: bool = False  # also by whatever address the machine has
+    hosts: frozenset[str] | None  # names and addresses of the service; None: any
+    any_address: bool = False  # any IP address is one of the service
     token: bytes | None = None
 
     @classmethod
     def at(
         cls, addresses: Iterable[str], names: Iterable[str], token: bytes | None = None
     ) -> "Admission":
-        """Of a service that listens at these IP addresses and is known by these names."""
+        """The rules of a service that listens at these IP addresses and has these host names."""
         known = set(addresses)
         hosts = known | {name.lower().removesuffix(".") for name in names}
         if known & (LOOPBACK | WILDCARDS):
@@ -57,22 +57,22 @@ class Admission:
         return cls(frozenset(hosts - WILDCARDS), bool(known & WILDCARDS), token)
 
     def refusal(self, headers: Headers, page: bool) -> Refusal | None:
-        """None for a request that is let in; page: it is for what a person opens in a browser."""
+        """Returns None to answer the request. page is true if it is for the live page itself."""
         named = headers.getall("Host", [])
         if len(named) != 1:
-            return Refusal(400, "a request has one Host header\n")
+            return Refusal(400, "a request must have one Host header\n")
         (authority,) = named
         if not self._is_ours(authority):
             return Refusal(
                 403,
-                "this service is not known by the name in the Host header; "
+                "the Host header does not name this service; "
                 "http_hosts in the daemon's configuration lists its names\n",
             )
         if self._is_foreign(headers, authority, page):
-            return Refusal(403, "pages of other sites get nothing here\n")
+            return Refusal(403, "requests by pages of other sites are refused\n")
         if self.token is not None and not self._has_token(headers):
-            asked = {"WWW-Authenticate": 'Bearer realm="shmpool", Basic realm="shmpool"'}
-            return Refusal(401, "the token is asked for\n", asked)
+            challenge = {"WWW-Authenticate": 'Bearer realm="shmpool", Basic realm="shmpool"'}
+            return Refusal(401, "the token is missing or wrong\n", challenge)
         return None
 
     def _is_ours(self, authority: str) -> bool:
@@ -85,18 +85,19 @@ class Admission:
         return host in self.hosts or (self.any_address and _is_address(host))
 
     def _is_foreign(self, headers: Headers, authority: str, page: bool) -> bool:
-        """Whether the request comes from a page that is not one of this service."""
+        """True if the request was sent by a page of another site."""
         own = (f"http://{authority}".lower(), f"https://{authority}".lower())
         if any(origin.lower() not in own for origin in headers.getall("Origin", [])):
             return True
         if all(site in ("same-origin", "none") for site in headers.getall("Sec-Fetch-Site", [])):
             return False
-        followed = headers.getall("Sec-Fetch-Mode", []) == ["navigate"]
-        whole = headers.getall("Sec-Fetch-Dest", []) == ["document"]
-        return not (page and followed and whole)  # a link to the page may be followed
+        navigates = headers.getall("Sec-Fetch-Mode", []) == ["navigate"]
+        document = headers.getall("Sec-Fetch-Dest", []) == ["document"]
+        return not (page and navigates and document)  # a link to the live page is allowed
 
     def _has_token(self, headers: Headers) -> bool:
-        """As a bearer token, or as the password of any user, which a browser can ask for."""
+        """True if the token is sent as a bearer token, or as the password of any user name, which a
+        browser prompts for."""
         given = headers.getall("Authorization", [])
         if len(given) != 1 or self.token is None:
             return False

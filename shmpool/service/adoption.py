@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pools the daemon watches over, and which files it leaves alone.
+"""Decides which pools the daemon watches, and which files it leaves alone.
 
-Whose pools: those that the configuration declares, if their file is of the daemon's user or root
-and lets no others write than declared; and, where [daemon] adopt names them, those of the owners
-that config.Owners says. Files of other users are counted and not opened, whatever they are called.
+The daemon watches the pools that the configuration declares, if their file belongs to the daemon's
+user or root and gives no more rights to write than declared. It also watches pools that match
+[daemon] adopt, if their owner is one that config.Owners accepts. Files of other users are counted
+and never opened, whatever their names.
 
-Nothing here grows with what others do: of names that are not held, so many are remembered.
+What is remembered of files that are not watched is bounded: anybody may create files in /dev/shm.
+
+    a name is    a file of its name                           until
+    watched      is open and watched                          it is gone, replaced or given away
+    refused      cannot be the declared pool                  it changes, or REFUSED_RETRY_S passed
+    skipped      could not be opened, or there is no place    RETRY_S passed, or a place is free
+    foreign      belongs to a user who is not adopted         it changes
+    unmatched    matches no pattern of [daemon] adopt         it changes
 """
 
 import contextlib
@@ -24,71 +32,71 @@ from .config import Config
 from .config_values import Owners
 from .declared_pools import status_of, unlike
 from .handlers import RequestHandler
-from .watched_pool import DECLARED, OTHERS, OWN, WatchedPool
+from .watched_pool import Rank, WatchedPool
 
 log = logging.getLogger("shmpool")
 
-LEFT_MAX = 1024  # files of the daemon's owners that are no pools, or that there is no room for
-OTHERS_MAX = 1024  # files that are only listed: of others, and that adopt does not name
-AGAIN_S = (0.05, 30.0)  # first and longest pause until such a file is tried again
-REFUSED_S = 10.0  # until a declared pool that could not be made is tried again
+SKIPPED_MAX = 1024  # names that are remembered as skipped
+LISTED_MAX = 1024  # names that are remembered as foreign, and as unmatched
+RETRY_S = (0.05, 30.0)  # first and longest pause until a skipped file is tried again
+REFUSED_RETRY_S = 10.0  # until a declared pool that could not be created is tried again
 
-Seen = tuple[int, int, int, int]  # inode, user, group and mode of a file
+FileId = tuple[int, int, int, int]  # inode, user, group and mode
 
 
 @dataclass
-class _Left:
-    """A file that is not held."""
+class _Skipped:
+    """A file that could not be watched."""
 
     why: str
-    at: float  # when it is tried again
-    pause: float
-    full: bool  # for want of room
+    at: float  # when it is tried again, in seconds of the monotonic clock
+    pause: float  # s, before that
+    no_place: bool  # the reason is that watched_max pools are watched
 
 
 class Adoption:
-    """Decides for each name that comes, changes or goes."""
+    """Decides about each name whose file is created, changed or removed. For one thread."""
 
-    def __init__(self, pools: RequestHandler, declared_again: Callable[[str], object]) -> None:
-        """declared_again(name): a declared pool that was refused can perhaps be had now."""
-        self._pools, self._declared_again = pools, declared_again
+    def __init__(self, handler: RequestHandler, declare_again: Callable[[str], object]) -> None:
+        """declare_again(name) is called when a refused declared pool may have become possible."""
+        self._handler, self._declare_again = handler, declare_again
         self._config = Config()
         self._owners = Owners.named([])
-        self._left: dict[str, _Left] = {}
-        self._refused: dict[str, tuple[str, Seen | None, float]] = {}  # why, which file, until when
-        self._strangers: dict[str, None] = {}
-        self._unnamed: dict[str, None] = {}
-        self._unfinished: dict[str, None] = {}  # temporary names of pools that are being made
-        self._said_strangers = False
-        pools.names = self.names
+        self._skipped: dict[str, _Skipped] = {}
+        self._refused: dict[str, tuple[str, FileId | None, float]] = {}  # why, file, retry at
+        self._foreign: dict[str, None] = {}
+        self._unmatched: dict[str, None] = {}
+        self._unfinished: dict[str, None] = {}  # temporary names of pools in creation
+        self._logged_foreign = False
+        handler.names = self.names
 
     def configure(self, config: Config) -> None:
-        """From now on by this configuration. What it does not name is released."""
+        """Applies a configuration. Releases the pools that it neither declares nor adopts."""
         self._config, self._owners = config, Owners.named(config.daemon.adopt_users)
-        self._left.clear()
-        self._strangers.clear()
-        self._unnamed.clear()
-        self._said_strangers = False
-        self._refused.clear()  # each is said again
-        for name in list(self._pools.held):
+        self._skipped.clear()
+        self._foreign.clear()
+        self._unmatched.clear()
+        self._logged_foreign = False
+        self._refused.clear()  # each refusal is logged again
+        for name in list(self._handler.watched):
             if name not in config.pools and not config.daemon.adopts(name):
                 self._release(name, "the configuration does not name it")
             elif name not in config.pools:
-                self._check_held(name)
+                self._check_watched(name)
 
-    def declare(self, name: str, why: str | None) -> None:
-        """What came of a declared pool: None, or why it cannot be had."""
+    def declared(self, name: str, why: str | None) -> None:
+        """Records that a declared pool exists (None), or why it cannot be had."""
         pool = self._config.pools.get(name)
         if why is None or pool is None:
             self._refused.pop(name, None)
         else:
-            self._pools.release(name)
+            self._handler.release(name)
             status = status_of(name)
             squatted = status is not None and unlike(name, status, pool) is not None
-            again = float("inf") if squatted else time.monotonic() + REFUSED_S
+            retry = float("inf") if squatted else time.monotonic() + REFUSED_RETRY_S
             if self._refused.get(name, ("",))[0] != why:
                 log.error("pool %s refused: %s", name, why)
-            self._refused[name] = why, _seen(name), again
+            self._refused[name] = why, _file_id(name), retry
         self._count()
 
     @property
@@ -97,169 +105,174 @@ class Adoption:
         return {name: why for name, (why, _, _) in self._refused.items()}
 
     def own_names(self) -> list[str]:
-        """The files of those whose pools are watched over, whether these are or not."""
-        return [*self._pools.held, *self._left, *self._unnamed, *self._unfinished]
+        """Names of files whose owners' pools are watched, whether these are or not."""
+        return [*self._handler.watched, *self._skipped, *self._unmatched, *self._unfinished]
 
     def names(self) -> list[str]:
-        """The pools that are known: those held, and so many of the others."""
-        known = (self._pools.held, self._refused, self._left, self._unnamed, self._strangers)
+        """All names that are remembered."""
+        known = (
+            self._handler.watched, self._refused, self._skipped, self._unmatched, self._foreign,
+        )  # fmt: skip
         return sorted({name for names in known for name in list(names)})
 
-    def hold(self, name: str, policy: Policy, rank: int) -> WatchedPool:
-        """Holds a pool; where there is no room another one makes room. As RequestHandler.hold."""
-        held = self._pools.held
-        if name not in held and len(held) >= self._pools.held_max:
-            last = self._gives_way(name, rank)
-            if last is not None:
-                self._release(last.view.name, f"pool {name} needs its place")
-                self._leave(last.view.name, "", AGAIN_S[1], full=True)
-        return self._pools.hold(name, policy, rank)
+    def watch(self, name: str, policy: Policy, rank: Rank) -> WatchedPool:
+        """As RequestHandler.watch. Releases a less important pool if there is no place left."""
+        watched = self._handler.watched
+        if name not in watched and len(watched) >= self._handler.watched_max:
+            evicted = self._to_evict(name, rank)
+            if evicted is not None:
+                self._release(evicted.view.name, f"pool {name} takes its place")
+                self._skip(evicted.view.name, "", RETRY_S[1], no_place=True)
+        return self._handler.watch(name, policy, rank)
 
-    def _gives_way(self, name: str, rank: int) -> WatchedPool | None:
-        """Who makes room for a pool: one of a later rank; or one without members, for one that has
-        some."""
-        held = self._pools.held.values()
-        last = max(held, key=lambda other: other.rank)
+    def _to_evict(self, name: str, rank: Rank) -> WatchedPool | None:
+        """A watched pool of a higher rank. Or, if the new pool has members, one of the same rank
+        without members."""
+        watched = self._handler.watched.values()
+        last = max(watched, key=lambda pool: pool.rank)
         if last.rank > rank:
             return last
         with contextlib.suppress(errors.ShmpoolError, OSError), View(name) as view:
             if view.stats().members:
-                return next((other for other in held if other.rank >= rank and idle(other)), None)
+                return next((pool for pool in watched if pool.rank >= rank and is_idle(pool)), None)
         return None
 
     def changed(self, name: str) -> None:
-        """A file came, changed or went."""
+        """Decides again about a name whose file was created, changed or removed."""
         if name.startswith(TEMPORARY):
             self._unfinished.pop(name, None)
             status = status_of(name)
             known = len(self._unfinished)
-            if status is not None and self._owners.include(status) and known < OTHERS_MAX:
+            if status is not None and self._owners.include(status) and known < LISTED_MAX:
                 self._unfinished[name] = None
         if not is_name(name):
             return
         if name in self._refused:
-            self._reconsider(name)
-        elif name in self._pools.held:
-            self._check_held(name)
+            self._retry_refused(name)
+        elif name in self._handler.watched:
+            self._check_watched(name)
         else:
             self._consider(name)
 
     def damaged(self, name: str, why: str) -> None:
-        """A held pool cannot be read: it is released, and not tried again at once."""
-        self._pools.release(name)
+        """Releases a pool that cannot be read, and retries it after the longest pause."""
+        self._handler.release(name)
         log.warning("pool %s released: %s", name, why)
-        self._leave(name, why, AGAIN_S[1])
+        self._skip(name, why, RETRY_S[1])
 
-    def look(self) -> None:
-        """What is due: pools that are gone, and files that are tried again."""
-        for name in list(self._pools.held):
-            self._check_held(name)
+    def rescan(self) -> None:
+        """Checks every watched pool, and retries the refused and skipped names that are due."""
+        for name in list(self._handler.watched):
+            self._check_watched(name)
         for name in list(self._refused):
-            self._reconsider(name)
+            self._retry_refused(name)
         now = time.monotonic()
-        for name in [name for name, left in self._left.items() if left.at <= now]:
+        for name in [name for name, skipped in self._skipped.items() if skipped.at <= now]:
             self._consider(name)
 
-    def _reconsider(self, name: str) -> None:
-        _, seen, again = self._refused[name]
-        if _seen(name) != seen or time.monotonic() >= again:
-            why = self._refused[name][0]
-            self._refused[name] = why, _seen(name), float("inf")  # until there is an answer
-            self._declared_again(name)
+    def _retry_refused(self, name: str) -> None:
+        why, file_id, retry = self._refused[name]
+        if _file_id(name) != file_id or time.monotonic() >= retry:
+            self._refused[name] = why, _file_id(name), float("inf")  # until declared() is called
+            self._declare_again(name)
 
-    def _check_held(self, name: str) -> None:
-        held = self._pools.held[name]
+    def _check_watched(self, name: str) -> None:
+        """Releases a watched pool that is gone, replaced, or no longer this user's to watch."""
+        watched = self._handler.watched[name]
         status = status_of(name)
-        if status is None or status.st_ino != held.inode:
-            self._release(name, "its name stands for another, or for none")
+        if status is None or status.st_ino != watched.inode:
+            self._release(name, "its file was removed or replaced")
             self._consider(name)
             return
         pool = self._config.pools.get(name)
         if pool is not None:
             why = unlike(name, status, pool)
             if why is not None:
-                self.declare(name, why)
+                self.declared(name, why)
                 return
         elif not self._owners.include(status):
             self._release(name, f"it belongs to user {status.st_uid} now")
             return
-        rank = DECLARED if pool is not None else self._rank(status)
-        held.use(pool or Policy(), rank)
+        rank = Rank.DECLARED if pool is not None else self._rank(status)
+        watched.use(pool or Policy(), rank)
 
     def _release(self, name: str, why: str) -> None:
-        self._pools.release(name)
+        self._handler.release(name)
         log.info("pool %s released: %s", name, why)
-        for left in self._left.values():
-            if left.full:
-                left.at = 0.0
+        for skipped in self._skipped.values():
+            if skipped.no_place:
+                skipped.at = 0.0
 
-    def _rank(self, status: os.stat_result) -> int:
-        return OWN if self._owners.own(status) else OTHERS
+    def _rank(self, status: os.stat_result) -> Rank:
+        return Rank.OWN if self._owners.own(status) else Rank.OTHER
 
     def _consider(self, name: str) -> None:
-        """Holds a pool that is not held, or says why not."""
+        """Decides about a name that is not watched."""
         status = status_of(name)
         pool = self._config.pools.get(name)
-        self._strangers.pop(name, None)
-        self._unnamed.pop(name, None)
+        self._foreign.pop(name, None)
+        self._unmatched.pop(name, None)
         if status is not None and pool is not None:
             why = unlike(name, status, pool)
             if why is None:
-                self._hold(name, pool, DECLARED, status)
+                self._adopt(name, pool, Rank.DECLARED, status)
             else:
-                self.declare(name, why)
+                self.declared(name, why)
         elif status is not None and not self._owners.include(status):
-            self._left.pop(name, None)
-            if len(self._strangers) < OTHERS_MAX:
-                self._strangers[name] = None
+            self._skipped.pop(name, None)
+            if len(self._foreign) < LISTED_MAX:
+                self._foreign[name] = None
         elif status is not None and self._config.daemon.adopts(name):
-            self._hold(name, Policy(), self._rank(status), status)
+            self._adopt(name, Policy(), self._rank(status), status)
         else:
-            self._left.pop(name, None)
-            if status is not None and len(self._unnamed) < OTHERS_MAX:
-                self._unnamed[name] = None
+            self._skipped.pop(name, None)
+            if status is not None and len(self._unmatched) < LISTED_MAX:
+                self._unmatched[name] = None
         self._count()
 
-    def _hold(self, name: str, policy: Policy, rank: int, status: os.stat_result) -> None:
+    def _adopt(self, name: str, policy: Policy, rank: Rank, status: os.stat_result) -> None:
+        """Watches a pool, or skips it and logs why."""
         try:
-            held = self.hold(name, policy, rank)
-            if held.inode != status.st_ino:  # another has come in between: it will be told of
-                self._pools.release(name)
+            watched = self.watch(name, policy, rank)
+            if watched.inode != status.st_ino:  # it was replaced: changed() will be called
+                self._handler.release(name)
                 return
         except (errors.ShmpoolError, OSError) as error:
-            if (left := self._left.get(name)) is None or left.why != str(error):
+            if (skipped := self._skipped.get(name)) is None or skipped.why != str(error):
                 log.warning("pool %s not adopted: %s", name, error)
-            pause = AGAIN_S[0] if left is None else min(left.pause * 2, AGAIN_S[1])
-            self._leave(name, str(error), pause, isinstance(error, errors.LimitReached))
+            pause = RETRY_S[0] if skipped is None else min(skipped.pause * 2, RETRY_S[1])
+            self._skip(name, str(error), pause, isinstance(error, errors.LimitReached))
             return
-        self._left.pop(name, None)
-        if held.writable:
+        self._skipped.pop(name, None)
+        if watched.writable:
             log.info("pool %s adopted", name)
         else:
-            log.warning("pool %s is only watched: this user cannot write to it", name)
+            log.warning("pool %s is watched but not recovered: this user cannot write to it", name)
 
-    def _leave(self, name: str, why: str, pause: float, full: bool = False) -> None:
-        """Remembers a file that is not held, to try it again after a pause."""
-        if name in self._left or len(self._left) < LEFT_MAX:
-            self._left[name] = _Left(why, time.monotonic() + pause, pause, full)
+    def _skip(self, name: str, why: str, pause: float, no_place: bool = False) -> None:
+        """Remembers a file that could not be watched. pause is in seconds."""
+        if name in self._skipped or len(self._skipped) < SKIPPED_MAX:
+            self._skipped[name] = _Skipped(why, time.monotonic() + pause, pause, no_place)
 
     def _count(self) -> None:
-        if self._strangers and not self._said_strangers:
-            self._said_strangers = True
-            log.info("files of other users are not watched over, but for those of adopt_users")
-        self._pools.strangers = len(self._strangers)
-        self._pools.refused = len(self._refused)
+        """Updates the figures for /metrics."""
+        if self._foreign and not self._logged_foreign:
+            self._logged_foreign = True
+            log.info("pools of other users are not watched, except those that adopt_users names")
+        self._handler.foreign = len(self._foreign)
+        self._handler.refused = len(self._refused)
 
 
-def idle(held: WatchedPool) -> bool:
-    """Whether a pool that is not declared has no members."""
+def is_idle(pool: WatchedPool) -> bool:
+    """True if the pool is not declared, and has no members or is damaged."""
     try:
-        return held.rank != DECLARED and not held.view.stats().members
+        return pool.rank != Rank.DECLARED and not pool.view.stats().members
     except errors.ShmpoolError:
-        return True  # it is damaged
+        return True
 
 
-def _seen(name: str) -> Seen | None:
+def _file_id(name: str) -> FileId | None:
+    """What identifies the file and its rights, or None if there is no file."""
     status = status_of(name)
     if status is None:
         return None

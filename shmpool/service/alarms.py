@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alarms: what in a pool a person should look into. Figures in, alarms out; no I/O.
+"""Alarms: conditions of a pool that a person should look into. Figures in, alarms out; no I/O.
 
-How long something lasts is measured by the monotonic clock, which nobody sets; the wall clock only
-says to a person since when an alarm lasts.
+Durations are measured by a monotonic clock. The wall clock is used only to tell a person since
+when an alarm is active.
 """
 
 import time
@@ -15,6 +15,7 @@ from ..stats import Holder, Stats
 from ..view import QueueStats
 
 Kind = Literal["low-water", "queue-full", "held-long", "stopped"]
+Changes = tuple[list[Alarm], list[Alarm]]  # alarms that are new; alarms that are no longer active
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Policy:
 
 
 class Alarms:
-    """The alarms of one pool. Each look() tells what is new and what is over."""
+    """The active alarms of one pool. For one thread."""
 
     def __init__(self, pool: str, wall: Callable[[], float] = time.time) -> None:
         self._pool, self._wall = pool, wall
@@ -37,21 +38,21 @@ class Alarms:
         self._full_since: dict[str, float] = {}
 
     def active(self) -> list[Alarm]:
-        """Those that last, the oldest first."""
+        """The active alarms, the oldest first."""
         return list(self._active.values())
 
-    def look(
+    def update(
         self,
         now: float,
         policy: Policy,
         stats: Stats,
         queues: Iterable[QueueStats],
-        stopped: Iterable[tuple[int, int]],
-    ) -> tuple[list[Alarm], list[Alarm]]:
-        """One look at the figures, at `now` of the monotonic clock; stopped are (pid, tid) of
-        members stopped in an operation.
+        suspended: Iterable[tuple[int, int]],
+    ) -> Changes:
+        """Raises and clears every kind of alarm but "held-long", and returns the changes.
 
-        (raised, over): the alarms that are new, and those that have ended.
+        now is in seconds of the monotonic clock. suspended has the (pid, tid) of each member that
+        is suspended in the middle of an operation.
         """
         available = stats.capacity - stats.held - stats.queued
         low = {}
@@ -67,48 +68,35 @@ class Alarms:
             if now - since >= policy.queue_full_s
         }
         halted = {
-            f"{pid}/{tid}": f"thread {tid} of process {pid} is stopped in the middle of an "
-            "operation: buffers that it claimed wait for it (kill -CONT continues it)"
-            for pid, tid in stopped
+            f"{pid}/{tid}": f"thread {tid} of process {pid} is suspended in the middle of an "
+            "operation and blocks the buffers that it claimed (kill -CONT continues it)"
+            for pid, tid in suspended
         }
-        raised: list[Alarm] = []
-        over: list[Alarm] = []
-        for kind, found in _kinds(low, long_full, halted):
-            self._update(kind, found, raised, over)
-        return raised, over
+        changes: Changes = [], []
+        self._replace("low-water", low, changes)
+        self._replace("queue-full", long_full, changes)
+        self._replace("stopped", halted, changes)
+        return changes
 
-    def look_at_holders(
-        self, policy: Policy, holders: Iterable[Holder]
-    ) -> tuple[list[Alarm], list[Alarm]]:
-        """As look(), of who has had a buffer for how long."""
+    def update_holders(self, policy: Policy, holders: Iterable[Holder]) -> Changes:
+        """Raises and clears "held-long" alarms, and returns the changes."""
         found = {
             f"{h.pid}/{h.tid}": f"thread {h.tid} of process {h.pid} has held a buffer for more "
             f"than {policy.held_s:g} s, and {h.buffers} in all"
             for h in holders
             if h.oldest_s is not None and h.oldest_s >= policy.held_s
         }
-        raised: list[Alarm] = []
-        over: list[Alarm] = []
-        self._update("held-long", found, raised, over)
-        return raised, over
+        changes: Changes = [], []
+        self._replace("held-long", found, changes)
+        return changes
 
-    def _update(
-        self,
-        kind: Kind,
-        found: dict[str, str],
-        raised: list[Alarm],
-        over: list[Alarm],
-    ) -> None:
+    def _replace(self, kind: Kind, found: dict[str, str], changes: Changes) -> None:
+        """Makes the alarms of a kind those that were found: messages by subject."""
+        raised, cleared = changes
         for key in [key for key in self._active if key[0] == kind and key[1] not in found]:
-            over.append(self._active.pop(key))
+            cleared.append(self._active.pop(key))
         for subject, message in found.items():
             if (kind, subject) not in self._active:
                 alarm = Alarm(kind, subject, self._wall(), message)
                 self._active[kind, subject] = alarm
                 raised.append(alarm)
-
-
-def _kinds(
-    low: dict[str, str], full: dict[str, str], stopped: dict[str, str]
-) -> list[tuple[Kind, dict[str, str]]]:
-    return [("low-water", low), ("queue-full", full), ("stopped", stopped)]

@@ -32,7 +32,7 @@ from ..view import Geometry
 from . import config_lines
 from .alarms import Policy
 from .config_values import SHOWN, Owners, http_address, http_token, is_host, read_file, socket_path
-from .handlers import HELD_MAX
+from .handlers import WATCHED_MAX
 
 INTERVAL_MAX = 3600.0  # s
 REDELIVERIES_MAX = 2**32 - 1
@@ -283,8 +283,8 @@ def _check(config: Tables, trouble: _Trouble) -> None:
     if daemon.max_clients < 1:
         trouble.add(("daemon", "max_clients"), "it is at least 1")
     _check_group(daemon.read_group, ("daemon", "read_group"), trouble)
-    for name in list(config.pools)[HELD_MAX:]:
-        trouble.add(("pools", name), f"{HELD_MAX} pools are the most")
+    for name in list(config.pools)[WATCHED_MAX:]:
+        trouble.add(("pools", name), f"{WATCHED_MAX} pools are the most")
     room, _ = shared_memory()
     for name, pool in config.pools.items():
         _check_pool(name, pool, room, trouble)

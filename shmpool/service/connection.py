@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One client of the daemon: its frames in, its answers and notifications out, and its limits.
+"""One client of the daemon: reads its requests, writes its answers and notifications, and limits
+what it may cost.
 
-A client is answered one request at a time, in order, and others in between. What it may cost is
-bounded: bytes of a frame, seconds until it is whole, bytes of requests that wait, bytes that it has
-not read. Who goes beyond is told why and dropped; everybody else goes on.
+A client's requests are answered one at a time, in order; those of other clients run in between. The
+limits are the bytes of a frame, the seconds until a frame is complete, the bytes of requests that
+are waiting, and the bytes that the client has not read. A client that exceeds one is told so and
+disconnected.
 """
 
 import asyncio
@@ -18,19 +20,19 @@ from ..rpc import protocol, wire
 
 log = logging.getLogger("shmpool")
 
-FRAME_S = 10.0  # until a frame that has begun must be whole
-UNREAD_S = 10.0  # until a client must have read some of what was sent
-UNREAD_MAX = 256 << 10  # bytes of notifications that a watcher has not read
-GOODBYE_S = 2.0  # until who is dropped must have read why
-READ_MAX = 16 << 10  # bytes taken from a socket at once
-WATCHES_MAX = 64
-GROUPS_MAX = 256  # getsockopt() takes no larger buffer
-SO_PEERGROUPS = 59  # asm-generic/socket.h; the socket module does not name it
+FRAME_S = 10.0  # from the first byte of a frame until it must be complete
+UNREAD_S = 10.0  # a client that reads nothing is disconnected after this long
+UNREAD_MAX = 256 << 10  # bytes that a client with watches may leave unread
+GOODBYE_S = 2.0  # for a client to read why it is disconnected
+READ_MAX = 16 << 10  # bytes of one read from a socket
+WATCHES_MAX = 64  # of a connection
+GROUPS_MAX = 256  # socket.getsockopt() takes no larger buffer
+SO_PEERGROUPS = 59  # asm-generic/socket.h; the socket module has no name for it
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Who is at the other end, as the kernel says."""
+    """The process at the other end, as the kernel reports it."""
 
     pid: int
     uid: int
@@ -43,55 +45,55 @@ class Peer:
         )
         try:
             raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUPS_MAX * 4)
-        except OSError:  # more than that, or an old kernel: only the main one counts
+        except OSError:  # more groups, or an old kernel: only the main group counts
             raw = b""
         groups = struct.unpack(f"{len(raw) // 4}I", raw)
         return cls(pid, uid, frozenset((gid, *groups)))
 
 
 class Host(Protocol):
-    """What a connection needs of the daemon."""
+    """What a connection needs from the daemon."""
 
     def admit(self, connection: "Connection", peer: Peer) -> str | None:
-        """None to let the client in; else why not."""
+        """Returns None to accept the client, else why it is refused."""
 
     def may_write(self, peer: Peer) -> bool:
-        """Whether the client may ask for what changes something."""
+        """True if the client may use requests that change something."""
 
-    def gone(self, connection: "Connection") -> None:
-        """The connection has ended."""
+    def disconnected(self, connection: "Connection") -> None:
+        """Called once, when the connection has ended."""
 
     async def answer(self, request: protocol.AnyRequest) -> Any:
-        """What the request comes to. ShmpoolError."""
+        """Returns the answer. ShmpoolError."""
 
     def packed_stats(self, pool: str) -> bytes:
-        """The notification of a watch. ShmpoolError."""
+        """Returns a notification with the pool's statistics. ShmpoolError."""
 
 
 class Connection(asyncio.BufferedProtocol):
-    """Shell around the frames: see the module."""
+    """The protocol of one connection. For the thread of the event loop."""
 
-    _received = memoryview(bytearray(READ_MAX))  # for all: it is emptied before the next read
+    _received = memoryview(bytearray(READ_MAX))  # shared: emptied before the next read
 
     def __init__(self, host: Host) -> None:
         self._host = host
         self._frames = wire.Frames(wire.REQUEST_MAX)
         self._watches: dict[str, asyncio.TimerHandle] = {}
-        self._room = asyncio.Event()
-        self._room.set()
+        self._can_write = asyncio.Event()
+        self._can_write.set()
         self._worker: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._unread: asyncio.TimerHandle | None = None
+        self._frame_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
         self._paused = self._more = self._eof = self._closing = False
 
-    # What asyncio calls.
+    # Called by asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._loop = asyncio.get_running_loop()
         try:
             self.peer = Peer.of(transport.get_extra_info("socket"))
-        except OSError:  # it has gone already, or the kernel does not say: nobody is let in unknown
+        except OSError:  # it has ended, or the kernel does not tell who it is
             self._closing = True
             self._transport.abort()
             return
@@ -115,50 +117,50 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         self._eof = True
-        return self._worker is not None  # what was asked is answered first
+        return self._worker is not None  # its requests are answered first
 
     def pause_writing(self) -> None:
-        self._room.clear()
-        self._unread = self._loop.call_later(UNREAD_S, self._reads_nothing)
+        self._can_write.clear()
+        self._unread_timer = self._loop.call_later(UNREAD_S, self._unread_late)
 
     def resume_writing(self) -> None:
-        self._room.set()
-        if self._unread is not None:
-            self._unread.cancel()
+        self._can_write.set()
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._end()
-        if self._unread is not None:
-            self._unread.cancel()
+        self._start_closing()
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
         if self._worker is not None:
             self._worker.cancel()
-        self._host.gone(self)
+        self._host.disconnected(self)
 
     # Requests.
 
     def _start_work(self) -> None:
         self._more = False
         self._worker = self._loop.create_task(self._work())
-        self._worker.add_done_callback(self._worked)
+        self._worker.add_done_callback(self._work_done)
 
     async def _work(self) -> None:
-        """Answers every frame that is whole."""
+        """Answers every complete frame."""
         for frame in self._frames:
-            self._stop_timer()
+            self._stop_frame_timer()
             match frame:
                 case wire.Call():
                     reply = await self._reply(frame)
                     if self._closing:
                         return
                     self._transport.write(reply)
-                    await self._room.wait()
-                    await asyncio.sleep(0)  # the others' turn
+                    await self._can_write.wait()
+                    await asyncio.sleep(0)  # other clients run
                 case wire.Notice():
-                    pass  # there is nothing that a client could tell us
+                    pass  # no notification of a client means anything
                 case wire.Reply():
-                    raise wire.FrameError("an answer to a request that was never made")
+                    raise wire.FrameError("an answer to a request that was never sent")
 
-    def _worked(self, worker: "asyncio.Task[None]") -> None:
+    def _work_done(self, worker: "asyncio.Task[None]") -> None:
         self._worker = None
         error = None if worker.cancelled() else worker.exception()
         if isinstance(error, wire.FrameError):
@@ -167,15 +169,15 @@ class Connection(asyncio.BufferedProtocol):
             log.error("a request failed in the daemon", exc_info=error)
             self.drop("the daemon failed; see its log")
         elif self._more and not self._closing:
-            self._start_work()  # it came when the worker had looked for the last time
+            self._start_work()  # bytes came after the worker's last read of the frames
         elif self._eof:
             self._transport.close()
         elif not self._closing:
             if self._paused:
                 self._paused = False
                 self._transport.resume_reading()
-            if self._frames.unread and self._timer is None:
-                self._timer = self._loop.call_later(FRAME_S, self._frame_late)
+            if self._frames.unread and self._frame_timer is None:
+                self._frame_timer = self._loop.call_later(FRAME_S, self._frame_late)
 
     async def _reply(self, call: wire.Call) -> bytes:
         try:
@@ -206,13 +208,13 @@ class Connection(asyncio.BufferedProtocol):
             return 0.0
         if len(self._watches) >= WATCHES_MAX:
             raise errors.LimitReached(
-                f"this connection watches {WATCHES_MAX} pools, which is the most; open another"
+                f"this connection watches {WATCHES_MAX} pools already; open another connection"
             )
         if not request.interval <= 3600:
             raise errors.InvalidArgument(
                 f"interval is {request.interval} s; it must be from {protocol.INTERVAL_MIN} to 3600"
             )
-        self._host.packed_stats(request.pool)  # there is such a pool
+        self._host.packed_stats(request.pool)  # fails if there is no such pool
         interval = max(request.interval, protocol.INTERVAL_MIN)
         self._watches[request.pool] = self._loop.call_later(0, self._notify, request.pool, interval)
         return interval
@@ -229,39 +231,39 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._watches[pool] = self._loop.call_later(interval, self._notify, pool, interval)
 
-    # The end.
+    # Disconnecting.
 
     def drop(self, reason: str) -> None:
-        """Tells the client why and ends the connection, now or when it has read that."""
+        """Tells the client why, and disconnects it when it has read that, or after GOODBYE_S."""
         if self._closing:
             return
-        self._end()
-        log.info("client %s (user %s) dropped: %s", self.peer.pid, self.peer.uid, reason)
+        self._start_closing()
+        log.info("client %s (user %s) disconnected: %s", self.peer.pid, self.peer.uid, reason)
         self._transport.write(wire.pack_notice(protocol.CLOSING, [reason]))
         self._transport.close()
         self._loop.call_later(GOODBYE_S, self._transport.abort)
 
     async def finish(self, reason: str) -> None:
-        """Answers what has come, takes no more, and ends."""
+        """Reads no more, answers the requests that were read, and disconnects the client."""
         if not self._closing:
             self._transport.pause_reading()
         if self._worker is not None:
             await asyncio.wait([self._worker])
         self.drop(reason)
 
-    def _end(self) -> None:
+    def _start_closing(self) -> None:
         self._closing = True
-        self._stop_timer()
+        self._stop_frame_timer()
         for timer in self._watches.values():
             timer.cancel()
 
-    def _reads_nothing(self) -> None:
+    def _unread_late(self) -> None:
         self.drop(f"too slow: the client read nothing for {UNREAD_S:g} s")
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _stop_frame_timer(self) -> None:
+        if self._frame_timer is not None:
+            self._frame_timer.cancel()
+            self._frame_timer = None
 
     def _frame_late(self) -> None:
-        self.drop(f"too slow: a frame was not whole after {FRAME_S:g} s")
+        self.drop(f"too slow: a frame was not complete after {FRAME_S:g} s")

@@ -49,9 +49,9 @@ from ..rpc.records import (
 from ..stats import LIMIT_S, recovering, whole
 from ..view import Geometry, View
 from .alarms import Policy
-from .watched_pool import OWN, WatchedPool, stats_of
+from .watched_pool import Rank, WatchedPool, stats_of
 
-HELD_MAX = 56  # a process may have 64 pools open, and requests open them too
+WATCHED_MAX = 56  # a process may have 64 pools open, and requests open them too
 
 
 @dataclass(frozen=True)
@@ -76,39 +76,41 @@ class RequestHandler:
         """package is the version that ping and version tell."""
         self._package = package
         self._started = time.monotonic()
-        self.held: dict[str, WatchedPool] = {}
-        self.held_max = HELD_MAX
+        self.watched: dict[str, WatchedPool] = {}
+        self.watched_max = WATCHED_MAX
         self.names: Callable[[], list[str]] = pool_names  # what there is to list
-        self.strangers = self.refused = 0  # files of other users; declared pools that are not held
+        self.foreign = self.refused = 0  # files of other users; declared pools that are not held
 
     # Holding.
 
-    def hold(self, name: str, policy: Policy, rank: int = OWN) -> WatchedPool:
+    def watch(self, name: str, policy: Policy, rank: Rank = Rank.OWN) -> WatchedPool:
         """Watches a pool, or changes the policy of one that is held. A declared one counts as in
         use. LimitReached."""
-        held = self._held(name)
+        held = self._watched(name)
         if held is None:
             self.release(name)
-            if len(self.held) >= self.held_max:
-                raise errors.LimitReached(f"pool {name!r}: {self.held_max} pools are held already")
-            held = self.held[name] = WatchedPool(View(name), policy)
+            if len(self.watched) >= self.watched_max:
+                raise errors.LimitReached(
+                    f"pool {name!r}: {self.watched_max} pools are held already"
+                )
+            held = self.watched[name] = WatchedPool(View(name), policy)
         held.use(policy, rank)
         return held
 
     def release(self, name: str) -> None:
         """Detaches from a pool, which stays."""
-        held = self.held.pop(name, None)
+        held = self.watched.pop(name, None)
         if held is not None:
             held.close()
 
-    def _held(self, name: str) -> WatchedPool | None:
+    def _watched(self, name: str) -> WatchedPool | None:
         """The pool, if it is held and the name has not come to stand for another meanwhile."""
-        held = self.held.get(name)
+        held = self.watched.get(name)
         return None if held is None or held.view.stale() else held
 
     @contextlib.contextmanager
     def _view(self, name: str) -> Iterator[View]:
-        held = self._held(name)
+        held = self._watched(name)
         if held is not None:
             yield held.view
         else:
@@ -134,7 +136,7 @@ class RequestHandler:
             case Describe(name):
                 return self._describe(name)
             case GetStats(name):
-                held = self._held(name)
+                held = self._watched(name)
                 if held is not None:
                     return held.stats()
                 with View(name) as view:
@@ -192,7 +194,7 @@ class RequestHandler:
 
     def _summary(self, name: str) -> PoolSummary:
         """By a view of its own: it may be made by another thread than releases those held."""
-        held = self.held.get(name)
+        held = self.watched.get(name)
         try:
             with View(name) as view:
                 if held is not None and held.inode != view.inode:

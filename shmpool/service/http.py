@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP, for looking only: /metrics, /healthz, /api/v1, and the live page with its events.
+"""HTTP, read-only: /metrics, /healthz, /api/v1, and the live page with its events.
 
-Imported only when it is asked for. Every answer is made by the handler, as for the socket; who
-gets one is in admission.py.
+Imported only if HTTP is on. Requests are answered by the same handler as those at the socket;
+admission.py decides who gets an answer.
 """
 
 import asyncio
@@ -25,20 +25,21 @@ from .admission import Admission
 from .config import DaemonOptions
 from .config_values import http_address, http_token
 from .listening import BACKLOG, Acceptor, CannotListen, listening
-from .metrics import Exposition
+from .metrics import exposition, format_for
 from .supervisor import Supervisor
 from .watched_pool import RecoveryEvent
 
 log = logging.getLogger("shmpool")
 
-SILENT_S = 10.0  # until a new connection must have asked something
-KEEP_ALIVE_S = 30.0
-STREAMS_MAX = 32  # live pages open at once
-UNREAD_S = 10.0  # until a page must have read some of what was sent
-SLOW_MAX = 8  # audits and lists of holders that are waited for at once
-WEB = Path(__file__).parent / "web"  # not by importlib.resources, which is 0.7 MB
+IDLE_S = 20.0  # a connection without a complete request is closed after this long
+STREAMS_MAX = 32  # event streams open at once
+UNREAD_S = 10.0  # an event stream whose client reads nothing is closed after this long
+BUSY_S = 5.0  # /healthz is not ok if the thread that recovers is busy for longer
+SLOW_MAX = 8  # audits and lists of holders in progress at once
+WEB = Path(__file__).parent / "web"
 PAGE = {"": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
 MEMBERS_SHOWN = 200
+MEMBER_FIELDS = ("number", "pid", "tid", "held", "cached", "operation")
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
@@ -57,8 +58,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @contextlib.asynccontextmanager
 async def bound(address: str, group: int) -> AsyncIterator[list[socket.socket]]:
-    """Sockets that listen at host:port; or at unix:PATH, for a group unless it is -1.
-    CannotListen, in one line."""
+    """Sockets that listen at host:port, or at unix:PATH for a group unless it is -1.
+
+    CannotListen, in one line.
+    """
     where = http_address(address)
     loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
@@ -70,26 +73,16 @@ async def bound(address: str, group: int) -> AsyncIterator[list[socket.socket]]:
             infos = await loop.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
-            found = [stack.enter_context(_listening(*info)) for info in infos]
+            found = [
+                stack.enter_context(socket.create_server(to, family=family, backlog=BACKLOG))
+                for family, _, _, _, to in infos
+            ]
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CannotListen(f"cannot serve http://{address}: {reason}") from None
+        for sock in found:
+            sock.setblocking(False)
         yield found
-
-
-def _listening(family: int, kind: int, proto: int, _: str, where: Any) -> socket.socket:
-    sock = socket.socket(family, kind, proto)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(where)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 @contextlib.asynccontextmanager
@@ -100,27 +93,30 @@ async def serving(
     options: DaemonOptions,
     connections_max: int,
 ) -> AsyncIterator[str]:
-    """Serves at these sockets; the URL of the live page."""
-    pages = Pages(supervisor, package, admission(sockets, options), connections_max)
+    """Serves at these sockets until the block ends. Yields the URL of the live page."""
+    pages = Pages(supervisor, package, admission(sockets, options))
     runner = web.AppRunner(
         pages.application(),
         access_log=None,
         logger=log,
         shutdown_timeout=1.0,
-        keepalive_timeout=KEEP_ALIVE_S,
+        keepalive_timeout=IDLE_S,
     )
     await runner.setup()
-    handlers = runner.server
-    assert handlers is not None  # noqa: S101
+    server = runner.server
+    assert server is not None  # noqa: S101
     acceptors: list[Acceptor] = []
 
     def has_room() -> bool:
         pending = sum(acceptor.pending for acceptor in acceptors)
-        return len(handlers.connections) + pending < connections_max
+        return len(server.connections) + pending < connections_max
+
+    def connection() -> asyncio.BaseProtocol:
+        return server() if len(server.connections) < connections_max else _Refusal()
 
     try:
         for sock in sockets:
-            acceptors.append(Acceptor(sock, lambda: pages.connection(handlers), has_room))
+            acceptors.append(Acceptor(sock, connection, has_room))
         yield _url(sockets[0])
     finally:
         for acceptor in acceptors:
@@ -130,10 +126,10 @@ async def serving(
 
 
 def admission(sockets: list[socket.socket], options: DaemonOptions) -> Admission:
-    """Who is let in by a service at these sockets. InvalidArgument."""
+    """The admission rules of a service at these sockets. InvalidArgument."""
     token = None if options.http_token_file is None else http_token(options.http_token_file)
     where = http_address(options.http or "")
-    if isinstance(where, Path):  # no page of another site gets there
+    if isinstance(where, Path):  # pages of other sites cannot reach a Unix socket
         return Admission(hosts=None, token=token)
     names = [where[0], socket.gethostname(), *options.http_hosts]
     return Admission.at([sock.getsockname()[0] for sock in sockets], names, token)
@@ -147,7 +143,7 @@ def _url(sock: socket.socket) -> str:
 
 
 class _Refusal(asyncio.Protocol):
-    """Says to one connection too many that it is."""
+    """Answers 503 to a connection beyond the limit."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         sink = cast(asyncio.WriteTransport, transport)
@@ -156,20 +152,16 @@ class _Refusal(asyncio.Protocol):
 
 
 class Pages:
-    """The handlers."""
+    """The handlers of all paths."""
 
-    def __init__(
-        self, supervisor: Supervisor, package: str, admission: Admission, connections_max: int
-    ) -> None:
-        self._keeper, self._admission = supervisor, admission
-        self._connections_max = connections_max
-        self._exposition = Exposition(supervisor.registry, package)
+    def __init__(self, supervisor: Supervisor, package: str, admission: Admission) -> None:
+        self._supervisor, self._handler = supervisor, supervisor.handler
+        self._package, self._admission = package, admission
         self._streams: set[asyncio.Queue[RecoveryEvent | None]] = set()
-        self._silent: dict[web.RequestHandler, float] = {}  # no request yet: since when
-        self._next_look: asyncio.TimerHandle | None = None  # at these
-        self._pools_event = 0.0, b""  # when it was made
-        self._slow: dict[tuple[str, str], asyncio.Future[Any]] = {}  # being answered
-        supervisor.watchers.add(self._recovered)
+        self._pools_event = 0.0, b""  # when it was made, by the loop's clock
+        self._recovery_count = 0
+        self._answering: dict[tuple[str, str], asyncio.Future[Any]] = {}
+        supervisor.on_recovery.add(self._recovered)
 
     def application(self) -> web.Application:
         application = web.Application(middlewares=[self._admitted, _errors])
@@ -189,91 +181,68 @@ class Pages:
 
     @web.middleware
     async def _admitted(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self._silent.pop(request.protocol, None)
         refusal = self._admission.refusal(request.headers, page=request.path == "/")
         if refusal is not None:
             return web.Response(status=refusal.status, text=refusal.text, headers=refusal.headers)
         return await handler(request)
 
-    def connection(self, server: web.Server) -> asyncio.BaseProtocol:
-        """For a new connection. It has a while to ask something."""
-        if len(server.connections) >= self._connections_max:
-            return _Refusal()
-        made: web.RequestHandler = server()
-        loop = asyncio.get_running_loop()
-        self._silent[made] = loop.time()
-        if self._next_look is None:
-            self._next_look = loop.call_later(SILENT_S / 4, self._end_the_silent, server)
-        return made
-
-    def _end_the_silent(self, server: web.Server) -> None:
-        loop, there = asyncio.get_running_loop(), set(server.connections)
-        for connection, since in list(self._silent.items()):
-            late = loop.time() - since >= SILENT_S
-            if late or connection not in there:
-                del self._silent[connection]
-            if late:
-                connection.force_close()
-        self._next_look = None
-        if self._silent:
-            self._next_look = loop.call_later(SILENT_S / 4, self._end_the_silent, server)
-
     def close(self) -> None:
-        """Ends every stream."""
-        self._keeper.watchers.discard(self._recovered)
+        """Ends every event stream."""
+        self._supervisor.on_recovery.discard(self._recovered)
         for stream in self._streams:
             stream.put_nowait(None)
 
     async def metrics(self, request: web.Request) -> web.Response:
-        accept = ",".join(request.headers.getall("Accept", [])) or None
-        kind, text = self._exposition.answer(accept)
+        kind = format_for(",".join(request.headers.getall("Accept", [])) or None)
+        text = await self._once(("", kind), lambda: exposition(self._handler, self._package, kind))
         return web.Response(body=text, headers={"Content-Type": kind, "Vary": "Accept"})
 
     async def healthz(self, request: web.Request) -> web.Response:
-        """200 while the event loop and the keeper's thread are at work."""
+        """200 if the event loop and the thread that recovers are not blocked."""
+        check = self._supervisor.check_recovery_thread
         try:
-            await asyncio.wait_for(self._shared(("", "idle"), self._keeper.idle), 5.0)
+            await asyncio.wait_for(self._once(("", "health"), check), BUSY_S)
         except TimeoutError:
-            return _json({"status": "the supervisor is busy"}, 503)
-        alarms = sum(len(held.alarms.active()) for held in self._keeper.registry.held.values())
-        return _json({"status": "ok", "pools": len(self._keeper.registry.held), "alarms": alarms})
+            return _json({"status": "the thread that recovers is busy"}, 503)
+        watched = self._handler.watched
+        alarms = sum(len(pool.alarms.active()) for pool in watched.values())
+        return _json({"status": "ok", "pools": len(watched), "alarms": alarms})
 
     async def pools(self, request: web.Request) -> web.Response:
-        return _json(await self._shared(("", "list"), lambda: self._keeper.run_for_client(List())))
+        run = self._supervisor.run_for_client
+        return _json(await self._once(("", "list"), lambda: run(List())))
 
     async def describe(self, request: web.Request) -> web.Response:
-        return _json(self._answer(Describe(request.match_info["pool"])))
+        return _json(self._handler.answer(Describe(request.match_info["pool"])))
 
     async def pool(self, request: web.Request) -> web.Response:
-        name = request.match_info["pool"]
-        what = request.match_info["what"]
+        name, what = request.match_info["pool"], request.match_info["what"]
         if what == "stats":
-            return _json(self._answer(GetStats(name)))
+            return _json(self._handler.answer(GetStats(name)))
         if what == "members":
-            return _json(self._answer(GetMembers(name)))
-        if name not in self._keeper.registry.held:
-            raise errors.PoolNotFound(f"pool {name!r} is not watched over by the daemon")
+            return _json(self._handler.answer(GetMembers(name)))
+        if name not in self._handler.watched:
+            raise errors.PoolNotFound(f"pool {name!r} is not watched by the daemon")
+        busy = sum(pool != "" for pool, _ in self._answering)
+        if (name, what) not in self._answering and busy >= SLOW_MAX:
+            raise web.HTTPServiceUnavailable(text=f"{SLOW_MAX} audits are in progress\n")
         slow: AnyRequest = GetHolders(name) if what == "holders" else RunAudit(name)
-        return _json(await self._shared((name, what), lambda: self._keeper.run_for_client(slow)))
+        run = self._supervisor.run_for_client
+        return _json(await self._once((name, what), lambda: run(slow)))
 
-    async def _shared(self, what: tuple[str, str], make: Callable[[], Awaitable[Any]]) -> Any:
-        """The answer that is being made, for all that ask meanwhile: however many ask how often,
-        each pool is gone through once at a time."""
-        task = self._slow.get(what)
+    async def _once(self, what: tuple[str, str], make: Callable[[], Awaitable[Any]]) -> Any:
+        """Makes an answer once for all who ask for it until it is ready, so that many requests
+        cost no more than one."""
+        task = self._answering.get(what)
         if task is None:
-            if len(self._slow) >= SLOW_MAX:
-                raise web.HTTPServiceUnavailable(text=f"{SLOW_MAX} audits are being made\n")
-            task = self._slow[what] = asyncio.ensure_future(make())
+            task = self._answering[what] = asyncio.ensure_future(make())
             task.add_done_callback(lambda done: self._answered(what, done))
         return await asyncio.shield(task)
 
     def _answered(self, what: tuple[str, str], task: "asyncio.Future[Any]") -> None:
-        self._slow.pop(what, None)
+        self._answering.pop(what, None)
         if not task.cancelled():
-            task.exception()  # whoever still waits for the answer gets it
-
-    def _answer(self, request: AnyRequest) -> Any:
-        return self._keeper.registry.answer(request)
+            task.exception()  # mark it as seen: those who still wait get it
 
     async def page(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -283,67 +252,67 @@ class Pages:
     # Events.
 
     def _recovered(self, event: RecoveryEvent) -> None:
+        self._recovery_count += 1
         self._pools_event = 0.0, b""
         for stream in self._streams:
             stream.put_nowait(event)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Server-sent events: "pools" at the daemon's interval, "recovery" when there is one."""
+        """Server-sent events: "pools" at the daemon's interval, "recovery" after each recovery.
+        A new stream begins with the recoveries that are remembered."""
         if len(self._streams) >= STREAMS_MAX:
-            raise web.HTTPServiceUnavailable(text=f"{STREAMS_MAX} live pages are open\n")
+            raise web.HTTPServiceUnavailable(text=f"{STREAMS_MAX} event streams are open\n")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         stream: asyncio.Queue[RecoveryEvent | None] = asyncio.Queue()
-
-        async def send(event: bytes) -> None:
-            async with asyncio.timeout(UNREAD_S):  # who does not read is dropped
-                await response.write(event)
-
+        for pool in self._handler.watched.values():
+            for event in pool.events:
+                stream.put_nowait(event)
         self._streams.add(stream)
         try:
-            for held in self._keeper.registry.held.values():
-                for event in held.events:
-                    await send(_event("recovery", wire.to_wire(event)))
             while True:
-                await send(self._everything())
+                if stream.empty():  # after a recovery: an event that was begun after it
+                    key = "", f"event {self._recovery_count}"
+                    await self._send(response, await self._once(key, self._all_pools))
                 try:
-                    news = await asyncio.wait_for(stream.get(), self._keeper.interval)
+                    news = await asyncio.wait_for(stream.get(), self._supervisor.interval)
                 except TimeoutError:
                     continue
                 if news is None:
                     return response
-                await send(_event("recovery", wire.to_wire(news)))
+                await self._send(response, _event("recovery", wire.to_wire(news)))
         except (ConnectionResetError, TimeoutError):
             return response
         finally:
             self._streams.discard(stream)
 
-    def _everything(self) -> bytes:
-        """The event with every pool: one of the last half interval does for every page."""
-        now = asyncio.get_running_loop().time()
+    async def _send(self, response: web.StreamResponse, event: bytes) -> None:
+        async with asyncio.timeout(UNREAD_S):
+            await response.write(event)
+
+    async def _all_pools(self) -> bytes:
+        """The event with every pool. One that was made within half an interval serves every
+        stream. Other tasks of the event loop run after each pool that is read."""
+        now, count = asyncio.get_running_loop().time(), self._recovery_count
         at, event = self._pools_event
-        if not event or now - at > self._keeper.interval / 2:
+        if not event or now - at > self._supervisor.interval / 2:
             found = []
-            for _, held in sorted(self._keeper.registry.held.items()):
-                with contextlib.suppress(errors.SegmentInvalid):  # the supervisor will release it
-                    found.append(live_pool(held.stats(), held.view.members()))
+            for name, pool in sorted(self._handler.watched.items()):
+                await asyncio.sleep(0)
+                if self._handler.watched.get(name) is pool:
+                    with contextlib.suppress(errors.SegmentInvalid):  # it will be released
+                        found.append(live_pool(pool.stats(), pool.view.members()))
             event = _event("pools", found)
-            self._pools_event = now, event
+            if count == self._recovery_count:
+                self._pools_event = now, event
         return event
 
 
 def live_pool(stats: PoolStats, members: list[Member]) -> dict[str, Any]:
-    """A pool as the live page takes it; of many members those that hold most."""
+    """A pool for the live page. Of many members, those with the most buffers."""
     most = sorted(members, key=lambda m: m.held + m.cached, reverse=True)[:MEMBERS_SHOWN]
     shown = [
-        {
-            "number": member.number,
-            "pid": member.pid,
-            "tid": member.tid,
-            "held": member.held,
-            "cached": member.cached,
-            "operation": member.operation,
-        }
+        {field: getattr(member, field) for field in MEMBER_FIELDS}
         for member in sorted(most, key=lambda m: m.number)
     ]
     return wire.to_wire(stats) | {"members": shown}  # type: ignore[no-any-return]

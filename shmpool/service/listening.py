@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listening sockets: one daemon a path, nobody else's file touched, and connections taken only
-while there is room for them.
+"""Listening sockets. One daemon at a path, no change to files of others, and connections accepted
+only while there is room for them.
 """
 
 import asyncio
@@ -18,26 +18,24 @@ from .. import errors
 
 log = logging.getLogger("shmpool")
 
-BACKLOG = 1024
-BATCH = 64  # connections taken before others have their turn
-SHORT_S = 0.1  # until accept() is tried again after it failed: no descriptors, no memory
-FULL_S = (
-    0.5  # how long a connection waits for room before it is taken to be told that there is none
-)
-_LOCK_MAX = 20  # bytes of a lock file: a process number and a line break
-_TRIES = 100  # to lock a file that its last holder removes each time
+BACKLOG = 1024  # connections
+BATCH = 64  # connections accepted before other tasks run
+SHORT_S = 0.1  # until accept() is tried again when there are no descriptors or no memory
+FULL_S = 0.5  # a connection that waited this long for room is accepted and refused
+_LOCK_MAX = 20  # bytes of a lock file: a pid and a line break
+_TRIES = 100  # to lock the file while others remove it
 
 
 class CannotListen(errors.ShmpoolError):
-    """Why the daemon cannot listen at its socket, in one line."""
+    """The daemon cannot listen; the message is one line."""
 
 
 @contextlib.contextmanager
 def listening(path: Path, group: int) -> Iterator[socket.socket]:
-    """A socket that listens at the path, for this user; and for a group, unless it is -1.
+    """A socket that listens at the path, for this user, and for a group unless it is -1.
 
-    Its file is gone afterwards. CannotListen: a daemon is there already, somebody else listens
-    there, the path is no socket, no permission.
+    Its file is removed when the block ends. CannotListen: a daemon or another program listens
+    there, the path is not a socket, or permission is missing.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -47,7 +45,7 @@ def listening(path: Path, group: int) -> Iterator[socket.socket]:
             sock = stack.enter_context(
                 socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             )
-            before = os.umask(0o177)  # between bind and chmod nobody else gets in
+            before = os.umask(0o177)  # no other user can connect between bind() and chmod()
             try:
                 sock.bind(str(path))
             finally:
@@ -64,15 +62,15 @@ def listening(path: Path, group: int) -> Iterator[socket.socket]:
 
 
 def give_to_group(path: Path, group: int) -> None:
-    """Lets the members of a group connect to a socket of this user's. OSError.
+    """Allows a group to connect to a socket of this user. OSError.
 
-    By a descriptor, so that nothing else can be put under the path in between.
+    Works on a descriptor, so that the file cannot be replaced between check and change.
     """
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)
         if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
-            raise OSError("it is no socket of this user")
+            raise OSError("it is not a socket of this user")
         os.chown(f"/proc/self/fd/{fd}", -1, group)
         os.chmod(f"/proc/self/fd/{fd}", 0o660)
     finally:
@@ -81,23 +79,24 @@ def give_to_group(path: Path, group: int) -> None:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """The right to be the daemon of this path. The kernel takes it back from whoever dies."""
+    """Holds the lock of the path, so that there is one daemon at it. The kernel drops the lock of a
+    process that dies."""
     lock = path.with_name(path.name + ".lock")
     for _ in range(_TRIES):
         fd = _open_lock(path, lock)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            there = os.fstat(fd).st_nlink > 0
+            exists = os.fstat(fd).st_nlink > 0
         except BlockingIOError:
             pid = os.pread(fd, _LOCK_MAX, 0).decode("ascii", "replace").strip()
             os.close(fd)
-            raise CannotListen(f"a daemon, process {pid}, is at {path} already") from None
+            raise CannotListen(f"a daemon, process {pid}, listens at {path} already") from None
         except OSError:
             os.close(fd)
             raise
-        if there:
+        if exists:
             break
-        os.close(fd)  # the last holder has just removed it
+        os.close(fd)  # the daemon that held the lock has just removed the file
     else:
         raise CannotListen(f"cannot listen at {path}: {lock} is removed again and again")
     try:
@@ -110,14 +109,16 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    """Removes a file of ours that does no harm where it stays."""
+    """Removes a file of ours. A failure is ignored: the file does no harm."""
     with contextlib.suppress(OSError):
         path.unlink()
 
 
 def _open_lock(path: Path, lock: Path) -> int:
-    """The lock file, made if it is not there. CannotListen if it is not one of this user's: what a
-    link leads to, or was put there by somebody else, is neither written to nor waited for."""
+    """Opens the lock file, or creates it. CannotListen if it is not a lock file of this user.
+
+    Follows no link, and neither writes to a file of another user nor waits for it.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         fd = os.open(lock, flags, 0o600)
@@ -137,18 +138,18 @@ def _open_lock(path: Path, lock: Path) -> int:
         if not good:
             os.close(fd)
     if not good:
-        raise CannotListen(f"cannot listen at {path}: {lock} is no lock file of this user")
+        raise CannotListen(f"cannot listen at {path}: {lock} is not a lock file of this user")
     return fd
 
 
 def _remove_stale(path: Path) -> None:
-    """Removes the socket file of a daemon that was killed: nobody listens at it."""
+    """Removes the socket file of a daemon that was killed. CannotListen if a process listens."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise CannotListen(f"cannot listen at {path}: it exists and is no socket")
+        raise CannotListen(f"cannot listen at {path}: it exists and is not a socket")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -160,11 +161,11 @@ def _remove_stale(path: Path) -> None:
 
 
 class Acceptor:
-    """Takes connections from a listening socket while there is room; others wait in its backlog.
+    """Accepts connections while there is room. Further connections wait in the socket's backlog.
 
-    One that has waited for FULL_S without room is taken all the same, so that its protocol can say
-    why it is refused. Where accept() fails for want of descriptors it is tried again every SHORT_S,
-    not at once: the connection is still there, and the loop would do nothing else.
+    A connection that has waited for FULL_S is accepted nevertheless, so that its protocol can tell
+    why it is refused. If accept() fails because there are no descriptors, it is tried again every
+    SHORT_S: tried at once, it would keep the event loop busy.
     """
 
     def __init__(
@@ -173,26 +174,26 @@ class Acceptor:
         protocol: Callable[[], asyncio.BaseProtocol],
         has_room: Callable[[], bool],
     ) -> None:
-        """Begins. has_room() is asked before each accept()."""
+        """Starts to accept. has_room() is called before each accept()."""
         self._loop = asyncio.get_running_loop()
         self._sock, self._protocol, self._has_room = sock, protocol, has_room
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
-        self._short = False  # of descriptors: said once
+        self._short = False  # of descriptors or memory
         self._loop.add_reader(sock, self._accept)
 
     @property
     def pending(self) -> int:
-        """Connections that are taken and that no protocol has yet."""
+        """Connections that are accepted and have no protocol yet."""
         return len(self._tasks)
 
     def has_room_again(self) -> None:
-        """To be called when a connection has ended."""
+        """Must be called when a connection has ended."""
         if self._pause is not None and not self._short:
             self._resume()
 
     def close(self) -> None:
-        """Takes no more connections; the socket stays."""
+        """Accepts no more connections. The socket stays open."""
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._sock)
@@ -222,7 +223,7 @@ class Acceptor:
                 return
             except OSError as error:
                 if not self._short:
-                    log.warning("no connection can be taken now: %s", error.strerror)
+                    log.warning("no connection can be accepted now: %s", error.strerror)
                 self._short = True
                 self._wait(SHORT_S, overdue=False)
                 return
@@ -235,7 +236,7 @@ class Acceptor:
         try:
             sock.setblocking(False)
             await self._loop.connect_accepted_socket(self._protocol, sock)
-        except OSError as error:  # it has ended already, or there is no memory for it
+        except OSError as error:  # it has ended, or there is no memory for it
             log.debug("a connection was lost: %s", error)
             sock.close()
         except BaseException:

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pools that the daemon holds as metrics, named after Prometheus's conventions. No HTTP.
+"""The watched pools as metrics, named by Prometheus's conventions. No HTTP.
 
 There are two formats: OpenMetrics 1.0, and the older text format 0.0.4, which curl and promtool
 expect.
 """
 
+import asyncio
 import re
-from collections.abc import Iterable, Iterator
+from typing import Any
 
+from prometheus_client import exposition as text_format
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -15,164 +17,134 @@ from prometheus_client.metrics_core import (
     InfoMetricFamily,
     Metric,
 )
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.registry import Collector, CollectorRegistry
-from prometheus_client.utils import floatToGoString
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from .. import errors
 from .handlers import RequestHandler
 from .watched_pool import SECONDS, WatchedPool
 
-OPENMETRICS = CONTENT_TYPE_LATEST
+OPENMETRICS = openmetrics.CONTENT_TYPE_LATEST
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 ACCEPT_MAX = 4096  # bytes of an Accept header that are read
-_SUFFIXES = {"counter": "_total", "info": "_info"}  # which 0.0.4 has in the name of the family
-_TYPES = {"info": "gauge", "unknown": "untyped"}
 PER_QUEUE = ("enqueue", "dequeue")  # counted for each queue, not for the pool
+_END = b"# EOF\n"  # of OpenMetrics
+
+Gauge, Counter = GaugeMetricFamily, CounterMetricFamily
+POOL, QUEUE = ("pool",), ("pool", "queue")
+# Type, name after "shmpool_", help and labels of each family.
+FAMILIES: tuple[tuple[Any, str, str, tuple[str, ...]], ...] = (
+    (InfoMetricFamily, "build", "The version of the daemon.", ()),
+    (Gauge, "foreign_files", "Files of other users under pools' names, which are not opened; 1024 "
+     "means at least so many.", ()),
+    (Gauge, "refused_pools", "Declared pools whose names are taken by other files.", ()),
+    (Gauge, "buffers", "Buffers of a pool by state; uncreated ones have no memory yet.",
+     ("pool", "state")),
+    (Gauge, "buffer_size_bytes", "Data bytes of a buffer.", POOL),
+    (Gauge, "reserved_bytes", "Memory of a pool's segment.", POOL),
+    (Gauge, "members", "Threads that are attached.", POOL),
+    (Gauge, "queue_depth", "Buffers in a queue.", QUEUE),
+    (Gauge, "queue_capacity", "The most buffers that a queue holds.", QUEUE),
+    (Counter, "ops", "Operations, in buffers: enqueue and dequeue of a queue, the others of a "
+     "pool.", ("pool", "queue", "op")),
+    (Counter, "queue_refused", "Buffers that a queue refused, or that could not be allocated for "
+     "it.", QUEUE),
+    (Counter, "queue_dropped", "Buffers of a queue that were freed because the consumer that had "
+     "got them died.", QUEUE),
+    (Gauge, "alarms", "Active alarms.", ("pool", "alarm")),
+    (Counter, "recoveries", "Recoveries by this daemon.", POOL),
+    (Counter, "recovered_members", "Dead members that were recovered.", POOL),
+    (Counter, "recovered_buffers", "Buffers of dead members by outcome.", ("pool", "outcome")),
+    (HistogramMetricFamily, "recovery_seconds", "Time from the detection of a dead member to the "
+     "end of its recovery.", POOL),
+)  # fmt: skip
 
 
-class Pools(Collector):
-    """Reads every held pool when it is asked."""
+async def exposition(handler: RequestHandler, package: str, kind: str) -> bytes:
+    """The metrics of all watched pools in a format, OPENMETRICS or TEXT. package is the daemon's
+    version.
 
-    def __init__(self, handler: RequestHandler, package: str) -> None:
-        self._handler, self._package = handler, package
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing beforehand: what there is depends on the pools."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        info = InfoMetricFamily("shmpool_build", "The version of the daemon.")
-        info.add_metric([], {"version": self._package})
-        yield info
-        buffers = GaugeMetricFamily(
-            "shmpool_buffers",
-            "Buffers of a pool by where they are; uncreated ones have no memory yet.",
-            labels=("pool", "state"),
-        )
-        size = GaugeMetricFamily(
-            "shmpool_buffer_size_bytes", "Data room of a buffer.", labels=("pool",)
-        )
-        reserved = GaugeMetricFamily(
-            "shmpool_reserved_bytes", "Memory that a pool's segment has.", labels=("pool",)
-        )
-        members = GaugeMetricFamily(
-            "shmpool_members", "Threads that are attached.", labels=("pool",)
-        )
-        depth = GaugeMetricFamily(
-            "shmpool_queue_depth", "Buffers in a queue.", labels=("pool", "queue")
-        )
-        capacity = GaugeMetricFamily(
-            "shmpool_queue_capacity", "The most buffers a queue holds.", labels=("pool", "queue")
-        )
-        ops = CounterMetricFamily(
-            "shmpool_ops",
-            "Operations, in buffers: enqueue and dequeue of a queue, the rest of a pool.",
-            labels=("pool", "queue", "op"),
-        )
-        refused = CounterMetricFamily(
-            "shmpool_queue_refused",
-            "Buffers that were to go into a queue, and found no room or no free buffer.",
-            labels=("pool", "queue"),
-        )
-        dropped = CounterMetricFamily(
-            "shmpool_queue_dropped",
-            "Buffers of a queue that were freed because the consumer that had got them died.",
-            labels=("pool", "queue"),
-        )
-        alarms = GaugeMetricFamily("shmpool_alarms", "Alarms that last.", labels=("pool", "alarm"))
-        foreign = GaugeMetricFamily(
-            "shmpool_foreign_files",
-            "Files of other users under pools' names, which are not opened; 1024 stands for more.",
-        )
-        foreign.add_metric([], self._handler.strangers)
-        names = GaugeMetricFamily(
-            "shmpool_refused_pools", "Declared pools whose names other files have."
-        )
-        names.add_metric([], self._handler.refused)
-        yield from (foreign, names)
-        recovery = _Recoveries()
-        for name, held in self._handler.held.items():
-            try:
-                stats, queues = held.view.stats(), held.view.queues()
-                memory = held.view.file().reserved
-            except errors.SegmentInvalid:
-                continue  # the supervisor is about to release it
-            states = {
-                "free": stats.free,
-                "cached": stats.cached,
-                "held": stats.held,
-                "queued": stats.queued,
-                "uncreated": stats.capacity - stats.created,
-            }
-            for state, count in states.items():
-                buffers.add_metric((name, state), count)
-            size.add_metric((name,), held.view.geometry.buffer_size)
-            reserved.add_metric((name,), memory)
-            members.add_metric((name,), stats.members)
-            for queue in queues:
-                depth.add_metric((name, queue.name), queue.depth)
-                capacity.add_metric((name, queue.name), queue.capacity)
-                ops.add_metric((name, queue.name, "enqueue"), queue.enqueued)
-                ops.add_metric((name, queue.name, "dequeue"), queue.dequeued)
-                refused.add_metric((name, queue.name), queue.refused)
-                dropped.add_metric((name, queue.name), queue.dropped)
-            for op, count in stats.counters.items():
-                if op not in PER_QUEUE:
-                    ops.add_metric((name, "", op), count)
-            for kind in ("low-water", "queue-full", "held-long", "stopped"):
-                active = sum(alarm.kind == kind for alarm in held.alarms.active())
-                alarms.add_metric((name, kind), active)
-            recovery.add(name, held)
-        yield from (buffers, size, reserved, members, depth, capacity, ops)
-        yield from (refused, dropped, alarms)
-        yield from recovery.families()
+    Other tasks of the event loop run after each pool that is read and each family that is written.
+    """
+    families = {
+        name: family(f"shmpool_{name}", text, labels=labels)
+        for family, name, text, labels in FAMILIES
+    }
+    families["build"].add_metric([], {"version": package})
+    families["foreign_files"].add_metric([], handler.foreign)
+    families["refused_pools"].add_metric([], handler.refused)
+    for name, pool in list(handler.watched.items()):
+        await asyncio.sleep(0)
+        if handler.watched.get(name) is pool:
+            _add(families, name, pool)
+    text = []
+    for family in families.values():
+        await asyncio.sleep(0)
+        text.append(written(family, kind))
+    return b"".join(text) + (_END if kind == OPENMETRICS else b"")
 
 
-class _Recoveries:
-    """The families that tell of recoveries."""
+def _add(families: dict[str, Any], name: str, pool: WatchedPool) -> None:
+    """Adds a pool's samples, or none if it is damaged: the supervisor will release it."""
+    try:
+        stats, queues = pool.view.stats(), pool.view.queues()
+        reserved = pool.view.file().reserved
+    except errors.SegmentInvalid:
+        return
 
-    def __init__(self) -> None:
-        label = ("pool",)
-        self._count = CounterMetricFamily(
-            "shmpool_recoveries", "Recoveries by this daemon.", labels=label
-        )
-        self._members = CounterMetricFamily(
-            "shmpool_recovered_members", "Members that were recovered from.", labels=label
-        )
-        self._buffers = CounterMetricFamily(
-            "shmpool_recovered_buffers",
-            "Buffers taken from dead members, by what became of them.",
-            labels=("pool", "outcome"),
-        )
-        self._seconds = HistogramMetricFamily(
-            "shmpool_recovery_seconds",
-            "Time from the kernel's word that a process is dead to the end of its recovery.",
-            labels=label,
-        )
+    def add(family: str, value: float, *labels: str) -> None:
+        families[family].add_metric((name, *labels), value)
 
-    def add(self, name: str, held: WatchedPool) -> None:
-        so_far = held.recoveries
-        self._count.add_metric((name,), so_far.count)
-        self._members.add_metric((name,), so_far.members)
-        freed = so_far.buffers - so_far.requeued - so_far.dead_lettered
-        self._buffers.add_metric((name, "freed"), freed)
-        self._buffers.add_metric((name, "requeued"), so_far.requeued)
-        self._buffers.add_metric((name, "dead-lettered"), so_far.dead_lettered)
-        buckets, total = [], 0
-        for bound, count in zip((*SECONDS, float("inf")), held.recovery_seconds, strict=True):
-            total += count
-            buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
-        self._seconds.add_metric((name,), buckets, held.recovery_seconds_sum)
+    for state in ("free", "cached", "held", "queued"):
+        add("buffers", getattr(stats, state), state)
+    add("buffers", stats.capacity - stats.created, "uncreated")
+    add("buffer_size_bytes", pool.view.geometry.buffer_size)
+    add("reserved_bytes", reserved)
+    add("members", stats.members)
+    for queue in queues:
+        add("queue_depth", queue.depth, queue.name)
+        add("queue_capacity", queue.capacity, queue.name)
+        add("ops", queue.enqueued, queue.name, "enqueue")
+        add("ops", queue.dequeued, queue.name, "dequeue")
+        add("queue_refused", queue.refused, queue.name)
+        add("queue_dropped", queue.dropped, queue.name)
+    for op, count in stats.counters.items():
+        if op not in PER_QUEUE:
+            add("ops", count, "", op)
+    active = [alarm.kind for alarm in pool.alarms.active()]
+    for kind in ("low-water", "queue-full", "held-long", "stopped"):
+        add("alarms", active.count(kind), kind)
+    done = pool.recoveries
+    add("recoveries", done.count)
+    add("recovered_members", done.members)
+    add("recovered_buffers", done.buffers - done.requeued - done.dead_lettered, "freed")
+    add("recovered_buffers", done.requeued, "requeued")
+    add("recovered_buffers", done.dead_lettered, "dead-lettered")
+    buckets, total = [], 0
+    for bound, count in zip((*map(str, SECONDS), "+Inf"), pool.recovery_seconds, strict=True):
+        total += count
+        buckets.append((bound, total))
+    families["recovery_seconds"].add_metric((name,), buckets, pool.recovery_seconds_sum)
 
-    def families(self) -> Iterator[Metric]:
-        yield from (self._count, self._members, self._buffers, self._seconds)
+
+class _Registry(list[Metric]):
+    """Families as the writers of prometheus_client take them."""
+
+    def collect(self) -> list[Metric]:
+        return self
+
+
+def written(family: Metric, kind: str) -> bytes:
+    """A family in a format, OPENMETRICS (without the end mark) or TEXT."""
+    write: Any = (openmetrics if kind == OPENMETRICS else text_format).generate_latest
+    text: bytes = write(_Registry([family]))
+    return text.removesuffix(_END)
 
 
 def format_for(accept: str | None) -> str:
     """The content type that an Accept header asks for.
 
-    Without one OpenMetrics; the older format for whoever takes anything, or only what there is not.
+    Without a header it is OpenMetrics. It is the older format if the header accepts anything, or
+    only formats that there are not.
     """
     if accept is None:
         return OPENMETRICS
@@ -187,42 +159,3 @@ def format_for(accept: str | None) -> str:
             wanted[kind] = max(wanted[kind], quality)
     first, second = wanted.values()
     return OPENMETRICS if first >= second and first > 0 else TEXT
-
-
-def text_format(families: Iterable[Metric]) -> bytes:
-    """The families in the text format 0.0.4."""
-    lines = []
-    for family in families:
-        name = family.name + _SUFFIXES.get(family.type, "")
-        lines.append(f"# HELP {name} {_escaped(family.documentation)}")
-        lines.append(f"# TYPE {name} {_TYPES.get(family.type, family.type)}")
-        for sample in family.samples:
-            labels = ",".join(
-                f'{label}="{_escaped(value, quote=True)}"'
-                for label, value in sorted(sample.labels.items())
-            )
-            value = floatToGoString(sample.value)  # type: ignore[no-untyped-call]
-            lines.append(f"{sample.name}{f'{{{labels}}}' if labels else ''} {value}")
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _escaped(text: str, quote: bool = False) -> str:
-    text = text.replace("\\", r"\\").replace("\n", r"\n")
-    return text.replace('"', r"\"") if quote else text
-
-
-class Exposition:
-    """What a scraper gets."""
-
-    def __init__(self, handler: RequestHandler, package: str) -> None:
-        self._pools = Pools(handler, package)
-        self._collectors = CollectorRegistry(auto_describe=False)
-        self._collectors.register(self._pools)
-
-    def answer(self, accept: str | None) -> tuple[str, bytes]:
-        """The content type and the text, in the format that an Accept header asks for."""
-        kind = format_for(accept)
-        if kind == TEXT:
-            return kind, text_format(self._pools.collect())
-        text: bytes = generate_latest(self._collectors)  # type: ignore[no-untyped-call]
-        return kind, text

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose turn it is: no pool holds up others, in the event loop (Budgets) or in threads (Turns)."""
+"""Shares time between pools, so that none delays the others: in the event loop (TimeBudgets) and
+in threads (StepRunner).
+"""
 
 import asyncio
 import contextlib
@@ -11,35 +13,35 @@ from ..rpc.protocol import AnyRequest
 from ..stats import LIMIT_S
 from .handlers import RequestHandler
 
-SHARE = 0.5  # of the event loop's time that all pools together may have
+SHARE = 0.5  # of the event loop's time that inspections of all pools together may take
 
 
-class Budgets:
-    """When the event loop may look at each pool again. A look that took long makes the next one
-    late: with n pools, each has 1/n of the SHARE at most."""
+class TimeBudgets:
+    """When the event loop may inspect each pool again. The longer an inspection took, the later
+    the next one may be: with n pools, each gets at most SHARE / n of the time."""
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
         used: Callable[[], float] = time.thread_time,
     ) -> None:
-        """used is the thread's processor time, which a busy machine does not make longer."""
+        """used is the thread's processor time in seconds: a busy machine does not lengthen it."""
         self._clock = clock
         self._used = used
         self._next: dict[str, float] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def ready(self, pool: str) -> bool:
-        """Whether it is the pool's turn."""
+        """True if the pool may be inspected now."""
         return self.pause(pool) <= 0.0
 
     def pause(self, pool: str) -> float:
-        """The seconds until its turn."""
+        """Seconds until the pool may be inspected again; not positive if it may be now."""
         return self._next.get(pool, 0.0) - self._clock()
 
     @contextlib.contextmanager
     def use(self, pool: str) -> Iterator[None]:
-        """What is done in here is done for the pool."""
+        """Charges the block's processor time to the pool."""
         self._next.setdefault(pool, 0.0)
         began = self._used()
         try:
@@ -49,46 +51,47 @@ class Budgets:
             self._next[pool] = self._clock() + took * len(self._next) / SHARE
 
     def slowed(self, pool: str, period: float) -> float | None:
-        """The seconds until its turn, if they are more than the period: once for each pool."""
+        """The pool's pause in seconds if it exceeds the period; once for each pool, else None."""
         pause = self.pause(pool)
-        if pause <= period or pool in self._told:
+        if pause <= period or pool in self._reported:
             return None
-        self._told.add(pool)
+        self._reported.add(pool)
         return pause
 
     def keep(self, pools: Collection[str]) -> None:
-        """Forgets all others."""
+        """Forgets all other pools."""
         self._next = {pool: at for pool, at in self._next.items() if pool in pools}
-        self._told &= set(pools)
+        self._reported &= set(pools)
 
 
-class Turns:
-    """Answers requests in threads. One that goes through a whole pool is answered in steps of some
-    milliseconds, and between them others have their turn; a pool has one such request at a time,
-    whoever asks how often."""
+class StepRunner:
+    """Answers requests in threads. A request that walks a whole pool runs in steps of some
+    milliseconds, and requests for other pools run between them. A pool runs one request at a time,
+    however many are waiting."""
 
     def __init__(self, handler: RequestHandler, call: Callable[..., Awaitable[Any]]) -> None:
-        """call(function, *arguments) is made by one of the threads."""
+        """call(function, *arguments) runs the function in one of the threads."""
         self._handler = handler
         self._call = call
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def run(self, request: AnyRequest, limit: float | None = LIMIT_S) -> Any:
-        """The answer; limit is in seconds of processor time. ShmpoolError, OSError."""
+        """Returns the answer; limit is in seconds of processor time. ShmpoolError, OSError."""
         pool = getattr(request, "pool", "")
         lock = self._locks.setdefault(pool, asyncio.Lock())
         async with lock:
             steps = self._handler.steps(request, limit)
-            ended = False
-            while not ended:
-                ended, answer = await self._call(_step, steps)
+            done = False
+            while not done:
+                done, answer = await self._call(_step, steps)
         if not lock.locked():
             self._locks.pop(pool, None)
         return answer
 
 
 def _step(steps: Generator[None, None, Any]) -> tuple[bool, Any]:
-    """Whether the steps have ended, and with what: a future cannot hold a StopIteration."""
+    """True and the result if the steps have ended, else False. A future cannot carry the
+    StopIteration itself."""
     try:
         next(steps)
     except StopIteration as end:

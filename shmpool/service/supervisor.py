@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon does by itself: holds pools, watches their members, recovers, trims, prunes, and
-raises alarms. No sockets.
+"""What the daemon does by itself: watches pools and their members, recovers dead members, trims,
+prunes, and raises alarms. No sockets.
 
-The event loop's thread only looks, through read-only mappings. One thread recovers, one makes,
-trims and prunes, others answer clients; all in steps, so that no pool holds up others: turns.py.
+The event loop only reads, through read-only mappings. One thread recovers. One thread creates
+declared pools, trims and prunes. CLIENT_THREADS threads answer clients. Work on a whole pool is
+done in steps (scheduling.py), so that no pool delays the others.
 """
 
 import asyncio
@@ -22,82 +23,81 @@ from ..rpc.protocol import AnyRequest, GetHolders, List, Recover, Trim
 from ..stats import LIMIT_S, Holder, Recovery
 from . import declared_pools, handlers
 from .adoption import Adoption
+from .alarms import Changes
 from .config import Config
-from .name_watch import NameWatch
-from .process_watch import ProcessWatch
-from .scheduling import Budgets, Turns
-from .watched_pool import DECLARED, Changes, RecoveryEvent, WatchedPool
+from .file_watch import CloseWatch, NameWatch
+from .scheduling import StepRunner, TimeBudgets
+from .watched_pool import Rank, RecoveryEvent, WatchedPool
 
 log = logging.getLogger("shmpool")
 
-SCAN_S = 0.1  # between two looks for dead members
-SCAN_SOON_S = 0.002  # after a token was dropped: inotify tells it before the lock is free
-AGAIN_S = 0.02, 30.0  # first and longest pause until what was postponed is tried again
-PRUNE_S = 10.0
+SCAN_S = 0.1  # between two scans for dead members
+SCAN_SOON_S = 0.002  # after a file was closed: inotify reports it before the lock is free
+RETRY_S = 0.02, 30.0  # first and longest pause until an incomplete recovery is tried again
+RETRY_FACTOR = 10  # that pause is at least so many times as long as the recovery took
+PRUNE_S = 10.0  # between two searches for abandoned pools
+COST_FACTOR = 500  # after a slow job, so many times as long as it took until it runs again
 RECOVER_S = 10.0  # of processor time, in steps: more than the largest pool takes
-REST = 10  # times as long as it took, until what was postponed is tried again
-LOOK_SHARE = 500  # times as long as it took, until the holders are looked at again, or pruned
-HOLDERS_S = 5.0  # of processor time, in steps, to look at the holders of the largest pool
+HOLDERS_S = 5.0  # of processor time, in steps, to list the holders of the largest pool
 ALARMS_LOGGED = 20  # of a pool at a time
-CLIENT_THREADS = 2  # for audits and the like, which nothing waits for but who asked
-STOP_S = 3.0  # until what a thread is doing must be done when the daemon ends
+CLIENT_THREADS = 2  # for audits and other requests that walk a whole pool
+STOP_S = 3.0  # how long close() waits for the threads
 
 Run = Callable[[AnyRequest], Awaitable[Any]]
 
 
 class Supervisor:
-    """Keeps the pools of a handler, in the event loop it is made in."""
+    """Supervises the pools of a handler. For the thread of the event loop that it is made in."""
 
-    def __init__(self, pools: handlers.RequestHandler) -> None:
-        self.registry = pools
+    def __init__(self, handler: handlers.RequestHandler) -> None:
+        self.handler = handler
         self.config = Config()
-        self.watchers: set[Callable[[RecoveryEvent], None]] = set()  # told of each recovery
-        self._thread = ThreadPoolExecutor(1, "keeper")
-        self._maker = ThreadPoolExecutor(1, "maker")
-        self._client_threads = ThreadPoolExecutor(CLIENT_THREADS, "client")
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._wanted: dict[str, float] = {}  # pools to recover: since when
-        self._recovering: set[str] = set()
-        self._again: dict[str, tuple[float, float]] = {}  # pools to try again: when, pause in s
-        self._due: dict[tuple[str, str], float] = {}  # what of which pool
-        self._running: set[Future[Any]] = set()  # what the threads were given
-        self._declaring: set[str] = set()  # pools that were refused and are tried again
+        self.on_recovery: set[Callable[[RecoveryEvent], None]] = set()  # called after each recovery
         self.stuck = False  # after close(): a thread could not be ended
-        self._failed: dict[str, str] = {}  # what went wrong with a request: logged once
-        self._budgets, self._scans = Budgets(), Budgets()
-
         self._loop = asyncio.get_running_loop()
-        self._recoveries = Turns(pools, functools.partial(self._in, self._thread))
-        self._requests = Turns(pools, functools.partial(self._in, self._client_threads))
-        self._process_watch = ProcessWatch(self._loop, self._scan_soon)
-        self._scanning: asyncio.TimerHandle | None = None
-        self.adoption = Adoption(pools, self._declare_again)
+        self._recovery_thread = ThreadPoolExecutor(1, "recovery")
+        self._upkeep_thread = ThreadPoolExecutor(1, "upkeep")
+        self._client_threads = ThreadPoolExecutor(CLIENT_THREADS, "client")
+        self._recoveries = StepRunner(handler, functools.partial(self._in, self._recovery_thread))
+        self._requests = StepRunner(handler, functools.partial(self._in, self._client_threads))
+        self._running: set[Future[Any]] = set()  # in the threads
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._to_recover: dict[str, float] = {}  # pools, and when a dead member was found
+        self._recovering: set[str] = set()
+        self._retry: dict[str, tuple[float, float]] = {}  # incomplete recoveries: when, pause in s
+        self._due: dict[tuple[str, str], float] = {}  # when which job of which pool may run again
+        self._declaring: set[str] = set()  # refused pools that are being tried again
+        self._last_error: dict[str, str] = {}  # of a request or a pool, so that each is logged once
+        self._inspect_budgets, self._scan_budgets = TimeBudgets(), TimeBudgets()
+        self._next_scan: asyncio.TimerHandle | None = None
+        self.adoption = Adoption(handler, self._declare_again)
         self._name_watch = NameWatch(self.adoption.changed)
+        self._close_watch = CloseWatch(self._scan_soon)
 
     def start(self) -> None:
-        """Begins to look and to watch."""
+        """Starts the periodic work."""
         self._spawn(self._name_watch.run())
         self._spawn(self._every(SCAN_S, self._scan))
-        self._spawn(self._every(self.config.daemon.interval, self._look))
+        self._spawn(self._every(self.config.daemon.interval, self._inspect))
 
     async def close(self) -> None:
-        """Ends what is going on, and releases the pools, which stay. What a thread does not end in
-        time is left to it: whatever a pool does, it does not keep the daemon."""
+        """Ends the work and releases the pools, which stay. Sets stuck if a thread is still busy
+        after STOP_S."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._process_watch.close()
+        self._close_watch.close()
         self._name_watch.close()
-        if self._scanning is not None:
-            self._scanning.cancel()
-        for threads in (self._thread, self._maker, self._client_threads):
+        if self._next_scan is not None:
+            self._next_scan.cancel()
+        for threads in (self._recovery_thread, self._upkeep_thread, self._client_threads):
             threads.shutdown(wait=False, cancel_futures=True)
         until = time.monotonic() + STOP_S
         while self._running and time.monotonic() < until:
             await asyncio.sleep(0.01)
         self.stuck = bool(self._running)
-        for name in list(self.registry.held):
-            self.registry.release(name)
+        for name in list(self.handler.watched):
+            self.handler.release(name)
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)
@@ -116,35 +116,37 @@ class Supervisor:
                 if more is not None:
                     await more
             except Exception:
-                log.exception("looking at the pools failed")
+                log.exception("inspecting the pools failed")
             await asyncio.sleep(seconds)
 
-    # What the configuration declares.
+    # Declared pools.
 
     async def declare(self, config: Config) -> None:
-        """Makes what is declared and missing: all of it, or nothing. ConfigError.
+        """Creates the declared pools and queues that are missing: all of them, or none.
+        ConfigError.
 
-        A pool whose name something has that cannot be it is refused, and made when that is gone:
-        anybody may put a file there, and nobody may keep the daemon from the others with it.
+        A declared pool whose name is taken by a file that cannot be it is refused, and created
+        when that file is gone: anybody may create such a file, and it must not keep the daemon
+        from the other pools.
         """
-        refused = await self._in(self._maker, declared_pools.make, config)
+        refused = await self._in(self._upkeep_thread, declared_pools.make, config)
         self.config = config
         self.adoption.configure(config)
         for name in config.pools:
             self._declared(name, refused.get(name))
-        self._name_watch.all_again()
+        self._name_watch.rescan()
 
     def _declared(self, name: str, why: str | None) -> None:
-        """Holds a declared pool that is there; why: it is not, but another under its name."""
+        """Watches a declared pool. Refuses it instead if why is given."""
         pool = self.config.pools.get(name)
         if pool is None:
             return
         try:
             if why is None:
-                self.adoption.hold(name, pool, DECLARED)
-            self.adoption.declare(name, why)
+                self.adoption.watch(name, pool, Rank.DECLARED)
+            self.adoption.declared(name, why)
         except (errors.ShmpoolError, OSError) as error:
-            self.adoption.declare(name, str(error))
+            self.adoption.declared(name, str(error))
 
     def _declare_again(self, name: str) -> None:
         if name not in self._declaring and name in self.config.pools:
@@ -152,217 +154,223 @@ class Supervisor:
             self._spawn(self._make_again(name))
 
     async def _make_again(self, name: str) -> None:
-        """Makes a declared pool that was refused, if it can be had now."""
+        """Creates and watches a refused declared pool if that is possible now."""
         config = self.config
         try:
             alone = replace(config, pools={name: config.pools[name]})
-            refused = await self._in(self._maker, declared_pools.make, alone)
+            refused = await self._in(self._upkeep_thread, declared_pools.make, alone)
             self._declared(name, refused.get(name))
         except (errors.ShmpoolError, OSError) as error:
-            self.adoption.declare(name, "; ".join(str(error).splitlines()))
+            self.adoption.declared(name, "; ".join(str(error).splitlines()))
         finally:
             self._declaring.discard(name)
 
-    # Looking.
+    # Scans and inspections, in the event loop.
 
     def _scan_soon(self, pause: float = SCAN_SOON_S) -> None:
-        if self._scanning is None:
-            self._scanning = self._loop.call_later(pause, self._scan)
+        if self._next_scan is None:
+            self._next_scan = self._loop.call_later(pause, self._scan)
 
     def _scan(self) -> None:
-        """In which pools a member is dead, or something abandoned waits to be placed."""
-        if self._scanning is not None:
-            self._scanning.cancel()
-            self._scanning = None
-        self._process_watch.follow({name: held.inode for name, held in self.registry.held.items()})
+        """Finds the pools that have dead members or abandoned buffers, and recovers them."""
+        if self._next_scan is not None:
+            self._next_scan.cancel()
+            self._next_scan = None
+        pools = self.handler.watched
+        self._close_watch.follow({name: pool.inode for name, pool in pools.items()})
         now = time.monotonic()
-        for name, held in list(self.registry.held.items()):
-            if (pause := self._scans.pause(name)) > 0:
+        for name, pool in list(pools.items()):
+            if (pause := self._scan_budgets.pause(name)) > 0:
                 self._scan_soon(pause)
                 continue
-            with self._scans.use(name), self._reading(name):
-                if held.view.dead() and now >= self._again.get(name, (0.0, 0.0))[0]:
-                    self._want(name)
+            with self._scan_budgets.use(name), self._guarded(name):
+                if pool.view.dead() and now >= self._retry.get(name, (0.0, 0.0))[0]:
+                    self._start_recovery(name)
 
     @contextlib.contextmanager
-    def _reading(self, name: str) -> Iterator[None]:
-        """A pool that turns out to be damaged in here is released, and the others are not; nor does
-        anything else that one pool makes fail keep the daemon from them."""
+    def _guarded(self, name: str) -> Iterator[None]:
+        """Releases the pool if the block finds it damaged. Logs any other error of the block, so
+        that one pool cannot keep the daemon from the others."""
         try:
             yield
         except errors.SegmentInvalid as error:
             self.adoption.damaged(name, str(error))
         except Exception as error:
-            if self._failed.get(name) != str(error):
-                self._failed[name] = str(error)
+            if self._last_error.get(name) != str(error):
+                self._last_error[name] = str(error)
                 unknown = None if isinstance(error, errors.ShmpoolError) else error
-                log.error("looking at pool %s failed: %s", name, error, exc_info=unknown)
+                log.error("inspecting pool %s failed: %s", name, error, exc_info=unknown)
 
-    async def _look(self) -> None:
-        """Pools that came and went, alarms, and what is due."""
+    async def _inspect(self) -> None:
+        """Updates the set of watched pools and their alarms, and starts the jobs that are due."""
         self._scan()
-        self.adoption.look()
+        self.adoption.rescan()
         self._forget_released()
-        self._budgets.keep(self.registry.held)
-        self._scans.keep(self.registry.held)
-        for name, held in list(self.registry.held.items()):
-            await asyncio.sleep(0)  # the clients' turn
-            if self.registry.held.get(name) is not held or not self._budgets.ready(name):
+        self._inspect_budgets.keep(self.handler.watched)
+        self._scan_budgets.keep(self.handler.watched)
+        for name, pool in list(self.handler.watched.items()):
+            await asyncio.sleep(0)  # clients' requests come in between
+            if self.handler.watched.get(name) is not pool or not self._inspect_budgets.ready(name):
                 continue
-            with self._budgets.use(name), self._reading(name):
-                self._log_alarms(name, held.look())
-            if (pause := self._budgets.slowed(name, self.interval)) is not None:
-                log.warning("pool %s takes long to look at: next in %.1f s", name, pause)
-            if not held.writable:
+            with self._inspect_budgets.use(name), self._guarded(name):
+                self._log_alarms(name, pool.inspect())
+            if (pause := self._inspect_budgets.slowed(name, self.interval)) is not None:
+                log.warning("pool %s takes long to inspect; next in %.1f s", name, pause)
+            if not pool.writable:
                 continue
-            if held.should_trim() and held.policy.trim_to is not None:
-                held.trimmed()
-                self._spawn(self._trim(name, held.policy.trim_to))
-            if self._is_due("holders", name, max(held.policy.held_s / 4, 0.25)):
-                self._spawn(self._look_at_holders(name, held))
+            if pool.should_trim() and pool.policy.trim_to is not None:
+                pool.trimmed()
+                self._spawn(self._trim(name, pool.policy.trim_to))
+            if self._is_due("holders", name, max(pool.policy.held_s / 4, 0.25)):
+                self._spawn(self._inspect_holders(name, pool))
         if self.config.daemon.prune and self._is_due("prune", "", PRUNE_S):
             self._spawn(self._prune())
 
-    def _is_due(self, what: str, of: str, period: float) -> bool:
+    def _is_due(self, job: str, pool: str, period: float) -> bool:
+        """True if the job may run now; it is then due again after the period, in seconds."""
         now = time.monotonic()
-        if now < self._due.get((what, of), 0.0):
+        if now < self._due.get((job, pool), 0.0):
             return False
-        self._due[what, of] = now + period
+        self._due[job, pool] = now + period
         return True
 
-    def _put_off(self, what: str, of: str, took: float) -> None:
-        """Until what took so long may be due again: it costs a small share of the time."""
-        due = time.monotonic() + LOOK_SHARE * took
-        self._due[what, of] = max(self._due.get((what, of), 0.0), due)
+    def _put_off(self, job: str, pool: str, took: float) -> None:
+        """Delays the job's next run, so that it takes a small share of the time. took is in
+        seconds."""
+        due = time.monotonic() + COST_FACTOR * took
+        self._due[job, pool] = max(self._due.get((job, pool), 0.0), due)
 
     def _forget_released(self) -> None:
-        there = self.registry.held.keys() | {""}
-        self._due = {key: due for key, due in self._due.items() if key[1] in there}
-        self._again = {name: again for name, again in self._again.items() if name in there}
+        known = self.handler.watched.keys() | {""}
+        self._due = {key: due for key, due in self._due.items() if key[1] in known}
+        self._retry = {name: retry for name, retry in self._retry.items() if name in known}
 
     def _log_alarms(self, name: str, changes: Changes) -> None:
-        raised, over = changes
+        raised, cleared = changes
         for alarm in raised[:ALARMS_LOGGED]:
             log.warning("alarm %s: pool %s: %s: %s", alarm.kind, name, alarm.subject, alarm.message)
-        for alarm in over[:ALARMS_LOGGED]:
-            log.info("alarm %s over: pool %s: %s", alarm.kind, name, alarm.subject)
-        if (more := max(len(raised), len(over)) - ALARMS_LOGGED) > 0:
-            log.warning("pool %s: and %d alarms more", name, more)
+        for alarm in cleared[:ALARMS_LOGGED]:
+            log.info("alarm %s cleared: pool %s: %s", alarm.kind, name, alarm.subject)
+        if (more := max(len(raised), len(cleared)) - ALARMS_LOGGED) > 0:
+            log.warning("pool %s: %d more alarms", name, more)
 
-    # Recovering.
+    # Recoveries.
 
-    def _want(self, name: str) -> None:
-        self._wanted.setdefault(name, time.monotonic())
+    def _start_recovery(self, name: str) -> None:
+        self._to_recover.setdefault(name, time.monotonic())
         if name not in self._recovering:
             self._recovering.add(name)
             self._spawn(self._recover(name))
 
     async def _recover(self, name: str) -> None:
-        """Recovers as often as it is wanted, the last time for all that died meanwhile."""
+        """Recovers a pool until no dead member has been found since the last recovery began."""
         try:
-            while (since := self._wanted.pop(name, None)) is not None:
-                held = self.registry.held.get(name)
-                if held is None or not held.writable:
-                    continue  # who cannot write to it cannot recover it: said when it was adopted
+            while (since := self._to_recover.pop(name, None)) is not None:
+                pool = self.handler.watched.get(name)
+                if pool is None or not pool.writable:
+                    continue  # a pool that this user cannot write to was logged at its adoption
                 began = time.monotonic()
-                what = await self._quietly(Recover(name))
+                what = await self._try(Recover(name))
                 now = time.monotonic()
                 if what is None or what.postponed or not what.members:
-                    _, pause = self._again.get(name, (0.0, AGAIN_S[0]))
-                    rest = max(pause, REST * (now - began))
-                    self._again[name] = now + rest, min(pause * 2, AGAIN_S[1])
+                    _, pause = self._retry.get(name, (0.0, RETRY_S[0]))
+                    rest = max(pause, RETRY_FACTOR * (now - began))
+                    self._retry[name] = now + rest, min(pause * 2, RETRY_S[1])
                 else:
-                    self._again.pop(name, None)
+                    self._retry.pop(name, None)
                 if what is not None and what.members:
-                    self._enter(name, what, now - since)
+                    self._record(name, what, now - since)
         finally:
             self._recovering.discard(name)
 
-    def _enter(self, name: str, what: Recovery, seconds: float) -> None:
-        held = self.registry.held.get(name)
-        if held is None:
+    def _record(self, name: str, what: Recovery, seconds: float) -> None:
+        pool = self.handler.watched.get(name)
+        if pool is None:
             return
-        event = held.recovered(what, seconds)
+        event = pool.recovered(what, seconds)
         log.info(
             "pool %s recovered in %.1f ms: %d members, %d buffers, %d requeued, %d dead letters",
             name, seconds * 1e3, what.members, what.buffers, what.requeued, what.dead_lettered,
         )  # fmt: skip
-        for tell in list(self.watchers):
-            tell(event)
+        for call in list(self.on_recovery):
+            call(event)
 
-    # What may take long.
+    # Requests and jobs, in the threads.
 
     async def run(self, request: AnyRequest) -> Any:
-        """The answer, made by one of the keeper's own threads."""
+        """Answers a request of the daemon's own in one of its threads."""
         if isinstance(request, Recover):
             return await self._recoveries.run(request, RECOVER_S)
-        return await self._in(self._maker, self.registry.answer, request)
+        return await self._in(self._upkeep_thread, self.handler.answer, request)
 
     async def run_for_client(self, request: AnyRequest, limit: float = LIMIT_S) -> Any:
-        """The answer, made where it holds up nothing that the daemon does by itself."""
+        """Answers a request in a thread that delays none of the daemon's own work. limit is in
+        seconds of processor time."""
         if isinstance(request, List):
-            self._name_watch.now()
+            self._name_watch.flush()
         return await self._requests.run(request, limit)
 
-    async def idle(self) -> None:
-        """Returns when the thread that recovers is not stuck."""
-        await self._in(self._thread, int)
+    async def check_recovery_thread(self) -> None:
+        """Returns when the thread that recovers has finished what it was given before."""
+        await self._in(self._recovery_thread, int)
 
     async def _in(self, threads: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:
-        """What the call comes to, made by one of the threads."""
+        """Calls a function in one of the threads and returns its result."""
         try:
             future = threads.submit(call, *args)
         except RuntimeError as error:
-            raise errors.LimitReached(f"no thread for it: {error} (ulimit -u)") from None
+            raise errors.LimitReached(f"no thread can be started: {error} (ulimit -u)") from None
         self._running.add(future)
         future.add_done_callback(self._running.discard)
         return await asyncio.wrap_future(future)
 
     @property
     def interval(self) -> float:
-        """Seconds between two looks at every pool."""
+        """Seconds between two inspections of every pool."""
         return self.config.daemon.interval
 
     async def _trim(self, name: str, keep: int) -> None:
-        freed = await self._quietly(Trim(name, keep))
+        freed = await self._try(Trim(name, keep))
         if freed:
-            log.info("pool %s: %d bytes given back to the kernel", name, freed)
+            log.info("pool %s: %d bytes returned to the kernel", name, freed)
 
-    async def _look_at_holders(self, name: str, held: WatchedPool) -> None:
-        """Goes through every buffer, so a large pool is looked at less often."""
-        if self.registry.held.get(name) is not held:
-            return  # it was released meanwhile
+    async def _inspect_holders(self, name: str, pool: WatchedPool) -> None:
+        """Updates the alarms for buffers that are held for long. Walks every buffer, so a large
+        pool is inspected less often."""
+        if self.handler.watched.get(name) is not pool:
+            return  # it was released before this task ran
         began = time.monotonic()
         holders: list[Holder] | None = []
-        with self._reading(name):
-            if held.view.stats().held:
+        with self._guarded(name):
+            if pool.view.stats().held:
                 run = functools.partial(self.run_for_client, limit=HOLDERS_S)
-                holders = await self._quietly(GetHolders(name), run)
-        if holders is not None and self.registry.held.get(name) is held:
-            self._log_alarms(name, held.look_at_holders(holders))
+                holders = await self._try(GetHolders(name), run)
+        if holders is not None and self.handler.watched.get(name) is pool:
+            self._log_alarms(name, pool.inspect_holders(holders))
         self._put_off("holders", name, time.monotonic() - began)
 
     async def _prune(self) -> None:
-        """Files of strangers are their own business, however many there are. It opens each of the
-        others, so it is none of the keeper's own thread's work."""
+        """Removes abandoned pools of adopted owners. Opens each file, so it runs in a thread;
+        files of other users are not opened, however many there are."""
         began = time.monotonic()
         names = self.adoption.own_names()
         try:
-            removed, _ = await self._in(self._maker, survey, names)
+            removed, _ = await self._in(self._upkeep_thread, survey, names)
             for name in removed:
                 log.info("segment %s removed: it was abandoned", name)
         except (errors.ShmpoolError, OSError) as error:
             log.warning("prune: %s", error)
         self._put_off("prune", "", (time.monotonic() - began) / 10)
 
-    async def _quietly(self, request: AnyRequest, run: Run | None = None) -> Any:
+    async def _try(self, request: AnyRequest, run: Run | None = None) -> Any:
+        """The answer, or None after an error, which is logged if it differs from the last one."""
         what = f"{request.method} {getattr(request, 'pool', '')}".rstrip()
         try:
             answer = await (run or self.run)(request)
         except (errors.ShmpoolError, OSError) as error:
-            if self._failed.get(what) != str(error):
-                self._failed[what] = str(error)
+            if self._last_error.get(what) != str(error):
+                self._last_error[what] = str(error)
                 log.warning("%s: %s", what, error)
         else:
-            self._failed.pop(what, None)
+            self._last_error.pop(what, None)
             return answer

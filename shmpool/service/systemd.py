@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a service owes systemd: sd_notify(3) datagrams, the watchdog's period, sockets handed over.
+"""The interface to systemd: sd_notify(3) datagrams, the watchdog's period, socket activation.
 
-Without systemd (no NOTIFY_SOCKET, no LISTEN_FDS) everything here does nothing.
+Without systemd (no NOTIFY_SOCKET, no LISTEN_FDS) these functions do nothing.
 """
 
 import os
@@ -13,7 +13,7 @@ FIRST_FD = 3
 
 
 def notify(*lines: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Tells the service manager, e.g. "READY=1". Never waits and never fails."""
+    """Sends lines as "READY=1" to the service manager. Never waits and never fails."""
     path = environ.get("NOTIFY_SOCKET")
     if not path:
         return
@@ -27,17 +27,17 @@ def notify(*lines: str, environ: Mapping[str, str] = os.environ) -> None:
 
 
 def status(text: str) -> str:
-    """The line that says so in `systemctl status`."""
+    """The line for notify() that shows the text in `systemctl status`."""
     return "STATUS=" + " ".join(text.split())
 
 
 def reloading() -> None:
-    """As notify("RELOADING=1"), with the time stamp that Type=notify-reload asks for."""
+    """Sends RELOADING=1 with the time stamp that Type=notify-reload needs."""
     notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def watchdog_period(environ: Mapping[str, str] = os.environ) -> float | None:
-    """Seconds between two WATCHDOG=1: half of what systemd waits; None if it does not wait."""
+    """Seconds between two WATCHDOG=1: half of systemd's limit. None without a watchdog."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     usec = environ.get("WATCHDOG_USEC", "")
@@ -45,7 +45,7 @@ def watchdog_period(environ: Mapping[str, str] = os.environ) -> float | None:
 
 
 def listening_socket(environ: Mapping[str, str] = os.environ) -> socket.socket | None:
-    """The Unix stream socket that systemd listens at for us, if it does."""
+    """The listening socket that systemd passed to this process, or None."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return None
     count = environ.get("LISTEN_FDS", "")

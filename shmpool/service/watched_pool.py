@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pool that the daemon holds: a view of it, and what happened to it since the daemon started."""
+"""A pool that the daemon watches: a view of it, its alarms, and its recoveries since the daemon
+started.
+"""
 
 import contextlib
 import fcntl
@@ -10,31 +12,37 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from pathlib import Path
 
 from ..rpc.records import Alarm, PoolStats, Recoveries
 from ..stats import Holder, Recovery, Stats
 from ..view import View
-from .alarms import Alarms, Policy
+from .alarms import Alarms, Changes, Policy
 
 EVENTS_KEPT = 64
-STOPPED_LOOKS = 64  # members in an operation that /proc is asked about: 30 us each
-HOLDS = 1 << 62  # the first byte of a file that stands for a daemon and for no token
+SUSPENDED_MAX = 64  # members in an operation whose state is read from /proc: 30 us each
+IN_USE_FIRST = 1 << 62  # first byte of a file whose lock means "in use by a daemon"
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
-DECLARED, OWN, OTHERS = range(3)  # whose a pool is; a later one makes room for an earlier one
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)  # of a histogram
 
-Changes = tuple[list[Alarm], list[Alarm]]  # raised, over
+
+class Rank(IntEnum):
+    """Why the daemon watches a pool. Where there is no place left, a lower rank evicts a higher."""
+
+    DECLARED = 0  # the configuration declares it
+    OWN = 1  # its file belongs to the daemon's user or root
+    OTHER = 2  # its file belongs to another user, whom adopt_users names
 
 
 @dataclass(frozen=True)
 class RecoveryEvent:
-    """One recovery, as it is shown on the live page."""
+    """One recovery, for the live page."""
 
     number: int  # counts up
     pool: str
     at: float  # seconds since 1970
-    seconds: float  # from the kernel's word that a process is dead
+    seconds: float  # from the detection of the dead member to the end of the recovery
     members: int
     buffers: int
     requeued: int
@@ -44,122 +52,123 @@ class RecoveryEvent:
 class WatchedPool:
     """One pool's view, policy, alarms and recoveries. For one thread.
 
-    It is only watched, which does not count as use of the pool, unless it is declared.
+    Watching a pool does not count as use of it, unless the pool is declared: prune() may remove it.
     """
 
     def __init__(
         self, view: View, policy: Policy, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """clock measures how long things last, by seconds that nobody sets."""
+        """clock is in seconds and monotonic."""
         self.view = view
         self.inode = view.inode
         self.policy = policy
-        self.rank = OWN
+        self.rank = Rank.OWN
         self._path = view.file().path
-        self._kept = -1
+        self._in_use_fd = -1
         self.alarms = Alarms(view.name)
         self.recoveries = Recoveries()
-        self.recovery_seconds: list[int] = [0] * (len(SECONDS) + 1)  # how many took up to so long
+        self.recovery_seconds: list[int] = [0] * (len(SECONDS) + 1)  # recoveries in each bucket
         self.recovery_seconds_sum = 0.0
         self.events: deque[RecoveryEvent] = deque(maxlen=EVENTS_KEPT)
         self._clock = clock
-        self._plenty_since: float | None = None
+        self._trimmable_since: float | None = None
 
     @property
     def writable(self) -> bool:
-        """Whether this user may write to the pool, and so can recover it."""
+        """True if this user may write to the pool, and so can recover it."""
         return os.access(self._path, os.R_OK | os.W_OK, effective_ids=True)
 
-    def use(self, policy: Policy, rank: int) -> None:
-        """Changes what is done about the pool. A declared one is in use from now on, as by a
-        process that has it open: nobody prunes it."""
+    def use(self, policy: Policy, rank: Rank) -> None:
+        """Changes the policy and the rank. Marks a declared pool as in use, so that prune() does
+        not remove it."""
         self.policy, self.rank = policy, rank
-        if rank != DECLARED:
-            self._let_go()
-        elif self._kept < 0 and self.writable:
-            with contextlib.suppress(OSError):  # the next look tries again
-                self._kept = _in_use(self._path, self.inode)
+        if rank != Rank.DECLARED:
+            self._drop_in_use()
+        elif self._in_use_fd < 0 and self.writable:
+            with contextlib.suppress(OSError):  # the next rescan tries again
+                self._in_use_fd = _lock_in_use(self._path, self.inode)
 
-    def _let_go(self) -> None:
-        if self._kept >= 0:
-            os.close(self._kept)
-            self._kept = -1
+    def _drop_in_use(self) -> None:
+        if self._in_use_fd >= 0:
+            os.close(self._in_use_fd)
+            self._in_use_fd = -1
 
     def close(self) -> None:
-        """Has nothing of the pool open any more."""
-        self._let_go()
+        """Unmaps the pool and closes its file."""
+        self._drop_in_use()
         self.view.close()
 
     def stats(self) -> PoolStats:
         return stats_of(self.view, time.time(), self.recoveries, self.alarms.active())
 
     def recovered(self, what: Recovery, seconds: float) -> RecoveryEvent:
-        """Enters a recovery into the books."""
-        now, so_far = time.time(), self.recoveries
+        """Counts a recovery and returns its event."""
+        now, before = time.time(), self.recoveries
         self.recoveries = replace(
-            so_far,
-            count=so_far.count + 1,
-            members=so_far.members + what.members,
-            buffers=so_far.buffers + what.buffers,
-            requeued=so_far.requeued + what.requeued,
-            dead_lettered=so_far.dead_lettered + what.dead_lettered,
+            before,
+            count=before.count + 1,
+            members=before.members + what.members,
+            buffers=before.buffers + what.buffers,
+            requeued=before.requeued + what.requeued,
+            dead_lettered=before.dead_lettered + what.dead_lettered,
             last_at=now,
             last_s=seconds,
-            longest_s=max(seconds, so_far.longest_s or 0.0),
+            longest_s=max(seconds, before.longest_s or 0.0),
         )
         self.recovery_seconds[sum(seconds > bound for bound in SECONDS)] += 1
         self.recovery_seconds_sum += seconds
         event = RecoveryEvent(
-            self.recoveries.count,
-            self.view.name,
-            now,
-            seconds,
-            what.members,
-            what.buffers,
-            what.requeued,
-            what.dead_lettered,
-        )
+            self.recoveries.count, self.view.name, now, seconds,
+            what.members, what.buffers, what.requeued, what.dead_lettered,
+        )  # fmt: skip
         self.events.append(event)
         return event
 
-    def look(self) -> Changes:
-        """Looks at the figures, for alarms."""
-        operating = self.view.operating()[:STOPPED_LOOKS]
-        stopped = [(pid, tid) for pid, tid in operating if is_stopped(pid, tid)]
+    def inspect(self) -> Changes:
+        """Reads the pool's figures and returns the alarms that they raise and clear."""
+        operating = self.view.operating()[:SUSPENDED_MAX]
+        suspended = [(pid, tid) for pid, tid in operating if is_suspended(pid, tid)]
         stats = self.view.stats()
-        self._watch_plenty(stats)
-        return self.alarms.look(self._clock(), self.policy, stats, self.view.queues(), stopped)
+        self._watch_trimmable(stats)
+        return self.alarms.update(self._clock(), self.policy, stats, self.view.queues(), suspended)
 
-    def look_at_holders(self, holders: list[Holder]) -> Changes:
-        """Looks at who has had a buffer for how long, for alarms."""
-        return self.alarms.look_at_holders(self.policy, holders)
+    def inspect_holders(self, holders: list[Holder]) -> Changes:
+        """Returns the alarms that the holders of buffers raise and clear."""
+        return self.alarms.update_holders(self.policy, holders)
 
-    def _watch_plenty(self, stats: Stats) -> None:
+    def _watch_trimmable(self, stats: Stats) -> None:
         keep = self.policy.trim_to
-        grown = stats.created > self.view.geometry.prealloc  # what was preallocated stays
+        grown = (
+            stats.created > self.view.geometry.prealloc
+        )  # preallocated buffers keep their memory
         if keep is None or not grown or stats.free + stats.cached <= keep:
-            self._plenty_since = None
-        elif self._plenty_since is None:
-            self._plenty_since = self._clock()
+            self._trimmable_since = None
+        elif self._trimmable_since is None:
+            self._trimmable_since = self._clock()
 
     def should_trim(self) -> bool:
-        """Whether there has been more free than the policy keeps, for long enough."""
-        since = self._plenty_since
+        """True if more buffers than trim_to have been free for trim_after_s."""
+        since = self._trimmable_since
         return since is not None and self._clock() - since >= self.policy.trim_after_s
 
     def trimmed(self) -> None:
-        """A trim was made: the next one is due when there is plenty for long enough again."""
-        self._plenty_since = None
+        """Restarts the clock of should_trim()."""
+        self._trimmable_since = None
 
 
-def _in_use(path: str, inode: int) -> int:
-    """A descriptor of the file that holds a lock by which prune() sees that it is in use: on a byte
-    beyond those of tokens (native/token.h), one of so many that no two daemons take the same."""
+def _lock_in_use(path: str, inode: int) -> int:
+    """Locks one byte of the file, so that prune() sees that the file is in use. Returns the
+    descriptor that holds the lock. OSError.
+
+    The byte lies beyond those of tokens (native/token.h). It is chosen at random out of 2**61, so
+    that two daemons do not choose the same one.
+    """
     fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if os.fstat(fd).st_ino != inode:
             raise OSError("another file has its name")
-        lock = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, HOLDS + random.getrandbits(61), 1, 0)
+        byte = IN_USE_FIRST + random.getrandbits(61)
+        lock = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
     except OSError:
         os.close(fd)
@@ -171,8 +180,8 @@ def stats_of(view: View, now: float, recoveries: Recoveries, alarms: list[Alarm]
     return PoolStats(view.name, now, view.stats(), view.queues(), recoveries, alarms)
 
 
-def is_stopped(pid: int, tid: int) -> bool:
-    """Whether a signal or a tracer has stopped the thread."""
+def is_suspended(pid: int, tid: int) -> bool:
+    """True if a signal or a tracer has suspended the thread."""
     try:
         text = Path(f"/proc/{pid}/task/{tid}/stat").read_bytes()  # its name may be any bytes
     except OSError:

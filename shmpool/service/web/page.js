@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The live page: what the daemon's events say, drawn. Names go into the page as text, never as HTML.
+// The live page: draws the events of the daemon. Names are inserted as text, never as HTML.
 "use strict";
 
 const HISTORY = 120; // points of a queue's depth
@@ -97,7 +97,7 @@ function drawPools(pools) {
 const seen = new Set();
 function drawRecovery(event) {
   const key = `${event.pool} ${event.number} ${event.at}`;
-  if (seen.has(key)) return; // after a reconnection they come again
+  if (seen.has(key)) return; // a new connection sends them again
   seen.add(key);
   const line = make("li", undefined, "fresh");
   const at = make("time", new Date(event.at * 1000).toLocaleTimeString());
