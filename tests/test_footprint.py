@@ -12,7 +12,7 @@ import shmpool
 pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
 from test_http import PORT, events, get
 
-MOST = 48_000_000  # bytes
+MOST = 48 << 20  # bytes: 48 MiB, as ps and systemd count
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def weighed(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[str, Daemon
 
     def weighed(when: str, daemon: DaemonProcess) -> int:
         octets = resident(daemon.pid)
-        print(f"{when}: {octets / 1e6:.1f} MB resident")
+        print(f"{when}: {octets / (1 << 20):.1f} MiB resident")
         return octets
 
     return weighed
@@ -34,7 +34,7 @@ def test_with_everything_asked_for(
     eventually: Eventually,
     weighed: Callable[[str, DaemonProcess], int],
 ) -> None:
-    """Under 48 MB with HTTP on, when pages, metrics, streams, every request, a recovery and ten
+    """Under 48 MiB with HTTP on, when pages, metrics, streams, every request, a recovery and ten
     reloads have been served."""
     names = [new_name() for _ in range(3)]
     daemon = start_daemon("".join(map(POOL.format, names)), *PORT, debug=False)
