@@ -30,6 +30,7 @@ from .errors import (
     ShmpoolError,
 )
 from .messages import Message
+from .options import Geometry, PoolOptions, QueueOptions
 from .pool import Pool
 from .pool_files import pool_names
 from .pruning import prune
@@ -55,6 +56,7 @@ __all__ = [
     "Empty",
     "ForeignBuffer",
     "Full",
+    "Geometry",
     "Holder",
     "InvalidArgument",
     "LimitReached",
@@ -67,10 +69,12 @@ __all__ = [
     "PoolExhausted",
     "PoolExists",
     "PoolNotFound",
+    "PoolOptions",
     "PoolReplaced",
     "QueueBusy",
     "QueueExists",
     "QueueNotFound",
+    "QueueOptions",
     "Recovery",
     "RequestRefused",
     "SegmentInvalid",

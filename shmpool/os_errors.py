@@ -146,8 +146,8 @@ def refuse(pool: "Pool", code: int, what: str = "") -> NoReturn:
         raise errors.OutOfSharedMemory(_cannot_grow(pool.name, pool.capacity * pool.buffer_size))
     if code == -errno.EUSERS:
         raise errors.LimitReached(
-            f"pool {pool.name!r}: all {pool.max_members} member slots are taken; create the pool "
-            "with members= larger, or see pool.members()"
+            f"pool {pool.name!r}: all {pool.geometry.members} member slots are taken; create the "
+            "pool with members= larger, or see pool.members()"
         )
     fail(code, what or f"pool {pool.name!r}")
 

@@ -206,7 +206,7 @@ def test_extents_are_few(options: dict[str, int]) -> None:
         setattr(geometry, name, lib.SHMPOOL_DEFAULT)
     for name, value in options.items():
         setattr(geometry, name, value)
-    assert 0 == lib.shmpool_plan(geometry, ffi.new("char[256]"), 256)
+    assert 0 == lib.shmpool_plan(geometry, ffi.new("struct shmpool_refusal *"))
     assert options["capacity"] / geometry.extent_buffers <= 131072
 
 

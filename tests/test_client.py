@@ -14,10 +14,10 @@ import pytest
 from conftest import StartDaemon
 
 import shmpool
+from shmpool import PoolOptions, QueueOptions
 from shmpool.rpc import protocol, wire
-from shmpool.rpc.records import PoolOptions, QueueOptions
 
-POOL = "[pools.{0}]\nbuffer_size = 256\ncapacity = 64\n[pools.{0}.queues.work]\ncapacity = 16\n"
+POOL = "[pools.{0}]\nbuffer_size = 256\ncapacity = 64\n[pools.{0}.queue.work]\ncapacity = 16\n"
 
 
 def test_the_clients_are_imported_late(run: Callable[..., str]) -> None:

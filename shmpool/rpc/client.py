@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from .. import errors
 from ..messages import Message
+from ..options import PoolOptions, QueueOptions
 from ..pool import Pool
 from ..stats import Audit, Holder, Member, Recovery
 from . import protocol, records, wire
@@ -150,8 +151,8 @@ class Client:
     def create(
         self,
         pool: str,
-        options: records.PoolOptions,
-        queues: dict[str, records.QueueOptions] | None = None,
+        options: PoolOptions,
+        queues: dict[str, QueueOptions] | None = None,
     ) -> records.Description:
         return self.call(protocol.Create(pool, options, queues or {}))
 
@@ -331,8 +332,8 @@ class AsyncClient:
     async def create(
         self,
         pool: str,
-        options: records.PoolOptions,
-        queues: dict[str, records.QueueOptions] | None = None,
+        options: PoolOptions,
+        queues: dict[str, QueueOptions] | None = None,
     ) -> records.Description:
         return await self.call(protocol.Create(pool, options, queues or {}))
 

@@ -12,16 +12,15 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 from .. import errors
 from ..messages import Message
+from ..options import PoolOptions, QueueOptions
 from ..stats import Audit, Holder, Member, Recovery
 from . import wire
 from .records import (
     Description,
     Pong,
-    PoolOptions,
     PoolStats,
     PoolSummary,
     Pruned,
-    QueueOptions,
     Version,
 )
 

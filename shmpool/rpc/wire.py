@@ -224,7 +224,7 @@ def from_wire(kind: Any, value: Any, where: str = "result") -> Any:
         return None if value is None else from_wire(inner[0], value, where)
     if origin is Literal:
         if value not in get_args(kind) or isinstance(value, bool):
-            raise ShapeError(f"{where} is {_short(value)}; allowed are {spelled(kind)}")
+            raise ShapeError(f"{where} is {_short(value)}; it must be {spelled(kind)}")
         return value
     if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)

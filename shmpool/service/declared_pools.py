@@ -8,9 +8,9 @@ import os
 import stat
 
 from .. import errors
+from ..options import QueueOptions
 from ..pool import Pool
 from ..pool_files import path_of
-from ..rpc.records import QueueOptions
 from ..segment import group_id
 from ..view import QueueStats, View
 from . import handlers
@@ -21,7 +21,7 @@ log = logging.getLogger("shmpool")
 
 def unlike(name: str, status: os.stat_result, pool: PoolConfig) -> str | None:
     """Why a file is not the declared pool, whatever it holds; None if it can be."""
-    mode, declared = stat.S_IMODE(status.st_mode), int(pool.mode, 8)
+    mode, declared = stat.S_IMODE(status.st_mode), pool.mode
     if not stat.S_ISREG(status.st_mode):
         return "what has its name is no file"
     if status.st_uid not in (os.geteuid(), 0):
@@ -58,7 +58,7 @@ def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
             there.add(name)
             wrong += [
                 config.document.said(config.document.line(_place(difference)), str(difference))
-                for difference in handlers.differences(name, pool, pool.queues)
+                for difference in handlers.differences(name, pool, pool.queue)
             ]
             _refuse_more_queues(name, config)
     if wrong:
@@ -69,9 +69,8 @@ def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
 def _place(difference: handlers.Difference) -> tuple[str, ...]:
     """Where the configuration says what is not so."""
     if difference.queue is not None:
-        return "pools", difference.pool, "queues", difference.queue, difference.option
-    option = {"members": "max_members", "queues": "max_queues"}.get(difference.option)
-    return "pools", difference.pool, option or difference.option
+        return "pools", difference.pool, "queue", difference.queue, difference.option
+    return "pools", difference.pool, difference.option
 
 
 def make(config: Config) -> dict[str, str]:
@@ -86,7 +85,7 @@ def make(config: Config) -> dict[str, str]:
             if name in there or name in refused:
                 continue
             try:
-                handlers.create_pool(name, pool, pool.queues)
+                handlers.create_pool(name, pool, pool.queue)
             except errors.PoolExists as error:  # it has come in between
                 refused[name] = str(error)
                 continue
@@ -117,19 +116,19 @@ def _refuse_more_queues(name: str, config: Config) -> None:
     with View(name) as view:
         queues = view.queues()
         missing, room = (
-            _missing(queues, config.pools[name].queues),
+            _missing(queues, config.pools[name].queue),
             view.geometry.queues - len(queues),
         )
     if len(missing) > room:
         first = list(missing)[room]
         raise config.document.error(
-            ("pools", name, "queues", first), f"pool {name!r} has room for {room} more queues"
+            ("pools", name, "queue", first), f"pool {name!r} has room for {room} more queues"
         )
 
 
 def _complete(name: str, config: Config) -> None:
     with View(name) as view:
-        missing = _missing(view.queues(), config.pools[name].queues)
+        missing = _missing(view.queues(), config.pools[name].queue)
     if not missing:
         return
     with Pool.attach(name) as pool:

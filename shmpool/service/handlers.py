@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from .. import errors
+from ..options import Geometry, PoolOptions, QueueOptions, keywords, letters_in_a_circle, planned
+from ..options import differences as option_differences
 from ..pool import Pool
 from ..pool_files import pool_names
 from ..pruning import survey
@@ -40,14 +42,12 @@ from ..rpc.protocol import (
 from ..rpc.records import (
     Description,
     Pong,
-    PoolOptions,
     PoolSummary,
     Pruned,
-    QueueOptions,
     Recoveries,
 )
 from ..stats import LIMIT_S, recovering, whole
-from ..view import Geometry, View
+from ..view import View
 from .alarms import Policy
 from .watched_pool import OWN, WatchedPool, stats_of
 
@@ -218,27 +218,8 @@ class RequestHandler:
 
 
 def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:
-    """Makes a pool and its queues, or nothing. As Pool.create and Pool.create_queue."""
-    try:
-        mode = int(options.mode, 8)
-    except ValueError:
-        raise errors.InvalidArgument(
-            f'mode is {options.mode!r}; it must be octal, for example "0660"'
-        ) from None
-    pool = Pool.create(
-        name,
-        buffer_size=options.buffer_size,
-        capacity=options.capacity,
-        prealloc=options.prealloc or 0,
-        cache_size=options.cache_size,
-        bulk=options.bulk,
-        refill_multiplier=options.refill_multiplier,
-        headroom=options.headroom or 0,
-        members=options.max_members,
-        queues=options.max_queues,
-        mode=mode,
-        group=options.group,
-    )
+    """Creates a pool and its queues: all, or nothing. Raises as Pool.create and create_queue."""
+    pool = Pool.create(name, **keywords(PoolOptions, options))
     try:
         with pool:
             create_queues(pool, queues)
@@ -248,53 +229,32 @@ def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]
 
 
 def create_queues(pool: Pool, queues: dict[str, QueueOptions]) -> None:
-    """Makes queues as they are declared, those that dead letters go to first."""
+    """Creates queues, each after the queue that its dead letters go to."""
+    if circle := letters_in_a_circle(queues):
+        raise errors.InvalidArgument(
+            f"pool {pool.name!r}: the dead letters of {', '.join(circle)} go in a circle"
+        )
     left = dict(queues)
     while left:
-        ready = [name for name, queue in left.items() if queue.dead_letter not in left]
-        if not ready:
-            raise errors.InvalidArgument(
-                f"pool {pool.name!r}: the dead letters of {', '.join(sorted(left))} go in a circle"
-            )
-        for name in ready:
-            options = left.pop(name)
-            pool.create_queue(
-                name,
-                capacity=options.capacity,
-                producers=options.producers,
-                consumers=options.consumers,
-                on_death=options.on_death,
-                dead_letter=options.dead_letter,
-                max_redeliveries=options.max_redeliveries,
-            )
+        for name in [name for name, queue in left.items() if queue.dead_letter not in left]:
+            pool.create_queue(name, **keywords(QueueOptions, left.pop(name)))
 
 
 def differences(
     name: str, options: PoolOptions, queues: dict[str, QueueOptions]
 ) -> list[Difference]:
     """In what a pool that exists is not as declared. PoolNotFound, SegmentInvalid, AccessDenied."""
-    declared = {k: v for k, v in options.geometry().items() if v is not None}
-    planned = Geometry.planned(name, options.geometry())  # rounded as the pool's own was
+    asked = Geometry.of(planned(name, options))  # rounded as the pool's own is
     with View(name) as view:
         found = [
-            Difference(name, None, option, value, getattr(view.geometry, option))
-            for option, value in declared.items()
-            if getattr(planned, option) != getattr(view.geometry, option)
+            Difference(name, None, option, declared, there)
+            for option, declared, there in option_differences(options, asked, view.geometry)
         ]
         existing = {queue.name: queue for queue in view.queues()}
-        for queue_name, queue in queues.items():
-            there = existing.get(queue_name)
-            if there is not None:
-                found += [
-                    Difference(name, queue_name, option, getattr(queue, option), value)
-                    for option, value in (
-                        ("capacity", there.capacity),
-                        ("producers", there.producers),
-                        ("consumers", there.consumers),
-                        ("on_death", there.on_death),
-                        ("dead_letter", there.dead_letter),
-                        ("max_redeliveries", there.max_redeliveries),
-                    )
-                    if getattr(queue, option) != value
-                ]
+    for queue_name, queue in queues.items():
+        if queue_name in existing:
+            for option, declared in keywords(QueueOptions, queue).items():
+                there = getattr(existing[queue_name], option)
+                if declared != there:
+                    found.append(Difference(name, queue_name, option, declared, there))
     return found

@@ -789,13 +789,13 @@ static void make_pool(void)
 				      .refill_multiplier = 1,
 				      .members = profile->members ? profile->members : MEMBERS,
 				      .queues = QUEUES + 2 };
-	char why[256];
+	struct shmpool_refusal why;
 	int64_t extents;
 	if (segment.base)
 		munmap(segment.base, segment.size);
 	free(snapshot);
 	g.cache_size = 0;
-	SAME(0, segment_plan(&segment, &g, why, sizeof(why)));
+	SAME(0, segment_plan(&segment, &g, &why));
 	/* Smaller than a user may have them: the same things happen in fewer steps. */
 	segment.member_stride += profile->cache * sizeof(uint64_t);
 	segment.member_stride = (segment.member_stride + 63) / 64 * 64;

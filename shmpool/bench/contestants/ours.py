@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import shmpool
 
@@ -23,7 +23,7 @@ CACHED, FEW = 1024, 8  # buffers for each process beyond those in queues
 class Ours(Way):
     library = "shmpool"
     package = "shmpool"
-    on_death = "free"  # what a consumer that is killed has in hand
+    on_death: Literal["free", "requeue"] = "free"  # what a consumer that is killed has in hand
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
