@@ -198,11 +198,8 @@ class Pool(PoolBase):
 
     @classmethod
     def _open(cls, segment: Segment, made: bool = False) -> "Pool":
-        try:
+        with segment.opening():
             return cls(segment, made)
-        except BaseException:
-            segment.close()  # now: a traceback keeps it
-            raise
 
     @staticmethod
     def unlink(name: str) -> None:

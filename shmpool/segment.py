@@ -8,12 +8,13 @@ away locks the whole file first, which fails while anybody holds a token. No cal
 lock.
 """
 
+import contextlib
 import errno
 import grp
 import os
 import pwd
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from . import errors, os_errors
 from ._ffi import Native, check, ffi, lib
@@ -185,8 +186,9 @@ class Segment(SegmentBase):
 
     @classmethod
     def attach(cls, name: str, read_only: bool = False, owner: int | None = None) -> "Segment":
-        """Maps the file and checks it; AccessDenied if it belongs to another than the owner.
+        """Maps the file; AccessDenied if it belongs to another than the owner.
 
+        What the file holds is checked when it is opened: PoolBase._hot_open, _enter.
         PoolNotFound, AccessDenied, SegmentInvalid.
         """
         with system_errors(f"pool {name!r} cannot be opened"):
@@ -212,14 +214,30 @@ class Segment(SegmentBase):
                     f"pool {name!r}: {path_of(name)} is an empty file, not a pool: remove it"
                 )
             segment = cls(name, file, size, read_only)
-            why = ffi.new("struct shmpool_refusal *")
-            code = lib.shmpool_check(segment.base, size, segment.fd, why)
-            if code:
-                raise errors.SegmentInvalid(f"pool {name!r}: {_fault(code, why)}")
         except BaseException:
             (segment or file).close()  # now: a traceback keeps it
             raise
         return segment
+
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[None]:
+        """Closes the segment if the block fails; a refusal of C's gets its reason.
+
+        C checks the segment once, as it opens it. Only where it refuses, this checks again, to word
+        the reason.
+        """
+        try:
+            yield
+        except errors.SegmentInvalid:
+            why = ffi.new("struct shmpool_refusal *")
+            code = lib.shmpool_check(self.base, self.size, self.fd, why)
+            self.close()
+            if code == 0:
+                raise  # corrupted elsewhere, or only for a moment
+            raise errors.SegmentInvalid(f"pool {self.name!r}: {_fault(code, why)}") from None
+        except BaseException:
+            self.close()  # now: a traceback keeps it
+            raise
 
     def named(self) -> bool:
         """Whether the file still has a name."""

@@ -86,13 +86,10 @@ class View:
         """PoolNotFound, SegmentInvalid, AccessDenied, LimitReached."""
         segment = Segment.look(checked_name(name, "pool"))
         self.name = name
-        try:
+        with segment.opening():
             self._number = check(segment._enter(), f"pool {name!r}")
             raw = ffi.new("struct shmpool_geometry *")
             check(lib.shmpool_geometry(self._number, raw), f"pool {name!r}")
-        except BaseException:
-            segment.close()  # now: a traceback keeps it
-            raise
         self._segment: Segment | None = segment
         self.geometry = Geometry.of(raw)
         self._slots = self.geometry.members

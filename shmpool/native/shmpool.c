@@ -4,6 +4,7 @@
  */
 #include "shmpool.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -66,6 +67,8 @@ int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made)
 	if (path)
 		strcpy(s.path, path);
 	s.writes = path != NULL;
+	if (error == -EAGAIN)
+		error = -EBADMSG; /* its creator has not finished, and so has died */
 	return guard_watched(error ? error : local_open(&s, made));
 }
 
