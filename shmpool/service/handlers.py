@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any
 
 from .. import errors
 from ..options import Geometry, PoolOptions, QueueOptions, keywords, letters_in_a_circle, planned
@@ -150,7 +150,7 @@ class RequestHandler:
             case Peek(name, queue, n, size):
                 with self._view(name) as view:
                     return view.peek(queue, n, size)
-            case Redrive(name, queue, n, to, reset):
+            case Redrive(name, queue, n, to=to, reset=reset):
                 with Pool.attach(name) as pool:
                     target = pool.queue(to) if to is not None else None
                     return pool.queue(queue).redrive(n, to=target, reset=reset)
@@ -161,8 +161,7 @@ class RequestHandler:
                 return Pruned(*survey(age=age))
             case Watch():
                 raise errors.RequestRefused("watch needs a daemon: it sends notifications")
-            case _:
-                assert_never(request)
+        raise errors.RequestRefused(f"{request.method} is not answered by this version")
 
     def steps(
         self, request: AnyRequest, limit: float | None = LIMIT_S
