@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 
 from shmpool.options import QueueOptions, letters_in_a_circle
-from shmpool.os_errors import mib, shared_memory
+from shmpool.os_errors import shared_memory, size_text
 from shmpool.service import config, config_lines
 from shmpool.service.config_values import http_token
 
@@ -180,8 +180,8 @@ def test_more_at_once_than_shared_memory_holds() -> None:
     with pytest.raises(config.ConfigError) as caught:
         config.parse("[pools.rx]\nbuffer_size = 1073741824\ncapacity = 65536\nprealloc = 65536\n")
     assert "line 4: pools.rx.prealloc = 65536" in str(caught.value)
-    assert "67,108,864 MiB" in str(caught.value)
-    assert mib(room) in str(caught.value)
+    assert "is 64 TiB;" in str(caught.value)
+    assert size_text(room) in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Literal
 
 from .. import errors
 from ..names import printable
-from ..os_errors import SHM, mib, shared_memory
+from ..os_errors import SHM, shared_memory, size_text
 from ..pool_files import PREFIX, pool_names, strange_names
 from ..rpc import protocol
 from ..rpc.client import Client
@@ -90,13 +90,15 @@ def _shared_memory() -> Iterator[Finding]:
         )
     total, free = shared_memory()
     small = total < SMALL
-    yield Finding(f"size of {SHM}", "note" if small else "ok", mib(total), BIGGER if small else "")
+    yield Finding(
+        f"size of {SHM}", "note" if small else "ok", size_text(total), BIGGER if small else ""
+    )
     status = os.statvfs(SHM)
     little = free < total // 10 or (status.f_files and status.f_favail < status.f_files // 10)
     yield Finding(
         f"free in {SHM}",
         "note" if little else "ok",
-        f"{mib(free)}, {status.f_favail:,} files",
+        f"{size_text(free)}, {status.f_favail:,} files",
         f"shmpool ls shows who has it, shmpool prune and shmpool trim free some; or {BIGGER}"
         if little
         else "",
@@ -143,7 +145,7 @@ def _limits() -> Iterator[Finding]:
         yield Finding(
             f"limit of {name}",
             "ok" if free else "note",
-            "none" if free else mib(most),
+            "none" if free else size_text(most),
             "" if free else f"ulimit -{flag} unlimited: a pool is a sparse file, mapped as a whole",
         )
 
@@ -158,7 +160,7 @@ def _control_group() -> Iterator[Finding]:
     yield Finding(
         "memory of the control group",
         "note" if less else "ok",
-        f"{mib(limit.octets)} (cgroup v{limit.version}, {printable(limit.group)})",
+        f"{size_text(limit.octets)} (cgroup v{limit.version}, {printable(limit.group)})",
         f"shared memory counts towards it: whoever fills pools beyond it is killed, as it is less "
         f"than {SHM}; a container: docker run --memory=SIZE; a service: MemoryMax=SIZE"
         if less
@@ -330,7 +332,7 @@ def _segment(name: str) -> Iterator[Finding]:
             yield Finding(
                 f"pool {name}",
                 "note",
-                f"it can grow to {mib(most)}, but {SHM} has only {mib(total)}",
+                f"it can grow to {size_text(most)}, but {SHM} has only {size_text(total)}",
                 f"create it with a lower capacity; or {BIGGER}",
             )
 

@@ -35,7 +35,7 @@ from ..options import (
     plan,
     queue_refusals,
 )
-from ..os_errors import SHM, mib, shared_memory
+from ..os_errors import SHM, shared_memory, size_text
 from ..segment import group_id
 from . import config_lines
 from .alarms import Policy
@@ -357,8 +357,8 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
         if wanted > room:
             trouble.add(
                 (*path, "prealloc"),
-                f"times buffer_size {geometry.buffer_size} is {mib(wanted, up=True)}; "
-                f"{SHM} has {mib(room)}",
+                f"times buffer_size {geometry.buffer_size} is {size_text(wanted, up=True)}; "
+                f"{SHM} has {size_text(room)}",
             )
     if pool.mode & 0o600 != 0o600:
         trouble.add((*path, "mode"), "the daemon itself must be let in; add 0600 to it")
