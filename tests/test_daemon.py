@@ -921,7 +921,7 @@ def test_a_reload_that_is_refused(start_daemon: StartDaemon, pool_name: str) -> 
     os.mkfifo(daemon.config)
     daemon.process.send_signal(signal.SIGHUP)
     daemon.told("READY=1")
-    assert "it is no file" in daemon.output()
+    assert "it is not a regular file" in daemon.output()
     daemon.config.unlink()
     late = good.replace("[daemon]", "[daemon]\ninterval = 2.0")
     for number in (1, 2):  # what it cannot do now is said again, too
@@ -940,7 +940,7 @@ def test_a_reload_that_is_refused(start_daemon: StartDaemon, pool_name: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--config", "/dev/zero"), "no file"),
+        (("--config", "/dev/zero"), "not a regular file"),
         (("--config", "/tmp"), "directory"),
         (("--config", "x" * 5000), "too long"),
         (("--socket", "x" * 108), "path"),

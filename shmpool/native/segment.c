@@ -16,7 +16,7 @@
 #define CACHE_SIZE_MAX 4096u
 #define CACHE_SIZE_DEFAULT 512u
 #define CACHE_BYTES_DEFAULT (2 << 20) /* of buffers */
-_Static_assert(CACHE_SIZE_MAX < 1u << (CACHE_POSITION_BITS - 1), "a held cache knows its length");
+_Static_assert(CACHE_SIZE_MAX < 1u << (CACHE_POSITION_BITS - 1), "a locked cache has a length");
 #define BULK_MIN 16u
 #define ADDRESS_SPACE (1ull << 46) /* bytes: of one pool's buffers */
 
@@ -254,7 +254,7 @@ int segment_init(struct segment *s, char *base, int fd)
 
 void segment_ready(struct segment *s)
 {
-	/* Pairs with segment_check(): whoever reads it sees all that was made before. */
+	/* Pairs with segment_check(): a process that reads this word sees the whole segment. */
 	store_release(&segment_header(s)->initialised, LAYOUT_MAGIC);
 }
 
@@ -314,7 +314,7 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, struct s
 	    h.buffer_size != s->stride || h.bulk != (uint64_t)g.bulk ||
 	    h.cache_size != (uint64_t)g.cache_size || s->size != size)
 		return refuse(why, SHMPOOL_FAULT_OFFSETS, 0, 0);
-	/* What no other word would show: a prealloc or headroom that was not the creator's. */
+	/* Nothing else shows a prealloc or headroom that is not the creator's. */
 	if (h.checksum != header_checksum(h))
 		return refuse(why, SHMPOOL_FAULT_CHECKSUM, h.checksum, header_checksum(h));
 	return 0;

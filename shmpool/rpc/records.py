@@ -21,7 +21,7 @@ class Pong:
 
 @dataclass(frozen=True)
 class Version:
-    """The protocol that both sides speak from now on."""
+    """The protocol that both sides speak, and the version of the daemon's package."""
 
     protocol: int
     package: str
@@ -29,10 +29,10 @@ class Version:
 
 @dataclass(frozen=True)
 class PoolSummary:
-    """One pool in a listing. Without figures where trouble says why there are none."""
+    """One pool in a listing. Where trouble is set, the figures are 0."""
 
     name: str
-    held: bool  # the daemon has it open and recovers it
+    held: bool  # the daemon watches it and recovers its dead members
     capacity: int = 0
     buffer_size: int = 0
     created: int = 0
@@ -49,7 +49,7 @@ class PoolSummary:
 
 @dataclass(frozen=True)
 class Description:
-    """What does not change in a pool."""
+    """What is the same for a pool's lifetime."""
 
     pool: str
     geometry: Geometry
@@ -67,8 +67,8 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Recoveries:
-    """What the daemon has recovered since it started. Times run from when the kernel reports a
-    process's end to the end of the recovery."""
+    """What the daemon has recovered since it started. A time is from the kernel's report that a
+    process ended to the end of the recovery."""
 
     count: int = 0
     members: int = 0

@@ -97,7 +97,7 @@ class PoolConfig(Policy, PoolOptions):
 
 @dataclass(frozen=True)
 class Tables:
-    """What may stand in the file."""
+    """The tables that the file can have."""
 
     daemon: DaemonOptions = field(default_factory=DaemonOptions)
     pools: dict[str, PoolConfig] = field(default_factory=dict)
@@ -116,13 +116,13 @@ class Document:
         return config_lines.key_lines(self._text)
 
     def line(self, path: config_lines.Path) -> int:
-        """The line of a key, or of the innermost table around it that is there."""
+        """Returns the line of a key, or of the innermost table around it that exists."""
         while path and path not in self._lines:
             path = path[:-1]
         return self._lines.get(path, 1)
 
     def key(self, path: config_lines.Path) -> str:
-        """The key with its value, if the file gives it one."""
+        """Returns the key, with its value if it has one."""
         value: Any = self._data
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
@@ -130,23 +130,23 @@ class Document:
         return f"{'.'.join(path) or 'file'}{shown}"
 
     def said(self, line: int, message: str) -> str:
-        """The message with the file and the line before it."""
+        """Returns the message with the file and the line before it."""
         return f"{self._source}, line {line}: {message}"
 
     def error(self, path: config_lines.Path, message: str) -> ConfigError:
-        """What is wrong with one value."""
+        """Returns the exception for one wrong value."""
         return ConfigError(self.said(self.line(path), f"{self.key(path)}: {message}"))
 
 
 @dataclass(frozen=True)
 class Config(Tables):
-    """The whole file, and where it says so."""
+    """The whole file, and the text that it was read from."""
 
     document: Document = field(default_factory=Document, compare=False, repr=False)
 
 
 def load(path: Path) -> Config:
-    """The configuration in a file. ConfigError."""
+    """Reads the configuration in a file. ConfigError."""
     try:
         return parse(read_file(path).decode(), str(path))
     except (OSError, ValueError) as error:
@@ -157,7 +157,7 @@ def load(path: Path) -> Config:
 
 
 def parse(text: str, source: str = "config") -> Config:
-    """The configuration in a text. ConfigError."""
+    """Reads the configuration in a text. ConfigError."""
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -178,7 +178,7 @@ def parse(text: str, source: str = "config") -> Config:
 
 
 class _Trouble:
-    """What is wrong, by where it stands."""
+    """The mistakes found so far, each with its line."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -201,7 +201,7 @@ def _toml(value: Any) -> str:
 
 
 def _syntax(text: str, source: str, message: str) -> str:
-    """tomllib's message, with the line it is about."""
+    """Returns tomllib's message, with the line it is about."""
     what, _, place = message.partition(" (at ")
     lines = text.removesuffix("\n").split("\n")
     number = place.removeprefix("line ").split(",")[0]
@@ -232,7 +232,7 @@ _WORDS = {
 
 
 def _strict(kind: type, go_on: Hook) -> Hook:
-    """A hook that takes only what has that type in the file; cattrs by itself would convert."""
+    """Returns a hook that refuses values of other types, which cattrs itself would convert."""
 
     def structure(value: Any, wanted: Any) -> Any:
         if type(value) is not kind and (kind, type(value)) != (float, int):
@@ -283,7 +283,7 @@ def _converter() -> Converter:
 
 
 def _collect(error: BaseException, path: config_lines.Path, trouble: _Trouble) -> None:
-    """The leaves of what cattrs raises, each with its path."""
+    """Adds each exception in what cattrs raises, with its path."""
     for note in getattr(error, "__notes__", ()):
         if isinstance(note, IterableValidationNote):
             path = (*path, str(note.index))
@@ -304,7 +304,7 @@ def _collect(error: BaseException, path: config_lines.Path, trouble: _Trouble) -
 
 
 def _check(config: Tables, trouble: _Trouble) -> None:
-    """What types cannot say."""
+    """Adds the mistakes that types do not show."""
     daemon = config.daemon
     for option, check in (
         ("http", http_address),
@@ -319,13 +319,13 @@ def _check(config: Tables, trouble: _Trouble) -> None:
         except errors.InvalidArgument as error:
             trouble.add(("daemon", option), str(error))
     if not all(map(is_host, daemon.http_hosts)):
-        trouble.add(("daemon", "http_hosts"), "each is a name or an address, without a port")
+        trouble.add(("daemon", "http_hosts"), "each must be a name or an address, without a port")
     for key, meaning in options_of(DaemonOptions).items():
         if refusal := out_of_range(key, meaning, getattr(daemon, key)):
             trouble.add(("daemon", key), refusal.demand)
     _check_group(daemon.read_group, ("daemon", "read_group"), trouble)
     for name in list(config.pools)[HELD_MAX:]:
-        trouble.add(("pools", name), f"{HELD_MAX} pools are the most")
+        trouble.add(("pools", name), f"a daemon watches at most {HELD_MAX} pools")
     room, _ = shared_memory()
     for name, pool in config.pools.items():
         _check_pool(name, pool, room, trouble)
@@ -338,7 +338,7 @@ def _check_group(group: str | int | None, path: config_lines.Path, trouble: _Tro
         trouble.add(path, "there is no such group")
         return
     if group is not None and os.geteuid() and number not in (os.getegid(), *os.getgroups()):
-        trouble.add(path, "the daemon's user is not in this group, and so cannot give it anything")
+        trouble.add(path, "the daemon's user must be a member of this group to use it")
 
 
 def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> None:
@@ -361,14 +361,14 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
                 f"{SHM} has {size_text(room)}",
             )
     if pool.mode & 0o600 != 0o600:
-        trouble.add((*path, "mode"), "the daemon itself must be let in; add 0600 to it")
+        trouble.add((*path, "mode"), "it must include 0600, which the daemon itself needs")
     _check_group(pool.group, (*path, "group"), trouble)
     for option in ("low_water", "queue_full_s", "held_s", "trim_to", "trim_after_s"):
         if not 0 <= (getattr(pool, option) or 0) < float("inf"):
-            trouble.add((*path, option), "it is a number from 0 on")
+            trouble.add((*path, option), "it must be a number from 0")
     for option in ("low_water", "trim_to"):
         if (getattr(pool, option) or 0) > pool.capacity > 0:
-            trouble.add((*path, option), f"the capacity, {pool.capacity}, is the most")
+            trouble.add((*path, option), f"it must be at most the capacity, {pool.capacity}")
     for queue_name, queue in pool.queue.items():
         _check_queue(queue_name, queue, pool, (*path, "queue", queue_name), trouble)
     if circle := letters_in_a_circle(pool.queue):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request does to the pools of this machine. No sockets and no clock but the system's.
+"""What each request does to the pools of this machine. No sockets.
 
-The daemon asks a RequestHandler that keeps pools open; the command line, without a daemon, one
-that keeps none. A slow request may be answered by another thread than the one that opens them.
+The daemon's RequestHandler keeps pools open; that of the command line keeps none. A slow request
+may be answered by another thread than the one that opens the pools.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ HELD_MAX = 56  # a process may have 64 pools open, and requests open them too
 
 @dataclass(frozen=True)
 class Difference:
-    """A declared value that is not what an existing pool has. queue is None for the pool's own."""
+    """An option whose declared value is not that of an existing pool, or of its queue."""
 
     pool: str
     queue: str | None
@@ -70,22 +70,21 @@ class Difference:
 
 
 class RequestHandler:
-    """Answers requests; knows the pools that are held."""
+    """Answers requests, and holds the pools that the daemon watches."""
 
     def __init__(self, package: str) -> None:
-        """package is the version that ping and version tell."""
+        """package: the version that version answers."""
         self._package = package
         self._started = time.monotonic()
         self.held: dict[str, WatchedPool] = {}
         self.held_max = HELD_MAX
-        self.names: Callable[[], list[str]] = pool_names  # what there is to list
+        self.names: Callable[[], list[str]] = pool_names  # of the pools that list answers
         self.strangers = self.refused = 0  # files of other users; declared pools that are not held
 
     # Holding.
 
     def hold(self, name: str, policy: Policy, rank: int = OWN) -> WatchedPool:
-        """Watches a pool, or changes the policy of one that is held. A declared one counts as in
-        use. LimitReached."""
+        """Watches a pool, or changes the policy of a pool that is held. LimitReached."""
         held = self._held(name)
         if held is None:
             self.release(name)
@@ -96,13 +95,13 @@ class RequestHandler:
         return held
 
     def release(self, name: str) -> None:
-        """Detaches from a pool, which stays."""
+        """Detaches from a pool. The pool stays."""
         held = self.held.pop(name, None)
         if held is not None:
             held.close()
 
     def _held(self, name: str) -> WatchedPool | None:
-        """The pool, if it is held and the name has not come to stand for another meanwhile."""
+        """Returns the pool if it is held and still has its name."""
         held = self.held.get(name)
         return None if held is None or held.view.stale() else held
 
@@ -118,7 +117,7 @@ class RequestHandler:
     # Answers.
 
     def answer(self, request: AnyRequest) -> Any:
-        """What the request comes to: its class says the type. ShmpoolError."""
+        """Returns the answer, of the type that the request's class names. ShmpoolError."""
         match request:
             case Ping():
                 return Pong(os.getpid(), time.monotonic() - self._started)
@@ -166,8 +165,8 @@ class RequestHandler:
     def steps(
         self, request: AnyRequest, limit: float | None = LIMIT_S
     ) -> Generator[None, None, Any]:
-        """answer(), with a yield after every few milliseconds if the request goes through a whole
-        pool; limit is in seconds of processor time. Any thread may go on with it."""
+        """As answer(), with a yield every few milliseconds if the request scans a whole pool. limit
+        is in seconds of processor time. Any thread may continue the generator."""
         match request:
             case RunAudit(name):
                 with Pool.attach(name, readonly=True) as pool:
@@ -190,7 +189,7 @@ class RequestHandler:
             return Description(name, view.geometry, view.file(), view.queues())
 
     def _summary(self, name: str) -> PoolSummary:
-        """By a view of its own: it may be made by another thread than releases those held."""
+        """Opens a view of its own, because another thread may release the held one."""
         held = self.held.get(name)
         try:
             with View(name) as view:
@@ -242,7 +241,8 @@ def create_queues(pool: Pool, queues: dict[str, QueueOptions]) -> None:
 def differences(
     name: str, options: PoolOptions, queues: dict[str, QueueOptions]
 ) -> list[Difference]:
-    """In what a pool that exists is not as declared. PoolNotFound, SegmentInvalid, AccessDenied."""
+    """Returns the options in which an existing pool differs from its declaration. PoolNotFound,
+    SegmentInvalid, AccessDenied."""
     asked = Geometry.of(planned(name, options))  # rounded as the pool's own is
     with View(name) as view:
         found = [
