@@ -173,15 +173,16 @@ class Pool(PoolBase):
         owner: str | int | None = None,
         timeout: float | None = 0,
     ) -> "Pool":
-        """Attaches to a pool, and waits up to timeout seconds until it is made (None: for ever).
+        """Attaches to a pool. Waits up to timeout seconds until it exists; None for no limit.
 
-        readonly  to read it and to copy out (peek), which takes the permission to read its file.
-                  It writes no byte, makes no thread a member, and does not keep the pool from
-                  prune(). Every call that would change the pool is AccessDenied.
-        owner     the user, by name or uid, who must own the pool; if another does, AccessDenied
-                  names that user. Anybody can create a pool under a name that is free.
+        readonly  to read and copy out (peek), with read permission only: no thread is a member,
+                  prune() may remove the pool, calls that would change it raise AccessDenied
+        owner     the user who must own the pool: anybody can create one under a name that is free
 
-        PoolNotFound, SegmentInvalid, AccessDenied, InvalidArgument, LimitReached.
+        Raises:
+            PoolNotFound, SegmentInvalid: there is no such pool, or the file is not a pool.
+            AccessDenied: this user may not open the file, or another user than owner owns it.
+            InvalidArgument, LimitReached: the name or owner; 64 pools, or no descriptor left.
         """
         checked_name(name, "pool")
         user = None if owner is None else user_id(owner)
