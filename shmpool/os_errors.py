@@ -132,9 +132,9 @@ def does_not_fit(name: str, geometry: Native, back: int = 0) -> errors.OutOfShar
     (own, buffers), (total, free) = taken_at_once(geometry), shared_memory()
     needed, prealloc, stride = own + buffers, geometry.prealloc, geometry.stride
     return errors.OutOfSharedMemory(
-        f"pool {name!r} needs {mib(needed, up=True)} at once, {mib(own, up=True)} of it for "
-        f"itself and the rest for prealloc {prealloc} x buffer_size {stride}; {SHM} has "
-        f"{mib(free + back)} free of {mib(total)}: "
+        f"pool {name!r} needs {size_text(needed, up=True)} at once, {size_text(own, up=True)} of "
+        f"it for itself and the rest for prealloc {prealloc} x buffer_size {stride}; {SHM} has "
+        f"{size_text(free + back)} free of {size_text(total)}: "
         f"{'lower prealloc, or ' if prealloc else ''}{_enlarge(needed)}"
     )
 
@@ -146,8 +146,8 @@ def refuse(pool: "Pool", code: int, what: str = "") -> NoReturn:
         raise errors.OutOfSharedMemory(_cannot_grow(pool.name, pool.capacity * pool.buffer_size))
     if code == -errno.EUSERS:
         raise errors.LimitReached(
-            f"pool {pool.name!r}: all {pool.max_members} member slots are taken; create the pool "
-            "with members= larger, or see pool.members()"
+            f"pool {pool.name!r}: all {pool.geometry.members} member slots are taken; create the "
+            "pool with members= larger, or see pool.members()"
         )
     fail(code, what or f"pool {pool.name!r}")
 
@@ -177,11 +177,11 @@ def _cannot_grow(name: str, most: int) -> str:
     total, free = shared_memory()
     if most > total:
         return (
-            f"pool {name!r} can grow to {mib(most, up=True)}, but {SHM} has only {mib(total)}: "
-            f"lower capacity or {_enlarge(most)}"
+            f"pool {name!r} can grow to {size_text(most, up=True)}, but {SHM} has only "
+            f"{size_text(total)}: lower capacity or {_enlarge(most)}"
         )
     return (
-        f"pool {name!r} cannot grow: {SHM} has {mib(free)} free of {mib(total)}: "
+        f"pool {name!r} cannot grow: {SHM} has {size_text(free)} free of {size_text(total)}: "
         f"shmpool prune and shmpool trim free some, or {_enlarge(most)}"
     )
 
@@ -195,9 +195,13 @@ def shared_memory() -> tuple[int, int]:
     return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
 
 
-def mib(octets: int, up: bool = False) -> str:
-    """A number of bytes in MiB, in KiB if it is less than one; rounded down, or up."""
-    unit, name = (2**20, "MiB") if octets >= 2**20 else (2**10, "KiB")
+def size_text(octets: int, up: bool = False) -> str:
+    """Returns a number of bytes in the largest of KiB, MiB, GiB and TiB that it fills, to one
+    decimal place, rounded down, or up."""
+    name, unit = "KiB", 2**10
+    for larger in ("MiB", "GiB", "TiB"):
+        if octets >= unit << 10:
+            name, unit = larger, unit << 10
     tenths = -(-octets * 10 // unit) if up else octets * 10 // unit
     return f"{tenths / 10:,.1f}".removesuffix(".0") + f" {name}"
 

@@ -14,7 +14,7 @@ from .buffer import Buffer, QueueBase
 from .burst import Burst
 from .messages import Message, read_messages
 from .names import is_name, printable
-from .options import ON_DEATH, at_least
+from .options import ON_DEATH, OnDeath, Side, at_least
 from .os_errors import refuse, refuse_readonly
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class AlfQueue(QueueBase):
         info = self._info()
         self.name = queue_name(pool.name, number, info)
         self.capacity: int = info.capacity
-        self.producers = "single" if info.single_producer else "multi"
-        self.consumers = "single" if info.single_consumer else "multi"
-        self.on_death: str = ON_DEATH[info.on_death % 3]
+        self.producers: Side = "single" if info.single_producer else "multi"
+        self.consumers: Side = "single" if info.single_consumer else "multi"
+        self.on_death: OnDeath = ON_DEATH[info.on_death % 3]
         self.max_redeliveries: int = info.max_redeliveries
         self._dead_letter: int = info.dead_letter
         self._hot_open(pool, number, f"queue {self.name!r} is empty")
@@ -292,7 +292,7 @@ def queue_names(pool: "Pool") -> dict[int, str]:
     """The queues of a pool, by their numbers. SegmentInvalid, PoolClosed."""
     info: Native = ffi.new("struct shmpool_queue_info *")
     names = {}
-    for number in range(1, pool.max_queues + 1):
+    for number in range(1, pool.geometry.queues + 1):
         code = lib.shmpool_queue_info(pool._number, number, info)
         if code != -errno.ENOENT:
             check(code, f"queue {number} of pool {pool.name!r}")

@@ -8,16 +8,18 @@ away locks the whole file first, which fails while anybody holds a token. No cal
 lock.
 """
 
+import contextlib
 import errno
 import grp
 import os
 import pwd
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from . import errors, os_errors
 from ._ffi import Native, check, ffi, lib
 from ._hot import SegmentBase
+from .options import native_refusal
 from .pool_files import (
     TEMPORARY,
     locked_whole,
@@ -64,13 +66,19 @@ def _id(what: str, given: str | int, most: int, find: Callable[[str], int], kind
         ) from None
 
 
-def _check_mode(mode: int) -> None:
-    if not isinstance(mode, int):
-        raise TypeError(f"mode is {mode!r}; it must be an int")
-    if isinstance(mode, bool) or not 0 <= mode <= 0o777:
-        raise errors.InvalidArgument(
-            f"mode is {mode!r} ({mode:#o}); allowed are 0 to 0o777, for example 0o660"
-        )
+_FAULTS: dict[int, str] = {
+    lib.SHMPOOL_FAULT_NONE: "its file was truncated",
+    lib.SHMPOOL_FAULT_SHORT: "it is {value} bytes long; a header has {expected}",
+    lib.SHMPOOL_FAULT_MAGIC: "its magic is {value:#x}, not {expected:#x}: not a pool",
+    lib.SHMPOOL_FAULT_VERSION: "its layout is version {value}, this is version {expected}",
+    lib.SHMPOOL_FAULT_READY: "its initialised word is {value:#x}, not {expected:#x}",
+    lib.SHMPOOL_FAULT_LAYOUT: "its layout hash is {value:#x}, this build's is {expected:#x}",
+    lib.SHMPOOL_FAULT_SIZE: "it is {value} bytes long; its header says {expected}",
+    lib.SHMPOOL_FAULT_FILE: "its file cannot be examined",
+    lib.SHMPOOL_FAULT_OFFSETS: "its offsets do not follow from its geometry",
+    lib.SHMPOOL_FAULT_CHECKSUM: "its header's checksum is {value:#x}, of what it holds "
+    "{expected:#x}",
+}
 
 
 class Segment(SegmentBase):
@@ -99,7 +107,6 @@ class Segment(SegmentBase):
 
         PoolExists, OutOfSharedMemory, InvalidArgument, AccessDenied, LimitReached.
         """
-        _check_mode(mode)
         number = group_id(group)
         with system_errors(f"pool {name!r} cannot be created"):
             if not replace:
@@ -179,8 +186,9 @@ class Segment(SegmentBase):
 
     @classmethod
     def attach(cls, name: str, read_only: bool = False, owner: int | None = None) -> "Segment":
-        """Maps the file and checks it; AccessDenied if it belongs to another than the owner.
+        """Maps the file; AccessDenied if it belongs to another than the owner.
 
+        What the file holds is checked when it is opened: PoolBase._hot_open, _enter.
         PoolNotFound, AccessDenied, SegmentInvalid.
         """
         with system_errors(f"pool {name!r} cannot be opened"):
@@ -201,26 +209,49 @@ class Segment(SegmentBase):
         segment = None
         try:
             size = os.fstat(file.fd).st_size
-            why = ffi.new("char[256]")
             if size == 0:
                 raise errors.SegmentInvalid(
                     f"pool {name!r}: {path_of(name)} is an empty file, not a pool: remove it"
                 )
             segment = cls(name, file, size, read_only)
-            geometry = ffi.new("struct shmpool_geometry *")
-            code = lib.shmpool_check(segment.base, size, segment.fd, geometry, why, 256)
-            if code:
-                reason = ffi.string(why).decode() or "it was never finished"
-                raise errors.SegmentInvalid(f"pool {name!r}: {reason}")
         except BaseException:
             (segment or file).close()  # now: a traceback keeps it
             raise
         return segment
 
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[None]:
+        """Closes the segment if the block fails; a refusal of C's gets its reason.
+
+        C checks the segment once, as it opens it. Only where it refuses, this checks again, to word
+        the reason.
+        """
+        try:
+            yield
+        except errors.SegmentInvalid:
+            why = ffi.new("struct shmpool_refusal *")
+            code = lib.shmpool_check(self.base, self.size, self.fd, why)
+            self.close()
+            if code == 0:
+                raise  # corrupted elsewhere, or only for a moment
+            raise errors.SegmentInvalid(f"pool {self.name!r}: {_fault(code, why)}") from None
+        except BaseException:
+            self.close()  # now: a traceback keeps it
+            raise
+
     def named(self) -> bool:
         """Whether the file still has a name."""
         with system_errors(f"pool {self.name!r} cannot be looked at"):
             return os.fstat(self.fd).st_nlink > 0
+
+
+def _fault(code: int, why: Native) -> str:
+    """Why shmpool_check() refuses a segment, in words."""
+    if code == -errno.EAGAIN:
+        return "its creator died before it was complete"
+    if why.fault == lib.SHMPOOL_FAULT_OPTION:
+        return str(native_refusal(why, int(ffi.cast("int64_t", why.value))))
+    return _FAULTS[why.fault].format(value=why.value, expected=why.expected)
 
 
 def _resize(fd: int, size: int) -> None:
@@ -234,8 +265,7 @@ def _resize(fd: int, size: int) -> None:
 
 def _fill(segment: Segment, geometry: Native) -> None:
     """Makes an empty pool in a new file."""
-    why = ffi.new("char[256]")
-    code = lib.shmpool_create_wait(segment.base, segment.fd, geometry, why, 256)
+    code = lib.shmpool_create_wait(segment.base, segment.fd, geometry)
     if code == -errno.ENOSPC:
         raise os_errors.does_not_fit(segment.name, geometry, os.fstat(segment.fd).st_blocks * 512)
     check(code, f"pool {segment.name!r}")
@@ -266,10 +296,8 @@ def state_of(fd: int) -> tuple[int, bool]:
     size = os.fstat(fd).st_size
     header = bytearray(HEADER)
     os.preadv(fd, [header], 0)
-    why = ffi.new("char[256]")
-    geometry = ffi.new("struct shmpool_geometry *")
     native = ffi.from_buffer(header)
-    code: int = lib.shmpool_check(native, size, fd, geometry, why, 256)
+    code: int = lib.shmpool_check(native, size, fd, ffi.new("struct shmpool_refusal *"))
     return code, code == 0 and bool(lib.shmpool_left(native))
 
 

@@ -31,10 +31,10 @@ buffer_size = 2048
 capacity = 4096
 prealloc = 2048
 low_water = 4000
-[pools.{0}.queues.packets]
+[pools.{0}.queue.packets]
 capacity = 1024
 on_death = "requeue"
-[pools.{0}.queues.done]
+[pools.{0}.queue.done]
 capacity = 256
 """
 

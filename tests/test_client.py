@@ -3,6 +3,7 @@
 
 import asyncio
 import collections
+import inspect
 import os
 import signal
 import socket
@@ -14,10 +15,10 @@ import pytest
 from conftest import StartDaemon
 
 import shmpool
+from shmpool import PoolOptions, QueueOptions
 from shmpool.rpc import protocol, wire
-from shmpool.rpc.records import PoolOptions, QueueOptions
 
-POOL = "[pools.{0}]\nbuffer_size = 256\ncapacity = 64\n[pools.{0}.queues.work]\ncapacity = 16\n"
+POOL = "[pools.{0}]\nbuffer_size = 256\ncapacity = 64\n[pools.{0}.queue.work]\ncapacity = 16\n"
 
 
 def test_the_clients_are_imported_late(run: Callable[..., str]) -> None:
@@ -233,3 +234,61 @@ def test_an_answer_of_another_shape(tmp_path: Path) -> None:
     request = protocol.Ping()
     with pytest.raises(wire.ShapeError, match="uptime_s"):
         request.answer_of({"pid": os.getpid()})
+
+
+CALLS = {
+    name: call for name, call in vars(protocol.Calls).items() if isinstance(call, protocol.Call)
+}
+
+
+def test_every_request_is_a_call() -> None:
+    """Each request class is a method of the clients, under its name on the wire; watch, which
+    iterates, is a method that each writes itself."""
+    classes = {kind for kind in vars(protocol).values() if isinstance(kind, type)}
+    requests = {k for k in classes if issubclass(k, protocol.Request) and k is not protocol.Request}
+    assert requests == set(protocol.REQUESTS)
+    assert {kind.method for kind in requests} == {*CALLS, "watch"}
+    for name, call in CALLS.items():
+        assert name == call.request.method
+    for client in (shmpool.Client, shmpool.AsyncClient):
+        assert callable(vars(client)["watch"])
+
+
+@pytest.mark.parametrize("client", [shmpool.Client, shmpool.AsyncClient])
+def test_every_method_is_documented(client: type) -> None:
+    """help() shows a docstring for each public method, and the parameters of its request."""
+    names = [name for name in dir(client) if not name.startswith("_")]
+    assert {*CALLS, "watch", "pool", "call", "close"} == set(names)
+    for name in names:
+        assert inspect.getdoc(getattr(client, name))
+    drain = getattr(client("/nowhere"), "drain")  # noqa: B009
+    assert "(pool: str, queue: str, n: int | None = None) -> int" == str(inspect.signature(drain))
+    assert (protocol.Drain.__doc__, "drain") == (drain.__doc__, drain.__name__)
+
+
+TYPED = """
+import shmpool
+def blocking(client: shmpool.Client) -> int:
+    found: shmpool.Description = client.create("rx", shmpool.PoolOptions(64, 64))
+    return client.redrive("rx", "work", 3, to="other") + found.geometry.capacity
+async def awaiting(client: shmpool.AsyncClient) -> int:
+    pools: list[shmpool.PoolSummary] = await client.list()
+    return await client.drain("rx", "work") + len(pools)
+def wrong(client: shmpool.Client, other: shmpool.AsyncClient) -> None:
+    client.drain("rx")
+    client.drain("rx", "work", many=3)
+    client.trim("rx", "all")
+    other.list().sort()
+"""
+
+
+def test_a_type_checker_sees_the_calls(tmp_path: Path) -> None:
+    """mypy --strict knows parameters and answers of both clients: it accepts what is right, and
+    finds each of four mistakes."""
+    api = pytest.importorskip("mypy.api", reason="mypy is not installed")
+    file = tmp_path / "typed.py"
+    file.write_text(TYPED)
+    said, trouble, _ = api.run(["--strict", f"--cache-dir={tmp_path}", str(file)])
+    lines = [line.split(":")[1] for line in said.splitlines() if ": error:" in line]
+    first = 1 + TYPED.splitlines().index('    client.drain("rx")')
+    assert ([str(first + i) for i in range(4)], "") == (lines, trouble), said

@@ -18,15 +18,15 @@ import pytest
 from conftest import Child, DaemonProcess, Eventually, MakePool, StartDaemon
 
 import shmpool
+from shmpool import PoolOptions, QueueOptions
 from shmpool.rpc import protocol
-from shmpool.rpc.records import PoolOptions, QueueOptions
 from shmpool.view import View
 
 POOL = """
 [pools.{0}]
 buffer_size = 256
 capacity = 64
-[pools.{0}.queues.work]
+[pools.{0}.queue.work]
 capacity = 16
 """
 
@@ -164,12 +164,12 @@ def test_no_room_for_the_queues(
     new pool nor the queues before it are made."""
     new, old = new_name(), make_pool(queues=2)
     old.create_queue("one", capacity=8)
-    queues = "".join(f"[pools.{old.name}.queues.{name}]\ncapacity = 8\n" for name in ("two", "q"))
-    table = f"[pools.{old.name}]\nbuffer_size = 256\ncapacity = 64\nmax_queues = 2\n"
+    queues = "".join(f"[pools.{old.name}.queue.{name}]\ncapacity = 8\n" for name in ("two", "q"))
+    table = f"[pools.{old.name}]\nbuffer_size = 256\ncapacity = 64\nqueues = 2\n"
     daemon = start_daemon(POOL.format(new) + table + queues, ready=False)
     assert 2 == daemon.process.wait(60)
     (line,) = daemon.output().splitlines()
-    assert f"line 17: pools.{old.name}.queues.q: pool '{old.name}' has room for 1 more" in line
+    assert f"line 17: pools.{old.name}.queue.q: pool '{old.name}' has room for 1 more" in line
     assert new not in shmpool.pool_names()
     assert ["one"] == [queue.name for queue in old.queues()]
 
@@ -441,7 +441,7 @@ def test_alarms(
     lasts, and gone from the stats when it is over."""
     policy = "low_water = 50\nqueue_full_s = 0.1\nheld_s = 0.2\n"
     config = f"[pools.{pool_name}]\nbuffer_size = 256\ncapacity = 64\n{policy}"
-    daemon = start_daemon(config + f"[pools.{pool_name}.queues.work]\ncapacity = 8\n",
+    daemon = start_daemon(config + f"[pools.{pool_name}.queue.work]\ncapacity = 8\n",
                           options="interval = 0.05")  # fmt: skip
     with shmpool.Client(daemon.socket) as client, client.pool(pool_name) as pool:
 
@@ -484,8 +484,8 @@ def test_a_member_stopped_in_an_operation(
     """
     daemon = start_daemon(
         f"[pools.{pool_name}]\nbuffer_size = 64\ncapacity = 32768\nqueue_full_s = 0\n"
-        f"[pools.{pool_name}.queues.work]\ncapacity = 32768\n"
-        f"[pools.{pool_name}.queues.mark]\ncapacity = 2\n",
+        f"[pools.{pool_name}.queue.work]\ncapacity = 32768\n"
+        f"[pools.{pool_name}.queue.mark]\ncapacity = 2\n",
         options="interval = 0.05",
     )
     mover = start(MOVER, pool_name)
@@ -544,9 +544,9 @@ def test_on_death_is_carried_out(
     """A killed consumer's buffers are requeued, then moved to the dead-letter queue."""
     daemon = start_daemon(
         f"[pools.{pool_name}]\nbuffer_size = 256\ncapacity = 64\n"
-        f"[pools.{pool_name}.queues.work]\ncapacity = 8\non_death = 'requeue'\n"
+        f"[pools.{pool_name}.queue.work]\ncapacity = 8\non_death = 'requeue'\n"
         "max_redeliveries = 1\ndead_letter = 'dead'\n"
-        f"[pools.{pool_name}.queues.dead]\ncapacity = 8\n"
+        f"[pools.{pool_name}.queue.dead]\ncapacity = 8\n"
     )
     with shmpool.Client(daemon.socket) as client, client.pool(pool_name) as pool:
         pool.queue("work").send_many([b"a", b"b", b"c"])
@@ -573,8 +573,8 @@ def test_dead_letters_in_a_circle(start_daemon: StartDaemon, pool_name: str) -> 
     queue = "capacity = 8\non_death = 'dead-letter'\ndead_letter"
     daemon = start_daemon(
         f"[pools.{pool_name}]\nbuffer_size = 256\ncapacity = 64\n"
-        f"[pools.{pool_name}.queues.a]\n{queue} = 'b'\n"
-        f"[pools.{pool_name}.queues.b]\n{queue} = 'a'\n",
+        f"[pools.{pool_name}.queue.a]\n{queue} = 'b'\n"
+        f"[pools.{pool_name}.queue.b]\n{queue} = 'a'\n",
         ready=False,
     )
     assert 2 == daemon.process.wait(60)
@@ -948,7 +948,7 @@ def test_a_reload_that_is_refused(start_daemon: StartDaemon, pool_name: str) -> 
         (f"x = {'[' * 3000}{']' * 3000}\n", "nested too deeply"),
         ("[daemon]\n", "twice"),
         ("\0", "Invalid statement"),
-        (f"[pools.{pool_name}.queues.more]\ncapacity = 3\n", "power of two"),
+        (f"[pools.{pool_name}.queue.more]\ncapacity = 3\n", "power of two"),
         ("#" * (1 << 21), "longer than"),
     ]
     for number, (text, why) in enumerate(wrong * 2, 1):
@@ -963,7 +963,7 @@ def test_a_reload_that_is_refused(start_daemon: StartDaemon, pool_name: str) -> 
     os.mkfifo(daemon.config)
     daemon.process.send_signal(signal.SIGHUP)
     daemon.told("READY=1")
-    assert "it is no file" in daemon.output()
+    assert "it is not a regular file" in daemon.output()
     daemon.config.unlink()
     late = good.replace("[daemon]", "[daemon]\ninterval = 2.0")
     for number in (1, 2):  # what it cannot do now is said again, too
@@ -982,7 +982,7 @@ def test_a_reload_that_is_refused(start_daemon: StartDaemon, pool_name: str) -> 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--config", "/dev/zero"), "no file"),
+        (("--config", "/dev/zero"), "not a regular file"),
         (("--config", "/tmp"), "directory"),
         (("--config", "x" * 5000), "too long"),
         (("--socket", "x" * 108), "path"),
@@ -1013,7 +1013,7 @@ def test_what_check_accepts(
     """--check refuses what a start would: queues beyond an existing pool's room, other values, and
     a host that cannot be resolved; what is good it accepts without a word."""
     old = make_pool(queues=1)
-    table = f"[pools.{old.name}]\nbuffer_size = 256\ncapacity = 64\nmax_queues = 1\n"
+    table = f"[pools.{old.name}]\nbuffer_size = 256\ncapacity = 64\nqueues = 1\n"
 
     def check(text: str) -> tuple[int, str]:
         config = tmp_path / "c.toml"
@@ -1027,7 +1027,7 @@ def test_what_check_accepts(
         )
         return done.returncode, done.stderr
 
-    queue = f"[pools.{old.name}.queues"
+    queue = f"[pools.{old.name}.queue"
     assert (0, "") == check(table + f"{queue}.a]\ncapacity = 4\n" + POOL.format(new_name()))
     old.create_queue("there", capacity=4)
     code, said = check(table + f"{queue}.a]\ncapacity = 4\n")

@@ -165,7 +165,7 @@ def test_no_room(tmp_path: Path) -> None:
     path.write_bytes(pcap([bytes(16 << 20)]))
     done = demo("--queue", 65536, path)
     assert (1, "", 1) == (done.returncode, done.stdout, len(done.stderr.splitlines()))
-    assert "MiB at once" in done.stderr
+    assert "needs 1.1 TiB at once" in done.stderr
     assert "/dev/shm" in done.stderr
 
 

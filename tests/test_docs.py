@@ -44,7 +44,7 @@ def test_the_example_configuration() -> None:
     from shmpool.service import config
 
     found = config.load(ROOT / "packaging" / "shmpool.toml")
-    assert {"work"} == set(found.pools["rx"].queues)
+    assert {"work"} == set(found.pools["rx"].queue)
 
 
 def test_what_the_readme_shows(run: Callable[..., str]) -> None:
@@ -75,7 +75,7 @@ def test_what_the_readme_shows(run: Callable[..., str]) -> None:
         assert cli.main(arguments, standalone_mode=False) is None
         shmpool.Pool.unlink("rx")
     for name, options in config.load(Path(packaged)).pools.items():
-        handlers.create_pool(name, options, options.queues)
+        handlers.create_pool(name, options, options.queue)
         pool = shmpool.Pool.attach(name)
         assert pool.alloc_many(16384).free() is None  # half of what it may grow to
     """

@@ -1,11 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The handler: what it holds, and which pool a name stands for."""
 
+from collections.abc import Callable
+
 import pytest
 from conftest import MakePool
 
 import shmpool
-from shmpool.rpc.protocol import Describe, GetMembers, GetStats, List
+from shmpool.rpc import wire
+from shmpool.rpc.protocol import (
+    REQUESTS,
+    AnyRequest,
+    Create,
+    Describe,
+    Drain,
+    GetMembers,
+    GetStats,
+    List,
+    Peek,
+    Redrive,
+    Watch,
+)
 from shmpool.service import handlers
 from shmpool.service.alarms import Policy
 
@@ -47,3 +62,31 @@ def test_more_pools_than_can_be_held(make_pool: MakePool, monkeypatch: pytest.Mo
     pools.watch(names[2], Policy())
     for name in names:
         pools.release(name)
+
+
+ASKED = {
+    Create: {"options": shmpool.PoolOptions(64, 64)},
+    Peek: {"queue": "work"},
+    Redrive: {"queue": "work"},
+    Drain: {"queue": "work"},
+}
+
+
+@pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.method)
+def test_every_request_is_answered(
+    kind: type[AnyRequest], make_pool: MakePool, new_name: Callable[[], str]
+) -> None:
+    """The handler has an answer of the class's type for each, that of watch is a refusal: it is the
+    connection that sends notifications."""
+    pools = handlers.RequestHandler("0")
+    name = new_name()
+    if kind is not Create:
+        make_pool(name=name).create_queue("work", capacity=8)
+    named = {"pool": name} if "pool" in kind.__dataclass_fields__ else {}
+    request = kind(**named, **ASKED.get(kind, {}))
+    if kind is Watch:
+        with pytest.raises(shmpool.RequestRefused, match="watch needs a daemon"):
+            pools.answer(request)
+        return
+    answer = pools.answer(request)
+    assert answer == request.answer_of(wire.to_wire(answer))

@@ -215,7 +215,7 @@ def test_a_pool_that_outgrows_shared_memory(run: Callable[..., str]) -> None:
         ),
         (["audit"], "Checks by two independent counts that no buffer is lost or counted twice."),
         (["create"], "Permission bits of the pool's file, for example 0660."),
-        (["create"], "Group that owns the file."),
+        (["create"], "Group that owns the file, by name or number."),
     ],
 )
 def test_help(arguments: list[str], words: str) -> None:
@@ -241,10 +241,10 @@ def test_queues_on_the_command_line(pool_name: str, given: str) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("a=4,on_death=xx", "--queue a=4,on_death=xx: on_death is 'xx'; allowed are"),
-        ("a=4,max_redeliveries=-1", "max_redeliveries is -1; allowed are 0 to 4294967295"),
+        ("a=4,on_death=xx", "--queue a=4,on_death=xx: on_death is 'xx'; it must be \"free\""),
+        ("a=4,max_redeliveries=-1", "max_redeliveries is -1; it must be from 0 to 4294967295"),
         ("a=4.5", "--queue a=4.5: capacity is '4.5'; it must be an integer"),
-        ("a=-4", "capacity of queue 'a' is -4; allowed is a power of two"),
+        ("a=-4", "capacity is -4; it must be a power of two"),
     ],
 )
 def test_options_of_queues_on_the_command_line(pool_name: str, given: str, words: str) -> None:
@@ -262,7 +262,7 @@ def test_options_of_queues_on_the_command_line(pool_name: str, given: str, words
 def test_words_of_the_pages() -> None:
     """What the configuration, the README and the docstrings say of the things asked about most."""
     config = (ROOT / "docs" / "config.md").read_text()
-    assert "members of this group may use the read-only requests (ls, stats, ...)" in config
+    assert "Members of this group may use the read-only requests (ls, stats, ...)" in config
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert "what happens to buffers that a consumer had taken when it died" in readme
     assert shmpool.AlfQueue.dead_letter.__doc__ == (

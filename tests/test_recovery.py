@@ -337,7 +337,10 @@ def test_requeue_waits_for_room(make_pool: MakePool, start: Start) -> None:
         ({"on_death": "explode"}, "'explode'"),
         ({"on_death": "requeue", "producers": "single"}, '"multi"'),
         ({"on_death": "dead-letter"}, "dead_letter"),
-        ({"on_death": "requeue", "dead_letter": "spsc"}, "single producer"),
+        (
+            {"on_death": "requeue", "dead_letter": "spsc"},
+            'spsc.; that queue needs producers="multi"',
+        ),
         ({"on_death": "requeue", "max_redeliveries": -1}, "-1"),
         ({"on_death": "requeue", "max_redeliveries": 2**32}, str(2**32)),
     ],

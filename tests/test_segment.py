@@ -411,3 +411,32 @@ def test_a_creator_meets_a_pruner(
         assert not pool.replaced
     assert 3 == len(set(met))
     assert [] == [path for path in met if os.path.exists(path)]
+
+
+def test_one_check_an_attach(pool: shmpool.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C checks the segment as it opens it, and nobody checks again unless it is refused; then the
+    message has the reason."""
+    asked: list[str] = []
+    lib = shmpool.segment.lib
+
+    class Recording:
+        def __getattr__(self, name: str) -> object:
+            asked.append(name)
+            return getattr(lib, name)
+
+    monkeypatch.setattr(shmpool.segment, "lib", Recording())
+    shmpool.Pool.attach(pool.name).close()
+    shmpool.Pool.attach(pool.name, readonly=True).close()
+    View(pool.name).close()
+    assert "shmpool_check" not in asked
+    with segment(pool.name).open("r+b") as file:
+        magic = file.read(8)
+        file.seek(0)
+        file.write(bytes(8))
+        file.flush()
+        for call in (shmpool.Pool.attach, View):
+            with pytest.raises(shmpool.SegmentInvalid, match="its magic is 0x0, not 0x"):
+                call(pool.name)
+        file.seek(0)
+        file.write(magic)
+    assert ["shmpool_check"] * 2 == [name for name in asked if name == "shmpool_check"]

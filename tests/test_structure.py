@@ -64,7 +64,7 @@ PYTHON_ORDER = re.findall(
     """,
 )
 LATE = {  # imported inside a function: the clients with their first use, and what starts a program
-    "__init__": {"rpc.client"},
+    "__init__": {"rpc.client", "rpc.records", "rpc.__init__"},
     "cli.__init__": {"cli.main"},
     "daemon": {"cli.daemon"},
 }

@@ -99,12 +99,15 @@ def test_surrogates_on_the_wire() -> None:
         (64 << 20, "64 MiB", "64 MiB"),
         ((64 << 20) - 1, "63.9 MiB", "64 MiB"),
         ((64 << 20) + 1, "64 MiB", "64.1 MiB"),
-        (1 << 40, "1,048,576 MiB", "1,048,576 MiB"),
+        ((1 << 30) - 1, "1,023.9 MiB", "1,024 MiB"),
+        (3 << 29, "1.5 GiB", "1.5 GiB"),
+        (1 << 40, "1 TiB", "1 TiB"),
+        (5 << 50, "5,120 TiB", "5,120 TiB"),
     ],
 )
 def test_sizes(octets: int, down: str, up: str) -> None:
     """What is free is rounded down, what is needed up: the second is the larger in print too."""
-    assert (down, up) == (os_errors.mib(octets), os_errors.mib(octets, up=True))
+    assert (down, up) == (os_errors.size_text(octets), os_errors.size_text(octets, up=True))
 
 
 def test_the_size_that_is_advised() -> None:

@@ -9,7 +9,9 @@ import pytest
 from conftest import Child, MakePool
 
 import shmpool
-from shmpool.view import Geometry, View
+from shmpool import Geometry, PoolOptions
+from shmpool.options import planned
+from shmpool.view import View
 
 
 def mapped(name: str) -> set[str]:
@@ -140,12 +142,12 @@ def test_a_closed_view(pool: shmpool.Pool) -> None:
 
 def test_planned_geometry(make_pool: MakePool) -> None:
     """What is planned is what a pool then has; what is not allowed is refused, huge numbers too."""
-    planned = Geometry.planned("x", {"buffer_size": 100, "capacity": 4096})
+    expected = Geometry.of(planned("x", PoolOptions(100, 4096)))
     with View(make_pool(buffer_size=100, capacity=4096).name) as view:
-        assert planned == view.geometry
+        assert expected == view.geometry
     for capacity in (100, 2**80, -(2**80)):
         with pytest.raises(shmpool.InvalidArgument, match="capacity"):
-            Geometry.planned("x", {"buffer_size": 64, "capacity": capacity})
+            planned("x", PoolOptions(64, capacity))
 
 
 def test_pool_names(make_pool: MakePool, pool_name: str) -> None:

@@ -142,11 +142,12 @@ class Outer:
     inner: list[Inner]
     table: dict[int, float] = field(default_factory=dict)
     maybe: str | None = None
+    either: str | int | None = None
 
 
 def test_records_go_there_and_back() -> None:
     """A record comes back equal, over MessagePack and over JSON; newer fields are left out."""
-    outer = Outer("x", [Inner(1), Inner(2, "b")], {3: 1.5}, None)
+    outer = Outer("x", [Inner(1), Inner(2, "b")], {3: 1.5}, None, 7)
     sent = wire.to_wire(outer)
     assert outer == wire.from_wire(
         Outer, msgpack.unpackb(msgpack.packb(sent), strict_map_key=False)
@@ -157,7 +158,8 @@ def test_records_go_there_and_back() -> None:
 
 @pytest.mark.parametrize(
     ("change", "where"),
-    [({"name": 1}, "result.name"), ({"inner": {}}, "result.inner"), ({"maybe": 2}, "result.maybe"),
+    [({"either": 1.5}, "result.either is 1.5; it must be a str or an int or nil"),
+     ({"name": 1}, "result.name"), ({"inner": {}}, "result.inner"), ({"maybe": 2}, "result.maybe"),
      ({"inner": [{"n": True}]}, "result.inner[0].n"), ({"table": {"3": 1}}, "key of result.table"),
      ({"inner": [{"n": 1, "kind": "c"}]}, "result.inner[0].kind"),
      ({"inner": [{}]}, "result.inner[0].n is missing")],

@@ -33,7 +33,7 @@ class Direct:
         self._handler = RequestHandler(__version__)
 
     def call(self, request: protocol.Request[A]) -> A:
-        answer: A = self._handler.answer(cast(protocol.AnyRequest, request))
+        answer: A = self._handler.answer(request)
         return answer
 
 

@@ -3,10 +3,11 @@
 
 from dataclasses import asdict
 
+from ..os_errors import size_text
 from ..rpc.protocol import Describe
 from ..rpc.records import Description
 from .access import Backend, pool_argument, with_backend
-from .output import command_of, json_option, print_json, print_table, size
+from .output import command_of, json_option, print_json, print_table
 
 
 @command_of(Describe, "shmpool describe rx")
@@ -25,7 +26,11 @@ def show(found: Description) -> None:
     """Prints a pool's description as tables."""
     file = found.file
     rows: list[tuple[str, object]] = list(asdict(found.geometry).items())
-    rows += [("file", file.path), ("size", size(file.size)), ("memory", size(file.reserved))]
+    rows += [
+        ("file", file.path),
+        ("size", size_text(file.size)),
+        ("memory", size_text(file.reserved)),
+    ]
     rows += [("mode", f"{file.mode}, user {file.uid}, group {file.gid}")]
     print_table((found.pool, ""), rows)
     if found.queues:

@@ -19,7 +19,7 @@ from typing import Literal
 
 from .. import errors
 from ..names import printable
-from ..os_errors import SHM, mib, shared_memory
+from ..os_errors import SHM, shared_memory, size_text
 from ..pool_files import PREFIX, pool_names, strange_names
 from ..rpc import protocol
 from ..rpc.client import Client
@@ -95,13 +95,13 @@ def _shared_memory() -> Iterator[Finding]:
     elif kind != "tmpfs":
         yield Finding(SHM, "bad", f"it is on {kind}, not on tmpfs", mount)
     total, free = shared_memory()
-    yield _judged(f"size of {SHM}", total >= SMALL, mib(total), ENLARGE)
+    yield _judged(f"size of {SHM}", total >= SMALL, size_text(total), ENLARGE)
     status = os.statvfs(SHM)
     little = free < total // 10 or (status.f_files and status.f_favail < status.f_files // 10)
     yield _judged(
         f"free in {SHM}",
         not little,
-        f"{mib(free)}, {status.f_favail:,} files",
+        f"{size_text(free)}, {status.f_favail:,} files",
         f"shmpool ls shows what uses it, shmpool prune and shmpool trim free some; or {ENLARGE}",
     )
 
@@ -139,7 +139,7 @@ def _limits() -> Iterator[Finding]:
         yield _judged(
             f"limit of {name}",
             free,
-            "none" if free else mib(most),
+            "none" if free else size_text(most),
             f"ulimit -{flag} unlimited: a pool is a sparse file, mapped as a whole",
         )
 
@@ -154,7 +154,7 @@ def _control_group() -> Iterator[Finding]:
     yield _judged(
         subject,
         limit.octets >= total,
-        f"{mib(limit.octets)} (cgroup v{limit.version}, {printable(limit.group)})",
+        f"{size_text(limit.octets)} (cgroup v{limit.version}, {printable(limit.group)})",
         f"pools count towards it, and it is less than {SHM}: a process that fills pools beyond "
         "it is killed; a container: docker run --memory=SIZE; a service: MemoryMax=SIZE",
     )
@@ -307,7 +307,7 @@ def _segment(name: str) -> Iterator[Finding]:
             yield Finding(
                 f"pool {name}",
                 "note",
-                f"it can grow to {mib(most)}, but {SHM} has only {mib(total)}",
+                f"it can grow to {size_text(most)}, but {SHM} has only {size_text(total)}",
                 f"create it with a lower capacity; or {ENLARGE}",
             )
 

@@ -60,7 +60,7 @@ def command(
         return
     done = {
         name: backend.call(
-            Redrive(pool, name, count, to, reset)
+            Redrive(pool, name, count, to=to, reset=reset)
             if action == "requeue"
             else Drain(pool, name, count)
         )

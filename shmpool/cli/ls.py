@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool ls."""
 
+from ..os_errors import size_text
 from ..rpc.protocol import List
 from .access import Backend, with_backend
-from .output import command_of, json_option, print_json, print_table, size
+from .output import command_of, json_option, print_json, print_table
 
 
 @command_of(List, "shmpool ls --json", name="ls")
@@ -19,7 +20,7 @@ def command(backend: Backend, as_json: bool) -> None:
          "memory", "daemon", "alarms"),
         [
             (pool.name, pool.capacity, pool.created, pool.free, pool.cached, pool.in_hand,
-             pool.queued, pool.queues, pool.members, size(pool.reserved),
+             pool.queued, pool.queues, pool.members, size_text(pool.reserved),
              "watches" if pool.held else "", pool.alarms)
             for pool in pools
             if pool.trouble is None

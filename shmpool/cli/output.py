@@ -80,16 +80,6 @@ def text(value: object) -> str:
     return "" if value is None else printable(value, LINE_SHOWN)
 
 
-def size(octets: int) -> str:
-    """A number of bytes with its unit, as 1.5 MiB."""
-    value = float(octets)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
 @contextlib.contextmanager
 def working(what: str, path: str | None = None, total: int | None = None) -> Iterator[None]:
     """Shows progress on a terminal while the block runs. With path and total: how many of the

@@ -3,9 +3,10 @@
 
 import click
 
+from ..os_errors import size_text
 from ..rpc.protocol import Trim
 from .access import Backend, pool_argument, with_backend
-from .output import command_of, json_option, print_json, size, working
+from .output import command_of, json_option, print_json, working
 
 HELP = """Returns the memory of free buffers, except --keep of them, to the kernel. Prints how many
 bytes."""
@@ -23,4 +24,4 @@ def command(backend: Backend, pool: str, keep: int, as_json: bool) -> None:
     if as_json:
         print_json({"bytes": freed})
         return
-    click.echo(f"{size(freed)} returned to the kernel")
+    click.echo(f"{size_text(freed)} returned to the kernel")

@@ -37,18 +37,22 @@ struct segment {
 	uint32_t members; /* geometry.members */
 };
 
-/* Fills the zero fields of g that have a default, checks every one, and computes the layout. 0, or
- * -EINVAL with a sentence in why: which value is wrong and what is allowed. */
-int segment_plan(struct segment *s, struct shmpool_geometry *g, char *why, size_t why_size);
+/* The values that an option can have whatever the others are, and its default. */
+struct shmpool_range segment_range(enum shmpool_option option);
+
+/* Fills in the defaults of g, checks each option, and computes the layout. 0, or -EINVAL and *why:
+ * the option and the values that it can have. */
+int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_refusal *why);
 
 /* Makes the segment in a zeroed mapping of s->size bytes at base, without the slab's buffers. 0,
  * -ENOSPC. segment_ready() is what makes it attachable. */
 int segment_init(struct segment *s, char *base, int fd);
 void segment_ready(struct segment *s);
 
-/* Believes nothing in size bytes at base until it fits. 0; -EBADMSG with a sentence in why;
- * -EAGAIN if its creator has not finished. */
-int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *why, size_t why_size);
+/* Checks the size bytes at base before anything in them is believed. 0; -EBADMSG and *why; -EAGAIN if
+ * its creator has not finished. */
+int segment_check(struct segment *s, char *base, uint64_t size, int fd,
+		  struct shmpool_refusal *why);
 
 /* Whether a descriptor is of the segment's file. */
 bool segment_is(const struct segment *s, int fd);

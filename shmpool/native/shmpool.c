@@ -4,6 +4,7 @@
  */
 #include "shmpool.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -21,16 +22,22 @@
 #define TEND_NS 100000000 /* between two times that a busy process looks for dead members */
 #include "trim.h"
 
-int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size)
+struct shmpool_range shmpool_range(int option)
 {
-	struct segment s;
-	return segment_plan(&s, g, why, why_size);
+	return segment_range((enum shmpool_option)option);
 }
 
-int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *why, size_t why_size)
+int shmpool_plan(struct shmpool_geometry *g, struct shmpool_refusal *why)
 {
 	struct segment s;
-	int error = segment_plan(&s, g, why, why_size);
+	return segment_plan(&s, g, why);
+}
+
+int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g)
+{
+	struct segment s;
+	struct shmpool_refusal why;
+	int error = segment_plan(&s, g, &why);
 	guard_watch(base, error ? 0 : s.size);
 	if (!error)
 		error = segment_init(&s, base, fd);
@@ -41,29 +48,27 @@ int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *wh
 	return guard_watched(error);
 }
 
-int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g, char *why,
-		  size_t why_size)
+int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_refusal *why)
 {
 	struct segment s;
 	guard_watch(base, size);
-	int error = segment_check(&s, base, size, fd, why, why_size);
-	if (!error)
-		*g = s.geometry;
-	return guard_watched(error);
+	return guard_watched(segment_check(&s, base, size, fd, why));
 }
 
 int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made)
 {
 	struct segment s;
-	char why[256];
+	struct shmpool_refusal why;
 	if (path && strlen(path) >= sizeof(s.path))
 		return -ENAMETOOLONG;
 	madvise(base, size, MADV_DONTDUMP); /* a core file would have all payloads in it */
 	guard_watch(base, size);
-	int error = segment_check(&s, base, size, fd, why, sizeof(why));
+	int error = segment_check(&s, base, size, fd, &why);
 	if (path)
 		strcpy(s.path, path);
 	s.writes = path != NULL;
+	if (error == -EAGAIN)
+		error = -EBADMSG; /* its creator has not finished, and so has died */
 	return guard_watched(error ? error : local_open(&s, made));
 }
 

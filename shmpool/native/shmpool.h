@@ -27,15 +27,15 @@
 
 #define SHMPOOL_DEFAULT INT64_MIN
 
-/* SHMPOOL_DEFAULT leaves cache_size, bulk, refill_multiplier, members and queues to the pool. What
- * follows them is filled in. */
+/* The options of a pool, in the order of enum shmpool_option. SHMPOOL_DEFAULT stands for the default
+ * of an option. The fields after the options are computed by shmpool_plan(). */
 struct shmpool_geometry {
 	int64_t buffer_size;
 	int64_t capacity;
 	int64_t prealloc;
-	int64_t cache_size;
 	int64_t bulk;
 	int64_t refill_multiplier;
+	int64_t cache_size;
 	int64_t headroom;
 	int64_t members;
 	int64_t queues;
@@ -44,6 +44,50 @@ struct shmpool_geometry {
 	uint64_t data_offset;
 	uint64_t stride;
 	uint64_t headers_offset;
+};
+
+enum shmpool_option {
+	SHMPOOL_BUFFER_SIZE,
+	SHMPOOL_CAPACITY,
+	SHMPOOL_PREALLOC,
+	SHMPOOL_BULK,
+	SHMPOOL_REFILL_MULTIPLIER,
+	SHMPOOL_CACHE_SIZE,
+	SHMPOOL_HEADROOM,
+	SHMPOOL_MEMBERS,
+	SHMPOOL_QUEUES,
+	SHMPOOL_OPTIONS
+};
+
+/* The values that an option can have, and its default: SHMPOOL_DEFAULT if it has none, or one that
+ * depends on other options. */
+struct shmpool_range {
+	int64_t least;
+	int64_t most;
+	int64_t standard;
+};
+
+/* What is wrong with a set of options, or with a segment. */
+enum shmpool_fault {
+	SHMPOOL_FAULT_NONE,
+	SHMPOOL_FAULT_OPTION, /* one of the geometry, named by option */
+	SHMPOOL_FAULT_SHORT,  /* value: bytes, fewer than a header has */
+	SHMPOOL_FAULT_MAGIC,
+	SHMPOOL_FAULT_VERSION,
+	SHMPOOL_FAULT_READY, /* value: the word that says that the segment is complete */
+	SHMPOOL_FAULT_LAYOUT,
+	SHMPOOL_FAULT_SIZE, /* value: bytes of the file; expected: those that its header says */
+	SHMPOOL_FAULT_FILE, /* fstat() fails */
+	SHMPOOL_FAULT_OFFSETS,
+	SHMPOOL_FAULT_CHECKSUM
+};
+struct shmpool_refusal {
+	uint32_t fault;
+	uint32_t option;
+	int64_t least; /* the values that the option can have beside the others */
+	int64_t most;
+	uint64_t value;
+	uint64_t expected;
 };
 
 struct shmpool_queue_info {
@@ -124,10 +168,13 @@ struct shmpool_recovery {
 };
 
 /* The segment. */
-int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size);
-int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *why, size_t why_size);
-int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g, char *why,
-		  size_t why_size);
+struct shmpool_range shmpool_range(int option);
+/* Fills in the defaults of g, checks each option, and computes the rest. 0, or -EINVAL and *why. */
+int shmpool_plan(struct shmpool_geometry *g, struct shmpool_refusal *why);
+int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g);
+/* Checks a segment, or its header alone, before anything in it is believed. 0; -EBADMSG and *why;
+ * -EAGAIN if its creator has not finished. */
+int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_refusal *why);
 /* path is what the file was opened by, "" for one that has none; NULL opens the pool to read it
  * only: without a token, and every call that would change it is -EROFS. made is nonzero for who has
  * just made it. */

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both clients have in common: a connection, and what the frames on it mean."""
+"""What both clients use: opening a connection, and the meaning of the frames on it."""
 
 import asyncio
 import select
@@ -15,17 +15,19 @@ A = TypeVar("A")
 
 
 def unavailable(path: Path, error: Exception | str) -> errors.DaemonUnavailable:
+    """Returns the exception for a connection that failed."""
     reason = getattr(error, "strerror", None) or error
     return errors.DaemonUnavailable(f"no daemon at {path}: {reason}")
 
 
 def late(path: Path, timeout: float) -> errors.DaemonUnavailable:
+    """Returns the exception for an answer that did not arrive within timeout seconds."""
     return unavailable(path, f"no answer within {timeout:g} s")
 
 
 def connected(path: Path, timeout: float) -> socket.socket:
-    """A connection, waited for while the daemon has many others to accept: a socket that does not
-    block would fail at once."""
+    """Connects. Waits up to timeout seconds while the daemon's backlog is full, where a
+    non-blocking socket would fail at once. OSError, TimeoutError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         wait = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6) or 1)
@@ -41,8 +43,8 @@ def connected(path: Path, timeout: float) -> socket.socket:
 
 
 def ended(sock: socket.socket) -> bool:
-    """Whether the daemon has gone, or said that it will, while nothing was asked of it."""
-    sock.setblocking(False)  # MSG_DONTWAIT would be waited for by Python itself
+    """True if the daemon has closed the connection, or announced it, between two requests."""
+    sock.setblocking(False)  # with a timeout set, Python itself would wait despite MSG_DONTWAIT
     try:
         sock.recv(1)
     except BlockingIOError:
@@ -51,11 +53,11 @@ def ended(sock: socket.socket) -> bool:
         pass
     finally:
         sock.setblocking(True)
-    return True  # the end, or what nobody has asked for
+    return True  # end of file, or bytes that no request asked for
 
 
 async def stream_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-    """The same of a stream: in the kernel, or already here."""
+    """As ended(), for a stream, whose bytes are in the kernel or in the reader's buffer."""
     waiting = select.poll()
     waiting.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
     if waiting.poll(0):
@@ -71,6 +73,7 @@ async def stream_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
 
 
 def answer(request: protocol.Request[A], reply: wire.Reply) -> A:
+    """Returns the answer of a reply. Raises its error, or RequestRefused if its shape is wrong."""
     if reply.error is not None:
         raise protocol.error_of(reply.error)
     try:
@@ -82,7 +85,8 @@ def answer(request: protocol.Request[A], reply: wire.Reply) -> A:
 
 
 def reply_to(msgid: int, frame: wire.Frame, path: Path) -> wire.Reply | None:
-    """The frame, if it is the answer. DaemonUnavailable if it says good-bye."""
+    """Returns the frame if it is the reply to that request. DaemonUnavailable if it announces that
+    the daemon closes the connection."""
     match frame:
         case wire.Reply() if frame.msgid == msgid:
             return frame
@@ -92,7 +96,7 @@ def reply_to(msgid: int, frame: wire.Frame, path: Path) -> wire.Reply | None:
 
 
 def stats_of(frame: wire.Frame, path: Path) -> records.PoolStats | None:
-    """What the notification of a watch brings."""
+    """Returns the statistics of a watch's notification, None for another frame. PoolNotFound."""
     match frame:
         case wire.Notice(protocol.STATS, [stats]):
             found: records.PoolStats = wire.from_wire(records.PoolStats, stats)

@@ -1,27 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be asked of the daemon, and what it answers: each request once, as a frozen class.
+"""The requests to the daemon and their answers: each request is one frozen class.
 
 The daemon's dispatch, the clients' methods, the command line and docs/protocol.md follow from these
-classes. No I/O: sockets are in daemon.py and client.py, what a request does is in handler.py.
+classes. No I/O: sockets are in client.py and service/connection.py, and what a request does is in
+service/handlers.py. One file: the classes are read as one table.
 """
 
+import inspect
 import os
+from collections.abc import Callable, Coroutine
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import Any, ClassVar, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from .. import errors
 from ..messages import Message
+from ..options import PoolOptions, QueueOptions
 from ..stats import Audit, Holder, Member, Recovery
 from . import wire
 from .records import (
     Description,
     Pong,
-    PoolOptions,
     PoolStats,
     PoolSummary,
     Pruned,
-    QueueOptions,
     Version,
 )
 
@@ -29,6 +31,7 @@ PROTOCOL = 1  # the newest that this package speaks, and the oldest
 INTERVAL_MIN = 0.1  # s between two notifications of a watch
 
 A = TypeVar("A")
+P = ParamSpec("P")
 
 
 def default_socket() -> Path:
@@ -46,28 +49,27 @@ def default_socket() -> Path:
 class Request(Generic[A]):
     """A request. Its fields are its parameters, in this order.
 
-    writes: only the daemon's own user may ask, and a client does not ask again. slow: takes more
-    than a look at the segment.
+    To add one: write its class, name it in Calls, and answer it in service/handlers.py.
     """
 
     method: ClassVar[str]
     answer: ClassVar[Any]
-    writes: ClassVar[bool] = False
-    slow: ClassVar[bool] = False
+    writes: ClassVar[bool] = False  # only the daemon's user may; a client does not send it twice
+    slow: ClassVar[bool] = False  # takes longer than to read a few words of the segment
 
     def params(self) -> list[Any]:
-        """What goes over the wire."""
+        """The parameters, as they are sent."""
         return [wire.to_wire(getattr(self, name.name)) for name in fields(self)]
 
     def answer_of(self, result: Any) -> A:
-        """The answer out of what came back. ShapeError."""
+        """The answer, from what was received. ShapeError."""
         answer: A = wire.from_wire(self.answer, result)
         return answer
 
 
 @dataclass(frozen=True)
 class Ping(Request[Pong]):
-    """Answers while the daemon runs."""
+    """Answers while the daemon runs: its pid, and how long it has run, in seconds."""
 
     method = "ping"
     answer = Pong
@@ -75,7 +77,10 @@ class Ping(Request[Pong]):
 
 @dataclass(frozen=True)
 class Negotiate(Request[Version]):
-    """Settles on the newest protocol that both sides speak. Without it a connection speaks 1."""
+    """Agrees on the newest protocol that both sides speak. Without it a connection speaks 1.
+
+    Raises: RequestRefused if there is none.
+    """
 
     method = "version"
     answer = Version
@@ -94,7 +99,10 @@ class List(Request[list[PoolSummary]]):
 
 @dataclass(frozen=True)
 class Create(Request[Description]):
-    """Creates a pool and its queues: all, or nothing if one of them cannot be created."""
+    """Creates a pool and its queues: all, or nothing if one of them cannot be created.
+
+    Raises: PoolExists, InvalidArgument, OutOfSharedMemory, AccessDenied, LimitReached.
+    """
 
     method = "create"
     answer = Description
@@ -107,7 +115,10 @@ class Create(Request[Description]):
 
 @dataclass(frozen=True)
 class Destroy(Request[None]):
-    """Removes a pool's name. Processes that have it open keep it until the last one closes it."""
+    """Removes a pool's name. Processes that have it open keep it until the last one closes it.
+
+    Raises: PoolNotFound, AccessDenied.
+    """
 
     method = "destroy"
     answer = None
@@ -118,7 +129,10 @@ class Destroy(Request[None]):
 
 @dataclass(frozen=True)
 class Describe(Request[Description]):
-    """Describes a pool: its geometry, its file, its queues."""
+    """Describes a pool: its geometry, its file, its queues.
+
+    Raises: PoolNotFound, SegmentInvalid, AccessDenied.
+    """
 
     method = "describe"
     answer = Description
@@ -127,7 +141,10 @@ class Describe(Request[Description]):
 
 @dataclass(frozen=True)
 class GetStats(Request[PoolStats]):
-    """Reports where a pool's buffers are, its queues, and its counters."""
+    """Reports where a pool's buffers are, its queues, and its counters.
+
+    Raises: PoolNotFound, SegmentInvalid, AccessDenied.
+    """
 
     method = "stats"
     answer = PoolStats
@@ -136,7 +153,10 @@ class GetStats(Request[PoolStats]):
 
 @dataclass(frozen=True)
 class GetMembers(Request[list[Member]]):
-    """Lists the threads that are attached to a pool."""
+    """Lists the threads that are attached to a pool.
+
+    Raises: PoolNotFound, SegmentInvalid, AccessDenied.
+    """
 
     method = "members"
     answer = list[Member]
@@ -145,7 +165,11 @@ class GetMembers(Request[list[Member]]):
 
 @dataclass(frozen=True)
 class GetHolders(Request[list[Holder]]):
-    """Lists the threads that hold buffers: how many, for how long, and whether they are alive."""
+    """Lists the threads that hold buffers: how many, for how long, and whether they are alive.
+
+    Raises: PoolNotFound, SegmentInvalid, AccessDenied; LimitReached if the pool is too large to be
+    walked through in 0.5 s of processor time.
+    """
 
     method = "holders"
     answer = list[Holder]
@@ -155,7 +179,10 @@ class GetHolders(Request[list[Holder]]):
 
 @dataclass(frozen=True)
 class RunAudit(Request[Audit]):
-    """Checks by two independent counts that no buffer is lost or counted twice."""
+    """Checks by two independent counts that no buffer is lost or counted twice.
+
+    Raises: PoolNotFound, SegmentInvalid, AccessDenied.
+    """
 
     method = "audit"
     answer = Audit
@@ -165,7 +192,10 @@ class RunAudit(Request[Audit]):
 
 @dataclass(frozen=True)
 class Recover(Request[Recovery]):
-    """Recovers what dead members left in a pool, now; the daemon does so by itself."""
+    """Recovers what dead members left in a pool, now; the daemon does so by itself.
+
+    Raises: PoolNotFound, SegmentInvalid, AccessDenied.
+    """
 
     method = "recover"
     answer = Recovery
@@ -179,7 +209,7 @@ class Trim(Request[int]):
     """Returns the memory of free buffers to the system, keeping `keep` of them; the answer is how
     many bytes.
 
-    What was preallocated stays.
+    Preallocated memory stays. Raises: PoolNotFound, SegmentInvalid, AccessDenied, InvalidArgument.
     """
 
     method = "trim"
@@ -192,11 +222,14 @@ class Trim(Request[int]):
 
 @dataclass(frozen=True)
 class Peek(Request[list[Message]]):
-    """Copies of the `n` oldest messages of a queue, with `size` bytes of each; none is taken."""
+    """Copies the `n` oldest messages of a queue, with `size` bytes of each; none is taken.
+
+    Raises: PoolNotFound, QueueNotFound, SegmentInvalid, AccessDenied, InvalidArgument.
+    """
 
     method = "peek"
     answer = list[Message]
-    writes = True  # what is in it is for whoever may attach
+    writes = True  # payloads are only for users who may attach
     slow = True
     pool: str
     queue: str
@@ -207,9 +240,10 @@ class Peek(Request[list[Message]]):
 @dataclass(frozen=True)
 class Redrive(Request[int]):
     """Moves a queue's `n` oldest buffers, nil for all, back to the queues from which they became
-    dead letters, or to the queue `to`: how many went.
+    dead letters, or to the queue `to`; the answer is how many.
 
-    `reset` sets redelivered to 0. What finds no room stays.
+    `reset` sets redelivered to 0. A buffer stays where the other queue has no room. Raises:
+    PoolNotFound, QueueNotFound, SegmentInvalid, AccessDenied, InvalidArgument, QueueBusy.
     """
 
     method = "redrive"
@@ -219,13 +253,16 @@ class Redrive(Request[int]):
     pool: str
     queue: str
     n: int | None = None
-    to: str | None = None
-    reset: bool = False
+    to: str | None = field(default=None, kw_only=True)
+    reset: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)
 class Drain(Request[int]):
-    """Frees a queue's `n` oldest buffers, nil for all: how many."""
+    """Frees a queue's `n` oldest buffers, nil for all; the answer is how many.
+
+    Raises: PoolNotFound, QueueNotFound, SegmentInvalid, AccessDenied, InvalidArgument, QueueBusy.
+    """
 
     method = "drain"
     answer = int
@@ -241,7 +278,8 @@ class Prune(Request[Pruned]):
     """Removes every abandoned pool that no process has open, with what is in its queues.
 
     Abandoned is a pool whose creator died without closing or unlinking it; with `age`, also one
-    that nobody has used for so many seconds. Prints the names, and why each other pool stays.
+    that nobody has used for so many seconds. The answer has the names, and why each other pool
+    stays. Raises: InvalidArgument.
     """
 
     method = "prune"
@@ -256,7 +294,7 @@ class Watch(Request[float]):
     """Sends a pool's statistics every `interval` seconds until the client disconnects; 0 ends it.
 
     The answer is the interval that is granted, at least 0.1. A client that does not read them is
-    disconnected.
+    disconnected. Raises: PoolNotFound, SegmentInvalid, AccessDenied, InvalidArgument.
     """
 
     method = "watch"
@@ -265,12 +303,80 @@ class Watch(Request[float]):
     interval: float = 1.0
 
 
-AnyRequest = (
-    Ping | Negotiate | List | Create | Destroy | Describe | GetStats | GetMembers | GetHolders
-    | RunAudit | Recover | Trim | Peek | Redrive | Drain | Prune | Watch
-)  # fmt: skip
-REQUESTS: tuple[type[AnyRequest], ...] = get_args(AnyRequest)
-_BY_METHOD: dict[str, type[AnyRequest]] = {kind.method: kind for kind in REQUESTS}
+AnyRequest = Request[Any]
+
+
+class Blocking(Protocol):
+    """A client whose calls return the answer."""
+
+    def call(self, request: Request[A]) -> A: ...
+
+
+class Awaiting(Protocol):
+    """A client whose calls are awaited."""
+
+    def call(self, request: Request[A]) -> Coroutine[Any, Any, A]: ...
+
+
+class Call(Generic[P, A]):
+    """A request as a method of a client, with the parameters, answer and docstring of its class.
+
+    The client decides whether it returns the answer or is awaited; a type checker sees which.
+    """
+
+    def __init__(self, request: Callable[P, Request[A]]) -> None:
+        self.request = cast(Any, request)
+        self.__doc__ = request.__doc__
+        returns = self.request.answer
+        self.__signature__ = inspect.signature(request).replace(return_annotation=returns)
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, client: Blocking, owner: type) -> Callable[P, A]: ...
+
+    @overload
+    def __get__(self, client: Awaiting, owner: type) -> Callable[P, Coroutine[Any, Any, A]]: ...
+
+    def __get__(self, client: Any, owner: type) -> Any:
+        if client is None:
+            return self
+
+        def method(*params: P.args, **named: P.kwargs) -> Any:
+            return client.call(self.request(*params, **named))
+
+        method.__name__, method.__doc__ = self.request.method, self.__doc__
+        method.__signature__ = self.__signature__  # type: ignore[attr-defined]
+        return method
+
+
+class Calls:
+    """The requests as methods, each once: what Client and AsyncClient have in common."""
+
+    ping = Call(Ping)
+    version = Call(Negotiate)
+    list = Call(List)
+    create = Call(Create)
+    destroy = Call(Destroy)
+    describe = Call(Describe)
+    stats = Call(GetStats)
+    members = Call(GetMembers)
+    holders = Call(GetHolders)
+    audit = Call(RunAudit)
+    recover = Call(Recover)
+    trim = Call(Trim)
+    peek = Call(Peek)
+    redrive = Call(Redrive)
+    drain = Call(Drain)
+    prune = Call(Prune)
+
+
+REQUESTS: tuple[type[AnyRequest], ...] = (
+    *(call.request for call in vars(Calls).values() if isinstance(call, Call)),
+    Watch,  # each client has a method of its own, which iterates
+)
+_BY_METHOD = {kind.method: kind for kind in REQUESTS}
 
 # Notifications from the daemon.
 STATS = "stats"  # [PoolStats], for each watch

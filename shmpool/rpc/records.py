@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon answers, and what it is told about a new pool: frozen records.
-
-Those that the library has anyway (Stats, Member, Audit, ...) are in stats.py and view.py.
+"""What the daemon answers: frozen records. Those that the library has without a daemon are in
+options.py, stats.py and view.py.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..options import Geometry
 from ..stats import Stats
-from ..view import File, Geometry, QueueStats
+from ..view import File, QueueStats
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Pong:
 
 @dataclass(frozen=True)
 class Version:
-    """The protocol that both sides speak from now on."""
+    """The protocol that both sides speak, and the version of the daemon's package."""
 
     protocol: int
     package: str
@@ -29,10 +29,10 @@ class Version:
 
 @dataclass(frozen=True)
 class PoolSummary:
-    """One pool in a listing. Without figures where trouble says why there are none."""
+    """One pool in a listing. Where trouble is set, the figures are 0."""
 
     name: str
-    held: bool  # the daemon has it open and recovers it
+    held: bool  # the daemon watches it and recovers its dead members
     capacity: int = 0
     buffer_size: int = 0
     created: int = 0
@@ -49,7 +49,7 @@ class PoolSummary:
 
 @dataclass(frozen=True)
 class Description:
-    """What does not change in a pool."""
+    """What is the same for a pool's lifetime."""
 
     pool: str
     geometry: Geometry
@@ -67,8 +67,8 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Recoveries:
-    """What the daemon has recovered since it started. Times run from when the kernel reports a
-    process's end to the end of the recovery."""
+    """What the daemon has recovered since it started. A time is from the kernel's report that a
+    process ended to the end of the recovery."""
 
     count: int = 0
     members: int = 0
@@ -100,48 +100,3 @@ class PoolStats:
     queues: list[QueueStats]
     recoveries: Recoveries = field(default_factory=Recoveries)
     alarms: list[Alarm] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class PoolOptions:
-    """The options of Pool.create. An option that is nil gets the default of Pool.create."""
-
-    buffer_size: int  # bytes of data a buffer holds
-    capacity: int  # the most buffers it can grow to, a power of two
-    prealloc: int | None = None  # buffers that get their memory at once, the others when needed
-    cache_size: int | None = None  # free buffers that each thread caches
-    bulk: int | None = None  # buffers moved at once between a cache and the shared queue
-    refill_multiplier: int | None = None  # bulks the pool grows by
-    headroom: int | None = None  # bytes left free before a new buffer's data
-    max_members: int | None = None  # the most threads that can attach
-    max_queues: int | None = None  # the most queues it can have
-    mode: str = "0600"  # permission bits of the pool's file, for example "0660"
-    group: str | None = None  # group that owns the file
-
-    def geometry(self) -> dict[str, int | None]:
-        """Those that say what the segment is like, by the names that Geometry has for them."""
-        return {
-            "buffer_size": self.buffer_size,
-            "capacity": self.capacity,
-            "prealloc": self.prealloc,
-            "cache_size": self.cache_size,
-            "bulk": self.bulk,
-            "refill_multiplier": self.refill_multiplier,
-            "headroom": self.headroom,
-            "members": self.max_members,
-            "queues": self.max_queues,
-        }
-
-
-@dataclass(frozen=True)
-class QueueOptions:
-    """The options of Pool.create_queue."""
-
-    capacity: int  # a power of two from 2 to 65536
-    producers: Literal["single", "multi"] = "multi"
-    consumers: Literal["single", "multi"] = "multi"
-    on_death: Literal["free", "requeue", "dead-letter"] = (
-        "free"  # what happens to buffers that a consumer had taken when it died
-    )
-    dead_letter: str | None = None  # the queue that dead letters are put into
-    max_redeliveries: int = 0  # after so many a buffer goes to dead_letter; 0: never

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's configuration: read from TOML, checked as a whole before anything is made of it.
+"""The daemon's configuration: read from TOML, and checked as a whole before it is used.
 
-What is wrong is said with its line and value, all of it at once. Of the machine only the size of
-/dev/shm is asked; what exists there already is the registry's business.
+Every mistake is reported, with its line and value. Pools that exist are not looked at here.
 """
 
 import operator
 import os
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from cattrs import Converter
 from cattrs.errors import (
@@ -21,21 +21,28 @@ from cattrs.errors import (
     ForbiddenExtraKeysError,
     IterableValidationNote,
 )
-from cattrs.gen import make_dict_structure_fn
+from cattrs.gen import make_dict_structure_fn, override
 
 from .. import errors
 from ..names import LINE_SHOWN, checked_name, printable
-from ..os_errors import SHM, mib, shared_memory
-from ..rpc import records
+from ..options import (
+    Option,
+    PoolOptions,
+    QueueOptions,
+    letters_in_a_circle,
+    options_of,
+    out_of_range,
+    plan,
+    queue_refusals,
+)
+from ..os_errors import SHM, shared_memory, size_text
 from ..segment import group_id
-from ..view import Geometry
 from . import config_lines
 from .alarms import Policy
 from .config_values import SHOWN, Owners, http_address, http_token, is_host, read_file, socket_path
 from .handlers import WATCHED_MAX
 
-INTERVAL_MAX = 3600.0  # s
-REDELIVERIES_MAX = 2**32 - 1
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class ConfigError(errors.InvalidArgument):
@@ -46,42 +53,58 @@ class ConfigError(errors.InvalidArgument):
 class DaemonOptions:
     """[daemon]"""
 
-    socket: str | None = None  # $SHMPOOL_SOCKET, or in $XDG_RUNTIME_DIR/shmpool
-    http: str | None = None  # host:port, or unix:PATH; without it there is no HTTP
-    http_hosts: list[str] = field(default_factory=list)  # other names that HTTP is asked by
-    http_token_file: str | None = None  # a file with the token that HTTP asks for
-    read_group: str | None = (
-        None  # members of this group may use the read-only requests (ls, stats, ...)
-    )
-    interval: float = 1.0  # s between two scans of every pool
-    adopt: list[str] = field(default_factory=lambda: ["*"])  # patterns of the pools to watch
-    adopt_users: list[str] = field(default_factory=list)  # whose, besides its own; "*": everybody's
-    prune: bool = True  # remove abandoned pools
-    max_clients: int = 256  # the most that may be connected at once
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    # fmt: off
+    socket: Annotated[str | None, Option(
+        "Path of the socket for requests.",
+        default="$SHMPOOL_SOCKET, or daemon.sock in $XDG_RUNTIME_DIR/shmpool")] = None
+    http: Annotated[str | None, Option(
+        "Address of the HTTP server: host:port, or unix:PATH.", default="no HTTP")] = None
+    http_hosts: Annotated[list[str], Option(
+        "Other host names under which HTTP requests are answered.",
+        default="[]")] = field(default_factory=list)
+    http_token_file: Annotated[str | None, Option(
+        "File with the token that HTTP requests must have.", default="no token")] = None
+    read_group: Annotated[str | None, Option(
+        "Members of this group may use the read-only requests (ls, stats, ...).",
+        default="no group")] = None
+    interval: Annotated[float, Option(
+        "Time between two scans of every pool.", "seconds", 0.05, 3600)] = 1.0
+    adopt: Annotated[list[str], Option(
+        "Patterns of the names of pools to watch.",
+        default='["*"]')] = field(default_factory=lambda: ["*"])
+    adopt_users: Annotated[list[str], Option(
+        'Other users whose pools are watched; "*" for all users.',
+        default="[]")] = field(default_factory=list)
+    prune: Annotated[bool, Option("Remove abandoned pools.")] = True
+    max_clients: Annotated[int, Option(
+        "Clients that can be connected at once.", "clients", 1)] = 256
+    log_level: Annotated[LogLevel, Option(
+        "The least important messages that are logged.",
+        choices=get_args(LogLevel))] = "info"
+    # fmt: on
 
     def adopts(self, name: str) -> bool:
-        """Whether a pool that no [pools] table declares is watched over."""
+        """Whether a pool that no [pools] table declares is watched."""
         return any(fnmatchcase(name, pattern) for pattern in self.adopt)
 
 
 @dataclass(frozen=True)
-class PoolConfig(Policy, records.PoolOptions):
+class PoolConfig(Policy, PoolOptions):
     """[pools.NAME]"""
 
-    queues: dict[str, records.QueueOptions] = field(default_factory=dict)  # by name
+    queue: dict[str, QueueOptions] = field(default_factory=dict)  # by name
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What may stand in the file."""
+    """The tables that the file can have."""
 
     daemon: DaemonOptions = field(default_factory=DaemonOptions)
     pools: dict[str, PoolConfig] = field(default_factory=dict)
 
 
 class Document:
-    """The file itself, so that whoever finds something wrong can say where it stands."""
+    """The file itself, to name the line and the value of a mistake."""
 
     def __init__(
         self, text: str = "", data: dict[str, Any] | None = None, source: str = ""
@@ -93,13 +116,13 @@ class Document:
         return config_lines.key_lines(self._text)
 
     def line(self, path: config_lines.Path) -> int:
-        """The line of a key, or of the innermost table around it that is there."""
+        """Returns the line of a key, or of the innermost table around it that exists."""
         while path and path not in self._lines:
             path = path[:-1]
         return self._lines.get(path, 1)
 
     def key(self, path: config_lines.Path) -> str:
-        """The key with its value, if the file gives it one."""
+        """Returns the key, with its value if it has one."""
         value: Any = self._data
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
@@ -107,23 +130,23 @@ class Document:
         return f"{'.'.join(path) or 'file'}{shown}"
 
     def said(self, line: int, message: str) -> str:
-        """The message with the file and the line before it."""
+        """Returns the message with the file and the line before it."""
         return f"{self._source}, line {line}: {message}"
 
     def error(self, path: config_lines.Path, message: str) -> ConfigError:
-        """What is wrong with one value."""
+        """Returns the exception for one wrong value."""
         return ConfigError(self.said(self.line(path), f"{self.key(path)}: {message}"))
 
 
 @dataclass(frozen=True)
 class Config(Tables):
-    """The whole file, and where it says so."""
+    """The whole file, and the text that it was read from."""
 
     document: Document = field(default_factory=Document, compare=False, repr=False)
 
 
 def load(path: Path) -> Config:
-    """The configuration in a file. ConfigError."""
+    """Reads the configuration in a file. ConfigError."""
     try:
         return parse(read_file(path).decode(), str(path))
     except (OSError, ValueError) as error:
@@ -134,7 +157,7 @@ def load(path: Path) -> Config:
 
 
 def parse(text: str, source: str = "config") -> Config:
-    """The configuration in a text. ConfigError."""
+    """Reads the configuration in a text. ConfigError."""
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -155,7 +178,7 @@ def parse(text: str, source: str = "config") -> Config:
 
 
 class _Trouble:
-    """What is wrong, by where it stands."""
+    """The mistakes found so far, each with its line."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -178,7 +201,7 @@ def _toml(value: Any) -> str:
 
 
 def _syntax(text: str, source: str, message: str) -> str:
-    """tomllib's message, with the line it is about."""
+    """Returns tomllib's message, with the line it is about."""
     what, _, place = message.partition(" (at ")
     lines = text.removesuffix("\n").split("\n")
     number = place.removeprefix("line ").split(",")[0]
@@ -188,7 +211,7 @@ def _syntax(text: str, source: str, message: str) -> str:
 
 
 def _unreadable(text: str, source: str, error: Exception) -> str:
-    """What Python, not TOML, has no room for; the line is where there is most of it."""
+    """A limit of Python's, not of TOML; the line is the one that has most of it."""
     lines = text.split("\n")
     if isinstance(error, RecursionError):
         at = max(range(len(lines)), key=lambda i: sum(map(lines[i].count, "[{.")))
@@ -209,14 +232,27 @@ _WORDS = {
 
 
 def _strict(kind: type, go_on: Hook) -> Hook:
-    """A hook that takes only what has that type in the file; cattrs by itself would convert."""
+    """Returns a hook that refuses values of other types, which cattrs itself would convert."""
 
     def structure(value: Any, wanted: Any) -> Any:
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise TypeError(f"it is {_WORDS[kind]}")
+        if type(value) is not kind and (kind, type(value)) != (float, int):
+            raise TypeError(f"it must be {_WORDS[kind]}")
         return go_on(value, wanted)
 
     return structure
+
+
+def _mode(value: Any, _: Any) -> int:
+    """Permission bits, from a string in octal."""
+    if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
+        raise TypeError('it must be a string in octal, from "0000" to "0777"')
+    return int(value, 8)
+
+
+def _group(value: Any, _: Any) -> str | int | None:
+    if value is not None and type(value) not in (str, int):
+        raise TypeError("it must be a string or an integer")
+    return value  # type: ignore[no-any-return]
 
 
 @cache  # the code that it generates stays for good
@@ -226,13 +262,19 @@ def _converter() -> Converter:
         converter.register_structure_hook(plain, _strict(plain, lambda value, kind: kind(value)))
     # Each before those that contain it: cattrs looks for a field's hook when it makes the record's.
     ordered: tuple[Any, ...] = (
-        list[str], records.QueueOptions, dict[str, records.QueueOptions],
+        list[str], QueueOptions, dict[str, QueueOptions],
         PoolConfig, dict[str, PoolConfig], DaemonOptions,
     )  # fmt: skip
     for kind in ordered:
         origin = get_origin(kind)
         if origin is None:
-            fill = make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
+            by_field = {"mode": override(struct_hook=_mode), "group": override(struct_hook=_group)}
+            special: dict[str, Any] = {
+                name: hook for name, hook in by_field.items() if hasattr(kind, name)
+            }
+            fill = make_dict_structure_fn(
+                kind, converter, _cattrs_forbid_extra_keys=True, **special
+            )
             converter.register_structure_hook(kind, _strict(dict, fill))
         else:
             strict = _strict(origin, converter.get_structure_hook(kind))
@@ -241,7 +283,7 @@ def _converter() -> Converter:
 
 
 def _collect(error: BaseException, path: config_lines.Path, trouble: _Trouble) -> None:
-    """The leaves of what cattrs raises, each with its path."""
+    """Adds each exception in what cattrs raises, with its path."""
     for note in getattr(error, "__notes__", ()):
         if isinstance(note, IterableValidationNote):
             path = (*path, str(note.index))
@@ -262,7 +304,7 @@ def _collect(error: BaseException, path: config_lines.Path, trouble: _Trouble) -
 
 
 def _check(config: Tables, trouble: _Trouble) -> None:
-    """What types cannot say."""
+    """Adds the mistakes that types do not show."""
     daemon = config.daemon
     for option, check in (
         ("http", http_address),
@@ -277,111 +319,82 @@ def _check(config: Tables, trouble: _Trouble) -> None:
         except errors.InvalidArgument as error:
             trouble.add(("daemon", option), str(error))
     if not all(map(is_host, daemon.http_hosts)):
-        trouble.add(("daemon", "http_hosts"), "each is a name or an address, without a port")
-    if not 0.05 <= daemon.interval <= INTERVAL_MAX:
-        trouble.add(("daemon", "interval"), f"it is from 0.05 to {INTERVAL_MAX} seconds")
-    if daemon.max_clients < 1:
-        trouble.add(("daemon", "max_clients"), "it is at least 1")
+        trouble.add(("daemon", "http_hosts"), "each must be a name or an address, without a port")
+    for key, meaning in options_of(DaemonOptions).items():
+        if refusal := out_of_range(key, meaning, getattr(daemon, key)):
+            trouble.add(("daemon", key), refusal.demand)
     _check_group(daemon.read_group, ("daemon", "read_group"), trouble)
     for name in list(config.pools)[WATCHED_MAX:]:
-        trouble.add(("pools", name), f"{WATCHED_MAX} pools are the most")
+        trouble.add(("pools", name), f"a daemon watches at most {WATCHED_MAX} pools")
     room, _ = shared_memory()
     for name, pool in config.pools.items():
         _check_pool(name, pool, room, trouble)
 
 
-def _check_group(group: str | None, path: config_lines.Path, trouble: _Trouble) -> None:
+def _check_group(group: str | int | None, path: config_lines.Path, trouble: _Trouble) -> None:
     try:
         number = group_id(group)
     except errors.InvalidArgument:
         trouble.add(path, "there is no such group")
         return
     if group is not None and os.geteuid() and number not in (os.getegid(), *os.getgroups()):
-        trouble.add(path, "the daemon's user is not in this group, and so cannot give it anything")
+        trouble.add(path, "the daemon's user must be a member of this group to use it")
 
 
 def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> None:
     path = ("pools", name)
-    try:
-        checked_name(name, "pool")
-        geometry = Geometry.planned(name, pool.geometry())
-    except errors.InvalidArgument as error:
-        message = str(error).removeprefix(f"pool {name!r}: ")
-        option = message.split()[0]
-        option = {"members": "max_members", "queues": "max_queues"}.get(option, option)
-        known = option in records.PoolOptions.__dataclass_fields__
-        trouble.add((*path, option) if known else path, message)
+    _check_name(name, "pool", path, trouble)
+    geometry, refusal = plan(pool)
+    if refusal is not None:
+        trouble.add((*path, refusal.option), refusal.demand)
     else:
-        if len(pool.queues) > geometry.queues:
+        if len(pool.queue) > geometry.queues:
             trouble.add(
-                (*path, "queues", list(pool.queues)[geometry.queues]),
-                f"it is one more than max_queues, {geometry.queues}",
+                (*path, "queue", list(pool.queue)[geometry.queues]),
+                f"the pool can have {geometry.queues} queues; raise queues",
             )
         wanted = geometry.prealloc * geometry.buffer_size  # the rest takes memory when it is used
         if wanted > room:
             trouble.add(
                 (*path, "prealloc"),
-                f"times buffer_size {geometry.buffer_size} is {mib(wanted, up=True)}; "
-                f"{SHM} has {mib(room)}",
+                f"times buffer_size {geometry.buffer_size} is {size_text(wanted, up=True)}; "
+                f"{SHM} has {size_text(room)}",
             )
-    if not (pool.mode.isdigit() and set(pool.mode) <= set("01234567") and int(pool.mode, 8) < 512):
-        trouble.add((*path, "mode"), 'it is octal, from "0000" to "0777"')
-    elif int(pool.mode, 8) & 0o600 != 0o600:
-        trouble.add((*path, "mode"), "it keeps the daemon itself out; it is at least 0600")
+    if pool.mode & 0o600 != 0o600:
+        trouble.add((*path, "mode"), "it must include 0600, which the daemon itself needs")
     _check_group(pool.group, (*path, "group"), trouble)
     for option in ("low_water", "queue_full_s", "held_s", "trim_to", "trim_after_s"):
         if not 0 <= (getattr(pool, option) or 0) < float("inf"):
-            trouble.add((*path, option), "it is a number from 0 on")
+            trouble.add((*path, option), "it must be a number from 0")
     for option in ("low_water", "trim_to"):
         if (getattr(pool, option) or 0) > pool.capacity > 0:
-            trouble.add((*path, option), f"the capacity, {pool.capacity}, is the most")
-    for queue_name, queue in pool.queues.items():
-        _check_queue(queue_name, queue, pool, (*path, "queues", queue_name), trouble)
-    circle = letters_in_a_circle(pool.queues)
-    if circle:
+            trouble.add((*path, option), f"it must be at most the capacity, {pool.capacity}")
+    for queue_name, queue in pool.queue.items():
+        _check_queue(queue_name, queue, pool, (*path, "queue", queue_name), trouble)
+    if circle := letters_in_a_circle(pool.queue):
         trouble.add(
-            (*path, "queues", circle[0], "dead_letter"),
+            (*path, "queue", circle[0], "dead_letter"),
             f"the dead letters of {', '.join(circle)} go in a circle",
         )
 
 
-def letters_in_a_circle(queues: dict[str, records.QueueOptions]) -> list[str]:
-    """The queues whose dead letters come back to them, if there are any."""
-    done: set[str | None] = set()
-    for first in queues:
-        chain: list[str] = []
-        at: str | None = first
-        while at is not None and at in queues and at not in done:
-            done.add(at)
-            chain.append(at)
-            at = queues[at].dead_letter
-        if at is not None and at in chain:
-            return sorted(chain[chain.index(at) :])
-    return []
-
-
 def _check_queue(
     name: str,
-    queue: records.QueueOptions,
+    queue: QueueOptions,
     pool: PoolConfig,
     path: config_lines.Path,
     trouble: _Trouble,
 ) -> None:
+    _check_name(name, "queue", path, trouble)
+    letter = pool.queue.get(queue.dead_letter or "")
+    for refusal in queue_refusals(queue, letter.producers if letter else None):
+        trouble.add((*path, refusal.option), refusal.demand)
+    if queue.dead_letter is not None and letter is None:
+        trouble.add((*path, "dead_letter"), "the pool declares no such queue")
+
+
+def _check_name(name: str, what: str, path: config_lines.Path, trouble: _Trouble) -> None:
     try:
-        checked_name(name, "queue")
+        checked_name(name, what)
     except errors.InvalidArgument as error:
         trouble.add(path, str(error))
-    if not 2 <= queue.capacity <= 65536 or queue.capacity & queue.capacity - 1:
-        trouble.add((*path, "capacity"), "allowed is a power of two from 2 to 65536")
-    if not 0 <= queue.max_redeliveries <= REDELIVERIES_MAX:
-        trouble.add((*path, "max_redeliveries"), f"it is from 0 to {REDELIVERIES_MAX}")
-    if queue.on_death == "dead-letter" and queue.dead_letter is None:
-        trouble.add((*path, "on_death"), "it needs dead_letter, the queue they go to")
-    if queue.on_death == "requeue" and queue.producers == "single":
-        trouble.add((*path, "on_death"), 'it needs producers = "multi"')
-    if queue.dead_letter is not None:
-        letter = pool.queues.get(queue.dead_letter)
-        if letter is None:
-            trouble.add((*path, "dead_letter"), "the pool declares no such queue")
-        elif letter.producers == "single":
-            trouble.add((*path, "dead_letter"), 'that queue needs producers = "multi"')

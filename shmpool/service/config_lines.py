@@ -9,7 +9,7 @@ import tomllib
 
 Path = tuple[str, ...]
 
-DEPTH = 5  # of a key that is found: pools.NAME.queues.NAME.option
+DEPTH = 5  # of a key that is found: pools.NAME.queue.NAME.option
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _KEY = re.compile(r"""[ \t]*(?:([A-Za-z0-9_-]+)|("(?:[^"\\]|\\.)*"|'[^']*'))[ \t]*(\.?)""")
 _COMMENT = re.compile(r"[^\n]*")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pools that the configuration declares: made, completed, and told from what others have put
-under their names.
+"""The pools that the configuration declares: creates them, adds missing queues, and refuses other
+users' files under their names.
 """
 
 import logging
@@ -8,9 +8,9 @@ import os
 import stat
 
 from .. import errors
+from ..options import QueueOptions
 from ..pool import Pool
 from ..pool_files import path_of
-from ..rpc.records import QueueOptions
 from ..segment import group_id
 from ..view import QueueStats, View
 from . import handlers
@@ -20,10 +20,10 @@ log = logging.getLogger("shmpool")
 
 
 def unlike(name: str, status: os.stat_result, pool: PoolConfig) -> str | None:
-    """Why a file is not the declared pool, whatever it holds; None if it can be."""
-    mode, declared = stat.S_IMODE(status.st_mode), int(pool.mode, 8)
+    """Returns why a file cannot be the declared pool, whatever it holds; None if it can."""
+    mode, declared = stat.S_IMODE(status.st_mode), pool.mode
     if not stat.S_ISREG(status.st_mode):
-        return "what has its name is no file"
+        return "what has its name is not a regular file"
     if status.st_uid not in (os.geteuid(), 0):
         return f"what has its name belongs to user {status.st_uid}; it is refused until it is gone"
     if mode & ~declared & 0o022:
@@ -43,10 +43,9 @@ def status_of(name: str) -> os.stat_result | None:
 
 
 def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
-    """ConfigError if a pool that exists is not as declared, or has no room for its queues.
+    """Returns the names of declared pools that exist, and why others are refused, by name.
 
-    The names of those that exist; and of those that cannot be had, with the reason: another has
-    their name.
+    ConfigError if an existing pool differs from its declaration, or has no room for its queues.
     """
     there, refused, wrong = set(), {}, []
     for name, pool in config.pools.items():
@@ -58,7 +57,7 @@ def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
             there.add(name)
             wrong += [
                 config.document.said(config.document.line(_place(difference)), str(difference))
-                for difference in handlers.differences(name, pool, pool.queues)
+                for difference in handlers.differences(name, pool, pool.queue)
             ]
             _refuse_more_queues(name, config)
     if wrong:
@@ -67,17 +66,16 @@ def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
 
 
 def _place(difference: handlers.Difference) -> tuple[str, ...]:
-    """Where the configuration says what is not so."""
+    """Returns the key of the configuration that differs."""
     if difference.queue is not None:
-        return "pools", difference.pool, "queues", difference.queue, difference.option
-    option = {"members": "max_members", "queues": "max_queues"}.get(difference.option)
-    return "pools", difference.pool, option or difference.option
+        return "pools", difference.pool, "queue", difference.queue, difference.option
+    return "pools", difference.pool, difference.option
 
 
 def make(config: Config) -> dict[str, str]:
-    """Makes the pools and queues that are declared and missing: all, or none. ConfigError.
+    """Creates the declared pools and queues that are missing: all, or none. ConfigError.
 
-    The names of those that cannot be had, as refuse_differences() says.
+    Returns why pools are refused, by name, as refuse_differences().
     """
     there, refused = refuse_differences(config)
     made: list[str] = []
@@ -86,8 +84,8 @@ def make(config: Config) -> dict[str, str]:
             if name in there or name in refused:
                 continue
             try:
-                handlers.create_pool(name, pool, pool.queues)
-            except errors.PoolExists as error:  # it has come in between
+                handlers.create_pool(name, pool, pool.queue)
+            except errors.PoolExists as error:  # another process was faster
                 refused[name] = str(error)
                 continue
             except errors.OutOfSharedMemory as error:
@@ -107,29 +105,29 @@ def make(config: Config) -> dict[str, str]:
 def _missing(
     queues: list[QueueStats], declared: dict[str, QueueOptions]
 ) -> dict[str, QueueOptions]:
-    """Those of the declared queues that a pool does not have yet."""
+    """Returns the declared queues that a pool does not have yet."""
     there = {queue.name for queue in queues}
     return {name: queue for name, queue in declared.items() if name not in there}
 
 
 def _refuse_more_queues(name: str, config: Config) -> None:
-    """ConfigError if there is no place for a pool's new queues."""
+    """ConfigError if a pool has no room for its missing queues."""
     with View(name) as view:
         queues = view.queues()
         missing, room = (
-            _missing(queues, config.pools[name].queues),
+            _missing(queues, config.pools[name].queue),
             view.geometry.queues - len(queues),
         )
     if len(missing) > room:
         first = list(missing)[room]
         raise config.document.error(
-            ("pools", name, "queues", first), f"pool {name!r} has room for {room} more queues"
+            ("pools", name, "queue", first), f"pool {name!r} has room for {room} more queues"
         )
 
 
 def _complete(name: str, config: Config) -> None:
     with View(name) as view:
-        missing = _missing(view.queues(), config.pools[name].queues)
+        missing = _missing(view.queues(), config.pools[name].queue)
     if not missing:
         return
     with Pool.attach(name) as pool:

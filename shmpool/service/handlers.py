@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request does to the pools of this machine. No sockets and no clock but the system's.
+"""What each request does to the pools of this machine. No sockets.
 
-The daemon asks a RequestHandler that keeps pools open; the command line, without a daemon, one
-that keeps none. A slow request may be answered by another thread than the one that opens them.
+The daemon's RequestHandler keeps pools open; that of the command line keeps none. A slow request
+may be answered by another thread than the one that opens the pools.
 """
 
 import contextlib
@@ -10,9 +10,11 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any
 
 from .. import errors
+from ..options import Geometry, PoolOptions, QueueOptions, keywords, letters_in_a_circle, planned
+from ..options import differences as option_differences
 from ..pool import Pool
 from ..pool_files import pool_names
 from ..pruning import survey
@@ -40,14 +42,12 @@ from ..rpc.protocol import (
 from ..rpc.records import (
     Description,
     Pong,
-    PoolOptions,
     PoolSummary,
     Pruned,
-    QueueOptions,
     Recoveries,
 )
 from ..stats import LIMIT_S, recovering, whole
-from ..view import Geometry, View
+from ..view import View
 from .alarms import Policy
 from .watched_pool import Rank, WatchedPool, stats_of
 
@@ -56,7 +56,7 @@ WATCHED_MAX = 56  # a process may have 64 pools open, and requests open them too
 
 @dataclass(frozen=True)
 class Difference:
-    """A declared value that is not what an existing pool has. queue is None for the pool's own."""
+    """An option whose declared value is not that of an existing pool, or of its queue."""
 
     pool: str
     queue: str | None
@@ -70,10 +70,10 @@ class Difference:
 
 
 class RequestHandler:
-    """Answers requests; knows the pools that are held."""
+    """Answers requests, and holds the pools that the daemon watches."""
 
     def __init__(self, package: str) -> None:
-        """package is the version that ping and version tell."""
+        """package: the version that version answers."""
         self._package = package
         self._started = time.monotonic()
         self.watched: dict[str, WatchedPool] = {}
@@ -120,7 +120,7 @@ class RequestHandler:
     # Answers.
 
     def answer(self, request: AnyRequest) -> Any:
-        """What the request comes to: its class says the type. ShmpoolError."""
+        """Returns the answer, of the type that the request's class names. ShmpoolError."""
         match request:
             case Ping():
                 return Pong(os.getpid(), time.monotonic() - self._started)
@@ -152,7 +152,7 @@ class RequestHandler:
             case Peek(name, queue, n, size):
                 with self._view(name) as view:
                     return view.peek(queue, n, size)
-            case Redrive(name, queue, n, to, reset):
+            case Redrive(name, queue, n, to=to, reset=reset):
                 with Pool.attach(name) as pool:
                     target = pool.queue(to) if to is not None else None
                     return pool.queue(queue).redrive(n, to=target, reset=reset)
@@ -163,14 +163,13 @@ class RequestHandler:
                 return Pruned(*survey(age=age))
             case Watch():
                 raise errors.RequestRefused("watch needs a daemon: it sends notifications")
-            case _:
-                assert_never(request)
+        raise errors.RequestRefused(f"{request.method} is not answered by this version")
 
     def steps(
         self, request: AnyRequest, limit: float | None = LIMIT_S
     ) -> Generator[None, None, Any]:
-        """answer(), with a yield after every few milliseconds if the request goes through a whole
-        pool; limit is in seconds of processor time. Any thread may go on with it."""
+        """As answer(), with a yield every few milliseconds if the request scans a whole pool. limit
+        is in seconds of processor time. Any thread may continue the generator."""
         match request:
             case RunAudit(name):
                 with Pool.attach(name, readonly=True) as pool:
@@ -220,27 +219,8 @@ class RequestHandler:
 
 
 def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:
-    """Makes a pool and its queues, or nothing. As Pool.create and Pool.create_queue."""
-    try:
-        mode = int(options.mode, 8)
-    except ValueError:
-        raise errors.InvalidArgument(
-            f'mode is {options.mode!r}; it must be octal, for example "0660"'
-        ) from None
-    pool = Pool.create(
-        name,
-        buffer_size=options.buffer_size,
-        capacity=options.capacity,
-        prealloc=options.prealloc or 0,
-        cache_size=options.cache_size,
-        bulk=options.bulk,
-        refill_multiplier=options.refill_multiplier,
-        headroom=options.headroom or 0,
-        members=options.max_members,
-        queues=options.max_queues,
-        mode=mode,
-        group=options.group,
-    )
+    """Creates a pool and its queues: all, or nothing. Raises as Pool.create and create_queue."""
+    pool = Pool.create(name, **keywords(PoolOptions, options))
     try:
         with pool:
             create_queues(pool, queues)
@@ -250,53 +230,33 @@ def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]
 
 
 def create_queues(pool: Pool, queues: dict[str, QueueOptions]) -> None:
-    """Makes queues as they are declared, those that dead letters go to first."""
+    """Creates queues, each after the queue that its dead letters go to."""
+    if circle := letters_in_a_circle(queues):
+        raise errors.InvalidArgument(
+            f"pool {pool.name!r}: the dead letters of {', '.join(circle)} go in a circle"
+        )
     left = dict(queues)
     while left:
-        ready = [name for name, queue in left.items() if queue.dead_letter not in left]
-        if not ready:
-            raise errors.InvalidArgument(
-                f"pool {pool.name!r}: the dead letters of {', '.join(sorted(left))} go in a circle"
-            )
-        for name in ready:
-            options = left.pop(name)
-            pool.create_queue(
-                name,
-                capacity=options.capacity,
-                producers=options.producers,
-                consumers=options.consumers,
-                on_death=options.on_death,
-                dead_letter=options.dead_letter,
-                max_redeliveries=options.max_redeliveries,
-            )
+        for name in [name for name, queue in left.items() if queue.dead_letter not in left]:
+            pool.create_queue(name, **keywords(QueueOptions, left.pop(name)))
 
 
 def differences(
     name: str, options: PoolOptions, queues: dict[str, QueueOptions]
 ) -> list[Difference]:
-    """In what a pool that exists is not as declared. PoolNotFound, SegmentInvalid, AccessDenied."""
-    declared = {k: v for k, v in options.geometry().items() if v is not None}
-    planned = Geometry.planned(name, options.geometry())  # rounded as the pool's own was
+    """Returns the options in which an existing pool differs from its declaration. PoolNotFound,
+    SegmentInvalid, AccessDenied."""
+    asked = Geometry.of(planned(name, options))  # rounded as the pool's own is
     with View(name) as view:
         found = [
-            Difference(name, None, option, value, getattr(view.geometry, option))
-            for option, value in declared.items()
-            if getattr(planned, option) != getattr(view.geometry, option)
+            Difference(name, None, option, declared, there)
+            for option, declared, there in option_differences(options, asked, view.geometry)
         ]
         existing = {queue.name: queue for queue in view.queues()}
-        for queue_name, queue in queues.items():
-            there = existing.get(queue_name)
-            if there is not None:
-                found += [
-                    Difference(name, queue_name, option, getattr(queue, option), value)
-                    for option, value in (
-                        ("capacity", there.capacity),
-                        ("producers", there.producers),
-                        ("consumers", there.consumers),
-                        ("on_death", there.on_death),
-                        ("dead_letter", there.dead_letter),
-                        ("max_redeliveries", there.max_redeliveries),
-                    )
-                    if getattr(queue, option) != value
-                ]
+    for queue_name, queue in queues.items():
+        if queue_name in existing:
+            for option, declared in keywords(QueueOptions, queue).items():
+                there = getattr(existing[queue_name], option)
+                if declared != there:
+                    found.append(Difference(name, queue_name, option, declared, there))
     return found

@@ -201,8 +201,8 @@ void second_segment(struct scene *s)
 				      .refill_multiplier = 1,
 				      .members = 2,
 				      .queues = 1 };
-	char why[256];
-	EQUAL(0, segment_plan(&s->made, &g, why, sizeof(why)));
+	struct shmpool_refusal why;
+	EQUAL(0, segment_plan(&s->made, &g, &why));
 	s->made.fd = memfd_create("kill_points made", MFD_CLOEXEC);
 	CHECK(s->made.fd >= 0 && ftruncate(s->made.fd, (off_t)g.size) == 0);
 	s->made.base = mmap(NULL, g.size, PROT_READ | PROT_WRITE, MAP_SHARED, s->made.fd, 0);

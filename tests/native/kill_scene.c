@@ -138,10 +138,10 @@ void scene_make(const struct operation *o)
 				      .queues = 5 };
 	struct report *report = scene.report;
 	struct segment s;
-	char why[256];
+	struct shmpool_refusal why;
 	scene = (struct scene) { .operation = o, .report = report };
 	*report = (struct report) { .result = PENDING };
-	EQUAL(0, segment_plan(&s, &g, why, sizeof(why)));
+	EQUAL(0, segment_plan(&s, &g, &why));
 	scene.size = g.size;
 	map_new();
 	EQUAL(0, segment_init(&s, scene.base, scene.fd));

@@ -316,8 +316,7 @@ void check_queue(struct scene *s)
 int create_segment(struct scene *s)
 {
 	struct shmpool_geometry g = s->made.geometry;
-	char why[256];
-	return shmpool_create_wait(s->made.base, s->made.fd, &g, why, sizeof(why));
+	return shmpool_create_wait(s->made.base, s->made.fd, &g);
 }
 
 /* What was not made to the end is known for what it is, what was is whole. */
@@ -326,8 +325,8 @@ void check_segment(struct scene *s)
 	struct segment made;
 	struct qmempool pool;
 	struct shmpool_audit audit;
-	char why[256];
-	int error = segment_check(&made, s->made.base, s->made.size, s->made.fd, why, sizeof(why));
+	struct shmpool_refusal why;
+	int error = segment_check(&made, s->made.base, s->made.size, s->made.fd, &why);
 	DEMAND(error == 0 || error == -EAGAIN);
 	DEMAND(error == 0 || s->report->result == PENDING);
 	if (error)

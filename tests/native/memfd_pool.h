@@ -11,13 +11,13 @@
 /* The number of the pool, which this process has open. */
 static inline uint32_t memfd_pool(struct shmpool_geometry *g)
 {
-	char why[256];
-	CHECK(shmpool_plan(g, why, sizeof(why)) == 0);
+	struct shmpool_refusal why;
+	CHECK(shmpool_plan(g, &why) == 0);
 	int fd = memfd_create("pool", MFD_CLOEXEC);
 	CHECK(fd >= 0 && ftruncate(fd, (off_t)g->size) == 0);
 	void *base = mmap(NULL, g->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	CHECK(base != MAP_FAILED);
-	CHECK(shmpool_create_wait(base, fd, g, why, sizeof(why)) == 0);
+	CHECK(shmpool_create_wait(base, fd, g) == 0);
 	int number = shmpool_open(base, g->size, fd, "", 1);
 	CHECK(number >= 0);
 	return (uint32_t)number;

@@ -618,13 +618,13 @@ void world_make(const struct profile *profile)
 				      .members = world_profile->members ? world_profile->members :
 									  MEMBERS,
 				      .queues = QUEUES + 2 };
-	char why[256];
+	struct shmpool_refusal why;
 	int64_t extents;
 	if (world_segment.base)
 		munmap(world_segment.base, world_segment.size);
 	free(snapshot);
 	g.cache_size = 0;
-	SAME(0, segment_plan(&world_segment, &g, why, sizeof(why)));
+	SAME(0, segment_plan(&world_segment, &g, &why));
 	/* Smaller than a user may have them: the same things happen in fewer steps. */
 	world_segment.member_stride += world_profile->cache * sizeof(uint64_t);
 	world_segment.member_stride = (world_segment.member_stride + 63) / 64 * 64;

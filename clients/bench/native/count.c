@@ -98,13 +98,13 @@ static void set_up(struct ends *e)
 				      .members = 4,
 				      .queues = 2 };
 	struct segment s;
-	char why[256];
-	expect(!segment_plan(&s, &g, why, sizeof(why)));
+	struct shmpool_refusal why;
+	expect(!segment_plan(&s, &g, &why));
 	int fd = memfd_create("count", MFD_CLOEXEC);
 	expect(fd >= 0 && !ftruncate(fd, (off_t)g.size));
 	void *base = mmap(NULL, g.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	expect(base != MAP_FAILED);
-	expect(!shmpool_create_wait(base, fd, &g, why, sizeof(why)));
+	expect(!shmpool_create_wait(base, fd, &g));
 	int number = shmpool_open(base, g.size, fd, "", 1);
 	expect(number >= 0);
 	int multi = shmpool_queue_create(number, "multi", 1024, 0, 0, 0, 0);

@@ -82,10 +82,10 @@ static int create(struct bench_run *run)
 				      .members = BENCH_WORKERS_MAX + 1, /* the harness is one */
 				      .queues = 1 };
 	struct segment s;
-	char why[256];
+	struct shmpool_refusal why;
 	(void)run;
 	discard();
-	int error = segment_plan(&s, &g, why, sizeof(why));
+	int error = segment_plan(&s, &g, &why);
 	if (error)
 		return error;
 	size = g.size;
@@ -95,7 +95,7 @@ static int create(struct bench_run *run)
 	base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (base == MAP_FAILED)
 		return -errno;
-	error = shmpool_create_wait(base, fd, &g, why, sizeof(why));
+	error = shmpool_create_wait(base, fd, &g);
 	if (error)
 		return error;
 	pool_number = shmpool_open(base, size, fd, "", 1);

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import shmpool
 
@@ -34,7 +34,9 @@ CACHED, FEW = 1024, 8  # buffers for each process in addition to those in queues
 class Ours(Transport):
     library = "shmpool"
     package = "shmpool"
-    on_death = "free"  # what happens to the buffers that a killed consumer held
+    on_death: Literal["free", "requeue"] = (
+        "free"  # what happens to the buffers that a killed consumer held
+    )
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
