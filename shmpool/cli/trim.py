@@ -8,8 +8,8 @@ from ..rpc.protocol import Trim
 from .access import Backend, pool_argument, with_backend
 from .output import command_of, json_option, print_json, working
 
-HELP = """Returns the memory of free buffers, except --keep of them, to the kernel. Prints how many
-bytes."""
+HELP = """Returns the memory of free buffers to the system, keeping --keep of them, and prints how
+many bytes."""
 
 
 @command_of(Trim, "shmpool trim rx --keep 4096", help_text=HELP)
