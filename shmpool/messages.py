@@ -4,7 +4,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ._ffi import check, ffi, lib
+from ._ffi import ffi, lib
+from .codes import check
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ import contextlib
 from typing import NoReturn
 
 from . import errors
-from ._ffi import Native, check, ffi, lib
+from ._ffi import Native, ffi, lib
 from .buffer import PoolBase
 from .burst import Burst
+from .codes import check
 from .names import checked_name
 from .options import (
     at_least,
@@ -250,6 +251,7 @@ class Pool(PoolBase):
         return segment
 
     def _fail(self, code: int) -> NoReturn:
+        """Raises what a call of this pool ended with: hot/ calls it too."""
         refuse(self, code)
 
     # Buffers. alloc is in hot/, and so is the end of the pool.
@@ -324,12 +326,12 @@ class Pool(PoolBase):
     def queues(self) -> list[AlfQueue]:
         """Every queue of the pool, in the order of their numbers."""
         self._opened()
-        return [AlfQueue(self, number) for number in self._queue_names()]
+        return [AlfQueue(self, number) for number in queue_names(self)]
 
     def _queue_names(self) -> dict[int, str]:
         return queue_names(self)
 
-    # Looking.
+    # Reading.
 
     def stats(self) -> Stats:
         """How many buffers are where, and the counters. Takes no lock."""
@@ -346,7 +348,7 @@ class Pool(PoolBase):
 
         limit is in seconds of processor time: what is not counted then is said.
         """
-        return self._counting(self._queue_names()).run(limit).audit()
+        return self._counting(queue_names(self)).run(limit).audit()
 
     def holders(self, limit: float | None = LIMIT_S) -> list[Holder]:
         """The threads that hold buffers: how many, and for how long the oldest. LimitReached if

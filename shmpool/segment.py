@@ -16,8 +16,9 @@ import resource
 from collections.abc import Callable
 
 from . import errors, os_errors
-from ._ffi import Native, check, ffi, lib
+from ._ffi import Native, ffi, lib
 from ._hot import SegmentBase
+from .codes import check
 from .pool_files import (
     TEMPORARY,
     locked_whole,

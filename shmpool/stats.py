@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from . import errors
-from ._ffi import Native, check, ffi, lib
+from ._ffi import Native, ffi, lib
+from .codes import check
 
 T = TypeVar("T")
 

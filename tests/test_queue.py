@@ -2,6 +2,7 @@
 """AlfQueue: buffers in and out, one at a time."""
 
 import re
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -180,7 +181,7 @@ WRONG_TIMEOUTS: list[tuple[Any, type[Exception], str]] = [
     ),
     *(
         (other, TypeError, f"timeout is {other!r}; it must be a number")
-        for other in ("1", b"1", [], 1j, Fraction(1), np.float32(1))
+        for other in ("1", b"1", bytearray(b"1"), np.str_("1"), [], 1j, np.zeros(2))
     ),
 ]
 
@@ -208,6 +209,78 @@ def test_a_wrong_timeout(
         with pytest.raises(error, match=re.escape(text)):
             call()
     assert (2, False, 1) == (len(queue), buf.released, len(burst))
+    for find in (
+        lambda: pool.queue("q", timeout=timeout),
+        lambda: shmpool.Pool.attach(pool.name, timeout=timeout),
+    ):
+        with pytest.raises(error, match=re.escape(text)):
+            find()
+
+
+class Half(float):
+    """A subclass."""
+
+
+class Seconds:
+    """A number only by its __float__."""
+
+    def __float__(self) -> float:
+        return 0.5
+
+
+@pytest.mark.parametrize(
+    "timeout",
+    [
+        True, False, Half(0.5), Seconds(), Fraction(1, 2), Decimal("0.5"), Decimal("1e400"),
+        Fraction(10**400), np.float16(0.5), np.float32(0.5), np.float64(0.5), np.longdouble(0.5),
+        np.int8(1), np.uint64(2**63), np.bool_(True), np.array(0.5), 0.5, 1, 0, -0.0,
+    ],
+)  # fmt: skip
+def test_a_timeout_is_what_float_accepts(pool: shmpool.Pool, timeout: Any) -> None:
+    """Every call that waits takes it, whether it waits or not."""
+    queue = pool.create_queue("q", capacity=4)
+    queue.put(pool.alloc(timeout), timeout)
+    queue.put_many(pool.alloc_many(1, timeout), timeout)
+    queue.send(b"1", timeout)
+    queue.send_many([b"2"], timeout)
+    queue.get(timeout).nack(timeout)
+    queue.get_many(1, timeout).nack(timeout)
+    assert 4 == len(queue) == len(pool.queue("q", timeout=timeout))
+    assert b"1" == queue.recv(timeout)
+    assert [b"2"] == queue.recv_many(1, timeout)
+    shmpool.Pool.attach(pool.name, timeout=timeout).close()
+
+
+@pytest.mark.parametrize("timeout", [np.float32(0.001), Fraction(1, 1000), Decimal("0.001")])
+def test_a_timeout_ends_a_wait_whatever_its_type(pool: shmpool.Pool, timeout: Any) -> None:
+    """Empty, Full, PoolExhausted, QueueNotFound."""
+    queue = pool.create_queue("q", capacity=2)
+    rest = pool.alloc_many(pool.capacity - 2)
+    for call in (queue.get, queue.recv, lambda t: queue.get_many(1, t)):
+        with pytest.raises(shmpool.Empty):
+            call(timeout)
+    queue.send_many([b"1", b"2"])
+    with pytest.raises(shmpool.PoolExhausted):
+        pool.alloc(timeout)
+    rest[0].free()
+    with pytest.raises(shmpool.Full):
+        queue.put(pool.alloc(), timeout)
+    with pytest.raises(shmpool.QueueNotFound):
+        pool.queue("none", timeout=timeout)
+
+
+def test_what_a_timeout_raises_is_raised(pool: shmpool.Pool) -> None:
+    """An exception of __float__ other than TypeError and OverflowError; nothing is taken."""
+
+    class Broken:
+        def __float__(self) -> float:
+            raise KeyError("broken")
+
+    queue = pool.create_queue("q", capacity=2)
+    queue.send(b"1")
+    with pytest.raises(KeyError, match="broken"):
+        queue.recv(Broken())  # type: ignore[arg-type]
+    assert 1 == len(queue)
 
 
 def test_wrong_calls(pool: shmpool.Pool) -> None:

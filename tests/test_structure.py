@@ -20,6 +20,7 @@ C_ORDER = [
     "alf_repair.h",
     "layout.h",
     "shmpool.h",
+    "binding.h",
     "process.h",
     "copy.h",
     "wait.h",
@@ -39,7 +40,7 @@ C_ORDER = [
     "audit.h",
     "local.h",
     "guard.h",
-    "call.h",
+    "lookup.h",
     "hot.h",
     "payload.h",
     "burst.h",
@@ -48,7 +49,7 @@ C_ORDER = [
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    errors names _native _ffi os_errors _hot options buffer burst messages queue pool_files
+    errors codes names _native _ffi _hot os_errors options buffer burst messages queue pool_files
     process_exit segment pruning stats pool view __init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client_connection rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling

@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "binding.h"
 #include "check.h"
 #include "requeue.h"
 #include "wait.h"
