@@ -211,7 +211,7 @@ class Pool(PoolBase):
             pool._owner = owner
             if segment.named():
                 return pool
-            pool.close()  # somebody has removed it meanwhile
+            pool.close()  # it was removed since we opened it
 
     @classmethod
     def _open(cls, segment: Segment, made: bool = False) -> "Pool":
