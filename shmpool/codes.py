@@ -69,7 +69,7 @@ EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     errno.EACCES: (errors.AccessDenied, "this process may not open its file for writing"),
     errno.EBADFD: (
         errors.AccessDenied,
-        "its file cannot be opened again: the program closed the descriptor, and its name was removed",
+        "its file cannot be opened again: the program closed the descriptor, and its name is gone",
     ),
     errno.EROFS: (
         errors.AccessDenied,
@@ -79,8 +79,8 @@ EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     errno.EDEADLK: (errors.AccessDenied, "another process keeps its file locked"),
     errno.ENOLCK: (
         errors.SegmentInvalid,
-        "no open file description locks, which show which members are alive: mount a tmpfs at /dev/shm, and "
-        "let seccomp allow fcntl",
+        "no open file description locks, which show which members are alive: mount a tmpfs at "
+        "/dev/shm, and let seccomp allow fcntl",
     ),
     errno.EEXIST: (errors.QueueExists, "it exists already; Pool.queue() finds it"),
 }

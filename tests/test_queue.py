@@ -2,6 +2,7 @@
 """AlfQueue: buffers in and out, one at a time."""
 
 import re
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -368,3 +369,52 @@ def test_queues_do_not_mix(pool: shmpool.Pool) -> None:
         queues[i % 4].send(b"%d" % i)
     for k, queue in enumerate(queues):
         assert [b"%d" % i for i in range(k, 40, 4)] == queue.recv_many(16)
+
+
+class Acting:
+    """A timeout whose __float__ does something first, and counts."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act = act
+        self.read = 0
+
+    def __float__(self) -> float:
+        self.read += 1
+        self.act()
+        return 0.0
+
+
+def test_a_timeout_is_read_once_and_first(make_pool: MakePool) -> None:
+    """Before the call checks its buffer, queue and pool, so that __float__ may change them."""
+    pool = make_pool()
+    queue = pool.create_queue("q", capacity=2)
+    buf, burst = pool.alloc(), pool.alloc_many(2)
+    freeing: Any = Acting(buf.free)
+    with pytest.raises(shmpool.BufferReleased):
+        queue.put(buf, freeing)
+    freeing_many: Any = Acting(burst.free)
+    with pytest.raises(shmpool.BufferReleased):
+        queue.put_many(burst, freeing_many)
+    assert (1, 1, 0) == (freeing.read, freeing_many.read, len(queue))
+    queue.send(b"1")
+    got = queue.get()
+    filling: Any = Acting(lambda: queue.send_many([b"2", b"3"]))
+    with pytest.raises(shmpool.Full):
+        got.nack(filling)
+    assert (1, b"1") == (filling.read, bytes(got))
+    got.free()
+    queue.drain()
+    for call in (
+        queue.get,
+        queue.recv,
+        lambda t: queue.get_many(1, t),
+        lambda t: queue.recv_many(1, t),
+    ):
+        sending: Any = Acting(lambda: queue.send(b"4"))
+        call(sending)
+        assert (1, 0) == (sending.read, len(queue))
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+    closing: Any = Acting(pool.close)
+    with pytest.raises(shmpool.PoolClosed):
+        queue.send(b"5", closing)
+    assert 1 == closing.read

@@ -183,26 +183,27 @@ struct hot_wait {
 	int64_t deadline; /* CLOCK_MONOTONIC in ns; 0 until the first wait sets it */
 };
 
-/* Completes a call whose attempt returned code.
- *
- *     code                   meaning                     what hot_wait() does
- *     0 or more              done                        returns it
- *     -EAGAIN, -ENOBUFS      empty, full                 with a timeout of 0 returns it, else
- * blocks
- *     -EINPROGRESS, -EBUSY   recovery may help           blocks; with a timeout of 0 tries once
- *     other                  failed                      returns it
- *
- * A call without an attempt passes -EINPROGRESS. Blocks without the interpreter's lock. Runs signal
- * handlers between two blocking calls. Returns what the core returned, -EBADF if another thread has
- * closed the pool (then buffers that were taken have been given back), or HOT_RAISED with the
- * exception of a handler, or PoolReplaced. */
+/* True if a call whose attempt returned code goes on to block. */
 static inline bool hot_must_block(int64_t code, double timeout)
 {
 	return code == -EAGAIN || code == -ENOBUFS ? timeout != 0 :
 						     code == -EINPROGRESS || code == -EBUSY;
 }
 
+/* Blocks without the interpreter's lock, until the call succeeds or the deadline comes; with a
+ * timeout of 0 tries once. Runs signal handlers between two blocking calls. */
 int64_t hot_block(struct hot_wait *wait);
+
+/* Completes a call whose attempt returned code; a call without an attempt passes -EINPROGRESS.
+ *
+ *     code                   meaning             timeout 0       another timeout
+ *     0 or more              done                returned        returned
+ *     -EAGAIN, -ENOBUFS      empty, full         returned        hot_block()
+ *     -EINPROGRESS, -EBUSY   recovery may help   hot_block()     hot_block()
+ *     other                  failed              returned        returned
+ *
+ * Returns what the core returned; -EBADF if another thread closed the pool (buffers just taken were
+ * freed then); or HOT_RAISED with the exception of a signal handler, or with PoolReplaced. */
 static inline int64_t hot_wait(struct hot_wait *wait, int64_t code)
 {
 	return hot_must_block(code, wait->timeout) ? hot_block(wait) : code;
