@@ -21,6 +21,7 @@ from typing import (
 
 from . import errors
 from ._ffi import Native, ffi, lib
+from ._hot import timeout_seconds
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
@@ -340,17 +341,13 @@ def letters_in_a_circle(queues: Mapping[str, QueueOptions]) -> list[str]:
 def found_within(
     timeout: float | None, missing: type[errors.ShmpoolError], find: Callable[[], Found]
 ) -> Found:
-    """find(), repeated for up to timeout seconds (None: for ever) while it raises missing."""
-    if timeout is not None and not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout is {timeout!r}; it is a number of seconds, or None")
-    if timeout is not None and not timeout >= 0:
-        raise errors.InvalidArgument(f"timeout is {timeout!r} seconds; it cannot be negative")
-    begun, pause = time.monotonic(), PAUSE_S[0]
+    """Returns find(), repeated for up to timeout seconds (None: no limit) while it is missing."""
+    deadline, pause = time.monotonic() + timeout_seconds(timeout), PAUSE_S[0]
     while True:
         try:
             return find()
         except missing:
-            left = pause if timeout is None else begun + timeout - time.monotonic()
+            left = deadline - time.monotonic()
             if left <= 0:
                 raise
         time.sleep(min(pause, left))

@@ -12,7 +12,8 @@ import stat
 from typing import TYPE_CHECKING, NoReturn
 
 from . import errors
-from ._ffi import Native, fail
+from ._ffi import Native
+from .codes import fail
 from .names import printable
 
 if TYPE_CHECKING:

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pool: a pool of packet buffers that several processes share, opened in this one."""
+"""Pool: a pool of packet buffers that several processes share, opened in this process.
+
+The methods alloc() and close() are in hot/, and so are those of Buffer.
+
+One file: Pool is one class, and half of its lines are the documentation of its methods.
+"""
 
 import contextlib
 from typing import NoReturn
 
 from . import errors
-from ._ffi import Native, check, ffi, lib
+from ._ffi import Native, ffi, lib
 from .buffer import PoolBase
 from .burst import Burst
+from .codes import check
 from .names import checked_name
 from .options import (
     ON_DEATH,
@@ -44,9 +50,14 @@ from .stats import (
 class Pool(PoolBase):
     """Fixed-size buffers in POSIX shared memory, with named queues to pass them between processes.
 
-    Safe for any number of threads and processes. Each thread is a member of its own from its first
-    call on, with a local cache of free buffers; a forked child becomes a member itself. Pickles to
-    its name, so it can be an argument of a multiprocessing process.
+    Any number of threads and processes may use a pool at the same time. Each thread becomes a
+    member with its first call, and has a local cache of free buffers. A forked child becomes a
+    member of its own. A Pool pickles to its name, so it can be an argument of a multiprocessing
+    process.
+
+    Every method raises PoolClosed if the pool is closed in this process, also while it waits. A
+    call that waits raises PoolReplaced once the pool's name is another pool's (see replaced).
+    Without a timeout a call waits as long as it takes; Ctrl-C and other signals interrupt it.
 
     >>> import shmpool
     >>> with shmpool.Pool.create("doc-pool", buffer_size=2048, capacity=1024) as pool:
@@ -61,7 +72,7 @@ class Pool(PoolBase):
     def __init__(self, segment: Segment, made: bool = False) -> None:
         """Call Pool.create or Pool.attach instead."""
         path = getattr(segment, "path", "")  # what is no segment is refused there
-        number = self._hot_open(segment, path, made)  # from here on the segment ends with the pool
+        number = self._hot_open(segment, path, made)  # the pool now owns the segment
         self._number = number
         self.name = segment.name
         self.readonly: bool = segment.read_only
@@ -195,7 +206,7 @@ class Pool(PoolBase):
             pool._owner = owner
             if segment.named():
                 return pool
-            pool.close()  # somebody has removed it meanwhile
+            pool.close()  # it was removed since we opened it
 
     @classmethod
     def _open(cls, segment: Segment, made: bool = False) -> "Pool":
@@ -204,7 +215,16 @@ class Pool(PoolBase):
 
     @staticmethod
     def unlink(name: str) -> None:
-        """Removes the pool's name. Processes that have it open keep it until the last closes it."""
+        """Removes the pool's name.
+
+        Processes that have the pool open go on using it; its memory is freed when the last of them
+        closes it.
+
+        Raises:
+            PoolNotFound: there is no pool of that name.
+            AccessDenied: this user may not remove it.
+            InvalidArgument: it is no name.
+        """
         unlink(checked_name(name, "pool"))
 
     def __repr__(self) -> str:
@@ -222,9 +242,9 @@ class Pool(PoolBase):
 
     @property
     def replaced(self) -> bool:
-        """Whether the name now stands for another pool of the same owner.
+        """True if the name is another pool's now, of the same owner.
 
-        A call that waits then ends with PoolReplaced, within a quarter of a second.
+        A call that waits then raises PoolReplaced within a quarter of a second.
         """
         return replaced(self.name, self._opened().status)
 
@@ -242,14 +262,22 @@ class Pool(PoolBase):
         return segment
 
     def _fail(self, code: int) -> NoReturn:
+        """Raises what a call of this pool ended with: hot/ calls it too."""
         refuse(self, code)
 
-    # Buffers. alloc is in hot/, and so is the end of the pool.
+    # Buffers.
 
     def alloc_many(self, n: int, timeout: float | None = None) -> Burst:
-        """A burst of n buffers: all, or PoolExhausted after timeout seconds and none.
+        """Takes n free buffers as a Burst: all of them or none.
 
-        At once if n is over the capacity.
+        Waits up to timeout seconds (None: as long as it takes, 0: not at all) until n are free.
+
+        Raises:
+            PoolExhausted: n were not free in that time; at once if n exceeds capacity.
+            InvalidArgument: n is less than 1.
+            OutOfSharedMemory: the pool must grow and cannot.
+            LimitReached: all member slots are taken.
+            AccessDenied: the pool was opened read-only.
         """
         n = at_least(n, 1, "n")
         if n > self.capacity:
@@ -307,12 +335,18 @@ class Pool(PoolBase):
         return AlfQueue(self, code if code > 0 else refuse(self, code, f"queue {name!r}"))
 
     def _same(self, other: "Pool") -> bool:
-        """Whether both are openings of one segment."""
+        """True if both are the same pool, opened twice."""
         return self is other or self._opened().file == other._opened().file
 
     def queue(self, name: str, *, timeout: float | None = 0) -> AlfQueue:
-        """The queue of that name, waited for up to timeout seconds until it is made (None: for
-        ever). QueueNotFound."""
+        """Finds the queue of that name.
+
+        Waits up to timeout seconds (None: as long as it takes, 0: not at all) until it exists.
+
+        Raises:
+            QueueNotFound: it did not exist in that time.
+            InvalidArgument: it is no name.
+        """
         checked_name(name, "queue")
         return found_within(timeout, errors.QueueNotFound, lambda: self._find(name))
 
@@ -322,35 +356,46 @@ class Pool(PoolBase):
         return AlfQueue(self, check(code, f"queue {name!r} of pool {self.name!r}"))
 
     def queues(self) -> list[AlfQueue]:
-        """Every queue of the pool, in the order of their numbers."""
+        """Returns every queue of the pool, in the order of their numbers."""
         self._opened()
-        return [AlfQueue(self, number) for number in self._queue_names()]
+        return [AlfQueue(self, number) for number in queue_names(self)]
 
     def _queue_names(self) -> dict[int, str]:
         return queue_names(self)
 
-    # Looking.
+    # Reading.
 
     def stats(self) -> Stats:
-        """How many buffers are where, and the counters. Takes no lock."""
+        """Counts the buffers by where they are, and reads the counters.
+
+        Takes no lock and disturbs nobody; the figures are not of one instant.
+        """
         self._opened()
         return read_stats(self._number, self.capacity)
 
     def members(self) -> list[Member]:
-        """The threads that are attached."""
+        """Returns the attached threads of all processes."""
         self._opened()
         return read_members(self._number, self.geometry.members)
 
     def audit(self, limit: float | None = LIMIT_S) -> Audit:
         """Checks by two independent counts that no buffer is lost or counted twice.
 
-        limit is in seconds of processor time: what is not counted then is said.
+        Other threads and processes go on meanwhile. Stops after limit seconds of processor time
+        (None: no limit); then the Audit is not complete.
+
+        Raises:
+            SegmentInvalid: the shared memory is corrupted or truncated.
         """
-        return self._counting(self._queue_names()).run(limit).audit()
+        return self._counting(queue_names(self)).run(limit).audit()
 
     def holders(self, limit: float | None = LIMIT_S) -> list[Holder]:
-        """The threads that hold buffers: how many, and for how long the oldest. LimitReached if
-        limit, as of audit(), is not enough."""
+        """Returns the threads that hold buffers: how many each, and for how long the oldest.
+
+        Raises:
+            LimitReached: not all buffers were counted within limit seconds of processor time.
+            SegmentInvalid: the shared memory is corrupted or truncated.
+        """
         return self._counting({}).run(limit).holders()
 
     def _counting(self, queues: dict[int, str]) -> Counting:
@@ -358,19 +403,28 @@ class Pool(PoolBase):
         return Counting(self._number, self.capacity, self.geometry.members, queues)
 
     def trim(self, keep: int = 0) -> int:
-        """Returns the memory of free buffers to the system, keeping keep of them: how many bytes.
+        """Returns the memory of free buffers to the system, except keep of them. Returns bytes.
 
-        What was preallocated stays, and the pool grows again when it has to. Other threads' caches
-        are emptied; everybody goes on meanwhile.
+        Preallocated buffers stay. The pool grows again when it must. Flushes the local caches of
+        all threads, which go on meanwhile.
+
+        Raises:
+            InvalidArgument: keep is negative.
+            AccessDenied: the pool was opened read-only.
         """
         self._opened()
         keep = at_least(keep, 0, "keep")
         return check(lib.shmpool_trim_wait(self._number, min(keep, 2**63)), f"pool {self.name!r}")
 
     def recover(self) -> Recovery:
-        """Recovers dead members; nobody else stops meanwhile. Any number may at the same time.
+        """Recovers dead members: frees or requeues their buffers, and frees their slots.
 
-        Members that wait do so themselves; the daemon does at once."""
+        Other members go on meanwhile, and any number of threads and processes may recover at the
+        same time. Members that wait recover dead ones too, and the daemon does at once.
+
+        Raises:
+            AccessDenied: the pool was opened read-only.
+        """
         self._opened()
         return recover(self._number)
 
@@ -380,7 +434,7 @@ def _open_pools() -> list[Pool]:
 
 
 def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -> Pool:
-    """The pool of that name that this process has open, or attaches to: what a pickle becomes."""
+    """Unpickles a pool: returns the one that this process has open, or attaches to it."""
     for pool in _open_pools():
         segment = pool._segment
         same = (pool.name, pool.readonly, pool._owner) == (name, readonly, owner)
@@ -392,7 +446,7 @@ def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -
 
 
 def _pool_of_descriptor(passed: Native) -> Pool:
-    """The anonymous pool that the parent process has passed on to this one."""
+    """Unpickles a pool without a name, whose descriptor the parent process has passed."""
     segment = Segment.of_descriptor(passed.detach())
     for pool in _open_pools():
         if pool._segment is not None and pool._segment.file == segment.file:

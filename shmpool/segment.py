@@ -17,8 +17,9 @@ import resource
 from collections.abc import Callable, Iterator
 
 from . import errors, os_errors
-from ._ffi import Native, check, ffi, lib
+from ._ffi import Native, ffi, lib
 from ._hot import SegmentBase
+from .codes import check
 from .options import native_refusal
 from .pool_files import (
     TEMPORARY,

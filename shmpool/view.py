@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import TypeVar
 
 from . import errors
-from ._ffi import Native, check, ffi, lib
+from ._ffi import Native, ffi, lib
+from .codes import check
 from .messages import Message, read_messages
 from .names import checked_name, is_name, printable
 from .options import INT32_MAX, ON_DEATH, QUEUE_MAX, Geometry

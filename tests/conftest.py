@@ -2,6 +2,7 @@
 """Fixtures: pools with names of their own, helper processes, and a watch over what is left."""
 
 import contextlib
+import ctypes
 import itertools
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
@@ -23,7 +24,6 @@ import pytest
 
 import shmpool
 import shmpool.pruning
-from shmpool._ffi import ffi, lib
 
 collect_ignore = ["fuzz_wire.py"]  # not a test: it wants a library that only `make fuzz` installs
 DEADLINE_S = 60.0  # a guard against hangs, never a measure
@@ -97,41 +97,66 @@ def nothing_left() -> Iterator[None]:
 
 
 class Handles:
-    """The C calls that take many handles, as Python's objects make them, for handles made up."""
+    """The calls of a Burst for handles that are made up: writes them into a Burst's memory."""
 
     def __init__(self, pool: shmpool.Pool, queue: shmpool.AlfQueue | None = None) -> None:
-        number = pool._number
-        self.key = (number & 63) << 58 | number >> 6 << 32
-        self.queue = queue.number << 48 if queue else 0
+        self._pool = pool
+        self._queue = queue
+        with pool.alloc_many(1) as burst:
+            self._state = self._words(burst)[2].value
 
     @staticmethod
     def of(burst: shmpool.Burst) -> list[int]:
         """Those of a burst."""
         return [buf.generation << 32 | buf.index for buf in burst]
 
+    @staticmethod
+    def _words(burst: shmpool.Burst) -> tuple[ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32]:
+        """The fields handle, n and state of struct burst_object (hot/hot.h)."""
+        at = id(burst) + object.__basicsize__ + 8
+        return (
+            ctypes.c_void_p.from_address(at),
+            ctypes.c_uint32.from_address(at + 16),
+            ctypes.c_uint32.from_address(at + 24),
+        )
+
+    def _code(self, handles: list[int], call: Callable[[shmpool.Burst], object]) -> int:
+        """0, or the negative errno of what the call raises."""
+        forged = shmpool.Burst(self._pool, len(handles))
+        at, n, state = self._words(forged)
+        released = state.value
+        (ctypes.c_uint64 * len(handles)).from_address(at.value or 0)[:] = handles
+        n.value, state.value = len(handles), self._state
+        try:
+            call(forged)
+        except shmpool.ShmpoolError as error:
+            return -(error.errno or 0)
+        finally:
+            n.value, state.value = 0, released
+        return 0
+
     def free(self, handles: list[int]) -> int:
-        native = ffi.new("uint64_t[]", handles)
-        return int(lib.shmpool_free_many(self.key, native, len(handles)))
+        return self._code(handles, lambda burst: burst.free())
 
     def put(self, handles: list[int]) -> int:
-        native = ffi.new("uint64_t[]", handles)
-        return int(lib.shmpool_put_many_wait(self.key | self.queue, native, len(handles), 0))
+        assert self._queue
+        queue = self._queue
+        return self._code(handles, lambda burst: queue.put_many(burst, 0))
 
     def read(self, handles: list[int]) -> int:
-        native, out = ffi.new("uint64_t[]", handles), ffi.new("char[]", len(handles))
-        return int(lib.shmpool_column(self.key, native, len(handles), 0, 1, out))
+        return self._code(handles, lambda burst: burst.column(0, "u1"))
 
     def write(self, handles: list[int]) -> int:
-        native = ffi.new("uint64_t[]", handles)
-        return int(lib.shmpool_set_column(self.key, native, len(handles), 0, 1, b"\x09", 0))
+        return self._code(handles, lambda burst: burst.set_column(0, 9, "u1"))
 
     def lengths(self, handles: list[int]) -> int:
-        native, out = ffi.new("uint64_t[]", handles), ffi.new("uint32_t[]", len(handles))
-        return int(lib.shmpool_lengths(self.key, native, len(handles), out))
+        return self._code(handles, lambda burst: burst.lengths)
 
     def set_lengths(self, handles: list[int]) -> int:
-        native, one = ffi.new("uint64_t[]", handles), ffi.new("uint32_t[]", 1)
-        return int(lib.shmpool_set_lengths(self.key, native, len(handles), one, 0))
+        def assign(burst: shmpool.Burst) -> None:
+            burst.lengths = 0  # type: ignore[assignment]
+
+        return self._code(handles, assign)
 
 
 @pytest.fixture

@@ -164,9 +164,9 @@ def test_a_file_that_cannot_be_made(
 
 def test_every_code_from_c() -> None:
     """Each says something of its own, and what is not known is named."""
-    from shmpool._ffi import _EXCEPTIONS, fail
+    from shmpool.codes import EXCEPTIONS, fail
 
-    for number, (kind, _) in _EXCEPTIONS.items():
+    for number, (kind, _) in EXCEPTIONS.items():
         with pytest.raises(kind, match="what it was about"):
             fail(-number, "what it was about")
     with pytest.raises(shmpool.ShmpoolError, match="what it was about: Input/output error"):
@@ -265,8 +265,8 @@ def test_words_of_the_pages() -> None:
     assert "Members of this group may use the read-only requests (ls, stats, ...)" in config
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert "what happens to buffers that a consumer had taken when it died" in readme
-    assert shmpool.AlfQueue.dead_letter.__doc__ == (
-        "The queue that receives buffers whose consumers died max_redeliveries times, or None."
+    assert "The queue for buffers that were returned max_redeliveries times, or None." in (
+        shmpool.AlfQueue.dead_letter.__doc__ or ""
     )
     assert (shmpool.Pool.audit.__doc__ or "").startswith(
         "Checks by two independent counts that no buffer is lost or counted twice."

@@ -53,7 +53,7 @@ def test_what_the_dead_held(make_pool: MakePool, start: Start) -> None:
     assert done.buffers >= 1 + 30 + 7
     assert home(pool)
     assert 256 == len(pool.alloc_many(256, timeout=0))
-    assert (1, 3) == (len(pool.members()), pool.stats().deaths)
+    assert (1, 3) == (len(pool.members()), pool.stats().recovered)
     assert 0 == pool.recover().members
 
 
@@ -363,7 +363,7 @@ def test_an_empty_pool_recovers_by_itself(make_pool: MakePool, start: Start) -> 
         pool.alloc(timeout=0)
     child.kill()
     assert 64 == len(pool.alloc_many(64))
-    assert 1 == pool.stats().deaths
+    assert 1 == pool.stats().recovered
 
 
 @pytest.mark.parametrize("side", ["producer", "consumer"])
@@ -404,7 +404,7 @@ def test_a_single_role_of_the_dead(
         return True
 
     eventually(taken)
-    assert 1 == pool.stats().deaths
+    assert 1 == pool.stats().recovered
 
 
 def test_every_slot_of_the_dead(make_pool: MakePool, start: Start) -> None:
@@ -413,7 +413,7 @@ def test_every_slot_of_the_dead(make_pool: MakePool, start: Start) -> None:
     for child in [hold(start, pool, 3), hold(start, pool, 4)]:
         child.kill()
     pool.alloc().free()
-    assert (1, 2) == (len(pool.members()), pool.stats().deaths)
+    assert (1, 2) == (len(pool.members()), pool.stats().recovered)
     assert home(pool)
 
 

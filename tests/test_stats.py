@@ -29,7 +29,7 @@ def test_stats_of_a_new_pool(make_pool: MakePool) -> None:
             held=0,
             queued=0,
             members=0,
-            deaths=0,
+            recovered=0,
             counters=dict.fromkeys(COUNTERS, 0),
         )
         == pool.stats()

@@ -20,6 +20,7 @@ C_ORDER = [
     "alf_repair.h",
     "layout.h",
     "shmpool.h",
+    "binding.h",
     "process.h",
     "copy.h",
     "wait.h",
@@ -40,7 +41,7 @@ C_ORDER = [
     "audit.h",
     "local.h",
     "guard.h",
-    "call.h",
+    "lookup.h",
     "hot.h",
     "payload.h",
     "burst.h",
@@ -49,7 +50,7 @@ C_ORDER = [
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    errors names _native _ffi os_errors _hot options buffer burst messages queue pool_files
+    errors codes names _native _ffi _hot os_errors options buffer burst messages queue pool_files
     process_exit segment pruning stats pool view __init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client_connection rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
@@ -142,6 +143,28 @@ def test_bench_order() -> None:
             imported += line.split(", ")
         for other in imported:
             assert BENCH_ORDER.index(other) < BENCH_ORDER.index(name), f"{name} imports {other}"
+
+
+def declared(header: str) -> set[str]:
+    """The functions that a header of native/ declares."""
+    return set(re.findall(r"^\w+ (shmpool_\w+)\(", (NATIVE / header).read_text(), re.MULTILINE))
+
+
+def test_two_ways_into_c() -> None:
+    """Python calls through cffi all that shmpool.h declares, and the C types all of binding.h."""
+    python = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    hot = "".join(path.read_text() for path in (PACKAGE / "hot").glob("*.c"))
+    assert declared("shmpool.h") == set(re.findall(r"\blib\.(shmpool_\w+)", python))
+    called = set(re.findall(r"\b(shmpool_\w+)\(", hot))
+    assert declared("binding.h") - {"shmpool_close_wait"} == called  # that one is for C programs
+
+
+def test_hot_calls_block_in_one_place() -> None:
+    """Only waiting.c makes blocking calls; only it and the end of a mapping release the lock."""
+    for path in (PACKAGE / "hot").glob("*.c"):
+        text = path.read_text()
+        assert path.name == "waiting.c" or not re.search(r"shmpool_\w+_wait\(", text), path.name
+        assert path.name in ("waiting.c", "segment.c") or "SaveThread" not in text, path.name
 
 
 def test_c_knows_no_python() -> None:

@@ -8,8 +8,8 @@ from ..rpc.protocol import Prune
 from .access import Backend, with_backend
 from .output import command_of, json_option, print_json, working
 
-HELP = """Removes every abandoned pool that no process has open, with what is in its queues, and prints
-the names.
+HELP = """Removes every abandoned pool that no process has open, with what is in its queues, and
+prints the names.
 
 A pool is abandoned if its creator died without closing or unlinking it. The reason why each other
 pool stays is printed to stderr."""

@@ -61,7 +61,7 @@ struct qmempool {
 	uint32_t bypass_at;  /* buffer where it looks on */
 	uint64_t bypass_sum; /* what had been given back and abandoned when it last found nothing */
 	int64_t bypass_rest_ns; /* until when it need not look again while that stays so */
-	uint64_t tend_ns;  /* CLOCK_MONOTONIC: from then on a busy thread tends the pool: call.h */
+	uint64_t tend_ns; /* CLOCK_MONOTONIC: from then on a busy thread tends the pool: lookup.h */
 	uint32_t tend_due; /* one has noticed that it is time to */
 };
 

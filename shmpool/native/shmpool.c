@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * shmpool.c - see shmpool.h: the keys taken apart, the answers put together.
+ * shmpool.c - see shmpool.h and binding.h: keys taken apart, answers put together.
  */
 #include "shmpool.h"
 
@@ -10,17 +10,19 @@
 #include <unistd.h>
 
 #include "audit.h"
-#include "call.h"
 #include "guard.h"
 #include "inquiry.h"
+#include "lookup.h"
 #include "member.h"
 #include "process.h"
 #include "recovery.h"
 #include "slab.h"
 #include "token.h"
 
-#define TEND_NS 100000000 /* between two times that a busy process looks for dead members */
 #include "trim.h"
+
+/* Between two recoveries of dead members by a process that never waits. */
+#define TEND_NS 100000000
 
 struct shmpool_range shmpool_range(int option)
 {
@@ -61,7 +63,7 @@ int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made)
 	struct shmpool_refusal why;
 	if (path && strlen(path) >= sizeof(s.path))
 		return -ENAMETOOLONG;
-	madvise(base, size, MADV_DONTDUMP); /* a core file would have all payloads in it */
+	madvise(base, size, MADV_DONTDUMP); /* or a core file would contain all payloads */
 	guard_watch(base, size);
 	int error = segment_check(&s, base, size, fd, &why);
 	if (path)
@@ -118,9 +120,9 @@ void shmpool_let_go(void *page)
 int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
 			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries)
 {
-	struct call c;
+	struct lookup c;
 	struct queue_on_death policy = { on_death, dead_letter, max_redeliveries };
-	int error = open_pool((uint32_t)pool, &c);
+	int error = lookup_pool((uint32_t)pool, &c);
 	return error ? error : queue_create(c.p, c.m, name, capacity, flags & 3, &policy);
 }
 
@@ -179,8 +181,8 @@ int64_t shmpool_queue_empty(uint64_t key)
 
 int shmpool_queue_release(int pool, int queue)
 {
-	struct call c;
-	int error = open_pool((uint32_t)pool, &c);
+	struct lookup c;
+	int error = lookup_pool((uint32_t)pool, &c);
 	if (error)
 		return error;
 	const struct alf_ring *r = queue_ring(c.p, (uint32_t)queue);
@@ -192,12 +194,12 @@ int shmpool_queue_release(int pool, int queue)
 
 int64_t shmpool_field(uint64_t key, int field)
 {
-	struct call c;
+	struct lookup c;
 	struct buffer *b;
 	uint64_t handle;
-	int error = open_key(key, &c);
+	int error = lookup_key(key, &c);
 	if (!error)
-		error = open_buffer(key, &c, &b, &handle);
+		error = lookup_buffer(key, &c, &b, &handle);
 	if (error)
 		return error;
 	switch (field) {
@@ -221,12 +223,12 @@ int64_t shmpool_field(uint64_t key, int field)
 
 int64_t shmpool_set_field(uint64_t key, int field, uint64_t value)
 {
-	struct call c;
+	struct lookup c;
 	struct buffer *b;
 	uint64_t handle;
-	int error = open_key(key, &c);
+	int error = lookup_key(key, &c);
 	if (!error)
-		error = open_buffer(key, &c, &b, &handle);
+		error = lookup_buffer(key, &c, &b, &handle);
 	if (error)
 		return error;
 	switch (field) {
@@ -245,9 +247,9 @@ int64_t shmpool_set_field(uint64_t key, int field, uint64_t value)
 
 int shmpool_recover_wait(int pool, struct shmpool_recovery *out)
 {
-	struct call c;
-	int error = open_pool((uint32_t)pool, &c);
-	if (error == -EUSERS) { /* local_member() has asked: every slot is a live member's */
+	struct lookup c;
+	int error = lookup_pool((uint32_t)pool, &c);
+	if (error == -EUSERS) { /* local_member() has checked that all members live */
 		*out = (struct shmpool_recovery) { 0 };
 		return (int)local_read((uint32_t)pool, 0);
 	}
@@ -259,8 +261,8 @@ int shmpool_recover_wait(int pool, struct shmpool_recovery *out)
 
 int shmpool_tend_wait(uint64_t key)
 {
-	struct call c;
-	int error = open_key(key, &c);
+	struct lookup c;
+	int error = lookup_key(key, &c);
 	if (error)
 		return error;
 	recover_stuck(c.p, c.m);
@@ -271,8 +273,8 @@ int shmpool_tend_wait(uint64_t key)
 
 int64_t shmpool_trim_wait(int pool, uint64_t keep)
 {
-	struct call c;
-	int error = open_pool((uint32_t)pool, &c);
+	struct lookup c;
+	int error = lookup_pool((uint32_t)pool, &c);
 	if (error)
 		return error;
 	int64_t bytes = trim(c.p, c.m, keep);
@@ -296,7 +298,7 @@ int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held 
 		       size_t held_n, uint64_t *queued, size_t queued_n, uint64_t *met,
 		       size_t met_n, int64_t budget_ns)
 {
-	struct call c = { .p = local_pool((uint32_t)pool) };
+	struct lookup c = { .p = local_pool((uint32_t)pool) };
 	if (!c.p)
 		return local_missing((uint32_t)pool);
 	if (load_relaxed(&c.p->closing))

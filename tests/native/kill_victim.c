@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include "binding.h"
 #include "blocking.h"
 #include "check.h"
 #include "wait.h"

@@ -5,8 +5,8 @@
 #ifndef MEMFD_POOL_H
 #define MEMFD_POOL_H
 
+#include "binding.h"
 #include "check.h"
-#include "shmpool.h"
 
 /* The number of the pool, which this process has open. */
 static inline uint32_t memfd_pool(struct shmpool_geometry *g)

@@ -248,7 +248,7 @@ void world_create(uint32_t me)
 		DEMAND(number == -EEXIST || number == -ENFILE);
 }
 
-/* What names a thread's pool, and a queue of it, in the calls of shmpool.h: call.h. */
+/* What names a thread's pool, and a queue of it, in the calls of shmpool.h: lookup.h. */
 static uint64_t key(uint32_t me, uint32_t queue)
 {
 	return (uint64_t)me << 58 | (uint64_t)(queue + 1) << 48;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * look.c - see shmpool.h: the figures of a pool, for who only looks at it.
+ * figures.c - see shmpool.h: the figures of a pool, read without changing it.
  */
 #include <errno.h>
 #include <string.h>
@@ -13,10 +13,10 @@
 #include "queue.h"
 #include "recover.h"
 
-#define HOLLOW_LOOKS 16384 /* slots that count_hollow() looks at: below 2 ms */
+#define HOLLOW_SAMPLES 16384 /* slots that count_hollow() reads: below 2 ms */
 
-/* Slots of the free ring whose buffers have been taken from behind a stopped member. Of many slots
- * some are looked at, at equal distances, and *estimated is set. */
+/* Counts the stale slots of the free ring: their buffers were taken from behind a suspended member.
+ * If there are many slots, reads some at equal distances and sets *estimated. */
 static uint64_t count_hollow(const struct qmempool *p, uint64_t *estimated)
 {
 	const struct alf_ring *r = &p->free;
@@ -28,8 +28,8 @@ static uint64_t count_hollow(const struct qmempool *p, uint64_t *estimated)
 	uint64_t n = (uint64_t)ahead < r->mask + 1 ? (uint64_t)ahead : r->mask + 1, found = 0;
 	if (n * SEGMENT_PAGE > SLAB_SMALL && !slab_backed(&p->segment))
 		return 0;
-	uint64_t apart = (n + HOLLOW_LOOKS - 1) / HOLLOW_LOOKS, looks = n / apart;
-	for (uint64_t k = 0; k < looks; k++) {
+	uint64_t apart = (n + HOLLOW_SAMPLES - 1) / HOLLOW_SAMPLES, samples = n / apart;
+	for (uint64_t k = 0; k < samples; k++) {
 		alf_position at = (alf_position)(cons + k * apart);
 		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
 		found += alf_at(r, at, word) == ALF_AT_VALUE && index < p->capacity &&
@@ -38,7 +38,7 @@ static uint64_t count_hollow(const struct qmempool *p, uint64_t *estimated)
 				 owner_transit(0, at); /* [OWNER] */
 	}
 	*estimated = apart > 1;
-	return found * n / looks;
+	return found * n / samples;
 }
 
 void audit_stats(struct qmempool *p, struct shmpool_stats *out)
@@ -46,8 +46,8 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 	const struct segment *s = &p->segment;
 	memset(out, 0, sizeof(*out));
 	out->created = slab_created(s);
-	uint64_t in_ring = alf_count(&p->free), gone = count_hollow(p, &out->estimated);
-	out->free = in_ring > gone ? in_ring - gone : 0;
+	uint64_t in_ring = alf_count(&p->free), hollow = count_hollow(p, &out->estimated);
+	out->free = in_ring > hollow ? in_ring - hollow : 0;
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct alf_ring *r = queue_ring(p, i);
 		if (!r)

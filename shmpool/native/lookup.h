@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * call.h - the keys and answers of shmpool.h, taken apart and put together.
+ * lookup.h - what a key of binding.h names, for the calling thread; one attempt with it; and a
+ * buffer's header on its way in and out.
  */
-#ifndef SHMPOOL_CALL_H
-#define SHMPOOL_CALL_H
+#ifndef SHMPOOL_LOOKUP_H
+#define SHMPOOL_LOOKUP_H
 
+#include "binding.h"
 #include "local.h"
 #include "queue.h"
-#include "shmpool.h"
 #include "wait.h"
 
 #define KEY_GENERATION_MASK 0x7fu
 
-/* What a key names, for the calling thread. */
-struct call {
+/* What a key names. */
+struct lookup {
 	struct qmempool *p;
 	struct member *m;
 	const struct alf_ring *ring;
@@ -29,7 +30,7 @@ static inline uint32_t key_queue(uint64_t key)
 	return key >> 48 & 0x3ff;
 }
 
-static inline int open_pool(uint32_t number, struct call *c)
+static inline int lookup_pool(uint32_t number, struct lookup *c)
 {
 	c->p = local_pool(number);
 	if (unlikely(!c->p))
@@ -44,43 +45,44 @@ static inline int open_pool(uint32_t number, struct call *c)
 	return 0;
 }
 
-static inline int open_key(uint64_t key, struct call *c)
+static inline int lookup_key(uint64_t key, struct lookup *c)
 {
-	return open_pool(key_pool(key), c);
+	return lookup_pool(key_pool(key), c);
 }
 
-static inline int open_queue(uint64_t key, struct call *c)
+static inline int lookup_queue(uint64_t key, struct lookup *c)
 {
-	int error = open_key(key, c);
+	int error = lookup_key(key, c);
 	if (unlikely(error))
 		return error;
 	c->ring = queue_ring(c->p, key_queue(key));
 	return likely(c->ring) ? 0 : queue_missing(c->p, key_queue(key));
 }
 
-/* Attempts of calls that hold their language's lock: -EINPROGRESS in place of -EAGAIN and -ENOBUFS
- * if the same call with wait in its name may find more, because it asks who is dead. */
-static inline int call_get(const struct call *c, uint64_t *handle, uint32_t n)
+/* One attempt. -EINPROGRESS in place of -EAGAIN and -ENOBUFS if a blocking call may succeed,
+ * because it recovers dead members. */
+static inline int lookup_get(const struct lookup *c, uint64_t *handle, uint32_t n)
 {
 	int got = queue_get(c->p, c->m, c->ring, handle, n);
 	return unlikely(got == -EAGAIN) && queue_stuck(c->ring, c->m) ? -EINPROGRESS : got;
 }
 
-static inline int call_put(const struct call *c, const uint64_t *handle, uint32_t n)
+static inline int lookup_put(const struct lookup *c, const uint64_t *handle, uint32_t n)
 {
 	int error = queue_put(c->p, c->m, c->ring, handle, n);
 	return unlikely(error == -ENOBUFS) && !alf_ready(c->ring, 0) ? -EINPROGRESS : error;
 }
 
-/* The result of a wait until end, which came in place of deadline (wait_slice_end), as one until
- * deadline: -EINTR if that has not come, which is the same to the caller as a signal. */
-static inline int64_t waits_on(int64_t result, int64_t end, int64_t deadline)
+/* Translates the result of a wait until end, which wait_slice_end() chose, for a caller that waits
+ * until deadline: -EINTR if only end has passed, because the caller goes on as after a signal. */
+static inline int64_t wait_slice_result(int64_t result, int64_t end, int64_t deadline)
 {
 	return (result == -EAGAIN || result == -ENOBUFS) && end != deadline ? -EINTR : result;
 }
 
-/* The header that a key names, if it is the caller's and the key is not stale. */
-static inline int open_buffer(uint64_t key, struct call *c, struct buffer **b, uint64_t *handle)
+/* Finds the header that a key names: -EPERM if it belongs to another member's process, -ESTALE if
+ * the key is stale. */
+static inline int lookup_buffer(uint64_t key, struct lookup *c, struct buffer **b, uint64_t *handle)
 {
 	uint32_t index = key & ALF_INDEX_MASK;
 	if (unlikely(index >= c->p->capacity))
@@ -92,9 +94,9 @@ static inline int open_buffer(uint64_t key, struct call *c, struct buffer **b, u
 	return qmempool_check(c->p, c->m, *handle);
 }
 
-/* Where the payload of a buffer lies, as its header says: each word is read once, and what leads
- * outside the buffer is taken for nothing. */
-static inline struct shmpool_extent extent_of(const struct qmempool *p, uint64_t handle)
+/* Reads from the header where a buffer's payload lies. Each word is read once. Returns zeros if
+ * they lead outside the buffer. */
+static inline struct shmpool_extent header_extent(const struct qmempool *p, uint64_t handle)
 {
 	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
 	const uint32_t headroom = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
@@ -104,29 +106,30 @@ static inline struct shmpool_extent extent_of(const struct qmempool *p, uint64_t
 	return (struct shmpool_extent) { headroom, length };
 }
 
-/* Members that wait look for dead ones, and members that never wait do too: whoever reads the clock
- * for a header notices when it is time. The next call of a thread that can do without the
- * interpreter's lock does it. */
-static inline void notice_time(const struct call *c, int64_t now)
+/* Members that wait recover dead ones. So that members that never wait do too, every call that
+ * reads the clock for a header checks whether it is time, and a later call without the
+ * interpreter's lock recovers (shmpool_tend_wait). */
+static inline void lookup_notice_time(const struct lookup *c, int64_t now)
 {
 	if (unlikely((uint64_t)now >= load_relaxed(&c->p->tend_ns)))
 		store_relaxed(&c->p->tend_due, 1);
 }
 
-/* Says in the header since when its holder has the buffer: for pool.holders(). */
-static inline void held_since(const struct call *c, uint64_t handle, int64_t now)
+/* Records in the header since when its holder has the buffer: Pool.holders() reports it. */
+static inline void header_set_since(const struct lookup *c, uint64_t handle, int64_t now)
 {
-	notice_time(c, now);
+	lookup_notice_time(c, now);
 	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->since, (uint64_t)now);
 }
 
-/* Resets the header of a buffer just allocated. -EBADMSG if the local cache held no buffer. */
-static inline int fresh(const struct call *c, uint64_t handle, int64_t now)
+/* Resets the header of a buffer just allocated. -EBADMSG if the handle is none of the pool: the
+ * local cache was corrupted. */
+static inline int header_reset(const struct lookup *c, uint64_t handle, int64_t now)
 {
 	if (unlikely(handle_index(handle) >= c->p->capacity))
 		return -EBADMSG;
 	struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
-	notice_time(c, now);
+	lookup_notice_time(c, now);
 	store_relaxed(&b->length, 0);
 	store_relaxed(&b->headroom, (uint32_t)c->p->segment.geometry.headroom);
 	store_relaxed(&b->mark, 0);
