@@ -6,6 +6,7 @@
 
 #include <sched.h>
 
+#include "binding.h"
 #include "local.h"
 
 #define MESSAGES 512
