@@ -15,6 +15,7 @@ import pytest
 
 MODELS = Path(__file__).parent / "models"
 DEPTH = 40_000  # steps of the longest run; a search that would go deeper says so and fails
+CYCLE_DEPTH = 1_000_000
 MEMORY_MB, LONG_MEMORY_MB = 6_000, 12_000
 
 
@@ -61,7 +62,6 @@ MUTATIONS = [
     ("VOID_FORGOTTEN", QUEUES["multi"]),
     ("OPS_BEFORE_CONS", QUEUES["claims"]),
     ("CLAIM_FORGOTTEN", QUEUES["claims"]),
-    ("LOST_TO_LEAVE", QUEUES["hand-on"]),
     ("LIVE_NOW", QUEUES["reserves"]),
     ("NO_IDENTITY_CHECK", QUEUES["reuse"]),
     ("ROLE_BEFORE_PROD", QUEUES["single-producers"]),
@@ -78,6 +78,88 @@ CACHE_MUTATIONS = [
     "ROB_STORES",
     "STEAL_NO_BARRIER",
 ]
+
+
+def _member(**other: int) -> dict[str, int]:
+    """Options of member.pml: who takes part in the life of one slot."""
+    usual = {"RECOVERERS": 2, "NEWCOMERS": 1, "SAME": 0, "THIEF": 0, "EPOCH_MAX": 4, "RUNS": 1}
+    return usual | {"CRASHES": 2} | other
+
+
+SLOT = {
+    "slot": _member(CRASHES=3),
+    "two-newcomers": _member(RECOVERERS=1, NEWCOMERS=2),
+    "same-process": _member(RECOVERERS=1, NEWCOMERS=2, SAME=1, RUNS=2),
+    "last-epoch": _member(RECOVERERS=1, NEWCOMERS=2, EPOCH_MAX=1),
+    "thief": _member(THIEF=1),
+}
+SLOT_MUTATIONS = [
+    ("CLEARED_FIRST", SLOT["slot"]),
+    ("RAISED_AGAIN", SLOT["slot"]),
+    ("FREE_BEFORE_TAG", SLOT["slot"]),
+    ("DEAD_STORED", SLOT["slot"]),
+    ("IDENTITY_ONCE", SLOT["slot"]),
+    ("CLEARED_IGNORED", SLOT["slot"]),
+    ("CLEARING_STORED", SLOT["slot"]),
+    ("TAG_KEPT", SLOT["slot"]),
+    ("STILL_CLEARED", SLOT["slot"]),
+    ("LAST_EPOCH_USED", SLOT["last-epoch"]),
+    ("EPOCH_ONCE", SLOT["last-epoch"]),
+    ("BOTTOM_STORED", SLOT["thief"]),
+]
+
+
+def _abandon(**other: int) -> dict[str, int]:
+    """Options of abandon.pml: who returns buffers to a full queue, and who recovers."""
+    usual = {"ON_FREE": 0, "RECOVERERS": 2, "NEWCOMER": 0, "NACKS": 1, "PASSES": 1, "CRASHES": 2}
+    return usual | other
+
+
+ABANDONED = {
+    "nack": _abandon(),
+    "nack-twice": _abandon(NACKS=2, CRASHES=1),
+    "nack-on-free": _abandon(ON_FREE=1),
+    "newcomer": _abandon(RECOVERERS=1, NEWCOMER=1, NACKS=0),
+    "newcomer-and-nack": _abandon(RECOVERERS=1, NEWCOMER=1, CRASHES=1),
+    "newcomer-on-free": _abandon(RECOVERERS=1, NEWCOMER=1, NACKS=0, ON_FREE=1),
+}
+ABANDONED_MUTATIONS = [
+    ("LEFT_BY_OTHERS", ABANDONED["nack-twice"]),
+    ("LEFT_UNCOUNTED", ABANDONED["nack"]),
+    ("NAME_FORGOTTEN", ABANDONED["nack-on-free"]),
+    ("WITHOUT_QUEUE", ABANDONED["nack-on-free"]),
+    ("COUNTED_BEFORE", ABANDONED["nack"]),
+    ("LOST_TO_LEAVE", ABANDONED["newcomer"]),
+]
+
+
+def _turn(**other: int) -> dict[str, int]:
+    """Options of turn.pml: who waits for one buffer, and who for two."""
+    usual = {"ONES": 3, "MANYS": 1, "BUFFERS": 2, "ROUNDS": 1, "KEEPER": 1, "ROOM": 0, "FAIR": 0}
+    return usual | {"CRASHES": 0, "TURNS": 1, "AFTER": 2} | other
+
+
+TURNS = {
+    "buffers": _turn(),
+    "room": _turn(ROOM=1, TURNS=0),
+    "deaths": _turn(ONES=2, KEEPER=0, CRASHES=1, AFTER=1),
+    "two-for-many": _turn(ONES=1, MANYS=2, BUFFERS=3, ROUNDS=2, KEEPER=0, AFTER=1),
+}
+SERVED = _turn(FAIR=1, KEEPER=0, ROUNDS=0, TURNS=0, AFTER=1)
+TURN_MUTATIONS = [
+    ("NOT_PASSED_ON", TURNS["buffers"]),
+    ("NOT_PASSED_ON", TURNS["room"]),
+    ("ONES_NOT_WOKEN", TURNS["buffers"]),
+    ("WAIT_FIRST", TURNS["deaths"]),
+    ("WANT_UNSAID", TURNS["deaths"]),
+    ("NO_LOOK", TURNS["deaths"]),
+    ("SLEEPERS_LEFT", TURNS["deaths"]),
+]
+SERVED_MUTATIONS = [
+    ("NO_TURN", SERVED),
+    ("GIVEN_BACK", SERVED | {"TURNS": 1}),
+    ("SINCE_ANEW", SERVED | {"AFTER": 2}),
+]
 IS_LONG = os.environ.get("SHMPOOL_MODELS") == "long"
 
 pytestmark = [
@@ -87,8 +169,13 @@ pytestmark = [
 ]
 
 
-def _search(model: str, options: dict[str, int], where: Path, long: bool = False) -> str:
-    """What the verifier of one model, generated and compiled in where, says in the end."""
+def _search(
+    model: str, options: dict[str, int], where: Path, long: bool = False, cycles: bool = False
+) -> str:
+    """What the verifier of one model, generated and compiled in where, says in the end.
+
+    With cycles it looks for runs without end that break the model's claim.
+    """
     defines = [f"-D{name}={value}" for name, value in options.items()]
     run = {"cwd": where, "capture_output": True, "text": True}
     made = subprocess.run(["spin", "-a", *defines, MODELS / f"{model}.pml"], **run)  # type: ignore[call-overload]
@@ -98,8 +185,7 @@ def _search(model: str, options: dict[str, int], where: Path, long: bool = False
             "gcc",
             "-O2" if long else "-O1",
             "-w",
-            "-DSAFETY",
-            "-DCOLLAPSE",
+            *([] if cycles else ["-DSAFETY", "-DCOLLAPSE"]),
             f"-DMEMLIM={LONG_MEMORY_MB if long else MEMORY_MB}",
             "-o",
             "pan",
@@ -109,7 +195,8 @@ def _search(model: str, options: dict[str, int], where: Path, long: bool = False
         **run,
     )  # type: ignore[call-overload]
     hashed = "-w26" if long else "-w22"
-    found = subprocess.run(["./pan", f"-m{DEPTH}", hashed], **run)  # type: ignore[call-overload]
+    sought = ["-a", f"-m{CYCLE_DEPTH}"] if cycles else [f"-m{DEPTH}"]
+    found = subprocess.run(["./pan", *sought, hashed], **run)  # type: ignore[call-overload]
     said: str = found.stdout + found.stderr
     states = re.search(r"([\d.e+]+) states, stored", said)
     seconds = re.search(r"elapsed time ([\d.]+)", said)
@@ -160,6 +247,51 @@ def test_cache_mutation(mutation: str, tmp_path: Path) -> None:
     assert "errors: 1" in said
 
 
+@pytest.mark.parametrize("name", SLOT)
+def test_slot(name: str, tmp_path: Path) -> None:
+    """A member slot has one owner at a time, counts each death once and is never lost."""
+    _whole(_search("member", SLOT[name], tmp_path))
+
+
+@pytest.mark.parametrize("name", ABANDONED)
+def test_abandoned(name: str, tmp_path: Path) -> None:
+    """A buffer that nobody owns reaches its queue or the pool, or is counted as waiting for it."""
+    _whole(_search("abandon", ABANDONED[name], tmp_path))
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_turn(name: str, tmp_path: Path) -> None:
+    """Nobody sleeps while there is what it waits for, one buffer or many."""
+    _whole(_search("turn", TURNS[name], tmp_path))
+
+
+def test_served(tmp_path: Path) -> None:
+    """Who waits for many has them some time, although others take one after the other."""
+    _whole(_search("turn", SERVED, tmp_path, cycles=True))
+
+
+@pytest.mark.parametrize(
+    ("model", "mutation", "options"),
+    [("member", *one) for one in SLOT_MUTATIONS]
+    + [("abandon", *one) for one in ABANDONED_MUTATIONS]
+    + [("turn", *one) for one in TURN_MUTATIONS],
+    ids=lambda x: x if str(x) == x else "",
+)
+def test_mutation(model: str, mutation: str, options: dict[str, int], tmp_path: Path) -> None:
+    """A step of a slot's life, of abandoning or waiting left out breaks an assertion."""
+    said = _search(model, options | {f"MUTATE_{mutation}": 1}, tmp_path)
+    assert re.search(r"pan:1: assertion violated", said), said
+    assert "errors: 1" in said
+
+
+@pytest.mark.parametrize(("mutation", "options"), SERVED_MUTATIONS, ids=lambda x: str(x)[:12])
+def test_served_mutation(mutation: str, options: dict[str, int], tmp_path: Path) -> None:
+    """Without a step of its turn who waits for many can wait for ever."""
+    said = _search("turn", options | {f"MUTATE_{mutation}": 1}, tmp_path, cycles=True)
+    assert re.search(r"pan:1: acceptance cycle", said), said
+    assert "errors: 1" in said
+
+
 def test_every_mutation_is_looked_for() -> None:
     """Every MUTATE_ name in the models is in a list here."""
     named = {
@@ -167,4 +299,5 @@ def test_every_mutation_is_looked_for() -> None:
         for path in MODELS.glob("*.pml")
         for name in re.findall(r"MUTATE_(\w+)", path.read_text())
     }
-    assert named == {name for name, _ in MUTATIONS} | set(CACHE_MUTATIONS)
+    lists = [MUTATIONS, SLOT_MUTATIONS, ABANDONED_MUTATIONS, TURN_MUTATIONS, SERVED_MUTATIONS]
+    assert named == {name for one in lists for name, _ in one} | set(CACHE_MUTATIONS)

@@ -68,18 +68,21 @@ static int room_sleep(struct blocking *b, int *result)
 {
 	struct alf_queue *q = b->r->q;
 	const bool obstructed = room_obstructed(b);
-	uint32_t entered = wait_enter(&q->room_wait), many = 0;
+	/* room_many first: recover_sleepers() resets it last, so a member that is no longer counted in
+	 * room_wait finds room_many changed. */
+	uint32_t many = b->n > 1 ? wait_enter(&q->room_many) : 0;
+	uint32_t entered = wait_enter(&q->room_wait);
 	int slept = 0;
-	if (b->n > 1) {
-		many = wait_enter(&q->room_many);
+	if (b->n > 1)
 		wait_want(&q->room_want, b->n);
-	}
 	/* [WAIT] The attempt's own load of cons is not seq_cst: it might miss a move of cons whose
 	 * consumer missed this sleeper. */
 	load_seq_cst(&q->cons);
 	*result = b->kind->attempt(b);
 	if (*result == -ENOBUFS) {
 		int64_t most = obstructed ? b->most_ns : WAIT_SLICE_NS;
+		if (b->n > 1)
+			wait_pass_on(&q->room_wait, &q->room_many, alf_avail_space(b->r));
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
 		slept = b->n > 1 ? wait_sleep(&q->room_many, many, most, b->deadline_ns) :
 				   wait_sleep(&q->room_wait, entered, most, b->deadline_ns);

@@ -124,7 +124,9 @@ static int sleep_until_free(struct blocking *b)
 {
 	struct qmempool *p = b->p;
 	struct pool_shared *s = shared(p);
-	uint32_t entered = wait_enter(&s->free_wait), many = wait_enter(&s->free_many);
+	/* free_many first: recover_sleepers() resets it last, so a member that is no longer counted in
+	 * free_wait finds free_many changed. */
+	uint32_t many = wait_enter(&s->free_many), entered = wait_enter(&s->free_wait);
 	int slept = 0;
 	qmempool_request(p);
 	/* [WAIT] The number of buffers in the free ring with which there would be enough: members
@@ -133,6 +135,7 @@ static int sleep_until_free(struct blocking *b)
 	wait_want(&s->free_want, (uint32_t)(queued + b->n - counted + (counted == b->n)));
 	load_seq_cst(&p->free.q->prod);
 	if (qmempool_count(p, b->n) < b->n) {
+		wait_pass_on(&s->free_wait, &s->free_many, alf_count(&p->free));
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
 		slept = wait_sleep(&s->free_many, many, b->most_ns, b->deadline_ns);
 	}

@@ -304,7 +304,7 @@ _Static_assert(offsetof(struct buffer, owner) == 0 && offsetof(struct buffer, le
  *     TRANSIT -> OWNED         the consumer that claimed it  transfer_take()
  *     TRANSIT(0) -> OWNED      a member that bypasses        qmempool_bypass(), by CAS
  *     OWNED -> OWNED by other  a thief, by CAS; adoption     rob(), qmempool_adopt()
- *     OWNED -> ABANDONED       its owner, where no ring has  give.c, requeue_later()
+ *     OWNED -> ABANDONED       its owner, where no ring has  give.c, requeue_abandon()
  *                              room
  *     any dead -> OWNED        a recoverer, by CAS           sweep.c take()
  *     any dead -> ABANDONED    a recoverer, by CAS           sweep.c abandon()

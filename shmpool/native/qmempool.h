@@ -23,7 +23,7 @@
  *
  * Progress: an allocation that does not wait takes what it can have in a bounded number of steps,
  * and asks nobody who is dead. blocking_alloc() does, with any deadline. What it does for
- * fairness: alloc_wait.c. Nothing here waits for another member. A cache whose owner is in the
+ * fairness: blocking_alloc.c. Nothing here waits for another member. A cache whose owner is in the
  * middle of it, or that another thief has, is passed over; an owner whose cache is being emptied
  * works without it. A cache can be emptied wherever its owner has stopped.
  *

@@ -199,11 +199,13 @@ static bool pass(struct recovery *r)
 	ranges_bury(r);
 	r->left = false; /* this sweep takes what was abandoned until here */
 	sweep(r);
-	/* The member that abandoned what is left may be suspended before it counts that. */
-	if (r->left && !recover_abandoned(&r->p->segment))
+	/* What is left is counted once more, whatever is counted already: the member that abandoned it
+	 * may be suspended before its own count, or another recoverer may have read that count before
+	 * it passed the buffer. */
+	if (r->left)
 		add_seq_cst(&shared->abandoned, 1);
-	/* Only forward, to the count before the sweep. */
-	while (!r->left && !r->no_memory && (int64_t)(abandoned - swept) > 0 &&
+	/* Only forward: what was counted before is placed, or counted once more. */
+	while (!r->no_memory && (int64_t)(abandoned - swept) > 0 &&
 	       !cas_seq_cst(&shared->swept, &swept, abandoned))
 		;
 	recover_roles(r);

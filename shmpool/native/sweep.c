@@ -220,11 +220,32 @@ struct candidates {
 	uint32_t n;
 };
 
-/* Abandons the buffer instead of marking it OWNED(dead producer): another recoverer may have
- * finished with that producer, and its slot may have a new member. */
-static void unreserve(struct recovery *r, uint32_t index, uint64_t owner)
+/* Returns the queue from which a buffer was got that is in TRANSIT to queue to, if that is its way back:
+ * into the same queue or into its dead-letter queue, by a nack or a recoverer. Returns 0 otherwise. */
+static uint32_t returning(struct recovery *r, const struct buffer *b, uint32_t to)
 {
-	abandon(r, qmempool_buffer(r->p, index), owner, 0); /* [OWNER] */
+	uint32_t from = load_relaxed(&b->queue);
+	if (!to || !from || load_relaxed(&b->got) != buffer_generation(b) ||
+	    !recovery_ring(r, from))
+		return 0;
+	const struct queue_slot *slot = segment_queue(&r->p->segment, from);
+	const struct alf_ring *back =
+		recovery_ring(r, requeue_to(slot, from, load_relaxed(&b->redelivered)));
+	if (!back || back->flags & ALF_SINGLE_PRODUCER)
+		return 0;
+	return to == from || to == load_relaxed(&slot->dead_letter) ? from : 0;
+}
+
+/* Abandons the buffer instead of marking it OWNED(dead producer): another recoverer may have
+ * finished with that producer, and its slot may have a new member. A buffer on its way back keeps the
+ * name of its queue, whatever that queue's on_death says: the dead producer may be a recoverer that
+ * did the work of a nack() which has returned. Those are put back one by one, so a bulk (a certain
+ * range) is none of them. */
+static void unreserve(struct recovery *r, uint32_t index, uint64_t owner, bool certain)
+{
+	struct buffer *b = qmempool_buffer(r->p, index);
+	uint32_t from = certain ? 0 : returning(r, b, owner_queue(owner));
+	abandon(r, b, owner, from); /* [OWNER] */
 }
 
 /* Reads all op records once for all candidates, after their slots were read. */
@@ -237,7 +258,7 @@ static void unreserve_candidates(struct recovery *r, struct candidates *c)
 		if (recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, c->of[i].position))
 			range->postponed = range->by->postponed = true;
 		else if (alf_word(range->ring, c->of[i].position) == c->of[i].word)
-			unreserve(r, c->of[i].index, c->of[i].owner);
+			unreserve(r, c->of[i].index, c->of[i].owner, false);
 	}
 	c->n = 0;
 }
@@ -276,7 +297,7 @@ static void unreserve_one(struct recovery *r, uint32_t index, struct candidates 
 			unreserve_candidates(r, c);
 		return;
 	}
-	unreserve(r, index, owner);
+	unreserve(r, index, owner, range->certain);
 }
 
 static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct freed *freed,

@@ -96,6 +96,11 @@ static inline bool wait_ones(const uint32_t *word, const uint32_t *many)
 	return (load_relaxed(word) & WAIT_COUNT_MASK) > (load_relaxed(many) & WAIT_COUNT_MASK);
 }
 
+/* Called by a member that is about to sleep on many, while n units exist that are too few for it. A
+ * waker that read both words while this member entered may have taken a sleeper on word for it
+ * (wait_ones()) and woken none. Wakes up to n sleepers on word. */
+void wait_pass_on(uint32_t *word, const uint32_t *many, uint32_t n);
+
 int64_t wait_now(void);    /* CLOCK_MONOTONIC, ns */
 int64_t wait_coarse(void); /* the same at the last tick, some ms ago: a quarter of the cost */
 int64_t wait_spent(void);  /* processor time of the calling thread, ns */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * sweep.pml - the steps of sweep.c, for recover.pml, whose variables they use: sweep_unreserve(), and sweep()
- * with what it does of a buffer that the dead have.
+ * sweep.pml - the steps of sweep.c, for recover.pml, whose variables they use: sweep_unreserve(),
+ * and sweep() with what it does of a buffer that the dead have.
  */
 #ifdef MUTATE_UNRESERVE_TO_THE_DEAD
 #define UNRESERVED by[j]
@@ -123,16 +123,15 @@ inline sweep_steps()
 			fi
 		:: else -> on(sweep_next)
 		fi
-	:: pc[me] == sweep_leave -> /* there is no room where it is to go */
+	:: pc[me] == sweep_leave -> /* there is no room where it is to go: abandon() */
 		if
-		:: IS_TRANSIT(take) && MULTI_CONSUMER -> postpone_claimant()
-		:: IS_TRANSIT(take) && !MULTI_CONSUMER && IN_DEAD(seen_role) ->
-			postponed = postponed | BIT(MEMBER(seen_role));
-			if :: owner[d_b] == take -> owner[d_b] = seen_role :: else fi
-		:: IN_DEAD(take) -> postponed = postponed | BIT(MEMBER(take))
-		:: else
-		fi;
-		on(sweep_next)
+		:: take == ABANDONED -> on(sweep_next)
+		:: take != ABANDONED && owner[d_b] == take ->
+			assert(real[d_b] < IN_RING && GONE(real[d_b]));
+			owner[d_b] = ABANDONED;
+			on(sweep_next)
+		:: else -> next(sweep_owner)
+		fi
 	:: pc[me] == sweep_cas ->
 		if
 		:: owner[d_b] == take ->
@@ -141,7 +140,7 @@ inline sweep_steps()
 			owner[d_b] = tag;
 			real[d_b] = tag;
 			next(sweep_settle)
-#if HAND_ON && !defined MUTATE_LOST_TO_LEAVE
+#if HAND_ON
 		:: else -> next(sweep_owner) /* another recoverer has taken or left it */
 #else
 		:: else -> on(sweep_next)

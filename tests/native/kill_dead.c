@@ -6,6 +6,7 @@
 #include "kill_dead.h"
 
 #include "check.h"
+#include "requeue.h"
 #include "transfer.h"
 #include "wait.h"
 
@@ -319,4 +320,17 @@ void dead_everywhere(struct scene *s)
 	(void)s;
 	for (uint32_t i = 2; i < MEMBERS; i++)
 		scene_child(attach_only);
+}
+
+/* b has returned four messages while the queue was full of others, which are gone since. */
+void returned(struct scene *s)
+{
+	uint64_t others[RING];
+	uint32_t to;
+	scene_get(s->b, s->subject, FOUR);
+	scene_publish(s->a, s->subject, FROM_BESIDE, alf_avail_space(s->ring));
+	while (s->handed)
+		EQUAL(0, requeue_later(&s->pool, s->b, s->hand[--s->handed], &to));
+	EQUAL(RING, queue_get(&s->pool, s->a, s->ring, others, RING));
+	EQUAL(0, qmempool_free_bulk(&s->pool, s->a, others, RING));
 }

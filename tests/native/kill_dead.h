@@ -28,6 +28,7 @@ void dead_getting(struct scene *s);       /* with four messages got */
 void dead_getting_full(struct scene *s);  /* and no room to put them back */
 void dead_getting_twice(struct scene *s); /* each once before already */
 void dead_recoverer(struct scene *s);     /* while it put back what another had got */
+void returned(struct scene *s);           /* four by a consumer that lives, and nowhere yet */
 void dead_everywhere(struct scene *s);    /* in every slot */
 void survivors_dry(struct scene *s);      /* nothing in their caches */
 void with_barrier(struct scene *s);       /* again */

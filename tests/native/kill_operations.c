@@ -183,6 +183,7 @@ static const struct operation others[] = {
 	  .before = dead_getting_twice },
 	{ "recover-recoverer", RECOVERS, .on_death = REQUEUE, .filled = 6, .lost = 4,
 	  .before = dead_recoverer },
+	{ "recover-returned", RECOVERS, .filled = 4, .before = returned },
 };
 
 /* put and get, in all four modes, one and a bulk, in the middle and at both edges of the ring. */

@@ -425,6 +425,29 @@ static void corrupted(void)
 	CHECK(abandoned >= 8 && abandoned < 1000);
 }
 
+/* A buffer that was abandoned without being counted, and for which there is no room, stays counted
+ * when another recoverer, which had come past it before it was abandoned, says what it has swept
+ * for. */
+static void left(void)
+{
+	struct shmpool_recovery out;
+	uint64_t handle;
+	take(&handle, 1);
+	fill(RING);
+	store_release(&qmempool_buffer(pool(), handle_index(handle))->owner,
+		      OWNER_ABANDONED | 1ull << OWNER_QUEUE_SHIFT);
+	uint64_t others = add_seq_cst(&shared()->abandoned, 1) + 1;
+	EQUAL(0, recover(pool(), self(), &out));
+	EQUAL(0, out.requeued);
+	store_seq_cst(&shared()->swept, others > shared()->swept ? others : shared()->swept);
+	CHECK(recover_abandoned(&pool()->segment));
+	drain();
+	EQUAL(0, recover(pool(), self(), &out));
+	EQUAL(1, out.requeued);
+	CHECK(!recover_abandoned(&pool()->segment));
+	drain();
+}
+
 int main(void)
 {
 	const struct queue_on_death on_death = { 0 };
@@ -446,6 +469,7 @@ int main(void)
 	interrupted();
 	asking();
 	stuck();
+	left();
 	turn();
 	corrupted();
 	return 0;
