@@ -330,7 +330,9 @@ void returned(struct scene *s)
 	scene_get(s->b, s->subject, FOUR);
 	scene_publish(s->a, s->subject, FROM_BESIDE, alf_avail_space(s->ring));
 	while (s->handed)
-		EQUAL(0, requeue_later(&s->pool, s->b, s->hand[--s->handed], &to));
+		uint64_t handle = s->hand[--s->handed];
+	if (requeue(&s->pool, s->b, handle, &to) == -ENOBUFS)
+		requeue_abandon(&s->pool, s->b, handle);
 	EQUAL(RING, queue_get(&s->pool, s->a, s->ring, others, RING));
 	EQUAL(0, qmempool_free_bulk(&s->pool, s->a, others, RING));
 }
