@@ -329,10 +329,11 @@ void returned(struct scene *s)
 	uint32_t to;
 	scene_get(s->b, s->subject, FOUR);
 	scene_publish(s->a, s->subject, FROM_BESIDE, alf_avail_space(s->ring));
-	while (s->handed)
+	while (s->handed) {
 		uint64_t handle = s->hand[--s->handed];
-	if (requeue(&s->pool, s->b, handle, &to) == -ENOBUFS)
-		requeue_abandon(&s->pool, s->b, handle);
+		if (requeue(&s->pool, s->b, handle, &to) == -ENOBUFS)
+			requeue_abandon(&s->pool, s->b, handle);
+	}
 	EQUAL(RING, queue_get(&s->pool, s->a, s->ring, others, RING));
 	EQUAL(0, qmempool_free_bulk(&s->pool, s->a, others, RING));
 }
