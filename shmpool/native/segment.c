@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * segment.c - see segment.h.
+ * segment.c - see segment.h: plans the layout, creates it, checks it.
  */
 #define _GNU_SOURCE
 #include "segment.h"
@@ -13,13 +13,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#define EXTENT_BYTES_MAX                                                                           \
-	(4ull << 20) /* reserving more at once would hold up the one allocation that does it */
-#define EXTENTS_MAX                                                                                \
-	(1ull << 17) /* of a pool: who wants to know what exists reads all their words */
+/* Of one extent: reserving more at once would delay the allocation that does it. */
+#define EXTENT_BYTES_MAX (4ull << 20)
+/* Of a pool: statistics and audits read all their words. */
+#define EXTENTS_MAX (1ull << 17)
 #define CACHE_SIZE_MAX 4096u
 #define CACHE_SIZE_DEFAULT 512u
-#define CACHE_BYTES_DEFAULT (2 << 20) /* of buffers */
+/* Of the buffers in one cache. */
+#define CACHE_BYTES_DEFAULT (2 << 20)
 _Static_assert(CACHE_SIZE_MAX < 1u << (CACHE_POSITION_BITS - 1), "a held cache knows its length");
 #define BULK_MIN 16u
 #define BULK_DEFAULT 32u
@@ -55,9 +56,9 @@ static void fill_default(int64_t *value, int64_t standard)
 		*value = standard;
 }
 
-/* The largest cache that leaves three quarters of the buffers to the others and fits into a
- * processor's own cache: with more, free buffers have gone cold before they are used again. 0 if a
- * bulk is more. */
+/* Returns the largest cache size that leaves three quarters of the buffers to other members, and
+ * whose buffers fit into a core's own data cache; beyond that, a free buffer is cold before it is
+ * used again. Returns 0 if that is less than a bulk. */
 static int64_t default_cache(const struct shmpool_geometry *g)
 {
 	int64_t size = CACHE_SIZE_DEFAULT;
@@ -204,7 +205,7 @@ uint64_t segment_layout_hash(void)
 	return hash_of(facts, sizeof(facts));
 }
 
-/* 0, -EBADFD. */
+/* Returns 0, or -EBADFD if fd is not open. */
 static int bind_file(struct segment *s, char *base, int fd)
 {
 	struct stat st;
@@ -265,7 +266,8 @@ int segment_init(struct segment *s, char *base, int fd)
 
 void segment_ready(struct segment *s)
 {
-	/* Pairs with segment_check(): whoever reads it sees all that was made before. */
+	/* Pairs with segment_check(): a process that reads LAYOUT_MAGIC sees everything that was
+	 * written before. */
 	store_release(&segment_header(s)->initialised, LAYOUT_MAGIC);
 }
 
@@ -278,7 +280,8 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 	if (size < SHARED_END)
 		return REFUSE("it is %llu bytes long, shorter than a header", (ull)size);
 	uint64_t ready = load_acquire(&((struct segment_header *)base)->initialised);
-	struct segment_header h = *(const struct segment_header *)base; /* read once */
+	struct segment_header h =
+		*(const struct segment_header *)base; /* read once: it may change */
 	if (h.magic == 0 && ready == 0)
 		return -EAGAIN;
 	if (h.magic != LAYOUT_MAGIC)
@@ -320,7 +323,7 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 	    h.buffer_size != s->stride || h.bulk != (uint64_t)g.bulk ||
 	    h.cache_size != (uint64_t)g.cache_size || s->size != size)
 		return REFUSE("its offsets do not follow from its geometry");
-	/* What no other word would show: a prealloc or headroom that was not the creator's. */
+	/* Finds a changed prealloc or headroom, on which no offset depends. */
 	if (h.checksum != header_checksum(h))
 		return REFUSE("its header's checksum is %#llx, of what it holds %#llx",
 			      (ull)h.checksum, (ull)header_checksum(h));
