@@ -82,8 +82,8 @@ void wait_leave(uint32_t *word, uint32_t entered)
 
 void wait_wake(uint32_t *word, uint32_t n)
 {
-	/* [WAIT] A member that has entered and does not sleep yet finds the word changed. */
-	add_seq_cst(word, WAIT_WAKE_ONE);
+	/* A member that has entered and does not sleep yet finds the word changed. */
+	add_seq_cst(word, WAIT_WAKE_ONE); /* [WAIT] */
 	syscall(SYS_futex, word, FUTEX_WAKE, n > INT_MAX ? INT_MAX : n, NULL, NULL, 0);
 }
 
