@@ -8,8 +8,8 @@
 #define RECV_MAX 256          /* payloads of one claim */
 #define RECV_BYTES (16 << 20) /* of one call, after which it claims no more */
 #define AHEAD 8               /* payloads whose lines are on their way while one is copied */
-#define FREE_BYTES                                                                                 \
-	(64u << 10) /* copied out before their buffers are freed: warm for the producers */
+/* Copied out before their buffers are freed, still warm for the producers. */
+#define FREE_BYTES (64u << 10)
 
 /* Payloads that are being sent, and what keeps their bytes where they are. */
 struct outgoing {

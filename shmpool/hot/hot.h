@@ -10,8 +10,10 @@
  *
  *     take      the object is made, with room for the handles, before anything is taken
  *     give      the object is marked released in the call that gives
- *     wait      handlers run inside the loop of the wait (hot_goes_on), when nothing is taken and not recorded
- *     close     the exports are checked, the pool is closed, unmapped and its file closed in one call
+ *     wait      handlers run inside the loop of the wait (hot_goes_on), when nothing is taken and
+ *               not recorded
+ *     close     the exports are checked, the pool is closed and unmapped, and its file closed, in
+ *               one call
  *
  * What only describes things or raises exceptions is Python's: a code goes to the method _fail,
  * _put_failed, ... of the object, or to what turns codes into exceptions (hot_fail).
@@ -33,10 +35,11 @@
 
 /* A pool's file in this process: its descriptor, its mapping, and the number of its opening. */
 struct segment_object {
-	PyObject_HEAD int fd; /* -1 for none */
-	uint32_t number;      /* of the opening, 0 for none */
-	bool read_only;       /* its mapping: the opening has no token and no members */
-	char *base;           /* NULL while it is not mapped */
+	PyObject_HEAD
+	int fd;          /* -1 for none */
+	uint32_t number; /* of the opening, 0 for none */
+	bool read_only;  /* its mapping: the opening has no token and no members */
+	char *base;      /* NULL while it is not mapped */
 	uint64_t size;
 	uint64_t device, inode; /* of the mapped file */
 	/* Of a file that is being made: its name, and what keeps others from removing it
@@ -48,8 +51,9 @@ struct segment_object {
 };
 
 struct pool_object {
-	PyObject_HEAD uint64_t key; /* slot and serial; 0 when it is closed */
-	char *data;                 /* the first buffer's room */
+	PyObject_HEAD
+	uint64_t key; /* slot and serial; 0 when it is closed */
+	char *data;   /* the first buffer's room */
 	uint64_t stride;
 	uint64_t headroom;
 	uint64_t exports;               /* views of its buffers that are alive */
@@ -58,7 +62,8 @@ struct pool_object {
 };
 
 struct queue_object {
-	PyObject_HEAD struct pool_object *pool;
+	PyObject_HEAD
+	struct pool_object *pool;
 	uint64_t key;    /* 0 when it is closed */
 	PyObject *empty; /* what Empty says */
 };
@@ -66,7 +71,8 @@ struct queue_object {
 /* headroom and length are the object's own copies, checked when they were read: headroom + length
  * <= stride. */
 struct buffer_object {
-	PyObject_HEAD struct pool_object *pool;
+	PyObject_HEAD
+	struct pool_object *pool;
 	uint64_t handle;
 	uint32_t life;    /* hot_life when it was made, or HOT_SPENT, ... */
 	uint32_t was;     /* with HOT_LEAVING: its life before */
@@ -77,10 +83,11 @@ struct buffer_object {
 };
 
 struct burst_object {
-	PyObject_HEAD struct pool_object *pool;
+	PyObject_HEAD
+	struct pool_object *pool;
 	uint64_t *handle; /* n of them, in memory of its own */
-	struct buffer_object *
-		*element; /* the Buffers that burst[i] gave out; NULL before the first */
+	/* The Buffers that burst[i] gave out; NULL before the first. */
+	struct buffer_object **element;
 	uint32_t n;
 	uint32_t room; /* how many handles fit */
 	uint32_t life; /* as a Buffer's; HOT_SPENT before anything is taken */
@@ -95,8 +102,8 @@ extern PyObject *hot_empty_error; /* errors.Empty */
  * in memory that the kernel wipes on fork, whoever calls it: there it is 0 until the child's first
  * Buffer. */
 #define HOT_SPENT UINT32_MAX /* freed or put */
-#define HOT_MOVING                                                                                 \
-	(UINT32_MAX - 1) /* its put waits: it is nobody's to use, and comes back if the put fails */
+/* Its put waits: no thread may use it, and it comes back if the put fails. */
+#define HOT_MOVING (UINT32_MAX - 1)
 #define HOT_LEAVING (UINT32_MAX - 2) /* freed with its last view */
 extern uint32_t *hot_life;
 extern uint32_t hot_lives;

@@ -4,8 +4,8 @@
  */
 #include "payload.h"
 
-#define COPY_UNLOCKED                                                                              \
-	16384u /* bytes of a payload from which its copying is worth a release of the lock */
+/* Bytes of a payload from which its copying is worth a release of the interpreter's lock. */
+#define COPY_UNLOCKED 16384u
 
 /* Waits, without the interpreter's lock, for a buffer and for room. 0, a code, or HOT_RAISED. */
 static int64_t send_wait(struct queue_object *self, const char *data, size_t length,

@@ -258,8 +258,8 @@ static inline char *place(const struct call *c, uint64_t handle, size_t offset, 
 	*error = qmempool_check(c->p, c->m, handle);
 	if (unlikely(*error))
 		return NULL;
-	const uint64_t room =
-		c->p->segment.stride; /* room - headroom - offset - width >= 0, step by step */
+	/* room - headroom - offset - width >= 0, checked step by step. */
+	const uint64_t room = c->p->segment.stride;
 	const uint64_t head = load_relaxed(&qmempool_buffer(c->p, handle_index(handle))->headroom);
 	if (unlikely(head > room || offset > room - head || width > room - head - offset)) {
 		*error = -ERANGE;

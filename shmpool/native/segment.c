@@ -280,8 +280,8 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 	if (size < SHARED_END)
 		return REFUSE("it is %llu bytes long, shorter than a header", (ull)size);
 	uint64_t ready = load_acquire(&((struct segment_header *)base)->initialised);
-	struct segment_header h =
-		*(const struct segment_header *)base; /* read once: it may change */
+	/* Read once: it may change. */
+	struct segment_header h = *(const struct segment_header *)base;
 	if (h.magic == 0 && ready == 0)
 		return -EAGAIN;
 	if (h.magic != LAYOUT_MAGIC)

@@ -13,8 +13,8 @@
  *
  *     | slot 6 | queue 10 | serial 16 | 0 1 | generation 7 | index 24 |
  *
- * A buffer in hand is a handle | generation 32 | index 32 |; functions that take handles take the pool and the
- * queue from the key. Every thread is a member of its own, from its first call on.
+ * A buffer in hand is a handle | generation 32 | index 32 |; functions that take handles take the
+ * pool and the queue from the key. Every thread is a member of its own, from its first call on.
  *
  * A call without wait in its name never asks who is dead, nor looks at every buffer: after -EBUSY
  * and -EINPROGRESS the same call with wait in its name and deadline 0 does, and may succeed. One
@@ -93,8 +93,8 @@ struct shmpool_member_info {
 
 struct shmpool_held {
 	uint64_t buffers;
-	uint64_t
-		oldest_ns; /* CLOCK_MONOTONIC, to some ms, when the first of them was allocated or got */
+	/* CLOCK_MONOTONIC, some ms coarse: when the first of them was allocated or got. */
+	uint64_t oldest_ns;
 };
 
 struct shmpool_audit {
@@ -118,9 +118,9 @@ struct shmpool_recovery {
 	uint64_t buffers; /* taken from the dead: freed, requeued and dead-lettered */
 	uint64_t requeued;
 	uint64_t dead_lettered;
-	uint64_t
-		postponed; /* dead ones of whom something waits for a stopped process, or for room */
-	uint64_t unknown;  /* members whose tokens could not be asked about now */
+	/* Dead members of which something waits for a suspended member, or for room. */
+	uint64_t postponed;
+	uint64_t unknown; /* members whose tokens could not be asked about now */
 };
 
 /* The segment. */
