@@ -15,19 +15,19 @@
  * the interpreter's lock from its look-up to its last access, or is counted, between local_begin()
  * and local_end().
  *
- *     closing, step                      a call that has found the pool before
- *     serial = LOCAL_CLOSED              goes on
- *     closing = 1                        returns -ESHUTDOWN when it next polls
- *     wakes all sleepers, until no       has returned
- *       counted call is left
- *     ends members, drops the token,     would crash, so there must be none
- *       unmaps
+ *     a step of closing                a call that has found the pool before
+ *     serial = LOCAL_CLOSED            goes on
+ *     closing = 1                      returns -ESHUTDOWN when it next polls
+ *     wakes all sleepers, again and    sleeps no more, and returns
+ *       again, until none is counted
+ *     ends members, drops the token    there is none
  *
  * Ordering
  *     [CALLERS]  a caller adds itself, then looks up the pool. The closer removes the pool's
- *                serial, then reads the count. All four accesses are seq_cst, or under the
- *                interpreter's lock, so either the caller finds no pool, or the closer waits for
- *                it.
+ *                serial, then reads the count. local_begin() and local_closing() are both called
+ *                with the interpreter's lock held, so either the caller finds no pool, or the
+ *                closer reads its count and waits. What a caller read or wrote is done when the
+ *                closer reads 0.
  */
 #ifndef SHMPOOL_LOCAL_H
 #define SHMPOOL_LOCAL_H
@@ -87,7 +87,8 @@ extern void (*local_thread_begins)(struct local_thread *t);
 /* Ends the calling thread's members, if t is its table. */
 void local_thread_ends(struct local_thread *t);
 
-/* Counts the caller. Call it before local_pool(). Returns what local_end() needs. */
+/* Counts the caller. Call it with the interpreter's lock held, before local_pool(). Returns what
+ * local_end() needs. */
 static inline uint32_t *local_begin(uint32_t number)
 {
 	uint32_t *at = local_callers ? &local_callers[number % LOCAL_POOLS_MAX] : NULL;

@@ -115,16 +115,16 @@ void qmempool_drain(struct qmempool *p, struct member *m);
 uint32_t qmempool_steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
 
 /* Takes up to max free buffers from behind a member that is suspended in the free ring, and
- * abandoned ones. Inspects most headers at the highest, from where this process stopped last.
- * Returns how many. */
+ * abandoned ones. Inspects up to most headers, from where this process stopped last. Returns how
+ * many it took. */
 uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
 			 uint32_t most);
 
 /* Requests every member to flush its cache at its next call. */
 void qmempool_request(struct qmempool *p);
 
-/* qmempool_alloc_slow(), and from behind a suspended member too, for which it inspects looks
- * headers at most; 0 for none. */
+/* The same as qmempool_alloc_slow(), and from behind a suspended member too, for which it inspects
+ * up to looks headers. */
 int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
 			uint32_t looks);
 
@@ -135,8 +135,8 @@ void qmempool_wake(struct qmempool *p);
  * many, or -errno if there are none. */
 int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
 
-/* Returns the number of buffers that an allocation could get now, as far as counters tell, most at
- * the highest. */
+/* Returns the number of buffers that an allocation could get now, as far as counters tell, or most
+ * if there are more. */
 uint64_t qmempool_count(struct qmempool *p, uint64_t most);
 
 static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t index)

@@ -46,7 +46,7 @@ _Static_assert(CAPACITY_MAX < 1u << SLAB_EXTENT_BITS, "an extent has one buffer 
  * being created; or what segment_reserve() returns. */
 int slab_grow(const struct segment *s, uint64_t *hint, uint64_t owner, uint32_t *first);
 
-/* Returns the number of buffers that slab_grow() could create, most at the highest. */
+/* Returns the number of buffers that slab_grow() could create, or most if there are more. */
 uint64_t slab_absent(const struct segment *s, uint64_t *hint, uint64_t most);
 
 /* Returns the number of buffers of extent i. The last extent may be smaller. */

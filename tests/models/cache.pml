@@ -262,7 +262,7 @@ end:
 #ifdef MUTATE_ROB_STORES
 			:: true ->
 #else
-			:: owner[h % 8] == 1 && generation[h % 8] == h / 8 -> /* a compare-and-swap: member 0 may have died */
+			:: owner[h % 8] == 1 && generation[h % 8] == h / 8 -> /* by CAS: member 0 may have died */
 #endif
 				owner[h % 8] = tag;
 				take_ghost(h % 8, IN_CACHE)

@@ -250,7 +250,7 @@ inline recover()
 #else
 		next(recover_mark_tag)
 #endif
-	:: pc[me] == recover_mark_tag -> /* the record is the dead member's if its identity is still there */
+	:: pc[me] == recover_mark_tag -> /* true if the identity is still there */
 		if
 		:: identity[i] != dead_is[i] ->
 			dead_tags = dead_tags & ~BIT(dead_is[i] - DEAD);
@@ -344,7 +344,8 @@ inline recover()
 #else
 			next(recover_finish_check)
 #endif
-		:: else -> locked = locked || identity[i] == dead_is[i]; i++; on(finish_next) /* another recoverer has it */
+		/* another recoverer has it */
+		:: else -> locked = locked || identity[i] == dead_is[i]; i++; on(finish_next)
 		fi
 	:: pc[me] == recover_finish_check ->
 		if
