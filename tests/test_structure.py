@@ -147,7 +147,7 @@ def test_bench_order() -> None:
 
 def declared(header: str) -> set[str]:
     """The functions that a header of native/ declares."""
-    return set(re.findall(r"^\w+ (shmpool_\w+)\(", (NATIVE / header).read_text(), re.MULTILINE))
+    return set(re.findall(r"^(?:struct )?\w+ (shmpool_\w+)\(", (NATIVE / header).read_text(), re.MULTILINE))
 
 
 def test_two_ways_into_c() -> None:
@@ -199,6 +199,53 @@ def test_size(path: Path) -> None:
     """A file of more than 400 lines says in its first comment why it is one file."""
     lines = path.read_text().splitlines()
     assert "build" in path.parts or len(lines) <= 400 or "One file" in "\n".join(lines[:12])
+
+
+C_SOURCES = [
+    path
+    for folder in ("shmpool", "clients", "tests")
+    for path in sorted((ROOT / folder).rglob("*.[chp]*"))
+    if path.suffix in (".c", ".h", ".cpp") and "build" not in path.parts
+]
+# A type or the head of a macro alone on a line, and on the next line the rest and a comment. Tags
+# of memory orders may: they belong to the order's own line.
+CUT_IN_TWO = re.compile(
+    r"^[ \t]*(?!else\b|do\b|PyObject_HEAD)(?:(?:\w+ )*\w+(?: \*+)?|\w[\w *]* =|\w[\w *]* \**\w+\(|"
+    r"#define \w+ +\\)\n"
+    r"[ \t]+[^;\n]*[^;\n\s];?[ \t]*/\*(?! pairs with |.*\[[A-Z]+\]).*",
+    re.MULTILINE,
+)
+
+
+def lines_at_fault(text: str) -> list[str]:
+    """Lines of a C source that are too long (a tab is 8), and declarations cut in two."""
+    laid_out = re.sub(
+        r"/\* clang-format off \*/.*?/\* clang-format on \*/", "", text, flags=re.DOTALL
+    )
+    long = [line for line in laid_out.splitlines() if len(line.expandtabs(8)) > 100]
+    return long + CUT_IN_TWO.findall(text)
+
+
+@pytest.mark.parametrize("path", C_SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_columns(path: Path) -> None:
+    """No line is over 100 columns, comments included, and no trailing comment cuts a declaration.
+
+    Move a comment that does not fit behind its declaration to the line above it.
+    """
+    assert lines_at_fault(path.read_text()) == []
+
+
+def test_columns_finds_faults() -> None:
+    """What test_columns() is for is found: a long comment, and declarations cut by one."""
+    assert lines_at_fault("\tint a; /* " + "x" * 79 + " */\n") == []
+    assert len(lines_at_fault("\tint a; /* " + "x" * 80 + " */\n")) == 1
+    assert len(lines_at_fault("struct s {\n\tuint64_t\n\t\tname; /* long */\n};\n")) == 1
+    assert len(lines_at_fault("\tstruct moving\n\t\t*moving; /* long */\n")) == 1
+    assert len(lines_at_fault("\tuint64_t bulk =\n\t\tleft / 2; /* long */\n")) == 1
+    assert len(lines_at_fault("#define NAME    \\\n\t20 /* long */\n")) == 1
+    assert len(lines_at_fault("void name(\n\tstruct scene *s); /* long */\n")) == 1
+    assert lines_at_fault("\telse\n\t\tname(); /* long */\n") == []
+    assert lines_at_fault("\tuint64_t name; /* short */\n\tint b; /* short */\n") == []
 
 
 def test_every_file_says_its_licence() -> None:

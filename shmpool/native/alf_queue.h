@@ -75,8 +75,8 @@ struct alf_queue {
 	uint32_t room_want; /* the smallest bulk that one of them waits for: wait_want() */
 	uint32_t pad0[9];
 	alf_shared_position prod;
-	alf_shared_position
-		limit; /* an earlier value of cons, plus capacity; at it producers read cons again */
+	/* An earlier value of cons, plus capacity. A producer that reaches it reads cons again. */
+	alf_shared_position limit;
 	alf_shared_position full_at; /* where a producer last found no room: alf_slip() */
 	uint32_t producer; /* tag of the member with the single-producer role, 0 for none */
 	uint32_t pad1[9];

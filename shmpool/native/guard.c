@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * guard.c - see guard.h. The handler makes one system call and touches nothing that could be
- * locked.
+ * guard.c - see guard.h. The handler makes one mmap(2) call and takes no lock.
  */
 #define _GNU_SOURCE
 #include "guard.h"
@@ -53,12 +52,13 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
 		else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN)
 			before.sa_handler(number);
 		else
-			sigaction(number, &before, NULL); /* the access, repeated, is the end */
+			/* The access faults again, and the default action ends the process. */
+			sigaction(number, &before, NULL);
 	}
 	errno = saved;
 }
 
-/* Again: nothing. */
+/* Installs the handler. Further calls do nothing. */
 static void install(void)
 {
 	struct sigaction action = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };

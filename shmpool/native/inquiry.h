@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * inquiry.h - which members are dead: their tokens, asked about one by one.
+ * inquiry.h - finds dead members by asking the kernel whether their processes' tokens are held.
  *
- * Who may call what at the same time: any thread anything, one inquiry by one thread.
+ * Who may call what at the same time: any thread anything; one struct inquiry belongs to one
+ * thread.
  */
 #ifndef SHMPOOL_INQUIRY_H
 #define SHMPOOL_INQUIRY_H
@@ -11,26 +12,26 @@
 
 struct inquiry {
 	const struct segment *s;
-	uint64_t own;   /* a token of this process, or 0: as in token_state() */
-	uint64_t token; /* asked about last: the members of one process are asked about once */
+	uint64_t own;   /* a token of this process, or 0: see token_state() */
+	uint64_t token; /* the last token asked about; all members of a process share one query */
 	enum token_state state;
 };
 
-/* Whether the process of an identity, which is not 0, is alive. */
+/* Returns whether the process of a member is alive. identity is not 0. */
 enum token_state inquire(struct inquiry *q, uint64_t identity);
 
-/* How many members are dead and not recovered. */
+/* Returns the number of members that are dead and not recovered. */
 uint32_t inquiry_dead(const struct segment *s, uint64_t own);
 
 enum process_fate {
 	PROCESS_ALIVE,
-	PROCESS_SUSPENDED, /* by a signal or a tracer: alive */
+	PROCESS_SUSPENDED, /* alive, stopped by a signal or a tracer */
 	PROCESS_DEAD,
-	PROCESS_UNKNOWN /* the question could not be asked now */
+	PROCESS_UNKNOWN /* the kernel could not be asked now */
 };
 
-/* What became of a member's process. Whether it is suspended is known in its own PID namespace
- * only. */
+/* Returns the state of a member's process. PROCESS_SUSPENDED is reported only within the caller's
+ * own PID namespace. */
 enum process_fate inquiry_fate(const struct segment *s, const struct member *m, uint64_t identity,
 			       uint64_t own);
 

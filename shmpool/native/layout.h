@@ -42,8 +42,8 @@ struct segment_header {
 	uint64_t magic;
 	uint32_t version;
 	uint32_t pad0;
-	uint64_t
-		layout_hash; /* of every size and offset below; differs for an incompatible build */
+	/* Hash of every size and offset below; differs for an incompatible build. */
+	uint64_t layout_hash;
 	uint64_t initialised; /* LAYOUT_MAGIC, written last, when everything else is complete */
 	uint64_t pad1[2];
 	uint64_t creator_pid; /* in its own PID namespace; shown to people, no code relies on it */
@@ -119,9 +119,9 @@ struct member {
 	uint64_t adopted;     /* buffers that other threads of its process took over from it */
 	uint32_t ended;       /* nonzero: the thread has ended, other threads have its buffers */
 	uint32_t tid;
-	uint32_t
-		barrier; /* nonzero: its process is registered for membarrier(2), so that others can
-			     steal from its cache */
+	/* Nonzero: its process is registered for membarrier(2), so that others can steal from its
+	 * cache. */
+	uint32_t barrier;
 	/* Shown to people, as tid is; no code relies on them (process.h). */
 	uint32_t pid;
 	uint32_t start;
@@ -219,9 +219,9 @@ struct pool_shared {
 	uint64_t tokens;    /* number of the newest token: token.h */
 	uint64_t abandoned; /* buffers ever abandoned: OWNER_ABANDONED; only grows */
 	uint64_t trims;     /* extents ever removed */
-	alf_shared_position
-		bypassed; /* free-ring slots before this position may be stale: bypass.c; 0 never */
-	uint64_t swept;   /* abandoned buffers that sweeps have placed; only grows */
+	/* Free-ring slots before this position may be stale: bypass.c. 0 for none. */
+	alf_shared_position bypassed;
+	uint64_t swept;     /* abandoned buffers that sweeps have placed; only grows */
 	uint32_t free_many; /* members that wait for many buffers sleep on this word instead */
 	uint32_t free_want; /* the smallest number that one of them waits for: wait_want() */
 	uint64_t inquired;  /* when to ask next which members are dead: stuck.c */

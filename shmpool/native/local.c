@@ -22,21 +22,21 @@ uint32_t *local_callers;
 void (*local_thread_begins)(struct local_thread *t);
 _Thread_local struct local_thread *local_thread;
 
-/* Every thread's table, so that closing a pool can take its members out of all of them. The nodes
- * survive a fork, the tables are wiped by it. */
+/* List of all threads' tables, so that closing a pool can remove its members from them. The nodes
+ * survive a fork; the kernel zeroes the tables. */
 struct node {
 	struct local_thread *table;
 	struct node *next;
 };
 static struct node *threads;
 
-/* By slot: this process's token in the pool, and whether it made it. */
+/* By slot: this process's token in the pool, and whether the process created the pool. */
 struct opening {
 	struct token token;
 	bool made;
 };
 
-/* What a forked child reads as zeros, whoever calls fork: a free lock, no calls, no tokens. */
+/* Zeros in a forked child, also after a raw fork(2): an unlocked lock, no calls, no tokens. */
 static struct wiped {
 	pthread_mutex_t threads_lock;
 	uint32_t callers[LOCAL_POOLS_MAX];
@@ -44,8 +44,8 @@ static struct wiped {
 } *wiped;
 static pthread_key_t thread_key;
 
-/* Ends a member: its roles are free, its cache goes back, and its slot is free as soon as nothing
- * is in hand any more. */
+/* Ends a member: releases its roles and flushes its cache. Its slot is free as soon as it has no
+ * buffer in hand. */
 static void member_end(struct qmempool *p, struct member *m)
 {
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
@@ -95,7 +95,7 @@ static void unlock_threads(void)
 	pthread_mutex_unlock(&wiped->threads_lock);
 }
 
-/* Takes the pool's token if this process has none: by who holds threads_lock. */
+/* Takes the pool's token if this process has none. The caller holds threads_lock. */
 static int need_token(uint32_t slot)
 {
 	struct token *t = &wiped->openings[slot].token;
@@ -104,8 +104,8 @@ static int need_token(uint32_t slot)
 		       token_take(&local_pools[slot].segment, t);
 }
 
-/* Of the parent's threads only the one that forked is here: none sleeps in a pool. Who gets no
- * token now tries again with its first call. */
+/* Only the forking thread exists in the child, so no other thread sleeps in a pool. If a token
+ * cannot be taken now, the first call tries again. */
 static void after_fork(void)
 {
 	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
@@ -113,7 +113,7 @@ static void after_fork(void)
 			need_token(i);
 }
 
-/* Zeros that a forked child finds zero again. */
+/* Returns zeroed memory that the kernel zeroes again in a forked child, or NULL. */
 static void *wiped_on_fork(size_t size)
 {
 	void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -125,8 +125,8 @@ static void *wiped_on_fork(size_t size)
 	return NULL;
 }
 
-/* Makes what a process needs once. 0, -ENOMEM: what there was no memory for is tried again with the
- * next opening. */
+/* Sets up once what the process needs. Returns 0 or -ENOMEM; the next opening tries again what
+ * failed. */
 static int prepare(void)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -203,8 +203,8 @@ int local_open(const struct segment *s, bool made)
 	int error = prepare();
 	if (error)
 		return error;
-	/* Here, not with a thread's first call: in a process that has threads the kernel takes 10
-	 * to 80 ms for it. Again, in member_attach(), it takes nothing. */
+	/* Here, not in a thread's first call: in a process with several threads the system call
+	 * takes 10 to 80 ms. Repeated in member_attach(), it takes no time. */
 	process_barrier_register();
 	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++) {
 		if (local_pools[i].buffers)
@@ -234,7 +234,7 @@ void local_leave(uint32_t number)
 		store_relaxed(&segment_shared(&p->segment)->left, 1);
 }
 
-/* Gives back what a member of this process still has in hand: there is nobody left to do it. */
+/* Frees the buffers that a member of this process has in hand when the pool is closed. */
 static void take_back(struct qmempool *p, struct member *m)
 {
 	uint64_t held = member_held(m);
@@ -261,7 +261,7 @@ bool local_closing(uint32_t number)
 	return true;
 }
 
-/* Ends every sleep in the pool. */
+/* Ends every sleep of this pool's members; those of other processes sleep again. */
 static void wake_everybody(const struct qmempool *p)
 {
 	for (uint32_t i = 0; i <= p->segment.geometry.queues; i++) {
@@ -277,7 +277,7 @@ static void wake_everybody(const struct qmempool *p)
 	wait_wake(&segment_shared(&p->segment)->free_many, INT_MAX);
 }
 
-/* Ends the members of this process and gives back its token. */
+/* Ends this process's members in the pool and drops its token. */
 static void end_members(uint32_t number)
 {
 	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
@@ -302,7 +302,7 @@ static void end_members(uint32_t number)
 void local_closed(uint32_t number)
 {
 	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
-	/* An opening that only reads has no members, and no call in it sleeps. */
+	/* An opening for reading has no members, and none of its calls sleeps. */
 	const bool writes = p->segment.writes;
 	while (load_seq_cst(&local_callers[number % LOCAL_POOLS_MAX])) { /* [CALLERS] */
 		if (writes)

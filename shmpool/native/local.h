@@ -1,23 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * local.h - what one process knows: the pools it has open, by number, and the member that each of
- * its threads is in each of them.
+ * local.h - what belongs to one process: its open pools, by number, and the members that its
+ * threads are.
  *
- * A thread becomes a member with its first call and ceases to be one when it ends, when the process
- * closes the pool, or when the process exits. A forked child begins with no members and no tokens:
- * the tables of both lie in memory that the kernel wipes on fork (MADV_WIPEONFORK), whoever calls
- * fork. It takes tokens of its own in the C library's fork handler, or, past that, with its first
+ * A thread becomes a member with its first call. It stops being one when it ends, when the process
+ * closes the pool, or when the process exits. A forked child starts without members and tokens:
+ * both tables are in memory that the kernel zeroes on fork (MADV_WIPEONFORK), also for a raw
+ * fork(2). The child takes tokens of its own in the C library's fork handler, or with its first
  * call.
  *
  * Who may call what at the same time: local_pool and local_member any thread. A pool is closed in
- * two steps. local_closing() is called with Python's lock held: from then on no look-up finds the
- * pool. local_closed() waits for the calls that had found it. Such a call either holds Python's
- * lock from its look-up to its last access, or is counted: between local_begin() and local_end().
+ * two steps. local_closing() is called with the interpreter's lock held; after it no look-up finds
+ * the pool. local_closed() waits for the calls that have found it before. Such a call either holds
+ * the interpreter's lock from its look-up to its last access, or is counted, between local_begin()
+ * and local_end().
+ *
+ *     a step of closing                a call that has found the pool before
+ *     serial = LOCAL_CLOSED            goes on
+ *     closing = 1                      returns -ESHUTDOWN when it next polls
+ *     wakes all sleepers, again and    sleeps no more, and returns
+ *       again, until none is counted
+ *     ends members, drops the token    there is none
  *
  * Ordering
- *     [CALLERS]  a caller adds itself, then looks the pool up; who closes it takes the pool's
- *                serial away, then reads the count. All four are seq_cst or under Python's lock, so
- *                that either the caller finds no pool, or it is waited for.
+ *     [CALLERS]  a caller adds itself, then looks up the pool. The closer removes the pool's
+ *                serial, then reads the count. local_begin() and local_closing() are both called
+ *                with the interpreter's lock held, so either the caller finds no pool, or the
+ *                closer reads its count and waits. What a caller read or wrote is done when the
+ *                closer reads 0.
  */
 #ifndef SHMPOOL_LOCAL_H
 #define SHMPOOL_LOCAL_H
@@ -30,52 +40,55 @@ struct local_thread {
 	struct member *member[LOCAL_POOLS_MAX];
 };
 
-#define LOCAL_CLOSED UINT32_MAX /* a serial that no number has */
+#define LOCAL_CLOSED UINT32_MAX /* a serial that no pool number has */
 
 extern struct qmempool local_pools[LOCAL_POOLS_MAX];
-/* By slot, how many threads of this process are in a counted call: zeros in a forked child. NULL
- * before the first pool. */
+/* By slot: the number of this process's threads that are in a counted call. Zeros in a forked
+ * child. NULL before the first pool is opened. */
 extern uint32_t *local_callers;
 extern _Thread_local struct local_thread *local_thread
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
 
-/* Opens a checked segment: its number, | serial 16 | slot 6 |. One that is opened to change it
- * (segment.writes) gets a token; made says that this process has just made it. -EXFULL if all
- * numbers are taken, -ENOMEM, and what token_take() says. */
+/* Opens a checked segment. Takes a token if it is opened for writing (segment.writes). made: this
+ * process has just created the pool. Returns its number, | serial 16 | slot 6 |; -EXFULL if all
+ * slots are taken; -ENOMEM; or what token_take() returns. */
 int local_open(const struct segment *s, bool made);
 
-/* From now on nobody finds the pool; wakes nobody. False if it is closed, or being closed. */
+/* First step of closing: no look-up finds the pool any more. Wakes no thread. Returns false if the
+ * pool is closed or being closed. */
 bool local_closing(uint32_t number);
 
-/* After it: waits for every counted call, gives back all that this process's members hold and ends
- * them. Nothing of this process looks at the mapping afterwards. Of an opening that only reads,
- * nothing in the segment is looked at. */
+/* Second step: waits for every counted call, frees all buffers that this process's members have,
+ * ends the members, and drops the token. After it the process does not access the mapping. If the
+ * pool was opened for reading only, nothing in the segment is accessed. */
 void local_closed(uint32_t number);
 
-/* Both. 0, -EBADF. */
+/* Both steps. Returns 0 or -EBADF. */
 int local_close(uint32_t number);
 
-/* Says in a pool that this process has made that it is left on purpose: before its end. */
+/* Records in a pool that this process has created that it leaves the pool on purpose. Call it
+ * before closing. */
 void local_leave(uint32_t number);
 
-/* Makes the calling thread a member: 0, -EROFS for an opening that only reads, -EUSERS, -ENOMEM,
- * and what token_take() says. */
+/* Makes the calling thread a member. Returns 0; -EROFS if the pool was opened for reading only;
+ * -EUSERS if all member slots are taken; -ENOMEM; or what token_take() returns. */
 int local_attach(uint32_t number);
 
-/* token_hold(), while no thread of this process forks. */
+/* token_hold() under the lock that keeps threads of this process from forking. */
 int local_hold(int fd, const char *path, void **page);
 
-/* The number of this process's token in an open pool, 0 if it has none. */
+/* Returns this process's token in an open pool, 0 for none. */
 uint64_t local_token(uint32_t number);
 
-/* Called by each thread that makes its first table, if it is set: who knows when that thread ends
- * says so with local_thread_ends(), before the C library does. */
+/* Called, if set, by each thread that becomes a member for the first time. A library that learns of
+ * a thread's end earlier than the C library's destructor then calls local_thread_ends(). */
 extern void (*local_thread_begins)(struct local_thread *t);
 
 /* Ends the calling thread's members, if t is its table. */
 void local_thread_ends(struct local_thread *t);
 
-/* Counts the caller in, before its look-up. What to give to local_end(). */
+/* Counts the caller. Call it with the interpreter's lock held, before local_pool(). Returns what
+ * local_end() needs. */
 static inline uint32_t *local_begin(uint32_t number)
 {
 	uint32_t *at = local_callers ? &local_callers[number % LOCAL_POOLS_MAX] : NULL;
@@ -84,7 +97,7 @@ static inline uint32_t *local_begin(uint32_t number)
 	return at;
 }
 
-/* After its last access to the segment. */
+/* Call it after the last access to the segment. */
 static inline void local_end(uint32_t *at)
 {
 	if (at)
@@ -97,11 +110,11 @@ static inline struct qmempool *local_pool(uint32_t number)
 	return likely(p->buffers && p->serial == number / LOCAL_POOLS_MAX) ? p : NULL;
 }
 
-/* In the serial of a pool whose file turned out to be truncated (guard.c): no number names it any
- * more, but for its end. */
+/* Set in the serial of a pool whose file was truncated (guard.c). The pool's number then only
+ * serves to close it. */
 #define LOCAL_GONE 0x10000u
 
-/* An open pool, also one that is gone. */
+/* Returns an open pool, also one whose file was truncated. NULL for none. */
 static inline struct qmempool *local_opened(uint32_t number)
 {
 	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
@@ -109,19 +122,21 @@ static inline struct qmempool *local_opened(uint32_t number)
 	return p->buffers && serial == number / LOCAL_POOLS_MAX ? p : NULL;
 }
 
-/* Why local_pool() is NULL: -EBADMSG if the pool is gone, -EBADF if it is not open. */
+/* Returns why local_pool() returned NULL: -EBADMSG if the file was truncated, -EBADF if the pool is
+ * not open. */
 static inline int local_missing(uint32_t number)
 {
 	return local_opened(number) ? -EBADMSG : -EBADF;
 }
 
-/* The result of a call that read the pool: what was read of one that is gone by now is nothing. */
+/* Returns result, that of a call that has read the pool; or an error, if the file was truncated in
+ * the course of the call. */
 static inline int64_t local_read(uint32_t number, int64_t result)
 {
 	return local_pool(number) ? result : local_missing(number);
 }
 
-/* The calling thread's member of an open pool, NULL before its first call. */
+/* Returns the calling thread's member of an open pool, NULL before its first call. */
 static inline struct member *local_member(uint32_t number)
 {
 	return likely(local_thread) ? local_thread->member[number % LOCAL_POOLS_MAX] : NULL;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * qmempool.c - see qmempool.h: refill and flush.
+ * qmempool.c - see qmempool.h: refills and flushes caches, grows the slab, checks and adopts
+ * handles, ends members.
  */
 #include "qmempool.h"
 
@@ -42,11 +43,11 @@ void qmempool_unbind(struct qmempool *p)
 }
 
 #define DRAIN_TRIES 1024
-#define CLAIM_MAX 4096u /* buffers of one claim: an op record counts them */
+#define CLAIM_MAX 4096u /* buffers in one claim: an op record counts them */
 _Static_assert(CLAIM_MAX <= ALF_QUEUE_MAX && BULK_MAX <= ALF_OP_COUNT_MAX, "alf_queue.h");
 
-/* Grows the slab by an extent. Up to max of its buffers go to handle, the rest to the shared queue.
- *  */
+/* Adds an extent to the slab. Stores up to max of its buffers in handle and puts the rest into the
+ * free ring. Returns how many it stored, or -errno. */
 static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
 	uint32_t first, mine, filled = 0;
@@ -83,11 +84,11 @@ int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint
 		return grown;
 	got = (int)qmempool_steal(p, m, handle, max);
 	if (!got)
-		got = transfer_free(p, m, handle, max); /* given back meanwhile */
+		got = transfer_free(p, m, handle, max); /* freed since the first attempt */
 	return got ? got : grown;
 }
 
-/* The same, also from behind a stopped member. */
+/* The same, and from behind a suspended member too. */
 static int obtain_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
 		       uint32_t looks)
 {
@@ -98,7 +99,8 @@ static int obtain_hard(struct qmempool *p, struct member *m, uint64_t *handle, u
 	return behind ? behind : got;
 }
 
-/* Pushes n handles onto m's cache; false if they do not fit or somebody is at it. */
+/* Pushes n handles onto m's cache. Returns false if they do not fit, or if another member has
+ * locked the cache or requested a flush. */
 static bool push(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	cache_position top = load_relaxed(&m->cache_top);
@@ -116,16 +118,17 @@ static bool push(struct qmempool *p, struct member *m, const uint64_t *handle, u
 	return true;
 }
 
-/* Keeps n buffers of m's in its cache, or in the shared queue if the cache cannot take them. */
+/* Stores n buffers that m owns, and that no allocation asked for, in m's cache, or in the free ring
+ * if the cache cannot take them. */
 static void keep(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	if (n && push(p, m, handle, n))
-		count_up(&m->counters[COUNT_FREE], -(uint64_t)n); /* nobody freed them */
+		count_up(&m->counters[COUNT_FREE], -(uint64_t)n); /* they were not freed */
 	else
 		qmempool_give(p, m, handle, n);
 }
 
-/* Takes back n handles, or as many as there are, that no allocation asked for. */
+/* Takes up to n handles from m's cache without counting an allocation. Returns how many. */
 static uint32_t unkeep(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
 {
 	uint32_t len = member_cached(&p->segment, m);
@@ -146,8 +149,9 @@ int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, 
 		return -EAGAIN;
 	if (qmempool_honour(p, m))
 		have = unkeep(p, m, handle, n);
-	/* Who wants many takes none unless there are as many: others want a few. An extent is made
-	 * all the same, or nobody would learn that there is no memory for it. */
+	/* An allocation of many takes none unless there are enough, so that others get the few that
+	 * there are. The slab grows all the same: otherwise no member would learn that it has no
+	 * memory. */
 	if (n > 1 && have < n && !alf_ready(&p->free, n - have - 1) &&
 	    have + qmempool_count(p, n - have) < n) {
 		got = grow(p, m, handle, 0);
@@ -208,7 +212,7 @@ void qmempool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n)
 		store_relaxed(&qmempool_buffer(p, handle_index(handle[n]))->handle, handle[n]);
 }
 
-/* Raises the generations of n buffers of m's: all, or an error and none. */
+/* Raises the generations of n buffers of m, all or none. Returns 0 or the code of a bad handle. */
 static int spend(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
@@ -223,8 +227,8 @@ static int spend(struct qmempool *p, struct member *m, const uint64_t *handle, u
 	return 0;
 }
 
-/* Moves bulks from the top of m's cache to the shared queue until n more fit in. False if they did
- * before, or cannot be made to. */
+/* Moves bulks from the top of m's cache to the free ring until n more handles fit. Returns false if
+ * they fitted before, or cannot be made to fit. */
 static bool make_room(struct qmempool *p, struct member *m, uint32_t n)
 {
 	bool moved = false;
@@ -273,8 +277,9 @@ int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle)
 
 #define ENDED_TRIES 64
 
-/* Frees the slot of a thread that has ended, with its last buffer gone. seq_cst with the same two
- * steps in reverse in qmempool_end(), so that one of the two sees the other; the swap picks one. */
+/* Frees the slot of an ended thread, when its last buffer has been adopted. seq_cst, like the same
+ * two steps in reverse order in qmempool_end(), so that at least one of the two sees the other; the
+ * compare-and-swap elects one. */
 static void release_ended(const struct qmempool *p, struct member *from)
 {
 	for (int i = 0; i < ENDED_TRIES; i++) {
@@ -286,8 +291,8 @@ static void release_ended(const struct qmempool *p, struct member *from)
 			member_release(&p->segment, from);
 			return;
 		}
-		/* The slot's next member has ended between the look and the swap, and is not
-		 * finished. */
+		/* Between the read and the swap the slot's next member has ended, and has buffers
+		 * left. */
 		store_seq_cst(&from->ended, 1);
 	}
 }
@@ -319,7 +324,8 @@ void qmempool_end(struct qmempool *p, struct member *m)
 	uint32_t ended = 1;
 	qmempool_drain(p, m);
 	store_seq_cst(&m->ended, 1);
-	/* No second look, as in release_ended(): the slot's next member cannot end meanwhile. */
+	/* One check only, unlike release_ended(): the slot's next member cannot end during this
+	 * call. */
 	if (member_held(m) == 0 && cas_seq_cst(&m->ended, &ended, 2))
 		member_release(&p->segment, m);
 }
@@ -330,7 +336,7 @@ void qmempool_drain(struct qmempool *p, struct member *m)
 	for (int tries = DRAIN_TRIES; tries && member_cached(&p->segment, m); tries--) {
 		uint32_t n;
 		if (!qmempool_honour(p, m))
-			sched_yield(); /* a thief is at it */
+			sched_yield(); /* a thief has locked the cache */
 		for (uint64_t i = p->cache_size; i && (n = unkeep(p, m, old, p->bulk)); i--)
 			qmempool_give(p, m, old, n);
 	}

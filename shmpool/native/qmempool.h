@@ -1,35 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * qmempool.h - a pool of buffers: local caches over a shared queue over a slab.
+ * qmempool.h - a pool of buffers: local caches in front of a free ring in front of a slab.
  *
- * After the qmempool of J. D. Brouer's Linux RFC of December 2014: a member allocates from and
- * frees into a small cache of its own and touches nothing shared; the cache is refilled from, and
- * flushed into, a shared multi-producer/multi-consumer ring in bulks; when that runs dry the slab
- * grows, and when the slab is at its capacity, what lies in other members' caches is fetched.
- * Unlike the original, the caches lie in the segment, so that others can reach them.
+ * After the qmempool of J. D. Brouer's Linux RFC of December 2014. A member allocates from and
+ * frees into a small cache of its own, and touches no shared cache line. The cache is refilled from
+ * and flushed into the free ring, a multi-producer/multi-consumer ring, in bulks. When the ring is
+ * empty the slab grows. When the slab has its full size, buffers are stolen from other members'
+ * caches. Unlike the original, the caches are in the segment, so that other members can reach them.
  *
- * Who may call what at the same time: any number of members, each with its own struct member. One
- * member must not be used by two threads at once.
+ * Who may call what at the same time: any number of members, each with its own struct member. Two
+ * threads must not use one member at the same time.
  *
  * Ordering
- *     [CACHE]   a member's cache. To pop, its owner moves cache_top down and then looks at
- *              cache_bottom; a
- *               thief writes that it is there into cache_bottom, calls membarrier(2), then reads
- *               cache_top. The system call is a full barrier on the owner's processor, so the
- *               owner's side costs none: either the thief sees the pop and leaves those handles
- *               alone, or the owner sees the thief and takes its pop back. Pushing cannot meet a
- *               thief, who takes from the bottom. cache_top hands over what was pushed, also when
- *               its owner has popped since (C11's release sequence), cache_bottom what was taken.
+ *     [CACHE]  a member's cache. To pop, its owner lowers cache_top and then reads cache_bottom. A
+ *              thief locks cache_bottom, calls membarrier(2), and then reads cache_top. The system
+ *              call is a full barrier on the owner's processor, so the owner needs none: either the
+ *              thief sees the pop and leaves those handles alone, or the owner sees the lock and
+ *              undoes its pop. A push cannot meet a thief, which takes from the bottom. cache_top
+ *              publishes what was pushed, also after later pops (C11's release sequence);
+ *              cache_bottom publishes what was taken.
  *
- * Progress: an allocation that does not wait takes what it can have in a bounded number of steps,
- * and asks nobody who is dead. blocking_alloc() does, with any deadline. What it does for
- * fairness: blocking_alloc.c. Nothing here waits for another member. A cache whose owner is in the
- * middle of it, or that another thief has, is passed over; an owner whose cache is being emptied
- * works without it. A cache can be emptied wherever its owner has stopped.
+ * Progress: an allocation that does not wait takes what it finds in a bounded number of steps, and
+ * does not ask which members are dead; blocking_alloc() does, with any deadline. For fairness see
+ * blocking_alloc.c. No member waits for another one. A thief skips a cache that another thief has
+ * locked. An owner whose cache is locked works without it. A cache can be emptied wherever its
+ * owner is suspended.
  *
- * Misuse: a handle carries the generation its buffer had when it was allocated, and a free changes
- * the buffer's; a second free, a stale handle and somebody else's buffer are errors.
- * SHMPOOL_CHECK=0 leaves that out: then headers are not touched on the fast path at all.
+ * Misuse: a handle has the generation that its buffer had when it was allocated, and each free
+ * raises the buffer's. A second free, a stale handle and another member's buffer are errors. A
+ * build with SHMPOOL_CHECK=0 leaves these checks out; its fast paths do not touch headers.
  */
 #ifndef SHMPOOL_QMEMPOOL_H
 #define SHMPOOL_QMEMPOOL_H
@@ -44,94 +43,100 @@
 
 #define GENERATION_ONE (1ull << 32)
 
-/* One process's way to a pool. */
+/* One process's view of a pool. */
 struct qmempool {
 	struct buffer *buffers;
 	uint32_t capacity;
 	uint32_t bulk;
 	uint64_t cache_size;
-	uint64_t cache_mask; /* cache_size - 1; 0 without a cache */
-	uint64_t absent;     /* slab_grow()'s hint */
+	uint64_t cache_mask; /* cache_size - 1; 0 if there is no cache */
+	uint64_t absent;     /* hint of slab_grow() */
 	struct alf_ring free;
 	struct segment segment;
-	struct alf_ring **queues; /* of named queues, by number; NULL until bound */
+	struct alf_ring **queues; /* of named queues, by number; NULL until first used */
 	uint32_t serial;          /* of this opening: local.h */
 	uint32_t closing;
-	/* Hints of qmempool_bypass(), which threads share: any value is good enough. */
-	uint32_t bypass_at;  /* buffer where it looks on */
-	uint64_t bypass_sum; /* what had been given back and abandoned when it last found nothing */
-	int64_t bypass_rest_ns; /* until when it need not look again while that stays so */
-	uint64_t tend_ns; /* CLOCK_MONOTONIC: from then on a busy thread tends the pool: lookup.h */
-	uint32_t tend_due; /* one has noticed that it is time to */
+	/* Hints of qmempool_bypass(), shared by threads. Any value is safe. */
+	uint32_t bypass_at; /* index of the buffer to inspect next */
+	/* The sum of free.prod and pool_shared.abandoned when the last search found nothing. */
+	uint64_t bypass_sum;
+	int64_t bypass_rest_ns; /* while that sum stays the same, no search before this time */
+	/* CLOCK_MONOTONIC: after this time a thread whose calls do not wait asks for dead members
+	 * too (lookup.h). */
+	uint64_t tend_ns;
+	uint32_t tend_due; /* nonzero: that time has passed */
 };
 
-/* Binds a checked segment. 0, -ENOMEM, -EBADMSG. */
+/* Binds a checked segment. Returns 0 or -ENOMEM. */
 int qmempool_bind(struct qmempool *p, const struct segment *s);
 void qmempool_unbind(struct qmempool *p);
 
-/* What the fast paths fall back to. */
+/* The slow paths of qmempool_alloc_bulk() and qmempool_free_bulk(). */
 int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n);
-/* That of qmempool_alloc_quick(). */
+/* The slow path of qmempool_alloc_quick(). */
 int qmempool_refill(struct qmempool *p, struct member *m, uint64_t *handle);
 int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
-/* That of one, for qmempool_free(), whose handle need not be in memory. */
+/* The slow path of qmempool_free(), whose handle need not be in memory. */
 int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle);
 
-/* Takes back what a free of more had done to the first n when it came to a handle that is no good.
- *  */
+/* Undoes what a free has done to the first n handles, when it has come to an invalid one: restores
+ * their generations. */
 void qmempool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n);
 
-/* Makes buffers of another thread of m's process m's own. 0; -ESTALE freed or handed on since the
- * handle was made; -EPERM somebody else's. */
+/* Makes m the owner of a buffer that another thread of its process owns. Returns 0; -ESTALE if the
+ * buffer was freed or put since the handle was made; -EPERM if another process's member owns it. */
 int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle);
 
-/* Ends m, whose thread ends. The slot is free at once, or when other threads of the process have
- * adopted the last buffer that they have from m. One thread of the process at a time. */
+/* Ends m when its thread ends. Its slot is free at once, or when other threads of the process have
+ * adopted the last of its buffers. One thread of the process at a time. */
 void qmempool_end(struct qmempool *p, struct member *m);
 
-/* Flushes m's cache if somebody asks for it. False if the cache is not m's to use now. */
+/* Flushes m's cache if another member has requested it. Returns false if m may not use its cache
+ * now: it is locked, or requested again. */
 bool qmempool_honour(struct qmempool *p, struct member *m);
 
-/* Gives n buffers of m's to the shared queue. What is no buffer, because somebody scribbled over a
- * cache, is left out; what does not fit is abandoned to the next sweep: somebody has stopped at its
- * head, or it is full of tombstones further on than GIVE_ROUNDS bulks. */
+/* Puts n buffers of m into the free ring. Skips handles that are no index, from a corrupted cache.
+ * If the ring has no room, abandons buffers to the next sweep: a member is suspended at its head,
+ * or it has tombstones further on than GIVE_ROUNDS bulks. */
 void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
 
-/* The same by who has more time: up to *rounds bulks are moved from its head to its end, and
- * subtracted. */
+/* The same for callers that have more time: moves up to *rounds bulks from the ring's head to its
+ * end, and subtracts them from *rounds. */
 #define GIVE_ROUNDS 8u
 void qmempool_give_round(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
 			 uint64_t *rounds);
 
-/* Puts m's cache into the shared queue. What a thief that has stopped leaves there stays in the
- * slot, for other thieves and for the slot's next member. */
+/* Flushes m's cache into the free ring. What a suspended thief has locked stays in the slot, for
+ * other thieves and for the slot's next member. */
 void qmempool_drain(struct qmempool *p, struct member *m);
 
-/* Fetches up to max buffers from other members' caches; without membarrier(2) their owners are
- * asked to flush at their next call. */
+/* Takes up to max buffers from other members' caches. Returns how many. Without membarrier(2) it
+ * only requests their owners to flush at their next call. */
 uint32_t qmempool_steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
 
-/* Takes up to max free buffers from behind a member that has stopped in the shared queue, or that
- * were abandoned. Looks at so many headers at most, from where this process looked last. */
+/* Takes up to max free buffers from behind a member that is suspended in the free ring, and
+ * abandoned ones. Inspects up to most headers, from where this process stopped last. Returns how
+ * many it took. */
 uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
 			 uint32_t most);
 
-/* Asks every member to flush its cache at its next call. */
+/* Requests every member to flush its cache at its next call. */
 void qmempool_request(struct qmempool *p);
 
-/* The same as qmempool_alloc_slow(), also from behind a stopped member, for which it looks at so
- * many headers. */
+/* The same as qmempool_alloc_slow(), and from behind a suspended member too, for which it inspects
+ * up to looks headers. */
 int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
 			uint32_t looks);
 
-/* Wakes everybody who waits for buffers: there may be more of them than were given back. */
+/* Wakes all members that wait for buffers, since more may be free than were given back. */
 void qmempool_wake(struct qmempool *p);
 
-/* Takes 1..max buffers for m from the shared queue, the slab or others' caches. 0 or -errno if
- * there are none. */
+/* Takes 1 to max buffers for m from the free ring, the slab or other members' caches. Returns how
+ * many, or -errno if there are none. */
 int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
 
-/* Buffers that could be had now, as far as counting tells: up to most. */
+/* Returns the number of buffers that an allocation could get now, as far as counters tell, or most
+ * if there are more. */
 uint64_t qmempool_count(struct qmempool *p, uint64_t most);
 
 static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t index)
@@ -139,15 +144,15 @@ static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t 
 	return &p->buffers[index];
 }
 
-/* Whether there may be free buffers that only qmempool_bypass() finds. */
+/* True if there may be free buffers that only qmempool_bypass() finds. */
 static inline bool qmempool_blocked(const struct qmempool *p)
 {
 	const struct pool_shared *s = segment_shared(&p->segment);
 	return !alf_empty(&p->free) || load_relaxed(&s->abandoned) != load_relaxed(&s->swept);
 }
 
-/* Pops the newest n handles of m's cache, by its owner: all, or none if there are not so many or
- * somebody empties the cache or asks for it. */
+/* Pops the newest n handles of m's cache. Only m's thread may call it. Returns false, and pops
+ * none, if there are fewer, or if another member has locked the cache or requested a flush. */
 static ALWAYS_INLINE bool cache_pop(struct qmempool *p, struct member *m, uint64_t *handle,
 				    uint32_t n)
 {
@@ -157,9 +162,10 @@ static ALWAYS_INLINE bool cache_pop(struct qmempool *p, struct member *m, uint64
 	store_relaxed(&m->cache_top, top); /* [CACHE] */
 	barrier_asymmetric();
 	const uint64_t left = cache_between_own(load_acquire(&m->cache_bottom), top); /* [CACHE] */
-	/* Read after the barrier: an operand of the comparison, no register. */
+	/* Read after the barrier, so that it is an operand of the comparison and needs no
+	 * register. */
 	const uint64_t size = p->cache_size;
-	/* Unsigned: less than none is more than fits. */
+	/* Unsigned: a negative number is larger than any cache. */
 	if (unlikely(n == 1 ? left >= size : left > size - n)) {
 		store_relaxed(&m->cache_top, (cache_position)(top + n));
 		return false;
@@ -175,14 +181,15 @@ static ALWAYS_INLINE bool cache_pop(struct qmempool *p, struct member *m, uint64
 	return true;
 }
 
-/* Whether the header b says that handle is mine, the owner word of the caller. */
+/* True if header b says that the member with owner word mine owns handle. */
 static ALWAYS_INLINE bool qmempool_mine(const struct buffer *b, uint64_t mine, uint64_t handle)
 {
 	return likely(load_relaxed(&b->owner) == mine) &&
 	       likely(load_relaxed(&b->handle) == handle);
 }
 
-/* 0 if m may free or hand on handle, which must name one of the pool's buffers. */
+/* Checks that m may free or put handle; adopts it from another thread of m's process. Returns 0,
+ * -EINVAL if it is no index of the pool, -ESTALE or -EPERM. */
 static inline int qmempool_check(struct qmempool *p, struct member *m, uint64_t handle)
 {
 	if (unlikely(handle_index(handle) >= p->capacity))
@@ -193,8 +200,9 @@ static inline int qmempool_check(struct qmempool *p, struct member *m, uint64_t 
 	return 0;
 }
 
-/* Allocates n buffers: all, or -EAGAIN if there are not so many; -ENOSPC if the slab may grow and
- * the file system has no room. The headers' user fields are as their last user left them. */
+/* Allocates n buffers, all or none. Returns 0; -EAGAIN if there are fewer; -ENOSPC if the slab
+ * could grow and the file system has no room. The headers' user fields are as the last user left
+ * them. */
 static inline int qmempool_alloc_bulk(struct qmempool *p, struct member *m, uint64_t *handle,
 				      uint32_t n)
 {
@@ -203,12 +211,13 @@ static inline int qmempool_alloc_bulk(struct qmempool *p, struct member *m, uint
 	return qmempool_alloc_slow(p, m, handle, n);
 }
 
-/* Frees n buffers into m's cache, if they fit there in one piece and each of them is m's: else
- * false, and nothing has changed. */
+/* Frees n buffers into m's cache. Returns false, and changes nothing, unless they fit into it
+ * without wrapping, and m owns each of them. */
 static ALWAYS_INLINE bool cache_free(struct qmempool *p, struct member *m, const uint64_t *handle,
 				     uint32_t n)
 {
-	/* Read once: the compiler cannot know that no generation stored below is one of them. */
+	/* Read once: the compiler cannot know that the stores of generations below do not change
+	 * them. */
 	const cache_position top = load_relaxed(&m->cache_top);
 	const uint64_t len = cache_between_own(load_acquire(&m->cache_bottom), top); /* [CACHE] */
 	const uint64_t size = p->cache_size;
@@ -218,7 +227,7 @@ static ALWAYS_INLINE bool cache_free(struct qmempool *p, struct member *m, const
 	if (unlikely(n > size || len > size - n || room + n > m->cache + size))
 		return false;
 #pragma GCC unroll 4
-	for (uint32_t i = n; i--;) { /* from the last one on: transfer_take_all() */
+	for (uint32_t i = n; i--;) { /* from the last one down: see transfer_take_all() */
 		const uint64_t h = handle[i];
 		if (SHMPOOL_CHECK) {
 			struct buffer *b = &buffers[handle_index(h)];
@@ -235,7 +244,7 @@ static ALWAYS_INLINE bool cache_free(struct qmempool *p, struct member *m, const
 	return true;
 }
 
-/* Frees n buffers, none twice: all, or -EINVAL, -ESTALE, -EPERM and nothing. */
+/* Frees n buffers, all or none. Returns 0, -EINVAL, -ESTALE or -EPERM. None may be named twice. */
 static inline int qmempool_free_bulk(struct qmempool *p, struct member *m, const uint64_t *handle,
 				     uint32_t n)
 {
@@ -252,8 +261,8 @@ static ALWAYS_INLINE int qmempool_alloc(struct qmempool *p, struct member *m, ui
 	return error;
 }
 
-/* The same from m's cache and the shared queue only: no system call but to wake somebody, and no
- * look at every buffer or member. -EAGAIN if neither has one. */
+/* Allocates a buffer from m's cache or the free ring only. Makes no system call except to wake a
+ * sleeper, and scans neither buffers nor members. Returns 0, or -EAGAIN if neither has one. */
 static ALWAYS_INLINE int qmempool_alloc_quick(struct qmempool *p, struct member *m,
 					      uint64_t *handle)
 {
@@ -265,7 +274,7 @@ static ALWAYS_INLINE int qmempool_alloc_quick(struct qmempool *p, struct member 
 	return error;
 }
 
-/* qmempool_free_bulk of one, whose handle stays in a register. */
+/* qmempool_free_bulk() of one handle, which stays in a register. */
 static ALWAYS_INLINE int qmempool_free(struct qmempool *p, struct member *m, uint64_t handle)
 {
 	const cache_position top = load_relaxed(&m->cache_top);

@@ -14,7 +14,9 @@
 #include "recovery.h"
 #include "wait.h"
 
-#define PASSES 4 /* at most, while something is postponed until a live member ends its operation */
+#define PASSES                                                                                     \
+	4 /* at most, while something is postponed until a live member ends its operation   \
+		  */
 
 bool recover_abandoned(const struct segment *s)
 {
@@ -199,9 +201,9 @@ static bool pass(struct recovery *r)
 	ranges_bury(r);
 	r->left = false; /* this sweep takes what was abandoned until here */
 	sweep(r);
-	/* What is left is counted once more, whatever is counted already: the member that abandoned it
-	 * may be suspended before its own count, or another recoverer may have read that count before
-	 * it passed the buffer. */
+	/* What is left is counted once more, whatever is counted already: the member that abandoned
+	 * it may be suspended before its own count, or another recoverer may have read that count
+	 * before it passed the buffer. */
 	if (r->left)
 		add_seq_cst(&shared->abandoned, 1);
 	/* Only forward: what was counted before is placed, or counted once more. */

@@ -19,8 +19,8 @@
 
 #define SHMPOOL_DEFAULT INT64_MIN
 
-/* The options of a pool, in the order of enum shmpool_option. SHMPOOL_DEFAULT stands for the default
- * of an option. The fields after the options are computed by shmpool_plan(). */
+/* The options of a pool, in the order of enum shmpool_option. SHMPOOL_DEFAULT stands for the
+ * default of an option. The fields after the options are computed by shmpool_plan(). */
 struct shmpool_geometry {
 	int64_t buffer_size;
 	int64_t capacity;

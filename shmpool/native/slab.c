@@ -42,7 +42,7 @@ int slab_create(const struct segment *s)
 	return 0;
 }
 
-/* The extent to begin with. What the caller stores in *hint begins with *trims. */
+/* Returns the extent to search from. *trims receives the upper part of the hint to store next. */
 static uint64_t begin(const struct segment *s, const uint64_t *hint, uint64_t *trims)
 {
 	*trims = load_seq_cst(&segment_shared(s)->trims) << SLAB_EXTENT_BITS;
@@ -111,7 +111,7 @@ bool slab_backed(const struct segment *s)
 	}
 	if (rings + created * sizeof(struct buffer) <= SLAB_SMALL)
 		return true;
-	/* While it grows or is trimmed the two may disagree for a moment. */
+	/* While the pool grows or is trimmed, the two numbers may disagree for a moment. */
 	for (int tries = 0; tries < 4; tries++) {
 		uint64_t before = created;
 		struct stat file;

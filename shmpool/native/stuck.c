@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * stuck.c - see recover.h: when a member that is stuck, or has slept for a slice, asks who is dead.
- * One asks for the whole pool, and the longer nothing comes of it, the longer the pool rests.
+ * stuck.c - see recover.h: recovery on behalf of a member that finds nothing, or has slept for a
+ * slice.
+ *
+ * One member asks for the whole pool. The more inquiries in a row find nothing, the longer the pool
+ * pauses before the next one.
  */
 #include "member.h"
 #include "recovery.h"
@@ -9,11 +12,11 @@
 
 #define REST_FIRST_NS 10000000ull
 #define REST_MOST_NS 1000000000ull
-#define REST_TIMES 16ull /* the processor time of a fruitless inquiry */
+#define REST_TIMES 16ull /* the processor time of an inquiry that found nothing */
 
-/* pool_shared.inquired: | not before, CLOCK_REALTIME ns | inquiries in a row that changed nothing,
- * 3 bits |. Any value is good enough: one that lies further ahead than a rest can is of a clock
- * that was set back. */
+/* pool_shared.inquired: | not before, CLOCK_REALTIME ns | inquiries in a row that found nothing, 3
+ * bits |. Any value is safe: a time that is further ahead than the longest pause was written before
+ * the clock was set back, and is ignored. */
 #define FRUITLESS 7u
 #define FRUITLESS_MOST 3u
 
@@ -30,7 +33,7 @@ bool recover_stuck(struct qmempool *p, struct member *m)
 	if ((seen & ~(uint64_t)FRUITLESS) - wall - 1 < REST_MOST_NS)
 		return false;
 	claimed = inquire_after(wall, REST_FIRST_NS, seen & FRUITLESS);
-	if (!cas_seq_cst(word, &seen, claimed)) /* decides who asks: pairs with itself */
+	if (!cas_seq_cst(word, &seen, claimed)) /* elects the member that asks: pairs with itself */
 		return false;
 	int64_t began = wait_spent();
 	bool found = !recover_passes(p, m, &out, 1) && (out.members || out.buffers);

@@ -220,8 +220,9 @@ struct candidates {
 	uint32_t n;
 };
 
-/* Returns the queue from which a buffer was got that is in TRANSIT to queue to, if that is its way back:
- * into the same queue or into its dead-letter queue, by a nack or a recoverer. Returns 0 otherwise. */
+/* Returns the queue from which a buffer was got that is in TRANSIT to queue to, if that is its way
+ * back: into the same queue or into its dead-letter queue, by a nack or a recoverer. Returns 0
+ * otherwise. */
 static uint32_t returning(struct recovery *r, const struct buffer *b, uint32_t to)
 {
 	uint32_t from = load_relaxed(&b->queue);
@@ -237,10 +238,10 @@ static uint32_t returning(struct recovery *r, const struct buffer *b, uint32_t t
 }
 
 /* Abandons the buffer instead of marking it OWNED(dead producer): another recoverer may have
- * finished with that producer, and its slot may have a new member. A buffer on its way back keeps the
- * name of its queue, whatever that queue's on_death says: the dead producer may be a recoverer that
- * did the work of a nack() which has returned. Those are put back one by one, so a bulk (a certain
- * range) is none of them. */
+ * finished with that producer, and its slot may have a new member. A buffer on its way back keeps
+ * the name of its queue, whatever that queue's on_death says: the dead producer may be a recoverer
+ * that did the work of a nack() which has returned. Those are put back one by one, so a bulk (a
+ * certain range) is none of them. */
 static void unreserve(struct recovery *r, uint32_t index, uint64_t owner, bool certain)
 {
 	struct buffer *b = qmempool_buffer(r->p, index);

@@ -2,11 +2,13 @@
  *
  * cache.pml - a member's cache (0), a thief (1), and two recoverers (2, 3) at any time.
  *
- * The steps of cache_pop, the push in qmempool_free, steal, rob and qmempool_honour (qmempool.h, cache.c), and of
- * recover_thieves, recover_sweep and recover_finish. One step is one load, store or compare-and-swap, as
- * in ring.pml, and a crash is one as there. The one store that is not fenced, cache_top's in cache_pop,
- * waits in a store buffer (top_waits) until it drains by itself, its owner's next store, or somebody's
- * membarrier. cache_bottom is two variables here, stolen and thief, that change in one step. The shared ring of free buffers is a set here: what is in it reads FREE.
+ * The steps of cache_pop, the push in qmempool_free, steal, rob and qmempool_honour (qmempool.h,
+ * cache.c), and of a recoverer (cache_recover.pml). One step is one load, store or
+ * compare-and-swap, as in ring.pml, and crashes are as there. The only store without a fence, that
+ * of cache_top in cache_pop, waits in a store buffer (top_waits) until the buffer drains by itself,
+ * its owner makes its next store, or any process calls membarrier(2). cache_bottom is two variables
+ * here, stolen and thief, which change in one step. The free ring is a set here: the owner word of
+ * a buffer in it is FREE.
  *
  * A handle is index + 8 * generation.
  */
@@ -27,14 +29,14 @@
 #define GONE(t) ((gone >> (t)) & 1)
 #define DEAD 32
 
-byte top = 2, stolen; /* the cache's positions */
-bit top_waits;        /* the owner's top - 1 is not yet seen by others */
+byte top = 2, stolen; /* the positions of the cache */
+bit top_waits;        /* the owner's top - 1 is not yet visible to others */
 byte cache[CACHE];
 byte thief;
 byte owner[BUFFERS], generation[BUFFERS];
 byte identity[MEMBERS], pc[MEMBERS];
 byte gone, crashes;
-byte real[BUFFERS]; /* ghost: tag of who has it in hand, IN_CACHE, FREE */
+byte real[BUFFERS]; /* ghost: tag of the member that has it in hand, IN_CACHE, FREE */
 hidden byte h;
 
 #define at_rest 0
@@ -75,7 +77,7 @@ hidden byte h;
 
 #define VICTIM(v) (crashes < CRASHES && (pc[v] >= STORES || pc[v] == at_rest || (v == 1 && pc[v] == finished)))
 
-#ifdef TRACE /* what pan -r prints of a counterexample, a step a line */
+#ifdef TRACE /* what pan -r prints of a counterexample, one line a step */
 #define SHOW(step)                                                                                 \
 	printf("@%d %d %d top %d-%d stolen %d cache %d %d thief %d owners %d %d %d real %d %d %d\n", me,     \
 	       pc[me], step, top, top_waits, stolen, cache[0], cache[1], thief, owner[0], owner[1], owner[2], \
@@ -94,7 +96,7 @@ inline kill(v)
 	crashes++;
 	gone = gone | BIT(v + 1);
 	pc[v] = dead;
-	if :: v == 0 && top_waits -> top--; top_waits = 0 :: else fi /* what was stored gets there */
+	if :: v == 0 && top_waits -> top--; top_waits = 0 :: else fi /* the store becomes visible */
 }
 
 inline drain()
@@ -108,7 +110,7 @@ inline take_ghost(b, from)
 	real[b] = tag
 }
 
-/* Whatever a process stored reaches memory some time. */
+/* Every store reaches memory at some time. */
 proctype StoreBuffer()
 {
 end:
@@ -159,7 +161,7 @@ end:
 			top = at + 1;
 			at = 0;
 			if :: thief == REQUESTED -> next(honour_cas) :: else -> next(alloc_shared) fi
-		:: pc[me] == alloc_shared -> /* transfer_out from the shared ring, as one step */
+		:: pc[me] == alloc_shared -> /* transfer_out from the free ring, as one step */
 			i = 0;
 			do
 			:: i < BUFFERS && owner[i] != FREE -> i++
@@ -204,7 +206,7 @@ end:
 				take_ghost(h % 8, IN_CACHE);
 				owner[h % 8] = FREE;
 				real[h % 8] = FREE
-			:: else /* a thief that died had taken it */
+			:: else /* stale: a thief that died had taken it */
 			fi;
 			i++;
 			if :: i == length -> i = 0; next(honour_done) :: else fi
@@ -226,7 +228,7 @@ end:
 #define ROB_FIRST rob_owner
 #endif
 
-/* What is in the cache, for a thief and for a recoverer, who alone may move its bottom. */
+/* Reads what is in the cache, for a thief or a recoverer. Only that one may move the bottom. */
 inline measure(after)
 {
 	bottom = stolen;
@@ -260,7 +262,7 @@ end:
 #ifdef MUTATE_ROB_STORES
 			:: true ->
 #else
-			:: owner[h % 8] == 1 && generation[h % 8] == h / 8 -> /* a compare-and-swap: 0 may have died */
+			:: owner[h % 8] == 1 && generation[h % 8] == h / 8 -> /* by CAS: member 0 may have died */
 #endif
 				owner[h % 8] = tag;
 				take_ghost(h % 8, IN_CACHE)
@@ -304,7 +306,7 @@ end:	atomic {
 		od;
 		assert(thief == 0 || thief == REQUESTED && pc[0] == dead);
 		assert(!GONE(1) || identity[0] == 0);
-		/* what the cache shows is what is in it */
+		/* the cache lists exactly what is in it */
 		i = (real[0] == IN_CACHE) + (real[1] == IN_CACHE) + (real[2] == IN_CACHE);
 		assert(top - stolen == i || (thief == REQUESTED && pc[0] == dead))
 	}
@@ -312,7 +314,7 @@ end:	atomic {
 
 init {
 	atomic {
-		if /* runs with fewer deaths end too, and are looked at in the end */
+		if /* runs with fewer deaths end too, and are checked at the end */
 		:: crashes = 0
 		:: CRASHES > 1 -> crashes = 1
 		:: CRASHES > 2 -> crashes = 2

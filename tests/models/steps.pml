@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steps.pml - the steps, each by the C function it belongs to and what that does there. From STORES on
- * they write to shared memory.
+ * steps.pml - the numbers of the steps. Each name is the C function it belongs to and what the step
+ * does there. Steps from STORES on write to shared memory.
  */
 #define at_rest 0
 #define finished 1
@@ -62,7 +62,7 @@
 #define recover_finish_identity 59
 #define recover_finish_thief 60
 
-/* No steps: what onward() of recover.pml does at once. */
+/* Not steps: work that onward() of recover.pml does at once. */
 #define thieves_next 200
 #define ranges_next 201
 #define range_read 202

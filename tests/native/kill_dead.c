@@ -23,7 +23,7 @@ static void publish_later(struct scene *s, uint32_t n)
 	s->later += n;
 }
 
-/* These run in a child, which ends after them without a word. */
+/* These run in a child, which then ends without detaching. */
 
 static void hold(struct scene *s)
 {
@@ -55,7 +55,7 @@ static void reserve_single(struct scene *s)
 	reserve(s, ALF_SINGLE_WAKES);
 }
 
-/* As far as the last two slots of four. */
+/* Publishes the last two slots of four. */
 static void publish_half(struct scene *s, enum alf_side side)
 {
 	struct member *m = scene_attach();
@@ -144,7 +144,7 @@ static void get_four(struct scene *s)
 	scene_get(scene_attach(), s->subject, FOUR);
 }
 
-/* As sweep.c's hand_on() leaves it half-way. */
+/* Leaves a buffer as sweep.c's hand_on() leaves it half-way. */
 static void put_back(struct scene *s)
 {
 	struct member *m = scene_attach();

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_operations.c - see kill_scene.h: the operations that are killed, and what stands ready for
- * them.
+ * kill_operations.c - see kill_scene.h: the operations that are killed, and the pool that each
+ * needs.
  */
 #include <stdio.h>
 #include <string.h>
@@ -186,7 +186,8 @@ static const struct operation others[] = {
 	{ "recover-returned", RECOVERS, .filled = 4, .before = returned },
 };
 
-/* put and get, in all four modes, one and a bulk, in the middle and at both edges of the ring. */
+/* put and get, in all four modes, of one and of a bulk, in the middle and at both edges of the
+ * ring. */
 static const struct {
 	const char *name;
 	uint32_t flags;

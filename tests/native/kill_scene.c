@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_scene.c - see kill_scene.h: the pool and who works in it.
+ * kill_scene.c - see kill_scene.h: the pool, and the members that work in it.
  */
 #define _GNU_SOURCE
 #include "kill_scene.h"
@@ -152,7 +152,7 @@ void scene_make(const struct operation *o)
 	scene.a = scene_attach();
 	scene.b = scene_attach();
 	make_queues(o);
-	/* Work of their own: in hand, in a cache, in another queue. */
+	/* The survivors' own work: buffers in hand, in a cache, in another queue. */
 	EQUAL(0, blocking_alloc(&scene.pool, scene.b, scene.hand_b, 2, WAIT_NEVER));
 	scene_publish(scene.b, scene.other, FROM_ASIDE, scene.aside = 3);
 	for (uint32_t i = 0; i < o->turned; i++) {
@@ -181,7 +181,7 @@ void scene_discard(void)
 	}
 }
 
-/* Notes a message that a survivor got, and frees it. */
+/* Records a message that a survivor got, and frees it. */
 static void note(struct member *m, uint32_t queue, uint64_t handle)
 {
 	uint32_t number = *scene_message(handle), at = scene.taken;
@@ -196,7 +196,7 @@ static void note(struct member *m, uint32_t queue, uint64_t handle)
 	DEMAND(qmempool_free(&scene.pool, m, handle) == 0);
 }
 
-/* Gets up to n messages, for as long as there are some. */
+/* Gets up to n messages, as long as there are some. */
 static void take(struct member *m, uint32_t queue, uint32_t n)
 {
 	uint64_t handle;

@@ -19,7 +19,7 @@ static int nack_one(struct scene *s, uint64_t handle)
 	return blocking_requeue(&s->pool, s->v, handle, WAIT_NEVER, &to);
 }
 
-/* The victim's set-up. */
+/* Set-up of the victim. */
 
 void alloc_own(struct scene *s)
 {
@@ -35,14 +35,14 @@ void get_own(struct scene *s)
 	scene_get(s->v, s->subject, s->operation->n);
 }
 
-/* So that nothing can go back before somebody makes room. */
+/* No buffer can go back before another member makes room. */
 void get_own_full(struct scene *s)
 {
 	get_own(s);
 	scene_publish(s->v, s->subject, FROM_BESIDE, 1);
 }
 
-/* What has failed once already. */
+/* Messages that have failed once already. */
 void get_own_again(struct scene *s)
 {
 	get_own(s);
@@ -62,7 +62,7 @@ void empty_cache(struct scene *s)
 		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
 }
 
-/* So that the next allocation refills. */
+/* Makes the next allocation refill the cache. */
 void use_cache_up(struct scene *s)
 {
 	EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
@@ -78,12 +78,12 @@ void fill_cache(struct scene *s)
 	CHECK(s->handed >= s->operation->n);
 }
 
-/* So that there are buffers only in the survivors' caches. */
+/* Leaves free buffers only in the survivors' caches. */
 void run_dry(struct scene *s)
 {
 	while (!alf_empty(&s->pool.free) || member_cached(&s->pool.segment, s->v)) {
 		if (blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER))
-			break; /* a companion has stopped at the head of the shared queue */
+			break; /* a companion is suspended at the head of the free ring */
 		s->handed++;
 	}
 }
@@ -92,7 +92,7 @@ void run_all_dry(struct scene *s)
 {
 	while (blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER) == 0)
 		s->handed++;
-	segment_shared(&s->pool.segment)->inquired = 0; /* so that it asks again who is dead */
+	segment_shared(&s->pool.segment)->inquired = 0; /* so that it asks for dead members again */
 }
 
 void some_cached(struct scene *s)
@@ -159,7 +159,7 @@ void have_two(struct scene *s)
 	}
 }
 
-/* What is killed. */
+/* The operations that are killed. */
 
 int put_own(struct scene *s)
 {
@@ -194,7 +194,8 @@ int nack_wait(struct scene *s)
 	return blocking_requeue(&s->pool, s->v, s->hand[0], wait_now() + SHORT_NS, &to);
 }
 
-/* What was given back without an error has come out, even where the dead's is freed. */
+/* What was returned without an error has come out, even if the queue frees a dead consumer's
+ * buffers. */
 void check_nacked(struct scene *s)
 {
 	uint32_t n = 0;
@@ -256,7 +257,7 @@ int send_data(struct scene *s)
 	return (int)shmpool_send(s->key, s->data, sizeof(uint32_t));
 }
 
-/* What recv_many does: out of the queue, copied, freed. */
+/* As recv_many does: gets, copies, frees. */
 int receive_data(struct scene *s)
 {
 	uint64_t handle[BULK];
@@ -320,7 +321,7 @@ int create_segment(struct scene *s)
 	return shmpool_create_wait(s->made.base, s->made.fd, &g);
 }
 
-/* What was not made to the end is known for what it is, what was is whole. */
+/* A segment that was not finished is recognised as such; a finished one is whole. */
 void check_segment(struct scene *s)
 {
 	struct segment made;
@@ -352,7 +353,7 @@ void scene_companion_prepare(struct scene *s)
 	s->marked = s->handed;
 }
 
-/* What it has is its own and as it left it; it gives it back and is no member any more. */
+/* Checks that the companion's buffers are its own and unchanged, gives them back and detaches. */
 void scene_companion_leave(struct scene *s)
 {
 	for (uint32_t i = 0; i < s->handed; i++) {
@@ -393,7 +394,9 @@ int put_beside(struct scene *s)
 	*scene_message(handle) = FROM_BESIDE;
 	qmempool_buffer(&s->pool, handle_index(handle))->redelivered = 0;
 	int error = blocking_put(&s->pool, s->v, s->ring, &handle, 1, WAIT_NEVER);
-	if (error) /* full, or the single producer is another: it has its buffer still */
+	/* The queue is full, or another member is the single producer: the victim keeps its
+	 * buffer. */
+	if (error)
 		*scene_message(handle) = FROM_VICTIM + s->handed++;
 	return error;
 }

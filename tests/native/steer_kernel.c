@@ -20,7 +20,7 @@ _Thread_local struct local_thread *local_thread = &members;
 int local_attach(uint32_t number)
 {
 	(void)number;
-	return -EUSERS; /* world_attach() has */
+	return -EUSERS; /* world_attach() takes a slot */
 }
 
 struct process process_self(void)

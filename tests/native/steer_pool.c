@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_pool.c - members of a small pool do random things with it under steer.h, some of them die,
- * and in no run is a buffer lost, doubled or given to two, a message lost, doubled or out of order,
- * or a sleeper left asleep with something to do: steer_world.h.
+ * steer_pool.c - members of a small pool do random operations under steer.h, and some of them die.
+ * In no run is a buffer lost, freed twice or owned by two members; no message is lost, delivered
+ * twice or out of order; no member sleeps while what it waits for is there: steer_world.h.
  *
- * Each profile is a small pool, a choice of operations, and who may die. Each seed is one run of
- * it.
+ * Each profile is a small pool, a choice of operations, and the threads that may die. Each seed is
+ * one run of it.
  *
- * Usage: steer_pool [--seed N] [--seeds N] [--weak] [--trace] [--list] [PROFILE...]
- * Runs seeds N, N + 1, ... of each profile. A failure says which; the same command with that seed
- * and --trace shows each step. Exit status 0, or 1 after the first failure.
+ * Usage: steer_pool [--seed N] [--seeds N] [--weak] [--trace] [--list] [PROFILE...] Runs seeds N, N
+ * + 1, ... of each profile. A failure prints its seed; the same command with that seed and --trace
+ * prints each step. Exit status 0, or 1 after the first failure.
  */
 #include "steer_world.h"
 
@@ -125,7 +125,8 @@ static const struct profile profiles[] = {
 	  .most = 1, .weight = { { [CREATE] = 4, [RECOVER] = 1 } } },
 };
 /* clang-format on */
-/* Where a recoverer, or who comes into a dead member's slot, may be overtaken by all the others. */
+/* Functions in which a recoverer, or a member that takes a dead member's slot, may be overtaken by
+ * all the others. */
 static const char *const haunts[] = { "recover_mark",
 				      "collect_records",
 				      "collect_single",
@@ -149,7 +150,7 @@ static const char *const haunts[] = { "recover_mark",
 				      "hand_on",
 				      "pass",
 				      "alf_word" };
-/* Where whoever dies leaves something to recover. */
+/* Functions in which a thread that dies leaves something to recover. */
 static const char *const graves[] = {
 	"transfer_take",  "transfer_mark",  "alf_publish", "rob",
 	"take",           "unreserve_one",  "alf_done",    "slab_grow",
@@ -267,7 +268,7 @@ static void operate(uint32_t me, enum operation what)
 	case END:
 		world_end_thread(me);
 		break;
-	case ATTACH: /* of scripts */
+	case ATTACH: /* only in scripts */
 	case CALL:
 	case OPERATIONS:
 		break;

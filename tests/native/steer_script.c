@@ -2,8 +2,8 @@
  *
  * steer_script.c - see steer_script.h.
  *
- * Usage: steer_script [--trace] [--list] [SCENARIO...]
- * Plays those scenarios, or all. Exit status 0, or 1 after the first failure.
+ * Usage: steer_script [--trace] [--list] [SCENARIO...] Plays those scenarios, or all. Exit status
+ * 0, or 1 after the first failure.
  */
 #include "steer_script.h"
 

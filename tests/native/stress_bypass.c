@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * stress_bypass.c - a member stops in the middle of giving buffers back, again and again, while
- * others allocate all that there is: nobody gets a buffer that somebody else has, nobody goes
- * without, and in the end every buffer is home.
+ * stress_bypass.c - a member is suspended in the middle of giving buffers back, many times, while
+ * others allocate all that there is. No two members get one buffer, all get what is free, and in
+ * the end every buffer is free again.
  *
- * With narrow positions (SHMPOOL_POSITION_BITS) there are no other threads: who stops for long
- * would see them come round.
+ * With narrow positions (SHMPOOL_POSITION_BITS) there are no other threads, since positions would
+ * wrap while a member is suspended.
  *
  * Usage: stress_bypass STOPS
  */
@@ -19,7 +19,7 @@
 #include "wait.h"
 
 #define CAPACITY 64
-#define STOPPED 16 /* buffers that the stopped member is giving back */
+#define STOPPED 16 /* buffers that the suspended member is giving back */
 #define WORKERS 3
 
 static uint32_t pool_number, stop, holders[CAPACITY], most;
@@ -55,7 +55,7 @@ static void *work(void *unused)
 	return unused;
 }
 
-/* Everything that is not the stopped member's can be had while it is stopped. */
+/* All buffers that the suspended member does not own can be allocated. */
 static void all_but(uint32_t missing)
 {
 	uint64_t handle[CAPACITY];
@@ -70,7 +70,7 @@ int main(int argc, char **argv)
 {
 	uint32_t stops = argc > 1 ? (uint32_t)atoi(argv[1]) : 1000;
 	uint32_t alone = SHMPOOL_POSITION_BITS == 64 ? stops / 2 : stops;
-	uint64_t moved = 0; /* by the positions of the ring of free buffers */
+	uint64_t moved = 0; /* by the positions of the free ring */
 	pthread_t thread[WORKERS];
 	struct member *stopped;
 	struct shmpool_audit audit;
@@ -97,7 +97,7 @@ int main(int argc, char **argv)
 			n++;
 		if (!n)
 			continue;
-		/* transfer_in(), with a stop in it. */
+		/* transfer_in(), with a suspension in the middle. */
 		if (alf_reserve(ring, &stopped->op, n, ALF_MULTI, &at)) {
 			alf_done(&stopped->op, ALF_MULTI);
 			EQUAL(0, qmempool_free_bulk(pool(), stopped, handle, n));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_slab.c - where a process looks for an absent extent, and how many buffers one claim may
+ * test_slab.c - where a process searches for an absent extent, and how many buffers one claim may
  * have.
  *
  * Usage: test_slab [ROUNDS]
@@ -40,8 +40,8 @@ static uint32_t alloc_all(uint64_t *handle, uint32_t each)
 	return n;
 }
 
-/* A thread that was suspended on its way past extents stores its place when they have been taken
- * away. */
+/* A thread that was suspended while it passed present extents stores its hint after those were
+ * removed. */
 static void stale_hint(void)
 {
 	static uint64_t handle[CAPACITY];
@@ -84,7 +84,7 @@ static void *cut(void *unused)
 	}
 }
 
-/* Threads that grow the pool and one that trims it: each time, all of it can be had afterwards. */
+/* Threads grow the pool and one trims it: each time, all of it can be allocated afterwards. */
 static void race(int rounds)
 {
 	static uint64_t handle[CAPACITY];
@@ -118,7 +118,7 @@ static struct shmpool_geometry geometry(int64_t capacity, int64_t prealloc)
 					   .queues = 2 };
 }
 
-/* An allocation of more than an op record counts is several claims, each of which it does count. */
+/* An allocation of more than an op record can count is several claims, each of which fits. */
 static void claims(void)
 {
 	const uint32_t n = 1 << 18;

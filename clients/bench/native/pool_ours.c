@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pool_ours.c - our pool and its queues, in a segment on a memfd. Compiled twice, each time with the
- * whole core: with the detection of misuse, and without it (SHMPOOL_CHECK=0).
+ * pool_ours.c - our pool and its queues, in a segment on a memfd. Compiled twice, each time with
+ * the whole core: with the detection of misuse, and without it (SHMPOOL_CHECK=0).
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>
