@@ -147,7 +147,8 @@ def test_bench_order() -> None:
 
 def declared(header: str) -> set[str]:
     """The functions that a header of native/ declares."""
-    return set(re.findall(r"^(?:struct )?\w+ (shmpool_\w+)\(", (NATIVE / header).read_text(), re.MULTILINE))
+    text = (NATIVE / header).read_text()
+    return set(re.findall(r"^(?:struct )?\w+ (shmpool_\w+)\(", text, re.MULTILINE))
 
 
 def test_two_ways_into_c() -> None:

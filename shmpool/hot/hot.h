@@ -75,9 +75,8 @@ struct queue_object {
 /* State of a Buffer or Burst: the number of the process that owns the buffers (hot_process()), or
  * one of these. */
 #define HOT_RELEASED UINT32_MAX /* owns nothing: freed, put, or not filled yet */
-#define HOT_MOVING                                                                                 \
-	(UINT32_MAX - 1) /* a call that waits is giving it away; see hot_wait_moving()  \
-				     */
+/* A call that waits is giving it away: hot_wait_moving(). */
+#define HOT_MOVING (UINT32_MAX - 1)
 #define HOT_FREED_LATER (UINT32_MAX - 2) /* freed when its last view is released */
 #define HOT_NOT_OWNED(state) ((state) >= HOT_FREED_LATER)
 

@@ -14,9 +14,8 @@
 #include "recovery.h"
 #include "wait.h"
 
-#define PASSES                                                                                     \
-	4 /* at most, while something is postponed until a live member ends its operation   \
-		  */
+/* At most, while something is postponed until a live member ends its operation. */
+#define PASSES 4
 
 bool recover_abandoned(const struct segment *s)
 {
