@@ -211,8 +211,8 @@ def test_columns(path: Path) -> None:
 
 def test_columns_finds_faults() -> None:
     """What test_columns() is for is found: a long comment, and declarations cut by one."""
-    assert lines_at_fault("\tint a; /* " + "x" * 78 + " */\n") == []
-    assert len(lines_at_fault("\tint a; /* " + "x" * 79 + " */\n")) == 1
+    assert lines_at_fault("\tint a; /* " + "x" * 79 + " */\n") == []
+    assert len(lines_at_fault("\tint a; /* " + "x" * 80 + " */\n")) == 1
     assert len(lines_at_fault("struct s {\n\tuint64_t\n\t\tname; /* long */\n};\n")) == 1
     assert len(lines_at_fault("\tstruct moving\n\t\t*moving; /* long */\n")) == 1
     assert len(lines_at_fault("\tuint64_t bulk =\n\t\tleft / 2; /* long */\n")) == 1
