@@ -21,7 +21,7 @@
  * held, and the wait (waiting.c) if the attempt did not settle the matter. Then it returns, or
  * raises (raising.c). Decision: docs/decisions/0003-hot-calls.md.
  *
- * Thread safety: the interpreter's lock. A call that releases it is counted (native/local.h), so
+ * Thread safety: the interpreter's lock. A call that releases it is counted (native/opening.h), so
  * that no other thread unmaps the pool meanwhile.
  */
 #ifndef SHMPOOL_HOT_H
@@ -219,7 +219,7 @@ int64_t hot_wait_moving(struct hot_wait *wait, int64_t code, struct buffer_objec
 void hot_recover(struct pool_object *pool);
 static inline void hot_recover_if_due(struct pool_object *pool)
 {
-	if (unlikely(pool && load_relaxed(&local_pools[pool->key >> 58].tend_due)))
+	if (unlikely(pool && load_relaxed(&opening_pools[pool->key >> 58].tend_due)))
 		hot_recover(pool);
 }
 

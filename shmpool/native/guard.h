@@ -6,10 +6,10 @@
  * its size and the next load. A SIGBUS handler, installed before the process reads its first
  * segment, maps private zeros over the whole mapping. The thread that faulted continues, and reads
  * a corrupted segment, which every function here can handle. From then on the pool's number is
- * invalid: every call returns -EBADMSG (local_missing()), and sleepers return. A SIGBUS at any
+ * invalid: every call returns -EBADMSG (opening_missing()), and sleepers return. A SIGBUS at any
  * other address goes to the handler that was installed before.
  *
- * Covered are open pools, from local_open() to local_closed(), and the mapping that the thread has
+ * Covered are open pools, from opening_open() to opening_closed(), and the mapping that the thread has
  * passed to guard_watch().
  *
  * Who may call what at the same time: any thread anything.
@@ -17,7 +17,7 @@
 #ifndef SHMPOOL_GUARD_H
 #define SHMPOOL_GUARD_H
 
-#include "local.h"
+#include "opening.h"
 
 /* guard_watch() covers one more mapping, for the calling thread, until guard_watched().
  * guard_watched() returns result, or -EBADMSG if the mapping has been replaced by zeros. */

@@ -21,7 +21,7 @@ static void introduce(struct member *m)
 	store_relaxed(&m->start, self.start);
 	store_relaxed(&m->pid_namespace, self.pid_namespace);
 	/* Last: until then no thief touches the cache. A thief that reads it sees the cache's
-	 * words: pairs with qmempool_steal(). */
+	 * words: pairs with cache_steal(). */
 	store_release(&m->barrier, process_barrier_register());
 }
 
@@ -76,7 +76,7 @@ void member_release(const struct segment *s, struct member *m)
 	/* Withdraws a request to flush: the cache is empty. A thief that has locked the cache finds
 	 * nothing in it and unlocks it. */
 	uint64_t seen = load_relaxed(&m->cache_bottom);
-	if (cache_thief(seen) == CACHE_REQUESTED)
+	if (cache_holder(seen) == CACHE_FLUSH_REQUESTED)
 		cas_seq_cst(&m->cache_bottom, &seen,
 			    (uint64_t)cache_bottom_at(seen, load_relaxed(&m->cache_top)));
 	store_release(&m->identity, 0); /* [MEMBER] */
@@ -99,9 +99,9 @@ int member_take_slot(const struct segment *s, struct member *m, uint64_t dead, u
 		     bool (*alive)(void *context, uint32_t tag), void *context)
 {
 	uint64_t bottom = load_acquire(&m->cache_bottom); /* [CACHE] */
-	uint32_t thief = cache_thief(bottom);
+	uint32_t thief = cache_holder(bottom);
 	(void)s;
-	if (thief && thief != CACHE_REQUESTED && alive(context, thief))
+	if (thief && thief != CACHE_FLUSH_REQUESTED && alive(context, thief))
 		return -EAGAIN;
 	uint64_t seen = dead;
 	if (!cas_seq_cst(&m->identity, &seen, MEMBER_CLEARING | token)) /* [MEMBER] */

@@ -128,7 +128,7 @@ static inline uint64_t member_counted(const struct member *m, int counter)
 }
 
 /* Returns the number of buffers in the member's local cache, as any thread may see it. */
-static inline uint32_t member_cached(const struct segment *s, const struct member *m)
+static inline uint32_t cache_length(const struct segment *s, const struct member *m)
 {
 	uint64_t bottom = load_acquire(&m->cache_bottom);                 /* [CACHE] */
 	int64_t len = cache_between(bottom, load_acquire(&m->cache_top)); /* [CACHE] */
@@ -136,7 +136,7 @@ static inline uint32_t member_cached(const struct segment *s, const struct membe
 }
 
 /* Returns the number of buffers that the member has in hand, without its local cache. */
-static inline uint64_t member_held(const struct member *m)
+static inline uint64_t member_in_hand(const struct member *m)
 {
 	/* cache_pushed is part of both counts and cancels. It is left out, since it may grow
 	 * between two reads. */

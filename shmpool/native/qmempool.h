@@ -54,9 +54,9 @@ struct qmempool {
 	struct alf_ring free;
 	struct segment segment;
 	struct alf_ring **queues; /* of named queues, by number; NULL until first used */
-	uint32_t serial;          /* of this opening: local.h */
+	uint32_t serial;          /* of this opening: opening.h */
 	uint32_t closing;
-	/* Hints of qmempool_bypass(), shared by threads. Any value is safe. */
+	/* Hints of bypass_take(), shared by threads. Any value is safe. */
 	uint32_t bypass_at; /* index of the buffer to inspect next */
 	/* The sum of free.prod and pool_shared.abandoned when the last search found nothing. */
 	uint64_t bypass_sum;
@@ -68,8 +68,8 @@ struct qmempool {
 };
 
 /* Binds a checked segment. Returns 0 or -ENOMEM. */
-int qmempool_bind(struct qmempool *p, const struct segment *s);
-void qmempool_unbind(struct qmempool *p);
+int pool_bind(struct qmempool *p, const struct segment *s);
+void pool_unbind(struct qmempool *p);
 
 /* The slow paths of qmempool_alloc_bulk() and qmempool_free_bulk(). */
 int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n);
@@ -81,7 +81,7 @@ int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle);
 
 /* Undoes what a free has done to the first n handles, when it has come to an invalid one: restores
  * their generations. */
-void qmempool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n);
+void pool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n);
 
 /* Makes m the owner of a buffer that another thread of its process owns. Returns 0; -ESTALE if the
  * buffer was freed or put since the handle was made; -EPERM if another process's member owns it. */
@@ -93,35 +93,35 @@ void qmempool_end(struct qmempool *p, struct member *m);
 
 /* Flushes m's cache if another member has requested it. Returns false if m may not use its cache
  * now: it is locked, or requested again. */
-bool qmempool_honour(struct qmempool *p, struct member *m);
+bool cache_flush_if_asked(struct qmempool *p, struct member *m);
 
 /* Puts n buffers of m into the free ring. Skips handles that are no index, from a corrupted cache.
  * If the ring has no room, abandons buffers to the next sweep: a member is suspended at its head,
- * or it has tombstones further on than GIVE_ROUNDS bulks. */
-void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
+ * or it has tombstones further on than FREE_RING_ROUNDS bulks. */
+void free_ring_put(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
 
 /* The same for callers that have more time: moves up to *rounds bulks from the ring's head to its
  * end, and subtracts them from *rounds. */
-#define GIVE_ROUNDS 8u
-void qmempool_give_round(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
-			 uint64_t *rounds);
+#define FREE_RING_ROUNDS 8u
+void free_ring_put_rounds(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
+			  uint64_t *rounds);
 
 /* Flushes m's cache into the free ring. What a suspended thief has locked stays in the slot, for
  * other thieves and for the slot's next member. */
-void qmempool_drain(struct qmempool *p, struct member *m);
+void cache_drain(struct qmempool *p, struct member *m);
 
 /* Takes up to max buffers from other members' caches. Returns how many. Without membarrier(2) it
  * only requests their owners to flush at their next call. */
-uint32_t qmempool_steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
+uint32_t cache_steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
 
 /* Takes up to max free buffers from behind a member that is suspended in the free ring, and
  * abandoned ones. Inspects up to most headers, from where this process stopped last. Returns how
  * many it took. */
-uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
-			 uint32_t most);
+uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
+		     uint32_t most);
 
 /* Requests every member to flush its cache at its next call. */
-void qmempool_request(struct qmempool *p);
+void cache_request_flush(struct qmempool *p);
 
 /* The same as qmempool_alloc_slow(), and from behind a suspended member too, for which it inspects
  * up to looks headers. */
@@ -129,7 +129,7 @@ int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, 
 			uint32_t looks);
 
 /* Wakes all members that wait for buffers, since more may be free than were given back. */
-void qmempool_wake(struct qmempool *p);
+void free_ring_wake(struct qmempool *p);
 
 /* Takes 1 to max buffers for m from the free ring, the slab or other members' caches. Returns how
  * many, or -errno if there are none. */
@@ -139,12 +139,12 @@ int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint
  * if there are more. */
 uint64_t qmempool_count(struct qmempool *p, uint64_t most);
 
-static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t index)
+static inline struct buffer *pool_buffer(const struct qmempool *p, uint32_t index)
 {
 	return &p->buffers[index];
 }
 
-/* True if there may be free buffers that only qmempool_bypass() finds. */
+/* True if there may be free buffers that only bypass_take() finds. */
 static inline bool qmempool_blocked(const struct qmempool *p)
 {
 	const struct pool_shared *s = segment_shared(&p->segment);
@@ -182,7 +182,7 @@ static ALWAYS_INLINE bool cache_pop(struct qmempool *p, struct member *m, uint64
 }
 
 /* True if header b says that the member with owner word mine owns handle. */
-static ALWAYS_INLINE bool qmempool_mine(const struct buffer *b, uint64_t mine, uint64_t handle)
+static ALWAYS_INLINE bool owner_is(const struct buffer *b, uint64_t mine, uint64_t handle)
 {
 	return likely(load_relaxed(&b->owner) == mine) &&
 	       likely(load_relaxed(&b->handle) == handle);
@@ -195,7 +195,7 @@ static inline int qmempool_check(struct qmempool *p, struct member *m, uint64_t 
 	if (unlikely(handle_index(handle) >= p->capacity))
 		return -EINVAL;
 	if (SHMPOOL_CHECK &&
-	    unlikely(!qmempool_mine(qmempool_buffer(p, handle_index(handle)), m->tag, handle)))
+	    unlikely(!owner_is(pool_buffer(p, handle_index(handle)), m->tag, handle)))
 		return qmempool_adopt(p, m, handle);
 	return 0;
 }
@@ -231,8 +231,8 @@ static ALWAYS_INLINE bool cache_free(struct qmempool *p, struct member *m, const
 		const uint64_t h = handle[i];
 		if (SHMPOOL_CHECK) {
 			struct buffer *b = &buffers[handle_index(h)];
-			if (unlikely(handle_index(h) >= capacity) || !qmempool_mine(b, mine, h)) {
-				qmempool_unfree(p, handle + i + 1, n - i - 1);
+			if (unlikely(handle_index(h) >= capacity) || !owner_is(b, mine, h)) {
+				pool_unfree(p, handle + i + 1, n - i - 1);
 				return false;
 			}
 			store_relaxed(&b->handle, h + GENERATION_ONE);
@@ -283,8 +283,7 @@ static ALWAYS_INLINE int qmempool_free(struct qmempool *p, struct member *m, uin
 		return qmempool_free_one(p, m, handle);
 	if (SHMPOOL_CHECK) {
 		struct buffer *b = &p->buffers[handle_index(handle)];
-		if (unlikely(handle_index(handle) >= p->capacity) ||
-		    !qmempool_mine(b, m->tag, handle))
+		if (unlikely(handle_index(handle) >= p->capacity) || !owner_is(b, m->tag, handle))
 			return qmempool_free_one(p, m, handle);
 		handle += GENERATION_ONE;
 		store_relaxed(&b->handle, handle);

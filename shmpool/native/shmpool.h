@@ -5,7 +5,7 @@
  * calls directly is in binding.h.
  *
  * Results: 0 or a count, or -errno. A function with wait in its name may sleep and is called with
- * the interpreter's lock released, between local_begin() and local_end() (local.h); deadlines are
+ * the interpreter's lock released, between opening_begin() and opening_end() (opening.h); deadlines are
  * CLOCK_MONOTONIC in ns, INT64_MAX for never, 0 for one attempt.
  *
  * A pool is a number that shmpool_open() returned, | serial 16 | slot 6 |, so that the number of a

@@ -33,7 +33,7 @@
  *
  * Who may call what at the same time: token_state any thread. token_take, token_drop and token_hold
  * one thread of the process at a time, and no thread may fork during the call: a child would
- * inherit the descriptor that is about to be closed, and with it the lock. local.c takes the lock
+ * inherit the descriptor that is about to be closed, and with it the lock. opening.c takes the lock
  * that its fork handlers take.
  */
 #ifndef SHMPOOL_TOKEN_H

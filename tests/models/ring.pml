@@ -17,7 +17,7 @@
  * kernel only.
  *
  * MERGED 1: consecutive loads of a call are one step, and so are those of recover_mark() and
- * recovery_look(), so that models with more members can be searched completely.
+ * recovery_read_ops(), so that models with more members can be searched completely.
  *
  * The including model sets SIZE, BUFFERS, MEMBERS, CRASHES, MULTI_PRODUCER, MULTI_CONSUMER.
  */
@@ -27,12 +27,12 @@
 #define MERGED 0
 #endif
 #define NONE 255
-#define VOID 4
+#define TOMBSTONE 4
 
 #define LAP(p) ((p) / SIZE)
 #define WORD(p, v) (LAP(p) * 8 + (v))
-#define PUBLISHED(w, p) ((w) / 8 == LAP(p) && (w) % 8 < VOID)
-#define VOIDED(w, p) ((w) == WORD(p, VOID))
+#define PUBLISHED(w, p) ((w) / 8 == LAP(p) && (w) % 8 < TOMBSTONE)
+#define IS_TOMBSTONE(w, p) ((w) == WORD(p, TOMBSTONE))
 #define PENDING(w, p) ((w) / 8 == LAP(p) - 1)
 
 /* Owner words: a member's tag, or TRANSIT. A tag is the member's number + 1, and + 8 for the second
@@ -232,7 +232,7 @@ inline read_all()
 		seen = slot[(my[me].at + my[me].span) % SIZE];
 		if
 		:: PUBLISHED(seen, my[me].at + my[me].span) -> my[me].h[my[me].n] = seen % 8; my[me].n++; my[me].span++
-		:: VOIDED(seen, my[me].at + my[me].span) -> my[me].span++
+		:: IS_TOMBSTONE(seen, my[me].at + my[me].span) -> my[me].span++
 		:: else -> my[me].k = 1
 		fi;
 		seen = 0
@@ -264,7 +264,7 @@ inline transfer_out()
 		seen = slot[(my[me].at + my[me].span) % SIZE];
 		if
 		:: PUBLISHED(seen, my[me].at + my[me].span) -> my[me].h[my[me].n] = seen % 8; my[me].n++; my[me].span++
-		:: VOIDED(seen, my[me].at + my[me].span) -> my[me].span++
+		:: IS_TOMBSTONE(seen, my[me].at + my[me].span) -> my[me].span++
 		:: else -> my[me].k = 1
 		fi;
 		seen = 0;

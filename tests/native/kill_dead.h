@@ -37,7 +37,7 @@ void grown(struct scene *s);           /* no dead member: there is something to 
 void trimmed(struct scene *s);
 void dead_giving(struct scene *s);         /* at the head of the free ring */
 void dead_giving_between(struct scene *s); /* further on in the free ring */
-void hollows(struct scene *s); /* stale slots in the free ring, and no dead member any more */
+void stale_slots(struct scene *s); /* stale slots in the free ring, and no dead member any more */
 void check_queue_gone(struct scene *s);
 
 #endif

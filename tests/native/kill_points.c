@@ -64,7 +64,7 @@ static const struct companion {
 	int (*run)(struct scene *);
 } companions[] = {
 	{ "put", put_beside },         { "alloc", alloc_beside }, { "refill", refill_beside },
-	{ "free", free_beside },       { "give", give_beside },   { "honour", honour_beside },
+	{ "free", free_beside },       { "give", give_beside },   { "honour", flush_beside },
 	{ "recover", recover_beside },
 };
 #define COMPANIONS (sizeof(companions) / sizeof(*companions))

@@ -2,7 +2,7 @@
  *
  * steer_kernel.h - what the kernel knows of steered members. Each thread of steer.h is a process of
  * its own, whose token is free once the thread has died. The thread's number is its pool in the
- * calls of shmpool.h. Replaces local.c, process.c and token.c.
+ * calls of shmpool.h. Replaces opening.c, process.c and token.c.
  */
 #ifndef STEER_KERNEL_H
 #define STEER_KERNEL_H

@@ -4,7 +4,7 @@
  * recovers it, while two more go on. Modelled are the two steps of a recovery that read op records,
  * in their order:
  *
- *     recover_voids   reads prod, then the slot, then the live op records: a position that was
+ *     recover_bury   reads prod, then the slot, then the live op records: a position that was
  *                     reserved and not published, and that no live producer covers, becomes a
  *                     tombstone
  *     recover_sweep   reads cons, then the live op records, then the owner word: a buffer that was
@@ -78,12 +78,12 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 		shared64 *slot = &this->slot[position & this->ring.mask];
 		uint64_t word = load_acquire(slot);
 		uint64_t before = alf_tag(&this->ring, position - CAPACITY);
-		if ((word ^ before) > (ALF_VOID | ALF_INDEX_MASK))
+		if ((word ^ before) > (ALF_TOMBSTONE | ALF_INDEX_MASK))
 			return false; /* published, a tombstone, or a lap further */
 		if (producers && live_covers(ALF_OP_ENQUEUE, position))
 			return true;
-		if (cas_seq_cst(slot, &word, alf_tag(&this->ring, position) | ALF_VOID)) {
-			events[VOIDED]++;
+		if (cas_seq_cst(slot, &word, alf_tag(&this->ring, position) | ALF_TOMBSTONE)) {
+			events[IS_TOMBSTONE]++;
 			RL_ASSERT(this->reserver[position] == MORTAL);
 			int &holder = this->holder[this->at[position]];
 			if (holder == IN_QUEUE)
@@ -95,7 +95,7 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 	/* For a multi-producer queue. Returns the number of positions that were postponed: a live
 	 * producer's record that covers one may also be of an attempt that failed, and that it has
 	 * not cleared yet. */
-	unsigned recover_voids()
+	unsigned recover_bury()
 	{
 		unsigned postponed = 0;
 		uint64_t record = load_acquire(&this->op[MORTAL]);
@@ -111,7 +111,7 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 	}
 
 	/* For a single-producer queue, whose producer is dead. */
-	void recover_voids_single()
+	void recover_bury_single()
 	{
 		uint64_t cons = load_acquire(&this->queue.cons);
 		uint64_t prod = load_acquire(&this->queue.prod);
@@ -131,7 +131,7 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 			uint64_t position = word & ((1ull << 53) - 1);
 			bool lost = word == owned(MORTAL);
 			if (word & TRANSIT) {
-				uint64_t void_word = alf_tag(&this->ring, position) | ALF_VOID;
+				uint64_t void_word = alf_tag(&this->ring, position) | ALF_TOMBSTONE;
 				lost = (int64_t)(position - cons) < 0 ||
 				       load_acquire(&this->slot[position & this->ring.mask]) ==
 					       void_word;
@@ -198,9 +198,9 @@ struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 	{
 		unsigned postponed = 0;
 		if (PUT == ALF_MULTI)
-			postponed = w.recover_voids();
+			postponed = w.recover_bury();
 		else
-			w.recover_voids_single();
+			w.recover_bury_single();
 		w.recover_sweep(true);
 		return postponed;
 	}

@@ -23,9 +23,9 @@
 #define TAKEN -3 /* by the sweep */
 
 /* How often each event occurred, over all interleavings. */
-enum event { FULL, EMPTY, LAPPED, SLEPT, KILLED, VOIDED, SWEPT, POSTPONED, EVENTS };
+enum event { FULL, EMPTY, LAPPED, SLEPT, KILLED, IS_TOMBSTONE, SWEPT, POSTPONED, EVENTS };
 static const char *const event_name[EVENTS] = { "full",   "empty",  "lapped", "slept",
-						"killed", "voided", "swept",  "postponed" };
+						"killed", "buried", "swept",  "postponed" };
 static uint64_t events[EVENTS];
 
 /* Owner words as in layout.h. */

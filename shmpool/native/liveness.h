@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * inquiry.h - finds dead members by asking the kernel whether their processes' tokens are held.
+ * liveness.h - finds dead members by asking the kernel whether their processes' tokens are held.
  *
- * Who may call what at the same time: any thread anything; one struct inquiry belongs to one
+ * Who may call what at the same time: any thread anything; one struct liveness belongs to one
  * thread.
  */
-#ifndef SHMPOOL_INQUIRY_H
-#define SHMPOOL_INQUIRY_H
+#ifndef SHMPOOL_LIVENESS_H
+#define SHMPOOL_LIVENESS_H
 
 #include "member.h"
 
-struct inquiry {
+struct liveness {
 	const struct segment *s;
 	uint64_t own;   /* a token of this process, or 0: see token_state() */
 	uint64_t token; /* the last token asked about; all members of a process share one query */
@@ -18,10 +18,10 @@ struct inquiry {
 };
 
 /* Returns whether the process of a member is alive. identity is not 0. */
-enum token_state inquire(struct inquiry *q, uint64_t identity);
+enum token_state liveness_ask(struct liveness *q, uint64_t identity);
 
 /* Returns the number of members that are dead and not recovered. */
-uint32_t inquiry_dead(const struct segment *s, uint64_t own);
+uint32_t liveness_dead(const struct segment *s, uint64_t own);
 
 enum process_fate {
 	PROCESS_ALIVE,
@@ -32,7 +32,7 @@ enum process_fate {
 
 /* Returns the state of a member's process. PROCESS_SUSPENDED is reported only within the caller's
  * own PID namespace. */
-enum process_fate inquiry_fate(const struct segment *s, const struct member *m, uint64_t identity,
-			       uint64_t own);
+enum process_fate liveness_fate(const struct segment *s, const struct member *m, uint64_t identity,
+				uint64_t own);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * stuck.c - see recover.h: recovery on behalf of a member that finds nothing, or has slept for a
+ * recover_due.c - see recover.h: recovery on behalf of a member that finds nothing, or has slept for a
  * slice.
  *
  * One member asks for the whole pool. The more inquiries in a row find nothing, the longer the pool
@@ -25,7 +25,7 @@ static uint64_t inquire_after(uint64_t wall, uint64_t rest, uint64_t fruitless)
 	return ((wall + rest) & ~(uint64_t)FRUITLESS) | fruitless;
 }
 
-bool recover_stuck(struct qmempool *p, struct member *m)
+bool recover_if_due(struct qmempool *p, struct member *m)
 {
 	struct shmpool_recovery out;
 	uint64_t *word = &segment_shared(&p->segment)->inquired, seen = load_relaxed(word);
