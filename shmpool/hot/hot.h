@@ -17,7 +17,7 @@
  * _put_failed, ... of the object, or to what turns codes into exceptions (hot_fail).
  *
  * Why not cffi for these: docs/decisions/0003-hot-calls.md. Thread safety: the interpreter's lock.
- * Where a call releases it, the call is counted from before to after (local.h): HOT_UNLOCKED.
+ * Where a call releases it, the call is counted from before to after (opening.h): HOT_UNLOCKED.
  */
 #ifndef SHMPOOL_HOT_H
 #define SHMPOOL_HOT_H
@@ -117,10 +117,10 @@ PyObject *hot_fail(int64_t code, const char *what, ...);
  * which a thread may not survive when the interpreter ends. */
 #define HOT_UNLOCKED(key, result, expression)                                                      \
 	do {                                                                                       \
-		uint32_t *counted_ = local_begin(key_pool(key));                                   \
+		uint32_t *counted_ = opening_begin(key_pool(key));                                 \
 		PyThreadState *state_ = PyEval_SaveThread();                                       \
 		(result) = (key) ? (expression) : -EBADF;                                          \
-		local_end(counted_);                                                               \
+		opening_end(counted_);                                                             \
 		PyEval_RestoreThread(state_);                                                      \
 	} while (0)
 
@@ -129,7 +129,7 @@ PyObject *hot_fail(int64_t code, const char *what, ...);
 void hot_tend_now(uint64_t key);
 static inline void hot_tend(const struct pool_object *pool)
 {
-	if (unlikely(pool && load_relaxed(&local_pools[pool->key >> 58].tend_due)))
+	if (unlikely(pool && load_relaxed(&opening_pools[pool->key >> 58].tend_due)))
 		hot_tend_now(pool->key);
 }
 

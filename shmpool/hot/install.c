@@ -133,12 +133,12 @@ static bool make_life(void)
 
 static void thread_ends(PyObject *capsule)
 {
-	local_thread_ends(PyCapsule_GetPointer(capsule, NULL));
+	opening_thread_ends(PyCapsule_GetPointer(capsule, NULL));
 }
 
 /* Python drops what it keeps for a thread before join() returns; the C library ends the thread some
  * time later. */
-static void thread_begins(struct local_thread *t)
+static void thread_begins(struct opening_thread *t)
 {
 	PyObject *kept = PyGILState_Check() ? PyThreadState_GetDict() : NULL;
 	if (!kept)
@@ -157,7 +157,7 @@ uint64_t hot_install(uint64_t fail)
 {
 	if (PyInterpreterState_Get() != PyInterpreterState_Main())
 		return 2; /* the types, and what they know, are one for the process */
-	local_thread_begins = thread_begins;
+	opening_thread_begins = thread_begins;
 	fail_function = Py_NewRef((PyObject *)(uintptr_t)fail);
 	timeout_name = PyUnicode_InternFromString("timeout");
 	PyObject *errors = PyImport_ImportModule("shmpool.errors");

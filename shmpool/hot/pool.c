@@ -47,11 +47,11 @@ static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 	int number = hot_segment_enter((struct segment_object *)segment, path, made);
 	if (number < 0)
 		return pool_fail(segment, number); /* it has the name already */
-	const struct segment *s = &local_pool((uint32_t)number)->segment;
+	const struct segment *s = &opening_pool((uint32_t)number)->segment;
 	self->opened = true;
 	self->segment = (struct segment_object *)Py_NewRef(segment);
-	self->key = ((uint64_t)number % LOCAL_POOLS_MAX) << 58 |
-		    ((uint64_t)number / LOCAL_POOLS_MAX) << 32;
+	self->key = ((uint64_t)number % OPENING_POOLS_MAX) << 58 |
+		    ((uint64_t)number / OPENING_POOLS_MAX) << 32;
 	self->data = segment_data(s, 0);
 	self->stride = s->stride;
 	self->headroom = (uint64_t)s->geometry.headroom;

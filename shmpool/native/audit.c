@@ -100,9 +100,9 @@ static bool walk_ring(struct walk *w, const struct alf_ring *r)
 		if (alf_at(r, at, word) != ALF_AT_VALUE)
 			continue;
 		bool good = exists(w, index) &&
-			    load_acquire(&qmempool_buffer(w->p, (uint32_t)index)->owner) ==
+			    load_acquire(&pool_buffer(w->p, (uint32_t)index)->owner) ==
 				    owner_transit(r->id, at); /* [OWNER] */
-		if (!good && !audit_hollow(w->p, r, at) &&
+		if (!good && !audit_stale(w->p, r, at) &&
 		    (alf_distance)(load_acquire(&r->q->cons) - at) <= 0) /* [CONS] */
 			w->out->doubled++;
 	}
@@ -112,7 +112,7 @@ static bool walk_ring(struct walk *w, const struct alf_ring *r)
 /* Whether what somebody takes from the cache, or took when it died, may still be listed in it. */
 static bool emptied(const struct member *m)
 {
-	return cache_thief(load_acquire(&m->cache_bottom)); /* [CACHE] */
+	return cache_holder(load_acquire(&m->cache_bottom)); /* [CACHE] */
 }
 
 static void walk_cache(struct walk *w, const struct member *m)
@@ -131,14 +131,14 @@ static void walk_cache(struct walk *w, const struct member *m)
 		uint32_t index = handle_index(handle);
 		/* Of this generation: what a dead thief had taken may be the member's again, in
 		 * hand. */
-		bool good = exists(w, index) &&
-			    load_acquire(&qmempool_buffer(w->p, index)->owner) ==
-				    m->tag && /* [OWNER] */
-			    load_relaxed(&qmempool_buffer(w->p, index)->handle) == handle &&
-			    !(w->cached[index / 64] >> index % 64 & 1);
+		bool good =
+			exists(w, index) &&
+			load_acquire(&pool_buffer(w->p, index)->owner) == m->tag && /* [OWNER] */
+			load_relaxed(&pool_buffer(w->p, index)->handle) == handle &&
+			!(w->cached[index / 64] >> index % 64 & 1);
 		if (good)
 			w->cached[index / 64] |= 1ull << index % 64;
-		else if (i < member_cached(&w->p->segment, m) && !emptied(m))
+		else if (i < cache_length(&w->p->segment, m) && !emptied(m))
 			w->out->doubled++;
 	}
 }
@@ -196,7 +196,7 @@ static uint32_t mover(const struct walk *w, const struct alf_ring *r, alf_positi
 static bool count_one(struct walk *w, uint32_t index)
 {
 	const struct segment *s = &w->p->segment;
-	const struct buffer *b = qmempool_buffer(w->p, index);
+	const struct buffer *b = pool_buffer(w->p, index);
 	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
 	uint32_t number = tag_number(owner), queue = owner_queue(owner);
 	if (!(owner & OWNER_TRANSIT)) {
@@ -232,7 +232,7 @@ static bool count_one(struct walk *w, uint32_t index)
 static bool count_moving(struct walk *w, uint32_t index, uint64_t owner)
 {
 	const struct alf_ring *r = owner & OWNER_TRANSIT ? ring_of(w, owner_queue(owner)) : NULL;
-	const struct buffer *b = qmempool_buffer(w->p, index);
+	const struct buffer *b = pool_buffer(w->p, index);
 	if (!r)
 		return false;
 	uint32_t number = mover(w, r, (alf_position)owner_position(owner));
@@ -260,7 +260,7 @@ static bool count_pending(struct walk *w)
 			return false;
 		for (uint32_t i = 0; i < n; i++)
 			owner[i] = load_acquire(
-				&qmempool_buffer(w->p, a->pending[i])->owner); /* [OWNER] */
+				&pool_buffer(w->p, a->pending[i])->owner); /* [OWNER] */
 		look_for_movers(w);
 		for (uint32_t i = 0; i < n; i++) {
 			uint32_t index = a->pending[i];

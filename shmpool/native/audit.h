@@ -36,7 +36,7 @@ int audit_count(struct qmempool *p, struct shmpool_audit *out, struct shmpool_he
 		size_t held_n, uint64_t *queued, size_t queued_n);
 
 /* Whether the slot's buffer may have been taken from behind a stopped member (bypass.c). */
-static inline bool audit_hollow(const struct qmempool *p, const struct alf_ring *r, alf_position at)
+static inline bool audit_stale(const struct qmempool *p, const struct alf_ring *r, alf_position at)
 {
 	alf_position limit = load_relaxed(&segment_shared(&p->segment)->bypassed);
 	return r->id == 0 && limit && (alf_distance)(at - limit) < 0;

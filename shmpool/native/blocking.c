@@ -11,7 +11,7 @@
 /* One attempt more, after recovery of dead members, if they may be why there is nothing. */
 static int retry_once(struct blocking *b, int result)
 {
-	if (b->kind->obstructed(b) && recover_stuck(b->p, b->m))
+	if (b->kind->obstructed(b) && recover_if_due(b->p, b->m))
 		result = b->kind->attempt_hard(b);
 	return result;
 }
@@ -20,7 +20,7 @@ int blocking_retry(struct blocking *b, int result)
 {
 	const struct blocking_kind *kind = b->kind;
 	int slept = 0;
-	if (result == -EBUSY && recover_stuck(b->p, b->m)) /* the role may be a dead member's */
+	if (result == -EBUSY && recover_if_due(b->p, b->m)) /* the role may be a dead member's */
 		result = kind->attempt(b);
 	if (result == kind->nothing && b->deadline_ns == WAIT_NEVER)
 		return retry_once(b, result);
@@ -39,7 +39,7 @@ int blocking_retry(struct blocking *b, int result)
 			return slept == -ETIMEDOUT ? result : slept;
 		slept = kind->sleep(b, &result);
 		if (slept > 0 || slept == -ETIMEDOUT)
-			recover_stuck(b->p, b->m);
+			recover_if_due(b->p, b->m);
 		if (slept)
 			result = kind->attempt_hard(b);
 	}

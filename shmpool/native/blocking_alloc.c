@@ -73,7 +73,7 @@ static int sleep_for_one(struct blocking *b, int *result)
 {
 	uint32_t *word = &shared(b->p)->free_wait, entered = wait_enter(word);
 	int slept = 0;
-	qmempool_request(b->p);
+	cache_request_flush(b->p);
 	*result = alloc_everywhere(b);
 	if (*result == -EAGAIN) {
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
@@ -103,7 +103,7 @@ static int take_turn(const struct blocking *b, int64_t until_ns)
 	while (have < b->n && slept >= 0 && (got > 0 || got == -EAGAIN) &&
 	       !load_relaxed(&p->closing)) {
 		uint32_t entered = wait_enter(word);
-		qmempool_request(p);
+		cache_request_flush(p);
 		got = qmempool_obtain(p, b->m, b->handle + have, b->n - have);
 		if (got > 0)
 			have += (uint32_t)got;
@@ -115,7 +115,7 @@ static int take_turn(const struct blocking *b, int64_t until_ns)
 		count_up(&b->m->counters[COUNT_ALLOC], b->n);
 		return 0;
 	}
-	qmempool_give(p, b->m, b->handle, have);
+	free_ring_put(p, b->m, b->handle, have);
 	return slept == -EINTR ? -EINTR : got < 0 ? got : -EAGAIN;
 }
 
@@ -126,7 +126,7 @@ static int sleep_until_free(struct blocking *b)
 	struct pool_shared *s = shared(p);
 	uint32_t entered = wait_enter(&s->free_wait), many = wait_enter(&s->free_many);
 	int slept = 0;
-	qmempool_request(p);
+	cache_request_flush(p);
 	/* [WAIT] The number of buffers in the free ring with which there would be enough: members
 	 * that free read no more than that ring's count. */
 	uint64_t queued = alf_count(&p->free), counted = qmempool_count(p, b->n);

@@ -4,7 +4,7 @@
 The declarations are shmpool.h itself, read here, so that each stands once. Every function keeps
 the interpreter's lock and leaves errno alone, which takes a call from 97 to about 20 ns; those
 whose name ends in _wait release the lock themselves, through the wrappers made below, which count
-the call first (local.h), so that nobody unmaps the pool under it.
+the call first (opening.h), so that nobody unmaps the pool under it.
 """
 
 import re
@@ -52,7 +52,7 @@ def releasing_wrappers(text: str) -> str:
         counted = bool(number) and name != "shmpool_close_wait"
         macros.append(
             f"static {result} {name}_unlocked({' '.join(arguments.split())})\n{{\n"
-            + (f"\tuint32_t *at = local_begin({number});\n" if counted else "")
+            + (f"\tuint32_t *at = opening_begin({number});\n" if counted else "")
             + "\tPyThreadState *state = PyEval_SaveThread();\n"
             f"\t{result} r = {name}({names});\n"
             + ("\tlocal_end(at);\n" if counted else "")

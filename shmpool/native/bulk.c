@@ -21,7 +21,7 @@ static int all_fresh(const struct call *c, uint64_t *handles, uint32_t n, int64_
 {
 	for (uint32_t i = 0; i < n; i++)
 		if (unlikely(fresh(c, handles[i], now))) {
-			n = transfer_indices(c->p, handles, n);
+			n = pool_filter(c->p, handles, n);
 			for (i = 0; i < n; i++)
 				qmempool_free(c->p, c->m, handles[i]);
 			return -EBADMSG;
@@ -141,7 +141,7 @@ int64_t shmpool_get_wait(uint64_t key, struct shmpool_taken *out, int64_t deadli
 /* Copies a message into a new buffer. */
 static inline void fill(const struct call *c, uint64_t handle, const char *data, size_t length)
 {
-	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->length, (uint32_t)length);
+	store_relaxed(&pool_buffer(c->p, handle_index(handle))->length, (uint32_t)length);
 	copy_bytes(segment_data(&c->p->segment, handle_index(handle)) +
 			   c->p->segment.geometry.headroom,
 		   data, length);
@@ -260,7 +260,7 @@ static inline char *place(const struct call *c, uint64_t handle, size_t offset, 
 		return NULL;
 	const uint64_t room =
 		c->p->segment.stride; /* room - headroom - offset - width >= 0, step by step */
-	const uint64_t head = load_relaxed(&qmempool_buffer(c->p, handle_index(handle))->headroom);
+	const uint64_t head = load_relaxed(&pool_buffer(c->p, handle_index(handle))->headroom);
 	if (unlikely(head > room || offset > room - head || width > room - head - offset)) {
 		*error = -ERANGE;
 		return NULL;
@@ -324,7 +324,7 @@ int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, con
 	/* The lengths may lie in shared memory too: whoever reads them from a header checks them.
 	 *  */
 	for (size_t i = 0; i < n; i++)
-		store_relaxed(&qmempool_buffer(c.p, handle_index(handles[i]))->length,
+		store_relaxed(&pool_buffer(c.p, handle_index(handles[i]))->length,
 			      load_relaxed(&from[i * step]));
 	return (int64_t)n;
 }

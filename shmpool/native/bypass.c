@@ -9,12 +9,12 @@
  * that the buffer is no longer there.
  *
  *     step                            a crash then leaves                 repaired by
- *     say_hollow() raises             a limit that is too high: claims    nothing to repair
+ *     announce_stale() raises             a limit that is too high: claims    nothing to repair
  *       bypassed                      check owner words needlessly
  *     CAS of an owner word from       a buffer OWNED(dead), a stale       sweep(); a consumer steps
  *       TRANSIT(free ring) to OWNED   slot                                over the slot
  *     claim of a stale slot           a claimed position whose buffer     nothing to repair: the
- *       (transfer_solid)              is another member's                 owner word decides
+ *       (bypass_check_claim)              is another member's                 owner word decides
  */
 #include "alf_repair.h"
 #include "transfer.h"
@@ -25,24 +25,24 @@ static struct pool_shared *shared(const struct qmempool *p)
 	return segment_shared(&p->segment);
 }
 
-#define SAY_TRIES 64     /* compare-and-swaps lost to others that raise the limit */
-#define HOLLOW_TRIES 64u /* claims of only stale slots before the ring counts as empty */
+#define ANNOUNCE_TRIES 64 /* compare-and-swaps lost to others that raise the limit */
+#define STALE_TRIES 64u   /* claims of only stale slots before the ring counts as empty */
 #define BYPASS_REST_NS 2000000ll
 
-/* Announces that slots before limit may be stale. False if it lost SAY_TRIES times. */
-static bool say_hollow(const struct qmempool *p, alf_position limit)
+/* Announces that slots before limit may be stale. False if it lost ANNOUNCE_TRIES times. */
+static bool announce_stale(const struct qmempool *p, alf_position limit)
 {
 	alf_position said = load_seq_cst(&shared(p)->bypassed);
 	limit += limit == 0; /* 0 means never; one slot more does no harm */
-	for (int i = 0; i < SAY_TRIES; i++)
+	for (int i = 0; i < ANNOUNCE_TRIES; i++)
 		if ((said && (alf_distance)(limit - said) <= 0) ||
 		    cas_seq_cst(&shared(p)->bypassed, &said, limit)) /* [BYPASS] */
 			return true;
 	return false;
 }
 
-uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
-			 uint32_t most)
+uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
+		     uint32_t most)
 {
 	alf_position end = load_acquire(&p->free.q->prod); /* [PROD] */
 	uint32_t got = 0, at = load_relaxed(&p->bypass_at) % p->capacity;
@@ -50,12 +50,12 @@ uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle,
 	if (most < p->capacity && load_relaxed(&p->bypass_sum) == sum &&
 	    wait_coarse() < load_relaxed(&p->bypass_rest_ns))
 		return 0;
-	if (!say_hollow(p, end))
+	if (!announce_stale(p, end))
 		return 0;
 	alf_position begin = load_seq_cst(&p->free.q->cons); /* [BYPASS] [CONS] after that */
 	for (uint32_t looks = 0; looks < most && looks < p->capacity && got < max; looks++) {
 		uint32_t index = at;
-		struct buffer *b = qmempool_buffer(p, index);
+		struct buffer *b = pool_buffer(p, index);
 		at = at + 1 < p->capacity ? at + 1 : 0;
 		if (!segment_exists(&p->segment, index))
 			continue;
@@ -85,7 +85,7 @@ static bool solid(const struct qmempool *p, struct member *m, uint64_t op, uint3
 {
 	if (index >= p->capacity)
 		return false; /* the ring is corrupted */
-	struct buffer *b = qmempool_buffer(p, index);
+	struct buffer *b = pool_buffer(p, index);
 	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
 	/* The buffer may be in the ring again at a later position. */
 	return owner & OWNER_TRANSIT && owner_queue(owner) == 0 &&
@@ -93,11 +93,11 @@ static bool solid(const struct qmempool *p, struct member *m, uint64_t op, uint3
 	       cas_seq_cst(&b->owner, &owner, m->tag); /* [OWNER] */
 }
 
-uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *handle,
-			uint32_t claimed, uint32_t n)
+uint32_t bypass_check_claim(const struct qmempool *p, struct member *m, uint64_t *handle,
+			    uint32_t claimed, uint32_t n)
 {
 	uint32_t good = 0;
-	for (uint32_t tries = HOLLOW_TRIES; claimed;) {
+	for (uint32_t tries = STALE_TRIES; claimed;) {
 		uint64_t op = load_relaxed(&m->op);
 		alf_position cons = load_relaxed(&p->free.q->cons);
 		alf_position first = (alf_position)(cons - alf_op_offset(op, cons));

@@ -5,7 +5,7 @@
 #ifndef SHMPOOL_CALL_H
 #define SHMPOOL_CALL_H
 
-#include "local.h"
+#include "opening.h"
 #include "queue.h"
 #include "shmpool.h"
 #include "wait.h"
@@ -31,15 +31,15 @@ static inline uint32_t key_queue(uint64_t key)
 
 static inline int open_pool(uint32_t number, struct call *c)
 {
-	c->p = local_pool(number);
+	c->p = opening_pool(number);
 	if (unlikely(!c->p))
-		return local_missing(number);
-	c->m = local_member(number);
+		return opening_missing(number);
+	c->m = opening_member(number);
 	if (unlikely(!c->m)) {
-		int error = local_attach(number);
+		int error = opening_attach(number);
 		if (error)
 			return error;
-		c->m = local_member(number);
+		c->m = opening_member(number);
 	}
 	return 0;
 }
@@ -85,7 +85,7 @@ static inline int open_buffer(uint64_t key, struct call *c, struct buffer **b, u
 	uint32_t index = key & ALF_INDEX_MASK;
 	if (unlikely(index >= c->p->capacity))
 		return -EINVAL;
-	*b = qmempool_buffer(c->p, index);
+	*b = pool_buffer(c->p, index);
 	*handle = handle_of(index, buffer_generation(*b));
 	if (unlikely((handle_generation(*handle) ^ key >> ALF_INDEX_BITS) & KEY_GENERATION_MASK))
 		return -ESTALE;
@@ -96,7 +96,7 @@ static inline int open_buffer(uint64_t key, struct call *c, struct buffer **b, u
  * outside the buffer is taken for nothing. */
 static inline struct shmpool_extent extent_of(const struct qmempool *p, uint64_t handle)
 {
-	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	const struct buffer *b = pool_buffer(p, handle_index(handle));
 	const uint32_t headroom = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
 	const uint64_t stride = p->segment.stride;
 	if (unlikely(headroom > stride || length > stride - headroom))
@@ -117,7 +117,7 @@ static inline void notice_time(const struct call *c, int64_t now)
 static inline void held_since(const struct call *c, uint64_t handle, int64_t now)
 {
 	notice_time(c, now);
-	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->since, (uint64_t)now);
+	store_relaxed(&pool_buffer(c->p, handle_index(handle))->since, (uint64_t)now);
 }
 
 /* Resets the header of a buffer just allocated. -EBADMSG if the local cache held no buffer. */
@@ -125,7 +125,7 @@ static inline int fresh(const struct call *c, uint64_t handle, int64_t now)
 {
 	if (unlikely(handle_index(handle) >= c->p->capacity))
 		return -EBADMSG;
-	struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
+	struct buffer *b = pool_buffer(c->p, handle_index(handle));
 	notice_time(c, now);
 	store_relaxed(&b->length, 0);
 	store_relaxed(&b->headroom, (uint32_t)c->p->segment.geometry.headroom);

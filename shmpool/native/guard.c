@@ -32,12 +32,12 @@ static bool caught(const char *at)
 {
 	if (zeros_instead(watched, at))
 		return gone = true;
-	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++) {
-		struct qmempool *p = &local_pools[i];
+	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++) {
+		struct qmempool *p = &opening_pools[i];
 		struct mapping m = { p->segment.base, p->segment.size };
 		if (!p->buffers || !zeros_instead(m, at))
 			continue;
-		store_relaxed(&p->serial, load_relaxed(&p->serial) | LOCAL_GONE);
+		store_relaxed(&p->serial, load_relaxed(&p->serial) | OPENING_GONE);
 		store_relaxed(&p->closing, 1);
 		return true;
 	}
@@ -84,6 +84,6 @@ int guard_watched(int result)
 
 bool guard_intact(uint32_t number)
 {
-	const struct qmempool *p = local_pool(number);
+	const struct qmempool *p = opening_pool(number);
 	return p && load_relaxed(&segment_header(&p->segment)->magic) == LAYOUT_MAGIC;
 }

@@ -132,7 +132,7 @@ struct member {
 	 * ring: the owner pushes and pops at the top, a thief takes from the bottom. */
 	uint64_t op;                     /* op record: alf_op.h */
 	shared_cache_position cache_top; /* handles pushed minus handles popped */
-	uint64_t cache_bottom; /* handles stolen or flushed; with CACHE_HELD while it is locked */
+	uint64_t cache_bottom; /* handles stolen or flushed; with CACHE_LOCKED while it is locked */
 	uint64_t cache_pushed; /* handles pushed, a counter */
 	uint32_t tag;          /* names the member in owner words */
 	uint32_t pad1;
@@ -158,34 +158,34 @@ _Static_assert(MEMBERS_MAX < TAG_NUMBER_MASK, "a tag has room for every number")
  *     position                          unlocked
  *     | 1 | thief's tag 32 | pos 31 |   locked by that member,      a locked cache, of which some
  *                                       which steals or flushes     entries are owned by the thief
- *     | 1 | CACHE_REQUESTED | pos 31 |  the owner is asked to       nothing
+ *     | 1 | CACHE_FLUSH_REQUESTED | pos 31 |  the owner is asked to       nothing
  *                                       flush it
  *
  *     from -> to              by                                   in
- *     unlocked -> locked      a thief                              hold()
- *     unlocked -> requested   a member that waits for a buffer     qmempool_request()
- *     requested -> locked     the owner, to flush; a thief         qmempool_honour(), hold()
- *     locked -> unlocked      that member, with the new bottom     rob(), qmempool_honour()
- *     locked -> requested     that member, while others wait       rob(), qmempool_honour()
+ *     unlocked -> locked      a thief                              lock()
+ *     unlocked -> requested   a member that waits for a buffer     cache_request_flush()
+ *     requested -> locked     the owner, to flush; a thief         cache_flush_if_asked(), lock()
+ *     locked -> unlocked      that member, with the new bottom     steal_from(), cache_flush_if_asked()
+ *     locked -> requested     that member, while others wait       steal_from(), cache_flush_if_asked()
  *     locked -> requested     a recoverer, if the thief is dead    recover_thieves()
  *
- * CACHE_HELD is the highest bit. For the owner a bottom with this bit is further below its top than
+ * CACHE_LOCKED is the highest bit. For the owner a bottom with this bit is further below its top than
  * a cache can hold, so one comparison finds both "too few" and "locked". Entries that a dead thief
- * had taken are told by their owner words and generations (entry_good()). */
-#define CACHE_HELD (1ull << 63)
+ * had taken are told by their owner words and generations (entry_valid()). */
+#define CACHE_LOCKED (1ull << 63)
 #define CACHE_POSITION_BITS 31
-#define CACHE_REQUESTED UINT32_MAX
+#define CACHE_FLUSH_REQUESTED UINT32_MAX
 
-static inline uint64_t cache_held(uint32_t thief, uint64_t bottom)
+static inline uint64_t cache_locked_by(uint32_t thief, uint64_t bottom)
 {
-	return CACHE_HELD | (uint64_t)thief << CACHE_POSITION_BITS |
+	return CACHE_LOCKED | (uint64_t)thief << CACHE_POSITION_BITS |
 	       (bottom & ((1u << CACHE_POSITION_BITS) - 1));
 }
 
-/* Returns the tag of the member that has locked the cache, CACHE_REQUESTED, or 0 if unlocked. */
-static inline uint32_t cache_thief(uint64_t bottom)
+/* Returns the tag of the member that has locked the cache, CACHE_FLUSH_REQUESTED, or 0 if unlocked. */
+static inline uint32_t cache_holder(uint64_t bottom)
 {
-	return bottom & CACHE_HELD ? (uint32_t)(bottom >> CACHE_POSITION_BITS) : 0;
+	return bottom & CACHE_LOCKED ? (uint32_t)(bottom >> CACHE_POSITION_BITS) : 0;
 }
 
 /* Returns the number of handles between bottom and top, locked or not. It is negative while the
@@ -208,8 +208,8 @@ static inline cache_position cache_bottom_at(uint64_t bottom, cache_position top
 static ALWAYS_INLINE uint64_t cache_between_own(uint64_t bottom, cache_position top)
 {
 	if (sizeof(top) < sizeof(bottom))
-		return bottom & CACHE_HELD ? UINT64_MAX :
-					     (cache_position)(top - (cache_position)bottom);
+		return bottom & CACHE_LOCKED ? UINT64_MAX :
+					       (cache_position)(top - (cache_position)bottom);
 	return top - bottom;
 }
 
@@ -224,7 +224,7 @@ struct pool_shared {
 	uint64_t swept;   /* abandoned buffers that sweeps have placed; only grows */
 	uint32_t free_many; /* members that wait for many buffers sleep on this word instead */
 	uint32_t free_want; /* the smallest number that one of them waits for: wait_want() */
-	uint64_t inquired;  /* when to ask next which members are dead: stuck.c */
+	uint64_t inquired;  /* when to ask next which members are dead: recover_due.c */
 };
 #define SHARED_OFFSET (4 * CACHE_LINE)
 #define SHARED_END (SHARED_OFFSET + sizeof(struct pool_shared))
@@ -302,9 +302,9 @@ _Static_assert(offsetof(struct buffer, owner) == 0 && offsetof(struct buffer, le
  *     0 -> OWNED               the member that grows         slab_grow()
  *     OWNED -> TRANSIT         its owner: put, free          transfer_mark()
  *     TRANSIT -> OWNED         the consumer that claimed it  transfer_take()
- *     TRANSIT(0) -> OWNED      a member that bypasses        qmempool_bypass(), by CAS
- *     OWNED -> OWNED by other  a thief, by CAS; adoption     rob(), qmempool_adopt()
- *     OWNED -> ABANDONED       its owner, where no ring has  give.c, requeue_later()
+ *     TRANSIT(0) -> OWNED      a member that bypasses        bypass_take(), by CAS
+ *     OWNED -> OWNED by other  a thief, by CAS; adoption     steal_from(), qmempool_adopt()
+ *     OWNED -> ABANDONED       its owner, where no ring has  free_ring.c, requeue_later()
  *                              room
  *     any dead -> OWNED        a recoverer, by CAS           sweep.c take()
  *     any dead -> ABANDONED    a recoverer, by CAS           sweep.c abandon()

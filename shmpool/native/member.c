@@ -20,7 +20,7 @@ static void introduce(struct member *m)
 	store_relaxed(&m->tid, (uint32_t)syscall(SYS_gettid));
 	store_relaxed(&m->start, self.start);
 	store_relaxed(&m->pid_namespace, self.pid_namespace);
-	/* Last: until then nobody touches the cache from outside. Pairs with qmempool_steal. */
+	/* Last: until then nobody touches the cache from outside. Pairs with cache_steal. */
 	store_release(&m->barrier, process_barrier_register());
 }
 
@@ -76,7 +76,7 @@ void member_release(const struct segment *s, struct member *m)
 	/* A request for what is in the cache is void: there is nothing in it. A thief that still
 	 * looks (cache_bottom holds its tag) finds nothing and lets go by itself. */
 	uint64_t seen = load_relaxed(&m->cache_bottom);
-	if (cache_thief(seen) == CACHE_REQUESTED)
+	if (cache_holder(seen) == CACHE_FLUSH_REQUESTED)
 		cas_seq_cst(&m->cache_bottom, &seen,
 			    (uint64_t)cache_bottom_at(seen, load_relaxed(&m->cache_top)));
 	store_release(&m->identity, 0); /* [MEMBER] */
@@ -99,9 +99,9 @@ int member_take_slot(const struct segment *s, struct member *m, uint64_t dead, u
 		     bool (*alive)(void *context, uint32_t tag), void *context)
 {
 	uint64_t bottom = load_acquire(&m->cache_bottom); /* [CACHE] */
-	uint32_t thief = cache_thief(bottom);
+	uint32_t thief = cache_holder(bottom);
 	(void)s;
-	if (thief && thief != CACHE_REQUESTED && alive(context, thief))
+	if (thief && thief != CACHE_FLUSH_REQUESTED && alive(context, thief))
 		return -EAGAIN;
 	uint64_t seen = dead;
 	if (!cas_seq_cst(&m->identity, &seen, MEMBER_CLEARING | token)) /* [MEMBER] */

@@ -117,7 +117,7 @@ static inline uint64_t member_counted(const struct member *m, int counter)
 }
 
 /* Buffers in the member's local cache, as anybody may see it. */
-static inline uint32_t member_cached(const struct segment *s, const struct member *m)
+static inline uint32_t cache_length(const struct segment *s, const struct member *m)
 {
 	uint64_t bottom = load_acquire(&m->cache_bottom);                 /* [CACHE] */
 	int64_t len = cache_between(bottom, load_acquire(&m->cache_top)); /* [CACHE] */
@@ -125,7 +125,7 @@ static inline uint32_t member_cached(const struct segment *s, const struct membe
 }
 
 /* How many buffers the member has in hand, its local cache not counted. */
-static inline uint64_t member_held(const struct member *m)
+static inline uint64_t member_in_hand(const struct member *m)
 {
 	/* What was pushed counts in both and is left out: it may grow between two looks. */
 	uint64_t allocated = load_relaxed(&m->counters[COUNT_ALLOC]) -

@@ -13,7 +13,7 @@
 #include "transfer.h"
 #include "wait.h"
 
-int qmempool_bind(struct qmempool *p, const struct segment *s)
+int pool_bind(struct qmempool *p, const struct segment *s)
 {
 	*p = (struct qmempool) {
 		.segment = *s,
@@ -33,7 +33,7 @@ int qmempool_bind(struct qmempool *p, const struct segment *s)
 	return 0;
 }
 
-void qmempool_unbind(struct qmempool *p)
+void pool_unbind(struct qmempool *p)
 {
 	for (int64_t i = 0; p->queues && i <= p->segment.geometry.queues; i++)
 		free(p->queues[i]);
@@ -57,14 +57,14 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 	count_up(&m->counters[COUNT_GROW], 1);
 	mine = (uint32_t)n < max ? (uint32_t)n : max;
 	for (uint32_t k = 0; k < (uint32_t)n; k++) {
-		uint64_t h = handle_of(first + k, buffer_generation(qmempool_buffer(p, first + k)));
+		uint64_t h = handle_of(first + k, buffer_generation(pool_buffer(p, first + k)));
 		if (k < mine) {
 			handle[k] = h;
 			continue;
 		}
 		rest[filled++] = h;
 		if (filled == BULK_MAX || k + 1 == (uint32_t)n) {
-			qmempool_give(p, m, rest, filled);
+			free_ring_put(p, m, rest, filled);
 			filled = 0;
 		}
 	}
@@ -81,7 +81,7 @@ int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint
 	int grown = grow(p, m, handle, max);
 	if (grown > 0)
 		return grown;
-	got = (int)qmempool_steal(p, m, handle, max);
+	got = (int)cache_steal(p, m, handle, max);
 	if (!got)
 		got = transfer_free(p, m, handle, max); /* given back meanwhile */
 	return got ? got : grown;
@@ -94,12 +94,12 @@ static int obtain_hard(struct qmempool *p, struct member *m, uint64_t *handle, u
 	int got = qmempool_obtain(p, m, handle, max);
 	if (got > 0 || !looks || !qmempool_blocked(p))
 		return got;
-	int behind = (int)qmempool_bypass(p, m, handle, max > CLAIM_MAX ? CLAIM_MAX : max, looks);
+	int behind = (int)bypass_take(p, m, handle, max > CLAIM_MAX ? CLAIM_MAX : max, looks);
 	return behind ? behind : got;
 }
 
 /* Pushes n handles onto m's cache; false if they do not fit or somebody is at it. */
-static bool push(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+static bool cache_push(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	cache_position top = load_relaxed(&m->cache_top);
 	uint64_t len = cache_between_own(load_acquire(&m->cache_bottom), top); /* [CACHE] */
@@ -117,18 +117,18 @@ static bool push(struct qmempool *p, struct member *m, const uint64_t *handle, u
 }
 
 /* Keeps n buffers of m's in its cache, or in the shared queue if the cache cannot take them. */
-static void keep(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+static void cache_put(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	if (n && push(p, m, handle, n))
+	if (n && cache_push(p, m, handle, n))
 		count_up(&m->counters[COUNT_FREE], -(uint64_t)n); /* nobody freed them */
 	else
-		qmempool_give(p, m, handle, n);
+		free_ring_put(p, m, handle, n);
 }
 
 /* Takes back n handles, or as many as there are, that no allocation asked for. */
-static uint32_t unkeep(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
+static uint32_t cache_take(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
 {
-	uint32_t len = member_cached(&p->segment, m);
+	uint32_t len = cache_length(&p->segment, m);
 	if (n > len)
 		n = len;
 	if (!n || !cache_pop(p, m, handle, n))
@@ -144,8 +144,8 @@ int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, 
 	int got = 0;
 	if (n > p->capacity)
 		return -EAGAIN;
-	if (qmempool_honour(p, m))
-		have = unkeep(p, m, handle, n);
+	if (cache_flush_if_asked(p, m))
+		have = cache_take(p, m, handle, n);
 	/* Who wants many takes none unless there are as many: others want a few. An extent is made
 	 * all the same, or nobody would learn that there is no memory for it. */
 	if (n > 1 && have < n && !alf_ready(&p->free, n - have - 1) &&
@@ -169,14 +169,14 @@ int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, 
 		uint32_t use = n - have < (uint32_t)got ? n - have : (uint32_t)got;
 		memcpy(handle + have, more, use * sizeof(*handle));
 		have += use;
-		keep(p, m, more + use, (uint32_t)got - use);
+		cache_put(p, m, more + use, (uint32_t)got - use);
 	}
 	if (likely(have == n)) {
 		count_up(&m->counters[COUNT_ALLOC], n);
 		return 0;
 	}
 exhausted:
-	keep(p, m, handle, have);
+	cache_put(p, m, handle, have);
 	count_up(&m->counters[COUNT_EXHAUSTED], 1);
 	return got < 0 ? got : -EAGAIN;
 }
@@ -190,22 +190,22 @@ int qmempool_refill(struct qmempool *p, struct member *m, uint64_t *handle)
 {
 	uint64_t more[BULK_MAX];
 	*handle = 0;
-	if (!qmempool_honour(p, m) || !unkeep(p, m, handle, 1)) {
+	if (!cache_flush_if_asked(p, m) || !cache_take(p, m, handle, 1)) {
 		int got = transfer_free(p, m, more, p->cache_size ? p->bulk : 1);
 		if (got <= 0)
 			return got ? got : -EAGAIN;
 		count_up(&m->counters[COUNT_REFILL], 1);
 		*handle = more[0];
-		keep(p, m, more + 1, (uint32_t)got - 1);
+		cache_put(p, m, more + 1, (uint32_t)got - 1);
 	}
 	count_up(&m->counters[COUNT_ALLOC], 1);
 	return 0;
 }
 
-void qmempool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n)
+void pool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n)
 {
 	while (n--)
-		store_relaxed(&qmempool_buffer(p, handle_index(handle[n]))->handle, handle[n]);
+		store_relaxed(&pool_buffer(p, handle_index(handle[n]))->handle, handle[n]);
 }
 
 /* Raises the generations of n buffers of m's: all, or an error and none. */
@@ -214,10 +214,10 @@ static int spend(struct qmempool *p, struct member *m, const uint64_t *handle, u
 	for (uint32_t i = 0; i < n; i++) {
 		int error = qmempool_check(p, m, handle[i]);
 		if (error) {
-			qmempool_unfree(p, handle, i);
+			pool_unfree(p, handle, i);
 			return error;
 		}
-		store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->handle,
+		store_relaxed(&pool_buffer(p, handle_index(handle[i]))->handle,
 			      handle[i] + GENERATION_ONE);
 	}
 	return 0;
@@ -225,18 +225,18 @@ static int spend(struct qmempool *p, struct member *m, const uint64_t *handle, u
 
 /* Moves bulks from the top of m's cache to the shared queue until n more fit in. False if they did
  * before, or cannot be made to. */
-static bool make_room(struct qmempool *p, struct member *m, uint32_t n)
+static bool cache_make_room(struct qmempool *p, struct member *m, uint32_t n)
 {
 	bool moved = false;
 	if (n > p->cache_size)
 		return false;
-	for (uint64_t i = p->cache_size; i && member_cached(&p->segment, m) > p->cache_size - n;
+	for (uint64_t i = p->cache_size; i && cache_length(&p->segment, m) > p->cache_size - n;
 	     i--) {
 		uint64_t old[BULK_MAX];
-		uint32_t out = unkeep(p, m, old, p->bulk);
+		uint32_t out = cache_take(p, m, old, p->bulk);
 		if (!out)
 			return false;
-		qmempool_give(p, m, old, out);
+		free_ring_put(p, m, old, out);
 		count_up(&m->counters[COUNT_FLUSH], 1);
 		moved = true;
 	}
@@ -245,7 +245,7 @@ static bool make_room(struct qmempool *p, struct member *m, uint32_t n)
 
 int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	if (make_room(p, m, n) && cache_free(p, m, handle, n))
+	if (cache_make_room(p, m, n) && cache_free(p, m, handle, n))
 		return 0;
 	int error = SHMPOOL_CHECK ? spend(p, m, handle, n) : 0;
 	while (n && !error) {
@@ -255,12 +255,12 @@ int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *han
 			freed[i] = handle[i] + SHMPOOL_CHECK * GENERATION_ONE;
 		handle += k;
 		n -= k;
-		if (p->cache_size && qmempool_honour(p, m)) {
-			make_room(p, m, k);
-			if (push(p, m, freed, k))
+		if (p->cache_size && cache_flush_if_asked(p, m)) {
+			cache_make_room(p, m, k);
+			if (cache_push(p, m, freed, k))
 				continue;
 		}
-		qmempool_give(p, m, freed, k);
+		free_ring_put(p, m, freed, k);
 		count_up(&m->counters[COUNT_FREE], k);
 	}
 	return error;
@@ -279,10 +279,10 @@ static void release_ended(const struct qmempool *p, struct member *from)
 {
 	for (int i = 0; i < ENDED_TRIES; i++) {
 		uint32_t ended = 1;
-		if (load_seq_cst(&from->ended) != 1 || member_held(from) ||
+		if (load_seq_cst(&from->ended) != 1 || member_in_hand(from) ||
 		    !cas_seq_cst(&from->ended, &ended, 2))
 			return;
-		if (member_held(from) == 0) {
+		if (member_in_hand(from) == 0) {
 			member_release(&p->segment, from);
 			return;
 		}
@@ -294,7 +294,7 @@ static void release_ended(const struct qmempool *p, struct member *from)
 
 int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 {
-	struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	struct buffer *b = pool_buffer(p, handle_index(handle));
 	uint64_t owner = load_relaxed(&b->owner);
 	if (buffer_generation(b) != handle_generation(handle))
 		return -ESTALE;
@@ -317,26 +317,26 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 void qmempool_end(struct qmempool *p, struct member *m)
 {
 	uint32_t ended = 1;
-	qmempool_drain(p, m);
+	cache_drain(p, m);
 	store_seq_cst(&m->ended, 1);
 	/* No second look, as in release_ended(): the slot's next member cannot end meanwhile. */
-	if (member_held(m) == 0 && cas_seq_cst(&m->ended, &ended, 2))
+	if (member_in_hand(m) == 0 && cas_seq_cst(&m->ended, &ended, 2))
 		member_release(&p->segment, m);
 }
 
-void qmempool_drain(struct qmempool *p, struct member *m)
+void cache_drain(struct qmempool *p, struct member *m)
 {
 	uint64_t old[BULK_MAX];
-	for (int tries = DRAIN_TRIES; tries && member_cached(&p->segment, m); tries--) {
+	for (int tries = DRAIN_TRIES; tries && cache_length(&p->segment, m); tries--) {
 		uint32_t n;
-		if (!qmempool_honour(p, m))
+		if (!cache_flush_if_asked(p, m))
 			sched_yield(); /* a thief is at it */
-		for (uint64_t i = p->cache_size; i && (n = unkeep(p, m, old, p->bulk)); i--)
-			qmempool_give(p, m, old, n);
+		for (uint64_t i = p->cache_size; i && (n = cache_take(p, m, old, p->bulk)); i--)
+			free_ring_put(p, m, old, n);
 	}
 }
 
-void qmempool_wake(struct qmempool *p)
+void free_ring_wake(struct qmempool *p)
 {
 	struct pool_shared *s = segment_shared(&p->segment);
 	if (!wait_anybody(&s->free_wait)) /* [WAIT] */
@@ -352,6 +352,6 @@ uint64_t qmempool_count(struct qmempool *p, uint64_t most)
 	if (n >= most)
 		return most;
 	for (uint32_t i = 0; i < p->segment.members && n < most; i++)
-		n += member_cached(&p->segment, segment_member(&p->segment, i));
+		n += cache_length(&p->segment, segment_member(&p->segment, i));
 	return n < most ? n + slab_absent(&p->segment, &p->absent, most - n) : most;
 }

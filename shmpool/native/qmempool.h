@@ -55,9 +55,9 @@ struct qmempool {
 	struct alf_ring free;
 	struct segment segment;
 	struct alf_ring **queues; /* of named queues, by number; NULL until bound */
-	uint32_t serial;          /* of this opening: local.h */
+	uint32_t serial;          /* of this opening: opening.h */
 	uint32_t closing;
-	/* Hints of qmempool_bypass(), which threads share: any value is good enough. */
+	/* Hints of bypass_take(), which threads share: any value is good enough. */
 	uint32_t bypass_at;  /* buffer where it looks on */
 	uint64_t bypass_sum; /* what had been given back and abandoned when it last found nothing */
 	int64_t bypass_rest_ns; /* until when it need not look again while that stays so */
@@ -66,8 +66,8 @@ struct qmempool {
 };
 
 /* Binds a checked segment. 0, -ENOMEM, -EBADMSG. */
-int qmempool_bind(struct qmempool *p, const struct segment *s);
-void qmempool_unbind(struct qmempool *p);
+int pool_bind(struct qmempool *p, const struct segment *s);
+void pool_unbind(struct qmempool *p);
 
 /* What the fast paths fall back to. */
 int qmempool_alloc_slow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n);
@@ -79,7 +79,7 @@ int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle);
 
 /* Takes back what a free of more had done to the first n when it came to a handle that is no good.
  *  */
-void qmempool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n);
+void pool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n);
 
 /* Makes buffers of another thread of m's process m's own. 0; -ESTALE freed or handed on since the
  * handle was made; -EPERM somebody else's. */
@@ -90,34 +90,34 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle);
 void qmempool_end(struct qmempool *p, struct member *m);
 
 /* Flushes m's cache if somebody asks for it. False if the cache is not m's to use now. */
-bool qmempool_honour(struct qmempool *p, struct member *m);
+bool cache_flush_if_asked(struct qmempool *p, struct member *m);
 
 /* Gives n buffers of m's to the shared queue. What is no buffer, because somebody scribbled over a
  * cache, is left out; what does not fit is abandoned to the next sweep: somebody has stopped at its
- * head, or it is full of tombstones further on than GIVE_ROUNDS bulks. */
-void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
+ * head, or it is full of tombstones further on than FREE_RING_ROUNDS bulks. */
+void free_ring_put(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
 
 /* The same by who has more time: up to *rounds bulks are moved from its head to its end, and
  * subtracted. */
-#define GIVE_ROUNDS 8u
-void qmempool_give_round(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
-			 uint64_t *rounds);
+#define FREE_RING_ROUNDS 8u
+void free_ring_put_rounds(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
+			  uint64_t *rounds);
 
 /* Puts m's cache into the shared queue. What a thief that has stopped leaves there stays in the
  * slot, for other thieves and for the slot's next member. */
-void qmempool_drain(struct qmempool *p, struct member *m);
+void cache_drain(struct qmempool *p, struct member *m);
 
 /* Fetches up to max buffers from other members' caches; without membarrier(2) their owners are
  * asked to flush at their next call. */
-uint32_t qmempool_steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
+uint32_t cache_steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
 
 /* Takes up to max free buffers from behind a member that has stopped in the shared queue, or that
  * were abandoned. Looks at so many headers at most, from where this process looked last. */
-uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
-			 uint32_t most);
+uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
+		     uint32_t most);
 
 /* Asks every member to flush its cache at its next call. */
-void qmempool_request(struct qmempool *p);
+void cache_request_flush(struct qmempool *p);
 
 /* The same as qmempool_alloc_slow(), also from behind a stopped member, for which it looks at so
  * many headers. */
@@ -125,7 +125,7 @@ int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, 
 			uint32_t looks);
 
 /* Wakes everybody who waits for buffers: there may be more of them than were given back. */
-void qmempool_wake(struct qmempool *p);
+void free_ring_wake(struct qmempool *p);
 
 /* Takes 1..max buffers for m from the shared queue, the slab or others' caches. 0 or -errno if
  * there are none. */
@@ -134,12 +134,12 @@ int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint
 /* Buffers that could be had now, as far as counting tells: up to most. */
 uint64_t qmempool_count(struct qmempool *p, uint64_t most);
 
-static inline struct buffer *qmempool_buffer(const struct qmempool *p, uint32_t index)
+static inline struct buffer *pool_buffer(const struct qmempool *p, uint32_t index)
 {
 	return &p->buffers[index];
 }
 
-/* Whether there may be free buffers that only qmempool_bypass() finds. */
+/* Whether there may be free buffers that only bypass_take() finds. */
 static inline bool qmempool_blocked(const struct qmempool *p)
 {
 	const struct pool_shared *s = segment_shared(&p->segment);
@@ -176,7 +176,7 @@ static ALWAYS_INLINE bool cache_pop(struct qmempool *p, struct member *m, uint64
 }
 
 /* Whether the header b says that handle is mine, the owner word of the caller. */
-static ALWAYS_INLINE bool qmempool_mine(const struct buffer *b, uint64_t mine, uint64_t handle)
+static ALWAYS_INLINE bool owner_is(const struct buffer *b, uint64_t mine, uint64_t handle)
 {
 	return likely(load_relaxed(&b->owner) == mine) &&
 	       likely(load_relaxed(&b->handle) == handle);
@@ -188,7 +188,7 @@ static inline int qmempool_check(struct qmempool *p, struct member *m, uint64_t 
 	if (unlikely(handle_index(handle) >= p->capacity))
 		return -EINVAL;
 	if (SHMPOOL_CHECK &&
-	    unlikely(!qmempool_mine(qmempool_buffer(p, handle_index(handle)), m->tag, handle)))
+	    unlikely(!owner_is(pool_buffer(p, handle_index(handle)), m->tag, handle)))
 		return qmempool_adopt(p, m, handle);
 	return 0;
 }
@@ -222,8 +222,8 @@ static ALWAYS_INLINE bool cache_free(struct qmempool *p, struct member *m, const
 		const uint64_t h = handle[i];
 		if (SHMPOOL_CHECK) {
 			struct buffer *b = &buffers[handle_index(h)];
-			if (unlikely(handle_index(h) >= capacity) || !qmempool_mine(b, mine, h)) {
-				qmempool_unfree(p, handle + i + 1, n - i - 1);
+			if (unlikely(handle_index(h) >= capacity) || !owner_is(b, mine, h)) {
+				pool_unfree(p, handle + i + 1, n - i - 1);
 				return false;
 			}
 			store_relaxed(&b->handle, h + GENERATION_ONE);
@@ -274,8 +274,7 @@ static ALWAYS_INLINE int qmempool_free(struct qmempool *p, struct member *m, uin
 		return qmempool_free_one(p, m, handle);
 	if (SHMPOOL_CHECK) {
 		struct buffer *b = &p->buffers[handle_index(handle)];
-		if (unlikely(handle_index(handle) >= p->capacity) ||
-		    !qmempool_mine(b, m->tag, handle))
+		if (unlikely(handle_index(handle) >= p->capacity) || !owner_is(b, m->tag, handle))
 			return qmempool_free_one(p, m, handle);
 		handle += GENERATION_ONE;
 		store_relaxed(&b->handle, handle);

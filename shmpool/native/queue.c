@@ -192,7 +192,7 @@ void queue_release(const struct alf_ring *r, const struct member *m)
 static void unmark(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	while (n--)
-		store_relaxed(&qmempool_buffer(p, handle_index(handle[n]))->owner, m->tag);
+		store_relaxed(&pool_buffer(p, handle_index(handle[n]))->owner, m->tag);
 }
 
 /* Checks that each of n buffers is m's and is there once only: a marked one is no longer m's. */
@@ -207,7 +207,7 @@ static ALWAYS_INLINE int check_each_once(struct qmempool *p, struct member *m,
 		const uint64_t h = handle[i];
 		struct buffer *b = &buffers[handle_index(h)];
 		if (unlikely(handle_index(h) >= capacity) ||
-		    (SHMPOOL_CHECK && !qmempool_mine(b, mine, h))) {
+		    (SHMPOOL_CHECK && !owner_is(b, mine, h))) {
 			int error = qmempool_check(p, m, h);
 			if (error) {
 				unmark(p, m, handle, i);

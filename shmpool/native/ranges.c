@@ -171,7 +171,7 @@ static void bury(struct recovery *r, struct dead_range *range, alf_position at, 
 	for (uint32_t i = 0; i < n; i++)
 		word[i] = alf_word(range->ring, (alf_position)(at + i));
 	if (!range->certain)
-		recovery_look(r);
+		recovery_read_ops(r);
 	for (uint32_t i = 0; i < n; i++) {
 		alf_position position = (alf_position)(at + i);
 		if (alf_at(range->ring, position, word[i]) != ALF_AT_UNPUBLISHED)
@@ -179,7 +179,7 @@ static void bury(struct recovery *r, struct dead_range *range, alf_position at, 
 		if (!range->certain && recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, position))
 			range->by->postponed = true;
 		else
-			alf_make_void(range->ring, position, word[i]);
+			alf_make_tombstone(range->ring, position, word[i]);
 	}
 }
 

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "inquiry.h"
+#include "liveness.h"
 #include "member.h"
 #include "queue.h"
 #include "recovery.h"
@@ -26,13 +26,13 @@ bool recover_abandoned(const struct segment *s)
 static void recover_mark(struct recovery *r)
 {
 	const struct segment *s = &r->p->segment;
-	struct inquiry q = { .s = s, .own = r->token };
+	struct liveness q = { .s = s, .own = r->token };
 	for (uint32_t i = 0; i < s->members; i++) {
 		struct member *m = segment_member(s, i);
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
 		if (!identity)
 			continue;
-		enum token_state state = inquire(&q, identity);
+		enum token_state state = liveness_ask(&q, identity);
 		r->out->unknown += state == TOKEN_UNKNOWN;
 		if (state != TOKEN_FREE)
 			continue;
@@ -65,13 +65,13 @@ static void recover_thieves(struct recovery *r)
 	for (uint32_t i = 0; i < r->p->segment.members; i++) {
 		struct member *victim = segment_member(&r->p->segment, i);
 		uint64_t bottom = load_acquire(&victim->cache_bottom); /* [CACHE] */
-		if (recovery_dead(r, cache_thief(bottom)))
+		if (recovery_dead(r, cache_holder(bottom)))
 			cas_seq_cst(&victim->cache_bottom, &bottom,
-				    cache_held(CACHE_REQUESTED, bottom)); /* [CACHE] */
+				    cache_locked_by(CACHE_FLUSH_REQUESTED, bottom)); /* [CACHE] */
 	}
 }
 
-void recovery_look(struct recovery *r)
+void recovery_read_ops(struct recovery *r)
 {
 	cover_clear(&r->live);
 	for (uint32_t i = 0; i < r->p->segment.members; i++) {

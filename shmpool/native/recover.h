@@ -43,7 +43,7 @@ int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out);
  * pauses for 10 ms, doubled each time up to 80 ms, and at least for 16 times the processor time
  * that the inquiry took. May take long; do not call it with an interpreter's lock held. Returns
  * true if anything was recovered, so that the caller should try again. */
-bool recover_stuck(struct qmempool *p, struct member *m);
+bool recover_if_due(struct qmempool *p, struct member *m);
 
 /* Attaches a process that holds the token when all slots are taken, in place of a dead member,
  * which it recovers first. Returns 0; -EUSERS if no dead member's slot can be had; -ENOMEM. */

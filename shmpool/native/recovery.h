@@ -67,7 +67,7 @@ int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery
 
 /* Takes a snapshot of the op records of live members. The positions and slots in question must have
  * been read before. */
-void recovery_look(struct recovery *r);
+void recovery_read_ops(struct recovery *r);
 
 /* True if a live member may have reserved (claimed) the position at the last snapshot. */
 static inline bool recovery_live(const struct recovery *r, enum alf_op_kind kind, uint32_t queue,

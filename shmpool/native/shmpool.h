@@ -4,8 +4,8 @@
  * leaves out the lines that begin with #), so every declaration stands once.
  *
  * Results: 0 or a count, or -errno. A function with wait in its name may sleep and is called with
- * the interpreter's lock released, between local_begin() and local_end() (local.h); deadlines are
- * CLOCK_MONOTONIC in ns, INT64_MAX for never, 0 for one attempt.
+ * the interpreter's lock released, between opening_begin() and opening_end() (opening.h); deadlines
+ * are CLOCK_MONOTONIC in ns, INT64_MAX for never, 0 for one attempt.
  *
  * A pool is a number that shmpool_open() gave, | serial 16 | slot 6 |, so that one that was closed
  * does not name its successor; every number is checked: a wrong one is an error and never a crash.

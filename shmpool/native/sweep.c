@@ -138,7 +138,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 			   uint32_t to)
 {
 	const struct alf_ring *ring = recovery_ring(r, to);
-	struct buffer *b = qmempool_buffer(r->p, index);
+	struct buffer *b = pool_buffer(r->p, index);
 	uint64_t handle = index;
 	alf_position at;
 	if (alf_reserve(ring, &r->m->op, 1, ALF_MULTI, &at)) {
@@ -147,7 +147,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 	}
 	if (!take(r, b, owner, from)) {
 		store_release(&ring->slot[at & ring->mask],
-			      alf_tag(ring, at) | ALF_VOID); /* [SLOT] */
+			      alf_tag(ring, at) | ALF_TOMBSTONE); /* [SLOT] */
 		alf_done(&r->m->op, ALF_MULTI);
 		return SOMEBODY_WAS_FASTER;
 	}
@@ -167,14 +167,14 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 struct freed {
 	uint64_t handle[BULK_MAX];
 	uint32_t n;
-	uint64_t rounds; /* qmempool_give_round() */
+	uint64_t rounds; /* free_ring_put_rounds() */
 };
 
 /* Handles one buffer. Decides again whenever another member changed the owner word first: it may
  * have been a recoverer that found no room and abandoned the buffer. */
 static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 {
-	struct buffer *b = qmempool_buffer(r->p, index);
+	struct buffer *b = pool_buffer(r->p, index);
 	for (int tries = 0;; tries++) {
 		const struct alf_ring *ring;
 		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
@@ -204,7 +204,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 	store_relaxed(&b->handle, spent);
 	freed->handle[freed->n++] = spent;
 	if (freed->n == BULK_MAX) {
-		qmempool_give_round(r->p, r->m, freed->handle, freed->n, &freed->rounds);
+		free_ring_put_rounds(r->p, r->m, freed->handle, freed->n, &freed->rounds);
 		freed->n = 0;
 	}
 }
@@ -224,14 +224,14 @@ struct candidates {
  * finished with that producer, and its slot may have a new member. */
 static void unreserve(struct recovery *r, uint32_t index, uint64_t owner)
 {
-	abandon(r, qmempool_buffer(r->p, index), owner, 0); /* [OWNER] */
+	abandon(r, pool_buffer(r->p, index), owner, 0); /* [OWNER] */
 }
 
 /* Reads all op records once for all candidates, after their slots were read. */
 static void unreserve_candidates(struct recovery *r, struct candidates *c)
 {
 	if (c->n)
-		recovery_look(r);
+		recovery_read_ops(r);
 	for (uint32_t i = 0; i < c->n; i++) {
 		struct dead_range *range = c->of[i].range;
 		if (recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, c->of[i].position))
@@ -245,7 +245,7 @@ static void unreserve_candidates(struct recovery *r, struct candidates *c)
 /* Abandons the buffer if it is in TRANSIT to a position that becomes a tombstone. */
 static void unreserve_one(struct recovery *r, uint32_t index, struct candidates *c)
 {
-	uint64_t owner = load_acquire(&qmempool_buffer(r->p, index)->owner); /* [OWNER] */
+	uint64_t owner = load_acquire(&pool_buffer(r->p, index)->owner); /* [OWNER] */
 	alf_position position;
 	if (!(owner & OWNER_TRANSIT))
 		return;
@@ -260,9 +260,9 @@ static void unreserve_one(struct recovery *r, uint32_t index, struct candidates 
 	case ALF_AT_VALUE: /* in a bulk that is not whole: no consumer passed its first slot */
 		if (!range->certain)
 			return;
-		alf_make_void(range->ring, position, word);
+		alf_make_tombstone(range->ring, position, word);
 		break;
-	case ALF_AT_VOID:
+	case ALF_AT_TOMBSTONE:
 		break;
 	case ALF_AT_UNPUBLISHED:
 		if (range->certain)
@@ -314,7 +314,7 @@ void sweep_unreserve(struct recovery *r)
 
 void sweep(struct recovery *r)
 {
-	struct freed freed = { .rounds = r->p->capacity / BULK_MAX + GIVE_ROUNDS };
+	struct freed freed = { .rounds = r->p->capacity / BULK_MAX + FREE_RING_ROUNDS };
 	for (uint32_t i = 0; i <= r->p->segment.geometry.queues; i++) {
 		const struct alf_ring *ring = recovery_ring(r, i);
 		if (!ring)
@@ -322,8 +322,8 @@ void sweep(struct recovery *r)
 		r->cons[i] = load_acquire(&ring->q->cons);         /* [CONS] */
 		r->consumer[i] = load_acquire(&ring->q->consumer); /* pairs with take_role() */
 	}
-	recovery_look(r);
+	recovery_read_ops(r);
 	sweep_all(r, &freed, NULL);
 	if (freed.n)
-		qmempool_give_round(r->p, r->m, freed.handle, freed.n, &freed.rounds);
+		free_ring_put_rounds(r->p, r->m, freed.handle, freed.n, &freed.rounds);
 }

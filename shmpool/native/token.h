@@ -24,7 +24,7 @@
  * told.
  *
  * Who may call what at the same time: token_state any thread; token_take and token_drop one thread
- * of the process at a time, and no fork meanwhile (local.c holds the lock that its fork handlers
+ * of the process at a time, and no fork meanwhile (opening.c holds the lock that its fork handlers
  * take): a child would inherit the descriptor that is about to be closed, and with it the lock.
  */
 #ifndef SHMPOOL_TOKEN_H

@@ -94,7 +94,7 @@ static void collect(struct collection *c, struct member *m)
 				back[n++] = some[i];
 			}
 		}
-		qmempool_give(p, m, back, n);
+		free_ring_put(p, m, back, n);
 	}
 }
 
@@ -130,12 +130,12 @@ static uint64_t take_all_away(struct collection *c, struct member *m)
 			bytes += take_away(s, m, i);
 			c->have[i] = TRIED;
 		} else if (c->have[i] != TRIED) {
-			qmempool_give(c->p, m, &c->handle[k], 1);
+			free_ring_put(c->p, m, &c->handle[k], 1);
 		}
 	}
 	for (uint64_t k = 0; k < c->n; k++)
 		c->have[extent_of(s, handle_index(c->handle[k]))] = TRIED;
-	qmempool_wake(c->p); /* what is absent can be made */
+	free_ring_wake(c->p); /* what is absent can be made */
 	return bytes;
 }
 
@@ -153,10 +153,10 @@ int64_t trim(struct qmempool *p, struct member *m, uint64_t keep)
 	}
 	for (uint64_t i = 0; i < s->extents; i++)
 		c.have[i] = NOT_YET;
-	qmempool_drain(p, m);
-	for (uint32_t n; stolen < p->capacity && (n = qmempool_steal(p, m, some, BULK_MAX));
+	cache_drain(p, m);
+	for (uint32_t n; stolen < p->capacity && (n = cache_steal(p, m, some, BULK_MAX));
 	     stolen += n)
-		qmempool_give(p, m, some, n);
+		free_ring_put(p, m, some, n);
 	while (!load_relaxed(&p->closing) && choose(&c, keep)) {
 		collect(&c, m);
 		bytes += take_all_away(&c, m);

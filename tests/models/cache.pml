@@ -2,7 +2,7 @@
  *
  * cache.pml - a member's cache (0), a thief (1), and two recoverers (2, 3) at any time.
  *
- * The steps of cache_pop, the push in qmempool_free, steal, rob and qmempool_honour (qmempool.h, cache.c), and of
+ * The steps of cache_pop, the push in qmempool_free, cache_steal, steal_from, flush and cache_flush_if_asked (qmempool.h, cache.c), and of
  * recover_thieves, recover_sweep and recover_finish. One step is one load, store or compare-and-swap, as
  * in ring.pml, and a crash is one as there. The one store that is not fenced, cache_top's in cache_pop,
  * waits in a store buffer (top_waits) until it drains by itself, its owner's next store, or somebody's
@@ -42,7 +42,7 @@ hidden byte h;
 #define dead 2
 #define cache_pop_bottom 3
 #define cache_push_bottom 4
-#define rob_top 5
+#define steal_from_top 5
 #define purge_entry 6
 #define sweep_look 7
 #define STORES 32
@@ -52,14 +52,14 @@ hidden byte h;
 #define qmempool_free 35
 #define cache_push_entry 36
 #define cache_push_top 37
-#define give 38
-#define honour_cas 39
-#define spill_entry 40
-#define honour_done 42
+#define free_ring_put 38
+#define flush_if_asked_cas 39
+#define flush_entry 40
+#define flush_if_asked_done 42
 #define steal_cas 43
 #define steal_barrier 44
-#define rob_owner 45
-#define rob_done 46
+#define steal_from_owner 45
+#define steal_from_done 46
 #define steal_done 47
 #define recover_thieves_cas 48
 #define recover_thieves_barrier 49
@@ -117,12 +117,12 @@ end:
 	od
 }
 
-#if defined MUTATE_SPILL_UNCHECKED || defined MUTATE_PURGE_FROM_OUTSIDE
-#define SPILLS(h) true
+#if defined MUTATE_FLUSH_UNCHECKED || defined MUTATE_PURGE_FROM_OUTSIDE
+#define FLUSHES(h) true
 #elif defined MUTATE_NO_GENERATION
-#define SPILLS(h) (owner[(h) % 8] == 1)
+#define FLUSHES(h) (owner[(h) % 8] == 1)
 #else
-#define SPILLS(h) (owner[(h) % 8] == 1 && generation[(h) % 8] == (h) / 8)
+#define FLUSHES(h) (owner[(h) % 8] == 1 && generation[(h) % 8] == (h) / 8)
 #endif
 
 proctype Owner()
@@ -132,7 +132,7 @@ end:
 	do
 	:: d_step { pc[me] == at_rest && ops < OPS && hand == NONE -> ops++; next(cache_pop_top) }
 	:: d_step { pc[me] == at_rest && ops < OPS && hand != NONE -> ops++; next(qmempool_free) }
-	:: d_step { pc[me] == at_rest && thief == REQUESTED -> next(honour_cas) }
+	:: d_step { pc[me] == at_rest && thief == REQUESTED -> next(flush_if_asked_cas) }
 	:: d_step {
 		pc[me] > dead ->
 		if
@@ -158,7 +158,7 @@ end:
 			drain();
 			top = at + 1;
 			at = 0;
-			if :: thief == REQUESTED -> next(honour_cas) :: else -> next(alloc_shared) fi
+			if :: thief == REQUESTED -> next(flush_if_asked_cas) :: else -> next(alloc_shared) fi
 		:: pc[me] == alloc_shared -> /* transfer_out from the shared ring, as one step */
 			i = 0;
 			do
@@ -177,7 +177,7 @@ end:
 			next(cache_push_bottom)
 		:: pc[me] == cache_push_bottom ->
 			length = top - stolen;
-			if :: thief == 0 && length < CACHE -> next(cache_push_entry) :: else -> next(give) fi;
+			if :: thief == 0 && length < CACHE -> next(cache_push_entry) :: else -> next(free_ring_put) fi;
 			length = 0
 		:: pc[me] == cache_push_entry ->
 			cache[top % CACHE] = hand + 8 * generation[hand];
@@ -187,28 +187,28 @@ end:
 			real[hand] = IN_CACHE;
 			hand = NONE;
 			next(at_rest)
-		:: pc[me] == give ->
+		:: pc[me] == free_ring_put ->
 			owner[hand] = FREE;
 			real[hand] = FREE;
 			hand = NONE;
 			next(at_rest)
-		:: pc[me] == honour_cas ->
+		:: pc[me] == flush_if_asked_cas ->
 			drain();
-			if :: thief == REQUESTED -> thief = tag; length = top - stolen; next(spill_entry)
+			if :: thief == REQUESTED -> thief = tag; length = top - stolen; next(flush_entry)
 			   :: else -> next(at_rest) fi;
-			if :: pc[me] == spill_entry && (length == 0 || length > CACHE) -> length = 0; next(honour_done) :: else fi
-		:: pc[me] == spill_entry ->
+			if :: pc[me] == flush_entry && (length == 0 || length > CACHE) -> length = 0; next(flush_if_asked_done) :: else fi
+		:: pc[me] == flush_entry ->
 			h = cache[(stolen + i) % CACHE];
 			if
-			:: SPILLS(h) ->
+			:: FLUSHES(h) ->
 				take_ghost(h % 8, IN_CACHE);
 				owner[h % 8] = FREE;
 				real[h % 8] = FREE
 			:: else /* a thief that died had taken it */
 			fi;
 			i++;
-			if :: i == length -> i = 0; next(honour_done) :: else fi
-		:: pc[me] == honour_done ->
+			if :: i == length -> i = 0; next(flush_if_asked_done) :: else fi
+		:: pc[me] == flush_if_asked_done ->
 			stolen = stolen + length;
 			thief = 0;
 			length = 0;
@@ -221,9 +221,9 @@ end:
 }
 
 #ifdef MUTATE_STOLEN_BEFORE_OWNER
-#define ROB_FIRST rob_done
+#define STEAL_FIRST steal_from_done
 #else
-#define ROB_FIRST rob_owner
+#define STEAL_FIRST steal_from_owner
 #endif
 
 /* What is in the cache, for a thief and for a recoverer, who alone may move its bottom. */
@@ -250,30 +250,30 @@ end:
 #ifndef MUTATE_STEAL_NO_BARRIER
 			drain();
 #endif
-			next(rob_top)
-		:: pc[me] == rob_top ->
-			measure(ROB_FIRST);
+			next(steal_from_top)
+		:: pc[me] == steal_from_top ->
+			measure(STEAL_FIRST);
 			if :: length == 0 -> next(steal_done) :: else fi
-		:: pc[me] == rob_owner -> /* the owner word first, then stolen */
+		:: pc[me] == steal_from_owner -> /* the owner word first, then stolen */
 			h = cache[(bottom + got) % CACHE];
 			if
-#ifdef MUTATE_ROB_STORES
+#ifdef MUTATE_STEAL_STORES
 			:: true ->
 #else
 			:: owner[h % 8] == 1 && generation[h % 8] == h / 8 -> /* a compare-and-swap: 0 may have died */
 #endif
 				owner[h % 8] = tag;
 				take_ghost(h % 8, IN_CACHE)
-#ifndef MUTATE_ROB_STORES
+#ifndef MUTATE_STEAL_STORES
 			:: else
 #endif
 			fi;
 			got++;
 			if :: got == length -> next(steal_done) :: else fi
 #ifdef MUTATE_STOLEN_BEFORE_OWNER
-		:: pc[me] == rob_done ->
+		:: pc[me] == steal_from_done ->
 			stolen = bottom + length;
-			next(rob_owner)
+			next(steal_from_owner)
 #endif
 		:: pc[me] == steal_done ->
 			stolen = bottom + length;

@@ -56,8 +56,8 @@ end:
 #ifdef MUTATE_PURGE_FROM_OUTSIDE /* the recoverer drops what the thief had taken */
 		:: pc[me] == recover_thieves_barrier ->
 			drain();
-			next(rob_top)
-		:: pc[me] == rob_top ->
+			next(steal_from_top)
+		:: pc[me] == steal_from_top ->
 			measure(purge_entry);
 			if :: length == 0 -> next(recover_thieves_done) :: else fi
 		:: pc[me] == purge_entry -> /* what is not the victim's any more goes */

@@ -37,14 +37,14 @@
 #else
 #define IS_CERTAIN(o) (KIND(o) == PUBLISH)
 #endif
-#ifdef MUTATE_UNRESERVE_AFTER_VOIDS
-#define AFTER_RANGES voids_begin
+#ifdef MUTATE_UNRESERVE_AFTER_TOMBSTONES
+#define AFTER_RANGES bury_begin
 #define AFTER_UNRESERVE sweep_begin
-#define AFTER_VOIDS unreserve_begin
+#define AFTER_TOMBSTONES unreserve_begin
 #else
 #define AFTER_RANGES unreserve_begin
-#define AFTER_UNRESERVE voids_begin
-#define AFTER_VOIDS sweep_begin
+#define AFTER_UNRESERVE bury_begin
+#define AFTER_TOMBSTONES sweep_begin
 #endif
 #ifdef MUTATE_ROLES_BEFORE_SWEEP
 #define SWEEP_BEGIN roles_begin
@@ -158,14 +158,14 @@ inline onward()
 			on(unreserve_range)
 		:: else -> i = 0; next(sweep_unreserve_again)
 		fi
-	:: pc[me] == voids_begin ->
+	:: pc[me] == bury_begin ->
 		j = 0; i = 0; covered = 0;
 		at = from[0];
-		on(voids_at)
-	:: pc[me] == voids_at ->
+		on(bury_at)
+	:: pc[me] == bury_at ->
 		word = 0; i = 0; covered = 0;
 		do
-#ifdef MUTATE_VOIDS_OF_POSTPONED_RANGE
+#ifdef MUTATE_TOMBSTONES_OF_POSTPONED_RANGE
 		:: j < RANGES && !IN_RANGE(j, at) ->
 #else
 		:: j < RANGES && (!IN_RANGE(j, at) || (passed >> j) & 1) ->
@@ -174,17 +174,17 @@ inline onward()
 			if :: j < RANGES -> at = from[j] :: else fi
 		:: else -> break
 		od;
-		if :: j < RANGES -> next(recover_voids_slot) :: else -> j = 0; at = 0; on(AFTER_VOIDS) fi
-	:: pc[me] == voids_cover ->
+		if :: j < RANGES -> next(ranges_bury_slot) :: else -> j = 0; at = 0; on(AFTER_TOMBSTONES) fi
+	:: pc[me] == bury_cover ->
 		do :: i < MEMBERS && !MAY_ENQUEUE(i) -> i++ :: else -> break od;
 		if
-		:: i < MEMBERS && !covered -> next(recover_voids_live)
-#ifdef MUTATE_VOID_FORGOTTEN
-		:: covered -> at++; on(voids_at)
+		:: i < MEMBERS && !covered -> next(ranges_bury_live)
+#ifdef MUTATE_TOMBSTONE_FORGOTTEN
+		:: covered -> at++; on(bury_at)
 #else
-		:: covered -> postponed = postponed | BIT(MEMBER(by[j])); at++; on(voids_at)
+		:: covered -> postponed = postponed | BIT(MEMBER(by[j])); at++; on(bury_at)
 #endif
-		:: else -> i = 0; next(recover_voids_cas)
+		:: else -> i = 0; next(ranges_bury_cas)
 		fi
 	:: pc[me] == sweep_begin ->
 		from[0] = 0; from[1] = 0; n[0] = 0; n[1] = 0; by[0] = 0; by[1] = 0; certain = 0; passed = 0; j = 0; at = 0;
@@ -257,7 +257,7 @@ inline recover()
 		fi;
 		i++;
 		next(recover_mark_identity)
-	:: pc[me] == recover_thieves_cas -> /* to CACHE_REQUESTED: the cache itself is in cache.pml */
+	:: pc[me] == recover_thieves_cas -> /* to CACHE_FLUSH_REQUESTED: the cache itself is in cache.pml */
 		if :: IN_DEAD(thief[i]) -> thief[i] = 0 :: else fi;
 		i++;
 		on(thieves_next)
@@ -298,29 +298,29 @@ inline recover()
 		:: else -> from[j]++; n[j]--; on(range_read)
 		fi
 
-	:: pc[me] == recover_voids_slot ->
+	:: pc[me] == ranges_bury_slot ->
 		word = slot[at % SIZE];
 		if
-		:: !PENDING(word, at) -> at++; on(voids_at)
-		:: PENDING(word, at) && CERTAIN -> next(recover_voids_cas)
+		:: !PENDING(word, at) -> at++; on(bury_at)
+		:: PENDING(word, at) && CERTAIN -> next(ranges_bury_cas)
 #ifdef MUTATE_NO_OP_COVER
-		:: PENDING(word, at) && !CERTAIN -> next(recover_voids_cas)
+		:: PENDING(word, at) && !CERTAIN -> next(ranges_bury_cas)
 #else
-		:: PENDING(word, at) && !CERTAIN -> on(voids_cover)
+		:: PENDING(word, at) && !CERTAIN -> on(bury_cover)
 #endif
 		fi
-	:: pc[me] == recover_voids_live ->
+	:: pc[me] == ranges_bury_live ->
 		covered = (COVERS(op[i], ENQUEUE, at) && LIVE(i));
 		i++;
-		on(voids_cover)
-	:: pc[me] == recover_voids_cas ->
-#ifdef MUTATE_VOID_WITHOUT_CAS
-		slot[at % SIZE] = WORD(at, VOID);
+		on(bury_cover)
+	:: pc[me] == ranges_bury_cas ->
+#ifdef MUTATE_TOMBSTONE_WITHOUT_CAS
+		slot[at % SIZE] = WORD(at, TOMBSTONE);
 #else
-		if :: slot[at % SIZE] == word -> slot[at % SIZE] = WORD(at, VOID) :: else fi;
+		if :: slot[at % SIZE] == word -> slot[at % SIZE] = WORD(at, TOMBSTONE) :: else fi;
 #endif
 		at++;
-		on(voids_at)
+		on(bury_at)
 
 	:: pc[me] == recover_roles_producer ->
 		if :: IN_DEAD(producer) -> producer = 0 :: else fi;

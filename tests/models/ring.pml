@@ -15,7 +15,7 @@
  * Ghosts (gone, crashes, real, order) follow what is true; the C code has only the kernel's word for gone.
  *
  * MERGED 1: the loads of a call that follow each other are one step, as are those of recover_mark() and
- * recovery_look(), so that models with more members can be searched whole.
+ * recovery_read_ops(), so that models with more members can be searched whole.
  *
  * The including model sets SIZE, BUFFERS, MEMBERS, CRASHES, MULTI_PRODUCER, MULTI_CONSUMER.
  */
@@ -25,12 +25,12 @@
 #define MERGED 0
 #endif
 #define NONE 255
-#define VOID 4
+#define TOMBSTONE 4
 
 #define LAP(p) ((p) / SIZE)
 #define WORD(p, v) (LAP(p) * 8 + (v))
-#define PUBLISHED(w, p) ((w) / 8 == LAP(p) && (w) % 8 < VOID)
-#define VOIDED(w, p) ((w) == WORD(p, VOID))
+#define PUBLISHED(w, p) ((w) / 8 == LAP(p) && (w) % 8 < TOMBSTONE)
+#define IS_TOMBSTONE(w, p) ((w) == WORD(p, TOMBSTONE))
 #define PENDING(w, p) ((w) / 8 == LAP(p) - 1)
 
 /* An owner word: a member's tag, or TRANSIT. Tag: member number + 1, and + 8 in the slot's second life. */
@@ -228,7 +228,7 @@ inline read_all()
 		seen = slot[(my[me].at + my[me].span) % SIZE];
 		if
 		:: PUBLISHED(seen, my[me].at + my[me].span) -> my[me].h[my[me].n] = seen % 8; my[me].n++; my[me].span++
-		:: VOIDED(seen, my[me].at + my[me].span) -> my[me].span++
+		:: IS_TOMBSTONE(seen, my[me].at + my[me].span) -> my[me].span++
 		:: else -> my[me].k = 1
 		fi;
 		seen = 0
@@ -256,11 +256,11 @@ inline transfer_out()
 	:: pc[me] == alf_read -> read_all()
 #else
 		next(alf_read)
-	:: pc[me] == alf_read -> /* alf_read_each: a slot a step, voids stepped over */
+	:: pc[me] == alf_read -> /* alf_read_each: a slot a step, tombstones stepped over */
 		seen = slot[(my[me].at + my[me].span) % SIZE];
 		if
 		:: PUBLISHED(seen, my[me].at + my[me].span) -> my[me].h[my[me].n] = seen % 8; my[me].n++; my[me].span++
-		:: VOIDED(seen, my[me].at + my[me].span) -> my[me].span++
+		:: IS_TOMBSTONE(seen, my[me].at + my[me].span) -> my[me].span++
 		:: else -> my[me].k = 1
 		fi;
 		seen = 0;

@@ -40,8 +40,8 @@
 #define sweep_unreserve_slot 17
 #define sweep_unreserve_live 18
 #define sweep_unreserve_again 19
-#define recover_voids_slot 20
-#define recover_voids_live 21
+#define ranges_bury_slot 20
+#define ranges_bury_live 21
 #define sweep_cons 22
 #define sweep_role 23
 #define sweep_live 24
@@ -51,7 +51,7 @@
 #define recover_thieves_cas 49
 #define sweep_unreserve_void 50
 #define sweep_unreserve_cas 51
-#define recover_voids_cas 52
+#define ranges_bury_cas 52
 #define sweep_cas 53
 #define sweep_settle 54
 #define sweep_leave 61
@@ -71,9 +71,9 @@
 #define unreserve_range 205
 #define unreserve_next 206
 #define unreserve_cover 207
-#define voids_begin 208
-#define voids_at 209
-#define voids_cover 210
+#define bury_begin 208
+#define bury_at 209
+#define bury_cover 210
 #define sweep_begin 211
 #define sweep_next 212
 #define roles_begin 213

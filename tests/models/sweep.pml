@@ -36,7 +36,7 @@ inline sweep_steps()
 	:: pc[me] == sweep_unreserve_slot -> /* in_dead_range */
 		word = slot[at % SIZE];
 		if
-		:: VOIDED(word, at) -> next(sweep_unreserve_cas)
+		:: IS_TOMBSTONE(word, at) -> next(sweep_unreserve_cas)
 		:: PUBLISHED(word, at) && CERTAIN -> next(sweep_unreserve_void)
 		:: PENDING(word, at) && CERTAIN -> next(sweep_unreserve_cas)
 #ifdef MUTATE_NO_OP_COVER
@@ -51,7 +51,7 @@ inline sweep_steps()
 		:: slot[at % SIZE] == word ->
 			assert(real[word % 8] == IN_RING);
 			real[word % 8] = by[j];
-			slot[at % SIZE] = WORD(at, VOID)
+			slot[at % SIZE] = WORD(at, TOMBSTONE)
 		:: else
 		fi;
 		next(sweep_unreserve_cas)
@@ -95,7 +95,7 @@ inline sweep_steps()
 		seen_op[1] = (LIVE(3) && KIND(op[3]) == DEQUEUE -> op[3] : 0);
 		next(sweep_owner)
 #else
-	:: pc[me] == sweep_live -> /* recovery_look: a member a step */
+	:: pc[me] == sweep_live -> /* recovery_read_ops: a member a step */
 		seen_op[i] = (LIVE(i + 2) && KIND(op[i + 2]) == DEQUEUE -> op[i + 2] : 0);
 		i++;
 		if

@@ -13,15 +13,15 @@ static void check_names(void)
 	for (uint32_t i = 0; i < s->members; i++) {
 		const struct member *m = segment_member(s, i);
 		DEMAND(m->op == 0);
-		uint32_t thief = cache_thief(m->cache_bottom);
-		DEMAND(thief == 0 || thief == CACHE_REQUESTED);
+		uint32_t thief = cache_holder(m->cache_bottom);
+		DEMAND(thief == 0 || thief == CACHE_FLUSH_REQUESTED);
 		DEMAND(cache_between(m->cache_bottom, m->cache_top) >= 0);
 		for (int k = 0; k < COUNTERS; k++)
 			DEMAND(member_count(m, k) <= UINT32_MAX); /* none is less than none */
 		if (m == scene.a || m == scene.b)
 			continue;
 		DEMAND(m->identity == 0);
-		DEMAND(member_cached(s, m) == 0);
+		DEMAND(cache_length(s, m) == 0);
 		DEMAND(m->barrier == 0 && m->ended == 0 && m->adopted == 0);
 		DEMAND(m->tag % (1u << TAG_NUMBER_BITS) == i + 1);
 	}
@@ -50,7 +50,7 @@ static void check_sums(void)
 	for (uint32_t i = 0; i < MEMBERS; i++) {
 		const struct member *m = segment_member(&scene.pool.segment, i);
 		DEMAND(held[i].buffers == (m == scene.a ? 1u : m == scene.b ? 2u : 0u));
-		listed |= cache_thief(load_relaxed(&m->cache_bottom)) == CACHE_REQUESTED;
+		listed |= cache_holder(load_relaxed(&m->cache_bottom)) == CACHE_FLUSH_REQUESTED;
 	}
 	for (uint32_t i = 0; i < 8; i++)
 		sum += queued[i];

@@ -36,7 +36,7 @@ void grown(struct scene *s);              /* nobody is dead: there is something 
 void trimmed(struct scene *s);
 void dead_giving(struct scene *s);         /* at the head of the ring of free buffers */
 void dead_giving_between(struct scene *s); /* further on in it */
-void hollows(struct scene *s); /* in the ring of free buffers; nobody is dead any more */
+void stale_slots(struct scene *s); /* in the ring of free buffers; nobody is dead any more */
 void check_queue_gone(struct scene *s);
 
 #endif

@@ -28,7 +28,7 @@
  *     --library N    every Nth instruction of shared libraries and the kernel's vdso, 1 if not given
  *     --most N       of both about N in each operation at most, spread evenly
  *     --part I/N     the operations I, I + N, I + 2N, ... of the table
- *     --pairs PAT    pairs with the companions of that name: put, alloc, refill, free, give, honour, recover
+ *     --pairs PAT    pairs with the companions of that name: put, alloc, refill, free, give, flush, recover
  *     --points N     of the companion, for each of the victim's: chosen by --seed; 0 for every one
  *     --jobs N       in N processes, 1 if not given
  * Exit status 0, 1 if anything failed, 77 if ptrace(2) is not allowed or this is no x86-64.
@@ -61,7 +61,7 @@ static const struct companion {
 	int (*run)(struct scene *);
 } companions[] = {
 	{ "put", put_beside },         { "alloc", alloc_beside }, { "refill", refill_beside },
-	{ "free", free_beside },       { "give", give_beside },   { "honour", honour_beside },
+	{ "free", free_beside },       { "give", give_beside },   { "flush", flush_beside },
 	{ "recover", recover_beside },
 };
 #define COMPANIONS (sizeof(companions) / sizeof(*companions))

@@ -26,10 +26,10 @@ static void reserve_few_free(struct scene *s)
 	struct member *m = scene_attach();
 	uint64_t handle[FEW], at;
 	EQUAL(0, blocking_alloc(&s->pool, m, handle, FEW, WAIT_NEVER));
-	qmempool_drain(&s->pool, m);
+	cache_drain(&s->pool, m);
 	EQUAL(0, alf_reserve(&s->pool.free, &m->op, FEW, ALF_MULTI, &at));
 	alf_publishing(&m->op, FEW, ALF_MULTI);
-	qmempool_buffer(&s->pool, handle_index(handle[0]))->owner = owner_transit(0, at);
+	pool_buffer(&s->pool, handle_index(handle[0]))->owner = owner_transit(0, at);
 }
 
 /* As trim.c's take_away() leaves it half-way. */
@@ -47,8 +47,8 @@ static void take_extent_away(struct scene *s)
 void dead_full_pool(struct scene *s)
 {
 	scene_child(reserve_free);
-	qmempool_drain(&s->pool, s->a);
-	qmempool_drain(&s->pool, s->b);
+	cache_drain(&s->pool, s->a);
+	cache_drain(&s->pool, s->b);
 	CHECK(alf_avail_space(&s->pool.free) < CACHE);
 }
 
@@ -61,8 +61,8 @@ void grown(struct scene *s)
 	while (n < CAPACITY && blocking_alloc(&s->pool, s->b, &handle[n], 1, WAIT_NEVER) == 0)
 		n++;
 	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, n));
-	qmempool_drain(&s->pool, s->a);
-	qmempool_drain(&s->pool, s->b);
+	cache_drain(&s->pool, s->a);
+	cache_drain(&s->pool, s->b);
 	EQUAL(0, blocking_alloc(&s->pool, s->b, handle, 1, WAIT_NEVER));
 	EQUAL(0, qmempool_free(&s->pool, s->b, handle[0]));
 	CHECK(*segment_extent(&s->pool.segment, 1) == EXTENT_PRESENT);
@@ -91,10 +91,10 @@ static void dead_giving_behind(struct scene *s, uint32_t front)
 	scene_child(reserve_few_free);
 	for (uint32_t n = alf_count(&s->pool.free) - FEW; have + front < n;)
 		have += (uint32_t)transfer_free(&s->pool, s->b, &handle[have], n - front - have);
-	qmempool_give(&s->pool, s->b, handle, have);
+	free_ring_put(&s->pool, s->b, handle, have);
 }
 
-/* So that the ring has room for what comes back, and nobody need pass the hollow slots for that. */
+/* So that the ring has room for what comes back, and nobody need pass the stale slots for that. */
 static void put_some_elsewhere(struct scene *s)
 {
 	scene_publish(s->b, s->letter, FROM_ASIDE + s->aside, RING - 4);
@@ -114,7 +114,7 @@ void dead_giving_between(struct scene *s)
 
 /* What was behind the dead was taken from there and given back since; nothing blocks the ring any
  * more. */
-void hollows(struct scene *s)
+void stale_slots(struct scene *s)
 {
 	struct shmpool_recovery out;
 	struct shmpool_stats stats;
@@ -140,7 +140,7 @@ void take_front(struct scene *s)
 	count_up(&s->v->counters[COUNT_ALLOC], s->handed);
 }
 
-/* So that what is behind it can be claimed, and what a companion took from there has left hollows.
+/* So that what is behind it can be claimed, and what a companion took from there has left stale slots.
  *  */
 void unblock(struct scene *s)
 {
@@ -166,7 +166,7 @@ int refill_beside(struct scene *s)
 /* Stops most of the time where others can only bypass it. */
 int give_beside(struct scene *s)
 {
-	qmempool_give(&s->pool, s->v, &s->hand[s->handed -= 3], 3);
+	free_ring_put(&s->pool, s->v, &s->hand[s->handed -= 3], 3);
 	count_up(&s->v->counters[COUNT_FREE], 3);
 	return 0;
 }

@@ -57,7 +57,7 @@ static int offer(struct member *m, uint32_t queue, uint32_t number)
 	int error = blocking_alloc(&scene.pool, m, &handle, 1, WAIT_NEVER);
 	if (error)
 		return error;
-	struct buffer *b = qmempool_buffer(&scene.pool, handle_index(handle));
+	struct buffer *b = pool_buffer(&scene.pool, handle_index(handle));
 	*scene_message(handle) = number;
 	b->length = sizeof(uint32_t);
 	b->redelivered = 0;
@@ -148,7 +148,7 @@ void scene_make(const struct operation *o)
 	EQUAL(0, slab_create(&s));
 	segment_ready(&s);
 	s.writes = true;
-	EQUAL(0, qmempool_bind(&scene.pool, &s));
+	EQUAL(0, pool_bind(&scene.pool, &s));
 	scene.a = scene_attach();
 	scene.b = scene_attach();
 	make_queues(o);
@@ -171,7 +171,7 @@ void scene_make(const struct operation *o)
 
 void scene_discard(void)
 {
-	qmempool_unbind(&scene.pool);
+	pool_unbind(&scene.pool);
 	token_drop(&scene.token);
 	munmap(scene.base, scene.size);
 	close(scene.fd);
@@ -185,7 +185,7 @@ void scene_discard(void)
 static void note(struct member *m, uint32_t queue, uint64_t handle)
 {
 	uint32_t number = *scene_message(handle), at = scene.taken;
-	const struct buffer *b = qmempool_buffer(&scene.pool, handle_index(handle));
+	const struct buffer *b = pool_buffer(&scene.pool, handle_index(handle));
 	DEMAND(number < NUMBERS && at < NUMBERS);
 	if (number < NUMBERS && at < NUMBERS) {
 		scene.stream[at].number = number;

@@ -16,8 +16,8 @@
 
 #include "audit.h"
 #include "blocking.h"
-#include "local.h"
 #include "member.h"
+#include "opening.h"
 #include "queue.h"
 #include "token.h"
 #include "wait.h"
@@ -93,7 +93,7 @@ struct scene {
 	uint64_t hand_a[1], hand_b[2];
 	uint64_t hand[CAPACITY]; /* the victim's */
 	uint32_t handed, marked;
-	int opened; /* number of the victim's opening, where it uses local.h */
+	int opened; /* number of the victim's opening, where it uses opening.h */
 	uint64_t key;
 	char data[BULK * 64];
 	struct report *report;

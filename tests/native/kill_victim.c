@@ -25,7 +25,7 @@ void alloc_own(struct scene *s)
 	for (; s->handed < s->operation->n; s->handed++) {
 		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER));
 		*scene_message(s->hand[s->handed]) = FROM_VICTIM + s->handed;
-		qmempool_buffer(&s->pool, handle_index(s->hand[s->handed]))->redelivered = 0;
+		pool_buffer(&s->pool, handle_index(s->hand[s->handed]))->redelivered = 0;
 	}
 }
 
@@ -57,7 +57,7 @@ void fill_letter(struct scene *s)
 
 void empty_cache(struct scene *s)
 {
-	for (uint32_t n = member_cached(&s->pool.segment, s->v); n; n--)
+	for (uint32_t n = cache_length(&s->pool.segment, s->v); n; n--)
 		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
 }
 
@@ -72,7 +72,7 @@ void fill_cache(struct scene *s)
 {
 	while (s->handed < CACHE + BULK)
 		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
-	while (member_cached(&s->pool.segment, s->v) < CACHE)
+	while (cache_length(&s->pool.segment, s->v) < CACHE)
 		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[--s->handed]));
 	CHECK(s->handed >= s->operation->n);
 }
@@ -80,7 +80,7 @@ void fill_cache(struct scene *s)
 /* So that there are buffers only in the survivors' caches. */
 void run_dry(struct scene *s)
 {
-	while (!alf_empty(&s->pool.free) || member_cached(&s->pool.segment, s->v)) {
+	while (!alf_empty(&s->pool.free) || cache_length(&s->pool.segment, s->v)) {
 		if (blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER))
 			break; /* a companion has stopped at the head of the shared queue */
 		s->handed++;
@@ -105,7 +105,7 @@ void some_cached(struct scene *s)
 void asked_for(struct scene *s)
 {
 	some_cached(s);
-	qmempool_request(&s->pool);
+	cache_request_flush(&s->pool);
 }
 
 void all_home(struct scene *s)
@@ -117,7 +117,7 @@ void all_home(struct scene *s)
 
 void open_locally(struct scene *s)
 {
-	s->opened = local_open(&s->pool.segment, false);
+	s->opened = opening_open(&s->pool.segment, false);
 	CHECK(s->opened >= 0);
 	s->key = (uint64_t)(s->opened & 63) << 58 | (uint64_t)s->subject << 48 |
 		 (uint64_t)(s->opened >> 6) << 32;
@@ -126,8 +126,8 @@ void open_locally(struct scene *s)
 void attach_locally(struct scene *s)
 {
 	open_locally(s);
-	EQUAL(0, local_attach((uint32_t)s->opened));
-	s->v = local_member((uint32_t)s->opened);
+	EQUAL(0, opening_attach((uint32_t)s->opened));
+	s->v = opening_member((uint32_t)s->opened);
 	scene_inflate(s->v);
 	some_cached(s);
 }
@@ -137,7 +137,7 @@ void have_last(struct scene *s)
 {
 	struct member *second = scene_attach();
 	EQUAL(0, blocking_alloc(&s->pool, second, &s->hand[s->handed++], 1, WAIT_NEVER));
-	qmempool_drain(&s->pool, second);
+	cache_drain(&s->pool, second);
 	second->ended = 1;
 }
 
@@ -145,7 +145,7 @@ void have_last(struct scene *s)
 void have_data(struct scene *s)
 {
 	open_locally(s);
-	EQUAL(0, local_attach((uint32_t)s->opened));
+	EQUAL(0, opening_attach((uint32_t)s->opened));
 	*(uint32_t *)s->data = FROM_VICTIM;
 }
 
@@ -239,7 +239,7 @@ int alloc_some(struct scene *s)
 
 int request_all(struct scene *s)
 {
-	qmempool_request(&s->pool);
+	cache_request_flush(&s->pool);
 	return 0;
 }
 
@@ -281,19 +281,19 @@ int open_and_attach(struct scene *s)
 
 int attach(struct scene *s)
 {
-	return local_attach((uint32_t)s->opened);
+	return opening_attach((uint32_t)s->opened);
 }
 
 int detach_member(struct scene *s)
 {
-	qmempool_drain(&s->pool, s->v);
+	cache_drain(&s->pool, s->v);
 	member_release(&s->pool.segment, s->v);
 	return 0;
 }
 
 int detach(struct scene *s)
 {
-	return local_close((uint32_t)s->opened);
+	return opening_close((uint32_t)s->opened);
 }
 
 int create_queue(struct scene *s)
@@ -332,10 +332,10 @@ void check_segment(struct scene *s)
 	DEMAND(error == 0 || s->report->result == PENDING);
 	if (error)
 		return;
-	DEMAND(qmempool_bind(&pool, &made) == 0);
+	DEMAND(pool_bind(&pool, &made) == 0);
 	DEMAND(audit_count(&pool, &audit, NULL, 0, NULL, 0) == 0);
 	DEMAND(audit.free == (uint64_t)made.geometry.prealloc && audit.free == audit.total);
-	qmempool_unbind(&pool);
+	pool_unbind(&pool);
 }
 
 int recover_dead(struct scene *s)
@@ -381,9 +381,9 @@ int free_beside(struct scene *s)
 	return qmempool_free(&s->pool, s->v, s->hand[--s->handed]);
 }
 
-int honour_beside(struct scene *s)
+int flush_beside(struct scene *s)
 {
-	qmempool_request(&s->pool);
+	cache_request_flush(&s->pool);
 	return free_beside(s);
 }
 
@@ -391,7 +391,7 @@ int put_beside(struct scene *s)
 {
 	uint64_t handle = s->hand[--s->handed];
 	*scene_message(handle) = FROM_BESIDE;
-	qmempool_buffer(&s->pool, handle_index(handle))->redelivered = 0;
+	pool_buffer(&s->pool, handle_index(handle))->redelivered = 0;
 	int error = blocking_put(&s->pool, s->v, s->ring, &handle, 1, WAIT_NEVER);
 	if (error) /* full, or the single producer is another: it has its buffer still */
 		*scene_message(handle) = FROM_VICTIM + s->handed++;

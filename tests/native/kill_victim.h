@@ -63,7 +63,7 @@ int refill_beside(struct scene *s);
 int give_beside(struct scene *s);
 int trim_beside(struct scene *s);
 int free_beside(struct scene *s);
-int honour_beside(struct scene *s);
+int flush_beside(struct scene *s);
 int put_beside(struct scene *s);
 int recover_beside(struct scene *s);
 

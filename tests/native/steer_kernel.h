@@ -2,7 +2,7 @@
  *
  * steer_kernel.h - what steered members are to the kernel: each thread of steer.h is a process of
  * its own, whose token is free once it has died, and whose number names its pool in the calls of
- * shmpool.h. In the place of local.c, process.c and token.c.
+ * shmpool.h. In the place of opening.c, process.c and token.c.
  */
 #ifndef STEER_KERNEL_H
 #define STEER_KERNEL_H

@@ -297,7 +297,7 @@ static void abandoned_behind_a_sweep(void)
 	SAME(1, script_recovery(D)->postponed);
 	DO(D, GET);
 	START(C, RECOVER);
-	UNTIL(C, AFTER, LOADS, &qmempool_buffer(p, p->capacity - 1)->owner, 1);
+	UNTIL(C, AFTER, LOADS, &pool_buffer(p, p->capacity - 1)->owner, 1);
 	SAME(1, script_recovery(C)->requeued);
 	script_kill(E);
 	DO(D, RECOVER);

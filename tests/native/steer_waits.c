@@ -59,7 +59,7 @@ static void free_before_the_request(void)
 	steer_hold(A);
 	START(A, FREE);
 	UNTIL(A, AFTER, STORES, &script_member(A)->cache_top, 1);
-	SAME(0, member_cached(&world_segment, script_member(A)));
+	SAME(0, cache_length(&world_segment, script_member(A)));
 	DO(B, ALLOC_WAIT);
 	SAME(1, held(B));
 	script_finish(A);
@@ -168,8 +168,8 @@ static void peek_of_taken_message(void)
 {
 	DO(B, ALLOC);
 	DO(B, PUT);
-	struct buffer *b = qmempool_buffer(&world_actors[LAST].pool,
-					   (uint32_t)(*script_slot(0, 4) & ALF_INDEX_MASK));
+	struct buffer *b = pool_buffer(&world_actors[LAST].pool,
+				       (uint32_t)(*script_slot(0, 4) & ALF_INDEX_MASK));
 	START(A, PEEK);
 	UNTIL(A, BEFORE, LOADS, &b->mark, 1);
 	steer_hold(B);

@@ -6,7 +6,7 @@
 
 #include <sched.h>
 
-#include "local.h"
+#include "opening.h"
 
 #define MESSAGES 512
 #define NOBODY -1
@@ -22,7 +22,7 @@ static uint32_t sent, created;
 static bool ending;
 
 /* Buffers that threads of one process have handed over, in the process's own memory; and whether one
- * of them is ending, of which there is one at a time (local.c). */
+ * of them is ending, of which there is one at a time (opening.c). */
 static uint64_t handed[HANDED_MOST];
 static uint32_t handed_over, passed_on, ends;
 
@@ -77,7 +77,7 @@ static void keep_after_all(uint32_t me, uint32_t n)
  * seen neither. */
 static void say(uint64_t handle, uint32_t mark, uint32_t timestamp)
 {
-	struct buffer *b = qmempool_buffer(&world_actors[LAST].pool, handle_index(handle));
+	struct buffer *b = pool_buffer(&world_actors[LAST].pool, handle_index(handle));
 	if (!world_profile->peeked)
 		return;
 	store_relaxed(&b->mark, mark);
@@ -215,12 +215,12 @@ void world_attach(uint32_t me)
 	world_actors[me].m = NULL;
 	uint64_t token = STEER_TOKEN(world_profile->one_process ? 0 : me);
 	int error = member_attach(&world_segment, token, &world_actors[me].m);
-	/* As local.c: a newcomer takes a dead member's slot. */
+	/* As opening.c: a newcomer takes a dead member's slot. */
 	for (int i = 0; error == -EUSERS && i < 1000; i++)
 		error = recover_slot(&world_actors[me].pool, token, &world_actors[me].m);
 	SAME(0, error);
 	world_actors[me].tag = world_actors[me].m->tag;
-	local_thread->member[me] = world_actors[me].m;
+	opening_thread->member[me] = world_actors[me].m;
 }
 
 void world_reattach(uint32_t me)
@@ -231,8 +231,8 @@ void world_reattach(uint32_t me)
 			messages[*text(a->hand[i])].fate = DONE;
 	while (a->held)
 		SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
-	SAME(0, member_held(a->m));
-	qmempool_drain(&a->pool, a->m);
+	SAME(0, member_in_hand(a->m));
+	cache_drain(&a->pool, a->m);
 	member_release(&a->pool.segment, a->m);
 	world_attach(me);
 }
@@ -462,15 +462,15 @@ static void check_names(void)
 {
 	for (uint32_t i = 0; i < world_segment.members; i++) {
 		const struct member *m = segment_member(&world_segment, i);
-		uint32_t thief = cache_thief(m->cache_bottom);
+		uint32_t thief = cache_holder(m->cache_bottom);
 		SAME(0, m->op);
-		DEMAND(thief == 0 || thief == CACHE_REQUESTED);
+		DEMAND(thief == 0 || thief == CACHE_FLUSH_REQUESTED);
 		DEMAND(cache_between(m->cache_bottom, m->cache_top) >= 0);
 		if (m != world_actors[LAST].m) {
 			SAME(0, m->identity);
-			SAME(0, member_cached(&world_segment, m));
+			SAME(0, cache_length(&world_segment, m));
 		}
-		SAME(0, member_held(m));
+		SAME(0, member_in_hand(m));
 	}
 	for (uint64_t i = 0; i < world_segment.extents; i++)
 		DEMAND(*segment_extent(&world_segment, i) == 0 ||
@@ -548,7 +548,7 @@ void world_end(void)
 				messages[*text(other->hand[k])].fate = DONE;
 		while (other->held)
 			SAME(0, qmempool_free(&other->pool, other->m, *part_with(other, 1)));
-		qmempool_drain(&other->pool, other->m);
+		cache_drain(&other->pool, other->m);
 		member_release(&world_segment, other->m);
 	}
 	drain_queues();
@@ -575,8 +575,8 @@ void world_end(void)
 	check_names();
 	check_deaths();
 	for (n = 0; n < world_profile->threads; n++)
-		qmempool_unbind(&world_actors[n].pool);
-	qmempool_unbind(&a->pool);
+		pool_unbind(&world_actors[n].pool);
+	pool_unbind(&a->pool);
 }
 
 /* The segment. */
@@ -647,7 +647,7 @@ void world_make(const struct profile *profile)
 	SAME(0, segment_init(&world_segment, base, fd));
 	SAME(0, slab_create(&world_segment));
 	segment_ready(&world_segment);
-	SAME(0, qmempool_bind(&world_actors[LAST].pool, &world_segment));
+	SAME(0, pool_bind(&world_actors[LAST].pool, &world_segment));
 	SAME(0, member_attach(&world_segment, STEER_TOKEN(LAST), &world_actors[LAST].m));
 	for (uint32_t i = 0; i < QUEUES; i++) {
 		const char name[2] = { (char)('a' + i), 0 };
@@ -655,7 +655,7 @@ void world_make(const struct profile *profile)
 					 world_profile->ring, world_profile->flags[i],
 					 &world_profile->on_death[i]));
 	}
-	qmempool_unbind(&world_actors[LAST].pool);
+	pool_unbind(&world_actors[LAST].pool);
 	snapshot = malloc(world_segment.size);
 	copy(false);
 }
@@ -672,7 +672,7 @@ void world_begin(void)
 		holder[i] = NOBODY;
 	for (uint32_t i = 0; i <= STEER_THREADS; i++)
 		if (i < world_profile->threads || i == LAST)
-			SAME(0, qmempool_bind(&world_actors[i].pool, &world_segment));
+			SAME(0, pool_bind(&world_actors[i].pool, &world_segment));
 	for (uint32_t i = 0; i < world_profile->threads; i++)
-		local_pools[i] = world_actors[i].pool;
+		opening_pools[i] = world_actors[i].pool;
 }

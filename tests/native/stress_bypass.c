@@ -12,9 +12,9 @@
 #define _GNU_SOURCE
 #include "audit.h"
 #include "blocking.h"
-#include "local.h"
 #include "member.h"
 #include "memfd_pool.h"
+#include "opening.h"
 #include "transfer.h"
 #include "wait.h"
 
@@ -27,14 +27,14 @@ static uint64_t allocated;
 
 static struct qmempool *pool(void)
 {
-	return local_pool(pool_number);
+	return opening_pool(pool_number);
 }
 
 static struct member *self(void)
 {
-	if (!local_member(pool_number))
-		EQUAL(0, local_attach(pool_number));
-	return local_member(pool_number);
+	if (!opening_member(pool_number))
+		EQUAL(0, opening_attach(pool_number));
+	return opening_member(pool_number);
 }
 
 static void *work(void *unused)
@@ -84,7 +84,7 @@ int main(int argc, char **argv)
 							      .refill_multiplier = 1,
 							      .members = 6,
 							      .queues = 1 });
-	EQUAL(0, member_attach(&pool()->segment, local_token(pool_number), &stopped));
+	EQUAL(0, member_attach(&pool()->segment, opening_token(pool_number), &stopped));
 	for (uint32_t i = 0; i < stops; i++) {
 		const struct alf_ring *ring = &pool()->free;
 		alf_position at;
@@ -107,7 +107,7 @@ int main(int argc, char **argv)
 			all_but(n);
 		alf_publishing(&stopped->op, n, ALF_MULTI);
 		for (uint32_t k = 0; k < n; k++)
-			store_release(&qmempool_buffer(pool(), handle_index(handle[k]))->owner,
+			store_release(&pool_buffer(pool(), handle_index(handle[k]))->owner,
 				      owner_transit(0, at + k)); /* [OWNER] */
 		if (i < alone)
 			all_but(n);
@@ -130,6 +130,6 @@ int main(int argc, char **argv)
 	if (SHMPOOL_POSITION_BITS < 64)
 		printf("positions came round %llu times\n",
 		       (unsigned long long)moved >> (SHMPOOL_POSITION_BITS & 63));
-	EQUAL(0, local_close(pool_number));
+	EQUAL(0, opening_close(pool_number));
 	return 0;
 }

@@ -11,9 +11,9 @@
 #include "audit.h"
 #include "blocking.h"
 #include "check.h"
-#include "local.h"
 #include "member.h"
 #include "memfd_pool.h"
+#include "opening.h"
 #include "pace.h"
 #include "queue.h"
 #include "wait.h"
@@ -70,14 +70,14 @@ struct worker {
 
 static struct qmempool *pool(void)
 {
-	return local_pool(pool_number);
+	return opening_pool(pool_number);
 }
 
 static struct member *self(void)
 {
-	if (!local_member(pool_number))
-		EQUAL(0, local_attach(pool_number));
-	return local_member(pool_number);
+	if (!opening_member(pool_number))
+		EQUAL(0, opening_attach(pool_number));
+	return opening_member(pool_number);
 }
 
 static struct message *message_of(uint64_t handle)
@@ -232,6 +232,6 @@ int main(int argc, char **argv)
 	run("single-multi", ALF_SINGLE_PRODUCER);
 	run("multi-single", ALF_SINGLE_CONSUMER);
 	run("single-single", ALF_SINGLE_PRODUCER | ALF_SINGLE_CONSUMER);
-	EQUAL(0, local_close(pool_number));
+	EQUAL(0, opening_close(pool_number));
 	return 0;
 }

@@ -12,9 +12,9 @@
 #include <sys/wait.h>
 
 #include "audit.h"
-#include "local.h"
 #include "member.h"
 #include "memfd_pool.h"
+#include "opening.h"
 #include "queue.h"
 #include "recover.h"
 #include "wait.h"
@@ -29,14 +29,14 @@ static uint64_t passed;
 
 static struct qmempool *pool(void)
 {
-	return local_pool(pool_number);
+	return opening_pool(pool_number);
 }
 
 static struct member *self(void)
 {
-	if (!local_member(pool_number))
-		EQUAL(0, local_attach(pool_number));
-	return local_member(pool_number);
+	if (!opening_member(pool_number))
+		EQUAL(0, opening_attach(pool_number));
+	return opening_member(pool_number);
 }
 
 /* Everything once: allocates, puts, gets, puts on, frees. */
@@ -166,7 +166,7 @@ int main(int argc, char **argv)
 	EQUAL(audit.total, audit.free + audit.cached);
 	printf("%u kills, %u recovered meanwhile, %llu buffers passed\n", kills, recovered,
 	       (unsigned long long)passed);
-	EQUAL(0, local_close(pool_number));
+	EQUAL(0, opening_close(pool_number));
 	free(pid);
 	free(tell);
 	return 0;

@@ -130,14 +130,14 @@ static void test_voids(void)
 	for (int round = 0; round < 20; round++) {
 		EQUAL(0, alf_reserve(&r, &op, 4, ALF_MULTI, &at));
 		alf_publish(&r, at, handle, 4);
-		slots[(at + 1) & r.mask] = alf_tag(&r, at + 1) | ALF_VOID;
-		slots[(at + 2) & r.mask] = alf_tag(&r, at + 2) | ALF_VOID;
+		slots[(at + 1) & r.mask] = alf_tag(&r, at + 1) | ALF_TOMBSTONE;
+		slots[(at + 2) & r.mask] = alf_tag(&r, at + 2) | ALF_TOMBSTONE;
 		EQUAL(2, dequeue(&r, out, 4, round & 1 ? ALF_SINGLE : ALF_MULTI));
 		EQUAL(20, out[0]);
 		EQUAL(23, out[1]);
 		EQUAL(0, alf_reserve(&r, &op, 2, ALF_MULTI, &at));
-		slots[at & r.mask] = alf_tag(&r, at) | ALF_VOID;
-		slots[(at + 1) & r.mask] = alf_tag(&r, at + 1) | ALF_VOID;
+		slots[at & r.mask] = alf_tag(&r, at) | ALF_TOMBSTONE;
+		slots[(at + 1) & r.mask] = alf_tag(&r, at + 1) | ALF_TOMBSTONE;
 		EQUAL(0, dequeue(&r, out, 4, round & 1 ? ALF_SINGLE : ALF_MULTI));
 		CHECK(alf_empty(&r));
 	}
@@ -193,7 +193,7 @@ static void pass(uint32_t capacity, alf_position from, uint64_t elements, enum a
 		uint32_t skip = put % 5 == 0 ? n / 2 : n; /* this one is void, if there is one */
 		if (skip < n)
 			slots[(alf_position)(at + skip) & r.mask] =
-				alf_tag(&r, at + skip) | ALF_VOID;
+				alf_tag(&r, at + skip) | ALF_TOMBSTONE;
 		EQUAL(n - (skip < n), dequeue(&r, out, n, consumer));
 		for (uint32_t i = 0, k = 0; i < n; i++)
 			if (i != skip)

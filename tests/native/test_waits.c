@@ -13,9 +13,9 @@
 
 #include "alf_repair.h"
 #include "blocking.h"
-#include "local.h"
 #include "member.h"
 #include "memfd_pool.h"
+#include "opening.h"
 #include "queue.h"
 #include "trim.h"
 #include "wait.h"
@@ -29,7 +29,7 @@ static const struct alf_ring *ring;
 
 static struct qmempool *pool(void)
 {
-	return local_pool(pool_number);
+	return opening_pool(pool_number);
 }
 
 static struct pool_shared *shared(void)
@@ -39,9 +39,9 @@ static struct pool_shared *shared(void)
 
 static struct member *self(void)
 {
-	if (!local_member(pool_number))
-		EQUAL(0, local_attach(pool_number));
-	return local_member(pool_number);
+	if (!opening_member(pool_number))
+		EQUAL(0, opening_attach(pool_number));
+	return opening_member(pool_number);
 }
 
 static uint32_t wakes(const uint32_t *word)
@@ -199,7 +199,7 @@ static void make_voids(uint32_t n)
 	alf_position at;
 	EQUAL(0, alf_reserve(ring, &self()->op, n, ALF_MULTI, &at));
 	for (uint32_t i = 0; i < n; i++)
-		CHECK(alf_make_void(ring, at + i, alf_word(ring, at + i)));
+		CHECK(alf_make_tombstone(ring, at + i, alf_word(ring, at + i)));
 	alf_done(&self()->op, ALF_MULTI);
 }
 
@@ -265,7 +265,7 @@ static void behind(void)
 	EQUAL(-EAGAIN, blocking_get(pool(), other, ring, &got, 1, wait_now() + 1200000000ll));
 	CHECK(member_counted(self(), COUNT_SLEEP) - before <= 12);
 	store_relaxed(&other->op, op);
-	store_relaxed(&qmempool_buffer(pool(), handle_index(handle))->owner,
+	store_relaxed(&pool_buffer(pool(), handle_index(handle))->owner,
 		      owner_transit(ring->id, at));
 	alf_publish(ring, at, &handle, 1);
 	alf_done(&other->op, ALF_MULTI);
@@ -313,7 +313,7 @@ static void asking(void)
 	CHECK(load_relaxed(word));
 	for (uint64_t fruitless = 2; fruitless < 6; fruitless++) {
 		store_relaxed(word, load_relaxed(word) & 7);
-		CHECK(!recover_stuck(pool(), self()));
+		CHECK(!recover_if_due(pool(), self()));
 		EQUAL(fruitless < 3 ? fruitless : 3, load_relaxed(word) & 7);
 		CHECK((int64_t)(load_relaxed(word) - (uint64_t)wait_wall()) <= 1000000000);
 	}
@@ -346,7 +346,7 @@ static void stuck(void)
 	EQUAL(0, load_relaxed(word));
 	EQUAL(-EAGAIN, shmpool_get_many_wait(key(1), &handle, 1, WAIT_NEVER));
 	CHECK(load_relaxed(word));
-	CHECK(alf_make_void(ring, at, alf_word(ring, at)));
+	CHECK(alf_make_tombstone(ring, at, alf_word(ring, at)));
 	give(held, 1);
 	drain();
 }

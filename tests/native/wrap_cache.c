@@ -10,9 +10,9 @@
  */
 #define _GNU_SOURCE
 #include "audit.h"
-#include "local.h"
 #include "member.h"
 #include "memfd_pool.h"
+#include "opening.h"
 #include "qmempool.h"
 
 #if SHMPOOL_POSITION_BITS == 8
@@ -37,7 +37,7 @@ struct worker {
 
 static struct qmempool *pool(void)
 {
-	return local_pool(pool_number);
+	return opening_pool(pool_number);
 }
 
 static uint32_t random_below(uint32_t n)
@@ -54,8 +54,8 @@ static void look(struct worker *w)
 	cache_position bottom = cache_bottom_at(w->m->cache_bottom, w->m->cache_top);
 	w->moved += (cache_position)(bottom - w->bottom);
 	w->bottom = bottom;
-	EQUAL(w->held, member_held(w->m));
-	CHECK(member_cached(&pool()->segment, w->m) <= CACHE);
+	EQUAL(w->held, member_in_hand(w->m));
+	CHECK(cache_length(&pool()->segment, w->m) <= CACHE);
 }
 
 static void step(struct worker *w, uint32_t most)
@@ -102,7 +102,7 @@ int main(int argc, char **argv)
 							      .members = 4,
 							      .queues = 1 });
 	for (int i = 0; i < 2; i++)
-		EQUAL(0, member_attach(&pool()->segment, local_token(pool_number), &worker[i].m));
+		EQUAL(0, member_attach(&pool()->segment, opening_token(pool_number), &worker[i].m));
 	for (uint64_t i = 0; i < steps; i++) {
 		/* By turns a cache is enough, and there are fewer buffers than both want to have.
 		 *  */
@@ -126,12 +126,12 @@ int main(int argc, char **argv)
 	}
 	for (int i = 0; i < 2; i++) {
 		struct worker *w = &worker[i];
-		qmempool_drain(pool(), w->m);
+		cache_drain(pool(), w->m);
 		member_release(&pool()->segment, w->m);
 	}
 	check_all(0);
 	printf("the positions came round %llu times\n",
 	       (unsigned long long)(worker[0].moved + worker[1].moved) >> bits);
-	EQUAL(0, local_close(pool_number));
+	EQUAL(0, opening_close(pool_number));
 	return 0;
 }

@@ -4,8 +4,8 @@
  * what it left, while two more go on: the two steps of a recovery that read op records, in their
  * order.
  *
- *     recover_voids   prod, then the slot, then the live op records: a position that was reserved and not
- *                     published, and that no live producer covers, becomes void
+ *     recover_bury   prod, then the slot, then the live op records: a position that was reserved and not
+ *                     published, and that no live producer covers, becomes a tombstone
  *     recover_sweep   cons, then the live op records, then the owner word: a buffer that was claimed and
  *                     not marked, and that no live consumer covers, is taken
  */
@@ -69,18 +69,18 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 		return false;
 	}
 
-	/* Makes a position void unless it is published; true if a live record may cover it. */
+	/* Makes a tombstone of a position unless it is published; true if a live record may cover it. */
 	bool make_void(uint64_t position, bool producers)
 	{
 		shared64 *slot = &this->slot[position & this->ring.mask];
 		uint64_t word = load_acquire(slot);
 		uint64_t before = alf_tag(&this->ring, position - CAPACITY);
-		if ((word ^ before) > (ALF_VOID | ALF_INDEX_MASK))
+		if ((word ^ before) > (ALF_TOMBSTONE | ALF_INDEX_MASK))
 			return false; /* published, void, or a lap further */
 		if (producers && live_covers(ALF_OP_ENQUEUE, position))
 			return true;
-		if (cas_seq_cst(slot, &word, alf_tag(&this->ring, position) | ALF_VOID)) {
-			events[VOIDED]++;
+		if (cas_seq_cst(slot, &word, alf_tag(&this->ring, position) | ALF_TOMBSTONE)) {
+			events[BURIED]++;
 			RL_ASSERT(this->reserver[position] == MORTAL);
 			int &holder = this->holder[this->at[position]];
 			if (holder == IN_QUEUE)
@@ -92,7 +92,7 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 	/* Of a multi-producer queue. How many positions it had to postpone: a live producer's
 	 * record that covers one may also be of an attempt that lost, and which it has not yet
 	 * taken back. */
-	unsigned recover_voids()
+	unsigned recover_bury()
 	{
 		unsigned postponed = 0;
 		uint64_t record = load_acquire(&this->op[MORTAL]);
@@ -108,7 +108,7 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 	}
 
 	/* Of a single-producer queue, whose producer is the dead. */
-	void recover_voids_single()
+	void recover_bury_single()
 	{
 		uint64_t cons = load_acquire(&this->queue.cons);
 		uint64_t prod = load_acquire(&this->queue.prod);
@@ -128,7 +128,7 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 			uint64_t position = word & ((1ull << 53) - 1);
 			bool lost = word == owned(MORTAL);
 			if (word & TRANSIT) {
-				uint64_t void_word = alf_tag(&this->ring, position) | ALF_VOID;
+				uint64_t void_word = alf_tag(&this->ring, position) | ALF_TOMBSTONE;
 				lost = (int64_t)(position - cons) < 0 ||
 				       load_acquire(&this->slot[position & this->ring.mask]) ==
 					       void_word;
@@ -195,9 +195,9 @@ struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 	{
 		unsigned postponed = 0;
 		if (PUT == ALF_MULTI)
-			postponed = w.recover_voids();
+			postponed = w.recover_bury();
 		else
-			w.recover_voids_single();
+			w.recover_bury_single();
 		w.recover_sweep(true);
 		return postponed;
 	}

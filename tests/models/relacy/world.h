@@ -24,9 +24,9 @@
 #define TAKEN -3 /* by the sweep */
 
 /* How often what a scenario is about came to pass, over all interleavings. */
-enum event { FULL, EMPTY, LAPPED, SLEPT, KILLED, VOIDED, SWEPT, POSTPONED, EVENTS };
+enum event { FULL, EMPTY, LAPPED, SLEPT, KILLED, BURIED, SWEPT, POSTPONED, EVENTS };
 static const char *const event_name[EVENTS] = { "full",   "empty",  "lapped", "slept",
-						"killed", "voided", "swept",  "postponed" };
+						"killed", "buried", "swept",  "postponed" };
 static uint64_t events[EVENTS];
 
 /* Owner words as in layout.h. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * local.c - see local.h.
+ * opening.c - see opening.h.
  */
 #define _GNU_SOURCE
-#include "local.h"
+#include "opening.h"
 
 #include <limits.h>
 #include <pthread.h>
@@ -17,15 +17,15 @@
 #include "token.h"
 #include "wait.h"
 
-struct qmempool local_pools[LOCAL_POOLS_MAX];
-uint32_t *local_callers;
-void (*local_thread_begins)(struct local_thread *t);
-_Thread_local struct local_thread *local_thread;
+struct qmempool opening_pools[OPENING_POOLS_MAX];
+uint32_t *opening_callers;
+void (*opening_thread_begins)(struct opening_thread *t);
+_Thread_local struct opening_thread *opening_thread;
 
 /* Every thread's table, so that closing a pool can take its members out of all of them. The nodes
  * survive a fork, the tables are wiped by it. */
 struct node {
-	struct local_thread *table;
+	struct opening_thread *table;
 	struct node *next;
 };
 static struct node *threads;
@@ -39,8 +39,8 @@ struct opening {
 /* What a forked child reads as zeros, whoever calls fork: a free lock, no calls, no tokens. */
 static struct wiped {
 	pthread_mutex_t threads_lock;
-	uint32_t callers[LOCAL_POOLS_MAX];
-	struct opening openings[LOCAL_POOLS_MAX];
+	uint32_t callers[OPENING_POOLS_MAX];
+	struct opening openings[OPENING_POOLS_MAX];
 } *wiped;
 static pthread_key_t thread_key;
 
@@ -59,11 +59,11 @@ static void member_end(struct qmempool *p, struct member *m)
 
 static void thread_ends(void *table)
 {
-	struct local_thread *t = table;
+	struct opening_thread *t = table;
 	pthread_mutex_lock(&wiped->threads_lock);
-	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
-		if (t->member[i] && local_pools[i].buffers)
-			member_end(&local_pools[i], t->member[i]);
+	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++)
+		if (t->member[i] && opening_pools[i].buffers)
+			member_end(&opening_pools[i], t->member[i]);
 	for (struct node **at = &threads; *at; at = &(*at)->next) {
 		struct node *n = *at;
 		if (n->table == t) {
@@ -73,13 +73,13 @@ static void thread_ends(void *table)
 		}
 	}
 	pthread_mutex_unlock(&wiped->threads_lock);
-	local_thread = NULL;
+	opening_thread = NULL;
 	munmap(t, sizeof(*t));
 }
 
-void local_thread_ends(struct local_thread *t)
+void opening_thread_ends(struct opening_thread *t)
 {
-	if (!t || local_thread != t)
+	if (!t || opening_thread != t)
 		return;
 	pthread_setspecific(thread_key, NULL);
 	thread_ends(t);
@@ -99,17 +99,17 @@ static void unlock_threads(void)
 static int need_token(uint32_t slot)
 {
 	struct token *t = &wiped->openings[slot].token;
-	return t->number || !local_pools[slot].segment.writes ?
+	return t->number || !opening_pools[slot].segment.writes ?
 		       0 :
-		       token_take(&local_pools[slot].segment, t);
+		       token_take(&opening_pools[slot].segment, t);
 }
 
 /* Of the parent's threads only the one that forked is here: none sleeps in a pool. Who gets no
  * token now tries again with its first call. */
 static void after_fork(void)
 {
-	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++)
-		if (local_pools[i].buffers)
+	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++)
+		if (opening_pools[i].buffers)
 			need_token(i);
 }
 
@@ -133,14 +133,14 @@ static int prepare(void)
 	static bool key, hooks;
 	pthread_mutex_lock(&lock);
 	if (!wiped && (wiped = wiped_on_fork(sizeof(*wiped))))
-		local_callers = wiped->callers;
+		opening_callers = wiped->callers;
 	key = key || (wiped && !pthread_key_create(&thread_key, thread_ends));
 	hooks = hooks || (key && !pthread_atfork(lock_threads, unlock_threads, after_fork));
 	pthread_mutex_unlock(&lock);
 	return hooks ? 0 : -ENOMEM;
 }
 
-int local_hold(int fd, const char *path, void **page)
+int opening_hold(int fd, const char *path, void **page)
 {
 	int error = prepare();
 	if (error)
@@ -151,15 +151,15 @@ int local_hold(int fd, const char *path, void **page)
 	return error;
 }
 
-uint64_t local_token(uint32_t number)
+uint64_t opening_token(uint32_t number)
 {
-	return wiped ? load_relaxed(&wiped->openings[number % LOCAL_POOLS_MAX].token.number) : 0;
+	return wiped ? load_relaxed(&wiped->openings[number % OPENING_POOLS_MAX].token.number) : 0;
 }
 
 static int make_table(void)
 {
 	struct node *n = malloc(sizeof(*n));
-	struct local_thread *t = wiped_on_fork(sizeof(*t));
+	struct opening_thread *t = wiped_on_fork(sizeof(*t));
 	if (!n || !t || pthread_setspecific(thread_key, t)) {
 		if (t)
 			munmap(t, sizeof(*t));
@@ -171,33 +171,33 @@ static int make_table(void)
 	n->next = threads;
 	threads = n;
 	pthread_mutex_unlock(&wiped->threads_lock);
-	local_thread = t;
-	if (local_thread_begins)
-		local_thread_begins(t);
+	opening_thread = t;
+	if (opening_thread_begins)
+		opening_thread_begins(t);
 	return 0;
 }
 
-int local_attach(uint32_t number)
+int opening_attach(uint32_t number)
 {
-	uint32_t slot = number % LOCAL_POOLS_MAX;
-	struct qmempool *p = &local_pools[slot];
+	uint32_t slot = number % OPENING_POOLS_MAX;
+	struct qmempool *p = &opening_pools[slot];
 	if (!p->segment.writes)
 		return -EROFS;
-	int error = local_thread ? 0 : make_table();
+	int error = opening_thread ? 0 : make_table();
 	if (error)
 		return error;
 	pthread_mutex_lock(&wiped->threads_lock);
 	error = need_token(slot);
 	pthread_mutex_unlock(&wiped->threads_lock);
 	if (!error)
-		error = member_attach(&p->segment, local_token(number),
-				      &local_thread->member[slot]);
+		error = member_attach(&p->segment, opening_token(number),
+				      &opening_thread->member[slot]);
 	if (error == -EUSERS)
-		error = recover_slot(p, local_token(number), &local_thread->member[slot]);
+		error = recover_slot(p, opening_token(number), &opening_thread->member[slot]);
 	return error;
 }
 
-int local_open(const struct segment *s, bool made)
+int opening_open(const struct segment *s, bool made)
 {
 	static uint32_t opened;
 	int error = prepare();
@@ -206,10 +206,10 @@ int local_open(const struct segment *s, bool made)
 	/* Here, not with a thread's first call: in a process that has threads the kernel takes 10
 	 * to 80 ms for it. Again, in member_attach(), it takes nothing. */
 	process_barrier_register();
-	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++) {
-		if (local_pools[i].buffers)
+	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++) {
+		if (opening_pools[i].buffers)
 			continue;
-		error = qmempool_bind(&local_pools[i], s);
+		error = pool_bind(&opening_pools[i], s);
 		if (error)
 			return error;
 		pthread_mutex_lock(&wiped->threads_lock);
@@ -217,19 +217,19 @@ int local_open(const struct segment *s, bool made)
 		wiped->openings[i].made = made;
 		pthread_mutex_unlock(&wiped->threads_lock);
 		if (error) {
-			qmempool_unbind(&local_pools[i]);
+			pool_unbind(&opening_pools[i]);
 			return error;
 		}
-		local_pools[i].serial = opened = opened % 0xffff + 1; /* never 0 */
-		return (int)(local_pools[i].serial * LOCAL_POOLS_MAX + i);
+		opening_pools[i].serial = opened = opened % 0xffff + 1; /* never 0 */
+		return (int)(opening_pools[i].serial * OPENING_POOLS_MAX + i);
 	}
 	return -EXFULL;
 }
 
-void local_leave(uint32_t number)
+void opening_leave(uint32_t number)
 {
-	const struct qmempool *p = local_pool(number);
-	const struct opening *opening = &wiped->openings[number % LOCAL_POOLS_MAX];
+	const struct qmempool *p = opening_pool(number);
+	const struct opening *opening = &wiped->openings[number % OPENING_POOLS_MAX];
 	if (p && opening->made && opening->token.number)
 		store_relaxed(&segment_shared(&p->segment)->left, 1);
 }
@@ -237,26 +237,26 @@ void local_leave(uint32_t number)
 /* Gives back what a member of this process still has in hand: there is nobody left to do it. */
 static void take_back(struct qmempool *p, struct member *m)
 {
-	uint64_t held = member_held(m);
+	uint64_t held = member_in_hand(m);
 	for (uint32_t i = 0; i < p->capacity && held; i++) {
 		struct buffer *b;
 		if (!segment_exists(&p->segment, i))
 			continue;
-		b = qmempool_buffer(p, i);
+		b = pool_buffer(p, i);
 		if ((load_relaxed(&b->owner) & ~OWNER_PUTTING) != m->tag)
 			continue;
 		uint64_t handle = handle_of(i, buffer_generation(b));
 		held -= qmempool_free(p, m, handle) == 0;
 	}
-	qmempool_drain(p, m);
+	cache_drain(p, m);
 }
 
-bool local_closing(uint32_t number)
+bool opening_closing(uint32_t number)
 {
-	struct qmempool *p = local_opened(number);
+	struct qmempool *p = opening_find(number);
 	if (!p)
 		return false;
-	store_seq_cst(&p->serial, LOCAL_CLOSED); /* [CALLERS] */
+	store_seq_cst(&p->serial, OPENING_CLOSED); /* [CALLERS] */
 	store_seq_cst(&p->closing, 1);
 	return true;
 }
@@ -280,44 +280,44 @@ static void wake_everybody(const struct qmempool *p)
 /* Ends the members of this process and gives back its token. */
 static void end_members(uint32_t number)
 {
-	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
-	struct opening *opening = &wiped->openings[number % LOCAL_POOLS_MAX];
+	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
+	struct opening *opening = &wiped->openings[number % OPENING_POOLS_MAX];
 	const uint64_t identity = MEMBER_ATTACHED | opening->token.number;
 	pthread_mutex_lock(&wiped->threads_lock);
 	for (uint32_t i = 0; i < p->segment.members; i++) {
 		struct member *m = segment_member(&p->segment, i);
 		if (load_acquire(&m->identity) != identity) /* [MEMBER] */
 			continue;
-		qmempool_drain(p, m);
+		cache_drain(p, m);
 		take_back(p, m);
 		member_release(&p->segment, m);
 	}
 	for (struct node *n = threads; n; n = n->next)
-		n->table->member[number % LOCAL_POOLS_MAX] = NULL;
+		n->table->member[number % OPENING_POOLS_MAX] = NULL;
 	token_drop(&opening->token);
 	opening->made = false;
 	pthread_mutex_unlock(&wiped->threads_lock);
 }
 
-void local_closed(uint32_t number)
+void opening_closed(uint32_t number)
 {
-	struct qmempool *p = &local_pools[number % LOCAL_POOLS_MAX];
+	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
 	/* An opening that only reads has no members, and no call in it sleeps. */
 	const bool writes = p->segment.writes;
-	while (load_seq_cst(&local_callers[number % LOCAL_POOLS_MAX])) { /* [CALLERS] */
+	while (load_seq_cst(&opening_callers[number % OPENING_POOLS_MAX])) { /* [CALLERS] */
 		if (writes)
 			wake_everybody(p);
 		sched_yield();
 	}
 	if (writes)
 		end_members(number);
-	qmempool_unbind(p);
+	pool_unbind(p);
 }
 
-int local_close(uint32_t number)
+int opening_close(uint32_t number)
 {
-	if (!local_closing(number))
+	if (!opening_closing(number))
 		return -EBADF;
-	local_closed(number);
+	opening_closed(number);
 	return 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * stuck.c - see recover.h: when a member that is stuck, or has slept for a slice, asks who is dead.
- * One asks for the whole pool, and the longer nothing comes of it, the longer the pool rests.
+ * recover_due.c - see recover.h: when a member that is stuck, or has slept for a slice, asks who is
+ * dead. One asks for the whole pool, and the longer nothing comes of it, the longer the pool rests.
  */
 #include "member.h"
 #include "recovery.h"
@@ -22,7 +22,7 @@ static uint64_t inquire_after(uint64_t wall, uint64_t rest, uint64_t fruitless)
 	return ((wall + rest) & ~(uint64_t)FRUITLESS) | fruitless;
 }
 
-bool recover_stuck(struct qmempool *p, struct member *m)
+bool recover_if_due(struct qmempool *p, struct member *m)
 {
 	struct shmpool_recovery out;
 	uint64_t *word = &segment_shared(&p->segment)->inquired, seen = load_relaxed(word);

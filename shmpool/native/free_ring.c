@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * give.c - see qmempool.h: puts free buffers into the free ring, also if it is full, and wakes
+ * free_ring.c - see qmempool.h: puts free buffers into the free ring, also if it is full, and wakes
  * members that wait for buffers.
  */
 #include <sched.h>
@@ -20,7 +20,7 @@ static struct pool_shared *shared(const struct qmempool *p)
 static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
-		store_release(&qmempool_buffer(p, handle_index(handle[i]))->owner,
+		store_release(&pool_buffer(p, handle_index(handle[i]))->owner,
 			      m->tag | OWNER_ABANDONED); /* [OWNER] */
 	/* Counted afterwards, so that a member that reads the count sees the buffers. If this
 	 * member dies before, the sweep for it finds them. */
@@ -71,7 +71,7 @@ static void give(struct qmempool *p, struct member *m, const uint64_t *handle, u
 		wake_free(p, n);
 }
 
-uint32_t transfer_indices(const struct qmempool *p, uint64_t *handle, uint32_t n)
+uint32_t pool_filter(const struct qmempool *p, uint64_t *handle, uint32_t n)
 {
 	uint32_t good = 0;
 	for (uint32_t i = 0; i < n; i++)
@@ -80,8 +80,8 @@ uint32_t transfer_indices(const struct qmempool *p, uint64_t *handle, uint32_t n
 	return good;
 }
 
-void qmempool_give_round(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
-			 uint64_t *rounds)
+void free_ring_put_rounds(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
+			  uint64_t *rounds)
 {
 	const uint32_t capacity = p->capacity;
 	uint32_t k = 0;
@@ -98,14 +98,14 @@ void qmempool_give_round(struct qmempool *p, struct member *m, const uint64_t *h
 		uint64_t good[BULK_MAX];
 		k = n - i < BULK_MAX ? n - i : BULK_MAX;
 		memcpy(good, handle + i, k * sizeof(*good));
-		k = transfer_indices(p, good, k);
+		k = pool_filter(p, good, k);
 		if (k)
 			give(p, m, good, k, rounds);
 	}
 }
 
-void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+void free_ring_put(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	uint64_t rounds = GIVE_ROUNDS;
-	qmempool_give_round(p, m, handle, n, &rounds);
+	uint64_t rounds = FREE_RING_ROUNDS;
+	free_ring_put_rounds(p, m, handle, n, &rounds);
 }
