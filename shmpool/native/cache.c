@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cache.c - see [CACHE] in qmempool.h: steals from local caches, and flushes them on request.
+ * cache.c - see cache.h: flushes, drains and steals from local caches.
  */
-#include "member.h"
+#include "cache.h"
+
+#include <sched.h>
+
 #include "process.h"
-#include "qmempool.h"
 #include "wait.h"
 
 #define VICTIMS_MAX 64 /* caches locked for one membarrier(2), which costs microseconds */
 
 #define LOCK_TRIES 64 /* compare-and-swaps lost to other thieves */
 
-static struct pool_shared *shared(const struct qmempool *p)
-{
-	return segment_shared(&p->segment);
-}
+#define DRAIN_TRIES 1024 /* while a thief has the cache locked */
 
 /* True if an entry of m's cache is one of m's buffers. An entry is stale if a thief died after it
  * had taken the buffer; the buffer may be m's again then, but with a later generation. */
@@ -55,10 +54,40 @@ bool cache_flush_if_asked(struct qmempool *p, struct member *m)
 			 cache_locked_by(m->tag, seen))) /* [CACHE] locked by its owner */
 		return !cache_holder(seen);
 	uint64_t bottom = flush(p, m);
-	bool asked = wait_anybody(&shared(p)->free_wait);
+	bool asked = wait_anybody(&pool_shared(p)->free_wait);
 	store_release(&m->cache_bottom, asked ? cache_locked_by(CACHE_FLUSH_REQUESTED, bottom) :
 						bottom); /* [CACHE] */
 	return !asked;
+}
+
+bool cache_make_room(struct qmempool *p, struct member *m, uint32_t n)
+{
+	bool moved = false;
+	if (n > p->cache_size)
+		return false;
+	for (uint64_t i = p->cache_size; i && cache_length(&p->segment, m) > p->cache_size - n;
+	     i--) {
+		uint64_t old[BULK_MAX];
+		uint32_t out = cache_take(p, m, old, p->bulk);
+		if (!out)
+			return false;
+		free_ring_put(p, m, old, out);
+		count_up(&m->counters[COUNT_FLUSH], 1);
+		moved = true;
+	}
+	return moved;
+}
+
+void cache_drain(struct qmempool *p, struct member *m)
+{
+	uint64_t old[BULK_MAX];
+	for (int tries = DRAIN_TRIES; tries && cache_length(&p->segment, m); tries--) {
+		uint32_t n;
+		if (!cache_flush_if_asked(p, m))
+			sched_yield(); /* a thief is at it */
+		for (uint64_t i = p->cache_size; i && (n = cache_take(p, m, old, p->bulk)); i--)
+			free_ring_put(p, m, old, n);
+	}
 }
 
 /* Takes up to max buffers from victim's cache, which the caller has locked, and unlocks it. A

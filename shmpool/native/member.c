@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "role.h"
 #include "wait.h"
 
 /* Fills in who the member is: the slot is the caller's. */
@@ -45,16 +46,12 @@ int member_attach(const struct segment *s, uint64_t token, struct member **out)
 	return -EUSERS;
 }
 
-static void release_roles(const struct segment *s, const struct member *m)
+void member_release_roles(const struct segment *s, const struct member *m)
 {
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		struct alf_queue *q = &segment_queue(s, i)->queue;
-		uint32_t producer = m->tag, consumer = m->tag;
-		if (load_relaxed(&q->producer) == producer)
-			cas_seq_cst(&q->producer, &producer,
-				    0); /* pairs with take_role() in queue.c */
-		if (load_relaxed(&q->consumer) == consumer)
-			cas_seq_cst(&q->consumer, &consumer, 0);
+		role_release(&q->producer, m->tag);
+		role_release(&q->consumer, m->tag);
 	}
 }
 
@@ -71,7 +68,7 @@ static void reset(struct member *m)
 
 void member_release(const struct segment *s, struct member *m)
 {
-	release_roles(s, m);
+	member_release_roles(s, m);
 	reset(m);
 	/* A request for what is in the cache is void: there is nothing in it. A thief that still
 	 * looks (cache_bottom holds its tag) finds nothing and lets go by itself. */

@@ -33,9 +33,8 @@
 #ifndef SHMPOOL_MEMBER_H
 #define SHMPOOL_MEMBER_H
 
-#include "layout.h"
+#include "cache.h"
 #include "process.h"
-#include "segment.h"
 #include "token.h"
 
 #define MEMBER_ATTACHED (1ull << TOKEN_BITS)
@@ -84,6 +83,9 @@ static inline uint32_t member_epoch(uint32_t tag)
 /* The calling thread takes a slot for a process that holds the token. -EUSERS if all are taken. */
 int member_attach(const struct segment *s, uint64_t token, struct member **out);
 
+/* Releases all single-producer and single-consumer roles of m. */
+void member_release_roles(const struct segment *s, const struct member *m);
+
 /* Gives the slot back. Who is killed in the middle of it leaves something that the next one begins
  * anew. */
 void member_release(const struct segment *s, struct member *m);
@@ -114,14 +116,6 @@ static inline uint64_t member_count(const struct member *m, int counter)
 static inline uint64_t member_counted(const struct member *m, int counter)
 {
 	return member_count(m, counter) - load_relaxed(&m->base[counter]);
-}
-
-/* Buffers in the member's local cache, as anybody may see it. */
-static inline uint32_t cache_length(const struct segment *s, const struct member *m)
-{
-	uint64_t bottom = load_acquire(&m->cache_bottom);                 /* [CACHE] */
-	int64_t len = cache_between(bottom, load_acquire(&m->cache_top)); /* [CACHE] */
-	return (uint64_t)len > (uint64_t)s->geometry.cache_size ? 0 : (uint32_t)len;
 }
 
 /* How many buffers the member has in hand, its local cache not counted. */

@@ -5,14 +5,12 @@
 #define _GNU_SOURCE
 #include "opening.h"
 
-#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
 #include "member.h"
-#include "queue.h"
 #include "recover.h"
 #include "token.h"
 #include "wait.h"
@@ -44,26 +42,13 @@ static struct wiped {
 } *wiped;
 static pthread_key_t thread_key;
 
-/* Ends a member: its roles are free, its cache goes back, and its slot is free as soon as nothing
- * is in hand any more. */
-static void member_end(struct qmempool *p, struct member *m)
-{
-	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
-		const struct alf_ring *r =
-			load_acquire(&p->queues[i]); /* pairs with queue_ring() */
-		if (r)
-			queue_release(r, m);
-	}
-	qmempool_end(p, m);
-}
-
 static void thread_ends(void *table)
 {
 	struct opening_thread *t = table;
 	pthread_mutex_lock(&wiped->threads_lock);
 	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++)
 		if (t->member[i] && opening_pools[i].buffers)
-			member_end(&opening_pools[i], t->member[i]);
+			qmempool_end(&opening_pools[i], t->member[i]);
 	for (struct node **at = &threads; *at; at = &(*at)->next) {
 		struct node *n = *at;
 		if (n->table == t) {
@@ -261,20 +246,9 @@ bool opening_closing(uint32_t number)
 	return true;
 }
 
-/* Ends every sleep in the pool. */
-static void wake_everybody(const struct qmempool *p)
+static void wake_all(uint32_t *word)
 {
-	for (uint32_t i = 0; i <= p->segment.geometry.queues; i++) {
-		struct alf_queue *q = &segment_queue(&p->segment, i)->queue;
-		if (wait_anybody(&q->data_wait))
-			wait_wake(&q->data_wait, INT_MAX);
-		if (wait_anybody(&q->room_wait)) {
-			wait_wake(&q->room_wait, INT_MAX);
-			wait_wake(&q->room_many, INT_MAX);
-		}
-	}
-	wait_wake(&segment_shared(&p->segment)->free_wait, INT_MAX);
-	wait_wake(&segment_shared(&p->segment)->free_many, INT_MAX);
+	wait_wake(word, UINT32_MAX);
 }
 
 /* Ends the members of this process and gives back its token. */
@@ -306,7 +280,7 @@ void opening_closed(uint32_t number)
 	const bool writes = p->segment.writes;
 	while (load_seq_cst(&opening_callers[number % OPENING_POOLS_MAX])) { /* [CALLERS] */
 		if (writes)
-			wake_everybody(p);
+			pool_wake_sleepers(p, wake_all);
 		sched_yield();
 	}
 	if (writes)

@@ -1,52 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * qmempool.c - see qmempool.h: refill and flush.
+ * qmempool.c - see qmempool.h: where allocation and free go past the cache.
  */
 #include "qmempool.h"
 
-#include <sched.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "bypass.h"
 #include "member.h"
-#include "slab.h"
 #include "transfer.h"
-#include "wait.h"
 
-int pool_bind(struct qmempool *p, const struct segment *s)
-{
-	*p = (struct qmempool) {
-		.segment = *s,
-		.buffers = segment_buffer(s, 0),
-		.capacity = (uint32_t)s->geometry.capacity,
-		.cache_size = (uint64_t)s->geometry.cache_size,
-		.cache_mask = (uint64_t)s->geometry.cache_size - (s->geometry.cache_size > 0),
-		.bulk = (uint32_t)s->geometry.bulk,
-	};
-	p->queues = calloc(s->geometry.queues + 1, sizeof(*p->queues));
-	if (!p->queues) {
-		*p = (struct qmempool) { 0 };
-		return -ENOMEM;
-	}
-	alf_bind(&p->free, &segment_queue(s, 0)->queue, (uint64_t *)(s->base + s->free_ring_offset),
-		 p->capacity, 0, 0);
-	return 0;
-}
-
-void pool_unbind(struct qmempool *p)
-{
-	for (int64_t i = 0; p->queues && i <= p->segment.geometry.queues; i++)
-		free(p->queues[i]);
-	free(p->queues);
-	*p = (struct qmempool) { 0 };
-}
-
-#define DRAIN_TRIES 1024
 #define CLAIM_MAX 4096u /* buffers of one claim: an op record counts them */
 _Static_assert(CLAIM_MAX <= ALF_QUEUE_MAX && BULK_MAX <= ALF_OP_COUNT_MAX, "alf_queue.h");
 
-/* Grows the slab by an extent. Up to max of its buffers go to handle, the rest to the shared queue.
- *  */
+/* Grows the slab by an extent. Up to max of its buffers go to handle, the rest to the free
+ * ring. */
 static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
 	uint32_t first, mine, filled = 0;
@@ -87,54 +55,15 @@ int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint
 	return got ? got : grown;
 }
 
-/* The same, also from behind a stopped member. */
+/* The same, also from behind a suspended member. */
 static int obtain_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
 		       uint32_t looks)
 {
 	int got = qmempool_obtain(p, m, handle, max);
-	if (got > 0 || !looks || !qmempool_blocked(p))
+	if (got > 0 || !looks || !bypass_needed(p))
 		return got;
 	int behind = (int)bypass_take(p, m, handle, max > CLAIM_MAX ? CLAIM_MAX : max, looks);
 	return behind ? behind : got;
-}
-
-/* Pushes n handles onto m's cache; false if they do not fit or somebody is at it. */
-static bool cache_push(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
-{
-	cache_position top = load_relaxed(&m->cache_top);
-	uint64_t len = cache_between_own(load_acquire(&m->cache_bottom), top); /* [CACHE] */
-	uint64_t size = p->cache_size;
-	if (n > size || len > size - n)
-		return false;
-	uint64_t from = top & p->cache_mask, straight = size - from;
-	uint32_t first = n < straight ? n : (uint32_t)straight;
-	memcpy(&m->cache[from], handle, first * sizeof(*handle));
-	if (unlikely(first < n))
-		memcpy(m->cache, handle + first, (n - first) * sizeof(*handle));
-	count_up(&m->cache_pushed, n);
-	store_release(&m->cache_top, (cache_position)(top + n)); /* [CACHE] */
-	return true;
-}
-
-/* Keeps n buffers of m's in its cache, or in the shared queue if the cache cannot take them. */
-static void cache_put(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
-{
-	if (n && cache_push(p, m, handle, n))
-		count_up(&m->counters[COUNT_FREE], -(uint64_t)n); /* nobody freed them */
-	else
-		free_ring_put(p, m, handle, n);
-}
-
-/* Takes back n handles, or as many as there are, that no allocation asked for. */
-static uint32_t cache_take(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
-{
-	uint32_t len = cache_length(&p->segment, m);
-	if (n > len)
-		n = len;
-	if (!n || !cache_pop(p, m, handle, n))
-		return 0;
-	count_up(&m->counters[COUNT_ALLOC], -(uint64_t)n);
-	return n;
 }
 
 int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
@@ -202,12 +131,6 @@ int qmempool_refill(struct qmempool *p, struct member *m, uint64_t *handle)
 	return 0;
 }
 
-void pool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n)
-{
-	while (n--)
-		store_relaxed(&pool_buffer(p, handle_index(handle[n]))->handle, handle[n]);
-}
-
 /* Raises the generations of n buffers of m's: all, or an error and none. */
 static int spend(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
@@ -221,26 +144,6 @@ static int spend(struct qmempool *p, struct member *m, const uint64_t *handle, u
 			      handle[i] + GENERATION_ONE);
 	}
 	return 0;
-}
-
-/* Moves bulks from the top of m's cache to the shared queue until n more fit in. False if they did
- * before, or cannot be made to. */
-static bool cache_make_room(struct qmempool *p, struct member *m, uint32_t n)
-{
-	bool moved = false;
-	if (n > p->cache_size)
-		return false;
-	for (uint64_t i = p->cache_size; i && cache_length(&p->segment, m) > p->cache_size - n;
-	     i--) {
-		uint64_t old[BULK_MAX];
-		uint32_t out = cache_take(p, m, old, p->bulk);
-		if (!out)
-			return false;
-		free_ring_put(p, m, old, out);
-		count_up(&m->counters[COUNT_FLUSH], 1);
-		moved = true;
-	}
-	return moved;
 }
 
 int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
@@ -273,14 +176,13 @@ int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle)
 
 #define ENDED_TRIES 64
 
-/* Frees the slot of a thread that has ended, with its last buffer gone. seq_cst with the same two
- * steps in reverse in qmempool_end(), so that one of the two sees the other; the swap picks one. */
+/* Frees the slot of a thread that has ended once its last buffer is gone. */
 static void release_ended(const struct qmempool *p, struct member *from)
 {
 	for (int i = 0; i < ENDED_TRIES; i++) {
 		uint32_t ended = 1;
-		if (load_seq_cst(&from->ended) != 1 || member_in_hand(from) ||
-		    !cas_seq_cst(&from->ended, &ended, 2))
+		if (load_seq_cst(&from->ended) != 1 || member_in_hand(from) || /* [ENDED] */
+		    !cas_seq_cst(&from->ended, &ended, 2))                     /* [ENDED] */
 			return;
 		if (member_in_hand(from) == 0) {
 			member_release(&p->segment, from);
@@ -288,7 +190,7 @@ static void release_ended(const struct qmempool *p, struct member *from)
 		}
 		/* The slot's next member has ended between the look and the swap, and is not
 		 * finished. */
-		store_seq_cst(&from->ended, 1);
+		store_seq_cst(&from->ended, 1); /* [ENDED] */
 	}
 }
 
@@ -309,7 +211,7 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 		return -EPERM;
 	store_relaxed(&b->owner, m->tag);
 	count_up(&m->counters[COUNT_ADOPT], 1);
-	add_seq_cst(&from->adopted, 1);
+	add_seq_cst(&from->adopted, 1); /* [ENDED] */
 	release_ended(p, from);
 	return 0;
 }
@@ -317,38 +219,18 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 void qmempool_end(struct qmempool *p, struct member *m)
 {
 	uint32_t ended = 1;
+	member_release_roles(&p->segment, m);
 	cache_drain(p, m);
-	store_seq_cst(&m->ended, 1);
+	store_seq_cst(&m->ended, 1); /* [ENDED] */
 	/* No second look, as in release_ended(): the slot's next member cannot end meanwhile. */
-	if (member_in_hand(m) == 0 && cas_seq_cst(&m->ended, &ended, 2))
+	if (member_in_hand(m) == 0 && cas_seq_cst(&m->ended, &ended, 2)) /* [ENDED] */
 		member_release(&p->segment, m);
-}
-
-void cache_drain(struct qmempool *p, struct member *m)
-{
-	uint64_t old[BULK_MAX];
-	for (int tries = DRAIN_TRIES; tries && cache_length(&p->segment, m); tries--) {
-		uint32_t n;
-		if (!cache_flush_if_asked(p, m))
-			sched_yield(); /* a thief is at it */
-		for (uint64_t i = p->cache_size; i && (n = cache_take(p, m, old, p->bulk)); i--)
-			free_ring_put(p, m, old, n);
-	}
-}
-
-void free_ring_wake(struct qmempool *p)
-{
-	struct pool_shared *s = segment_shared(&p->segment);
-	if (!wait_anybody(&s->free_wait)) /* [WAIT] */
-		return;
-	wait_wake(&s->free_wait, UINT32_MAX);
-	wait_wake(&s->free_many, UINT32_MAX);
 }
 
 uint64_t qmempool_count(struct qmempool *p, uint64_t most)
 {
-	uint64_t n = alf_count(&p->free) + load_relaxed(&segment_shared(&p->segment)->abandoned) -
-		     load_relaxed(&segment_shared(&p->segment)->swept);
+	uint64_t n = alf_count(&p->free) + load_relaxed(&pool_shared(p)->abandoned) -
+		     load_relaxed(&pool_shared(p)->swept);
 	if (n >= most)
 		return most;
 	for (uint32_t i = 0; i < p->segment.members && n < most; i++)

@@ -4,7 +4,7 @@
  * dead. One asks for the whole pool, and the longer nothing comes of it, the longer the pool rests.
  */
 #include "member.h"
-#include "recovery.h"
+#include "recover.h"
 #include "wait.h"
 
 #define REST_FIRST_NS 10000000ull

@@ -13,14 +13,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "owner.h"
+
 #define EXTENT_BYTES_MAX                                                                           \
 	(4ull << 20) /* reserving more at once would hold up the one allocation that does it */
 #define EXTENTS_MAX                                                                                \
 	(1ull << 17) /* of a pool: who wants to know what exists reads all their words */
-#define CACHE_SIZE_MAX 4096u
 #define CACHE_SIZE_DEFAULT 512u
 #define CACHE_BYTES_DEFAULT (2 << 20) /* of buffers */
-_Static_assert(CACHE_SIZE_MAX < 1u << (CACHE_POSITION_BITS - 1), "a held cache knows its length");
 #define BULK_MIN 16u
 #define BULK_DEFAULT 32u
 #define REFILL_MULTIPLIER_MAX 64u

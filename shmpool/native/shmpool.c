@@ -14,7 +14,7 @@
 #include "liveness.h"
 #include "member.h"
 #include "process.h"
-#include "recovery.h"
+#include "recover.h"
 #include "slab.h"
 #include "token.h"
 

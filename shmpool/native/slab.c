@@ -6,6 +6,8 @@
 
 #include <sys/stat.h>
 
+#include "owner.h"
+
 /* Reserves the headers and data of n buffers. */
 static int reserve(const struct segment *s, uint64_t first, uint64_t n)
 {

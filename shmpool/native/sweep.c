@@ -27,7 +27,6 @@
  * the ring may wrap, and such a buffer could not be told from one of the fourth row. Also, the free
  * ring has room for all buffers only once consumers can pass.
  */
-#include "member.h"
 #include "queue.h"
 #include "recovery.h"
 #include "requeue.h"

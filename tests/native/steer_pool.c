@@ -32,7 +32,7 @@
 	{ "member_attach", "member_take_slot", "recover_mark", "take_slot",                        \
 	  "take",          "member_take_slot" }
 #define ROLES                                                                                      \
-	{ "take_role", "recover_roles", "take_role", "take", "alf_make_tombstone", "unreserve_one" }
+	{ "role_take", "role_release", "role_take", "take", "alf_make_tombstone", "unreserve_one" }
 
 /* clang-format off */
 static const struct profile profiles[] = {
@@ -139,7 +139,7 @@ static const char *const haunts[] = { "recover_mark",
 				      "dead_claim",
 				      "abandon",
 				      "take",
-				      "recover_roles",
+				      "role_release",
 				      "take_slot",
 				      "member_take_slot",
 				      "raise_epoch",
