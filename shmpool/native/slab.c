@@ -70,8 +70,7 @@ int slab_grow(const struct segment *s, uint64_t *hint, uint64_t owner, uint32_t 
 			store_relaxed(hint, trims | ++from);
 		if (seen || !cas_seq_cst(extent, &seen, owner))
 			continue;
-		uint64_t at = (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
-		uint64_t n = slab_extent_size(s, i);
+		uint64_t at = slab_extent_first(s, i), n = slab_extent_size(s, i);
 		int error = reserve(s, at, n);
 		if (error) {
 			store_release(extent, 0); /* [EXTENT] */
@@ -92,12 +91,10 @@ int slab_grow(const struct segment *s, uint64_t *hint, uint64_t owner, uint32_t 
 
 uint64_t slab_created(const struct segment *s)
 {
-	uint64_t capacity = (uint64_t)s->geometry.capacity, n = (uint64_t)s->geometry.prealloc;
-	for (uint64_t i = 0, at = n; i < s->extents; i++, at += s->geometry.extent_buffers)
+	uint64_t n = (uint64_t)s->geometry.prealloc;
+	for (uint64_t i = 0; i < s->extents; i++)
 		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) /* [EXTENT] */
-			n += capacity - at < s->geometry.extent_buffers ?
-				     capacity - at :
-				     s->geometry.extent_buffers;
+			n += slab_extent_size(s, i);
 	return n;
 }
 

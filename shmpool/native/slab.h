@@ -34,11 +34,17 @@ int slab_grow(const struct segment *s, uint64_t *hint, uint64_t owner, uint32_t 
 /* Buffers that slab_grow() could make, as many as are asked for at most. */
 uint64_t slab_absent(const struct segment *s, uint64_t *hint, uint64_t most);
 
-/* Buffers of extent i: fewer than the others in the last one. */
+/* Returns the index of the first buffer of extent i. */
+static inline uint64_t slab_extent_first(const struct segment *s, uint64_t i)
+{
+	return (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
+}
+
+/* Returns the number of buffers of extent i. The last extent may have fewer than the others. */
 static inline uint32_t slab_extent_size(const struct segment *s, uint64_t i)
 {
 	uint64_t each = s->geometry.extent_buffers;
-	uint64_t left = (uint64_t)(s->geometry.capacity - s->geometry.prealloc) - i * each;
+	uint64_t left = (uint64_t)s->geometry.capacity - slab_extent_first(s, i);
 	return (uint32_t)(left < each ? left : each);
 }
 

@@ -292,13 +292,10 @@ static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct fre
 static void sweep_all(struct recovery *r, struct freed *freed, struct candidates *c)
 {
 	const struct segment *s = &r->p->segment;
-	uint64_t prealloc = (uint64_t)s->geometry.prealloc, each = s->geometry.extent_buffers;
-	sweep_run(r, 0, prealloc, freed, c);
-	for (uint64_t i = 0; i < s->extents; i++) {
-		uint64_t first = prealloc + i * each, left = r->p->capacity - first;
+	sweep_run(r, 0, (uint64_t)s->geometry.prealloc, freed, c);
+	for (uint64_t i = 0; i < s->extents; i++)
 		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) /* [EXTENT] */
-			sweep_run(r, first, left < each ? left : each, freed, c);
-	}
+			sweep_run(r, slab_extent_first(s, i), slab_extent_size(s, i), freed, c);
 }
 
 void sweep_unreserve(struct recovery *r)

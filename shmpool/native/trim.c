@@ -32,7 +32,7 @@ static uint32_t extent_of(const struct segment *s, uint32_t index)
 
 static bool all_free(const struct segment *s, uint64_t i)
 {
-	uint64_t first = (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
+	uint64_t first = slab_extent_first(s, i);
 	if (load_acquire(segment_extent(s, i)) != EXTENT_PRESENT) /* [EXTENT] */
 		return false;
 	for (uint64_t k = first; k < first + slab_extent_size(s, i); k++) {
@@ -103,7 +103,7 @@ static void collect(struct collection *c, struct member *m)
  * pages. */
 static uint64_t take_away(const struct segment *s, const struct member *m, uint64_t i)
 {
-	uint64_t first = (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
+	uint64_t first = slab_extent_first(s, i);
 	uint64_t from = s->data_offset + first * s->stride;
 	uint64_t end = from + slab_extent_size(s, i) * s->stride;
 	uint64_t seen = EXTENT_PRESENT;
