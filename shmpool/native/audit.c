@@ -81,7 +81,8 @@ static bool exists(const struct walk *w, uint64_t index)
 /* Begins a ring: between which positions it holds something. */
 static void enter_ring(struct walk *w, const struct alf_ring *r)
 {
-	alf_position cons = load_acquire(&r->q->cons), prod = load_acquire(&r->q->prod);
+	alf_position cons = load_acquire(&r->q->cons); /* [CONS] */
+	alf_position prod = load_acquire(&r->q->prod); /* [PROD] */
 	if ((alf_position)(prod - cons) > r->mask + 1)
 		prod = cons;
 	w->out->at = cons;
@@ -182,8 +183,8 @@ static void look_for_movers(struct walk *w)
 static uint32_t mover(const struct walk *w, const struct alf_ring *r, alf_position position)
 {
 	uint32_t members = w->p->segment.members;
-	uint32_t producer = tag_number(load_acquire(&r->q->producer));
-	uint32_t consumer = tag_number(load_acquire(&r->q->consumer));
+	uint32_t producer = tag_number(load_acquire(&r->q->producer)); /* [ROLE] */
+	uint32_t consumer = tag_number(load_acquire(&r->q->consumer)); /* [ROLE] */
 	for (uint32_t i = 0; i < w->movings; i++)
 		if (alf_op_covers(w->moving[i].op, ALF_OP_ENQUEUE, r->id, position) ||
 		    alf_op_covers(w->moving[i].op, ALF_OP_DEQUEUE, r->id, position))

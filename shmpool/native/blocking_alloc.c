@@ -126,7 +126,7 @@ static int sleep_until_free(struct blocking *b)
 	 * that free read no more than that ring's count. */
 	uint64_t queued = alf_count(&p->free), counted = qmempool_count(p, b->n);
 	wait_want(&s->free_want, (uint32_t)(queued + b->n - counted + (counted == b->n)));
-	load_seq_cst(&p->free.q->prod);
+	load_seq_cst(&p->free.q->prod); /* [WAIT] */
 	if (qmempool_count(p, b->n) < b->n) {
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
 		slept = wait_sleep(&s->free_many, many, b->most_ns, b->deadline_ns);

@@ -14,7 +14,7 @@
 /* Announces that slots before limit may be stale. False if it lost ANNOUNCE_TRIES times. */
 static bool announce_stale(const struct qmempool *p, alf_position limit)
 {
-	alf_position said = load_seq_cst(&pool_shared(p)->bypassed);
+	alf_position said = load_seq_cst(&pool_shared(p)->bypassed); /* [BYPASS] */
 	limit += limit == 0; /* 0 means never; one slot more does no harm */
 	for (int i = 0; i < ANNOUNCE_TRIES; i++)
 		if ((said && (alf_distance)(limit - said) <= 0) ||

@@ -107,7 +107,8 @@ static uint32_t steal_from(struct qmempool *p, struct member *m, struct member *
 		 * By compare-and-swap: if the victim is dead, another member may be recovering it
 		 * at the same time. */
 		if (entry_valid(p, victim, h, &h) &&
-		    cas_seq_cst(&pool_buffer(p, handle_index(h))->owner, &was, m->tag))
+		    cas_seq_cst(&pool_buffer(p, handle_index(h))->owner, &was,
+				m->tag)) /* [OWNER] */
 			handle[got++] = h;
 	}
 	store_release(&victim->cache_bottom,
@@ -139,7 +140,8 @@ uint32_t cache_steal(struct qmempool *p, struct member *m, uint64_t *handle, uin
 		if (v == m || !cache_length(&p->segment, v))
 			continue;
 		/* A slot without a member may have entries too: cache_drain(). */
-		if (load_acquire(&v->identity) && !load_acquire(&v->barrier)) /* [MEMBER] */
+		if (load_acquire(&v->identity) &&
+		    !load_acquire(&v->barrier)) /* [MEMBER] [BARRIER] */
 			lock(v, CACHE_FLUSH_REQUESTED, 0, &before[held]);
 		else if (lock(v, m->tag, CACHE_FLUSH_REQUESTED, &before[held]))
 			victim[held++] = v;

@@ -20,7 +20,7 @@ static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle
 			      m->tag | OWNER_ABANDONED); /* [OWNER] */
 	/* Counted afterwards, so that a member that reads the count sees the buffers. If this
 	 * member dies before, the sweep for it finds them. */
-	add_seq_cst(&pool_shared(p)->abandoned, n);
+	add_seq_cst(&pool_shared(p)->abandoned, n); /* [ABANDONED] */
 }
 
 /* Wakes members for which n more buffers are enough. */

@@ -21,8 +21,8 @@ static void introduce(struct member *m)
 	store_relaxed(&m->tid, (uint32_t)syscall(SYS_gettid));
 	store_relaxed(&m->start, self.start);
 	store_relaxed(&m->pid_namespace, self.pid_namespace);
-	/* Last: until then nobody touches the cache from outside. Pairs with cache_steal. */
-	store_release(&m->barrier, process_barrier_register());
+	/* Last: until then no member steals from the cache. */
+	store_release(&m->barrier, process_barrier_register()); /* [BARRIER] */
 }
 
 int member_attach(const struct segment *s, uint64_t token, struct member **out)
@@ -74,8 +74,9 @@ void member_release(const struct segment *s, struct member *m)
 	 * looks (cache_bottom holds its tag) finds nothing and lets go by itself. */
 	uint64_t seen = load_relaxed(&m->cache_bottom);
 	if (cache_holder(seen) == CACHE_FLUSH_REQUESTED)
-		cas_seq_cst(&m->cache_bottom, &seen,
-			    (uint64_t)cache_bottom_at(seen, load_relaxed(&m->cache_top)));
+		cas_seq_cst(
+			&m->cache_bottom, &seen,
+			(uint64_t)cache_bottom_at(seen, load_relaxed(&m->cache_top))); /* [CACHE] */
 	store_release(&m->identity, 0); /* [MEMBER] */
 }
 
@@ -89,7 +90,7 @@ static void raise_epoch(struct member *m)
 		store_release(&m->cleared, 1); /* [CLEARED] */
 	}
 	store_release(&m->tag, (uint32_t)load_relaxed(&m->deaths) << TAG_NUMBER_BITS |
-				       (tag & TAG_NUMBER_MASK));
+				       (tag & TAG_NUMBER_MASK)); /* [CLEARED] */
 }
 
 int member_take_slot(const struct segment *s, struct member *m, uint64_t dead, uint64_t token,

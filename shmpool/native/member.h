@@ -25,10 +25,15 @@
  * that is dead or being cleared never comes back.
  *
  * Ordering
- *     [MEMBER]  identity: written with a compare-and-swap that makes the slot its own, released
- *               with zero when everything in it is done with.
- *     [CLEARED]  cleared: whoever reads zero, and the same dead identity before and after, has read
- *                the tag and op record of that member.
+ *     [MEMBER]  identity: a member takes a free slot by compare-and-swap, and stores zero with
+ *               release when it is done with all that the slot holds. The next member, and everybody
+ *               who looks for dead members, reads it with acquire.
+ *     [BARRIER]  barrier: the owner stores it with release once its process is registered for
+ *                membarrier(2). A thief that reads it as nonzero may steal from the cache.
+ *     [CLEARED]  cleared, and then tag: stored with release by the one that takes the slot. A
+ *                recoverer that reads cleared as zero, and the same dead identity before and after,
+ *                has read the tag and op record of that member. If it reads the next tag, it reads
+ *                cleared as nonzero.
  */
 #ifndef SHMPOOL_MEMBER_H
 #define SHMPOOL_MEMBER_H

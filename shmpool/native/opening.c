@@ -242,7 +242,7 @@ bool opening_closing(uint32_t number)
 	if (!p)
 		return false;
 	store_seq_cst(&p->serial, OPENING_CLOSED); /* [CALLERS] */
-	store_seq_cst(&p->closing, 1);
+	store_relaxed(&p->closing, 1); /* sleepers that miss it are woken again: opening_closed() */
 	return true;
 }
 

@@ -89,7 +89,7 @@ static inline uint32_t *opening_begin(uint32_t number)
 static inline void opening_end(uint32_t *at)
 {
 	if (at)
-		add_seq_cst(at, -1u);
+		add_seq_cst(at, -1u); /* [CALLERS] */
 }
 
 static inline struct qmempool *opening_pool(uint32_t number)

@@ -13,6 +13,10 @@
  *              the header as the last owner left it: its generation, and from which queue it was
  *              got. Where a buffer passes through a ring or a cache, [SLOT] or [CACHE] orders its
  *              header, and its owner word is written relaxed.
+ *     [ABANDONED]  abandoned and swept of struct pool_shared: a member abandons buffers and then
+ *                  raises abandoned. A recoverer reads swept, then abandoned, sweeps, and then
+ *                  raises swept to what it read. So the counts differ until a sweep has seen every
+ *                  buffer that was counted.
  */
 #ifndef SHMPOOL_OWNER_H
 #define SHMPOOL_OWNER_H

@@ -81,7 +81,8 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
 		struct queue_slot *slot = segment_queue(&p->segment, i);
 		uint64_t seen = 0;
-		if (load_relaxed(&slot->state) || !cas_seq_cst(&slot->state, &seen, m->tag))
+		if (load_relaxed(&slot->state) ||
+		    !cas_seq_cst(&slot->state, &seen, m->tag)) /* [QUEUE] */
 			continue;
 		struct alf_ring ring;
 		int error = alf_init(&ring, &slot->queue, ring_slots(p, i), capacity,
@@ -103,7 +104,7 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 				return (int)i;
 			error = -EEXIST;
 		}
-		store_seq_cst(&slot->state, 0);
+		store_seq_cst(&slot->state, 0); /* [QUEUE] */
 		return error;
 	}
 	return -ENFILE;

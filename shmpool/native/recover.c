@@ -17,7 +17,7 @@
 bool recover_abandoned(const struct segment *s)
 {
 	return load_seq_cst(&segment_shared(s)->swept) !=
-	       load_seq_cst(&segment_shared(s)->abandoned);
+	       load_seq_cst(&segment_shared(s)->abandoned); /* [ABANDONED] */
 }
 
 /* Finds dead members and marks their slots DEAD. */
@@ -41,10 +41,9 @@ static void recover_mark(struct recovery *r)
 				continue; /* it has been recovered meanwhile */
 			identity = dead;
 		}
-		struct dead d = { .identity = identity,
-				  .number = i,
-				  .op = load_acquire(&m->op), /* [OP] */
-				  .tag = load_acquire(&m->tag) };
+		struct dead d = { .identity = identity, .number = i };
+		d.op = load_acquire(&m->op);                   /* [OP] */
+		d.tag = load_acquire(&m->tag);                 /* [CLEARED] */
 		bool cleared = load_acquire(&m->cleared) != 0; /* [CLEARED] */
 		if (load_acquire(&m->identity) != identity)    /* [MEMBER] */
 			continue;                              /* it has been recovered meanwhile */
@@ -77,8 +76,7 @@ static void recover_makers(struct recovery *r)
 		uint64_t maker = load_acquire(segment_extent(s, i)); /* [EXTENT] */
 		if (!maker || maker == EXTENT_PRESENT || !recovery_dead(r, maker))
 			continue;
-		add_seq_cst(&segment_shared(s)->trims,
-			    1); /* it may have been taking it away: trim.c */
+		add_seq_cst(&segment_shared(s)->trims, 1); /* [TRIMS] it may have been trimming */
 		cas_seq_cst(segment_extent(s, i), &maker, 0); /* [EXTENT] */
 	}
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
@@ -139,8 +137,8 @@ static bool pass(struct recovery *r)
 	r->left = r->no_memory = false;
 	memset(r->dead_at, 0, r->p->segment.members * sizeof(*r->dead_at));
 	r->out->unknown = r->out->postponed = 0;
-	uint64_t swept = load_seq_cst(&shared->swept);
-	uint64_t abandoned = load_seq_cst(&shared->abandoned);
+	uint64_t swept = load_seq_cst(&shared->swept);         /* [ABANDONED] */
+	uint64_t abandoned = load_seq_cst(&shared->abandoned); /* [ABANDONED] */
 	recover_mark(r);
 	if (!r->deaths && swept == abandoned)
 		return false;
@@ -152,10 +150,10 @@ static bool pass(struct recovery *r)
 	sweep(r);
 	/* The member that abandoned what is left may be suspended before it counts that. */
 	if (r->left && !recover_abandoned(&r->p->segment))
-		add_seq_cst(&shared->abandoned, 1);
+		add_seq_cst(&shared->abandoned, 1); /* [ABANDONED] */
 	/* Only forward, to the count before the sweep. */
 	while (!r->left && !r->no_memory && (int64_t)(abandoned - swept) > 0 &&
-	       !cas_seq_cst(&shared->swept, &swept, abandoned))
+	       !cas_seq_cst(&shared->swept, &swept, abandoned)) /* [ABANDONED] */
 		;
 	recover_roles(r);
 	recover_makers(r);

@@ -41,6 +41,7 @@ bool recover_if_due(struct qmempool *p, struct member *m)
 		rest = REST_TIMES * took;
 	if (rest > REST_MOST_NS)
 		rest = REST_MOST_NS;
+	/* Pairs with itself. */
 	cas_seq_cst(word, &claimed, inquire_after((uint64_t)wait_wall(), rest, fruitless));
 	return found;
 }

@@ -58,7 +58,7 @@ void requeue_abandon(struct qmempool *p, struct member *m, uint64_t handle)
 	store_release(&b->owner, OWNER_ABANDONED | from << OWNER_QUEUE_SHIFT); /* [OWNER] */
 	/* Counted afterwards, so that a member that reads the count sees the buffer. If this member
 	 * dies before, the sweep for it finds it. */
-	add_seq_cst(&segment_shared(&p->segment)->abandoned, 1);
+	add_seq_cst(&segment_shared(&p->segment)->abandoned, 1); /* [ABANDONED] */
 	count_up(&m->counters[COUNT_ENQUEUE], 1);
 }
 

@@ -277,6 +277,7 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 		return -EAGAIN;
 	if (size < SHARED_END)
 		return REFUSE("it is %llu bytes long, shorter than a header", (ull)size);
+	/* Pairs with segment_ready(). */
 	uint64_t ready = load_acquire(&((struct segment_header *)base)->initialised);
 	struct segment_header h = *(const struct segment_header *)base; /* read once */
 	if (h.magic == 0 && ready == 0)

@@ -47,7 +47,7 @@ int slab_create(const struct segment *s)
 /* The extent to begin with. What the caller stores in *hint begins with *trims. */
 static uint64_t begin(const struct segment *s, const uint64_t *hint, uint64_t *trims)
 {
-	*trims = load_seq_cst(&segment_shared(s)->trims) << SLAB_EXTENT_BITS;
+	*trims = load_seq_cst(&segment_shared(s)->trims) << SLAB_EXTENT_BITS; /* [TRIMS] */
 	uint64_t since = load_relaxed(hint) ^ *trims;
 	return since >> SLAB_EXTENT_BITS ? 0 : since;
 }
@@ -68,7 +68,7 @@ int slab_grow(const struct segment *s, uint64_t *hint, uint64_t owner, uint32_t 
 		uint64_t *extent = segment_extent(s, i), seen = load_acquire(extent); /* [EXTENT] */
 		if (seen == EXTENT_PRESENT && i == from)
 			store_relaxed(hint, trims | ++from);
-		if (seen || !cas_seq_cst(extent, &seen, owner))
+		if (seen || !cas_seq_cst(extent, &seen, owner)) /* [EXTENT] */
 			continue;
 		uint64_t at = slab_extent_first(s, i), n = slab_extent_size(s, i);
 		int error = reserve(s, at, n);

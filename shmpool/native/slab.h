@@ -7,7 +7,11 @@
  * slab_grow    any number of members: each makes another extent
  *
  * Ordering
- *     [EXTENT]  an extent's word: who reads EXTENT_PRESENT sees the headers initialised.
+ *     [EXTENT]  an extent's word: the member that makes the extent stores EXTENT_PRESENT with
+ *               release. A member that reads EXTENT_PRESENT sees the headers initialised.
+ *     [TRIMS]  trims: a trimmer replaces EXTENT_PRESENT before it raises trims. A member reads
+ *              trims before it reads extents. So a hint made from a word that was replaced later
+ *              carries an older count, and is not believed.
  *
  * Progress: nobody waits. An extent whose maker dies stays named after it, and nobody has its
  * buffers.

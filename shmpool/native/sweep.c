@@ -109,7 +109,8 @@ static uint32_t destination(struct recovery *r, const struct buffer *b, uint64_t
 static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
 	if (!cas_seq_cst(&b->owner, &owner,
-			 r->m->tag | OWNER_PUTTING | (uint64_t)from << OWNER_QUEUE_SHIFT))
+			 r->m->tag | OWNER_PUTTING |
+				 (uint64_t)from << OWNER_QUEUE_SHIFT)) /* [OWNER] */
 		return false;
 	count_up(&r->m->counters[COUNT_RECOVER], 1);
 	r->out->buffers++;
@@ -119,12 +120,13 @@ static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t 
 /* Abandons a buffer to the next recoverer; false if another recoverer was first. */
 static bool abandon(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
-	if (!cas_seq_cst(&b->owner, &owner, OWNER_ABANDONED | (uint64_t)from << OWNER_QUEUE_SHIFT))
+	if (!cas_seq_cst(&b->owner, &owner,
+			 OWNER_ABANDONED | (uint64_t)from << OWNER_QUEUE_SHIFT)) /* [OWNER] */
 		return false;
 	/* Counted afterwards, so that a member that reads the count sees the buffer. If this
 	 * recoverer is killed or suspended before, the dead member's slot is still taken, and the
 	 * next recoverer sweeps for that slot. */
-	add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1);
+	add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1); /* [ABANDONED] */
 	r->left = true;
 	return true;
 }
@@ -316,7 +318,7 @@ void sweep(struct recovery *r)
 		if (!ring)
 			continue;
 		r->cons[i] = load_acquire(&ring->q->cons);         /* [CONS] */
-		r->consumer[i] = load_acquire(&ring->q->consumer); /* pairs with take_role() */
+		r->consumer[i] = load_acquire(&ring->q->consumer); /* [ROLE] */
 	}
 	recovery_read_ops(r);
 	sweep_all(r, &freed, NULL);

@@ -112,7 +112,7 @@ static uint64_t take_away(const struct segment *s, const struct member *m, uint6
 	if (!cas_seq_cst(segment_extent(s, i), &seen, m->tag)) /* [EXTENT] */
 		return 0;
 	/* From here on it is not present, and nobody's hint goes past it any more (slab_grow). */
-	add_seq_cst(&segment_shared(s)->trims, 1);
+	add_seq_cst(&segment_shared(s)->trims, 1); /* [TRIMS] */
 	if (end <= from || !segment_unreserve(s, from, end - from))
 		end = from; /* the memory stays; the extent is absent all the same */
 	store_release(segment_extent(s, i), 0); /* [EXTENT] */
