@@ -133,7 +133,8 @@ static inline uint64_t member_in_hand(const struct member *m)
 		load_relaxed(&m->counters[COUNT_FREE]) - load_relaxed(&m->base[COUNT_FREE]);
 	return (cache_position)(allocated + member_counted(m, COUNT_DEQUEUE) +
 				member_counted(m, COUNT_ADOPT) - freed -
-				member_counted(m, COUNT_ENQUEUE) - load_relaxed(&m->adopted));
+				member_counted(m, COUNT_ENQUEUE) -
+				load_seq_cst(&m->adopted)); /* [ENDED] */
 }
 
 #endif
