@@ -34,7 +34,7 @@
 #define QUEUES_MAX 1023u /* an op record names a queue in 10 bits; number 0 is the free ring */
 #define NAME_MAX_BYTES 63u
 #define CACHE_SIZE_MAX 4096u
-#define BULK_MAX 64u /* buffers moved at once between a local cache and the shared queue */
+#define BULK_MAX 64u /* buffers moved at once between a local cache and the free ring */
 
 _Static_assert(CAPACITY_MAX - 1 <= ALF_INDEX_MASK, "a slot holds every index");
 _Static_assert(BUFFER_SIZE_MAX <= INT32_MAX, "an answer holds every length");
@@ -114,7 +114,7 @@ struct member {
 	uint64_t cleared;     /* nonzero: the epoch has been raised since its last member died */
 	uint64_t attached_ns; /* CLOCK_MONOTONIC */
 	uint64_t adopted;     /* buffers that other threads of its process took over from it */
-	uint32_t ended;       /* nonzero: the thread has ended, other threads have its buffers */
+	uint32_t ended;       /* nonzero: the thread has ended: qmempool.h */
 	uint32_t tid;
 	uint32_t
 		barrier; /* nonzero: its process is registered for membarrier(2), so that others can

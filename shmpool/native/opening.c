@@ -20,21 +20,21 @@ uint32_t *opening_callers;
 void (*opening_thread_begins)(struct opening_thread *t);
 _Thread_local struct opening_thread *opening_thread;
 
-/* Every thread's table, so that closing a pool can take its members out of all of them. The nodes
- * survive a fork, the tables are wiped by it. */
+/* The table of every thread, so that a close can remove the pool's members from all tables. A fork
+ * keeps the nodes and wipes the tables. */
 struct node {
 	struct opening_thread *table;
 	struct node *next;
 };
 static struct node *threads;
 
-/* By slot: this process's token in the pool, and whether it made it. */
+/* By slot: this process's token in the pool, and whether this process made the pool. */
 struct opening {
 	struct token token;
 	bool made;
 };
 
-/* What a forked child reads as zeros, whoever calls fork: a free lock, no calls, no tokens. */
+/* A forked child reads this as zeros: an unlocked mutex, no calls, no tokens. */
 static struct wiped {
 	pthread_mutex_t threads_lock;
 	uint32_t callers[OPENING_POOLS_MAX];
@@ -80,7 +80,7 @@ static void unlock_threads(void)
 	pthread_mutex_unlock(&wiped->threads_lock);
 }
 
-/* Takes the pool's token if this process has none: by who holds threads_lock. */
+/* Takes a token of the pool if this process has none. The caller holds threads_lock. */
 static int need_token(uint32_t slot)
 {
 	struct token *t = &wiped->openings[slot].token;
@@ -89,8 +89,8 @@ static int need_token(uint32_t slot)
 		       token_take(&opening_pools[slot].segment, t);
 }
 
-/* Of the parent's threads only the one that forked is here: none sleeps in a pool. Who gets no
- * token now tries again with its first call. */
+/* The child has only the thread that forked. Where no token can be taken now, the first call tries
+ * again. */
 static void after_fork(void)
 {
 	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++)
@@ -98,7 +98,7 @@ static void after_fork(void)
 			need_token(i);
 }
 
-/* Zeros that a forked child finds zero again. */
+/* Maps zeroed memory that is zeroed again in a forked child. Returns NULL without memory. */
 static void *wiped_on_fork(size_t size)
 {
 	void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -110,8 +110,7 @@ static void *wiped_on_fork(size_t size)
 	return NULL;
 }
 
-/* Makes what a process needs once. 0, -ENOMEM: what there was no memory for is tried again with the
- * next opening. */
+/* Makes what a process needs once. Returns 0, or -ENOMEM; then the next opening tries again. */
 static int prepare(void)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -188,8 +187,8 @@ int opening_open(const struct segment *s, bool made)
 	int error = prepare();
 	if (error)
 		return error;
-	/* Here, not with a thread's first call: in a process that has threads the kernel takes 10
-	 * to 80 ms for it. Again, in member_attach(), it takes nothing. */
+	/* Registers here and not in a thread's first call: in a process with threads the kernel
+	 * needs 10 to 80 ms for it. member_attach() registers again, which costs nothing. */
 	process_barrier_register();
 	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++) {
 		if (opening_pools[i].buffers)
@@ -219,7 +218,7 @@ void opening_leave(uint32_t number)
 		store_relaxed(&segment_shared(&p->segment)->left, 1);
 }
 
-/* Gives back what a member of this process still has in hand: there is nobody left to do it. */
+/* Frees the buffers that a member of this process still has in hand. */
 static void take_back(struct qmempool *p, struct member *m)
 {
 	uint64_t held = member_in_hand(m);
@@ -251,7 +250,7 @@ static void wake_all(uint32_t *word)
 	wait_wake(word, UINT32_MAX);
 }
 
-/* Ends the members of this process and gives back its token. */
+/* Ends the members of this process and drops its token. */
 static void end_members(uint32_t number)
 {
 	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];

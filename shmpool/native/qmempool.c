@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * qmempool.c - see qmempool.h: where allocation and free go past the cache.
+ * qmempool.c - see qmempool.h: allocation and free where the cache is not enough; members that end.
  */
 #include "qmempool.h"
 
@@ -13,8 +13,8 @@
 #define CLAIM_MAX 4096u /* buffers of one claim: an op record counts them */
 _Static_assert(CLAIM_MAX <= ALF_QUEUE_MAX && BULK_MAX <= ALF_OP_COUNT_MAX, "alf_queue.h");
 
-/* Grows the slab by an extent. Up to max of its buffers go to handle, the rest to the free
- * ring. */
+/* Grows the slab by an extent. Stores up to max of its buffers in handle, and puts the rest into
+ * the free ring. Returns how many it stored, or -errno of slab_grow(). */
 static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
 	uint32_t first, mine, filled = 0;
@@ -51,11 +51,11 @@ int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint
 		return grown;
 	got = (int)cache_steal(p, m, handle, max);
 	if (!got)
-		got = transfer_free(p, m, handle, max); /* given back meanwhile */
+		got = transfer_free(p, m, handle, max); /* freed since the first try */
 	return got ? got : grown;
 }
 
-/* The same, also from behind a suspended member. */
+/* qmempool_obtain(), and bypass_take() with up to looks headers. */
 static int obtain_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
 		       uint32_t looks)
 {
@@ -75,8 +75,8 @@ int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, 
 		return -EAGAIN;
 	if (cache_flush_if_asked(p, m))
 		have = cache_take(p, m, handle, n);
-	/* Who wants many takes none unless there are as many: others want a few. An extent is made
-	 * all the same, or nobody would learn that there is no memory for it. */
+	/* An allocation of many takes none while there are too few: others may want only a few. It
+	 * makes an extent all the same, so that a lack of memory is reported. */
 	if (n > 1 && have < n && !alf_ready(&p->free, n - have - 1) &&
 	    have + qmempool_count(p, n - have) < n) {
 		got = grow(p, m, handle, 0);
@@ -131,8 +131,10 @@ int qmempool_refill(struct qmempool *p, struct member *m, uint64_t *handle)
 	return 0;
 }
 
-/* Raises the generations of n buffers of m's: all, or an error and none. */
-static int spend(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+/* Raises the generations of n buffers of m. Returns 0, or an error of qmempool_check() and raises
+ * none. */
+static int raise_generations(struct qmempool *p, struct member *m, const uint64_t *handle,
+			     uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
 		int error = qmempool_check(p, m, handle[i]);
@@ -150,7 +152,7 @@ int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *han
 {
 	if (cache_make_room(p, m, n) && cache_free(p, m, handle, n))
 		return 0;
-	int error = SHMPOOL_CHECK ? spend(p, m, handle, n) : 0;
+	int error = SHMPOOL_CHECK ? raise_generations(p, m, handle, n) : 0;
 	while (n && !error) {
 		uint64_t freed[BULK_MAX];
 		uint32_t k = n < BULK_MAX ? n : BULK_MAX;
@@ -188,8 +190,8 @@ static void release_ended(const struct qmempool *p, struct member *from)
 			member_release(&p->segment, from);
 			return;
 		}
-		/* The slot's next member has ended between the look and the swap, and is not
-		 * finished. */
+		/* The slot was freed after the first check, and its next member has ended in the
+		 * meantime with buffers in hand. */
 		store_seq_cst(&from->ended, 1); /* [ENDED] */
 	}
 }
@@ -222,7 +224,7 @@ void qmempool_end(struct qmempool *p, struct member *m)
 	member_release_roles(&p->segment, m);
 	cache_drain(p, m);
 	store_seq_cst(&m->ended, 1); /* [ENDED] */
-	/* No second look, as in release_ended(): the slot's next member cannot end meanwhile. */
+	/* No second check as in release_ended(): the slot cannot have a next member yet. */
 	if (member_in_hand(m) == 0 && cas_seq_cst(&m->ended, &ended, 2)) /* [ENDED] */
 		member_release(&p->segment, m);
 }

@@ -11,6 +11,14 @@
  * Who may call what at the same time: any number of members, each with its own struct member. Two
  * threads must not use one member at once.
  *
+ * When a thread ends while buffers it allocated are in the hands of other threads of its process,
+ * its slot must stay until they have adopted the last one. member.ended:
+ *
+ *     value   meaning                                    a crash then leaves
+ *     0       the thread runs                            a dead member
+ *     1       the thread has ended                       a dead member, whose buffers sweep() frees
+ *     2       one thread of the process frees the slot   the same
+ *
  * Ordering
  *     [ENDED]  ended and adopted of a member whose thread has ended: qmempool_end() sets ended and
  *              then counts the buffers in hand; qmempool_adopt() counts one buffer less and then

@@ -2,7 +2,7 @@
  *
  * cache.pml - a member's cache (0), a thief (1), and two recoverers (2, 3) at any time.
  *
- * The steps of cache_pop, the push in qmempool_free, cache_steal, steal_from, flush and cache_flush_if_asked (qmempool.h, cache.c), and of
+ * The steps of cache_pop, the push in cache_free_one, cache_steal, steal_from, flush and cache_flush_if_asked (cache.h, cache.c), and of
  * recover_thieves, recover_sweep and recover_finish. One step is one load, store or compare-and-swap, as
  * in ring.pml, and a crash is one as there. The one store that is not fenced, cache_top's in cache_pop,
  * waits in a store buffer (top_waits) until it drains by itself, its owner's next store, or somebody's
