@@ -5,17 +5,18 @@
  *
  *     state of position p's slot       word                     next state, and who moves it there
  *     ALF_AT_UNPUBLISHED               lap of the round before  VALUE: the producer that reserved p
- *                                                               TOMBSTONE: a recoverer, if p's producer
- *                                                               is dead, or reserved p and gave up
+ *                                                               TOMBSTONE: a recoverer, if p's
+ *                                                               producer is dead, or reserved p and
+ *                                                               gave up
  *     ALF_AT_VALUE                     lap(p), index            LATER: a producer, a round later
- *                                                               TOMBSTONE: a recoverer, if it is part of
- *                                                               a bulk that is not whole
- *     ALF_AT_TOMBSTONE (a tombstone)        lap(p), ALF_TOMBSTONE         LATER; consumers step over it
+ *                                                               TOMBSTONE: a recoverer, if it is
+ *                                                               part of a bulk that is not whole
+ *     ALF_AT_TOMBSTONE                 lap(p), ALF_TOMBSTONE    LATER; consumers step over it
  *     ALF_AT_LATER                     a later lap              p has been consumed
  *
  * A producer that crashes before it publishes leaves UNPUBLISHED; ranges_bury() repairs it. A
- * recoverer that crashes before or after alf_make_tombstone() leaves nothing else: the next one makes
- * the same compare-and-swap, or finds it made.
+ * recoverer that crashes before or after alf_make_tombstone() leaves nothing else: the next one
+ * makes the same compare-and-swap, or finds it made.
  *
  * Any number of members may make tombstones at any time. The expected value of the compare-and-swap
  * was read before the caller found that no live member has the position, and a slot's word never

@@ -83,7 +83,8 @@ static bool exists(const struct walk *w, uint64_t index)
 /* Begins the walk of a ring: stores in at and end the positions between which it holds entries. */
 static void enter_ring(struct walk *w, const struct alf_ring *r)
 {
-	alf_position cons = load_acquire(&r->q->cons), prod = load_acquire(&r->q->prod);
+	alf_position cons = load_acquire(&r->q->cons); /* [CONS] */
+	alf_position prod = load_acquire(&r->q->prod); /* [PROD] */
 	if ((alf_position)(prod - cons) > r->mask + 1)
 		prod = cons;
 	w->out->at = cons;
@@ -132,8 +133,8 @@ static void walk_cache(struct walk *w, const struct member *m)
 	for (uint32_t i = 0; i < len; i++) {
 		uint64_t handle = load_relaxed(&m->cache[(bottom + i) & mask]);
 		uint32_t index = handle_index(handle);
-		/* The generations must agree: a buffer that a dead thief had taken may be the
-		 * member's again, in hand. */
+		/* Of this generation: what a dead thief had taken may be the member's again, in
+		 * hand. */
 		bool good =
 			exists(w, index) &&
 			load_acquire(&pool_buffer(w->p, index)->owner) == m->tag && /* [OWNER] */
@@ -186,8 +187,8 @@ static void look_for_movers(struct walk *w)
 static uint32_t mover(const struct walk *w, const struct alf_ring *r, alf_position position)
 {
 	uint32_t members = w->p->segment.members;
-	uint32_t producer = tag_number(load_acquire(&r->q->producer));
-	uint32_t consumer = tag_number(load_acquire(&r->q->consumer));
+	uint32_t producer = tag_number(load_acquire(&r->q->producer)); /* [ROLE] */
+	uint32_t consumer = tag_number(load_acquire(&r->q->consumer)); /* [ROLE] */
 	for (uint32_t i = 0; i < w->movings; i++)
 		if (alf_op_covers(w->moving[i].op, ALF_OP_ENQUEUE, r->id, position) ||
 		    alf_op_covers(w->moving[i].op, ALF_OP_DEQUEUE, r->id, position))

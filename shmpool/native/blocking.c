@@ -77,7 +77,7 @@ static int room_sleep(struct blocking *b, int *result)
 		wait_want(&q->room_want, b->n);
 	/* [WAIT] The attempt's own load of cons is not seq_cst: it might miss a move of cons whose
 	 * consumer missed this sleeper. */
-	load_seq_cst(&q->cons);
+	load_seq_cst(&q->cons); /* [WAIT] */
 	*result = b->kind->attempt(b);
 	if (*result == -ENOBUFS) {
 		int64_t most = obstructed ? b->most_ns : WAIT_SLICE_NS;
@@ -170,7 +170,7 @@ static int data_sleep(struct blocking *b, int *result)
 	 * something is reserved and not published, its producer may have read the wait word before:
 	 * sleep for a short time, and longer and longer while nothing changes. A member that is
 	 * resumed there sees the sleeper. */
-	bool reserved = load_seq_cst(&q->prod) != load_seq_cst(&q->cons);
+	bool reserved = load_seq_cst(&q->prod) != load_seq_cst(&q->cons); /* [WAIT] */
 	*result = get_attempt(b);
 	if (*result == -EAGAIN) {
 		count_up(&b->m->counters[COUNT_SLEEP], 1);

@@ -55,7 +55,7 @@ def releasing_wrappers(text: str) -> str:
             + ("\tuint32_t *at = opening_begin((uint32_t)pool);\n" if counted else "")
             + "\tPyThreadState *state = PyEval_SaveThread();\n"
             f"\t{result} r = {name}({names});\n"
-            + ("\tlocal_end(at);\n" if counted else "")
+            + ("\topening_end(at);\n" if counted else "")
             + "\tPyEval_RestoreThread(state);\n\treturn r;\n}\n"
             f"#define {name} {name}_unlocked\n"
         )

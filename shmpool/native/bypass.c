@@ -1,29 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bypass.c - see [BYPASS] in transfer.h: takes free buffers from behind a member that is suspended
- * in the free ring.
- *
- * A member that is suspended between alf_reserve and alf_publish blocks what stands behind it in
- * that ring, and the free ring serves all members. Buffers that are published behind it can be
- * taken by their owner words. The slot stays and is stale: a consumer that claims it later finds
- * that the buffer is no longer there.
- *
- *     step                            a crash then leaves                 repaired by
- *     announce_stale() raises             a limit that is too high: claims    nothing to repair
- *       bypassed                      check owner words needlessly
- *     CAS of an owner word from       a buffer OWNED(dead), a stale       sweep(); a consumer steps
- *       TRANSIT(free ring) to OWNED   slot                                over the slot
- *     claim of a stale slot           a claimed position whose buffer     nothing to repair: the
- *       (bypass_check_claim)              is another member's                 owner word decides
+ * bypass.c - see bypass.h.
  */
-#include "alf_repair.h"
-#include "transfer.h"
-#include "wait.h"
+#include "bypass.h"
 
-static struct pool_shared *shared(const struct qmempool *p)
-{
-	return segment_shared(&p->segment);
-}
+#include "alf_repair.h"
+#include "wait.h"
 
 #define ANNOUNCE_TRIES 64 /* compare-and-swaps lost to others that raise the limit */
 #define STALE_TRIES 64u   /* claims of only stale slots before the ring counts as empty */
@@ -32,11 +14,11 @@ static struct pool_shared *shared(const struct qmempool *p)
 /* Announces that slots before limit may be stale. False if it lost ANNOUNCE_TRIES times. */
 static bool announce_stale(const struct qmempool *p, alf_position limit)
 {
-	alf_position said = load_seq_cst(&shared(p)->bypassed);
+	alf_position said = load_seq_cst(&pool_shared(p)->bypassed); /* [BYPASS] */
 	limit += limit == 0; /* 0 means never; one slot more does no harm */
 	for (int i = 0; i < ANNOUNCE_TRIES; i++)
 		if ((said && (alf_distance)(limit - said) <= 0) ||
-		    cas_seq_cst(&shared(p)->bypassed, &said, limit)) /* [BYPASS] */
+		    cas_seq_cst(&pool_shared(p)->bypassed, &said, limit)) /* [BYPASS] */
 			return true;
 	return false;
 }
@@ -46,7 +28,7 @@ uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uin
 {
 	alf_position end = load_acquire(&p->free.q->prod); /* [PROD] */
 	uint32_t got = 0, at = load_relaxed(&p->bypass_at) % p->capacity;
-	uint64_t sum = end + load_relaxed(&shared(p)->abandoned);
+	uint64_t sum = end + load_relaxed(&pool_shared(p)->abandoned);
 	if (most < p->capacity && load_relaxed(&p->bypass_sum) == sum &&
 	    wait_coarse() < load_relaxed(&p->bypass_rest_ns))
 		return 0;
@@ -81,7 +63,7 @@ uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uin
 }
 
 /* Makes the buffer of a claimed slot m's. False if the slot is stale. */
-static bool solid(const struct qmempool *p, struct member *m, uint64_t op, uint32_t index)
+static bool take_claimed(const struct qmempool *p, struct member *m, uint64_t op, uint32_t index)
 {
 	if (index >= p->capacity)
 		return false; /* the ring is corrupted */
@@ -101,11 +83,11 @@ uint32_t bypass_check_claim(const struct qmempool *p, struct member *m, uint64_t
 		uint64_t op = load_relaxed(&m->op);
 		alf_position cons = load_relaxed(&p->free.q->cons);
 		alf_position first = (alf_position)(cons - alf_op_offset(op, cons));
-		alf_position limit = load_relaxed(&shared(p)->bypassed);
+		alf_position limit = load_relaxed(&pool_shared(p)->bypassed);
 		if ((alf_distance)(first - limit) >= 0)
 			return claimed;
 		for (uint32_t i = 0; i < claimed; i++)
-			if (solid(p, m, op, handle_index(handle[i])))
+			if (take_claimed(p, m, op, handle_index(handle[i])))
 				handle[good++] = handle[i];
 		if (good || !--tries)
 			break; /* never between a claim and the check of its slots */

@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cache.c - see [CACHE] in qmempool.h: steals from local caches, and flushes them on request.
+ * cache.c - see cache.h: flushes, drains and steals from local caches.
  */
-#include "member.h"
+#include "cache.h"
+
+#include <sched.h>
+
 #include "process.h"
-#include "qmempool.h"
 #include "wait.h"
 
 #define VICTIMS_MAX 64 /* caches locked for one membarrier(2), which costs microseconds */
 
 #define LOCK_TRIES 64 /* compare-and-swaps lost to other thieves */
 
-static struct pool_shared *shared(const struct qmempool *p)
-{
-	return segment_shared(&p->segment);
-}
+#define DRAIN_TRIES 1024 /* while a thief has the cache locked */
 
 /* True if an entry of m's cache is one of m's buffers. An entry is stale if a thief died after it
  * had taken the buffer; the buffer may be m's again then, but with a later generation. */
@@ -30,7 +29,7 @@ static bool entry_valid(const struct qmempool *p, const struct member *m, uint64
 }
 
 /* Moves all valid entries of m's cache to the free ring. Returns the new bottom. */
-static cache_position spill(struct qmempool *p, struct member *m)
+static cache_position flush(struct qmempool *p, struct member *m)
 {
 	uint32_t len = cache_length(&p->segment, m);
 	cache_position top = load_relaxed(&m->cache_top), at = (cache_position)(top - len);
@@ -54,11 +53,41 @@ bool cache_flush_if_asked(struct qmempool *p, struct member *m)
 	    !cas_seq_cst(&m->cache_bottom, &seen,
 			 cache_locked_by(m->tag, seen))) /* [CACHE] locked by its owner */
 		return !cache_holder(seen);
-	uint64_t bottom = spill(p, m);
-	bool asked = wait_anybody(&shared(p)->free_wait);
+	uint64_t bottom = flush(p, m);
+	bool asked = wait_anybody(&pool_shared(p)->free_wait);
 	store_release(&m->cache_bottom, asked ? cache_locked_by(CACHE_FLUSH_REQUESTED, bottom) :
 						bottom); /* [CACHE] */
 	return !asked;
+}
+
+bool cache_make_room(struct qmempool *p, struct member *m, uint32_t n)
+{
+	bool moved = false;
+	if (n > p->cache_size)
+		return false;
+	for (uint64_t i = p->cache_size; i && cache_length(&p->segment, m) > p->cache_size - n;
+	     i--) {
+		uint64_t old[BULK_MAX];
+		uint32_t out = cache_take(p, m, old, p->bulk);
+		if (!out)
+			return false;
+		free_ring_put(p, m, old, out);
+		count_up(&m->counters[COUNT_FLUSH], 1);
+		moved = true;
+	}
+	return moved;
+}
+
+void cache_drain(struct qmempool *p, struct member *m)
+{
+	uint64_t old[BULK_MAX];
+	for (int tries = DRAIN_TRIES; tries && cache_length(&p->segment, m); tries--) {
+		uint32_t n;
+		if (!cache_flush_if_asked(p, m))
+			sched_yield(); /* a thief is at it */
+		for (uint64_t i = p->cache_size; i && (n = cache_take(p, m, old, p->bulk)); i--)
+			free_ring_put(p, m, old, n);
+	}
 }
 
 /* Takes up to max buffers from victim's cache, which the caller has locked, and unlocks it. A
@@ -78,7 +107,8 @@ static uint32_t steal_from(struct qmempool *p, struct member *m, struct member *
 		 * By compare-and-swap: if the victim is dead, another member may be recovering it
 		 * at the same time. */
 		if (entry_valid(p, victim, h, &h) &&
-		    cas_seq_cst(&pool_buffer(p, handle_index(h))->owner, &was, m->tag))
+		    cas_seq_cst(&pool_buffer(p, handle_index(h))->owner, &was,
+				m->tag)) /* [OWNER] */
 			handle[got++] = h;
 	}
 	store_release(&victim->cache_bottom,
@@ -88,7 +118,7 @@ static uint32_t steal_from(struct qmempool *p, struct member *m, struct member *
 
 /* Locks v's cache for who. Succeeds if it is unlocked or held by other; stores the previous holder
  * in *before. */
-static bool hold(struct member *v, uint32_t who, uint32_t other, uint32_t *before)
+static bool lock(struct member *v, uint32_t who, uint32_t other, uint32_t *before)
 {
 	uint64_t seen = load_relaxed(&v->cache_bottom);
 	for (int i = 0; i < LOCK_TRIES; i++) {
@@ -110,9 +140,10 @@ uint32_t cache_steal(struct qmempool *p, struct member *m, uint64_t *handle, uin
 		if (v == m || !cache_length(&p->segment, v))
 			continue;
 		/* A slot without a member may have entries too: cache_drain(). */
-		if (load_acquire(&v->identity) && !load_acquire(&v->barrier)) /* [MEMBER] */
-			hold(v, CACHE_FLUSH_REQUESTED, 0, &before[held]);
-		else if (hold(v, m->tag, CACHE_FLUSH_REQUESTED, &before[held]))
+		if (load_acquire(&v->identity) &&
+		    !load_acquire(&v->barrier)) /* [MEMBER] [BARRIER] */
+			lock(v, CACHE_FLUSH_REQUESTED, 0, &before[held]);
+		else if (lock(v, m->tag, CACHE_FLUSH_REQUESTED, &before[held]))
 			victim[held++] = v;
 	}
 	bool open = held && process_barrier(); /* [CACHE] */
@@ -137,7 +168,7 @@ void cache_request_flush(struct qmempool *p)
 		struct member *v = segment_member(&p->segment, i);
 		uint32_t before;
 		if (load_acquire(&v->identity)) /* [MEMBER] */
-			hold(v, CACHE_FLUSH_REQUESTED, 0, &before);
+			lock(v, CACHE_FLUSH_REQUESTED, 0, &before);
 	}
 	process_barrier(); /* [CACHE] an owner that begins to push from now on sees the request */
 }

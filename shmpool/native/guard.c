@@ -63,7 +63,7 @@ static void install(void)
 {
 	struct sigaction action = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
 	uint32_t no = 0;
-	if (!cas_seq_cst(&installed, &no, 1))
+	if (!cas_seq_cst(&installed, &no, 1)) /* pairs with itself: one thread installs */
 		return;
 	sigemptyset(&action.sa_mask);
 	sigaction(SIGBUS, &action, &before); /* cannot fail */

@@ -9,8 +9,8 @@
  * invalid: every call returns -EBADMSG (opening_missing()), and sleepers return. A SIGBUS at any
  * other address goes to the handler that was installed before.
  *
- * Covered are open pools, from opening_open() to opening_closed(), and the mapping that the thread has
- * passed to guard_watch().
+ * Covered are open pools, from opening_open() to opening_closed(), and the mapping that the thread
+ * has passed to guard_watch().
  *
  * Who may call what at the same time: any thread anything.
  */

@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "role.h"
 #include "wait.h"
 
 /* Fills in the slot, which the calling thread has taken. */
@@ -20,9 +21,8 @@ static void introduce(struct member *m)
 	store_relaxed(&m->tid, (uint32_t)syscall(SYS_gettid));
 	store_relaxed(&m->start, self.start);
 	store_relaxed(&m->pid_namespace, self.pid_namespace);
-	/* Last: until then no thief touches the cache. A thief that reads it sees the cache's
-	 * words: pairs with cache_steal(). */
-	store_release(&m->barrier, process_barrier_register());
+	/* Last: until then no member steals from the cache. */
+	store_release(&m->barrier, process_barrier_register()); /* [BARRIER] */
 }
 
 int member_attach(const struct segment *s, uint64_t token, struct member **out)
@@ -46,15 +46,12 @@ int member_attach(const struct segment *s, uint64_t token, struct member **out)
 	return -EUSERS;
 }
 
-static void release_roles(const struct segment *s, const struct member *m)
+void member_release_roles(const struct segment *s, const struct member *m)
 {
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		struct alf_queue *q = &segment_queue(s, i)->queue;
-		uint32_t producer = m->tag, consumer = m->tag;
-		if (load_relaxed(&q->producer) == producer)
-			cas_seq_cst(&q->producer, &producer, 0); /* pairs with take_role() */
-		if (load_relaxed(&q->consumer) == consumer)
-			cas_seq_cst(&q->consumer, &consumer, 0);
+		role_release(&q->producer, m->tag);
+		role_release(&q->consumer, m->tag);
 	}
 }
 
@@ -71,14 +68,15 @@ static void reset(struct member *m)
 
 void member_release(const struct segment *s, struct member *m)
 {
-	release_roles(s, m);
+	member_release_roles(s, m);
 	reset(m);
 	/* Withdraws a request to flush: the cache is empty. A thief that has locked the cache finds
 	 * nothing in it and unlocks it. */
 	uint64_t seen = load_relaxed(&m->cache_bottom);
 	if (cache_holder(seen) == CACHE_FLUSH_REQUESTED)
-		cas_seq_cst(&m->cache_bottom, &seen,
-			    (uint64_t)cache_bottom_at(seen, load_relaxed(&m->cache_top)));
+		cas_seq_cst(
+			&m->cache_bottom, &seen,
+			(uint64_t)cache_bottom_at(seen, load_relaxed(&m->cache_top))); /* [CACHE] */
 	store_release(&m->identity, 0); /* [MEMBER] */
 }
 
@@ -92,7 +90,7 @@ static void raise_epoch(struct member *m)
 		store_release(&m->cleared, 1); /* [CLEARED] */
 	}
 	store_release(&m->tag, (uint32_t)load_relaxed(&m->deaths) << TAG_NUMBER_BITS |
-				       (tag & TAG_NUMBER_MASK));
+				       (tag & TAG_NUMBER_MASK)); /* [CLEARED] */
 }
 
 int member_take_slot(const struct segment *s, struct member *m, uint64_t dead, uint64_t token,

@@ -34,17 +34,21 @@
  * DEAD or CLEARING never comes back after its slot is free.
  *
  * Ordering
- *     [MEMBER]  identity: a compare-and-swap takes the slot. A release of 0 frees it, after all
- *               other words of the slot are reset.
- *     [CLEARED]  cleared: a member that reads zero, and the same dead identity before and after it,
- *                has read the tag and the op record of that dead member.
+ *     [MEMBER]  identity: a member takes a free slot by compare-and-swap, and stores zero with
+ *               release when it is done with all that the slot holds. The next member, and a
+ *               recoverer, read it with acquire.
+ *     [BARRIER]  barrier: the owner stores it with release once its process is registered for
+ *                membarrier(2). A thief that reads it as nonzero may steal from the cache.
+ *     [CLEARED]  cleared, and then tag: stored with release by the one that takes the slot. A
+ *                recoverer that reads cleared as zero, and the same dead identity before and after,
+ *                has read the tag and op record of that member. If it reads the next tag, it reads
+ *                cleared as nonzero.
  */
 #ifndef SHMPOOL_MEMBER_H
 #define SHMPOOL_MEMBER_H
 
-#include "layout.h"
+#include "cache.h"
 #include "process.h"
-#include "segment.h"
 #include "token.h"
 
 #define MEMBER_ATTACHED (1ull << TOKEN_BITS)
@@ -94,8 +98,11 @@ static inline uint32_t member_epoch(uint32_t tag)
  * slots are taken. */
 int member_attach(const struct segment *s, uint64_t token, struct member **out);
 
-/* Frees the slot. If the caller is killed in the middle, it is a dead member, and recovery resets
- * the slot again. */
+/* Releases all single-producer and single-consumer roles of m. */
+void member_release_roles(const struct segment *s, const struct member *m);
+
+/* Gives the slot back. Who is killed in the middle of it leaves something that the next one begins
+ * anew. */
 void member_release(const struct segment *s, struct member *m);
 
 /* Takes the slot of a dead member once all else of it is recovered, and resets it. The caller,
@@ -127,15 +134,7 @@ static inline uint64_t member_counted(const struct member *m, int counter)
 	return member_count(m, counter) - load_relaxed(&m->base[counter]);
 }
 
-/* Returns the number of buffers in the member's local cache, as any thread may see it. */
-static inline uint32_t cache_length(const struct segment *s, const struct member *m)
-{
-	uint64_t bottom = load_acquire(&m->cache_bottom);                 /* [CACHE] */
-	int64_t len = cache_between(bottom, load_acquire(&m->cache_top)); /* [CACHE] */
-	return (uint64_t)len > (uint64_t)s->geometry.cache_size ? 0 : (uint32_t)len;
-}
-
-/* Returns the number of buffers that the member has in hand, without its local cache. */
+/* How many buffers the member has in hand, its local cache not counted. */
 static inline uint64_t member_in_hand(const struct member *m)
 {
 	/* cache_pushed is part of both counts and cancels. It is left out, since it may grow
@@ -146,7 +145,8 @@ static inline uint64_t member_in_hand(const struct member *m)
 		load_relaxed(&m->counters[COUNT_FREE]) - load_relaxed(&m->base[COUNT_FREE]);
 	return (cache_position)(allocated + member_counted(m, COUNT_DEQUEUE) +
 				member_counted(m, COUNT_ADOPT) - freed -
-				member_counted(m, COUNT_ENQUEUE) - load_relaxed(&m->adopted));
+				member_counted(m, COUNT_ENQUEUE) -
+				load_seq_cst(&m->adopted)); /* [ENDED] */
 }
 
 #endif

@@ -5,14 +5,12 @@
 #define _GNU_SOURCE
 #include "opening.h"
 
-#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
 #include "member.h"
-#include "queue.h"
 #include "recover.h"
 #include "token.h"
 #include "wait.h"
@@ -22,21 +20,21 @@ uint32_t *opening_callers;
 void (*opening_thread_begins)(struct opening_thread *t);
 _Thread_local struct opening_thread *opening_thread;
 
-/* List of all threads' tables, so that closing a pool can remove its members from them. The nodes
- * survive a fork; the kernel zeroes the tables. */
+/* The table of every thread, so that a close can remove the pool's members from all tables. A fork
+ * keeps the nodes and wipes the tables. */
 struct node {
 	struct opening_thread *table;
 	struct node *next;
 };
 static struct node *threads;
 
-/* By slot: this process's token in the pool, and whether the process created the pool. */
+/* By slot: this process's token in the pool, and whether this process made the pool. */
 struct opening {
 	struct token token;
 	bool made;
 };
 
-/* Zeros in a forked child, also after a raw fork(2): an unlocked lock, no calls, no tokens. */
+/* A forked child reads this as zeros: an unlocked mutex, no calls, no tokens. */
 static struct wiped {
 	pthread_mutex_t threads_lock;
 	uint32_t callers[OPENING_POOLS_MAX];
@@ -44,26 +42,13 @@ static struct wiped {
 } *wiped;
 static pthread_key_t thread_key;
 
-/* Ends a member: releases its roles and flushes its cache. Its slot is free as soon as it has no
- * buffer in hand. */
-static void member_end(struct qmempool *p, struct member *m)
-{
-	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
-		const struct alf_ring *r =
-			load_acquire(&p->queues[i]); /* pairs with queue_ring() */
-		if (r)
-			queue_release(r, m);
-	}
-	qmempool_end(p, m);
-}
-
 static void thread_ends(void *table)
 {
 	struct opening_thread *t = table;
 	pthread_mutex_lock(&wiped->threads_lock);
 	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++)
 		if (t->member[i] && opening_pools[i].buffers)
-			member_end(&opening_pools[i], t->member[i]);
+			qmempool_end(&opening_pools[i], t->member[i]);
 	for (struct node **at = &threads; *at; at = &(*at)->next) {
 		struct node *n = *at;
 		if (n->table == t) {
@@ -95,7 +80,7 @@ static void unlock_threads(void)
 	pthread_mutex_unlock(&wiped->threads_lock);
 }
 
-/* Takes the pool's token if this process has none. The caller holds threads_lock. */
+/* Takes a token of the pool if this process has none. The caller holds threads_lock. */
 static int need_token(uint32_t slot)
 {
 	struct token *t = &wiped->openings[slot].token;
@@ -104,8 +89,8 @@ static int need_token(uint32_t slot)
 		       token_take(&opening_pools[slot].segment, t);
 }
 
-/* Only the forking thread exists in the child, so no other thread sleeps in a pool. If a token
- * cannot be taken now, the first call tries again. */
+/* The child has only the thread that forked. Where no token can be taken now, the first call tries
+ * again. */
 static void after_fork(void)
 {
 	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++)
@@ -113,7 +98,7 @@ static void after_fork(void)
 			need_token(i);
 }
 
-/* Returns zeroed memory that the kernel zeroes again in a forked child, or NULL. */
+/* Maps zeroed memory that is zeroed again in a forked child. Returns NULL without memory. */
 static void *wiped_on_fork(size_t size)
 {
 	void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -125,8 +110,7 @@ static void *wiped_on_fork(size_t size)
 	return NULL;
 }
 
-/* Sets up once what the process needs. Returns 0 or -ENOMEM; the next opening tries again what
- * failed. */
+/* Makes what a process needs once. Returns 0, or -ENOMEM; then the next opening tries again. */
 static int prepare(void)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -203,8 +187,8 @@ int opening_open(const struct segment *s, bool made)
 	int error = prepare();
 	if (error)
 		return error;
-	/* Here, not in a thread's first call: in a process with several threads the system call
-	 * takes 10 to 80 ms. Repeated in member_attach(), it takes no time. */
+	/* Registers here and not in a thread's first call: in a process with threads the kernel
+	 * needs 10 to 80 ms for it. member_attach() registers again, which costs nothing. */
 	process_barrier_register();
 	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++) {
 		if (opening_pools[i].buffers)
@@ -234,7 +218,7 @@ void opening_leave(uint32_t number)
 		store_relaxed(&segment_shared(&p->segment)->left, 1);
 }
 
-/* Frees the buffers that a member of this process has in hand when the pool is closed. */
+/* Frees the buffers that a member of this process still has in hand. */
 static void take_back(struct qmempool *p, struct member *m)
 {
 	uint64_t held = member_in_hand(m);
@@ -257,27 +241,16 @@ bool opening_closing(uint32_t number)
 	if (!p)
 		return false;
 	store_seq_cst(&p->serial, OPENING_CLOSED); /* [CALLERS] */
-	store_seq_cst(&p->closing, 1);
+	store_relaxed(&p->closing, 1); /* sleepers that miss it are woken again: opening_closed() */
 	return true;
 }
 
-/* Ends every sleep of this pool's members; those of other processes sleep again. */
-static void wake_everybody(const struct qmempool *p)
+static void wake_all(uint32_t *word)
 {
-	for (uint32_t i = 0; i <= p->segment.geometry.queues; i++) {
-		struct alf_queue *q = &segment_queue(&p->segment, i)->queue;
-		if (wait_anybody(&q->data_wait))
-			wait_wake(&q->data_wait, INT_MAX);
-		if (wait_anybody(&q->room_wait)) {
-			wait_wake(&q->room_wait, INT_MAX);
-			wait_wake(&q->room_many, INT_MAX);
-		}
-	}
-	wait_wake(&segment_shared(&p->segment)->free_wait, INT_MAX);
-	wait_wake(&segment_shared(&p->segment)->free_many, INT_MAX);
+	wait_wake(word, UINT32_MAX);
 }
 
-/* Ends this process's members in the pool and drops its token. */
+/* Ends the members of this process and drops its token. */
 static void end_members(uint32_t number)
 {
 	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
@@ -302,11 +275,11 @@ static void end_members(uint32_t number)
 void opening_closed(uint32_t number)
 {
 	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
-	/* An opening for reading has no members, and none of its calls sleeps. */
+	/* An opening that only reads has no members, and no call in it sleeps. */
 	const bool writes = p->segment.writes;
 	while (load_seq_cst(&opening_callers[number % OPENING_POOLS_MAX])) { /* [CALLERS] */
 		if (writes)
-			wake_everybody(p);
+			pool_wake_sleepers(p, wake_all);
 		sched_yield();
 	}
 	if (writes)

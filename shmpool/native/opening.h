@@ -1,33 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * opening.h - what belongs to one process: its open pools, by number, and the members that its
- * threads are.
+ * opening.h - the pools that one process has open, by number, and the members that its threads are.
  *
- * A thread becomes a member with its first call. It stops being one when it ends, when the process
- * closes the pool, or when the process exits. A forked child starts without members and tokens:
- * both tables are in memory that the kernel zeroes on fork (MADV_WIPEONFORK), also for a raw
- * fork(2). The child takes tokens of its own in the C library's fork handler, or with its first
- * call.
+ *     event                    what becomes of the members and tokens of the process
+ *     first call of a thread   the thread becomes a member; a process without a token takes one
+ *     end of a thread          its members end
+ *     close of the pool        all members of the process end; its token is dropped
+ *     exit, kill               the kernel drops the token; the members are dead
+ *     fork                     the child has no members and no tokens: the kernel wipes the memory
+ *                              of both tables on fork (MADV_WIPEONFORK). The C library's fork
+ *                              handler takes tokens for the child. If fork(2) was called past the C
+ *                              library, the child's first call takes them.
  *
- * Who may call what at the same time: opening_pool and opening_member any thread. A pool is closed in
- * two steps. opening_closing() is called with the interpreter's lock held; after it no look-up finds
- * the pool. opening_closed() waits for the calls that have found it before. Such a call either holds
- * the interpreter's lock from its look-up to its last access, or is counted, between opening_begin()
- * and opening_end().
- *
- *     a step of closing                a call that has found the pool before
- *     serial = OPENING_CLOSED            goes on
- *     closing = 1                      returns -ESHUTDOWN when it next polls
- *     wakes all sleepers, again and    sleeps no more, and returns
- *       again, until none is counted
- *     ends members, drops the token    there is none
+ * Who may call what at the same time: any thread anything, except opening_closed(), which one
+ * thread calls. A pool is closed in two steps. opening_closing() runs with Python's lock held: from
+ * then on no look-up finds the pool. opening_closed() waits for the calls that found it before.
+ * Such a call either holds Python's lock from its look-up to its last access, or is counted between
+ * opening_begin() and opening_end().
  *
  * Ordering
- *     [CALLERS]  a caller adds itself, then looks up the pool. The closer removes the pool's
- *                serial, then reads the count. opening_begin() and opening_closing() are both called
- *                with the interpreter's lock held, so either the caller finds no pool, or the
- *                closer reads its count and waits. What a caller read or wrote is done when the
- *                closer reads 0.
+ *     [CALLERS]  callers and serial: a caller adds itself to callers, with Python's lock held, and
+ *                then looks the pool up. A closer takes the serial away, with Python's lock held,
+ *                and then reads callers. The lock orders the two: either the caller finds no pool,
+ *                or the closer waits for it. opening_end() is the caller's last access to the
+ *                segment; the closer that reads zero unmaps the segment after it.
  */
 #ifndef SHMPOOL_OPENING_H
 #define SHMPOOL_OPENING_H
@@ -40,55 +36,54 @@ struct opening_thread {
 	struct member *member[OPENING_POOLS_MAX];
 };
 
-#define OPENING_CLOSED UINT32_MAX /* a serial that no pool number has */
+#define OPENING_CLOSED UINT32_MAX /* a serial that is in no number */
 
 extern struct qmempool opening_pools[OPENING_POOLS_MAX];
-/* By slot: the number of this process's threads that are in a counted call. Zeros in a forked
- * child. NULL before the first pool is opened. */
+/* By slot: how many threads of this process are in a counted call. Zero in a forked child. NULL
+ * before the first pool is opened. */
 extern uint32_t *opening_callers;
 extern _Thread_local struct opening_thread *opening_thread
 	__attribute__((tls_model("initial-exec"), visibility("hidden")));
 
-/* Opens a checked segment. Takes a token if it is opened for writing (segment.writes). made: this
- * process has just created the pool. Returns its number, | serial 16 | slot 6 |; -EXFULL if all
- * slots are taken; -ENOMEM; or what token_take() returns. */
+/* Opens a checked segment. Takes a token if it is opened for writing (segment.writes). made is true
+ * if this process has just made the segment. Returns the pool's number, | serial 16 | slot 6 |;
+ * -EXFULL if all numbers are taken; -ENOMEM; or an error of token_take(). */
 int opening_open(const struct segment *s, bool made);
 
-/* First step of closing: no look-up finds the pool any more. Wakes no thread. Returns false if the
+/* First step of a close: no look-up finds the pool any more. Wakes no sleeper. Returns false if the
  * pool is closed or being closed. */
 bool opening_closing(uint32_t number);
 
-/* Second step: waits for every counted call, frees all buffers that this process's members have,
- * ends the members, and drops the token. After it the process does not access the mapping. If the
- * pool was opened for reading only, nothing in the segment is accessed. */
+/* Second step: wakes sleepers and waits for every counted call, then frees all buffers of this
+ * process's members and ends them. No thread of this process accesses the mapping afterwards. For
+ * an opening that only reads, this function does not access it either. */
 void opening_closed(uint32_t number);
 
 /* Both steps. Returns 0 or -EBADF. */
 int opening_close(uint32_t number);
 
-/* Records in a pool that this process has created that it leaves the pool on purpose. Call it
- * before closing. */
+/* Records in the segment that its creator, this process, closes the pool and keeps the file. Call
+ * it before the close. */
 void opening_leave(uint32_t number);
 
-/* Makes the calling thread a member. Returns 0; -EROFS if the pool was opened for reading only;
- * -EUSERS if all member slots are taken; -ENOMEM; or what token_take() returns. */
+/* Makes the calling thread a member. Returns 0; -EROFS if the opening only reads; -EUSERS; -ENOMEM;
+ * or an error of token_take(). */
 int opening_attach(uint32_t number);
 
-/* token_hold() under the lock that keeps threads of this process from forking. */
+/* token_hold(). No thread of this process forks meanwhile. */
 int opening_hold(int fd, const char *path, void **page);
 
-/* Returns this process's token in an open pool, 0 for none. */
+/* Returns the number of this process's token in an open pool, 0 if it has none. */
 uint64_t opening_token(uint32_t number);
 
-/* Called, if set, by each thread that becomes a member for the first time. A library that learns of
- * a thread's end earlier than the C library's destructor then calls opening_thread_ends(). */
+/* If set, called by each thread when it makes its table. The one who is told calls
+ * opening_thread_ends() when the thread ends, before the C library does. */
 extern void (*opening_thread_begins)(struct opening_thread *t);
 
 /* Ends the calling thread's members, if t is its table. */
 void opening_thread_ends(struct opening_thread *t);
 
-/* Counts the caller. Call it with the interpreter's lock held, before opening_pool(). Returns what
- * opening_end() needs. */
+/* Begins a counted call; goes before its look-up. Returns the argument of opening_end(). */
 static inline uint32_t *opening_begin(uint32_t number)
 {
 	uint32_t *at = opening_callers ? &opening_callers[number % OPENING_POOLS_MAX] : NULL;
@@ -97,11 +92,11 @@ static inline uint32_t *opening_begin(uint32_t number)
 	return at;
 }
 
-/* Call it after the last access to the segment. */
+/* Ends a counted call, after its last access to the segment. */
 static inline void opening_end(uint32_t *at)
 {
 	if (at)
-		add_seq_cst(at, -1u);
+		add_seq_cst(at, -1u); /* [CALLERS] */
 }
 
 static inline struct qmempool *opening_pool(uint32_t number)
@@ -110,11 +105,11 @@ static inline struct qmempool *opening_pool(uint32_t number)
 	return likely(p->buffers && p->serial == number / OPENING_POOLS_MAX) ? p : NULL;
 }
 
-/* Set in the serial of a pool whose file was truncated (guard.c). The pool's number then only
- * serves to close it. */
+/* Set in the serial of a pool whose file was found truncated (guard.c). No number names the pool
+ * any more, except to close it. */
 #define OPENING_GONE 0x10000u
 
-/* Returns an open pool, also one whose file was truncated. NULL for none. */
+/* Returns an open pool, also one whose file was found truncated; NULL if it is not open. */
 static inline struct qmempool *opening_find(uint32_t number)
 {
 	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
@@ -122,15 +117,15 @@ static inline struct qmempool *opening_find(uint32_t number)
 	return p->buffers && serial == number / OPENING_POOLS_MAX ? p : NULL;
 }
 
-/* Returns why opening_pool() returned NULL: -EBADMSG if the file was truncated, -EBADF if the pool is
- * not open. */
+/* Returns why opening_pool() is NULL: -EBADMSG if the file was found truncated, -EBADF if the pool
+ * is not open. */
 static inline int opening_missing(uint32_t number)
 {
 	return opening_find(number) ? -EBADMSG : -EBADF;
 }
 
-/* Returns result, that of a call that has read the pool; or an error, if the file was truncated in
- * the course of the call. */
+/* Returns result, the result of a call that read the pool, or an error if its file was found
+ * truncated in the meantime: then zeros were read. */
 static inline int64_t opening_read(uint32_t number, int64_t result)
 {
 	return opening_pool(number) ? result : opening_missing(number);

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "member.h"
+#include "role.h"
 #include "transfer.h"
 #include "wait.h"
 
@@ -82,7 +82,8 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
 		struct queue_slot *slot = segment_queue(&p->segment, i);
 		uint64_t seen = 0;
-		if (load_relaxed(&slot->state) || !cas_seq_cst(&slot->state, &seen, m->tag))
+		if (load_relaxed(&slot->state) ||
+		    !cas_seq_cst(&slot->state, &seen, m->tag)) /* [QUEUE] */
 			continue;
 		struct alf_ring ring;
 		int error = alf_init(&ring, &slot->queue, ring_slots(p, i), capacity,
@@ -104,7 +105,7 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 				return (int)i;
 			error = -EEXIST;
 		}
-		store_seq_cst(&slot->state, 0);
+		store_seq_cst(&slot->state, 0); /* [QUEUE] */
 		return error;
 	}
 	return -ENFILE;
@@ -171,22 +172,10 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 	return other;
 }
 
-/* Takes the single role for m if it is free. Returns 0 or -EBUSY. */
-static int take_role(uint32_t *role, const struct member *m)
-{
-	uint32_t me = m->tag, seen = 0;
-	if (likely(load_relaxed(role) == me) || cas_seq_cst(role, &seen, me))
-		return 0;
-	return -EBUSY;
-}
-
 void queue_release(const struct alf_ring *r, const struct member *m)
 {
-	uint32_t me = m->tag;
-	if (load_relaxed(&r->q->producer) == me)
-		store_release(&r->q->producer, 0); /* pairs with take_role() */
-	if (load_relaxed(&r->q->consumer) == me)
-		store_release(&r->q->consumer, 0);
+	role_release(&r->q->producer, m->tag);
+	role_release(&r->q->consumer, m->tag);
 }
 
 /* Restores the owner words of n buffers that check_each_once() has marked. */
@@ -248,7 +237,7 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	int error = 0;
 	if (unlikely(n > r->mask + 1))
 		return -EMSGSIZE;
-	if (single && unlikely(take_role(&q->producer, m)))
+	if (single && unlikely(role_take(&q->producer, m->tag)))
 		return -EBUSY;
 	error = n == 1 ? qmempool_check(p, m, handle[0]) : check_each_once(p, m, handle, n);
 	if (unlikely(error))
@@ -290,7 +279,7 @@ int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, ui
 	struct alf_queue *q = r->q;
 	bool single = r->flags & ALF_SINGLE_CONSUMER;
 	int got;
-	if (single && unlikely(take_role(&q->consumer, m)))
+	if (single && unlikely(role_take(&q->consumer, m->tag)))
 		return -EBUSY;
 	got = single ? get_through(p, m, r, handle, n, ALF_SINGLE_WAKES) :
 		       get_through(p, m, r, handle, n, ALF_MULTI);

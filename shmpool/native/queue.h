@@ -23,8 +23,10 @@
  *     any tag -> 0            a recoverer, if that member is dead, by CAS     recover_makers()
  *
  * Ordering
- *     [QUEUE]  a queue slot's state: a member that reads QUEUE_READY sees its name, geometry and
- *              empty ring.
+ *     [QUEUE]  a queue slot's state: the member that creates the queue writes QUEUE_READY by
+ *              compare-and-swap. Whoever reads QUEUE_READY, with acquire, sees its name, geometry
+ *              and empty ring. Two that create the same name each write QUEUE_NAMED and then read
+ *              the states of others, all seq_cst, so at least one sees the other.
  *
  * Progress: nothing here waits, or asks which members are dead. blocking.h does.
  */

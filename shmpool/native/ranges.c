@@ -62,8 +62,7 @@ static void collect_single(struct recovery *r)
 		if (!ring || !(ring->flags & ALF_SINGLE_PRODUCER))
 			continue;
 		alf_position n = load_acquire(&ring->q->prod) - r->base[i]; /* [PROD] */
-		/* Read after prod: a member that has the role now had it then. Pairs with
-		 * take_role(). */
+		/* [ROLE] Read after prod: a member that has the role now had it then. */
 		struct dead *d = recovery_dead(r, load_acquire(&ring->q->producer));
 		if (d)
 			add(r, (struct dead_range) { .ring = ring,

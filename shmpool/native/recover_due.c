@@ -1,13 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * recover_due.c - see recover.h: recovery on behalf of a member that finds nothing, or has slept for a
- * slice.
- *
- * One member asks for the whole pool. The more inquiries in a row find nothing, the longer the pool
- * pauses before the next one.
+ * recover_due.c - see recover.h: when a member that is stuck, or has slept for a slice, asks who is
+ * dead. One asks for the whole pool, and the longer nothing comes of it, the longer the pool rests.
  */
 #include "member.h"
-#include "recovery.h"
+#include "recover.h"
 #include "wait.h"
 
 #define REST_FIRST_NS 10000000ull
@@ -44,6 +41,7 @@ bool recover_if_due(struct qmempool *p, struct member *m)
 		rest = REST_TIMES * took;
 	if (rest > REST_MOST_NS)
 		rest = REST_MOST_NS;
+	/* Pairs with itself. */
 	cas_seq_cst(word, &claimed, inquire_after((uint64_t)wait_wall(), rest, fruitless));
 	return found;
 }

@@ -11,15 +11,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "owner.h"
+
 /* Of one extent: reserving more at once would delay the allocation that does it. */
 #define EXTENT_BYTES_MAX (4ull << 20)
 /* Of a pool: statistics and audits read all their words. */
 #define EXTENTS_MAX (1ull << 17)
-#define CACHE_SIZE_MAX 4096u
 #define CACHE_SIZE_DEFAULT 512u
 /* Of the buffers in one cache. */
 #define CACHE_BYTES_DEFAULT (2 << 20)
-_Static_assert(CACHE_SIZE_MAX < 1u << (CACHE_POSITION_BITS - 1), "a locked cache has a length");
 #define BULK_MIN 16u
 #define ADDRESS_SPACE (1ull << 46) /* bytes: of one pool's buffers */
 
@@ -276,6 +276,7 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, struct s
 		return -EAGAIN;
 	if (size < SHARED_END)
 		return refuse(why, SHMPOOL_FAULT_SHORT, size, SHARED_END);
+	/* Pairs with segment_ready(). */
 	uint64_t ready = load_acquire(&((struct segment_header *)base)->initialised);
 	/* Read once: it may change. */
 	struct segment_header h = *(const struct segment_header *)base;

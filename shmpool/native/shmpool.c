@@ -15,7 +15,7 @@
 #include "lookup.h"
 #include "member.h"
 #include "process.h"
-#include "recovery.h"
+#include "recover.h"
 #include "slab.h"
 #include "token.h"
 

@@ -21,7 +21,11 @@
  *     tag -> 0          a recoverer, if that member is dead, by CAS      recover_makers()
  *
  * Ordering
- *     [EXTENT]  an extent's word: a member that reads EXTENT_PRESENT sees the headers initialised.
+ *     [EXTENT]  an extent's word: the member that makes the extent stores EXTENT_PRESENT with
+ *               release. A member that reads EXTENT_PRESENT sees the headers initialised.
+ *     [TRIMS]  trims: a trimmer replaces EXTENT_PRESENT before it raises trims. A member reads
+ *              trims before it reads extents. So a hint made from a word that was replaced later
+ *              carries an older count, and is not believed.
  *
  * Progress: no member waits for another one.
  */
@@ -49,11 +53,17 @@ int slab_grow(const struct segment *s, uint64_t *hint, uint64_t owner, uint32_t 
 /* Returns the number of buffers that slab_grow() could create, or most if there are more. */
 uint64_t slab_absent(const struct segment *s, uint64_t *hint, uint64_t most);
 
-/* Returns the number of buffers of extent i. The last extent may be smaller. */
+/* Returns the index of the first buffer of extent i. */
+static inline uint64_t slab_extent_first(const struct segment *s, uint64_t i)
+{
+	return (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
+}
+
+/* Returns the number of buffers of extent i. The last extent may have fewer than the others. */
 static inline uint32_t slab_extent_size(const struct segment *s, uint64_t i)
 {
 	uint64_t each = s->geometry.extent_buffers;
-	uint64_t left = (uint64_t)(s->geometry.capacity - s->geometry.prealloc) - i * each;
+	uint64_t left = (uint64_t)s->geometry.capacity - slab_extent_first(s, i);
 	return (uint32_t)(left < each ? left : each);
 }
 

@@ -27,7 +27,6 @@
  * the ring may wrap, and such a buffer could not be told from one of the fourth row. Also, the free
  * ring has room for all buffers only once consumers can pass.
  */
-#include "member.h"
 #include "queue.h"
 #include "recovery.h"
 #include "requeue.h"
@@ -110,7 +109,8 @@ static uint32_t destination(struct recovery *r, const struct buffer *b, uint64_t
 static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
 	if (!cas_seq_cst(&b->owner, &owner,
-			 r->m->tag | OWNER_PUTTING | (uint64_t)from << OWNER_QUEUE_SHIFT))
+			 r->m->tag | OWNER_PUTTING |
+				 (uint64_t)from << OWNER_QUEUE_SHIFT)) /* [OWNER] */
 		return false;
 	count_up(&r->m->counters[COUNT_RECOVER], 1);
 	r->out->buffers++;
@@ -120,12 +120,13 @@ static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t 
 /* Abandons a buffer to the next recoverer; false if another recoverer was first. */
 static bool abandon(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
-	if (!cas_seq_cst(&b->owner, &owner, OWNER_ABANDONED | (uint64_t)from << OWNER_QUEUE_SHIFT))
+	if (!cas_seq_cst(&b->owner, &owner,
+			 OWNER_ABANDONED | (uint64_t)from << OWNER_QUEUE_SHIFT)) /* [OWNER] */
 		return false;
 	/* Counted afterwards, so that a member that reads the count sees the buffer. If this
 	 * recoverer is killed or suspended before, the dead member's slot is still taken, and the
 	 * next recoverer sweeps for that slot. */
-	add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1);
+	add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1); /* [ABANDONED] */
 	r->left = true;
 	return true;
 }
@@ -315,13 +316,10 @@ static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct fre
 static void sweep_all(struct recovery *r, struct freed *freed, struct candidates *c)
 {
 	const struct segment *s = &r->p->segment;
-	uint64_t prealloc = (uint64_t)s->geometry.prealloc, each = s->geometry.extent_buffers;
-	sweep_run(r, 0, prealloc, freed, c);
-	for (uint64_t i = 0; i < s->extents; i++) {
-		uint64_t first = prealloc + i * each, left = r->p->capacity - first;
+	sweep_run(r, 0, (uint64_t)s->geometry.prealloc, freed, c);
+	for (uint64_t i = 0; i < s->extents; i++)
 		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) /* [EXTENT] */
-			sweep_run(r, first, left < each ? left : each, freed, c);
-	}
+			sweep_run(r, slab_extent_first(s, i), slab_extent_size(s, i), freed, c);
 }
 
 void sweep_unreserve(struct recovery *r)
@@ -342,7 +340,7 @@ void sweep(struct recovery *r)
 		if (!ring)
 			continue;
 		r->cons[i] = load_acquire(&ring->q->cons);         /* [CONS] */
-		r->consumer[i] = load_acquire(&ring->q->consumer); /* pairs with take_role() */
+		r->consumer[i] = load_acquire(&ring->q->consumer); /* [ROLE] */
 	}
 	recovery_read_ops(r);
 	sweep_all(r, &freed, NULL);

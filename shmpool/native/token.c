@@ -104,6 +104,7 @@ static int lock_new(const struct segment *s, int fd, uint64_t *number)
 {
 	const struct timespec pause = { .tv_nsec = TAKE_PAUSE_NS };
 	for (int tries = 0; tries < TAKE_TRIES; tries++) {
+		/* Pairs with itself: each number is handed out once. */
 		*number = (add_seq_cst(&segment_shared(s)->tokens, 1) + 1) & NUMBER_MASK;
 		if (*number == 0)
 			continue;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache.h"
 #include "slab.h"
 #include "transfer.h"
 
@@ -32,7 +33,7 @@ static uint32_t extent_of(const struct segment *s, uint32_t index)
 
 static bool all_free(const struct segment *s, uint64_t i)
 {
-	uint64_t first = (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
+	uint64_t first = slab_extent_first(s, i);
 	if (load_acquire(segment_extent(s, i)) != EXTENT_PRESENT) /* [EXTENT] */
 		return false;
 	for (uint64_t k = first; k < first + slab_extent_size(s, i); k++) {
@@ -104,7 +105,7 @@ static void collect(struct collection *c, struct member *m)
  * that were given back. */
 static uint64_t take_away(const struct segment *s, const struct member *m, uint64_t i)
 {
-	uint64_t first = (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
+	uint64_t first = slab_extent_first(s, i);
 	uint64_t from = s->data_offset + first * s->stride;
 	uint64_t end = from + slab_extent_size(s, i) * s->stride;
 	uint64_t seen = EXTENT_PRESENT;
@@ -112,8 +113,8 @@ static uint64_t take_away(const struct segment *s, const struct member *m, uint6
 	end = end / SEGMENT_PAGE * SEGMENT_PAGE;
 	if (!cas_seq_cst(segment_extent(s, i), &seen, m->tag)) /* [EXTENT] */
 		return 0;
-	/* Now the extent is not present. After this count no hint of slab_grow() skips it. */
-	add_seq_cst(&segment_shared(s)->trims, 1);
+	/* From here on it is not present, and nobody's hint goes past it any more (slab_grow). */
+	add_seq_cst(&segment_shared(s)->trims, 1); /* [TRIMS] */
 	if (end <= from || !segment_unreserve(s, from, end - from))
 		end = from; /* the kernel keeps the memory; the extent is absent all the same */
 	store_release(segment_extent(s, i), 0); /* [EXTENT] */
@@ -137,7 +138,7 @@ static uint64_t take_all_away(struct collection *c, struct member *m)
 	}
 	for (uint64_t k = 0; k < c->n; k++)
 		c->have[extent_of(s, handle_index(c->handle[k]))] = TRIED;
-	free_ring_wake(c->p); /* the slab can grow again */
+	free_ring_wake(c->p); /* what is absent can be made */
 	return bytes;
 }
 

@@ -73,7 +73,7 @@ int64_t wait_slice_end(int64_t deadline_ns)
 
 void wait_leave(uint32_t *word, uint32_t entered)
 {
-	uint32_t now = load_acquire(word);
+	uint32_t now = load_acquire(word); /* [WAIT] */
 	do {
 		if ((now ^ entered) & WAIT_EPOCH_MASK || !(now & WAIT_COUNT_MASK))
 			return;
@@ -98,8 +98,8 @@ void wait_want(uint32_t *want, uint32_t n)
 
 void wait_wake_wanted(uint32_t *word, uint32_t *want, uint64_t have)
 {
-	uint32_t said = load_seq_cst(want); /* [WAIT] */
-	if (said && have >= said && cas_seq_cst(want, &said, 0))
+	uint32_t said = load_seq_cst(want);                      /* [WAIT] */
+	if (said && have >= said && cas_seq_cst(want, &said, 0)) /* [WAIT] */
 		wait_wake(word, UINT32_MAX);
 }
 
@@ -111,7 +111,7 @@ void wait_pass_on(uint32_t *word, const uint32_t *many, uint32_t n)
 
 void wait_reset(uint32_t *word)
 {
-	uint32_t now = load_acquire(word), next;
+	uint32_t now = load_acquire(word), next; /* [WAIT] */
 	do {
 		next = ((now + WAIT_EPOCH_ONE) & WAIT_EPOCH_MASK) |
 		       ((now + WAIT_WAKE_ONE) & ~(WAIT_EPOCH_MASK | WAIT_COUNT_MASK));

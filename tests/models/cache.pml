@@ -54,7 +54,7 @@ hidden byte h;
 #define qmempool_free 35
 #define cache_push_entry 36
 #define cache_push_top 37
-#define give 38
+#define free_ring_put 38
 #define flush_if_asked_cas 39
 #define flush_entry 40
 #define flush_if_asked_done 42
@@ -120,11 +120,11 @@ end:
 }
 
 #if defined MUTATE_FLUSH_UNCHECKED || defined MUTATE_PURGE_FROM_OUTSIDE
-#define SPILLS(h) true
+#define FLUSHES(h) true
 #elif defined MUTATE_NO_GENERATION
-#define SPILLS(h) (owner[(h) % 8] == 1)
+#define FLUSHES(h) (owner[(h) % 8] == 1)
 #else
-#define SPILLS(h) (owner[(h) % 8] == 1 && generation[(h) % 8] == (h) / 8)
+#define FLUSHES(h) (owner[(h) % 8] == 1 && generation[(h) % 8] == (h) / 8)
 #endif
 
 proctype Owner()
@@ -179,7 +179,7 @@ end:
 			next(cache_push_bottom)
 		:: pc[me] == cache_push_bottom ->
 			length = top - stolen;
-			if :: thief == 0 && length < CACHE -> next(cache_push_entry) :: else -> next(give) fi;
+			if :: thief == 0 && length < CACHE -> next(cache_push_entry) :: else -> next(free_ring_put) fi;
 			length = 0
 		:: pc[me] == cache_push_entry ->
 			cache[top % CACHE] = hand + 8 * generation[hand];
@@ -189,7 +189,7 @@ end:
 			real[hand] = IN_CACHE;
 			hand = NONE;
 			next(at_rest)
-		:: pc[me] == give ->
+		:: pc[me] == free_ring_put ->
 			owner[hand] = FREE;
 			real[hand] = FREE;
 			hand = NONE;
@@ -202,7 +202,7 @@ end:
 		:: pc[me] == flush_entry ->
 			h = cache[(stolen + i) % CACHE];
 			if
-			:: SPILLS(h) ->
+			:: FLUSHES(h) ->
 				take_ghost(h % 8, IN_CACHE);
 				owner[h % 8] = FREE;
 				real[h % 8] = FREE

@@ -140,14 +140,14 @@ inline next(step)
 #define TAKEN (MULTI_CONSUMER -> alf_done_out : at_rest)
 #endif
 
-#define PUT_FIRST (MULTI_PRODUCER -> alf_reserve_prod : take_role_producer)
-#define GET_FIRST (MULTI_CONSUMER -> alf_claim_cons : take_role_consumer)
+#define PUT_FIRST (MULTI_PRODUCER -> alf_reserve_prod : role_take_producer)
+#define GET_FIRST (MULTI_CONSUMER -> alf_claim_cons : role_take_consumer)
 
 /* Puts h[0..n). Begins at PUT_FIRST; ends finished, or at_rest if the ring was full. */
 inline transfer_in()
 {
 	if
-	:: pc[me] == take_role_producer ->
+	:: pc[me] == role_take_producer ->
 		if :: producer == 0 || producer == tag -> producer = tag; next(alf_reserve_prod) :: else -> next(at_rest) fi
 	:: pc[me] == queue_release ->
 		producer = 0;
@@ -249,7 +249,7 @@ inline read_all()
 inline transfer_out()
 {
 	if
-	:: pc[me] == take_role_consumer ->
+	:: pc[me] == role_take_consumer ->
 		if :: consumer == 0 || consumer == tag -> consumer = tag; next(alf_claim_cons) :: else -> next(at_rest) fi
 	:: pc[me] == alf_claim_cons ->
 		my[me].at = cons;

@@ -24,8 +24,8 @@
 #define alf_claim_cas 39
 #define transfer_out_owner 40
 #define alf_done_out 41
-#define take_role_producer 42
-#define take_role_consumer 43
+#define role_take_producer 42
+#define role_take_consumer 43
 #define queue_release 44
 #define alf_publishing 45
 

@@ -30,7 +30,7 @@
  *     --most N       about N points in each operation at most, spread evenly
  *     --part I/N     operations I, I + N, I + 2N, ... of the table
  *     --pairs PAT    pairs with the companions of that name: put, alloc, refill, free, give,
- *                    honour, recover
+ *                    flush, recover
  *     --points N     points of the companion for each point of the victim, chosen by --seed; 0: all
  *     --jobs N       in N processes; default 1
  * Exit status: 0; 1 if anything failed; 77 if ptrace(2) is not permitted or the processor is not
@@ -64,7 +64,7 @@ static const struct companion {
 	int (*run)(struct scene *);
 } companions[] = {
 	{ "put", put_beside },         { "alloc", alloc_beside }, { "refill", refill_beside },
-	{ "free", free_beside },       { "give", give_beside },   { "honour", flush_beside },
+	{ "free", free_beside },       { "give", give_beside },   { "flush", flush_beside },
 	{ "recover", recover_beside },
 };
 #define COMPANIONS (sizeof(companions) / sizeof(*companions))

@@ -32,7 +32,7 @@
 	{ "member_attach", "member_take_slot", "recover_mark", "take_slot",                        \
 	  "take",          "member_take_slot" }
 #define ROLES                                                                                      \
-	{ "take_role", "recover_roles", "take_role", "take", "alf_make_tombstone", "unreserve_one" }
+	{ "role_take", "role_release", "role_take", "take", "alf_make_tombstone", "unreserve_one" }
 
 /* clang-format off */
 static const struct profile profiles[] = {
@@ -82,9 +82,9 @@ static const struct profile profiles[] = {
 	  .duel = MEETINGS, .weight = { BOTH, BOTH, { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4 },
 		      { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4 }, RECOVERER } },
 	{ "caches", 8, 8, 4, 2, 4, 4, .threads = 4, .operations = 20, .most = 3,
-	  .duel = { "steal_from", "hold", "cache_flush_if_asked", "steal_from", "hold", "cache_flush_if_asked" }, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1 } } },
+	  .duel = { "steal_from", "lock", "cache_flush_if_asked", "steal_from", "lock", "cache_flush_if_asked" }, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1 } } },
 	{ "caches-deaths", 8, 8, 4, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 3, .mortal = 15,
-	  .most = 3, .duel = { "steal_from", "hold", "cache_flush_if_asked", "steal_from", "recover_finish", "take" }, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1, [RECOVER] = 1 } } },
+	  .most = 3, .duel = { "steal_from", "lock", "cache_flush_if_asked", "steal_from", "recover_finish", "take" }, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1, [RECOVER] = 1 } } },
 	{ "no-caches", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 20, .most = 8,
 	  .weight = { { [ALLOC] = 6, [FREE] = 5 } } },
 	{ "bypass", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 20, .most = 8,
@@ -140,7 +140,7 @@ static const char *const haunts[] = { "recover_mark",
 				      "dead_claim",
 				      "abandon",
 				      "take",
-				      "recover_roles",
+				      "role_release",
 				      "take_slot",
 				      "member_take_slot",
 				      "raise_epoch",
@@ -154,8 +154,8 @@ static const char *const haunts[] = { "recover_mark",
 static const char *const graves[] = {
 	"transfer_take", "transfer_mark", "alf_publish",    "steal_from",     "take",
 	"unreserve_one", "alf_done",      "slab_grow",      "take_away",      "hand_on",
-	"sweep_one",     "member_attach", "member_release", "alf_publishing", "hold",
-	"bypass_take",   "alf_claim",     "spill",          "abandon",        "member_take_slot",
+	"sweep_one",     "member_attach", "member_release", "alf_publishing", "lock",
+	"bypass_take",   "alf_claim",     "flush",          "abandon",        "member_take_slot",
 	"reset",         "raise_epoch"
 };
 #define PROFILES (sizeof(profiles) / sizeof(*profiles))

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 #include "audit.h"
+#include "life.h"
 #include "member.h"
 #include "memfd_pool.h"
 #include "opening.h"

@@ -15,7 +15,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "binding.h"
 #include "opening.h"
 #include "queue.h"
 
