@@ -147,7 +147,7 @@ class Daemon:
         what must not fail."""
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        room = (1 << 20 if hard == resource.RLIM_INFINITY else hard) - DESCRIPTORS_KEPT
+        room = hard - DESCRIPTORS_KEPT  # which Linux never lets be infinite
         third = max(room // 3, 1)  # where there are few
         pools = min(HELD_MAX, max(third // DESCRIPTORS_A_POOL, 1))
         self._registry.held_max = pools

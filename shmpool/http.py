@@ -219,7 +219,6 @@ class Pages:
 
     def close(self) -> None:
         """Ends every stream."""
-        self._keeper.watchers.discard(self._recovered)
         for stream in self._streams:
             stream.put_nowait(None)
 
