@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The registry: what it holds, and which pool a name stands for."""
 
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 from conftest import MakePool
 
 import shmpool
 from shmpool import registry
 from shmpool.alarms import Policy
-from shmpool.protocol import Describe, GetMembers, GetStats, List
+from shmpool.answers import PoolOptions
+from shmpool.files import path_of
+from shmpool.protocol import Create, Describe, GetMembers, GetStats, List
 
 
 def test_a_name_that_stands_for_another_pool(make_pool: MakePool, pool_name: str) -> None:
@@ -47,3 +53,22 @@ def test_more_pools_than_can_be_held(make_pool: MakePool, monkeypatch: pytest.Mo
     pools.hold(names[2], Policy())
     for name in names:
         pools.release(name)
+
+
+def test_a_file_that_is_no_pool(new_name: Callable[[], str]) -> None:
+    """It is listed with why, and with no figure but 0."""
+    name = new_name()
+    Path(path_of(name)).write_bytes(bytes(10000))
+    pools = registry.Registry("0")
+    (summary,) = [asdict(pool) for pool in pools.answer(List()) if pool.name == name]
+    assert (name, False) == (summary.pop("name"), summary.pop("held"))
+    assert "never finished" in summary.pop("trouble")
+    assert {0} == set(summary.values())
+
+
+def test_options_that_are_not_given(make_pool: MakePool, pool_name: str) -> None:
+    """A pool that is asked for by its size alone is as Pool.create makes it."""
+    made = make_pool(buffer_size=256, capacity=64).name
+    pools = registry.Registry("0")
+    asked = pools.answer(Create(pool_name, PoolOptions(256, 64), {})).geometry
+    assert pools.answer(Describe(made)).geometry == asked
