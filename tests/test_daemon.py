@@ -394,6 +394,7 @@ def test_a_killed_worker_is_recovered(
         assert (1, 5) == (stats.recoveries.members, stats.recoveries.buffers)
         assert client.audit(pool_name).ok
         assert stats.recoveries.last_s is not None
+        assert 0 < stats.recoveries.last_s < client.ping().uptime_s
 
 
 def test_a_stopped_daemon_holds_up_nobody(
