@@ -147,7 +147,7 @@ def test_bench_order() -> None:
 
 def declared(header: str) -> set[str]:
     """The functions that a header of native/ declares."""
-    return set(re.findall(r"^\w+ (shmpool_\w+)\(", (NATIVE / header).read_text(), re.MULTILINE))
+    return set(re.findall(r"^[\w ]+ (shmpool_\w+)\(", (NATIVE / header).read_text(), re.MULTILINE))
 
 
 def test_two_ways_into_c() -> None:
