@@ -205,13 +205,17 @@ def test_streams_end_with_the_daemon(start_daemon: StartDaemon) -> None:
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
 def test_both_kinds_of_addresses() -> None:
-    """A socket for IPv6 leaves the same port of IPv4 to another one, as for localhost."""
+    """A socket for IPv6 leaves the same port of IPv4 to another socket, as for localhost."""
     try:
-        six = service._listening(socket.AF_INET6, socket.SOCK_STREAM, 0, "", ("::", 0))
+        socket.create_server(("::", 0), family=socket.AF_INET6).close()
     except OSError as error:
         pytest.skip(f"no IPv6: {error}")
-    with six:
-        assert 1 == six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+    async def go() -> None:
+        async with service.bound("[::]:0", -1) as (six,):
+            assert 1 == six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+    asyncio.run(go())
 
 
 def test_port_in_use(start_daemon: StartDaemon, pool_name: str) -> None:
