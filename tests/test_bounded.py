@@ -183,7 +183,7 @@ def test_many_gone_from_the_shared_queue(make_pool: MakePool, craft: Craft) -> N
     segment = craft(pool)
     assert (capacity, False) == (pool.stats().free, pool.stats().estimated)
     owner = row(segment.buffers, "buffer.owner")
-    for i in range(0, capacity, 2):  # half of them are held, and their slots hollow
+    for i in range(0, capacity, 2):  # half of them are held, and their slots stale
         segment.write(owner.word(i), 1)
     segment.write(segment.named("shared.bypassed"), 2 * capacity)
     stats = pool.stats()

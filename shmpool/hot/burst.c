@@ -207,8 +207,8 @@ static PyObject *burst_subscript(PyObject *object, PyObject *index)
 {
 	struct burst_object *self = (struct burst_object *)object;
 	PyObject *number = hot_int(index, "burst index"), *element = NULL;
-	struct buffer_object *buffer =
-		number ? hot_buffer_new() : NULL; /* both may run Python code */
+	/* Both calls may run Python code. */
+	struct buffer_object *buffer = number ? hot_buffer_new() : NULL;
 	if (!buffer || burst_usable(self))
 		goto undo;
 	Py_ssize_t given = PyNumber_AsSsize_t(number, NULL), n = (Py_ssize_t)self->n;

@@ -22,7 +22,7 @@ static int header_of(const struct buffer_object *self, struct buffer **b)
 	if (likely(!error))
 		error = qmempool_check(c.p, c.m, self->handle);
 	if (likely(!error))
-		*b = qmempool_buffer(c.p, hot_buffer_index(self));
+		*b = pool_buffer(c.p, hot_buffer_index(self));
 	return error;
 }
 

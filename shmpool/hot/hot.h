@@ -21,7 +21,7 @@
  * held, and the wait (waiting.c) if the attempt did not settle the matter. Then it returns, or
  * raises (raising.c). Decision: docs/decisions/0003-hot-calls.md.
  *
- * Thread safety: the interpreter's lock. A call that releases it is counted (native/local.h), so
+ * Thread safety: the interpreter's lock. A call that releases it is counted (native/opening.h), so
  * that no other thread unmaps the pool meanwhile.
  */
 #ifndef SHMPOOL_HOT_H
@@ -74,8 +74,9 @@ struct queue_object {
 
 /* State of a Buffer or Burst: the number of the process that owns the buffers (hot_process()), or
  * one of these. */
-#define HOT_RELEASED UINT32_MAX     /* owns nothing: freed, put, or not filled yet */
-#define HOT_MOVING (UINT32_MAX - 1) /* a call that waits is giving it away; see hot_wait_moving() */
+#define HOT_RELEASED UINT32_MAX /* owns nothing: freed, put, or not filled yet */
+/* A call that waits is giving it away: hot_wait_moving(). */
+#define HOT_MOVING (UINT32_MAX - 1)
 #define HOT_FREED_LATER (UINT32_MAX - 2) /* freed when its last view is released */
 #define HOT_NOT_OWNED(state) ((state) >= HOT_FREED_LATER)
 
@@ -218,7 +219,7 @@ int64_t hot_wait_moving(struct hot_wait *wait, int64_t code, struct buffer_objec
 void hot_recover(struct pool_object *pool);
 static inline void hot_recover_if_due(struct pool_object *pool)
 {
-	if (unlikely(pool && load_relaxed(&local_pools[pool->key >> 58].tend_due)))
+	if (unlikely(pool && load_relaxed(&opening_pools[pool->key >> 58].tend_due)))
 		hot_recover(pool);
 }
 

@@ -26,12 +26,12 @@ static int make_process_number(void)
 
 static void thread_ends(PyObject *capsule)
 {
-	local_thread_ends(PyCapsule_GetPointer(capsule, NULL));
+	opening_thread_ends(PyCapsule_GetPointer(capsule, NULL));
 }
 
 /* Ends a thread's members when Python drops the thread's dict. That is before join() returns; the C
  * library ends the thread some time later. */
-static void thread_begins(struct local_thread *t)
+static void thread_begins(struct opening_thread *t)
 {
 	PyObject *dict = PyGILState_Check() ? PyThreadState_GetDict() : NULL;
 	if (!dict)
@@ -69,7 +69,7 @@ static int module_exec(PyObject *module)
 	    add_type(module, "BurstBase", &hot_burst_spec, &hot_burst_type) ||
 	    add_type(module, "Buffer", &hot_buffer_spec, &hot_buffer_type))
 		return -1;
-	local_thread_begins = thread_begins;
+	opening_thread_begins = thread_begins;
 	return 0;
 }
 

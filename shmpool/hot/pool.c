@@ -21,11 +21,11 @@ static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 	int number = hot_segment_enter((struct segment_object *)segment, path, created);
 	if (number < 0)
 		return hot_fail_in(segment, number, "");
-	const struct segment *s = &local_pool((uint32_t)number)->segment;
+	const struct segment *s = &opening_pool((uint32_t)number)->segment;
 	self->opened = true;
 	self->segment = (struct segment_object *)Py_NewRef(segment);
-	self->key = ((uint64_t)number % LOCAL_POOLS_MAX) << 58 |
-		    ((uint64_t)number / LOCAL_POOLS_MAX) << 32;
+	self->key = ((uint64_t)number % OPENING_POOLS_MAX) << 58 |
+		    ((uint64_t)number / OPENING_POOLS_MAX) << 32;
 	self->data = segment_data(s, 0);
 	self->stride = s->stride;
 	self->headroom = (uint64_t)s->geometry.headroom;

@@ -41,10 +41,10 @@ int hot_segment_enter(struct segment_object *self, const char *path, bool create
 /* Closes a pool whose number is in no object any more. */
 static void close_number(uint32_t number)
 {
-	if (!number || !local_closing(number))
+	if (!number || !opening_closing(number))
 		return;
 	PyThreadState *state = PyEval_SaveThread();
-	local_closed(number);
+	opening_closed(number);
 	PyEval_RestoreThread(state);
 }
 

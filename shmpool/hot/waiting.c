@@ -34,17 +34,17 @@ static int64_t call_core(const struct hot_wait *wait, uint64_t key)
 }
 
 /* One blocking call without the interpreter's lock; -EBADF if the pool or the queue is closed. The
- * call is counted on the pool (native/local.h): from before the lock is released, until before it
+ * call is counted on the pool (native/opening.h): from before the lock is released, until before it
  * is taken again, because a thread may not survive taking it when the interpreter ends. */
 static int64_t call_unlocked(const struct hot_wait *wait)
 {
 	const uint64_t key = wait->queue ? hot_queue_key(wait->queue) : wait->pool->key;
 	if (!key)
 		return -EBADF;
-	uint32_t *counted = local_begin(key_pool(key));
+	uint32_t *counted = opening_begin(key_pool(key));
 	PyThreadState *state = PyEval_SaveThread();
 	const int64_t code = call_core(wait, key);
-	local_end(counted);
+	opening_end(counted);
 	PyEval_RestoreThread(state);
 	return code;
 }

@@ -75,8 +75,8 @@ static inline void alf_slip(alf_shared_position *edge, alf_position at)
  * those stores. The distance, in slots, covers the latency of a line from a far core. It is taken
  * modulo the ring, so it is 128 in a ring of 256 or 512. */
 #define ALF_AHEAD 640u
-#define ALF_AHEAD_BULK                                                                             \
-	16u /* the hardware prefetcher covers smaller bulks: they span one or two lines */
+/* The hardware prefetcher covers smaller bulks, which span one or two lines. */
+#define ALF_AHEAD_BULK 16u
 #define ALF_LINE (CACHE_LINE / sizeof(uint64_t)) /* slots */
 
 #endif

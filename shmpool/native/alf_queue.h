@@ -51,7 +51,7 @@
  * by exactly that long could be mistaken for a new one. */
 #define ALF_INDEX_BITS 24
 #define ALF_INDEX_MASK ((1ull << ALF_INDEX_BITS) - 1)
-#define ALF_VOID (1ull << ALF_INDEX_BITS)
+#define ALF_TOMBSTONE (1ull << ALF_INDEX_BITS)
 #define ALF_LAP_SHIFT (ALF_INDEX_BITS + 1)
 
 #define ALF_RUN_MAX 1024u /* tombstones that one claim steps over at most */
@@ -75,8 +75,8 @@ struct alf_queue {
 	uint32_t room_want; /* the smallest bulk that one of them waits for: wait_want() */
 	uint32_t pad0[9];
 	alf_shared_position prod;
-	alf_shared_position
-		limit; /* an earlier value of cons, plus capacity; at it producers read cons again */
+	/* An earlier value of cons, plus capacity. A producer that reaches it reads cons again. */
+	alf_shared_position limit;
 	alf_shared_position full_at; /* where a producer last found no room: alf_slip() */
 	uint32_t producer; /* tag of the member with the single-producer role, 0 for none */
 	uint32_t pad1[9];
@@ -263,7 +263,7 @@ alf_read_each(const struct alf_ring *r, alf_position at, uint64_t *handle, uint3
 	while (run.values < n && run.span <= r->mask && run.span - run.values < ALF_RUN_MAX) {
 		uint64_t word = load_acquire(&r->slot[(at + run.span) & r->mask]) ^
 				alf_tag(r, at + run.span); /* [SLOT] */
-		if (word > (ALF_VOID | ALF_INDEX_MASK))
+		if (word > (ALF_TOMBSTONE | ALF_INDEX_MASK))
 			break;
 		if (word <= ALF_INDEX_MASK)
 			handle[run.values++] = word;
@@ -384,7 +384,7 @@ static inline bool alf_ready(const struct alf_ring *r, uint32_t behind)
 {
 	alf_position at = (alf_position)(load_acquire(&r->q->cons) + behind); /* [CONS] */
 	uint64_t word = load_acquire(&r->slot[at & r->mask]);                 /* [SLOT] */
-	return (word ^ alf_tag(r, at)) <= (ALF_VOID | ALF_INDEX_MASK);
+	return (word ^ alf_tag(r, at)) <= (ALF_TOMBSTONE | ALF_INDEX_MASK);
 }
 
 static inline uint32_t alf_avail_space(const struct alf_ring *r)

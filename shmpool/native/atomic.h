@@ -67,8 +67,8 @@ static inline void barrier_asymmetric(void)
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 }
 
-/* True if all other processors see one processor's stores in the order in which it makes them. Where
- * they do not, a reader that writes nothing orders the stores of others by membarrier(2)
+/* True if all other processors see one processor's stores in the order in which it makes them.
+ * Where they do not, a reader that writes nothing orders the stores of others by membarrier(2)
  * (letters.c). */
 #if defined(__x86_64__)
 #define STORES_IN_ORDER true

@@ -21,9 +21,10 @@
  *     -EBUSY         another member has the queue's single side; the same, if that member is dead
  *
  * A call with wait in its name may sleep and recovers dead members. The caller releases the
- * language's lock for it, and counts it: local_begin() before that, local_end() after it (local.h).
- * deadline is CLOCK_MONOTONIC in ns, INT64_MAX for none, 0 to try once. It returns -EINTR after a
- * signal, and at the end of each slice (WAIT_SLICE_NS): run the signal handlers and call it again.
+ * language's lock for it, and counts it: opening_begin() before that, opening_end() after it
+ * (opening.h). deadline is CLOCK_MONOTONIC in ns, INT64_MAX for none, 0 to try once. It returns
+ * -EINTR after a signal, and at the end of each slice (WAIT_SLICE_NS): run the signal handlers and
+ * call it again.
  */
 #ifndef SHMPOOL_BINDING_H
 #define SHMPOOL_BINDING_H

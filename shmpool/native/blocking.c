@@ -11,7 +11,7 @@
 /* One attempt more, after recovery of dead members, if they may be why there is nothing. */
 static int retry_once(struct blocking *b, int result)
 {
-	if (b->kind->obstructed(b) && recover_stuck(b->p, b->m))
+	if (b->kind->obstructed(b) && recover_if_due(b->p, b->m))
 		result = b->kind->attempt_hard(b);
 	return result;
 }
@@ -20,7 +20,7 @@ int blocking_retry(struct blocking *b, int result)
 {
 	const struct blocking_kind *kind = b->kind;
 	int slept = 0;
-	if (result == -EBUSY && recover_stuck(b->p, b->m)) /* the role may be a dead member's */
+	if (result == -EBUSY && recover_if_due(b->p, b->m)) /* the role may be a dead member's */
 		result = kind->attempt(b);
 	if (result == kind->nothing && b->deadline_ns == WAIT_NEVER)
 		return retry_once(b, result);
@@ -39,7 +39,7 @@ int blocking_retry(struct blocking *b, int result)
 			return slept == -ETIMEDOUT ? result : slept;
 		slept = kind->sleep(b, &result);
 		if (slept > 0 || slept == -ETIMEDOUT)
-			recover_stuck(b->p, b->m);
+			recover_if_due(b->p, b->m);
 		if (slept)
 			result = kind->attempt_hard(b);
 	}
@@ -68,8 +68,8 @@ static int room_sleep(struct blocking *b, int *result)
 {
 	struct alf_queue *q = b->r->q;
 	const bool obstructed = room_obstructed(b);
-	/* room_many first: recover_sleepers() resets it last, so a member that is no longer counted in
-	 * room_wait finds room_many changed. */
+	/* room_many first: recover_sleepers() resets it last, so a member that is no longer counted
+	 * in room_wait finds room_many changed. */
 	uint32_t many = b->n > 1 ? wait_enter(&q->room_many) : 0;
 	uint32_t entered = wait_enter(&q->room_wait);
 	int slept = 0;
@@ -77,7 +77,7 @@ static int room_sleep(struct blocking *b, int *result)
 		wait_want(&q->room_want, b->n);
 	/* [WAIT] The attempt's own load of cons is not seq_cst: it might miss a move of cons whose
 	 * consumer missed this sleeper. */
-	load_seq_cst(&q->cons);
+	load_seq_cst(&q->cons); /* [WAIT] */
 	*result = b->kind->attempt(b);
 	if (*result == -ENOBUFS) {
 		int64_t most = obstructed ? b->most_ns : WAIT_SLICE_NS;
@@ -170,7 +170,7 @@ static int data_sleep(struct blocking *b, int *result)
 	 * something is reserved and not published, its producer may have read the wait word before:
 	 * sleep for a short time, and longer and longer while nothing changes. A member that is
 	 * resumed there sees the sleeper. */
-	bool reserved = load_seq_cst(&q->prod) != load_seq_cst(&q->cons);
+	bool reserved = load_seq_cst(&q->prod) != load_seq_cst(&q->cons); /* [WAIT] */
 	*result = get_attempt(b);
 	if (*result == -EAGAIN) {
 		count_up(&b->m->counters[COUNT_SLEEP], 1);

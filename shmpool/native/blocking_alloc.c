@@ -14,7 +14,7 @@
  * as long. A call that does not wait is held up only by what a turn has taken.
  */
 #include "blocking.h"
-#include "member.h"
+#include "bypass.h"
 
 /* Headers that an attempt inspects behind a suspended member, where it is repeated: some 100 us. */
 #define TRY_HEADERS 16384u
@@ -24,11 +24,6 @@
 #define ALONE_MOST_NS 64000000ll
 
 _Static_assert(MEMBERS_MAX <= WAIT_COUNT_MASK, "a wait word counts every member");
-
-static struct pool_shared *shared(const struct qmempool *p)
-{
-	return segment_shared(&p->segment);
-}
 
 static int64_t earlier(int64_t one, int64_t other)
 {
@@ -71,9 +66,9 @@ static uint32_t alloc_yields(const struct blocking *b)
 
 static int sleep_for_one(struct blocking *b, int *result)
 {
-	uint32_t *word = &shared(b->p)->free_wait, entered = wait_enter(word);
+	uint32_t *word = &pool_shared(b->p)->free_wait, entered = wait_enter(word);
 	int slept = 0;
-	qmempool_request(b->p);
+	cache_request_flush(b->p);
 	*result = alloc_everywhere(b);
 	if (*result == -EAGAIN) {
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
@@ -89,7 +84,7 @@ static int sleep_for_one(struct blocking *b, int *result)
 /* True if members that wait for one have got so many buffers that it is this member's turn. */
 static bool turn_due(const struct blocking *b)
 {
-	return wait_ones(&shared(b->p)->free_wait, &shared(b->p)->free_many) &&
+	return wait_ones(&pool_shared(b->p)->free_wait, &pool_shared(b->p)->free_many) &&
 	       (uint64_t)(alf_position)(taken(b->p) - b->since) >= (uint64_t)TURN_AFTER * b->n;
 }
 
@@ -98,12 +93,12 @@ static bool turn_due(const struct blocking *b)
 static int take_turn(const struct blocking *b, int64_t until_ns)
 {
 	struct qmempool *p = b->p;
-	uint32_t have = 0, *word = &shared(p)->free_wait;
+	uint32_t have = 0, *word = &pool_shared(p)->free_wait;
 	int slept = 0, got = -EAGAIN;
 	while (have < b->n && slept >= 0 && (got > 0 || got == -EAGAIN) &&
 	       !load_relaxed(&p->closing)) {
 		uint32_t entered = wait_enter(word);
-		qmempool_request(p);
+		cache_request_flush(p);
 		got = qmempool_obtain(p, b->m, b->handle + have, b->n - have);
 		if (got > 0)
 			have += (uint32_t)got;
@@ -115,7 +110,7 @@ static int take_turn(const struct blocking *b, int64_t until_ns)
 		count_up(&b->m->counters[COUNT_ALLOC], b->n);
 		return 0;
 	}
-	qmempool_give(p, b->m, b->handle, have);
+	free_ring_put(p, b->m, b->handle, have);
 	return slept == -EINTR ? -EINTR : got < 0 ? got : -EAGAIN;
 }
 
@@ -123,17 +118,17 @@ static int take_turn(const struct blocking *b, int64_t until_ns)
 static int sleep_until_free(struct blocking *b)
 {
 	struct qmempool *p = b->p;
-	struct pool_shared *s = shared(p);
-	/* free_many first: recover_sleepers() resets it last, so a member that is no longer counted in
-	 * free_wait finds free_many changed. */
+	struct pool_shared *s = pool_shared(p);
+	/* free_many first: recover_sleepers() resets it last, so a member that is no longer counted
+	 * in free_wait finds free_many changed. */
 	uint32_t many = wait_enter(&s->free_many), entered = wait_enter(&s->free_wait);
 	int slept = 0;
-	qmempool_request(p);
+	cache_request_flush(p);
 	/* [WAIT] The number of buffers in the free ring with which there would be enough: members
 	 * that free read no more than that ring's count. */
 	uint64_t queued = alf_count(&p->free), counted = qmempool_count(p, b->n);
 	wait_want(&s->free_want, (uint32_t)(queued + b->n - counted + (counted == b->n)));
-	load_seq_cst(&p->free.q->prod);
+	load_seq_cst(&p->free.q->prod); /* [WAIT] */
 	if (qmempool_count(p, b->n) < b->n) {
 		wait_pass_on(&s->free_wait, &s->free_many, alf_count(&p->free));
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
@@ -191,7 +186,7 @@ int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint3
 			      .alone_ns = WAIT_SHORT_NS,
 			      .turn_ns = TURN_FIRST_NS,
 			      .since = taken(p) };
-	if (deadline_ns == WAIT_NEVER && qmempool_blocked(p)) {
+	if (deadline_ns == WAIT_NEVER && bypass_needed(p)) {
 		error = alloc_attempt_hard(&b);
 		if (error != -EAGAIN)
 			return error;

@@ -4,7 +4,7 @@
 The declarations are shmpool.h itself, read here, so that each stands once. cffi would release the
 interpreter's lock around every function. Here a function keeps the lock, unless its name ends in
 _wait: another thread must not unmap the pool during a call, so a call either keeps the lock or is
-counted before it releases it (local.h), and cffi has no place for code before the release. The
+counted before it releases it (opening.h), and cffi has no place for code before the release. The
 functions named _wait release it in the wrappers made below. cffi has no option for this, so the
 generated file, and no other, redefines the macros that release the lock. It also skips saving
 errno, which no caller reads. Both take a call from 97 to about 20 ns.
@@ -52,10 +52,10 @@ def releasing_wrappers(text: str) -> str:
         counted = arguments.split(",")[0].strip() == "int pool"
         macros.append(
             f"static {result} {name}_unlocked({' '.join(arguments.split())})\n{{\n"
-            + ("\tuint32_t *at = local_begin((uint32_t)pool);\n" if counted else "")
+            + ("\tuint32_t *at = opening_begin((uint32_t)pool);\n" if counted else "")
             + "\tPyThreadState *state = PyEval_SaveThread();\n"
             f"\t{result} r = {name}({names});\n"
-            + ("\tlocal_end(at);\n" if counted else "")
+            + ("\topening_end(at);\n" if counted else "")
             + "\tPyEval_RestoreThread(state);\n\treturn r;\n}\n"
             f"#define {name} {name}_unlocked\n"
         )

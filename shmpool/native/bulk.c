@@ -21,7 +21,7 @@ static int reset_headers(const struct lookup *c, uint64_t *handles, uint32_t n, 
 {
 	for (uint32_t i = 0; i < n; i++)
 		if (unlikely(header_reset(c, handles[i], now))) {
-			n = transfer_indices(c->p, handles, n);
+			n = pool_filter(c->p, handles, n);
 			for (i = 0; i < n; i++)
 				qmempool_free(c->p, c->m, handles[i]);
 			return -EBADMSG;
@@ -127,7 +127,7 @@ int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t
 /* Copies a payload into a new buffer. */
 static inline void fill(const struct lookup *c, uint64_t handle, const char *data, size_t length)
 {
-	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->length, (uint32_t)length);
+	store_relaxed(&pool_buffer(c->p, handle_index(handle))->length, (uint32_t)length);
 	copy_bytes(segment_data(&c->p->segment, handle_index(handle)) +
 			   c->p->segment.geometry.headroom,
 		   data, length);
@@ -245,7 +245,7 @@ static inline char *place(const struct lookup *c, uint64_t handle, size_t offset
 	if (unlikely(*error))
 		return NULL;
 	const uint64_t room = c->p->segment.stride; /* check step by step: no difference may wrap */
-	const uint64_t head = load_relaxed(&qmempool_buffer(c->p, handle_index(handle))->headroom);
+	const uint64_t head = load_relaxed(&pool_buffer(c->p, handle_index(handle))->headroom);
 	if (unlikely(head > room || offset > room - head || width > room - head - offset)) {
 		*error = -ERANGE;
 		return NULL;
@@ -309,7 +309,7 @@ int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, con
 	/* The lengths may lie in shared memory and change after the check above. That is no harm:
 	 * every reader of a header checks the length. */
 	for (size_t i = 0; i < n; i++)
-		store_relaxed(&qmempool_buffer(c.p, handle_index(handles[i]))->length,
+		store_relaxed(&pool_buffer(c.p, handle_index(handles[i]))->length,
 			      load_relaxed(&from[i * step]));
 	return (int64_t)n;
 }

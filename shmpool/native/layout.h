@@ -16,6 +16,9 @@
  * ring when the queue is created, and for headers and data when the slab grows. The segment holds
  * offsets and never pointers; nothing in it depends on the process that maps it. Any change of this
  * file raises LAYOUT_VERSION.
+ *
+ * What the words mean: owner words, tags and handles, owner.h; cache words, cache.h; identities,
+ * member.h; op records, alf_op.h; wait words, wait.h; roles, role.h.
  */
 #ifndef SHMPOOL_LAYOUT_H
 #define SHMPOOL_LAYOUT_H
@@ -30,7 +33,8 @@
 #define MEMBERS_MAX 4095u          /* a wait word counts sleepers in 12 bits */
 #define QUEUES_MAX 1023u /* an op record names a queue in 10 bits; number 0 is the free ring */
 #define NAME_MAX_BYTES 63u
-#define BULK_MAX 64u /* buffers moved at once between a local cache and the shared queue */
+#define CACHE_SIZE_MAX 4096u
+#define BULK_MAX 64u /* buffers moved at once between a local cache and the free ring */
 
 _Static_assert(CAPACITY_MAX - 1 <= ALF_INDEX_MASK, "a slot holds every index");
 _Static_assert(BUFFER_SIZE_MAX <= INT32_MAX, "an answer holds every length");
@@ -42,8 +46,8 @@ struct segment_header {
 	uint64_t magic;
 	uint32_t version;
 	uint32_t pad0;
-	uint64_t
-		layout_hash; /* of every size and offset below; differs for an incompatible build */
+	/* Hash of every size and offset below; differs for an incompatible build. */
+	uint64_t layout_hash;
 	uint64_t initialised; /* LAYOUT_MAGIC, written last, when everything else is complete */
 	uint64_t pad1[2];
 	uint64_t creator_pid; /* in its own PID namespace; shown to people, no code relies on it */
@@ -78,13 +82,6 @@ struct segment_header {
 };
 _Static_assert(sizeof(struct segment_header) <= 4 * CACHE_LINE, "before pool_shared");
 
-/* A tag names one member: | epoch 19 | slot number + 1, 13 |. The epoch is raised when a dead
- * member has been recovered. A slot whose epochs are used up (524,288 deaths) gets no further
- * member. So a tag is never reused, however long a recoverer is suspended. */
-#define TAG_NUMBER_BITS 13
-#define TAG_EPOCH_MAX ((1u << (32 - TAG_NUMBER_BITS)) - 1)
-#define TAG_NUMBER_MASK ((1u << TAG_NUMBER_BITS) - 1)
-
 /* Counters of a member: plain increments by the member alone. They stay in its slot when it leaves,
  * and the pool's counters are the sums over all slots, so no count is ever moved. */
 enum counter {
@@ -117,11 +114,11 @@ struct member {
 	uint64_t cleared;     /* nonzero: the epoch has been raised since its last member died */
 	uint64_t attached_ns; /* CLOCK_MONOTONIC */
 	uint64_t adopted;     /* buffers that other threads of its process took over from it */
-	uint32_t ended;       /* nonzero: the thread has ended, other threads have its buffers */
+	uint32_t ended;       /* nonzero: the thread has ended: qmempool.h */
 	uint32_t tid;
-	uint32_t
-		barrier; /* nonzero: its process is registered for membarrier(2), so that others can
-			     steal from its cache */
+	/* Nonzero: its process is registered for membarrier(2), so that others can steal from its
+	 * cache. */
+	uint32_t barrier;
 	/* Shown to people, as tid is; no code relies on them (process.h). */
 	uint32_t pid;
 	uint32_t start;
@@ -132,9 +129,9 @@ struct member {
 	 * ring: the owner pushes and pops at the top, a thief takes from the bottom. */
 	uint64_t op;                     /* op record: alf_op.h */
 	shared_cache_position cache_top; /* handles pushed minus handles popped */
-	uint64_t cache_bottom; /* handles stolen or flushed; with CACHE_HELD while it is locked */
+	uint64_t cache_bottom; /* handles stolen or flushed, and the cache's lock: cache.h */
 	uint64_t cache_pushed; /* handles pushed, a counter */
-	uint32_t tag;          /* names the member in owner words */
+	uint32_t tag;          /* names the member in owner words: owner.h */
 	uint32_t pad1;
 	uint64_t counters[COUNTERS]; /* member_count() */
 	uint64_t pad2[5];
@@ -150,68 +147,6 @@ struct member {
 _Static_assert(offsetof(struct member, op) == CACHE_LINE, "the owner's own lines");
 _Static_assert(offsetof(struct member, base) == 4 * CACHE_LINE, "counters fill their lines");
 _Static_assert(offsetof(struct member, cache) == 6 * CACHE_LINE, "the slot's words do too");
-_Static_assert(MEMBERS_MAX < TAG_NUMBER_MASK, "a tag has room for every number");
-
-/* cache_bottom, one word for the bottom position and the lock of a local cache:
- *
- *     word                              meaning                     a crash of the holder leaves
- *     position                          unlocked
- *     | 1 | thief's tag 32 | pos 31 |   locked by that member,      a locked cache, of which some
- *                                       which steals or flushes     entries are owned by the thief
- *     | 1 | CACHE_REQUESTED | pos 31 |  the owner is asked to       nothing
- *                                       flush it
- *
- *     from -> to              by                                   in
- *     unlocked -> locked      a thief                              hold()
- *     unlocked -> requested   a member that waits for a buffer     qmempool_request()
- *     requested -> locked     the owner, to flush; a thief         qmempool_honour(), hold()
- *     locked -> unlocked      that member, with the new bottom     rob(), qmempool_honour()
- *     locked -> requested     that member, while others wait       rob(), qmempool_honour()
- *     locked -> requested     a recoverer, if the thief is dead    recover_thieves()
- *
- * CACHE_HELD is the highest bit. For the owner a bottom with this bit is further below its top than
- * a cache can hold, so one comparison finds both "too few" and "locked". Entries that a dead thief
- * had taken are told by their owner words and generations (entry_good()). */
-#define CACHE_HELD (1ull << 63)
-#define CACHE_POSITION_BITS 31
-#define CACHE_REQUESTED UINT32_MAX
-
-static inline uint64_t cache_held(uint32_t thief, uint64_t bottom)
-{
-	return CACHE_HELD | (uint64_t)thief << CACHE_POSITION_BITS |
-	       (bottom & ((1u << CACHE_POSITION_BITS) - 1));
-}
-
-/* Returns the tag of the member that has locked the cache, CACHE_REQUESTED, or 0 if unlocked. */
-static inline uint32_t cache_thief(uint64_t bottom)
-{
-	return bottom & CACHE_HELD ? (uint32_t)(bottom >> CACHE_POSITION_BITS) : 0;
-}
-
-/* Returns the number of handles between bottom and top, locked or not. It is negative while the
- * owner tries to pop more than there are. */
-static inline int64_t cache_between(uint64_t bottom, cache_position top)
-{
-	if (sizeof(top) < sizeof(bottom))
-		return (alf_distance)(top - (cache_position)bottom);
-	return (int64_t)((top - bottom) << (64 - CACHE_POSITION_BITS)) >>
-	       (64 - CACHE_POSITION_BITS);
-}
-
-/* Returns the bottom position, locked or not. */
-static inline cache_position cache_bottom_at(uint64_t bottom, cache_position top)
-{
-	return (cache_position)(top - (cache_position)cache_between(bottom, top));
-}
-
-/* cache_between() for the owner: larger than any cache if the cache is locked. */
-static ALWAYS_INLINE uint64_t cache_between_own(uint64_t bottom, cache_position top)
-{
-	if (sizeof(top) < sizeof(bottom))
-		return bottom & CACHE_HELD ? UINT64_MAX :
-					     (cache_position)(top - (cache_position)bottom);
-	return top - bottom;
-}
 
 struct pool_shared {
 	uint32_t free_wait; /* members asleep until a buffer is free */
@@ -219,12 +154,12 @@ struct pool_shared {
 	uint64_t tokens;    /* number of the newest token: token.h */
 	uint64_t abandoned; /* buffers ever abandoned: OWNER_ABANDONED; only grows */
 	uint64_t trims;     /* extents ever removed */
-	alf_shared_position
-		bypassed; /* free-ring slots before this position may be stale: bypass.c; 0 never */
-	uint64_t swept;   /* abandoned buffers that sweeps have placed; only grows */
+	/* Free-ring slots before this position may be stale: bypass.c. 0 for none. */
+	alf_shared_position bypassed;
+	uint64_t swept;     /* abandoned buffers that sweeps have placed; only grows */
 	uint32_t free_many; /* members that wait for many buffers sleep on this word instead */
 	uint32_t free_want; /* the smallest number that one of them waits for: wait_want() */
-	uint64_t inquired;  /* when to ask next which members are dead: stuck.c */
+	uint64_t inquired;  /* when to ask next which members are dead: recover_due.c */
 };
 #define SHARED_OFFSET (4 * CACHE_LINE)
 #define SHARED_END (SHARED_OFFSET + sizeof(struct pool_shared))
@@ -281,94 +216,5 @@ _Static_assert(offsetof(struct buffer, owner) == 0 && offsetof(struct buffer, le
 		       offsetof(struct buffer, queue) == 28 &&
 		       offsetof(struct buffer, timestamp) == 32,
 	       "other languages read these");
-
-/* An owner word tells for each buffer who owns it:
- *
- *     word                              owner                       owner crashes; repaired by
- *     | 1 | queue 10 | position 53 |    TRANSIT: the queue, or on   position reserved, unpublished:
- *                                       its way in or out of it     sweep_unreserve(); behind cons:
- *                                                                   sweep()
- *     | 0 | tag 32 |                    OWNED: that member, in      sweep(): freed, or as on_death
- *                                       hand or in its cache        of the queue it was got from
- *     | 0 | PUTTING | tag 32 |          OWNED, part of a bulk that  sweep(), the same
- *                                       the member is putting
- *     | 0 | PUTTING | queue | tag 32 |  OWNED by a recoverer, that  sweep(): goes to that queue, as
- *                                       moves it to that queue      was decided
- *     | 0 | ABANDONED | queue 10 |      none: any recoverer takes   sweep(): freed, or put into the
- *                                       it                          queue
- *     0                                 it has never existed
- *
- *     from -> to               by                            in
- *     0 -> OWNED               the member that grows         slab_grow()
- *     OWNED -> TRANSIT         its owner: put, free          transfer_mark()
- *     TRANSIT -> OWNED         the consumer that claimed it  transfer_take()
- *     TRANSIT(0) -> OWNED      a member that bypasses        qmempool_bypass(), by CAS
- *     OWNED -> OWNED by other  a thief, by CAS; adoption     rob(), qmempool_adopt()
- *     OWNED -> ABANDONED       its owner, where no ring has  give.c, requeue_abandon()
- *                              room
- *     any dead -> OWNED        a recoverer, by CAS           sweep.c take()
- *     any dead -> ABANDONED    a recoverer, by CAS           sweep.c abandon()
- *
- * The queue of the last two words is at OWNER_QUEUE_SHIFT, 0 for none. */
-#define OWNER_TRANSIT (1ull << 63)
-#define OWNER_PUTTING (1ull << 32)
-#define OWNER_QUEUE_SHIFT 33
-#define OWNER_ABANDONED (1ull << 43)
-#define OWNER_POSITION_BITS 53
-
-/* Returns the number of the member that an owner word, role, thief, extent or queue state names;
- * larger than every member's number if it names none. */
-static inline uint32_t tag_number(uint64_t word)
-{
-	return ((uint32_t)word & TAG_NUMBER_MASK) - 1;
-}
-
-/* Returns the low 53 bits of a TRANSIT word's position. */
-static inline uint64_t owner_position(uint64_t owner)
-{
-	return owner & ((1ull << OWNER_POSITION_BITS) - 1);
-}
-
-/* Returns how far a TRANSIT word's position lies behind another one, modulo 2^53; negative if it
- * lies before. */
-static inline int64_t owner_behind(uint64_t owner, alf_position position)
-{
-	uint64_t distance =
-		(uint64_t)(alf_distance)((alf_position)owner_position(owner) - position);
-	return (int64_t)(distance << (64 - OWNER_POSITION_BITS)) >> (64 - OWNER_POSITION_BITS);
-}
-
-static inline uint32_t owner_queue(uint64_t owner)
-{
-	return owner & OWNER_TRANSIT ? owner >> OWNER_POSITION_BITS & QUEUES_MAX :
-				       owner >> OWNER_QUEUE_SHIFT & QUEUES_MAX;
-}
-
-static inline uint64_t owner_transit(uint32_t queue, alf_position position)
-{
-	return OWNER_TRANSIT | (uint64_t)queue << OWNER_POSITION_BITS |
-	       (position & ((1ull << OWNER_POSITION_BITS) - 1));
-}
-
-/* A handle names a buffer from one allocation to its free: | generation 32 | index 32 |. */
-static inline uint64_t handle_of(uint32_t index, uint32_t generation)
-{
-	return (uint64_t)generation << 32 | index;
-}
-
-static inline uint32_t handle_index(uint64_t handle)
-{
-	return (uint32_t)handle;
-}
-
-static inline uint32_t handle_generation(uint64_t handle)
-{
-	return (uint32_t)(handle >> 32);
-}
-
-static inline uint32_t buffer_generation(const struct buffer *b)
-{
-	return handle_generation(load_relaxed(&b->handle));
-}
 
 #endif

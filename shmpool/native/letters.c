@@ -18,9 +18,9 @@ static void count_refused(const struct qmempool *p, uint32_t queue, uint64_t n)
 
 int shmpool_refused(int pool, int queue, uint64_t n)
 {
-	struct qmempool *p = local_pool((uint32_t)pool);
+	struct qmempool *p = opening_pool((uint32_t)pool);
 	if (!p)
-		return local_missing((uint32_t)pool);
+		return opening_missing((uint32_t)pool);
 	if (!p->segment.writes)
 		return -EROFS;
 	if (!queue_ring(p, (uint32_t)queue))
@@ -72,7 +72,7 @@ static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_pos
 	if (alf_at(r, at, word) != ALF_AT_VALUE || index >= p->capacity ||
 	    !segment_exists(&p->segment, (uint32_t)index))
 		return false;
-	const struct buffer *b = qmempool_buffer(p, (uint32_t)index);
+	const struct buffer *b = pool_buffer(p, (uint32_t)index);
 	uint64_t owner = owner_transit(r->id, at);
 	if (load_acquire(&b->owner) != owner) /* [OWNER] */
 		return false;
@@ -100,12 +100,12 @@ static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_pos
 int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *out, char *bytes,
 		 size_t size)
 {
-	struct qmempool *p = local_pool((uint32_t)pool);
+	struct qmempool *p = opening_pool((uint32_t)pool);
 	if (!p)
-		return local_missing((uint32_t)pool);
+		return opening_missing((uint32_t)pool);
 	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
 	if (!r)
-		return (int)local_read((uint32_t)pool, -ENOENT);
+		return (int)opening_read((uint32_t)pool, -ENOENT);
 	alf_position at = load_acquire(&r->q->cons);  /* [CONS] */
 	alf_position end = load_acquire(&r->q->prod); /* [PROD] */
 	alf_position wanted = (alf_position)(position + alf_capacity(r));
@@ -113,6 +113,6 @@ int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *ou
 		at = wanted;
 	for (uint64_t n = (alf_position)(end - at); n && n <= r->mask + 1; n--, at++)
 		if (copy_out(p, r, at, out, bytes, size))
-			return (int)local_read((uint32_t)pool, 1);
-	return (int)local_read((uint32_t)pool, 0);
+			return (int)opening_read((uint32_t)pool, 1);
+	return (int)opening_read((uint32_t)pool, 0);
 }

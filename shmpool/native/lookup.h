@@ -7,7 +7,7 @@
 #define SHMPOOL_LOOKUP_H
 
 #include "binding.h"
-#include "local.h"
+#include "opening.h"
 #include "queue.h"
 #include "wait.h"
 
@@ -32,15 +32,15 @@ static inline uint32_t key_queue(uint64_t key)
 
 static inline int lookup_pool(uint32_t number, struct lookup *c)
 {
-	c->p = local_pool(number);
+	c->p = opening_pool(number);
 	if (unlikely(!c->p))
-		return local_missing(number);
-	c->m = local_member(number);
+		return opening_missing(number);
+	c->m = opening_member(number);
 	if (unlikely(!c->m)) {
-		int error = local_attach(number);
+		int error = opening_attach(number);
 		if (error)
 			return error;
-		c->m = local_member(number);
+		c->m = opening_member(number);
 	}
 	return 0;
 }
@@ -87,7 +87,7 @@ static inline int lookup_buffer(uint64_t key, struct lookup *c, struct buffer **
 	uint32_t index = key & ALF_INDEX_MASK;
 	if (unlikely(index >= c->p->capacity))
 		return -EINVAL;
-	*b = qmempool_buffer(c->p, index);
+	*b = pool_buffer(c->p, index);
 	*handle = handle_of(index, buffer_generation(*b));
 	if (unlikely((handle_generation(*handle) ^ key >> ALF_INDEX_BITS) & KEY_GENERATION_MASK))
 		return -ESTALE;
@@ -98,7 +98,7 @@ static inline int lookup_buffer(uint64_t key, struct lookup *c, struct buffer **
  * they lead outside the buffer. */
 static inline struct shmpool_extent header_extent(const struct qmempool *p, uint64_t handle)
 {
-	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	const struct buffer *b = pool_buffer(p, handle_index(handle));
 	const uint32_t headroom = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
 	const uint64_t stride = p->segment.stride;
 	if (unlikely(headroom > stride || length > stride - headroom))
@@ -119,7 +119,7 @@ static inline void lookup_notice_time(const struct lookup *c, int64_t now)
 static inline void header_set_since(const struct lookup *c, uint64_t handle, int64_t now)
 {
 	lookup_notice_time(c, now);
-	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->since, (uint64_t)now);
+	store_relaxed(&pool_buffer(c->p, handle_index(handle))->since, (uint64_t)now);
 }
 
 /* Resets the header of a buffer just allocated. -EBADMSG if the handle is none of the pool: the
@@ -128,7 +128,7 @@ static inline int header_reset(const struct lookup *c, uint64_t handle, int64_t 
 {
 	if (unlikely(handle_index(handle) >= c->p->capacity))
 		return -EBADMSG;
-	struct buffer *b = qmempool_buffer(c->p, handle_index(handle));
+	struct buffer *b = pool_buffer(c->p, handle_index(handle));
 	lookup_notice_time(c, now);
 	store_relaxed(&b->length, 0);
 	store_relaxed(&b->headroom, (uint32_t)c->p->segment.geometry.headroom);

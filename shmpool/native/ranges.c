@@ -62,8 +62,7 @@ static void collect_single(struct recovery *r)
 		if (!ring || !(ring->flags & ALF_SINGLE_PRODUCER))
 			continue;
 		alf_position n = load_acquire(&ring->q->prod) - r->base[i]; /* [PROD] */
-		/* Read after prod: a member that has the role now had it then. Pairs with
-		 * take_role(). */
+		/* [ROLE] Read after prod: a member that has the role now had it then. */
 		struct dead *d = recovery_dead(r, load_acquire(&ring->q->producer));
 		if (d)
 			add(r, (struct dead_range) { .ring = ring,
@@ -171,7 +170,7 @@ static void bury(struct recovery *r, struct dead_range *range, alf_position at, 
 	for (uint32_t i = 0; i < n; i++)
 		word[i] = alf_word(range->ring, (alf_position)(at + i));
 	if (!range->certain)
-		recovery_look(r);
+		recovery_read_ops(r);
 	for (uint32_t i = 0; i < n; i++) {
 		alf_position position = (alf_position)(at + i);
 		if (alf_at(range->ring, position, word[i]) != ALF_AT_UNPUBLISHED)
@@ -179,7 +178,7 @@ static void bury(struct recovery *r, struct dead_range *range, alf_position at, 
 		if (!range->certain && recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, position))
 			range->by->postponed = true;
 		else
-			alf_make_void(range->ring, position, word[i]);
+			alf_make_tombstone(range->ring, position, word[i]);
 	}
 }
 

@@ -29,12 +29,16 @@
 #ifndef SHMPOOL_RECOVER_H
 #define SHMPOOL_RECOVER_H
 
-#include "qmempool.h"
+#include "pool.h"
 #include "shmpool.h"
 
 /* Recovers all members that are dead now. m is the caller's member, in no operation. Returns 0 or
  * -ENOMEM. */
 int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out);
+
+/* recover() with at most so many passes. Another pass follows while something is postponed until a
+ * live member ends its operation. */
+int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery *out, int passes);
 
 /* For a member that finds no buffer, finds no room behind an unpublished position, finds a single
  * role taken, or has slept for WAIT_SLICE_NS. Asks the kernel which members are dead and recovers
@@ -43,7 +47,7 @@ int recover(struct qmempool *p, struct member *m, struct shmpool_recovery *out);
  * pauses for 10 ms, doubled each time up to 80 ms, and at least for 16 times the processor time
  * that the inquiry took. May take long; do not call it with an interpreter's lock held. Returns
  * true if anything was recovered, so that the caller should try again. */
-bool recover_stuck(struct qmempool *p, struct member *m);
+bool recover_if_due(struct qmempool *p, struct member *m);
 
 /* Attaches a process that holds the token when all slots are taken, in place of a dead member,
  * which it recovers first. Returns 0; -EUSERS if no dead member's slot can be had; -ENOMEM. */

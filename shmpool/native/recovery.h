@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * recovery.h - the state of one run of recover(): its dead members, and what live members may be
- * doing. Shared by recover.c (finds dead members, repairs words that name them), ranges.c
+ * doing. Used by recover.c (finds dead members, repairs words that name them), ranges.c
  * (positions that were reserved and not published) and sweep.c (scans every buffer).
  */
 #ifndef SHMPOOL_RECOVERY_H
@@ -9,7 +9,7 @@
 
 #include "alf_repair.h"
 #include "cover.h"
-#include "recover.h"
+#include "pool.h"
 
 struct dead {
 	uint64_t identity;
@@ -61,13 +61,13 @@ static inline struct dead *recovery_dead(const struct recovery *r, uint64_t word
 	return d->tag == (uint32_t)word ? d : NULL;
 }
 
-/* recover() with at most so many passes. Another pass follows while something is postponed until a
- * live member ends its operation. */
-int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery *out, int passes);
+/* Allocates the arrays of a run. Returns 0 or -ENOMEM. Call recovery_end() in both cases. */
+int recovery_begin(struct recovery *r);
+void recovery_end(struct recovery *r);
 
 /* Takes a snapshot of the op records of live members. The positions and slots in question must have
  * been read before. */
-void recovery_look(struct recovery *r);
+void recovery_read_ops(struct recovery *r);
 
 /* True if a live member may have reserved (claimed) the position at the last snapshot. */
 static inline bool recovery_live(const struct recovery *r, enum alf_op_kind kind, uint32_t queue,

@@ -9,7 +9,7 @@
 
 int requeue_put(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t handle)
 {
-	struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	struct buffer *b = pool_buffer(p, handle_index(handle));
 	alf_position at;
 	int error = qmempool_check(p, m, handle);
 	if (error)
@@ -36,7 +36,7 @@ int requeue(struct qmempool *p, struct member *m, uint64_t handle, uint32_t *to)
 	int error = qmempool_check(p, m, handle);
 	if (error)
 		return error;
-	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	const struct buffer *b = pool_buffer(p, handle_index(handle));
 	uint32_t from = load_relaxed(&b->queue);
 	if (!from || load_relaxed(&b->got) != buffer_generation(b))
 		return -EXDEV;
@@ -53,12 +53,12 @@ int requeue(struct qmempool *p, struct member *m, uint64_t handle, uint32_t *to)
 
 void requeue_abandon(struct qmempool *p, struct member *m, uint64_t handle)
 {
-	struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	struct buffer *b = pool_buffer(p, handle_index(handle));
 	const uint64_t from = load_relaxed(&b->queue);
 	store_release(&b->owner, OWNER_ABANDONED | from << OWNER_QUEUE_SHIFT); /* [OWNER] */
 	/* Counted afterwards, so that a member that reads the count sees the buffer. If this member
 	 * dies before, the sweep for it finds it. */
-	add_seq_cst(&segment_shared(&p->segment)->abandoned, 1);
+	add_seq_cst(&segment_shared(&p->segment)->abandoned, 1); /* [ABANDONED] */
 	count_up(&m->counters[COUNT_ENQUEUE], 1);
 }
 
@@ -68,7 +68,7 @@ int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *fr
 	int got = queue_get(p, m, from, handle, 1), error = -ENOENT;
 	if (got <= 0)
 		return got;
-	struct buffer *b = qmempool_buffer(p, handle_index(*handle));
+	struct buffer *b = pool_buffer(p, handle_index(*handle));
 	const struct alf_ring *r = queue_ring(p, to ? to : load_relaxed(&b->origin));
 	uint64_t failures = load_relaxed(&b->failures);
 	if (r && r->flags & ALF_SINGLE_PRODUCER)

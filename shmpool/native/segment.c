@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * segment.c - see segment.h.
+ * segment.c - see segment.h: plans the layout, creates it, checks it.
  */
 #define _GNU_SOURCE
 #include "segment.h"
@@ -11,12 +11,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#define EXTENT_BYTES_MAX (4ull << 20) /* reserving more would delay the allocation that does it */
-#define EXTENTS_MAX (1ull << 17)      /* of a pool: to see what exists is to read all their words */
-#define CACHE_SIZE_MAX 4096u
+#include "owner.h"
+
+/* Of one extent: reserving more at once would delay the allocation that does it. */
+#define EXTENT_BYTES_MAX (4ull << 20)
+/* Of a pool: statistics and audits read all their words. */
+#define EXTENTS_MAX (1ull << 17)
 #define CACHE_SIZE_DEFAULT 512u
-#define CACHE_BYTES_DEFAULT (2 << 20) /* of buffers */
-_Static_assert(CACHE_SIZE_MAX < 1u << (CACHE_POSITION_BITS - 1), "a locked cache has a length");
+/* Of the buffers in one cache. */
+#define CACHE_BYTES_DEFAULT (2 << 20)
 #define BULK_MIN 16u
 #define ADDRESS_SPACE (1ull << 46) /* bytes: of one pool's buffers */
 
@@ -51,9 +54,9 @@ struct shmpool_range segment_range(enum shmpool_option option)
 	return ranges[option < SHMPOOL_OPTIONS ? option : 0];
 }
 
-/* The default of cache_size: the largest cache that leaves three quarters of the buffers to the
- * others and fits into a processor's own cache, so that free buffers are still warm when they are
- * used again. 0 if a bulk is more. */
+/* Returns the largest cache size that leaves three quarters of the buffers to other members, and
+ * whose buffers fit into a core's own data cache; beyond that, a free buffer is cold before it is
+ * used again. Returns 0 if that is less than a bulk. */
 static int64_t default_cache(const struct shmpool_geometry *g)
 {
 	int64_t size = CACHE_SIZE_DEFAULT;
@@ -193,7 +196,7 @@ uint64_t segment_layout_hash(void)
 	return hash_of(facts, sizeof(facts));
 }
 
-/* 0, -EBADFD. */
+/* Returns 0, or -EBADFD if fd is not open. */
 static int bind_file(struct segment *s, char *base, int fd)
 {
 	struct stat st;
@@ -254,7 +257,8 @@ int segment_init(struct segment *s, char *base, int fd)
 
 void segment_ready(struct segment *s)
 {
-	/* Pairs with segment_check(): a process that reads this word sees the whole segment. */
+	/* Pairs with segment_check(): a process that reads LAYOUT_MAGIC sees everything that was
+	 * written before. */
 	store_release(&segment_header(s)->initialised, LAYOUT_MAGIC);
 }
 
@@ -272,8 +276,10 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, struct s
 		return -EAGAIN;
 	if (size < SHARED_END)
 		return refuse(why, SHMPOOL_FAULT_SHORT, size, SHARED_END);
+	/* Pairs with segment_ready(). */
 	uint64_t ready = load_acquire(&((struct segment_header *)base)->initialised);
-	struct segment_header h = *(const struct segment_header *)base; /* read once */
+	/* Read once: it may change. */
+	struct segment_header h = *(const struct segment_header *)base;
 	if (h.magic == 0 && ready == 0)
 		return -EAGAIN;
 	if (h.magic != LAYOUT_MAGIC)
@@ -314,7 +320,7 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, struct s
 	    h.buffer_size != s->stride || h.bulk != (uint64_t)g.bulk ||
 	    h.cache_size != (uint64_t)g.cache_size || s->size != size)
 		return refuse(why, SHMPOOL_FAULT_OFFSETS, 0, 0);
-	/* Nothing else shows a prealloc or headroom that is not the creator's. */
+	/* Finds a changed prealloc or headroom, on which no offset depends. */
 	if (h.checksum != header_checksum(h))
 		return refuse(why, SHMPOOL_FAULT_CHECKSUM, h.checksum, header_checksum(h));
 	return 0;

@@ -11,11 +11,11 @@
 
 #include "audit.h"
 #include "guard.h"
-#include "inquiry.h"
+#include "liveness.h"
 #include "lookup.h"
 #include "member.h"
 #include "process.h"
-#include "recovery.h"
+#include "recover.h"
 #include "slab.h"
 #include "token.h"
 
@@ -71,12 +71,12 @@ int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made)
 	s.writes = path != NULL;
 	if (error == -EAGAIN)
 		error = -EBADMSG; /* its creator has not finished, and so has died */
-	return guard_watched(error ? error : local_open(&s, made));
+	return guard_watched(error ? error : opening_open(&s, made));
 }
 
 int shmpool_geometry(int pool, struct shmpool_geometry *g)
 {
-	const struct qmempool *p = local_pool((uint32_t)pool);
+	const struct qmempool *p = opening_pool((uint32_t)pool);
 	if (!p)
 		return -EBADF;
 	*g = p->segment.geometry;
@@ -85,12 +85,12 @@ int shmpool_geometry(int pool, struct shmpool_geometry *g)
 
 int shmpool_close_wait(int pool)
 {
-	return local_close((uint32_t)pool);
+	return opening_close((uint32_t)pool);
 }
 
 void shmpool_leave(int pool)
 {
-	local_leave((uint32_t)pool);
+	opening_leave((uint32_t)pool);
 }
 
 void shmpool_leave_file(int fd)
@@ -109,7 +109,7 @@ int shmpool_left(const void *header)
 
 int shmpool_hold(int fd, const char *path, void **page)
 {
-	return local_hold(fd, path, page);
+	return opening_hold(fd, path, page);
 }
 
 void shmpool_let_go(void *page)
@@ -128,16 +128,16 @@ int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t
 
 int shmpool_queue_find(int pool, const char *name)
 {
-	struct qmempool *p = local_pool((uint32_t)pool);
-	return p ? (int)local_read((uint32_t)pool, queue_find(p, name)) :
-		   local_missing((uint32_t)pool);
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	return p ? (int)opening_read((uint32_t)pool, queue_find(p, name)) :
+		   opening_missing((uint32_t)pool);
 }
 
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 {
-	struct qmempool *p = local_pool((uint32_t)pool);
+	struct qmempool *p = opening_pool((uint32_t)pool);
 	if (!p)
-		return local_missing((uint32_t)pool);
+		return opening_missing((uint32_t)pool);
 	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
 	if (!r)
 		return queue_missing(p, (uint32_t)queue);
@@ -157,26 +157,26 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->dequeued = load_relaxed(&r->q->cons) - alf_capacity(r);
 	info->refused = load_relaxed(&slot->refused);
 	info->dropped = load_relaxed(&slot->dropped);
-	return (int)local_read((uint32_t)pool, 0);
+	return (int)opening_read((uint32_t)pool, 0);
 }
 
 int64_t shmpool_queue_count(uint64_t key)
 {
-	struct qmempool *p = local_pool(key_pool(key));
+	struct qmempool *p = opening_pool(key_pool(key));
 	if (!p)
-		return local_missing(key_pool(key));
+		return opening_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return local_read(key_pool(key),
-			  r ? (int64_t)alf_count(r) : queue_missing(p, key_queue(key)));
+	return opening_read(key_pool(key),
+			    r ? (int64_t)alf_count(r) : queue_missing(p, key_queue(key)));
 }
 
 int64_t shmpool_queue_empty(uint64_t key)
 {
-	struct qmempool *p = local_pool(key_pool(key));
+	struct qmempool *p = opening_pool(key_pool(key));
 	if (!p)
-		return local_missing(key_pool(key));
+		return opening_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return local_read(key_pool(key), r ? !alf_ready(r, 0) : queue_missing(p, key_queue(key)));
+	return opening_read(key_pool(key), r ? !alf_ready(r, 0) : queue_missing(p, key_queue(key)));
 }
 
 int shmpool_queue_release(int pool, int queue)
@@ -249,14 +249,14 @@ int shmpool_recover_wait(int pool, struct shmpool_recovery *out)
 {
 	struct lookup c;
 	int error = lookup_pool((uint32_t)pool, &c);
-	if (error == -EUSERS) { /* local_member() has checked that all members live */
+	if (error == -EUSERS) { /* opening_member() has checked that all members live */
 		*out = (struct shmpool_recovery) { 0 };
-		return (int)local_read((uint32_t)pool, 0);
+		return (int)opening_read((uint32_t)pool, 0);
 	}
 	if (error)
 		return error;
 	error = recover(c.p, c.m, out);
-	return (int)local_read((uint32_t)pool, error);
+	return (int)opening_read((uint32_t)pool, error);
 }
 
 int shmpool_tend_wait(uint64_t key)
@@ -265,7 +265,7 @@ int shmpool_tend_wait(uint64_t key)
 	int error = lookup_key(key, &c);
 	if (error)
 		return error;
-	recover_stuck(c.p, c.m);
+	recover_if_due(c.p, c.m);
 	store_relaxed(&c.p->tend_ns, (uint64_t)wait_now() + TEND_NS);
 	store_relaxed(&c.p->tend_due, 0);
 	return 0;
@@ -278,33 +278,34 @@ int64_t shmpool_trim_wait(int pool, uint64_t keep)
 	if (error)
 		return error;
 	int64_t bytes = trim(c.p, c.m, keep);
-	return local_read((uint32_t)pool, bytes);
+	return opening_read((uint32_t)pool, bytes);
 }
 
 int shmpool_fate(int pool, uint32_t member)
 {
-	struct qmempool *p = local_pool((uint32_t)pool);
+	struct qmempool *p = opening_pool((uint32_t)pool);
 	if (!p)
-		return local_missing((uint32_t)pool);
+		return opening_missing((uint32_t)pool);
 	if (member >= p->segment.members)
 		return -ENOENT;
 	const struct member *m = segment_member(&p->segment, member);
 	uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-	return identity ? (int)inquiry_fate(&p->segment, m, identity, local_token((uint32_t)pool)) :
-			  -ENOENT;
+	return identity ?
+		       (int)liveness_fate(&p->segment, m, identity, opening_token((uint32_t)pool)) :
+		       -ENOENT;
 }
 
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
 		       size_t held_n, uint64_t *queued, size_t queued_n, uint64_t *met,
 		       size_t met_n, int64_t budget_ns)
 {
-	struct lookup c = { .p = local_pool((uint32_t)pool) };
+	struct lookup c = { .p = opening_pool((uint32_t)pool) };
 	if (!c.p)
-		return local_missing((uint32_t)pool);
+		return opening_missing((uint32_t)pool);
 	if (load_relaxed(&c.p->closing))
 		return -ESHUTDOWN;
 	if (met_n < audit_words(c.p->capacity))
 		return -EINVAL;
 	int more = audit_step(c.p, out, held, held_n, queued, queued_n, met, budget_ns);
-	return (int)local_read((uint32_t)pool, more);
+	return (int)opening_read((uint32_t)pool, more);
 }

@@ -5,8 +5,8 @@
  * calls directly is in binding.h.
  *
  * Results: 0 or a count, or -errno. A function with wait in its name may sleep and is called with
- * the interpreter's lock released, between local_begin() and local_end() (local.h); deadlines are
- * CLOCK_MONOTONIC in ns, INT64_MAX for never, 0 for one attempt.
+ * the interpreter's lock released, between opening_begin() and opening_end() (opening.h); deadlines
+ * are CLOCK_MONOTONIC in ns, INT64_MAX for never, 0 for one attempt.
  *
  * A pool is a number that shmpool_open() returned, | serial 16 | slot 6 |, so that the number of a
  * closed pool does not name its successor. Every number is checked: a wrong one is an error and
@@ -19,8 +19,8 @@
 
 #define SHMPOOL_DEFAULT INT64_MIN
 
-/* The options of a pool, in the order of enum shmpool_option. SHMPOOL_DEFAULT stands for the default
- * of an option. The fields after the options are computed by shmpool_plan(). */
+/* The options of a pool, in the order of enum shmpool_option. SHMPOOL_DEFAULT stands for the
+ * default of an option. The fields after the options are computed by shmpool_plan(). */
 struct shmpool_geometry {
 	int64_t buffer_size;
 	int64_t capacity;

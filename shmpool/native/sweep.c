@@ -27,7 +27,6 @@
  * the ring may wrap, and such a buffer could not be told from one of the fourth row. Also, the free
  * ring has room for all buffers only once consumers can pass.
  */
-#include "member.h"
 #include "queue.h"
 #include "recovery.h"
 #include "requeue.h"
@@ -110,7 +109,8 @@ static uint32_t destination(struct recovery *r, const struct buffer *b, uint64_t
 static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
 	if (!cas_seq_cst(&b->owner, &owner,
-			 r->m->tag | OWNER_PUTTING | (uint64_t)from << OWNER_QUEUE_SHIFT))
+			 r->m->tag | OWNER_PUTTING |
+				 (uint64_t)from << OWNER_QUEUE_SHIFT)) /* [OWNER] */
 		return false;
 	count_up(&r->m->counters[COUNT_RECOVER], 1);
 	r->out->buffers++;
@@ -120,12 +120,13 @@ static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t 
 /* Abandons a buffer to the next recoverer; false if another recoverer was first. */
 static bool abandon(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
-	if (!cas_seq_cst(&b->owner, &owner, OWNER_ABANDONED | (uint64_t)from << OWNER_QUEUE_SHIFT))
+	if (!cas_seq_cst(&b->owner, &owner,
+			 OWNER_ABANDONED | (uint64_t)from << OWNER_QUEUE_SHIFT)) /* [OWNER] */
 		return false;
 	/* Counted afterwards, so that a member that reads the count sees the buffer. If this
 	 * recoverer is killed or suspended before, the dead member's slot is still taken, and the
 	 * next recoverer sweeps for that slot. */
-	add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1);
+	add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1); /* [ABANDONED] */
 	r->left = true;
 	return true;
 }
@@ -138,7 +139,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 			   uint32_t to)
 {
 	const struct alf_ring *ring = recovery_ring(r, to);
-	struct buffer *b = qmempool_buffer(r->p, index);
+	struct buffer *b = pool_buffer(r->p, index);
 	uint64_t handle = index;
 	alf_position at;
 	if (alf_reserve(ring, &r->m->op, 1, ALF_MULTI, &at)) {
@@ -147,7 +148,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 	}
 	if (!take(r, b, owner, from)) {
 		store_release(&ring->slot[at & ring->mask],
-			      alf_tag(ring, at) | ALF_VOID); /* [SLOT] */
+			      alf_tag(ring, at) | ALF_TOMBSTONE); /* [SLOT] */
 		alf_done(&r->m->op, ALF_MULTI);
 		return SOMEBODY_WAS_FASTER;
 	}
@@ -167,14 +168,14 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 struct freed {
 	uint64_t handle[BULK_MAX];
 	uint32_t n;
-	uint64_t rounds; /* qmempool_give_round() */
+	uint64_t rounds; /* free_ring_put_rounds() */
 };
 
 /* Handles one buffer. Decides again whenever another member changed the owner word first: it may
  * have been a recoverer that found no room and abandoned the buffer. */
 static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 {
-	struct buffer *b = qmempool_buffer(r->p, index);
+	struct buffer *b = pool_buffer(r->p, index);
 	for (int tries = 0;; tries++) {
 		const struct alf_ring *ring;
 		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
@@ -204,7 +205,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 	store_relaxed(&b->handle, spent);
 	freed->handle[freed->n++] = spent;
 	if (freed->n == BULK_MAX) {
-		qmempool_give_round(r->p, r->m, freed->handle, freed->n, &freed->rounds);
+		free_ring_put_rounds(r->p, r->m, freed->handle, freed->n, &freed->rounds);
 		freed->n = 0;
 	}
 }
@@ -220,8 +221,9 @@ struct candidates {
 	uint32_t n;
 };
 
-/* Returns the queue from which a buffer was got that is in TRANSIT to queue to, if that is its way back:
- * into the same queue or into its dead-letter queue, by a nack or a recoverer. Returns 0 otherwise. */
+/* Returns the queue from which a buffer was got that is in TRANSIT to queue to, if that is its way
+ * back: into the same queue or into its dead-letter queue, by a nack or a recoverer. Returns 0
+ * otherwise. */
 static uint32_t returning(struct recovery *r, const struct buffer *b, uint32_t to)
 {
 	uint32_t from = load_relaxed(&b->queue);
@@ -237,13 +239,13 @@ static uint32_t returning(struct recovery *r, const struct buffer *b, uint32_t t
 }
 
 /* Abandons the buffer instead of marking it OWNED(dead producer): another recoverer may have
- * finished with that producer, and its slot may have a new member. A buffer on its way back keeps the
- * name of its queue, whatever that queue's on_death says: the dead producer may be a recoverer that
- * did the work of a nack() which has returned. Those are put back one by one, so a bulk (a certain
- * range) is none of them. */
+ * finished with that producer, and its slot may have a new member. A buffer on its way back keeps
+ * the name of its queue, whatever that queue's on_death says: the dead producer may be a recoverer
+ * that did the work of a nack() which has returned. Those are put back one by one, so a bulk (a
+ * certain range) is none of them. */
 static void unreserve(struct recovery *r, uint32_t index, uint64_t owner, bool certain)
 {
-	struct buffer *b = qmempool_buffer(r->p, index);
+	struct buffer *b = pool_buffer(r->p, index);
 	uint32_t from = certain ? 0 : returning(r, b, owner_queue(owner));
 	abandon(r, b, owner, from); /* [OWNER] */
 }
@@ -252,7 +254,7 @@ static void unreserve(struct recovery *r, uint32_t index, uint64_t owner, bool c
 static void unreserve_candidates(struct recovery *r, struct candidates *c)
 {
 	if (c->n)
-		recovery_look(r);
+		recovery_read_ops(r);
 	for (uint32_t i = 0; i < c->n; i++) {
 		struct dead_range *range = c->of[i].range;
 		if (recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, c->of[i].position))
@@ -266,7 +268,7 @@ static void unreserve_candidates(struct recovery *r, struct candidates *c)
 /* Abandons the buffer if it is in TRANSIT to a position that becomes a tombstone. */
 static void unreserve_one(struct recovery *r, uint32_t index, struct candidates *c)
 {
-	uint64_t owner = load_acquire(&qmempool_buffer(r->p, index)->owner); /* [OWNER] */
+	uint64_t owner = load_acquire(&pool_buffer(r->p, index)->owner); /* [OWNER] */
 	alf_position position;
 	if (!(owner & OWNER_TRANSIT))
 		return;
@@ -281,9 +283,9 @@ static void unreserve_one(struct recovery *r, uint32_t index, struct candidates 
 	case ALF_AT_VALUE: /* in a bulk that is not whole: no consumer passed its first slot */
 		if (!range->certain)
 			return;
-		alf_make_void(range->ring, position, word);
+		alf_make_tombstone(range->ring, position, word);
 		break;
-	case ALF_AT_VOID:
+	case ALF_AT_TOMBSTONE:
 		break;
 	case ALF_AT_UNPUBLISHED:
 		if (range->certain)
@@ -314,13 +316,10 @@ static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct fre
 static void sweep_all(struct recovery *r, struct freed *freed, struct candidates *c)
 {
 	const struct segment *s = &r->p->segment;
-	uint64_t prealloc = (uint64_t)s->geometry.prealloc, each = s->geometry.extent_buffers;
-	sweep_run(r, 0, prealloc, freed, c);
-	for (uint64_t i = 0; i < s->extents; i++) {
-		uint64_t first = prealloc + i * each, left = r->p->capacity - first;
+	sweep_run(r, 0, (uint64_t)s->geometry.prealloc, freed, c);
+	for (uint64_t i = 0; i < s->extents; i++)
 		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) /* [EXTENT] */
-			sweep_run(r, first, left < each ? left : each, freed, c);
-	}
+			sweep_run(r, slab_extent_first(s, i), slab_extent_size(s, i), freed, c);
 }
 
 void sweep_unreserve(struct recovery *r)
@@ -335,16 +334,16 @@ void sweep_unreserve(struct recovery *r)
 
 void sweep(struct recovery *r)
 {
-	struct freed freed = { .rounds = r->p->capacity / BULK_MAX + GIVE_ROUNDS };
+	struct freed freed = { .rounds = r->p->capacity / BULK_MAX + FREE_RING_ROUNDS };
 	for (uint32_t i = 0; i <= r->p->segment.geometry.queues; i++) {
 		const struct alf_ring *ring = recovery_ring(r, i);
 		if (!ring)
 			continue;
 		r->cons[i] = load_acquire(&ring->q->cons);         /* [CONS] */
-		r->consumer[i] = load_acquire(&ring->q->consumer); /* pairs with take_role() */
+		r->consumer[i] = load_acquire(&ring->q->consumer); /* [ROLE] */
 	}
-	recovery_look(r);
+	recovery_read_ops(r);
 	sweep_all(r, &freed, NULL);
 	if (freed.n)
-		qmempool_give_round(r->p, r->m, freed.handle, freed.n, &freed.rounds);
+		free_ring_put_rounds(r->p, r->m, freed.handle, freed.n, &freed.rounds);
 }

@@ -15,18 +15,12 @@
  *
  * Each buffer is found exactly once.
  *
- * Ordering
- *     [BYPASS]  bypassed: a member that bypasses raises it and then reads cons; a member that
- *               claims moves cons and then reads bypassed. All four accesses are seq_cst. So either
- *               the first leaves alone what the second claims, or the second checks each owner
- *               word.
- *     [OWNER]   an owner word: a sweep that reads a member's tag in it also sees from which queue
- *               the member got the buffer. For all others [SLOT] of alf_queue.h orders the header.
+ * Ordering: [OWNER] of owner.h, [BYPASS] of bypass.h, and those of alf_queue.h.
  */
 #ifndef SHMPOOL_TRANSFER_H
 #define SHMPOOL_TRANSFER_H
 
-#include "qmempool.h"
+#include "bypass.h"
 
 /* A consumer goes through headers upward if its producer is so many bulks ahead
  * (docs/tuning.md). */
@@ -65,14 +59,6 @@ static ALWAYS_INLINE int transfer_in(const struct qmempool *p, struct member *m,
 	alf_done(&m->op, side);
 	return error;
 }
-
-/* Makes those of the buffers just claimed from the free ring m's whose slots are not stale
- * (bypass.c). Claims up to n more while there are none. Returns how many. */
-uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *handle,
-			uint32_t claimed, uint32_t n);
-
-/* Keeps those of n handles that name a buffer. Returns how many. */
-uint32_t transfer_indices(const struct qmempool *p, uint64_t *handle, uint32_t n);
 
 /* Writes the owner word mine into the buffer whose index was claimed from ring number id, and
  * stores the buffer's handle in *handle. Returns false if *handle is no index: the ring is
@@ -133,7 +119,7 @@ static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m
 	uint32_t got = alf_claim(r, &m->op, handle, n, side);
 	bool well = true;
 	if (!named && unlikely(load_seq_cst(&segment_shared(&p->segment)->bypassed))) /* [BYPASS] */
-		got = transfer_solid(p, m, handle, got, n);
+		got = bypass_check_claim(p, m, handle, got, n);
 	/* Read once: the compiler cannot know that no store below changes them. */
 	struct buffer *const buffers = p->buffers;
 	const uint32_t capacity = p->capacity, id = r->id;
@@ -147,7 +133,7 @@ static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m
 	else if (got)
 		well = transfer_take_all(buffers, capacity, mine, id, handle, got, named,
 					 !named || alf_ready(r, TRANSFER_CLEAR * got - 1));
-	uint32_t good = likely(well) ? got : transfer_indices(p, handle, got);
+	uint32_t good = likely(well) ? got : pool_filter(p, handle, got);
 	alf_done(&m->op, side);
 	return likely(good || !got) ? (int)good : -EBADMSG;
 }

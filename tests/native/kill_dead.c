@@ -14,7 +14,7 @@
 
 static struct buffer *buffer(struct scene *s, uint64_t handle)
 {
-	return qmempool_buffer(&s->pool, handle_index(handle));
+	return pool_buffer(&s->pool, handle_index(handle));
 }
 
 static void publish_later(struct scene *s, uint32_t n)
@@ -23,7 +23,7 @@ static void publish_later(struct scene *s, uint32_t n)
 	s->later += n;
 }
 
-/* These run in a child, which ends after them without a word. */
+/* These run in a child, which then ends without detaching. */
 
 static void hold(struct scene *s)
 {
@@ -55,7 +55,7 @@ static void reserve_single(struct scene *s)
 	reserve(s, ALF_SINGLE_WAKES);
 }
 
-/* As far as the last two slots of four. */
+/* Publishes the last two slots of four. */
 static void publish_half(struct scene *s, enum alf_side side)
 {
 	struct member *m = scene_attach();
@@ -104,9 +104,9 @@ static void claim_single(struct scene *s)
 static void steal(struct scene *s)
 {
 	struct member *m = scene_attach(), *b = s->b;
-	CHECK(member_cached(&s->pool.segment, b) >= 3);
+	CHECK(cache_length(&s->pool.segment, b) >= 3);
 	uint64_t bottom = b->cache_bottom;
-	b->cache_bottom = cache_held(m->tag, bottom);
+	b->cache_bottom = cache_locked_by(m->tag, bottom);
 	for (uint64_t i = 0; i < 3; i++) {
 		uint64_t handle = b->cache[(bottom + i) % CACHE];
 		buffer(s, handle)->owner = m->tag;
@@ -144,13 +144,13 @@ static void get_four(struct scene *s)
 	scene_get(scene_attach(), s->subject, FOUR);
 }
 
-/* As sweep.c's hand_on() leaves it half-way. */
+/* Leaves a buffer as sweep.c's hand_on() leaves it half-way. */
 static void put_back(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t at;
 	for (uint32_t i = 0; i < CAPACITY; i++) {
-		struct buffer *b = qmempool_buffer(&s->pool, i);
+		struct buffer *b = pool_buffer(&s->pool, i);
 		if (b->queue != s->subject || b->got != buffer_generation(b) ||
 		    b->owner & OWNER_TRANSIT)
 			continue;
@@ -183,8 +183,8 @@ void without_barrier(struct scene *s)
 
 void survivors_dry(struct scene *s)
 {
-	qmempool_drain(&s->pool, s->a);
-	qmempool_drain(&s->pool, s->b);
+	cache_drain(&s->pool, s->a);
+	cache_drain(&s->pool, s->b);
 }
 
 void with_barrier(struct scene *s)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_scene.c - see kill_scene.h: the pool and who works in it.
+ * kill_scene.c - see kill_scene.h: the pool, and the members that work in it.
  */
 #define _GNU_SOURCE
 #include "kill_scene.h"
@@ -57,7 +57,7 @@ static int offer(struct member *m, uint32_t queue, uint32_t number)
 	int error = blocking_alloc(&scene.pool, m, &handle, 1, WAIT_NEVER);
 	if (error)
 		return error;
-	struct buffer *b = qmempool_buffer(&scene.pool, handle_index(handle));
+	struct buffer *b = pool_buffer(&scene.pool, handle_index(handle));
 	*scene_message(handle) = number;
 	b->length = sizeof(uint32_t);
 	b->redelivered = 0;
@@ -148,11 +148,11 @@ void scene_make(const struct operation *o)
 	EQUAL(0, slab_create(&s));
 	segment_ready(&s);
 	s.writes = true;
-	EQUAL(0, qmempool_bind(&scene.pool, &s));
+	EQUAL(0, pool_bind(&scene.pool, &s));
 	scene.a = scene_attach();
 	scene.b = scene_attach();
 	make_queues(o);
-	/* Work of their own: in hand, in a cache, in another queue. */
+	/* The survivors' own work: buffers in hand, in a cache, in another queue. */
 	EQUAL(0, blocking_alloc(&scene.pool, scene.b, scene.hand_b, 2, WAIT_NEVER));
 	scene_publish(scene.b, scene.other, FROM_ASIDE, scene.aside = 3);
 	for (uint32_t i = 0; i < o->turned; i++) {
@@ -171,7 +171,7 @@ void scene_make(const struct operation *o)
 
 void scene_discard(void)
 {
-	qmempool_unbind(&scene.pool);
+	pool_unbind(&scene.pool);
 	token_drop(&scene.token);
 	munmap(scene.base, scene.size);
 	close(scene.fd);
@@ -181,11 +181,11 @@ void scene_discard(void)
 	}
 }
 
-/* Notes a message that a survivor got, and frees it. */
+/* Records a message that a survivor got, and frees it. */
 static void note(struct member *m, uint32_t queue, uint64_t handle)
 {
 	uint32_t number = *scene_message(handle), at = scene.taken;
-	const struct buffer *b = qmempool_buffer(&scene.pool, handle_index(handle));
+	const struct buffer *b = pool_buffer(&scene.pool, handle_index(handle));
 	DEMAND(number < NUMBERS && at < NUMBERS);
 	if (number < NUMBERS && at < NUMBERS) {
 		scene.stream[at].number = number;
@@ -196,7 +196,7 @@ static void note(struct member *m, uint32_t queue, uint64_t handle)
 	DEMAND(qmempool_free(&scene.pool, m, handle) == 0);
 }
 
-/* Gets up to n messages, for as long as there are some. */
+/* Gets up to n messages, as long as there are some. */
 static void take(struct member *m, uint32_t queue, uint32_t n)
 {
 	uint64_t handle;

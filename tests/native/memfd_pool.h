@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * memfd_pool.h - a new pool that has no name: on a memfd, which forked children share.
+ * memfd_pool.h - creates a pool without a name, on a memfd, which forked children share.
  */
 #ifndef MEMFD_POOL_H
 #define MEMFD_POOL_H
@@ -8,7 +8,7 @@
 #include "binding.h"
 #include "check.h"
 
-/* The number of the pool, which this process has open. */
+/* Returns the number of the pool, which this process has open. */
 static inline uint32_t memfd_pool(struct shmpool_geometry *g)
 {
 	struct shmpool_refusal why;

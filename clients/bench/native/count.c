@@ -15,8 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "binding.h"
-#include "local.h"
+#include "opening.h"
 #include "queue.h"
 
 #define MOST 256u /* elements of one operation */
@@ -111,9 +110,9 @@ static void set_up(struct ends *e)
 	int multi = shmpool_queue_create(number, "multi", 1024, 0, 0, 0, 0);
 	int one = shmpool_queue_create(number, "single", 1024,
 				       ALF_SINGLE_PRODUCER | ALF_SINGLE_CONSUMER, 0, 0, 0);
-	expect(multi >= 0 && one >= 0 && !local_attach((uint32_t)number));
-	e->pool = local_pool((uint32_t)number);
-	e->member = local_member((uint32_t)number);
+	expect(multi >= 0 && one >= 0 && !opening_attach((uint32_t)number));
+	e->pool = opening_pool((uint32_t)number);
+	e->member = opening_member((uint32_t)number);
 	e->multi = queue_ring(e->pool, (uint32_t)multi);
 	e->single = queue_ring(e->pool, (uint32_t)one);
 }

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pool_ours.c - our pool and its queues, in a segment on a memfd. Compiled twice, each time with the
- * whole core: with the detection of misuse, and without it (SHMPOOL_CHECK=0).
+ * pool_ours.c - our pool and its queues, in a segment on a memfd. Compiled twice, each time with
+ * the whole core: with the detection of misuse, and without it (SHMPOOL_CHECK=0).
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "binding.h"
-#include "local.h"
+#include "opening.h"
 #include "pool_loops.h"
 #include "queue.h"
 
@@ -110,10 +109,10 @@ static int create(struct bench_run *run)
 static void work(struct bench_run *run, uint32_t me)
 {
 	uint32_t number = (uint32_t)pool_number;
-	struct end end = { .pool = local_pool(number) };
-	if (local_attach(number))
+	struct end end = { .pool = opening_pool(number) };
+	if (opening_attach(number))
 		_exit(1);
-	end.member = local_member(number);
+	end.member = opening_member(number);
 	end.queue = queue_ring(end.pool, (uint32_t)queue_number);
 	pool_work((struct pool_ops) { alloc, give, put, get, data }, run, &end, me);
 }

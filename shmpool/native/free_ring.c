@@ -1,36 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * give.c - see qmempool.h: puts free buffers into the free ring, also if it is full, and wakes
- * members that wait for buffers.
+ * free_ring.c - see free_ring.h.
  */
+#include "free_ring.h"
+
 #include <sched.h>
 #include <string.h>
 
 #include "transfer.h"
 #include "wait.h"
 
-#define GIVE_TRIES 16
-
-static struct pool_shared *shared(const struct qmempool *p)
-{
-	return segment_shared(&p->segment);
-}
+#define PUT_TRIES 16
 
 /* Abandons buffers of m to the next recoverer. */
 static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
-		store_release(&qmempool_buffer(p, handle_index(handle[i]))->owner,
+		store_release(&pool_buffer(p, handle_index(handle[i]))->owner,
 			      m->tag | OWNER_ABANDONED); /* [OWNER] */
 	/* Counted afterwards, so that a member that reads the count sees the buffers. If this
 	 * member dies before, the sweep for it finds them. */
-	add_seq_cst(&shared(p)->abandoned, n);
+	add_seq_cst(&pool_shared(p)->abandoned, n); /* [ABANDONED] */
 }
 
 /* Wakes members for which n more buffers are enough. */
 __attribute__((noinline, cold)) static void wake_free(struct qmempool *p, uint32_t n)
 {
-	struct pool_shared *s = shared(p);
+	struct pool_shared *s = pool_shared(p);
 	if (wait_ones(&s->free_wait, &s->free_many))
 		wait_wake(&s->free_wait, n);
 	if (load_seq_cst(&s->free_want)) /* [WAIT] */
@@ -39,9 +35,8 @@ __attribute__((noinline, cold)) static void wake_free(struct qmempool *p, uint32
 
 /* The free ring has a slot for every buffer, so only tombstones can make it full. Moves buffers
  * from its head to its end until a tombstone has been passed. */
-__attribute__((noinline, cold)) static void give_full(struct qmempool *p, struct member *m,
-						      const uint64_t *handle, uint32_t n,
-						      uint64_t *rounds)
+__attribute__((noinline, cold)) static void
+put_full(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n, uint64_t *rounds)
 {
 	do {
 		uint64_t moved[BULK_MAX];
@@ -51,7 +46,7 @@ __attribute__((noinline, cold)) static void give_full(struct qmempool *p, struct
 			return;
 		}
 		--*rounds;
-		for (int tries = GIVE_TRIES;
+		for (int tries = PUT_TRIES;
 		     transfer_in(p, m, &p->free, moved, (uint32_t)k, ALF_MULTI);)
 			if (--tries) {
 				sched_yield();
@@ -62,26 +57,17 @@ __attribute__((noinline, cold)) static void give_full(struct qmempool *p, struct
 	} while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI));
 }
 
-static void give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
-		 uint64_t *rounds)
+static void put_bulk(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
+		     uint64_t *rounds)
 {
 	if (unlikely(transfer_in(p, m, &p->free, handle, n, ALF_MULTI)))
-		give_full(p, m, handle, n, rounds);
-	if (unlikely(wait_anybody(&shared(p)->free_wait))) /* [WAIT] after prod moved */
+		put_full(p, m, handle, n, rounds);
+	if (unlikely(wait_anybody(&pool_shared(p)->free_wait))) /* [WAIT] after prod moved */
 		wake_free(p, n);
 }
 
-uint32_t transfer_indices(const struct qmempool *p, uint64_t *handle, uint32_t n)
-{
-	uint32_t good = 0;
-	for (uint32_t i = 0; i < n; i++)
-		if (handle_index(handle[i]) < p->capacity)
-			handle[good++] = handle[i];
-	return good;
-}
-
-void qmempool_give_round(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
-			 uint64_t *rounds)
+void free_ring_put_rounds(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
+			  uint64_t *rounds)
 {
 	const uint32_t capacity = p->capacity;
 	uint32_t k = 0;
@@ -91,21 +77,30 @@ void qmempool_give_round(struct qmempool *p, struct member *m, const uint64_t *h
 			break;
 	if (likely(k == n && n <= BULK_MAX)) {
 		if (n)
-			give(p, m, handle, n, rounds);
+			put_bulk(p, m, handle, n, rounds);
 		return;
 	}
 	for (uint32_t i = 0; i < n; i += BULK_MAX) {
 		uint64_t good[BULK_MAX];
 		k = n - i < BULK_MAX ? n - i : BULK_MAX;
 		memcpy(good, handle + i, k * sizeof(*good));
-		k = transfer_indices(p, good, k);
+		k = pool_filter(p, good, k);
 		if (k)
-			give(p, m, good, k, rounds);
+			put_bulk(p, m, good, k, rounds);
 	}
 }
 
-void qmempool_give(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+void free_ring_put(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	uint64_t rounds = GIVE_ROUNDS;
-	qmempool_give_round(p, m, handle, n, &rounds);
+	uint64_t rounds = FREE_RING_ROUNDS;
+	free_ring_put_rounds(p, m, handle, n, &rounds);
+}
+
+void free_ring_wake(struct qmempool *p)
+{
+	struct pool_shared *s = pool_shared(p);
+	if (!wait_anybody(&s->free_wait)) /* [WAIT] */
+		return;
+	wait_wake(&s->free_wait, UINT32_MAX);
+	wait_wake(&s->free_many, UINT32_MAX);
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * inquiry.c - see inquiry.h.
+ * liveness.c - see liveness.h.
  */
-#include "inquiry.h"
+#include "liveness.h"
 
-enum token_state inquire(struct inquiry *q, uint64_t identity)
+enum token_state liveness_ask(struct liveness *q, uint64_t identity)
 {
 	uint64_t token = member_token(identity);
 	if (member_dead(identity))
@@ -16,13 +16,13 @@ enum token_state inquire(struct inquiry *q, uint64_t identity)
 	return q->state;
 }
 
-enum process_fate inquiry_fate(const struct segment *s, const struct member *m, uint64_t identity,
-			       uint64_t own)
+enum process_fate liveness_fate(const struct segment *s, const struct member *m, uint64_t identity,
+				uint64_t own)
 {
-	struct inquiry q = { .s = s, .own = own };
+	struct liveness q = { .s = s, .own = own };
 	struct process process = { load_relaxed(&m->pid), load_relaxed(&m->start),
 				   load_relaxed(&m->pid_namespace) };
-	switch (inquire(&q, identity)) {
+	switch (liveness_ask(&q, identity)) {
 	case TOKEN_FREE:
 		return PROCESS_DEAD;
 	case TOKEN_UNKNOWN:
@@ -33,13 +33,13 @@ enum process_fate inquiry_fate(const struct segment *s, const struct member *m, 
 	return process_suspended(process) ? PROCESS_SUSPENDED : PROCESS_ALIVE;
 }
 
-uint32_t inquiry_dead(const struct segment *s, uint64_t own)
+uint32_t liveness_dead(const struct segment *s, uint64_t own)
 {
-	struct inquiry q = { .s = s, .own = own };
+	struct liveness q = { .s = s, .own = own };
 	uint32_t dead = 0;
 	for (uint32_t i = 0; i < s->members; i++) {
 		uint64_t identity = load_acquire(&segment_member(s, i)->identity); /* [MEMBER] */
-		dead += identity && inquire(&q, identity) == TOKEN_FREE;
+		dead += identity && liveness_ask(&q, identity) == TOKEN_FREE;
 	}
 	return dead;
 }
