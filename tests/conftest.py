@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import advice
 import hypothesis
 import pytest
 
@@ -59,8 +60,9 @@ class OwnExamples:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """For the examples too, which are not below this folder."""
+    """Registers the plugins here, because examples are not below this folder."""
     config.pluginmanager.register(OwnExamples())
+    config.pluginmanager.register(advice)
 
 
 def _segments() -> set[str]:
