@@ -1,4 +1,5 @@
 # make demo    replays a capture through worker processes      make test    the whole test suite
+# make test-bench   the tests of the benchmark that need the other libraries
 # make check   lint, types, tests    make bench    make bench-native    make fix    make clean
 # make sweep   kills a member at every instruction of every operation (about half an hour on two cores), and
 #              lets every call of every operation to the system fail with each errno (a minute)
@@ -16,7 +17,7 @@ ARGS ?=
 SOURCES := pyproject.toml setup.py $(wildcard shmpool/hot/*.[ch] shmpool/native/*.[ch] shmpool/native/*.py)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: all demo test lint check bench bench-docs bench-instructions bench-native bench-recovery \
+.PHONY: all demo test test-bench lint check bench bench-docs bench-instructions bench-native bench-recovery \
 	bench-daemon sweep pairs soak steer mutants relacy fuzz docs tools fix clean
 all: $(VENV)/.demo
 
@@ -34,6 +35,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# The tests that need the other libraries of the benchmark; `make test` leaves them out.
+test-bench: $(VENV)/.dev $(VENV)/.bench
+	$(BIN)/python -m pytest -n auto -m contestants $(ARGS)
 
 build/kill_points: $(wildcard tests/native/*.[ch] shmpool/native/*.[ch])
 	@mkdir -p build
@@ -108,7 +113,7 @@ bench-docs: $(VENV)/.bench
 bench-instructions: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.instructions $(ARGS)
 
-bench-recovery: $(VENV)/.bench
+bench-recovery: $(VENV)/.demo
 	$(BIN)/python -m clients.bench.recovery $(ARGS)
 
 bench-daemon: $(VENV)/.dev

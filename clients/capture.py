@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packets of a pcap or pcapng file, read forward, so that a pipe will do.
+"""Reads the packets of a pcap or pcapng file, sequentially, so that the file may be a pipe.
 
-pcap in both byte orders, with microseconds or nanoseconds; pcapng with any number of sections, each
+pcap in both byte orders, with microseconds or nanoseconds. pcapng with any number of sections, each
 in its own byte order, and of interfaces, each with its own link type and clock. Whatever the bytes
-are, packets come out, and then the end or a CaptureError.
+are, read() yields packets and then ends or raises CaptureError. dpkt does not serve: it reads one
+section and one interface, skips simple packets, and does not say where a file is truncated.
 """
 
 import struct
@@ -11,31 +12,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-LARGEST = 128 << 20  # bytes of a packet or block; libpcap believes no more either
+SIZE_MAX = 128 << 20  # bytes of a packet or block, as in libpcap
 NS = 10**9  # a second
 
-# How a pcap file begins: its byte order, ns a tick, bytes of a packet's header.
+# The first bytes of a pcap file: byte order, ns a tick, bytes of a packet's header.
 PCAP = {
     struct.pack(f"{order}I", magic): (order, tick, header)
     for order in "<>"
     for magic, tick, header in (
         (0xA1B2C3D4, 1000, 16),
         (0xA1B23C4D, 1, 16),
-        (0xA1B2CD34, 1000, 24),  # an old variant: 8 bytes more, of no use here
+        (0xA1B2CD34, 1000, 24),  # an old variant with 8 more bytes, which are ignored
     )
 }
-SECTION = b"\n\r\r\n"  # how a pcapng section begins, in either byte order
+SECTION = b"\n\r\r\n"  # the first bytes of a pcapng section, in either byte order
 ORDERS = {struct.pack(f"{order}I", 0x1A2B3C4D): order for order in "<>"}
-INTERFACE, OLD_PACKET, SIMPLE_PACKET, PACKET = 1, 2, 3, 6  # other blocks are skipped
+INTERFACE, OLD_PACKET, SIMPLE_PACKET, PACKET = 1, 2, 3, 6  # types of blocks; others are skipped
 END_OF_OPTIONS, IF_TSRESOL, IF_TSOFFSET = 0, 9, 14
 
 
 class CaptureError(ValueError):
-    """Names the file, the place in it, and what is wrong there."""
+    """Names the file, the offset in it, and what is wrong there."""
 
 
 class Packet(NamedTuple):
-    """What was captured of one packet."""
+    """One captured packet."""
 
     time: int | None  # ns since 1970; None if the file does not say
     link: int  # its LINKTYPE_ number: 1 is Ethernet
@@ -43,7 +44,7 @@ class Packet(NamedTuple):
 
 
 class Interface(NamedTuple):
-    """What a section says of one of its interfaces."""
+    """An interface of a section."""
 
     link: int
     snaplen: int  # bytes; 0: no limit
@@ -52,7 +53,7 @@ class Interface(NamedTuple):
 
 
 def read(path: Path) -> Iterator[Packet]:
-    """The packets in their order. A CaptureError comes after all that are before its place."""
+    """Yields the packets in order. Raises CaptureError after all packets before the damage."""
     with path.open("rb") as file:
         magic = file.read(4)
         source = Source(path, file, len(magic))
@@ -62,22 +63,22 @@ def read(path: Path) -> Iterator[Packet]:
             yield from _pcapng(source)
         else:
             begins = f"begins with {magic.hex(' ')}" if magic else "is empty"
-            raise CaptureError(f"{path} is no pcap or pcapng file: it {begins}")
+            raise CaptureError(f"{path} is not a pcap or pcapng file: it {begins}")
 
 
 class Source:
-    """The file, its byte order, and where in it the record at hand begins."""
+    """The file, its byte order, and the offset of the current record."""
 
     def __init__(self, path: Path, file: BinaryIO, at: int) -> None:
         self.path = path
         self.file = file
         self.at = at
-        self.begins = 0
+        self.start = 0
         self.order = "="
 
     def begin(self, size: int) -> bytes:
-        """The first bytes of the next record; none if there is no other."""
-        self.begins = self.at
+        """The first bytes of the next record; none at the end of the file."""
+        self.start = self.at
         return self.take(size, or_none=True)
 
     def take(self, size: int, or_none: bool = False) -> bytes:
@@ -86,30 +87,30 @@ class Source:
         self.at += len(data)
         if len(data) < size and not (or_none and not data):
             raise CaptureError(
-                f"{self.path}: cut off at byte {self.at}, within the record at byte {self.begins}"
+                f"{self.path}: truncated at byte {self.at}, in the record at byte {self.start}"
             )
         return data
 
     def unpack(self, layout: str, data: bytes | memoryview, what: str) -> tuple[int, ...]:
-        """The numbers that data begins with."""
+        """The numbers at the start of data."""
         size = struct.calcsize(self.order + layout)
         if len(data) < size:
-            raise self.wrong(f"{what} of {len(data)} bytes; it has at least {size}")
+            raise self.wrong(f"{what} of {len(data)} bytes; it needs at least {size}")
         return struct.unpack_from(self.order + layout, data)
 
     def wrong(self, what: str) -> CaptureError:
-        return CaptureError(f"{self.path}: at byte {self.begins}: {what}")
+        return CaptureError(f"{self.path}: at byte {self.start}: {what}")
 
 
 def _pcap(source: Source, order: str, tick: int, header: int) -> Iterator[Packet]:
     source.order = order
     major, minor, *_, link = source.unpack("HHIIII", source.take(20), "a header")
     if (major, minor) != (2, 4):
-        raise source.wrong(f"pcap version is {major}.{minor}; what can be read is 2.4")
+        raise source.wrong(f"pcap version is {major}.{minor}; only 2.4 can be read")
     while head := source.begin(header):
         seconds, ticks, size, _ = source.unpack("IIII", head, "a header")
-        if size > LARGEST:
-            raise source.wrong(f"a packet of {size} bytes; at most {LARGEST} are believed")
+        if size > SIZE_MAX:
+            raise source.wrong(f"a packet of {size} bytes; at most {SIZE_MAX} are allowed")
         yield Packet(seconds * NS + ticks * tick, link & 0xFFFF, source.take(size))
 
 
@@ -117,11 +118,11 @@ def _pcapng(source: Source) -> Iterator[Packet]:
     interfaces: list[Interface] = []
     kind = SECTION
     while kind:
-        if kind == SECTION:
-            interfaces = []
         body = _block(source, kind)
         (number,) = source.unpack("I", kind, "a type")
-        if number == INTERFACE:
+        if kind == SECTION:
+            interfaces = []
+        elif number == INTERFACE:
             interfaces.append(_interface(source, body))
         elif number in (OLD_PACKET, SIMPLE_PACKET, PACKET):
             yield _packet(source, number, interfaces, body)
@@ -129,7 +130,7 @@ def _pcapng(source: Source) -> Iterator[Packet]:
 
 
 def _block(source: Source, kind: bytes) -> bytes:
-    """What lies between a block's size and its size again. A section begins with its byte order."""
+    """The body of a block. Sets the byte order at the start of a section."""
     before = source.take(4)
     body = b""
     if kind == SECTION:
@@ -138,16 +139,16 @@ def _block(source: Source, kind: bytes) -> bytes:
             raise source.wrong(f"a section with the byte order {body.hex(' ')}")
         source.order = ORDERS[body]
     (size,) = source.unpack("I", before, "a size")
-    if size % 4 or not 12 + len(body) <= size <= LARGEST:
-        raise source.wrong(f"a block of {size} bytes; that can be multiples of 4 up to {LARGEST}")
+    if size % 4 or not 12 + len(body) <= size <= SIZE_MAX:
+        raise source.wrong(f"a block of {size} bytes; it must be a multiple of 4 up to {SIZE_MAX}")
     body += source.take(size - 12 - len(body))
     after = source.take(4)
     if before != after:
-        raise source.wrong(f"a block whose size is {before.hex(' ')}, at its end {after.hex(' ')}")
+        raise source.wrong(f"a block with the size {before.hex(' ')}, at its end {after.hex(' ')}")
     if kind == SECTION:
         _, major, minor = source.unpack("IHH", body, "a section")
         if major != 1:
-            raise source.wrong(f"pcapng version is {major}.{minor}; what can be read is 1.0")
+            raise source.wrong(f"pcapng version is {major}.{minor}; only 1.0 can be read")
     return body
 
 
@@ -172,7 +173,7 @@ def _interface(source: Source, body: bytes) -> Interface:
 
 
 def _packet(source: Source, kind: int, interfaces: list[Interface], body: bytes) -> Packet:
-    if kind == SIMPLE_PACKET:  # of the first interface, without a time, cut to its snaplen
+    if kind == SIMPLE_PACKET:  # from the first interface, without a time, truncated to its snaplen
         number = high = low = 0
         (size,) = source.unpack("I", body, "a packet's block")
         at = 4
@@ -181,7 +182,7 @@ def _packet(source: Source, kind: int, interfaces: list[Interface], body: bytes)
         number, high, low, size, _ = source.unpack(layout, body, "a packet's block")
         at = 20
     if number >= len(interfaces):
-        raise source.wrong(f"a packet of interface {number}; described are {len(interfaces)}")
+        raise source.wrong(f"a packet of interface {number}; the section has {len(interfaces)}")
     link, snaplen, ticks, offset = interfaces[number]
     time: int | None = (high << 32 | low) * NS // ticks + offset * NS
     if kind == SIMPLE_PACKET:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replays a capture through one producer and several worker processes that count its flows.
 
-The producer copies packets, each behind its link type, into the pool with send_many; each worker
-takes bursts from the queue, reads their columns (flows.py) and frees them; at the end each sends
-its tally back through a queue of its own. Packets and bytes in and out must be equal, and every
-buffer back home.
+The producer copies packets, each preceded by its link type, into the pool with send_many. Each
+worker takes bursts from the queue, reads their columns (flows.py) and frees them. At the end each
+worker sends its tally through its own queue. Packets and bytes in and out must be equal, and every
+buffer must be free again.
 """
 
 import multiprocessing
@@ -25,12 +25,12 @@ from .capture import CaptureError, read
 from .flows import LINK, Tally
 
 CAPTURE = Path(__file__).resolve().parent.parent / "tests" / "data" / "mixed.pcap"
-TIMEOUT = 300.0  # s: a worker that gets nothing for so long gives up, so that none is left behind
-ANSWER = 64  # capacity of the queue that a worker answers through
+TIMEOUT = 300.0  # s: a worker that receives nothing for so long exits
+ANSWER = 64  # capacity of the queue for a worker's answer
 
 
 def read_capture(path: Path) -> list[bytes]:
-    """Every packet, behind its link type; in a damaged file, all before the damage."""
+    """Every packet, preceded by its link type; of a damaged file, all packets before the damage."""
     packets = []
     try:
         for _, link, data in read(path):
@@ -40,34 +40,34 @@ def read_capture(path: Path) -> list[bytes]:
     except CaptureError as error:
         if not packets:
             raise click.ClickException(str(error)) from None
-        click.echo(f"Warning: {error}; replaying the {len(packets)} packets before", err=True)
+        click.echo(f"Warning: {error}; replaying the {len(packets)} packets before it", err=True)
     if not packets:
         raise click.ClickException(f"{path} holds no packets")
     return packets
 
 
 def in_flight(depth: int, burst: int, workers: int) -> int:
-    """The most buffers that are in use at once: in the queue, in the hands of the producer and of
-    the workers, and for each worker's answer, in its queue and on the way there."""
+    """The most buffers in use at once: queued, held by the producer and the workers, and for each
+    worker's answer, in its queue and on the way there."""
     return depth + burst + workers * (burst + 2 * ANSWER)
 
 
 def work(packets: shmpool.AlfQueue, answer: shmpool.AlfQueue, burst_size: int) -> None:
-    """One worker: counts until an empty payload tells it that this is the end."""
+    """One worker: counts until it receives an empty payload."""
     answer.send(b"ready")
     tally = Tally()
     ends = 0
     while not ends:
         with packets.get_many(burst_size, timeout=TIMEOUT) as burst:
             ends = tally.add(burst)
-    packets.send_many([b""] * (ends - 1), TIMEOUT)  # those meant for the others
+    packets.send_many([b""] * (ends - 1), TIMEOUT)  # for the other workers
     text = pickle.dumps((tally, time.monotonic()))
     room = answer.pool.buffer_size
     answer.send_many([text[at : at + room] for at in range(0, len(text), room)] + [b""], TIMEOUT)
 
 
-def answer_of(answer: shmpool.AlfQueue) -> tuple[Tally, float]:
-    """What a worker sent back: its tally, and when it was done."""
+def receive_answer(answer: shmpool.AlfQueue) -> tuple[Tally, float]:
+    """A worker's tally, and the time at which it was done."""
     text = b""
     while chunk := answer.recv(timeout=TIMEOUT):
         text += chunk
@@ -78,7 +78,7 @@ def answer_of(answer: shmpool.AlfQueue) -> tuple[Tally, float]:
 def replay(
     queue: shmpool.AlfQueue, packets: list[bytes], burst_size: int, repeat: int, quiet: bool
 ) -> None:
-    """The producer: the whole capture, repeat times, in bursts."""
+    """The producer: sends the capture repeat times, in bursts."""
     bursts = [packets[at : at + burst_size] for at in range(0, len(packets), burst_size)]
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=quiet) as progress:
@@ -92,10 +92,10 @@ def replay(
 def report(
     tallies: list[Tally], packets: int, octets: int, seconds: float, pool: shmpool.Pool
 ) -> bool:
-    """Prints what went in and came out; whether that is the same, and every buffer home."""
+    """Prints what was sent and counted. True if both are equal and every buffer is free."""
     console = Console()
     counted = sum(tally.packets for tally in tallies)
-    read = sum(tally.octets for tally in tallies)
+    received = sum(tally.octets for tally in tallies)
     kinds = sorted({"IPv4"}.union(*(tally.kinds for tally in tallies)))
     table = Table("", "packets", "bytes", "flows", *kinds)
     for number, tally in enumerate(tallies):
@@ -105,24 +105,24 @@ def report(
     console.print(table)
     flows = set[bytes]().union(*(tally.flows for tally in tallies))
     console.print(f"in   {packets:,} packets  {octets:,} bytes")
-    console.print(f"out  {counted:,} packets  {read:,} bytes  {len(flows):,} flows")
-    console.print(f"{counted / seconds:,.0f} packets/s  {read * 8 / seconds / 1e9:.2f} Gbit/s")
+    console.print(f"out  {counted:,} packets  {received:,} bytes  {len(flows):,} flows")
+    console.print(f"{counted / seconds:,.0f} packets/s  {received * 8 / seconds / 1e9:.2f} Gbit/s")
     stats, audit = pool.stats(), pool.audit()
     console.print(
         f"pool  created {stats.created:,}  free {stats.free:,}  cached {stats.cached:,}  "
         f"held {stats.held:,}  queued {stats.queued:,}  audit {'ok' if audit.ok else 'NOT OK'}"
     )
-    home = audit.ok and stats.free + stats.cached == stats.created
-    same = (packets, octets) == (counted, read)
+    free = audit.ok and stats.free + stats.cached == stats.created
+    same = (packets, octets) == (counted, received)
     console.print("packets and bytes in and out are " + ("equal" if same else "NOT EQUAL"))
-    console.print("all buffers are back home" if home else "NOT ALL buffers are back home")
-    return same and home
+    console.print("all buffers are free" if free else "NOT ALL buffers are free")
+    return same and free
 
 
 def run(
     packets: list[bytes], workers: int, burst: int, repeat: int, depth: int, quiet: bool
 ) -> bool:
-    """The whole of it, in a pool that is gone afterwards; whether all went well."""
+    """Replays the capture in a pool that is removed at the end. True if report() finds no error."""
     name = f"demo-{os.getpid()}"
     context = multiprocessing.get_context("spawn")
     processes = []
@@ -148,7 +148,7 @@ def run(
             start = time.monotonic()
             replay(queue, packets, burst, repeat, quiet or not sys.stderr.isatty())
             queue.send_many([b""] * workers, timeout=TIMEOUT)
-            results = [answer_of(answer) for answer in answers]
+            results = [receive_answer(answer) for answer in answers]
             for process in processes:
                 process.join(TIMEOUT)
             seconds = max(done for _, done in results) - start
@@ -162,7 +162,7 @@ def run(
 
 
 def power_of_two(context: click.Context, parameter: click.Parameter, value: int) -> int:
-    """What a queue can hold."""
+    """Checks the capacity of a queue."""
     if not 2 <= value <= 65536 or value & value - 1:
         raise click.BadParameter(f"{value} is not a power of two from 2 to 65536.")
     return value
@@ -177,7 +177,13 @@ def power_of_two(context: click.Context, parameter: click.Parameter, value: int)
 )
 @click.option("--workers", type=click.IntRange(1, 64), default=3, show_default=True)
 @click.option("--burst", type=click.IntRange(1, 4096), default=256, show_default=True)
-@click.option("--repeat", type=click.IntRange(1), default=100, show_default=True, help="Replays.")
+@click.option(
+    "--repeat",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="How often to replay it.",
+)
 @click.option(
     "--queue",
     "depth",

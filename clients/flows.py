@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows of a burst of packets, taken from its columns: one numpy operation a field, not one Python
+"""Counts the flows of a burst of packets by columns: one numpy operation a field, not one Python
 statement a packet.
 
-Each packet comes behind its link type, a big-endian u2. A flow is (protocol, the two addresses, the
-two ports) of a TCP or UDP packet, the same in both directions. Frames with one 802.1Q tag are read
-behind it; later fragments and packets with IP options or IPv6 extension headers are counted, but
-belong to no flow, and so are those of other link types than the ones below.
+Each packet is preceded by its link type, a big-endian u2. A flow is (protocol, the two addresses,
+the two ports) of a TCP or UDP packet, the same in both directions. One 802.1Q tag is skipped. Later
+fragments, packets with IP options or IPv6 extension headers, and packets of other link types than
+those below are counted, but belong to no flow.
 """
 
 from collections import Counter
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 import shmpool
 
-LINK = 2  # bytes before a packet
-# By link type: bytes before the ethertype and before what follows, of Ethernet and Linux cooked ...
+LINK = 2  # bytes of the link type
+# By link type, of Ethernet and Linux cooked: offsets of the ethertype and of the network header.
 ETHERTYPES = {1: (12, 14), 113: (14, 16), 276: (0, 20)}
-# ... and before IP, of raw IP and BSD's loopback, whose 4 bytes mean something else on each system.
+# By link type, of raw IP and BSD loopback: offset of the IP header. The 4 bytes before it have a
+# different meaning on each system.
 IP_HEADERS = {12: 0, 14: 0, 101: 0, 228: 0, 229: 0, 0: 4, 108: 4}
 VLAN, VLAN_TAG = 0x8100, 4
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
@@ -32,7 +33,7 @@ Lengths = NDArray[np.uint32]
 
 @dataclass
 class Tally:
-    """What one worker has seen."""
+    """What one worker has counted."""
 
     packets: int = 0
     octets: int = 0
@@ -40,8 +41,8 @@ class Tally:
     flows: Counter[bytes] = field(default_factory=Counter)
 
     def add(self, burst: shmpool.Burst) -> int:
-        """Counts the packets of a burst, which stays the caller's. Returns how many buffers hold
-        nothing at all, not even a link type."""
+        """Counts the packets of a burst; the caller still owns it. Returns how many of its buffers
+        are empty: they have no link type either."""
         lengths = burst.lengths
         packets = lengths > 0
         count = int(np.count_nonzero(packets))
@@ -77,7 +78,8 @@ class Tally:
         ours: Mask,
         lengths: Lengths,
     ) -> None:
-        """Counts the packets in ours: of these ethertypes, with what follows at this place."""
+        """Counts the packets selected by ours; kinds are their ethertypes, at is the offset of the
+        network header."""
         for kind, count in zip(*np.unique(kinds[ours], return_counts=True), strict=True):
             self.kinds[KINDS.get(int(kind), "other")] += int(count)
         self._add_ipv4(burst, at, ours & (kinds == IPV4), lengths)
@@ -106,7 +108,7 @@ class Tally:
         width: int,
         ports: int,
     ) -> None:
-        """Counts the packets in ours by a key of 2 x (address, port) and the protocol."""
+        """Counts the packets selected by ours; the key is 2 x (address, port) and the protocol."""
         end = np.dtype([("address", f"V{width}"), ("port", "V2")])
         source, target = np.empty(len(burst), end), np.empty(len(burst), end)
         source["address"] = burst.column(addresses, f"V{width}")

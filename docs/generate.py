@@ -13,8 +13,10 @@ from typing import Any, get_args
 
 import click
 
-from shmpool import answers, config, protocol, wire
 from shmpool.cli.main import MODULES, shmpool
+from shmpool.options import Option, QueueOptions, options_of
+from shmpool.rpc import protocol, wire
+from shmpool.service import config
 
 DOCS = Path(__file__).resolve().parent
 WRITTEN = "<!-- Written by docs/generate.py: change what it is made from. -->\n"
@@ -48,28 +50,43 @@ def spelled(kind: Any) -> str:
     return re.sub(r"\b(?:a|an) (?=int|str|number|bool)", "", wire.spelled(kind))
 
 
-def table(kind: Any, with_default: bool) -> Iterator[str]:
-    """A record's fields."""
-    said = remarks(kind)
-    yield "| field | type | default | |" if with_default else "| field | type | |"
-    yield "|---|---|---|---|" if with_default else "|---|---|---|"
-    types = wire.hints(kind)
+def fields_table(kind: Any) -> Iterator[str]:
+    """The fields of a record of the protocol."""
+    said, types = remarks(kind), wire.hints(kind)
+    meant = {name: option.about for name, option in options_of(kind).items()}
+    yield "| field | type | |"
+    yield "|---|---|---|"
+    for name in types:
+        yield f"| `{name}` | {spelled(types[name])} | {meant.get(name) or said.get(name, '')} |"
+
+
+def options_table(kind: Any) -> Iterator[str]:
+    """The options of a table in the configuration."""
+    said, types, meant = remarks(kind), wire.hints(kind), options_of(kind)
+    yield "| option | | allowed | unit | default |"
+    yield "|---|---|---|---|---|"
     for field in fields(kind):
-        columns = [f"`{field.name}`", spelled(types[field.name])]
-        columns += [default(field)] if with_default else []
-        yield f"| {' | '.join([*columns, said.get(field.name, '')])} |"
+        name, option = field.name, meant.get(field.name) or Option(said.get(field.name, ""))
+        if option.octal:
+            allowed, shown = f'"{option.allowed()}"', f'"{option.spelled(field.default)}"'
+            allowed = allowed.replace(" to ", '" to "').replace('"from ', 'from "')
+        else:
+            allowed = option.allowed() or spelled(types[name]).removesuffix(" or nil")
+            given = option.default
+            shown = default(field) or (f"`{given}`" if isinstance(given, int) else given or "")
+        yield f"| `{name}` | {option.about} | {allowed} | {option.unit} | {shown} |"
 
 
-def records(kind: Any, seen: dict[str, Any]) -> None:
+def enter_records(kind: Any, seen: dict[str, Any]) -> None:
     """Enters every record that a type is made of."""
     if is_dataclass(kind) and isinstance(kind, type):
         if kind.__name__ not in seen:
             seen[kind.__name__] = kind
             for inner in wire.hints(kind).values():
-                records(inner, seen)
+                enter_records(inner, seen)
     else:
         for inner in get_args(kind):
-            records(inner, seen)
+            enter_records(inner, seen)
 
 
 def protocol_text() -> str:
@@ -91,16 +108,16 @@ def protocol_text() -> str:
         text = " ".join((inspect.getdoc(kind) or "").split())
         marks = " Only the daemon's user." if kind.writes else ""
         lines.append(f"| `{protocol.usage(kind)}` | {spelled(kind.answer)} | {text}{marks} |")
-        records(kind.answer, seen)
+        enter_records(kind.answer, seen)
         for inner in wire.hints(kind).values():
-            records(inner, seen)
+            enter_records(inner, seen)
     lines += ["", "## Notifications", "", "| | parameters | |", "|---|---|---|"]
     for name, params, text in NOTIFICATIONS:
         lines.append(f"| `{name}` | {params} | {text} |")
     lines += ["", "## Records", "", "Each is a map. nil stands for what is not known or not given."]
     for name, kind in sorted(seen.items()):
         doc = " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split())
-        lines += ["", f"### {name}", "", doc, "", *table(kind, with_default=False)]
+        lines += ["", f"### {name}", "", doc, "", *fields_table(kind)]
     return "\n".join(lines) + "\n"
 
 
@@ -149,13 +166,14 @@ def config_text() -> str:
     for title, kind in (
         ("[daemon]", config.DaemonOptions),
         ("[pools.NAME]", config.PoolConfig),
-        ("[pools.NAME.queues.NAME]", answers.QueueOptions),
+        ("[pools.NAME.queue.NAME]", QueueOptions),
     ):
-        lines += ["", f"## {title}", "", *table(kind, with_default=True)]
+        lines += ["", f"## {title}", "", *options_table(kind)]
     lines += [
         "",
         "The options of a pool and of a queue mean what they mean to `Pool.create` and",
-        "`Pool.create_queue`. What is not required and has no default here is left to the pool.",
+        "`Pool.create_queue`, have the same names there and in `shmpool create`, and the same",
+        "ranges and defaults. A range can be narrower beside other options; the message says so.",
         "",
         inspect.cleandoc(CONFIG_TAIL),
     ]

@@ -29,20 +29,33 @@ from .errors import (
     SegmentInvalid,
     ShmpoolError,
 )
-from .files import pool_names
 from .messages import Message
+from .options import Geometry, OnDeath, PoolOptions, QueueOptions, Side
 from .pool import Pool
+from .pool_files import pool_names
 from .pruning import prune
 from .queue import AlfQueue
 from .stats import Audit, Holder, Member, Recovery, Stats
 
 if TYPE_CHECKING:
-    from .client import AsyncClient, Client
+    from .rpc.client import AsyncClient, Client
+    from .rpc.records import (
+        Alarm,
+        Description,
+        Pong,
+        PoolStats,
+        PoolSummary,
+        Pruned,
+        Recoveries,
+        Version,
+    )
+    from .view import File, QueueStats
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AccessDenied",
+    "Alarm",
     "AlfQueue",
     "AsyncClient",
     "Audit",
@@ -52,30 +65,44 @@ __all__ = [
     "Burst",
     "Client",
     "DaemonUnavailable",
+    "Description",
     "Empty",
+    "File",
     "ForeignBuffer",
     "Full",
+    "Geometry",
     "Holder",
     "InvalidArgument",
     "LimitReached",
     "Member",
     "Message",
+    "OnDeath",
     "OutOfSharedMemory",
     "PayloadTooLarge",
+    "Pong",
     "Pool",
     "PoolClosed",
     "PoolExhausted",
     "PoolExists",
     "PoolNotFound",
+    "PoolOptions",
     "PoolReplaced",
+    "PoolStats",
+    "PoolSummary",
+    "Pruned",
     "QueueBusy",
     "QueueExists",
     "QueueNotFound",
+    "QueueOptions",
+    "QueueStats",
+    "Recoveries",
     "Recovery",
     "RequestRefused",
     "SegmentInvalid",
     "ShmpoolError",
+    "Side",
     "Stats",
+    "Version",
     "pool_names",
     "prune",
 ]
@@ -84,9 +111,10 @@ __all__ = [
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """The clients, with the first use: who only moves packets does not import them."""
-        if name in ("AsyncClient", "Client"):
-            from . import client
+        """Imports the clients and their records with the first use: a program that only moves
+        packets does without."""
+        if name in __all__:
+            from .rpc import client, records  # records has the records of view, too
 
-            return getattr(client, name)
+            return getattr(client if hasattr(client, name) else records, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only way into C: the library, and its codes turned into exceptions.
+"""The only way into C: loads shmpool._native, which cffi calls, and shmpool._hot, the C types.
 
-Any is allowed here and nowhere else.
+Which calls go which way, and why: hot/hot.h. Any is allowed here and nowhere else.
 """
 
-import errno
-import os
+import importlib.machinery
+import importlib.util
 import sys
-from typing import Any, NoReturn
-
-from . import errors
+from typing import Any
 
 if "t" in getattr(sys, "abiflags", "") or not getattr(sys, "_is_gil_enabled", lambda: True)():
     raise ImportError(
@@ -17,106 +15,27 @@ if "t" in getattr(sys, "abiflags", "") or not getattr(sys, "_is_gil_enabled", la
         "the interpreter's lock"
     )
 
-from ._native import ffi, lib  # type: ignore[import-not-found]
+from ._native import __file__ as _file  # type: ignore[import-not-found]
+from ._native import ffi, lib
 
-__all__ = ["Native", "check", "fail", "ffi", "lib"]
+__all__ = ["Native", "ffi", "lib"]
 
 Native = Any
 
-_EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
-    errno.EINVAL: (errors.InvalidArgument, "this pool has no such buffer or queue"),
-    errno.EDOM: (errors.InvalidArgument, ""),
-    errno.EBADF: (errors.PoolClosed, "the pool is closed in this process"),
-    errno.ESHUTDOWN: (errors.PoolClosed, "another thread closed the pool during the call"),
-    errno.ENOENT: (errors.QueueNotFound, "there is no such queue; Pool.create_queue() makes one"),
-    errno.EBUSY: (errors.QueueBusy, "the queue's single side is taken by another member"),
-    errno.EAGAIN: (errors.PoolExhausted, "no buffer is free; pool.holders() shows who has them"),
-    errno.ENOSPC: (errors.OutOfSharedMemory, "shared memory has no room left for the pool to grow"),
-    errno.ENOMEM: (errors.OutOfSharedMemory, "this process gets no more memory from the system"),
-    errno.ENOBUFS: (errors.Full, "the queue is full"),
-    errno.ESTALE: (
-        errors.BufferReleased,
-        "this Buffer was already freed, or put into a queue; it can no longer be used here",
-    ),
-    errno.ECHILD: (
-        errors.BufferReleased,
-        "the buffer belongs to the process that this one was forked from",
-    ),
-    errno.EPERM: (errors.ForeignBuffer, "the buffer belongs to another process"),
-    errno.ETXTBSY: (errors.BufferInUse, ""),
-    errno.EMSGSIZE: (errors.PayloadTooLarge, ""),
-    errno.ERANGE: (errors.InvalidArgument, "the field lies outside the buffer"),
-    errno.EXDEV: (errors.InvalidArgument, "it was not taken from a queue"),
-    errno.EOPNOTSUPP: (
-        errors.InvalidArgument,
-        'the queue has a single producer; make it with producers="multi"',
-    ),
-    errno.EBADMSG: (errors.SegmentInvalid, "its shared memory is corrupted"),
-    errno.EUSERS: (
-        errors.LimitReached,
-        "all member slots of the pool are taken; create it with members= larger",
-    ),
-    errno.ENFILE: (
-        errors.LimitReached,
-        "all queue slots of the pool are taken; create it with queues= larger",
-    ),
-    errno.EXFULL: (
-        errors.LimitReached,
-        "64 pools are open in this process, which is the most; close one",
-    ),
-    errno.EMFILE: (
-        errors.LimitReached,
-        "this process has all its file descriptors in use; ulimit -n raises it",
-    ),
-    errno.EFBIG: (
-        errors.OutOfSharedMemory,
-        "it is larger than this process may make files; ulimit -f unlimited",
-    ),
-    errno.ENODEV: (
-        errors.SegmentInvalid,
-        "its file system cannot reserve memory: mount a tmpfs at /dev/shm",
-    ),
-    errno.EDQUOT: (errors.OutOfSharedMemory, "the quota of shared memory is used up"),
-    errno.EACCES: (errors.AccessDenied, "this process may not open its file for writing"),
-    errno.EBADFD: (
-        errors.AccessDenied,
-        "its file cannot be opened again: the program closed the descriptor, and the name is gone",
-    ),
-    errno.EROFS: (
-        errors.AccessDenied,
-        "the pool was opened read-only; attach to it without readonly=True to change it",
-    ),
-    errno.ENAMETOOLONG: (errors.InvalidArgument, "its path is too long"),
-    errno.EDEADLK: (errors.AccessDenied, "another process keeps its file locked"),
-    errno.ENOLCK: (
-        errors.SegmentInvalid,
-        "no open file description locks, which tell who is alive: mount a tmpfs at /dev/shm, and "
-        "let seccomp allow fcntl",
-    ),
-    errno.EEXIST: (errors.QueueExists, "it exists already; Pool.queue() finds it"),
-}
+
+def _load_hot() -> None:
+    """Loads shmpool._hot from the file of shmpool._native.
+
+    Both modules are in one file because they share one core, whose state is one per process. The
+    import system finds a module only under its file's name, so the loader is called here (PEP 489,
+    "Multiple modules in one library").
+    """
+    name = "shmpool._hot"
+    loader = importlib.machinery.ExtensionFileLoader(name, _file)
+    spec = importlib.machinery.ModuleSpec(name, loader, origin=_file)
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    sys.modules[name] = module
 
 
-def fail(code: int, what: str) -> NoReturn:
-    """Raises the exception for a negative code from C; where it has no reason, what says it all."""
-    kind, why = _EXCEPTIONS.get(-code, (None, ""))
-    if kind is None:
-        raise errors.ShmpoolError(f"{what}: {os.strerror(-code)}")
-    raise kind(f"{what}: {why}" if why else what)
-
-
-def check(code: int, what: str) -> int:
-    """The result of a call into C, if it is one."""
-    if code < 0:
-        fail(code, what)
-    return code
-
-
-_installed = lib.hot_install(id(fail))
-if _installed == 2:
-    raise ImportError(
-        "shmpool works in the main interpreter of a process only, and this is a sub-interpreter: "
-        "its C types are the process's (mod_wsgi: WSGIApplicationGroup %{GLOBAL})"
-    )
-if _installed:
-    raise ImportError("shmpool._hot cannot be initialised")
+_load_hot()

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buffer: one buffer in this process's hands. A C type (hot/), made when _ffi is imported; and the
-bases of the classes that move buffers."""
+"""Buffer, and the bases of Pool, AlfQueue and Burst: C types of hot/, which _ffi loads."""
 
 from . import _ffi as _ffi
 from ._hot import Buffer, BurstBase, PoolBase, QueueBase

@@ -9,8 +9,9 @@ from sys import byteorder
 from typing import TYPE_CHECKING, Any
 
 from . import errors
-from ._ffi import check
+from ._hot import timeout_seconds
 from .buffer import Buffer, BurstBase
+from .codes import check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,11 +22,23 @@ SIZE_MAX = 2**64 - 1
 
 
 class Burst(BurstBase):
-    """1..n buffers of one pool, in this process's hands.
+    """One or more buffers of one pool, owned by this process.
 
-    Made by Pool.alloc_many and AlfQueue.get_many; ends when it is freed, put, or dropped. burst[i]
-    is a Buffer that stays part of the burst until it is itself freed or put. indices, lengths and
-    columns need numpy (the extra shmpool[numpy]). Not for two threads at once.
+    Pool.alloc_many and AlfQueue.get_many return one. It is released when it is freed, put, or
+    garbage-collected; any later use raises BufferReleased. burst[i] is a Buffer that stays part of
+    the burst until it is itself freed or put. At the end of a with block the burst is freed.
+
+    indices, lengths and columns need numpy (the extra shmpool[numpy]). Any thread of the process
+    may use a burst, one thread at a time; a forked child may not.
+
+    >>> import shmpool
+    >>> with shmpool.Pool.create("doc-burst", buffer_size=64, capacity=64) as pool:
+    ...     with pool.alloc_many(3) as burst:
+    ...         burst.set_column(0, [1, 2, 3], ">u2")
+    ...         burst.lengths = 2
+    ...         print(len(burst), bytes(burst[2]), burst.column(0, ">u2"))
+    3 b'\\x00\\x03' [1 2 3]
+    >>> shmpool.Pool.unlink("doc-burst")
     """
 
     __slots__ = ()
@@ -35,29 +48,44 @@ class Burst(BurstBase):
             yield self[i]
 
     def nack(self, timeout: float | None = None) -> None:
-        """Returns every buffer to the queue it was got from, in order: Buffer.nack() of each.
+        """Returns every buffer to the queue that it was got from, in order: Buffer.nack() of each.
 
-        Waits up to timeout seconds for room in all, then Full: what has gone is released, the rest
-        stays in the burst. BufferInUse, before any has gone, while a view of one is alive.
+        Waits up to timeout seconds in total for room; without a timeout it never waits. A buffer
+        that was returned is released; when the call fails, the others stay in the burst.
+
+        Raises:
+            Full: there was no room for the next one in time.
+            InvalidArgument: a buffer was not got from a queue, or from one with a single producer.
+            BufferInUse: a view of one of them is alive; none was returned.
+            BufferReleased: the burst was freed or put before.
+            PoolClosed, PoolReplaced: see Pool.
         """
-        self._movable("nack")
-        begun, left = time.monotonic(), timeout
+        self._check_movable("nack")
+        deadline = time.monotonic() + timeout_seconds(timeout)
+        left = timeout
         for buffer in self:
             if not buffer.released:
                 buffer.nack(left)
-                left = timeout and max(begun + timeout - time.monotonic(), 0)
+                left = None if timeout is None else max(deadline - time.monotonic(), 0)
         self.free()
 
     @property
     def indices(self) -> "NDArray[np.uint32]":
-        """The buffers' numbers in the pool, shape (n,), read-only."""
+        """The buffers' numbers in the pool: shape (n,), read-only."""
         import numpy as np
 
         return np.frombuffer(self._indices(), np.uint32)
 
     @property
     def lengths(self) -> "NDArray[np.uint32]":
-        """Bytes in use, shape (n,), a copy. Assign an array of n, or one number for all."""
+        """Bytes in use of every buffer: a copy, shape (n,).
+
+        Assign an array of n integers, or one integer for all.
+
+        Raises:
+            PayloadTooLarge: a buffer has no room for so many bytes; no length was changed.
+            InvalidArgument: a length is negative, or there are not n of them.
+        """
         import numpy as np
 
         lengths = np.empty(len(self), np.uint32)
@@ -66,7 +94,7 @@ class Burst(BurstBase):
 
     @lengths.setter
     def lengths(self, value: "ArrayLike | int") -> None:
-        if isinstance(value, int) and 0 <= value <= LENGTH_MAX:  # quicker than an array of one
+        if isinstance(value, int) and 0 <= value <= LENGTH_MAX:  # quicker than a numpy array
             code = self._set_lengths(value.to_bytes(4, byteorder), True)
             most = value
         else:
@@ -76,16 +104,17 @@ class Burst(BurstBase):
         check(code, f"lengths go up to {most} bytes; a buffer holds {self.pool.buffer_size}")
 
     def column(self, offset: int, dtype: "DTypeLike") -> "NDArray[Any]":
-        """The field at offset bytes of every packet: a copy, shape (n,), or (n, *shape) if dtype is
-        a sub-array.
+        """Copies a field of every packet: shape (n,), or (n, *shape) if dtype is a sub-array.
 
-        InvalidArgument if it lies outside the buffer; bytes past a packet's length are whatever
-        was there before.
+        offset is in bytes from the start of data. Bytes behind a packet's length have any value.
+
+        Raises:
+            InvalidArgument: the field lies outside the buffer.
         """
         import numpy as np
 
         width = np.dtype(dtype).itemsize
-        if not 0 <= width <= self.pool.buffer_size:  # before it takes memory
+        if not 0 <= width <= self.pool.buffer_size:  # before numpy allocates memory
             check(-errno.ERANGE, f"column of {width} bytes at offset {offset}")
         values = np.empty(len(self), dtype)
         code = self._column(_offset(offset), width, _bytes_of(values))
@@ -95,10 +124,14 @@ class Burst(BurstBase):
     def set_column(
         self, offset: int, values: "ArrayLike", dtype: "DTypeLike | None" = None
     ) -> None:
-        """Writes the field at offset bytes of every packet: an array of n, or one value for all.
+        """Writes a field of every packet: an array of n values, or one value for all.
 
-        dtype says how the values lie in the packet, e.g. ">u2"; without it they are as numpy has
-        them. Lengths are not changed.
+        offset is in bytes from the start of data. dtype is the format in the packet, for example
+        ">u2"; without it the values keep the format of the array. Lengths do not change.
+
+        Raises:
+            InvalidArgument: the field lies outside the buffer, there are not n values, or a value
+                does not fit the dtype.
         """
         array, one, width = _column_values(values, dtype, len(self))
         code = self._set_column(_offset(offset), width, _bytes_of(array), one)
@@ -106,7 +139,7 @@ class Burst(BurstBase):
 
 
 def _offset(offset: int) -> int:
-    """Clamps to uint64; C rejects the limit as it would the value."""
+    """Clamps to uint64: C rejects the limit as it would the value."""
     try:
         number = index(offset)
     except TypeError:
@@ -121,15 +154,15 @@ def _bytes_of(values: "NDArray[Any]") -> "NDArray[Any]":
     if kind.kind in "biufc":
         return values
     if kind.hasobject:
-        raise errors.InvalidArgument(f"dtype is {kind}; Python objects cannot lie in a packet")
-    # numpy takes long to describe a structure to a buffer's user, and cannot describe a time.
+        raise errors.InvalidArgument(f"dtype is {kind}; a packet cannot hold Python objects")
+    # The buffer protocol's format of a structure takes numpy long, and a time has none.
     return values.view("u1") if values.nbytes else values[:0].astype("u1")
 
 
 def _column_values(
     value: "ArrayLike", dtype: "DTypeLike | None", n: int
 ) -> "tuple[NDArray[Any], bool, int]":
-    """The values as a contiguous array, whether one is for all, and the bytes of each."""
+    """Returns the values as a contiguous array, whether one is for all, and the bytes of each."""
     import numpy as np
 
     kind = None if dtype is None else np.dtype(dtype)
@@ -147,7 +180,7 @@ def _column_values(
 
 
 def _length_values(value: "ArrayLike", n: int, room: int) -> "tuple[NDArray[Any], bool]":
-    """The same of lengths."""
+    """Returns lengths as a contiguous array, and whether one is for all."""
     import numpy as np
 
     values, one, _ = _column_values(value, None, n)

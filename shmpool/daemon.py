@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon: sockets, signals, and the start and end of everything. Not on the data path: killed,
-it leaves every worker at work, and started again it adopts what is there.
+"""The daemon: sockets, signals, start and stop. It is not on the data path: workers go on when it
+is killed, and a new daemon adopts their pools.
 
-What it does by itself is in keeper.py, what one client gets in connection.py, HTTP in http.py.
+What it does by itself is in service/supervisor.py, clients are in service/connection.py, HTTP is in
+service/http.py.
 """
 
 import asyncio
 import contextlib
+import ctypes
+import gc
 import logging
 import os
 import resource
@@ -19,44 +22,46 @@ from typing import Any
 
 import uvloop
 
-from . import declared, errors, lean, logs, protocol, systemd, wire
-from .alarms import Policy
-from .config import Config, ConfigError, load
-from .connection import Connection, Peer
-from .held import OWN
-from .keeper import Keeper
-from .listening import Acceptor, CannotListen, give_to_group, listening
+from . import errors
 from .names import LINE_SHOWN, printable, printable_lines
-from .registry import HELD_MAX, Registry
+from .rpc import protocol, wire
 from .segment import group_id
-from .values import SHOWN, http_address, socket_path
+from .service import declared_pools, logs, systemd
+from .service.alarms import Policy
+from .service.config import Config, ConfigError, load
+from .service.config_values import SHOWN, http_address, socket_path
+from .service.connection import Connection, Peer
+from .service.handlers import WATCHED_MAX, RequestHandler
+from .service.listening import Acceptor, CannotListen, give_to_group, listening
+from .service.supervisor import Supervisor
+from .service.watched_pool import Rank
 
 log = logging.getLogger("shmpool")
 
-DRAIN_S = 5.0  # until what was asked before SIGTERM must be answered
-DESCRIPTORS_KEPT = 96  # for what is neither a client nor a pool: recovery never waits for one
+DRAIN_S = 5.0  # for the requests that were read before SIGTERM
+DESCRIPTORS_KEPT = 96  # for everything but clients and pools, so that recovery always has one
 DESCRIPTORS_A_POOL = 3
-HTTP_MAX = 128  # connections
-HTTP_PACKAGES = ("aiohttp", "prometheus_client")
-AT_START = ("socket", "http", "http_hosts", "http_token_file", "read_group", "interval")
+HTTP_MAX = 128  # HTTP connections
+START_OPTIONS = ("socket", "http", "http_hosts", "http_token_file", "read_group", "interval")
 
 
 class Daemon:
-    """The host of every connection. run() is its whole life."""
+    """The daemon, and the host of its connections. For one call of run()."""
 
     def __init__(self, path: Path | None, overrides: dict[str, Any], package: str) -> None:
-        """path is of the configuration; overrides are [daemon] options that go before it."""
+        """Loads the configuration at path. overrides replace its [daemon] options. package is the
+        version that clients are told. ConfigError."""
         self._path, self._overrides = path, overrides
         self.config = self._started = self._load()
         self._package = package
-        self._registry = Registry(package)
+        self._handler = RequestHandler(package)
         self._connections: set[Connection] = set()
         self._group = group_id(self.config.daemon.read_group)
         self._uid = os.geteuid()
         self._reloading: asyncio.Task[None] | None = None
         self._reload_again = False
         self._acceptor: Acceptor | None = None
-        self._packed: dict[str, tuple[float, bytes]] = {}
+        self._packed_stats: dict[str, tuple[float, bytes]] = {}  # notifications, and when made
 
     def _load(self) -> Config:
         loaded = load(self._path) if self._path else Config()
@@ -75,41 +80,36 @@ class Daemon:
         return Path(configured) if configured else protocol.default_socket()
 
     async def run(self) -> None:
-        """Until SIGTERM or SIGINT. ConfigError, CannotListen, OSError."""
+        """Runs until SIGTERM or SIGINT. ConfigError, CannotListen, OSError."""
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         async with contextlib.AsyncExitStack() as stack:
-            sock = self._activated()
+            sock = self._inherited_socket()
             if sock is None:
                 sock = stack.enter_context(listening(self.socket_path, self._group))
             sockets = None
             if self.config.daemon.http is not None:
-                with (
-                    contextlib.suppress(ImportError, AttributeError),
-                    lean.parts_of(*HTTP_PACKAGES),
-                ):
-                    from . import http  # 10 MB that only those pay who want it
-                from . import http  # as a whole, if not in parts
+                from .service import http  # aiohttp takes 15 MB: imported only if HTTP is on
 
                 sockets = await stack.enter_async_context(
                     http.bound(self.config.daemon.http, self._group)
                 )
-            self._share_descriptors()
-            self.keeper = Keeper(self._registry)
-            stack.push_async_callback(self.keeper.close)
-            await self.keeper.declare(self.config)
-            self.keeper.start()
+            self._divide_descriptors()
+            self.supervisor = Supervisor(self._handler)
+            stack.push_async_callback(self.supervisor.close)
+            await self.supervisor.declare(self.config)
+            self.supervisor.start()
             acceptor = Acceptor(sock, lambda: Connection(self), self._has_room)
             self._acceptor = acceptor
             if sockets is not None:
                 url = await stack.enter_async_context(
                     http.serving(
-                        sockets, self.keeper, self._package, self.config.daemon, self._http_max
+                        sockets, self.supervisor, self._package, self.config.daemon, self._http_max
                     )
                 )
                 log.info("live page at %s", url)
             self._handle_signals()
-            lean.settle()
+            _release_memory_of_the_start()
             watchdog = self._loop.create_task(_feed_watchdog())
             systemd.notify("READY=1", self._status())
             log.info("listening at %s", self.socket_path)
@@ -118,19 +118,19 @@ class Daemon:
             acceptor.close()
             await self._drain()
             watchdog.cancel()
-        if self.keeper.stuck:  # the interpreter would wait for the thread
-            log.error("a thread does not end: the daemon ends without it")
+        if self.supervisor.stuck:  # the interpreter would wait for the thread
+            log.error("a thread is blocked; the daemon ends without waiting for it")
             logging.shutdown()
             os._exit(0)
 
-    def _activated(self) -> socket.socket | None:
-        """The socket that systemd listens at for us, if it does; given to read_group, as one of our
-        own would be."""
+    def _inherited_socket(self) -> socket.socket | None:
+        """The socket that systemd passed to the daemon, or None. read_group may connect to it.
+        CannotListen."""
         sock = systemd.listening_socket()
         if sock is None:
             return None
         if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
-            raise CannotListen("the socket that the service manager gave is no Unix stream socket")
+            raise CannotListen("the socket from the service manager is not a Unix stream socket")
         path = sock.getsockname()
         if self._group != -1:
             try:
@@ -142,15 +142,15 @@ class Daemon:
                 )  # fmt: skip
         return sock
 
-    def _share_descriptors(self) -> None:
-        """Says how many clients and pools there may be, so that there is always a descriptor for
-        what must not fail."""
+    def _divide_descriptors(self) -> None:
+        """Limits the numbers of clients and pools, so that a descriptor is left for what must not
+        fail."""
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        room = (1 << 20 if hard == resource.RLIM_INFINITY else hard) - DESCRIPTORS_KEPT
-        third = max(room // 3, 1)  # where there are few
-        pools = min(HELD_MAX, max(third // DESCRIPTORS_A_POOL, 1))
-        self._registry.held_max = pools
+        room = hard - DESCRIPTORS_KEPT  # Linux allows no infinite limit
+        third = max(room // 3, 1)  # at least one of each, however few there are
+        pools = min(WATCHED_MAX, max(third // DESCRIPTORS_A_POOL, 1))
+        self._handler.watched_max = pools
         self._http_max = min(HTTP_MAX, third)
         rest = room - pools * DESCRIPTORS_A_POOL - self._http_max
         self._clients_max = min(self.config.daemon.max_clients, max(rest, 1))
@@ -160,10 +160,10 @@ class Daemon:
         return len(self._connections) + pending < self._clients_max
 
     def _status(self, trouble: str = "") -> str:
-        """What `systemctl status` shows."""
+        """The text for `systemctl status`."""
         parts = [trouble, f"listening at {self.socket_path}"]
         parts += [
-            f"pool {name} refused: {why}" for name, why in self.keeper.adoption.refused.items()
+            f"pool {name} refused: {why}" for name, why in self.supervisor.adoption.refused.items()
         ]
         return systemd.status("; ".join(printable(part, LINE_SHOWN) for part in parts if part))
 
@@ -177,37 +177,37 @@ class Daemon:
         ends = [connection.finish("the daemon ends") for connection in self._connections]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.gather(*ends), DRAIN_S)
-        for connection in list(self._connections):  # whose requests take longer
+        for connection in list(self._connections):  # those that took longer
             connection.drop("the daemon ends")
         await asyncio.sleep(0)
 
     def _reload(self) -> None:
         self._reload_again = True
         if self._reloading is None or self._reloading.done():
-            self._reloading = self._loop.create_task(self._read_as_often_as_told())
+            self._reloading = self._loop.create_task(self._reload_until_current())
 
-    async def _read_as_often_as_told(self) -> None:
-        while self._reload_again:  # a signal that comes meanwhile is of a file changed meanwhile
+    async def _reload_until_current(self) -> None:
+        while self._reload_again:  # a SIGHUP during a reload may be for a newer file
             self._reload_again = False
-            await self._read_again()
+            await self._reload_once()
 
-    async def _read_again(self) -> None:
-        """Takes up a changed configuration; one that is wrong changes nothing, and says so."""
+    async def _reload_once(self) -> None:
+        """Applies the configuration file. If the file is wrong, logs why and changes nothing."""
         systemd.reloading()
         trouble = ""
         try:
             loaded = self._load()
-            await self.keeper.declare(loaded)
+            await self.supervisor.declare(loaded)
             started = self._started.daemon
-            late = [o for o in AT_START if getattr(loaded.daemon, o) != getattr(started, o)]
+            late = [o for o in START_OPTIONS if getattr(loaded.daemon, o) != getattr(started, o)]
             for option in late:
-                log.warning("daemon.%s changes with the next start", option)
+                log.warning("daemon.%s changes at the next start", option)
             if late:
-                trouble = f"{', '.join(late)}: with the next start"
+                trouble = f"{', '.join(late)}: changed at the next start"
             self.config = loaded
-            self._share_descriptors()
+            self._divide_descriptors()
             log.setLevel(loaded.daemon.log_level.upper())
-            log.info("configuration read again")
+            log.info("configuration reloaded")
         except (errors.ShmpoolError, OSError) as error:
             for line in str(error).splitlines():
                 log.error("configuration not changed: %s", line)
@@ -217,51 +217,54 @@ class Daemon:
             trouble = f"configuration not changed: {error!r}"
         systemd.notify("READY=1", self._status(trouble))
 
-    # Host of the connections.
+    # Called by the connections.
 
     def admit(self, connection: Connection, peer: Peer) -> str | None:
         self._connections.add(connection)
         if len(self._connections) > self._clients_max:
-            return f"{self._clients_max} clients are connected, which is the most"
+            return f"{self._clients_max} clients are connected already"
         if self.may_write(peer) or self._group in peer.groups:
             return None
-        return f"user {peer.uid} is not let in"
+        return (
+            f"user {peer.uid} may not connect; the daemon's user, root and the members of "
+            "read_group may"
+        )
 
     def may_write(self, peer: Peer) -> bool:
         return peer.uid in (self._uid, 0)
 
-    def gone(self, connection: Connection) -> None:
+    def disconnected(self, connection: Connection) -> None:
         self._connections.discard(connection)
         if self._acceptor is not None:
             self._acceptor.has_room_again()
 
     async def answer(self, request: protocol.AnyRequest) -> Any:
-        registry = self._registry
+        handler = self._handler
         if not request.slow:
-            return registry.answer(request)
+            return handler.answer(request)
         if isinstance(request, protocol.Recover):
-            return await self.keeper.run(request)
-        result = await self.keeper.run_for_client(request)
+            return await self.supervisor.run(request)
+        result = await self.supervisor.run_for_client(request)
         if isinstance(request, protocol.Create):
             try:
-                self.keeper.adoption.hold(request.pool, Policy(), OWN)
-            except errors.ShmpoolError as error:  # made it is all the same
-                log.warning("pool %s not held: %s", request.pool, error)
+                self.supervisor.adoption.watch(request.pool, Policy(), Rank.OWN)
+            except errors.ShmpoolError as error:  # the pool exists nevertheless
+                log.warning("pool %s not watched: %s", request.pool, error)
         elif isinstance(request, protocol.Destroy):
-            registry.release(request.pool)
-            self._packed.pop(request.pool, None)
+            handler.release(request.pool)
+            self._packed_stats.pop(request.pool, None)
         return result
 
     def packed_stats(self, pool: str) -> bytes:
-        """Those of the last few milliseconds do for every watcher."""
+        """Returns the notification of a watch. One of the last 25 ms serves every watch."""
         now = self._loop.time()
-        at, packed = self._packed.get(pool, (0.0, b""))
+        at, packed = self._packed_stats.get(pool, (0.0, b""))
         if now - at > protocol.INTERVAL_MIN / 4:
-            if len(self._packed) > 1000:
-                self._packed.clear()
-            stats = self._registry.answer(protocol.GetStats(pool))
+            if len(self._packed_stats) > 1000:
+                self._packed_stats.clear()
+            stats = self._handler.answer(protocol.GetStats(pool))
             packed = wire.pack_notice(protocol.STATS, [wire.to_wire(stats)])
-            self._packed[pool] = now, packed
+            self._packed_stats[pool] = now, packed
         return packed
 
 
@@ -275,7 +278,8 @@ async def _feed_watchdog() -> None:
 def run(
     path: Path | None, overrides: dict[str, Any], package: str, only_check: bool = False
 ) -> int:
-    """The process's whole life: its exit status. 2 for a configuration that cannot be used."""
+    """Runs the daemon and returns the exit status: 0, 2 for a wrong configuration, or 1 for another
+    error. only_check checks the configuration instead."""
     try:
         daemon = Daemon(path, overrides, package)
         if only_check:
@@ -294,9 +298,9 @@ def run(
 
 
 def _check(config: Config) -> None:
-    """Refuses what a start would refuse. ShmpoolError, OSError."""
-    _, refused = declared.refuse_differences(config)
-    for name, why in refused.items():  # which a start would do without
+    """Raises what a start with this configuration would raise. ShmpoolError, OSError."""
+    _, refused = declared_pools.refuse_differences(config)
+    for name, why in refused.items():  # a start would go on without them
         print(f"shmpool: pool {name} refused: {why}", file=sys.stderr)
     if config.daemon.http is not None:
         where = http_address(config.daemon.http)
@@ -311,6 +315,13 @@ def _check(config: Config) -> None:
 def _complain(error: Exception) -> None:
     for line in printable_lines(error):
         print(f"shmpool: {line}", file=sys.stderr)
+
+
+def _release_memory_of_the_start() -> None:
+    gc.collect()
+    gc.freeze()  # these objects live as long as the daemon
+    with contextlib.suppress(AttributeError):  # a C library without it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 if __name__ == "__main__":

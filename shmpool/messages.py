@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Message: a buffer in a queue as a copy, taken without taking the buffer."""
+"""Message: a copy of a buffer that lies in a queue and stays there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ._ffi import check, ffi, lib
+from ._ffi import ffi, lib
+from .codes import check
 
 
 @dataclass(frozen=True)
 class Message:
-    """One buffer in a queue, as it was when it was looked at."""
+    """One buffer in a queue, as it was when AlfQueue.peek copied it."""
 
-    position: int  # in the queue: how many were put before it since the queue was made
+    position: int  # in the queue: how many were put before it since the queue was created
     index: int  # the buffer's number in its pool
     length: int  # bytes in use
-    payload: bytes  # the first of them, as many as were asked for
-    redelivered: int  # times it was put back
+    payload: bytes  # the first bytes, as many as peek was asked for
+    redelivered: int  # times that it was returned to a queue
     origin: str | None  # the queue from which it became a dead letter
-    timestamp: int  # ns, on the user's clock
+    timestamp: int  # ns, on the application's clock
     mark: int
     flow_hash: int
 
@@ -25,7 +26,13 @@ class Message:
 def read_messages(
     pool: int, queue: int, names: Mapping[int, str], n: int, size: int
 ) -> list[Message]:
-    """Up to n of the oldest messages of a queue, with up to size bytes of each."""
+    """Copies up to n of the oldest messages of a queue, with up to size bytes of each.
+
+    pool and queue are numbers; names are the pool's queues by number.
+
+    Raises:
+        QueueNotFound, SegmentInvalid, PoolClosed.
+    """
     raw = ffi.new("struct shmpool_peek *")
     payload = ffi.new("char[]", max(size, 1))
     found: list[Message] = []

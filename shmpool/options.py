@@ -1,60 +1,228 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of pools and queues, checked and turned into the numbers that C takes."""
+"""The options of a pool and of a queue: one record each, with what every option means as data.
+
+Pool.create, Client.create, the command line, the configuration file and their documentation follow
+from these records. The ranges and defaults of a pool's options are C's (native/segment.c).
+"""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from operator import index
-from typing import TYPE_CHECKING, SupportsIndex, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    SupportsIndex,
+    TypeVar,
+    get_args,
+    get_type_hints,
+)
 
 from . import errors
 from ._ffi import Native, ffi, lib
-
-if TYPE_CHECKING:
-    from .queue import AlfQueue
+from ._hot import timeout_seconds
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
-PAUSE_S = (0.001, 0.05)  # first and longest between two looks for what is to be made
+QUEUE_MAX = 65536  # buffers that a queue can hold
+PAUSE_S = (0.001, 0.05)  # first and longest pause between two tries of found_within()
 Found = TypeVar("Found")
-ON_DEATH = ("free", "requeue", "dead-letter")  # in the order of enum on_death in native/layout.h
+Side = Literal["single", "multi"]
+OnDeath = Literal["free", "requeue", "dead-letter"]
+ON_DEATH = get_args(OnDeath)  # in the order of enum on_death in native/layout.h
 
 
-def single(value: str, what: str) -> int:
-    if value not in ("single", "multi"):
-        raise errors.InvalidArgument(f'{what} is {value!r}; allowed are "single" and "multi"')
-    return int(value == "single")
+@dataclass(frozen=True)
+class Option:
+    """What one option means, and the values that it can have."""
+
+    about: str  # one sentence
+    unit: str = ""
+    least: float | None = None  # the range, whatever the other options are
+    most: float | None = None
+    default: int | str | None = None  # what None stands for
+    choices: tuple[str, ...] = ()
+    power_of_two: bool = False
+    or_zero: bool = False  # 0 is allowed besides the range
+    octal: bool = False  # is written in octal
+    limited_by: tuple[str, ...] = ()  # options that narrow the range
+
+    def spelled(self, value: object) -> str:
+        """A value, in the form that the option is written in."""
+        if isinstance(value, int) and not isinstance(value, bool):
+            try:
+                return f"0{value:03o}" if self.octal and value >= 0 else str(value)
+            except ValueError:  # over sys.get_int_max_str_digits()
+                return f"an integer of {value.bit_length()} bits"
+        return repr(value)
+
+    def allowed(self, least: float | None = None, most: float | None = None) -> str:
+        """The values that the option can have, in words; "" for any."""
+        if self.choices:
+            return " or ".join(f'"{choice}"' for choice in self.choices)
+        least = self.least if least is None else least
+        most = self.most if most is None else most
+        if least is None:
+            return ""
+        if most is None:
+            return f"at least {self.spelled(least)}"
+        span = f"from {self.spelled(least)} to {self.spelled(most)}"
+        if self.power_of_two:
+            span = f"a power of two {span}"
+        if not self.or_zero:
+            return span
+        return f"0 or {span}" if least <= most else "0"
 
 
-def on_death_policy(
-    name: str, on_death: str, producers: str, letter: "AlfQueue | None", most: int
-) -> tuple[int, int, int]:
-    """The three numbers that C takes, if they go together."""
-    if on_death not in ON_DEATH:
-        raise errors.InvalidArgument(
-            f'on_death is {on_death!r}; allowed are "free", "requeue" and "dead-letter"'
-        )
-    if on_death == "requeue" and producers == "single":
-        raise errors.InvalidArgument(
-            f'queue {name!r}: on_death="requeue" needs producers="multi", not "single": '
-            "whoever recovers puts buffers back, and so is a producer too"
-        )
-    if on_death == "dead-letter" and letter is None:
-        raise errors.InvalidArgument(
-            f'queue {name!r}: on_death="dead-letter" needs dead_letter, the queue to put them into'
-        )
-    if letter is not None and letter.producers == "single":
-        raise errors.InvalidArgument(
-            f"queue {name!r}: dead_letter is {letter.name!r}, which has a single producer; "
-            'it needs producers="multi"'
-        )
-    most = integer(most, "max_redeliveries")
-    if not 0 <= most < 2**32:
-        raise errors.InvalidArgument(f"max_redeliveries is {most}; allowed are 0 to {2**32 - 1}")
-    return ON_DEATH.index(on_death), letter.number if letter else 0, most
+@dataclass(frozen=True)
+class Refusal:
+    """A value that an option cannot have: `capacity is 3; it must be a power of two from ...`."""
+
+    option: str
+    value: str  # as spelled() writes it
+    demand: str
+
+    def __str__(self) -> str:
+        return f"{self.option} is {self.value}; {self.demand}"
+
+
+def _pool_option(number: int, about: str, unit: str, **more: Any) -> Option:
+    """An option of a pool's geometry: C has its range and default."""
+    span = lib.shmpool_range(number)
+    default = None if span.standard == lib.SHMPOOL_DEFAULT else span.standard
+    return Option(about, unit, span.least, span.most, **{"default": default, **more})
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """What Pool.create is told about a new pool. None stands for the default.
+
+    >>> PoolOptions(buffer_size=2048, capacity=1024, members=8).members
+    8
+    """
+
+    # fmt: off
+    buffer_size: Annotated[int, _pool_option(
+        lib.SHMPOOL_BUFFER_SIZE,
+        "Bytes of data that a buffer holds, rounded up to a multiple of 64.",
+        "bytes", limited_by=("capacity",))]
+    capacity: Annotated[int, _pool_option(
+        lib.SHMPOOL_CAPACITY,
+        "The most buffers that the pool can grow to.",
+        "buffers", power_of_two=True)]
+    prealloc: Annotated[int | None, _pool_option(
+        lib.SHMPOOL_PREALLOC,
+        "Buffers that get their memory at once; the others get it on demand.",
+        "buffers", limited_by=("capacity",))] = None
+    bulk: Annotated[int | None, _pool_option(
+        lib.SHMPOOL_BULK,
+        "Buffers that move at once between a local cache and the shared queue.",
+        "buffers")] = None
+    refill_multiplier: Annotated[int | None, _pool_option(
+        lib.SHMPOOL_REFILL_MULTIPLIER,
+        "Bulks that the pool grows by when no buffer is free.",
+        "bulks")] = None
+    cache_size: Annotated[int | None, _pool_option(
+        lib.SHMPOOL_CACHE_SIZE,
+        "Free buffers that each thread's local cache holds; 0 for no cache.",
+        "buffers", power_of_two=True, or_zero=True, limited_by=("bulk", "capacity"),
+        default="512, or less: a quarter of capacity, 2 MiB of buffers")] = None
+    headroom: Annotated[int | None, _pool_option(
+        lib.SHMPOOL_HEADROOM,
+        "Bytes left free before the data of a new buffer.",
+        "bytes", limited_by=("buffer_size",))] = None
+    members: Annotated[int | None, _pool_option(
+        lib.SHMPOOL_MEMBERS,
+        "The most threads that can be attached.",
+        "threads")] = None
+    queues: Annotated[int | None, _pool_option(
+        lib.SHMPOOL_QUEUES,
+        "The most queues that the pool can have.",
+        "queues")] = None
+    mode: Annotated[int, Option(
+        "Permission bits of the pool's file, for example 0660.",
+        least=0, most=0o777, octal=True)] = 0o600
+    group: Annotated[str | int | None, Option(
+        "Group that owns the file, by name or number.",
+        default="the creator's")] = None
+    # fmt: on
+
+
+@dataclass(frozen=True)
+class QueueOptions:
+    """What Pool.create_queue is told about a new queue.
+
+    >>> QueueOptions(4096, on_death="requeue").consumers
+    'multi'
+    """
+
+    # fmt: off
+    capacity: Annotated[int, Option(
+        "Buffers that the queue holds.", "buffers", 2, QUEUE_MAX, power_of_two=True)]
+    producers: Annotated[Side, Option(
+        "Whether one thread puts, or any number.", choices=get_args(Side))] = "multi"
+    consumers: Annotated[Side, Option(
+        "Whether one thread gets, or any number.", choices=get_args(Side))] = "multi"
+    on_death: Annotated[OnDeath, Option(
+        "What happens to buffers that a consumer had taken when it died.",
+        choices=ON_DEATH)] = "free"
+    dead_letter: Annotated[str | None, Option(
+        "The queue that gets dead letters.", default="none")] = None
+    max_redeliveries: Annotated[int, Option(
+        "Redeliveries after which a buffer goes to dead_letter; 0 for no limit.",
+        "redeliveries", 0, 2**32 - 1)] = 0
+    # fmt: on
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a pool was created with: the options that are the same for its lifetime."""
+
+    buffer_size: int  # bytes, a multiple of 64
+    capacity: int
+    prealloc: int
+    bulk: int
+    refill_multiplier: int
+    cache_size: int
+    headroom: int  # bytes
+    members: int  # the most that there can be
+    queues: int
+
+    @classmethod
+    def of(cls, raw: Native) -> "Geometry":
+        """That of a struct shmpool_geometry."""
+        return cls(*(int(getattr(raw, name)) for name in GEOMETRY))
+
+
+GEOMETRY = tuple(field.name for field in fields(Geometry))  # in the order of enum shmpool_option
+
+
+def options_of(kind: type) -> dict[str, Option]:
+    """The fields of a record that are options."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        field.name: note
+        for field in fields(kind)
+        for note in getattr(hints[field.name], "__metadata__", ())
+        if isinstance(note, Option)
+    }
+
+
+POOL = options_of(PoolOptions)
+QUEUE = options_of(QueueOptions)
+
+
+def keywords(kind: type, options: object) -> dict[str, Any]:
+    """The options of a record as the keyword arguments of Pool.create, or Pool.create_queue."""
+    return {field.name: getattr(options, field.name) for field in fields(kind)}
+
+
+# Checks.
 
 
 def integer(value: SupportsIndex, what: str) -> int:
-    """An int, or what can be one, such as numpy's."""
+    """An int, or what can be one, such as numpy's. TypeError."""
     try:
         return index(value)
     except TypeError:
@@ -62,61 +230,124 @@ def integer(value: SupportsIndex, what: str) -> int:
 
 
 def at_least(value: SupportsIndex, least: int, what: str) -> int:
+    """An int of at least that value. TypeError, InvalidArgument."""
     value = integer(value, what)
     if value < least:
         raise errors.InvalidArgument(f"{what} is {value}; it must be at least {least}")
     return value
 
 
-def _int64(option: str, value: SupportsIndex | None) -> int:
+def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
+    """The refusal of a value that no other option makes wrong."""
+    if option.choices:
+        fits = value in option.choices
+    elif option.least is not None:
+        number = value if isinstance(option.least, float) else integer(value, name)
+        fits = option.least <= number and not isinstance(value, bool)
+        fits = fits and (option.most is None or number <= option.most)
+        fits = fits and not (option.power_of_two and int(number) & int(number) - 1)
+    else:
+        return None
+    shown = f"{value!r} ({value:#o})" if option.octal else option.spelled(value)
+    return None if fits else Refusal(name, shown, f"it must be {option.allowed()}")
+
+
+def native_refusal(why: Native, value: int, beside: Native = None) -> Refusal:
+    """What a struct shmpool_refusal says about an option; beside is the geometry it is part of."""
+    name = GEOMETRY[why.option]
+    option = POOL[name]
+    demand = f"it must be {option.allowed(why.least, why.most)}"
+    if beside is not None and (why.least, why.most) != (option.least, option.most):
+        others = " and ".join(f"{other} is {getattr(beside, other)}" for other in option.limited_by)
+        demand += f", as {others}"
+    return Refusal(name, option.spelled(value), demand)
+
+
+def _int64(value: SupportsIndex | None, option: str) -> int:
     """Clamps to int64; C rejects the limit as it would the value."""
     if value is None:
         return int(lib.SHMPOOL_DEFAULT)
     return max(-INT64_MAX, min(integer(value, option), INT64_MAX))
 
 
-def planned(name: str, options: Mapping[str, SupportsIndex | None]) -> Native:
-    """The geometry of a pool that is made with these options. InvalidArgument."""
+def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
+    """The geometry that a pool with these options has, or why it can have none. TypeError."""
     geometry: Native = ffi.new("struct shmpool_geometry *")
-    for option, value in options.items():
-        setattr(geometry, option, _int64(option, value))
-    why = ffi.new("char[256]")
-    if lib.shmpool_plan(geometry, why, 256):
-        text = f"pool {name!r}: {ffi.string(why).decode()}"
-        huge = [index(v) for v in options.values() if v is not None and abs(index(v)) > INT64_MAX]
-        if huge:
-            text = text.replace(str(INT64_MAX), str(abs(huge[0])))
-        raise errors.InvalidArgument(text)
+    for name in GEOMETRY:
+        setattr(geometry, name, _int64(getattr(options, name), name))
+    why = ffi.new("struct shmpool_refusal *")
+    if lib.shmpool_plan(geometry, why):
+        given = getattr(options, GEOMETRY[why.option])
+        return None, native_refusal(why, integer(given, "value"), geometry)
+    return geometry, out_of_range("mode", POOL["mode"], options.mode)
+
+
+def planned(name: str, options: PoolOptions) -> Native:
+    """The struct shmpool_geometry of a pool with these options. InvalidArgument, TypeError."""
+    geometry, refusal = plan(options)
+    if refusal is not None:
+        raise errors.InvalidArgument(f"pool {name!r}: {refusal}")
     return geometry
 
 
 def differences(
-    options: Mapping[str, SupportsIndex | None], asked: Native, existing: Native
-) -> str:
-    """What of the options that were given is not so in the pool that exists, in words."""
-    found = []
-    for option, value in options.items():
-        field = "stride" if option == "buffer_size" else option  # rounded up
-        wanted, there = getattr(asked, field), getattr(existing, field)
-        if value and wanted != there:
-            found.append(f"{option} {there}, not {wanted}")
-    return "; ".join(found)
+    options: PoolOptions, asked: Geometry, existing: Geometry
+) -> Iterator[tuple[str, int, int]]:
+    """Each option that was given and that the pool does not have: its name, what was given, and
+    what the pool has. asked is the geometry that the options make."""
+    for name in GEOMETRY:
+        given, there = getattr(options, name), getattr(existing, name)
+        if given is not None and getattr(asked, name) != there:
+            yield name, given, there
 
 
+def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refusal]:
+    """What is wrong with the options of a queue; letter is `producers` of the queue dead_letter."""
+    for name, option in QUEUE.items():
+        refusal = out_of_range(name, option, getattr(options, name))
+        if refusal is not None:
+            yield refusal
+    on_death = repr(options.on_death)
+    if options.on_death == "requeue" and options.producers == "single":
+        yield Refusal(
+            "on_death",
+            on_death,
+            'it needs producers="multi": who recovers a dead consumer is a producer too',
+        )
+    if options.on_death == "dead-letter" and options.dead_letter is None:
+        yield Refusal("on_death", on_death, "it needs dead_letter, the queue that gets them")
+    if letter == "single":
+        yield Refusal(
+            "dead_letter", repr(options.dead_letter), 'that queue needs producers="multi"'
+        )
+
+
+def letters_in_a_circle(queues: Mapping[str, QueueOptions]) -> list[str]:
+    """Returns the queues whose dead letters come back to them, sorted; [] for none."""
+    done: set[str | None] = set()
+    for first in queues:
+        chain: list[str] = []
+        at: str | None = first
+        while at is not None and at in queues and at not in done:
+            done.add(at)
+            chain.append(at)
+            at = queues[at].dead_letter
+        if at is not None and at in chain:
+            return sorted(chain[chain.index(at) :])
+    return []
+
+
+# Waiting for what another process creates.
 def found_within(
     timeout: float | None, missing: type[errors.ShmpoolError], find: Callable[[], Found]
 ) -> Found:
-    """find(), repeated for up to timeout seconds (None: for ever) while it raises missing."""
-    if timeout is not None and not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout is {timeout!r}; it is a number of seconds, or None")
-    if timeout is not None and not timeout >= 0:
-        raise errors.InvalidArgument(f"timeout is {timeout!r} seconds; it cannot be negative")
-    begun, pause = time.monotonic(), PAUSE_S[0]
+    """Returns find(), repeated for up to timeout seconds (None: no limit) while it is missing."""
+    deadline, pause = time.monotonic() + timeout_seconds(timeout), PAUSE_S[0]
     while True:
         try:
             return find()
         except missing:
-            left = pause if timeout is None else begun + timeout - time.monotonic()
+            left = deadline - time.monotonic()
             if left <= 0:
                 raise
         time.sleep(min(pause, left))

@@ -1,27 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pool: a pool of packet buffers that several processes share, opened in this one."""
+"""Pool: a pool of packet buffers that several processes share, opened in this process.
+
+The methods alloc() and close() are in hot/, and so are those of Buffer.
+
+One file: Pool is one class, and half of its lines are the documentation of its methods.
+"""
 
 import contextlib
 from typing import NoReturn
 
 from . import errors
-from ._ffi import Native, check, ffi, lib
+from ._ffi import Native, ffi, lib
 from .buffer import PoolBase
 from .burst import Burst
-from .files import inode_of, replaced, unlink
-from .leaving import leave_at_the_end, open_pools
+from .codes import check
 from .names import checked_name
 from .options import (
+    ON_DEATH,
+    Geometry,
+    OnDeath,
+    PoolOptions,
+    QueueOptions,
+    Side,
     at_least,
     differences,
     found_within,
-    integer,
-    on_death_policy,
     planned,
-    single,
+    queue_refusals,
 )
+from .os_errors import refuse
+from .pool_files import inode_of, replaced, unlink
+from .process_exit import leave_at_the_end, open_pools
 from .queue import AlfQueue, queue_names, refuse_foreign
-from .refusals import refuse
 from .segment import ANONYMOUS, Segment, user_id
 from .stats import (
     LIMIT_S,
@@ -40,9 +50,14 @@ from .stats import (
 class Pool(PoolBase):
     """Fixed-size buffers in POSIX shared memory, with named queues to pass them between processes.
 
-    Safe for any number of threads and processes. Each thread is a member of its own from its first
-    call on, with a local cache of free buffers; a forked child becomes a member itself. Pickles to
-    its name, so it can be an argument of a multiprocessing process.
+    Any number of threads and processes may use a pool at the same time. Each thread becomes a
+    member with its first call, and has a local cache of free buffers. A forked child becomes a
+    member of its own. A Pool pickles to its name, so it can be an argument of a multiprocessing
+    process.
+
+    Every method raises PoolClosed if the pool is closed in this process, also while it waits. A
+    call that waits raises PoolReplaced once the pool's name is another pool's (see replaced).
+    Without a timeout a call waits as long as it takes; Ctrl-C and other signals interrupt it.
 
     >>> import shmpool
     >>> with shmpool.Pool.create("doc-pool", buffer_size=2048, capacity=1024) as pool:
@@ -57,23 +72,17 @@ class Pool(PoolBase):
     def __init__(self, segment: Segment, made: bool = False) -> None:
         """Call Pool.create or Pool.attach instead."""
         path = getattr(segment, "path", "")  # what is no segment is refused there
-        number = self._hot_open(segment, path, made)  # from here on the segment ends with the pool
+        number = self._hot_open(segment, path, made)  # the pool now owns the segment
         self._number = number
         self.name = segment.name
         self.readonly: bool = segment.read_only
         self._owner: int | None = None  # whose it had to be
-        geometry = ffi.new("struct shmpool_geometry *")
-        check(lib.shmpool_geometry(number, geometry), f"pool {segment.name!r}")
-        self.buffer_size: int = geometry.stride
-        self.capacity: int = geometry.capacity
-        self.prealloc: int = geometry.prealloc
-        self.cache_size: int = geometry.cache_size
-        self.bulk: int = geometry.bulk
-        self.refill_multiplier: int = geometry.refill_multiplier
-        self.headroom: int = geometry.headroom
-        self.max_members: int = geometry.members
-        self._slots = self.max_members
-        self.max_queues: int = geometry.queues
+        raw = ffi.new("struct shmpool_geometry *")
+        check(lib.shmpool_geometry(number, raw), f"pool {segment.name!r}")
+        self.geometry = Geometry.of(raw)
+        self.buffer_size = self.geometry.buffer_size
+        self.capacity = self.geometry.capacity
+        self.headroom = self.geometry.headroom
         leave_at_the_end(self)
 
     @classmethod
@@ -83,11 +92,11 @@ class Pool(PoolBase):
         *,
         buffer_size: int,
         capacity: int,
-        prealloc: int = 0,
-        cache_size: int | None = None,
+        prealloc: int | None = None,
         bulk: int | None = None,
         refill_multiplier: int | None = None,
-        headroom: int = 0,
+        cache_size: int | None = None,
+        headroom: int | None = None,
         members: int | None = None,
         queues: int | None = None,
         mode: int = 0o600,
@@ -99,47 +108,44 @@ class Pool(PoolBase):
     ) -> "Pool":
         """Creates a pool and attaches to it.
 
-        buffer_size       bytes of data a buffer holds, rounded up to a cache line of 64
-        capacity          the most buffers it can grow to, a power of two from 2 to 16,777,216
-        prealloc          buffers that get their memory at once, the others on demand, in extents of
-                          bulk x refill_multiplier, or 4 MiB if that is less. All that exist are
-                          used in turn: of large ones, fewer stay warm in the processor's caches
-        cache_size        free buffers that each thread caches, a power of two from bulk on, or 0;
-                          default 512, or a quarter of a small capacity, or 2 MiB of large ones
-        bulk              buffers moved at once between a cache and the shared queue, 16 to 64 [32]
-        refill_multiplier bulks the pool grows by when it runs dry, 1 to 64 [4]
-        headroom          bytes left free before a new buffer's data
-        members, queues   the most threads and queues it can have, up to 4095 [256] and 1023 [64]
-        mode, group       permission bits of the pool's file, for example 0o660, and its group
-        exist_ok          attaches to the pool of that name, if there is one with these options
-        replace           takes the name from such a pool, in one step; who has that open goes on
-        unlink_on_close   the name ends when this process closes the pool, or ends
-        owner             with exist_ok: the user who must own the pool that exists
+        The options from buffer_size to group are those of PoolOptions; docs/config.md lists their
+        ranges and defaults. None stands for the default.
 
-        With None for a name the pool has none: it is there in forked children, and in processes of
-        multiprocessing that get this object as an argument, and its memory is not /dev/shm's.
-        PoolExists, InvalidArgument, OutOfSharedMemory, AccessDenied.
+        buffer_size       bytes of data that a buffer holds, rounded up to a multiple of 64
+        capacity          the most buffers that the pool can grow to, a power of two
+        prealloc          buffers that get their memory at once; the others get it on demand
+        bulk              buffers that move at once between a local cache and the shared queue
+        refill_multiplier bulks that the pool grows by when no buffer is free
+        cache_size        free buffers that each thread's local cache holds; 0 for no cache
+        headroom          bytes left free before the data of a new buffer
+        members, queues   the most threads that can be attached, and the most queues
+        mode, group       permission bits of the pool's file, for example 0o660, and its group
+        exist_ok          attaches to the pool of that name, if it exists with the options given
+        replace           takes the name from such a pool, in one step; members of that pool go on
+        unlink_on_close   removes the name when this process closes the pool, or ends
+        owner             with exist_ok: the user who must own the existing pool
+
+        With None for a name the pool has none: it exists in forked children, and in processes of
+        multiprocessing that get this object as an argument, and takes no memory of /dev/shm.
+
+        Raises:
+            InvalidArgument, TypeError: a name or an option; the message says what is allowed.
+            PoolExists: the name is taken; with exist_ok, by a pool with other options.
+            OutOfSharedMemory: /dev/shm has no room for the pool itself and prealloc.
+            AccessDenied: this user cannot create the file, give it to group, or is not let in.
+            LimitReached: this process has 64 pools open, or no descriptor left.
         """
         if name is not None:
             checked_name(name, "pool")
         elif exist_ok or replace or unlink_on_close or group is not None:
-            raise errors.InvalidArgument("a pool without a name has no other option of names")
+            raise errors.InvalidArgument("exist_ok, replace, unlink_on_close and group need a name")
         if exist_ok and replace:
             raise errors.InvalidArgument("exist_ok and replace exclude each other")
         if owner is not None and not exist_ok:
-            raise errors.InvalidArgument("owner goes with exist_ok: a new pool is its creator's")
+            raise errors.InvalidArgument("owner needs exist_ok: the creator owns a new pool")
         user = None if owner is None else user_id(owner)
-        options = {
-            "buffer_size": buffer_size,
-            "capacity": capacity,
-            "prealloc": prealloc,
-            "cache_size": cache_size,
-            "bulk": bulk,
-            "refill_multiplier": refill_multiplier,
-            "headroom": headroom,
-            "members": members,
-            "queues": queues,
-        }
+        options = PoolOptions(buffer_size, capacity, prealloc, bulk, refill_multiplier, cache_size,
+                              headroom, members, queues, mode, group)  # fmt: skip
         geometry = planned(name or ANONYMOUS, options)
         if name is None:
             return cls._open(Segment.anonymous(geometry), made=True)
@@ -150,8 +156,8 @@ class Pool(PoolBase):
             except errors.PoolExists:
                 if not exist_ok:
                     raise
-            with contextlib.suppress(errors.PoolNotFound):  # it went away in between
-                return cls.attach(name, owner=user)._refuse_other(options, geometry)
+            with contextlib.suppress(errors.PoolNotFound):  # removed since: create it after all
+                return cls.attach(name, owner=user)._refuse_other(options, Geometry.of(geometry))
         try:
             pool = cls._open(segment, made=True)
             if unlink_on_close:
@@ -161,13 +167,12 @@ class Pool(PoolBase):
             unlink(name)
             raise
 
-    def _refuse_other(self, options: dict[str, int | None], geometry: Native) -> "Pool":
-        """Itself, if it is as it was to be made. PoolExists."""
-        mine: Native = ffi.new("struct shmpool_geometry *")
-        check(lib.shmpool_geometry(self._number, mine), f"pool {self.name!r}")
-        if found := differences(options, geometry, mine):
+    def _refuse_other(self, options: PoolOptions, asked: Geometry) -> "Pool":
+        """Returns the pool if it has the options given; else closes it. PoolExists."""
+        found = differences(options, asked, self.geometry)
+        if text := "; ".join(f"{option} {there}, not {given}" for option, given, there in found):
             self.close()
-            raise errors.PoolExists(f"pool {self.name!r} exists with {found}")
+            raise errors.PoolExists(f"pool {self.name!r} exists with {text}")
         return self
 
     @classmethod
@@ -179,15 +184,16 @@ class Pool(PoolBase):
         owner: str | int | None = None,
         timeout: float | None = 0,
     ) -> "Pool":
-        """Attaches to a pool, and waits up to timeout seconds until it is made (None: for ever).
+        """Attaches to a pool. Waits up to timeout seconds until it exists; None for no limit.
 
-        readonly  to read it and to copy out (peek), which takes the permission to read its file.
-                  It writes no byte, makes no thread a member, and does not keep the pool from
-                  prune(). Every call that would change the pool is AccessDenied.
-        owner     the user, by name or uid, who must own the pool; if another does, AccessDenied
-                  names that user. Anybody can create a pool under a name that is free.
+        readonly  to read and copy out (peek), with read permission only: no thread is a member,
+                  prune() may remove the pool, calls that would change it raise AccessDenied
+        owner     the user who must own the pool: anybody can create one under a name that is free
 
-        PoolNotFound, SegmentInvalid, AccessDenied, InvalidArgument, LimitReached.
+        Raises:
+            PoolNotFound, SegmentInvalid: there is no such pool, or the file is not a pool.
+            AccessDenied: this user may not open the file, or another user than owner owns it.
+            InvalidArgument, LimitReached: the name or owner; 64 pools, or no descriptor left.
         """
         checked_name(name, "pool")
         user = None if owner is None else user_id(owner)
@@ -200,19 +206,25 @@ class Pool(PoolBase):
             pool._owner = owner
             if segment.named():
                 return pool
-            pool.close()  # somebody has removed it meanwhile
+            pool.close()  # it was removed since we opened it
 
     @classmethod
     def _open(cls, segment: Segment, made: bool = False) -> "Pool":
-        try:
+        with segment.opening():
             return cls(segment, made)
-        except BaseException:
-            segment.close()  # now: a traceback keeps it
-            raise
 
     @staticmethod
     def unlink(name: str) -> None:
-        """Removes the pool's name. Processes that have it open keep it until the last closes it."""
+        """Removes the pool's name.
+
+        Processes that have the pool open go on using it; its memory is freed when the last of them
+        closes it.
+
+        Raises:
+            PoolNotFound: there is no pool of that name.
+            AccessDenied: this user may not remove it.
+            InvalidArgument: it is no name.
+        """
         unlink(checked_name(name, "pool"))
 
     def __repr__(self) -> str:
@@ -230,9 +242,9 @@ class Pool(PoolBase):
 
     @property
     def replaced(self) -> bool:
-        """Whether the name now stands for another pool of the same owner.
+        """True if the name is another pool's now, of the same owner.
 
-        A call that waits then ends with PoolReplaced, within a quarter of a second.
+        A call that waits then raises PoolReplaced within a quarter of a second.
         """
         return replaced(self.name, self._opened().status)
 
@@ -250,14 +262,22 @@ class Pool(PoolBase):
         return segment
 
     def _fail(self, code: int) -> NoReturn:
+        """Raises what a call of this pool ended with: hot/ calls it too."""
         refuse(self, code)
 
-    # Buffers. alloc is in hot/, and so is the end of the pool.
+    # Buffers.
 
     def alloc_many(self, n: int, timeout: float | None = None) -> Burst:
-        """A burst of n buffers: all, or PoolExhausted after timeout seconds and none.
+        """Takes n free buffers as a Burst: all of them or none.
 
-        At once if n is over the capacity.
+        Waits up to timeout seconds (None: as long as it takes, 0: not at all) until n are free.
+
+        Raises:
+            PoolExhausted: n were not free in that time; at once if n exceeds capacity.
+            InvalidArgument: n is less than 1.
+            OutOfSharedMemory: the pool must grow and cannot.
+            LimitReached: all member slots are taken.
+            AccessDenied: the pool was opened read-only.
         """
         n = at_least(n, 1, "n")
         if n > self.capacity:
@@ -275,44 +295,58 @@ class Pool(PoolBase):
         name: str,
         *,
         capacity: int,
-        producers: str = "multi",
-        consumers: str = "multi",
-        on_death: str = "free",
+        producers: Side = "multi",
+        consumers: Side = "multi",
+        on_death: OnDeath = "free",
         dead_letter: AlfQueue | str | None = None,
         max_redeliveries: int = 0,
     ) -> AlfQueue:
-        """Creates a queue in the pool.
+        """Creates a queue in the pool. The options are those of QueueOptions.
 
-        capacity is a power of two from 2 to 65,536; producers and consumers are "single" or
-        "multi". on_death says what happens to buffers that a consumer had taken from this queue
-        when it died: "free", "requeue" (they are put at its end again, with redelivered
-        counted), or "dead-letter" (they are put into the queue dead_letter). With "requeue", a
-        buffer that was redelivered max_redeliveries times goes to dead_letter too, if there is
-        one (0: never). Queues that get such buffers have producers="multi".
-        QueueExists, InvalidArgument, LimitReached, OutOfSharedMemory.
+        capacity          buffers that the queue holds, a power of two from 2 to 65536
+        producers         "single": only the thread that puts first may put; or "multi"
+        consumers         the same of threads that get
+        on_death          what happens to buffers that a consumer had taken when it died: "free";
+                          "requeue", to the end of this queue, with redelivered counted; or
+                          "dead-letter", to the queue dead_letter
+        dead_letter       a queue of this pool, or its name. It and a queue with "requeue" need
+                          producers="multi"
+        max_redeliveries  with "requeue": after so many redeliveries a buffer goes to dead_letter,
+                          if there is one; 0 for no limit
+
+        Raises:
+            InvalidArgument, TypeError: the name or an option; the message says what is allowed.
+            QueueExists, QueueNotFound: the name is taken; there is no queue dead_letter.
+            LimitReached, OutOfSharedMemory: the pool, or /dev/shm, has no room for the queue.
+            AccessDenied, PoolClosed: the pool was opened read-only, or is closed.
         """
         self._opened()
         checked_name(name, "queue")
-        flags = single(producers, "producers") | single(consumers, "consumers") << 1
-        capacity = integer(capacity, "capacity")
-        if not 2 <= capacity <= 65536 or capacity & capacity - 1:
-            raise errors.InvalidArgument(
-                f"capacity of queue {name!r} is {capacity}; "
-                "allowed is a power of two from 2 to 65536"
-            )
         letter = self.queue(dead_letter) if isinstance(dead_letter, str) else dead_letter
         refuse_foreign(letter, self, f"dead_letter of queue {name!r}")
-        policy = on_death_policy(name, on_death, producers, letter, max_redeliveries)
-        code = lib.shmpool_queue_create(self._number, name.encode(), capacity, flags, *policy)
+        to = None if letter is None else letter.name
+        options = QueueOptions(capacity, producers, consumers, on_death, to, max_redeliveries)
+        for refusal in queue_refusals(options, None if letter is None else letter.producers):
+            raise errors.InvalidArgument(f"queue {name!r}: {refusal}")
+        flags = (producers == "single") | (consumers == "single") << 1
+        number = 0 if letter is None else letter.number
+        policy = ON_DEATH.index(on_death), number, int(max_redeliveries)
+        code = lib.shmpool_queue_create(self._number, name.encode(), int(capacity), flags, *policy)
         return AlfQueue(self, code if code > 0 else refuse(self, code, f"queue {name!r}"))
 
     def _same(self, other: "Pool") -> bool:
-        """Whether both are openings of one segment."""
+        """True if both are the same pool, opened twice."""
         return self is other or self._opened().file == other._opened().file
 
     def queue(self, name: str, *, timeout: float | None = 0) -> AlfQueue:
-        """The queue of that name, waited for up to timeout seconds until it is made (None: for
-        ever). QueueNotFound."""
+        """Finds the queue of that name.
+
+        Waits up to timeout seconds (None: as long as it takes, 0: not at all) until it exists.
+
+        Raises:
+            QueueNotFound: it did not exist in that time.
+            InvalidArgument: it is no name.
+        """
         checked_name(name, "queue")
         return found_within(timeout, errors.QueueNotFound, lambda: self._find(name))
 
@@ -322,55 +356,75 @@ class Pool(PoolBase):
         return AlfQueue(self, check(code, f"queue {name!r} of pool {self.name!r}"))
 
     def queues(self) -> list[AlfQueue]:
-        """Every queue of the pool, in the order of their numbers."""
+        """Returns every queue of the pool, in the order of their numbers."""
         self._opened()
-        return [AlfQueue(self, number) for number in self._queue_names()]
+        return [AlfQueue(self, number) for number in queue_names(self)]
 
     def _queue_names(self) -> dict[int, str]:
         return queue_names(self)
 
-    # Looking.
+    # Reading.
 
     def stats(self) -> Stats:
-        """How many buffers are where, and the counters. Takes no lock."""
+        """Counts the buffers by where they are, and reads the counters.
+
+        Takes no lock and disturbs nobody; the figures are not of one instant.
+        """
         self._opened()
         return read_stats(self._number, self.capacity)
 
     def members(self) -> list[Member]:
-        """The threads that are attached."""
+        """Returns the attached threads of all processes."""
         self._opened()
-        return read_members(self._number, self._slots)
+        return read_members(self._number, self.geometry.members)
 
     def audit(self, limit: float | None = LIMIT_S) -> Audit:
         """Checks by two independent counts that no buffer is lost or counted twice.
 
-        limit is in seconds of processor time: what is not counted then is said.
+        Other threads and processes go on meanwhile. Stops after limit seconds of processor time
+        (None: no limit); then the Audit is not complete.
+
+        Raises:
+            SegmentInvalid: the shared memory is corrupted or truncated.
         """
-        return self._counting(self._queue_names()).run(limit).audit()
+        return self._counting(queue_names(self)).run(limit).audit()
 
     def holders(self, limit: float | None = LIMIT_S) -> list[Holder]:
-        """The threads that hold buffers: how many, and for how long the oldest. LimitReached if
-        limit, as of audit(), is not enough."""
+        """Returns the threads that hold buffers: how many each, and for how long the oldest.
+
+        Raises:
+            LimitReached: not all buffers were counted within limit seconds of processor time.
+            SegmentInvalid: the shared memory is corrupted or truncated.
+        """
         return self._counting({}).run(limit).holders()
 
     def _counting(self, queues: dict[int, str]) -> Counting:
         self._opened()
-        return Counting(self._number, self.capacity, self._slots, queues)
+        return Counting(self._number, self.capacity, self.geometry.members, queues)
 
     def trim(self, keep: int = 0) -> int:
-        """Returns the memory of free buffers to the system, keeping keep of them: how many bytes.
+        """Returns the memory of free buffers to the system, except keep of them. Returns bytes.
 
-        What was preallocated stays, and the pool grows again when it has to. Other threads' caches
-        are emptied; everybody goes on meanwhile.
+        Preallocated buffers stay. The pool grows again when it must. Flushes the local caches of
+        all threads, which go on meanwhile.
+
+        Raises:
+            InvalidArgument: keep is negative.
+            AccessDenied: the pool was opened read-only.
         """
         self._opened()
         keep = at_least(keep, 0, "keep")
         return check(lib.shmpool_trim_wait(self._number, min(keep, 2**63)), f"pool {self.name!r}")
 
     def recover(self) -> Recovery:
-        """Recovers dead members; nobody else stops meanwhile. Any number may at the same time.
+        """Recovers dead members: frees or requeues their buffers, and frees their slots.
 
-        Members that wait do so themselves; the daemon does at once."""
+        Other members go on meanwhile, and any number of threads and processes may recover at the
+        same time. Members that wait recover dead ones too, and the daemon does at once.
+
+        Raises:
+            AccessDenied: the pool was opened read-only.
+        """
         self._opened()
         return recover(self._number)
 
@@ -380,7 +434,7 @@ def _open_pools() -> list[Pool]:
 
 
 def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -> Pool:
-    """The pool of that name that this process has open, or attaches to: what a pickle becomes."""
+    """Unpickles a pool: returns the one that this process has open, or attaches to it."""
     for pool in _open_pools():
         segment = pool._segment
         same = (pool.name, pool.readonly, pool._owner) == (name, readonly, owner)
@@ -392,7 +446,7 @@ def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -
 
 
 def _pool_of_descriptor(passed: Native) -> Pool:
-    """The anonymous pool that the parent process has passed on to this one."""
+    """Unpickles a pool without a name, whose descriptor the parent process has passed."""
     segment = Segment.of_descriptor(passed.detach())
     for pool in _open_pools():
         if pool._segment is not None and pool._segment.file == segment.file:

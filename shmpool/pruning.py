@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 
 from . import errors
-from .files import (
+from .pool_files import (
     TEMPORARY,
     in_use,
     locked_whole,

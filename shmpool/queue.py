@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AlfQueue: a named queue of a pool. What moves buffers is in hot/; here is what describes the
-queue, and what raises the exceptions.
+"""AlfQueue: a named queue of a pool. The methods that move single buffers and payloads are in hot/;
+here are those that describe the queue, and its exceptions.
 """
 
 import errno
@@ -9,26 +9,29 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from . import errors
-from ._ffi import Native, check, fail, ffi, lib
+from ._ffi import Native, ffi, lib
 from .buffer import Buffer, QueueBase
 from .burst import Burst
+from .codes import check
 from .messages import Message, read_messages
 from .names import is_name, printable
-from .options import ON_DEATH, at_least
-from .refusals import refuse, refuse_readonly
+from .options import ON_DEATH, OnDeath, Side, at_least
+from .os_errors import refuse, refuse_readonly
 
 if TYPE_CHECKING:
-    from typing_extensions import Buffer as BytesLike
-
     from .pool import Pool
+
+# Codes of a call that could not put: the queue is full, no buffer is free, an item is too large.
+_NOT_PUT = frozenset((errno.ENOBUFS, errno.EAGAIN, errno.EMSGSIZE))
 
 
 class AlfQueue(QueueBase):
     """A lock-free FIFO of buffers in the pool's segment, made by Pool.create_queue.
 
-    Safe for any number of threads and processes, unless it was made for a single producer or
-    consumer: then the first member (thread) to put (get) is the one, and others get QueueBusy.
-    Pickles to its name, so it can be an argument of a multiprocessing process.
+    Any number of threads and processes may use a queue at the same time. If it was created for a
+    single producer or consumer, the first thread to put or get takes that role, and others get
+    QueueBusy. An AlfQueue pickles to its name, so it can be an argument of a multiprocessing
+    process. Every method raises PoolClosed if the queue object or its pool is closed.
 
     >>> import shmpool
     >>> with shmpool.Pool.create("doc-queue", buffer_size=64, capacity=64) as pool:
@@ -46,9 +49,9 @@ class AlfQueue(QueueBase):
         info = self._info()
         self.name = queue_name(pool.name, number, info)
         self.capacity: int = info.capacity
-        self.producers = "single" if info.single_producer else "multi"
-        self.consumers = "single" if info.single_consumer else "multi"
-        self.on_death: str = ON_DEATH[info.on_death % 3]
+        self.producers: Side = "single" if info.single_producer else "multi"
+        self.consumers: Side = "single" if info.single_consumer else "multi"
+        self.on_death: OnDeath = ON_DEATH[info.on_death % 3]
         self.max_redeliveries: int = info.max_redeliveries
         self._dead_letter: int = info.dead_letter
         self._hot_open(pool, number, f"queue {self.name!r} is empty")
@@ -66,7 +69,11 @@ class AlfQueue(QueueBase):
 
     @property
     def dead_letter(self) -> "AlfQueue | None":
-        """The queue that receives buffers whose consumers died max_redeliveries times, or None."""
+        """The queue for buffers that were returned max_redeliveries times, or None.
+
+        Raises:
+            SegmentInvalid: the shared memory is corrupted.
+        """
         if not self._dead_letter:
             return None
         try:
@@ -78,17 +85,20 @@ class AlfQueue(QueueBase):
             ) from None
 
     def full(self) -> bool:
-        """Whether a put would find no room now."""
+        """True if a put would find no room now."""
         return len(self) >= self.capacity
 
     def release(self) -> None:
-        """Releases the calling thread's single-producer or single-consumer role, if it has one."""
+        """Releases the calling thread's single-producer and single-consumer roles, if it has any.
+
+        Then another thread may take them.
+        """
         check(lib.shmpool_queue_release(self.pool._number, self.number), f"queue {self.name!r}")
 
     def close(self) -> None:
         """Releases the calling thread's roles and closes this object; the queue itself stays.
 
-        May be repeated. Any later use is PoolClosed.
+        May be repeated. Any later use raises PoolClosed.
         """
         if not self._closed:
             lib.shmpool_queue_release(self.pool._number, self.number)
@@ -110,106 +120,118 @@ class AlfQueue(QueueBase):
         if self._closed:
             raise errors.PoolClosed(f"queue {self.name!r} is closed")
 
-    def _fail(self, code: int, empty: bool = False, n: int = 1) -> NoReturn:
-        """Raises what a call that takes (empty), or that was to put n buffers, failed with."""
-        self._refuse_closed()
-        if code == -errno.ENOBUFS or (code == -errno.EAGAIN and not empty):
-            lib.shmpool_refused(self.pool._number, self.number, n)
-        if code == -errno.EAGAIN and empty:
-            raise errors.Empty(f"queue {self.name!r} is empty")
-        if code == -errno.EBUSY:
-            raise errors.QueueBusy(self._who_is_it(empty))
-        refuse(self.pool, code, f"queue {self.name!r}")
+    def _fail(self, code: int, items: object = None, sent: int = 0) -> NoReturn:
+        """Raises what a call of this queue ended with.
 
-    def _foreign(self, what: str, pool: "Pool") -> NoReturn:
+        items is what was to go into the queue: a Buffer, a Burst, a payload, or a tuple of
+        payloads, the first sent of which went. None is for a call that takes.
+        """
+        self._refuse_closed()
+        what = f"queue {self.name!r}"
+        if items is not None and -code in _NOT_PUT:
+            self._raise_not_put(code, what, items, sent)
+        if code == -errno.EBUSY:
+            raise errors.QueueBusy(self._role_holder("consumer" if items is None else "producer"))
+        if isinstance(items, Buffer) and code in (-errno.ESTALE, -errno.EPERM):
+            if items.pool is not self.pool:
+                self._refuse_foreign(items)
+            what += f": buffer {items.index} of pool {self.pool.name!r}"
+        refuse(self.pool, code, what)
+
+    def _raise_not_put(self, code: int, what: str, items: object, sent: int) -> NoReturn:
+        """Raises Full, PoolExhausted or PayloadTooLarge; counts as refused what had no room."""
+        if code == -errno.EMSGSIZE and not isinstance(items, Burst):
+            size = max(memoryview(p).nbytes for p in (items if type(items) is tuple else (items,)))
+            room = self.pool.buffer_size - self.pool.headroom
+            raise errors.PayloadTooLarge(f"payload is {size} bytes; a buffer holds {room}")
+        n = len(items) - sent if isinstance(items, (Burst, tuple)) else 1
+        lib.shmpool_refused(self.pool._number, self.number, n)
+        if code == -errno.EMSGSIZE:
+            raise errors.Full(
+                f"burst has {n} buffers; {what} never holds more than {self.capacity}"
+            )
+        if not isinstance(items, tuple):
+            refuse(self.pool, code, what)
+        try:
+            refuse(self.pool, code, what)
+        except (errors.Full, errors.PoolExhausted) as error:
+            error.sent = sent
+            error.args = (f"{error}: {sent} of {len(items)} payloads were sent",)
+            raise
+
+    def _refuse_foreign(self, item: Buffer | Burst) -> NoReturn:
+        """Raises for an item of another Pool object: ForeignBuffer, PoolClosed, AccessDenied."""
         self._refuse_closed()
         refuse_readonly(self.pool)
-        text = f"{what} of pool {pool.name!r} cannot go into queue {self.name!r}"
-        if self.pool._same(pool):
+        what = f"buffer {item.index}" if isinstance(item, Buffer) else f"a burst of {len(item)}"
+        text = f"{what} of pool {item.pool.name!r} cannot go into queue {self.name!r}"
+        if self.pool._same(item.pool):
             raise errors.ForeignBuffer(
                 f"{text}: it came through another Pool object of the same pool"
             )
         raise errors.ForeignBuffer(f"{text} of pool {self.pool.name!r}")
 
-    def _who_is_it(self, consumer: bool) -> str:
+    def _role_holder(self, side: str) -> str:
         info = self._info()
-        number = (info.consumer if consumer else info.producer) - 1
-        side = "consumer" if consumer else "producer"
-        who = next((m for m in self.pool.members() if m.number == number), None)
-        is_it = f"process {who.pid}, thread {who.tid}" if who else f"member {number}"
-        return f"queue {self.name!r} has a single {side}: {is_it}"
-
-    # What hot/ comes back with when it did not succeed.
-
-    def _put_foreign(self, buf: Buffer) -> NoReturn:
-        self._foreign(f"buffer {buf.index}", buf.pool)
-
-    def _put_failed(self, code: int, index: int) -> NoReturn:
-        if code in (-errno.ESTALE, -errno.EPERM):
-            fail(code, f"queue {self.name!r}: buffer {index} of pool {self.pool.name!r}")
-        self._fail(code)
-
-    def _put_many_failed(self, code: int, n: int) -> NoReturn:
-        if code == -errno.EMSGSIZE:
-            lib.shmpool_refused(self.pool._number, self.number, n)
-            raise errors.Full(
-                f"burst has {n} buffers; queue {self.name!r} never holds more than {self.capacity}"
-            )
-        self._fail(code, n=n)
-
-    def _send_failed(self, code: int, payload: "BytesLike") -> NoReturn:
-        if code == -errno.EMSGSIZE:
-            size = memoryview(payload).nbytes
-            room = self.pool.buffer_size - self.pool.headroom
-            raise errors.PayloadTooLarge(f"payload is {size} bytes; a buffer holds {room}")
-        self._fail(code)
+        number = (info.consumer if side == "consumer" else info.producer) - 1
+        member = next((m for m in self.pool.members() if m.number == number), None)
+        who = f"process {member.pid}, thread {member.tid}" if member else f"member {number}"
+        return f"queue {self.name!r} has a single {side}: {who}"
 
     # Many at once.
 
     def put_many(self, burst: Burst, timeout: float | None = None) -> None:
-        """Moves a burst into the queue: all of it, or Full after timeout seconds and none.
+        """Moves a burst to the end of the queue, all of it or nothing; the Burst is then released.
 
-        The burst is released. Full at once if it is larger than the queue.
+        Waits up to timeout seconds (None: as long as it takes, 0: not at all) for room. A burst
+        that is larger than the queue is Full at once.
+
+        Raises:
+            Full: there was no room for all of it for that long.
+            BufferInUse: a view of one of the buffers is alive.
+            BufferReleased: the burst was freed or put before.
+            ForeignBuffer: it belongs to another pool or process.
+            QueueBusy: the queue has a single producer, and that is another thread.
+            PoolClosed, PoolReplaced: see Pool.
         """
         if not isinstance(burst, Burst):
             raise TypeError(f"put_many() takes a shmpool.Burst, not a {type(burst).__name__}")
         if burst.pool is not self.pool:
-            self._foreign(f"a burst of {len(burst)}", burst.pool)
+            self._refuse_foreign(burst)
         burst._put(self, timeout)
 
     def get_many(self, n: int, timeout: float | None = None) -> Burst:
-        """A burst of the 1..n oldest buffers; Empty if there is none within timeout seconds."""
+        """Takes the 1 to n oldest buffers as a Burst.
+
+        Waits up to timeout seconds (None: as long as it takes, 0: not at all) for the first.
+
+        Raises:
+            InvalidArgument: n is less than 1.
+            Empty: the queue was empty for that long.
+            QueueBusy: the queue has a single consumer, and that is another thread.
+            PoolClosed, PoolReplaced: see Pool.
+        """
         burst = Burst(self.pool, min(at_least(n, 1, "n"), self.capacity))
         burst._get(self, timeout)
         return burst
 
-    def _send_many_failed(
-        self, code: int, sent: int, payloads: "tuple[BytesLike, ...]"
-    ) -> NoReturn:
-        if code == -errno.EMSGSIZE:
-            size = max(memoryview(payload).nbytes for payload in payloads)
-            room = self.pool.buffer_size - self.pool.headroom
-            raise errors.PayloadTooLarge(f"payload is {size} bytes; a buffer holds {room}")
-        try:
-            self._fail(code, n=len(payloads) - sent)
-        except (errors.Full, errors.PoolExhausted) as error:
-            error.sent = sent
-            error.args = (f"{error}: {sent} of {len(payloads)} payloads were sent",)
-            raise
-
-    # Buffers whose consumer failed.
+    # Buffers whose consumer failed, and dead letters.
 
     def requeue(self, item: Buffer | Burst, timeout: float | None = None) -> None:
         """Returns a Buffer or Burst that was got from this queue: Buffer.nack(), Burst.nack().
 
-        InvalidArgument if it was got from another queue.
+        Raises:
+            InvalidArgument: a buffer was got from another queue, or from none.
+            TypeError: item is neither a Buffer nor a Burst.
+            ForeignBuffer: it belongs to another pool.
+            Full, BufferInUse, BufferReleased, PoolClosed, PoolReplaced: as nack().
         """
         if not isinstance(item, (Buffer, Burst)):
             raise TypeError(
                 f"requeue() takes a shmpool.Buffer or a shmpool.Burst, not {type(item).__name__}"
             )
         if item.pool is not self.pool:
-            self._foreign("what was got from a queue", item.pool)
+            self._refuse_foreign(item)
         here = [item] if isinstance(item, Buffer) else [b for b in item if not b.released]
         for buf in here:
             if buf.queue_number != self.number:
@@ -219,26 +241,38 @@ class AlfQueue(QueueBase):
         item.nack(timeout)
 
     def peek(self, n: int = 1, size: int | None = None) -> list[Message]:
-        """Copies of the n oldest buffers, with size bytes of each (None: all), oldest first.
+        """Copies the n oldest buffers, oldest first, with up to size bytes of each (None: all).
 
-        Takes nothing and waits for nobody. One that a consumer takes meanwhile is left out.
+        The buffers stay in the queue. Never waits. Leaves out a buffer that a consumer takes during
+        the copy. Works in a pool that was opened read-only.
+
+        Raises:
+            InvalidArgument: n is less than 1, or size is negative.
+            SegmentInvalid: the shared memory is corrupted or truncated.
         """
         n = min(at_least(n, 1, "n"), self.capacity)
         room = self.pool.buffer_size
         room = room if size is None else min(at_least(size, 0, "size"), room)
         self._refuse_closed()
-        names = self.pool._queue_names()
+        names = queue_names(self.pool)
         return read_messages(self.pool._number, self.number, names, n, room)
 
     def redrive(
         self, n: int | None = None, *, to: "AlfQueue | None" = None, reset: bool = False
     ) -> int:
-        """Moves the n oldest buffers (None: as many as there are now) back to the queues from
-        which they became dead letters, or to the queue to: how many went.
+        """Moves dead letters back to the queues they came from, or to another. Returns how many.
 
-        reset sets redelivered to 0. Waits for nobody: what finds no room there, or was no dead
-        letter where no to is given, is at the end of this queue again. Whoever is killed meanwhile
-        has one buffer in hand at most, which goes where this queue's on_death says.
+        to is that other queue. Moves the n oldest buffers (None: as many as are in the queue now).
+        reset sets their redelivered to 0. Never waits. A buffer goes to the end of this queue again
+        if there is no room for it, or if it is no dead letter and no queue was given. If the caller
+        is killed meanwhile, it holds at most one buffer, which goes where this queue's on_death
+        says.
+
+        Raises:
+            InvalidArgument: n is less than 1; to is this queue or one of another pool; or a queue
+                has a single producer.
+            QueueBusy: the queue has a single consumer, and that is another thread.
+            AccessDenied: the pool was opened read-only.
         """
         refuse_readonly(self.pool)
         refuse_foreign(to, self.pool, "to")
@@ -252,17 +286,23 @@ class AlfQueue(QueueBase):
         moved, number = 0, to.number if to is not None else 0
         for _ in range(len(self) if n is None else min(at_least(n, 1, "n"), self.capacity)):
             code = self._move(number, bool(reset))
-            if isinstance(code, Buffer):  # this queue has filled up meanwhile
+            if isinstance(code, Buffer):  # neither queue has room for it any more
                 self.put(code)
             elif code == -errno.EAGAIN:
                 break
             elif code not in (0, -errno.ENOBUFS, -errno.ENOENT):
-                self._fail(code, empty=True)
+                self._fail(code)
             moved += code == 0
         return moved
 
     def drain(self, n: int | None = None) -> int:
-        """Frees the n oldest buffers (None: as many as there are now): how many."""
+        """Frees the n oldest buffers (None: as many as are in the queue now). Returns how many.
+
+        Raises:
+            InvalidArgument: n is less than 1.
+            QueueBusy: the queue has a single consumer, and that is another thread.
+            AccessDenied: the pool was opened read-only.
+        """
         refuse_readonly(self.pool)
         most, drained = len(self) if n is None else min(at_least(n, 1, "n"), self.capacity), 0
         while drained < most:
@@ -276,7 +316,7 @@ class AlfQueue(QueueBase):
 
 
 def refuse_foreign(queue: AlfQueue | None, pool: "Pool", what: str) -> None:
-    """TypeError, InvalidArgument if an argument is no queue of the pool."""
+    """Raises TypeError or InvalidArgument if the argument called what is no queue of the pool."""
     if queue is None:
         return
     if not isinstance(queue, AlfQueue):
@@ -289,10 +329,10 @@ def refuse_foreign(queue: AlfQueue | None, pool: "Pool", what: str) -> None:
 
 
 def queue_names(pool: "Pool") -> dict[int, str]:
-    """The queues of a pool, by their numbers. SegmentInvalid, PoolClosed."""
+    """Returns the names of a pool's queues by their numbers. SegmentInvalid, PoolClosed."""
     info: Native = ffi.new("struct shmpool_queue_info *")
     names = {}
-    for number in range(1, pool.max_queues + 1):
+    for number in range(1, pool.geometry.queues + 1):
         code = lib.shmpool_queue_info(pool._number, number, info)
         if code != -errno.ENOENT:
             check(code, f"queue {number} of pool {pool.name!r}")
@@ -301,7 +341,7 @@ def queue_names(pool: "Pool") -> dict[int, str]:
 
 
 def queue_name(pool: str, number: int, info: Native) -> str:
-    """The name of a pool's queue. SegmentInvalid if something else has been written there."""
+    """Returns the name of a pool's queue. SegmentInvalid if it is no name: it was overwritten."""
     raw: bytes = ffi.string(info.name)
     name = printable(raw)
     if not is_name(name):

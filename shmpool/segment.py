@@ -8,17 +8,20 @@ away locks the whole file first, which fails while anybody holds a token. No cal
 lock.
 """
 
+import contextlib
 import errno
 import grp
 import os
 import pwd
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from . import errors, refusals
-from ._ffi import Native, check, ffi, lib
+from . import errors, os_errors
+from ._ffi import Native, ffi, lib
 from ._hot import SegmentBase
-from .files import (
+from .codes import check
+from .options import native_refusal
+from .pool_files import (
     TEMPORARY,
     locked_whole,
     names_file,
@@ -27,7 +30,7 @@ from .files import (
     system_errors,
     unlink,
 )
-from .leaving import made
+from .process_exit import made
 
 HEADER = 4096  # bytes that hold what shmpool_check() reads
 GROUP_MAX = 2**32 - 2  # the number after it stands for no group
@@ -64,13 +67,19 @@ def _id(what: str, given: str | int, most: int, find: Callable[[str], int], kind
         ) from None
 
 
-def _check_mode(mode: int) -> None:
-    if not isinstance(mode, int):
-        raise TypeError(f"mode is {mode!r}; it must be an int")
-    if isinstance(mode, bool) or not 0 <= mode <= 0o777:
-        raise errors.InvalidArgument(
-            f"mode is {mode!r} ({mode:#o}); allowed are 0 to 0o777, for example 0o660"
-        )
+_FAULTS: dict[int, str] = {
+    lib.SHMPOOL_FAULT_NONE: "its file was truncated",
+    lib.SHMPOOL_FAULT_SHORT: "it is {value} bytes long; a header has {expected}",
+    lib.SHMPOOL_FAULT_MAGIC: "its magic is {value:#x}, not {expected:#x}: not a pool",
+    lib.SHMPOOL_FAULT_VERSION: "its layout is version {value}, this is version {expected}",
+    lib.SHMPOOL_FAULT_READY: "its initialised word is {value:#x}, not {expected:#x}",
+    lib.SHMPOOL_FAULT_LAYOUT: "its layout hash is {value:#x}, this build's is {expected:#x}",
+    lib.SHMPOOL_FAULT_SIZE: "it is {value} bytes long; its header says {expected}",
+    lib.SHMPOOL_FAULT_FILE: "its file cannot be examined",
+    lib.SHMPOOL_FAULT_OFFSETS: "its offsets do not follow from its geometry",
+    lib.SHMPOOL_FAULT_CHECKSUM: "its header's checksum is {value:#x}, of what it holds "
+    "{expected:#x}",
+}
 
 
 class Segment(SegmentBase):
@@ -99,7 +108,6 @@ class Segment(SegmentBase):
 
         PoolExists, OutOfSharedMemory, InvalidArgument, AccessDenied, LimitReached.
         """
-        _check_mode(mode)
         number = group_id(group)
         with system_errors(f"pool {name!r} cannot be created"):
             if not replace:
@@ -179,8 +187,9 @@ class Segment(SegmentBase):
 
     @classmethod
     def attach(cls, name: str, read_only: bool = False, owner: int | None = None) -> "Segment":
-        """Maps the file and checks it; AccessDenied if it belongs to another than the owner.
+        """Maps the file; AccessDenied if it belongs to another than the owner.
 
+        What the file holds is checked when it is opened: PoolBase._hot_open, _enter.
         PoolNotFound, AccessDenied, SegmentInvalid.
         """
         with system_errors(f"pool {name!r} cannot be opened"):
@@ -188,7 +197,7 @@ class Segment(SegmentBase):
             there = os.fstat(file.fd).st_uid  # the file that is open: the name may change its own
             if owner is not None and there != owner:
                 file.close()  # now: a traceback keeps it
-                raise refusals.another_owner(name, there, owner)
+                raise os_errors.another_owner(name, there, owner)
             return cls._of_file(name, file, read_only)
 
     @classmethod
@@ -201,26 +210,49 @@ class Segment(SegmentBase):
         segment = None
         try:
             size = os.fstat(file.fd).st_size
-            why = ffi.new("char[256]")
             if size == 0:
                 raise errors.SegmentInvalid(
                     f"pool {name!r}: {path_of(name)} is an empty file, not a pool: remove it"
                 )
             segment = cls(name, file, size, read_only)
-            geometry = ffi.new("struct shmpool_geometry *")
-            code = lib.shmpool_check(segment.base, size, segment.fd, geometry, why, 256)
-            if code:
-                reason = ffi.string(why).decode() or "it was never finished"
-                raise errors.SegmentInvalid(f"pool {name!r}: {reason}")
         except BaseException:
             (segment or file).close()  # now: a traceback keeps it
             raise
         return segment
 
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[None]:
+        """Closes the segment if the block fails; a refusal of C's gets its reason.
+
+        C checks the segment once, as it opens it. Only where it refuses, this checks again, to word
+        the reason.
+        """
+        try:
+            yield
+        except errors.SegmentInvalid:
+            why = ffi.new("struct shmpool_refusal *")
+            code = lib.shmpool_check(self.base, self.size, self.fd, why)
+            self.close()
+            if code == 0:
+                raise  # corrupted elsewhere, or only for a moment
+            raise errors.SegmentInvalid(f"pool {self.name!r}: {_fault(code, why)}") from None
+        except BaseException:
+            self.close()  # now: a traceback keeps it
+            raise
+
     def named(self) -> bool:
         """Whether the file still has a name."""
         with system_errors(f"pool {self.name!r} cannot be looked at"):
             return os.fstat(self.fd).st_nlink > 0
+
+
+def _fault(code: int, why: Native) -> str:
+    """Why shmpool_check() refuses a segment, in words."""
+    if code == -errno.EAGAIN:
+        return "its creator died before it was complete"
+    if why.fault == lib.SHMPOOL_FAULT_OPTION:
+        return str(native_refusal(why, int(ffi.cast("int64_t", why.value))))
+    return _FAULTS[why.fault].format(value=why.value, expected=why.expected)
 
 
 def _resize(fd: int, size: int) -> None:
@@ -234,10 +266,9 @@ def _resize(fd: int, size: int) -> None:
 
 def _fill(segment: Segment, geometry: Native) -> None:
     """Makes an empty pool in a new file."""
-    why = ffi.new("char[256]")
-    code = lib.shmpool_create_wait(segment.base, segment.fd, geometry, why, 256)
+    code = lib.shmpool_create_wait(segment.base, segment.fd, geometry)
     if code == -errno.ENOSPC:
-        raise refusals.does_not_fit(segment.name, geometry, os.fstat(segment.fd).st_blocks * 512)
+        raise os_errors.does_not_fit(segment.name, geometry, os.fstat(segment.fd).st_blocks * 512)
     check(code, f"pool {segment.name!r}")
 
 
@@ -250,7 +281,7 @@ def _map(segment: Segment, size: int, read_only: bool) -> None:
         segment._map(size, read_only)
     except OSError as error:
         if error.errno != errno.ENOMEM:
-            raise refusals.failure(f"pool {name!r} cannot be mapped", error) from None
+            raise os_errors.failure(f"pool {name!r} cannot be mapped", error) from None
         raise errors.OutOfSharedMemory(
             f"pool {name!r} takes {size} bytes of addresses, over this process's limits: "
             "raise RLIMIT_AS (ulimit -v unlimited) or vm.max_map_count"
@@ -266,10 +297,8 @@ def state_of(fd: int) -> tuple[int, bool]:
     size = os.fstat(fd).st_size
     header = bytearray(HEADER)
     os.preadv(fd, [header], 0)
-    why = ffi.new("char[256]")
-    geometry = ffi.new("struct shmpool_geometry *")
     native = ffi.from_buffer(header)
-    code: int = lib.shmpool_check(native, size, fd, geometry, why, 256)
+    code: int = lib.shmpool_check(native, size, fd, ffi.new("struct shmpool_refusal *"))
     return code, code == 0 and bool(lib.shmpool_left(native))
 
 
@@ -281,7 +310,7 @@ def _refuse_existing(name: str) -> None:
     except errors.PoolNotFound:
         return
     except (errors.AccessDenied, errors.SegmentInvalid):
-        raise refusals.exists(name) from None
+        raise os_errors.exists(name) from None
     fd = file.fd
     try:
         with locked_whole(fd) as alone:
@@ -290,7 +319,7 @@ def _refuse_existing(name: str) -> None:
                 return
     finally:
         file.close()
-    raise refusals.exists(name)
+    raise os_errors.exists(name)
 
 
 def _give_to_group(name: str, fd: int, group: Group, number: int) -> None:
@@ -306,5 +335,5 @@ def _refuse_hopeless(name: str, fd: int, geometry: Native) -> None:
     """Before it takes memory: what cannot fit would fill /dev/shm for everybody until it fails."""
     status = os.fstatvfs(fd)
     free = status.f_bavail * status.f_frsize
-    if status.f_blocks and sum(refusals.taken_at_once(geometry)) > free:
-        raise refusals.does_not_fit(name, geometry)
+    if status.f_blocks and sum(os_errors.taken_at_once(geometry)) > free:
+        raise os_errors.does_not_fit(name, geometry)

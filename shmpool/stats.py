@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a pool says of itself: plain frozen records, and how they are read from C."""
+"""The figures of a pool: frozen records, and the functions that read them from C.
+
+Not in here: waiting, and anything that changes a pool except recovery.
+"""
 
 import time
 from collections.abc import Generator, Iterator
@@ -7,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from . import errors
-from ._ffi import Native, check, ffi, lib
+from ._ffi import Native, ffi, lib
+from .codes import check
 
 T = TypeVar("T")
 
@@ -31,52 +35,51 @@ COUNTERS = (
 FATES = ("alive", "stopped", "dead", "unknown")  # in the order of enum process_fate
 FATE_DEAD = FATES.index("dead")
 
-STEP_S = 0.02  # of processor time: a step of a walk over all buffers
-LIMIT_S = 0.5  # of processor time: such a walk, unless another limit is given
+# Seconds of processor time that a scan of all buffers takes: one step, and all by default.
+STEP_S = 0.02
+LIMIT_S = 0.5
 
 
 @dataclass(frozen=True)
 class Stats:
-    """A pool's statistics, in buffers; not of one instant while others work."""
+    """A pool's figures, in buffers. While others work they are not of one instant."""
 
     capacity: int
-    created: int  # exist so far
+    created: int  # that exist: the pool creates them on demand
     free: int  # in the shared queue
     cached: int  # free, in members' local caches
     held: int  # owned by members
     queued: int  # in named queues
     members: int
-    deaths: int  # members recovered so far
-    counters: dict[str, int]  # of all members, those that are gone included
-    refused: int = 0  # buffers that were to go into a queue, and did not: Full, PoolExhausted
-    dropped: int = 0  # buffers freed because the consumer that had got them died
-    estimated: bool = (
-        False  # free, and so held, from samples: too much lies behind a stopped member
-    )
+    recovered: int  # dead members recovered so far
+    counters: dict[str, int]  # of all members, ended ones included
+    refused: int = 0  # not put into a queue: Full, PoolExhausted
+    dropped: int = 0  # freed because the consumer that had got them died
+    estimated: bool = False  # free and held come from samples, because a suspended member is ahead
 
 
 @dataclass(frozen=True)
 class Member:
-    """One thread that is attached."""
+    """One attached thread."""
 
     number: int
     pid: int
     tid: int
-    attached_ns: int  # CLOCK_MONOTONIC
+    attached_ns: int  # when it attached: CLOCK_MONOTONIC
     cached: int
-    held: int  # owned, its local cache not counted
-    operation: str | None  # unfinished: "enqueue", "dequeue"
-    dead: bool  # that is known, and not all it left is put right yet
+    held: int  # owned, without its local cache
+    operation: str | None  # in progress: "enqueue" or "dequeue"
+    dead: bool  # found dead, and not recovered completely yet
     counters: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Every buffer counted by its owner word and by walking the queues and caches.
+    """All buffers, counted by their owner words and by a scan of queues and caches.
 
-    Counts each exactly once, while everything runs; one that is between two places is held by the
-    member whose operation it is part of. ok means that both ways agree on every buffer. Without
-    complete, the audit was ended by its limit: then the figures are of the total that was counted.
+    Counts each buffer exactly once while others work. A buffer that is being moved is held by the
+    member that moves it. ok means that both counts agree on every buffer. If complete is False, the
+    audit reached its limit, and the figures are of the first total buffers.
     """
 
     ok: bool
@@ -96,26 +99,25 @@ class Holder:
     member: int
     pid: int
     tid: int
-    state: str  # "alive", "stopped" (known in its own PID namespace), "dead", "unknown"
+    state: str  # "alive", "stopped" (seen in its own PID namespace only), "dead", "unknown"
     buffers: int
-    oldest_s: float | None  # how long it has held the first of them; None if not known
+    oldest_s: float | None  # seconds that it has held the first of them; None if not known
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What Pool.recover recovered."""
+    """What Pool.recover did."""
 
-    members: int  # dead ones whose slots are free now
-    buffers: int  # taken from the dead, those requeued and dead-lettered included
+    members: int  # dead members whose slots are free now
+    buffers: int  # taken from dead members, requeued and dead-lettered ones included
     requeued: int
     dead_lettered: int
-    postponed: (
-        int  # dead ones of whom something waits, for a stopped process or for room in a queue
-    )
-    unknown: int  # members of whom the kernel could not be asked now: no descriptor was left
+    postponed: int  # dead members that wait for a suspended process or for room in a queue
+    unknown: int  # members whose state is not known: no descriptor was left to ask the kernel
 
 
 def read_stats(pool: int, capacity: int) -> Stats:
+    """Reads the figures of an open pool, by its number. PoolClosed, SegmentInvalid."""
     raw = ffi.new("struct shmpool_stats *")
     check(lib.shmpool_stats(pool, raw), "stats")
     away = raw.free + raw.cached + raw.queued
@@ -127,7 +129,7 @@ def read_stats(pool: int, capacity: int) -> Stats:
         held=max(raw.created - away, 0),
         queued=raw.queued,
         members=raw.members,
-        deaths=raw.deaths,
+        recovered=raw.deaths,
         counters=dict(zip(COUNTERS, raw.counters, strict=True)),
         refused=raw.refused,
         dropped=raw.dropped,
@@ -136,6 +138,7 @@ def read_stats(pool: int, capacity: int) -> Stats:
 
 
 def read_members(pool: int, most: int) -> list[Member]:
+    """Reads up to most attached threads of an open pool. PoolClosed, SegmentInvalid."""
     raw = ffi.new("struct shmpool_member_info[]", most)
     n = check(lib.shmpool_members(pool, raw, most), "members")
     return [
@@ -155,10 +158,10 @@ def read_members(pool: int, most: int) -> list[Member]:
 
 
 class Counting:
-    """An audit in steps, between which signals and other threads get their turn. For one thread."""
+    """An audit in steps: signal handlers and other threads run between them. For one thread."""
 
     def __init__(self, pool: int, capacity: int, members: int, queues: dict[int, str]) -> None:
-        """queues are named by their numbers; the others are not told apart."""
+        """queues has the names of those to count one by one, by number."""
         self._pool = pool
         self._queues = queues
         self._raw: Native = ffi.new("struct shmpool_audit *")
@@ -168,9 +171,10 @@ class Counting:
         self.complete = False
 
     def step(self, seconds: float = STEP_S) -> bool:
-        """Goes on for so many seconds of processor time. True when the audit is complete.
+        """Counts for about so many seconds of processor time. Returns True once all is counted.
 
-        SegmentInvalid, PoolClosed.
+        Raises:
+            SegmentInvalid, PoolClosed.
         """
         if not self.complete:
             arrays = (self._held, self._queued, self._met)
@@ -180,7 +184,7 @@ class Counting:
         return self.complete
 
     def steps(self, limit: float | None) -> Iterator[None]:
-        """Steps until it is complete, or for limit seconds of processor time."""
+        """Makes steps until all is counted, or for limit seconds of processor time."""
         taken = 0
         while not self.step():
             taken += 1
@@ -189,13 +193,13 @@ class Counting:
             yield
 
     def run(self, limit: float | None) -> "Counting":
-        """Makes all the steps."""
+        """Makes all the steps, and returns self."""
         for _ in self.steps(limit):
             pass
         return self
 
     def audit(self) -> Audit:
-        """What it has found so far."""
+        """Returns the result so far."""
         raw = self._raw
         held = {i: int(h.buffers) for i, h in enumerate(self._held) if h.buffers}
         counted = raw.free + raw.cached + sum(held.values()) + sum(self._queued)
@@ -212,10 +216,10 @@ class Counting:
         )
 
     def holders(self) -> list[Holder]:
-        """Who has what. LimitReached if the audit is not complete."""
+        """Returns the members that hold buffers. LimitReached if the audit is not complete."""
         if not self.complete:
             raise errors.LimitReached(
-                f"the holders of {self._raw.total} buffers were counted, those of the others not"
+                f"only {self._raw.total} buffers were counted within the limit; raise limit="
             )
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         holders = []
@@ -231,8 +235,10 @@ class Counting:
 
 
 def recovering(pool: int, limit: float | None) -> Generator[None, None, Recovery]:
-    """Recovers, with a yield after every few milliseconds. What is not done after limit seconds of
-    processor time is postponed."""
+    """Recovers dead members, and yields every few milliseconds.
+
+    Stops after limit seconds of processor time (None: no limit); the rest counts as postponed.
+    """
     raw = ffi.new("struct shmpool_recovery *")
     taken = 0
     while check(lib.shmpool_recover_wait(pool, raw), "recover"):
@@ -251,7 +257,7 @@ def recover(pool: int) -> Recovery:
 
 
 def whole(steps: Generator[None, None, T]) -> T:
-    """Makes all the steps."""
+    """Makes all the steps, and returns their result."""
     while True:
         try:
             next(steps)

@@ -6,56 +6,23 @@ and cannot change a byte of the pool.
 import os
 import stat
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeVar
 
 from . import errors
-from ._ffi import Native, check, ffi, lib
-from .files import PREFIX, SHM, inode_of, system_errors
+from ._ffi import Native, ffi, lib
+from .codes import check
 from .messages import Message, read_messages
 from .names import checked_name, is_name, printable
-from .options import INT32_MAX, ON_DEATH
+from .options import INT32_MAX, ON_DEATH, QUEUE_MAX, Geometry
+from .pool_files import PREFIX, SHM, inode_of, system_errors
 from .segment import Segment
 from .stats import FATE_DEAD, Member, Stats, read_members, read_stats
 
-QUEUE_MAX = 65536  # buffers that a queue may hold
 PEEK_MAX = 16 << 20  # bytes of payload in one answer
 Found = TypeVar("Found")
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What a pool was made with."""
-
-    buffer_size: int  # bytes, a multiple of 64
-    capacity: int
-    prealloc: int
-    cache_size: int
-    bulk: int
-    refill_multiplier: int
-    headroom: int  # bytes
-    members: int  # the most there may be
-    queues: int
-
-    @classmethod
-    def planned(cls, name: str, options: Mapping[str, int | None]) -> "Geometry":
-        """What a pool made with these options would have. InvalidArgument."""
-        raw = ffi.new("struct shmpool_geometry *")
-        for option in cls.__dataclass_fields__:
-            value = options.get(option)
-            if value is None:
-                value = 0 if option in ("prealloc", "headroom") else lib.SHMPOOL_DEFAULT
-            setattr(raw, option, max(-(2**63), min(value, 2**63 - 1)))
-        why = ffi.new("char[256]")
-        if lib.shmpool_plan(raw, why, 256):
-            raise errors.InvalidArgument(f"pool {name!r}: {ffi.string(why).decode()}")
-        return cls._of(raw)
-
-    @classmethod
-    def _of(cls, raw: Native) -> "Geometry":
-        return cls(**{option: int(getattr(raw, option)) for option in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True)
@@ -120,15 +87,12 @@ class View:
         """PoolNotFound, SegmentInvalid, AccessDenied, LimitReached."""
         segment = Segment.look(checked_name(name, "pool"))
         self.name = name
-        try:
+        with segment.opening():
             self._number = check(segment._enter(), f"pool {name!r}")
             raw = ffi.new("struct shmpool_geometry *")
             check(lib.shmpool_geometry(self._number, raw), f"pool {name!r}")
-        except BaseException:
-            segment.close()  # now: a traceback keeps it
-            raise
         self._segment: Segment | None = segment
-        self.geometry = Geometry._of(raw)
+        self.geometry = Geometry.of(raw)
         self._slots = self.geometry.members
         self._infos: Native = ffi.new("struct shmpool_member_info[]", self._slots)
         self._info: Native = ffi.new("struct shmpool_queue_info *")
@@ -252,11 +216,12 @@ class View:
         return self._whole(read_members(self._number, self._slots))
 
     def dead(self) -> int:
-        """How many members are dead and not recovered, and one more while abandoned buffers wait
-        for a recoverer."""
+        """How many members are dead and not recovered, plus one if abandoned buffers wait for a
+        recoverer. Other threads run meanwhile: a query of the kernel for each member takes long.
+        """
         self._opened()
-        dead: int = self._whole(check(lib.shmpool_dead(self._number), f"pool {self.name!r}"))
-        return dead
+        dead = check(lib.shmpool_dead_wait(self._number), f"pool {self.name!r}")
+        return self._whole(dead)
 
     def dead_members(self) -> list[Member]:
         """The members that are dead and not recovered."""

@@ -2,6 +2,7 @@
 """Fixtures: pools with names of their own, helper processes, and a watch over what is left."""
 
 import contextlib
+import ctypes
 import itertools
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
@@ -18,12 +19,12 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import advice
 import hypothesis
 import pytest
 
 import shmpool
 import shmpool.pruning
-from shmpool._ffi import ffi, lib
 
 collect_ignore = ["fuzz_wire.py"]  # not a test: it wants a library that only `make fuzz` installs
 DEADLINE_S = 60.0  # a guard against hangs, never a measure
@@ -47,20 +48,21 @@ class OwnExamples:
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
         if not isinstance(item, pytest.DoctestItem):
             return (yield)
-        before = shmpool.files.PREFIX
+        before = shmpool.pool_files.PREFIX
         own = f"shmpool.test-{os.getpid()}-"
-        shmpool.files.PREFIX = shmpool.segment.PREFIX = own
+        shmpool.pool_files.PREFIX = shmpool.segment.PREFIX = own
         try:
             return (yield)
         finally:
-            shmpool.files.PREFIX = shmpool.segment.PREFIX = before
+            shmpool.pool_files.PREFIX = shmpool.segment.PREFIX = before
             for left in Path("/dev/shm").glob(f"{own}doc-*"):
                 left.unlink()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """For the examples too, which are not below this folder."""
+    """Registers the plugins here, because examples are not below this folder."""
     config.pluginmanager.register(OwnExamples())
+    config.pluginmanager.register(advice)
 
 
 def _segments() -> set[str]:
@@ -97,41 +99,66 @@ def nothing_left() -> Iterator[None]:
 
 
 class Handles:
-    """The C calls that take many handles, as Python's objects make them, for handles made up."""
+    """The calls of a Burst for handles that are made up: writes them into a Burst's memory."""
 
     def __init__(self, pool: shmpool.Pool, queue: shmpool.AlfQueue | None = None) -> None:
-        number = pool._number
-        self.key = (number & 63) << 58 | number >> 6 << 32
-        self.queue = queue.number << 48 if queue else 0
+        self._pool = pool
+        self._queue = queue
+        with pool.alloc_many(1) as burst:
+            self._state = self._words(burst)[2].value
 
     @staticmethod
     def of(burst: shmpool.Burst) -> list[int]:
         """Those of a burst."""
         return [buf.generation << 32 | buf.index for buf in burst]
 
+    @staticmethod
+    def _words(burst: shmpool.Burst) -> tuple[ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32]:
+        """The fields handle, n and state of struct burst_object (hot/hot.h)."""
+        at = id(burst) + object.__basicsize__ + 8
+        return (
+            ctypes.c_void_p.from_address(at),
+            ctypes.c_uint32.from_address(at + 16),
+            ctypes.c_uint32.from_address(at + 24),
+        )
+
+    def _code(self, handles: list[int], call: Callable[[shmpool.Burst], object]) -> int:
+        """0, or the negative errno of what the call raises."""
+        forged = shmpool.Burst(self._pool, len(handles))
+        at, n, state = self._words(forged)
+        released = state.value
+        (ctypes.c_uint64 * len(handles)).from_address(at.value or 0)[:] = handles
+        n.value, state.value = len(handles), self._state
+        try:
+            call(forged)
+        except shmpool.ShmpoolError as error:
+            return -(error.errno or 0)
+        finally:
+            n.value, state.value = 0, released
+        return 0
+
     def free(self, handles: list[int]) -> int:
-        native = ffi.new("uint64_t[]", handles)
-        return int(lib.shmpool_free_many(self.key, native, len(handles)))
+        return self._code(handles, lambda burst: burst.free())
 
     def put(self, handles: list[int]) -> int:
-        native = ffi.new("uint64_t[]", handles)
-        return int(lib.shmpool_put_many_wait(self.key | self.queue, native, len(handles), 0))
+        assert self._queue
+        queue = self._queue
+        return self._code(handles, lambda burst: queue.put_many(burst, 0))
 
     def read(self, handles: list[int]) -> int:
-        native, out = ffi.new("uint64_t[]", handles), ffi.new("char[]", len(handles))
-        return int(lib.shmpool_column(self.key, native, len(handles), 0, 1, out))
+        return self._code(handles, lambda burst: burst.column(0, "u1"))
 
     def write(self, handles: list[int]) -> int:
-        native = ffi.new("uint64_t[]", handles)
-        return int(lib.shmpool_set_column(self.key, native, len(handles), 0, 1, b"\x09", 0))
+        return self._code(handles, lambda burst: burst.set_column(0, 9, "u1"))
 
     def lengths(self, handles: list[int]) -> int:
-        native, out = ffi.new("uint64_t[]", handles), ffi.new("uint32_t[]", len(handles))
-        return int(lib.shmpool_lengths(self.key, native, len(handles), out))
+        return self._code(handles, lambda burst: burst.lengths)
 
     def set_lengths(self, handles: list[int]) -> int:
-        native, one = ffi.new("uint64_t[]", handles), ffi.new("uint32_t[]", 1)
-        return int(lib.shmpool_set_lengths(self.key, native, len(handles), one, 0))
+        def assign(burst: shmpool.Burst) -> None:
+            burst.lengths = 0  # type: ignore[assignment]
+
+        return self._code(handles, assign)
 
 
 @pytest.fixture
@@ -282,8 +309,33 @@ def start() -> Iterator[Callable[..., Child]]:
                     stream.close()
 
 
+SLOW = re.compile(r"^Executing .* took (\d+\.\d+) seconds$", re.MULTILINE)  # from asyncio
+SLOW_S = 1.0  # a callback that takes longer delays every client
+# Starts the daemon with asyncio's debug mode on. Callbacks are timed by a clock that leaves out the
+# time that the daemon's threads waited for a processor, so that a busy machine makes none slow. All
+# threads count: the one that holds the interpreter's lock may be the one that waits.
+DEBUGGED = """
+import contextlib, os, time
+from shmpool.cli.daemon import command
+
+waited = {}
+
+def clock(now=time.monotonic):
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/schedstat") as file:
+            waited[thread] = int(file.read().split()[1])
+    return now() - sum(waited.values()) / 1e9
+
+real, time.monotonic = time.monotonic, clock
+import uvloop
+time.monotonic = real
+command(prog_name="python -m shmpool.daemon")
+"""
+
+
 class DaemonProcess:
-    """A daemon of the test's own, as systemd would run it: what it notifies can be waited for."""
+    """A daemon of the test's own, as systemd would run it, with asyncio's debug mode on. A test
+    can wait for what the daemon notifies."""
 
     def __init__(
         self,
@@ -291,8 +343,9 @@ class DaemonProcess:
         config: str,
         arguments: tuple[str, ...],
         prefix: tuple[str, ...] = (),
+        code: str = DEBUGGED,
     ) -> None:
-        """prefix is a command that runs what follows it."""
+        """prefix is a command that runs what follows it; code is Python that starts the daemon."""
         self.directory = directory
         self.socket = directory / "daemon.sock"
         self.config = directory / "shmpool.toml"
@@ -302,10 +355,12 @@ class DaemonProcess:
         self._notes.bind(str(directory / "notify"))
         environ = os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
         environ |= {"SHMPOOL_SOCKET": str(self.socket)}
+        environ |= {"PYTHONASYNCIODEBUG": "1"} if code else {}
         given = ("--config", str(self.config), *arguments)
+        how = ("-c", code) if code else ("-m", "shmpool.daemon")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "shmpool.daemon", *given],
+                [*prefix, sys.executable, *how, *given],
                 env=environ,
                 stderr=log,
             )
@@ -327,8 +382,16 @@ class DaemonProcess:
         raise AssertionError(f"the daemon never said {line}: {self.output()}")
 
     def output(self) -> str:
-        """What it has written to stderr so far."""
-        return self.log.read_text()
+        """What it has written to stderr so far, without asyncio's notes of callbacks."""
+        return re.sub(f"(?m){SLOW.pattern}\n", "", self.log.read_text())
+
+    def asyncio_errors(self) -> list[str]:
+        """What asyncio's debug mode finds wrong: coroutines that were never awaited, and callbacks
+        longer than SLOW_S since the daemon became ready."""
+        text = self.log.read_text()
+        found = [line for line in text.splitlines() if "never awaited" in line]
+        running = text.partition("listening at ")[2]
+        return found + [slow[0] for slow in SLOW.finditer(running) if float(slow[1]) > SLOW_S]
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Sends a signal and waits for its end: its exit status."""
@@ -346,8 +409,9 @@ StartDaemon = Callable[..., DaemonProcess]
 
 @pytest.fixture
 def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartDaemon]:
-    """start_daemon(config, *arguments): a daemon that is ready; it watches over no pools but those
-    of this test process. [daemon] options go into the config as they are, pools after them."""
+    """start_daemon(config, *arguments): a daemon that is ready. It watches only pools of this test
+    process. [daemon] options go into the config as they are, pools after them. Fails the test if
+    asyncio's debug mode finds an error in the daemon; debug=False turns that mode off."""
     pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     made: list[DaemonProcess] = []
@@ -358,11 +422,13 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
         options: str = "",
         ready: bool = True,
         prefix: tuple[str, ...] = (),
+        debug: bool = True,
     ) -> DaemonProcess:
         directory = tmp_path / f"daemon-{len(made)}"
         directory.mkdir()
         own = f'[daemon]\nadopt = ["test-{os.getpid()}-*"]\nprune = false\n{options}\n'
-        made.append(DaemonProcess(directory, own + config, arguments, prefix))
+        code = DEBUGGED if debug else ""
+        made.append(DaemonProcess(directory, own + config, arguments, prefix, code))
         if ready:
             made[-1].told("READY=1")
         return made[-1]
@@ -370,6 +436,7 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
     yield start_daemon
     for daemon in made:
         daemon.close()
+    assert [] == [error for daemon in made for error in daemon.asyncio_errors()]
 
 
 @pytest.fixture

@@ -493,7 +493,7 @@ class Daemon(Operation):
         while not done:
             time.sleep(0.005)
             with contextlib.suppress(shmpool.ShmpoolError), shmpool.Client(self.socket) as client:
-                done = bool(pool.stats().deaths) and NAME in [p.name for p in client.list()]
+                done = bool(pool.stats().recovered) and NAME in [p.name for p in client.list()]
         pool.close()
         os.kill(os.getppid(), signal.SIGTERM)
         os._exit(0)

@@ -175,7 +175,7 @@ class Daemon:
 
 
 def deaths_of(pool: shmpool.Pool) -> int:
-    return pool.stats().deaths
+    return pool.stats().recovered
 
 
 def kill_a_member(pool: shmpool.Pool) -> None:

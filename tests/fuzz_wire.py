@@ -8,8 +8,9 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["shmpool.wire", "shmpool.protocol", "msgpack"]):
-    from shmpool import errors, protocol, wire
+with atheris.instrument_imports(include=["shmpool.rpc.wire", "shmpool.rpc.protocol", "msgpack"]):
+    from shmpool import errors
+    from shmpool.rpc import protocol, wire
 
 
 def decode(data: bytes) -> None:

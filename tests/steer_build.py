@@ -10,8 +10,8 @@ from pathlib import Path
 
 NATIVE = "shmpool/native"
 TESTS = "tests/native"
-# steer_kernel.c takes the place of local.c, process.c and token.c; others wrap, or only look.
-LEFT_OUT = ["guard", "local", "look", "process", "shmpool", "token"]
+# steer_kernel.c takes the place of opening.c, process.c and token.c; others wrap, or only look.
+LEFT_OUT = ["figures", "guard", "opening", "process", "shmpool", "token"]
 WRAPPED = ["syscall", "sched_yield", "clock_gettime"]
 
 STEER_SOURCES = [

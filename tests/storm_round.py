@@ -382,13 +382,13 @@ class Round:
         free = (audit.ok, audit.free + audit.cached, audit.held)
         self.check(free == (True, stats.created, {}), "not everything is free")
         self.check([m.pid for m in members] == [os.getpid()], f"members are left: {members}")
-        self.check(stats.deaths <= self.kills, "more deaths than kills")
+        self.check(stats.recovered <= self.kills, "more deaths than kills")
         self.ledger.settle()
         self.check(not self.ledger.violations, "\n".join(self.ledger.violations))
         self.figures.counts += self.ledger.figures
         self.figures.counts["lost with the dead"] += sum(self.ledger.lost.values())
         self.figures.counts["could be lost"] += sum(self.ledger.may_be_lost.values())
-        self.figures.counts["deaths"] += stats.deaths
+        self.figures.counts["deaths"] += stats.recovered
         self.figures.counts["lives"] += self.lives
 
     def drain(self) -> None:

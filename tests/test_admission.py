@@ -5,7 +5,7 @@ import base64
 
 import pytest
 
-from shmpool.admission import Admission
+from shmpool.service.admission import Admission
 
 LOCAL = Admission.at(["127.0.0.1"], ["127.0.0.1", "Node1."])
 EVERYWHERE = Admission.at(["0.0.0.0", "::"], ["0.0.0.0", "node1"])  # noqa: S104

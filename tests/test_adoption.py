@@ -15,15 +15,15 @@ from conftest import DEADLINE_S, MakePool
 pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 
 import shmpool
-from shmpool import adoption, arrivals, config, held
-from shmpool.adoption import Adoption
-from shmpool.arrivals import Arrivals
-from shmpool.registry import Registry
+from shmpool.service import adoption, config, file_watch, watched_pool
+from shmpool.service.adoption import Adoption
+from shmpool.service.file_watch import CloseWatch, NameWatch
+from shmpool.service.handlers import RequestHandler
 
 NOBODY = 65534
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make files of others")
-Adopting = tuple[Registry, Adoption, list[str]]
+Adopting = tuple[RequestHandler, Adoption, list[str]]
 
 
 def file_of(name: str) -> Path:
@@ -32,10 +32,10 @@ def file_of(name: str) -> Path:
 
 @pytest.fixture
 def adopting() -> Iterator[Adopting]:
-    """A registry, what decides for it, and the declared pools that it asks for again."""
-    pools, again = Registry("0"), list[str]()
+    """A handler, its Adoption, and the list of pools that it asked to declare again."""
+    pools, again = RequestHandler("0"), list[str]()
     yield pools, Adoption(pools, again.append), again
-    for name in list(pools.held):
+    for name in list(pools.watched):
         pools.release(name)
 
 
@@ -51,8 +51,8 @@ SMALL = {"buffer_size": 256, "capacity": 64}
 
 @needs_root
 def test_pools_of_others(adopting: Adopting, make_pool: MakePool) -> None:
-    """They are counted and listed, and neither opened nor held, whatever they are called; those of
-    a user that the configuration names are held."""
+    """Pools of other users are counted and not opened. Those of a user in adopt_users are
+    watched."""
     pools, decide, _ = adopting
     own, other, named = (make_pool().name for _ in range(3))
     os.chown(file_of(other), NOBODY, NOBODY)
@@ -60,39 +60,41 @@ def test_pools_of_others(adopting: Adopting, make_pool: MakePool) -> None:
     decide.configure(adopt(own, other, named, users=("12345",)))
     for name in (own, other, named):
         decide.changed(name)
-    assert {own, named} == set(pools.held)
-    assert (held.OWN, held.OTHERS) == (pools.held[own].rank, pools.held[named].rank)
-    assert 1 == pools.strangers
+    assert {own, named} == set(pools.watched)
+    assert (watched_pool.Rank.OWN, watched_pool.Rank.OTHER) == (
+        pools.watched[own].rank,
+        pools.watched[named].rank,
+    )
+    assert 1 == pools.foreign
     assert {own, other, named} == set(decide.names())
     assert {own, named} == set(decide.own_names())
     decide.configure(adopt(own, other, named, users=("*",)))
     decide.changed(other)
-    assert {own, other, named} == set(pools.held)
-    assert 0 == pools.strangers
+    assert {own, other, named} == set(pools.watched)
+    assert 0 == pools.foreign
 
 
 @needs_root
 def test_a_pool_that_is_given_away(adopting: Adopting, make_pool: MakePool) -> None:
-    """A held pool whose file goes to another user is released; when it comes back it is held."""
+    """A watched pool whose file is given to another user is released. Given back, it is watched."""
     pools, decide, _ = adopting
     name = make_pool().name
     decide.configure(adopt(name))
     decide.changed(name)
-    assert {name} == set(pools.held)
+    assert {name} == set(pools.watched)
     os.chown(file_of(name), NOBODY, NOBODY)
-    decide.look()
-    assert {} == pools.held
+    decide.rescan()
+    assert {} == pools.watched
     os.chown(file_of(name), 0, 0)
     decide.changed(name)
-    assert {name} == set(pools.held)
+    assert {name} == set(pools.watched)
 
 
 @needs_root
 def test_places_are_for_the_own_first(adopting: Adopting, make_pool: MakePool) -> None:
-    """However many pools of others are let in, a declared pool and an own one find a place; not one
-    of others in place of those."""
+    """Declared pools and own pools always find a place: they evict pools of other users."""
     pools, decide, _ = adopting
-    pools.held_max = 3
+    pools.watched_max = 3
     others = [make_pool().name for _ in range(4)]
     own, declared = make_pool().name, make_pool().name
     for name in others:
@@ -100,18 +102,18 @@ def test_places_are_for_the_own_first(adopting: Adopting, make_pool: MakePool) -
     decide.configure(adopt("*", users=("*",), **{declared: SMALL}))
     for name in others:
         decide.changed(name)
-    assert set(others[:3]) == set(pools.held)
+    assert set(others[:3]) == set(pools.watched)
     decide.changed(own)
-    decide.hold(declared, config.PoolConfig(256, 64), held.DECLARED)
-    assert {own, declared} < set(pools.held)
-    assert 3 == len(pools.held)
+    decide.watch(declared, config.PoolConfig(256, 64), watched_pool.Rank.DECLARED)
+    assert {own, declared} < set(pools.watched)
+    assert 3 == len(pools.watched)
     for name in others:
         decide.changed(name)
-    assert {own, declared} < set(pools.held)
+    assert {own, declared} < set(pools.watched)
     shmpool.Pool.unlink(own)
     decide.changed(own)
-    decide.look()  # its place is free: one of the others gets it
-    assert 3 == len(pools.held)
+    decide.rescan()  # its place is free: one of the others gets it
+    assert 3 == len(pools.watched)
 
 
 @needs_root
@@ -136,8 +138,8 @@ def test_what_has_a_declared_name(
     why: str | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A file of another user, or one that lets others write who may not, is not the declared pool,
-    and is not held as another one either: it is said once, and tried again when it has changed."""
+    """A file of another user, or with more rights to write than declared, is not the declared
+    pool."""
     pools, decide, again = adopting
     name = make_pool().name
     file_of(name).chmod(mode)
@@ -146,33 +148,33 @@ def test_what_has_a_declared_name(
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             decide.changed(name)
-            decide.look()
+            decide.rescan()
     if why is None:
-        assert {name} == set(pools.held)
+        assert {name} == set(pools.watched)
         return
-    assert {} == pools.held
+    assert {} == pools.watched
     assert [True] == [why in line for line in caplog.messages if "refused" in line]
     assert (1, []) == (pools.refused, again)
     shmpool.Pool.unlink(name)
     decide.changed(name)
     assert [name] == again
-    decide.look()
+    decide.rescan()
     assert [name] == again  # until there is an answer
-    decide.declare(name, None)
+    decide.declared(name, None)
     assert 0 == pools.refused
 
 
 @needs_root
 def test_a_declared_pool_whose_rights_change(adopting: Adopting, make_pool: MakePool) -> None:
-    """One that is held, and opened up to others by whoever can, is refused from then on."""
+    """A watched declared pool is refused when its file gets more rights than declared."""
     pools, decide, again = adopting
     name = make_pool().name
     decide.configure(adopt(**{name: SMALL}))
     decide.changed(name)
-    assert held.DECLARED == pools.held[name].rank
+    assert watched_pool.Rank.DECLARED == pools.watched[name].rank
     file_of(name).chmod(0o666)
     decide.changed(name)
-    assert {} == pools.held
+    assert {} == pools.watched
     file_of(name).chmod(0o600)
     decide.changed(name)
     assert [name] == again
@@ -181,7 +183,7 @@ def test_a_declared_pool_whose_rights_change(adopting: Adopting, make_pool: Make
 def test_files_that_are_no_pools(
     adopting: Adopting, new_name: Callable[[], str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each is said once, tried again later and later, and forgotten when it is gone."""
+    """Each is logged once, retried after growing pauses, and forgotten when it is removed."""
     pools, decide, _ = adopting
     names = [new_name() for _ in range(3)]
     file_of(names[0]).write_bytes(bytes(10000))
@@ -193,7 +195,7 @@ def test_files_that_are_no_pools(
             for name in names:
                 decide.changed(name)
     assert 3 == len(caplog.messages)
-    assert {} == pools.held
+    assert {} == pools.watched
     assert set(names) == set(decide.names())
     for name in names:
         file_of(name).unlink()
@@ -204,10 +206,11 @@ def test_files_that_are_no_pools(
 def test_names_without_end(
     adopting: Adopting, new_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is remembered of files is bounded, and names that no pool can have are not."""
+    """The number of names that are remembered is bounded, and names that no pool can have are
+    not."""
     pools, decide, _ = adopting
-    monkeypatch.setattr(adoption, "LEFT_MAX", 5)
-    monkeypatch.setattr(adoption, "OTHERS_MAX", 5)
+    monkeypatch.setattr(adoption, "SKIPPED_MAX", 5)
+    monkeypatch.setattr(adoption, "LISTED_MAX", 5)
     names = [new_name() for _ in range(20)]
     for name in names:
         file_of(name).touch()
@@ -219,46 +222,80 @@ def test_names_without_end(
             decide.changed(name)
         assert 5 <= len(decide.names()) <= 10
         assert set(decide.names()) <= set(names)
-    assert {} == pools.held
+    assert {} == pools.watched
+
+
+def test_a_damaged_pool(adopting: Adopting, make_pool: MakePool) -> None:
+    """One that cannot be read any more is released, still listed, and not tried again at once."""
+    pools, decide, _ = adopting
+    name = make_pool().name
+    decide.configure(adopt("*"))
+    decide.changed(name)
+    decide.damaged(name, "torn")
+    decide.rescan()
+    assert {} == pools.watched
+    assert [name] == decide.names()
 
 
 def test_a_place_becomes_free(adopting: Adopting, make_pool: MakePool) -> None:
-    """A pool that there was no room for is held as soon as there is."""
+    """A pool without a place is watched as soon as a place is free."""
     pools, decide, _ = adopting
-    pools.held_max = 1
+    pools.watched_max = 1
     first, second = make_pool().name, make_pool().name
     decide.configure(adopt("*"))
     decide.changed(first)
     decide.changed(second)
-    assert {first} == set(pools.held)
+    assert {first} == set(pools.watched)
     shmpool.Pool.unlink(first)
-    decide.look()
-    decide.look()
-    assert {second} == set(pools.held)
+    decide.rescan()
+    decide.rescan()
+    assert {second} == set(pools.watched)
 
 
 def test_a_pool_with_members_finds_a_place(adopting: Adopting, make_pool: MakePool) -> None:
-    """One that nobody has open makes room for it, one with members or a declared one does not."""
+    """A pool with members evicts one without, but neither one with members nor a declared one."""
     pools, decide, _ = adopting
-    pools.held_max = 2
+    pools.watched_max = 2
     idle, used, later, more = (make_pool() for _ in range(4))
     decide.configure(adopt("*"))
     used.alloc().free()
     for pool in (idle, used):
         decide.changed(pool.name)
     decide.changed(later.name)
-    assert {idle.name, used.name} == set(pools.held)
+    assert {idle.name, used.name} == set(pools.watched)
     later.alloc().free()
     decide.changed(later.name)
-    assert {used.name, later.name} == set(pools.held)
+    assert {used.name, later.name} == set(pools.watched)
     more.alloc().free()
     decide.changed(more.name)
-    assert {used.name, later.name} == set(pools.held)
+    assert {used.name, later.name} == set(pools.watched)
+
+
+def test_a_damaged_pool_makes_room(
+    adopting: Adopting, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For one with members, as one that nobody has open would."""
+    pools, decide, _ = adopting
+    pools.watched_max = 1
+    damaged, later = make_pool(), make_pool()
+    decide.configure(adopt("*"))
+    damaged.alloc().free()
+    later.alloc().free()
+    decide.changed(damaged.name)
+    read, broken = watched_pool.View.stats, pools.watched[damaged.name].view
+
+    def stats(view: watched_pool.View) -> shmpool.Stats:
+        if view is broken:
+            raise shmpool.SegmentInvalid("torn")
+        return read(view)
+
+    monkeypatch.setattr(watched_pool.View, "stats", stats)
+    decide.changed(later.name)
+    assert {later.name} == set(pools.watched)
 
 
 def test_watching_is_no_use(adopting: Adopting, make_pool: MakePool, own_pools: None) -> None:
-    """A pool that is watched and that nobody has open can be pruned; a declared one cannot, until
-    the configuration declares it no more."""
+    """prune() removes a watched pool that no process has open, but not a declared one."""
     pools, decide, _ = adopting
     watched, declared = make_pool(), make_pool()
     for pool in (watched, declared):
@@ -266,20 +303,20 @@ def test_watching_is_no_use(adopting: Adopting, make_pool: MakePool, own_pools: 
     decide.configure(adopt(watched.name, **{declared.name: SMALL}))
     decide.changed(watched.name)
     decide.changed(declared.name)
-    assert {watched.name, declared.name} == set(pools.held)
+    assert {watched.name, declared.name} == set(pools.watched)
     assert [watched.name] == shmpool.prune(age=0)
-    decide.look()
-    assert {declared.name} == set(pools.held)
+    decide.rescan()
+    assert {declared.name} == set(pools.watched)
     assert [] == shmpool.prune(age=0)
     decide.configure(adopt(declared.name))
-    assert {declared.name} == set(pools.held)
+    assert {declared.name} == set(pools.watched)
     assert [declared.name] == shmpool.prune(age=0)
 
 
 @contextlib.asynccontextmanager
-async def telling() -> AsyncIterator[tuple[Arrivals, "asyncio.Queue[str]"]]:
+async def telling() -> AsyncIterator[tuple[NameWatch, "asyncio.Queue[str]"]]:
     told: asyncio.Queue[str] = asyncio.Queue()
-    found = Arrivals(told.put_nowait)
+    found = NameWatch(told.put_nowait)
     task = asyncio.create_task(found.run())
     try:
         yield found, told
@@ -298,11 +335,11 @@ async def until_told(told: "asyncio.Queue[str]", name: str) -> None:
 def test_files_that_come_and_go(
     new_name: Callable[[], str], inotify: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is there at the start, what comes, what is moved and what changes hands is told; where
-    the kernel has no inotify for us all that is there, again and again."""
+    """Files that exist, are created, moved or change rights are reported, with inotify and
+    without."""
     if not inotify:
-        monkeypatch.setattr(arrivals, "_watching", lambda: -1)
-        monkeypatch.setattr(arrivals, "POLL_S", 0.01)
+        monkeypatch.setattr(file_watch, "_watch_directory", lambda: -1)
+        monkeypatch.setattr(file_watch, "POLL_S", 0.01)
     first, second, third = (new_name() for _ in range(3))
 
     async def go() -> None:
@@ -325,8 +362,7 @@ def test_files_that_come_and_go(
 
 
 def test_more_than_inotify_tells(new_name: Callable[[], str]) -> None:
-    """Events that are lost because there were too many at once lead to another walk through all
-    that is there."""
+    """After inotify has lost events, the whole directory is reported again."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     early, late = new_name(), new_name()
 
@@ -344,3 +380,49 @@ def test_more_than_inotify_tells(new_name: Callable[[], str]) -> None:
             await until_told(told, early)  # which nothing has happened to
 
     asyncio.run(go())
+
+
+def test_files_that_are_closed(make_pool: MakePool) -> None:
+    """The close of a followed pool's file is told at once, that of another one is not; nothing is
+    told after the end, and no descriptor stays."""
+    followed, other = make_pool().name, make_pool().name
+
+    async def go() -> None:
+        told = asyncio.Event()
+        before = os.listdir("/proc/self/fd")
+        closes = CloseWatch(told.set)
+        closes.follow({followed: file_of(followed).stat().st_ino})
+        async with asyncio.timeout(DEADLINE_S):
+            os.close(os.open(file_of(followed), os.O_RDWR))
+            await told.wait()
+        told.clear()
+        os.close(os.open(file_of(other), os.O_RDWR))
+        await asyncio.sleep(0)
+        os.close(os.open(file_of(followed), os.O_RDWR))
+        closes.close()
+        await asyncio.sleep(0)
+        assert not told.is_set()
+        names = NameWatch(print)
+        names.close()
+        assert before == os.listdir("/proc/self/fd")
+
+    asyncio.run(go())
+
+
+def test_a_file_that_is_marked_as_used(make_pool: MakePool) -> None:
+    """Only the one that was meant: not what a link in its place leads to, nor another file that
+    has its name now."""
+    name = make_pool().name
+    inode = file_of(name).stat().st_ino
+    link = file_of(f"{name}-link")
+    link.symlink_to(file_of(name))
+    before = os.listdir("/proc/self/fd")
+    try:
+        with pytest.raises(OSError, match="symbolic links"):
+            watched_pool._lock_in_use(str(link), inode)
+    finally:
+        link.unlink()
+    with pytest.raises(OSError, match="another file"):
+        watched_pool._lock_in_use(str(file_of(name)), inode + 1)
+    assert before == os.listdir("/proc/self/fd")
+    os.close(watched_pool._lock_in_use(str(file_of(name)), inode))

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from shmpool.alarms import Alarms, Policy
-from shmpool.answers import Alarm
-from shmpool.held import SECONDS, Held
+from shmpool.rpc.records import Alarm
+from shmpool.service.alarms import Alarms, Policy
+from shmpool.service.watched_pool import SECONDS, WatchedPool
 from shmpool.stats import Holder, Recovery, Stats
 from shmpool.view import QueueStats, View
 
@@ -28,55 +28,55 @@ def test_low_water() -> None:
     """
     alarms = Alarms("rx", wall=lambda: 1000.0)
     low = replace(STATS, free=5, held=50, queued=5)
-    assert ([], []) == alarms.look(0, POLICY, replace(STATS, created=0, free=0), [], [])
-    raised, over = alarms.look(1, POLICY, low, [], [])
+    assert ([], []) == alarms.update(0, POLICY, replace(STATS, created=0, free=0), [], [])
+    raised, over = alarms.update(1, POLICY, low, [], [])
     assert ([("low-water", "rx")], []) == (kinds(raised), over)
     assert "9 buffers" in raised[0].message
-    assert ([], []) == alarms.look(2, POLICY, low, [], [])
+    assert ([], []) == alarms.update(2, POLICY, low, [], [])
     assert [1000.0] == [alarm.since for alarm in alarms.active()]
-    raised, over = alarms.look(3, POLICY, STATS, [], [])
+    raised, over = alarms.update(3, POLICY, STATS, [], [])
     assert ([], [("low-water", "rx")]) == (raised, kinds(over))
     assert [] == alarms.active()
 
 
 def test_a_queue_that_stays_full() -> None:
-    """Raised when it has been full at every look for so long; a look at which it was not begins
-    the time anew."""
+    """Raised when every update for queue_full_s found the queue full. One that did not starts
+    again."""
     alarms, full = Alarms("rx"), replace(QUEUE, depth=8)
     for now, queue, expected in (
         (0, full, 0), (4, full, 0), (5, QUEUE, 0), (6, full, 0), (10, full, 0), (11, full, 1),
     ):  # fmt: skip
-        raised, _ = alarms.look(now, POLICY, STATS, [queue], [])
+        raised, _ = alarms.update(now, POLICY, STATS, [queue], [])
         assert expected == len(raised), now
     assert [("queue-full", "work")] == kinds(alarms.active())
 
 
 def test_stopped_in_an_operation() -> None:
-    """Raised for each stopped member, and over when it goes on."""
+    """Raised for each suspended member, and cleared when it continues."""
     alarms = Alarms("rx")
-    raised, _ = alarms.look(0, POLICY, STATS, [], [(10, 11), (20, 20)])
+    raised, _ = alarms.update(0, POLICY, STATS, [], [(10, 11), (20, 20)])
     assert [("stopped", "10/11"), ("stopped", "20/20")] == kinds(raised)
-    raised, over = alarms.look(1, POLICY, STATS, [], [(20, 20)])
+    raised, over = alarms.update(1, POLICY, STATS, [], [(20, 20)])
     assert ([], [("stopped", "10/11")]) == (raised, kinds(over))
 
 
 def test_held_for_long() -> None:
-    """Raised for a holder whose oldest buffer is older; the other looks leave it alone."""
+    """Raised for a holder whose oldest buffer exceeds held_s. update() does not clear it."""
     alarms = Alarms("rx")
     young = Holder(0, 10, 10, "alive", 3, 59.0)
     nothing = Holder(1, 20, 20, "alive", 0, None)
-    assert ([], []) == alarms.look_at_holders(POLICY, [young, nothing])
-    raised, _ = alarms.look_at_holders(POLICY, [replace(young, oldest_s=60.0), nothing])
+    assert ([], []) == alarms.update_holders(POLICY, [young, nothing])
+    raised, _ = alarms.update_holders(POLICY, [replace(young, oldest_s=60.0), nothing])
     assert [("held-long", "10/10")] == kinds(raised)
-    assert ([], []) == alarms.look(2, POLICY, STATS, [], [])
-    _, over = alarms.look_at_holders(POLICY, [nothing])
+    assert ([], []) == alarms.update(2, POLICY, STATS, [], [])
+    _, over = alarms.update_holders(POLICY, [nothing])
     assert [("held-long", "10/10")] == kinds(over)
 
 
 def test_the_books_of_recoveries(pool: object) -> None:
-    """Recoveries add up, and each falls into the bucket of its time."""
+    """Recoveries are added up, and each is counted in the bucket of its duration."""
     with View(pool.name) as view:  # type: ignore[attr-defined]
-        held = Held(view, Policy())
+        held = WatchedPool(view, Policy())
         began = time.time()
         held.recovered(Recovery(1, 5, 2, 1, 0, 0), 0.002)
         event = held.recovered(Recovery(2, 1, 0, 0, 0, 0), 100.0)
@@ -92,39 +92,39 @@ def test_the_books_of_recoveries(pool: object) -> None:
 
 
 def test_when_to_trim(make_pool: object) -> None:
-    """When there has been more free than is kept, all the time the policy says."""
+    """When more buffers than trim_to have been free at every inspection for trim_after_s."""
     pool = make_pool(capacity=64)  # type: ignore[operator]
     pool.alloc_many(64).free()
     now = [0.0]
     with View(pool.name) as view:
-        held = Held(view, Policy(trim_to=32, trim_after_s=10), clock=lambda: now[0])
+        held = WatchedPool(view, Policy(trim_to=32, trim_after_s=10), clock=lambda: now[0])
         due = []
         for now[0] in (0.0, 9.0, 10.0):
-            held.look()
+            held.inspect()
             due.append(held.should_trim())
         assert [False, False, True] == due
         with pool.alloc_many(40):
-            held.look()
+            held.inspect()
             assert not held.should_trim()
         held.policy = Policy()
         now[0] = 100.0
-        held.look()
+        held.inspect()
         assert not held.should_trim()
 
 
 def test_a_clock_that_is_set(make_pool: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Setting the wall clock neither raises an alarm nor makes a trim due, nor puts either off."""
+    """Setting the wall clock changes neither alarms nor trims."""
     pool = make_pool(capacity=64)  # type: ignore[operator]
     queue = pool.create_queue("work", capacity=2)
     pool.alloc_many(64).free()
     queue.send_many([b"a", b"b"])
     with View(pool.name) as view:
-        held = Held(view, Policy(queue_full_s=1000.0, trim_to=1, trim_after_s=1000.0))
+        held = WatchedPool(view, Policy(queue_full_s=1000.0, trim_to=1, trim_after_s=1000.0))
         for clock in (2e9, 4e9, 0.0):
             monkeypatch.setattr(time, "time", lambda at=clock: at)
-            assert ([], []) == held.look()
+            assert ([], []) == held.inspect()
             assert not held.should_trim()
         held.policy = Policy(queue_full_s=0.0, trim_to=1, trim_after_s=0.0)
-        raised, _ = held.look()
+        raised, _ = held.inspect()
         assert [("queue-full", "work")] == kinds(raised)
         assert held.should_trim()

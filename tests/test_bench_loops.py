@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""shmpool.bench: its producers and consumers keep exact accounts of whatever a library does.
+"""shmpool.bench: its producers and consumers count exactly, whatever a library does.
 
-They run in this process, with a contestant that gives and takes what the test wants.
+The loops run in this process, with a transport that the test scripts.
 """
 
 import os
@@ -11,19 +11,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shmpool.bench import floor, message
-from shmpool.bench.board import DONE, PREFIX, SEATS, STOP, Board, length
+from shmpool.bench import harness_cost, message
 from shmpool.bench.consuming import GROUP, consume
-from shmpool.bench.message import STEP, Faults
+from shmpool.bench.message import STEP, MessageErrors
 from shmpool.bench.plan import size_text
-from shmpool.bench.producing import COUNTED, produce
+from shmpool.bench.producing import COUNT_MAX, produce
 from shmpool.bench.result import CellResult, Result
+from shmpool.bench.scoreboard import DONE, PREFIX, SLOTS, STOP, Scoreboard, length
 from shmpool.bench.tables import tables
-from shmpool.bench.way import Batch, Columns, InPlace, OneByOne, Packet, Receive, Send, Spec, Way
+from shmpool.bench.transport import (
+    Batch,
+    Columns,
+    InPlace,
+    OneByOne,
+    Packet,
+    Receive,
+    Send,
+    Spec,
+    Transport,
+)
 
-SIZES = [64, 1500]  # on either side of what is made, and kept, together
-MANY = 3 * GROUP + 5  # messages: some groups, and a part of one
-SEAT, SENDER = 3, 2
+SIZES = [64, 1500]  # below and above message.SMALL
+MANY = 3 * GROUP + 5  # messages: three groups and a part of one
+SLOT, SENDER = 3, 2
 
 
 class FullError(Exception):
@@ -34,10 +44,10 @@ class EmptyError(Exception):
     """Nothing there."""
 
 
-class Scripted(Way):
-    """Takes messages with `take`, gives those of `give`, where None is a moment without any."""
+class Scripted(Transport):
+    """Sends call `take`; receives return what `give` yields, where None means no message."""
 
-    library, call, package, polls = "a script", "", None, True
+    library, polls = "a script", True
 
     def __init__(self, size: int) -> None:
         super().__init__(Spec("none", size))
@@ -53,7 +63,7 @@ class Scripted(Way):
 
 
 class Copies(Scripted, OneByOne):
-    """Bytes, and None when there are none."""
+    """Receives bytes, or None without a message."""
 
     def sender(self, channel: int) -> Send:
         return self.take
@@ -63,7 +73,7 @@ class Copies(Scripted, OneByOne):
 
 
 class Raising(Copies):
-    """Bytes, and an exception when there are none."""
+    """Receives bytes, or raises without a message."""
 
     def receiver(self, channel: int, timeout: float) -> Receive:
         def receive() -> Packet:
@@ -76,7 +86,7 @@ class Raising(Copies):
 
 
 class Places(Scripted, InPlace):
-    """One place for all messages, the next one overwrites the last."""
+    """Has one place for all messages; each overwrites the last one."""
 
     def writer(self, channel: int) -> tuple[Callable[[], Packet], Callable[[Packet], Any]]:
         place = bytearray(self.spec.size)
@@ -96,7 +106,7 @@ class Places(Scripted, InPlace):
 
 
 class Lists(Scripted, Batch):
-    """Some at a time."""
+    """Sends and receives up to 100 a call."""
 
     def sender_many(self, channel: int) -> Callable[[list[bytes]], int | None]:
         def send(batch: list[bytes]) -> int:
@@ -114,7 +124,7 @@ class Lists(Scripted, Batch):
 
 
 class Fields(Scripted, Columns):
-    """Arrays of fields, of as many messages as may be."""
+    """Receives arrays of fields, of up to 100 messages."""
 
     def column_writer(self, channel: int) -> Callable[[Any, Any], None]:
         raise NotImplementedError
@@ -130,13 +140,13 @@ class Fields(Scripted, Columns):
         return read
 
 
-WAYS = [Copies, Raising, Places, Lists]
+TRANSPORTS = [Copies, Raising, Places, Lists]
 
 
 @pytest.fixture
-def board() -> Iterator[Board]:
-    with Board.made(f"{PREFIX}{os.getpid()}-loops") as made:
-        yield made
+def board() -> Iterator[Scoreboard]:
+    with Scoreboard.create(f"{PREFIX}{os.getpid()}-loops") as board:
+        yield board
 
 
 def packet(size: int, n: int) -> bytes:
@@ -145,51 +155,55 @@ def packet(size: int, n: int) -> bytes:
     return message.packer(size).pack(word, message.body(size), word & 255)
 
 
-def accounts(way: Scripted, board: Board, coming: list[bytes | None], exact: bool) -> Faults:
-    """What consume() makes of those that come, of MANY that were sent; done when they have come."""
+def errors(
+    transport: Scripted, board: Scoreboard, coming: list[bytes | None], exact: bool
+) -> MessageErrors:
+    """What is wrong according to consume(), if MANY were sent and these are received."""
 
     def give() -> Iterator[bytes | None]:
         yield from coming
         board.words[DONE] = 1
 
-    way.give = give()
-    consume(way, board, SEAT, 0, exact)()
-    log = board.logged(SEAT)
+    transport.give = give()
+    consume(transport, board, SLOT, 0, exact)()
+    log = board.logged(SLOT)
     assert sum(p is not None for p in coming) == len(log)
     return message.check({SENDER: message.base(SENDER) + MANY * STEP}, [log])
 
 
 @pytest.mark.parametrize("exact", [False, True], ids=["together", "at once"])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("kind", TRANSPORTS)
 class TestConsume:
-    """Each way to consume, of small and of large messages."""
+    """Each loop of consumers, with small and with large messages."""
 
-    def test_sound(self, kind: type[Scripted], size: int, exact: bool, board: Board) -> None:
-        """All that come are accounted for, with pauses in between."""
+    def test_all_arrive(
+        self, kind: type[Scripted], size: int, exact: bool, board: Scoreboard
+    ) -> None:
+        """No error is counted, with pauses between messages."""
         coming: list[bytes | None] = [packet(size, n) for n in range(1, MANY + 1)]
         for at in (0, 1, GROUP, 2 * GROUP, 2 * GROUP + 1):
             coming.insert(at, None)
-        assert not accounts(kind(size), board, coming, exact)
+        assert not errors(kind(size), board, coming, exact)
 
     @pytest.mark.parametrize("by", [-1, 1, -60], ids=lambda by: f"{by:+}")
     def test_wrong_length(
-        self, kind: type[Scripted], size: int, exact: bool, by: int, board: Board
+        self, kind: type[Scripted], size: int, exact: bool, by: int, board: Scoreboard
     ) -> None:
-        """A message that is too short or too long is damaged, and the others are not."""
+        """A message that is too short or too long counts as damaged, and the others do not."""
         coming = [packet(size, n) for n in range(1, MANY + 1)]
         for at in (0, 130, MANY - 1):
             coming[at] = (coming[at] + b"\0")[: size + by]
-        assert Faults(lost=3, damaged=3) == accounts(kind(size), board, [*coming], exact)
+        assert MessageErrors(lost=3, damaged=3) == errors(kind(size), board, [*coming], exact)
 
 
-FAULTS = [(kind, exact) for kind in WAYS for exact in (False, True)] + [(Fields, False)]
+LOOPS = [(kind, exact) for kind in TRANSPORTS for exact in (False, True)] + [(Fields, False)]
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("kind", "exact"), FAULTS)
-def test_faults(kind: type[Scripted], size: int, exact: bool, board: Board) -> None:
-    """Lost, repeated, damaged, overtaken and unknown ones are counted among sound ones."""
+@pytest.mark.parametrize(("kind", "exact"), LOOPS)
+def test_errors(kind: type[Scripted], size: int, exact: bool, board: Scoreboard) -> None:
+    """Lost, repeated, damaged, reordered and unknown messages are counted among good ones."""
     coming = [packet(size, n) for n in range(1, MANY + 1)]
     lost = coming.pop(700)
     coming[600] = coming[600][:-1] + bytes([coming[600][-1] ^ 1])
@@ -198,24 +212,24 @@ def test_faults(kind: type[Scripted], size: int, exact: bool, board: Board) -> N
     coming.insert(300, coming[299])
     coming.append(packet(size, MANY + 1))
     assert lost not in coming
-    expected = Faults(lost=3, repeated=1, damaged=2, overtaken=1, unknown=1)
-    assert expected == accounts(kind(size), board, [*coming], exact)
+    expected = MessageErrors(lost=3, repeated=1, damaged=2, reordered=1, unknown=1)
+    assert expected == errors(kind(size), board, [*coming], exact)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_lengths_that_make_up_for_each_other(size: int, board: Board) -> None:
-    """One that is too short after one that is too long does not pass for two sound ones."""
+def test_wrong_lengths_with_the_right_sum(size: int, board: Scoreboard) -> None:
+    """A message that is too short after one that is too long are two damaged ones."""
     coming: list[bytes | None] = [packet(size, n) for n in range(1, MANY + 1)]
     coming[100:102] = [packet(size, 101) + b"\5", packet(size, 102)[:-1]]
-    faults = accounts(Copies(size), board, coming, exact=False)
-    assert Faults(lost=2, damaged=2) == faults
+    found = errors(Copies(size), board, coming, exact=False)
+    assert MessageErrors(lost=2, damaged=2) == found
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("kind", WAYS)
-def test_logged_before_a_wait(kind: type[Scripted], size: int, board: Board) -> None:
-    """When a consumer asks again after it heard that there are none, its log has all that came."""
-    log, given, behind = board.log(SEAT), 0, []
+@pytest.mark.parametrize("kind", TRANSPORTS)
+def test_logged_before_a_wait(kind: type[Scripted], size: int, board: Scoreboard) -> None:
+    """When a consumer receives again after it found no message, its log has all that arrived."""
+    log, given, behind = board.log(SLOT), 0, []
 
     def give() -> Iterator[bytes | None]:
         nonlocal given
@@ -223,24 +237,26 @@ def test_logged_before_a_wait(kind: type[Scripted], size: int, board: Board) -> 
             for _ in range(pause):
                 given += 1
                 yield packet(size, given)
-            if kind is Lists:  # it does not come back at the first
+            if kind is Lists:  # a list ends with the hundredth None only
                 yield from [None] * 100
             yield None
             behind.append(given - length(log))
         board.words[DONE] = 1
 
-    way = kind(size)
-    way.give = give()
-    consume(way, board, SEAT, 0, False)()
+    transport = kind(size)
+    transport.give = give()
+    consume(transport, board, SLOT, 0, False)()
     assert [0] * 6 == behind
     log.release()
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_slow_ones_are_not_kept(size: int, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of messages that come slowly no more are kept than one, however many come without a pause."""
+def test_slow_messages_are_logged_at_once(
+    size: int, board: Scoreboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most one slow message is not logged yet, even if they arrive without a pause."""
     monkeypatch.setattr("shmpool.bench.consuming.GROUP_NS", 0)
-    log, given, most = board.log(SEAT), 0, 0
+    log, given, most = board.log(SLOT), 0, 0
 
     def give() -> Iterator[bytes | None]:
         nonlocal given, most
@@ -250,24 +266,26 @@ def test_slow_ones_are_not_kept(size: int, board: Board, monkeypatch: pytest.Mon
             yield packet(size, n)
         board.words[DONE] = 1
 
-    way = Copies(size)
-    way.give = give()
-    consume(way, board, SEAT, 0, False)()
+    transport = Copies(size)
+    transport.give = give()
+    consume(transport, board, SLOT, 0, False)()
     assert 1 >= most
     log.release()
 
 
 @pytest.mark.parametrize("exact", [False, True], ids=["together", "at once"])
 @pytest.mark.parametrize("size", [*SIZES, 64 << 10])
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("kind", TRANSPORTS)
 @pytest.mark.parametrize("refuse", ["False", "raise"])
-def test_produce(refuse: str, kind: type[Scripted], size: int, exact: bool, board: Board) -> None:
-    """Told to stop in the middle, while there is no room, it has counted what was taken, no more;
-    and that was every message in turn, whole, and each an object of its own."""
+def test_produce(
+    refuse: str, kind: type[Scripted], size: int, exact: bool, board: Scoreboard
+) -> None:
+    """A producer that is stopped while there is no room has counted exactly what was taken: every
+    message in order, whole, and each a new object."""
     if kind is Lists and refuse == "raise":
         pytest.skip("a list is taken in part, or not at all")
     taken: list[bytes] = []
-    asked, stop_at = 0, 2 * COUNTED + 7
+    asked, stop_at = 0, 2 * COUNT_MAX + 7
 
     def take(sent: bytes) -> bool | None:
         nonlocal asked
@@ -281,30 +299,30 @@ def test_produce(refuse: str, kind: type[Scripted], size: int, exact: bool, boar
             raise FullError
         return False
 
-    way = kind(size)
-    way.take = take
-    produce(way, board, SENDER, range(1), exact)()
+    transport = kind(size)
+    transport.take = take
+    produce(transport, board, SENDER, range(1), exact)()
     assert stop_at == len(taken) == len({id(sent) for sent in taken})
     assert [packet(size, n) for n in range(1, stop_at + 1)] == taken
-    assert message.base(SENDER) + stop_at * STEP == board.words[SEATS + SENDER]
+    assert message.base(SENDER) + stop_at * STEP == board.words[SLOTS + SENDER]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_floor(size: int) -> None:
-    """What the harness costs without a library is measured, and the tables say it."""
+def test_harness_cost(size: int) -> None:
+    """The harness is measured without a library, and the tables show its rate."""
     cores = sorted(os.sched_getaffinity(0))[:2]
-    rate = floor.measure(f"{PREFIX}{os.getpid()}-floor", size, 4, 0.05, cores)
+    rate = harness_cost.measure(f"{PREFIX}{os.getpid()}-cost", size, 4, 0.05, cores)
     assert rate > 0
     conditions = {"producers": 4, "consumers": 4, "size": size}
-    cells = [CellResult("throughput", "", conditions, [], floor=f) for f in (1e6, 0.0)]
+    cells = [CellResult("throughput", "", conditions, [], harness_rate=rate) for rate in (1e6, 0.0)]
     notes = [tables(Result("", {}, {}, {}, {}, [cell]))[0].note for cell in cells]
-    assert f"would come to 1,000 k/s ({size_text(size)})" in notes[0]
-    assert "would come to" not in notes[1]
+    assert f"would reach 1,000 k/s ({size_text(size)})" in notes[0]
+    assert "would reach" not in notes[1]
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_words_beyond_their_lower_half(size: int) -> None:
-    """Messages go on in order where the lower half of their words overflows."""
+    """Messages stay in order where the lower half of their words overflows."""
     first = message.base(SENDER) + ((1 << 32) // STEP - 3) * STEP
     words = [first + n * STEP for n in range(10)]
     check = message.checker(size)
@@ -318,8 +336,8 @@ def test_words_beyond_their_lower_half(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [10, message.LARGE - 1, message.LARGE, message.LARGE + 1])
-def test_every_way_of_packing_is_the_same(size: int) -> None:
-    """Packed or copied, new or in place: the same bytes, and each message an object of its own."""
+def test_packing(size: int) -> None:
+    """Packed or copied, new or in place: the same bytes, and each message a new object."""
     body, place = message.body(size), bytearray(size + 3)
     pack, pack_into = message.packing(size), message.packing_into(size)
     made = []

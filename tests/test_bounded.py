@@ -84,7 +84,7 @@ def test_a_walk_is_left_and_entered_again(make_pool: MakePool) -> None:
     queue = pool.create_queue("q", capacity=256)
     queue.put_many(pool.alloc_many(200))
     held = pool.alloc_many(100)
-    counting, steps = Counting(pool._number, pool.capacity, pool._slots, {1: "q"}), 0
+    counting, steps = Counting(pool._number, pool.capacity, pool.geometry.members, {1: "q"}), 0
     while not counting.step(1e-9):
         steps += 1
         assert not counting.audit().complete
@@ -116,7 +116,7 @@ def test_a_signal_gets_through(make_pool: MakePool, craft: Craft) -> None:
 def test_other_threads_run_meanwhile(make_pool: MakePool, craft: Craft) -> None:
     """A walk does not hold the interpreter's lock."""
     pool = nowhere(make_pool, craft)
-    counting = Counting(pool._number, pool.capacity, pool._slots, {})
+    counting = Counting(pool._number, pool.capacity, pool.geometry.members, {})
     ran, walking, stop = 0, threading.Event(), threading.Event()
 
     def run() -> None:
@@ -183,7 +183,7 @@ def test_many_gone_from_the_shared_queue(make_pool: MakePool, craft: Craft) -> N
     segment = craft(pool)
     assert (capacity, False) == (pool.stats().free, pool.stats().estimated)
     owner = row(segment.buffers, "buffer.owner")
-    for i in range(0, capacity, 2):  # half of them are held, and their slots hollow
+    for i in range(0, capacity, 2):  # half of them are held, and their slots stale
         segment.write(owner.word(i), 1)
     segment.write(segment.named("shared.bypassed"), 2 * capacity)
     stats = pool.stats()
@@ -206,7 +206,7 @@ def test_extents_are_few(options: dict[str, int]) -> None:
         setattr(geometry, name, lib.SHMPOOL_DEFAULT)
     for name, value in options.items():
         setattr(geometry, name, value)
-    assert 0 == lib.shmpool_plan(geometry, ffi.new("char[256]"), 256)
+    assert 0 == lib.shmpool_plan(geometry, ffi.new("struct shmpool_refusal *"))
     assert options["capacity"] / geometry.extent_buffers <= 131072
 
 

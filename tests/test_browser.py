@@ -5,8 +5,8 @@ the picture of the README.
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,9 @@ import shmpool
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
 
-from selenium.common.exceptions import TimeoutException  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-SOON_S = 10.0  # after which the daemon has told what it recovered, if it did
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
 
@@ -33,10 +31,10 @@ buffer_size = 2048
 capacity = 4096
 prealloc = 2048
 low_water = 4000
-[pools.{0}.queues.packets]
+[pools.{0}.queue.packets]
 capacity = 1024
 on_death = "requeue"
-[pools.{0}.queues.done]
+[pools.{0}.queue.done]
 capacity = 256
 """
 
@@ -119,15 +117,17 @@ def test_a_death_is_seen(
     script = "return document.querySelector('polyline').getAttribute('points').split(' ').length"
     wait.until(lambda _: browser.execute_script(script) >= (40 if picture() else 3))
 
-    for worker in workers[1:]:
-        worker.kill()
-        wait.until(lambda _, pid=worker.pid: pid not in holders())
-        with suppress(TimeoutException):  # a survivor that happened to look was quicker: once more
-            WebDriverWait(browser, SOON_S, poll_frequency=0.05).until(lambda _: texts("#events li"))
-            break
+    survivors = (producer, workers[0], workers[2])
+    for survivor in survivors:
+        os.kill(survivor.pid, signal.SIGSTOP)  # so that the daemon recovers, not a survivor
+    workers[1].kill()
+    wait.until(lambda _: workers[1].pid not in holders())
+    wait.until(lambda _: texts("#events li"))
     (event,) = texts("#events li")
     assert f"{name}: 1 dead member, " in event
     assert "requeued" in event
+    for survivor in survivors:
+        os.kill(survivor.pid, signal.SIGCONT)
     wait.until(lambda _: "1 recovery" in texts(".facts")[0])
 
     severe = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]

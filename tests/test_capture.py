@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""clients.capture: what pcap and pcapng files hold, and what is said of those that are damaged."""
+"""clients.capture: the packets of pcap and pcapng files, and the errors for damaged ones."""
 
 import random
 import struct
@@ -19,7 +19,7 @@ BEGUN = LITTLE.begin() + LITTLE.interface()
 
 
 def read(path: Path, data: bytes) -> tuple[list[Packet], str]:
-    """The packets of a file of these bytes, and what follows its name in what is wrong."""
+    """The packets of a file with these bytes, and the error message after the file's name."""
     path.write_bytes(data)
     packets = []
     try:
@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["mixed.pcap", "mixed.pcapng"])
 def test_recorded(name: str) -> None:
-    """Every packet and its time are as dpkt reads them."""
+    """Every packet and its time are those that dpkt reads."""
     with (DATA / name).open("rb") as file:
         expected = [(float(time), ETHERNET, data) for time, data in dpkt.pcap.UniversalReader(file)]
     actual = [(time, link, data) for time, link, data in capture.read(DATA / name)]
@@ -52,14 +52,14 @@ def test_recorded(name: str) -> None:
     ("magic", "tick"), [(0xA1B2C3D4, 1000), (0xA1B23C4D, 1), (0xA1B2CD34, 1000)]
 )
 def test_pcap(path: Path, order: str, magic: int, tick: int) -> None:
-    """Both byte orders, microseconds, nanoseconds and the variant with longer headers."""
+    """Both byte orders, microseconds, nanoseconds, and the variant with longer headers."""
     expected = [Packet((1 + i) * 10**9 + 2 * i * tick, RAW, p) for i, p in enumerate(PACKETS)]
     assert (expected, "") == read(path, pcap(PACKETS, RAW, order, magic))
 
 
 def test_pcapng(path: Path) -> None:
-    """Two sections of unlike byte orders, several interfaces, every block that has a packet; others
-    are skipped."""
+    """Two sections with different byte orders, several interfaces, and every type of block with a
+    packet. Other blocks are skipped."""
     data = b""
     for section in (LITTLE, BIG):
         data += section.begin() + section.block(4, "HH", 0, 0)
@@ -90,7 +90,7 @@ def test_pcapng(path: Path) -> None:
 )
 @pytest.mark.parametrize("offset", [0, -(2**63), 2**63 - 1])
 def test_clocks(path: Path, resolution: int | None, time: int, offset: int) -> None:
-    """Times are in the units of if_tsresol, decimal or binary, from if_tsoffset on."""
+    """Times are in units of if_tsresol, decimal or binary, after if_tsoffset."""
     for section in (LITTLE, BIG):
         options = section.option(2, b"eth0") + section.option(
             14, struct.pack(f"{section.order}q", offset)
@@ -112,9 +112,9 @@ def test_clocks(path: Path, resolution: int | None, time: int, offset: int) -> N
     ],
     ids=["pcap", "pcapng", "simple"],
 )
-def test_cut_off(path: Path, records: list[bytes]) -> None:
-    """Wherever a file is cut, its whole packets come out, and then the place, unless it is the end
-    of one."""
+def test_truncated(path: Path, records: list[bytes]) -> None:
+    """Wherever a file is truncated, its whole packets are read. Then the error names the offset,
+    unless it is the end of a record."""
     ends = [sum(map(len, records[: i + 1])) for i in range(len(records))]
     begins = [0, *ends]
     if records[0] == BEGUN:
@@ -123,19 +123,19 @@ def test_cut_off(path: Path, records: list[bytes]) -> None:
     for size in range(4, len(whole) + 1):
         packets, wrong = read(path, whole[:size])
         assert PACKETS[: sum(end <= size for end in ends[1:])] == [p.data for p in packets]
-        begun = max(begin for begin in begins if begin <= size)
-        if begun == size:
+        start = max(begin for begin in begins if begin <= size)
+        if start == size:
             assert "" == wrong
         else:
-            assert f"cut off at byte {size}, within the record at byte {begun}" == wrong
+            assert f"truncated at byte {size}, in the record at byte {start}" == wrong
 
 
 @pytest.mark.parametrize(
     ("data", "wrong"),
     [
-        (b"", "is no pcap or pcapng file: it is empty"),
-        (b"\n\r\r", "is no pcap or pcapng file: it begins with 0a 0d 0d"),
-        (b"\x1f\x8b\x08\0" * 9, "is no pcap or pcapng file: it begins with 1f 8b 08 00"),
+        (b"", "is not a pcap or pcapng file: it is empty"),
+        (b"\n\r\r", "is not a pcap or pcapng file: it begins with 0a 0d 0d"),
+        (b"\x1f\x8b\x08\0" * 9, "is not a pcap or pcapng file: it begins with 1f 8b 08 00"),
         (pcap([])[:4] + bytes(20), "at byte 0: pcap version is 0.0"),
         (pcap([]) + b"\xff" * 16, "at byte 24: a packet of 4294967295 bytes"),
         (LITTLE.begin()[:8] + bytes(20), "at byte 0: a section with the byte order 00 00 00 00"),
@@ -144,7 +144,7 @@ def test_cut_off(path: Path, records: list[bytes]) -> None:
         (BEGUN + struct.pack("<II", 7, 13), "at byte 48: a block of 13 bytes"),
         (BEGUN + struct.pack("<II", 7, 8), "at byte 48: a block of 8 bytes"),
         (BEGUN + struct.pack("<II", 7, 2**32 - 4), "at byte 48: a block of 4294967292 bytes"),
-        (BEGUN + struct.pack("<III", 7, 12, 16), "at byte 48: a block whose size is 0c 00 00 00"),
+        (BEGUN + struct.pack("<III", 7, 12, 16), "at byte 48: a block with the size 0c 00 00 00"),
         (LITTLE.begin() + LITTLE.block(1, "I", 1), "at byte 28: an interface of 4 bytes"),
         (LITTLE.begin() + LITTLE.packet(b""), "at byte 28: a packet of interface 0"),
         (LITTLE.begin() + LITTLE.simple_packet(b""), "at byte 28: a packet of interface 0"),
@@ -166,7 +166,7 @@ def test_cut_off(path: Path, records: list[bytes]) -> None:
     ],
 )
 def test_damaged(path: Path, data: bytes, wrong: str) -> None:
-    """What is wrong and where is said; it takes no memory for what is only claimed."""
+    """The error says what is wrong and where. A size that is only claimed takes no memory."""
     packets, actual = read(path, data)
     assert [] == packets
     assert actual.startswith(wrong)
@@ -174,7 +174,7 @@ def test_damaged(path: Path, data: bytes, wrong: str) -> None:
 
 @pytest.mark.parametrize("seed", range(100))
 def test_anything(path: Path, seed: int) -> None:
-    """Bytes changed, taken out and put in: packets come out, then the end or a CaptureError."""
+    """With bytes changed, removed and inserted: packets are read, then the end or CaptureError."""
     rng = random.Random(seed)
     section = rng.choice([LITTLE, BIG])
     options = section.option(9, b"\6") + section.option(14, bytes(8)) + section.option(0, b"")

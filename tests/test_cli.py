@@ -15,7 +15,6 @@ from test_daemon import POOL
 
 import shmpool
 from shmpool._ffi import ffi, lib
-from shmpool.segment import Segment
 
 pytest.importorskip("click", reason="shmpool[cli] is not installed")
 pytest.importorskip("rich", reason="shmpool[cli] is not installed")
@@ -102,7 +101,10 @@ def test_letters(shmpool_command: Run, options: list[str], make_pool: MakePool) 
         return loaded(shmpool_command("letters", pool.name, *arguments, "--json", *options))
 
     none = shmpool_command("letters", pool.name, *options)
-    assert (2, f"shmpool: pool '{pool.name}' has no dead-letter queue; say --queue\n") == (
+    assert (
+        2,
+        f"shmpool: pool '{pool.name}' has no dead-letter queue; name one with --queue\n",
+    ) == (
         none.returncode,
         none.stderr,
     )
@@ -131,12 +133,13 @@ def test_letters(shmpool_command: Run, options: list[str], make_pool: MakePool) 
     ]
 
 
-def test_tables(shmpool_command: Run, make_pool: MakePool) -> None:
-    """Without --json there are tables with the same figures."""
+def test_tables(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> None:
+    """Without --json there are tables with the same figures, and why a pool has none."""
+    Path(f"/dev/shm/shmpool.{pool_name}").write_bytes(bytes(8192))
     pool = make_pool(prealloc=64)
     pool.create_queue("work", capacity=16).send(b"x")
     for subcommand, words in (
-        (["ls"], [pool.name, "capacity"]),
+        (["ls"], [pool.name, "capacity", "cannot be used", pool_name, "creator died"]),
         (["describe", pool.name], ["buffer_size", "work", "0600"]),
         (["stats", pool.name], ["depth", "work", "alloc"]),
         (["members", pool.name], [str(os.getpid())]),
@@ -153,10 +156,7 @@ def test_an_audit_that_does_not_add_up(shmpool_command: Run, make_pool: MakePool
     """A buffer whose owner word names nobody: exit status 1."""
     pool = make_pool(prealloc=64)
     geometry = ffi.new("struct shmpool_geometry *")
-    segment = Segment.look(pool.name)
-    why = ffi.new("char[256]")
-    assert 0 == lib.shmpool_check(segment.base, segment.size, segment.fd, geometry, why, 256)
-    segment.close()
+    assert 0 == lib.shmpool_geometry(pool._number, geometry)
     with Path(f"/dev/shm/shmpool.{pool.name}").open("r+b") as file:
         file.seek(geometry.headers_offset)  # where the first buffer's owner word lies
         owner = file.read(8)
@@ -276,7 +276,7 @@ def test_doctor(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> No
     findings = json.loads(shmpool_command("doctor", "--json").stdout)
     subjects = {finding["subject"]: finding for finding in findings}
     for subject in ("size of /dev/shm", "free in /dev/shm", "permission to /dev/shm", "open files",
-                    "open file description locks", "wipe on fork", "pools", "daemon"):  # fmt: skip
+                    "open file description locks", "pools", "daemon"):  # fmt: skip
         assert subjects[subject]["found"]
     assert "shmpool daemon" in subjects["daemon"]["advice"]
     Path(f"/dev/shm/shmpool.{pool_name}").write_bytes(b"x" * 8192)
@@ -284,6 +284,9 @@ def test_doctor(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> No
     (bad,) = [f for f in json.loads(done.stdout) if f["subject"] == f"pool {pool_name}"]
     assert (1, "bad") == (done.returncode, bad["state"])
     assert "shmpool prune" in bad["advice"]
+    table = shmpool_command("doctor", COLUMNS="400").stdout
+    assert "what to do" in table
+    assert f"pool {pool_name}" in table
 
 
 def test_a_missing_extra(shmpool_command: Run, tmp_path: Path) -> None:

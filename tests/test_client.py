@@ -3,28 +3,31 @@
 
 import asyncio
 import collections
+import inspect
 import os
 import signal
 import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import StartDaemon
 
 import shmpool
-from shmpool import protocol, wire
-from shmpool.answers import PoolOptions, QueueOptions
+from shmpool import PoolOptions, QueueOptions
+from shmpool.rpc import client as client_module
+from shmpool.rpc import protocol, wire
 
-POOL = "[pools.{0}]\nbuffer_size = 256\ncapacity = 64\n[pools.{0}.queues.work]\ncapacity = 16\n"
+POOL = "[pools.{0}]\nbuffer_size = 256\ncapacity = 64\n[pools.{0}.queue.work]\ncapacity = 16\n"
 
 
 def test_the_clients_are_imported_late(run: Callable[..., str]) -> None:
     """import shmpool loads neither msgpack nor asyncio; the first use of a client does."""
     script = """
         import sys, shmpool
-        heavy = {"asyncio", "msgpack", "uvloop", "socket", "shmpool.view", "shmpool.client"}
+        heavy = {"asyncio", "msgpack", "uvloop", "socket", "shmpool.view", "shmpool.rpc.client"}
         print(heavy & set(sys.modules))
         print(shmpool.Client.__name__, shmpool.AsyncClient.__name__, "msgpack" in sys.modules)
         """
@@ -228,8 +231,145 @@ def test_asyncio_over_a_restart(start_daemon: StartDaemon, pool_name: str) -> No
     asyncio.run(ask())
 
 
+def test_calls_are_numbered(tmp_path: Path) -> None:
+    """No two calls of a connection have the same number, so that no answer is another's."""
+    path, numbers = tmp_path / "daemon.sock", list[list[int]]()
+
+    def serve() -> None:
+        for _ in range(2):
+            sock, _ = server.accept()
+            frames, mine = wire.Frames(wire.REQUEST_MAX), list[int]()
+            with sock:
+                while data := sock.recv(4096):
+                    frames.feed(data)
+                    for call in frames:
+                        assert isinstance(call, wire.Call)
+                        mine.append(call.msgid)
+                        version = {"protocol": 1, "package": "0"}
+                        result = version if call.method == "version" else 7
+                        sock.sendall(wire.pack_result(call.msgid, result))
+            numbers.append(mine)
+
+    async def ask() -> None:
+        async with shmpool.AsyncClient(path) as client:
+            for _ in range(3):
+                await client.trim("rx")
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with shmpool.Client(path) as client:
+            for _ in range(3):
+                client.trim("rx")
+        asyncio.run(ask())
+        thread.join()
+    assert [4, 4] == [len(set(mine)) for mine in numbers]
+
+
+def test_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that sends without end, and never the answer, does not keep a call beyond it."""
+    monkeypatch.setattr(client_module, "time", SimpleNamespace(monotonic=lambda: 5.0))
+    ours, its = socket.socketpair()
+    with ours, its, shmpool.Client(tmp_path / "daemon.sock") as client:
+        its.send(b"\xc0" * 100)
+        client._receive(ours, 5.5)
+        for deadline in (5.0, 4.5):
+            its.send(b"\xc0")
+            with pytest.raises(TimeoutError):
+                client._receive(ours, deadline)
+
+
+def test_a_daemon_that_falls_silent(tmp_path: Path) -> None:
+    """Each call waits for so long as was said, on a connection that was used before too."""
+    path = tmp_path / "daemon.sock"
+
+    def serve() -> None:
+        sock, _ = server.accept()
+        with sock:
+            frames = wire.Frames(wire.REQUEST_MAX)
+            for result in ({"protocol": 1, "package": "0"}, {"pid": 1, "uptime_s": 0}):
+                while not (calls := list(frames)):
+                    frames.feed(sock.recv(4096))
+                assert isinstance(calls[0], wire.Call)
+                sock.sendall(wire.pack_result(calls[0].msgid, result))
+            while sock.recv(4096):
+                pass
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with shmpool.Client(path) as client:
+            client.ping()
+            client.timeout = 0.2
+            with pytest.raises(shmpool.DaemonUnavailable, match=r"0\.2"):
+                client.prune()
+        thread.join()
+
+
 def test_an_answer_of_another_shape(tmp_path: Path) -> None:
     """A daemon that answers nonsense is refused by name."""
     request = protocol.Ping()
     with pytest.raises(wire.ShapeError, match="uptime_s"):
         request.answer_of({"pid": os.getpid()})
+
+
+CALLS = {
+    name: call for name, call in vars(protocol.Calls).items() if isinstance(call, protocol.Call)
+}
+
+
+def test_every_request_is_a_call() -> None:
+    """Each request class is a method of the clients, under its name on the wire; watch, which
+    iterates, is a method that each writes itself."""
+    classes = {kind for kind in vars(protocol).values() if isinstance(kind, type)}
+    requests = {k for k in classes if issubclass(k, protocol.Request) and k is not protocol.Request}
+    assert requests == set(protocol.REQUESTS)
+    assert {kind.method for kind in requests} == {*CALLS, "watch"}
+    for name, call in CALLS.items():
+        assert name == call.request.method
+    for client in (shmpool.Client, shmpool.AsyncClient):
+        assert callable(vars(client)["watch"])
+
+
+@pytest.mark.parametrize("client", [shmpool.Client, shmpool.AsyncClient])
+def test_every_method_is_documented(client: type) -> None:
+    """help() shows a docstring for each public method, and the parameters of its request."""
+    names = [name for name in dir(client) if not name.startswith("_")]
+    assert {*CALLS, "watch", "pool", "call", "close"} == set(names)
+    for name in names:
+        assert inspect.getdoc(getattr(client, name))
+    drain = getattr(client("/nowhere"), "drain")  # noqa: B009
+    assert "(pool: str, queue: str, n: int | None = None) -> int" == str(inspect.signature(drain))
+    assert (protocol.Drain.__doc__, "drain") == (drain.__doc__, drain.__name__)
+
+
+TYPED = """
+import shmpool
+def blocking(client: shmpool.Client) -> int:
+    found: shmpool.Description = client.create("rx", shmpool.PoolOptions(64, 64))
+    return client.redrive("rx", "work", 3, to="other") + found.geometry.capacity
+async def awaiting(client: shmpool.AsyncClient) -> int:
+    pools: list[shmpool.PoolSummary] = await client.list()
+    return await client.drain("rx", "work") + len(pools)
+def wrong(client: shmpool.Client, other: shmpool.AsyncClient) -> None:
+    client.drain("rx")
+    client.drain("rx", "work", many=3)
+    client.trim("rx", "all")
+    other.list().sort()
+"""
+
+
+def test_a_type_checker_sees_the_calls(tmp_path: Path) -> None:
+    """mypy --strict knows parameters and answers of both clients: it accepts what is right, and
+    finds each of four mistakes."""
+    api = pytest.importorskip("mypy.api", reason="mypy is not installed")
+    file = tmp_path / "typed.py"
+    file.write_text(TYPED)
+    said, trouble, _ = api.run(["--strict", f"--cache-dir={tmp_path}", str(file)])
+    lines = [line.split(":")[1] for line in said.splitlines() if ": error:" in line]
+    first = 1 + TYPED.splitlines().index('    client.drain("rx")')
+    assert ([str(first + i) for i in range(4)], "") == (lines, trouble), said

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 
-from shmpool import config, toml_lines
-from shmpool.answers import QueueOptions
-from shmpool.refusals import mib, shared_memory
-from shmpool.values import http_token
+from shmpool.options import QueueOptions, letters_in_a_circle
+from shmpool.os_errors import shared_memory, size_text
+from shmpool.service import config, config_lines
+from shmpool.service.config_values import http_token
 
 WHOLE = """\
 [daemon]
@@ -27,7 +27,7 @@ capacity = 8192
 prealloc = 4096
 mode = "0600"
 low_water = 100
-[pools.rx.queues.work]
+[pools.rx.queue.work]
 capacity = 4096
 on_death = "requeue"
 """
@@ -42,7 +42,7 @@ def test_a_whole_file() -> None:
     assert (2048, 8192, 4096, None, 100) == (
         pool.buffer_size, pool.capacity, pool.prealloc, pool.bulk, pool.low_water,
     )  # fmt: skip
-    assert {"work": QueueOptions(4096, on_death="requeue")} == pool.queues
+    assert {"work": QueueOptions(4096, on_death="requeue")} == pool.queue
 
 
 def test_an_empty_file() -> None:
@@ -79,7 +79,7 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         (f'[daemon]\nhttp = "unix:/{"x" * 107}"\n', 2, ["daemon.http", "107 bytes"]),
         ('[daemon]\nhttp_hosts = ["x:80"]\n', 2, ["http_hosts", "without a port"]),
         ('[daemon]\nhttp_token_file = "/nowhere"\n', 2, ["http_token_file", "No such file"]),
-        ('[daemon]\nhttp_token_file = "/dev/zero"\n', 2, ["http_token_file", "no file"]),
+        ('[daemon]\nhttp_token_file = "/dev/zero"\n', 2, ["http_token_file", "not a regular file"]),
         ('[daemon]\nhttp_token_file = "a\\u0000b"\n', 2, ["http_token_file", "null byte"]),
         ('[daemon]\nsocket = "a\\u0000b"\n', 2, ["daemon.socket", "path"]),
         (f'[daemon]\nsocket = "/{"é" * 54}"\n', 2, ["daemon.socket", "107 bytes"]),
@@ -104,24 +104,24 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         ('[pools.rx]\nbuffer_size = 64\ncapacity = "64"\n', 3, ['capacity = "64"', "integer"]),
         ("[pools.rx]\nbuffer_size = 64\ncapacity = 100\n", 3, ["capacity = 100", "power of two"]),
         ("[pools.rx]\nbuffer_size = true\ncapacity = 64\n", 2, ["buffer_size = true", "integer"]),
-        (HEAD + "max_members = 5000\n", 4, ["pools.rx.max_members = 5000", "4095"]),
+        (HEAD + "members = 5000\n", 4, ["pools.rx.members = 5000", "4095"]),
         (HEAD + 'mode = "888"\n', 4, ['mode = "888"', "octal"]),
         (HEAD + 'mode = "0066"\n', 4, ['mode = "0066"', "0600"]),
         (HEAD + f"held_s = {'9' * 400}\n", 4, ["held_s", "too large"]),
         (HEAD + f"buffer_size.x = {'9' * 400}\n", 4, ["buffer_size"]),
         (
-            HEAD + "[pools.rx.queues.q]\ncapacity = 4\nmax_redeliveries = 4294967296\n",
+            HEAD + "[pools.rx.queue.q]\ncapacity = 4\nmax_redeliveries = 4294967296\n",
             6,
             ["max_redeliveries = 4294967296", "4294967295"],
         ),
         (
-            HEAD + '[pools.rx.queues.q]\ncapacity=4\non_death="requeue"\nproducers="single"\n',
+            HEAD + '[pools.rx.queue.q]\ncapacity=4\non_death="requeue"\nproducers="single"\n',
             6,
             ["on_death", "multi"],
         ),
         (
-            HEAD + "queues.d = { capacity = 4, producers = 'single' }\n"
-            "queues.q = { capacity = 4, dead_letter = 'd' }\n",
+            HEAD + "queue.d = { capacity = 4, producers = 'single' }\n"
+            "queue.q = { capacity = 4, dead_letter = 'd' }\n",
             5,
             ["dead_letter", "multi"],
         ),
@@ -131,22 +131,23 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         (HEAD + "low_water = 65\n", 4, ["low_water = 65", "capacity, 64"]),
         (HEAD + "trim_to = 65\n", 4, ["trim_to = 65", "capacity, 64"]),
         (
-            HEAD + "max_queues = 1\nqueues.a.capacity = 4\nqueues.b.capacity = 4\n",
+            HEAD + "queues = 1\nqueue.a.capacity = 4\nqueue.b.capacity = 4\n",
             6,
-            ["queues.b", "max_queues, 1"],
+            ["queue.b", "1 queues; raise queues"],
         ),
+        ("\n[[daemon]]\n", 2, ["daemon = [{}]", "must be a table"]),
         ('[pools."b d"]\nbuffer_size = 64\ncapacity = 64\n', 1, ["b d", "A-Z"]),
-        (HEAD + "[pools.rx.queues.q]\ncapacity = 3\n", 5, ["queues.q.capacity = 3", "power"]),
-        (HEAD + "queues.q.capacity = 3\n", 4, ["queues.q.capacity = 3", "power"]),
-        (HEAD + "queues = { q = { capacity = 3 } }\n", 4, ["queues.q.capacity = 3", "power"]),
-        (HEAD + '[pools.rx.queues.q]\ncapacity = 4\non_death = "x"\n', 6, ['on_death = "x"']),
-        (HEAD + '[pools.rx.queues.q]\ncapacity = 4\ndead_letter = "z"\n', 6, ["no such queue"]),
-        (HEAD + '[pools.rx.queues.q]\ncapacity = 4\non_death = "dead-letter"\n', 6, ["needs"]),
+        (HEAD + "[pools.rx.queue.q]\ncapacity = 3\n", 5, ["queue.q.capacity = 3", "power"]),
+        (HEAD + "queue.q.capacity = 3\n", 4, ["queue.q.capacity = 3", "power"]),
+        (HEAD + "queue = { q = { capacity = 3 } }\n", 4, ["queue.q.capacity = 3", "power"]),
+        (HEAD + '[pools.rx.queue.q]\ncapacity = 4\non_death = "x"\n', 6, ['on_death = "x"']),
+        (HEAD + '[pools.rx.queue.q]\ncapacity = 4\ndead_letter = "z"\n', 6, ["no such queue"]),
+        (HEAD + '[pools.rx.queue.q]\ncapacity = 4\non_death = "dead-letter"\n', 6, ["needs"]),
         (
-            HEAD + 'queues.a = { capacity = 4, dead_letter = "b" }\n'
-            'queues.b = { capacity = 4, dead_letter = "a" }\n',
+            HEAD + 'queue.a = { capacity = 4, dead_letter = "b" }\n'
+            'queue.b = { capacity = 4, dead_letter = "a" }\n',
             4,
-            ['queues.a.dead_letter = "b"', "a, b go in a circle"],
+            ['queue.a.dead_letter = "b"', "a, b go in a circle"],
         ),
         (HEAD + "[pools.rx]\n", 4, ["[pools.rx]", "twice"]),
         (HEAD + "capacity = 128\n", 4, ["capacity = 128", "overwrite"]),
@@ -173,6 +174,19 @@ def test_everything_wrong_is_said_at_once() -> None:
     ]
 
 
+def test_as_many_queues_as_there_may_be() -> None:
+    """The limit itself is allowed."""
+    head = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\nqueues = 1\n"
+    assert ["a"] == list(config.parse(f"{head}queue.a.capacity = 4\n").pools["rx"].queue)
+
+
+@pytest.mark.parametrize("mode", ["0600", "0660", "0666", "0777"])
+def test_modes(mode: str) -> None:
+    """Any that lets the owner read and write is taken."""
+    text = f'[pools.rx]\nbuffer_size = 64\ncapacity = 64\nmode = "{mode}"\n'
+    assert int(mode, 8) == config.parse(text).pools["rx"].mode
+
+
 def test_more_at_once_than_shared_memory_holds() -> None:
     """What is preallocated must fit, and both sizes are said; capacity alone need not."""
     room, _ = shared_memory()
@@ -180,8 +194,8 @@ def test_more_at_once_than_shared_memory_holds() -> None:
     with pytest.raises(config.ConfigError) as caught:
         config.parse("[pools.rx]\nbuffer_size = 1073741824\ncapacity = 65536\nprealloc = 65536\n")
     assert "line 4: pools.rx.prealloc = 65536" in str(caught.value)
-    assert "67,108,864 MiB" in str(caught.value)
-    assert mib(room) in str(caught.value)
+    assert "is 64 TiB;" in str(caught.value)
+    assert size_text(room) in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
@@ -230,9 +244,9 @@ def test_a_long_chain_of_dead_letters() -> None:
     last = 1022
     queues = {f"q{n}": QueueOptions(4, dead_letter=f"q{n + 1}") for n in range(last)}
     queues[f"q{last}"] = QueueOptions(4)
-    assert [] == config.letters_in_a_circle(queues)
+    assert [] == letters_in_a_circle(queues)
     queues[f"q{last}"] = QueueOptions(4, dead_letter=f"q{last - 1}")
-    assert [f"q{last - 1}", f"q{last}"] == config.letters_in_a_circle(queues)
+    assert [f"q{last - 1}", f"q{last}"] == letters_in_a_circle(queues)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +272,7 @@ def test_lines_of_a_long_file(text: str) -> None:
 
     sys.setprofile(count)
     try:
-        found = toml_lines.key_lines(text + "[last]\nkey = 1\n")
+        found = config_lines.key_lines(text + "[last]\nkey = 1\n")
     finally:
         sys.setprofile(None)
     assert text.count("\n") + 2 == found["last", "key"]
@@ -285,7 +299,7 @@ def test_every_key_has_the_line_it_stands_on(tables: dict[str, dict[str, object]
                 lines.append(f"{key} = {str(value).lower()}")
     text = "\n".join(lines)
     assert tables == tomllib.loads(text)
-    assert expected == toml_lines.key_lines(text)
+    assert expected == config_lines.key_lines(text)
 
 
 options = st.sampled_from(
@@ -300,7 +314,7 @@ values = st.one_of(
         ["{a={capacity=8}}", "{a={capacity=8,dead_letter='a'}}", "{a=1}", "{'b d'={}}"]
     ),
 )
-tables = st.sampled_from(["daemon", "pools.rx", "pools.a", "pools", "pools.rx.queues.q", "x"])
+tables = st.sampled_from(["daemon", "pools.rx", "pools.a", "pools", "pools.rx.queue.q", "x"])
 
 
 @given(st.dictionaries(tables, st.dictionaries(options, values, max_size=6), max_size=3))

@@ -367,12 +367,12 @@ def test_a_scribbled_headroom_leads_nowhere(make_pool: MakePool, which: str, hea
 
 def planned(buffer_size: int, capacity: int, members: int, queues: int) -> int:
     """How long the file of a pool is."""
-    geometry, why = ffi.new("struct shmpool_geometry *"), ffi.new("char[256]")
+    geometry, why = ffi.new("struct shmpool_geometry *"), ffi.new("struct shmpool_refusal *")
     for option in ("cache_size", "bulk", "refill_multiplier"):
         setattr(geometry, option, lib.SHMPOOL_DEFAULT)
     geometry.buffer_size, geometry.capacity = buffer_size // 64 * 64, capacity
     geometry.members, geometry.queues = members, queues
-    assert lib.shmpool_plan(geometry, why, 256) == 0, ffi.string(why)
+    assert 0 == lib.shmpool_plan(geometry, why), why.option
     return int(geometry.size)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""clients.demo: captures through real worker processes."""
+"""clients.demo: captures pass through real worker processes."""
 
 import contextlib
 import os
@@ -29,11 +29,11 @@ FLOWS = {  # of udp4(1), udp4(2), udp6(3)
     ONE6 + b"\0\3" + TWO6 + b"\0\x35\x11",
 }
 
-pytestmark = pytest.mark.timeout(600)  # 64 Python processes take their time to start
+pytestmark = pytest.mark.timeout(600)  # starting 64 Python processes is slow
 
 
 def demo(*arguments: object, prefix: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
-    """Runs it; nothing of it is left, however it ends."""
+    """Runs the demo. Checks that its pool is removed, and ends its processes."""
     command = [*prefix, sys.executable, "-m", "clients.demo", "--quiet", *map(str, arguments)]
     with subprocess.Popen(
         command,
@@ -55,14 +55,14 @@ def demo(*arguments: object, prefix: tuple[str, ...] = ()) -> "subprocess.Comple
 
 
 def counts(done: "subprocess.CompletedProcess[str]") -> dict[str, int]:
-    """What the only worker of a run that went well counted, by the table's heads."""
+    """What the only worker of a successful run counted, by the table's headings."""
     assert 0 == done.returncode, done.stderr
     assert "packets and bytes in and out are equal" in done.stdout
     rows = [re.split("[│┃]", line)[2:-1] for line in done.stdout.splitlines() if line[:1] in "│┃"]
-    heads, numbers = rows
+    headings, numbers = rows
     return {
         head.strip(): int(number.replace(",", ""))
-        for head, number in zip(heads, numbers, strict=True)
+        for head, number in zip(headings, numbers, strict=True)
     }
 
 
@@ -71,7 +71,7 @@ def counts(done: "subprocess.CompletedProcess[str]") -> dict[str, int]:
     [("mixed.pcap", 247, 3, 64), ("mixed.pcapng", 36, 1, 256), ("mixed.pcapng", 36, 4, 1)],
 )
 def test_what_goes_in_comes_out(capture: str, flows: int, workers: int, burst: int) -> None:
-    """Packets, bytes and flows are those of the file as dpkt and tshark count them."""
+    """Packets, bytes and flows are those that dpkt and tshark count in the file."""
     with (DATA / capture).open("rb") as file:
         lengths = [len(packet) for _, packet in dpkt.pcap.UniversalReader(file)]
     done = demo("--repeat", 2, "--workers", workers, "--burst", burst, DATA / capture)
@@ -80,26 +80,26 @@ def test_what_goes_in_comes_out(capture: str, flows: int, workers: int, burst: i
     assert f"in   {packets:,} packets  {octets:,} bytes\n" in done.stdout
     assert f"out  {packets:,} packets  {octets:,} bytes  {flows:,} flows\n" in done.stdout
     assert "packets and bytes in and out are equal" in done.stdout
-    assert "all buffers are back home" in done.stdout
+    assert "all buffers are free" in done.stdout
     assert workers == done.stdout.count("worker ")
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (b"# Recorded packets", "is no pcap or pcapng file: it begins with 23 20 52 65"),
-        (b"", "is no pcap or pcapng file: it is empty"),
+        (b"# Recorded packets", "is not a pcap or pcapng file: it begins with 23 20 52 65"),
+        (b"", "is not a pcap or pcapng file: it is empty"),
         (pcap([]), "holds no packets"),
-        (pcap([b"abc"])[:-1], "cut off at byte 42, within the record at byte 24"),
-        (Section().begin()[:20], "cut off at byte 20, within the record at byte 0"),
+        (pcap([b"abc"])[:-1], "truncated at byte 42, in the record at byte 24"),
+        (Section().begin()[:20], "truncated at byte 20, in the record at byte 0"),
         (
             Section().begin() + Section().interface(options=Section().option(9, b"")),
-            "at byte 28: if_tsresol of 0 bytes; it has at least 1",
+            "at byte 28: if_tsresol of 0 bytes; it needs at least 1",
         ),
     ],
 )
 def test_no_capture(tmp_path: Path, text: bytes, why: str) -> None:
-    """A file of which nothing can be replayed is one clear line and status 1."""
+    """A file without a readable packet gives one line and status 1."""
     (tmp_path / "capture").write_bytes(text)
     done = demo(tmp_path / "capture")
     assert (1, 1) == (done.returncode, len(done.stderr.splitlines()))
@@ -121,7 +121,7 @@ def test_no_capture(tmp_path: Path, text: bytes, why: str) -> None:
     ],
 )
 def test_wrong_options(option: str, value: int, allowed: str) -> None:
-    """What is not allowed is status 2, and a line that names it and what is."""
+    """A wrong option gives status 2, and a line that names the value and what is allowed."""
     done = demo(option, value)
     assert 2 == done.returncode
     assert f"Error: Invalid value for '{option}': {value} is not" in done.stderr
@@ -138,17 +138,17 @@ def test_wrong_options(option: str, value: int, allowed: str) -> None:
     ids=lambda options: " ".join(map(str, options)),
 )
 def test_the_largest_and_smallest_options(tmp_path: Path, options: tuple[object, ...]) -> None:
-    """Each option goes to its ends, whatever the others are."""
+    """Each option may have its smallest and its largest value, whatever the others are."""
     path = tmp_path / "capture"
     path.write_bytes(pcap([ethernet(udp4(port)) for port in range(5000)]))
     done = demo(*options, "--repeat", 1, path)
     assert (0, "") == (done.returncode, done.stderr)
     assert "5,000 packets  235,000 bytes  5,000 flows\n" in done.stdout
-    assert "all buffers are back home" in done.stdout
+    assert "all buffers are free" in done.stdout
 
 
-def test_what_docker_gives() -> None:
-    """64 MB of shared memory are enough for the defaults, and nothing is left there."""
+def test_64_mb_of_shared_memory() -> None:
+    """64 MB of shared memory, as in Docker, are enough for the defaults; nothing is left there."""
     unshare = ("unshare", "--mount", *(["--map-root-user"] if os.geteuid() else []))
     prefix = (*unshare, "sh", "-c", DOCKER, "sh")
     able = subprocess.run([*prefix, "true"], capture_output=True, text=True, check=False)
@@ -156,22 +156,22 @@ def test_what_docker_gives() -> None:
         pytest.skip(f"no file system can be mounted here: {able.stderr.strip()}")
     done = demo("--repeat", 1, prefix=prefix)
     assert (0, "") == (done.returncode, done.stderr)
-    assert done.stdout.endswith("all buffers are back home\n")
+    assert done.stdout.endswith("all buffers are free\n")
 
 
 def test_no_room(tmp_path: Path) -> None:
-    """A pool that cannot be made is one line and status 1."""
+    """A pool that cannot be created gives one line and status 1."""
     path = tmp_path / "capture"
     path.write_bytes(pcap([bytes(16 << 20)]))
     done = demo("--queue", 65536, path)
     assert (1, "", 1) == (done.returncode, done.stdout, len(done.stderr.splitlines()))
-    assert "MiB at once" in done.stderr
+    assert "needs 1.1 TiB at once" in done.stderr
     assert "/dev/shm" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["mixed.pcap", "mixed.pcapng"])
-def test_cut_off(tmp_path: Path, name: str) -> None:
-    """Of a file that is cut off, the whole packets are replayed, and where it ends is said."""
+def test_truncated(tmp_path: Path, name: str) -> None:
+    """Of a truncated file the whole packets are replayed; a warning says where it ends."""
     with (DATA / name).open("rb") as file:
         packets = [packet for _, packet in dpkt.pcap.UniversalReader(file)]
     path = tmp_path / name
@@ -181,12 +181,12 @@ def test_cut_off(tmp_path: Path, name: str) -> None:
     assert 1 <= found["packets"] < len(packets)
     assert sum(map(len, packets[: found["packets"]])) == found["bytes"]
     assert 1 == len(done.stderr.splitlines())
-    assert f"{path}: cut off at byte 100001" in done.stderr
-    assert f"replaying the {found['packets']} packets before" in done.stderr
+    assert f"{path}: truncated at byte 100001" in done.stderr
+    assert f"replaying the {found['packets']} packets before it" in done.stderr
 
 
 def test_damaged(tmp_path: Path) -> None:
-    """Of a file that is damaged, what comes before is replayed, and the place is said."""
+    """Of a damaged file the packets before the damage are replayed; a warning says where it is."""
     path = tmp_path / "capture"
     path.write_bytes(pcap([ethernet(udp4(1))] * 3) + b"\xff" * 100)
     done = demo(*ONCE, path)
@@ -196,7 +196,7 @@ def test_damaged(tmp_path: Path) -> None:
 
 def test_every_kind_of_block(tmp_path: Path) -> None:
     """Nothing is dropped: sections of both byte orders, interfaces of several link types, packets
-    without a time, packets without bytes, packets of link types that nobody knows."""
+    without a time, packets without bytes, packets of unknown link types."""
     path = tmp_path / "capture"
     data = b""
     for section in (Section("<"), Section(">")):
@@ -234,8 +234,8 @@ def frame(link: int, packet: bytes, tag: bytes = b"") -> bytes:
     + [(link, b"\0\x14") for link in ETHERTYPES],
 )
 def test_link_types(make_pool: MakePool, link: int, tag: bytes) -> None:
-    """The same packets are the same flows behind each link type's header; what was cut off before
-    its ports is in none, whatever was in the buffer before."""
+    """The same packets give the same flows after each link type's header. A packet that is
+    truncated before its ports is in none, whatever the buffer held before."""
     queue = make_pool(capacity=512).create_queue("packets", capacity=512)
 
     def tally(packets: list[bytes]) -> Tally:

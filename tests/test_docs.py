@@ -41,10 +41,10 @@ def test_a_page_is_what_is_declared(generate: ModuleType, name: str) -> None:
 
 def test_the_example_configuration() -> None:
     """packaging/shmpool.toml can be used."""
-    from shmpool import config
+    from shmpool.service import config
 
     found = config.load(ROOT / "packaging" / "shmpool.toml")
-    assert {"work"} == set(found.pools["rx"].queues)
+    assert {"work"} == set(found.pools["rx"].queue)
 
 
 def test_what_the_readme_shows(run: Callable[..., str]) -> None:
@@ -57,7 +57,7 @@ def test_what_the_readme_shows(run: Callable[..., str]) -> None:
     import json, shlex, sys
     from pathlib import Path
     import shmpool
-    from shmpool import config, registry
+    from shmpool.service import config, handlers
     from shmpool.cli.main import shmpool as cli
     first, others, creations, packaged = json.loads(sys.argv[1])
     exec(first)
@@ -75,7 +75,7 @@ def test_what_the_readme_shows(run: Callable[..., str]) -> None:
         assert cli.main(arguments, standalone_mode=False) is None
         shmpool.Pool.unlink("rx")
     for name, options in config.load(Path(packaged)).pools.items():
-        registry.create_pool(name, options, options.queues)
+        handlers.create_pool(name, options, options.queue)
         pool = shmpool.Pool.attach(name)
         assert pool.alloc_many(16384).free() is None  # half of what it may grow to
     """

@@ -3,7 +3,7 @@
 
 import json
 import os
-import shlex
+import platform
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from test_growth import small_shm
 
-from shmpool import container, doctor
-from shmpool.container import Limit
-from shmpool.refusals import SHM
+from shmpool.cli import container, diagnosis
+from shmpool.cli.container import Limit
+from shmpool.os_errors import SHM
 
 pytest.importorskip("click", reason="shmpool[cli] is not installed")
 
@@ -135,8 +135,8 @@ def test_namespaces(tmp_path: Path) -> None:
 
 EXAMINE = """
     import json
-    from shmpool import doctor
-    print(json.dumps([(f.subject, f.state, f.found, f.advice) for f in doctor.examine()]))
+    from shmpool.cli import diagnosis
+    print(json.dumps([(f.subject, f.state, f.found, f.advice) for f in diagnosis.examine()]))
 """
 
 
@@ -190,12 +190,12 @@ def test_a_pool_that_may_outgrow_what_there_is(run: Callable[..., str]) -> None:
     the shell command that is advised removes."""
     script = """
         import json, os, subprocess, shmpool
-        from shmpool import doctor
+        from shmpool.cli import diagnosis
         pool = shmpool.Pool.create("rx", buffer_size=2048, capacity=65536)
         for name in (b"\\xff", b"a'b\\\\c \\n\\x1b[2J", b"$(touch x)"):
             os.close(os.open(b"/dev/shm/shmpool." + name, os.O_CREAT))
-        print(json.dumps([(f.subject, f.state, f.found, f.advice) for f in doctor.examine()]))
-        for finding in doctor.examine():
+        print(json.dumps([(f.subject, f.state, f.found, f.advice) for f in diagnosis.examine()]))
+        for finding in diagnosis.examine():
             if finding.subject.startswith("file "):
                 subprocess.run(["bash", "-c", finding.advice.partition(": ")[2]], check=True)
         print(sorted(os.listdir(b"/dev/shm")))
@@ -208,6 +208,41 @@ def test_a_pool_that_may_outgrow_what_there_is(run: Callable[..., str]) -> None:
     assert "[b'shmpool.rx']" == last
 
 
+@pytest.mark.parametrize(
+    ("link", "state", "found", "advice"),
+    [
+        (None, "note", "/proc/self/ns cannot be read", "mount -t proc proc /proc"),
+        (container.FIRST_PID_NAMESPACE, "ok", "the host's", ""),
+        ("pid:[4026532201]", "ok", "not the host's", "docker run --pid=host"),
+    ],
+)
+def test_what_is_said_of_the_namespace(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    link: str | None,
+    state: str,
+    found: str,
+    advice: str,
+) -> None:
+    """How its pids are read in another one; nothing on the machine itself."""
+    if link is not None:
+        (tmp_path / "proc/self/ns").mkdir(parents=True)
+        (tmp_path / "proc/self/ns/pid").symlink_to(link)
+    monkeypatch.setattr(diagnosis, "ROOT", tmp_path)
+    (said,) = [f for f in diagnosis.examine() if f.subject == "PID namespace"]
+    assert (state, found) == (said.state, said.found)
+    assert advice in said.advice
+    assert bool(advice) == bool(said.advice)
+
+
+def test_a_kernel_without_membarrier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a note, with what the lack costs."""
+    monkeypatch.setitem(diagnosis.MEMBARRIER, platform.machine(), 100_000)  # no system call
+    (said,) = [f for f in diagnosis.examine() if f.subject == "membarrier"]
+    assert ("note", "missing") == (said.state, said.found)
+    assert "Linux 4.16 or newer" in said.advice
+
+
 def test_a_check_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that raises is a note, and the others go on."""
 
@@ -215,9 +250,9 @@ def test_a_check_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("\x1b[2J")
 
     monkeypatch.setattr(container, "memory_limit", broken)
-    found = {finding.subject: finding for finding in doctor.examine(Path("/nonexistent\udcff"))}
+    found = {finding.subject: finding for finding in diagnosis.examine(Path("/nonexistent\udcff"))}
     assert r"cannot be examined: RuntimeError('\x1b[2J')" == (
         found["memory of the control group"].found
     )
     assert "pools" in found
-    assert all(shlex.quote(f.found) and f.found.isprintable() for f in found.values())
+    assert all(f.found and f.found.isprintable() for f in found.values())

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP: metrics, health, JSON, the page and its events; off unless asked for."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -9,8 +10,9 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,13 +25,14 @@ pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
 parser = pytest.importorskip("prometheus_client.openmetrics.parser")
 older_parser = pytest.importorskip("prometheus_client.parser")
 metrics_core = pytest.importorskip("prometheus_client.metrics_core")
-metrics = pytest.importorskip("shmpool.metrics")
+metrics = pytest.importorskip("shmpool.service.metrics")
+service = pytest.importorskip("shmpool.service.http")
 
 PORT = ("--http", "127.0.0.1:0")
 
 
 def address(daemon: DaemonProcess) -> tuple[str, int]:
-    """Where the daemon serves: it was told to take any port."""
+    """The address of a daemon that was started with PORT."""
     (url,) = re.findall(r"live page at http://([\d.]+):(\d+)/", daemon.output())
     return url[0], int(url[1])
 
@@ -45,7 +48,7 @@ def get(daemon: DaemonProcess, path: str) -> tuple[int, dict[str, str], str]:
 
 
 def events(daemon: DaemonProcess) -> Iterator[tuple[str, Any]]:
-    """The server-sent events, without end."""
+    """The server-sent events."""
     connection = http.client.HTTPConnection(*address(daemon), timeout=60)
     try:
         connection.request("GET", "/api/v1/events")
@@ -61,7 +64,7 @@ def events(daemon: DaemonProcess) -> Iterator[tuple[str, Any]]:
 
 
 def samples(daemon: DaemonProcess) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample of /metrics, read by Prometheus's own parser."""
+    """Every sample of /metrics, as Prometheus's own parser reads it."""
     _, headers, text = get(daemon, "/metrics")
     assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
     return {
@@ -72,7 +75,7 @@ def samples(daemon: DaemonProcess) -> dict[tuple[str, tuple[tuple[str, str], ...
 
 
 def test_off_unless_asked(start_daemon: StartDaemon) -> None:
-    """Without --http nothing listens, and none of its libraries is loaded."""
+    """Without --http the daemon does not listen at TCP, and does not load aiohttp."""
     daemon = start_daemon()
     with open(f"/proc/{daemon.pid}/maps") as maps:
         assert "aiohttp" not in maps.read()
@@ -83,7 +86,7 @@ def test_off_unless_asked(start_daemon: StartDaemon) -> None:
 
 
 def test_metrics(start_daemon: StartDaemon, pool_name: str) -> None:
-    """Each figure is there under its name and labels, and is the pool's own."""
+    """Each sample is present with its name and labels, and has the pool's figure."""
     daemon = start_daemon(POOL.format(pool_name), *PORT)
     with shmpool.Pool.attach(pool_name) as pool:
         work = pool.queue("work")
@@ -111,7 +114,7 @@ def test_metrics(start_daemon: StartDaemon, pool_name: str) -> None:
 def test_metrics_of_a_recovery(
     start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
 ) -> None:
-    """Counters and the histogram tell of a recovery."""
+    """Counters and the histogram include a recovery."""
     daemon = start_daemon(POOL.format(pool_name), *PORT)
     worker = start(WORKER, pool_name)
     assert "ready" == worker.line()
@@ -131,7 +134,7 @@ def test_metrics_of_a_recovery(
 
 
 def test_json(start_daemon: StartDaemon, pool_name: str) -> None:
-    """The API answers what the socket answers; what is not there is 404 with a reason."""
+    """The API answers as the socket does. What does not exist is 404 with a reason."""
     daemon = start_daemon(POOL.format(pool_name), *PORT)
 
     def ask(path: str) -> Any:
@@ -157,7 +160,7 @@ def test_json(start_daemon: StartDaemon, pool_name: str) -> None:
 
 
 def test_the_page_needs_no_other_host(start_daemon: StartDaemon) -> None:
-    """Everything the page names is served here, and its policy forbids anything else."""
+    """The daemon serves everything that the page names, and its policy forbids other sources."""
     daemon = start_daemon("", *PORT)
     status, headers, page = get(daemon, "/")
     assert (200, "text/html") == (status, headers["Content-Type"].split(";")[0])
@@ -169,8 +172,7 @@ def test_the_page_needs_no_other_host(start_daemon: StartDaemon) -> None:
 
 
 def test_events(start_daemon: StartDaemon, start: type[Child], pool_name: str) -> None:
-    """Pools come at the interval with who holds what; a recovery comes when it happens, and again
-    to who connects later."""
+    """Events carry the pools at each interval, and recoveries, also those before the connection."""
     daemon = start_daemon(POOL.format(pool_name), *PORT, options="interval = 0.1")
     worker = start(WORKER, pool_name)
     assert "ready" == worker.line()
@@ -191,7 +193,7 @@ def test_events(start_daemon: StartDaemon, start: type[Child], pool_name: str) -
 
 
 def test_streams_end_with_the_daemon(start_daemon: StartDaemon) -> None:
-    """SIGTERM ends the pages' streams and the daemon, without waiting for them to go."""
+    """SIGTERM ends the event streams and the daemon."""
     daemon = start_daemon("", *PORT)
     streams = [events(daemon) for _ in range(5)]
     for stream in streams:
@@ -201,22 +203,36 @@ def test_streams_end_with_the_daemon(start_daemon: StartDaemon) -> None:
         assert all(kind == "pools" for kind, _ in stream)
 
 
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_both_kinds_of_addresses() -> None:
+    """A socket for IPv6 leaves the same port of IPv4 to another socket, as for localhost."""
+    try:
+        socket.create_server(("::", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"no IPv6: {error}")
+
+    async def go() -> None:
+        async with service.bound("[::]:0", -1) as (six,):
+            assert 1 == six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+    asyncio.run(go())
+
+
 def test_port_in_use(start_daemon: StartDaemon, pool_name: str) -> None:
-    """One clear line, exit status 1, and no pool was made."""
+    """One line, exit status 1, and no pool is created."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         where = f"127.0.0.1:{other.getsockname()[1]}"
         daemon = start_daemon(POOL.format(pool_name), "--http", where, ready=False)
         assert 1 == daemon.process.wait(60)
-    assert [f"shmpool: cannot serve http://{where}: Address already in use"] == (
-        daemon.output().splitlines()
-    )
+    (line,) = daemon.output().splitlines()
+    assert line.startswith(f"shmpool: cannot serve http://{where}: Address already in use")
     assert pool_name not in shmpool.pool_names()
 
 
 def test_a_busy_pool_does_not_hold_up_health(
     start_daemon: StartDaemon, make_pool: MakePool
 ) -> None:
-    """/healthz answers while a client has many audits made."""
+    """/healthz answers while a client audits a large pool."""
     pool = make_pool(capacity=65536, prealloc=65536, buffer_size=64)
     daemon = start_daemon("", *PORT)
     with shmpool.Client(daemon.socket) as client:
@@ -229,7 +245,7 @@ def test_a_busy_pool_does_not_hold_up_health(
 
 
 def test_another_name_for_this_machine(start_daemon: StartDaemon) -> None:
-    """Served on loopback only, a request under a foreign name is refused, whatever it asks for."""
+    """A request with a foreign Host is refused, whatever its path."""
     daemon = start_daemon("", *PORT)
     for path in ("/", "/api/v1/pools", "/metrics", "/api/v1/events"):
         connection = http.client.HTTPConnection(*address(daemon), timeout=60)
@@ -239,8 +255,8 @@ def test_another_name_for_this_machine(start_daemon: StartDaemon) -> None:
 
 
 def test_too_many_connections(start_daemon: StartDaemon, eventually: Eventually) -> None:
-    """Connections that ask nothing, or begin to and do not go on, are ended after a while; there
-    are never more than so many, and the socket of the daemon is not the worse for it."""
+    """Connections without a request, or with half of one, are closed after a while. There are never
+    more than 128, and the daemon's socket is not affected."""
     daemon = start_daemon("", *PORT)
     with contextlib.ExitStack() as stack:
         silent = [
@@ -266,7 +282,7 @@ def test_too_many_connections(start_daemon: StartDaemon, eventually: Eventually)
 
 
 def test_a_server_that_does_not_say_what_it_is(start_daemon: StartDaemon) -> None:
-    """Neither the version of Python nor that of a library is in an answer."""
+    """No answer names the version of Python or of a library."""
     daemon = start_daemon("", *PORT)
     _, headers, _ = get(daemon, "/healthz")
     assert not re.search(r"aiohttp/\d", headers.get("Server", ""))
@@ -288,8 +304,7 @@ PATHS = ("/", "/page.js", "/metrics", "/healthz", "/api/v1/pools", "/api/v1/even
 
 
 def test_pages_of_other_sites(start_daemon: StartDaemon) -> None:
-    """Nothing is answered to a page of another site, whichever way its browser says so; a link to
-    the live page can be followed."""
+    """Requests by pages of other sites are refused. A link to the live page is allowed."""
     daemon = start_daemon("", *PORT)
     host, port = address(daemon)
     for path in PATHS:
@@ -305,7 +320,7 @@ def test_pages_of_other_sites(start_daemon: StartDaemon) -> None:
 
 
 def test_other_names_of_the_service(start_daemon: StartDaemon) -> None:
-    """http_hosts says by which it is known besides its addresses."""
+    """http_hosts lists further names of the service."""
     daemon = start_daemon("", *PORT, options='http_hosts = ["shm.example"]')
     assert 200 == ask(daemon, "/metrics", Host="shm.example")[0]
     assert 200 == ask(daemon, "/metrics", Host="SHM.example:80")[0]
@@ -313,8 +328,7 @@ def test_other_names_of_the_service(start_daemon: StartDaemon) -> None:
 
 
 def test_every_answer_has_its_headers(start_daemon: StartDaemon) -> None:
-    """What keeps a browser from running, framing or guessing what it should not, refusals and
-    errors included."""
+    """Every answer, refusals and errors included, has the headers that restrict a browser."""
     daemon = start_daemon("", *PORT)
     for path in (*PATHS[:-2], "/nowhere", "/api/v1/pools/nope"):
         for host in ("localhost", "evil.example"):
@@ -329,7 +343,7 @@ def test_every_answer_has_its_headers(start_daemon: StartDaemon) -> None:
 
 
 def test_nothing_can_be_changed(start_daemon: StartDaemon, pool_name: str) -> None:
-    """Every method but GET and HEAD is refused, at every path."""
+    """Every method but GET and HEAD is refused at every path."""
     daemon = start_daemon(POOL.format(pool_name), *PORT)
     connection = http.client.HTTPConnection(*address(daemon), timeout=60)
     with contextlib.closing(connection):
@@ -343,7 +357,7 @@ def test_nothing_can_be_changed(start_daemon: StartDaemon, pool_name: str) -> No
 
 
 def test_a_token(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    """With http_token_file nobody gets anything without what is in it; a browser is told to ask."""
+    """With http_token_file every path needs the token, and a browser prompts for it."""
     file = tmp_path / "token"
     file.write_text("0123456789abcdef\n")
     file.chmod(0o600)
@@ -359,7 +373,7 @@ def test_a_token(start_daemon: StartDaemon, tmp_path: Path) -> None:
 
 
 def test_at_a_unix_socket(start_daemon: StartDaemon, tmp_path: Path) -> None:
-    """For the daemon's user, and for read_group; under any name; gone in the end."""
+    """The socket is for the daemon's user, has no host names, and is removed at the end."""
     path = tmp_path / "http.sock"
     daemon = start_daemon("", "--http", f"unix:{path}")
     assert 0o600 == path.stat().st_mode & 0o777
@@ -402,12 +416,12 @@ def test_at_a_unix_socket(start_daemon: StartDaemon, tmp_path: Path) -> None:
     ],
 )
 def test_which_format(accept: str | None, kind: str) -> None:
-    """The one that Accept prefers; the older where it names neither; OpenMetrics without it."""
+    """The format that Accept prefers; the older if it names neither; OpenMetrics without it."""
     assert kind == metrics.format_for(accept)
 
 
 def test_both_formats_say_the_same(start_daemon: StartDaemon, pool_name: str) -> None:
-    """Each is read by its own parser, and has the same samples."""
+    """Both formats are read by their own parsers and have the same samples."""
     daemon = start_daemon(POOL.format(pool_name), *PORT)
     _, headers, text = ask(daemon, "/metrics", Accept="text/plain")
     assert ("text/plain; version=0.0.4; charset=utf-8", "Accept") == (
@@ -425,16 +439,59 @@ def test_both_formats_say_the_same(start_daemon: StartDaemon, pool_name: str) ->
 
 @pytest.mark.parametrize("value", ['a"b', "a\\b", "a\nb", "\\n", "é"])
 def test_any_label(value: str) -> None:
-    """Whatever a label holds comes out of the older format as it went in."""
+    """Any text of a label is read back from the older format unchanged."""
     family = metrics_core.GaugeMetricFamily("x", f"Help with {value}.", labels=("label",))
     family.add_metric((value,), 1.5)
-    (read,) = older_parser.text_string_to_metric_families(metrics.text_format([family]).decode())
+    (read,) = older_parser.text_string_to_metric_families(
+        metrics.written(family, metrics.TEXT).decode()
+    )
     assert f"Help with {value}." == read.documentation
     assert [({"label": value}, 1.5)] == [(s.labels, s.value) for s in read.samples]
 
 
+def test_pools_are_read_one_at_a_time(make_pool: MakePool) -> None:
+    """Other tasks of the event loop run between any two pools that /metrics or an event reads."""
+    from shmpool.service import handlers
+    from shmpool.service.admission import Admission
+    from shmpool.service.alarms import Policy
+    from shmpool.service.http import Pages
+
+    handler = handlers.RequestHandler("0")
+    names = [make_pool().name for _ in range(5)]
+    for name in names:
+        handler.watch(name, Policy())
+    read = list[str]()
+
+    async def note(reading: Awaitable[bytes]) -> str:
+        """The order of reads. A dot is one or more turns of other tasks."""
+        turns = asyncio.create_task(dots())
+        text = await reading
+        turns.cancel()
+        assert all(name.encode() in text for name in names)
+        order, read[:] = "".join(read), []
+        return re.sub(r"\.+", ".", order).strip(".")
+
+    async def dots() -> None:
+        while True:
+            read.append(".")
+            await asyncio.sleep(0)
+
+    async def go() -> None:
+        supervisor = SimpleNamespace(handler=handler, interval=1.0, on_recovery=set())
+        pages = Pages(supervisor, "0", Admission(None))  # type: ignore[arg-type]
+        for watched in handler.watched.values():
+            stats = watched.view.stats
+            watched.view.stats = lambda stats=stats: (read.append("x"), stats())[1]  # type: ignore
+        assert "x.x.x.x.x" == await note(pages._all_pools())
+        assert "x.x.x.x.x" == await note(metrics.exposition(handler, "0", metrics.TEXT))
+
+    asyncio.run(go())
+    for name in names:
+        handler.release(name)
+
+
 def test_promtool(start_daemon: StartDaemon, pool_name: str) -> None:
-    """Prometheus's own checker finds nothing wrong with names, types or help."""
+    """Prometheus's own checker accepts names, types and help."""
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed")
@@ -472,7 +529,7 @@ def test_audits_by_many(start_daemon: StartDaemon, make_pool: MakePool, pool_nam
 
 
 def test_bad_requests_are_not_logged_without_end(start_daemon: StartDaemon) -> None:
-    """What is no HTTP is answered, and neither fills the log nor ends the service."""
+    """What is not HTTP is answered with 400, and does not fill the log."""
     daemon = start_daemon("", *PORT)
     before = daemon.output()
     for _ in range(200):

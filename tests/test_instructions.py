@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hot path's instruction counts: what is kept, and what is counted now."""
+"""The hot path's instruction counts, compared with the stored figures."""
 
 import pytest
 
@@ -7,18 +7,18 @@ from clients.bench import instructions
 
 
 def test_hot_path_takes_no_more_instructions() -> None:
-    """No operation of the hot path takes over 5 % more instructions than is kept for it."""
+    """No operation of the hot path takes over 5 % more instructions than its stored figure."""
     if lack := instructions.missing():
         pytest.skip(lack)
     kept = instructions.kept()
     if not kept:
-        pytest.skip(f"no figures are kept for {instructions.compiler()}")
+        pytest.skip(f"no figures are stored for {instructions.compiler()}")
     now = instructions.count()
     assert set(kept) == set(now)
     assert {} == instructions.risen(now, kept)
 
 
 def test_a_rise_is_found() -> None:
-    """6 % more is found, 4 % more and any less is not."""
+    """A rise of 6 % is found; a rise of 4 % and a fall are not."""
     before = {"a": 100.0, "b": 100.0, "c": 100.0}
     assert {"a": 1.06} == instructions.risen({"a": 106.0, "b": 104.0, "c": 10.0}, before)

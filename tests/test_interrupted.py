@@ -16,7 +16,7 @@ import pytest
 from conftest import MakePool
 
 import shmpool
-import shmpool.leaving
+import shmpool.process_exit
 import shmpool.segment
 
 PACKAGE = str(Path(shmpool.__file__).parent)
@@ -546,7 +546,7 @@ def test_what_a_handler_raises_while_a_pool_ends(
     monkeypatch.setattr(sys, "unraisablehook", lost.append)
     name = make_pool(members=2, queues=1).name
     pools = [shmpool.Pool.attach(name)]
-    known = len(shmpool.leaving.open_pools())
+    known = len(shmpool.process_exit.open_pools())
     ran = []
     sys.setprofile(lambda frame, event, _: ran.append(event) if event == "call" else None)
     try:
@@ -555,4 +555,4 @@ def test_what_a_handler_raises_while_a_pool_ends(
         sys.setprofile(None)
     assert [] == ran
     assert [] == lost
-    assert known - 1 == len(shmpool.leaving.open_pools()) == len(shmpool.leaving._open)
+    assert known - 1 == len(shmpool.process_exit.open_pools()) == len(shmpool.process_exit._open)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dead letters, looked at without being taken, moved back and drained; what is lost is counted."""
 
+import asyncio
 import json
 import struct
 import threading
@@ -264,17 +265,17 @@ def test_through_the_daemon(
 def test_metrics(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
     """Counters of each queue."""
     pytest.importorskip("prometheus_client", reason="shmpool[daemon] is not installed")
-    from shmpool.alarms import Policy
-    from shmpool.metrics import Exposition
-    from shmpool.registry import Registry
+    from shmpool.service.alarms import Policy
+    from shmpool.service.handlers import RequestHandler
+    from shmpool.service.metrics import TEXT, exposition
 
     letters.send_many([b"x"] * 5)
     with pytest.raises(shmpool.Full):
         letters.send_many([b"x"] * 2, timeout=0)
-    registry = Registry("0")
-    registry.hold(pool.name, Policy())
-    text = Exposition(registry, "0").answer(None)[1].decode()
-    registry.release(pool.name)
+    handler = RequestHandler("0")
+    handler.watch(pool.name, Policy())
+    text = asyncio.run(exposition(handler, "0", TEXT)).decode()
+    handler.release(pool.name)
     label = f'{{pool="{pool.name}",queue="letters"}}'
     assert f"shmpool_queue_refused_total{label} 2.0" in text
     assert f"shmpool_queue_dropped_total{label} 0.0" in text

@@ -15,8 +15,8 @@ import pytest
 from conftest import DaemonProcess, StartDaemon, resident
 
 import shmpool
-from shmpool import protocol, wire
-from shmpool.answers import PoolStats
+from shmpool.rpc import protocol, wire
+from shmpool.rpc.records import PoolStats
 
 CLIENTS = 1000
 POOL = "[pools.{0}]\nbuffer_size = 256\ncapacity = 64\n"
@@ -180,7 +180,7 @@ def test_a_frame_that_never_ends(start_daemon: StartDaemon) -> None:
         assert time.monotonic() - began < 60
         stream = wire.Frames(wire.ANSWER_MAX)
         stream.feed(answer)
-        assert "not whole" in reason(list(stream))
+        assert "not complete" in reason(list(stream))
 
 
 def test_a_watcher_that_does_not_read(start_daemon: StartDaemon, make_pool: Any) -> None:
@@ -193,7 +193,7 @@ def test_a_watcher_that_does_not_read(start_daemon: StartDaemon, make_pool: Any)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.sendall(wire.pack_call(1, "watch", [pool.name, 0.1]))
         stream = client.watch(pool.name, 0.1)
-        while "dropped" not in daemon.output():
+        while "disconnected" not in daemon.output():
             assert isinstance(next(stream), PoolStats)
         stream.close()  # type: ignore[attr-defined]
         assert "too slow" in daemon.output()
@@ -241,7 +241,7 @@ def test_the_socket_is_the_users(start_daemon: StartDaemon) -> None:
 def test_who_may_do_what(
     start_daemon: StartDaemon, run: Callable[..., str], pool_name: str, tmp_path: Path
 ) -> None:
-    """A member of read_group may look and not create or destroy; another user is not let in."""
+    """A member of read_group may look and not create or destroy; another user may not connect."""
     daemon = start_daemon(POOL.format(pool_name), options='read_group = "daemon"')
     assert 0o660 == daemon.socket.stat().st_mode & 0o777
     for directory in [daemon.directory, *daemon.directory.parents]:
@@ -270,7 +270,7 @@ def test_who_may_do_what(
     assert pool_name in shmpool.pool_names()
     assert "Permission denied" in run(script, daemon.socket, pool_name, "out")
     daemon.socket.chmod(0o666)  # the kernel lets everybody connect: the daemon does not
-    assert "user 65534 is not let in" in run(script, daemon.socket, pool_name, "out")
+    assert "user 65534 may not connect" in run(script, daemon.socket, pool_name, "out")
 
 
 def test_requests_that_follow_on_each_other(start_daemon: StartDaemon) -> None:

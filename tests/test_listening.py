@@ -18,21 +18,22 @@ import pytest
 from conftest import DEADLINE_S, StartDaemon
 
 import shmpool
-from shmpool import listening, wire
-from shmpool.listening import Acceptor, CannotListen
+from shmpool.rpc import wire
+from shmpool.service import listening
+from shmpool.service.listening import Acceptor, CannotListen
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where to listen."""
+    """The path of the socket."""
     return tmp_path / "d.sock"
 
 
 @pytest.fixture
 def lock(path: Path) -> Path:
-    """The lock file that goes with it."""
+    """The path of its lock file."""
     return path.with_name("d.sock.lock")
 
 
@@ -43,7 +44,7 @@ def refused(path: Path, match: str) -> None:
 
 
 def test_a_lock_that_is_a_link(path: Path, lock: Path) -> None:
-    """What it leads to is not touched, whether it is there or not."""
+    """Neither the link nor its target is changed, whether the target exists or not."""
     precious = path.with_name("precious")
     precious.write_text("important\n")
     lock.symlink_to(precious)
@@ -56,23 +57,23 @@ def test_a_lock_that_is_a_link(path: Path, lock: Path) -> None:
 
 
 def test_a_lock_that_is_another_name_of_a_file(path: Path, lock: Path) -> None:
-    """Nor is a file that has a second name there, nor one that holds anything but a number."""
+    """A lock file with a second name, or with content that is not a pid, is left as it is."""
     precious = path.with_name("precious")
     for text in ("1234\n", "important\n", "1" * 100, "\0\0"):
         precious.write_text(text)
         lock.hardlink_to(precious)
-        refused(path, "no lock file of this user")
+        refused(path, "not a lock file of this user")
         precious.unlink()
         if text != "1234\n":
-            refused(path, "no lock file of this user")
+            refused(path, "not a lock file of this user")
         assert text == lock.read_text()
         lock.unlink()
 
 
 def test_a_lock_that_is_no_file(path: Path, lock: Path) -> None:
-    """A FIFO, a directory, a device: refused at once, nobody is waited for."""
+    """A FIFO or a directory is refused at once."""
     os.mkfifo(lock)
-    refused(path, "no lock file of this user")
+    refused(path, "not a lock file of this user")
     lock.unlink()
     lock.mkdir()
     refused(path, "Is a directory")
@@ -80,15 +81,38 @@ def test_a_lock_that_is_no_file(path: Path, lock: Path) -> None:
 
 @needs_root
 def test_a_lock_of_somebody_else(path: Path, lock: Path) -> None:
-    """In a directory that others may write to: not written to, not removed."""
+    """A lock file of another user is neither written nor removed."""
     lock.touch()
     os.chown(lock, 65534, 65534)
-    refused(path, "no lock file of this user")
+    refused(path, "not a lock file of this user")
     assert 65534 == lock.stat().st_uid
 
 
+def test_a_lock_that_is_removed_again_and_again(
+    path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by daemons that end at once: it is tried a few times, and leaves no descriptor."""
+    open_lock, removals = listening._open_lock, list[int]()
+
+    def opened(path: Path, lock: Path) -> int:
+        fd = open_lock(path, lock)
+        if removals:
+            lock.unlink()
+            removals.pop()
+        return fd
+
+    monkeypatch.setattr(listening, "_open_lock", opened)
+    before = os.listdir("/proc/self/fd")
+    removals += [1] * 1000
+    refused(path, "removed again and again")
+    removals[:] = [1]
+    with listening.listening(path, -1):
+        assert lock.exists()
+    assert before == os.listdir("/proc/self/fd")
+
+
 def test_what_a_killed_daemon_left(path: Path, lock: Path) -> None:
-    """Its lock file and its socket are taken over, and gone in the end."""
+    """The lock file and the socket of a killed daemon are replaced, and removed at the end."""
     lock.write_text("123\n")
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -100,19 +124,19 @@ def test_what_a_killed_daemon_left(path: Path, lock: Path) -> None:
 
 
 def test_a_link_in_the_sockets_place(path: Path) -> None:
-    """It is not followed, not removed, and what it leads to keeps its rights."""
+    """The link is not followed or removed, and its target keeps its rights."""
     precious = path.with_name("precious")
     precious.write_text("important\n")
     precious.chmod(0o600)
     path.symlink_to(precious)
-    refused(path, "no socket")
-    with pytest.raises(OSError, match="no socket"):
+    refused(path, "not a socket")
+    with pytest.raises(OSError, match="not a socket"):
         listening.give_to_group(path, os.getegid())
     assert (0o600, "important\n") == (stat.S_IMODE(precious.stat().st_mode), precious.read_text())
 
 
 def test_a_socket_for_a_group(path: Path) -> None:
-    """Members may connect, nobody else."""
+    """The members of the group may connect, and no other user."""
     group = os.getegid()
     with listening.listening(path, group):
         status = path.stat()
@@ -123,8 +147,7 @@ def test_a_socket_for_a_group(path: Path) -> None:
     resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2200, reason="needs 2,200 descriptors"
 )
 def test_a_burst_of_connections(start_daemon: StartDaemon) -> None:
-    """A thousand clients that connect at the same time are all answered, also if only 200 may be
-    connected at once: the others wait, and none is refused by a queue that is full."""
+    """1,000 clients that connect at once are all answered, also where 200 may be connected."""
     daemon = start_daemon(options="max_clients = 200")
     ready, trouble, got = threading.Barrier(20), list[object](), list[int]()
 
@@ -170,7 +193,7 @@ def fed(data: bytes) -> wire.Frames:
 
 
 class Counting(asyncio.Protocol):
-    """Connections that are counted, and end when the other side ends them."""
+    """Counts open connections. The other side closes them."""
 
     open = 0
 
@@ -198,12 +221,11 @@ async def until(condition: object) -> None:
 def test_no_descriptors(
     listener: socket.socket, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While accept() fails for want of descriptors the loop is idle, not busy, and says so once;
-    the connection is served when there are some again."""
+    """While accept() has no descriptors the loop is idle and logs it once. Then it goes on."""
     accepted = []
 
     class Short:
-        """A socket whose accept() fails as the kernel's does."""
+        """A socket whose accept() fails while `failing` is set."""
 
         failing = True
 
@@ -232,12 +254,11 @@ def test_no_descriptors(
         acceptor.close()
 
     asyncio.run(go())
-    assert 1 == sum("no connection can be taken" in line for line in caplog.messages)
+    assert 1 == sum("no connection can be accepted" in line for line in caplog.messages)
 
 
 def test_no_room(listener: socket.socket, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection too many waits in the backlog until another ends; if none does, it is taken to
-    be told so."""
+    """A connection beyond the limit waits in the backlog, and is accepted after FULL_S."""
 
     async def go() -> None:
         acceptor = Acceptor(listener, Counting, lambda: Counting.open + acceptor.pending < 1)
@@ -262,6 +283,29 @@ def test_no_room(listener: socket.socket, path: Path, monkeypatch: pytest.Monkey
     asyncio.run(go())
 
 
+def test_a_protocol_that_cannot_be_made(listener: socket.socket, path: Path) -> None:
+    """The fault is told and the connection ends, and the next one is taken."""
+
+    def make() -> asyncio.Protocol:
+        raise RuntimeError("no protocol")
+
+    async def go() -> None:
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: faults.append(str(context["exception"]))
+        )
+        acceptor = Acceptor(listener, make, lambda: True)
+        for n in (1, 2):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                await until(lambda n=n: len(faults) == n)  # type: ignore[misc]
+                assert b"" == client.recv(1)
+        assert ["no protocol"] * 2 == faults
+        acceptor.close()
+
+    asyncio.run(go())
+
+
 ACTIVATED = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -275,8 +319,8 @@ os.execv(sys.executable, arguments)
 def test_read_group_of_a_socket_that_was_handed_over(
     path: Path, tmp_path: Path, abstract: bool
 ) -> None:
-    """A socket of the service manager is given to read_group; where that cannot be done, as for one
-    without a file, the log says so and how to."""
+    """read_group may connect to an inherited socket. If that is impossible, the log says what to
+    do."""
     config = tmp_path / "c.toml"
     group = subprocess.run(["id", "-gn"], capture_output=True, text=True).stdout.strip()
     config.write_text(f'[daemon]\nprune = false\nadopt = []\nread_group = "{group}"\n')
@@ -309,7 +353,7 @@ def test_read_group_of_a_socket_that_was_handed_over(
 
 
 def test_few_descriptors(start_daemon: StartDaemon, pool_name: str) -> None:
-    """With 128 descriptors in all the daemon still watches, answers, and says how many it can."""
+    """With 128 descriptors the daemon watches, answers, and tells clients of its limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     script = 'ulimit -n 128; exec "$@"'
     daemon = start_daemon(
@@ -322,7 +366,7 @@ def test_few_descriptors(start_daemon: StartDaemon, pool_name: str) -> None:
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
             sock.connect(str(daemon.socket))
         told = sock.recv(4096)  # the last is told that there is no room
-        assert b"clients are connected, which is the most" in told
+        assert b"clients are connected already" in told
     with shmpool.Client(daemon.socket, timeout=60) as client:
         assert [pool_name] == [pool.name for pool in client.list() if pool.held]
         assert client.audit(pool_name).ok

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from shmpool import logs
+from shmpool.service import logs
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def lines() -> list[str]:
 
 @pytest.fixture
 def log(lines: list[str]) -> logging.Logger:
-    """A logger with a limit; its clock stands still until now[0] is changed."""
+    """A logger with a limit. Its clock is now[0]."""
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -32,30 +32,31 @@ now = [0.0]
 
 
 def test_so_many_of_a_kind(log: logging.Logger, lines: list[str]) -> None:
-    """Lines from one place are counted together, whatever they are about; those from another come
-    through; afterwards the next one tells how many were left out."""
+    """Lines are counted by message. After the period, a line tells how many were left out."""
     now[0] = 0.0
     for number in range(1000):
         log.warning("file %d is no pool", number)
     log.error("a worker died")
-    assert [*(f"file {n} is no pool" for n in range(logs.MOST)), "a worker died"] == lines
+    assert [*(f"file {n} is no pool" for n in range(logs.LINES_MAX)), "a worker died"] == lines
     now[0] = logs.PERIOD_S
     log.warning("file %d is no pool", 1000)
     log.warning("file %d is no pool", 1001)
-    assert [f"file 1000 is no pool ({1000 - logs.MOST} more like it were left out)"] == lines[-2:-1]
+    assert [f"file 1000 is no pool ({1000 - logs.LINES_MAX} more like it were left out)"] == lines[
+        -2:-1
+    ]
     assert "file 1001 is no pool" == lines[-1]
 
 
 def test_a_few_now_and_then(log: logging.Logger, lines: list[str]) -> None:
-    """Nothing is left out, and nothing is said about it."""
-    for number in range(5 * logs.MOST):
-        now[0] += 2 * logs.PERIOD_S / logs.MOST
+    """Lines below the limit all pass."""
+    for number in range(5 * logs.LINES_MAX):
+        now[0] += 2 * logs.PERIOD_S / logs.LINES_MAX
         log.info("line %d", number)
-    assert [f"line {number}" for number in range(5 * logs.MOST)] == lines
+    assert [f"line {number}" for number in range(5 * logs.LINES_MAX)] == lines
 
 
 def test_kinds_without_end(log: logging.Logger, lines: list[str]) -> None:
-    """What is remembered is bounded, also if every line is a kind of its own."""
+    """The number of kinds that are remembered is bounded."""
     for number in range(5 * logs.KINDS_MAX):
         log.info(f"line {number}")
     (handler,) = log.handlers

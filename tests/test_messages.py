@@ -13,7 +13,7 @@ from conftest import Child, MakePool
 from test_growth import small_shm
 
 import shmpool
-from shmpool import refusals
+from shmpool import os_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-W", "error", "-c", "from shmpool.cli import main; main()"]
@@ -137,7 +137,7 @@ def test_a_file_that_cannot_be_opened(
     number: int, kind: type[shmpool.ShmpoolError], words: str
 ) -> None:
     """Whatever the kernel says is an exception of ours that names the pool and the remedy."""
-    error = refusals.cannot_open("x", "/dev/shm/shmpool.x", OSError(number, ""))
+    error = os_errors.cannot_open("x", "/dev/shm/shmpool.x", OSError(number, ""))
     assert (kind, True, True) == (type(error), "pool 'x'" in str(error), words in str(error))
 
 
@@ -158,15 +158,15 @@ def test_a_file_that_cannot_be_made(
     number: int, kind: type[shmpool.ShmpoolError], words: str
 ) -> None:
     """The same of making it."""
-    error = refusals.failure("pool 'x' cannot be created", OSError(number, ""))
+    error = os_errors.failure("pool 'x' cannot be created", OSError(number, ""))
     assert (kind, True, True) == (type(error), "pool 'x'" in str(error), words in str(error))
 
 
 def test_every_code_from_c() -> None:
     """Each says something of its own, and what is not known is named."""
-    from shmpool._ffi import _EXCEPTIONS, fail
+    from shmpool.codes import EXCEPTIONS, fail
 
-    for number, (kind, _) in _EXCEPTIONS.items():
+    for number, (kind, _) in EXCEPTIONS.items():
         with pytest.raises(kind, match="what it was about"):
             fail(-number, "what it was about")
     with pytest.raises(shmpool.ShmpoolError, match="what it was about: Input/output error"):
@@ -215,7 +215,7 @@ def test_a_pool_that_outgrows_shared_memory(run: Callable[..., str]) -> None:
         ),
         (["audit"], "Checks by two independent counts that no buffer is lost or counted twice."),
         (["create"], "Permission bits of the pool's file, for example 0660."),
-        (["create"], "Group that owns the file."),
+        (["create"], "Group that owns the file, by name or number."),
     ],
 )
 def test_help(arguments: list[str], words: str) -> None:
@@ -241,10 +241,10 @@ def test_queues_on_the_command_line(pool_name: str, given: str) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ("a=4,on_death=xx", "--queue a=4,on_death=xx: on_death is 'xx'; allowed are"),
-        ("a=4,max_redeliveries=-1", "max_redeliveries is -1; allowed are 0 to 4294967295"),
+        ("a=4,on_death=xx", "--queue a=4,on_death=xx: on_death is 'xx'; it must be \"free\""),
+        ("a=4,max_redeliveries=-1", "max_redeliveries is -1; it must be from 0 to 4294967295"),
         ("a=4.5", "--queue a=4.5: capacity is '4.5'; it must be an integer"),
-        ("a=-4", "capacity of queue 'a' is -4; allowed is a power of two"),
+        ("a=-4", "capacity is -4; it must be a power of two"),
     ],
 )
 def test_options_of_queues_on_the_command_line(pool_name: str, given: str, words: str) -> None:
@@ -262,11 +262,11 @@ def test_options_of_queues_on_the_command_line(pool_name: str, given: str, words
 def test_words_of_the_pages() -> None:
     """What the configuration, the README and the docstrings say of the things asked about most."""
     config = (ROOT / "docs" / "config.md").read_text()
-    assert "members of this group may use the read-only requests (ls, stats, ...)" in config
+    assert "Members of this group may use the read-only requests (ls, stats, ...)" in config
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert "what happens to buffers that a consumer had taken when it died" in readme
-    assert shmpool.AlfQueue.dead_letter.__doc__ == (
-        "The queue that receives buffers whose consumers died max_redeliveries times, or None."
+    assert "The queue for buffers that were returned max_redeliveries times, or None." in (
+        shmpool.AlfQueue.dead_letter.__doc__ or ""
     )
     assert (shmpool.Pool.audit.__doc__ or "").startswith(
         "Checks by two independent counts that no buffer is lost or counted twice."

@@ -55,11 +55,11 @@ MUTATIONS = [
     ("PUBLISHED_TOO", QUEUES["bulk"]),
     ("NO_OP_COVER", QUEUES["multi"]),
     ("NO_SECOND_LOOK", _queue(1, 1, 2, 1)),
-    ("UNRESERVE_AFTER_VOIDS", LONG["single-consumer"]),
+    ("UNRESERVE_AFTER_TOMBSTONES", LONG["single-consumer"]),
     ("UNRESERVE_TO_THE_DEAD", QUEUES["reserves"]),
-    ("VOIDS_OF_POSTPONED_RANGE", LONG["single-consumer"]),
-    ("VOID_WITHOUT_CAS", QUEUES["multi"]),
-    ("VOID_FORGOTTEN", QUEUES["multi"]),
+    ("TOMBSTONES_OF_POSTPONED_RANGE", LONG["single-consumer"]),
+    ("TOMBSTONE_WITHOUT_CAS", QUEUES["multi"]),
+    ("TOMBSTONE_FORGOTTEN", QUEUES["multi"]),
     ("OPS_BEFORE_CONS", QUEUES["claims"]),
     ("CLAIM_FORGOTTEN", QUEUES["claims"]),
     ("LIVE_NOW", QUEUES["reserves"]),
@@ -72,10 +72,10 @@ MUTATIONS = [
 ]
 CACHE_MUTATIONS = [
     "PURGE_FROM_OUTSIDE",
-    "SPILL_UNCHECKED",
+    "FLUSH_UNCHECKED",
     "NO_GENERATION",
     "STOLEN_BEFORE_OWNER",
-    "ROB_STORES",
+    "STEAL_STORES",
     "STEAL_NO_BARRIER",
 ]
 

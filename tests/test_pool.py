@@ -29,13 +29,13 @@ def test_create_tells_its_geometry(make_pool: MakePool, pool_name: str) -> None:
         pool.name,
         pool.buffer_size,
         pool.capacity,
-        pool.prealloc,
-        pool.cache_size,
-        pool.bulk,
-        pool.refill_multiplier,
+        pool.geometry.prealloc,
+        pool.geometry.cache_size,
+        pool.geometry.bulk,
+        pool.geometry.refill_multiplier,
         pool.headroom,
-        pool.max_members,
-        pool.max_queues,
+        pool.geometry.members,
+        pool.geometry.queues,
     )
 
 
@@ -43,13 +43,13 @@ def test_defaults(make_pool: MakePool) -> None:
     """The documented defaults hold."""
     pool = make_pool(buffer_size=2048, capacity=4096)
     assert (0, 512, 32, 4, 0, 256, 64) == (
-        pool.prealloc,
-        pool.cache_size,
-        pool.bulk,
-        pool.refill_multiplier,
+        pool.geometry.prealloc,
+        pool.geometry.cache_size,
+        pool.geometry.bulk,
+        pool.geometry.refill_multiplier,
         pool.headroom,
-        pool.max_members,
-        pool.max_queues,
+        pool.geometry.members,
+        pool.geometry.queues,
     )
 
 
@@ -61,8 +61,8 @@ def test_the_default_cache_is_bounded_in_bytes(
     make_pool: MakePool, size: int, capacity: int, kept: int
 ) -> None:
     """A member keeps at most 2 MiB to itself unless it is told to; less than a bulk is nothing."""
-    assert kept == make_pool(buffer_size=size, capacity=capacity).cache_size
-    assert 64 == make_pool(buffer_size=size, capacity=capacity, cache_size=64).cache_size
+    assert kept == make_pool(buffer_size=size, capacity=capacity).geometry.cache_size
+    assert 64 == make_pool(buffer_size=size, capacity=capacity, cache_size=64).geometry.cache_size
 
 
 def test_attach_sees_the_same_geometry(make_pool: MakePool) -> None:
@@ -72,7 +72,7 @@ def test_attach_sees_the_same_geometry(make_pool: MakePool) -> None:
         assert (made.buffer_size, 128, 5, 64) == (
             pool.buffer_size,
             pool.capacity,
-            pool.prealloc,
+            pool.geometry.prealloc,
             pool.headroom,
         )
 

@@ -106,7 +106,8 @@ class Worker:
 
 class NobodyAsks:
     """Until close(), members recover nobody by themselves: in the pool's shared word it always
-    stands that somebody has just asked who is dead (native/stuck.c). Pool.recover() does not mind.
+    stands that somebody has just asked who is dead (native/recover_due.c). Pool.recover() does
+    not mind.
     """
 
     AHEAD_NS = 900_000_000  # less than the longest rest, REST_MOST_NS

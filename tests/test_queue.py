@@ -2,6 +2,8 @@
 """AlfQueue: buffers in and out, one at a time."""
 
 import re
+from collections.abc import Callable
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -180,7 +182,7 @@ WRONG_TIMEOUTS: list[tuple[Any, type[Exception], str]] = [
     ),
     *(
         (other, TypeError, f"timeout is {other!r}; it must be a number")
-        for other in ("1", b"1", [], 1j, Fraction(1), np.float32(1))
+        for other in ("1", b"1", bytearray(b"1"), np.str_("1"), [], 1j, np.zeros(2))
     ),
 ]
 
@@ -208,6 +210,78 @@ def test_a_wrong_timeout(
         with pytest.raises(error, match=re.escape(text)):
             call()
     assert (2, False, 1) == (len(queue), buf.released, len(burst))
+    for find in (
+        lambda: pool.queue("q", timeout=timeout),
+        lambda: shmpool.Pool.attach(pool.name, timeout=timeout),
+    ):
+        with pytest.raises(error, match=re.escape(text)):
+            find()
+
+
+class Half(float):
+    """A subclass."""
+
+
+class Seconds:
+    """A number only by its __float__."""
+
+    def __float__(self) -> float:
+        return 0.5
+
+
+@pytest.mark.parametrize(
+    "timeout",
+    [
+        True, False, Half(0.5), Seconds(), Fraction(1, 2), Decimal("0.5"), Decimal("1e400"),
+        Fraction(10**400), np.float16(0.5), np.float32(0.5), np.float64(0.5), np.longdouble(0.5),
+        np.int8(1), np.uint64(2**63), np.bool_(True), np.array(0.5), 0.5, 1, 0, -0.0,
+    ],
+)  # fmt: skip
+def test_a_timeout_is_what_float_accepts(pool: shmpool.Pool, timeout: Any) -> None:
+    """Every call that waits takes it, whether it waits or not."""
+    queue = pool.create_queue("q", capacity=4)
+    queue.put(pool.alloc(timeout), timeout)
+    queue.put_many(pool.alloc_many(1, timeout), timeout)
+    queue.send(b"1", timeout)
+    queue.send_many([b"2"], timeout)
+    queue.get(timeout).nack(timeout)
+    queue.get_many(1, timeout).nack(timeout)
+    assert 4 == len(queue) == len(pool.queue("q", timeout=timeout))
+    assert b"1" == queue.recv(timeout)
+    assert [b"2"] == queue.recv_many(1, timeout)
+    shmpool.Pool.attach(pool.name, timeout=timeout).close()
+
+
+@pytest.mark.parametrize("timeout", [np.float32(0.001), Fraction(1, 1000), Decimal("0.001")])
+def test_a_timeout_ends_a_wait_whatever_its_type(pool: shmpool.Pool, timeout: Any) -> None:
+    """Empty, Full, PoolExhausted, QueueNotFound."""
+    queue = pool.create_queue("q", capacity=2)
+    rest = pool.alloc_many(pool.capacity - 2)
+    for call in (queue.get, queue.recv, lambda t: queue.get_many(1, t)):
+        with pytest.raises(shmpool.Empty):
+            call(timeout)
+    queue.send_many([b"1", b"2"])
+    with pytest.raises(shmpool.PoolExhausted):
+        pool.alloc(timeout)
+    rest[0].free()
+    with pytest.raises(shmpool.Full):
+        queue.put(pool.alloc(), timeout)
+    with pytest.raises(shmpool.QueueNotFound):
+        pool.queue("none", timeout=timeout)
+
+
+def test_what_a_timeout_raises_is_raised(pool: shmpool.Pool) -> None:
+    """An exception of __float__ other than TypeError and OverflowError; nothing is taken."""
+
+    class Broken:
+        def __float__(self) -> float:
+            raise KeyError("broken")
+
+    queue = pool.create_queue("q", capacity=2)
+    queue.send(b"1")
+    with pytest.raises(KeyError, match="broken"):
+        queue.recv(Broken())  # type: ignore[arg-type]
+    assert 1 == len(queue)
 
 
 def test_wrong_calls(pool: shmpool.Pool) -> None:
@@ -283,6 +357,23 @@ def test_a_buffer_through_another_opening(pool: shmpool.Pool) -> None:
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
+def test_a_closed_queue(pool: shmpool.Pool) -> None:
+    """Every call says that the queue is closed, by its name; the pool and other queues go on."""
+    queue, other = pool.create_queue("a", capacity=4), pool.create_queue("b", capacity=4)
+    queue.close()
+    buf = pool.alloc()
+    for call in (
+        lambda: queue.get(timeout=0),
+        lambda: queue.put(buf, timeout=0),
+        lambda: queue.recv_many(2),
+        lambda: queue.send(b"x"),
+    ):
+        with pytest.raises(shmpool.PoolClosed, match="queue 'a' is closed"):
+            call()
+    other.put(buf)
+    other.get().free()
+
+
 def test_an_empty_queue_is_true(pool: shmpool.Pool) -> None:
     """A queue is no container: `if queue` asks whether there is one."""
     assert pool.create_queue("q", capacity=2)
@@ -295,3 +386,52 @@ def test_queues_do_not_mix(pool: shmpool.Pool) -> None:
         queues[i % 4].send(b"%d" % i)
     for k, queue in enumerate(queues):
         assert [b"%d" % i for i in range(k, 40, 4)] == queue.recv_many(16)
+
+
+class Acting:
+    """A timeout whose __float__ does something first, and counts."""
+
+    def __init__(self, act: Callable[[], object]) -> None:
+        self.act = act
+        self.read = 0
+
+    def __float__(self) -> float:
+        self.read += 1
+        self.act()
+        return 0.0
+
+
+def test_a_timeout_is_read_once_and_first(make_pool: MakePool) -> None:
+    """Before the call checks its buffer, queue and pool, so that __float__ may change them."""
+    pool = make_pool()
+    queue = pool.create_queue("q", capacity=2)
+    buf, burst = pool.alloc(), pool.alloc_many(2)
+    freeing: Any = Acting(buf.free)
+    with pytest.raises(shmpool.BufferReleased):
+        queue.put(buf, freeing)
+    freeing_many: Any = Acting(burst.free)
+    with pytest.raises(shmpool.BufferReleased):
+        queue.put_many(burst, freeing_many)
+    assert (1, 1, 0) == (freeing.read, freeing_many.read, len(queue))
+    queue.send(b"1")
+    got = queue.get()
+    filling: Any = Acting(lambda: queue.send_many([b"2", b"3"]))
+    with pytest.raises(shmpool.Full):
+        got.nack(filling)
+    assert (1, b"1") == (filling.read, bytes(got))
+    got.free()
+    queue.drain()
+    for call in (
+        queue.get,
+        queue.recv,
+        lambda t: queue.get_many(1, t),
+        lambda t: queue.recv_many(1, t),
+    ):
+        sending: Any = Acting(lambda: queue.send(b"4"))
+        call(sending)
+        assert (1, 0) == (sending.read, len(queue))
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+    closing: Any = Acting(pool.close)
+    with pytest.raises(shmpool.PoolClosed):
+        queue.send(b"5", closing)
+    assert 1 == closing.read

@@ -15,9 +15,9 @@ from conftest import Child, MakePool, join
 
 import shmpool
 from shmpool._ffi import lib
-from shmpool.files import in_use, path_of
-from shmpool.protocol import GetHolders, GetMembers, GetStats, Peek, RunAudit
-from shmpool.registry import Registry
+from shmpool.pool_files import in_use, path_of
+from shmpool.rpc.protocol import GetHolders, GetMembers, GetStats, Peek, RunAudit
+from shmpool.service.handlers import RequestHandler
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 
@@ -207,8 +207,8 @@ def test_no_pool(pool_name: str) -> None:
 
 AS_NOBODY = """
     import os, sys
-    import shmpool, shmpool.registry
-    from shmpool.protocol import GetHolders, GetMembers, GetStats, Peek, RunAudit
+    import shmpool, shmpool.service.handlers
+    from shmpool.rpc.protocol import GetHolders, GetMembers, GetStats, Peek, RunAudit
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
@@ -226,7 +226,7 @@ AS_NOBODY = """
             change()
         except shmpool.AccessDenied as error:
             print("opened read-only" in str(error))
-    answer = shmpool.registry.Registry("0").answer
+    answer = shmpool.service.handlers.RequestHandler("0").answer
     print(answer(RunAudit(name)).ok, len(answer(GetHolders(name))), len(answer(GetMembers(name))),
           answer(GetStats(name)).queues[0].depth, answer(Peek(name, "work", 1, 5))[0].payload)
     print(pool.replaced)
@@ -254,7 +254,7 @@ def test_somebody_who_may_only_read(filled: shmpool.Pool, run: Callable[..., str
 
 COMMANDS = """
     import os, sys
-    import shmpool.doctor
+    import shmpool.cli.diagnosis
     from shmpool.cli import audit, holders, letters
     os.setgroups([])
     os.setgid(65534)
@@ -268,7 +268,7 @@ COMMANDS = """
             command.command.main([name, "--direct", "--json", *arguments])
         except SystemExit as end:
             assert not end.code, end.code
-    print([finding.state for finding in shmpool.doctor._segment(name)])
+    print([finding.state for finding in shmpool.cli.diagnosis._segment(name)])
 """
 
 
@@ -305,12 +305,12 @@ def test_requests_take_no_token(filled: shmpool.Pool, monkeypatch: pytest.Monkey
         return pool
 
     monkeypatch.setattr(shmpool.Pool, "attach", classmethod(noted))
-    registry = Registry("0")
-    assert registry.answer(RunAudit(name)).ok
-    assert [] == registry.answer(GetHolders(name))
-    assert [b"hel"] == [m.payload for m in registry.answer(Peek(name, "work", 1, 3))]
-    assert registry.answer(GetStats(name)).buffers.queued == 2
-    assert len(registry.answer(GetMembers(name))) == len(filled.members())
+    handler = RequestHandler("0")
+    assert handler.answer(RunAudit(name)).ok
+    assert [] == handler.answer(GetHolders(name))
+    assert [b"hel"] == [m.payload for m in handler.answer(Peek(name, "work", 1, 3))]
+    assert handler.answer(GetStats(name)).buffers.queued == 2
+    assert len(handler.answer(GetMembers(name))) == len(filled.members())
     assert [True, True] == opened
 
 

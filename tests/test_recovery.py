@@ -53,7 +53,7 @@ def test_what_the_dead_held(make_pool: MakePool, start: Start) -> None:
     assert done.buffers >= 1 + 30 + 7
     assert home(pool)
     assert 256 == len(pool.alloc_many(256, timeout=0))
-    assert (1, 3) == (len(pool.members()), pool.stats().deaths)
+    assert (1, 3) == (len(pool.members()), pool.stats().recovered)
     assert 0 == pool.recover().members
 
 
@@ -337,7 +337,10 @@ def test_requeue_waits_for_room(make_pool: MakePool, start: Start) -> None:
         ({"on_death": "explode"}, "'explode'"),
         ({"on_death": "requeue", "producers": "single"}, '"multi"'),
         ({"on_death": "dead-letter"}, "dead_letter"),
-        ({"on_death": "requeue", "dead_letter": "spsc"}, "single producer"),
+        (
+            {"on_death": "requeue", "dead_letter": "spsc"},
+            'spsc.; that queue needs producers="multi"',
+        ),
         ({"on_death": "requeue", "max_redeliveries": -1}, "-1"),
         ({"on_death": "requeue", "max_redeliveries": 2**32}, str(2**32)),
     ],
@@ -360,7 +363,7 @@ def test_an_empty_pool_recovers_by_itself(make_pool: MakePool, start: Start) -> 
         pool.alloc(timeout=0)
     child.kill()
     assert 64 == len(pool.alloc_many(64))
-    assert 1 == pool.stats().deaths
+    assert 1 == pool.stats().recovered
 
 
 @pytest.mark.parametrize("side", ["producer", "consumer"])
@@ -401,7 +404,7 @@ def test_a_single_role_of_the_dead(
         return True
 
     eventually(taken)
-    assert 1 == pool.stats().deaths
+    assert 1 == pool.stats().recovered
 
 
 def test_every_slot_of_the_dead(make_pool: MakePool, start: Start) -> None:
@@ -410,7 +413,7 @@ def test_every_slot_of_the_dead(make_pool: MakePool, start: Start) -> None:
     for child in [hold(start, pool, 3), hold(start, pool, 4)]:
         child.kill()
     pool.alloc().free()
-    assert (1, 2) == (len(pool.members()), pool.stats().deaths)
+    assert (1, 2) == (len(pool.members()), pool.stats().recovered)
     assert home(pool)
 
 

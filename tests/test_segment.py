@@ -17,6 +17,7 @@ from conftest import Child, Eventually, MakePool
 
 import shmpool
 import shmpool.segment
+from shmpool._ffi import lib
 from shmpool.view import View
 
 
@@ -191,7 +192,7 @@ def alone(run: Callable[..., str]) -> Callable[..., str]:
 LEFT = """
     import os, signal, subprocess, sys
     import shmpool
-    from shmpool.files import names
+    from shmpool.pool_files import names
     where, forks = sys.argv[2], sys.argv[3:]
     child = subprocess.Popen([sys.executable, "-c", sys.argv[1], "rx", where, "9", *forks],
                              stdout=subprocess.PIPE)
@@ -411,3 +412,64 @@ def test_a_creator_meets_a_pruner(
         assert not pool.replaced
     assert 3 == len(set(met))
     assert [] == [path for path in met if os.path.exists(path)]
+
+
+def test_one_check_an_attach(pool: shmpool.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C checks the segment as it opens it, and nobody checks again unless it is refused; then the
+    message has the reason."""
+    asked: list[str] = []
+    lib = shmpool.segment.lib
+
+    class Recording:
+        def __getattr__(self, name: str) -> object:
+            asked.append(name)
+            return getattr(lib, name)
+
+    monkeypatch.setattr(shmpool.segment, "lib", Recording())
+    shmpool.Pool.attach(pool.name).close()
+    shmpool.Pool.attach(pool.name, readonly=True).close()
+    View(pool.name).close()
+    assert "shmpool_check" not in asked
+    with segment(pool.name).open("r+b") as file:
+        magic = file.read(8)
+        file.seek(0)
+        file.write(bytes(8))
+        file.flush()
+        for call in (shmpool.Pool.attach, View):
+            with pytest.raises(shmpool.SegmentInvalid, match="its magic is 0x0, not 0x"):
+                call(pool.name)
+        file.seek(0)
+        file.write(magic)
+    assert ["shmpool_check"] * 2 == [name for name in asked if name == "shmpool_check"]
+
+
+def test_a_pool_that_the_kernel_refuses(pool_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever error it has for the memory: it is raised, names the pool, and nothing is left."""
+
+    class Refusing:
+        """The C library whose reservation of memory fails."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(lib, name)
+
+        def shmpool_create_wait(self, *arguments: object) -> int:
+            return -errno.EIO
+
+    monkeypatch.setattr(shmpool.segment, "lib", Refusing())
+    for name in (pool_name, None):
+        with pytest.raises(shmpool.ShmpoolError, match="Input/output error") as caught:
+            shmpool.Pool.create(name, buffer_size=256, capacity=64)
+        assert (name or "anonymous") in str(caught.value)
+    assert not segment(pool_name).exists()
+
+
+def test_a_file_that_the_kernel_refuses(pool_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why it could not be made is what is raised."""
+
+    class Refused(shmpool.segment.SegmentBase):
+        def _create(self, path: str) -> int:
+            return -errno.EMFILE
+
+    monkeypatch.setattr(shmpool.segment, "SegmentBase", Refused)
+    with pytest.raises(shmpool.LimitReached, match="ulimit -n"):
+        shmpool.Pool.create(pool_name, buffer_size=256, capacity=64)

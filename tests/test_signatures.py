@@ -5,12 +5,15 @@ import ast
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 import shmpool
 from shmpool import _hot
+from shmpool.rpc import protocol
 
 STUB = ast.parse(Path(shmpool.__file__).with_name("_hot.pyi").read_text())
 NATIVE: dict[str, type] = {
@@ -152,3 +155,40 @@ def test_other_arguments(pool: shmpool.Pool, name: str, takes: str) -> None:
         words = rf"^{name}\(\) takes {takes}one optional argument, timeout; there is no block$"
         with pytest.raises(TypeError, match=words):
             call(*positional, **named)
+
+
+def named_in(annotation: object) -> set[type]:
+    """The classes of shmpool that an annotation names."""
+    inner = set().union(*map(named_in, get_args(annotation)))
+    origin = get_origin(annotation) or annotation
+    ours = isinstance(origin, type) and origin.__module__.split(".")[0] == "shmpool"
+    return inner | ({origin} if ours else set())
+
+
+def named_by(thing: Any) -> set[type]:
+    """Those that the annotations of a function or of a record's fields name; what comes from
+    numpy and typing_extensions only for type checkers is left out."""
+    foreign: dict[str, Any] = dict.fromkeys(("ArrayLike", "BytesLike", "DTypeLike"), Any)
+    foreign |= {"np": np, "NDArray": npt.NDArray}
+    hints = get_type_hints(thing, localns={"Pool": shmpool.Pool, **foreign})
+    return set().union(*map(named_in, hints.values()))
+
+
+def test_what_public_signatures_name_is_public() -> None:
+    """Each class that the annotations of public functions, methods and records name is in __all__,
+    except the requests, which shmpool.rpc.protocol has."""
+    named: set[type] = set()
+    for name in shmpool.__all__:
+        value = getattr(shmpool, name)
+        if isinstance(value, type):
+            named |= named_by(value)
+            for key in [key for key in dir(value) if not key.startswith("_")]:
+                call = getattr(value, key)
+                if isinstance(call, protocol.Call):
+                    named |= named_by(call.request) | named_in(call.request.answer)
+                elif inspect.isfunction(call) or inspect.ismethod(call):
+                    named |= named_by(call)
+        elif inspect.isfunction(value):
+            named |= named_by(value)
+    assert {shmpool.Message, shmpool.Member, shmpool.Geometry, shmpool.QueueStats} <= named
+    assert {protocol.Request} >= {kind for kind in named if kind.__name__ not in shmpool.__all__}

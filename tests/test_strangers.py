@@ -2,6 +2,7 @@
 """Files, processes and queues that strangers named: none ends a scan, and none reaches a terminal,
 a log or a page as it is."""
 
+import asyncio
 import ctypes
 import json
 import os
@@ -177,7 +178,7 @@ def test_a_lease(run: Callable[..., str], kind: str) -> None:
     script = (
         MACHINE
         + """
-    from shmpool.files import inode_of
+    from shmpool.pool_files import inode_of
     shmpool.Pool.create("aaa", buffer_size=64, capacity=64).close()
     abandoned("zzz")
     signal.signal(signal.SIGIO, signal.SIG_IGN)
@@ -206,7 +207,8 @@ def test_somebody_elses_pool(run: Callable[..., str]) -> None:
         MACHINE
         + """
     pool = shmpool.Pool.create("aaa", buffer_size=64, capacity=64, mode=0o600)
-    import shmpool.client, shmpool.doctor, rich.console, rich.table, rich.progress  # while it may
+    import shmpool.rpc.client, shmpool.cli.diagnosis  # while it may
+    import rich.console, rich.table, rich.progress
     command("prune", "--direct"), command("doctor", status=(0, 1)), listed()
     os.setgroups([])
     os.setgid(65534)
@@ -273,15 +275,17 @@ def test_queue_names(make_pool: MakePool, capsys: pytest.CaptureFixture[str], na
 def test_queue_names_on_the_screen_and_in_metrics(make_pool: MakePool, name: bytes) -> None:
     """top draws them, and a scraper can read what /metrics says."""
     pytest.importorskip("textual", reason="shmpool[cli] is not installed")
-    metrics = pytest.importorskip("shmpool.metrics", reason="shmpool[daemon] is not installed")
+    metrics = pytest.importorskip(
+        "shmpool.service.metrics", reason="shmpool[daemon] is not installed"
+    )
     from prometheus_client.openmetrics.parser import text_string_to_metric_families
     from prometheus_client.parser import text_string_to_metric_families as classic
-    from test_top import rows, watched
+    from test_top import rows, run_until
 
-    from shmpool.alarms import Policy
     from shmpool.cli.access import Direct
     from shmpool.cli.screen import Top
-    from shmpool.registry import Registry
+    from shmpool.service.alarms import Policy
+    from shmpool.service.handlers import RequestHandler
 
     pool = make_pool(queues=2)
     queue = pool.create_queue("QQQQQQQQQQ", capacity=2)
@@ -289,19 +293,21 @@ def test_queue_names_on_the_screen_and_in_metrics(make_pool: MakePool, name: byt
     queue.send_many([b"a", b"b"])
     scribble(pool, b"QQQQQQQQQQ", 0, (name + b"\0" * 11)[: max(len(name) + 1, 11)])
     app = Top(Direct(), frozenset([pool.name]), 0.1)
-    watched(app, lambda: 2 == len(rows(app, "queues")))
-    registry = Registry("0")
-    registry.hold(pool.name, Policy())
+    run_until(app, lambda: 2 == len(rows(app, "queues")))
+    handler = RequestHandler("0")
+    handler.watch(pool.name, Policy())
     try:
-        accept = "application/openmetrics-text; version=1.0.0"
-        text = metrics.Exposition(registry, "0").answer(accept)[1].decode()
-        families = {f.name: f for f in text_string_to_metric_families(text)}
-        plain = classic(metrics.Exposition(registry, "0").answer(None)[1].decode())
+        new, old = (
+            asyncio.run(metrics.exposition(handler, "0", kind)).decode()
+            for kind in (metrics.OPENMETRICS, metrics.TEXT)
+        )
+        families = {f.name: f for f in text_string_to_metric_families(new)}
+        plain = classic(old)
         for found in (families, {f.name: f for f in plain}):
             depths = {s.labels["queue"]: s.value for s in found["shmpool_queue_depth"].samples}
             assert [2.0, 0.0] == list(depths.values())
     finally:
-        registry.release(pool.name)
+        handler.release(pool.name)
 
 
 def test_a_terminal(run: Callable[..., str]) -> None:
@@ -408,8 +414,8 @@ def test_names_in_c_and_in_the_kernel() -> None:
     before = Path("/proc/self/comm").read_bytes().rstrip(b"\n")
     libc.prctl(15, b"a) R (\xff", 0, 0, 0)
     try:
-        from shmpool.held import is_stopped
+        from shmpool.service.watched_pool import is_suspended
 
-        assert not is_stopped(os.getpid(), os.getpid())
+        assert not is_suspended(os.getpid(), os.getpid())
     finally:
         libc.prctl(15, before, 0, 0, 0)

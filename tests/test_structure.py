@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The repository's own rules: who imports whom, orders that name their other side, sizes, words."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -18,58 +19,124 @@ C_ORDER = [
     "alf_queue.h",
     "alf_repair.h",
     "layout.h",
+    "owner.h",
     "shmpool.h",
+    "binding.h",
     "process.h",
     "copy.h",
     "wait.h",
     "segment.h",
+    "role.h",
+    "slab.h",
+    "pool.h",
+    "bypass.h",
+    "transfer.h",
+    "free_ring.h",
+    "cache.h",
     "token.h",
     "member.h",
-    "inquiry.h",
-    "slab.h",
+    "liveness.h",
     "qmempool.h",
-    "transfer.h",
     "queue.h",
     "requeue.h",
-    "recover.h",
     "cover.h",
     "recovery.h",
+    "recover.h",
+    "blocking.h",
     "trim.h",
     "audit.h",
-    "local.h",
+    "opening.h",
     "guard.h",
-    "call.h",
+    "lookup.h",
     "hot.h",
     "payload.h",
     "burst.h",
 ]
-PYTHON_ORDER = ["errors", "names", "_native", "_ffi", "refusals", "_hot"]
-PYTHON_ORDER += ["options", "buffer", "burst", "messages", "queue"]
-PYTHON_ORDER += ["files", "leaving", "segment", "pruning", "stats"]
-PYTHON_ORDER += ["pool", "view", "wire", "answers", "protocol", "alarms", "held", "registry"]
-PYTHON_ORDER += ["turns"]
-PYTHON_ORDER += [
-    "toml_lines",
-    "values",
-    "config",
-    "declared",
-    "adoption",
-    "arrivals",
-    "systemd",
-    "logs",
-    "lean",
-    "closes",
-    "listening",
-    "connection",
-    "keeper",
-]
-PYTHON_ORDER += ["admission", "metrics", "http", "daemon", "asking", "client", "container"]
-PYTHON_ORDER += ["doctor", "__init__"]
-BENCH_ORDER = ["__init__", "way", "message", "board", "crew", "producing", "consuming"]
-BENCH_ORDER += ["pingpong", "contestants", "throughput", "floor", "latency", "robustness"]
-BENCH_ORDER += ["hop", "others", "plan", "result", "measure"]
-BENCH_ORDER += ["summary", "tables", "findings", "terminal", "plots", "document", "compare"]
-BENCH_ORDER += ["command", "__main__"]
+# Where a .c file stands in that order if it has no header of its own, or implements one for others.
+C_PLACE = {
+    "reserve.c": "segment.h",
+    "ranges.c": "recovery.h",
+    "sweep.c": "recovery.h",
+    "recover_due.c": "recover.h",
+    "blocking_alloc.c": "blocking.h",
+    "shmpool.c": "lookup.h",
+    "bulk.c": "lookup.h",
+    "letters.c": "lookup.h",
+    "figures.c": "lookup.h",
+}
+# What the names of a file's functions begin with, if that is not the file's name.
+C_PREFIX = {
+    "alf_op.h": "alf",
+    "alf_pace.h": "alf",
+    "alf_queue.h": "alf",
+    "alf_repair.h": "alf",
+    "owner.h": "owner|tag|handle|buffer",
+    "reserve.c": "segment",
+    "recover_due.c": "recover",
+    "blocking_alloc.c": "blocking",
+    "bulk.c": "shmpool",
+    "letters.c": "shmpool",
+    "figures.c": "shmpool|audit",
+    "lookup.h": r"\w+",
+}
+# Modules of the package, except the benchmark. Each imports only from those before it.
+PYTHON_ORDER = re.findall(
+    r"\S+",
+    """
+    errors codes names _native _ffi _hot os_errors options buffer burst messages queue pool_files
+    process_exit segment pruning stats pool view __init__
+    rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client_connection rpc.client
+    service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
+    service.config_lines service.config_values service.config service.declared_pools
+    service.adoption service.file_watch service.supervisor service.systemd
+    service.logs service.listening service.connection service.admission service.metrics
+    service.http daemon
+    cli.__init__ cli.access cli.output cli.main cli.container cli.diagnosis cli.screen
+    cli.describe cli.ls cli.create cli.rm cli.stats cli.members cli.holders cli.audit
+    cli.recover cli.trim cli.letters cli.prune cli.watch cli.top cli.doctor cli.completion
+    cli.daemon cli.bench __main__
+    """,
+)
+LATE = {  # imported inside a function: the clients with their first use, and what starts a program
+    "__init__": {"rpc.client", "rpc.records", "rpc.__init__"},
+    "cli.__init__": {"cli.main"},
+    "daemon": {"cli.daemon"},
+}
+BENCH_ORDER = re.findall(
+    r"\S+",
+    """
+    __init__ transport message scoreboard workers producing consuming pingpong contestants
+    throughput harness_cost latency robustness line_latency background_load plan result measure
+    summary tables conclusions terminal plots document compare command __main__
+    """,
+)
+
+# Ordered atomics: which read, and which write. A compare-and-swap and an addition do both.
+ACQUIRES = "load_acquire|load_seq_cst|load_run_acquire|cas_seq_cst|add_seq_cst"
+RELEASES = "store_release|store_seq_cst|store_run_release|cas_seq_cst|add_seq_cst"
+# What a tag may stand at: the word that the atomic is given.
+TAGGED = {
+    "SLOT": "slot",
+    "CONS": "cons|limit|position",
+    "PROD": "prod|position",
+    "OP": "op$",
+    "OWNER": "owner",
+    "ABANDONED": "abandoned|swept",
+    "ROLE": "role|producer|consumer",
+    "EXTENT": "extent",
+    "TRIMS": "trims",
+    "BYPASS": "bypassed|cons",
+    "CACHE": "cache_top|cache_bottom|bottom",
+    "MEMBER": "identity",
+    "BARRIER": "barrier",
+    "CLEARED": "cleared|tag",
+    "ENDED": "ended|adopted",
+    "QUEUE": "state",
+    "WAIT": "word|_wait|_want|want|prod|cons",
+    "CALLERS": "callers|serial|at$",
+}
+WRITER = "write|wrote|store|move|raise|set|lock|take|add|clear|count"
+READER = "read|see|load|find|look|poll|inspect"
 
 C_FILES = sorted([*NATIVE.glob("*.[ch]"), *(PACKAGE / "hot").glob("*.[ch]")])
 SOURCES = [*C_FILES, *sorted(PACKAGE.rglob("*.py")), *sorted((ROOT / "clients").rglob("*.[chp]*"))]
@@ -77,23 +144,67 @@ TESTS = sorted(path for path in (ROOT / "tests").rglob("*") if path.suffix in ("
 
 
 def test_c_order() -> None:
-    """A C header includes only headers before it in the list, and every header is in the list."""
-    headers = {path.name: path for path in C_FILES if path.suffix == ".h"}
-    assert set(C_ORDER) == set(headers)
-    for name, path in headers.items():
-        for included in re.findall(r'#include "(.+)"', path.read_text()):
-            assert C_ORDER.index(included) < C_ORDER.index(name), f"{name} includes {included}"
+    """A C file includes only headers that stand at its place in the list or before.
+
+    The list has every header. A .c file stands where its header does, and those of hot/ stand last.
+    """
+    assert set(C_ORDER) == {path.name for path in C_FILES if path.suffix == ".h"}
+    for path in C_FILES:
+        home = path.name if path.suffix == ".h" else C_PLACE.get(path.name, path.stem + ".h")
+        if path.parent.name == "hot" and path.suffix == ".c":
+            home = C_ORDER[-1]
+        place = C_ORDER.index(home)
+        included = [C_ORDER.index(name) for name in re.findall('#include "(.+)"', path.read_text())]
+        for other in included:
+            itself = path.suffix == ".c" and other == place
+            assert other < place or itself, f"{path.name} includes {C_ORDER[other]}"
+
+
+def test_c_functions_carry_their_files_name() -> None:
+    """A function of the core that other files see begins with the name of its file."""
+    count = 0
+    for path in [*NATIVE.glob("*.c"), *NATIVE.glob("*.h")]:
+        if path.name == "atomic.h":
+            continue
+        prefix = C_PREFIX.get(path.name, path.stem)
+        shown = "" if path.suffix == ".c" else "static (?:ALWAYS_INLINE|inline) "
+        for name in re.findall(
+            rf"^{shown}(?!static |__)[a-z][\w \*]*[ \*](\w+)\([^;{{]*\)\n{{",
+            path.read_text(),
+            re.MULTILINE,
+        ):
+            count += 1
+            assert re.fullmatch(rf"(?:{prefix})(?:_\w+)?", name), f"{path.name}: {name}()"
+    assert count > 100
+
+
+def imported_by(path: Path) -> set[str]:
+    """Modules of the package that a module imports at run time, in dotted names below shmpool."""
+    package = path.relative_to(PACKAGE).parent.parts
+    found = set()
+    for node in ast.walk(
+        ast.parse(re.sub(r"if TYPE_CHECKING:\n(?:    .*\n|\n)+", "", path.read_text()))
+    ):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = (*package[: len(package) - node.level + 1], *filter(None, [node.module]))
+            for name in node.names:
+                inside = PACKAGE.joinpath(*base, name.name)
+                module = inside.with_suffix(".py").exists() or (inside / "__init__.py").exists()
+                found.add(".".join((*base, name.name) if module else base) or "__init__")
+    folders = {name for name in found if (PACKAGE / name.replace(".", "/")).is_dir()}
+    return found - folders | {f"{name}.__init__" for name in folders}
 
 
 def test_python_order() -> None:
     """A module imports only modules before it in the list, and every module is in the list."""
-    modules = {path.stem: path for path in PACKAGE.glob("*.py")}
+    modules = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+        for path in PACKAGE.rglob("*.py")
+        if not {"bench", "native"} & set(path.relative_to(PACKAGE).parts[:-1])
+    }
     assert set(PYTHON_ORDER) - {"_native", "_hot"} == set(modules)
     for name, path in modules.items():
-        text = re.sub(r"if TYPE_CHECKING:\n(?:    .*\n|\n)+", "", path.read_text())
-        imported = re.findall(r"^from \.(\w+) import", text, re.MULTILINE)
-        imported += re.findall(r"^from \. import (\w+)", text, re.MULTILINE)
-        for other in imported:
+        for other in imported_by(path) - LATE.get(name, set()):
             assert PYTHON_ORDER.index(other) < PYTHON_ORDER.index(name), f"{name} imports {other}"
 
 
@@ -104,7 +215,7 @@ def test_bench_is_a_client() -> None:
         found = re.findall(r"^ *from (\.+)\w* import", path.read_text(), re.MULTILINE)
         assert all(len(dots) <= 1 + inner for dots in found), path.name
         assert not re.search(r"from shmpool|import shmpool\.", path.read_text()), path.name
-    for path in PACKAGE.glob("*.py"):
+    for path in [*PACKAGE.glob("*.py"), *PACKAGE.glob("rpc/*.py"), *PACKAGE.glob("service/*.py")]:
         assert "bench" not in path.read_text(), path.name
 
 
@@ -120,6 +231,29 @@ def test_bench_order() -> None:
             assert BENCH_ORDER.index(other) < BENCH_ORDER.index(name), f"{name} imports {other}"
 
 
+def declared(header: str) -> set[str]:
+    """The functions that a header of native/ declares."""
+    text = (NATIVE / header).read_text()
+    return set(re.findall(r"^(?:struct )?\w+ (shmpool_\w+)\(", text, re.MULTILINE))
+
+
+def test_two_ways_into_c() -> None:
+    """Python calls through cffi all that shmpool.h declares, and the C types all of binding.h."""
+    python = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    hot = "".join(path.read_text() for path in (PACKAGE / "hot").glob("*.c"))
+    assert declared("shmpool.h") == set(re.findall(r"\blib\.(shmpool_\w+)", python))
+    called = set(re.findall(r"\b(shmpool_\w+)\(", hot))
+    assert declared("binding.h") - {"shmpool_close_wait"} == called  # that one is for C programs
+
+
+def test_hot_calls_block_in_one_place() -> None:
+    """Only waiting.c makes blocking calls; only it and the end of a mapping release the lock."""
+    for path in (PACKAGE / "hot").glob("*.c"):
+        text = path.read_text()
+        assert path.name == "waiting.c" or not re.search(r"shmpool_\w+_wait\(", text), path.name
+        assert path.name in ("waiting.c", "segment.c") or "SaveThread" not in text, path.name
+
+
 def test_c_knows_no_python() -> None:
     """Nothing under native/ includes Python's headers."""
     for path in NATIVE.glob("*.[ch]"):
@@ -133,25 +267,136 @@ def test_memory_orders_in_one_place() -> None:
             assert not re.search(r"__ATOMIC_|memory_order_|__sync_", path.read_text()), path.name
 
 
-def test_orders_name_their_other_side() -> None:
-    """Each [TAG] stands at a release and at an acquire, and in a legend; each seq_cst too."""
-    text = "".join(path.read_text() for path in C_FILES)
-    legend = set(re.findall(r"^ \*     \[(\w+)\]  ", text, re.MULTILINE))
-    lines = [line for line in text.splitlines() if not line.startswith(" *")]
-    for tag in legend:
-        at = [i for i, line in enumerate(lines) if f"[{tag}]" in line]
-        tagged = ["".join(lines[i - 2 : i + 1]) for i in at]  # a call may take three lines
-        assert any(re.search(r"load_\w+\(|cas_|wait_anybody", line) for line in tagged), tag
-        assert any(re.search(r"store_\w+\(|cas_|add_|alf_move", line) for line in tagged), tag
-    used = set(re.findall(r"(?<!\w)\[([A-Z]{2,})\]", "\n".join(lines)))
-    assert used == legend
+def statements(text: str) -> list[tuple[str, str]]:
+    """The statements of a C file: code without comments, and the comments before, in and behind it.
+
+    A statement ends at a semicolon or brace outside parentheses. A comment behind it on its last
+    line is its own.
+    """
+    text = re.sub(r"^#(?:.*\\\n)*.*$", "", text, flags=re.MULTILINE)
+    found = []
+    code = comments = ""
+    depth = 0
+    for match in re.finditer(r"/\*.*?\*/|.", text, re.DOTALL):
+        piece = match.group()
+        if piece.startswith("/*"):
+            comments += piece
+            continue
+        code += piece
+        depth += (piece == "(") - (piece == ")")
+        if piece in ";{}" and depth == 0:
+            behind = re.match(r"[ \t]*(/\*.*?\*/)", text[match.end() :], re.DOTALL)
+            found.append((code, comments + (behind.group(1) if behind else "")))
+            code = comments = ""
+    return found
+
+
+def ordered(code: str) -> list[tuple[str, str]]:
+    """The ordered atomics of a statement: each one's name, and the word that it is given."""
+    found = []
+    for match in re.finditer(rf"\b({ACQUIRES}|{RELEASES})\(", code):
+        depth, end = 1, match.end()
+        while depth > 1 or code[end] not in ",)":
+            depth += (code[end] == "(") - (code[end] == ")")
+            end += 1
+        found.append((match.group(1), code[match.end() : end].strip()))
+    return found
+
+
+def test_each_order_names_its_other_side() -> None:
+    """Each ordered atomic carries the tag of its word, or says "pairs with"."""
+    count = 0
+    for path in C_FILES:
+        if path.name == "atomic.h":
+            continue
+        for code, comments in statements(path.read_text()):
+            tags = re.findall(r"\[([A-Z]+)\]", comments)
+            for _, word in ordered(code):
+                count += 1
+                named = any(re.search(TAGGED[tag], word) for tag in tags)
+                paired = re.search("pairs with", comments, re.IGNORECASE)
+                assert named or paired, f"{path.name}: {' '.join(code.split())}"
+    assert count > 100
+
+
+def test_each_tag_has_two_sides() -> None:
+    """Each [TAG] has one legend, which names a writer and a reader, and code on both sides."""
+    legends: dict[str, str] = {}
+    writes = set()
+    reads = set()
+    for path in C_FILES:
+        text = path.read_text()
+        for tag, legend in re.findall(
+            r"^ \*     \[(\w+)\]  (.*\n(?: \*      .*\n)*)", text, re.MULTILINE
+        ):
+            assert tag not in legends, tag
+            legends[tag] = legend
+        if path.name == "atomic.h":
+            continue
+        for code, comments in statements(text):
+            for tag in re.findall(r"\[([A-Z]+)\]", comments):
+                for name, word in ordered(code):
+                    if re.search(TAGGED[tag], word):
+                        writes |= {tag} if re.fullmatch(RELEASES, name) else set()
+                        reads |= {tag} if re.fullmatch(ACQUIRES, name) else set()
+    assert set(legends) == writes == reads == set(TAGGED)
+    for tag, legend in legends.items():
+        assert re.search(WRITER, legend), f"[{tag}] names no writer"
+        assert re.search(READER, legend), f"[{tag}] names no reader"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_size(path: Path) -> None:
-    """A file over 400 lines is two files."""
-    if "build" not in path.parts:
-        assert len(path.read_text().splitlines()) <= 400
+    """A file of more than 400 lines says in its first comment why it is one file."""
+    lines = path.read_text().splitlines()
+    assert "build" in path.parts or len(lines) <= 400 or "One file" in "\n".join(lines[:12])
+
+
+C_SOURCES = [
+    path
+    for folder in ("shmpool", "clients", "tests")
+    for path in sorted((ROOT / folder).rglob("*.[chp]*"))
+    if path.suffix in (".c", ".h", ".cpp") and "build" not in path.parts
+]
+# A type or the head of a macro alone on a line, and on the next line the rest and a comment. Tags
+# of memory orders may: they belong to the order's own line.
+CUT_IN_TWO = re.compile(
+    r"^[ \t]*(?!else\b|do\b|PyObject_HEAD)(?:(?:\w+ )*\w+(?: \*+)?|\w[\w *]* =|\w[\w *]* \**\w+\(|"
+    r"#define \w+ +\\)\n"
+    r"[ \t]+[^;\n]*[^;\n\s];?[ \t]*/\*(?! pairs with |.*\[[A-Z]+\]).*",
+    re.MULTILINE,
+)
+
+
+def lines_at_fault(text: str) -> list[str]:
+    """Lines of a C source that are too long (a tab is 8), and declarations cut in two."""
+    laid_out = re.sub(
+        r"/\* clang-format off \*/.*?/\* clang-format on \*/", "", text, flags=re.DOTALL
+    )
+    long = [line for line in laid_out.splitlines() if len(line.expandtabs(8)) > 100]
+    return long + CUT_IN_TWO.findall(text)
+
+
+@pytest.mark.parametrize("path", C_SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_columns(path: Path) -> None:
+    """No line is over 100 columns, comments included, and no trailing comment cuts a declaration.
+
+    Move a comment that does not fit behind its declaration to the line above it.
+    """
+    assert lines_at_fault(path.read_text()) == []
+
+
+def test_columns_finds_faults() -> None:
+    """What test_columns() is for is found: a long comment, and declarations cut by one."""
+    assert lines_at_fault("\tint a; /* " + "x" * 79 + " */\n") == []
+    assert len(lines_at_fault("\tint a; /* " + "x" * 80 + " */\n")) == 1
+    assert len(lines_at_fault("struct s {\n\tuint64_t\n\t\tname; /* long */\n};\n")) == 1
+    assert len(lines_at_fault("\tstruct moving\n\t\t*moving; /* long */\n")) == 1
+    assert len(lines_at_fault("\tuint64_t bulk =\n\t\tleft / 2; /* long */\n")) == 1
+    assert len(lines_at_fault("#define NAME    \\\n\t20 /* long */\n")) == 1
+    assert len(lines_at_fault("void name(\n\tstruct scene *s); /* long */\n")) == 1
+    assert lines_at_fault("\telse\n\t\tname(); /* long */\n") == []
+    assert lines_at_fault("\tuint64_t name; /* short */\n\tint b; /* short */\n") == []
 
 
 def test_every_file_says_its_licence() -> None:

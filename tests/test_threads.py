@@ -167,7 +167,7 @@ def test_more_threads_than_members(make_pool: MakePool) -> None:
     held.free()
     leave.set()
     join(thread)
-    assert 2 == pool.max_members
+    assert 2 == pool.geometry.members
 
 
 def test_many_short_threads(make_pool: MakePool) -> None:

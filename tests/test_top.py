@@ -4,10 +4,9 @@
 import asyncio
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from conftest import MakePool, StartDaemon
+from conftest import DEADLINE_S, MakePool, StartDaemon
 from test_daemon import POOL
 
 import shmpool
@@ -16,7 +15,7 @@ pytest.importorskip("textual", reason="shmpool[cli] is not installed")
 
 from textual.widgets import DataTable
 
-from shmpool.cli.access import Asker, Direct
+from shmpool.cli.access import Backend, Direct
 from shmpool.cli.screen import Top, bar
 
 
@@ -25,18 +24,27 @@ def rows(app: Top, table: str) -> list[list[str]]:
     return [[str(cell) for cell in found.get_row_at(i)] for i in range(found.row_count)]
 
 
-def watched(app: Top, what: Callable[[], object], keys: list[str] | None = None) -> None:
-    """Runs the screen until it shows something, then presses keys and ends it with q."""
+def state(app: Top) -> str:
+    """The line above the tables."""
+    return str(app.query_one("#state").render())
+
+
+def run_until(
+    app: Top, shown: Callable[[], object], keys: tuple[tuple[str, Callable[[], object]], ...] = ()
+) -> None:
+    """Runs the screen until it shows something. Then presses each key and waits until the screen
+    shows what goes with it. Ends the screen with q."""
 
     async def drive() -> None:
-        async with app.run_test(size=(140, 40)) as pilot:
-            async with asyncio.timeout(60):
-                while not what():
+        async with app.run_test(size=(140, 40)) as pilot, asyncio.timeout(DEADLINE_S):
+            for key, condition in (("", shown), *keys):
+                if key:
+                    await pilot.press(key)
+                while not condition():
                     await pilot.pause(0.02)
-            for key in keys or []:
-                await pilot.press(key)
+            assert app.return_code is None
             await pilot.press("q")
-            assert not app.is_running or await pilot.pause() is None
+            assert 0 == app.return_code
 
     asyncio.run(drive())
 
@@ -46,7 +54,8 @@ def test_what_it_shows(make_pool: MakePool) -> None:
     pool, other = make_pool(prealloc=64), make_pool()
     work = pool.create_queue("work", capacity=16)
     work.send_many([b"x"] * 4)
-    with pool.alloc_many(8):
+    other.create_queue("work", capacity=16).send(b"x")
+    with pool.alloc_many(8), other.alloc():
         app = Top(Direct(), frozenset([pool.name]), 0.1)
 
         def complete() -> bool:
@@ -60,14 +69,20 @@ def test_what_it_shows(make_pool: MakePool) -> None:
             assert [pool.name, str(os.getpid()), "8"] == [
                 member[0], member[2].replace(",", ""), member[4],
             ]  # fmt: skip
-            assert other.name not in str(shown)
             return True
 
-        watched(app, complete)
+        run_until(app, complete)
+        everything = Top(Direct(), frozenset(), 0.1)
+
+        def both() -> bool:
+            tables = [rows(everything, table) for table in ("pools", "queues", "members")]
+            return all({pool.name, other.name} <= {row[0] for row in table} for table in tables)
+
+        run_until(everything, both)
 
 
 def test_rates(make_pool: MakePool) -> None:
-    """What goes through a queue is shown a second."""
+    """Puts and gets are shown per second. s sorts by the next column, p pauses and continues."""
     pool = make_pool(prealloc=64)
     work = pool.create_queue("work", capacity=16)
     app = Top(Direct(), frozenset([pool.name]), 0.1)
@@ -77,13 +92,20 @@ def test_rates(make_pool: MakePool) -> None:
         work.recv()
         return any(int(row[5].replace(",", "")) > 0 for row in rows(app, "queues"))
 
-    watched(app, rate, ["s", "p", "p"])
+    def says(words: str) -> Callable[[], bool]:
+        return lambda: words in state(app)
+
+    keys = (
+        ("s", says("members by ops/s")), ("s", says("members by process")),
+        ("p", says("paused")), ("p", says("1 pool, members by process")),
+    )  # fmt: skip
+    run_until(app, rate, keys)
 
 
 def test_with_a_daemon_that_ends(start_daemon: StartDaemon, pool_name: str) -> None:
     """It shows the daemon's pools; when the daemon is gone it says so and goes on."""
     daemon = start_daemon(POOL.format(pool_name))
-    ask: Asker = shmpool.Client(daemon.socket)
+    ask: Backend = shmpool.Client(daemon.socket)
     app = Top(ask, frozenset(), 0.1)
 
     def seen() -> bool:
@@ -91,14 +113,14 @@ def test_with_a_daemon_that_ends(start_daemon: StartDaemon, pool_name: str) -> N
             if any(row[0] == pool_name for row in rows(app, "pools")):
                 daemon.end()
             return False
-        return "no daemon" in str(app.query_one("#state").render())
+        return "no daemon" in state(app)
 
-    watched(app, seen)
+    run_until(app, seen)
 
 
 def test_the_bar(pool: shmpool.Pool) -> None:
     """As wide for a pool of any state; what there is little of is still seen."""
-    from shmpool.protocol import GetStats
+    from shmpool.rpc.protocol import GetStats
 
     with pool.alloc():
         text = bar(Direct().call(GetStats(pool.name))).plain
@@ -107,7 +129,7 @@ def test_the_bar(pool: shmpool.Pool) -> None:
     assert "·" not in text
 
 
-def test_it_does_not_start_without_a_pool(tmp_path: Path) -> None:
-    """With nothing to show it shows nothing, and ends at q."""
+def test_no_pool() -> None:
+    """With no pool to show it says so and runs until q is pressed."""
     app = Top(Direct(), frozenset(["no-such-pool"]), 0.1)
-    watched(app, lambda: "0 pools" in str(app.query_one("#state").render()))
+    run_until(app, lambda: "0 pools" in state(app) and not rows(app, "pools"))

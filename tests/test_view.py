@@ -9,7 +9,10 @@ import pytest
 from conftest import Child, MakePool
 
 import shmpool
-from shmpool.view import Geometry, View
+from shmpool import Geometry, PoolOptions
+from shmpool.options import planned
+from shmpool.pool_files import path_of
+from shmpool.view import View
 
 
 def mapped(name: str) -> set[str]:
@@ -134,18 +137,31 @@ def test_a_closed_view(pool: shmpool.Pool) -> None:
     view.close()
     view.close()
     for look in (view.stats, view.queues, view.members, view.dead, view.file):
-        with pytest.raises(shmpool.PoolClosed):
+        with pytest.raises(shmpool.PoolClosed, match="the view of pool"):
             look()
+
+
+def test_a_file_of_another_size(pool: shmpool.Pool) -> None:
+    """Nothing is read of a pool whose file has grown or shrunk: it is no pool any more."""
+    with View(pool.name) as view:
+        size = Path(path_of(pool.name)).stat().st_size
+        for more in (4096, -4096):
+            os.truncate(path_of(pool.name), size + more)
+            for look in (view.stats, view.queues, view.members, view.dead, view.file):
+                with pytest.raises(shmpool.SegmentInvalid):
+                    look()
+        os.truncate(path_of(pool.name), size)
+        assert 64 == view.stats().capacity
 
 
 def test_planned_geometry(make_pool: MakePool) -> None:
     """What is planned is what a pool then has; what is not allowed is refused, huge numbers too."""
-    planned = Geometry.planned("x", {"buffer_size": 100, "capacity": 4096})
+    expected = Geometry.of(planned("x", PoolOptions(100, 4096)))
     with View(make_pool(buffer_size=100, capacity=4096).name) as view:
-        assert planned == view.geometry
+        assert expected == view.geometry
     for capacity in (100, 2**80, -(2**80)):
         with pytest.raises(shmpool.InvalidArgument, match="capacity"):
-            Geometry.planned("x", {"buffer_size": 64, "capacity": capacity})
+            planned("x", PoolOptions(64, capacity))
 
 
 def test_pool_names(make_pool: MakePool, pool_name: str) -> None:

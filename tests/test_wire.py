@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmpool import protocol, wire
+from shmpool import errors
+from shmpool.rpc import protocol, wire
 from shmpool.stats import Audit
 
 values = st.recursive(
@@ -109,6 +110,35 @@ def test_a_claimed_length_costs_nothing(claim: bytes) -> None:
     assert peak < 8 * wire.REQUEST_MAX
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"\xc1", "not MessagePack: [A-Z][a-z]+Error"), (b"\xd4\x01\x00", "exceeds max_ext_len")],
+)
+def test_why_a_frame_is_refused(data: bytes, words: str) -> None:
+    """The codec's reason is said, or what kind it is where it has no words."""
+    stream = wire.Frames(wire.REQUEST_MAX)
+    stream.feed(data)
+    with pytest.raises(wire.FrameError, match=words):
+        list(stream)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        ({"kind": "PoolNotFound", "message": "gone"}, errors.PoolNotFound, "gone"),
+        ({"kind": "FromTheFuture", "message": "gone"}, errors.RequestRefused, "gone"),
+        ({"kind": "errno", "message": "gone"}, errors.RequestRefused, "gone"),
+        ({"kind": 5, "message": "gone"}, errors.RequestRefused, "gone"),
+        ("gone", errors.RequestRefused, "gone"),
+        ({"reason": 7}, errors.RequestRefused, "{'reason': 7}"),
+    ],
+)
+def test_errors_of_any_daemon(value: Any, kind: type[errors.ShmpoolError], message: str) -> None:
+    """What is unknown, of another version or program, is a RequestRefused with its words."""
+    error = protocol.error_of(value)
+    assert (kind, message) == (type(error), str(error))
+
+
 def test_depth_is_bounded() -> None:
     """Arrays in arrays without end are refused."""
     stream = wire.Frames(wire.REQUEST_MAX)
@@ -142,11 +172,12 @@ class Outer:
     inner: list[Inner]
     table: dict[int, float] = field(default_factory=dict)
     maybe: str | None = None
+    either: str | int | None = None
 
 
 def test_records_go_there_and_back() -> None:
     """A record comes back equal, over MessagePack and over JSON; newer fields are left out."""
-    outer = Outer("x", [Inner(1), Inner(2, "b")], {3: 1.5}, None)
+    outer = Outer("x", [Inner(1), Inner(2, "b")], {3: 1.5}, None, 7)
     sent = wire.to_wire(outer)
     assert outer == wire.from_wire(
         Outer, msgpack.unpackb(msgpack.packb(sent), strict_map_key=False)
@@ -157,7 +188,8 @@ def test_records_go_there_and_back() -> None:
 
 @pytest.mark.parametrize(
     ("change", "where"),
-    [({"name": 1}, "result.name"), ({"inner": {}}, "result.inner"), ({"maybe": 2}, "result.maybe"),
+    [({"either": 1.5}, "result.either is 1.5; it must be a str or an int or nil"),
+     ({"name": 1}, "result.name"), ({"inner": {}}, "result.inner"), ({"maybe": 2}, "result.maybe"),
      ({"inner": [{"n": True}]}, "result.inner[0].n"), ({"table": {"3": 1}}, "key of result.table"),
      ({"inner": [{"n": 1, "kind": "c"}]}, "result.inner[0].kind"),
      ({"inner": [{}]}, "result.inner[0].n is missing")],

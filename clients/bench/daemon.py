@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the daemon costs: python -m clients.bench.daemon
+"""Measures what the daemon costs: python -m clients.bench.daemon
 
-Starts daemons of its own, on a pool that only it knows, and prints their memory without and with
-HTTP, the share of a core that one takes when nothing happens, how long it takes to read a pool of
-1,000 members and 100 queues, and the time from SIGKILL until a worker's buffers are free again.
+Starts daemons on a pool of its own. Prints their memory without and with HTTP, the share of a core
+that an idle one uses, the time to read a pool of 1,000 members and 100 queues, and the time from
+SIGKILL until the buffers of a worker are free again.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ import shmpool
 from shmpool.view import View
 
 MEMBERS, QUEUES = 1000, 100
-PROCESSES = 4  # that the members are threads of
-LOOKS = 2000
+PROCESSES = 4  # the members are their threads
+READS = 2000
 KILLS = 40
 CONFIG = '[daemon]\nadopt = ["{0}"]\nprune = false\nlog_level = "{1}"\n'
 
 
 class Daemon:
-    """One that is ready."""
+    """A daemon that answers requests."""
 
     def __init__(self, directory: Path, pool: str, *arguments: str) -> None:
         config, self.socket = directory / "shmpool.toml", directory / "daemon.sock"
@@ -59,7 +59,7 @@ class Daemon:
         return self._log.read()
 
     def memory(self) -> dict[str, float]:
-        """MB of its memory, in several ways to count."""
+        """Its memory in MB, by kind."""
         proc = Path(f"/proc/{self.process.pid}")
         text = (proc / "smaps_rollup").read_text() + (proc / "status").read_text()
         names = {"Rss": "Rss", "Pss": "Pss", "Anonymous": "Anonymous", "Pool": "RssShmem"}
@@ -68,8 +68,8 @@ class Daemon:
             for name, line in names.items()
         }
 
-    def seconds(self) -> float:
-        """Of a core, so far, all threads."""
+    def cpu(self) -> float:
+        """Processor seconds of all its threads so far."""
         tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
         return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
@@ -83,15 +83,15 @@ class Daemon:
 @contextlib.contextmanager
 def daemon(pool: str, *arguments: str) -> Iterator[Daemon]:
     with tempfile.TemporaryDirectory() as directory:
-        made = Daemon(Path(directory), pool, *arguments)
+        started = Daemon(Path(directory), pool, *arguments)
         try:
-            yield made
+            yield started
         finally:
-            made.end()
+            started.end()
 
 
 def forked_members(pool: str, count: int) -> int:
-    """A process with so many members, that ends when it is killed."""
+    """Starts a process with so many members, which lives until it is killed. Returns its pid."""
     read, write = os.pipe()
     pid = os.fork()
     if pid:
@@ -133,22 +133,22 @@ def memory(table: Table, pool: str) -> None:
         table.add_row(f"resident {title}", f"{used['Rss']:.1f} MB")
         table.add_row("  of these the pool's own pages", f"{used['Pool']:.1f} MB")
         table.add_row("  its share (PSS)", f"{used['Pss']:.1f} MB")
-        table.add_row("  of no file", f"{used['Anonymous']:.1f} MB")
+        table.add_row("  anonymous", f"{used['Anonymous']:.1f} MB")
 
 
 def idle(table: Table, pool: str, seconds: float) -> None:
     with daemon(pool, "--http", "127.0.0.1:0") as one:
         time.sleep(1.0)
-        before = one.seconds()
+        before = one.cpu()
         time.sleep(seconds)
-        share = (one.seconds() - before) / seconds
+        share = (one.cpu() - before) / seconds
     table.add_row(f"idle for {seconds:g} s at an interval of 1 s", f"{share:.2%} of a core")
 
 
 def reading(table: Table, pool: str) -> None:
     took = []
     with View(pool) as view:
-        for _ in range(LOOKS):
+        for _ in range(READS):
             began = time.perf_counter()
             stats, queues = view.stats(), view.queues()
             took.append((time.perf_counter() - began) * 1e3)
@@ -157,7 +157,7 @@ def reading(table: Table, pool: str) -> None:
         listed = (time.perf_counter() - began) * 1e3
     table.add_row(
         f"reading {stats.members:,} members and {len(queues)} queues",
-        f"{statistics.median(took):.3f} ms, 99 % under {sorted(took)[LOOKS * 99 // 100]:.3f} ms",
+        f"{statistics.median(took):.3f} ms, 99 % under {sorted(took)[READS * 99 // 100]:.3f} ms",
     )
     table.add_row(f"listing {len(members):,} members", f"{listed:.3f} ms")
 
@@ -165,48 +165,48 @@ def reading(table: Table, pool: str) -> None:
 def recovering(table: Table, pool: str) -> None:
     took = []
     with daemon(pool) as one, View(pool) as view:
-        others = view.stats().members
+        remaining = view.stats().members
         for _ in range(KILLS):
             pid = forked_members(pool, 1)
-            time.sleep(0.2)  # it is watched by now
+            time.sleep(0.2)  # by then the daemon watches the process
             began = time.perf_counter()
             os.kill(pid, signal.SIGKILL)
-            while view.stats().members != others:
+            while view.stats().members != remaining:
                 time.sleep(0.0002)
             took.append((time.perf_counter() - began) * 1e3)
             os.waitpid(pid, 0)
         while (counted := one.client.stats(pool).recoveries).members < KILLS:
             time.sleep(0.01)
     table.add_row(
-        f"SIGKILL to recovered, {KILLS} times among {others:,} members",
+        f"SIGKILL to recovered, {KILLS} times among {remaining:,} members",
         f"{statistics.median(took):.1f} ms, most {max(took):.1f} ms",
     )
     longest = (counted.longest_s or 0) * 1e3
-    table.add_row("the longest by the daemon's own count", f"{longest:.1f} ms")
+    table.add_row("the longest, as the daemon counts", f"{longest:.1f} ms")
 
 
 @click.command()
-@click.option("--seconds", default=30.0, show_default=True, help="To be idle.")
+@click.option("--seconds", default=30.0, show_default=True, help="How long the daemon is idle.")
 def main(seconds: float) -> None:
-    """Measures the daemon."""
+    """Measure what the daemon costs."""
     table = Table("the daemon", "", title=None, box=None)
     name = f"bench-daemon-{os.getpid()}"
     with shmpool.Pool.create(
         name, buffer_size=256, capacity=4096, prealloc=4096, members=MEMBERS + 16, queues=QUEUES
     ) as pool:
-        crowd = []
+        processes = []
         try:
             for number in range(QUEUES):
                 pool.create_queue(f"queue-{number}", capacity=64)
             memory(table, name)
             idle(table, name, seconds)
             recovering(table, name)
-            crowd = [forked_members(name, MEMBERS // PROCESSES) for _ in range(PROCESSES)]
+            processes = [forked_members(name, MEMBERS // PROCESSES) for _ in range(PROCESSES)]
             reading(table, name)
             idle(table, name, seconds)
             recovering(table, name)
         finally:
-            for pid in crowd:
+            for pid in processes:
                 kill(pid)
             shmpool.Pool.unlink(name)
     Console().print(table)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many instructions the hot path takes, which no noise moves: python -m
-clients.bench.instructions.
+"""Counts the instructions of the hot path: python -m clients.bench.instructions.
 
-Counted by valgrind's callgrind in native/count.c. The figures that were agreed on are kept in
-instructions.json, for each compiler by itself; an operation that takes over 5 % more than its
-figure is an error, and --update writes new figures.
+valgrind's callgrind counts native/count.c; the result does not depend on the machine's load.
+instructions.json has the expected figures for each compiler. More than 5 % above the figure is an
+error; --update stores new figures.
 """
 
 import json
@@ -18,13 +17,13 @@ import click
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "instructions.json"
-RISE = 1.05  # times what is kept that an operation may take
-FEW, MANY = 200, 1200  # times an operation is done, to take the one from the other
+RISE = 1.05  # times the stored figure: the most that an operation may take
+FEW, MANY = 200, 1200  # repetitions; the difference of both runs leaves out the setup
 _COLLECTED = re.compile(r"Collected : (\d+)")
 
 
 def missing() -> str | None:
-    """What this machine lacks, if it does."""
+    """What this machine lacks to count; None if nothing."""
     for tool in ("valgrind", "gcc", "make"):
         if not shutil.which(tool):
             return f"{tool} is not installed"
@@ -32,7 +31,7 @@ def missing() -> str | None:
 
 
 def compiler() -> str:
-    """What the figures hold for."""
+    """The compiler and machine that the figures belong to."""
     version = subprocess.run(
         ["gcc", "-dumpfullversion"], capture_output=True, text=True, check=True
     ).stdout
@@ -40,13 +39,13 @@ def compiler() -> str:
 
 
 def kept() -> dict[str, float]:
-    """Instructions per element that are kept for this compiler; {} for none."""
+    """The stored instructions per element for this compiler; {} if there are none."""
     figures: dict[str, float] = json.loads(KEPT.read_text()).get(compiler(), {})
     return figures
 
 
 def count() -> dict[str, float]:
-    """Instructions per element of every operation, counted now."""
+    """Counts the instructions per element of every operation."""
     subprocess.run(["make", "-s", "-C", str(HERE / "native"), "count"], check=True)
     program = str(HERE / "native" / "build" / "gcc" / "count")
     listed = subprocess.run([program, "--list"], capture_output=True, text=True, check=True).stdout
@@ -67,25 +66,25 @@ def _collected(program: str, operation: str, times: int) -> int:
     )  # fmt: skip
     found = _COLLECTED.search(done.stderr)
     if not found:
-        raise RuntimeError(f"callgrind said no count: {done.stderr}")
+        raise RuntimeError(f"callgrind printed no count: {done.stderr}")
     return int(found[1])
 
 
 def risen(now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
-    """By operation, how many times as many instructions as before, where that is too much."""
+    """The operations that take too many instructions, with the ratio to before."""
     times = {name: now[name] / before[name] for name in before if name in now}
     return {name: ratio for name, ratio in times.items() if ratio > RISE}
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--update", is_flag=True, help="Keep today's counts.")
+@click.option("--update", is_flag=True, help="Store the counts of this run.")
 def main(update: bool) -> None:
-    """Count the instructions of the hot path and compare them with those that are kept."""
+    """Count the instructions of the hot path and compare them with the stored figures."""
     if lack := missing():
         raise click.ClickException(lack)
     now, before = count(), kept()
     for name, figure in now.items():
-        old = f"{before[name]:8.2f} kept" if name in before else "         none kept"
+        old = f"{before[name]:8.2f} stored" if name in before else "         none stored"
         click.echo(f"{name:12} {figure:8.2f} instructions per element {old}")
     if update:
         everything = json.loads(KEPT.read_text()) if KEPT.exists() else {}

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long recovery takes, and what it costs those who go on: python -m clients.bench.recovery
+"""Measures the time of recovery, and what it costs survivors: python -m clients.bench.recovery
 
-A worker passes bursts through a queue while processes that hold buffers are killed one after the
-other and put right. Prints the time of pool.recover(), and the worker's packets a second during
-those calls as a share of what it does without. It has a core to itself, so that the share is what
-recovery does to it, and not what one more process on the machine does.
+A worker passes bursts through a queue. Processes that hold buffers are killed and recovered, one
+after the other. Prints the time of pool.recover(), and the worker's packets a second during those
+calls relative to its speed without them. The worker has a core to itself, so that recovery alone
+slows it down.
 """
 
 import mmap
@@ -22,12 +22,12 @@ from rich.table import Table
 import shmpool
 
 BURST = 32
-HELD = 1000  # buffers of each that is killed
+HELD = 1000  # buffers that each victim holds
 COUNTER = struct.Struct("Q")
 
 
 def forked(work: Callable[[], None]) -> int:
-    """A child process that does the work; its pid."""
+    """Starts a child process that does the work. Returns its pid."""
     pid = os.fork()
     if pid:
         return pid
@@ -38,7 +38,7 @@ def forked(work: Callable[[], None]) -> int:
 
 
 class Worker:
-    """Allocates, puts, gets and frees bursts, and counts them where others can read."""
+    """A process that allocates, puts, gets and frees bursts, and counts them in shared memory."""
 
     def __init__(self, pool: shmpool.Pool, core: int) -> None:
         self.count = mmap.mmap(-1, COUNTER.size)
@@ -59,28 +59,29 @@ class Worker:
 
 
 def victim(pool: shmpool.Pool) -> int:
-    """A process that holds HELD buffers and sleeps; its pid."""
-    ready, told = os.pipe()
+    """Starts a process that holds HELD buffers and sleeps. Returns its pid."""
+    ready, signalled = os.pipe()
 
     def work() -> None:
         held = pool.alloc_many(HELD)
-        os.write(told, bytes([len(held) > 0]))
+        os.write(signalled, bytes([len(held) > 0]))
         signal.pause()
 
     pid = forked(work)
     os.read(ready, 1)
     os.close(ready)
-    os.close(told)
+    os.close(signalled)
     return pid
 
 
-def killed(pid: int) -> None:
+def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
 
 def measure(capacity: int, kills: int) -> tuple[list[float], float]:
-    """Seconds of each recovery, and the worker's speed meanwhile as a share of its speed alone."""
+    """Seconds of each recovery, and the worker's speed during recovery relative to its speed
+    alone."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[:1])
     name = f"bench-recovery-{os.getpid()}"
@@ -92,7 +93,7 @@ def measure(capacity: int, kills: int) -> tuple[list[float], float]:
         children.append(worker.pid)
         victims = [victim(pool) for _ in range(kills)]
         children += victims
-        pool.recover()  # the caller is a member by then
+        pool.recover()  # makes the caller a member before the first measured call
 
         times, during, alone, resting = [], 0, 0, 0.0
         for pid in victims:
@@ -101,15 +102,17 @@ def measure(capacity: int, kills: int) -> tuple[list[float], float]:
             alone += worker.done() - before
             resting += time.perf_counter() - rest
             children.remove(pid)
-            killed(pid)
+            kill(pid)
             start, before = time.perf_counter(), worker.done()
             pool.recover()
             times.append(time.perf_counter() - start)
             during += worker.done() - before
+        if not alone:
+            raise click.ClickException("the worker made no progress; the machine is too busy")
         return times, (during / sum(times)) / (alone / resting)
     finally:
         for pid in children:
-            killed(pid)
+            kill(pid)
         pool.close()
         shmpool.Pool.unlink(name)
         os.sched_setaffinity(0, cores)
@@ -118,11 +121,11 @@ def measure(capacity: int, kills: int) -> tuple[list[float], float]:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--kills", default=15, show_default=True, help="Processes killed for each row.")
 def main(kills: int) -> None:
-    """Time of recovery, and the speed of those who go on meanwhile.
+    """Measure the time of recovery, and the speed of a survivor during recovery.
 
     Example: python -m clients.bench.recovery --kills 50
     """
-    table = Table("buffers", "recover(), median ms", "most ms", "goal ms", "speed meanwhile")
+    table = Table("buffers", "recover(), median ms", "most ms", "goal ms", "speed of a survivor")
     for capacity, goal in ((65_536, 5), (4_194_304, 100)):
         times, share = measure(capacity, kills)
         ms = [1000 * t for t in times]

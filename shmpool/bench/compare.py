@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two results side by side: what became faster or slower, and what of that is more than noise."""
+"""Compares two results: what became faster or slower by more than noise."""
 
 import statistics
 
@@ -7,11 +7,11 @@ from .result import CellResult, Result, Row
 from .summary import MAIN, Spread, number, spread
 from .tables import Lines, Table, conditions, verdict
 
-HOP_CHANGED = 1.5  # times: what was measured with such different hops is not comparable
+LATENCY_CHANGED = 1.5  # times: figures of such different cache-line latencies are not comparable
 
 
 def compare(old: Result, new: Result) -> list[Table]:
-    """A table for each scenario that both have."""
+    """A table for each scenario that both results have."""
     before = {(cell.scenario, cell.key): cell for cell in old.cells}
     found: dict[str, list[list[Lines]]] = {}
     for cell in new.cells:
@@ -24,27 +24,27 @@ def compare(old: Result, new: Result) -> list[Table]:
 
 
 def _cell(old: CellResult, new: CellResult) -> list[list[Lines]]:
-    before = {row.way: row for row in old.rows}
-    pairs = [(before[row.way], row) for row in new.rows if row.way in before]
+    before = {row.transport: row for row in old.rows}
+    pairs = [(before[row.transport], row) for row in new.rows if row.transport in before]
     if new.scenario not in MAIN:
-        return [[[b.way], [new.key], verdict(b), verdict(a), [""], [""]] for b, a in pairs]
+        return [[[b.transport], [new.key], verdict(b), verdict(a), [""], [""]] for b, a in pairs]
     return [_row(old, new, b, a) for b, a in pairs]
 
 
 def _row(old: CellResult, new: CellResult, before: Row, after: Row) -> list[Lines]:
     name, more_is_better = MAIN[new.scenario]
     a, b = spread(before, name), spread(after, name)
-    if not a or not b:
-        return [[after.way], [new.key], [_text(a)], [_text(b)], [""], [""]]
-    remark = judge(a, b, more_is_better)
-    if _hops_differ(old, new):
-        remark += f"; not comparable: {conditions(old)} before, {conditions(new)} now"
-    times = [number(b.median / a.median)] if a.median else [""]
-    return [[after.way], [new.key], [_text(a)], [_text(b)], times, [remark]]
+    times, remark = "", ""
+    if a and b:
+        times = number(b.median / a.median) if a.median else ""
+        remark = judge(a, b, more_is_better)
+        if _latencies_differ(old, new):
+            remark += f"; not comparable: {conditions(old)} before, {conditions(new)} now"
+    return [[after.transport], [new.key], [_text(a)], [_text(b)], [times], [remark]]
 
 
 def judge(old: Spread, new: Spread, more_is_better: bool) -> str:
-    """Better or worse only if the ranges do not meet."""
+    """Better or worse only if the ranges do not overlap."""
     if new.least <= old.most and old.least <= new.most:
         return "within the range"
     return "better" if (new.median > old.median) == more_is_better else "WORSE"
@@ -56,8 +56,8 @@ def _text(found: Spread | None) -> str:
     return f"{number(found.median)} ({number(found.least)} - {number(found.most)})"
 
 
-def _hops_differ(old: CellResult, new: CellResult) -> bool:
-    if not old.hops or not new.hops:
+def _latencies_differ(old: CellResult, new: CellResult) -> bool:
+    if not old.line_latency_ns or not new.line_latency_ns:
         return False
-    a, b = statistics.median(old.hops), statistics.median(new.hops)
-    return max(a, b) > HOP_CHANGED * min(a, b)
+    a, b = statistics.median(old.line_latency_ns), statistics.median(new.line_latency_ns)
+    return max(a, b) > LATENCY_CHANGED * min(a, b)

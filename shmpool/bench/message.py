@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messages: each different, and telling whether it was lost, repeated, damaged or overtaken.
+"""The messages. Each is different, so that lost, repeated, damaged and reordered ones are found.
 
-A message of n bytes is a 64-bit word, n - 9 bytes of random body, and a last byte that equals the
-first one. The words of a producer are its base plus multiples of 257, so that neighbours differ
-in their first byte. Producers write every message as a whole; consumers read the word and the
-last byte of each, and log the word (board.py); what is in the logs is checked when the run is
-over.
+    0             8                        n - 1
+    +-------------+------------------------+-----------+
+    | word (u64)  | body: random bytes     | last byte |      n bytes
+    +-------------+------------------------+-----------+
 
-Python's own integers and struct cost more than a quick library's whole call, so small messages are
-made, and what came is checked, many at a time by numpy; and where a message is packed by itself,
-its word goes in as two halves, which are quicker.
+The last byte equals the first one. The words of a producer are its base plus multiples of STEP, so
+that consecutive messages differ in their first byte. Producers write the whole of every message.
+Consumers read the edges of each (the word and the last byte) and log the word (scoreboard.py). The
+logs are checked when the run is over.
+
+Python's integers and struct cost more than a call of a fast library. So numpy makes and checks
+small messages many at a time; a message that is packed alone gets its word as two halves, which is
+faster.
 """
 
 import random
@@ -25,41 +29,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 STEP = 257
-_PRODUCER = 48  # bits below the producer's number
-DAMAGED = 1  # what a consumer logs for a message that is not whole: its first and last byte differ
-SMALL = 512  # bytes of a message up to which making or keeping several at once is quicker
-LARGE = 16 << 10  # bytes of a message from which it is copied whole and not packed
+_PRODUCER = 48  # the producer's number begins at this bit
+DAMAGED = 1  # logged for a damaged message: wrong length, or first and last byte differ
+SMALL = 512  # bytes: up to this size it is faster to make or keep several messages at once
+LARGE = 16 << 10  # bytes: from this size on it is faster to copy a message than to pack it
 HALF = 32  # bits of a word's lower half
-ENDS = 9  # bytes of a message's word and last byte
+EDGES = 9  # bytes: the word and the last byte
 _HALVES = struct.Struct("<II")
-WRONG_ENDS = (bytes([DAMAGED]) + bytes(7), bytes(1))  # those of a message that is not whole
+DAMAGED_EDGES = (bytes([DAMAGED]) + bytes(7), bytes(1))
 
 Words = NDArray[np.uint64]
 
 
 def base(producer: int) -> int:
-    """The word before the first one of that producer."""
+    """The word before the first word of that producer."""
     return (producer + 1) << _PRODUCER
 
 
 def packer(size: int) -> struct.Struct:
-    """pack(word, body, last byte)."""
-    return struct.Struct(f"<Q{size - 9}sB")
+    """Its pack() takes word, body, last byte."""
+    return struct.Struct(f"<Q{size - EDGES}sB")
 
 
-def halves(size: int) -> struct.Struct:
-    """pack(the word's lower half, its upper half, body, last byte): quicker than packer()."""
-    return struct.Struct(f"<II{size - 9}sB")
+def _halves(size: int) -> struct.Struct:
+    return struct.Struct(f"<II{size - EDGES}sB")
 
 
 def packing(size: int) -> Callable[[int, int, bytes, int], bytes]:
-    """pack(the word's lower half, its upper half, body, last byte): a new message.
+    """Returns pack(lower half of the word, upper half, body, last byte), which makes a message.
 
-    struct writes zeros first, all over it: a large one is copied from a place where only its ends
-    change, which takes two thirds of the time.
+    struct first fills the message with zeros. So large messages are copied from a pattern of which
+    only the edges change; that takes two thirds of the time.
     """
     if size < LARGE:
-        return halves(size).pack
+        return _halves(size).pack
     pattern, write = _pattern(size)
 
     def pack(low: int, high: int, _body: bytes, last: int) -> bytes:
@@ -70,22 +73,22 @@ def packing(size: int) -> Callable[[int, int, bytes, int], bytes]:
 
 
 def packing_into(size: int) -> Callable[[Any, int, int, int, bytes, int], object]:
-    """pack_into(place, at, the word's lower half, its upper half, body, last byte), likewise."""
+    """Returns pack_into(place, offset, ...), with the other arguments of packing()'s pack()."""
     if size < LARGE:
-        return halves(size).pack_into
+        return _halves(size).pack_into
     pattern, write = _pattern(size)
 
-    def pack_into(place: Any, at: int, low: int, high: int, _body: bytes, last: int) -> None:
+    def pack_into(place: Any, offset: int, low: int, high: int, _body: bytes, last: int) -> None:
         write(low, high, last)
-        memoryview(place).cast("B")[at : at + size] = pattern
+        memoryview(place).cast("B")[offset : offset + size] = pattern
 
     return pack_into
 
 
 def _pattern(size: int) -> tuple[bytearray, Callable[[int, int, int], None]]:
-    """A message, and write(the word's lower half, its upper half, last byte) for its ends."""
+    """A message, and a function that writes its edges."""
     pattern = bytearray(size)
-    pattern[ENDS - 1 : -1] = body(size)
+    pattern[EDGES - 1 : -1] = body(size)
 
     def write(low: int, high: int, last: int) -> None:
         _HALVES.pack_into(pattern, 0, low, high)
@@ -95,31 +98,33 @@ def _pattern(size: int) -> tuple[bytearray, Callable[[int, int, int], None]]:
 
 
 def checker(size: int) -> Callable[[Any], tuple[int, int]]:
-    """The word and the last byte of a message; struct.error if its length is wrong."""
-    unpack: Callable[[Any], tuple[int, int]] = struct.Struct(f"<Q{size - 9}xB").unpack
+    """Returns a function that unpacks a message's word and last byte. It raises struct.error if
+    the length is wrong."""
+    unpack: Callable[[Any], tuple[int, int]] = struct.Struct(f"<Q{size - EDGES}xB").unpack
     return unpack
 
 
-def ends(size: int) -> Callable[[Any], tuple[bytes, bytes]]:
-    """The word and the last byte of a message, as bytes; struct.error if its length is wrong."""
-    unpack: Callable[[Any], tuple[bytes, bytes]] = struct.Struct(f"<8s{size - 9}x1s").unpack
+def edges(size: int) -> Callable[[Any], tuple[bytes, bytes]]:
+    """As checker(), but the function returns bytes objects."""
+    unpack: Callable[[Any], tuple[bytes, bytes]] = struct.Struct(f"<8s{size - EDGES}x1s").unpack
     return unpack
 
 
 def body(size: int) -> bytes:
-    return random.Random(size).randbytes(size - 9)
+    """The same bytes for every message of that size."""
+    return random.Random(size).randbytes(size - EDGES)
 
 
 def packets(size: int, n: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
-    """n messages as an array, to be given words and last bytes."""
-    layout = np.dtype([("word", "<u8"), ("body", f"V{size - 9}"), ("last", "u1")])
+    """An array of n messages without words and last bytes."""
+    layout = np.dtype([("word", "<u8"), ("body", f"V{size - EDGES}"), ("last", "u1")])
     array = np.zeros(n, layout)
     array["body"] = body(size)
     return array
 
 
 def maker(size: int, n: int) -> Callable[[int], list[bytes]]:
-    """make(word): n messages from that word on, each a bytes object of its own."""
+    """Returns make(word), which makes n messages from that word on, each a new bytes object."""
     if size > SMALL:
         pack, filling = packing(size), body(size)
 
@@ -146,34 +151,35 @@ def maker(size: int, n: int) -> Callable[[int], list[bytes]]:
 
 
 def low_halves(word: int, n: int) -> tuple[range, int]:
-    """The lower halves of the next n words, or of as many as have the same upper half; and that."""
+    """The lower halves of the next n words, and their upper half. Fewer than n words if the upper
+    half would change."""
     high, low = word >> HALF, word & ((1 << HALF) - 1)
     return range(low, min(low + n * STEP, 1 << HALF), STEP), high
 
 
 def whole_checker(size: int) -> Callable[[Sequence[bytes]], Words]:
-    """check(messages): their words, to be logged; DAMAGED for each that is not whole."""
-    layout, wrong = _layout(size), bytes([DAMAGED]) + bytes(size - 1)
+    """Returns check(messages), which returns the words to log; DAMAGED for a damaged message."""
+    layout, damaged = _layout(size), bytes([DAMAGED]) + bytes(size - 1)
 
     def check(messages: Sequence[bytes]) -> Words:
         together = b"".join(messages)
         if len(together) == size * len(messages):
             words: Words = np.frombuffer(together, layout)["word"]
-            if _sound(together, size, words):
+            if _all_whole(together, size, words):
                 return words
-        return _judged(b"".join(m if len(m) == size else wrong for m in messages), layout)
+        return _mark_damaged(b"".join(m if len(m) == size else damaged for m in messages), layout)
 
     return check
 
 
-def ends_checker() -> Callable[[Sequence[bytes]], Words]:
-    """The same, of what ends() gave of each message, one after the other."""
-    layout = _layout(ENDS)
+def edges_checker() -> Callable[[Sequence[bytes]], Words]:
+    """As whole_checker(), but check() takes what edges() returned for each message, in one list."""
+    layout = _layout(EDGES)
 
-    def check(ends: Sequence[bytes]) -> Words:
-        together = b"".join(ends)
+    def check(edges: Sequence[bytes]) -> Words:
+        together = b"".join(edges)
         words: Words = np.frombuffer(together, layout)["word"]
-        return words if _sound(together, ENDS, words) else _judged(together, layout)
+        return words if _all_whole(together, EDGES, words) else _mark_damaged(together, layout)
 
     return check
 
@@ -189,65 +195,65 @@ def _layout(size: int) -> "np.dtype[np.void]":
     )
 
 
-def _sound(messages: bytes, size: int, words: Words) -> bool:
-    """Whether all are, the quick way. A zero is no word: it is memory that nobody wrote."""
+def _all_whole(messages: bytes, size: int, words: Words) -> bool:
+    """A fast test for the usual case. A word of 0 is memory that no producer wrote."""
     same = messages[::size] == messages[size - 1 :: size]
     return same and np.count_nonzero(words) == len(words)
 
 
-def _judged(messages: bytes, layout: "np.dtype[np.void]") -> Words:
+def _mark_damaged(messages: bytes, layout: "np.dtype[np.void]") -> Words:
     found = np.frombuffer(messages, layout)
-    sound = (found["first"] == found["last"]) & (found["word"] != 0)
-    return np.where(sound, found["word"], np.uint64(DAMAGED))
+    whole = (found["first"] == found["last"]) & (found["word"] != 0)
+    return np.where(whole, found["word"], np.uint64(DAMAGED))
 
 
 @dataclass
-class Faults:
+class MessageErrors:
     """What went wrong with the messages of one run."""
 
     lost: int = 0
     repeated: int = 0
     damaged: int = 0
-    overtaken: int = 0  # came to a consumer after a later one of the same producer
-    unknown: int = 0  # nobody sent them
+    reordered: int = 0  # received after a later message of the same producer, by one consumer
+    unknown: int = 0  # sent by no producer
 
     def __bool__(self) -> bool:
         return any(astuple(self))
 
-    def __add__(self, other: "Faults") -> "Faults":
-        return Faults(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: "MessageErrors") -> "MessageErrors":
+        return MessageErrors(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def __str__(self) -> str:
         return ", ".join(f"{n:,} {what}" for what, n in vars(self).items() if n)
 
 
-def check(sent: dict[int, int], logs: "Iterable[Words]", in_flight: bool = False) -> Faults:
-    """What is wrong if the producers sent up to those words and the logs say what came.
+def check(sent: dict[int, int], logs: "Iterable[Words]", in_flight: bool = False) -> MessageErrors:
+    """Compares the last word that each producer sent with the logs of the consumers.
 
-    in_flight: a producer may have been killed between a send and the counting of it, so that one
-    message more than it counted is no stranger.
+    in_flight: a producer may have been killed after it sent a message and before it counted it, so
+    one message more than it counted is allowed.
     """
-    faults = Faults()
+    errors = MessageErrors()
     arrived = [log[log != DAMAGED] for log in logs]
-    faults.damaged = sum(len(log) for log in logs) - sum(map(len, arrived))
+    errors.damaged = sum(len(log) for log in logs) - sum(map(len, arrived))
     everything = np.concatenate([*arrived, np.empty(0, np.uint64)])
     producers = everything >> np.uint64(_PRODUCER)
-    strangers = [everything[~np.isin(producers, [producer + 1 for producer in sent])]]
+    unknown = [everything[~np.isin(producers, [producer + 1 for producer in sent])]]
     for producer, last in sent.items():
         first = base(producer)
-        most = (last - first) // STEP
+        count = (last - first) // STEP
         own = everything[producers == producer + 1]
         number, rest = np.divmod(own - np.uint64(first), np.uint64(STEP))
-        known = (rest == 0) & (number > 0) & (number <= most + in_flight)
-        # Counted, not sorted: they are millions, and each producer's are dense.
-        times = np.bincount(number[known].astype(np.int64), minlength=most + 1)
-        faults.lost += most - int(np.count_nonzero(times[1 : most + 1]))
-        faults.repeated += int(known.sum()) - int(np.count_nonzero(times))
-        strangers.append(own[~known])
+        known = (rest == 0) & (number > 0) & (number <= count + in_flight)
+        # Counted, not sorted: there are millions, and the numbers of a producer are dense.
+        times = np.bincount(number[known].astype(np.int64), minlength=count + 1)
+        errors.lost += count - int(np.count_nonzero(times[1 : count + 1]))
+        errors.repeated += int(known.sum()) - int(np.count_nonzero(times))
+        unknown.append(own[~known])
         for log in arrived:
             order = log[log >> np.uint64(_PRODUCER) == producer + 1].astype(np.int64)
-            faults.overtaken += int((np.diff(order) < 0).sum())
-    unknown = np.concatenate(strangers)
-    faults.unknown = len(np.unique(unknown))
-    faults.repeated += len(unknown) - faults.unknown
-    return faults
+            errors.reordered += int((np.diff(order) < 0).sum())
+    strange = np.concatenate(unknown)
+    errors.unknown = len(np.unique(strange))
+    errors.repeated += len(strange) - errors.unknown
+    return errors

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What two processes do to and fro: ping and echo, and one that waits for what never comes.
+"""The loops of latency runs: ping and echo, and a receiver that waits for a message that never
+comes.
 
-Each function opens its ends first and returns the work, as in producing.py.
+Each function opens the endpoints and returns the work, as in producing.py.
 """
 
 import contextlib
@@ -11,18 +12,18 @@ from time import perf_counter_ns as clock
 from typing import Any
 
 from . import message
-from .board import DONE, SEATS, STOP, Board
 from .message import STEP
 from .producing import Work
-from .way import PATIENCE_S, OneByOne, Packet, Receive, Send
+from .scoreboard import DONE, SLOTS, STOP, Scoreboard
+from .transport import WAIT_S, OneByOne, Packet, Receive, Send
 
-HOLD_S = 0.02  # between two looks of who has nothing to do
-SPINS = 1000  # times a ping-pong polls before it yields
+HOLD_S = 0.02  # how often a process without work checks whether the run is over
+SPINS = 1000  # polls of an empty channel before a process yields the processor
 
 
-def idle(way: OneByOne, board: Board, seat: int, timeout: float) -> Work:
+def idle(transport: OneByOne, board: Scoreboard, slot: int, timeout: float) -> Work:
     """Waits for a message that never comes."""
-    receive, empty = way.receiver(0, timeout), way.empty
+    receive, empty = transport.receiver(0, timeout), transport.empty
 
     def work() -> None:
         with contextlib.suppress(*empty):
@@ -31,23 +32,24 @@ def idle(way: OneByOne, board: Board, seat: int, timeout: float) -> Work:
     return work
 
 
-def hold(way: OneByOne, board: Board, seat: int) -> Work:
-    """Has a producer's end open and sends nothing."""
-    ends, words = [way.sender(0)], board.words
+def hold(transport: OneByOne, board: Scoreboard, slot: int) -> Work:
+    """Keeps a producer's endpoint open and sends nothing."""
+    endpoints, words = [transport.sender(0)], board.words
 
     def work() -> None:
         while not words[DONE]:
             time.sleep(HOLD_S)
-        ends.clear()
+        endpoints.clear()
 
     return work
 
 
-def ping(way: OneByOne, board: Board, seat: int, polling: bool) -> Work:
-    """Sends on channel 0 and waits for it to come back on channel 1: ns of each, wrong answers."""
-    send, receive = _surely(way, board, 0), _receiving(way, board, 1, polling)
-    pack, check = message.packer(way.spec.size).pack, message.checker(way.spec.size)
-    body, words, me = message.body(way.spec.size), board.words, SEATS + seat
+def ping(transport: OneByOne, board: Scoreboard, slot: int, polling: bool) -> Work:
+    """Sends on channel 0 and waits for the answer on channel 1. The work returns the ns of each
+    round trip and the number of wrong answers."""
+    send, receive = _sender(transport, board, 0), _receiver(transport, board, 1, polling)
+    size, words, me = transport.spec.size, board.words, SLOTS + slot
+    pack, check, body = message.packer(size).pack, message.checker(size), message.body(size)
 
     def work() -> tuple[list[int], int]:
         times: list[int] = []
@@ -59,32 +61,32 @@ def ping(way: OneByOne, board: Board, seat: int, polling: bool) -> Work:
             send(packet)
             answer = receive()
             now = clock()
-            if answer is None:  # stopped while it waited, or the message is lost
+            if answer is None:  # the run is over, or the message was lost
                 break
             times.append(now - before)
             words[me] = len(times)
             wrong += check(answer) != (word, word & 255)
         return times, wrong
 
-    return _told(work, board)
+    return _then_done(work, board)
 
 
-def echo(way: OneByOne, board: Board, seat: int, polling: bool) -> Work:
-    """Sends back what comes."""
-    send, receive = _surely(way, board, 1), _receiving(way, board, 0, polling)
+def echo(transport: OneByOne, board: Scoreboard, slot: int, polling: bool) -> Work:
+    """Sends every message back."""
+    send, receive = _sender(transport, board, 1), _receiver(transport, board, 0, polling)
 
     def work() -> None:
         while (packet := receive()) is not None:
             send(packet)
 
-    return _told(work, board)
+    return _then_done(work, board)
 
 
-def _surely(way: OneByOne, board: Board, channel: int) -> Send:
-    """A send that tries until there is room."""
-    send, full, words = way.sender(channel), way.full, board.words
+def _sender(transport: OneByOne, board: Scoreboard, channel: int) -> Send:
+    """A send that retries until there is room."""
+    send, full, words = transport.sender(channel), transport.full, board.words
 
-    def surely(packet: Packet) -> None:
+    def send_surely(packet: Packet) -> None:
         while not words[DONE]:
             try:
                 if send(packet) is not False:
@@ -93,23 +95,25 @@ def _surely(way: OneByOne, board: Board, channel: int) -> Send:
                 pass
             os.sched_yield()
 
-    return surely
+    return send_surely
 
 
-def _told(work: Work, board: Board) -> Work:
-    def told() -> Any:
+def _then_done(work: Work, board: Scoreboard) -> Work:
+    """Sets DONE when the work returns or raises, so that the other process stops too."""
+
+    def wrapped() -> Any:
         try:
             return work()
         finally:
             board.words[DONE] = 1
 
-    return told
+    return wrapped
 
 
-def _receiving(way: OneByOne, board: Board, channel: int, polling: bool) -> Receive:
-    """Waits as asked for; None when the run is over."""
-    wait = way.poller(channel) if polling else way.receiver(channel, PATIENCE_S)
-    empty, words = way.empty, board.words
+def _receiver(transport: OneByOne, board: Scoreboard, channel: int, polling: bool) -> Receive:
+    """A receive that polls or blocks until a message arrives; None when the run is over."""
+    wait = transport.poller(channel) if polling else transport.receiver(channel, WAIT_S)
+    empty, words = transport.empty, board.words
 
     def receive() -> Packet | None:
         spins = 0

@@ -1,36 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: the cells of every scenario, who takes part in them, and how long a run
-takes.
+"""What is measured: the cells of every scenario, their contestants, and how long a run takes.
 
 Polling on one core is left out: a process that polls without sleeping keeps the other one off the
-core until the scheduler's slice ends, and that is what would be measured. To all goes one message
-at a time. Robustness is about single messages too: nobody can say how many of a batch a victim
-had.
+core until its time slice ends, so the scheduler would be measured. In the scenarios to-all and
+robustness each call passes a single message: nobody can tell how many messages of a batch a victim
+held.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import floor, latency, robustness, throughput
-from .latency import PingPong, Waiting
-from .robustness import Blow, Ordeal
+from . import harness_cost, latency, robustness, throughput
+from .latency import Waiting
+from .robustness import Fault, FaultTest
 from .throughput import Load
-from .way import OneByOne, Way
+from .transport import OneByOne, Transport
 
-SCENARIOS = ("throughput", "to-all", "latency", "idle", "robustness")
+Kinds = tuple[type[Transport], ...]
+
 SIZES = (64, 1500, 64 << 10, 1 << 20)  # bytes
 PAIRS = (1, 2, 4, 8)  # producers, and as many consumers
 RECEIVERS = 4  # of a message to all
 LATENCY_SIZE = 64
-START_S, EACH_S = 0.22, 0.032  # a run's time beyond its window, and each process's
+START_S, EACH_S = 0.22, 0.032  # what a run takes beyond its window: in all, and for each process
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the whole benchmark is run: by default within half an hour on two cores. More runs, or
-    longer ones, tell more about this half hour only: what moves figures most is how far apart the
-    cores are, and that stays for minutes.
+    """How the benchmark is run; by default it takes half an hour on two cores. More or longer
+    runs would not help much: what changes figures most is the distance of the two cores, which a
+    virtual machine keeps for minutes.
     """
 
     runs: int = 3
@@ -38,42 +38,34 @@ class Settings:
     sizes: tuple[int, ...] = SIZES
     pairs: tuple[int, ...] = PAIRS
     to_all_sizes: tuple[int, ...] = (64, 1500)
-    ordeal_sizes: tuple[int, ...] = (1500, 1 << 20)
+    fault_sizes: tuple[int, ...] = (1500, 1 << 20)
     kills: int = 50
     stops: int = 2
     hung_s: float = 3.0
     pin: bool = False
     cores: tuple[int, ...] = (0, 1)
-    limit_s: float | None = None  # after which what is left is not measured
+    limit_s: float | None = None  # what is not measured by then is left out
 
 
 FULL = Settings()
 QUICK = Settings(
-    runs=1,
-    window_s=0.15,
-    sizes=(64, 1 << 20),
-    pairs=(2,),
-    to_all_sizes=(64,),
-    ordeal_sizes=(1500,),
-    kills=3,
-    stops=0,
-    hung_s=1.5,
-    limit_s=103,
-)
+    runs=1, window_s=0.15, sizes=(64, 1 << 20), pairs=(2,), to_all_sizes=(64,),
+    fault_sizes=(1500,), kills=3, stops=0, hung_s=1.5, limit_s=103,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One line of work for several contestants."""
+    """The same work for several contestants."""
 
     scenario: str
     key: str
     conditions: dict[str, Any]
-    ways: tuple[type[Way], ...]
-    sample: Callable[[type[Any], str], dict[str, Any]]  # one run of one way, with a name for it
+    transports: Kinds
+    sample: Callable[[type[Any], str], dict[str, Any]]  # measures a transport, given a run's name
     runs: int
     seconds: float  # that a run takes, roughly
-    floor: Callable[[str], float] | None = None  # the rate without any library
+    harness_rate: Callable[[str], float] | None = None  # messages a second without any library
 
     @property
     def title(self) -> str:
@@ -87,55 +79,41 @@ def size_text(size: int) -> str:
     return f"{size} B"
 
 
-def cells(settings: Settings, ways: tuple[type[Way], ...], scenarios: list[str]) -> list[Cell]:
-    """All cells of those scenarios."""
-    makers = {
-        "throughput": _throughput,
-        "to-all": _to_all,
-        "latency": _latency,
-        "idle": _idle,
-        "robustness": _robustness,
-    }
-    return [cell for name in scenarios for cell in makers[name](settings, ways)]
-
-
-def _load(settings: Settings, scenario: str, load: Load, ways: tuple[type[Way], ...]) -> Cell:
-    def sample(kind: type[Way], name: str) -> dict[str, Any]:
+def _load(settings: Settings, scenario: str, load: Load, transports: Kinds) -> Cell:
+    def sample(kind: type[Transport], name: str) -> dict[str, Any]:
         cores = list(settings.cores)
         return throughput.measure(kind, name, load, settings.window_s, cores, settings.pin)
 
-    people = f"{load.producers}-{load.consumers}"
     seconds = settings.window_s + START_S + EACH_S * (load.producers + load.consumers)
     conditions = {"producers": load.producers, "consumers": load.consumers, "size": load.size}
-    key = f"{people}, {size_text(load.size)}"
-    return Cell(scenario, key, conditions, ways, sample, settings.runs, seconds)
+    key = f"{load.producers}-{load.consumers}, {size_text(load.size)}"
+    return Cell(scenario, key, conditions, transports, sample, settings.runs, seconds)
 
 
-def _throughput(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:
+def _throughput(settings: Settings, transports: Kinds) -> list[Cell]:
     def cell(pairs: int, size: int) -> Cell:
-        def lowest(name: str) -> float:
-            return floor.measure(name, size, pairs, settings.window_s / 2, list(settings.cores))
+        def rate(name: str) -> float:
+            cores = list(settings.cores)
+            return harness_cost.measure(name, size, pairs, settings.window_s / 2, cores)
 
-        return replace(_load(settings, "throughput", Load(pairs, pairs, size), ways), floor=lowest)
+        load = Load(pairs, pairs, size)
+        return replace(_load(settings, "throughput", load, transports), harness_rate=rate)
 
     return [cell(pairs, size) for pairs in settings.pairs for size in settings.sizes]
 
 
-def _to_all(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:
-    singles = tuple(way for way in ways if issubclass(way, OneByOne))
-    return [
-        _load(settings, "to-all", Load(1, RECEIVERS, size, to_all=True), singles)
-        for size in settings.to_all_sizes
-    ]
+def _to_all(settings: Settings, transports: Kinds) -> list[Cell]:
+    loads = [Load(1, RECEIVERS, size, to_all=True) for size in settings.to_all_sizes]
+    return [_load(settings, "to-all", load, _one_by_one(transports)) for load in loads]
 
 
-def _latency(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:
+def _latency(settings: Settings, transports: Kinds) -> list[Cell]:
     def cell(waiting: Waiting) -> Cell:
         def sample(kind: type[OneByOne], name: str) -> dict[str, Any]:
-            pingpong = PingPong(waiting, LATENCY_SIZE)
-            return latency.measure(kind, name, pingpong, settings.window_s, list(settings.cores))
+            cores = list(settings.cores)
+            return latency.measure(kind, name, waiting, LATENCY_SIZE, settings.window_s, cores)
 
-        able = tuple(w for w in ways if issubclass(w, OneByOne) and waiting.possible(w))
+        able = tuple(kind for kind in _one_by_one(transports) if waiting.possible(kind))
         conditions = {"waiting": waiting.name.lower(), "size": LATENCY_SIZE}
         seconds = settings.window_s + START_S + 2 * EACH_S
         return Cell("latency", waiting.value, conditions, able, sample, settings.runs, seconds)
@@ -143,37 +121,54 @@ def _latency(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:
     return [cell(waiting) for waiting in Waiting]
 
 
-def _idle(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:
+def _idle(settings: Settings, transports: Kinds) -> list[Cell]:
     seconds = 2 * settings.window_s
 
     def sample(kind: type[OneByOne], name: str) -> dict[str, float]:
         return latency.idle(kind, name, LATENCY_SIZE, seconds, list(settings.cores))
 
-    able = tuple(w for w in ways if issubclass(w, OneByOne) and w.blocks)
+    able = tuple(kind for kind in _one_by_one(transports) if kind.blocks)
     cost = seconds + latency.SETTLE_S + START_S + 2 * EACH_S
     return [Cell("idle", "a blocked receiver", {"size": LATENCY_SIZE}, able, sample, 1, cost)]
 
 
-def _robustness(settings: Settings, ways: tuple[type[Way], ...]) -> list[Cell]:
-    def cell(ordeal: Ordeal) -> Cell:
-        def sample(kind: type[Way], name: str) -> dict[str, Any]:
-            return robustness.measure(kind, name, ordeal, list(settings.cores))
+def _robustness(settings: Settings, transports: Kinds) -> list[Cell]:
+    def cell(test: FaultTest) -> Cell:
+        def sample(kind: type[Transport], name: str) -> dict[str, Any]:
+            return robustness.measure(kind, name, test, list(settings.cores))
 
-        key = f"{ordeal.blow.value} of a {ordeal.victim}, {size_text(ordeal.size)}"
+        key = f"{test.fault.value} of a {test.victim}, {size_text(test.size)}"
         conditions = {
-            "blow": ordeal.blow.value, "victim": ordeal.victim, "size": ordeal.size,
-            "times": ordeal.times, "stop_s": ordeal.stop_s,
+            "fault": test.fault.value, "victim": test.victim, "size": test.size,
+            "times": test.times, "stop_s": test.stop_s,
         }  # fmt: skip
-        each = 0.09 if ordeal.blow is Blow.KILL else ordeal.stop_s + 0.05
-        cost = 0.5 + ordeal.hung_s / 5 + each * ordeal.times
-        return Cell("robustness", key, conditions, singles, sample, 1, cost)
+        each = 0.09 if test.fault is Fault.KILL else test.stop_s + 0.05
+        cost = 0.5 + test.hung_s / 5 + each * test.times
+        return Cell("robustness", key, conditions, _one_by_one(transports), sample, 1, cost)
 
-    singles = tuple(way for way in ways if issubclass(way, OneByOne))
-    times = {Blow.KILL: settings.kills, Blow.STOP: settings.stops}
+    times = {Fault.KILL: settings.kills, Fault.STOP: settings.stops}
     return [
-        cell(Ordeal(blow, victim, size, times[blow], hung_s=settings.hung_s))
-        for blow in Blow
+        cell(FaultTest(fault, victim, size, times[fault], hung_s=settings.hung_s))
+        for fault in Fault
         for victim in ("producer", "consumer")
-        for size in settings.ordeal_sizes
-        if times[blow]
+        for size in settings.fault_sizes
+        if times[fault]
     ]
+
+
+def _one_by_one(transports: Kinds) -> tuple[type[OneByOne], ...]:
+    return tuple(kind for kind in transports if issubclass(kind, OneByOne))
+
+
+SCENARIOS: dict[str, Callable[[Settings, Kinds], list[Cell]]] = {
+    "throughput": _throughput,
+    "to-all": _to_all,
+    "latency": _latency,
+    "idle": _idle,
+    "robustness": _robustness,
+}
+
+
+def cells(settings: Settings, transports: Kinds, scenarios: list[str]) -> list[Cell]:
+    """All cells of those scenarios."""
+    return [cell for name in scenarios for cell in SCENARIOS[name](settings, transports)]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What producers do, the same for every contestant.
+"""The loops of producers, the same for every contestant.
 
-Each function opens its ends first and returns the work, which starts when all are ready. Whoever
-finds no room yields the processor (sched_yield), never sleeps; a call that waits by itself does
-so instead. Small messages are made up to COUNTED at a time, each of them new and written as a
-whole; the seat's word on the board says what was sent.
+Each function opens the endpoints and returns the work, which starts when all processes are ready.
+A producer that finds no room yields the processor (sched_yield) and never sleeps; a send that
+waits by itself waits instead. Small messages are made up to COUNT_MAX at a time, each of them new
+and written as a whole. The process's slot of the scoreboard says what was sent.
 """
 
 import os
@@ -14,45 +14,48 @@ from typing import Any
 import numpy as np
 
 from . import message
-from .board import DONE, SEATS, STOP, Board
 from .message import HALF, STEP
-from .way import Batch, Columns, InPlace, OneByOne, Send, Way
+from .scoreboard import DONE, SLOTS, STOP, Scoreboard
+from .transport import Batch, Columns, InPlace, OneByOne, Send, Transport
 
-# Messages that a producer sends between two looks at the board: as many as fit into some bytes.
-COUNTED_LEAST, COUNTED, COUNTED_BYTES = 8, 64, 64 << 10
+# Messages that a producer sends between two accesses to the scoreboard: as many as make 64 KiB.
+COUNT_MIN, COUNT_MAX, COUNT_BYTES = 8, 64, 64 << 10
 
 Work = Callable[[], Any]
 
 
-def produce(way: Way, board: Board, seat: int, channels: range, exact: bool) -> Work:
-    """Sends until it is told to stop. exact: counts each message at once, for it may be killed."""
-    size = way.spec.size
-    counted = 1 if exact else max(COUNTED_LEAST, min(COUNTED, COUNTED_BYTES // size))
-    board.words[SEATS + seat] = message.base(seat)
-    if isinstance(way, Columns):
-        work = _columns(way, board, seat, channels)
-    elif isinstance(way, Batch):
-        work = _batches(way, board, seat, channels)
-    elif isinstance(way, InPlace) and len(channels) == 1:
-        work = _in_place(way, board, seat, channels[0], counted)
-    elif isinstance(way, OneByOne):
-        groups = _one_by_one if exact or size > message.SMALL else _groups
-        work = groups(way, board, seat, channels, counted)
+def produce(
+    transport: Transport, board: Scoreboard, slot: int, channels: range, exact: bool
+) -> Work:
+    """Sends until STOP is set. exact: counts each message at once, because this process may be
+    killed."""
+    size = transport.spec.size
+    group = 1 if exact else max(COUNT_MIN, min(COUNT_MAX, COUNT_BYTES // size))
+    board.words[SLOTS + slot] = message.base(slot)
+    if isinstance(transport, Columns):
+        work = _columns(transport, board, slot, channels)
+    elif isinstance(transport, Batch):
+        work = _batches(transport, board, slot, channels)
+    elif isinstance(transport, InPlace) and len(channels) == 1:
+        work = _in_place(transport, board, slot, channels[0], group)
+    elif isinstance(transport, OneByOne):
+        one_by_one = _one_by_one if exact or size > message.SMALL else _groups
+        work = one_by_one(transport, board, slot, channels, group)
     else:
-        raise TypeError(f"{way.title()} cannot send")
+        raise TypeError(f"{transport.title()} cannot send")
 
     def produce() -> None:
         work()
-        way.flush()
+        transport.flush()
 
     return produce
 
 
-def _groups(way: OneByOne, board: Board, seat: int, channels: range, counted: int) -> Work:
-    """Small messages, made together."""
-    send, words, me = _sender(way, board, channels), board.words, SEATS + seat
-    make, check = message.maker(way.spec.size, counted), message.checker(way.spec.size)
-    wait, full, step = os.sched_yield, way.full, counted * STEP
+def _groups(transport: OneByOne, board: Scoreboard, slot: int, channels: range, group: int) -> Work:
+    """For small messages: makes a group of them at once."""
+    send, words, me = _sender(transport, board, channels), board.words, SLOTS + slot
+    make, check = message.maker(transport.spec.size, group), message.checker(transport.spec.size)
+    wait, full, step = os.sched_yield, transport.full, group * STEP
 
     def work() -> None:
         last = words[me]
@@ -74,15 +77,17 @@ def _groups(way: OneByOne, board: Board, seat: int, channels: range, counted: in
     return work
 
 
-def _one_by_one(way: OneByOne, board: Board, seat: int, channels: range, counted: int) -> Work:
-    send, words, me = _sender(way, board, channels), board.words, SEATS + seat
-    pack, body = message.packing(way.spec.size), message.body(way.spec.size)
-    wait, full = os.sched_yield, way.full
+def _one_by_one(
+    transport: OneByOne, board: Scoreboard, slot: int, channels: range, group: int
+) -> Work:
+    send, words, me = _sender(transport, board, channels), board.words, SLOTS + slot
+    pack, body = message.packing(transport.spec.size), message.body(transport.spec.size)
+    wait, full = os.sched_yield, transport.full
 
     def work() -> None:
         low, high = 0, 0
         while not words[STOP]:
-            lows, high = message.low_halves(words[me] + STEP, counted)
+            lows, high = message.low_halves(words[me] + STEP, group)
             for low in lows:
                 packet = pack(low, high, body, low & 255)
                 while True:
@@ -100,14 +105,13 @@ def _one_by_one(way: OneByOne, board: Board, seat: int, channels: range, counted
     return work
 
 
-def _sender(way: OneByOne, board: Board, channels: range) -> Send:
-    sends = [way.sender(channel) for channel in channels]
-    return sends[0] if len(sends) == 1 else _to_all(sends, way, board)
-
-
-def _to_all(sends: list[Send], way: Way, board: Board) -> Send:
-    """Sends a message on every channel; once begun, even if it is to stop."""
-    words, full, wait = board.words, way.full, os.sched_yield
+def _sender(transport: OneByOne, board: Scoreboard, channels: range) -> Send:
+    """A function that sends a message on every channel. A message that was sent on the first
+    channel is sent on all of them, even after STOP."""
+    sends = [transport.sender(channel) for channel in channels]
+    if len(sends) == 1:
+        return sends[0]
+    words, full, wait = board.words, transport.full, os.sched_yield
 
     def send_all(packet: bytes) -> bool | None:
         for send in sends:
@@ -125,15 +129,15 @@ def _to_all(sends: list[Send], way: Way, board: Board) -> Send:
     return send_all
 
 
-def _in_place(way: InPlace, board: Board, seat: int, channel: int, counted: int) -> Work:
-    (acquire, commit), words, me = way.writer(channel), board.words, SEATS + seat
-    pack_into, body = message.packing_into(way.spec.size), message.body(way.spec.size)
-    wait, full = os.sched_yield, way.full
+def _in_place(transport: InPlace, board: Scoreboard, slot: int, channel: int, group: int) -> Work:
+    (acquire, commit), words, me = transport.writer(channel), board.words, SLOTS + slot
+    pack_into, body = message.packing_into(transport.spec.size), message.body(transport.spec.size)
+    wait, full = os.sched_yield, transport.full
 
     def work() -> None:
         low, high = 0, 0
         while not words[STOP]:
-            lows, high = message.low_halves(words[me] + STEP, counted)
+            lows, high = message.low_halves(words[me] + STEP, group)
             for low in lows:
                 while True:
                     try:
@@ -152,9 +156,9 @@ def _in_place(way: InPlace, board: Board, seat: int, channel: int, counted: int)
     return work
 
 
-def _batches(way: Batch, board: Board, seat: int, channels: range) -> Work:
-    send_many, words, me = way.sender_many(channels[0]), board.words, SEATS + seat
-    make, full = message.maker(way.spec.size, way.batch), way.full
+def _batches(transport: Batch, board: Scoreboard, slot: int, channels: range) -> Work:
+    send_many, words, me = transport.sender_many(channels[0]), board.words, SLOTS + slot
+    make, full = message.maker(transport.spec.size, transport.batch), transport.full
 
     def work() -> None:
         last = words[me]
@@ -177,9 +181,9 @@ def _batches(way: Batch, board: Board, seat: int, channels: range) -> Work:
     return work
 
 
-def _columns(way: Columns, board: Board, seat: int, channels: range) -> Work:
-    write, words, me = way.column_writer(channels[0]), board.words, SEATS + seat
-    n, full = way.batch, way.full
+def _columns(transport: Columns, board: Scoreboard, slot: int, channels: range) -> Work:
+    write, words, me = transport.column_writer(channels[0]), board.words, SLOTS + slot
+    n, full = transport.batch, transport.full
     number = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(STEP) + np.uint64(words[me])
     step = np.uint64(n * STEP)
 
@@ -187,7 +191,7 @@ def _columns(way: Columns, board: Board, seat: int, channels: range) -> Work:
         nonlocal number
         while not words[STOP]:
             try:
-                write(number, number.astype(np.uint8))  # their first bytes
+                write(number, number.astype(np.uint8))  # the last byte is the word's first one
             except full:
                 continue
             words[me] = int(number[-1])

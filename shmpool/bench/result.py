@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run of the benchmark gave, as it is kept: plain records that go to JSON and back."""
+"""The record of a benchmark, stored as JSON."""
 
 import json
 import os
@@ -8,25 +8,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 
-Run = dict[str, Any]  # figures by name, of one run
+Run = dict[str, Any]  # the figures of one run, by name
 
 
 @dataclass
 class Row:
-    """One way in one cell. runs has None for a run that gave no figures."""
+    """One transport in one cell."""
 
-    way: str
+    transport: str
     library: str
     shape: str
     many: bool  # many messages a call
-    runs: list[Run | None] = field(default_factory=list)
+    runs: list[Run | None] = field(default_factory=list)  # None: the run gave no figures
     errors: list[str] = field(default_factory=list)
-    unsupported: str = ""
+    unsupported: str = ""  # why the transport cannot do it
 
     def figures(self, name: str) -> dict[int, float]:
-        """By run."""
+        """By run number."""
         return {n: run[name] for n, run in enumerate(self.runs) if run and name in run}
 
     def total(self, name: str) -> int:
@@ -35,17 +35,15 @@ class Row:
 
 @dataclass
 class CellResult:
-    """One cell. hops are in ns, others the share of the cores that other programs had; floor is the
-    rate that single messages would have without any library, 0 if that was not measured.
-    """
+    """One cell."""
 
     scenario: str
     key: str
     conditions: dict[str, Any]
     rows: list[Row]
-    hops: list[float] = field(default_factory=list)
-    others: list[float] = field(default_factory=list)
-    floor: float = 0.0
+    line_latency_ns: list[float] = field(default_factory=list)
+    background_load: list[float] = field(default_factory=list)  # share of the cores, 0 to 1
+    harness_rate: float = 0.0  # single messages a second without any library; 0: not measured
 
 
 @dataclass
@@ -53,8 +51,8 @@ class Result:
     started: str
     options: dict[str, Any]
     machine: dict[str, str]
-    versions: dict[str, str]  # by library; "" for what comes with Python
-    missing: dict[str, str]  # by library: why
+    versions: dict[str, str]  # by library; "" if it comes with Python
+    missing: dict[str, str]  # why, by library
     cells: list[CellResult] = field(default_factory=list)
     complete: bool = False
     format: int = FORMAT
@@ -67,11 +65,11 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> "Result":
-        """ValueError if the file is something else."""
+        """Raises ValueError if the file holds something else, or another format."""
         try:
             raw = json.loads(path.read_text())
             if raw["format"] != FORMAT:
-                raise ValueError(f"format {raw['format']}, not {FORMAT}")
+                raise ValueError(f"its format is {raw['format']}; this version reads {FORMAT}")
             cells = [
                 CellResult(**{**cell, "rows": [Row(**row) for row in cell["rows"]]})
                 for cell in raw.pop("cells")

@@ -1,26 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the runs say: medians with ranges, ratios run by run, faults, and the goals."""
+"""What follows from the runs: medians with ranges, ratios run by run, message errors, and goals."""
 
 import statistics
 from dataclasses import dataclass
-from typing import Any
 
-from .message import Faults
-from .result import CellResult, Result, Row
-from .way import Shape
+from .message import MessageErrors
+from .result import CellResult, Result, Row, Run
+from .transport import Shape
 
 OURS, REFERENCE = "shmpool", "multiprocessing.Queue"
-MAIN = {  # the figure that a scenario is about, and whether more of it is better
+MAIN = {  # a scenario's main figure, and whether more of it is better
     "throughput": ("rate", True),
     "to-all": ("rate", True),
     "latency": ("p50", False),
     "idle": ("wakeups", False),
 }
-ZERO_COPY_SIZE = 64 << 10  # bytes of a message from which handing over a place pays
 SINGLE, BUFFER, BURST = "shmpool send, recv", "shmpool Buffer", "shmpool burst"
 MANY = "shmpool send_many, recv_many"
+ZERO_COPY_SIZE = 64 << 10  # bytes: from this size on zero copy pays
 SMALL_SIZE = 64
-LINE_RATE = 14.88  # million packets a second of the least size on a wire of 10 Gbit/s
+LINE_RATE = 14.88  # million packets a second: the smallest packets on a 10 Gbit/s link
 
 
 @dataclass(frozen=True)
@@ -38,57 +37,56 @@ def spread(row: Row, name: str) -> Spread | None:
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
+    """With three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def ratio(row: Row, others: list[Row], name: str, more_is_better: bool) -> float | None:
-    """The row's figure over the best one of the others: the median of the ratios run by run."""
+    """The row's figure divided by the best one of the others: the median of each run's ratio."""
     best = max if more_is_better else min
     ratios = []
     for run, value in row.figures(name).items():
-        peers = [figures[run] for other in others if run in (figures := other.figures(name))]
-        if peers and best(peers) > 0:
-            ratios.append(value / best(peers))
+        figures = [found[run] for other in others if run in (found := other.figures(name))]
+        if figures and best(figures) > 0:
+            ratios.append(value / best(figures))
     return statistics.median(ratios) if ratios else None
 
 
 def peers(cell: CellResult, row: Row) -> list[Row]:
-    """The rows of other libraries that do not lose messages of their own accord."""
+    """The rows of other libraries that lost no message."""
     return [r for r in cell.rows if r.library not in (OURS, row.library) and not r.total("lost")]
 
 
 def to_reference(cell: CellResult, row: Row) -> float | None:
-    name, more = MAIN[cell.scenario]
-    return ratio(row, [r for r in cell.rows if r.way == REFERENCE], name, more)
+    reference = [r for r in cell.rows if r.transport == REFERENCE]
+    return ratio(row, reference, *MAIN[cell.scenario])
 
 
 def to_best_peer(cell: CellResult, row: Row) -> float | None:
-    name, more = MAIN[cell.scenario]
-    return ratio(row, peers(cell, row), name, more)
+    return ratio(row, peers(cell, row), *MAIN[cell.scenario])
 
 
-def faults(row: Row) -> str:
-    """What went wrong with messages, in words; "" if nothing did."""
-    return str(Faults(**{name: row.total(name) for name in vars(Faults())}))
+def message_errors(row: Row) -> str:
+    """In words, over all runs; "" if there were none."""
+    return str(MessageErrors(**{name: row.total(name) for name in vars(MessageErrors())}))
 
 
-def clean(run: dict[str, Any]) -> bool:
-    """Whether an ordeal left nothing to complain of: nobody hung or stood still, nothing was lost
-    or repeated but what victims had in hand, nothing damaged, leaked or left over."""
-    wrong = ("hung", "stood_still", "damaged", "unknown", "leaked", "left", "saw")
-    in_hand = run["lost"] + run["repeated"]
-    return in_hand <= run["in_hand"] and not any(run.get(name) for name in wrong)
+def clean(run: Run) -> bool:
+    """True if a fault test did no harm: no process hung or stalled; no message was damaged; none
+    was lost or repeated but those that victims held; nothing leaked; no file was left."""
+    wrong = ("hung", "stalled", "damaged", "unknown", "leaked", "files_left", "errors")
+    changed = run["lost"] + run["repeated"]
+    return changed <= run["held"] and not any(run.get(name) for name in wrong)
 
 
-def lossless(run: dict[str, Any]) -> bool:
-    """Whether it was clean and not even what victims had in hand was lost."""
+def lossless(run: Run) -> bool:
+    """True if it is clean, and not even a message that a victim held was lost."""
     return clean(run) and not run["lost"]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """One thing that shmpool set itself. got is None if it cannot be said."""
+    """A figure that shmpool should reach. got is None if it was not measured."""
 
     what: str
     cell: str
@@ -103,77 +101,63 @@ class Goal:
 def goals(result: Result) -> list[Goal]:
     return [
         *(goal for cell in result.of("throughput") for goal in _throughput_goals(cell)),
-        *(goal for cell in result.of("throughput") for goal in _small_goals(cell)),
         *(_latency_goal(cell) for cell in result.of("latency")),
         *(goal for cell in result.of("robustness") for goal in _robustness_goals(cell)),
     ]
 
 
 def _throughput_goals(cell: CellResult) -> list[Goal]:
-    rows = {row.way: row for row in cell.rows}
-    name, more = MAIN[cell.scenario]
+    """Ratios to the best peers; for 64 bytes also millions of messages a second."""
+    rows = {row.transport: row for row in cell.rows}
 
-    def against(way: str, shapes: set[str] | None, single: bool) -> float | None:
-        if way not in rows:
+    def against(name: str, shape: Shape | None = None, many: bool | None = None) -> float | None:
+        if name not in rows:
             return None
         others = [
-            r for r in peers(cell, rows[way])
-            if (shapes is None or r.shape in shapes) and not (single and r.many)
+            r for r in peers(cell, rows[name])
+            if (shape is None or r.shape == shape.value) and many in (None, r.many)
         ]  # fmt: skip
-        return ratio(rows[way], others, name, more)
+        return ratio(rows[name], others, *MAIN["throughput"])
 
-    queues, rings = {Shape.QUEUE.value}, {Shape.LINK.value}
-    found = [Goal("bursts: first", cell.key, 1.0, against(BURST, None, False))]
-    if cell.conditions["size"] >= ZERO_COPY_SIZE:
-        found.append(Goal("Buffer: first", cell.key, 1.0, against(BUFFER, None, False)))
-    return [
-        *found,
-        Goal(
-            "send, recv: the best many-to-many peer", cell.key, 1.2, against(SINGLE, queues, True)
-        ),
-        Goal(
-            "send, recv: the best one-to-one copy ring",
-            cell.key,
-            0.8,
-            against(SINGLE, rings, True),
-        ),
+    def millions(name: str) -> float | None:
+        found = spread(rows[name], "rate") if name in rows else None
+        return found.median / 1e6 if found else None
+
+    size, pairs = cell.conditions["size"], cell.conditions["producers"]
+    wanted = [
+        ("bursts: first", 1.0, against(BURST)),
+        ("send, recv: the best many-to-many peer", 1.2, against(SINGLE, Shape.QUEUE, False)),
+        ("send, recv: the best one-to-one copy ring", 0.8, against(SINGLE, Shape.LINK, False)),
     ]
-
-
-def _small_goals(cell: CellResult) -> list[Goal]:
-    """Of 64 bytes: millions a second between two processes, and many a call between four."""
-    rows = {row.way: row for row in cell.rows}
-    c = cell.conditions
-    if c["size"] != SMALL_SIZE or c["producers"] > 2:
-        return []
-    if c["producers"] == 1:
-        rates = {way: spread(rows[way], "rate") for way in (BURST, BUFFER) if way in rows}
-        return [
-            Goal(f"{what}: million a second", cell.key, wanted, found.median / 1e6)
-            for what, way, wanted in (("bursts", BURST, LINE_RATE), ("Buffer", BUFFER, 2.0))
-            if (found := rates.get(way))
-        ]
-    if MANY not in rows:
-        return []
-    others = [row for row in peers(cell, rows[MANY]) if row.many]
-    got = ratio(rows[MANY], others, *MAIN["throughput"])
-    return [Goal("send_many, recv_many: the best other batches", cell.key, 1.0, got)]
+    if size >= ZERO_COPY_SIZE:
+        wanted.append(("Buffer: first", 1.0, against(BUFFER)))
+    if (size, pairs) == (SMALL_SIZE, 1):
+        wanted.append(("bursts: million a second", LINE_RATE, millions(BURST)))
+        wanted.append(("Buffer: million a second", 2.0, millions(BUFFER)))
+    if (size, pairs) == (SMALL_SIZE, 2):
+        best_batches = against(MANY, many=True)
+        wanted.append(("send_many, recv_many: the best other batches", 1.0, best_batches))
+    return [Goal(what, cell.key, least, got) for what, least, got in wanted]
 
 
 def _latency_goal(cell: CellResult) -> Goal:
-    """How much shorter than the best other's the round trip is."""
-    name, more = MAIN[cell.scenario]
-    row = next((row for row in cell.rows if row.way == SINGLE), None)
-    found = ratio(row, peers(cell, row), name, more) if row else None
+    """How many times longer the best peer's round trip is."""
+    row = next((row for row in cell.rows if row.transport == SINGLE), None)
+    found = to_best_peer(cell, row) if row else None
     return Goal("send, recv: the best round trip", cell.key, 1.0, 1 / found if found else None)
 
 
 def _robustness_goals(cell: CellResult) -> list[Goal]:
-    """1 for a clean row of ours, and where others get what the dead had a lossless one, else 0."""
+    """1 if each run of a row of ours was clean, and with requeueing lossless; otherwise 0."""
     ours = [row for row in cell.rows if row.library == OURS and any(row.runs)]
     return [
-        Goal(f"{row.way}: {what}", cell.key, 1.0, float(all(holds(run) for run in row.runs if run)))
+        Goal(
+            f"{row.transport}: {what}",
+            cell.key,
+            1.0,
+            float(all(map(holds, filter(None, row.runs)))),
+        )
         for row in ours
         for what, holds in (("clean", clean), ("nothing lost", lossless))
-        if holds is clean or row.way == BUFFER
+        if holds is clean or row.transport == BUFFER
     ]

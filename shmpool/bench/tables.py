@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results as tables of text, for the terminal and for documents alike."""
+"""Results as tables of text, for the terminal and for documents."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -10,9 +10,9 @@ from .result import CellResult, Result, Row
 from .summary import (
     Spread,
     clean,
-    faults,
     goals,
     lossless,
+    message_errors,
     number,
     spread,
     to_best_peer,
@@ -24,7 +24,7 @@ Lines = Sequence[str]  # of one field
 
 @dataclass(frozen=True)
 class Table:
-    """The first column names the row; the others are figures."""
+    """The first column names the row; the others hold figures."""
 
     title: str
     header: list[str]
@@ -33,7 +33,7 @@ class Table:
 
 
 def tables(result: Result) -> list[Table]:
-    """All there is to show, in the order of the scenarios."""
+    """All tables, in the order of the scenarios."""
     return [
         *_throughput(result),
         *_costs(result),
@@ -58,56 +58,54 @@ def _ratios(cell: CellResult, row: Row) -> list[str]:
     return found + ([f"{number(best)} x best"] if best else [])
 
 
-def _troubles(row: Row) -> list[str]:
-    return [*filter(None, [faults(row)]), *row.errors]
-
-
-def _field(cell: CellResult, row: Row | None, show: Callable[[CellResult, Row], Lines]) -> Lines:
-    if row is None:
-        return [""]
-    if row.unsupported:
-        return ["cannot", row.unsupported]
-    return [*show(cell, row), *_troubles(row)]
+def _errors(row: Row) -> list[str]:
+    return [*filter(None, [message_errors(row)]), *row.errors]
 
 
 def _rate(cell: CellResult, row: Row) -> Lines:
     found = spread(row, "rate")
-    return [*_range(found, 1e3, "k/s"), *_ratios(cell, row)] if found else []
+    figures = [*_range(found, 1e3, "k/s"), *_ratios(cell, row)] if found else []
+    return [*figures, *_errors(row)]
 
 
 def _cost(cell: CellResult, row: Row) -> Lines:
     cpu, memory = spread(row, "cpu_s_per_million"), spread(row, "memory_mib")
-    if not cpu or not memory:
-        return []
-    return [f"{number(cpu.median)} s", f"{number(memory.most)} MiB"]
+    figures = [f"{number(cpu.median)} s", f"{number(memory.most)} MiB"] if cpu and memory else []
+    return [*figures, *_errors(row)]
 
 
 def conditions(cell: CellResult) -> str:
-    """What else went on while it was measured."""
-    if not cell.hops:
+    """The state of the two cores while the cell was measured."""
+    if not cell.line_latency_ns:
         return ""
-    hops = f"hop {min(cell.hops):.0f} - {max(cell.hops):.0f} ns"
-    return hops + (f", others {statistics.median(cell.others):.0%}" if cell.others else "")
+    text = f"cache line {min(cell.line_latency_ns):.0f} - {max(cell.line_latency_ns):.0f} ns"
+    if cell.background_load:
+        text += f", background load {statistics.median(cell.background_load):.0%}"
+    return text
 
 
 def _side_by_side(
     title: str, cells: list[CellResult], headings: list[str],
     show: Callable[[CellResult, Row], Lines], note: str,
 ) -> Table:  # fmt: skip
-    """A row for each way, a column for each cell."""
-    ways = list(dict.fromkeys(row.way for cell in cells for row in cell.rows))
-    by_way = [{row.way: row for row in cell.rows} for cell in cells]
-    shapes = {row.way: row.shape for cell in cells for row in cell.rows}
+    """A row for each transport, a column for each cell."""
+
+    def field(cell: CellResult, transport: str) -> Lines:
+        row = next((row for row in cell.rows if row.transport == transport), None)
+        if row is None:
+            return [""]
+        return ["cannot", row.unsupported] if row.unsupported else show(cell, row)
+
+    shapes = {row.transport: row.shape for cell in cells for row in cell.rows}
     rows: list[list[Lines]] = [
-        [[way, shapes[way]]]
-        + [_field(cell, rows.get(way), show) for cell, rows in zip(cells, by_way, strict=True)]
-        for way in ways
+        [[transport, shape], *(field(cell, transport) for cell in cells)]
+        for transport, shape in shapes.items()
     ]
     return Table(title, ["", *headings], rows, note)
 
 
 def _loads(result: Result) -> dict[str, list[CellResult]]:
-    """The cells of throughput, by who sends to whom."""
+    """The cells of throughput, grouped by the numbers of producers and consumers."""
     groups: dict[str, list[CellResult]] = {}
     for cell in result.of("throughput"):
         c = cell.conditions
@@ -121,27 +119,28 @@ def _headings(cells: list[CellResult]) -> list[str]:
 
 def _throughput(result: Result) -> list[Table]:
     note = (
-        "Messages received a second, median and range of the runs. One-to-one and to-all ways use "
-        "a channel for each pair of processes. The best peer is the best of the other libraries "
-        "that lose nothing."
+        "Messages received a second, median and range of the runs. One-to-one and to-all "
+        'transports use a channel for each pair of processes. "x best" compares with the best of '
+        "the other libraries that lose nothing."
     )
     return [
-        _side_by_side(f"Throughput, {who}", cells, _headings(cells), _rate, note + _floor(cells))
-        for who, cells in _loads(result).items()
+        _side_by_side(
+            f"Throughput, {load}", cells, _headings(cells), _rate, note + _harness_rates(cells)
+        )
+        for load, cells in _loads(result).items()
     ]
 
 
-def _floor(cells: list[CellResult]) -> str:
-    """What the harness alone would come to."""
+def _harness_rates(cells: list[CellResult]) -> str:
     rates = [
-        f"{number(cell.floor / 1e3)} k/s ({size_text(cell.conditions['size'])})"
+        f"{number(cell.harness_rate / 1e3)} k/s ({size_text(cell.conditions['size'])})"
         for cell in cells
-        if cell.floor
+        if cell.harness_rate
     ]
     if not rates:
         return ""
     return (
-        " Without any library, messages made, copied and checked one by one would come to "
+        " Without any library, messages that are made, copied and checked one by one would reach "
         f"{', '.join(rates)} on these cores."
     )
 
@@ -149,13 +148,13 @@ def _floor(cells: list[CellResult]) -> str:
 def _costs(result: Result) -> list[Table]:
     note = (
         "Processor seconds of all processes per million messages, and the most memory that they "
-        "had beyond what they had before they opened their ends."
+        "took after they began to open their endpoints."
     )
     return [
         _side_by_side(
-            f"Cost, {who}", cells, [h.split(":")[0] for h in _headings(cells)], _cost, note
+            f"Cost, {load}", cells, [size_text(c.conditions["size"]) for c in cells], _cost, note
         )
-        for who, cells in _loads(result).items()
+        for load, cells in _loads(result).items()
     ]
 
 
@@ -165,24 +164,21 @@ def _to_all(result: Result) -> list[Table]:
         return []
     n = cells[0].conditions["consumers"]
     note = f"Deliveries a second: each message reaches all {n} consumers."
-    title = f"One to all of {n}"
-    return [_side_by_side(title, cells, _headings(cells), _rate, note)]
+    return [_side_by_side(f"One to all of {n}", cells, _headings(cells), _rate, note)]
 
 
 def _latency(result: Result) -> list[Table]:
     def table(cell: CellResult) -> Table:
         rows: list[list[Lines]] = []
         for row in cell.rows:
-            p50, p99, p999 = (spread(row, name) for name in ("p50", "p99", "p99.9"))
-            if p50 and p99 and p999:
-                figures: list[Lines] = [
-                    _range(p50, 1, "us"), _range(p99, 1, "us"), _range(p999, 1, "us"),
-                    _ratios(cell, row),
-                ]  # fmt: skip
+            found = [s for name in ("p50", "p99", "p99.9") if (s := spread(row, name))]
+            if len(found) == 3:
+                figures: list[Lines] = [_range(s, 1, "us") for s in found]
+                figures.append(_ratios(cell, row))
             else:
-                figures = [["cannot", row.unsupported] if row.unsupported else _troubles(row)]
+                figures = [["cannot", row.unsupported] if row.unsupported else _errors(row)]
                 figures += [[""]] * 3
-            rows.append([[row.way], *figures])
+            rows.append([[row.transport], *figures])
         note = f"Round trips of {cell.conditions['size']} bytes; {conditions(cell)}."
         header = ["", "p50", "p99", "p99.9", "p50, times"]
         return Table(f"Latency, {cell.key}", header, rows, note)
@@ -193,23 +189,21 @@ def _latency(result: Result) -> list[Table]:
 def _idle(result: Result) -> list[Table]:
     def figure(row: Row, name: str, unit: str) -> Lines:
         found = spread(row, name)
-        return [f"{number(found.median)}{unit}"] if found else _troubles(row)
+        return [f"{number(found.median)}{unit}"] if found else _errors(row)
 
+    header = ["", "wake-ups a second", "of one processor"]
     return [
         Table(
-            "A blocked receiver to which nothing comes",
-            ["", "wake-ups a second", "of one processor"],
-            [
-                [[r.way], figure(r, "wakeups", ""), figure(r, "cpu_percent", " %")]
-                for r in cell.rows
-            ],
+            "A blocked receiver without messages", header,
+            [[[r.transport], figure(r, "wakeups", ""), figure(r, "cpu_percent", " %")]
+             for r in cell.rows],
         )
         for cell in result.of("idle")
-    ]
+    ]  # fmt: skip
 
 
 def verdict(row: Row) -> list[str]:
-    """What became of an ordeal, in words, one line each."""
+    """The outcome of a fault test in words, one line for each fact."""
     if row.unsupported:
         return ["cannot", row.unsupported]
     run = next((run for run in row.runs if run), None)
@@ -218,16 +212,16 @@ def verdict(row: Row) -> list[str]:
     found = ["clean, nothing lost" if lossless(run) else "clean"] if clean(run) else []
     if run["hung"]:
         found.append(f"HUNG {run['hung']}")
-    if run["stood_still"]:
-        found.append(f"survivors stood still in {run['stood_still']} of {run['blows']}")
-    if trouble := faults(row):
-        allowed = f", {run['in_hand']} may have been in hand" if run["in_hand"] else ""
-        found.append(f"{trouble} of {run['sent']:,}{allowed}")
+    if run["stalled"]:
+        found.append(f"survivors stalled in {run['stalled']} of {run['faults']}")
+    if errors := message_errors(row):
+        allowed = f", victims held at most {run['held']}" if run["held"] else ""
+        found.append(f"{errors} of {run['sent']:,}{allowed}")
     if run["leaked"]:
         found.append(f"{run['leaked']:,} buffers leaked")
-    if run["left"]:
-        found.append(f"{run['left']} files left in /dev/shm")
-    found += [f"saw {error}" for error in run["saw"]]
+    if run["files_left"]:
+        found.append(f"{run['files_left']} files left in /dev/shm")
+    found += [f"error: {error}" for error in run["errors"]]
     return [*found, f"longest pause {run['longest_ms']:.0f} ms"]
 
 
@@ -237,22 +231,23 @@ def _robustness(result: Result) -> list[Table]:
         return []
     headings = [f"{cell.conditions['times']} x {cell.key}" for cell in cells]
     note = (
-        "Two producers and two consumers; a newcomer takes each victim's place. Clean: nobody "
-        "hung, nothing lost or repeated but what victims had in hand, nothing leaked or left. The "
-        "pause holds the newcomer's start. On a topic, what is sent while nobody subscribes is "
-        "lost by design."
+        "Two producers and two consumers; a replacement takes the place of each victim that was "
+        "killed. Clean: no process hung, nothing was lost or repeated but messages that victims "
+        "held, nothing leaked or was left. The pause includes the start of the replacement. On a "
+        "topic, messages that are sent while there is no subscriber are lost by design."
     )
     table = _side_by_side("Robustness", cells, headings, lambda _, row: verdict(row), note)
     return [table] if table.rows else []
 
 
 def _goals(result: Result) -> list[Table]:
+    met = {True: "met", False: "MISSED", None: "-"}
     rows: list[list[Lines]] = [
         [
             [goal.what], [goal.cell], [f"{goal.wanted:g}"],
-            [number(goal.got) if goal.got is not None else "-"],
-            [{True: "met", False: "MISSED", None: "-"}[goal.met]],
+            [number(goal.got) if goal.got is not None else "-"], [met[goal.met]],
         ]
         for goal in goals(result)
     ]  # fmt: skip
-    return [Table("Goals of shmpool", ["", "cell", "at least", "got", ""], rows)] if rows else []
+    header = ["", "cell", "at least", "measured", ""]
+    return [Table("Goals of shmpool", header, rows)] if rows else []

@@ -5,23 +5,23 @@ from rich import table as rich_table
 from rich.console import Console
 from rich.text import Text
 
-from .findings import findings
+from .conclusions import conclusions
 from .result import Result
 from .tables import Table, tables
 
-WIDTH = 132  # columns that the widest tables need when the output is no terminal
+WIDTH = 132  # columns for the widest tables, if the output is not a terminal
 
 
 def show(result: Result) -> None:
     show_tables(tables(result))
     console = Console()
-    for sentence in findings(result):
+    for sentence in conclusions(result):
         console.print(Text(f"- {sentence}"))
     console.print(", ".join(f"{what}: {value}" for what, value in result.machine.items()))
     for library, why in result.missing.items():
         console.print(f"missing: {library}: {why}")
     if not result.complete:
-        console.print("interrupted: this is what was done")
+        console.print("interrupted: these are the cells that were measured")
 
 
 def show_tables(found: list[Table]) -> None:

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One sample of throughput: how many messages a second the consumers get while all are at it.
+"""One run of throughput: how many messages a second the consumers receive under full load.
 
-The harness looks at the logs and the processor clocks at both ends of a window of time. Ways that
-know only links or topics use one for each pair of processes.
+The harness reads the logs and the processor clocks at both ends of a window of time. A transport
+that has only links or topics uses one for each pair of processes.
 """
 
 import time
 from dataclasses import asdict, dataclass
 
 from . import message
-from .board import SEATS, Board, length
 from .consuming import consume
-from .crew import Crew, RunError, Usage, Worker
 from .producing import produce
-from .way import Shape, Spec, Way
+from .scoreboard import SLOTS, Scoreboard, length
+from .transport import Shape, Spec, Transport
+from .workers import RunError, Usage, Worker, Workers
 
 WARM_S = 0.05
-LONGER = 20  # times as long as asked for a window may be, until something has arrived
-STOP_S, DRAIN_S = 3.0, 10.0  # seconds for producers to stop, for consumers to get the rest
+LONGER = 20  # a window without a message grows up to so many times its length
+STOP_S, DRAIN_S = 3.0, 10.0  # for producers to stop, for consumers to receive the rest
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Load:
 
     producers: int
     consumers: int
-    size: int
+    size: int  # bytes
     to_all: bool = False  # each message to every consumer
 
-    def spec(self, kind: type[Way], name: str) -> Spec:
+    def spec(self, kind: type[Transport], name: str) -> Spec:
         if self.to_all:
             topic = kind.shape is Shape.TOPIC
             channels, each = (1, self.consumers) if topic else (self.consumers, 1)
@@ -38,73 +38,72 @@ class Load:
             return Spec(name, self.size, 1, self.producers, self.consumers)
         return Spec(name, self.size, self.producers)
 
-    def staff(self, crew: Crew, exact: bool = False) -> tuple[list[Worker], list[Worker]]:
-        """The producers and the consumers, not yet let go."""
-        spec = crew.way.spec
-        own = spec.channels > 1  # a channel for each
+    def add(self, workers: Workers, exact: bool = False) -> tuple[list[Worker], list[Worker]]:
+        """Adds the producers and the consumers, not yet started."""
+        spec = workers.transport.spec
+        own = spec.channels > 1  # a channel for each process
+
+        def channels(n: int) -> range:
+            return range(spec.channels) if self.to_all else range(n * own, n * own + 1)
+
         producers = [
-            crew.add(
-                produce,
-                range(spec.channels) if self.to_all else range(n * own, n * own + 1),
-                exact,
-                number=n * (not own),
-            )
+            workers.add(produce, channels(n), exact, number=n * (not own))
             for n in range(self.producers)
         ]
         consumers = [
-            crew.add(consume, n * own, exact, number=n * (not own)) for n in range(self.consumers)
+            workers.add(consume, n * own, exact, number=n * (not own))
+            for n in range(self.consumers)
         ]
         return producers, consumers
 
 
 def measure(
-    kind: type[Way], name: str, load: Load, seconds: float, cores: list[int], pin: bool
+    kind: type[Transport], name: str, load: Load, seconds: float, cores: list[int], pin: bool
 ) -> dict[str, float]:
-    """The figures of one run. RunError, UnsupportedError."""
-    way = kind(load.spec(kind, name))
+    """The figures of one run. Raises RunError and UnsupportedError."""
+    transport = kind(load.spec(kind, name))
     try:
-        way.create()
-        with Board.made(name) as board, Crew(way, board, cores, pin) as crew:
-            producers, consumers = load.staff(crew)
-            crew.start()
-            logs = [board.log(worker.seat) for worker in consumers]
+        transport.create()
+        with Scoreboard.create(name) as board, Workers(transport, board, cores, pin) as workers:
+            producers, consumers = load.add(workers)
+            workers.start()
+            logs = [board.log(worker.slot) for worker in consumers]
             time.sleep(WARM_S)
-            window = _window(crew, logs, seconds)
-            finish(crew, producers, consumers)
-            sent = {w.seat: board.words[SEATS + w.seat] for w in producers}
-            received = [board.logged(worker.seat) for worker in consumers]
-            if load.to_all:
-                faults = sum((message.check(sent, [log]) for log in received), message.Faults())
-            else:
-                faults = message.check(sent, received)
-            return window | asdict(faults)
+            figures = _window(workers, logs, seconds)
+            finish(workers, producers, consumers)
+            sent = {w.slot: board.words[SLOTS + w.slot] for w in producers}
+            received = [board.logged(worker.slot) for worker in consumers]
+            groups = [[log] for log in received] if load.to_all else [received]
+            checked = (message.check(sent, logs) for logs in groups)
+            return figures | asdict(sum(checked, message.MessageErrors()))
     finally:
-        way.remove()
+        transport.remove()
 
 
-def _window(crew: Crew, logs: list[memoryview], seconds: float) -> dict[str, float]:
-    def look() -> tuple[float, list[int], Usage]:
-        return time.perf_counter(), [length(log) for log in logs], crew.usage()
+def _window(workers: Workers, logs: list[memoryview], seconds: float) -> dict[str, float]:
+    def read() -> tuple[float, list[int], Usage]:
+        return time.perf_counter(), [length(log) for log in logs], workers.usage()
 
-    began, before, used = look()
+    began, before, used = read()
     after, deadline = before, time.monotonic() + LONGER * seconds
     while after == before and time.monotonic() < deadline:
         time.sleep(seconds)
-        ended, after, used_then = look()
-    memory = max(0, crew.usage(memory=True).memory - 8 * sum(after))  # without the logs
-    got = sum(after) - sum(before)
-    if not got:
+        ended, after, used_then = read()
+    memory = max(0, workers.usage(memory=True).memory - 8 * sum(after))  # without the logs
+    received = sum(after) - sum(before)
+    if not received:
         raise RunError(f"nothing arrived in {ended - began:.1f} s")
     return {
-        "rate": got / (ended - began),
-        "cpu_s_per_million": (used_then.cpu - used.cpu) / got * 1e6,
+        "rate": received / (ended - began),
+        "cpu_s_per_million": (used_then.cpu - used.cpu) / received * 1e6,
         "memory_mib": memory / 2**20,
     }
 
 
-def finish(crew: Crew, producers: list[Worker], consumers: list[Worker]) -> None:
-    """Stops the producers, lets the consumers get what is left. RunError."""
-    late = crew.finish(producers, STOP_S) + crew.wait(consumers, DRAIN_S)
+def finish(workers: Workers, producers: list[Worker], consumers: list[Worker]) -> None:
+    """Stops the producers and lets the consumers receive the rest. Raises RunError if one hung or
+    failed."""
+    late = workers.stop(producers, STOP_S) + workers.wait(consumers, DRAIN_S)
     errors = [w.error for w in (*producers, *consumers) if w.error]
     if errors or late:
         raise RunError("; ".join(dict.fromkeys(errors)) or f"{len(late)} processes hung")

@@ -5,7 +5,7 @@ import sys
 
 
 def main() -> None:
-    """The console script."""
+    """Runs the command. This is the console script."""
     try:
         from .main import shmpool
     except ModuleNotFoundError as error:
@@ -14,7 +14,7 @@ def main() -> None:
 
 
 def needs_extra(error: ModuleNotFoundError, extra: str) -> None:
-    """Says which extra of the package is not installed, and ends."""
+    """Prints which extra of the package to install, and exits with status 1."""
     if error.name is None or error.name.startswith("shmpool"):
         raise error
     print(

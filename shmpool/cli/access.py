@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who answers a subcommand's requests: the daemon, or without one a registry in this process."""
+"""How a subcommand gets its answers: from the daemon, or without a daemon from this process."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -8,35 +9,37 @@ from typing import Any, Protocol, TypeVar, cast
 import click
 from click.shell_completion import CompletionItem
 
-from .. import __version__, errors, protocol
-from ..client import Client
-from ..files import path_of, pool_names
-from ..registry import Registry
+from .. import __version__, errors
+from ..pool_files import path_of, pool_names
+from ..rpc import protocol
+from ..rpc.client import Client
+from ..service.handlers import RequestHandler
 
 A = TypeVar("A")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Asker(Protocol):
-    """Whom a subcommand sends its requests to."""
+class Backend(Protocol):
+    """What answers a subcommand's requests."""
 
     def call(self, request: protocol.Request[A]) -> A:
-        """The answer. ShmpoolError."""
+        """Returns the answer. ShmpoolError."""
 
 
 class Direct:
-    """Answers requests in this process, by working on the pools itself."""
+    """Answers requests in this process, without a daemon."""
 
     def __init__(self) -> None:
-        self._registry = Registry(__version__)
+        self._handler = RequestHandler(__version__)
 
     def call(self, request: protocol.Request[A]) -> A:
-        answer: A = self._registry.answer(cast(protocol.AnyRequest, request))
+        answer: A = self._handler.answer(request)
         return answer
 
 
-def asker(path: Path | None, direct: bool) -> Asker:
-    """The daemon at the path; without one, the daemon at the default path if there is one."""
+def choose_backend(path: Path | None, direct: bool) -> Backend:
+    """The daemon at the path. Without a path, the daemon at the default path, or this process if
+    no daemon answers there. DaemonUnavailable."""
     if direct:
         return Direct()
     client = Client(path)
@@ -49,21 +52,19 @@ def asker(path: Path | None, direct: bool) -> Asker:
     return client
 
 
-def from_whom(function: F) -> F:
-    """Adds --direct and --socket; the command gets an Asker as `ask`."""
+def with_backend(function: F) -> F:
+    """Adds the options --direct and --socket. The command gets the chosen Backend as `backend`."""
 
+    @functools.wraps(function)
     def wrapper(*args: Any, socket: Path | None, direct: bool, **rest: Any) -> Any:
-        return function(*args, ask=asker(socket, direct), **rest)
+        return function(*args, backend=choose_backend(socket, direct), **rest)
 
-    wrapper.__doc__ = function.__doc__
-    wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-    wrapper.__name__ = function.__name__
     for option in (
-        click.option("--direct", is_flag=True, help="Work on the pool itself; ask no daemon."),
+        click.option("--direct", is_flag=True, help="Use the pool itself, not the daemon."),
         click.option(
             "--socket",
             type=click.Path(path_type=Path),
-            help="Ask the daemon at this socket; fail if it does not answer.",
+            help="Use the daemon at this socket; fail if it does not answer.",
         ),
     ):
         wrapper = option(wrapper)
@@ -73,11 +74,11 @@ def from_whom(function: F) -> F:
 def complete_pool(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The names of pools that begin so."""
+    """The names of pools that begin with `incomplete`."""
     try:
         names = pool_names()
     except (errors.ShmpoolError, OSError):
-        return []  # a message would land in the middle of the user's command line
+        return []  # a message would be printed into the user's command line
     return [
         CompletionItem(name)
         for name in names

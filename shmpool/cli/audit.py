@@ -3,22 +3,22 @@
 
 import sys
 
-from ..protocol import RunAudit
-from .access import Asker, from_whom, pool_argument
+from ..rpc.protocol import RunAudit
+from .access import Backend, pool_argument, with_backend
 from .output import command_of, json_option, print_json, print_table, working
 
 HELP = """Checks by two independent counts that no buffer is lost or counted twice.
 
-Exit status 1 if one is."""
+The exit status is 1 if one is."""
 
 
 @command_of(RunAudit, "shmpool audit rx", help_text=HELP)
 @pool_argument
 @json_option
-@from_whom
-def command(ask: Asker, pool: str, as_json: bool) -> None:
+@with_backend
+def command(backend: Backend, pool: str, as_json: bool) -> None:
     with working(f"counting the buffers of {pool}"):
-        audit = ask.call(RunAudit(pool))
+        audit = backend.call(RunAudit(pool))
     if as_json:
         print_json(audit)
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""shmpool bench: the benchmark, which is a client like any other (shmpool.bench)."""
+"""shmpool bench: runs shmpool.bench, a client of the package like any other."""
 
 from . import needs_extra
 

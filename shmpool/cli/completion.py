@@ -13,7 +13,7 @@ from click.shell_completion import get_completion_class
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:
-    """Prints a script that makes the shell complete subcommands, options and names of pools."""
+    """Prints a script for the shell to complete subcommands, options and names of pools."""
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101
     group = ctx.find_root().command

@@ -1,15 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool create."""
 
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
 import click
 
-from .. import errors, wire
-from ..answers import PoolOptions, QueueOptions
-from ..files import PREFIX, SHM
-from ..protocol import Create
-from .access import Asker, from_whom
+from .. import errors
+from ..options import POOL, QUEUE, Option, PoolOptions, QueueOptions, queue_refusals
+from ..pool_files import PREFIX, SHM
+from ..rpc.protocol import Create
+from .access import Backend, with_backend
 from .describe import show
 from .output import command_of, json_option, print_json, working
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Octal(click.ParamType[int]):
+    """Permission bits, from octal digits."""
+
+    name = "octal"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; what no option can be is a usage error."""
+        try:
+            return value if isinstance(value, int) else int(value, 8)
+        except ValueError:
+            self.fail(f"{value!r} is not octal, for example 0660.", param, ctx)
+
+
+def pool_options(function: F) -> F:
+    """Adds an option for each field of PoolOptions."""
+    for field in reversed(fields(PoolOptions)):
+        option = POOL[field.name]
+        number = Octal() if option.octal else int
+        function = click.option(
+            f"--{field.name.replace('_', '-')}",
+            type=str if option.least is None else number,
+            required=field.default is MISSING,
+            default=None if field.default is MISSING else field.default,
+            help=helped(option, field.default),
+        )(function)
+    return function
+
+
+def helped(option: Option, default: object) -> str:
+    """The sentence of an option, with its range and default."""
+    shown = option.spelled(default) if default not in (None, MISSING) else option.default
+    notes = [f"default: {shown}"] * (shown is not None) + [option.allowed()] * bool(
+        option.allowed()
+    )
+    return f"{option.about}  [{'; '.join(notes)}]"
 
 
 @command_of(
@@ -17,80 +60,29 @@ from .output import command_of, json_option, print_json, working
     "shmpool create rx --buffer-size 2048 --capacity 65536 --queue work=4096,on_death=requeue",
 )
 @click.argument("pool")
-@click.option("--buffer-size", type=int, required=True, help="Bytes of data a buffer holds.")
-@click.option(
-    "--capacity", type=int, required=True, help="The most buffers it can grow to, a power of two."
-)
-@click.option(
-    "--prealloc",
-    type=int,
-    help="Buffers that get their memory at once; the others when they are needed.",
-)
-@click.option("--cache-size", type=int, help="Free buffers that each thread caches.")
-@click.option(
-    "--bulk", type=int, help="Buffers moved at once between a cache and the pool, 16 to 64."
-)
-@click.option("--refill-multiplier", type=int, help="Bulks that the pool grows by, 1 to 64.")
-@click.option("--headroom", type=int, help="Bytes left free before a new buffer's data.")
-@click.option("--max-members", type=int, help="The most threads that can attach.")
-@click.option("--max-queues", type=int, help="The most queues it can have.")
-@click.option(
-    "--mode",
-    default="0600",
-    show_default=True,
-    help="Permission bits of the pool's file, for example 0660.",
-)
-@click.option("--group", help="Group that owns the file.")
+@pool_options
 @click.option(
     "--queue",
-    "queues",
+    "named",
     multiple=True,
     metavar="NAME=CAPACITY[,OPTION=VALUE...]",
-    help="A queue to create; may be repeated. Options: producers, consumers, on_death, "
-    "dead_letter, max_redeliveries.",
+    help=f"A queue to create; may be repeated. Options: {', '.join(list(QUEUE)[1:])}.",
 )
 @json_option
-@from_whom
+@with_backend
 def command(
-    ask: Asker,
-    pool: str,
-    buffer_size: int,
-    capacity: int,
-    prealloc: int | None,
-    cache_size: int | None,
-    bulk: int | None,
-    refill_multiplier: int | None,
-    headroom: int | None,
-    max_members: int | None,
-    max_queues: int | None,
-    mode: str,
-    group: str | None,
-    queues: tuple[str, ...],
-    as_json: bool,
+    backend: Backend, pool: str, named: tuple[str, ...], as_json: bool, **options: Any
 ) -> None:
-    options = PoolOptions(
-        buffer_size=buffer_size,
-        capacity=capacity,
-        prealloc=prealloc,
-        cache_size=cache_size,
-        bulk=bulk,
-        refill_multiplier=refill_multiplier,
-        headroom=headroom,
-        max_members=max_members,
-        max_queues=max_queues,
-        mode=mode,
-        group=group,
-    )
-    wanted_queues: dict[str, QueueOptions] = {}
-    for given in queues:
+    queues: dict[str, QueueOptions] = {}
+    for given in named:
         name, queue = parse_queue(given)
-        if name in wanted_queues:
+        if name in queues:
             raise errors.InvalidArgument(f"--queue {given}: there is a queue {name!r} before it")
-        wanted_queues[name] = queue
-    request = Create(pool, options, wanted_queues)
-    wanted = (prealloc or 0) * buffer_size
+        queues[name] = queue
+    request = Create(pool, PoolOptions(**options), queues)
+    wanted = (request.options.prealloc or 0) * request.options.buffer_size
     with working(f"creating {pool}", f"{SHM}/{PREFIX}{pool}", wanted or None):
-        made = ask.call(request)
+        made = backend.call(request)
     if as_json:
         print_json(made)
         return
@@ -105,23 +97,20 @@ def parse_queue(given: str) -> tuple[str, QueueOptions]:
         raise errors.InvalidArgument(
             f"--queue needs NAME=CAPACITY, for example work=4096, not {given!r}"
         )
-    options: dict[str, object] = {"capacity": capacity}
-    for option in rest:
-        key, _, value = option.partition("=")
-        if key not in wire.hints(QueueOptions):
-            known = ", ".join(wire.hints(QueueOptions))
+    options: dict[str, Any] = {}
+    for text in (f"capacity={capacity}", *rest):
+        key, _, value = text.partition("=")
+        if key not in QUEUE:
             raise errors.InvalidArgument(
-                f"--queue {given}: unknown option {key!r}; known are {known}"
+                f"--queue {given}: unknown option {key!r}; known are {', '.join(QUEUE)}"
             )
-        options[key] = value
-    for key in ("capacity", "max_redeliveries"):
-        if key in options:
-            options[key] = _whole(str(options[key]), f"--queue {given}: {key}")
-    try:
-        found: QueueOptions = wire.from_wire(QueueOptions, options, "")
-    except wire.ShapeError as error:
-        raise errors.InvalidArgument(f"--queue {given}: {str(error).lstrip('.')}") from None
-    return name, found
+        options[key] = (
+            value if QUEUE[key].least is None else _whole(value, f"--queue {given}: {key}")
+        )
+    queue = QueueOptions(**options)
+    for refusal in queue_refusals(queue, None):
+        raise errors.InvalidArgument(f"--queue {given}: {refusal}")
+    return name, queue
 
 
 def _whole(text: str, what: str) -> int:

@@ -21,19 +21,21 @@ from . import needs_extra
     help="TOML file to read; docs/config.md lists the options.",
 )
 @click.option(
-    "--socket", help="Path to listen at. [$SHMPOOL_SOCKET, or in $XDG_RUNTIME_DIR/shmpool]"
+    "--socket", help="Path of the socket. [$SHMPOOL_SOCKET, or in $XDG_RUNTIME_DIR/shmpool]"
 )
-@click.option("--http", metavar="HOST:PORT", help="Address to serve metrics and the live page at.")
+@click.option(
+    "--http", metavar="HOST:PORT", help="Serve metrics and the live page at this address."
+)
 @click.option(
     "--check",
     is_flag=True,
-    help="Check the configuration and exit: status 0 if it can be used, else 2.",
+    help="Check the configuration and exit. The status is 0 if the daemon could start with it.",
 )
 def command(config: Path | None, socket: str | None, http: str | None, check: bool) -> None:
-    """Runs the daemon in the foreground until SIGTERM. SIGHUP reads the configuration again.
+    """Runs the daemon in the foreground until SIGTERM. SIGHUP reloads the configuration.
 
-    The daemon creates the pools that the configuration declares, adopts those that exist, and
-    recovers what dead processes leave in them. Workers run without it too.
+    The daemon creates the pools that the configuration declares, watches existing ones, and
+    recovers dead members. Workers do not need it.
     """
     try:
         from .. import daemon

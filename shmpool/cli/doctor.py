@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..doctor import examine
+from .diagnosis import examine
 from .output import json_option, print_json, print_table
 
 
@@ -18,9 +18,9 @@ from .output import json_option, print_json, print_table
 @click.option("--socket", type=click.Path(path_type=Path), help="Path of the daemon's socket.")
 @json_option
 def command(socket: Path | None, as_json: bool) -> None:
-    """Checks what shmpool needs of this machine, and says what to do about what is wrong.
+    """Checks this machine for what shmpool needs, and prints what to do about each problem.
 
-    Exit status 1 if something is bad.
+    The exit status is 1 if something is bad.
     """
     findings = examine(socket)
     if as_json:

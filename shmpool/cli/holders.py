@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool holders."""
 
-from ..protocol import GetHolders
-from .access import Asker, from_whom, pool_argument
+from ..rpc.protocol import GetHolders
+from .access import Backend, pool_argument, with_backend
 from .output import command_of, json_option, print_json, print_table, working
 
 
 @command_of(GetHolders, "shmpool holders rx --json")
 @pool_argument
 @json_option
-@from_whom
-def command(ask: Asker, pool: str, as_json: bool) -> None:
+@with_backend
+def command(backend: Backend, pool: str, as_json: bool) -> None:
     with working(f"counting the buffers of {pool}"):
-        holders = ask.call(GetHolders(pool))
+        holders = backend.call(GetHolders(pool))
     if as_json:
         print_json(holders)
         return

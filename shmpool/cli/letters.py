@@ -5,13 +5,14 @@ from typing import Any
 
 import click
 
-from .. import errors, wire
+from .. import errors
 from ..messages import Message
-from ..protocol import Drain, GetStats, Peek, Redrive
-from .access import Asker, from_whom, pool_argument
+from ..rpc import wire
+from ..rpc.protocol import Drain, GetStats, Peek, Redrive
+from .access import Backend, pool_argument, with_backend
 from .output import json_option, print_json, print_table
 
-COUNT = 16  # buffers that are shown of each queue
+COUNT = 16  # buffers shown of each queue
 ACTIONS = ("list", "peek", "requeue", "drain")
 COLUMNS = ("queue", "position", "buffer", "from", "redelivered", "bytes", "timestamp")
 
@@ -24,17 +25,17 @@ COLUMNS = ("queue", "position", "buffer", "from", "redelivered", "bytes", "times
 )
 @pool_argument
 @click.argument("action", type=click.Choice(ACTIONS), default="list")
-@click.option("--queue", help="This queue only; without it every dead-letter queue of the pool.")
+@click.option("--queue", help="Only this queue. Without it, every dead-letter queue of the pool.")
 @click.option("-n", "count", type=click.IntRange(1),
-              help="The oldest N of each queue; without it all, or 16 to look at.")  # fmt: skip
+              help="The oldest N of each queue. Without it, all; list and peek: 16.")  # fmt: skip
 @click.option("--size", type=click.IntRange(0), default=64, show_default=True,
-              help="peek: bytes of each that are shown.")  # fmt: skip
-@click.option("--to", help="requeue: the queue they go to, instead of where each came from.")
-@click.option("--reset", is_flag=True, help="requeue: redelivered starts at 0 again.")
+              help="peek: bytes shown of each.")  # fmt: skip
+@click.option("--to", help="requeue: put all into this queue, not into the queue each came from.")
+@click.option("--reset", is_flag=True, help="requeue: set redelivered to 0.")
 @json_option
-@from_whom
+@with_backend
 def command(
-    ask: Asker,
+    backend: Backend,
     pool: str,
     action: str,
     queue: str | None,
@@ -44,28 +45,28 @@ def command(
     reset: bool,
     as_json: bool,
 ) -> None:
-    """Shows the dead letters of a pool, puts them back, or frees them.
+    """Shows the dead letters of a pool, requeues them, or frees them.
 
-    list shows the oldest in the dead-letter queues, peek their bytes too; neither takes any.
-    requeue moves each to the end of the queue it failed in, drain frees them.
+    list shows the oldest in each dead-letter queue, peek also their bytes; neither removes any.
+    requeue moves each to the end of the queue that it came from. drain frees them.
     """
     if action in ("list", "peek"):
         show_bytes = action == "peek"
-        looks = {
-            name: ask.call(Peek(pool, name, count or COUNT, size if show_bytes else 0))
-            for name in letter_queues(ask, pool, queue)
+        peeked = {
+            name: backend.call(Peek(pool, name, count or COUNT, size if show_bytes else 0))
+            for name in letter_queues(backend, pool, queue)
         }
-        show(looks, show_bytes, as_json)
+        show(peeked, show_bytes, as_json)
         return
     done = {
-        name: ask.call(
-            Redrive(pool, name, count, to, reset)
+        name: backend.call(
+            Redrive(pool, name, count, to=to, reset=reset)
             if action == "requeue"
             else Drain(pool, name, count)
         )
-        for name in letter_queues(ask, pool, queue)
+        for name in letter_queues(backend, pool, queue)
     }
-    left = {q.name: q.depth for q in ask.call(GetStats(pool)).queues}
+    left = {q.name: q.depth for q in backend.call(GetStats(pool)).queues}
     what = "requeued" if action == "requeue" else "freed"
     if as_json:
         print_json([{"queue": name, what: n, "left": left[name]} for name, n in done.items()])
@@ -73,23 +74,25 @@ def command(
     print_table(("queue", what, "left"), [(name, n, left[name]) for name, n in done.items()])
 
 
-def letter_queues(ask: Asker, pool: str, queue: str | None) -> list[str]:
-    """The queue that was named, or those that others name as theirs. InvalidArgument."""
+def letter_queues(backend: Backend, pool: str, queue: str | None) -> list[str]:
+    """The given queue, or every queue that is the dead-letter queue of another. InvalidArgument."""
     if queue is not None:
         return [queue]
-    queues = ask.call(GetStats(pool)).queues
+    queues = backend.call(GetStats(pool)).queues
     found = {q.dead_letter for q in queues if q.dead_letter is not None}
     if not found:
-        raise errors.InvalidArgument(f"pool {pool!r} has no dead-letter queue; say --queue")
+        raise errors.InvalidArgument(
+            f"pool {pool!r} has no dead-letter queue; name one with --queue"
+        )
     return [q.name for q in queues if q.name in found]
 
 
-def show(looks: dict[str, list[Message]], show_bytes: bool, as_json: bool) -> None:
+def show(peeked: dict[str, list[Message]], show_bytes: bool, as_json: bool) -> None:
     if as_json:
-        print_json([{"queue": name, **record(m)} for name, found in looks.items() for m in found])
+        print_json([{"queue": name, **record(m)} for name, found in peeked.items() for m in found])
         return
     rows: list[tuple[object, ...]] = []
-    for name, found in looks.items():
+    for name, found in peeked.items():
         for m in found:
             row = (name, m.position, m.index, m.origin, m.redelivered, m.length, m.timestamp)
             rows.append((*row, repr(m.payload)) if show_bytes else row)
@@ -97,6 +100,6 @@ def show(looks: dict[str, list[Message]], show_bytes: bool, as_json: bool) -> No
 
 
 def record(message: Message) -> dict[str, Any]:
-    """As JSON has it: the payload in hexadecimal."""
+    """A message for JSON, with the payload in hexadecimal."""
     found: dict[str, Any] = wire.to_wire(message)
     return found | {"payload": message.payload.hex()}

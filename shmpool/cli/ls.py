@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool ls."""
 
-from ..protocol import List
-from .access import Asker, from_whom
-from .output import command_of, json_option, print_json, print_table, size
+from ..os_errors import size_text
+from ..rpc.protocol import List
+from .access import Backend, with_backend
+from .output import command_of, json_option, print_json, print_table
 
 
 @command_of(List, "shmpool ls --json", name="ls")
 @json_option
-@from_whom
-def command(ask: Asker, as_json: bool) -> None:
-    pools = ask.call(List())
+@with_backend
+def command(backend: Backend, as_json: bool) -> None:
+    pools = backend.call(List())
     if as_json:
         print_json(pools)
         return
@@ -19,8 +20,8 @@ def command(ask: Asker, as_json: bool) -> None:
          "memory", "daemon", "alarms"),
         [
             (pool.name, pool.capacity, pool.created, pool.free, pool.cached, pool.in_hand,
-             pool.queued, pool.queues, pool.members, size(pool.reserved),
-             "holds it" if pool.held else "", pool.alarms)
+             pool.queued, pool.queues, pool.members, size_text(pool.reserved),
+             "watches" if pool.held else "", pool.alarms)
             for pool in pools
             if pool.trouble is None
         ],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The group of subcommands. Errors become one line and an exit status here."""
+"""The group of subcommands. Turns errors into a line on stderr and an exit status."""
 
 import importlib
 import io
@@ -12,31 +12,15 @@ import click
 from .. import __version__, errors
 from ..names import printable_lines
 
-# The module of each subcommand, in the order of the help.
-MODULES = {
-    "daemon": "daemon",
-    "ls": "ls",
-    "create": "create",
-    "rm": "rm",
-    "describe": "describe",
-    "stats": "stats",
-    "watch": "watch",
-    "top": "top",
-    "members": "members",
-    "holders": "holders",
-    "audit": "audit",
-    "recover": "recover",
-    "letters": "letters",
-    "trim": "trim",
-    "prune": "prune",
-    "doctor": "doctor",
-    "bench": "bench",
-    "completion": "completion",
-}
+# Each subcommand is the module of its name. This is the order of the help.
+MODULES = (
+    "daemon", "ls", "create", "rm", "describe", "stats", "watch", "top", "members", "holders",
+    "audit", "recover", "letters", "trim", "prune", "doctor", "bench", "completion",
+)  # fmt: skip
 
 
 class Subcommands(click.Group):
-    """Imports a subcommand's module when it is needed, and turns our errors into lines."""
+    """Imports a subcommand's module when it is called. Prints exceptions of shmpool as lines."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(MODULES)
@@ -44,13 +28,13 @@ class Subcommands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in MODULES:
             return None
-        module = importlib.import_module(f"shmpool.cli.{MODULES[name]}")
+        module = importlib.import_module(f"shmpool.cli.{name}")
         command: click.Command = module.command
         return command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # what it cannot encode is escaped
+            if isinstance(stream, io.TextIOWrapper):  # escape what it cannot encode
                 stream.reconfigure(errors="backslashreplace")
         try:
             return super().main(*args, **kwargs)
@@ -58,7 +42,9 @@ class Subcommands(click.Group):
             complain(error)
             sys.exit(2)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has gone
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # the reader of stdout has ended
             sys.exit(1)
         except (errors.ShmpoolError, OSError) as error:
             complain(error)
@@ -66,7 +52,7 @@ class Subcommands(click.Group):
 
 
 def complain(error: Exception) -> None:
-    """To stderr, each line with our name before it."""
+    """Prints the message to stderr, each line after "shmpool: "."""
     for line in printable_lines(error):
         click.echo(f"shmpool: {line}", err=True)
 
@@ -80,6 +66,6 @@ def complain(error: Exception) -> None:
 def shmpool() -> None:
     """Pools of packet buffers in shared memory: create, inspect and recover them.
 
-    Every command works with the daemon and without it: if no daemon answers at the socket, the
-    command works on the pool itself.
+    Commands on pools work with the daemon and without it: if no daemon answers at the socket, the
+    command uses the pool itself.
     """

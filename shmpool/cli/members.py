@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool members."""
 
-from ..protocol import GetMembers
-from .access import Asker, from_whom, pool_argument
+from ..rpc.protocol import GetMembers
+from .access import Backend, pool_argument, with_backend
 from .output import command_of, json_option, print_json, print_table
 
 
 @command_of(GetMembers, "shmpool members rx")
 @pool_argument
 @json_option
-@from_whom
-def command(ask: Asker, pool: str, as_json: bool) -> None:
-    members = ask.call(GetMembers(pool))
+@with_backend
+def command(backend: Backend, pool: str, as_json: bool) -> None:
+    members = backend.call(GetMembers(pool))
     if as_json:
         print_json(members)
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a subcommand prints: a table, or JSON; and what is going on, on stderr, while it works."""
+"""What a subcommand prints: a table or JSON to stdout, and its progress to stderr."""
 
 import contextlib
 import inspect
@@ -15,19 +15,19 @@ from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, Te
 from rich.table import Table
 from rich.text import Text
 
-from .. import wire
 from ..names import LINE_SHOWN, printable
+from ..rpc import wire
 
-WIDTH = 160  # of what goes into a pipe
-ROWS_LAID_OUT = 500  # by rich, which takes half a millisecond for each
+WIDTH = 160  # columns of a table that is not printed to a terminal
+RICH_ROWS_MAX = 500  # rich takes half a millisecond for a row
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def command_of(
     request: Any, example: str, name: str | None = None, help_text: str | None = None
 ) -> Callable[..., Any]:
-    """A click command; without a text of its own its help is the first paragraph of what the
-    request's class says."""
+    """Makes a click command. Without help_text, its help is the first paragraph of the request's
+    docstring."""
     text = help_text or (inspect.getdoc(request) or "").partition("\n\n")[0].replace("`", "")
     return click.command(
         name=name or request.method,
@@ -49,8 +49,8 @@ def print_json(answer: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Numbers to the right, words to the left; nothing but the head if there are no rows."""
-    if len(rows) > ROWS_LAID_OUT:
+    """Prints rows under their titles, numbers aligned to the right."""
+    if len(rows) > RICH_ROWS_MAX:
         print_plain([columns, *([text(value) for value in row] for row in rows)])
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -58,12 +58,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         numeric = bool(rows) and all(isinstance(row[i], (int, float)) for row in rows)
         table.add_column(Text(text(title)), justify="right" if numeric else "left", no_wrap=i == 0)
     for row in rows:
-        table.add_row(*(Text(text(value)) for value in row))  # never as markup
+        table.add_row(*(Text(text(value)) for value in row))  # a Text is not read as markup
     console().print(table)
 
 
 def print_plain(rows: Sequence[Sequence[str]]) -> None:
-    """Words in columns, however many rows there are: 100 times as quick."""
+    """Prints columns without rich: 100 times as quick."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -80,20 +80,10 @@ def text(value: object) -> str:
     return "" if value is None else printable(value, LINE_SHOWN)
 
 
-def size(octets: int) -> str:
-    """A number of bytes in words."""
-    value = float(octets)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
 @contextlib.contextmanager
 def working(what: str, path: str | None = None, total: int | None = None) -> Iterator[None]:
-    """Shows on a terminal that something is going on: how much memory the file at path has of its
-    total, if they are given."""
+    """Shows progress on a terminal while the block runs. With path and total: how many of the
+    total bytes the file has been given."""
     stderr = Console(stderr=True)
     if not stderr.is_terminal:
         yield

@@ -4,15 +4,15 @@
 import click
 
 from ..names import LINE_SHOWN, printable
-from ..protocol import Prune
-from .access import Asker, from_whom
+from ..rpc.protocol import Prune
+from .access import Backend, with_backend
 from .output import command_of, json_option, print_json, working
 
 HELP = """Removes every abandoned pool that no process has open, with what is in its queues, and
 prints the names.
 
-Abandoned is a pool whose creator died without closing or unlinking it. Why each other pool stays
-goes to stderr."""
+A pool is abandoned if its creator died without closing or unlinking it. The reason why each other
+pool stays is printed to stderr."""
 
 
 @command_of(Prune, "shmpool prune --age 86400", help_text=HELP)
@@ -20,13 +20,13 @@ goes to stderr."""
     "--age",
     type=click.FloatRange(0),
     metavar="SECONDS",
-    help="Also pools that were left on purpose and that nobody has used for so long.",
+    help="Also remove pools that were left on purpose and have not been used for this long.",
 )
 @json_option
-@from_whom
-def command(ask: Asker, age: float | None, as_json: bool) -> None:
-    with working("looking for abandoned pools"):
-        done = ask.call(Prune(age))
+@with_backend
+def command(backend: Backend, age: float | None, as_json: bool) -> None:
+    with working("searching for abandoned pools"):
+        done = backend.call(Prune(age))
     if as_json:
         print_json(done)
         return

@@ -3,18 +3,18 @@
 
 from dataclasses import asdict
 
-from ..protocol import Recover
-from .access import Asker, from_whom, pool_argument
+from ..rpc.protocol import Recover
+from .access import Backend, pool_argument, with_backend
 from .output import command_of, json_option, print_json, print_table, working
 
 
 @command_of(Recover, "shmpool recover rx")
 @pool_argument
 @json_option
-@from_whom
-def command(ask: Asker, pool: str, as_json: bool) -> None:
+@with_backend
+def command(backend: Backend, pool: str, as_json: bool) -> None:
     with working(f"recovering {pool}"):
-        recovery = ask.call(Recover(pool))
+        recovery = backend.call(Recover(pool))
     if as_json:
         print_json(recovery)
         return

@@ -4,18 +4,18 @@
 import click
 
 from .. import errors
-from ..protocol import Destroy
-from .access import Asker, from_whom, pool_argument
+from ..rpc.protocol import Destroy
+from .access import Backend, pool_argument, with_backend
 from .output import command_of
 
 
 @command_of(Destroy, "shmpool rm rx", name="rm")
 @pool_argument
 @click.option("--force", "-f", is_flag=True, help="Succeed even if there is no such pool.")
-@from_whom
-def command(ask: Asker, pool: str, force: bool) -> None:
+@with_backend
+def command(backend: Backend, pool: str, force: bool) -> None:
     try:
-        ask.call(Destroy(pool))
+        backend.call(Destroy(pool))
     except errors.PoolNotFound:
         if not force:
             raise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The full-screen view of shmpool top. What it shows it asks for; it changes nothing."""
+"""The full-screen view of shmpool top. It changes nothing."""
 
 from dataclasses import dataclass
 from typing import ClassVar, cast
@@ -10,11 +10,11 @@ from textual.binding import BindingType
 from textual.widgets import DataTable, Footer, Static
 
 from .. import errors
-from ..answers import PoolStats
 from ..names import LINE_SHOWN, printable
-from ..protocol import GetMembers, GetStats, List
+from ..rpc.protocol import GetMembers, GetStats, List
+from ..rpc.records import PoolStats
 from ..stats import Member
-from .access import Asker
+from .access import Backend
 
 BAR = 24  # columns
 MEMBERS_MAX = 200
@@ -28,34 +28,34 @@ OPS = ("alloc", "free", "enqueue", "dequeue")
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one look brought: each pool's stats and members, or why there are none."""
+class Snapshot:
+    """Each pool's stats and members at one moment, and the last error if some are missing."""
 
     pools: dict[str, tuple[PoolStats, list[Member]]]
-    trouble: str = ""
+    error: str = ""
 
 
-def look(ask: Asker, wanted: frozenset[str]) -> Look:
-    """One look at the pools that are wanted, or at all."""
+def take_snapshot(backend: Backend, wanted: frozenset[str]) -> Snapshot:
+    """Reads the wanted pools, or all if none are named."""
     pools: dict[str, tuple[PoolStats, list[Member]]] = {}
-    trouble = ""
+    failed = ""
     try:
-        for summary in ask.call(List()):
+        for summary in backend.call(List()):
             if summary.trouble is None and (not wanted or summary.name in wanted):
                 try:
-                    stats = ask.call(GetStats(summary.name))
-                    pools[summary.name] = stats, ask.call(GetMembers(summary.name))
+                    stats = backend.call(GetStats(summary.name))
+                    pools[summary.name] = stats, backend.call(GetMembers(summary.name))
                 except errors.PoolNotFound:
-                    continue  # it went away in between
+                    continue  # it was removed since it was listed
                 except (errors.SegmentInvalid, errors.AccessDenied) as error:
-                    trouble = str(error)
+                    failed = str(error)
     except (errors.ShmpoolError, OSError) as error:
-        trouble = str(error)
-    return Look(pools, trouble)
+        failed = str(error)
+    return Snapshot(pools, failed)
 
 
 def bar(stats: PoolStats) -> Text:
-    """Where the buffers are, in colours; dots for what has not been created."""
+    """The states of a pool's buffers, in colours. Dots are buffers that do not exist yet."""
     text, used = Text(), 0
     for state, colour in COLOURS:
         count: int = getattr(stats.buffers, state)
@@ -67,7 +67,7 @@ def bar(stats: PoolStats) -> Text:
 
 
 class Top(App[None]):
-    """Three tables. A worker thread asks, so that a slow answer does not hold up the keys."""
+    """Three tables. A worker thread reads, so that a slow answer does not delay the keys."""
 
     TITLE = "shmpool"
     ENABLE_COMMAND_PALETTE = False
@@ -82,10 +82,10 @@ class Top(App[None]):
         ("s", "sort", "Sort members"),
     ]
 
-    def __init__(self, ask: Asker, wanted: frozenset[str], interval: float) -> None:
+    def __init__(self, backend: Backend, wanted: frozenset[str], interval: float) -> None:
         super().__init__()
-        self._ask, self._wanted, self._interval = ask, wanted, interval
-        self._before: Look | None = None
+        self._backend, self._wanted, self._interval = backend, wanted, interval
+        self._before: Snapshot | None = None
         self._paused = False
         self._sort = 0
 
@@ -113,20 +113,20 @@ class Top(App[None]):
 
     def _step(self) -> None:
         if not self._paused:
-            self.run_worker(self._look, thread=True, exclusive=True)
+            self.run_worker(self._read, thread=True, exclusive=True)
 
-    def _look(self) -> None:
-        found = look(self._ask, self._wanted)
+    def _read(self) -> None:
+        found = take_snapshot(self._backend, self._wanted)
         if self.is_running:
             self.call_from_thread(self._show, found)
 
     def _say(self, text: str) -> None:
         self.query_one("#state", Static).update(Text(printable(text, LINE_SHOWN)))
 
-    def _show(self, now: Look) -> None:
+    def _show(self, now: Snapshot) -> None:
         count = len(now.pools)
         words = f"{count} pool{'' if count == 1 else 's'}, members by {SORTS[self._sort]}"
-        self._say(now.trouble or words)
+        self._say("paused" if self._paused else now.error or words)
         pools: list[tuple[object, ...]] = []
         queues: list[tuple[object, ...]] = []
         members: list[tuple[object, ...]] = []
@@ -149,7 +149,7 @@ class Top(App[None]):
             ]
         column = MEMBERS.index(SORTS[self._sort])
         members.sort(key=lambda row: cast(int, row[column]), reverse=column != 2)
-        named = [(row[0], *map(str, row[1:4]), *row[4:]) for row in members]  # not counts
+        named = [(row[0], *map(str, row[1:4]), *row[4:]) for row in members]  # numbers, not counts
         for table, rows in (("pools", pools), ("queues", queues), ("members", named)):
             self._fill(table, rows[:MEMBERS_MAX])
         self._before = now
@@ -165,7 +165,7 @@ class Top(App[None]):
 
 
 class _Rates:
-    """What has gone on in a pool, a second, since the look before."""
+    """A pool's operations per second since the snapshot before."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class _Rates:
 
 
 def _cell(value: object) -> Text:
-    """Never as markup: names are anybody's."""
+    """A table cell. Text from other processes is not read as markup."""
     if isinstance(value, int):
         return Text(f"{value:,}", justify="right")
     return value if isinstance(value, Text) else Text(printable(value))

@@ -3,18 +3,18 @@
 
 from datetime import datetime
 
-from ..answers import PoolStats
-from ..protocol import GetStats
-from .access import Asker, from_whom, pool_argument
+from ..rpc.protocol import GetStats
+from ..rpc.records import PoolStats
+from .access import Backend, pool_argument, with_backend
 from .output import command_of, json_option, print_json, print_table
 
 
 @command_of(GetStats, "shmpool stats rx")
 @pool_argument
 @json_option
-@from_whom
-def command(ask: Asker, pool: str, as_json: bool) -> None:
-    stats = ask.call(GetStats(pool))
+@with_backend
+def command(backend: Backend, pool: str, as_json: bool) -> None:
+    stats = backend.call(GetStats(pool))
     if as_json:
         print_json(stats)
         return
@@ -22,7 +22,7 @@ def command(ask: Asker, pool: str, as_json: bool) -> None:
 
 
 def show(stats: PoolStats) -> None:
-    """As tables."""
+    """Prints the statistics as tables."""
     buffers = stats.buffers
     print_table(
         ("pool", "capacity", "created", "free", "cached", "held", "queued", "members"),

@@ -3,9 +3,9 @@
 
 import click
 
-from ..protocol import INTERVAL_MIN
+from ..rpc.protocol import INTERVAL_MIN
 from . import needs_extra
-from .access import Asker, from_whom
+from .access import Backend, with_backend
 
 
 @click.command(
@@ -18,11 +18,11 @@ from .access import Asker, from_whom
     "--interval", type=click.FloatRange(INTERVAL_MIN, 60), default=1.0, show_default=True,
     help="Seconds between two updates.",
 )  # fmt: skip
-@from_whom
-def command(ask: Asker, pools: tuple[str, ...], interval: float) -> None:
+@with_backend
+def command(backend: Backend, pools: tuple[str, ...], interval: float) -> None:
     """Shows pools, queues, members and their rates, live. Keys: q quits, p pauses, s sorts."""
     try:
         from .screen import Top
     except ModuleNotFoundError as error:
         needs_extra(error, "cli")
-    Top(ask, frozenset(pools), interval).run()
+    Top(backend, frozenset(pools), interval).run()

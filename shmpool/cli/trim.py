@@ -3,9 +3,10 @@
 
 import click
 
-from ..protocol import Trim
-from .access import Asker, from_whom, pool_argument
-from .output import command_of, json_option, print_json, size, working
+from ..os_errors import size_text
+from ..rpc.protocol import Trim
+from .access import Backend, pool_argument, with_backend
+from .output import command_of, json_option, print_json, working
 
 HELP = """Returns the memory of free buffers to the system, keeping --keep of them, and prints how
 many bytes."""
@@ -16,11 +17,11 @@ many bytes."""
 @click.option("--keep", type=click.IntRange(0), default=0, show_default=True,
               help="Free buffers that keep their memory.")  # fmt: skip
 @json_option
-@from_whom
-def command(ask: Asker, pool: str, keep: int, as_json: bool) -> None:
+@with_backend
+def command(backend: Backend, pool: str, keep: int, as_json: bool) -> None:
     with working(f"trimming {pool}"):
-        freed = ask.call(Trim(pool, keep))
+        freed = backend.call(Trim(pool, keep))
     if as_json:
         print_json({"bytes": freed})
         return
-    click.echo(f"{size(freed)} returned to the system")
+    click.echo(f"{size_text(freed)} returned to the kernel")

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import click
 
-from .. import wire
-from ..answers import PoolStats
-from ..client import Client
-from ..protocol import INTERVAL_MIN, GetStats, Watch
-from .access import Asker, from_whom, pool_argument
+from ..rpc import wire
+from ..rpc.client import Client
+from ..rpc.protocol import INTERVAL_MIN, GetStats, Watch
+from ..rpc.records import PoolStats
+from .access import Backend, pool_argument, with_backend
 from .output import command_of, text
 
 COLUMNS = ("time", "free", "cached", "held", "queued", "members", "allocs/s", "gets/s")
@@ -30,10 +30,14 @@ HEAD_EVERY = 20  # lines
     help="Seconds between two lines.",
 )  # fmt: skip
 @click.option("--count", type=click.IntRange(1), help="Stop after this many lines.")
-@click.option("--json", "as_json", is_flag=True, help="Print each as a line of JSON.")
-@from_whom
-def command(ask: Asker, pool: str, interval: float, count: int | None, as_json: bool) -> None:
-    stream = ask.watch(pool, interval) if isinstance(ask, Client) else _looks(ask, pool, interval)
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each.")
+@with_backend
+def command(backend: Backend, pool: str, interval: float, count: int | None, as_json: bool) -> None:
+    stream = (
+        backend.watch(pool, interval)
+        if isinstance(backend, Client)
+        else _poll(backend, pool, interval)
+    )
     before: PoolStats | None = None
     try:
         for number, stats in enumerate(itertools.islice(stream, count)):
@@ -48,9 +52,9 @@ def command(ask: Asker, pool: str, interval: float, count: int | None, as_json: 
         pass
 
 
-def _looks(ask: Asker, pool: str, interval: float) -> Iterator[PoolStats]:
+def _poll(backend: Backend, pool: str, interval: float) -> Iterator[PoolStats]:
     while True:
-        yield ask.call(GetStats(pool))
+        yield backend.call(GetStats(pool))
         time.sleep(interval)
 
 

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * buffer.c - shmpool.Buffer: one buffer in this process's hands. Exports its bytes and counts the
- * views, so that a view keeps it from being freed or put.
+ * buffer.c - shmpool.Buffer: owns one buffer. Exports its bytes and counts the views: while a view
+ * is live, the buffer can be neither freed nor put.
  */
 #include "hot.h"
 
-static struct buffer_object *spare; /* owns nothing, for the next one: making one takes 10 ns */
+static struct buffer_object *spare; /* a released Buffer to use again: allocating one takes 10 ns */
 
-struct buffer_object *hot_buffer_make(void)
+struct buffer_object *hot_buffer_new(void)
 {
 	struct buffer_object *self = spare;
 	spare = NULL;
@@ -17,13 +17,13 @@ struct buffer_object *hot_buffer_make(void)
 	if (unlikely(!self))
 		return NULL;
 	self->pool = NULL;
-	self->life = HOT_SPENT;
+	self->state = HOT_RELEASED;
 	self->exports = 0;
-	self->whole = false;
+	self->view_room = false;
 	return self;
 }
 
-void hot_buffer_unmake(struct buffer_object *self)
+void hot_buffer_discard(struct buffer_object *self)
 {
 	if (spare)
 		Py_DECREF(self);
@@ -31,36 +31,30 @@ void hot_buffer_unmake(struct buffer_object *self)
 		spare = self;
 }
 
-PyObject *hot_buffer_own(struct buffer_object *self, struct pool_object *pool,
-			 struct shmpool_taken taken)
+PyObject *hot_buffer_fill(struct buffer_object *self, struct pool_object *pool, uint64_t handle,
+			  struct shmpool_extent extent)
 {
 	self->pool = (struct pool_object *)Py_NewRef(pool);
-	self->handle = taken.handle;
-	self->headroom = taken.extent.headroom;
-	self->length = taken.extent.length;
-	self->life = hot_this_life();
+	self->handle = handle;
+	self->headroom = extent.headroom;
+	self->length = extent.length;
+	self->state = hot_process();
 	PyObject_GC_Track(self);
 	return (PyObject *)self;
 }
 
-PyObject *hot_buffer_fail(const struct buffer_object *self, int64_t code, const char *what)
+PyObject *hot_buffer_raise(const struct buffer_object *self, int64_t code, const char *what)
 {
-	PyObject *name = PyObject_GetAttrString((PyObject *)self->pool, "name");
-	if (name)
-		hot_fail(code, "%s: buffer %u of pool %R", what, hot_buffer_index(self), name);
-	Py_XDECREF(name);
-	return NULL;
+	return code == HOT_RAISED ? NULL :
+				    hot_fail_in((PyObject *)self->pool, code, "%s: buffer %u of ",
+						what, hot_buffer_index(self));
 }
 
 int hot_buffer_usable(struct buffer_object *self, const char *what)
 {
 	if (hot_buffer_live(self))
 		return 0;
-	hot_buffer_fail(self,
-			!self->pool->key          ? -EBADF :
-			self->life >= HOT_LEAVING ? -ESTALE :
-						    -ECHILD,
-			what);
+	hot_buffer_raise(self, hot_not_live(self->pool, self->state), what);
 	return -1;
 }
 
@@ -83,24 +77,24 @@ int hot_buffer_movable(struct buffer_object *self, const char *what)
 	return -1;
 }
 
-/* Gives it back to the pool, which is open: 0, or a code. */
-static int give_back(const struct buffer_object *self)
+/* Frees the buffer. The pool is open. 0, or a code. */
+static int free_buffer(const struct buffer_object *self)
 {
-	struct call c;
-	int error = open_key(self->pool->key, &c);
+	struct lookup c;
+	int error = lookup_key(self->pool->key, &c);
 	return likely(!error) ? qmempool_free(c.p, c.m, self->handle) : error;
 }
 
-void hot_buffer_leave(struct buffer_object *self)
+void hot_buffer_free_later(struct buffer_object *self)
 {
-	self->was = self->life;
-	self->life = HOT_LEAVING;
+	self->freed_state = self->state;
+	self->state = HOT_FREED_LATER;
 }
 
 static int buffer_traverse(PyObject *object, visitproc visit, void *arg)
 {
 	Py_VISIT(Py_TYPE(object));
-	Py_VISIT(((struct buffer_object *)object)->pool); /* no tp_clear: the pool's dict has one */
+	Py_VISIT(((struct buffer_object *)object)->pool); /* the pool's dict has a tp_clear */
 	return 0;
 }
 
@@ -110,10 +104,10 @@ static void buffer_dealloc(PyObject *object)
 	PyTypeObject *type = Py_TYPE(object);
 	PyObject_GC_UnTrack(object);
 	if (hot_buffer_live(self))
-		give_back(self);
+		free_buffer(self);
 	struct pool_object *pool = self->pool;
 	self->pool = NULL;
-	self->life = HOT_SPENT;
+	self->state = HOT_RELEASED;
 	if (!spare) {
 		Py_SET_REFCNT(object, 1);
 		spare = self;
@@ -130,7 +124,7 @@ static int buffer_getbuffer(PyObject *object, Py_buffer *view, int flags)
 	view->obj = NULL;
 	if (hot_buffer_usable(self, "view"))
 		return -1;
-	uint64_t size = self->whole ? self->pool->stride - self->headroom : self->length;
+	uint64_t size = self->view_room ? self->pool->stride - self->headroom : self->length;
 	if (PyBuffer_FillInfo(view, object, hot_buffer_bytes(self), (Py_ssize_t)size, 0, flags))
 		return -1;
 	self->exports++;
@@ -144,12 +138,12 @@ static void buffer_releasebuffer(PyObject *object, Py_buffer *view)
 	(void)view;
 	self->exports--;
 	self->pool->exports--;
-	if (likely(self->life != HOT_LEAVING || self->exports))
+	if (likely(self->state != HOT_FREED_LATER || self->exports))
 		return;
-	self->life = self->was;
+	self->state = self->freed_state;
 	if (hot_buffer_live(self))
-		give_back(self);
-	hot_buffer_spend(self);
+		free_buffer(self);
+	hot_buffer_release(self);
 }
 
 static Py_ssize_t buffer_len(PyObject *object)
@@ -164,10 +158,10 @@ static PyObject *buffer_free(PyObject *object, PyObject *unused)
 	(void)unused;
 	if (hot_buffer_movable(self, "free"))
 		return NULL;
-	int error = give_back(self);
+	int error = free_buffer(self);
 	if (unlikely(error))
-		return hot_buffer_fail(self, error, "free");
-	hot_buffer_spend(self);
+		return hot_buffer_raise(self, error, "free");
+	hot_buffer_release(self);
 	Py_RETURN_NONE;
 }
 
@@ -191,11 +185,11 @@ static PyObject *buffer_exit(PyObject *object, PyObject *args)
 		Py_RETURN_NONE; /* put into a queue, or freed, inside the block */
 	if (likely(!PyTuple_GET_SIZE(args) || PyTuple_GET_ITEM(args, 0) == Py_None))
 		return buffer_free(object, NULL);
-	/* An exception in flight stays the one that is raised. */
+	/* A failure to free must not replace the exception that leaves the block. */
 	if (self->exports)
-		hot_buffer_leave(self);
-	else if (!give_back(self))
-		hot_buffer_spend(self);
+		hot_buffer_free_later(self);
+	else if (!free_buffer(self))
+		hot_buffer_release(self);
 	Py_RETURN_NONE;
 }
 
@@ -211,11 +205,16 @@ static PyObject *buffer_repr(PyObject *object)
 
 static PyMethodDef buffer_methods[] = {
 	{ "write", hot_buffer_write, METH_O,
-	  "write($self, payload, /)\n--\n\nCopies any bytes-like object to the start of data and "
-	  "sets length.\n\nReturns the length in bytes. PayloadTooLarge if it does not fit." },
+	  "write($self, payload, /)\n--\n\nCopies a bytes-like object to the start of data and "
+	  "sets "
+	  "length.\n\nReturns the length in bytes.\n\nRaises:\n"
+	  "    PayloadTooLarge: payload has more bytes than data.\n"
+	  "    BufferReleased: this process does not own the buffer any more.\n"
+	  "    PoolClosed: the pool is closed." },
 	{ "free", buffer_free, METH_NOARGS,
-	  "free($self)\n--\n\nGives the buffer back to its pool.\n\nBufferError while a view of "
-	  "it is alive, BufferReleased if it is spent." },
+	  "free($self)\n--\n\nReturns the buffer to its pool; the Buffer is then released.\n\n"
+	  "Raises:\n    BufferInUse: a memoryview or numpy array of it is alive.\n"
+	  "    BufferReleased: it was freed or put before.\n    PoolClosed: the pool is closed." },
 	{ "nack", HOT_FAST(hot_buffer_nack), HOT_NACK_DOC },
 	{ "__reduce__", buffer_reduce, METH_NOARGS, NULL },
 	{ "__enter__", buffer_enter, METH_NOARGS, NULL },
@@ -225,13 +224,15 @@ static PyMethodDef buffer_methods[] = {
 
 static PyType_Slot buffer_slots[] = {
 	{ Py_tp_doc,
-	  "One buffer of a pool, in this process's hands.\n\n"
-	  "Made by Pool.alloc and AlfQueue.get. It ends when it is freed, put into a\n"
-	  "queue, or dropped; any later use is BufferReleased, and so is one while its put\n"
-	  "waits. It exports its bytes (bytes(buf), memoryview(buf),\n"
-	  "numpy.frombuffer(buf)); while such a view is alive the buffer can be neither\n"
-	  "freed nor put. A with block that an exception leaves frees it with its last view.\n"
-	  "Any thread of the process may use it, one at a time; a forked child may not." },
+	  "One buffer of a pool, owned by this process.\n\n"
+	  "Pool.alloc and AlfQueue.get return one. It is released when it is freed, put into a\n"
+	  "queue, or garbage-collected; any later use raises BufferReleased, and so does any use\n"
+	  "while a put of it waits. It exports its bytes: bytes(buf), memoryview(buf),\n"
+	  "numpy.frombuffer(buf). While such a view is alive the buffer can be neither freed nor\n"
+	  "put. At the end of a with block the buffer is freed. If an exception leaves the block\n"
+	  "and views are alive, it is freed with the last of them.\n\n"
+	  "Any thread of the process may use a Buffer, one thread at a time. A forked child may\n"
+	  "not: it gets BufferReleased." },
 	{ Py_tp_dealloc, buffer_dealloc },
 	{ Py_tp_traverse, buffer_traverse },
 	{ Py_tp_repr, buffer_repr },

@@ -5,30 +5,29 @@
  */
 #include "payload.h"
 
-#define RECV_MAX 256          /* payloads of one claim */
-#define RECV_BYTES (16 << 20) /* of one call, after which it claims no more */
-#define AHEAD 8               /* payloads whose lines are on their way while one is copied */
-#define FREE_BYTES                                                                                 \
-	(64u << 10) /* copied out before their buffers are freed: warm for the producers */
+#define RECV_MAX 256           /* payloads of one claim */
+#define RECV_BYTES (16 << 20)  /* a call that has copied so many claims no more */
+#define AHEAD 8                /* payloads prefetched while one is copied */
+#define FREE_BYTES (64u << 10) /* copied before buffers are freed: they are in the caches still */
 
-/* Payloads that are being sent, and what keeps their bytes where they are. */
+/* Payloads that are being sent, and the references that keep their bytes in place. */
 struct outgoing {
 	PyObject *items; /* a tuple */
 	struct shmpool_slice *slice;
-	Py_buffer *view; /* of what is not bytes, if anything */
+	Py_buffer *view; /* of those that are not bytes; NULL if all are */
 };
 
 static void outgoing_release(struct outgoing *out)
 {
 	Py_ssize_t n = out->view ? PyTuple_GET_SIZE(out->items) : 0;
 	for (Py_ssize_t i = 0; i < n; i++)
-		PyBuffer_Release(&out->view[i]); /* nothing where none was got */
+		PyBuffer_Release(&out->view[i]); /* a zeroed view is ignored */
 	PyMem_Free(out->view);
 	PyMem_Free(out->slice);
 	Py_XDECREF(out->items);
 }
 
-/* 0, or -1 with an exception. */
+/* Collects the payloads. 0, or -1 with an exception. May run Python code. */
 static int outgoing_open(struct outgoing *out, PyObject *payloads)
 {
 	*out = (struct outgoing) { .items = PySequence_Tuple(payloads) };
@@ -63,41 +62,43 @@ undo:
 
 PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
+	struct queue_object *self = (struct queue_object *)object;
 	struct outgoing out;
 	struct hot_arguments given;
 	PyObject *done = NULL;
-	int64_t deadline, code = 0;
-	size_t sent = 0;
+	int64_t code = 0;
 	if (hot_parse("send_many", "payloads", args, n, names, &given) ||
-	    (deadline = hot_deadline(given.timeout)) < 0 || outgoing_open(&out, given.item))
+	    outgoing_open(&out, given.item))
 		return NULL;
-	size_t total = (size_t)PyTuple_GET_SIZE(out.items);
-	struct pool_object *pool = ((struct queue_object *)object)->pool;
-	while (sent < total && (code >= 0 || hot_goes_on(pool, deadline, &code))) {
-		uint64_t key = hot_queue_key((struct queue_object *)object);
-		HOT_UNLOCKED(key, code,
-			     shmpool_send_many_wait(key, out.slice + sent, total - sent, deadline));
-		sent += code > 0 ? (size_t)code : 0;
+	const Py_ssize_t total = PyTuple_GET_SIZE(out.items);
+	struct hot_wait wait = { .operation = HOT_SEND,
+				 .pool = self->pool,
+				 .queue = self,
+				 .slices = out.slice,
+				 .n = (size_t)total,
+				 .timeout = given.timeout };
+	while (wait.n && (code = hot_wait(&wait, -EINPROGRESS)) > 0) {
+		wait.slices += code;
+		wait.n -= (size_t)code;
 	}
-	if (likely(sent == total))
+	if (likely(!wait.n))
 		done = Py_NewRef(Py_None);
-	else if (!PyErr_Occurred())
-		done = PyObject_CallMethod(object, "_send_many_failed", "LnO", (long long)code,
-					   (Py_ssize_t)sent, out.items);
+	else
+		hot_queue_raise(self, code, out.items, total - (Py_ssize_t)wait.n);
 	outgoing_release(&out);
 	return done;
 }
 
-/* Puts the payloads of n buffers just got into the list from its entry at on, and frees the
- * buffers. How many bytes, or -1 with an exception. */
+/* Stores the payloads of n buffers just taken in the list, from entry at on, and frees the buffers.
+ * Returns their bytes, or -1 with an exception. */
 static Py_ssize_t add_payloads(struct queue_object *self, PyObject *list, Py_ssize_t at,
 			       const uint64_t *handle, Py_ssize_t n)
 {
-	struct call c;
+	struct lookup c;
 	Py_ssize_t freed = 0, total = 0, kept = 0;
-	int error = open_key(self->pool->key, &c);
-	if (unlikely(error)) { /* closed meanwhile: they were given back */
-		hot_fail(error, "recv_many");
+	int error = lookup_key(self->pool->key, &c);
+	if (unlikely(error)) { /* another thread closed the pool, which freed the buffers */
+		hot_queue_raise(self, error, NULL, 0);
 		return -1;
 	}
 	for (Py_ssize_t i = 0; i < n; i++) {
@@ -105,7 +106,7 @@ static Py_ssize_t add_payloads(struct queue_object *self, PyObject *list, Py_ssi
 			__builtin_prefetch(
 				segment_data(&c.p->segment, handle_index(handle[i + AHEAD])) +
 				c.p->segment.geometry.headroom);
-		PyObject *bytes = payload_bytes(c.p, handle[i], extent_of(c.p, handle[i]));
+		PyObject *bytes = payload_bytes(c.p, handle[i]);
 		if (unlikely(!bytes)) {
 			total = -1;
 			break;
@@ -122,13 +123,13 @@ static Py_ssize_t add_payloads(struct queue_object *self, PyObject *list, Py_ssi
 	return total;
 }
 
-/* How many, 1 to PY_SSIZE_T_MAX; -1 with an exception. */
+/* Reads the argument n: 1 to PY_SSIZE_T_MAX; -1 with an exception. */
 static Py_ssize_t count_of(PyObject *n)
 {
 	PyObject *number = hot_int(n, "n");
 	if (!number)
 		return -1;
-	Py_ssize_t most = PyNumber_AsSsize_t(number, NULL); /* the nearest, if it is beyond */
+	Py_ssize_t most = PyNumber_AsSsize_t(number, NULL); /* clamps what is out of range */
 	Py_DECREF(number);
 	if (most >= 1)
 		return most;
@@ -136,35 +137,27 @@ static Py_ssize_t count_of(PyObject *n)
 	return -1;
 }
 
-/* Up to most handles, at once if there are some, else waited for: how many, a code, or HOT_RAISED.
- *  */
-static int64_t get_first(struct queue_object *self, uint64_t *handle, size_t most,
-			 PyObject *timeout)
+/* Takes up to most buffers, and waits for the first. How many, a code, or HOT_RAISED. */
+static int64_t get_first(struct queue_object *self, uint64_t *handle, size_t most, double timeout)
 {
-	int64_t deadline, got = shmpool_get_many(hot_queue_key(self), handle, most);
-	if (likely(got != -EAGAIN && !hot_stuck(got)))
-		return got;
-	if ((deadline = hot_deadline(timeout)) < 0)
-		return HOT_RAISED;
-	while (deadline || hot_stuck(got)) {
-		uint64_t key = hot_queue_key(self);
-		HOT_UNLOCKED(key, got, shmpool_get_many_wait(key, handle, most, deadline));
-		if (!hot_goes_on(self->pool, deadline, &got))
-			break;
-	}
-	return got == -EINTR ? HOT_RAISED : got;
+	struct hot_wait wait = { .operation = HOT_GET,
+				 .pool = self->pool,
+				 .queue = self,
+				 .handles = handle,
+				 .n = most,
+				 .timeout = timeout };
+	return hot_wait(&wait, shmpool_get_many(hot_queue_key(self), handle, most));
 }
 
-/* The most payloads of one claim: RECV_BYTES of them at most, but one. */
+/* The most payloads that one claim takes: at most RECV_BYTES, at least one. */
 static Py_ssize_t claim_most(const struct pool_object *pool)
 {
 	uint64_t n = pool->stride ? RECV_BYTES / pool->stride : 1;
 	return n > RECV_MAX ? RECV_MAX : n ? (Py_ssize_t)n : 1;
 }
 
-/* Takes no more than was there when it was called, or than its first claim, so that producers who
- * keep up do not keep it; nor more than RECV_BYTES and a claim, so that signals and other threads
- * get in. */
+/* Takes at most what was in the queue at the start (at least one claim), so that it ends although
+ * producers go on; and stops at RECV_BYTES, so that signal handlers and other threads run. */
 PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
 	struct queue_object *self = (struct queue_object *)object;
@@ -174,13 +167,13 @@ PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 	if (hot_parse("recv_many", "n", args, n, names, &given) ||
 	    (most = count_of(given.item)) < 0)
 		return NULL;
-	hot_tend(self->pool);
+	hot_recover_if_due(self->pool);
 	const Py_ssize_t claim = self->pool ? claim_most(self->pool) : 1;
 	const int64_t there = shmpool_queue_count(hot_queue_key(self));
 	const Py_ssize_t bound = there > 0 ? (Py_ssize_t)there : claim;
 	if (most > bound)
 		most = bound;
-	PyObject *list = PyList_New(most); /* before anything is taken: it may run Python code */
+	PyObject *list = PyList_New(most); /* may run Python code: before anything is taken */
 	if (!list)
 		return NULL;
 	int64_t got = get_first(self, handle, (size_t)(most < claim ? most : claim), given.timeout);
@@ -201,5 +194,5 @@ PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 	if (likely(done && (done == most || !PyList_SetSlice(list, done, most, NULL))))
 		return list;
 	Py_DECREF(list);
-	return done || got == HOT_RAISED ? NULL : hot_queue_fail(self, got, true);
+	return done ? NULL : hot_queue_raise(self, got, NULL, 0);
 }

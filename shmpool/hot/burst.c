@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * burst.c - the base of shmpool.Burst: owns 1..n buffers.
+ * burst.c - the base of shmpool.Burst: owns 1 to n buffers.
  *
- * It is made empty, with room for the handles, and then filled (moves.c). burst[i] makes a Buffer
- * that owns that one from then on, and that the burst keeps: an element. What is no element is
- * freed with the burst.
+ * A burst is allocated empty, with room for the handles, and then filled (moves.c). burst[i]
+ * returns a Buffer, the element i. From then on the element owns that buffer, and the burst refers
+ * to the element. The burst frees the buffers that have no element.
  */
 #include "burst.h"
 
@@ -19,7 +19,7 @@ static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *named)
 	if (!self)
 		return NULL;
 	self->pool = (struct pool_object *)Py_NewRef(pool);
-	self->life = HOT_SPENT;
+	self->state = HOT_RELEASED;
 	self->room = room;
 	self->handle = PyMem_New(uint64_t, room);
 	if (self->handle)
@@ -28,28 +28,15 @@ static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *named)
 	return PyErr_NoMemory();
 }
 
-static PyObject *burst_fail(const struct burst_object *self, int64_t code, const char *what)
-{
-	PyObject *name = PyObject_GetAttrString((PyObject *)self->pool, "name");
-	if (name)
-		hot_fail(code, "%s of pool %R", what, name);
-	Py_XDECREF(name);
-	return NULL;
-}
-
 int burst_usable(const struct burst_object *self)
 {
 	if (likely(burst_live(self)))
 		return 0;
-	burst_fail(self,
-		   !self->pool->key          ? -EBADF :
-		   self->life >= HOT_LEAVING ? -ESTALE :
-					       -ECHILD,
-		   "a burst");
+	hot_fail_in((PyObject *)self->pool, hot_not_live(self->pool, self->state), "a burst of ");
 	return -1;
 }
 
-int64_t burst_handles(const struct burst_object *self, const char *what, const uint64_t **handle,
+int64_t burst_handles(const struct burst_object *self, const char *what, uint64_t **handle,
 		      uint64_t **mine)
 {
 	uint32_t n = 0;
@@ -58,7 +45,7 @@ int64_t burst_handles(const struct burst_object *self, const char *what, const u
 	if (likely(!self->element))
 		return self->n;
 	for (uint32_t i = 0; i < self->n; i++)
-		if (burst_part(self, i) && self->element[i]->exports) {
+		if (burst_has_element(self, i) && self->element[i]->exports) {
 			hot_buffer_in_use(self->element[i], what);
 			return -1;
 		}
@@ -68,20 +55,21 @@ int64_t burst_handles(const struct burst_object *self, const char *what, const u
 		return -1;
 	}
 	for (uint32_t i = 0; i < self->n; i++)
-		if (!self->element[i] || burst_part(self, i))
+		if (!self->element[i] || burst_has_element(self, i))
 			(*mine)[n++] = self->handle[i];
 	return n;
 }
 
-void burst_becomes(struct burst_object *self, uint32_t life)
+void burst_set_state(struct burst_object *self, uint32_t state)
 {
 	for (uint32_t i = 0; self->element && i < self->n; i++)
-		if (burst_part(self, i))
-			self->element[i]->life = life;
-	self->life = life;
+		if (burst_has_element(self, i))
+			self->element[i]->state = state;
+	self->state = state;
 }
 
-/* Lets go of the handles and of the elements, which own what is still theirs. */
+/* Drops the handles and the references to the elements. An element goes on owning its buffer if it
+ * is live. */
 static void burst_clear(struct burst_object *self)
 {
 	struct buffer_object **element = self->element;
@@ -95,9 +83,9 @@ static void burst_clear(struct burst_object *self)
 	PyMem_Free(element);
 }
 
-void burst_spend(struct burst_object *self)
+void burst_release(struct burst_object *self)
 {
-	burst_becomes(self, HOT_SPENT);
+	burst_set_state(self, HOT_RELEASED);
 	burst_clear(self);
 }
 
@@ -105,7 +93,7 @@ static int burst_traverse(PyObject *object, visitproc visit, void *arg)
 {
 	struct burst_object *self = (struct burst_object *)object;
 	Py_VISIT(Py_TYPE(object));
-	Py_VISIT(self->pool); /* no tp_clear: the pool's dict has one */
+	Py_VISIT(self->pool); /* the pool's dict has a tp_clear */
 	for (uint32_t i = 0; self->element && i < self->n; i++)
 		Py_VISIT(self->element[i]);
 	return 0;
@@ -120,7 +108,7 @@ static void burst_dealloc(PyObject *object)
 		for (end = i; end < self->n && !(self->element && self->element[end]);)
 			end++;
 		if (end > i && shmpool_free_many(self->pool->key, self->handle + i, end - i) < 0)
-			for (; i < end; i++) /* one is none of ours: the others are */
+			for (; i < end; i++) /* refused because of one: free the others */
 				shmpool_free_many(self->pool->key, self->handle + i, 1);
 	}
 	burst_clear(self);
@@ -129,18 +117,17 @@ static void burst_dealloc(PyObject *object)
 	Py_DECREF(type);
 }
 
-/* Frees what is in the burst: 0, a code, or HOT_RAISED. */
+/* Frees the buffers in the burst. 0, a code, or HOT_RAISED. */
 static int64_t free_all(struct burst_object *self)
 {
-	const uint64_t *handle;
-	uint64_t *mine;
+	uint64_t *handle, *mine;
 	int64_t code, n = burst_handles(self, "free", &handle, &mine);
 	if (n < 0)
 		return HOT_RAISED;
 	code = shmpool_free_many(self->pool->key, handle, (size_t)n);
 	PyMem_Free(mine);
 	if (likely(!code))
-		burst_spend(self);
+		burst_release(self);
 	return code;
 }
 
@@ -153,14 +140,13 @@ static PyObject *burst_free(PyObject *object, PyObject *unused)
 	int64_t code = free_all(self);
 	if (likely(!code))
 		Py_RETURN_NONE;
-	return code == HOT_RAISED ? NULL : burst_fail(self, code, "burst");
+	return code == HOT_RAISED ? NULL : hot_fail_in((PyObject *)self->pool, code, "burst of ");
 }
 
-/* Raises BufferInUse if a view of one is alive. */
-static PyObject *burst_movable(PyObject *object, PyObject *what)
+/* Raises what would keep the burst from the call what: BufferInUse, or it is not live. */
+static PyObject *burst_check_movable(PyObject *object, PyObject *what)
 {
-	const uint64_t *handle;
-	uint64_t *mine;
+	uint64_t *handle, *mine;
 	const char *name = PyUnicode_AsUTF8(what);
 	if (!name || burst_usable((struct burst_object *)object) ||
 	    burst_handles((struct burst_object *)object, name, &handle, &mine) < 0)
@@ -182,11 +168,11 @@ static PyObject *burst_exit(PyObject *object, PyObject *args)
 		Py_RETURN_NONE;
 	if (likely(!PyTuple_GET_SIZE(args) || PyTuple_GET_ITEM(args, 0) == Py_None))
 		return burst_free(object, NULL);
-	/* An exception in flight stays the one that is raised: what has views goes home with the
-	 * last. */
+	/* A failure to free must not replace the exception that leaves the block. Buffers with
+	 * views are freed with the last view. */
 	for (uint32_t i = 0; self->element && i < self->n; i++)
-		if (burst_part(self, i) && self->element[i]->exports)
-			hot_buffer_leave(self->element[i]);
+		if (burst_has_element(self, i) && self->element[i]->exports)
+			hot_buffer_free_later(self->element[i]);
 	if (free_all(self) == HOT_RAISED)
 		PyErr_Clear();
 	Py_RETURN_NONE;
@@ -198,25 +184,22 @@ static Py_ssize_t burst_len(PyObject *object)
 	return burst_usable(self) ? -1 : (Py_ssize_t)self->n;
 }
 
-/* The element at i, which is in range. */
+/* Makes buffer the element i, which is in range and has no element yet. A new reference, or NULL
+ * with an exception. */
 static PyObject *burst_element(struct burst_object *self, uint32_t i, struct buffer_object *buffer)
 {
-	struct call c;
-	struct shmpool_taken taken = { .handle = self->handle[i] };
-	int error = open_key(self->pool->key, &c);
+	struct lookup c;
+	const uint64_t handle = self->handle[i];
+	int error = lookup_key(self->pool->key, &c);
 	if (!error)
-		error = qmempool_check(c.p, c.m, taken.handle);
-	if (error) {
-		PyObject *name = PyObject_GetAttrString((PyObject *)self->pool, "name");
-		if (name)
-			hot_fail(error, "buffer %u of pool %R", handle_index(taken.handle), name);
-		Py_XDECREF(name);
-		return NULL;
-	}
+		error = qmempool_check(c.p, c.m, handle);
+	if (error)
+		return hot_fail_in((PyObject *)self->pool, error, "buffer %u of ",
+				   handle_index(handle));
 	if (!self->element && !(self->element = PyMem_Calloc(self->n, sizeof(*self->element))))
 		return PyErr_NoMemory();
-	taken.extent = extent_of(c.p, taken.handle);
-	self->element[i] = (struct buffer_object *)hot_buffer_own(buffer, self->pool, taken);
+	self->element[i] = (struct buffer_object *)hot_buffer_fill(buffer, self->pool, handle,
+								   header_extent(c.p, handle));
 	return Py_NewRef(self->element[i]);
 }
 
@@ -224,8 +207,8 @@ static PyObject *burst_subscript(PyObject *object, PyObject *index)
 {
 	struct burst_object *self = (struct burst_object *)object;
 	PyObject *number = hot_int(index, "burst index"), *element = NULL;
-	struct buffer_object *buffer =
-		number ? hot_buffer_make() : NULL; /* both may run Python code */
+	/* Both calls may run Python code. */
+	struct buffer_object *buffer = number ? hot_buffer_new() : NULL;
 	if (!buffer || burst_usable(self))
 		goto undo;
 	Py_ssize_t given = PyNumber_AsSsize_t(number, NULL), n = (Py_ssize_t)self->n;
@@ -241,7 +224,7 @@ static PyObject *burst_subscript(PyObject *object, PyObject *index)
 undo:
 	Py_XDECREF(number);
 	if (buffer)
-		hot_buffer_unmake(buffer);
+		hot_buffer_discard(buffer);
 	return element;
 }
 
@@ -268,9 +251,10 @@ static PyObject *burst_get_pool(PyObject *object, void *unused)
 
 static PyMethodDef burst_methods[] = {
 	{ "free", burst_free, METH_NOARGS,
-	  "free($self)\n--\n\nGives every buffer back to the pool. BufferInUse while a view of one "
-	  "is alive." },
-	{ "_movable", burst_movable, METH_O, NULL },
+	  "free($self)\n--\n\nReturns every buffer to the pool; the Burst is then released.\n\n"
+	  "Raises:\n    BufferInUse: a view of one of the buffers is alive; none was freed.\n"
+	  "    BufferReleased: it was freed or put before.\n    PoolClosed: the pool is closed." },
+	{ "_check_movable", burst_check_movable, METH_O, NULL },
 	{ "_alloc", burst_alloc, METH_O, NULL },
 	{ "_get", burst_get, METH_VARARGS, NULL },
 	{ "_put", burst_put, METH_VARARGS, NULL },
@@ -286,7 +270,7 @@ static PyMethodDef burst_methods[] = {
 };
 
 static PyGetSetDef burst_getset[] = {
-	{ "pool", burst_get_pool, NULL, "The pool that its buffers are of.", NULL },
+	{ "pool", burst_get_pool, NULL, "The pool that the buffers belong to.", NULL },
 	{ NULL, NULL, NULL, NULL, NULL },
 };
 

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * columns.c - the base of shmpool.Burst: a field of every buffer, to and from arrays. Codes are
- * Python's to explain.
+ * columns.c - the base of shmpool.Burst: copies a field of every buffer to and from arrays. Returns
+ * codes: Python words the exceptions (burst.py).
  */
 #include "burst.h"
 
-/* The array's bytes, of which the burst, which is usable, needs as many as it has buffers times
- * each. 0, or -1 with an exception. To be released only where it is 0. */
+/* Opens the array's bytes. There must be as many as each, in bytes, times n, or times the buffers
+ * of the burst if n is 0. 0, or -1 with an exception; the caller releases the view after 0. */
 static int array_of(const struct burst_object *self, PyObject *array, int flags, uint64_t n,
 		    uint64_t each, Py_buffer *view)
 {
 	if (PyObject_GetBuffer(array, view, flags))
 		return -1;
-	if (!burst_usable(self)) { /* now: that may have run Python code */
+	if (!burst_usable(self)) { /* after the exporter's code */
 		unsigned __int128 need = (unsigned __int128)each * (n ? n : self->n);
 		if (need == (unsigned __int128)view->len)
 			return 0;
@@ -45,11 +45,11 @@ PyObject *burst_lengths(PyObject *object, PyObject *out)
 	return PyLong_FromLongLong(code);
 }
 
-/* An element's own copy follows the header. */
+/* Updates an element's own copy of its length. */
 static void element_length(struct buffer_object *element, uint32_t length)
 {
 	uint64_t room = element->pool->stride - element->headroom;
-	element->length = length <= room ? length : 0; /* only a corrupted head room made it fit */
+	element->length = length <= room ? length : 0; /* it fits a corrupted headroom only */
 }
 
 PyObject *burst_set_lengths(PyObject *object, PyObject *args)
@@ -64,7 +64,7 @@ PyObject *burst_set_lengths(PyObject *object, PyObject *args)
 	const uint32_t *length = view.buf;
 	int64_t code = shmpool_set_lengths(self->pool->key, self->handle, self->n, length, !one);
 	for (uint32_t i = 0; code >= 0 && self->element && i < self->n; i++)
-		if (burst_part(self, i))
+		if (burst_has_element(self, i))
 			element_length(self->element[i], load_relaxed(&length[one ? 0 : i]));
 	PyBuffer_Release(&view);
 	return PyLong_FromLongLong(code);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * fields.c - what a shmpool.Buffer says of itself, and what can be set: its length, head room,
- * bytes, and the fields of its header.
+ * fields.c - attributes of shmpool.Buffer: its views, length, headroom, and the fields of its
+ * header.
  *
- * What leads to bytes, head room and length, is the object's own copy and never read from the
- * segment again. Setters turn their value into a number first, which may run Python code, and look
- * at the buffer then.
+ * headroom and length say where the bytes are, so they are the object's own copies and are never
+ * read from the segment again. A setter converts its value first, which may run Python code, and
+ * checks the Buffer afterwards.
  */
 #include "hot.h"
 
@@ -14,24 +14,24 @@ static uint64_t room_of(const struct buffer_object *self)
 	return self->pool->stride - self->headroom;
 }
 
-/* The header of a buffer in hand: 0, or a code. */
+/* Finds the header of a buffer that the caller owns. 0, or a code. */
 static int header_of(const struct buffer_object *self, struct buffer **b)
 {
-	struct call c;
-	int error = open_key(self->pool->key, &c);
+	struct lookup c;
+	int error = lookup_key(self->pool->key, &c);
 	if (likely(!error))
 		error = qmempool_check(c.p, c.m, self->handle);
 	if (likely(!error))
-		*b = qmempool_buffer(c.p, hot_buffer_index(self));
+		*b = pool_buffer(c.p, hot_buffer_index(self));
 	return error;
 }
 
-static PyObject *buffer_view(PyObject *object, void *whole)
+static PyObject *buffer_view(PyObject *object, void *room)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
-	self->whole = whole;
+	self->view_room = room;
 	PyObject *view = PyMemoryView_FromObject(object);
-	self->whole = false;
+	self->view_room = false;
 	return view;
 }
 
@@ -55,11 +55,11 @@ static inline int set_length(struct buffer_object *self, uint64_t length)
 	return 0;
 }
 
-/* After set_length(): -1 with an exception. Takes over the reference to the length. */
+/* Raises what set_length() returned. Steals the reference to length. Returns -1. */
 static int length_refused(struct buffer_object *self, int error, PyObject *length)
 {
 	if (error != -EMSGSIZE)
-		hot_buffer_fail(self, error, "length");
+		hot_buffer_raise(self, error, "length");
 	else if (length)
 		hot_fail(error, "length is %R bytes; the buffer has room for %llu", length,
 			 (unsigned long long)room_of(self));
@@ -78,7 +78,7 @@ static int buffer_set_length(PyObject *object, PyObject *value, void *unused)
 	PyObject *number = hot_int(value, "length");
 	if (!number)
 		return -1;
-	Py_ssize_t length = PyNumber_AsSsize_t(number, NULL); /* the nearest, if it is beyond */
+	Py_ssize_t length = PyNumber_AsSsize_t(number, NULL); /* clamps what is out of range */
 	int error = hot_buffer_usable(self, "length");
 	if (!error && length < 0) {
 		hot_fail(-EDOM, "length is %R bytes; it cannot be negative", number);
@@ -96,7 +96,7 @@ PyObject *hot_buffer_write(PyObject *object, PyObject *payload)
 	Py_buffer from;
 	if (PyObject_GetBuffer(payload, &from, PyBUF_SIMPLE))
 		return NULL;
-	int error = hot_buffer_usable(self, "write"); /* now: that may have run Python code */
+	int error = hot_buffer_usable(self, "write"); /* after the exporter's code */
 	if (likely(!error)) {
 		error = set_length(self, (uint64_t)from.len);
 		if (likely(!error))
@@ -116,8 +116,8 @@ static PyObject *buffer_get_headroom(PyObject *object, void *unused)
 						     PyLong_FromUnsignedLongLong(self->headroom);
 }
 
-/* The number in value, UINT64_MAX for any that is negative or larger, in *number. 0, or -1 with an
- * exception. */
+/* Stores the value as a number in *number, UINT64_MAX for one that is negative or larger. 0, or -1
+ * with an exception. */
 static int unsigned_of(PyObject *value, const char *name, uint64_t *number)
 {
 	if (!value) {
@@ -152,7 +152,7 @@ static int buffer_set_headroom(PyObject *object, PyObject *value, void *unused)
 		return out_of_range("headroom", value, self->pool->stride - self->length);
 	int error = header_of(self, &b);
 	if (error) {
-		hot_buffer_fail(self, error, "headroom");
+		hot_buffer_raise(self, error, "headroom");
 		return -1;
 	}
 	store_relaxed(&b->headroom, (uint32_t)number);
@@ -172,7 +172,7 @@ static PyObject *buffer_get_field(PyObject *object, void *field)
 	if (hot_buffer_usable(self, "header"))
 		return NULL;
 	int64_t value = shmpool_field(field_key(self), (int)(intptr_t)field);
-	return value < 0 ? hot_buffer_fail(self, value, "header") : PyLong_FromLongLong(value);
+	return value < 0 ? hot_buffer_raise(self, value, "header") : PyLong_FromLongLong(value);
 }
 
 static int buffer_set_field(PyObject *object, PyObject *value, void *field)
@@ -188,7 +188,7 @@ static int buffer_set_field(PyObject *object, PyObject *value, void *field)
 		return out_of_range(name, value, most);
 	int64_t error = shmpool_set_field(field_key(self), (int)(intptr_t)field, number);
 	if (error)
-		hot_buffer_fail(self, error, name);
+		hot_buffer_raise(self, error, name);
 	return error ? -1 : 0;
 }
 
@@ -213,26 +213,31 @@ static PyObject *buffer_get_released(PyObject *object, void *unused)
 }
 
 PyGetSetDef hot_buffer_getset[] = {
-	{ "data", buffer_view, NULL, "The room for data, a writable memoryview.", (void *)1 },
-	{ "view", buffer_view, NULL, "data[:length], a writable memoryview.", NULL },
-	{ "length", buffer_get_length, buffer_set_length, "Bytes in use.", NULL },
+	{ "data", buffer_view, NULL, "All bytes behind headroom: a writable memoryview.",
+	  (void *)1 },
+	{ "view", buffer_view, NULL, "data[:length]: a writable memoryview.", NULL },
+	{ "length", buffer_get_length, buffer_set_length,
+	  "Bytes in use. PayloadTooLarge if set to more than data has.", NULL },
 	{ "index", buffer_get_index, NULL, "The buffer's number in its pool.", NULL },
-	{ "pool", buffer_get_pool, NULL, "The pool it belongs to.", NULL },
-	{ "released", buffer_get_released, NULL, "Whether it was freed or put.", NULL },
-	{ "headroom", buffer_get_headroom, buffer_set_headroom, "Bytes before data.", NULL },
-	{ "mark", buffer_get_field, buffer_set_field, "32 bits for the user.",
+	{ "pool", buffer_get_pool, NULL, "The pool that the buffer belongs to.", NULL },
+	{ "released", buffer_get_released, NULL,
+	  "True if it was freed or put, or its pool was closed.", NULL },
+	{ "headroom", buffer_get_headroom, buffer_set_headroom,
+	  "Bytes left free before data. Setting it moves data, not its bytes.", NULL },
+	{ "mark", buffer_get_field, buffer_set_field, "32 bits for the application.",
 	  (void *)SHMPOOL_MARK },
-	{ "flow_hash", buffer_get_field, buffer_set_field, "32 bits, the packet's flow.",
+	{ "flow_hash", buffer_get_field, buffer_set_field, "32 bits: a hash of the packet's flow.",
 	  (void *)SHMPOOL_FLOW_HASH },
-	{ "timestamp", buffer_get_field, buffer_set_field, "ns, on the user's clock.",
-	  (void *)SHMPOOL_TIMESTAMP },
-	{ "queue_number", buffer_get_field, NULL, "The queue it came from, 0 for none.",
-	  (void *)SHMPOOL_QUEUE },
+	{ "timestamp", buffer_get_field, buffer_set_field,
+	  "Nanoseconds, on the application's clock.", (void *)SHMPOOL_TIMESTAMP },
+	{ "queue_number", buffer_get_field, NULL,
+	  "Number of the queue that it was got from, 0 for none.", (void *)SHMPOOL_QUEUE },
 	{ "redelivered", buffer_get_field, NULL,
-	  "Times it was put back: its consumer died, or called nack().",
+	  "Times that it was returned to a queue: a consumer died, or called nack().",
 	  (void *)SHMPOOL_REDELIVERED },
 	{ "origin_number", buffer_get_field, NULL,
-	  "The queue from which it became a dead letter, 0 for none.", (void *)SHMPOOL_ORIGIN },
+	  "Number of the queue from which it became a dead letter, 0 for none.",
+	  (void *)SHMPOOL_ORIGIN },
 	{ "generation", buffer_get_field, NULL, "Changes whenever the buffer is freed.",
 	  (void *)SHMPOOL_GENERATION },
 	{ NULL, NULL, NULL, NULL, NULL },

@@ -1,23 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * hot.h - what Python holds, as C types: the mapping of a pool, Buffer, and the bases of Pool,
- * AlfQueue and Burst. Compiled into shmpool._native beside the cffi functions, with the same core
- * under it.
+ * hot.h - the C types that Python programs hold: Buffer, and the bases of Pool, AlfQueue, Burst and
+ * Segment. They are the module shmpool._hot.
  *
- * What is in here: every call that takes buffers or gives them away, and the end of the mapping.
- * Python runs a signal handler between any two bytecodes, and the handler may raise. So one C call
- * both does a thing and records it in the object that owns it:
+ * Two ways lead from Python into the core. Methods of these types call it directly
+ * (native/binding.h): whatever takes buffers or gives them away, which is called once per packet or
+ * per burst, and whatever opens or ends a mapping. Everything else creates, describes, counts or
+ * recovers; it goes through cffi (native/shmpool.h, called as lib.shmpool_... in shmpool/). There
+ * are two reasons to have C types at all. Speed: a cffi call with two arguments and the Python
+ * method around it cost 85 to 135 ns, a method here 20 to 30. Safety: Python runs a signal handler
+ * between any two bytecodes, and the handler may raise. So one C call both does a thing and records
+ * it in the object that owns it:
  *
- *     take      the object is made, with room for the handles, before anything is taken
- *     give      the object is marked released in the call that gives
- *     wait      handlers run inside the loop of the wait (hot_goes_on), when nothing is taken and not recorded
- *     close     the exports are checked, the pool is closed, unmapped and its file closed in one call
+ *     take      the object is allocated before the buffers are taken, with room for their handles
+ *     give      the call that gives the buffers away marks the object released
+ *     wait      handlers run between two blocking calls (waiting.c), when nothing is half done
+ *     close     one call checks for views, closes the pool, unmaps it and closes its file
  *
- * What only describes things or raises exceptions is Python's: a code goes to the method _fail,
- * _put_failed, ... of the object, or to what turns codes into exceptions (hot_fail).
+ * A call has three steps: the arguments (arguments.c), one attempt with the interpreter's lock
+ * held, and the wait (waiting.c) if the attempt did not settle the matter. Then it returns, or
+ * raises (raising.c). Decision: docs/decisions/0003-hot-calls.md.
  *
- * Why not cffi for these: docs/decisions/0003-hot-calls.md. Thread safety: the interpreter's lock.
- * Where a call releases it, the call is counted from before to after (local.h): HOT_UNLOCKED.
+ * Thread safety: the interpreter's lock. A call that releases it is counted (native/opening.h), so
+ * that no other thread unmaps the pool meanwhile.
  */
 #ifndef SHMPOOL_HOT_H
 #define SHMPOOL_HOT_H
@@ -28,119 +33,111 @@
 #error "shmpool's C types rely on the interpreter's lock: no free-threaded Python"
 #endif
 
-#include "call.h"
+#include "binding.h"
 #include "copy.h"
+#include "lookup.h"
 
-/* A pool's file in this process: its descriptor, its mapping, and the number of its opening. */
+/* A pool's file in this process: its descriptor, its mapping, and the number of the opened pool. */
 struct segment_object {
-	PyObject_HEAD int fd; /* -1 for none */
-	uint32_t number;      /* of the opening, 0 for none */
-	bool read_only;       /* its mapping: the opening has no token and no members */
-	char *base;           /* NULL while it is not mapped */
-	uint64_t size;
+	PyObject_HEAD
+	int fd;          /* -1 for none */
+	uint32_t number; /* of the opened pool, 0 for none */
+	bool read_only;  /* mapped for reading: the opened pool has no token and no members */
+	char *base;      /* NULL while it is not mapped */
+	uint64_t size;   /* bytes */
 	uint64_t device, inode; /* of the mapped file */
-	/* Of a file that is being made: its name, and what keeps others from removing it
-	 * (shmpool_hold), in the process of that life. */
+	/* A file that is being created: its temporary name, and the page that keeps others from
+	 * removing it (shmpool_hold). Valid in the process that created it. */
 	char *temporary;
-	char *ending; /* the path that ends with it */
 	void *hold;
-	uint32_t life;
+	char *unlink_path; /* the name to remove together with the object, or NULL */
+	uint32_t process;  /* hot_process() of the creator */
 };
 
 struct pool_object {
-	PyObject_HEAD uint64_t key; /* slot and serial; 0 when it is closed */
-	char *data;                 /* the first buffer's room */
+	PyObject_HEAD
+	uint64_t key; /* slot and serial of the opened pool; 0 when it is closed */
+	char *data;   /* the first buffer's data */
 	uint64_t stride;
 	uint64_t headroom;
-	uint64_t exports;               /* views of its buffers that are alive */
+	uint64_t exports;               /* live views of its buffers */
 	struct segment_object *segment; /* NULL when it is closed */
-	bool opened;                    /* it was once */
+	bool opened;                    /* it was opened once; an object is opened at most once */
 };
 
 struct queue_object {
-	PyObject_HEAD struct pool_object *pool;
-	uint64_t key;    /* 0 when it is closed */
-	PyObject *empty; /* what Empty says */
+	PyObject_HEAD
+	struct pool_object *pool;
+	uint64_t key;         /* 0 when it is closed */
+	PyObject *empty_text; /* the message of Empty */
 };
 
-/* headroom and length are the object's own copies, checked when they were read: headroom + length
- * <= stride. */
+/* State of a Buffer or Burst: the number of the process that owns the buffers (hot_process()), or
+ * one of these. */
+#define HOT_RELEASED UINT32_MAX /* owns nothing: freed, put, or not filled yet */
+/* A call that waits is giving it away: hot_wait_moving(). */
+#define HOT_MOVING (UINT32_MAX - 1)
+#define HOT_FREED_LATER (UINT32_MAX - 2) /* freed when its last view is released */
+#define HOT_NOT_OWNED(state) ((state) >= HOT_FREED_LATER)
+
+/* headroom and length are the object's own copies. They were read from the header once and checked:
+ * headroom + length <= stride. */
 struct buffer_object {
-	PyObject_HEAD struct pool_object *pool;
+	PyObject_HEAD
+	struct pool_object *pool;
 	uint64_t handle;
-	uint32_t life;    /* hot_life when it was made, or HOT_SPENT, ... */
-	uint32_t was;     /* with HOT_LEAVING: its life before */
-	uint32_t exports; /* views that are alive */
-	bool whole;       /* the next view is of the whole room */
+	uint32_t state;
+	uint32_t freed_state; /* with HOT_FREED_LATER: the state before */
+	uint32_t exports;     /* live views */
+	bool view_room;       /* the next view covers all the room, not only length */
 	uint64_t headroom;
 	uint64_t length;
 };
 
 struct burst_object {
-	PyObject_HEAD struct pool_object *pool;
-	uint64_t *handle; /* n of them, in memory of its own */
-	struct buffer_object *
-		*element; /* the Buffers that burst[i] gave out; NULL before the first */
+	PyObject_HEAD
+	struct pool_object *pool;
+	uint64_t *handle;               /* n of them, in memory of its own */
+	struct buffer_object **element; /* Buffers that burst[i] returned; NULL before the first */
 	uint32_t n;
 	uint32_t room; /* how many handles fit */
-	uint32_t life; /* as a Buffer's; HOT_SPENT before anything is taken */
+	uint32_t state;
 };
 
 extern PyTypeObject *hot_segment_type, *hot_pool_type, *hot_queue_type, *hot_buffer_type,
 	*hot_burst_type;
 extern PyType_Spec hot_segment_spec, hot_pool_spec, hot_queue_spec, hot_buffer_spec, hot_burst_spec;
-extern PyObject *hot_empty_error; /* errors.Empty */
 
-/* Tells a process from those it is forked from: a parent's Buffer is not the child's. The word lies
- * in memory that the kernel wipes on fork, whoever calls it: there it is 0 until the child's first
- * Buffer. */
-#define HOT_SPENT UINT32_MAX /* freed or put */
-#define HOT_MOVING                                                                                 \
-	(UINT32_MAX - 1) /* its put waits: it is nobody's to use, and comes back if the put fails */
-#define HOT_LEAVING (UINT32_MAX - 2) /* freed with its last view */
-extern uint32_t *hot_life;
-extern uint32_t hot_lives;
+/* The number of this process, to tell it from its forked children: a Buffer of the parent is not
+ * the child's. The word lies in a page that the kernel wipes on fork, whoever forks, so a child
+ * reads 0 until its first Buffer. */
+extern uint32_t *hot_process_number;
+extern uint32_t hot_process_numbers;
 
-static inline uint32_t hot_this_life(void)
+static inline uint32_t hot_process(void)
 {
-	if (unlikely(!*hot_life))
-		*hot_life = ++hot_lives;
-	return *hot_life;
+	if (unlikely(!*hot_process_number))
+		*hot_process_number = ++hot_process_numbers;
+	return *hot_process_number;
 }
 
-/* Raises the exception for a negative code; NULL. What happened is formatted by
- * PyUnicode_FromFormat(). */
-PyObject *hot_fail(int64_t code, const char *what, ...);
+/* ---- arguments.c ---- */
 
-/* result = expression, without the interpreter's lock, as a counted call on the pool that key
- * names; -EBADF for key 0, that of a closed one. The count ends before the lock is taken again,
- * which a thread may not survive when the interpreter ends. */
-#define HOT_UNLOCKED(key, result, expression)                                                      \
-	do {                                                                                       \
-		uint32_t *counted_ = local_begin(key_pool(key));                                   \
-		PyThreadState *state_ = PyEval_SaveThread();                                       \
-		(result) = (key) ? (expression) : -EBADF;                                          \
-		local_end(counted_);                                                               \
-		PyEval_RestoreThread(state_);                                                      \
-	} while (0)
+#define HOT_FOREVER Py_HUGE_VAL /* seconds: no timeout */
 
-/* Looks for dead members if it is time to, without the interpreter's lock: at the begin of a call,
- * when nothing has been taken yet. */
-void hot_tend_now(uint64_t key);
-static inline void hot_tend(const struct pool_object *pool)
-{
-	if (unlikely(pool && load_relaxed(&local_pools[pool->key >> 58].tend_due)))
-		hot_tend_now(pool->key);
-}
-
-/* What a call was given. */
+/* The arguments of a call. */
 struct hot_arguments {
-	PyObject *item; /* what it is about */
-	PyObject *timeout;
+	PyObject *item; /* the first one: a Buffer, a payload, a count; NULL if the call has none */
+	double timeout; /* seconds, 0 or more */
 };
 
-/* Takes the arguments of the method name: the one called first, unless that is NULL, and timeout.
- * 0, or -1 with an exception. */
+/* Reads a timeout: None is HOT_FOREVER; else whatever float() accepts, except text and bytes. A
+ * number that no float holds is HOT_FOREVER too. Returns 0, or -1 with a TypeError or
+ * InvalidArgument. May run Python code. */
+int hot_timeout(PyObject *timeout, double *seconds);
+
+/* Reads the arguments of the method name: the one called first, unless that is NULL, and timeout.
+ * Returns 0, or -1 with an exception. May run Python code. */
 int hot_parse_all(const char *name, const char *first, PyObject *const *args, Py_ssize_t n,
 		  PyObject *names, struct hot_arguments *out);
 
@@ -150,127 +147,213 @@ static inline int hot_parse(const char *name, const char *first, PyObject *const
 {
 	if (names || n != (first != NULL))
 		return hot_parse_all(name, first, args, n, names, out);
-	*out = (struct hot_arguments) { first ? args[0] : NULL, Py_None };
+	*out = (struct hot_arguments) { first ? args[0] : NULL, HOT_FOREVER };
 	return 0;
 }
 
-/* The CLOCK_MONOTONIC deadline of a timeout in seconds: WAIT_FOREVER for None, 0 for none; -1 with
- * an exception. Runs Python code if the timeout is neither float nor int. */
-int64_t hot_deadline(PyObject *timeout);
-
-/* What an argument that is an int, or can be one (numpy's are), says: a new reference, or NULL with
- * a TypeError that calls it what. Runs Python code if it is no int. */
+/* Returns value as an int, a new reference, if it is one or has __index__ (numpy's integers have).
+ * NULL with a TypeError that calls the value what. May run Python code unless it is an int. */
 PyObject *hot_int(PyObject *value, const char *what);
 
-/* Whether a wait goes on after a call that ended with *code: after a signal, or a slice of the
- * wait. If not, and *code is -EINTR then, an exception is set: the handler's, or PoolReplaced,
- * which a wait that has timed out ends with too. */
-bool hot_goes_on(struct pool_object *pool, int64_t deadline, int64_t *code);
+int hot_arguments_init(PyObject *module);
 
-/* queue.c's methods that are in payload.c and bulk.c. */
-PyObject *hot_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
-PyObject *hot_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
-PyObject *hot_try_recv(PyObject *object, PyObject *unused);
-PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
-PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
+/* ---- waiting.c ---- */
+
+#define HOT_RAISED INT64_MIN /* in place of a code: an exception is set */
+
+/* The call that a wait repeats. */
+enum hot_operation {
+	HOT_ALLOC,   /* handles, n: all of them */
+	HOT_GET,     /* handles, n: up to n */
+	HOT_PUT,     /* handles, n: all of them */
+	HOT_SEND,    /* slices, n: as many as there was time for */
+	HOT_REQUEUE, /* handles, 1 */
+	HOT_RECOVER, /* nothing: recovers dead members */
+};
+
+struct hot_wait {
+	enum hot_operation operation;
+	struct pool_object *pool;
+	const struct queue_object *queue; /* NULL for HOT_ALLOC, HOT_REQUEUE, HOT_RECOVER */
+	union {
+		uint64_t *handles;
+		const struct shmpool_slice *slices;
+	};
+	size_t n;
+	double timeout;   /* seconds */
+	int64_t deadline; /* CLOCK_MONOTONIC in ns; 0 until the first wait sets it */
+};
+
+/* True if a call whose attempt returned code goes on to block. */
+static inline bool hot_must_block(int64_t code, double timeout)
+{
+	return code == -EAGAIN || code == -ENOBUFS ? timeout != 0 :
+						     code == -EINPROGRESS || code == -EBUSY;
+}
+
+/* Blocks without the interpreter's lock, until the call succeeds or the deadline comes; with a
+ * timeout of 0 tries once. Runs signal handlers between two blocking calls. */
+int64_t hot_block(struct hot_wait *wait);
+
+/* Completes a call whose attempt returned code; a call without an attempt passes -EINPROGRESS.
+ *
+ *     code                   meaning             timeout 0       another timeout
+ *     0 or more              done                returned        returned
+ *     -EAGAIN, -ENOBUFS      empty, full         returned        hot_block()
+ *     -EINPROGRESS, -EBUSY   recovery may help   hot_block()     hot_block()
+ *     other                  failed              returned        returned
+ *
+ * Returns what the core returned; -EBADF if another thread closed the pool (buffers just taken were
+ * freed then); or HOT_RAISED with the exception of a signal handler, or with PoolReplaced. */
+static inline int64_t hot_wait(struct hot_wait *wait, int64_t code)
+{
+	return hot_must_block(code, wait->timeout) ? hot_block(wait) : code;
+}
+
+/* hot_wait() for a call that gives a Buffer away. The Buffer is HOT_MOVING while it blocks, so that
+ * no other thread can take a view of memory that we are handing over. Afterwards it has its state
+ * again: the caller releases it if the call succeeded. */
+int64_t hot_wait_moving(struct hot_wait *wait, int64_t code, struct buffer_object *buffer);
+
+/* Recovers dead members if it is time to. For the begin of a call, before anything is taken. */
+void hot_recover(struct pool_object *pool);
+static inline void hot_recover_if_due(struct pool_object *pool)
+{
+	if (unlikely(pool && load_relaxed(&opening_pools[pool->key >> 58].tend_due)))
+		hot_recover(pool);
+}
+
+/* ---- raising.c: a code becomes an exception ---- */
+
+/* Raises the exception for a negative code with a message: what, formatted as by
+ * PyUnicode_FromFormat(), and the reason. Returns NULL. */
+PyObject *hot_fail(int64_t code, const char *what, ...);
+
+/* The same with "pool NAME" after what: the name of owner, a Pool or a Segment. */
+PyObject *hot_fail_in(PyObject *owner, int64_t code, const char *what, ...);
+
+/* Raises the exception for the code that a call of the pool ended with: its method _fail. Nothing
+ * to do for HOT_RAISED. Returns NULL. */
+PyObject *hot_pool_raise(struct pool_object *self, int64_t code);
+
+/* The same of a queue. items is what was to go into it: a Buffer, a Burst, a payload, or a tuple of
+ * payloads, of which sent went; NULL for a call that takes. */
+PyObject *hot_queue_raise(struct queue_object *self, int64_t code, PyObject *items,
+			  Py_ssize_t sent);
+
+int hot_raising_init(void);
+
+/* ---- queue.c ---- */
 
 static inline uint64_t hot_queue_key(const struct queue_object *self)
 {
 	return self->pool && self->pool->key ? self->key : 0;
 }
 
-#define HOT_RAISED INT64_MIN /* in place of a code: the exception is set */
-
-/* Whether a call that keeps the interpreter's lock is to be made once more without it, also where
- * there is no time to wait: then it asks who is dead. */
-static inline bool hot_stuck(int64_t code)
+/* Takes the oldest buffer, without waiting. 1, or a code. *c has the pool and the member for what
+ * the caller does next: get and recv look them up once. */
+static inline int hot_get_once(const struct queue_object *self, struct lookup *c, uint64_t *handle)
 {
-	return unlikely(code == -EINPROGRESS || code == -EBUSY);
+	int got = lookup_queue(hot_queue_key(self), c);
+	if (likely(!got))
+		got = lookup_get(c, handle, 1);
+	if (likely(got > 0))
+		header_set_since(c, *handle, wait_coarse());
+	return got;
 }
 
-/* The same get as one that was stuck, once. */
-int64_t hot_get_again(struct queue_object *self, struct shmpool_taken *out);
+/* Blocks for one buffer, after hot_get_once(). 1, a code, or HOT_RAISED. Looks *c up again: the
+ * pool may have been closed meanwhile. */
+int64_t hot_get_block(struct queue_object *self, double timeout, struct lookup *c,
+		      uint64_t *handle);
 
-/* After -EAGAIN of a get: 1 with what was got, HOT_RAISED, or another code. */
-int64_t hot_get_wait(struct queue_object *self, PyObject *timeout, struct shmpool_taken *out);
+/* Methods of AlfQueue's base that are in payload.c, bulk.c and requeue.c. */
+PyObject *hot_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
+PyObject *hot_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
+PyObject *hot_try_recv(PyObject *object, PyObject *unused);
+PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
+PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
+PyObject *hot_queue_move(PyObject *object, PyObject *args);
 
-/* Raises what a queue's code means: its method _fail(code, empty). NULL. */
-PyObject *hot_queue_fail(struct queue_object *self, int64_t code, bool empty);
+/* ---- buffer.c, fields.c ---- */
 
-/* A released Buffer to take something into, before it is taken; NULL without memory. May run Python
- * code (a collection), and so may hot_buffer_unmake(), for one that got nothing. */
-struct buffer_object *hot_buffer_make(void);
-void hot_buffer_unmake(struct buffer_object *self);
+/* Returns a released Buffer, to be filled with one that is yet to be taken; NULL without memory.
+ * May run Python code (a collection). */
+struct buffer_object *hot_buffer_new(void);
 
-/* Makes it the owner of a buffer just taken from the pool. */
-PyObject *hot_buffer_own(struct buffer_object *self, struct pool_object *pool,
-			 struct shmpool_taken taken);
+/* Drops a Buffer that was not filled. May run Python code. */
+void hot_buffer_discard(struct buffer_object *self);
+
+/* Makes the Buffer the owner of a buffer just taken from the pool. Returns it. */
+PyObject *hot_buffer_fill(struct buffer_object *self, struct pool_object *pool, uint64_t handle,
+			  struct shmpool_extent extent);
 
 static inline uint32_t hot_buffer_index(const struct buffer_object *self)
 {
 	return handle_index(self->handle);
 }
 
-/* Whether it is neither released, nor another process's, nor of a pool that was closed. */
+/* True if the Buffer owns a buffer: it is not released, belongs to this process, and its pool is
+ * open. */
 static inline bool hot_buffer_live(const struct buffer_object *self)
 {
-	return likely(self->pool && self->life == *hot_life && self->pool->key);
+	return likely(self->pool && self->state == *hot_process_number && self->pool->key);
 }
 
-/* 0 if the caller may use the buffer, else -1 with an exception. */
+/* 0 if the caller may use the buffer in the call what, else -1 with an exception. */
 int hot_buffer_usable(struct buffer_object *self, const char *what);
 
-/* Raises an exception that says which buffer it was; NULL. */
-PyObject *hot_buffer_fail(const struct buffer_object *self, int64_t code, const char *what);
-
-/* 0 if the buffer can be given away: it is not spent, and no view of it is alive. */
+/* 0 if the buffer can be given away: it is usable, and no view of it is live. */
 int hot_buffer_movable(struct buffer_object *self, const char *what);
-void hot_buffer_in_use(const struct buffer_object *self,
-		       const char *what); /* the exception for that */
 
-/* Methods of Buffer and of the base of AlfQueue that are in requeue.c. */
-PyObject *hot_buffer_nack(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
-PyObject *hot_queue_move(PyObject *object, PyObject *args);
-extern const char HOT_NACK_DOC[];
-
-/* It is free when its last view is gone. */
-void hot_buffer_leave(struct buffer_object *self);
-
-/* It was given away. Its handle still says which one it was. */
-static inline void hot_buffer_spend(struct buffer_object *self)
+/* The code for an object that is not live: why not. */
+static inline int hot_not_live(const struct pool_object *pool, uint32_t state)
 {
-	self->life = HOT_SPENT;
+	return !pool->key ? -EBADF : HOT_NOT_OWNED(state) ? -ESTALE : -ECHILD;
 }
 
-/* fields.c: the fields of its header. */
-extern PyGetSetDef hot_buffer_getset[];
-extern PyObject *hot_buffer_write(PyObject *object, PyObject *payload);
+/* Raises an exception that names the call and the buffer. Returns NULL. */
+PyObject *hot_buffer_raise(const struct buffer_object *self, int64_t code, const char *what);
 
-/* What a fork's child finds there: the same bytes, in a process that the buffer is not. */
+/* Raises BufferInUse: views keep it from what ("free", "put", ...). */
+void hot_buffer_in_use(const struct buffer_object *self, const char *what);
+
+/* Frees the buffer when its last view is released. */
+void hot_buffer_free_later(struct buffer_object *self);
+
+/* Marks the Buffer released: its buffer was given away. Its handle still says which one it was. */
+static inline void hot_buffer_release(struct buffer_object *self)
+{
+	self->state = HOT_RELEASED;
+}
+
+PyObject *hot_buffer_nack(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
+extern const char HOT_NACK_DOC[];
+extern PyGetSetDef hot_buffer_getset[];
+PyObject *hot_buffer_write(PyObject *object, PyObject *payload);
+
+/* The buffer's bytes. A forked child reads the same memory, although the buffer is not its own. */
 static inline char *hot_buffer_bytes(const struct buffer_object *self)
 {
 	return self->pool->data + hot_buffer_index(self) * self->pool->stride + self->headroom;
 }
 
-/* Ends the opening of the pool, if there is one: waits for calls of other threads without the
- * interpreter's lock. */
+/* ---- segment.c ---- */
+
+/* Opens the pool that the segment maps, as shmpool_open(); without the path if it is mapped
+ * read-only. Returns the pool's number, or a code. */
+int hot_segment_enter(struct segment_object *self, const char *path, bool created);
+
+/* Closes the opened pool, if there is one, and keeps the mapping. Waits, without the interpreter's
+ * lock, for calls of other threads. */
 void hot_segment_leave(struct segment_object *self);
 
-/* After it, or with it: unmaps, and closes the file. */
+/* The same; then unmaps and closes the file. */
 void hot_segment_close(struct segment_object *self);
 
-/* The same for one that nobody refers to any more: a pool that this process has made is not said to
- * be left on purpose. */
+/* The same for an object that nobody refers to any more: does not mark the pool as left on purpose
+ * (shmpool_leave). */
 void hot_segment_drop(struct segment_object *self);
-
-/* Opens the pool that it maps, as shmpool_open(), without the path if it is mapped read-only: the
- * number, or a code. */
-int hot_segment_enter(struct segment_object *self, const char *path, bool made);
-
-/* Makes the module shmpool._hot. fail is the address of the function that raises, which stays alive
- * with its module. Returns 0, or 1 with the exception printed, or 2 in an interpreter that is not
- * the main one. */
-uint64_t hot_install(uint64_t fail);
 
 #define HOT_FAST(f) (PyCFunction)(void (*)(void)) f, METH_FASTCALL | METH_KEYWORDS
 

@@ -4,35 +4,28 @@
  */
 #include "payload.h"
 
-#define COPY_UNLOCKED                                                                              \
-	16384u /* bytes of a payload from which its copying is worth a release of the lock */
-
-/* Waits, without the interpreter's lock, for a buffer and for room. 0, a code, or HOT_RAISED. */
-static int64_t send_wait(struct queue_object *self, const char *data, size_t length,
-			 int64_t deadline)
-{
-	const struct shmpool_slice slice = { data, length };
-	int64_t code;
-	do {
-		uint64_t key = hot_queue_key(self);
-		HOT_UNLOCKED(key, code, shmpool_send_many_wait(key, &slice, 1, deadline));
-	} while (hot_goes_on(self->pool, deadline, &code));
-	return code > 0 ? 0 : code == -EINTR ? HOT_RAISED : code;
-}
+/* Payloads of so many bytes are copied without the interpreter's lock: then copying takes longer
+ * than releasing the lock does. */
+#define COPY_UNLOCKED 16384u
 
 static int64_t send_bytes(struct queue_object *self, const char *data, size_t length,
-			  PyObject *timeout)
+			  double timeout)
 {
-	int64_t code = -EAGAIN;
+	const struct shmpool_slice slice = { data, length };
+	int64_t code = -EINPROGRESS;
 	if (likely(length < COPY_UNLOCKED)) {
 		code = shmpool_send(hot_queue_key(self), data, length);
-		if (likely(code != -EAGAIN && code != -ENOBUFS && !hot_stuck(code)))
+		if (likely(!code))
 			return code;
 	}
-	int64_t deadline = hot_deadline(timeout);
-	if (deadline < 0)
-		return HOT_RAISED;
-	return code == -ENOBUFS && deadline == 0 ? code : send_wait(self, data, length, deadline);
+	struct hot_wait wait = { .operation = HOT_SEND,
+				 .pool = self->pool,
+				 .queue = self,
+				 .slices = &slice,
+				 .n = 1,
+				 .timeout = timeout };
+	code = hot_wait(&wait, code);
+	return code > 0 ? 0 : code;
 }
 
 PyObject *hot_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
@@ -54,76 +47,47 @@ PyObject *hot_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObje
 	}
 	if (likely(!code))
 		Py_RETURN_NONE;
-	if (code == HOT_RAISED)
-		return NULL;
-	return PyObject_CallMethod(object, "_send_failed", "LO", (long long)code, given.item);
+	return hot_queue_raise(self, code, given.item, 0);
 }
 
-/* The payload of a buffer that was waited for, which is freed. */
-static PyObject *recv_taken(struct queue_object *self, const struct shmpool_taken *taken)
+/* Takes the oldest payload and frees its buffer. NULL with *code if the queue is empty or the call
+ * failed; NULL with an exception and *code = HOT_RAISED without memory. */
+static PyObject *recv_bytes(struct queue_object *self, double timeout, int64_t *code)
 {
-	struct call c;
-	int error = open_key(self->pool->key, &c);
-	if (unlikely(error))
-		return hot_fail(error, "recv");
-	PyObject *bytes = payload_bytes(c.p, taken->handle, taken->extent);
-	qmempool_free(c.p, c.m, taken->handle);
-	return bytes;
-}
-
-/* The oldest payload, whose buffer is freed, or NULL: without an exception where *code is negative.
- * One look-up of pool and member for both. */
-static PyObject *recv_once(struct queue_object *self, int64_t *code)
-{
-	struct call c;
+	struct lookup c;
 	uint64_t handle;
-	int got = open_queue(hot_queue_key(self), &c);
-	if (likely(!got))
-		got = call_get(&c, &handle, 1);
-	*code = got;
-	if (hot_stuck(got)) {
-		struct shmpool_taken taken;
-		*code = hot_get_again(self, &taken);
-		return *code > 0 ? recv_taken(self, &taken) : NULL;
-	}
-	if (unlikely(got <= 0))
+	hot_recover_if_due(self->pool);
+	*code = hot_get_once(self, &c, &handle);
+	if (unlikely(*code <= 0) && hot_must_block(*code, timeout))
+		*code = hot_get_block(self, timeout, &c, &handle);
+	if (unlikely(*code <= 0))
 		return NULL;
-	held_since(&c, handle, wait_coarse()); /* in case it is stopped in here */
-	PyObject *bytes = payload_bytes(c.p, handle, extent_of(c.p, handle));
+	PyObject *bytes = payload_bytes(c.p, handle);
 	qmempool_free(c.p, c.m, handle);
+	if (unlikely(!bytes))
+		*code = HOT_RAISED;
 	return bytes;
 }
 
 PyObject *hot_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
-	struct queue_object *self = (struct queue_object *)object;
 	struct hot_arguments given;
-	struct shmpool_taken taken;
-	PyObject *bytes;
-	int64_t got;
+	int64_t code;
 	if (hot_parse("recv", NULL, args, n, names, &given))
 		return NULL;
-	hot_tend(self->pool);
-	bytes = recv_once(self, &got);
-	if (likely(bytes || got > 0))
-		return bytes;
-	if (got == -EAGAIN)
-		got = hot_get_wait(self, given.timeout, &taken);
-	if (likely(got > 0))
-		return recv_taken(self, &taken);
-	return got == HOT_RAISED ? NULL : hot_queue_fail(self, got, true);
+	PyObject *bytes = recv_bytes((struct queue_object *)object, given.timeout, &code);
+	return likely(bytes) ? bytes :
+			       hot_queue_raise((struct queue_object *)object, code, NULL, 0);
 }
 
 PyObject *hot_try_recv(PyObject *object, PyObject *unused)
 {
-	struct queue_object *self = (struct queue_object *)object;
-	int64_t got;
+	int64_t code;
 	(void)unused;
-	hot_tend(self->pool);
-	PyObject *bytes = recv_once(self, &got);
-	if (bytes || got > 0)
+	PyObject *bytes = recv_bytes((struct queue_object *)object, 0, &code);
+	if (likely(bytes))
 		return bytes;
-	if (got == -EAGAIN)
+	if (code == -EAGAIN)
 		Py_RETURN_NONE;
-	return hot_queue_fail(self, got, true);
+	return hot_queue_raise((struct queue_object *)object, code, NULL, 0);
 }

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * payload.h - the bytes in a buffer as a Python object.
+ * payload.h - a buffer's bytes as a Python object.
  */
 #ifndef SHMPOOL_PAYLOAD_H
 #define SHMPOOL_PAYLOAD_H
 
 #include "hot.h"
 
-/* A bytes object of them, or NULL with an exception. Runs no Python code. */
-static inline PyObject *payload_bytes(const struct qmempool *p, uint64_t handle,
-				      struct shmpool_extent extent)
+/* Copies the buffer's bytes into a bytes object; NULL with an exception. Runs no Python code. */
+static inline PyObject *payload_bytes(const struct qmempool *p, uint64_t handle)
 {
+	const struct shmpool_extent extent = header_extent(p, handle);
 	const char *from = segment_data(&p->segment, handle_index(handle)) + extent.headroom;
 	if (likely(extent.length < COPY_LARGE))
 		return PyBytes_FromStringAndSize(from, (Py_ssize_t)extent.length);

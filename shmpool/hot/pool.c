@@ -1,41 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pool.c - the base of shmpool.Pool: opening, alloc, and the end.
+ * pool.c - the base of shmpool.Pool: opens it, allocates, and closes it.
  */
 #include "hot.h"
-
-static PyObject *pool_fail(PyObject *object, int64_t code)
-{
-	PyObject *name = PyObject_GetAttrString(object, "name");
-	if (name)
-		hot_fail(code, "pool %R", name);
-	Py_XDECREF(name);
-	return NULL;
-}
-
-bool hot_goes_on(struct pool_object *pool, int64_t deadline, int64_t *code)
-{
-	const bool signalled = *code == -EINTR;
-	const bool timed_out = deadline && (*code == -EAGAIN || *code == -ENOBUFS);
-	if (signalled ? PyErr_CheckSignals() : !timed_out)
-		return false;
-	if (pool->segment) {
-		PyObject *done = PyObject_CallMethod((PyObject *)pool, "_refuse_replaced", NULL);
-		Py_XDECREF(done);
-		if (!done) {
-			*code = -EINTR;
-			return false;
-		}
-	}
-	return signalled;
-}
 
 static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 {
 	struct pool_object *self = (struct pool_object *)object;
 	PyObject *segment, *given;
-	int made;
-	if (!PyArg_ParseTuple(args, "OOp", &segment, &given, &made))
+	int created;
+	if (!PyArg_ParseTuple(args, "OOp", &segment, &given, &created))
 		return NULL;
 	if (self->opened || !PyObject_TypeCheck(segment, hot_segment_type))
 		return PyErr_Format(
@@ -44,22 +18,22 @@ static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 	const char *path = PyUnicode_AsUTF8(given);
 	if (!path)
 		return NULL;
-	int number = hot_segment_enter((struct segment_object *)segment, path, made);
+	int number = hot_segment_enter((struct segment_object *)segment, path, created);
 	if (number < 0)
-		return pool_fail(segment, number); /* it has the name already */
-	const struct segment *s = &local_pool((uint32_t)number)->segment;
+		return hot_fail_in(segment, number, "");
+	const struct segment *s = &opening_pool((uint32_t)number)->segment;
 	self->opened = true;
 	self->segment = (struct segment_object *)Py_NewRef(segment);
-	self->key = ((uint64_t)number % LOCAL_POOLS_MAX) << 58 |
-		    ((uint64_t)number / LOCAL_POOLS_MAX) << 32;
+	self->key = ((uint64_t)number % OPENING_POOLS_MAX) << 58 |
+		    ((uint64_t)number / OPENING_POOLS_MAX) << 32;
 	self->data = segment_data(s, 0);
 	self->stride = s->stride;
 	self->headroom = (uint64_t)s->geometry.headroom;
 	return PyLong_FromLong(number);
 }
 
-/* After it nobody finds the pool. Its segment, whose reference is the caller's; NULL if it was
- * closed before. */
+/* Closes the object: no call finds the pool any more. Returns its segment, a reference that the
+ * caller gets; NULL if it was closed before. */
 static struct segment_object *pool_end(struct pool_object *self)
 {
 	struct segment_object *segment = self->segment;
@@ -91,7 +65,7 @@ static PyObject *pool_close(PyObject *object, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-/* At the end of the process: views may still be in use. */
+/* At the end of the process: views may still be in use, so the mapping stays. */
 static PyObject *pool_leave(PyObject *object, PyObject *unused)
 {
 	struct segment_object *segment = pool_end((struct pool_object *)object);
@@ -105,14 +79,16 @@ static PyObject *pool_leave(PyObject *object, PyObject *unused)
 static PyObject *pool_enter(PyObject *object, PyObject *unused)
 {
 	(void)unused;
-	return ((struct pool_object *)object)->key ? Py_NewRef(object) : pool_fail(object, -EBADF);
+	return ((struct pool_object *)object)->key ?
+		       Py_NewRef(object) :
+		       hot_pool_raise((struct pool_object *)object, -EBADF);
 }
 
 static PyObject *pool_exit(PyObject *object, PyObject *args)
 {
 	struct pool_object *self = (struct pool_object *)object;
-	/* An exception in flight stays the one: the pool is closed when it goes, after the last
-	 * view. */
+	/* A refused close must not replace the exception that leaves the block. The pool is closed
+	 * when the object is garbage-collected, after the last view. */
 	if (self->exports && PyTuple_GET_SIZE(args) && PyTuple_GET_ITEM(args, 0) != Py_None)
 		Py_RETURN_NONE;
 	return pool_close(object, NULL);
@@ -137,56 +113,41 @@ static void pool_dealloc(PyObject *object)
 	Py_DECREF(type);
 }
 
+/* Takes a buffer from the thread's local cache, or refills that. 0, or a code. */
 static inline int64_t alloc_once(uint64_t key, uint64_t *handle)
 {
-	struct call c;
-	int error = key ? open_key(key, &c) : -EBADF;
+	struct lookup c;
+	int error = key ? lookup_key(key, &c) : -EBADF;
 	if (likely(!error))
 		error = qmempool_alloc_quick(c.p, c.m, handle);
-	return likely(!error) ? fresh(&c, *handle, wait_coarse()) : error;
-}
-
-void hot_tend_now(uint64_t key)
-{
-	int ignored;
-	HOT_UNLOCKED(key, ignored, shmpool_tend_wait(key));
-	(void)ignored;
-}
-
-/* After -EAGAIN: the same, from wherever there is one, waited for. 0, a code, or HOT_RAISED. */
-static int64_t alloc_wait(struct pool_object *self, PyObject *timeout, uint64_t *handle)
-{
-	int64_t code, deadline = hot_deadline(timeout);
-	if (deadline < 0)
-		return HOT_RAISED;
-	do {
-		uint64_t key = self->key;
-		HOT_UNLOCKED(key, code, shmpool_alloc_many_wait(key, handle, 1, deadline));
-	} while (hot_goes_on(self, deadline, &code));
-	if (code == -EINTR)
-		return HOT_RAISED;
-	return code < 0 ? code : self->key ? 0 : -EBADF; /* closed: it was given back */
+	if (likely(!error))
+		return header_reset(&c, *handle, wait_coarse());
+	return error == -EAGAIN ? -EINPROGRESS : error; /* a blocking call looks everywhere */
 }
 
 static PyObject *pool_alloc(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
 	struct pool_object *self = (struct pool_object *)object;
 	struct hot_arguments given;
-	struct shmpool_taken taken;
+	uint64_t handle;
 	struct buffer_object *buffer;
-	if (hot_parse("alloc", NULL, args, n, names, &given) || !(buffer = hot_buffer_make()))
+	if (hot_parse("alloc", NULL, args, n, names, &given) || !(buffer = hot_buffer_new()))
 		return NULL;
-	hot_tend(self);
-	int64_t code = alloc_once(self->key, &taken.handle);
-	if (unlikely(code == -EAGAIN))
-		code = alloc_wait(self, given.timeout, &taken.handle);
-	if (likely(!code)) {
-		taken.extent = (struct shmpool_extent) { (uint32_t)self->headroom, 0 };
-		return hot_buffer_own(buffer, self, taken);
+	hot_recover_if_due(self);
+	int64_t code = alloc_once(self->key, &handle);
+	if (unlikely(code)) {
+		struct hot_wait wait = { .operation = HOT_ALLOC,
+					 .pool = self,
+					 .handles = &handle,
+					 .n = 1,
+					 .timeout = given.timeout };
+		code = hot_wait(&wait, code);
 	}
-	hot_buffer_unmake(buffer);
-	return code == HOT_RAISED ? NULL :
-				    PyObject_CallMethod(object, "_fail", "L", (long long)code);
+	if (likely(code >= 0))
+		return hot_buffer_fill(buffer, self, handle,
+				       (struct shmpool_extent) { (uint32_t)self->headroom, 0 });
+	hot_buffer_discard(buffer);
+	return hot_pool_raise(self, code);
 }
 
 static PyObject *pool_get_exports(PyObject *object, void *unused)
@@ -208,14 +169,19 @@ static PyMethodDef pool_methods[] = {
 	{ "__enter__", pool_enter, METH_NOARGS, NULL },
 	{ "__exit__", pool_exit, METH_VARARGS, NULL },
 	{ "close", pool_close, METH_NOARGS,
-	  "close($self)\n--\n\nDetaches this process: what its threads hold goes back, its Buffers "
-	  "are released.\n\nMay be repeated. BufferInUse while a view of one of its buffers is "
-	  "alive." },
+	  "close($self)\n--\n\nCloses the pool in this process.\n\n"
+	  "Buffers that its threads hold are freed, Buffers and Bursts are released, and calls of\n"
+	  "other threads that wait raise PoolClosed. Other processes are not affected. May be\n"
+	  "repeated.\n\nRaises:\n    BufferInUse: a view of one of the buffers is alive." },
 	{ "alloc", HOT_FAST(pool_alloc),
-	  "alloc($self, timeout=None)\n--\n\nA free buffer of length 0.\n\nWaits up to timeout "
-	  "seconds for one (None for ever, 0 not at all), then\nPoolExhausted. OutOfSharedMemory "
-	  "if "
-	  "the pool must grow and cannot." },
+	  "alloc($self, timeout=None)\n--\n\nTakes a free buffer; its length is 0.\n\n"
+	  "Waits up to timeout seconds (None: as long as it takes, 0: not at all) for one.\n\n"
+	  "Raises:\n    PoolExhausted: no buffer was free for that long.\n"
+	  "    OutOfSharedMemory: the pool must grow and cannot.\n"
+	  "    LimitReached: all member slots are taken.\n"
+	  "    PoolClosed: the pool was closed, also by another thread during the call.\n"
+	  "    PoolReplaced: the call waited, and the pool's name is another pool's now.\n"
+	  "    AccessDenied: the pool was opened read-only." },
 	{ NULL, NULL, 0, NULL },
 };
 

@@ -11,7 +11,7 @@ static PyObject *queue_hot_open(PyObject *object, PyObject *args)
 	unsigned int number;
 	if (!PyArg_ParseTuple(args, "O!IU", hot_pool_type, &pool, &number, &empty))
 		return NULL;
-	Py_XSETREF(self->empty, Py_NewRef(empty));
+	Py_XSETREF(self->empty_text, Py_NewRef(empty));
 	Py_XSETREF(self->pool, (struct pool_object *)Py_NewRef(pool));
 	self->key = self->pool->key | (uint64_t)number << 48;
 	Py_RETURN_NONE;
@@ -27,7 +27,7 @@ static PyObject *queue_hot_close(PyObject *object, PyObject *unused)
 static int queue_traverse(PyObject *object, visitproc visit, void *arg)
 {
 	Py_VISIT(Py_TYPE(object));
-	Py_VISIT(((struct queue_object *)object)->pool); /* no tp_clear: the pool's dict has one */
+	Py_VISIT(((struct queue_object *)object)->pool); /* the pool's dict has a tp_clear */
 	return 0;
 }
 
@@ -36,48 +36,20 @@ static void queue_dealloc(PyObject *object)
 	PyTypeObject *type = Py_TYPE(object);
 	PyObject_GC_UnTrack(object);
 	Py_XDECREF(((struct queue_object *)object)->pool);
-	Py_XDECREF(((struct queue_object *)object)->empty);
+	Py_XDECREF(((struct queue_object *)object)->empty_text);
 	type->tp_free(object);
 	Py_DECREF(type);
 }
 
-PyObject *hot_queue_fail(struct queue_object *self, int64_t code, bool empty)
-{
-	return PyObject_CallMethod((PyObject *)self, "_fail", "LO", (long long)code,
-				   empty ? Py_True : Py_False);
-}
-
 static inline int put_once(const struct queue_object *self, const uint64_t *handle)
 {
-	struct call c;
-	int error = open_queue(hot_queue_key(self), &c);
-	return likely(!error) ? call_put(&c, handle, 1) : error;
+	struct lookup c;
+	int error = lookup_queue(hot_queue_key(self), &c);
+	return likely(!error) ? lookup_put(&c, handle, 1) : error;
 }
 
-/* After -ENOBUFS, or where it is stuck: waits for room. Meanwhile the buffer is released: nobody
- * may take a view of what is about to be somebody else's. 0, a code, or HOT_RAISED. */
-static int64_t put_wait(struct queue_object *self, struct buffer_object *buffer, PyObject *timeout,
-			int64_t code)
+static PyObject *put_buffer(struct queue_object *self, PyObject *item, double timeout)
 {
-	const uint64_t handle = buffer->handle;
-	int64_t deadline = hot_deadline(timeout);
-	if (deadline < 0 || hot_buffer_movable(buffer, "put")) /* still: Python code may have run */
-		return HOT_RAISED;
-	if (deadline == 0 && !hot_stuck(code))
-		return code;
-	const uint32_t life = buffer->life;
-	buffer->life = HOT_MOVING;
-	do {
-		uint64_t key = hot_queue_key(self);
-		HOT_UNLOCKED(key, code, shmpool_put_many_wait(key, &handle, 1, deadline));
-	} while (hot_goes_on(self->pool, deadline, &code));
-	buffer->life = life;
-	return code > 0 ? 0 : code == -EINTR ? HOT_RAISED : code;
-}
-
-static PyObject *queue_put_any(PyObject *object, PyObject *item, PyObject *timeout)
-{
-	struct queue_object *self = (struct queue_object *)object;
 	struct buffer_object *buffer = (struct buffer_object *)item;
 	if (unlikely(!Py_IS_TYPE(item, hot_buffer_type)))
 		return PyErr_Format(PyExc_TypeError, "put() takes a shmpool.Buffer, not %.100s",
@@ -85,129 +57,112 @@ static PyObject *queue_put_any(PyObject *object, PyObject *item, PyObject *timeo
 	if (unlikely(hot_buffer_movable(buffer, "put")))
 		return NULL;
 	if (unlikely(buffer->pool != self->pool))
-		return PyObject_CallMethod(object, "_put_foreign", "O", item);
+		return hot_queue_raise(self, -EPERM, item, 0);
 	int64_t code = put_once(self, &buffer->handle);
-	if (unlikely(code == -ENOBUFS || hot_stuck(code)))
-		code = put_wait(self, buffer, timeout, code);
-	if (likely(!code)) {
-		hot_buffer_spend(buffer);
-		Py_RETURN_NONE;
+	if (unlikely(code)) {
+		uint64_t handle = buffer->handle;
+		struct hot_wait wait = { .operation = HOT_PUT,
+					 .pool = self->pool,
+					 .queue = self,
+					 .handles = &handle,
+					 .n = 1,
+					 .timeout = timeout };
+		code = hot_wait_moving(&wait, code, buffer);
 	}
-	if (code == HOT_RAISED)
-		return NULL;
-	return PyObject_CallMethod(object, "_put_failed", "LI", (long long)code,
-				   (unsigned int)hot_buffer_index(buffer));
+	if (unlikely(code < 0))
+		return hot_queue_raise(self, code, item, 0);
+	hot_buffer_release(buffer);
+	Py_RETURN_NONE;
 }
 
 static PyObject *queue_put_method(PyObject *object, PyObject *const *args, Py_ssize_t n,
 				  PyObject *names)
 {
 	struct hot_arguments given;
-	return hot_parse("put", "buf", args, n, names, &given) ?
-		       NULL :
-		       queue_put_any(object, given.item, given.timeout);
+	if (hot_parse("put", "buf", args, n, names, &given))
+		return NULL;
+	return put_buffer((struct queue_object *)object, given.item, given.timeout);
 }
 
 static PyObject *queue_put_nowait(PyObject *object, PyObject *item)
 {
-	return queue_put_any(object, item, Py_False);
+	return put_buffer((struct queue_object *)object, item, 0);
 }
 
-int64_t hot_get_again(struct queue_object *self, struct shmpool_taken *out)
+int64_t hot_get_block(struct queue_object *self, double timeout, struct lookup *c, uint64_t *handle)
 {
-	int64_t got;
-	uint64_t key = hot_queue_key(self);
-	HOT_UNLOCKED(key, got, shmpool_get_wait(key, out, WAIT_NEVER));
-	return got > 0 && !self->pool->key ? -EBADF : got; /* closed: it was given back */
+	struct hot_wait wait = { .operation = HOT_GET,
+				 .pool = self->pool,
+				 .queue = self,
+				 .handles = handle,
+				 .n = 1,
+				 .timeout = timeout };
+	int64_t got = hot_block(&wait);
+	if (got <= 0)
+		return got;
+	int error = lookup_key(self->pool->key, c);
+	return error ? error : got;
 }
 
-int64_t hot_get_wait(struct queue_object *self, PyObject *timeout, struct shmpool_taken *out)
+/* Takes the oldest buffer into a new Buffer. NULL with a negative *code. */
+static inline PyObject *get_buffer(struct queue_object *self, double timeout, int64_t *code)
 {
-	int64_t got = -EAGAIN, deadline = hot_deadline(timeout);
-	if (deadline < 0)
-		return HOT_RAISED;
-	while (deadline) {
-		uint64_t key = hot_queue_key(self);
-		HOT_UNLOCKED(key, got, shmpool_get_wait(key, out, deadline));
-		if (!hot_goes_on(self->pool, deadline, &got))
-			break;
-	}
-	if (got > 0)
-		return self->pool->key ? got : -EBADF; /* closed: it was given back */
-	if (got != -EAGAIN)
-		return got == -EINTR ? HOT_RAISED : got;
-	PyErr_SetObject(hot_empty_error, self->empty);
-	return HOT_RAISED;
-}
-
-static inline int64_t get_once(struct queue_object *self, struct shmpool_taken *out)
-{
-	struct call c;
-	int got = open_queue(hot_queue_key(self), &c);
-	if (likely(!got))
-		got = call_get(&c, &out->handle, 1);
-	if (unlikely(got <= 0))
-		return hot_stuck(got) ? hot_get_again(self, out) : got;
-	held_since(&c, out->handle, wait_coarse());
-	out->extent = extent_of(c.p, out->handle);
-	return got;
-}
-
-static PyObject *queue_get_any(PyObject *object, PyObject *timeout)
-{
-	struct queue_object *self = (struct queue_object *)object;
-	struct buffer_object *buffer = hot_buffer_make();
-	struct shmpool_taken taken;
+	struct buffer_object *buffer = hot_buffer_new();
+	struct lookup c;
+	uint64_t handle;
+	*code = HOT_RAISED;
 	if (unlikely(!buffer))
 		return NULL;
-	hot_tend(self->pool);
-	int64_t got = get_once(self, &taken);
-	if (got == -EAGAIN)
-		got = hot_get_wait(self, timeout, &taken);
-	if (likely(got > 0))
-		return hot_buffer_own(buffer, self->pool, taken);
-	hot_buffer_unmake(buffer);
-	return got == HOT_RAISED ? NULL : hot_queue_fail(self, got, true);
+	hot_recover_if_due(self->pool);
+	*code = hot_get_once(self, &c, &handle);
+	if (unlikely(*code <= 0) && hot_must_block(*code, timeout))
+		*code = hot_get_block(self, timeout, &c, &handle);
+	if (likely(*code > 0))
+		return hot_buffer_fill(buffer, self->pool, handle, header_extent(c.p, handle));
+	hot_buffer_discard(buffer);
+	return NULL;
+}
+
+static PyObject *queue_get_any(struct queue_object *self, double timeout)
+{
+	int64_t code;
+	PyObject *buffer = get_buffer(self, timeout, &code);
+	return likely(buffer) ? buffer : hot_queue_raise(self, code, NULL, 0);
 }
 
 static PyObject *queue_get_method(PyObject *object, PyObject *const *args, Py_ssize_t n,
 				  PyObject *names)
 {
 	struct hot_arguments given;
-	return hot_parse("get", NULL, args, n, names, &given) ?
-		       NULL :
-		       queue_get_any(object, given.timeout);
+	if (hot_parse("get", NULL, args, n, names, &given))
+		return NULL;
+	return queue_get_any((struct queue_object *)object, given.timeout);
 }
 
 static PyObject *queue_get_nowait(PyObject *object, PyObject *unused)
 {
 	(void)unused;
-	return queue_get_any(object, Py_False);
+	return queue_get_any((struct queue_object *)object, 0);
 }
 
 static PyObject *queue_try_get(PyObject *object, PyObject *unused)
 {
 	struct queue_object *self = (struct queue_object *)object;
-	struct buffer_object *buffer = hot_buffer_make();
-	struct shmpool_taken taken;
+	int64_t code;
 	(void)unused;
-	if (unlikely(!buffer))
-		return NULL;
-	hot_tend(self->pool);
-	int64_t got = get_once(self, &taken);
-	if (got > 0)
-		return hot_buffer_own(buffer, self->pool, taken);
-	hot_buffer_unmake(buffer);
-	if (got == -EAGAIN)
+	PyObject *buffer = get_buffer(self, 0, &code);
+	if (likely(buffer))
+		return buffer;
+	if (code == -EAGAIN)
 		Py_RETURN_NONE;
-	return hot_queue_fail(self, got, true);
+	return hot_queue_raise(self, code, NULL, 0);
 }
 
 static Py_ssize_t queue_len(PyObject *object)
 {
 	int64_t count = shmpool_queue_count(hot_queue_key((struct queue_object *)object));
 	if (count < 0)
-		Py_XDECREF(hot_fail(count, "len"));
+		hot_queue_raise((struct queue_object *)object, count, NULL, 0);
 	return count < 0 ? -1 : (Py_ssize_t)count;
 }
 
@@ -215,7 +170,8 @@ static PyObject *queue_empty(PyObject *object, PyObject *unused)
 {
 	(void)unused;
 	int64_t nothing = shmpool_queue_empty(hot_queue_key((struct queue_object *)object));
-	return nothing < 0 ? hot_fail(nothing, "empty") : PyBool_FromLong(nothing);
+	return nothing < 0 ? hot_queue_raise((struct queue_object *)object, nothing, NULL, 0) :
+			     PyBool_FromLong(nothing);
 }
 
 static int queue_true(PyObject *object)
@@ -224,46 +180,62 @@ static int queue_true(PyObject *object)
 	return 1; /* an empty queue is still a queue */
 }
 
+#define TIMEOUT "Waits up to timeout seconds (None: as long as it takes, 0: not at all)"
+#define RAISES_GET                                                                                 \
+	"    Empty: the queue was empty for that long.\n"                                          \
+	"    QueueBusy: the queue has a single consumer, and that is another thread.\n"            \
+	"    PoolClosed, PoolReplaced: see Pool."
+#define RAISES_PUT                                                                                 \
+	"    Full: the queue was full for that long.\n"                                            \
+	"    QueueBusy: the queue has a single producer, and that is another thread.\n"            \
+	"    PoolClosed, PoolReplaced: see Pool."
+#define RAISES_SEND                                                                                \
+	"    PoolExhausted: no buffer was free for that long.\n"                                   \
+	"    PayloadTooLarge: a payload has more bytes than a buffer holds.\n"                     \
+	"    OutOfSharedMemory: the pool must grow and cannot.\n"
+
 static PyMethodDef queue_methods[] = {
 	{ "_hot_open", queue_hot_open, METH_VARARGS, NULL },
 	{ "_move", hot_queue_move, METH_VARARGS, NULL },
 	{ "_hot_close", queue_hot_close, METH_NOARGS, NULL },
 	{ "empty", queue_empty, METH_NOARGS,
-	  "empty($self)\n--\n\nWhether a get would find nothing just now." },
+	  "empty($self)\n--\n\nTrue if a get would find nothing now." },
 	{ "put", HOT_FAST(queue_put_method),
-	  "put($self, buf, timeout=None)\n--\n\nMoves a Buffer into the queue; buf is "
-	  "spent.\n\nWaits "
-	  "up to timeout seconds for room (None for ever, 0 not at all), then Full." },
+	  "put($self, buf, timeout=None)\n--\n\nMoves a Buffer to the end of the queue; the Buffer "
+	  "is then released.\n\n" TIMEOUT " for room.\n\nRaises:\n" RAISES_PUT "\n"
+	  "    BufferInUse: a view of the buffer is alive.\n"
+	  "    BufferReleased: the buffer was freed or put before.\n"
+	  "    ForeignBuffer: it belongs to another pool or process." },
 	{ "put_nowait", queue_put_nowait, METH_O,
 	  "put_nowait($self, buf, /)\n--\n\nput(buf, timeout=0)." },
 	{ "get", HOT_FAST(queue_get_method),
-	  "get($self, timeout=None)\n--\n\nThe oldest Buffer in the queue.\n\nWaits up to timeout "
-	  "seconds for one (None for ever, 0 not at all), then Empty." },
+	  "get($self, timeout=None)\n--\n\nTakes the oldest Buffer.\n\n" TIMEOUT
+	  " for one.\n\nRaises:\n" RAISES_GET },
 	{ "get_nowait", queue_get_nowait, METH_NOARGS, "get_nowait($self)\n--\n\nget(timeout=0)." },
 	{ "send", HOT_FAST(hot_send),
 	  "send($self, payload, timeout=None)\n--\n\nCopies a bytes-like object into a new buffer "
-	  "and "
-	  "puts it.\n\nWaits up to timeout seconds for a buffer and for room, then PoolExhausted "
-	  "or\n"
-	  "Full. PayloadTooLarge if it does not fit into a buffer." },
+	  "and puts it.\n\n" TIMEOUT
+	  " for a buffer and for room.\n\nRaises:\n" RAISES_SEND RAISES_PUT },
 	{ "recv", HOT_FAST(hot_recv),
-	  "recv($self, timeout=None)\n--\n\nThe oldest payload in the queue, as bytes; its buffer "
-	  "is "
-	  "freed.\n\nWaits up to timeout seconds for one (None for ever, 0 not at all), then "
-	  "Empty." },
+	  "recv($self, timeout=None)\n--\n\nTakes the oldest payload as bytes, and frees its "
+	  "buffer.\n\n" TIMEOUT " for one.\n\nRaises:\n" RAISES_GET },
 	{ "try_get", queue_try_get, METH_NOARGS,
-	  "try_get($self)\n--\n\nThe oldest Buffer in the queue, or None: for loops that poll." },
+	  "try_get($self)\n--\n\nget_nowait() that returns None instead of raising Empty: for "
+	  "loops that poll." },
 	{ "try_recv", hot_try_recv, METH_NOARGS,
-	  "try_recv($self)\n--\n\nThe oldest payload in the queue as bytes, or None." },
+	  "try_recv($self)\n--\n\nrecv(timeout=0) that returns None instead of raising Empty: for "
+	  "loops that poll." },
 	{ "send_many", HOT_FAST(hot_send_many),
-	  "send_many($self, payloads, timeout=None)\n--\n\nsend() for each of the payloads, in "
-	  "order, in bulks of up to 256 or 256 KiB.\n\nFull or PoolExhausted if not all could go "
-	  "within timeout seconds; sent says how many did." },
+	  "send_many($self, payloads, timeout=None)\n--\n\nSends each of the payloads, in order, "
+	  "in "
+	  "bulks of up to 256 payloads or 256 KiB.\n\n" TIMEOUT
+	  " until all are sent. Full and PoolExhausted say in their\n"
+	  "attribute sent how many were.\n\nRaises:\n" RAISES_SEND RAISES_PUT },
 	{ "recv_many", HOT_FAST(hot_recv_many),
-	  "recv_many($self, n, timeout=None)\n--\n\nThe 1..n oldest payloads as bytes; Empty if "
-	  "there is none within timeout seconds.\n\nOf those that are there when the first is: at "
-	  "most "
-	  "a bulk beyond 16 MiB." },
+	  "recv_many($self, n, timeout=None)\n--\n\nTakes the 1 to n oldest payloads as a list of "
+	  "bytes.\n\n" TIMEOUT " for the first. Takes no\n"
+	  "more than are there then, and stops at 16 MiB, after the bulk that reaches it.\n\n"
+	  "Raises:\n    InvalidArgument: n is less than 1.\n" RAISES_GET },
 	{ NULL, NULL, 0, NULL },
 };
 

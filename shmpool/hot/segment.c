@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * segment.c - the base of shmpool.segment.Segment: owns a pool's descriptor, its mapping and the
- * number of its opening.
+ * segment.c - the base of shmpool.segment.Segment: owns a pool's descriptor, its mapping, and the
+ * number of the opened pool.
  *
- * Each of them is recorded by the call that makes it. They end together and once, in that order
- * reversed: the members of this process first, then the mapping, then the descriptor; by close(),
- * or when the object goes.
+ * The call that creates one of these also records it in the object. They end together, once, and in
+ * reverse order: the members of this process, the mapping, the descriptor. That happens in close(),
+ * or when the object is garbage-collected.
  */
 #define _GNU_SOURCE
 #include "hot.h"
@@ -27,31 +27,31 @@ static PyObject *segment_new(PyTypeObject *type, PyObject *args, PyObject *named
 	return (PyObject *)self;
 }
 
-int hot_segment_enter(struct segment_object *self, const char *path, bool made)
+int hot_segment_enter(struct segment_object *self, const char *path, bool created)
 {
 	if (!self->base || self->number)
 		return -EBADF;
-	int number =
-		shmpool_open(self->base, self->size, self->fd, self->read_only ? NULL : path, made);
+	int number = shmpool_open(self->base, self->size, self->fd, self->read_only ? NULL : path,
+				  created);
 	if (number > 0)
 		self->number = (uint32_t)number;
 	return number;
 }
 
-/* Ends an opening that is in no object any more. */
-static void end_opening(uint32_t number)
+/* Closes a pool whose number is in no object any more. */
+static void close_number(uint32_t number)
 {
-	if (!number || !local_closing(number))
+	if (!number || !opening_closing(number))
 		return;
 	PyThreadState *state = PyEval_SaveThread();
-	local_closed(number);
+	opening_closed(number);
 	PyEval_RestoreThread(state);
 }
 
-/* Takes the temporary name away from a file that is made, or will not be. */
+/* Removes the temporary name: the file has its own name by now, or the creation failed. */
 static void finish(struct segment_object *self)
 {
-	if (self->life == *hot_life) {
+	if (self->process == *hot_process_number) {
 		if (self->temporary)
 			unlink(self->temporary);
 		if (self->hold)
@@ -67,8 +67,7 @@ static bool is_file_of(const struct segment_object *self, const struct stat *st)
 	return st->st_dev == self->device && st->st_ino == self->inode;
 }
 
-/* Whether the program has closed the descriptor, and may have opened another file under its number.
- *  */
+/* True if the program has closed our descriptor: its number may be another file's now. */
 static bool has_lost_file(const struct segment_object *self)
 {
 	struct stat now;
@@ -77,28 +76,28 @@ static bool has_lost_file(const struct segment_object *self)
 	return fstat(self->fd, &now) ? errno == EBADF : !is_file_of(self, &now);
 }
 
-/* Takes the name away that is to end with the object, if it still stands for the file. Not in a
- * forked child. */
-static void end_name(struct segment_object *self)
+/* Removes the name that ends with the object, if it still names this file. Does nothing in a forked
+ * child. */
+static void remove_name(struct segment_object *self)
 {
 	struct stat there;
-	if (self->ending && self->life == *hot_life && lstat(self->ending, &there) == 0 &&
-	    is_file_of(self, &there))
-		unlink(self->ending);
-	PyMem_Free(self->ending);
-	self->ending = NULL;
+	if (self->unlink_path && self->process == *hot_process_number &&
+	    lstat(self->unlink_path, &there) == 0 && is_file_of(self, &there))
+		unlink(self->unlink_path);
+	PyMem_Free(self->unlink_path);
+	self->unlink_path = NULL;
 }
 
 void hot_segment_drop(struct segment_object *self)
 {
 	finish(self);
-	end_name(self);
-	/* Taken out of the object first: other threads run while the opening ends. */
+	remove_name(self);
+	/* Clear the object first: other threads run in close_number(). */
 	const struct segment_object was = *self;
 	self->number = 0;
 	self->base = NULL;
 	self->fd = -1;
-	end_opening(was.number);
+	close_number(was.number);
 	if (was.fd >= 0 && !has_lost_file(&was))
 		close(was.fd);
 	if (was.base)
@@ -116,12 +115,12 @@ void hot_segment_leave(struct segment_object *self)
 {
 	if (self->number)
 		shmpool_leave(self->number);
-	end_name(self);
+	remove_name(self);
 	const struct segment_object was = *self;
 	self->number = 0;
 	self->base = NULL;
 	self->fd = -1;
-	end_opening(was.number);
+	close_number(was.number);
 }
 
 static void segment_dealloc(PyObject *object)
@@ -183,7 +182,7 @@ static PyObject *segment_create(PyObject *object, PyObject *path)
 	}
 	self->fd = fd;
 	self->temporary = copy;
-	self->life = hot_this_life();
+	self->process = hot_process();
 	return PyLong_FromLong(shmpool_hold(fd, name, &self->hold));
 }
 
@@ -194,9 +193,9 @@ static PyObject *segment_unlink_at_the_end(PyObject *object, PyObject *path)
 	char *copy = name ? PyMem_Malloc(strlen(name) + 1) : NULL;
 	if (!copy)
 		return name ? PyErr_NoMemory() : NULL;
-	PyMem_Free(self->ending);
-	self->ending = strcpy(copy, name);
-	self->life = hot_this_life();
+	PyMem_Free(self->unlink_path);
+	self->unlink_path = strcpy(copy, name);
+	self->process = hot_process();
 	Py_RETURN_NONE;
 }
 
@@ -265,33 +264,36 @@ static PyObject *segment_address(PyObject *object, void *unused)
 }
 
 static PyMethodDef segment_methods[] = {
-	{ "_open", segment_open, METH_VARARGS, "Opens the file. OSError." },
+	{ "_open", segment_open, METH_VARARGS, "Opens the file. Raises OSError." },
 	{ "_anonymous", segment_anonymous, METH_O,
-	  "Makes a file without a name, for None, or takes over a descriptor. OSError." },
+	  "Creates a file without a name, for None; or takes over a descriptor. Raises OSError." },
 	{ "_create", segment_create, METH_O,
-	  "Makes a file with a temporary name, which nobody else removes. 0, or a code; OSError." },
+	  "Creates a file with a temporary name that nobody else removes. Returns 0 or a code; "
+	  "raises OSError." },
 	{ "_unlink_at_the_end", segment_unlink_at_the_end, METH_O,
-	  "With the object, or this process, the name ends." },
-	{ "_finish", segment_finish, METH_NOARGS, "Takes the temporary name away." },
-	{ "_take", segment_take, METH_O, "Takes over the other's file." },
-	{ "_map", segment_map, METH_VARARGS, "Maps so many bytes of it. OSError." },
+	  "Removes that name when the object or this process ends." },
+	{ "_finish", segment_finish, METH_NOARGS, "Removes the temporary name." },
+	{ "_take", segment_take, METH_O, "Takes over the file of another one." },
+	{ "_map", segment_map, METH_VARARGS,
+	  "Maps the file: size in bytes, read_only. Raises OSError." },
 	{ "_enter", segment_enter, METH_NOARGS,
-	  "Opens the pool to read it: its number, or a code." },
+	  "Opens the pool for reading. Returns its number, or a code." },
 	{ "close", segment_close, METH_NOARGS,
-	  "close($self)\n--\n\nEnds this process's members, unmaps, and closes the file.\n\nMay be "
+	  "close($self)\n--\n\nEnds this process's members, unmaps and closes the file.\n\nMay be "
 	  "repeated." },
 	{ NULL, NULL, 0, NULL },
 };
 
 static PyMemberDef segment_members[] = {
-	{ "fd", T_INT, offsetof(struct segment_object, fd), READONLY, "-1 once it is closed." },
+	{ "fd", T_INT, offsetof(struct segment_object, fd), READONLY,
+	  "The descriptor, -1 for none." },
 	{ "size", T_ULONGLONG, offsetof(struct segment_object, size), READONLY, NULL },
 	{ "read_only", T_BOOL, offsetof(struct segment_object, read_only), READONLY, NULL },
 	{ NULL, 0, 0, 0, NULL },
 };
 
 static PyGetSetDef segment_getset[] = {
-	{ "address", segment_address, NULL, "Where it is mapped, 0 for nowhere.", NULL },
+	{ "address", segment_address, NULL, "Address of the mapping, 0 for none.", NULL },
 	{ NULL, NULL, NULL, NULL, NULL },
 };
 

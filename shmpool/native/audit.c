@@ -2,13 +2,14 @@
  *
  * audit.c - see audit.h.
  *
- * An audit goes through stages, each of which can be left and entered again at any of its items:
+ * An audit goes through stages. Each stage can be interrupted and continued at any of its items:
  *
- *     0                     nothing is counted yet
- *     1 .. queues + 1       the ring of queue stage - 1: every entry against its buffer's owner word
- *     queues + 2            every member's cache: which buffers lie in one
- *     queues + 3            every buffer: where its owner word says that it is
- *     queues + 4            complete
+ *     stage                 counts
+ *     0                     nothing yet
+ *     1 .. queues + 1       the ring of queue stage - 1: compares each entry with its owner word
+ *     queues + 2            every member's cache: marks the buffers that are cached
+ *     queues + 3            every buffer, where its owner word says that it is
+ *     queues + 4            nothing more: the audit is complete
  */
 #include "audit.h"
 
@@ -20,15 +21,16 @@
 #include "member.h"
 #include "queue.h"
 
-#define LOOKS 64     /* at a buffer that is on its way, before it counts as unaccounted for */
-#define LOOKS_FEW 2  /* when so many are unaccounted for that the segment must be damaged */
-#define DAMAGED 1024 /* so many */
-#define ATTEMPTS 4 /* to count without meeting a buffer twice, while it moves from place to place */
-#define CLOCK_WORK 4096 /* words read from one look at the clock to the next: below 1 ms */
+#define LOOKS 64     /* inspections of a buffer in motion before it counts as unaccounted */
+#define LOOKS_FEW 2  /* the same once DAMAGED buffers are wrong */
+#define DAMAGED 1024 /* with so many wrong buffers the segment must be corrupted */
+/* Attempts to count everything without meeting a moving buffer twice. */
+#define ATTEMPTS 4
+#define CLOCK_WORK 4096 /* words between two readings of the clock: less than 1 ms */
 
 #define PENDING (sizeof(((struct shmpool_audit *)0)->pending) / sizeof(uint32_t))
 
-/* An op record that was seen, and whose it is. */
+/* An op record, and the number of the member that wrote it. */
 struct moving {
 	uint64_t op;
 	uint32_t number;
@@ -37,17 +39,17 @@ struct moving {
 /* One step of an audit. */
 struct walk {
 	const struct qmempool *p;
-	uint64_t *cached; /* one bit a buffer: met in a cache */
+	uint64_t *cached; /* one bit for each buffer: met in a cache */
 	struct shmpool_audit *out;
 	struct shmpool_held *held;
 	size_t held_n;
 	uint64_t *queued;
 	size_t queued_n;
-	struct moving
-		*moving; /* the operations that were going on when pending buffers were looked at */
+	/* The operations in progress when pending buffers were last inspected. */
+	struct moving *moving;
 	uint32_t movings;
-	int64_t work; /* words to read before the clock is asked again */
-	int64_t end;  /* of the step, on this thread's processor clock, in ns */
+	int64_t work; /* words to read before the clock is read again */
+	int64_t end;  /* of the step: processor time of this thread, ns */
 };
 
 static int64_t processor_ns(void)
@@ -57,8 +59,8 @@ static int64_t processor_ns(void)
 	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Whether the step is over before so many more words are read. It is never over before it has
- * begun. */
+/* True if the step ends before the given number of words are read. The first CLOCK_WORK words of a
+ * step always pass. */
 static bool over(struct walk *w, uint32_t words)
 {
 	w->work -= words;
@@ -78,18 +80,19 @@ static bool exists(const struct walk *w, uint64_t index)
 	return index < w->p->capacity && segment_exists(&w->p->segment, (uint32_t)index);
 }
 
-/* Begins a ring: between which positions it holds something. */
+/* Begins the walk of a ring: stores in at and end the positions between which it holds entries. */
 static void enter_ring(struct walk *w, const struct alf_ring *r)
 {
-	alf_position cons = load_acquire(&r->q->cons), prod = load_acquire(&r->q->prod);
+	alf_position cons = load_acquire(&r->q->cons); /* [CONS] */
+	alf_position prod = load_acquire(&r->q->prod); /* [PROD] */
 	if ((alf_position)(prod - cons) > r->mask + 1)
 		prod = cons;
 	w->out->at = cons;
 	w->out->end = prod;
 }
 
-/* Every entry of a ring must say what its buffer's owner word says, unless it was taken out
- * meanwhile. True when the ring is done with. */
+/* Compares each entry of a ring with its buffer's owner word. They must agree, unless the entry has
+ * been taken out since. Returns true when the ring is done. */
 static bool walk_ring(struct walk *w, const struct alf_ring *r)
 {
 	for (; w->out->at != w->out->end; w->out->at = (alf_position)(w->out->at + 1)) {
@@ -100,50 +103,51 @@ static bool walk_ring(struct walk *w, const struct alf_ring *r)
 		if (alf_at(r, at, word) != ALF_AT_VALUE)
 			continue;
 		bool good = exists(w, index) &&
-			    load_acquire(&qmempool_buffer(w->p, (uint32_t)index)->owner) ==
+			    load_acquire(&pool_buffer(w->p, (uint32_t)index)->owner) ==
 				    owner_transit(r->id, at); /* [OWNER] */
-		if (!good && !audit_hollow(w->p, r, at) &&
+		if (!good && !audit_stale(w->p, r, at) &&
 		    (alf_distance)(load_acquire(&r->q->cons) - at) <= 0) /* [CONS] */
 			w->out->doubled++;
 	}
 	return true;
 }
 
-/* Whether what somebody takes from the cache, or took when it died, may still be listed in it. */
+/* True if entries of the cache may be stale: a thief is taking buffers from it, or was when it
+ * died. */
 static bool emptied(const struct member *m)
 {
-	return cache_thief(load_acquire(&m->cache_bottom)); /* [CACHE] */
+	return cache_holder(load_acquire(&m->cache_bottom)); /* [CACHE] */
 }
 
 static void walk_cache(struct walk *w, const struct member *m)
 {
 	if (member_gone(load_acquire(&m->identity))) /* [MEMBER] */
-		return; /* what it had cached it holds, until it is taken back one by one */
+		return; /* what a dead member's cache lists counts as in its hands */
 	uint64_t word = load_acquire(&m->cache_bottom);   /* [CACHE] */
 	cache_position top = load_acquire(&m->cache_top); /* [CACHE] */
 	cache_position bottom = cache_bottom_at(word, top);
 	uint64_t mask = w->p->cache_mask;
 	int64_t len = cache_between(word, top);
 	if (len > (int64_t)w->p->cache_size)
-		return; /* somebody scribbled over it */
+		return; /* corrupted */
 	for (uint32_t i = 0; i < len; i++) {
 		uint64_t handle = load_relaxed(&m->cache[(bottom + i) & mask]);
 		uint32_t index = handle_index(handle);
-		/* Of this generation: what a dead thief had taken may be the member's again, in
-		 * hand. */
-		bool good = exists(w, index) &&
-			    load_acquire(&qmempool_buffer(w->p, index)->owner) ==
-				    m->tag && /* [OWNER] */
-			    load_relaxed(&qmempool_buffer(w->p, index)->handle) == handle &&
-			    !(w->cached[index / 64] >> index % 64 & 1);
+		/* The generations must agree: a buffer that a dead thief had taken may be the
+		 * member's again, in hand. */
+		bool good =
+			exists(w, index) &&
+			load_acquire(&pool_buffer(w->p, index)->owner) == m->tag && /* [OWNER] */
+			load_relaxed(&pool_buffer(w->p, index)->handle) == handle &&
+			!(w->cached[index / 64] >> index % 64 & 1);
 		if (good)
 			w->cached[index / 64] |= 1ull << index % 64;
-		else if (i < member_cached(&w->p->segment, m) && !emptied(m))
+		else if (i < cache_length(&w->p->segment, m) && !emptied(m))
 			w->out->doubled++;
 	}
 }
 
-/* True when all caches are done with: each is no more than some thousand words. */
+/* Returns true when all caches are done. A cache has a few thousand words at most. */
 static bool walk_caches(struct walk *w)
 {
 	for (; w->out->at < w->p->segment.members; w->out->at++) {
@@ -165,8 +169,8 @@ static void count_held(struct walk *w, uint32_t number, const struct buffer *b)
 	held->buffers++;
 }
 
-/* Reads all operations that go on; the owner words of those in question must have been read before.
- *  */
+/* Reads the op records of all members. The owner words of the buffers in question must have been
+ * read before. */
 static void look_for_movers(struct walk *w)
 {
 	const struct segment *s = &w->p->segment;
@@ -178,12 +182,13 @@ static void look_for_movers(struct walk *w)
 	}
 }
 
-/* Whose operation a buffer between a member and a ring is part of; members if it is nobody's. */
+/* Returns the number of the member whose operation is moving a buffer to or from the position, or
+ * the number of member slots if there is none. */
 static uint32_t mover(const struct walk *w, const struct alf_ring *r, alf_position position)
 {
 	uint32_t members = w->p->segment.members;
-	uint32_t producer = tag_number(load_acquire(&r->q->producer));
-	uint32_t consumer = tag_number(load_acquire(&r->q->consumer));
+	uint32_t producer = tag_number(load_acquire(&r->q->producer)); /* [ROLE] */
+	uint32_t consumer = tag_number(load_acquire(&r->q->consumer)); /* [ROLE] */
 	for (uint32_t i = 0; i < w->movings; i++)
 		if (alf_op_covers(w->moving[i].op, ALF_OP_ENQUEUE, r->id, position) ||
 		    alf_op_covers(w->moving[i].op, ALF_OP_DEQUEUE, r->id, position))
@@ -191,17 +196,17 @@ static uint32_t mover(const struct walk *w, const struct alf_ring *r, alf_positi
 	return producer < members ? producer : consumer < members ? consumer : members;
 }
 
-/* Counts a buffer where its owner word says that it is, if that is so; false if it may be on its
- * way. */
+/* Counts a buffer where its owner word says that it is, if that place says the same. Returns false
+ * if the buffer may be in motion. */
 static bool count_one(struct walk *w, uint32_t index)
 {
 	const struct segment *s = &w->p->segment;
-	const struct buffer *b = qmempool_buffer(w->p, index);
+	const struct buffer *b = pool_buffer(w->p, index);
 	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
 	uint32_t number = tag_number(owner), queue = owner_queue(owner);
 	if (!(owner & OWNER_TRANSIT)) {
 		if (owner & OWNER_ABANDONED) {
-			w->out->free++; /* to whoever sweeps next */
+			w->out->free++; /* for the next sweep */
 			return true;
 		}
 		if (w->cached[index / 64] >> index % 64 & 1) {
@@ -227,12 +232,12 @@ static bool count_one(struct walk *w, uint32_t index)
 	return true;
 }
 
-/* Counts a buffer that is between two places for the member whose operation it is part of, as
- * look_for_movers() found it after owner was read. */
+/* Counts a buffer that is between two places for the member whose operation it is part of. owner
+ * must have been read before look_for_movers(). Returns false if no operation covers it. */
 static bool count_moving(struct walk *w, uint32_t index, uint64_t owner)
 {
 	const struct alf_ring *r = owner & OWNER_TRANSIT ? ring_of(w, owner_queue(owner)) : NULL;
-	const struct buffer *b = qmempool_buffer(w->p, index);
+	const struct buffer *b = pool_buffer(w->p, index);
 	if (!r)
 		return false;
 	uint32_t number = mover(w, r, (alf_position)owner_position(owner));
@@ -247,8 +252,8 @@ static bool damaged(const struct shmpool_audit *a)
 	return a->unaccounted + a->doubled >= DAMAGED;
 }
 
-/* Looks again and again at the buffers that may be on their way. True when all of them are counted.
- *  */
+/* Inspects the buffers that may be in motion until all are counted, LOOKS times at most. Returns
+ * true when it is done; what is left then is unaccounted. */
 static bool count_pending(struct walk *w)
 {
 	struct shmpool_audit *a = w->out;
@@ -260,7 +265,7 @@ static bool count_pending(struct walk *w)
 			return false;
 		for (uint32_t i = 0; i < n; i++)
 			owner[i] = load_acquire(
-				&qmempool_buffer(w->p, a->pending[i])->owner); /* [OWNER] */
+				&pool_buffer(w->p, a->pending[i])->owner); /* [OWNER] */
 		look_for_movers(w);
 		for (uint32_t i = 0; i < n; i++) {
 			uint32_t index = a->pending[i];
@@ -274,8 +279,7 @@ static bool count_pending(struct walk *w)
 	return true;
 }
 
-/* True when all buffers are done with. Those of an extent that does not exist are passed over as
- * one. */
+/* Returns true when all buffers are done. Skips an extent that does not exist in one step. */
 static bool walk_buffers(struct walk *w)
 {
 	struct shmpool_audit *a = w->out;
@@ -308,7 +312,7 @@ static void begin(struct walk *w)
 	w->out->attempt = attempt;
 }
 
-/* Goes on with the stage that the audit is in; true when it is done. */
+/* Continues the present stage. Returns true when it is done. */
 static bool walk_stage(struct walk *w, uint32_t caches)
 {
 	const struct alf_ring *r;
@@ -324,8 +328,8 @@ static bool walk_stage(struct walk *w, uint32_t caches)
 	return true;
 }
 
-/* The next stage; when all are done, the first one again if a buffer seemed to be nowhere or twice.
- *  */
+/* Goes to the next stage. After the last one it starts again if a buffer was met twice or nowhere,
+ * ATTEMPTS times at most. */
 static void next_stage(struct walk *w, uint32_t caches)
 {
 	struct shmpool_audit *a = w->out;

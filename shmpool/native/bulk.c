@@ -1,26 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bulk.c - the calls of shmpool.h that move many buffers, or bytes in and out of them.
+ * bulk.c - the calls of binding.h that move many buffers, or bytes in and out of them.
  */
 #include <string.h>
 
-#include "call.h"
+#include "blocking.h"
 #include "copy.h"
+#include "lookup.h"
 #include "transfer.h"
 #include "wait.h"
 
-/* What of one send_many is copied before it is put: so many messages, or so many bytes that the
- * first of them are still in the processor's caches when they come out. */
+/* Payloads that send_many copies before it puts them: so many, or so many bytes. The first of them
+ * are still in the processor's caches when a consumer reads them. */
 #define SEND_MAX 256u
 #define SEND_BYTES (256u << 10)
 
-/* fresh() for buffers just allocated: all, or -EBADMSG, and what of them are buffers is free again.
- *  */
-static int all_fresh(const struct call *c, uint64_t *handles, uint32_t n, int64_t now)
+/* header_reset() for n buffers just allocated. 0; or -EBADMSG if one is none of the pool: then the
+ * others are free again. */
+static int reset_headers(const struct lookup *c, uint64_t *handles, uint32_t n, int64_t now)
 {
 	for (uint32_t i = 0; i < n; i++)
-		if (unlikely(fresh(c, handles[i], now))) {
-			n = transfer_indices(c->p, handles, n);
+		if (unlikely(header_reset(c, handles[i], now))) {
+			n = pool_filter(c->p, handles, n);
 			for (i = 0; i < n; i++)
 				qmempool_free(c->p, c->m, handles[i]);
 			return -EBADMSG;
@@ -30,149 +31,135 @@ static int all_fresh(const struct call *c, uint64_t *handles, uint32_t n, int64_
 
 int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n)
 {
-	struct call c;
-	int error = open_key(key, &c);
+	struct lookup c;
+	int error = lookup_key(key, &c);
 	if (unlikely(error))
 		return error;
 	if (n > c.p->cache_size || !cache_pop(c.p, c.m, handles, (uint32_t)n))
-		return -EAGAIN;
-	error = all_fresh(&c, handles, (uint32_t)n, wait_coarse());
+		return -EINPROGRESS;
+	error = reset_headers(&c, handles, (uint32_t)n, wait_coarse());
 	return likely(!error) ? (int64_t)n : error;
 }
 
 int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline)
 {
-	struct call c;
-	int error = open_key(key, &c);
+	struct lookup c;
+	int error = lookup_key(key, &c);
 	if (error)
 		return error;
 	if (n > c.p->capacity)
 		return -EMSGSIZE;
 	int64_t end = wait_slice_end(deadline);
-	error = qmempool_alloc_wait(c.p, c.m, handles, (uint32_t)n, end);
+	error = blocking_alloc(c.p, c.m, handles, (uint32_t)n, end);
 	if (!error)
-		error = all_fresh(&c, handles, (uint32_t)n, wait_coarse());
-	return error ? waits_on(error, end, deadline) : (int64_t)n;
+		error = reset_headers(&c, handles, (uint32_t)n, wait_coarse());
+	return error ? wait_slice_result(error, end, deadline) : (int64_t)n;
 }
 
 int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n)
 {
-	struct call c;
-	int error = open_key(key, &c);
+	struct lookup c;
+	int error = lookup_key(key, &c);
 	if (error)
 		return error;
 	return n > c.p->capacity ? -EMSGSIZE : qmempool_free_bulk(c.p, c.m, handles, (uint32_t)n);
 }
 
-/* 0, or -EMSGSIZE if there is never room for n. */
-static int open_for(uint64_t key, size_t n, struct call *c)
+/* Looks the queue up. -EMSGSIZE if it never has room for n. */
+static int lookup_for(uint64_t key, size_t n, struct lookup *c)
 {
-	int error = open_queue(key, c);
+	int error = lookup_queue(key, c);
 	return error ? error : n > alf_capacity(c->ring) ? -EMSGSIZE : 0;
 }
 
 int64_t shmpool_put_many(uint64_t key, const uint64_t *handles, size_t n)
 {
-	struct call c;
-	int error = open_for(key, n, &c);
+	struct lookup c;
+	int error = lookup_for(key, n, &c);
 	if (!error && n)
-		error = call_put(&c, handles, (uint32_t)n);
+		error = lookup_put(&c, handles, (uint32_t)n);
 	return error ? error : (int64_t)n;
 }
 
 int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline)
 {
-	struct call c;
+	struct lookup c;
 	int64_t end = wait_slice_end(deadline);
-	int error = open_for(key, n, &c);
+	int error = lookup_for(key, n, &c);
 	if (!error && n)
-		error = queue_put_wait(c.p, c.m, c.ring, handles, (uint32_t)n, end);
-	return error ? waits_on(error, end, deadline) : (int64_t)n;
+		error = blocking_put(c.p, c.m, c.ring, handles, (uint32_t)n, end);
+	return error ? wait_slice_result(error, end, deadline) : (int64_t)n;
 }
 
-static int all_held(const struct call *c, const uint64_t *handles, int got)
+static int set_since(const struct lookup *c, const uint64_t *handles, int got)
 {
 	int64_t now = got > 0 ? wait_coarse() : 0;
 	for (int i = 0; i < got; i++)
-		held_since(c, handles[i], now);
+		header_set_since(c, handles[i], now);
 	return got;
 }
 
 int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n)
 {
-	struct call c;
-	int error = open_queue(key, &c);
+	struct lookup c;
+	int error = lookup_queue(key, &c);
 	if (error)
 		return error;
 	if (n > alf_capacity(c.ring))
 		n = alf_capacity(c.ring);
-	return n ? all_held(&c, handles, call_get(&c, handles, (uint32_t)n)) : 0;
+	return n ? set_since(&c, handles, lookup_get(&c, handles, (uint32_t)n)) : 0;
 }
 
 int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline)
 {
-	struct call c;
+	struct lookup c;
 	int64_t end = wait_slice_end(deadline);
-	int got = open_queue(key, &c);
+	int got = lookup_queue(key, &c);
 	if (got)
 		return got;
 	if (n > alf_capacity(c.ring))
 		n = alf_capacity(c.ring);
 	if (n)
-		got = queue_get_wait(c.p, c.m, c.ring, handles, (uint32_t)n, end);
-	return waits_on(all_held(&c, handles, got), end, deadline);
+		got = blocking_get(c.p, c.m, c.ring, handles, (uint32_t)n, end);
+	return wait_slice_result(set_since(&c, handles, got), end, deadline);
 }
 
-int64_t shmpool_get_wait(uint64_t key, struct shmpool_taken *out, int64_t deadline)
+/* Copies a payload into a new buffer. */
+static inline void fill(const struct lookup *c, uint64_t handle, const char *data, size_t length)
 {
-	struct call c;
-	int64_t end = wait_slice_end(deadline);
-	int got = open_queue(key, &c);
-	if (!got)
-		got = queue_get_wait(c.p, c.m, c.ring, &out->handle, 1, end);
-	if (got <= 0)
-		return waits_on(got, end, deadline);
-	held_since(&c, out->handle, wait_coarse());
-	out->extent = extent_of(c.p, out->handle);
-	return got;
-}
-
-/* Copies a message into a new buffer. */
-static inline void fill(const struct call *c, uint64_t handle, const char *data, size_t length)
-{
-	store_relaxed(&qmempool_buffer(c->p, handle_index(handle))->length, (uint32_t)length);
+	store_relaxed(&pool_buffer(c->p, handle_index(handle))->length, (uint32_t)length);
 	copy_bytes(segment_data(&c->p->segment, handle_index(handle)) +
 			   c->p->segment.geometry.headroom,
 		   data, length);
 }
 
-static inline uint64_t room(const struct call *c)
+static inline uint64_t room(const struct lookup *c)
 {
 	return c->p->segment.stride - c->p->segment.geometry.headroom;
 }
 
 int64_t shmpool_send(uint64_t key, const char *data, size_t length)
 {
-	struct call c;
+	struct lookup c;
 	uint64_t handle;
-	int error = open_queue(key, &c);
+	int error = lookup_queue(key, &c);
 	if (unlikely(error))
 		return error;
 	if (unlikely(length > room(&c)))
 		return -EMSGSIZE;
 	error = qmempool_alloc_quick(c.p, c.m, &handle);
 	if (likely(!error))
-		error = fresh(&c, handle, 0); /* it is in a queue before anybody could ask */
+		error = header_reset(&c, handle, 0); /* 0: nobody reads since before it is put */
 	if (unlikely(error))
-		return error;
+		return error == -EAGAIN ? -EINPROGRESS : error;
 	fill(&c, handle, data, length);
-	error = call_put(&c, &handle, 1);
+	error = lookup_put(&c, &handle, 1);
 	if (unlikely(error))
 		qmempool_free(c.p, c.m, handle);
 	return error;
 }
 
-/* How many of the messages go in one bulk: at least one. */
+/* Returns how many of the payloads go in one bulk: at least one. */
 static uint32_t bulk_of(const struct shmpool_slice *slices, size_t n)
 {
 	uint64_t bytes = slices[0].length;
@@ -182,16 +169,16 @@ static uint32_t bulk_of(const struct shmpool_slice *slices, size_t n)
 	return k;
 }
 
-/* Puts n buffers in as many bulks as there is room for, in order. How many went; *error is why not
- * all. */
-static uint32_t put_parts(const struct call *c, const uint64_t *handle, uint32_t n,
+/* Puts n buffers, in order, in bulks as large as there is room for. Returns how many were put;
+ * *error says why not all. */
+static uint32_t put_parts(const struct lookup *c, const uint64_t *handle, uint32_t n,
 			  int64_t deadline, int *error)
 {
 	uint32_t done = 0;
 	while (done < n) {
 		uint32_t room = alf_avail_space(c->ring), part = n - done;
 		part = room < part ? room + (room == 0) : part;
-		*error = queue_put_wait(c->p, c->m, c->ring, handle + done, part, deadline);
+		*error = blocking_put(c->p, c->m, c->ring, handle + done, part, deadline);
 		if (*error)
 			break;
 		done += part;
@@ -202,9 +189,9 @@ static uint32_t put_parts(const struct call *c, const uint64_t *handle, uint32_t
 int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices, size_t n,
 			       int64_t deadline)
 {
-	struct call c;
+	struct lookup c;
 	uint64_t handle[SEND_MAX];
-	int error = open_queue(key, &c);
+	int error = lookup_queue(key, &c);
 	size_t sent = 0;
 	if (error)
 		return error;
@@ -220,9 +207,9 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 		uint32_t k = bulk_of(slices + sent, n - sent);
 		if (k > alf_capacity(c.ring))
 			k = alf_capacity(c.ring);
-		/* As many as there are: nobody goes without while it waits for a bulk. */
-		int got = qmempool_alloc_some_wait(c.p, c.m, handle, k, end);
-		error = got < 0 ? got : all_fresh(&c, handle, (uint32_t)got, 0);
+		/* Take what is free: waiting for a whole bulk would starve others. */
+		int got = blocking_alloc_some(c.p, c.m, handle, k, end);
+		error = got < 0 ? got : reset_headers(&c, handle, (uint32_t)got, 0);
 		if (error)
 			break;
 		for (int i = 0; i < got; i++)
@@ -232,10 +219,10 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 			qmempool_free_bulk(c.p, c.m, handle + put, (uint32_t)got - put);
 		sent += put;
 	}
-	return sent ? (int64_t)sent : waits_on(error, end, deadline);
+	return sent ? (int64_t)sent : wait_slice_result(error, end, deadline);
 }
 
-/* copy_bytes() that the compiler unfolds for the usual widths. */
+/* copy_bytes() that the compiler unrolls for the usual widths. */
 static inline void copy_field(char *to, const char *from, size_t width)
 {
 	if (width == 8)
@@ -250,16 +237,15 @@ static inline void copy_field(char *to, const char *from, size_t width)
 		copy_bytes(to, from, width);
 }
 
-/* Where width bytes at offset of a buffer's data lie; NULL with the error in *error. */
-static inline char *place(const struct call *c, uint64_t handle, size_t offset, size_t width,
+/* Returns the address of width bytes at offset of a buffer's data; NULL with a code in *error. */
+static inline char *place(const struct lookup *c, uint64_t handle, size_t offset, size_t width,
 			  int *error)
 {
 	*error = qmempool_check(c->p, c->m, handle);
 	if (unlikely(*error))
 		return NULL;
-	const uint64_t room =
-		c->p->segment.stride; /* room - headroom - offset - width >= 0, step by step */
-	const uint64_t head = load_relaxed(&qmempool_buffer(c->p, handle_index(handle))->headroom);
+	const uint64_t room = c->p->segment.stride; /* check step by step: no difference may wrap */
+	const uint64_t head = load_relaxed(&pool_buffer(c->p, handle_index(handle))->headroom);
 	if (unlikely(head > room || offset > room - head || width > room - head - offset)) {
 		*error = -ERANGE;
 		return NULL;
@@ -270,8 +256,8 @@ static inline char *place(const struct call *c, uint64_t handle, size_t offset, 
 int64_t shmpool_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset, size_t width,
 		       char *out)
 {
-	struct call c;
-	int error = open_key(key, &c);
+	struct lookup c;
+	int error = lookup_key(key, &c);
 	if (error)
 		return error;
 	for (size_t i = 0; i < n; i++, out += width) {
@@ -286,8 +272,8 @@ int64_t shmpool_column(uint64_t key, const uint64_t *handles, size_t n, size_t o
 int64_t shmpool_set_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset,
 			   size_t width, const char *from, size_t step)
 {
-	struct call c;
-	int error = open_key(key, &c);
+	struct lookup c;
+	int error = lookup_key(key, &c);
 	if (error)
 		return error;
 	for (size_t i = 0; i < n; i++, from += step) {
@@ -301,12 +287,12 @@ int64_t shmpool_set_column(uint64_t key, const uint64_t *handles, size_t n, size
 
 int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_t *out)
 {
-	struct call c;
-	int error = open_key(key, &c);
+	struct lookup c;
+	int error = lookup_key(key, &c);
 	for (size_t i = 0; !error && i < n; i++) {
 		error = qmempool_check(c.p, c.m, handles[i]);
 		if (likely(!error))
-			out[i] = extent_of(c.p, handles[i]).length;
+			out[i] = header_extent(c.p, handles[i]).length;
 	}
 	return error ? error : (int64_t)n;
 }
@@ -314,16 +300,16 @@ int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_
 int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, const uint32_t *from,
 			    size_t step)
 {
-	struct call c;
-	int error = open_key(key, &c);
+	struct lookup c;
+	int error = lookup_key(key, &c);
 	for (size_t i = 0; !error && i < n; i++)
 		place(&c, handles[i], 0, load_relaxed(&from[i * step]), &error);
 	if (error)
 		return error == -ERANGE ? -EMSGSIZE : error;
-	/* The lengths may lie in shared memory too: whoever reads them from a header checks them.
-	 *  */
+	/* The lengths may lie in shared memory and change after the check above. That is no harm:
+	 * every reader of a header checks the length. */
 	for (size_t i = 0; i < n; i++)
-		store_relaxed(&qmempool_buffer(c.p, handle_index(handles[i]))->length,
+		store_relaxed(&pool_buffer(c.p, handle_index(handles[i]))->length,
 			      load_relaxed(&from[i * step]));
 	return (int64_t)n;
 }

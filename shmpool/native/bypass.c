@@ -1,53 +1,43 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bypass.c - see [BYPASS] in transfer.h: free buffers behind a member that has stopped in the
- * shared queue.
- *
- * A member that stops between alf_reserve and alf_publish holds up what stands behind it in that
- * ring, and in the ring of free buffers that is everybody's. What is published there can be had by
- * its owner word all the same. Its slot stays behind, hollow: whoever claims it finds that the
- * buffer is not there any more.
+ * bypass.c - see bypass.h.
  */
+#include "bypass.h"
+
 #include "alf_repair.h"
-#include "transfer.h"
 #include "wait.h"
 
-static struct pool_shared *shared(const struct qmempool *p)
-{
-	return segment_shared(&p->segment);
-}
-
-#define SAY_TRIES 64     /* others say something meanwhile */
-#define HOLLOW_TRIES 64u /* claims of nothing but hollow slots, before the ring counts as empty */
+#define ANNOUNCE_TRIES 64 /* compare-and-swaps lost to others that raise the limit */
+#define STALE_TRIES 64u   /* claims of only stale slots before the ring counts as empty */
 #define BYPASS_REST_NS 2000000ll
 
-/* Says that slots before limit may be hollow. False if others do not let it. */
-static bool say_hollow(const struct qmempool *p, alf_position limit)
+/* Announces that slots before limit may be stale. False if it lost ANNOUNCE_TRIES times. */
+static bool announce_stale(const struct qmempool *p, alf_position limit)
 {
-	alf_position said = load_seq_cst(&shared(p)->bypassed);
-	limit += limit == 0; /* positions that have come round: one slot more does no harm */
-	for (int i = 0; i < SAY_TRIES; i++)
+	alf_position said = load_seq_cst(&pool_shared(p)->bypassed); /* [BYPASS] */
+	limit += limit == 0; /* 0 means never; one slot more does no harm */
+	for (int i = 0; i < ANNOUNCE_TRIES; i++)
 		if ((said && (alf_distance)(limit - said) <= 0) ||
-		    cas_seq_cst(&shared(p)->bypassed, &said, limit)) /* [BYPASS] */
+		    cas_seq_cst(&pool_shared(p)->bypassed, &said, limit)) /* [BYPASS] */
 			return true;
 	return false;
 }
 
-uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
-			 uint32_t most)
+uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
+		     uint32_t most)
 {
 	alf_position end = load_acquire(&p->free.q->prod); /* [PROD] */
 	uint32_t got = 0, at = load_relaxed(&p->bypass_at) % p->capacity;
-	uint64_t sum = end + load_relaxed(&shared(p)->abandoned);
+	uint64_t sum = end + load_relaxed(&pool_shared(p)->abandoned);
 	if (most < p->capacity && load_relaxed(&p->bypass_sum) == sum &&
 	    wait_coarse() < load_relaxed(&p->bypass_rest_ns))
 		return 0;
-	if (!say_hollow(p, end))
+	if (!announce_stale(p, end))
 		return 0;
 	alf_position begin = load_seq_cst(&p->free.q->cons); /* [BYPASS] [CONS] after that */
 	for (uint32_t looks = 0; looks < most && looks < p->capacity && got < max; looks++) {
 		uint32_t index = at;
-		struct buffer *b = qmempool_buffer(p, index);
+		struct buffer *b = pool_buffer(p, index);
 		at = at + 1 < p->capacity ? at + 1 : 0;
 		if (!segment_exists(&p->segment, index))
 			continue;
@@ -72,35 +62,35 @@ uint32_t qmempool_bypass(struct qmempool *p, struct member *m, uint64_t *handle,
 	return got;
 }
 
-/* Whether a buffer that stood in a slot that was claimed still does; then it is m's. */
-static bool solid(const struct qmempool *p, struct member *m, uint64_t op, uint32_t index)
+/* Makes the buffer of a claimed slot m's. False if the slot is stale. */
+static bool take_claimed(const struct qmempool *p, struct member *m, uint64_t op, uint32_t index)
 {
 	if (index >= p->capacity)
-		return false; /* somebody scribbled over the ring */
-	struct buffer *b = qmempool_buffer(p, index);
+		return false; /* the ring is corrupted */
+	struct buffer *b = pool_buffer(p, index);
 	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
-	/* It may be in the ring again, further on. */
+	/* The buffer may be in the ring again at a later position. */
 	return owner & OWNER_TRANSIT && owner_queue(owner) == 0 &&
 	       alf_op_covers(op, ALF_OP_DEQUEUE, 0, (alf_position)owner_position(owner)) &&
 	       cas_seq_cst(&b->owner, &owner, m->tag); /* [OWNER] */
 }
 
-uint32_t transfer_solid(const struct qmempool *p, struct member *m, uint64_t *handle,
-			uint32_t claimed, uint32_t n)
+uint32_t bypass_check_claim(const struct qmempool *p, struct member *m, uint64_t *handle,
+			    uint32_t claimed, uint32_t n)
 {
 	uint32_t good = 0;
-	for (uint32_t tries = HOLLOW_TRIES; claimed;) {
+	for (uint32_t tries = STALE_TRIES; claimed;) {
 		uint64_t op = load_relaxed(&m->op);
 		alf_position cons = load_relaxed(&p->free.q->cons);
 		alf_position first = (alf_position)(cons - alf_op_offset(op, cons));
-		alf_position limit = load_relaxed(&shared(p)->bypassed);
+		alf_position limit = load_relaxed(&pool_shared(p)->bypassed);
 		if ((alf_distance)(first - limit) >= 0)
 			return claimed;
 		for (uint32_t i = 0; i < claimed; i++)
-			if (solid(p, m, op, handle_index(handle[i])))
+			if (take_claimed(p, m, op, handle_index(handle[i])))
 				handle[good++] = handle[i];
 		if (good || !--tries)
-			break; /* never between a claim and its look */
+			break; /* never between a claim and the check of its slots */
 		claimed = alf_claim(&p->free, &m->op, handle, n, ALF_MULTI);
 	}
 	return good;

@@ -6,11 +6,11 @@
 
 #include <stdlib.h>
 
-#define OP_BITS (64 - ALF_OP_POSITION_SHIFT) /* of a position in an op record */
+#define OP_BITS (64 - ALF_OP_POSITION_SHIFT) /* bits of a position in an op record */
 #define BITS (SHMPOOL_POSITION_BITS < OP_BITS ? SHMPOOL_POSITION_BITS : OP_BITS)
 #define ROUND (1ull << BITS)
 
-/* Where the positions of a queue and kind of operation begin. */
+/* Returns the bound of position 0 of a queue and kind of operation. */
 static uint64_t begin(enum alf_op_kind kind, uint32_t queue)
 {
 	return ((uint64_t)(kind == ALF_OP_DEQUEUE) << 10 | queue) << BITS;

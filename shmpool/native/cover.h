@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cover.h - the positions that some op records cover, as sorted intervals: whether a position is
- * among them costs a binary search, however many members there are.
+ * cover.h - a set of positions, made from op records: sorted intervals, searched by bisection.
  *
- * For one thread. Each interval is | kind 1 | queue 10 | position 35 |, from its first position up to the
- * one after its last; one that goes round the end of an op record's positions is two.
+ * For one thread. A bound of an interval is | kind 1 | queue 10 | position 35 |; the end is one
+ * past the last position. An interval that wraps at 2^35 is stored as two.
  */
 #ifndef SHMPOOL_COVER_H
 #define SHMPOOL_COVER_H
@@ -16,7 +15,7 @@ struct interval {
 };
 
 struct cover {
-	struct interval *interval; /* room for two an op record */
+	struct interval *interval; /* room for two for each op record */
 	uint32_t n;
 };
 
@@ -25,13 +24,13 @@ static inline void cover_clear(struct cover *c)
 	c->n = 0;
 }
 
-/* Adds what an op record covers; what covers nothing is left out. */
+/* Adds what an op record covers. */
 void cover_add(struct cover *c, uint64_t op);
 
-/* After the last of them: from here on cover_has() may be asked. */
+/* Sorts and merges. Call it after the last cover_add() and before cover_has(). */
 void cover_sort(struct cover *c);
 
-/* Whether one of the op records covers the position: of an enqueue, or of a dequeue. */
+/* True if an op record of that kind (ENQUEUE or DEQUEUE) and queue covers the position. */
 bool cover_has(const struct cover *c, enum alf_op_kind kind, uint32_t queue, alf_position position);
 
 #endif

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * guard.c - see guard.h. The handler makes one system call and touches nothing that could be
- * locked.
+ * guard.c - see guard.h. The handler makes one mmap(2) call and takes no lock.
  */
 #define _GNU_SOURCE
 #include "guard.h"
@@ -32,12 +31,12 @@ static bool caught(const char *at)
 {
 	if (zeros_instead(watched, at))
 		return gone = true;
-	for (uint32_t i = 0; i < LOCAL_POOLS_MAX; i++) {
-		struct qmempool *p = &local_pools[i];
+	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++) {
+		struct qmempool *p = &opening_pools[i];
 		struct mapping m = { p->segment.base, p->segment.size };
 		if (!p->buffers || !zeros_instead(m, at))
 			continue;
-		store_relaxed(&p->serial, load_relaxed(&p->serial) | LOCAL_GONE);
+		store_relaxed(&p->serial, load_relaxed(&p->serial) | OPENING_GONE);
 		store_relaxed(&p->closing, 1);
 		return true;
 	}
@@ -53,17 +52,18 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
 		else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN)
 			before.sa_handler(number);
 		else
-			sigaction(number, &before, NULL); /* the access, repeated, is the end */
+			/* The access faults again, and the default action ends the process. */
+			sigaction(number, &before, NULL);
 	}
 	errno = saved;
 }
 
-/* Again: nothing. */
+/* Installs the handler. Further calls do nothing. */
 static void install(void)
 {
 	struct sigaction action = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
 	uint32_t no = 0;
-	if (!cas_seq_cst(&installed, &no, 1))
+	if (!cas_seq_cst(&installed, &no, 1)) /* pairs with itself: one thread installs */
 		return;
 	sigemptyset(&action.sa_mask);
 	sigaction(SIGBUS, &action, &before); /* cannot fail */
@@ -84,6 +84,6 @@ int guard_watched(int result)
 
 bool guard_intact(uint32_t number)
 {
-	const struct qmempool *p = local_pool(number);
+	const struct qmempool *p = opening_pool(number);
 	return p && load_relaxed(&segment_header(&p->segment)->magic) == LAYOUT_MAGIC;
 }

@@ -1,28 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * guard.h - a page of a pool that is not there any more: zeros instead of death by SIGBUS.
+ * guard.h - handles SIGBUS: when a pool's file is truncated, its mapping is replaced by zeros.
  *
- * Anybody who may write to a segment can cut it off while others read it, between any check of its
- * size and the next load. A handler of SIGBUS, installed with a process's first segment, puts
- * private zeros in place of that whole mapping, and the thread that met the hole goes on: it reads
- * a damaged segment, which everything here is made for. The pool is gone from then on: its number
- * names nothing any more, every call is -EBADMSG (local_missing), and sleepers leave. A SIGBUS
- * elsewhere is whoever's it was before.
+ * Any process that may write to the file can truncate it while others read it, between a check of
+ * its size and the next load. A SIGBUS handler, installed before the process reads its first
+ * segment, maps private zeros over the whole mapping. The thread that faulted continues, and reads
+ * a corrupted segment, which every function here can handle. From then on the pool's number is
+ * invalid: every call returns -EBADMSG (opening_missing()), and sleepers return. A SIGBUS at any
+ * other address goes to the handler that was installed before.
  *
- * Guarded are open pools, from local_open() to their end, and what a thread names to guard_watch().
+ * Covered are open pools, from opening_open() to opening_closed(), and the mapping that the thread
+ * has passed to guard_watch().
+ *
  * Who may call what at the same time: any thread anything.
  */
 #ifndef SHMPOOL_GUARD_H
 #define SHMPOOL_GUARD_H
 
-#include "local.h"
+#include "opening.h"
 
-/* From now on this mapping too, in this thread, until guard_watched(), which gives the result, or
- * -EBADMSG if it comes from zeros. */
+/* guard_watch() covers one more mapping, for the calling thread, until guard_watched().
+ * guard_watched() returns result, or -EBADMSG if the mapping has been replaced by zeros. */
 void guard_watch(char *base, uint64_t size);
 int guard_watched(int result);
 
-/* Whether all that was read of the pool since it was opened was there: the zeros have no magic. */
+/* True if the pool is open and has not been replaced by zeros. Tests the magic number, which is not
+ * zero in a pool. */
 bool guard_intact(uint32_t number);
 
 #endif

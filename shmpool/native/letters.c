@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * letters.c - the calls of shmpool.h about buffers whose consumer failed: returned to their queue,
- * moved on from a dead-letter queue, copied without being taken; and the count of those that were
- * refused.
+ * letters.c - the calls of shmpool.h and binding.h about buffers whose consumer failed: returns one
+ * to its queue, moves one on from a dead-letter queue, copies one without taking it, and counts
+ * those that were refused.
  */
 #include "alf_repair.h"
-#include "call.h"
+#include "blocking.h"
 #include "copy.h"
+#include "lookup.h"
 #include "process.h"
 #include "requeue.h"
 
@@ -17,9 +18,9 @@ static void count_refused(const struct qmempool *p, uint32_t queue, uint64_t n)
 
 int shmpool_refused(int pool, int queue, uint64_t n)
 {
-	struct qmempool *p = local_pool((uint32_t)pool);
+	struct qmempool *p = opening_pool((uint32_t)pool);
 	if (!p)
-		return local_missing((uint32_t)pool);
+		return opening_missing((uint32_t)pool);
 	if (!p->segment.writes)
 		return -EROFS;
 	if (!queue_ring(p, (uint32_t)queue))
@@ -30,13 +31,19 @@ int shmpool_refused(int pool, int queue, uint64_t n)
 
 int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline)
 {
-	struct call c;
+	struct lookup c;
 	uint32_t to;
-	int64_t end = wait_slice_end(deadline), error = open_key(key, &c);
-	if (!error && deadline == WAIT_FOREVER)
-		return requeue_later(c.p, c.m, handle, &to);
+	int64_t end = wait_slice_end(deadline), error = lookup_key(key, &c);
+	if (!error && deadline == WAIT_FOREVER) {
+		error = blocking_requeue(c.p, c.m, handle, WAIT_NEVER, &to);
+		if (error != -ENOBUFS)
+			return error;
+		requeue_abandon(c.p, c.m, handle);
+		return 0;
+	}
 	if (!error)
-		error = waits_on(requeue(c.p, c.m, handle, end, &to), end, deadline);
+		error = wait_slice_result(blocking_requeue(c.p, c.m, handle, end, &to), end,
+					  deadline);
 	if (error == -ENOBUFS)
 		count_refused(c.p, to, 1);
 	return error;
@@ -44,20 +51,20 @@ int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline)
 
 int64_t shmpool_move(uint64_t key, uint32_t to, int reset, struct shmpool_taken *out)
 {
-	struct call c;
-	int error = open_queue(key, &c);
+	struct lookup c;
+	int error = lookup_queue(key, &c);
 	if (!error)
 		error = requeue_move(c.p, c.m, c.ring, to, reset, &out->handle);
 	if (error == 1)
-		out->extent = extent_of(c.p, out->handle);
+		out->extent = header_extent(c.p, out->handle);
 	return error;
 }
 
-/* Copies the buffer that position at of a ring holds, if it is there from the first read of the
- * owner word to the last: a reader that does not write. Whoever takes the buffer writes the owner
- * word before anything that is read here may change, and the word of a position never comes back.
- * Where stores may pass each other, that owner word may become visible after the changes: not later
- * than membarrier(2) returns, if its writer's process has registered for it. */
+/* Copies the buffer at a position of a ring without writing to it. Returns false if the buffer was
+ * taken meanwhile: the owner word must be the same before and after the copy. Whoever takes the
+ * buffer changes the owner word before it changes anything that is read here, and the owner word of
+ * a position is never used again. Where a processor's stores may become visible in another order
+ * (STORES_IN_ORDER), membarrier(2) orders them, if the writer's process has registered for it. */
 static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_position at,
 		     struct shmpool_peek *out, char *bytes, size_t size)
 {
@@ -65,7 +72,7 @@ static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_pos
 	if (alf_at(r, at, word) != ALF_AT_VALUE || index >= p->capacity ||
 	    !segment_exists(&p->segment, (uint32_t)index))
 		return false;
-	const struct buffer *b = qmempool_buffer(p, (uint32_t)index);
+	const struct buffer *b = pool_buffer(p, (uint32_t)index);
 	uint64_t owner = owner_transit(r->id, at);
 	if (load_acquire(&b->owner) != owner) /* [OWNER] */
 		return false;
@@ -93,12 +100,12 @@ static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_pos
 int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *out, char *bytes,
 		 size_t size)
 {
-	struct qmempool *p = local_pool((uint32_t)pool);
+	struct qmempool *p = opening_pool((uint32_t)pool);
 	if (!p)
-		return local_missing((uint32_t)pool);
+		return opening_missing((uint32_t)pool);
 	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
 	if (!r)
-		return (int)local_read((uint32_t)pool, -ENOENT);
+		return (int)opening_read((uint32_t)pool, -ENOENT);
 	alf_position at = load_acquire(&r->q->cons);  /* [CONS] */
 	alf_position end = load_acquire(&r->q->prod); /* [PROD] */
 	alf_position wanted = (alf_position)(position + alf_capacity(r));
@@ -106,6 +113,6 @@ int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *ou
 		at = wanted;
 	for (uint64_t n = (alf_position)(end - at); n && n <= r->mask + 1; n--, at++)
 		if (copy_out(p, r, at, out, bytes, size))
-			return (int)local_read((uint32_t)pool, 1);
-	return (int)local_read((uint32_t)pool, 0);
+			return (int)opening_read((uint32_t)pool, 1);
+	return (int)opening_read((uint32_t)pool, 0);
 }

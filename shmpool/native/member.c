@@ -8,9 +8,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "role.h"
 #include "wait.h"
 
-/* Fills in who the member is: the slot is the caller's. */
+/* Fills in the slot, which the calling thread has taken. */
 static void introduce(struct member *m)
 {
 	struct process self = process_self();
@@ -20,8 +21,8 @@ static void introduce(struct member *m)
 	store_relaxed(&m->tid, (uint32_t)syscall(SYS_gettid));
 	store_relaxed(&m->start, self.start);
 	store_relaxed(&m->pid_namespace, self.pid_namespace);
-	/* Last: until then nobody touches the cache from outside. Pairs with qmempool_steal. */
-	store_release(&m->barrier, process_barrier_register());
+	/* Last: until then no member steals from the cache. */
+	store_release(&m->barrier, process_barrier_register()); /* [BARRIER] */
 }
 
 int member_attach(const struct segment *s, uint64_t token, struct member **out)
@@ -45,20 +46,16 @@ int member_attach(const struct segment *s, uint64_t token, struct member **out)
 	return -EUSERS;
 }
 
-static void release_roles(const struct segment *s, const struct member *m)
+void member_release_roles(const struct segment *s, const struct member *m)
 {
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		struct alf_queue *q = &segment_queue(s, i)->queue;
-		uint32_t producer = m->tag, consumer = m->tag;
-		if (load_relaxed(&q->producer) == producer)
-			cas_seq_cst(&q->producer, &producer,
-				    0); /* pairs with take_role() in queue.c */
-		if (load_relaxed(&q->consumer) == consumer)
-			cas_seq_cst(&q->consumer, &consumer, 0);
+		role_release(&q->producer, m->tag);
+		role_release(&q->consumer, m->tag);
 	}
 }
 
-/* What a slot holds of one member and not of the next. */
+/* Resets the words of a slot that belong to one member. */
 static void reset(struct member *m)
 {
 	store_relaxed(&m->barrier, 0);
@@ -71,19 +68,20 @@ static void reset(struct member *m)
 
 void member_release(const struct segment *s, struct member *m)
 {
-	release_roles(s, m);
+	member_release_roles(s, m);
 	reset(m);
-	/* A request for what is in the cache is void: there is nothing in it. A thief that still
-	 * looks (cache_bottom holds its tag) finds nothing and lets go by itself. */
+	/* Withdraws a request to flush: the cache is empty. A thief that has locked the cache finds
+	 * nothing in it and unlocks it. */
 	uint64_t seen = load_relaxed(&m->cache_bottom);
-	if (cache_thief(seen) == CACHE_REQUESTED)
-		cas_seq_cst(&m->cache_bottom, &seen,
-			    (uint64_t)cache_bottom_at(seen, load_relaxed(&m->cache_top)));
+	if (cache_holder(seen) == CACHE_FLUSH_REQUESTED)
+		cas_seq_cst(
+			&m->cache_bottom, &seen,
+			(uint64_t)cache_bottom_at(seen, load_relaxed(&m->cache_top))); /* [CACHE] */
 	store_release(&m->identity, 0); /* [MEMBER] */
 }
 
-/* Once for each dead member, however often it is begun: the count first, that it is counted, and
- * then the tag. */
+/* Raises the epoch once for each dead member, however often recovery is repeated: first the count,
+ * then the flag that it has been raised, then the tag. */
 static void raise_epoch(struct member *m)
 {
 	uint32_t tag = load_relaxed(&m->tag);
@@ -92,28 +90,29 @@ static void raise_epoch(struct member *m)
 		store_release(&m->cleared, 1); /* [CLEARED] */
 	}
 	store_release(&m->tag, (uint32_t)load_relaxed(&m->deaths) << TAG_NUMBER_BITS |
-				       (tag & TAG_NUMBER_MASK));
+				       (tag & TAG_NUMBER_MASK)); /* [CLEARED] */
 }
 
 int member_take_slot(const struct segment *s, struct member *m, uint64_t dead, uint64_t token,
 		     bool (*alive)(void *context, uint32_t tag), void *context)
 {
 	uint64_t bottom = load_acquire(&m->cache_bottom); /* [CACHE] */
-	uint32_t thief = cache_thief(bottom);
+	uint32_t thief = cache_holder(bottom);
 	(void)s;
-	if (thief && thief != CACHE_REQUESTED && alive(context, thief))
+	if (thief && thief != CACHE_FLUSH_REQUESTED && alive(context, thief))
 		return -EAGAIN;
 	uint64_t seen = dead;
 	if (!cas_seq_cst(&m->identity, &seen, MEMBER_CLEARING | token)) /* [MEMBER] */
 		return -ESTALE;
-	/* From here on the slot is the caller's alone. A thief that comes now finds no buffer in
-	 * the cache that is still this member's. */
+	/* Now the slot is the caller's alone. A thief that comes later finds no buffer in the cache
+	 * that this member owns. */
 	cache_position top = load_relaxed(&m->cache_top);
-	if (cache_between(bottom, top) < 0) /* it died in an attempt to pop more */
+	if (cache_between(bottom, top) < 0) /* it died while it popped too many */
 		store_relaxed(&m->cache_top, top = cache_bottom_at(bottom, top));
-	reset(m); /* what is counted depends on the top */
+	reset(m); /* the counts that it stores depend on cache_top */
 	if (!cas_seq_cst(&m->cache_bottom, &bottom, (uint64_t)top)) { /* [CACHE] */
-		store_release(&m->identity, dead); /* [MEMBER] once the thief has gone */
+		/* A thief has locked the cache. The next recoverer takes the slot after it. */
+		store_release(&m->identity, dead); /* [MEMBER] */
 		return -EAGAIN;
 	}
 	raise_epoch(m);

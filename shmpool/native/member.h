@@ -2,40 +2,53 @@
  *
  * member.h - members of a pool: one for each thread that has attached.
  *
- * member_attach may be called by anybody at any time; member_release only by a thread of the
- * member's own process, when the member's cache is empty and it holds nothing; member_take_slot and
- * member_vacate by whoever has recovered a dead one (recover.h).
+ *     member_attach      any thread at any time
+ *     member_release     a thread of the member's own process, when its cache is empty and it
+ *                        has no buffer
+ *     member_take_slot   a recoverer of the dead member (recover.h)
+ *     member_vacate,     the recoverer that has taken the slot
+ *       member_use_slot
  *
- * An identity is | state 2 | token 62 |, or 0 for a free slot:
+ * A slot's identity is | state 2 | token 62 |, or 0:
  *
- *     ATTACHED  a member of the process that holds the token (token.h)
- *     DEAD      somebody has seen that the token is free; until it is recovered
- *     CLEARING  all but the slot has been recovered; the holder of this token resets it
+ *     state     meaning
+ *     0         free
+ *     ATTACHED  a member, of the process that has the token (token.h)
+ *     DEAD      a dead member: its token was found free
+ *     CLEARING  a dead member, recovered except for the slot, which the token's process resets
  *
- *     from -> to            by                               if that one is killed here
- *     0 -> ATTACHED         the member                       it is a dead member with nothing
- *     ATTACHED -> 0         the member, its thread's end     the same
- *     ATTACHED -> DEAD      anybody who saw its token free   nothing else has changed
- *     DEAD -> CLEARING      a recoverer, at the end          CLEARING -> DEAD by the next one
- *     CLEARING -> DEAD      anybody who saw its token free
- *     CLEARING -> 0         that recoverer
- *     CLEARING -> ATTACHED  that recoverer, for itself       it is a dead member with nothing
+ *     from -> to            by, in                            a crash then leaves; repaired by
+ *     0 -> ATTACHED         the member, member_attach()       a dead member with nothing: recover()
+ *     ATTACHED -> 0         a thread of its process,          nothing
+ *                           member_release()
+ *     ATTACHED -> DEAD      a recoverer, recover_mark()       nothing else has changed
+ *     DEAD -> CLEARING      a recoverer, member_take_slot()   CLEARING with a free token: the next
+ *                                                             recoverer makes it DEAD
+ *     CLEARING -> DEAD      a recoverer that finds its token  nothing else has changed
+ *                           free; or the same one, because
+ *                           of a thief, member_take_slot()
+ *     CLEARING -> 0         the same one, member_vacate()     nothing
+ *     CLEARING -> ATTACHED  the same one, member_use_slot()   a dead member with nothing: recover()
  *
- * A token names one opening of a pool by one process and is never handed out twice, so an identity
- * that is dead or being cleared never comes back.
+ * A token names one opening of a pool by one process and is handed out once. So an identity that is
+ * DEAD or CLEARING never comes back after its slot is free.
  *
  * Ordering
- *     [MEMBER]  identity: written with a compare-and-swap that makes the slot its own, released
- *               with zero when everything in it is done with.
- *     [CLEARED]  cleared: whoever reads zero, and the same dead identity before and after, has read
- *                the tag and op record of that member.
+ *     [MEMBER]  identity: a member takes a free slot by compare-and-swap, and stores zero with
+ *               release when it is done with all that the slot holds. The next member, and a
+ *               recoverer, read it with acquire.
+ *     [BARRIER]  barrier: the owner stores it with release once its process is registered for
+ *                membarrier(2). A thief that reads it as nonzero may steal from the cache.
+ *     [CLEARED]  cleared, and then tag: stored with release by the one that takes the slot. A
+ *                recoverer that reads cleared as zero, and the same dead identity before and after,
+ *                has read the tag and op record of that member. If it reads the next tag, it reads
+ *                cleared as nonzero.
  */
 #ifndef SHMPOOL_MEMBER_H
 #define SHMPOOL_MEMBER_H
 
-#include "layout.h"
+#include "cache.h"
 #include "process.h"
-#include "segment.h"
 #include "token.h"
 
 #define MEMBER_ATTACHED (1ull << TOKEN_BITS)
@@ -63,43 +76,48 @@ static inline bool member_clearing(uint64_t identity)
 	return (identity & MEMBER_STATE_MASK) == MEMBER_CLEARING;
 }
 
-/* Whether the member is dead: what its cache lists is not all its own any more. */
+/* True if the member is dead: what its cache lists may be owned by others. */
 static inline bool member_gone(uint64_t identity)
 {
 	return identity >= MEMBER_DEAD;
 }
 
-/* The same member once its token is known to be free. */
+/* Returns the identity of the same member once its token is known to be free. */
 static inline uint64_t member_as_dead(uint64_t identity)
 {
 	return MEMBER_DEAD | member_token(identity);
 }
 
-/* How many of the slot's members died before the one that has the tag. */
+/* Returns how many of the slot's members died before the one that has the tag. */
 static inline uint32_t member_epoch(uint32_t tag)
 {
 	return tag >> TAG_NUMBER_BITS;
 }
 
-/* The calling thread takes a slot for a process that holds the token. -EUSERS if all are taken. */
+/* Takes a slot for the calling thread, whose process has the token. Returns 0, or -EUSERS if all
+ * slots are taken. */
 int member_attach(const struct segment *s, uint64_t token, struct member **out);
 
-/* Gives the slot back. Who is killed in the middle of it leaves something that the next one begins
- * anew. */
+/* Releases all single-producer and single-consumer roles of m. */
+void member_release_roles(const struct segment *s, const struct member *m);
+
+/* Frees the slot. If the caller is killed in the middle, it is a dead member, and recovery resets
+ * the slot again. */
 void member_release(const struct segment *s, struct member *m);
 
-/* Resets the slot of a dead member of which nothing else is left. It is then the token holder's to
- * vacate or to use. 0; -EAGAIN if a live member is at its cache; -ESTALE if somebody else has done
- * it. */
+/* Takes the slot of a dead member once all else of it is recovered, and resets it. The caller,
+ * whose process has the token, then calls member_vacate() or member_use_slot(). alive tells whether
+ * the member with a tag is alive. Returns 0; -EAGAIN if a live member has locked the dead one's
+ * cache; -ESTALE if another recoverer has taken the slot. */
 int member_take_slot(const struct segment *s, struct member *m, uint64_t dead, uint64_t token,
 		     bool (*alive)(void *context, uint32_t tag), void *context);
 void member_vacate(struct member *m);
 void member_use_slot(struct member *m, uint64_t token);
 
-/* What the slot has counted in all its lives. Allocations from the local cache are counted by what
- * was pushed and is not there any more; what passes the cache for other reasons is taken off again.
- * In the middle of a pop or a push that count can be too high by as many as are moved, never too
- * low. */
+/* Returns what all members of the slot have counted. Cache hits are not counted one by one:
+ * cache_pushed - cache_top handles have been popped. What passes the cache for other reasons is
+ * subtracted from the counter. In the middle of a pop or a push the result is too high by the
+ * number of handles moved, never too low. */
 static inline uint64_t member_count(const struct member *m, int counter)
 {
 	uint64_t n = load_relaxed(&m->counters[counter]);
@@ -110,31 +128,25 @@ static inline uint64_t member_count(const struct member *m, int counter)
 	return n;
 }
 
-/* What the member has counted in this one. */
+/* Returns what the slot's present member has counted. */
 static inline uint64_t member_counted(const struct member *m, int counter)
 {
 	return member_count(m, counter) - load_relaxed(&m->base[counter]);
 }
 
-/* Buffers in the member's local cache, as anybody may see it. */
-static inline uint32_t member_cached(const struct segment *s, const struct member *m)
+/* Returns the number of buffers that the member has in hand, without its local cache. */
+static inline uint64_t member_in_hand(const struct member *m)
 {
-	uint64_t bottom = load_acquire(&m->cache_bottom);                 /* [CACHE] */
-	int64_t len = cache_between(bottom, load_acquire(&m->cache_top)); /* [CACHE] */
-	return (uint64_t)len > (uint64_t)s->geometry.cache_size ? 0 : (uint32_t)len;
-}
-
-/* How many buffers the member has in hand, its local cache not counted. */
-static inline uint64_t member_held(const struct member *m)
-{
-	/* What was pushed counts in both and is left out: it may grow between two looks. */
+	/* cache_pushed is part of both counts and cancels. It is left out, since it may grow
+	 * between two reads. */
 	uint64_t allocated = load_relaxed(&m->counters[COUNT_ALLOC]) -
 			     load_relaxed(&m->base[COUNT_ALLOC]) - load_relaxed(&m->cache_top);
 	uint64_t freed =
 		load_relaxed(&m->counters[COUNT_FREE]) - load_relaxed(&m->base[COUNT_FREE]);
 	return (cache_position)(allocated + member_counted(m, COUNT_DEQUEUE) +
 				member_counted(m, COUNT_ADOPT) - freed -
-				member_counted(m, COUNT_ENQUEUE) - load_relaxed(&m->adopted));
+				member_counted(m, COUNT_ENQUEUE) -
+				load_seq_cst(&m->adopted)); /* [ENDED] */
 }
 
 #endif

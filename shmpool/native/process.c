@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * process.c - see process.h. Attaching does this, and every instruction of it is one to be killed
- * at: /proc is read without stdio.
+ * process.c - see process.h. Reads /proc without stdio: attaching calls this, and the kill-point
+ * tests kill it before every instruction.
  */
 #define _GNU_SOURCE
 #include "process.h"
@@ -13,13 +13,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define STAT_START                                                                                 \
-	20 /* fields between the state and the start time in /proc/PID/stat, with the state */
+/* Spaces from the state to the start time in /proc/PID/stat. */
+#define STAT_START 20
 
-/* Reads the state and start time out of a line of /proc/PID/stat. */
+/* Reads the state and the start time from a line of /proc/PID/stat. Returns false if it is
+ * malformed. */
 static bool parse_stat(const char *line, char *state, uint32_t *start)
 {
-	const char *at = strrchr(line, ')'); /* the name before it may hold anything */
+	const char *at = strrchr(line, ')'); /* the name in parentheses may contain anything */
 	if (!at || at[1] != ' ' || !at[2])
 		return false;
 	*state = at[2];
@@ -34,7 +35,7 @@ static bool parse_stat(const char *line, char *state, uint32_t *start)
 	return true;
 }
 
-/* The state and start time of pid; false if /proc does not say. */
+/* Reads the state and the start time of pid. Returns false if /proc does not say. */
 static bool read_stat(uint32_t pid, char *state, uint32_t *start)
 {
 	char text[1024], path[32], digits[10], *to = stpcpy(path, "/proc/");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * process.h - what a process can say of itself to people, and membarrier(2). Who is alive is not
- * told by any of this, but by token.h.
+ * process.h - what is shown to users about a process, and membarrier(2). Whether a process is alive
+ * is decided by token.h alone.
  */
 #ifndef SHMPOOL_PROCESS_H
 #define SHMPOOL_PROCESS_H
@@ -11,18 +11,19 @@
 
 struct process {
 	uint32_t pid;           /* in its own PID namespace */
-	uint32_t start;         /* clock ticks after boot, low bits; 0 if /proc does not say */
+	uint32_t start;         /* clock ticks after boot, low 32 bits; 0 if /proc does not say */
 	uint32_t pid_namespace; /* inode number; 0 if /proc does not say */
 };
 
-/* Read anew with each call. */
+/* Describes the calling process. Reads /proc on each call, since a fork changes the answer. */
 struct process process_self(void);
 
-/* Whether a process that lives is suspended by a signal or a tracer. False also where /proc shows
- * another namespace, or a process that began at another time. */
+/* True if the process, which must be alive, is suspended by a signal or a tracer. False also if it
+ * is in another PID namespace or if its pid now belongs to a process with another start time. */
 bool process_suspended(struct process other);
 
-/* membarrier(2) over every process that has registered: false if the kernel cannot. */
+/* Register the calling process for membarrier(2), and issue a barrier on every processor that runs
+ * a registered process. Both return false if the kernel refuses. */
 bool process_barrier_register(void);
 bool process_barrier(void);
 

@@ -1,53 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * qmempool.c - see qmempool.h: refill and flush.
+ * qmempool.c - see qmempool.h: allocation and free where the cache is not enough; members that end.
  */
 #include "qmempool.h"
 
-#include <sched.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "bypass.h"
 #include "member.h"
-#include "recover.h"
-#include "slab.h"
 #include "transfer.h"
-#include "wait.h"
 
-int qmempool_bind(struct qmempool *p, const struct segment *s)
-{
-	*p = (struct qmempool) {
-		.segment = *s,
-		.buffers = segment_buffer(s, 0),
-		.capacity = (uint32_t)s->geometry.capacity,
-		.cache_size = (uint64_t)s->geometry.cache_size,
-		.cache_mask = (uint64_t)s->geometry.cache_size - (s->geometry.cache_size > 0),
-		.bulk = (uint32_t)s->geometry.bulk,
-	};
-	p->queues = calloc(s->geometry.queues + 1, sizeof(*p->queues));
-	if (!p->queues) {
-		*p = (struct qmempool) { 0 };
-		return -ENOMEM;
-	}
-	alf_bind(&p->free, &segment_queue(s, 0)->queue, (uint64_t *)(s->base + s->free_ring_offset),
-		 p->capacity, 0, 0);
-	return 0;
-}
-
-void qmempool_unbind(struct qmempool *p)
-{
-	for (int64_t i = 0; p->queues && i <= p->segment.geometry.queues; i++)
-		free(p->queues[i]);
-	free(p->queues);
-	*p = (struct qmempool) { 0 };
-}
-
-#define DRAIN_TRIES 1024
 #define CLAIM_MAX 4096u /* buffers of one claim: an op record counts them */
 _Static_assert(CLAIM_MAX <= ALF_QUEUE_MAX && BULK_MAX <= ALF_OP_COUNT_MAX, "alf_queue.h");
 
-/* Grows the slab by an extent. Up to max of its buffers go to handle, the rest to the shared queue.
- *  */
+/* Grows the slab by an extent. Stores up to max of its buffers in handle, and puts the rest into
+ * the free ring. Returns how many it stored, or -errno of slab_grow(). */
 static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max)
 {
 	uint32_t first, mine, filled = 0;
@@ -58,14 +25,14 @@ static int grow(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t
 	count_up(&m->counters[COUNT_GROW], 1);
 	mine = (uint32_t)n < max ? (uint32_t)n : max;
 	for (uint32_t k = 0; k < (uint32_t)n; k++) {
-		uint64_t h = handle_of(first + k, buffer_generation(qmempool_buffer(p, first + k)));
+		uint64_t h = handle_of(first + k, buffer_generation(pool_buffer(p, first + k)));
 		if (k < mine) {
 			handle[k] = h;
 			continue;
 		}
 		rest[filled++] = h;
 		if (filled == BULK_MAX || k + 1 == (uint32_t)n) {
-			qmempool_give(p, m, rest, filled);
+			free_ring_put(p, m, rest, filled);
 			filled = 0;
 		}
 	}
@@ -82,60 +49,21 @@ int qmempool_obtain(struct qmempool *p, struct member *m, uint64_t *handle, uint
 	int grown = grow(p, m, handle, max);
 	if (grown > 0)
 		return grown;
-	got = (int)qmempool_steal(p, m, handle, max);
+	got = (int)cache_steal(p, m, handle, max);
 	if (!got)
-		got = transfer_free(p, m, handle, max); /* given back meanwhile */
+		got = transfer_free(p, m, handle, max); /* freed since the first try */
 	return got ? got : grown;
 }
 
-/* The same, also from behind a stopped member. */
+/* qmempool_obtain(), and bypass_take() with up to looks headers. */
 static int obtain_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max,
 		       uint32_t looks)
 {
 	int got = qmempool_obtain(p, m, handle, max);
-	if (got > 0 || !looks || !qmempool_blocked(p))
+	if (got > 0 || !looks || !bypass_needed(p))
 		return got;
-	int behind = (int)qmempool_bypass(p, m, handle, max > CLAIM_MAX ? CLAIM_MAX : max, looks);
+	int behind = (int)bypass_take(p, m, handle, max > CLAIM_MAX ? CLAIM_MAX : max, looks);
 	return behind ? behind : got;
-}
-
-/* Pushes n handles onto m's cache; false if they do not fit or somebody is at it. */
-static bool push(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
-{
-	cache_position top = load_relaxed(&m->cache_top);
-	uint64_t len = cache_between_own(load_acquire(&m->cache_bottom), top); /* [CACHE] */
-	uint64_t size = p->cache_size;
-	if (n > size || len > size - n)
-		return false;
-	uint64_t from = top & p->cache_mask, straight = size - from;
-	uint32_t first = n < straight ? n : (uint32_t)straight;
-	memcpy(&m->cache[from], handle, first * sizeof(*handle));
-	if (unlikely(first < n))
-		memcpy(m->cache, handle + first, (n - first) * sizeof(*handle));
-	count_up(&m->cache_pushed, n);
-	store_release(&m->cache_top, (cache_position)(top + n)); /* [CACHE] */
-	return true;
-}
-
-/* Keeps n buffers of m's in its cache, or in the shared queue if the cache cannot take them. */
-static void keep(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
-{
-	if (n && push(p, m, handle, n))
-		count_up(&m->counters[COUNT_FREE], -(uint64_t)n); /* nobody freed them */
-	else
-		qmempool_give(p, m, handle, n);
-}
-
-/* Takes back n handles, or as many as there are, that no allocation asked for. */
-static uint32_t unkeep(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n)
-{
-	uint32_t len = member_cached(&p->segment, m);
-	if (n > len)
-		n = len;
-	if (!n || !cache_pop(p, m, handle, n))
-		return 0;
-	count_up(&m->counters[COUNT_ALLOC], -(uint64_t)n);
-	return n;
 }
 
 int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
@@ -145,10 +73,10 @@ int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, 
 	int got = 0;
 	if (n > p->capacity)
 		return -EAGAIN;
-	if (qmempool_honour(p, m))
-		have = unkeep(p, m, handle, n);
-	/* Who wants many takes none unless there are as many: others want a few. An extent is made
-	 * all the same, or nobody would learn that there is no memory for it. */
+	if (cache_flush_if_asked(p, m))
+		have = cache_take(p, m, handle, n);
+	/* An allocation of many takes none while there are too few: others may want only a few. It
+	 * makes an extent all the same, so that a lack of memory is reported. */
 	if (n > 1 && have < n && !alf_ready(&p->free, n - have - 1) &&
 	    have + qmempool_count(p, n - have) < n) {
 		got = grow(p, m, handle, 0);
@@ -170,14 +98,14 @@ int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, 
 		uint32_t use = n - have < (uint32_t)got ? n - have : (uint32_t)got;
 		memcpy(handle + have, more, use * sizeof(*handle));
 		have += use;
-		keep(p, m, more + use, (uint32_t)got - use);
+		cache_put(p, m, more + use, (uint32_t)got - use);
 	}
 	if (likely(have == n)) {
 		count_up(&m->counters[COUNT_ALLOC], n);
 		return 0;
 	}
 exhausted:
-	keep(p, m, handle, have);
+	cache_put(p, m, handle, have);
 	count_up(&m->counters[COUNT_EXHAUSTED], 1);
 	return got < 0 ? got : -EAGAIN;
 }
@@ -191,64 +119,40 @@ int qmempool_refill(struct qmempool *p, struct member *m, uint64_t *handle)
 {
 	uint64_t more[BULK_MAX];
 	*handle = 0;
-	if (!qmempool_honour(p, m) || !unkeep(p, m, handle, 1)) {
+	if (!cache_flush_if_asked(p, m) || !cache_take(p, m, handle, 1)) {
 		int got = transfer_free(p, m, more, p->cache_size ? p->bulk : 1);
 		if (got <= 0)
 			return got ? got : -EAGAIN;
 		count_up(&m->counters[COUNT_REFILL], 1);
 		*handle = more[0];
-		keep(p, m, more + 1, (uint32_t)got - 1);
+		cache_put(p, m, more + 1, (uint32_t)got - 1);
 	}
 	count_up(&m->counters[COUNT_ALLOC], 1);
 	return 0;
 }
 
-void qmempool_unfree(struct qmempool *p, const uint64_t *handle, uint32_t n)
-{
-	while (n--)
-		store_relaxed(&qmempool_buffer(p, handle_index(handle[n]))->handle, handle[n]);
-}
-
-/* Raises the generations of n buffers of m's: all, or an error and none. */
-static int spend(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+/* Raises the generations of n buffers of m. Returns 0, or an error of qmempool_check() and raises
+ * none. */
+static int raise_generations(struct qmempool *p, struct member *m, const uint64_t *handle,
+			     uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++) {
 		int error = qmempool_check(p, m, handle[i]);
 		if (error) {
-			qmempool_unfree(p, handle, i);
+			pool_unfree(p, handle, i);
 			return error;
 		}
-		store_relaxed(&qmempool_buffer(p, handle_index(handle[i]))->handle,
+		store_relaxed(&pool_buffer(p, handle_index(handle[i]))->handle,
 			      handle[i] + GENERATION_ONE);
 	}
 	return 0;
 }
 
-/* Moves bulks from the top of m's cache to the shared queue until n more fit in. False if they did
- * before, or cannot be made to. */
-static bool make_room(struct qmempool *p, struct member *m, uint32_t n)
-{
-	bool moved = false;
-	if (n > p->cache_size)
-		return false;
-	for (uint64_t i = p->cache_size; i && member_cached(&p->segment, m) > p->cache_size - n;
-	     i--) {
-		uint64_t old[BULK_MAX];
-		uint32_t out = unkeep(p, m, old, p->bulk);
-		if (!out)
-			return false;
-		qmempool_give(p, m, old, out);
-		count_up(&m->counters[COUNT_FLUSH], 1);
-		moved = true;
-	}
-	return moved;
-}
-
 int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	if (make_room(p, m, n) && cache_free(p, m, handle, n))
+	if (cache_make_room(p, m, n) && cache_free(p, m, handle, n))
 		return 0;
-	int error = SHMPOOL_CHECK ? spend(p, m, handle, n) : 0;
+	int error = SHMPOOL_CHECK ? raise_generations(p, m, handle, n) : 0;
 	while (n && !error) {
 		uint64_t freed[BULK_MAX];
 		uint32_t k = n < BULK_MAX ? n : BULK_MAX;
@@ -256,12 +160,12 @@ int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *han
 			freed[i] = handle[i] + SHMPOOL_CHECK * GENERATION_ONE;
 		handle += k;
 		n -= k;
-		if (p->cache_size && qmempool_honour(p, m)) {
-			make_room(p, m, k);
-			if (push(p, m, freed, k))
+		if (p->cache_size && cache_flush_if_asked(p, m)) {
+			cache_make_room(p, m, k);
+			if (cache_push(p, m, freed, k))
 				continue;
 		}
-		qmempool_give(p, m, freed, k);
+		free_ring_put(p, m, freed, k);
 		count_up(&m->counters[COUNT_FREE], k);
 	}
 	return error;
@@ -274,28 +178,27 @@ int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle)
 
 #define ENDED_TRIES 64
 
-/* Frees the slot of a thread that has ended, with its last buffer gone. seq_cst with the same two
- * steps in reverse in qmempool_end(), so that one of the two sees the other; the swap picks one. */
+/* Frees the slot of a thread that has ended once its last buffer is gone. */
 static void release_ended(const struct qmempool *p, struct member *from)
 {
 	for (int i = 0; i < ENDED_TRIES; i++) {
 		uint32_t ended = 1;
-		if (load_seq_cst(&from->ended) != 1 || member_held(from) ||
-		    !cas_seq_cst(&from->ended, &ended, 2))
+		if (load_seq_cst(&from->ended) != 1 || member_in_hand(from) || /* [ENDED] */
+		    !cas_seq_cst(&from->ended, &ended, 2))                     /* [ENDED] */
 			return;
-		if (member_held(from) == 0) {
+		if (member_in_hand(from) == 0) {
 			member_release(&p->segment, from);
 			return;
 		}
-		/* The slot's next member has ended between the look and the swap, and is not
-		 * finished. */
-		store_seq_cst(&from->ended, 1);
+		/* The slot was freed after the first check, and its next member has ended in the
+		 * meantime with buffers in hand. */
+		store_seq_cst(&from->ended, 1); /* [ENDED] */
 	}
 }
 
 int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 {
-	struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	struct buffer *b = pool_buffer(p, handle_index(handle));
 	uint64_t owner = load_relaxed(&b->owner);
 	if (buffer_generation(b) != handle_generation(handle))
 		return -ESTALE;
@@ -310,7 +213,7 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 		return -EPERM;
 	store_relaxed(&b->owner, m->tag);
 	count_up(&m->counters[COUNT_ADOPT], 1);
-	add_seq_cst(&from->adopted, 1);
+	add_seq_cst(&from->adopted, 1); /* [ENDED] */
 	release_ended(p, from);
 	return 0;
 }
@@ -318,21 +221,21 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 void qmempool_end(struct qmempool *p, struct member *m)
 {
 	uint32_t ended = 1;
-	qmempool_drain(p, m);
-	store_seq_cst(&m->ended, 1);
-	/* No second look, as in release_ended(): the slot's next member cannot end meanwhile. */
-	if (member_held(m) == 0 && cas_seq_cst(&m->ended, &ended, 2))
+	member_release_roles(&p->segment, m);
+	cache_drain(p, m);
+	store_seq_cst(&m->ended, 1); /* [ENDED] */
+	/* No second check as in release_ended(): the slot cannot have a next member yet. */
+	if (member_in_hand(m) == 0 && cas_seq_cst(&m->ended, &ended, 2)) /* [ENDED] */
 		member_release(&p->segment, m);
 }
 
-void qmempool_drain(struct qmempool *p, struct member *m)
+uint64_t qmempool_count(struct qmempool *p, uint64_t most)
 {
-	uint64_t old[BULK_MAX];
-	for (int tries = DRAIN_TRIES; tries && member_cached(&p->segment, m); tries--) {
-		uint32_t n;
-		if (!qmempool_honour(p, m))
-			sched_yield(); /* a thief is at it */
-		for (uint64_t i = p->cache_size; i && (n = unkeep(p, m, old, p->bulk)); i--)
-			qmempool_give(p, m, old, n);
-	}
+	uint64_t n = alf_count(&p->free) + load_relaxed(&pool_shared(p)->abandoned) -
+		     load_relaxed(&pool_shared(p)->swept);
+	if (n >= most)
+		return most;
+	for (uint32_t i = 0; i < p->segment.members && n < most; i++)
+		n += cache_length(&p->segment, segment_member(&p->segment, i));
+	return n < most ? n + slab_absent(&p->segment, &p->absent, most - n) : most;
 }

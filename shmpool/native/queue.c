@@ -7,11 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "member.h"
+#include "role.h"
 #include "transfer.h"
 #include "wait.h"
 
-#define NAMED_MOST 64 /* times that a queue's state is found changed */
+#define NAMED_MOST 64 /* compare-and-swaps lost to other changes of a queue's state */
 
 static bool named(const struct queue_slot *slot, uint64_t state, const char *name)
 {
@@ -36,9 +36,10 @@ static uint64_t *ring_slots(const struct qmempool *p, uint32_t number)
 	       (uint64_t)(number - 1) * ALF_CAPACITY_MAX;
 }
 
-/* Two that make the same name at once: each shows its own name before it looks for others, so at
- * least one sees the other. The lower number stays: the higher gives way when it sees the lower,
- * and the lower takes the higher's state away, unless that is ready already. */
+/* Decides between two creators of the same name. Each writes its own name before it searches for
+ * the other's, so at least one of them sees the other. The lower number wins: the higher one gives
+ * up when it sees the lower, and the lower one removes QUEUE_NAMED from the higher one's state,
+ * unless that is ready already. */
 static bool outranked(const struct qmempool *p, uint32_t number, const char *name)
 {
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
@@ -54,8 +55,8 @@ static bool outranked(const struct qmempool *p, uint32_t number, const char *nam
 	return false;
 }
 
-/* Buffers of the dead are put into a queue by whoever puts things right: it must take any producer.
- *  */
+/* True if recovery can put buffers of dead consumers back as on_death says. A recoverer is one more
+ * producer, so the queue must allow several. */
 static bool can_take_back(struct qmempool *p, uint32_t flags, const struct queue_on_death *on_death)
 {
 	const struct alf_ring *letter = queue_ring(p, on_death->dead_letter);
@@ -81,7 +82,8 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
 		struct queue_slot *slot = segment_queue(&p->segment, i);
 		uint64_t seen = 0;
-		if (load_relaxed(&slot->state) || !cas_seq_cst(&slot->state, &seen, m->tag))
+		if (load_relaxed(&slot->state) ||
+		    !cas_seq_cst(&slot->state, &seen, m->tag)) /* [QUEUE] */
 			continue;
 		struct alf_ring ring;
 		int error = alf_init(&ring, &slot->queue, ring_slots(p, i), capacity,
@@ -103,7 +105,7 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 				return (int)i;
 			error = -EEXIST;
 		}
-		store_seq_cst(&slot->state, 0);
+		store_seq_cst(&slot->state, 0); /* [QUEUE] */
 		return error;
 	}
 	return -ENFILE;
@@ -112,7 +114,7 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
 		 uint32_t flags, const struct queue_on_death *on_death)
 {
-	/* First: what is made can be used by whoever made it. */
+	/* Allocated first, so that the creator can use the queue in any case. */
 	struct alf_ring *r = malloc(sizeof(*r)), *other = NULL;
 	int number = r ? make(p, m, name, capacity, flags, on_death) : -ENOMEM;
 	if (number > 0) {
@@ -125,7 +127,7 @@ int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_
 	return number;
 }
 
-/* The capacity of a queue's ring, 0 if there is no such queue, or none that can be. */
+/* Returns the capacity of a queue's ring, or 0 if there is no such queue or it is corrupted. */
 static uint32_t ring_capacity(struct qmempool *p, uint32_t number)
 {
 	if (number == 0 || number > p->segment.geometry.queues)
@@ -154,8 +156,8 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 {
 	if (number == 0 || number > p->segment.geometry.queues)
 		return NULL;
-	struct alf_ring *r = load_acquire(&p->queues[number]),
-			*other = NULL; /* pairs with the swap */
+	/* Pairs with the compare-and-swap below. */
+	struct alf_ring *r = load_acquire(&p->queues[number]), *other = NULL;
 	if (likely(r))
 		return r;
 	struct queue_slot *slot = segment_queue(&p->segment, number);
@@ -164,42 +166,33 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 	if (!r)
 		return NULL;
 	alf_bind(r, &slot->queue, ring_slots(p, number), capacity, number, flags);
-	if (cas_seq_cst(&p->queues[number], &other, r)) /* pairs with the first line */
+	if (cas_seq_cst(&p->queues[number], &other, r)) /* pairs with the load above */
 		return r;
-	free(r); /* another thread was faster */
+	free(r); /* another thread was first */
 	return other;
-}
-
-/* m becomes the single producer or consumer if nobody is. */
-static int take_role(uint32_t *role, const struct member *m)
-{
-	uint32_t me = m->tag, seen = 0;
-	if (likely(load_relaxed(role) == me) || cas_seq_cst(role, &seen, me))
-		return 0;
-	return -EBUSY;
 }
 
 void queue_release(const struct alf_ring *r, const struct member *m)
 {
-	uint32_t me = m->tag;
-	if (load_relaxed(&r->q->producer) == me)
-		store_release(&r->q->producer, 0); /* pairs with take_role() */
-	if (load_relaxed(&r->q->consumer) == me)
-		store_release(&r->q->consumer, 0);
+	role_release(&r->q->producer, m->tag);
+	role_release(&r->q->consumer, m->tag);
 }
 
-/* Makes n buffers m's again that check_each_once() had marked. */
+/* Restores the owner words of n buffers that check_each_once() has marked. */
 static void unmark(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
 	while (n--)
-		store_relaxed(&qmempool_buffer(p, handle_index(handle[n]))->owner, m->tag);
+		store_relaxed(&pool_buffer(p, handle_index(handle[n]))->owner, m->tag);
 }
 
-/* Checks that each of n buffers is m's and is there once only: a marked one is no longer m's. */
+/* Checks that m owns each of n buffers and that none of them is named twice. Marks each one: m does
+ * not own a marked buffer, so a second handle of it fails. Returns 0, or an error and marks
+ * none. */
 static ALWAYS_INLINE int check_each_once(struct qmempool *p, struct member *m,
 					 const uint64_t *handle, uint32_t n)
 {
-	/* Read once: the compiler cannot know that no owner word stored below is one of them. */
+	/* Read once: the compiler cannot know that the stores of owner words below do not change
+	 * it. */
 	struct buffer *const buffers = p->buffers;
 	const uint64_t mine = m->tag, marked = mine | OWNER_PUTTING, capacity = p->capacity;
 #pragma GCC unroll 4
@@ -207,7 +200,7 @@ static ALWAYS_INLINE int check_each_once(struct qmempool *p, struct member *m,
 		const uint64_t h = handle[i];
 		struct buffer *b = &buffers[handle_index(h)];
 		if (unlikely(handle_index(h) >= capacity) ||
-		    (SHMPOOL_CHECK && !qmempool_mine(b, mine, h))) {
+		    (SHMPOOL_CHECK && !owner_is(b, mine, h))) {
 			int error = qmempool_check(p, m, h);
 			if (error) {
 				unmark(p, m, handle, i);
@@ -219,7 +212,7 @@ static ALWAYS_INLINE int check_each_once(struct qmempool *p, struct member *m,
 	return 0;
 }
 
-/* One has a way of its own, without the loops. */
+/* The case of one buffer is compiled separately, without loops. */
 static ALWAYS_INLINE int put_through(const struct qmempool *p, struct member *m,
 				     const struct alf_ring *r, const uint64_t *handle, uint32_t n,
 				     enum alf_side side)
@@ -244,7 +237,7 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	int error = 0;
 	if (unlikely(n > r->mask + 1))
 		return -EMSGSIZE;
-	if (single && unlikely(take_role(&q->producer, m)))
+	if (single && unlikely(role_take(&q->producer, m->tag)))
 		return -EBUSY;
 	error = n == 1 ? qmempool_check(p, m, handle[0]) : check_each_once(p, m, handle, n);
 	if (unlikely(error))
@@ -263,8 +256,8 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	return 0;
 }
 
-/* Wakes those for whom there is room after a get, and after the tombstones that it, or another one
- * that has not come so far yet, has stepped over. Returns result, what the get got. */
+/* Wakes producers after a get: as many as there is room for. After tombstones that this or an
+ * earlier claim has stepped over, wakes all. Returns result, the result of the get. */
 __attribute__((noinline, cold)) static int wake_room(const struct alf_ring *r, int result)
 {
 	struct alf_queue *q = r->q;
@@ -286,7 +279,7 @@ int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, ui
 	struct alf_queue *q = r->q;
 	bool single = r->flags & ALF_SINGLE_CONSUMER;
 	int got;
-	if (single && unlikely(take_role(&q->consumer, m)))
+	if (single && unlikely(role_take(&q->consumer, m->tag)))
 		return -EBUSY;
 	got = single ? get_through(p, m, r, handle, n, ALF_SINGLE_WAKES) :
 		       get_through(p, m, r, handle, n, ALF_MULTI);

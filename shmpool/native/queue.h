@@ -1,85 +1,90 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * queue.h - the named queues of a pool: made and found by name, put and got by members.
+ * queue.h - the named queues of a pool: created and found by name; members put and get.
  *
- * Who may call what at the same time: any number of members. Of a queue made for a single producer
- * (consumer) the first member to put (get) is it, until it detaches or gives the role up; everybody
- * else gets -EBUSY and has changed nothing.
+ * Who may call what at the same time: any number of members. In a queue with a single producer
+ * (consumer) the first member that puts (gets) takes the role, until it detaches or releases it.
+ * All others get -EBUSY, and nothing has changed.
+ *
+ *     a queue slot's state    meaning                           a crash of that member leaves;
+ *                                                               repaired by
+ *     0                       free
+ *     tag                     that member creates a queue       a slot that no member uses:
+ *                                                               recover_makers() frees it
+ *     tag | QUEUE_NAMED       the same; the name is written     the same
+ *     QUEUE_READY             a queue, for the pool's life
+ *
+ *     from -> to              by                                              in
+ *     0 -> tag                the creator, by CAS                             make()
+ *     tag -> tag | NAMED      the creator                                     make()
+ *     tag | NAMED -> tag      a creator of the same name with a lower number  outranked()
+ *     tag | NAMED -> READY    the creator, by CAS                             make()
+ *     tag -> 0                the creator, if it fails                        make()
+ *     any tag -> 0            a recoverer, if that member is dead, by CAS     recover_makers()
  *
  * Ordering
- *     [QUEUE]  a queue slot's state: who reads QUEUE_READY sees its name, geometry and empty ring.
+ *     [QUEUE]  a queue slot's state: the member that creates the queue writes QUEUE_READY by
+ *              compare-and-swap. Whoever reads QUEUE_READY, with acquire, sees its name, geometry
+ *              and empty ring. Two that create the same name each write QUEUE_NAMED and then read
+ *              the states of others, all seq_cst, so at least one sees the other.
  *
- * Progress: queue_put and queue_get never wait, and never ask who is dead. The _wait forms sleep
- * for room or for data only, and end at their deadline, on a signal, and when this process closes
- * the pool. They ask who is dead, where it may be a dead member that keeps them, also with the
- * deadline WAIT_NEVER: one attempt, and another one if that helped. Who puts many waits until there
- * is room for all and holds no position meanwhile: puts of fewer go ahead of it as long as they
- * find room, so it can wait for as long as producers of fewer keep the queue fuller than that.
+ * Progress: nothing here waits, or asks which members are dead. blocking.h does.
  */
 #ifndef SHMPOOL_QUEUE_H
 #define SHMPOOL_QUEUE_H
 
 #include "qmempool.h"
 
-/* What a queue is made with besides its capacity: struct queue_slot. */
+/* Where a dead consumer's buffers go: the fields of struct queue_slot. */
 struct queue_on_death {
 	uint32_t what; /* enum on_death */
 	uint32_t dead_letter;
 	uint32_t max_redeliveries;
 };
 
-/* Makes a queue; flags are ALF_SINGLE_PRODUCER and ALF_SINGLE_CONSUMER. Its number (from 1 on);
- * -EEXIST; -EINVAL name or capacity; -EDOM what would go back to it, or to the dead-letter queue,
- * meets a single producer there, or nothing can (SHMPOOL_CHECK=0); -ENFILE no number is left;
- * -ENOMEM; and what segment_reserve() says. */
+/* Creates a queue. flags are ALF_SINGLE_PRODUCER and ALF_SINGLE_CONSUMER. Returns its number, from
+ * 1 on; -EEXIST; -EINVAL for a bad name or capacity; -EDOM if recovery could not put buffers back,
+ * into this queue or its dead-letter queue: the queue has a single producer, or does not exist, or
+ * the build has SHMPOOL_CHECK=0; -ENFILE if no number is left; -ENOMEM; or what segment_reserve()
+ * returns. */
 int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
 		 uint32_t flags, const struct queue_on_death *on_death);
 
-/* Its number, -ENOENT. */
+/* Returns the number of a queue, or -ENOENT. */
 int queue_find(struct qmempool *p, const char *name);
 
-/* The ring of a queue that exists, NULL for any other number; -EBADMSG never: what does not fit is
- * as good as not there. */
+/* Returns the ring of a queue. Returns NULL if there is no such queue, if its slot is corrupted, or
+ * if there is no memory. */
 const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number);
 
-/* Whether a queue has that number: then queue_ring() gives no NULL but for want of memory. */
+/* True if there is a queue with that number. Then queue_ring() returns NULL only for want of
+ * memory. */
 bool queue_exists(struct qmempool *p, uint32_t number);
 
-/* Why queue_ring() has given NULL: -ENOMEM, -ENOENT. */
+/* Returns why queue_ring() returned NULL: -ENOMEM or -ENOENT. */
 int queue_missing(struct qmempool *p, uint32_t number);
 
-/* Gives up m's single-producer and single-consumer role, if it has one. */
+/* Releases m's single-producer and single-consumer role, if it has one. */
 void queue_release(const struct alf_ring *r, const struct member *m);
 
-/* Puts n buffers: all, or -ENOBUFS no room, -EMSGSIZE more than the capacity, -EBUSY the role is
- * another's, -EINVAL, -ESTALE, -EPERM a handle that is not m's to put (qmempool_check). */
+/* Puts n buffers, all or none. Returns 0; -ENOBUFS if there is no room; -EMSGSIZE if n is over the
+ * capacity; -EBUSY if another member has the single-producer role; -EINVAL, -ESTALE, -EPERM for a
+ * handle that m may not put (qmempool_check()). */
 int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	      const uint64_t *handle, uint32_t n);
 
-/* Gets 1..n buffers: how many, or -EAGAIN nothing there, -EBUSY, -EBADMSG. */
+/* Gets 1 to n buffers. Returns how many; -EAGAIN if the queue is empty; -EBUSY if another member
+ * has the single-consumer role; -EBADMSG if the ring is corrupted. */
 int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 	      uint32_t n);
 
-/* Whether a get that found nothing is to be repeated by queue_get_wait(): now and then, if
- * something has been reserved and not published, perhaps by a member that died. Seldom, because it
- * looks at the producers' line. */
+/* True if a get that found nothing should be repeated by blocking_get(): a position is reserved and
+ * not published, and its producer may be dead. True once in QUEUE_EMPTIES times only, since the
+ * test reads the producers' cache line. */
 #define QUEUE_EMPTIES 256
 static inline bool queue_stuck(const struct alf_ring *r, const struct member *m)
 {
 	return load_relaxed(&m->counters[COUNT_EMPTY]) % QUEUE_EMPTIES == 0 && !alf_empty(r);
 }
-
-/* The same, sleeping until deadline_ns (CLOCK_MONOTONIC) at most. Also -EINTR, -ESHUTDOWN. */
-int queue_put_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
-		   const uint64_t *handle, uint32_t n, int64_t deadline_ns);
-int queue_get_wait(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
-		   uint32_t n, int64_t deadline_ns);
-
-/* An attempt to put, and its repetition after one that has found no room. */
-typedef int queue_attempt(struct qmempool *p, struct member *m, const struct alf_ring *r,
-			  const uint64_t *handle, uint32_t n);
-int queue_room_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
-		    const uint64_t *handle, uint32_t n, int64_t deadline_ns,
-		    queue_attempt *attempt);
 
 #endif

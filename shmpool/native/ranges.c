@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ranges.c - see recovery.h: the positions that dead producers may have reserved and did not
- * publish. Its work is in proportion to the rings' lengths and the number of members, whatever the
- * op records say.
+ * ranges.c - see recovery.h: positions that dead producers may have reserved and not published.
+ *
+ * The work is bounded by the lengths of the rings and the number of members, whatever the op
+ * records say.
  */
 #include <stdlib.h>
 
 #include "recovery.h"
 
-#define AT_ONCE 256 /* slots that are read before one look at what live members do */
+#define AT_ONCE 256 /* slots that are decided with one read of all op records */
 
-/* Adds a range of which nothing lies outside the ring's window. */
+/* Adds a range, cut to the window of positions that the ring can hold now. */
 static void add(struct recovery *r, struct dead_range range)
 {
 	uint64_t capacity = alf_capacity(range.ring);
@@ -32,7 +33,7 @@ static void add(struct recovery *r, struct dead_range range)
 		r->range[r->ranges++] = range;
 }
 
-/* What op records cover of what is reserved at all. */
+/* Adds what the op records of dead members cover, up to prod. */
 static void collect_records(struct recovery *r)
 {
 	for (uint32_t i = 0; i < r->deaths; i++) {
@@ -53,7 +54,7 @@ static void collect_records(struct recovery *r)
 	}
 }
 
-/* In a queue with a single producer, all that is left of a dead one's. */
+/* Adds, for each queue whose single producer is dead, everything between cons and prod. */
 static void collect_single(struct recovery *r)
 {
 	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++) {
@@ -61,7 +62,7 @@ static void collect_single(struct recovery *r)
 		if (!ring || !(ring->flags & ALF_SINGLE_PRODUCER))
 			continue;
 		alf_position n = load_acquire(&ring->q->prod) - r->base[i]; /* [PROD] */
-		/* After prod: who has the role still had it then. Pairs with take_role(). */
+		/* [ROLE] Read after prod: a member that has the role now had it then. */
 		struct dead *d = recovery_dead(r, load_acquire(&ring->q->producer));
 		if (d)
 			add(r, (struct dead_range) { .ring = ring,
@@ -83,8 +84,9 @@ static int compare(const void *a, const void *b)
 	return (left > right) - (left < right);
 }
 
-/* A bulk is published from its end on: if its first position is published, all of it is. Of a range
- * that is certainly one producer's, only the last bulk can be unfinished. */
+/* Cuts the published positions off the front of a certain range. A bulk is published from its last
+ * slot to its first, so if its first position is published, all of it is. Only the last bulk of a
+ * range that belongs to one producer can be unfinished. */
 static void skip_published(struct dead_range *range)
 {
 	while (range->n && alf_at(range->ring, range->from, alf_word(range->ring, range->from)) !=
@@ -95,11 +97,11 @@ static void skip_published(struct dead_range *range)
 	}
 }
 
-/* Puts them in order and takes away what a range has in common with the one before it. */
+/* Sorts the ranges and removes overlaps. */
 static void order(struct recovery *r)
 {
 	uint32_t kept = 0;
-	uint64_t end = 0; /* of what is covered so far, as a key */
+	uint64_t end = 0; /* end of what is covered so far, as a key */
 	qsort(r->range, r->ranges, sizeof(*r->range), compare);
 	for (uint32_t i = 0; i < r->ranges; i++) {
 		struct dead_range range = r->range[i];
@@ -123,14 +125,14 @@ void ranges_collect(struct recovery *r)
 	for (uint32_t i = 0; i <= r->p->segment.geometry.queues; i++) {
 		const struct alf_ring *ring = recovery_ring(r, i);
 		if (ring)
-			r->base[i] = load_acquire(&ring->q->cons); /* [CONS] before prod */
+			r->base[i] = load_acquire(&ring->q->cons); /* [CONS] read before prod */
 	}
 	collect_records(r);
 	collect_single(r);
 	order(r);
 }
 
-/* The last range that begins at a key or before it, if it covers it. */
+/* Returns the range that covers the key, NULL for none. */
 static struct dead_range *find(const struct recovery *r, uint64_t at)
 {
 	uint32_t low = 0, high = r->ranges;
@@ -161,14 +163,14 @@ struct dead_range *ranges_find(const struct recovery *r, uint32_t queue, uint64_
 	return range ? range : find(r, (uint64_t)queue << 41 | (uint64_t)behind);
 }
 
-/* Those of n positions, from at on, that no live member has. */
+/* Makes tombstones of those of n positions, from at on, that no live member has reserved. */
 static void bury(struct recovery *r, struct dead_range *range, alf_position at, uint32_t n)
 {
 	uint64_t word[AT_ONCE];
 	for (uint32_t i = 0; i < n; i++)
 		word[i] = alf_word(range->ring, (alf_position)(at + i));
 	if (!range->certain)
-		recovery_look(r);
+		recovery_read_ops(r);
 	for (uint32_t i = 0; i < n; i++) {
 		alf_position position = (alf_position)(at + i);
 		if (alf_at(range->ring, position, word[i]) != ALF_AT_UNPUBLISHED)
@@ -176,7 +178,7 @@ static void bury(struct recovery *r, struct dead_range *range, alf_position at, 
 		if (!range->certain && recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, position))
 			range->by->postponed = true;
 		else
-			alf_make_void(range->ring, position, word[i]);
+			alf_make_tombstone(range->ring, position, word[i]);
 	}
 }
 

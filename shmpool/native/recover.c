@@ -1,38 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * recover.c - see recover.h: who is dead, and the words that name them.
+ * recover.c - see recover.h: finds dead members and repairs the words that name them.
  */
 #include "recover.h"
 
 #include <sched.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include "inquiry.h"
-#include "member.h"
-#include "queue.h"
+#include "liveness.h"
 #include "recovery.h"
+#include "role.h"
 #include "wait.h"
 
-#define PASSES 4 /* while something waits for a live member to end its operation */
+/* At most, while something is postponed until a live member ends its operation. */
+#define PASSES 4
 
 bool recover_abandoned(const struct segment *s)
 {
 	return load_seq_cst(&segment_shared(s)->swept) !=
-	       load_seq_cst(&segment_shared(s)->abandoned);
+	       load_seq_cst(&segment_shared(s)->abandoned); /* [ABANDONED] */
 }
 
-/* Finds the dead members, and says so in their slots. */
+/* Finds dead members and marks their slots DEAD. */
 static void recover_mark(struct recovery *r)
 {
 	const struct segment *s = &r->p->segment;
-	struct inquiry q = { .s = s, .own = r->token };
+	struct liveness q = { .s = s, .own = r->token };
 	for (uint32_t i = 0; i < s->members; i++) {
 		struct member *m = segment_member(s, i);
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
 		if (!identity)
 			continue;
-		enum token_state state = inquire(&q, identity);
+		enum token_state state = liveness_ask(&q, identity);
 		r->out->unknown += state == TOKEN_UNKNOWN;
 		if (state != TOKEN_FREE)
 			continue;
@@ -43,61 +42,34 @@ static void recover_mark(struct recovery *r)
 				continue; /* it has been recovered meanwhile */
 			identity = dead;
 		}
-		struct dead d = { .identity = identity,
-				  .number = i,
-				  .op = load_acquire(&m->op), /* [OP] */
-				  .tag = load_acquire(&m->tag) };
+		struct dead d = { .identity = identity, .number = i };
+		d.op = load_acquire(&m->op);                   /* [OP] */
+		d.tag = load_acquire(&m->tag);                 /* [CLEARED] */
 		bool cleared = load_acquire(&m->cleared) != 0; /* [CLEARED] */
 		if (load_acquire(&m->identity) != identity)    /* [MEMBER] */
 			continue;                              /* it has been recovered meanwhile */
 		if (cleared)
-			d.op = d.tag = 0; /* nothing is left of it but the slot */
+			d.op = d.tag = 0; /* only its slot is left to recover */
 		r->dead[r->deaths++] = d;
 		r->dead_at[i] = r->deaths;
 	}
 }
 
-/* Caches that a dead thief was emptying: their owners flush them, and leave out what it had taken.
- * That must be known before the sweep, after which it may be anybody's again. */
+/* Turns the locks of dead thieves into requests to flush: the owner flushes its cache and leaves
+ * out what the thief had taken. Must come before the sweep, after which those buffers may belong to
+ * any member. */
 static void recover_thieves(struct recovery *r)
 {
 	for (uint32_t i = 0; i < r->p->segment.members; i++) {
 		struct member *victim = segment_member(&r->p->segment, i);
 		uint64_t bottom = load_acquire(&victim->cache_bottom); /* [CACHE] */
-		if (recovery_dead(r, cache_thief(bottom)))
+		if (recovery_dead(r, cache_holder(bottom)))
 			cas_seq_cst(&victim->cache_bottom, &bottom,
-				    cache_held(CACHE_REQUESTED, bottom)); /* [CACHE] */
+				    cache_locked_by(CACHE_FLUSH_REQUESTED, bottom)); /* [CACHE] */
 	}
 }
 
-void recovery_look(struct recovery *r)
-{
-	cover_clear(&r->live);
-	for (uint32_t i = 0; i < r->p->segment.members; i++) {
-		const struct member *m = segment_member(&r->p->segment, i);
-		uint64_t op = load_acquire(&m->op);             /* [OP] */
-		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-		/* Who died since this run began counts as alive: what it left is not known here.
-		 * Nor is the slot's next member the dead one. A slot that is being cleared has
-		 * nothing else. */
-		if (op && !(r->dead_at[i] && r->dead[r->dead_at[i] - 1].identity == identity) &&
-		    !member_clearing(identity))
-			cover_add(&r->live, op);
-	}
-	cover_sort(&r->live);
-}
-
-const struct alf_ring *recovery_ring(struct recovery *r, uint32_t queue)
-{
-	const struct alf_ring *ring = queue ? queue_ring(r->p, queue) : &r->p->free;
-	if (!ring && queue_exists(r->p, queue)) {
-		ring = queue_ring(r->p, queue); /* it may be new since */
-		r->no_memory |= !ring;
-	}
-	return ring;
-}
-
-/* Extents and queues that a dead member was making: nobody has seen anything of them yet. */
+/* Frees extents and queue slots that dead members were creating. No other member has used them. */
 static void recover_makers(struct recovery *r)
 {
 	const struct segment *s = &r->p->segment;
@@ -105,8 +77,7 @@ static void recover_makers(struct recovery *r)
 		uint64_t maker = load_acquire(segment_extent(s, i)); /* [EXTENT] */
 		if (!maker || maker == EXTENT_PRESENT || !recovery_dead(r, maker))
 			continue;
-		add_seq_cst(&segment_shared(s)->trims,
-			    1); /* it may have been taking it away: trim.c */
+		add_seq_cst(&segment_shared(s)->trims, 1); /* [TRIMS] it may have been trimming */
 		cas_seq_cst(segment_extent(s, i), &maker, 0); /* [EXTENT] */
 	}
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
@@ -117,19 +88,19 @@ static void recover_makers(struct recovery *r)
 	}
 }
 
-/* The single sides of queues that the dead had, of those too that are not finished with: it may be
- * a successor that makes room for what waits. After the sweep and ranges_bury(), which find by
- * these roles what is unfinished there. */
+/* Releases the single-producer and single-consumer roles of dead members, of postponed ones too: a
+ * successor may be what makes room for them. Must come after sweep() and ranges_bury(), which need
+ * the roles to find what is unfinished. */
 static void recover_roles(struct recovery *r)
 {
 	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++) {
 		struct alf_queue *q = &segment_queue(&r->p->segment, i)->queue;
-		uint32_t producer = load_acquire(&q->producer); /* pairs with take_role() */
-		uint32_t consumer = load_acquire(&q->consumer);
+		uint32_t producer = load_acquire(&q->producer); /* [ROLE] */
+		uint32_t consumer = load_acquire(&q->consumer); /* [ROLE] */
 		if (recovery_dead(r, producer))
-			cas_seq_cst(&q->producer, &producer, 0);
+			role_release(&q->producer, producer);
 		if (recovery_dead(r, consumer))
-			cas_seq_cst(&q->consumer, &consumer, 0);
+			role_release(&q->consumer, consumer);
 	}
 }
 
@@ -138,7 +109,7 @@ static bool tag_alive(void *context, uint32_t tag)
 	return !recovery_dead(context, tag);
 }
 
-/* Takes the slot of a dead member of which nothing else is left: as member_take_slot(). */
+/* Takes the slot of a dead member when nothing else is left to recover: member_take_slot(). */
 static int take_slot(struct recovery *r, const struct dead *d)
 {
 	struct member *m = segment_member(&r->p->segment, d->number);
@@ -159,26 +130,7 @@ static void recover_slots(struct recovery *r)
 	}
 }
 
-/* The dead may have been counted asleep, or have died between a change and its wake-up. */
-static void recover_sleepers(struct recovery *r)
-{
-	const struct segment *s = &r->p->segment;
-	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
-		struct alf_queue *q = &segment_queue(s, i)->queue;
-		if (wait_anybody(&q->data_wait))
-			wait_reset(&q->data_wait);
-		if (wait_anybody(&q->room_wait))
-			wait_reset(&q->room_wait);
-		if (wait_anybody(&q->room_many))
-			wait_reset(&q->room_many);
-	}
-	if (wait_anybody(&segment_shared(s)->free_wait))
-		wait_reset(&segment_shared(s)->free_wait);
-	if (wait_anybody(&segment_shared(s)->free_many))
-		wait_reset(&segment_shared(s)->free_many);
-}
-
-/* Everything but the slots. False if there is nothing to do. */
+/* Recovers everything but the slots. Returns false if there is nothing to do. */
 static bool pass(struct recovery *r)
 {
 	struct pool_shared *shared = segment_shared(&r->p->segment);
@@ -186,8 +138,8 @@ static bool pass(struct recovery *r)
 	r->left = r->no_memory = false;
 	memset(r->dead_at, 0, r->p->segment.members * sizeof(*r->dead_at));
 	r->out->unknown = r->out->postponed = 0;
-	uint64_t swept = load_seq_cst(&shared->swept);
-	uint64_t abandoned = load_seq_cst(&shared->abandoned);
+	uint64_t swept = load_seq_cst(&shared->swept);         /* [ABANDONED] */
+	uint64_t abandoned = load_seq_cst(&shared->abandoned); /* [ABANDONED] */
 	recover_mark(r);
 	if (!r->deaths && swept == abandoned)
 		return false;
@@ -195,47 +147,20 @@ static bool pass(struct recovery *r)
 	ranges_collect(r);
 	sweep_unreserve(r);
 	ranges_bury(r);
-	r->left = false; /* what was abandoned until here is swept for */
+	r->left = false; /* this sweep takes what was abandoned until here */
 	sweep(r);
-	/* What is left here is counted once more, whatever is counted already: its own count may be
-	 * missing yet, or be one that another recoverer read before it came past the buffer. */
+	/* What is left is counted once more, whatever is counted already: the member that abandoned
+	 * it may be suspended before its own count, or another recoverer may have read that count
+	 * before it passed the buffer. */
 	if (r->left)
-		add_seq_cst(&shared->abandoned, 1);
+		add_seq_cst(&shared->abandoned, 1); /* [ABANDONED] */
 	/* Only forward: what was counted before is placed, or counted once more. */
 	while (!r->no_memory && (int64_t)(abandoned - swept) > 0 &&
-	       !cas_seq_cst(&shared->swept, &swept, abandoned))
+	       !cas_seq_cst(&shared->swept, &swept, abandoned)) /* [ABANDONED] */
 		;
 	recover_roles(r);
 	recover_makers(r);
 	return true;
-}
-
-static int begin(struct recovery *r)
-{
-	uint32_t members = r->p->segment.members,
-		 queues = (uint32_t)r->p->segment.geometry.queues + 1;
-	memset(r->out, 0, sizeof(*r->out));
-	r->dead = calloc(members, sizeof(*r->dead));
-	r->dead_at = calloc(members, sizeof(*r->dead_at));
-	r->live.interval = calloc(2 * (size_t)members, sizeof(*r->live.interval));
-	r->base = calloc(queues, sizeof(*r->base));
-	r->range = calloc(members + queues, sizeof(*r->range));
-	r->cons = calloc(queues, sizeof(*r->cons));
-	r->consumer = calloc(queues, sizeof(*r->consumer));
-	bool all = r->dead && r->dead_at && r->live.interval && r->range && r->base && r->cons &&
-		   r->consumer;
-	return all ? 0 : -ENOMEM;
-}
-
-static void end(struct recovery *r)
-{
-	free(r->dead);
-	free(r->dead_at);
-	free(r->live.interval);
-	free(r->base);
-	free(r->range);
-	free(r->cons);
-	free(r->consumer);
 }
 
 int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery *out, int passes)
@@ -243,21 +168,21 @@ int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery
 	struct recovery r = {
 		.p = p, .m = m, .token = member_token(load_relaxed(&m->identity)), .out = out
 	};
-	int error = begin(&r);
+	int error = recovery_begin(&r);
 	for (int i = 0; i < passes && !error; i++) {
 		if (i)
 			sched_yield();
 		if (!pass(&r))
 			break;
 		recover_slots(&r);
-		recover_sleepers(&r);
+		pool_wake_sleepers(p, wait_reset); /* a dead member may be counted asleep */
 		if (r.no_memory)
 			error = -ENOMEM;
 		if (!out->postponed)
 			break;
 	}
 	out->postponed += r.left;
-	end(&r);
+	recovery_end(&r);
 	return error;
 }
 
@@ -265,7 +190,7 @@ int recover_slot(struct qmempool *p, uint64_t token, struct member **out)
 {
 	struct shmpool_recovery done;
 	struct recovery r = { .p = p, .token = token, .out = &done };
-	int error = begin(&r);
+	int error = recovery_begin(&r);
 	if (!error && pass(&r)) {
 		error = r.no_memory ? -ENOMEM : -EUSERS;
 		for (uint32_t i = 0; i < r.deaths && error; i++) {
@@ -280,13 +205,13 @@ int recover_slot(struct qmempool *p, uint64_t token, struct member **out)
 			*out = m;
 			error = 0;
 		}
-		recover_sleepers(&r);
+		pool_wake_sleepers(p, wait_reset);
 	} else if (!error) {
-		error = member_attach(&p->segment, token, out); /* somebody has left meanwhile */
+		error = member_attach(&p->segment, token, out); /* a slot became free */
 	}
-	end(&r);
+	recovery_end(&r);
 	if (!error)
-		recover(p, *out, &done); /* the others, and what was abandoned */
+		recover(p, *out, &done); /* other dead members, and abandoned buffers */
 	return error;
 }
 

@@ -1,57 +1,57 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * recovery.h - one run of recover(): what it knows of the dead and the living. Shared by recover.c,
- * which finds the dead and mends what they left in words that name them, and sweep.c, which looks
- * at every buffer.
+ * recovery.h - the state of one run of recover(): its dead members, and what live members may be
+ * doing. Used by recover.c (finds dead members, repairs words that name them), ranges.c
+ * (positions that were reserved and not published) and sweep.c (scans every buffer).
  */
 #ifndef SHMPOOL_RECOVERY_H
 #define SHMPOOL_RECOVERY_H
 
 #include "alf_repair.h"
 #include "cover.h"
-#include "recover.h"
+#include "pool.h"
 
 struct dead {
 	uint64_t identity;
 	uint64_t op;
 	uint32_t number;
 	uint32_t tag;
-	bool postponed; /* something that may be its is left for later */
+	bool postponed; /* a live member's operation must end before this one can be recovered */
 };
 
-/* Positions that a dead producer may have reserved. Those of a ring lie between what cons was when
- * the run began and a ring's length beyond: dead members have reserved nothing since, and what is
- * passed is done with. They are in order and do not overlap, but that certain ones may overlap
- * others. */
+/* Positions that a dead producer may have reserved, all between the ring's cons when the run began
+ * and one ring length beyond. Dead members have reserved nothing since, and what consumers have
+ * passed needs no repair. Ranges are sorted and do not overlap, except that a certain one may
+ * overlap an uncertain one. */
 struct dead_range {
 	const struct alf_ring *ring;
 	alf_position from;
-	uint64_t at; /* from's distance from that cons */
+	uint64_t at; /* distance of from to that cons */
 	uint64_t n;
 	struct dead *by;
-	bool certain;   /* they are by's, from the first that is not published on */
-	bool postponed; /* somebody alive may have one of them */
+	bool certain;   /* from the first unpublished position on, all are by's */
+	bool postponed; /* a live member may have reserved one of them */
 };
 
 struct recovery {
 	struct qmempool *p;
-	struct member *m; /* the recoverer's; NULL while it has none: then buffers are abandoned */
-	uint64_t token;   /* its process's */
+	struct member *m; /* the recoverer; NULL if it has no slot: then it abandons buffers */
+	uint64_t token;   /* of its process */
 	struct shmpool_recovery *out;
 	struct dead *dead;
 	uint32_t deaths;
-	uint32_t *dead_at; /* by member number: 1 + its index in dead */
+	uint32_t *dead_at; /* by member number: 1 + its index in dead, 0 for none */
 	struct dead_range *range;
 	uint32_t ranges;
 	alf_position *base; /* by queue: cons when the ranges were made */
-	struct cover live;  /* what live members may be in the middle of, one snapshot */
-	bool left; /* an abandoned buffer waits for room in a queue, or for a recoverer with a member */
-	bool no_memory; /* a queue that exists could not be looked at: nobody is finished with */
-	alf_position *cons; /* by queue, read before live_op */
-	uint32_t *consumer; /* by queue, of single-consumer ones, read after cons */
+	struct cover live;  /* one snapshot of the op records of live members */
+	bool left;          /* an abandoned buffer waits for room, or for a recoverer with a slot */
+	bool no_memory;     /* a queue could not be mapped here: no slot may be freed in this run */
+	alf_position *cons; /* by queue, read before live */
+	uint32_t *consumer; /* by queue: the single consumer's tag, read after cons */
 };
 
-/* The dead member that a tag names, NULL if it names none. */
+/* Returns the dead member that a tag names, NULL for none. */
 static inline struct dead *recovery_dead(const struct recovery *r, uint64_t word)
 {
 	uint32_t number = tag_number(word);
@@ -61,41 +61,41 @@ static inline struct dead *recovery_dead(const struct recovery *r, uint64_t word
 	return d->tag == (uint32_t)word ? d : NULL;
 }
 
-/* recover() in so many passes at most: another one follows while something waits for a live member
- * to end its operation. */
-int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery *out, int passes);
+/* Allocates the arrays of a run. Returns 0 or -ENOMEM. Call recovery_end() in both cases. */
+int recovery_begin(struct recovery *r);
+void recovery_end(struct recovery *r);
 
-/* Reads what live members may be in the middle of; what is asked about must have been read before.
- *  */
-void recovery_look(struct recovery *r);
+/* Takes a snapshot of the op records of live members. The positions and slots in question must have
+ * been read before. */
+void recovery_read_ops(struct recovery *r);
 
-/* Whether a live member may have reserved (claimed) the position, as of the last look. */
+/* True if a live member may have reserved (claimed) the position at the last snapshot. */
 static inline bool recovery_live(const struct recovery *r, enum alf_op_kind kind, uint32_t queue,
 				 alf_position position)
 {
 	return cover_has(&r->live, kind, queue, position);
 }
 
-/* Collects what the dead members may have reserved, into r->range. */
+/* Collects into r->range what dead members may have reserved. */
 void ranges_collect(struct recovery *r);
 
-/* The range that covers a position, NULL for none; a certain one if there is one. low is the
- * position as an owner word has it, *position the whole one. */
+/* Returns the range that covers a position, a certain one if there is one, or NULL. low has the
+ * position's bits in an owner word; *position receives the whole position. */
 struct dead_range *ranges_find(const struct recovery *r, uint32_t queue, uint64_t low,
 			       alf_position *position);
 
-/* Makes tombstones of what nobody will publish, once the buffers that were on their way there are
- * known. */
+/* Makes tombstones of what no live member will publish. Call it after sweep_unreserve(), which
+ * needs the slots as they are. */
 void ranges_bury(struct recovery *r);
 
-/* The ring of a queue, the free ring for 0, NULL for none. */
+/* Returns the ring of a queue, the free ring for 0, NULL for none. */
 const struct alf_ring *recovery_ring(struct recovery *r, uint32_t queue);
 
-/* Abandons the buffers that were on their way into r->range. */
+/* Abandons the buffers in TRANSIT to positions of r->range. */
 void sweep_unreserve(struct recovery *r);
 
-/* Takes every buffer that a dead member has or that is abandoned, and frees it or hands it on as
- * its queue says. Without a member: abandons every buffer of a dead one. */
+/* Takes every buffer that a dead member owns or that is abandoned, and frees it or puts it where
+ * its queue's on_death says. A recoverer without a slot abandons the buffers instead. */
 void sweep(struct recovery *r);
 
 #endif

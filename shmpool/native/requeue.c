@@ -7,39 +7,36 @@
 #include "transfer.h"
 #include "wait.h"
 
-/* One attempt, into ring r, which is queue from's own or that of its dead letters. */
-static int put_back(struct qmempool *p, struct member *m, const struct alf_ring *r,
-		    const uint64_t *handle, uint32_t n)
+int requeue_put(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t handle)
 {
-	struct buffer *b = qmempool_buffer(p, handle_index(handle[0]));
+	struct buffer *b = pool_buffer(p, handle_index(handle));
 	alf_position at;
-	int error = qmempool_check(p, m, handle[0]);
+	int error = qmempool_check(p, m, handle);
 	if (error)
 		return error;
-	error = alf_reserve(r, &m->op, n, ALF_MULTI, &at);
+	error = alf_reserve(r, &m->op, 1, ALF_MULTI, &at);
 	if (!error) {
 		requeue_note(b, load_relaxed(&b->queue), r->id);
-		transfer_mark(p, r, handle, n, at);
-		alf_publish(r, at, handle, n);
+		transfer_mark(p, r, &handle, 1, at);
+		alf_publish(r, at, &handle, 1);
 	}
 	alf_done(&m->op, ALF_MULTI);
 	if (error) {
 		count_up(&m->counters[COUNT_FULL], 1);
 		return error;
 	}
-	count_up(&m->counters[COUNT_ENQUEUE], n);
+	count_up(&m->counters[COUNT_ENQUEUE], 1);
 	if (wait_anybody(&r->q->data_wait)) /* [WAIT] after prod moved */
-		wait_wake(&r->q->data_wait, n);
+		wait_wake(&r->q->data_wait, 1);
 	return 0;
 }
 
-int requeue(struct qmempool *p, struct member *m, uint64_t handle, int64_t deadline_ns,
-	    uint32_t *to)
+int requeue(struct qmempool *p, struct member *m, uint64_t handle, uint32_t *to)
 {
 	int error = qmempool_check(p, m, handle);
 	if (error)
 		return error;
-	const struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	const struct buffer *b = pool_buffer(p, handle_index(handle));
 	uint32_t from = load_relaxed(&b->queue);
 	if (!from || load_relaxed(&b->got) != buffer_generation(b))
 		return -EXDEV;
@@ -51,23 +48,18 @@ int requeue(struct qmempool *p, struct member *m, uint64_t handle, int64_t deadl
 		return -EBADMSG;
 	if (r->flags & ALF_SINGLE_PRODUCER)
 		return -EOPNOTSUPP;
-	error = put_back(p, m, r, &handle, 1);
-	return error == -ENOBUFS ? queue_room_wait(p, m, r, &handle, 1, deadline_ns, put_back) :
-				   error;
+	return requeue_put(p, m, r, handle);
 }
 
-int requeue_later(struct qmempool *p, struct member *m, uint64_t handle, uint32_t *to)
+void requeue_abandon(struct qmempool *p, struct member *m, uint64_t handle)
 {
-	int error = requeue(p, m, handle, WAIT_NEVER, to);
-	if (error != -ENOBUFS)
-		return error;
-	struct buffer *b = qmempool_buffer(p, handle_index(handle));
+	struct buffer *b = pool_buffer(p, handle_index(handle));
 	const uint64_t from = load_relaxed(&b->queue);
 	store_release(&b->owner, OWNER_ABANDONED | from << OWNER_QUEUE_SHIFT); /* [OWNER] */
-	/* Afterwards: who reads it sees the buffer. Who dies before it is swept for anyhow. */
-	add_seq_cst(&segment_shared(&p->segment)->abandoned, 1);
+	/* Counted afterwards, so that a member that reads the count sees the buffer. If this member
+	 * dies before, the sweep for it finds the buffer. */
+	add_seq_cst(&segment_shared(&p->segment)->abandoned, 1); /* [ABANDONED] */
 	count_up(&m->counters[COUNT_ENQUEUE], 1);
-	return 0;
 }
 
 int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *from, uint32_t to,
@@ -76,7 +68,7 @@ int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *fr
 	int got = queue_get(p, m, from, handle, 1), error = -ENOENT;
 	if (got <= 0)
 		return got;
-	struct buffer *b = qmempool_buffer(p, handle_index(*handle));
+	struct buffer *b = pool_buffer(p, handle_index(*handle));
 	const struct alf_ring *r = queue_ring(p, to ? to : load_relaxed(&b->origin));
 	uint64_t failures = load_relaxed(&b->failures);
 	if (r && r->flags & ALF_SINGLE_PRODUCER)

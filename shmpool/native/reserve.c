@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * reserve.c - see segment.h: the file under a segment: a descriptor of it, and its memory.
+ * reserve.c - see segment.h: the segment's file: descriptors of it, and its memory.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -13,7 +13,7 @@
 
 #include "segment.h"
 
-#define PIECE_BYTES (4ull << 20) /* reserved with signals blocked: about a millisecond */
+#define PIECE_BYTES (4ull << 20) /* reserved with signals blocked: about 1 ms */
 
 bool segment_is(const struct segment *s, int fd)
 {
@@ -38,7 +38,7 @@ int segment_fd(const struct segment *s, int *opened)
 	return fd >= 0 ? fd : errno == EMFILE || errno == ENFILE ? -EMFILE : -EBADFD;
 }
 
-/* The code for what fallocate(2) says: others mean something else in shmpool.h. */
+/* Returns the code for an errno of fallocate(2). Other codes have other meanings in shmpool.h. */
 static int refusal(int error)
 {
 	switch (error) {
@@ -54,22 +54,22 @@ static int refusal(int error)
 	return -error;
 }
 
-/* Reserves at most PIECE_BYTES. */
+/* Reserves length bytes, PIECE_BYTES at most. */
 static int reserve_piece(int fd, uint64_t from, uint64_t length)
 {
 	sigset_t every, before;
 	int error;
-	/* tmpfs gives back all that it has reserved when a signal comes: a timer's could come for
-	 * ever. */
+	/* When a signal comes, tmpfs releases all that it has reserved, so a periodic timer could
+	 * prevent success without end. */
 	sigfillset(&every);
 	pthread_sigmask(SIG_SETMASK, &every, &before);
-	/* Not posix_fallocate(3), which writes where the file system has no such call, beside
-	 * others who use the pages. The size stays: had another thread closed the program's
-	 * descriptors in this very moment, and opened another file under this number, no byte of
-	 * that would change. */
+	/* Not posix_fallocate(3): on a file system without fallocate(2) it writes to the pages,
+	 * which other processes may be using. KEEP_SIZE: another thread may have closed the
+	 * program's descriptors just now and opened another file under this number; that file does
+	 * not change in size or content. */
 	do {
 		error = fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)length) ? errno : 0;
-	} while (error == EINTR); /* the process was frozen */
+	} while (error == EINTR); /* the process was frozen (cgroup freezer) */
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	return refusal(error);
 }
@@ -80,7 +80,7 @@ int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length)
 	int error = 0, opened, fd = segment_fd(s, &opened);
 	if (fd < 0)
 		return fd;
-	/* Piece by piece: in between signals come through. */
+	/* Piece by piece, so that signals are delivered in between. */
 	for (uint64_t n; left && !error; from += n, left -= n) {
 		n = left < PIECE_BYTES ? left : PIECE_BYTES;
 		error = reserve_piece(fd, from, n);
@@ -94,6 +94,6 @@ bool segment_unreserve(const struct segment *s, uint64_t offset, uint64_t length
 {
 	uint64_t from = (offset + SEGMENT_PAGE - 1) / SEGMENT_PAGE * SEGMENT_PAGE;
 	uint64_t end = (offset + length) / SEGMENT_PAGE * SEGMENT_PAGE;
-	/* Through the mapping: a descriptor's number could stand for another file by now. */
+	/* Through the mapping: the descriptor's number may name another file by now. */
 	return end > from && madvise(s->base + from, end - from, MADV_REMOVE) == 0;
 }

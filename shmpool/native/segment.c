@@ -1,33 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * segment.c - see segment.h.
+ * segment.c - see segment.h: plans the layout, creates it, checks it.
  */
 #define _GNU_SOURCE
 #include "segment.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-#define EXTENT_BYTES_MAX                                                                           \
-	(4ull << 20) /* reserving more at once would hold up the one allocation that does it */
-#define EXTENTS_MAX                                                                                \
-	(1ull << 17) /* of a pool: who wants to know what exists reads all their words */
-#define CACHE_SIZE_MAX 4096u
+#include "owner.h"
+
+/* Of one extent: reserving more at once would delay the allocation that does it. */
+#define EXTENT_BYTES_MAX (4ull << 20)
+/* Of a pool: statistics and audits read all their words. */
+#define EXTENTS_MAX (1ull << 17)
 #define CACHE_SIZE_DEFAULT 512u
-#define CACHE_BYTES_DEFAULT (2 << 20) /* of buffers */
-_Static_assert(CACHE_SIZE_MAX < 1u << (CACHE_POSITION_BITS - 1), "a held cache knows its length");
+/* Of the buffers in one cache. */
+#define CACHE_BYTES_DEFAULT (2 << 20)
 #define BULK_MIN 16u
-#define BULK_DEFAULT 32u
-#define REFILL_MULTIPLIER_MAX 64u
-#define REFILL_MULTIPLIER_DEFAULT 4u
-#define MEMBERS_DEFAULT 256u
-#define QUEUES_DEFAULT 64u
-#define ADDRESS_SPACE (1ull << 46)
+#define ADDRESS_SPACE (1ull << 46) /* bytes: of one pool's buffers */
 
 static uint64_t round_up(uint64_t n, uint64_t to)
 {
@@ -39,25 +33,30 @@ static bool power_of_two(int64_t n)
 	return n > 0 && !(n & (n - 1));
 }
 
-__attribute__((format(printf, 3, 4))) static int refuse(char *why, size_t size, const char *format,
-							...)
+/* What an option can be whatever the others are, and its default. narrowed() knows the rest. */
+static const struct shmpool_range ranges[SHMPOOL_OPTIONS] = {
+	[SHMPOOL_BUFFER_SIZE] = { 1, BUFFER_SIZE_MAX, SHMPOOL_DEFAULT },
+	[SHMPOOL_CAPACITY] = { 2, CAPACITY_MAX, SHMPOOL_DEFAULT },
+	[SHMPOOL_PREALLOC] = { 0, CAPACITY_MAX, 0 },
+	[SHMPOOL_BULK] = { BULK_MIN, BULK_MAX, 32 },
+	[SHMPOOL_REFILL_MULTIPLIER] = { 1, 64, 4 },
+	[SHMPOOL_CACHE_SIZE] = { BULK_MIN, CACHE_SIZE_MAX, SHMPOOL_DEFAULT },
+	[SHMPOOL_HEADROOM] = { 0, BUFFER_SIZE_MAX - 1, 0 },
+	[SHMPOOL_MEMBERS] = { 1, MEMBERS_MAX, 256 },
+	[SHMPOOL_QUEUES] = { 1, QUEUES_MAX, 64 },
+};
+_Static_assert(sizeof(struct shmpool_geometry) ==
+		       SHMPOOL_OPTIONS * sizeof(int64_t) + 5 * sizeof(uint64_t),
+	       "the options come first in a geometry");
+
+struct shmpool_range segment_range(enum shmpool_option option)
 {
-	va_list list;
-	va_start(list, format);
-	vsnprintf(why, size, format, list);
-	va_end(list);
-	return -EINVAL;
+	return ranges[option < SHMPOOL_OPTIONS ? option : 0];
 }
 
-static void fill_default(int64_t *value, int64_t standard)
-{
-	if (*value == SHMPOOL_DEFAULT)
-		*value = standard;
-}
-
-/* The largest cache that leaves three quarters of the buffers to the others and fits into a
- * processor's own cache: with more, free buffers have gone cold before they are used again. 0 if a
- * bulk is more. */
+/* Returns the largest cache size that leaves three quarters of the buffers to other members, and
+ * whose buffers fit into a core's own data cache; beyond that, a free buffer is cold before it is
+ * used again. Returns 0 if that is less than a bulk. */
 static int64_t default_cache(const struct shmpool_geometry *g)
 {
 	int64_t size = CACHE_SIZE_DEFAULT;
@@ -66,67 +65,60 @@ static int64_t default_cache(const struct shmpool_geometry *g)
 	return size < g->bulk ? 0 : size;
 }
 
-static int check_range(const char *name, int64_t value, int64_t least, int64_t most,
-		       const char *unit, char *why, size_t size)
+/* The range of an option beside those before it in the geometry, which are checked. */
+static struct shmpool_range narrowed(const struct shmpool_geometry *g, enum shmpool_option option)
 {
-	if (value >= least && value <= most)
-		return 0;
-	return refuse(why, size, "%s is %lld%s; allowed are %lld to %lld", name, (long long)value,
-		      unit, (long long)least, (long long)most);
+	struct shmpool_range range = ranges[option];
+	if (option == SHMPOOL_PREALLOC)
+		range.most = g->capacity;
+	if (option == SHMPOOL_HEADROOM)
+		range.most = g->buffer_size - 1;
+	if (option == SHMPOOL_CACHE_SIZE) {
+		range.least = g->bulk;
+		range.most = g->capacity < CACHE_SIZE_MAX ? g->capacity : CACHE_SIZE_MAX;
+		range.standard = default_cache(g);
+	}
+	return range;
 }
 
-static int check_geometry(struct shmpool_geometry *g, char *why, size_t size)
+static bool allowed(enum shmpool_option option, const struct shmpool_range *range, int64_t value)
 {
-	int error =
-		check_range("buffer_size", g->buffer_size, 1, BUFFER_SIZE_MAX, " bytes", why, size);
-	if (error)
-		return error;
-	if (!power_of_two(g->capacity) || g->capacity < 2 || g->capacity > CAPACITY_MAX)
-		return refuse(why, size,
-			      "capacity is %lld buffers; allowed is a power of two from 2 to %u",
-			      (long long)g->capacity, CAPACITY_MAX);
-	fill_default(&g->bulk, BULK_DEFAULT);
-	fill_default(&g->refill_multiplier, REFILL_MULTIPLIER_DEFAULT);
-	fill_default(&g->members, MEMBERS_DEFAULT);
-	fill_default(&g->queues, QUEUES_DEFAULT);
-	const struct {
-		const char *name;
-		int64_t value, least, most;
-		const char *unit;
-	} rows[] = {
-		{ "prealloc", g->prealloc, 0, g->capacity, " buffers (the capacity is the most)" },
-		{ "bulk", g->bulk, BULK_MIN, BULK_MAX, " buffers" },
-		{ "refill_multiplier", g->refill_multiplier, 1, REFILL_MULTIPLIER_MAX, "" },
-		{ "headroom", g->headroom, 0, g->buffer_size - 1, " bytes" },
-		{ "members", g->members, 1, MEMBERS_MAX, "" },
-		{ "queues", g->queues, 1, QUEUES_MAX, "" },
+	if (option == SHMPOOL_CACHE_SIZE && value == 0)
+		return true; /* no cache */
+	if (value < range->least || value > range->most)
+		return false;
+	return (option != SHMPOOL_CAPACITY && option != SHMPOOL_CACHE_SIZE) || power_of_two(value);
+}
+
+static int refuse_option(struct shmpool_refusal *why, enum shmpool_option option, int64_t least,
+			 int64_t most)
+{
+	*why = (struct shmpool_refusal) {
+		.fault = SHMPOOL_FAULT_OPTION, .option = option, .least = least, .most = most
 	};
-	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows) && !error; i++)
-		error = check_range(rows[i].name, rows[i].value, rows[i].least, rows[i].most,
-				    rows[i].unit, why, size);
-	if (error)
-		return error;
-	fill_default(&g->cache_size, default_cache(g));
-	if (g->cache_size && (!power_of_two(g->cache_size) || g->cache_size > CACHE_SIZE_MAX ||
-			      g->cache_size < g->bulk || g->cache_size > g->capacity))
-		return refuse(
-			why, size,
-			"cache_size is %lld buffers; allowed are 0 and powers of two from bulk, "
-			"which is %lld, to %u, and not over capacity, which is %lld",
-			(long long)g->cache_size, (long long)g->bulk, CACHE_SIZE_MAX,
-			(long long)g->capacity);
+	return -EINVAL;
+}
+
+static int check_geometry(struct shmpool_geometry *g, struct shmpool_refusal *why)
+{
+	for (enum shmpool_option option = 0; option < SHMPOOL_OPTIONS; option++) {
+		int64_t *value = (int64_t *)g + option;
+		const struct shmpool_range range = narrowed(g, option);
+		if (*value == SHMPOOL_DEFAULT)
+			*value = range.standard;
+		if (!allowed(option, &range, *value))
+			return refuse_option(why, option, range.least, range.most);
+	}
+	const int64_t most = (int64_t)ADDRESS_SPACE / g->capacity; /* a multiple of a cache line */
+	if (g->buffer_size > most)
+		return refuse_option(why, SHMPOOL_BUFFER_SIZE, 1, most);
 	g->buffer_size = (int64_t)round_up((uint64_t)g->buffer_size, CACHE_LINE);
-	if (g->buffer_size > (int64_t)ADDRESS_SPACE / g->capacity)
-		return refuse(
-			why, size,
-			"buffer_size %lld times capacity %lld is over %llu bytes of addresses",
-			(long long)g->buffer_size, (long long)g->capacity, ADDRESS_SPACE);
 	return 0;
 }
 
-int segment_plan(struct segment *s, struct shmpool_geometry *g, char *why, size_t why_size)
+int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_refusal *why)
 {
-	int error = check_geometry(g, why, why_size);
+	int error = check_geometry(g, why);
 	if (error)
 		return error;
 	uint64_t room = (uint64_t)g->buffer_size, capacity = (uint64_t)g->capacity;
@@ -204,7 +196,7 @@ uint64_t segment_layout_hash(void)
 	return hash_of(facts, sizeof(facts));
 }
 
-/* 0, -EBADFD. */
+/* Returns 0, or -EBADFD if fd is not open. */
 static int bind_file(struct segment *s, char *base, int fd)
 {
 	struct stat st;
@@ -265,37 +257,43 @@ int segment_init(struct segment *s, char *base, int fd)
 
 void segment_ready(struct segment *s)
 {
-	/* Pairs with segment_check(): whoever reads it sees all that was made before. */
+	/* Pairs with segment_check(): a process that reads LAYOUT_MAGIC sees everything that was
+	 * written before. */
 	store_release(&segment_header(s)->initialised, LAYOUT_MAGIC);
 }
 
-int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *why, size_t why_size)
+static int refuse(struct shmpool_refusal *why, enum shmpool_fault fault, uint64_t value,
+		  uint64_t expected)
 {
-#define REFUSE(...) (refuse(why, why_size, __VA_ARGS__), -EBADMSG)
-	typedef unsigned long long ull;
+	*why = (struct shmpool_refusal) { .fault = fault, .value = value, .expected = expected };
+	return -EBADMSG;
+}
+
+int segment_check(struct segment *s, char *base, uint64_t size, int fd, struct shmpool_refusal *why)
+{
+	why->fault = SHMPOOL_FAULT_NONE;
 	if (size == 0)
 		return -EAGAIN;
 	if (size < SHARED_END)
-		return REFUSE("it is %llu bytes long, shorter than a header", (ull)size);
+		return refuse(why, SHMPOOL_FAULT_SHORT, size, SHARED_END);
+	/* Pairs with segment_ready(). */
 	uint64_t ready = load_acquire(&((struct segment_header *)base)->initialised);
-	struct segment_header h = *(const struct segment_header *)base; /* read once */
+	/* Read once: it may change. */
+	struct segment_header h = *(const struct segment_header *)base;
 	if (h.magic == 0 && ready == 0)
 		return -EAGAIN;
 	if (h.magic != LAYOUT_MAGIC)
-		return REFUSE("its magic is %#llx, not %#llx: not a pool", (ull)h.magic,
-			      LAYOUT_MAGIC);
+		return refuse(why, SHMPOOL_FAULT_MAGIC, h.magic, LAYOUT_MAGIC);
 	if (ready == 0)
 		return -EAGAIN;
 	if (h.version != LAYOUT_VERSION)
-		return REFUSE("its layout is version %u, this is version %u", h.version,
-			      LAYOUT_VERSION);
+		return refuse(why, SHMPOOL_FAULT_VERSION, h.version, LAYOUT_VERSION);
 	if (ready != LAYOUT_MAGIC)
-		return REFUSE("its initialised word is %#llx", (ull)ready);
+		return refuse(why, SHMPOOL_FAULT_READY, ready, LAYOUT_MAGIC);
 	if (h.layout_hash != segment_layout_hash())
-		return REFUSE("its layout hash is %#llx, this build's is %#llx", (ull)h.layout_hash,
-			      (ull)segment_layout_hash());
+		return refuse(why, SHMPOOL_FAULT_LAYOUT, h.layout_hash, segment_layout_hash());
 	if (h.size != size)
-		return REFUSE("it is %llu bytes long and says %llu", (ull)size, (ull)h.size);
+		return refuse(why, SHMPOOL_FAULT_SIZE, size, h.size);
 
 	struct shmpool_geometry g = {
 		.buffer_size = (int64_t)h.buffer_size,
@@ -308,10 +306,12 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 		.members = (int64_t)h.max_members,
 		.queues = (int64_t)h.max_queues,
 	};
-	if (segment_plan(s, &g, why, why_size))
+	if (segment_plan(s, &g, why)) {
+		why->value = (uint64_t)((const int64_t *)&g)[why->option];
 		return -EBADMSG;
+	}
 	if (bind_file(s, base, fd))
-		return REFUSE("its file cannot be examined");
+		return refuse(why, SHMPOOL_FAULT_FILE, 0, 0);
 	if (h.members_offset != s->members_offset || h.member_stride != s->member_stride ||
 	    h.queues_offset != s->queues_offset || h.extents_offset != s->extents_offset ||
 	    h.extents != s->extents || h.free_ring_offset != s->free_ring_offset ||
@@ -319,11 +319,9 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *wh
 	    h.data_offset != s->data_offset || h.extent_buffers != g.extent_buffers ||
 	    h.buffer_size != s->stride || h.bulk != (uint64_t)g.bulk ||
 	    h.cache_size != (uint64_t)g.cache_size || s->size != size)
-		return REFUSE("its offsets do not follow from its geometry");
-	/* What no other word would show: a prealloc or headroom that was not the creator's. */
+		return refuse(why, SHMPOOL_FAULT_OFFSETS, 0, 0);
+	/* Finds a changed prealloc or headroom, on which no offset depends. */
 	if (h.checksum != header_checksum(h))
-		return REFUSE("its header's checksum is %#llx, of what it holds %#llx",
-			      (ull)h.checksum, (ull)header_checksum(h));
+		return refuse(why, SHMPOOL_FAULT_CHECKSUM, h.checksum, header_checksum(h));
 	return 0;
-#undef REFUSE
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * segment.h - one process's mapping of a pool: made, checked before it is believed, reserved.
+ * segment.h - one process's mapping of a pool's file: creates the segment, checks it before use,
+ * reserves its memory.
  *
- * segment_init    by the creator, alone, on a new mapping
- * segment_check   by everybody else, on a mapping whose contents may be anything
- * segment_reserve any time, by anybody: reserving what is reserved changes nothing
+ *     segment_init     the creator only, on a new mapping
+ *     segment_check    any process, on a mapping that may contain anything
+ *     segment_reserve  any member at any time; reserving a range twice changes nothing
  */
 #ifndef SHMPOOL_SEGMENT_H
 #define SHMPOOL_SEGMENT_H
@@ -17,15 +18,16 @@
 #define SEGMENT_PAGE 4096ull
 #define SEGMENT_PATH_MAX 128
 
-/* The geometry and the places, copied out of the segment once and checked. */
+/* Geometry and offsets. Copied out of the segment once and checked, so that a segment corrupted
+ * later cannot lead to an access outside it. */
 struct segment {
 	char *base;
-	int fd;                      /* segment_fd() */
-	char path[SEGMENT_PATH_MAX]; /* that the process opened it by; "" if it has none */
-	bool writes;                 /* it was opened to change it, not only to read it */
+	int fd;                      /* use segment_fd(): the program may have closed it */
+	char path[SEGMENT_PATH_MAX]; /* the path that it was opened by, "" for none */
+	bool writes;                 /* opened for writing */
 	uint64_t device, inode;      /* of the file */
 	struct shmpool_geometry geometry;
-	uint64_t stride; /* bytes from one buffer's data room to the next */
+	uint64_t stride; /* bytes from one buffer's data to the next */
 	uint64_t members_offset, member_stride;
 	uint64_t queues_offset;
 	uint64_t extents_offset, extents;
@@ -37,34 +39,40 @@ struct segment {
 	uint32_t members; /* geometry.members */
 };
 
-/* Fills the zero fields of g that have a default, checks every one, and computes the layout. 0, or
- * -EINVAL with a sentence in why: which value is wrong and what is allowed. */
-int segment_plan(struct segment *s, struct shmpool_geometry *g, char *why, size_t why_size);
+/* The values that an option can have whatever the others are, and its default. */
+struct shmpool_range segment_range(enum shmpool_option option);
 
-/* Makes the segment in a zeroed mapping of s->size bytes at base, without the slab's buffers. 0,
- * -ENOSPC. segment_ready() is what makes it attachable. */
+/* Fills in the defaults of g, checks each option, and computes the layout. 0, or -EINVAL and *why:
+ * the option and the values that it can have. */
+int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_refusal *why);
+
+/* Creates the segment in a zeroed mapping of s->size bytes at base, without buffers. Returns 0,
+ * -EBADFD, or what segment_reserve() returns. No process can attach before segment_ready(). */
 int segment_init(struct segment *s, char *base, int fd);
 void segment_ready(struct segment *s);
 
-/* Believes nothing in size bytes at base until it fits. 0; -EBADMSG with a sentence in why;
- * -EAGAIN if its creator has not finished. */
-int segment_check(struct segment *s, char *base, uint64_t size, int fd, char *why, size_t why_size);
+/* Checks the size bytes at base before anything in them is believed. 0; -EBADMSG and *why; -EAGAIN
+ * if its creator has not finished. */
+int segment_check(struct segment *s, char *base, uint64_t size, int fd,
+		  struct shmpool_refusal *why);
 
-/* Whether a descriptor is of the segment's file. */
+/* True if fd is open on the segment's file. */
 bool segment_is(const struct segment *s, int fd);
 
-/* A descriptor of the file, for one call: the one that it was opened with, or where the program has
- * closed that, or put another file under its number, a new one in *opened, else -1, which the
- * caller closes. -EBADFD the file cannot be opened any more; -EMFILE. */
+/* Returns a descriptor of the segment's file for one call, and sets *opened to -1. If the program
+ * has closed its descriptor, or has opened another file under the same number, opens the file again
+ * by its path; the caller then closes *opened. Returns -EBADFD if the file cannot be opened any
+ * more, -EMFILE if no descriptor is left. */
 int segment_fd(const struct segment *s, int *opened);
 
-/* Reserves memory for length bytes at offset, so that nobody gets a SIGBUS there. 0; -ENOSPC,
- * -EDQUOT, -ENOMEM;
- * -ENODEV the file system cannot; -EACCES; -EIO; and as segment_fd(). */
+/* Reserves memory for length bytes at offset, so that no access there raises SIGBUS. Returns 0;
+ * -ENOSPC, -EDQUOT, -ENOMEM; -ENODEV if the file system cannot reserve; -EACCES; -EIO; or what
+ * segment_fd() returns. */
 int segment_reserve(const struct segment *s, uint64_t offset, uint64_t length);
 
-/* Gives the memory of the whole pages between, which nobody else uses, back to the kernel. False if
- * it keeps it: what the process has locked in memory, for one. */
+/* Gives the memory of the whole pages in this range back to the kernel. The caller must be the only
+ * user of the range. Returns false if the kernel keeps the memory, for example if a process has
+ * locked it (mlock(2)). */
 bool segment_unreserve(const struct segment *s, uint64_t offset, uint64_t length);
 
 uint64_t segment_layout_hash(void);
@@ -89,14 +97,15 @@ static inline struct queue_slot *segment_queue(const struct segment *s, uint32_t
 	return (struct queue_slot *)(s->base + s->queues_offset) + number;
 }
 
-/* State of extent i: 0 absent, 1 + the number of the member that makes it, EXTENT_PRESENT. */
+/* Returns a pointer to the state of extent i: 0 (absent), the tag of the member that creates or
+ * removes it, or EXTENT_PRESENT. */
 #define EXTENT_PRESENT UINT64_MAX
 static inline uint64_t *segment_extent(const struct segment *s, uint64_t i)
 {
 	return (uint64_t *)(s->base + s->extents_offset) + i;
 }
 
-/* Whether buffer index has been made. */
+/* True if buffer index exists. */
 static inline bool segment_exists(const struct segment *s, uint32_t index)
 {
 	return index < s->geometry.prealloc ||

@@ -1,36 +1,45 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * shmpool.c - see shmpool.h: the keys taken apart, the answers put together.
+ * shmpool.c - see shmpool.h and binding.h: keys taken apart, answers put together.
  */
 #include "shmpool.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "audit.h"
-#include "call.h"
 #include "guard.h"
-#include "inquiry.h"
+#include "liveness.h"
+#include "lookup.h"
 #include "member.h"
 #include "process.h"
-#include "recovery.h"
+#include "recover.h"
 #include "slab.h"
 #include "token.h"
 
-#define TEND_NS 100000000 /* between two times that a busy process looks for dead members */
 #include "trim.h"
 
-int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size)
+/* Between two recoveries of dead members by a process that never waits. */
+#define TEND_NS 100000000
+
+struct shmpool_range shmpool_range(int option)
 {
-	struct segment s;
-	return segment_plan(&s, g, why, why_size);
+	return segment_range((enum shmpool_option)option);
 }
 
-int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *why, size_t why_size)
+int shmpool_plan(struct shmpool_geometry *g, struct shmpool_refusal *why)
 {
 	struct segment s;
-	int error = segment_plan(&s, g, why, why_size);
+	return segment_plan(&s, g, why);
+}
+
+int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g)
+{
+	struct segment s;
+	struct shmpool_refusal why;
+	int error = segment_plan(&s, g, &why);
 	guard_watch(base, error ? 0 : s.size);
 	if (!error)
 		error = segment_init(&s, base, fd);
@@ -41,35 +50,33 @@ int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *wh
 	return guard_watched(error);
 }
 
-int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g, char *why,
-		  size_t why_size)
+int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_refusal *why)
 {
 	struct segment s;
 	guard_watch(base, size);
-	int error = segment_check(&s, base, size, fd, why, why_size);
-	if (!error)
-		*g = s.geometry;
-	return guard_watched(error);
+	return guard_watched(segment_check(&s, base, size, fd, why));
 }
 
 int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made)
 {
 	struct segment s;
-	char why[256];
+	struct shmpool_refusal why;
 	if (path && strlen(path) >= sizeof(s.path))
 		return -ENAMETOOLONG;
-	madvise(base, size, MADV_DONTDUMP); /* a core file would have all payloads in it */
+	madvise(base, size, MADV_DONTDUMP); /* or a core file would contain all payloads */
 	guard_watch(base, size);
-	int error = segment_check(&s, base, size, fd, why, sizeof(why));
+	int error = segment_check(&s, base, size, fd, &why);
 	if (path)
 		strcpy(s.path, path);
 	s.writes = path != NULL;
-	return guard_watched(error ? error : local_open(&s, made));
+	if (error == -EAGAIN)
+		error = -EBADMSG; /* its creator has not finished, and so has died */
+	return guard_watched(error ? error : opening_open(&s, made));
 }
 
 int shmpool_geometry(int pool, struct shmpool_geometry *g)
 {
-	const struct qmempool *p = local_pool((uint32_t)pool);
+	const struct qmempool *p = opening_pool((uint32_t)pool);
 	if (!p)
 		return -EBADF;
 	*g = p->segment.geometry;
@@ -78,12 +85,12 @@ int shmpool_geometry(int pool, struct shmpool_geometry *g)
 
 int shmpool_close_wait(int pool)
 {
-	return local_close((uint32_t)pool);
+	return opening_close((uint32_t)pool);
 }
 
 void shmpool_leave(int pool)
 {
-	local_leave((uint32_t)pool);
+	opening_leave((uint32_t)pool);
 }
 
 void shmpool_leave_file(int fd)
@@ -102,7 +109,7 @@ int shmpool_left(const void *header)
 
 int shmpool_hold(int fd, const char *path, void **page)
 {
-	return local_hold(fd, path, page);
+	return opening_hold(fd, path, page);
 }
 
 void shmpool_let_go(void *page)
@@ -113,24 +120,24 @@ void shmpool_let_go(void *page)
 int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
 			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries)
 {
-	struct call c;
+	struct lookup c;
 	struct queue_on_death policy = { on_death, dead_letter, max_redeliveries };
-	int error = open_pool((uint32_t)pool, &c);
+	int error = lookup_pool((uint32_t)pool, &c);
 	return error ? error : queue_create(c.p, c.m, name, capacity, flags & 3, &policy);
 }
 
 int shmpool_queue_find(int pool, const char *name)
 {
-	struct qmempool *p = local_pool((uint32_t)pool);
-	return p ? (int)local_read((uint32_t)pool, queue_find(p, name)) :
-		   local_missing((uint32_t)pool);
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	return p ? (int)opening_read((uint32_t)pool, queue_find(p, name)) :
+		   opening_missing((uint32_t)pool);
 }
 
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 {
-	struct qmempool *p = local_pool((uint32_t)pool);
+	struct qmempool *p = opening_pool((uint32_t)pool);
 	if (!p)
-		return local_missing((uint32_t)pool);
+		return opening_missing((uint32_t)pool);
 	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
 	if (!r)
 		return queue_missing(p, (uint32_t)queue);
@@ -150,32 +157,32 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->dequeued = load_relaxed(&r->q->cons) - alf_capacity(r);
 	info->refused = load_relaxed(&slot->refused);
 	info->dropped = load_relaxed(&slot->dropped);
-	return (int)local_read((uint32_t)pool, 0);
+	return (int)opening_read((uint32_t)pool, 0);
 }
 
 int64_t shmpool_queue_count(uint64_t key)
 {
-	struct qmempool *p = local_pool(key_pool(key));
+	struct qmempool *p = opening_pool(key_pool(key));
 	if (!p)
-		return local_missing(key_pool(key));
+		return opening_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return local_read(key_pool(key),
-			  r ? (int64_t)alf_count(r) : queue_missing(p, key_queue(key)));
+	return opening_read(key_pool(key),
+			    r ? (int64_t)alf_count(r) : queue_missing(p, key_queue(key)));
 }
 
 int64_t shmpool_queue_empty(uint64_t key)
 {
-	struct qmempool *p = local_pool(key_pool(key));
+	struct qmempool *p = opening_pool(key_pool(key));
 	if (!p)
-		return local_missing(key_pool(key));
+		return opening_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return local_read(key_pool(key), r ? !alf_ready(r, 0) : queue_missing(p, key_queue(key)));
+	return opening_read(key_pool(key), r ? !alf_ready(r, 0) : queue_missing(p, key_queue(key)));
 }
 
 int shmpool_queue_release(int pool, int queue)
 {
-	struct call c;
-	int error = open_pool((uint32_t)pool, &c);
+	struct lookup c;
+	int error = lookup_pool((uint32_t)pool, &c);
 	if (error)
 		return error;
 	const struct alf_ring *r = queue_ring(c.p, (uint32_t)queue);
@@ -187,12 +194,12 @@ int shmpool_queue_release(int pool, int queue)
 
 int64_t shmpool_field(uint64_t key, int field)
 {
-	struct call c;
+	struct lookup c;
 	struct buffer *b;
 	uint64_t handle;
-	int error = open_key(key, &c);
+	int error = lookup_key(key, &c);
 	if (!error)
-		error = open_buffer(key, &c, &b, &handle);
+		error = lookup_buffer(key, &c, &b, &handle);
 	if (error)
 		return error;
 	switch (field) {
@@ -216,12 +223,12 @@ int64_t shmpool_field(uint64_t key, int field)
 
 int64_t shmpool_set_field(uint64_t key, int field, uint64_t value)
 {
-	struct call c;
+	struct lookup c;
 	struct buffer *b;
 	uint64_t handle;
-	int error = open_key(key, &c);
+	int error = lookup_key(key, &c);
 	if (!error)
-		error = open_buffer(key, &c, &b, &handle);
+		error = lookup_buffer(key, &c, &b, &handle);
 	if (error)
 		return error;
 	switch (field) {
@@ -240,25 +247,25 @@ int64_t shmpool_set_field(uint64_t key, int field, uint64_t value)
 
 int shmpool_recover_wait(int pool, struct shmpool_recovery *out)
 {
-	struct call c;
-	int error = open_pool((uint32_t)pool, &c);
-	if (error == -EUSERS) { /* local_member() has asked: every slot is a live member's */
+	struct lookup c;
+	int error = lookup_pool((uint32_t)pool, &c);
+	if (error == -EUSERS) { /* opening_member() has checked that all members live */
 		*out = (struct shmpool_recovery) { 0 };
-		return (int)local_read((uint32_t)pool, 0);
+		return (int)opening_read((uint32_t)pool, 0);
 	}
 	if (error)
 		return error;
 	error = recover(c.p, c.m, out);
-	return (int)local_read((uint32_t)pool, error);
+	return (int)opening_read((uint32_t)pool, error);
 }
 
 int shmpool_tend_wait(uint64_t key)
 {
-	struct call c;
-	int error = open_key(key, &c);
+	struct lookup c;
+	int error = lookup_key(key, &c);
 	if (error)
 		return error;
-	recover_stuck(c.p, c.m);
+	recover_if_due(c.p, c.m);
 	store_relaxed(&c.p->tend_ns, (uint64_t)wait_now() + TEND_NS);
 	store_relaxed(&c.p->tend_due, 0);
 	return 0;
@@ -266,38 +273,39 @@ int shmpool_tend_wait(uint64_t key)
 
 int64_t shmpool_trim_wait(int pool, uint64_t keep)
 {
-	struct call c;
-	int error = open_pool((uint32_t)pool, &c);
+	struct lookup c;
+	int error = lookup_pool((uint32_t)pool, &c);
 	if (error)
 		return error;
 	int64_t bytes = trim(c.p, c.m, keep);
-	return local_read((uint32_t)pool, bytes);
+	return opening_read((uint32_t)pool, bytes);
 }
 
 int shmpool_fate(int pool, uint32_t member)
 {
-	struct qmempool *p = local_pool((uint32_t)pool);
+	struct qmempool *p = opening_pool((uint32_t)pool);
 	if (!p)
-		return local_missing((uint32_t)pool);
+		return opening_missing((uint32_t)pool);
 	if (member >= p->segment.members)
 		return -ENOENT;
 	const struct member *m = segment_member(&p->segment, member);
 	uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-	return identity ? (int)inquiry_fate(&p->segment, m, identity, local_token((uint32_t)pool)) :
-			  -ENOENT;
+	return identity ?
+		       (int)liveness_fate(&p->segment, m, identity, opening_token((uint32_t)pool)) :
+		       -ENOENT;
 }
 
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
 		       size_t held_n, uint64_t *queued, size_t queued_n, uint64_t *met,
 		       size_t met_n, int64_t budget_ns)
 {
-	struct call c = { .p = local_pool((uint32_t)pool) };
+	struct lookup c = { .p = opening_pool((uint32_t)pool) };
 	if (!c.p)
-		return local_missing((uint32_t)pool);
+		return opening_missing((uint32_t)pool);
 	if (load_relaxed(&c.p->closing))
 		return -ESHUTDOWN;
 	if (met_n < audit_words(c.p->capacity))
 		return -EINVAL;
 	int more = audit_step(c.p, out, held, held_n, queued, queued_n, met, budget_ns);
-	return (int)local_read((uint32_t)pool, more);
+	return (int)opening_read((uint32_t)pool, more);
 }

@@ -1,24 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * shmpool.h - all that Python can call. This text is the cffi declaration as it stands (build.py
- * leaves out the lines that begin with #), so every declaration stands once.
+ * shmpool.h - what Python calls through cffi. This text is the cffi declaration as it stands
+ * (build.py leaves out the lines that begin with #), so every declaration stands once. What C code
+ * calls directly is in binding.h.
  *
  * Results: 0 or a count, or -errno. A function with wait in its name may sleep and is called with
- * the interpreter's lock released, between local_begin() and local_end() (local.h); deadlines are
- * CLOCK_MONOTONIC in ns, INT64_MAX for never, 0 for one attempt.
+ * the interpreter's lock released, between opening_begin() and opening_end() (opening.h); deadlines
+ * are CLOCK_MONOTONIC in ns, INT64_MAX for never, 0 for one attempt.
  *
- * A pool is a number that shmpool_open() gave, | serial 16 | slot 6 |, so that one that was closed
- * does not name its successor; every number is checked: a wrong one is an error and never a crash.
- * Short calls take one 64-bit key, which the caller puts together:
- *
- *     | slot 6 | queue 10 | serial 16 | 0 1 | generation 7 | index 24 |
- *
- * A buffer in hand is a handle | generation 32 | index 32 |; functions that take handles take the pool and the
- * queue from the key. Every thread is a member of its own, from its first call on.
- *
- * A call without wait in its name never asks who is dead, nor looks at every buffer: after -EBUSY
- * and -EINPROGRESS the same call with wait in its name and deadline 0 does, and may succeed. One
- * that waits gives -EINTR after a signal and now and then: run the handlers and call it again.
+ * A pool is a number that shmpool_open() returned, | serial 16 | slot 6 |, so that the number of a
+ * closed pool does not name its successor. Every number is checked: a wrong one is an error and
+ * never a crash. Every thread is a member of its own, from its first call on.
  */
 #ifndef SHMPOOL_H
 #define SHMPOOL_H
@@ -27,15 +19,15 @@
 
 #define SHMPOOL_DEFAULT INT64_MIN
 
-/* SHMPOOL_DEFAULT leaves cache_size, bulk, refill_multiplier, members and queues to the pool. What
- * follows them is filled in. */
+/* The options of a pool, in the order of enum shmpool_option. SHMPOOL_DEFAULT stands for the
+ * default of an option. The fields after the options are computed by shmpool_plan(). */
 struct shmpool_geometry {
 	int64_t buffer_size;
 	int64_t capacity;
 	int64_t prealloc;
-	int64_t cache_size;
 	int64_t bulk;
 	int64_t refill_multiplier;
+	int64_t cache_size;
 	int64_t headroom;
 	int64_t members;
 	int64_t queues;
@@ -44,6 +36,50 @@ struct shmpool_geometry {
 	uint64_t data_offset;
 	uint64_t stride;
 	uint64_t headers_offset;
+};
+
+enum shmpool_option {
+	SHMPOOL_BUFFER_SIZE,
+	SHMPOOL_CAPACITY,
+	SHMPOOL_PREALLOC,
+	SHMPOOL_BULK,
+	SHMPOOL_REFILL_MULTIPLIER,
+	SHMPOOL_CACHE_SIZE,
+	SHMPOOL_HEADROOM,
+	SHMPOOL_MEMBERS,
+	SHMPOOL_QUEUES,
+	SHMPOOL_OPTIONS
+};
+
+/* The values that an option can have, and its default: SHMPOOL_DEFAULT if it has none, or one that
+ * depends on other options. */
+struct shmpool_range {
+	int64_t least;
+	int64_t most;
+	int64_t standard;
+};
+
+/* What is wrong with a set of options, or with a segment. */
+enum shmpool_fault {
+	SHMPOOL_FAULT_NONE,
+	SHMPOOL_FAULT_OPTION, /* one of the geometry, named by option */
+	SHMPOOL_FAULT_SHORT,  /* value: bytes, fewer than a header has */
+	SHMPOOL_FAULT_MAGIC,
+	SHMPOOL_FAULT_VERSION,
+	SHMPOOL_FAULT_READY, /* value: the word that says that the segment is complete */
+	SHMPOOL_FAULT_LAYOUT,
+	SHMPOOL_FAULT_SIZE, /* value: bytes of the file; expected: those that its header says */
+	SHMPOOL_FAULT_FILE, /* fstat() fails */
+	SHMPOOL_FAULT_OFFSETS,
+	SHMPOOL_FAULT_CHECKSUM
+};
+struct shmpool_refusal {
+	uint32_t fault;
+	uint32_t option;
+	int64_t least; /* the values that the option can have beside the others */
+	int64_t most;
+	uint64_t value;
+	uint64_t expected;
 };
 
 struct shmpool_queue_info {
@@ -59,14 +95,14 @@ struct shmpool_queue_info {
 	uint32_t max_redeliveries;
 	uint64_t enqueued; /* positions reserved, and claimed, so far */
 	uint64_t dequeued;
-	uint64_t refused; /* buffers that it had no room for, or that no buffer was free for */
-	uint64_t dropped; /* buffers that were freed because their consumer died */
+	uint64_t refused; /* puts and sends without room or without a free buffer */
+	uint64_t dropped; /* buffers freed because their consumer died */
 };
 
 struct shmpool_stats {
 	uint64_t created;
 	uint64_t free;
-	uint64_t estimated; /* nonzero: free is one, from samples of the shared queue */
+	uint64_t estimated; /* nonzero: free comes from samples of the shared queue */
 	uint64_t cached;
 	uint64_t queued;
 	uint64_t members;
@@ -85,16 +121,15 @@ struct shmpool_member_info {
 	uint32_t start;         /* of the process: clock ticks after boot, 0 if not known */
 	uint32_t pid_namespace; /* inode number, 0 if not known */
 	uint32_t cached;
-	uint64_t held;      /* buffers in hand, its local cache not counted */
+	uint64_t held;      /* buffers it owns, without its local cache */
 	uint32_t operation; /* 1 in the middle of an enqueue, 2 of a dequeue, else 0 */
-	uint32_t dead;      /* 1 once that is known and not yet put right */
+	uint32_t dead;      /* 1 if it was found dead and is not recovered completely */
 	uint64_t counters[14];
 };
 
 struct shmpool_held {
 	uint64_t buffers;
-	uint64_t
-		oldest_ns; /* CLOCK_MONOTONIC, to some ms, when the first of them was allocated or got */
+	uint64_t oldest_ns; /* when the first of them was taken: CLOCK_MONOTONIC, to some ms */
 };
 
 struct shmpool_audit {
@@ -114,110 +149,42 @@ struct shmpool_audit {
 };
 
 struct shmpool_recovery {
-	uint64_t members; /* dead ones whose slots are free now */
-	uint64_t buffers; /* taken from the dead: freed, requeued and dead-lettered */
+	uint64_t members; /* dead members whose slots are free now */
+	uint64_t buffers; /* taken from dead members: freed, requeued and dead-lettered */
 	uint64_t requeued;
 	uint64_t dead_lettered;
-	uint64_t
-		postponed; /* dead ones of whom something waits for a stopped process, or for room */
-	uint64_t unknown;  /* members whose tokens could not be asked about now */
+	uint64_t postponed; /* dead ones that wait for a suspended process, or for room */
+	uint64_t unknown;   /* members whose tokens could not be queried now */
 };
 
 /* The segment. */
-int shmpool_plan(struct shmpool_geometry *g, char *why, size_t why_size);
-int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g, char *why, size_t why_size);
-int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_geometry *g, char *why,
-		  size_t why_size);
-/* path is what the file was opened by, "" for one that has none; NULL opens the pool to read it
- * only: without a token, and every call that would change it is -EROFS. made is nonzero for who has
- * just made it. */
-int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made);
-/* What an open pool was made with: this process's own copy, which is checked. */
+struct shmpool_range shmpool_range(int option);
+/* Fills in the defaults of g, checks each option, and computes the rest. 0, or -EINVAL and *why. */
+int shmpool_plan(struct shmpool_geometry *g, struct shmpool_refusal *why);
+int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g);
+/* Checks a segment, or its header alone, before any of it is used. 0; -EBADMSG and *why; -EAGAIN if
+ * its creator has not finished. */
+int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_refusal *why);
+/* Reads the options of an open pool: this process's copy, which was checked. */
 int shmpool_geometry(int pool, struct shmpool_geometry *g);
-int shmpool_close_wait(int pool);
-/* Whoever has made the pool has closed it: read from a header that shmpool_check() has accepted. */
+/* Nonzero if the process that created the pool has closed it. header was accepted by
+ * shmpool_check(). */
 int shmpool_left(const void *header);
-/* Says so: before the end of an opening; or, in a file whose opening was dropped, at the end of the
- * process. */
-void shmpool_leave(int pool);
+/* Marks a file so at the end of the process, when its pool is not open any more. */
 void shmpool_leave_file(int fd);
-/* Keeps everybody from removing a file that is being made, as a token does, until
- * shmpool_let_go(*page). */
-int shmpool_hold(int fd, const char *path, void **page);
-void shmpool_let_go(void *page);
 
 /* 0; -EBADMSG if the segment was truncated while it was mapped: guard.h. */
 int shmpool_intact(int pool);
 
-/* Queues. flags: 1 single producer, 2 single consumer. Give the queue's number. */
+/* Queues: these return the queue's number. flags: 1 single producer, 2 single consumer. */
 int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
 			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries);
 int shmpool_queue_find(int pool, const char *name);
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info);
-int64_t shmpool_queue_count(uint64_t key);
-int64_t shmpool_queue_empty(uint64_t key);
 int shmpool_queue_release(int pool, int queue);
 
 /* Counts n buffers that were to go into a queue as refused. */
 int shmpool_refused(int pool, int queue, uint64_t n);
-
-/* Where a buffer's payload lies in its room. */
-struct shmpool_extent {
-	uint32_t headroom;
-	uint32_t length;
-};
-
-/* One buffer. */
-struct shmpool_taken {
-	uint64_t handle;
-	struct shmpool_extent extent;
-};
-/* 1, or a code. */
-int64_t shmpool_get_wait(uint64_t key, struct shmpool_taken *out, int64_t deadline);
-enum shmpool_field {
-	SHMPOOL_MARK,
-	SHMPOOL_FLOW_HASH,
-	SHMPOOL_TIMESTAMP,
-	SHMPOOL_QUEUE,
-	SHMPOOL_REDELIVERED,
-	SHMPOOL_GENERATION,
-	SHMPOOL_ORIGIN
-};
-int64_t shmpool_field(uint64_t key, int field);
-int64_t shmpool_set_field(uint64_t key, int field, uint64_t value);
-
-/* Copy in. */
-struct shmpool_slice {
-	const char *data;
-	size_t length;
-};
-/* -EAGAIN if no free buffer is at hand: who waits looks for one everywhere. */
-int64_t shmpool_send(uint64_t key, const char *data, size_t length);
-/* How many were sent: fewer than n when the deadline came in between. */
-int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices, size_t n,
-			       int64_t deadline);
-
-/* Bulks. A new buffer has length 0, the pool's head room, and its user fields 0. */
-/* -EAGAIN if there are not n in the caller's local cache. */
-int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n);
-int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
-int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n);
-int64_t shmpool_put_many(uint64_t key, const uint64_t *handles, size_t n);
-int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline);
-int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n);
-int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
-int64_t shmpool_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset, size_t width,
-		       char *out);
-int64_t shmpool_set_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset,
-			   size_t width, const char *from, size_t step);
-int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_t *out);
-int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, const uint32_t *from,
-			    size_t step);
-
-/* Buffers whose consumer failed: requeue.h. What finds no room is counted as refused. */
-int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline);
-/* 0; a code; or 1: as neither queue has room for it, *out is the caller's now. */
-int64_t shmpool_move(uint64_t key, uint32_t to, int reset, struct shmpool_taken *out);
 
 /* A buffer in a queue, of which the caller sees a copy: letters.c. */
 struct shmpool_peek {
@@ -235,26 +202,23 @@ struct shmpool_peek {
 int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *out, char *bytes,
 		 size_t size);
 
-/* Putting right what the dead left: recover.h. */
+/* Recovers all members that are dead now: recover.h. 0, or -errno. */
 int shmpool_recover_wait(int pool, struct shmpool_recovery *out);
-/* What a member that waits does now and then: asks whether somebody is dead, and recovers. 0, or
- * -errno. */
-int shmpool_tend_wait(uint64_t key);
-/* 0 alive, 1 suspended, 2 dead, 3 not known now; -ENOENT no such member. */
+/* Returns 0 alive, 1 suspended, 2 dead, 3 not known now; -ENOENT if there is no such member. */
 int shmpool_fate(int pool, uint32_t member);
 
-/* Bytes given back to the kernel. */
+/* Returns the memory of free buffers, except keep of them, to the kernel. How many bytes. */
 int64_t shmpool_trim_wait(int pool, uint64_t keep);
 
-/* Looking. */
+/* Figures. */
 int shmpool_stats(int pool, struct shmpool_stats *out);
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n);
-/* How many members are dead and not recovered, and one more if abandoned buffers wait for a
+/* Returns how many members are dead and not recovered, plus one if abandoned buffers wait for a
  * recoverer. */
-int shmpool_dead(int pool);
+int shmpool_dead_wait(int pool);
 /* A step of an audit, of about budget_ns of processor time: 1 if there is more to do, 0 if it is
- * complete. met has a bit for each buffer of the capacity. -EBADMSG if the file has not the memory
- * that it must have for the buffers that it says exist. */
+ * complete. met has a bit for each buffer of the capacity. -EBADMSG if the file lacks memory for
+ * the buffers that it says exist. */
 int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held *held,
 		       size_t held_n, uint64_t *queued, size_t queued_n, uint64_t *met,
 		       size_t met_n, int64_t budget_ns);

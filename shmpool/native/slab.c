@@ -6,6 +6,8 @@
 
 #include <sys/stat.h>
 
+#include "owner.h"
+
 /* Reserves the headers and data of n buffers. */
 static int reserve(const struct segment *s, uint64_t first, uint64_t n)
 {
@@ -42,10 +44,10 @@ int slab_create(const struct segment *s)
 	return 0;
 }
 
-/* The extent to begin with. What the caller stores in *hint begins with *trims. */
+/* Returns the extent to search from. *trims receives the upper part of the hint to store next. */
 static uint64_t begin(const struct segment *s, const uint64_t *hint, uint64_t *trims)
 {
-	*trims = load_seq_cst(&segment_shared(s)->trims) << SLAB_EXTENT_BITS;
+	*trims = load_seq_cst(&segment_shared(s)->trims) << SLAB_EXTENT_BITS; /* [TRIMS] */
 	uint64_t since = load_relaxed(hint) ^ *trims;
 	return since >> SLAB_EXTENT_BITS ? 0 : since;
 }
@@ -66,10 +68,9 @@ int slab_grow(const struct segment *s, uint64_t *hint, uint64_t owner, uint32_t 
 		uint64_t *extent = segment_extent(s, i), seen = load_acquire(extent); /* [EXTENT] */
 		if (seen == EXTENT_PRESENT && i == from)
 			store_relaxed(hint, trims | ++from);
-		if (seen || !cas_seq_cst(extent, &seen, owner))
+		if (seen || !cas_seq_cst(extent, &seen, owner)) /* [EXTENT] */
 			continue;
-		uint64_t at = (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
-		uint64_t n = slab_extent_size(s, i);
+		uint64_t at = slab_extent_first(s, i), n = slab_extent_size(s, i);
 		int error = reserve(s, at, n);
 		if (error) {
 			store_release(extent, 0); /* [EXTENT] */
@@ -90,12 +91,10 @@ int slab_grow(const struct segment *s, uint64_t *hint, uint64_t owner, uint32_t 
 
 uint64_t slab_created(const struct segment *s)
 {
-	uint64_t capacity = (uint64_t)s->geometry.capacity, n = (uint64_t)s->geometry.prealloc;
-	for (uint64_t i = 0, at = n; i < s->extents; i++, at += s->geometry.extent_buffers)
+	uint64_t n = (uint64_t)s->geometry.prealloc;
+	for (uint64_t i = 0; i < s->extents; i++)
 		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) /* [EXTENT] */
-			n += capacity - at < s->geometry.extent_buffers ?
-				     capacity - at :
-				     s->geometry.extent_buffers;
+			n += slab_extent_size(s, i);
 	return n;
 }
 
@@ -111,7 +110,7 @@ bool slab_backed(const struct segment *s)
 	}
 	if (rings + created * sizeof(struct buffer) <= SLAB_SMALL)
 		return true;
-	/* While it grows or is trimmed the two may disagree for a moment. */
+	/* While the pool grows or is trimmed, the two numbers may disagree for a moment. */
 	for (int tries = 0; tries < 4; tries++) {
 		uint64_t before = created;
 		struct stat file;

@@ -1,33 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * sweep.c - see recover.h: one look at every buffer, to find those that the dead had.
- *
- * A buffer's owner word says whose it is, but for the two moments in which a ring's position has
- * moved and the word has not: then the position says it, together with who can have moved it there.
- *
- *     OWNED(dead)                                            the dead's
- *     TRANSIT to a position that a dead producer may have
- *       reserved, void, or unpublished and nobody alive
- *       may have it, or part of a bulk that is not whole     the dead's
- *     TRANSIT to a position behind cons, which nobody alive
- *       may have claimed                                     the dead's
- *     anything else                                          somebody's, or in a queue
- *
- * The second kind is abandoned before the positions become void and all is freed: afterwards the
- * ring may go round, and such a buffer could not be told from one of the third kind; and the ring
- * of free buffers has room for all of them only once consumers can pass.
+ * queue.c - see queue.h.
  */
-#include "member.h"
 #include "queue.h"
 #include "recovery.h"
 #include "requeue.h"
 #include "transfer.h"
 #include "wait.h"
 
-#define CANDIDATES 64 /* buffers of which one look at what live members do decides */
-#define DECISIONS 100 /* about one buffer, each overtaken by another recoverer's */
+#define CANDIDATES 64 /* buffers that are decided with one read of all op records */
+#define DECISIONS 100 /* tries for one buffer, while other recoverers change its owner word */
 
-/* Whoever is dead and may have claimed the position is not finished with yet. */
+/* Postpones the dead members that may have claimed the position. */
 static void postpone_claimant(struct recovery *r, const struct alf_ring *ring,
 			      alf_position position)
 {
@@ -39,11 +23,11 @@ static void postpone_claimant(struct recovery *r, const struct alf_ring *ring,
 			r->dead[i].postponed = true;
 }
 
-/* Whether nobody alive can have claimed the position, which lies behind cons. */
+/* True if no live member can have claimed the position, which lies behind cons. */
 static bool dead_claim(struct recovery *r, const struct alf_ring *ring, alf_position position)
 {
 	if (ring->flags & ALF_SINGLE_CONSUMER) {
-		/* It has no op record; a live one is at its last claim. */
+		/* A single consumer has no op record; a live one may be in its last claim. */
 		uint32_t consumer = r->consumer[ring->id];
 		return !consumer || recovery_dead(r, consumer);
 	}
@@ -53,7 +37,8 @@ static bool dead_claim(struct recovery *r, const struct alf_ring *ring, alf_posi
 	return false;
 }
 
-/* Whether the dead have the buffer, and with *ring set, from that ring. */
+/* True if a dead member owns the buffer. *ring is the ring that it was claiming it from, or
+ * NULL. */
 static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring **ring)
 {
 	*ring = NULL;
@@ -67,7 +52,7 @@ static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring *
 	return true;
 }
 
-/* The queue that the dead holder of a buffer had got it from, 0 if it had it from the pool. */
+/* Returns the queue that the dead owner of a buffer got it from, 0 if it allocated it. */
 static uint32_t came_from(const struct buffer *b, uint64_t owner)
 {
 	uint32_t said = owner_queue(owner);
@@ -76,9 +61,9 @@ static uint32_t came_from(const struct buffer *b, uint64_t owner)
 	return load_relaxed(&b->got) == buffer_generation(b) ? load_relaxed(&b->queue) : 0;
 }
 
-/* Where the buffer goes: the number of a queue, or 0 to be freed. from is the queue its holder had
- * it from. An owner word outside a ring that names a queue says that the buffer is on its way back
- * there: a recoverer or a nack (requeue.h) has decided that already. */
+/* Returns the number of the queue that the buffer goes to, or 0 if it is to be freed. from is the
+ * queue its owner got it from. If an OWNED or ABANDONED word names a queue, an earlier recoverer or
+ * nack (requeue.h) has decided already that the buffer goes back there. */
 static uint32_t destination(struct recovery *r, const struct buffer *b, uint64_t owner,
 			    uint32_t from)
 {
@@ -92,42 +77,44 @@ static uint32_t destination(struct recovery *r, const struct buffer *b, uint64_t
 	return recovery_ring(r, to) ? to : 0;
 }
 
-/* Takes a dead member's or an abandoned buffer: false if another recoverer was faster. From here on
- * it is a buffer that this member has from queue from, should it die too. Never its tag alone: a
- * dead thief may have had the buffer out of this member's own cache, where it is listed yet, and
- * another thief would find it good. */
+/* Takes a dead member's or an abandoned buffer; false if another recoverer was first. If this
+ * member dies too, the word says that it got the buffer from queue from. The word is never the tag
+ * alone: a dead thief may have taken the buffer from this member's own cache, which still lists it,
+ * and another thief would then find the entry valid. */
 static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
 	if (!cas_seq_cst(&b->owner, &owner,
-			 r->m->tag | OWNER_PUTTING | (uint64_t)from << OWNER_QUEUE_SHIFT))
+			 r->m->tag | OWNER_PUTTING |
+				 (uint64_t)from << OWNER_QUEUE_SHIFT)) /* [OWNER] */
 		return false;
 	count_up(&r->m->counters[COUNT_RECOVER], 1);
 	r->out->buffers++;
 	return true;
 }
 
-/* Leaves a buffer to whoever recovers next. False if another recoverer was faster. */
+/* Abandons a buffer to the next recoverer; false if another recoverer was first. */
 static bool abandon(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
-	if (!cas_seq_cst(&b->owner, &owner, OWNER_ABANDONED | (uint64_t)from << OWNER_QUEUE_SHIFT))
+	if (!cas_seq_cst(&b->owner, &owner,
+			 OWNER_ABANDONED | (uint64_t)from << OWNER_QUEUE_SHIFT)) /* [OWNER] */
 		return false;
-	/* Afterwards: who reads the count sees the buffer. Should this recoverer be killed or
-	 * suspended before it, the dead member's slot is not free yet, and the next one sweeps for
-	 * that. */
-	add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1);
+	/* Counted afterwards, so that a member that reads the count sees the buffer. If this
+	 * recoverer is killed or suspended before, the dead member's slot is still taken, and the
+	 * next recoverer sweeps for that slot. */
+	add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1); /* [ABANDONED] */
 	r->left = true;
 	return true;
 }
 
 enum handed { HANDED_ON, NO_ROOM, SOMEBODY_WAS_FASTER };
 
-/* Puts a dead member's or an abandoned buffer into a queue. The position first: when there is none,
- * nothing has changed. */
+/* Puts a dead member's or an abandoned buffer into a queue. Reserves the position first: if there
+ * is none, nothing has changed. */
 static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, uint32_t from,
 			   uint32_t to)
 {
 	const struct alf_ring *ring = recovery_ring(r, to);
-	struct buffer *b = qmempool_buffer(r->p, index);
+	struct buffer *b = pool_buffer(r->p, index);
 	uint64_t handle = index;
 	alf_position at;
 	if (alf_reserve(ring, &r->m->op, 1, ALF_MULTI, &at)) {
@@ -136,7 +123,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 	}
 	if (!take(r, b, owner, from)) {
 		store_release(&ring->slot[at & ring->mask],
-			      alf_tag(ring, at) | ALF_VOID); /* [SLOT] */
+			      alf_tag(ring, at) | ALF_TOMBSTONE); /* [SLOT] */
 		alf_done(&r->m->op, ALF_MULTI);
 		return SOMEBODY_WAS_FASTER;
 	}
@@ -156,20 +143,20 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 struct freed {
 	uint64_t handle[BULK_MAX];
 	uint32_t n;
-	uint64_t rounds; /* qmempool_give_round() */
+	uint64_t rounds; /* free_ring_put_rounds() */
 };
 
-/* Decides anew whenever somebody else changed the owner word first: that may have been a recoverer
- * which found no room, and left the buffer to whoever does. */
+/* Handles one buffer. Decides again whenever another member changed the owner word first: it may
+ * have been a recoverer that found no room and abandoned the buffer. */
 static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 {
-	struct buffer *b = qmempool_buffer(r->p, index);
+	struct buffer *b = pool_buffer(r->p, index);
 	for (int tries = 0;; tries++) {
 		const struct alf_ring *ring;
 		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
 		if (likely(!dead_has(r, owner, &ring)))
 			return;
-		if (tries == DECISIONS) { /* somebody writes over it all the time */
+		if (tries == DECISIONS) { /* corrupted: overwritten all the time */
 			r->left = true;
 			return;
 		}
@@ -193,12 +180,12 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 	store_relaxed(&b->handle, spent);
 	freed->handle[freed->n++] = spent;
 	if (freed->n == BULK_MAX) {
-		qmempool_give_round(r->p, r->m, freed->handle, freed->n, &freed->rounds);
+		free_ring_put_rounds(r->p, r->m, freed->handle, freed->n, &freed->rounds);
 		freed->n = 0;
 	}
 }
 
-/* Buffers on their way into positions of which it must be learnt whether a live member has them. */
+/* Buffers in TRANSIT to positions that a live member may have reserved. */
 struct candidates {
 	struct {
 		struct dead_range *range;
@@ -209,9 +196,9 @@ struct candidates {
 	uint32_t n;
 };
 
-/* The queue from which a buffer was got that is on its way into queue to, if that is its way back:
- * into the same queue or its dead-letter queue. 0 if it is not, or is the put of a single producer.
- */
+/* Returns the queue from which a buffer was got that is in TRANSIT to queue to, if that is its way
+ * back: into the same queue or into its dead-letter queue, by a nack or a recoverer. Returns 0
+ * otherwise. */
 static uint32_t returning(struct recovery *r, const struct buffer *b, uint32_t to)
 {
 	uint32_t from = load_relaxed(&b->queue);
@@ -226,35 +213,37 @@ static uint32_t returning(struct recovery *r, const struct buffer *b, uint32_t t
 	return to == from || to == load_relaxed(&slot->dead_letter) ? from : 0;
 }
 
-/* Anybody's who sweeps, not the dead producer's: that one may be finished with by another
- * recoverer, and the position a later one's. A buffer that was on its way back keeps the name of
- * its queue, whatever that queue's on_death says: the dead producer may be a recoverer, and the
- * nack() that it did the work of has returned. */
-static void unreserve(struct recovery *r, uint32_t index, uint64_t owner)
+/* Abandons the buffer instead of marking it OWNED(dead producer): another recoverer may have
+ * finished with that producer, and its slot may have a new member. A buffer on its way back keeps
+ * the name of its queue, whatever that queue's on_death says: the dead producer may be a recoverer
+ * that did the work of a nack() which has returned. Those are put back one by one, so a bulk (a
+ * certain range) is none of them. */
+static void unreserve(struct recovery *r, uint32_t index, uint64_t owner, bool certain)
 {
-	struct buffer *b = qmempool_buffer(r->p, index);
-	abandon(r, b, owner, returning(r, b, owner_queue(owner))); /* [OWNER] */
+	struct buffer *b = pool_buffer(r->p, index);
+	uint32_t from = certain ? 0 : returning(r, b, owner_queue(owner));
+	abandon(r, b, owner, from); /* [OWNER] */
 }
 
-/* One look for all of them, after their slots were read. */
+/* Reads all op records once for all candidates, after their slots were read. */
 static void unreserve_candidates(struct recovery *r, struct candidates *c)
 {
 	if (c->n)
-		recovery_look(r);
+		recovery_read_ops(r);
 	for (uint32_t i = 0; i < c->n; i++) {
 		struct dead_range *range = c->of[i].range;
 		if (recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, c->of[i].position))
 			range->postponed = range->by->postponed = true;
 		else if (alf_word(range->ring, c->of[i].position) == c->of[i].word)
-			unreserve(r, c->of[i].index, c->of[i].owner);
+			unreserve(r, c->of[i].index, c->of[i].owner, false);
 	}
 	c->n = 0;
 }
 
-/* A buffer on its way into a position that is about to become a tombstone is abandoned. */
+/* Abandons the buffer if it is in TRANSIT to a position that becomes a tombstone. */
 static void unreserve_one(struct recovery *r, uint32_t index, struct candidates *c)
 {
-	uint64_t owner = load_acquire(&qmempool_buffer(r->p, index)->owner); /* [OWNER] */
+	uint64_t owner = load_acquire(&pool_buffer(r->p, index)->owner); /* [OWNER] */
 	alf_position position;
 	if (!(owner & OWNER_TRANSIT))
 		return;
@@ -266,12 +255,12 @@ static void unreserve_one(struct recovery *r, uint32_t index, struct candidates 
 	switch (alf_at(range->ring, position, word)) {
 	case ALF_AT_LATER:
 		return;
-	case ALF_AT_VALUE: /* of a bulk that is not whole: nobody can have come past its first */
+	case ALF_AT_VALUE: /* in a bulk that is not whole: no consumer passed its first slot */
 		if (!range->certain)
 			return;
-		alf_make_void(range->ring, position, word);
+		alf_make_tombstone(range->ring, position, word);
 		break;
-	case ALF_AT_VOID:
+	case ALF_AT_TOMBSTONE:
 		break;
 	case ALF_AT_UNPUBLISHED:
 		if (range->certain)
@@ -285,7 +274,7 @@ static void unreserve_one(struct recovery *r, uint32_t index, struct candidates 
 			unreserve_candidates(r, c);
 		return;
 	}
-	unreserve(r, index, owner);
+	unreserve(r, index, owner, range->certain);
 }
 
 static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct freed *freed,
@@ -298,17 +287,14 @@ static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct fre
 			unreserve_one(r, (uint32_t)i, c);
 }
 
-/* Every buffer that exists. */
+/* Visits every buffer that exists. */
 static void sweep_all(struct recovery *r, struct freed *freed, struct candidates *c)
 {
 	const struct segment *s = &r->p->segment;
-	uint64_t prealloc = (uint64_t)s->geometry.prealloc, each = s->geometry.extent_buffers;
-	sweep_run(r, 0, prealloc, freed, c);
-	for (uint64_t i = 0; i < s->extents; i++) {
-		uint64_t first = prealloc + i * each, left = r->p->capacity - first;
+	sweep_run(r, 0, (uint64_t)s->geometry.prealloc, freed, c);
+	for (uint64_t i = 0; i < s->extents; i++)
 		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) /* [EXTENT] */
-			sweep_run(r, first, left < each ? left : each, freed, c);
-	}
+			sweep_run(r, slab_extent_first(s, i), slab_extent_size(s, i), freed, c);
 }
 
 void sweep_unreserve(struct recovery *r)
@@ -323,16 +309,16 @@ void sweep_unreserve(struct recovery *r)
 
 void sweep(struct recovery *r)
 {
-	struct freed freed = { .rounds = r->p->capacity / BULK_MAX + GIVE_ROUNDS };
+	struct freed freed = { .rounds = r->p->capacity / BULK_MAX + FREE_RING_ROUNDS };
 	for (uint32_t i = 0; i <= r->p->segment.geometry.queues; i++) {
 		const struct alf_ring *ring = recovery_ring(r, i);
 		if (!ring)
 			continue;
 		r->cons[i] = load_acquire(&ring->q->cons);         /* [CONS] */
-		r->consumer[i] = load_acquire(&ring->q->consumer); /* pairs with take_role() */
+		r->consumer[i] = load_acquire(&ring->q->consumer); /* [ROLE] */
 	}
-	recovery_look(r);
+	recovery_read_ops(r);
 	sweep_all(r, &freed, NULL);
 	if (freed.n)
-		qmempool_give_round(r->p, r->m, freed.handle, freed.n, &freed.rounds);
+		free_ring_put_rounds(r->p, r->m, freed.handle, freed.n, &freed.rounds);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * token.c - see token.h.
+ * token.c - see token.h: takes, drops and queries file locks.
  */
 #define _GNU_SOURCE
 #include "token.h"
@@ -14,12 +14,13 @@
 #include <unistd.h>
 
 #define NUMBER_MASK ((1ull << TOKEN_BITS) - 1)
-#define TAKE_TRIES 200 /* a number that is held already was handed out by a corrupted counter, */
-#define TAKE_PAUSE_NS                                                                              \
-	5000000        /* or the whole file is locked: for an instant, by who removes its name */
-#define TAKE_FREELY 16 /* numbers that are tried without a pause */
+/* Attempts. A number that is locked already comes from a corrupted counter, or the whole file is
+ * locked for a moment by a process that removes its name. */
+#define TAKE_TRIES 200
+#define TAKE_PAUSE_NS 5000000
+#define TAKE_FREELY 16 /* attempts without a pause */
 
-/* A lock on the byte of one token. */
+/* Returns a lock request for the byte of one token. */
 static struct flock byte_lock(short type, uint64_t number)
 {
 	return (struct flock) {
@@ -27,7 +28,7 @@ static struct flock byte_lock(short type, uint64_t number)
 	};
 }
 
-/* Writes the path under which the kernel opens anew what a descriptor stands for. */
+/* Writes the path of descriptor fd below /proc/self/fd, for a new open(2) of the same file. */
 static void name_descriptor(int fd, char path[32])
 {
 	char digits[10], *to = stpcpy(path, "/proc/self/fd/");
@@ -40,7 +41,8 @@ static void name_descriptor(int fd, char path[32])
 	*to = 0;
 }
 
-/* The code for what open(2) or mmap(2) says: others mean something else in shmpool.h. */
+/* Returns the code for an errno of open(2) or mmap(2). Other codes have other meanings in
+ * shmpool.h. */
 static int refusal(int error)
 {
 	switch (error) {
@@ -58,8 +60,8 @@ static int refusal(int error)
 	return -EBADFD;
 }
 
-/* A new description of the file that fd is: by the kernel's own name for it, or, where there is no
- * /proc, by the path that the process opened it by. -errno. */
+/* Returns a descriptor with a new open file description of the file that fd is open on, or -errno.
+ * Opens it through /proc/self/fd, or without /proc by the path that the process opened it by. */
 static int open_anew(int fd, const char *by)
 {
 	struct stat mine, found;
@@ -78,8 +80,8 @@ static int open_anew(int fd, const char *by)
 	return -EBADFD;
 }
 
-/* Leaves the description, with its locks, to a mapping that no child inherits, and closes its
- * descriptor in any case. 0, -ENOMEM, -EACCES, -EBADFD. */
+/* Hands fd's open file description, with its locks, over to a mapping that no child inherits, and
+ * closes fd in any case. Returns 0, -ENOMEM, -EACCES or -EBADFD. */
 static int leave_to_mapping(int fd, void **out)
 {
 	void *page = mmap(NULL, SEGMENT_PAGE, PROT_NONE, MAP_SHARED, fd, 0);
@@ -96,11 +98,13 @@ static int leave_to_mapping(int fd, void **out)
 	return 0;
 }
 
-/* Locks the byte of a number that nobody has. 0 with *number, -EDEADLK, -ENOLCK. */
+/* Locks the byte of a number that no process has, and stores the number in *number. Returns 0,
+ * -EDEADLK, -ENOLCK or -ENOMEM. */
 static int lock_new(const struct segment *s, int fd, uint64_t *number)
 {
 	const struct timespec pause = { .tv_nsec = TAKE_PAUSE_NS };
 	for (int tries = 0; tries < TAKE_TRIES; tries++) {
+		/* Pairs with itself: each number is handed out once. */
 		*number = (add_seq_cst(&segment_shared(s)->tokens, 1) + 1) & NUMBER_MASK;
 		if (*number == 0)
 			continue;
@@ -169,7 +173,7 @@ void token_let_go(void *page)
 		munmap(page, SEGMENT_PAGE);
 }
 
-/* 1 held, 0 free, -errno. */
+/* Returns 1 if the token is held, 0 if it is free, or -errno. */
 static int ask(int fd, uint64_t number)
 {
 	struct flock lock = byte_lock(F_RDLCK, number & NUMBER_MASK);
@@ -187,8 +191,8 @@ enum token_state token_state(const struct segment *s, uint64_t number, uint64_t 
 	if (fd < 0)
 		return TOKEN_UNKNOWN;
 	held = ask(fd, number);
-	/* Another thread may have closed the program's descriptors meanwhile, and opened another
-	 * file under the same number: that one would know of no lock at all. */
+	/* Another thread may have closed the program's descriptors during the query and opened
+	 * another file under the same number. That file has no locks at all. */
 	if (held == 0 && (!segment_is(s, fd) || (own && ask(fd, own) != 1)))
 		held = -EBADFD;
 	if (opened >= 0)

@@ -1,31 +1,40 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * token.h - who is alive: a lock that the kernel drops when a process's memory ends.
+ * token.h - which processes are alive: a lock that the kernel drops when a process's memory ends.
  *
- * A process that opens a pool to change it takes a token: a write lock on one byte of the segment's
- * file (F_OFD_SETLK), held by an open file description that only a mapping keeps: its descriptor is
- * closed, and no child inherits the mapping (MADV_DONTFORK). The lock ends exactly when the
- * process's memory ends or when it executes another program, in whatever namespace it lives, and
- * before it is reaped:
+ * A process that opens a pool for writing takes a token: a write lock (F_OFD_SETLK) on one byte of
+ * the segment's file. The number of the byte is the token. The lock belongs to an open file
+ * description that only a mapping keeps: its descriptor is closed, and children do not inherit the
+ * mapping (MADV_DONTFORK). So the lock ends exactly when the process's memory ends or the process
+ * executes another program, in any PID namespace, and before the process is reaped:
  *
- *     killed, exited, or executed another program         free
- *     its children live on, however they were made        free
- *     its PID namespace was killed as a whole             free
- *     suspended, being traced, dumping its core           held
- *     its first thread has ended and others live          held
- *     it has closed every descriptor                      held
+ *     the process                                              its lock is
+ *     was killed, has exited, or has executed another program  free
+ *     was killed, and children that it forked live on          free
+ *     was in a PID namespace that was killed as a whole        free
+ *     is suspended, traced, or dumping core                    held
+ *     has lost its first thread, and others live               held
+ *     has closed every descriptor                              held
  *
- * The byte's number is the token. Numbers are handed out once in the life of a pool, from a counter
- * in the segment, so that a member whose token is free stays dead. Byte 0 and the range as a whole
- * stand for the file's name (segment.py): who removes it locks all bytes at once.
+ *     steps of token_take()          a crash after it leaves
+ *     open the file again            nothing: the kernel closes the descriptor
+ *     count pool_shared.tokens up    a number that is never used
+ *     lock the byte                  nothing: the lock ends with the descriptor
+ *     map one page, MADV_DONTFORK    nothing: the lock ends with the memory
+ *     close the descriptor           the same
  *
- * Who may read the file can ask, with a read lock as the question, which only meets write locks: a
- * reader's own locks are never taken for life. They can keep somebody from taking a token, who is
- * told.
+ * Numbers come from a counter in the segment and are handed out once in a pool's life. So a member
+ * whose token is free stays dead. Byte 0 is locked by the process that creates the file. A process
+ * that removes the file's name locks all bytes for a moment (pool_files.py).
  *
- * Who may call what at the same time: token_state any thread; token_take and token_drop one thread
- * of the process at a time, and no fork meanwhile (local.c holds the lock that its fork handlers
- * take): a child would inherit the descriptor that is about to be closed, and with it the lock.
+ * A process that may read the file can ask which tokens are held. It asks with a read lock, which
+ * conflicts with write locks only, so the read locks of other readers never count as a live
+ * process. Such a read lock can keep a process from taking a token; that process gets an error.
+ *
+ * Who may call what at the same time: token_state any thread. token_take, token_drop and token_hold
+ * one thread of the process at a time, and no thread may fork during the call: a child would
+ * inherit the descriptor that is about to be closed, and with it the lock. opening.c takes the lock
+ * that its fork handlers take.
  */
 #ifndef SHMPOOL_TOKEN_H
 #define SHMPOOL_TOKEN_H
@@ -34,32 +43,33 @@
 
 #define TOKEN_BITS 62
 
-/* A token of this process; number 0 is none. */
+/* A token of this process; number 0 for none. */
 struct token {
 	uint64_t number;
 	void *page; /* the mapping that keeps the lock */
 };
 
 enum token_state {
-	TOKEN_FREE, /* whoever had it is dead; the number is not used again */
+	TOKEN_FREE, /* the process that had it is dead; the number is not used again */
 	TOKEN_HELD,
-	TOKEN_UNKNOWN /* the question could not be asked, now */
+	TOKEN_UNKNOWN /* the kernel could not be asked now */
 };
 
-/* Takes a token. 0, or: -EROFS the segment was opened to read it only; -EACCES, -EMFILE, -ENOMEM,
- * -EBADFD the file could not be opened once more; -ENOLCK there are no such locks; -EDEADLK others
- * keep the whole file locked. */
+/* Takes a token. Returns 0; -EROFS if the segment was opened for reading only; -EACCES, -EMFILE,
+ * -ENOMEM, -EBADFD if the file could not be opened again; -ENOLCK if the kernel or the file system
+ * has no such locks; -EDEADLK if other processes keep the whole file locked. */
 int token_take(const struct segment *s, struct token *t);
 
 void token_drop(struct token *t);
 
-/* The same lock on byte 0, of a file that has no pool in it yet: whoever makes it holds it until it
- * has its name. 0, and as token_take(). */
+/* Takes the same lock on byte 0 of a file that is no pool yet. The creator holds it until the file
+ * has its name, so that no process removes the file. Returns 0, or -EACCES, -EMFILE, -ENOMEM,
+ * -EBADFD, -ENOLCK, -EDEADLK as token_take(). */
 int token_hold(int fd, const char *path, void **page);
 void token_let_go(void *page);
 
-/* Whether a token is held. own is one that this process holds, or 0: it shows that the question
- * went to the right file, whatever has become of the program's descriptors. */
+/* Returns whether a token is held. own is a token of this process, or 0. It proves that the right
+ * file was asked: if the file seems to know no lock on own either, the result is TOKEN_UNKNOWN. */
 enum token_state token_state(const struct segment *s, uint64_t number, uint64_t own);
 
 #endif

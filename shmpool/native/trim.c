@@ -8,16 +8,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cache.h"
 #include "slab.h"
 #include "transfer.h"
 
-#define SHARE 8u /* of the free buffers, and a turn through the shared queue each */
+/* One turn takes this part of the free buffers, and passes once through the free ring. */
+#define SHARE 8u
 
-/* One turn: free buffers of some extents, collected out of the shared queue. */
+/* One turn: free buffers of the chosen extents, collected from the free ring. */
 struct collection {
 	struct qmempool *p;
-	uint32_t *have;   /* by extent: buffers collected, NOT_YET, TRIED */
-	uint64_t *handle; /* those, in the order in which they came */
+	uint32_t *have;   /* by extent: buffers collected, NOT_YET or TRIED */
+	uint64_t *handle; /* the buffers collected, in the order in which they came */
 	uint64_t n, most;
 };
 #define TRIED UINT32_MAX
@@ -31,7 +33,7 @@ static uint32_t extent_of(const struct segment *s, uint32_t index)
 
 static bool all_free(const struct segment *s, uint64_t i)
 {
-	uint64_t first = (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
+	uint64_t first = slab_extent_first(s, i);
 	if (load_acquire(segment_extent(s, i)) != EXTENT_PRESENT) /* [EXTENT] */
 		return false;
 	for (uint64_t k = first; k < first + slab_extent_size(s, i); k++) {
@@ -42,9 +44,9 @@ static bool all_free(const struct segment *s, uint64_t i)
 	return true;
 }
 
-/* Chooses extents for the next turn: from the last one on, those that are free as a whole and not
- * tried yet, a share of what is free or one. Others must find some meanwhile, or be able to make
- * some. */
+/* Chooses extents for the next turn, from the last one down: those that are wholly free and have
+ * not been tried, a SHARE of the free buffers or one extent. Leaves the last free buffer unless the
+ * slab can grow. Returns false if there is none. */
 static bool choose(struct collection *c, uint64_t keep)
 {
 	const struct segment *s = &c->p->segment;
@@ -68,15 +70,16 @@ static bool choose(struct collection *c, uint64_t keep)
 	return c->most;
 }
 
-/* Passes the shared queue by once and keeps what is wanted; the rest goes to its end at once. */
+/* Passes once through the free ring. Keeps the buffers of chosen extents, and puts the others back
+ * at the ring's end at once. */
 static void collect(struct collection *c, struct member *m)
 {
 	struct qmempool *p = c->p;
 	uint64_t left = alf_count(&p->free), some[BULK_MAX], back[BULK_MAX];
 	c->n = 0;
 	while (left) {
-		uint64_t bulk =
-			left / SHARE + 1; /* it is in nobody's hands but ours for a moment */
+		/* Small, since other members cannot get these buffers for a moment. */
+		uint64_t bulk = left / SHARE + 1;
 		int got = transfer_free(p, m, some, bulk < BULK_MAX ? (uint32_t)bulk : BULK_MAX);
 		uint32_t n = 0;
 		if (got <= 0)
@@ -94,15 +97,15 @@ static void collect(struct collection *c, struct member *m)
 				back[n++] = some[i];
 			}
 		}
-		qmempool_give(p, m, back, n);
+		free_ring_put(p, m, back, n);
 	}
 }
 
-/* Takes an extent away, all of whose buffers are the caller's. Returns the bytes of its whole
- * pages. */
+/* Removes an extent, all of whose buffers the caller owns. Returns the bytes of its whole pages
+ * that were given back. */
 static uint64_t take_away(const struct segment *s, const struct member *m, uint64_t i)
 {
-	uint64_t first = (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
+	uint64_t first = slab_extent_first(s, i);
 	uint64_t from = s->data_offset + first * s->stride;
 	uint64_t end = from + slab_extent_size(s, i) * s->stride;
 	uint64_t seen = EXTENT_PRESENT;
@@ -110,16 +113,16 @@ static uint64_t take_away(const struct segment *s, const struct member *m, uint6
 	end = end / SEGMENT_PAGE * SEGMENT_PAGE;
 	if (!cas_seq_cst(segment_extent(s, i), &seen, m->tag)) /* [EXTENT] */
 		return 0;
-	/* From here on it is not present, and nobody's hint goes past it any more (slab_grow). */
-	add_seq_cst(&segment_shared(s)->trims, 1);
+	/* Now the extent is not present. After this count no hint of slab_grow() skips it. */
+	add_seq_cst(&segment_shared(s)->trims, 1); /* [TRIMS] */
 	if (end <= from || !segment_unreserve(s, from, end - from))
-		end = from; /* the memory stays; the extent is absent all the same */
+		end = from; /* the kernel keeps the memory; the extent is absent all the same */
 	store_release(segment_extent(s, i), 0); /* [EXTENT] */
 	return end - from;
 }
 
-/* What was collected: whole extents are absent from here on, and their buffers nobody's; the others
- * go back. */
+/* Removes the extents that were collected whole, and gives the other buffers back. Returns the
+ * bytes given back to the kernel. */
 static uint64_t take_all_away(struct collection *c, struct member *m)
 {
 	const struct segment *s = &c->p->segment;
@@ -130,12 +133,12 @@ static uint64_t take_all_away(struct collection *c, struct member *m)
 			bytes += take_away(s, m, i);
 			c->have[i] = TRIED;
 		} else if (c->have[i] != TRIED) {
-			qmempool_give(c->p, m, &c->handle[k], 1);
+			free_ring_put(c->p, m, &c->handle[k], 1);
 		}
 	}
 	for (uint64_t k = 0; k < c->n; k++)
 		c->have[extent_of(s, handle_index(c->handle[k]))] = TRIED;
-	qmempool_wake(c->p); /* what is absent can be made */
+	free_ring_wake(c->p); /* what is absent can be made */
 	return bytes;
 }
 
@@ -153,10 +156,10 @@ int64_t trim(struct qmempool *p, struct member *m, uint64_t keep)
 	}
 	for (uint64_t i = 0; i < s->extents; i++)
 		c.have[i] = NOT_YET;
-	qmempool_drain(p, m);
-	for (uint32_t n; stolen < p->capacity && (n = qmempool_steal(p, m, some, BULK_MAX));
+	cache_drain(p, m);
+	for (uint32_t n; stolen < p->capacity && (n = cache_steal(p, m, some, BULK_MAX));
 	     stolen += n)
-		qmempool_give(p, m, some, n);
+		free_ring_put(p, m, some, n);
 	while (!load_relaxed(&p->closing) && choose(&c, keep)) {
 		collect(&c, m);
 		bytes += take_all_away(&c, m);

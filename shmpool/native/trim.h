@@ -1,24 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * trim.h - giving the memory of buffers that nobody uses back to the kernel.
+ * trim.h - gives the memory of free buffers back to the kernel, by whole extents.
  *
- * Any number of members at any time; everybody else goes on, and finds free buffers: an eighth of
- * them, or one extent, are in the trimmer's hands at a time, and the last one that is free stays
- * unless others can make one. The shared queue passes through its hands once for each eighth. An
- * extent all of whose buffers the caller has got hold of is absent again: slab_grow() makes it anew
- * when it is needed. Headers stay, because whoever sweeps or audits may be looking at them, and so
- * do generations.
+ * Any number of members may trim at any time. Others go on, and find free buffers: a trimmer holds
+ * an eighth of the free buffers at a time, or one extent, and leaves the last one unless the slab
+ * can grow. The free ring passes through its hands once for each eighth. slab_grow() creates a
+ * removed extent again when it is needed. Buffer headers keep their memory, since a sweep or an
+ * audit may be reading them, and keep their generations.
  *
- * Progress: nobody waits. A trimmer that dies leaves its buffers OWNED(dead), or the extent named
- * after it, which is as good as absent (recover.h).
+ *     step                              a crash after it leaves            repaired by
+ *     collect() takes free buffers      buffers OWNED(dead)                sweep()
+ *     extent: PRESENT -> trimmer's tag  an extent that no member uses      recover_makers()
+ *     trims + 1, memory given back      the same                           recover_makers()
+ *     extent: tag -> 0                  nothing: the extent is absent
+ *
+ * Progress: no member waits for the trimmer.
  */
 #ifndef SHMPOOL_TRIM_H
 #define SHMPOOL_TRIM_H
 
 #include "qmempool.h"
 
-/* Trims as many extents as leave keep buffers free, each one tried once. Bytes given back, -ENOMEM.
- *  */
+/* Removes extents as long as keep buffers stay free, trying each extent once. Returns the number of
+ * bytes given back to the kernel, or -ENOMEM. */
 int64_t trim(struct qmempool *p, struct member *m, uint64_t keep);
 
 #endif

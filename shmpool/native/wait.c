@@ -54,8 +54,8 @@ int wait_sleep(uint32_t *word, uint32_t entered, int64_t most_ns, int64_t deadli
 			left = until;
 	}
 	struct timespec t = { .tv_sec = left / 1000000000, .tv_nsec = left % 1000000000 };
-	/* Not FUTEX_PRIVATE: the sleepers are in other processes. A word that has changed since
-	 * wait_enter (a wake-up, or one more sleeper) returns at once. */
+	/* Not FUTEX_PRIVATE: the sleepers are in other processes. If the word has changed since
+	 * wait_enter(), by a wake-up or by one more sleeper, the call returns at once. */
 	if (syscall(SYS_futex, word, FUTEX_WAIT, entered, &t, NULL, 0) == 0 || errno == EAGAIN)
 		return 0;
 	if (errno == EINTR)
@@ -73,7 +73,7 @@ int64_t wait_slice_end(int64_t deadline_ns)
 
 void wait_leave(uint32_t *word, uint32_t entered)
 {
-	uint32_t now = load_acquire(word);
+	uint32_t now = load_acquire(word); /* [WAIT] */
 	do {
 		if ((now ^ entered) & WAIT_EPOCH_MASK || !(now & WAIT_COUNT_MASK))
 			return;
@@ -82,8 +82,8 @@ void wait_leave(uint32_t *word, uint32_t entered)
 
 void wait_wake(uint32_t *word, uint32_t n)
 {
-	add_seq_cst(word,
-		    WAIT_WAKE_ONE); /* [WAIT] whoever has entered and not yet slept does not */
+	/* A member that has entered and does not sleep yet finds the word changed. */
+	add_seq_cst(word, WAIT_WAKE_ONE); /* [WAIT] */
 	syscall(SYS_futex, word, FUTEX_WAKE, n > INT_MAX ? INT_MAX : n, NULL, NULL, 0);
 }
 
@@ -98,8 +98,8 @@ void wait_want(uint32_t *want, uint32_t n)
 
 void wait_wake_wanted(uint32_t *word, uint32_t *want, uint64_t have)
 {
-	uint32_t said = load_seq_cst(want); /* [WAIT] */
-	if (said && have >= said && cas_seq_cst(want, &said, 0))
+	uint32_t said = load_seq_cst(want);                      /* [WAIT] */
+	if (said && have >= said && cas_seq_cst(want, &said, 0)) /* [WAIT] */
 		wait_wake(word, UINT32_MAX);
 }
 
@@ -111,7 +111,7 @@ void wait_pass_on(uint32_t *word, const uint32_t *many, uint32_t n)
 
 void wait_reset(uint32_t *word)
 {
-	uint32_t now = load_acquire(word), next;
+	uint32_t now = load_acquire(word), next; /* [WAIT] */
 	do {
 		next = ((now + WAIT_EPOCH_ONE) & WAIT_EPOCH_MASK) |
 		       ((now + WAIT_WAKE_ONE) & ~(WAIT_EPOCH_MASK | WAIT_COUNT_MASK));

@@ -1,45 +1,58 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wait.h - sleeping in the segment until another process has done something, and waking it.
+ * wait.h - sleeping until another process changes a queue or frees a buffer, and waking the
+ * sleepers.
  *
- * A wait word is | wake-ups 12 | epoch 8 | sleepers 12 |, a futex. Whoever changed something reads it
- * and makes a system call only if somebody sleeps. Each of the three may come round: a sleeper that
- * meets exactly the count of wake-ups it entered with (4,096 of them between its two steps), or
- * that was suspended for 256 resets and leaves a count it is not in, costs a wake-up, and that
- * costs one slice.
+ * A wait word is a futex in the segment: | wake-ups 12 | epoch 8 | sleepers 12 |. A member that has
+ * changed something reads the word, and makes a system call only if the count of sleepers is not 0.
  *
- * Who waits for many at once (a bulk for which there is room for a few only) is counted in the same
- * word as everybody, sleeps on a second one, and says in a third how much there must be: it is
- * woken when there is so much, and not at each change. It takes nothing before that, so that
- * whoever wants one goes ahead of it.
+ *     step                    by, in                       a crash after it leaves
+ *     sleepers + 1            a member that will sleep,    a sleeper too many: each change makes a
+ *                             wait_enter()                 needless system call
+ *     sleepers - 1, if the    the same member,             nothing
+ *       epoch is the same     wait_leave()
+ *     wake-ups + 1, then      a member that has changed    sleepers that are not woken: each polls
+ *       FUTEX_WAKE            something, wait_wake()       after one slice
+ *     epoch + 1, wake-ups     a recoverer of a dead        the same
+ *       + 1, sleepers = 0,    member, wait_reset()
+ *       then FUTEX_WAKE
+ *
+ * recover_sleepers() repairs all of these: it resets each wait word that counts a sleeper.
+ *
+ * Members that wait for many at once (a bulk, while there is room for a few only) use three words.
+ * They are counted in the wait word like all others. They sleep on a second wait word. A third word
+ * has the smallest number that one of them wants, 0 for none. They are woken when there are as
+ * many, not at each change, and take nothing before, so members that want one go ahead of them.
+ *
+ * Fields that wrap: a sleeper misses a wake-up if exactly 4,096 of them come between its two steps,
+ * and the count is one too low if a sleeper is suspended for exactly 256 resets. Either costs a
+ * wake-up, and a missed wake-up costs one slice.
  *
  * Ordering
- *     [WAIT]  sleeper: adds itself to the word, then looks at the queue's position; waker: moves
- *             the position, then looks at the word. All four are seq_cst, so at least one of them
- *             sees the other.
+ *     [WAIT]  a sleeper adds itself to the word, then reads the queue's position. A waker moves the
+ *             position, then reads the word. All four accesses are seq_cst, so at least one of the
+ *             two sees the other.
  *
- * Progress: a sleep lasts at most WAIT_SLICE_NS before its caller looks again, so that a waker
- * killed between its change and its wake-up delays nobody for longer. A sleeper that is killed
- * stays counted until its member is recovered (wait_reset): each change then costs one system call
- * too many.
+ * Progress: a sleep lasts WAIT_SLICE_NS at most. Then the caller polls again, so a waker that is
+ * killed between its change and its wake-up delays no sleeper for longer.
  *
- * What ends each wait, besides its deadline, a signal (-EINTR), close() in this process
- * (-ESHUTDOWN) and the recovery of any dead member (wait_reset): docs/memory-model.md, "What ends
- * each wait".
+ * A wait also ends at its deadline, on a signal (-EINTR), when this process closes the pool
+ * (-ESHUTDOWN), and when any dead member is recovered. docs/memory-model.md, "What ends each wait",
+ * lists what each wait is for and which member wakes it.
  */
 #ifndef SHMPOOL_WAIT_H
 #define SHMPOOL_WAIT_H
 
 #include "atomic.h"
 
-#define WAIT_SLICE_NS 200000000ll /* 5 looks a second by an idle sleeper */
-#define WAIT_SHORT_NS                                                                              \
-	1000000ll /* the first sleep while another member is in the middle of the operation waited for */
-/* sched_yield() calls, about 0.5 us each, before the first sleep: what waking a halted core takes.
- *  */
+#define WAIT_SLICE_NS 200000000ll /* an idle sleeper polls 5 times a second */
+/* The first sleep while another member is in the middle of the operation that is waited for. */
+#define WAIT_SHORT_NS 1000000ll
+/* sched_yield() calls before the first sleep, about 0.5 us each: together as long as the kernel
+ * takes to wake a halted core. */
 #define WAIT_POLLS 100
 #define WAIT_FOREVER INT64_MAX
-#define WAIT_NEVER 0 /* as a deadline: one attempt */
+#define WAIT_NEVER 0 /* as a deadline: one attempt, no sleep */
 
 #define WAIT_COUNT_MASK 0xfffu
 #define WAIT_EPOCH_ONE 0x1000u
@@ -51,18 +64,20 @@ static inline bool wait_anybody(const uint32_t *word)
 	return load_seq_cst(word) & WAIT_COUNT_MASK; /* [WAIT] */
 }
 
-/* Announces a sleeper. Returns the word to pass on; the caller looks once more before it sleeps. */
+/* Counts the caller as a sleeper. Returns the word to pass to wait_sleep() and wait_leave(). The
+ * caller tries once more before it sleeps. */
 uint32_t wait_enter(uint32_t *word);
 
-/* Sleeps until woken, at most most_ns, and never past deadline_ns (CLOCK_MONOTONIC). 0 woken; 1
- * most_ns passed; -ETIMEDOUT deadline passed; -EINTR a signal was handled, and nothing else. */
+/* Sleeps until woken, for most_ns at most and never past deadline_ns (CLOCK_MONOTONIC). Returns 0
+ * if woken, or if the word has changed since wait_enter(); 1 if most_ns have passed; -ETIMEDOUT if
+ * the deadline has passed; -EINTR if a signal was handled. */
 int wait_sleep(uint32_t *word, uint32_t entered, int64_t most_ns, int64_t deadline_ns);
 
 void wait_leave(uint32_t *word, uint32_t entered);
 
-/* How long to sleep next, after a sleep of most_ns that ended as slept says. Longer and longer
- * while nothing happens: who waits behind a suspended member polls for it, and a member that was in
- * the middle of its operation did not see the sleeper. */
+/* Returns the length of the next sleep, in ns, after a sleep of most_ns that returned slept. Sleeps
+ * grow eightfold up to one slice while nothing happens: a suspended member, and one that was in the
+ * middle of its operation when the sleeper came, wake nobody. */
 static inline int64_t wait_longer(int64_t most_ns, int slept)
 {
 	if (!slept)
@@ -70,40 +85,40 @@ static inline int64_t wait_longer(int64_t most_ns, int slept)
 	return most_ns < WAIT_SLICE_NS / 8 ? 8 * most_ns : WAIT_SLICE_NS;
 }
 
-/* The deadline of one call that may sleep, of a wait until deadline_ns: the caller goes on with
- * another call, between which its language runs the handlers of signals that came just before a
- * sleep. */
+/* Returns the earlier of deadline_ns and one slice from now (WAIT_NEVER unchanged): the deadline of
+ * one call of a longer wait. Between two such calls the interpreter runs signal handlers, also for
+ * a signal that came just before a sleep. */
 int64_t wait_slice_end(int64_t deadline_ns);
 
 /* Wakes up to n sleepers. */
 void wait_wake(uint32_t *word, uint32_t n);
 
-/* Forgets every sleeper, dead ones included, and wakes those that live: they announce themselves
- * anew. */
+/* Sets the count of sleepers to 0, dead ones included, and wakes all that live. They count
+ * themselves again if they go on waiting. */
 void wait_reset(uint32_t *word);
 
-/* Says that somebody counted in a word waits until there are n: before it counts for the last time.
- * 0 is nobody. A hint: who finds it reached takes it away and wakes all, and those who go on
- * waiting say it anew. */
+/* Lowers *want to n, the number that the caller waits for. Call it before the last count that
+ * decides whether to sleep. The word is a hint: a member that finds it reached clears it and wakes
+ * all, and those that go on waiting call this again. */
 void wait_want(uint32_t *want, uint32_t n);
 
-/* Wakes everybody who sleeps on word if there are as many as the least of them wants. */
+/* Wakes all that sleep on word if have is at least *want, and clears *want. */
 void wait_wake_wanted(uint32_t *word, uint32_t *want, uint64_t have);
 
-/* Whether there are sleepers in word who do not sleep on many. */
+/* True if word counts sleepers that do not sleep on many. A hint: reads both words relaxed. */
 static inline bool wait_ones(const uint32_t *word, const uint32_t *many)
 {
 	return (load_relaxed(word) & WAIT_COUNT_MASK) > (load_relaxed(many) & WAIT_COUNT_MASK);
 }
 
-/* By who is about to sleep on many, while there are n that are too few for it: a waker that read both
- * words while this sleeper entered may have taken a sleeper of the first word for it (wait_ones()),
- * and woken nobody. Wakes up to n of those instead. */
+/* Called by a member that is about to sleep on many, while n units exist that are too few for it. A
+ * waker that read both words while this member entered may have taken a sleeper on word for it
+ * (wait_ones()) and woken none. Wakes up to n sleepers on word. */
 void wait_pass_on(uint32_t *word, const uint32_t *many, uint32_t n);
 
 int64_t wait_now(void);    /* CLOCK_MONOTONIC, ns */
-int64_t wait_coarse(void); /* the same at the last tick, some ms ago: a quarter of the cost */
+int64_t wait_coarse(void); /* the same at the last tick, some ms ago, for a quarter of the cost */
 int64_t wait_spent(void);  /* processor time of the calling thread, ns */
-int64_t wait_wall(void);   /* CLOCK_REALTIME at the last tick: the same in every time namespace */
+int64_t wait_wall(void);   /* CLOCK_REALTIME at the last tick; the same in every time namespace */
 
 #endif

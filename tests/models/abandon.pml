@@ -5,7 +5,7 @@
  * first returns what it got (nack) if NACKS says so; recoverers that are members; and a newcomer
  * who recovers as none (recover_slot).
  *
- * The steps are those of requeue_later() and put_back() in requeue.c, of pass() in recover.c, and
+ * The steps are those of requeue_abandon() and requeue_put() in requeue.c, of pass() in recover.c, and
  * of sweep_one(), hand_on(), abandon() and unreserve() in sweep.c. One step is one store or
  * compare-and-swap on a shared word, with the loads before it, or one load on which something
  * rests later. A crash is one as in ring.pml.
@@ -42,8 +42,8 @@
 #define IS_TRANSIT(o) ((o) >= 64)
 #define IN_DEAD(o) ((o) < 32 && ((dead_tags >> ((o) % 16)) & 1))
 
-/* A slot: | lap | VOID, or a buffer |. */
-#define VOID 4
+/* A slot: | lap | TOMBSTONE, or a buffer |. */
+#define TOMBSTONE 4
 #define WORD(p, v) (((p) / SIZE) * 8 + (v))
 #define PENDING(p) (slot[(p) % SIZE] / 8 != (p) / SIZE)
 
@@ -76,11 +76,11 @@ hidden byte i;
 #define alf_claim_cas 32
 #define transfer_take_owner 33
 #define alf_done_out 34
-#define qmempool_give 35
+#define free_ring_put 35
 #define transfer_mark 37
 #define alf_publish 38
-#define requeue_later_owner 39
-#define requeue_later_count 40
+#define requeue_abandon_owner 39
+#define requeue_abandon_count 40
 #define sweep_unreserve_cas 41
 #define sweep_unreserve_count 42
 #define ranges_bury_cas 43
@@ -128,7 +128,7 @@ proctype Consumer(byte me; byte hand)
 end:
 	do
 	:: d_step { pc[me] == at_rest && hand == NONE && HAS_DATA -> next(alf_claim_cas) }
-	:: d_step { pc[me] == at_rest && hand != NONE && (me == 1 || nacks == NACKS) -> next(qmempool_give) }
+	:: d_step { pc[me] == at_rest && hand != NONE && (me == 1 || nacks == NACKS) -> next(free_ring_put) }
 	:: d_step { pc[me] == at_rest && hand != NONE && me == 0 && nacks < NACKS -> nacks++; next(put_back_reserve) }
 	:: d_step {
 		pc[me] > dead ->
@@ -141,7 +141,7 @@ end:
 				hand = slot[cons % SIZE] % 8;
 				cons++;
 				if
-				:: hand == VOID -> hand = NONE; next(alf_done_out)
+				:: hand == TOMBSTONE -> hand = NONE; next(alf_done_out)
 				:: else ->
 					assert(real[hand] == IN_RING);
 					real[hand] = tag;
@@ -151,7 +151,7 @@ end:
 			fi
 		:: pc[me] == transfer_take_owner -> owner[hand] = tag; next(alf_done_out)
 		:: pc[me] == alf_done_out -> op[me] = 0; next(at_rest)
-		:: pc[me] == qmempool_give ->
+		:: pc[me] == free_ring_put ->
 			owner[hand] = FREE;
 			real[hand] = FREE;
 			hand = NONE;
@@ -159,7 +159,7 @@ end:
 		:: pc[me] == put_back_reserve ->
 			if
 			:: ROOM -> op[me] = OP(ENQUEUE, prod); at = prod; prod++; next(transfer_mark)
-			:: else -> next(requeue_later_owner)
+			:: else -> next(requeue_abandon_owner)
 			fi
 		:: pc[me] == transfer_mark -> owner[hand] = TRANSIT(at); next(alf_publish)
 		:: pc[me] == alf_publish ->
@@ -171,10 +171,10 @@ end:
 			hand = NONE;
 			next(at_rest)
 #ifdef MUTATE_COUNTED_BEFORE
-		:: pc[me] == requeue_later_owner -> abandoned++; next(requeue_later_count)
-		:: pc[me] == requeue_later_count -> owner[hand] = ABANDONED_QUEUE; real[hand] = NOBODY; returned[hand] = 1; hand = NONE; next(at_rest)
+		:: pc[me] == requeue_abandon_owner -> abandoned++; next(requeue_abandon_count)
+		:: pc[me] == requeue_abandon_count -> owner[hand] = ABANDONED_QUEUE; real[hand] = NOBODY; returned[hand] = 1; hand = NONE; next(at_rest)
 #else
-		:: pc[me] == requeue_later_owner ->
+		:: pc[me] == requeue_abandon_owner ->
 #ifdef MUTATE_WITHOUT_QUEUE
 			owner[hand] = ABANDONED;
 #else
@@ -183,8 +183,8 @@ end:
 			real[hand] = NOBODY;
 			returned[hand] = 1;
 			hand = NONE;
-			next(requeue_later_count)
-		:: pc[me] == requeue_later_count -> abandoned++; next(at_rest)
+			next(requeue_abandon_count)
+		:: pc[me] == requeue_abandon_count -> abandoned++; next(at_rest)
 #endif
 		fi
 	   }
@@ -219,7 +219,7 @@ inline forget()
 
 #define DEAD_OP(v, kind, p) (((dead_tags >> TAG(v)) & 1) && COVERS(dead_op[v], kind, p))
 #define OF_DEAD_PRODUCER(p)                                                                         \
-	((PENDING(p) || slot[(p) % SIZE] == WORD(p, VOID)) &&                                        \
+	((PENDING(p) || slot[(p) % SIZE] == WORD(p, TOMBSTONE)) &&                                        \
 	 (DEAD_OP(0, ENQUEUE, p) || DEAD_OP(4, ENQUEUE, p) || DEAD_OP(5, ENQUEUE, p) || DEAD_OP(6, ENQUEUE, p)))
 
 /* The next buffer, or what follows the last one. */
@@ -335,7 +335,7 @@ end:
 			fi
 		:: pc[me] == sweep_unreserve_count -> abandoned++; unreserve_next(b + 1)
 		:: pc[me] == ranges_bury_cas ->
-			if :: PENDING(AT(dead_op[v])) -> slot[AT(dead_op[v]) % SIZE] = WORD(AT(dead_op[v]), VOID) :: else fi;
+			if :: PENDING(AT(dead_op[v])) -> slot[AT(dead_op[v]) % SIZE] = WORD(AT(dead_op[v]), TOMBSTONE) :: else fi;
 			bury_next(v + 1)
 
 		:: pc[me] == sweep_look ->
@@ -358,7 +358,7 @@ end:
 			:: else -> next(hand_on_void)
 			fi
 		:: pc[me] == hand_on_void -> /* another recoverer was faster */
-			slot[at % SIZE] = WORD(at, VOID);
+			slot[at % SIZE] = WORD(at, TOMBSTONE);
 			op[me] = 0;
 			at = 0;
 			LOST

@@ -2,11 +2,13 @@
  *
  * cache.pml - a member's cache (0), a thief (1), and two recoverers (2, 3) at any time.
  *
- * The steps of cache_pop, the push in qmempool_free, steal, rob and qmempool_honour (qmempool.h, cache.c), and of
- * recover_thieves, recover_sweep and recover_finish. One step is one load, store or compare-and-swap, as
- * in ring.pml, and a crash is one as there. The one store that is not fenced, cache_top's in cache_pop,
- * waits in a store buffer (top_waits) until it drains by itself, its owner's next store, or somebody's
- * membarrier. cache_bottom is two variables here, stolen and thief, that change in one step. The shared ring of free buffers is a set here: what is in it reads FREE.
+ * The steps of cache_pop, the push in qmempool_free, steal, steal_from and cache_flush_if_asked (qmempool.h,
+ * cache.c), and of a recoverer (cache_recover.pml). One step is one load, store or
+ * compare-and-swap, as in ring.pml, and crashes are as there. The only store without a fence, that
+ * of cache_top in cache_pop, waits in a store buffer (top_waits) until the buffer drains by itself,
+ * its owner makes its next store, or any process calls membarrier(2). cache_bottom is two variables
+ * here, stolen and thief, which change in one step. The free ring is a set here: the owner word of
+ * a buffer in it is FREE.
  *
  * A handle is index + 8 * generation.
  */
@@ -27,14 +29,14 @@
 #define GONE(t) ((gone >> (t)) & 1)
 #define DEAD 32
 
-byte top = 2, stolen; /* the cache's positions */
-bit top_waits;        /* the owner's top - 1 is not yet seen by others */
+byte top = 2, stolen; /* the positions of the cache */
+bit top_waits;        /* the owner's top - 1 is not yet visible to others */
 byte cache[CACHE];
 byte thief;
 byte owner[BUFFERS], generation[BUFFERS];
 byte identity[MEMBERS], pc[MEMBERS];
 byte gone, crashes;
-byte real[BUFFERS]; /* ghost: tag of who has it in hand, IN_CACHE, FREE */
+byte real[BUFFERS]; /* ghost: tag of the member that has it in hand, IN_CACHE, FREE */
 hidden byte h;
 
 #define at_rest 0
@@ -42,7 +44,7 @@ hidden byte h;
 #define dead 2
 #define cache_pop_bottom 3
 #define cache_push_bottom 4
-#define rob_top 5
+#define steal_from_top 5
 #define purge_entry 6
 #define sweep_look 7
 #define STORES 32
@@ -52,14 +54,14 @@ hidden byte h;
 #define qmempool_free 35
 #define cache_push_entry 36
 #define cache_push_top 37
-#define give 38
-#define honour_cas 39
-#define spill_entry 40
-#define honour_done 42
+#define free_ring_put 38
+#define flush_if_asked_cas 39
+#define flush_entry 40
+#define flush_if_asked_done 42
 #define steal_cas 43
 #define steal_barrier 44
-#define rob_owner 45
-#define rob_done 46
+#define steal_from_owner 45
+#define steal_from_done 46
 #define steal_done 47
 #define recover_thieves_cas 48
 #define recover_thieves_barrier 49
@@ -75,7 +77,7 @@ hidden byte h;
 
 #define VICTIM(v) (crashes < CRASHES && (pc[v] >= STORES || pc[v] == at_rest || (v == 1 && pc[v] == finished)))
 
-#ifdef TRACE /* what pan -r prints of a counterexample, a step a line */
+#ifdef TRACE /* what pan -r prints of a counterexample, one line a step */
 #define SHOW(step)                                                                                 \
 	printf("@%d %d %d top %d-%d stolen %d cache %d %d thief %d owners %d %d %d real %d %d %d\n", me,     \
 	       pc[me], step, top, top_waits, stolen, cache[0], cache[1], thief, owner[0], owner[1], owner[2], \
@@ -94,7 +96,7 @@ inline kill(v)
 	crashes++;
 	gone = gone | BIT(v + 1);
 	pc[v] = dead;
-	if :: v == 0 && top_waits -> top--; top_waits = 0 :: else fi /* what was stored gets there */
+	if :: v == 0 && top_waits -> top--; top_waits = 0 :: else fi /* the store becomes visible */
 }
 
 inline drain()
@@ -108,7 +110,7 @@ inline take_ghost(b, from)
 	real[b] = tag
 }
 
-/* Whatever a process stored reaches memory some time. */
+/* Every store reaches memory at some time. */
 proctype StoreBuffer()
 {
 end:
@@ -117,12 +119,12 @@ end:
 	od
 }
 
-#if defined MUTATE_SPILL_UNCHECKED || defined MUTATE_PURGE_FROM_OUTSIDE
-#define SPILLS(h) true
+#if defined MUTATE_FLUSH_UNCHECKED || defined MUTATE_PURGE_FROM_OUTSIDE
+#define FLUSHES(h) true
 #elif defined MUTATE_NO_GENERATION
-#define SPILLS(h) (owner[(h) % 8] == 1)
+#define FLUSHES(h) (owner[(h) % 8] == 1)
 #else
-#define SPILLS(h) (owner[(h) % 8] == 1 && generation[(h) % 8] == (h) / 8)
+#define FLUSHES(h) (owner[(h) % 8] == 1 && generation[(h) % 8] == (h) / 8)
 #endif
 
 proctype Owner()
@@ -132,7 +134,7 @@ end:
 	do
 	:: d_step { pc[me] == at_rest && ops < OPS && hand == NONE -> ops++; next(cache_pop_top) }
 	:: d_step { pc[me] == at_rest && ops < OPS && hand != NONE -> ops++; next(qmempool_free) }
-	:: d_step { pc[me] == at_rest && thief == REQUESTED -> next(honour_cas) }
+	:: d_step { pc[me] == at_rest && thief == REQUESTED -> next(flush_if_asked_cas) }
 	:: d_step {
 		pc[me] > dead ->
 		if
@@ -158,8 +160,8 @@ end:
 			drain();
 			top = at + 1;
 			at = 0;
-			if :: thief == REQUESTED -> next(honour_cas) :: else -> next(alloc_shared) fi
-		:: pc[me] == alloc_shared -> /* transfer_out from the shared ring, as one step */
+			if :: thief == REQUESTED -> next(flush_if_asked_cas) :: else -> next(alloc_shared) fi
+		:: pc[me] == alloc_shared -> /* transfer_out from the free ring, as one step */
 			i = 0;
 			do
 			:: i < BUFFERS && owner[i] != FREE -> i++
@@ -177,7 +179,7 @@ end:
 			next(cache_push_bottom)
 		:: pc[me] == cache_push_bottom ->
 			length = top - stolen;
-			if :: thief == 0 && length < CACHE -> next(cache_push_entry) :: else -> next(give) fi;
+			if :: thief == 0 && length < CACHE -> next(cache_push_entry) :: else -> next(free_ring_put) fi;
 			length = 0
 		:: pc[me] == cache_push_entry ->
 			cache[top % CACHE] = hand + 8 * generation[hand];
@@ -187,28 +189,28 @@ end:
 			real[hand] = IN_CACHE;
 			hand = NONE;
 			next(at_rest)
-		:: pc[me] == give ->
+		:: pc[me] == free_ring_put ->
 			owner[hand] = FREE;
 			real[hand] = FREE;
 			hand = NONE;
 			next(at_rest)
-		:: pc[me] == honour_cas ->
+		:: pc[me] == flush_if_asked_cas ->
 			drain();
-			if :: thief == REQUESTED -> thief = tag; length = top - stolen; next(spill_entry)
+			if :: thief == REQUESTED -> thief = tag; length = top - stolen; next(flush_entry)
 			   :: else -> next(at_rest) fi;
-			if :: pc[me] == spill_entry && (length == 0 || length > CACHE) -> length = 0; next(honour_done) :: else fi
-		:: pc[me] == spill_entry ->
+			if :: pc[me] == flush_entry && (length == 0 || length > CACHE) -> length = 0; next(flush_if_asked_done) :: else fi
+		:: pc[me] == flush_entry ->
 			h = cache[(stolen + i) % CACHE];
 			if
-			:: SPILLS(h) ->
+			:: FLUSHES(h) ->
 				take_ghost(h % 8, IN_CACHE);
 				owner[h % 8] = FREE;
 				real[h % 8] = FREE
-			:: else /* a thief that died had taken it */
+			:: else /* stale: a thief that died had taken it */
 			fi;
 			i++;
-			if :: i == length -> i = 0; next(honour_done) :: else fi
-		:: pc[me] == honour_done ->
+			if :: i == length -> i = 0; next(flush_if_asked_done) :: else fi
+		:: pc[me] == flush_if_asked_done ->
 			stolen = stolen + length;
 			thief = 0;
 			length = 0;
@@ -221,12 +223,12 @@ end:
 }
 
 #ifdef MUTATE_STOLEN_BEFORE_OWNER
-#define ROB_FIRST rob_done
+#define STEAL_FIRST steal_from_done
 #else
-#define ROB_FIRST rob_owner
+#define STEAL_FIRST steal_from_owner
 #endif
 
-/* What is in the cache, for a thief and for a recoverer, who alone may move its bottom. */
+/* Reads what is in the cache, for a thief or a recoverer. Only that one may move the bottom. */
 inline measure(after)
 {
 	bottom = stolen;
@@ -250,30 +252,30 @@ end:
 #ifndef MUTATE_STEAL_NO_BARRIER
 			drain();
 #endif
-			next(rob_top)
-		:: pc[me] == rob_top ->
-			measure(ROB_FIRST);
+			next(steal_from_top)
+		:: pc[me] == steal_from_top ->
+			measure(STEAL_FIRST);
 			if :: length == 0 -> next(steal_done) :: else fi
-		:: pc[me] == rob_owner -> /* the owner word first, then stolen */
+		:: pc[me] == steal_from_owner -> /* the owner word first, then stolen */
 			h = cache[(bottom + got) % CACHE];
 			if
-#ifdef MUTATE_ROB_STORES
+#ifdef MUTATE_STEAL_STORES
 			:: true ->
 #else
-			:: owner[h % 8] == 1 && generation[h % 8] == h / 8 -> /* a compare-and-swap: 0 may have died */
+			:: owner[h % 8] == 1 && generation[h % 8] == h / 8 -> /* by CAS: member 0 may have died */
 #endif
 				owner[h % 8] = tag;
 				take_ghost(h % 8, IN_CACHE)
-#ifndef MUTATE_ROB_STORES
+#ifndef MUTATE_STEAL_STORES
 			:: else
 #endif
 			fi;
 			got++;
 			if :: got == length -> next(steal_done) :: else fi
 #ifdef MUTATE_STOLEN_BEFORE_OWNER
-		:: pc[me] == rob_done ->
+		:: pc[me] == steal_from_done ->
 			stolen = bottom + length;
-			next(rob_owner)
+			next(steal_from_owner)
 #endif
 		:: pc[me] == steal_done ->
 			stolen = bottom + length;
@@ -304,7 +306,7 @@ end:	atomic {
 		od;
 		assert(thief == 0 || thief == REQUESTED && pc[0] == dead);
 		assert(!GONE(1) || identity[0] == 0);
-		/* what the cache shows is what is in it */
+		/* the cache lists exactly what is in it */
 		i = (real[0] == IN_CACHE) + (real[1] == IN_CACHE) + (real[2] == IN_CACHE);
 		assert(top - stolen == i || (thief == REQUESTED && pc[0] == dead))
 	}
@@ -312,7 +314,7 @@ end:	atomic {
 
 init {
 	atomic {
-		if /* runs with fewer deaths end too, and are looked at in the end */
+		if /* runs with fewer deaths end too, and are checked at the end */
 		:: crashes = 0
 		:: CRASHES > 1 -> crashes = 1
 		:: CRASHES > 2 -> crashes = 2

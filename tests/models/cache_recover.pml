@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cache_recover.pml - what a recoverer does about the cache of cache.pml and the buffers of the dead.
+ * cache_recover.pml - what a recoverer does with the cache of cache.pml and the buffers of dead
+ * members: recover_thieves, sweep and member_take_slot.
  */
 #define IN_DEAD(t) ((t) < 8 && ((dead_tags >> (t)) & 1))
 #define MAY_START (VICTIM(0) || VICTIM(1) || (VICTIM(5 - me) && pc[5 - me] >= STORES) || RETRY)
@@ -56,11 +57,11 @@ end:
 #ifdef MUTATE_PURGE_FROM_OUTSIDE /* the recoverer drops what the thief had taken */
 		:: pc[me] == recover_thieves_barrier ->
 			drain();
-			next(rob_top)
-		:: pc[me] == rob_top ->
+			next(steal_from_top)
+		:: pc[me] == steal_from_top ->
 			measure(purge_entry);
 			if :: length == 0 -> next(recover_thieves_done) :: else fi
-		:: pc[me] == purge_entry -> /* what is not the victim's any more goes */
+		:: pc[me] == purge_entry -> /* drops what the victim does not own any more */
 			h = cache[(bottom + got) % CACHE];
 			if
 			:: owner[h % 8] != 1 || generation[h % 8] != h / 8 -> got++
@@ -109,7 +110,7 @@ end:
 			identity[0] = 0;
 			thief = 0;
 			next(recover_finish_identity)
-		:: pc[me] == recover_finish_identity -> /* of those without a cache */
+		:: pc[me] == recover_finish_identity -> /* of members without a cache */
 			if :: IN_DEAD(2) -> identity[1] = 0 :: else fi;
 			dead_tags = 0;
 			next(at_rest)

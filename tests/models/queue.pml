@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * queue.pml - a queue, those who put and get, and recoverers. What takes part is set with -D:
+ * queue.pml - a queue, its producers and consumers, and recoverers. The options are set with -D:
  *
- *     MULTI_PRODUCER, MULTI_CONSUMER  0: a single one, the second when the first has given up or died
+ *     MULTI_PRODUCER, MULTI_CONSUMER  0: a single one; the second when the first has released the
+ *                                     role or died
  *     N0, N1      buffers in the bulk of the first and of the second producer
- *     BUFFERS     all: the rest is in the ring at the beginning
- *     CONSUMERS   up to 2, each taking up to 2 at a time until nothing more comes
+ *     BUFFERS     all buffers; those of no producer are in the ring at the beginning
+ *     CONSUMERS   up to 2, each of which takes up to 2 at a time until nothing more comes
  *     RECOVERERS  1 or 2, the second at any time, beside the first or after its death
  *     CRASHES     at most
  *     SIZE        slots of the ring
- *     HAND_ON     1: there may be no room where a recoverer is to put a buffer, as for a requeue
+ *     HAND_ON     1: there may be no room where a recoverer puts a buffer, as for a requeue
  *     SEQUENTIAL  1: the second recoverer begins when the first has died
- *     REUSE       1: a newcomer attaches to the first producer's slot once that is released
+ *     REUSE       1: a new member attaches to the first producer's slot once that is free
  *
  * Members: 0 and 1 produce, 2 and 3 consume, 4 and 5 recover.
  */
@@ -19,7 +20,7 @@
 #define MAY_ENQUEUE(v) ((v) < 2)
 #define MAY_DEQUEUE(v) ((v) == 2 || (v) == 3)
 #include "ring.pml"
-bit alone; /* a recoverer works after everybody else has ended */
+bit alone; /* a recoverer works after all others have ended */
 #include "recover.pml"
 
 inline settle(b)
@@ -30,7 +31,8 @@ inline settle(b)
 
 #define UNRECOVERED(v) (identity[v] != 0 && GONE(identity[v] % DEAD))
 
-/* A call that finds no room, nothing to get or the role taken changes nothing, so only the others are made. */
+/* A call that finds the ring full or empty, or the role taken, changes nothing, so only other calls
+ * are modelled. */
 #define CAN_PUT                                                                                    \
 	(cons + SIZE - prod >= my[me].n && (MULTI_PRODUCER || producer == 0 || producer == tag))
 #define CAN_GET                                                                                    \
@@ -45,7 +47,7 @@ end:
 	od
 }
 
-/* Takes the released slot, and a freed buffer if there is one. */
+/* Takes the free slot, and a free buffer if there is one. */
 proctype Newcomer(byte me; byte tag)
 {
 end:
@@ -92,8 +94,8 @@ end:
 	((MAY_BEGIN && (VICTIM(0) || VICTIM(1) || VICTIM(2) || (VICTIM(3) && pc[2] == dead))) ||   \
 	 KILL_RECOVERER)
 
-/* One begins when somebody has died, or beside another; and alone when nobody else can go on, if
- * somebody is left: nothing may be left after that. */
+/* A recoverer begins when a member has died, or beside another recoverer; and alone, when no other
+ * process can make a step and something is left to recover. After that nothing may be left. */
 proctype Recoverer(byte me)
 {
 	byte tag = me + 1, at, word, i, j, d_b, take, seen_cons, seen_role, postponed, certain, passed;
@@ -157,7 +159,7 @@ end:	atomic {
 
 init {
 	atomic {
-		if /* runs with fewer deaths end too, and are looked at in the end */
+		if /* runs with fewer deaths end too, and are checked at the end */
 		:: crashes = 0
 		:: CRASHES > 1 -> crashes = 1
 		:: CRASHES > 2 -> crashes = 2

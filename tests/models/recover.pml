@@ -1,19 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * recover.pml - the steps of pass() in recover.c, in its order: what one recoverer does, any number of them at
- * a time. Those of sweep.c are in sweep.pml.
+ * recover.pml - the steps of pass() in recover.c, in its order: one recoverer, of which any number
+ * may run at the same time. The steps of sweep.c are in sweep.pml.
  *
- *     dead_is[v]       the identity word found DEAD in slot v; 0: v is not of this run's dead
+ *     dead_is[v]       the identity found DEAD in slot v; 0: v is not among this run's dead
  *     dead_op[v]       that member's op record
- *     from, n, by[j]   recover_ranges: range j, and the tag of the dead it is of. With several producers
- *                      j is the member's number, with a single one 0
+ *     from, n, by[j]   range j of ranges_collect(), and the tag of its dead member. With several
+ *                      producers j is the member's number, with a single one 0
  *     certain, passed  of the ranges, by bit: certain; postponed
  *     postponed        members, by bit, that are left to a later run
- *     locked           a live recoverer is finishing a member of the set
+ *     locked           a live recoverer is resetting the slot of one of the dead members
  *
- * Live is whoever is not of this run's dead; who dies later is so too, and another run's. An op record
- * that cannot be of the kind asked for (a consumer's ENQUEUE) is not looked at. The model gives settle(b),
- * the rest of what happens to a buffer that has been taken.
+ * All members that are not among this run's dead count as live, also those that die later: they
+ * belong to another run. An op record that cannot be of the kind in question (a consumer's ENQUEUE)
+ * is not read. The including model defines settle(b), the rest of what happens to a buffer that was
+ * taken.
  */
 #ifdef MUTATE_LIVE_NOW
 #define LIVE(v) (identity[v] / DEAD == 0)
@@ -37,14 +38,14 @@
 #else
 #define IS_CERTAIN(o) (KIND(o) == PUBLISH)
 #endif
-#ifdef MUTATE_UNRESERVE_AFTER_VOIDS
-#define AFTER_RANGES voids_begin
+#ifdef MUTATE_UNRESERVE_AFTER_TOMBSTONES
+#define AFTER_RANGES bury_begin
 #define AFTER_UNRESERVE sweep_begin
-#define AFTER_VOIDS unreserve_begin
+#define AFTER_TOMBSTONES unreserve_begin
 #else
 #define AFTER_RANGES unreserve_begin
-#define AFTER_UNRESERVE voids_begin
-#define AFTER_VOIDS sweep_begin
+#define AFTER_UNRESERVE bury_begin
+#define AFTER_TOMBSTONES sweep_begin
 #endif
 #ifdef MUTATE_ROLES_BEFORE_SWEEP
 #define SWEEP_BEGIN roles_begin
@@ -70,7 +71,8 @@ inline forget()
 	from[0] = 0; from[1] = 0; n[0] = 0; n[1] = 0; by[0] = 0; by[1] = 0
 }
 
-/* The next slot whose member is dead, which is said there. Who dies in a slot behind is another run's. */
+/* Finds the next slot with a dead member and marks it DEAD. A member that dies in a slot that was
+ * passed belongs to another run. */
 inline recover_mark()
 {
 #if MERGED
@@ -105,7 +107,8 @@ inline recover_mark()
 #endif
 }
 
-/* What follows a step at once: work on the recoverer's own variables, up to its next load or store. */
+/* The work that follows a step at once, on the recoverer's own variables, up to its next load or
+ * store. */
 inline onward()
 {
 	if
@@ -126,7 +129,7 @@ inline onward()
 	:: pc[me] == ranges_next ->
 		do :: j < RANGES && KIND(dead_op[j]) != ENQUEUE && KIND(dead_op[j]) != PUBLISH -> j++ :: else -> break od;
 		if :: j < RANGES -> next(recover_ranges_prod) :: else -> j = 0; on(AFTER_RANGES) fi
-	:: pc[me] == range_read -> /* add_range */
+	:: pc[me] == range_read -> /* skip_published() of ranges.c */
 		if
 		:: n[j] == 0 -> from[j] = 0; by[j] = 0; certain = certain & (3 - BIT(j)); on(range_added)
 #ifndef MUTATE_PUBLISHED_TOO
@@ -139,7 +142,7 @@ inline onward()
 	:: pc[me] == unreserve_begin ->
 		d_b = 0;
 		if :: n[0] + n[1] -> next(sweep_unreserve_owner) :: else -> on(AFTER_UNRESERVE) fi
-	:: pc[me] == unreserve_range -> /* in_dead_range */
+	:: pc[me] == unreserve_range -> /* ranges_find() */
 		i = 0; word = 0; covered = 0;
 		do :: j < RANGES && !IN_RANGE(j, at) -> j++ :: else -> break od;
 		if :: j < RANGES -> next(sweep_unreserve_slot) :: else -> on(unreserve_next) fi
@@ -158,14 +161,14 @@ inline onward()
 			on(unreserve_range)
 		:: else -> i = 0; next(sweep_unreserve_again)
 		fi
-	:: pc[me] == voids_begin ->
+	:: pc[me] == bury_begin ->
 		j = 0; i = 0; covered = 0;
 		at = from[0];
-		on(voids_at)
-	:: pc[me] == voids_at ->
+		on(bury_at)
+	:: pc[me] == bury_at ->
 		word = 0; i = 0; covered = 0;
 		do
-#ifdef MUTATE_VOIDS_OF_POSTPONED_RANGE
+#ifdef MUTATE_TOMBSTONES_OF_POSTPONED_RANGE
 		:: j < RANGES && !IN_RANGE(j, at) ->
 #else
 		:: j < RANGES && (!IN_RANGE(j, at) || (passed >> j) & 1) ->
@@ -174,17 +177,17 @@ inline onward()
 			if :: j < RANGES -> at = from[j] :: else fi
 		:: else -> break
 		od;
-		if :: j < RANGES -> next(recover_voids_slot) :: else -> j = 0; at = 0; on(AFTER_VOIDS) fi
-	:: pc[me] == voids_cover ->
+		if :: j < RANGES -> next(ranges_bury_slot) :: else -> j = 0; at = 0; on(AFTER_TOMBSTONES) fi
+	:: pc[me] == bury_cover ->
 		do :: i < MEMBERS && !MAY_ENQUEUE(i) -> i++ :: else -> break od;
 		if
-		:: i < MEMBERS && !covered -> next(recover_voids_live)
-#ifdef MUTATE_VOID_FORGOTTEN
-		:: covered -> at++; on(voids_at)
+		:: i < MEMBERS && !covered -> next(ranges_bury_live)
+#ifdef MUTATE_TOMBSTONE_FORGOTTEN
+		:: covered -> at++; on(bury_at)
 #else
-		:: covered -> postponed = postponed | BIT(MEMBER(by[j])); at++; on(voids_at)
+		:: covered -> postponed = postponed | BIT(MEMBER(by[j])); at++; on(bury_at)
 #endif
-		:: else -> i = 0; next(recover_voids_cas)
+		:: else -> i = 0; next(ranges_bury_cas)
 		fi
 	:: pc[me] == sweep_begin ->
 		from[0] = 0; from[1] = 0; n[0] = 0; n[1] = 0; by[0] = 0; by[1] = 0; certain = 0; passed = 0; j = 0; at = 0;
@@ -230,7 +233,7 @@ inline onward()
 	od
 	:: else
 	fi;
-	skip /* a loop may not be the last in a d_step */
+	skip /* a loop may not be the last statement of a d_step */
 }
 
 #include "sweep.pml"
@@ -247,7 +250,7 @@ inline recover()
 #else
 		next(recover_mark_tag)
 #endif
-	:: pc[me] == recover_mark_tag -> /* it is that life's record if that life is still there */
+	:: pc[me] == recover_mark_tag -> /* true if the identity is still there */
 		if
 		:: identity[i] != dead_is[i] ->
 			dead_tags = dead_tags & ~BIT(dead_is[i] - DEAD);
@@ -257,7 +260,7 @@ inline recover()
 		fi;
 		i++;
 		next(recover_mark_identity)
-	:: pc[me] == recover_thieves_cas -> /* to CACHE_REQUESTED: the cache itself is in cache.pml */
+	:: pc[me] == recover_thieves_cas -> /* to CACHE_FLUSH_REQUESTED; for the cache see cache.pml */
 		if :: IN_DEAD(thief[i]) -> thief[i] = 0 :: else fi;
 		i++;
 		on(thieves_next)
@@ -281,7 +284,7 @@ inline recover()
 			next(recover_ranges_role)
 #endif
 		fi
-	:: pc[me] == recover_ranges_role -> /* after prod: whoever takes the role next reserves behind it */
+	:: pc[me] == recover_ranges_role -> /* after prod: the role's next holder reserves behind it */
 		if
 		:: IN_DEAD(producer) -> by[0] = producer; certain = 1
 #ifdef MUTATE_ROLE_BEFORE_PROD
@@ -292,35 +295,35 @@ inline recover()
 		:: else -> from[0] = 0; n[0] = 0; on(AFTER_RANGES)
 #endif
 		fi
-	:: pc[me] == recover_ranges_slot -> /* add_range: from the first that is not published on */
+	:: pc[me] == recover_ranges_slot -> /* skip_published(): from the first unpublished on */
 		if
 		:: PENDING(slot[from[j] % SIZE], from[j]) -> on(range_added)
 		:: else -> from[j]++; n[j]--; on(range_read)
 		fi
 
-	:: pc[me] == recover_voids_slot ->
+	:: pc[me] == ranges_bury_slot ->
 		word = slot[at % SIZE];
 		if
-		:: !PENDING(word, at) -> at++; on(voids_at)
-		:: PENDING(word, at) && CERTAIN -> next(recover_voids_cas)
+		:: !PENDING(word, at) -> at++; on(bury_at)
+		:: PENDING(word, at) && CERTAIN -> next(ranges_bury_cas)
 #ifdef MUTATE_NO_OP_COVER
-		:: PENDING(word, at) && !CERTAIN -> next(recover_voids_cas)
+		:: PENDING(word, at) && !CERTAIN -> next(ranges_bury_cas)
 #else
-		:: PENDING(word, at) && !CERTAIN -> on(voids_cover)
+		:: PENDING(word, at) && !CERTAIN -> on(bury_cover)
 #endif
 		fi
-	:: pc[me] == recover_voids_live ->
+	:: pc[me] == ranges_bury_live ->
 		covered = (COVERS(op[i], ENQUEUE, at) && LIVE(i));
 		i++;
-		on(voids_cover)
-	:: pc[me] == recover_voids_cas ->
-#ifdef MUTATE_VOID_WITHOUT_CAS
-		slot[at % SIZE] = WORD(at, VOID);
+		on(bury_cover)
+	:: pc[me] == ranges_bury_cas ->
+#ifdef MUTATE_TOMBSTONE_WITHOUT_CAS
+		slot[at % SIZE] = WORD(at, TOMBSTONE);
 #else
-		if :: slot[at % SIZE] == word -> slot[at % SIZE] = WORD(at, VOID) :: else fi;
+		if :: slot[at % SIZE] == word -> slot[at % SIZE] = WORD(at, TOMBSTONE) :: else fi;
 #endif
 		at++;
-		on(voids_at)
+		on(bury_at)
 
 	:: pc[me] == recover_roles_producer ->
 		if :: IN_DEAD(producer) -> producer = 0 :: else fi;
@@ -341,14 +344,15 @@ inline recover()
 #else
 			next(recover_finish_check)
 #endif
-		:: else -> locked = locked || identity[i] == dead_is[i]; i++; on(finish_next) /* another recoverer has it */
+		/* another recoverer has it */
+		:: else -> locked = locked || identity[i] == dead_is[i]; i++; on(finish_next)
 		fi
 	:: pc[me] == recover_finish_check ->
 		if
 		:: identity[i] != dead_is[i] -> next(recover_finish_thief)
 		:: else -> next(recover_finish_op)
 		fi
-	:: pc[me] == recover_finish_op -> /* member_release */
+	:: pc[me] == recover_finish_op -> /* reset() of member.c */
 		op[i] = 0;
 		next(recover_finish_identity)
 	:: pc[me] == recover_finish_identity ->

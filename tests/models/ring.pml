@@ -2,20 +2,22 @@
  *
  * ring.pml - the shared words, and the steps of alf_queue.h and transfer.h.
  *
- * A member is a state machine: its pc names the C function and what it does next there. One step is
- * one load, one store or one compare-and-swap on a shared word, with the work on its own variables that
- * follows. Memory is sequentially consistent.
+ * A member is a state machine. Its pc names the C function and the next step in it. One step is one
+ * load, one store or one compare-and-swap on a shared word, with the work on the member's own
+ * variables that follows. Memory is sequentially consistent.
  *
- * A crash: whoever has died does nothing any more, and nobody sees it before recover_mark() asks the
- * kernel. So a process that dies is one that stops, for as long as one likes, and is dead from the next
- * recover_mark() on: a recoverer kills what it finds (kill() below), wherever that stands.
- * Steps from STORES on write. A load leaves nothing behind: a crash before a load is one before the next
- * store, so only what stands there, or at rest, is killed.
+ * A crash: a dead process makes no further step, and no other process knows of its death before
+ * recover_mark() asks the kernel. So a process that dies is modelled as one that is suspended for
+ * any time and is dead from the next recover_mark() on: a recoverer kills what it finds (kill()
+ * below), wherever that is. Steps from STORES on write. A load leaves nothing behind: a crash
+ * before a load is the same as one before the next store. So a process is only killed before a
+ * store, or at rest.
  *
- * Ghosts (gone, crashes, real, order) follow what is true; the C code has only the kernel's word for gone.
+ * Ghosts (gone, crashes, real, order) record what is true. The C code learns of gone from the
+ * kernel only.
  *
- * MERGED 1: the loads of a call that follow each other are one step, as are those of recover_mark() and
- * recovery_look(), so that models with more members can be searched whole.
+ * MERGED 1: consecutive loads of a call are one step, and so are those of recover_mark() and
+ * recovery_read_ops(), so that models with more members can be searched completely.
  *
  * The including model sets SIZE, BUFFERS, MEMBERS, CRASHES, MULTI_PRODUCER, MULTI_CONSUMER.
  */
@@ -25,27 +27,28 @@
 #define MERGED 0
 #endif
 #define NONE 255
-#define VOID 4
+#define TOMBSTONE 4
 
 #define LAP(p) ((p) / SIZE)
 #define WORD(p, v) (LAP(p) * 8 + (v))
-#define PUBLISHED(w, p) ((w) / 8 == LAP(p) && (w) % 8 < VOID)
-#define VOIDED(w, p) ((w) == WORD(p, VOID))
+#define PUBLISHED(w, p) ((w) / 8 == LAP(p) && (w) % 8 < TOMBSTONE)
+#define IS_TOMBSTONE(w, p) ((w) == WORD(p, TOMBSTONE))
 #define PENDING(w, p) ((w) / 8 == LAP(p) - 1)
 
-/* An owner word: a member's tag, or TRANSIT. Tag: member number + 1, and + 8 in the slot's second life. */
+/* Owner words: a member's tag, or TRANSIT. A tag is the member's number + 1, and + 8 for the second
+ * member of the slot. */
 #define TRANSIT(p) (128 + (p))
 #define IS_TRANSIT(o) ((o) >= 128 && (o) < NONE)
 #define FREE 127      /* settled */
 #define IN_RING 126   /* ghost: published, not claimed */
-#define ABANDONED 125 /* whoever sweeps takes it */
+#define ABANDONED 125 /* taken by any recoverer */
 #define BIT(t) (1 << (t))
 #define GONE(t) ((gone >> (t)) & 1)
-#define DEAD 32 /* identity: the tag, with DEAD once recover_mark() has been there */
+#define DEAD 32 /* in identity: the tag, with DEAD once recover_mark() has marked it */
 
 #define ENQUEUE 1
 #define DEQUEUE 2
-#define PUBLISH 3 /* an enqueue whose positions are reserved for certain */
+#define PUBLISH 3 /* an enqueue whose positions are certainly reserved */
 #define OP(kind, n, p) ((kind) * 64 + ((n) - 1) * 16 + (p))
 #define KIND(o) ((o) / 64)
 #define POSITION(o) ((o) % 16)
@@ -63,10 +66,10 @@ byte thief[MEMBERS];
 byte producer, consumer; /* role words */
 
 byte pc[MEMBERS];
-short gone;          /* tags whose process has died */
+short gone;          /* tags whose processes have died */
 byte crashes;
-byte real[BUFFERS];  /* tag of who has it, IN_RING or FREE */
-byte delivered;      /* of the first producer's bulk, by bit: has been claimed */
+byte real[BUFFERS];  /* tag of the member that has it, IN_RING or FREE */
+byte delivered;      /* of the first producer's bulk, by bit: was claimed */
 
 
 typedef Own {
@@ -90,7 +93,7 @@ inline kill(v)
 	my[v].h[1] = 0
 }
 
-#ifdef TRACE /* what pan -r prints of a counterexample, a step a line */
+#ifdef TRACE /* what pan -r prints of a counterexample, one line a step */
 #define SHOW(step)                                                                                 \
 	printf("@%d %d %d prod %d cons %d slots %d %d owners %d %d %d ops %d %d %d\n", me, pc[me], step, \
 	       prod, cons, slot[0], slot[1], owner[0], owner[1], owner[BUFFERS - 1], op[0], op[1], op[2]);
@@ -103,7 +106,7 @@ inline next(step)
 	pc[me] = step
 }
 
-/* With PUBLISH or without it, before the first owner word or after the first slot. */
+/* With or without PUBLISH, before the first owner word or after the first slot. */
 #ifdef MUTATE_PUBLISHING_LATE
 #define PUBLISHING(m) false
 #define PUBLISHED_FIRST(m) (MULTI_PRODUCER && my[m].n > 1 && my[m].k == 1)
@@ -112,7 +115,7 @@ inline next(step)
 #define PUBLISHED_FIRST(m) false
 #endif
 
-/* Where a reservation, a bulk and a claim go on; the mutations turn the order round. */
+/* The step after a reservation, a bulk and a claim; mutations reverse the order. */
 #ifdef MUTATE_OP_AFTER_CAS
 #define RESERVE_FIRST alf_reserve_cas
 #define RESERVED alf_reserve_op_late
@@ -137,14 +140,14 @@ inline next(step)
 #define TAKEN (MULTI_CONSUMER -> alf_done_out : at_rest)
 #endif
 
-#define PUT_FIRST (MULTI_PRODUCER -> alf_reserve_prod : take_role_producer)
-#define GET_FIRST (MULTI_CONSUMER -> alf_claim_cons : take_role_consumer)
+#define PUT_FIRST (MULTI_PRODUCER -> alf_reserve_prod : role_take_producer)
+#define GET_FIRST (MULTI_CONSUMER -> alf_claim_cons : role_take_consumer)
 
-/* Puts h[0..n). Begins at PUT_FIRST; ends finished, or at_rest when the ring was full. */
+/* Puts h[0..n). Begins at PUT_FIRST; ends finished, or at_rest if the ring was full. */
 inline transfer_in()
 {
 	if
-	:: pc[me] == take_role_producer ->
+	:: pc[me] == role_take_producer ->
 		if :: producer == 0 || producer == tag -> producer = tag; next(alf_reserve_prod) :: else -> next(at_rest) fi
 	:: pc[me] == queue_release ->
 		producer = 0;
@@ -189,7 +192,7 @@ inline transfer_in()
 		owner[my[me].h[my[me].k]] = TRANSIT(my[me].at + my[me].k);
 		my[me].k++;
 		if :: my[me].k == my[me].n -> my[me].k = 0; next(MARKED) :: else fi
-	:: pc[me] == alf_publish -> /* the first of a bulk comes last */
+	:: pc[me] == alf_publish -> /* the first slot of a bulk comes last */
 		my[me].k++;
 		assert(PENDING(slot[(my[me].at + my[me].n - my[me].k) % SIZE], my[me].at + my[me].n - my[me].k));
 		slot[(my[me].at + my[me].n - my[me].k) % SIZE] = WORD(my[me].at + my[me].n - my[me].k, my[me].h[my[me].n - my[me].k]);
@@ -206,7 +209,8 @@ inline transfer_in()
 	fi
 }
 
-/* Ghost: what is claimed was in the ring, and comes in the order of its producer; of a bulk, all or nothing. */
+/* Ghost: what is claimed was in the ring, and comes in the order of its producer; of a bulk all or
+ * nothing. */
 inline claimed(b)
 {
 	assert(real[b] == IN_RING);
@@ -220,7 +224,7 @@ inline claimed(b)
 	fi
 }
 
-/* What MERGED makes of alf_read: all slots at once. */
+/* With MERGED, alf_read in one step: all slots at once. */
 inline read_all()
 {
 	do
@@ -228,7 +232,7 @@ inline read_all()
 		seen = slot[(my[me].at + my[me].span) % SIZE];
 		if
 		:: PUBLISHED(seen, my[me].at + my[me].span) -> my[me].h[my[me].n] = seen % 8; my[me].n++; my[me].span++
-		:: VOIDED(seen, my[me].at + my[me].span) -> my[me].span++
+		:: IS_TOMBSTONE(seen, my[me].at + my[me].span) -> my[me].span++
 		:: else -> my[me].k = 1
 		fi;
 		seen = 0
@@ -245,7 +249,7 @@ inline read_all()
 inline transfer_out()
 {
 	if
-	:: pc[me] == take_role_consumer ->
+	:: pc[me] == role_take_consumer ->
 		if :: consumer == 0 || consumer == tag -> consumer = tag; next(alf_claim_cons) :: else -> next(at_rest) fi
 	:: pc[me] == alf_claim_cons ->
 		my[me].at = cons;
@@ -256,11 +260,11 @@ inline transfer_out()
 	:: pc[me] == alf_read -> read_all()
 #else
 		next(alf_read)
-	:: pc[me] == alf_read -> /* alf_read_each: a slot a step, voids stepped over */
+	:: pc[me] == alf_read -> /* alf_read_each: one slot a step, stepping over tombstones */
 		seen = slot[(my[me].at + my[me].span) % SIZE];
 		if
 		:: PUBLISHED(seen, my[me].at + my[me].span) -> my[me].h[my[me].n] = seen % 8; my[me].n++; my[me].span++
-		:: VOIDED(seen, my[me].at + my[me].span) -> my[me].span++
+		:: IS_TOMBSTONE(seen, my[me].at + my[me].span) -> my[me].span++
 		:: else -> my[me].k = 1
 		fi;
 		seen = 0;

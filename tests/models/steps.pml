@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steps.pml - the steps, each by the C function it belongs to and what that does there. From STORES on
- * they write to shared memory.
+ * steps.pml - the numbers of the steps. Each name is the C function it belongs to and what the step
+ * does there. Steps from STORES on write to shared memory.
  */
 #define at_rest 0
 #define finished 1
@@ -24,8 +24,8 @@
 #define alf_claim_cas 39
 #define transfer_out_owner 40
 #define alf_done_out 41
-#define take_role_producer 42
-#define take_role_consumer 43
+#define role_take_producer 42
+#define role_take_consumer 43
 #define queue_release 44
 #define alf_publishing 45
 
@@ -40,8 +40,8 @@
 #define sweep_unreserve_slot 17
 #define sweep_unreserve_live 18
 #define sweep_unreserve_again 19
-#define recover_voids_slot 20
-#define recover_voids_live 21
+#define ranges_bury_slot 20
+#define ranges_bury_live 21
 #define sweep_cons 22
 #define sweep_role 23
 #define sweep_live 24
@@ -51,7 +51,7 @@
 #define recover_thieves_cas 49
 #define sweep_unreserve_void 50
 #define sweep_unreserve_cas 51
-#define recover_voids_cas 52
+#define ranges_bury_cas 52
 #define sweep_cas 53
 #define sweep_settle 54
 #define sweep_leave 61
@@ -62,7 +62,7 @@
 #define recover_finish_identity 59
 #define recover_finish_thief 60
 
-/* No steps: what onward() of recover.pml does at once. */
+/* Not steps: work that onward() of recover.pml does at once. */
 #define thieves_next 200
 #define ranges_next 201
 #define range_read 202
@@ -71,9 +71,9 @@
 #define unreserve_range 205
 #define unreserve_next 206
 #define unreserve_cover 207
-#define voids_begin 208
-#define voids_at 209
-#define voids_cover 210
+#define bury_begin 208
+#define bury_at 209
+#define bury_cover 210
 #define sweep_begin 211
 #define sweep_next 212
 #define roles_begin 213

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * sweep.pml - the steps of sweep.c, for recover.pml, whose variables they use: sweep_unreserve(),
- * and sweep() with what it does of a buffer that the dead have.
+ * sweep.pml - the steps of sweep.c: sweep_unreserve(), and sweep() with what it does with a dead
+ * member's buffer. For recover.pml, whose variables they use.
  */
 #ifdef MUTATE_UNRESERVE_TO_THE_DEAD
 #define UNRESERVED by[j]
@@ -33,10 +33,10 @@ inline sweep_steps()
 		:: IS_TRANSIT(take) -> at = take - 128; j = 0; on(unreserve_range)
 		:: else -> on(unreserve_next)
 		fi
-	:: pc[me] == sweep_unreserve_slot -> /* in_dead_range */
+	:: pc[me] == sweep_unreserve_slot -> /* unreserve_one() */
 		word = slot[at % SIZE];
 		if
-		:: VOIDED(word, at) -> next(sweep_unreserve_cas)
+		:: IS_TOMBSTONE(word, at) -> next(sweep_unreserve_cas)
 		:: PUBLISHED(word, at) && CERTAIN -> next(sweep_unreserve_void)
 		:: PENDING(word, at) && CERTAIN -> next(sweep_unreserve_cas)
 #ifdef MUTATE_NO_OP_COVER
@@ -46,12 +46,12 @@ inline sweep_steps()
 #endif
 		:: else -> j++; on(unreserve_range)
 		fi
-	:: pc[me] == sweep_unreserve_void -> /* of a bulk that is not whole */
+	:: pc[me] == sweep_unreserve_void -> /* in a bulk that is not whole */
 		if
 		:: slot[at % SIZE] == word ->
 			assert(real[word % 8] == IN_RING);
 			real[word % 8] = by[j];
-			slot[at % SIZE] = WORD(at, VOID)
+			slot[at % SIZE] = WORD(at, TOMBSTONE)
 		:: else
 		fi;
 		next(sweep_unreserve_cas)
@@ -82,7 +82,7 @@ inline sweep_steps()
 #else
 		next((MULTI_CONSUMER -> sweep_live : sweep_role))
 #endif
-	:: pc[me] == sweep_role -> /* after cons: whoever takes the role next claims behind it */
+	:: pc[me] == sweep_role -> /* after cons: the role's next holder claims behind it */
 		seen_role = consumer;
 #ifdef MUTATE_CONSUMER_ROLE_FIRST
 		next(sweep_cons)
@@ -95,7 +95,7 @@ inline sweep_steps()
 		seen_op[1] = (LIVE(3) && KIND(op[3]) == DEQUEUE -> op[3] : 0);
 		next(sweep_owner)
 #else
-	:: pc[me] == sweep_live -> /* recovery_look: a member a step */
+	:: pc[me] == sweep_live -> /* recovery_read_ops: one member a step */
 		seen_op[i] = (LIVE(i + 2) && KIND(op[i + 2]) == DEQUEUE -> op[i + 2] : 0);
 		i++;
 		if

@@ -4,7 +4,7 @@
  * turn of who waits for many.
  *
  * The steps are those of wait_for_one(), wait_for_many(), sleep_for_many() and take_turn() in
- * alloc_wait.c, of wake_free() in give.c and of wait.c; with ROOM those of queue_room_wait(),
+ * blocking_alloc.c, of wake_free() in free_ring.c and of wait.c; with ROOM those of blocking_retry(),
  * sleep_for_room() and wake_room(), whose wait words are used in the same way: free is the room
  * there, and nobody has a turn. One step is one load, store or read-modify-write on a shared word,
  * or one system call. The buffers are a number. There is no time: no slice ends a sleep, so that

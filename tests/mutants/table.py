@@ -9,12 +9,14 @@ from pathlib import Path
 
 from .python import Candidate
 
+_COMMENT = r"/\*(?:[^*]|\*(?!/))*\*/"
+
 
 def _pattern(text: str) -> re.Pattern[str]:
-    """Finds C text however it is broken into lines and indented."""
-    words = re.findall(r"\w+|[^\w\s]", text)
+    """Finds C text however it is broken into lines and indented, and whatever its comments say."""
+    words = re.findall(r"\w+|[^\w\s]", re.sub(_COMMENT, " ", text))
     between = [
-        r"\s+" if left[-1:].isalnum() and right[:1].isalnum() else r"\s*"
+        rf"(?:\s|{_COMMENT})" + ("+" if left[-1:].isalnum() and right[:1].isalnum() else "*")
         for left, right in itertools.pairwise(words)
     ]
     joined = "".join(re.escape(w) + b for w, b in zip(words, [*between, ""], strict=True))
@@ -68,7 +70,9 @@ class Outcome:
 
     def __str__(self) -> str:
         by = f"found by {self.found_by}" if self.found_by else "SURVIVED"
-        text = f"{self.mutant.file}: {self.mutant.name}: {by} ({self.seconds:.1f} s) {self.said}"
+        text = (
+            f"{self.mutant.file}: {self.mutant.name}: {by} ({self.seconds:.1f} s) {self.said[:160]}"
+        )
         return text.rstrip()
 
 
@@ -88,6 +92,6 @@ def read_core(path: Path) -> list[Mutant]:
 
 
 def read_equivalents(path: Path) -> dict[tuple[str, str, str, str], str]:
-    """Why mutants of the package are equivalent: by file, function, old and new text."""
+    """Why mutants of the package are equivalent, by their identities."""
     rows = tomllib.loads(path.read_text()).get("mutant", [])
-    return {(row["file"], row["within"], row["old"], row["new"]): row["equivalent"] for row in rows}
+    return {(row["within"], row["line"], row["old"], row["new"]): row["equivalent"] for row in rows}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * check.h - the few words the C tests need: CHECK, a pool on a memfd, and threads.
+ * check.h - what all C tests use: CHECK, a pool on a memfd, and threads.
  */
 #ifndef CHECK_H
 #define CHECK_H

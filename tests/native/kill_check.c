@@ -1,27 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_check.c - see kill_scene.h: what must hold once the dead have been put right.
+ * kill_check.c - see kill_scene.h: what must hold after dead members are recovered.
  */
 #include <string.h>
 
 #include "kill_scene.h"
 
-/* Nobody but the survivors is a member, and no word in the segment names anybody else. */
+/* Checks that only the survivors are members, and that no word in the segment names another one. */
 static void check_names(void)
 {
 	const struct segment *s = &scene.pool.segment;
 	for (uint32_t i = 0; i < s->members; i++) {
 		const struct member *m = segment_member(s, i);
 		DEMAND(m->op == 0);
-		uint32_t thief = cache_thief(m->cache_bottom);
-		DEMAND(thief == 0 || thief == CACHE_REQUESTED);
+		uint32_t thief = cache_holder(m->cache_bottom);
+		DEMAND(thief == 0 || thief == CACHE_FLUSH_REQUESTED);
 		DEMAND(cache_between(m->cache_bottom, m->cache_top) >= 0);
+		/* No counter has gone below zero. */
 		for (int k = 0; k < COUNTERS; k++)
-			DEMAND(member_count(m, k) <= UINT32_MAX); /* none is less than none */
+			DEMAND(member_count(m, k) <= UINT32_MAX);
 		if (m == scene.a || m == scene.b)
 			continue;
 		DEMAND(m->identity == 0);
-		DEMAND(member_cached(s, m) == 0);
+		DEMAND(cache_length(s, m) == 0);
 		DEMAND(m->barrier == 0 && m->ended == 0 && m->adopted == 0);
 		DEMAND(m->tag % (1u << TAG_NUMBER_BITS) == i + 1);
 	}
@@ -37,7 +38,7 @@ static void check_names(void)
 	DEMAND((segment_shared(s)->free_wait & 0xfff) == 0);
 }
 
-/* Every buffer is where the survivors know it to be. */
+/* Checks that every buffer is where the survivors expect it. */
 static void check_sums(void)
 {
 	struct shmpool_audit audit;
@@ -50,7 +51,7 @@ static void check_sums(void)
 	for (uint32_t i = 0; i < MEMBERS; i++) {
 		const struct member *m = segment_member(&scene.pool.segment, i);
 		DEMAND(held[i].buffers == (m == scene.a ? 1u : m == scene.b ? 2u : 0u));
-		listed |= cache_thief(load_relaxed(&m->cache_bottom)) == CACHE_REQUESTED;
+		listed |= cache_holder(load_relaxed(&m->cache_bottom)) == CACHE_FLUSH_REQUESTED;
 	}
 	for (uint32_t i = 0; i < 8; i++)
 		sum += queued[i];
@@ -58,7 +59,7 @@ static void check_sums(void)
 	DEMAND(audit.doubled == 0);
 	DEMAND(audit.total == stats.created);
 	DEMAND(audit.free + audit.cached + sum + 3 == audit.total);
-	/* A cache that is to be flushed may list what a dead thief had taken. */
+	/* A cache with a request to flush may list buffers that a dead thief had taken. */
 	DEMAND(stats.cached == audit.cached || (listed && stats.cached > audit.cached));
 	DEMAND(stats.members == 2);
 }
@@ -83,8 +84,8 @@ static void recover_all(void)
 	DEMAND(out.members == dead);
 }
 
-/* How often each number has come out: 1 to the survivors, 16 to the victim. In each queue those of
- * one publisher are in order, but for what was put back. */
+/* Counts how often each number has come out: 1 for the survivors, 16 for the victim. In each queue
+ * those of one publisher must be in order, except for what was put back. */
 static void count(uint8_t *seen)
 {
 	uint32_t last[8][NUMBERS / 1000] = { 0 }, moved = 0;
@@ -93,8 +94,8 @@ static void count(uint8_t *seen)
 		uint32_t *before = &last[scene.stream[i].queue][number / 1000];
 		seen[number]++;
 		DEMAND(seen[number] == 1);
-		/* What the dead had got says that it was; what they had moved on is there in whole.
-		 *  */
+		/* What the dead members had got was put back once; all of what they had moved on is
+		 * there. */
 		if (number >= FROM_OTHERS && number < FROM_OTHERS + scene.operation->lost)
 			DEMAND(scene.stream[i].again);
 		moved += number < FROM_VICTIM && scene.stream[i].queue == scene.other;
@@ -108,7 +109,7 @@ static void count(uint8_t *seen)
 		seen[scene.report->number[i]] += 16;
 }
 
-/* How many of the others' messages may have gone with the victim. */
+/* Returns how many of the others' messages may be lost with the victim. */
 static uint32_t may_miss(void)
 {
 	const struct operation *o = scene.operation;
@@ -124,11 +125,12 @@ static void check_missing(const uint8_t *seen, int exact)
 {
 	const struct operation *o = scene.operation;
 	uint32_t missing = 0, first = 0, last = 0, took = 0;
-	/* The survivors' later ones stand behind those that were there before. */
+	/* The survivors' later messages are behind those that were there before. */
 	for (uint32_t i = 0; i < o->filled + scene.later; i++) {
 		uint32_t number = i < o->filled ? FROM_OTHERS + i : FROM_LATER + i - o->filled;
 		took += seen[number] >= 16;
-		/* To somebody once; to the victim and then again only where a queue says so. */
+		/* A message goes to a survivor once. It goes to the victim and then again only if
+		 * the queue's on_death says so. */
 		DEMAND(seen[number] <= 16 || o->on_death.what);
 		if (i < o->lost && !o->on_death.what) {
 			DEMAND(!seen[number]);
@@ -146,7 +148,7 @@ static void check_missing(const uint8_t *seen, int exact)
 	if (missing && exact) {
 		uint32_t there = o->filled + scene.later - o->lost;
 		uint32_t most = o->n < there ? o->n : there;
-		/* A bulk goes whole, or is freed from its last one on. */
+		/* A bulk is lost whole, or is freed from its last buffer down. */
 		DEMAND(last + 1 - o->lost == most);
 		DEMAND(last + 1 - first == missing);
 		DEMAND(missing == most || o->kind == FREES);
@@ -172,7 +174,7 @@ static void check_messages(int exact)
 		DEMAND(seen[FROM_ASIDE + i] == 1);
 }
 
-/* All buffers can be had, each once, and pass every queue. */
+/* Checks that all buffers can be allocated, each once, and pass every queue. */
 static void check_use(void)
 {
 	struct qmempool *p = &scene.pool;
@@ -183,7 +185,7 @@ static void check_use(void)
 	       *scene_message(scene.hand_b[1]) == 3);
 	DEMAND(qmempool_free(p, scene.a, scene.hand_a[0]) == 0);
 	DEMAND(qmempool_free_bulk(p, scene.b, scene.hand_b, 2) == 0);
-	while (n < CAPACITY && qmempool_alloc_wait(p, scene.a, &handle[n], 1, WAIT_NEVER) == 0)
+	while (n < CAPACITY && blocking_alloc(p, scene.a, &handle[n], 1, WAIT_NEVER) == 0)
 		seen |= 1ull << handle_index(handle[n++]);
 	DEMAND(n == CAPACITY);
 	DEMAND(seen == UINT64_MAX);
@@ -192,9 +194,9 @@ static void check_use(void)
 		if (!r)
 			continue;
 		for (uint32_t i = 0; i < RING && i < n; i++)
-			DEMAND(queue_put_wait(p, scene.a, r, &handle[i], 1, WAIT_NEVER) == 0);
+			DEMAND(blocking_put(p, scene.a, r, &handle[i], 1, WAIT_NEVER) == 0);
 		for (uint32_t i = 0; i < RING && i < n; i++) {
-			DEMAND(queue_get_wait(p, scene.a, r, &got[i], 1, WAIT_NEVER) == 1);
+			DEMAND(blocking_get(p, scene.a, r, &got[i], 1, WAIT_NEVER) == 1);
 			DEMAND(got[i] == handle[i]);
 		}
 		queue_release(r, scene.a);
@@ -219,8 +221,8 @@ void scene_count(struct counted *out)
 		for (int k = 0; k < COUNTERS; k++)
 			out->counter[k] += (int64_t)member_count(m, k);
 		out->deaths += (int64_t)m->deaths;
-		/* Not those whose death is counted and whose slot is not free yet: a companion may
-		 * have stopped between the two. */
+		/* Not members whose death is counted and whose slot is not free yet: a companion
+		 * may be suspended between the two. */
 		out->lives += m->identity && !m->cleared;
 	}
 }
@@ -247,8 +249,8 @@ void scene_check_counters(const struct counted *before, const struct counted *wh
 		DEMAND(within(count, 0, whole ? whole->counter[moved[i]] : all));
 		DEMAND(!ended || count == whole->counter[moved[i]]);
 	}
-	/* A cache is filled and flushed in bulks, which its positions count until that is taken
-	 * off. */
+	/* Caches are filled and flushed in bulks, which their positions count before the counters
+	 * are corrected. */
 	for (size_t i = 0; i < sizeof(cached) / sizeof(*cached); i++) {
 		int64_t count = now.counter[cached[i]], most = whole ? n + CACHE : all;
 		int64_t end = whole ? whole->counter[cached[i]] : 0;
@@ -259,7 +261,8 @@ void scene_check_counters(const struct counted *before, const struct counted *wh
 		DEMAND(now.counter[COUNT_ENQUEUE] == n);
 	if (o->kind == GETS && result != PENDING && !o->beside)
 		DEMAND(now.counter[COUNT_DEQUEUE] == (result > 0 ? result : 0));
-	/* Each that was alive or dead when the victim began has died once, unless it left. */
+	/* Each member that was alive or dead when the victim began has died once, unless it
+	 * detached. */
 	int64_t deaths = now.deaths - before->deaths,
 		lives = before->lives - (o->beside && !scene.companion_died);
 	DEMAND(within(deaths, lives - o->detaches, lives + (o->unattached ? 2 : 0)));

@@ -14,7 +14,7 @@
 
 static struct buffer *buffer(struct scene *s, uint64_t handle)
 {
-	return qmempool_buffer(&s->pool, handle_index(handle));
+	return pool_buffer(&s->pool, handle_index(handle));
 }
 
 static void publish_later(struct scene *s, uint32_t n)
@@ -23,13 +23,13 @@ static void publish_later(struct scene *s, uint32_t n)
 	s->later += n;
 }
 
-/* These run in a child, which ends after them without a word. */
+/* These run in a child, which then ends without detaching. */
 
 static void hold(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t handle[FOUR];
-	EQUAL(0, qmempool_alloc_wait(&s->pool, m, handle, FOUR, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, m, handle, FOUR, WAIT_NEVER));
 	EQUAL(0, qmempool_free_bulk(&s->pool, m, handle, 2));
 }
 
@@ -39,7 +39,7 @@ static void reserve(struct scene *s, enum alf_side side)
 	uint64_t handle[FOUR], at;
 	if (side != ALF_MULTI)
 		s->ring->q->producer = m->tag;
-	EQUAL(0, qmempool_alloc_wait(&s->pool, m, handle, FOUR, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, m, handle, FOUR, WAIT_NEVER));
 	EQUAL(0, alf_reserve(s->ring, &m->op, FOUR, side, &at));
 	for (uint32_t i = 0; i < 2; i++)
 		buffer(s, handle[i])->owner = owner_transit(s->subject, at + i);
@@ -55,14 +55,14 @@ static void reserve_single(struct scene *s)
 	reserve(s, ALF_SINGLE_WAKES);
 }
 
-/* As far as the last two slots of four. */
+/* Publishes the last two slots of four. */
 static void publish_half(struct scene *s, enum alf_side side)
 {
 	struct member *m = scene_attach();
 	uint64_t handle[FOUR], at;
 	if (side != ALF_MULTI)
 		s->ring->q->producer = m->tag;
-	EQUAL(0, qmempool_alloc_wait(&s->pool, m, handle, FOUR, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, m, handle, FOUR, WAIT_NEVER));
 	EQUAL(0, alf_reserve(s->ring, &m->op, FOUR, side, &at));
 	alf_publishing(&m->op, FOUR, side);
 	for (uint32_t i = 0; i < FOUR; i++)
@@ -104,9 +104,9 @@ static void claim_single(struct scene *s)
 static void steal(struct scene *s)
 {
 	struct member *m = scene_attach(), *b = s->b;
-	CHECK(member_cached(&s->pool.segment, b) >= 3);
+	CHECK(cache_length(&s->pool.segment, b) >= 3);
 	uint64_t bottom = b->cache_bottom;
-	b->cache_bottom = cache_held(m->tag, bottom);
+	b->cache_bottom = cache_locked_by(m->tag, bottom);
 	for (uint64_t i = 0; i < 3; i++) {
 		uint64_t handle = b->cache[(bottom + i) % CACHE];
 		buffer(s, handle)->owner = m->tag;
@@ -144,13 +144,13 @@ static void get_four(struct scene *s)
 	scene_get(scene_attach(), s->subject, FOUR);
 }
 
-/* As sweep.c's hand_on() leaves it half-way. */
+/* Leaves a buffer as sweep.c's hand_on() leaves it half-way. */
 static void put_back(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t at;
 	for (uint32_t i = 0; i < CAPACITY; i++) {
-		struct buffer *b = qmempool_buffer(&s->pool, i);
+		struct buffer *b = pool_buffer(&s->pool, i);
 		if (b->queue != s->subject || b->got != buffer_generation(b) ||
 		    b->owner & OWNER_TRANSIT)
 			continue;
@@ -183,8 +183,8 @@ void without_barrier(struct scene *s)
 
 void survivors_dry(struct scene *s)
 {
-	qmempool_drain(&s->pool, s->a);
-	qmempool_drain(&s->pool, s->b);
+	cache_drain(&s->pool, s->a);
+	cache_drain(&s->pool, s->b);
 }
 
 void with_barrier(struct scene *s)
@@ -202,8 +202,8 @@ void second_segment(struct scene *s)
 				      .refill_multiplier = 1,
 				      .members = 2,
 				      .queues = 1 };
-	char why[256];
-	EQUAL(0, segment_plan(&s->made, &g, why, sizeof(why)));
+	struct shmpool_refusal why;
+	EQUAL(0, segment_plan(&s->made, &g, &why));
 	s->made.fd = memfd_create("kill_points made", MFD_CLOEXEC);
 	CHECK(s->made.fd >= 0 && ftruncate(s->made.fd, (off_t)g.size) == 0);
 	s->made.base = mmap(NULL, g.size, PROT_READ | PROT_WRITE, MAP_SHARED, s->made.fd, 0);
@@ -329,8 +329,11 @@ void returned(struct scene *s)
 	uint32_t to;
 	scene_get(s->b, s->subject, FOUR);
 	scene_publish(s->a, s->subject, FROM_BESIDE, alf_avail_space(s->ring));
-	while (s->handed)
-		EQUAL(0, requeue_later(&s->pool, s->b, s->hand[--s->handed], &to));
+	while (s->handed) {
+		uint64_t handle = s->hand[--s->handed];
+		if (requeue(&s->pool, s->b, handle, &to) == -ENOBUFS)
+			requeue_abandon(&s->pool, s->b, handle);
+	}
 	EQUAL(RING, queue_get(&s->pool, s->a, s->ring, others, RING));
 	EQUAL(0, qmempool_free_bulk(&s->pool, s->a, others, RING));
 }

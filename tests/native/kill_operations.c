@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_operations.c - see kill_scene.h: the operations that are killed, and what stands ready for
- * them.
+ * kill_operations.c - see kill_scene.h: the operations that are killed, and the pool that each
+ * needs.
  */
 #include <stdio.h>
 #include <string.h>
@@ -83,8 +83,8 @@ static const struct operation others[] = {
 	  .run = alloc_some, .beside = alloc_many_beside },
 	{ "alloc-steal-from-free", NEITHER, 1, ALL, .before = survivors_dry, .prepare = run_dry,
 	  .run = alloc_some, .beside = free_beside },
-	{ "alloc-steal-from-honour", NEITHER, 1, ALL, .before = survivors_dry, .prepare = run_dry,
-	  .run = alloc_some, .beside = honour_beside },
+	{ "alloc-steal-from-flush", NEITHER, 1, ALL, .before = survivors_dry, .prepare = run_dry,
+	  .run = alloc_some, .beside = flush_beside },
 	{ "recover-thief-of-alloc", RECOVERS, .before = dead_thief, .beside = alloc_beside },
 	{ "put-1-beside-put", PUTS, 1, ALL, .filled = 3, .prepare = alloc_own, .run = put_own,
 	  .beside = put_beside, .check = check_beside },
@@ -105,7 +105,7 @@ static const struct operation others[] = {
 	  .run = give_back },
 	{ "free-flush-1", NEITHER, 1, ALL, .prepare = fill_cache, .run = give_back },
 	{ "free-flush-8", NEITHER, BULK, ALL, .prepare = fill_cache, .run = give_back },
-	{ "free-honour", NEITHER, 1, ALL, .prepare = asked_for, .run = give_back },
+	{ "free-flush", NEITHER, 1, ALL, .prepare = asked_for, .run = give_back },
 	{ "attach-member", NEITHER, 1, ALL, .unattached = 1, .run = attach_member },
 	{ "attach", NEITHER, 1, ALL, .unattached = 1, .prepare = open_locally, .run = attach },
 	{ "attach-opening", NEITHER, 1, ALL, .unattached = 1, .run = open_and_attach },
@@ -147,9 +147,9 @@ static const struct operation others[] = {
 	  .run = alloc_some, .beside = refill_beside },
 	{ "bypass-beside-claim", NEITHER, BULK, ALL, .before = dead_giving_between,
 	  .prepare = take_front, .run = alloc_some, .beside = refill_beside },
-	{ "bypassed-claim-1", NEITHER, 1, ALL, .filled = RING, .before = hollows,
+	{ "bypassed-claim-1", NEITHER, 1, ALL, .filled = RING, .before = stale_slots,
 	  .run = alloc_some },
-	{ "bypassed-claim-20", NEITHER, CACHE + 4, ALL, .filled = RING, .before = hollows,
+	{ "bypassed-claim-20", NEITHER, CACHE + 4, ALL, .filled = RING, .before = stale_slots,
 	  .run = alloc_some },
 	{ "bypassed-claim-beside-bypass", NEITHER, CACHE + 4, ALL, .filled = RING,
 	  .before = dead_giving, .prepare = unblock, .run = alloc_some, .beside = refill_beside },
@@ -186,7 +186,8 @@ static const struct operation others[] = {
 	{ "recover-returned", RECOVERS, .filled = 4, .before = returned },
 };
 
-/* put and get, in all four modes, one and a bulk, in the middle and at both edges of the ring. */
+/* put and get, in all four modes, of one and of a bulk, in the middle and at both edges of the
+ * ring. */
 static const struct {
 	const char *name;
 	uint32_t flags;

@@ -1,37 +1,40 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_points.c - kills a member after instruction 0, 1, 2, ... of every operation, and demands
+ * kill_points.c - kills a member before instruction 0, 1, 2, ... of every operation, and demands
  * that the survivors find everything in order (kill_scene.h).
  *
- * An operation is run once under PTRACE_SINGLESTEP, which says what its instructions are. For each
- * of them a new child in a new pool is run up to it and there, with the audit exact at that very
- * moment, it meets one of three ends:
+ * An operation is run once under PTRACE_SINGLESTEP, which lists its instructions. For each of them
+ * a new child in a new pool is run up to that instruction. The audit must be exact there. Then the
+ * child meets one of three ends:
  *
  *     kill  SIGKILL, then the survivors recover
- *     late  SIGKILL, and the survivors go on working for a while before they recover
- *     stop  it is stopped, the survivors go on working, it continues to the end of the operation
+ *     late  SIGKILL, then the survivors work for a while before they recover
+ *     stop  it stays suspended, the survivors work, then it runs to the end of the operation
  *
- * Some operations have a companion: another member that has stopped at an instruction of one of its
- * own, a different one for each point, and goes on when the victim has met its end.
+ * Some operations have a companion: another member that is suspended at an instruction of an
+ * operation of its own, a different one for each point. It continues when the victim has met its
+ * end.
  *
- * With --pairs a companion is given to every operation, and in each of these ways both are
- * suspended in the middle of something at once:
+ * With --pairs every operation gets a companion, and both are suspended at once in these ways:
  *
- *     behind  the victim stops at its point, then the companion at its own; the victim is killed, the
- *             survivors recover and work, and the companion, which lives, goes on to its end
+ *     behind  the victim stops at its point, then the companion at its own; the victim is killed,
+ *             the survivors recover and work, and the companion, which is alive, runs to its end
  *     after   the victim is killed at its point before the companion goes to its own
  *     both    as behind, and then the companion is killed too
  *
  * Usage: kill_points [--every N] [--library N] [--most N] [--operation PATTERN] [--part I/N]
- *                    [--end kill|late|stop] [--pairs PATTERN] [--points N] [--seed N] [--jobs N] [--list]
- *     --every N      every Nth instruction of this program's own text, 1 if not given
- *     --library N    every Nth instruction of shared libraries and the kernel's vdso, 1 if not given
- *     --most N       of both about N in each operation at most, spread evenly
- *     --part I/N     the operations I, I + N, I + 2N, ... of the table
- *     --pairs PAT    pairs with the companions of that name: put, alloc, refill, free, give, honour, recover
- *     --points N     of the companion, for each of the victim's: chosen by --seed; 0 for every one
- *     --jobs N       in N processes, 1 if not given
- * Exit status 0, 1 if anything failed, 77 if ptrace(2) is not allowed or this is no x86-64.
+ *                    [--end kill|late|stop] [--pairs PATTERN] [--points N] [--seed N] [--jobs N]
+ *                    [--list]
+ *     --every N      every Nth instruction of this program's own text; default 1
+ *     --library N    every Nth instruction of shared libraries and the kernel's vdso; default 1
+ *     --most N       about N points in each operation at most, spread evenly
+ *     --part I/N     operations I, I + N, I + 2N, ... of the table
+ *     --pairs PAT    pairs with the companions of that name: put, alloc, refill, free, give,
+ *                    flush, recover
+ *     --points N     points of the companion for each point of the victim, chosen by --seed; 0: all
+ *     --jobs N       in N processes; default 1
+ * Exit status: 0; 1 if anything failed; 77 if ptrace(2) is not permitted or the processor is not
+ * x86-64.
  */
 #include <fnmatch.h>
 #include <signal.h>
@@ -48,7 +51,7 @@
 #define SKIPPED 77
 #define FAILURES_SHOWN 20
 #define JOBS_MAX 64
-#define COMPANION_STRIDE 17 /* of its instructions from point to point */
+#define COMPANION_STRIDE 17 /* instructions of the companion from point to point */
 
 enum end { KILL, LATE, STOP, ENDS };
 static const char *const end_names[] = { "kill", "late", "stop" };
@@ -61,7 +64,7 @@ static const struct companion {
 	int (*run)(struct scene *);
 } companions[] = {
 	{ "put", put_beside },         { "alloc", alloc_beside }, { "refill", refill_beside },
-	{ "free", free_beside },       { "give", give_beside },   { "honour", honour_beside },
+	{ "free", free_beside },       { "give", give_beside },   { "flush", flush_beside },
 	{ "recover", recover_beside },
 };
 #define COMPANIONS (sizeof(companions) / sizeof(*companions))
@@ -73,7 +76,7 @@ static struct at {
 	uint32_t k;
 	enum end end;
 	int failed, alarms;
-	/* Of a pair. */
+	/* The present point is one of a pair. */
 	bool paired;
 	uint32_t j;
 	enum way way;
@@ -94,7 +97,8 @@ static void failed(const char *what)
 			(unsigned long long)(own ? distance : address), what);
 }
 
-/* A check that never ends is a failure too; not so if this program was stopped itself meanwhile. */
+/* A check that never ends is a failure too, unless this program itself was suspended in that
+ * time. */
 static void hangs(int signal)
 {
 	(void)signal;
@@ -143,7 +147,7 @@ static pid_t start(void (*child)(void))
 	return pid;
 }
 
-/* Makes a pool; the companion's pid, 0 for none. */
+/* Creates a pool. Returns the companion's pid, 0 for none. */
 static pid_t make(void)
 {
 	scene_make(at.operation);
@@ -158,7 +162,7 @@ static void discard(pid_t pid, pid_t other)
 	scene_discard();
 }
 
-/* Finds out what the instructions are. */
+/* Lists the instructions of the operation. */
 static void scout(void)
 {
 	pid_t other = make(), pid = start(victim);
@@ -176,7 +180,7 @@ static void scout(void)
 	discard(pid, 0);
 }
 
-/* True if the point was reached. */
+/* Returns true if the point was reached. */
 static bool try_point(uint32_t k, enum end end)
 {
 	at.k = k;
@@ -211,7 +215,7 @@ static bool try_point(uint32_t k, enum end end)
 	return reached;
 }
 
-/* As scout(); what a companion recovers is a victim killed half-way. */
+/* The same for a pair. A companion that recovers needs a victim that was killed half-way. */
 static void scout_pair(bool recovers)
 {
 	pid_t other = make(), pid = start(victim);
@@ -227,7 +231,7 @@ static void scout_pair(bool recovers)
 	discard(pid, other);
 }
 
-/* True if both points were reached. */
+/* Returns true if both points were reached. */
 static bool try_pair(uint32_t k, uint32_t j, enum way way)
 {
 	at.k = k;
@@ -262,18 +266,19 @@ static bool try_pair(uint32_t k, uint32_t j, enum way way)
 }
 
 struct choice {
-	const char *pairs; /* fnmatch(3), NULL for none */
+	const char *pairs; /* fnmatch(3) pattern, NULL for none */
 	uint32_t points, seed;
 	uint32_t every, library, most;
 	uint32_t part, parts;
 	uint32_t jobs;
-	const char *operation; /* fnmatch(3) */
+	const char *operation; /* fnmatch(3) pattern */
 	int end;               /* ENDS for all */
 };
 
-/* What all jobs have done together, in memory they share. */
+/* What all jobs have done together, in shared memory. */
 struct tally {
-	uint32_t begun; /* of the table, from its end, where the longest stand */
+	/* Operations taken from the table, from its end, where the longest ones are. */
+	uint32_t begun;
 	uint32_t done, points, failures;
 };
 
@@ -286,8 +291,8 @@ static uint32_t sweep_operation(const struct choice *c)
 {
 	uint32_t points = 0, elsewhere = 0, own = 0, library = 0, before = failures;
 	scout();
-	/* Once in full, and again: that leaves its traces in this program's heap, which children
-	 * inherit. */
+	/* First in full, then again: the first run leaves its traces in this program's heap, which
+	 * children inherit. */
 	for (enum end end = KILL; end < ENDS; end++)
 		try_point(0, end);
 	scout();
@@ -316,7 +321,7 @@ static uint32_t sweep_operation(const struct choice *c)
 static uint32_t random_below(uint32_t n)
 {
 	static uint64_t state = 88172645463325252ull;
-	if (!n) /* begins anew */
+	if (!n) /* starts from the beginning */
 		state = 88172645463325252ull + at.j;
 	state ^= state << 13;
 	state ^= state >> 7;
@@ -357,12 +362,12 @@ static uint32_t sweep_pair(const struct choice *c, const struct companion *compa
 	return points;
 }
 
-/* Of what has no companion of its own. */
+/* Runs the pairs of operations that have no companion of their own. */
 static uint32_t sweep_pairs(const struct choice *c)
 {
 	uint32_t points = 0;
 	if (at.operation->beside || at.operation->before == dead_everywhere)
-		return 0; /* it has one already, or there is no slot for one */
+		return 0; /* it has a companion already, or there is no slot for one */
 	for (size_t i = 0; i < COMPANIONS; i++)
 		if (fnmatch(c->pairs, companions[i].name, 0) == 0)
 			points += sweep_pair(c, &companions[i]);
@@ -417,7 +422,7 @@ static void *shared_memory(size_t size)
 	return memory;
 }
 
-/* Takes one operation after another until there are no more. */
+/* Takes one operation after another until none is left. */
 static void work(const struct choice *c, const struct operation *table, uint32_t n,
 		 struct tally *tally)
 {

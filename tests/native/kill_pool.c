@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_pool.c - see kill_victim.h and kill_dead.h: what is about the ring of free buffers and the
- * slab.
+ * kill_pool.c - see kill_victim.h and kill_dead.h: the free ring and the slab.
  */
 #include "check.h"
 #include "kill_dead.h"
@@ -11,13 +10,13 @@
 
 #define FEW 4u
 
-/* These run in a child, which ends after them without a word. */
+/* These run in a child, which then ends without detaching. */
 
 static void reserve_free(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t handle[CACHE], at;
-	EQUAL(0, qmempool_alloc_wait(&s->pool, m, handle, CACHE, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, m, handle, CACHE, WAIT_NEVER));
 	EQUAL(0, alf_reserve(&s->pool.free, &m->op, CACHE, ALF_MULTI, &at));
 }
 
@@ -25,14 +24,14 @@ static void reserve_few_free(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t handle[FEW], at;
-	EQUAL(0, qmempool_alloc_wait(&s->pool, m, handle, FEW, WAIT_NEVER));
-	qmempool_drain(&s->pool, m);
+	EQUAL(0, blocking_alloc(&s->pool, m, handle, FEW, WAIT_NEVER));
+	cache_drain(&s->pool, m);
 	EQUAL(0, alf_reserve(&s->pool.free, &m->op, FEW, ALF_MULTI, &at));
 	alf_publishing(&m->op, FEW, ALF_MULTI);
-	qmempool_buffer(&s->pool, handle_index(handle[0]))->owner = owner_transit(0, at);
+	pool_buffer(&s->pool, handle_index(handle[0]))->owner = owner_transit(0, at);
 }
 
-/* As trim.c's take_away() leaves it half-way. */
+/* Leaves an extent as trim.c's take_away() leaves it half-way. */
 static void take_extent_away(struct scene *s)
 {
 	struct member *m = scene_attach();
@@ -47,23 +46,23 @@ static void take_extent_away(struct scene *s)
 void dead_full_pool(struct scene *s)
 {
 	scene_child(reserve_free);
-	qmempool_drain(&s->pool, s->a);
-	qmempool_drain(&s->pool, s->b);
+	cache_drain(&s->pool, s->a);
+	cache_drain(&s->pool, s->b);
 	CHECK(alf_avail_space(&s->pool.free) < CACHE);
 }
 
-/* The slab has grown to its capacity, and all that is free is in the shared queue but what one
- * cache has. */
+/* The slab has grown to its capacity, and all free buffers are in the free ring, except those of
+ * one cache. */
 void grown(struct scene *s)
 {
 	uint64_t handle[CAPACITY];
 	uint32_t n = 0;
-	while (n < CAPACITY && qmempool_alloc_wait(&s->pool, s->b, &handle[n], 1, WAIT_NEVER) == 0)
+	while (n < CAPACITY && blocking_alloc(&s->pool, s->b, &handle[n], 1, WAIT_NEVER) == 0)
 		n++;
 	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, n));
-	qmempool_drain(&s->pool, s->a);
-	qmempool_drain(&s->pool, s->b);
-	EQUAL(0, qmempool_alloc_wait(&s->pool, s->b, handle, 1, WAIT_NEVER));
+	cache_drain(&s->pool, s->a);
+	cache_drain(&s->pool, s->b);
+	EQUAL(0, blocking_alloc(&s->pool, s->b, handle, 1, WAIT_NEVER));
 	EQUAL(0, qmempool_free(&s->pool, s->b, handle[0]));
 	CHECK(*segment_extent(&s->pool.segment, 1) == EXTENT_PRESENT);
 }
@@ -81,8 +80,8 @@ void dead_trimming(struct scene *s)
 	scene_child(take_extent_away);
 }
 
-/* In the ring of free buffers, from its head on: front free ones, some that a dead member is giving
- * back, and other free ones. */
+/* Fills the free ring, from its head on: front free buffers, then some that a dead member is giving
+ * back, then other free ones. */
 static void dead_giving_behind(struct scene *s, uint32_t front)
 {
 	uint64_t handle[CAPACITY];
@@ -91,10 +90,11 @@ static void dead_giving_behind(struct scene *s, uint32_t front)
 	scene_child(reserve_few_free);
 	for (uint32_t n = alf_count(&s->pool.free) - FEW; have + front < n;)
 		have += (uint32_t)transfer_free(&s->pool, s->b, &handle[have], n - front - have);
-	qmempool_give(&s->pool, s->b, handle, have);
+	free_ring_put(&s->pool, s->b, handle, have);
 }
 
-/* So that the ring has room for what comes back, and nobody need pass the hollow slots for that. */
+/* Makes room in the ring for what comes back, so that no member needs to pass the stale slots
+ * first. */
 static void put_some_elsewhere(struct scene *s)
 {
 	scene_publish(s->b, s->letter, FROM_ASIDE + s->aside, RING - 4);
@@ -112,15 +112,15 @@ void dead_giving_between(struct scene *s)
 	dead_giving_behind(s, 2 * CACHE);
 }
 
-/* What was behind the dead was taken from there and given back since; nothing blocks the ring any
- * more. */
-void hollows(struct scene *s)
+/* The buffers behind the dead member were taken from there and given back since. Nothing blocks the
+ * ring any more. */
+void stale_slots(struct scene *s)
 {
 	struct shmpool_recovery out;
 	struct shmpool_stats stats;
 	uint64_t handle[BULK];
 	dead_giving(s);
-	EQUAL(0, qmempool_alloc_wait(&s->pool, s->b, handle, BULK, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, s->b, handle, BULK, WAIT_NEVER));
 	EQUAL(0, recover(&s->pool, s->a, &out));
 	EQUAL(1, out.members);
 	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, BULK));
@@ -129,9 +129,9 @@ void hollows(struct scene *s)
 	CHECK(stats.free + BULK <= alf_count(&s->pool.free));
 }
 
-/* By the victim. */
+/* Called by the victim. */
 
-/* What stands in front of the dead member that has stopped in the ring of free buffers. */
+/* Takes the buffers in front of the dead member in the free ring. */
 void take_front(struct scene *s)
 {
 	int got;
@@ -140,8 +140,8 @@ void take_front(struct scene *s)
 	count_up(&s->v->counters[COUNT_ALLOC], s->handed);
 }
 
-/* So that what is behind it can be claimed, and what a companion took from there has left hollows.
- *  */
+/* Makes what is behind the dead member claimable. Where a companion took buffers from there, stale
+ * slots remain. */
 void unblock(struct scene *s)
 {
 	struct shmpool_recovery out;
@@ -149,24 +149,24 @@ void unblock(struct scene *s)
 	EQUAL(1, out.members);
 }
 
-/* All but n are to be trimmed. */
+/* Trims all but n buffers. */
 int trim_all_but(struct scene *s)
 {
 	return (int)trim(&s->pool, s->v, s->operation->n);
 }
 
-/* More than its cache has. */
+/* Takes more than its cache has. */
 int refill_beside(struct scene *s)
 {
-	int error = qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed], CACHE + 4, WAIT_NEVER);
+	int error = blocking_alloc(&s->pool, s->v, &s->hand[s->handed], CACHE + 4, WAIT_NEVER);
 	s->handed += error ? 0 : CACHE + 4;
 	return error;
 }
 
-/* Stops most of the time where others can only bypass it. */
+/* Suspended most of the time where others can only bypass it. */
 int give_beside(struct scene *s)
 {
-	qmempool_give(&s->pool, s->v, &s->hand[s->handed -= 3], 3);
+	free_ring_put(&s->pool, s->v, &s->hand[s->handed -= 3], 3);
 	count_up(&s->v->counters[COUNT_FREE], 3);
 	return 0;
 }

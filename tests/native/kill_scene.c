@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_scene.c - see kill_scene.h: the pool and who works in it.
+ * kill_scene.c - see kill_scene.h: the pool, and the members that work in it.
  */
 #define _GNU_SOURCE
 #include "kill_scene.h"
@@ -54,14 +54,14 @@ void scene_inflate(struct member *m)
 static int offer(struct member *m, uint32_t queue, uint32_t number)
 {
 	uint64_t handle;
-	int error = qmempool_alloc_wait(&scene.pool, m, &handle, 1, WAIT_NEVER);
+	int error = blocking_alloc(&scene.pool, m, &handle, 1, WAIT_NEVER);
 	if (error)
 		return error;
-	struct buffer *b = qmempool_buffer(&scene.pool, handle_index(handle));
+	struct buffer *b = pool_buffer(&scene.pool, handle_index(handle));
 	*scene_message(handle) = number;
 	b->length = sizeof(uint32_t);
 	b->redelivered = 0;
-	error = queue_put_wait(&scene.pool, m, scene_ring(queue), &handle, 1, WAIT_NEVER);
+	error = blocking_put(&scene.pool, m, scene_ring(queue), &handle, 1, WAIT_NEVER);
 	if (error)
 		DEMAND(qmempool_free(&scene.pool, m, handle) == 0);
 	return error;
@@ -77,8 +77,8 @@ void scene_publish(struct member *m, uint32_t queue, uint32_t first, uint32_t n)
 void scene_get(struct member *m, uint32_t queue, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
-		EQUAL(1, queue_get_wait(&scene.pool, m, scene_ring(queue),
-					&scene.hand[scene.handed++], 1, WAIT_NEVER));
+		EQUAL(1, blocking_get(&scene.pool, m, scene_ring(queue),
+				      &scene.hand[scene.handed++], 1, WAIT_NEVER));
 	queue_release(scene_ring(queue), m);
 }
 
@@ -138,22 +138,22 @@ void scene_make(const struct operation *o)
 				      .queues = 5 };
 	struct report *report = scene.report;
 	struct segment s;
-	char why[256];
+	struct shmpool_refusal why;
 	scene = (struct scene) { .operation = o, .report = report };
 	*report = (struct report) { .result = PENDING };
-	EQUAL(0, segment_plan(&s, &g, why, sizeof(why)));
+	EQUAL(0, segment_plan(&s, &g, &why));
 	scene.size = g.size;
 	map_new();
 	EQUAL(0, segment_init(&s, scene.base, scene.fd));
 	EQUAL(0, slab_create(&s));
 	segment_ready(&s);
 	s.writes = true;
-	EQUAL(0, qmempool_bind(&scene.pool, &s));
+	EQUAL(0, pool_bind(&scene.pool, &s));
 	scene.a = scene_attach();
 	scene.b = scene_attach();
 	make_queues(o);
-	/* Work of their own: in hand, in a cache, in another queue. */
-	EQUAL(0, qmempool_alloc_wait(&scene.pool, scene.b, scene.hand_b, 2, WAIT_NEVER));
+	/* The survivors' own work: buffers in hand, in a cache, in another queue. */
+	EQUAL(0, blocking_alloc(&scene.pool, scene.b, scene.hand_b, 2, WAIT_NEVER));
 	scene_publish(scene.b, scene.other, FROM_ASIDE, scene.aside = 3);
 	for (uint32_t i = 0; i < o->turned; i++) {
 		scene_publish(scene.b, scene.subject, 0, 1);
@@ -161,7 +161,7 @@ void scene_make(const struct operation *o)
 		EQUAL(0, qmempool_free(&scene.pool, scene.b, scene.hand[--scene.handed]));
 	}
 	scene_publish(scene.b, scene.subject, FROM_OTHERS, o->filled);
-	EQUAL(0, qmempool_alloc_wait(&scene.pool, scene.a, scene.hand_a, 1, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&scene.pool, scene.a, scene.hand_a, 1, WAIT_NEVER));
 	*scene_message(scene.hand_a[0]) = 1;
 	*scene_message(scene.hand_b[0]) = 2;
 	*scene_message(scene.hand_b[1]) = 3;
@@ -171,7 +171,7 @@ void scene_make(const struct operation *o)
 
 void scene_discard(void)
 {
-	qmempool_unbind(&scene.pool);
+	pool_unbind(&scene.pool);
 	token_drop(&scene.token);
 	munmap(scene.base, scene.size);
 	close(scene.fd);
@@ -181,11 +181,11 @@ void scene_discard(void)
 	}
 }
 
-/* Notes a message that a survivor got, and frees it. */
+/* Records a message that a survivor got, and frees it. */
 static void note(struct member *m, uint32_t queue, uint64_t handle)
 {
 	uint32_t number = *scene_message(handle), at = scene.taken;
-	const struct buffer *b = qmempool_buffer(&scene.pool, handle_index(handle));
+	const struct buffer *b = pool_buffer(&scene.pool, handle_index(handle));
 	DEMAND(number < NUMBERS && at < NUMBERS);
 	if (number < NUMBERS && at < NUMBERS) {
 		scene.stream[at].number = number;
@@ -196,13 +196,13 @@ static void note(struct member *m, uint32_t queue, uint64_t handle)
 	DEMAND(qmempool_free(&scene.pool, m, handle) == 0);
 }
 
-/* Gets up to n messages, for as long as there are some. */
+/* Gets up to n messages, as long as there are some. */
 static void take(struct member *m, uint32_t queue, uint32_t n)
 {
 	uint64_t handle;
 	int got = 1;
 	for (uint32_t i = 0; i < n; i++) {
-		got = queue_get_wait(&scene.pool, m, scene_ring(queue), &handle, 1, WAIT_NEVER);
+		got = blocking_get(&scene.pool, m, scene_ring(queue), &handle, 1, WAIT_NEVER);
 		if (got != 1)
 			break;
 		note(m, queue, handle);
@@ -224,7 +224,7 @@ void scene_work(void)
 	}
 	DEMAND(error == 0 || error == -EAGAIN);
 	take(scene.a, scene.other, 2);
-	while (n < CACHE + 4 && qmempool_alloc_wait(p, scene.b, &handle[n], 1, WAIT_NEVER) == 0)
+	while (n < CACHE + 4 && blocking_alloc(p, scene.b, &handle[n], 1, WAIT_NEVER) == 0)
 		n++;
 	for (uint32_t i = 0; i < n; i++)
 		DEMAND(qmempool_free(p, i % 2 ? scene.a : scene.b, handle[i]) == 0);

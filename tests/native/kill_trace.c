@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_trace.c - see kill_trace.h. A debug register stops the child at an address as often as it is
- * passed: the same place as so many single steps, but much sooner. Where there are no debug
- * registers it is single steps again.
+ * kill_trace.c - see kill_trace.h. A debug register stops the child when it passes an address for
+ * the nth time: the same place as single steps would reach, but much sooner. Without debug
+ * registers it falls back to single steps.
  */
 #define _GNU_SOURCE
 #include "kill_trace.h"
@@ -53,7 +53,7 @@ static uint64_t instruction(pid_t pid)
 
 static bool watch(pid_t pid, int which, uint64_t address)
 {
-	/* Register 7 enables: bit 2i for register i; type and length 0 are "when executed". */
+	/* Register 7 enables: bit 2i for register i; type and length 0 mean "on execution". */
 	size_t control = offsetof(struct user, u_debugreg[7]);
 	long enabled = ptrace(PTRACE_PEEKUSER, pid, control, 0);
 	return ptrace(PTRACE_POKEUSER, pid, offsetof(struct user, u_debugreg[which]), address) ==
@@ -70,7 +70,7 @@ static void unwatch(pid_t pid)
 #error "only x86-64: tests/test_kill_points.py skips others"
 #endif
 
-/* True if it has stopped, false if it has ended. */
+/* Returns true if the child has stopped, false if it has ended. */
 static bool resume(pid_t pid, enum __ptrace_request how)
 {
 	int status;

@@ -6,8 +6,9 @@
 
 #include <string.h>
 
+#include "binding.h"
+#include "blocking.h"
 #include "check.h"
-#include "requeue.h"
 #include "wait.h"
 
 #define SHORT_NS 2000000 /* a sleep that ends by itself */
@@ -15,17 +16,17 @@
 static int nack_one(struct scene *s, uint64_t handle)
 {
 	uint32_t to;
-	return requeue(&s->pool, s->v, handle, WAIT_NEVER, &to);
+	return blocking_requeue(&s->pool, s->v, handle, WAIT_NEVER, &to);
 }
 
-/* The victim's set-up. */
+/* Set-up of the victim. */
 
 void alloc_own(struct scene *s)
 {
 	for (; s->handed < s->operation->n; s->handed++) {
-		EQUAL(0, qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER));
+		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER));
 		*scene_message(s->hand[s->handed]) = FROM_VICTIM + s->handed;
-		qmempool_buffer(&s->pool, handle_index(s->hand[s->handed]))->redelivered = 0;
+		pool_buffer(&s->pool, handle_index(s->hand[s->handed]))->redelivered = 0;
 	}
 }
 
@@ -34,14 +35,14 @@ void get_own(struct scene *s)
 	scene_get(s->v, s->subject, s->operation->n);
 }
 
-/* So that nothing can go back before somebody makes room. */
+/* No buffer can go back before another member makes room. */
 void get_own_full(struct scene *s)
 {
 	get_own(s);
 	scene_publish(s->v, s->subject, FROM_FULLER, 1);
 }
 
-/* What has failed once already. */
+/* Messages that have failed once already. */
 void get_own_again(struct scene *s)
 {
 	get_own(s);
@@ -57,47 +58,47 @@ void fill_letter(struct scene *s)
 
 void empty_cache(struct scene *s)
 {
-	for (uint32_t n = member_cached(&s->pool.segment, s->v); n; n--)
-		EQUAL(0, qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
+	for (uint32_t n = cache_length(&s->pool.segment, s->v); n; n--)
+		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
 }
 
-/* So that the next allocation refills. */
+/* Makes the next allocation refill the cache. */
 void use_cache_up(struct scene *s)
 {
-	EQUAL(0, qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
 	empty_cache(s);
 }
 
 void fill_cache(struct scene *s)
 {
 	while (s->handed < CACHE + BULK)
-		EQUAL(0, qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
-	while (member_cached(&s->pool.segment, s->v) < CACHE)
+		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
+	while (cache_length(&s->pool.segment, s->v) < CACHE)
 		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[--s->handed]));
 	CHECK(s->handed >= s->operation->n);
 }
 
-/* So that there are buffers only in the survivors' caches. */
+/* Leaves free buffers only in the survivors' caches. */
 void run_dry(struct scene *s)
 {
-	while (!alf_empty(&s->pool.free) || member_cached(&s->pool.segment, s->v)) {
-		if (qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER))
-			break; /* a companion has stopped at the head of the shared queue */
+	while (!alf_empty(&s->pool.free) || cache_length(&s->pool.segment, s->v)) {
+		if (blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER))
+			break; /* a companion is suspended at the head of the free ring */
 		s->handed++;
 	}
 }
 
 void run_all_dry(struct scene *s)
 {
-	while (qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER) == 0)
+	while (blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER) == 0)
 		s->handed++;
-	segment_shared(&s->pool.segment)->inquired = 0; /* so that it asks again who is dead */
+	segment_shared(&s->pool.segment)->inquired = 0; /* so that it asks for dead members again */
 }
 
 void some_cached(struct scene *s)
 {
 	for (uint32_t i = 0; i < 6; i++)
-		EQUAL(0, qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
+		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
 	for (uint32_t i = 0; i < 3; i++)
 		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[--s->handed]));
 }
@@ -105,7 +106,7 @@ void some_cached(struct scene *s)
 void asked_for(struct scene *s)
 {
 	some_cached(s);
-	qmempool_request(&s->pool);
+	cache_request_flush(&s->pool);
 }
 
 void all_home(struct scene *s)
@@ -117,7 +118,7 @@ void all_home(struct scene *s)
 
 void open_locally(struct scene *s)
 {
-	s->opened = local_open(&s->pool.segment, false);
+	s->opened = opening_open(&s->pool.segment, false);
 	CHECK(s->opened >= 0);
 	s->key = (uint64_t)(s->opened & 63) << 58 | (uint64_t)s->subject << 48 |
 		 (uint64_t)(s->opened >> 6) << 32;
@@ -126,8 +127,8 @@ void open_locally(struct scene *s)
 void attach_locally(struct scene *s)
 {
 	open_locally(s);
-	EQUAL(0, local_attach((uint32_t)s->opened));
-	s->v = local_member((uint32_t)s->opened);
+	EQUAL(0, opening_attach((uint32_t)s->opened));
+	s->v = opening_member((uint32_t)s->opened);
 	scene_inflate(s->v);
 	some_cached(s);
 }
@@ -136,8 +137,8 @@ void attach_locally(struct scene *s)
 void have_last(struct scene *s)
 {
 	struct member *second = scene_attach();
-	EQUAL(0, qmempool_alloc_wait(&s->pool, second, &s->hand[s->handed++], 1, WAIT_NEVER));
-	qmempool_drain(&s->pool, second);
+	EQUAL(0, blocking_alloc(&s->pool, second, &s->hand[s->handed++], 1, WAIT_NEVER));
+	cache_drain(&s->pool, second);
 	second->ended = 1;
 }
 
@@ -145,7 +146,7 @@ void have_last(struct scene *s)
 void have_data(struct scene *s)
 {
 	open_locally(s);
-	EQUAL(0, local_attach((uint32_t)s->opened));
+	EQUAL(0, opening_attach((uint32_t)s->opened));
 	*(uint32_t *)s->data = FROM_VICTIM;
 }
 
@@ -153,22 +154,22 @@ void have_two(struct scene *s)
 {
 	struct member *second = scene_attach();
 	for (; s->handed < s->operation->n; s->handed++) {
-		EQUAL(0, qmempool_alloc_wait(&s->pool, second, &s->hand[s->handed], 1, WAIT_NEVER));
+		EQUAL(0, blocking_alloc(&s->pool, second, &s->hand[s->handed], 1, WAIT_NEVER));
 		*scene_message(s->hand[s->handed]) = FROM_VICTIM + s->handed;
 	}
 }
 
-/* What is killed. */
+/* The operations that are killed. */
 
 int put_own(struct scene *s)
 {
-	return queue_put_wait(&s->pool, s->v, s->ring, s->hand, s->operation->n, WAIT_NEVER);
+	return blocking_put(&s->pool, s->v, s->ring, s->hand, s->operation->n, WAIT_NEVER);
 }
 
 int put_aside(struct scene *s)
 {
-	return queue_put_wait(&s->pool, s->v, scene_ring(s->other), s->hand, s->operation->n,
-			      WAIT_NEVER);
+	return blocking_put(&s->pool, s->v, scene_ring(s->other), s->hand, s->operation->n,
+			    WAIT_NEVER);
 }
 
 int nack_own(struct scene *s)
@@ -179,16 +180,22 @@ int nack_own(struct scene *s)
 int nack_later(struct scene *s)
 {
 	uint32_t to;
-	return requeue_later(&s->pool, s->v, s->hand[0], &to);
+	int error = blocking_requeue(&s->pool, s->v, s->hand[0], WAIT_NEVER, &to);
+	if (error == -ENOBUFS) {
+		requeue_abandon(&s->pool, s->v, s->hand[0]);
+		return 0;
+	}
+	return error;
 }
 
 int nack_wait(struct scene *s)
 {
 	uint32_t to;
-	return requeue(&s->pool, s->v, s->hand[0], wait_now() + SHORT_NS, &to);
+	return blocking_requeue(&s->pool, s->v, s->hand[0], wait_now() + SHORT_NS, &to);
 }
 
-/* What was given back without an error has come out, even where the dead's is freed. */
+/* What was returned without an error has come out, even if the queue frees a dead consumer's
+ * buffers. */
 void check_nacked(struct scene *s)
 {
 	uint32_t n = 0;
@@ -210,31 +217,31 @@ int move_to_letter(struct scene *s)
 
 int put_wait(struct scene *s)
 {
-	return queue_put_wait(&s->pool, s->v, s->ring, s->hand, s->operation->n,
-			      wait_now() + SHORT_NS);
+	return blocking_put(&s->pool, s->v, s->ring, s->hand, s->operation->n,
+			    wait_now() + SHORT_NS);
 }
 
 int get_some(struct scene *s)
 {
-	return queue_get_wait(&s->pool, s->v, s->ring, s->hand, s->operation->n, WAIT_NEVER);
+	return blocking_get(&s->pool, s->v, s->ring, s->hand, s->operation->n, WAIT_NEVER);
 }
 
 int get_wait(struct scene *s)
 {
-	return queue_get_wait(&s->pool, s->v, s->ring, s->hand, s->operation->n,
-			      wait_now() + SHORT_NS);
+	return blocking_get(&s->pool, s->v, s->ring, s->hand, s->operation->n,
+			    wait_now() + SHORT_NS);
 }
 
 int alloc_some(struct scene *s)
 {
 	uint64_t *handle = &s->hand[s->handed];
 	uint32_t n = s->operation->n;
-	return qmempool_alloc_wait(&s->pool, s->v, handle, n, WAIT_NEVER);
+	return blocking_alloc(&s->pool, s->v, handle, n, WAIT_NEVER);
 }
 
 int request_all(struct scene *s)
 {
-	qmempool_request(&s->pool);
+	cache_request_flush(&s->pool);
 	return 0;
 }
 
@@ -250,7 +257,7 @@ int send_data(struct scene *s)
 	return (int)shmpool_send(s->key, s->data, sizeof(uint32_t));
 }
 
-/* What recv_many does: out of the queue, copied, freed. */
+/* As recv_many does: gets, copies, frees. */
 int receive_data(struct scene *s)
 {
 	uint64_t handle[BULK];
@@ -276,19 +283,19 @@ int open_and_attach(struct scene *s)
 
 int attach(struct scene *s)
 {
-	return local_attach((uint32_t)s->opened);
+	return opening_attach((uint32_t)s->opened);
 }
 
 int detach_member(struct scene *s)
 {
-	qmempool_drain(&s->pool, s->v);
+	cache_drain(&s->pool, s->v);
 	member_release(&s->pool.segment, s->v);
 	return 0;
 }
 
 int detach(struct scene *s)
 {
-	return local_close((uint32_t)s->opened);
+	return opening_close((uint32_t)s->opened);
 }
 
 int create_queue(struct scene *s)
@@ -311,26 +318,25 @@ void check_queue(struct scene *s)
 int create_segment(struct scene *s)
 {
 	struct shmpool_geometry g = s->made.geometry;
-	char why[256];
-	return shmpool_create_wait(s->made.base, s->made.fd, &g, why, sizeof(why));
+	return shmpool_create_wait(s->made.base, s->made.fd, &g);
 }
 
-/* What was not made to the end is known for what it is, what was is whole. */
+/* A segment that was not finished is recognised as such; a finished one is whole. */
 void check_segment(struct scene *s)
 {
 	struct segment made;
 	struct qmempool pool;
 	struct shmpool_audit audit;
-	char why[256];
-	int error = segment_check(&made, s->made.base, s->made.size, s->made.fd, why, sizeof(why));
+	struct shmpool_refusal why;
+	int error = segment_check(&made, s->made.base, s->made.size, s->made.fd, &why);
 	DEMAND(error == 0 || error == -EAGAIN);
 	DEMAND(error == 0 || s->report->result == PENDING);
 	if (error)
 		return;
-	DEMAND(qmempool_bind(&pool, &made) == 0);
+	DEMAND(pool_bind(&pool, &made) == 0);
 	DEMAND(audit_count(&pool, &audit, NULL, 0, NULL, 0) == 0);
 	DEMAND(audit.free == (uint64_t)made.geometry.prealloc && audit.free == audit.total);
-	qmempool_unbind(&pool);
+	pool_unbind(&pool);
 }
 
 int recover_dead(struct scene *s)
@@ -347,7 +353,7 @@ void scene_companion_prepare(struct scene *s)
 	s->marked = s->handed;
 }
 
-/* What it has is its own and as it left it; it gives it back and is no member any more. */
+/* Checks that the companion's buffers are its own and unchanged, gives them back and detaches. */
 void scene_companion_leave(struct scene *s)
 {
 	for (uint32_t i = 0; i < s->handed; i++) {
@@ -359,14 +365,14 @@ void scene_companion_leave(struct scene *s)
 
 int alloc_beside(struct scene *s)
 {
-	int error = qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER);
+	int error = blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER);
 	s->handed += !error;
 	return error;
 }
 
 int alloc_many_beside(struct scene *s)
 {
-	int error = qmempool_alloc_wait(&s->pool, s->v, &s->hand[s->handed], BULK, WAIT_NEVER);
+	int error = blocking_alloc(&s->pool, s->v, &s->hand[s->handed], BULK, WAIT_NEVER);
 	s->handed += error ? 0 : BULK;
 	return error;
 }
@@ -376,9 +382,9 @@ int free_beside(struct scene *s)
 	return qmempool_free(&s->pool, s->v, s->hand[--s->handed]);
 }
 
-int honour_beside(struct scene *s)
+int flush_beside(struct scene *s)
 {
-	qmempool_request(&s->pool);
+	cache_request_flush(&s->pool);
 	return free_beside(s);
 }
 
@@ -386,9 +392,11 @@ int put_beside(struct scene *s)
 {
 	uint64_t handle = s->hand[--s->handed];
 	*scene_message(handle) = FROM_BESIDE;
-	qmempool_buffer(&s->pool, handle_index(handle))->redelivered = 0;
-	int error = queue_put_wait(&s->pool, s->v, s->ring, &handle, 1, WAIT_NEVER);
-	if (error) /* full, or the single producer is another: it has its buffer still */
+	pool_buffer(&s->pool, handle_index(handle))->redelivered = 0;
+	int error = blocking_put(&s->pool, s->v, s->ring, &handle, 1, WAIT_NEVER);
+	/* The queue is full, or another member is the single producer: the victim keeps its
+	 * buffer. */
+	if (error)
 		*scene_message(handle) = FROM_VICTIM + s->handed++;
 	return error;
 }

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_victim.h - what the victim is set up with, what it is killed at, and what is checked
- * besides.
+ * kill_victim.h - operations of the victim: their set-up, what is killed, and additional checks.
  */
 #ifndef KILL_VICTIM_H
 #define KILL_VICTIM_H
 
 #include "kill_scene.h"
 
-/* Before it is traced. */
+/* Set-up, before the victim is traced. */
 void alloc_own(struct scene *s);
 void get_own(struct scene *s);
 void get_own_full(struct scene *s);
@@ -30,7 +29,7 @@ void have_last(struct scene *s);
 void take_front(struct scene *s);
 void unblock(struct scene *s);
 
-/* What is killed. */
+/* The operations that are killed. */
 int put_own(struct scene *s);
 int put_aside(struct scene *s);
 int nack_own(struct scene *s);
@@ -56,18 +55,19 @@ int create_segment(struct scene *s);
 int recover_dead(struct scene *s);
 int trim_all_but(struct scene *s);
 
-/* What the companion has stopped in, three buffers in hand and more in its cache. */
+/* The operations in which a companion is suspended, with three buffers in hand and more in its
+ * cache. */
 int alloc_beside(struct scene *s);
 int alloc_many_beside(struct scene *s);
 int refill_beside(struct scene *s);
 int give_beside(struct scene *s);
 int trim_beside(struct scene *s);
 int free_beside(struct scene *s);
-int honour_beside(struct scene *s);
+int flush_beside(struct scene *s);
 int put_beside(struct scene *s);
 int recover_beside(struct scene *s);
 
-/* After it. */
+/* Checks after the operation. */
 void check_queue(struct scene *s);
 void check_segment(struct scene *s);
 void check_nacked(struct scene *s);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * life.h - waits until the memory of a child that was killed has ended, and its token with it.
+ * life.h - waits until the memory of a killed child has ended, and with it its token.
  *
- * waitpid(2) returns earlier while somebody reads the child's /proc/PID/maps, smaps or cmdline: the
- * kernel keeps a process's memory for as long as it is read. The child locks a byte of a file as
- * token.c does, and its parent waits for that lock to go.
+ * waitpid(2) returns earlier while another process reads the child's /proc/PID/maps, smaps or
+ * cmdline: the kernel keeps a process's memory as long as it is read. The child locks a byte of a
+ * file, as token.c does. Its parent waits until that lock is gone.
  */
 #ifndef LIFE_H
 #define LIFE_H
@@ -21,11 +21,11 @@
 #include "check.h"
 
 #define LIFE_PAUSE_NS 1000000
-#define LIFE_TRIES 60000 /* a minute */
+#define LIFE_TRIES 60000 /* one minute */
 
 static int life_file = -1;
 
-/* By the parent, before its first child. */
+/* The parent calls it before its first child. */
 static inline void life_open(void)
 {
 	if (life_file < 0)
@@ -33,7 +33,7 @@ static inline void life_open(void)
 	CHECK(life_file >= 0);
 }
 
-/* By the child. */
+/* The child calls it. */
 static inline void life_begin(void)
 {
 	char path[32];
@@ -46,7 +46,7 @@ static inline void life_begin(void)
 	close(fd);
 }
 
-/* By the parent, after waitpid(). */
+/* The parent calls it after waitpid(2). */
 static inline void life_await(pid_t pid)
 {
 	const struct timespec pause = { .tv_nsec = LIFE_PAUSE_NS };

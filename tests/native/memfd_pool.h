@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * memfd_pool.h - a new pool that has no name: on a memfd, which forked children share.
+ * memfd_pool.h - creates a pool without a name, on a memfd, which forked children share.
  */
 #ifndef MEMFD_POOL_H
 #define MEMFD_POOL_H
 
+#include "binding.h"
 #include "check.h"
-#include "shmpool.h"
 
-/* The number of the pool, which this process has open. */
+/* Returns the number of the pool, which this process has open. */
 static inline uint32_t memfd_pool(struct shmpool_geometry *g)
 {
-	char why[256];
-	CHECK(shmpool_plan(g, why, sizeof(why)) == 0);
+	struct shmpool_refusal why;
+	CHECK(shmpool_plan(g, &why) == 0);
 	int fd = memfd_create("pool", MFD_CLOEXEC);
 	CHECK(fd >= 0 && ftruncate(fd, (off_t)g->size) == 0);
 	void *base = mmap(NULL, g->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	CHECK(base != MAP_FAILED);
-	CHECK(shmpool_create_wait(base, fd, g, why, sizeof(why)) == 0);
+	CHECK(shmpool_create_wait(base, fd, g) == 0);
 	int number = shmpool_open(base, g->size, fd, "", 1);
 	CHECK(number >= 0);
 	return (uint32_t)number;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pace.h - what a test with narrow positions (SHMPOOL_POSITION_BITS) needs when it has threads.
+ * pace.h - limits how far threads can get ahead of each other, for narrow positions
+ * (SHMPOOL_POSITION_BITS).
  *
- * A thread that stops inside an operation for as long as others take for half of all positions sees
- * them come round: with 64 bits after thousands of years, with 8 after 128 elements, that is at
- * once. So here no operation outlives PACE_STEPS others. They run at the same time all the same.
+ * A thread that is suspended inside an operation while others use up half of all positions takes
+ * new positions for old ones. With 64 bits that takes thousands of years, with 8 bits 128 elements.
+ * So no operation here lasts longer than PACE_STEPS others. Operations still run at the same time.
  */
 #ifndef PACE_H
 #define PACE_H
@@ -19,7 +20,7 @@
 #endif
 
 static uint32_t pace_inside; /* threads in an operation */
-static uint32_t pace_gates;  /* threads that wait for those to come out, and let nobody in */
+static uint32_t pace_gates;  /* threads that wait for pace_inside to be 0, and let none enter */
 static uint32_t pace_steps;
 
 static inline void pace_begin(void)
@@ -47,7 +48,7 @@ static inline void pace_end(void)
 	add_seq_cst(&pace_gates, -1u);
 }
 
-/* The value of one call, paced. */
+/* Returns the value of one call, paced. */
 #define PACED(call)                                                                                \
 	({                                                                                         \
 		pace_begin();                                                                      \
@@ -56,7 +57,7 @@ static inline void pace_end(void)
 		paced_;                                                                            \
 	})
 
-/* How often elements passed so far took a position round. */
+/* Returns how often positions have wrapped after so many elements. */
 static inline unsigned long long pace_wraps(uint64_t elements)
 {
 	return SHMPOOL_POSITION_BITS < 64 ? elements >> (SHMPOOL_POSITION_BITS & 63) : 0;

@@ -3,14 +3,14 @@
  * preload_errno.c - a library for LD_PRELOAD that makes one call of a program fail, once, as the
  * kernel could.
  *
- *     errno_arm(0, 0)      from now on calls are counted
- *     errno_arm(n, e)      from now on the nth call fails with errno e; it is not made
- *     errno_disarm()       no more; how many calls there were
- *     errno_kind(n)        what the nth call was, "" if there was none
+ *     errno_arm(0, 0)      starts counting calls
+ *     errno_arm(n, e)      makes the nth call from now on fail with errno e; it is not made
+ *     errno_disarm()       stops, and returns how many calls there were
+ *     errno_kind(n)        returns what the nth call was, "" if there was none
  *
- * Counted are the system calls that tests/errno_sweep.py has a list of errnos for, of every thread,
- * and the allocations of the core alone: the interpreter's own allocations, which are MemoryError
- * wherever Python runs, are not counted. A child of fork() goes on counting by itself.
+ * It counts the system calls for which tests/errno_sweep.py lists errnos, in every thread, and the
+ * allocations of the core. It does not count the interpreter's own allocations, whose failure is a
+ * MemoryError in any Python program. A forked child counts by itself.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -45,8 +45,8 @@ static volatile bool armed;
 static long at, calls;
 static int error;
 static const char *kinds[KINDS_MAX];
-/* Where the code of the core lies, and that of uvloop, whose own calls are not counted: it aborts
- * when the kernel refuses a read of its own pipes. */
+/* Where the code of the core and that of uvloop is mapped. uvloop's own calls are not counted: it
+ * aborts when the kernel refuses a read of its own pipes. */
 static uintptr_t core_from, core_to, loop_from, loop_to;
 
 static int find_core(struct dl_phdr_info *info, size_t size, void *context)
@@ -87,7 +87,7 @@ const char *errno_kind(long nth)
 	return nth > 0 && nth <= calls && nth < KINDS_MAX && kinds[nth] ? kinds[nth] : "";
 }
 
-/* Whether this call is the one to fail. */
+/* True if this call is the one to fail. */
 #define fails(kind) fails_for(kind, __builtin_return_address(0))
 static bool fails_for(const char *kind, const void *caller)
 {
@@ -107,7 +107,7 @@ static bool of_core(const void *caller)
 	return (uintptr_t)caller >= core_from && (uintptr_t)caller < core_to;
 }
 
-/* The function that this library stands in front of. */
+/* The function that this library replaces. */
 #define REAL(name) ((__typeof__(&name))real(#name))
 static void *real(const char *name)
 {
@@ -325,7 +325,7 @@ int unlinkat(int directory, const char *path, int flags)
 	return fails("unlink") ? -1 : REAL(unlinkat)(directory, path, flags);
 }
 
-/* The descriptor is gone whatever close(2) says. */
+/* close(2) releases the descriptor even when it fails. */
 int close(int fd)
 {
 	bool failed = fails("close");
@@ -368,8 +368,8 @@ ssize_t getrandom(void *to, size_t size, unsigned flags)
 	return fails("getrandom") ? -1 : syscall(SYS_getrandom, to, size, flags);
 }
 
-/* The core makes two calls this way that the C library has no function for. */
-#define FUTEX_OPERATION 0x7f /* without FUTEX_PRIVATE_FLAG and its like */
+/* The C library has no function for two system calls of the core, which makes them this way. */
+#define FUTEX_OPERATION 0x7f /* without FUTEX_PRIVATE_FLAG and other flags */
 long syscall_in_front(long number, long a, long b, long c, long d, long e,
 		      long f) __asm__("syscall");
 long syscall_in_front(long number, long a, long b, long c, long d, long e, long f)
@@ -419,7 +419,7 @@ int pthread_setspecific(pthread_key_t key, const void *value)
 		       REAL(pthread_setspecific)(key, value);
 }
 
-/* What pthread_atfork() is outside the C library. */
+/* What pthread_atfork() calls from outside the C library. */
 int __register_atfork(void (*before)(void), void (*parent)(void), void (*child)(void), void *whose)
 {
 	return of_core(__builtin_return_address(0)) && fails("memory") ?

@@ -19,21 +19,21 @@
 
 #define STACK (256u << 10)
 #define BUFFERED_MAX 24
-#define STEPS_MAX 1000000u /* of a run that ends after thousands */
+#define STEPS_MAX 1000000u /* of a run; most end after thousands */
 #define STEP_NS 5000       /* of the simulated clock */
-#define SUSPENDED_MAX 3000 /* steps that others make meanwhile */
+#define SUSPENDED_MAX 3000 /* steps that others make in that time */
 #define BETWEEN 64         /* steps from one steer_between() to the next, on average */
 
 enum state { READY, ASLEEP, ENDED, DEAD };
 
-/* Where a thread dies or is suspended: the so-many-th time that it comes there. */
+/* Where a thread dies or is suspended: at the nth step of this kind. */
 enum event { STEP, BEFORE_CAS, CAS_WON, CAS_LOST, BEFORE_STORE, EVENTS };
 struct trigger {
 	enum event event;
-	uint32_t left;     /* 0: never */
+	uint32_t left;     /* steps of the kind that are left; 0: never */
 	const char *where; /* in that function only, NULL for any */
-	uint32_t resumes;  /* 1 + the thread that goes on then */
-	uint32_t stores;   /* not there, but before so many stores later */
+	uint32_t resumes;  /* 1 + the thread that continues then */
+	uint32_t stores;   /* nonzero: not there, but before that many stores later */
 };
 #define TRIGGERS 2
 
@@ -52,10 +52,10 @@ static struct thread {
 	uint64_t steps;
 	struct trigger death, suspension[TRIGGERS];
 	uint64_t suspended_until;
-	const uint32_t *word; /* asleep at */
+	const uint32_t *word; /* sleeps on this word */
 	int64_t until_ns, most_ns;
 	bool woken;
-	bool holds; /* a script says when its stores become visible */
+	bool holds; /* a script decides when its stores become visible */
 } threads[STEER_THREADS];
 
 static char *stacks;
@@ -67,11 +67,11 @@ static uint64_t random_state, steps;
 static int64_t now_ns;
 static void (*body_of)(uint32_t);
 
-/* A script's. */
+/* The state of a script. */
 static struct {
 	bool on;
 	struct steer_point point;
-	uint32_t left; /* times that the thread has yet to come to the point */
+	uint32_t left; /* times that the thread has yet to reach the point */
 	enum steer_stop stop;
 } script;
 bool steer_tracing;
@@ -84,7 +84,7 @@ uint32_t steer_random(uint32_t n)
 	return (uint32_t)((random_state * 0x2545f4914f6cdd1dull) >> 32) % n;
 }
 
-/* From 1 to 2^bits, small ones as likely as large ones. */
+/* Returns a number from 1 to 2^bits. Each order of magnitude is as likely as any other. */
 static uint32_t random_scale(uint32_t bits)
 {
 	return 1 + steer_random(1u << steer_random(bits + 1));
@@ -152,7 +152,7 @@ const uint32_t *steer_asleep(uint32_t thread, int64_t *most_ns)
 	return threads[thread].state == ASLEEP ? threads[thread].word : NULL;
 }
 
-/* Memory, and the buffers before it. */
+/* Memory, and the store buffers in front of it. */
 
 static uint64_t read_memory(const volatile void *p, uint32_t size)
 {
@@ -199,8 +199,8 @@ static void settle_all(struct thread *t)
 		settle(t, 0);
 }
 
-/* One store becomes visible: the oldest; or with weak any that no older one keeps back, by its
- * place or by its order. */
+/* Makes one store visible: the oldest one; or with weak any store that no older one holds back, by
+ * its address or by its order. */
 static void settle_one(struct thread *t)
 {
 	uint32_t i = how.weak ? steer_random(t->buffered) : 0;
@@ -236,7 +236,7 @@ static void end_of(struct thread *t, enum state how_it_ends)
 	settle_all(t);
 	t->state = how_it_ends;
 	leave_to_scheduler();
-	abort(); /* nobody runs it again */
+	abort(); /* no thread runs it again */
 }
 
 static void trace(const char *what, const volatile void *p, uint64_t value, const char *where)
@@ -283,7 +283,8 @@ static bool happens(enum event event, const char *where)
 	return true;
 }
 
-/* The thread that runs is before or after a step: is it the one that its script waits for? */
+/* Called before and after each step of the running thread: stops it if its script waits for
+ * this. */
 static void arrive(bool after, enum steer_kind kind, const volatile void *word)
 {
 	const struct steer_point *point = &script.point;
@@ -442,7 +443,7 @@ static long futex_wait(const uint32_t *word, uint32_t value, const struct timesp
 	return -1;
 }
 
-/* Those that have slept longest are not the first to be woken: any. */
+/* Wakes any n of the sleepers, not those that have slept longest. */
 static long futex_wake(const uint32_t *word, uint32_t n)
 {
 	long woken = 0;
@@ -561,8 +562,9 @@ static struct trigger random_trigger(void)
 									       5) };
 }
 
-/* One thread is suspended before a compare-and-swap in a function, until another has won one there
- * and is suspended right after it; the first one may die of having lost. */
+/* Suspends one thread before a compare-and-swap in a function, until another thread has succeeded
+ * there and is suspended right after it. The first thread may die after its compare-and-swap has
+ * failed. */
 static void arrange_duel(const char *where, uint32_t mortal)
 {
 	uint32_t first = steer_random(count), second = steer_random(count - 1);

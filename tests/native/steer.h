@@ -1,25 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer.h - the C core under a scheduler that a seed steers, or a script (steer_script.h): which
- * thread makes the next step, how long its stores wait in a store buffer, and before which step it
- * dies.
+ * steer.h - the C core under a scheduler that is steered by a seed or by a script (steer_script.h).
+ * The scheduler decides which thread makes the next step, how long its stores wait in a store
+ * buffer, and before which step it dies.
  *
  * Compile the core with `-include steer.h`. Each atomic operation of atomic.h becomes a step of
- * steer.c; so do futex(2), membarrier(2), sched_yield(2) and the clock. The threads are coroutines
- * of one thread, so that the same seed gives the same run, however busy the machine is.
+ * steer.c, and so do futex(2), membarrier(2), sched_yield(2) and the clock. The threads are
+ * coroutines of one thread, so the same seed gives the same run on any machine under any load.
  *
- *     store buffer   a relaxed or release store waits in its thread's buffer, which that thread alone
- *                    reads through. It is emptied step by step, in order, and at once by a
- *                    read-modify-write, a seq_cst store, a system call, and by everybody's
- *                    membarrier(2). As x86-64 processors do. With `weak`, a relaxed store may pass
- *                    other stores, and those may pass it, as C11 allows.
- *     death          the thread makes no further step; what is in its buffer becomes visible, and
- *                    whoever asks for its process learns that it is dead
- *     suspension     the thread makes no step until the others have made many, or can make none
- *     sleep          ends by a wake-up, or when no thread can make a step: steer_idle() is called,
- *                    which says whether that was right
+ *     store buffer  a relaxed or release store waits in its thread's buffer, through which only
+ *                   that thread reads. The buffer is emptied step by step, in order; and at once by
+ *                   a read-modify-write, a seq_cst store, a system call, and by any thread's
+ *                   membarrier(2), as on x86-64. With `weak`, a relaxed store may pass other
+ *                   stores, and those may pass it, as C11 allows.
+ *     death         the thread makes no further step. The stores in its buffer become visible, and
+ *                   a member that asks for its process finds it dead.
+ *     suspension    the thread makes no step until the others have made many, or can make none
+ *     sleep         ends by a wake-up, or when no thread can make a step. Then steer_idle() is
+ *                   called, which decides whether that is a fault.
  *
- * A load is never early, and plain accesses happen at once: orders of loads are for Relacy
+ * A load is never early, and plain accesses happen at once. Orders of loads are checked with Relacy
  * (tests/models).
  */
 #ifndef STEER_H
@@ -31,12 +31,12 @@
 #define SHMPOOL_ATOMIC_RUNS 1
 #include "atomic.h"
 
-/* Short waits, before a thread sleeps. */
+/* Few polls before a thread sleeps. */
 #include "wait.h"
 #undef WAIT_POLLS
 #define WAIT_POLLS 2
 
-#ifdef STEER_DEAF /* as if nobody ever slept: the net must find it (test_steer.py) */
+#ifdef STEER_DEAF /* as if no member ever slept; test_steer.py demands that this is found */
 #define wait_anybody(word) (load_seq_cst(word) & 0)
 #endif
 
@@ -91,55 +91,57 @@ uint64_t steer_load_run(const shared64 *slot, uint64_t tag, uint64_t *word, uint
 
 #define STEER_THREADS 6
 
-/* How one run goes; steer_choose() fills it from a seed. */
+/* How one run goes. steer_choose() fills it in from a seed. */
 struct steer_run {
 	uint64_t seed;
 	uint32_t mean; /* steps that a thread makes before another one may, on average */
-	uint32_t
-		delay; /* a buffered store stays at a step with a chance of (delay - 1) / delay; 0: none waits */
+	/* A buffered store stays for another step with chance (delay - 1) / delay; 0: no store
+	 * waits. */
+	uint32_t delay;
 	bool weak;
-	uint32_t deaths;      /* so many threads die at most */
+	uint32_t deaths;      /* threads that die at most */
 	uint32_t suspensions; /* times that a thread is suspended for long */
-	const char *haunt;    /* function in which a thread is suspended for long, NULL for none */
-	const char *grave;    /* function in which a thread dies, NULL for any */
+	const char *haunt;    /* function in which a thread dies, NULL for any */
+	/* Function in which two threads compete for a compare-and-swap, NULL for none. */
+	const char *grave;
 	const char *duel; /* function over whose compare-and-swap two threads meet, NULL for none */
 };
 
 void steer_choose(struct steer_run *run, uint64_t seed);
 
-/* Deterministic random numbers of the run. */
+/* Returns the run's next random number below n. It depends on the seed alone. */
 uint32_t steer_random(uint32_t n);
 
-/* Runs body(0), body(1), ... body(threads - 1) to their ends or deaths. mortal says by bits which
- * may die. */
+/* Runs body(0), body(1), ... body(threads - 1) to their ends or deaths. mortal has a bit for each
+ * thread that may die. */
 void steer_threads(const struct steer_run *run, uint32_t threads, uint32_t mortal,
 		   void (*body)(uint32_t));
 
-/* The thread that makes the step, -1 outside steer_threads(). */
+/* Returns the thread that makes the present step, -1 outside steer_threads(). */
 int steer_self(void);
 bool steer_died(uint32_t thread);
 uint32_t steer_deaths(void);
 uint64_t steer_steps(void);
-/* Outside steer_threads(): the simulated clock goes on. */
+/* Advances the simulated clock, outside steer_threads(). */
 void steer_time_passes(int64_t ns);
-/* Where a thread sleeps, NULL if it does not, and how long at most. */
+/* Returns the word on which a thread sleeps, NULL if it does not; *most_ns is how long at most. */
 const uint32_t *steer_asleep(uint32_t thread, int64_t *most_ns);
-/* Whether stores wait at all in this run. */
+/* True if stores wait in this run. */
 bool steer_buffers(void);
 
-/* Scripts: no seed; a thread makes steps only when steer_go() says so. Its body calls steer_rest()
- * where it is done with one operation. */
+/* For scripts, which have no seed: a thread makes steps only in steer_go(). Its body calls
+ * steer_rest() after each operation. */
 enum steer_kind {
 	STEER_LOADS,
 	STEER_STORES,
-	STEER_SWAPS,      /* compare-and-swaps; after one: it was won */
-	STEER_LOST_SWAPS, /* after it only */
+	STEER_SWAPS,      /* compare-and-swaps; a point after one: after it succeeded */
+	STEER_LOST_SWAPS, /* only a point after one */
 	STEER_ADDS,
-	STEER_SLEEPS, /* before it only */
+	STEER_SLEEPS, /* only a point before one */
 	STEER_WAKES
 };
 
-/* The nth time that a thread comes to a step on a word of memory, from here on. */
+/* The nth time from now that a thread reaches a step on a word of memory. */
 struct steer_point {
 	enum steer_kind kind;
 	const volatile void *word;
@@ -153,27 +155,28 @@ enum steer_stop { STEER_REACHED, STEER_RESTING, STEER_SLEEPING };
 void steer_open(uint32_t threads, void (*body)(uint32_t));
 void steer_close(void);
 void steer_rest(void);
-/* The thread runs until the point, or if that is NULL or does not come until it rests or sleeps. */
+/* Runs the thread to the point. If point is NULL or is not reached, runs it until it rests or
+ * sleeps. */
 enum steer_stop steer_go(uint32_t thread, const struct steer_point *point);
-/* It dies where it is. */
+/* The thread dies where it is. */
 void steer_kill(uint32_t thread);
-/* Its relaxed and release stores wait from here on: for an operation that settles all of them, or
- * its end. steer_settle() makes that to a word visible, and with a release store all before it: as
- * C11 allows. */
+/* From now on the thread's relaxed and release stores wait, until an operation empties the buffer
+ * or the thread ends. steer_settle() makes its store to a word visible, with a release store all
+ * before it too, as C11 allows. */
 void steer_hold(uint32_t thread);
 void steer_settle(uint32_t thread, const volatile void *word);
-/* It sleeps, and its time is over. */
+/* Ends the thread's sleep as if its time had passed. */
 void steer_let_pass(uint32_t thread);
 
-/* Given by the program. Nobody can make a step and somebody sleeps: fails if one of them should
- * not. */
+/* Defined by the program. Called when no thread can make a step and some sleep. Fails if one of
+ * them should not sleep. */
 void steer_idle(void);
-/* Some time between two steps, now and then. */
+/* Defined by the program. Called between two steps now and then. */
 void steer_between(void);
-/* Reports a failure, and does not return. */
+/* Defined by the program. Reports a failure, and does not return. */
 void steer_failed(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
-/* What the core asks of the kernel: given by steer.c. The simulated process of a thread. */
+/* What the core asks the kernel, defined by steer.c: the simulated process of a thread. */
 #define STEER_PID(thread) (1000u + (thread))
 
 extern bool steer_tracing; /* prints each step */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_caches.c - scenarios of what a member leaves behind: entries of local caches, member slots
+ * steer_caches.c - scenarios of what a dead member leaves: entries of local caches, member slots
  * and extents.
  */
 #include "steer_script.h"
@@ -13,8 +13,8 @@ static uint32_t held(uint32_t thread)
 	return world_actors[thread].held;
 }
 
-/* A frees two buffers into its cache. B steals the first of them, and dies before it says so in A's
- * cache, which lists that buffer still. */
+/* A frees two buffers into its cache. B steals the first one, and dies before it moves the bottom
+ * of A's cache, which still lists that buffer. */
 static struct buffer *leave_stale_entry(void)
 {
 	DO(A, ALLOC, .n = 4);
@@ -26,8 +26,8 @@ static struct buffer *leave_stale_entry(void)
 	return stolen;
 }
 
-/* The buffer comes back to A through a queue before A flushes its cache: it is A's again, but its
- * generation is another one. */
+/* The buffer returns to A through a queue before A flushes its cache: A owns it again, with another
+ * generation. */
 static void stale_entry_of_own_buffer(void)
 {
 	leave_stale_entry();
@@ -40,7 +40,7 @@ static void stale_entry_of_own_buffer(void)
 	SAME(4, held(A));
 }
 
-/* A flushes its cache while a recoverer has the buffer, and has not raised its generation yet. */
+/* A flushes its cache while a recoverer owns the buffer and has not raised its generation yet. */
 static void stale_entry_of_recoverer(void)
 {
 	struct buffer *stolen = leave_stale_entry();
@@ -53,7 +53,7 @@ static void stale_entry_of_recoverer(void)
 	SAME(4, held(A));
 }
 
-/* A itself is the recoverer, and C empties its cache in that moment. */
+/* A itself is the recoverer, and C steals from its cache at that moment. */
 static void stale_entry_of_own_recovery(void)
 {
 	struct buffer *stolen = leave_stale_entry();
@@ -66,8 +66,8 @@ static void stale_entry_of_own_recovery(void)
 	SAME(3, held(A));
 }
 
-/* A dies while B empties its cache. D becomes a member, and fills a cache, before B says how far it
- * has come in A's. */
+/* A dies while B steals from its cache. D becomes a member and fills a cache before B moves the
+ * bottom of A's. */
 static void thief_outlives_owner(void)
 {
 	DO(A, ALLOC, .n = 4);
@@ -85,8 +85,8 @@ static void thief_outlives_owner(void)
 	SAME(3, held(D));
 }
 
-/* D has taken the extent away and died, so that its headers name D. C recovers D while B makes the
- * extent again, and B's stores become visible as late as their order allows. */
+/* D has removed the extent and died, so its headers name D. C recovers D while B creates the extent
+ * again, and B's stores become visible as late as their orders allow. */
 static void extent_is_published(void)
 {
 	uint64_t *extent = segment_extent(&world_segment, 0);
@@ -108,7 +108,7 @@ static void extent_is_published(void)
 	SAME(1, held(C));
 }
 
-/* A's process knows that every extent exists. D dies in the middle of taking one away. */
+/* A's process knows that every extent exists. D dies in the middle of removing one. */
 static void extent_was_being_taken_away(void)
 {
 	uint64_t *extent = segment_extent(&world_segment, 0);
@@ -125,8 +125,8 @@ static void extent_was_being_taken_away(void)
 	SAME(8, held(A));
 }
 
-/* A ends while B adopts the last buffer that A had. One of the two sees the other, and frees A's
- * slot, however late A's stores become visible. */
+/* A ends while B adopts the last buffer that A had. At least one of the two sees the other, and
+ * frees A's slot, however late A's stores become visible. */
 static void last_buffer_is_adopted(void)
 {
 	struct member *slot = script_member(A);
@@ -140,8 +140,9 @@ static void last_buffer_is_adopted(void)
 	script_finish(A);
 }
 
-/* C has seen that nothing is in the hand of A, which has ended, when B frees A's slot. D has it then,
- * and ends with a buffer in hand, before C goes on: it is not the slot that C has looked at. */
+/* C has read that A, which has ended, has no buffer in hand. Then B frees A's slot, D takes the
+ * slot, and D ends with a buffer in hand, before C continues: the slot is no longer the one that C
+ * has read. */
 static void slot_ends_again(void)
 {
 	struct member *slot = script_member(A);

@@ -6,21 +6,21 @@
 
 #include <errno.h>
 
-#include "local.h"
+#include "opening.h"
 #include "process.h"
 #include "steer.h"
 #include "token.h"
 
-static struct local_thread members;
+static struct opening_thread members;
 
-struct qmempool local_pools[LOCAL_POOLS_MAX];
-uint32_t *local_callers;
-_Thread_local struct local_thread *local_thread = &members;
+struct qmempool opening_pools[OPENING_POOLS_MAX];
+uint32_t *opening_callers;
+_Thread_local struct opening_thread *opening_thread = &members;
 
-int local_attach(uint32_t number)
+int opening_attach(uint32_t number)
 {
 	(void)number;
-	return -EUSERS; /* world_attach() has */
+	return -EUSERS; /* world_attach() takes a slot */
 }
 
 struct process process_self(void)

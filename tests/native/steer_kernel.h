@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_kernel.h - what steered members are to the kernel: each thread of steer.h is a process of
- * its own, whose token is free once it has died, and whose number names its pool in the calls of
- * shmpool.h. In the place of local.c, process.c and token.c.
+ * steer_kernel.h - what the kernel knows of steered members. Each thread of steer.h is a process of
+ * its own, whose token is free once the thread has died. The thread's number is its pool in the
+ * calls of shmpool.h. Replaces opening.c, process.c and token.c.
  */
 #ifndef STEER_KERNEL_H
 #define STEER_KERNEL_H
@@ -11,10 +11,10 @@
 #include "member.h"
 #include "segment.h"
 
-/* The token of a thread; that of whoever is none, for STEER_THREADS. */
+/* Returns the token of a thread; for STEER_THREADS the token of a process that is no thread. */
 #define STEER_TOKEN(thread) (1u + (thread))
 
-/* Whether a value is published at the position. */
+/* True if a value is published at the position. */
 static inline bool steer_published(const struct alf_ring *r, alf_position at)
 {
 	return alf_at(r, at, alf_word(r, at)) == ALF_AT_VALUE;

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_pool.c - members of a small pool do random things with it under steer.h, some of them die,
- * and in no run is a buffer lost, doubled or given to two, a message lost, doubled or out of order,
- * or a sleeper left asleep with something to do: steer_world.h.
+ * steer_pool.c - members of a small pool do random operations under steer.h, and some of them die.
+ * In no run is a buffer lost, freed twice or owned by two members; no message is lost, delivered
+ * twice or out of order; no member sleeps while what it waits for is there: steer_world.h.
  *
- * Each profile is a small pool, a choice of operations, and who may die. Each seed is one run of
- * it.
+ * Each profile is a small pool, a choice of operations, and the threads that may die. Each seed is
+ * one run of it.
  *
- * Usage: steer_pool [--seed N] [--seeds N] [--weak] [--trace] [--list] [PROFILE...]
- * Runs seeds N, N + 1, ... of each profile. A failure says which; the same command with that seed
- * and --trace shows each step. Exit status 0, or 1 after the first failure.
+ * Usage: steer_pool [--seed N] [--seeds N] [--weak] [--trace] [--list] [PROFILE...] Runs seeds N, N
+ * + 1, ... of each profile. A failure prints its seed; the same command with that seed and --trace
+ * prints each step. Exit status 0, or 1 after the first failure.
  */
 #include "steer_world.h"
 
@@ -27,12 +27,12 @@
 	  { ON_DEATH_REQUEUE, .dead_letter = 1, .max_redeliveries = 1 },                           \
 	  { ON_DEATH_DEAD_LETTER, .dead_letter = 1 } }
 #define MEETINGS                                                                                   \
-	{ "alf_reserve", "alf_claim", "alf_make_void", "take", "unreserve_one", "alf_reserve" }
+	{ "alf_reserve", "alf_claim", "alf_make_tombstone", "take", "unreserve_one", "alf_reserve" }
 #define SLOTS                                                                                      \
 	{ "member_attach", "member_take_slot", "recover_mark", "take_slot",                        \
 	  "take",          "member_take_slot" }
 #define ROLES                                                                                      \
-	{ "take_role", "recover_roles", "take_role", "take", "alf_make_void", "unreserve_one" }
+	{ "role_take", "role_release", "role_take", "take", "alf_make_tombstone", "unreserve_one" }
 
 /* clang-format off */
 static const struct profile profiles[] = {
@@ -82,9 +82,9 @@ static const struct profile profiles[] = {
 	  .duel = MEETINGS, .weight = { BOTH, BOTH, { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4 },
 		      { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4 }, RECOVERER } },
 	{ "caches", 8, 8, 4, 2, 4, 4, .threads = 4, .operations = 20, .most = 3,
-	  .duel = { "rob", "hold", "qmempool_honour", "rob", "hold", "qmempool_honour" }, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1 } } },
+	  .duel = { "steal_from", "lock", "cache_flush_if_asked", "steal_from", "lock", "cache_flush_if_asked" }, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1 } } },
 	{ "caches-deaths", 8, 8, 4, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 3, .mortal = 15,
-	  .most = 3, .duel = { "rob", "hold", "qmempool_honour", "rob", "recover_finish", "take" }, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1, [RECOVER] = 1 } } },
+	  .most = 3, .duel = { "steal_from", "lock", "cache_flush_if_asked", "steal_from", "recover_finish", "take" }, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1, [RECOVER] = 1 } } },
 	{ "no-caches", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 20, .most = 8,
 	  .weight = { { [ALLOC] = 6, [FREE] = 5 } } },
 	{ "bypass", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 20, .most = 8,
@@ -100,7 +100,7 @@ static const struct profile profiles[] = {
 	{ "growth", 16, 4, 4, 2, 2, 4, .threads = 4, .operations = 16, .most = 6,
 	  .weight = { { [ALLOC] = 6, [FREE] = 4, [TRIM] = 2, [PUT] = 1, [GET] = 1 } } },
 	{ "growth-deaths", 16, 4, 4, 2, 2, 4, .threads = 4, .operations = 12, .deaths = 3, .mortal = 15,
-	  .most = 6, .duel = { "slab_grow", "take_away", "rob", "take", "recover_makers", "slab_grow" }, .weight = { { [ALLOC] = 6, [FREE] = 4, [TRIM] = 2, [RECOVER] = 1 } } },
+	  .most = 6, .duel = { "slab_grow", "take_away", "steal_from", "take", "recover_makers", "slab_grow" }, .weight = { { [ALLOC] = 6, [FREE] = 4, [TRIM] = 2, [RECOVER] = 1 } } },
 	{ "requeue-single", 16, 16, 4, 2, 4, 2, .threads = 4, .operations = 10, .deaths = 2, .mortal = 7, .most = 2,
 	  .same_queue = true, .on_death = { REQUEUE }, .flags = { SC }, .duel = ROLES,
 	  .weight = { { [GET] = 5, [ALLOC] = 1, [FREE] = 1 }, { [GET] = 4, [ALLOC] = 2, [PUT] = 3 },
@@ -125,13 +125,14 @@ static const struct profile profiles[] = {
 	  .most = 1, .weight = { { [CREATE] = 4, [RECOVER] = 1 } } },
 };
 /* clang-format on */
-/* Where a recoverer, or who comes into a dead member's slot, may be overtaken by all the others. */
+/* Functions in which a recoverer, or a member that takes a dead member's slot, may be overtaken by
+ * all the others. */
 static const char *const haunts[] = { "recover_mark",
 				      "collect_records",
 				      "collect_single",
 				      "skip_published",
 				      "bury",
-				      "recovery_look",
+				      "recovery_read_ops",
 				      "sweep",
 				      "sweep_one",
 				      "unreserve_candidates",
@@ -139,7 +140,7 @@ static const char *const haunts[] = { "recover_mark",
 				      "dead_claim",
 				      "abandon",
 				      "take",
-				      "recover_roles",
+				      "role_release",
 				      "take_slot",
 				      "member_take_slot",
 				      "raise_epoch",
@@ -149,14 +150,13 @@ static const char *const haunts[] = { "recover_mark",
 				      "hand_on",
 				      "pass",
 				      "alf_word" };
-/* Where whoever dies leaves something to recover. */
+/* Functions in which a thread that dies leaves something to recover. */
 static const char *const graves[] = {
-	"transfer_take",  "transfer_mark",  "alf_publish", "rob",
-	"take",           "unreserve_one",  "alf_done",    "slab_grow",
-	"take_away",      "hand_on",        "sweep_one",   "member_attach",
-	"member_release", "alf_publishing", "hold",        "qmempool_bypass",
-	"alf_claim",      "spill",          "abandon",     "member_take_slot",
-	"reset",          "raise_epoch"
+	"transfer_take", "transfer_mark", "alf_publish",    "steal_from",     "take",
+	"unreserve_one", "alf_done",      "slab_grow",      "take_away",      "hand_on",
+	"sweep_one",     "member_attach", "member_release", "alf_publishing", "lock",
+	"bypass_take",   "alf_claim",     "flush",          "abandon",        "member_take_slot",
+	"reset",         "raise_epoch"
 };
 #define PROFILES (sizeof(profiles) / sizeof(*profiles))
 
@@ -228,10 +228,10 @@ static void operate(uint32_t me, enum operation what)
 		SAME(0, recover(&a->pool, a->m, &out));
 		break;
 	case REQUEST:
-		qmempool_request(&a->pool);
+		cache_request_flush(&a->pool);
 		break;
 	case DRAIN:
-		qmempool_drain(&a->pool, a->m);
+		cache_drain(&a->pool, a->m);
 		break;
 	case TRIM:
 		DEMAND(trim(&a->pool, a->m, steer_random(4)) >= 0);
@@ -267,7 +267,7 @@ static void operate(uint32_t me, enum operation what)
 	case END:
 		world_end_thread(me);
 		break;
-	case ATTACH: /* of scripts */
+	case ATTACH: /* only in scripts */
 	case CALL:
 	case OPERATIONS:
 		break;
@@ -297,7 +297,7 @@ static void body(uint32_t me)
 		SAME(0, load_relaxed(&world_actors[me].m->op));
 	}
 	if (!world_profile->one_process)
-		SAME(world_actors[me].held, member_held(world_actors[me].m));
+		SAME(world_actors[me].held, member_in_hand(world_actors[me].m));
 }
 
 static void run_seed(uint64_t seed)

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_recovery.c - scenarios of steer_script.h: recoverers among the living, over positions,
- * claims and abandoned buffers.
+ * steer_recovery.c - scenarios of steer_script.h: recoverers among live members, positions, claims
+ * and abandoned buffers.
  */
 #include "steer_recovery.h"
 
 /* Positions and tombstones. */
 
-/* A dies about to reserve a position that B reserves in its place. */
+/* A dies just before it reserves a position, which B then reserves. */
 static void die_over_a_live_reservation(void)
 {
 	DO(A, ALLOC);
@@ -19,7 +19,8 @@ static void die_over_a_live_reservation(void)
 	script_kill(A);
 }
 
-/* What a live member has reserved becomes no tombstone, whatever a dead one's op record says. */
+/* A position that a live member has reserved becomes no tombstone, whatever a dead one's op record
+ * covers. */
 static void live_reservation(void)
 {
 	die_over_a_live_reservation();
@@ -30,7 +31,7 @@ static void live_reservation(void)
 	script_finish(B);
 }
 
-/* What is published while a recoverer decides becomes no tombstone. */
+/* A position that is published while a recoverer decides becomes no tombstone. */
 static void published_before_a_tombstone(void)
 {
 	die_over_a_live_reservation();
@@ -42,7 +43,7 @@ static void published_before_a_tombstone(void)
 	SAME(1, world_actors[D].held);
 }
 
-/* The same, and B's buffer is known to be on its way. */
+/* The same, and the owner word of B's buffer says TRANSIT. */
 static void die_over_a_live_transit(void)
 {
 	DO(B, ALLOC);
@@ -55,7 +56,7 @@ static void die_over_a_live_transit(void)
 	script_kill(A);
 }
 
-/* A live member's buffer on its way into a position stays there. */
+/* A live member's buffer in TRANSIT to a position stays there. */
 static void live_transit(void)
 {
 	die_over_a_live_transit();
@@ -66,7 +67,7 @@ static void live_transit(void)
 	SAME(1, world_actors[D].held);
 }
 
-/* So does one that arrives while a recoverer decides. */
+/* A buffer that arrives while a recoverer decides stays there too. */
 static void published_before_unreserving(void)
 {
 	die_over_a_live_transit();
@@ -78,8 +79,8 @@ static void published_before_unreserving(void)
 	SAME(1, world_actors[D].held);
 }
 
-/* A bulk that goes round the end of the ring is seen whole or not at all: A dies when the first
- * slot that a consumer comes to is published. */
+/* A bulk that wraps at the end of the ring is seen whole or not at all: A dies when the first slot
+ * that a consumer reads is published. */
 static void bulk_round_the_end(void)
 {
 	DO(B, ALLOC, .n = 3);
@@ -94,7 +95,7 @@ static void bulk_round_the_end(void)
 	DO(D, GET, .n = 2);
 }
 
-/* A dies with a buffer on its way into a position. */
+/* A dies with a buffer in TRANSIT to a position. */
 static void die_in_a_put(void)
 {
 	DO(A, ALLOC);
@@ -104,8 +105,8 @@ static void die_in_a_put(void)
 	script_kill(A);
 }
 
-/* Such a buffer is taken out of there before consumers may pass: a single consumer that lives says
- * of everything behind cons that it is its own. */
+/* Such a buffer is taken from there before consumers may pass: a live single consumer may have
+ * claimed everything behind cons. */
 static void the_ring_goes_round_behind_a_tombstone(void)
 {
 	DO(B, ALLOC, .n = 4);
@@ -119,8 +120,8 @@ static void the_ring_goes_round_behind_a_tombstone(void)
 	script_finish(C);
 }
 
-/* A position of which it was not sure whose it is becomes no tombstone, though it is sure a moment
- * later: the buffer on its way there is not taken out yet. */
+/* A position whose owner was not certain becomes no tombstone, even if the owner is certain a
+ * moment later: the buffer in TRANSIT to it has not been taken yet. */
 static void postponed_and_then_certain(void)
 {
 	DO(B, ALLOC);
@@ -136,8 +137,8 @@ static void postponed_and_then_certain(void)
 	script_finish(C);
 }
 
-/* What is abandoned on behalf of one dead member does not depend on another, which is finished with
- * meanwhile. */
+/* Buffers abandoned on behalf of one dead member do not depend on another one, whose recovery ends
+ * in that time. */
 static void abandoned_beside_another(void)
 {
 	DO(B, ALLOC);
@@ -154,8 +155,8 @@ static void abandoned_beside_another(void)
 	script_kill(C);
 }
 
-/* A recoverer that comes late finds a dead single producer's role with a successor: what that one
- * has reserved is not the dead one's. */
+/* A late recoverer finds that a dead single producer's role has a successor. The successor's
+ * positions are not the dead one's. */
 static void successor_of_a_single_producer(void)
 {
 	DO(B, ALLOC);
@@ -175,8 +176,8 @@ static void successor_of_a_single_producer(void)
 	SAME(2, world_actors[D].held);
 }
 
-/* A recoverer dies in the middle of making tombstones, and consumers pass those that there are: the
- * next one makes the rest. */
+/* A recoverer dies in the middle of making tombstones, and consumers pass those that exist. The
+ * next recoverer makes the rest. */
 static void die_burying(void)
 {
 	DO(A, ALLOC, .n = 3);
@@ -197,7 +198,7 @@ static void die_burying(void)
 
 /* Claims. */
 
-/* What a live member has claimed is left to it. */
+/* A buffer that a live member has claimed is left to it. */
 static void live_claim(void)
 {
 	DO(B, ALLOC);
@@ -211,7 +212,7 @@ static void live_claim(void)
 	DO(D, ALLOC, .n = 15);
 }
 
-/* A dead single consumer's claim is found by its role, which has a successor only afterwards. */
+/* A dead single consumer's claim is found by its role, which is released only afterwards. */
 static void successor_of_a_single_consumer(void)
 {
 	DO(B, ALLOC);
@@ -226,7 +227,7 @@ static void successor_of_a_single_consumer(void)
 	SAME(1, script_recovery(C)->buffers);
 }
 
-/* A dead member keeps its slot as long as it is not sure whether it claimed a buffer. */
+/* A dead member keeps its slot as long as it is not certain whether it claimed a buffer. */
 static void claimed_by_one_of_two(void)
 {
 	DO(B, ALLOC);
@@ -242,8 +243,7 @@ static void claimed_by_one_of_two(void)
 	SAME(0, world_actors[B].held);
 }
 
-/* Of two recoverers that reserve a position for the same buffer, the slower one's becomes a
- * tombstone. */
+/* Two recoverers reserve a position for the same buffer: the slower one's becomes a tombstone. */
 static void requeued_by_two(void)
 {
 	DO(B, ALLOC);
@@ -260,8 +260,8 @@ static void requeued_by_two(void)
 	SAME(1, world_actors[D].held);
 }
 
-/* What a recoverer has abandoned and not counted yet, because it is suspended there, is handed on
- * all the same once there is room. */
+/* A buffer that a recoverer has abandoned and not counted, because it is suspended there, is put
+ * into its queue all the same once there is room. */
 static void abandoned_and_not_yet_counted(void)
 {
 	DO(B, ALLOC, .n = 5);
@@ -281,8 +281,8 @@ static void abandoned_and_not_yet_counted(void)
 	script_finish(C);
 }
 
-/* What is abandoned behind a sweep does not count as swept: C places A's buffer, and has come past
- * E's when D abandons that one. */
+/* A buffer that is abandoned behind a sweep does not count as swept: C places A's buffer, and has
+ * passed E's when D abandons that one. */
 static void abandoned_behind_a_sweep(void)
 {
 	const struct qmempool *p = &world_actors[LAST].pool;
@@ -297,7 +297,7 @@ static void abandoned_behind_a_sweep(void)
 	SAME(1, script_recovery(D)->postponed);
 	DO(D, GET);
 	START(C, RECOVER);
-	UNTIL(C, AFTER, LOADS, &qmempool_buffer(p, p->capacity - 1)->owner, 1);
+	UNTIL(C, AFTER, LOADS, &pool_buffer(p, p->capacity - 1)->owner, 1);
 	SAME(1, script_recovery(C)->requeued);
 	script_kill(E);
 	DO(D, RECOVER);

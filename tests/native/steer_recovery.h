@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * steer_recovery.h - what the scenarios of recovery share: the pool and its words. In most of them
- * A is the one that dies, C recovers, and D overtakes C or gets what is there.
+ * A dies, C recovers, and D overtakes C or gets what is there.
  */
 #ifndef STEER_RECOVERY_H
 #define STEER_RECOVERY_H
@@ -19,7 +19,8 @@
 #define IDENTITY(thread) (&script_member(thread)->identity)
 #define OWNER(thread) (&script_buffer((thread), 0)->owner) /* of the first buffer in its hand */
 
-/* The recoverer has seen who is dead up to the thread, which is not the last one. */
+/* Runs the recoverer until it has marked dead members up to the thread, which is not the last
+ * one. */
 static inline void mark_up_to(uint32_t recoverer, uint32_t thread)
 {
 	START(recoverer, RECOVER);

@@ -2,8 +2,8 @@
  *
  * steer_script.c - see steer_script.h.
  *
- * Usage: steer_script [--trace] [--list] [SCENARIO...]
- * Plays those scenarios, or all. Exit status 0, or 1 after the first failure.
+ * Usage: steer_script [--trace] [--list] [SCENARIO...] Plays those scenarios, or all. Exit status
+ * 0, or 1 after the first failure.
  */
 #include "steer_script.h"
 
@@ -57,10 +57,10 @@ static void operate(uint32_t me, const struct task *task)
 		SAME(0, recover(&a->pool, a->m, &recoveries[me]));
 		break;
 	case REQUEST:
-		qmempool_request(&a->pool);
+		cache_request_flush(&a->pool);
 		break;
 	case DRAIN:
-		qmempool_drain(&a->pool, a->m);
+		cache_drain(&a->pool, a->m);
 		break;
 	case TRIM:
 		DEMAND(trim(&a->pool, a->m, n) >= 0);
@@ -181,8 +181,7 @@ struct member *script_member(uint32_t thread)
 struct buffer *script_buffer(uint32_t thread, uint32_t n)
 {
 	DEMAND(n < world_actors[thread].held);
-	return qmempool_buffer(&world_actors[LAST].pool,
-			       handle_index(world_actors[thread].hand[n]));
+	return pool_buffer(&world_actors[LAST].pool, handle_index(world_actors[thread].hand[n]));
 }
 
 static void play(const struct scenario *s)

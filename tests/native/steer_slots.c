@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_slots.c - scenarios of steer_script.h: the slots of dead members, and who comes into them.
+ * steer_slots.c - scenarios of steer_script.h: the slots of dead members, and their next members.
  */
 #include "steer_recovery.h"
 
-/* The next member of a dead one's slot is not the dead one, to a recoverer that has not noticed. */
+/* A recoverer that has not noticed the change does not take the next member of a dead one's slot
+ * for the dead one. */
 static void next_life_in_a_put(void)
 {
 	DO(A, ALLOC);
@@ -26,7 +27,7 @@ static void next_life_in_a_put(void)
 	SAME(1, world_actors[D].held);
 }
 
-/* Nor is what it holds the dead one's. */
+/* Nor does it take the next member's buffers. */
 static void next_life_with_a_buffer(void)
 {
 	script_kill(A);
@@ -41,7 +42,8 @@ static void next_life_with_a_buffer(void)
 	DO(D, ALLOC, .n = 15);
 }
 
-/* Nor is what it is in the middle of, which a recoverer reads that saw the dead one's name. */
+/* Nor the next member's op record, which a recoverer reads that has read the dead one's
+ * identity. */
 static void next_life_read_as_the_dead_one(void)
 {
 	script_kill(A);
@@ -57,7 +59,8 @@ static void next_life_read_as_the_dead_one(void)
 	DO(D, ALLOC, .n = 15);
 }
 
-/* Nor is it the dead one of which a recoverer that died had left the slot alone. */
+/* Nor does it count the next member as dead, if a recoverer died that had only the slot left to
+ * reset. */
 static void next_life_after_an_unfinished_clearing(void)
 {
 	script_kill(A);
@@ -75,8 +78,8 @@ static void next_life_after_an_unfinished_clearing(void)
 	DO(D, ALLOC, .n = 15);
 }
 
-/* A recoverer that dies while it clears a slot leaves it to the next one: the death is counted once
- * (world_end()). */
+/* A recoverer that dies while it resets a slot leaves it to the next one, and the death is counted
+ * once (world_end()). */
 static void die_clearing(const void *word)
 {
 	script_kill(A);

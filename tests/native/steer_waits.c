@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_waits.c - scenarios of sleepers that must be woken at once, where polling would find what
- * they wait for later, and of messages that are returned or copied out.
+ * steer_waits.c - scenarios of sleepers that must be woken at once, where polling would find later
+ * what they wait for; and of messages that are returned or copied out.
  */
 #include "steer_script.h"
 
@@ -24,7 +24,7 @@ static void waits_for_a_free(void)
 	SAME(1, held(B));
 }
 
-/* The same of many: none of the frees goes into A's cache, and the last one wakes B. */
+/* The same with many: none of the frees goes into A's cache, and the last one wakes B. */
 static void waits_for_frees(void)
 {
 	DO(A, ALLOC, .n = 4);
@@ -36,8 +36,8 @@ static void waits_for_frees(void)
 	SAME(2, held(B));
 }
 
-/* B may not empty A's cache, because A's process has no membarrier(2), and asks A to flush it. A
- * does so with its next call, and still has what it needs itself. */
+/* B may not steal from A's cache, because A's process has no membarrier(2), and requests A to flush
+ * it. A does so in its next call, and still gets what it needs itself. */
 static void asks_for_a_flush(void)
 {
 	DO(A, ALLOC, .n = 4);
@@ -51,7 +51,7 @@ static void asks_for_a_flush(void)
 	SAME(1, held(B));
 }
 
-/* A's free did not see the request of B, and is in A's store buffer. B empties A's cache all the
+/* A's free did not see B's request, and is in A's store buffer. B steals from A's cache all the
  * same. */
 static void free_before_the_request(void)
 {
@@ -59,7 +59,7 @@ static void free_before_the_request(void)
 	steer_hold(A);
 	START(A, FREE);
 	UNTIL(A, AFTER, STORES, &script_member(A)->cache_top, 1);
-	SAME(0, member_cached(&world_segment, script_member(A)));
+	SAME(0, cache_length(&world_segment, script_member(A)));
 	DO(B, ALLOC_WAIT);
 	SAME(1, held(B));
 	script_finish(A);
@@ -84,7 +84,8 @@ static void get_passes_tombstones(void)
 }
 
 /* B and C die with a message each, for which the queue has no room. D has placed B's, and is
- * suspended before it says that nothing is left to do, while E leaves C's to the next recoverer. */
+ * suspended before it records that nothing is left to do, while E leaves C's to the next
+ * recoverer. */
 static void two_messages_without_room(void)
 {
 	DO(A, ALLOC, .n = 4);
@@ -125,8 +126,8 @@ static void returned_message_wakes(void)
 	SAME(1, held(B));
 }
 
-/* What A says in the header of a message that it returns stands there before B can get it: B frees
- * the buffer, allocates it for something else, and dies with that. */
+/* What A writes into the header of a message that it returns is there before B can get it: B frees
+ * the buffer, allocates it for something else, and dies with it. */
 static void returned_message_is_noted(void)
 {
 	DO(A, ALLOC);
@@ -147,8 +148,8 @@ static void returned_message_is_noted(void)
 	SAME(0, script_recovery(C)->requeued);
 }
 
-/* A returns a message to a queue that is full, and that frees what dead consumers had: this one
- * comes back all the same. */
+/* A returns a message to a full queue whose on_death is free: the message comes back all the
+ * same. */
 static void returned_message_waits_for_room(void)
 {
 	DO(A, ALLOC, .n = 3);
@@ -162,14 +163,14 @@ static void returned_message_waits_for_room(void)
 	SAME(1, script_recovery(C)->requeued);
 }
 
-/* B's word over a message's header is visible before the one that says that B has it. A, who copies
- * the message out, shows no message that has both. */
+/* B's store to a message's header is visible before the one that makes B its owner. A, which copies
+ * the message out, shows no mixture of the two. */
 static void peek_of_taken_message(void)
 {
 	DO(B, ALLOC);
 	DO(B, PUT);
-	struct buffer *b = qmempool_buffer(&world_actors[LAST].pool,
-					   (uint32_t)(*script_slot(0, 4) & ALF_INDEX_MASK));
+	struct buffer *b = pool_buffer(&world_actors[LAST].pool,
+				       (uint32_t)(*script_slot(0, 4) & ALF_INDEX_MASK));
 	START(A, PEEK);
 	UNTIL(A, BEFORE, LOADS, &b->mark, 1);
 	steer_hold(B);

@@ -6,12 +6,14 @@
 
 #include <sched.h>
 
-#include "local.h"
+#include "binding.h"
+#include "opening.h"
 
 #define MESSAGES 512
 #define NOBODY -1
-#define HANDED_MOST 2u             /* each may keep the slot of a thread that has ended */
-#define RESTS_MOST_NS 2000000000ll /* after which the core looks for free buffers everywhere */
+#define HANDED_MOST 2u /* of which each may keep the slot of a thread that has ended */
+/* After this time the core searches for free buffers everywhere. */
+#define RESTS_MOST_NS 2000000000ll
 
 const struct profile *world_profile;
 struct segment world_segment;
@@ -21,8 +23,8 @@ static int holder[CAPACITY_MOST];
 static uint32_t sent, created;
 static bool ending;
 
-/* Buffers that threads of one process have handed over, in the process's own memory; and whether one
- * of them is ending, of which there is one at a time (local.c). */
+/* Buffers that threads of one process have handed over, in the process's own memory; and whether
+ * one of the threads is ending, which only one does at a time (opening.c). */
 static uint64_t handed[HANDED_MOST];
 static uint32_t handed_over, passed_on, ends;
 
@@ -39,7 +41,7 @@ static bool dead(uint32_t who)
 	return who < STEER_THREADS && steer_died(who);
 }
 
-/* What is in whose hands. */
+/* Which thread has which buffer in hand. */
 
 static void take(uint32_t me, uint64_t handle, bool got)
 {
@@ -56,7 +58,7 @@ static void take(uint32_t me, uint64_t handle, bool got)
 	a->hand[a->held++] = handle;
 }
 
-/* The newest n leave somebody's hands, as far as anybody else is concerned. */
+/* The newest n buffers leave the thread's hand, as far as the other threads are concerned. */
 static const uint64_t *part_with(struct actor *a, uint32_t n)
 {
 	a->held -= n;
@@ -73,24 +75,25 @@ static void keep_after_all(uint32_t me, uint32_t n)
 	a->held += n;
 }
 
-/* Producers write both words, and so do those who have a message: who sees the words of two has
- * seen neither. */
+/* Producers write both words, and so do holders of a message. A thread that reads the words of two
+ * writers has read a mixture. */
 static void say(uint64_t handle, uint32_t mark, uint32_t timestamp)
 {
-	struct buffer *b = qmempool_buffer(&world_actors[LAST].pool, handle_index(handle));
+	struct buffer *b = pool_buffer(&world_actors[LAST].pool, handle_index(handle));
 	if (!world_profile->peeked)
 		return;
 	store_relaxed(&b->mark, mark);
 	store_relaxed(&b->timestamp, timestamp);
 }
 
-/* It was put there, or became a dead letter of the queue that it was put into. */
+/* True if the message was put into the queue, or became a dead letter of the queue it was put
+ * into. */
 static bool may_be_in(const struct message *m, uint32_t queue)
 {
 	return m->queue == queue || world_profile->on_death[m->queue].dead_letter == queue + 1;
 }
 
-/* A message came out of a queue. */
+/* Checks a message that came out of a queue. */
 static void receive(uint32_t me, uint32_t queue, uint64_t handle)
 {
 	uint32_t id = *text(handle);
@@ -101,7 +104,7 @@ static void receive(uint32_t me, uint32_t queue, uint64_t handle)
 	bool again = requeues && (m->fate == TAKEN || m->fate == DONE) && dead(m->taker);
 	if (m->fate != SENDING && m->fate != SENT && !again)
 		steer_failed("message %u comes out of queue %u a second time", id, queue);
-	/* What was put back stands behind what was sent later. */
+	/* What was put back is behind what was sent later. */
 	if (!requeues && !m->returned) {
 		uint32_t *last = &world_actors[me].last[m->producer][queue];
 		if (id + 1 <= *last)
@@ -121,8 +124,8 @@ void world_alloc(uint32_t me, uint32_t n, bool wait, int64_t most_ns)
 	uint64_t handle[CAPACITY_MOST];
 	a->waits_on = &a->pool.free;
 	a->waits_for = n;
-	int error = wait   ? qmempool_alloc_wait(&a->pool, a->m, handle, n,
-						 most_ns ? wait_now() + most_ns : WAIT_NEVER) :
+	int error = wait   ? blocking_alloc(&a->pool, a->m, handle, n,
+					    most_ns ? wait_now() + most_ns : WAIT_NEVER) :
 		    n == 1 ? qmempool_alloc(&a->pool, a->m, handle) :
 			     qmempool_alloc_bulk(&a->pool, a->m, handle, n);
 	a->waits_on = NULL;
@@ -154,7 +157,7 @@ void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 		return;
 	const struct alf_ring *r = queue_ring(&a->pool, queue + 1);
 	uint32_t first = sent;
-	/* What comes back to its queue must be what was got from there. */
+	/* A message that returns to its queue must have been got from there. */
 	for (uint32_t i = 1; i <= n && world_profile->on_death[queue].what; i++)
 		if (a->got[a->held - i])
 			return;
@@ -172,7 +175,7 @@ void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 	const uint64_t *handle = part_with(a, n);
 	a->waits_on = r;
 	a->waits_for = n;
-	int error = wait ? queue_put_wait(&a->pool, a->m, r, handle, n, wait_now() + DEADLINE_NS) :
+	int error = wait ? blocking_put(&a->pool, a->m, r, handle, n, wait_now() + DEADLINE_NS) :
 			   queue_put(&a->pool, a->m, r, handle, n);
 	a->waits_on = NULL;
 	for (uint32_t i = first; i < first + n; i++)
@@ -197,7 +200,7 @@ void world_get(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 	a->getting_from = queue;
 	a->waits_on = r;
 	a->waits_for = 0;
-	int got = wait ? queue_get_wait(&a->pool, a->m, r, handle, n, wait_now() + DEADLINE_NS) :
+	int got = wait ? blocking_get(&a->pool, a->m, r, handle, n, wait_now() + DEADLINE_NS) :
 			 queue_get(&a->pool, a->m, r, handle, n);
 	a->waits_on = NULL;
 	a->getting = 0;
@@ -215,12 +218,12 @@ void world_attach(uint32_t me)
 	world_actors[me].m = NULL;
 	uint64_t token = STEER_TOKEN(world_profile->one_process ? 0 : me);
 	int error = member_attach(&world_segment, token, &world_actors[me].m);
-	/* As local.c: a newcomer takes a dead member's slot. */
+	/* As opening.c does: a new member takes a dead member's slot. */
 	for (int i = 0; error == -EUSERS && i < 1000; i++)
 		error = recover_slot(&world_actors[me].pool, token, &world_actors[me].m);
 	SAME(0, error);
 	world_actors[me].tag = world_actors[me].m->tag;
-	local_thread->member[me] = world_actors[me].m;
+	opening_thread->member[me] = world_actors[me].m;
 }
 
 void world_reattach(uint32_t me)
@@ -231,8 +234,8 @@ void world_reattach(uint32_t me)
 			messages[*text(a->hand[i])].fate = DONE;
 	while (a->held)
 		SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
-	SAME(0, member_held(a->m));
-	qmempool_drain(&a->pool, a->m);
+	SAME(0, member_in_hand(a->m));
+	cache_drain(&a->pool, a->m);
 	member_release(&a->pool.segment, a->m);
 	world_attach(me);
 }
@@ -248,7 +251,7 @@ void world_create(uint32_t me)
 		DEMAND(number == -EEXIST || number == -ENFILE);
 }
 
-/* What names a thread's pool, and a queue of it, in the calls of shmpool.h: call.h. */
+/* Returns the key of a thread's pool and queue in the calls of shmpool.h: lookup.h. */
 static uint64_t key(uint32_t me, uint32_t queue)
 {
 	return (uint64_t)me << 58 | (uint64_t)(queue + 1) << 48;
@@ -291,7 +294,7 @@ void world_peek(uint32_t me, uint32_t queue)
 	char bytes[sizeof(uint32_t)];
 	int error = shmpool_peek((int)me, (int)queue + 1, 0, &seen, bytes, sizeof(bytes));
 	DEMAND(error == 0 || error == 1);
-	if (!error || steer_deaths()) /* who had it may have died between its two words */
+	if (!error || steer_deaths()) /* its holder may have died between its two words */
 		return;
 	SAME(seen.timestamp + 1, seen.mark);
 	DEMAND(seen.timestamp < sent && may_be_in(&messages[seen.timestamp], queue));
@@ -322,7 +325,7 @@ void world_send(uint32_t me, uint32_t queue, uint32_t n)
 	}
 }
 
-/* What a thread hands to another goes through something that orders their accesses. */
+/* What a thread hands to another passes through something that orders their accesses. */
 static void pass_on(void)
 {
 	add_seq_cst(&passed_on, 1);
@@ -358,7 +361,7 @@ void world_end_thread(uint32_t me)
 	world_attach(me);
 }
 
-/* Whether somebody sleeps who should not. */
+/* Whether a thread sleeps that should not. */
 
 static bool has_something(const struct actor *a, const struct alf_ring *r, const uint32_t *word)
 {
@@ -374,7 +377,7 @@ static bool has_something(const struct actor *a, const struct alf_ring *r, const
 	       word == &segment_shared(&world_segment)->free_many;
 }
 
-/* Until then a sleeper may sleep on: whoever died may have been about to wake it. */
+/* Until then a sleeper may go on sleeping: the thread that died may have been about to wake it. */
 static bool all_recovered(void)
 {
 	for (uint32_t i = 0; i < world_profile->threads; i++)
@@ -390,7 +393,7 @@ void steer_idle(void)
 		const struct actor *a = &world_actors[i];
 		int64_t most;
 		const uint32_t *word = steer_asleep(i, &most);
-		/* A short sleep is one of which the core knows that nobody may end it. */
+		/* Only the core's short sleeps may have no waker. */
 		bool exact =
 			most >= WAIT_SLICE_NS ||
 			(world_profile->same && a->waits_on == &a->pool.free && !steer_buffers());
@@ -424,7 +427,7 @@ void steer_between(void)
 		check_audit(0);
 }
 
-/* The end. */
+/* The end of a run. */
 
 static void drain_queues(void)
 {
@@ -444,7 +447,7 @@ static void drain_queues(void)
 	}
 }
 
-/* Each death is counted once. Whoever died while it attached or left may have been no member. */
+/* Each death is counted once. A thread that died while it attached or detached may be no member. */
 static void check_deaths(void)
 {
 	uint64_t counted = 0, members = 0;
@@ -462,15 +465,15 @@ static void check_names(void)
 {
 	for (uint32_t i = 0; i < world_segment.members; i++) {
 		const struct member *m = segment_member(&world_segment, i);
-		uint32_t thief = cache_thief(m->cache_bottom);
+		uint32_t thief = cache_holder(m->cache_bottom);
 		SAME(0, m->op);
-		DEMAND(thief == 0 || thief == CACHE_REQUESTED);
+		DEMAND(thief == 0 || thief == CACHE_FLUSH_REQUESTED);
 		DEMAND(cache_between(m->cache_bottom, m->cache_top) >= 0);
 		if (m != world_actors[LAST].m) {
 			SAME(0, m->identity);
-			SAME(0, member_cached(&world_segment, m));
+			SAME(0, cache_length(&world_segment, m));
 		}
-		SAME(0, member_held(m));
+		SAME(0, member_in_hand(m));
 	}
 	for (uint64_t i = 0; i < world_segment.extents; i++)
 		DEMAND(*segment_extent(&world_segment, i) == 0 ||
@@ -486,8 +489,8 @@ static void check_names(void)
 	SAME(0, segment_shared(&world_segment)->free_wait & WAIT_COUNT_MASK);
 }
 
-/* All messages have come out, but what dead consumers had taken and what dead producers did not
- * put. */
+/* All messages have come out, except those that dead consumers had got and dead producers did not
+ * publish. */
 static void check_messages(void)
 {
 	uint32_t may_miss[QUEUES] = { 0 }, missing[QUEUES] = { 0 };
@@ -506,7 +509,7 @@ static void check_messages(void)
 					"message %u, which thread %u had when it died, is lost", k,
 					messages[k].taker);
 		}
-		/* All of what a dead producer was putting, or nothing. */
+		/* All of a dead producer's bulk has come out, or nothing. */
 		if (out || messages[i].fate == SENT)
 			missing[m->queue] += lost;
 	}
@@ -528,7 +531,7 @@ void world_end(void)
 			queue_release(queue_ring(&a->pool, 1 + i % QUEUES),
 				      world_actors[i / QUEUES].m);
 	SAME(0, recover(&a->pool, a->m, &out));
-	for (int i = 0; i < 16 && out.postponed; i++) { /* for want of room */
+	for (int i = 0; i < 16 && out.postponed; i++) { /* because there was no room */
 		drain_queues();
 		SAME(0, recover(&a->pool, a->m, &out));
 	}
@@ -548,20 +551,20 @@ void world_end(void)
 				messages[*text(other->hand[k])].fate = DONE;
 		while (other->held)
 			SAME(0, qmempool_free(&other->pool, other->m, *part_with(other, 1)));
-		qmempool_drain(&other->pool, other->m);
+		cache_drain(&other->pool, other->m);
 		member_release(&world_segment, other->m);
 	}
 	drain_queues();
 	check_audit(0);
 	check_messages();
-	/* As any of the processes would: each has an idea of its own of what there is. */
+	/* As any of the processes would: each has its own hint of what exists. */
 	struct qmempool *pool = &world_actors[steer_random(world_profile->threads)].pool;
 	while (a->held < world_profile->capacity) {
 		uint64_t handle;
 		int error = -EAGAIN;
-		/* Whoever is stuck asks only now and then. */
+		/* A member that finds nothing asks for dead members only now and then. */
 		for (int i = 0; i < 4 && error; i++) {
-			error = qmempool_alloc_wait(pool, a->m, &handle, 1, WAIT_NEVER);
+			error = blocking_alloc(pool, a->m, &handle, 1, WAIT_NEVER);
 			steer_time_passes(error ? RESTS_MOST_NS : 0);
 		}
 		if (error)
@@ -575,8 +578,8 @@ void world_end(void)
 	check_names();
 	check_deaths();
 	for (n = 0; n < world_profile->threads; n++)
-		qmempool_unbind(&world_actors[n].pool);
-	qmempool_unbind(&a->pool);
+		pool_unbind(&world_actors[n].pool);
+	pool_unbind(&a->pool);
 }
 
 /* The segment. */
@@ -618,14 +621,14 @@ void world_make(const struct profile *profile)
 				      .members = world_profile->members ? world_profile->members :
 									  MEMBERS,
 				      .queues = QUEUES + 2 };
-	char why[256];
+	struct shmpool_refusal why;
 	int64_t extents;
 	if (world_segment.base)
 		munmap(world_segment.base, world_segment.size);
 	free(snapshot);
 	g.cache_size = 0;
-	SAME(0, segment_plan(&world_segment, &g, why, sizeof(why)));
-	/* Smaller than a user may have them: the same things happen in fewer steps. */
+	SAME(0, segment_plan(&world_segment, &g, &why));
+	/* Smaller than users may choose, so that the same happens in fewer steps. */
 	world_segment.member_stride += world_profile->cache * sizeof(uint64_t);
 	world_segment.member_stride = (world_segment.member_stride + 63) / 64 * 64;
 	world_segment.geometry.cache_size = world_profile->cache;
@@ -647,7 +650,7 @@ void world_make(const struct profile *profile)
 	SAME(0, segment_init(&world_segment, base, fd));
 	SAME(0, slab_create(&world_segment));
 	segment_ready(&world_segment);
-	SAME(0, qmempool_bind(&world_actors[LAST].pool, &world_segment));
+	SAME(0, pool_bind(&world_actors[LAST].pool, &world_segment));
 	SAME(0, member_attach(&world_segment, STEER_TOKEN(LAST), &world_actors[LAST].m));
 	for (uint32_t i = 0; i < QUEUES; i++) {
 		const char name[2] = { (char)('a' + i), 0 };
@@ -655,7 +658,7 @@ void world_make(const struct profile *profile)
 					 world_profile->ring, world_profile->flags[i],
 					 &world_profile->on_death[i]));
 	}
-	qmempool_unbind(&world_actors[LAST].pool);
+	pool_unbind(&world_actors[LAST].pool);
 	snapshot = malloc(world_segment.size);
 	copy(false);
 }
@@ -672,7 +675,7 @@ void world_begin(void)
 		holder[i] = NOBODY;
 	for (uint32_t i = 0; i <= STEER_THREADS; i++)
 		if (i < world_profile->threads || i == LAST)
-			SAME(0, qmempool_bind(&world_actors[i].pool, &world_segment));
+			SAME(0, pool_bind(&world_actors[i].pool, &world_segment));
 	for (uint32_t i = 0; i < world_profile->threads; i++)
-		local_pools[i] = world_actors[i].pool;
+		opening_pools[i] = world_actors[i].pool;
 }

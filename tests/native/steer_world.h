@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_world.h - a small pool, its members under steer.h, and what must be true of them: shared by
- * the runs that a seed steers (steer_pool.c) and those that a script does (steer_script.h).
+ * steer_world.h - a small pool, its members under steer.h, and what must hold for them. Shared by
+ * runs that a seed steers (steer_pool.c) and runs that a script steers (steer_script.h).
  *
- * What is demanded
- *     at each return    what is allocated or got belonged to no live member
+ *     checked           that
+ *     at each return    what is allocated or got was owned by no live member
  *     between steps     the audit is exact (in runs without store buffers)
- *     at idle           nobody sleeps on a queue that has what it waits for, once the dead are recovered
- *     at the end        one recovery leaves nothing to do; all messages came out, each once, but those that
- *                       died with who had got them; every buffer can be had; no word names anybody; each
- *                       death is counted once
+ *     at idle           after recovery no member sleeps on a queue that has what it waits for
+ *     at the end        one recovery leaves nothing to do; all messages came out once, except those
+ *                       that dead members had got; every buffer can be allocated; no word names a
+ *                       member; each death is counted once
  */
 #ifndef STEER_WORLD_H
 #define STEER_WORLD_H
@@ -17,10 +17,10 @@
 #include "steer.h"
 
 #include "audit.h"
+#include "blocking.h"
 #include "check.h"
 #include "member.h"
 #include "queue.h"
-#include "recover.h"
 #include "slab.h"
 #include "steer_kernel.h"
 
@@ -65,7 +65,7 @@ enum operation {
 #define SC ALF_SINGLE_CONSUMER
 
 #define DUELS 6
-/* A pool, and, for steer_pool.c, what is done with it. */
+/* A pool, and for steer_pool.c what is done with it. */
 struct profile {
 	const char *name;
 	uint32_t capacity, prealloc, cache, bulk, extent, ring;
@@ -74,15 +74,15 @@ struct profile {
 	uint32_t most; /* buffers at a time */
 	bool same;     /* always that many, and on one queue */
 	bool same_queue;
-	bool one_process;             /* the threads are of one, and hand each other buffers */
-	bool peeked;                  /* headers say which message they are */
-	uint32_t members;             /* slots, if not MEMBERS */
-	uint32_t each[STEER_THREADS]; /* other than most */
+	bool one_process; /* the threads are of one process, and hand buffers to each other */
+	bool peeked;      /* headers tell which message they belong to */
+	uint32_t members; /* number of slots, if not MEMBERS */
+	uint32_t each[STEER_THREADS]; /* the same as most, by thread */
 	uint32_t flags[QUEUES];
 	struct queue_on_death on_death[QUEUES];
-	const char *duel[DUELS]; /* steer.h */
-	uint8_t weight[STEER_THREADS]
-		      [OPERATIONS]; /* of threads; the last one given is the others' too */
+	const char *duel[DUELS]; /* of steer.h */
+	/* By thread; the last row that is given also counts for the threads after it. */
+	uint8_t weight[STEER_THREADS][OPERATIONS];
 };
 
 enum fate { UNSENT, SENDING, SENT, TAKEN, DONE };
@@ -92,18 +92,18 @@ struct message {
 	bool returned;
 };
 
-/* Of a thread, and of whoever looks at everything in the end. */
+/* The state of a thread; the last one is of the checker. */
 struct actor {
 	struct qmempool pool;
 	struct member *m;
 	uint32_t tag;
 	uint64_t hand[CAPACITY_MOST];
-	bool got[CAPACITY_MOST]; /* out of a queue: a message */
+	bool got[CAPACITY_MOST]; /* got from a queue: a message */
 	uint32_t held;
-	uint32_t getting, getting_from; /* in the middle of getting so many at most */
+	uint32_t getting, getting_from; /* in the middle of getting that many at most */
 	const struct alf_ring *waits_on;
 	uint32_t waits_for;
-	uint32_t last[STEER_THREADS][QUEUES]; /* message seen */
+	uint32_t last[STEER_THREADS][QUEUES]; /* number of the last message seen */
 };
 #define LAST STEER_THREADS
 
@@ -121,13 +121,13 @@ extern struct actor world_actors[STEER_THREADS + 1];
 				     a_, e_);                                                      \
 	} while (0)
 
-/* Makes a pool for the profile. */
+/* Creates a pool for the profile. */
 void world_make(const struct profile *profile);
-/* Makes it as it was when it was new. */
+/* Makes the pool as it was when it was new. */
 void world_begin(void);
-/* One recovery, and then everything that must be true when nobody makes a step any more. */
+/* Recovers once, and then checks everything that must hold when no thread makes steps any more. */
 void world_end(void);
-/* Operations of a thread. Each checks what it gets, and all but world_alloc() of many take or give
+/* Operations of a thread. Each checks what it gets. All except world_alloc() of many take or give
  * as many of the n as they can. */
 void world_attach(uint32_t me);
 void world_reattach(uint32_t me);
@@ -136,14 +136,16 @@ void world_free(uint32_t me, uint32_t n);
 void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait);
 void world_get(uint32_t me, uint32_t queue, uint32_t n, bool wait);
 void world_create(uint32_t me);
-/* Returns the newest in hand to its queue, if it came from one; later: where it has no room too. */
+/* Returns the newest buffer in hand to its queue, if it came from one; with later also if there is
+ * no room. */
 void world_nack(uint32_t me, bool later);
-/* Moves a dead letter back to where it came from. */
+/* Moves a dead letter back to the queue it came from. */
 void world_move(uint32_t me, uint32_t queue);
 void world_peek(uint32_t me, uint32_t queue);
 /* Allocates, fills and puts n at once. */
 void world_send(uint32_t me, uint32_t queue, uint32_t n);
-/* Threads of one process. What one hands over any may adopt, and frees at once. */
+/* For threads of one process. What one thread hands over, any other may adopt, and frees at
+ * once. */
 void world_hand_over(uint32_t me);
 void world_adopt(uint32_t me);
 /* The thread ends, and another one begins in its place. */

@@ -1,24 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * stress_bypass.c - a member stops in the middle of giving buffers back, again and again, while
- * others allocate all that there is: nobody gets a buffer that somebody else has, nobody goes
- * without, and in the end every buffer is home.
+ * stress_bypass.c - a member is suspended in the middle of giving buffers back, many times, while
+ * others allocate all that there is. No two members get one buffer, all get what is free, and in
+ * the end every buffer is free again.
  *
- * With narrow positions (SHMPOOL_POSITION_BITS) there are no other threads: who stops for long
- * would see them come round.
+ * With narrow positions (SHMPOOL_POSITION_BITS) there are no other threads, since positions would
+ * wrap while a member is suspended.
  *
  * Usage: stress_bypass STOPS
  */
 #define _GNU_SOURCE
 #include "audit.h"
-#include "local.h"
+#include "blocking.h"
 #include "member.h"
 #include "memfd_pool.h"
+#include "opening.h"
 #include "transfer.h"
 #include "wait.h"
 
 #define CAPACITY 64
-#define STOPPED 16 /* buffers that the stopped member is giving back */
+#define STOPPED 16 /* buffers that the suspended member is giving back */
 #define WORKERS 3
 
 static uint32_t pool_number, stop, holders[CAPACITY], most;
@@ -26,14 +27,14 @@ static uint64_t allocated;
 
 static struct qmempool *pool(void)
 {
-	return local_pool(pool_number);
+	return opening_pool(pool_number);
 }
 
 static struct member *self(void)
 {
-	if (!local_member(pool_number))
-		EQUAL(0, local_attach(pool_number));
-	return local_member(pool_number);
+	if (!opening_member(pool_number))
+		EQUAL(0, opening_attach(pool_number));
+	return opening_member(pool_number);
 }
 
 static void *work(void *unused)
@@ -42,7 +43,7 @@ static void *work(void *unused)
 	for (uint32_t turn = 0; !load_relaxed(&stop); turn++) {
 		uint64_t handle[CAPACITY];
 		uint32_t n = 0;
-		while (n < CAPACITY && !qmempool_alloc_wait(pool(), m, &handle[n], 1, WAIT_NEVER))
+		while (n < CAPACITY && !blocking_alloc(pool(), m, &handle[n], 1, WAIT_NEVER))
 			EQUAL(0, add_seq_cst(&holders[handle_index(handle[n++])], 1));
 		add_relaxed(&allocated, n);
 		for (uint32_t i = 0; i < n; i++)
@@ -54,12 +55,12 @@ static void *work(void *unused)
 	return unused;
 }
 
-/* Everything that is not the stopped member's can be had while it is stopped. */
+/* All buffers that the suspended member does not own can be allocated. */
 static void all_but(uint32_t missing)
 {
 	uint64_t handle[CAPACITY];
 	uint32_t n = 0;
-	while (n < CAPACITY && !qmempool_alloc_wait(pool(), self(), &handle[n], 1, WAIT_NEVER))
+	while (n < CAPACITY && !blocking_alloc(pool(), self(), &handle[n], 1, WAIT_NEVER))
 		n++;
 	EQUAL(CAPACITY - missing, n);
 	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, n));
@@ -69,7 +70,7 @@ int main(int argc, char **argv)
 {
 	uint32_t stops = argc > 1 ? (uint32_t)atoi(argv[1]) : 1000;
 	uint32_t alone = SHMPOOL_POSITION_BITS == 64 ? stops / 2 : stops;
-	uint64_t moved = 0; /* by the positions of the ring of free buffers */
+	uint64_t moved = 0; /* by the positions of the free ring */
 	pthread_t thread[WORKERS];
 	struct member *stopped;
 	struct shmpool_audit audit;
@@ -83,7 +84,7 @@ int main(int argc, char **argv)
 							      .refill_multiplier = 1,
 							      .members = 6,
 							      .queues = 1 });
-	EQUAL(0, member_attach(&pool()->segment, local_token(pool_number), &stopped));
+	EQUAL(0, member_attach(&pool()->segment, opening_token(pool_number), &stopped));
 	for (uint32_t i = 0; i < stops; i++) {
 		const struct alf_ring *ring = &pool()->free;
 		alf_position at;
@@ -96,7 +97,7 @@ int main(int argc, char **argv)
 			n++;
 		if (!n)
 			continue;
-		/* transfer_in(), with a stop in it. */
+		/* transfer_in(), with a suspension in the middle. */
 		if (alf_reserve(ring, &stopped->op, n, ALF_MULTI, &at)) {
 			alf_done(&stopped->op, ALF_MULTI);
 			EQUAL(0, qmempool_free_bulk(pool(), stopped, handle, n));
@@ -106,7 +107,7 @@ int main(int argc, char **argv)
 			all_but(n);
 		alf_publishing(&stopped->op, n, ALF_MULTI);
 		for (uint32_t k = 0; k < n; k++)
-			store_release(&qmempool_buffer(pool(), handle_index(handle[k]))->owner,
+			store_release(&pool_buffer(pool(), handle_index(handle[k]))->owner,
 				      owner_transit(0, at + k)); /* [OWNER] */
 		if (i < alone)
 			all_but(n);
@@ -129,6 +130,6 @@ int main(int argc, char **argv)
 	if (SHMPOOL_POSITION_BITS < 64)
 		printf("positions came round %llu times\n",
 		       (unsigned long long)moved >> (SHMPOOL_POSITION_BITS & 63));
-	EQUAL(0, local_close(pool_number));
+	EQUAL(0, opening_close(pool_number));
 	return 0;
 }

@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * stress_pool.c - threads that are members of one pool pass numbered buffers through queues of
- * every mode while others allocate and free past the end of the pool, so that it grows, steals and
- * waits. At the end every number was seen once, in the order of its producer, and every buffer is
- * home.
+ * every mode, while others allocate and free until the pool is used up, so that it grows, steals
+ * and waits. At the end every number was seen once, in the order of its producer, and every buffer
+ * is free.
  *
  * Usage: stress_pool MESSAGES
  */
 #define _GNU_SOURCE
 #include "audit.h"
+#include "blocking.h"
 #include "check.h"
-#include "local.h"
 #include "member.h"
 #include "memfd_pool.h"
+#include "opening.h"
 #include "pace.h"
 #include "queue.h"
 #include "wait.h"
@@ -20,7 +21,7 @@
 #define PRODUCERS 2
 #define CONSUMERS 2
 #if SHMPOOL_POSITION_BITS == 8
-/* The positions bear no larger ring, and no bulks of a cache's size: members have none. */
+/* Narrow positions allow no larger ring, and no bulks of a cache's size: members have no caches. */
 #define CAPACITY 64
 #define CACHE 0
 #define REFILL 16
@@ -28,8 +29,8 @@
 #define ROOM 16
 #define HOARD 1
 #elif SHMPOOL_POSITION_BITS == 16
-/* Large bulks, so that the positions come round often; and more often in a large queue, because it
- * takes fewer changes of threads. */
+/* Large bulks, so that positions wrap often; more often in a large queue, which needs fewer thread
+ * switches. */
 #ifndef CAPACITY
 #define CAPACITY 1024
 #endif
@@ -46,7 +47,7 @@
 #define ROOM 32
 #define HOARD 1
 #endif
-/* With narrow positions nobody sleeps inside an operation: pace.h. */
+/* With narrow positions no thread sleeps inside an operation: pace.h. */
 #define PACED_WAIT (SHMPOOL_POSITION_BITS < 64)
 #define PATIENCE_NS 60000000000ll
 
@@ -69,14 +70,14 @@ struct worker {
 
 static struct qmempool *pool(void)
 {
-	return local_pool(pool_number);
+	return opening_pool(pool_number);
 }
 
 static struct member *self(void)
 {
-	if (!local_member(pool_number))
-		EQUAL(0, local_attach(pool_number));
-	return local_member(pool_number);
+	if (!opening_member(pool_number))
+		EQUAL(0, opening_attach(pool_number));
+	return opening_member(pool_number);
 }
 
 static struct message *message_of(uint64_t handle)
@@ -92,7 +93,7 @@ static int64_t until(int64_t patience_ns)
 static void take(struct member *m, uint64_t *handle, uint32_t n)
 {
 	int error;
-	while ((error = PACED(qmempool_alloc_wait(pool(), m, handle, n, until(PATIENCE_NS)))) &&
+	while ((error = PACED(blocking_alloc(pool(), m, handle, n, until(PATIENCE_NS)))) &&
 	       PACED_WAIT)
 		sched_yield();
 	EQUAL(0, error);
@@ -101,7 +102,7 @@ static void take(struct member *m, uint64_t *handle, uint32_t n)
 static void put(struct member *m, const struct alf_ring *r, const uint64_t *handle, uint32_t n)
 {
 	int error;
-	while ((error = PACED(queue_put_wait(pool(), m, r, handle, n, until(PATIENCE_NS)))) &&
+	while ((error = PACED(blocking_put(pool(), m, r, handle, n, until(PATIENCE_NS)))) &&
 	       PACED_WAIT)
 		sched_yield();
 	EQUAL(0, error);
@@ -133,7 +134,7 @@ static void *consume(void *argument)
 	int64_t last[PRODUCERS];
 	memset(last, -1, sizeof(last));
 	while (load_relaxed(&remaining)) {
-		int got = PACED(queue_get_wait(pool(), m, w->ring, handle, BULK, until(20000000)));
+		int got = PACED(blocking_get(pool(), m, w->ring, handle, BULK, until(20000000)));
 		if (got == -EAGAIN) {
 			sched_yield();
 			continue;
@@ -152,8 +153,8 @@ static void *consume(void *argument)
 	return NULL;
 }
 
-/* Takes as much of the pool as it can get and gives it back, so that the others run dry and steal.
- *  */
+/* Takes as many buffers as it can get and gives them back, so that other members find none and
+ * steal. */
 static void *hoard(void *argument)
 {
 	struct member *m = self();
@@ -208,7 +209,7 @@ static void run(const char *name, uint32_t flags)
 	EQUAL(audit.total, audit.free + audit.cached);
 	struct shmpool_stats stats;
 	audit_stats(pool(), &stats);
-	EQUAL(1, stats.members); /* this thread: the others' ended with them */
+	EQUAL(1, stats.members); /* this thread; the others' members ended with them */
 	printf("%-15s %u messages, %llu grown, %llu stolen from, %llu sleeps, %llu wraps\n", name,
 	       messages * producers, (unsigned long long)stats.counters[COUNT_GROW],
 	       (unsigned long long)stats.counters[COUNT_STEAL],
@@ -231,6 +232,6 @@ int main(int argc, char **argv)
 	run("single-multi", ALF_SINGLE_PRODUCER);
 	run("multi-single", ALF_SINGLE_CONSUMER);
 	run("single-single", ALF_SINGLE_PRODUCER | ALF_SINGLE_CONSUMER);
-	EQUAL(0, local_close(pool_number));
+	EQUAL(0, opening_close(pool_number));
 	return 0;
 }

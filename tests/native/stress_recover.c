@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * stress_recover.c - processes are killed in the middle of whatever they do with a pool, and two
- * threads put them right at the same time, while other threads of the same process go on working
- * with it: what recovery and the working threads do to each other is what a sanitizer looks at.
+ * stress_recover.c - processes are killed in the middle of what they do with a pool. Two threads
+ * recover them at the same time, while other threads of the same process work with the pool. A
+ * sanitizer checks how recovery and the working threads interact.
  *
  * Usage: stress_recover KILLS
  */
@@ -13,9 +13,9 @@
 
 #include "audit.h"
 #include "life.h"
-#include "local.h"
 #include "member.h"
 #include "memfd_pool.h"
+#include "opening.h"
 #include "queue.h"
 #include "recover.h"
 #include "wait.h"
@@ -30,17 +30,17 @@ static uint64_t passed;
 
 static struct qmempool *pool(void)
 {
-	return local_pool(pool_number);
+	return opening_pool(pool_number);
 }
 
 static struct member *self(void)
 {
-	if (!local_member(pool_number))
-		EQUAL(0, local_attach(pool_number));
-	return local_member(pool_number);
+	if (!opening_member(pool_number))
+		EQUAL(0, opening_attach(pool_number));
+	return opening_member(pool_number);
 }
 
-/* Everything once: allocates, puts, gets, puts on, frees. */
+/* Does everything once: allocates, puts, gets, puts again, frees. */
 static void work(struct member *m, uint32_t turn)
 {
 	const struct alf_ring *from = queue_ring(pool(), 1 + turn % QUEUES);
@@ -79,8 +79,8 @@ static void *put_right(void *unused)
 	return unused;
 }
 
-/* A process that works until it is killed. Forked before there are threads, which a sanitizer
- * wants; it begins when it is told to. */
+/* Forks a process that works until it is killed. It is forked before there are threads, as
+ * sanitizers require, and begins when it is told to. */
 static pid_t mortal(int *tell)
 {
 	int ends[2];
@@ -149,7 +149,7 @@ int main(int argc, char **argv)
 	store_relaxed(&stop, 1);
 	for (int i = 0; i < WORKERS + 2; i++)
 		pthread_join(thread[i], NULL);
-	/* Room for what waited for some. */
+	/* Makes room for what recovery could not put back. */
 	uint64_t handle[64];
 	for (uint32_t i = 1; i <= QUEUES; i++)
 		for (int n; (n = queue_get(pool(), self(), queue_ring(pool(), i), handle, 64)) > 0;)
@@ -167,7 +167,7 @@ int main(int argc, char **argv)
 	EQUAL(audit.total, audit.free + audit.cached);
 	printf("%u kills, %u recovered meanwhile, %llu buffers passed\n", kills, recovered,
 	       (unsigned long long)passed);
-	EQUAL(0, local_close(pool_number));
+	EQUAL(0, opening_close(pool_number));
 	free(pid);
 	free(tell);
 	return 0;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_alf_queue.c - the ring by itself, in one thread: every mode, every edge, round the corner,
- * and over every point where a position, a lap or an op record's position comes round.
+ * test_alf_queue.c - the ring by itself, in one thread: every mode and edge, bulks that wrap at the
+ * end of the ring, and every point where a position, a lap or an op record's position wraps.
  *
- * Usage: test_alf_queue [WRAPS], for narrow positions (SHMPOOL_POSITION_BITS): how often they come
- * round.
+ * Usage: test_alf_queue [WRAPS]. With narrow positions (SHMPOOL_POSITION_BITS) they wrap WRAPS
+ * times.
  */
 #include "alf_queue.h"
 #include "check.h"
@@ -14,7 +14,7 @@
 static uint64_t slots[SLOTS];
 static struct alf_queue queue __attribute__((aligned(CACHE_LINE)));
 static uint64_t op;
-static uint64_t wrapped; /* times that positions came round, in narrow builds */
+static uint64_t wrapped; /* times that positions wrapped, in narrow builds */
 
 static int enqueue(const struct alf_ring *r, const uint64_t *handle, uint32_t n, enum alf_side side)
 {
@@ -39,7 +39,7 @@ static void init(struct alf_ring *r, uint32_t capacity, uint32_t flags)
 	EQUAL(0, alf_init(r, &queue, slots, capacity, ALF_CAPACITY_MAX, 7, flags));
 }
 
-/* Capacities that are no power of two, or out of range, are refused. */
+/* Refuses capacities that are no power of two, or out of range. */
 static void test_capacities(void)
 {
 	struct alf_ring r;
@@ -54,7 +54,8 @@ static void test_capacities(void)
 	}
 }
 
-/* A queue gives back what went in, in order, for every bulk size, mode and alignment to the end. */
+/* A queue returns what was put, in order, for every bulk size, mode and alignment to the ring's
+ * end. */
 static void test_order(uint32_t capacity, enum alf_side producer, enum alf_side consumer)
 {
 	struct alf_ring r;
@@ -63,7 +64,8 @@ static void test_order(uint32_t capacity, enum alf_side producer, enum alf_side 
 	for (uint32_t round = 0; round < 4000; round++) {
 		uint32_t n = 1 + round * 7 % (capacity < 64 ? capacity : 64);
 		for (uint32_t i = 0; i < n; i++)
-			in[i] = (next_in + i) | (uint64_t)round << 32; /* generations stay out */
+			in[i] = (next_in + i) | (uint64_t)round
+							<< 32; /* the generation is not stored */
 		int error = enqueue(&r, in, n, producer);
 		if (!error)
 			next_in += n;
@@ -100,8 +102,8 @@ static void test_all_or_nothing(void)
 	EQUAL(0, dequeue(&r, out, 8, ALF_MULTI));
 }
 
-/* What is reserved and not published holds up the head; what was published behind it stays in
- * order. */
+/* A position that is reserved and not published blocks the head; what was published behind it stays
+ * in order. */
 static void test_unpublished(void)
 {
 	struct alf_ring r;
@@ -120,7 +122,7 @@ static void test_unpublished(void)
 		EQUAL(10 + i, out[i]);
 }
 
-/* A consumer steps over voids, also when there is nothing else. */
+/* A consumer steps over tombstones, also if there is nothing else. */
 static void test_voids(void)
 {
 	struct alf_ring r;
@@ -130,27 +132,27 @@ static void test_voids(void)
 	for (int round = 0; round < 20; round++) {
 		EQUAL(0, alf_reserve(&r, &op, 4, ALF_MULTI, &at));
 		alf_publish(&r, at, handle, 4);
-		slots[(at + 1) & r.mask] = alf_tag(&r, at + 1) | ALF_VOID;
-		slots[(at + 2) & r.mask] = alf_tag(&r, at + 2) | ALF_VOID;
+		slots[(at + 1) & r.mask] = alf_tag(&r, at + 1) | ALF_TOMBSTONE;
+		slots[(at + 2) & r.mask] = alf_tag(&r, at + 2) | ALF_TOMBSTONE;
 		EQUAL(2, dequeue(&r, out, 4, round & 1 ? ALF_SINGLE : ALF_MULTI));
 		EQUAL(20, out[0]);
 		EQUAL(23, out[1]);
 		EQUAL(0, alf_reserve(&r, &op, 2, ALF_MULTI, &at));
-		slots[at & r.mask] = alf_tag(&r, at) | ALF_VOID;
-		slots[(at + 1) & r.mask] = alf_tag(&r, at + 1) | ALF_VOID;
+		slots[at & r.mask] = alf_tag(&r, at) | ALF_TOMBSTONE;
+		slots[(at + 1) & r.mask] = alf_tag(&r, at + 1) | ALF_TOMBSTONE;
 		EQUAL(0, dequeue(&r, out, 4, round & 1 ? ALF_SINGLE : ALF_MULTI));
 		CHECK(alf_empty(&r));
 	}
 }
 
-/* A stale limit makes a producer look again, never overwrite. */
+/* With an outdated limit a producer reads cons again, and never overwrites. */
 static void test_stale_limit(void)
 {
 	struct alf_ring r;
 	uint64_t handle[4] = { 0, 1, 2, 3 }, out[4];
 	init(&r, 4, 0);
 	alf_position old = queue.limit;
-	/* Late by less than half of all positions. */
+	/* Outdated by less than half of all positions. */
 	for (int round = 0; round < (SHMPOOL_POSITION_BITS == 8 ? 30 : 100); round++) {
 		EQUAL(0, enqueue(&r, handle, 4, ALF_MULTI));
 		queue.limit = old; /* what a slow producer may store late */
@@ -159,7 +161,7 @@ static void test_stale_limit(void)
 	}
 }
 
-/* A ring as it is after a long life: empty, its next position is at. */
+/* Makes a ring as after a long life: empty, and its next position is at. */
 static void start_at(struct alf_ring *r, uint32_t capacity, alf_position at)
 {
 	init(r, capacity, 0);
@@ -167,8 +169,8 @@ static void start_at(struct alf_ring *r, uint32_t capacity, alf_position at)
 	queue.limit = at + capacity;
 }
 
-/* Puts and gets elements in bulks of every size, with voids and holes between, from a position on.
- *  */
+/* Puts and gets elements from a position on, in bulks of every size, with tombstones and
+ * unpublished positions between. */
 static void pass(uint32_t capacity, alf_position from, uint64_t elements, enum alf_side producer,
 		 enum alf_side consumer)
 {
@@ -190,10 +192,12 @@ static void pass(uint32_t capacity, alf_position from, uint64_t elements, enum a
 		alf_publish(&r, at, in, n);
 		alf_done(&op, producer);
 		CHECK(alf_ready(&r, 0) && alf_ready(&r, n - 1) && !alf_ready(&r, n));
-		uint32_t skip = put % 5 == 0 ? n / 2 : n; /* this one is void, if there is one */
+		uint32_t skip = put % 5 == 0 ?
+					n / 2 :
+					n; /* this one becomes a tombstone, if there is one */
 		if (skip < n)
 			slots[(alf_position)(at + skip) & r.mask] =
-				alf_tag(&r, at + skip) | ALF_VOID;
+				alf_tag(&r, at + skip) | ALF_TOMBSTONE;
 		EQUAL(n - (skip < n), dequeue(&r, out, n, consumer));
 		for (uint32_t i = 0, k = 0; i < n; i++)
 			if (i != skip)
@@ -209,7 +213,7 @@ static void pass(uint32_t capacity, alf_position from, uint64_t elements, enum a
 
 static void test_wraps(uint64_t wraps)
 {
-	/* Where a position, a lap in a slot, and the position in an op record come round. */
+	/* Where a position, a lap in a slot, and the position in an op record wrap. */
 	static const uint8_t bits[] = { SHMPOOL_POSITION_BITS & 63, 64 - ALF_LAP_SHIFT,
 					64 - ALF_OP_POSITION_SHIFT };
 	for (uint32_t capacity = 2; capacity <= ALF_CAPACITY_MAX; capacity *= 4)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_runs.c - a run of slots is seen as a whole, wherever cache lines end in it: who sees its
- * first slot sees the others.
+ * test_runs.c - a run of slots is seen as a whole, wherever cache lines end in it: a thread that
+ * sees its first slot sees the others.
  *
  * Usage: test_runs LOOKS
  */
@@ -52,6 +52,6 @@ int main(int argc, char **argv)
 	for (uint32_t at = 0; at < 8; at++)
 		for (uint32_t n = 2; n <= MOST; n++)
 			look((struct run) { at, n }, looks);
-	look((struct run) { 7, 2 }, 64 * looks); /* a line ends after the first slot */
+	look((struct run) { 7, 2 }, 64 * looks); /* a cache line ends after the first slot */
 	return 0;
 }

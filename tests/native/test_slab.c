@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_slab.c - where a process looks for an absent extent, and how many buffers one claim may
+ * test_slab.c - where a process searches for an absent extent, and how many buffers one claim may
  * have.
  *
  * Usage: test_slab [ROUNDS]
  */
 #define _GNU_SOURCE
 #include "alf_repair.h"
-#include "local.h"
+#include "blocking.h"
 #include "member.h"
 #include "memfd_pool.h"
+#include "opening.h"
 #include "trim.h"
 #include "wait.h"
 
@@ -21,14 +22,14 @@ static pthread_barrier_t begin, end;
 
 static struct qmempool *pool(void)
 {
-	return local_pool(pool_number);
+	return opening_pool(pool_number);
 }
 
 static struct member *self(void)
 {
-	if (!local_member(pool_number))
-		EQUAL(0, local_attach(pool_number));
-	return local_member(pool_number);
+	if (!opening_member(pool_number))
+		EQUAL(0, opening_attach(pool_number));
+	return opening_member(pool_number);
 }
 
 static uint32_t alloc_all(uint64_t *handle, uint32_t each)
@@ -39,15 +40,15 @@ static uint32_t alloc_all(uint64_t *handle, uint32_t each)
 	return n;
 }
 
-/* A thread that was suspended on its way past extents stores its place when they have been taken
- * away. */
+/* A thread that was suspended while it passed present extents stores its hint after those were
+ * removed. */
 static void stale_hint(void)
 {
 	static uint64_t handle[CAPACITY];
 	EQUAL(CAPACITY, alloc_all(handle, BULK));
 	uint64_t place = load_relaxed(&pool()->absent);
 	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, CAPACITY));
-	qmempool_drain(pool(), self());
+	cache_drain(pool(), self());
 	CHECK(trim(pool(), self(), 0) > 0);
 	store_relaxed(&pool()->absent, place);
 	EQUAL(CAPACITY, alloc_all(handle, BULK));
@@ -83,7 +84,7 @@ static void *cut(void *unused)
 	}
 }
 
-/* Threads that grow the pool and one that trims it: each time, all of it can be had afterwards. */
+/* Threads grow the pool and one trims it: each time, all of it can be allocated afterwards. */
 static void race(int rounds)
 {
 	static uint64_t handle[CAPACITY];
@@ -117,7 +118,7 @@ static struct shmpool_geometry geometry(int64_t capacity, int64_t prealloc)
 					   .queues = 2 };
 }
 
-/* An allocation of more than an op record counts is several claims, each of which it does count. */
+/* An allocation of more than an op record can count is several claims, each of which fits. */
 static void claims(void)
 {
 	const uint32_t n = 1 << 18;
@@ -126,8 +127,8 @@ static void claims(void)
 	uint64_t *handle = malloc(n * sizeof(*handle));
 	int got = qmempool_obtain(pool(), self(), handle, n);
 	CHECK(got > 0 && (uint32_t)got <= ALF_OP_COUNT_MAX);
-	qmempool_give(pool(), self(), handle, (uint32_t)got);
-	EQUAL(0, qmempool_alloc_wait(pool(), self(), handle, n, WAIT_NEVER));
+	free_ring_put(pool(), self(), handle, (uint32_t)got);
+	EQUAL(0, blocking_alloc(pool(), self(), handle, n, WAIT_NEVER));
 	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, n));
 	free(handle);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_waits.c - who sleeps until what, and who wakes whom: looked up in the wait words, not timed.
- * A count of wake-ups that has not changed shows that nobody was woken.
+ * test_waits.c - when members sleep, and which change wakes them: read from the wait words, not
+ * timed. A count of wake-ups that has not changed shows that no member was woken.
  *
  * Usage: test_waits
  */
@@ -12,11 +12,11 @@
 #include <sys/time.h>
 
 #include "alf_repair.h"
-#include "local.h"
+#include "blocking.h"
 #include "member.h"
 #include "memfd_pool.h"
+#include "opening.h"
 #include "queue.h"
-#include "recover.h"
 #include "trim.h"
 #include "wait.h"
 
@@ -29,7 +29,7 @@ static const struct alf_ring *ring;
 
 static struct qmempool *pool(void)
 {
-	return local_pool(pool_number);
+	return opening_pool(pool_number);
 }
 
 static struct pool_shared *shared(void)
@@ -39,9 +39,9 @@ static struct pool_shared *shared(void)
 
 static struct member *self(void)
 {
-	if (!local_member(pool_number))
-		EQUAL(0, local_attach(pool_number));
-	return local_member(pool_number);
+	if (!opening_member(pool_number))
+		EQUAL(0, opening_attach(pool_number));
+	return opening_member(pool_number);
 }
 
 static uint32_t wakes(const uint32_t *word)
@@ -58,7 +58,8 @@ static void until_asleep(const uint32_t *word, uint32_t n)
 {
 	while (sleepers(word) < n)
 		sched_yield();
-	usleep(2000); /* it looks once more and then sleeps; not needed for anything that is asserted */
+	/* It tries once more and then sleeps. No assertion needs this pause. */
+	usleep(2000);
 }
 
 struct waiter {
@@ -71,7 +72,7 @@ struct waiter {
 static void *wait_for_buffers(void *argument)
 {
 	struct waiter *w = argument;
-	int result = qmempool_alloc_wait(pool(), self(), w->handle, w->n, wait_now() + PATIENCE_NS);
+	int result = blocking_alloc(pool(), self(), w->handle, w->n, wait_now() + PATIENCE_NS);
 	if (!result)
 		EQUAL(0, qmempool_free_bulk(pool(), self(), w->handle, w->n));
 	store_release(&w->result, result);
@@ -81,7 +82,7 @@ static void *wait_for_buffers(void *argument)
 static void *wait_for_room(void *argument)
 {
 	struct waiter *w = argument;
-	w->result = queue_put_wait(pool(), self(), ring, w->handle, w->n, wait_now() + PATIENCE_NS);
+	w->result = blocking_put(pool(), self(), ring, w->handle, w->n, wait_now() + PATIENCE_NS);
 	return NULL;
 }
 
@@ -99,7 +100,7 @@ static void end(struct waiter *w, int result)
 
 static void take(uint64_t *handle, uint32_t n)
 {
-	EQUAL(0, qmempool_alloc_wait(pool(), self(), handle, n, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(pool(), self(), handle, n, WAIT_NEVER));
 }
 
 static void give(const uint64_t *handle, uint32_t n)
@@ -107,7 +108,8 @@ static void give(const uint64_t *handle, uint32_t n)
 	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, n));
 }
 
-/* Who waits for many holds none and is not woken for fewer, and whoever wants one has it. */
+/* A member that waits for many holds none and is not woken for fewer, so a member that wants one
+ * gets it. */
 static void many_buffers(void)
 {
 	struct waiter many = { 0 };
@@ -129,8 +131,8 @@ static void many_buffers(void)
 	give(held + 4, 4);
 }
 
-/* A wake-up for one buffer goes to who waits for one, though another one has waited for many for
- * longer. */
+/* A wake-up for one buffer goes to a member that waits for one, even if another has waited for many
+ * for longer. */
 static void one_beside_many(void)
 {
 	struct waiter many = { 0 }, one = { 0 };
@@ -193,18 +195,18 @@ static void room(void)
 	drain();
 }
 
-/* Reserves n positions and makes them void, as recovery does with those of a dead producer. */
+/* Reserves n positions and makes tombstones of them, as recovery does for a dead producer. */
 static void make_voids(uint32_t n)
 {
 	alf_position at;
 	EQUAL(0, alf_reserve(ring, &self()->op, n, ALF_MULTI, &at));
 	for (uint32_t i = 0; i < n; i++)
-		CHECK(alf_make_void(ring, at + i, alf_word(ring, at + i)));
+		CHECK(alf_make_tombstone(ring, at + i, alf_word(ring, at + i)));
 	alf_done(&self()->op, ALF_MULTI);
 }
 
-/* How long it takes after a get that steps over voids and gets one, until two who wait for room
- * have it. */
+/* Returns how long it takes, after a get that steps over tombstones and gets one, until two members
+ * that wait for room have it. */
 static int64_t both_woken(void)
 {
 	struct waiter one = { 0 }, another = { 0 };
@@ -226,8 +228,8 @@ static int64_t both_woken(void)
 	return took;
 }
 
-/* A get that only steps over voids makes room, and one that steps over some makes more than it
- * gets. */
+/* A get that only steps over tombstones makes room; one that steps over some makes more room than
+ * it gets. */
 static void voids(void)
 {
 	struct waiter one = { 0 };
@@ -242,7 +244,7 @@ static void voids(void)
 	CHECK(before != wakes(&q->room_wait));
 	end(&one, 0);
 	drain();
-	/* Who is not woken sleeps for the rest of a slice, each time. */
+	/* A member that is not woken sleeps for the rest of a slice, each time. */
 	int64_t least = WAIT_SLICE_NS;
 	for (int i = 0; i < 20 && least > WAIT_SLICE_NS / 2; i++) {
 		int64_t took = both_woken();
@@ -251,7 +253,7 @@ static void voids(void)
 	CHECK(least <= WAIT_SLICE_NS / 2);
 }
 
-/* Behind a position that is not published a wait becomes a sleep: polls grow rare. */
+/* Behind an unpublished position polls turn into sleeps, which grow longer. */
 static void behind(void)
 {
 	alf_position at;
@@ -261,11 +263,11 @@ static void behind(void)
 	EQUAL(0, alf_reserve(ring, &self()->op, 1, ALF_MULTI, &at));
 	other = self();
 	uint64_t op = load_relaxed(&other->op), got;
-	store_relaxed(&other->op, 0); /* this thread goes on, as another one */
-	EQUAL(-EAGAIN, queue_get_wait(pool(), other, ring, &got, 1, wait_now() + 1200000000ll));
+	store_relaxed(&other->op, 0); /* this thread goes on, as another member */
+	EQUAL(-EAGAIN, blocking_get(pool(), other, ring, &got, 1, wait_now() + 1200000000ll));
 	CHECK(member_counted(self(), COUNT_SLEEP) - before <= 12);
 	store_relaxed(&other->op, op);
-	store_relaxed(&qmempool_buffer(pool(), handle_index(handle))->owner,
+	store_relaxed(&pool_buffer(pool(), handle_index(handle))->owner,
 		      owner_transit(ring->id, at));
 	alf_publish(ring, at, &handle, 1);
 	alf_done(&other->op, ALF_MULTI);
@@ -277,19 +279,19 @@ static void caught(int signal)
 	(void)signal;
 }
 
-/* -EINTR is a signal, and a wait of several slices that ends without one is none. */
+/* -EINTR means a signal. A wait of several slices that ends without a signal does not return it. */
 static void interrupted(void)
 {
 	struct sigaction handler = { .sa_handler = caught }, old;
 	const struct itimerval never = { 0 },
 			       every = { { .tv_usec = 30000 }, { .tv_usec = 30000 } };
 	uint64_t handle;
-	EQUAL(-EAGAIN, queue_get_wait(pool(), self(), ring, &handle, 1,
-				      wait_now() + 2 * WAIT_SLICE_NS + WAIT_SLICE_NS / 2));
+	EQUAL(-EAGAIN, blocking_get(pool(), self(), ring, &handle, 1,
+				    wait_now() + 2 * WAIT_SLICE_NS + WAIT_SLICE_NS / 2));
 	sigaction(SIGALRM, &handler, &old);
 	setitimer(ITIMER_REAL, &every,
-		  NULL); /* again and again: one might come between two sleeps */
-	EQUAL(-EINTR, queue_get_wait(pool(), self(), ring, &handle, 1, wait_now() + PATIENCE_NS));
+		  NULL); /* many times: one signal might come between two sleeps */
+	EQUAL(-EINTR, blocking_get(pool(), self(), ring, &handle, 1, wait_now() + PATIENCE_NS));
 	setitimer(ITIMER_REAL, &never, NULL);
 	sigaction(SIGALRM, &old, NULL);
 }
@@ -300,8 +302,8 @@ static uint64_t key(uint32_t queue)
 	       (uint64_t)(pool_number >> 6) << 32;
 }
 
-/* A short call asks nobody who is dead; the one that may take long asks once for the whole pool,
- * and then rests longer and longer. */
+/* A call that does not wait never asks for dead members. One that may take long asks once for the
+ * whole pool, and then pauses longer and longer. */
 static void asking(void)
 {
 	uint64_t held[CAPACITY], handle, *word = &shared()->inquired;
@@ -313,7 +315,7 @@ static void asking(void)
 	CHECK(load_relaxed(word));
 	for (uint64_t fruitless = 2; fruitless < 6; fruitless++) {
 		store_relaxed(word, load_relaxed(word) & 7);
-		CHECK(!recover_stuck(pool(), self()));
+		CHECK(!recover_if_due(pool(), self()));
 		EQUAL(fruitless < 3 ? fruitless : 3, load_relaxed(word) & 7);
 		CHECK((int64_t)(load_relaxed(word) - (uint64_t)wait_wall()) <= 1000000000);
 	}
@@ -328,7 +330,8 @@ static void asking(void)
 	give(held, CAPACITY);
 }
 
-/* Behind a position that nobody publishes, short calls say so, and ask nobody either. */
+/* Behind a position that is never published, calls that do not wait return their code, and do not
+ * ask for dead members either. */
 static void stuck(void)
 {
 	uint64_t held[RING], handle, *word = &shared()->inquired;
@@ -346,22 +349,22 @@ static void stuck(void)
 	EQUAL(0, load_relaxed(word));
 	EQUAL(-EAGAIN, shmpool_get_many_wait(key(1), &handle, 1, WAIT_NEVER));
 	CHECK(load_relaxed(word));
-	CHECK(alf_make_void(ring, at, alf_word(ring, at)));
+	CHECK(alf_make_tombstone(ring, at, alf_word(ring, at)));
 	give(held, 1);
 	drain();
 }
 
-/* Never is there more than one buffer free, and others wait for that: who waits for four gets them
- * all the same, one after the other, when it is its turn. */
+/* No more than one buffer is ever free, and others wait for that. Members that wait for four get
+ * them all the same, one after the other, each in its turn. */
 #define CROWD 3u
 static uint32_t stop;
-static uint64_t back[CROWD]; /* what each has got, and one; 0 once it may go on */
+static uint64_t back[CROWD]; /* what each has got, plus one; 0 once it may go on */
 
 static void *crowd(void *argument)
 {
 	uint64_t *mine = argument, handle;
 	while (!load_acquire(&stop)) {
-		EQUAL(0, qmempool_alloc_wait(pool(), self(), &handle, 1, wait_now() + PATIENCE_NS));
+		EQUAL(0, blocking_alloc(pool(), self(), &handle, 1, wait_now() + PATIENCE_NS));
 		store_release(mine, handle + 1);
 		while (load_acquire(mine) && !load_acquire(&stop))
 			sched_yield();
@@ -401,8 +404,8 @@ static void turn(void)
 			EQUAL(0, qmempool_free(pool(), self(), back[i] - 1));
 }
 
-/* A position of the free ring that somebody has written over: what is freed is abandoned after a
- * few steps. */
+/* A position of the free ring was overwritten: buffers that are freed are abandoned after a few
+ * steps. */
 static void corrupted(void)
 {
 	uint64_t handle[8];
@@ -434,7 +437,7 @@ static void left(void)
 	uint64_t handle;
 	take(&handle, 1);
 	fill(RING);
-	store_release(&qmempool_buffer(pool(), handle_index(handle))->owner,
+	store_release(&pool_buffer(pool(), handle_index(handle))->owner,
 		      OWNER_ABANDONED | 1ull << OWNER_QUEUE_SHIFT);
 	uint64_t others = add_seq_cst(&shared()->abandoned, 1) + 1;
 	EQUAL(0, recover(pool(), self(), &out));

@@ -1,28 +1,28 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wrap_cache.c - two members of one pool, in one thread, allocate, free, run dry and empty each
- * other's cache until the positions of their caches have come round often. What each has is what it
- * counts, and the audit is exact.
+ * wrap_cache.c - two members of one pool, in one thread, allocate, free, run out of buffers and
+ * steal from each other's cache until the positions of their caches have wrapped often. What each
+ * has agrees with its counters, and the audit is exact.
  *
- * After STEPS of that come TURNS in which all buffers go from one cache to the other and back.
+ * After STEPS of that, all buffers go from one cache to the other and back, TURNS times.
  *
- * Usage: wrap_cache STEPS TURNS. Prints how often the positions of both came round, together.
+ * Usage: wrap_cache STEPS TURNS. Prints how often the positions of both wrapped, together.
  */
 #define _GNU_SOURCE
 #include "audit.h"
-#include "local.h"
 #include "member.h"
 #include "memfd_pool.h"
+#include "opening.h"
 #include "qmempool.h"
 
 #if SHMPOOL_POSITION_BITS == 8
-#define CAPACITY 64u /* the positions bear no larger ring */
+#define CAPACITY 64u /* narrow positions allow no larger ring */
 #else
 #define CAPACITY 1024u
 #endif
 #define CACHE CAPACITY
 #define BULK 16u
-#define USED 16u /* buffers that one has at most while there are enough */
+#define USED 16u /* buffers that a member has at most while there are enough */
 #define SOME 8u  /* at a time */
 
 static uint32_t pool_number;
@@ -31,13 +31,13 @@ struct worker {
 	struct member *m;
 	uint64_t hand[CAPACITY];
 	uint32_t held;
-	cache_position bottom; /* as seen last */
-	uint64_t moved;        /* how far it has, and with it the top */
+	cache_position bottom; /* as last read */
+	uint64_t moved;        /* how far bottom and top have moved */
 };
 
 static struct qmempool *pool(void)
 {
-	return local_pool(pool_number);
+	return opening_pool(pool_number);
 }
 
 static uint32_t random_below(uint32_t n)
@@ -54,8 +54,8 @@ static void look(struct worker *w)
 	cache_position bottom = cache_bottom_at(w->m->cache_bottom, w->m->cache_top);
 	w->moved += (cache_position)(bottom - w->bottom);
 	w->bottom = bottom;
-	EQUAL(w->held, member_held(w->m));
-	CHECK(member_cached(&pool()->segment, w->m) <= CACHE);
+	EQUAL(w->held, member_in_hand(w->m));
+	CHECK(cache_length(&pool()->segment, w->m) <= CACHE);
 }
 
 static void step(struct worker *w, uint32_t most)
@@ -70,7 +70,7 @@ static void step(struct worker *w, uint32_t most)
 	}
 }
 
-/* Takes all, from the other's cache, into its own. */
+/* Takes all buffers, out of the other member's cache, into its own. */
 static void turn(struct worker *w)
 {
 	EQUAL(0, qmempool_alloc_bulk(pool(), w->m, w->hand, CAPACITY));
@@ -102,10 +102,10 @@ int main(int argc, char **argv)
 							      .members = 4,
 							      .queues = 1 });
 	for (int i = 0; i < 2; i++)
-		EQUAL(0, member_attach(&pool()->segment, local_token(pool_number), &worker[i].m));
+		EQUAL(0, member_attach(&pool()->segment, opening_token(pool_number), &worker[i].m));
 	for (uint64_t i = 0; i < steps; i++) {
-		/* By turns a cache is enough, and there are fewer buffers than both want to have.
-		 *  */
+		/* In turns: a cache has enough buffers for its member, or there are fewer than both
+		 * members want. */
 		uint32_t most = i / 256 % 4 ? USED : CAPACITY;
 		step(&worker[random_below(2)], most);
 		look(&worker[0]);
@@ -126,12 +126,12 @@ int main(int argc, char **argv)
 	}
 	for (int i = 0; i < 2; i++) {
 		struct worker *w = &worker[i];
-		qmempool_drain(pool(), w->m);
+		cache_drain(pool(), w->m);
 		member_release(&pool()->segment, w->m);
 	}
 	check_all(0);
 	printf("the positions came round %llu times\n",
 	       (unsigned long long)(worker[0].moved + worker[1].moved) >> bits);
-	EQUAL(0, local_close(pool_number));
+	EQUAL(0, opening_close(pool_number));
 	return 0;
 }

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wrap_ring.c - threads pass numbers through one ring until its positions have come round often.
- * Every number arrives once, in the order of its producer, through rings of every size.
+ * wrap_ring.c - threads pass numbers through one ring until its positions have wrapped often. Every
+ * number arrives once, in the order of its producer, through rings of every size.
  *
- * Usage: wrap_ring WRAPS. Prints how often each ring's positions came round: WRAPS times; those of
- * 16 bits in a ring that takes many changes of threads for that, WRAPS / 50 times.
+ * Usage: wrap_ring WRAPS. Prints how often each ring's positions wrapped: WRAPS times; with 16
+ * bits, in a ring that needs many thread switches for that, WRAPS / 50 times.
  */
 #define _GNU_SOURCE
-#define PACE_STEPS                                                                                 \
-	(SHMPOOL_POSITION_BITS == 8 ? 8u : 256u) /* of BULK: a quarter of all positions */
+/* Of BULK: a quarter of all positions. */
+#define PACE_STEPS (SHMPOOL_POSITION_BITS == 8 ? 8u : 256u)
 #include "pace.h"
 
 #include <sched.h>
@@ -20,7 +20,7 @@ static struct alf_queue queue __attribute__((aligned(CACHE_LINE)));
 static uint64_t slots[ALF_CAPACITY_MAX];
 static struct alf_ring ring;
 static uint64_t each;      /* elements of each producer */
-static uint64_t remaining; /* of all */
+static uint64_t remaining; /* elements of all producers */
 
 struct worker {
 	pthread_t thread;
@@ -29,7 +29,7 @@ struct worker {
 	uint64_t op;
 };
 
-/* A number in 24 bits: | producer 1 | 23 of its count |. */
+/* A number has 24 bits: | producer 1 | count 23 |. */
 static void *produce(void *argument)
 {
 	struct worker *w = argument;
@@ -70,8 +70,8 @@ static void *consume(void *argument)
 		for (uint32_t i = 0; i < got; i++) {
 			uint64_t *expected = &next[handle[i] >> 23];
 			uint64_t ahead = (handle[i] - *expected) & 0x7fffff;
-			/* Others got those between; none twice. Who has not run for so long that
-			 * the numbers came round cannot tell. */
+			/* Other consumers got the numbers between; none comes twice. A thread that
+			 * was suspended until the numbers wrapped cannot tell. */
 			CHECK(ahead < 1u << 22 ||
 			      left[handle[i] >> 23] - load_relaxed(&remaining) > 1u << 21);
 			*expected = handle[i] + 1;
@@ -102,7 +102,7 @@ static void run(uint64_t wraps, uint32_t capacity, enum alf_side put, enum alf_s
 		pthread_join(worker[i].thread, NULL);
 	EQUAL(0, remaining);
 	CHECK(alf_empty(&ring));
-	EQUAL((alf_position)(capacity + total), queue.cons); /* no void, no element twice */
+	EQUAL((alf_position)(capacity + total), queue.cons); /* no tombstone, no element twice */
 	printf("%u slots, %u to %u: positions came round %llu times\n", capacity, producers,
 	       consumers, pace_wraps(total));
 }

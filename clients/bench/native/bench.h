@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bench.h - what the parts of the native benchmark tell each other.
+ * bench.h - the types that all parts of the native benchmark share.
  *
- * A cell is one scenario: so many workers on so many cores doing one kind of work in bulks of one
- * size. A contestant is one implementation that can do that work. A sample is one contestant in one
- * cell once: its workers are processes over shared memory, which count what they did in a line
- * each, and the harness reads those counts at both ends of a window of time. No worker ever looks
- * at a clock.
+ * A cell is one scenario: workers on one or two cores that do one kind of work in bulks of one
+ * size. A contestant is an implementation that can do the work. A sample is one run of a contestant
+ * in a cell. Its workers are processes with shared memory; each counts its elements in a cache line
+ * of its own. The harness reads the counts at both ends of a window of time. Workers read no clock.
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -25,14 +24,14 @@ enum bench_work {
 	WORK_POOL,      /* each worker allocates what it holds in bulks, then frees it in bulks */
 	WORK_HAND_OVER, /* producers allocate and put, consumers get and free */
 	WORK_PATH, /* as WORK_HAND_OVER; producers write each buffer's bytes, consumers read them */
-	WORK_HOP,  /* two workers bounce a word: the cost of moving a line to the other core */
+	WORK_LINE_LATENCY, /* two workers bounce a word between the cores */
 };
 
 enum bench_place {
 	ONE_CORE,
 	TWO_CORES,      /* one worker pinned to each of two cores; an idle poll is cpu_relax() */
-	OVERSUBSCRIBED, /* pinned to the two cores alternately, so that both always have the same
-			 * load; after POLLS_BEFORE_YIELD idle polls sched_yield() */
+	OVERSUBSCRIBED, /* pinned to the two cores alternately, for equal load; sched_yield() after
+			 * POLLS_BEFORE_YIELD idle polls */
 };
 #define POLLS_BEFORE_YIELD 4
 
@@ -48,7 +47,7 @@ struct bench_goal {
 	double limit;
 };
 
-/* Where a contestant's figure stands in the table. Ours come first, one line of the table each. */
+/* The column of a contestant's figure in the table. Each of ours has a line of its own. */
 enum bench_column { OURS, ORIGINAL, DPDK, DPDK_OWNER, CK, MALLOC, MIMALLOC, JEMALLOC, COLUMNS };
 
 struct bench_run;
@@ -56,12 +55,12 @@ struct bench_run;
 struct bench_contestant {
 	const char *name;
 	enum bench_column column;
-	/* Builds its shared state for run->cell, before the workers exist. 0 or -errno.
+	/* Builds its shared state for run->cell, before the workers start. Returns 0 or -errno.
 	 * NULL: this contestant was not compiled in. */
 	int (*create)(struct bench_run *run);
-	/* What worker number me does until run_stopped(). */
+	/* The work of worker number me, until run_stopped(). */
 	void (*work)(struct bench_run *run, uint32_t me);
-	/* Its memory is one process's: where another worker frees, the workers are threads. */
+	/* Its memory is private to a process: if another worker frees, the workers are threads. */
 	bool threads;
 };
 
@@ -73,7 +72,7 @@ struct bench_cell {
 	uint32_t producers; /* the first workers; for work other than WORK_PASS all of them */
 	uint32_t consumers;
 	uint32_t bulk;
-	uint32_t held; /* WORK_POOL: buffers that a worker holds at most, a multiple of bulk */
+	uint32_t held; /* WORK_POOL: most buffers that a worker holds, a multiple of bulk */
 	bool single;   /* single producer, single consumer */
 	struct bench_goal goal;
 	const struct bench_contestant *reference; /* for GOAL_REFERENCE, in the same rounds */
@@ -83,7 +82,7 @@ extern const struct bench_cell cells[];
 extern const uint32_t cells_count;
 
 extern const struct bench_contestant queue_ours, queue_ours_owner, queue_ours_multi;
-extern const struct bench_contestant queue_tailwait, queue_rte, queue_ck, hop_contestant;
+extern const struct bench_contestant queue_tailwait, queue_rte, queue_ck, line_latency;
 extern const struct bench_contestant pool_ours, pool_ours_unchecked;
 extern const struct bench_contestant pool_original, pool_rte, pool_rte_owner;
 extern const struct bench_contestant pool_malloc, pool_mimalloc, pool_jemalloc;

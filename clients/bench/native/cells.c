@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cells.c - every scenario of the benchmark and the goal it has.
+ * cells.c - every scenario of the benchmark, with its goal.
  */
 #include "bench.h"
 
@@ -75,8 +75,7 @@ const struct bench_cell cells[] = {
 	  .place = ONE_CORE, .producers = 1, .held = 32, .bulk = 32, TIMES_OF(1, pool_rte) },
 	{ "pool, 8 workers, 256", POOL, .place = OVERSUBSCRIBED, .producers = 8, .held = 256,
 	  .bulk = 1, TIMES_OF(1, pool_rte) },
-	/* In bulks of 32 it is the owner words that cost, which DPDK does not have:
-	 * docs/decisions/0015. */
+	/* Bulks of 32 have no goal: they pay for owner words, which DPDK does not have. */
 	{ "pool, freed by another, bulk 1", FREED, .bulk = 1, TIMES_OF(1, pool_rte) },
 	{ "pool, freed by another, bulk 8", FREED, .bulk = 8, TIMES_OF(1, pool_rte) },
 	{ "pool, freed by another, bulk 32", FREED, .bulk = 32 },

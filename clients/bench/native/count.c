@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * count.c - each operation of the hot path so many times, for a tool that counts instructions.
+ * count.c - repeats an operation of the hot path, for a tool that counts instructions.
  *
- * usage: count OPERATION TIMES. Two runs with different TIMES differ by nothing else, so that the
- * difference, divided, is one operation (../instructions.py). --list names the operations and how
- * many elements each has.
+ * usage: count OPERATION TIMES. Two runs differ only by the repetitions, so their difference gives
+ * the instructions of one operation (../instructions.py). --list prints the operations and the
+ * number of elements of each.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -15,7 +15,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "local.h"
+#include "binding.h"
+#include "opening.h"
 #include "queue.h"
 
 #define MOST 256u /* elements of one operation */
@@ -33,7 +34,7 @@ struct operation {
 	uint32_t n;
 };
 
-/* What must not fail, or nothing is counted. */
+/* Exits if an operation failed. */
 static void expect(bool well)
 {
 	if (well)
@@ -53,7 +54,7 @@ static void pool(struct ends *e, uint32_t n)
 	}
 }
 
-/* The handles are the ends' own, from before and after. */
+/* Puts and gets the handles that main() allocated. */
 static void queue(struct ends *e, uint32_t n)
 {
 	expect(!queue_put(e->pool, e->member, e->multi, e->handle, n));
@@ -98,21 +99,21 @@ static void set_up(struct ends *e)
 				      .members = 4,
 				      .queues = 2 };
 	struct segment s;
-	char why[256];
-	expect(!segment_plan(&s, &g, why, sizeof(why)));
+	struct shmpool_refusal why;
+	expect(!segment_plan(&s, &g, &why));
 	int fd = memfd_create("count", MFD_CLOEXEC);
 	expect(fd >= 0 && !ftruncate(fd, (off_t)g.size));
 	void *base = mmap(NULL, g.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	expect(base != MAP_FAILED);
-	expect(!shmpool_create_wait(base, fd, &g, why, sizeof(why)));
+	expect(!shmpool_create_wait(base, fd, &g));
 	int number = shmpool_open(base, g.size, fd, "", 1);
 	expect(number >= 0);
 	int multi = shmpool_queue_create(number, "multi", 1024, 0, 0, 0, 0);
 	int one = shmpool_queue_create(number, "single", 1024,
 				       ALF_SINGLE_PRODUCER | ALF_SINGLE_CONSUMER, 0, 0, 0);
-	expect(multi >= 0 && one >= 0 && !local_attach((uint32_t)number));
-	e->pool = local_pool((uint32_t)number);
-	e->member = local_member((uint32_t)number);
+	expect(multi >= 0 && one >= 0 && !opening_attach((uint32_t)number));
+	e->pool = opening_pool((uint32_t)number);
+	e->member = opening_member((uint32_t)number);
 	e->multi = queue_ring(e->pool, (uint32_t)multi);
 	e->single = queue_ring(e->pool, (uint32_t)one);
 }

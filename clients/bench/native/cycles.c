@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cycles.c - the time-stamp counter against the clock.
+ * cycles.c - compares the time-stamp counter with the clock.
  */
 #include "cycles.h"
 
 #include <stdint.h>
 #include <time.h>
 
-#define LOOK_NS 20000000
+#define MEASURE_NS 20000000
 
 #if defined(__x86_64__)
 static uint64_t ns_now(void)
@@ -22,7 +22,7 @@ double cycles_per_ns(void)
 	uint64_t began = ns_now(), from = __builtin_ia32_rdtsc(), now;
 	do {
 		now = ns_now();
-	} while (now - began < LOOK_NS);
+	} while (now - began < MEASURE_NS);
 	return (double)(__builtin_ia32_rdtsc() - from) / (double)(now - began);
 }
 #else

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cycles.h - how many cycles of the time-stamp counter a nanosecond has.
+ * cycles.h - the rate of the time-stamp counter.
  */
 #ifndef BENCH_CYCLES_H
 #define BENCH_CYCLES_H
 
-/* Takes 20 ms. 0 where there is no such counter. */
+/* Returns cycles per nanosecond; 0 if there is no such counter. Takes 20 ms. */
 double cycles_per_ns(void);
 
 #endif

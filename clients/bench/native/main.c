@@ -2,8 +2,8 @@
  *
  * main.c - the native benchmark: options, rounds, and when a cell is measured again.
  *
- * The contestants of a cell take turns (A B C A B C ...), so that whatever the machine does
- * meanwhile it does to all of them, and only figures of the same round are compared.
+ * The contestants of a cell take turns (A B C A B C ...), so that a change of the machine affects
+ * all of them. Only figures of the same round are compared.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -14,14 +14,14 @@
 #include "cycles.h"
 #include "report.h"
 
-/* Oversubscribed samples are long, the others short: twenty of those show the median in spite of a
- * neighbour's bursts. */
+/* By place. Oversubscribed samples are long. The others are short and need more rounds, so that
+ * short disturbances do not reach the median. */
 static const uint32_t rounds_full[3] = { 21, 21, 7 }, rounds_quick[3] = { 5, 5, 3 };
 
 #define CELL_ATTEMPTS 3
-#define HOP_CHANGED 1.5 /* times: what was measured in between is not comparable */
-#define HOP_MAX 2000.0  /* ns: more is not the hardware, a core is busy with something else */
-#define HOP_TRIES 20
+#define LINE_CHANGED 1.5   /* times: figures measured during such a change are not comparable */
+#define LINE_NS_MAX 2000.0 /* more means that another program uses a core */
+#define LINE_TRIES 20
 
 static const char usage[] =
 	"usage: bench [--quick] [--only SUBSTRING] [--json FILE] [--list] [-h]\n"
@@ -30,34 +30,34 @@ static const char usage[] =
 	"  --quick           3 to 5 short rounds instead of 7 to 21\n"
 	"  --only SUBSTRING  only the scenarios whose name contains it\n"
 	"  --json FILE       also write every sample of every round\n"
-	"  --list            name the scenarios and end\n"
+	"  --list            list the scenarios and exit\n"
 	"\n"
 	"example: bench --quick --only '1 to 1' --json /tmp/bench.json\n";
 
-static const struct bench_cell hop_cell = {
-	.name = "hop", .work = WORK_HOP, .place = TWO_CORES, .producers = 2
+static const struct bench_cell line_cell = {
+	.name = "line latency", .work = WORK_LINE_LATENCY, .place = TWO_CORES, .producers = 2
 };
 
-/* ns one way, the median of three; while something else keeps a core busy it is tried again.
- * HOP_MAX if that does not end, 0 if the user wants to. */
-static double hop(void)
+/* Cache-line latency in ns, the median of three; retried while another program uses a core. Returns
+ * LINE_NS_MAX if that does not end, 0 after Ctrl-C. */
+static double measure_line(void)
 {
-	struct result r = { .cell = &hop_cell, .rounds = 3, .contestants = 1 };
-	r.contestant[0] = &hop_contestant;
-	for (int tries = 0; tries < HOP_TRIES; tries++) {
+	struct result r = { .cell = &line_cell, .rounds = 3, .contestants = 1 };
+	r.contestant[0] = &line_latency;
+	for (int tries = 0; tries < LINE_TRIES; tries++) {
 		for (uint32_t i = 0; i < r.rounds; i++) {
-			r.sample[0][i] = run_once(&hop_cell, &hop_contestant);
+			r.sample[0][i] = run_once(&line_cell, &line_latency);
 			if (r.sample[0][i].outcome == RUN_INTERRUPTED)
 				return 0;
 		}
 		struct run_sample median = result_median(&r, 0);
-		if (median.outcome == RUN_OK && median.ns < HOP_MAX)
+		if (median.outcome == RUN_OK && median.ns < LINE_NS_MAX)
 			return median.ns;
 	}
-	return HOP_MAX;
+	return LINE_NS_MAX;
 }
 
-/* All rounds of one cell. True if the user wants to end. */
+/* Runs all rounds of one cell. True after Ctrl-C. */
 static bool measure(struct result *result, uint32_t rounds)
 {
 	const struct bench_cell *cell = result->cell;
@@ -89,14 +89,14 @@ static bool measure_cell(struct result *result, uint32_t rounds, int cores)
 	double changed;
 	do {
 		result->attempts++;
-		result->hop_before = hop();
-		if (result->hop_before == 0 || measure(result, rounds))
+		result->line_before = measure_line();
+		if (result->line_before == 0 || measure(result, rounds))
 			return true;
-		result->hop_after = hop();
-		if (result->hop_after == 0)
+		result->line_after = measure_line();
+		if (result->line_after == 0)
 			return true;
-		changed = result->hop_after / result->hop_before;
-	} while ((changed > HOP_CHANGED || changed < 1 / HOP_CHANGED) &&
+		changed = result->line_after / result->line_before;
+	} while ((changed > LINE_CHANGED || changed < 1 / LINE_CHANGED) &&
 		 result->attempts < CELL_ATTEMPTS);
 	return false;
 }
@@ -113,7 +113,7 @@ static int write_json(const char *path, const struct result *results, uint32_t n
 	return 0;
 }
 
-/* Everything that was asked for and for which there was time. */
+/* Measures the selected cells, up to Ctrl-C, and prints them. Returns the exit status. */
 static int run_all(const char *only, bool quick, const char *json)
 {
 	struct result *results = calloc(cells_count, sizeof(*results));

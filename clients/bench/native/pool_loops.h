@@ -2,8 +2,8 @@
  *
  * pool_loops.h - the measured loops over a pool, the same for every contestant.
  *
- * Like queue_loops.h: a contestant hands in its operations as constants, and everything is inlined
- * into its own work(). A handle is 64 bits of whatever the contestant names a buffer with.
+ * As in queue_loops.h, a contestant passes its operations as constants, and everything is inlined
+ * into its work(). A handle is the contestant's 64-bit name of a buffer.
  */
 #ifndef BENCH_POOL_LOOPS_H
 #define BENCH_POOL_LOOPS_H
@@ -12,28 +12,29 @@
 
 #include "run.h"
 
-/* The same for every pool here, and what DPDK's may have at most. */
+/* The same for every pool; the cache is the largest that DPDK allows. */
 #define POOL_BUFFERS 8192u
 #define POOL_BUFFER_BYTES 2048u
 #define POOL_CACHE 512u /* buffers in each worker's local cache */
-#define POOL_BULK 64u   /* moved at once between it and the shared queue; DPDK chooses its own */
-#define POOL_REUSES 64  /* between two looks at the stop word, on one core */
-#define POOL_TURNS 8    /* between two looks at the stop word, on one core */
-#define POOL_WORDS 8    /* of each packet, written and read on the whole path: 64 bytes */
+#define POOL_BULK 64u   /* moved at once between cache and shared queue; DPDK chooses itself */
+#define POOL_REUSES 64  /* between two reads of the stop word */
+#define POOL_TURNS 8    /* between two reads of the stop word */
+#define POOL_WORDS 8    /* of each packet, written and read in WORK_PATH: 64 bytes */
 
 struct pool_ops {
-	/* Allocates all n or none: n or 0. */
+	/* Allocates all n or none. Returns n or 0. */
 	uint32_t (*alloc)(void *end, uint64_t *handle, uint32_t n);
 	void (*free)(void *end, const uint64_t *handle, uint32_t n);
-	/* Through the contestant's own queue. All n or none; 1..n, or 0 if there is none. */
+	/* Pass through the contestant's queue. put: all n or none, returns n or 0; get: returns
+	 * 1..n, or 0 if the queue is empty. */
 	uint32_t (*put)(void *end, const uint64_t *handle, uint32_t n);
 	uint32_t (*get)(void *end, uint64_t *handle, uint32_t n);
-	/* Where a buffer's bytes lie. */
+	/* Returns the address of a buffer's bytes. */
 	uint64_t *(*data)(void *end, uint64_t handle);
 };
 
-/* Allocates one buffer and frees it, its handle in a register: the reuse pattern of the RFC's
- * bench. */
+/* Allocates one buffer and frees it, with its handle in a register: the reuse pattern of the RFC's
+ * benchmark. */
 static ALWAYS_INLINE void pool_reuse(const struct pool_ops ops, struct bench_run *run, void *end,
 				     uint32_t me)
 {
@@ -119,12 +120,12 @@ static ALWAYS_INLINE void pool_consume(const struct pool_ops ops, struct bench_r
 		store_relaxed(&run->failed, 1u);
 }
 
-/* The whole of a contestant's work(); end is what its operations take. */
+/* A contestant's work(); end is passed to its operations. */
 static ALWAYS_INLINE void pool_work(const struct pool_ops ops, struct bench_run *run, void *end,
 				    uint32_t me)
 {
 	const struct bench_cell *cell = run->cell;
-	uint64_t *handle = run->handle[me]; /* not an array of this function: see queue_do() */
+	uint64_t *handle = run->handle[me]; /* no local array: see queue_do() */
 	if (cell->work == WORK_POOL && cell->held == 1)
 		pool_reuse(ops, run, end, me);
 	else if (cell->work == WORK_POOL && cell->bulk == 1)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * pool_malloc.c - for comparison: malloc() and free() of the C library, of mimalloc and of
- * jemalloc. Their memory is one process's, so where another worker frees, the workers are threads;
- * they hand over through a tail-wait ring. The libraries are loaded, not linked: linked, they would
- * replace malloc().
+ * jemalloc. Their memory is private to a process, so the workers are threads if another worker
+ * frees. Buffers pass through a tail-wait ring. The libraries are loaded at run time; linked, they
+ * would replace malloc().
  */
 #include <dlfcn.h>
 #include <errno.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pool_original.c - baseline: the original qmempool algorithm (tailpool.h). A handle is an address,
- * which is the same in every worker: they are forked with the memory in place.
+ * pool_original.c - baseline: the original qmempool algorithm (tailpool.h). A handle is an address.
+ * It is the same in every worker, because they are forked after the memory is mapped.
  */
 #include "tailpool.h"
 

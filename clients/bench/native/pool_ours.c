@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pool_ours.c - our pool and its queues, in a segment on a memfd. Compiled twice together with the
- * whole core: with the detection of misuse, and without it (SHMPOOL_CHECK=0).
+ * pool_ours.c - our pool and its queues, in a segment on a memfd. Compiled twice, each time with
+ * the whole core: with the detection of misuse, and without it (SHMPOOL_CHECK=0).
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "local.h"
+#include "binding.h"
+#include "opening.h"
 #include "pool_loops.h"
 #include "queue.h"
 
@@ -58,7 +59,7 @@ static ALWAYS_INLINE uint64_t *data(void *at, uint64_t handle)
 	return (uint64_t *)segment_data(&end->pool->segment, handle_index(handle));
 }
 
-/* Of the sample before. */
+/* Closes the pool of the previous sample. */
 static void discard(void)
 {
 	if (pool_number >= 0)
@@ -82,10 +83,10 @@ static int create(struct bench_run *run)
 				      .members = BENCH_WORKERS_MAX + 1, /* the harness is one */
 				      .queues = 1 };
 	struct segment s;
-	char why[256];
+	struct shmpool_refusal why;
 	(void)run;
 	discard();
-	int error = segment_plan(&s, &g, why, sizeof(why));
+	int error = segment_plan(&s, &g, &why);
 	if (error)
 		return error;
 	size = g.size;
@@ -95,7 +96,7 @@ static int create(struct bench_run *run)
 	base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (base == MAP_FAILED)
 		return -errno;
-	error = shmpool_create_wait(base, fd, &g, why, sizeof(why));
+	error = shmpool_create_wait(base, fd, &g);
 	if (error)
 		return error;
 	pool_number = shmpool_open(base, size, fd, "", 1);
@@ -105,14 +106,14 @@ static int create(struct bench_run *run)
 	return queue_number < 0 ? queue_number : 0;
 }
 
-/* A forked worker is no member yet: it attaches for itself. */
+/* A forked worker is not a member yet, so it attaches. */
 static void work(struct bench_run *run, uint32_t me)
 {
 	uint32_t number = (uint32_t)pool_number;
-	struct end end = { .pool = local_pool(number) };
-	if (local_attach(number))
+	struct end end = { .pool = opening_pool(number) };
+	if (opening_attach(number))
 		_exit(1);
-	end.member = local_member(number);
+	end.member = opening_member(number);
 	end.queue = queue_ring(end.pool, (uint32_t)queue_number);
 	pool_work((struct pool_ops) { alloc, give, put, get, data }, run, &end, me);
 }

@@ -3,11 +3,11 @@
  * pool_rte.c - baseline: DPDK's rte_mempool over rte_ring, with one explicit cache for each worker.
  *
  * It needs the EAL, which is started once, in the harness. --no-huge memory is mapped shared, so
- * the forked workers use one pool as DPDK's secondary processes would.
+ * the forked workers use one pool, as DPDK's secondary processes would.
  *
- * Once as it is, and once with the one thing added that recovery needs: a word in each buffer's
- * first line says who has it, and is stored when it is put and when it is got. Nothing reads it.
- * What that costs is no matter of the pool: the line must come over to the other core and back.
+ * The second variant adds what recovery needs: an owner word in each buffer's first cache line,
+ * which put and get store. Nothing reads it. It shows the cost of moving that line to the other
+ * core and back, which any pool with owner words pays.
  */
 #define _GNU_SOURCE
 #include "pool_loops.h"
@@ -25,7 +25,7 @@ struct end {
 	struct rte_ring *queue;
 };
 
-#define PUT (1ull << 63) /* an owner word: a position in the queue, else whose the buffer is */
+#define PUT (1ull << 63) /* in an owner word: a position in the queue, otherwise the owner */
 
 static struct rte_mempool *pool;
 static struct rte_mempool_cache *cache[BENCH_WORKERS_MAX];
@@ -75,7 +75,7 @@ static ALWAYS_INLINE uint64_t *data(void *at, uint64_t handle)
 	return (uint64_t *)(uintptr_t)handle;
 }
 
-/* Once. The EAL pins the thread that starts it to a core: the harness stays where it was. */
+/* Starts the EAL once. It pins the calling thread to a core; the affinity is restored. */
 static int start(void)
 {
 	static int started;
@@ -130,8 +130,8 @@ static int create(struct bench_run *run)
 	return create_of(run, POOL_BUFFER_BYTES);
 }
 
-/* Of buffers that end with that line, since nobody touches more: in as few pages as our headers
- * are. */
+/* The buffers are one cache line long, because nothing else is accessed. So they take as few pages
+ * as our headers. */
 static int create_owner(struct bench_run *run)
 {
 	return create_of(run, CACHE_LINE);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * queue_ck.c - baseline: Concurrency Kit's ck_ring. It has no bulks: its elements go one by one.
+ * queue_ck.c - baseline: Concurrency Kit's ck_ring. It has no bulks: elements pass one by one.
  *
- * Only here are its headers seen. Without them the contestant cannot do anything, and the table
- * says so.
+ * Only this file includes its headers. Without them the contestant is skipped, and the table says
+ * so.
  */
 #include "queue_loops.h"
 
@@ -15,7 +15,7 @@ struct end {
 	struct ck_ring_buffer slot[BENCH_RING];
 };
 
-/* What finds no room after the first one is left out: nobody counts what was put. */
+/* Drops the elements for which there is no room after the first one; only consumers count. */
 static ALWAYS_INLINE uint32_t put(void *at, const uint64_t *handle, uint32_t n, bool single)
 {
 	struct end *end = at;

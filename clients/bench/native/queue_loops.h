@@ -2,25 +2,24 @@
  *
  * queue_loops.h - the measured loops over a queue, the same for every contestant.
  *
- * A contestant hands in its put and get as constants, and everything is inlined into its own
- * work():
- * once for each of bulk 1 and bulk n, and single and multi, as a program that uses the queue would
- * be compiled.
+ * A contestant passes its put and get as constants, and everything is inlined into its work(), once
+ * for each combination of bulk 1 or n and single or multi. A program that uses the queue would be
+ * compiled the same way.
  */
 #ifndef BENCH_QUEUE_LOOPS_H
 #define BENCH_QUEUE_LOOPS_H
 
 #include "run.h"
 
-/* That each worker puts in turn; a multiple of every bulk. */
+/* The handles that each worker puts in turn; a multiple of every bulk. */
 #define QUEUE_HANDLES (RUN_HANDLES / 2)
 #define QUEUE_BUFFERS (BENCH_WORKERS_MAX * QUEUE_HANDLES)
-#define QUEUE_TURNS 64 /* between two looks at the stop word, on one core */
+#define QUEUE_TURNS 64 /* between two reads of the stop word */
 
 struct queue_ops {
-	/* Puts all n handles or none: n or 0. */
+	/* Puts all n handles or none. Returns n or 0. */
 	uint32_t (*put)(void *end, const uint64_t *handle, uint32_t n, bool single);
-	/* Gets 1..n handles; 0 if there is none. */
+	/* Gets handles. Returns 1..n, or 0 if the queue is empty. */
 	uint32_t (*get)(void *end, uint64_t *handle, uint32_t n, bool single);
 };
 
@@ -84,7 +83,7 @@ static ALWAYS_INLINE void queue_cycle(const struct queue_ops ops, struct bench_r
 		}
 		failed = 0;
 		if (!ops.put(end, handle, got, single))
-			store_relaxed(&run->failed, 1u); /* what came out must go in again */
+			store_relaxed(&run->failed, 1u); /* there is room for what it took out */
 		run_count(run, me, done += got);
 	}
 }
@@ -92,9 +91,8 @@ static ALWAYS_INLINE void queue_cycle(const struct queue_ops ops, struct bench_r
 static ALWAYS_INLINE void queue_do(const struct queue_ops ops, struct bench_run *run, void *end,
 				   uint32_t me, uint32_t n, bool single)
 {
-	/* Not an array of this function: the compiler must not know that it is no part of the
-	 * queue, or a baseline's copy turns into memcpy(), which no program with handles of its own
-	 * sees. */
+	/* No local array: if the compiler knew that it is not part of the queue, it would turn a
+	 * baseline's copy into memcpy(), which it cannot do in a real program. */
 	uint64_t *handle = run->handle[me];
 	for (uint32_t i = 0; i < QUEUE_HANDLES; i++)
 		handle[i] = me * QUEUE_HANDLES + i;
@@ -123,7 +121,7 @@ static ALWAYS_INLINE void queue_work(const struct queue_ops ops, struct bench_ru
 		queue_do(ops, run, end, me, n, false);
 }
 
-/* For create(): what a queue holds before the workers start. */
+/* For create(): fills the queue before the workers start. */
 static inline void queue_fill(const struct queue_ops ops, struct bench_run *run, void *end)
 {
 	if (run->cell->work != WORK_CYCLE)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * queue_ours.c - our queue: the bare ring (alf_queue.h with an op record), and the ring with an
- * owner word stored into each buffer's header line at every hand-over.
+ * owner word, which each put and get stores into the buffer's header line.
  */
 #include "queue_loops.h"
 
@@ -12,7 +12,7 @@ struct header {
 	uint64_t pad[7];
 };
 
-/* One worker's way in, in memory as a member's would be. */
+/* One worker's access to the queue, laid out in memory as a member's. */
 struct end {
 	struct alf_ring ring;
 	struct header *header;
@@ -97,7 +97,7 @@ static void work_owner(struct bench_run *run, uint32_t me)
 		   run->cell->single);
 }
 
-/* Against which the single variant is measured: the same work through the multi variant. */
+/* The reference of the single variant: the same work through the multi variant. */
 static void work_multi(struct bench_run *run, uint32_t me)
 {
 	struct end *end = run->state;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * queue_rte.c - baseline: DPDK's rte_ring. It needs no EAL, only memory, and that may be shared.
+ * queue_rte.c - baseline: DPDK's rte_ring. It needs no EAL, only memory, which may be shared.
  *
- * Only here are its headers seen. Without them the contestant cannot do anything, and the table
- * says so.
+ * Only this file includes its headers. Without them the contestant is skipped, and the table says
+ * so.
  */
 #include "queue_loops.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * report.c - prints results: one line of the table for each of our variants, the baselines beside
- * the first.
+ * report.c - prints results: a line of the table for each of our variants; the first also has the
+ * figures of the baselines.
  */
 #include "report.h"
 
@@ -13,7 +13,7 @@ static const char *const outcome_name[] = {
 	"ok", "slower", "stuck", "failed", "interrupted", "busy"
 };
 
-/* A time per element, as short as it stays exact enough. */
+/* Formats a time per element. */
 static const char *figure(char *text, size_t size, struct run_sample s)
 {
 	const char *more = s.outcome == RUN_OK ? "" : "> ";
@@ -46,7 +46,7 @@ static const char *goal_text(char *text, size_t size, const struct bench_cell *c
 	return text;
 }
 
-/* What is worth knowing about the samples behind a line. */
+/* Formats a note on the samples of a line. */
 static const char *remark(char *text, size_t size, const struct result *result)
 {
 	uint32_t disturbed = 0;
@@ -55,24 +55,24 @@ static const char *remark(char *text, size_t size, const struct result *result)
 		for (uint32_t r = 0; r < result->rounds; r++)
 			disturbed += result->sample[i][r].disturbed;
 	if (result->attempts > 1)
-		snprintf(text, size, "; attempt %u: the hop changed", result->attempts);
+		snprintf(text, size, "; attempt %u: the line latency changed", result->attempts);
 	if (disturbed)
 		snprintf(text + strlen(text), size - strlen(text), "; %u of %u samples disturbed",
 			 disturbed, result->rounds * result->contestants);
 	return text;
 }
 
-/* Where the figures of one line go. */
+/* The fields of one line. */
 struct line {
 	char figure[COLUMNS][16];
 	char cycles[16];
 	char ratio[16];
 	char goal[64];
-	char hop[32];
+	char latency[32];
 	char remark[96];
 };
 
-/* Variant i of ours. What belongs to the whole cell stands on its first line only. */
+/* Prints our variant i. The fields of the whole cell are on its first line only. */
 static void row(FILE *out, const struct result *result, uint32_t i, bool first, double cycles)
 {
 	const struct bench_cell *cell = result->cell;
@@ -99,36 +99,36 @@ static void row(FILE *out, const struct result *result, uint32_t i, bool first, 
 		if (met >= 0)
 			strcat(l.goal, met ? ": met" : ": MISSED");
 		remark(l.remark, sizeof(l.remark), result);
-		if (result->hop_after > 0)
-			snprintf(l.hop, sizeof(l.hop), "%.0f-%.0f", result->hop_before,
-				 result->hop_after);
+		if (result->line_after > 0)
+			snprintf(l.latency, sizeof(l.latency), "%.0f-%.0f", result->line_before,
+				 result->line_after);
 	}
 	fprintf(out, "%-31s %-19s %9s %8s", first ? cell->name : "", result->contestant[i]->name,
 		l.figure[OURS], l.cycles);
 	for (int c = OURS + 1; c < COLUMNS; c++)
 		fprintf(out, " %9s", l.figure[c]);
-	fprintf(out, " %7s %8s  %s%s\n", l.ratio, l.hop, l.goal, l.remark);
+	fprintf(out, " %7s %8s  %s%s\n", l.ratio, l.latency, l.goal, l.remark);
 }
 
 static void missing(FILE *out, const struct bench_contestant *contestant, const char *package)
 {
 	if (!contestant->create)
-		fprintf(out, "\n%s: skipped, this compiler finds no %s\n", contestant->name,
+		fprintf(out, "\n%s: skipped; this compiler does not find %s\n", contestant->name,
 			package);
 }
 
 void report_table(FILE *out, const struct result *results, uint32_t n, double cycles)
 {
 	fputs("ns per element, medians; of ours also cycles of the time-stamp counter. Ratio: ours "
-	      "against the better baseline, or the\n"
-	      "one that the goal names, round by round. Hop: ns for a cache line from core to "
+	      "to the better baseline, or to the\n"
+	      "one that the goal names, round by round. Line: ns for a cache line from core to "
 	      "core, before and after. A goal is for the\n"
 	      "first variant of its scenario.\n\n",
 	      out);
 	fprintf(out, "%-31s %-19s %9s %8s", "scenario", "variant", column_name[OURS], "cycles");
 	for (int c = OURS + 1; c < COLUMNS; c++)
 		fprintf(out, " %9s", column_name[c]);
-	fprintf(out, " %7s %8s  goal\n", "ratio", "hop");
+	fprintf(out, " %7s %8s  goal\n", "ratio", "line");
 	for (uint32_t k = 0; k < n; k++) {
 		const struct result *result = &results[k];
 		bool first = true;
@@ -180,9 +180,10 @@ void report_json(FILE *out, const struct result *results, uint32_t n, bool quick
 			result->skipped ? "\"" : "", result->skipped ? result->skipped : "null",
 			result->skipped ? "\"" : "");
 		fprintf(out,
-			"     \"hop_before_ns\": %.1f, \"hop_after_ns\": %.1f, \"attempts\": %u,\n"
+			"     \"line_before_ns\": %.1f, \"line_after_ns\": %.1f, \"attempts\": "
+			"%u,\n"
 			"     \"contestants\": [\n",
-			result->hop_before, result->hop_after, result->attempts);
+			result->line_before, result->line_after, result->attempts);
 		for (uint32_t i = 0; i < result->contestants; i++)
 			json_contestant(out, result, i);
 		fprintf(out, "    ]}%s\n", k + 1 < n ? "," : "");

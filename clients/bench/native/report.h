@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * report.h - the figures for people (a table) and for programs (JSON).
+ * report.h - prints the figures as a table or as JSON.
  */
 #ifndef BENCH_REPORT_H
 #define BENCH_REPORT_H
@@ -9,10 +9,10 @@
 
 #include "result.h"
 
-/* cycles: of a nanosecond, 0 for unknown. */
+/* Prints a table. cycles: per nanosecond, 0 for unknown. */
 void report_table(FILE *out, const struct result *results, uint32_t n, double cycles);
 
-/* Every sample of every round, with what the table says about it. */
+/* Writes every sample of every round, and the figures of the table. */
 void report_json(FILE *out, const struct result *results, uint32_t n, bool quick);
 
 #endif

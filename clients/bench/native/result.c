@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * result.c - medians, ratios and goals of one cell.
+ * result.c - computes medians, ratios and goals of one cell.
  */
 #include "result.h"
 
@@ -37,7 +37,7 @@ static int compare_doubles(const void *a, const void *b)
 	return (*x > *y) - (*x < *y);
 }
 
-/* Enough undisturbed rounds to speak of a median. */
+/* True if there are enough undisturbed rounds for a median. */
 static bool enough(const struct result *result, uint32_t clean)
 {
 	return clean && 3 * clean >= result->rounds;
@@ -82,10 +82,10 @@ double result_ratio(const struct result *result, uint32_t i, int other)
 		return 0;
 	for (uint32_t r = 0; r < result->rounds; r++) {
 		const struct run_sample *mine = &result->sample[i][r];
-		const struct run_sample *its = &result->sample[other][r];
-		if (mine->outcome == RUN_OK && its->outcome == RUN_OK && !mine->disturbed &&
-		    !its->disturbed)
-			ratio[n++] = mine->ns / its->ns;
+		const struct run_sample *theirs = &result->sample[other][r];
+		if (mine->outcome == RUN_OK && theirs->outcome == RUN_OK && !mine->disturbed &&
+		    !theirs->disturbed)
+			ratio[n++] = mine->ns / theirs->ns;
 	}
 	qsort(ratio, n, sizeof(ratio[0]), compare_doubles);
 	return enough(result, n) ? ratio[n / 2] : 0;

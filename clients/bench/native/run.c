@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * run.c - one sample: start the workers, watch a window of time, stop them, and end what does not
- * stop.
+ * run.c - one sample: starts the workers, measures a window of time, stops the workers, and kills
+ * those that do not stop.
  *
- * Signals are blocked and taken with sigtimedwait(), so that every sleep ends at Ctrl-C and no
- * handler is needed. A worker that outlives the harness is killed by the kernel (PR_SET_PDEATHSIG).
+ * Signals are blocked and read with sigtimedwait(), so that Ctrl-C ends every sleep and no handler
+ * is needed. The kernel kills the workers when the harness ends (PR_SET_PDEATHSIG).
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -22,28 +22,28 @@
 
 #define MEMORY_BYTES (64u << 20)
 #define START_SECONDS 5.0 /* for all workers to be running */
-#define STOP_SECONDS 2.0  /* for all workers to be gone; then SIGKILL */
+#define STOP_SECONDS 2.0  /* for all workers to exit; then SIGKILL */
 #define STAGGER (6 * CACHE_LINE)
 #define TRIES 4 /* for an undisturbed sample */
-/* Of its core's time that a pinned worker must get; no more exact than the scheduler's tick. */
+/* The share of its core that a pinned worker must get; as exact as the scheduler's tick. */
 #define SHARE_MIN 0.75
-/* In a sample on one or two cores, which is their median: others' bursts drop out. */
+/* A sample on one or two cores is the median of these: short disturbances drop out. */
 #define WINDOWS 5
 
 static struct bench_run *shared;
 static int core[2];
 static int cores;
-/* By place. One oversubscribed window holds many time slices of each of the eight workers on a
+/* By place. An oversubscribed window has many time slices for each of the eight workers of a
  * core. */
 static const double warm_seconds[3] = { 0.002, 0.002, 0.05 };
 static const double window_seconds[3] = { 0.002, 0.002, 0.25 };
 static const int windows[3] = { WINDOWS, WINDOWS, 1 };
 static sigset_t signals;
 
-/* Started with a real-time priority, workers that keep both cores busy would never let a harness of
- * the same priority run again: it goes one above them, and they come back down. Where many share a
- * core they need time slices, which real-time processes do not have. */
-static int real_time; /* the workers' priority, 0 for none */
+/* The workers' real-time priority, 0 for none. Workers keep both cores busy, so a harness of the
+ * same priority would never run: it takes the next higher one. Oversubscribed workers run without,
+ * because they need time slices. */
+static int real_time;
 
 static int harness_priority(void)
 {
@@ -91,8 +91,8 @@ int run_init(void)
 
 void *run_memory(struct bench_run *run, size_t bytes)
 {
-	/* Blocks of whole pages must not all begin at the same place in a page: a store then looks
-	 * to the processor as if it might be what a later load elsewhere needs. */
+	/* Blocks must not begin at the same offset of a page: the processor would take a later load
+	 * from one block to depend on a store to another (4K aliasing). */
 	run->used += STAGGER;
 	void *at = (char *)run + run->used;
 	run->used += (bytes + 2 * CACHE_LINE - 1) / (2 * CACHE_LINE) * (2 * CACHE_LINE);
@@ -111,7 +111,7 @@ static double seconds(clockid_t clock)
 	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* Sleeps until then, or until a child ends if that may happen. True if the user wants to end. */
+/* Sleeps until then; if child_may_end, at most until a child ends. True after Ctrl-C. */
 static bool sleep_until(double then, bool child_may_end)
 {
 	for (double left; (left = then - seconds(CLOCK_MONOTONIC)) > 0;) {
@@ -133,8 +133,8 @@ static void pin(int cpu)
 	sched_setaffinity(0, sizeof(set), &set);
 }
 
-/* Which core worker i has: alternately, and with producers and consumers the two kinds evenly too.
- *  */
+/* The core of worker i. They alternate; each core gets as many producers, and as many consumers, as
+ * the other. */
 static int core_of(const struct bench_cell *cell, uint32_t i)
 {
 	if (cell->place == ONE_CORE)
@@ -160,7 +160,7 @@ static void *worker(void *argument)
 	return NULL;
 }
 
-/* A forked process: n workers from number first on, all but the first of them threads. */
+/* A forked process: runs n workers from number first on; all but the first are threads. */
 static _Noreturn void process(const struct bench_contestant *contestant, uint32_t first, uint32_t n,
 			      pid_t parent)
 {
@@ -183,7 +183,7 @@ static _Noreturn void process(const struct bench_contestant *contestant, uint32_
 }
 
 struct reading {
-	double wall, cpu; /* seconds; cpu of the worker (or average of threads) that had least */
+	double wall, cpu; /* seconds; cpu: of the worker, or average of threads, with the least */
 	uint64_t done;
 };
 
@@ -218,7 +218,7 @@ static int by_time(const void *a, const void *b)
 	return (x->ns > y->ns) - (x->ns < y->ns);
 }
 
-/* Looks at running workers for as long as their place asks for. */
+/* Measures running workers. */
 static struct run_sample watch(const struct bench_cell *cell, const pid_t *pid)
 {
 	struct run_sample sample[WINDOWS];
@@ -239,7 +239,7 @@ static struct run_sample watch(const struct bench_cell *cell, const pid_t *pid)
 	return *median;
 }
 
-/* Waits for the workers, kills those that are too slow. The worst outcome of all. */
+/* Waits for the workers and kills those that are too slow. Returns the worst outcome. */
 static enum run_outcome reap(pid_t *pid, uint32_t n, double limit)
 {
 	enum run_outcome outcome = RUN_OK;
@@ -289,9 +289,9 @@ static struct run_sample try_once(const struct bench_cell *cell,
 		if (pid[started] < 0)
 			break;
 	}
-	double give_up = seconds(CLOCK_MONOTONIC) + START_SECONDS;
+	double deadline = seconds(CLOCK_MONOTONIC) + START_SECONDS;
 	while (started == processes && load_acquire(&shared->ready) < n && !interrupted &&
-	       seconds(CLOCK_MONOTONIC) < give_up)
+	       seconds(CLOCK_MONOTONIC) < deadline)
 		interrupted = sleep_until(seconds(CLOCK_MONOTONIC) + 0.0005, false);
 	if (!interrupted && load_acquire(&shared->ready) == n) {
 		store_release(&shared->go, 1u);

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * tailwait.h - the original ring algorithm, written afresh as a baseline.
+ * tailwait.h - the original ring algorithm, a new implementation, as a baseline.
  *
  * A power-of-two ring of 8-byte words. Each side has a head, which a compare-and-swap moves to
- * reserve a bulk, and a tail, which says how far the other side may go. After its copy everybody
- * waits until the tail has come to its own old head, then moves it on: whoever is preempted between
- * the two stops its whole side.
+ * reserve a bulk, and a tail, which limits the other side. After its copy each process waits until
+ * the tail reaches its own old head, then moves the tail. A process that is preempted in between
+ * blocks its whole side.
  *
  * Any number of producers and consumers; with single=true one at a time on that side.
  *
  * Ordering
- *     [HEAD]  head before the opposite tail, or the room between them underflows.
- *     [TAIL]  a side that sees the other's tail sees its copies done (in or out). The waiter
- *             acquires as well: its own store of the tail passes on what earlier bulks of its side
- *             did.
+ *     [HEAD]  the head is read before the opposite tail, or the room between them underflows.
+ *     [TAIL]  a side that reads the other's tail sees its copies done (in or out). The waiting
+ *             process acquires as well: its own store of the tail then publishes the earlier bulks
+ *             of its side too.
  */
 #ifndef BENCH_TAILWAIT_H
 #define BENCH_TAILWAIT_H
@@ -23,7 +23,7 @@
 struct tailwait_side {
 	uint32_t head;
 	uint32_t tail;
-	uint32_t size; /* constant; here it costs no third line */
+	uint32_t size; /* constant; on this line it needs no third one */
 	uint32_t pad[13];
 };
 
@@ -39,15 +39,15 @@ static inline size_t tailwait_bytes(uint32_t size)
 	return sizeof(struct tailwait) + size * sizeof(uint64_t);
 }
 
-/* Makes an empty ring in zeroed memory on a cache line; size is a power of two. */
+/* Initializes an empty ring in zeroed memory on a cache line; size is a power of two. */
 static inline void tailwait_init(struct tailwait *ring, uint32_t size)
 {
 	ring->prod.size = size;
 	ring->cons.size = size;
 }
 
-/* Moves mine->head over up to n positions of which other->tail + ahead is the limit, with all=true
- * over n or none. Returns over how many; *at is the first. */
+/* Reserves up to n positions, with all=true n or none: moves mine->head, at most to other->tail +
+ * ahead. Returns how many; *at is the first. */
 static inline uint32_t tailwait_reserve(struct tailwait_side *mine, struct tailwait_side *other,
 					uint32_t ahead, uint32_t n, bool all, bool single,
 					uint32_t *at)
@@ -70,7 +70,7 @@ static inline uint32_t tailwait_reserve(struct tailwait_side *mine, struct tailw
 	}
 }
 
-/* Lets the other side have the n positions from at on, once it has all before them. */
+/* Releases the n positions from at on to the other side, after all positions before them. */
 static inline void tailwait_release(struct tailwait_side *mine, uint32_t at, uint32_t n,
 				    bool single)
 {
@@ -79,7 +79,7 @@ static inline void tailwait_release(struct tailwait_side *mine, uint32_t at, uin
 	store_release(&mine->tail, at + n); /* [TAIL] */
 }
 
-/* How many of n positions from at on lie before the end of the slots. */
+/* Returns how many of n positions from at on are before the end of the slots. */
 static inline uint32_t tailwait_straight(uint32_t size, uint32_t at, uint32_t n)
 {
 	uint32_t first = size - (at & (size - 1));

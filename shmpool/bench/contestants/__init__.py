@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contestants. Their libraries are imported only when they are used.
+"""The contestants: one module for each library, which is imported only when a run uses it.
 
-Each adapter uses the calls that its library's documentation puts first, configured to hold as many
-messages as the others and not to lose any where that can be configured.
+Each adapter uses the calls that the library's documentation recommends. Where that can be
+configured, a channel holds as many messages as those of the others and loses none.
 """
 
-from ..way import Way
+from ..transport import Transport
 from . import (
     cloudtoid,
     fasterfifo,
@@ -21,7 +21,7 @@ from . import (
     zeroqueue,
 )
 
-WAYS: tuple[type[Way], ...] = (
+TRANSPORTS: tuple[type[Transport], ...] = (
     ours.SendRecv,
     ours.Buffers,
     ours.SendRecvMany,

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cloudtoid-interprocess: byte queues in files, non-blocking to send, receiving either way."""
+"""cloudtoid-interprocess: byte queues in files. Sends never block; receives may."""
 
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ..way import Batch, InFolder, OneByOne, Receive, Send
+from ..transport import Batch, InFolder, OneByOne, Receive, Send
 
 if TYPE_CHECKING:
     import cloudtoid_interprocess
 
-HEADER = 24  # bytes allowed for what it stores beside a message, aligned
+HEADER = 24  # bytes: what the library stores beside a message, with padding
 
 
 class Cloudtoid(InFolder):
@@ -19,21 +19,18 @@ class Cloudtoid(InFolder):
     package = "cloudtoid-interprocess"
 
     def create(self) -> None:
-        """The parent's ends keep the queues alive."""
+        """The queues exist as long as the parent has them open."""
         super().create()
         self._kept = [self.publisher(channel) for channel in range(self.spec.channels)]
 
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_kept"}
-
     def remove(self) -> None:
-        for publisher in getattr(self, "_kept", []):
+        for publisher in self._kept:
             publisher.close()
         super().remove()
 
     def _arguments(self, channel: int) -> tuple[str, int, str]:
         capacity = self.spec.depth * (self.spec.size + HEADER) // 8 * 8
-        return f"{self.spec.name}-{channel}", capacity, str(self.folder)
+        return self.name(channel), capacity, str(self.folder)
 
     def publisher(self, channel: int) -> "cloudtoid_interprocess.Publisher":
         from cloudtoid_interprocess import Publisher

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""faster-fifo: a circular buffer under POSIX mutexes, given dumps and loads that do nothing."""
+"""faster-fifo: a circular buffer with POSIX mutexes; its dumps and loads do nothing here."""
 
 import queue
 from collections.abc import Callable
 from functools import partial
 
-from ..way import PATIENCE_S, Batch, OneByOne, Receive, Send, Spec, Way
+from ..transport import WAIT_S, Batch, OneByOne, Receive, Send, Spec, Transport
 
-HEADER = 64  # bytes allowed for what it stores beside a message
+HEADER = 64  # bytes: what the library stores beside a message
 
 
-def _as_it_is(message: bytes) -> bytes:
+def _unchanged(message: bytes) -> bytes:
     return message
 
 
-class FasterFifo(Way):
+class FasterFifo(Transport):
     library = "faster-fifo"
     package = "faster-fifo"
 
@@ -24,39 +24,37 @@ class FasterFifo(Way):
 
     def create(self) -> None:
         import faster_fifo
-        import faster_fifo_reduction  # makes it picklable
+        import faster_fifo_reduction  # registers how to pickle a queue
 
         del faster_fifo_reduction
         size = self.spec.depth * (self.spec.size + HEADER)
         self.queues = [
-            faster_fifo.Queue(size, loads=bytes, dumps=_as_it_is) for _ in range(self.spec.channels)
+            faster_fifo.Queue(size, loads=bytes, dumps=_unchanged)
+            for _ in range(self.spec.channels)
         ]
 
     def remove(self) -> None:
-        self.queues = []  # its memory has no name
+        self.queues = []  # the memory has no name
 
 
 class PutGet(FasterFifo, OneByOne):
     call = "put, get"
 
     def sender(self, channel: int) -> Send:
-        put: Send = self.queues[channel].put
-        return put
+        return self.queues[channel].put
 
     def receiver(self, channel: int, timeout: float) -> Receive:
         return partial(self.queues[channel].get, True, timeout)
 
     def poller(self, channel: int) -> Receive:
-        get_nowait: Receive = self.queues[channel].get_nowait
-        return get_nowait
+        return self.queues[channel].get_nowait
 
 
 class PutGetMany(FasterFifo, Batch):
     call = "put_many, get_many"
 
     def sender_many(self, channel: int) -> Callable[[list[bytes]], None]:
-        put_many: Callable[[list[bytes]], None] = self.queues[channel].put_many
-        return put_many
+        return self.queues[channel].put_many
 
     def receiver_many(self, channel: int) -> Callable[[], list[bytes]]:
-        return partial(self.queues[channel].get_many, True, PATIENCE_S, self.batch)
+        return partial(self.queues[channel].get_many, True, WAIT_S, self.batch)

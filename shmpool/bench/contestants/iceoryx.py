@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""iceoryx2: publish and subscribe in place; its events where a receiver has to sleep. Overflow is
-off and publishers retry until delivered; under load it drops messages of a full subscriber all the
-same, now and then.
+"""iceoryx2: publish and subscribe in place, with events for receivers that sleep. Overflow is off
+and publishers retry until a message is delivered. Under load the library still drops messages of a
+full subscriber now and then.
 """
 
 import ctypes
@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..way import InPlace, OneByOne, Receive, Send, Shape, Spec, Way
+from ..transport import InPlace, OneByOne, Receive, Send, Shape, Spec, Transport
 
 if TYPE_CHECKING:
     import iceoryx2
 
 
-class Iceoryx2(Way):
-    """Without overflow: a publisher waits for its subscribers."""
+class Iceoryx2(Transport):
+    """Without overflow, so that a publisher waits for its subscribers."""
 
     library = "iceoryx2"
     package = "iceoryx2"
@@ -33,9 +33,6 @@ class Iceoryx2(Way):
 
     def create(self) -> None:
         self._kept = [self._service(channel) for channel in range(self.spec.channels)]
-
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def remove(self) -> None:
         self._kept = []
@@ -63,9 +60,9 @@ class Iceoryx2(Way):
         service = (
             node.service_builder(iox2.ServiceName.new(str(channel)))
             .publish_subscribe(iox2.Slice[ctypes.c_uint8])
-            .max_publishers(spec.producers + spec.newcomers)
-            .max_subscribers(spec.consumers + spec.newcomers)
-            .max_nodes(self._ends + 1)
+            .max_publishers(spec.producers + spec.replacements)
+            .max_subscribers(spec.consumers + spec.replacements)
+            .max_nodes(self._endpoints + 1)
             .subscriber_max_buffer_size(spec.depth)
             .enable_safe_overflow(False)
             .open_or_create()
@@ -77,13 +74,13 @@ class Iceoryx2(Way):
 
         node = self._node()
         event = node.service_builder(iox2.ServiceName.new(str(channel))).event()
-        service = event.max_nodes(self._ends + 1).open_or_create()
+        service = event.max_nodes(self._endpoints + 1).open_or_create()
         self._opened += [node, service]
         return service
 
     @property
-    def _ends(self) -> int:
-        return self.spec.producers + self.spec.consumers + 2 * self.spec.newcomers
+    def _endpoints(self) -> int:
+        return self.spec.producers + self.spec.consumers + 2 * self.spec.replacements
 
     def _writer(self, channel: int) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
         import iceoryx2 as iox2
@@ -119,7 +116,7 @@ class Iceoryx2(Way):
         sample: Any = None
 
         def receive_one() -> Any:
-            nonlocal sample  # lives until the next one is asked for
+            nonlocal sample  # stays valid until the next call
             sample = None
             sample = receive()
             return None if sample is None else place(sample.payload_ptr)
@@ -140,10 +137,10 @@ class LoanReceive(Iceoryx2, InPlace):
 
 
 class Events(Iceoryx2, OneByOne):
-    """A notification for each message, so that the receiver can sleep."""
+    """Sends a notification after each message, so that the receiver can sleep."""
 
     call = "loan, receive, event"
-    polling = False
+    has_poller = False
     copies = False
 
     def sender(self, channel: int) -> Send:
@@ -161,7 +158,7 @@ class Events(Iceoryx2, OneByOne):
     def receiver(self, channel: int, timeout: float) -> Receive:
         import iceoryx2 as iox2
 
-        self.empty = (iox2.ListenerWaitError,)  # a signal came
+        self.empty = (iox2.ListenerWaitError,)  # interrupted by a signal
         receive = self._receive(channel)
         wait = self._event(channel).listener_builder().create().timed_wait
         limit = iox2.Duration.from_secs_f64(timeout)

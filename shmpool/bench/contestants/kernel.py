@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's own message queues: POSIX ones (posix_ipc), and a pair of SEQPACKET sockets."""
+"""The kernel's message queues: POSIX ones (posix_ipc), and a pair of SEQPACKET sockets."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import posix_ipc
 
-from ..way import PATIENCE_S, OneByOne, Receive, Send, Spec, UnsupportedError
+from ..transport import WAIT_S, OneByOne, Receive, Send, Spec, UnsupportedError
 
 LIMITS = Path("/proc/sys/fs/mqueue")
 
@@ -25,17 +25,17 @@ class MessageQueue(OneByOne):
         super().__init__(spec)
         self.full = self.empty = (posix_ipc.BusyError,)
 
-    def _name(self, channel: int) -> str:
-        return f"/{self.spec.name}-{channel}"
+    def name(self, channel: int) -> str:
+        return f"/{super().name(channel)}"
 
     def create(self) -> None:
-        """As deep as asked for or, where that takes a privilege, as the system allows."""
+        """Uses the depth that the system allows if spec.depth needs a privilege."""
         allowed = int((LIMITS / "msg_max").read_text())
         for channel in range(self.spec.channels):
             for depth in (self.spec.depth, min(self.spec.depth, allowed)):
                 with suppress(ValueError, OSError, posix_ipc.Error):
                     posix_ipc.MessageQueue(
-                        self._name(channel), posix_ipc.O_CREX, 0o600, depth, self.spec.size
+                        self.name(channel), posix_ipc.O_CREX, 0o600, depth, self.spec.size
                     ).close()
                     break
             else:
@@ -48,21 +48,19 @@ class MessageQueue(OneByOne):
     def remove(self) -> None:
         for channel in range(self.spec.channels):
             with suppress(posix_ipc.ExistentialError):
-                posix_ipc.unlink_message_queue(self._name(channel))
+                posix_ipc.unlink_message_queue(self.name(channel))
 
     def sender(self, channel: int) -> Send:
-        send: Send = posix_ipc.MessageQueue(self._name(channel)).send
-        return send
+        return posix_ipc.MessageQueue(self.name(channel)).send
 
     def receiver(self, channel: int, timeout: float) -> Receive:
-        receive = posix_ipc.MessageQueue(self._name(channel)).receive
+        receive = posix_ipc.MessageQueue(self.name(channel)).receive
         return lambda: receive(timeout)[0]
 
 
 class SeqPacket(OneByOne):
     library = "socket"
     call = "AF_UNIX SEQPACKET"
-    package = None
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
@@ -78,10 +76,10 @@ class SeqPacket(OneByOne):
             writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
             for end in (writer, reader):
                 end.settimeout(None)
-        self._try()
+        self._check_size()
 
-    def _try(self) -> None:
-        """A message must fit into the buffer, which the system limits."""
+    def _check_size(self) -> None:
+        """Sends one message: it must fit into the buffer, whose size the system limits."""
         writer, reader = self.pairs[0]
         try:
             writer.send(bytes(self.spec.size), socket.MSG_DONTWAIT)
@@ -101,7 +99,7 @@ class SeqPacket(OneByOne):
                 end.close()
 
     def sender(self, channel: int) -> Send:
-        return self._waiting(self.pairs[channel][0], socket.SO_SNDTIMEO, PATIENCE_S).send
+        return self._waiting(self.pairs[channel][0], socket.SO_SNDTIMEO, WAIT_S).send
 
     def receiver(self, channel: int, timeout: float) -> Receive:
         end = self._waiting(self.pairs[channel][1], socket.SO_RCVTIMEO, timeout)
@@ -111,7 +109,7 @@ class SeqPacket(OneByOne):
         return partial(self.pairs[channel][1].recv, self.spec.size, socket.MSG_DONTWAIT)
 
     def _waiting(self, end: socket.socket, option: int, timeout: float) -> socket.socket:
-        """The kernel's timeout: Python's own costs a poll(2) a call."""
+        """Sets the kernel's timeout; Python's own timeout costs a poll(2) for each call."""
         limit = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
         end.setsockopt(socket.SOL_SOCKET, option, limit)
         return end

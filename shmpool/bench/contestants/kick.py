@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kickmsg: publish and subscribe. A subscriber that is too slow loses messages, by design."""
+"""kickmsg: publish and subscribe. A subscriber that is too slow loses messages by design."""
 
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..way import InPlace, OneByOne, Receive, Send, Shape, Spec, Way
+from ..transport import InPlace, OneByOne, Receive, Send, Shape, Spec, Transport
 
 if TYPE_CHECKING:
     import kickmsg
 
 
-class Kickmsg(Way):
+class Kickmsg(Transport):
     library = "kickmsg"
     package = "kickmsg"
     shape = Shape.TOPIC
@@ -22,33 +22,30 @@ class Kickmsg(Way):
         self.full = (BlockingIOError,)
         self._opened: list[kickmsg.SharedRegion] = []
 
-    def _name(self, channel: int) -> str:
-        return f"/{self.spec.name}-{channel}"
+    def name(self, channel: int) -> str:
+        return f"/{super().name(channel)}"
 
     def create(self) -> None:
         import kickmsg
 
         spec, config = self.spec, kickmsg.Config()
-        config.max_subscribers = spec.consumers + spec.newcomers
+        config.max_subscribers = spec.consumers + spec.replacements
         config.sub_ring_capacity = spec.depth
         config.pool_size = 2 * spec.depth * spec.consumers
         config.max_payload_size = spec.size
         self._kept = [
-            kickmsg.SharedRegion.create(self._name(c), kickmsg.ChannelType.PubSub, config)
+            kickmsg.SharedRegion.create(self.name(c), kickmsg.ChannelType.PubSub, config)
             for c in range(spec.channels)
         ]
-
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def remove(self) -> None:
         import kickmsg
 
         for channel in range(self.spec.channels):
-            kickmsg.unlink_shm(self._name(channel))
+            kickmsg.unlink_shm(self.name(channel))
 
     def recover(self) -> None:
-        """What may be done under traffic."""
+        """The repairs that are allowed while others send."""
         for region in self._kept:
             region.repair_locked_entries()
             region.reset_retired_rings()
@@ -62,8 +59,8 @@ class Kickmsg(Way):
     def _open(self, channel: int) -> "kickmsg.SharedRegion":
         import kickmsg
 
-        region = kickmsg.SharedRegion.open(self._name(channel))
-        self._opened.append(region)  # its ends do not keep it
+        region = kickmsg.SharedRegion.open(self.name(channel))
+        self._opened.append(region)  # publishers and subscribers do not keep it open
         return region
 
     def publisher(self, channel: int) -> "kickmsg.Publisher":

@@ -4,12 +4,12 @@
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..way import OneByOne, Receive, Send, Shape
+from ..transport import OneByOne, Receive, Send, Shape
 
 if TYPE_CHECKING:
     import membridge
 
-HEADER, LENGTH = 24, 4  # bytes of the ring's header, and of each message's
+HEADER, LENGTH = 24, 4  # bytes: header of the ring, length field of each message
 
 
 class Spsc(OneByOne):
@@ -20,27 +20,27 @@ class Spsc(OneByOne):
     polls = True
     blocks = False
 
-    def _name(self, channel: int) -> str:
-        return f"/{self.spec.name}-{channel}"
+    def name(self, channel: int) -> str:
+        return f"/{super().name(channel)}"
 
     def create(self) -> None:
         import membridge
 
         data = 1 << (self.spec.depth * (self.spec.size + LENGTH) - 1).bit_length()
         for channel in range(self.spec.channels):
-            membridge.SharedMemory.create(self._name(channel), data + HEADER).spsc()
+            membridge.SharedMemory.create(self.name(channel), data + HEADER).spsc()
 
     def remove(self) -> None:
         import membridge
 
         for channel in range(self.spec.channels):
             with suppress(OSError):
-                membridge.SharedMemory.remove(self._name(channel))
+                membridge.SharedMemory.remove(self.name(channel))
 
     def _open(self, channel: int) -> "membridge.SpscRingBuffer":
         import membridge
 
-        self._memory = membridge.SharedMemory.open(self._name(channel))
+        self._memory = membridge.SharedMemory.open(self.name(channel))
         return self._memory.spsc()
 
     def sender(self, channel: int) -> Send:

@@ -3,12 +3,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ..way import PATIENCE_S, InFolder, OneByOne, Receive, Send
+from ..transport import WAIT_S, InFolder, OneByOne, Receive, Send
 
 if TYPE_CHECKING:
     import pynng
 
-BUFFER_MOST = 8192  # messages, the library's own limit
+BUFFER_MAX = 8192  # messages, the library's limit
 
 
 class PushPull(InFolder, OneByOne):
@@ -20,7 +20,7 @@ class PushPull(InFolder, OneByOne):
         return f"ipc://{self.folder}/{channel}-{number}"
 
     def _buffers(self) -> int:
-        return min(BUFFER_MOST, max(1, self.spec.depth // 2))
+        return min(BUFFER_MAX, max(1, self.spec.depth // 2))
 
     def sender(self, channel: int) -> Send:
         import pynng
@@ -29,14 +29,12 @@ class PushPull(InFolder, OneByOne):
         self._socket: Any = pynng.Push0(
             listen=self._address(channel, self.number),
             send_buffer_size=self._buffers(),
-            send_timeout=int(PATIENCE_S * 1000),
+            send_timeout=int(WAIT_S * 1000),
         )
-        send: Send = self._socket.send
-        return send
+        return self._socket.send
 
     def receiver(self, channel: int, timeout: float) -> Receive:
-        receive: Receive = self._pull(channel, timeout).recv
-        return receive
+        return self._pull(channel, timeout).recv
 
     def poller(self, channel: int) -> Receive:
         import pynng

@@ -1,38 +1,55 @@
 # SPDX-License-Identifier: Apache-2.0
-"""shmpool's ways: send and recv, many of them a call, one Buffer at a time (from queues that give
-what a killed consumer had in hand to another one), bursts as columns.
+"""shmpool: send and recv; send_many and recv_many; one Buffer at a time, from queues that requeue
+the buffers of killed consumers; bursts as columns.
 """
 
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import shmpool
 
 from .. import message
-from ..way import PATIENCE_S, Batch, Columns, InPlace, Many, OneByOne, Receive, Send, Spec, Way
+from ..transport import (
+    WAIT_S,
+    Batch,
+    Columns,
+    InPlace,
+    Many,
+    OneByOne,
+    Receive,
+    Send,
+    Spec,
+    Transport,
+)
 
-SMALL = 4096  # bytes of a message up to which a member may keep a full cache
-THREE_COLUMNS = 256  # bytes of a message up to which one column of whole messages is quicker
-RECOVER_TRIES = 100  # while something waits for a process that is in the middle of an operation
-CACHED, FEW = 1024, 8  # buffers for each process beyond those in queues
+SMALL = 4096  # bytes of a message: up to this size each process may keep a full local cache
+ONE_COLUMN_MAX = 256  # bytes: up to this size one column of whole messages is faster than three
+RECOVER_TRIES = 100  # while recovery is postponed by a process in the middle of an operation
+CACHED, FEW = 1024, 8  # buffers for each process in addition to those in queues
 
 
-class Ours(Way):
+class Ours(Transport):
     library = "shmpool"
     package = "shmpool"
-    on_death = "free"  # what a consumer that is killed has in hand
+    on_death: Literal["free", "requeue"] = (
+        "free"  # what happens to the buffers that a killed consumer held
+    )
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.empty = (shmpool.Empty,)
         self.full = (shmpool.Full, shmpool.PoolExhausted)
 
+    @classmethod
+    def version(cls) -> str:
+        return shmpool.__version__
+
     def create(self) -> None:
         spec = self.spec
-        ends = spec.producers + spec.consumers + spec.newcomers
+        ends = spec.producers + spec.consumers + spec.replacements
         batch = self.batch if isinstance(self, Many) else 1
         each = CACHED if spec.size <= SMALL else FEW + 2 * batch
         most = spec.channels * spec.depth + ends * each
@@ -53,14 +70,14 @@ class Ours(Way):
             self.pool.close()
 
     def recover(self) -> None:
-        """Survivors do it by themselves when they are stuck; this does it at once."""
+        """Recovers at once; survivors would recover when they are stuck."""
         for _ in range(RECOVER_TRIES):
             if not self.pool.recover().postponed:
                 break
             os.sched_yield()
 
     def leaked(self) -> int:
-        """What is neither free nor cached nor in a queue once nobody holds anything."""
+        """Buffers that are neither free nor cached nor queued, when no process holds any."""
         self.recover()
         audit = self.pool.audit()
         return audit.total - audit.free - audit.cached - sum(audit.queued.values())
@@ -90,18 +107,18 @@ class SendRecvMany(Ours, Batch):
 
         def send(batch: list[bytes]) -> int | None:
             try:
-                return send_many(batch, PATIENCE_S)
+                return send_many(batch, WAIT_S)
             except (shmpool.Full, shmpool.PoolExhausted) as error:
                 return error.sent
 
         return send
 
     def receiver_many(self, channel: int) -> Callable[[], list[bytes]]:
-        return partial(self.queue(channel).recv_many, self.batch, PATIENCE_S)
+        return partial(self.queue(channel).recv_many, self.batch, WAIT_S)
 
 
 class Buffers(Ours, InPlace):
-    """What a killed consumer has not freed goes to another one."""
+    """Buffers that a killed consumer held go to another consumer."""
 
     call = "Buffer"
     on_death = "requeue"
@@ -129,32 +146,32 @@ class Bursts(Ours, Columns):
     def column_writer(self, channel: int) -> Callable[[Any, Any], None]:
         alloc_many, put_many = self.pool.alloc_many, self.queue(channel).put_many
         size, n = self.spec.size, self.batch
-        body = message.packets(size, 1)["body"].reshape(())  # one for all
+        body = message.packets(size, 1)["body"].reshape(())  # the same for every message
         packets = message.packets(size, n)
 
         def write_small(words: Any, lasts: Any) -> None:
             packets["word"] = words
             packets["last"] = lasts
-            burst = alloc_many(n, PATIENCE_S)
+            burst = alloc_many(n, WAIT_S)
             burst.set_column(0, packets)
             burst.lengths = size
-            put_many(burst, PATIENCE_S)
+            put_many(burst, WAIT_S)
 
         def write(words: Any, lasts: Any) -> None:
-            burst = alloc_many(n, PATIENCE_S)
+            burst = alloc_many(n, WAIT_S)
             burst.set_column(0, words)
             burst.set_column(8, body)
             burst.set_column(size - 1, lasts)
             burst.lengths = size
-            put_many(burst, PATIENCE_S)
+            put_many(burst, WAIT_S)
 
-        return write_small if size <= THREE_COLUMNS else write
+        return write_small if size <= ONE_COLUMN_MAX else write
 
     def column_reader(self, channel: int) -> Callable[[], tuple[Any, Any]]:
         get_many, end, n = self.queue(channel).get_many, self.spec.size - 1, self.batch
 
         def read() -> tuple[Any, Any]:
-            with get_many(n, PATIENCE_S) as burst:
+            with get_many(n, WAIT_S) as burst:
                 return burst.column(0, "<u8"), burst.column(end, "u1")
 
         return read

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes with Python: multiprocessing's Queue, SimpleQueue and Pipe, and a ring made by hand on
-multiprocessing.shared_memory.
+"""What comes with Python: multiprocessing's Queue, SimpleQueue and Pipe, and a hand-written ring
+in multiprocessing.shared_memory.
 """
 
 import queue
 from functools import partial
 from multiprocessing.shared_memory import SharedMemory
 
-from ..crew import context
-from ..way import OneByOne, Receive, Send, Shape
+from ..transport import OneByOne, Receive, Send, Shape
+from ..workers import context
 
 
 class Queue(OneByOne):
     library = "multiprocessing.Queue"
-    call = ""
-    package = None
 
     def create(self) -> None:
         self.full, self.empty = (queue.Full,), (queue.Empty,)
@@ -35,7 +33,7 @@ class Queue(OneByOne):
         return self.queues[channel].get_nowait
 
     def flush(self) -> None:
-        """A thread of its own writes to the pipe."""
+        """A separate thread writes to the pipe."""
         for channel in self.queues:
             channel.close()
             channel.join_thread()
@@ -43,8 +41,6 @@ class Queue(OneByOne):
 
 class SimpleQueue(OneByOne):
     library = "multiprocessing.SimpleQueue"
-    call = ""
-    package = None
 
     def create(self) -> None:
         self.queues = [context().SimpleQueue() for _ in range(self.spec.channels)]
@@ -65,14 +61,12 @@ class SimpleQueue(OneByOne):
 
     def wake(self) -> None:
         for channel in self.queues:
-            for _ in range(2 * (self.spec.consumers + self.spec.newcomers)):
+            for _ in range(2 * (self.spec.consumers + self.spec.replacements)):
                 channel.put(None)
 
 
 class Pipe(OneByOne):
     library = "multiprocessing.Pipe"
-    call = ""
-    package = None
     shape = Shape.LINK
 
     def create(self) -> None:
@@ -101,27 +95,23 @@ class Pipe(OneByOne):
 
 
 class Ring(OneByOne):
-    """Two positions, each on its own cache line and written by one side only, and fixed slots.
+    """Fixed slots and two positions, each on its own cache line and written by one side only.
 
-    It relies on stores being seen in their order, which x86 promises.
+    Correct only where stores become visible in program order, as on x86.
     """
 
     library = "shared_memory"
     call = "ring by hand"
-    package = None
     shape = Shape.LINK
     polls = True
     blocks = False
-    HEAD, TAIL, SLOTS = 0, 8, 128  # the positions in words of 8 bytes, the slots in bytes
-
-    def _name(self, channel: int) -> str:
-        return f"{self.spec.name}-{channel}"
+    HEAD, TAIL, SLOTS = 0, 8, 128  # offsets: positions in 8-byte words, slots in bytes
 
     def create(self) -> None:
         self._opened: list[tuple[SharedMemory, tuple[memoryview, memoryview]]] = []
         size = self.SLOTS + self.spec.depth * self.spec.size
         self.memories = [
-            SharedMemory(self._name(channel), create=True, size=size)
+            SharedMemory(self.name(channel), create=True, size=size)
             for channel in range(self.spec.channels)
         ]
 
@@ -131,14 +121,14 @@ class Ring(OneByOne):
             memory.unlink()
 
     def _open(self, channel: int) -> tuple[memoryview, memoryview]:
-        memory = SharedMemory(self._name(channel))
+        memory = SharedMemory(self.name(channel))
         whole = memoryview(memory.buf or b"")
         views = whole[: self.SLOTS].cast("Q"), whole[self.SLOTS :]
         whole.release()
         self._opened.append((memory, views))
         return views
 
-    def leave(self) -> None:
+    def close(self) -> None:
         for memory, views in self._opened:
             for view in views:
                 view.release()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""subetha-ipc: its Ring. Messages over a slot's 64 bytes go as frames."""
+"""subetha-ipc: its Ring. Messages that exceed a slot of 64 bytes are sent as frames."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ..way import Batch, InFolder, OneByOne, Receive, Send, UnsupportedError
+from ..transport import Batch, InFolder, OneByOne, Receive, Send, UnsupportedError
 
 if TYPE_CHECKING:
     import subetha
@@ -22,7 +22,7 @@ class Subetha(InFolder):
         spec = self.spec
         slots = spec.depth if spec.size <= SLOT else spec.depth * (spec.size // 32)
         capacity = 1 << (slots - 1).bit_length()
-        ends = (spec.producers + spec.newcomers, spec.consumers + spec.newcomers)
+        ends = (spec.producers + spec.replacements, spec.consumers + spec.replacements)
         return str(self.folder / str(channel)), capacity, *ends
 
     def create(self) -> None:
@@ -33,10 +33,10 @@ class Subetha(InFolder):
             subetha.Ring(*self._arguments(channel)) for channel in range(self.spec.channels)
         ]
         if self.spec.size > SLOT:
-            self._try()
+            self._check_size()
 
-    def _try(self) -> None:
-        """Whether a frame of that size goes through, on a ring of its own."""
+    def _check_size(self) -> None:
+        """Sends one frame of that size through a separate ring."""
         import subetha
 
         ring = subetha.Ring(*self._arguments(self.spec.channels))
@@ -46,9 +46,6 @@ class Subetha(InFolder):
             ring.recv_frame(consumer)
         except OSError as error:
             raise UnsupportedError(f"a frame of {self.spec.size} bytes: {error}") from None
-
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def ring(self, channel: int) -> "subetha.Ring":
         import subetha

@@ -4,12 +4,12 @@
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..way import PATIENCE_S, InFolder, OneByOne, Receive, Send
+from ..transport import WAIT_S, InFolder, OneByOne, Receive, Send
 
 if TYPE_CHECKING:
     import zmq
 
-RECONNECT_MS = 1  # until a consumer that was there before its producer tries again
+RECONNECT_MS = 1  # after which a consumer that started before its producer connects again
 
 
 class PushPull(InFolder, OneByOne):
@@ -22,13 +22,13 @@ class PushPull(InFolder, OneByOne):
 
         self.full = self.empty = (zmq.Again,)
         socket: zmq.Socket[Any] = zmq.Context.instance().socket(kind)
-        socket.set_hwm(max(1, self.spec.depth // 2))  # on either side
+        socket.set_hwm(max(1, self.spec.depth // 2))  # half of it on either side
         socket.setsockopt(option, int(timeout * 1000))
         socket.linger = 0
         socket.reconnect_ivl = RECONNECT_MS
         return socket
 
-    def leave(self) -> None:
+    def close(self) -> None:
         import zmq
 
         zmq.Context.instance().destroy()
@@ -39,7 +39,7 @@ class PushPull(InFolder, OneByOne):
     def sender(self, channel: int) -> Send:
         import zmq
 
-        socket = self._socket(zmq.PUSH, zmq.SNDTIMEO, PATIENCE_S)
+        socket = self._socket(zmq.PUSH, zmq.SNDTIMEO, WAIT_S)
         socket.bind(self._address(channel, self.number))
         return socket.send
 

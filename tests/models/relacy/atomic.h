@@ -2,20 +2,22 @@
  *
  * atomic.h - the atomics layer of shmpool/native on top of the Relacy race detector, in C++.
  *
- * Include it before alf_queue.h: it has the include guard of the real atomic.h, which then stays
+ * Include it before alf_queue.h: it has the include guard of the real atomic.h, which is then left
  * out. What it adds to Relacy:
  *
- *     delayed stores   Relacy gives a store its place among all stores to that word when it runs; a
- *                      read-modify-write by another thread always meets the last one. So that two
- *                      relaxed stores can be seen in the other order by those too, a relaxed store
- *                      may wait, until the thread's next store with release, seq_cst or
- *                      read-modify-write.
- *     slot cells       Beside each slot lies a plain word, written by whoever publishes the slot and read
- *                      by whoever claims it, at the moment cons moves. Relacy reports a data race
- *                      where the one does not happen before the other: a slot overwritten too soon.
- *     runs             The words of a run, but for slot[0] of a stored one, go in any order by pairs.
- *     deaths           A thread may be killed before any of its steps: killed is thrown.
- *     weakening        One kind of access at one place becomes relaxed, for the mutations.
+ *     delayed stores  Relacy orders a store among all stores to that word when the store runs, and
+ *                     a read-modify-write by another thread always reads the last one. A relaxed
+ *                     store may wait here until the thread's next store with release, seq_cst or
+ *                     read-modify-write, so that other threads can see two relaxed stores in either
+ *                     order.
+ *     slot cells      Beside each slot is a plain word. The producer writes it when it publishes
+ *                     the slot, a consumer reads it when it claims the slot, as cons moves. Relacy
+ *                     reports a data race if neither happens before the other: a slot was
+ *                     overwritten too early.
+ *     runs            The words of a run are stored and loaded by pairs in any order, except
+ *                     slot[0] of a stored one.
+ *     deaths          A thread may be killed before any of its steps: killed is thrown.
+ *     weakening       One kind of access at one place becomes relaxed, for the mutations.
  */
 #ifndef SHMPOOL_ATOMIC_H
 #define SHMPOOL_ATOMIC_H
@@ -26,7 +28,7 @@
 #define likely(x) (x)
 #define unlikely(x) (x)
 #define ALWAYS_INLINE inline
-#define _Static_assert(condition, why) /* sizes are the real build's */
+#define _Static_assert(condition, why) /* the real build checks sizes */
 
 enum place { ELSEWHERE, PROD, CONS, LIMIT, SLOT, OP, OWNER, WAIT, DEAD, PLACES };
 static const char *const place_name[PLACES] = { "",   "prod",  "cons", "limit", "slot",
@@ -36,7 +38,7 @@ static const char *const access_name[ACCESSES] = { "load", "store", "cas" };
 
 static const char *const order_name[] = { "relaxed", "consume", "acquire", "release", "acq_rel" };
 
-/* The one access that a mutation weakens, from the command line: in all functions, or in one. */
+/* The access that a mutation weakens, from the command line: in all functions, or in one. */
 struct weakening {
 	bool any;
 	enum access access;
@@ -85,11 +87,11 @@ struct delayed_store {
 	rl::debug_info info;
 };
 
-/* What the layer knows of a thread. */
+/* The layer's state of a thread. */
 struct thread_state {
 	delayed_store delayed[STORES_DELAYED_MAX];
 	unsigned n;
-	int steps_to_live; /* -1: for ever */
+	int steps_to_live; /* -1: the thread does not die */
 };
 #define THREADS 4
 static thread_state threads[THREADS];
@@ -107,7 +109,7 @@ static inline thread_state &self()
 	return threads[rl::thread_index()];
 }
 
-/* Lets the i-th delayed store happen; an earlier one to the same word goes first. */
+/* Makes the i-th delayed store visible, after any earlier one to the same word. */
 static inline void settle(thread_state &t, unsigned i)
 {
 	for (unsigned j = 0; j < i; j++)
@@ -130,7 +132,7 @@ static inline void step()
 {
 	thread_state &t = self();
 	if (t.steps_to_live >= 0 && t.steps_to_live-- == 0) {
-		settle_all(); /* the kernel lets nobody learn of a death before its last stores */
+		settle_all(); /* the kernel reports no death before the thread's last stores */
 		throw killed();
 	}
 	if (t.n && rl::rand(2))
@@ -184,7 +186,7 @@ static inline void do_store(shared64 *word, uint64_t value, rl::memory_order ord
 	word->store(value, order, info);
 }
 
-/* The cells are touched in the same step, and only by a compare-and-swap that will succeed. */
+/* Accesses the cells in the same step, and only if the compare-and-swap will succeed. */
 static inline bool do_cas(shared64 *word, uint64_t *expected, uint64_t desired,
 			  rl::debug_info_param info)
 {
@@ -226,9 +228,9 @@ static inline T do_add(shared<T> *word, T value, rl::memory_order order, rl::deb
 #define cas_seq_cst(p, expected, desired) do_cas((p), (expected), (desired), $)
 #define add_seq_cst(p, v) do_add((p), (v), rl::mo_seq_cst, $)
 
-#define clear_unshared(p) ((void)(p)) /* the scenarios make fresh ones */
+#define clear_unshared(p) ((void)(p)) /* the scenarios create new ones */
 
-/* A hint, of which no model knows. */
+/* A hint, which no model knows. */
 static inline void prefetch_read(const void *)
 {
 }
@@ -241,7 +243,7 @@ static inline void cpu_relax()
 {
 }
 
-/* The real one stores pairs with one instruction, whose two lanes may become visible in either
+/* The real one stores pairs with one instruction, whose two halves may become visible in either
  * order. */
 static inline void store_run_release(shared64 *slot, uint64_t tag, const uint64_t *word,
 				     uint64_t keep, uint32_t n)
@@ -254,7 +256,7 @@ static inline void store_run_release(shared64 *slot, uint64_t tag, const uint64_
 	}
 }
 
-/* Its plain vector loads may be done in any order. */
+/* The real one's plain vector loads may be done in any order. */
 static inline uint64_t load_run_acquire(const shared64 *slot, uint64_t tag, uint64_t *word,
 					uint32_t n)
 {

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * death.h - scenarios in which one thread is killed before any of its steps, and another puts right
- * what it left, while two more go on: the two steps of a recovery that read op records, in their
- * order.
+ * death.h - scenarios in which one thread is killed before any of its steps. Another thread
+ * recovers it, while two more go on. Modelled are the two steps of a recovery that read op records,
+ * in their order:
  *
- *     recover_voids   prod, then the slot, then the live op records: a position that was reserved and not
- *                     published, and that no live producer covers, becomes void
- *     recover_sweep   cons, then the live op records, then the owner word: a buffer that was claimed and
- *                     not marked, and that no live consumer covers, is taken
+ *     recover_bury   reads prod, then the slot, then the live op records: a position that was
+ *                     reserved and not published, and that no live producer covers, becomes a
+ *                     tombstone
+ *     recover_sweep   reads cons, then the live op records, then the owner word: a buffer that was
+ *                     claimed and not marked, and that no live consumer covers, is taken
  */
 #ifndef DEATH_H
 #define DEATH_H
@@ -18,7 +19,7 @@
 #define RECOVERER 3
 
 #define OP_POSITION_BITS (64 - ALF_OP_POSITION_SHIFT)
-#define LOOKS 5 /* at a ring that may stay full or empty */
+#define LOOKS 5 /* polls of a ring that may stay full or empty */
 
 static inline uint32_t op_count(uint64_t record)
 {
@@ -26,7 +27,7 @@ static inline uint32_t op_count(uint64_t record)
 	       ((1u << (ALF_OP_POSITION_SHIFT - ALF_OP_COUNT_SHIFT)) - 1);
 }
 
-/* Whether an op record covers a position of the ring. */
+/* True if an op record covers a position of the ring. */
 static inline bool op_covers(uint64_t record, enum alf_op_kind kind, uint64_t position)
 {
 	uint64_t ahead = ((position << ALF_OP_POSITION_SHIFT) -
@@ -48,7 +49,8 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 		threads[MORTAL].steps_to_live = (int)rl::rand(steps);
 	}
 
-	/* The kernel's word: who learns of a death sees all that the dead did. */
+	/* What the kernel guarantees: a thread that learns of a death sees all stores of the dead
+	 * one. */
 	void buried()
 	{
 		threads[MORTAL].steps_to_live = -1;
@@ -69,30 +71,31 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 		return false;
 	}
 
-	/* Makes a position void unless it is published; true if a live record may cover it. */
+	/* Makes a tombstone of a position unless it is published. Returns true if a live record may
+	 * cover it. */
 	bool make_void(uint64_t position, bool producers)
 	{
 		shared64 *slot = &this->slot[position & this->ring.mask];
 		uint64_t word = load_acquire(slot);
 		uint64_t before = alf_tag(&this->ring, position - CAPACITY);
-		if ((word ^ before) > (ALF_VOID | ALF_INDEX_MASK))
-			return false; /* published, void, or a lap further */
+		if ((word ^ before) > (ALF_TOMBSTONE | ALF_INDEX_MASK))
+			return false; /* published, a tombstone, or a lap further */
 		if (producers && live_covers(ALF_OP_ENQUEUE, position))
 			return true;
-		if (cas_seq_cst(slot, &word, alf_tag(&this->ring, position) | ALF_VOID)) {
-			events[VOIDED]++;
+		if (cas_seq_cst(slot, &word, alf_tag(&this->ring, position) | ALF_TOMBSTONE)) {
+			events[IS_TOMBSTONE]++;
 			RL_ASSERT(this->reserver[position] == MORTAL);
 			int &holder = this->holder[this->at[position]];
 			if (holder == IN_QUEUE)
-				holder = MORTAL; /* for the sweep, which may also have been there */
+				holder = MORTAL; /* for the sweep, which may have taken it too */
 		}
 		return false;
 	}
 
-	/* Of a multi-producer queue. How many positions it had to postpone: a live producer's
-	 * record that covers one may also be of an attempt that lost, and which it has not yet
-	 * taken back. */
-	unsigned recover_voids()
+	/* For a multi-producer queue. Returns the number of positions that were postponed: a live
+	 * producer's record that covers one may also be of an attempt that failed, and that it has
+	 * not cleared yet. */
+	unsigned recover_bury()
 	{
 		unsigned postponed = 0;
 		uint64_t record = load_acquire(&this->op[MORTAL]);
@@ -107,8 +110,8 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 		return postponed;
 	}
 
-	/* Of a single-producer queue, whose producer is the dead. */
-	void recover_voids_single()
+	/* For a single-producer queue, whose producer is dead. */
+	void recover_bury_single()
 	{
 		uint64_t cons = load_acquire(&this->queue.cons);
 		uint64_t prod = load_acquire(&this->queue.prod);
@@ -116,7 +119,7 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 			make_void(p, false);
 	}
 
-	/* One look at every buffer. */
+	/* Inspects every buffer once. */
 	void recover_sweep(bool consumers)
 	{
 		uint64_t record[RECOVERER];
@@ -128,7 +131,7 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 			uint64_t position = word & ((1ull << 53) - 1);
 			bool lost = word == owned(MORTAL);
 			if (word & TRANSIT) {
-				uint64_t void_word = alf_tag(&this->ring, position) | ALF_VOID;
+				uint64_t void_word = alf_tag(&this->ring, position) | ALF_TOMBSTONE;
 				lost = (int64_t)(position - cons) < 0 ||
 				       load_acquire(&this->slot[position & this->ring.mask]) ==
 					       void_word;
@@ -148,8 +151,8 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 };
 
 /* A mortal producer, a live one (with ALF_MULTI) or a second consumer, a consumer, a recoverer.
- * After one more recovery nothing holds up the ring, what the live producer put came out, and every
- * buffer of the dead came out or was taken. */
+ * After one more recovery nothing blocks the ring, what the live producer put has come out, and
+ * every buffer of the dead one has come out or was taken. */
 template <uint32_t BULK, enum alf_side PUT>
 struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 	static constexpr unsigned PRODUCERS = PUT == ALF_MULTI ? 2 : 1;
@@ -195,9 +198,9 @@ struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 	{
 		unsigned postponed = 0;
 		if (PUT == ALF_MULTI)
-			postponed = w.recover_voids();
+			postponed = w.recover_bury();
 		else
-			w.recover_voids_single();
+			w.recover_bury_single();
 		w.recover_sweep(true);
 		return postponed;
 	}
@@ -226,7 +229,7 @@ struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 		int last[2] = { -1, -1 };
 		RL_ASSERT(0 == recover());
 		while (!alf_empty(&w.ring))
-			consume(last); /* or a livelock is reported */
+			consume(last); /* otherwise Relacy reports a livelock */
 		settle_all();
 		recover();
 		for (unsigned b = 0; b < BUFFERS; b++)
@@ -234,7 +237,7 @@ struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 	}
 };
 
-/* A mortal consumer, a live one (with ALF_MULTI), one that gets and puts back or only puts, a
+/* A mortal consumer, a live one (with ALF_MULTI), a thread that gets and puts back or only puts, a
  * sweep. After one more sweep every buffer is in one place. */
 template <uint32_t BULK, enum alf_side GET>
 struct dead_consumer : rl::test_suite<dead_consumer<BULK, GET>, THREADS> {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * flow.h - scenarios in which nobody dies: messages pass once, in order and whole, through rings
- * that lap; buffers go round in a ring that cannot be full; observers and sleepers are not misled.
+ * flow.h - scenarios without deaths: messages pass once, in order and whole, through rings that
+ * wrap; buffers circulate in a ring that cannot be full; observers read no wrong count, and
+ * sleepers are woken.
  */
 #ifndef FLOW_H
 #define FLOW_H
@@ -60,7 +61,7 @@ struct pass
 		}
 	}
 
-	/* Nothing is lapped here: no more is ever counted than was put in all. */
+	/* Without a lapped ring no count ever exceeds the number of messages that were put. */
 	void observe()
 	{
 		for (int i = 0; i < 3; i++) {
@@ -94,8 +95,8 @@ struct pass
 	}
 };
 
-/* As many buffers as slots go round, like the pool's own: there is always room for what was taken.
- *  */
+/* As many buffers as slots circulate, as in the pool's free ring: there is always room for what was
+ * taken. */
 template <uint32_t CAPACITY, uint32_t BULK, int ROUNDS>
 struct cycle : rl::test_suite<cycle<CAPACITY, BULK, ROUNDS>, THREADS> {
 	world<CAPACITY> w;
@@ -132,8 +133,8 @@ struct cycle : rl::test_suite<cycle<CAPACITY, BULK, ROUNDS>, THREADS> {
 	}
 };
 
-/* Two put one message each and then wake whoever sleeps; two look, announce themselves, look again
- * and sleep, as queue_get_wait() does. Nobody sleeps its whole slice beside a message. */
+/* Two threads put one message each and then wake sleepers. Two others try, announce themselves, try
+ * again and sleep, as blocking_get() does. None sleeps its whole slice while there is a message. */
 template <unsigned PRODUCERS, enum alf_side PUT>
 struct sleep_empty : rl::test_suite<sleep_empty<PRODUCERS, PUT>, THREADS> {
 	world<4> w;
@@ -173,7 +174,7 @@ struct sleep_empty : rl::test_suite<sleep_empty<PRODUCERS, PUT>, THREADS> {
 	}
 };
 
-/* The other way round, as queue_put_wait() does: the ring is full, and one takes from it. */
+/* The reverse, as blocking_put() does: the ring is full, and one thread takes from it. */
 template <enum alf_side GET> struct sleep_full : rl::test_suite<sleep_full<GET>, THREADS> {
 	static constexpr unsigned CONSUMERS = GET == ALF_MULTI ? 2 : 1;
 	world<2> w;

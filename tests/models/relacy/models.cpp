@@ -3,7 +3,8 @@
 // models.cpp - runs a scenario under Relacy's random scheduler.
 //
 // Usage: models list | models SCENARIO INTERLEAVINGS [--weaken ACCESS PLACE ORDER [FUNCTION]]
-// Prints how often what the scenario is about came to pass. Exit status: 0 nothing found, 1 found (a history follows), 2 usage.
+// Prints how often each event of the scenario occurred. Exit status: 0 nothing found; 1 found, and
+// a history follows; 2 usage.
 
 #include "death.h"
 #include "flow.h"

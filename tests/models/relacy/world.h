@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * world.h - what every scenario is made of: the real ring over modelled words, buffers with
- * contents and owner words, an op record for each thread, and the two transfers in the order of
- * transfer.h.
+ * world.h - what all scenarios use: the real ring over modelled words, buffers with contents and
+ * owner words, an op record for each thread, and the two transfers in the order of transfer.h.
  *
- * Plain variables here belong to the checker, not to the model: Relacy runs one thread at a time,
- * so they say what really happened, in the order in which it did.
+ * Plain variables here belong to the checker, not to the model. Relacy runs one thread at a time,
+ * so they record what really happened, in its order.
  */
 #ifndef WORLD_H
 #define WORLD_H
@@ -23,10 +22,10 @@
 #define NOBODY -2
 #define TAKEN -3 /* by the sweep */
 
-/* How often what a scenario is about came to pass, over all interleavings. */
-enum event { FULL, EMPTY, LAPPED, SLEPT, KILLED, VOIDED, SWEPT, POSTPONED, EVENTS };
+/* How often each event occurred, over all interleavings. */
+enum event { FULL, EMPTY, LAPPED, SLEPT, KILLED, IS_TOMBSTONE, SWEPT, POSTPONED, EVENTS };
 static const char *const event_name[EVENTS] = { "full",   "empty",  "lapped", "slept",
-						"killed", "voided", "swept",  "postponed" };
+						"killed", "buried", "swept",  "postponed" };
 static uint64_t events[EVENTS];
 
 /* Owner words as in layout.h. */
@@ -52,7 +51,7 @@ template <uint32_t CAPACITY> struct world {
 	cells all;
 
 	int holder[BUFFERS];     /* a thread, IN_QUEUE, NOBODY */
-	int reserver[POSITIONS]; /* who reserved a position */
+	int reserver[POSITIONS]; /* the thread that reserved a position */
 	uint64_t at[POSITIONS];  /* for which buffer */
 	uint32_t put[THREADS], got[THREADS];
 
@@ -89,7 +88,7 @@ template <uint32_t CAPACITY> struct world {
 		settle_all();
 	}
 
-	/* transfer_in(): the calling thread's buffers into the ring, all or none. */
+	/* transfer_in(): puts the calling thread's buffers into the ring, all or none. */
 	int transfer_in(const uint64_t *handle, uint32_t n, enum alf_side side)
 	{
 		unsigned me = rl::thread_index();
@@ -100,7 +99,8 @@ template <uint32_t CAPACITY> struct world {
 			events[LAPPED] += at + n > 2 * CAPACITY;
 			for (uint32_t i = 0; i < n; i++) {
 				RL_ASSERT(at + i < POSITIONS);
-				RL_ASSERT(reserver[at + i] == NOBODY); /* by nobody twice */
+				RL_ASSERT(reserver[at + i] ==
+					  NOBODY); /* reserved by no thread before */
 				reserver[at + i] = (int)me;
 				this->at[at + i] = handle[i];
 			}
@@ -115,7 +115,7 @@ template <uint32_t CAPACITY> struct world {
 		return error;
 	}
 
-	/* transfer_out(): up to n buffers for the calling thread. */
+	/* transfer_out(): takes up to n buffers for the calling thread. */
 	uint32_t transfer_out(uint64_t *handle, uint32_t n, enum alf_side side)
 	{
 		unsigned me = rl::thread_index();
@@ -133,8 +133,8 @@ template <uint32_t CAPACITY> struct world {
 		return got_now;
 	}
 
-	/* A buffer's bytes, written by whoever puts it and read, then overwritten, by whoever gets
-	 * it. */
+	/* The bytes of a buffer. Its producer writes them; its consumer reads and then overwrites
+	 * them. */
 	void fill(uint64_t handle, uint32_t value)
 	{
 		content[handle]($) = value;
@@ -148,7 +148,7 @@ template <uint32_t CAPACITY> struct world {
 	}
 };
 
-/* Does work as a thread, which may be one that is killed; nothing of its stores stays behind. */
+/* Runs work as a thread that may be killed. No store of it stays behind. */
 template <typename F> static inline void live(F work)
 {
 	try {

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * module.c - the module shmpool._hot, and what its types share. It lies in the file of
+ * shmpool._native, which has the core: shmpool/_ffi.py loads it from there.
+ */
+#define _GNU_SOURCE
+#include "hot.h"
+
+#include <sys/mman.h>
+
+PyTypeObject *hot_segment_type, *hot_pool_type, *hot_queue_type, *hot_buffer_type, *hot_burst_type;
+uint32_t *hot_process_number;
+uint32_t hot_process_numbers;
+
+static int make_process_number(void)
+{
+	void *page = mmap(NULL, sizeof(*hot_process_number), PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED || madvise(page, sizeof(*hot_process_number), MADV_WIPEONFORK)) {
+		PyErr_SetFromErrno(PyExc_OSError);
+		return -1;
+	}
+	hot_process_number = page;
+	return 0;
+}
+
+static void thread_ends(PyObject *capsule)
+{
+	opening_thread_ends(PyCapsule_GetPointer(capsule, NULL));
+}
+
+/* Ends a thread's members when Python drops the thread's dict. That is before join() returns; the C
+ * library ends the thread some time later. */
+static void thread_begins(struct opening_thread *t)
+{
+	PyObject *dict = PyGILState_Check() ? PyThreadState_GetDict() : NULL;
+	if (!dict)
+		return;
+	PyObject *type, *value, *trace, *capsule;
+	PyErr_Fetch(&type, &value, &trace);
+	capsule = PyCapsule_New(t, NULL, NULL);
+	if (capsule && !PyDict_SetItemString(dict, "shmpool", capsule))
+		PyCapsule_SetDestructor(capsule, thread_ends);
+	Py_XDECREF(capsule);
+	PyErr_Clear(); /* no memory: then the members end with the C library's thread */
+	PyErr_Restore(type, value, trace);
+}
+
+static int add_type(PyObject *module, const char *name, PyType_Spec *spec, PyTypeObject **type)
+{
+	*type = (PyTypeObject *)PyType_FromSpec(spec);
+	return *type ? PyModule_AddObjectRef(module, name, (PyObject *)*type) : -1;
+}
+
+static int module_exec(PyObject *module)
+{
+	if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+		PyErr_SetString(PyExc_ImportError,
+				"shmpool works in the main interpreter of a process only, and this "
+				"is a sub-interpreter: its C types are the process's (mod_wsgi: "
+				"WSGIApplicationGroup %{GLOBAL})");
+		return -1;
+	}
+	if ((!hot_process_number && make_process_number()) || hot_arguments_init(module) ||
+	    hot_raising_init() ||
+	    add_type(module, "SegmentBase", &hot_segment_spec, &hot_segment_type) ||
+	    add_type(module, "PoolBase", &hot_pool_spec, &hot_pool_type) ||
+	    add_type(module, "QueueBase", &hot_queue_spec, &hot_queue_type) ||
+	    add_type(module, "BurstBase", &hot_burst_spec, &hot_burst_type) ||
+	    add_type(module, "Buffer", &hot_buffer_spec, &hot_buffer_type))
+		return -1;
+	opening_thread_begins = thread_begins;
+	return 0;
+}
+
+static PyModuleDef_Slot module_slots[] = {
+	{ Py_mod_exec, module_exec },
+	{ 0, NULL },
+};
+
+static struct PyModuleDef module_definition = {
+	PyModuleDef_HEAD_INIT,
+	.m_name = "shmpool._hot",
+	.m_doc = "The C types behind Pool, AlfQueue, Buffer and Burst, and the reader of timeouts.",
+	.m_slots = module_slots,
+};
+
+PyMODINIT_FUNC PyInit__hot(void);
+
+PyMODINIT_FUNC PyInit__hot(void)
+{
+	return PyModuleDef_Init(&module_definition);
+}

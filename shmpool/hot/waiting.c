@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * waiting.c - the only place where a hot call blocks: without the interpreter's lock, in slices
+ * (WAIT_SLICE_NS), between which signal handlers run.
+ */
+#include "hot.h"
+
+#define FOREVER_S 4294967296. /* a longer timeout never ends */
+
+static int64_t deadline_of(double seconds)
+{
+	if (seconds > FOREVER_S)
+		return WAIT_FOREVER;
+	return seconds == 0 ? WAIT_NEVER : wait_now() + (int64_t)(seconds * 1e9);
+}
+
+static int64_t call_core(const struct hot_wait *wait, uint64_t key)
+{
+	switch (wait->operation) {
+	case HOT_ALLOC:
+		return shmpool_alloc_many_wait(key, wait->handles, wait->n, wait->deadline);
+	case HOT_GET:
+		return shmpool_get_many_wait(key, wait->handles, wait->n, wait->deadline);
+	case HOT_PUT:
+		return shmpool_put_many_wait(key, wait->handles, wait->n, wait->deadline);
+	case HOT_SEND:
+		return shmpool_send_many_wait(key, wait->slices, wait->n, wait->deadline);
+	case HOT_REQUEUE:
+		return shmpool_requeue_wait(key, *wait->handles, wait->deadline);
+	case HOT_RECOVER:
+		return shmpool_tend_wait(key);
+	}
+	return -EINVAL;
+}
+
+/* One blocking call without the interpreter's lock; -EBADF if the pool or the queue is closed. The
+ * call is counted on the pool (native/opening.h): from before the lock is released, until before it
+ * is taken again, because a thread may not survive taking it when the interpreter ends. */
+static int64_t call_unlocked(const struct hot_wait *wait)
+{
+	const uint64_t key = wait->queue ? hot_queue_key(wait->queue) : wait->pool->key;
+	if (!key)
+		return -EBADF;
+	uint32_t *counted = opening_begin(key_pool(key));
+	PyThreadState *state = PyEval_SaveThread();
+	const int64_t code = call_core(wait, key);
+	opening_end(counted);
+	PyEval_RestoreThread(state);
+	return code;
+}
+
+/* 0, or -1 with PoolReplaced. */
+static int refuse_replaced(struct pool_object *pool)
+{
+	if (!pool->segment)
+		return 0;
+	PyObject *done = PyObject_CallMethod((PyObject *)pool, "_refuse_replaced", NULL);
+	Py_XDECREF(done);
+	return done ? 0 : -1;
+}
+
+int64_t hot_block(struct hot_wait *wait)
+{
+	int64_t code;
+	if (!wait->deadline)
+		wait->deadline = deadline_of(wait->timeout);
+	do {
+		code = call_unlocked(wait);
+		const bool timed_out = code == -EAGAIN || code == -ENOBUFS;
+		/* -EINTR: a signal came, or a slice ended. */
+		if (code == -EINTR ? PyErr_CheckSignals() : !timed_out || !wait->deadline)
+			break;
+		if (refuse_replaced(wait->pool))
+			return HOT_RAISED;
+	} while (code == -EINTR);
+	const bool took = wait->operation == HOT_ALLOC || wait->operation == HOT_GET;
+	if (code > 0 && took && !wait->pool->key)
+		return -EBADF; /* another thread closed the pool, which freed the buffers */
+	return code == -EINTR ? HOT_RAISED : code;
+}
+
+int64_t hot_wait_moving(struct hot_wait *wait, int64_t code, struct buffer_object *buffer)
+{
+	const uint32_t state = buffer->state;
+	buffer->state = HOT_MOVING;
+	code = hot_wait(wait, code);
+	buffer->state = state;
+	return code;
+}
+
+void hot_recover(struct pool_object *pool)
+{
+	call_unlocked(&(struct hot_wait) { .operation = HOT_RECOVER, .pool = pool });
+}

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * binding.h - what the C code of a language's binding calls directly (../hot): opening and closing,
+ * and every call that takes buffers or gives them away.
+ *
+ * Results: 0 or a count, or -errno; out-parameters only on success. Pools are numbers, as in
+ * shmpool.h. A call that is made once per packet or per burst takes one 64-bit key, which the
+ * caller puts together (lookup.h takes it apart); an element that it does not need is 0:
+ *
+ *     | slot 6 | queue 10 | serial 16 | 0 1 | generation 7 | index 24 |
+ *
+ * A buffer that the caller owns is a handle, | generation 32 | index 32 |.
+ *
+ * Attempts and waits. A call without wait in its name is an attempt: it neither sleeps nor recovers
+ * dead members nor scans all buffers, so it may be made with the language's lock held. It returns
+ *
+ *     -EAGAIN        there is nothing to take
+ *     -ENOBUFS       there is no room
+ *     -EINPROGRESS   neither is settled: the call with wait in its name may succeed, also with
+ *                    deadline 0
+ *     -EBUSY         another member has the queue's single side; the same, if that member is dead
+ *
+ * A call with wait in its name may sleep and recovers dead members. The caller releases the
+ * language's lock for it, and counts it: opening_begin() before that, opening_end() after it
+ * (opening.h). deadline is CLOCK_MONOTONIC in ns, INT64_MAX for none, 0 to try once. It returns
+ * -EINTR after a signal, and at the end of each slice (WAIT_SLICE_NS): run the signal handlers and
+ * call it again.
+ */
+#ifndef SHMPOOL_BINDING_H
+#define SHMPOOL_BINDING_H
+
+#include "shmpool.h"
+
+/* ---- opening and closing ---- */
+
+/* Opens a mapped pool; returns its number. path is the one that the file was opened by, "" for a
+ * file without a name. NULL opens the pool for reading only: it has no token, and every call that
+ * would change it returns -EROFS. created is nonzero in the process that just created the pool. */
+int shmpool_open(void *base, uint64_t size, int fd, const char *path, int created);
+int shmpool_close_wait(int pool);
+
+/* Marks a pool as left on purpose by the process that created it: before that process closes it. */
+void shmpool_leave(int pool);
+
+/* Keeps every process from removing a file that is being created, as a token does, until
+ * shmpool_let_go(*page). */
+int shmpool_hold(int fd, const char *path, void **page);
+void shmpool_let_go(void *page);
+
+/* ---- one queue ---- */
+
+int64_t shmpool_queue_count(uint64_t key);
+int64_t shmpool_queue_empty(uint64_t key); /* 1 or 0 */
+
+/* ---- one buffer ---- */
+
+/* Where a buffer's payload lies, in bytes from the start of its room. */
+struct shmpool_extent {
+	uint32_t headroom;
+	uint32_t length;
+};
+
+struct shmpool_taken {
+	uint64_t handle;
+	struct shmpool_extent extent;
+};
+
+enum shmpool_field {
+	SHMPOOL_MARK,
+	SHMPOOL_FLOW_HASH,
+	SHMPOOL_TIMESTAMP,
+	SHMPOOL_QUEUE,
+	SHMPOOL_REDELIVERED,
+	SHMPOOL_GENERATION,
+	SHMPOOL_ORIGIN
+};
+int64_t shmpool_field(uint64_t key, int field);
+int64_t shmpool_set_field(uint64_t key, int field, uint64_t value);
+
+/* ---- payloads ---- */
+
+struct shmpool_slice {
+	const char *data;
+	size_t length;
+};
+
+/* Copies a payload into a new buffer and puts it. -EINPROGRESS if the local cache has no buffer. */
+int64_t shmpool_send(uint64_t key, const char *data, size_t length);
+
+/* Sends n payloads. Returns how many were sent: fewer than n if the deadline came. */
+int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices, size_t n,
+			       int64_t deadline);
+
+/* ---- buffers: a new one has length 0, the pool's headroom, and its other fields 0 ---- */
+
+/* -EINPROGRESS if there are not n in the caller's local cache. */
+int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n);
+int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
+int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n);
+int64_t shmpool_put_many(uint64_t key, const uint64_t *handles, size_t n);
+int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline);
+int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n);
+int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
+
+/* ---- a field of many buffers; -ERANGE if it lies outside one of them ---- */
+
+int64_t shmpool_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset, size_t width,
+		       char *out);
+int64_t shmpool_set_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset,
+			   size_t width, const char *from, size_t step);
+int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_t *out);
+int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, const uint32_t *from,
+			    size_t step);
+
+/* ---- buffers whose consumer failed: requeue.h ---- */
+
+/* Returns a buffer to its queue. Without a deadline it never waits. A buffer for which there is no
+ * room is counted as refused. */
+int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline);
+
+/* Moves the oldest buffer of a queue to another one. Returns 0; a code; or 1 if neither queue has
+ * room for it: then *out belongs to the caller. */
+int64_t shmpool_move(uint64_t key, uint32_t to, int reset, struct shmpool_taken *out);
+
+/* ---- recovery ---- */
+
+/* Recovers dead members, if any, as a member does that waits. 0, or -errno. */
+int shmpool_tend_wait(uint64_t key);
+
+#endif

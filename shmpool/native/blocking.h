@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocking.h - calls that wait: for a buffer, for room in a queue, for data in a queue.
+ *
+ * The pool and the queue below only try, and return -EAGAIN or -ENOBUFS. Everything that follows a
+ * failed attempt is in blocking_retry(), in one place: polling, sleeping, and asking which members
+ * are dead.
+ *
+ * Who may call what at the same time: any number of members. Each call is made by one thread for
+ * its own member.
+ *
+ * Deadlines are CLOCK_MONOTONIC in ns; WAIT_FOREVER for none. With WAIT_NEVER a call does not
+ * sleep, but if a dead or suspended member may be the reason why it finds nothing, it recovers dead
+ * members once and tries again.
+ *
+ * Progress: a call sleeps only while nothing is there, and ends at its deadline, on a signal
+ * (-EINTR), and when this process closes the pool (-ESHUTDOWN). A put of many waits until there is
+ * room for all and holds no position meanwhile. Puts of fewer go ahead of it while they find room,
+ * so it may wait for as long as producers of fewer keep the queue fuller than that. What an
+ * allocation of many does for fairness: blocking_alloc.c.
+ */
+#ifndef SHMPOOL_BLOCKING_H
+#define SHMPOOL_BLOCKING_H
+
+#include "recover.h"
+#include "requeue.h"
+#include "wait.h"
+
+/* qmempool_alloc_bulk(), waiting for buffers. Also -EINTR, -ESHUTDOWN. Returns -EAGAIN at once if n
+ * is over the capacity. */
+int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
+		   int64_t deadline_ns);
+
+/* The same for 1 to n buffers, as many as are free. Returns how many, or -errno. */
+int blocking_alloc_some(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
+			int64_t deadline_ns);
+
+/* queue_put() and queue_get(), waiting for room and for data. Also -EINTR, -ESHUTDOWN. */
+int blocking_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		 const uint64_t *handle, uint32_t n, int64_t deadline_ns);
+int blocking_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
+		 uint32_t n, int64_t deadline_ns);
+
+/* requeue(), waiting for room in the queue *to. Also -EINTR, -ESHUTDOWN. */
+int blocking_requeue(struct qmempool *p, struct member *m, uint64_t handle, int64_t deadline_ns,
+		     uint32_t *to);
+
+/* One call that waits. For blocking.c and blocking_alloc.c. */
+struct blocking {
+	struct qmempool *p;
+	struct member *m;
+	const struct alf_ring *r; /* NULL for an allocation */
+	uint64_t *handle;
+	uint32_t n;
+	int64_t deadline_ns;
+	const struct blocking_kind *kind;
+	int64_t most_ns;  /* length of the next sleep */
+	int64_t alone_ns; /* the others are those of an allocation of many */
+	int64_t turn_ns;
+	alf_position since;
+};
+
+struct blocking_kind {
+	int nothing; /* the result of an attempt that is worth repeating */
+	int (*attempt)(struct blocking *b);
+	int (*attempt_hard)(struct blocking *b); /* the same, also where it takes long */
+	/* True if a dead or suspended member may be why there is nothing. */
+	bool (*obstructed)(const struct blocking *b);
+	uint32_t (*yields)(const struct blocking *b); /* between two polls */
+	/* Announces a sleeper, tries once more, and sleeps. Returns what wait_sleep() does, or 0
+	 * with another *result than nothing. */
+	int (*sleep)(struct blocking *b, int *result);
+};
+
+/* Goes on after an attempt that ended with result. Returns the last attempt's result, -EINTR or
+ * -ESHUTDOWN. */
+int blocking_retry(struct blocking *b, int result);
+
+#endif

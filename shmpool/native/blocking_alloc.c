@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * blocking_alloc.c - see blocking.h: waiting for free buffers.
+ *
+ * An allocation that finds too little asks other members to flush their caches, takes what lies
+ * behind a suspended member, and sleeps until there is enough. It holds nothing while it sleeps, so
+ * that no member goes without a buffer that is free.
+ *
+ * Fairness. Members that wait for one buffer are woken first, and go ahead of those that wait for
+ * many. A member that waits for many is woken when so many are free at one moment. While others
+ * wait for one, that moment may never come. So once the others have got TURN_AFTER times as many
+ * buffers as it waits for, it has a turn: it keeps what it gets, for TURN_FIRST_NS. If that is not
+ * enough it gives all back, and the others get as many again before its next turn, which is twice
+ * as long. A call that does not wait is held up only by what a turn has taken.
+ */
+#include "blocking.h"
+#include "bypass.h"
+
+/* Headers that an attempt inspects behind a suspended member, where it is repeated: some 100 us. */
+#define TRY_HEADERS 16384u
+#define TURN_AFTER 4u
+#define TURN_FIRST_NS 50000000ll
+#define TURN_MOST_NS 3200000000ll
+#define ALONE_MOST_NS 64000000ll
+
+_Static_assert(MEMBERS_MAX <= WAIT_COUNT_MASK, "a wait word counts every member");
+
+static int64_t earlier(int64_t one, int64_t other)
+{
+	return one < other ? one : other;
+}
+
+/* Buffers that have ever been taken from the free ring. */
+static alf_position taken(const struct qmempool *p)
+{
+	return load_relaxed(&p->free.q->cons);
+}
+
+static int alloc_attempt(struct blocking *b)
+{
+	return qmempool_alloc_bulk(b->p, b->m, b->handle, b->n);
+}
+
+static int alloc_attempt_hard(struct blocking *b)
+{
+	return qmempool_alloc_hard(b->p, b->m, b->handle, b->n, TRY_HEADERS);
+}
+
+/* Everywhere: an allocation of many must not miss what is enough. */
+static int alloc_everywhere(struct blocking *b)
+{
+	return qmempool_alloc_hard(b->p, b->m, b->handle, b->n, b->p->capacity);
+}
+
+static bool alloc_obstructed(const struct blocking *b)
+{
+	(void)b;
+	return true; /* a dead member may hold buffers anywhere */
+}
+
+static uint32_t alloc_yields(const struct blocking *b)
+{
+	(void)b;
+	return 1;
+}
+
+static int sleep_for_one(struct blocking *b, int *result)
+{
+	uint32_t *word = &pool_shared(b->p)->free_wait, entered = wait_enter(word);
+	int slept = 0;
+	cache_request_flush(b->p);
+	*result = alloc_everywhere(b);
+	if (*result == -EAGAIN) {
+		count_up(&b->m->counters[COUNT_SLEEP], 1);
+		/* A member that was in the middle of a free did not see the request: its cache is
+		 * read again soon, and then later and later. */
+		slept = wait_sleep(word, entered, b->most_ns, b->deadline_ns);
+	}
+	wait_leave(word, entered);
+	b->most_ns = wait_longer(b->most_ns, slept);
+	return slept;
+}
+
+/* True if members that wait for one have got so many buffers that it is this member's turn. */
+static bool turn_due(const struct blocking *b)
+{
+	return wait_ones(&pool_shared(b->p)->free_wait, &pool_shared(b->p)->free_many) &&
+	       (uint64_t)(alf_position)(taken(b->p) - b->since) >= (uint64_t)TURN_AFTER * b->n;
+}
+
+/* A turn: keeps what it gets until it has n. Returns 0, -EINTR, or another code if there are
+ * fewer. */
+static int take_turn(const struct blocking *b, int64_t until_ns)
+{
+	struct qmempool *p = b->p;
+	uint32_t have = 0, *word = &pool_shared(p)->free_wait;
+	int slept = 0, got = -EAGAIN;
+	while (have < b->n && slept >= 0 && (got > 0 || got == -EAGAIN) &&
+	       !load_relaxed(&p->closing)) {
+		uint32_t entered = wait_enter(word);
+		cache_request_flush(p);
+		got = qmempool_obtain(p, b->m, b->handle + have, b->n - have);
+		if (got > 0)
+			have += (uint32_t)got;
+		else if (got == -EAGAIN)
+			slept = wait_sleep(word, entered, WAIT_SHORT_NS, until_ns);
+		wait_leave(word, entered);
+	}
+	if (have == b->n) {
+		count_up(&b->m->counters[COUNT_ALLOC], b->n);
+		return 0;
+	}
+	free_ring_put(p, b->m, b->handle, have);
+	return slept == -EINTR ? -EINTR : got < 0 ? got : -EAGAIN;
+}
+
+/* Sleeps until n buffers are free at one moment. */
+static int sleep_until_free(struct blocking *b)
+{
+	struct qmempool *p = b->p;
+	struct pool_shared *s = pool_shared(p);
+	/* free_many first: recover_sleepers() resets it last, so a member that is no longer counted
+	 * in free_wait finds free_many changed. */
+	uint32_t many = wait_enter(&s->free_many), entered = wait_enter(&s->free_wait);
+	int slept = 0;
+	cache_request_flush(p);
+	/* [WAIT] The number of buffers in the free ring with which there would be enough: members
+	 * that free read no more than that ring's count. */
+	uint64_t queued = alf_count(&p->free), counted = qmempool_count(p, b->n);
+	wait_want(&s->free_want, (uint32_t)(queued + b->n - counted + (counted == b->n)));
+	load_seq_cst(&p->free.q->prod); /* [WAIT] */
+	if (qmempool_count(p, b->n) < b->n) {
+		wait_pass_on(&s->free_wait, &s->free_many, alf_count(&p->free));
+		count_up(&b->m->counters[COUNT_SLEEP], 1);
+		slept = wait_sleep(&s->free_many, many, b->most_ns, b->deadline_ns);
+	}
+	wait_leave(&s->free_many, many);
+	wait_leave(&s->free_wait, entered);
+	b->most_ns = wait_longer(b->most_ns, slept);
+	b->alone_ns = WAIT_SHORT_NS;
+	return slept;
+}
+
+/* Sleeps while enough buffers count as free and cannot be had: they are behind a suspended member,
+ * or on their way. No member wakes it. */
+static int sleep_alone(struct blocking *b)
+{
+	uint32_t word = 0;
+	count_up(&b->m->counters[COUNT_SLEEP], 1);
+	int slept = wait_sleep(&word, 0, b->alone_ns, b->deadline_ns);
+	b->alone_ns = earlier(2 * b->alone_ns, ALONE_MOST_NS);
+	return slept;
+}
+
+static int sleep_for_many(struct blocking *b, int *result)
+{
+	*result = alloc_everywhere(b);
+	if (*result == -EAGAIN && turn_due(b)) {
+		*result = take_turn(b, earlier(b->deadline_ns, wait_now() + b->turn_ns));
+		b->turn_ns = earlier(2 * b->turn_ns, TURN_MOST_NS);
+		b->since = taken(b->p);
+	}
+	if (*result != -EAGAIN)
+		return 0;
+	return qmempool_count(b->p, b->n) < b->n ? sleep_until_free(b) : sleep_alone(b);
+}
+
+static const struct blocking_kind one_kind = { -EAGAIN,          alloc_attempt, alloc_attempt_hard,
+					       alloc_obstructed, alloc_yields,  sleep_for_one };
+static const struct blocking_kind many_kind = { -EAGAIN,          alloc_attempt, alloc_everywhere,
+						alloc_obstructed, alloc_yields,  sleep_for_many };
+
+int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
+		   int64_t deadline_ns)
+{
+	int error = qmempool_alloc_bulk(p, m, handle, n);
+	if (error != -EAGAIN || n > p->capacity)
+		return error;
+	struct blocking b = { .p = p,
+			      .m = m,
+			      .handle = handle,
+			      .n = n,
+			      .deadline_ns = deadline_ns,
+			      .kind = n == 1 ? &one_kind : &many_kind,
+			      .most_ns = WAIT_SHORT_NS,
+			      .alone_ns = WAIT_SHORT_NS,
+			      .turn_ns = TURN_FIRST_NS,
+			      .since = taken(p) };
+	if (deadline_ns == WAIT_NEVER && bypass_needed(p)) {
+		error = alloc_attempt_hard(&b);
+		if (error != -EAGAIN)
+			return error;
+	}
+	return blocking_retry(&b, error);
+}
+
+int blocking_alloc_some(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
+			int64_t deadline_ns)
+{
+	if (n == 0 || qmempool_alloc_bulk(p, m, handle, n) == 0)
+		return (int)n;
+	int error = blocking_alloc(p, m, handle, 1, deadline_ns);
+	if (error)
+		return error;
+	/* The first one has filled the cache, if there was anything to fill it with. */
+	uint32_t have = 1;
+	while (have < n && qmempool_alloc_bulk(p, m, handle + have, 1) == 0)
+		have++;
+	return (int)have;
+}

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * figures.c - see shmpool.h: the figures of a pool, read without changing it.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "alf_repair.h"
+#include "audit.h"
+#include "guard.h"
+#include "liveness.h"
+#include "member.h"
+#include "queue.h"
+#include "recover.h"
+
+#define HOLLOW_SAMPLES 16384 /* slots that count_stale() reads: below 2 ms */
+
+/* Counts the stale slots of the free ring: their buffers were taken from behind a suspended member.
+ * If there are many slots, reads some at equal distances and sets *estimated. */
+static uint64_t count_stale(const struct qmempool *p, uint64_t *estimated)
+{
+	const struct alf_ring *r = &p->free;
+	alf_position cons = load_acquire(&r->q->cons); /* [CONS] */
+	alf_distance ahead =
+		(alf_distance)(load_relaxed(&segment_shared(&p->segment)->bypassed) - cons);
+	if (ahead <= 0 || !audit_stale(p, r, cons))
+		return 0;
+	uint64_t n = (uint64_t)ahead < r->mask + 1 ? (uint64_t)ahead : r->mask + 1, found = 0;
+	if (n * SEGMENT_PAGE > SLAB_SMALL && !slab_backed(&p->segment))
+		return 0;
+	uint64_t apart = (n + HOLLOW_SAMPLES - 1) / HOLLOW_SAMPLES, samples = n / apart;
+	for (uint64_t k = 0; k < samples; k++) {
+		alf_position at = (alf_position)(cons + k * apart);
+		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
+		found += alf_at(r, at, word) == ALF_AT_VALUE && index < p->capacity &&
+			 segment_exists(&p->segment, (uint32_t)index) &&
+			 load_acquire(&pool_buffer(p, (uint32_t)index)->owner) !=
+				 owner_transit(0, at); /* [OWNER] */
+	}
+	*estimated = apart > 1;
+	return found * n / samples;
+}
+
+void audit_stats(struct qmempool *p, struct shmpool_stats *out)
+{
+	const struct segment *s = &p->segment;
+	memset(out, 0, sizeof(*out));
+	out->created = slab_created(s);
+	uint64_t in_ring = alf_count(&p->free), hollow = count_stale(p, &out->estimated);
+	out->free = in_ring > hollow ? in_ring - hollow : 0;
+	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
+		const struct alf_ring *r = queue_ring(p, i);
+		if (!r)
+			continue;
+		out->queued += alf_count(r);
+		out->refused += load_relaxed(&segment_queue(s, i)->refused);
+		out->dropped += load_relaxed(&segment_queue(s, i)->dropped);
+	}
+	for (uint32_t i = 0; i < s->members; i++) {
+		const struct member *m = segment_member(s, i);
+		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
+		if (!member_gone(identity))
+			out->cached += cache_length(s, m);
+		out->members += identity != 0;
+		out->deaths += load_relaxed(&m->deaths);
+		for (int k = 0; k < COUNTERS; k++)
+			out->counters[k] += member_count(m, k);
+	}
+}
+
+int shmpool_intact(int pool)
+{
+	if (!opening_pool((uint32_t)pool))
+		return opening_missing((uint32_t)pool);
+	return guard_intact((uint32_t)pool) ? 0 : -EBADMSG;
+}
+
+int shmpool_stats(int pool, struct shmpool_stats *out)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	audit_stats(p, out);
+	return (int)opening_read((uint32_t)pool, 0);
+}
+
+int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	size_t got = 0;
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	for (uint32_t i = 0; i < p->segment.members && got < n; i++) {
+		const struct member *m = segment_member(&p->segment, i);
+		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
+		if (!identity)
+			continue;
+		struct shmpool_member_info *info = &out[got++];
+		*info = (struct shmpool_member_info) {
+			.attached_ns = load_relaxed(&m->attached_ns),
+			.token = member_token(identity),
+			.number = i,
+			.pid = load_relaxed(&m->pid),
+			.tid = load_relaxed(&m->tid),
+			.start = load_relaxed(&m->start),
+			.pid_namespace = load_relaxed(&m->pid_namespace),
+			.cached = cache_length(&p->segment, m),
+			.held = member_in_hand(m),
+			.operation = alf_op_kind(load_acquire(&m->op)), /* [OP] */
+			.dead = !member_attached(identity),
+		};
+		for (int k = 0; k < COUNTERS; k++)
+			info->counters[k] = member_counted(m, k);
+	}
+	return (int)opening_read((uint32_t)pool, (int64_t)got);
+}
+
+int shmpool_dead_wait(int pool)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	return (int)(liveness_dead(&p->segment, opening_token((uint32_t)pool)) +
+		     recover_abandoned(&p->segment));
+}

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * free_ring.c - see free_ring.h.
+ */
+#include "free_ring.h"
+
+#include <sched.h>
+#include <string.h>
+
+#include "transfer.h"
+#include "wait.h"
+
+#define PUT_TRIES 16
+
+/* Abandons buffers of m to the next recoverer. */
+static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		store_release(&pool_buffer(p, handle_index(handle[i]))->owner,
+			      m->tag | OWNER_ABANDONED); /* [OWNER] */
+	/* Counted afterwards, so that a member that reads the count sees the buffers. If this
+	 * member dies before, the sweep for it finds them. */
+	add_seq_cst(&pool_shared(p)->abandoned, n); /* [ABANDONED] */
+}
+
+/* Wakes members for which n more buffers are enough. */
+__attribute__((noinline, cold)) static void wake_free(struct qmempool *p, uint32_t n)
+{
+	struct pool_shared *s = pool_shared(p);
+	if (wait_ones(&s->free_wait, &s->free_many))
+		wait_wake(&s->free_wait, n);
+	if (load_seq_cst(&s->free_want)) /* [WAIT] */
+		wait_wake_wanted(&s->free_many, &s->free_want, alf_count(&p->free));
+}
+
+/* The free ring has a slot for every buffer, so only tombstones can make it full. Moves buffers
+ * from its head to its end until a tombstone has been passed. */
+__attribute__((noinline, cold)) static void
+put_full(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n, uint64_t *rounds)
+{
+	do {
+		uint64_t moved[BULK_MAX];
+		int k = *rounds ? transfer_free(p, m, moved, BULK_MAX) : 0;
+		if (k <= 0) { /* or a member is suspended at its head */
+			abandon(p, m, handle, n);
+			return;
+		}
+		--*rounds;
+		for (int tries = PUT_TRIES;
+		     transfer_in(p, m, &p->free, moved, (uint32_t)k, ALF_MULTI);)
+			if (--tries) {
+				sched_yield();
+			} else {
+				abandon(p, m, moved, (uint32_t)k);
+				break;
+			}
+	} while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI));
+}
+
+static void put_bulk(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
+		     uint64_t *rounds)
+{
+	if (unlikely(transfer_in(p, m, &p->free, handle, n, ALF_MULTI)))
+		put_full(p, m, handle, n, rounds);
+	if (unlikely(wait_anybody(&pool_shared(p)->free_wait))) /* [WAIT] after prod moved */
+		wake_free(p, n);
+}
+
+void free_ring_put_rounds(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n,
+			  uint64_t *rounds)
+{
+	const uint32_t capacity = p->capacity;
+	uint32_t k = 0;
+#pragma GCC unroll 4
+	for (; k < n; k++)
+		if (unlikely(handle_index(handle[k]) >= capacity))
+			break;
+	if (likely(k == n && n <= BULK_MAX)) {
+		if (n)
+			put_bulk(p, m, handle, n, rounds);
+		return;
+	}
+	for (uint32_t i = 0; i < n; i += BULK_MAX) {
+		uint64_t good[BULK_MAX];
+		k = n - i < BULK_MAX ? n - i : BULK_MAX;
+		memcpy(good, handle + i, k * sizeof(*good));
+		k = pool_filter(p, good, k);
+		if (k)
+			put_bulk(p, m, good, k, rounds);
+	}
+}
+
+void free_ring_put(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	uint64_t rounds = FREE_RING_ROUNDS;
+	free_ring_put_rounds(p, m, handle, n, &rounds);
+}
+
+void free_ring_wake(struct qmempool *p)
+{
+	struct pool_shared *s = pool_shared(p);
+	if (!wait_anybody(&s->free_wait)) /* [WAIT] */
+		return;
+	wait_wake(&s->free_wait, UINT32_MAX);
+	wait_wake(&s->free_many, UINT32_MAX);
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * liveness.c - see liveness.h.
+ */
+#include "liveness.h"
+
+enum token_state liveness_ask(struct liveness *q, uint64_t identity)
+{
+	uint64_t token = member_token(identity);
+	if (member_dead(identity))
+		return TOKEN_FREE;
+	if (token != q->token || !token) {
+		q->token = token;
+		q->state = token_state(q->s, token, q->own);
+	}
+	return q->state;
+}
+
+enum process_fate liveness_fate(const struct segment *s, const struct member *m, uint64_t identity,
+				uint64_t own)
+{
+	struct liveness q = { .s = s, .own = own };
+	struct process process = { load_relaxed(&m->pid), load_relaxed(&m->start),
+				   load_relaxed(&m->pid_namespace) };
+	switch (liveness_ask(&q, identity)) {
+	case TOKEN_FREE:
+		return PROCESS_DEAD;
+	case TOKEN_UNKNOWN:
+		return PROCESS_UNKNOWN;
+	case TOKEN_HELD:
+		break;
+	}
+	return process_suspended(process) ? PROCESS_SUSPENDED : PROCESS_ALIVE;
+}
+
+uint32_t liveness_dead(const struct segment *s, uint64_t own)
+{
+	struct liveness q = { .s = s, .own = own };
+	uint32_t dead = 0;
+	for (uint32_t i = 0; i < s->members; i++) {
+		uint64_t identity = load_acquire(&segment_member(s, i)->identity); /* [MEMBER] */
+		dead += identity && liveness_ask(&q, identity) == TOKEN_FREE;
+	}
+	return dead;
+}

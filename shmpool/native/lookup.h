@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * lookup.h - what a key of binding.h names, for the calling thread; one attempt with it; and a
+ * buffer's header on its way in and out.
+ */
+#ifndef SHMPOOL_LOOKUP_H
+#define SHMPOOL_LOOKUP_H
+
+#include "binding.h"
+#include "opening.h"
+#include "queue.h"
+#include "wait.h"
+
+#define KEY_GENERATION_MASK 0x7fu
+
+/* What a key names. */
+struct lookup {
+	struct qmempool *p;
+	struct member *m;
+	const struct alf_ring *ring;
+};
+
+static inline uint32_t key_pool(uint64_t key)
+{
+	return (uint32_t)(key >> 58 | (key >> 32 & 0xffff) << 6);
+}
+
+static inline uint32_t key_queue(uint64_t key)
+{
+	return key >> 48 & 0x3ff;
+}
+
+static inline int lookup_pool(uint32_t number, struct lookup *c)
+{
+	c->p = opening_pool(number);
+	if (unlikely(!c->p))
+		return opening_missing(number);
+	c->m = opening_member(number);
+	if (unlikely(!c->m)) {
+		int error = opening_attach(number);
+		if (error)
+			return error;
+		c->m = opening_member(number);
+	}
+	return 0;
+}
+
+static inline int lookup_key(uint64_t key, struct lookup *c)
+{
+	return lookup_pool(key_pool(key), c);
+}
+
+static inline int lookup_queue(uint64_t key, struct lookup *c)
+{
+	int error = lookup_key(key, c);
+	if (unlikely(error))
+		return error;
+	c->ring = queue_ring(c->p, key_queue(key));
+	return likely(c->ring) ? 0 : queue_missing(c->p, key_queue(key));
+}
+
+/* One attempt. -EINPROGRESS in place of -EAGAIN and -ENOBUFS if a blocking call may succeed,
+ * because it recovers dead members. */
+static inline int lookup_get(const struct lookup *c, uint64_t *handle, uint32_t n)
+{
+	int got = queue_get(c->p, c->m, c->ring, handle, n);
+	return unlikely(got == -EAGAIN) && queue_stuck(c->ring, c->m) ? -EINPROGRESS : got;
+}
+
+static inline int lookup_put(const struct lookup *c, const uint64_t *handle, uint32_t n)
+{
+	int error = queue_put(c->p, c->m, c->ring, handle, n);
+	return unlikely(error == -ENOBUFS) && !alf_ready(c->ring, 0) ? -EINPROGRESS : error;
+}
+
+/* Translates the result of a wait until end, which wait_slice_end() chose, for a caller that waits
+ * until deadline: -EINTR if only end has passed, because the caller goes on as after a signal. */
+static inline int64_t wait_slice_result(int64_t result, int64_t end, int64_t deadline)
+{
+	return (result == -EAGAIN || result == -ENOBUFS) && end != deadline ? -EINTR : result;
+}
+
+/* Finds the header that a key names: -EPERM if it belongs to another member's process, -ESTALE if
+ * the key is stale. */
+static inline int lookup_buffer(uint64_t key, struct lookup *c, struct buffer **b, uint64_t *handle)
+{
+	uint32_t index = key & ALF_INDEX_MASK;
+	if (unlikely(index >= c->p->capacity))
+		return -EINVAL;
+	*b = pool_buffer(c->p, index);
+	*handle = handle_of(index, buffer_generation(*b));
+	if (unlikely((handle_generation(*handle) ^ key >> ALF_INDEX_BITS) & KEY_GENERATION_MASK))
+		return -ESTALE;
+	return qmempool_check(c->p, c->m, *handle);
+}
+
+/* Reads from the header where a buffer's payload lies. Each word is read once. Returns zeros if
+ * they lead outside the buffer. */
+static inline struct shmpool_extent header_extent(const struct qmempool *p, uint64_t handle)
+{
+	const struct buffer *b = pool_buffer(p, handle_index(handle));
+	const uint32_t headroom = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
+	const uint64_t stride = p->segment.stride;
+	if (unlikely(headroom > stride || length > stride - headroom))
+		return (struct shmpool_extent) { 0, 0 };
+	return (struct shmpool_extent) { headroom, length };
+}
+
+/* Members that wait recover dead ones. So that members that never wait do too, every call that
+ * reads the clock for a header checks whether it is time, and a later call without the
+ * interpreter's lock recovers (shmpool_tend_wait). */
+static inline void lookup_notice_time(const struct lookup *c, int64_t now)
+{
+	if (unlikely((uint64_t)now >= load_relaxed(&c->p->tend_ns)))
+		store_relaxed(&c->p->tend_due, 1);
+}
+
+/* Records in the header since when its holder has the buffer: Pool.holders() reports it. */
+static inline void header_set_since(const struct lookup *c, uint64_t handle, int64_t now)
+{
+	lookup_notice_time(c, now);
+	store_relaxed(&pool_buffer(c->p, handle_index(handle))->since, (uint64_t)now);
+}
+
+/* Resets the header of a buffer just allocated. -EBADMSG if the handle is none of the pool: the
+ * local cache was corrupted. */
+static inline int header_reset(const struct lookup *c, uint64_t handle, int64_t now)
+{
+	if (unlikely(handle_index(handle) >= c->p->capacity))
+		return -EBADMSG;
+	struct buffer *b = pool_buffer(c->p, handle_index(handle));
+	lookup_notice_time(c, now);
+	store_relaxed(&b->length, 0);
+	store_relaxed(&b->headroom, (uint32_t)c->p->segment.geometry.headroom);
+	store_relaxed(&b->mark, 0);
+	store_relaxed(&b->flow_hash, 0);
+	store_relaxed(&b->queue, 0);
+	store_relaxed(&b->timestamp, 0);
+	store_relaxed(&b->failures, 0);
+	store_relaxed(&b->since, (uint64_t)now);
+	return 0;
+}
+
+#endif

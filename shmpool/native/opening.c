@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * opening.c - see opening.h.
+ */
+#define _GNU_SOURCE
+#include "opening.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "member.h"
+#include "recover.h"
+#include "token.h"
+#include "wait.h"
+
+struct qmempool opening_pools[OPENING_POOLS_MAX];
+uint32_t *opening_callers;
+void (*opening_thread_begins)(struct opening_thread *t);
+_Thread_local struct opening_thread *opening_thread;
+
+/* The table of every thread, so that a close can remove the pool's members from all tables. A fork
+ * keeps the nodes and wipes the tables. */
+struct node {
+	struct opening_thread *table;
+	struct node *next;
+};
+static struct node *threads;
+
+/* By slot: this process's token in the pool, and whether this process made the pool. */
+struct opening {
+	struct token token;
+	bool made;
+};
+
+/* A forked child reads this as zeros: an unlocked mutex, no calls, no tokens. */
+static struct wiped {
+	pthread_mutex_t threads_lock;
+	uint32_t callers[OPENING_POOLS_MAX];
+	struct opening openings[OPENING_POOLS_MAX];
+} *wiped;
+static pthread_key_t thread_key;
+
+static void thread_ends(void *table)
+{
+	struct opening_thread *t = table;
+	pthread_mutex_lock(&wiped->threads_lock);
+	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++)
+		if (t->member[i] && opening_pools[i].buffers)
+			qmempool_end(&opening_pools[i], t->member[i]);
+	for (struct node **at = &threads; *at; at = &(*at)->next) {
+		struct node *n = *at;
+		if (n->table == t) {
+			*at = n->next;
+			free(n);
+			break;
+		}
+	}
+	pthread_mutex_unlock(&wiped->threads_lock);
+	opening_thread = NULL;
+	munmap(t, sizeof(*t));
+}
+
+void opening_thread_ends(struct opening_thread *t)
+{
+	if (!t || opening_thread != t)
+		return;
+	pthread_setspecific(thread_key, NULL);
+	thread_ends(t);
+}
+
+static void lock_threads(void)
+{
+	pthread_mutex_lock(&wiped->threads_lock);
+}
+
+static void unlock_threads(void)
+{
+	pthread_mutex_unlock(&wiped->threads_lock);
+}
+
+/* Takes a token of the pool if this process has none. The caller holds threads_lock. */
+static int need_token(uint32_t slot)
+{
+	struct token *t = &wiped->openings[slot].token;
+	return t->number || !opening_pools[slot].segment.writes ?
+		       0 :
+		       token_take(&opening_pools[slot].segment, t);
+}
+
+/* The child has only the thread that forked. Where no token can be taken now, the first call tries
+ * again. */
+static void after_fork(void)
+{
+	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++)
+		if (opening_pools[i].buffers)
+			need_token(i);
+}
+
+/* Maps zeroed memory that is zeroed again in a forked child. Returns NULL without memory. */
+static void *wiped_on_fork(size_t size)
+{
+	void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (page == MAP_FAILED)
+		return NULL;
+	if (madvise(page, size, MADV_WIPEONFORK) == 0)
+		return page;
+	munmap(page, size);
+	return NULL;
+}
+
+/* Makes what a process needs once. Returns 0, or -ENOMEM; then the next opening tries again. */
+static int prepare(void)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static bool key, hooks;
+	pthread_mutex_lock(&lock);
+	if (!wiped && (wiped = wiped_on_fork(sizeof(*wiped))))
+		opening_callers = wiped->callers;
+	key = key || (wiped && !pthread_key_create(&thread_key, thread_ends));
+	hooks = hooks || (key && !pthread_atfork(lock_threads, unlock_threads, after_fork));
+	pthread_mutex_unlock(&lock);
+	return hooks ? 0 : -ENOMEM;
+}
+
+int opening_hold(int fd, const char *path, void **page)
+{
+	int error = prepare();
+	if (error)
+		return error;
+	pthread_mutex_lock(&wiped->threads_lock);
+	error = token_hold(fd, path, page);
+	pthread_mutex_unlock(&wiped->threads_lock);
+	return error;
+}
+
+uint64_t opening_token(uint32_t number)
+{
+	return wiped ? load_relaxed(&wiped->openings[number % OPENING_POOLS_MAX].token.number) : 0;
+}
+
+static int make_table(void)
+{
+	struct node *n = malloc(sizeof(*n));
+	struct opening_thread *t = wiped_on_fork(sizeof(*t));
+	if (!n || !t || pthread_setspecific(thread_key, t)) {
+		if (t)
+			munmap(t, sizeof(*t));
+		free(n);
+		return -ENOMEM;
+	}
+	n->table = t;
+	pthread_mutex_lock(&wiped->threads_lock);
+	n->next = threads;
+	threads = n;
+	pthread_mutex_unlock(&wiped->threads_lock);
+	opening_thread = t;
+	if (opening_thread_begins)
+		opening_thread_begins(t);
+	return 0;
+}
+
+int opening_attach(uint32_t number)
+{
+	uint32_t slot = number % OPENING_POOLS_MAX;
+	struct qmempool *p = &opening_pools[slot];
+	if (!p->segment.writes)
+		return -EROFS;
+	int error = opening_thread ? 0 : make_table();
+	if (error)
+		return error;
+	pthread_mutex_lock(&wiped->threads_lock);
+	error = need_token(slot);
+	pthread_mutex_unlock(&wiped->threads_lock);
+	if (!error)
+		error = member_attach(&p->segment, opening_token(number),
+				      &opening_thread->member[slot]);
+	if (error == -EUSERS)
+		error = recover_slot(p, opening_token(number), &opening_thread->member[slot]);
+	return error;
+}
+
+int opening_open(const struct segment *s, bool made)
+{
+	static uint32_t opened;
+	int error = prepare();
+	if (error)
+		return error;
+	/* Registers here and not in a thread's first call: in a process with threads the kernel
+	 * needs 10 to 80 ms for it. member_attach() registers again, which costs nothing. */
+	process_barrier_register();
+	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++) {
+		if (opening_pools[i].buffers)
+			continue;
+		error = pool_bind(&opening_pools[i], s);
+		if (error)
+			return error;
+		pthread_mutex_lock(&wiped->threads_lock);
+		error = need_token(i);
+		wiped->openings[i].made = made;
+		pthread_mutex_unlock(&wiped->threads_lock);
+		if (error) {
+			pool_unbind(&opening_pools[i]);
+			return error;
+		}
+		opening_pools[i].serial = opened = opened % 0xffff + 1; /* never 0 */
+		return (int)(opening_pools[i].serial * OPENING_POOLS_MAX + i);
+	}
+	return -EXFULL;
+}
+
+void opening_leave(uint32_t number)
+{
+	const struct qmempool *p = opening_pool(number);
+	const struct opening *opening = &wiped->openings[number % OPENING_POOLS_MAX];
+	if (p && opening->made && opening->token.number)
+		store_relaxed(&segment_shared(&p->segment)->left, 1);
+}
+
+/* Frees the buffers that a member of this process still has in hand. */
+static void take_back(struct qmempool *p, struct member *m)
+{
+	uint64_t held = member_in_hand(m);
+	for (uint32_t i = 0; i < p->capacity && held; i++) {
+		struct buffer *b;
+		if (!segment_exists(&p->segment, i))
+			continue;
+		b = pool_buffer(p, i);
+		if ((load_relaxed(&b->owner) & ~OWNER_PUTTING) != m->tag)
+			continue;
+		uint64_t handle = handle_of(i, buffer_generation(b));
+		held -= qmempool_free(p, m, handle) == 0;
+	}
+	cache_drain(p, m);
+}
+
+bool opening_closing(uint32_t number)
+{
+	struct qmempool *p = opening_find(number);
+	if (!p)
+		return false;
+	store_seq_cst(&p->serial, OPENING_CLOSED); /* [CALLERS] */
+	store_relaxed(&p->closing, 1); /* sleepers that miss it are woken again: opening_closed() */
+	return true;
+}
+
+static void wake_all(uint32_t *word)
+{
+	wait_wake(word, UINT32_MAX);
+}
+
+/* Ends the members of this process and drops its token. */
+static void end_members(uint32_t number)
+{
+	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
+	struct opening *opening = &wiped->openings[number % OPENING_POOLS_MAX];
+	const uint64_t identity = MEMBER_ATTACHED | opening->token.number;
+	pthread_mutex_lock(&wiped->threads_lock);
+	for (uint32_t i = 0; i < p->segment.members; i++) {
+		struct member *m = segment_member(&p->segment, i);
+		if (load_acquire(&m->identity) != identity) /* [MEMBER] */
+			continue;
+		cache_drain(p, m);
+		take_back(p, m);
+		member_release(&p->segment, m);
+	}
+	for (struct node *n = threads; n; n = n->next)
+		n->table->member[number % OPENING_POOLS_MAX] = NULL;
+	token_drop(&opening->token);
+	opening->made = false;
+	pthread_mutex_unlock(&wiped->threads_lock);
+}
+
+void opening_closed(uint32_t number)
+{
+	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
+	/* An opening that only reads has no members, and no call in it sleeps. */
+	const bool writes = p->segment.writes;
+	while (load_seq_cst(&opening_callers[number % OPENING_POOLS_MAX])) { /* [CALLERS] */
+		if (writes)
+			pool_wake_sleepers(p, wake_all);
+		sched_yield();
+	}
+	if (writes)
+		end_members(number);
+	pool_unbind(p);
+}
+
+int opening_close(uint32_t number)
+{
+	if (!opening_closing(number))
+		return -EBADF;
+	opening_closed(number);
+	return 0;
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * pool.h - one process's view of an open pool: where its buffers, rings and caches lie. All files
+ * that move buffers work on this struct.
+ *
+ * Who may call what at the same time: pool_bind and pool_unbind one thread, while no other thread
+ * uses the view; everything else any thread.
+ */
+#ifndef SHMPOOL_POOL_H
+#define SHMPOOL_POOL_H
+
+#include "owner.h"
+#include "segment.h"
+
+#ifndef SHMPOOL_CHECK
+#define SHMPOOL_CHECK 1
+#endif
+
+/* One process's view of an open pool. */
+struct qmempool {
+	struct buffer *buffers;
+	uint32_t capacity;
+	uint32_t bulk;
+	uint64_t cache_size;
+	uint64_t cache_mask; /* cache_size - 1; 0 without a cache */
+	uint64_t absent;     /* slab_grow()'s hint */
+	struct alf_ring free;
+	struct segment segment;
+	struct alf_ring **queues; /* of named queues, by number; NULL until bound */
+	uint32_t serial;          /* of this opening: opening.h */
+	uint32_t closing;
+	/* Hints of bypass_take(), shared by all threads: any value is good enough. */
+	uint32_t bypass_at;     /* the buffer from which it goes on */
+	uint64_t bypass_sum;    /* buffers freed and abandoned when it last found nothing */
+	int64_t bypass_rest_ns; /* CLOCK_MONOTONIC: no search before it while that sum stays */
+	uint64_t tend_ns;  /* CLOCK_MONOTONIC: from then on a busy thread tends the pool: call.h */
+	uint32_t tend_due; /* nonzero: a thread has noticed that it is time to */
+};
+
+/* Binds a checked segment. Returns 0 or -ENOMEM. */
+int pool_bind(struct qmempool *p, const struct segment *s);
+void pool_unbind(struct qmempool *p);
+
+static inline struct buffer *pool_buffer(const struct qmempool *p, uint32_t index)
+{
+	return &p->buffers[index];
+}
+
+static inline struct pool_shared *pool_shared(const struct qmempool *p)
+{
+	return segment_shared(&p->segment);
+}
+
+/* Keeps those of n handles that name a buffer. Returns how many. */
+uint32_t pool_filter(const struct qmempool *p, uint64_t *handle, uint32_t n);
+
+/* Gives n buffers their handles back: undoes a free that failed at a later buffer. */
+void pool_unfree(const struct qmempool *p, const uint64_t *handle, uint32_t n);
+
+/* Calls wake for each wait word of the pool in which a sleeper is counted. */
+void pool_wake_sleepers(const struct qmempool *p, void (*wake)(uint32_t *word));
+
+#endif

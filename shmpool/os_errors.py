@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the operating system says about a pool's file, as an exception of ours: each names the
+pool, what was found, and what to do. No file is opened here.
+"""
+
+import errno
+import grp
+import mmap
+import os
+import pwd
+import stat
+from typing import TYPE_CHECKING, NoReturn
+
+from . import errors
+from ._ffi import Native
+from .codes import fail
+from .names import printable
+
+if TYPE_CHECKING:
+    from .pool import Pool
+
+SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
+HEADER_BYTES = 64  # of each buffer
+RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
+_FILES = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def not_found(name: str) -> errors.PoolNotFound:
+    """There is no file of that name."""
+    if not os.path.isdir(SHM):
+        return errors.PoolNotFound(f"there is no pool {name!r}: {_NO_SHM}")
+    return errors.PoolNotFound(
+        f"there is no pool {name!r} in {SHM} "
+        f"(in a container: is it the same {SHM}? --ipc, a shared volume)"
+    )
+
+
+def exists(name: str) -> errors.PoolExists:
+    """Somebody has made it already."""
+    return errors.PoolExists(
+        f'pool {name!r} exists already: Pool.attach("{name}") uses it, '
+        f'Pool.unlink("{name}") or shmpool.prune() removes it'
+    )
+
+
+def no_file(name: str, path: str) -> errors.SegmentInvalid:
+    """What has the pool's name is a directory, a link, or the like."""
+    return errors.SegmentInvalid(f"pool {name!r}: {path} is {_kind(path)}, not a pool: remove it")
+
+
+def cannot_open(
+    name: str, path: str, error: OSError, doing: str = "attach to"
+) -> errors.ShmpoolError:
+    """Why a pool's file cannot be opened; doing is what it was to be opened for."""
+    code = error.errno
+    if code in (errno.ENOENT, errno.ENOTDIR):
+        return not_found(name)
+    if code in (errno.EACCES, errno.EPERM):
+        return errors.AccessDenied(
+            f"no permission to {doing} pool {name!r}: {_owner(path)}. "
+            "Create it with mode= and group="
+        )
+    if code in (errno.EAGAIN, errno.EWOULDBLOCK):
+        return errors.AccessDenied(
+            f"pool {name!r} cannot be opened now: its owner has a lease on the file "
+            "(F_SETLEASE of fcntl(2))"
+        )
+    if code == errno.ETXTBSY:
+        return errors.SegmentInvalid(
+            f"pool {name!r}: {path} is a program that is running, not a pool"
+        )
+    if code in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
+        return no_file(name, path)
+    return failure(f"pool {name!r} cannot be opened", error)
+
+
+_KINDS: dict[int, type[errors.ShmpoolError]] = {
+    errno.ENOSPC: errors.OutOfSharedMemory,
+    errno.EDQUOT: errors.OutOfSharedMemory,
+    errno.EFBIG: errors.OutOfSharedMemory,
+    errno.ENOMEM: errors.OutOfSharedMemory,
+    errno.ENOENT: errors.OutOfSharedMemory,
+    errno.ENOTDIR: errors.OutOfSharedMemory,
+    errno.EACCES: errors.AccessDenied,
+    errno.EPERM: errors.AccessDenied,
+    errno.EROFS: errors.AccessDenied,
+    errno.EMFILE: errors.LimitReached,
+    errno.ENFILE: errors.LimitReached,
+}
+_NO_SHM = f"there is no {SHM}: mkdir -p {SHM} && mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
+_REMEDIES = {
+    errno.ENOSPC: f"{SHM} has no space or no inodes left (df {SHM}, df -i {SHM}): shmpool prune "
+    "removes abandoned pools",
+    errno.EDQUOT: f"this user's quota of {SHM} is used up: shmpool prune removes abandoned pools",
+    errno.EFBIG: "it is larger than this process may make files: ulimit -f unlimited",
+    errno.ENOENT: _NO_SHM,
+    errno.ENOTDIR: _NO_SHM,
+    errno.EACCES: f"no permission to write to {SHM}: chmod 1777 {SHM} lets everybody",
+    errno.EROFS: f"{SHM} is mounted read-only: mount -o remount,rw {SHM}",
+    errno.EMFILE: "this process has all its file descriptors in use: ulimit -n raises the limit",
+    errno.ENFILE: "this machine has all its open files in use: sysctl fs.file-max raises the limit",
+}
+
+
+def failure(what: str, error: OSError) -> errors.ShmpoolError:
+    """What could not be done, and why: the exception for what the system said."""
+    number = error.errno or 0
+    kind = _KINDS.get(number, errors.ShmpoolError)
+    reason = os.strerror(number) if number else printable(error)
+    remedy = f": {_REMEDIES[number]}" if number in _REMEDIES else ""
+    return kind(f"{what}: {reason}{remedy}")
+
+
+def taken_at_once(geometry: Native) -> tuple[int, int]:
+    """The bytes that a new pool takes for itself and for its preallocated buffers."""
+    own = geometry.headers_offset - geometry.queues * RING_BYTES
+    buffers = sum(
+        -(-geometry.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
+        for each in (HEADER_BYTES, geometry.stride)
+    )
+    return own, buffers
+
+
+def does_not_fit(name: str, geometry: Native, back: int = 0) -> errors.OutOfSharedMemory:
+    """There is no room for what a new pool takes at once. back: bytes that it gives back now."""
+    (own, buffers), (total, free) = taken_at_once(geometry), shared_memory()
+    needed, prealloc, stride = own + buffers, geometry.prealloc, geometry.stride
+    return errors.OutOfSharedMemory(
+        f"pool {name!r} needs {size_text(needed, up=True)} at once, {size_text(own, up=True)} of "
+        f"it for itself and the rest for prealloc {prealloc} x buffer_size {stride}; {SHM} has "
+        f"{size_text(free + back)} free of {size_text(total)}: "
+        f"{'lower prealloc, or ' if prealloc else ''}{_enlarge(needed)}"
+    )
+
+
+def refuse(pool: "Pool", code: int, what: str = "") -> NoReturn:
+    """Raises the exception for a negative code from C, with the pool's figures where they tell
+    more; what names a part of the pool."""
+    if code == -errno.ENOSPC:
+        raise errors.OutOfSharedMemory(_cannot_grow(pool.name, pool.capacity * pool.buffer_size))
+    if code == -errno.EUSERS:
+        raise errors.LimitReached(
+            f"pool {pool.name!r}: all {pool.geometry.members} member slots are taken; create the "
+            "pool with members= larger, or see pool.members()"
+        )
+    fail(code, what or f"pool {pool.name!r}")
+
+
+def refuse_readonly(pool: "Pool") -> None:
+    """AccessDenied if the pool was opened read-only."""
+    if pool.readonly:
+        refuse(pool, -errno.EROFS)
+
+
+def another_owner(name: str, uid: int, owner: int) -> errors.AccessDenied:
+    """The pool's file belongs to uid, and not to the owner who was asked for."""
+    return errors.AccessDenied(
+        f"pool {name!r} belongs to {_user(uid)}, not to owner={_user(owner)}: refused; "
+        "use another name, or have that user unlink it"
+    )
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"{printable(pwd.getpwuid(uid).pw_name)} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _cannot_grow(name: str, most: int) -> str:
+    total, free = shared_memory()
+    if most > total:
+        return (
+            f"pool {name!r} can grow to {size_text(most, up=True)}, but {SHM} has only "
+            f"{size_text(total)}: lower capacity or {_enlarge(most)}"
+        )
+    return (
+        f"pool {name!r} cannot grow: {SHM} has {size_text(free)} free of {size_text(total)}: "
+        f"shmpool prune and shmpool trim free some, or {_enlarge(most)}"
+    )
+
+
+def shared_memory() -> tuple[int, int]:
+    """Bytes that /dev/shm holds, and those that are free; zeros if there is none."""
+    try:
+        status = os.statvfs(SHM)
+    except OSError:
+        return 0, 0
+    return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
+
+
+def size_text(octets: int, up: bool = False) -> str:
+    """Returns a number of bytes in the largest of KiB, MiB, GiB and TiB that it fills, to one
+    decimal place, rounded down, or up."""
+    name, unit = "KiB", 2**10
+    for larger in ("MiB", "GiB", "TiB"):
+        if octets >= unit << 10:
+            name, unit = larger, unit << 10
+    tenths = -(-octets * 10 // unit) if up else octets * 10 // unit
+    return f"{tenths / 10:,.1f}".removesuffix(".0") + f" {name}"
+
+
+def _enlarge(needed: int) -> str:
+    """How /dev/shm gets room for so many bytes more than what is used of it."""
+    total, free = shared_memory()
+    size = 1 << max(total - free + needed, 2**20).bit_length()
+    text = f"{size >> 30}g" if size >= 2**30 else f"{size >> 20}m"
+    return f"enlarge it (mount -o remount,size={text} {SHM}; container: --shm-size={text})"
+
+
+def _owner(path: str) -> str:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return f"you are uid {os.geteuid()}"
+    owner: int | str
+    group: int | str
+    try:
+        owner = pwd.getpwuid(status.st_uid).pw_name
+    except KeyError:
+        owner = status.st_uid
+    try:
+        group = grp.getgrgid(status.st_gid).gr_name
+    except KeyError:
+        group = status.st_gid
+    mode = stat.S_IMODE(status.st_mode)
+    return (
+        f"it belongs to {printable(owner)}:{printable(group)}, mode {mode:04o}; "
+        f"you are uid {os.geteuid()}"
+    )
+
+
+def _kind(path: str) -> str:
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return "no file"
+    return next((kind for is_it, kind in _FILES if is_it(mode)), "no file")

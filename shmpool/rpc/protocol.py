@@ -1,0 +1,447 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The requests to the daemon and their answers: each request is one frozen class.
+
+The daemon's dispatch, the clients' methods, the command line and docs/protocol.md follow from these
+classes. No I/O: sockets are in client.py and service/connection.py, and what a request does is in
+service/handlers.py. One file: the classes are read as one table.
+"""
+
+import inspect
+import os
+from collections.abc import Callable, Coroutine
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+
+from .. import errors
+from ..messages import Message
+from ..options import PoolOptions, QueueOptions
+from ..stats import Audit, Holder, Member, Recovery
+from . import wire
+from .records import (
+    Description,
+    Pong,
+    PoolStats,
+    PoolSummary,
+    Pruned,
+    Version,
+)
+
+PROTOCOL = 1  # the newest that this package speaks, and the oldest
+INTERVAL_MIN = 0.1  # s between two notifications of a watch
+
+A = TypeVar("A")
+P = ParamSpec("P")
+
+
+def default_socket() -> Path:
+    """$SHMPOOL_SOCKET; else in $XDG_RUNTIME_DIR/shmpool; else in /run/shmpool."""
+    if path := os.environ.get("SHMPOOL_SOCKET"):
+        return Path(path)
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return (Path(runtime) / "shmpool" if runtime else Path("/run/shmpool")) / "daemon.sock"
+
+
+# Requests.
+
+
+@dataclass(frozen=True)
+class Request(Generic[A]):
+    """A request. Its fields are its parameters, in this order.
+
+    To add one: write its class, name it in Calls, and answer it in service/handlers.py.
+    """
+
+    method: ClassVar[str]
+    answer: ClassVar[Any]
+    writes: ClassVar[bool] = False  # only the daemon's user may; a client does not send it twice
+    slow: ClassVar[bool] = False  # takes longer than to read a few words of the segment
+
+    def params(self) -> list[Any]:
+        """The parameters, as they are sent."""
+        return [wire.to_wire(getattr(self, name.name)) for name in fields(self)]
+
+    def answer_of(self, result: Any) -> A:
+        """The answer, from what was received. ShapeError."""
+        answer: A = wire.from_wire(self.answer, result)
+        return answer
+
+
+@dataclass(frozen=True)
+class Ping(Request[Pong]):
+    """Answers while the daemon runs: its pid, and how long it has run, in seconds."""
+
+    method = "ping"
+    answer = Pong
+
+
+@dataclass(frozen=True)
+class Negotiate(Request[Version]):
+    """Agrees on the newest protocol that both sides speak. Without it a connection speaks 1.
+
+    Raises: RequestRefused if there is none.
+    """
+
+    method = "version"
+    answer = Version
+    oldest: int = PROTOCOL
+    newest: int = PROTOCOL
+
+
+@dataclass(frozen=True)
+class List(Request[list[PoolSummary]]):
+    """Lists every pool on the machine, sorted by name."""
+
+    method = "list"
+    answer = list[PoolSummary]
+    slow = True
+
+
+@dataclass(frozen=True)
+class Create(Request[Description]):
+    """Creates a pool and its queues: all, or nothing if one of them cannot be created.
+
+    Raises: PoolExists, InvalidArgument, OutOfSharedMemory, AccessDenied, LimitReached.
+    """
+
+    method = "create"
+    answer = Description
+    writes = True
+    slow = True
+    pool: str
+    options: PoolOptions
+    queues: dict[str, QueueOptions] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Destroy(Request[None]):
+    """Removes a pool's name. Processes that have it open keep it until the last one closes it.
+
+    Raises: PoolNotFound, AccessDenied.
+    """
+
+    method = "destroy"
+    answer = None
+    writes = True
+    slow = True
+    pool: str
+
+
+@dataclass(frozen=True)
+class Describe(Request[Description]):
+    """Describes a pool: its geometry, its file, its queues.
+
+    Raises: PoolNotFound, SegmentInvalid, AccessDenied.
+    """
+
+    method = "describe"
+    answer = Description
+    pool: str
+
+
+@dataclass(frozen=True)
+class GetStats(Request[PoolStats]):
+    """Reports where a pool's buffers are, its queues, and its counters.
+
+    Raises: PoolNotFound, SegmentInvalid, AccessDenied.
+    """
+
+    method = "stats"
+    answer = PoolStats
+    pool: str
+
+
+@dataclass(frozen=True)
+class GetMembers(Request[list[Member]]):
+    """Lists the threads that are attached to a pool.
+
+    Raises: PoolNotFound, SegmentInvalid, AccessDenied.
+    """
+
+    method = "members"
+    answer = list[Member]
+    pool: str
+
+
+@dataclass(frozen=True)
+class GetHolders(Request[list[Holder]]):
+    """Lists the threads that hold buffers: how many, for how long, and whether they are alive.
+
+    Raises: PoolNotFound, SegmentInvalid, AccessDenied; LimitReached if the pool is too large to be
+    walked through in 0.5 s of processor time.
+    """
+
+    method = "holders"
+    answer = list[Holder]
+    slow = True
+    pool: str
+
+
+@dataclass(frozen=True)
+class RunAudit(Request[Audit]):
+    """Checks by two independent counts that no buffer is lost or counted twice.
+
+    Raises: PoolNotFound, SegmentInvalid, AccessDenied.
+    """
+
+    method = "audit"
+    answer = Audit
+    slow = True
+    pool: str
+
+
+@dataclass(frozen=True)
+class Recover(Request[Recovery]):
+    """Recovers what dead members left in a pool, now; the daemon does so by itself.
+
+    Raises: PoolNotFound, SegmentInvalid, AccessDenied.
+    """
+
+    method = "recover"
+    answer = Recovery
+    writes = True
+    slow = True
+    pool: str
+
+
+@dataclass(frozen=True)
+class Trim(Request[int]):
+    """Returns the memory of free buffers to the system, keeping `keep` of them; the answer is how
+    many bytes.
+
+    Preallocated memory stays. Raises: PoolNotFound, SegmentInvalid, AccessDenied, InvalidArgument.
+    """
+
+    method = "trim"
+    answer = int
+    writes = True
+    slow = True
+    pool: str
+    keep: int = 0
+
+
+@dataclass(frozen=True)
+class Peek(Request[list[Message]]):
+    """Copies the `n` oldest messages of a queue, with `size` bytes of each; none is taken.
+
+    Raises: PoolNotFound, QueueNotFound, SegmentInvalid, AccessDenied, InvalidArgument.
+    """
+
+    method = "peek"
+    answer = list[Message]
+    writes = True  # payloads are only for users who may attach
+    slow = True
+    pool: str
+    queue: str
+    n: int = 16
+    size: int = 64
+
+
+@dataclass(frozen=True)
+class Redrive(Request[int]):
+    """Moves a queue's `n` oldest buffers, nil for all, back to the queues from which they became
+    dead letters, or to the queue `to`; the answer is how many.
+
+    `reset` sets redelivered to 0. A buffer stays where the other queue has no room. Raises:
+    PoolNotFound, QueueNotFound, SegmentInvalid, AccessDenied, InvalidArgument, QueueBusy.
+    """
+
+    method = "redrive"
+    answer = int
+    writes = True
+    slow = True
+    pool: str
+    queue: str
+    n: int | None = None
+    to: str | None = field(default=None, kw_only=True)
+    reset: bool = field(default=False, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Drain(Request[int]):
+    """Frees a queue's `n` oldest buffers, nil for all; the answer is how many.
+
+    Raises: PoolNotFound, QueueNotFound, SegmentInvalid, AccessDenied, InvalidArgument, QueueBusy.
+    """
+
+    method = "drain"
+    answer = int
+    writes = True
+    slow = True
+    pool: str
+    queue: str
+    n: int | None = None
+
+
+@dataclass(frozen=True)
+class Prune(Request[Pruned]):
+    """Removes every abandoned pool that no process has open, with what is in its queues.
+
+    Abandoned is a pool whose creator died without closing or unlinking it; with `age`, also one
+    that nobody has used for so many seconds. The answer has the names, and why each other pool
+    stays. Raises: InvalidArgument.
+    """
+
+    method = "prune"
+    answer = Pruned
+    writes = True
+    slow = True
+    age: float | None = None
+
+
+@dataclass(frozen=True)
+class Watch(Request[float]):
+    """Sends a pool's statistics every `interval` seconds until the client disconnects; 0 ends it.
+
+    The answer is the interval that is granted, at least 0.1. A client that does not read them is
+    disconnected. Raises: PoolNotFound, SegmentInvalid, AccessDenied, InvalidArgument.
+    """
+
+    method = "watch"
+    answer = float
+    pool: str
+    interval: float = 1.0
+
+
+AnyRequest = Request[Any]
+
+
+class Blocking(Protocol):
+    """A client whose calls return the answer."""
+
+    def call(self, request: Request[A]) -> A: ...
+
+
+class Awaiting(Protocol):
+    """A client whose calls are awaited."""
+
+    def call(self, request: Request[A]) -> Coroutine[Any, Any, A]: ...
+
+
+class Call(Generic[P, A]):
+    """A request as a method of a client, with the parameters, answer and docstring of its class.
+
+    The client decides whether it returns the answer or is awaited; a type checker sees which.
+    """
+
+    def __init__(self, request: Callable[P, Request[A]]) -> None:
+        self.request = cast(Any, request)
+        self.__doc__ = request.__doc__
+        returns = self.request.answer
+        self.__signature__ = inspect.signature(request).replace(return_annotation=returns)
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, client: Blocking, owner: type) -> Callable[P, A]: ...
+
+    @overload
+    def __get__(self, client: Awaiting, owner: type) -> Callable[P, Coroutine[Any, Any, A]]: ...
+
+    def __get__(self, client: Any, owner: type) -> Any:
+        if client is None:
+            return self
+
+        def method(*params: P.args, **named: P.kwargs) -> Any:
+            return client.call(self.request(*params, **named))
+
+        method.__name__, method.__doc__ = self.request.method, self.__doc__
+        method.__signature__ = self.__signature__  # type: ignore[attr-defined]
+        return method
+
+
+class Calls:
+    """The requests as methods, each once: what Client and AsyncClient have in common."""
+
+    ping = Call(Ping)
+    version = Call(Negotiate)
+    list = Call(List)
+    create = Call(Create)
+    destroy = Call(Destroy)
+    describe = Call(Describe)
+    stats = Call(GetStats)
+    members = Call(GetMembers)
+    holders = Call(GetHolders)
+    audit = Call(RunAudit)
+    recover = Call(Recover)
+    trim = Call(Trim)
+    peek = Call(Peek)
+    redrive = Call(Redrive)
+    drain = Call(Drain)
+    prune = Call(Prune)
+
+
+REQUESTS: tuple[type[AnyRequest], ...] = (
+    *(call.request for call in vars(Calls).values() if isinstance(call, Call)),
+    Watch,  # each client has a method of its own, which iterates
+)
+_BY_METHOD = {kind.method: kind for kind in REQUESTS}
+
+# Notifications from the daemon.
+STATS = "stats"  # [PoolStats], for each watch
+ENDED = "ended"  # [pool, reason]: a watch is over
+CLOSING = "closing"  # [reason]: the daemon ends the connection
+
+
+def request_of(call: wire.Call) -> AnyRequest:
+    """The request out of what came. InvalidArgument, RequestRefused."""
+    kind = _BY_METHOD.get(call.method)
+    if kind is None:
+        known = ", ".join(_BY_METHOD)
+        raise errors.RequestRefused(f"there is no method {call.method[:60]!r}; known are {known}")
+    names = wire.hints(kind)
+    least = sum(f.default is MISSING and f.default_factory is MISSING for f in fields(kind))
+    if not least <= len(call.params) <= len(names):
+        raise errors.InvalidArgument(
+            f"{call.method} came with {len(call.params)} parameters; it takes {usage(kind)}"
+        )
+    try:
+        return kind(
+            **{
+                name: wire.from_wire(type_, value, name)
+                for (name, type_), value in zip(names.items(), call.params, strict=False)
+            }
+        )
+    except wire.ShapeError as error:
+        raise errors.InvalidArgument(f"{call.method}: {error}") from None
+
+
+def usage(kind: type[Request[Any]]) -> str:
+    """The parameters in words: `trim(pool, keep=0)`."""
+    parts = []
+    for param in fields(kind):
+        if param.default is not MISSING:
+            parts.append(f"{param.name}={param.default!r}")
+        elif param.default_factory is not MISSING:
+            parts.append(f"{param.name}={param.default_factory()!r}")
+        else:
+            parts.append(param.name)
+    return f"{kind.method}({', '.join(parts)})"
+
+
+# Errors. They travel by name, so that a client raises what the library would have raised.
+
+
+def error_to_wire(error: errors.ShmpoolError) -> dict[str, Any]:
+    return {"kind": type(error).__name__, "errno": error.errno, "message": str(error)}
+
+
+def error_of(value: Any) -> errors.ShmpoolError:
+    """The exception for the error of an answer."""
+    name = value.get("kind") if isinstance(value, dict) else None
+    message = value.get("message") if isinstance(value, dict) else None
+    kind = getattr(errors, name, None) if isinstance(name, str) else None
+    if isinstance(kind, type) and issubclass(kind, errors.ShmpoolError):
+        return kind(str(message))
+    return errors.RequestRefused(str(message if message is not None else value))
+
+
+def negotiate(request: Negotiate, package: str) -> Version:
+    """The newest protocol of both. RequestRefused if there is none."""
+    if not request.oldest <= PROTOCOL <= request.newest:
+        raise errors.RequestRefused(
+            f"the client speaks protocol {request.oldest} to {request.newest}, "
+            f"this daemon {PROTOCOL}"
+        )
+    return Version(PROTOCOL, package)

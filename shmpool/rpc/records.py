@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon answers: frozen records. Those that the library has without a daemon are in
+options.py, stats.py and view.py.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..options import Geometry
+from ..stats import Stats
+from ..view import File, QueueStats
+
+
+@dataclass(frozen=True)
+class Pong:
+    """The daemon runs."""
+
+    pid: int
+    uptime_s: float
+
+
+@dataclass(frozen=True)
+class Version:
+    """The protocol that both sides speak, and the version of the daemon's package."""
+
+    protocol: int
+    package: str
+
+
+@dataclass(frozen=True)
+class PoolSummary:
+    """One pool in a listing. Where trouble is set, the figures are 0."""
+
+    name: str
+    held: bool  # the daemon watches it and recovers its dead members
+    capacity: int = 0
+    buffer_size: int = 0
+    created: int = 0
+    free: int = 0
+    cached: int = 0
+    in_hand: int = 0
+    queued: int = 0
+    queues: int = 0
+    members: int = 0
+    reserved: int = 0  # bytes of memory
+    alarms: int = 0
+    trouble: str | None = None
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is the same for a pool's lifetime."""
+
+    pool: str
+    geometry: Geometry
+    file: File
+    queues: list[QueueStats]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a prune did."""
+
+    removed: list[str]  # names
+    left: dict[str, str]  # why each other pool stays, by name
+
+
+@dataclass(frozen=True)
+class Recoveries:
+    """What the daemon has recovered since it started. A time is from the kernel's report that a
+    process ended to the end of the recovery."""
+
+    count: int = 0
+    members: int = 0
+    buffers: int = 0
+    requeued: int = 0
+    dead_lettered: int = 0
+    last_at: float | None = None  # seconds since 1970
+    last_s: float | None = None
+    longest_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A condition that a person should look into, while it lasts."""
+
+    kind: Literal["low-water", "queue-full", "held-long", "stopped"]
+    subject: str  # the pool, the queue, or the member it is about
+    since: float  # seconds since 1970
+    message: str
+
+
+@dataclass(frozen=True)
+class PoolStats:
+    """A pool's statistics. The last two fields come from the daemon and are empty without one."""
+
+    pool: str
+    at: float  # seconds since 1970
+    buffers: Stats
+    queues: list[QueueStats]
+    recoveries: Recoveries = field(default_factory=Recoveries)
+    alarms: list[Alarm] = field(default_factory=list)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alarms: conditions of a pool that a person should look into. Figures in, alarms out; no I/O.
+
+Durations are measured by a monotonic clock. The wall clock is used only to tell a person since
+when an alarm is active.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from ..rpc.records import Alarm
+from ..stats import Holder, Stats
+from ..view import QueueStats
+
+Kind = Literal["low-water", "queue-full", "held-long", "stopped"]
+Changes = tuple[list[Alarm], list[Alarm]]  # alarms that are new; alarms that are no longer active
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When the daemon raises an alarm about a pool, and when it trims the pool."""
+
+    low_water: int = 0  # alarm when fewer buffers than this can be allocated
+    queue_full_s: float = 5.0  # alarm when a queue has been full for this long
+    held_s: float = 60.0  # alarm when a buffer has been held for this long
+    trim_to: int | None = None  # free buffers that keep their memory; without it all do
+    trim_after_s: float = 30.0  # trim when there have been more of them for this long
+
+
+class Alarms:
+    """The active alarms of one pool. For one thread."""
+
+    def __init__(self, pool: str, wall: Callable[[], float] = time.time) -> None:
+        self._pool, self._wall = pool, wall
+        self._active: dict[tuple[str, str], Alarm] = {}
+        self._full_since: dict[str, float] = {}
+
+    def active(self) -> list[Alarm]:
+        """The active alarms, the oldest first."""
+        return list(self._active.values())
+
+    def update(
+        self,
+        now: float,
+        policy: Policy,
+        stats: Stats,
+        queues: Iterable[QueueStats],
+        suspended: Iterable[tuple[int, int]],
+    ) -> Changes:
+        """Raises and clears every kind of alarm but "held-long", and returns the changes.
+
+        now is in seconds of the monotonic clock. suspended has the (pid, tid) of each member that
+        is suspended in the middle of an operation.
+        """
+        available = stats.capacity - stats.held - stats.queued
+        low = {}
+        if available < policy.low_water:
+            low[self._pool] = (
+                f"{available} buffers can be allocated; low_water is {policy.low_water}"
+            )
+        full = {q.name for q in queues if q.depth >= q.capacity}
+        self._full_since = {name: self._full_since.get(name, now) for name in full}
+        long_full = {
+            name: f"the queue has been full for more than {policy.queue_full_s:g} s"
+            for name, since in self._full_since.items()
+            if now - since >= policy.queue_full_s
+        }
+        halted = {
+            f"{pid}/{tid}": f"thread {tid} of process {pid} is suspended in the middle of an "
+            "operation and blocks the buffers that it claimed (kill -CONT continues it)"
+            for pid, tid in suspended
+        }
+        changes: Changes = [], []
+        self._replace("low-water", low, changes)
+        self._replace("queue-full", long_full, changes)
+        self._replace("stopped", halted, changes)
+        return changes
+
+    def update_holders(self, policy: Policy, holders: Iterable[Holder]) -> Changes:
+        """Raises and clears "held-long" alarms, and returns the changes."""
+        found = {
+            f"{h.pid}/{h.tid}": f"thread {h.tid} of process {h.pid} has held a buffer for more "
+            f"than {policy.held_s:g} s, and {h.buffers} in all"
+            for h in holders
+            if h.oldest_s is not None and h.oldest_s >= policy.held_s
+        }
+        changes: Changes = [], []
+        self._replace("held-long", found, changes)
+        return changes
+
+    def _replace(self, kind: Kind, found: dict[str, str], changes: Changes) -> None:
+        """Makes the alarms of a kind those that were found: messages by subject."""
+        raised, cleared = changes
+        for key in [key for key in self._active if key[0] == kind and key[1] not in found]:
+            cleared.append(self._active.pop(key))
+        for subject, message in found.items():
+            if (kind, subject) not in self._active:
+                alarm = Alarm(kind, subject, self._wall(), message)
+                self._active[kind, subject] = alarm
+                raised.append(alarm)

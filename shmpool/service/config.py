@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's configuration: read from TOML, and checked as a whole before it is used.
+
+Every mistake is reported, with its line and value. Pools that exist are not looked at here.
+"""
+
+import operator
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from functools import cache, cached_property, partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from cattrs import Converter
+from cattrs.errors import (
+    AttributeValidationNote,
+    ForbiddenExtraKeysError,
+    IterableValidationNote,
+)
+from cattrs.gen import make_dict_structure_fn, override
+
+from .. import errors
+from ..names import LINE_SHOWN, checked_name, printable
+from ..options import (
+    Option,
+    PoolOptions,
+    QueueOptions,
+    letters_in_a_circle,
+    options_of,
+    out_of_range,
+    plan,
+    queue_refusals,
+)
+from ..os_errors import SHM, shared_memory, size_text
+from ..segment import group_id
+from . import config_lines
+from .alarms import Policy
+from .config_values import SHOWN, Owners, http_address, http_token, is_host, read_file, socket_path
+from .handlers import WATCHED_MAX
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class ConfigError(errors.InvalidArgument):
+    """The configuration cannot be used; one line of the message for each reason."""
+
+
+@dataclass(frozen=True)
+class DaemonOptions:
+    """[daemon]"""
+
+    # fmt: off
+    socket: Annotated[str | None, Option(
+        "Path of the socket for requests.",
+        default="$SHMPOOL_SOCKET, or daemon.sock in $XDG_RUNTIME_DIR/shmpool")] = None
+    http: Annotated[str | None, Option(
+        "Address of the HTTP server: host:port, or unix:PATH.", default="no HTTP")] = None
+    http_hosts: Annotated[list[str], Option(
+        "Other host names under which HTTP requests are answered.",
+        default="[]")] = field(default_factory=list)
+    http_token_file: Annotated[str | None, Option(
+        "File with the token that HTTP requests must have.", default="no token")] = None
+    read_group: Annotated[str | None, Option(
+        "Members of this group may use the read-only requests (ls, stats, ...).",
+        default="no group")] = None
+    interval: Annotated[float, Option(
+        "Time between two scans of every pool.", "seconds", 0.05, 3600)] = 1.0
+    adopt: Annotated[list[str], Option(
+        "Patterns of the names of pools to watch.",
+        default='["*"]')] = field(default_factory=lambda: ["*"])
+    adopt_users: Annotated[list[str], Option(
+        'Other users whose pools are watched; "*" for all users.',
+        default="[]")] = field(default_factory=list)
+    prune: Annotated[bool, Option("Remove abandoned pools.")] = True
+    max_clients: Annotated[int, Option(
+        "Clients that can be connected at once.", "clients", 1)] = 256
+    log_level: Annotated[LogLevel, Option(
+        "The least important messages that are logged.",
+        choices=get_args(LogLevel))] = "info"
+    # fmt: on
+
+    def adopts(self, name: str) -> bool:
+        """Whether a pool that no [pools] table declares is watched."""
+        return any(fnmatchcase(name, pattern) for pattern in self.adopt)
+
+
+@dataclass(frozen=True)
+class PoolConfig(Policy, PoolOptions):
+    """[pools.NAME]"""
+
+    queue: dict[str, QueueOptions] = field(default_factory=dict)  # by name
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables that the file can have."""
+
+    daemon: DaemonOptions = field(default_factory=DaemonOptions)
+    pools: dict[str, PoolConfig] = field(default_factory=dict)
+
+
+class Document:
+    """The file itself, to name the line and the value of a mistake."""
+
+    def __init__(
+        self, text: str = "", data: dict[str, Any] | None = None, source: str = ""
+    ) -> None:
+        self._text, self._data, self._source = text, data or {}, source
+
+    @cached_property
+    def _lines(self) -> dict[config_lines.Path, int]:
+        return config_lines.key_lines(self._text)
+
+    def line(self, path: config_lines.Path) -> int:
+        """Returns the line of a key, or of the innermost table around it that exists."""
+        while path and path not in self._lines:
+            path = path[:-1]
+        return self._lines.get(path, 1)
+
+    def key(self, path: config_lines.Path) -> str:
+        """Returns the key, with its value if it has one."""
+        value: Any = self._data
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        shown = f" = {_toml(value)}" if value is not None and not isinstance(value, dict) else ""
+        return f"{'.'.join(path) or 'file'}{shown}"
+
+    def said(self, line: int, message: str) -> str:
+        """Returns the message with the file and the line before it."""
+        return f"{self._source}, line {line}: {message}"
+
+    def error(self, path: config_lines.Path, message: str) -> ConfigError:
+        """Returns the exception for one wrong value."""
+        return ConfigError(self.said(self.line(path), f"{self.key(path)}: {message}"))
+
+
+@dataclass(frozen=True)
+class Config(Tables):
+    """The whole file, and the text that it was read from."""
+
+    document: Document = field(default_factory=Document, compare=False, repr=False)
+
+
+def load(path: Path) -> Config:
+    """Reads the configuration in a file. ConfigError."""
+    try:
+        return parse(read_file(path).decode(), str(path))
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{str(path)!r}: {reason}") from None
+
+
+def parse(text: str, source: str = "config") -> Config:
+    """Reads the configuration in a text. ConfigError."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(_syntax(text, source, str(error))) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(_unreadable(text, source, error)) from None
+    document = Document(text, data, source)
+    trouble = _Trouble(document)
+    try:
+        tables = _converter().structure(data, Tables)
+    except Exception as error:  # an ExceptionGroup: cattrs collects
+        _collect(error, (), trouble)
+        raise trouble.error() from None
+    _check(tables, trouble)
+    if trouble.lines:
+        raise trouble.error()
+    return Config(tables.daemon, tables.pools, document)
+
+
+class _Trouble:
+    """The mistakes found so far, each with its line."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self.lines: list[tuple[int, str]] = []
+
+    def add(self, path: config_lines.Path, message: str) -> None:
+        self.lines.append((self._document.line(path), f"{self._document.key(path)}: {message}"))
+
+    def error(self) -> ConfigError:
+        return ConfigError("\n".join(self._document.said(*line) for line in sorted(self.lines)))
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        return printable(f'"{value}"' if isinstance(value, str) else value, SHOWN)
+    except RecursionError:
+        return "..."
+
+
+def _syntax(text: str, source: str, message: str) -> str:
+    """Returns tomllib's message, with the line it is about."""
+    what, _, place = message.partition(" (at ")
+    lines = text.removesuffix("\n").split("\n")
+    number = place.removeprefix("line ").split(",")[0]
+    at = int(number) if number.isdigit() else len(lines)
+    line = lines[at - 1].strip() if at <= len(lines) else ""
+    return f"{source}, line {at}: {printable(line, SHOWN)}: {printable(what, LINE_SHOWN)}"
+
+
+def _unreadable(text: str, source: str, error: Exception) -> str:
+    """A limit of Python's, not of TOML; the line is the one that has most of it."""
+    lines = text.split("\n")
+    if isinstance(error, RecursionError):
+        at = max(range(len(lines)), key=lambda i: sum(map(lines[i].count, "[{.")))
+        return f"{source}, line {at + 1}: arrays and tables are nested too deeply"
+    at = max(range(len(lines)), key=lambda i: sum(map(str.isdigit, lines[i])))
+    return f"{source}, line {at + 1}: {printable(lines[at].strip(), SHOWN)}: a number is too large"
+
+
+Hook = Callable[[Any, Any], Any]
+_WORDS = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    list: "an array",
+    dict: "a table",
+}
+
+
+def _strict(kind: type, go_on: Hook) -> Hook:
+    """Returns a hook that refuses values of other types, which cattrs itself would convert."""
+
+    def structure(value: Any, wanted: Any) -> Any:
+        if type(value) is not kind and (kind, type(value)) != (float, int):
+            raise TypeError(f"it must be {_WORDS[kind]}")
+        return go_on(value, wanted)
+
+    return structure
+
+
+def _mode(value: Any, _: Any) -> int:
+    """Permission bits, from a string in octal."""
+    if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
+        raise TypeError('it must be a string in octal, from "0000" to "0777"')
+    return int(value, 8)
+
+
+def _group(value: Any, _: Any) -> str | int | None:
+    if value is not None and type(value) not in (str, int):
+        raise TypeError("it must be a string or an integer")
+    return value  # type: ignore[no-any-return]
+
+
+@cache  # the code that it generates stays for good
+def _converter() -> Converter:
+    converter = Converter(forbid_extra_keys=True, detailed_validation=True)
+    for plain in (str, int, float, bool):
+        converter.register_structure_hook(plain, _strict(plain, lambda value, kind: kind(value)))
+    # Each before those that contain it: cattrs looks for a field's hook when it makes the record's.
+    ordered: tuple[Any, ...] = (
+        list[str], QueueOptions, dict[str, QueueOptions],
+        PoolConfig, dict[str, PoolConfig], DaemonOptions,
+    )  # fmt: skip
+    for kind in ordered:
+        origin = get_origin(kind)
+        if origin is None:
+            by_field = {"mode": override(struct_hook=_mode), "group": override(struct_hook=_group)}
+            special: dict[str, Any] = {
+                name: hook for name, hook in by_field.items() if hasattr(kind, name)
+            }
+            fill = make_dict_structure_fn(
+                kind, converter, _cattrs_forbid_extra_keys=True, **special
+            )
+            converter.register_structure_hook(kind, _strict(dict, fill))
+        else:
+            strict = _strict(origin, converter.get_structure_hook(kind))
+            converter.register_structure_hook_func(partial(operator.eq, kind), strict)
+    return converter
+
+
+def _collect(error: BaseException, path: config_lines.Path, trouble: _Trouble) -> None:
+    """Adds each exception in what cattrs raises, with its path."""
+    for note in getattr(error, "__notes__", ()):
+        if isinstance(note, IterableValidationNote):
+            path = (*path, str(note.index))
+        elif isinstance(note, AttributeValidationNote):
+            path = (*path, note.name)
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            _collect(inner, path, trouble)
+    elif isinstance(error, ForbiddenExtraKeysError):
+        known = ", ".join(sorted(known.name for known in fields(error.cl)))
+        for key in sorted(error.extra_fields):
+            trouble.add((*path, key), f"unknown key; known are {known}")
+    elif isinstance(error, KeyError):
+        trouble.add(path[:-1] if path and path[-1] == error.args[0] else path,
+                    f"{error.args[0]} is missing")  # fmt: skip
+    else:
+        trouble.add(path, str(error))
+
+
+def _check(config: Tables, trouble: _Trouble) -> None:
+    """Adds the mistakes that types do not show."""
+    daemon = config.daemon
+    for option, check in (
+        ("http", http_address),
+        ("socket", socket_path),
+        ("http_token_file", http_token),
+        ("adopt_users", Owners.named),
+    ):
+        value = getattr(daemon, option)
+        try:
+            if value is not None:
+                check(value)
+        except errors.InvalidArgument as error:
+            trouble.add(("daemon", option), str(error))
+    if not all(map(is_host, daemon.http_hosts)):
+        trouble.add(("daemon", "http_hosts"), "each must be a name or an address, without a port")
+    for key, meaning in options_of(DaemonOptions).items():
+        if refusal := out_of_range(key, meaning, getattr(daemon, key)):
+            trouble.add(("daemon", key), refusal.demand)
+    _check_group(daemon.read_group, ("daemon", "read_group"), trouble)
+    for name in list(config.pools)[WATCHED_MAX:]:
+        trouble.add(("pools", name), f"a daemon watches at most {WATCHED_MAX} pools")
+    room, _ = shared_memory()
+    for name, pool in config.pools.items():
+        _check_pool(name, pool, room, trouble)
+
+
+def _check_group(group: str | int | None, path: config_lines.Path, trouble: _Trouble) -> None:
+    try:
+        number = group_id(group)
+    except errors.InvalidArgument:
+        trouble.add(path, "there is no such group")
+        return
+    if group is not None and os.geteuid() and number not in (os.getegid(), *os.getgroups()):
+        trouble.add(path, "the daemon's user must be a member of this group to use it")
+
+
+def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> None:
+    path = ("pools", name)
+    _check_name(name, "pool", path, trouble)
+    geometry, refusal = plan(pool)
+    if refusal is not None:
+        trouble.add((*path, refusal.option), refusal.demand)
+    else:
+        if len(pool.queue) > geometry.queues:
+            trouble.add(
+                (*path, "queue", list(pool.queue)[geometry.queues]),
+                f"the pool can have {geometry.queues} queues; raise queues",
+            )
+        wanted = geometry.prealloc * geometry.buffer_size  # the rest takes memory when it is used
+        if wanted > room:
+            trouble.add(
+                (*path, "prealloc"),
+                f"times buffer_size {geometry.buffer_size} is {size_text(wanted, up=True)}; "
+                f"{SHM} has {size_text(room)}",
+            )
+    if pool.mode & 0o600 != 0o600:
+        trouble.add((*path, "mode"), "it must include 0600, which the daemon itself needs")
+    _check_group(pool.group, (*path, "group"), trouble)
+    for option in ("low_water", "queue_full_s", "held_s", "trim_to", "trim_after_s"):
+        if not 0 <= (getattr(pool, option) or 0) < float("inf"):
+            trouble.add((*path, option), "it must be a number from 0")
+    for option in ("low_water", "trim_to"):
+        if (getattr(pool, option) or 0) > pool.capacity > 0:
+            trouble.add((*path, option), f"it must be at most the capacity, {pool.capacity}")
+    for queue_name, queue in pool.queue.items():
+        _check_queue(queue_name, queue, pool, (*path, "queue", queue_name), trouble)
+    if circle := letters_in_a_circle(pool.queue):
+        trouble.add(
+            (*path, "queue", circle[0], "dead_letter"),
+            f"the dead letters of {', '.join(circle)} go in a circle",
+        )
+
+
+def _check_queue(
+    name: str,
+    queue: QueueOptions,
+    pool: PoolConfig,
+    path: config_lines.Path,
+    trouble: _Trouble,
+) -> None:
+    _check_name(name, "queue", path, trouble)
+    letter = pool.queue.get(queue.dead_letter or "")
+    for refusal in queue_refusals(queue, letter.producers if letter else None):
+        trouble.add((*path, refusal.option), refusal.demand)
+    if queue.dead_letter is not None and letter is None:
+        trouble.add((*path, "dead_letter"), "the pool declares no such queue")
+
+
+def _check_name(name: str, what: str, path: config_lines.Path, trouble: _Trouble) -> None:
+    try:
+        checked_name(name, what)
+    except errors.InvalidArgument as error:
+        trouble.add(path, str(error))

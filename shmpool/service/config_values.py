@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Values of the configuration with a syntax of their own: addresses, paths, users, tokens.
+
+Each function parses one kind; InvalidArgument says what is allowed.
+"""
+
+import ipaddress
+import os
+import pwd
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import errors
+
+PATH_MAX = 107  # bytes of a socket's path
+SIZE_MAX = 1 << 20  # bytes of a file
+SHOWN = 80  # characters of a value or a line in a message
+TOKEN = re.compile(r"[!-~]{16,4096}")  # what may stand in http_token_file
+EVERYBODY = "*"  # in adopt_users
+_HOST = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.(?!$)|$))+")
+
+
+@dataclass(frozen=True)
+class Owners:
+    """The users whose pools a daemon watches: its own user, root, the members of its groups where
+    the pool's mode lets the group write, and the users that its configuration names."""
+
+    users: frozenset[int]
+    groups: frozenset[int]
+    everybody: bool = False
+
+    @classmethod
+    def named(cls, users: list[str]) -> "Owners":
+        """Returns these users and those that are always included. InvalidArgument."""
+        numbers = {user_id(user) for user in users if user != EVERYBODY}
+        return cls(
+            frozenset({os.geteuid(), 0} | numbers),
+            frozenset({os.getegid(), *os.getgroups()}),
+            EVERYBODY in users,
+        )
+
+    def own(self, status: os.stat_result) -> bool:
+        """True for the daemon's user, root and its groups: their pools are watched before those of
+        the users that adopt_users names."""
+        ours = status.st_uid in (os.geteuid(), 0)
+        return ours or (status.st_gid in self.groups and bool(status.st_mode & stat.S_IWGRP))
+
+    def include(self, status: os.stat_result) -> bool:
+        """True if the pool in the file is watched."""
+        return self.everybody or status.st_uid in self.users or self.own(status)
+
+
+def user_id(user: str) -> int:
+    """Returns the number of a user given by name or number. InvalidArgument."""
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):  # ValueError: characters that no name can have
+        if re.fullmatch("[0-9]{1,9}", user):
+            return int(user)
+        raise errors.InvalidArgument(f"user is {user!r}; there is no such user") from None
+
+
+def http_address(text: str) -> tuple[str, int] | Path:
+    """Returns host and port, or the path of a Unix socket. InvalidArgument."""
+    if text.startswith("unix:"):
+        return socket_path(text.removeprefix("unix:"))
+    host, _, port = text.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise errors.InvalidArgument("it must be host:port, the port at most 65535")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not is_host(bare):
+        raise errors.InvalidArgument("the host must be a name or an address")
+    return bare, int(port)
+
+
+def is_host(text: str) -> bool:
+    """True if it is an IP address or a valid host name."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return bool(_HOST.fullmatch(text))
+    return True
+
+
+def socket_path(text: str) -> Path:
+    """Returns the path, if a socket can have it. InvalidArgument."""
+    if not text or "\0" in text or len(os.fsencode(text)) > PATH_MAX:
+        raise errors.InvalidArgument(f"it must be a path of at most {PATH_MAX} bytes")
+    return Path(text)
+
+
+def http_token(path: str) -> bytes:
+    """Returns the token in a file that only the daemon's user and group can read.
+    InvalidArgument."""
+    try:
+        status, text = os.stat(path), read_file(Path(path)).decode().strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise errors.InvalidArgument(f"it cannot be read: {reason}") from None
+    if status.st_mode & 0o007:
+        raise errors.InvalidArgument("everybody can read it; its mode must be 0600 or 0640")
+    if status.st_uid not in (os.geteuid(), 0):
+        raise errors.InvalidArgument(
+            f"it belongs to user {status.st_uid}; it must belong to the daemon's user or root"
+        )
+    if not TOKEN.fullmatch(text):
+        raise errors.InvalidArgument("it must hold 16 or more printable characters without spaces")
+    return text.encode()
+
+
+def read_file(path: Path) -> bytes:
+    """Returns the contents of a regular file of at most SIZE_MAX bytes. Any other file could make
+    the reader wait, or never end. OSError, ValueError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise ValueError("it is not a regular file")
+        text = file.read(SIZE_MAX + 1) or b""
+    if len(text) > SIZE_MAX:
+        raise ValueError(f"it is longer than {SIZE_MAX} bytes")
+    return text

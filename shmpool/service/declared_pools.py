@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pools that the configuration declares: creates them, adds missing queues, and refuses other
+users' files under their names.
+"""
+
+import logging
+import os
+import stat
+
+from .. import errors
+from ..options import QueueOptions
+from ..pool import Pool
+from ..pool_files import path_of
+from ..segment import group_id
+from ..view import QueueStats, View
+from . import handlers
+from .config import Config, ConfigError, PoolConfig
+
+log = logging.getLogger("shmpool")
+
+
+def unlike(name: str, status: os.stat_result, pool: PoolConfig) -> str | None:
+    """Returns why a file cannot be the declared pool, whatever it holds; None if it can."""
+    mode, declared = stat.S_IMODE(status.st_mode), pool.mode
+    if not stat.S_ISREG(status.st_mode):
+        return "what has its name is not a regular file"
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"what has its name belongs to user {status.st_uid}; it is refused until it is gone"
+    if mode & ~declared & 0o022:
+        return f"its mode is {mode:04o}, which lets others write than the declared {declared:04o}"
+    if pool.group is not None and mode & 0o020 and status.st_gid != group_id(pool.group):
+        return f"its group is {status.st_gid}, which may write to it, and not {pool.group}"
+    if not os.access(path_of(name), os.R_OK | os.W_OK, effective_ids=True):
+        return "the daemon's user may not write to it"
+    return None
+
+
+def status_of(name: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path_of(name))
+    except OSError:
+        return None
+
+
+def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
+    """Returns the names of declared pools that exist, and why others are refused, by name.
+
+    ConfigError if an existing pool differs from its declaration, or has no room for its queues.
+    """
+    there, refused, wrong = set(), {}, []
+    for name, pool in config.pools.items():
+        status = status_of(name)
+        why = None if status is None else unlike(name, status, pool)
+        if why is not None:
+            refused[name] = why
+        elif status is not None:
+            there.add(name)
+            wrong += [
+                config.document.said(config.document.line(_place(difference)), str(difference))
+                for difference in handlers.differences(name, pool, pool.queue)
+            ]
+            _refuse_more_queues(name, config)
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+    return there, refused
+
+
+def _place(difference: handlers.Difference) -> tuple[str, ...]:
+    """Returns the key of the configuration that differs."""
+    if difference.queue is not None:
+        return "pools", difference.pool, "queue", difference.queue, difference.option
+    return "pools", difference.pool, difference.option
+
+
+def make(config: Config) -> dict[str, str]:
+    """Creates the declared pools and queues that are missing: all, or none. ConfigError.
+
+    Returns why pools are refused, by name, as refuse_differences().
+    """
+    there, refused = refuse_differences(config)
+    made: list[str] = []
+    try:
+        for name, pool in config.pools.items():
+            if name in there or name in refused:
+                continue
+            try:
+                handlers.create_pool(name, pool, pool.queue)
+            except errors.PoolExists as error:  # another process was faster
+                refused[name] = str(error)
+                continue
+            except errors.OutOfSharedMemory as error:
+                raise config.document.error(("pools", name, "prealloc"), str(error)) from None
+            made.append(name)
+            log.info("pool %s created", name)
+        for name in there:
+            _complete(name, config)
+    except BaseException:
+        for name in made:
+            Pool.unlink(name)
+            log.info("pool %s removed again", name)
+        raise
+    return refused
+
+
+def _missing(
+    queues: list[QueueStats], declared: dict[str, QueueOptions]
+) -> dict[str, QueueOptions]:
+    """Returns the declared queues that a pool does not have yet."""
+    there = {queue.name for queue in queues}
+    return {name: queue for name, queue in declared.items() if name not in there}
+
+
+def _refuse_more_queues(name: str, config: Config) -> None:
+    """ConfigError if a pool has no room for its missing queues."""
+    with View(name) as view:
+        queues = view.queues()
+        missing, room = (
+            _missing(queues, config.pools[name].queue),
+            view.geometry.queues - len(queues),
+        )
+    if len(missing) > room:
+        first = list(missing)[room]
+        raise config.document.error(
+            ("pools", name, "queue", first), f"pool {name!r} has room for {room} more queues"
+        )
+
+
+def _complete(name: str, config: Config) -> None:
+    with View(name) as view:
+        missing = _missing(view.queues(), config.pools[name].queue)
+    if not missing:
+        return
+    with Pool.attach(name) as pool:
+        handlers.create_queues(pool, missing)
+        for queue_name in missing:
+            log.info("queue %s of pool %s created", queue_name, name)

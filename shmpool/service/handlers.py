@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each request does to the pools of this machine. No sockets.
+
+The daemon's RequestHandler keeps pools open; that of the command line keeps none. A slow request
+may be answered by another thread than the one that opens the pools.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .. import errors
+from ..options import Geometry, PoolOptions, QueueOptions, keywords, letters_in_a_circle, planned
+from ..options import differences as option_differences
+from ..pool import Pool
+from ..pool_files import pool_names
+from ..pruning import survey
+from ..rpc.protocol import (
+    AnyRequest,
+    Create,
+    Describe,
+    Destroy,
+    Drain,
+    GetHolders,
+    GetMembers,
+    GetStats,
+    List,
+    Negotiate,
+    Peek,
+    Ping,
+    Prune,
+    Recover,
+    Redrive,
+    RunAudit,
+    Trim,
+    Watch,
+    negotiate,
+)
+from ..rpc.records import (
+    Description,
+    Pong,
+    PoolSummary,
+    Pruned,
+    Recoveries,
+)
+from ..stats import LIMIT_S, recovering, whole
+from ..view import View
+from .alarms import Policy
+from .watched_pool import Rank, WatchedPool, stats_of
+
+WATCHED_MAX = 56  # a process may have 64 pools open, and requests open them too
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An option whose declared value is not that of an existing pool, or of its queue."""
+
+    pool: str
+    queue: str | None
+    option: str
+    declared: int | str | None
+    existing: int | str | None
+
+    def __str__(self) -> str:
+        of = f"pool {self.pool!r}" + (f", queue {self.queue!r}" if self.queue else "")
+        return f"{of}: {self.option} is declared {self.declared} and exists as {self.existing}"
+
+
+class RequestHandler:
+    """Answers requests, and holds the pools that the daemon watches."""
+
+    def __init__(self, package: str) -> None:
+        """package: the version that version answers."""
+        self._package = package
+        self._started = time.monotonic()
+        self.watched: dict[str, WatchedPool] = {}
+        self.watched_max = WATCHED_MAX
+        self.names: Callable[[], list[str]] = pool_names  # what there is to list
+        self.foreign = self.refused = 0  # files of other users; declared pools that are not held
+
+    # Holding.
+
+    def watch(self, name: str, policy: Policy, rank: Rank = Rank.OWN) -> WatchedPool:
+        """Watches a pool, or changes the policy of one that is held. A declared one counts as in
+        use. LimitReached."""
+        held = self._watched(name)
+        if held is None:
+            self.release(name)
+            if len(self.watched) >= self.watched_max:
+                raise errors.LimitReached(
+                    f"pool {name!r}: {self.watched_max} pools are held already"
+                )
+            held = self.watched[name] = WatchedPool(View(name), policy)
+        held.use(policy, rank)
+        return held
+
+    def release(self, name: str) -> None:
+        """Detaches from a pool, which stays."""
+        held = self.watched.pop(name, None)
+        if held is not None:
+            held.close()
+
+    def _watched(self, name: str) -> WatchedPool | None:
+        """The pool, if it is held and the name has not come to stand for another meanwhile."""
+        held = self.watched.get(name)
+        return None if held is None or held.view.stale() else held
+
+    @contextlib.contextmanager
+    def _view(self, name: str) -> Iterator[View]:
+        held = self._watched(name)
+        if held is not None:
+            yield held.view
+        else:
+            with View(name) as view:
+                yield view
+
+    # Answers.
+
+    def answer(self, request: AnyRequest) -> Any:
+        """Returns the answer, of the type that the request's class names. ShmpoolError."""
+        match request:
+            case Ping():
+                return Pong(os.getpid(), time.monotonic() - self._started)
+            case Negotiate():
+                return negotiate(request, self._package)
+            case List():
+                return [self._summary(name) for name in self.names()]
+            case Create(name, options, queues):
+                create_pool(name, options, queues)
+                return self._describe(name)
+            case Destroy(name):
+                return Pool.unlink(name)
+            case Describe(name):
+                return self._describe(name)
+            case GetStats(name):
+                held = self._watched(name)
+                if held is not None:
+                    return held.stats()
+                with View(name) as view:
+                    return stats_of(view, time.time(), Recoveries(), [])
+            case GetMembers(name):
+                with self._view(name) as view:
+                    return view.members()
+            case RunAudit() | GetHolders() | Recover():
+                return whole(self.steps(request))
+            case Trim(name, keep):
+                with Pool.attach(name) as pool:
+                    return pool.trim(keep)
+            case Peek(name, queue, n, size):
+                with self._view(name) as view:
+                    return view.peek(queue, n, size)
+            case Redrive(name, queue, n, to=to, reset=reset):
+                with Pool.attach(name) as pool:
+                    target = pool.queue(to) if to is not None else None
+                    return pool.queue(queue).redrive(n, to=target, reset=reset)
+            case Drain(name, queue, n):
+                with Pool.attach(name) as pool:
+                    return pool.queue(queue).drain(n)
+            case Prune(age):
+                return Pruned(*survey(age=age))
+            case Watch():
+                raise errors.RequestRefused("watch needs a daemon: it sends notifications")
+        raise errors.RequestRefused(f"{request.method} is not answered by this version")
+
+    def steps(
+        self, request: AnyRequest, limit: float | None = LIMIT_S
+    ) -> Generator[None, None, Any]:
+        """As answer(), with a yield every few milliseconds if the request scans a whole pool. limit
+        is in seconds of processor time. Any thread may continue the generator."""
+        match request:
+            case RunAudit(name):
+                with Pool.attach(name, readonly=True) as pool:
+                    counting = pool._counting(pool._queue_names())
+                    yield from counting.steps(limit)
+                    return counting.audit()
+            case GetHolders(name):
+                with Pool.attach(name, readonly=True) as pool:
+                    counting = pool._counting({})
+                    yield from counting.steps(limit)
+                    return counting.holders()
+            case Recover(name):
+                with Pool.attach(name) as pool:
+                    return (yield from recovering(pool._number, limit))
+            case _:
+                return self.answer(request)
+
+    def _describe(self, name: str) -> Description:
+        with self._view(name) as view:
+            return Description(name, view.geometry, view.file(), view.queues())
+
+    def _summary(self, name: str) -> PoolSummary:
+        """By a view of its own: it may be made by another thread than releases those held."""
+        held = self.watched.get(name)
+        try:
+            with View(name) as view:
+                if held is not None and held.inode != view.inode:
+                    held = None
+                stats, queues = view.stats(), view.queues()
+                return PoolSummary(
+                    name=name,
+                    held=held is not None,
+                    capacity=stats.capacity,
+                    buffer_size=view.geometry.buffer_size,
+                    created=stats.created,
+                    free=stats.free,
+                    cached=stats.cached,
+                    in_hand=stats.held,
+                    queued=stats.queued,
+                    queues=len(queues),
+                    members=stats.members,
+                    reserved=view.file().reserved,
+                    alarms=len(held.alarms.active()) if held else 0,
+                )
+        except (errors.ShmpoolError, OSError) as error:
+            return PoolSummary(name, held is not None, trouble=str(error))
+
+
+def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:
+    """Creates a pool and its queues: all, or nothing. Raises as Pool.create and create_queue."""
+    pool = Pool.create(name, **keywords(PoolOptions, options))
+    try:
+        with pool:
+            create_queues(pool, queues)
+    except BaseException:
+        Pool.unlink(name)
+        raise
+
+
+def create_queues(pool: Pool, queues: dict[str, QueueOptions]) -> None:
+    """Creates queues, each after the queue that its dead letters go to."""
+    if circle := letters_in_a_circle(queues):
+        raise errors.InvalidArgument(
+            f"pool {pool.name!r}: the dead letters of {', '.join(circle)} go in a circle"
+        )
+    left = dict(queues)
+    while left:
+        for name in [name for name, queue in left.items() if queue.dead_letter not in left]:
+            pool.create_queue(name, **keywords(QueueOptions, left.pop(name)))
+
+
+def differences(
+    name: str, options: PoolOptions, queues: dict[str, QueueOptions]
+) -> list[Difference]:
+    """Returns the options in which an existing pool differs from its declaration. PoolNotFound,
+    SegmentInvalid, AccessDenied."""
+    asked = Geometry.of(planned(name, options))  # rounded as the pool's own is
+    with View(name) as view:
+        found = [
+            Difference(name, None, option, declared, there)
+            for option, declared, there in option_differences(options, asked, view.geometry)
+        ]
+        existing = {queue.name: queue for queue in view.queues()}
+    for queue_name, queue in queues.items():
+        if queue_name in existing:
+            for option, declared in keywords(QueueOptions, queue).items():
+                there = getattr(existing[queue_name], option)
+                if declared != there:
+                    found.append(Difference(name, queue_name, option, declared, there))
+    return found

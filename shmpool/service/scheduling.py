@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shares time between pools, so that none delays the others: in the event loop (TimeBudgets) and
+in threads (StepRunner).
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterator
+from typing import Any
+
+from ..rpc.protocol import AnyRequest
+from ..stats import LIMIT_S
+from .handlers import RequestHandler
+
+SHARE = 0.5  # of the event loop's time that inspections of all pools together may take
+
+
+class TimeBudgets:
+    """When the event loop may inspect each pool again. The longer an inspection took, the later
+    the next one may be: with n pools, each gets at most SHARE / n of the time."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        used: Callable[[], float] = time.thread_time,
+    ) -> None:
+        """used is the thread's processor time in seconds: a busy machine does not lengthen it."""
+        self._clock = clock
+        self._used = used
+        self._next: dict[str, float] = {}
+        self._reported: set[str] = set()
+
+    def ready(self, pool: str) -> bool:
+        """True if the pool may be inspected now."""
+        return self.pause(pool) <= 0.0
+
+    def pause(self, pool: str) -> float:
+        """Seconds until the pool may be inspected again; not positive if it may be now."""
+        return self._next.get(pool, 0.0) - self._clock()
+
+    @contextlib.contextmanager
+    def use(self, pool: str) -> Iterator[None]:
+        """Charges the block's processor time to the pool."""
+        self._next.setdefault(pool, 0.0)
+        began = self._used()
+        try:
+            yield
+        finally:
+            took = self._used() - began
+            self._next[pool] = self._clock() + took * len(self._next) / SHARE
+
+    def slowed(self, pool: str, period: float) -> float | None:
+        """The pool's pause in seconds if it exceeds the period; once for each pool, else None."""
+        pause = self.pause(pool)
+        if pause <= period or pool in self._reported:
+            return None
+        self._reported.add(pool)
+        return pause
+
+    def keep(self, pools: Collection[str]) -> None:
+        """Forgets all other pools."""
+        self._next = {pool: at for pool, at in self._next.items() if pool in pools}
+        self._reported &= set(pools)
+
+
+class StepRunner:
+    """Answers requests in threads. A request that walks a whole pool runs in steps of some
+    milliseconds, and requests for other pools run between them. A pool runs one request at a time,
+    however many are waiting."""
+
+    def __init__(self, handler: RequestHandler, call: Callable[..., Awaitable[Any]]) -> None:
+        """call(function, *arguments) runs the function in one of the threads."""
+        self._handler = handler
+        self._call = call
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def run(self, request: AnyRequest, limit: float | None = LIMIT_S) -> Any:
+        """Returns the answer; limit is in seconds of processor time. ShmpoolError, OSError."""
+        pool = getattr(request, "pool", "")
+        lock = self._locks.setdefault(pool, asyncio.Lock())
+        async with lock:
+            steps = self._handler.steps(request, limit)
+            done = False
+            while not done:
+                done, answer = await self._call(_step, steps)
+        if not lock.locked():
+            self._locks.pop(pool, None)
+        return answer
+
+
+def _step(steps: Generator[None, None, Any]) -> tuple[bool, Any]:
+    """True and the result if the steps have ended, else False. A future cannot carry the
+    StopIteration itself."""
+    try:
+        next(steps)
+    except StopIteration as end:
+        return True, end.value
+    return False, None

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A failed test prints what to do next."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import advice
+import pytest
+
+FAILS = """
+import subprocess
+
+def test_good():
+    pass
+
+def test_bad(tmp_path):
+    (tmp_path / "log").touch()
+    subprocess.run(["no-such-compiler"])
+
+def test_worse():
+    import no_such_module
+"""
+
+
+def test_a_failure_says_what_to_do(tmp_path: Path) -> None:
+    """How to run the test alone, which does run that one; where its files are; what to install."""
+    (tmp_path / "test_sample.py").write_text(FAILS)
+    (tmp_path / "pytest.ini").touch()
+
+    def run(*arguments: str) -> str:
+        return subprocess.run(
+            arguments,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ
+            | {"PYTHONPATH": str(Path(__file__).parent), "PYTEST_ADDOPTS": "-p advice"},
+        ).stdout
+
+    printed = run(sys.executable, "-m", "pytest")
+    assert "2 failed, 1 passed" in printed
+    assert 2 == printed.count(advice.TITLE)
+    assert "Install the program no-such-compiler: make tools, as root" in printed
+    assert "Install the module no_such_module: make .venv/.dev" in printed
+    (directory,) = re.findall("See the files that it wrote: (.+)", printed)
+    assert ["log"] == os.listdir(directory)
+    first, second = re.findall("Run it alone: (.+)", printed)
+    assert second.endswith("test_sample.py::test_worse")
+    assert "1 failed in" in run(*shlex.split(first))
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        ({"a.so": 1, "b.c": 2}, ["Build the extension, which is older than b.c: pip install -e ."]),
+        ({"a.so": 2, "b.c": 1}, []),
+        ({"b.c": 1}, []),
+    ],
+)
+def test_an_old_extension(tmp_path: Path, times: dict[str, int], said: list[str]) -> None:
+    """A failure names the source that is newer than the extension that was tested."""
+    for name, time in times.items():
+        path = tmp_path / ("_native.a.so" if name == "a.so" else f"native/{name}")
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.utime(path, (time, time))
+    assert said == advice.outdated(tmp_path)
