@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buffer, and the bases of Pool, AlfQueue and Burst: C types of hot/, which _ffi loads."""
+"""Buffer, and the base classes of Pool, AlfQueue and Burst: the C types of hot/."""
 
 from . import _ffi as _ffi
 from ._hot import Buffer, BurstBase, PoolBase, QueueBase

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Burst: many buffers handled in one call each, their fields as numpy columns."""
+"""Burst: many buffers, which one call moves together; their fields as numpy columns.
+
+Not in here: the moves themselves (hot/burst.c).
+"""
 
 import errno
 import time
@@ -25,8 +28,8 @@ class Burst(BurstBase):
     """One or more buffers of one pool, owned by this process.
 
     Pool.alloc_many and AlfQueue.get_many return one. It is released when it is freed, put, or
-    garbage-collected; any later use raises BufferReleased. burst[i] is a Buffer that stays part of
-    the burst until it is itself freed or put. At the end of a with block the burst is freed.
+    garbage-collected; any later use raises BufferReleased. burst[i] is a Buffer. It stays part of
+    the burst until that Buffer is freed or put. A with block frees the burst at its end.
 
     indices, lengths and columns need numpy (the extra shmpool[numpy]). Any thread of the process
     may use a burst, one thread at a time; a forked child may not.
@@ -48,10 +51,10 @@ class Burst(BurstBase):
             yield self[i]
 
     def nack(self, timeout: float | None = None) -> None:
-        """Returns every buffer to the queue that it was got from, in order: Buffer.nack() of each.
+        """Returns every buffer to the queue that it was got from, in order, as Buffer.nack() does.
 
         Waits up to timeout seconds in total for room; without a timeout it never waits. A buffer
-        that was returned is released; when the call fails, the others stay in the burst.
+        that was returned is released. If the call fails, the other buffers stay in the burst.
 
         Raises:
             Full: there was no room for the next one in time.
@@ -106,7 +109,7 @@ class Burst(BurstBase):
     def column(self, offset: int, dtype: "DTypeLike") -> "NDArray[Any]":
         """Copies a field of every packet: shape (n,), or (n, *shape) if dtype is a sub-array.
 
-        offset is in bytes from the start of data. Bytes behind a packet's length have any value.
+        offset is in bytes from the start of data. Bytes after a packet's length are undefined.
 
         Raises:
             InvalidArgument: the field lies outside the buffer.
@@ -155,14 +158,14 @@ def _bytes_of(values: "NDArray[Any]") -> "NDArray[Any]":
         return values
     if kind.hasobject:
         raise errors.InvalidArgument(f"dtype is {kind}; a packet cannot hold Python objects")
-    # The buffer protocol's format of a structure takes numpy long, and a time has none.
+    # As bytes: numpy is slow to export a structure's format, and cannot export that of a time.
     return values.view("u1") if values.nbytes else values[:0].astype("u1")
 
 
 def _column_values(
     value: "ArrayLike", dtype: "DTypeLike | None", n: int
 ) -> "tuple[NDArray[Any], bool, int]":
-    """Returns the values as a contiguous array, whether one is for all, and the bytes of each."""
+    """Returns a contiguous array, whether its one value is for all buffers, and bytes per value."""
     import numpy as np
 
     kind = None if dtype is None else np.dtype(dtype)
@@ -180,7 +183,7 @@ def _column_values(
 
 
 def _length_values(value: "ArrayLike", n: int, room: int) -> "tuple[NDArray[Any], bool]":
-    """Returns lengths as a contiguous array, and whether one is for all."""
+    """Returns lengths as a contiguous array, and whether its one value is for all buffers."""
     import numpy as np
 
     values, one, _ = _column_values(value, None, n)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a negative code from C means: its exception, and the reason in words.
+"""Codes from C: the exception for each negative code, and the reason in words.
 
-The C types call fail() from here too (hot/raising.c). Pools and queues add what they know, such as
-their figures, in os_errors.refuse() and AlfQueue._fail().
+The C types call fail() too (hot/raising.c). Not in here: messages with the figures of a pool or a
+queue (os_errors.refuse() and AlfQueue._fail()).
 """
 
 import errno
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from . import errors
 
-# By errno: the exception, and the reason; "" where the message says it all.
+# By errno: the exception, and the reason; "" where the caller's text is enough.
 EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     errno.EINVAL: (errors.InvalidArgument, "this pool has no such buffer or queue"),
     errno.EDOM: (errors.InvalidArgument, ""),
@@ -87,13 +87,13 @@ EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
 
 
 def fail(code: int, what: str) -> NoReturn:
-    """Raises the exception for a negative code; the message is what, and the reason."""
+    """Raises the exception for a negative code. Its message is what, then the reason."""
     kind, why = EXCEPTIONS.get(-code) or (errors.ShmpoolError, os.strerror(-code))
     raise kind(f"{what}: {why}" if why else what)
 
 
 def check(code: int, what: str) -> int:
-    """Returns the code if it is a result, 0 or more; else raises as fail()."""
+    """Returns a code of 0 or more. Raises as fail() for a negative code."""
     if code < 0:
         fail(code, what)
     return code

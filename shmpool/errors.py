@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every exception that shmpool raises: under ShmpoolError and the built-in kind it is one of."""
+"""Every exception that shmpool raises. Most are also a built-in exception, such as ValueError."""
 
 import errno
 import queue
 
 
 class ShmpoolError(Exception):
-    """The root of the package's exceptions; errno is the code it stands for, or None."""
+    """The root of the package's exceptions; errno is its code in errno.h, or None."""
 
     errno: int | None = None
 
@@ -42,7 +42,7 @@ class SegmentInvalid(ShmpoolError):
 
 
 class PoolReplaced(ShmpoolError):
-    """A call that waited: the pool's name now stands for another pool; attach to that."""
+    """While a call waited, the pool's name was given to another pool. Attach to that pool."""
 
     errno = errno.ESTALE
 
@@ -66,13 +66,13 @@ class QueueNotFound(ShmpoolError, LookupError):
 
 
 class QueueBusy(ShmpoolError):
-    """A second producer of a single-producer queue; a second consumer of a single-consumer one."""
+    """The queue has a single producer or a single consumer, and that is another thread."""
 
     errno = errno.EBUSY
 
 
 class PoolExhausted(ShmpoolError):
-    """No buffer became free in time. sent is how many payloads of send_many were sent."""
+    """No buffer became free by the timeout. sent is how many payloads of send_many were sent."""
 
     errno = errno.EAGAIN
     sent: int = 0
@@ -85,20 +85,20 @@ class OutOfSharedMemory(ShmpoolError, MemoryError):
 
 
 class LimitReached(ShmpoolError):
-    """All slots for members, queues, or pools of one process are taken."""
+    """All slots for members, queues, or pools of a process are taken, or all its descriptors."""
 
     errno = errno.EUSERS
 
 
 class Full(ShmpoolError, queue.Full):
-    """The queue had no room in time. sent is how many payloads of send_many were sent."""
+    """The queue had no room by the timeout. sent is how many payloads of send_many were sent."""
 
     errno = errno.ENOBUFS
     sent: int = 0
 
 
 class Empty(ShmpoolError, queue.Empty):
-    """The queue stayed empty in time."""
+    """The queue stayed empty for the whole timeout."""
 
     errno = errno.EAGAIN
 
@@ -122,7 +122,7 @@ class ForeignBuffer(ShmpoolError, ValueError):
 
 
 class PayloadTooLarge(ShmpoolError, ValueError):
-    """More bytes than fit into a buffer."""
+    """The payload has more bytes than fit into a buffer."""
 
     errno = errno.EMSGSIZE
 

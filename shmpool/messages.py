@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Message: a copy of a buffer that lies in a queue and stays there."""
+"""Message: a copy of a buffer in a queue. The buffer stays in the queue."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from .codes import check
 class Message:
     """One buffer in a queue, as it was when AlfQueue.peek copied it."""
 
-    position: int  # in the queue: how many were put before it since the queue was created
+    position: int  # how many buffers were put before it since the queue was created
     index: int  # the buffer's number in its pool
     length: int  # bytes in use
     payload: bytes  # the first bytes, as many as peek was asked for
-    redelivered: int  # times that it was returned to a queue
+    redelivered: int  # how many times it was returned to a queue
     origin: str | None  # the queue from which it became a dead letter
     timestamp: int  # ns, on the application's clock
     mark: int
@@ -28,7 +28,7 @@ def read_messages(
 ) -> list[Message]:
     """Copies up to n of the oldest messages of a queue, with up to size bytes of each.
 
-    pool and queue are numbers; names are the pool's queues by number.
+    pool and queue are numbers. names maps the numbers of the pool's queues to their names.
 
     Raises:
         QueueNotFound, SegmentInvalid, PoolClosed.

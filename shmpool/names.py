@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names: which ones a pool or a queue can have, and how those of strangers are shown.
+"""Names: which ones a pool or a queue can have, and how untrusted text is shown.
 
-The names of files, processes and queues, and whatever a peer sends, are bytes that anybody may
-choose. printable() makes text of them that may go anywhere: a terminal, a log, a label, a message.
+The names of files, processes and queues, and whatever a peer sends, are bytes that any user may
+choose. printable() makes them safe for a terminal, a log, a label or a message.
 """
 
 import re
@@ -10,18 +10,18 @@ import re
 from . import errors
 
 NAME_MAX = 63
-NAME_SHOWN = 300  # characters of a name: 63 may be in one of ours, 255 bytes in a file's
-LINE_SHOWN = 4096  # characters of a line of a log or a message
+NAME_SHOWN = 300  # characters of a name that are shown; a file's name has up to 255 bytes
+LINE_SHOWN = 4096  # characters that are shown of a line of a log or a message
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 
 def is_name(name: str) -> bool:
-    """Whether a pool or a queue can have that name."""
+    """True if a pool or a queue can have that name."""
     return len(name) <= NAME_MAX and _NAME.fullmatch(name) is not None
 
 
 def checked_name(name: object, what: str) -> str:
-    """The name, if it can name a pool or a queue; what is "pool" or "queue"."""
+    """Returns a valid name, else raises InvalidArgument or TypeError. what is "pool" or "queue"."""
     if not isinstance(name, str):
         raise TypeError(f"{what} name is {name!r:.80}; it must be a str")
     if not is_name(name):
@@ -33,11 +33,11 @@ def checked_name(name: object, what: str) -> str:
 
 
 def printable(foreign: object, most: int = NAME_SHOWN) -> str:
-    r"""The text in printable ASCII; of what is longer than that many characters, both ends.
+    r"""Returns the text in printable ASCII. A text of more than most characters keeps both ends.
 
-    Everything else, so control characters, line breaks, escape sequences, letters that look like
-    others or change the direction, and bytes that are no UTF-8, becomes \xNN, \uNNNN or
-    \UNNNNNNNN. A backslash stays: what is printable already is not changed.
+    Every other character becomes \xNN, \uNNNN or \UNNNNNNNN: control characters and escape
+    sequences, line breaks, letters that look like ASCII or change the direction, and bytes that are
+    not UTF-8. A backslash stays, so that printable text is not changed.
 
     >>> printable(b"rx\xff\x1b[2J")
     'rx\\xff\\x1b[2J'
@@ -55,7 +55,7 @@ def printable(foreign: object, most: int = NAME_SHOWN) -> str:
 
 
 def printable_lines(foreign: object) -> list[str]:
-    """Each line of a message that may have several."""
+    """Returns the lines of a message in printable ASCII, without empty lines."""
     return [printable(line, LINE_SHOWN) for line in str(foreign).split("\n") if line]
 
 
@@ -63,7 +63,7 @@ def _shown(character: str) -> str:
     code = ord(character)
     if 0x20 <= code < 0x7F:
         return character
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8, as surrogateescape keeps it
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as surrogateescape decodes it
         code -= 0xDC00
     if code < 0x100:
         return f"\\x{code:02x}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a pool and of a queue: one record each, with what every option means as data.
+"""The options of a pool and of a queue: one record each, which also describes each option.
 
 Pool.create, Client.create, the command line, the configuration file and their documentation follow
-from these records. The ranges and defaults of a pool's options are C's (native/segment.c).
+from these records. Not in here: the ranges and defaults of a pool's options (native/segment.c).
 """
 
 import time
@@ -26,7 +26,7 @@ from ._hot import timeout_seconds
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 QUEUE_MAX = 65536  # buffers that a queue can hold
-PAUSE_S = (0.001, 0.05)  # first and longest pause between two tries of found_within()
+PAUSE_S = (0.001, 0.05)  # first and longest pause between two tries in found_within()
 Found = TypeVar("Found")
 Side = Literal["single", "multi"]
 OnDeath = Literal["free", "requeue", "dead-letter"]
@@ -39,17 +39,17 @@ class Option:
 
     about: str  # one sentence
     unit: str = ""
-    least: float | None = None  # the range, whatever the other options are
+    least: float | None = None  # the range, before other options narrow it
     most: float | None = None
-    default: int | str | None = None  # what None stands for
+    default: int | str | None = None  # the value that None stands for, or text about it
     choices: tuple[str, ...] = ()
     power_of_two: bool = False
-    or_zero: bool = False  # 0 is allowed besides the range
+    or_zero: bool = False  # 0 is allowed too
     octal: bool = False  # is written in octal
     limited_by: tuple[str, ...] = ()  # options that narrow the range
 
     def spelled(self, value: object) -> str:
-        """A value, in the form that the option is written in."""
+        """Returns a value as the option is written: in octal, or as repr() writes it."""
         if isinstance(value, int) and not isinstance(value, bool):
             try:
                 return f"0{value:03o}" if self.octal and value >= 0 else str(value)
@@ -58,7 +58,7 @@ class Option:
         return repr(value)
 
     def allowed(self, least: float | None = None, most: float | None = None) -> str:
-        """The values that the option can have, in words; "" for any."""
+        """Returns in words the values that the option can have; "" for any value."""
         if self.choices:
             return " or ".join(f'"{choice}"' for choice in self.choices)
         least = self.least if least is None else least
@@ -88,7 +88,7 @@ class Refusal:
 
 
 def _pool_option(number: int, about: str, unit: str, **more: Any) -> Option:
-    """An option of a pool's geometry: C has its range and default."""
+    """Returns an option of a pool's geometry, with the range and default that C has for it."""
     span = lib.shmpool_range(number)
     default = None if span.standard == lib.SHMPOOL_DEFAULT else span.standard
     return Option(about, unit, span.least, span.most, **{"default": default, **more})
@@ -96,7 +96,7 @@ def _pool_option(number: int, about: str, unit: str, **more: Any) -> Option:
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """What Pool.create is told about a new pool. None stands for the default.
+    """The options of a new pool, for Pool.create. None stands for the default.
 
     >>> PoolOptions(buffer_size=2048, capacity=1024, members=8).members
     8
@@ -117,7 +117,7 @@ class PoolOptions:
         "buffers", limited_by=("capacity",))] = None
     bulk: Annotated[int | None, _pool_option(
         lib.SHMPOOL_BULK,
-        "Buffers that move at once between a local cache and the shared queue.",
+        "Buffers that move at once between a local cache and the free ring.",
         "buffers")] = None
     refill_multiplier: Annotated[int | None, _pool_option(
         lib.SHMPOOL_REFILL_MULTIPLIER,
@@ -151,7 +151,7 @@ class PoolOptions:
 
 @dataclass(frozen=True)
 class QueueOptions:
-    """What Pool.create_queue is told about a new queue.
+    """The options of a new queue, for Pool.create_queue.
 
     >>> QueueOptions(4096, on_death="requeue").consumers
     'multi'
@@ -177,7 +177,7 @@ class QueueOptions:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a pool was created with: the options that are the same for its lifetime."""
+    """The options that a pool was created with, and that never change."""
 
     buffer_size: int  # bytes, a multiple of 64
     capacity: int
@@ -186,12 +186,12 @@ class Geometry:
     refill_multiplier: int
     cache_size: int
     headroom: int  # bytes
-    members: int  # the most that there can be
+    members: int  # the most threads that can be attached
     queues: int
 
     @classmethod
     def of(cls, raw: Native) -> "Geometry":
-        """That of a struct shmpool_geometry."""
+        """Returns the Geometry of a struct shmpool_geometry."""
         return cls(*(int(getattr(raw, name)) for name in GEOMETRY))
 
 
@@ -199,7 +199,7 @@ GEOMETRY = tuple(field.name for field in fields(Geometry))  # in the order of en
 
 
 def options_of(kind: type) -> dict[str, Option]:
-    """The fields of a record that are options."""
+    """Returns the options of a record, by the names of its fields."""
     hints = get_type_hints(kind, include_extras=True)
     return {
         field.name: note
@@ -214,7 +214,7 @@ QUEUE = options_of(QueueOptions)
 
 
 def keywords(kind: type, options: object) -> dict[str, Any]:
-    """The options of a record as the keyword arguments of Pool.create, or Pool.create_queue."""
+    """Returns the options of a record as keyword arguments of Pool.create or create_queue."""
     return {field.name: getattr(options, field.name) for field in fields(kind)}
 
 
@@ -222,7 +222,7 @@ def keywords(kind: type, options: object) -> dict[str, Any]:
 
 
 def integer(value: SupportsIndex, what: str) -> int:
-    """An int, or what can be one, such as numpy's. TypeError."""
+    """Returns an integer of any type, such as numpy's, as an int. Raises TypeError."""
     try:
         return index(value)
     except TypeError:
@@ -230,7 +230,7 @@ def integer(value: SupportsIndex, what: str) -> int:
 
 
 def at_least(value: SupportsIndex, least: int, what: str) -> int:
-    """An int of at least that value. TypeError, InvalidArgument."""
+    """Returns value as an int. Raises InvalidArgument if it is less than least, or TypeError."""
     value = integer(value, what)
     if value < least:
         raise errors.InvalidArgument(f"{what} is {value}; it must be at least {least}")
@@ -238,7 +238,7 @@ def at_least(value: SupportsIndex, least: int, what: str) -> int:
 
 
 def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
-    """The refusal of a value that no other option makes wrong."""
+    """Returns why a value is refused, or None. Does not check against other options."""
     if option.choices:
         fits = value in option.choices
     elif option.least is not None:
@@ -253,7 +253,11 @@ def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
 
 
 def native_refusal(why: Native, value: int, beside: Native = None) -> Refusal:
-    """What a struct shmpool_refusal says about an option; beside is the geometry it is part of."""
+    """Returns what a struct shmpool_refusal says about an option that has this value.
+
+    beside is the geometry that the option belongs to. With it, the text names the options that
+    narrow the range.
+    """
     name = GEOMETRY[why.option]
     option = POOL[name]
     demand = f"it must be {option.allowed(why.least, why.most)}"
@@ -271,7 +275,10 @@ def _int64(value: SupportsIndex | None, option: str) -> int:
 
 
 def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
-    """The geometry that a pool with these options has, or why it can have none. TypeError."""
+    """Returns the geometry of a pool with these options, and why the options are refused, or None.
+
+    Raises TypeError.
+    """
     geometry: Native = ffi.new("struct shmpool_geometry *")
     for name in GEOMETRY:
         setattr(geometry, name, _int64(getattr(options, name), name))
@@ -283,7 +290,7 @@ def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
 
 
 def planned(name: str, options: PoolOptions) -> Native:
-    """The struct shmpool_geometry of a pool with these options. InvalidArgument, TypeError."""
+    """Returns the struct shmpool_geometry of a pool. Raises InvalidArgument, TypeError."""
     geometry, refusal = plan(options)
     if refusal is not None:
         raise errors.InvalidArgument(f"pool {name!r}: {refusal}")
@@ -293,8 +300,8 @@ def planned(name: str, options: PoolOptions) -> Native:
 def differences(
     options: PoolOptions, asked: Geometry, existing: Geometry
 ) -> Iterator[tuple[str, int, int]]:
-    """Each option that was given and that the pool does not have: its name, what was given, and
-    what the pool has. asked is the geometry that the options make."""
+    """Yields each given option in which the existing pool differs: its name, the value that was
+    given, and the pool's value. asked is the geometry that follows from the options."""
     for name in GEOMETRY:
         given, there = getattr(options, name), getattr(existing, name)
         if given is not None and getattr(asked, name) != there:
@@ -302,7 +309,7 @@ def differences(
 
 
 def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refusal]:
-    """What is wrong with the options of a queue; letter is `producers` of the queue dead_letter."""
+    """Yields what is wrong with a queue's options. letter: `producers` of the queue dead_letter."""
     for name, option in QUEUE.items():
         refusal = out_of_range(name, option, getattr(options, name))
         if refusal is not None:
@@ -323,7 +330,7 @@ def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refus
 
 
 def letters_in_a_circle(queues: Mapping[str, QueueOptions]) -> list[str]:
-    """Returns the queues whose dead letters come back to them, sorted; [] for none."""
+    """Returns the queues whose dead letters come back to them, sorted. [] if there are none."""
     done: set[str | None] = set()
     for first in queues:
         chain: list[str] = []
@@ -341,7 +348,10 @@ def letters_in_a_circle(queues: Mapping[str, QueueOptions]) -> list[str]:
 def found_within(
     timeout: float | None, missing: type[errors.ShmpoolError], find: Callable[[], Found]
 ) -> Found:
-    """Returns find(), repeated for up to timeout seconds (None: no limit) while it is missing."""
+    """Returns find(). Repeats it while it raises missing, for up to timeout seconds.
+
+    A timeout of None is no limit. Raises the last exception of find().
+    """
     deadline, pause = time.monotonic() + timeout_seconds(timeout), PAUSE_S[0]
     while True:
         try:

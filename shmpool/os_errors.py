@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the operating system says about a pool's file, as an exception of ours: each names the
-pool, what was found, and what to do. No file is opened here.
+"""The exceptions for what the operating system refuses on a pool's file, and their messages.
+
+Each message names the pool, what was found, and what to do. No file is opened here.
 """
 
 import errno
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from .pool import Pool
 
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
-HEADER_BYTES = 64  # of each buffer
-RING_BYTES = 65536 * 8  # addresses of each queue's ring, which a queue that is made fills
+HEADER_BYTES = 64  # in front of each buffer
+RING_BYTES = 65536 * 8  # address space of a queue's ring; it gets memory with the queue
 _FILES = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISLNK, "a symbolic link"),
@@ -33,7 +34,7 @@ _FILES = (
 
 
 def not_found(name: str) -> errors.PoolNotFound:
-    """There is no file of that name."""
+    """Returns the exception for a name that no file has."""
     if not os.path.isdir(SHM):
         return errors.PoolNotFound(f"there is no pool {name!r}: {_NO_SHM}")
     return errors.PoolNotFound(
@@ -43,7 +44,7 @@ def not_found(name: str) -> errors.PoolNotFound:
 
 
 def exists(name: str) -> errors.PoolExists:
-    """Somebody has made it already."""
+    """Returns the exception for a name that is taken."""
     return errors.PoolExists(
         f'pool {name!r} exists already: Pool.attach("{name}") uses it, '
         f'Pool.unlink("{name}") or shmpool.prune() removes it'
@@ -51,14 +52,14 @@ def exists(name: str) -> errors.PoolExists:
 
 
 def no_file(name: str, path: str) -> errors.SegmentInvalid:
-    """What has the pool's name is a directory, a link, or the like."""
+    """Returns the exception for a name that is not a regular file's but a directory's, a link's."""
     return errors.SegmentInvalid(f"pool {name!r}: {path} is {_kind(path)}, not a pool: remove it")
 
 
 def cannot_open(
     name: str, path: str, error: OSError, doing: str = "attach to"
 ) -> errors.ShmpoolError:
-    """Why a pool's file cannot be opened; doing is what it was to be opened for."""
+    """Returns the exception for a file that cannot be opened. doing is the purpose of the open."""
     code = error.errno
     if code in (errno.ENOENT, errno.ENOTDIR):
         return not_found(name)
@@ -110,7 +111,7 @@ _REMEDIES = {
 
 
 def failure(what: str, error: OSError) -> errors.ShmpoolError:
-    """What could not be done, and why: the exception for what the system said."""
+    """Returns the exception for an OSError. what says what could not be done."""
     number = error.errno or 0
     kind = _KINDS.get(number, errors.ShmpoolError)
     reason = os.strerror(number) if number else printable(error)
@@ -119,7 +120,7 @@ def failure(what: str, error: OSError) -> errors.ShmpoolError:
 
 
 def taken_at_once(geometry: Native) -> tuple[int, int]:
-    """The bytes that a new pool takes for itself and for its preallocated buffers."""
+    """Returns the bytes that a new pool takes for itself and for its preallocated buffers."""
     own = geometry.headers_offset - geometry.queues * RING_BYTES
     buffers = sum(
         -(-geometry.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -129,7 +130,10 @@ def taken_at_once(geometry: Native) -> tuple[int, int]:
 
 
 def does_not_fit(name: str, geometry: Native, back: int = 0) -> errors.OutOfSharedMemory:
-    """There is no room for what a new pool takes at once. back: bytes that it gives back now."""
+    """Returns the exception for a new pool that does not fit into /dev/shm.
+
+    back is the bytes that its unfinished file has taken. They count as free.
+    """
     (own, buffers), (total, free) = taken_at_once(geometry), shared_memory()
     needed, prealloc, stride = own + buffers, geometry.prealloc, geometry.stride
     return errors.OutOfSharedMemory(
@@ -141,8 +145,10 @@ def does_not_fit(name: str, geometry: Native, back: int = 0) -> errors.OutOfShar
 
 
 def refuse(pool: "Pool", code: int, what: str = "") -> NoReturn:
-    """Raises the exception for a negative code from C, with the pool's figures where they tell
-    more; what names a part of the pool."""
+    """Raises the exception for a negative code from C, with the pool's figures where they help.
+
+    what names the part of the pool that the call was for; "" means the pool.
+    """
     if code == -errno.ENOSPC:
         raise errors.OutOfSharedMemory(_cannot_grow(pool.name, pool.capacity * pool.buffer_size))
     if code == -errno.EUSERS:
@@ -154,13 +160,13 @@ def refuse(pool: "Pool", code: int, what: str = "") -> NoReturn:
 
 
 def refuse_readonly(pool: "Pool") -> None:
-    """AccessDenied if the pool was opened read-only."""
+    """Raises AccessDenied if the pool was opened read-only."""
     if pool.readonly:
         refuse(pool, -errno.EROFS)
 
 
 def another_owner(name: str, uid: int, owner: int) -> errors.AccessDenied:
-    """The pool's file belongs to uid, and not to the owner who was asked for."""
+    """Returns the exception for a pool that user uid owns, and not the user owner."""
     return errors.AccessDenied(
         f"pool {name!r} belongs to {_user(uid)}, not to owner={_user(owner)}: refused; "
         "use another name, or have that user unlink it"
@@ -188,7 +194,7 @@ def _cannot_grow(name: str, most: int) -> str:
 
 
 def shared_memory() -> tuple[int, int]:
-    """Bytes that /dev/shm holds, and those that are free; zeros if there is none."""
+    """Returns the size and the free bytes of /dev/shm; zeros if there is no /dev/shm."""
     try:
         status = os.statvfs(SHM)
     except OSError:
@@ -197,8 +203,10 @@ def shared_memory() -> tuple[int, int]:
 
 
 def size_text(octets: int, up: bool = False) -> str:
-    """Returns a number of bytes in the largest of KiB, MiB, GiB and TiB that it fills, to one
-    decimal place, rounded down, or up."""
+    """Returns a number of bytes as text, with one decimal place, rounded down, or up.
+
+    The unit is the largest of MiB, GiB and TiB that does not exceed the number, else KiB.
+    """
     name, unit = "KiB", 2**10
     for larger in ("MiB", "GiB", "TiB"):
         if octets >= unit << 10:
@@ -208,7 +216,7 @@ def size_text(octets: int, up: bool = False) -> str:
 
 
 def _enlarge(needed: int) -> str:
-    """How /dev/shm gets room for so many bytes more than what is used of it."""
+    """Returns how to enlarge /dev/shm so that needed bytes are free."""
     total, free = shared_memory()
     size = 1 << max(total - free + needed, 2**20).bit_length()
     text = f"{size >> 30}g" if size >= 2**30 else f"{size >> 20}m"

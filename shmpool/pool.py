@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pool: a pool of packet buffers that several processes share, opened in this process.
 
-The methods alloc() and close() are in hot/, and so are those of Buffer.
+Not in here: the methods alloc() and close(), and those of Buffer (hot/).
 
 One file: Pool is one class, and half of its lines are the documentation of its methods.
 """
@@ -56,7 +56,7 @@ class Pool(PoolBase):
     process.
 
     Every method raises PoolClosed if the pool is closed in this process, also while it waits. A
-    call that waits raises PoolReplaced once the pool's name is another pool's (see replaced).
+    call that waits raises PoolReplaced once the name stands for another pool (see replaced).
     Without a timeout a call waits as long as it takes; Ctrl-C and other signals interrupt it.
 
     >>> import shmpool
@@ -71,12 +71,12 @@ class Pool(PoolBase):
 
     def __init__(self, segment: Segment, made: bool = False) -> None:
         """Call Pool.create or Pool.attach instead."""
-        path = getattr(segment, "path", "")  # what is no segment is refused there
+        path = getattr(segment, "path", "")  # _hot_open() refuses what is no Segment
         number = self._hot_open(segment, path, made)  # the pool now owns the segment
         self._number = number
         self.name = segment.name
         self.readonly: bool = segment.read_only
-        self._owner: int | None = None  # whose it had to be
+        self._owner: int | None = None  # the user who must own the pool, as attach() was told
         raw = ffi.new("struct shmpool_geometry *")
         check(lib.shmpool_geometry(number, raw), f"pool {segment.name!r}")
         self.geometry = Geometry.of(raw)
@@ -114,25 +114,25 @@ class Pool(PoolBase):
         buffer_size       bytes of data that a buffer holds, rounded up to a multiple of 64
         capacity          the most buffers that the pool can grow to, a power of two
         prealloc          buffers that get their memory at once; the others get it on demand
-        bulk              buffers that move at once between a local cache and the shared queue
+        bulk              buffers that move at once between a local cache and the free ring
         refill_multiplier bulks that the pool grows by when no buffer is free
         cache_size        free buffers that each thread's local cache holds; 0 for no cache
         headroom          bytes left free before the data of a new buffer
         members, queues   the most threads that can be attached, and the most queues
         mode, group       permission bits of the pool's file, for example 0o660, and its group
         exist_ok          attaches to the pool of that name, if it exists with the options given
-        replace           takes the name from such a pool, in one step; members of that pool go on
+        replace           takes the name from the pool that has it, in one step; its members go on
         unlink_on_close   removes the name when this process closes the pool, or ends
         owner             with exist_ok: the user who must own the existing pool
 
-        With None for a name the pool has none: it exists in forked children, and in processes of
-        multiprocessing that get this object as an argument, and takes no memory of /dev/shm.
+        If name is None, the pool has no name and takes no memory of /dev/shm. Only forked children
+        can use it, and processes of multiprocessing that get this object as an argument.
 
         Raises:
             InvalidArgument, TypeError: a name or an option; the message says what is allowed.
             PoolExists: the name is taken; with exist_ok, by a pool with other options.
             OutOfSharedMemory: /dev/shm has no room for the pool itself and prealloc.
-            AccessDenied: this user cannot create the file, give it to group, or is not let in.
+            AccessDenied: this user cannot create the file, give it to group, or open it.
             LimitReached: this process has 64 pools open, or no descriptor left.
         """
         if name is not None:
@@ -156,7 +156,7 @@ class Pool(PoolBase):
             except errors.PoolExists:
                 if not exist_ok:
                     raise
-            with contextlib.suppress(errors.PoolNotFound):  # removed since: create it after all
+            with contextlib.suppress(errors.PoolNotFound):  # it was removed since: create it
                 return cls.attach(name, owner=user)._refuse_other(options, Geometry.of(geometry))
         try:
             pool = cls._open(segment, made=True)
@@ -168,7 +168,7 @@ class Pool(PoolBase):
             raise
 
     def _refuse_other(self, options: PoolOptions, asked: Geometry) -> "Pool":
-        """Returns the pool if it has the options given; else closes it. PoolExists."""
+        """Returns the pool if it has the options given; else closes it and raises PoolExists."""
         found = differences(options, asked, self.geometry)
         if text := "; ".join(f"{option} {there}, not {given}" for option, given, there in found):
             self.close()
@@ -186,9 +186,9 @@ class Pool(PoolBase):
     ) -> "Pool":
         """Attaches to a pool. Waits up to timeout seconds until it exists; None for no limit.
 
-        readonly  to read and copy out (peek), with read permission only: no thread is a member,
-                  prune() may remove the pool, calls that would change it raise AccessDenied
-        owner     the user who must own the pool: anybody can create one under a name that is free
+        readonly  needs read permission only. The pool can be read and copied from (peek). No thread
+                  is a member, prune() may remove the pool, and a change raises AccessDenied
+        owner     the user who must own the pool: any user can create one under a free name
 
         Raises:
             PoolNotFound, SegmentInvalid: there is no such pool, or the file is not a pool.
@@ -223,7 +223,7 @@ class Pool(PoolBase):
         Raises:
             PoolNotFound: there is no pool of that name.
             AccessDenied: this user may not remove it.
-            InvalidArgument: it is no name.
+            InvalidArgument: no pool can have that name.
         """
         unlink(checked_name(name, "pool"))
 
@@ -242,7 +242,7 @@ class Pool(PoolBase):
 
     @property
     def replaced(self) -> bool:
-        """True if the name is another pool's now, of the same owner.
+        """True if the name now stands for another pool of the same owner.
 
         A call that waits then raises PoolReplaced within a quarter of a second.
         """
@@ -262,7 +262,7 @@ class Pool(PoolBase):
         return segment
 
     def _fail(self, code: int) -> NoReturn:
-        """Raises what a call of this pool ended with: hot/ calls it too."""
+        """Raises the exception for a negative code of a call of this pool. hot/ calls it too."""
         refuse(self, code)
 
     # Buffers.
@@ -305,7 +305,7 @@ class Pool(PoolBase):
 
         capacity          buffers that the queue holds, a power of two from 2 to 65536
         producers         "single": only the thread that puts first may put; or "multi"
-        consumers         the same of threads that get
+        consumers         the same for threads that get
         on_death          what happens to buffers that a consumer had taken when it died: "free";
                           "requeue", to the end of this queue, with redelivered counted; or
                           "dead-letter", to the queue dead_letter
@@ -345,7 +345,7 @@ class Pool(PoolBase):
 
         Raises:
             QueueNotFound: it did not exist in that time.
-            InvalidArgument: it is no name.
+            InvalidArgument: no queue can have that name.
         """
         checked_name(name, "queue")
         return found_within(timeout, errors.QueueNotFound, lambda: self._find(name))
@@ -368,7 +368,7 @@ class Pool(PoolBase):
     def stats(self) -> Stats:
         """Counts the buffers by where they are, and reads the counters.
 
-        Takes no lock and disturbs nobody; the figures are not of one instant.
+        Takes no lock and delays no other thread. The figures are not of one instant.
         """
         self._opened()
         return read_stats(self._number, self.capacity)
@@ -381,7 +381,7 @@ class Pool(PoolBase):
     def audit(self, limit: float | None = LIMIT_S) -> Audit:
         """Checks by two independent counts that no buffer is lost or counted twice.
 
-        Other threads and processes go on meanwhile. Stops after limit seconds of processor time
+        Other threads and processes keep working. Stops after limit seconds of processor time
         (None: no limit); then the Audit is not complete.
 
         Raises:
@@ -403,10 +403,10 @@ class Pool(PoolBase):
         return Counting(self._number, self.capacity, self.geometry.members, queues)
 
     def trim(self, keep: int = 0) -> int:
-        """Returns the memory of free buffers to the system, except keep of them. Returns bytes.
+        """Gives the memory of all free buffers but keep to the system. Returns how many bytes.
 
         Preallocated buffers stay. The pool grows again when it must. Flushes the local caches of
-        all threads, which go on meanwhile.
+        all threads. These threads keep working.
 
         Raises:
             InvalidArgument: keep is negative.
@@ -419,8 +419,8 @@ class Pool(PoolBase):
     def recover(self) -> Recovery:
         """Recovers dead members: frees or requeues their buffers, and frees their slots.
 
-        Other members go on meanwhile, and any number of threads and processes may recover at the
-        same time. Members that wait recover dead ones too, and the daemon does at once.
+        Other members keep working, and any number of threads and processes may recover at the same
+        time. A member that waits also recovers dead members. The daemon recovers them at once.
 
         Raises:
             AccessDenied: the pool was opened read-only.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of pools: how they are found, opened and removed, and who has one locked. No call waits for
-a lock, or for somebody at a FIFO."""
+"""The files of pools in /dev/shm: lists, opens, locks and removes them. No call waits for a lock.
+Not in here: their contents (segment.py).
+"""
 
 import contextlib
 import errno
@@ -19,19 +20,21 @@ from .names import is_name
 
 PREFIX = "shmpool."
 SHM = os_errors.SHM
-TEMPORARY = "~"  # in front of the name of a pool that is being made: no pool can be called so
+TEMPORARY = "~"  # prefix of the name of an unfinished pool; no valid name begins so
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
-_WHOLE = (0, 0)  # start and length of a lock on all bytes that there can be
+_WHOLE = (0, 0)  # start and length of a lock on the whole file: length 0 has no end
 
 
 def path_of(name: str) -> str:
-    """Where the file of a pool is."""
+    """Returns the path of a pool's file."""
     return f"{SHM}/{PREFIX}{name}"
 
 
 def names() -> Iterator[str]:
-    """What stands behind the prefix in shared memory, of any user; nothing where there is none.
-    LimitReached."""
+    """Yields the part after PREFIX of each file name in /dev/shm that has it, of any user.
+
+    Yields nothing if there is no /dev/shm. Raises LimitReached.
+    """
     nowhere = (FileNotFoundError, NotADirectoryError, PermissionError)
     with (
         system_errors(f"{SHM} cannot be listed"),
@@ -44,7 +47,7 @@ def names() -> Iterator[str]:
 
 
 def pool_names() -> list[str]:
-    """The names of the pools in shared memory, of any user and version.
+    """Returns the names of the pools in shared memory, of any user and version.
 
     Files whose names no pool can have are left out; shmpool doctor lists them.
     """
@@ -52,14 +55,14 @@ def pool_names() -> list[str]:
 
 
 def strange_names() -> list[str]:
-    """The files, as Python's os names them, that only look like those of pools."""
+    """Returns the files with PREFIX that no pool can have, as os.fsdecode() gives their names."""
     return sorted(
         PREFIX + name for name in names() if not (is_name(name) or name.startswith(TEMPORARY))
     )
 
 
 def in_use(fd: int) -> bool:
-    """Whether a process holds a token of the pool, or is making it."""
+    """True if a process holds a token of the pool, or is creating the pool."""
     ask = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, *_WHOLE, 0)
     answer: tuple[int, ...] = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, ask))
     return answer[0] != fcntl.F_UNLCK
@@ -67,7 +70,10 @@ def in_use(fd: int) -> bool:
 
 @contextlib.contextmanager
 def locked_whole(fd: int) -> Iterator[bool]:
-    """Meanwhile nobody can take a token. False if somebody has one, or another lock."""
+    """Locks the whole file during the block, so that no process can take a token.
+
+    Gives False, and locks nothing, if another process holds a token or another lock.
+    """
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, 0, *_WHOLE, 0))
     except OSError as error:
@@ -78,13 +84,13 @@ def locked_whole(fd: int) -> Iterator[bool]:
     try:
         yield True
     finally:
-        # Not only by closing: a child forked meanwhile may have inherited the description.
+        # Closing fd is not enough: a child forked during the block shares the description.
         with contextlib.suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_UNLCK, 0, *_WHOLE, 0))
 
 
 def names_file(name: str, fd: int) -> bool:
-    """Whether the name stands for the file."""
+    """True if the pool's name stands for the file that fd has open."""
     try:
         there = os.stat(path_of(name), follow_symlinks=False)
     except OSError:
@@ -94,7 +100,7 @@ def names_file(name: str, fd: int) -> bool:
 
 
 def replaced(name: str, mine: os.stat_result) -> bool:
-    """Whether the name stands for another file of the same owner. A stranger's does not count."""
+    """True if the name stands for another file than mine, of the same owner."""
     try:
         there = os.stat(path_of(name), follow_symlinks=False)
     except OSError:
@@ -104,9 +110,9 @@ def replaced(name: str, mine: os.stat_result) -> bool:
 
 
 def inode_of(name: str) -> int:
-    """What the file under the name is. PoolNotFound, AccessDenied.
+    """Returns the inode number of the file of that name. Raises PoolNotFound, AccessDenied.
 
-    It is not opened: that fails while its owner has a lease on it, and costs him the lease.
+    Does not open the file: that fails while its owner has a lease on it, and breaks the lease.
     """
     try:
         return os.lstat(path_of(name)).st_ino
@@ -115,11 +121,13 @@ def inode_of(name: str) -> int:
 
 
 def open_file(name: str, read_only: bool = False) -> SegmentBase:
-    """The pool's file, which is closed with the object, or before.
+    """Opens a pool's file. The object that is returned owns the descriptor.
 
-    As shm_open(3), which would wait at a FIFO for somebody at its other end: /dev/shm is
-    everybody's, and so is what lies there under a pool's name. PoolNotFound, AccessDenied,
-    LimitReached, OutOfSharedMemory, SegmentInvalid if it is no file that can be opened now.
+    Opens it without waiting, unlike shm_open(3): any user can put a FIFO there, under any name.
+
+    Raises:
+        PoolNotFound, AccessDenied, LimitReached, OutOfSharedMemory.
+        SegmentInvalid: it is not a regular file, or a program that is running.
     """
     mode = os.O_RDONLY if read_only else os.O_RDWR
     path = path_of(name)
@@ -136,7 +144,7 @@ def open_file(name: str, read_only: bool = False) -> SegmentBase:
 
 
 def unlink(name: str) -> None:
-    """Removes the name; whoever has the pool open keeps it. PoolNotFound, AccessDenied."""
+    """Removes the name. Processes that have the pool open keep it. Raises as inode_of()."""
     try:
         posix_ipc.unlink_shared_memory(f"/{PREFIX}{name}")
         return
@@ -153,7 +161,7 @@ def unlink(name: str) -> None:
 
 @contextlib.contextmanager
 def system_errors(what: str) -> Iterator[None]:
-    """In here an error of the operating system is one of shmpool's."""
+    """Turns an OSError of the block into a ShmpoolError. what says what could not be done."""
     try:
         yield
     except errors.ShmpoolError:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a process: every pool that it has open is left, so that what it holds goes back; and
-in those that it has made and dropped stands that they were left on purpose (pruning.py).
+"""The end of a process: leaves the pools that it has open, so that its buffers are freed.
 
-atexit does not run in a forked child of multiprocessing. That has a registry of its own, but clears
-it when it starts, and then runs the hooks for after a fork; so such a hook is set whenever a pool
-is opened or a process forked.
+Also marks the pools that it has created as closed by their creator, so that prune() keeps them.
+Not in here: processes that are killed (native/recover.h).
+
+A child that multiprocessing forks does not run atexit. It runs the finalizers of multiprocessing,
+but clears them when it starts, and then runs the after-fork hooks. So such a hook registers the
+finalizer again. The hook is set whenever a pool is opened or a process forks.
 """
 
 import atexit
@@ -18,25 +20,25 @@ from ._ffi import lib
 
 
 class Leaves(Protocol):
-    """What is left at the end."""
+    """A pool that is left when the process ends."""
 
     def _leave(self) -> None: ...
 
 
-MADE_MAX = 1024  # pools of one process that are remembered
-# No WeakSet: its callback is Python, where a signal handler may raise, and what it raises is lost.
+MADE_MAX = 1024  # the most created pools that are remembered
+# No WeakSet: its callback is in Python, and an exception of a signal handler is lost in a callback.
 _open: "set[weakref.ref[Leaves]]" = set()
 _made: dict[str, tuple[int, int]] = {}  # by path: device and inode
 
 
 def leave_at_the_end(pool: Leaves) -> None:
-    """From now on, as long as the pool is there."""
+    """Leaves the pool when the process ends, if the object still exists then."""
     _open.add(weakref.ref(pool, _open.discard))
     _hook_multiprocessing()
 
 
 def made(path: str) -> None:
-    """This process has made the pool that is there."""
+    """Remembers that this process has created the pool whose file is at path."""
     if len(_made) >= MADE_MAX:
         for old in [path for path in _made if not os.path.exists(path)] or list(_made)[:1]:
             del _made[old]
@@ -49,7 +51,7 @@ def _file(status: os.stat_result) -> tuple[int, int]:
 
 
 def open_pools() -> list[Leaves]:
-    """What is left at the end."""
+    """Returns the objects given to leave_at_the_end() that still exist."""
     return [pool for known in list(_open) if (pool := known()) is not None]
 
 

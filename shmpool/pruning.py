@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Removing pools that nobody needs any more, and saying of the others why they stay."""
+"""Pruning: removes abandoned pools, and says why each other pool stays."""
 
 import contextlib
 import errno
@@ -23,12 +23,15 @@ from .segment import state_of
 
 
 def prune(*, age: float | None = None) -> list[str]:
-    """Removes every abandoned pool that no process has open, with what is in its queues.
+    """Removes every abandoned pool that no process has open for writing. Returns their names.
 
-    Returns the names. Abandoned is a pool whose creator died without closing or unlinking it; with
-    age, also one that nobody has used for so many seconds. Whether a process has it open the kernel
-    says, whatever namespace that process lives in. What is no pool of this version, or not ours to
-    open, stays. Safe beside any number of other threads and processes.
+    A pool is abandoned if its creator died without closing or unlinking it; with age, also if it
+    was not used for age seconds. Buffers in its queues are lost. The kernel tells whether a process
+    has a pool open, in any PID namespace. Files that are not pools of this version, or that this
+    user may not open, stay. Any number of threads and processes may call this at the same time.
+
+    Raises:
+        InvalidArgument, LimitReached: age is negative; this process has no descriptor left.
     """
     return survey(age=age)[0]
 
@@ -36,8 +39,10 @@ def prune(*, age: float | None = None) -> list[str]:
 def survey(
     among: Iterable[str] | None = None, *, age: float | None = None
 ) -> tuple[list[str], dict[str, str]]:
-    """As prune(): the names of the pools that were removed, and why each other one stays. among:
-    only these, unfinished ones included."""
+    """Prunes. Returns the names of the pools that were removed, and why each other pool stays.
+
+    among limits it to these names, temporary names included.
+    """
     if age is not None and not age >= 0:
         raise errors.InvalidArgument(f"age is {age!r} seconds; it cannot be negative")
     removed, left = [], {}
@@ -56,7 +61,7 @@ def survey(
 
 
 def _removed(name: str, age: float | None) -> str | None:
-    """Removes a pool that nobody needs; else why it stays."""
+    """Removes a pool if it is abandoned and not open. Returns None, or why the pool stays."""
     try:
         file = open_file(name)
     except errors.ShmpoolError as error:
@@ -81,7 +86,7 @@ def _removed(name: str, age: float | None) -> str | None:
 
 
 def _needed(fd: int, age: float | None) -> str | None:
-    """Why a pool that nobody has open is not to be removed."""
+    """Returns why a pool that no process has open must stay, or None if it is abandoned."""
     state, left = state_of(fd)
     if state == -errno.EBADMSG:
         return "it is no pool of this version"
@@ -92,7 +97,7 @@ def _needed(fd: int, age: float | None) -> str | None:
 
 
 def _remove_unfinished(name: str) -> None:
-    """Removes a temporary name whose creator has died; the file has a name of its own, or none."""
+    """Removes a temporary name if its creator has died, or if the file has its own name too."""
     with contextlib.suppress(errors.ShmpoolError, OSError):
         file = open_file(name)
         finished = os.fstat(file.fd).st_nlink > 1

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AlfQueue: a named queue of a pool. The methods that move single buffers and payloads are in hot/;
-here are those that describe the queue, and its exceptions.
+"""AlfQueue: a named queue of a pool. Describes it, moves bursts and dead letters, words errors.
+
+Not in here: the methods that move single buffers and payloads (hot/).
 """
 
 import errno
@@ -121,10 +122,10 @@ class AlfQueue(QueueBase):
             raise errors.PoolClosed(f"queue {self.name!r} is closed")
 
     def _fail(self, code: int, items: object = None, sent: int = 0) -> NoReturn:
-        """Raises what a call of this queue ended with.
+        """Raises the exception for a negative code of a call of this queue.
 
-        items is what was to go into the queue: a Buffer, a Burst, a payload, or a tuple of
-        payloads, the first sent of which went. None is for a call that takes.
+        items is what the call had to put: a Buffer, a Burst, a payload, or a tuple of payloads, of
+        which it put the first sent. items is None for a call that takes.
         """
         self._refuse_closed()
         what = f"queue {self.name!r}"
@@ -139,7 +140,7 @@ class AlfQueue(QueueBase):
         refuse(self.pool, code, what)
 
     def _raise_not_put(self, code: int, what: str, items: object, sent: int) -> NoReturn:
-        """Raises Full, PoolExhausted or PayloadTooLarge; counts as refused what had no room."""
+        """Raises PayloadTooLarge; or counts what had no room, and raises Full or PoolExhausted."""
         if code == -errno.EMSGSIZE and not isinstance(items, Burst):
             size = max(memoryview(p).nbytes for p in (items if type(items) is tuple else (items,)))
             room = self.pool.buffer_size - self.pool.headroom
@@ -160,7 +161,7 @@ class AlfQueue(QueueBase):
             raise
 
     def _refuse_foreign(self, item: Buffer | Burst) -> NoReturn:
-        """Raises for an item of another Pool object: ForeignBuffer, PoolClosed, AccessDenied."""
+        """Raises ForeignBuffer, PoolClosed or AccessDenied, for an item of another Pool object."""
         self._refuse_closed()
         refuse_readonly(self.pool)
         what = f"buffer {item.index}" if isinstance(item, Buffer) else f"a burst of {len(item)}"
@@ -183,8 +184,8 @@ class AlfQueue(QueueBase):
     def put_many(self, burst: Burst, timeout: float | None = None) -> None:
         """Moves a burst to the end of the queue, all of it or nothing; the Burst is then released.
 
-        Waits up to timeout seconds (None: as long as it takes, 0: not at all) for room. A burst
-        that is larger than the queue is Full at once.
+        Waits up to timeout seconds (None: as long as it takes, 0: not at all) for room. Raises
+        Full at once for a burst that is larger than the queue.
 
         Raises:
             Full: there was no room for all of it for that long.
@@ -218,7 +219,7 @@ class AlfQueue(QueueBase):
     # Buffers whose consumer failed, and dead letters.
 
     def requeue(self, item: Buffer | Burst, timeout: float | None = None) -> None:
-        """Returns a Buffer or Burst that was got from this queue: Buffer.nack(), Burst.nack().
+        """Returns a Buffer or Burst that was got from this queue, as their nack() does.
 
         Raises:
             InvalidArgument: a buffer was got from another queue, or from none.
@@ -260,13 +261,12 @@ class AlfQueue(QueueBase):
     def redrive(
         self, n: int | None = None, *, to: "AlfQueue | None" = None, reset: bool = False
     ) -> int:
-        """Moves dead letters back to the queues they came from, or to another. Returns how many.
+        """Moves dead letters back to the queues they came from, or to queue to. Returns how many.
 
-        to is that other queue. Moves the n oldest buffers (None: as many as are in the queue now).
-        reset sets their redelivered to 0. Never waits. A buffer goes to the end of this queue again
-        if there is no room for it, or if it is no dead letter and no queue was given. If the caller
-        is killed meanwhile, it holds at most one buffer, which goes where this queue's on_death
-        says.
+        Moves the n oldest buffers (None: as many as are in the queue now). reset sets their
+        redelivered to 0. Never waits. A buffer goes to the end of this queue again if there is no
+        room for it, or if it is no dead letter and to is None. A caller that is killed during the
+        call owns at most one buffer; recovery treats it as this queue's on_death says.
 
         Raises:
             InvalidArgument: n is less than 1; to is this queue or one of another pool; or a queue
@@ -316,7 +316,7 @@ class AlfQueue(QueueBase):
 
 
 def refuse_foreign(queue: AlfQueue | None, pool: "Pool", what: str) -> None:
-    """Raises TypeError or InvalidArgument if the argument called what is no queue of the pool."""
+    """Raises TypeError or InvalidArgument if queue is no queue of the pool. what names queue."""
     if queue is None:
         return
     if not isinstance(queue, AlfQueue):
@@ -329,7 +329,7 @@ def refuse_foreign(queue: AlfQueue | None, pool: "Pool", what: str) -> None:
 
 
 def queue_names(pool: "Pool") -> dict[int, str]:
-    """Returns the names of a pool's queues by their numbers. SegmentInvalid, PoolClosed."""
+    """Returns the names of a pool's queues by number. Raises SegmentInvalid, PoolClosed."""
     info: Native = ffi.new("struct shmpool_queue_info *")
     names = {}
     for number in range(1, pool.geometry.queues + 1):
@@ -341,7 +341,7 @@ def queue_names(pool: "Pool") -> dict[int, str]:
 
 
 def queue_name(pool: str, number: int, info: Native) -> str:
-    """Returns the name of a pool's queue. SegmentInvalid if it is no name: it was overwritten."""
+    """Returns the name of a pool's queue. Raises SegmentInvalid if the name is corrupted."""
     raw: bytes = ffi.string(info.name)
     name = printable(raw)
     if not is_name(name):

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shared-memory file under a pool: made, mapped, removed. What lies in it is C's business.
+"""Segment: the shared-memory file under a pool. Creates, maps and closes it.
 
-A pool is made under a temporary name and gets its own when it is complete: whoever finds a name
-finds a whole pool, and nobody waits for a creator. Who has a pool open holds a token: a write lock
-of the kernel's that no child inherits and no reader can take (native/token.h). Who takes a name
-away locks the whole file first, which fails while anybody holds a token. No call here waits for a
-lock.
+Not in here: what the file contains (native/), its name and locks (pool_files.py).
+
+A new file has a temporary name until the pool in it is complete. So a process that finds a pool's
+name finds a complete pool, and never waits for the creator. A process that opens a pool for writing
+holds a token: a kernel lock that children do not inherit (native/token.h). A process that removes a
+name locks the whole file first, which fails while a token is held. No call here waits for a lock.
 """
 
 import contextlib
@@ -32,23 +33,23 @@ from .pool_files import (
 )
 from .process_exit import made
 
-HEADER = 4096  # bytes that hold what shmpool_check() reads
-GROUP_MAX = 2**32 - 2  # the number after it stands for no group
-CREATE_TRIES = 100  # each lost to somebody who removed a name in between
-ANONYMOUS = "(anonymous)"  # in place of a name: no pool can be called so
-Group = str | int | None  # by name, by number, or none
-USER_MAX = 2**32 - 2  # the number after it stands for no user
+HEADER = 4096  # bytes from the start of the file that shmpool_check() reads
+GROUP_MAX = 2**32 - 2  # the next number is (gid_t)-1, which is no group
+CREATE_TRIES = 100  # a try fails if another process takes or removes the name during it
+ANONYMOUS = "(anonymous)"  # stands for the name of a pool that has none; it is not a valid name
+Group = str | int | None  # a name or a number; None keeps the creator's group
+USER_MAX = 2**32 - 2  # the next number is (uid_t)-1, which is no user
 
 
 def group_id(group: Group) -> int:
-    """The number of a group given by name or number; -1 for none, which changes nothing."""
+    """Returns the number of a group, or -1 for None. Raises InvalidArgument or TypeError."""
     if group is None:
         return -1
     return _id("group", group, GROUP_MAX, lambda name: grp.getgrnam(name).gr_gid, "group")
 
 
 def user_id(owner: str | int) -> int:
-    """The number of a user given by name or number. InvalidArgument."""
+    """Returns the number of a user. Raises InvalidArgument or TypeError."""
     return _id("owner", owner, USER_MAX, lambda name: pwd.getpwnam(name).pw_uid, "user")
 
 
@@ -61,7 +62,7 @@ def _id(what: str, given: str | int, most: int, find: Callable[[str], int], kind
         raise TypeError(f"{what} is {given!r}; it must be a str, an int, or None")
     try:
         return find(given)
-    except (KeyError, ValueError):  # the latter: no name can hold such characters
+    except (KeyError, ValueError):  # ValueError: no name can have such characters
         raise errors.InvalidArgument(
             f"{what} is {given!r}; this machine has no such {kind}"
         ) from None
@@ -83,11 +84,17 @@ _FAULTS: dict[int, str] = {
 
 
 class Segment(SegmentBase):
-    """One mapping of one pool's file, which C owns (hot/segment.c): it ends with close(), or with
-    the object."""
+    """One mapping of one pool's file. C owns the mapping and the descriptor (hot/segment.c).
+
+    They are released by close(), which may be repeated, or when the object is garbage-collected.
+    """
 
     def __init__(self, name: str, file: SegmentBase, size: int, read_only: bool = False) -> None:
-        """Takes the file over. SegmentInvalid, OutOfSharedMemory."""
+        """Takes over the descriptor of file, and maps size bytes.
+
+        Raises:
+            SegmentInvalid, OutOfSharedMemory: see _map().
+        """
         self._take(file)
         self.name = name
         self.path = "" if name == ANONYMOUS else path_of(name)
@@ -104,9 +111,10 @@ class Segment(SegmentBase):
     def create(
         cls, name: str, geometry: Native, mode: int, group: Group, replace: bool = False
     ) -> "Segment":
-        """Makes and initialises the file; replace: in the place of one that has the name.
+        """Creates and initialises the file. With replace, it takes the name from an existing file.
 
-        PoolExists, OutOfSharedMemory, InvalidArgument, AccessDenied, LimitReached.
+        Raises:
+            PoolExists, OutOfSharedMemory, InvalidArgument, AccessDenied, LimitReached.
         """
         number = group_id(group)
         with system_errors(f"pool {name!r} cannot be created"):
@@ -127,24 +135,24 @@ class Segment(SegmentBase):
     def _create_once(
         cls, name: str, geometry: Native, mode: int, group: Group, number: int, replace: bool
     ) -> "Segment | None":
-        """The segment, or None to try again: somebody has removed the unfinished file, or is about
-        to, or has the name."""
+        """Tries once. Returns None if another process has taken the name, or has locked or removed
+        the unfinished file."""
         temporary = f"{TEMPORARY}{os.urandom(8).hex()}"
         file, segment = SegmentBase(), None
         try:
-            # Until it has its name, nobody removes it as abandoned.
+            # Also locks byte 0 until _finish(), so that prune() does not remove the file.
             code = file._create(path_of(temporary))
-            if code == -errno.EDEADLK:  # somebody prunes, and has locked it
+            if code == -errno.EDEADLK:  # another process prunes, and has locked the file
                 return None
             check(code, f"pool {name!r}")
             fd = file.fd
-            if os.fstat(fd).st_nlink == 0:  # somebody was faster
+            if os.fstat(fd).st_nlink == 0:  # another process has pruned the file
                 return None
             _refuse_hopeless(name, fd, geometry)
             _resize(fd, geometry.size)
             segment = cls(name, file, geometry.size)
             _fill(segment, geometry)
-            # In this order: nobody but the creator may open it before it has its group.
+            # The group first: mode must not admit the group that the file has now.
             _give_to_group(name, fd, group, number)
             os.fchmod(fd, mode)
             if replace:
@@ -157,14 +165,14 @@ class Segment(SegmentBase):
                 return None
             return segment
         except BaseException:
-            (segment or file).close()  # now: a traceback keeps it
+            (segment or file).close()  # now: a traceback keeps the object alive
             raise
         finally:
             file._finish()
 
     @classmethod
     def anonymous(cls, geometry: Native) -> "Segment":
-        """Makes and initialises a file without a name. OutOfSharedMemory, LimitReached."""
+        """Creates and initialises a nameless file. Raises OutOfSharedMemory, LimitReached."""
         with system_errors("an anonymous pool cannot be created"):
             file, segment = SegmentBase(), None
             try:
@@ -173,13 +181,13 @@ class Segment(SegmentBase):
                 segment = cls(ANONYMOUS, file, geometry.size)
                 _fill(segment, geometry)
             except BaseException:
-                (segment or file).close()  # now: a traceback keeps it
+                (segment or file).close()  # now: a traceback keeps the object alive
                 raise
         return segment
 
     @classmethod
     def of_descriptor(cls, fd: int) -> "Segment":
-        """That of an anonymous pool which the parent process has passed on. fd is its own."""
+        """Maps the file of an anonymous pool. Takes over fd, which the parent process passed."""
         file = SegmentBase()
         file._anonymous(fd)
         with system_errors("an anonymous pool cannot be opened"):
@@ -187,22 +195,23 @@ class Segment(SegmentBase):
 
     @classmethod
     def attach(cls, name: str, read_only: bool = False, owner: int | None = None) -> "Segment":
-        """Maps the file; AccessDenied if it belongs to another than the owner.
+        """Maps the file. Its contents are checked later, by PoolBase._hot_open or _enter.
 
-        What the file holds is checked when it is opened: PoolBase._hot_open, _enter.
-        PoolNotFound, AccessDenied, SegmentInvalid.
+        Raises:
+            PoolNotFound, SegmentInvalid: there is no such file, or it is not a pool's.
+            AccessDenied: this user may not open the file, or another user than owner owns it.
         """
         with system_errors(f"pool {name!r} cannot be opened"):
             file = open_file(name, read_only)
-            there = os.fstat(file.fd).st_uid  # the file that is open: the name may change its own
+            there = os.fstat(file.fd).st_uid  # not stat(2): the name may be another file's by now
             if owner is not None and there != owner:
-                file.close()  # now: a traceback keeps it
+                file.close()  # now: a traceback keeps the object alive
                 raise os_errors.another_owner(name, there, owner)
             return cls._of_file(name, file, read_only)
 
     @classmethod
     def look(cls, name: str) -> "Segment":
-        """Maps the file read-only. As attach."""
+        """Maps the file read-only. Raises the errors of attach()."""
         return cls.attach(name, read_only=True)
 
     @classmethod
@@ -216,16 +225,16 @@ class Segment(SegmentBase):
                 )
             segment = cls(name, file, size, read_only)
         except BaseException:
-            (segment or file).close()  # now: a traceback keeps it
+            (segment or file).close()  # now: a traceback keeps the object alive
             raise
         return segment
 
     @contextlib.contextmanager
     def opening(self) -> Iterator[None]:
-        """Closes the segment if the block fails; a refusal of C's gets its reason.
+        """Closes the segment if the block raises. Adds the reason to a SegmentInvalid.
 
-        C checks the segment once, as it opens it. Only where it refuses, this checks again, to word
-        the reason.
+        C checks the segment when it opens it, and returns only a code. So a refused segment is
+        checked again here, to find the reason.
         """
         try:
             yield
@@ -234,20 +243,20 @@ class Segment(SegmentBase):
             code = lib.shmpool_check(self.base, self.size, self.fd, why)
             self.close()
             if code == 0:
-                raise  # corrupted elsewhere, or only for a moment
+                raise  # the second check found no reason
             raise errors.SegmentInvalid(f"pool {self.name!r}: {_fault(code, why)}") from None
         except BaseException:
-            self.close()  # now: a traceback keeps it
+            self.close()  # now: a traceback keeps the object alive
             raise
 
     def named(self) -> bool:
-        """Whether the file still has a name."""
+        """True if the file still has a name."""
         with system_errors(f"pool {self.name!r} cannot be looked at"):
             return os.fstat(self.fd).st_nlink > 0
 
 
 def _fault(code: int, why: Native) -> str:
-    """Why shmpool_check() refuses a segment, in words."""
+    """Returns in words why shmpool_check() refuses a segment."""
     if code == -errno.EAGAIN:
         return "its creator died before it was complete"
     if why.fault == lib.SHMPOOL_FAULT_OPTION:
@@ -256,8 +265,11 @@ def _fault(code: int, why: Native) -> str:
 
 
 def _resize(fd: int, size: int) -> None:
-    """Gives a new file its size. One over RLIMIT_FSIZE is refused here: the kernel would send
-    SIGXFSZ, which ends a process that does not ignore it."""
+    """Sets the size of a new file, in bytes. Raises OSError.
+
+    Refuses a size over RLIMIT_FSIZE, for which the kernel would send SIGXFSZ: it kills a process
+    that does not ignore it.
+    """
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if most != resource.RLIM_INFINITY and size > most:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
@@ -265,7 +277,7 @@ def _resize(fd: int, size: int) -> None:
 
 
 def _fill(segment: Segment, geometry: Native) -> None:
-    """Makes an empty pool in a new file."""
+    """Initialises an empty pool in a new file. Raises OutOfSharedMemory."""
     code = lib.shmpool_create_wait(segment.base, segment.fd, geometry)
     if code == -errno.ENOSPC:
         raise os_errors.does_not_fit(segment.name, geometry, os.fstat(segment.fd).st_blocks * 512)
@@ -273,9 +285,9 @@ def _fill(segment: Segment, geometry: Native) -> None:
 
 
 def _map(segment: Segment, size: int, read_only: bool) -> None:
-    """Maps the file. SegmentInvalid, OutOfSharedMemory."""
+    """Maps the file. Raises SegmentInvalid if it is shorter than size, or OutOfSharedMemory."""
     name = segment.name
-    if os.fstat(segment.fd).st_size < size:  # it is shorter than it was a moment ago
+    if os.fstat(segment.fd).st_size < size:  # an access past its end would be SIGBUS
         raise errors.SegmentInvalid(f"pool {name!r}: its file was truncated")
     try:
         segment._map(size, read_only)
@@ -289,10 +301,10 @@ def _map(segment: Segment, size: int, read_only: bool) -> None:
 
 
 def state_of(fd: int) -> tuple[int, bool]:
-    """What C says of the file: 0 a pool, -EAGAIN never finished, -EBADMSG something else; whether
-    its creator has closed it.
+    """Returns what the file is, and whether its creator has closed it.
 
-    Its header is read and not mapped: that needs no addresses.
+    The first is 0 for a pool, -EAGAIN for a pool that was never completed, -EBADMSG for anything
+    else. Reads the header instead of mapping it, which takes no address space.
     """
     size = os.fstat(fd).st_size
     header = bytearray(HEADER)
@@ -303,8 +315,8 @@ def state_of(fd: int) -> tuple[int, bool]:
 
 
 def _refuse_existing(name: str) -> None:
-    """PoolExists if there is a pool of that name, or a file that was not left by a creator's death
-    before there were temporary names."""
+    """Raises PoolExists if a file has the name. First removes a pool that was never completed:
+    versions without temporary names left such files when the creator died."""
     try:
         file = open_file(name)
     except errors.PoolNotFound:
@@ -332,7 +344,10 @@ def _give_to_group(name: str, fd: int, group: Group, number: int) -> None:
 
 
 def _refuse_hopeless(name: str, fd: int, geometry: Native) -> None:
-    """Before it takes memory: what cannot fit would fill /dev/shm for everybody until it fails."""
+    """Raises OutOfSharedMemory if a new pool cannot fit.
+
+    Checked before the pool takes memory: it would fill /dev/shm for all processes until it fails.
+    """
     status = os.fstatvfs(fd)
     free = status.f_bavail * status.f_frsize
     if status.f_blocks and sum(os_errors.taken_at_once(geometry)) > free:

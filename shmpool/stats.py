@@ -35,27 +35,27 @@ COUNTERS = (
 FATES = ("alive", "stopped", "dead", "unknown")  # in the order of enum process_fate
 FATE_DEAD = FATES.index("dead")
 
-# Seconds of processor time that a scan of all buffers takes: one step, and all by default.
-STEP_S = 0.02
-LIMIT_S = 0.5
+# Seconds of processor time for a scan of all buffers.
+STEP_S = 0.02  # one step
+LIMIT_S = 0.5  # all steps together, by default
 
 
 @dataclass(frozen=True)
 class Stats:
-    """A pool's figures, in buffers. While others work they are not of one instant."""
+    """A pool's figures, in buffers. They are not of one instant while other threads work."""
 
     capacity: int
     created: int  # that exist: the pool creates them on demand
-    free: int  # in the shared queue
+    free: int  # in the free ring
     cached: int  # free, in members' local caches
     held: int  # owned by members
     queued: int  # in named queues
     members: int
     recovered: int  # dead members recovered so far
-    counters: dict[str, int]  # of all members, ended ones included
+    counters: dict[str, int]  # sums over all members, past ones included
     refused: int = 0  # not put into a queue: Full, PoolExhausted
-    dropped: int = 0  # freed because the consumer that had got them died
-    estimated: bool = False  # free and held come from samples, because a suspended member is ahead
+    dropped: int = 0  # freed because the consumer that had taken them died
+    estimated: bool = False  # free and held are extrapolated from a sample of the free ring
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Member:
     number: int
     pid: int
     tid: int
-    attached_ns: int  # when it attached: CLOCK_MONOTONIC
+    attached_ns: int  # time when it attached, by CLOCK_MONOTONIC
     cached: int
-    held: int  # owned, without its local cache
+    held: int  # buffers that it owns, without those in its local cache
     operation: str | None  # in progress: "enqueue" or "dequeue"
     dead: bool  # found dead, and not recovered completely yet
     counters: dict[str, int]
@@ -77,9 +77,9 @@ class Member:
 class Audit:
     """All buffers, counted by their owner words and by a scan of queues and caches.
 
-    Counts each buffer exactly once while others work. A buffer that is being moved is held by the
-    member that moves it. ok means that both counts agree on every buffer. If complete is False, the
-    audit reached its limit, and the figures are of the first total buffers.
+    Each buffer is counted exactly once, also while other threads work. A buffer in transit counts
+    as held by the member that moves it. ok means that both counts agree on every buffer. If
+    complete is False, the audit reached its limit, and the figures are of the first total buffers.
     """
 
     ok: bool
@@ -101,7 +101,7 @@ class Holder:
     tid: int
     state: str  # "alive", "stopped" (seen in its own PID namespace only), "dead", "unknown"
     buffers: int
-    oldest_s: float | None  # seconds that it has held the first of them; None if not known
+    oldest_s: float | None  # seconds that it has held its oldest buffer; None if not known
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Recovery:
 
 
 def read_stats(pool: int, capacity: int) -> Stats:
-    """Reads the figures of an open pool, by its number. PoolClosed, SegmentInvalid."""
+    """Reads the figures of an open pool, by its number. Raises PoolClosed, SegmentInvalid."""
     raw = ffi.new("struct shmpool_stats *")
     check(lib.shmpool_stats(pool, raw), "stats")
     away = raw.free + raw.cached + raw.queued
@@ -138,7 +138,7 @@ def read_stats(pool: int, capacity: int) -> Stats:
 
 
 def read_members(pool: int, most: int) -> list[Member]:
-    """Reads up to most attached threads of an open pool. PoolClosed, SegmentInvalid."""
+    """Reads up to most attached threads of an open pool. Raises PoolClosed, SegmentInvalid."""
     raw = ffi.new("struct shmpool_member_info[]", most)
     n = check(lib.shmpool_members(pool, raw, most), "members")
     return [
@@ -158,10 +158,13 @@ def read_members(pool: int, most: int) -> list[Member]:
 
 
 class Counting:
-    """An audit in steps: signal handlers and other threads run between them. For one thread."""
+    """An audit in steps. Signal handlers and other threads run between the steps.
+
+    One thread may use an object.
+    """
 
     def __init__(self, pool: int, capacity: int, members: int, queues: dict[int, str]) -> None:
-        """queues has the names of those to count one by one, by number."""
+        """queues maps the numbers of the queues that get a figure of their own to their names."""
         self._pool = pool
         self._queues = queues
         self._raw: Native = ffi.new("struct shmpool_audit *")
@@ -171,7 +174,7 @@ class Counting:
         self.complete = False
 
     def step(self, seconds: float = STEP_S) -> bool:
-        """Counts for about so many seconds of processor time. Returns True once all is counted.
+        """Counts for about that processor time. Returns True once all buffers are counted.
 
         Raises:
             SegmentInvalid, PoolClosed.
@@ -184,7 +187,7 @@ class Counting:
         return self.complete
 
     def steps(self, limit: float | None) -> Iterator[None]:
-        """Makes steps until all is counted, or for limit seconds of processor time."""
+        """Yields after each step, until all is counted or for limit seconds of processor time."""
         taken = 0
         while not self.step():
             taken += 1
@@ -193,7 +196,7 @@ class Counting:
             yield
 
     def run(self, limit: float | None) -> "Counting":
-        """Makes all the steps, and returns self."""
+        """Takes all steps, up to the limit of steps(). Returns self."""
         for _ in self.steps(limit):
             pass
         return self
@@ -216,7 +219,7 @@ class Counting:
         )
 
     def holders(self) -> list[Holder]:
-        """Returns the members that hold buffers. LimitReached if the audit is not complete."""
+        """Returns the members that hold buffers. Raises LimitReached if not all were counted."""
         if not self.complete:
             raise errors.LimitReached(
                 f"only {self._raw.total} buffers were counted within the limit; raise limit="
@@ -237,7 +240,7 @@ class Counting:
 def recovering(pool: int, limit: float | None) -> Generator[None, None, Recovery]:
     """Recovers dead members, and yields every few milliseconds.
 
-    Stops after limit seconds of processor time (None: no limit); the rest counts as postponed.
+    Stops after limit seconds of processor time (None: no limit); postponed is then at least 1.
     """
     raw = ffi.new("struct shmpool_recovery *")
     taken = 0
@@ -257,7 +260,7 @@ def recover(pool: int) -> Recovery:
 
 
 def whole(steps: Generator[None, None, T]) -> T:
-    """Makes all the steps, and returns their result."""
+    """Runs a generator to its end, and returns its result."""
     while True:
         try:
             next(steps)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""View: a pool looked at from outside, through a read-only mapping. Takes no lock, is no member,
-and cannot change a byte of the pool.
+"""View: a pool's figures, read through a read-only mapping. A View is no member of the pool.
+
+It takes no lock and cannot change a byte of the pool. Not in here: counts in steps (stats.py).
 """
 
 import os
@@ -21,17 +22,17 @@ from .pool_files import PREFIX, SHM, inode_of, system_errors
 from .segment import Segment
 from .stats import FATE_DEAD, Member, Stats, read_members, read_stats
 
-PEEK_MAX = 16 << 20  # bytes of payload in one answer
+PEEK_MAX = 16 << 20  # bytes of payload that one peek() returns
 Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
 class File:
-    """The segment as a file."""
+    """The file of a pool's segment."""
 
     path: str
-    size: int  # bytes of addresses
-    reserved: int  # bytes of memory
+    size: int  # length in bytes
+    reserved: int  # bytes of memory that it has now
     mode: str  # in octal
     uid: int
     gid: int
@@ -39,8 +40,8 @@ class File:
 
 @dataclass(frozen=True)
 class QueueStats:
-    """A queue's statistics. enqueued, dequeued, refused and dropped count buffers since it was
-    created."""
+    """A queue's statistics, in buffers. enqueued, dequeued, refused and dropped count since the
+    queue was created."""
 
     name: str
     capacity: int
@@ -49,15 +50,15 @@ class QueueStats:
     dequeued: int
     producers: str  # "single" or "multi"
     consumers: str
-    on_death: str  # as Pool.create_queue's
+    on_death: str  # see Pool.create_queue
     dead_letter: str | None
     max_redeliveries: int
-    refused: int = 0  # were to go into it and did not: Full, or PoolExhausted in a send
-    dropped: int = 0  # freed because the consumer that had got them died
+    refused: int = 0  # could not be put: Full, or PoolExhausted in a send
+    dropped: int = 0  # freed because the consumer that had taken them died
 
 
 def _member_format(*names: str) -> struct.Struct:
-    """Some fields, in their order, of each entry in an array of struct shmpool_member_info."""
+    """Returns a format for some fields of struct shmpool_member_info, in the struct's order."""
     kind = ffi.typeof("struct shmpool_member_info")
     at, form = 0, "="
     for name, entry in kind.fields:
@@ -72,7 +73,8 @@ _OPERATION = _member_format("pid", "tid", "operation")
 
 
 class View:
-    """A pool's figures. Several may be open at once; close() may be repeated.
+    """A pool's figures. The methods raise PoolClosed after close(), and SegmentInvalid if the
+    file was truncated or corrupted. One thread at a time may use a View; a pool may have several.
 
     >>> import shmpool
     >>> from shmpool.view import View
@@ -84,7 +86,11 @@ class View:
     """
 
     def __init__(self, name: str) -> None:
-        """PoolNotFound, SegmentInvalid, AccessDenied, LimitReached."""
+        """Opens the pool of that name for reading.
+
+        Raises:
+            InvalidArgument, PoolNotFound, SegmentInvalid, AccessDenied, LimitReached.
+        """
         segment = Segment.look(checked_name(name, "pool"))
         self.name = name
         with segment.opening():
@@ -101,7 +107,7 @@ class View:
     def _opened(self) -> Segment:
         if self._segment is None:
             raise errors.PoolClosed(f"the view of pool {self.name!r} is closed")
-        if self._status().st_size != self._segment.size:  # reading it would be SIGBUS
+        if self._status().st_size != self._segment.size:  # an access past its end is SIGBUS
             raise errors.SegmentInvalid(f"pool {self.name!r}: the size of its file was changed")
         return self._segment
 
@@ -112,18 +118,18 @@ class View:
 
     @property
     def inode(self) -> int:
-        """The number of the file: another pool under the same name has another."""
+        """The file's inode number. Another pool of the same name has another number."""
         return self._opened().inode
 
     def stale(self) -> bool:
-        """Whether the name now stands for another pool, or for none."""
+        """True if the name now stands for another pool, or for none."""
         try:
             return inode_of(self.name) != self.inode
         except errors.PoolNotFound:
             return True
 
     def file(self) -> File:
-        """Where it is, how much memory it has, and whose it is."""
+        """Returns the path, sizes, mode and owner of the pool's file."""
         self._opened()
         status = self._status()
         return File(
@@ -136,7 +142,7 @@ class View:
         )
 
     def _whole(self, found: Found) -> Found:
-        """What was read, if the file was there all the time. SegmentInvalid."""
+        """Returns found, or raises SegmentInvalid if the file was truncated during the read."""
         if lib.shmpool_intact(self._number):
             raise errors.SegmentInvalid(
                 f"pool {self.name!r}: its file was truncated or written to by others"
@@ -144,12 +150,12 @@ class View:
         return found
 
     def stats(self) -> Stats:
-        """How many buffers are where, and the counters."""
+        """Counts the buffers by where they are, and reads the counters."""
         self._opened()
         return self._whole(read_stats(self._number, self.geometry.capacity))
 
     def queues(self) -> list[QueueStats]:
-        """The queues, in the order of their numbers."""
+        """Returns the queues, in the order of their numbers."""
         return list(self._numbered().values())
 
     def _numbered(self) -> dict[int, QueueStats]:
@@ -168,7 +174,7 @@ class View:
         return self._whole(found)
 
     def peek(self, queue: str, n: int, size: int) -> list[Message]:
-        """As AlfQueue.peek. QueueNotFound, InvalidArgument."""
+        """Copies n buffers, as AlfQueue.peek does. Raises QueueNotFound, InvalidArgument."""
         if n < 1 or size < 0 or n * size > PEEK_MAX:
             raise errors.InvalidArgument(
                 f"n is {n} and size is {size}; n is at least 1, size at least 0, "
@@ -184,10 +190,10 @@ class View:
     def _queue_facts(
         self, number: int, info: Native
     ) -> tuple[str, int, str, str, str, str | None, int]:
-        """What does not change in a queue."""
+        """Returns what never changes in a queue: name, capacity, then producers and so on."""
         name = self._shown_name(number, info)
         letter, where = None, ffi.new("struct shmpool_queue_info *")
-        to = min(info.dead_letter, INT32_MAX)  # none has a number that damage made of it
+        to = min(info.dead_letter, INT32_MAX)  # a corrupted number may not fit an int
         if to and not lib.shmpool_queue_info(self._number, to, where):
             letter = self._shown_name(to, where)
         return (
@@ -201,8 +207,11 @@ class View:
         )
 
     def _shown_name(self, number: int, info: Native) -> str:
-        """The name of a queue. One that no queue can have, or that another has too, was written
-        by a stranger: it is made printable, and told from others by the queue's number."""
+        """Returns the name of a queue in printable ASCII.
+
+        Appends the queue's number if the name is invalid, or if another queue has it too: then the
+        name was corrupted.
+        """
         if number in self._facts:
             return self._facts[number][0]
         raw: bytes = ffi.string(info.name)
@@ -211,35 +220,35 @@ class View:
         return f"{name}#{number}" if taken or not is_name(name) else name
 
     def members(self) -> list[Member]:
-        """The threads that are attached."""
+        """Returns the attached threads of all processes."""
         self._opened()
         return self._whole(read_members(self._number, self._slots))
 
     def dead(self) -> int:
-        """How many members are dead and not recovered, plus one if abandoned buffers wait for a
-        recoverer. Other threads run meanwhile: a query of the kernel for each member takes long.
+        """Returns how many members are dead and not recovered, plus one if abandoned buffers wait
+        for a recoverer. Queries the kernel once per member, and lets other Python threads run.
         """
         self._opened()
         dead = check(lib.shmpool_dead_wait(self._number), f"pool {self.name!r}")
         return self._whole(dead)
 
     def dead_members(self) -> list[Member]:
-        """The members that are dead and not recovered."""
+        """Returns the members that are dead and not recovered."""
         return [m for m in self.members() if lib.shmpool_fate(self._number, m.number) == FATE_DEAD]
 
     def operating(self) -> list[tuple[int, int]]:
-        """The pid and tid of each member that is in the middle of an operation just now."""
+        """Returns the pid and tid of each member that is in the middle of an operation."""
         self._opened()
         return [(pid, tid) for pid, tid, operation in self._scan(_OPERATION) if operation]
 
     def _scan(self, form: struct.Struct) -> Iterator[tuple[int, ...]]:
-        """Some fields of every member: 0.1 us each, where a Member takes 3."""
+        """Yields some fields of every member. Takes 0.1 us a member; members() takes 3 us."""
         read = lib.shmpool_members(self._number, self._infos, len(self._infos))
         n = self._whole(check(read, "members"))
         return form.iter_unpack(ffi.buffer(self._infos, n * form.size))
 
     def close(self) -> None:
-        """Unmaps it."""
+        """Unmaps and closes the file. May be repeated."""
         if self._segment is not None:
             segment, self._segment = self._segment, None
             segment.close()

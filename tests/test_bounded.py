@@ -138,7 +138,7 @@ def test_other_threads_run_meanwhile(make_pool: MakePool, craft: Craft) -> None:
 
 
 def test_looking_makes_no_memory(make_pool: MakePool, craft: Craft) -> None:
-    """A sparse file that says that all its buffers exist, and may be gone from the shared queue, is
+    """A sparse file that says that all its buffers exist, and may be gone from the free ring, is
     damaged for whoever would walk it; nobody who looks makes the kernel fill its holes."""
     pool = make_pool(buffer_size=64, capacity=1 << 20, bulk=16, refill_multiplier=1)
     segment = craft(pool)
@@ -159,7 +159,7 @@ def test_looking_makes_no_memory(make_pool: MakePool, craft: Craft) -> None:
 
 
 def test_holes_are_not_looked_into(make_pool: MakePool, craft: Craft) -> None:
-    """The same where the shared queue itself is a hole."""
+    """The same where the free ring itself is a hole."""
     pool = make_pool(buffer_size=64, capacity=1 << 22, cache_size=0)
     segment = craft(pool)
     ring = segment.free_ring

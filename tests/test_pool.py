@@ -117,7 +117,7 @@ def test_alloc_many_is_all_or_nothing(pool: shmpool.Pool) -> None:
 
 
 def test_alloc_many_of_the_whole_pool(cached_pool: shmpool.Pool) -> None:
-    """One burst can be the whole pool, from caches and shared queue together."""
+    """One burst can be the whole pool, from caches and free ring together."""
     cached_pool.alloc().free()
     assert cached_pool.stats().cached > 0
     burst = cached_pool.alloc_many(256, timeout=0)

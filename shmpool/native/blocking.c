@@ -68,8 +68,8 @@ static int room_sleep(struct blocking *b, int *result)
 {
 	struct alf_queue *q = b->r->q;
 	const bool obstructed = room_obstructed(b);
-	/* room_many first: recover_sleepers() resets it last, so a member that is no longer counted
-	 * in room_wait finds room_many changed. */
+	/* room_many first: pool_wake_sleepers() resets it last, so a member that is no longer
+	 * counted in room_wait finds room_many changed. */
 	uint32_t many = b->n > 1 ? wait_enter(&q->room_many) : 0;
 	uint32_t entered = wait_enter(&q->room_wait);
 	int slept = 0;

@@ -119,8 +119,8 @@ static int sleep_until_free(struct blocking *b)
 {
 	struct qmempool *p = b->p;
 	struct pool_shared *s = pool_shared(p);
-	/* free_many first: recover_sleepers() resets it last, so a member that is no longer counted
-	 * in free_wait finds free_many changed. */
+	/* free_many first: pool_wake_sleepers() resets it last, so a member that is no longer
+	 * counted in free_wait finds free_many changed. */
 	uint32_t many = wait_enter(&s->free_many), entered = wait_enter(&s->free_wait);
 	int slept = 0;
 	cache_request_flush(p);

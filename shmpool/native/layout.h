@@ -90,8 +90,8 @@ enum counter {
 	COUNT_ENQUEUE,   /* buffers put into named queues */
 	COUNT_DEQUEUE,   /* buffers got from named queues */
 	COUNT_ADOPT,     /* buffers taken over from another thread of the process */
-	COUNT_REFILL,    /* bulks from the shared queue into the local cache */
-	COUNT_FLUSH,     /* bulks from the local cache into the shared queue */
+	COUNT_REFILL,    /* bulks from the free ring into the local cache */
+	COUNT_FLUSH,     /* bulks from the local cache into the free ring */
 	COUNT_FULL,      /* puts that found no room */
 	COUNT_EMPTY,     /* gets that found nothing */
 	COUNT_GROW,      /* extents added to the slab */

@@ -102,7 +102,7 @@ struct shmpool_queue_info {
 struct shmpool_stats {
 	uint64_t created;
 	uint64_t free;
-	uint64_t estimated; /* nonzero: free comes from samples of the shared queue */
+	uint64_t estimated; /* nonzero: free comes from samples of the free ring */
 	uint64_t cached;
 	uint64_t queued;
 	uint64_t members;

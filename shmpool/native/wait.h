@@ -17,7 +17,7 @@
  *       + 1, sleepers = 0,    member, wait_reset()
  *       then FUTEX_WAKE
  *
- * recover_sleepers() repairs all of these: it resets each wait word that counts a sleeper.
+ * pool_wake_sleepers() repairs all of these: it resets each wait word that counts a sleeper.
  *
  * Members that wait for many at once (a bulk, while there is room for a few only) use three words.
  * They are counted in the wait word like all others. They sleep on a second wait word. A third word

@@ -3,9 +3,9 @@
  * turn.pml - who waits for one buffer and who waits for many at once: sleeping, waking, and the
  * turn of who waits for many.
  *
- * The steps are those of wait_for_one(), wait_for_many(), sleep_for_many() and take_turn() in
+ * The steps are those of sleep_for_one(), sleep_for_many(), sleep_until_free() and take_turn() in
  * blocking_alloc.c, of wake_free() in free_ring.c and of wait.c; with ROOM those of blocking_retry(),
- * sleep_for_room() and wake_room(), whose wait words are used in the same way: free is the room
+ * room_sleep() and wake_room(), whose wait words are used in the same way: free is the room
  * there, and nobody has a turn. One step is one load, store or read-modify-write on a shared word,
  * or one system call. The buffers are a number. There is no time: no slice ends a sleep, so that
  * whoever sleeps here when nobody can go on sleeps for ever.
@@ -18,7 +18,7 @@
  *     BUFFERS  all
  *     ROUNDS   of each of the ones; 0 for any number, to ask whether who waits for many is served (FAIR)
  *     KEEPER   1: number 2 keeps what it has
- *     CRASHES  of the ones, each recovered by somebody who wakes all (recover_sleepers)
+ *     CRASHES  of the ones, each recovered by somebody who wakes all (pool_wake_sleepers)
  *     TURNS    that end before there is enough; the next one lasts
  *     AFTER    what others have had until there is a turn
  */
@@ -206,7 +206,7 @@ inline many_steps()
 		:: free < WANT && free && !ROOM -> take(free); next(give)
 		:: else -> next(many_look)
 		fi
-	:: pc[me] == many_turn -> /* passed_over() */
+	:: pc[me] == many_turn -> /* turn_due() */
 		won = (COUNT(in_wait) > COUNT(in_many) && other_has);
 		other_has = 0;
 #ifdef MUTATE_NO_TURN
@@ -309,7 +309,7 @@ end:
 
 #define VICTIM(v) (pc[v] > recovered || (pc[v] == at_rest && have[v]))
 
-/* The rest of recover(), once for each of the ones that died: its buffer, then recover_sleepers(). */
+/* The rest of recover(), once for each of the ones that died: its buffer, then pool_wake_sleepers(). */
 proctype Recoverer()
 {
 	byte v;

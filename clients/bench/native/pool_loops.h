@@ -16,7 +16,7 @@
 #define POOL_BUFFERS 8192u
 #define POOL_BUFFER_BYTES 2048u
 #define POOL_CACHE 512u /* buffers in each worker's local cache */
-#define POOL_BULK 64u   /* moved at once between cache and shared queue; DPDK chooses itself */
+#define POOL_BULK 64u   /* moved at once between cache and free ring; DPDK chooses itself */
 #define POOL_REUSES 64  /* between two reads of the stop word */
 #define POOL_TURNS 8    /* between two reads of the stop word */
 #define POOL_WORDS 8    /* of each packet, written and read in WORK_PATH: 64 bytes */
