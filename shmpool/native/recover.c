@@ -149,9 +149,10 @@ static bool pass(struct recovery *r)
 	ranges_bury(r);
 	r->left = false; /* this sweep takes what was abandoned until here */
 	sweep(r);
-	/* What is left is counted once more, whatever is counted already: the member that abandoned
-	 * it may be suspended before its own count, or another recoverer may have read that count
-	 * before it passed the buffer. */
+	/* What this pass abandoned or left is counted, whatever is counted already: the member that
+	 * abandoned it may be suspended before its own count, or another recoverer may have read
+	 * that count before it passed the buffer. After the sweep, so that a member that reads the
+	 * count sees the buffer. */
 	if (r->left)
 		add_seq_cst(&shared->abandoned, 1); /* [ABANDONED] */
 	/* Only forward: what was counted before is placed, or counted once more. */

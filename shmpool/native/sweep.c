@@ -92,16 +92,15 @@ static bool take(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t 
 	return true;
 }
 
-/* Abandons a buffer to the next recoverer; false if another recoverer was first. */
+/* Abandons a buffer to the next recoverer; false if another recoverer was first. recover.c counts
+ * it in `abandoned` at the end of the pass. If this recoverer is killed or suspended before, the
+ * dead member's slot is still taken, and the next recoverer sweeps for that slot. If another
+ * recoverer has released the slot since, its own sweep read the word and counted it. */
 static bool abandon(struct recovery *r, struct buffer *b, uint64_t owner, uint32_t from)
 {
 	if (!cas_seq_cst(&b->owner, &owner,
 			 OWNER_ABANDONED | (uint64_t)from << OWNER_QUEUE_SHIFT)) /* [OWNER] */
 		return false;
-	/* Counted afterwards, so that a member that reads the count sees the buffer. If this
-	 * recoverer is killed or suspended before, the dead member's slot is still taken, and the
-	 * next recoverer sweeps for that slot. */
-	add_seq_cst(&segment_shared(&r->p->segment)->abandoned, 1); /* [ABANDONED] */
 	r->left = true;
 	return true;
 }

@@ -82,14 +82,12 @@ hidden byte i;
 #define requeue_abandon_owner 39
 #define requeue_abandon_count 40
 #define sweep_unreserve_cas 41
-#define sweep_unreserve_count 42
 #define ranges_bury_cas 43
 #define hand_on_cas 44
 #define hand_on_void 45
 #define hand_on_mark 47
 #define hand_on_publish 48
 #define abandon_cas 49
-#define abandon_count 50
 #define take_cas 51
 #define take_give 52
 #define pass_count 53
@@ -330,10 +328,9 @@ end:
 #else
 				owner[b] = ABANDONED_QUEUE; /* the header says that it was on its way back */
 #endif
-				next(sweep_unreserve_count)
+				unreserve_next(b + 1)
 			:: else -> unreserve_next(b + 1)
 			fi
-		:: pc[me] == sweep_unreserve_count -> abandoned++; unreserve_next(b + 1)
 		:: pc[me] == ranges_bury_cas ->
 			if :: PENDING(AT(dead_op[v])) -> slot[AT(dead_op[v]) % SIZE] = WORD(AT(dead_op[v]), TOMBSTONE) :: else fi;
 			bury_next(v + 1)
@@ -377,10 +374,9 @@ end:
 				/* With the queue's name if that is where it goes. */
 				owner[b] = (ON_FREE && !DECISION(b) -> ABANDONED : ABANDONED_QUEUE);
 				left = 1;
-				next(abandon_count)
+				sweep_next()
 			:: else -> LOST
 			fi
-		:: pc[me] == abandon_count -> abandoned++; sweep_next()
 		:: pc[me] == take_cas ->
 			if
 			:: owner[b] == take ->
