@@ -93,6 +93,25 @@ def test_clients_take_turns(sock: socket.socket) -> None:
     asyncio.run(go())
 
 
+def test_a_client_that_does_not_read(sock: socket.socket) -> None:
+    """A client's requests wait while its answers do, so that the daemon's memory is bounded."""
+
+    async def go() -> None:
+        host = Answering()
+        connection, _ = connected(host, sock)
+        connection.pause_writing()
+        receive(connection, *(describe(n, "a") for n in range(3)))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert ["a"] == host.answered
+        connection.resume_writing()
+        async with asyncio.timeout(DEADLINE_S):
+            while len(host.answered) < 3:
+                await asyncio.sleep(0)
+
+    asyncio.run(go())
+
+
 def test_a_request_that_comes_late(sock: socket.socket) -> None:
     """One that comes when the last was answered, before the daemon waits again, is answered too."""
 

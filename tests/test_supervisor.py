@@ -13,9 +13,10 @@ pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 from shmpool.rpc.protocol import AnyRequest, List
 from shmpool.service import supervisor
 from shmpool.service.alarms import Policy
-from shmpool.service.config import Config
+from shmpool.service.config import Config, PoolConfig
 from shmpool.service.handlers import RequestHandler
 from shmpool.service.supervisor import Supervisor
+from shmpool.service.watched_pool import Rank
 from shmpool.stats import Recovery
 from shmpool.view import View
 
@@ -32,6 +33,17 @@ def supervise(work: Callable[[Supervisor], Awaitable[None]]) -> None:
             await watcher.close()
 
     asyncio.run(go())
+
+
+def test_a_declared_pool(pool_name: str) -> None:
+    """A declared pool exists and is watched when declare() returns, before its file is noticed."""
+
+    async def work(watcher: Supervisor) -> None:
+        pools = {pool_name: PoolConfig(buffer_size=256, capacity=64)}
+        await watcher.declare(Config(pools=pools))
+        assert Rank.DECLARED == watcher.handler.watched[pool_name].rank
+
+    supervise(work)
 
 
 def test_what_is_postponed(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 
 import importlib
 import io
-import os
 import sys
 from typing import Any
 
@@ -41,11 +40,6 @@ class Subcommands(click.Group):
         except errors.InvalidArgument as error:
             complain(error)
             sys.exit(2)
-        except BrokenPipeError:
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # the reader of stdout has ended
-            sys.exit(1)
         except (errors.ShmpoolError, OSError) as error:
             complain(error)
             sys.exit(1)
