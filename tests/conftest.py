@@ -21,6 +21,7 @@ from typing import Any
 
 import advice
 import hypothesis
+import processor_time
 import pytest
 
 import shmpool
@@ -63,6 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Registers the plugins here, because examples are not below this folder."""
     config.pluginmanager.register(OwnExamples())
     config.pluginmanager.register(advice)
+    config.pluginmanager.register(processor_time.ProcessorTime())
 
 
 def _segments() -> set[str]:

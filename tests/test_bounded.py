@@ -63,6 +63,7 @@ def nowhere(make_pool: MakePool, craft: Craft, capacity: int = 1 << 16) -> shmpo
     return pool
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["audit", "holders"])
 def test_a_walk_ends_at_its_limit(make_pool: MakePool, craft: Craft, what: str) -> None:
     """The largest walk that there can be ends after its processor time, and says so."""

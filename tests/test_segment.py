@@ -213,6 +213,7 @@ LEFT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forks", [[], ["forks"]])
 @pytest.mark.parametrize("where", UNFINISHED)
 def test_a_creator_killed(alone: Callable[..., str], where: str, forks: list[str]) -> None:
