@@ -147,7 +147,7 @@ class Daemon:
         fail."""
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        room = (1 << 20 if hard == resource.RLIM_INFINITY else hard) - DESCRIPTORS_KEPT
+        room = hard - DESCRIPTORS_KEPT  # Linux allows no infinite limit
         third = max(room // 3, 1)  # at least one of each, however few there are
         pools = min(WATCHED_MAX, max(third // DESCRIPTORS_A_POOL, 1))
         self._handler.watched_max = pools

@@ -17,7 +17,7 @@ pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 import shmpool
 from shmpool.service import adoption, config, file_watch, watched_pool
 from shmpool.service.adoption import Adoption
-from shmpool.service.file_watch import NameWatch
+from shmpool.service.file_watch import CloseWatch, NameWatch
 from shmpool.service.handlers import RequestHandler
 
 NOBODY = 65534
@@ -225,6 +225,18 @@ def test_names_without_end(
     assert {} == pools.watched
 
 
+def test_a_damaged_pool(adopting: Adopting, make_pool: MakePool) -> None:
+    """One that cannot be read any more is released, still listed, and not tried again at once."""
+    pools, decide, _ = adopting
+    name = make_pool().name
+    decide.configure(adopt("*"))
+    decide.changed(name)
+    decide.damaged(name, "torn")
+    decide.rescan()
+    assert {} == pools.watched
+    assert [name] == decide.names()
+
+
 def test_a_place_becomes_free(adopting: Adopting, make_pool: MakePool) -> None:
     """A pool without a place is watched as soon as a place is free."""
     pools, decide, _ = adopting
@@ -257,6 +269,29 @@ def test_a_pool_with_members_finds_a_place(adopting: Adopting, make_pool: MakePo
     more.alloc().free()
     decide.changed(more.name)
     assert {used.name, later.name} == set(pools.watched)
+
+
+def test_a_damaged_pool_makes_room(
+    adopting: Adopting, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For one with members, as one that nobody has open would."""
+    pools, decide, _ = adopting
+    pools.watched_max = 1
+    damaged, later = make_pool(), make_pool()
+    decide.configure(adopt("*"))
+    damaged.alloc().free()
+    later.alloc().free()
+    decide.changed(damaged.name)
+    read, broken = watched_pool.View.stats, pools.watched[damaged.name].view
+
+    def stats(view: watched_pool.View) -> shmpool.Stats:
+        if view is broken:
+            raise shmpool.SegmentInvalid("torn")
+        return read(view)
+
+    monkeypatch.setattr(watched_pool.View, "stats", stats)
+    decide.changed(later.name)
+    assert {later.name} == set(pools.watched)
 
 
 def test_watching_is_no_use(adopting: Adopting, make_pool: MakePool, own_pools: None) -> None:
@@ -345,3 +380,49 @@ def test_more_than_inotify_tells(new_name: Callable[[], str]) -> None:
             await until_told(told, early)  # which nothing has happened to
 
     asyncio.run(go())
+
+
+def test_files_that_are_closed(make_pool: MakePool) -> None:
+    """The close of a followed pool's file is told at once, that of another one is not; nothing is
+    told after the end, and no descriptor stays."""
+    followed, other = make_pool().name, make_pool().name
+
+    async def go() -> None:
+        told = asyncio.Event()
+        before = os.listdir("/proc/self/fd")
+        closes = CloseWatch(told.set)
+        closes.follow({followed: file_of(followed).stat().st_ino})
+        async with asyncio.timeout(DEADLINE_S):
+            os.close(os.open(file_of(followed), os.O_RDWR))
+            await told.wait()
+        told.clear()
+        os.close(os.open(file_of(other), os.O_RDWR))
+        await asyncio.sleep(0)
+        os.close(os.open(file_of(followed), os.O_RDWR))
+        closes.close()
+        await asyncio.sleep(0)
+        assert not told.is_set()
+        names = NameWatch(print)
+        names.close()
+        assert before == os.listdir("/proc/self/fd")
+
+    asyncio.run(go())
+
+
+def test_a_file_that_is_marked_as_used(make_pool: MakePool) -> None:
+    """Only the one that was meant: not what a link in its place leads to, nor another file that
+    has its name now."""
+    name = make_pool().name
+    inode = file_of(name).stat().st_ino
+    link = file_of(f"{name}-link")
+    link.symlink_to(file_of(name))
+    before = os.listdir("/proc/self/fd")
+    try:
+        with pytest.raises(OSError, match="symbolic links"):
+            watched_pool._lock_in_use(str(link), inode)
+    finally:
+        link.unlink()
+    with pytest.raises(OSError, match="another file"):
+        watched_pool._lock_in_use(str(file_of(name)), inode + 1)
+    assert before == os.listdir("/proc/self/fd")
+    os.close(watched_pool._lock_in_use(str(file_of(name)), inode))

@@ -136,12 +136,13 @@ def test_letters(shmpool_command: Run, options: list[str], make_pool: MakePool) 
 
 
 @pytest.mark.slow
-def test_tables(shmpool_command: Run, make_pool: MakePool) -> None:
-    """Without --json there are tables with the same figures."""
+def test_tables(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> None:
+    """Without --json there are tables with the same figures, and why a pool has none."""
+    Path(f"/dev/shm/shmpool.{pool_name}").write_bytes(bytes(8192))
     pool = make_pool(prealloc=64)
     pool.create_queue("work", capacity=16).send(b"x")
     for subcommand, words in (
-        (["ls"], [pool.name, "capacity"]),
+        (["ls"], [pool.name, "capacity", "cannot be used", pool_name, "creator died"]),
         (["describe", pool.name], ["buffer_size", "work", "0600"]),
         (["stats", pool.name], ["depth", "work", "alloc"]),
         (["members", pool.name], [str(os.getpid())]),
@@ -289,6 +290,9 @@ def test_doctor(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> No
     (bad,) = [f for f in json.loads(done.stdout) if f["subject"] == f"pool {pool_name}"]
     assert (1, "bad") == (done.returncode, bad["state"])
     assert "shmpool prune" in bad["advice"]
+    table = shmpool_command("doctor", COLUMNS="400").stdout
+    assert "what to do" in table
+    assert f"pool {pool_name}" in table
 
 
 def test_a_missing_extra(shmpool_command: Run, tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import StartDaemon
 
 import shmpool
 from shmpool import PoolOptions, QueueOptions
+from shmpool.rpc import client as client_module
 from shmpool.rpc import protocol, wire
 
 POOL = "[pools.{0}]\nbuffer_size = 256\ncapacity = 64\n[pools.{0}.queue.work]\ncapacity = 16\n"
@@ -227,6 +229,85 @@ def test_asyncio_over_a_restart(start_daemon: StartDaemon, pool_name: str) -> No
             await watch.aclose()  # type: ignore[attr-defined]
 
     asyncio.run(ask())
+
+
+def test_calls_are_numbered(tmp_path: Path) -> None:
+    """No two calls of a connection have the same number, so that no answer is another's."""
+    path, numbers = tmp_path / "daemon.sock", list[list[int]]()
+
+    def serve() -> None:
+        for _ in range(2):
+            sock, _ = server.accept()
+            frames, mine = wire.Frames(wire.REQUEST_MAX), list[int]()
+            with sock:
+                while data := sock.recv(4096):
+                    frames.feed(data)
+                    for call in frames:
+                        assert isinstance(call, wire.Call)
+                        mine.append(call.msgid)
+                        version = {"protocol": 1, "package": "0"}
+                        result = version if call.method == "version" else 7
+                        sock.sendall(wire.pack_result(call.msgid, result))
+            numbers.append(mine)
+
+    async def ask() -> None:
+        async with shmpool.AsyncClient(path) as client:
+            for _ in range(3):
+                await client.trim("rx")
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with shmpool.Client(path) as client:
+            for _ in range(3):
+                client.trim("rx")
+        asyncio.run(ask())
+        thread.join()
+    assert [4, 4] == [len(set(mine)) for mine in numbers]
+
+
+def test_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that sends without end, and never the answer, does not keep a call beyond it."""
+    monkeypatch.setattr(client_module, "time", SimpleNamespace(monotonic=lambda: 5.0))
+    ours, its = socket.socketpair()
+    with ours, its, shmpool.Client(tmp_path / "daemon.sock") as client:
+        its.send(b"\xc0" * 100)
+        client._receive(ours, 5.5)
+        for deadline in (5.0, 4.5):
+            its.send(b"\xc0")
+            with pytest.raises(TimeoutError):
+                client._receive(ours, deadline)
+
+
+def test_a_daemon_that_falls_silent(tmp_path: Path) -> None:
+    """Each call waits for so long as was said, on a connection that was used before too."""
+    path = tmp_path / "daemon.sock"
+
+    def serve() -> None:
+        sock, _ = server.accept()
+        with sock:
+            frames = wire.Frames(wire.REQUEST_MAX)
+            for result in ({"protocol": 1, "package": "0"}, {"pid": 1, "uptime_s": 0}):
+                while not (calls := list(frames)):
+                    frames.feed(sock.recv(4096))
+                assert isinstance(calls[0], wire.Call)
+                sock.sendall(wire.pack_result(calls[0].msgid, result))
+            while sock.recv(4096):
+                pass
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with shmpool.Client(path) as client:
+            client.ping()
+            client.timeout = 0.2
+            with pytest.raises(shmpool.DaemonUnavailable, match=r"0\.2"):
+                client.prune()
+        thread.join()
 
 
 def test_an_answer_of_another_shape(tmp_path: Path) -> None:

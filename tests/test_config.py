@@ -135,6 +135,7 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
             6,
             ["queue.b", "1 queues; raise queues"],
         ),
+        ("\n[[daemon]]\n", 2, ["daemon = [{}]", "must be a table"]),
         ('[pools."b d"]\nbuffer_size = 64\ncapacity = 64\n', 1, ["b d", "A-Z"]),
         (HEAD + "[pools.rx.queue.q]\ncapacity = 3\n", 5, ["queue.q.capacity = 3", "power"]),
         (HEAD + "queue.q.capacity = 3\n", 4, ["queue.q.capacity = 3", "power"]),
@@ -171,6 +172,19 @@ def test_everything_wrong_is_said_at_once() -> None:
     assert ["line 2", "line 3", "line 5"] == [
         line.partition(", ")[2].partition(":")[0] for line in str(caught.value).splitlines()
     ]
+
+
+def test_as_many_queues_as_there_may_be() -> None:
+    """The limit itself is allowed."""
+    head = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\nqueues = 1\n"
+    assert ["a"] == list(config.parse(f"{head}queue.a.capacity = 4\n").pools["rx"].queue)
+
+
+@pytest.mark.parametrize("mode", ["0600", "0660", "0666", "0777"])
+def test_modes(mode: str) -> None:
+    """Any that lets the owner read and write is taken."""
+    text = f'[pools.rx]\nbuffer_size = 64\ncapacity = 64\nmode = "{mode}"\n'
+    assert int(mode, 8) == config.parse(text).pools["rx"].mode
 
 
 def test_more_at_once_than_shared_memory_holds() -> None:

@@ -154,7 +154,7 @@ def test_a_wrong_http_address(start_daemon: StartDaemon, address: str) -> None:
     """A wrong address on the command line is one line; exit status 2."""
     daemon = start_daemon("", "--http", address, ready=False)
     assert 2 == daemon.process.wait(60)
-    line = f"shmpool: --http {address}: it is host:port, the port at most 65535"
+    line = f"shmpool: --http {address}: it must be host:port, the port at most 65535"
     assert [line] == daemon.output().splitlines()
 
 
@@ -395,6 +395,7 @@ def test_a_killed_worker_is_recovered(
         assert (1, 5) == (stats.recoveries.members, stats.recoveries.buffers)
         assert client.audit(pool_name).ok
         assert stats.recoveries.last_s is not None
+        assert 0 < stats.recoveries.last_s < client.ping().uptime_s
 
 
 def test_a_stopped_daemon_holds_up_nobody(

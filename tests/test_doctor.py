@@ -3,6 +3,7 @@
 
 import json
 import os
+import platform
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -205,6 +206,41 @@ def test_a_pool_that_may_outgrow_what_there_is(run: Callable[..., str]) -> None:
     assert "note" == found[r"file shmpool.\xff"][0]
     assert f"rm -r -- {SHM}/$'shmpool.\\xff'" in found[r"file shmpool.\xff"][2]
     assert "[b'shmpool.rx']" == last
+
+
+@pytest.mark.parametrize(
+    ("link", "state", "found", "advice"),
+    [
+        (None, "note", "/proc/self/ns cannot be read", "mount -t proc proc /proc"),
+        (container.FIRST_PID_NAMESPACE, "ok", "the host's", ""),
+        ("pid:[4026532201]", "ok", "not the host's", "docker run --pid=host"),
+    ],
+)
+def test_what_is_said_of_the_namespace(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    link: str | None,
+    state: str,
+    found: str,
+    advice: str,
+) -> None:
+    """How its pids are read in another one; nothing on the machine itself."""
+    if link is not None:
+        (tmp_path / "proc/self/ns").mkdir(parents=True)
+        (tmp_path / "proc/self/ns/pid").symlink_to(link)
+    monkeypatch.setattr(diagnosis, "ROOT", tmp_path)
+    (said,) = [f for f in diagnosis.examine() if f.subject == "PID namespace"]
+    assert (state, found) == (said.state, said.found)
+    assert advice in said.advice
+    assert bool(advice) == bool(said.advice)
+
+
+def test_a_kernel_without_membarrier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a note, with what the lack costs."""
+    monkeypatch.setitem(diagnosis.MEMBARRIER, platform.machine(), 100_000)  # no system call
+    (said,) = [f for f in diagnosis.examine() if f.subject == "membarrier"]
+    assert ("note", "missing") == (said.state, said.found)
+    assert "Linux 4.16 or newer" in said.advice
 
 
 def test_a_check_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:

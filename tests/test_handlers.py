@@ -2,11 +2,14 @@
 """The handler: what it holds, and which pool a name stands for."""
 
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from conftest import MakePool
 
 import shmpool
+from shmpool.pool_files import path_of
 from shmpool.rpc import wire
 from shmpool.rpc.protocol import (
     REQUESTS,
@@ -90,3 +93,22 @@ def test_every_request_is_answered(
         return
     answer = pools.answer(request)
     assert answer == request.answer_of(wire.to_wire(answer))
+
+
+def test_a_file_that_is_no_pool(new_name: Callable[[], str]) -> None:
+    """It is listed with the reason, and every figure is 0."""
+    name = new_name()
+    Path(path_of(name)).write_bytes(bytes(10000))
+    pools = handlers.RequestHandler("0")
+    (summary,) = [asdict(pool) for pool in pools.answer(List()) if pool.name == name]
+    assert (name, False) == (summary.pop("name"), summary.pop("held"))
+    assert "its creator died before it was complete" in summary.pop("trouble")
+    assert {0} == set(summary.values())
+
+
+def test_options_that_are_not_given(make_pool: MakePool, pool_name: str) -> None:
+    """A pool that is created with its two sizes alone is as Pool.create makes it."""
+    made = make_pool(buffer_size=256, capacity=64).name
+    pools = handlers.RequestHandler("0")
+    asked = pools.answer(Create(pool_name, shmpool.PoolOptions(256, 64))).geometry
+    assert pools.answer(Describe(made)).geometry == asked

@@ -26,6 +26,7 @@ parser = pytest.importorskip("prometheus_client.openmetrics.parser")
 older_parser = pytest.importorskip("prometheus_client.parser")
 metrics_core = pytest.importorskip("prometheus_client.metrics_core")
 metrics = pytest.importorskip("shmpool.service.metrics")
+service = pytest.importorskip("shmpool.service.http")
 
 PORT = ("--http", "127.0.0.1:0")
 
@@ -200,6 +201,21 @@ def test_streams_end_with_the_daemon(start_daemon: StartDaemon) -> None:
     assert 0 == daemon.end()
     for stream in streams:
         assert all(kind == "pools" for kind, _ in stream)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6")
+def test_both_kinds_of_addresses() -> None:
+    """A socket for IPv6 leaves the same port of IPv4 to another socket, as for localhost."""
+    try:
+        socket.create_server(("::", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"no IPv6: {error}")
+
+    async def go() -> None:
+        async with service.bound("[::]:0", -1) as (six,):
+            assert 1 == six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+
+    asyncio.run(go())
 
 
 def test_port_in_use(start_daemon: StartDaemon, pool_name: str) -> None:

@@ -88,6 +88,29 @@ def test_a_lock_of_somebody_else(path: Path, lock: Path) -> None:
     assert 65534 == lock.stat().st_uid
 
 
+def test_a_lock_that_is_removed_again_and_again(
+    path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by daemons that end at once: it is tried a few times, and leaves no descriptor."""
+    open_lock, removals = listening._open_lock, list[int]()
+
+    def opened(path: Path, lock: Path) -> int:
+        fd = open_lock(path, lock)
+        if removals:
+            lock.unlink()
+            removals.pop()
+        return fd
+
+    monkeypatch.setattr(listening, "_open_lock", opened)
+    before = os.listdir("/proc/self/fd")
+    removals += [1] * 1000
+    refused(path, "removed again and again")
+    removals[:] = [1]
+    with listening.listening(path, -1):
+        assert lock.exists()
+    assert before == os.listdir("/proc/self/fd")
+
+
 def test_what_a_killed_daemon_left(path: Path, lock: Path) -> None:
     """The lock file and the socket of a killed daemon are replaced, and removed at the end."""
     lock.write_text("123\n")
@@ -255,6 +278,29 @@ def test_no_room(listener: socket.socket, path: Path, monkeypatch: pytest.Monkey
                 third.connect(str(path))
                 await until(lambda: Counting.open == 2)
         await until(lambda: Counting.open == 0)
+        acceptor.close()
+
+    asyncio.run(go())
+
+
+def test_a_protocol_that_cannot_be_made(listener: socket.socket, path: Path) -> None:
+    """The fault is told and the connection ends, and the next one is taken."""
+
+    def make() -> asyncio.Protocol:
+        raise RuntimeError("no protocol")
+
+    async def go() -> None:
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: faults.append(str(context["exception"]))
+        )
+        acceptor = Acceptor(listener, make, lambda: True)
+        for n in (1, 2):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                await until(lambda n=n: len(faults) == n)  # type: ignore[misc]
+                assert b"" == client.recv(1)
+        assert ["no protocol"] * 2 == faults
         acceptor.close()
 
     asyncio.run(go())

@@ -357,6 +357,23 @@ def test_a_buffer_through_another_opening(pool: shmpool.Pool) -> None:
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
+def test_a_closed_queue(pool: shmpool.Pool) -> None:
+    """Every call says that the queue is closed, by its name; the pool and other queues go on."""
+    queue, other = pool.create_queue("a", capacity=4), pool.create_queue("b", capacity=4)
+    queue.close()
+    buf = pool.alloc()
+    for call in (
+        lambda: queue.get(timeout=0),
+        lambda: queue.put(buf, timeout=0),
+        lambda: queue.recv_many(2),
+        lambda: queue.send(b"x"),
+    ):
+        with pytest.raises(shmpool.PoolClosed, match="queue 'a' is closed"):
+            call()
+    other.put(buf)
+    other.get().free()
+
+
 def test_an_empty_queue_is_true(pool: shmpool.Pool) -> None:
     """A queue is no container: `if queue` asks whether there is one."""
     assert pool.create_queue("q", capacity=2)

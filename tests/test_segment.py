@@ -17,6 +17,7 @@ from conftest import Child, Eventually, MakePool
 
 import shmpool
 import shmpool.segment
+from shmpool._ffi import lib
 from shmpool.view import View
 
 
@@ -441,3 +442,35 @@ def test_one_check_an_attach(pool: shmpool.Pool, monkeypatch: pytest.MonkeyPatch
         file.seek(0)
         file.write(magic)
     assert ["shmpool_check"] * 2 == [name for name in asked if name == "shmpool_check"]
+
+
+def test_a_pool_that_the_kernel_refuses(pool_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever error it has for the memory: it is raised, names the pool, and nothing is left."""
+
+    class Refusing:
+        """The C library whose reservation of memory fails."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(lib, name)
+
+        def shmpool_create_wait(self, *arguments: object) -> int:
+            return -errno.EIO
+
+    monkeypatch.setattr(shmpool.segment, "lib", Refusing())
+    for name in (pool_name, None):
+        with pytest.raises(shmpool.ShmpoolError, match="Input/output error") as caught:
+            shmpool.Pool.create(name, buffer_size=256, capacity=64)
+        assert (name or "anonymous") in str(caught.value)
+    assert not segment(pool_name).exists()
+
+
+def test_a_file_that_the_kernel_refuses(pool_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why it could not be made is what is raised."""
+
+    class Refused(shmpool.segment.SegmentBase):
+        def _create(self, path: str) -> int:
+            return -errno.EMFILE
+
+    monkeypatch.setattr(shmpool.segment, "SegmentBase", Refused)
+    with pytest.raises(shmpool.LimitReached, match="ulimit -n"):
+        shmpool.Pool.create(pool_name, buffer_size=256, capacity=64)

@@ -11,6 +11,7 @@ from conftest import Child, MakePool
 import shmpool
 from shmpool import Geometry, PoolOptions
 from shmpool.options import planned
+from shmpool.pool_files import path_of
 from shmpool.view import View
 
 
@@ -136,8 +137,21 @@ def test_a_closed_view(pool: shmpool.Pool) -> None:
     view.close()
     view.close()
     for look in (view.stats, view.queues, view.members, view.dead, view.file):
-        with pytest.raises(shmpool.PoolClosed):
+        with pytest.raises(shmpool.PoolClosed, match="the view of pool"):
             look()
+
+
+def test_a_file_of_another_size(pool: shmpool.Pool) -> None:
+    """Nothing is read of a pool whose file has grown or shrunk: it is no pool any more."""
+    with View(pool.name) as view:
+        size = Path(path_of(pool.name)).stat().st_size
+        for more in (4096, -4096):
+            os.truncate(path_of(pool.name), size + more)
+            for look in (view.stats, view.queues, view.members, view.dead, view.file):
+                with pytest.raises(shmpool.SegmentInvalid):
+                    look()
+        os.truncate(path_of(pool.name), size)
+        assert 64 == view.stats().capacity
 
 
 def test_planned_geometry(make_pool: MakePool) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shmpool import errors
 from shmpool.rpc import protocol, wire
 from shmpool.stats import Audit
 
@@ -107,6 +108,35 @@ def test_a_claimed_length_costs_nothing(claim: bytes) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8 * wire.REQUEST_MAX
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"\xc1", "not MessagePack: [A-Z][a-z]+Error"), (b"\xd4\x01\x00", "exceeds max_ext_len")],
+)
+def test_why_a_frame_is_refused(data: bytes, words: str) -> None:
+    """The codec's reason is said, or what kind it is where it has no words."""
+    stream = wire.Frames(wire.REQUEST_MAX)
+    stream.feed(data)
+    with pytest.raises(wire.FrameError, match=words):
+        list(stream)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        ({"kind": "PoolNotFound", "message": "gone"}, errors.PoolNotFound, "gone"),
+        ({"kind": "FromTheFuture", "message": "gone"}, errors.RequestRefused, "gone"),
+        ({"kind": "errno", "message": "gone"}, errors.RequestRefused, "gone"),
+        ({"kind": 5, "message": "gone"}, errors.RequestRefused, "gone"),
+        ("gone", errors.RequestRefused, "gone"),
+        ({"reason": 7}, errors.RequestRefused, "{'reason': 7}"),
+    ],
+)
+def test_errors_of_any_daemon(value: Any, kind: type[errors.ShmpoolError], message: str) -> None:
+    """What is unknown, of another version or program, is a RequestRefused with its words."""
+    error = protocol.error_of(value)
+    assert (kind, message) == (type(error), str(error))
 
 
 def test_depth_is_bounded() -> None:

@@ -133,8 +133,8 @@ static void walk_cache(struct walk *w, const struct member *m)
 	for (uint32_t i = 0; i < len; i++) {
 		uint64_t handle = load_relaxed(&m->cache[(bottom + i) & mask]);
 		uint32_t index = handle_index(handle);
-		/* Of this generation: what a dead thief had taken may be the member's again, in
-		 * hand. */
+		/* The generations must agree: a buffer that a dead thief had taken may be the
+		 * member's again, in hand. */
 		bool good =
 			exists(w, index) &&
 			load_acquire(&pool_buffer(w->p, index)->owner) == m->tag && /* [OWNER] */

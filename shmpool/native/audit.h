@@ -35,7 +35,8 @@ int audit_step(struct qmempool *p, struct shmpool_audit *out, struct shmpool_hel
 int audit_count(struct qmempool *p, struct shmpool_audit *out, struct shmpool_held *held,
 		size_t held_n, uint64_t *queued, size_t queued_n);
 
-/* Whether the slot's buffer may have been taken from behind a stopped member (bypass.c). */
+/* True if the slot may be stale: its buffer may have been taken from behind a suspended member
+ * (bypass.c). */
 static inline bool audit_stale(const struct qmempool *p, const struct alf_ring *r, alf_position at)
 {
 	alf_position limit = load_relaxed(&segment_shared(&p->segment)->bypassed);

@@ -115,9 +115,10 @@ static ALWAYS_INLINE bool cache_pop(struct qmempool *p, struct member *m, uint64
 	store_relaxed(&m->cache_top, top); /* [CACHE] */
 	barrier_asymmetric();
 	const uint64_t left = cache_between_own(load_acquire(&m->cache_bottom), top); /* [CACHE] */
-	/* Read after the barrier: an operand of the comparison, no register. */
+	/* Read after the barrier, so that it is an operand of the comparison and needs no
+	 * register. */
 	const uint64_t size = p->cache_size;
-	/* Unsigned: less than none is more than fits. */
+	/* Unsigned: a negative number is larger than any cache. */
 	if (unlikely(n == 1 ? left >= size : left > size - n)) {
 		store_relaxed(&m->cache_top, (cache_position)(top + n));
 		return false;
@@ -181,7 +182,8 @@ static inline uint32_t cache_take(struct qmempool *p, struct member *m, uint64_t
 static ALWAYS_INLINE bool cache_free(struct qmempool *p, struct member *m, const uint64_t *handle,
 				     uint32_t n)
 {
-	/* Read once: the compiler cannot know that no generation stored below is one of them. */
+	/* Read once: the compiler cannot know that the stores of generations below do not change
+	 * them. */
 	const cache_position top = load_relaxed(&m->cache_top);
 	const uint64_t len = cache_between_own(load_acquire(&m->cache_bottom), top); /* [CACHE] */
 	const uint64_t size = p->cache_size;
@@ -244,7 +246,7 @@ void cache_drain(struct qmempool *p, struct member *m);
  * requests a flush instead. Returns how many. */
 uint32_t cache_steal(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t max);
 
-/* Asks every member to flush its cache at its next call. */
+/* Requests every member to flush its cache at its next call. */
 void cache_request_flush(struct qmempool *p);
 
 #endif

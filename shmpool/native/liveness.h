@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * liveness.h - which members are dead: their tokens, asked about one by one.
+ * liveness.h - finds dead members by asking the kernel whether their processes' tokens are held.
  *
- * Who may call what at the same time: any thread anything, one inquiry by one thread.
+ * Who may call what at the same time: any thread anything; one struct liveness belongs to one
+ * thread.
  */
 #ifndef SHMPOOL_LIVENESS_H
 #define SHMPOOL_LIVENESS_H
@@ -16,10 +17,10 @@ struct liveness {
 	enum token_state state;
 };
 
-/* Whether the process of an identity, which is not 0, is alive. */
+/* Returns whether the process of a member is alive. identity is not 0. */
 enum token_state liveness_ask(struct liveness *q, uint64_t identity);
 
-/* How many members are dead and not recovered. */
+/* Returns the number of members that are dead and not recovered. */
 uint32_t liveness_dead(const struct segment *s, uint64_t own);
 
 enum process_fate {
@@ -29,8 +30,8 @@ enum process_fate {
 	PROCESS_UNKNOWN /* the question could not be asked now */
 };
 
-/* What became of a member's process. Whether it is suspended is known in its own PID namespace
- * only. */
+/* Returns the state of a member's process. PROCESS_SUSPENDED is reported only within the caller's
+ * own PID namespace. */
 enum process_fate liveness_fate(const struct segment *s, const struct member *m, uint64_t identity,
 				uint64_t own);
 

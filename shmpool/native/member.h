@@ -101,8 +101,8 @@ int member_attach(const struct segment *s, uint64_t token, struct member **out);
 /* Releases all single-producer and single-consumer roles of m. */
 void member_release_roles(const struct segment *s, const struct member *m);
 
-/* Gives the slot back. Who is killed in the middle of it leaves something that the next one begins
- * anew. */
+/* Frees the slot. If the caller is killed in the middle, it is a dead member, and recovery resets
+ * the slot again. */
 void member_release(const struct segment *s, struct member *m);
 
 /* Takes the slot of a dead member once all else of it is recovered, and resets it. The caller,
@@ -134,7 +134,7 @@ static inline uint64_t member_counted(const struct member *m, int counter)
 	return member_count(m, counter) - load_relaxed(&m->base[counter]);
 }
 
-/* How many buffers the member has in hand, its local cache not counted. */
+/* Returns the number of buffers that the member has in hand, without its local cache. */
 static inline uint64_t member_in_hand(const struct member *m)
 {
 	/* cache_pushed is part of both counts and cancels. It is left out, since it may grow

@@ -1,31 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * sweep.c - see recover.h: scans every buffer for those that dead members own.
- *
- * A buffer's owner word names its owner, except in two moments: when a ring's position has moved
- * and the owner word has not been written yet. Then the position decides, together with the members
- * that can have moved it there.
- *
- *     owner word                                       owner       a recoverer does
- *     OWNED(dead)                                      dead        sweep(): frees it, or puts it
- *                                                                  where on_death says
- *     ABANDONED                                        none        sweep(): the same
- *     TRANSIT, position reserved by a dead producer    dead        sweep_unreserve(): abandons it
- *       and a tombstone, or unpublished and reserved
- *       by no live member, or in a bulk not whole
- *     TRANSIT, position behind cons, claimed by no     dead        sweep(): as OWNED(dead)
- *       live member
- *     anything else                                    not dead    nothing
- *
- *     a recoverer killed       leaves                              repaired by the next recoverer
- *     after take()             OWNED(recoverer), with the queue    sweep(): puts it into that queue
- *     after alf_reserve()      an unpublished position             ranges_bury()
- *     before it counts         ABANDONED, not counted              the dead member's slot is still
- *       an abandoned buffer                                        taken, so it sweeps again
- *
- * sweep_unreserve() runs before the positions become tombstones and before anything is freed. Later
- * the ring may wrap, and such a buffer could not be told from one of the fourth row. Also, the free
- * ring has room for all buffers only once consumers can pass.
+ * queue.c - see queue.h.
  */
 #include "queue.h"
 #include "recovery.h"

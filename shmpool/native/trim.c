@@ -113,7 +113,7 @@ static uint64_t take_away(const struct segment *s, const struct member *m, uint6
 	end = end / SEGMENT_PAGE * SEGMENT_PAGE;
 	if (!cas_seq_cst(segment_extent(s, i), &seen, m->tag)) /* [EXTENT] */
 		return 0;
-	/* From here on it is not present, and nobody's hint goes past it any more (slab_grow). */
+	/* Now the extent is not present. After this count no hint of slab_grow() skips it. */
 	add_seq_cst(&segment_shared(s)->trims, 1); /* [TRIMS] */
 	if (end <= from || !segment_unreserve(s, from, end - from))
 		end = from; /* the kernel keeps the memory; the extent is absent all the same */

@@ -188,7 +188,6 @@ class Pages:
 
     def close(self) -> None:
         """Ends every event stream."""
-        self._supervisor.on_recovery.discard(self._recovered)
         for stream in self._streams:
             stream.put_nowait(None)
 

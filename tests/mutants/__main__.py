@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Breaks one step of shmpool after another, and demands that a test finds each (`make mutants`).
 
-    python -m tests.mutants [--jobs N] [--only TEXT] [--python N] [--tests NAMES] [core] [python]
+    python -m tests.mutants [--jobs N] [--only TEXT] [--python N] [--tests NAMES] [--lines FILE]
+                           [core] [python]
 
 Mutants of the core stand in core.toml. Each is named by the text that it replaces, so that it
 outlives changes elsewhere; one whose text is not there once is an error. Those of the Python
@@ -44,40 +45,43 @@ def _copy_tree(to: Path) -> None:
             shutil.copy2(ROOT / name, to / name)
 
 
-def _python_mutants(n: int, only: str, tests: str, folder: Path) -> tuple[list[Mutant], list[str]]:
+def _python_mutants(
+    n: int, only: str, tests: str, lines: Path, folder: Path
+) -> tuple[list[Mutant], list[str]]:
     """N mutants of the package, and what is wrong with their table."""
     equivalents = read_equivalents(HERE / "python.toml")
-    known = {(c.file, c.within, c.old, c.new) for c in candidates(ROOT)}
+    known = {one.identity for one in candidates(ROOT)}
     wrong = [
-        f"{file}: {within}: {old!r} is not there; update the table"
-        for file, within, old, new in equivalents
-        if (file, within, old, new) not in known
+        f"{within}: {old!r} is not there in {line!r}; update the table"
+        for within, line, old, new in equivalents
+        if (within, line, old, new) not in known
     ]
-    tree = folder / "lines"
-    tree.mkdir()
-    _copy_tree(tree)
-    print("running the tests once, to learn which lines each runs", flush=True)
-    record_lines(tree, folder / "lines.json", tests)
-    choice = Choice(folder / "lines.json")
+    if not lines.exists():
+        tree = folder / "lines"
+        tree.mkdir()
+        _copy_tree(tree)
+        print("running the tests once, to learn which lines each runs", flush=True)
+        record_lines(tree, lines, tests)
+    choice = Choice(ROOT, lines)
     mutants = []
     for one in choose(ROOT, n, only):
-        why = equivalents.get((one.file, one.within, one.old, one.new), "")
-        old, new = " ".join(one.old.split()), " ".join(one.new.split())
-        name = f"{one.within}: {old[:80]} -> {new[:90]}"
-        tests = () if why else tuple(f"pytest {test}" for test in choice.tests(one))
-        mutants.append(Mutant(name, one.file, (), tests, why, one))
+        why = equivalents.get(one.identity, "")
+        shown = () if why else tuple(f"pytest {test}" for test in choice.tests(one))
+        mutants.append(Mutant(one.name, one.file, (), shown, why, one))
     return mutants, wrong
 
 
 def _run(mutants: list[Mutant], jobs: int, folder: Path) -> list[Outcome]:
     """Tries each, in so many trees at once."""
     idle: queue.Queue[Checks] = queue.Queue()
+    every: list[Checks] = []
     outcomes: list[Outcome] = []
     for job in range(jobs):
         tree = folder / str(job)
         tree.mkdir()
         _copy_tree(tree)
-        idle.put(Checks(tree))
+        every.append(Checks(tree))
+        idle.put(every[-1])
 
     def try_one(mutant: Mutant) -> Outcome:
         checks = idle.get()
@@ -90,6 +94,8 @@ def _run(mutants: list[Mutant], jobs: int, folder: Path) -> list[Outcome]:
         for done in concurrent.futures.as_completed(pool.submit(try_one, m) for m in mutants):
             outcomes.append(done.result())
             print(f"[{len(outcomes)}/{len(mutants)}] {outcomes[-1]}", flush=True)
+    for checks in every:
+        checks.close()
     return outcomes
 
 
@@ -100,6 +106,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="those whose name or file has this text")
     parser.add_argument("--python", type=int, default=150, help="mutants of the package")
     parser.add_argument("--tests", default="", help="of the package: files without test_, or all")
+    parser.add_argument("--lines", type=Path, help="which test runs what: kept here if not there")
     parser.add_argument("tables", nargs="*", default=["core", "python"], metavar="core|python")
     options = parser.parse_args()
     mutants: list[Mutant] = []
@@ -110,7 +117,10 @@ def main() -> int:
         if "core" in options.tables:
             mutants += read_core(HERE / "core.toml")
         if "python" in options.tables:
-            made, wrong = _python_mutants(options.python, options.only, options.tests, folder)
+            lines = options.lines or folder / "lines.json"
+            made, wrong = _python_mutants(
+                options.python, options.only, options.tests, lines, folder
+            )
             mutants += made
         mutants = [m for m in mutants if options.only in m.name or options.only in m.file]
         wrong += [fault for mutant in mutants if (fault := mutant.fault(ROOT))]

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tests that mutants are shown to, run in a copy of the tree."""
 
+import json
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -15,6 +18,8 @@ from .table import Mutant, Outcome
 SEEDS = 20000
 SECONDS = 300  # of one test; a mutant that hangs is found
 TOGETHER_SECONDS = 400
+FIRST = 6  # tests that a mutant is shown to before the others
+FAILED = re.compile(r"(?:FAILED|ERROR) (\S+::[\w.]+(?:\[.*?\])?)(?: - |$)")  # as pytest prints it
 KILL_FLAGS = ["-std=gnu11", "-g", "-O2", "-pthread", "-Wl,-z,now"]
 
 
@@ -25,7 +30,9 @@ class Checks:
         self.tree = tree
         self.build = tree / "build" / "mutants"
         self.build.mkdir(parents=True)
-        self.steer_whole = False  # whether every object is that of the unbroken core
+        self.stamp = 1_000_000_000
+        self.warm: subprocess.Popen[str] | None = None  # warm.py
+        self.unfit: set[str] = set()  # tests of pytest's that fail now and then
 
     def try_mutant(self, mutant: Mutant) -> Outcome:
         """Breaks the tree, runs the mutant's tests until one fails, and mends the tree."""
@@ -33,25 +40,58 @@ class Checks:
         before = path.read_text()
         outcome = Outcome(mutant)
         began = time.monotonic()
-        path.write_text(mutant.apply(before))
         try:
-            for test in self._batches(mutant.tests):
-                said = self._run(test, mutant.file)
-                if said is not None:
-                    outcome.found_by = test if len(test) < 80 else test.split(maxsplit=1)[0]
+            batches = self._batches(mutant.tests)
+            while batches:
+                self._write(path, mutant.apply(before))
+                said = self._run(batches[0], mutant.file)
+                if said is None:
+                    batches = batches[1:]
+                elif self._is_because(said, batches[0], path, before, mutant.file):
+                    outcome.found_by = batches[0] if len(batches[0]) < 80 else batches[0].split()[0]
                     outcome.said = said
                     break
+                else:
+                    batches = self._batches(mutant.tests)  # without that test
         finally:
-            path.write_text(before)
+            self._write(path, before)
         outcome.seconds = time.monotonic() - began
         return outcome
 
-    @staticmethod
-    def _batches(tests: tuple[str, ...]) -> list[str]:
-        """Tests of pytest's go into one process."""
+    def _write(self, path: Path, text: str) -> None:
+        """Dates no two versions of a file the same, or Python takes what it compiled before."""
+        path.write_text(text)
+        self.stamp += 1
+        os.utime(path, (self.stamp, self.stamp))
+
+    def _is_because(self, said: str, batch: str, path: Path, unbroken: str, changed: str) -> bool:
+        """Whether a test failed because of the mutant: it fails again, and passes without it. One
+        of pytest's that does otherwise is shown to no mutant any more. RuntimeError if the tests
+        cannot even be run without it."""
+        if not batch.startswith("pytest "):
+            return True
+        test = FAILED.match(said)
+        if not test:  # no test failed: they could not be collected, or it hangs
+            self._write(path, unbroken)
+            otherwise = self._run(" ".join(["pytest", "--collect-only", batch[7:]]), changed)
+            if otherwise is not None:
+                raise RuntimeError(f"the tests cannot be run: {otherwise}")
+            return True
+        alone = f"pytest {shlex.quote(test[1])}"
+        again = self._run(alone, changed)
+        self._write(path, unbroken)
+        if again is not None and self._run(alone, changed) is None:
+            return True
+        self.unfit.add(test[1])
+        return False
+
+    def _batches(self, tests: tuple[str, ...]) -> list[str]:
+        """Tests of pytest's go into two processes: a few first, whose files are soon imported."""
         names = [test.removeprefix("pytest ") for test in tests if test.startswith("pytest ")]
+        names = [name for name in names if name not in self.unfit]
         others = [test for test in tests if not test.startswith("pytest ")]
-        return others + ([f"pytest {shlex.join(names)}"] if names else [])
+        parts = [part for part in (names[:FIRST], names[FIRST:]) if part]
+        return others + [f"pytest {shlex.join(part)}" for part in parts]
 
     def _run(self, test: str, changed: str) -> str | None:
         """None if the test passes, else the last line of what it says."""
@@ -64,7 +104,7 @@ class Checks:
             return None
         lines = (done.stdout + done.stderr).strip().splitlines()
         lines = [line for line in lines if line.startswith(("FAILED", "ERROR"))] or lines
-        return lines[-1][:160] if lines else f"status {done.returncode}"
+        return lines[-1] if lines else f"status {done.returncode}"
 
     def _call(
         self, command: list[str], seconds: float = SECONDS
@@ -96,9 +136,9 @@ class Checks:
         program = self.build / name
         objects = [str(self.build / (Path(source).stem + ".o")) for source in sources]
         self._compile(["gcc", *STEER_FLAGS, *objects, "-o", str(program)])
-        for compiled in objects:  # those of the broken file must not be used again
-            if header or Path(compiled).stem == Path(changed).stem:
-                Path(compiled).unlink()
+        for made in objects:  # those of the broken file must not be used again
+            if header or Path(made).stem == Path(changed).stem:
+                Path(made).unlink()
         return str(program)
 
     def _steer(self, arguments: list[str], changed: str) -> subprocess.CompletedProcess[str]:
@@ -129,5 +169,28 @@ class Checks:
         return self._call([str(program), *arguments[1:]])
 
     def _pytest(self, arguments: list[str], _changed: str) -> subprocess.CompletedProcess[str]:
-        command = [*ISOLATED, sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-        return self._call([*command, "--timeout", "60", *arguments], TOGETHER_SECONDS)
+        if self.warm is None:
+            command = [*ISOLATED, sys.executable, "tests/mutants/warm.py"]
+            if ISOLATED:
+                command.append("alone")
+            self.warm = subprocess.Popen(
+                command, cwd=self.tree, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        assert self.warm.stdin is not None
+        assert self.warm.stdout is not None
+        output = self.build / "pytest"
+        run = {
+            "arguments": ["-q", "-x", "-p", "no:cacheprovider", "--timeout", "60", *arguments],
+            "seconds": TOGETHER_SECONDS,
+            "output": str(output),
+        }
+        print(json.dumps(run), file=self.warm.stdin, flush=True)
+        status = json.loads(self.warm.stdout.readline())
+        if status is None:
+            raise subprocess.TimeoutExpired("pytest", TOGETHER_SECONDS)
+        return subprocess.CompletedProcess([], status, output.read_text(errors="replace"), "")
+
+    def close(self) -> None:
+        """Ends the process that runs pytest."""
+        if self.warm is not None:
+            self.warm.communicate()

@@ -1,35 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pytest plugin: which lines of the package each test runs here, and how long it takes.
+"""A pytest plugin: which lines of the package each test runs, and how long it takes.
 
     python -m pytest -p tests.mutants.lines --lines FILE ...
 
-What a test starts as another process is not seen: python.py falls back to the tests of that name.
+Those of the processes that a test starts count too (traced.py), unless they run without its
+environment.
 """
 
 import json
-import sys
-import threading
+import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
-PACKAGE = str(Path(__file__).resolve().parent.parent.parent / "shmpool") + "/"
+from . import traced
 
-_seen: set[tuple[str, int]] = set()
-_result: dict[str, dict[str, object]] = {}
-
-
-def _line(frame: FrameType, event: str, _argument: object) -> object:
-    if event == "line":
-        _seen.add((frame.f_code.co_filename, frame.f_lineno))
-    return _line
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def _call(frame: FrameType, _event: str, _argument: object) -> object:
-    return _line if frame.f_code.co_filename.startswith(PACKAGE) else None
+class Lines:
+    """Writes FILE in the end; its folder, FILE.d, holds what processes note."""
+
+    def __init__(self, to: Path) -> None:
+        self.to, self.folder = to, to.with_name(to.name + ".d")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        (self.folder / "python").mkdir(parents=True)
+        shutil.copy(traced.__file__, self.folder / "python" / "sitecustomize.py")
+        package = f"{ROOT / 'shmpool'}/"
+        paths = [str(self.folder / "python"), os.environ.get("PYTHONPATH", "")]
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        os.environ[traced.FOLDER], os.environ[traced.PACKAGE] = str(self.folder), package
+        self.tracer = traced.Tracer(str(self.folder), package, child=False)
+        self.rows: list[tuple[str, float, set[str]]] = []  # test, seconds, "file:line"
+        self.unfit: set[str] = set()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Fixtures are part of the test."""
+        notes = self.folder / str(len(self.rows))
+        notes.touch()
+        notes.chmod(0o666)  # a test's process may have become another user
+        (self.folder / traced.NOW).write_text(notes.name)
+        self.tracer.seen = set()
+        began = time.monotonic()
+        self.tracer.start()
+        try:
+            return (yield)
+        finally:
+            self.tracer.stop()
+            lines = {f"{name[len(self.tracer.package) :]}:{at}" for name, at in self.tracer.seen}
+            self.rows.append((item.nodeid, time.monotonic() - began, lines))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """A test that fails or is skipped as it is tells nothing."""
+        report = yield
+        if report.outcome != "passed":
+            self.unfit.add(item.nodeid)
+        return report
+
+    def pytest_sessionfinish(self) -> None:
+        """Children may still have run when their test had ended, so their notes are read here."""
+        found = {}
+        for number, (test, seconds, lines) in enumerate(self.rows):
+            noted = lines.union((self.folder / str(number)).read_text().split())
+            by_file: dict[str, list[int]] = {}
+            for name, _, at in (line.rpartition(":") for line in sorted(noted)):
+                by_file.setdefault(f"shmpool/{name}", []).append(int(at))
+            if test not in self.unfit:
+                found[test] = {"seconds": seconds, "lines": by_file}
+        self.to.write_text(json.dumps(found))
+        for test in sorted(self.unfit):
+            print(f"unfit: {test}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,40 +84,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--lines", required=True)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Fixtures are part of the test."""
-    _seen.clear()
-    began = time.monotonic()
-    threading.settrace(_call)  # type: ignore[arg-type]
-    sys.settrace(_call)  # type: ignore[arg-type]
-    try:
-        return (yield)
-    finally:
-        sys.settrace(None)
-        threading.settrace(None)  # type: ignore[arg-type]
-        lines: dict[str, list[int]] = {}
-        for name, number in sorted(_seen):
-            lines.setdefault(name[len(PACKAGE) :], []).append(number)
-        _result[item.nodeid] = {"seconds": time.monotonic() - began, "lines": lines}
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[pytest.TestReport]:
-    """A test that fails or is skipped as it is tells nothing."""
-    report: pytest.TestReport = yield
-    if report.outcome != "passed":
-        item.stash[_unfit] = True
-    return report
-
-
-_unfit = pytest.StashKey[bool]()
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Writes it."""
-    unfit = {item.nodeid for item in session.items if item.stash.get(_unfit, False)}
-    fit = {name: row for name, row in _result.items() if name not in unfit}
-    Path(session.config.getoption("--lines")).write_text(json.dumps(fit))
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts before the tests are imported."""
+    config.pluginmanager.register(Lines(Path(config.getoption("--lines"))))

@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mutants of the Python package: made from its syntax trees, chosen by a hash of their own text.
 
-So the same code has the same mutants, and a change elsewhere changes none of them. Each is shown
-to the tests that run its line (lines.py), the quickest first.
+The hash covers the names of function and class, the line, and what replaces what. So the same code
+has the same mutants wherever its file lies, and a change elsewhere changes none of them. Each is
+shown to the tests that run its line (lines.py), the quickest first.
 """
 
 import ast
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# They compile C, search models, or run for minutes.
+# They compile C, search models, trace by themselves, or run for minutes.
 LEFT_OUT = ["bench", "bench_loops", "browser", "captures", "demo", "footprint", "instructions"]
 LEFT_OUT += ["kill_points", "models", "native", "property_kills", "relacy", "steer", "storm"]
-LEFT_OUT += ["structure", "docs", "capture", "column"]
+LEFT_OUT += ["structure", "capture", "column", "errno", "fuzz_segment", "interrupted"]
 
 
 def _isolated() -> list[str]:
@@ -32,7 +34,7 @@ def _isolated() -> list[str]:
 
 
 ISOLATED = _isolated()
-TESTS_MOST = 40  # shown to one mutant
+TESTS_SECONDS = 60.0  # of tests that are shown to one mutant, as lines.py timed them
 FOLDERS_LEFT_OUT = ("bench", "native", "hot")
 
 
@@ -41,17 +43,29 @@ class Candidate:
     """A mutant of the package."""
 
     file: str
-    within: str  # qualified name of the function
+    within: str  # qualified name of the function or class
+    text: str  # of the line where it begins, without spaces around it
     old: str
     new: str
     line: int
     span: tuple[int, int]  # in the file's text, in characters
+    imported: bool  # whether the line runs when its module is imported, not in a function
+
+    @property
+    def identity(self) -> tuple[str, str, str, str]:
+        """What it is known by in python.toml; several in the package may have the same."""
+        return self.within, self.text, self.old, self.new
 
     @property
     def key(self) -> str:
         """What it is chosen by."""
-        text = f"{self.file}:{self.within}:{self.old}:{self.new}"
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256("\0".join(self.identity).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        old, new = " ".join(self.old.split()), " ".join(self.new.split())
+        return f"{self.within}: {self.text[:80]}: {old[:80]} -> {new[:90]}"
 
 
 SWAPPED: dict[type[ast.cmpop], str] = {
@@ -79,10 +93,12 @@ OPERATORS: dict[type[ast.operator], str] = {
 class _Finder(ast.NodeVisitor):
     def __init__(self, file: str, text: str) -> None:
         self.file, self.text = file, text
+        self.lines = text.splitlines(keepends=True)
         self.starts = [0]
-        for line in text.splitlines(keepends=True):
+        for line in self.lines:
             self.starts.append(self.starts[-1] + len(line))
         self.names: list[str] = []
+        self.functions = 0  # around the node
         self.found: list[Candidate] = []
 
     def _at(self, line: int, column: int) -> int:
@@ -101,17 +117,30 @@ class _Finder(ast.NodeVisitor):
         start, end = self._span(node)
         old = self.text[start:end]
         if self.names and old != new:
-            where = ".".join(self.names)
-            self.found.append(Candidate(self.file, where, old, new, node.lineno, (start, end)))
+            self.found.append(
+                Candidate(
+                    file=self.file,
+                    within=".".join(self.names),
+                    text=self.lines[node.lineno - 1].strip(),
+                    old=old,
+                    new=new,
+                    line=node.lineno,
+                    span=(start, end),
+                    imported=not self.functions,
+                )
+            )
 
     def _source(self, node: ast.expr) -> str:
         start, end = self._span(node)
         return self.text[start:end]
 
     def _scope(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
+        function = not isinstance(node, ast.ClassDef)
         self.names.append(node.name)
+        self.functions += function
         for child in node.body:
             self.visit(child)
+        self.functions -= function
         self.names.pop()
 
     visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = _scope  # noqa: N815
@@ -189,10 +218,10 @@ def candidates(root: Path) -> Iterator[Candidate]:
 
 
 def choose(root: Path, n: int, only: str = "") -> list[Candidate]:
-    """Chooses n of them, no two on one line, of files whose names have that text."""
+    """Chooses n of them, no two on one line, of those whose file or name has that text."""
     chosen: dict[tuple[str, int], Candidate] = {}
     for one in sorted(candidates(root), key=lambda c: c.key):
-        if len(chosen) < n and only in one.file:
+        if len(chosen) < n and (only in one.file or only in one.name):
             chosen.setdefault((one.file, one.line), one)
     return list(chosen.values())
 
@@ -205,24 +234,82 @@ def record_lines(root: Path, to: Path, names: str = "") -> None:
         if path.stem.removeprefix("test_") not in LEFT_OUT
         and (not names or path.stem.removeprefix("test_") in names.split())
     ]
+    if not names:
+        tests += ["shmpool", *(f"--ignore=shmpool/{folder}" for folder in FOLDERS_LEFT_OUT)]
     command = [*ISOLATED, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["-p", "tests.mutants.lines", "--lines", str(to), *tests]
-    subprocess.run(command, cwd=root, check=False, stdout=subprocess.DEVNULL)
+    said = subprocess.run(command, cwd=root, check=False, capture_output=True, text=True).stdout
+    print(*(line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))), sep="\n")
 
 
 class Choice:
     """Which tests a mutant is shown."""
 
-    def __init__(self, lines: Path) -> None:
+    def __init__(self, root: Path, lines: Path) -> None:
         self.rows = json.loads(lines.read_text())
+        self.root = root
 
     def tests(self, one: Candidate) -> list[str]:
-        """Those that run its line, the quickest first; else those whose names speak of its file."""
-        name = one.file.removeprefix("shmpool/")
+        """Those that run its line, or, if that runs at import, lines that name its class, and those
+        that compare the documentation with what is declared.
+
+        Those of files that name its module, class or function come first, then the other tests of
+        such files that run anything of the mutant's file, because what is cached runs in the first
+        test only that needs it. Of each the quick come before the slow.
+        """
+        lines = {one.file: {one.line}}
+        if one.imported:
+            lines = self._naming(one.within.rpartition(".")[2])
         running = [
-            test for test, row in self.rows.items() if one.line in row["lines"].get(name, ())
+            test
+            for test, row in self.rows.items()
+            if _meets(row["lines"], lines) or (one.imported and "test_docs.py" in test)
         ]
-        if not running:
-            word = Path(one.file).stem
-            running = [test for test in self.rows if word in test.partition("::")[0]]
-        return sorted(running, key=lambda test: self.rows[test]["seconds"])[:TESTS_MOST]
+        near = self._files_naming(Path(one.file).stem, one.within.split("."))
+        beside = [
+            test
+            for test, row in self.rows.items()
+            if _file(test) in near and one.file in row["lines"] and test not in running
+        ]
+        chosen, total = [], 0.0
+        for group, until in (
+            ([test for test in running if _file(test) in near], 0.5 * TESTS_SECONDS),
+            (beside, 0.75 * TESTS_SECONDS),
+            ([test for test in running if _file(test) not in near], TESTS_SECONDS),
+        ):
+            for test in sorted(group, key=self._seconds):
+                if total < until:
+                    chosen.append(test)
+                    total += self._seconds(test)
+        return chosen
+
+    def _seconds(self, test: str) -> float:
+        return float(self.rows[test]["seconds"])
+
+    def _files_naming(self, stem: str, names: list[str]) -> set[str]:
+        """The tests' files that have a module's name in theirs, or have one of these words."""
+        word = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
+        return {
+            file
+            for file in set(map(_file, self.rows))
+            if stem in Path(file).stem or word.search((self.root / file).read_text())
+        }
+
+    def _naming(self, name: str) -> dict[str, set[int]]:
+        """The package's lines that have this word."""
+        word = re.compile(rf"\b{re.escape(name)}\b")
+        found = {}
+        for path in (self.root / "shmpool").rglob("*.py"):
+            lines = path.read_text().splitlines()
+            found[str(path.relative_to(self.root))] = {
+                at for at, line in enumerate(lines, 1) if word.search(line)
+            }
+        return found
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]
+
+
+def _meets(run: dict[str, list[int]], wanted: dict[str, set[int]]) -> bool:
+    return any(not wanted.get(name, set()).isdisjoint(lines) for name, lines in run.items())

@@ -70,7 +70,9 @@ class Outcome:
 
     def __str__(self) -> str:
         by = f"found by {self.found_by}" if self.found_by else "SURVIVED"
-        text = f"{self.mutant.file}: {self.mutant.name}: {by} ({self.seconds:.1f} s) {self.said}"
+        text = (
+            f"{self.mutant.file}: {self.mutant.name}: {by} ({self.seconds:.1f} s) {self.said[:160]}"
+        )
         return text.rstrip()
 
 
@@ -90,6 +92,6 @@ def read_core(path: Path) -> list[Mutant]:
 
 
 def read_equivalents(path: Path) -> dict[tuple[str, str, str, str], str]:
-    """Why mutants of the package are equivalent: by file, function, old and new text."""
+    """Why mutants of the package are equivalent, by their identities."""
     rows = tomllib.loads(path.read_text()).get("mutant", [])
-    return {(row["file"], row["within"], row["old"], row["new"]): row["equivalent"] for row in rows}
+    return {(row["within"], row["line"], row["old"], row["new"]): row["equivalent"] for row in rows}

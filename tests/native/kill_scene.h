@@ -31,10 +31,11 @@
 /* Numbers of messages by publisher and queue; each counts up from there. */
 #define FROM_OTHERS 1000u /* b, into the subject queue, before the victim runs */
 #define FROM_VICTIM 2000u
-#define FROM_LATER 3000u /* a, into the subject queue, while the victim is suspended or dead */
-#define FROM_ASIDE 4000u /* b, into the other queue */
-#define FROM_BESIDE 900u /* a companion, into the subject queue */
-#define NUMBERS 5000u
+#define FROM_LATER 3000u  /* a, into the subject queue, with the victim suspended or dead */
+#define FROM_ASIDE 4000u  /* b, into the other queue */
+#define FROM_FULLER 5000u /* the victim, in place of what it has got */
+#define FROM_BESIDE 900u  /* a companion, into the subject queue */
+#define NUMBERS 6000u
 
 #define INFLATED 1000000u /* buffers */
 

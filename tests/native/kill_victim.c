@@ -39,7 +39,7 @@ void get_own(struct scene *s)
 void get_own_full(struct scene *s)
 {
 	get_own(s);
-	scene_publish(s->v, s->subject, FROM_BESIDE, 1);
+	scene_publish(s->v, s->subject, FROM_FULLER, 1);
 }
 
 /* Messages that have failed once already. */
@@ -406,10 +406,20 @@ int recover_beside(struct scene *s)
 	return recover_dead(s);
 }
 
-void check_beside(struct scene *s)
+static uint32_t came_out(const struct scene *s, uint32_t number)
 {
 	uint32_t n = 0;
 	for (uint32_t i = 0; i < s->taken; i++)
-		n += s->stream[i].number == FROM_BESIDE;
-	DEMAND(n == 1);
+		n += s->stream[i].number == number;
+	return n;
+}
+
+void check_beside(struct scene *s)
+{
+	DEMAND(came_out(s, FROM_BESIDE) == 1);
+}
+
+void check_fuller(struct scene *s)
+{
+	DEMAND(came_out(s, FROM_FULLER) == 1);
 }

@@ -71,6 +71,7 @@ int recover_beside(struct scene *s);
 void check_queue(struct scene *s);
 void check_segment(struct scene *s);
 void check_nacked(struct scene *s);
+void check_fuller(struct scene *s); /* what get_own_full() published has come out */
 void check_beside(struct scene *s); /* put_beside()'s message has come out */
 
 #endif

@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "binding.h"
 #include "opening.h"
 #include "queue.h"
 

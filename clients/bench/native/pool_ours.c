@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "binding.h"
 #include "opening.h"
 #include "pool_loops.h"
 #include "queue.h"

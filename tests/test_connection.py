@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client's connection to the daemon, without a daemon: when what it asks is answered."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import DEADLINE_S
+
+from shmpool.rpc import protocol, wire
+from shmpool.rpc.records import Pong
+from shmpool.service.connection import Connection, Peer
+
+
+class Answering:
+    """A host that lets everybody in, and notes whom it answers."""
+
+    def __init__(self) -> None:
+        self.answered: list[str] = []
+        self.left: list[Connection] = []
+
+    def admit(self, connection: Connection, peer: Peer) -> str | None:
+        return None
+
+    def may_write(self, peer: Peer) -> bool:
+        return True
+
+    def disconnected(self, connection: Connection) -> None:
+        self.left.append(connection)
+
+    async def answer(self, request: protocol.AnyRequest) -> Any:
+        assert isinstance(request, protocol.Describe)
+        self.answered.append(request.pool)
+        return Pong(1, 0.0)
+
+    def packed_stats(self, pool: str) -> bytes:
+        return b""
+
+
+class Sent(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__({"socket": sock})
+        self.frames = wire.Frames(wire.ANSWER_MAX, trusted=True)
+
+    def write(self, data: Any) -> None:
+        self.frames.feed(data)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def sock() -> Iterator[socket.socket]:
+    """One that has a peer."""
+    ours, its = socket.socketpair()
+    with ours, its:
+        yield ours
+
+
+def connected(host: Answering, sock: socket.socket) -> tuple[Connection, Sent]:
+    connection, transport = Connection(host), Sent(sock)
+    connection.connection_made(transport)
+    return connection, transport
+
+
+def receive(connection: Connection, *frames: bytes) -> None:
+    data = b"".join(frames)
+    connection.get_buffer(-1)[: len(data)] = data
+    connection.buffer_updated(len(data))
+
+
+def describe(msgid: int, pool: str) -> bytes:
+    return wire.pack_call(msgid, "describe", [pool])
+
+
+def test_clients_take_turns(sock: socket.socket) -> None:
+    """However many requests one sends at a time, another's are answered in between."""
+
+    async def go() -> None:
+        host = Answering()
+        (first, _), (second, _) = connected(host, sock), connected(host, sock)
+        receive(first, *(describe(n, "a") for n in range(3)))
+        receive(second, *(describe(n, "b") for n in range(3)))
+        async with asyncio.timeout(DEADLINE_S):
+            while len(host.answered) < 6:
+                await asyncio.sleep(0)
+        assert list("ababab") == host.answered
+
+    asyncio.run(go())
+
+
+def test_a_request_that_comes_late(sock: socket.socket) -> None:
+    """One that comes when the last was answered, before the daemon waits again, is answered too."""
+
+    async def go() -> None:
+        host = Answering()
+        connection, transport = connected(host, sock)
+        receive(connection, describe(1, "a"))
+        worker = connection._worker
+        assert worker is not None
+        async with asyncio.timeout(DEADLINE_S):
+            while not worker.done():
+                await asyncio.sleep(0)
+            assert worker is connection._worker  # what follows on its end has still to run
+            receive(connection, describe(2, "b"))
+            while len(host.answered) < 2:
+                await asyncio.sleep(0)
+            while connection._worker is not None:
+                await asyncio.sleep(0)
+        assert [1, 2] == [frame.msgid for frame in transport.frames]  # type: ignore[union-attr]
+
+    asyncio.run(go())
+
+
+def test_a_watch_ends_with_its_connection(sock: socket.socket) -> None:
+    """Nothing is sent to a client that has gone, and the daemon knows that it has."""
+
+    async def go() -> None:
+        host = Answering()
+        connection, _ = connected(host, sock)
+        receive(connection, wire.pack_call(1, "watch", ["a", 1.0]))
+        async with asyncio.timeout(DEADLINE_S):
+            while not connection._watches:
+                await asyncio.sleep(0)
+        (timer,) = connection._watches.values()
+        connection.connection_lost(None)
+        assert timer.cancelled()
+        assert [connection] == host.left
+        receive(connection, describe(2, "a"))
+        await asyncio.sleep(0)
+        assert [] == host.answered
+
+    asyncio.run(go())
