@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -115,7 +116,10 @@ def test_a_signal_gets_through(make_pool: MakePool, craft: Craft) -> None:
 
 
 def test_other_threads_run_meanwhile(make_pool: MakePool, craft: Craft) -> None:
-    """A walk does not hold the interpreter's lock."""
+    """A walk does not hold the interpreter's lock.
+
+    No thread is made to hand over the lock here, so that another one runs only during the call.
+    """
     pool = nowhere(make_pool, craft)
     counting = Counting(pool._number, pool.capacity, pool.geometry.members, {})
     ran, walking, stop = 0, threading.Event(), threading.Event()
@@ -128,12 +132,15 @@ def test_other_threads_run_meanwhile(make_pool: MakePool, craft: Craft) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
     try:
         while not ran:
             walking.set()
             counting.step(0.001)  # one call into C
             walking.clear()
     finally:
+        sys.setswitchinterval(interval)
         stop.set()
         thread.join()
 
