@@ -78,6 +78,7 @@ def test_what_changes_something_after_a_restart(
     to its successor, also if it changes something."""
     first = start_daemon()
     options = PoolOptions(256, 64)
+    names = [new_name(), new_name()]
 
     async def restart_under_both() -> None:
         asynchronous = shmpool.AsyncClient(first.socket)
@@ -87,8 +88,9 @@ def test_what_changes_something_after_a_restart(
             first.end(end)
             start_daemon("", "--socket", str(first.socket))
             await asyncio.sleep(0)
-            await asynchronous.create(new_name(), options)
-            client.create(new_name(), options)
+            await asynchronous.create(names[0], options)
+            client.create(names[1], options)
+            assert set(names) <= {pool.name for pool in client.list()}
         await asynchronous.close()
 
     asyncio.run(restart_under_both())
