@@ -252,6 +252,15 @@ def resident(pid: int) -> int:
     return int(re.findall(rb"VmRSS:\s+(\d+) kB", text)[0]) << 10
 
 
+def open_files(pid: int) -> set[str]:
+    """What the descriptors of a process refer to, without those that it closes meanwhile."""
+    found = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(descriptor))
+    return found
+
+
 def room() -> int:
     """Bytes of shared memory that are free; a container has 64 MB unless it is given more."""
     status = os.statvfs("/dev/shm")
