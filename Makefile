@@ -1,6 +1,8 @@
-# make demo    replays a capture through worker processes      make test    the whole test suite
-# make test-bench   the tests of the benchmark that need the other libraries
-# make check   lint, types, tests    make bench    make bench-native    make fix    make clean
+# make demo    replays a capture through worker processes
+# make check   format, lint, types and the quick tests: about 90 seconds on two idle cores
+# make test    every test, except those of the benchmark that need the other libraries: make test-bench
+# make test-interpreters   the quick tests on the other versions of CPython that are installed here
+# make bench    make bench-native    make fix    make clean
 # make sweep   kills a member at every instruction of every operation (about half an hour on two cores), and
 #              lets every call of every operation to the system fail with each errno (a minute)
 # make pairs   two members in the middle of something at once, one or both killed
@@ -17,7 +19,7 @@ ARGS ?=
 SOURCES := pyproject.toml setup.py $(wildcard shmpool/hot/*.[ch] shmpool/native/*.[ch] shmpool/native/*.py)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: all demo test test-bench lint check bench bench-docs bench-instructions bench-native bench-recovery \
+.PHONY: all demo test test-quick test-bench test-interpreters lint check bench bench-docs bench-instructions bench-native bench-recovery \
 	bench-daemon sweep pairs soak steer mutants relacy fuzz docs tools fix clean
 all: $(VENV)/.demo
 
@@ -35,6 +37,18 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# Those without the marker slow, which is set by measured processor time (tests/processor_time.py).
+test-quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto -m 'not slow and not contestants' $(ARGS)
+
+# Each interpreter has a virtual environment of its own; one that is not installed is skipped.
+INTERPRETERS := 3.12 3.13
+test-interpreters:
+	@for version in $(INTERPRETERS); do \
+		python=$$(.ci/interpreter $$version) || { echo "make: CPython $$version is not installed; skipped"; continue; }; \
+		$(MAKE) test-quick PYTHON=$$python VENV=.venv-$$version || exit 1; \
+	done
 
 # The tests that need the other libraries of the benchmark; `make test` leaves them out.
 test-bench: $(VENV)/.dev $(VENV)/.bench
@@ -102,7 +116,7 @@ lint: $(VENV)/.dev
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h')
 	$(BIN)/mypy shmpool clients
 
-check: lint test
+check: lint test-quick
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m shmpool.bench $(ARGS)
@@ -128,4 +142,4 @@ fix: $(VENV)/.dev
 	$(BIN)/clang-format -i $$(git ls-files '*.c' '*.h')
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info shmpool/_native*.so shmpool/_native.c clients/bench/native/build
+	rm -rf $(VENV) $(INTERPRETERS:%=.venv-%) build dist *.egg-info shmpool/_native*.so shmpool/_native.c clients/bench/native/build

@@ -21,6 +21,7 @@ from typing import Any
 
 import advice
 import hypothesis
+import processor_time
 import pytest
 
 import shmpool
@@ -63,6 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Registers the plugins here, because examples are not below this folder."""
     config.pluginmanager.register(OwnExamples())
     config.pluginmanager.register(advice)
+    config.pluginmanager.register(processor_time.ProcessorTime())
 
 
 def _segments() -> set[str]:
@@ -248,6 +250,15 @@ def resident(pid: int) -> int:
     """Bytes of memory that a process has."""
     text = Path(f"/proc/{pid}/status").read_bytes()
     return int(re.findall(rb"VmRSS:\s+(\d+) kB", text)[0]) << 10
+
+
+def open_files(pid: int) -> set[str]:
+    """What the descriptors of a process refer to, without those that it closes meanwhile."""
+    found = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(descriptor))
+    return found
 
 
 def room() -> int:

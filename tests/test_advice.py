@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A failed test prints what to do next."""
+"""What the test suite itself says: of a failed test what to do, of a slow one that it is slow."""
 
 import os
 import re
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import advice
+import processor_time
 import pytest
 
 FAILS = """
@@ -69,3 +70,13 @@ def test_an_old_extension(tmp_path: Path, times: dict[str, int], said: list[str]
         path.touch()
         os.utime(path, (time, time))
     assert said == advice.outdated(tmp_path)
+
+
+def test_the_share_of_a_quick_test() -> None:
+    """A test that takes more than a tenth of the whole is named, on a machine of any speed."""
+    for speed in (0.1, 1, 10):
+        seconds = {str(i): 9 * speed for i in range(10)}
+        assert [] == processor_time.over(seconds)
+        (said,) = processor_time.over(seconds | {"long": 11 * speed})
+        assert said.startswith("long takes")
+        assert said.endswith("mark it with @pytest.mark.slow")

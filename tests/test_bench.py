@@ -245,6 +245,7 @@ def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
     """A run writes JSON that can be read back and a report with plots; compared with itself it is
     within the range."""
@@ -317,6 +318,7 @@ def workers_of(pid: int) -> set[int]:
     return found - {pid}
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_process(eventually: Eventually) -> None:
     """The processes of a run end when their parent is killed."""
     command = [
@@ -363,6 +365,7 @@ def test_missing_are_listed() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_page_is_generated() -> None:
     """docs/benchmarks.md is what the benchmark writes for docs/benchmarks/results.json."""
     docs = Path(__file__).resolve().parent.parent / "docs"
@@ -372,6 +375,7 @@ def test_page_is_generated() -> None:
     assert {f"{name}.svg" for name in drawn} == {p.name for p in docs.glob("benchmarks/*.svg")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

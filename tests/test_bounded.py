@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -63,6 +64,7 @@ def nowhere(make_pool: MakePool, craft: Craft, capacity: int = 1 << 16) -> shmpo
     return pool
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["audit", "holders"])
 def test_a_walk_ends_at_its_limit(make_pool: MakePool, craft: Craft, what: str) -> None:
     """The largest walk that there can be ends after its processor time, and says so."""
@@ -114,7 +116,10 @@ def test_a_signal_gets_through(make_pool: MakePool, craft: Craft) -> None:
 
 
 def test_other_threads_run_meanwhile(make_pool: MakePool, craft: Craft) -> None:
-    """A walk does not hold the interpreter's lock."""
+    """A walk does not hold the interpreter's lock.
+
+    No thread is made to hand over the lock here, so that another one runs only during the call.
+    """
     pool = nowhere(make_pool, craft)
     counting = Counting(pool._number, pool.capacity, pool.geometry.members, {})
     ran, walking, stop = 0, threading.Event(), threading.Event()
@@ -127,12 +132,15 @@ def test_other_threads_run_meanwhile(make_pool: MakePool, craft: Craft) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
     try:
         while not ran:
             walking.set()
             counting.step(0.001)  # one call into C
             walking.clear()
     finally:
+        sys.setswitchinterval(interval)
         stop.set()
         thread.join()
 

@@ -79,6 +79,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
     driver.quit()
 
 
+@pytest.mark.slow
 def test_a_death_is_seen(
     start_daemon: StartDaemon, start: type[Child], browser: Any, new_name: Any
 ) -> None:

@@ -172,6 +172,7 @@ def test_damaged(path: Path, data: bytes, wrong: str) -> None:
     assert actual.startswith(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100))
 def test_anything(path: Path, seed: int) -> None:
     """With bytes changed, removed and inserted: packets are read, then the end or CaptureError."""

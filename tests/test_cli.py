@@ -57,6 +57,7 @@ def options(request: pytest.FixtureRequest) -> list[str]:
     return ["--socket", str(daemon.socket)]
 
 
+@pytest.mark.slow
 def test_a_pool_from_creation_to_removal(
     shmpool_command: Run, options: list[str], pool_name: str
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_pool_from_creation_to_removal(
         assert 1 == shmpool_command(subcommand, pool_name, *options).returncode
 
 
+@pytest.mark.slow
 def test_letters(shmpool_command: Run, options: list[str], make_pool: MakePool) -> None:
     """letters shows the dead letters of a pool, puts them back and frees them."""
     pool = make_pool()
@@ -133,6 +135,7 @@ def test_letters(shmpool_command: Run, options: list[str], make_pool: MakePool) 
     ]
 
 
+@pytest.mark.slow
 def test_tables(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> None:
     """Without --json there are tables with the same figures, and why a pool has none."""
     Path(f"/dev/shm/shmpool.{pool_name}").write_bytes(bytes(8192))
@@ -170,6 +173,7 @@ def test_an_audit_that_does_not_add_up(shmpool_command: Run, make_pool: MakePool
     assert "NOT OK" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_help(shmpool_command: Run, name: str) -> None:
     """-h of every subcommand shows an example that is a command of its own."""
@@ -179,6 +183,7 @@ def test_help(shmpool_command: Run, name: str) -> None:
     assert f"shmpool {name}" in example
 
 
+@pytest.mark.slow
 def test_usage_errors(shmpool_command: Run, pool_name: str) -> None:
     """Exit status 2 for what cannot be meant; nothing is made."""
     size = ["--buffer-size", 64, "--capacity", 64]
@@ -201,6 +206,7 @@ def test_usage_errors(shmpool_command: Run, pool_name: str) -> None:
     assert pool_name not in shmpool.pool_names()
 
 
+@pytest.mark.slow
 def test_which_daemon_is_asked(
     shmpool_command: Run, start_daemon: StartDaemon, pool_name: str, tmp_path: Path
 ) -> None:
@@ -297,6 +303,7 @@ def test_a_missing_extra(shmpool_command: Run, tmp_path: Path) -> None:
     assert "shmpool: click is not installed: pip install 'shmpool[cli]'\n" == done.stderr
 
 
+@pytest.mark.slow
 def test_putting_right(
     shmpool_command: Run, options: list[str], make_pool: MakePool, start: type[Child]
 ) -> None:
@@ -332,6 +339,7 @@ def test_putting_right(
     assert loaded(shmpool_command("audit", pool.name, "--json", *options))["ok"]
 
 
+@pytest.mark.slow
 def test_trim(shmpool_command: Run, options: list[str], make_pool: MakePool) -> None:
     """trim gives memory back, all but that of so many free buffers."""
     pool = make_pool(capacity=65536, buffer_size=256)

@@ -246,6 +246,7 @@ def test_a_view_taken_while_the_pool_is_closed(
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
+@pytest.mark.slow
 def test_a_handler_closes_the_pool(make_pool: MakePool, run: Callable[..., str]) -> None:
     """A signal handler that closes the pool in which its thread waits ends that wait."""
     pool = make_pool(buffer_size=64)
@@ -327,6 +328,7 @@ CYCLES: dict[str, Callable[[Any, shmpool.AlfQueue], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CYCLES)
 def test_a_reference_cycle_is_collected(make_pool: MakePool, kind: str) -> None:
     """A pool that refers to what refers to it goes with the next collection, and so do its mapping,

@@ -80,7 +80,7 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         ('[daemon]\nhttp_hosts = ["x:80"]\n', 2, ["http_hosts", "without a port"]),
         ('[daemon]\nhttp_token_file = "/nowhere"\n', 2, ["http_token_file", "No such file"]),
         ('[daemon]\nhttp_token_file = "/dev/zero"\n', 2, ["http_token_file", "not a regular file"]),
-        ('[daemon]\nhttp_token_file = "a\\u0000b"\n', 2, ["http_token_file", "null byte"]),
+        ('[daemon]\nhttp_token_file = "a\\u0000b"\n', 2, ["http_token_file", "embedded null"]),
         ('[daemon]\nsocket = "a\\u0000b"\n', 2, ["daemon.socket", "path"]),
         (f'[daemon]\nsocket = "/{"é" * 54}"\n', 2, ["daemon.socket", "107 bytes"]),
         ('[daemon]\nread_group = "a\\u0000b"\n', 2, ["read_group", "no such group"]),

@@ -148,6 +148,7 @@ def test_a_pool_that_cannot_be_made_takes_the_others_with_it(
     assert not {first, second} & set(shmpool.pool_names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["foo", "127.0.0.1:99999", "127.0.0.1:x", ":80", "80"])
 def test_a_wrong_http_address(start_daemon: StartDaemon, address: str) -> None:
     """A wrong address on the command line is one line; exit status 2."""
@@ -419,6 +420,7 @@ def test_a_stopped_daemon_holds_up_nobody(
     worker.end()
 
 
+@pytest.mark.slow
 def test_only_one_of_many_that_start(start_daemon: StartDaemon, eventually: Eventually) -> None:
     """Five daemons started at once on one path: one becomes ready, four exit with status 1."""
     first = start_daemon(ready=False)
@@ -435,6 +437,7 @@ def test_only_one_of_many_that_start(start_daemon: StartDaemon, eventually: Even
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
+@pytest.mark.slow
 def test_alarms(
     start_daemon: StartDaemon, make_pool: MakePool, eventually: Eventually, pool_name: str
 ) -> None:
@@ -980,6 +983,7 @@ def test_a_reload_that_is_refused(start_daemon: StartDaemon, pool_name: str) -> 
         assert {pool_name} == held_pools(client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -1008,6 +1012,7 @@ def test_arguments_that_cannot_be(arguments: tuple[str, ...], words: str) -> Non
     assert words in line
 
 
+@pytest.mark.slow
 def test_what_check_accepts(
     tmp_path: Path, make_pool: MakePool, new_name: Callable[[], str]
 ) -> None:

@@ -66,6 +66,7 @@ def counts(done: "subprocess.CompletedProcess[str]") -> dict[str, int]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("capture", "flows", "workers", "burst"),
     [("mixed.pcap", 247, 3, 64), ("mixed.pcapng", 36, 1, 256), ("mixed.pcapng", 36, 4, 1)],
@@ -84,6 +85,7 @@ def test_what_goes_in_comes_out(capture: str, flows: int, workers: int, burst: i
     assert workers == done.stdout.count("worker ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -107,6 +109,7 @@ def test_no_capture(tmp_path: Path, text: bytes, why: str) -> None:
     assert done.stderr.endswith(f"{why}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "value", "allowed"),
     [
@@ -128,6 +131,7 @@ def test_wrong_options(option: str, value: int, allowed: str) -> None:
     assert allowed in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

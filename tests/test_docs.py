@@ -89,6 +89,30 @@ def test_what_the_readme_shows(run: Callable[..., str]) -> None:
     assert printed.startswith("b'hello' 5\n")
 
 
+def test_documents_name_commands_that_exist() -> None:
+    """Each `make x`, `shmpool x` and `python -m x` of the documents is a target, a subcommand or a
+    module."""
+    from shmpool.cli.main import MODULES
+
+    code = [
+        code
+        for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
+        for code in re.findall(r"`([^`]+)`|^ {4}(\S.*)$", path.read_text(), re.MULTILINE)
+    ]
+    text = "\n".join(quoted or shown for quoted, shown in code)
+    targets = re.findall(r"^([\w/-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for pattern, known in (
+        (r"^make\s+([\w/-]+)", targets),
+        (r"(?:^|  )shmpool ([a-z]+)", MODULES),
+    ):
+        named = set(re.findall(pattern, text, re.MULTILINE))
+        assert named
+        assert set() == named - set(known)
+    modules = set(re.findall(r"python3? -m ((?:shmpool|tests|clients)[\w.]*)", text))
+    assert "shmpool" in modules
+    assert set() == {name for name in modules if importlib.util.find_spec(name) is None}
+
+
 def test_the_units(tmp_path: Path) -> None:
     """systemd finds nothing wrong with the unit files."""
     analyze = shutil.which("systemd-analyze")

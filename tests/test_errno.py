@@ -14,6 +14,7 @@ SAMPLE = 150
 SEEDS = range(4)
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a /dev/shm of its own"),
     pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc"),
     pytest.mark.timeout(600),  # 8 s where nothing else runs

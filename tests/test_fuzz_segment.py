@@ -33,6 +33,7 @@ def test_every_word_has_its_place(make_pool: MakePool) -> None:
         segment.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(RUNS))
 def test_corrupted_words_harm_nobody(seed: int) -> None:
     """Workers, a command line and a daemon on a corrupted pool: nobody dies, hangs, grows or takes

@@ -5,7 +5,6 @@ import asyncio
 import contextlib
 import http.client
 import json
-import os
 import re
 import shutil
 import socket
@@ -16,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Child, DaemonProcess, Eventually, MakePool, StartDaemon
+from conftest import Child, DaemonProcess, Eventually, MakePool, StartDaemon, open_files
 from test_daemon import POOL, WORKER
 
 import shmpool
@@ -81,8 +80,7 @@ def test_off_unless_asked(start_daemon: StartDaemon) -> None:
         assert "aiohttp" not in maps.read()
     with open("/proc/net/tcp") as table:
         inodes = {line.split()[9] for line in table}
-    links = {os.readlink(fd) for fd in Path(f"/proc/{daemon.pid}/fd").iterdir()}
-    assert not {f"socket:[{inode}]" for inode in inodes} & links
+    assert not {f"socket:[{inode}]" for inode in inodes} & open_files(daemon.pid)
 
 
 def test_metrics(start_daemon: StartDaemon, pool_name: str) -> None:

@@ -2,6 +2,7 @@
 """What a user installs: a wheel that is built from the source distribution, in an empty
 environment."""
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -14,7 +15,10 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("build", reason="build is not installed")
+try:
+    importlib.metadata.version("build")  # an import would find the folder of that name
+except importlib.metadata.PackageNotFoundError:
+    pytest.skip("build is not installed", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = shutil.ignore_patterns("*.so", "__pycache__", "_native.c")

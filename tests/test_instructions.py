@@ -6,6 +6,7 @@ import pytest
 from clients.bench import instructions
 
 
+@pytest.mark.slow
 def test_hot_path_takes_no_more_instructions() -> None:
     """No operation of the hot path takes over 5 % more instructions than its stored figure."""
     if lack := instructions.missing():

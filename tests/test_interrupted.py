@@ -300,6 +300,7 @@ OPERATIONS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", OPERATIONS)
 @pytest.mark.parametrize("cache", [0, 16])
 def test_every_buffer_has_an_owner(
@@ -372,6 +373,7 @@ def test_an_attach_leaves_nothing(make_pool: MakePool) -> None:
         pool.close()
 
 
+@pytest.mark.slow
 def test_a_create_leaves_nothing_open(pool_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted anywhere: no descriptor, no mapping and no temporary name is left; a name that is
     left is a whole pool's."""
@@ -404,6 +406,7 @@ def test_a_create_leaves_nothing_open(pool_name: str, monkeypatch: pytest.Monkey
     assert every_step(once) > 30
 
 
+@pytest.mark.slow
 def test_an_anonymous_pool_leaves_nothing() -> None:
     """Interrupted anywhere: no descriptor is left."""
 

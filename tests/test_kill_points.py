@@ -18,6 +18,7 @@ PARTS = 8
 NO_PTRACE = 77  # the program's exit status
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="steps x86-64 processors only"),
     pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc"),

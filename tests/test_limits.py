@@ -115,6 +115,7 @@ def test_more_clients_than_allowed(start_daemon: StartDaemon) -> None:
             pytest.fail("nobody was let in")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_garbage(start_daemon: StartDaemon, seed: int) -> None:
     """Garbage ends its own connection with a reason, after what came before it was answered."""

@@ -199,6 +199,7 @@ def test_a_pool_that_outgrows_shared_memory(run: Callable[..., str]) -> None:
     ] * 3 == printed.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -163,6 +163,7 @@ SERVED_MUTATIONS = [
 IS_LONG = os.environ.get("SHMPOOL_MODELS") == "long"
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("spin"), reason="spin is not installed"),
     pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed"),
     pytest.mark.timeout(600),

@@ -22,6 +22,7 @@ SECONDS = 250  # of a program that takes 20 where nothing else runs, at most
 SANITIZERS = ["-fsanitize=thread", "-fsanitize=address,undefined"]
 CROSS = "aarch64-linux-gnu-gcc"
 COMPILERS = ["gcc", "clang", CROSS]
+EACH_COMPILER = ["gcc", *(pytest.param(name, marks=pytest.mark.slow) for name in COMPILERS[1:])]
 # What runs a program of that compiler.
 RUNNERS: dict[str, list[str]] = {"gcc": [], "clang": [], CROSS: ["qemu-aarch64-static"]}
 
@@ -51,8 +52,14 @@ def need(compiler: str, flags: list[str], *, runs: bool = True) -> None:
 
 
 pytestmark = pytest.mark.timeout(SECONDS + 50)
+QUICK = ("gcc", ["-O2"])  # the build that `make check` runs
 BUILDS = [
-    pytest.param(compiler, flags, id=f"{compiler}{''.join(flags)}")
+    pytest.param(
+        compiler,
+        flags,
+        id=f"{compiler}{''.join(flags)}",
+        marks=[] if (compiler, flags) == QUICK else [pytest.mark.slow],
+    )
     for compiler in COMPILERS
     for flags in [["-O2"], ["-O2", "-DSHMPOOL_ATOMIC_RUNS"], *(["-O1", s] for s in SANITIZERS)]
     if compiler != CROSS or flags == ["-O2"]
@@ -81,8 +88,8 @@ def run_c(
     return ran.stdout
 
 
-@pytest.mark.parametrize("compiler", COMPILERS)
-@pytest.mark.parametrize("check", ["0", "1"])
+@pytest.mark.parametrize("compiler", EACH_COMPILER)
+@pytest.mark.parametrize("check", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_compiles_clean(compiler: str, check: str, tmp_path: Path) -> None:
     """Every file compiles without a warning, with misuse detection and without, as C11."""
     need(compiler, [], runs=False)
@@ -97,7 +104,7 @@ def test_compiles_clean(compiler: str, check: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("compiler", [name for name in COMPILERS if name != CROSS])
+@pytest.mark.parametrize("compiler", EACH_COMPILER[:-1])
 def test_hot_calls_compile_clean(compiler: str, tmp_path: Path) -> None:
     """So does every file of the hot calls, with this Python's headers."""
     need(compiler, [], runs=False)
@@ -135,6 +142,7 @@ def test_waits(compiler: str, flags: list[str], tmp_path: Path) -> None:
     run_c(tmp_path, compiler, flags, [TESTS / "test_waits.c", *SOURCES])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_slab(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """Threads of one process find every extent that was taken away; large claims are counted."""
@@ -158,6 +166,7 @@ def test_stress_recover(compiler: str, flags: list[str], tmp_path: Path) -> None
     assert printed.startswith("200 kills")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_stress_bypass(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """A member that has stopped while it gives buffers back keeps no others from anybody."""
@@ -165,6 +174,7 @@ def test_stress_bypass(compiler: str, flags: list[str], tmp_path: Path) -> None:
     assert printed.startswith("1000 stops")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_stress_without_checks(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """The same without misuse detection."""
@@ -182,18 +192,21 @@ def rounds(
     return list(map(int, re.findall(r"(\d+) (?:wraps|times)", printed)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 16])
 def test_narrow_ring(bits: int, tmp_path: Path) -> None:
     """The ring keeps its promises while its positions and laps come round three thousand times."""
     assert sum(rounds(bits, tmp_path, [TESTS / "test_alf_queue.c"], (1000,))) >= 3000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "each", "least"), [(8, 250, 2000), (16, 500, 4000)])
 def test_narrow_ring_with_threads(bits: int, each: int, least: int, tmp_path: Path) -> None:
     """Threads pass every number once and in order, in each mode, while positions come round."""
     assert sum(rounds(bits, tmp_path, [TESTS / "wrap_ring.c"], (each,))) >= least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bits", "messages", "least", "flags"),
     [(8, 150_000, 3000, ()), (16, 200_000, 16, ()), (16, 12_000_000, 1000, ("-DCAPACITY=16384",))],
@@ -207,6 +220,7 @@ def test_narrow_pool(
     assert sum(rounds(bits, tmp_path, sources, (messages,), *flags)) >= least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bits", "steps", "turns"), [(8, 1_000_000, 10_000), (16, 65_000_000, 130_000)]
 )
@@ -216,6 +230,7 @@ def test_narrow_cache(bits: int, steps: int, turns: int, tmp_path: Path) -> None
     assert sum(rounds(bits, tmp_path, sources, (steps, turns))) >= 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "stops", "least"), [(8, 20_000, 4000), (16, 2_100_000, 2000)])
 def test_narrow_bypass(bits: int, stops: int, least: int, tmp_path: Path) -> None:
     """Buffers are taken from behind a stopped member while the free ring's positions come round."""

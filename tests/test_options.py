@@ -41,7 +41,7 @@ def test_a_call_takes_the_options_of_its_record(
         for field in fields(record)
     }
     assert list(expected.items()) == list(given.items())
-    documented = re.findall(r"^ {8}(\w+(?:, \w+)*) ", call.__doc__ or "", re.MULTILINE)
+    documented = re.findall(r"^(\w+(?:, \w+)*) ", inspect.getdoc(call) or "", re.MULTILINE)
     named = [name for line in documented for name in line.split(", ")]
     assert [] == [name for name in [*expected, *own] if name not in named]
 

@@ -29,6 +29,7 @@ def echo(pool: shmpool.Pool, work: shmpool.AlfQueue, done: shmpool.AlfQueue) -> 
         done.put(answer, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_workers_of_multiprocessing(make_pool: MakePool, method: str) -> None:
     """Pool and queues are arguments of a Process; every packet is answered exactly once."""

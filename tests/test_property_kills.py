@@ -395,6 +395,7 @@ class Kills(RuleBasedStateMachine):
         assert (True, {}, audit.total - queued) == (audit.ok, audit.held, audit.free + audit.cached)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_kills_in_any_order_of_calls() -> None:
     """Whatever several processes do, and whenever they are killed: contents, order, redeliveries,

@@ -19,6 +19,7 @@ INTERLEAVINGS = int(os.environ.get("RELACY_INTERLEAVINGS", "1000000"))
 FEW = "20000"  # each weakened order below is found within 5,000
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("g++"), reason="needs g++"),
     pytest.mark.skipif(
         not Path("/usr/include/relacy/relacy.hpp").exists(), reason="needs relacy-dev"

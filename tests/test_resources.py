@@ -100,6 +100,7 @@ print(len(pool.alloc_many(64)), sorted(os.listdir("/dev/shm")))
     assert "64 ['shmpool.large', 'shmpool.small']" == lines[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["attach", "create", "look", "list", "prune"])
 def test_a_limit_of_descriptors(tell: Run, action: str) -> None:
     """However few descriptors are left, the call succeeds or is LimitReached; nothing is remembered
@@ -244,6 +245,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(
     "shm",

@@ -150,6 +150,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_a_crafted_pool_holds_up_nobody(
     start_daemon: StartDaemon,
     make_pool: MakePool,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Child, Eventually, MakePool
+from conftest import Child, Eventually, MakePool, open_files
 
 import shmpool
 import shmpool.segment
@@ -176,8 +176,7 @@ UNFINISHED = ["empty", "sized", "filled", "open"]
 
 def unfinished(pid: int) -> set[Path]:
     """The files without a name of their own that a process has open: others make pools too."""
-    links = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
-    return {Path(link) for link in links if link.startswith("/dev/shm/shmpool.~")}
+    return {Path(link) for link in open_files(pid) if link.startswith("/dev/shm/shmpool.~")}
 
 
 @pytest.fixture
@@ -214,6 +213,7 @@ LEFT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forks", [[], ["forks"]])
 @pytest.mark.parametrize("where", UNFINISHED)
 def test_a_creator_killed(alone: Callable[..., str], where: str, forks: list[str]) -> None:

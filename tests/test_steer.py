@@ -25,6 +25,7 @@ PROFILES = re.findall(r'^\t\{ "([a-z-]+)", ', SOURCE, re.MULTILINE)
 KNOWN: dict[str, str] = {}
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc"),
     pytest.mark.timeout(1800),
 ]

@@ -17,6 +17,7 @@ KILLS = 250
 RUNS = [(size, how) for size in (64, 1500, 65536, 1 << 20) for how in ("driver", "survivors")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "recovers"), RUNS)
 def test_nothing_is_lost_doubled_or_stuck(
     size: int, recovers: str, record_property: Callable[[str, object], None]

@@ -388,6 +388,7 @@ def test_a_members_process_of_any_name(
     assert descriptors < 64
 
 
+@pytest.mark.slow
 def test_the_tests_beside_others_pools(run: Callable[..., str]) -> None:
     """Examples and generated pages do not mind pools named rx or as the examples', nor a process
     whose name is no UTF-8."""

@@ -107,6 +107,7 @@ def test_trim_while_others_work(make_pool: MakePool, start: Callable[..., Child]
     assert (True, {}) == (audit.ok, audit.held)
 
 
+@pytest.mark.slow
 def test_killed_while_trimming(make_pool: MakePool, start: Callable[..., Child]) -> None:
     """A trimmer that is killed at any moment leaves nothing that recovery does not put right."""
     pool = make_pool(buffer_size=4096, capacity=1024, cache_size=0)

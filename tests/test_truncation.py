@@ -135,6 +135,7 @@ def test_what_is_no_pool_ends_as_before(pool_name: str, before: str) -> None:
     assert (before == "handler") == ("Bus error" in done.stderr)
 
 
+@pytest.mark.slow
 def test_cut_off_while_the_daemon_reads(
     start_daemon: StartDaemon, make_pool: MakePool, new_name: Callable[[], str]
 ) -> None:

@@ -155,6 +155,7 @@ INTERRUPTED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BLOCKING)
 @pytest.mark.parametrize(
     ("how", "expected"), [("", "KeyboardInterrupt"), ("handler", "Interrupted")]

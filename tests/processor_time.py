@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pytest plugin that keeps `make check` quick: it finds quick tests that should be marked slow.
+
+It measures the processor time of each test and of the processes that the test started and waited
+for. A test without the marker `slow` may take a tenth of the processor time of all of them. A
+share, unlike a number of seconds, is the same on a slow machine and on a busy one.
+"""
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+SHARE = 1 / 10
+NAME = "processor_s"  # of the property of a report
+_began = pytest.StashKey[float]()
+
+
+def used() -> float:
+    """Seconds of processor time, of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def over(seconds: dict[str, float]) -> list[str]:
+    """What to say about each test that takes more than its share."""
+    whole = sum(seconds.values())
+    return [
+        f"{test} takes {took:.1f} s of processor time, {took / whole:.0%} of all quick tests; "
+        "mark it with @pytest.mark.slow"
+        for test, took in seconds.items()
+        if took > SHARE * whole
+    ]
+
+
+class ProcessorTime:
+    """Measures in each worker process; sums up and judges in the process that started them."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.said: list[str] = []
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        item.stash[_began] = used()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if call.when == "teardown":
+            report.user_properties.append((NAME, used() - item.stash[_began]))
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            took = dict(report.user_properties)[NAME]
+            assert isinstance(took, float)
+            self.seconds[report.nodeid] = took
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if session.exitstatus == pytest.ExitCode.OK and is_quick_run(session.config):
+            self.said = over(self.seconds)
+            if self.said:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        whole = sum(self.seconds.values())
+        terminalreporter.write_line(f"processor time of the tests: {whole:.0f} s")
+        for line in self.said:
+            terminalreporter.write_line(line, red=True)
+
+
+def is_quick_run(config: pytest.Config) -> bool:
+    """True if this run is all the quick tests: a share of fewer tests says nothing."""
+    return (
+        "not slow" in config.option.markexpr
+        and not config.option.keyword
+        and config.args_source is pytest.Config.ArgsSource.TESTPATHS
+        and not hasattr(config, "workerinput")
+    )
