@@ -2,6 +2,7 @@
 # make check   format, lint, types and the quick tests: about 90 seconds on two idle cores
 # make test    every test, except those of the benchmark that need the other libraries: make test-bench
 # make test-interpreters   the quick tests on the other versions of CPython that are installed here
+# make coverage   which branches of Python and C no test takes (build/coverage)
 # make bench    make bench-native    make fix    make clean
 # make sweep   kills a member at every instruction of every operation (about half an hour on two cores), and
 #              lets every call of every operation to the system fail with each errno (a minute)
@@ -19,7 +20,7 @@ ARGS ?=
 SOURCES := pyproject.toml setup.py $(wildcard shmpool/hot/*.[ch] shmpool/native/*.[ch] shmpool/native/*.py)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: all demo test test-quick test-bench test-interpreters lint check bench bench-docs bench-instructions bench-native bench-recovery \
+.PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
 	bench-daemon sweep pairs soak steer mutants relacy fuzz docs tools fix clean
 all: $(VENV)/.demo
 
@@ -49,6 +50,9 @@ test-interpreters:
 		python=$$(.ci/interpreter $$version) || { echo "make: CPython $$version is not installed; skipped"; continue; }; \
 		$(MAKE) test-quick PYTHON=$$python VENV=.venv-$$version || exit 1; \
 	done
+
+coverage: $(VENV)/.dev
+	.ci/coverage $(abspath $(BIN)) $(ARGS)
 
 # The tests that need the other libraries of the benchmark; `make test` leaves them out.
 test-bench: $(VENV)/.dev $(VENV)/.bench
