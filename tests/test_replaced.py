@@ -240,6 +240,7 @@ def test_the_name_ends_with_the_object(pool_name: str, how: str) -> None:
     other.close()
 
 
+@pytest.mark.usefixtures("own_pools")
 def test_the_name_ends_with_the_process(start: Start, pool_name: str) -> None:
     """Its exit is enough; a forked child's is not. After a kill it is prune()'s."""
     script = """

@@ -229,6 +229,7 @@ def test_a_creator_killed_when_the_pool_has_its_name(alone: Callable[..., str]) 
     assert ["2 ['rx']", "not found", "2", "[] ['rx']"] == lines
 
 
+@pytest.mark.usefixtures("own_pools")
 def test_a_pool_that_is_being_made(pool_name: str, start: Callable[..., Child]) -> None:
     """Nobody waits for a creator that is suspended, prune() leaves its file alone, and of two the
     first to finish has the name."""
@@ -248,6 +249,7 @@ def test_a_pool_that_is_being_made(pool_name: str, start: Callable[..., Child]) 
             assert 2 == pool.capacity
 
 
+@pytest.mark.usefixtures("own_pools")
 def test_who_may_open_a_pool_that_is_being_made(
     pool_name: str, start: Callable[..., Child], eventually: Eventually
 ) -> None:
@@ -261,6 +263,7 @@ def test_who_may_open_a_pool_that_is_being_made(
     assert not file.exists()
 
 
+@pytest.mark.usefixtures("own_pools")
 @pytest.mark.parametrize("part", [0.0, 0.2, 0.5, 0.9])
 def test_a_creator_killed_while_it_reserves(
     pool_name: str, start: Callable[..., Child], eventually: Eventually, part: float
