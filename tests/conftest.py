@@ -321,7 +321,7 @@ def start() -> Iterator[Callable[..., Child]]:
 
 
 SLOW = re.compile(r"^Executing .* took (\d+\.\d+) seconds$", re.MULTILINE)  # from asyncio
-SLOW_S = 10.0  # a callback that takes longer waits for another process: no busy machine does that
+SLOW_S = 1.0  # a callback that takes longer delays every client
 # Starts the daemon with asyncio's debug mode on. Callbacks are timed by a clock that leaves out the
 # time that the daemon's threads waited for a processor, so that a busy machine makes none slow. All
 # threads count: the one that holds the interpreter's lock may be the one that waits.
@@ -331,11 +331,19 @@ from shmpool.cli.daemon import command
 
 waited = {}
 
-def clock(now=time.monotonic):
+def waits():
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/schedstat") as file:
             waited[thread] = int(file.read().split()[1])
-    return now() - sum(waited.values()) / 1e9
+    return sum(waited.values())
+
+def clock(now=time.monotonic):
+    before = waits()
+    while True:  # until no thread has waited between the two readings of its waits
+        at, after = now(), waits()
+        if after == before:
+            return at - after / 1e9
+        before = after
 
 real, time.monotonic = time.monotonic, clock
 import uvloop

@@ -299,7 +299,7 @@ class Wakes(Opened):
 
 
 class Dead(Operation):
-    """Of a pool in which a member has died with buffers in hand."""
+    """Of a pool in which a member that owned buffers has died."""
 
     def set_up(self) -> None:
         def dies() -> None:

@@ -8,7 +8,7 @@ What is known for certain, and what a kill leaves open:
     a get cut short, "free"      up to as many as were asked for were got, unlogged, and freed
     a get cut short, otherwise   nothing: what was got is put back
     a recv cut short             otherwise: up to as many as it had counted as got were freed
-    in hand at the kill          "free": freed; otherwise put back, so it must be got again
+    owned at the kill            "free": freed; otherwise put back, so it must be got again
     a free cut short             otherwise: freed or put back
     a nack, cut short or not     put back, so it must be got again
     a forward cut short          otherwise: on the next queue or put back, and never both
@@ -119,7 +119,7 @@ class Ledger:
                 self.wrong(f"queue {queue}: {n} lost, the dead had {self.may_be_lost[queue]}")
 
     def accounted(self, packet: Packet) -> bool:
-        """Whether a packet that nobody is known to have freed was in a free or forward cut off."""
+        """True if a packet not known to be freed was in a free or forward cut short."""
         if packet not in self.open:
             return False
         on = self.open[packet]
@@ -187,7 +187,7 @@ class Life:
         if killed:
             self.killed()
         elif self.putting or self.taking or self.hand:
-            self.ledger.wrong(f"life {self.number} ended with {self.hand} in hand")
+            self.ledger.wrong(f"life {self.number} ended while it owned {self.hand}")
 
     def published(self, n: int) -> None:
         assert self.putting is not None
@@ -220,7 +220,7 @@ class Life:
         self.last[queue, stamp >> SEQUENCE_BITS] = stamp
 
     def finish(self) -> None:
-        """What was in hand is freed or forwarded."""
+        """What it owned is freed or forwarded."""
         for queue, stamp, redelivered in self.hand:
             if self.ledger.returns[queue]:
                 self.ledger.got(queue, stamp, redelivered, final=True)

@@ -38,15 +38,15 @@ class Kind(IntEnum):
     """What a record says. n is its small field."""
 
     PUTTING = 1  # is about to publish n packets from this stamp on
-    FORWARDING = 2  # the same, of the packets in hand
+    FORWARDING = 2  # the same, of packets that it owns
     PUT = 3  # n of them are published
     TAKING = 4  # is about to get up to n
     RECEIVING = 5  # is about to get up to n, copied out and freed
     TOOK = 6  # got n
     GOT = 7  # this one, redelivered n times, its contents found right
-    FREEING = 8  # is about to free all that is in hand
+    FREEING = 8  # is about to free all that it owns
     FREED = 9
-    NACKING = 10  # is about to give back all that is in hand
+    NACKING = 10  # is about to return all that it owns
     NACKED = 11  # the first n of it went back
 
 

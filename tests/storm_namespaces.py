@@ -5,7 +5,7 @@
 
 Each namespace has a first process that forks workers of its own: plain ones, ones without /proc,
 and ones under a seccomp filter that refuses pidfd_open and membarrier. Messages go round between
-two queues; each worker stamps what it has in hand and looks whether anybody else writes to it.
+two queues; each worker stamps what it owns and looks whether anybody else writes to it.
 Nobody but the workers recovers. In the end every message is there exactly once and the audit is
 clean.
 

@@ -65,7 +65,7 @@ def test_what_is_no_file(pool_name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("keep", [1, 200, 4096, -4096, -1])
 def test_a_truncated_segment(make_pool: MakePool, pool_name: str, keep: int) -> None:
-    """A file that was cut off is SegmentInvalid; attach never touches what is not there."""
+    """A truncated file is SegmentInvalid; attach never touches what is not there."""
     whole = segment(make_pool(**SMALL).name).read_bytes()
     segment(pool_name).write_bytes(whole[:keep])
     with pytest.raises(shmpool.SegmentInvalid, match=pool_name):
@@ -321,8 +321,8 @@ HEADROOM, LENGTH = 16, 12
 @pytest.mark.parametrize("which", ["first", "last"])
 @pytest.mark.parametrize("headroom", [0, 1, 65, 4032, 4096, 4097, 2**31, 2**32 - 1])
 def test_a_scribbled_headroom_leads_nowhere(make_pool: MakePool, which: str, headroom: int) -> None:
-    """Whatever another process writes over the head room of a buffer in hand, whoever has it stays
-    inside; and so does whoever gets it, as one or in a burst."""
+    """Another process writes anything over the headroom word of a buffer. Neither its owner nor who
+    gets it next, as one or in a burst, reads or writes outside the segment."""
     pool = make_pool(buffer_size=4096, capacity=64, headroom=4032, **SMALL)
     queue = pool.create_queue("q", capacity=8)
     held = sorted((pool.alloc() for _ in range(64)), key=lambda buf: buf.index)

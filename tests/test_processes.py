@@ -57,7 +57,7 @@ def test_workers_of_multiprocessing(make_pool: MakePool, method: str) -> None:
 
 
 def hold(pool: shmpool.Pool, n: int) -> None:
-    """A worker that ends with buffers in hand."""
+    """A worker that ends while it owns buffers."""
     global kept
     kept = [pool.alloc() for _ in range(n)]
 

@@ -2,7 +2,7 @@
 """The API of several processes against a model of plain lists, with kills as one of the rules.
 
 The workers are forked children that do one call at a time, as they are told through a pipe: the
-model knows exactly what each has in hand when it is killed, and where recovery must put it.
+model knows exactly what each owns when it is killed, and where recovery must put it.
 """
 
 import itertools
@@ -136,7 +136,7 @@ class NobodyAsks:
 
 
 class Kills(RuleBasedStateMachine):
-    """dead: what killed workers had in hand, and left: what was recovered and found no room in its
+    """dead: what killed workers owned, and left: what was recovered and found no room in its
     queue; both by the buffer's index."""
 
     def __init__(self) -> None:
@@ -206,7 +206,7 @@ class Kills(RuleBasedStateMachine):
     @precondition(lambda self: any(worker.held for worker in self.workers))
     @rule(i=some, queue=names, free=st.booleans())
     def end(self, i: int, queue: str, free: bool) -> None:
-        """Puts or frees a buffer that somebody has in hand."""
+        """Puts or frees a worker's buffer."""
         all_held = [(worker, index) for worker in self.workers for index in worker.held]
         worker, index = all_held[i % len(all_held)]
         if free:
@@ -223,7 +223,7 @@ class Kills(RuleBasedStateMachine):
     @precondition(lambda self: any(worker.held for worker in self.workers))
     @rule(i=some)
     def nack(self, i: int) -> None:
-        """Gives back a buffer that somebody has in hand."""
+        """Returns a worker's buffer to its queue."""
         all_held = [(worker, index) for worker in self.workers for index in worker.held]
         worker, index = all_held[i % len(all_held)]
         packet, answer = worker.held[index], None

@@ -42,7 +42,7 @@ def home(pool: shmpool.Pool) -> bool:
 
 
 def test_what_the_dead_held(make_pool: MakePool, start: Start) -> None:
-    """Buffers in hand and in the local cache are free again, and the member's slot too."""
+    """Buffers in the local cache and outside are free again, and the member's slot too."""
     pool = make_pool(capacity=256, prealloc=256)
     children = [hold(start, pool, n) for n in (1, 30, 7)]
     assert 3 == len(pool.members())
@@ -545,7 +545,7 @@ def test_a_busy_consumer_recovers(make_pool: MakePool, start: Start, take: str) 
 
 
 def test_a_newcomer_comes_in(make_pool: MakePool, start: Start) -> None:
-    """Every slot is a dead member's, with buffers and jobs in hand, and whoever came to recover
+    """Every slot is of a dead member that owned buffers and jobs, and whoever came to recover
     them was killed as well: the next one comes in, and everything is there."""
     pool = make_pool(members=3, capacity=64, prealloc=64, cache_size=0)
     queue = pool.create_queue("q", capacity=4, on_death="requeue")

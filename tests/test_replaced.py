@@ -57,7 +57,7 @@ def test_every_wait_ends(make_pool: MakePool, eventually: Eventually, kind: str)
 
 
 def test_a_nack_that_waits(make_pool: MakePool) -> None:
-    """Ends too, with the buffer in hand."""
+    """Ends too, and the caller keeps the buffer."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=2)
     queue.send_many([b"1", b"2"])

@@ -55,6 +55,27 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def named(*beginnings: str) -> set[str]:
+    """The functions of the core that steer_pool.c names between such a beginning and the next }."""
+    found = re.findall(rf"(?:{'|'.join(beginnings)})[^}}]*", SOURCE)
+    return {name for part in found for name in re.findall(r'"(\w+)"', part)}
+
+
+def test_named_functions() -> None:
+    """Each function that a schedule names makes an atomic step, and one that two threads meet in a
+    compare-and-swap. A schedule that names another function would have no effect."""
+    core = "".join(path.read_text() for path in sorted((ROOT / "shmpool/native").glob("*.[ch]")))
+    bodies = dict(re.findall(r"^\w[^;{}#=]*?\b(\w+)\([^;{}]*\)\n\{\n(.*?)^\}", core, re.M | re.S))
+    duels = named("#define (?:MEETINGS|SLOTS|ROLES)", r"\.duel = \{")
+    steps = named(r"haunts\[\] = \{", r"graves\[\] = \{")
+    assert len(duels) > 10
+    assert len(steps) > 30
+    wrong = [name for name in duels if not re.search(r"\bcas_", bodies.get(name, ""))]
+    step = r"\b(?:cas|load|store|add|swap|count_up)(?:_|\()"
+    wrong += [name for name in steps if not re.search(step, bodies.get(name, ""))]
+    assert wrong == []
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("order", [[], ["--weak"]], ids=["x86-64", "weak"])
 def test_profile(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segments that are cut off while the daemon, or whoever looks, reads them."""
+"""Segments that are truncated while the daemon, or whoever looks, reads them."""
 
 import contextlib
 import os
@@ -139,8 +139,8 @@ def test_what_is_no_pool_ends_as_before(pool_name: str, before: str) -> None:
 def test_cut_off_while_the_daemon_reads(
     start_daemon: StartDaemon, make_pool: MakePool, new_name: Callable[[], str]
 ) -> None:
-    """Pools are cut off again and again while the daemon looks at them, counts them and puts them
-    right without a pause: it answers that they are damaged, until some were cut off in the very
+    """Pools are truncated again and again while the daemon looks at them, counts them and puts them
+    right without a pause: it answers that they are damaged, until some were truncated in the very
     middle of a read, and goes on."""
     good = make_pool()
     daemon = start_daemon(options="interval = 0.05")

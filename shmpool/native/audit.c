@@ -134,7 +134,7 @@ static void walk_cache(struct walk *w, const struct member *m)
 		uint64_t handle = load_relaxed(&m->cache[(bottom + i) & mask]);
 		uint32_t index = handle_index(handle);
 		/* The generations must agree: a buffer that a dead thief had taken may be the
-		 * member's again, in hand. */
+		 * member's again, outside its cache. */
 		bool good =
 			exists(w, index) &&
 			load_acquire(&pool_buffer(w->p, index)->owner) == m->tag && /* [OWNER] */

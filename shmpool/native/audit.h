@@ -5,7 +5,7 @@
  * An audit only reads, and may run at any time. It counts a buffer where its owner word says that
  * it is, once that place says the same. A buffer between two places counts for the member whose
  * operation it is part of. So each buffer counts exactly once while everything runs. Which of a
- * member's buffers count as cached, and which as in hand, is decided when its cache is walked.
+ * member's buffers count as cached, and which as held, is decided when its cache is walked.
  *
  * Progress: an audit is made in steps. Each step ends after a given processor time, whatever the
  * segment contains. The audit's state is in the caller's memory. All bounds come from the geometry

@@ -105,7 +105,7 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 			.start = load_relaxed(&m->start),
 			.pid_namespace = load_relaxed(&m->pid_namespace),
 			.cached = cache_length(&p->segment, m),
-			.held = member_in_hand(m),
+			.held = member_held(m),
 			.operation = alf_op_kind(load_acquire(&m->op)), /* [OP] */
 			.dead = !member_attached(identity),
 		};

@@ -134,8 +134,8 @@ static inline uint64_t member_counted(const struct member *m, int counter)
 	return member_count(m, counter) - load_relaxed(&m->base[counter]);
 }
 
-/* Returns the number of buffers that the member has in hand, without its local cache. */
-static inline uint64_t member_in_hand(const struct member *m)
+/* Returns how many buffers the member owns, without those in its local cache. */
+static inline uint64_t member_held(const struct member *m)
 {
 	/* cache_pushed is part of both counts and cancels. It is left out, since it may grow
 	 * between two reads. */

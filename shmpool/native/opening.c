@@ -218,10 +218,10 @@ void opening_leave(uint32_t number)
 		store_relaxed(&segment_shared(&p->segment)->left, 1);
 }
 
-/* Frees the buffers that a member of this process still has in hand. */
+/* Frees the buffers that a member of this process still owns. */
 static void take_back(struct qmempool *p, struct member *m)
 {
-	uint64_t held = member_in_hand(m);
+	uint64_t held = member_held(m);
 	for (uint32_t i = 0; i < p->capacity && held; i++) {
 		struct buffer *b;
 		if (!segment_exists(&p->segment, i))

@@ -183,15 +183,15 @@ static void release_ended(const struct qmempool *p, struct member *from)
 {
 	for (int i = 0; i < ENDED_TRIES; i++) {
 		uint32_t ended = 1;
-		if (load_seq_cst(&from->ended) != 1 || member_in_hand(from) || /* [ENDED] */
-		    !cas_seq_cst(&from->ended, &ended, 2))                     /* [ENDED] */
+		if (load_seq_cst(&from->ended) != 1 || member_held(from) || /* [ENDED] */
+		    !cas_seq_cst(&from->ended, &ended, 2))                  /* [ENDED] */
 			return;
-		if (member_in_hand(from) == 0) {
+		if (member_held(from) == 0) {
 			member_release(&p->segment, from);
 			return;
 		}
-		/* The slot was freed after the first check, and its next member has ended in the
-		 * meantime with buffers in hand. */
+		/* The slot was freed after the first check, and its next member has ended since
+		 * and still owns buffers. */
 		store_seq_cst(&from->ended, 1); /* [ENDED] */
 	}
 }
@@ -225,7 +225,7 @@ void qmempool_end(struct qmempool *p, struct member *m)
 	cache_drain(p, m);
 	store_seq_cst(&m->ended, 1); /* [ENDED] */
 	/* No second check as in release_ended(): the slot cannot have a next member yet. */
-	if (member_in_hand(m) == 0 && cas_seq_cst(&m->ended, &ended, 2)) /* [ENDED] */
+	if (member_held(m) == 0 && cas_seq_cst(&m->ended, &ended, 2)) /* [ENDED] */
 		member_release(&p->segment, m);
 }
 

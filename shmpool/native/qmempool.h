@@ -21,7 +21,7 @@
  *
  * Ordering
  *     [ENDED]  ended and adopted of a member whose thread has ended: qmempool_end() sets ended and
- *              then counts the buffers in hand; qmempool_adopt() counts one buffer less and then
+ *              then counts the member's buffers; qmempool_adopt() counts one buffer less and then
  *              reads ended. All four are seq_cst, so at least one of the two finds that the last
  *              buffer is gone. A compare-and-swap of ended decides which of them frees the slot.
  *
@@ -60,7 +60,7 @@ uint64_t qmempool_count(struct qmempool *p, uint64_t most);
 int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle);
 
 /* Ends the member of a thread that ends. Its slot is free at once, or when other threads of the
- * process have adopted the last buffer that m still has in hand. Called by one thread of the
+ * process have adopted the last buffer that m still owns. Called by one thread of the
  * process at a time. */
 void qmempool_end(struct qmempool *p, struct member *m);
 

@@ -36,7 +36,7 @@ byte thief;
 byte owner[BUFFERS], generation[BUFFERS];
 byte identity[MEMBERS], pc[MEMBERS];
 byte gone, crashes;
-byte real[BUFFERS]; /* ghost: tag of the member that has it in hand, IN_CACHE, FREE */
+byte real[BUFFERS]; /* ghost: tag of the member that owns it, IN_CACHE, FREE */
 hidden byte h;
 
 #define at_rest 0

@@ -11,7 +11,7 @@
 void voids(struct scene *s); /* four tombstones, between two messages and two later ones */
 void without_barrier(struct scene *s);     /* as on a kernel without membarrier(2) */
 void second_segment(struct scene *s);      /* empty memory for another pool */
-void dead_holding(struct scene *s);        /* buffers in hand and in its cache */
+void dead_holding(struct scene *s);        /* buffers that it owns, in its cache and outside */
 void dead_reserved(struct scene *s);       /* four positions, two owner words written */
 void dead_half_published(struct scene *s); /* four positions, the last two published; more behind */
 void dead_half_published_single(struct scene *s); /* as the single producer, nothing behind */

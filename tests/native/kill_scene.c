@@ -152,7 +152,7 @@ void scene_make(const struct operation *o)
 	scene.a = scene_attach();
 	scene.b = scene_attach();
 	make_queues(o);
-	/* The survivors' own work: buffers in hand, in a cache, in another queue. */
+	/* The survivors' own work: buffers outside a cache, in a cache, in another queue. */
 	EQUAL(0, blocking_alloc(&scene.pool, scene.b, scene.hand_b, 2, WAIT_NEVER));
 	scene_publish(scene.b, scene.other, FROM_ASIDE, scene.aside = 3);
 	for (uint32_t i = 0; i < o->turned; i++) {

@@ -55,7 +55,7 @@ int create_segment(struct scene *s);
 int recover_dead(struct scene *s);
 int trim_all_but(struct scene *s);
 
-/* The operations in which a companion is suspended, with three buffers in hand and more in its
+/* The operations in which a companion is suspended, owning three buffers and more in its
  * cache. */
 int alloc_beside(struct scene *s);
 int alloc_many_beside(struct scene *s);

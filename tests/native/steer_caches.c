@@ -140,8 +140,8 @@ static void last_buffer_is_adopted(void)
 	script_finish(A);
 }
 
-/* C has read that A, which has ended, has no buffer in hand. Then B frees A's slot, D takes the
- * slot, and D ends with a buffer in hand, before C continues: the slot is no longer the one that C
+/* C has read that A, which has ended, owns no buffer. Then B frees A's slot, D takes the slot, and
+ * D ends while it owns a buffer, before C continues: the slot is no longer the one that C
  * has read. */
 static void slot_ends_again(void)
 {

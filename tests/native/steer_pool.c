@@ -15,8 +15,6 @@
 
 #include <stdarg.h>
 
-#include "trim.h"
-
 #define PRODUCER { [ALLOC_WAIT] = 2, [PUT_WAIT] = 6, [FREE] = 1 }
 #define CONSUMER { [GET_WAIT] = 4, [FREE] = 6 }
 #define BOTH { [ALLOC] = 3, [FREE] = 3, [PUT] = 4, [GET] = 4 }
@@ -27,12 +25,11 @@
 	  { ON_DEATH_REQUEUE, .dead_letter = 1, .max_redeliveries = 1 },                           \
 	  { ON_DEATH_DEAD_LETTER, .dead_letter = 1 } }
 #define MEETINGS                                                                                   \
-	{ "alf_reserve", "alf_claim", "alf_make_tombstone", "take", "unreserve_one", "alf_reserve" }
+	{ "alf_reserve", "alf_claim", "alf_make_tombstone", "take", "abandon", "alf_reserve" }
 #define SLOTS                                                                                      \
-	{ "member_attach", "member_take_slot", "recover_mark", "take_slot",                        \
+	{ "member_attach", "member_take_slot", "recover_mark", "member_release",                   \
 	  "take",          "member_take_slot" }
-#define ROLES                                                                                      \
-	{ "role_take", "role_release", "role_take", "take", "alf_make_tombstone", "unreserve_one" }
+#define ROLES { "role_take", "role_release", "role_take", "take", "alf_make_tombstone", "abandon" }
 
 /* clang-format off */
 static const struct profile profiles[] = {
@@ -40,89 +37,136 @@ static const struct profile profiles[] = {
 	  .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER } },
 	{ "wait-bulk", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 12, .most = 2, .same = true,
 	  .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER } },
-	{ "wait-single", 16, 16, 4, 2, 4, 2, .threads = 2, .operations = 16, .most = 1, .same = true,
-	  .flags = { SP | SC, SP, SC }, .weight = { PRODUCER, CONSUMER } },
-	{ "wait-uneven", 16, 16, 4, 2, 4, 4, .threads = 3, .operations = 12, .most = 1, .same = true,
-	  .each = { 2 }, .weight = { PRODUCER, CONSUMER, CONSUMER } },
+	{ "wait-single", 16, 16, 4, 2, 4, 2, .threads = 2, .operations = 16, .most = 1,
+	  .same = true,
+	  .flags = { SP | SC, SP, SC },
+	  .weight = { PRODUCER, CONSUMER } },
+	{ "wait-uneven", 16, 16, 4, 2, 4, 4, .threads = 3, .operations = 12, .most = 1,
+	  .same = true,
+	  .each = { 2 },
+	  .weight = { PRODUCER, CONSUMER, CONSUMER } },
 	{ "wait-alloc", 4, 4, 2, 2, 4, 4, .threads = 3, .operations = 12, .most = 1, .same = true,
 	  .weight = { { [ALLOC_WAIT] = 3, [FREE] = 3 } } },
-	{ "wait-deaths", 16, 16, 4, 2, 4, 2, .threads = 5, .operations = 8, .deaths = 2, .mortal = 15,
-	  .most = 1, .same = true, .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER, RECOVERER } },
+	{ "wait-deaths", 16, 16, 4, 2, 4, 2, .threads = 5, .operations = 8, .deaths = 2,
+	  .mortal = 15, .most = 1, .same = true,
+	  .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER, RECOVERER } },
 	{ "wait-deaths-requeue", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 8, .deaths = 1,
-	  .mortal = 3, .most = 1, .same = true, .on_death = { REQUEUE },
-	  .weight = { { [ALLOC] = 2, [PUT] = 4, [GET] = 4 }, { [ALLOC] = 2, [PUT] = 4, [GET] = 4 }, CONSUMER, RECOVERER } },
+	  .mortal = 3, .most = 1, .same = true,
+	  .on_death = { REQUEUE },
+	  .weight = { { [ALLOC] = 2, [PUT] = 4, [GET] = 4 }, { [ALLOC] = 2, [PUT] = 4, [GET] = 4 },
+		      CONSUMER, RECOVERER } },
 	{ "wait-mixed", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 10, .most = 3,
-	  .same_queue = true, .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER } },
+	  .same_queue = true,
+	  .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER } },
 	{ "wait-alloc-mixed", 8, 8, 2, 2, 4, 4, .threads = 4, .operations = 10, .most = 3,
 	  .weight = { { [ALLOC_WAIT] = 3, [FREE] = 3 } } },
-	{ "slots", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 8, .deaths = 3, .mortal = 15, .members = 6,
-	  .most = 2, .duel = SLOTS,
+	{ "slots", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 8, .deaths = 3, .mortal = 15,
+	  .members = 6, .most = 2,
+	  .duel = SLOTS,
 	  .weight = { { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4, [RECOVER] = 1 } } },
-	{ "queue", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .most = 3, .weight = { BOTH } },
+	{ "queue", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .most = 3,
+	  .weight = { BOTH } },
 	{ "queue-single", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .most = 3,
 	  .flags = { SP, SC, SP | SC },
 	  .weight = { { [ALLOC] = 3, [FREE] = 3, [PUT] = 4, [GET] = 4, [GIVE_UP] = 2 } } },
 	{ "deaths", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 3, .mortal = 15,
-	  .most = 3, .duel = MEETINGS, .weight = { BOTH, BOTH, BOTH, RECOVERER } },
-	{ "contend", 16, 16, 8, 8, 4, 4, .threads = 4, .operations = 6, .deaths = 2, .mortal = 15, .most = 2,
-	  .same_queue = true, .duel = MEETINGS, .weight = { { [ALLOC] = 2, [PUT] = 6, [GET] = 1 }, { [ALLOC] = 2, [PUT] = 6, [GET] = 1 },
+	  .most = 3,
+	  .duel = MEETINGS,
+	  .weight = { BOTH, BOTH, BOTH, RECOVERER } },
+	{ "contend", 16, 16, 8, 8, 4, 4, .threads = 4, .operations = 6, .deaths = 2, .mortal = 15,
+	  .most = 2, .same_queue = true,
+	  .duel = MEETINGS,
+	  .weight = { { [ALLOC] = 2, [PUT] = 6, [GET] = 1 }, { [ALLOC] = 2, [PUT] = 6, [GET] = 1 },
 		      { [GET] = 2, [FREE] = 1 }, RECOVERER } },
-	{ "contend-recoverers", 16, 16, 8, 8, 4, 4, .threads = 5, .operations = 5, .deaths = 3, .mortal = 31, .most = 2,
-	  .same_queue = true, .duel = MEETINGS, .weight = { { [ALLOC] = 2, [PUT] = 6, [GET] = 1 }, { [ALLOC] = 2, [PUT] = 6, [GET] = 1 },
+	{ "contend-recoverers", 16, 16, 8, 8, 4, 4, .threads = 5, .operations = 5, .deaths = 3,
+	  .mortal = 31, .most = 2, .same_queue = true,
+	  .duel = MEETINGS,
+	  .weight = { { [ALLOC] = 2, [PUT] = 6, [GET] = 1 }, { [ALLOC] = 2, [PUT] = 6, [GET] = 1 },
 		      { [GET] = 2, [FREE] = 1 }, RECOVERER, RECOVERER } },
 	{ "deaths-recoverers", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 10, .deaths = 3,
-	  .mortal = 15, .most = 3, .duel = MEETINGS, .weight = { BOTH, BOTH, RECOVERER } },
+	  .mortal = 15, .most = 3,
+	  .duel = MEETINGS,
+	  .weight = { BOTH, BOTH, RECOVERER } },
 	{ "deaths-single", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 2,
-	  .mortal = 15, .most = 3, .flags = { SP, SC, SP | SC }, .duel = ROLES, .weight = { BOTH, BOTH, BOTH, RECOVERER } },
+	  .mortal = 15, .most = 3,
+	  .flags = { SP, SC, SP | SC },
+	  .duel = ROLES,
+	  .weight = { BOTH, BOTH, BOTH, RECOVERER } },
 	{ "deaths-requeue", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 3,
-	  .mortal = 15, .most = 3, .on_death = { REQUEUE, REQUEUE, REQUEUE }, .flags = { 0, SC, 0 },
-	  .duel = MEETINGS, .weight = { BOTH, BOTH, BOTH, RECOVERER } },
+	  .mortal = 15, .most = 3,
+	  .on_death = { REQUEUE, REQUEUE, REQUEUE }, .flags = { 0, SC, 0 },
+	  .duel = MEETINGS,
+	  .weight = { BOTH, BOTH, BOTH, RECOVERER } },
 	{ "deaths-reattach", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 12, .deaths = 3,
-	  .mortal = 31, .most = 2, .flags = { SP, SC, 0 },
-	  .duel = MEETINGS, .weight = { BOTH, BOTH, { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4 },
+	  .mortal = 31, .most = 2,
+	  .flags = { SP, SC, 0 },
+	  .duel = MEETINGS,
+	  .weight = { BOTH, BOTH, { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4 },
 		      { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4 }, RECOVERER } },
 	{ "caches", 8, 8, 4, 2, 4, 4, .threads = 4, .operations = 20, .most = 3,
-	  .duel = { "steal_from", "lock", "cache_flush_if_asked", "steal_from", "lock", "cache_flush_if_asked" }, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1 } } },
-	{ "caches-deaths", 8, 8, 4, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 3, .mortal = 15,
-	  .most = 3, .duel = { "steal_from", "lock", "cache_flush_if_asked", "steal_from", "recover_finish", "take" }, .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1, [RECOVER] = 1 } } },
+	  .duel = { "steal_from", "lock", "cache_flush_if_asked", "steal_from", "lock",
+		    "cache_flush_if_asked" },
+	  .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1 } } },
+	{ "caches-deaths", 8, 8, 4, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 3,
+	  .mortal = 15, .most = 3,
+	  .duel = { "steal_from", "lock", "cache_flush_if_asked", "steal_from", "member_take_slot",
+		    "take" },
+	  .weight = { { [ALLOC] = 6, [FREE] = 5, [REQUEST] = 1, [DRAIN] = 1, [RECOVER] = 1 } } },
 	{ "no-caches", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 20, .most = 8,
 	  .weight = { { [ALLOC] = 6, [FREE] = 5 } } },
 	{ "bypass", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 20, .most = 8,
 	  .weight = { { [TRY] = 6, [FREE] = 5 } } },
-	{ "bypass-deaths", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 2, .mortal = 15, .most = 8,
+	{ "bypass-deaths", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 2,
+	  .mortal = 15, .most = 8,
 	  .weight = { { [TRY] = 6, [FREE] = 5, [RECOVER] = 1 } } },
-	{ "single-producers", 16, 16, 4, 2, 4, 2, .threads = 5, .operations = 8, .deaths = 2, .mortal = 3, .most = 2,
-	  .same_queue = true, .flags = { SP }, .duel = ROLES,
+	{ "single-producers", 16, 16, 4, 2, 4, 2, .threads = 5, .operations = 8, .deaths = 2,
+	  .mortal = 3, .most = 2, .same_queue = true,
+	  .flags = { SP },
+	  .duel = ROLES,
 	  .weight = { { [ALLOC] = 2, [PUT] = 6 }, { [ALLOC] = 2, [PUT] = 6, [GIVE_UP] = 2 },
-		      { [GET] = 4, [FREE] = 2 }, RECOVERER, { [RECOVER] = 3, [ALLOC] = 2, [PUT] = 4 } } },
-	{ "no-caches-deaths", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 3, .mortal = 15,
-	  .most = 8, .weight = { { [ALLOC] = 6, [FREE] = 5, [RECOVER] = 1 } } },
+		      { [GET] = 4, [FREE] = 2 }, RECOVERER,
+		      { [RECOVER] = 3, [ALLOC] = 2, [PUT] = 4 } } },
+	{ "no-caches-deaths", 8, 8, 0, 2, 4, 4, .threads = 4, .operations = 16, .deaths = 3,
+	  .mortal = 15, .most = 8,
+	  .weight = { { [ALLOC] = 6, [FREE] = 5, [RECOVER] = 1 } } },
 	{ "growth", 16, 4, 4, 2, 2, 4, .threads = 4, .operations = 16, .most = 6,
 	  .weight = { { [ALLOC] = 6, [FREE] = 4, [TRIM] = 2, [PUT] = 1, [GET] = 1 } } },
-	{ "growth-deaths", 16, 4, 4, 2, 2, 4, .threads = 4, .operations = 12, .deaths = 3, .mortal = 15,
-	  .most = 6, .duel = { "slab_grow", "take_away", "steal_from", "take", "recover_makers", "slab_grow" }, .weight = { { [ALLOC] = 6, [FREE] = 4, [TRIM] = 2, [RECOVER] = 1 } } },
-	{ "requeue-single", 16, 16, 4, 2, 4, 2, .threads = 4, .operations = 10, .deaths = 2, .mortal = 7, .most = 2,
-	  .same_queue = true, .on_death = { REQUEUE }, .flags = { SC }, .duel = ROLES,
+	{ "growth-deaths", 16, 4, 4, 2, 2, 4, .threads = 4, .operations = 12, .deaths = 3,
+	  .mortal = 15, .most = 6,
+	  .duel = { "slab_grow", "take_away", "steal_from", "take", "recover_makers", "slab_grow" },
+	  .weight = { { [ALLOC] = 6, [FREE] = 4, [TRIM] = 2, [RECOVER] = 1 } } },
+	{ "requeue-single", 16, 16, 4, 2, 4, 2, .threads = 4, .operations = 10, .deaths = 2,
+	  .mortal = 7, .most = 2, .same_queue = true,
+	  .on_death = { REQUEUE }, .flags = { SC },
+	  .duel = ROLES,
 	  .weight = { { [GET] = 5, [ALLOC] = 1, [FREE] = 1 }, { [GET] = 4, [ALLOC] = 2, [PUT] = 3 },
 		      { [ALLOC] = 3, [PUT] = 6 }, { [ALLOC] = 3, [PUT] = 4, [RECOVER] = 2 } } },
 	{ "letters", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .most = 2, .peeked = true,
-	  .on_death = LETTERS, .weight = { { [ALLOC] = 3, [PUT] = 5, [GET] = 1, [NACK] = 1 },
-		      { [GET] = 4, [NACK] = 3, [NACK_LATER] = 1, [FREE] = 1 }, { [GET] = 3, [MOVE] = 3, [NACK] = 2, [FREE] = 2 },
-		      { [PEEK] = 6, [MOVE] = 1, [RECOVER] = 1 } } },
-	{ "letters-deaths", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 14, .deaths = 3, .mortal = 31,
-	  .most = 2, .peeked = true, .on_death = LETTERS, .duel = MEETINGS,
+	  .on_death = LETTERS,
 	  .weight = { { [ALLOC] = 3, [PUT] = 5, [GET] = 1, [NACK] = 1 },
-		      { [GET] = 4, [NACK] = 3, [NACK_LATER] = 1, [FREE] = 1 }, { [GET] = 3, [MOVE] = 3, [NACK] = 2, [FREE] = 2 },
+		      { [GET] = 4, [NACK] = 3, [NACK_LATER] = 1, [FREE] = 1 },
+		      { [GET] = 3, [MOVE] = 3, [NACK] = 2, [FREE] = 2 },
+		      { [PEEK] = 6, [MOVE] = 1, [RECOVER] = 1 } } },
+	{ "letters-deaths", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 14, .deaths = 3,
+	  .mortal = 31, .most = 2, .peeked = true,
+	  .on_death = LETTERS,
+	  .duel = MEETINGS,
+	  .weight = { { [ALLOC] = 3, [PUT] = 5, [GET] = 1, [NACK] = 1 },
+		      { [GET] = 4, [NACK] = 3, [NACK_LATER] = 1, [FREE] = 1 },
+		      { [GET] = 3, [MOVE] = 3, [NACK] = 2, [FREE] = 2 },
 		      { [PEEK] = 3, [MOVE] = 2, [RECOVER] = 3 }, RECOVERER } },
 	{ "bulk", 8, 8, 4, 2, 4, 4, .threads = 4, .operations = 8, .most = 3, .same_queue = true,
 	  .weight = { { [SEND] = 1 }, { [SEND] = 1 }, CONSUMER, CONSUMER } },
-	{ "bulk-deaths", 8, 8, 4, 2, 4, 4, .threads = 5, .operations = 8, .deaths = 2, .mortal = 15, .most = 3,
-	  .same_queue = true, .duel = MEETINGS,
+	{ "bulk-deaths", 8, 8, 4, 2, 4, 4, .threads = 5, .operations = 8, .deaths = 2, .mortal = 15,
+	  .most = 3, .same_queue = true,
+	  .duel = MEETINGS,
 	  .weight = { { [SEND] = 1 }, { [SEND] = 1 }, CONSUMER, CONSUMER, RECOVERER } },
-	{ "threads", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 14, .most = 2, .one_process = true,
+	{ "threads", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 14, .most = 2,
+	  .one_process = true,
 	  .weight = { { [ALLOC] = 3, [HAND_OVER] = 4, [ADOPT] = 3, [END] = 2 } } },
 	{ "creation", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 6, .deaths = 2, .mortal = 15,
-	  .most = 1, .weight = { { [CREATE] = 4, [RECOVER] = 1 } } },
+	  .most = 1,
+	  .weight = { { [CREATE] = 4, [RECOVER] = 1 } } },
 };
 /* clang-format on */
 /* Functions in which a recoverer, or a member that takes a dead member's slot, may be overtaken by
@@ -130,18 +174,18 @@ static const struct profile profiles[] = {
 static const char *const haunts[] = { "recover_mark",
 				      "collect_records",
 				      "collect_single",
-				      "skip_published",
-				      "bury",
+				      "alf_make_tombstone",
+				      "destination",
 				      "recovery_read_ops",
 				      "sweep",
 				      "sweep_one",
-				      "unreserve_candidates",
+				      "returning",
 				      "unreserve_one",
-				      "dead_claim",
+				      "recover_roles",
 				      "abandon",
 				      "take",
 				      "role_release",
-				      "take_slot",
+				      "member_vacate",
 				      "member_take_slot",
 				      "raise_epoch",
 				      "member_attach",
@@ -190,88 +234,41 @@ static uint32_t some(uint32_t me, uint32_t most)
 	return world_profile->same || most == 0 ? most : 1 + steer_random(most);
 }
 
-static void operate(uint32_t me, enum operation what)
+/* How many buffers the thread may give or take in one operation. */
+static uint32_t limit_of(const struct actor *a, enum operation what)
 {
-	struct actor *a = &world_actors[me];
-	struct shmpool_recovery out;
-	bool one = world_profile->same || world_profile->same_queue;
-	uint32_t n, queue, left;
+	uint32_t left = CAPACITY_MOST - a->held;
 	switch (what) {
 	case ALLOC:
 	case TRY:
 	case ALLOC_WAIT:
-		n = some(me, world_profile->capacity - a->held);
-		if (n)
-			world_alloc(me, n, what != ALLOC, what == TRY ? 0 : DEADLINE_NS);
-		break;
+		return world_profile->capacity - a->held;
 	case FREE:
-		n = some(me, a->held);
-		if (n)
-			world_free(me, n);
-		break;
+		return a->held;
 	case PUT:
 	case PUT_WAIT:
-		queue = steer_random(QUEUES);
-		n = some(me, a->held < BULK_MOST ? a->held : BULK_MOST);
-		if (n)
-			world_put(me, one ? 0 : queue, n, what == PUT_WAIT);
-		break;
+		return a->held < BULK_MOST ? a->held : BULK_MOST;
 	case GET:
 	case GET_WAIT:
-		queue = one ? 0 : steer_random(QUEUES);
-		left = CAPACITY_MOST - a->held;
-		n = some(me, left < BULK_MOST ? left : BULK_MOST);
-		if (n)
-			world_get(me, queue, n, what == GET_WAIT);
-		break;
-	case RECOVER:
-		SAME(0, recover(&a->pool, a->m, &out));
-		break;
-	case REQUEST:
-		cache_request_flush(&a->pool);
-		break;
-	case DRAIN:
-		cache_drain(&a->pool, a->m);
-		break;
-	case TRIM:
-		DEMAND(trim(&a->pool, a->m, steer_random(4)) >= 0);
-		break;
-	case REATTACH:
-		world_reattach(me);
-		break;
-	case CREATE:
-		world_create(me);
-		break;
-	case GIVE_UP:
-		queue_release(queue_ring(&a->pool, 1 + steer_random(QUEUES)), a->m);
-		break;
-	case NACK:
-	case NACK_LATER:
-		world_nack(me, what == NACK_LATER);
-		break;
-	case MOVE:
-		world_move(me, 0);
-		break;
-	case PEEK:
-		world_peek(me, steer_random(QUEUES));
-		break;
-	case SEND:
-		world_send(me, one ? 0 : steer_random(QUEUES), some(me, BULK_MOST));
-		break;
-	case HAND_OVER:
-		world_hand_over(me);
-		break;
-	case ADOPT:
-		world_adopt(me);
-		break;
-	case END:
-		world_end_thread(me);
-		break;
-	case ATTACH: /* only in scripts */
-	case CALL:
-	case OPERATIONS:
-		break;
+		return left < BULK_MOST ? left : BULK_MOST;
+	default:
+		return BULK_MOST;
 	}
+}
+
+static void operate(uint32_t me, enum operation what)
+{
+	struct shmpool_recovery out;
+	bool one = (world_profile->same || world_profile->same_queue) && what != PEEK &&
+		   what != GIVE_UP;
+	uint32_t queue = one ? 0 : steer_random(QUEUES);
+	uint32_t n = some(me, limit_of(&world_actors[me], what));
+	if (what == TRIM)
+		n = steer_random(4);
+	if (what == MOVE)
+		queue = 0;
+	if (n || what == TRIM)
+		world_operate(me, what, queue, n, &out);
 }
 
 static const uint8_t *weights(uint32_t me)
@@ -297,7 +294,7 @@ static void body(uint32_t me)
 		SAME(0, load_relaxed(&world_actors[me].m->op));
 	}
 	if (!world_profile->one_process)
-		SAME(world_actors[me].held, member_in_hand(world_actors[me].m));
+		SAME(world_actors[me].held, member_held(world_actors[me].m));
 }
 
 static void run_seed(uint64_t seed)

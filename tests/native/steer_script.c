@@ -9,8 +9,6 @@
 
 #include <stdarg.h>
 
-#include "trim.h"
-
 static const struct scenario *const tables[] = { recovery_scenarios, slots_scenarios,
 						 caches_scenarios, waits_scenarios };
 #define TABLES (sizeof(tables) / sizeof(*tables))
@@ -34,77 +32,10 @@ void steer_failed(const char *format, ...)
 
 static void operate(uint32_t me, const struct task *task)
 {
-	struct actor *a = &world_actors[me];
-	uint32_t n = task->n ? task->n : 1;
-	switch (task->what) {
-	case ALLOC:
-	case TRY:
-	case ALLOC_WAIT:
-		world_alloc(me, n, task->what != ALLOC, task->what == TRY ? 0 : DEADLINE_NS);
-		break;
-	case FREE:
-		world_free(me, n);
-		break;
-	case PUT:
-	case PUT_WAIT:
-		world_put(me, task->queue, n, task->what == PUT_WAIT);
-		break;
-	case GET:
-	case GET_WAIT:
-		world_get(me, task->queue, n, task->what == GET_WAIT);
-		break;
-	case RECOVER:
-		SAME(0, recover(&a->pool, a->m, &recoveries[me]));
-		break;
-	case REQUEST:
-		cache_request_flush(&a->pool);
-		break;
-	case DRAIN:
-		cache_drain(&a->pool, a->m);
-		break;
-	case TRIM:
-		DEMAND(trim(&a->pool, a->m, n) >= 0);
-		break;
-	case NACK:
-	case NACK_LATER:
-		world_nack(me, task->what == NACK_LATER);
-		break;
-	case MOVE:
-		world_move(me, task->queue);
-		break;
-	case PEEK:
-		world_peek(me, task->queue);
-		break;
-	case SEND:
-		world_send(me, task->queue, n);
-		break;
-	case HAND_OVER:
-		world_hand_over(me);
-		break;
-	case ADOPT:
-		world_adopt(me);
-		break;
-	case END:
-		world_end_thread(me);
-		break;
-	case ATTACH:
-		world_attach(me);
-		break;
-	case REATTACH:
-		world_reattach(me);
-		break;
-	case CREATE:
-		world_create(me);
-		break;
-	case GIVE_UP:
-		queue_release(queue_ring(&a->pool, 1 + task->queue), a->m);
-		break;
-	case CALL:
+	if (task->what == CALL)
 		task->call(me);
-		break;
-	case OPERATIONS:
-		break;
-	}
+	else
+		world_operate(me, task->what, task->queue, task->n ? task->n : 1, &recoveries[me]);
 }
 
 static void body(uint32_t me)

@@ -8,6 +8,7 @@
 
 #include "binding.h"
 #include "opening.h"
+#include "trim.h"
 
 #define MESSAGES 512
 #define NOBODY -1
@@ -41,7 +42,7 @@ static bool dead(uint32_t who)
 	return who < STEER_THREADS && steer_died(who);
 }
 
-/* Which thread has which buffer in hand. */
+/* Which thread owns which buffer. */
 
 static void take(uint32_t me, uint64_t handle, bool got)
 {
@@ -234,7 +235,7 @@ void world_reattach(uint32_t me)
 			messages[*text(a->hand[i])].fate = DONE;
 	while (a->held)
 		SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
-	SAME(0, member_in_hand(a->m));
+	SAME(0, member_held(a->m));
 	cache_drain(&a->pool, a->m);
 	member_release(&a->pool.segment, a->m);
 	world_attach(me);
@@ -473,7 +474,7 @@ static void check_names(void)
 			SAME(0, m->identity);
 			SAME(0, cache_length(&world_segment, m));
 		}
-		SAME(0, member_in_hand(m));
+		SAME(0, member_held(m));
 	}
 	for (uint64_t i = 0; i < world_segment.extents; i++)
 		DEMAND(*segment_extent(&world_segment, i) == 0 ||
@@ -678,4 +679,77 @@ void world_begin(void)
 			SAME(0, pool_bind(&world_actors[i].pool, &world_segment));
 	for (uint32_t i = 0; i < world_profile->threads; i++)
 		opening_pools[i] = world_actors[i].pool;
+}
+
+void world_operate(uint32_t me, enum operation what, uint32_t queue, uint32_t n,
+		   struct shmpool_recovery *out)
+{
+	struct actor *a = &world_actors[me];
+	switch (what) {
+	case ALLOC:
+	case TRY:
+	case ALLOC_WAIT:
+		world_alloc(me, n, what != ALLOC, what == TRY ? 0 : DEADLINE_NS);
+		break;
+	case FREE:
+		world_free(me, n);
+		break;
+	case PUT:
+	case PUT_WAIT:
+		world_put(me, queue, n, what == PUT_WAIT);
+		break;
+	case GET:
+	case GET_WAIT:
+		world_get(me, queue, n, what == GET_WAIT);
+		break;
+	case RECOVER:
+		SAME(0, recover(&a->pool, a->m, out));
+		break;
+	case REQUEST:
+		cache_request_flush(&a->pool);
+		break;
+	case DRAIN:
+		cache_drain(&a->pool, a->m);
+		break;
+	case TRIM:
+		DEMAND(trim(&a->pool, a->m, n) >= 0);
+		break;
+	case REATTACH:
+		world_reattach(me);
+		break;
+	case CREATE:
+		world_create(me);
+		break;
+	case GIVE_UP:
+		queue_release(queue_ring(&a->pool, 1 + queue), a->m);
+		break;
+	case NACK:
+	case NACK_LATER:
+		world_nack(me, what == NACK_LATER);
+		break;
+	case MOVE:
+		world_move(me, queue);
+		break;
+	case PEEK:
+		world_peek(me, queue);
+		break;
+	case SEND:
+		world_send(me, queue, n);
+		break;
+	case HAND_OVER:
+		world_hand_over(me);
+		break;
+	case ADOPT:
+		world_adopt(me);
+		break;
+	case END:
+		world_end_thread(me);
+		break;
+	case ATTACH:
+		world_attach(me);
+		break;
+	case CALL: /* only in scripts: steer_script.c */
+	case OPERATIONS:
+		break;
+	}
 }

@@ -136,7 +136,7 @@ void world_free(uint32_t me, uint32_t n);
 void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait);
 void world_get(uint32_t me, uint32_t queue, uint32_t n, bool wait);
 void world_create(uint32_t me);
-/* Returns the newest buffer in hand to its queue, if it came from one; with later also if there is
+/* Returns the newest buffer of the thread to its queue, if it came from one; with later also if there is
  * no room. */
 void world_nack(uint32_t me, bool later);
 /* Moves a dead letter back to the queue it came from. */
@@ -150,5 +150,8 @@ void world_hand_over(uint32_t me);
 void world_adopt(uint32_t me);
 /* The thread ends, and another one begins in its place. */
 void world_end_thread(uint32_t me);
+/* Any of these, on a queue and with n buffers where that applies. A recovery's result is in *out. */
+void world_operate(uint32_t me, enum operation what, uint32_t queue, uint32_t n,
+		   struct shmpool_recovery *out);
 
 #endif
