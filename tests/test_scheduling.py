@@ -2,6 +2,7 @@
 """Whose turn it is in the daemon: a pool that takes long holds up nobody but itself."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable, Generator
@@ -72,17 +73,25 @@ def test_an_error_uses_the_turn_too() -> None:
 
 
 class Steps:
-    """A handler whose requests take a given number of steps. It lists the steps that were made."""
+    """A handler whose requests take a given number of steps. It lists the steps that were made,
+    and counts the requests of one name in progress at a time."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
+        self.running: list[str] = []
+        self.most = 0
 
     def steps(self, request: AnyRequest, limit: float | None) -> Generator[None, None, Any]:
         assert isinstance(request, RunAudit)
         name, _, steps = request.pool.partition("-")
+        self.running.append(name)
         for _ in range(int(steps)):
             self.made.append(name)
+            self.most = max(self.most, self.running.count(name))
             yield
+        self.running.remove(name)
+        if name == "missing":
+            raise errors.PoolNotFound("missing")
         return name
 
 
@@ -122,6 +131,41 @@ def test_a_pool_has_one_turn() -> None:
         assert not turns._locks
 
     asyncio.run(ask())
+
+
+def test_callers_that_call_again_wait_too() -> None:
+    """A caller that calls again at once does not run beside the one that waited for it."""
+    handler = Steps()
+
+    async def ask() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            turns = StepRunner(handler, in_a_thread(threads))  # type: ignore[arg-type]
+
+            async def caller() -> None:
+                for _ in range(5):
+                    await turns.run(RunAudit("long-5"))
+
+            await asyncio.gather(*(caller() for _ in range(4)))
+        assert not turns._locks
+
+    asyncio.run(ask())
+    assert (4 * 5 * 5, 1) == (len(handler.made), handler.most)
+
+
+def test_failed_requests_leave_no_lock() -> None:
+    """Requests that fail take no memory of the daemon afterwards."""
+
+    async def ask() -> StepRunner:
+        with ThreadPoolExecutor(1) as threads:
+            turns = StepRunner(Steps(), in_a_thread(threads))  # type: ignore[arg-type]
+            for steps in range(5):
+                with pytest.raises(errors.PoolNotFound):
+                    await turns.run(RunAudit(f"missing-{steps}"))
+        return turns
+
+    turns = asyncio.run(ask())
+    gc.collect()  # the traceback of an error has the lock
+    assert not turns._locks
 
 
 CRAFTED = 1 << 18

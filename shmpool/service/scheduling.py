@@ -6,6 +6,7 @@ in threads (StepRunner).
 import asyncio
 import contextlib
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterator
 from typing import Any
 
@@ -73,7 +74,8 @@ class StepRunner:
         """call(function, *arguments) runs the function in one of the threads."""
         self._handler = handler
         self._call = call
-        self._locks: dict[str, asyncio.Lock] = {}
+        # Of the requests in progress: a lock is dropped with the last caller that waits for it.
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def run(self, request: AnyRequest, limit: float | None = LIMIT_S) -> Any:
         """Returns the answer; limit is in seconds of processor time. ShmpoolError, OSError."""
@@ -84,8 +86,6 @@ class StepRunner:
             done = False
             while not done:
                 done, answer = await self._call(_step, steps)
-        if not lock.locked():
-            self._locks.pop(pool, None)
         return answer
 
 
