@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import errors
 from ._hot import timeout_seconds
 from .buffer import Buffer, BurstBase
-from .codes import check
+from .codes import check, fail
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,12 +99,12 @@ class Burst(BurstBase):
     def lengths(self, value: "ArrayLike | int") -> None:
         if isinstance(value, int) and 0 <= value <= LENGTH_MAX:  # quicker than a numpy array
             code = self._set_lengths(value.to_bytes(4, byteorder), True)
-            most = value
         else:
             lengths, one = _length_values(value, len(self), self.pool.buffer_size)
             code = self._set_lengths(lengths, one)
-            most = int(lengths.max())
-        check(code, f"lengths go up to {most} bytes; a buffer holds {self.pool.buffer_size}")
+        if code < 0:
+            most = value if isinstance(value, int) else lengths.max()
+            fail(code, f"lengths go up to {most} bytes; a buffer holds {self.pool.buffer_size}")
 
     def column(self, offset: int, dtype: "DTypeLike") -> "NDArray[Any]":
         """Copies a field of every packet: shape (n,), or (n, *shape) if dtype is a sub-array.
@@ -116,12 +116,13 @@ class Burst(BurstBase):
         """
         import numpy as np
 
-        width = np.dtype(dtype).itemsize
+        kind = np.dtype(dtype)
+        width = kind.itemsize
         if not 0 <= width <= self.pool.buffer_size:  # before numpy allocates memory
-            check(-errno.ERANGE, f"column of {width} bytes at offset {offset}")
-        values = np.empty(len(self), dtype)
+            _check_column(-errno.ERANGE, offset, width)
+        values = np.empty(len(self), kind)
         code = self._column(_offset(offset), width, _bytes_of(values))
-        check(code, f"column of {width} bytes at offset {offset}")
+        _check_column(code, offset, width)
         return values
 
     def set_column(
@@ -138,7 +139,13 @@ class Burst(BurstBase):
         """
         array, one, width = _column_values(values, dtype, len(self))
         code = self._set_column(_offset(offset), width, _bytes_of(array), one)
-        check(code, f"column of {width} bytes at offset {offset}")
+        _check_column(code, offset, width)
+
+
+def _check_column(code: int, offset: int, width: int) -> None:
+    """Raises the exception for a negative code of a call that copies a column."""
+    if code < 0:
+        fail(code, f"column of {width} bytes at offset {offset}")
 
 
 def _offset(offset: int) -> int:
