@@ -287,7 +287,7 @@ def _fill(segment: Segment, geometry: Native) -> None:
 def _map(segment: Segment, size: int, read_only: bool) -> None:
     """Maps the file. Raises SegmentInvalid if it is shorter than size, or OutOfSharedMemory."""
     name = segment.name
-    if os.fstat(segment.fd).st_size < size:  # an access past its end would be SIGBUS
+    if segment.status.st_size < size:  # an access past its end would be SIGBUS
         raise errors.SegmentInvalid(f"pool {name!r}: its file was truncated")
     try:
         segment._map(size, read_only)

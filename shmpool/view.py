@@ -98,6 +98,7 @@ class View:
             raw = ffi.new("struct shmpool_geometry *")
             check(lib.shmpool_geometry(self._number, raw), f"pool {name!r}")
         self._segment: Segment | None = segment
+        self.inode = segment.inode  # another pool of the same name has another number
         self.geometry = Geometry.of(raw)
         self._slots = self.geometry.members
         self._infos: Native = ffi.new("struct shmpool_member_info[]", self._slots)
@@ -116,13 +117,8 @@ class View:
         with system_errors(f"pool {self.name!r} cannot be looked at"):
             return os.fstat(-1 if segment is None else segment.fd)
 
-    @property
-    def inode(self) -> int:
-        """The file's inode number. Another pool of the same name has another number."""
-        return self._opened().inode
-
     def stale(self) -> bool:
-        """True if the name now stands for another pool, or for none."""
+        """True if the name now stands for another pool, or for none. Also after close()."""
         try:
             return inode_of(self.name) != self.inode
         except errors.PoolNotFound:
