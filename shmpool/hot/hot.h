@@ -262,8 +262,8 @@ static inline int hot_get_once(const struct queue_object *self, struct lookup *c
 	return got;
 }
 
-/* Blocks for one buffer, after hot_get_once(). 1, a code, or HOT_RAISED. Looks *c up again: the
- * pool may have been closed meanwhile. */
+/* Blocks for one buffer, after hot_get_once(). 1, a code, or HOT_RAISED. Looks *c up again: a
+ * signal handler may have forked during the wait, and a child has another member. */
 int64_t hot_get_block(struct queue_object *self, double timeout, struct lookup *c,
 		      uint64_t *handle);
 

@@ -118,11 +118,7 @@ static inline int64_t alloc_once(uint64_t key, uint64_t *handle)
 {
 	struct lookup c;
 	int error = key ? lookup_key(key, &c) : -EBADF;
-	if (likely(!error))
-		error = qmempool_alloc_quick(c.p, c.m, handle);
-	if (likely(!error))
-		return header_reset(&c, *handle, wait_coarse());
-	return error == -EAGAIN ? -EINPROGRESS : error; /* a blocking call looks everywhere */
+	return likely(!error) ? lookup_alloc(&c, handle, wait_coarse()) : error;
 }
 
 static PyObject *pool_alloc(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)

@@ -88,9 +88,9 @@ static void remove_name(struct segment_object *self)
 	self->unlink_path = NULL;
 }
 
-void hot_segment_drop(struct segment_object *self)
+/* Closes the opening and clears the object. Returns what the object had. */
+static struct segment_object detach(struct segment_object *self)
 {
-	finish(self);
 	remove_name(self);
 	/* Clear the object first: other threads run in close_number(). */
 	const struct segment_object was = *self;
@@ -98,6 +98,13 @@ void hot_segment_drop(struct segment_object *self)
 	self->base = NULL;
 	self->fd = -1;
 	close_number(was.number);
+	return was;
+}
+
+void hot_segment_drop(struct segment_object *self)
+{
+	finish(self);
+	const struct segment_object was = detach(self);
 	if (was.fd >= 0 && !has_lost_file(&was))
 		close(was.fd);
 	if (was.base)
@@ -115,12 +122,7 @@ void hot_segment_leave(struct segment_object *self)
 {
 	if (self->number)
 		shmpool_leave(self->number);
-	remove_name(self);
-	const struct segment_object was = *self;
-	self->number = 0;
-	self->base = NULL;
-	self->fd = -1;
-	close_number(was.number);
+	detach(self);
 }
 
 static void segment_dealloc(PyObject *object)

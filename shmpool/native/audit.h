@@ -39,7 +39,7 @@ int audit_count(struct qmempool *p, struct shmpool_audit *out, struct shmpool_he
  * (bypass.c). */
 static inline bool audit_stale(const struct qmempool *p, const struct alf_ring *r, alf_position at)
 {
-	alf_position limit = load_relaxed(&segment_shared(&p->segment)->bypassed);
+	alf_position limit = load_relaxed(&pool_shared(p)->bypassed);
 	return r->id == 0 && limit && (alf_distance)(at - limit) < 0;
 }
 

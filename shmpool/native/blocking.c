@@ -68,7 +68,7 @@ static int room_sleep(struct blocking *b, int *result)
 {
 	struct alf_queue *q = b->r->q;
 	const bool obstructed = room_obstructed(b);
-	/* room_many first: pool_wake_sleepers() resets it last, so a member that is no longer
+	/* room_many first: a recovery resets it last, so a member that is no longer
 	 * counted in room_wait finds room_many changed. */
 	uint32_t many = b->n > 1 ? wait_enter(&q->room_many) : 0;
 	uint32_t entered = wait_enter(&q->room_wait);
@@ -82,7 +82,7 @@ static int room_sleep(struct blocking *b, int *result)
 	if (*result == -ENOBUFS) {
 		int64_t most = obstructed ? b->most_ns : WAIT_SLICE_NS;
 		if (b->n > 1)
-			wait_pass_on(&q->room_wait, &q->room_many, alf_avail_space(b->r));
+			wait_wake_ones(&q->room_wait, &q->room_many, alf_avail_space(b->r));
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
 		slept = b->n > 1 ? wait_sleep(&q->room_many, many, most, b->deadline_ns) :
 				   wait_sleep(&q->room_wait, entered, most, b->deadline_ns);

@@ -119,7 +119,7 @@ static int sleep_until_free(struct blocking *b)
 {
 	struct qmempool *p = b->p;
 	struct pool_shared *s = pool_shared(p);
-	/* free_many first: pool_wake_sleepers() resets it last, so a member that is no longer
+	/* free_many first: a recovery resets it last, so a member that is no longer
 	 * counted in free_wait finds free_many changed. */
 	uint32_t many = wait_enter(&s->free_many), entered = wait_enter(&s->free_wait);
 	int slept = 0;
@@ -130,7 +130,7 @@ static int sleep_until_free(struct blocking *b)
 	wait_want(&s->free_want, (uint32_t)(queued + b->n - counted + (counted == b->n)));
 	load_seq_cst(&p->free.q->prod); /* [WAIT] */
 	if (qmempool_count(p, b->n) < b->n) {
-		wait_pass_on(&s->free_wait, &s->free_many, alf_count(&p->free));
+		wait_wake_ones(&s->free_wait, &s->free_many, alf_count(&p->free));
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
 		slept = wait_sleep(&s->free_many, many, b->most_ns, b->deadline_ns);
 	}

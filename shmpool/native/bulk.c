@@ -7,7 +7,6 @@
 #include "blocking.h"
 #include "copy.h"
 #include "lookup.h"
-#include "transfer.h"
 #include "wait.h"
 
 /* Payloads that send_many copies before it puts them: so many, or so many bytes. The first of them
@@ -147,11 +146,9 @@ int64_t shmpool_send(uint64_t key, const char *data, size_t length)
 		return error;
 	if (unlikely(length > room(&c)))
 		return -EMSGSIZE;
-	error = qmempool_alloc_quick(c.p, c.m, &handle);
-	if (likely(!error))
-		error = header_reset(&c, handle, 0); /* 0: nobody reads since before it is put */
+	error = lookup_alloc(&c, &handle, 0); /* 0: nobody reads since before it is put */
 	if (unlikely(error))
-		return error == -EAGAIN ? -EINPROGRESS : error;
+		return error;
 	fill(&c, handle, data, length);
 	error = lookup_put(&c, &handle, 1);
 	if (unlikely(error))

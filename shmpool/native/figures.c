@@ -21,8 +21,7 @@ static uint64_t count_stale(const struct qmempool *p, uint64_t *estimated)
 {
 	const struct alf_ring *r = &p->free;
 	alf_position cons = load_acquire(&r->q->cons); /* [CONS] */
-	alf_distance ahead =
-		(alf_distance)(load_relaxed(&segment_shared(&p->segment)->bypassed) - cons);
+	alf_distance ahead = (alf_distance)(load_relaxed(&pool_shared(p)->bypassed) - cons);
 	if (ahead <= 0 || !audit_stale(p, r, cons))
 		return 0;
 	uint64_t n = (uint64_t)ahead < r->mask + 1 ? (uint64_t)ahead : r->mask + 1, found = 0;

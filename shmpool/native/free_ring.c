@@ -12,23 +12,11 @@
 
 #define PUT_TRIES 16
 
-/* Abandons buffers of m to the next recoverer. */
-static void abandon(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++)
-		store_release(&pool_buffer(p, handle_index(handle[i]))->owner,
-			      m->tag | OWNER_ABANDONED); /* [OWNER] */
-	/* Counted afterwards, so that a member that reads the count sees the buffers. If this
-	 * member dies before, the sweep for it finds them. */
-	add_seq_cst(&pool_shared(p)->abandoned, n); /* [ABANDONED] */
-}
-
 /* Wakes members for which n more buffers are enough. */
 __attribute__((noinline, cold)) static void wake_free(struct qmempool *p, uint32_t n)
 {
 	struct pool_shared *s = pool_shared(p);
-	if (wait_ones(&s->free_wait, &s->free_many))
-		wait_wake(&s->free_wait, n);
+	wait_wake_ones(&s->free_wait, &s->free_many, n);
 	if (load_seq_cst(&s->free_want)) /* [WAIT] */
 		wait_wake_wanted(&s->free_many, &s->free_want, alf_count(&p->free));
 }
@@ -42,7 +30,7 @@ put_full(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t 
 		uint64_t moved[BULK_MAX];
 		int k = *rounds ? transfer_free(p, m, moved, BULK_MAX) : 0;
 		if (k <= 0) { /* or a member is suspended at its head */
-			abandon(p, m, handle, n);
+			pool_abandon(p, handle, n, 0);
 			return;
 		}
 		--*rounds;
@@ -51,7 +39,7 @@ put_full(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t 
 			if (--tries) {
 				sched_yield();
 			} else {
-				abandon(p, m, moved, (uint32_t)k);
+				pool_abandon(p, moved, (uint32_t)k, 0);
 				break;
 			}
 	} while (transfer_in(p, m, &p->free, handle, n, ALF_MULTI));

@@ -33,17 +33,17 @@ int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline)
 {
 	struct lookup c;
 	uint32_t to;
-	int64_t end = wait_slice_end(deadline), error = lookup_key(key, &c);
-	if (!error && deadline == WAIT_FOREVER) {
-		error = blocking_requeue(c.p, c.m, handle, WAIT_NEVER, &to);
-		if (error != -ENOBUFS)
-			return error;
+	const bool keep = deadline == WAIT_FOREVER; /* the pool keeps what has no room now */
+	int64_t end = keep ? WAIT_NEVER : wait_slice_end(deadline), error = lookup_key(key, &c);
+	if (error)
+		return error;
+	error = blocking_requeue(c.p, c.m, handle, end, &to);
+	if (keep && error == -ENOBUFS) {
 		requeue_abandon(c.p, c.m, handle);
 		return 0;
 	}
-	if (!error)
-		error = wait_slice_result(blocking_requeue(c.p, c.m, handle, end, &to), end,
-					  deadline);
+	if (!keep)
+		error = wait_slice_result(error, end, deadline);
 	if (error == -ENOBUFS)
 		count_refused(c.p, to, 1);
 	return error;

@@ -73,13 +73,6 @@ static inline int lookup_put(const struct lookup *c, const uint64_t *handle, uin
 	return unlikely(error == -ENOBUFS) && !alf_ready(c->ring, 0) ? -EINPROGRESS : error;
 }
 
-/* Translates the result of a wait until end, which wait_slice_end() chose, for a caller that waits
- * until deadline: -EINTR if only end has passed, because the caller goes on as after a signal. */
-static inline int64_t wait_slice_result(int64_t result, int64_t end, int64_t deadline)
-{
-	return (result == -EAGAIN || result == -ENOBUFS) && end != deadline ? -EINTR : result;
-}
-
 /* Finds the header that a key names: -EPERM if it belongs to another member's process, -ESTALE if
  * the key is stale. */
 static inline int lookup_buffer(uint64_t key, struct lookup *c, struct buffer **b, uint64_t *handle)
@@ -139,6 +132,16 @@ static inline int header_reset(const struct lookup *c, uint64_t handle, int64_t 
 	store_relaxed(&b->failures, 0);
 	store_relaxed(&b->since, (uint64_t)now);
 	return 0;
+}
+
+/* Takes a buffer from the local cache, or refills that, and resets its header. -EINPROGRESS if
+ * there is none: a blocking call takes one from anywhere. */
+static inline int lookup_alloc(const struct lookup *c, uint64_t *handle, int64_t now)
+{
+	int error = qmempool_alloc_quick(c->p, c->m, handle);
+	if (likely(!error))
+		return header_reset(c, *handle, now);
+	return error == -EAGAIN ? -EINPROGRESS : error;
 }
 
 #endif

@@ -215,7 +215,7 @@ void opening_leave(uint32_t number)
 	const struct qmempool *p = opening_pool(number);
 	const struct opening *opening = &wiped->openings[number % OPENING_POOLS_MAX];
 	if (p && opening->made && opening->token.number)
-		store_relaxed(&segment_shared(&p->segment)->left, 1);
+		store_relaxed(&pool_shared(p)->left, 1);
 }
 
 /* Frees the buffers that a member of this process still owns. */

@@ -51,6 +51,16 @@ void pool_unfree(const struct qmempool *p, const uint64_t *handle, uint32_t n)
 		store_relaxed(&pool_buffer(p, handle_index(handle[n]))->handle, handle[n]);
 }
 
+void pool_abandon(const struct qmempool *p, const uint64_t *handle, uint32_t n, uint32_t queue)
+{
+	for (uint32_t i = 0; i < n; i++)
+		store_release(&pool_buffer(p, handle_index(handle[i]))->owner,
+			      OWNER_ABANDONED | (uint64_t)queue << OWNER_QUEUE_SHIFT); /* [OWNER] */
+	/* Counted afterwards, so that a member that reads the count sees the buffers. If this
+	 * member dies before, the sweep for it finds them. */
+	add_seq_cst(&pool_shared(p)->abandoned, n); /* [ABANDONED] */
+}
+
 void pool_wake_sleepers(const struct qmempool *p, void (*wake)(uint32_t *word))
 {
 	struct pool_shared *s = pool_shared(p);

@@ -33,7 +33,7 @@ struct qmempool {
 	uint32_t bypass_at;     /* the buffer from which it goes on */
 	uint64_t bypass_sum;    /* buffers freed and abandoned when it last found nothing */
 	int64_t bypass_rest_ns; /* CLOCK_MONOTONIC: no search before it while that sum stays */
-	uint64_t tend_ns;  /* CLOCK_MONOTONIC: from then on a busy thread tends the pool: call.h */
+	uint64_t tend_ns; /* CLOCK_MONOTONIC: from then on a busy thread tends the pool: lookup.h */
 	uint32_t tend_due; /* nonzero: a thread has noticed that it is time to */
 };
 
@@ -56,6 +56,10 @@ uint32_t pool_filter(const struct qmempool *p, uint64_t *handle, uint32_t n);
 
 /* Gives n buffers their handles back: undoes a free that failed at a later buffer. */
 void pool_unfree(const struct qmempool *p, const uint64_t *handle, uint32_t n);
+
+/* Abandons n buffers of the caller's member to the next recoverer, which frees them, or puts them
+ * back into the queue, if that is not 0. */
+void pool_abandon(const struct qmempool *p, const uint64_t *handle, uint32_t n, uint32_t queue);
 
 /* Calls wake for each wait word of the pool in which a sleeper is counted. */
 void pool_wake_sleepers(const struct qmempool *p, void (*wake)(uint32_t *word));

@@ -266,8 +266,7 @@ __attribute__((noinline, cold)) static int wake_room(const struct alf_ring *r, i
 		store_relaxed(&q->stepped, 0);
 		n = UINT32_MAX;
 	}
-	if (wait_ones(&q->room_wait, &q->room_many))
-		wait_wake(&q->room_wait, n);
+	wait_wake_ones(&q->room_wait, &q->room_many, n);
 	if (load_seq_cst(&q->room_want)) /* [WAIT] */
 		wait_wake_wanted(&q->room_many, &q->room_want, alf_avail_space(r));
 	return result;

@@ -43,10 +43,11 @@ int recover_passes(struct qmempool *p, struct member *m, struct shmpool_recovery
 /* For a member that finds no buffer, finds no room behind an unpublished position, finds a single
  * role taken, or has slept for WAIT_SLICE_NS. Asks the kernel which members are dead and recovers
  * them, unless another member of the pool has asked recently. So a dead member is recovered within
- * about one slice while any member waits. After an inquiry that found nothing, the whole pool
- * pauses for 10 ms, doubled each time up to 80 ms, and at least for 16 times the processor time
- * that the inquiry took. May take long; do not call it with an interpreter's lock held. Returns
- * true if anything was recovered, so that the caller should try again. */
+ * about one slice while any member waits. After an inquiry that found something the whole pool
+ * pauses for 10 ms. After inquiries in a row that found nothing it pauses for 20, 40, then 80 ms,
+ * or 16 times the processor time of the inquiry if that is longer, for 1 s at most. May take long;
+ * do not call it with an interpreter's lock held. Returns true if anything was recovered, so that
+ * the caller should try again. */
 bool recover_if_due(struct qmempool *p, struct member *m);
 
 /* Attaches a process that holds the token when all slots are taken, in place of a dead member,

@@ -3,7 +3,6 @@
  * recover_due.c - see recover.h: when a member that is stuck, or has slept for a slice, asks who is
  * dead. One asks for the whole pool, and the longer nothing comes of it, the longer the pool rests.
  */
-#include "member.h"
 #include "recover.h"
 #include "wait.h"
 
@@ -25,7 +24,7 @@ static uint64_t inquire_after(uint64_t wall, uint64_t rest, uint64_t fruitless)
 bool recover_if_due(struct qmempool *p, struct member *m)
 {
 	struct shmpool_recovery out;
-	uint64_t *word = &segment_shared(&p->segment)->inquired, seen = load_relaxed(word);
+	uint64_t *word = &pool_shared(p)->inquired, seen = load_relaxed(word);
 	uint64_t wall = (uint64_t)wait_wall(), claimed;
 	if ((seen & ~(uint64_t)FRUITLESS) - wall - 1 < REST_MOST_NS)
 		return false;

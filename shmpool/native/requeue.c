@@ -53,12 +53,7 @@ int requeue(struct qmempool *p, struct member *m, uint64_t handle, uint32_t *to)
 
 void requeue_abandon(struct qmempool *p, struct member *m, uint64_t handle)
 {
-	struct buffer *b = pool_buffer(p, handle_index(handle));
-	const uint64_t from = load_relaxed(&b->queue);
-	store_release(&b->owner, OWNER_ABANDONED | from << OWNER_QUEUE_SHIFT); /* [OWNER] */
-	/* Counted afterwards, so that a member that reads the count sees the buffer. If this member
-	 * dies before, the sweep for it finds the buffer. */
-	add_seq_cst(&segment_shared(&p->segment)->abandoned, 1); /* [ABANDONED] */
+	pool_abandon(p, &handle, 1, load_relaxed(&pool_buffer(p, handle_index(handle))->queue));
 	count_up(&m->counters[COUNT_ENQUEUE], 1);
 }
 

@@ -14,7 +14,6 @@
 #include "liveness.h"
 #include "lookup.h"
 #include "member.h"
-#include "process.h"
 #include "recover.h"
 #include "slab.h"
 #include "token.h"
@@ -249,8 +248,11 @@ int shmpool_recover_wait(int pool, struct shmpool_recovery *out)
 {
 	struct lookup c;
 	int error = lookup_pool((uint32_t)pool, &c);
-	if (error == -EUSERS) { /* opening_member() has checked that all members live */
-		*out = (struct shmpool_recovery) { 0 };
+	if (error ==
+	    -EUSERS) { /* opening_attach() has recovered all that could be; no slot is free */
+		*out = (struct shmpool_recovery) {
+			.postponed = liveness_dead(&c.p->segment, opening_token((uint32_t)pool))
+		};
 		return (int)opening_read((uint32_t)pool, 0);
 	}
 	if (error)

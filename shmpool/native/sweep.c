@@ -2,10 +2,10 @@
  *
  * queue.c - see queue.h.
  */
+#include "free_ring.h"
 #include "queue.h"
 #include "recovery.h"
 #include "requeue.h"
-#include "transfer.h"
 #include "wait.h"
 
 #define CANDIDATES 64 /* buffers that are decided with one read of all op records */

@@ -118,7 +118,7 @@ static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m
 {
 	uint32_t got = alf_claim(r, &m->op, handle, n, side);
 	bool well = true;
-	if (!named && unlikely(load_seq_cst(&segment_shared(&p->segment)->bypassed))) /* [BYPASS] */
+	if (!named && unlikely(load_seq_cst(&pool_shared(p)->bypassed))) /* [BYPASS] */
 		got = bypass_check_claim(p, m, handle, got, n);
 	/* Read once: the compiler cannot know that no store below changes them. */
 	struct buffer *const buffers = p->buffers;

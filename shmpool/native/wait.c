@@ -103,7 +103,7 @@ void wait_wake_wanted(uint32_t *word, uint32_t *want, uint64_t have)
 		wait_wake(word, UINT32_MAX);
 }
 
-void wait_pass_on(uint32_t *word, const uint32_t *many, uint32_t n)
+void wait_wake_ones(uint32_t *word, const uint32_t *many, uint32_t n)
 {
 	if (n && wait_ones(word, many))
 		wait_wake(word, n);

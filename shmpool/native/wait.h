@@ -17,7 +17,7 @@
  *       + 1, sleepers = 0,    member, wait_reset()
  *       then FUTEX_WAKE
  *
- * pool_wake_sleepers() repairs all of these: it resets each wait word that counts a sleeper.
+ * A recovery repairs all of these: it resets each wait word that counts a sleeper (wait_reset()).
  *
  * Members that wait for many at once (a bulk, while there is room for a few only) use three words.
  * They are counted in the wait word like all others. They sleep on a second wait word. A third word
@@ -42,6 +42,8 @@
  */
 #ifndef SHMPOOL_WAIT_H
 #define SHMPOOL_WAIT_H
+
+#include <errno.h>
 
 #include "atomic.h"
 
@@ -90,6 +92,13 @@ static inline int64_t wait_longer(int64_t most_ns, int slept)
  * a signal that came just before a sleep. */
 int64_t wait_slice_end(int64_t deadline_ns);
 
+/* Translates the result of a wait until end, which wait_slice_end() chose, for a caller that waits
+ * until deadline: -EINTR if only end has passed, because the caller goes on as after a signal. */
+static inline int64_t wait_slice_result(int64_t result, int64_t end, int64_t deadline)
+{
+	return (result == -EAGAIN || result == -ENOBUFS) && end != deadline ? -EINTR : result;
+}
+
 /* Wakes up to n sleepers. */
 void wait_wake(uint32_t *word, uint32_t n);
 
@@ -111,10 +120,10 @@ static inline bool wait_ones(const uint32_t *word, const uint32_t *many)
 	return (load_relaxed(word) & WAIT_COUNT_MASK) > (load_relaxed(many) & WAIT_COUNT_MASK);
 }
 
-/* Called by a member that is about to sleep on many, while n units exist that are too few for it. A
- * waker that read both words while this member entered may have taken a sleeper on word for it
- * (wait_ones()) and woken none. Wakes up to n sleepers on word. */
-void wait_pass_on(uint32_t *word, const uint32_t *many, uint32_t n);
+/* Wakes up to n sleepers on word, if any of those do not sleep on many. A member that is about to
+ * sleep on many, while n units exist that are too few for it, calls this too: a waker that read
+ * both words while that member entered may have taken a sleeper on word for it and woken none. */
+void wait_wake_ones(uint32_t *word, const uint32_t *many, uint32_t n);
 
 int64_t wait_now(void);    /* CLOCK_MONOTONIC, ns */
 int64_t wait_coarse(void); /* the same at the last tick, some ms ago, for a quarter of the cost */
