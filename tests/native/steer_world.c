@@ -396,8 +396,7 @@ void steer_idle(void)
 		const uint32_t *word = steer_asleep(i, &most);
 		/* Only the core's short sleeps may have no waker. */
 		bool exact =
-			most >= WAIT_SLICE_NS ||
-			(world_profile->same && a->waits_on == &a->pool.free && !steer_buffers());
+			most >= WAIT_SLICE_NS || (a->waits_on == &a->pool.free && !steer_buffers());
 		if (word && a->waits_on && exact && has_something(a, a->waits_on, word))
 			steer_failed("thread %u sleeps %lld us and there is something for it", i,
 				     (long long)most / 1000);

@@ -150,7 +150,8 @@ void world_hand_over(uint32_t me);
 void world_adopt(uint32_t me);
 /* The thread ends, and another one begins in its place. */
 void world_end_thread(uint32_t me);
-/* Any of these, on a queue and with n buffers where that applies. A recovery's result is in *out. */
+/* Any of these, on a queue and with n buffers where that applies. *out gets a recovery's
+ * result. */
 void world_operate(uint32_t me, enum operation what, uint32_t queue, uint32_t n,
 		   struct shmpool_recovery *out);
 
