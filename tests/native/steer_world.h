@@ -136,7 +136,7 @@ void world_free(uint32_t me, uint32_t n);
 void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait);
 void world_get(uint32_t me, uint32_t queue, uint32_t n, bool wait);
 void world_create(uint32_t me);
-/* Returns the newest buffer of the thread to its queue, if it came from one; with later also if there is
+/* Returns the thread's newest buffer to its queue, if it came from one; with later also if there is
  * no room. */
 void world_nack(uint32_t me, bool later);
 /* Moves a dead letter back to the queue it came from. */
