@@ -21,7 +21,7 @@ static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *named)
 	self->pool = (struct pool_object *)Py_NewRef(pool);
 	self->state = HOT_RELEASED;
 	self->room = room;
-	self->handle = PyMem_New(uint64_t, room);
+	self->handle = PyMem_Calloc(room, sizeof *self->handle);
 	if (self->handle)
 		return (PyObject *)self;
 	Py_DECREF(self);
