@@ -10,11 +10,14 @@ from conftest import DEADLINE_S, MakePool
 
 pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 
+import shmpool
+from shmpool import errors
 from shmpool.rpc.protocol import AnyRequest, List
 from shmpool.service import supervisor
 from shmpool.service.alarms import Policy
 from shmpool.service.config import Config, PoolConfig
 from shmpool.service.handlers import RequestHandler
+from shmpool.service.scheduling import TimeBudgets
 from shmpool.service.supervisor import Supervisor
 from shmpool.service.watched_pool import Rank
 from shmpool.stats import Recovery
@@ -66,6 +69,35 @@ def test_what_is_postponed(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch)
             await asked.get()
         _, pause = watcher._retry[name]
         assert pause >= 4 * 0.001
+
+    supervise(work)
+
+
+def test_a_fault_that_comes_back(
+    pool: shmpool.Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault is logged when it begins, not each time it is found. A released pool leaves none."""
+    fault = errors.LimitReached("no descriptor left")
+    faults = iter([fault, fault, None, fault])
+
+    def dead(view: View) -> int:
+        if (found := next(faults)) is not None:
+            raise found
+        return 0
+
+    monkeypatch.setattr(View, "dead", dead)
+
+    async def work(watcher: Supervisor) -> None:
+        watcher._scan_budgets = TimeBudgets(used=lambda: 0.0)
+        watcher.handler.watch(pool.name, Policy())
+        logged = []
+        for _ in range(4):
+            watcher._scan()
+            logged.append(len(caplog.records))
+        assert [1, 1, 1, 2] == logged
+        watcher.handler.release(pool.name)
+        watcher._forget_released()
+        assert not watcher._last_error
 
     supervise(work)
 

@@ -20,7 +20,7 @@ from typing import Any
 from .. import errors
 from ..pruning import survey
 from ..rpc.protocol import AnyRequest, GetHolders, List, Recover, Trim
-from ..stats import LIMIT_S, Holder, Recovery
+from ..stats import LIMIT_S, Recovery
 from . import declared_pools, handlers
 from .adoption import Adoption
 from .alarms import Changes
@@ -42,8 +42,6 @@ HOLDERS_S = 5.0  # of processor time, in steps, to list the holders of the large
 ALARMS_LOGGED = 20  # of a pool at a time
 CLIENT_THREADS = 2  # for audits and other requests that walk a whole pool
 STOP_S = 3.0  # how long close() waits for the threads
-
-Run = Callable[[AnyRequest], Awaitable[Any]]
 
 
 class Supervisor:
@@ -67,7 +65,7 @@ class Supervisor:
         self._retry: dict[str, tuple[float, float]] = {}  # incomplete recoveries: when, pause in s
         self._due: dict[tuple[str, str], float] = {}  # when which job of which pool may run again
         self._declaring: set[str] = set()  # refused pools that are being tried again
-        self._last_error: dict[str, str] = {}  # of a request or a pool, so that each is logged once
+        self._last_error: dict[tuple[str, str], str] = {}  # of which job of which pool
         self._inspect_budgets, self._scan_budgets = TimeBudgets(), TimeBudgets()
         self._next_scan: asyncio.TimerHandle | None = None
         self.adoption = Adoption(handler, self._declare_again)
@@ -183,23 +181,32 @@ class Supervisor:
             if (pause := self._scan_budgets.pause(name)) > 0:
                 self._scan_soon(pause)
                 continue
-            with self._scan_budgets.use(name), self._guarded(name):
+            with self._scan_budgets.use(name), self._guarded("scan", name):
                 if pool.view.dead() and now >= self._retry.get(name, (0.0, 0.0))[0]:
                     self._start_recovery(name)
 
     @contextlib.contextmanager
-    def _guarded(self, name: str) -> Iterator[None]:
-        """Releases the pool if the block finds it damaged. Logs any other error of the block, so
-        that one pool cannot keep the daemon from the others."""
+    def _guarded(self, job: str, name: str) -> Iterator[None]:
+        """Releases the pool if the block finds it damaged. Otherwise as _logged()."""
+        with self._logged(job, name):
+            try:
+                yield
+            except errors.SegmentInvalid as error:
+                self.adoption.damaged(name, str(error))
+
+    @contextlib.contextmanager
+    def _logged(self, job: str, name: str) -> Iterator[None]:
+        """Logs an error of the block, so that one pool cannot keep the daemon from the others.
+        Logs it once while every run of the job on that pool fails with it."""
         try:
             yield
-        except errors.SegmentInvalid as error:
-            self.adoption.damaged(name, str(error))
         except Exception as error:
-            if self._last_error.get(name) != str(error):
-                self._last_error[name] = str(error)
+            if self._last_error.get((job, name)) != str(error):
+                self._last_error[job, name] = str(error)
                 unknown = None if isinstance(error, errors.ShmpoolError) else error
-                log.error("inspecting pool %s failed: %s", name, error, exc_info=unknown)
+                log.error("pool %s: %s failed: %s", name, job, error, exc_info=unknown)
+        else:
+            self._last_error.pop((job, name), None)
 
     async def _inspect(self) -> None:
         """Updates the set of watched pools and their alarms, and starts the jobs that are due."""
@@ -212,7 +219,7 @@ class Supervisor:
             await asyncio.sleep(0)  # clients' requests come in between
             if self.handler.watched.get(name) is not pool or not self._inspect_budgets.ready(name):
                 continue
-            with self._inspect_budgets.use(name), self._guarded(name):
+            with self._inspect_budgets.use(name), self._guarded("inspection", name):
                 self._log_alarms(name, pool.inspect())
             if (pause := self._inspect_budgets.slowed(name, self.interval)) is not None:
                 log.warning("pool %s takes long to inspect; next in %.1f s", name, pause)
@@ -244,6 +251,7 @@ class Supervisor:
         known = self.handler.watched.keys() | {""}
         self._due = {key: due for key, due in self._due.items() if key[1] in known}
         self._retry = {name: retry for name, retry in self._retry.items() if name in known}
+        self._last_error = {key: why for key, why in self._last_error.items() if key[1] in known}
 
     def _log_alarms(self, name: str, changes: Changes) -> None:
         raised, cleared = changes
@@ -270,7 +278,9 @@ class Supervisor:
                 if pool is None or not pool.writable:
                     continue  # a pool that this user cannot write to was logged at its adoption
                 began = time.monotonic()
-                what = await self._try(Recover(name))
+                what: Recovery | None = None
+                with self._logged("recovery", name):
+                    what = await self.run(Recover(name))
                 now = time.monotonic()
                 if what is None or what.postponed or not what.members:
                     _, pause = self._retry.get(name, (0.0, RETRY_S[0]))
@@ -330,9 +340,9 @@ class Supervisor:
         return self.config.daemon.interval
 
     async def _trim(self, name: str, keep: int) -> None:
-        freed = await self._try(Trim(name, keep))
-        if freed:
-            log.info("pool %s: %d bytes returned to the kernel", name, freed)
+        with self._logged("trim", name):
+            if freed := await self.run(Trim(name, keep)):
+                log.info("pool %s: %d bytes returned to the kernel", name, freed)
 
     async def _inspect_holders(self, name: str, pool: WatchedPool) -> None:
         """Updates the alarms for buffers that are held for long. Walks every buffer, so a large
@@ -340,13 +350,11 @@ class Supervisor:
         if self.handler.watched.get(name) is not pool:
             return  # it was released before this task ran
         began = time.monotonic()
-        holders: list[Holder] | None = []
-        with self._guarded(name):
-            if pool.view.stats().held:
-                run = functools.partial(self.run_for_client, limit=HOLDERS_S)
-                holders = await self._try(GetHolders(name), run)
-        if holders is not None and self.handler.watched.get(name) is pool:
-            self._log_alarms(name, pool.inspect_holders(holders))
+        with self._logged("list of holders", name):
+            held = pool.view.stats().held
+            holders = await self.run_for_client(GetHolders(name), HOLDERS_S) if held else []
+            if self.handler.watched.get(name) is pool:
+                self._log_alarms(name, pool.inspect_holders(holders))
         self._put_off("holders", name, time.monotonic() - began)
 
     async def _prune(self) -> None:
@@ -361,16 +369,3 @@ class Supervisor:
         except (errors.ShmpoolError, OSError) as error:
             log.warning("prune: %s", error)
         self._put_off("prune", "", (time.monotonic() - began) / 10)
-
-    async def _try(self, request: AnyRequest, run: Run | None = None) -> Any:
-        """The answer, or None after an error, which is logged if it differs from the last one."""
-        what = f"{request.method} {getattr(request, 'pool', '')}".rstrip()
-        try:
-            answer = await (run or self.run)(request)
-        except (errors.ShmpoolError, OSError) as error:
-            if self._last_error.get(what) != str(error):
-                self._last_error[what] = str(error)
-                log.warning("%s: %s", what, error)
-        else:
-            self._last_error.pop(what, None)
-            return answer
