@@ -134,7 +134,9 @@ class Handles:
         try:
             call(forged)
         except shmpool.ShmpoolError as error:
-            return -(error.errno or 0)
+            if not error.errno:  # it would look like success
+                raise
+            return -error.errno
         finally:
             n.value, state.value = 0, released
         return 0
@@ -188,7 +190,8 @@ def pool_name(new_name: Callable[[], str]) -> str:
 
 @pytest.fixture
 def own_pools(monkeypatch: pytest.MonkeyPatch) -> None:
-    """prune() looks at this process's pools only, not at what a test beside it has just closed."""
+    """prune() looks at this process's pools only, not at what a test beside it has just closed.
+    So do the daemons that start_daemon() starts, always."""
     every = shmpool.pruning.pool_names
     own = f"test-{os.getpid()}-"
     monkeypatch.setattr(
@@ -322,6 +325,18 @@ def start() -> Iterator[Callable[..., Child]]:
 
 SLOW = re.compile(r"^Executing .* took (\d+\.\d+) seconds$", re.MULTILINE)  # from asyncio
 SLOW_S = 1.0  # a callback that takes longer delays every client
+# The daemon's prune() looks at the pools of this test process only, as with own_pools.
+OWN_POOLS = f"""
+import shmpool.pruning
+every = shmpool.pruning.pool_names
+own = "test-{os.getpid()}-"
+shmpool.pruning.pool_names = lambda: [name for name in every() if name.startswith(own)]
+"""
+# Starts the daemon as `python -m shmpool.daemon` does.
+PLAIN = """
+import runpy
+runpy.run_module("shmpool.daemon", run_name="__main__", alter_sys=True)
+"""
 # Starts the daemon with asyncio's debug mode on. Callbacks are timed by a clock that leaves out the
 # time that the daemon's threads waited for a processor, so that a busy machine makes none slow. All
 # threads count: the one that holds the interpreter's lock may be the one that waits.
@@ -374,12 +389,11 @@ class DaemonProcess:
         self._notes.bind(str(directory / "notify"))
         environ = os.environ | {"NOTIFY_SOCKET": str(directory / "notify")}
         environ |= {"SHMPOOL_SOCKET": str(self.socket)}
-        environ |= {"PYTHONASYNCIODEBUG": "1"} if code else {}
+        environ |= {"PYTHONASYNCIODEBUG": "1"} if code != PLAIN else {}
         given = ("--config", str(self.config), *arguments)
-        how = ("-c", code) if code else ("-m", "shmpool.daemon")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, *how, *given],
+                [*prefix, sys.executable, "-c", OWN_POOLS + code, *given],
                 env=environ,
                 stderr=log,
             )
@@ -446,7 +460,7 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
         directory = tmp_path / f"daemon-{len(made)}"
         directory.mkdir()
         own = f'[daemon]\nadopt = ["test-{os.getpid()}-*"]\nprune = false\n{options}\n'
-        code = DEBUGGED if debug else ""
+        code = DEBUGGED if debug else PLAIN
         made.append(DaemonProcess(directory, own + config, arguments, prefix, code))
         if ready:
             made[-1].told("READY=1")
