@@ -93,14 +93,13 @@ def installed(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
         lines = message_from_bytes(archive.read(metadata)).get_all("Requires-Dist", [])
     required = [line.partition(";")[0] for line in lines if "extra" not in line or '"cli"' in line]
     pip = [programs / "python", "-m", "pip", "install", "--quiet"]
+    give_up = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
     try:
         subprocess.run([*pip, *required], check=True, capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        how = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        how(f"pip did not install {required} within {SECONDS} s")
+        give_up(f"pip did not install {required} within {SECONDS} s")
     except subprocess.CalledProcessError as error:
-        how = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        how(f"pip cannot install {required}: {error.stderr.decode().strip().splitlines()[-1]}")
+        give_up(f"pip cannot install {required}: {error.stderr.decode().strip().splitlines()[-1]}")
     run(*pip, "--no-index", f"{wheel}[cli]", cwd=directory)
     return programs
 

@@ -266,9 +266,8 @@ def test_words_of_the_pages() -> None:
     assert "Members of this group may use the read-only requests (ls, stats, ...)" in config
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert "what happens to buffers that a consumer had taken when it died" in readme
-    assert "The queue for buffers that were returned max_redeliveries times, or None." in (
-        shmpool.AlfQueue.dead_letter.__doc__ or ""
-    )
+    said, _, _ = (shmpool.AlfQueue.dead_letter.__doc__ or "").partition("\n")  # Raises: follows
+    assert "The queue for buffers that were returned max_redeliveries times, or None." == said
     assert (shmpool.Pool.audit.__doc__ or "").startswith(
         "Checks by two independent counts that no buffer is lost or counted twice."
     )

@@ -99,7 +99,7 @@ def test_the_longest_names(make_pool: MakePool) -> None:
         ("cache_size", 48, "power of two"),
         ("cache_size", 128, "64"),
         ("cache_size", 8192, "from 32 to 64, as bulk is 32 and capacity is 64"),
-        ("cache_size", 2**64, "64"),
+        ("cache_size", 2**64, "from 32 to 64, as bulk is 32 and capacity is 64"),
         ("bulk", 0, "1"),
         ("bulk", 15, "16 to 64"),
         ("bulk", 65, "16 to 64"),

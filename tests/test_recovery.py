@@ -466,14 +466,14 @@ def test_prune(make_pool: MakePool, new_name: Callable[[], str], start: Start) -
     used.alloc().free()
 
 
-ENDS = {
-    "make(); os.kill(os.getpid(), 9)": True,
-    "pool = make(); os.kill(os.getpid(), 9)": True,
-    "pool = make(); os._exit(1)": True,
-    "make()": False,
-    "pool = make()": False,
-    "pool = make(); pool.close(); os.kill(os.getpid(), 9)": False,
-    "with make(): pass": False,
+ENDS = {  # exit status, and whether the pool is abandoned
+    "make(); os.kill(os.getpid(), 9)": (-signal.SIGKILL, True),
+    "pool = make(); os.kill(os.getpid(), 9)": (-signal.SIGKILL, True),
+    "pool = make(); os._exit(1)": (1, True),
+    "make()": (0, False),
+    "pool = make()": (0, False),
+    "pool = make(); pool.close(); os.kill(os.getpid(), 9)": (-signal.SIGKILL, False),
+    "with make(): pass": (0, False),
 }
 
 
@@ -483,8 +483,10 @@ def test_what_is_abandoned(pool_name: str, end: str) -> None:
     """A pool whose creator died, and neither closed it nor came to its end."""
     code = "import os, shmpool\n"
     code += f"make = lambda: shmpool.Pool.create({pool_name!r}, buffer_size=64, capacity=64)\n"
-    subprocess.run([sys.executable, "-c", code + end], check=False)
-    assert ENDS[end] == (pool_name in shmpool.prune())
+    status, abandoned = ENDS[end]
+    assert status == subprocess.run([sys.executable, "-c", code + end]).returncode
+    assert pool_name in shmpool.pool_names()
+    assert abandoned == (pool_name in shmpool.prune())
 
 
 @pytest.mark.usefixtures("own_pools")
@@ -565,7 +567,7 @@ def test_a_newcomer_comes_in(make_pool: MakePool, start: Start) -> None:
             """,
             pool.name,
         )
-        child.process.wait()
+        assert -signal.SIGKILL == child.process.wait()
     with shmpool.Pool.attach(pool.name) as again:
         again.recover()
         assert [b"0", b"1", b"2"] == sorted(again.queue("q").recv_many(4, timeout=0))
