@@ -56,7 +56,9 @@ class Ledger:
         self.again: dict[
             Packet, list[tuple[int, bool]]
         ] = {}  # deliveries that were not the only one
-        self.open: dict[Packet, Packet | None] = {}  # cut short: a free, or a forward as that
+        # What was cut short: a free (None), or a forward as that packet by a worker that had got
+        # it after so many redeliveries.
+        self.open: dict[Packet, tuple[Packet, int] | None] = {}
         self.may_be_lost: Counter[int] = Counter()
         self.lost: Counter[int] = Counter()
         self.figures: Counter[str] = Counter()
@@ -107,13 +109,9 @@ class Ledger:
                     self.lost[queue] += 1  # also what was put back and then in a recv cut short
         for packet, deliveries in self.again.items():
             self.check_again(*packet, deliveries)
-        for packet, on in self.open.items():
-            if (
-                on
-                and self.state(on)
-                and (self.state(packet) & FINAL or len(self.again[packet]) > 1)
-            ):
-                self.wrong(f"queue {packet[0]}: {name(packet[1])} was forwarded and put back")
+        for packet, forward in self.open.items():
+            if forward and self.state(forward[0]):
+                self.check_forwarded(*packet, *forward)
         for queue, n in self.lost.items():
             if n > self.may_be_lost[queue]:
                 self.wrong(f"queue {queue}: {n} lost, the dead had {self.may_be_lost[queue]}")
@@ -122,14 +120,24 @@ class Ledger:
         """True if a packet not known to be freed was in a free or forward cut short."""
         if packet not in self.open:
             return False
-        on = self.open[packet]
-        if on is not None and not self.state(on):  # it was published there, and lost there
-            self.lost[on[0]] += 1
+        forward = self.open[packet]
+        if forward and not self.state(forward[0]):  # it was published there, and lost there
+            self.lost[forward[0][0]] += 1
         return True
 
     def state(self, packet: Packet) -> int:
         stream, sequence = self.stream(*packet), packet[1] & (1 << SEQUENCE_BITS) - 1
         return stream.state[sequence] if sequence < len(stream.state) else 0
+
+    def check_forwarded(self, queue: int, stamp: int, on: Packet, redelivered: int) -> None:
+        """What was published on the next queue did not come again on the first one."""
+        deliveries = self.again[queue, stamp]
+        self.figures["forwarded after redeliveries"] += redelivered > 0
+        if self.state((queue, stamp)) & FINAL or any(n > redelivered for n, _ in deliveries):
+            self.wrong(
+                f"queue {queue}: {name(stamp)} was forwarded as {name(on[1])} of queue {on[0]} "
+                f"after {redelivered} redeliveries, and put back: {deliveries}"
+            )
 
     def check_again(self, queue: int, stamp: int, deliveries: list[tuple[int, bool]]) -> None:
         """Each delivery but the last ended with a death or a nack, and each redelivery was
@@ -247,7 +255,8 @@ class Life:
                 continue
             ledger.got(queue, stamp, redelivered, final=False)
             if forwarding and self.putting:
-                self.ledger.open[queue, stamp] = self.putting[1], self.putting[3] + i
+                on = self.putting[1], self.putting[3] + i
+                self.ledger.open[queue, stamp] = on, redelivered
             elif self.freeing:
                 self.ledger.open[queue, stamp] = None
 
