@@ -6,10 +6,11 @@
  *
  *     stage                 counts
  *     0                     nothing yet
- *     1 .. queues + 1       the ring of queue stage - 1: compares each entry with its owner word
- *     queues + 2            every member's cache: marks the buffers that are cached
- *     queues + 3            every buffer, where its owner word says that it is
- *     queues + 4            nothing more: the audit is complete
+ *     1 .. slots            the ring of queue slot stage - 1: compares each entry with its owner
+ *                           word
+ *     slots + 1             every member's caches: marks the buffers that are cached
+ *     slots + 2             every buffer, where its owner word says that it is
+ *     slots + 3             nothing more: the audit is complete
  */
 #include "audit.h"
 
@@ -72,12 +73,18 @@ static bool over(struct walk *w, uint32_t words)
 
 static const struct alf_ring *ring_of(const struct walk *w, uint32_t queue)
 {
-	return queue ? queue_ring((struct qmempool *)w->p, queue) : &w->p->free;
+	struct qmempool *p = (struct qmempool *)w->p;
+	const uint32_t class = segment_free_ring(&p->segment, queue);
+	if (class == CLASSES_MAX)
+		return queue_ring(p, queue);
+	return class < segment_classes(&p->segment) ? &pool_class(p, class)->free : NULL;
 }
 
 static bool exists(const struct walk *w, uint64_t index)
 {
-	return index < w->p->capacity && segment_exists(&w->p->segment, (uint32_t)index);
+	struct qmempool *p = (struct qmempool *)w->p;
+	return index < p->total &&
+	       segment_exists(&pool_of(p, (uint32_t)index)->segment, (uint32_t)index);
 }
 
 /* Begins the walk of a ring: stores in at and end the positions between which it holds entries. */
@@ -119,16 +126,16 @@ static bool emptied(const struct member *m)
 	return cache_holder(load_acquire(&m->cache_bottom)); /* [CACHE] */
 }
 
-static void walk_cache(struct walk *w, const struct member *m)
+static void walk_cache(struct walk *w, const struct qmempool *p, const struct member *m)
 {
-	if (member_gone(load_acquire(&m->identity))) /* [MEMBER] */
+	if (member_gone(load_acquire(&segment_holder(&p->segment, m)->identity))) /* [MEMBER] */
 		return; /* what a dead member's cache lists counts as in its hands */
 	uint64_t word = load_acquire(&m->cache_bottom);   /* [CACHE] */
 	cache_position top = load_acquire(&m->cache_top); /* [CACHE] */
 	cache_position bottom = cache_bottom_at(word, top);
-	uint64_t mask = w->p->cache_mask;
+	uint64_t mask = p->cache_mask;
 	int64_t len = cache_between(word, top);
-	if (len > (int64_t)w->p->cache_size)
+	if (len > (int64_t)p->cache_size)
 		return; /* corrupted */
 	for (uint32_t i = 0; i < len; i++) {
 		uint64_t handle = load_relaxed(&m->cache[(bottom + i) & mask]);
@@ -142,7 +149,7 @@ static void walk_cache(struct walk *w, const struct member *m)
 			!(w->cached[index / 64] >> index % 64 & 1);
 		if (good)
 			w->cached[index / 64] |= 1ull << index % 64;
-		else if (i < cache_length(&w->p->segment, m) && !emptied(m))
+		else if (i < cache_length(&p->segment, m) && !emptied(m))
 			w->out->doubled++;
 	}
 }
@@ -150,10 +157,14 @@ static void walk_cache(struct walk *w, const struct member *m)
 /* Returns true when all caches are done. A cache has a few thousand words at most. */
 static bool walk_caches(struct walk *w)
 {
-	for (; w->out->at < w->p->segment.members; w->out->at++) {
-		if (over(w, 4 + (uint32_t)w->p->cache_size))
+	const uint32_t members = w->p->segment.members, classes = segment_classes(&w->p->segment);
+	for (; w->out->at < (uint64_t)members * classes; w->out->at++) {
+		struct qmempool *p = pool_class((struct qmempool *)w->p,
+						(uint32_t)(w->out->at / members));
+		if (over(w, 4 + (uint32_t)p->cache_size))
 			return false;
-		walk_cache(w, segment_member(&w->p->segment, (uint32_t)w->out->at));
+		walk_cache(w, p,
+			   segment_member(&p->segment, (uint32_t)(w->out->at % members)));
 	}
 	return true;
 }
@@ -175,11 +186,13 @@ static void look_for_movers(struct walk *w)
 {
 	const struct segment *s = &w->p->segment;
 	w->movings = 0;
-	for (uint32_t i = 0; i < s->members; i++) {
-		uint64_t op = load_acquire(&segment_member(s, i)->op); /* [OP] */
-		if (op)
-			w->moving[w->movings++] = (struct moving) { op, i };
-	}
+	for (uint32_t i = 0; i < s->members; i++)
+		for (uint32_t k = 0; k < segment_classes(s); k++) {
+			const struct member *block = segment_block(s, segment_member(s, i), k);
+			uint64_t op = load_acquire(&block->op); /* [OP] */
+			if (op)
+				w->moving[w->movings++] = (struct moving) { op, i };
+		}
 }
 
 /* Returns the number of the member whose operation is moving a buffer to or from the position, or
@@ -225,7 +238,7 @@ static bool count_one(struct walk *w, uint32_t index)
 	alf_position low = (alf_position)owner_position(owner);
 	if ((alf_word(r, low) ^ alf_tag(r, low)) != index)
 		return false;
-	if (queue == 0)
+	if (segment_free_ring(s, queue) < CLASSES_MAX)
 		w->out->free++;
 	else if (queue < w->queued_n)
 		w->queued[queue]++;
@@ -283,13 +296,14 @@ static bool count_pending(struct walk *w)
 static bool walk_buffers(struct walk *w)
 {
 	struct shmpool_audit *a = w->out;
-	const struct segment *s = &w->p->segment;
-	uint64_t prealloc = (uint64_t)s->geometry.prealloc, each = s->geometry.extent_buffers;
-	while (a->at < w->p->capacity) {
+	while (a->at < w->p->total) {
 		if (over(w, 3))
 			return false;
 		if (!exists(w, a->at)) {
-			a->at = prealloc + ((a->at - prealloc) / each + 1) * each;
+			const struct segment *s =
+				&pool_of((struct qmempool *)w->p, (uint32_t)a->at)->segment;
+			uint64_t extent = segment_extent_of(s, (uint32_t)a->at);
+			a->at = slab_extent_first(s, extent) + slab_extent_size(s, extent);
 			continue;
 		}
 		if (a->pendings == PENDING && !count_pending(w))
@@ -305,7 +319,7 @@ static bool walk_buffers(struct walk *w)
 static void begin(struct walk *w)
 {
 	uint32_t attempt = w->out->attempt;
-	memset(w->cached, 0, audit_words(w->p->capacity) * 8);
+	memset(w->cached, 0, audit_words(w->p->total) * 8);
 	memset(w->out, 0, sizeof(*w->out));
 	memset(w->held, 0, w->held_n * sizeof(*w->held));
 	memset(w->queued, 0, w->queued_n * sizeof(*w->queued));
@@ -346,7 +360,7 @@ static void next_stage(struct walk *w, uint32_t caches)
 int audit_step(struct qmempool *p, struct shmpool_audit *out, struct shmpool_held *held,
 	       size_t held_n, uint64_t *queued, size_t queued_n, uint64_t *met, int64_t budget_ns)
 {
-	uint32_t caches = (uint32_t)p->segment.geometry.queues + 2;
+	uint32_t caches = segment_slots(&p->segment) + 1;
 	struct walk w = { p,
 			  met,
 			  out,
@@ -363,7 +377,8 @@ int audit_step(struct qmempool *p, struct shmpool_audit *out, struct shmpool_hel
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++)
 		if (!queue_ring(p, i) && queue_exists(p, i))
 			return -ENOMEM;
-	w.moving = calloc(p->segment.members, sizeof(*w.moving));
+	w.moving = calloc((size_t)p->segment.members * segment_classes(&p->segment),
+			  sizeof(*w.moving));
 	if (!w.moving)
 		return -ENOMEM;
 	while (out->stage <= caches + 1 && walk_stage(&w, caches))
@@ -375,7 +390,7 @@ int audit_step(struct qmempool *p, struct shmpool_audit *out, struct shmpool_hel
 int audit_count(struct qmempool *p, struct shmpool_audit *out, struct shmpool_held *held,
 		size_t held_n, uint64_t *queued, size_t queued_n)
 {
-	uint64_t *met = malloc(audit_words(p->capacity) * 8);
+	uint64_t *met = malloc(audit_words(p->total) * 8);
 	int more = met ? 1 : -ENOMEM;
 	memset(out, 0, sizeof(*out));
 	while (more > 0)

@@ -9,6 +9,7 @@
  *
  *     | slot 6 | queue 10 | serial 16 | 0 1 | generation 7 | index 24 |
  *
+ * An allocation has the number of a size class in the place of the index.
  * A buffer that the caller owns is a handle, | generation 32 | index 32 |.
  *
  * Attempts and waits. A call without wait in its name is an attempt: it neither sleeps nor recovers

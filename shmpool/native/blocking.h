@@ -26,14 +26,20 @@
 #include "requeue.h"
 #include "wait.h"
 
-/* qmempool_alloc_bulk(), waiting for buffers. Also -EINTR, -ESHUTDOWN. Returns -EAGAIN at once if n
- * is over the capacity. */
-int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
-		   int64_t deadline_ns);
+/* qmempool_alloc_bulk(), waiting for buffers of a size class; takes them from a larger class if that
+ * has them. p and m are those of class 0, here and below. Also -EINTR, -ESHUTDOWN. Returns -EAGAIN
+ * at once if n is over the capacity of the class. */
+int blocking_alloc_class(struct qmempool *p, struct member *m, uint32_t class, uint64_t *handle,
+			 uint32_t n, int64_t deadline_ns);
+static inline int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
+				 int64_t deadline_ns)
+{
+	return blocking_alloc_class(p, m, 0, handle, n, deadline_ns);
+}
 
 /* The same for 1 to n buffers, as many as are free. Returns how many, or -errno. */
-int blocking_alloc_some(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
-			int64_t deadline_ns);
+int blocking_alloc_some(struct qmempool *p, struct member *m, uint32_t class, uint64_t *handle,
+			uint32_t n, int64_t deadline_ns);
 
 /* queue_put() and queue_get(), waiting for room and for data. Also -EINTR, -ESHUTDOWN. */
 int blocking_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
@@ -50,6 +56,8 @@ struct blocking {
 	struct qmempool *p;
 	struct member *m;
 	const struct alf_ring *r; /* NULL for an allocation */
+	struct qmempool *of;      /* for an allocation: the smallest class that serves */
+	struct member *block;     /* m's block in that class */
 	uint64_t *handle;
 	uint32_t n;
 	int64_t deadline_ns;

@@ -36,20 +36,37 @@ static alf_position taken(const struct qmempool *p)
 	return load_relaxed(&p->free.q->cons);
 }
 
+/* Allocates from the class that serves, or a larger one. Inspects up to headers headers of each
+ * behind a suspended member. */
+static int alloc_from(struct blocking *b, uint32_t headers)
+{
+	int result = -EAGAIN;
+	for (uint32_t i = b->of->segment.class; i < segment_classes(&b->p->segment); i++) {
+		struct qmempool *of = pool_class(b->p, i);
+		struct member *block = pool_block(of, b->m);
+		result = qmempool_alloc_bulk(of, block, b->handle, b->n);
+		if (result == -EAGAIN && headers)
+			result = qmempool_alloc_hard(of, block, b->handle, b->n, headers);
+		if (result != -EAGAIN)
+			break;
+	}
+	return result;
+}
+
 static int alloc_attempt(struct blocking *b)
 {
-	return qmempool_alloc_bulk(b->p, b->m, b->handle, b->n);
+	return alloc_from(b, 0);
 }
 
 static int alloc_attempt_hard(struct blocking *b)
 {
-	return qmempool_alloc_hard(b->p, b->m, b->handle, b->n, TRY_HEADERS);
+	return alloc_from(b, TRY_HEADERS);
 }
 
 /* Everywhere: an allocation of many must not miss what is enough. */
 static int alloc_everywhere(struct blocking *b)
 {
-	return qmempool_alloc_hard(b->p, b->m, b->handle, b->n, b->p->capacity);
+	return alloc_from(b, CAPACITY_MAX);
 }
 
 static bool alloc_obstructed(const struct blocking *b)
@@ -66,9 +83,9 @@ static uint32_t alloc_yields(const struct blocking *b)
 
 static int sleep_for_one(struct blocking *b, int *result)
 {
-	uint32_t *word = &pool_shared(b->p)->free_wait, entered = wait_enter(word);
+	uint32_t *word = &pool_shared(b->of)->free_wait, entered = wait_enter(word);
 	int slept = 0;
-	cache_request_flush(b->p);
+	cache_request_flush(b->of);
 	*result = alloc_everywhere(b);
 	if (*result == -EAGAIN) {
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
@@ -84,22 +101,22 @@ static int sleep_for_one(struct blocking *b, int *result)
 /* True if members that wait for one have got so many buffers that it is this member's turn. */
 static bool turn_due(const struct blocking *b)
 {
-	return wait_ones(&pool_shared(b->p)->free_wait, &pool_shared(b->p)->free_many) &&
-	       (uint64_t)(alf_position)(taken(b->p) - b->since) >= (uint64_t)TURN_AFTER * b->n;
+	return wait_ones(&pool_shared(b->of)->free_wait, &pool_shared(b->of)->free_many) &&
+	       (uint64_t)(alf_position)(taken(b->of) - b->since) >= (uint64_t)TURN_AFTER * b->n;
 }
 
 /* A turn: keeps what it gets until it has n. Returns 0, -EINTR, or another code if there are
  * fewer. */
 static int take_turn(const struct blocking *b, int64_t until_ns)
 {
-	struct qmempool *p = b->p;
+	struct qmempool *p = b->of;
 	uint32_t have = 0, *word = &pool_shared(p)->free_wait;
 	int slept = 0, got = -EAGAIN;
 	while (have < b->n && slept >= 0 && (got > 0 || got == -EAGAIN) &&
-	       !load_relaxed(&p->closing)) {
+	       !load_relaxed(&b->p->closing)) {
 		uint32_t entered = wait_enter(word);
 		cache_request_flush(p);
-		got = qmempool_obtain(p, b->m, b->handle + have, b->n - have);
+		got = qmempool_obtain(p, b->block, b->handle + have, b->n - have);
 		if (got > 0)
 			have += (uint32_t)got;
 		else if (got == -EAGAIN)
@@ -107,17 +124,17 @@ static int take_turn(const struct blocking *b, int64_t until_ns)
 		wait_leave(word, entered);
 	}
 	if (have == b->n) {
-		count_up(&b->m->counters[COUNT_ALLOC], b->n);
+		count_up(&b->block->counters[COUNT_ALLOC], b->n);
 		return 0;
 	}
-	free_ring_put(p, b->m, b->handle, have);
+	free_ring_put(p, b->block, b->handle, have);
 	return slept == -EINTR ? -EINTR : got < 0 ? got : -EAGAIN;
 }
 
 /* Sleeps until n buffers are free at one moment. */
 static int sleep_until_free(struct blocking *b)
 {
-	struct qmempool *p = b->p;
+	struct qmempool *p = b->of;
 	struct pool_shared *s = pool_shared(p);
 	/* free_many first: a recovery resets it last, so a member that is no longer
 	 * counted in free_wait finds free_many changed. */
@@ -158,11 +175,11 @@ static int sleep_for_many(struct blocking *b, int *result)
 	if (*result == -EAGAIN && turn_due(b)) {
 		*result = take_turn(b, earlier(b->deadline_ns, wait_now() + b->turn_ns));
 		b->turn_ns = earlier(2 * b->turn_ns, TURN_MOST_NS);
-		b->since = taken(b->p);
+		b->since = taken(b->of);
 	}
 	if (*result != -EAGAIN)
 		return 0;
-	return qmempool_count(b->p, b->n) < b->n ? sleep_until_free(b) : sleep_alone(b);
+	return qmempool_count(b->of, b->n) < b->n ? sleep_until_free(b) : sleep_alone(b);
 }
 
 static const struct blocking_kind one_kind = { -EAGAIN,          alloc_attempt, alloc_attempt_hard,
@@ -170,14 +187,14 @@ static const struct blocking_kind one_kind = { -EAGAIN,          alloc_attempt, 
 static const struct blocking_kind many_kind = { -EAGAIN,          alloc_attempt, alloc_everywhere,
 						alloc_obstructed, alloc_yields,  sleep_for_many };
 
-int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
-		   int64_t deadline_ns)
+int blocking_alloc_class(struct qmempool *p, struct member *m, uint32_t class, uint64_t *handle,
+			 uint32_t n, int64_t deadline_ns)
 {
-	int error = qmempool_alloc_bulk(p, m, handle, n);
-	if (error != -EAGAIN || n > p->capacity)
-		return error;
+	struct qmempool *of = pool_class(p, class);
 	struct blocking b = { .p = p,
 			      .m = m,
+			      .of = of,
+			      .block = pool_block(of, m),
 			      .handle = handle,
 			      .n = n,
 			      .deadline_ns = deadline_ns,
@@ -185,8 +202,11 @@ int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint3
 			      .most_ns = WAIT_SHORT_NS,
 			      .alone_ns = WAIT_SHORT_NS,
 			      .turn_ns = TURN_FIRST_NS,
-			      .since = taken(p) };
-	if (deadline_ns == WAIT_NEVER && bypass_needed(p)) {
+			      .since = taken(of) };
+	int error = alloc_attempt(&b);
+	if (error != -EAGAIN || n > of->segment.geometry.capacity)
+		return error;
+	if (deadline_ns == WAIT_NEVER && bypass_needed(of)) {
 		error = alloc_attempt_hard(&b);
 		if (error != -EAGAIN)
 			return error;
@@ -194,17 +214,19 @@ int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint3
 	return blocking_retry(&b, error);
 }
 
-int blocking_alloc_some(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
-			int64_t deadline_ns)
+int blocking_alloc_some(struct qmempool *p, struct member *m, uint32_t class, uint64_t *handle,
+			uint32_t n, int64_t deadline_ns)
 {
-	if (n == 0 || qmempool_alloc_bulk(p, m, handle, n) == 0)
+	struct qmempool *of = pool_class(p, class);
+	if (n == 0 || qmempool_alloc_bulk(of, pool_block(of, m), handle, n) == 0)
 		return (int)n;
-	int error = blocking_alloc(p, m, handle, 1, deadline_ns);
+	int error = blocking_alloc_class(p, m, class, handle, 1, deadline_ns);
 	if (error)
 		return error;
 	/* The first one has filled the cache, if there was anything to fill it with. */
+	of = pool_of(p, handle_index(handle[0]));
 	uint32_t have = 1;
-	while (have < n && qmempool_alloc_bulk(p, m, handle + have, 1) == 0)
+	while (have < n && qmempool_alloc_bulk(of, pool_block(of, m), handle + have, 1) == 0)
 		have++;
 	return (int)have;
 }

@@ -34,7 +34,8 @@ int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n)
 	int error = lookup_key(key, &c);
 	if (unlikely(error))
 		return error;
-	if (n > c.p->cache_size || !cache_pop(c.p, c.m, handles, (uint32_t)n))
+	struct qmempool *of = pool_class(c.p, key_class(key));
+	if (n > of->cache_size || !cache_pop(of, pool_block(of, c.m), handles, (uint32_t)n))
 		return -EINPROGRESS;
 	error = reset_headers(&c, handles, (uint32_t)n, wait_coarse());
 	return likely(!error) ? (int64_t)n : error;
@@ -46,10 +47,11 @@ int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64
 	int error = lookup_key(key, &c);
 	if (error)
 		return error;
-	if (n > c.p->capacity)
+	const uint32_t class = key_class(key);
+	if (n > (uint64_t)pool_class(c.p, class)->segment.geometry.capacity)
 		return -EMSGSIZE;
 	int64_t end = wait_slice_end(deadline);
-	error = blocking_alloc(c.p, c.m, handles, (uint32_t)n, end);
+	error = blocking_alloc_class(c.p, c.m, class, handles, (uint32_t)n, end);
 	if (!error)
 		error = reset_headers(&c, handles, (uint32_t)n, wait_coarse());
 	return error ? wait_slice_result(error, end, deadline) : (int64_t)n;
@@ -61,7 +63,7 @@ int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n)
 	int error = lookup_key(key, &c);
 	if (error)
 		return error;
-	return n > c.p->capacity ? -EMSGSIZE : qmempool_free_bulk(c.p, c.m, handles, (uint32_t)n);
+	return n > c.p->total ? -EMSGSIZE : qmempool_free_bulk(c.p, c.m, handles, (uint32_t)n);
 }
 
 /* Looks the queue up. -EMSGSIZE if it never has room for n. */
@@ -127,14 +129,8 @@ int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t
 static inline void fill(const struct lookup *c, uint64_t handle, const char *data, size_t length)
 {
 	store_relaxed(&pool_buffer(c->p, handle_index(handle))->length, (uint32_t)length);
-	copy_bytes(segment_data(&c->p->segment, handle_index(handle)) +
-			   c->p->segment.geometry.headroom,
-		   data, length);
-}
-
-static inline uint64_t room(const struct lookup *c)
-{
-	return c->p->segment.stride - c->p->segment.geometry.headroom;
+	copy_bytes(pool_data(c->p, handle_index(handle)) + c->p->segment.geometry.headroom, data,
+		   length);
 }
 
 int64_t shmpool_send(uint64_t key, const char *data, size_t length)
@@ -144,9 +140,12 @@ int64_t shmpool_send(uint64_t key, const char *data, size_t length)
 	int error = lookup_queue(key, &c);
 	if (unlikely(error))
 		return error;
-	if (unlikely(length > room(&c)))
+	const uint32_t class = lookup_class(c.p, length);
+	if (unlikely(class == segment_classes(&c.p->segment)))
 		return -EMSGSIZE;
-	error = lookup_alloc(&c, &handle, 0); /* 0: nobody reads since before it is put */
+	/* 0: nobody reads since before it is put. */
+	error = unlikely(class) ? lookup_alloc_class(&c, class, &handle, 0) :
+				  lookup_alloc(&c, &handle, 0);
 	if (unlikely(error))
 		return error;
 	fill(&c, handle, data, length);
@@ -156,12 +155,14 @@ int64_t shmpool_send(uint64_t key, const char *data, size_t length)
 	return error;
 }
 
-/* Returns how many of the payloads go in one bulk: at least one. */
-static uint32_t bulk_of(const struct shmpool_slice *slices, size_t n)
+/* Returns how many of the payloads go in one bulk, all of one class: at least one. */
+static uint32_t bulk_of(const struct lookup *c, const struct shmpool_slice *slices, size_t n)
 {
+	const uint32_t class = lookup_class(c->p, slices[0].length);
 	uint64_t bytes = slices[0].length;
 	uint32_t k = 1;
-	while (k < n && k < SEND_MAX && (bytes += slices[k].length) <= SEND_BYTES)
+	while (k < n && k < SEND_MAX && (bytes += slices[k].length) <= SEND_BYTES &&
+	       lookup_class(c->p, slices[k].length) == class)
 		k++;
 	return k;
 }
@@ -193,7 +194,7 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 	if (error)
 		return error;
 	for (size_t i = 0; i < n; i++)
-		if (slices[i].length > room(&c))
+		if (lookup_class(c.p, slices[i].length) == segment_classes(&c.p->segment))
 			return -EMSGSIZE;
 	const int64_t end = wait_slice_end(deadline);
 	while (sent < n && !error) {
@@ -201,11 +202,12 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 			error = -ESHUTDOWN;
 			break;
 		}
-		uint32_t k = bulk_of(slices + sent, n - sent);
+		uint32_t k = bulk_of(&c, slices + sent, n - sent);
 		if (k > alf_capacity(c.ring))
 			k = alf_capacity(c.ring);
 		/* Take what is free: waiting for a whole bulk would starve others. */
-		int got = blocking_alloc_some(c.p, c.m, handle, k, end);
+		int got = blocking_alloc_some(c.p, c.m, lookup_class(c.p, slices[sent].length),
+					      handle, k, end);
 		error = got < 0 ? got : reset_headers(&c, handle, (uint32_t)got, 0);
 		if (error)
 			break;
@@ -241,13 +243,14 @@ static inline char *place(const struct lookup *c, uint64_t handle, size_t offset
 	*error = qmempool_check(c->p, c->m, handle);
 	if (unlikely(*error))
 		return NULL;
-	const uint64_t room = c->p->segment.stride; /* check step by step: no difference may wrap */
+	/* Check step by step: no difference may wrap. */
+	const uint64_t room = pool_stride(c->p, handle_index(handle));
 	const uint64_t head = load_relaxed(&pool_buffer(c->p, handle_index(handle))->headroom);
 	if (unlikely(head > room || offset > room - head || width > room - head - offset)) {
 		*error = -ERANGE;
 		return NULL;
 	}
-	return segment_data(&c->p->segment, handle_index(handle)) + head + offset;
+	return pool_data(c->p, handle_index(handle)) + head + offset;
 }
 
 int64_t shmpool_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset, size_t width,

@@ -27,24 +27,25 @@ uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uin
 		     uint32_t most)
 {
 	alf_position end = load_acquire(&p->free.q->prod); /* [PROD] */
-	uint32_t got = 0, at = load_relaxed(&p->bypass_at) % p->capacity;
-	uint64_t sum = end + load_relaxed(&pool_shared(p)->abandoned);
-	if (most < p->capacity && load_relaxed(&p->bypass_sum) == sum &&
+	const uint32_t first = p->segment.first, n = p->capacity - first, slot = p->free.id;
+	uint32_t got = 0, at = first + (load_relaxed(&p->bypass_at) - first) % n;
+	uint64_t sum = end + load_relaxed(&segment_shared(&p->segment)->abandoned);
+	if (most < n && load_relaxed(&p->bypass_sum) == sum &&
 	    wait_coarse() < load_relaxed(&p->bypass_rest_ns))
 		return 0;
 	if (!announce_stale(p, end))
 		return 0;
 	alf_position begin = load_seq_cst(&p->free.q->cons); /* [BYPASS] [CONS] after that */
-	for (uint32_t looks = 0; looks < most && looks < p->capacity && got < max; looks++) {
+	for (uint32_t looks = 0; looks < most && looks < n && got < max; looks++) {
 		uint32_t index = at;
 		struct buffer *b = pool_buffer(p, index);
-		at = at + 1 < p->capacity ? at + 1 : 0;
+		at = at + 1 < p->capacity ? at + 1 : first;
 		if (!segment_exists(&p->segment, index))
 			continue;
 		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
 		alf_position low = (alf_position)owner_position(owner);
 		bool free = owner & OWNER_TRANSIT ?
-				    owner_queue(owner) == 0 && owner_behind(owner, begin) >= 0 &&
+				    owner_queue(owner) == slot && owner_behind(owner, begin) >= 0 &&
 					    owner_behind(owner, end) < 0 &&
 					    (alf_word(&p->free, low) ^ alf_tag(&p->free, low)) ==
 						    index :
@@ -70,8 +71,8 @@ static bool take_claimed(const struct qmempool *p, struct member *m, uint64_t op
 	struct buffer *b = pool_buffer(p, index);
 	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
 	/* The buffer may be in the ring again at a later position. */
-	return owner & OWNER_TRANSIT && owner_queue(owner) == 0 &&
-	       alf_op_covers(op, ALF_OP_DEQUEUE, 0, (alf_position)owner_position(owner)) &&
+	return owner & OWNER_TRANSIT && owner_queue(owner) == p->free.id &&
+	       alf_op_covers(op, ALF_OP_DEQUEUE, p->free.id, (alf_position)owner_position(owner)) &&
 	       cas_seq_cst(&b->owner, &owner, m->tag); /* [OWNER] */
 }
 

@@ -33,7 +33,7 @@
 /* True if there may be free buffers that only bypass_take() finds. */
 static inline bool bypass_needed(const struct qmempool *p)
 {
-	const struct pool_shared *s = pool_shared(p);
+	const struct pool_shared *s = segment_shared(&p->segment);
 	return !alf_empty(&p->free) || load_relaxed(&s->abandoned) != load_relaxed(&s->swept);
 }
 

@@ -21,7 +21,7 @@ static bool entry_valid(const struct qmempool *p, const struct member *m, uint64
 			uint64_t *out)
 {
 	*out = handle;
-	if (handle_index(handle) >= p->capacity)
+	if (handle_index(handle) - p->segment.first >= p->capacity - p->segment.first)
 		return false; /* corrupted */
 	const struct buffer *b = pool_buffer(p, handle_index(handle));
 	return load_acquire(&b->owner) == m->tag && /* [OWNER] */
@@ -139,9 +139,10 @@ uint32_t cache_steal(struct qmempool *p, struct member *m, uint64_t *handle, uin
 		struct member *v = segment_member(&p->segment, i);
 		if (v == m || !cache_length(&p->segment, v))
 			continue;
+		const struct member *of = segment_holder(&p->segment, v);
 		/* A slot without a member may have entries too: cache_drain(). */
-		if (load_acquire(&v->identity) &&
-		    !load_acquire(&v->barrier)) /* [MEMBER] [BARRIER] */
+		if (load_acquire(&of->identity) &&
+		    !load_acquire(&of->barrier)) /* [MEMBER] [BARRIER] */
 			lock(v, CACHE_FLUSH_REQUESTED, 0, &before[held]);
 		else if (lock(v, m->tag, CACHE_FLUSH_REQUESTED, &before[held]))
 			victim[held++] = v;
@@ -167,7 +168,7 @@ void cache_request_flush(struct qmempool *p)
 	for (uint32_t i = 0; i < p->segment.members; i++) {
 		struct member *v = segment_member(&p->segment, i);
 		uint32_t before;
-		if (load_acquire(&v->identity)) /* [MEMBER] */
+		if (load_acquire(&segment_holder(&p->segment, v)->identity)) /* [MEMBER] */
 			lock(v, CACHE_FLUSH_REQUESTED, 0, &before);
 	}
 	process_barrier(); /* [CACHE] an owner that begins to push from now on sees the request */

@@ -31,22 +31,33 @@ static uint64_t count_stale(const struct qmempool *p, uint64_t *estimated)
 	for (uint64_t k = 0; k < samples; k++) {
 		alf_position at = (alf_position)(cons + k * apart);
 		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
-		found += alf_at(r, at, word) == ALF_AT_VALUE && index < p->capacity &&
+		found += alf_at(r, at, word) == ALF_AT_VALUE &&
+			 index - p->segment.first < (uint64_t)p->segment.geometry.capacity &&
 			 segment_exists(&p->segment, (uint32_t)index) &&
 			 load_acquire(&pool_buffer(p, (uint32_t)index)->owner) !=
-				 owner_transit(0, at); /* [OWNER] */
+				 owner_transit(r->id, at); /* [OWNER] */
 	}
 	*estimated = apart > 1;
 	return found * n / samples;
+}
+
+/* Counts the buffers of a class that exist, and those in its free ring. */
+static void count_class(struct qmempool *p, struct shmpool_class_stats *of,
+			struct shmpool_stats *out)
+{
+	uint64_t in_ring = alf_count(&p->free), stale = count_stale(p, &out->estimated);
+	of->created = slab_created(&p->segment);
+	of->free = in_ring > stale ? in_ring - stale : 0;
+	out->created += of->created;
+	out->free += of->free;
 }
 
 void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 {
 	const struct segment *s = &p->segment;
 	memset(out, 0, sizeof(*out));
-	out->created = slab_created(s);
-	uint64_t in_ring = alf_count(&p->free), hollow = count_stale(p, &out->estimated);
-	out->free = in_ring > hollow ? in_ring - hollow : 0;
+	for (uint32_t i = 0; i < segment_classes(s); i++)
+		count_class(pool_class(p, i), &out->classes[i], out);
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct alf_ring *r = queue_ring(p, i);
 		if (!r)
@@ -58,12 +69,17 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 	for (uint32_t i = 0; i < s->members; i++) {
 		const struct member *m = segment_member(s, i);
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
-		if (!member_gone(identity))
-			out->cached += cache_length(s, m);
+		for (uint32_t k = 0; k < segment_classes(s) && !member_gone(identity); k++) {
+			uint32_t n = cache_length(&pool_class(p, k)->segment,
+						  segment_block(s, m, k));
+			out->cached += n;
+			out->classes[k].cached += n;
+		}
 		out->members += identity != 0;
 		out->deaths += load_relaxed(&m->deaths);
 		for (int k = 0; k < COUNTERS; k++)
-			out->counters[k] += member_count(m, k);
+			for (uint32_t class = 0; class < segment_classes(s); class++)
+				out->counters[k] += member_count(segment_block(s, m, class), k);
 	}
 }
 
@@ -103,13 +119,17 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 			.tid = load_relaxed(&m->tid),
 			.start = load_relaxed(&m->start),
 			.pid_namespace = load_relaxed(&m->pid_namespace),
-			.cached = cache_length(&p->segment, m),
-			.held = member_held(m),
-			.operation = alf_op_kind(load_acquire(&m->op)), /* [OP] */
+			.held = member_held(&p->segment, m),
 			.dead = !member_attached(identity),
 		};
+		for (uint32_t k = 0; k < segment_classes(&p->segment); k++) {
+			const struct member *block = segment_block(&p->segment, m, k);
+			info->cached += cache_length(&pool_class(p, k)->segment, block);
+			if (!info->operation)
+				info->operation = alf_op_kind(load_acquire(&block->op)); /* [OP] */
+		}
 		for (int k = 0; k < COUNTERS; k++)
-			info->counters[k] = member_counted(m, k);
+			info->counters[k] = member_counted_all(&p->segment, m, k);
 	}
 	return (int)opening_read((uint32_t)pool, (int64_t)got);
 }

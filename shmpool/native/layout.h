@@ -3,17 +3,23 @@
  * layout.h - the layout of a segment.
  *
  *     header     struct segment_header          geometry, offsets, creator
- *     shared     struct pool_shared             words of the pool that change
- *     members    max_members x member_stride    struct member and its local cache
- *     queues     max_queues x struct queue_slot name, state and positions of each queue
- *     extents    one word each                  which parts of the slab exist
- *     free ring  capacity slots                 the ring of free buffers, queue number 0
+ *     shared     classes x struct pool_shared   words of the pool that change
+ *     members    max_members x member_stride    a block for each class: struct member, local cache
+ *     queues     queue slots                    name, state and positions of each ring
+ *     extents    one word each, by class        which parts of the slabs exist
+ *     free rings one for each class             the rings of free buffers
  *     rings      max_queues x 65,536 slots      the slots of the named queues
- *     headers    capacity x struct buffer       one cache line a buffer
- *     data       capacity x stride              the bytes
+ *     headers    all buffers x struct buffer    one cache line a buffer
+ *     data       by class: capacity x stride    the bytes
  *
- * The file is sparse. Memory is reserved up to the end of the free ring at creation, for a queue's
- * ring when the queue is created, and for headers and data when the slab grows. The segment holds
+ * A pool has one or more size classes, each with buffers of its own size, its own slab, free ring
+ * and local caches. All buffers are numbered through: class 0 has the indices from 0 on, class 1
+ * those after them. So queues, headers, handles and owner words are the same for all classes. Queue
+ * slot 0 is the free ring of class 0, the slots from 1 to max_queues are the named queues, and slot
+ * max_queues + k is the free ring of class k.
+ *
+ * The file is sparse. Memory is reserved up to the end of the free rings at creation, for a queue's
+ * ring when the queue is created, and for headers and data when a slab grows. The segment holds
  * offsets and never pointers; nothing in it depends on the process that maps it. Any change of this
  * file raises LAYOUT_VERSION.
  *
@@ -26,12 +32,13 @@
 #include "alf_queue.h"
 
 #define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
-#define LAYOUT_VERSION 6u
+#define LAYOUT_VERSION 7u
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes; results carry a length in 31 bits */
 #define MEMBERS_MAX 4095u          /* a wait word counts sleepers in 12 bits */
-#define QUEUES_MAX 1023u /* an op record names a queue in 10 bits; number 0 is the free ring */
+#define QUEUES_MAX 1023u /* an op record names a queue slot in 10 bits; named queues: fewer */
+#define CLASSES_MAX 8u
 #define NAME_MAX_BYTES 63u
 #define CACHE_SIZE_MAX 4096u
 #define BULK_MAX 64u /* buffers moved at once between a local cache and the free ring */
@@ -55,13 +62,16 @@ struct segment_header {
 	uint64_t created_ns; /* CLOCK_REALTIME */
 
 	/* Geometry, validated at creation. */
-	uint64_t buffer_size; /* bytes of data room, a multiple of the cache line */
-	uint64_t capacity;
-	uint64_t prealloc;
-	uint64_t cache_size;
+	struct segment_class {
+		uint64_t buffer_size; /* bytes of data room, a multiple of the cache line */
+		uint64_t capacity;
+		uint64_t prealloc;
+		uint64_t cache_size;
+		uint64_t extent_buffers;
+	} class[CLASSES_MAX]; /* zeros beyond the last one */
+	uint64_t classes;
 	uint64_t bulk;
 	uint64_t refill_multiplier;
-	uint64_t extent_buffers;
 	uint64_t headroom;
 	uint64_t max_members;
 	uint64_t max_queues;
@@ -71,7 +81,6 @@ struct segment_header {
 	uint64_t member_stride;
 	uint64_t queues_offset;
 	uint64_t extents_offset;
-	uint64_t extents;
 	uint64_t free_ring_offset;
 	uint64_t rings_offset;
 	uint64_t headers_offset;
@@ -80,7 +89,7 @@ struct segment_header {
 
 	uint64_t checksum; /* of all of the above except initialised; none of it changes later */
 };
-_Static_assert(sizeof(struct segment_header) <= 4 * CACHE_LINE, "before pool_shared");
+_Static_assert(sizeof(struct segment_header) <= 9 * CACHE_LINE, "before pool_shared");
 
 /* Counters of a member: plain increments by the member alone. They stay in its slot when it leaves,
  * and the pool's counters are the sums over all slots, so no count is ever moved. */
@@ -106,8 +115,10 @@ enum counter {
 typedef alf_position cache_position;
 typedef alf_shared_position shared_cache_position;
 
-/* A member: one thread that has attached. Lines 1 to 3 and the cache are written by the member
- * only, except for cache_bottom. */
+/* A member: one thread that has attached. It has a block for each class, one after the other, and
+ * each block is a struct member with the cache of that class. Block 0 says who the member is; the
+ * others use their op record, cache, tag (the same) and counters. Lines 1 to 3 and the cache are
+ * written by the member only, except for cache_bottom. */
 struct member {
 	/* Line 0: identity is | state 2 | token 62 |, 0 for a free slot (member.h). */
 	uint64_t identity;
@@ -148,6 +159,8 @@ _Static_assert(offsetof(struct member, op) == CACHE_LINE, "the owner's own lines
 _Static_assert(offsetof(struct member, base) == 4 * CACHE_LINE, "counters fill their lines");
 _Static_assert(offsetof(struct member, cache) == 6 * CACHE_LINE, "the slot's words do too");
 
+/* Words that change. There is one for each class; left, tokens, abandoned, swept and inquired are
+ * those of the pool, and used in class 0 only. */
 struct pool_shared {
 	uint32_t free_wait; /* members asleep until a buffer is free */
 	uint32_t left;      /* nonzero: the creator has closed the pool and kept it on purpose */
@@ -161,9 +174,9 @@ struct pool_shared {
 	uint32_t free_want; /* the smallest number that one of them waits for: wait_want() */
 	uint64_t inquired;  /* when to ask next which members are dead: recover_due.c */
 };
-#define SHARED_OFFSET (4 * CACHE_LINE)
-#define SHARED_END (SHARED_OFFSET + sizeof(struct pool_shared))
-_Static_assert(SHARED_END % CACHE_LINE == 0, "whole lines");
+#define SHARED_OFFSET (9 * CACHE_LINE)
+#define SHARED_END (SHARED_OFFSET + CLASSES_MAX * sizeof(struct pool_shared))
+_Static_assert(sizeof(struct pool_shared) % CACHE_LINE == 0, "whole lines");
 
 /* Where buffers go that a dead member had got from a queue and neither freed nor put. */
 enum on_death { ON_DEATH_FREE, ON_DEATH_REQUEUE, ON_DEATH_DEAD_LETTER };

@@ -69,15 +69,17 @@ static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_pos
 		     struct shmpool_peek *out, char *bytes, size_t size)
 {
 	uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;
-	if (alf_at(r, at, word) != ALF_AT_VALUE || index >= p->capacity ||
-	    !segment_exists(&p->segment, (uint32_t)index))
+	if (alf_at(r, at, word) != ALF_AT_VALUE || index >= p->total ||
+	    !segment_exists(&pool_of((struct qmempool *)p, (uint32_t)index)->segment,
+			    (uint32_t)index))
 		return false;
 	const struct buffer *b = pool_buffer(p, (uint32_t)index);
 	uint64_t owner = owner_transit(r->id, at);
 	if (load_acquire(&b->owner) != owner) /* [OWNER] */
 		return false;
 	uint64_t head = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
-	if (head > p->segment.stride || length > p->segment.stride - head)
+	const uint64_t stride = pool_stride(p, (uint32_t)index);
+	if (head > stride || length > stride - head)
 		head = length = 0; /* corrupted */
 	*out = (struct shmpool_peek) {
 		.position = (alf_position)(at - alf_capacity(r)),
@@ -89,7 +91,7 @@ static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_pos
 		.redelivered = load_relaxed(&b->redelivered),
 		.origin = load_relaxed(&b->origin),
 	};
-	copy_bytes(bytes, segment_data(&p->segment, (uint32_t)index) + head,
+	copy_bytes(bytes, pool_data(p, (uint32_t)index) + head,
 		   length < size ? length : size);
 	if (!STORES_IN_ORDER)
 		process_barrier(); /* [OWNER] the copy before it, the owner word after it */

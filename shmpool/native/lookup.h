@@ -30,6 +30,12 @@ static inline uint32_t key_queue(uint64_t key)
 	return key >> 48 & 0x3ff;
 }
 
+/* The size class that an allocation names. */
+static inline uint32_t key_class(uint64_t key)
+{
+	return key & (CLASSES_MAX - 1);
+}
+
 static inline int lookup_pool(uint32_t number, struct lookup *c)
 {
 	c->p = opening_pool(number);
@@ -78,7 +84,7 @@ static inline int lookup_put(const struct lookup *c, const uint64_t *handle, uin
 static inline int lookup_buffer(uint64_t key, struct lookup *c, struct buffer **b, uint64_t *handle)
 {
 	uint32_t index = key & ALF_INDEX_MASK;
-	if (unlikely(index >= c->p->capacity))
+	if (unlikely(index >= c->p->total))
 		return -EINVAL;
 	*b = pool_buffer(c->p, index);
 	*handle = handle_of(index, buffer_generation(*b));
@@ -93,7 +99,7 @@ static inline struct shmpool_extent header_extent(const struct qmempool *p, uint
 {
 	const struct buffer *b = pool_buffer(p, handle_index(handle));
 	const uint32_t headroom = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
-	const uint64_t stride = p->segment.stride;
+	const uint64_t stride = pool_stride(p, handle_index(handle));
 	if (unlikely(headroom > stride || length > stride - headroom))
 		return (struct shmpool_extent) { 0, 0 };
 	return (struct shmpool_extent) { headroom, length };
@@ -119,7 +125,7 @@ static inline void header_set_since(const struct lookup *c, uint64_t handle, int
  * local cache was corrupted. */
 static inline int header_reset(const struct lookup *c, uint64_t handle, int64_t now)
 {
-	if (unlikely(handle_index(handle) >= c->p->capacity))
+	if (unlikely(handle_index(handle) >= c->p->total))
 		return -EBADMSG;
 	struct buffer *b = pool_buffer(c->p, handle_index(handle));
 	lookup_notice_time(c, now);
@@ -142,6 +148,33 @@ static inline int lookup_alloc(const struct lookup *c, uint64_t *handle, int64_t
 	if (likely(!error))
 		return header_reset(c, *handle, now);
 	return error == -EAGAIN ? -EINPROGRESS : error;
+}
+
+/* The same from a size class or, if that has none, a larger one. */
+static inline int lookup_alloc_class(const struct lookup *c, uint32_t class, uint64_t *handle,
+				     int64_t now)
+{
+	int error = -EAGAIN;
+	for (; class < segment_classes(&c->p->segment) && error == -EAGAIN; class++) {
+		struct qmempool *of = pool_class(c->p, class);
+		error = qmempool_alloc_quick(of, pool_block(of, c->m), handle);
+	}
+	if (likely(!error))
+		return header_reset(c, *handle, now);
+	return error == -EAGAIN ? -EINPROGRESS : error;
+}
+
+/* Returns the smallest class whose new buffers hold length bytes, or the number of classes. */
+static inline uint32_t lookup_class(const struct qmempool *p, uint64_t length)
+{
+	const uint32_t classes = segment_classes(&p->segment);
+	const uint64_t needed = length + (uint64_t)p->segment.geometry.headroom;
+	uint32_t class = 1;
+	if (likely(needed <= p->segment.stride))
+		return 0;
+	while (class < classes && needed > pool_class((struct qmempool *)p, class)->segment.stride)
+		class++;
+	return class;
 }
 
 #endif

@@ -56,66 +56,95 @@ void member_release_roles(const struct segment *s, const struct member *m)
 }
 
 /* Resets the words of a slot that belong to one member. */
-static void reset(struct member *m)
+static void reset(const struct segment *s, struct member *m)
 {
 	store_relaxed(&m->barrier, 0);
-	for (int i = 0; i < COUNTERS; i++)
-		store_relaxed(&m->base[i], member_count(m, i));
 	store_relaxed(&m->adopted, 0);
 	store_relaxed(&m->ended, 0);
-	store_relaxed(&m->op, 0);
+	for (uint32_t k = 0; k < segment_classes(s); k++) {
+		struct member *block = segment_block(s, m, k);
+		for (int i = 0; i < COUNTERS; i++)
+			store_relaxed(&block->base[i], member_count(block, i));
+		store_relaxed(&block->op, 0);
+	}
+}
+
+/* Withdraws a request to flush: the cache is empty. A thief that has locked the cache finds nothing
+ * in it and unlocks it. */
+static void withdraw_request(struct member *block)
+{
+	uint64_t seen = load_relaxed(&block->cache_bottom);
+	if (cache_holder(seen) == CACHE_FLUSH_REQUESTED)
+		cas_seq_cst(&block->cache_bottom, &seen,
+			    (uint64_t)cache_bottom_at(
+				    seen, load_relaxed(&block->cache_top))); /* [CACHE] */
 }
 
 void member_release(const struct segment *s, struct member *m)
 {
 	member_release_roles(s, m);
-	reset(m);
-	/* Withdraws a request to flush: the cache is empty. A thief that has locked the cache finds
-	 * nothing in it and unlocks it. */
-	uint64_t seen = load_relaxed(&m->cache_bottom);
-	if (cache_holder(seen) == CACHE_FLUSH_REQUESTED)
-		cas_seq_cst(
-			&m->cache_bottom, &seen,
-			(uint64_t)cache_bottom_at(seen, load_relaxed(&m->cache_top))); /* [CACHE] */
+	reset(s, m);
+	for (uint32_t k = 0; k < segment_classes(s); k++)
+		withdraw_request(segment_block(s, m, k));
 	store_release(&m->identity, 0); /* [MEMBER] */
 }
 
 /* Raises the epoch once for each dead member, however often recovery is repeated: first the count,
  * then the flag that it has been raised, then the tag. */
-static void raise_epoch(struct member *m)
+static void raise_epoch(const struct segment *s, struct member *m)
 {
 	uint32_t tag = load_relaxed(&m->tag);
 	if (!load_relaxed(&m->cleared)) {
 		store_relaxed(&m->deaths, (uint64_t)member_epoch(tag) + 1);
 		store_release(&m->cleared, 1); /* [CLEARED] */
 	}
-	store_release(&m->tag, (uint32_t)load_relaxed(&m->deaths) << TAG_NUMBER_BITS |
-				       (tag & TAG_NUMBER_MASK)); /* [CLEARED] */
+	tag = (uint32_t)load_relaxed(&m->deaths) << TAG_NUMBER_BITS | (tag & TAG_NUMBER_MASK);
+	for (uint32_t k = segment_classes(s); k--;)
+		store_release(&segment_block(s, m, k)->tag, tag); /* [CLEARED] */
+}
+
+/* True if a live member has locked one of the dead member's caches. Stores the words of the caches
+ * in bottom. */
+static bool locked_by_thief(const struct segment *s, const struct member *m, uint64_t *bottom,
+			    bool (*alive)(void *context, uint32_t tag), void *context)
+{
+	for (uint32_t k = 0; k < segment_classes(s); k++) {
+		bottom[k] = load_acquire(&segment_block(s, m, k)->cache_bottom); /* [CACHE] */
+		uint32_t thief = cache_holder(bottom[k]);
+		if (thief && thief != CACHE_FLUSH_REQUESTED && alive(context, thief))
+			return true;
+	}
+	return false;
 }
 
 int member_take_slot(const struct segment *s, struct member *m, uint64_t dead, uint64_t token,
 		     bool (*alive)(void *context, uint32_t tag), void *context)
 {
-	uint64_t bottom = load_acquire(&m->cache_bottom); /* [CACHE] */
-	uint32_t thief = cache_holder(bottom);
-	(void)s;
-	if (thief && thief != CACHE_FLUSH_REQUESTED && alive(context, thief))
+	uint64_t bottom[CLASSES_MAX];
+	if (locked_by_thief(s, m, bottom, alive, context))
 		return -EAGAIN;
 	uint64_t seen = dead;
 	if (!cas_seq_cst(&m->identity, &seen, MEMBER_CLEARING | token)) /* [MEMBER] */
 		return -ESTALE;
 	/* Now the slot is the caller's alone. A thief that comes later finds no buffer in the cache
 	 * that this member owns. */
-	cache_position top = load_relaxed(&m->cache_top);
-	if (cache_between(bottom, top) < 0) /* it died while it popped too many */
-		store_relaxed(&m->cache_top, top = cache_bottom_at(bottom, top));
-	reset(m); /* the counts that it stores depend on cache_top */
-	if (!cas_seq_cst(&m->cache_bottom, &bottom, (uint64_t)top)) { /* [CACHE] */
+	for (uint32_t k = 0; k < segment_classes(s); k++) {
+		struct member *block = segment_block(s, m, k);
+		cache_position top = load_relaxed(&block->cache_top);
+		if (cache_between(bottom[k], top) < 0) /* it died while it popped too many */
+			store_relaxed(&block->cache_top, cache_bottom_at(bottom[k], top));
+	}
+	reset(s, m); /* the counts that it stores depend on cache_top */
+	for (uint32_t k = 0; k < segment_classes(s); k++) {
+		struct member *block = segment_block(s, m, k);
+		if (cas_seq_cst(&block->cache_bottom, &bottom[k],
+				(uint64_t)load_relaxed(&block->cache_top))) /* [CACHE] */
+			continue;
 		/* A thief has locked the cache. The next recoverer takes the slot after it. */
 		store_release(&m->identity, dead); /* [MEMBER] */
 		return -EAGAIN;
 	}
-	raise_epoch(m);
+	raise_epoch(s, m);
 	return 0;
 }
 

@@ -134,19 +134,33 @@ static inline uint64_t member_counted(const struct member *m, int counter)
 	return member_count(m, counter) - load_relaxed(&m->base[counter]);
 }
 
-/* Returns how many buffers the member owns, without those in its local cache. */
-static inline uint64_t member_held(const struct member *m)
+/* The same, of all its blocks: s and m are those of class 0. */
+static inline uint64_t member_counted_all(const struct segment *s, const struct member *m,
+					  int counter)
 {
-	/* cache_pushed is part of both counts and cancels. It is left out, since it may grow
-	 * between two reads. */
-	uint64_t allocated = load_relaxed(&m->counters[COUNT_ALLOC]) -
-			     load_relaxed(&m->base[COUNT_ALLOC]) - load_relaxed(&m->cache_top);
-	uint64_t freed =
-		load_relaxed(&m->counters[COUNT_FREE]) - load_relaxed(&m->base[COUNT_FREE]);
-	return (cache_position)(allocated + member_counted(m, COUNT_DEQUEUE) +
-				member_counted(m, COUNT_ADOPT) - freed -
-				member_counted(m, COUNT_ENQUEUE) -
-				load_seq_cst(&m->adopted)); /* [ENDED] */
+	uint64_t n = 0;
+	for (uint32_t i = 0; i < segment_classes(s); i++)
+		n += member_counted(segment_block(s, m, i), counter);
+	return n;
+}
+
+/* Returns how many buffers the member owns, without those in its local caches. s and m are those of
+ * class 0, whose block counts what passes through queues. */
+static inline uint64_t member_held(const struct segment *s, const struct member *m)
+{
+	uint64_t n = member_counted(m, COUNT_DEQUEUE) - member_counted(m, COUNT_ENQUEUE) -
+		     load_seq_cst(&m->adopted); /* [ENDED] */
+	for (uint32_t i = 0; i < segment_classes(s); i++) {
+		const struct member *block = segment_block(s, m, i);
+		/* cache_pushed is part of the counts of allocations and frees and cancels. It is
+		 * left out, since it may grow between two reads. */
+		n += load_relaxed(&block->counters[COUNT_ALLOC]) -
+		     load_relaxed(&block->base[COUNT_ALLOC]) - load_relaxed(&block->cache_top);
+		n -= load_relaxed(&block->counters[COUNT_FREE]) -
+		     load_relaxed(&block->base[COUNT_FREE]);
+		n += member_counted(block, COUNT_ADOPT);
+	}
+	return (cache_position)n;
 }
 
 #endif

@@ -218,13 +218,20 @@ void opening_leave(uint32_t number)
 		store_relaxed(&pool_shared(p)->left, 1);
 }
 
+/* Moves the buffers of a member's caches to the free rings. */
+static void drain(struct qmempool *p, struct member *m)
+{
+	for (uint32_t i = 0; i < segment_classes(&p->segment); i++)
+		cache_drain(pool_class(p, i), segment_block(&p->segment, m, i));
+}
+
 /* Frees the buffers that a member of this process still owns. */
 static void take_back(struct qmempool *p, struct member *m)
 {
-	uint64_t held = member_held(m);
-	for (uint32_t i = 0; i < p->capacity && held; i++) {
+	uint64_t held = member_held(&p->segment, m);
+	for (uint32_t i = 0; i < p->total && held; i++) {
 		struct buffer *b;
-		if (!segment_exists(&p->segment, i))
+		if (!segment_exists(&pool_of(p, i)->segment, i))
 			continue;
 		b = pool_buffer(p, i);
 		if ((load_relaxed(&b->owner) & ~OWNER_PUTTING) != m->tag)
@@ -232,7 +239,7 @@ static void take_back(struct qmempool *p, struct member *m)
 		uint64_t handle = handle_of(i, buffer_generation(b));
 		held -= qmempool_free(p, m, handle) == 0;
 	}
-	cache_drain(p, m);
+	drain(p, m);
 }
 
 bool opening_closing(uint32_t number)
@@ -261,7 +268,7 @@ static void end_members(uint32_t number)
 		struct member *m = segment_member(&p->segment, i);
 		if (load_acquire(&m->identity) != identity) /* [MEMBER] */
 			continue;
-		cache_drain(p, m);
+		drain(p, m);
 		take_back(p, m);
 		member_release(&p->segment, m);
 	}

@@ -8,23 +8,40 @@
 
 #include "wait.h"
 
+/* Binds one class. */
+static void bind(struct qmempool *p, const struct segment *view)
+{
+	const struct shmpool_geometry *g = &view->geometry;
+	*p = (struct qmempool) {
+		.segment = *view,
+		.shared = segment_class_shared(view),
+		.buffers = segment_buffer(view, 0),
+		.capacity = view->first + (uint32_t)g->capacity,
+		.total = view->total,
+		.cache_size = (uint64_t)g->cache_size,
+		.cache_mask = (uint64_t)g->cache_size - (g->cache_size > 0),
+		.bulk = (uint32_t)g->bulk,
+		.bypass_at = view->first,
+	};
+	const uint32_t slot = segment_free_slot(view);
+	alf_bind(&p->free, &segment_queue(view, slot)->queue,
+		 (uint64_t *)(view->base + view->free_ring_offset), (uint32_t)g->capacity, slot, 0);
+}
+
 int pool_bind(struct qmempool *p, const struct segment *s)
 {
-	*p = (struct qmempool) {
-		.segment = *s,
-		.buffers = segment_buffer(s, 0),
-		.capacity = (uint32_t)s->geometry.capacity,
-		.cache_size = (uint64_t)s->geometry.cache_size,
-		.cache_mask = (uint64_t)s->geometry.cache_size - (s->geometry.cache_size > 0),
-		.bulk = (uint32_t)s->geometry.bulk,
-	};
-	p->queues = calloc(s->geometry.queues + 1, sizeof(*p->queues));
-	if (!p->queues) {
-		*p = (struct qmempool) { 0 };
+	const uint32_t classes = segment_classes(s);
+	bind(p, s);
+	p->queues = calloc((size_t)s->geometry.queues + 1, sizeof(*p->queues));
+	p->more = classes > 1 ? calloc(classes - 1, sizeof(*p->more)) : NULL;
+	if (!p->queues || (classes > 1 && !p->more)) {
+		pool_unbind(p);
 		return -ENOMEM;
 	}
-	alf_bind(&p->free, &segment_queue(s, 0)->queue, (uint64_t *)(s->base + s->free_ring_offset),
-		 p->capacity, 0, 0);
+	for (uint32_t i = 1; i < classes; i++) {
+		const struct segment view = segment_view(s, i);
+		bind(&p->more[i - 1], &view);
+	}
 	return 0;
 }
 
@@ -33,6 +50,7 @@ void pool_unbind(struct qmempool *p)
 	for (int64_t i = 0; p->queues && i <= p->segment.geometry.queues; i++)
 		free(p->queues[i]);
 	free(p->queues);
+	free(p->more);
 	*p = (struct qmempool) { 0 };
 }
 
@@ -40,7 +58,7 @@ uint32_t pool_filter(const struct qmempool *p, uint64_t *handle, uint32_t n)
 {
 	uint32_t good = 0;
 	for (uint32_t i = 0; i < n; i++)
-		if (handle_index(handle[i]) < p->capacity)
+		if (handle_index(handle[i]) < p->total)
 			handle[good++] = handle[i];
 	return good;
 }
@@ -58,12 +76,11 @@ void pool_abandon(const struct qmempool *p, const uint64_t *handle, uint32_t n, 
 			      OWNER_ABANDONED | (uint64_t)queue << OWNER_QUEUE_SHIFT); /* [OWNER] */
 	/* Counted afterwards, so that a member that reads the count sees the buffers. If this
 	 * member dies before, the sweep for it finds them. */
-	add_seq_cst(&pool_shared(p)->abandoned, n); /* [ABANDONED] */
+	add_seq_cst(&segment_shared(&p->segment)->abandoned, n); /* [ABANDONED] */
 }
 
 void pool_wake_sleepers(const struct qmempool *p, void (*wake)(uint32_t *word))
 {
-	struct pool_shared *s = pool_shared(p);
 	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
 		struct alf_queue *q = &segment_queue(&p->segment, i)->queue;
 		if (wait_anybody(&q->data_wait)) /* [WAIT] */
@@ -73,8 +90,11 @@ void pool_wake_sleepers(const struct qmempool *p, void (*wake)(uint32_t *word))
 		if (wait_anybody(&q->room_many)) /* [WAIT] */
 			wake(&q->room_many);
 	}
-	if (wait_anybody(&s->free_wait)) /* [WAIT] */
-		wake(&s->free_wait);
-	if (wait_anybody(&s->free_many)) /* [WAIT] */
-		wake(&s->free_many);
+	for (uint32_t i = 0; i < segment_classes(&p->segment); i++) {
+		struct pool_shared *s = segment_shared(&p->segment) + i;
+		if (wait_anybody(&s->free_wait)) /* [WAIT] */
+			wake(&s->free_wait);
+		if (wait_anybody(&s->free_many)) /* [WAIT] */
+			wake(&s->free_many);
+	}
 }

@@ -12,16 +12,20 @@
 #include "owner.h"
 #include "segment.h"
 
-/* One process's view of an open pool. */
+/* One process's view of one size class of an open pool. That of class 0 stands for the pool: it has
+ * the named queues and what follows them, and leads to the other classes. */
 struct qmempool {
-	struct buffer *buffers;
-	uint32_t capacity;
+	struct buffer *buffers; /* of all classes */
+	uint32_t capacity;      /* one beyond the last index of the class */
 	uint32_t bulk;
 	uint64_t cache_size;
 	uint64_t cache_mask; /* cache_size - 1; 0 without a cache */
 	uint64_t absent;     /* slab_grow()'s hint */
 	struct alf_ring free;
 	struct segment segment;
+	struct pool_shared *shared; /* the words of the class */
+	struct qmempool *more;	    /* the other classes */
+	uint32_t total;		    /* buffers of all classes */
 	struct alf_ring **queues; /* of named queues, by number; NULL until bound */
 	uint32_t serial;          /* of this opening: opening.h */
 	uint32_t closing;
@@ -42,9 +46,44 @@ static inline struct buffer *pool_buffer(const struct qmempool *p, uint32_t inde
 	return &p->buffers[index];
 }
 
+/* Returns the words of the class. */
 static inline struct pool_shared *pool_shared(const struct qmempool *p)
 {
-	return segment_shared(&p->segment);
+	return p->shared;
+}
+
+/* Returns a class of the pool. */
+static inline struct qmempool *pool_class(struct qmempool *p, uint32_t class)
+{
+	return class ? &p->more[class - 1] : p;
+}
+
+/* Returns the class that has buffer index, which is below p->total. */
+static inline struct qmempool *pool_of(struct qmempool *p, uint32_t index)
+{
+	if (likely(index < p->capacity))
+		return p;
+	uint32_t class = 1;
+	while (index >= p->more[class - 1].capacity)
+		class++;
+	return pool_class(p, class);
+}
+
+/* Returns how many bytes of data buffer index has, and where they are. */
+static inline uint64_t pool_stride(const struct qmempool *p, uint32_t index)
+{
+	return pool_of((struct qmempool *)p, index)->segment.stride;
+}
+
+static inline char *pool_data(const struct qmempool *p, uint32_t index)
+{
+	return segment_data(&pool_of((struct qmempool *)p, index)->segment, index);
+}
+
+/* Returns the block that a member has in the class of p. m is its block of class 0. */
+static inline struct member *pool_block(const struct qmempool *p, const struct member *m)
+{
+	return segment_block(&p->segment, m, p->segment.class);
 }
 
 /* Keeps those of n handles that name a buffer. Returns how many. */

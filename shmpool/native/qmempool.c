@@ -71,7 +71,7 @@ int qmempool_alloc_hard(struct qmempool *p, struct member *m, uint64_t *handle, 
 {
 	uint32_t have = 0;
 	int got = 0;
-	if (n > p->capacity)
+	if (n > p->segment.geometry.capacity)
 		return -EAGAIN;
 	if (cache_flush_if_asked(p, m))
 		have = cache_take(p, m, handle, n);
@@ -148,12 +148,10 @@ static int raise_generations(struct qmempool *p, struct member *m, const uint64_
 	return 0;
 }
 
-int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+/* Frees n buffers of m, whose generations are raised already, into the class of p. */
+static void free_raised(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
 {
-	if (cache_make_room(p, m, n) && cache_free(p, m, handle, n))
-		return 0;
-	int error = raise_generations(p, m, handle, n);
-	while (n && !error) {
+	while (n) {
 		uint64_t freed[BULK_MAX];
 		uint32_t k = n < BULK_MAX ? n : BULK_MAX;
 		for (uint32_t i = 0; i < k; i++)
@@ -168,11 +166,42 @@ int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *han
 		free_ring_put(p, m, freed, k);
 		count_up(&m->counters[COUNT_FREE], k);
 	}
+}
+
+/* Frees n buffers of several classes, or of another class than class 0. */
+static int free_by_class(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	int error = raise_generations(p, m, handle, n);
+	for (uint32_t i = 0, end; i < n && !error; i = end) {
+		struct qmempool *of = pool_of(p, handle_index(handle[i]));
+		for (end = i + 1; end < n && pool_of(p, handle_index(handle[end])) == of;)
+			end++;
+		free_raised(of, pool_block(of, m), handle + i, end - i);
+	}
+	return error;
+}
+
+int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	for (uint32_t i = 0; p->more && i < n; i++)
+		if (handle_index(handle[i]) >= p->capacity)
+			return free_by_class(p, m, handle, n);
+	if (cache_make_room(p, m, n) && cache_free(p, m, handle, n))
+		return 0;
+	int error = raise_generations(p, m, handle, n);
+	if (!error)
+		free_raised(p, m, handle, n);
 	return error;
 }
 
 int qmempool_free_one(struct qmempool *p, struct member *m, uint64_t handle)
 {
+	const uint32_t index = handle_index(handle);
+	if (index >= p->capacity && index < p->total) { /* of another class */
+		struct qmempool *of = pool_of(p, index);
+		if (likely(cache_free_one(of, pool_block(of, m), handle)))
+			return 0;
+	}
 	return qmempool_free_slow(p, m, &handle, 1);
 }
 
@@ -183,10 +212,10 @@ static void release_ended(const struct qmempool *p, struct member *from)
 {
 	for (int i = 0; i < ENDED_TRIES; i++) {
 		uint32_t ended = 1;
-		if (load_seq_cst(&from->ended) != 1 || member_held(from) || /* [ENDED] */
+		if (load_seq_cst(&from->ended) != 1 || member_held(&p->segment, from) || /* [ENDED] */
 		    !cas_seq_cst(&from->ended, &ended, 2))                  /* [ENDED] */
 			return;
-		if (member_held(from) == 0) {
+		if (member_held(&p->segment, from) == 0) {
 			member_release(&p->segment, from);
 			return;
 		}
@@ -208,8 +237,10 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 		return -ESTALE;
 	if (owner >> 32 || tag_number(owner) >= p->segment.members)
 		return -EPERM;
-	struct member *from = segment_member(&p->segment, tag_number(owner));
-	if (load_acquire(&from->identity) != load_relaxed(&m->identity)) /* [MEMBER] */
+	const struct segment *s = &p->segment;
+	struct member *from = segment_holder(s, segment_member(s, tag_number(owner)));
+	if (load_acquire(&from->identity) != /* [MEMBER] */
+	    load_relaxed(&segment_holder(s, m)->identity))
 		return -EPERM;
 	store_relaxed(&b->owner, m->tag);
 	count_up(&m->counters[COUNT_ADOPT], 1);
@@ -222,17 +253,19 @@ void qmempool_end(struct qmempool *p, struct member *m)
 {
 	uint32_t ended = 1;
 	member_release_roles(&p->segment, m);
-	cache_drain(p, m);
+	for (uint32_t i = 0; i < segment_classes(&p->segment); i++)
+		cache_drain(pool_class(p, i), segment_block(&p->segment, m, i));
 	store_seq_cst(&m->ended, 1); /* [ENDED] */
 	/* No second check as in release_ended(): the slot cannot have a next member yet. */
-	if (member_held(m) == 0 && cas_seq_cst(&m->ended, &ended, 2)) /* [ENDED] */
+	if (member_held(&p->segment, m) == 0 &&
+	    cas_seq_cst(&m->ended, &ended, 2)) /* [ENDED] */
 		member_release(&p->segment, m);
 }
 
 uint64_t qmempool_count(struct qmempool *p, uint64_t most)
 {
-	uint64_t n = alf_count(&p->free) + load_relaxed(&pool_shared(p)->abandoned) -
-		     load_relaxed(&pool_shared(p)->swept);
+	const struct pool_shared *s = segment_shared(&p->segment);
+	uint64_t n = alf_count(&p->free) + load_relaxed(&s->abandoned) - load_relaxed(&s->swept);
 	if (n >= most)
 		return most;
 	for (uint32_t i = 0; i < p->segment.members && n < most; i++)

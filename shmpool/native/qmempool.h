@@ -11,6 +11,10 @@
  * Who may call what at the same time: any number of members, each with its own struct member. Two
  * threads must not use one member at once.
  *
+ * Size classes: a function that allocates takes a class and the member's block in that class
+ * (pool_class(), pool_block()). One that frees takes class 0 and the member's block there, and
+ * buffers of any class; or another class and buffers of that class.
+ *
  * When a thread ends while buffers it allocated are in the hands of other threads of its process,
  * its slot must stay until they have adopted the last one. member.ended:
  *
@@ -68,7 +72,7 @@ void qmempool_end(struct qmempool *p, struct member *m);
  * qmempool_adopt() returns. */
 static inline int qmempool_check(struct qmempool *p, struct member *m, uint64_t handle)
 {
-	if (unlikely(handle_index(handle) >= p->capacity))
+	if (unlikely(handle_index(handle) >= p->total))
 		return -EINVAL;
 	if (unlikely(!owner_is(pool_buffer(p, handle_index(handle)), m->tag, handle)))
 		return qmempool_adopt(p, m, handle);

@@ -194,7 +194,7 @@ static ALWAYS_INLINE int check_each_once(struct qmempool *p, struct member *m,
 	/* Read once: the compiler cannot know that the stores of owner words below do not change
 	 * it. */
 	struct buffer *const buffers = p->buffers;
-	const uint64_t mine = m->tag, marked = mine | OWNER_PUTTING, capacity = p->capacity;
+	const uint64_t mine = m->tag, marked = mine | OWNER_PUTTING, capacity = p->total;
 #pragma GCC unroll 4
 	for (uint32_t i = 0; i < n; i++) {
 		const uint64_t h = handle[i];

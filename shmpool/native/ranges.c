@@ -33,25 +33,29 @@ static void add(struct recovery *r, struct dead_range range)
 		r->range[r->ranges++] = range;
 }
 
-/* Adds what the op records of dead members cover, up to prod. */
+/* Adds what an op record of a dead member covers, up to prod. */
+static void collect_record(struct recovery *r, struct dead *d, uint64_t op)
+{
+	enum alf_op_kind kind = alf_op_kind(op);
+	if (kind != ALF_OP_ENQUEUE && kind != ALF_OP_PUBLISH)
+		return;
+	const struct alf_ring *ring = recovery_ring(r, alf_op_queue(op));
+	if (!ring)
+		return;
+	alf_position prod = load_acquire(&ring->q->prod); /* [PROD] */
+	uint64_t ago = alf_op_offset(op, prod), n = alf_op_count(op);
+	add(r, (struct dead_range) { .ring = ring,
+				     .from = (alf_position)(prod - ago),
+				     .n = n < ago ? n : ago,
+				     .by = d,
+				     .certain = kind == ALF_OP_PUBLISH });
+}
+
 static void collect_records(struct recovery *r)
 {
-	for (uint32_t i = 0; i < r->deaths; i++) {
-		struct dead *d = &r->dead[i];
-		enum alf_op_kind kind = alf_op_kind(d->op);
-		if (kind != ALF_OP_ENQUEUE && kind != ALF_OP_PUBLISH)
-			continue;
-		const struct alf_ring *ring = recovery_ring(r, alf_op_queue(d->op));
-		if (!ring)
-			continue;
-		alf_position prod = load_acquire(&ring->q->prod); /* [PROD] */
-		uint64_t ago = alf_op_offset(d->op, prod), n = alf_op_count(d->op);
-		add(r, (struct dead_range) { .ring = ring,
-					     .from = (alf_position)(prod - ago),
-					     .n = n < ago ? n : ago,
-					     .by = d,
-					     .certain = kind == ALF_OP_PUBLISH });
-	}
+	for (uint32_t i = 0; i < r->deaths; i++)
+		for (uint32_t k = 0; k < segment_classes(&r->p->segment); k++)
+			collect_record(r, &r->dead[i], r->dead[i].op[k]);
 }
 
 /* Adds, for each queue whose single producer is dead, everything between cons and prod. */
@@ -122,7 +126,7 @@ static void order(struct recovery *r)
 
 void ranges_collect(struct recovery *r)
 {
-	for (uint32_t i = 0; i <= r->p->segment.geometry.queues; i++) {
+	for (uint32_t i = 0; i < segment_slots(&r->p->segment); i++) {
 		const struct alf_ring *ring = recovery_ring(r, i);
 		if (ring)
 			r->base[i] = load_acquire(&ring->q->cons); /* [CONS] read before prod */
@@ -153,7 +157,7 @@ struct dead_range *ranges_find(const struct recovery *r, uint32_t queue, uint64_
 			       alf_position *position)
 {
 	int64_t behind;
-	if (queue > r->p->segment.geometry.queues)
+	if (queue >= segment_slots(&r->p->segment))
 		return NULL;
 	behind = owner_behind(low, r->base[queue]);
 	if (behind < 0 || behind >= 1ll << 40)

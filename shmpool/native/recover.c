@@ -43,13 +43,15 @@ static void recover_mark(struct recovery *r)
 			identity = dead;
 		}
 		struct dead d = { .identity = identity, .number = i };
-		d.op = load_acquire(&m->op);                   /* [OP] */
+		for (uint32_t k = 0; k < segment_classes(s); k++)
+			d.op[k] = load_acquire(&segment_block(s, m, k)->op); /* [OP] */
 		d.tag = load_acquire(&m->tag);                 /* [CLEARED] */
 		bool cleared = load_acquire(&m->cleared) != 0; /* [CLEARED] */
 		if (load_acquire(&m->identity) != identity)    /* [MEMBER] */
 			continue;                              /* it has been recovered meanwhile */
 		if (cleared)
-			d.op = d.tag = 0; /* only its slot is left to recover */
+			d = (struct dead) { .identity = identity, .number = i }; /* only its slot
+										    is left */
 		r->dead[r->deaths++] = d;
 		r->dead_at[i] = r->deaths;
 	}
@@ -60,8 +62,10 @@ static void recover_mark(struct recovery *r)
  * any member. */
 static void recover_thieves(struct recovery *r)
 {
-	for (uint32_t i = 0; i < r->p->segment.members; i++) {
-		struct member *victim = segment_member(&r->p->segment, i);
+	const struct segment *s = &r->p->segment;
+	for (uint32_t i = 0; i < s->members * segment_classes(s); i++) {
+		struct member *victim = segment_block(s, segment_member(s, i % s->members),
+						      i / s->members);
 		uint64_t bottom = load_acquire(&victim->cache_bottom); /* [CACHE] */
 		if (recovery_dead(r, cache_holder(bottom)))
 			cas_seq_cst(&victim->cache_bottom, &bottom,
@@ -69,17 +73,25 @@ static void recover_thieves(struct recovery *r)
 	}
 }
 
-/* Frees extents and queue slots that dead members were creating. No other member has used them. */
-static void recover_makers(struct recovery *r)
+/* Frees the extents of a class that dead members were creating. No other member has used them. */
+static void recover_extents(struct recovery *r, const struct segment *s)
 {
-	const struct segment *s = &r->p->segment;
 	for (uint64_t i = 0; i < s->extents; i++) {
 		uint64_t maker = load_acquire(segment_extent(s, i)); /* [EXTENT] */
 		if (!maker || maker == EXTENT_PRESENT || !recovery_dead(r, maker))
 			continue;
-		add_seq_cst(&segment_shared(s)->trims, 1); /* [TRIMS] it may have been trimming */
+		/* [TRIMS] it may have been trimming */
+		add_seq_cst(&segment_class_shared(s)->trims, 1);
 		cas_seq_cst(segment_extent(s, i), &maker, 0); /* [EXTENT] */
 	}
+}
+
+/* The same, and queue slots. */
+static void recover_makers(struct recovery *r)
+{
+	const struct segment *s = &r->p->segment;
+	for (uint32_t k = 0; k < segment_classes(s); k++)
+		recover_extents(r, &pool_class(r->p, k)->segment);
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		uint64_t *state = &segment_queue(s, i)->state,
 			 maker = load_acquire(state); /* [QUEUE] */

@@ -12,16 +12,17 @@
 
 int recovery_begin(struct recovery *r)
 {
-	uint32_t members = r->p->segment.members,
-		 queues = (uint32_t)r->p->segment.geometry.queues + 1;
+	const struct segment *s = &r->p->segment;
+	const uint32_t members = s->members, slots = segment_slots(s);
+	const size_t ops = (size_t)members * segment_classes(s);
 	memset(r->out, 0, sizeof(*r->out));
 	r->dead = calloc(members, sizeof(*r->dead));
 	r->dead_at = calloc(members, sizeof(*r->dead_at));
-	r->live.interval = calloc(2 * (size_t)members, sizeof(*r->live.interval));
-	r->base = calloc(queues, sizeof(*r->base));
-	r->range = calloc(members + queues, sizeof(*r->range));
-	r->cons = calloc(queues, sizeof(*r->cons));
-	r->consumer = calloc(queues, sizeof(*r->consumer));
+	r->live.interval = calloc(2 * ops, sizeof(*r->live.interval));
+	r->base = calloc(slots, sizeof(*r->base));
+	r->range = calloc(ops + slots, sizeof(*r->range));
+	r->cons = calloc(slots, sizeof(*r->cons));
+	r->consumer = calloc(slots, sizeof(*r->consumer));
 	bool all = r->dead && r->dead_at && r->live.interval && r->range && r->base && r->cons &&
 		   r->consumer;
 	return all ? 0 : -ENOMEM;
@@ -40,24 +41,35 @@ void recovery_end(struct recovery *r)
 
 void recovery_read_ops(struct recovery *r)
 {
+	const struct segment *s = &r->p->segment;
 	cover_clear(&r->live);
-	for (uint32_t i = 0; i < r->p->segment.members; i++) {
-		const struct member *m = segment_member(&r->p->segment, i);
-		uint64_t op = load_acquire(&m->op);             /* [OP] */
+	for (uint32_t i = 0; i < s->members; i++) {
+		const struct member *m = segment_member(s, i);
+		uint64_t op[CLASSES_MAX];
+		bool any = false;
+		for (uint32_t k = 0; k < segment_classes(s); k++)
+			any |= (op[k] = load_acquire(&segment_block(s, m, k)->op)) != 0; /* [OP] */
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
 		/* A member that died since this run began counts as live: this run does not know
 		 * what it left. So does the next member of a dead one's slot. A slot that is being
 		 * cleared has no operation. */
-		if (op && !(r->dead_at[i] && r->dead[r->dead_at[i] - 1].identity == identity) &&
-		    !member_clearing(identity))
-			cover_add(&r->live, op);
+		if (!any || (r->dead_at[i] && r->dead[r->dead_at[i] - 1].identity == identity) ||
+		    member_clearing(identity))
+			continue;
+		for (uint32_t k = 0; k < segment_classes(s); k++)
+			if (op[k])
+				cover_add(&r->live, op[k]);
 	}
 	cover_sort(&r->live);
 }
 
 const struct alf_ring *recovery_ring(struct recovery *r, uint32_t queue)
 {
-	const struct alf_ring *ring = queue ? queue_ring(r->p, queue) : &r->p->free;
+	const uint32_t class = segment_free_ring(&r->p->segment, queue);
+	if (class < CLASSES_MAX)
+		return class < segment_classes(&r->p->segment) ? &pool_class(r->p, class)->free :
+								 NULL;
+	const struct alf_ring *ring = queue_ring(r->p, queue);
 	if (!ring && queue_exists(r->p, queue)) {
 		ring = queue_ring(r->p, queue); /* created since the first try */
 		r->no_memory |= !ring;

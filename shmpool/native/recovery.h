@@ -13,7 +13,7 @@
 
 struct dead {
 	uint64_t identity;
-	uint64_t op;
+	uint64_t op[CLASSES_MAX]; /* of each block */
 	uint32_t number;
 	uint32_t tag;
 	bool postponed; /* a live member's operation must end before this one can be recovered */
@@ -43,12 +43,12 @@ struct recovery {
 	uint32_t *dead_at; /* by member number: 1 + its index in dead, 0 for none */
 	struct dead_range *range;
 	uint32_t ranges;
-	alf_position *base; /* by queue: cons when the ranges were made */
+	alf_position *base; /* by queue slot: cons when the ranges were made */
 	struct cover live;  /* one snapshot of the op records of live members */
 	bool left;          /* an abandoned buffer waits for room, or for a recoverer with a slot */
 	bool no_memory;     /* a queue could not be mapped here: no slot may be freed in this run */
-	alf_position *cons; /* by queue, read before live */
-	uint32_t *consumer; /* by queue: the single consumer's tag, read after cons */
+	alf_position *cons; /* by queue slot, read before live */
+	uint32_t *consumer; /* by queue slot: the single consumer's tag, read after cons */
 };
 
 /* Returns the dead member that a tag names, NULL for none. */
@@ -69,6 +69,16 @@ void recovery_end(struct recovery *r);
  * been read before. */
 void recovery_read_ops(struct recovery *r);
 
+/* True if one of the dead member's operations covers the position. */
+static inline bool recovery_covers(const struct recovery *r, const struct dead *d,
+				   enum alf_op_kind kind, uint32_t queue, uint64_t position)
+{
+	for (uint32_t k = 0; k < segment_classes(&r->p->segment); k++)
+		if (alf_op_covers(d->op[k], kind, queue, (alf_position)position))
+			return true;
+	return false;
+}
+
 /* True if a live member may have reserved (claimed) the position at the last snapshot. */
 static inline bool recovery_live(const struct recovery *r, enum alf_op_kind kind, uint32_t queue,
 				 alf_position position)
@@ -88,7 +98,7 @@ struct dead_range *ranges_find(const struct recovery *r, uint32_t queue, uint64_
  * needs the slots as they are. */
 void ranges_bury(struct recovery *r);
 
-/* Returns the ring of a queue, the free ring for 0, NULL for none. */
+/* Returns the ring of a queue slot, NULL for none. */
 const struct alf_ring *recovery_ring(struct recovery *r, uint32_t queue);
 
 /* Abandons the buffers in TRANSIT to positions of r->range. */

@@ -45,9 +45,12 @@ static const struct shmpool_range ranges[SHMPOOL_OPTIONS] = {
 	[SHMPOOL_MEMBERS] = { 1, MEMBERS_MAX, 256 },
 	[SHMPOOL_QUEUES] = { 1, QUEUES_MAX, 64 },
 };
-_Static_assert(sizeof(struct shmpool_geometry) ==
-		       SHMPOOL_OPTIONS * sizeof(int64_t) + 5 * sizeof(uint64_t),
+_Static_assert(offsetof(struct shmpool_geometry, extent_buffers) ==
+		       SHMPOOL_OPTIONS * sizeof(int64_t),
 	       "the options come first in a geometry");
+_Static_assert(sizeof(((struct shmpool_geometry *)0)->more) ==
+		       (CLASSES_MAX - 1) * sizeof(struct shmpool_class),
+	       "a geometry has every class");
 
 struct shmpool_range segment_range(enum shmpool_option option)
 {
@@ -113,43 +116,147 @@ static int check_geometry(struct shmpool_geometry *g, struct shmpool_refusal *wh
 	if (g->buffer_size > most)
 		return refuse_option(why, SHMPOOL_BUFFER_SIZE, 1, most);
 	g->buffer_size = (int64_t)round_up((uint64_t)g->buffer_size, CACHE_LINE);
+	uint64_t extent = (uint64_t)(g->bulk * g->refill_multiplier);
+	if (extent * (uint64_t)g->buffer_size > EXTENT_BYTES_MAX)
+		extent = EXTENT_BYTES_MAX / (uint64_t)g->buffer_size;
+	uint64_t least = (uint64_t)(g->capacity - g->prealloc + EXTENTS_MAX - 1) / EXTENTS_MAX;
+	extent = extent < least ? least : extent;
+	g->extent_buffers = extent ? extent : 1;
 	return 0;
+}
+
+/* Returns a geometry whose options are those of a class. */
+static struct shmpool_geometry geometry_of(const struct shmpool_geometry *g, uint32_t class)
+{
+	struct shmpool_geometry of = *g;
+	if (class) {
+		const struct shmpool_class *more = &g->more[class - 1];
+		of.buffer_size = more->buffer_size;
+		of.capacity = more->capacity;
+		of.prealloc = more->prealloc;
+		of.cache_size = more->cache_size;
+		of.extent_buffers = more->extent_buffers;
+	}
+	return of;
+}
+
+static int refuse_classes(struct shmpool_refusal *why, int64_t value, int64_t least, int64_t most)
+{
+	*why = (struct shmpool_refusal) { .fault = SHMPOOL_FAULT_CLASSES,
+					  .value = (uint64_t)value,
+					  .least = least,
+					  .most = most };
+	return -EINVAL;
+}
+
+/* Checks the options of all classes and fills in their defaults. */
+static int check_classes(struct shmpool_geometry *g, struct shmpool_refusal *why)
+{
+	g->classes += !g->classes; /* 0 is left out */
+	if (g->classes < 1 || g->classes > CLASSES_MAX)
+		return refuse_classes(why, g->classes, 1, CLASSES_MAX);
+	uint64_t total = 0;
+	for (uint32_t i = 0; i < g->classes; i++) {
+		struct shmpool_geometry of = geometry_of(g, i);
+		int error = check_geometry(&of, why);
+		const int64_t smaller = !i	? 0 :
+					i > 1 ? g->more[i - 2].buffer_size :
+						g->buffer_size;
+		if (!error && of.buffer_size <= smaller)
+			error = refuse_option(why, SHMPOOL_BUFFER_SIZE, smaller + 1,
+					      BUFFER_SIZE_MAX);
+		if (!error && i && of.queues + of.classes - 1 > QUEUES_MAX)
+			error = refuse_option(why, SHMPOOL_QUEUES, 1, QUEUES_MAX - of.classes + 1);
+		if (error) {
+			why->size_class = i;
+			why->classes = (uint32_t)g->classes;
+			return error;
+		}
+		if (i)
+			g->more[i - 1] =
+				(struct shmpool_class) { of.buffer_size, of.capacity,
+							 of.prealloc,    of.cache_size,
+							 of.extent_buffers, total, 0 };
+		else
+			*g = of;
+		total += (uint64_t)of.capacity;
+	}
+	return total > CAPACITY_MAX ? refuse_classes(why, (int64_t)total, 2, CAPACITY_MAX) : 0;
 }
 
 int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_refusal *why)
 {
-	int error = check_geometry(g, why);
+	int error = check_classes(g, why);
 	if (error)
 		return error;
-	uint64_t room = (uint64_t)g->buffer_size, capacity = (uint64_t)g->capacity;
-	uint64_t extent = (uint64_t)(g->bulk * g->refill_multiplier);
-	if (extent * room > EXTENT_BYTES_MAX)
-		extent = EXTENT_BYTES_MAX / room;
-	uint64_t least = (capacity - (uint64_t)g->prealloc + EXTENTS_MAX - 1) / EXTENTS_MAX;
-	extent = extent < least ? least : extent;
-	g->extent_buffers = extent ? extent : 1;
-
-	s->stride = room;
-	s->members_offset = round_up(SHARED_END, CACHE_LINE);
-	s->member_stride =
-		round_up(sizeof(struct member) + (uint64_t)g->cache_size * 8, CACHE_LINE);
+	const uint32_t classes = (uint32_t)g->classes;
+	struct segment_part *part = s->part;
+	memset(part, 0, sizeof(s->part));
+	s->class = s->first = s->total = 0;
+	s->stride = (uint64_t)g->buffer_size;
 	s->members = (uint32_t)g->members;
+	s->members_offset = round_up(SHARED_END, CACHE_LINE);
+	s->member_stride = 0;
+	for (uint32_t i = 0; i < classes; i++) {
+		const struct shmpool_geometry of = geometry_of(g, i);
+		part[i].block = s->member_stride;
+		s->member_stride +=
+			round_up(sizeof(struct member) + (uint64_t)of.cache_size * 8, CACHE_LINE);
+		part[i].first = s->total;
+		s->total += (uint32_t)of.capacity;
+		part[i].extents =
+			((uint64_t)(of.capacity - of.prealloc) + of.extent_buffers - 1) /
+			of.extent_buffers;
+	}
 	s->queues_offset = s->members_offset + s->members * s->member_stride;
-	s->extents_offset =
-		s->queues_offset + (uint64_t)(g->queues + 1) * sizeof(struct queue_slot);
-	s->extents = (capacity - (uint64_t)g->prealloc + g->extent_buffers - 1) / g->extent_buffers;
-	s->free_ring_offset = round_up(s->extents_offset + s->extents * 8, SEGMENT_PAGE);
-	s->rings_offset = round_up(s->free_ring_offset + capacity * 8, SEGMENT_PAGE);
+	uint64_t at = s->queues_offset +
+		      (uint64_t)(g->queues + g->classes) * sizeof(struct queue_slot);
+	for (uint32_t i = 0; i < classes; i++) {
+		part[i].extents_offset = at;
+		at += part[i].extents * 8;
+	}
+	for (uint32_t i = 0; i < classes; i++) {
+		part[i].free_ring_offset = round_up(at, SEGMENT_PAGE);
+		at = part[i].free_ring_offset + (uint64_t)geometry_of(g, i).capacity * 8;
+	}
+	s->rings_offset = round_up(at, SEGMENT_PAGE);
 	s->headers_offset = s->rings_offset + (uint64_t)g->queues * ALF_CAPACITY_MAX * 8;
-	s->data_offset =
-		round_up(s->headers_offset + capacity * sizeof(struct buffer), SEGMENT_PAGE);
-	s->size = round_up(s->data_offset + capacity * s->stride, SEGMENT_PAGE);
+	at = s->headers_offset + s->total * sizeof(struct buffer);
+	for (uint32_t i = 0; i < classes; i++) {
+		const struct shmpool_geometry of = geometry_of(g, i);
+		part[i].data_offset = round_up(at, SEGMENT_PAGE);
+		at = part[i].data_offset + (uint64_t)of.capacity * (uint64_t)of.buffer_size;
+		if (i)
+			g->more[i - 1].data_offset = part[i].data_offset;
+	}
+	s->size = round_up(at, SEGMENT_PAGE);
+	s->extents_offset = part[0].extents_offset;
+	s->extents = part[0].extents;
+	s->free_ring_offset = part[0].free_ring_offset;
+	s->data_offset = part[0].data_offset;
 	g->size = s->size;
 	g->data_offset = s->data_offset;
 	g->stride = s->stride;
 	g->headers_offset = s->headers_offset;
 	s->geometry = *g;
 	return 0;
+}
+
+struct segment segment_view(const struct segment *s, uint32_t class)
+{
+	struct segment view = *s;
+	const struct segment_part *part = &s->part[class];
+	view.geometry = geometry_of(&s->geometry, class);
+	view.class = class;
+	view.first = part->first;
+	view.stride = (uint64_t)view.geometry.buffer_size;
+	view.members_offset += part->block;
+	view.extents_offset = part->extents_offset;
+	view.extents = part->extents;
+	view.free_ring_offset = part->free_ring_offset;
+	/* Unsigned: what is subtracted here is added again by an index of the class. */
+	view.data_offset = part->data_offset - part->first * view.stride;
+	return view;
 }
 
 /* FNV-1a, 64 bits. */
@@ -183,7 +290,8 @@ uint64_t segment_layout_hash(void)
 		ALF_OP_COUNT_SHIFT,
 		OWNER_POSITION_BITS,
 		COUNTERS,
-		offsetof(struct segment_header, buffer_size),
+		offsetof(struct segment_header, class),
+		CLASSES_MAX,
 		offsetof(struct segment_header, members_offset),
 		offsetof(struct member, counters),
 		offsetof(struct queue_slot, queue),
@@ -228,13 +336,9 @@ int segment_init(struct segment *s, char *base, int fd)
 		.layout_hash = segment_layout_hash(),
 		.creator_pid = (uint64_t)getpid(),
 		.created_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec,
-		.buffer_size = (uint64_t)g->buffer_size,
-		.capacity = (uint64_t)g->capacity,
-		.prealloc = (uint64_t)g->prealloc,
-		.cache_size = (uint64_t)g->cache_size,
+		.classes = (uint64_t)g->classes,
 		.bulk = (uint64_t)g->bulk,
 		.refill_multiplier = (uint64_t)g->refill_multiplier,
-		.extent_buffers = g->extent_buffers,
 		.headroom = (uint64_t)g->headroom,
 		.max_members = (uint64_t)g->members,
 		.max_queues = (uint64_t)g->queues,
@@ -242,16 +346,23 @@ int segment_init(struct segment *s, char *base, int fd)
 		.member_stride = s->member_stride,
 		.queues_offset = s->queues_offset,
 		.extents_offset = s->extents_offset,
-		.extents = s->extents,
 		.free_ring_offset = s->free_ring_offset,
 		.rings_offset = s->rings_offset,
 		.headers_offset = s->headers_offset,
 		.data_offset = s->data_offset,
 		.size = s->size,
 	};
+	for (uint32_t i = 0; i < segment_classes(s); i++) {
+		const struct shmpool_geometry of = geometry_of(g, i);
+		h->class[i] = (struct segment_class) { (uint64_t)of.buffer_size,
+						       (uint64_t)of.capacity,
+						       (uint64_t)of.prealloc,
+						       (uint64_t)of.cache_size, of.extent_buffers };
+	}
 	h->checksum = header_checksum(*h);
 	for (uint32_t i = 0; i < s->members; i++)
-		segment_member(s, i)->tag = i + 1;
+		for (uint32_t k = 0; k < segment_classes(s); k++)
+			segment_block(s, segment_member(s, i), k)->tag = i + 1;
 	return 0;
 }
 
@@ -296,30 +407,44 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, struct s
 		return refuse(why, SHMPOOL_FAULT_SIZE, size, h.size);
 
 	struct shmpool_geometry g = {
-		.buffer_size = (int64_t)h.buffer_size,
-		.capacity = (int64_t)h.capacity,
-		.prealloc = (int64_t)h.prealloc,
-		.cache_size = (int64_t)h.cache_size,
+		.buffer_size = (int64_t)h.class[0].buffer_size,
+		.capacity = (int64_t)h.class[0].capacity,
+		.prealloc = (int64_t)h.class[0].prealloc,
+		.cache_size = (int64_t)h.class[0].cache_size,
 		.bulk = (int64_t)h.bulk,
 		.refill_multiplier = (int64_t)h.refill_multiplier,
 		.headroom = (int64_t)h.headroom,
 		.members = (int64_t)h.max_members,
 		.queues = (int64_t)h.max_queues,
+		.classes = (int64_t)h.classes,
 	};
+	for (uint32_t i = 1; i < CLASSES_MAX; i++)
+		g.more[i - 1] = (struct shmpool_class) { .buffer_size = (int64_t)h.class[i].buffer_size,
+							 .capacity = (int64_t)h.class[i].capacity,
+							 .prealloc = (int64_t)h.class[i].prealloc,
+							 .cache_size =
+								 (int64_t)h.class[i].cache_size };
 	if (segment_plan(s, &g, why)) {
-		why->value = (uint64_t)((const int64_t *)&g)[why->option];
+		const struct shmpool_geometry of = geometry_of(&g, why->size_class);
+		if (why->fault == SHMPOOL_FAULT_OPTION)
+			why->value = (uint64_t)((const int64_t *)&of)[why->option];
 		return -EBADMSG;
 	}
 	if (bind_file(s, base, fd))
 		return refuse(why, SHMPOOL_FAULT_FILE, 0, 0);
 	if (h.members_offset != s->members_offset || h.member_stride != s->member_stride ||
 	    h.queues_offset != s->queues_offset || h.extents_offset != s->extents_offset ||
-	    h.extents != s->extents || h.free_ring_offset != s->free_ring_offset ||
-	    h.rings_offset != s->rings_offset || h.headers_offset != s->headers_offset ||
-	    h.data_offset != s->data_offset || h.extent_buffers != g.extent_buffers ||
-	    h.buffer_size != s->stride || h.bulk != (uint64_t)g.bulk ||
-	    h.cache_size != (uint64_t)g.cache_size || s->size != size)
+	    h.free_ring_offset != s->free_ring_offset || h.rings_offset != s->rings_offset ||
+	    h.headers_offset != s->headers_offset || h.data_offset != s->data_offset ||
+	    h.bulk != (uint64_t)g.bulk || s->size != size)
 		return refuse(why, SHMPOOL_FAULT_OFFSETS, 0, 0);
+	for (uint32_t i = 0; i < segment_classes(s); i++) {
+		const struct shmpool_geometry of = geometry_of(&g, i);
+		if (h.class[i].buffer_size != (uint64_t)of.buffer_size ||
+		    h.class[i].cache_size != (uint64_t)of.cache_size ||
+		    h.class[i].extent_buffers != of.extent_buffers)
+			return refuse(why, SHMPOOL_FAULT_OFFSETS, 0, 0);
+	}
 	/* Finds a changed prealloc or headroom, on which no offset depends. */
 	if (h.checksum != header_checksum(h))
 		return refuse(why, SHMPOOL_FAULT_CHECKSUM, h.checksum, header_checksum(h));

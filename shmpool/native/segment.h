@@ -18,8 +18,21 @@
 #define SEGMENT_PAGE 4096ull
 #define SEGMENT_PATH_MAX 128
 
+/* Where the parts of a size class lie. */
+struct segment_part {
+	uint64_t block; /* bytes from a member's first block to the one of this class */
+	uint64_t extents_offset, extents;
+	uint64_t free_ring_offset;
+	uint64_t data_offset;
+	uint32_t first; /* index of its first buffer */
+};
+
 /* Geometry and offsets. Copied out of the segment once and checked, so that a segment corrupted
- * later cannot lead to an access outside it. */
+ * later cannot lead to an access outside it.
+ *
+ * This is a view of one size class, of class 0 unless segment_view() made it: geometry, stride,
+ * members_offset, extents, free ring and data are those of the class. data_offset is such that
+ * index * stride, with an index of the class, leads to the buffer. */
 struct segment {
 	char *base;
 	int fd;                      /* use segment_fd(): the program may have closed it */
@@ -37,13 +50,17 @@ struct segment {
 	uint64_t data_offset;
 	uint64_t size;
 	uint32_t members; /* geometry.members */
+	uint32_t class;   /* of which this is a view */
+	uint32_t first;   /* index of the class's first buffer */
+	uint32_t total;   /* buffers of all classes */
+	struct segment_part part[CLASSES_MAX];
 };
 
 /* The values that an option can have whatever the others are, and its default. */
 struct shmpool_range segment_range(enum shmpool_option option);
 
 /* Fills in the defaults of g, checks each option, and computes the layout. 0, or -EINVAL and *why:
- * the option and the values that it can have. */
+ * the option, its class, and the values that it can have. */
 int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_refusal *why);
 
 /* Creates the segment in a zeroed mapping of s->size bytes at base, without buffers. Returns 0,
@@ -77,19 +94,67 @@ bool segment_unreserve(const struct segment *s, uint64_t offset, uint64_t length
 
 uint64_t segment_layout_hash(void);
 
+/* Returns the view of a class. */
+struct segment segment_view(const struct segment *s, uint32_t class);
+
+static inline uint32_t segment_classes(const struct segment *s)
+{
+	return (uint32_t)s->geometry.classes;
+}
+
+/* Returns how many queue slots there are: the named queues and the free rings of all classes. */
+static inline uint32_t segment_slots(const struct segment *s)
+{
+	return (uint32_t)(s->geometry.queues + s->geometry.classes);
+}
+
+/* Returns the queue slot that is the class's free ring. */
+static inline uint32_t segment_free_slot(const struct segment *s)
+{
+	return s->class ? (uint32_t)s->geometry.queues + s->class : 0;
+}
+
+/* Returns the class whose free ring a queue slot is, CLASSES_MAX for a named queue. */
+static inline uint32_t segment_free_ring(const struct segment *s, uint32_t slot)
+{
+	return slot == 0			   ? 0 :
+	       slot > s->geometry.queues ? slot - (uint32_t)s->geometry.queues :
+						   CLASSES_MAX;
+}
+
 static inline struct segment_header *segment_header(const struct segment *s)
 {
 	return (struct segment_header *)s->base;
 }
 
+/* Returns the words of the pool. */
 static inline struct pool_shared *segment_shared(const struct segment *s)
 {
 	return (struct pool_shared *)(s->base + SHARED_OFFSET);
 }
 
+/* Returns the words of the class. */
+static inline struct pool_shared *segment_class_shared(const struct segment *s)
+{
+	return segment_shared(s) + s->class;
+}
+
+/* Returns a member's block of the class. */
 static inline struct member *segment_member(const struct segment *s, uint32_t number)
 {
 	return (struct member *)(s->base + s->members_offset + number * s->member_stride);
+}
+
+/* Returns a member's block of a class, given its block of class 0; and the other way round. */
+static inline struct member *segment_block(const struct segment *s, const struct member *m,
+					   uint32_t class)
+{
+	return (struct member *)((char *)m + s->part[class].block);
+}
+
+static inline struct member *segment_holder(const struct segment *s, const struct member *block)
+{
+	return (struct member *)((char *)block - s->part[s->class].block);
 }
 
 static inline struct queue_slot *segment_queue(const struct segment *s, uint32_t number)
@@ -105,12 +170,17 @@ static inline uint64_t *segment_extent(const struct segment *s, uint64_t i)
 	return (uint64_t *)(s->base + s->extents_offset) + i;
 }
 
-/* True if buffer index exists. */
+/* Returns the extent that has buffer index, which is not among the first prealloc of the class. */
+static inline uint64_t segment_extent_of(const struct segment *s, uint32_t index)
+{
+	return (index - s->first - (uint64_t)s->geometry.prealloc) / s->geometry.extent_buffers;
+}
+
+/* True if buffer index, of the class, exists. */
 static inline bool segment_exists(const struct segment *s, uint32_t index)
 {
-	return index < s->geometry.prealloc ||
-	       load_acquire(segment_extent(s, (index - s->geometry.prealloc) /
-						      s->geometry.extent_buffers)) ==
+	return index - s->first < s->geometry.prealloc ||
+	       load_acquire(segment_extent(s, segment_extent_of(s, index))) ==
 		       EXTENT_PRESENT; /* [EXTENT] */
 }
 
@@ -121,7 +191,7 @@ static inline struct buffer *segment_buffer(const struct segment *s, uint32_t in
 
 static inline char *segment_data(const struct segment *s, uint32_t index)
 {
-	return s->base + s->data_offset + index * s->stride;
+	return s->base + (s->data_offset + index * s->stride);
 }
 
 #endif

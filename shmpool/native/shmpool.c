@@ -42,8 +42,10 @@ int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g)
 	guard_watch(base, error ? 0 : s.size);
 	if (!error)
 		error = segment_init(&s, base, fd);
-	if (!error)
-		error = slab_create(&s);
+	for (uint32_t i = 0; i < s.geometry.classes && !error; i++) {
+		const struct segment view = segment_view(&s, i);
+		error = slab_create(&view);
+	}
 	if (!error)
 		segment_ready(&s);
 	return guard_watched(error);
@@ -306,7 +308,7 @@ int shmpool_audit_wait(int pool, struct shmpool_audit *out, struct shmpool_held 
 		return opening_missing((uint32_t)pool);
 	if (load_relaxed(&c.p->closing))
 		return -ESHUTDOWN;
-	if (met_n < audit_words(c.p->capacity))
+	if (met_n < audit_words(c.p->total))
 		return -EINVAL;
 	int more = audit_step(c.p, out, held, held_n, queued, queued_n, met, budget_ns);
 	return (int)opening_read((uint32_t)pool, more);

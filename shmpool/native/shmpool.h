@@ -20,7 +20,8 @@
 #define SHMPOOL_DEFAULT INT64_MIN
 
 /* The options of a pool, in the order of enum shmpool_option. SHMPOOL_DEFAULT stands for the
- * default of an option. The fields after the options are computed by shmpool_plan(). */
+ * default of an option. The fields after the options are computed by shmpool_plan(), except for
+ * those of further classes. */
 struct shmpool_geometry {
 	int64_t buffer_size;
 	int64_t capacity;
@@ -36,6 +37,19 @@ struct shmpool_geometry {
 	uint64_t data_offset;
 	uint64_t stride;
 	uint64_t headers_offset;
+	/* Further size classes, in the order of their buffer sizes; 1 to 8 with the first one. The
+	 * last two fields are computed: the index of the class's first buffer, and where its data
+	 * begins. A class's data has buffer_size bytes from one buffer to the next. */
+	int64_t classes;
+	struct shmpool_class {
+		int64_t buffer_size;
+		int64_t capacity;
+		int64_t prealloc;
+		int64_t cache_size;
+		uint64_t extent_buffers;
+		uint64_t first;
+		uint64_t data_offset;
+	} more[7];
 };
 
 enum shmpool_option {
@@ -62,7 +76,8 @@ struct shmpool_range {
 /* What is wrong with a set of options, or with a segment. */
 enum shmpool_fault {
 	SHMPOOL_FAULT_NONE,
-	SHMPOOL_FAULT_OPTION, /* one of the geometry, named by option */
+	SHMPOOL_FAULT_OPTION, /* one of the geometry, named by option and size_class */
+	SHMPOOL_FAULT_CLASSES, /* classes: their number, or the sum of their capacities */
 	SHMPOOL_FAULT_SHORT,  /* value: bytes, fewer than a header has */
 	SHMPOOL_FAULT_MAGIC,
 	SHMPOOL_FAULT_VERSION,
@@ -76,6 +91,8 @@ enum shmpool_fault {
 struct shmpool_refusal {
 	uint32_t fault;
 	uint32_t option;
+	uint32_t size_class; /* of the option */
+	uint32_t classes;
 	int64_t least; /* the values that the option can have beside the others */
 	int64_t most;
 	uint64_t value;
@@ -99,6 +116,12 @@ struct shmpool_queue_info {
 	uint64_t dropped; /* buffers freed because their consumer died */
 };
 
+struct shmpool_class_stats {
+	uint64_t created;
+	uint64_t free;
+	uint64_t cached;
+};
+
 struct shmpool_stats {
 	uint64_t created;
 	uint64_t free;
@@ -110,6 +133,7 @@ struct shmpool_stats {
 	uint64_t refused; /* of all queues */
 	uint64_t dropped;
 	uint64_t counters[14];
+	struct shmpool_class_stats classes[8];
 };
 
 struct shmpool_member_info {

@@ -8,7 +8,7 @@
 
 #include "owner.h"
 
-/* Reserves the headers and data of n buffers. */
+/* Reserves the headers and data of n buffers of the class. */
 static int reserve(const struct segment *s, uint64_t first, uint64_t n)
 {
 	int error = segment_reserve(s, s->headers_offset + first * sizeof(struct buffer),
@@ -23,19 +23,19 @@ static int reserve(const struct segment *s, uint64_t first, uint64_t n)
 
 int slab_create(const struct segment *s)
 {
-	uint32_t n = (uint32_t)s->geometry.prealloc;
+	const uint32_t n = (uint32_t)s->geometry.prealloc, slot = segment_free_slot(s);
 	struct alf_ring ring;
-	struct alf_queue *q = &segment_queue(s, 0)->queue;
+	struct alf_queue *q = &segment_queue(s, slot)->queue;
 	int error = alf_init(&ring, q, (uint64_t *)(s->base + s->free_ring_offset),
-			     (uint32_t)s->geometry.capacity, CAPACITY_MAX, 0, 0);
+			     (uint32_t)s->geometry.capacity, CAPACITY_MAX, slot, 0);
 	if (!error && n)
-		error = reserve(s, 0, n);
+		error = reserve(s, s->first, n);
 	if (error)
 		return error;
 	for (uint32_t i = 0; i < n; i++) {
-		uint64_t at = q->prod + i, handle = i;
-		struct buffer *b = segment_buffer(s, i);
-		b->owner = owner_transit(0, at);
+		uint64_t at = q->prod + i, handle = s->first + i;
+		struct buffer *b = segment_buffer(s, s->first + i);
+		b->owner = owner_transit(slot, at);
 		b->headroom = (uint32_t)s->geometry.headroom;
 		b->handle = handle;
 		alf_publish(&ring, at, &handle, 1);
@@ -47,7 +47,7 @@ int slab_create(const struct segment *s)
 /* Returns the extent to search from. *trims receives the upper part of the hint to store next. */
 static uint64_t begin(const struct segment *s, const uint64_t *hint, uint64_t *trims)
 {
-	*trims = load_seq_cst(&segment_shared(s)->trims) << SLAB_EXTENT_BITS; /* [TRIMS] */
+	*trims = load_seq_cst(&segment_class_shared(s)->trims) << SLAB_EXTENT_BITS; /* [TRIMS] */
 	uint64_t since = load_relaxed(hint) ^ *trims;
 	return since >> SLAB_EXTENT_BITS ? 0 : since;
 }
@@ -98,9 +98,24 @@ uint64_t slab_created(const struct segment *s)
 	return n;
 }
 
+/* Returns the number of buffers of all classes that exist, and stores how much memory they need. */
+static uint64_t created_all(const struct segment *s, uint64_t *bytes)
+{
+	uint64_t n = 0;
+	*bytes = 0;
+	for (uint32_t i = 0; i < segment_classes(s); i++) {
+		const struct segment view = segment_view(s, i);
+		uint64_t created = slab_created(&view);
+		n += created;
+		*bytes += created * (sizeof(struct buffer) + view.stride);
+	}
+	return n;
+}
+
 bool slab_backed(const struct segment *s)
 {
-	uint64_t rings = s->rings_offset, created = slab_created(s);
+	uint64_t rings = s->rings_offset, before, bytes;
+	uint64_t created = created_all(s, &before);
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct queue_slot *slot = segment_queue(s, i);
 		uint32_t capacity = load_relaxed(&slot->queue.capacity);
@@ -111,15 +126,13 @@ bool slab_backed(const struct segment *s)
 	if (rings + created * sizeof(struct buffer) <= SLAB_SMALL)
 		return true;
 	/* While the pool grows or is trimmed, the two numbers may disagree for a moment. */
-	for (int tries = 0; tries < 4; tries++) {
-		uint64_t before = created;
+	for (int tries = 0; tries < 4; tries++, before = bytes) {
 		struct stat file;
 		if (fstat(s->fd, &file))
 			return false;
-		created = slab_created(s);
-		uint64_t buffers = before < created ? before : created;
-		if ((uint64_t)file.st_blocks * 512 >=
-		    rings + buffers * (sizeof(struct buffer) + s->stride))
+		created_all(s, &bytes);
+		uint64_t least = before < bytes ? before : bytes;
+		if ((uint64_t)file.st_blocks * 512 >= rings + least)
 			return true;
 	}
 	return false;

@@ -34,7 +34,7 @@
 
 #include "segment.h"
 
-/* Creates the free ring with the first prealloc buffers in it. Returns 0, or what segment_reserve()
+/* Creates the class's free ring with the first prealloc buffers in it. Returns 0, or what segment_reserve()
  * returns. */
 int slab_create(const struct segment *s);
 
@@ -56,18 +56,19 @@ uint64_t slab_absent(const struct segment *s, uint64_t *hint, uint64_t most);
 /* Returns the index of the first buffer of extent i. */
 static inline uint64_t slab_extent_first(const struct segment *s, uint64_t i)
 {
-	return (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
+	return s->first + (uint64_t)s->geometry.prealloc + i * s->geometry.extent_buffers;
 }
 
 /* Returns the number of buffers of extent i. The last extent may have fewer than the others. */
 static inline uint32_t slab_extent_size(const struct segment *s, uint64_t i)
 {
 	uint64_t each = s->geometry.extent_buffers;
-	uint64_t left = (uint64_t)s->geometry.capacity - slab_extent_first(s, i);
+	uint64_t left = s->first + (uint64_t)s->geometry.capacity - slab_extent_first(s, i);
 	return (uint32_t)(left < each ? left : each);
 }
 
-/* Returns the number of buffers that exist: prealloc and those of the present extents. */
+/* Returns the number of buffers of the class that exist: prealloc and those of the present
+ * extents. */
 uint64_t slab_created(const struct segment *s);
 
 /* True if the file has the memory that its buffers and rings need, so that a walk over all of them

@@ -11,6 +11,13 @@
 #define CANDIDATES 64 /* buffers that are decided with one read of all op records */
 #define DECISIONS 100 /* tries for one buffer, while other recoverers change its owner word */
 
+/* Returns the ring of a named queue, NULL for a free ring or none. */
+static const struct alf_ring *named_ring(struct recovery *r, uint32_t queue)
+{
+	return segment_free_ring(&r->p->segment, queue) < CLASSES_MAX ? NULL :
+									recovery_ring(r, queue);
+}
+
 /* Postpones the dead members that may have claimed the position. */
 static void postpone_claimant(struct recovery *r, const struct alf_ring *ring,
 			      alf_position position)
@@ -19,7 +26,7 @@ static void postpone_claimant(struct recovery *r, const struct alf_ring *ring,
 	if (consumer)
 		consumer->postponed = true;
 	for (uint32_t i = 0; i < r->deaths; i++)
-		if (alf_op_covers(r->dead[i].op, ALF_OP_DEQUEUE, ring->id, position))
+		if (recovery_covers(r, &r->dead[i], ALF_OP_DEQUEUE, ring->id, position))
 			r->dead[i].postponed = true;
 }
 
@@ -53,10 +60,12 @@ static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring *
 }
 
 /* Returns the queue that the dead owner of a buffer got it from, 0 if it allocated it. */
-static uint32_t came_from(const struct buffer *b, uint64_t owner)
+static uint32_t came_from(const struct recovery *r, const struct buffer *b, uint64_t owner)
 {
 	uint32_t said = owner_queue(owner);
-	if (said || owner & OWNER_TRANSIT)
+	if (owner & OWNER_TRANSIT)
+		return segment_free_ring(&r->p->segment, said) < CLASSES_MAX ? 0 : said;
+	if (said)
 		return said;
 	return load_relaxed(&b->got) == buffer_generation(b) ? load_relaxed(&b->queue) : 0;
 }
@@ -67,14 +76,14 @@ static uint32_t came_from(const struct buffer *b, uint64_t owner)
 static uint32_t destination(struct recovery *r, const struct buffer *b, uint64_t owner,
 			    uint32_t from)
 {
-	if (!from || !recovery_ring(r, from))
+	if (!from || !named_ring(r, from))
 		return 0;
 	const struct queue_slot *slot = segment_queue(&r->p->segment, from);
 	bool decided = !(owner & OWNER_TRANSIT) && owner_queue(owner);
 	if (load_relaxed(&slot->on_death) == ON_DEATH_FREE && !decided)
 		return 0;
 	uint32_t to = requeue_to(slot, from, load_relaxed(&b->redelivered));
-	return recovery_ring(r, to) ? to : 0;
+	return named_ring(r, to) ? to : 0;
 }
 
 /* Takes a dead member's or an abandoned buffer; false if another recoverer was first. If this
@@ -139,7 +148,10 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 	return HANDED_ON;
 }
 
+/* Buffers of one class that are on their way to its free ring. */
 struct freed {
+	struct qmempool *p;
+	struct member *m; /* the recoverer's block */
 	uint64_t handle[BULK_MAX];
 	uint32_t n;
 	uint64_t rounds; /* free_ring_put_rounds() */
@@ -160,12 +172,12 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 			return;
 		}
 		bool abandoned = !(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED;
-		uint32_t from = came_from(b, owner), to = destination(r, b, owner, from);
+		uint32_t from = came_from(r, b, owner), to = destination(r, b, owner, from);
 		enum handed handed = to && r->m ? hand_on(r, index, owner, from, to) : NO_ROOM;
 		if (handed == HANDED_ON)
 			return;
 		if (r->m && !to && take(r, b, owner, 0)) {
-			if (from && recovery_ring(r, from))
+			if (from && named_ring(r, from))
 				add_relaxed(&segment_queue(&r->p->segment, from)->dropped, 1);
 			break;
 		}
@@ -179,7 +191,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 	store_relaxed(&b->handle, spent);
 	freed->handle[freed->n++] = spent;
 	if (freed->n == BULK_MAX) {
-		free_ring_put_rounds(r->p, r->m, freed->handle, freed->n, &freed->rounds);
+		free_ring_put_rounds(freed->p, freed->m, freed->handle, freed->n, &freed->rounds);
 		freed->n = 0;
 	}
 }
@@ -201,12 +213,12 @@ struct candidates {
 static uint32_t returning(struct recovery *r, const struct buffer *b, uint32_t to)
 {
 	uint32_t from = load_relaxed(&b->queue);
-	if (!to || !from || load_relaxed(&b->got) != buffer_generation(b) ||
-	    !recovery_ring(r, from))
+	if (!from || load_relaxed(&b->got) != buffer_generation(b) || !named_ring(r, to) ||
+	    !named_ring(r, from))
 		return 0;
 	const struct queue_slot *slot = segment_queue(&r->p->segment, from);
 	const struct alf_ring *back =
-		recovery_ring(r, requeue_to(slot, from, load_relaxed(&b->redelivered)));
+		named_ring(r, requeue_to(slot, from, load_relaxed(&b->redelivered)));
 	if (!back || back->flags & ALF_SINGLE_PRODUCER)
 		return 0;
 	return to == from || to == load_relaxed(&slot->dead_letter) ? from : 0;
@@ -286,11 +298,11 @@ static void sweep_run(struct recovery *r, uint64_t first, uint64_t n, struct fre
 			unreserve_one(r, (uint32_t)i, c);
 }
 
-/* Visits every buffer that exists. */
-static void sweep_all(struct recovery *r, struct freed *freed, struct candidates *c)
+/* Visits every buffer of a class that exists. */
+static void sweep_class(struct recovery *r, const struct segment *s, struct freed *freed,
+			struct candidates *c)
 {
-	const struct segment *s = &r->p->segment;
-	sweep_run(r, 0, (uint64_t)s->geometry.prealloc, freed, c);
+	sweep_run(r, s->first, (uint64_t)s->geometry.prealloc, freed, c);
 	for (uint64_t i = 0; i < s->extents; i++)
 		if (load_acquire(segment_extent(s, i)) == EXTENT_PRESENT) /* [EXTENT] */
 			sweep_run(r, slab_extent_first(s, i), slab_extent_size(s, i), freed, c);
@@ -302,14 +314,14 @@ void sweep_unreserve(struct recovery *r)
 	c.n = 0;
 	if (!r->ranges)
 		return;
-	sweep_all(r, NULL, &c);
+	for (uint32_t i = 0; i < segment_classes(&r->p->segment); i++)
+		sweep_class(r, &pool_class(r->p, i)->segment, NULL, &c);
 	unreserve_candidates(r, &c);
 }
 
 void sweep(struct recovery *r)
 {
-	struct freed freed = { .rounds = r->p->capacity / BULK_MAX + FREE_RING_ROUNDS };
-	for (uint32_t i = 0; i <= r->p->segment.geometry.queues; i++) {
+	for (uint32_t i = 0; i < segment_slots(&r->p->segment); i++) {
 		const struct alf_ring *ring = recovery_ring(r, i);
 		if (!ring)
 			continue;
@@ -317,7 +329,14 @@ void sweep(struct recovery *r)
 		r->consumer[i] = load_acquire(&ring->q->consumer); /* [ROLE] */
 	}
 	recovery_read_ops(r);
-	sweep_all(r, &freed, NULL);
-	if (freed.n)
-		free_ring_put_rounds(r->p, r->m, freed.handle, freed.n, &freed.rounds);
+	for (uint32_t i = 0; i < segment_classes(&r->p->segment); i++) {
+		struct qmempool *p = pool_class(r->p, i);
+		struct freed freed = { .p = p,
+				       .m = r->m ? pool_block(p, r->m) : NULL,
+				       .rounds = alf_capacity(&p->free) / BULK_MAX +
+						 FREE_RING_ROUNDS };
+		sweep_class(r, &p->segment, &freed, NULL);
+		if (freed.n)
+			free_ring_put_rounds(p, freed.m, freed.handle, freed.n, &freed.rounds);
+	}
 }

@@ -110,7 +110,8 @@ static ALWAYS_INLINE bool transfer_take_all(struct buffer *buffers, uint32_t cap
 	return well;
 }
 
-/* Takes 1 to n buffers from a ring for m. Returns how many, 0 if the ring is empty, -EBADMSG if
+/* Takes 1 to n buffers from a ring for m: from a named queue, with p and m of class 0, or from the
+ * free ring of p. Returns how many, 0 if the ring is empty, -EBADMSG if
  * what it holds is no index. named is false for the free ring. */
 static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m,
 				      const struct alf_ring *r, uint64_t *handle, uint32_t n,
@@ -122,7 +123,7 @@ static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m
 		got = bypass_check_claim(p, m, handle, got, n);
 	/* Read once: the compiler cannot know that no store below changes them. */
 	struct buffer *const buffers = p->buffers;
-	const uint32_t capacity = p->capacity, id = r->id;
+	const uint32_t capacity = named ? p->total : p->capacity, id = r->id;
 	const uint64_t mine = m->tag;
 	/* Fetches the bytes while the header is written. */
 	if (named && n == 1 && got)

@@ -26,11 +26,6 @@ struct collection {
 #define NOT_YET (UINT32_MAX - 1)
 _Static_assert(CAPACITY_MAX < NOT_YET, "no extent has so many buffers");
 
-static uint32_t extent_of(const struct segment *s, uint32_t index)
-{
-	return (uint32_t)((index - s->geometry.prealloc) / s->geometry.extent_buffers);
-}
-
 static bool all_free(const struct segment *s, uint64_t i)
 {
 	uint64_t first = slab_extent_first(s, i);
@@ -38,7 +33,7 @@ static bool all_free(const struct segment *s, uint64_t i)
 		return false;
 	for (uint64_t k = first; k < first + slab_extent_size(s, i); k++) {
 		uint64_t owner = load_acquire(&segment_buffer(s, (uint32_t)k)->owner); /* [OWNER] */
-		if (!(owner & OWNER_TRANSIT) || owner_queue(owner))
+		if (!(owner & OWNER_TRANSIT) || owner_queue(owner) != segment_free_slot(s))
 			return false;
 	}
 	return true;
@@ -70,6 +65,15 @@ static bool choose(struct collection *c, uint64_t keep)
 	return c->most;
 }
 
+/* Returns the entry of the extent that has the buffer; NULL if it is one of the first prealloc, or
+ * of another class (a corrupted ring). */
+static uint32_t *extent_of(const struct collection *c, uint32_t index)
+{
+	const struct segment *s = &c->p->segment;
+	const uint64_t i = segment_extent_of(s, index);
+	return index - s->first < s->geometry.prealloc || i >= s->extents ? NULL : &c->have[i];
+}
+
 /* Passes once through the free ring. Keeps the buffers of chosen extents, and puts the others back
  * at the ring's end at once. */
 static void collect(struct collection *c, struct member *m)
@@ -87,9 +91,7 @@ static void collect(struct collection *c, struct member *m)
 		left -= (uint64_t)got < left ? (uint64_t)got : left;
 		for (int i = 0; i < got; i++) {
 			uint32_t index = handle_index(some[i]);
-			uint32_t *have = index < p->segment.geometry.prealloc ?
-						 NULL :
-						 &c->have[extent_of(&p->segment, index)];
+			uint32_t *have = extent_of(c, index);
 			if (have && *have < NOT_YET && c->n < c->most) {
 				(*have)++;
 				c->handle[c->n++] = some[i];
@@ -114,7 +116,7 @@ static uint64_t take_away(const struct segment *s, const struct member *m, uint6
 	if (!cas_seq_cst(segment_extent(s, i), &seen, m->tag)) /* [EXTENT] */
 		return 0;
 	/* Now the extent is not present. After this count no hint of slab_grow() skips it. */
-	add_seq_cst(&segment_shared(s)->trims, 1); /* [TRIMS] */
+	add_seq_cst(&segment_class_shared(s)->trims, 1); /* [TRIMS] */
 	if (end <= from || !segment_unreserve(s, from, end - from))
 		end = from; /* the kernel keeps the memory; the extent is absent all the same */
 	store_release(segment_extent(s, i), 0); /* [EXTENT] */
@@ -128,7 +130,7 @@ static uint64_t take_all_away(struct collection *c, struct member *m)
 	const struct segment *s = &c->p->segment;
 	uint64_t bytes = 0;
 	for (uint64_t k = 0; k < c->n; k++) {
-		uint32_t i = extent_of(s, handle_index(c->handle[k]));
+		uint64_t i = segment_extent_of(s, handle_index(c->handle[k]));
 		if (c->have[i] == slab_extent_size(s, i)) {
 			bytes += take_away(s, m, i);
 			c->have[i] = TRIED;
@@ -137,18 +139,20 @@ static uint64_t take_all_away(struct collection *c, struct member *m)
 		}
 	}
 	for (uint64_t k = 0; k < c->n; k++)
-		c->have[extent_of(s, handle_index(c->handle[k]))] = TRIED;
+		*extent_of(c, handle_index(c->handle[k])) = TRIED;
 	free_ring_wake(c->p); /* what is absent can be made */
 	return bytes;
 }
 
-int64_t trim(struct qmempool *p, struct member *m, uint64_t keep)
+/* Trims one class. */
+static int64_t trim_class(struct qmempool *p, struct member *m, uint64_t keep, const uint32_t *closing)
 {
 	const struct segment *s = &p->segment;
+	const uint64_t capacity = (uint64_t)s->geometry.capacity;
 	struct collection c = { .p = p, .have = malloc((s->extents + 1) * sizeof(*c.have)) };
 	uint64_t some[BULK_MAX], bytes = 0, stolen = 0;
 	c.handle =
-		malloc((p->capacity / SHARE + s->geometry.extent_buffers + 1) * sizeof(*c.handle));
+		malloc((capacity / SHARE + s->geometry.extent_buffers + 1) * sizeof(*c.handle));
 	if (!c.have || !c.handle) {
 		free(c.have);
 		free(c.handle);
@@ -157,14 +161,27 @@ int64_t trim(struct qmempool *p, struct member *m, uint64_t keep)
 	for (uint64_t i = 0; i < s->extents; i++)
 		c.have[i] = NOT_YET;
 	cache_drain(p, m);
-	for (uint32_t n; stolen < p->capacity && (n = cache_steal(p, m, some, BULK_MAX));
+	for (uint32_t n; stolen < capacity && (n = cache_steal(p, m, some, BULK_MAX));
 	     stolen += n)
 		free_ring_put(p, m, some, n);
-	while (!load_relaxed(&p->closing) && choose(&c, keep)) {
+	while (!load_relaxed(closing) && choose(&c, keep)) {
 		collect(&c, m);
 		bytes += take_all_away(&c, m);
 	}
 	free(c.handle);
 	free(c.have);
 	return (int64_t)bytes;
+}
+
+int64_t trim(struct qmempool *p, struct member *m, uint64_t keep)
+{
+	int64_t bytes = 0;
+	for (uint32_t i = 0; i < segment_classes(&p->segment); i++) {
+		struct qmempool *of = pool_class(p, i);
+		int64_t more = trim_class(of, pool_block(of, m), keep, &p->closing);
+		if (more < 0)
+			return bytes ? bytes : more;
+		bytes += more;
+	}
+	return bytes;
 }

@@ -294,7 +294,7 @@ static void body(uint32_t me)
 		SAME(0, load_relaxed(&world_actors[me].m->op));
 	}
 	if (!world_profile->one_process)
-		SAME(world_actors[me].held, member_held(world_actors[me].m));
+		SAME(world_actors[me].held, member_held(&world_segment, world_actors[me].m));
 }
 
 static void run_seed(uint64_t seed)

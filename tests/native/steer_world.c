@@ -235,7 +235,7 @@ void world_reattach(uint32_t me)
 			messages[*text(a->hand[i])].fate = DONE;
 	while (a->held)
 		SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
-	SAME(0, member_held(a->m));
+	SAME(0, member_held(&world_segment, a->m));
 	cache_drain(&a->pool, a->m);
 	member_release(&a->pool.segment, a->m);
 	world_attach(me);
@@ -473,7 +473,7 @@ static void check_names(void)
 			SAME(0, m->identity);
 			SAME(0, cache_length(&world_segment, m));
 		}
-		SAME(0, member_held(m));
+		SAME(0, member_held(&world_segment, m));
 	}
 	for (uint64_t i = 0; i < world_segment.extents; i++)
 		DEMAND(*segment_extent(&world_segment, i) == 0 ||

@@ -54,7 +54,7 @@ static void look(struct worker *w)
 	cache_position bottom = cache_bottom_at(w->m->cache_bottom, w->m->cache_top);
 	w->moved += (cache_position)(bottom - w->bottom);
 	w->bottom = bottom;
-	EQUAL(w->held, member_held(w->m));
+	EQUAL(w->held, member_held(&pool()->segment, w->m));
 	CHECK(cache_length(&pool()->segment, w->m) <= CACHE);
 }
 
