@@ -11,7 +11,7 @@
 static inline PyObject *payload_bytes(const struct qmempool *p, uint64_t handle)
 {
 	const struct shmpool_extent extent = header_extent(p, handle);
-	const char *from = segment_data(&p->segment, handle_index(handle)) + extent.headroom;
+	const char *from = pool_data(p, handle_index(handle)) + extent.headroom;
 	if (likely(extent.length < COPY_LARGE))
 		return PyBytes_FromStringAndSize(from, (Py_ssize_t)extent.length);
 	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)extent.length);

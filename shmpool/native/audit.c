@@ -360,7 +360,7 @@ static void next_stage(struct walk *w, uint32_t caches)
 int audit_step(struct qmempool *p, struct shmpool_audit *out, struct shmpool_held *held,
 	       size_t held_n, uint64_t *queued, size_t queued_n, uint64_t *met, int64_t budget_ns)
 {
-	uint32_t caches = segment_slots(&p->segment) + 1;
+	uint32_t caches = segment_ring_count(&p->segment) + 1;
 	struct walk w = { p,
 			  met,
 			  out,

@@ -126,7 +126,7 @@ static void order(struct recovery *r)
 
 void ranges_collect(struct recovery *r)
 {
-	for (uint32_t i = 0; i < segment_slots(&r->p->segment); i++) {
+	for (uint32_t i = 0; i < segment_ring_count(&r->p->segment); i++) {
 		const struct alf_ring *ring = recovery_ring(r, i);
 		if (ring)
 			r->base[i] = load_acquire(&ring->q->cons); /* [CONS] read before prod */
@@ -157,7 +157,7 @@ struct dead_range *ranges_find(const struct recovery *r, uint32_t queue, uint64_
 			       alf_position *position)
 {
 	int64_t behind;
-	if (queue >= segment_slots(&r->p->segment))
+	if (queue >= segment_ring_count(&r->p->segment))
 		return NULL;
 	behind = owner_behind(low, r->base[queue]);
 	if (behind < 0 || behind >= 1ll << 40)

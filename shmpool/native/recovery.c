@@ -13,7 +13,7 @@
 int recovery_begin(struct recovery *r)
 {
 	const struct segment *s = &r->p->segment;
-	const uint32_t members = s->members, slots = segment_slots(s);
+	const uint32_t members = s->members, slots = segment_ring_count(s);
 	const size_t ops = (size_t)members * segment_classes(s);
 	memset(r->out, 0, sizeof(*r->out));
 	r->dead = calloc(members, sizeof(*r->dead));

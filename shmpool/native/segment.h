@@ -103,7 +103,7 @@ static inline uint32_t segment_classes(const struct segment *s)
 }
 
 /* Returns how many queue slots there are: the named queues and the free rings of all classes. */
-static inline uint32_t segment_slots(const struct segment *s)
+static inline uint32_t segment_ring_count(const struct segment *s)
 {
 	return (uint32_t)(s->geometry.queues + s->geometry.classes);
 }

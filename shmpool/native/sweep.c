@@ -321,7 +321,7 @@ void sweep_unreserve(struct recovery *r)
 
 void sweep(struct recovery *r)
 {
-	for (uint32_t i = 0; i < segment_slots(&r->p->segment); i++) {
+	for (uint32_t i = 0; i < segment_ring_count(&r->p->segment); i++) {
 		const struct alf_ring *ring = recovery_ring(r, i);
 		if (!ring)
 			continue;
