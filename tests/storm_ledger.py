@@ -93,7 +93,8 @@ class Ledger:
         self, life: int, records: Iterable[Record], killed: bool, dequeued: int | None
     ) -> None:
         """Everything that one life of a worker logged. dequeued is how many buffers it had counted
-        as got when it was killed, None if it was put right before that could be read."""
+        as got when it was killed; None or 0 if a recoverer cleared its slot before that was
+        read."""
         Life(self, life, dequeued).read(records, killed)
 
     def settle(self) -> None:
@@ -235,6 +236,14 @@ class Life:
         self.hand.clear()
         self.freeing = False
 
+    def unlogged(self, n: int) -> int:
+        """How many packets the call that was cut short had taken, at most n. A recoverer clears the
+        dead member's counters before its slot is free, so that they may read as zero."""
+        if not self.dequeued or self.dequeued < self.took:
+            self.ledger.figures["counters not known"] += 1
+            return n
+        return self.dequeued - self.took
+
     def killed(self) -> None:
         """What the last operation leaves open."""
         ledger = self.ledger
@@ -243,8 +252,7 @@ class Life:
             if not ledger.returns[queue]:
                 ledger.may_be_lost[queue] += n
             elif kind == Kind.RECEIVING:  # what was freed had been counted
-                uncertain = n if self.dequeued is None else self.dequeued - self.took
-                ledger.may_be_lost[queue] += n if self.returned else min(n, uncertain)
+                ledger.may_be_lost[queue] += n if self.returned else min(n, self.unlogged(n))
         if self.putting:
             _, to, n, first = self.putting
             stream = ledger.stream(to, first)

@@ -80,3 +80,14 @@ def test_a_forward_that_was_cut_short(afterwards: list[list[Record]], violations
         ledger.life(life, [*records, *FREED], False, None)
     ledger.settle()
     assert violations == len(ledger.violations), ledger.violations
+
+
+@pytest.mark.parametrize(("dequeued", "allowed"), [(5, 2), (3, 0), (0, 4), (None, 4)])
+def test_what_a_recv_that_was_cut_short_may_lose(dequeued: int | None, allowed: int) -> None:
+    """A worker had received three packets and was killed in a call that receives up to four: as
+    many may be lost as it had counted beyond those three; four if its counters were cleared."""
+    ledger = Ledger([True] * 3, [True] * 3)
+    three = [(Kind.RECEIVING, FIRST, 3, 0), (Kind.TOOK, FIRST, 3, 0)]
+    three += [(Kind.GOT, FIRST, 255, stamp_of(1, i)) for i in range(3)]
+    ledger.life(2, [*three, (Kind.RECEIVING, FIRST, 4, 0)], True, dequeued)
+    assert {FIRST: allowed} == ledger.may_be_lost
