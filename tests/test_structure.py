@@ -85,7 +85,7 @@ PYTHON_ORDER = re.findall(
     """
     errors codes names _native _ffi _hot os_errors options buffer burst messages queue pool_files
     process_exit segment pruning stats pool view __init__
-    rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client_connection rpc.client
+    rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
     service.config_lines service.config_values service.config service.declared_pools
     service.adoption service.file_watch service.supervisor service.systemd
