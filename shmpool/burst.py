@@ -12,8 +12,7 @@ from sys import byteorder
 from typing import TYPE_CHECKING, Any
 
 from . import errors
-from ._hot import timeout_seconds
-from .buffer import Buffer, BurstBase
+from ._hot import Buffer, BurstBase, timeout_seconds
 from .codes import check, fail
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from . import errors
 from ._ffi import Native, ffi, lib
-from .buffer import PoolBase
+from ._hot import PoolBase
 from .burst import Burst
 from .codes import check
 from .names import checked_name
@@ -43,7 +43,8 @@ from .stats import (
     Stats,
     read_members,
     read_stats,
-    recover,
+    recovering,
+    whole,
 )
 
 
@@ -204,7 +205,7 @@ class Pool(PoolBase):
         while True:
             pool = cls._open(segment := Segment.attach(name, bool(readonly), owner))
             pool._owner = owner
-            if segment.named():
+            if segment.stat().st_nlink:
                 return pool
             pool.close()  # it was removed since we opened it
 
@@ -360,9 +361,6 @@ class Pool(PoolBase):
         self._opened()
         return [AlfQueue(self, number) for number in queue_names(self)]
 
-    def _queue_names(self) -> dict[int, str]:
-        return queue_names(self)
-
     # Reading.
 
     def stats(self) -> Stats:
@@ -426,16 +424,12 @@ class Pool(PoolBase):
             AccessDenied: the pool was opened read-only.
         """
         self._opened()
-        return recover(self._number)
-
-
-def _open_pools() -> list[Pool]:
-    return [pool for pool in open_pools() if isinstance(pool, Pool)]
+        return whole(recovering(self._number, None))
 
 
 def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -> Pool:
     """Unpickles a pool: returns the one that this process has open, or attaches to it."""
-    for pool in _open_pools():
+    for pool in open_pools():
         segment = pool._segment
         same = (pool.name, pool.readonly, pool._owner) == (name, readonly, owner)
         if segment is not None and same:
@@ -448,7 +442,7 @@ def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -
 def _pool_of_descriptor(passed: Native) -> Pool:
     """Unpickles a pool without a name, whose descriptor the parent process has passed."""
     segment = Segment.of_descriptor(passed.detach())
-    for pool in _open_pools():
+    for pool in open_pools():
         if pool._segment is not None and pool._segment.file == segment.file:
             return pool
     return Pool._open(segment)

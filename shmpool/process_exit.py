@@ -14,24 +14,20 @@ import contextlib
 import os
 import sys
 import weakref
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from ._ffi import lib
 
-
-class Leaves(Protocol):
-    """A pool that is left when the process ends."""
-
-    def _leave(self) -> None: ...
-
+if TYPE_CHECKING:
+    from .pool import Pool
 
 MADE_MAX = 1024  # the most created pools that are remembered
 # No WeakSet: its callback is in Python, and an exception of a signal handler is lost in a callback.
-_open: "set[weakref.ref[Leaves]]" = set()
+_open: "set[weakref.ref[Pool]]" = set()
 _made: dict[str, tuple[int, int]] = {}  # by path: device and inode
 
 
-def leave_at_the_end(pool: Leaves) -> None:
+def leave_at_the_end(pool: "Pool") -> None:
     """Leaves the pool when the process ends, if the object still exists then."""
     _open.add(weakref.ref(pool, _open.discard))
     _hook_multiprocessing()
@@ -50,8 +46,8 @@ def _file(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def open_pools() -> list[Leaves]:
-    """Returns the objects given to leave_at_the_end() that still exist."""
+def open_pools() -> "list[Pool]":
+    """Returns the pools given to leave_at_the_end() that still exist."""
     return [pool for known in list(_open) if (pool := known()) is not None]
 
 

@@ -210,11 +210,6 @@ class Segment(SegmentBase):
             return cls._of_file(name, file, read_only)
 
     @classmethod
-    def look(cls, name: str) -> "Segment":
-        """Maps the file read-only. Raises the errors of attach()."""
-        return cls.attach(name, read_only=True)
-
-    @classmethod
     def _of_file(cls, name: str, file: SegmentBase, read_only: bool) -> "Segment":
         segment = None
         try:
@@ -249,10 +244,10 @@ class Segment(SegmentBase):
             self.close()  # now: a traceback keeps the object alive
             raise
 
-    def named(self) -> bool:
-        """True if the file still has a name."""
+    def stat(self) -> os.stat_result:
+        """Returns what the file is now. Raises ShmpoolError, for a descriptor that is closed."""
         with system_errors(f"pool {self.name!r} cannot be looked at"):
-            return os.fstat(self.fd).st_nlink > 0
+            return os.fstat(self.fd)
 
 
 def _fault(code: int, why: Native) -> str:

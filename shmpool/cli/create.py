@@ -9,7 +9,7 @@ import click
 
 from .. import errors
 from ..options import POOL, QUEUE, Option, PoolOptions, QueueOptions, queue_refusals
-from ..pool_files import PREFIX, SHM
+from ..pool_files import path_of
 from ..rpc.protocol import Create
 from .access import Backend, with_backend
 from .describe import show
@@ -49,10 +49,8 @@ def pool_options(function: F) -> F:
 def helped(option: Option, default: object) -> str:
     """The sentence of an option, with its range and default."""
     shown = option.spelled(default) if default not in (None, MISSING) else option.default
-    notes = [f"default: {shown}"] * (shown is not None) + [option.allowed()] * bool(
-        option.allowed()
-    )
-    return f"{option.about}  [{'; '.join(notes)}]"
+    notes = (f"default: {shown}" if shown is not None else "", option.allowed())
+    return f"{option.about}  [{'; '.join(filter(None, notes))}]"
 
 
 @command_of(
@@ -81,7 +79,7 @@ def command(
         queues[name] = queue
     request = Create(pool, PoolOptions(**options), queues)
     wanted = (request.options.prealloc or 0) * request.options.buffer_size
-    with working(f"creating {pool}", f"{SHM}/{PREFIX}{pool}", wanted or None):
+    with working(f"creating {pool}", path_of(pool), wanted or None):
         made = backend.call(request)
     if as_json:
         print_json(made)

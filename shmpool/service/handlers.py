@@ -18,6 +18,7 @@ from ..options import differences as option_differences
 from ..pool import Pool
 from ..pool_files import pool_names
 from ..pruning import survey
+from ..queue import queue_names
 from ..rpc.protocol import (
     AnyRequest,
     Create,
@@ -39,13 +40,7 @@ from ..rpc.protocol import (
     Watch,
     negotiate,
 )
-from ..rpc.records import (
-    Description,
-    Pong,
-    PoolSummary,
-    Pruned,
-    Recoveries,
-)
+from ..rpc.records import Description, Pong, PoolSummary, Pruned, Recoveries
 from ..stats import LIMIT_S, recovering, whole
 from ..view import View
 from .alarms import Policy
@@ -173,7 +168,7 @@ class RequestHandler:
         match request:
             case RunAudit(name):
                 with Pool.attach(name, readonly=True) as pool:
-                    counting = pool._counting(pool._queue_names())
+                    counting = pool._counting(queue_names(pool))
                     yield from counting.steps(limit)
                     return counting.audit()
             case GetHolders(name):
