@@ -7,6 +7,7 @@ One file: Pool is one class, and half of its lines are the documentation of its 
 """
 
 import contextlib
+from os.path import samestat
 from typing import NoReturn
 
 from . import errors
@@ -337,7 +338,7 @@ class Pool(PoolBase):
 
     def _same(self, other: "Pool") -> bool:
         """True if both are the same pool, opened twice."""
-        return self is other or self._opened().file == other._opened().file
+        return self is other or samestat(self._opened().status, other._opened().status)
 
     def queue(self, name: str, *, timeout: float | None = 0) -> AlfQueue:
         """Finds the queue of that name.
@@ -443,6 +444,6 @@ def _pool_of_descriptor(passed: Native) -> Pool:
     """Unpickles a pool without a name, whose descriptor the parent process has passed."""
     segment = Segment.of_descriptor(passed.detach())
     for pool in open_pools():
-        if pool._segment is not None and pool._segment.file == segment.file:
+        if pool._segment is not None and samestat(pool._segment.status, segment.status):
             return pool
     return Pool._open(segment)

@@ -97,24 +97,26 @@ def locked_whole(fd: int) -> Iterator[bool]:
             record_lock(fd, fcntl.F_UNLCK)
 
 
+def status_of(name: str) -> os.stat_result | None:
+    """Returns what the file of that name is, None if there is no file."""
+    try:
+        return os.lstat(path_of(name))
+    except OSError:
+        return None
+
+
 def names_file(name: str, fd: int) -> bool:
     """True if the pool's name stands for the file that fd has open."""
-    try:
-        there = os.stat(path_of(name), follow_symlinks=False)
-    except OSError:
-        return False
-    mine = os.fstat(fd)
-    return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+    there = status_of(name)
+    return there is not None and os.path.samestat(there, os.fstat(fd))
 
 
 def replaced(name: str, mine: os.stat_result) -> bool:
     """True if the name stands for another file than mine, of the same owner."""
-    try:
-        there = os.stat(path_of(name), follow_symlinks=False)
-    except OSError:
+    there = status_of(name)
+    if there is None or os.path.samestat(there, mine):
         return False
-    other = (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
-    return other and stat.S_ISREG(there.st_mode) and there.st_uid == mine.st_uid
+    return stat.S_ISREG(there.st_mode) and there.st_uid == mine.st_uid
 
 
 def inode_of(name: str) -> int:
@@ -141,7 +143,7 @@ def open_file(name: str, read_only: bool = False) -> SegmentBase:
     path = path_of(name)
     file = SegmentBase()
     try:
-        file._open(path, mode | os.O_NONBLOCK | os.O_NOFOLLOW, 0)
+        file._open(path, mode | os.O_NONBLOCK | os.O_NOFOLLOW)
         if stat.S_ISREG(os.fstat(file.fd).st_mode):
             return file
     except OSError as error:

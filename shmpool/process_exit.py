@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MADE_MAX = 1024  # the most created pools that are remembered
 # No WeakSet: its callback is in Python, and an exception of a signal handler is lost in a callback.
 _open: "set[weakref.ref[Pool]]" = set()
-_made: dict[str, tuple[int, int]] = {}  # by path: device and inode
+_made: dict[str, os.stat_result] = {}  # by path
 
 
 def leave_at_the_end(pool: "Pool") -> None:
@@ -39,11 +39,7 @@ def made(path: str) -> None:
         for old in [path for path in _made if not os.path.exists(path)] or list(_made)[:1]:
             del _made[old]
     with contextlib.suppress(OSError):
-        _made[path] = _file(os.stat(path, follow_symlinks=False))
-
-
-def _file(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
+        _made[path] = os.lstat(path)
 
 
 def open_pools() -> "list[Pool]":
@@ -57,7 +53,7 @@ def _leave_all() -> None:
     for path, file in _made.items():
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-            if _file(os.fstat(fd)) == file:
+            if os.path.samestat(os.fstat(fd), file):
                 lib.shmpool_leave_file(fd)
             os.close(fd)
 

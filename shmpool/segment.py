@@ -93,15 +93,24 @@ class Segment(SegmentBase):
         """Takes over the descriptor of file, and maps size bytes.
 
         Raises:
-            SegmentInvalid, OutOfSharedMemory: see _map().
+            SegmentInvalid, OutOfSharedMemory: the file is shorter; no addresses are left.
         """
         self._take(file)
         self.name = name
         self.path = "" if name == ANONYMOUS else path_of(name)
         self.status = os.fstat(self.fd)
         self.inode = self.status.st_ino
-        self.file = (self.status.st_dev, self.status.st_ino)
-        _map(self, size, read_only)
+        if self.status.st_size < size:  # an access past its end would be SIGBUS
+            raise errors.SegmentInvalid(f"pool {name!r}: its file was truncated")
+        try:
+            self._map(size, read_only)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise os_errors.failure(f"pool {name!r} cannot be mapped", error) from None
+            raise errors.OutOfSharedMemory(
+                f"pool {name!r} takes {size} bytes of addresses, over this process's limits: "
+                "raise RLIMIT_AS (ulimit -v unlimited) or vm.max_map_count"
+            ) from None
 
     @property
     def base(self) -> Native:
@@ -277,22 +286,6 @@ def _fill(segment: Segment, geometry: Native) -> None:
     if code == -errno.ENOSPC:
         raise os_errors.does_not_fit(segment.name, geometry, os.fstat(segment.fd).st_blocks * 512)
     check(code, f"pool {segment.name!r}")
-
-
-def _map(segment: Segment, size: int, read_only: bool) -> None:
-    """Maps the file. Raises SegmentInvalid if it is shorter than size, or OutOfSharedMemory."""
-    name = segment.name
-    if segment.status.st_size < size:  # an access past its end would be SIGBUS
-        raise errors.SegmentInvalid(f"pool {name!r}: its file was truncated")
-    try:
-        segment._map(size, read_only)
-    except OSError as error:
-        if error.errno != errno.ENOMEM:
-            raise os_errors.failure(f"pool {name!r} cannot be mapped", error) from None
-        raise errors.OutOfSharedMemory(
-            f"pool {name!r} takes {size} bytes of addresses, over this process's limits: "
-            "raise RLIMIT_AS (ulimit -v unlimited) or vm.max_map_count"
-        ) from None
 
 
 def state_of(fd: int) -> tuple[int, bool]:

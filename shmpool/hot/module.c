@@ -74,9 +74,8 @@ static int module_exec(PyObject *module)
 	return 0;
 }
 
-static PyObject *has_membarrier(PyObject *module, PyObject *Py_UNUSED(unused))
+static PyObject *has_membarrier(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 {
-	(void)module;
 	return PyBool_FromLong(process_barrier());
 }
 
