@@ -91,7 +91,7 @@ PYTHON_ORDER = re.findall(
     service.adoption service.file_watch service.supervisor service.systemd
     service.logs service.listening service.connection service.admission service.metrics
     service.http daemon
-    cli.__init__ cli.access cli.output cli.main cli.container cli.diagnosis cli.screen
+    cli.__init__ cli.output cli.access cli.main cli.container cli.diagnosis cli.screen
     cli.describe cli.ls cli.create cli.rm cli.stats cli.members cli.holders cli.audit
     cli.recover cli.trim cli.letters cli.prune cli.watch cli.top cli.doctor cli.completion
     cli.daemon cli.bench __main__

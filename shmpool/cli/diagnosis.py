@@ -5,6 +5,7 @@ The checks ask the kernel and change nothing. They do not need the daemon. Wheth
 MADV_WIPEONFORK is not checked: without it shmpool cannot be imported.
 """
 
+import contextlib
 import fcntl
 import os
 import platform
@@ -43,8 +44,6 @@ ENLARGE = (
     f"mount -o remount,size=1g {SHM}; a container: docker run --shm-size=1g, "
     f"or in Kubernetes an emptyDir with medium: Memory at {SHM}"
 )
-
-
 MOUNT_PROC = "mount -t proc proc /proc"
 
 State = Literal["ok", "note", "bad"]
@@ -164,31 +163,24 @@ def _control_group() -> Iterator[Finding]:
 
 def _container() -> Iterator[Finding]:
     own = container.own_pid_namespace(ROOT)
-    if own is None:
-        yield Finding("PID namespace", "note", "/proc/self/ns cannot be read", MOUNT_PROC)
-    else:
-        yield Finding(
-            "PID namespace",
-            "ok",
-            "not the host's" if own else "the host's",
-            "shmpool works across PID namespaces; a member of another container is shown with the "
-            "pid that it has there. docker run --pid=host, or --pid=container:NAME, shares one"
-            if own
-            else "",
-        )
-    try:
-        device = os.stat(SHM).st_dev
-    except OSError:
-        return
-    yield Finding(
-        f"device of {SHM}",
-        "ok",
-        f"{os.major(device)}:{os.minor(device)}",
+    pids = (
+        "shmpool works across PID namespaces; a member of another container is shown with the "
+        "pid that it has there. docker run --pid=host, or --pid=container:NAME, shares one"
+    )
+    devices = (
         "containers share pools if this device is the same in each: docker run --ipc=host, "
         "--ipc=container:NAME, or a shared volume"
-        if own
-        else "",
     )
+    if own is None:
+        yield Finding("PID namespace", "note", "/proc/self/ns cannot be read", MOUNT_PROC)
+    elif own:
+        yield Finding("PID namespace", "ok", "not the host's", pids)
+    else:
+        yield Finding("PID namespace", "ok", "the host's")
+    with contextlib.suppress(OSError):
+        device = os.stat(SHM).st_dev
+        shown = f"{os.major(device)}:{os.minor(device)}"
+        yield Finding(f"device of {SHM}", "ok", shown, devices if own else "")
 
 
 def _logind() -> Iterator[Finding]:
@@ -273,8 +265,7 @@ def _segments() -> Iterator[Finding]:
 
 
 def _segment(name: str) -> Iterator[Finding]:
-    """What is wrong with one pool."""
-    total, _ = shared_memory()
+    subject, (total, _) = f"pool {name}", shared_memory()
     try:
         with View(name) as view:
             gone = {member.pid for member in view.dead_members()}
@@ -282,33 +273,18 @@ def _segment(name: str) -> Iterator[Finding]:
     except errors.PoolNotFound:
         return  # it was removed since it was listed, or is being created
     except errors.AccessDenied as error:
-        yield Finding(f"pool {name}", "note", printable(error))
+        yield Finding(subject, "note", printable(error))
     except (errors.ShmpoolError, OSError) as error:
-        yield Finding(
-            f"pool {name}",
-            "bad",
-            printable(error),
-            f"shmpool prune, if it is abandoned; or its owner or root: rm -r {path_of(name)}",
-        )
+        advice = f"shmpool prune, if it is abandoned; or its owner or root: rm -r {path_of(name)}"
+        yield Finding(subject, "bad", printable(error), advice)
     else:
         if gone:
-            pids = sorted(gone)
-            shown = ", ".join(map(str, pids[:SHOWN_MAX])) + (
-                ", ..." if len(pids) > SHOWN_MAX else ""
-            )
-            yield Finding(
-                f"pool {name}",
-                "note",
-                f"members of dead processes: {shown}",
-                f"shmpool recover {name}",
-            )
+            shown = ", ".join(map(str, sorted(gone)[:SHOWN_MAX]))
+            found = f"members of dead processes: {shown}{', ...' * (len(gone) > SHOWN_MAX)}"
+            yield Finding(subject, "note", found, f"shmpool recover {name}")
         if most > total > 0:
-            yield Finding(
-                f"pool {name}",
-                "note",
-                f"it can grow to {size_text(most)}, but {SHM} has only {size_text(total)}",
-                f"create it with a lower capacity; or {ENLARGE}",
-            )
+            found = f"it can grow to {size_text(most)}, but {SHM} has only {size_text(total)}"
+            yield Finding(subject, "note", found, f"create it with a lower capacity; or {ENLARGE}")
 
 
 def _shell_word(file: str) -> str:
