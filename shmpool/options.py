@@ -9,15 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from operator import index
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    SupportsIndex,
-    TypeVar,
-    get_args,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, get_args, get_type_hints
 
 from . import errors
 from ._ffi import Native, ffi, lib
@@ -211,6 +203,16 @@ def options_of(kind: type) -> dict[str, Option]:
 
 POOL = options_of(PoolOptions)
 QUEUE = options_of(QueueOptions)
+
+
+def policy_of(info: Native) -> tuple[Side, Side, OnDeath]:
+    """Returns producers, consumers and on_death of a struct shmpool_queue_info; "free" for an
+    on_death that was corrupted."""
+    return (
+        "single" if info.single_producer else "multi",
+        "single" if info.single_consumer else "multi",
+        ON_DEATH[info.on_death] if info.on_death < len(ON_DEATH) else "free",
+    )
 
 
 def keywords(kind: type, options: object) -> dict[str, Any]:

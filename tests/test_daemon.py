@@ -760,7 +760,7 @@ READER = """
     import os, sys, threading, time
     from pathlib import Path
     import shmpool, shmpool.daemon, shmpool.service.watched_pool
-    import shmpool.rpc.client, shmpool.rpc.client_connection
+    import shmpool.rpc.client
     sys.stderr = sys.stdout
     os.setgroups([])
     os.setgid(65534)

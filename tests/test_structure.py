@@ -83,15 +83,15 @@ C_PREFIX = {
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    errors codes names _native _ffi _hot os_errors options buffer burst messages queue pool_files
+    errors codes names _native _ffi _hot os_errors options burst messages queue pool_files
     process_exit segment pruning stats pool view __init__
-    rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client_connection rpc.client
+    rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
     service.config_lines service.config_values service.config service.declared_pools
     service.adoption service.file_watch service.supervisor service.systemd
     service.logs service.listening service.connection service.admission service.metrics
     service.http daemon
-    cli.__init__ cli.access cli.output cli.main cli.container cli.diagnosis cli.screen
+    cli.__init__ cli.output cli.access cli.main cli.container cli.diagnosis cli.screen
     cli.describe cli.ls cli.create cli.rm cli.stats cli.members cli.holders cli.audit
     cli.recover cli.trim cli.letters cli.prune cli.watch cli.top cli.doctor cli.completion
     cli.daemon cli.bench __main__

@@ -121,7 +121,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._can_write.clear()
-        self._unread_timer = self._loop.call_later(UNREAD_S, self._unread_late)
+        self._unread_timer = self._loop.call_later(
+            UNREAD_S, self.drop, f"too slow: the client read nothing for {UNREAD_S:g} s"
+        )
 
     def resume_writing(self) -> None:
         self._can_write.set()
@@ -177,7 +179,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._paused = False
                 self._transport.resume_reading()
             if self._frames.unread and self._frame_timer is None:
-                self._frame_timer = self._loop.call_later(FRAME_S, self._frame_late)
+                self._frame_timer = self._loop.call_later(
+                    FRAME_S, self.drop, f"too slow: a frame was not complete after {FRAME_S:g} s"
+                )
 
     async def _reply(self, call: wire.Call) -> bytes:
         try:
@@ -257,13 +261,7 @@ class Connection(asyncio.BufferedProtocol):
         for timer in self._watches.values():
             timer.cancel()
 
-    def _unread_late(self) -> None:
-        self.drop(f"too slow: the client read nothing for {UNREAD_S:g} s")
-
     def _stop_frame_timer(self) -> None:
         if self._frame_timer is not None:
             self._frame_timer.cancel()
             self._frame_timer = None
-
-    def _frame_late(self) -> None:
-        self.drop(f"too slow: a frame was not complete after {FRAME_S:g} s")
