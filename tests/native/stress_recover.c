@@ -126,7 +126,7 @@ int main(int argc, char **argv)
 							      .queues = QUEUES });
 	const struct queue_on_death on_death[QUEUES] = {
 		{ .what = ON_DEATH_FREE },
-		{ .what = SHMPOOL_CHECK ? ON_DEATH_REQUEUE : ON_DEATH_FREE }
+		{ .what = ON_DEATH_REQUEUE }
 	};
 	for (int i = 0; i < QUEUES; i++)
 		EQUAL(i + 1,

@@ -83,8 +83,7 @@ extern const uint32_t cells_count;
 
 extern const struct bench_contestant queue_ours, queue_ours_owner, queue_ours_multi;
 extern const struct bench_contestant queue_tailwait, queue_rte, queue_ck, line_latency;
-extern const struct bench_contestant pool_ours, pool_ours_unchecked;
-extern const struct bench_contestant pool_original, pool_rte, pool_rte_owner;
+extern const struct bench_contestant pool_ours, pool_original, pool_rte, pool_rte_owner;
 extern const struct bench_contestant pool_malloc, pool_mimalloc, pool_jemalloc;
 
 #endif

@@ -8,18 +8,11 @@ static const struct bench_contestant *const queues[] = {
 	&queue_ours, &queue_ours_owner, &queue_tailwait, &queue_rte, &queue_ck, NULL,
 };
 static const struct bench_contestant *const pools[] = {
-	&pool_ours,   &pool_ours_unchecked, &pool_original, &pool_rte,
-	&pool_malloc, &pool_mimalloc,       &pool_jemalloc, NULL,
+	&pool_ours, &pool_original, &pool_rte, &pool_malloc, &pool_mimalloc, &pool_jemalloc, NULL,
 };
 static const struct bench_contestant *const pools_handed[] = {
-	&pool_ours,   &pool_ours_unchecked, &pool_original, &pool_rte, &pool_rte_owner,
-	&pool_malloc, &pool_mimalloc,       &pool_jemalloc, NULL,
-};
-static const struct bench_contestant *const pools_unchecked[] = {
-	&pool_ours_unchecked,
-	&pool_original,
-	&pool_rte,
-	NULL,
+	&pool_ours,   &pool_original, &pool_rte,      &pool_rte_owner,
+	&pool_malloc, &pool_mimalloc, &pool_jemalloc, NULL,
 };
 
 /* clang-format off */
@@ -71,8 +64,6 @@ const struct bench_cell cells[] = {
 	{ "pool, 256 in bulks of 8", POOL_ALONE, .held = 256, .bulk = 8 },
 	{ "pool, 256 at once", POOL_ALONE, .held = 256, .bulk = 256 },
 	{ "pool, bulk 32", POOL_ALONE, .held = 32, .bulk = 32, .goal = NS(1) },
-	{ "pool, bulk 32, unchecked", .contestants = pools_unchecked, .work = WORK_POOL,
-	  .place = ONE_CORE, .producers = 1, .held = 32, .bulk = 32, TIMES_OF(1, pool_rte) },
 	{ "pool, 8 workers, 256", POOL, .place = OVERSUBSCRIBED, .producers = 8, .held = 256,
 	  .bulk = 1, TIMES_OF(1, pool_rte) },
 	/* Bulks of 32 have no goal: they pay for owner words, which DPDK does not have. */

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pool_ours.c - our pool and its queues, in a segment on a memfd. Compiled twice, each time with
- * the whole core: with the detection of misuse, and without it (SHMPOOL_CHECK=0).
+ * pool_ours.c - our pool and its queues, in a segment on a memfd.
  */
 #define _GNU_SOURCE
 #include <sys/mman.h>
@@ -118,11 +117,4 @@ static void work(struct bench_run *run, uint32_t me)
 	pool_work((struct pool_ops) { alloc, give, put, get, data }, run, &end, me);
 }
 
-#if SHMPOOL_CHECK
-__attribute__((visibility("default")))
 const struct bench_contestant pool_ours = { "pool", OURS, create, work, false };
-#else
-__attribute__((visibility("default")))
-const struct bench_contestant pool_ours_unchecked = { "pool, unchecked", OURS, create, work,
-						      false };
-#endif
