@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * dpdk.c - baselines: DPDK's rte_ring; rte_mempool over it, with one explicit cache for each worker.
+ * dpdk.c - baselines: DPDK's rte_ring, and rte_mempool over it with one explicit cache for each
+ * worker.
  *
  * The ring needs no EAL, only memory, which may be shared. The pool needs the EAL, which is started
  * once, in the harness. --no-huge memory is mapped shared, so the forked workers use one pool, as
