@@ -137,8 +137,8 @@ bench-recovery: $(VENV)/.demo
 bench-daemon: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.daemon $(ARGS)
 
-bench-native:
-	$(MAKE) -C clients/bench/native run ARGS="$(ARGS)"
+bench-native: $(VENV)/.demo
+	$(BIN)/python -m clients.bench.core $(ARGS)
 
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix

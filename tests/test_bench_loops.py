@@ -332,7 +332,10 @@ def test_words_beyond_their_lower_half(size: int) -> None:
     lows, high = message.low_halves(first, 10)
     assert words[: len(lows)] == [high << 32 | low for low in lows]
     assert 0 < len(lows) < 10
-    assert np.uint64(words[-1]) == message.whole_checker(size)(message.maker(size, 10)(first))[-1]
+    assert (
+        np.uint64(words[-1])
+        == message.whole_checker(size)(list(message.maker(size, 10)(first)))[-1]
+    )
 
 
 @pytest.mark.parametrize("size", [10, message.LARGE - 1, message.LARGE, message.LARGE + 1])

@@ -124,10 +124,8 @@ int main(int argc, char **argv)
 							      .refill_multiplier = 1,
 							      .members = 250,
 							      .queues = QUEUES });
-	const struct queue_on_death on_death[QUEUES] = {
-		{ .what = ON_DEATH_FREE },
-		{ .what = SHMPOOL_CHECK ? ON_DEATH_REQUEUE : ON_DEATH_FREE }
-	};
+	const struct queue_on_death on_death[QUEUES] = { { .what = ON_DEATH_FREE },
+							 { .what = ON_DEATH_REQUEUE } };
 	for (int i = 0; i < QUEUES; i++)
 		EQUAL(i + 1,
 		      queue_create(pool(), self(), i ? "second" : "first", 32, 0, &on_death[i]));
