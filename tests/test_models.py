@@ -54,9 +54,9 @@ MUTATIONS = [
     ("NEVER_CERTAIN", QUEUES["multi"]),
     ("PUBLISHED_TOO", QUEUES["bulk"]),
     ("NO_OP_COVER", QUEUES["multi"]),
-    ("NO_SECOND_LOOK", _queue(1, 1, 2, 1)),
+    ("NO_SECOND_READ", _queue(1, 1, 2, 1)),
     ("UNRESERVE_AFTER_TOMBSTONES", LONG["single-consumer"]),
-    ("UNRESERVE_TO_THE_DEAD", QUEUES["reserves"]),
+    ("UNRESERVE_TO_DEAD_MEMBER", QUEUES["reserves"]),
     ("TOMBSTONES_OF_POSTPONED_RANGE", LONG["single-consumer"]),
     ("TOMBSTONE_WITHOUT_CAS", QUEUES["multi"]),
     ("TOMBSTONE_FORGOTTEN", QUEUES["multi"]),
@@ -74,7 +74,7 @@ CACHE_MUTATIONS = [
     "PURGE_FROM_OUTSIDE",
     "FLUSH_UNCHECKED",
     "NO_GENERATION",
-    "STOLEN_BEFORE_OWNER",
+    "BOTTOM_BEFORE_OWNER",
     "STEAL_STORES",
     "STEAL_NO_BARRIER",
 ]
@@ -129,7 +129,7 @@ ABANDONED_MUTATIONS = [
     ("NAME_FORGOTTEN", ABANDONED["nack-on-free"]),
     ("WITHOUT_QUEUE", ABANDONED["nack-on-free"]),
     ("COUNTED_BEFORE", ABANDONED["nack"]),
-    ("LOST_TO_LEAVE", ABANDONED["newcomer"]),
+    ("LOST_NOT_READ_AGAIN", ABANDONED["newcomer"]),
 ]
 
 
@@ -151,14 +151,14 @@ TURN_MUTATIONS = [
     ("NOT_PASSED_ON", TURNS["room"]),
     ("ONES_NOT_WOKEN", TURNS["buffers"]),
     ("WAIT_FIRST", TURNS["deaths"]),
-    ("WANT_UNSAID", TURNS["deaths"]),
-    ("NO_LOOK", TURNS["deaths"]),
+    ("WANT_NOT_WRITTEN", TURNS["deaths"]),
+    ("NO_POLL_BEFORE_SLEEP", TURNS["deaths"]),
     ("SLEEPERS_LEFT", TURNS["deaths"]),
 ]
 SERVED_MUTATIONS = [
     ("NO_TURN", SERVED),
-    ("GIVEN_BACK", SERVED | {"TURNS": 1}),
-    ("SINCE_ANEW", SERVED | {"AFTER": 2}),
+    ("NOTHING_KEPT", SERVED | {"TURNS": 1}),
+    ("COUNTED_FROM_EACH_POLL", SERVED | {"AFTER": 2}),
 ]
 IS_LONG = os.environ.get("SHMPOOL_MODELS") == "long"
 
