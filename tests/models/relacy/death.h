@@ -86,9 +86,8 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 			events[BURIED]++;
 			RL_ASSERT(this->reserver[position] == MORTAL);
 			int &holder = this->holder[this->at[position]];
-			if (holder == IN_QUEUE)
-				holder =
-					MORTAL; /* for the sweep, which may have taken the buffer already */
+			if (holder == IN_QUEUE) /* otherwise the sweep has taken it */
+				holder = MORTAL;
 		}
 		return false;
 	}
