@@ -128,7 +128,7 @@ class Segment(SegmentBase):
                 if not replace:
                     _refuse_existing(name)
         raise errors.PoolExists(
-            f"pool {name!r} was created and removed {CREATE_TRIES} times by others meanwhile"
+            f"pool {name!r} was created and removed {CREATE_TRIES} times by other processes"
         )
 
     @classmethod
@@ -210,7 +210,7 @@ class Segment(SegmentBase):
             return cls._of_file(name, file, read_only)
 
     @classmethod
-    def look(cls, name: str) -> "Segment":
+    def view(cls, name: str) -> "Segment":
         """Maps the file read-only. Raises the errors of attach()."""
         return cls.attach(name, read_only=True)
 
@@ -251,7 +251,7 @@ class Segment(SegmentBase):
 
     def named(self) -> bool:
         """True if the file still has a name."""
-        with system_errors(f"pool {self.name!r} cannot be looked at"):
+        with system_errors(f"pool {self.name!r} cannot be read"):
             return os.fstat(self.fd).st_nlink > 0
 
 

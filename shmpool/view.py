@@ -91,7 +91,7 @@ class View:
         Raises:
             InvalidArgument, PoolNotFound, SegmentInvalid, AccessDenied, LimitReached.
         """
-        segment = Segment.look(checked_name(name, "pool"))
+        segment = Segment.view(checked_name(name, "pool"))
         self.name = name
         with segment.opening():
             self._number = check(segment._enter(), f"pool {name!r}")
@@ -114,7 +114,7 @@ class View:
 
     def _status(self) -> os.stat_result:
         segment = self._segment
-        with system_errors(f"pool {self.name!r} cannot be looked at"):
+        with system_errors(f"pool {self.name!r} cannot be read"):
             return os.fstat(-1 if segment is None else segment.fd)
 
     def stale(self) -> bool:

@@ -82,7 +82,7 @@ class Recoveries:
 
 @dataclass(frozen=True)
 class Alarm:
-    """A condition that a person should look into, while it lasts."""
+    """A condition that a person should check, while it lasts."""
 
     kind: Literal["low-water", "queue-full", "held-long", "stopped"]
     subject: str  # the pool, the queue, or the member it is about
