@@ -56,7 +56,9 @@ class Ledger:
         self.again: dict[
             Packet, list[tuple[int, bool]]
         ] = {}  # deliveries that were not the only one
-        self.open: dict[Packet, Packet | None] = {}  # cut short: a free, or a forward as that
+        # What was cut short: a free (None), or a forward as that packet by a worker that had got
+        # it after so many redeliveries.
+        self.open: dict[Packet, tuple[Packet, int] | None] = {}
         self.may_be_lost: Counter[int] = Counter()
         self.lost: Counter[int] = Counter()
         self.figures: Counter[str] = Counter()
@@ -91,7 +93,8 @@ class Ledger:
         self, life: int, records: Iterable[Record], killed: bool, dequeued: int | None
     ) -> None:
         """Everything that one life of a worker logged. dequeued is how many buffers it had counted
-        as got when it was killed, None if it was put right before that could be read."""
+        as got when it was killed; None or 0 if a recoverer cleared its slot before that was
+        read."""
         Life(self, life, dequeued).read(records, killed)
 
     def settle(self) -> None:
@@ -107,13 +110,9 @@ class Ledger:
                     self.lost[queue] += 1  # also what was put back and then in a recv cut short
         for packet, deliveries in self.again.items():
             self.check_again(*packet, deliveries)
-        for packet, on in self.open.items():
-            if (
-                on
-                and self.state(on)
-                and (self.state(packet) & FINAL or len(self.again[packet]) > 1)
-            ):
-                self.wrong(f"queue {packet[0]}: {name(packet[1])} was forwarded and put back")
+        for packet, forward in self.open.items():
+            if forward and self.state(forward[0]):
+                self.check_forwarded(*packet, *forward)
         for queue, n in self.lost.items():
             if n > self.may_be_lost[queue]:
                 self.wrong(f"queue {queue}: {n} lost, the dead had {self.may_be_lost[queue]}")
@@ -122,14 +121,24 @@ class Ledger:
         """True if a packet not known to be freed was in a free or forward cut short."""
         if packet not in self.open:
             return False
-        on = self.open[packet]
-        if on is not None and not self.state(on):  # it was published there, and lost there
-            self.lost[on[0]] += 1
+        forward = self.open[packet]
+        if forward and not self.state(forward[0]):  # it was published there, and lost there
+            self.lost[forward[0][0]] += 1
         return True
 
     def state(self, packet: Packet) -> int:
         stream, sequence = self.stream(*packet), packet[1] & (1 << SEQUENCE_BITS) - 1
         return stream.state[sequence] if sequence < len(stream.state) else 0
+
+    def check_forwarded(self, queue: int, stamp: int, on: Packet, redelivered: int) -> None:
+        """What was published on the next queue did not come again on the first one."""
+        deliveries = self.again[queue, stamp]
+        self.figures["forwarded after redeliveries"] += redelivered > 0
+        if self.state((queue, stamp)) & FINAL or any(n > redelivered for n, _ in deliveries):
+            self.wrong(
+                f"queue {queue}: {name(stamp)} was forwarded as {name(on[1])} of queue {on[0]} "
+                f"after {redelivered} redeliveries, and put back: {deliveries}"
+            )
 
     def check_again(self, queue: int, stamp: int, deliveries: list[tuple[int, bool]]) -> None:
         """Each delivery but the last ended with a death or a nack, and each redelivery was
@@ -227,6 +236,14 @@ class Life:
         self.hand.clear()
         self.freeing = False
 
+    def unlogged(self, n: int) -> int:
+        """How many packets the call that was cut short had taken, at most n. A recoverer clears the
+        dead member's counters before its slot is free, so that they may read as zero."""
+        if not self.dequeued or self.dequeued < self.took:
+            self.ledger.figures["counters not known"] += 1
+            return n
+        return self.dequeued - self.took
+
     def killed(self) -> None:
         """What the last operation leaves open."""
         ledger = self.ledger
@@ -235,8 +252,7 @@ class Life:
             if not ledger.returns[queue]:
                 ledger.may_be_lost[queue] += n
             elif kind == Kind.RECEIVING:  # what was freed had been counted
-                uncertain = n if self.dequeued is None else self.dequeued - self.took
-                ledger.may_be_lost[queue] += n if self.returned else min(n, uncertain)
+                ledger.may_be_lost[queue] += n if self.returned else min(n, self.unlogged(n))
         if self.putting:
             _, to, n, first = self.putting
             stream = ledger.stream(to, first)
@@ -247,7 +263,8 @@ class Life:
                 continue
             ledger.got(queue, stamp, redelivered, final=False)
             if forwarding and self.putting:
-                self.ledger.open[queue, stamp] = self.putting[1], self.putting[3] + i
+                on = self.putting[1], self.putting[3] + i
+                self.ledger.open[queue, stamp] = on, redelivered
             elif self.freeing:
                 self.ledger.open[queue, stamp] = None
 
