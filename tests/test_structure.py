@@ -417,7 +417,7 @@ def test_documents_name_what_exists() -> None:
             assert (ROOT / name).exists(), f"{document.name} names {name}"
 
 
-# Words of an old dialect, and what is written instead. The C core is read by its own reviewers.
+# Words of an old dialect, and what is written instead. shmpool/native/ is not searched.
 NOT_WRITTEN = {
     r"anew|for ever|likewise|meanwhile": "again, without end, in the same way, in that time",
     r"put(?:s|ting)? right": "recover, repair",
