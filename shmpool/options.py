@@ -332,7 +332,7 @@ def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refus
 
 
 def letters_in_a_circle(queues: Mapping[str, QueueOptions]) -> list[str]:
-    """Returns the queues whose dead letters come back to them, sorted. [] if there are none."""
+    """Returns the queues whose dead letters return to them, sorted. [] if there are none."""
     done: set[str | None] = set()
     for first in queues:
         chain: list[str] = []

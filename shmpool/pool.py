@@ -78,7 +78,7 @@ class Pool(PoolBase):
         self._number = number
         self.name = segment.name
         self.readonly: bool = segment.read_only
-        self._owner: int | None = None  # the user who must own the pool, as attach() was told
+        self._owner: int | None = None  # the user who must own the pool, as given to attach()
         raw = ffi.new("struct shmpool_geometry *")
         check(lib.shmpool_geometry(number, raw), f"pool {segment.name!r}")
         self.geometry = Geometry.of(raw)

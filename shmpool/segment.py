@@ -137,7 +137,7 @@ class Segment(SegmentBase):
                 if not replace:
                     _refuse_existing(name)
         raise errors.PoolExists(
-            f"pool {name!r} was created and removed {CREATE_TRIES} times by others meanwhile"
+            f"pool {name!r} was created and removed {CREATE_TRIES} times by other processes"
         )
 
     @classmethod
@@ -255,7 +255,7 @@ class Segment(SegmentBase):
 
     def stat(self) -> os.stat_result:
         """Returns what the file is now. Raises ShmpoolError, for a descriptor that is closed."""
-        with system_errors(f"pool {self.name!r} cannot be looked at"):
+        with system_errors(f"pool {self.name!r} cannot be read"):
             return os.fstat(self.fd)
 
 

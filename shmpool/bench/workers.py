@@ -255,7 +255,7 @@ class Workers:
             worker.go()
 
     def stop(self, producers: list[Worker], seconds: float) -> list[Worker]:
-        """Stops the producers, then tells the consumers. Returns producers that are still busy."""
+        """Stops the producers, then the consumers. Returns producers that are still busy."""
         self.board.words[STOP] = 1
         late = self.wait(producers, seconds)
         self.board.words[DONE] = 1

@@ -238,7 +238,7 @@ class Prune(Request[Pruned], method="prune", writes=True, slow=True):
     """Removes every abandoned pool that no process has open, with what is in its queues.
 
     Abandoned is a pool whose creator died without closing or unlinking it; with `age`, also one
-    that nobody has used for so many seconds. The answer has the names, and why each other pool
+    that no process has used for so many seconds. The answer has the names, and why each other pool
     stays. Raises: InvalidArgument.
     """
 

@@ -85,7 +85,7 @@ AlarmKind = Literal["low-water", "queue-full", "held-long", "stopped"]
 
 @dataclass(frozen=True)
 class Alarm:
-    """A condition that a person should look into, while it lasts."""
+    """A condition that a person should check, while it lasts."""
 
     kind: AlarmKind
     subject: str  # the pool, the queue, or the member it is about

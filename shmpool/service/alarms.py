@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alarms: conditions of a pool that a person should look into. Figures in, alarms out; no I/O.
+"""Alarms: conditions of a pool that a person should check. Figures in, alarms out; no I/O.
 
-Durations are measured by a monotonic clock. The wall clock is used only to tell a person since
-when an alarm is active.
+Durations are measured by a monotonic clock. The wall clock is used only to show since when
+an alarm is active.
 """
 
 import time

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's configuration: read from TOML, and checked as a whole before it is used.
 
-Every mistake is reported, with its line and value. Pools that exist are not looked at here.
+Every mistake is reported, with its line and value. Pools that exist are not read here.
 """
 
 import operator
@@ -267,7 +267,7 @@ def _converter() -> Converter:
     converter = Converter(forbid_extra_keys=True, detailed_validation=True)
     for plain in (str, int, float, bool):
         converter.register_structure_hook(plain, _strict(plain, lambda value, kind: kind(value)))
-    # Each before those that contain it: cattrs looks for a field's hook when it makes the record's.
+    # Each before those that contain it: cattrs needs a field's hook when it makes the record's.
     ordered: tuple[Any, ...] = (
         list[str], QueueOptions, dict[str, QueueOptions],
         PoolConfig, dict[str, PoolConfig], DaemonOptions,

@@ -4,8 +4,8 @@ what it may cost.
 
 A client's requests are answered one at a time, in order; those of other clients run in between. The
 limits are the bytes of a frame, the seconds until a frame is complete, the bytes of requests that
-are waiting, and the bytes that the client has not read. A client that exceeds one is told so and
-disconnected.
+are waiting, and the bytes that the client has not read. A client that exceeds one gets the
+reason and is disconnected.
 """
 
 import asyncio
@@ -93,7 +93,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         try:
             self.peer = Peer.of(transport.get_extra_info("socket"))
-        except OSError:  # it has ended, or the kernel does not tell who it is
+        except OSError:  # it has ended, or the kernel does not say who it is
             self._closing = True
             self._transport.abort()
             return
@@ -238,7 +238,7 @@ class Connection(asyncio.BufferedProtocol):
     # Disconnecting.
 
     def drop(self, reason: str) -> None:
-        """Tells the client why, and disconnects it when it has read that, or after GOODBYE_S."""
+        """Sends the client the reason. Disconnects it when it has read that, or after GOODBYE_S."""
         if self._closing:
             return
         self._start_closing()

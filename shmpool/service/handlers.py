@@ -82,7 +82,7 @@ class RequestHandler:
             held.close()
 
     def _watched(self, name: str) -> WatchedPool | None:
-        """The pool, if it is held and the name has not come to stand for another meanwhile."""
+        """The pool, if it is held and the name does not stand for another one now."""
         held = self.watched.get(name)
         return None if held is None or held.view.stale() else held
 
