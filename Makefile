@@ -104,7 +104,7 @@ docs: $(VENV)/.dev
 	SHMPOOL_SCREENSHOT=docs/live-page.png $(BIN)/python -m pytest -q tests/test_browser.py
 
 # Compilers, checkers and emulators; where there is no apt, or no network, the tests do without.
-TOOLS := g++ clang spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static \
+TOOLS := g++ clang llvm spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static \
 	valgrind chromium chromium-driver
 # clang's sanitizers are a package of their own, of clang's version.
 CLANG_RT = libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev

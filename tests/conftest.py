@@ -444,6 +444,10 @@ class DaemonProcess:
         return self.process.wait(DEADLINE_S)
 
     def close(self) -> None:
+        """Ends the daemon. `make coverage` needs what the daemon reports when it ends by itself."""
+        if "COVERAGE_RUN" in os.environ:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.end()
         self.end(signal.SIGKILL)
         self._notes.close()
 

@@ -284,7 +284,15 @@ def test_a_buffer_freed_behind_its_back_is_named(pool: shmpool.Pool) -> None:
     queue = pool.create_queue("q", capacity=2)
     buf = pool.alloc()
     Handles(pool).free([buf.generation << 32 | buf.index])
-    for call in (buf.free, lambda: queue.put(buf), lambda: buf.mark, lambda: buf.write(b"x")):
+    for call in (
+        buf.free,
+        lambda: queue.put(buf),
+        lambda: buf.mark,
+        lambda: setattr(buf, "mark", 1),
+        lambda: setattr(buf, "headroom", 1),
+        lambda: setattr(buf, "length", 1),
+        lambda: buf.write(b"x"),
+    ):
         with pytest.raises(
             shmpool.BufferReleased, match=f": buffer {buf.index} of pool '{pool.name}': "
         ):
@@ -306,6 +314,8 @@ def test_a_length_of_another_type(pool: shmpool.Pool) -> None:
         for value in ("x", 1.5, None):
             with pytest.raises(TypeError, match=f"^{field} is {value!r}; it must be an int$"):
                 setattr(setter, field, value)
+        with pytest.raises(AttributeError, match=f"^{field} cannot be deleted$"):
+            delattr(setter, field)
     assert 7 == len(buf)
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Burst: many buffers at once. Their columns are in test_column.py."""
 
+import ctypes
 import errno
 import re
 from typing import Any
@@ -10,6 +11,13 @@ import pytest
 from conftest import Handles
 
 import shmpool
+
+
+def handle_of(burst: shmpool.Burst, i: int) -> int:
+    """A buffer's handle, without making it an element of the burst."""
+    at = Handles._words(burst)[0].value
+    assert at
+    return ctypes.c_uint64.from_address(at + 8 * i).value
 
 
 def test_a_burst_is_a_sequence_of_buffers(pool: shmpool.Pool) -> None:
@@ -275,6 +283,7 @@ def test_with_keeps_the_exception_in_flight(pool: shmpool.Pool) -> None:
     """
     burst = pool.alloc_many(3)
     view, element = np.frombuffer(burst[1].data, "u1"), burst[1]
+    assert burst[2].length == 0  # an element without a view
     with pytest.raises(ZeroDivisionError), burst:
         _ = 1 / 0
     assert (True, 1) == (element.released, sum(pool.audit().held.values()))
@@ -290,3 +299,34 @@ def test_with_keeps_the_exception_in_flight(pool: shmpool.Pool) -> None:
     del view
     burst.free()
     assert {} == pool.audit().held
+
+
+def test_a_buffer_freed_behind_the_bursts_back(pool: shmpool.Pool) -> None:
+    """It is no element any more, and does not keep the others from going home with the burst."""
+    for end in (lambda burst: burst.__exit__(KeyError, None, None), lambda burst: None):
+        burst = pool.alloc_many(3)
+        Handles(pool).free([handle_of(burst, 1)])
+        with pytest.raises(shmpool.BufferReleased, match=f"buffer {burst.indices[1]} of pool"):
+            burst[1]
+        assert 2 == pool.stats().held
+        end(burst)
+        del burst
+        assert (True, 0) == (pool.audit().ok, pool.stats().held)
+
+
+def test_a_block_whose_burst_has_gone(pool: shmpool.Pool) -> None:
+    """A burst that was put or freed inside its block is left alone at the end of the block."""
+    queue = pool.create_queue("q", capacity=8)
+    with pool.alloc_many(3) as burst:
+        queue.put_many(burst)
+    with pool.alloc_many(2) as burst:
+        burst.free()
+    assert (3, {}) == (len(queue), pool.audit().held)
+
+
+def test_elements_of_a_closed_pool(pool: shmpool.Pool) -> None:
+    """They cannot be had."""
+    burst = pool.alloc_many(3)
+    pool.close()
+    with pytest.raises(shmpool.PoolClosed):
+        burst[0]

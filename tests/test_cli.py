@@ -5,7 +5,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -385,3 +386,79 @@ def test_a_long_table(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert ["member       held", "member 0     0"] == lines[:2]
     assert (4096, "member 4094  4,094") == (len(lines), lines[-1])
+
+
+@pytest.fixture
+def on_terminal() -> Iterator[Callable[..., tuple[subprocess.Popen[str], Callable[[str], str]]]]:
+    """on_terminal(*words): a command whose stderr is a terminal; and until(text), which reads from
+    that terminal until it has shown the text, or to the end."""
+    made = []
+
+    def on_terminal(*words: str) -> tuple[subprocess.Popen[str], Callable[[str], str]]:
+        ours, its = os.openpty()
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=its,
+            text=True,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
+        )
+        os.close(its)
+        made.append((process, ours))
+        shown = ""
+
+        def until(text: str) -> str:
+            nonlocal shown
+            while text not in shown:
+                try:
+                    shown += os.read(ours, 4096).decode(errors="replace")
+                except OSError:  # EIO: nobody has the terminal open any more
+                    break
+            return shown
+
+        return process, until
+
+    yield on_terminal
+    for process, ours in made:
+        process.kill()
+        process.communicate()
+        os.close(ours)
+
+
+def test_progress_on_a_terminal(
+    on_terminal: Callable[..., Any], make_pool: MakePool, pool_name: str
+) -> None:
+    """Whoever waits at a terminal is told for what, on stderr; stdout has the answer alone."""
+    pool = make_pool()
+    process, until = on_terminal(*COMMAND, "audit", pool.name, "--json", "--direct")
+    assert f"counting the buffers of {pool.name}" in until("no such text")
+    assert json.loads(process.stdout.read())["ok"]
+    process, until = on_terminal(
+        *COMMAND, "create", pool_name, "--buffer-size", "64", "--capacity", "64", "--direct"
+    )
+    assert f"creating {pool_name}" in until("no such text")
+    assert 0 == process.wait(DEADLINE_S)
+
+
+def test_progress_in_bytes(on_terminal: Callable[..., Any], tmp_path: Path) -> None:
+    """The bytes that the file has so far are shown, from when it exists."""
+    script = """
+        import os, sys
+        from shmpool.cli.output import working
+        with working("creating rx", sys.argv[1], 2_000_000):
+            input()
+            with open(sys.argv[1], "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, 1_000_000)
+            input()
+        """
+    file = tmp_path / "file"
+    process, until = on_terminal(
+        sys.executable, "-W", "error", "-c", textwrap.dedent(script), str(file)
+    )
+    until("0.0/2.0 MB")
+    print(file=process.stdin, flush=True)
+    assert "1.0/2.0 MB" in until("1.0/2.0 MB")
+    print(file=process.stdin, flush=True)
+    until("no such text")
+    assert 0 == process.wait(DEADLINE_S)

@@ -234,3 +234,13 @@ def test_narrow_bypass(bits: int, stops: int, least: int, tmp_path: Path) -> Non
     """Buffers are taken from behind a suspended member while the free ring's positions wrap."""
     sources = [TESTS / "stress_bypass.c", *SOURCES]
     assert sum(rounds(bits, tmp_path, sources, (stops,))) >= least
+
+
+@pytest.mark.parametrize("compiler", EACH_COMPILER[:-1])
+def test_memory(compiler: str, tmp_path: Path) -> None:
+    """Whichever call for memory fails: -ENOMEM, nothing is left behind, the next try succeeds."""
+    source = TESTS / "test_memory.c"
+    wrapped = re.findall(r"^WRAP\([^,]+, (\w+)", source.read_text(), re.MULTILINE)
+    flags = ["-O2", "-Wl," + ",".join(f"--wrap={name}" for name in wrapped)]
+    printed = run_c(tmp_path, compiler, flags, [source, *SOURCES])
+    assert "recover: 7 calls" in printed
