@@ -281,11 +281,9 @@ class AlfQueue(QueueBase):
         moved, number = 0, to.number if to is not None else 0
         for _ in range(len(self) if n is None else self._most(n)):
             code = self._move(number, bool(reset))
-            if isinstance(code, Buffer):  # neither queue has room for it any more
-                self.put(code)
-            elif code == -errno.EAGAIN:
+            if code == -errno.EAGAIN:
                 break
-            elif code not in (0, -errno.ENOBUFS, -errno.ENOENT):
+            if code not in (0, -errno.ENOBUFS, -errno.ENOENT):
                 self._fail(code)
             moved += code == 0
         return moved

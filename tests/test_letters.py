@@ -296,3 +296,36 @@ def test_json_of_bytes(pool: shmpool.Pool) -> None:
     queue.send(b"\xff\x1b[")
     (message,) = queue.peek()
     assert "ff1b5b" == json.loads(json.dumps(record(message)))["payload"]
+
+
+@pytest.mark.slow
+def test_redrive_never_waits(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """The queue is full, and producers fill each place that a letter leaves: the call returns, and
+    no letter is lost."""
+    pool = make_pool(capacity=256)
+    letters, queue = (pool.create_queue(name, capacity=2) for name in ("letters", "q"))
+    queue.send_many([b"q"] * 2)
+    letters.send_many([b"letter"] * 2)
+    children = [
+        start(
+            """
+            import contextlib, sys, shmpool
+            letters = shmpool.Pool.attach(sys.argv[1]).queue("letters")
+            print(flush=True)
+            while True:
+                with contextlib.suppress(shmpool.Full):
+                    letters.send(b"letter", timeout=0)
+            """,
+            pool.name,
+        )
+        for _ in range(2)
+    ]
+    for child in children:
+        child.line()
+    for _ in range(20000):
+        assert 0 == letters.redrive(1, to=queue)
+    for child in children:
+        child.kill()
+    pool.recover()
+    assert pool.audit().ok
+    assert [b"q"] * 2 == queue.recv_many(2)

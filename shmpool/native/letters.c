@@ -49,15 +49,11 @@ int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline)
 	return error;
 }
 
-int64_t shmpool_move(uint64_t key, uint32_t to, int reset, struct shmpool_taken *out)
+int64_t shmpool_move(uint64_t key, uint32_t to, int reset)
 {
 	struct lookup c;
 	int error = lookup_queue(key, &c);
-	if (!error)
-		error = requeue_move(c.p, c.m, c.ring, to, reset, &out->handle);
-	if (error == 1)
-		out->extent = header_extent(c.p, out->handle);
-	return error;
+	return error ? error : requeue_move(c.p, c.m, c.ring, to, reset);
 }
 
 /* Copies the buffer at a position of a ring without writing to it. Returns false if the buffer was

@@ -68,8 +68,8 @@ void requeue_abandon(struct qmempool *p, struct member *m, uint64_t handle);
  * from which it became a dead letter. reset sets its redelivered to 0. Returns 0; -EAGAIN if from
  * is empty; -EBUSY, -EBADMSG as queue_get(). If the buffer cannot go there, it is put back at the
  * end of from: -ENOBUFS no room, -ENOENT no such queue, -EOPNOTSUPP that queue has a single
- * producer. If from is full by then too, returns 1, and m owns *handle. */
+ * producer. If from is full by then too, the buffer is abandoned to it. */
 int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *from, uint32_t to,
-		 bool reset, uint64_t *handle);
+		 bool reset);
 
 #endif
