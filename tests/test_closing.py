@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import MakePool
+from conftest import DEADLINE_S, Child, MakePool
 
 import shmpool
 
@@ -377,3 +377,30 @@ def test_an_ended_thread_has_no_role(make_pool: MakePool) -> None:
     queue.send(b"2")
     assert b"2" == queue.recv()
     assert not kept[0].released
+
+
+def test_views_at_the_end_of_a_process(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """A daemon thread writes through a view while its process ends: nobody else gets the buffer
+    before the process is gone."""
+    pool = make_pool(capacity=2, prealloc=2, cache_size=0)
+    child = start(
+        """
+        import atexit, sys, threading
+        # Registered before shmpool's own handler, so it runs after that.
+        atexit.register(lambda: (print("left", flush=True), sys.stdin.readline()))
+        import shmpool
+        pool = shmpool.Pool.attach(sys.argv[1])
+        view = pool.alloc().data
+        def write():
+            while True:
+                view[:] = b"X" * len(view)
+        threading.Thread(target=write, daemon=True).start()
+        """,
+        pool.name,
+    )
+    assert "left" == child.line()
+    with pytest.raises(shmpool.PoolExhausted):
+        pool.alloc_many(2, timeout=0)
+    child.send()
+    child.end()
+    pool.alloc_many(2, timeout=DEADLINE_S).free()  # recovers what the process had

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import MakePool
+from conftest import Child, MakePool
 
 import shmpool
 
@@ -85,3 +85,26 @@ def test_nothing_is_built_for_a_free_threaded_python(monkeypatch: pytest.MonkeyP
     builder = Path(shmpool.__file__).parent / "native" / "build.py"
     with pytest.raises(RuntimeError, match="free-threaded"):
         runpy.run_path(str(builder))
+
+
+def test_a_second_import(start: Callable[..., Child]) -> None:
+    """A program that forgets the modules and imports them again gets an ImportError that says why,
+    and what it had goes on to work."""
+    child = start(
+        """
+        import sys, shmpool
+        pool = shmpool.Pool.create(None, buffer_size=64, capacity=64)
+        for name in [name for name in sys.modules if name.split(".")[0] == "shmpool"]:
+            del sys.modules[name]
+        try:
+            import shmpool as again
+        except ImportError as error:
+            print(error)
+        queue = pool.create_queue("q", capacity=2)
+        queue.put(pool.alloc())
+        print(len(queue))
+        """
+    )
+    said, counted = child.end().splitlines()
+    assert said.startswith("shmpool is imported already in this process")
+    assert "1" == counted

@@ -363,3 +363,27 @@ def test_recv_many_of_large_payloads(make_pool: MakePool) -> None:
         assert 1 <= len(got) <= 32
         received += got
     assert payloads == received
+
+
+def test_no_other_thread_finds_the_list_that_recv_many_fills(
+    pool_name: str, start: Callable[..., Child]
+) -> None:
+    """While recv_many() waits, the garbage collector lists no list with empty entries."""
+    child = start(
+        """
+        import gc, sys, threading, time, shmpool
+        pool = shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=64, unlink_on_close=True)
+        queue = pool.create_queue("q", capacity=16)
+        queue.send_many([b"x"] * 3)
+        thread = threading.Thread(target=lambda: (queue.recv_many(3), queue.recv_many(10)))
+        thread.start()
+        while not any(member.counters["sleep"] for member in pool.members()):
+            time.sleep(0.01)
+        print(sum(repr(o)[:7] == "[<NULL>" for o in gc.get_objects() if type(o) is list))
+        queue.send(b"end")
+        thread.join()
+        """,
+        pool_name,
+    )
+    assert "0" == child.line()
+    child.end()

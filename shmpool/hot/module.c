@@ -62,6 +62,13 @@ static int module_exec(PyObject *module)
 				"WSGIApplicationGroup %{GLOBAL})");
 		return -1;
 	}
+	static bool imported;
+	if (imported) {
+		PyErr_SetString(PyExc_ImportError,
+				"shmpool is imported already in this process, and was removed from "
+				"sys.modules since: its C types cannot be made twice");
+		return -1;
+	}
 	if ((!hot_process_number && make_process_number()) || hot_arguments_init(module) ||
 	    hot_raising_init() ||
 	    add_type(module, "SegmentBase", &hot_segment_spec, &hot_segment_type) ||
@@ -71,6 +78,7 @@ static int module_exec(PyObject *module)
 	    add_type(module, "Buffer", &hot_buffer_spec, &hot_buffer_type))
 		return -1;
 	opening_thread_begins = thread_begins;
+	imported = true;
 	return 0;
 }
 

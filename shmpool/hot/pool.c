@@ -66,12 +66,17 @@ static PyObject *pool_close(PyObject *object, PyObject *Py_UNUSED(unused))
 	Py_RETURN_NONE;
 }
 
-/* At the end of the process: views may still be in use, so the mapping stays. */
+/* At the end of the process. Daemon threads may still write through views: then the mapping stays,
+ * and so do the members, or somebody else would get the buffers. The process's token ends them. */
 static PyObject *pool_leave(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	struct segment_object *segment = pool_end((struct pool_object *)object);
+	struct pool_object *self = (struct pool_object *)object;
+	const bool viewed = self->exports;
+	struct segment_object *segment = pool_end(self);
 	if (segment)
-		hot_segment_leave(segment);
+		hot_segment_leave(segment, viewed);
+	if (viewed)
+		Py_RETURN_NONE; /* the views keep the reference to the segment until the end */
 	Py_XDECREF(segment);
 	Py_RETURN_NONE;
 }

@@ -117,11 +117,14 @@ void hot_segment_close(struct segment_object *self)
 	hot_segment_drop(self);
 }
 
-void hot_segment_leave(struct segment_object *self)
+void hot_segment_leave(struct segment_object *self, bool viewed)
 {
 	if (self->number)
 		shmpool_leave(self->number);
-	detach(self);
+	if (viewed)
+		remove_name(self);
+	else
+		detach(self);
 }
 
 static void segment_dealloc(PyObject *object)
