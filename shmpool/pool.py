@@ -30,7 +30,7 @@ from .options import (
     queue_refusals,
 )
 from .os_errors import refuse
-from .pool_files import inode_of, replaced, unlink
+from .pool_files import inode_of, replaced, status_of, unlink
 from .process_exit import leave_at_the_end, open_pools
 from .queue import AlfQueue, queue_names, refuse_foreign
 from .segment import ANONYMOUS, Segment, user_id
@@ -149,6 +149,7 @@ class Pool(PoolBase):
         options = PoolOptions(buffer_size, capacity, prealloc, bulk, refill_multiplier, cache_size,
                               headroom, members, queues, mode, group)  # fmt: skip
         geometry = planned(name or ANONYMOUS, options)
+        check(lib.shmpool_room(), f"pool {name or ANONYMOUS!r}")  # before a name is taken
         if name is None:
             return cls._open(Segment.anonymous(geometry), made=True)
         while True:
@@ -166,7 +167,9 @@ class Pool(PoolBase):
                 segment._unlink_at_the_end(segment.path)
             return pool
         except BaseException:
-            unlink(name)
+            there = status_of(name)
+            if there is not None and samestat(there, segment.status):
+                unlink(name)
             raise
 
     def _refuse_other(self, options: PoolOptions, asked: Geometry) -> "Pool":

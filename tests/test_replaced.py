@@ -343,3 +343,29 @@ def test_core_files(pool: shmpool.Pool) -> None:
             found.add((kind[1], " dd" in mapping[mapping.index("VmFlags") :]))
     assert {("shmpool.test", True), ("memfd:shmpool", True)} == found
     del second
+
+
+def test_a_replacement_that_cannot_be_opened(pool_name: str, start: Callable[..., Child]) -> None:
+    """A process with 64 pools open is refused before the name is taken: the old pool keeps it."""
+    child = start(
+        """
+        import sys, shmpool
+        name = sys.argv[1]
+        make = dict(buffer_size=64, capacity=64)
+        old = shmpool.Pool.create(name, **make)
+        more = [shmpool.Pool.create(None, **make) for _ in range(63)]
+        for options in (dict(replace=True), dict(exist_ok=True), {}):
+            try:
+                shmpool.Pool.create(name, **make, **options)
+            except shmpool.LimitReached as error:
+                print(error)
+        print(old.replaced)
+        """,
+        pool_name,
+    )
+    *said, replaced = child.end().splitlines()
+    assert 3 == len(said)
+    assert all("64 pools are open" in text for text in said)
+    assert "False" == replaced
+    assert pool_name in shmpool.pool_names()
+    shmpool.Pool.unlink(pool_name)

@@ -228,3 +228,28 @@ def test_every_message_once(make_pool: MakePool, workers: int) -> None:
     everything = [(who, i) for who in range(workers) for i in range(each)]
     assert everything == sorted(message for one in got for message in one)
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+BULK = 1 << 14  # bytes: send() copies so many without the interpreter's lock
+
+
+@pytest.mark.parametrize("first", ["send_many", "send", "trim", "recover"])
+def test_a_first_call_without_the_lock(first: str, pool_name: str) -> None:
+    """A thread whose first call releases the interpreter's lock is no member after join() either.
+
+    With one slot left, each thread would find it taken by the one before.
+    """
+    with shmpool.Pool.create(pool_name, buffer_size=BULK, capacity=8, members=2) as pool:
+        queue = pool.create_queue("q", capacity=2)
+        calls: dict[str, Callable[[], object]] = {
+            "send_many": lambda: queue.send_many([b"x"]),
+            "send": lambda: queue.send(bytes(BULK)),
+            "trim": pool.trim,
+            "recover": pool.recover,
+        }
+        queue.drain()  # makes this thread a member
+        for _ in range(50):
+            in_thread(calls[first])
+            assert 1 == len(pool.members())
+            queue.drain()
+    shmpool.Pool.unlink(pool_name)

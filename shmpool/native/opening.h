@@ -50,6 +50,9 @@ extern _Thread_local struct opening_thread *opening_thread
  * -EXFULL if all numbers are taken; -ENOMEM; or an error of token_take(). */
 int opening_open(const struct segment *s, bool made);
 
+/* True if a pool can be opened: not all numbers are taken. */
+bool opening_room(void);
+
 /* First step of a close: no look-up finds the pool any more. Wakes no sleeper. Returns false if the
  * pool is closed or being closed. */
 bool opening_closing(uint32_t number);
@@ -79,6 +82,15 @@ uint64_t opening_token(uint32_t number);
 /* If set, called by each thread when it makes its table. The one who is told calls
  * opening_thread_ends() when the thread ends, before the C library does. */
 extern void (*opening_thread_begins)(struct opening_thread *t);
+
+/* Makes the calling thread's table now. Python can be told of it only with its lock held, so this
+ * goes before a call without the lock. Without memory the call makes the table, or fails. */
+void opening_thread_make(void);
+static inline void opening_thread_ready(void)
+{
+	if (unlikely(!opening_thread))
+		opening_thread_make();
+}
 
 /* Ends the calling thread's members, if t is its table. */
 void opening_thread_ends(struct opening_thread *t);
