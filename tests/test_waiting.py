@@ -7,11 +7,12 @@ import platform
 import signal
 import struct
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Child, Eventually, MakePool, join
+from conftest import DEADLINE_S, Child, Eventually, MakePool, join
 
 import shmpool
 
@@ -435,3 +436,54 @@ def test_behind_a_position_that_is_never_published(make_pool: MakePool) -> None:
     with pytest.raises(shmpool.Full):
         queue.put_many(pool.alloc_many(2), timeout=0)
     assert 15 == len(queue) - 1
+
+
+def test_a_timer_does_not_keep_a_sleeper_from_recovery(
+    make_pool: MakePool, start: Callable[..., Child]
+) -> None:
+    """A consumer that waits gets a dead one's message, although signals end each of its sleeps."""
+    pool = make_pool()
+    queue = pool.create_queue("q", capacity=8, on_death="requeue")
+    queue.send(b"job")
+    child = start(
+        """
+        import sys, shmpool
+        buf = shmpool.Pool.attach(sys.argv[1]).queue("q").get()
+        print("got", flush=True)
+        sys.stdin.readline()
+        """,
+        pool.name,
+    )
+    assert "got" == child.line()
+    handler = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        threading.Timer(0.5, child.process.kill).start()
+        assert b"job" == queue.recv(timeout=DEADLINE_S)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+@pytest.mark.slow
+def test_an_allocation_of_many_has_its_turn(
+    make_pool: MakePool, start: Callable[..., Child]
+) -> None:
+    """It gets 6 of 8 buffers although others always hold some: its turn comes and lasts, whatever
+    number of slices the wait is made in."""
+    pool = make_pool(capacity=8, prealloc=8, cache_size=0)
+    for _ in range(12):
+        start(
+            """
+            import sys, time, shmpool
+            pool = shmpool.Pool.attach(sys.argv[1])
+            while True:
+                with pool.alloc():
+                    time.sleep(0.2)
+                time.sleep(0.01)
+            """,
+            pool.name,
+        )
+    while pool.stats().held < 8:
+        time.sleep(0.01)
+    pool.alloc_many(6, timeout=3 * DEADLINE_S).free()

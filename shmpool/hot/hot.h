@@ -182,6 +182,7 @@ struct hot_wait {
 	size_t n;
 	double timeout;   /* seconds */
 	int64_t deadline; /* CLOCK_MONOTONIC in ns; 0 until the first wait sets it */
+	struct shmpool_turn turn; /* of HOT_ALLOC */
 };
 
 /* True if a call whose attempt returned code goes on to block. */
@@ -344,9 +345,10 @@ static inline char *hot_buffer_bytes(const struct buffer_object *self)
  * read-only. Returns the pool's number, or a code. */
 int hot_segment_enter(struct segment_object *self, const char *path, bool created);
 
-/* Closes the opened pool, if there is one, and keeps the mapping. Waits, without the interpreter's
- * lock, for calls of other threads. */
-void hot_segment_leave(struct segment_object *self);
+/* For the end of the process: closes the opened pool, if there is one, and keeps the mapping. Waits,
+ * without the interpreter's lock, for calls of other threads. If buffers are viewed, it leaves the
+ * pool open: the end of the process ends its members. */
+void hot_segment_leave(struct segment_object *self, bool viewed);
 
 /* The same; then unmaps and closes the file. */
 void hot_segment_close(struct segment_object *self);

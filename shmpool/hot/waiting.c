@@ -14,11 +14,12 @@ static int64_t deadline_of(double seconds)
 	return seconds == 0 ? WAIT_NEVER : wait_now() + (int64_t)(seconds * 1e9);
 }
 
-static int64_t call_core(const struct hot_wait *wait, uint64_t key)
+static int64_t call_core(struct hot_wait *wait, uint64_t key)
 {
 	switch (wait->operation) {
 	case HOT_ALLOC:
-		return shmpool_alloc_many_wait(key, wait->handles, wait->n, wait->deadline);
+		return shmpool_alloc_many_wait(key, wait->handles, wait->n, wait->deadline,
+					       &wait->turn);
 	case HOT_GET:
 		return shmpool_get_many_wait(key, wait->handles, wait->n, wait->deadline);
 	case HOT_PUT:
@@ -36,11 +37,12 @@ static int64_t call_core(const struct hot_wait *wait, uint64_t key)
 /* One blocking call without the interpreter's lock; -EBADF if the pool or the queue is closed. The
  * call is counted on the pool (native/opening.h): from before the lock is released, until before it
  * is taken again, because a thread may not survive taking it when the interpreter ends. */
-static int64_t call_unlocked(const struct hot_wait *wait)
+static int64_t call_unlocked(struct hot_wait *wait)
 {
 	const uint64_t key = wait->queue ? hot_queue_key(wait->queue) : wait->pool->key;
 	if (!key)
 		return -EBADF;
+	opening_thread_ready(); /* with the lock: module.c records the thread in Python */
 	uint32_t *counted = opening_begin(key_pool(key));
 	PyThreadState *state = PyEval_SaveThread();
 	const int64_t code = call_core(wait, key);

@@ -22,6 +22,7 @@
 #ifndef SHMPOOL_BLOCKING_H
 #define SHMPOOL_BLOCKING_H
 
+#include "binding.h"
 #include "recover.h"
 #include "requeue.h"
 #include "wait.h"
@@ -30,6 +31,11 @@
  * is over the capacity. */
 int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
 		   int64_t deadline_ns);
+
+/* The same for a wait that is made in slices, each of which ends at deadline_ns: *turn goes from
+ * one to the next, and a turn may last beyond the slice, until until_ns. */
+int blocking_alloc_turns(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
+			 int64_t deadline_ns, int64_t until_ns, struct shmpool_turn *turn);
 
 /* The same for 1 to n buffers, as many as are free. Returns how many, or -errno. */
 int blocking_alloc_some(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
@@ -56,8 +62,8 @@ struct blocking {
 	const struct blocking_kind *kind;
 	int64_t most_ns;  /* length of the next sleep */
 	int64_t alone_ns; /* the others are those of an allocation of many */
-	int64_t turn_ns;
-	alf_position since;
+	int64_t until_ns; /* a turn ends by then */
+	struct shmpool_turn *turn;
 };
 
 struct blocking_kind {

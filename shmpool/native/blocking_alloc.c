@@ -85,7 +85,8 @@ static int sleep_for_one(struct blocking *b, int *result)
 static bool turn_due(const struct blocking *b)
 {
 	return wait_ones(&pool_shared(b->p)->free_wait, &pool_shared(b->p)->free_many) &&
-	       (uint64_t)(alf_position)(taken(b->p) - b->since) >= (uint64_t)TURN_AFTER * b->n;
+	       (alf_position)(taken(b->p) - (alf_position)b->turn->since) >=
+		       (uint64_t)TURN_AFTER * b->n;
 }
 
 /* A turn: keeps what it gets until it has n. Returns 0, -EINTR, or another code if there are
@@ -156,9 +157,10 @@ static int sleep_for_many(struct blocking *b, int *result)
 {
 	*result = alloc_everywhere(b);
 	if (*result == -EAGAIN && turn_due(b)) {
-		*result = take_turn(b, earlier(b->deadline_ns, wait_now() + b->turn_ns));
-		b->turn_ns = earlier(2 * b->turn_ns, TURN_MOST_NS);
-		b->since = taken(b->p);
+		struct shmpool_turn *turn = b->turn;
+		*result = take_turn(b, earlier(b->until_ns, wait_now() + turn->length_ns));
+		turn->length_ns = earlier(2 * turn->length_ns, TURN_MOST_NS);
+		turn->since = taken(b->p);
 	}
 	if (*result != -EAGAIN)
 		return 0;
@@ -173,6 +175,13 @@ static const struct blocking_kind many_kind = { -EAGAIN,          alloc_attempt,
 int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
 		   int64_t deadline_ns)
 {
+	struct shmpool_turn turn = { 0 };
+	return blocking_alloc_turns(p, m, handle, n, deadline_ns, deadline_ns, &turn);
+}
+
+int blocking_alloc_turns(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
+			 int64_t deadline_ns, int64_t until_ns, struct shmpool_turn *turn)
+{
 	int error = qmempool_alloc_bulk(p, m, handle, n);
 	if (error != -EAGAIN || n > p->capacity)
 		return error;
@@ -184,8 +193,10 @@ int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint3
 			      .kind = n == 1 ? &one_kind : &many_kind,
 			      .most_ns = WAIT_SHORT_NS,
 			      .alone_ns = WAIT_SHORT_NS,
-			      .turn_ns = TURN_FIRST_NS,
-			      .since = taken(p) };
+			      .until_ns = until_ns,
+			      .turn = turn };
+	if (!turn->length_ns)
+		*turn = (struct shmpool_turn) { TURN_FIRST_NS, taken(p) };
 	if (deadline_ns == WAIT_NEVER && bypass_needed(p)) {
 		error = alloc_attempt_hard(&b);
 		if (error != -EAGAIN)

@@ -306,12 +306,13 @@ static uint64_t key(uint32_t queue)
  * whole pool, and then pauses longer and longer. */
 static void asking(void)
 {
+	struct shmpool_turn turn = { 0 };
 	uint64_t held[CAPACITY], handle, *word = &shared()->inquired;
 	take(held, CAPACITY);
 	store_relaxed(word, 0);
 	EQUAL(-EAGAIN, qmempool_alloc(pool(), self(), &handle));
 	EQUAL(0, load_relaxed(word));
-	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER));
+	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER, &turn));
 	CHECK(load_relaxed(word));
 	for (uint64_t fruitless = 2; fruitless < 6; fruitless++) {
 		store_relaxed(word, load_relaxed(word) & 7);
@@ -321,11 +322,11 @@ static void asking(void)
 	}
 	uint64_t soon = (uint64_t)wait_wall() + 900000000;
 	store_relaxed(word, soon);
-	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER));
+	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER, &turn));
 	EQUAL(soon, load_relaxed(word));
 	uint64_t set_back = (uint64_t)wait_wall() + 3600000000000ull;
 	store_relaxed(word, set_back);
-	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER));
+	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER, &turn));
 	CHECK(set_back != load_relaxed(word));
 	give(held, CAPACITY);
 }
