@@ -24,8 +24,8 @@ static bool entry_valid(const struct qmempool *p, const struct member *m, uint64
 	if (handle_index(handle) >= p->capacity)
 		return false; /* corrupted */
 	const struct buffer *b = pool_buffer(p, handle_index(handle));
-	return !SHMPOOL_CHECK || (load_acquire(&b->owner) == m->tag && /* [OWNER] */
-				  load_relaxed(&b->handle) == handle);
+	return load_acquire(&b->owner) == m->tag && /* [OWNER] */
+	       load_relaxed(&b->handle) == handle;
 }
 
 /* Moves all valid entries of m's cache to the free ring. Returns the new bottom. */

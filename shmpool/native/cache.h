@@ -195,15 +195,13 @@ static ALWAYS_INLINE bool cache_free(struct qmempool *p, struct member *m, const
 #pragma GCC unroll 4
 	for (uint32_t i = n; i--;) { /* from the last one on: transfer_take_all() */
 		const uint64_t h = handle[i];
-		if (SHMPOOL_CHECK) {
-			struct buffer *b = &buffers[handle_index(h)];
-			if (unlikely(handle_index(h) >= capacity) || !owner_is(b, mine, h)) {
-				pool_unfree(p, handle + i + 1, n - i - 1);
-				return false;
-			}
-			store_relaxed(&b->handle, h + GENERATION_ONE);
+		struct buffer *b = &buffers[handle_index(h)];
+		if (unlikely(handle_index(h) >= capacity) || !owner_is(b, mine, h)) {
+			pool_unfree(p, handle + i + 1, n - i - 1);
+			return false;
 		}
-		room[i] = h + SHMPOOL_CHECK * GENERATION_ONE;
+		store_relaxed(&b->handle, h + GENERATION_ONE);
+		room[i] = h + GENERATION_ONE;
 	}
 	count_up(&m->cache_pushed, n);
 	store_release(&m->cache_top, (cache_position)(top + n)); /* [CACHE] */
@@ -217,13 +215,11 @@ static ALWAYS_INLINE bool cache_free_one(struct qmempool *p, struct member *m, u
 	if (unlikely(cache_between_own(load_acquire(&m->cache_bottom), top) >=
 		     p->cache_size)) /* [CACHE] */
 		return false;
-	if (SHMPOOL_CHECK) {
-		struct buffer *b = &p->buffers[handle_index(handle)];
-		if (unlikely(handle_index(handle) >= p->capacity) || !owner_is(b, m->tag, handle))
-			return false;
-		handle += GENERATION_ONE;
-		store_relaxed(&b->handle, handle);
-	}
+	struct buffer *b = &p->buffers[handle_index(handle)];
+	if (unlikely(handle_index(handle) >= p->capacity) || !owner_is(b, m->tag, handle))
+		return false;
+	handle += GENERATION_ONE;
+	store_relaxed(&b->handle, handle);
 	count_up(&m->cache_pushed, 1);
 	m->cache[top & p->cache_mask] = handle;
 	store_release(&m->cache_top, (cache_position)(top + 1)); /* [CACHE] */

@@ -12,10 +12,6 @@
 #include "owner.h"
 #include "segment.h"
 
-#ifndef SHMPOOL_CHECK
-#define SHMPOOL_CHECK 1
-#endif
-
 /* One process's view of an open pool. */
 struct qmempool {
 	struct buffer *buffers;

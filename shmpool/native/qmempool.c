@@ -152,12 +152,12 @@ int qmempool_free_slow(struct qmempool *p, struct member *m, const uint64_t *han
 {
 	if (cache_make_room(p, m, n) && cache_free(p, m, handle, n))
 		return 0;
-	int error = SHMPOOL_CHECK ? raise_generations(p, m, handle, n) : 0;
+	int error = raise_generations(p, m, handle, n);
 	while (n && !error) {
 		uint64_t freed[BULK_MAX];
 		uint32_t k = n < BULK_MAX ? n : BULK_MAX;
 		for (uint32_t i = 0; i < k; i++)
-			freed[i] = handle[i] + SHMPOOL_CHECK * GENERATION_ONE;
+			freed[i] = handle[i] + GENERATION_ONE;
 		handle += k;
 		n -= k;
 		if (p->cache_size && cache_flush_if_asked(p, m)) {

@@ -29,8 +29,7 @@
  * another member and never asks which members are dead. blocking_alloc() does both.
  *
  * Misuse: a handle carries the generation of its buffer, and a free changes the generation. A
- * second free, a stale handle and a buffer of another member are errors. SHMPOOL_CHECK=0 leaves
- * that out: then headers are not touched on the fast path at all.
+ * second free, a stale handle and a buffer of another member are errors.
  */
 #ifndef SHMPOOL_QMEMPOOL_H
 #define SHMPOOL_QMEMPOOL_H
@@ -71,8 +70,7 @@ static inline int qmempool_check(struct qmempool *p, struct member *m, uint64_t 
 {
 	if (unlikely(handle_index(handle) >= p->capacity))
 		return -EINVAL;
-	if (SHMPOOL_CHECK &&
-	    unlikely(!owner_is(pool_buffer(p, handle_index(handle)), m->tag, handle)))
+	if (unlikely(!owner_is(pool_buffer(p, handle_index(handle)), m->tag, handle)))
 		return qmempool_adopt(p, m, handle);
 	return 0;
 }

@@ -60,7 +60,7 @@ static bool outranked(const struct qmempool *p, uint32_t number, const char *nam
 static bool can_take_back(struct qmempool *p, uint32_t flags, const struct queue_on_death *on_death)
 {
 	const struct alf_ring *letter = queue_ring(p, on_death->dead_letter);
-	if (on_death->what > ON_DEATH_DEAD_LETTER || (on_death->what && !SHMPOOL_CHECK))
+	if (on_death->what > ON_DEATH_DEAD_LETTER)
 		return false;
 	if (on_death->what == ON_DEATH_REQUEUE && flags & ALF_SINGLE_PRODUCER)
 		return false;
@@ -199,8 +199,7 @@ static ALWAYS_INLINE int check_each_once(struct qmempool *p, struct member *m,
 	for (uint32_t i = 0; i < n; i++) {
 		const uint64_t h = handle[i];
 		struct buffer *b = &buffers[handle_index(h)];
-		if (unlikely(handle_index(h) >= capacity) ||
-		    (SHMPOOL_CHECK && !owner_is(b, mine, h))) {
+		if (unlikely(handle_index(h) >= capacity) || !owner_is(b, mine, h)) {
 			int error = qmempool_check(p, m, h);
 			if (error) {
 				unmark(p, m, handle, i);

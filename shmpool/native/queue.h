@@ -44,9 +44,8 @@ struct queue_on_death {
 
 /* Creates a queue. flags are ALF_SINGLE_PRODUCER and ALF_SINGLE_CONSUMER. Returns its number, from
  * 1 on; -EEXIST; -EINVAL for a bad name or capacity; -EDOM if recovery could not put buffers back,
- * into this queue or its dead-letter queue: the queue has a single producer, or does not exist, or
- * the build has SHMPOOL_CHECK=0; -ENFILE if no number is left; -ENOMEM; or what segment_reserve()
- * returns. */
+ * into this queue or its dead-letter queue: the queue has a single producer, or does not exist;
+ * -ENFILE if no number is left; -ENOMEM; or what segment_reserve() returns. */
 int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
 		 uint32_t flags, const struct queue_on_death *on_death);
 
