@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants.table import read_core
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "shmpool"
 NATIVE = PACKAGE / "native"
@@ -452,3 +454,10 @@ def test_plain_words() -> None:
             for words, instead in NOT_WRITTEN.items():
                 found = re.search(rf"(?<![a-z])(?:{words})(?![a-z])", line, re.IGNORECASE)
                 assert not found, f"{path}:{number}: {found and found[0]}: write {instead}"
+
+
+def test_every_mutant_of_the_core_applies() -> None:
+    """Each entry of the table names a text of the core that occurs once."""
+    mutants = read_core(ROOT / "tests" / "mutants" / "core.toml")
+    assert len(mutants) >= 60
+    assert [] == [fault for mutant in mutants if (fault := mutant.fault(ROOT))]

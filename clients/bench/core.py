@@ -175,7 +175,7 @@ class Program:
 
 
 def measure(program: Program, result: Result, rounds: int) -> None:
-    """Measures a cell, again if the line latency changed meanwhile."""
+    """Measures a cell, again if the line latency changed in that time."""
     if result.cell.place is Place.ONE_CORE:
         _rounds(program, result, rounds)
         return

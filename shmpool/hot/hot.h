@@ -180,8 +180,8 @@ struct hot_wait {
 		const struct shmpool_slice *slices;
 	};
 	size_t n;
-	double timeout;   /* seconds */
-	int64_t deadline; /* CLOCK_MONOTONIC in ns; 0 until the first wait sets it */
+	double timeout;           /* seconds */
+	int64_t deadline;         /* CLOCK_MONOTONIC in ns; 0 until the first wait sets it */
 	struct shmpool_turn turn; /* of HOT_ALLOC */
 };
 
@@ -345,9 +345,9 @@ static inline char *hot_buffer_bytes(const struct buffer_object *self)
  * read-only. Returns the pool's number, or a code. */
 int hot_segment_enter(struct segment_object *self, const char *path, bool created);
 
-/* For the end of the process: closes the opened pool, if there is one, and keeps the mapping. Waits,
- * without the interpreter's lock, for calls of other threads. If buffers are viewed, it leaves the
- * pool open: the end of the process ends its members. */
+/* For the end of the process: closes the opened pool, if there is one, and keeps the mapping.
+ * Waits, without the interpreter's lock, for calls of other threads. If buffers are viewed, leaves
+ * the pool open: the end of the process ends its members. */
 void hot_segment_leave(struct segment_object *self, bool viewed);
 
 /* The same; then unmaps and closes the file. */

@@ -67,7 +67,7 @@ static PyObject *pool_close(PyObject *object, PyObject *Py_UNUSED(unused))
 }
 
 /* At the end of the process. Daemon threads may still write through views: then the mapping stays,
- * and so do the members, or somebody else would get the buffers. The process's token ends them. */
+ * and so do the members, or another member would get the buffers. The process's token ends them. */
 static PyObject *pool_leave(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct pool_object *self = (struct pool_object *)object;

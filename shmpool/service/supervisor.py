@@ -186,19 +186,13 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _guarded(self, job: str, name: str) -> Iterator[None]:
-        """Releases the pool if the block finds it damaged. Otherwise as _logged()."""
-        with self._logged(job, name):
-            try:
-                yield
-            except errors.SegmentInvalid as error:
-                self.adoption.damaged(name, str(error))
-
-    @contextlib.contextmanager
-    def _logged(self, job: str, name: str) -> Iterator[None]:
-        """Logs an error of the block, so that one pool cannot keep the daemon from the others.
-        Logs it once while every run of the job on that pool fails with it."""
+        """Releases the pool if the block finds it damaged. Logs any other error of the block, so
+        that one pool cannot keep the daemon from the others; once while every run of the job on
+        that pool fails with it."""
         try:
             yield
+        except errors.SegmentInvalid as error:
+            self.adoption.damaged(name, str(error))
         except Exception as error:
             if self._last_error.get((job, name)) != str(error):
                 self._last_error[job, name] = str(error)
@@ -278,7 +272,7 @@ class Supervisor:
                     continue  # a pool that this user cannot write to was logged at its adoption
                 began = time.monotonic()
                 what: Recovery | None = None
-                with self._logged("recovery", name):
+                with self._guarded("recovery", name):
                     what = await self.run(Recover(name))
                 now = time.monotonic()
                 if what is None or what.postponed or not what.members:
@@ -339,7 +333,7 @@ class Supervisor:
         return self.config.daemon.interval
 
     async def _trim(self, name: str, keep: int) -> None:
-        with self._logged("trim", name):
+        with self._guarded("trim", name):
             if freed := await self.run(Trim(name, keep)):
                 log.info("pool %s: %d bytes returned to the kernel", name, freed)
 
@@ -349,7 +343,7 @@ class Supervisor:
         if self.handler.watched.get(name) is not pool:
             return  # it was released before this task ran
         began = time.monotonic()
-        with self._logged("list of holders", name):
+        with self._guarded("list of holders", name):
             held = pool.view.stats().held
             holders = await self.run_for_client(GetHolders(name), HOLDERS_S) if held else []
             if self.handler.watched.get(name) is pool:
