@@ -67,11 +67,17 @@ static int module_exec(PyObject *module)
 	    add_type(module, "PoolBase", &hot_pool_spec, &hot_pool_type) ||
 	    add_type(module, "QueueBase", &hot_queue_spec, &hot_queue_type) ||
 	    add_type(module, "BurstBase", &hot_burst_spec, &hot_burst_type) ||
-	    add_type(module, "Buffer", &hot_buffer_spec, &hot_buffer_type))
+	    add_type(module, "Buffer", &hot_buffer_spec, &hot_buffer_type) ||
+	    add_type(module, "ArrayMemory", &hot_memory_spec, &hot_memory_type))
 		return -1;
 	opening_thread_begins = thread_begins;
 	return 0;
 }
+
+static PyMethodDef functions[] = {
+	{ "use_numpy", hot_use_numpy, METH_VARARGS, NULL },
+	{ NULL, NULL, 0, NULL },
+};
 
 static PyModuleDef_Slot module_slots[] = {
 	{ Py_mod_exec, module_exec },
@@ -82,6 +88,7 @@ static struct PyModuleDef module_definition = {
 	PyModuleDef_HEAD_INIT,
 	.m_name = "shmpool._hot",
 	.m_doc = "The C types behind Pool, AlfQueue, Buffer and Burst, and the reader of timeouts.",
+	.m_methods = functions,
 	.m_slots = module_slots,
 };
 
