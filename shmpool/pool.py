@@ -7,8 +7,9 @@ One file: Pool is one class, and half of its lines are the documentation of its 
 """
 
 import contextlib
+from collections.abc import Iterable
 from os.path import samestat
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex
 
 from . import errors
 from ._ffi import Native, ffi, lib
@@ -47,6 +48,9 @@ from .stats import (
     recovering,
     whole,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
 
 
 class Pool(PoolBase):
@@ -292,6 +296,44 @@ class Pool(PoolBase):
         burst = Burst(self, n)
         burst._alloc(timeout)
         return burst
+
+    def array(
+        self,
+        shape: SupportsIndex | Iterable[SupportsIndex],
+        dtype: "DTypeLike",
+        order: Literal["C", "F"] = "C",
+        timeout: float | None = None,
+    ) -> "NDArray[Any]":
+        """Takes a free buffer as the memory of a new numpy array, whose values are undefined.
+
+        Write into the array, and move it with AlfQueue.put_array. The buffer goes back to the pool
+        with the last array or view of it. Waits as alloc() does.
+
+        dtype, shape and order are recorded in the buffer before the array, in 128 bytes for a plain
+        dtype and a few dimensions: buffer_size must have room for both, unless the pool's headroom
+        has it for the record. Needs numpy (the extra shmpool[numpy]).
+
+        >>> import shmpool
+        >>> with shmpool.Pool.create("doc-array", buffer_size=4096, capacity=64) as pool:
+        ...     work = pool.create_queue("work", capacity=8)
+        ...     image = pool.array((2, 3), "u1")
+        ...     image[:] = 7
+        ...     work.put_array(image)
+        ...     got = work.get_array()
+        ...     print(got.tolist())
+        ...     del got
+        [[7, 7, 7], [7, 7, 7]]
+        >>> shmpool.Pool.unlink("doc-array")
+
+        Raises:
+            InvalidArgument: the dtype refers to objects, or would not arrive as it is; the shape or
+                the order is not allowed.
+            PayloadTooLarge: a buffer does not hold the array and its record.
+            PoolExhausted, OutOfSharedMemory, LimitReached, AccessDenied: as alloc().
+        """
+        from .arrays import new_array
+
+        return new_array(self, shape, dtype, order, timeout)
 
     # Queues.
 

@@ -212,6 +212,37 @@ class AlfQueue(QueueBase):
         burst._get(self, timeout)
         return burst
 
+    # Arrays.
+
+    def put_array(self, array: object, timeout: float | None = None) -> None:
+        """Puts an array, for get_array() in any process; waits as put() does.
+
+        An array that Pool.array or get_array returned is moved without a copy, also after a
+        reshape, if it has all of the buffer's bytes. It is empty afterwards, with shape (0,). While
+        a view of it, a tensor over it, or a second name for it is alive, that is BufferInUse. If
+        the call fails the array is as before.
+
+        Everything else is copied once into a new buffer: other arrays and slices, whatever has
+        __dlpack__ on the CPU (tensors), __array_interface__, or the buffer protocol. An array that
+        is not contiguous arrives in order C. Where references cannot be told apart an array of the
+        pool is copied too, and stays as it is: while a debugger traces, and from CPython 3.14 on
+        if a variable refers to it that is no local one.
+
+        Raises:
+            Full, PoolExhausted: there was no room, or no buffer, for that long.
+            BufferInUse: a view of an array that would be moved is alive.
+            PayloadTooLarge: a buffer does not hold the array and its record.
+            InvalidArgument: the dtype refers to objects, or would not arrive as it is; the array
+                is masked, or not in memory.
+            TypeError: it is no array.
+            QueueBusy: the queue has a single producer, and that is another thread.
+            PoolClosed, PoolReplaced: see Pool.
+        """
+        if not self._hand_over(array, timeout):
+            from .arrays import put_copy
+
+            put_copy(self, array, timeout)
+
     # Buffers whose consumer failed, and dead letters.
 
     def requeue(self, item: Buffer | Burst, timeout: float | None = None) -> None:

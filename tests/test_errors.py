@@ -20,6 +20,7 @@ BUILT_IN = {
     "Full": queue.Full,
     "InvalidArgument": ValueError,
     "LimitReached": Exception,
+    "NoArray": TypeError,
     "OutOfSharedMemory": MemoryError,
     "PayloadTooLarge": ValueError,
     "PoolClosed": ValueError,

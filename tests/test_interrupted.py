@@ -14,6 +14,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import MakePool
 
@@ -93,6 +94,8 @@ def owned_by(kept: list[Any]) -> int:
             held += 0 if released else sum(not buf.released for buf in thing)
         elif isinstance(thing, shmpool.Buffer):
             held += not thing.released
+        elif isinstance(thing, np.ndarray):  # over a buffer, unless it was put
+            held += thing.size > 0
     return held
 
 
@@ -296,7 +299,45 @@ def failures() -> Operation:
     return operation
 
 
+def array() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(pool.array((2, 3), "u1", "F"))
+        kept.append(pool.array((2,), [("a", "<i2"), ("b", "u1")]))
+
+    return operation
+
+
+def put_array() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        queue.put_array(pool.array(8, "u1"))
+        queue.put_array(kept.append(pool.array(8, "u1")) or kept[0])
+        queue.put_array(memoryview(b"bytes"))
+        with contextlib.suppress(shmpool.Full):
+            kept.append(pool.array(8, "u1"))
+            queue.send_many([b"x"] * 8, timeout=0)
+        for thing in (kept[1], b"bytes"):
+            with contextlib.suppress(shmpool.Full):
+                queue.put_array(thing, timeout=0.001)
+
+    return operation
+
+
+def get_array() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        queue.drain()
+        queue.put_array(np.arange(4, dtype="u1"))
+        queue.put_array(np.zeros(2, [("a", [("b", "u1")])]))  # said anew each time: in Python
+        queue.send(b"no array")
+        kept.append(queue.get_array())
+        kept.append(queue.get_array())
+        with contextlib.suppress(shmpool.NoArray):
+            queue.get_array()
+
+    return operation
+
+
 OPERATIONS = [
+    array, put_array, get_array,
     alloc, alloc_timeout, alloc_many, free, with_buffer, get, get_nothing, get_many, put, put_full,
     put_many, put_many_with_elements, send, recv, burst_free, iterate, columns, nack, letters,
     failures,

@@ -21,6 +21,7 @@ NATIVE: dict[str, type] = {
     "Buffer": shmpool.Buffer,
     "SegmentBase": _hot.SegmentBase,
     "PoolBase": _hot.PoolBase,
+    "ArrayMemory": _hot.ArrayMemory,
     "BurstBase": _hot.BurstBase,
     "QueueBase": _hot.QueueBase,
 }
@@ -100,6 +101,9 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (kind, "unlink"): lambda: None,
         (shmpool.AlfQueue, "put"): lambda: queue.put(timeout=0, buf=pool.alloc()),
         (shmpool.AlfQueue, "get"): lambda: queue.get(timeout=0),
+        (kind, "array"): lambda: pool.array(shape=2, dtype="u1", order="F", timeout=0),
+        (shmpool.AlfQueue, "put_array"): lambda: queue.put_array(array=np.zeros(2), timeout=0),
+        (shmpool.AlfQueue, "get_array"): lambda: queue.get_array(timeout=0),
         (shmpool.AlfQueue, "send"): lambda: queue.send(payload=b"x", timeout=0),
         (shmpool.AlfQueue, "recv"): lambda: queue.recv(timeout=0),
         (shmpool.AlfQueue, "send_many"): lambda: queue.send_many(payloads=[b"x"] * 3, timeout=0),
@@ -145,6 +149,7 @@ def test_arguments_may_be_named(pool: shmpool.Pool) -> None:
         ("recv_many", "n and "),
         ("get", ""),
         ("recv", ""),
+        ("get_array", ""),
     ],
 )
 def test_other_arguments(pool: shmpool.Pool, name: str, takes: str) -> None:
@@ -175,7 +180,8 @@ def named_by(thing: Any) -> set[type]:
     """
     foreign: dict[str, Any] = dict.fromkeys(("ArrayLike", "BytesLike", "DTypeLike"), Any)
     foreign |= {"np": np, "NDArray": npt.NDArray}
-    hints = get_type_hints(thing, localns={"Pool": shmpool.Pool, **foreign})
+    ours = {"Pool": shmpool.Pool, "Buffer": shmpool.Buffer}
+    hints = get_type_hints(thing, localns={**ours, **foreign})
     return set().union(*map(named_in, hints.values()))
 
 

@@ -53,6 +53,7 @@ C_ORDER = [
     "lookup.h",
     "hot.h",
     "payload.h",
+    "arrays.h",
     "burst.h",
 ]
 # Where a .c file stands in that order if it has no header of its own, or implements one for others.
@@ -86,8 +87,8 @@ C_PREFIX = {
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    errors codes names _native _ffi _hot os_errors options burst messages queue pool_files
-    process_exit segment pruning stats pool view __init__
+    errors codes names _native _ffi _hot os_errors options live_views arrays
+    burst messages queue pool_files process_exit segment pruning stats pool view __init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
     service.config_lines service.config_values service.config service.declared_pools

@@ -58,13 +58,16 @@ int hot_buffer_usable(struct buffer_object *self, const char *what)
 	return -1;
 }
 
-void hot_buffer_in_use(const struct buffer_object *self, const char *what)
+void hot_buffer_in_use(struct buffer_object *self, const char *what)
 {
 	const char *done = *what == 'f' ? "freed" : *what == 'p' ? "put" : "moved";
-	const char *rest = self->exports == 1 ? " or numpy array of it is alive; delete it" :
-						"s or numpy arrays of it are alive; delete them";
-	hot_fail(-ETXTBSY, "buffer %u cannot be %s: %u memoryview%s first (del img)",
-		 hot_buffer_index(self), done, self->exports, rest);
+	Py_INCREF(self);
+	PyObject *views = hot_views_of((PyObject *)self, self->exports, NULL);
+	if (views)
+		hot_fail(-ETXTBSY, "buffer %u cannot be %s: %U", hot_buffer_index(self), done,
+			 views);
+	Py_XDECREF(views);
+	Py_DECREF(self);
 }
 
 int hot_buffer_movable(struct buffer_object *self, const char *what)
@@ -212,6 +215,10 @@ static PyMethodDef buffer_methods[] = {
 	  "Raises:\n    BufferInUse: a memoryview or numpy array of it is alive.\n"
 	  "    BufferReleased: it was freed or put before.\n    PoolClosed: the pool is closed." },
 	{ "nack", HOT_FAST(hot_buffer_nack), HOT_NACK_DOC },
+	{ "_array", hot_buffer_array, METH_VARARGS, NULL },
+	{ "__dlpack__", (PyCFunction)(void (*)(void))hot_buffer_dlpack,
+	  METH_VARARGS | METH_KEYWORDS, NULL },
+	{ "__dlpack_device__", hot_buffer_dlpack_device, METH_NOARGS, NULL },
 	{ "__reduce__", buffer_reduce, METH_NOARGS, NULL },
 	{ "__enter__", buffer_enter, METH_NOARGS, NULL },
 	{ "__exit__", buffer_exit, METH_VARARGS, NULL },

@@ -14,18 +14,6 @@ static uint64_t room_of(const struct buffer_object *self)
 	return self->pool->stride - self->headroom;
 }
 
-/* Finds the header of a buffer that the caller owns. 0, or a code. */
-static int header_of(const struct buffer_object *self, struct buffer **b)
-{
-	struct lookup c;
-	int error = lookup_key(self->pool->key, &c);
-	if (likely(!error))
-		error = qmempool_check(c.p, c.m, self->handle);
-	if (likely(!error))
-		*b = pool_buffer(c.p, hot_buffer_index(self));
-	return error;
-}
-
 static PyObject *buffer_view(PyObject *object, void *room)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
@@ -46,7 +34,7 @@ static inline int set_length(struct buffer_object *self, uint64_t length)
 	struct buffer *b;
 	if (unlikely(length > room_of(self)))
 		return -EMSGSIZE;
-	int error = header_of(self, &b);
+	int error = hot_buffer_header(self, &b);
 	if (unlikely(error))
 		return error;
 	store_relaxed(&b->length, (uint32_t)length);
@@ -146,7 +134,7 @@ static int buffer_set_headroom(PyObject *object, PyObject *value, void *Py_UNUSE
 		return -1;
 	if (number > self->pool->stride - self->length)
 		return out_of_range("headroom", value, self->pool->stride - self->length);
-	int error = header_of(self, &b);
+	int error = hot_buffer_header(self, &b);
 	if (error) {
 		hot_buffer_raise(self, error, "headroom");
 		return -1;

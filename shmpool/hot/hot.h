@@ -242,6 +242,11 @@ PyObject *hot_pool_raise(struct pool_object *self, int64_t code);
 PyObject *hot_queue_raise(struct queue_object *self, int64_t code, PyObject *items,
 			  Py_ssize_t sent);
 
+/* Returns which views of a Buffer, or of a Pool's buffers, are alive and what to do, as a str; n is
+ * how many. put is the array that was to be put, or NULL. NULL with an exception. Runs Python
+ * code. */
+PyObject *hot_views_of(PyObject *owner, uint64_t n, PyObject *put);
+
 int hot_raising_init(void);
 
 /* ---- queue.c ---- */
@@ -268,13 +273,21 @@ static inline int hot_get_once(const struct queue_object *self, struct lookup *c
 int64_t hot_get_block(struct queue_object *self, double timeout, struct lookup *c,
 		      uint64_t *handle);
 
-/* Methods of AlfQueue's base that are in payload.c, bulk.c and requeue.c. */
+/* get() and put() for arrays.c. hot_queue_get() returns a new Buffer, or raises. hot_queue_put()
+ * returns a code, HOT_RAISED for an exception; the caller has checked that the Buffer may go, and
+ * releases it. */
+PyObject *hot_queue_get(struct queue_object *self, double timeout);
+int64_t hot_queue_put(struct queue_object *self, struct buffer_object *buffer, double timeout);
+
+/* Methods of AlfQueue's base that are in payload.c, bulk.c, requeue.c and arrays.c. */
 PyObject *hot_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_try_recv(PyObject *object, PyObject *unused);
 PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_queue_move(PyObject *object, PyObject *args);
+PyObject *hot_get_array(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
+PyObject *hot_queue_hand_over(PyObject *object, PyObject *const *args, Py_ssize_t n);
 
 /* ---- buffer.c, fields.c ---- */
 
@@ -316,8 +329,8 @@ static inline int hot_not_live(const struct pool_object *pool, uint32_t state)
 /* Raises an exception that names the call and the buffer. Returns NULL. */
 PyObject *hot_buffer_raise(const struct buffer_object *self, int64_t code, const char *what);
 
-/* Raises BufferInUse: views keep it from what ("free", "put", ...). */
-void hot_buffer_in_use(const struct buffer_object *self, const char *what);
+/* Raises BufferInUse: views keep it from what ("free", "put", ...). Runs Python code. */
+void hot_buffer_in_use(struct buffer_object *self, const char *what);
 
 /* Frees the buffer when its last view is released. */
 void hot_buffer_free_later(struct buffer_object *self);
@@ -333,11 +346,32 @@ extern const char HOT_NACK_DOC[];
 extern PyGetSetDef hot_buffer_getset[];
 PyObject *hot_buffer_write(PyObject *object, PyObject *payload);
 
+/* Finds the header of a buffer that the caller owns. 0, or a code. */
+static inline int hot_buffer_header(const struct buffer_object *self, struct buffer **b)
+{
+	struct lookup c;
+	int error = lookup_key(self->pool->key, &c);
+	if (likely(!error))
+		error = qmempool_check(c.p, c.m, self->handle);
+	if (likely(!error))
+		*b = pool_buffer(c.p, hot_buffer_index(self));
+	return error;
+}
+
 /* The buffer's bytes. A forked child reads the same memory, although the buffer is not its own. */
 static inline char *hot_buffer_bytes(const struct buffer_object *self)
 {
 	return self->pool->data + hot_buffer_index(self) * self->pool->stride + self->headroom;
 }
+
+/* ---- arrays.c ---- */
+
+extern PyTypeObject *hot_memory_type;
+extern PyType_Spec hot_memory_spec;
+PyObject *hot_use_numpy(PyObject *module, PyObject *args);
+PyObject *hot_buffer_array(PyObject *object, PyObject *args);
+PyObject *hot_buffer_dlpack(PyObject *object, PyObject *args, PyObject *named);
+PyObject *hot_buffer_dlpack_device(PyObject *object, PyObject *unused);
 
 /* ---- segment.c ---- */
 

@@ -75,7 +75,8 @@ static int module_exec(PyObject *module)
 	    add_type(module, "PoolBase", &hot_pool_spec, &hot_pool_type) ||
 	    add_type(module, "QueueBase", &hot_queue_spec, &hot_queue_type) ||
 	    add_type(module, "BurstBase", &hot_burst_spec, &hot_burst_type) ||
-	    add_type(module, "Buffer", &hot_buffer_spec, &hot_buffer_type))
+	    add_type(module, "Buffer", &hot_buffer_spec, &hot_buffer_type) ||
+	    add_type(module, "ArrayMemory", &hot_memory_spec, &hot_memory_type))
 		return -1;
 	opening_thread_begins = thread_begins;
 	imported = true;
@@ -88,6 +89,7 @@ static PyObject *has_membarrier(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED
 }
 
 static PyMethodDef module_functions[] = {
+	{ "use_numpy", hot_use_numpy, METH_VARARGS, NULL },
 	{ "has_membarrier", has_membarrier, METH_NOARGS,
 	  "has_membarrier($module)\n--\n\nTrue if membarrier(2) works, which caches need." },
 	{ NULL, NULL, 0, NULL },

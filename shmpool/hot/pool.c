@@ -51,12 +51,10 @@ static PyObject *pool_close(PyObject *object, PyObject *Py_UNUSED(unused))
 		Py_RETURN_NONE;
 	if (self->exports) {
 		PyObject *name = PyObject_GetAttrString(object, "name");
-		if (name)
-			hot_fail(
-				-ETXTBSY,
-				"pool %R cannot be closed: %llu memoryviews or numpy arrays of its "
-				"buffers are alive; delete them first",
-				name, (unsigned long long)self->exports);
+		PyObject *views = name ? hot_views_of(object, self->exports, NULL) : NULL;
+		if (views)
+			hot_fail(-ETXTBSY, "pool %R cannot be closed: %U", name, views);
+		Py_XDECREF(views);
 		Py_XDECREF(name);
 		return NULL;
 	}
