@@ -21,7 +21,6 @@ from . import errors
 from ._ffi import lib
 from ._hot import Buffer, timeout_seconds, use_numpy
 
-
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 

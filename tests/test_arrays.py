@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays over buffers: what arrives is what was put; the buffer goes home with the last view."""
+"""Arrays over buffers: what arrives is what was put; the buffer is freed with the last view."""
 
 import gc
 import os
@@ -659,7 +659,7 @@ def test_every_corrupted_bit(queue: shmpool.AlfQueue) -> None:
 
 
 def seal(text: bytes, handle: int, length: int) -> bytes:
-    """A record with a hash that is right, as whoever wants to do harm can write it."""
+    """A record with a hash that is right, as an attacker can write it."""
 
     def mix(h: int, word: int) -> int:
         h = (h ^ word) * 0x9E3779B97F4A7C15 % 2**64

@@ -326,7 +326,7 @@ def get_array() -> Operation:
     def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
         queue.drain()
         queue.put_array(np.arange(4, dtype="u1"))
-        queue.put_array(np.zeros(2, [("a", [("b", "u1")])]))  # said anew each time: in Python
+        queue.put_array(np.zeros(2, [("a", [("b", "u1")])]))  # worded again each time: in Python
         queue.send(b"no array")
         kept.append(queue.get_array())
         kept.append(queue.get_array())

@@ -8,7 +8,7 @@
  * numpy gives a view of an array that owns no memory the base of that array, if both are exact
  * ndarrays. So every view of the array refers to root, an array that no program has. Root's
  * reference count says if there is a view besides the array. ArrayMemory counts as one view of the
- * Buffer. The Buffer goes home when the last of them is gone, in any order.
+ * Buffer. The Buffer is freed when the last of them is gone, in any order.
  */
 #include "arrays.h"
 
@@ -300,7 +300,7 @@ static PyObject *hand_over(struct queue_object *self, PyObject *array, PyObject 
 	if (likely(code >= 0))
 		hot_buffer_release(buffer);
 	else if (((struct array_object *)array)->data ==
-		 data) /* nobody made it another meanwhile */
+		 data) /* no other thread has changed it */
 		exchange(array, empty);
 	if (unlikely(code < 0))
 		hot_queue_raise(self, code, (PyObject *)buffer, 0);

@@ -172,6 +172,8 @@ static PyMethodDef pool_methods[] = {
 
 static PyMemberDef pool_members[] = {
 	{ "_segment", T_OBJECT, offsetof(struct pool_object, segment), READONLY, NULL },
+	{ "_exports", T_ULONGLONG, offsetof(struct pool_object, exports), READONLY,
+	  "How many views of its buffers are alive." },
 	{ NULL, 0, 0, 0, NULL },
 };
 
