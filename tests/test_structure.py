@@ -83,8 +83,8 @@ C_PREFIX = {
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    errors codes names _native _ffi _hot os_errors options buffer burst messages queue pool_files
-    process_exit segment pruning stats pool view __init__
+    errors codes names _native _ffi _hot os_errors options buffer columns burst messages queue
+    pool_files process_exit segment pruning stats pool view __init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client_connection rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
     service.config_lines service.config_values service.config service.declared_pools
