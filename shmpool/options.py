@@ -237,15 +237,27 @@ def at_least(value: SupportsIndex, least: int, what: str) -> int:
     return value
 
 
+def seconds_of(value: float | None, what: str) -> float:
+    """Returns a number of seconds of any type, inf for None. Raises InvalidArgument, TypeError."""
+    try:
+        return timeout_seconds(value)
+    except TypeError:
+        raise TypeError(f"{what} is {value!r}; it must be a number of seconds, or None") from None
+    except errors.InvalidArgument:
+        raise errors.InvalidArgument(
+            f"{what} is {value!r} seconds; it cannot be negative"
+        ) from None
+
+
 def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
     """Returns why a value is refused, or None. Does not check against other options."""
     if option.choices:
         fits = value in option.choices
     elif option.least is not None:
-        number = value if isinstance(option.least, float) else integer(value, name)
-        fits = option.least <= number and not isinstance(value, bool)
-        fits = fits and (option.most is None or number <= option.most)
-        fits = fits and not (option.power_of_two and int(number) & int(number) - 1)
+        value = value if isinstance(option.least, float) else integer(value, name)
+        fits = option.least <= value and not isinstance(value, bool)
+        fits = fits and (option.most is None or value <= option.most)
+        fits = fits and not (option.power_of_two and int(value) & int(value) - 1)
     else:
         return None
     shown = f"{value!r} ({value:#o})" if option.octal else option.spelled(value)
