@@ -254,7 +254,8 @@ def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
     if option.choices:
         fits = value in option.choices
     elif option.least is not None:
-        value = value if isinstance(option.least, float) else integer(value, name)
+        if not isinstance(option.least, float) and not isinstance(value, bool):
+            value = integer(value, name)
         fits = option.least <= value and not isinstance(value, bool)
         fits = fits and (option.most is None or value <= option.most)
         fits = fits and not (option.power_of_two and int(value) & int(value) - 1)

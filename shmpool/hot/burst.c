@@ -8,8 +8,13 @@
  */
 #include "burst.h"
 
-struct burst_object *burst_make(PyTypeObject *type, struct pool_object *pool, uint32_t room)
+static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *named)
 {
+	PyObject *pool;
+	unsigned int room;
+	(void)named;
+	if (!PyArg_ParseTuple(args, "O!I", hot_pool_type, &pool, &room))
+		return NULL;
 	struct burst_object *self = (struct burst_object *)type->tp_alloc(type, 0);
 	if (!self)
 		return NULL;
@@ -18,20 +23,17 @@ struct burst_object *burst_make(PyTypeObject *type, struct pool_object *pool, ui
 	self->room = room;
 	self->handle = PyMem_Calloc(room, sizeof *self->handle);
 	if (self->handle)
-		return self;
+		return (PyObject *)self;
 	Py_DECREF(self);
-	PyErr_NoMemory();
-	return NULL;
+	return PyErr_NoMemory();
 }
 
-static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *named)
+struct burst_object *burst_make(PyTypeObject *type, struct pool_object *pool)
 {
-	PyObject *pool;
-	unsigned int room;
-	(void)named;
-	if (!PyArg_ParseTuple(args, "O!I", hot_pool_type, &pool, &room))
-		return NULL;
-	return (PyObject *)burst_make(type, (struct pool_object *)pool, room);
+	PyObject *args = Py_BuildValue("(OI)", pool, 0);
+	PyObject *self = args ? burst_new(type, args, NULL) : NULL;
+	Py_XDECREF(args);
+	return (struct burst_object *)self;
 }
 
 int burst_usable(const struct burst_object *self)
