@@ -8,7 +8,7 @@
 #              lets every call of every operation to the system fail with each errno (a minute)
 # make pairs   two members in the middle of something at once, one or both killed
 # make soak    120,000 random kills and 50,000 corrupted words (about two hours)        make relacy   20 million interleavings
-# make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must tell
+# make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must fail
 # make tools   what some tests want from Debian, as root; without it they are skipped and say so
 #
 # Options go in ARGS: make demo ARGS="--workers 4 --burst 64 trace.pcapng"
@@ -104,7 +104,7 @@ docs: $(VENV)/.dev
 	SHMPOOL_SCREENSHOT=docs/live-page.png $(BIN)/python -m pytest -q tests/test_browser.py
 
 # Compilers, checkers and emulators; where there is no apt, or no network, the tests do without.
-TOOLS := g++ clang spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static \
+TOOLS := g++ clang llvm spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static \
 	valgrind chromium chromium-driver
 # clang's sanitizers are a package of their own, of clang's version.
 CLANG_RT = libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev
@@ -137,8 +137,8 @@ bench-recovery: $(VENV)/.demo
 bench-daemon: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.daemon $(ARGS)
 
-bench-native:
-	$(MAKE) -C clients/bench/native run ARGS="$(ARGS)"
+bench-native: $(VENV)/.demo
+	$(BIN)/python -m clients.bench.core $(ARGS)
 
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix

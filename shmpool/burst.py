@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors
 from ._ffi import lib
-from ._hot import timeout_seconds
-from .buffer import Buffer, BurstBase
+from ._hot import Buffer, BurstBase, timeout_seconds
 from .codes import check, fail
 from .columns import (
     INT64_MAX,

@@ -4,10 +4,10 @@
 numpy is imported by the first call.
 """
 
-from operator import index
 from typing import TYPE_CHECKING, Any
 
 from . import errors
+from .options import integer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,13 +20,10 @@ SIZE_MAX = 2**64 - 1
 
 def offset_of(offset: int) -> int:
     """Clamps to uint64: C rejects the limit as it would the value."""
-    try:
-        number = index(offset)
-    except TypeError:
-        raise TypeError(f"offset is {offset!r}; it must be an int") from None
+    number = integer(offset, "offset")
     if number < 0:
         raise errors.InvalidArgument(f"offset is {offset} bytes; it cannot be negative")
-    return number if number < SIZE_MAX else SIZE_MAX
+    return min(number, SIZE_MAX)
 
 
 def bytes_of(values: "NDArray[Any]") -> "NDArray[Any]":

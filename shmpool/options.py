@@ -9,15 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from operator import index
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    SupportsIndex,
-    TypeVar,
-    get_args,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, get_args, get_type_hints
 
 from . import errors
 from ._ffi import Native, ffi, lib
@@ -213,6 +205,16 @@ POOL = options_of(PoolOptions)
 QUEUE = options_of(QueueOptions)
 
 
+def policy_of(info: Native) -> tuple[Side, Side, OnDeath]:
+    """Returns producers, consumers and on_death of a struct shmpool_queue_info; "free" for an
+    on_death that was corrupted."""
+    return (
+        "single" if info.single_producer else "multi",
+        "single" if info.single_consumer else "multi",
+        ON_DEATH[info.on_death] if info.on_death < len(ON_DEATH) else "free",
+    )
+
+
 def keywords(kind: type, options: object) -> dict[str, Any]:
     """Returns the options of a record as keyword arguments of Pool.create or create_queue."""
     return {field.name: getattr(options, field.name) for field in fields(kind)}
@@ -251,17 +253,18 @@ def seconds_of(value: float | None, what: str) -> float:
 
 def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
     """Returns why a value is refused, or None. Does not check against other options."""
+    number = value
     if option.choices:
         fits = value in option.choices
     elif option.least is not None:
-        if not isinstance(option.least, float) and not isinstance(value, bool):
-            value = integer(value, name)
-        fits = option.least <= value and not isinstance(value, bool)
-        fits = fits and (option.most is None or value <= option.most)
-        fits = fits and not (option.power_of_two and int(value) & int(value) - 1)
+        number = value if isinstance(option.least, float) else integer(value, name)
+        fits = option.least <= number and not isinstance(value, bool)
+        fits = fits and (option.most is None or number <= option.most)
+        fits = fits and not (option.power_of_two and int(number) & int(number) - 1)
     else:
         return None
-    shown = f"{value!r} ({value:#o})" if option.octal else option.spelled(value)
+    given = value if type(value) is bool else number  # index() makes an int of a bool
+    shown = f"{given!r} ({given:#o})" if option.octal else option.spelled(given)
     return None if fits else Refusal(name, shown, f"it must be {option.allowed()}")
 
 
@@ -343,7 +346,7 @@ def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refus
 
 
 def letters_in_a_circle(queues: Mapping[str, QueueOptions]) -> list[str]:
-    """Returns the queues whose dead letters come back to them, sorted. [] if there are none."""
+    """Returns the queues whose dead letters return to them, sorted. [] if there are none."""
     done: set[str | None] = set()
     for first in queues:
         chain: list[str] = []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakePool
-from test_interrupted import held_by
+from test_interrupted import owned_by
 
 import shmpool
 
@@ -49,7 +49,7 @@ def test_every_buffer_has_an_owner(make_pool: MakePool, name: str) -> None:
             passed, failed = 0, failed + 1
         finally:
             _testcapi.remove_mem_hooks()
-        owned = held_by([*items, result])
+        owned = owned_by([*items, result])
         assert owned == sum(pool.audit().held.values()), at
         del items, arguments, result
         gc.collect()  # a failed call may leave a cycle

@@ -20,7 +20,8 @@ payloads = st.binary(max_size=64)
 
 
 class Model(RuleBasedStateMachine):
-    """held: Buffers and what they contain; bursts likewise; queued: the payloads in the queue."""
+    """held: Buffers and their contents; bursts: the same for Bursts; queued: the payloads in the
+    queue."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class Model(RuleBasedStateMachine):
         self.held: list[tuple[shmpool.Buffer, bytes]] = []
         self.bursts: list[tuple[shmpool.Burst, list[bytes]]] = []
         self.queued: list[bytes] = []
-        self.spent: list[shmpool.Buffer] = []
+        self.released_buffers: list[shmpool.Buffer] = []
         self.refused = 0
 
     def out(self) -> int:
@@ -82,7 +83,7 @@ class Model(RuleBasedStateMachine):
         else:
             with buf:
                 pass
-        self.spent.append(buf)
+        self.released_buffers.append(buf)
 
     @precondition(lambda self: self.held)
     @rule(i=st.integers(0))
@@ -93,7 +94,7 @@ class Model(RuleBasedStateMachine):
             self.queue.put_nowait(buf)
             del self.held[i]
             self.queued.append(data)
-            self.spent.append(buf)
+            self.released_buffers.append(buf)
         else:
             with pytest.raises(shmpool.Full):
                 self.queue.put_nowait(buf)
@@ -111,7 +112,7 @@ class Model(RuleBasedStateMachine):
             self.queue.requeue(buf, timeout=0)
             del self.held[i]
             self.queued.append(data)
-            self.spent.append(buf)
+            self.released_buffers.append(buf)
         else:
             with pytest.raises(shmpool.Full):
                 buf.nack(timeout=0)
@@ -207,7 +208,7 @@ class Model(RuleBasedStateMachine):
             self.queued += data
         else:
             self.bursts.append((self.pool.burst(items), data))
-        self.spent += [buf for buf, _ in held]
+        self.released_buffers += [buf for buf, _ in held]
         del self.held[:bufs]
         self.bursts[:bursts] = []
 
@@ -231,10 +232,10 @@ class Model(RuleBasedStateMachine):
         self.refused += len(data)
         assert data == [bytes(buf) for buf in burst]
 
-    @precondition(lambda self: self.spent)
+    @precondition(lambda self: self.released_buffers)
     @rule(i=st.integers(0))
     def use_after_the_end(self, i: int) -> None:
-        buf = self.spent[i % len(self.spent)]
+        buf = self.released_buffers[i % len(self.released_buffers)]
         for call in (buf.free, lambda: bytes(buf), lambda: self.queue.put(buf)):
             with pytest.raises(shmpool.BufferReleased):
                 call()
@@ -259,7 +260,8 @@ class Model(RuleBasedStateMachine):
 
 
 def test_any_order_of_calls() -> None:
-    """Whatever is called in whatever order, contents, counts and exceptions are the model's."""
+    """Whatever calls are made in whatever order, contents, counts and exceptions equal the
+    model's."""
     from hypothesis.stateful import run_state_machine_as_test
 
     bounds = settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)

@@ -20,10 +20,9 @@ int burst_array(const struct burst_object *self, PyObject *array, int flags, uin
 	return -1;
 }
 
-PyObject *burst_indices(PyObject *object, PyObject *unused)
+PyObject *burst_indices(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct burst_object *self = (struct burst_object *)object;
-	(void)unused;
 	if (burst_usable(self))
 		return NULL;
 	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(self->n * sizeof(uint32_t)));

@@ -4,7 +4,7 @@
  * Pool.burst.
  *
  * The call first collects the handles, and marks each object HOT_GIVEN, so that one that comes
- * twice is noticed. No Python code runs meanwhile. Then it either marks all of them released, or
+ * twice is noticed. That runs no Python code. Then it either marks all of them released, or
  * gives all of them their state again.
  */
 #include "burst.h"

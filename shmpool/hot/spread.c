@@ -4,7 +4,7 @@
  *
  * The call sorts the handles by queue, in the burst's order, and puts each queue's as one bulk, as
  * far as there is room. Then it waits in turns, one queue after the other, so that a queue that
- * stays full does not delay the others. The burst is HOT_MOVING_BURST meanwhile. At the end,
+ * stays full does not delay the others. The burst is HOT_MOVING_BURST until the end. Then,
  * however the call ends, what has gone is taken out of the burst.
  */
 #include "burst.h"
