@@ -95,7 +95,8 @@ class LimitReached(ShmpoolError):
 
 
 class Full(ShmpoolError, queue.Full):
-    """The queue had no room by the timeout. sent is how many payloads of send_many were sent."""
+    """The queue had no room by the timeout. sent is how many payloads of send_many were sent, or
+    buffers of a spread were put."""
 
     errno = errno.ENOBUFS
     sent: int = 0

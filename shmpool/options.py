@@ -239,8 +239,21 @@ def at_least(value: SupportsIndex, least: int, what: str) -> int:
     return value
 
 
+def seconds_of(value: float | None, what: str) -> float:
+    """Returns a number of seconds of any type, inf for None. Raises InvalidArgument, TypeError."""
+    try:
+        return timeout_seconds(value)
+    except TypeError:
+        raise TypeError(f"{what} is {value!r}; it must be a number of seconds, or None") from None
+    except errors.InvalidArgument:
+        raise errors.InvalidArgument(
+            f"{what} is {value!r} seconds; it cannot be negative"
+        ) from None
+
+
 def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
     """Returns why a value is refused, or None. Does not check against other options."""
+    number = value
     if option.choices:
         fits = value in option.choices
     elif option.least is not None:
@@ -250,7 +263,8 @@ def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
         fits = fits and not (option.power_of_two and int(number) & int(number) - 1)
     else:
         return None
-    shown = f"{value!r} ({value:#o})" if option.octal else option.spelled(value)
+    given = value if type(value) is bool else number  # index() makes an int of a bool
+    shown = f"{given!r} ({given:#o})" if option.octal else option.spelled(given)
     return None if fits else Refusal(name, shown, f"it must be {option.allowed()}")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex
 
 from . import errors
 from ._ffi import Native, ffi, lib
-from ._hot import PoolBase
+from ._hot import Buffer, PoolBase
 from .burst import Burst
 from .codes import check
 from .names import checked_name
@@ -30,7 +30,7 @@ from .options import (
     planned,
     queue_refusals,
 )
-from .os_errors import refuse
+from .os_errors import refuse, refuse_readonly
 from .pool_files import inode_of, replaced, status_of, unlink
 from .process_exit import leave_at_the_end, open_pools
 from .queue import AlfQueue, queue_names, refuse_foreign
@@ -334,6 +334,43 @@ class Pool(PoolBase):
         from .arrays import new_array
 
         return new_array(self, shape, dtype, order, timeout)
+
+    def burst(self, items: Iterable[Buffer | Burst]) -> Burst:
+        """Makes one Burst of Buffers and Bursts of this pool, in their order.
+
+        The Burst takes all of them over, or none: each is then released, as after a put. burst[i]
+        is a Buffer again.
+
+        Raises:
+            InvalidArgument: a buffer is given twice.
+            BufferInUse: a view of one of the buffers is alive.
+            BufferReleased: one of the items was freed or put before.
+            ForeignBuffer: one of them belongs to another pool.
+            TypeError: one of them is neither a Buffer nor a Burst.
+
+        >>> import shmpool
+        >>> with shmpool.Pool.create("doc-items", buffer_size=64, capacity=64) as pool:
+        ...     first, others = pool.alloc(), pool.alloc_many(4)
+        ...     burst = pool.burst([first, others[1:]])
+        ...     print(len(burst), len(others), first.released)
+        4 1 True
+        >>> shmpool.Pool.unlink("doc-items")
+        """
+        self._opened()
+        burst = Burst(self, 0)
+        burst._take(items)
+        return burst
+
+    def _refuse_foreign(self, item: Buffer | Burst, where: str = "a burst") -> NoReturn:
+        """Raises ForeignBuffer or AccessDenied, for an item of another Pool object."""
+        refuse_readonly(self)
+        what = f"buffer {item.index}" if isinstance(item, Buffer) else f"a burst of {len(item)}"
+        text = f"{what} of pool {item.pool.name!r} cannot go into {where}"
+        if self._same(item.pool):
+            raise errors.ForeignBuffer(
+                f"{text}: it came through another Pool object of the same pool"
+            )
+        raise errors.ForeignBuffer(f"{text} of pool {self.name!r}")
 
     # Queues.
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 
 from . import errors
+from .options import seconds_of
 from .pool_files import (
     TEMPORARY,
     in_use,
@@ -43,8 +44,7 @@ def survey(
 
     among limits it to these names, temporary names included.
     """
-    if age is not None and not age >= 0:
-        raise errors.InvalidArgument(f"age is {age!r} seconds; it cannot be negative")
+    seconds_of(age, "age")
     removed, left = [], {}
     there = names() if among is None else among
     for name in [name for name in there if name.startswith(TEMPORARY)]:

@@ -5,6 +5,7 @@ Not in here: the methods that move single buffers and payloads (hot/).
 """
 
 import errno
+from collections.abc import Iterable
 from operator import methodcaller
 from typing import TYPE_CHECKING, NoReturn
 
@@ -116,8 +117,9 @@ class AlfQueue(QueueBase):
     def _fail(self, code: int, items: object = None, sent: int = 0) -> NoReturn:
         """Raises the exception for a negative code of a call of this queue.
 
-        items is what the call had to put: a Buffer, a Burst, a payload, or a tuple of payloads, of
-        which it put the first sent. items is None for a call that takes.
+        items is what the call had to put: a Buffer, a Burst, range(n) for n buffers of several
+        items, a payload, or a tuple of payloads, of which it put the first sent. items is None for
+        a call that takes.
         """
         self._refuse_closed()
         what = f"queue {self.name!r}"
@@ -133,11 +135,11 @@ class AlfQueue(QueueBase):
 
     def _raise_not_put(self, code: int, what: str, items: object, sent: int) -> NoReturn:
         """Raises PayloadTooLarge; or counts what had no room, and raises Full or PoolExhausted."""
-        if code == -errno.EMSGSIZE and not isinstance(items, Burst):
+        if code == -errno.EMSGSIZE and not isinstance(items, (Burst, range)):
             size = max(memoryview(p).nbytes for p in (items if type(items) is tuple else (items,)))
             room = self.pool.buffer_size - self.pool.headroom
             raise errors.PayloadTooLarge(f"payload is {size} bytes; a buffer holds {room}")
-        n = len(items) - sent if isinstance(items, (Burst, tuple)) else 1
+        n = len(items) - sent if isinstance(items, (Burst, range, tuple)) else 1
         lib.shmpool_refused(self.pool._number, self.number, n)
         if code == -errno.EMSGSIZE:
             raise errors.Full(
@@ -155,14 +157,7 @@ class AlfQueue(QueueBase):
     def _refuse_foreign(self, item: Buffer | Burst) -> NoReturn:
         """Raises ForeignBuffer, PoolClosed or AccessDenied, for an item of another Pool object."""
         self._refuse_closed()
-        refuse_readonly(self.pool)
-        what = f"buffer {item.index}" if isinstance(item, Buffer) else f"a burst of {len(item)}"
-        text = f"{what} of pool {item.pool.name!r} cannot go into queue {self.name!r}"
-        if self.pool._same(item.pool):
-            raise errors.ForeignBuffer(
-                f"{text}: it came through another Pool object of the same pool"
-            )
-        raise errors.ForeignBuffer(f"{text} of pool {self.pool.name!r}")
+        self.pool._refuse_foreign(item, f"queue {self.name!r}")
 
     def _role_holder(self, side: str) -> str:
         info = self._info()
@@ -177,22 +172,27 @@ class AlfQueue(QueueBase):
 
     # Many at once.
 
-    def put_many(self, burst: Burst, timeout: float | None = None) -> None:
+    def put_many(
+        self, burst: Burst | Iterable[Buffer | Burst], timeout: float | None = None
+    ) -> None:
         """Moves a burst to the end of the queue, all of it or nothing; the Burst is then released.
 
-        Waits up to timeout seconds (None: as long as it takes, 0: not at all) for room. Raises
-        Full at once for a burst that is larger than the queue.
+        Moves a list or tuple of Buffers, or of Bursts, in the same way and in its order. Waits up
+        to timeout seconds (None: as long as it takes, 0: not at all) for room. Raises Full at once
+        for a burst that is larger than the queue.
 
         Raises:
             Full: there was no room for all of it for that long.
+            InvalidArgument: a buffer is in the list twice.
             BufferInUse: a view of one of the buffers is alive.
-            BufferReleased: the burst was freed or put before.
+            BufferReleased: the burst, or one of the Buffers, was freed or put before.
             ForeignBuffer: it belongs to another pool or process.
             QueueBusy: the queue has a single producer, and that is another thread.
             PoolClosed, PoolReplaced: see Pool.
         """
         if not isinstance(burst, Burst):
-            raise TypeError(f"put_many() takes a shmpool.Burst, not a {type(burst).__name__}")
+            self._put_items(burst, timeout)
+            return
         if burst.pool is not self.pool:
             self._refuse_foreign(burst)
         burst._put(self, timeout)

@@ -16,6 +16,7 @@ import os
 import pwd
 import resource
 from collections.abc import Callable, Iterator
+from operator import index
 
 from . import errors, os_errors
 from ._ffi import Native, ffi, lib
@@ -54,12 +55,14 @@ def user_id(owner: str | int) -> int:
 
 
 def _id(what: str, given: str | int, most: int, find: Callable[[str], int], kind: str) -> int:
-    if isinstance(given, int):
-        if isinstance(given, bool) or not 0 <= given <= most:
-            raise errors.InvalidArgument(f"{what} is {given!r}; allowed are 0 to {most}")
-        return given
     if not isinstance(given, str):
-        raise TypeError(f"{what} is {given!r}; it must be a str, an int, or None")
+        try:
+            number = index(given)
+        except TypeError:
+            raise TypeError(f"{what} is {given!r}; it must be a str, an int, or None") from None
+        if isinstance(given, bool) or not 0 <= number <= most:
+            raise errors.InvalidArgument(f"{what} is {given!r}; allowed are 0 to {most}")
+        return number
     try:
         return find(given)
     except (KeyError, ValueError):  # ValueError: no name can have such characters

@@ -12,6 +12,7 @@ from typing import TypeVar
 from . import errors
 from ._ffi import Native, ffi, lib
 from .codes import check
+from .options import seconds_of
 
 T = TypeVar("T")
 
@@ -184,8 +185,12 @@ class Counting:
             yield
 
     def run(self, limit: float | None) -> "Counting":
-        """Takes all steps, up to the limit of steps(). Returns self."""
-        for _ in self.steps(limit):
+        """Takes all steps, up to the limit of steps(). Returns self.
+
+        Raises:
+            InvalidArgument, TypeError: limit is negative, or no number.
+        """
+        for _ in self.steps(seconds_of(limit, "limit")):
             pass
         return self
 

@@ -14,7 +14,7 @@ from ._ffi import Native, ffi, lib
 from .codes import check
 from .messages import Message, read_messages
 from .names import checked_name, is_name, printable
-from .options import INT32_MAX, QUEUE_MAX, Geometry, policy_of
+from .options import INT32_MAX, QUEUE_MAX, Geometry, integer, policy_of
 from .pool_files import inode_of
 from .segment import Segment
 from .stats import FATE_DEAD, Member, Stats, read_members, read_stats
@@ -155,6 +155,7 @@ class View:
 
     def peek(self, queue: str, n: int, size: int) -> list[Message]:
         """Copies n buffers, as AlfQueue.peek does. Raises QueueNotFound, InvalidArgument."""
+        n, size = integer(n, "n"), integer(size, "size")
         if n < 1 or size < 0 or n * size > PEEK_MAX:
             raise errors.InvalidArgument(
                 f"n is {n} and size is {size}; n is at least 1, size at least 0, "

@@ -31,9 +31,9 @@ def test_a_burst_is_a_sequence_of_buffers(pool: shmpool.Pool) -> None:
     for i in (5, -6, 2**70):
         with pytest.raises(IndexError, match=f"{i}"):
             burst[i]
-    for wrong in ("0", 0.0, None, slice(0, 1)):
+    for wrong in ("0", 0.0, None):
         with pytest.raises(TypeError):
-            burst[wrong]  # type: ignore[index]
+            burst[wrong]  # type: ignore[call-overload]
 
 
 def test_indices_and_lengths(pool: shmpool.Pool) -> None:

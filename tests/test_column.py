@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The columns of a burst: one field of every packet as one array."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -181,6 +182,96 @@ def test_columns_of_sub_arrays(pool: shmpool.Pool) -> None:
                 burst.set_column(0, np.zeros(shape, "u1"), mac)
         with pytest.raises(shmpool.InvalidArgument, match="objects"):
             burst.column(0, np.dtype(("O", (2,))))
+
+
+FIELDS = [("mark", "marks", "u4"), ("flow_hash", "flow_hashes", "u4"),
+          ("timestamp", "timestamps", "i8")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "column", "dtype"), FIELDS)
+def test_metadata_as_a_column(pool: shmpool.Pool, name: str, column: str, dtype: str) -> None:
+    """It is the attribute of every Buffer, read and written, by an array or by one value."""
+    most = 2**63 - 1 if dtype == "i8" else 2**32 - 1
+    burst = pool.alloc_many(4)
+    assert ((4,), dtype, [0] * 4) == (
+        (found := getattr(burst, column)).shape, found.dtype.str[1:], found.tolist()
+    )  # fmt: skip
+    for values in (
+        [1, 2, 3, most], np.array([5, 6, 7, 8], "u1"), np.arange(8, dtype=">i8")[::2], range(4),
+        np.array([9, 8, 7, most], object),
+    ):  # fmt: skip
+        setattr(burst, column, values)
+        assert list(values) == getattr(burst, column).tolist()
+        assert list(values) == [getattr(buf, name) for buf in burst]
+    for one in (3, np.uint8(4), np.int64(5), most):
+        setattr(burst, column, one)
+        assert [one] * 4 == [getattr(buf, name) for buf in burst]
+    setattr(burst[2], name, 1)
+    assert [most, most, 1, most] == getattr(burst, column).tolist()
+
+
+@pytest.mark.parametrize(("name", "column", "dtype"), FIELDS)
+def test_wrong_metadata(pool: shmpool.Pool, name: str, column: str, dtype: str) -> None:
+    """Values that do not fit are refused, with the value and the range; none is written."""
+    most = 2**63 - 1 if dtype == "i8" else 2**32 - 1
+    burst = pool.alloc_many(3)
+    setattr(burst, column, 7)
+    for far in (-1, most + 1, 2**70, -(2**70)):
+        for value in (far, [1, far, 2]):
+            words = re.escape(f"{column} are {far}; allowed are 0 to {most}")
+            with pytest.raises(shmpool.InvalidArgument, match=words):
+                setattr(burst, column, value)
+    for shape in ([1, 2], [[1, 2, 3]], []):
+        with pytest.raises(shmpool.InvalidArgument, match="shape"):
+            setattr(burst, column, shape)
+    wrong: list[Any] = [1.0, np.float32(1), "x", None, [1, 2, 3.0], np.ones(3, bool), np.True_]
+    for value in wrong:
+        with pytest.raises(TypeError, match=re.escape(f"{column} are {value!r}; they must be")):
+            setattr(burst, column, value)
+    assert [7] * 3 == getattr(burst, column).tolist()
+
+
+def test_redelivered_is_read_only(pool: shmpool.Pool) -> None:
+    """It counts what nack() returned, and cannot be assigned."""
+    queue = pool.create_queue("q", capacity=8)
+    queue.send_many([b"a", b"b"])
+    queue.get().nack()
+    burst = queue.get_many(2)
+    assert ([0, 1], np.uint32) == (burst.redelivered.tolist(), burst.redelivered.dtype)
+    with pytest.raises(AttributeError):
+        burst.redelivered = 1  # type: ignore[misc, assignment]
+    with pytest.raises(AttributeError, match="redelivered cannot be set"):
+        burst._set_field("redelivered", bytes(4), True)
+    with pytest.raises(ValueError, match="no field owner"):
+        burst._field("owner", bytearray(8))
+
+
+def test_metadata_does_not_reach_what_has_left(pool: shmpool.Pool) -> None:
+    """Neither read nor written once one of the Buffers was put; the others keep their values."""
+    queue = pool.create_queue("q", capacity=8)
+    burst = pool.alloc_many(3)
+    burst.marks = 1
+    queue.put(burst[1])
+    for column in ("marks", "flow_hashes", "timestamps", "redelivered"):
+        with pytest.raises(shmpool.BufferReleased):
+            getattr(burst, column)
+        if column != "redelivered":
+            with pytest.raises(shmpool.BufferReleased):
+                setattr(burst, column, 2)
+    assert [1, 1, 1] == [queue.get().mark, burst[0].mark, burst[2].mark]
+
+
+def test_columns_of_an_empty_burst(pool: shmpool.Pool) -> None:
+    """They have no entries; assigning nothing, or one value for all, is nothing."""
+    burst = pool.alloc_many(2)[[]]
+    for column in ("marks", "flow_hashes", "timestamps", "lengths"):
+        setattr(burst, column, [])
+        setattr(burst, column, 5)
+        assert [] == getattr(burst, column).tolist()
+    burst.set_column(0, [], ">u2")
+    burst.set_column(0, 7, ">u2")
+    assert ([], (0,)) == (burst.redelivered.tolist(), burst.column(0, ">u2").shape)
+    burst.free()
 
 
 def test_columns_of_times(pool: shmpool.Pool) -> None:

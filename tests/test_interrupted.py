@@ -87,16 +87,14 @@ Operation = Callable[[shmpool.Pool, shmpool.AlfQueue, list[Any]], None]
 
 def owned_by(kept: list[Any]) -> int:
     """The number of buffers that the objects own."""
-    held = 0
+    held = {}
     for thing in kept:
         if isinstance(thing, shmpool.Burst):
-            released = "released" in repr(thing)
-            held += 0 if released else sum(not buf.released for buf in thing)
+            held |= {} if "released" in repr(thing) else {id(buf): buf for buf in thing}
         elif isinstance(thing, shmpool.Buffer):
-            held += not thing.released
-        elif isinstance(thing, np.ndarray):  # over a buffer, unless it was put
-            held += thing.size > 0
-    return held
+            held[id(thing)] = thing
+    arrays = sum(thing.size > 0 for thing in kept if isinstance(thing, np.ndarray))
+    return sum(not buf.released for buf in held.values()) + arrays  # a put array is empty
 
 
 def alloc() -> Operation:
@@ -257,6 +255,66 @@ def columns() -> Operation:
     return operation
 
 
+def divide() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(burst := pool.alloc_many(9))
+        kept.append(burst[7])
+        burst[0].free()
+        kept.append(burst[::2])
+        kept.append(burst[[True, False, False, True, False]])
+        kept.append(burst[[1, 0]])
+
+    return operation
+
+
+def build() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(buf := pool.alloc())
+        kept.append(burst := pool.alloc_many(3))
+        kept.append(burst[2])
+        kept.append(pool.burst([buf, burst[:1], burst]))
+        with contextlib.suppress(shmpool.BufferReleased):
+            kept.append(pool.burst([pool.alloc(), buf]))
+
+    return operation
+
+
+def put_a_list() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(buf := pool.alloc())
+        kept.append(burst := pool.alloc_many(2))
+        queue.put_many([burst, buf])
+        kept.extend((pool.alloc(), pool.alloc()))
+        with contextlib.suppress(shmpool.Full):
+            queue.put_many(kept[-2:], timeout=0.001)
+
+    return operation
+
+
+def spread() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        other = pool.queue("other")
+        kept.append(burst := pool.alloc_many(6))
+        burst.spread([queue, other], [0, 1, 1, 0, 5, 1])
+        kept.append(burst := pool.alloc_many(5))
+        kept.append(burst[4])
+        with contextlib.suppress(shmpool.Full):
+            burst.spread([queue, other], [0] * 5, timeout=0.001)
+
+    return operation
+
+
+def fields() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(burst := queue.get_many(3))
+        burst.marks = 7
+        burst.timestamps = [1, 2, 3]
+        burst.flow_hashes = burst.marks
+        assert [0, 0, 0] == burst.redelivered.tolist()
+
+    return operation
+
+
 def nack() -> Operation:
     def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
         kept.append(buf := queue.get())
@@ -339,8 +397,8 @@ def get_array() -> Operation:
 OPERATIONS = [
     array, put_array, get_array,
     alloc, alloc_timeout, alloc_many, free, with_buffer, get, get_nothing, get_many, put, put_full,
-    put_many, put_many_with_elements, send, recv, burst_free, iterate, columns, nack, letters,
-    failures,
+    put_many, put_many_with_elements, send, recv, burst_free, iterate, columns, divide,
+    build, put_a_list, spread, fields, nack, letters, failures,
 ]  # fmt: skip
 
 

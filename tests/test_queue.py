@@ -299,7 +299,7 @@ def test_wrong_calls(pool: shmpool.Pool) -> None:
         lambda: queue.get(1, 2),  # type: ignore[call-arg]
         lambda: queue.get(time=1),  # type: ignore[call-arg]
         lambda: queue.put_many(buf),  # type: ignore[arg-type]
-        lambda: queue.put_many([buf]),  # type: ignore[arg-type]
+        lambda: queue.put_many([buf, b"x"]),  # type: ignore[list-item]
         lambda: queue.get_many("x"),  # type: ignore[arg-type]
         lambda: queue.send("text"),  # type: ignore[arg-type]
         lambda: queue.send(None),  # type: ignore[arg-type]

@@ -67,6 +67,7 @@ CHANGES: dict[type, dict[str, Callable[[Any, Any], object]]] = {
     shmpool.Pool: {
         "alloc": lambda pool, given: pool.alloc(timeout=0),
         "alloc_many": lambda pool, given: pool.alloc_many(2, timeout=0),
+        "burst": lambda pool, given: pool.burst([given["buf"], given["burst"]]),
         "create_queue": lambda pool, given: pool.create_queue("new", capacity=8),
         "recover": lambda pool, given: pool.recover(),
         "trim": lambda pool, given: pool.trim(),

@@ -91,6 +91,7 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
     return {
         (kind, "alloc"): lambda: pool.alloc(timeout=0),
         (kind, "alloc_many"): lambda: pool.alloc_many(n=2, timeout=0),
+        (kind, "burst"): lambda: pool.burst(items=[pool.alloc()]),
         (kind, "create_queue"): lambda: pool.create_queue(name="other", capacity=2),
         (kind, "queue"): lambda: pool.queue(name="q"),
         (kind, "trim"): lambda: pool.trim(keep=1),
@@ -116,6 +117,9 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (shmpool.Buffer, "nack"): lambda: got().nack(timeout=0),
         (shmpool.Burst, "nack"): lambda: pool.queue("q").get_many(2).nack(timeout=0),
         (shmpool.AlfQueue, "get_many"): lambda: queue.get_many(n=2, timeout=0),
+        (shmpool.Burst, "spread"): lambda: pool.alloc_many(2).spread(
+            queues=[queue], keys=[0, 0], timeout=0
+        ),
         (shmpool.Burst, "column"): lambda: pool.alloc_many(2).column(offset=0, dtype="u1"),
         (shmpool.Burst, "set_column"): lambda: pool.alloc_many(2).set_column(
             offset=0, values=1, dtype="u1"
@@ -180,7 +184,7 @@ def named_by(thing: Any) -> set[type]:
     """
     foreign: dict[str, Any] = dict.fromkeys(("ArrayLike", "BytesLike", "DTypeLike"), Any)
     foreign |= {"np": np, "NDArray": npt.NDArray}
-    ours = {"Pool": shmpool.Pool, "Buffer": shmpool.Buffer}
+    ours = {"Pool": shmpool.Pool, "Buffer": shmpool.Buffer, "AlfQueue": shmpool.AlfQueue}
     hints = get_type_hints(thing, localns={**ours, **foreign})
     return set().union(*map(named_in, hints.values()))
 

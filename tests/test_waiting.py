@@ -26,6 +26,8 @@ BLOCKING: dict[str, Call] = {
     "put": lambda pool, queue: queue.put(pool.alloc()),
     "send": lambda pool, queue: queue.send(b"x"),
     "put_many": lambda pool, queue: queue.put_many(pool.alloc_many(2), timeout=60),
+    "put_many of a list": lambda pool, queue: queue.put_many([pool.alloc(), pool.alloc()]),
+    "spread": lambda pool, queue: pool.alloc_many(2).spread([queue], [0, 0]),
     "send_many": lambda pool, queue: queue.send_many([b"x", b"y"]),
     "alloc": lambda pool, queue: pool.alloc(),
     "alloc_many": lambda pool, queue: pool.alloc_many(2, timeout=60),
@@ -35,7 +37,7 @@ BLOCKING: dict[str, Call] = {
 def blocked(pool: shmpool.Pool, kind: str) -> tuple[shmpool.AlfQueue, object]:
     """A queue on which that call must wait, and the buffers that make it wait."""
     queue = pool.create_queue("q", capacity=4)
-    if kind in ("put", "send", "put_many", "send_many"):
+    if kind.startswith(("put", "send", "spread")):
         queue.send_many([b"full"] * 4)
     return queue, pool.alloc_many(pool.capacity) if "alloc" in kind else None
 
@@ -48,6 +50,8 @@ BEYOND: dict[str, Call] = {
     "put": lambda pool, queue: queue.put(pool.alloc(), 10**400),
     "send": lambda pool, queue: queue.send(b"x", 10**400),
     "put_many": lambda pool, queue: queue.put_many(pool.alloc_many(2), 10**400),
+    "put_many of a list": lambda pool, queue: queue.put_many([pool.alloc()], 10**400),
+    "spread": lambda pool, queue: pool.alloc_many(2).spread([queue], [0, 0], 10**400),
     "send_many": lambda pool, queue: queue.send_many([b"x", b"y"], 10**400),
     "alloc": lambda pool, queue: pool.alloc(10**400),
     "alloc_many": lambda pool, queue: pool.alloc_many(2, 10**400),
@@ -93,7 +97,7 @@ def test_every_wait_ends_when_it_can(pool: shmpool.Pool, eventually: Eventually,
     eventually(lambda: pool.stats().counters["sleep"] >= 1)
     if "alloc" in kind:
         held.free()  # type: ignore[attr-defined]
-    elif kind in ("put", "send", "put_many", "send_many"):
+    elif kind.startswith(("put", "send", "spread")):
         queue.get_many(2).free()
     else:
         queue.send(b"x")
@@ -117,7 +121,7 @@ INTERRUPTED = """
     pool = shmpool.Pool.attach(sys.argv[1])
     queue = pool.queue("q")
     buf = burst = None
-    if kind in ("put", "send", "put_many", "send_many"):
+    if kind.startswith(("put", "send", "spread")):
         queue.send_many([b"full"] * 4)
         buf, burst = pool.alloc(), pool.alloc_many(2)
     if "alloc" in kind:
@@ -130,6 +134,8 @@ INTERRUPTED = """
         "put": lambda: queue.put(buf),
         "send": lambda: queue.send(b"x"),
         "put_many": lambda: queue.put_many(burst),
+        "put_many of a list": lambda: queue.put_many([buf, burst]),
+        "spread": lambda: burst.spread([queue], [0, 0]),
         "send_many": lambda: queue.send_many([b"x", b"y"]),
         "alloc": lambda: pool.alloc(),
         "alloc_many": lambda: pool.alloc_many(2, timeout=60),

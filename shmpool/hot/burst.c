@@ -29,6 +29,14 @@ static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
 	return PyErr_NoMemory();
 }
 
+struct burst_object *burst_make(PyTypeObject *type, struct pool_object *pool)
+{
+	PyObject *args = Py_BuildValue("(OI)", pool, 0);
+	PyObject *self = args ? burst_new(type, args, NULL) : NULL;
+	Py_XDECREF(args);
+	return (struct burst_object *)self;
+}
+
 int burst_usable(const struct burst_object *self)
 {
 	if (likely(burst_live(self)))
@@ -202,26 +210,42 @@ static PyObject *burst_element(struct burst_object *self, uint32_t i, struct buf
 	return Py_NewRef(self->element[i]);
 }
 
+void burst_no_index(PyObject *index, uint32_t n)
+{
+	if (n)
+		PyErr_Format(PyExc_IndexError, "burst index is %R; allowed are -%u to %u", index, n,
+			     n - 1);
+	else
+		PyErr_Format(PyExc_IndexError, "burst index is %R; the burst is empty", index);
+}
+
 static PyObject *burst_subscript(PyObject *object, PyObject *index)
 {
 	struct burst_object *self = (struct burst_object *)object;
-	PyObject *number = hot_int(index, "burst index"), *element = NULL;
-	/* Both calls may run Python code. */
-	struct buffer_object *buffer = number ? hot_buffer_new() : NULL;
+	PyObject *number = NULL, *element = NULL;
+	/* An array has __index__ too, which refuses arrays of more than one integer. */
+	if (likely(PyLong_Check(index)))
+		number = Py_NewRef(index);
+	else if (!PyIndex_Check(index) || !(number = PyNumber_Index(index))) {
+		if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_TypeError))
+			return NULL;
+		PyErr_Clear();
+		return burst_divide(object, index);
+	}
+	struct buffer_object *buffer = hot_buffer_new(); /* may run Python code, as the above */
 	if (!buffer || burst_usable(self))
 		goto undo;
 	Py_ssize_t given = PyNumber_AsSsize_t(number, NULL), n = (Py_ssize_t)self->n;
 	Py_ssize_t i = given < 0 ? given + n : given;
 	if (i < 0 || i >= n) {
-		PyErr_Format(PyExc_IndexError, "burst index is %R; allowed are %zd to %zd", number,
-			     -n, n - 1);
+		burst_no_index(number, self->n);
 	} else if (self->element && self->element[i]) {
 		element = Py_NewRef(self->element[i]);
 	} else if ((element = burst_element(self, (uint32_t)i, buffer))) {
 		buffer = NULL;
 	}
 undo:
-	Py_XDECREF(number);
+	Py_DECREF(number);
 	if (buffer)
 		hot_buffer_discard(buffer);
 	return element;
@@ -250,11 +274,15 @@ static PyMethodDef burst_methods[] = {
 	{ "_alloc", burst_alloc, METH_O, NULL },
 	{ "_get", burst_get, METH_VARARGS, NULL },
 	{ "_put", burst_put, METH_VARARGS, NULL },
+	{ "_take", burst_take, METH_O, NULL },
+	{ "_spread", burst_spread, METH_VARARGS, NULL },
 	{ "_indices", burst_indices, METH_NOARGS, NULL },
 	{ "_lengths", burst_lengths, METH_O, NULL },
 	{ "_set_lengths", burst_set_lengths, METH_VARARGS, NULL },
 	{ "_column", burst_column, METH_VARARGS, NULL },
 	{ "_set_column", burst_set_column, METH_VARARGS, NULL },
+	{ "_field", burst_field, METH_VARARGS, NULL },
+	{ "_set_field", burst_set_field, METH_VARARGS, NULL },
 	{ "__reduce__", burst_reduce, METH_NOARGS, NULL },
 	{ "__enter__", burst_enter, METH_NOARGS, NULL },
 	{ "__exit__", burst_exit, METH_VARARGS, NULL },

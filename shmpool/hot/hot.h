@@ -14,12 +14,16 @@
  *
  *     take      the object is allocated before the buffers are taken, with room for their handles
  *     give      the call that gives the buffers away marks the object released
+ *     divide    the new Burst has room for its part before anything moves
  *     wait      handlers run between two blocking calls (waiting.c), when nothing is half done
  *     close     one call checks for views, closes the pool, unmaps it and closes its file
  *
  * A call has three steps: the arguments (arguments.c), one attempt with the interpreter's lock
  * held, and the wait (waiting.c) if the attempt did not settle the matter. Then it returns, or
  * raises (raising.c). Decision: docs/decisions/0003-hot-calls.md.
+ *
+ * One file: the C files of this folder share these types, and half of its lines are the contracts
+ * of their functions.
  *
  * Thread safety: the interpreter's lock. A call that releases it is counted (native/opening.h), so
  * that no other thread unmaps the pool in that time.
@@ -78,7 +82,10 @@ struct queue_object {
 /* A call that waits is giving it away: hot_wait_moving(). */
 #define HOT_MOVING (UINT32_MAX - 1)
 #define HOT_FREED_LATER (UINT32_MAX - 2) /* freed when its last view is released */
-#define HOT_NOT_OWNED(state) ((state) >= HOT_FREED_LATER)
+/* The same as HOT_MOVING for a Burst and its elements, of which one may be moving by itself. */
+#define HOT_MOVING_BURST (UINT32_MAX - 3)
+#define HOT_GIVEN (UINT32_MAX - 4) /* is among the items that a call collects: items.c */
+#define HOT_NOT_OWNED(state) ((state) >= HOT_GIVEN)
 
 /* headroom and length are the object's own copies. They were read from the header once and checked:
  * headroom + length <= stride. */
@@ -192,6 +199,9 @@ static inline bool hot_must_block(int64_t code, double timeout)
 						     code == -EINPROGRESS || code == -EBUSY;
 }
 
+/* Returns the deadline, of CLOCK_MONOTONIC in ns, of a wait that begins now. */
+int64_t hot_deadline(double seconds);
+
 /* Blocks without the interpreter's lock, until the call succeeds or the deadline comes; with a
  * timeout of 0 tries once. Runs signal handlers between two blocking calls. */
 int64_t hot_block(struct hot_wait *wait);
@@ -279,7 +289,7 @@ int64_t hot_get_block(struct queue_object *self, double timeout, struct lookup *
 PyObject *hot_queue_get(struct queue_object *self, double timeout);
 int64_t hot_queue_put(struct queue_object *self, struct buffer_object *buffer, double timeout);
 
-/* Methods of AlfQueue's base that are in payload.c, bulk.c, requeue.c and arrays.c. */
+/* Methods of AlfQueue's base that are in payload.c, bulk.c, requeue.c, arrays.c and items.c. */
 PyObject *hot_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_try_recv(PyObject *object, PyObject *unused);
@@ -288,6 +298,7 @@ PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 PyObject *hot_queue_move(PyObject *object, PyObject *args);
 PyObject *hot_get_array(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_queue_hand_over(PyObject *object, PyObject *const *args, Py_ssize_t n);
+PyObject *hot_put_items(PyObject *object, PyObject *args);
 
 /* ---- buffer.c, fields.c ---- */
 

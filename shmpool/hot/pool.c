@@ -64,17 +64,19 @@ static PyObject *pool_close(PyObject *object, PyObject *Py_UNUSED(unused))
 	Py_RETURN_NONE;
 }
 
-/* At the end of the process. Daemon threads may still write through views: then the mapping stays,
- * and so do the members, or another member would get the buffers. The process's token ends them. */
+/* At the end of the process: closes the pool and keeps the mapping. If views are alive, the pool
+ * stays open, since a daemon thread may still write through one, and another member would get the
+ * buffer: the last view frees it, or the end of the process leaves it to recovery. */
 static PyObject *pool_leave(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct pool_object *self = (struct pool_object *)object;
-	const bool viewed = self->exports;
+	if (self->exports && self->segment) {
+		hot_segment_leave(self->segment, true);
+		Py_RETURN_NONE;
+	}
 	struct segment_object *segment = pool_end(self);
 	if (segment)
-		hot_segment_leave(segment, viewed);
-	if (viewed)
-		Py_RETURN_NONE; /* the views keep the reference to the segment until the end */
+		hot_segment_leave(segment, false);
 	Py_XDECREF(segment);
 	Py_RETURN_NONE;
 }

@@ -210,6 +210,7 @@ static PyMethodDef queue_methods[] = {
 	{ "_hot_open", queue_hot_open, METH_VARARGS, NULL },
 	{ "_move", hot_queue_move, METH_VARARGS, NULL },
 	{ "_hand_over", (PyCFunction)(void (*)(void))hot_queue_hand_over, METH_FASTCALL, NULL },
+	{ "_put_items", hot_put_items, METH_VARARGS, NULL },
 	{ "_hot_close", queue_hot_close, METH_NOARGS, NULL },
 	{ "empty", queue_empty, METH_NOARGS,
 	  "empty($self)\n--\n\nTrue if a get would find nothing now." },

@@ -7,7 +7,7 @@
 
 #define FOREVER_S 4294967296. /* a longer timeout never ends */
 
-static int64_t deadline_of(double seconds)
+int64_t hot_deadline(double seconds)
 {
 	if (seconds > FOREVER_S)
 		return WAIT_FOREVER;
@@ -65,7 +65,7 @@ int64_t hot_block(struct hot_wait *wait)
 {
 	int64_t code;
 	if (!wait->deadline)
-		wait->deadline = deadline_of(wait->timeout);
+		wait->deadline = hot_deadline(wait->timeout);
 	do {
 		code = call_unlocked(wait);
 		const bool timed_out = code == -EAGAIN || code == -ENOBUFS;

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from .. import errors
+from ..options import seconds_of
 from ..pool import Pool
 from . import protocol, records, wire
 
 A = TypeVar("A")
+LONGEST_S = 2.0**21  # 24 days, the longest timeout of a socket
 AGAIN_S = (0.02, 1.0)  # first and longest pause between two tries to connect
 
 
@@ -29,7 +31,7 @@ class _Client(protocol.Calls):
         """path of the daemon's socket, by default $SHMPOOL_SOCKET or the daemon's own default;
         timeout in seconds, for each answer."""
         self.path = Path(path) if path is not None else protocol.default_socket()
-        self.timeout = timeout
+        self.timeout = min(seconds_of(timeout, "timeout"), LONGEST_S)
         self._msgid = 0
         self._frames = wire.Frames(wire.ANSWER_MAX, trusted=True)
 

@@ -17,7 +17,9 @@ the allowed values, and each program that uses a client would load one more comp
 import types
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from numbers import Real
+from operator import index
+from typing import Any, Literal, SupportsIndex, Union, get_args, get_origin, get_type_hints
 
 import msgpack
 
@@ -80,8 +82,17 @@ def pack_notice(method: str, params: list[Any]) -> bytes:
 
 
 def _pack(frame: list[Any]) -> bytes:
-    data: bytes = msgpack.packb(frame, unicode_errors="backslashreplace")
+    data: bytes = msgpack.packb(frame, default=_number, unicode_errors="backslashreplace")
     return data
+
+
+def _number(value: object) -> int | float:
+    """Returns a number of another type, such as numpy's, as one of Python's. Raises TypeError."""
+    if isinstance(value, SupportsIndex):
+        return index(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise TypeError(f"{value!r:.80} is neither a number, nor text, nor a list or a map of them")
 
 
 class Frames:
