@@ -51,7 +51,11 @@ from ..view import View
 from .alarms import Policy
 from .watched_pool import Rank, WatchedPool, stats_of
 
-WATCHED_MAX = 56  # a process may have 64 pools open, and requests open them too
+# A process may have 64 pools open: those that are watched, those of requests in progress, and one
+# each for the event loop and for the thread that creates and trims.
+WATCHED_MAX = 56
+CLIENT_PLACES = 3  # requests of clients, and lists of holders, in progress at once
+RECOVERY_PLACES = 3  # recoveries in progress at once
 
 
 @dataclass(frozen=True)

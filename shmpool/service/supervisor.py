@@ -26,6 +26,7 @@ from .adoption import Adoption
 from .alarms import Changes
 from .config import Config
 from .file_watch import CloseWatch, NameWatch
+from .handlers import CLIENT_PLACES, RECOVERY_PLACES
 from .scheduling import StepRunner, TimeBudgets
 from .watched_pool import Rank, RecoveryEvent, WatchedPool
 
@@ -56,8 +57,10 @@ class Supervisor:
         self._recovery_thread = ThreadPoolExecutor(1, "recovery")
         self._upkeep_thread = ThreadPoolExecutor(1, "upkeep")
         self._client_threads = ThreadPoolExecutor(CLIENT_THREADS, "client")
-        self._recoveries = StepRunner(handler, functools.partial(self._in, self._recovery_thread))
-        self._requests = StepRunner(handler, functools.partial(self._in, self._client_threads))
+        call = functools.partial(self._in, self._recovery_thread)
+        self._recoveries = StepRunner(handler, call, RECOVERY_PLACES)
+        call = functools.partial(self._in, self._client_threads)
+        self._requests = StepRunner(handler, call, CLIENT_PLACES)
         self._running: set[Future[Any]] = set()  # in the threads
         self._tasks: set[asyncio.Task[None]] = set()
         self._to_recover: dict[str, float] = {}  # pools, and when a dead member was found
