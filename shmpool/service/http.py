@@ -259,9 +259,12 @@ class Pages:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: "pools" at the daemon's interval, "recovery" after each recovery.
         A new stream begins with the recoveries that are remembered."""
+        kind = {"Content-Type": "text/event-stream"}
+        if request.method == "HEAD":
+            return web.Response(headers=kind)
         if len(self._streams) >= STREAMS_MAX:
             raise web.HTTPServiceUnavailable(text=f"{STREAMS_MAX} event streams are open\n")
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        response = web.StreamResponse(headers=kind)
         await response.prepare(request)
         stream: asyncio.Queue[RecoveryEvent | None] = asyncio.Queue()
         for pool in self._handler.watched.values():
