@@ -15,7 +15,7 @@ pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 from shmpool.options import QueueOptions, letters_in_a_circle
 from shmpool.os_errors import shared_memory, size_text
 from shmpool.service import config, config_lines
-from shmpool.service.config_values import http_token
+from shmpool.service.config_values import http_token, read_file
 
 WHOLE = """\
 [daemon]
@@ -196,6 +196,17 @@ def test_more_at_once_than_shared_memory_holds() -> None:
     assert "line 4: pools.rx.prealloc = 65536" in str(caught.value)
     assert "is 64 TiB;" in str(caught.value)
     assert size_text(room) in str(caught.value)
+
+
+def test_what_is_no_file_is_closed(tmp_path: Path) -> None:
+    """A file that is refused, or cannot be read, leaves no descriptor open."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    before = len(os.listdir("/proc/self/fd"))
+    for path in (tmp_path, fifo, Path("/dev/zero"), Path("/proc/self/mem")):
+        with pytest.raises((ValueError, OSError)):
+            read_file(path)
+        assert before == len(os.listdir("/proc/self/fd"))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -989,7 +989,7 @@ def test_a_reload_that_is_refused(start_daemon: StartDaemon, pool_name: str) -> 
     ("arguments", "words"),
     [
         (("--config", "/dev/zero"), "not a regular file"),
-        (("--config", "/tmp"), "directory"),
+        (("--config", "/tmp"), "not a regular file"),
         (("--config", "x" * 5000), "too long"),
         (("--socket", "x" * 108), "path"),
         (("--socket", ""), "path"),

@@ -114,10 +114,13 @@ def read_file(path: Path) -> bytes:
     """Returns the contents of a regular file of at most SIZE_MAX bytes. Any other file could make
     the reader wait, or never end. OSError, ValueError."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # first: open() leaves a directory's fd open
             raise ValueError("it is not a regular file")
-        text = file.read(SIZE_MAX + 1) or b""
+        with open(fd, "rb", closefd=False) as file:
+            text = file.read(SIZE_MAX + 1) or b""
+    finally:
+        os.close(fd)
     if len(text) > SIZE_MAX:
         raise ValueError(f"it is longer than {SIZE_MAX} bytes")
     return text
