@@ -91,6 +91,10 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         (f"[daemon]\nmax_clients = -{'9' * 400}\n", 2, ["daemon.max_clients", "at least 1"]),
         (f"[daemon]\nmax_clients = {'9' * 5000}\n", 2, ["max_clients", "too large"]),
         (f"[daemon]\nmax_clients = {'9_' * 5000}9\n", 2, ["max_clients", "too large"]),
+        (f"[daemon]\ninterval = 0x{'f' * 6000}\n", 2, ["interval = 0xfff", "too large", "bits"]),
+        (f"[daemon]\nhttp = 0o{'7' * 6000}\n", 2, ["daemon.http = 0xfff", "too large"]),
+        (f"[daemon]\nadopt = [[0x{'f' * 6000}]]\n", 2, ["daemon.adopt = ...", "too large"]),
+        (f"[daemon]\nx = 0b{'1' * 20000}\n", 2, ["daemon.x = 0xfff", "too large"]),
         (f"[daemon]\nadopt = {'[' * 5000}{']' * 5000}\n", 2, ["nested too deeply"]),
         ("[daemon]\nadopt = " + "{ a = " * 5000 + "1" + "}" * 5000, 2, ["nested too deeply"]),
         (f'[daemon]\nadopt = "{"x" * 10000}"\n', 2, ["adopt", "xxx...", "array"]),
@@ -288,6 +292,21 @@ def test_lines_of_a_long_file(text: str) -> None:
         sys.setprofile(None)
     assert text.count("\n") + 2 == found["last", "key"]
     assert steps < 8 * len(text) + 1000
+
+
+def test_a_number_of_any_base() -> None:
+    """Each option refuses a number that Python cannot convert to decimal, on its line."""
+    big = "0x" + "f" * 6000
+    for table, keys, rest in (
+        ("daemon", config.DaemonOptions.__dataclass_fields__, ""),
+        ("pools.rx", config.PoolConfig.__dataclass_fields__, ""),
+        ("pools.rx.queue.q", QueueOptions.__dataclass_fields__, HEAD),
+    ):
+        for key in keys:
+            with pytest.raises(config.ConfigError) as caught:
+                config.parse(f"{rest}[{table}]\n{key} = {big}\n", "c")
+            line = rest.count("\n") + 2
+            assert str(caught.value).startswith(f"c, line {line}: {table}.{key} = 0xfff")
 
 
 keys = st.text("abc", min_size=1, max_size=3)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values of the configuration with a syntax of their own: addresses, paths, users, tokens.
+"""Values of the configuration with a syntax of their own: addresses, paths, users, tokens,
+files, large numbers.
 
 Each function parses one kind; InvalidArgument says what is allowed.
 """
@@ -11,13 +12,16 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import errors
+from ..names import printable
 
 PATH_MAX = 107  # bytes of a socket's path
 SIZE_MAX = 1 << 20  # bytes of a file
 SHOWN = 80  # characters of a value or a line in a message
 TOKEN = re.compile(r"[!-~]{16,4096}")  # what may stand in http_token_file
+NUMBER_BITS = 2048  # of a number; Python does not convert a much longer one to decimal
 EVERYBODY = "*"  # in adopt_users
 _HOST = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.(?!$)|$))+")
 
@@ -124,3 +128,30 @@ def read_file(path: Path) -> bytes:
     if len(text) > SIZE_MAX:
         raise ValueError(f"it is longer than {SIZE_MAX} bytes")
     return text
+
+
+def too_large(data: dict[str, Any]) -> tuple[str, ...] | None:
+    """Returns the key of a number of more than NUMBER_BITS, or None. Python refuses such a number
+    itself if it is decimal, but not if it is hexadecimal, octal or binary."""
+    left: list[tuple[tuple[str, ...], Any]] = [((), data)]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, dict):
+            left += [((*path, key), inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            left += [(path, inner) for inner in value]
+        elif isinstance(value, int) and value.bit_length() > NUMBER_BITS:
+            return path
+    return None
+
+
+def as_toml(value: Any) -> str:
+    """Returns a value as a message shows it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return printable(value if value.bit_length() <= NUMBER_BITS else hex(value), SHOWN)
+    try:
+        return printable(f'"{value}"' if isinstance(value, str) else value, SHOWN)
+    except (RecursionError, ValueError):  # ValueError: an array with a number that is too large
+        return "..."
