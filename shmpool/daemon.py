@@ -16,6 +16,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,9 @@ class Daemon:
             handler.release(request.pool)
             self._packed_stats.pop(request.pool, None)
         return result
+
+    async def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return await self.supervisor.call_for_client(call, *arguments)
 
     def packed_stats(self, pool: str) -> bytes:
         """Returns the notification of a watch. One of the last 25 ms serves every watch."""

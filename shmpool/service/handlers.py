@@ -134,11 +134,13 @@ class RequestHandler:
                 return [self._summary(name) for name in self.names()]
             case Create(name, options, queues):
                 create_pool(name, options, queues)
-                return self._describe(name)
+                with View(name) as view:
+                    return _description(view)
             case Destroy(name):
                 return Pool.unlink(name)
             case Describe(name):
-                return self._describe(name)
+                with self._view(name) as view:
+                    return _description(view)
             case GetStats(name):
                 held = self._watched(name)
                 if held is not None:
@@ -154,7 +156,7 @@ class RequestHandler:
                 with Pool.attach(name) as pool:
                     return pool.trim(keep)
             case Peek(name, queue, n, size):
-                with self._view(name) as view:
+                with View(name) as view:  # not the one that is held: that is the event loop's
                     return view.peek(queue, n, size)
             case Redrive(name, queue, n, to=to, reset=reset):
                 with Pool.attach(name) as pool:
@@ -191,10 +193,6 @@ class RequestHandler:
             case _:
                 return self.answer(request)
 
-    def _describe(self, name: str) -> Description:
-        with self._view(name) as view:
-            return Description(name, view.geometry, view.file(), view.queues())
-
     def _summary(self, name: str) -> PoolSummary:
         """By a view of its own: it may be made by another thread than releases those held."""
         held = self.watched.get(name)
@@ -220,6 +218,10 @@ class RequestHandler:
                 )
         except (errors.ShmpoolError, OSError) as error:
             return PoolSummary(name, held is not None, trouble=str(error))
+
+
+def _description(view: View) -> Description:
+    return Description(view.name, view.geometry, view.file(), view.queues())
 
 
 def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:

@@ -208,8 +208,7 @@ class Pages:
         return _json({"status": "ok", "pools": len(watched), "alarms": alarms})
 
     async def pools(self, request: web.Request) -> web.Response:
-        run = self._supervisor.run_for_client
-        return _json(await self._once(("", "list"), lambda: run(List())))
+        return _json_text(await self._once(("", "list"), lambda: self._slow(List())))
 
     async def describe(self, request: web.Request) -> web.Response:
         return _json(self._handler.answer(Describe(request.match_info["pool"])))
@@ -226,8 +225,13 @@ class Pages:
         if (name, what) not in self._answering and busy >= SLOW_MAX:
             raise web.HTTPServiceUnavailable(text=f"{SLOW_MAX} audits are in progress\n")
         slow: AnyRequest = GetHolders(name) if what == "holders" else RunAudit(name)
-        run = self._supervisor.run_for_client
-        return _json(await self._once((name, what), lambda: run(slow)))
+        return _json_text(await self._once((name, what), lambda: self._slow(slow)))
+
+    async def _slow(self, request: AnyRequest) -> str:
+        """Answers a request in a thread, which also makes the JSON: the answer may be long."""
+        answer = await self._supervisor.run_for_client(request)
+        text: str = await self._supervisor.call_for_client(_text, answer)
+        return text
 
     async def _once(self, what: tuple[str, str], make: Callable[[], Awaitable[Any]]) -> Any:
         """Makes an answer once for all who ask for it until it is ready, so that many requests
@@ -321,7 +325,14 @@ def live_pool(stats: PoolStats, members: list[Member]) -> dict[str, Any]:
 
 
 def _json(value: Any, status: int = 200) -> web.Response:
-    text = json.dumps(wire.to_wire(value)) + "\n"
+    return _json_text(_text(value), status)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(wire.to_wire(value)) + "\n"
+
+
+def _json_text(text: str, status: int = 200) -> web.Response:
     return web.Response(text=text, content_type="application/json", status=status)
 
 

@@ -323,6 +323,10 @@ class Supervisor:
             self._name_watch.flush()
         return await self._requests.run(request, limit)
 
+    async def call_for_client(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function in a thread that delays none of the daemon's own work."""
+        return await self._in(self._client_threads, call, *arguments)
+
     async def check_recovery_thread(self) -> None:
         """Returns when the thread that recovers has finished what it was given before."""
         await self._in(self._recovery_thread, int)
