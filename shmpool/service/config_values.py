@@ -92,7 +92,23 @@ def socket_path(text: str) -> Path:
     """Returns the path, if a socket can have it. InvalidArgument."""
     if not text or "\0" in text or len(os.fsencode(text)) > PATH_MAX:
         raise errors.InvalidArgument(f"it must be a path of at most {PATH_MAX} bytes")
+    if os.path.basename(text) in ("", ".", ".."):
+        raise errors.InvalidArgument("it must be the path of a socket, not of a directory")
     return Path(text)
+
+
+def lock_path(path: Path) -> Path:
+    """Returns the path of the lock file beside a daemon's socket."""
+    return path.with_name(path.name + ".lock")
+
+
+def share_a_file(one: Path, other: Path) -> bool:
+    """True if two sockets, each with its lock file, would be in each other's place."""
+    files = [
+        {path.parent.resolve() / path.name for path in (socket, lock_path(socket))}
+        for socket in (one, other)
+    ]
+    return bool(files[0] & files[1])
 
 
 def http_token(path: str) -> bytes:

@@ -24,7 +24,7 @@ from ..stats import Member
 from .admission import Admission
 from .config import DaemonOptions
 from .config_values import http_address, http_token
-from .listening import BACKLOG, Acceptor, CannotListen, listening
+from .listening import BACKLOG, Acceptor, CannotListen, listening, tcp_sockets
 from .metrics import exposition, format_for
 from .supervisor import Supervisor
 from .watched_pool import RecoveryEvent
@@ -63,25 +63,16 @@ async def bound(address: str, group: int) -> AsyncIterator[list[socket.socket]]:
     CannotListen, in one line.
     """
     where = http_address(address)
-    loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
         if isinstance(where, Path):
             yield [stack.enter_context(listening(where, group))]
             return
-        host, port = where
-        try:
-            infos = await loop.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-            found = [
-                stack.enter_context(socket.create_server(to, family=family, backlog=BACKLOG))
-                for family, _, _, _, to in infos
-            ]
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise CannotListen(f"cannot serve http://{address}: {reason}") from None
+        found = stack.enter_context(tcp_sockets(*where))
         for sock in found:
-            sock.setblocking(False)
+            try:
+                sock.listen(BACKLOG)
+            except OSError as error:
+                raise CannotListen(f"cannot serve http://{address}: {error.strerror}") from None
         yield found
 
 
