@@ -55,6 +55,7 @@ class Daemon:
         version that clients are told. ConfigError."""
         self._path, self._overrides = path, overrides
         self.config = self._started = self._load()
+        self._address = str(self.socket_path)  # that the log shows
         self._package = package
         self._handler = RequestHandler(package)
         self._connections: set[Connection] = set()
@@ -118,7 +119,7 @@ class Daemon:
             _release_memory_of_the_start()
             watchdog = self._loop.create_task(_feed_watchdog())
             systemd.notify("READY=1", self._status())
-            log.info("listening at %s", self.socket_path)
+            log.info("listening at %s", self._address)
             await self._stop.wait()
             systemd.notify("STOPPING=1")
             acceptor.close()
@@ -131,13 +132,12 @@ class Daemon:
 
     def _inherited_socket(self) -> socket.socket | None:
         """The socket that systemd passed to the daemon, or None. read_group may connect to it.
-        CannotListen."""
+        InvalidArgument."""
         sock = systemd.listening_socket()
         if sock is None:
             return None
-        if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
-            raise CannotListen("the socket from the service manager is not a Unix stream socket")
         path = sock.getsockname()
+        self._address = printable(os.fsdecode(path).replace("\0", "@", 1), LINE_SHOWN)
         if self._group != -1:
             try:
                 give_to_group(Path(os.fsdecode(path)), self._group)
@@ -167,7 +167,7 @@ class Daemon:
 
     def _status(self, trouble: str = "") -> str:
         """The text for `systemctl status`."""
-        parts = [trouble, f"listening at {self.socket_path}"]
+        parts = [trouble, f"listening at {self._address}"]
         parts += [
             f"pool {name} refused: {why}" for name, why in self.supervisor.adoption.refused.items()
         ]
@@ -295,7 +295,7 @@ def run(
             _check(daemon.config)
             return 0
         logs.to_stderr(daemon.config.daemon.log_level)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with _runner() as runner:
             runner.run(daemon.run())
     except ConfigError as error:
         _complain(error)
