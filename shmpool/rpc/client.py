@@ -93,9 +93,9 @@ class Client(_Client):
     DaemonUnavailable where no daemon answers within timeout seconds.
 
     >>> import shmpool
-    >>> shmpool.Client("/nowhere").ping()
+    >>> shmpool.Client("/nowhere").ping()  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    shmpool.errors.DaemonUnavailable: no daemon at /nowhere: No such file or directory
+    shmpool.errors.DaemonUnavailable: no daemon at /nowhere: No such file or directory: start ...
     """
 
     _socket: socket.socket | None = None

@@ -17,7 +17,12 @@ A = TypeVar("A")
 def unavailable(path: Path, error: Exception | str) -> errors.DaemonUnavailable:
     """Returns the exception for a connection that failed."""
     reason = getattr(error, "strerror", None) or error
-    return errors.DaemonUnavailable(f"no daemon at {path}: {reason}")
+    remedy = ""
+    if isinstance(error, PermissionError):
+        remedy = ": ask for read_group in the daemon's configuration, and be a member of that group"
+    elif isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+        remedy = f": start one with shmpool daemon --socket {path}"
+    return errors.DaemonUnavailable(f"no daemon at {path}: {reason}{remedy}")
 
 
 def late(path: Path, timeout: float) -> errors.DaemonUnavailable:

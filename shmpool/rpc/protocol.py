@@ -115,7 +115,8 @@ class Create(Request[Description]):
 
 @dataclass(frozen=True)
 class Destroy(Request[None]):
-    """Removes a pool's name. Processes that have it open keep it until the last one closes it.
+    """Removes a pool, with what is in its queues. Processes that have it open keep it until the
+    last one closes it.
 
     Raises: PoolNotFound, AccessDenied.
     """

@@ -95,7 +95,8 @@ class RequestHandler:
             self.release(name)
             if len(self.watched) >= self.watched_max:
                 raise errors.LimitReached(
-                    f"pool {name!r}: {self.watched_max} pools are held already"
+                    f"pool {name!r}: {self.watched_max} pools are held already, which is the most; "
+                    "unlink a pool, or let [daemon] adopt name fewer"
                 )
             held = self.watched[name] = WatchedPool(View(name), policy)
         held.use(policy, rank)

@@ -336,7 +336,9 @@ class Supervisor:
         try:
             future = threads.submit(call, *args)
         except RuntimeError as error:
-            raise errors.LimitReached(f"no thread can be started: {error} (ulimit -u)") from None
+            raise errors.LimitReached(
+                f"no thread can be started: {error}: raise ulimit -u, or TasksMax= of the service"
+            ) from None
         self._running.add(future)
         future.add_done_callback(self._running.discard)
         return await asyncio.wrap_future(future)
