@@ -43,8 +43,11 @@ def not_found(name: str) -> errors.PoolNotFound:
     )
 
 
-def exists(name: str) -> errors.PoolExists:
-    """Returns the exception for a name that is taken."""
+def exists(name: str, refusal: errors.ShmpoolError | None = None) -> errors.PoolExists:
+    """Returns the exception for a name that is taken. refusal is why its file cannot be opened."""
+    if refusal is not None:
+        why = str(refusal).removeprefix(f"pool {name!r}: ")
+        return errors.PoolExists(f"pool {name!r} exists already: {why}")
     return errors.PoolExists(
         f'pool {name!r} exists already: Pool.attach("{name}") uses it, '
         f'Pool.unlink("{name}") or shmpool.prune() removes it'
@@ -65,23 +68,30 @@ def cannot_open(
         return not_found(name)
     if code in (errno.EACCES, errno.EPERM):
         return errors.AccessDenied(
-            f"no permission to {doing} pool {name!r}: {_owner(path)}. "
-            "Create it with mode= and group="
+            f"no permission to {doing} pool {name!r}: {_owner(path)}. {_PERMIT[doing]}"
         )
     if code in (errno.EAGAIN, errno.EWOULDBLOCK):
         return errors.AccessDenied(
             f"pool {name!r} cannot be opened now: its owner has a lease on the file "
-            "(F_SETLEASE of fcntl(2))"
+            "(F_SETLEASE of fcntl(2)): try again, or use another name"
         )
     if code == errno.ETXTBSY:
         return errors.SegmentInvalid(
-            f"pool {name!r}: {path} is a program that is running, not a pool"
+            f"pool {name!r}: {path} is a program that is running, not a pool: use another name"
         )
-    if code in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
+    if code in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV, errno.ENOTEMPTY):
         return no_file(name, path)
-    return failure(f"pool {name!r} cannot be opened", error)
+    return failure(f"pool {name!r} cannot be {_PAST[doing]}", error)
 
 
+_OTHERS = "Only its owner or root can remove it: ask them, or use another name"
+_PERMIT = {
+    "attach to": "Create it with mode= and group=",
+    "create": _OTHERS,
+    "replace": _OTHERS,
+    "unlink": _OTHERS,
+}
+_PAST = {"attach to": "opened", "create": "created", "replace": "replaced", "unlink": "unlinked"}
 _KINDS: dict[type[errors.ShmpoolError], tuple[int, ...]] = {
     errors.OutOfSharedMemory: (
         errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.ENOENT, errno.ENOTDIR,

@@ -181,7 +181,10 @@ class Pool(PoolBase):
         found = differences(options, asked, self.geometry)
         if text := "; ".join(f"{option} {there}, not {given}" for option, given, there in found):
             self.close()
-            raise errors.PoolExists(f"pool {self.name!r} exists with {text}")
+            raise errors.PoolExists(
+                f"pool {self.name!r} exists with {text}: give its options, or "
+                f'remove it first: Pool.unlink("{self.name}")'
+            )
         return self
 
     @classmethod

@@ -130,8 +130,8 @@ def inode_of(name: str) -> int:
         raise os_errors.cannot_open(name, path_of(name), error) from None
 
 
-def open_file(name: str, read_only: bool = False) -> SegmentBase:
-    """Opens a pool's file. The object that is returned owns the descriptor.
+def open_file(name: str, read_only: bool = False, doing: str = "attach to") -> SegmentBase:
+    """Opens a pool's file. The object that is returned owns the descriptor. doing is for messages.
 
     Opens it without waiting, unlike shm_open(3): any user can put a FIFO there, under any name.
 
@@ -148,7 +148,7 @@ def open_file(name: str, read_only: bool = False) -> SegmentBase:
             return file
     except OSError as error:
         file.close()
-        raise os_errors.cannot_open(name, path, error) from None
+        raise os_errors.cannot_open(name, path, error, doing) from None
     file.close()
     raise os_errors.no_file(name, path)
 

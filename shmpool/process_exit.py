@@ -53,9 +53,11 @@ def _leave_all() -> None:
     for path, file in _made.items():
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-            if os.path.samestat(os.fstat(fd), file):
-                lib.shmpool_leave_file(fd)
-            os.close(fd)
+            try:
+                if os.path.samestat(os.fstat(fd), file):
+                    lib.shmpool_leave_file(fd)
+            finally:
+                os.close(fd)
 
 
 def _leave_at_exit() -> None:

@@ -71,6 +71,7 @@ def _id(what: str, given: str | int, most: int, find: Callable[[str], int], kind
         ) from None
 
 
+_MAKE_AGAIN = ": unlink it (shmpool rm) and create it again"
 _FAULTS: dict[int, str] = {
     lib.SHMPOOL_FAULT_NONE: "its file was truncated",
     lib.SHMPOOL_FAULT_SHORT: "it is {value} bytes long; a header has {expected}",
@@ -104,7 +105,7 @@ class Segment(SegmentBase):
         self.status = os.fstat(self.fd)
         self.inode = self.status.st_ino
         if self.status.st_size < size:  # an access past its end would be SIGBUS
-            raise errors.SegmentInvalid(f"pool {name!r}: its file was truncated")
+            raise errors.SegmentInvalid(f"pool {name!r}: its file was truncated{_MAKE_AGAIN}")
         try:
             self._map(size, read_only)
         except OSError as error:
@@ -168,7 +169,7 @@ class Segment(SegmentBase):
             _give_to_group(name, fd, group, number)
             os.fchmod(fd, mode)
             if replace:
-                os.rename(path_of(temporary), path_of(name))
+                _rename(temporary, name)
                 return segment
             try:
                 os.link(path_of(temporary), path_of(name), follow_symlinks=False)
@@ -268,7 +269,10 @@ def _fault(code: int, why: Native) -> str:
         return "its creator died before it was complete"
     if why.fault == lib.SHMPOOL_FAULT_OPTION:
         return str(native_refusal(why, int(ffi.cast("int64_t", why.value))))
-    return _FAULTS[why.fault].format(value=why.value, expected=why.expected)
+    told = _FAULTS[why.fault].format(value=why.value, expected=why.expected)
+    if why.fault in (lib.SHMPOOL_FAULT_VERSION, lib.SHMPOOL_FAULT_LAYOUT):
+        return f"{told}: use the version of shmpool that made it, or unlink it and create it again"
+    return told + _MAKE_AGAIN
 
 
 def _resize(fd: int, size: int) -> None:
@@ -309,11 +313,11 @@ def _refuse_existing(name: str) -> None:
     """Raises PoolExists if a file has the name. First removes a pool that was never completed:
     versions without temporary names left such files when the creator died."""
     try:
-        file = open_file(name)
+        file = open_file(name, doing="create")
     except errors.PoolNotFound:
         return
-    except (errors.AccessDenied, errors.SegmentInvalid):
-        raise os_errors.exists(name) from None
+    except (errors.AccessDenied, errors.SegmentInvalid) as refusal:
+        raise os_errors.exists(name, refusal) from None
     fd = file.fd
     try:
         with locked_whole(fd) as alone:
@@ -325,12 +329,23 @@ def _refuse_existing(name: str) -> None:
     raise os_errors.exists(name)
 
 
+def _rename(temporary: str, name: str) -> None:
+    """Gives a new pool's file the name of an existing one. AccessDenied, SegmentInvalid."""
+    try:
+        os.rename(path_of(temporary), path_of(name))
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.EISDIR, errno.ENOTEMPTY):
+            raise
+        raise os_errors.cannot_open(name, path_of(name), error, "replace") from None
+
+
 def _give_to_group(name: str, fd: int, group: Group, number: int) -> None:
     try:
         os.fchown(fd, -1, number)
     except OSError as error:
         raise errors.AccessDenied(
-            f"pool {name!r} cannot be given to group {group!r}: {error.strerror}"
+            f"pool {name!r} cannot be given to group {group!r}: {error.strerror}; give a group "
+            "that this user is a member of (id -G)"
         ) from None
 
 

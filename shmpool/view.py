@@ -166,7 +166,10 @@ class View:
             if name == queue:
                 n, size = min(n, QUEUE_MAX), min(size, self.geometry.buffer_size)
                 return self._whole(read_messages(self._number, number, names, n, size))
-        raise errors.QueueNotFound(f"queue {queue!r} of pool {self.name!r}: no such queue")
+        raise errors.QueueNotFound(
+            f"queue {queue!r} of pool {self.name!r}: there is no such queue; shmpool describe "
+            f"{self.name} lists them"
+        )
 
     def _queue_facts(
         self, number: int, info: Native

@@ -16,7 +16,7 @@ pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 from shmpool.options import QueueOptions, letters_in_a_circle
 from shmpool.os_errors import shared_memory, size_text
 from shmpool.service import config, config_lines
-from shmpool.service.config_values import http_token
+from shmpool.service.config_values import http_token, read_file
 
 WHOLE = """\
 [daemon]
@@ -83,6 +83,12 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         ('[daemon]\nhttp_token_file = "/dev/zero"\n', 2, ["http_token_file", "not a regular file"]),
         ('[daemon]\nhttp_token_file = "a\\u0000b"\n', 2, ["http_token_file", "embedded null"]),
         ('[daemon]\nsocket = "a\\u0000b"\n', 2, ["daemon.socket", "path"]),
+        ('[daemon]\nsocket = "/"\n', 2, ['daemon.socket = "/"', "not of a directory"]),
+        ('[daemon]\nsocket = "."\n', 2, ['daemon.socket = "."', "not of a directory"]),
+        ('[daemon]\nsocket = "/tmp/.."\n', 2, ["daemon.socket", "not of a directory"]),
+        ('[daemon]\nsocket = "/tmp/"\n', 2, ["daemon.socket", "not of a directory"]),
+        ('[daemon]\nhttp = "unix:/"\n', 2, ["daemon.http", "not of a directory"]),
+        ('[daemon]\nhttp = "unix:."\n', 2, ["daemon.http", "not of a directory"]),
         (f'[daemon]\nsocket = "/{"é" * 54}"\n', 2, ["daemon.socket", "107 bytes"]),
         ('[daemon]\nread_group = "a\\u0000b"\n', 2, ["read_group", "no such group"]),
         ('[daemon]\nadopt_users = ["no-such"]\n', 2, ["adopt_users", "no such user"]),
@@ -92,6 +98,10 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         (f"[daemon]\nmax_clients = -{'9' * 400}\n", 2, ["daemon.max_clients", "at least 1"]),
         (f"[daemon]\nmax_clients = {'9' * 5000}\n", 2, ["max_clients", "too large"]),
         (f"[daemon]\nmax_clients = {'9_' * 5000}9\n", 2, ["max_clients", "too large"]),
+        (f"[daemon]\ninterval = 0x{'f' * 6000}\n", 2, ["interval = 0xfff", "too large", "bits"]),
+        (f"[daemon]\nhttp = 0o{'7' * 6000}\n", 2, ["daemon.http = 0xfff", "too large"]),
+        (f"[daemon]\nadopt = [[0x{'f' * 6000}]]\n", 2, ["daemon.adopt = ...", "too large"]),
+        (f"[daemon]\nx = 0b{'1' * 20000}\n", 2, ["daemon.x = 0xfff", "too large"]),
         (f"[daemon]\nadopt = {'[' * 5000}{']' * 5000}\n", 2, ["nested too deeply"]),
         ("[daemon]\nadopt = " + "{ a = " * 5000 + "1" + "}" * 5000, 2, ["nested too deeply"]),
         (f'[daemon]\nadopt = "{"x" * 10000}"\n', 2, ["adopt", "xxx...", "array"]),
@@ -200,6 +210,17 @@ def test_more_than_shared_memory() -> None:
     assert size_text(room) in str(caught.value)
 
 
+def test_what_is_no_file_is_closed(tmp_path: Path) -> None:
+    """A file that is refused, or cannot be read, leaves no descriptor open."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    before = len(os.listdir("/proc/self/fd"))
+    for path in (tmp_path, fifo, Path("/dev/zero"), Path("/proc/self/mem")):
+        with pytest.raises((ValueError, OSError)):
+            read_file(path)
+        assert before == len(os.listdir("/proc/self/fd"))
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     """The message is one line that names the file."""
     with pytest.raises(config.ConfigError, match="No such file"):
@@ -282,6 +303,21 @@ def test_lines_of_a_long_file(text: str) -> None:
         sys.setprofile(None)
     assert text.count("\n") + 2 == found["last", "key"]
     assert steps < 8 * len(text) + 1000
+
+
+def test_a_number_of_any_base() -> None:
+    """Each option refuses a number that Python cannot convert to decimal, on its line."""
+    big = "0x" + "f" * 6000
+    for table, keys, rest in (
+        ("daemon", config.DaemonOptions.__dataclass_fields__, ""),
+        ("pools.rx", config.PoolConfig.__dataclass_fields__, ""),
+        ("pools.rx.queue.q", QueueOptions.__dataclass_fields__, HEAD),
+    ):
+        for key in keys:
+            with pytest.raises(config.ConfigError) as caught:
+                config.parse(f"{rest}[{table}]\n{key} = {big}\n", "c")
+            line = rest.count("\n") + 2
+            assert str(caught.value).startswith(f"c, line {line}: {table}.{key} = 0xfff")
 
 
 keys = st.text("abc", min_size=1, max_size=3)

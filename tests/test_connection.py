@@ -3,7 +3,8 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -34,6 +35,9 @@ class Answering:
         assert isinstance(request, protocol.Describe)
         self.answered.append(request.pool)
         return Pong(1, 0.0)
+
+    async def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.to_thread(call, *arguments)
 
     def packed_stats(self, pool: str) -> bytes:
         return b""
@@ -153,5 +157,41 @@ def test_a_watch_ends_with_its_connection(sock: socket.socket) -> None:
         receive(connection, describe(2, "a"))
         await asyncio.sleep(0)
         assert [] == host.answered
+
+    asyncio.run(go())
+
+
+def test_a_long_answer_is_packed_in_a_thread(
+    sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop packs no answer of a slow request, which may have many thousand records."""
+    packed_by = list[bool]()
+    pack = wire.pack_result
+
+    def note(msgid: int, result: Any) -> bytes:
+        packed_by.append(threading.current_thread() is threading.main_thread())
+        return pack(msgid, result)
+
+    monkeypatch.setattr(wire, "pack_result", note)
+
+    class Slow(Answering):
+        async def answer(self, request: protocol.AnyRequest) -> Any:
+            self.answered.append(request.method)
+            return []
+
+    async def go() -> None:
+        host = Slow()
+        connection, transport = connected(host, sock)
+        calls = [("peek", ["a", "q"]), ("holders", ["a"]), ("list", []), ("describe", ["a"])]
+        for n, (method, given) in enumerate(calls):
+            receive(connection, wire.pack_call(n, method, given))
+        got: list[wire.Frame] = []
+        async with asyncio.timeout(DEADLINE_S):
+            while len(got) < len(calls):
+                await asyncio.sleep(0)
+                got += transport.frames
+        assert [method for method, _ in calls] == host.answered
+        assert list(range(len(calls))) == [frame.msgid for frame in got]  # type: ignore[union-attr]
+        assert [False, False, False, True] == packed_by
 
     asyncio.run(go())

@@ -188,11 +188,8 @@ SMALL_SHM = """
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a /dev/shm of its own")
 def test_more_than_is_free_in_shared_memory(tmp_path: Path, run: Callable[..., str]) -> None:
-    """Pools that fit one by one but not together: exit status 2, with line and value of the one
-    that failed.
-
-    The pool before it is removed again.
-    """
+    """Pools that fit one by one and not together: the line and the value of the one that did not,
+    exit status 2, and none is created. --check says the same."""
     config = tmp_path / "shmpool.toml"
     size = "buffer_size = 4096\ncapacity = 8192\nprealloc = 8192\n"
     config.write_text(f"[pools.one]\n{size}[pools.two]\n{size}")
@@ -200,9 +197,10 @@ def test_more_than_is_free_in_shared_memory(tmp_path: Path, run: Callable[..., s
     said = run(
         SMALL_SHM, config, tmp_path / "d.sock", prefix=("unshare", "-m", "sh", "-c", mount, "sh")
     )
-    assert "2 shmpool: pool one created" in said
+    assert said.startswith(f"2 shmpool: {config}, line 8: ")
     assert f"shmpool: {config}, line 8: pools.two.prealloc = 8192: " in said
     assert "prealloc 8192 x buffer_size 4096; /dev/shm has" in said
+    assert "with the missing pools before it, " in said
     assert said.endswith("\n[]\n")
 
 
@@ -1016,7 +1014,7 @@ def test_a_reload_that_is_refused(start_daemon: StartDaemon, pool_name: str) -> 
     ("arguments", "words"),
     [
         (("--config", "/dev/zero"), "not a regular file"),
-        (("--config", "/tmp"), "directory"),
+        (("--config", "/tmp"), "not a regular file"),
         (("--config", "x" * 5000), "too long"),
         (("--socket", "x" * 108), "path"),
         (("--socket", ""), "path"),
@@ -1070,5 +1068,29 @@ def test_what_check_accepts(
     assert (2, True) == (code, "has room for 0 more queues" in said)
     code, said = check(table.replace("64", "128"))
     assert (2, True) == (code, "capacity is declared 128 and exists as 64" in said)
-    code, said = check('[daemon]\nhttp = "no-such-host.invalid:80"\n')
-    assert (1, 1) == (code, len(said.splitlines()))
+    for host in ("no-such-host.invalid", "192.0.2.1", "1", "[2001:db8::1]"):
+        code, said = check(f'[daemon]\nhttp = "{host}:0"\n')
+        assert (1, 1, True) == (code, len(said.splitlines()), f"http://{host}:0: " in said)
+    with socket.create_server(("127.0.0.1", 0)) as other:  # maybe the daemon that will reload it
+        port = other.getsockname()[1]
+        assert (0, "") == check(f'[daemon]\nhttp = "127.0.0.1:{port}"\n')
+    file = tmp_path / "file"
+    file.touch()
+    for place in (tmp_path, file, file / "sock"):
+        for option in (f'socket = "{place}"', f'http = "unix:{place}"'):
+            code, said = check(f"[daemon]\n{option}\n")
+            assert (1, 1) == (code, len(said.splitlines()))
+            assert f"shmpool: cannot listen at {place}: " in said
+    here = tmp_path / "daemon.sock"
+    for path, other_path in (
+        (here, here),
+        (here, f"{here}.lock"),
+        (f"{here}.lock", here),
+        (here, tmp_path / "no" / ".." / "daemon.sock"),
+    ):
+        code, said = check(f'[daemon]\nsocket = "{path}"\nhttp = "unix:{other_path}"\n')
+        assert (2, 1) == (code, len(said.splitlines()))
+        assert ', line 3: daemon.http = "unix:/' in said
+        assert "the daemon's socket, or a lock file PATH.lock, is there" in said
+    assert (0, "") == check(f'[daemon]\nsocket = "{here}"\nhttp = "unix:{here}.http"\n')
+    assert not here.exists()

@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import os
 import resource
 import socket
@@ -11,15 +12,16 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import DEADLINE_S, StartDaemon
 
 import shmpool
 from shmpool.rpc import wire
-from shmpool.service import listening
+from shmpool.service import listening, systemd
 from shmpool.service.listening import Acceptor, CannotListen
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
@@ -316,6 +318,136 @@ os.execv(sys.executable, arguments)
 """
 
 
+def link_local() -> str:
+    """A link-local address of this machine, with its scope."""
+    for line in Path("/proc/net/if_inet6").read_text().splitlines():
+        digits, _, _, scope, _, interface = line.split()
+        if scope == "20":
+            return f"{ipaddress.IPv6Address(bytes.fromhex(digits))}%{interface}"
+    pytest.skip("this machine has no link-local address")
+
+
+def test_an_address_with_a_scope() -> None:
+    """A link-local address is bound on its interface."""
+    address = link_local()
+    with listening.tcp_sockets(address, 0) as (sock,):
+        bare, _, interface = address.partition("%")
+        name = sock.getsockname()
+        assert (bare, socket.if_nametoindex(interface)) == (name[0].partition("%")[0], name[3])
+
+
+HANDED_OVER = """
+import os, sys
+fd = int(sys.argv[1])
+if fd >= 0:
+    os.dup2(fd, 3)
+else:
+    os.closerange(3, 4)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=sys.argv[2])
+os.execv(sys.executable, [sys.executable, "-m", "shmpool.daemon", "--socket", sys.argv[3]])
+"""
+
+
+def _datagrams() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
+def _tcp() -> socket.socket:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    return sock
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "count", "words"),
+    [
+        (socket.socketpair, "1", "does not listen"),
+        (lambda: socket.socket(socket.AF_UNIX), "1", "does not listen"),
+        (_datagrams, "1", "not a Unix stream socket"),
+        (_tcp, "1", "not a Unix stream socket"),
+        (os.pipe, "1", "not a socket"),
+        (lambda: os.open("/", os.O_PATH), "1", "not a socket"),
+        (lambda: -1, "1", "not a socket"),
+        (lambda: -1, "\u00b2", "must be 1"),
+        (lambda: -1, "\u0663", "must be 1"),
+        (lambda: -1, "9" * 5000, "must be 1"),
+        (lambda: -1, "2", "must be 1"),
+    ],
+)
+def test_what_cannot_be_listened_at(
+    path: Path, make: Callable[[], Any], count: str, words: str
+) -> None:
+    """What the service manager passed and no client can reach is refused in one line, which names
+    the variable and the descriptor."""
+    made = make()
+    ends = made if isinstance(made, tuple) else (made,)
+    fds = [end if isinstance(end, int) else end.fileno() for end in ends]
+    arguments = [str(fds[0]), count, str(path)]
+    done = subprocess.run(
+        [sys.executable, "-c", HANDED_OVER, *arguments],
+        pass_fds=[fd for fd in fds if fd >= 0],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    for end in ends:
+        if not isinstance(end, int):
+            end.close()
+        elif end >= 0:
+            os.close(end)
+    (line,) = done.stderr.splitlines()
+    assert (1, True, True) == (done.returncode, words in line, "LISTEN_FDS is " in line)
+    assert "descriptor 3" in line or words == "must be 1"
+    assert line.isprintable()
+    assert not path.exists()
+
+
+def test_numbers_of_the_service_manager() -> None:
+    """Only ASCII digits are a number; what is not one is no watchdog."""
+    for text in ("", "\u00b2", "\u0663", "9" * 5000, "-1", " 1", "1 ", "0x1", "0"):
+        assert systemd.watchdog_period({"WATCHDOG_USEC": text}) is None
+    assert 0.5 == systemd.watchdog_period({"WATCHDOG_USEC": "1000000"})
+
+
+def test_notify_without_descriptors(path: Path, run: Callable[..., str]) -> None:
+    """notify() returns where no socket can be made."""
+    script = """
+        import os, resource, sys
+        from shmpool.service import systemd
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        systemd.notify("READY=1", environ={"NOTIFY_SOCKET": sys.argv[1]})
+        print("returned")
+        """
+    assert "returned\n" == run(script, path)
+
+
+@pytest.mark.slow
+def test_no_descriptors_for_the_event_loop(tmp_path: Path) -> None:
+    """However few descriptors there are, the daemon ends with one line that names the cause, or
+    runs."""
+    config = tmp_path / "c.toml"
+    config.write_text("[daemon]\nprune = false\nadopt = []\n")
+    names = "Too many open files"
+    command = [sys.executable, "-m", "shmpool.daemon", "--config", str(config), "--socket"]
+    for limit in range(9, 14):
+        script = f'ulimit -n {limit}; exec "$@"'
+        process = subprocess.Popen(
+            ["sh", "-c", script, "sh", *command, str(tmp_path / f"{limit}.sock")],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        said = [process.stderr.readline()]
+        process.terminate()
+        said += process.stderr.readlines()
+        process.wait(DEADLINE_S)
+        process.stderr.close()
+        assert "Traceback" not in "".join(said)
+        assert names in said[0] or "listening at" in said[0]
+
+
 @pytest.mark.parametrize("abstract", [False, True])
 def test_read_group_of_an_inherited_socket(path: Path, tmp_path: Path, abstract: bool) -> None:
     """read_group may connect to an inherited socket. If that is impossible, the log says what to
@@ -343,12 +475,13 @@ def test_read_group_of_an_inherited_socket(path: Path, tmp_path: Path, abstract:
         process.terminate()
         process.communicate()
         assert 0 == process.returncode
-    warned = [line for line in said if "read_group" in line]
+    warned = [line for line in said if "read_group cannot" in line]
     if abstract:
         assert "SocketGroup= and SocketMode=0660" in warned[0]
     else:
         assert [] == warned
         assert 0o660 == stat.S_IMODE(path.stat().st_mode)
+        assert f"listening at {path}\n" in said[-1]
 
 
 def test_few_descriptors(start_daemon: StartDaemon, pool_name: str) -> None:

@@ -30,6 +30,134 @@ def test_a_pool_that_exists(pool: shmpool.Pool) -> None:
     )
 
 
+OTHER_FILES = """
+    import os, shmpool, socket, sys
+    from shmpool.pool_files import path_of
+
+    name = sys.argv[1]
+    path = path_of(name)
+
+    def refusals(*calls):
+        for call in calls:
+            try:
+                call()
+            except shmpool.ShmpoolError as error:
+                print(type(error).__name__, error, sep=": ")
+
+    def create(**options):
+        shmpool.Pool.create(name, buffer_size=64, capacity=64, **options)
+
+    kinds = {
+        "a FIFO": lambda: os.mkfifo(path), "a symbolic link": lambda: os.symlink("/", path),
+        "a directory": lambda: os.mkdir(path), "a socket": lambda: os.mknod(path, 0o140600),
+    }
+    for kind, make in kinds.items():
+        make()
+        refusals(create)
+        if kind == "a directory":
+            refusals(lambda: create(replace=True))
+            os.rmdir(path)
+        else:
+            os.unlink(path)
+    """
+
+
+def test_a_name_of_another_file(run: Callable[..., str], pool_name: str) -> None:
+    """What is there instead of a pool, and that it must be removed."""
+    lines = run(OTHER_FILES, pool_name).splitlines()
+    path = f"/dev/shm/shmpool.{pool_name}"
+    kinds = ("a FIFO", "a symbolic link", "a directory", "a socket")
+    expected = [
+        f"PoolExists: pool '{pool_name}' exists already: {path} is {kind}, not a pool: remove it"
+        for kind in kinds
+    ]
+    expected.insert(
+        3, f"SegmentInvalid: pool '{pool_name}': {path} is a directory, not a pool: remove it"
+    )
+    assert expected == lines
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_a_name_of_another_user(make_pool: MakePool, run: Callable[..., str]) -> None:
+    """Who owns it, and who can remove it: create, replace and unlink."""
+    script = """
+        import os, shmpool, sys
+        name = sys.argv[1]
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        options = {"buffer_size": 64, "capacity": 64}
+        for call in (lambda: shmpool.Pool.create(name, **options),
+                     lambda: shmpool.Pool.create(name, replace=True, **options),
+                     lambda: shmpool.Pool.unlink(name)):
+            try:
+                call()
+            except shmpool.ShmpoolError as error:
+                print(error)
+        """
+    name = make_pool().name
+    lines = run(script, name).splitlines()
+    assert [
+        f"pool '{name}' exists already: no permission to create pool '{name}': ",
+        f"no permission to replace pool '{name}': ",
+        f"no permission to unlink pool '{name}': ",
+    ] == [line.partition("it belongs to")[0] for line in lines]
+    for line in lines:
+        assert line.endswith(
+            "mode 0600; you are uid 65534. Only its owner or root can remove it: ask them, or use "
+            "another name"
+        )
+
+
+def test_no_daemon(tmp_path: Path) -> None:
+    """How to start one, or to be let in."""
+    path = tmp_path / "no.sock"
+    with pytest.raises(shmpool.DaemonUnavailable) as caught:
+        shmpool.Client(path).ping()
+    assert str(caught.value) == (
+        f"no daemon at {path}: No such file or directory: start one with shmpool daemon --socket "
+        f"{path}"
+    )
+    denied = PermissionError(errno.EACCES, "Permission denied")
+    refused = str(shmpool.Client(path)._unavailable(denied))
+    assert "Permission denied: ask for read_group" in refused
+
+
+def test_what_to_do_about_a_pool(make_pool: MakePool) -> None:
+    """Other options, no such queue, a file that is short or of another version."""
+    from shmpool.view import View
+
+    pool = make_pool(capacity=64)
+    with pytest.raises(shmpool.PoolExists, match="capacity 64, not 128: give its options, or"):
+        shmpool.Pool.create(pool.name, exist_ok=True, buffer_size=256, capacity=128)
+    with View(pool.name) as view, pytest.raises(shmpool.QueueNotFound, match="shmpool describe"):
+        view.peek("q", 1, 1)
+    path = Path(f"/dev/shm/shmpool.{pool.name}")
+    whole = path.read_bytes()
+    for text, words in (
+        (whole[:100], "100 bytes long; a header has 320: unlink it"),
+        (whole[:8] + bytes([whole[8] ^ 1]) + whole[9:], "unlink it and create it again"),
+    ):
+        other = path.with_name(f"{path.name}-b")
+        other.write_bytes(text)
+        try:
+            with pytest.raises(shmpool.SegmentInvalid, match=words):
+                shmpool.Pool.attach(f"{pool.name}-b")
+        finally:
+            other.unlink()
+
+
+def test_a_full_standard_output() -> None:
+    """The stream that could not be written to is named."""
+    pytest.importorskip("click", reason="shmpool[cli] is not installed")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, "ls", "--direct"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.stderr.startswith("shmpool: standard output: No space left on device\n")
+    assert done.returncode
+
+
 def test_a_pool_that_does_not_exist(pool_name: str) -> None:
     """The message says where it was searched for, and why it may be elsewhere."""
     for call in (shmpool.Pool.attach, shmpool.Pool.unlink):
@@ -216,6 +344,10 @@ def test_a_pool_that_outgrows_shared_memory(run: Callable[..., str]) -> None:
         ),
         (["audit"], "Checks by two independent counts that no buffer is lost or counted twice."),
         (["create"], "Permission bits of the pool's file, for example 0660."),
+        (["watch"], "[default: 1.0; from 0.1 to 3600]"),
+        (["trim"], "[default: 0; from 0]"),
+        (["rm"], "Removes a pool, with what is in its queues."),
+        (["bench"], "Measures shmpool against other libraries"),
         (["create"], "Group that owns the file, by name or number."),
     ],
 )

@@ -6,9 +6,10 @@ Everything works, or an exception says what is missing.
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from conftest import Child, MakePool
+from conftest import DEADLINE_S, Child, MakePool
 
 import shmpool
 
@@ -142,6 +143,23 @@ print(sys.argv[2] in shmpool.pool_names())
         pool_name,
     )
     assert ["True True", "True True", "0 1", "False"] == lines_of(child)
+
+
+def test_no_event_loop(start: Start, tmp_path: Path) -> None:
+    """A daemon that may not use fcntl ends with one line and status 1."""
+    pytest.importorskip("uvloop", reason="shmpool[daemon] is not installed")
+    child = start(
+        f"""{FILTER}
+import shmpool.daemon
+sys.stderr = sys.stdout
+refuse(errno.EPERM, {numbers("fcntl")})
+sys.exit(shmpool.daemon.run(None, {{"socket": sys.argv[1]}}, "0"))
+""",
+        tmp_path / "d.sock",
+    )
+    said = skip_without(child.line())
+    assert said.startswith("shmpool: the event loop cannot run: Operation not permitted: ")
+    assert ("", 1) == (child.line(), child.process.wait(DEADLINE_S))
 
 
 @pytest.mark.parametrize("number", ["EPERM", "ENOSYS", "EOPNOTSUPP"])

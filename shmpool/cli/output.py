@@ -17,6 +17,27 @@ from ..rpc import wire
 
 WIDTH = 160  # columns of a table that is not printed to a terminal
 RICH_ROWS_MAX = 500  # rich takes half a millisecond for a row
+
+
+def _in_words(least: float | None, most: float | None) -> str:
+    """The limits of a range, which click itself shows as x>=1."""
+    return f"from {least}" if most is None else f"from {least} to {most}"
+
+
+class IntRange(click.IntRange):
+    """click's IntRange with its limits in words. min must be given."""
+
+    def _describe_range(self) -> str:
+        return _in_words(self.min, self.max)
+
+
+class FloatRange(click.FloatRange):
+    """click's FloatRange with its limits in words. min must be given."""
+
+    def _describe_range(self) -> str:
+        return _in_words(self.min, self.max)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

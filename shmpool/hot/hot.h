@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * hot.h - the C types that Python programs hold: Buffer, and the bases of Pool, AlfQueue, Burst and
- * Segment. They are the module shmpool._hot.
+ * Segment. They are the module shmpool._hot. One file: all C files of this folder share these types,
+ * and half of its lines are the contracts of their functions.
  *
  * Two ways lead from Python into the core. Methods of these types call it directly
  * (native/binding.h): whatever takes buffers or gives them away, which is called once per packet or
@@ -21,9 +22,6 @@
  * A call has three steps: the arguments (arguments.c), one attempt with the interpreter's lock
  * held, and the wait (waiting.c) if the attempt did not settle the matter. Then it returns, or
  * raises (raising.c). Decision: docs/decisions/0003-hot-calls.md.
- *
- * One file: the C files of this folder share these types, and half of its lines are the contracts
- * of their functions.
  *
  * Thread safety: the interpreter's lock. A call that releases it is counted (native/opening.h), so
  * that no other thread unmaps the pool in that time.

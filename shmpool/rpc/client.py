@@ -72,7 +72,12 @@ class _Client(protocol.Calls):
         reason = getattr(error, "strerror", None) or error
         if isinstance(error, TimeoutError):
             reason = f"no answer within {self.timeout:g} s"
-        return errors.DaemonUnavailable(f"no daemon at {self.path}: {reason}")
+        remedy = ""
+        if isinstance(error, PermissionError):
+            remedy = ": ask for read_group in the daemon's configuration, and to join that group"
+        elif isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+            remedy = f": start one with shmpool daemon --socket {self.path}"
+        return errors.DaemonUnavailable(f"no daemon at {self.path}: {reason}{remedy}")
 
     def _pauses(self) -> Iterator[float]:
         """Seconds until each next try of a watch whose daemon is away, for timeout seconds."""
@@ -91,9 +96,9 @@ class Client(_Client):
     DaemonUnavailable where no daemon answers within timeout seconds.
 
     >>> import shmpool
-    >>> shmpool.Client("/nowhere").ping()
+    >>> shmpool.Client("/nowhere").ping()  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    shmpool.errors.DaemonUnavailable: no daemon at /nowhere: No such file or directory
+    shmpool.errors.DaemonUnavailable: no daemon at /nowhere: No such file or directory: start ...
     """
 
     _socket: socket.socket | None = None

@@ -110,7 +110,8 @@ class Create(Request[Description], method="create", writes=True, slow=True):
 
 @dataclass(frozen=True)
 class Destroy(Request[None], method="destroy", writes=True, slow=True):
-    """Removes a pool's name. Processes that have it open keep it until the last one closes it.
+    """Removes a pool, with what is in its queues. Processes that have it open keep it until the
+    last one closes it.
 
     Raises: PoolNotFound, AccessDenied.
     """

@@ -39,7 +39,17 @@ from ..os_errors import SHM, shared_memory, size_text
 from ..segment import group_id
 from . import config_lines
 from .alarms import Policy
-from .config_values import SHOWN, Owners, http_address, http_token, is_host, read_file, socket_path
+from .config_values import (
+    SHOWN,
+    Owners,
+    as_toml,
+    http_address,
+    http_token,
+    is_host,
+    read_file,
+    socket_path,
+    too_large,
+)  # fmt: skip
 from .handlers import WATCHED_MAX
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -126,7 +136,7 @@ class Document:
         value: Any = self._data
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
-        shown = f" = {_toml(value)}" if value is not None and not isinstance(value, dict) else ""
+        shown = f" = {as_toml(value)}" if value is not None and not isinstance(value, dict) else ""
         return f"{'.'.join(path) or 'file'}{shown}"
 
     def said(self, line: int, message: str) -> str:
@@ -166,6 +176,8 @@ def parse(text: str, source: str = "config") -> Config:
         raise ConfigError(_unreadable(text, source, error)) from None
     document = Document(text, data, source)
     trouble = _Trouble(document)
+    if (path := too_large(data)) is not None:
+        raise document.error(path, "the number is too large; options take at most 64 bits")
     try:
         tables = _converter().structure(data, Tables)
     except Exception as error:  # an ExceptionGroup: cattrs collects
@@ -198,15 +210,6 @@ class _Trouble:
         return ConfigError("\n".join(self._document.said(*line) for line in sorted(self.lines)))
 
 
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    try:
-        return printable(f'"{value}"' if isinstance(value, str) else value, SHOWN)
-    except RecursionError:
-        return "..."
-
-
 def _syntax(text: str, source: str, message: str) -> str:
     """Returns tomllib's message, with the line it is about."""
     what, _, place = message.partition(" (at ")
@@ -229,13 +232,9 @@ def _unreadable(text: str, source: str, error: Exception) -> str:
 
 Hook = Callable[[Any, Any], Any]
 _WORDS = {
-    str: "a string",
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    list: "an array",
-    dict: "a table",
-}
+    str: "a string", int: "an integer", float: "a number", bool: "true or false",
+    list: "an array", dict: "a table",
+}  # fmt: skip
 
 
 def _strict(kind: type, go_on: Hook) -> Hook:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -66,8 +67,15 @@ class Host(Protocol):
     async def answer(self, request: protocol.AnyRequest) -> Any:
         """Returns the answer. ShmpoolError."""
 
+    async def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function in a thread. Returns its result."""
+
     def packed_stats(self, pool: str) -> bytes:
         """Returns a notification with the pool's statistics. ShmpoolError."""
+
+
+def _packed(msgid: int, answer: Any) -> bytes:
+    return wire.pack_result(msgid, wire.to_wire(answer))
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -195,7 +203,10 @@ class Connection(asyncio.BufferedProtocol):
                 answer: Any = self._watch(request)
             else:
                 answer = await self._host.answer(request)
-            return wire.pack_result(call.msgid, wire.to_wire(answer))
+            if request.slow:  # its answer may be long: 65,536 messages take half a second
+                packed: bytes = await self._host.in_thread(_packed, call.msgid, answer)
+                return packed
+            return _packed(call.msgid, answer)
         except errors.ShmpoolError as error:
             return wire.pack_error(call.msgid, protocol.error_to_wire(error))
         except OSError as error:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from .. import errors
 from ..options import Geometry, QueueOptions, differences, keywords, planned
+from ..os_errors import does_not_fit, shared_memory, size_text, taken_at_once
 from ..pool import Pool
 from ..pool_files import path_of, status_of
 from ..segment import group_id
@@ -54,6 +55,7 @@ def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
             _refuse_more_queues(name, config)
     if wrong:
         raise ConfigError("\n".join(wrong))
+    _refuse_too_many(config, [name for name in config.pools if name not in there | set(refused)])
     return there, refused
 
 
@@ -72,6 +74,19 @@ def _differences(name: str, pool: PoolConfig) -> Iterator[tuple[tuple[str, ...],
             if declared != (there := getattr(existing[queue_name], option)):
                 key = "pools", name, "queue", queue_name, option
                 yield key, text.format(of, option, declared, there)
+
+
+def _refuse_too_many(config: Config, missing: list[str]) -> None:
+    """ConfigError if the missing pools together do not fit into what is free of /dev/shm."""
+    (total, free), needed = shared_memory(), 0
+    for name in missing:
+        geometry = planned(name, config.pools[name])
+        needed += sum(taken_at_once(geometry))
+        if total and needed > free:
+            message = str(does_not_fit(name, geometry))
+            if name != missing[0]:
+                message += f"; with the missing pools before it, {size_text(needed, up=True)}"
+            raise config.document.error(("pools", name, "prealloc"), message)
 
 
 def make(config: Config) -> dict[str, str]:

@@ -44,7 +44,11 @@ from ..view import View
 from .alarms import Policy
 from .watched_pool import Rank, WatchedPool, stats_of
 
-WATCHED_MAX = 56  # a process may have 64 pools open, and requests open them too
+# A process may have 64 pools open: those that are watched, those of requests in progress, and one
+# each for the event loop and for the thread that creates and trims.
+WATCHED_MAX = 56
+CLIENT_PLACES = 3  # requests of clients, and lists of holders, in progress at once
+RECOVERY_PLACES = 3  # recoveries in progress at once
 
 
 class RequestHandler:
@@ -69,7 +73,8 @@ class RequestHandler:
             self.release(name)
             if len(self.watched) >= self.watched_max:
                 raise errors.LimitReached(
-                    f"pool {name!r}: {self.watched_max} pools are held already"
+                    f"pool {name!r}: {self.watched_max} pools are held already, which is the most; "
+                    "unlink a pool, or let [daemon] adopt name fewer"
                 )
             held = self.watched[name] = WatchedPool(View(name), policy)
         held.use(policy, rank)
@@ -108,11 +113,13 @@ class RequestHandler:
                 return [self._summary(name) for name in self.names()]
             case Create(name, options, queues):
                 create_pool(name, options, queues)
-                return self._describe(name)
+                with View(name) as view:
+                    return _description(view)
             case Destroy(name):
                 return Pool.unlink(name)
             case Describe(name):
-                return self._describe(name)
+                with self._view(name) as view:
+                    return _description(view)
             case GetStats(name):
                 held = self._watched(name)
                 if held is not None:
@@ -128,7 +135,7 @@ class RequestHandler:
                 with Pool.attach(name) as pool:
                     return pool.trim(keep)
             case Peek(name, queue, n, size):
-                with self._view(name) as view:
+                with View(name) as view:  # not the one that is held: that is the event loop's
                     return view.peek(queue, n, size)
             case Redrive(name, queue, n, to=to, reset=reset):
                 with Pool.attach(name) as pool:
@@ -165,10 +172,6 @@ class RequestHandler:
             case _:
                 return self.answer(request)
 
-    def _describe(self, name: str) -> Description:
-        with self._view(name) as view:
-            return Description(name, view.geometry, view.file(), view.queues())
-
     def _summary(self, name: str) -> PoolSummary:
         """By a view of its own: it may be made by another thread than releases those held."""
         held = self.watched.get(name)
@@ -194,6 +197,10 @@ class RequestHandler:
                 )
         except (errors.ShmpoolError, OSError) as error:
             return PoolSummary(name, held is not None, trouble=str(error))
+
+
+def _description(view: View) -> Description:
+    return Description(view.name, view.geometry, view.file(), view.queues())
 
 
 def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:

@@ -26,6 +26,7 @@ from .adoption import Adoption
 from .alarms import Changes
 from .config import Config
 from .file_watch import CloseWatch, NameWatch
+from .handlers import CLIENT_PLACES, RECOVERY_PLACES
 from .scheduling import StepRunner, TimeBudgets
 from .watched_pool import Rank, RecoveryEvent, WatchedPool
 
@@ -56,8 +57,10 @@ class Supervisor:
         self._recovery_thread = ThreadPoolExecutor(1, "recovery")
         self._upkeep_thread = ThreadPoolExecutor(1, "upkeep")
         self._client_threads = ThreadPoolExecutor(CLIENT_THREADS, "client")
-        self._recoveries = StepRunner(handler, functools.partial(self._in, self._recovery_thread))
-        self._requests = StepRunner(handler, functools.partial(self._in, self._client_threads))
+        call = functools.partial(self._in, self._recovery_thread)
+        self._recoveries = StepRunner(handler, call, RECOVERY_PLACES)
+        call = functools.partial(self._in, self._client_threads)
+        self._requests = StepRunner(handler, call, CLIENT_PLACES)
         self._running: set[Future[Any]] = set()  # in the threads
         self._tasks: set[asyncio.Task[None]] = set()
         self._to_recover: dict[str, float] = {}  # pools, and when a dead member was found
@@ -313,6 +316,10 @@ class Supervisor:
             self._name_watch.flush()
         return await self._requests.run(request, limit)
 
+    async def call_for_client(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function in a thread that delays none of the daemon's own work."""
+        return await self._in(self._client_threads, call, *arguments)
+
     async def check_recovery_thread(self) -> None:
         """Returns when the thread that recovers has finished what it was given before."""
         await self._in(self._recovery_thread, int)
@@ -322,7 +329,9 @@ class Supervisor:
         try:
             future = threads.submit(call, *args)
         except RuntimeError as error:
-            raise errors.LimitReached(f"no thread can be started: {error} (ulimit -u)") from None
+            raise errors.LimitReached(
+                f"no thread can be started: {error}: raise ulimit -u, or TasksMax= of the service"
+            ) from None
         self._running.add(future)
         future.add_done_callback(self._running.discard)
         return await asyncio.wrap_future(future)
