@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * hot.h - the C types that Python programs hold: Buffer, and the bases of Pool, AlfQueue, Burst and
- * Segment. They are the module shmpool._hot. One file: all C files of this folder share these types,
- * and half of its lines are the contracts of their functions.
+ * Segment. They are the module shmpool._hot. One file: all C files of this folder share these
+ * types, and half of its lines are the contracts of their functions.
  *
  * Two ways lead from Python into the core. Methods of these types call it directly
  * (native/binding.h): whatever takes buffers or gives them away, which is called once per packet or
