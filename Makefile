@@ -8,7 +8,7 @@
 #              lets every call of every operation to the system fail with each errno (a minute)
 # make pairs   two members in the middle of something at once, one or both killed
 # make soak    120,000 random kills and 50,000 corrupted words (about two hours)        make relacy   20 million interleavings
-# make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must tell
+# make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must fail
 # make tools   what some tests want from Debian, as root; without it they are skipped and say so
 #
 # Options go in ARGS: make demo ARGS="--workers 4 --burst 64 trace.pcapng"
@@ -137,8 +137,8 @@ bench-recovery: $(VENV)/.demo
 bench-daemon: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.daemon $(ARGS)
 
-bench-native:
-	$(MAKE) -C clients/bench/native run ARGS="$(ARGS)"
+bench-native: $(VENV)/.demo
+	$(BIN)/python -m clients.bench.core $(ARGS)
 
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix

@@ -3,7 +3,8 @@
 
 from typing import TYPE_CHECKING
 
-from .buffer import Buffer
+from . import _ffi as _ffi  # makes _hot importable
+from ._hot import Buffer
 from .burst import Burst
 from .errors import (
     AccessDenied,

@@ -7,14 +7,13 @@ Not in here: the moves themselves (hot/burst.c).
 import errno
 import time
 from collections.abc import Iterator
-from operator import index
 from sys import byteorder
 from typing import TYPE_CHECKING, Any
 
 from . import errors
-from ._hot import timeout_seconds
-from .buffer import Buffer, BurstBase
+from ._hot import Buffer, BurstBase, timeout_seconds
 from .codes import check, fail
+from .options import integer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -150,13 +149,10 @@ def _check_column(code: int, offset: int, width: int) -> None:
 
 def _offset(offset: int) -> int:
     """Clamps to uint64: C rejects the limit as it would the value."""
-    try:
-        number = index(offset)
-    except TypeError:
-        raise TypeError(f"offset is {offset!r}; it must be an int") from None
+    number = integer(offset, "offset")
     if number < 0:
         raise errors.InvalidArgument(f"offset is {offset} bytes; it cannot be negative")
-    return number if number < SIZE_MAX else SIZE_MAX
+    return min(number, SIZE_MAX)
 
 
 def _bytes_of(values: "NDArray[Any]") -> "NDArray[Any]":

@@ -50,7 +50,7 @@ class Daemon:
 
     def __init__(self, path: Path | None, overrides: dict[str, Any], package: str) -> None:
         """Loads the configuration at path. overrides replace its [daemon] options. package is the
-        version that clients are told. ConfigError."""
+        version that clients get. ConfigError."""
         self._path, self._overrides = path, overrides
         self.config = self._started = self._load()
         self._package = package

@@ -9,15 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from operator import index
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    SupportsIndex,
-    TypeVar,
-    get_args,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, get_args, get_type_hints
 
 from . import errors
 from ._ffi import Native, ffi, lib
@@ -213,6 +205,16 @@ POOL = options_of(PoolOptions)
 QUEUE = options_of(QueueOptions)
 
 
+def policy_of(info: Native) -> tuple[Side, Side, OnDeath]:
+    """Returns producers, consumers and on_death of a struct shmpool_queue_info; "free" for an
+    on_death that was corrupted."""
+    return (
+        "single" if info.single_producer else "multi",
+        "single" if info.single_consumer else "multi",
+        ON_DEATH[info.on_death] if info.on_death < len(ON_DEATH) else "free",
+    )
+
+
 def keywords(kind: type, options: object) -> dict[str, Any]:
     """Returns the options of a record as keyword arguments of Pool.create or create_queue."""
     return {field.name: getattr(options, field.name) for field in fields(kind)}
@@ -330,7 +332,7 @@ def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refus
 
 
 def letters_in_a_circle(queues: Mapping[str, QueueOptions]) -> list[str]:
-    """Returns the queues whose dead letters come back to them, sorted. [] if there are none."""
+    """Returns the queues whose dead letters return to them, sorted. [] if there are none."""
     done: set[str | None] = set()
     for first in queues:
         chain: list[str] = []

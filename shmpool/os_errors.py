@@ -10,11 +10,12 @@ import mmap
 import os
 import pwd
 import stat
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import errors
 from ._ffi import Native
-from .codes import fail
+from .codes import EXCEPTIONS, fail
 from .names import printable
 
 if TYPE_CHECKING:
@@ -23,14 +24,13 @@ if TYPE_CHECKING:
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
 HEADER_BYTES = 64  # in front of each buffer
 RING_BYTES = 65536 * 8  # address space of a queue's ring; it gets memory with the queue
-_FILES = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISLNK, "a symbolic link"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+MOUNT_SHM = f"mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
+MAKE_SHM = f"mkdir -p {SHM} && {MOUNT_SHM}"
+OPEN_SHM = f"chmod 1777 {SHM}"
+WRITABLE_SHM = f"mount -o remount,rw {SHM}"
+# By the first letter of `ls -l`.
+_FILES = {"d": "a directory", "l": "a symbolic link", "p": "a FIFO", "s": "a socket",
+          "c": "a device", "b": "a device"}  # fmt: skip
 
 
 def not_found(name: str) -> errors.PoolNotFound:
@@ -82,30 +82,24 @@ def cannot_open(
     return failure(f"pool {name!r} cannot be opened", error)
 
 
-_KINDS: dict[int, type[errors.ShmpoolError]] = {
-    errno.ENOSPC: errors.OutOfSharedMemory,
-    errno.EDQUOT: errors.OutOfSharedMemory,
-    errno.EFBIG: errors.OutOfSharedMemory,
-    errno.ENOMEM: errors.OutOfSharedMemory,
-    errno.ENOENT: errors.OutOfSharedMemory,
-    errno.ENOTDIR: errors.OutOfSharedMemory,
-    errno.EACCES: errors.AccessDenied,
-    errno.EPERM: errors.AccessDenied,
-    errno.EROFS: errors.AccessDenied,
-    errno.EMFILE: errors.LimitReached,
-    errno.ENFILE: errors.LimitReached,
-}
-_NO_SHM = f"there is no {SHM}: mkdir -p {SHM} && mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
+_KINDS: dict[type[errors.ShmpoolError], tuple[int, ...]] = {
+    errors.OutOfSharedMemory: (
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.ENOENT, errno.ENOTDIR,
+    ),
+    errors.AccessDenied: (errno.EACCES, errno.EPERM, errno.EROFS),
+    errors.LimitReached: (errno.EMFILE, errno.ENFILE),
+}  # fmt: skip
+_NO_SHM = f"there is no {SHM}: {MAKE_SHM}"
 _REMEDIES = {
     errno.ENOSPC: f"{SHM} has no space or no inodes left (df {SHM}, df -i {SHM}): shmpool prune "
     "removes abandoned pools",
     errno.EDQUOT: f"this user's quota of {SHM} is used up: shmpool prune removes abandoned pools",
-    errno.EFBIG: "it is larger than this process may make files: ulimit -f unlimited",
+    errno.EFBIG: EXCEPTIONS[errno.EFBIG][1],
     errno.ENOENT: _NO_SHM,
     errno.ENOTDIR: _NO_SHM,
-    errno.EACCES: f"no permission to write to {SHM}: chmod 1777 {SHM} lets everybody",
-    errno.EROFS: f"{SHM} is mounted read-only: mount -o remount,rw {SHM}",
-    errno.EMFILE: "this process has all its file descriptors in use: ulimit -n raises the limit",
+    errno.EACCES: f"no permission to write to {SHM}: {OPEN_SHM} lets everybody",
+    errno.EROFS: f"{SHM} is mounted read-only: {WRITABLE_SHM}",
+    errno.EMFILE: EXCEPTIONS[errno.EMFILE][1],
     errno.ENFILE: "this machine has all its open files in use: sysctl fs.file-max raises the limit",
 }
 
@@ -113,7 +107,7 @@ _REMEDIES = {
 def failure(what: str, error: OSError) -> errors.ShmpoolError:
     """Returns the exception for an OSError. what says what could not be done."""
     number = error.errno or 0
-    kind = _KINDS.get(number, errors.ShmpoolError)
+    kind = next((kind for kind in _KINDS if number in _KINDS[kind]), errors.ShmpoolError)
     reason = os.strerror(number) if number else printable(error)
     remedy = f": {_REMEDIES[number]}" if number in _REMEDIES else ""
     return kind(f"{what}: {reason}{remedy}")
@@ -174,10 +168,16 @@ def another_owner(name: str, uid: int, owner: int) -> errors.AccessDenied:
 
 
 def _user(uid: int) -> str:
+    name = _name_of(uid, pwd.getpwuid)
+    return f"{name} (uid {uid})" if name else f"uid {uid}"
+
+
+def _name_of(number: int, find: Callable[[int], tuple[Any, ...]]) -> str:
+    """Returns the name of a user or a group, "" if it has none."""
     try:
-        return f"{printable(pwd.getpwuid(uid).pw_name)} (uid {uid})"
+        return printable(find(number)[0])
     except KeyError:
-        return f"uid {uid}"
+        return ""
 
 
 def _cannot_grow(name: str, most: int) -> str:
@@ -228,26 +228,14 @@ def _owner(path: str) -> str:
         status = os.lstat(path)
     except OSError:
         return f"you are uid {os.geteuid()}"
-    owner: int | str
-    group: int | str
-    try:
-        owner = pwd.getpwuid(status.st_uid).pw_name
-    except KeyError:
-        owner = status.st_uid
-    try:
-        group = grp.getgrgid(status.st_gid).gr_name
-    except KeyError:
-        group = status.st_gid
+    owner = _name_of(status.st_uid, pwd.getpwuid) or status.st_uid
+    group = _name_of(status.st_gid, grp.getgrgid) or status.st_gid
     mode = stat.S_IMODE(status.st_mode)
-    return (
-        f"it belongs to {printable(owner)}:{printable(group)}, mode {mode:04o}; "
-        f"you are uid {os.geteuid()}"
-    )
+    return f"it belongs to {owner}:{group}, mode {mode:04o}; you are uid {os.geteuid()}"
 
 
 def _kind(path: str) -> str:
     try:
-        mode = os.lstat(path).st_mode
+        return _FILES.get(stat.filemode(os.lstat(path).st_mode)[0], "no file")
     except OSError:
         return "no file"
-    return next((kind for is_it, kind in _FILES if is_it(mode)), "no file")

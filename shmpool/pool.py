@@ -7,11 +7,12 @@ One file: Pool is one class, and half of its lines are the documentation of its 
 """
 
 import contextlib
+from os.path import samestat
 from typing import NoReturn
 
 from . import errors
 from ._ffi import Native, ffi, lib
-from .buffer import PoolBase
+from ._hot import PoolBase
 from .burst import Burst
 from .codes import check
 from .names import checked_name
@@ -43,7 +44,8 @@ from .stats import (
     Stats,
     read_members,
     read_stats,
-    recover,
+    recovering,
+    whole,
 )
 
 
@@ -76,7 +78,7 @@ class Pool(PoolBase):
         self._number = number
         self.name = segment.name
         self.readonly: bool = segment.read_only
-        self._owner: int | None = None  # the user who must own the pool, as attach() was told
+        self._owner: int | None = None  # the user who must own the pool, as given to attach()
         raw = ffi.new("struct shmpool_geometry *")
         check(lib.shmpool_geometry(number, raw), f"pool {segment.name!r}")
         self.geometry = Geometry.of(raw)
@@ -204,7 +206,7 @@ class Pool(PoolBase):
         while True:
             pool = cls._open(segment := Segment.attach(name, bool(readonly), owner))
             pool._owner = owner
-            if segment.named():
+            if segment.stat().st_nlink:
                 return pool
             pool.close()  # it was removed since we opened it
 
@@ -336,7 +338,7 @@ class Pool(PoolBase):
 
     def _same(self, other: "Pool") -> bool:
         """True if both are the same pool, opened twice."""
-        return self is other or self._opened().file == other._opened().file
+        return self is other or samestat(self._opened().status, other._opened().status)
 
     def queue(self, name: str, *, timeout: float | None = 0) -> AlfQueue:
         """Finds the queue of that name.
@@ -359,9 +361,6 @@ class Pool(PoolBase):
         """Returns every queue of the pool, in the order of their numbers."""
         self._opened()
         return [AlfQueue(self, number) for number in queue_names(self)]
-
-    def _queue_names(self) -> dict[int, str]:
-        return queue_names(self)
 
     # Reading.
 
@@ -426,16 +425,12 @@ class Pool(PoolBase):
             AccessDenied: the pool was opened read-only.
         """
         self._opened()
-        return recover(self._number)
-
-
-def _open_pools() -> list[Pool]:
-    return [pool for pool in open_pools() if isinstance(pool, Pool)]
+        return whole(recovering(self._number, None))
 
 
 def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -> Pool:
     """Unpickles a pool: returns the one that this process has open, or attaches to it."""
-    for pool in _open_pools():
+    for pool in open_pools():
         segment = pool._segment
         same = (pool.name, pool.readonly, pool._owner) == (name, readonly, owner)
         if segment is not None and same:
@@ -448,7 +443,7 @@ def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -
 def _pool_of_descriptor(passed: Native) -> Pool:
     """Unpickles a pool without a name, whose descriptor the parent process has passed."""
     segment = Segment.of_descriptor(passed.detach())
-    for pool in _open_pools():
-        if pool._segment is not None and pool._segment.file == segment.file:
+    for pool in open_pools():
+        if pool._segment is not None and samestat(pool._segment.status, segment.status):
             return pool
     return Pool._open(segment)

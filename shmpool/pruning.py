@@ -26,7 +26,7 @@ def prune(*, age: float | None = None) -> list[str]:
     """Removes every abandoned pool that no process has open for writing. Returns their names.
 
     A pool is abandoned if its creator died without closing or unlinking it; with age, also if it
-    was not used for age seconds. Buffers in its queues are lost. The kernel tells whether a process
+    was not used for age seconds. Buffers in its queues are lost. The kernel says whether a process
     has a pool open, in any PID namespace. Files that are not pools of this version, or that this
     user may not open, stay. Any number of threads and processes may call this at the same time.
 

@@ -6,17 +6,16 @@ Not in here: the methods that move single buffers and payloads (hot/).
 
 import errno
 from operator import methodcaller
-from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from . import errors
 from ._ffi import Native, ffi, lib
-from .buffer import Buffer, QueueBase
+from ._hot import Buffer, QueueBase
 from .burst import Burst
 from .codes import check
 from .messages import Message, read_messages
 from .names import is_name, printable
-from .options import ON_DEATH, OnDeath, Side, at_least
+from .options import at_least, policy_of
 from .os_errors import refuse, refuse_readonly
 
 if TYPE_CHECKING:
@@ -50,9 +49,7 @@ class AlfQueue(QueueBase):
         info = self._info()
         self.name = queue_name(pool.name, number, info)
         self.capacity: int = info.capacity
-        self.producers: Side = "single" if info.single_producer else "multi"
-        self.consumers: Side = "single" if info.single_consumer else "multi"
-        self.on_death: OnDeath = ON_DEATH[info.on_death % 3]
+        self.producers, self.consumers, self.on_death = policy_of(info)
         self.max_redeliveries: int = info.max_redeliveries
         self._dead_letter: int = info.dead_letter
         self._hot_open(pool, number, f"queue {self.name!r} is empty")
@@ -109,12 +106,7 @@ class AlfQueue(QueueBase):
     def __enter__(self) -> "AlfQueue":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _refuse_closed(self) -> None:
@@ -179,6 +171,10 @@ class AlfQueue(QueueBase):
         who = f"process {member.pid}, thread {member.tid}" if member else f"member {number}"
         return f"queue {self.name!r} has a single {side}: {who}"
 
+    def _most(self, n: int) -> int:
+        """Returns how many buffers a call for up to n of them moves at the most."""
+        return min(at_least(n, 1, "n"), self.capacity)
+
     # Many at once.
 
     def put_many(self, burst: Burst, timeout: float | None = None) -> None:
@@ -212,7 +208,7 @@ class AlfQueue(QueueBase):
             QueueBusy: the queue has a single consumer, and that is another thread.
             PoolClosed, PoolReplaced: see Pool.
         """
-        burst = Burst(self.pool, min(at_least(n, 1, "n"), self.capacity))
+        burst = Burst(self.pool, self._most(n))
         burst._get(self, timeout)
         return burst
 
@@ -251,8 +247,7 @@ class AlfQueue(QueueBase):
             InvalidArgument: n is less than 1, or size is negative.
             SegmentInvalid: the shared memory is corrupted or truncated.
         """
-        n = min(at_least(n, 1, "n"), self.capacity)
-        room = self.pool.buffer_size
+        n, room = self._most(n), self.pool.buffer_size
         room = room if size is None else min(at_least(size, 0, "size"), room)
         self._refuse_closed()
         names = queue_names(self.pool)
@@ -284,7 +279,7 @@ class AlfQueue(QueueBase):
             )
         self._refuse_closed()
         moved, number = 0, to.number if to is not None else 0
-        for _ in range(len(self) if n is None else min(at_least(n, 1, "n"), self.capacity)):
+        for _ in range(len(self) if n is None else self._most(n)):
             code = self._move(number, bool(reset))
             if isinstance(code, Buffer):  # neither queue has room for it any more
                 self.put(code)
@@ -304,7 +299,7 @@ class AlfQueue(QueueBase):
             AccessDenied: the pool was opened read-only.
         """
         refuse_readonly(self.pool)
-        most, drained = len(self) if n is None else min(at_least(n, 1, "n"), self.capacity), 0
+        most, drained = len(self) if n is None else self._most(n), 0
         while drained < most:
             try:
                 burst = self.get_many(min(most - drained, 256), timeout=0)

@@ -93,15 +93,24 @@ class Segment(SegmentBase):
         """Takes over the descriptor of file, and maps size bytes.
 
         Raises:
-            SegmentInvalid, OutOfSharedMemory: see _map().
+            SegmentInvalid, OutOfSharedMemory: the file is shorter; no addresses are left.
         """
         self._take(file)
         self.name = name
         self.path = "" if name == ANONYMOUS else path_of(name)
         self.status = os.fstat(self.fd)
         self.inode = self.status.st_ino
-        self.file = (self.status.st_dev, self.status.st_ino)
-        _map(self, size, read_only)
+        if self.status.st_size < size:  # an access past its end would be SIGBUS
+            raise errors.SegmentInvalid(f"pool {name!r}: its file was truncated")
+        try:
+            self._map(size, read_only)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise os_errors.failure(f"pool {name!r} cannot be mapped", error) from None
+            raise errors.OutOfSharedMemory(
+                f"pool {name!r} takes {size} bytes of addresses, over this process's limits: "
+                "raise RLIMIT_AS (ulimit -v unlimited) or vm.max_map_count"
+            ) from None
 
     @property
     def base(self) -> Native:
@@ -128,7 +137,7 @@ class Segment(SegmentBase):
                 if not replace:
                     _refuse_existing(name)
         raise errors.PoolExists(
-            f"pool {name!r} was created and removed {CREATE_TRIES} times by others meanwhile"
+            f"pool {name!r} was created and removed {CREATE_TRIES} times by other processes"
         )
 
     @classmethod
@@ -210,11 +219,6 @@ class Segment(SegmentBase):
             return cls._of_file(name, file, read_only)
 
     @classmethod
-    def look(cls, name: str) -> "Segment":
-        """Maps the file read-only. Raises the errors of attach()."""
-        return cls.attach(name, read_only=True)
-
-    @classmethod
     def _of_file(cls, name: str, file: SegmentBase, read_only: bool) -> "Segment":
         segment = None
         try:
@@ -249,10 +253,10 @@ class Segment(SegmentBase):
             self.close()  # now: a traceback keeps the object alive
             raise
 
-    def named(self) -> bool:
-        """True if the file still has a name."""
-        with system_errors(f"pool {self.name!r} cannot be looked at"):
-            return os.fstat(self.fd).st_nlink > 0
+    def stat(self) -> os.stat_result:
+        """Returns what the file is now. Raises ShmpoolError, for a descriptor that is closed."""
+        with system_errors(f"pool {self.name!r} cannot be read"):
+            return os.fstat(self.fd)
 
 
 def _fault(code: int, why: Native) -> str:
@@ -282,22 +286,6 @@ def _fill(segment: Segment, geometry: Native) -> None:
     if code == -errno.ENOSPC:
         raise os_errors.does_not_fit(segment.name, geometry, os.fstat(segment.fd).st_blocks * 512)
     check(code, f"pool {segment.name!r}")
-
-
-def _map(segment: Segment, size: int, read_only: bool) -> None:
-    """Maps the file. Raises SegmentInvalid if it is shorter than size, or OutOfSharedMemory."""
-    name = segment.name
-    if segment.status.st_size < size:  # an access past its end would be SIGBUS
-        raise errors.SegmentInvalid(f"pool {name!r}: its file was truncated")
-    try:
-        segment._map(size, read_only)
-    except OSError as error:
-        if error.errno != errno.ENOMEM:
-            raise os_errors.failure(f"pool {name!r} cannot be mapped", error) from None
-        raise errors.OutOfSharedMemory(
-            f"pool {name!r} takes {size} bytes of addresses, over this process's limits: "
-            "raise RLIMIT_AS (ulimit -v unlimited) or vm.max_map_count"
-        ) from None
 
 
 def state_of(fd: int) -> tuple[int, bool]:

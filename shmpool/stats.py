@@ -17,21 +17,9 @@ T = TypeVar("T")
 
 # In the order of enum counter in native/layout.h.
 COUNTERS = (
-    "alloc",
-    "free",
-    "enqueue",
-    "dequeue",
-    "adopt",
-    "refill",
-    "flush",
-    "full",
-    "empty",
-    "grow",
-    "steal",
-    "sleep",
-    "exhausted",
-    "recover",
-)
+    "alloc", "free", "enqueue", "dequeue", "adopt", "refill", "flush", "full", "empty", "grow",
+    "steal", "sleep", "exhausted", "recover",
+)  # fmt: skip
 FATES = ("alive", "stopped", "dead", "unknown")  # in the order of enum process_fate
 FATE_DEAD = FATES.index("dead")
 
@@ -253,10 +241,6 @@ def recovering(pool: int, limit: float | None) -> Generator[None, None, Recovery
     return Recovery(
         raw.members, raw.buffers, raw.requeued, raw.dead_lettered, raw.postponed, raw.unknown
     )
-
-
-def recover(pool: int) -> Recovery:
-    return whole(recovering(pool, None))
 
 
 def whole(steps: Generator[None, None, T]) -> T:

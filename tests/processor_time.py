@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pytest plugin that keeps `make check` quick: it finds quick tests that should be marked slow.
+"""A pytest plugin that finds slow tests without the marker `slow`, so that `make check` is quick.
 
 It measures the processor time of each test and of the processes that the test started and waited
 for. A test without the marker `slow` may take, with all its cases, a twentieth of the processor
@@ -18,13 +18,13 @@ _began = pytest.StashKey[float]()
 
 
 def used() -> float:
-    """Seconds of processor time, of this process and of its children that have ended."""
+    """Processor time in seconds of this process and of its children that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 def over(seconds: dict[str, float]) -> list[str]:
-    """What to say about each test that takes more than its share.
+    """Returns a line for each test that takes more than its share.
 
     >>> over({"a": 50.0, "b": 50.0} | {f"t{i}": 50.0 for i in range(18)})
     []
@@ -41,7 +41,7 @@ def over(seconds: dict[str, float]) -> list[str]:
 
 
 class ProcessorTime:
-    """Measures in each worker process; sums up and judges in the process that started them."""
+    """Measures in each worker process. The process that started the workers adds up and judges."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -64,7 +64,7 @@ class ProcessorTime:
         if report.when == "teardown":
             took = dict(report.user_properties)[NAME]
             assert isinstance(took, float)
-            test = report.nodeid.partition("[")[0]  # its cases count together
+            test = report.nodeid.partition("[")[0]  # the cases of a test count together
             self.seconds[test] = self.seconds.get(test, 0) + took
 
     @pytest.hookimpl(tryfirst=True)
@@ -82,7 +82,7 @@ class ProcessorTime:
 
 
 def is_quick_run(config: pytest.Config) -> bool:
-    """True if this run is all the quick tests: a share of fewer tests says nothing."""
+    """True if this run has all quick tests: only then a share means something."""
     return (
         "not slow" in config.option.markexpr
         and not config.option.keyword

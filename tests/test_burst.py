@@ -55,7 +55,7 @@ def test_indices_and_lengths(pool: shmpool.Pool) -> None:
 
 
 def test_wrong_lengths(pool: shmpool.Pool) -> None:
-    """Too large, negative, or of another shape: an exception that names it."""
+    """Lengths too large, negative or of another shape raise an exception that names them."""
     burst = pool.alloc_many(3)
     burst.lengths = 5
     with pytest.raises(shmpool.PayloadTooLarge, match=r"257 .* 256"):
@@ -80,7 +80,7 @@ def test_wrong_lengths(pool: shmpool.Pool) -> None:
 
 
 def test_put_many_and_get_many(pool: shmpool.Pool) -> None:
-    """A burst moves whole; the receiver gets 1 to n of what is there, in order."""
+    """A burst is put as a whole. The receiver gets 1 to n of the available buffers, in order."""
     queue = pool.create_queue("q", capacity=64)
     burst = pool.alloc_many(10)
     burst.lengths = 4
@@ -96,7 +96,7 @@ def test_put_many_and_get_many(pool: shmpool.Pool) -> None:
 
 
 def test_put_many_is_all_or_nothing(pool: shmpool.Pool) -> None:
-    """Full leaves the burst in the caller's hands, and the queue as it was."""
+    """Full leaves the burst with the caller, and the queue unchanged."""
     queue = pool.create_queue("q", capacity=8)
     queue.put_many(pool.alloc_many(5))
     burst = pool.alloc_many(4)
@@ -118,7 +118,7 @@ def test_put_many_is_all_or_nothing(pool: shmpool.Pool) -> None:
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
-def test_a_spent_burst_refuses_everything(pool: shmpool.Pool) -> None:
+def test_a_released_burst_refuses_everything(pool: shmpool.Pool) -> None:
     """Every use after free, put or the end of its block is BufferReleased."""
     queue = pool.create_queue("q", capacity=8)
     freed, put, left = pool.alloc_many(2), pool.alloc_many(2), pool.alloc_many(2)
@@ -144,8 +144,8 @@ def test_a_spent_burst_refuses_everything(pool: shmpool.Pool) -> None:
     assert (True, 2, {}) == (pool.audit().ok, len(queue), pool.audit().held)
 
 
-def test_a_dropped_burst_goes_home(pool: shmpool.Pool) -> None:
-    """Dropping it frees what is in it, except the Buffers somebody still has."""
+def test_a_dropped_burst_is_freed(pool: shmpool.Pool) -> None:
+    """Dropping a burst frees its buffers, except Buffers that are still referenced."""
     burst = pool.alloc_many(5)
     kept = burst[2]
     kept.write(b"kept")
@@ -172,7 +172,7 @@ def test_a_view_of_one_keeps_the_burst(pool: shmpool.Pool) -> None:
 
 
 def test_one_buffer_leaves_the_burst(pool: shmpool.Pool) -> None:
-    """A Buffer of it that was freed or put is left out of what free and put_many move."""
+    """A Buffer of the burst that was freed or put is left out of free and put_many."""
     queue = pool.create_queue("q", capacity=8)
     burst = pool.alloc_many(4)
     burst.lengths = 1
@@ -190,7 +190,7 @@ def test_one_buffer_leaves_the_burst(pool: shmpool.Pool) -> None:
 
 
 def test_a_duplicated_handle_is_refused(cached_pool: shmpool.Pool) -> None:
-    """Handles that name a buffer twice can be neither freed nor put; nothing has moved."""
+    """Handles that name a buffer twice can be neither freed nor put. No buffer is moved."""
     pool = cached_pool
     queue = pool.create_queue("q", capacity=8)
     burst, calls = pool.alloc_many(3), Handles(pool, queue)
@@ -204,7 +204,7 @@ def test_a_duplicated_handle_is_refused(cached_pool: shmpool.Pool) -> None:
 
 @pytest.mark.parametrize("bad", [0, 39])
 def test_a_bad_handle_meets_a_full_cache(cached_pool: shmpool.Pool, bad: int) -> None:
-    """Making room in a full cache frees nothing of a bulk that is refused."""
+    """If a bulk is refused, making room in a full cache frees none of it."""
     pool = cached_pool
     first, burst = pool.alloc_many(64), pool.alloc_many(40)
     first.free()
@@ -222,7 +222,7 @@ def test_a_bad_handle_meets_a_full_cache(cached_pool: shmpool.Pool, bad: int) ->
 
 @pytest.mark.parametrize("handle", [2**64 - 1, 2**32 - 1, 256, 255, 255 | 5 << 32])
 def test_a_made_up_handle_is_refused(cached_pool: shmpool.Pool, handle: int) -> None:
-    """Handles that nobody gave out reach no buffer."""
+    """Handles that were never issued reach no buffer."""
     pool = cached_pool
     queue = pool.create_queue("q", capacity=8)
     burst, calls = pool.alloc_many(3), Handles(pool, queue)
@@ -233,7 +233,7 @@ def test_a_made_up_handle_is_refused(cached_pool: shmpool.Pool, handle: int) -> 
 
 
 def test_a_stale_handle_is_refused(cached_pool: shmpool.Pool) -> None:
-    """Handles kept from a burst that was freed do not free, put, read or write its successor."""
+    """Handles kept from a freed burst do not free, put, read or write the next one."""
     pool = cached_pool
     calls = Handles(pool, pool.create_queue("q", capacity=8))
     stale = pool.alloc_many(3)
@@ -250,7 +250,7 @@ def test_a_stale_handle_is_refused(cached_pool: shmpool.Pool) -> None:
 
 
 def test_numpy_integers_are_integers(pool: shmpool.Pool) -> None:
-    """Wherever an int is taken, one of numpy's is."""
+    """Every argument that takes an int takes a numpy integer."""
     queue = pool.create_queue("q", capacity=np.int64(8), max_redeliveries=np.uint8(0))
     burst = pool.alloc_many(np.uint16(5), timeout=np.int32(1))
     burst.set_column(np.int64(12), np.arange(5), ">u2")
@@ -277,8 +277,10 @@ def test_numpy_integers_are_integers(pool: shmpool.Pool) -> None:
 
 
 def test_with_keeps_the_exception_in_flight(pool: shmpool.Pool) -> None:
-    """A view that is alive when an exception leaves the block does not hide it: what has views goes
-    home with the last of them, the rest at once."""
+    """A view that is alive when an exception leaves the block does not hide the exception.
+
+    Buffers with views are freed with the last of these, the other buffers at once.
+    """
     burst = pool.alloc_many(3)
     view, element = np.frombuffer(burst[1].data, "u1"), burst[1]
     assert burst[2].length == 0  # an element without a view

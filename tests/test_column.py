@@ -15,7 +15,7 @@ import shmpool
     "dtype", ["u1", "<u2", ">u2", "<u4", ">u4", "<u8", ">u8", "<f8", "S6", "V3"]
 )
 def test_columns_of_every_width(pool: shmpool.Pool, dtype: str) -> None:
-    """set_column then column is the identity, and writes nothing beside the field."""
+    """set_column and then column give the same values. Nothing beside the field is written."""
     kind = np.dtype(dtype)
     burst = pool.alloc_many(20)
     burst.lengths = 64
@@ -32,8 +32,8 @@ def test_columns_of_every_width(pool: shmpool.Pool, dtype: str) -> None:
     assert {64} == set(burst.lengths.tolist())
 
 
-def test_big_endian_lies_big_endian(pool: shmpool.Pool) -> None:
-    """dtype says how the field lies in the packet, whatever the values are."""
+def test_byte_order_of_the_field(pool: shmpool.Pool) -> None:
+    """dtype gives the byte order of the field in the packet, whatever that of the values is."""
     burst = pool.alloc_many(2)
     burst.lengths = 4
     burst.set_column(0, [258, 772], ">u2")
@@ -67,14 +67,14 @@ def test_structured_columns(pool: shmpool.Pool) -> None:
 
 
 def test_a_strided_source(pool: shmpool.Pool) -> None:
-    """Values need not lie side by side."""
+    """Values need not be contiguous."""
     burst = pool.alloc_many(3)
     burst.set_column(0, np.arange(30, dtype="u2").reshape(3, 10)[:, 4])
     assert [4, 14, 24] == burst.column(0, "u2").tolist()
 
 
 def test_columns_end_with_the_buffer(pool: shmpool.Pool) -> None:
-    """The last byte can be reached, the one behind it is InvalidArgument that says where."""
+    """The last byte can be read. The byte behind it is InvalidArgument that names the position."""
     burst = pool.alloc_many(2)
     burst.set_column(255, [1, 2], "u1")
     assert [1, 2] == burst.column(255, "u1").tolist()
@@ -93,7 +93,7 @@ def test_columns_end_with_the_buffer(pool: shmpool.Pool) -> None:
 
 
 def test_columns_begin_after_the_headroom(make_pool: MakePool) -> None:
-    """Offsets count from the data, each packet's own."""
+    """Offsets count from each packet's own data."""
     pool = make_pool(headroom=64)
     burst = pool.alloc_many(2)
     burst[0].headroom = 60
@@ -131,8 +131,8 @@ def test_wrong_columns(pool: shmpool.Pool) -> None:
             burst.set_column(0, value, dtype)
 
 
-def test_columns_do_not_reach_what_has_left(pool: shmpool.Pool) -> None:
-    """After one Buffer was put, the burst's columns cannot write into it in the queue."""
+def test_columns_leave_out_a_buffer_that_was_put(pool: shmpool.Pool) -> None:
+    """After one Buffer was put, the burst's columns cannot write into it."""
     queue = pool.create_queue("q", capacity=8)
     burst = pool.alloc_many(3)
     burst.lengths = 1
@@ -148,7 +148,7 @@ def test_columns_do_not_reach_what_has_left(pool: shmpool.Pool) -> None:
 
 @pytest.mark.parametrize("offset", [2**64 - 1, 2**64 - 64, 2**64 - 128, 2**63, 2**64, 129, 128])
 def test_an_offset_does_not_wrap(make_pool: MakePool, offset: int) -> None:
-    """An offset that comes round to the head room, or to what lies before it, lies outside."""
+    """An offset that wraps into the headroom, or before it, is out of range."""
     pool = make_pool(headroom=128)
     with pool.alloc_many(2) as burst:
         for call in (lambda: burst.column(offset, "u1"), lambda: burst.set_column(offset, 7, "u1")):
@@ -157,7 +157,7 @@ def test_an_offset_does_not_wrap(make_pool: MakePool, offset: int) -> None:
 
 
 def test_columns_of_sub_arrays(pool: shmpool.Pool) -> None:
-    """A dtype that is an array itself: as many bytes as it has, and its shape behind the n."""
+    """A dtype that is an array itself takes as many bytes as it has. Its shape follows the n."""
     mac = np.dtype(("u1", (6,)))
     values = np.arange(18, dtype="u1").reshape(3, 6)
     with pool.alloc_many(3) as burst:
@@ -184,7 +184,7 @@ def test_columns_of_sub_arrays(pool: shmpool.Pool) -> None:
 
 
 def test_columns_of_times(pool: shmpool.Pool) -> None:
-    """numpy's dates and durations, which it shows to nobody as bytes, go in and out."""
+    """numpy's dates and durations, which have no buffer interface, can be written and read."""
     with pool.alloc_many(2) as burst:
         dates = np.array(["2014-12-10", "2026-11-26"], "M8[ns]")
         burst.set_column(8, dates)
@@ -196,11 +196,15 @@ def test_columns_of_times(pool: shmpool.Pool) -> None:
     [
         ("u1", (2**30,)),
         {"names": ["a"], "formats": ["u1"], "offsets": [2**31 - 2]},
-        {"names": ["a"], "formats": ["u1"], "offsets": [2**31 - 1]},  # numpy: less than nothing
+        {
+            "names": ["a"],
+            "formats": ["u1"],
+            "offsets": [2**31 - 1],
+        },  # numpy's minimum is negative
     ],
 )
 def test_a_column_wider_than_any_memory(pool: shmpool.Pool, dtype: Any) -> None:
-    """It is refused before an array for it is made."""
+    """It is refused before an array is allocated for it."""
     with (
         pool.alloc_many(64) as burst,
         pytest.raises(shmpool.InvalidArgument, match="outside the buffer"),

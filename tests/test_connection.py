@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client's connection to the daemon, without a daemon: when what it asks is answered."""
+"""A client's connection to the daemon, without a daemon: when its requests are answered."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ from shmpool.service.connection import Connection, Peer
 
 
 class Answering:
-    """A host that lets everybody in, and notes whom it answers."""
+    """A host that admits every client, and notes which of them it answers."""
 
     def __init__(self) -> None:
         self.answered: list[str] = []
@@ -40,7 +40,7 @@ class Answering:
 
 
 class Sent(asyncio.Transport):
-    """A transport that keeps what is written."""
+    """A transport that keeps the written bytes."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__({"socket": sock})
@@ -55,7 +55,7 @@ class Sent(asyncio.Transport):
 
 @pytest.fixture
 def sock() -> Iterator[socket.socket]:
-    """One that has a peer."""
+    """A socket with a peer."""
     ours, its = socket.socketpair()
     with ours, its:
         yield ours
@@ -78,7 +78,7 @@ def describe(msgid: int, pool: str) -> bytes:
 
 
 def test_clients_take_turns(sock: socket.socket) -> None:
-    """However many requests one sends at a time, another's are answered in between."""
+    """However many requests one client sends at a time, other clients are answered in between."""
 
     async def go() -> None:
         host = Answering()
@@ -94,7 +94,8 @@ def test_clients_take_turns(sock: socket.socket) -> None:
 
 
 def test_a_client_that_does_not_read(sock: socket.socket) -> None:
-    """A client's requests wait while its answers do, so that the daemon's memory is bounded."""
+    """A client that does not read its answers has no further request read: the daemon's memory is
+    bounded."""
 
     async def go() -> None:
         host = Answering()
@@ -112,8 +113,8 @@ def test_a_client_that_does_not_read(sock: socket.socket) -> None:
     asyncio.run(go())
 
 
-def test_a_request_that_comes_late(sock: socket.socket) -> None:
-    """One that comes when the last was answered, before the daemon waits again, is answered too."""
+def test_a_late_request(sock: socket.socket) -> None:
+    """A request that arrives after the last answer, before the daemon waits again, is answered."""
 
     async def go() -> None:
         host = Answering()
@@ -124,7 +125,7 @@ def test_a_request_that_comes_late(sock: socket.socket) -> None:
         async with asyncio.timeout(DEADLINE_S):
             while not worker.done():
                 await asyncio.sleep(0)
-            assert worker is connection._worker  # what follows on its end has still to run
+            assert worker is connection._worker  # the callback of its end has still to run
             receive(connection, describe(2, "b"))
             while len(host.answered) < 2:
                 await asyncio.sleep(0)
@@ -136,7 +137,7 @@ def test_a_request_that_comes_late(sock: socket.socket) -> None:
 
 
 def test_a_watch_ends_with_its_connection(sock: socket.socket) -> None:
-    """Nothing is sent to a client that has gone, and the daemon knows that it has."""
+    """Nothing is sent to a client that has disconnected, and the daemon knows that it has."""
 
     async def go() -> None:
         host = Answering()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interpreters that shmpool does not work in say so, and leave the others alone."""
+"""Interpreters that shmpool does not support are refused, and other interpreters are not
+affected."""
 
 import runpy
 import sysconfig
@@ -13,8 +14,10 @@ import shmpool
 
 
 def test_a_sub_interpreter_is_refused(make_pool: MakePool, run: Callable[..., str]) -> None:
-    """An import in a second, legacy interpreter is an ImportError that says why; the first one's
-    objects work as before."""
+    """An import in a second, legacy interpreter is an ImportError with the reason.
+
+    The objects of the first interpreter work as before.
+    """
     pool = make_pool()
     pool.create_queue("q", capacity=8)
     printed = run(
@@ -62,7 +65,7 @@ def test_a_sub_interpreter_is_refused(make_pool: MakePool, run: Callable[..., st
 
 @pytest.mark.parametrize("fake", ["sys.abiflags = 't'", "sys._is_gil_enabled = lambda: False"])
 def test_a_free_threaded_python_is_refused(run: Callable[..., str], fake: str) -> None:
-    """At import, with a word about why."""
+    """The import is refused, with the reason."""
     printed = run(
         f"""
         import sys

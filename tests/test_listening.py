@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listening sockets: whose files are touched, and what becomes of many connections."""
+"""Listening sockets: which files are changed, and how many connections are served."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from shmpool.rpc import wire
 from shmpool.service import listening
 from shmpool.service.listening import Acceptor, CannotListen
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_lock_that_is_no_file(path: Path, lock: Path) -> None:
 
 
 @needs_root
-def test_a_lock_of_somebody_else(path: Path, lock: Path) -> None:
+def test_a_lock_of_another_user(path: Path, lock: Path) -> None:
     """A lock file of another user is neither written nor removed."""
     lock.touch()
     os.chown(lock, 65534, 65534)
@@ -91,7 +91,8 @@ def test_a_lock_of_somebody_else(path: Path, lock: Path) -> None:
 def test_a_lock_that_is_removed_again_and_again(
     path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As by daemons that end at once: it is tried a few times, and leaves no descriptor."""
+    """Other daemons that end at once may remove it. It is tried a few times, and no descriptor
+    stays."""
     open_lock, removals = listening._open_lock, list[int]()
 
     def opened(path: Path, lock: Path) -> int:
@@ -147,7 +148,7 @@ def test_a_socket_for_a_group(path: Path) -> None:
     resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2200, reason="needs 2,200 descriptors"
 )
 def test_a_burst_of_connections(start_daemon: StartDaemon) -> None:
-    """1,000 clients that connect at once are all answered, also where 200 may be connected."""
+    """1,000 clients that connect at once are all answered, although only 200 may be connected."""
     daemon = start_daemon(options="max_clients = 200")
     ready, trouble, got = threading.Barrier(20), list[object](), list[int]()
 
@@ -171,7 +172,7 @@ def test_a_burst_of_connections(start_daemon: StartDaemon) -> None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    os.kill(daemon.pid, 19)  # SIGSTOP: so that they all are there at once
+    os.kill(daemon.pid, 19)  # SIGSTOP, so that all of them are waiting
     threads = [threading.Thread(target=connects) for _ in range(20)]
     try:
         for thread in threads:
@@ -284,7 +285,7 @@ def test_no_room(listener: socket.socket, path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_protocol_that_cannot_be_made(listener: socket.socket, path: Path) -> None:
-    """The fault is told and the connection ends, and the next one is taken."""
+    """The fault is reported, the connection ends, and the next one is accepted."""
 
     def make() -> asyncio.Protocol:
         raise RuntimeError("no protocol")
@@ -316,9 +317,7 @@ os.execv(sys.executable, arguments)
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_read_group_of_a_socket_that_was_handed_over(
-    path: Path, tmp_path: Path, abstract: bool
-) -> None:
+def test_read_group_of_an_inherited_socket(path: Path, tmp_path: Path, abstract: bool) -> None:
     """read_group may connect to an inherited socket. If that is impossible, the log says what to
     do."""
     config = tmp_path / "c.toml"
@@ -353,7 +352,7 @@ def test_read_group_of_a_socket_that_was_handed_over(
 
 
 def test_few_descriptors(start_daemon: StartDaemon, pool_name: str) -> None:
-    """With 128 descriptors the daemon watches, answers, and tells clients of its limit."""
+    """With 128 descriptors the daemon watches, answers, and reports its limit to clients."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     script = 'ulimit -n 128; exec "$@"'
     daemon = start_daemon(
@@ -365,8 +364,8 @@ def test_few_descriptors(start_daemon: StartDaemon, pool_name: str) -> None:
         for _ in range(100):
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
             sock.connect(str(daemon.socket))
-        told = sock.recv(4096)  # the last is told that there is no room
-        assert b"clients are connected already" in told
+        answer = sock.recv(4096)  # the last client gets the reason
+        assert b"clients are connected already" in answer
     with shmpool.Client(daemon.socket, timeout=60) as client:
         assert [pool_name] == [pool.name for pool in client.list() if pool.held]
         assert client.audit(pool_name).ok

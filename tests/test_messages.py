@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user reads when something is refused: the thing, its value, what is allowed, remedy."""
+"""Error messages: the thing, its value, what is allowed, and the remedy."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-W", "error", "-c", "from shmpool.cli import main; m
 
 
 def test_a_pool_that_exists(pool: shmpool.Pool) -> None:
-    """How to use it and how to be rid of it."""
+    """The message says how to use the pool and how to remove it."""
     with pytest.raises(shmpool.PoolExists) as caught:
         shmpool.Pool.create(pool.name, buffer_size=64, capacity=64)
     name = pool.name
@@ -31,7 +31,7 @@ def test_a_pool_that_exists(pool: shmpool.Pool) -> None:
 
 
 def test_a_pool_that_does_not_exist(pool_name: str) -> None:
-    """Where it was looked for, and why it may be elsewhere."""
+    """The message says where it was searched for, and why it may be elsewhere."""
     for call in (shmpool.Pool.attach, shmpool.Pool.unlink):
         with pytest.raises(shmpool.PoolNotFound) as caught:
             call(pool_name)
@@ -42,7 +42,7 @@ def test_a_pool_that_does_not_exist(pool_name: str) -> None:
 
 
 def test_a_buffer_with_views(pool: shmpool.Pool) -> None:
-    """How many, and what to do about them."""
+    """The message says how many views there are, and what to do about them."""
     work = pool.create_queue("work", capacity=2)
     buf = pool.alloc()
     one = memoryview(buf)
@@ -70,7 +70,7 @@ def test_a_buffer_with_views(pool: shmpool.Pool) -> None:
 
 
 def test_block_and_timeout(pool: shmpool.Pool) -> None:
-    """Whoever knows queue.Queue is told what there is not."""
+    """A user of queue.Queue learns which arguments are missing here."""
     work = pool.create_queue("work", capacity=2)
     with pytest.raises(TypeError) as caught:
         work.get(True, 1)  # type: ignore[call-arg]
@@ -78,7 +78,7 @@ def test_block_and_timeout(pool: shmpool.Pool) -> None:
 
 
 def test_a_buffer_that_is_gone(pool: shmpool.Pool) -> None:
-    """What became of it."""
+    """The message says what happened to the buffer."""
     buf = pool.alloc()
     buf.free()
     with pytest.raises(shmpool.BufferReleased) as caught:
@@ -91,7 +91,7 @@ def test_a_buffer_that_is_gone(pool: shmpool.Pool) -> None:
 def test_no_slot_for_another_member(
     make_pool: MakePool, start: Callable[..., Child], pool_name: str
 ) -> None:
-    """How many there are, and what gives more."""
+    """The message says how many slots there are, and which option raises the number."""
     pool = make_pool(name=pool_name, members=1)
     with pool.alloc():
         child = start(
@@ -136,7 +136,7 @@ def test_no_slot_for_another_member(
 def test_a_file_that_cannot_be_opened(
     number: int, kind: type[shmpool.ShmpoolError], words: str
 ) -> None:
-    """Whatever the kernel says is an exception of ours that names the pool and the remedy."""
+    """Every error of the kernel is a shmpool exception that names the pool and the remedy."""
     error = os_errors.cannot_open("x", "/dev/shm/shmpool.x", OSError(number, ""))
     assert (kind, True, True) == (type(error), "pool 'x'" in str(error), words in str(error))
 
@@ -157,13 +157,13 @@ def test_a_file_that_cannot_be_opened(
 def test_a_file_that_cannot_be_made(
     number: int, kind: type[shmpool.ShmpoolError], words: str
 ) -> None:
-    """The same of making it."""
+    """The same for its creation."""
     error = os_errors.failure("pool 'x' cannot be created", OSError(number, ""))
     assert (kind, True, True) == (type(error), "pool 'x'" in str(error), words in str(error))
 
 
 def test_every_code_from_c() -> None:
-    """Each says something of its own, and what is not known is named."""
+    """Each code has its own message, and an unknown code is named."""
     from shmpool.codes import EXCEPTIONS, fail
 
     for number, (kind, _) in EXCEPTIONS.items():
@@ -174,7 +174,7 @@ def test_every_code_from_c() -> None:
 
 
 def test_a_pool_that_outgrows_shared_memory(run: Callable[..., str]) -> None:
-    """A container's 64 MiB: both sizes, and how to have more."""
+    """A container's 64 MiB: the message has both sizes, and how to get more."""
     printed = run(
         """
         import shmpool
@@ -220,7 +220,7 @@ def test_a_pool_that_outgrows_shared_memory(run: Callable[..., str]) -> None:
     ],
 )
 def test_help(arguments: list[str], words: str) -> None:
-    """Sentences that can be understood without having read anything."""
+    """The help consists of sentences that a new user can understand."""
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     done = subprocess.run([*COMMAND, *arguments, "--help"], capture_output=True, text=True)
     assert words in " ".join(done.stdout.split())
@@ -228,7 +228,7 @@ def test_help(arguments: list[str], words: str) -> None:
 
 @pytest.mark.parametrize("given", ["work", "=5", "work=", ""])
 def test_queues_on_the_command_line(pool_name: str, given: str) -> None:
-    """What is expected, with an example."""
+    """The message says what is expected, with an example."""
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     size = ["--buffer-size", "64", "--capacity", "64", "--direct"]
     done = subprocess.run(
@@ -249,7 +249,7 @@ def test_queues_on_the_command_line(pool_name: str, given: str) -> None:
     ],
 )
 def test_options_of_queues_on_the_command_line(pool_name: str, given: str, words: str) -> None:
-    """The option, its value and what is allowed; the pool is not made."""
+    """The message has the option, its value and what is allowed. The pool is not created."""
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     size = ["--buffer-size", "64", "--capacity", "64", "--direct"]
     done = subprocess.run(
@@ -261,7 +261,7 @@ def test_options_of_queues_on_the_command_line(pool_name: str, given: str, words
 
 
 def test_words_of_the_pages() -> None:
-    """What the configuration, the README and the docstrings say of the things asked about most."""
+    """The configuration, the README and the docstrings mention the most frequent questions."""
     config = (ROOT / "docs" / "config.md").read_text()
     assert "Members of this group may use the read-only requests (ls, stats, ...)" in config
     readme = " ".join((ROOT / "README.md").read_text().split())

@@ -17,7 +17,8 @@ payloads = st.binary(max_size=64)
 
 
 class Model(RuleBasedStateMachine):
-    """held: Buffers and what they contain; bursts likewise; queued: the payloads in the queue."""
+    """held: Buffers and their contents; bursts: the same for Bursts; queued: the payloads in the
+    queue."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +31,7 @@ class Model(RuleBasedStateMachine):
         self.held: list[tuple[shmpool.Buffer, bytes]] = []
         self.bursts: list[tuple[shmpool.Burst, list[bytes]]] = []
         self.queued: list[bytes] = []
-        self.spent: list[shmpool.Buffer] = []
+        self.released_buffers: list[shmpool.Buffer] = []
         self.refused = 0
 
     def out(self) -> int:
@@ -79,7 +80,7 @@ class Model(RuleBasedStateMachine):
         else:
             with buf:
                 pass
-        self.spent.append(buf)
+        self.released_buffers.append(buf)
 
     @precondition(lambda self: self.held)
     @rule(i=st.integers(0))
@@ -90,7 +91,7 @@ class Model(RuleBasedStateMachine):
             self.queue.put_nowait(buf)
             del self.held[i]
             self.queued.append(data)
-            self.spent.append(buf)
+            self.released_buffers.append(buf)
         else:
             with pytest.raises(shmpool.Full):
                 self.queue.put_nowait(buf)
@@ -108,7 +109,7 @@ class Model(RuleBasedStateMachine):
             self.queue.requeue(buf, timeout=0)
             del self.held[i]
             self.queued.append(data)
-            self.spent.append(buf)
+            self.released_buffers.append(buf)
         else:
             with pytest.raises(shmpool.Full):
                 buf.nack(timeout=0)
@@ -164,10 +165,10 @@ class Model(RuleBasedStateMachine):
             burst.free()
         del self.bursts[i]
 
-    @precondition(lambda self: self.spent)
+    @precondition(lambda self: self.released_buffers)
     @rule(i=st.integers(0))
     def use_after_the_end(self, i: int) -> None:
-        buf = self.spent[i % len(self.spent)]
+        buf = self.released_buffers[i % len(self.released_buffers)]
         for call in (buf.free, lambda: bytes(buf), lambda: self.queue.put(buf)):
             with pytest.raises(shmpool.BufferReleased):
                 call()
@@ -192,7 +193,8 @@ class Model(RuleBasedStateMachine):
 
 
 def test_any_order_of_calls() -> None:
-    """Whatever is called in whatever order, contents, counts and exceptions are the model's."""
+    """Whatever calls are made in whatever order, contents, counts and exceptions equal the
+    model's."""
     from hypothesis.stateful import run_state_machine_as_test
 
     bounds = settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)

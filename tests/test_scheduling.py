@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose turn it is in the daemon: a pool that takes long holds up nobody but itself."""
+"""The order of work in the daemon: a pool that takes long delays no other pool."""
 
 import asyncio
 import gc
@@ -46,20 +46,20 @@ def test_a_slow_pool_waits() -> None:
     assert turns.ready("slow")
 
 
-def test_a_slow_pool_is_told_once() -> None:
+def test_a_slow_pool_is_reported_once() -> None:
     """slowed() returns a pause that is longer than the period, once until keep() drops the pool."""
     clock = Clock()
     turns = budgets(clock)
 
-    def look(took: float) -> float | None:
+    def inspect(took: float) -> float | None:
         with turns.use("slow"):
             clock.used += took
         return turns.slowed("slow", 1.0)
 
-    assert [None, 2 / SHARE, None] == [look(0.4 * SHARE), look(2.0), look(2.0)]
+    assert [None, 2 / SHARE, None] == [inspect(0.4 * SHARE), inspect(2.0), inspect(2.0)]
     turns.keep([])
     assert turns.ready("slow")
-    assert 2 / SHARE == look(2.0)
+    assert 2 / SHARE == inspect(2.0)
 
 
 def test_an_error_uses_the_turn_too() -> None:
@@ -195,7 +195,7 @@ KILLED = """
 
 
 @pytest.mark.slow
-def test_a_crafted_pool_holds_up_nobody(
+def test_a_crafted_pool_delays_no_other(
     start_daemon: StartDaemon,
     make_pool: MakePool,
     start: Callable[..., Child],

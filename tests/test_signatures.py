@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the types say of a public method, what inspect.signature() shows, and what it takes: one."""
+"""The types of a public method, its inspect.signature(), and the arguments it accepts are the
+same."""
 
 import ast
 import inspect
@@ -45,7 +46,7 @@ def stubs() -> list[tuple[str, ast.FunctionDef]]:
 
 
 def test_every_method_in_c_has_a_stub() -> None:
-    """And no stub is of a method that is not there."""
+    """Every stub has a method, too."""
     declared = {(kind, entry.name) for kind, entry in stubs()}
     there = {
         (kind, name)
@@ -58,10 +59,12 @@ def test_every_method_in_c_has_a_stub() -> None:
 
 @pytest.mark.parametrize(("kind", "stub"), stubs(), ids=lambda value: getattr(value, "name", value))
 def test_a_stub_is_the_signature(kind: str, stub: ast.FunctionDef) -> None:
-    """Names, order, defaults, and what is positional only are as inspect.signature() shows them."""
+    """Names, order, defaults and positional-only parameters equal those of inspect.signature()."""
     shown = list(inspect.signature(getattr(NATIVE[kind], stub.name)).parameters.values())[1:]
-    told = [(a.arg, True) for a in stub.args.posonlyargs] + [(a.arg, False) for a in stub.args.args]
-    assert told[1:] == [(p.name, p.kind is p.POSITIONAL_ONLY) for p in shown]
+    stubbed = [(a.arg, True) for a in stub.args.posonlyargs] + [
+        (a.arg, False) for a in stub.args.args
+    ]
+    assert stubbed[1:] == [(p.name, p.kind is p.POSITIONAL_ONLY) for p in shown]
     defaults = [None if p.default is p.empty else repr(p.default) for p in shown]
     assert [None] * (len(shown) - len(stub.args.defaults)) + [
         ast.unparse(value) for value in stub.args.defaults
@@ -69,7 +72,7 @@ def test_a_stub_is_the_signature(kind: str, stub: ast.FunctionDef) -> None:
 
 
 def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
-    """Each public method that has arguments which may be named, called with all of them named."""
+    """Each public method whose parameters may be named, called with all of them named."""
     queue = pool.create_queue("q", capacity=8)
     name, kind = pool.name, shmpool.Pool
 
@@ -117,7 +120,8 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
 
 
 def test_arguments_may_be_named(pool: shmpool.Pool) -> None:
-    """Whatever inspect.signature() does not show as positional only can be given by its name."""
+    """A parameter that inspect.signature() does not show as positional-only can be given by
+    name."""
     calls = by_name(pool)
     nameable = {
         (kind, name)
@@ -144,8 +148,7 @@ def test_arguments_may_be_named(pool: shmpool.Pool) -> None:
     ],
 )
 def test_other_arguments(pool: shmpool.Pool, name: str, takes: str) -> None:
-    """Too many, too few, unknown ones, and one that is given twice are TypeError, which says what
-    there is."""
+    """Too many, too few, unknown and repeated arguments are TypeError that lists the parameters."""
     call: Callable[..., object] = getattr(pool.create_queue("q", capacity=8), name)
     first = takes.removesuffix(" and ") or "timeout"
     wrong: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((1, 2, 3), {}), ((), {"wait": 1})]
@@ -166,8 +169,10 @@ def named_in(annotation: object) -> set[type]:
 
 
 def named_by(thing: Any) -> set[type]:
-    """Those that the annotations of a function or of a record's fields name; what comes from
-    numpy and typing_extensions only for type checkers is left out."""
+    """The classes that the annotations of a function or of a record's fields name.
+
+    Names from numpy and typing_extensions that only type checkers need are left out.
+    """
     foreign: dict[str, Any] = dict.fromkeys(("ArrayLike", "BytesLike", "DTypeLike"), Any)
     foreign |= {"np": np, "NDArray": npt.NDArray}
     hints = get_type_hints(thing, localns={"Pool": shmpool.Pool, **foreign})
@@ -175,8 +180,10 @@ def named_by(thing: Any) -> set[type]:
 
 
 def test_what_public_signatures_name_is_public() -> None:
-    """Each class that the annotations of public functions, methods and records name is in __all__,
-    except the requests, which shmpool.rpc.protocol has."""
+    """Each class in an annotation of public functions, methods and records is in __all__.
+
+    The exception are the requests, which are in shmpool.rpc.protocol.
+    """
     named: set[type] = set()
     for name in shmpool.__all__:
         value = getattr(shmpool, name)

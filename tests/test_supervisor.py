@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor: when it repeats its own work."""
+"""The supervisor: when it repeats its work."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -73,7 +73,7 @@ def test_what_is_postponed(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch)
     supervise(work)
 
 
-def test_a_fault_that_comes_back(
+def test_a_repeated_fault(
     pool: shmpool.Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fault is logged when it begins, not each time it is found. A released pool leaves none."""
@@ -115,8 +115,10 @@ def test_a_pool_that_was_just_made(make_pool: MakePool) -> None:
 
 
 def test_what_took_long_is_not_due_soon() -> None:
-    """What took no time is due by its period alone; what took long only after many times as long,
-    and in no pool but that."""
+    """Short work is due by its period alone. Long work is due after many times its duration.
+
+    Other pools are not affected.
+    """
 
     async def work(watcher: Supervisor) -> None:
         watcher._put_off("holders", "rx", 0.0)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocking calls: what wakes them, what interrupts them, and that nobody asleep costs nothing."""
+"""Blocking calls: what wakes them, what interrupts them, and that without sleepers they cost
+nothing."""
 
 import mmap
 import platform
@@ -31,7 +32,7 @@ BLOCKING: dict[str, Call] = {
 
 
 def blocked(pool: shmpool.Pool, kind: str) -> tuple[shmpool.AlfQueue, object]:
-    """A queue on which that call must wait, and what is held for it."""
+    """A queue on which that call must wait, and the buffers that make it wait."""
     queue = pool.create_queue("q", capacity=4)
     if kind in ("put", "send", "put_many", "send_many"):
         queue.send_many([b"full"] * 4)
@@ -57,7 +58,7 @@ BEYOND: dict[str, Call] = {
 def test_close_ends_every_wait(
     pool: shmpool.Pool, eventually: Eventually, kind: str, calls: dict[str, Call]
 ) -> None:
-    """close() in one thread makes a call that waits in another, for ever, raise PoolClosed."""
+    """close() in one thread makes a call that waits without limit in another raise PoolClosed."""
     queue, held = blocked(pool, kind)
     caught: list[BaseException] = []
 
@@ -163,7 +164,7 @@ INTERRUPTED = """
 def test_a_signal_interrupts(
     pool: shmpool.Pool, run: Callable[..., str], kind: str, how: str, expected: str
 ) -> None:
-    """Ctrl-C, or a handler that raises, ends the wait; nothing was moved and nothing is lost."""
+    """Ctrl-C, or a handler that raises, ends the wait. Nothing was moved and nothing is lost."""
     pool.create_queue("q", capacity=4)
     assert f"{expected}\n" == run(INTERRUPTED, pool.name, kind, how)
     assert {} == pool.audit().held
@@ -172,7 +173,7 @@ def test_a_signal_interrupts(
 def test_a_handler_that_returns(
     make_pool: MakePool, start: Callable[..., Child], eventually: Eventually
 ) -> None:
-    """After it the call goes on waiting, and gets what comes later."""
+    """After the handler the call continues to wait, and gets what arrives later."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=4)
     child = start(
@@ -196,7 +197,7 @@ def test_a_handler_that_returns(
 
 
 def test_no_signal_is_missed(pool: shmpool.Pool, run: Callable[..., str]) -> None:
-    """A signal that comes at any moment of going to sleep ends the wait."""
+    """A signal at any moment while the call goes to sleep ends the wait."""
     pool.create_queue("q", capacity=4)
     printed = run(
         """
@@ -228,7 +229,7 @@ def test_no_signal_is_missed(pool: shmpool.Pool, run: Callable[..., str]) -> Non
 
 
 def test_a_timeout_outlives_signals(pool: shmpool.Pool, run: Callable[..., str]) -> None:
-    """Signals neither end nor prolong a timeout: it is Empty in the end."""
+    """Signals neither end nor prolong a timeout: at its end Empty is raised."""
     pool.create_queue("q", capacity=4)
     printed = run(
         """
@@ -248,7 +249,7 @@ def test_a_timeout_outlives_signals(pool: shmpool.Pool, run: Callable[..., str])
     assert "Empty\n" * 3 == printed
 
 
-SYSCALLS = {  # those that Python's memory management and the end of the script need
+SYSCALLS = {  # calls that Python's memory management and the end of the script need
     "x86_64": {"write": 1, "mmap": 9, "munmap": 11, "brk": 12, "mremap": 25, "madvise": 28}
     | {"exit_group": 231},
     "aarch64": {"write": 64, "exit_group": 94, "brk": 214, "munmap": 215, "mremap": 216}
@@ -308,10 +309,11 @@ NO_SYSCALLS = """
 
 
 @pytest.mark.parametrize("sleep", ["", "sleep"])
-def test_nobody_asleep_no_system_call(
+def test_no_sleepers_no_system_call(
     make_pool: MakePool, start: Callable[..., Child], sleep: str
 ) -> None:
-    """Under a filter that kills at any system call put, get and the rest live; a wait does not."""
+    """Under a filter that kills at any system call put, get and the others survive. A wait does
+    not."""
     allowed = SYSCALLS.get(platform.machine())
     if allowed is None:
         pytest.skip(f"system call numbers of {platform.machine()} are not listed here")
@@ -359,18 +361,20 @@ WAITING_FOR_MORE = """
 
 
 @pytest.mark.parametrize("kind", ["alloc_many", "send_many", "put_many"])
-def test_a_signal_interrupts_who_waits_for_more(
+def test_a_signal_interrupts_a_wait_for_many(
     pool: shmpool.Pool, run: Callable[..., str], kind: str
 ) -> None:
-    """So it does while there are some of what is waited for, and not enough."""
+    """It ends the wait although some buffers are free, but not enough."""
     pool.create_queue("q", capacity=4).send_many([b"full"] * 3)
     assert "interrupted\n" == run(WAITING_FOR_MORE, pool.name, kind)
     assert {} == pool.audit().held
 
 
-def test_who_waits_for_many_takes_none(pool: shmpool.Pool, eventually: Eventually) -> None:
-    """While somebody waits for 60 of 64 with 56 free, whoever wants fewer finds them; it sleeps
-    meanwhile, and gets its 60 when there are so many."""
+def test_a_wait_for_many_takes_none(pool: shmpool.Pool, eventually: Eventually) -> None:
+    """While a call waits for 60 of 64 buffers with 56 free, calls for fewer find them.
+
+    The call sleeps, and gets its 60 when that many are free.
+    """
     held = pool.alloc_many(8)
     got: list[int] = []
     thread = threading.Thread(target=lambda: got.append(len(pool.alloc_many(60))))
@@ -387,7 +391,8 @@ def test_who_waits_for_many_takes_none(pool: shmpool.Pool, eventually: Eventuall
 
 
 def test_send_many_sends_what_it_can(pool: shmpool.Pool) -> None:
-    """It does not wait for a bulk of buffers, or for room for a bulk: Full says how many went."""
+    """It does not wait for a bulk of buffers, or for room for a bulk. Full says how many were
+    sent."""
     queue = pool.create_queue("q", capacity=128)
     with pytest.raises(shmpool.PoolExhausted) as exhausted:
         queue.send_many([b"x"] * 100, timeout=0)
@@ -401,7 +406,7 @@ def test_send_many_sends_what_it_can(pool: shmpool.Pool) -> None:
 
 
 def test_behind_a_position_that_is_never_published(make_pool: MakePool) -> None:
-    """What does not wait finds nothing, or no room, however often it is called."""
+    """A call that does not wait finds nothing, or no room, however often it is made."""
     pool = make_pool(capacity=64)
     queue = pool.create_queue("q", capacity=16)
     path = Path(f"/dev/shm/shmpool.{pool.name}")

@@ -19,7 +19,6 @@ COLUMNS = ("queue", "position", "buffer", "from", "redelivered", "bytes", "times
 
 @click.command(
     name="letters",
-    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: shmpool letters rx; shmpool letters rx peek --queue letters -n 3; "
     "shmpool letters rx requeue --reset; shmpool letters rx drain --queue letters",
 )

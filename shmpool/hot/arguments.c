@@ -98,10 +98,9 @@ int hot_parse_all(const char *name, const char *first, PyObject *const *args, Py
 	return hot_timeout(timeout ? timeout : Py_None, &out->timeout);
 }
 
-static PyObject *timeout_seconds(PyObject *module, PyObject *timeout)
+static PyObject *timeout_seconds(PyObject *Py_UNUSED(module), PyObject *timeout)
 {
 	double seconds;
-	(void)module;
 	return hot_timeout(timeout, &seconds) ? NULL : PyFloat_FromDouble(seconds);
 }
 

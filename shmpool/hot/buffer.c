@@ -132,10 +132,9 @@ static int buffer_getbuffer(PyObject *object, Py_buffer *view, int flags)
 	return 0;
 }
 
-static void buffer_releasebuffer(PyObject *object, Py_buffer *view)
+static void buffer_releasebuffer(PyObject *object, Py_buffer *Py_UNUSED(view))
 {
 	struct buffer_object *self = (struct buffer_object *)object;
-	(void)view;
 	self->exports--;
 	self->pool->exports--;
 	if (likely(self->state != HOT_FREED_LATER || self->exports))
@@ -152,10 +151,9 @@ static Py_ssize_t buffer_len(PyObject *object)
 	return hot_buffer_usable(self, "len") ? -1 : (Py_ssize_t)self->length;
 }
 
-static PyObject *buffer_free(PyObject *object, PyObject *unused)
+static PyObject *buffer_free(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct buffer_object *self = (struct buffer_object *)object;
-	(void)unused;
 	if (hot_buffer_movable(self, "free"))
 		return NULL;
 	int error = free_buffer(self);
@@ -165,16 +163,14 @@ static PyObject *buffer_free(PyObject *object, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-static PyObject *buffer_reduce(PyObject *object, PyObject *unused)
+static PyObject *buffer_reduce(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	return PyErr_Format(PyExc_TypeError, "%R cannot be pickled: pass it by queue.put()",
 			    object);
 }
 
-static PyObject *buffer_enter(PyObject *object, PyObject *unused)
+static PyObject *buffer_enter(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	return hot_buffer_usable((struct buffer_object *)object, "with") ? NULL : Py_NewRef(object);
 }
 

@@ -8,11 +8,12 @@
  */
 #include "burst.h"
 
-static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *named)
+#include <structmember.h>
+
+static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named))
 {
 	PyObject *pool;
 	unsigned int room;
-	(void)named;
 	if (!PyArg_ParseTuple(args, "O!I", hot_pool_type, &pool, &room))
 		return NULL;
 	struct burst_object *self = (struct burst_object *)type->tp_alloc(type, 0);
@@ -131,10 +132,9 @@ static int64_t free_all(struct burst_object *self)
 	return code;
 }
 
-static PyObject *burst_free(PyObject *object, PyObject *unused)
+static PyObject *burst_free(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct burst_object *self = (struct burst_object *)object;
-	(void)unused;
 	if (burst_usable(self))
 		return NULL;
 	int64_t code = free_all(self);
@@ -155,9 +155,8 @@ static PyObject *burst_check_movable(PyObject *object, PyObject *what)
 	Py_RETURN_NONE;
 }
 
-static PyObject *burst_enter(PyObject *object, PyObject *unused)
+static PyObject *burst_enter(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	return burst_usable((struct burst_object *)object) ? NULL : Py_NewRef(object);
 }
 
@@ -236,17 +235,10 @@ static PyObject *burst_repr(PyObject *object)
 	return PyUnicode_FromFormat("<shmpool.Burst of %u buffers>", self->n);
 }
 
-static PyObject *burst_reduce(PyObject *object, PyObject *unused)
+static PyObject *burst_reduce(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	return PyErr_Format(PyExc_TypeError, "%R cannot be pickled: pass it by queue.put_many()",
 			    object);
-}
-
-static PyObject *burst_get_pool(PyObject *object, void *unused)
-{
-	(void)unused;
-	return Py_NewRef(((struct burst_object *)object)->pool);
 }
 
 static PyMethodDef burst_methods[] = {
@@ -269,9 +261,10 @@ static PyMethodDef burst_methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
-static PyGetSetDef burst_getset[] = {
-	{ "pool", burst_get_pool, NULL, "The pool that the buffers belong to.", NULL },
-	{ NULL, NULL, NULL, NULL, NULL },
+static PyMemberDef burst_members[] = {
+	{ "pool", T_OBJECT, offsetof(struct burst_object, pool), READONLY,
+	  "The pool that the buffers belong to." },
+	{ NULL, 0, 0, 0, NULL },
 };
 
 static PyType_Slot burst_slots[] = {
@@ -280,7 +273,7 @@ static PyType_Slot burst_slots[] = {
 	{ Py_tp_traverse, burst_traverse },
 	{ Py_tp_repr, burst_repr },
 	{ Py_tp_methods, burst_methods },
-	{ Py_tp_getset, burst_getset },
+	{ Py_tp_members, burst_members },
 	{ Py_mp_length, burst_len },
 	{ Py_mp_subscript, burst_subscript },
 	{ 0, NULL },

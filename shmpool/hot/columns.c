@@ -22,10 +22,9 @@ static int array_of(const struct burst_object *self, PyObject *array, int flags,
 	return -1;
 }
 
-PyObject *burst_indices(PyObject *object, PyObject *unused)
+PyObject *burst_indices(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct burst_object *self = (struct burst_object *)object;
-	(void)unused;
 	if (burst_usable(self))
 		return NULL;
 	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(self->n * sizeof(uint32_t)));

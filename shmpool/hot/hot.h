@@ -22,7 +22,7 @@
  * raises (raising.c). Decision: docs/decisions/0003-hot-calls.md.
  *
  * Thread safety: the interpreter's lock. A call that releases it is counted (native/opening.h), so
- * that no other thread unmaps the pool meanwhile.
+ * that no other thread unmaps the pool in that time.
  */
 #ifndef SHMPOOL_HOT_H
 #define SHMPOOL_HOT_H
@@ -108,8 +108,8 @@ extern PyTypeObject *hot_segment_type, *hot_pool_type, *hot_queue_type, *hot_buf
 	*hot_burst_type;
 extern PyType_Spec hot_segment_spec, hot_pool_spec, hot_queue_spec, hot_buffer_spec, hot_burst_spec;
 
-/* The number of this process, to tell it from its forked children: a Buffer of the parent is not
- * the child's. The word lies in a page that the kernel wipes on fork, whoever forks, so a child
+/* The number of this process, which its forked children do not have: a Buffer of the parent is not
+ * the child's. The word lies in a page that the kernel wipes on any fork, so a child
  * reads 0 until its first Buffer. */
 extern uint32_t *hot_process_number;
 extern uint32_t hot_process_numbers;
@@ -262,7 +262,7 @@ static inline int hot_get_once(const struct queue_object *self, struct lookup *c
 	return got;
 }
 
-/* Blocks for one buffer, after hot_get_once(). 1, a code, or HOT_RAISED. Looks *c up again: a
+/* Blocks for one buffer, after hot_get_once(). 1, a code, or HOT_RAISED. Reads *c again: a
  * signal handler may have forked during the wait, and a child has another member. */
 int64_t hot_get_block(struct queue_object *self, double timeout, struct lookup *c,
 		      uint64_t *handle);

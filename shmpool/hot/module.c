@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "hot.h"
+#include "process.h"
 
 #include <sys/mman.h>
 
@@ -73,6 +74,17 @@ static int module_exec(PyObject *module)
 	return 0;
 }
 
+static PyObject *has_membarrier(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+	return PyBool_FromLong(process_barrier());
+}
+
+static PyMethodDef module_functions[] = {
+	{ "has_membarrier", has_membarrier, METH_NOARGS,
+	  "has_membarrier($module)\n--\n\nTrue if membarrier(2) works, which caches need." },
+	{ NULL, NULL, 0, NULL },
+};
+
 static PyModuleDef_Slot module_slots[] = {
 	{ Py_mod_exec, module_exec },
 	{ 0, NULL },
@@ -82,6 +94,7 @@ static struct PyModuleDef module_definition = {
 	PyModuleDef_HEAD_INIT,
 	.m_name = "shmpool._hot",
 	.m_doc = "The C types behind Pool, AlfQueue, Buffer and Burst, and the reader of timeouts.",
+	.m_methods = module_functions,
 	.m_slots = module_slots,
 };
 

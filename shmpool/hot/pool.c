@@ -4,6 +4,8 @@
  */
 #include "hot.h"
 
+#include <structmember.h>
+
 static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 {
 	struct pool_object *self = (struct pool_object *)object;
@@ -42,10 +44,9 @@ static struct segment_object *pool_end(struct pool_object *self)
 	return segment;
 }
 
-static PyObject *pool_close(PyObject *object, PyObject *unused)
+static PyObject *pool_close(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct pool_object *self = (struct pool_object *)object;
-	(void)unused;
 	if (!self->segment)
 		Py_RETURN_NONE;
 	if (self->exports) {
@@ -66,19 +67,17 @@ static PyObject *pool_close(PyObject *object, PyObject *unused)
 }
 
 /* At the end of the process: views may still be in use, so the mapping stays. */
-static PyObject *pool_leave(PyObject *object, PyObject *unused)
+static PyObject *pool_leave(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct segment_object *segment = pool_end((struct pool_object *)object);
-	(void)unused;
 	if (segment)
 		hot_segment_leave(segment);
 	Py_XDECREF(segment);
 	Py_RETURN_NONE;
 }
 
-static PyObject *pool_enter(PyObject *object, PyObject *unused)
+static PyObject *pool_enter(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	return ((struct pool_object *)object)->key ?
 		       Py_NewRef(object) :
 		       hot_pool_raise((struct pool_object *)object, -EBADF);
@@ -146,19 +145,6 @@ static PyObject *pool_alloc(PyObject *object, PyObject *const *args, Py_ssize_t 
 	return hot_pool_raise(self, code);
 }
 
-static PyObject *pool_get_exports(PyObject *object, void *unused)
-{
-	(void)unused;
-	return PyLong_FromUnsignedLongLong(((struct pool_object *)object)->exports);
-}
-
-static PyObject *pool_get_segment(PyObject *object, void *unused)
-{
-	PyObject *segment = (PyObject *)((struct pool_object *)object)->segment;
-	(void)unused;
-	return Py_NewRef(segment ? segment : Py_None);
-}
-
 static PyMethodDef pool_methods[] = {
 	{ "_hot_open", pool_hot_open, METH_VARARGS, NULL },
 	{ "_leave", pool_leave, METH_NOARGS, NULL },
@@ -181,15 +167,14 @@ static PyMethodDef pool_methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
-static PyGetSetDef pool_getset[] = {
-	{ "_exports", pool_get_exports, NULL, NULL, NULL },
-	{ "_segment", pool_get_segment, NULL, NULL, NULL },
-	{ NULL, NULL, NULL, NULL, NULL },
+static PyMemberDef pool_members[] = {
+	{ "_segment", T_OBJECT, offsetof(struct pool_object, segment), READONLY, NULL },
+	{ NULL, 0, 0, 0, NULL },
 };
 
 static PyType_Slot pool_slots[] = {
 	{ Py_tp_methods, pool_methods },
-	{ Py_tp_getset, pool_getset },
+	{ Py_tp_members, pool_members },
 	{ Py_tp_traverse, pool_traverse },
 	{ Py_tp_dealloc, pool_dealloc },
 	{ 0, NULL },

@@ -17,9 +17,8 @@ static PyObject *queue_hot_open(PyObject *object, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-static PyObject *queue_hot_close(PyObject *object, PyObject *unused)
+static PyObject *queue_hot_close(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	((struct queue_object *)object)->key = 0;
 	Py_RETURN_NONE;
 }
@@ -139,17 +138,15 @@ static PyObject *queue_get_method(PyObject *object, PyObject *const *args, Py_ss
 	return queue_get_any((struct queue_object *)object, given.timeout);
 }
 
-static PyObject *queue_get_nowait(PyObject *object, PyObject *unused)
+static PyObject *queue_get_nowait(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	return queue_get_any((struct queue_object *)object, 0);
 }
 
-static PyObject *queue_try_get(PyObject *object, PyObject *unused)
+static PyObject *queue_try_get(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct queue_object *self = (struct queue_object *)object;
 	int64_t code;
-	(void)unused;
 	PyObject *buffer = get_buffer(self, 0, &code);
 	if (likely(buffer))
 		return buffer;
@@ -166,17 +163,15 @@ static Py_ssize_t queue_len(PyObject *object)
 	return count < 0 ? -1 : (Py_ssize_t)count;
 }
 
-static PyObject *queue_empty(PyObject *object, PyObject *unused)
+static PyObject *queue_empty(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	int64_t nothing = shmpool_queue_empty(hot_queue_key((struct queue_object *)object));
 	return nothing < 0 ? hot_queue_raise((struct queue_object *)object, nothing, NULL, 0) :
 			     PyBool_FromLong(nothing);
 }
 
-static int queue_true(PyObject *object)
+static int queue_true(PyObject *Py_UNUSED(object))
 {
-	(void)object;
 	return 1; /* an empty queue is still a queue */
 }
 

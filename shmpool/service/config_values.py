@@ -77,10 +77,14 @@ def http_address(text: str) -> tuple[str, int] | Path:
 
 def is_host(text: str) -> bool:
     """True if it is an IP address or a valid host name."""
+    return is_address(text) or bool(_HOST.fullmatch(text))
+
+
+def is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
     except ValueError:
-        return bool(_HOST.fullmatch(text))
+        return False
     return True
 
 

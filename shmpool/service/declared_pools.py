@@ -6,11 +6,12 @@ users' files under their names.
 import logging
 import os
 import stat
+from collections.abc import Iterator
 
 from .. import errors
-from ..options import QueueOptions
+from ..options import Geometry, QueueOptions, differences, keywords, planned
 from ..pool import Pool
-from ..pool_files import path_of
+from ..pool_files import path_of, status_of
 from ..segment import group_id
 from ..view import QueueStats, View
 from . import handlers
@@ -35,13 +36,6 @@ def unlike(name: str, status: os.stat_result, pool: PoolConfig) -> str | None:
     return None
 
 
-def status_of(name: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path_of(name))
-    except OSError:
-        return None
-
-
 def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
     """Returns the names of declared pools that exist, and why others are refused, by name.
 
@@ -55,21 +49,29 @@ def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
             refused[name] = why
         elif status is not None:
             there.add(name)
-            wrong += [
-                config.document.said(config.document.line(_place(difference)), str(difference))
-                for difference in handlers.differences(name, pool, pool.queue)
-            ]
+            for key, text in _differences(name, pool):
+                wrong.append(config.document.said(config.document.line(key), text))
             _refuse_more_queues(name, config)
     if wrong:
         raise ConfigError("\n".join(wrong))
     return there, refused
 
 
-def _place(difference: handlers.Difference) -> tuple[str, ...]:
-    """Returns the key of the configuration that differs."""
-    if difference.queue is not None:
-        return "pools", difference.pool, "queue", difference.queue, difference.option
-    return "pools", difference.pool, difference.option
+def _differences(name: str, pool: PoolConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yields each key of the configuration that differs from the existing pool, and how.
+    PoolNotFound, SegmentInvalid, AccessDenied."""
+    asked = Geometry.of(planned(name, pool))  # rounded as the pool's own is
+    text = "{}: {} is declared {} and exists as {}"
+    with View(name) as view:
+        for option, declared, there in differences(pool, asked, view.geometry):
+            yield ("pools", name, option), text.format(f"pool {name!r}", option, declared, there)
+        existing = {queue.name: queue for queue in view.queues()}
+    for queue_name in [name for name in pool.queue if name in existing]:
+        of = f"pool {name!r}, queue {queue_name!r}"
+        for option, declared in keywords(QueueOptions, pool.queue[queue_name]).items():
+            if declared != (there := getattr(existing[queue_name], option)):
+                key = "pools", name, "queue", queue_name, option
+                yield key, text.format(of, option, declared, there)
 
 
 def make(config: Config) -> dict[str, str]:
@@ -105,7 +107,6 @@ def make(config: Config) -> dict[str, str]:
 def _missing(
     queues: list[QueueStats], declared: dict[str, QueueOptions]
 ) -> dict[str, QueueOptions]:
-    """Returns the declared queues that a pool does not have yet."""
     there = {queue.name for queue in queues}
     return {name: queue for name, queue in declared.items() if name not in there}
 

@@ -9,15 +9,14 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from .. import errors
-from ..options import Geometry, PoolOptions, QueueOptions, keywords, letters_in_a_circle, planned
-from ..options import differences as option_differences
+from ..options import PoolOptions, QueueOptions, keywords, letters_in_a_circle
 from ..pool import Pool
 from ..pool_files import pool_names
 from ..pruning import survey
+from ..queue import queue_names
 from ..rpc.protocol import (
     AnyRequest,
     Create,
@@ -39,34 +38,13 @@ from ..rpc.protocol import (
     Watch,
     negotiate,
 )
-from ..rpc.records import (
-    Description,
-    Pong,
-    PoolSummary,
-    Pruned,
-    Recoveries,
-)
+from ..rpc.records import Description, Pong, PoolSummary, Pruned, Recoveries
 from ..stats import LIMIT_S, recovering, whole
 from ..view import View
 from .alarms import Policy
 from .watched_pool import Rank, WatchedPool, stats_of
 
 WATCHED_MAX = 56  # a process may have 64 pools open, and requests open them too
-
-
-@dataclass(frozen=True)
-class Difference:
-    """An option whose declared value is not that of an existing pool, or of its queue."""
-
-    pool: str
-    queue: str | None
-    option: str
-    declared: int | str | None
-    existing: int | str | None
-
-    def __str__(self) -> str:
-        of = f"pool {self.pool!r}" + (f", queue {self.queue!r}" if self.queue else "")
-        return f"{of}: {self.option} is declared {self.declared} and exists as {self.existing}"
 
 
 class RequestHandler:
@@ -104,7 +82,7 @@ class RequestHandler:
             held.close()
 
     def _watched(self, name: str) -> WatchedPool | None:
-        """The pool, if it is held and the name has not come to stand for another meanwhile."""
+        """The pool, if it is held and the name does not stand for another one now."""
         held = self.watched.get(name)
         return None if held is None or held.view.stale() else held
 
@@ -173,7 +151,7 @@ class RequestHandler:
         match request:
             case RunAudit(name):
                 with Pool.attach(name, readonly=True) as pool:
-                    counting = pool._counting(pool._queue_names())
+                    counting = pool._counting(queue_names(pool))
                     yield from counting.steps(limit)
                     return counting.audit()
             case GetHolders(name):
@@ -239,24 +217,3 @@ def create_queues(pool: Pool, queues: dict[str, QueueOptions]) -> None:
     while left:
         for name in [name for name, queue in left.items() if queue.dead_letter not in left]:
             pool.create_queue(name, **keywords(QueueOptions, left.pop(name)))
-
-
-def differences(
-    name: str, options: PoolOptions, queues: dict[str, QueueOptions]
-) -> list[Difference]:
-    """Returns the options in which an existing pool differs from its declaration. PoolNotFound,
-    SegmentInvalid, AccessDenied."""
-    asked = Geometry.of(planned(name, options))  # rounded as the pool's own is
-    with View(name) as view:
-        found = [
-            Difference(name, None, option, declared, there)
-            for option, declared, there in option_differences(options, asked, view.geometry)
-        ]
-        existing = {queue.name: queue for queue in view.queues()}
-    for queue_name, queue in queues.items():
-        if queue_name in existing:
-            for option, declared in keywords(QueueOptions, queue).items():
-                there = getattr(existing[queue_name], option)
-                if declared != there:
-                    found.append(Difference(name, queue_name, option, declared, there))
-    return found

@@ -163,7 +163,7 @@ def _remove_stale(path: Path) -> None:
 class Acceptor:
     """Accepts connections while there is room. Further connections wait in the socket's backlog.
 
-    A connection that has waited for FULL_S is accepted nevertheless, so that its protocol can tell
+    A connection that has waited for FULL_S is accepted nevertheless, so that its protocol can say
     why it is refused. If accept() fails because there are no descriptors, it is tried again every
     SHORT_S: tried at once, it would keep the event loop busy.
     """

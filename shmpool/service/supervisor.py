@@ -73,7 +73,6 @@ class Supervisor:
         self._close_watch = CloseWatch(self._scan_soon)
 
     def start(self) -> None:
-        """Starts the periodic work."""
         self._spawn(self._name_watch.run())
         self._spawn(self._every(SCAN_S, self._scan))
         self._spawn(self._every(self.config.daemon.interval, self._inspect))

@@ -4,8 +4,8 @@
  */
 #include "steer_recovery.h"
 
-/* A recoverer that has not noticed the change does not take the next member of a dead one's slot
- * for the dead one. */
+/* A recoverer that has not noticed the change does not take the next member of a dead member's slot
+ * for the dead member. */
 static void next_life_in_a_put(void)
 {
 	DO(A, ALLOC);
@@ -42,7 +42,7 @@ static void next_life_with_a_buffer(void)
 	DO(D, ALLOC, .n = 15);
 }
 
-/* Nor the next member's op record, which a recoverer reads that has read the dead one's
+/* Nor the next member's op record, which a recoverer reads that has read the dead member's
  * identity. */
 static void next_life_read_as_the_dead_one(void)
 {

@@ -51,8 +51,8 @@ static void asks_for_a_flush(void)
 	SAME(1, held(B));
 }
 
-/* A's free did not see B's request, and is in A's store buffer. B steals from A's cache all the
- * same. */
+/* A's free did not see B's request, and is in A's store buffer. B nevertheless steals from
+ * A's cache. */
 static void free_before_the_request(void)
 {
 	DO(A, ALLOC, .n = 4);
@@ -148,8 +148,8 @@ static void returned_message_is_noted(void)
 	SAME(0, script_recovery(C)->requeued);
 }
 
-/* A returns a message to a full queue whose on_death is free: the message comes back all the
- * same. */
+/* A returns a message to a full queue whose on_death is free: the message is delivered
+ * again nevertheless. */
 static void returned_message_waits_for_room(void)
 {
 	DO(A, ALLOC, .n = 3);

@@ -108,7 +108,7 @@ static void give(const uint64_t *handle, uint32_t n)
 	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, n));
 }
 
-/* A member that waits for many holds none and is not woken for fewer, so a member that wants one
+/* A member that waits for many owns none and is not woken for fewer, so a member that wants one
  * gets it. */
 static void many_buffers(void)
 {
@@ -263,7 +263,7 @@ static void behind(void)
 	EQUAL(0, alf_reserve(ring, &self()->op, 1, ALF_MULTI, &at));
 	other = self();
 	uint64_t op = load_relaxed(&other->op), got;
-	store_relaxed(&other->op, 0); /* this thread goes on, as another member */
+	store_relaxed(&other->op, 0); /* this thread continues, as another member */
 	EQUAL(-EAGAIN, blocking_get(pool(), other, ring, &got, 1, wait_now() + 1200000000ll));
 	CHECK(member_counted(self(), COUNT_SLEEP) - before <= 12);
 	store_relaxed(&other->op, op);
@@ -354,11 +354,11 @@ static void stuck(void)
 	drain();
 }
 
-/* No more than one buffer is ever free, and others wait for that. Members that wait for four get
- * them all the same, one after the other, each in its turn. */
+/* No more than one buffer is ever free, and other members wait for it. Members that wait for four
+ * get them nevertheless, one after the other, each in its turn. */
 #define CROWD 3u
 static uint32_t stop;
-static uint64_t back[CROWD]; /* what each has got, plus one; 0 once it may go on */
+static uint64_t back[CROWD]; /* what each has got, plus one; 0 once it may continue */
 
 static void *crowd(void *argument)
 {
@@ -429,8 +429,8 @@ static void corrupted(void)
 }
 
 /* A buffer that was abandoned without being counted, and for which there is no room, stays counted
- * when another recoverer, which had come past it before it was abandoned, says what it has swept
- * for. */
+ * when another recoverer, which had passed it before it was abandoned, stores its count in
+ * swept. */
 static void left(void)
 {
 	struct shmpool_recovery out;
