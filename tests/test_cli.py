@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -438,27 +437,4 @@ def test_progress_on_a_terminal(
         *COMMAND, "create", pool_name, "--buffer-size", "64", "--capacity", "64", "--direct"
     )
     assert f"creating {pool_name}" in until("no such text")
-    assert 0 == process.wait(DEADLINE_S)
-
-
-def test_progress_in_bytes(on_terminal: Callable[..., Any], tmp_path: Path) -> None:
-    """The bytes that the file has so far are shown, from when it exists."""
-    script = """
-        import os, sys
-        from shmpool.cli.output import working
-        with working("creating rx", sys.argv[1], 2_000_000):
-            input()
-            with open(sys.argv[1], "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, 1_000_000)
-            input()
-        """
-    file = tmp_path / "file"
-    process, until = on_terminal(
-        sys.executable, "-W", "error", "-c", textwrap.dedent(script), str(file)
-    )
-    until("0.0/2.0 MB")
-    print(file=process.stdin, flush=True)
-    assert "1.0/2.0 MB" in until("1.0/2.0 MB")
-    print(file=process.stdin, flush=True)
-    until("no such text")
     assert 0 == process.wait(DEADLINE_S)

@@ -59,13 +59,13 @@ def test_a_segment_has_one_file(pool: shmpool.Pool) -> None:
     assert other._enter() < 0
     calls: tuple[tuple[Callable[[], object], type[Exception], str], ...] = (
         (lambda: segment._map(4096, False), OSError, "Bad file descriptor"),
-        (lambda: segment._open("/nonexistent/x", 0, 0), FileNotFoundError, "/nonexistent/x"),
+        (lambda: segment._open("/nonexistent/x", 0), FileNotFoundError, "/nonexistent/x"),
         (lambda: segment._create("/nonexistent/x"), FileNotFoundError, "/nonexistent/x"),
         (lambda: segment._create(SURROGATE), UnicodeEncodeError, "surrogates"),
         (lambda: segment._unlink_at_the_end(SURROGATE), UnicodeEncodeError, "surrogates"),
         (lambda: segment._anonymous("x"), TypeError, "integer"),  # type: ignore[arg-type]
         (lambda: segment._take(1), ValueError, "no file to take"),  # type: ignore[arg-type]
-        (lambda: other._open("/dev/null", 0, 0), ValueError, "it has a file"),
+        (lambda: other._open("/dev/null", 0), ValueError, "it has a file"),
         (lambda: other._anonymous(None), ValueError, "it has a file"),
         (lambda: other._create("/tmp/x"), ValueError, "it has a file"),
         (lambda: other._map(4096, False), ValueError, "it is mapped"),
