@@ -195,3 +195,131 @@ def test_a_long_answer_is_packed_in_a_thread(
         assert [False, False, False, True] == packed_by
 
     asyncio.run(go())
+
+
+class Held(Answering):
+    """A host whose answers wait until they are let go, or that fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.go = asyncio.Event()
+
+    async def answer(self, request: protocol.AnyRequest) -> Any:
+        await self.go.wait()
+        if self.error is not None:
+            raise self.error
+        return await super().answer(request)
+
+
+async def settled(connection: Connection) -> None:
+    """Returns when every request that was read is answered."""
+    async with asyncio.timeout(DEADLINE_S):
+        while connection._worker is not None:
+            await asyncio.sleep(0)
+
+
+def test_what_may_be_watched(sock: socket.socket) -> None:
+    """A second watch of a pool replaces the first, and interval 0 ends it. A connection has at most
+    64, of at most an hour."""
+
+    async def go() -> None:
+        connection, transport = connected(Answering(), sock)
+
+        async def watch(pool: str, interval: float) -> wire.Reply:
+            receive(connection, wire.pack_call(1, "watch", [pool, interval]))
+            await settled(connection)
+            (reply,) = (f for f in transport.frames if isinstance(f, wire.Reply))
+            return reply
+
+        assert 1.0 == (await watch("a", 1.0)).result
+        first = connection._watches["a"]
+        assert 2.0 == (await watch("a", 2.0)).result
+        assert first.cancelled()
+        assert 0.0 == (await watch("a", 0.0)).result
+        assert {} == connection._watches
+        assert "it must be from 0.1 to 3600" in (await watch("a", 3601.0)).error["message"]
+        for number in range(64):
+            assert 1.0 == (await watch(f"p{number}", 1.0)).result
+        assert "watches 64 pools already" in (await watch("a", 1.0)).error["message"]
+        connection.connection_lost(None)
+
+    asyncio.run(go())
+
+
+def test_frames_that_are_no_requests(sock: socket.socket) -> None:
+    """A notification is ignored. The answer to a request that was never sent ends it."""
+
+    async def go() -> None:
+        host = Answering()
+        connection, transport = connected(host, sock)
+        receive(connection, wire.pack_notice("x", []), describe(1, "a"))
+        await settled(connection)
+        assert ["a"] == host.answered
+        receive(connection, wire.pack_result(1, None), describe(2, "b"))
+        await settled(connection)
+        *_, last = transport.frames
+        closing = wire.Notice(protocol.CLOSING, ["an answer to a request that was never sent"])
+        assert (closing, ["a"]) == (last, host.answered)
+
+    asyncio.run(go())
+
+
+def test_a_request_that_the_daemon_fails_at(
+    sock: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It costs this client its connection, and the log has the traceback."""
+
+    async def go() -> None:
+        host = Held(ZeroDivisionError("a mistake of ours"))
+        host.go.set()
+        connection, transport = connected(host, sock)
+        receive(connection, describe(1, "a"))
+        await settled(connection)
+        (closing,) = transport.frames
+        assert wire.Notice(protocol.CLOSING, ["the daemon failed; see its log"]) == closing
+
+    asyncio.run(go())
+    assert any(
+        record.exc_info and "a request failed" in record.message for record in caplog.records
+    )
+
+
+def test_an_answer_after_the_end(sock: socket.socket) -> None:
+    """A client that was disconnected while its request was being answered is sent no answer."""
+
+    async def go() -> None:
+        host = Held()
+        connection, transport = connected(host, sock)
+        receive(connection, describe(1, "a"))
+        await asyncio.sleep(0)
+        connection.drop("enough")
+        host.go.set()
+        await settled(connection)
+        assert [wire.Notice(protocol.CLOSING, ["enough"])] == list(transport.frames)
+
+    asyncio.run(go())
+
+
+def test_more_requests_than_a_client_may_have_waiting(sock: socket.socket) -> None:
+    """The daemon reads no more from it until those are answered."""
+
+    async def go() -> None:
+        host = Held()
+        connection, transport = connected(host, sock)
+        reading = [True]
+        transport.pause_reading = lambda: reading.append(False)  # type: ignore[method-assign]
+        transport.resume_reading = lambda: reading.append(True)  # type: ignore[method-assign]
+        receive(connection, describe(1, "a"))
+        await asyncio.sleep(0)
+        notice = wire.pack_notice("x", ["y" * 8000])
+        sent = 0
+        while reading[-1]:
+            receive(connection, notice)
+            sent += len(notice)
+        assert wire.REQUEST_MAX < sent < wire.REQUEST_MAX + 3 * len(notice)
+        host.go.set()
+        await settled(connection)
+        assert ([True, False, True], ["a"]) == (reading, host.answered)
+
+    asyncio.run(go())

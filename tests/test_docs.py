@@ -103,7 +103,7 @@ def test_documents_name_commands_that_exist() -> None:
     text = "\n".join(quoted or shown for quoted, shown in code)
     targets = re.findall(r"^([\w/-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for pattern, known in (
-        (r"^make\s+([\w/-]+)", targets),
+        (r"^make +([\w/-]+)", targets),
         (r"(?:^|  )shmpool ([a-z]+)", MODULES),
     ):
         named = set(re.findall(pattern, text, re.MULTILINE))

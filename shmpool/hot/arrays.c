@@ -299,8 +299,7 @@ static PyObject *hand_over(struct queue_object *self, PyObject *array, PyObject 
 	int64_t code = hot_queue_put(self, buffer, timeout);
 	if (likely(code >= 0))
 		hot_buffer_release(buffer);
-	else if (((struct array_object *)array)->data ==
-		 data) /* no other thread has changed it */
+	else if (((struct array_object *)array)->data == data) /* no other thread has changed it */
 		exchange(array, empty);
 	if (unlikely(code < 0))
 		hot_queue_raise(self, code, (PyObject *)buffer, 0);
