@@ -428,7 +428,7 @@ def on_terminal() -> Iterator[Callable[..., tuple[subprocess.Popen[str], Callabl
 def test_progress_on_a_terminal(
     on_terminal: Callable[..., Any], make_pool: MakePool, pool_name: str
 ) -> None:
-    """Whoever waits at a terminal is told for what, on stderr; stdout has the answer alone."""
+    """A user who waits at a terminal is told for what, on stderr; stdout has the answer alone."""
     pool = make_pool()
     process, until = on_terminal(*COMMAND, "audit", pool.name, "--json", "--direct")
     assert f"counting the buffers of {pool.name}" in until("no such text")
