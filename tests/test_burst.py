@@ -302,7 +302,7 @@ def test_with_keeps_the_exception_in_flight(pool: shmpool.Pool) -> None:
 
 
 def test_a_buffer_freed_behind_the_bursts_back(pool: shmpool.Pool) -> None:
-    """It is no element any more, and does not keep the others from going home with the burst."""
+    """It is no element any more, and does not keep the others from being freed with the burst."""
     for end in (lambda burst: burst.__exit__(KeyError, None, None), lambda burst: None):
         burst = pool.alloc_many(3)
         Handles(pool).free([handle_of(burst, 1)])
