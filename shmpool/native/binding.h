@@ -60,11 +60,6 @@ struct shmpool_extent {
 	uint32_t length;
 };
 
-struct shmpool_taken {
-	uint64_t handle;
-	struct shmpool_extent extent;
-};
-
 enum shmpool_field {
 	SHMPOOL_MARK,
 	SHMPOOL_FLOW_HASH,

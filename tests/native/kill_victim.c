@@ -207,12 +207,12 @@ void check_nacked(struct scene *s)
 
 int move_aside(struct scene *s)
 {
-	return requeue_move(&s->pool, s->v, s->ring, s->other, false, s->owned);
+	return requeue_move(&s->pool, s->v, s->ring, s->other, false);
 }
 
 int move_to_letter(struct scene *s)
 {
-	return requeue_move(&s->pool, s->v, s->ring, s->letter, true, s->owned);
+	return requeue_move(&s->pool, s->v, s->ring, s->letter, true);
 }
 
 int put_wait(struct scene *s)

@@ -279,13 +279,7 @@ void world_nack(uint32_t me, bool later)
 
 void world_move(uint32_t me, uint32_t queue)
 {
-	struct shmpool_taken taken;
-	int64_t error = shmpool_move(key(me, queue), 0, 1, &taken);
-	if (error == 1) { /* neither queue has room for it */
-		receive(me, queue, taken.handle);
-		take(me, taken.handle, true);
-		return;
-	}
+	int64_t error = shmpool_move(key(me, queue), 0, 1);
 	DEMAND(error == 0 || error == -EAGAIN || error == -ENOBUFS || error == -ENOENT);
 }
 
