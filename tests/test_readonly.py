@@ -67,6 +67,7 @@ CHANGES: dict[type, dict[str, Callable[[Any, Any], object]]] = {
     shmpool.Pool: {
         "alloc": lambda pool, given: pool.alloc(timeout=0),
         "alloc_many": lambda pool, given: pool.alloc_many(2, timeout=0),
+        "array": lambda pool, given: pool.array(8, "u1", timeout=0),
         "burst": lambda pool, given: pool.burst([given["buf"], given["burst"]]),
         "create_queue": lambda pool, given: pool.create_queue("new", capacity=8),
         "recover": lambda pool, given: pool.recover(),
@@ -75,9 +76,11 @@ CHANGES: dict[type, dict[str, Callable[[Any, Any], object]]] = {
     shmpool.AlfQueue: {
         "drain": lambda queue, given: queue.drain(),
         "get": lambda queue, given: queue.get(),
+        "get_array": lambda queue, given: queue.get_array(timeout=0),
         "get_many": lambda queue, given: queue.get_many(2),
         "get_nowait": lambda queue, given: queue.get_nowait(),
         "put": lambda queue, given: queue.put(given["buf"]),
+        "put_array": lambda queue, given: queue.put_array(b"bytes", timeout=0),
         "put_many": lambda queue, given: queue.put_many(given["burst"]),
         "put_nowait": lambda queue, given: queue.put_nowait(given["buf"]),
         "recv": lambda queue, given: queue.recv(),

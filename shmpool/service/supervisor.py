@@ -194,6 +194,8 @@ class Supervisor:
         that pool fails with it."""
         try:
             yield
+        except errors.PoolNotFound:
+            pass  # it was removed since: the next inspection releases it
         except errors.SegmentInvalid as error:
             self.adoption.damaged(name, str(error))
         except Exception as error:
