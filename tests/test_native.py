@@ -236,6 +236,13 @@ def test_narrow_bypass(bits: int, stops: int, least: int, tmp_path: Path) -> Non
     assert sum(rounds(bits, tmp_path, sources, (stops,))) >= least
 
 
+def test_token(tmp_path: Path) -> None:
+    """A file that takes the number of the pool's descriptor during a query makes nobody dead."""
+    sources = [TESTS / "test_token.c", *SOURCES]
+    printed = run_c(tmp_path, COMPILERS[0], ["-O2"], sources)
+    assert printed.endswith(" queries\n")
+
+
 @pytest.mark.parametrize("compiler", EACH_COMPILER[:-1])
 def test_memory(compiler: str, tmp_path: Path) -> None:
     """Whichever call for memory fails: -ENOMEM, nothing is left behind, the next try succeeds."""
