@@ -2,7 +2,9 @@
 """Blocking calls: what wakes them, what interrupts them, and that without sleepers they cost
 nothing."""
 
+import contextlib
 import mmap
+import os
 import platform
 import signal
 import struct
@@ -471,12 +473,9 @@ def test_a_timer_does_not_keep_a_sleeper_from_recovery(
         signal.signal(signal.SIGALRM, handler)
 
 
-@pytest.mark.slow
-def test_an_allocation_of_many_has_its_turn(
-    make_pool: MakePool, start: Callable[..., Child]
-) -> None:
-    """It gets 6 of 8 buffers although others always hold some: its turn comes and lasts, whatever
-    number of slices the wait is made in."""
+@pytest.fixture
+def sharers(make_pool: MakePool, start: Callable[..., Child]) -> shmpool.Pool:
+    """A pool of 8 buffers, which 12 processes share: each holds one for 0.2 s, again and again."""
     pool = make_pool(capacity=8, prealloc=8, cache_size=0)
     for _ in range(12):
         start(
@@ -492,4 +491,58 @@ def test_an_allocation_of_many_has_its_turn(
         )
     while pool.stats().held < 8:
         time.sleep(0.01)
-    pool.alloc_many(6, timeout=3 * DEADLINE_S).free()
+    return pool
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("timer", [0, 0.02])
+def test_an_allocation_of_many_has_its_turn(sharers: shmpool.Pool, timer: float) -> None:
+    """It gets 6 of 8 buffers although others always hold some: its turn comes and lasts, in
+    whatever number of slices the wait is made, and whatever signals come."""
+    handler = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, timer, timer)
+    try:
+        sharers.alloc_many(6, timeout=3 * DEADLINE_S).free()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+@pytest.mark.slow
+def test_a_turn_that_ends_with_an_exception(sharers: shmpool.Pool) -> None:
+    """A signal handler in the middle of a turn that raises leaves no buffer behind. One that forks
+    leaves the parent's buffers to the parent: the child goes on with none of them."""
+    parent, children, raised = os.getpid(), list[int](), 0
+
+    def held() -> int:
+        return sum(m.held for m in sharers.members() if m.pid == os.getpid())
+
+    def handle(*_: object) -> None:
+        if not held():
+            return
+        if not children:
+            children.append(os.fork())
+            if not children[0]:
+                return  # timers are not inherited
+        raise TimeoutError
+
+    handler = signal.signal(signal.SIGALRM, handle)
+    try:
+        while raised < 3:
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+            with contextlib.suppress(TimeoutError):
+                burst = sharers.alloc_many(7, timeout=3 * DEADLINE_S)
+                if os.getpid() != parent:
+                    os._exit(not sharers.audit().ok or held() != 7)
+                burst.free()
+                continue
+            raised += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert 0 == held()
+    finally:
+        if os.getpid() != parent:
+            os._exit(2)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])
+    assert sharers.audit().ok

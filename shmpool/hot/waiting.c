@@ -61,6 +61,14 @@ static int refuse_replaced(struct pool_object *pool)
 	return done ? 0 : -1;
 }
 
+/* Frees what an allocation has collected that ends with an exception. */
+static void free_collected(struct hot_wait *wait)
+{
+	if (wait->turn.have && wait->pool->key)
+		shmpool_free_many(wait->pool->key, wait->handles, wait->turn.have);
+	wait->turn.have = 0;
+}
+
 int64_t hot_block(struct hot_wait *wait)
 {
 	int64_t code;
@@ -72,9 +80,12 @@ int64_t hot_block(struct hot_wait *wait)
 		/* -EINTR: a signal came, or a slice ended. */
 		if (code == -EINTR ? PyErr_CheckSignals() : !timed_out || !wait->deadline)
 			break;
-		if (refuse_replaced(wait->pool))
-			return HOT_RAISED;
+		if (refuse_replaced(wait->pool)) {
+			code = HOT_RAISED;
+			break;
+		}
 	} while (code == -EINTR);
+	free_collected(wait);
 	const bool took = wait->operation == HOT_ALLOC || wait->operation == HOT_GET;
 	if (code > 0 && took && !wait->pool->key)
 		return -EBADF; /* another thread closed the pool, which freed the buffers */

@@ -90,10 +90,13 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 
 /* -EINPROGRESS if there are not n in the caller's local cache. */
 int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n);
-/* turn is what the waiting allocation keeps from one call to the next: zero at first. */
+/* What an allocation that waits keeps from one call to the next: zero at first. After -EINTR the
+ * caller owns the first have handles: it calls again, or frees them. */
 struct shmpool_turn {
-	int64_t length_ns; /* of the next turn: blocking_alloc.c */
+	int64_t end_ns;    /* of the present turn (blocking_alloc.c), 0 for none */
+	int64_t length_ns; /* of the next one */
 	uint64_t since;    /* what others had got at the end of the last one */
+	uint32_t have;     /* collected in the present one */
 };
 int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline,
 				struct shmpool_turn *turn);

@@ -32,8 +32,8 @@
 int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
 		   int64_t deadline_ns);
 
-/* The same for a wait that is made in slices, each of which ends at deadline_ns: *turn goes from
- * one to the next, and a turn may last beyond the slice, until until_ns. */
+/* The same for a wait until until_ns that is made in slices, each of which ends at deadline_ns:
+ * *turn goes from one to the next. After -EINTR, m owns the first turn->have buffers. */
 int blocking_alloc_turns(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
 			 int64_t deadline_ns, int64_t until_ns, struct shmpool_turn *turn);
 
@@ -62,7 +62,7 @@ struct blocking {
 	const struct blocking_kind *kind;
 	int64_t most_ns;  /* length of the next sleep */
 	int64_t alone_ns; /* the others are those of an allocation of many */
-	int64_t until_ns; /* a turn ends by then */
+	int64_t until_ns; /* of the whole wait, in whatever slices it is made */
 	struct shmpool_turn *turn;
 };
 

@@ -11,7 +11,9 @@
  * wait for one, that moment may never come. So once the others have got TURN_AFTER times as many
  * buffers as it waits for, it has a turn: it keeps what it gets, for TURN_FIRST_NS. If that is not
  * enough it gives all back, and the others get as many again before its next turn, which is twice
- * as long. A call that does not wait is held up only by what a turn has taken.
+ * as long. A call that does not wait is held up only by what a turn has taken. A wait is made in
+ * slices, between which signal handlers run: what a turn has collected stays the member's, and is
+ * counted as allocated, until the next slice goes on with the turn.
  */
 #include "blocking.h"
 #include "bypass.h"
@@ -89,13 +91,16 @@ static bool turn_due(const struct blocking *b)
 		       (uint64_t)TURN_AFTER * b->n;
 }
 
-/* A turn: keeps what it gets until it has n. Returns 0, -EINTR, or another code if there are
- * fewer. */
-static int take_turn(const struct blocking *b, int64_t until_ns)
+/* Goes on with a turn: keeps what it gets until it has n. Returns 0; -EINTR if the slice ends, or a
+ * signal comes, before the turn ends; or another code if there are fewer. */
+static int take_turn(const struct blocking *b)
 {
 	struct qmempool *p = b->p;
-	uint32_t have = 0, *word = &pool_shared(p)->free_wait;
+	struct shmpool_turn *turn = b->turn;
+	const int64_t until_ns = earlier(turn->end_ns, b->deadline_ns);
+	uint32_t have = turn->have, *word = &pool_shared(p)->free_wait;
 	int slept = 0, got = -EAGAIN;
+	turn->have = 0;
 	while (have < b->n && slept >= 0 && (got > 0 || got == -EAGAIN) &&
 	       !load_relaxed(&p->closing)) {
 		uint32_t entered = wait_enter(word);
@@ -109,10 +114,31 @@ static int take_turn(const struct blocking *b, int64_t until_ns)
 	}
 	if (have == b->n) {
 		count_up(&b->m->counters[COUNT_ALLOC], b->n);
+		turn->end_ns = 0;
 		return 0;
 	}
+	if ((slept == -EINTR || slept == -ETIMEDOUT) && wait_now() < turn->end_ns) {
+		count_up(&b->m->counters[COUNT_ALLOC], have);
+		turn->have = have;
+		return -EINTR;
+	}
 	free_ring_put(p, b->m, b->handle, have);
+	turn->end_ns = 0;
+	turn->length_ns = earlier(2 * turn->length_ns, TURN_MOST_NS);
+	turn->since = taken(p);
 	return slept == -EINTR ? -EINTR : got < 0 ? got : -EAGAIN;
+}
+
+/* Takes over what the turn had collected when the last slice ended. If a signal handler has forked
+ * since, the child owns none of it. */
+static void resume_turn(const struct blocking *b)
+{
+	uint32_t good = 0;
+	for (uint32_t i = 0; i < b->turn->have; i++)
+		if (!qmempool_check(b->p, b->m, b->handle[i]))
+			b->handle[good++] = b->handle[i];
+	count_up(&b->m->counters[COUNT_ALLOC], -(uint64_t)good);
+	b->turn->have = good;
 }
 
 /* Sleeps until n buffers are free at one moment. */
@@ -157,10 +183,8 @@ static int sleep_for_many(struct blocking *b, int *result)
 {
 	*result = alloc_everywhere(b);
 	if (*result == -EAGAIN && turn_due(b)) {
-		struct shmpool_turn *turn = b->turn;
-		*result = take_turn(b, earlier(b->until_ns, wait_now() + turn->length_ns));
-		turn->length_ns = earlier(2 * turn->length_ns, TURN_MOST_NS);
-		turn->since = taken(b->p);
+		b->turn->end_ns = earlier(b->until_ns, wait_now() + b->turn->length_ns);
+		*result = take_turn(b);
 	}
 	if (*result != -EAGAIN)
 		return 0;
@@ -182,7 +206,7 @@ int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint3
 int blocking_alloc_turns(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,
 			 int64_t deadline_ns, int64_t until_ns, struct shmpool_turn *turn)
 {
-	int error = qmempool_alloc_bulk(p, m, handle, n);
+	int error = turn->end_ns ? -EAGAIN : qmempool_alloc_bulk(p, m, handle, n);
 	if (error != -EAGAIN || n > p->capacity)
 		return error;
 	struct blocking b = { .p = p,
@@ -196,7 +220,13 @@ int blocking_alloc_turns(struct qmempool *p, struct member *m, uint64_t *handle,
 			      .until_ns = until_ns,
 			      .turn = turn };
 	if (!turn->length_ns)
-		*turn = (struct shmpool_turn) { TURN_FIRST_NS, taken(p) };
+		*turn = (struct shmpool_turn) { .length_ns = TURN_FIRST_NS, .since = taken(p) };
+	if (turn->end_ns) {
+		resume_turn(&b);
+		error = take_turn(&b);
+		if (error != -EAGAIN)
+			return error;
+	}
 	if (deadline_ns == WAIT_NEVER && bypass_needed(p)) {
 		error = alloc_attempt_hard(&b);
 		if (error != -EAGAIN)
