@@ -199,9 +199,7 @@ class Burst(BurstBase):
         Raises:
             InvalidArgument: a value is out of range, or there are not n; none was changed.
         """
-        import numpy as np
-
-        return self._read_field("timestamp", np.empty(len(self), np.int64))
+        return self._read_field("timestamp", "int64")
 
     @timestamps.setter
     def timestamps(self, value: "ArrayLike | int") -> None:
@@ -216,9 +214,7 @@ class Burst(BurstBase):
         Raises:
             InvalidArgument: a value is out of range, or there are not n; none was changed.
         """
-        import numpy as np
-
-        return self._read_field("mark", np.empty(len(self), np.uint32))
+        return self._read_field("mark", "uint32")
 
     @marks.setter
     def marks(self, value: "ArrayLike | int") -> None:
@@ -233,9 +229,7 @@ class Burst(BurstBase):
         Raises:
             InvalidArgument: a value is out of range, or there are not n; none was changed.
         """
-        import numpy as np
-
-        return self._read_field("flow_hash", np.empty(len(self), np.uint32))
+        return self._read_field("flow_hash", "uint32")
 
     @flow_hashes.setter
     def flow_hashes(self, value: "ArrayLike | int") -> None:
@@ -244,11 +238,12 @@ class Burst(BurstBase):
     @property
     def redelivered(self) -> "NDArray[np.uint32]":
         """How many times every buffer was returned to a queue: a copy, shape (n,)."""
+        return self._read_field("redelivered", "uint32")
+
+    def _read_field(self, name: str, dtype: str) -> "NDArray[Any]":
         import numpy as np
 
-        return self._read_field("redelivered", np.empty(len(self), np.uint32))
-
-    def _read_field(self, name: str, out: "NDArray[Any]") -> "NDArray[Any]":
+        out = np.empty(len(self), dtype)
         code = self._field(name, out)
         if code < 0:
             fail(code, f"burst of pool {self.pool.name!r}")
