@@ -7,6 +7,7 @@ themselves, get_array, and arrays that are put without a copy (hot/arrays.c, hot
 
 import ast
 import math
+import re
 import time
 from collections.abc import Iterable
 from functools import lru_cache
@@ -31,7 +32,12 @@ LINE = 64  # bytes: data begin at a multiple of it
 TAIL = 32  # bytes of a record behind its text (hot/arrays.h)
 DIMENSIONS_MAX = 64
 DEPTH_MAX = 32  # brackets in one another in a text: 2 for each structure within a structure
+TEXT_MAX = 16384  # bytes of a text (RECORD_TEXT_MAX of hot/arrays.h)
 BYTES_MAX = 2**31 - 1  # a length has 31 bits
+# Each digit and space is matched alone: a repetition within the repetition would backtrack.
+_STRING = rb"'(?:[^'\\]|\\.)*'" rb'|"(?:[^"\\]|\\.)*"'
+_STRINGS = re.compile(_STRING)
+_LITERALS = re.compile(rb"(?:" + _STRING + rb"|True|False|[0-9]|[\[\](){},: ])*")
 HOST_DEVICES = frozenset((1, 3, 11, 13))  # of DLPack: processor, pinned by CUDA or ROCm, managed
 Order = Literal["C", "F"]
 
@@ -51,15 +57,22 @@ def record_text(kind: "np.dtype[Any]", shape: tuple[int, ...], fortran: bool) ->
 
 
 def _text(kind: "np.dtype[Any]", shape: tuple[int, ...], fortran: bool) -> bytes:
-    why = "its elements have 0 bytes" if kind.itemsize == 0 else _refusal(kind)
+    why, text = "its elements have 0 bytes" if kind.itemsize == 0 else _refusal(kind), b""
     try:
-        descr: Any = None if why else npy.dtype_to_descr(kind)
-        if not why and npy.descr_to_dtype(descr) != kind:
-            why = "its description in a .npy file is another dtype's"
+        if not why:
+            descr = npy.dtype_to_descr(kind)
+            text = _format(descr, fortran, shape)
+            large = math.prod(shape, start=kind.itemsize) > BYTES_MAX  # refused with its size
+            if parse(_format(descr, fortran, ()) if large else text)[0] != kind:
+                why = "its description in a .npy file is another dtype's"
     except (TypeError, ValueError) as error:
         why = str(error)
     if why:
         raise errors.InvalidArgument(f"dtype {kind!r} cannot be carried: {why}")
+    return text
+
+
+def _format(descr: object, fortran: bool, shape: tuple[int, ...]) -> bytes:
     text = ascii({"descr": descr, "fortran_order": fortran, "shape": shape}).encode()
     return text + b" " * (-len(text) % 8)
 
@@ -101,7 +114,7 @@ def parse(text: bytes) -> tuple["np.dtype[Any]", tuple[int, ...], bool, bool, bo
         ValueError: it is no text of ours; any process may have written it.
     """
     try:
-        _refuse_deep(text)
+        _refuse_code(text)
         said = ast.literal_eval(text.decode("ascii").strip())
         descr, fortran, shape = said.pop("descr"), said.pop("fortran_order"), said.pop("shape")
         kind = npy.descr_to_dtype(descr)
@@ -112,7 +125,10 @@ def parse(text: bytes) -> tuple["np.dtype[Any]", tuple[int, ...], bool, bool, bo
         if wrong or kind.hasobject or kind.itemsize == 0 or kind.subdtype is not None:
             raise ValueError("it is no array's")
         np.empty((0,) * len(shape) if nbytes else shape, kind)  # numpy's own limits
-    except Exception as error:
+    except (
+        ArithmeticError, AttributeError, LookupError, RecursionError, SyntaxError, TypeError,
+        ValueError,
+    ) as error:  # fmt: skip
         raise ValueError(f"the text of an array's record is {text[:80]!r}: {error}") from None
     fields = () if kind.fields is None else kind.fields.values()
     nested = any(field[0].base.names is not None for field in fields)
@@ -120,10 +136,13 @@ def parse(text: bytes) -> tuple["np.dtype[Any]", tuple[int, ...], bool, bool, bo
     return kind, shape, fortran, own, not nested, nbytes
 
 
-def _refuse_deep(text: bytes) -> None:
-    """Raises ValueError for brackets so deep that Python's parser may run out of stack."""
+def _refuse_code(text: bytes) -> None:
+    """Raises ValueError for a text that is more than literals in a few brackets, on which Python's
+    parser may run out of stack."""
+    if len(text) > TEXT_MAX or not _LITERALS.fullmatch(text):
+        raise ValueError(f"it has {len(text)} bytes, or more than literals")
     depth = 0
-    for byte in text:
+    for byte in _STRINGS.sub(b"", text):
         depth += (byte in b"([{") - (byte in b")]}")
         if depth > DEPTH_MAX:
             raise ValueError("too many brackets")
@@ -197,7 +216,8 @@ def put_copy(queue: "AlfQueue", array: Any, timeout: float | None) -> None:
         lib.shmpool_refused(pool._number, queue.number, 1)
         raise
     _copy(source, buf, text, headroom)
-    queue.put(buf, None if timeout is None else max(deadline - time.monotonic(), 0))
+    left = None if timeout is None else max(deadline - time.monotonic(), 0)
+    queue._put_or_free(buf, left)  # an exception that the program keeps must not keep the buffer
 
 
 def _copy(source: "NDArray[Any]", buf: Buffer, text: bytes, headroom: int) -> None:

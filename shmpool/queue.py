@@ -290,9 +290,10 @@ class AlfQueue(QueueBase):
         """Moves dead letters back to the queues they came from, or to queue to. Returns how many.
 
         Moves the n oldest buffers (None: as many as are in the queue now). reset sets their
-        redelivered to 0. Never waits. A buffer goes to the end of this queue again if there is no
-        room for it, or if it is no dead letter and to is None. A caller that is killed during the
-        call owns at most one buffer; recovery treats it as this queue's on_death says.
+        redelivered to 0. Never waits. Ends when queue to is full. Without to, a buffer goes to the
+        end of this queue again if its queue is full, or if it is no dead letter. A caller that is
+        killed during the call owns at most one buffer; recovery treats it as this queue's on_death
+        says.
 
         Raises:
             InvalidArgument: n is less than 1; to is this queue or one of another pool; or a queue
@@ -312,7 +313,7 @@ class AlfQueue(QueueBase):
         moved, number = 0, to.number if to is not None else 0
         for _ in range(len(self) if n is None else self._most(n)):
             code = self._move(number, bool(reset))
-            if code == -errno.EAGAIN:
+            if code == -errno.EAGAIN or (to is not None and code == -errno.ENOBUFS):
                 break
             if code not in (0, -errno.ENOBUFS, -errno.ENOENT):
                 self._fail(code)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arrays over buffers: what arrives is what was put; the buffer is freed with the last view."""
 
+import contextlib
 import gc
 import os
 import pickle
@@ -19,6 +20,7 @@ from conftest import Child, Eventually, MakePool
 from numpy.typing import NDArray
 
 import shmpool
+from shmpool import arrays
 
 Array = NDArray[Any]
 Start = Callable[..., Child]
@@ -807,3 +809,106 @@ print("numpy" in sys.modules)
         "first (del view)",
         "True",
     ] == done.stdout.splitlines()
+
+
+# What is more than literals; Python's parser needs a frame of the C stack for each of them.
+DEEP = ["-" * 5900 + "1", "not " * 4000 + "1", "lambda:" * 2300 + "1", "1**" * 5400 + "1"]
+
+
+@pytest.mark.parametrize("text", DEEP, ids=["minus", "not", "lambda", "power"])
+def test_a_text_that_is_code(text: str) -> None:
+    """It is refused before Python's parser sees it, which would run out of a small stack."""
+    failed: list[BaseException] = []
+
+    def parse() -> None:
+        try:
+            arrays.parse(text.encode())
+        except ValueError as error:
+            failed.append(error)
+
+    before = threading.stack_size(256 << 10)
+    try:
+        thread = threading.Thread(target=parse)
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(before)
+    assert 1 == len(failed)
+
+
+def test_what_a_text_may_have() -> None:
+    """Names of fields with quotes, brackets and other scripts, titles, offsets and sub-arrays."""
+    kinds = [
+        np.dtype([("(" * 40, "u1"), ("it's", "<f8"), ('"', ">i2"), ("größe", "U3")]),
+        np.dtype([(("a title", "a"), "u1", (2, 3))]),
+        np.dtype({"names": ["a"], "formats": ["u1"], "offsets": [8], "itemsize": 24}),
+    ]
+    for kind in kinds:
+        assert kind == arrays.parse(arrays.record_text(kind, (2, 0), False))[0]
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        [(f"field_with_name_{i:05d}", "<f8") for i in range(600)],
+        eval("[('a', " * 20 + "'u1'" + ")]" * 20),
+    ],
+    ids=["long", "deep"],
+)
+def test_a_dtype_that_no_record_holds(make_pool: MakePool, dtype: Any) -> None:
+    """It is refused where it is put, not where it is got."""
+    queue = make_pool(buffer_size=1 << 20, capacity=64).create_queue("q", capacity=4)
+    with pytest.raises(shmpool.InvalidArgument, match="cannot be carried"):
+        queue.put_array(np.zeros(2, dtype))
+    with pytest.raises(shmpool.InvalidArgument, match="cannot be carried"):
+        queue.pool.array(2, dtype)
+    assert at_rest(queue.pool)
+
+
+def test_an_exception_that_is_kept_keeps_no_buffer(queue: shmpool.AlfQueue) -> None:
+    """Those of puts that found no room."""
+    queue.send_many([b"x"] * 8)
+    kept = []
+    for _ in range(5):
+        with pytest.raises(shmpool.Full) as caught:
+            queue.put_array(np.arange(8), timeout=0)
+        kept.append(caught.value)
+    assert (5, 0) == (len(kept), queue.pool.stats().held)
+
+
+def test_an_array_that_outlives_an_exception(pool: shmpool.Pool) -> None:
+    """A with block of the Buffer that an exception leaves frees it with the last array."""
+    buf = pool.alloc()
+    with contextlib.suppress(KeyError), buf:
+        array = buf._array(arrays.record_text(np.dtype("u1"), (8,), False), 128)
+        raise KeyError
+    assert 1 == pool.stats().held
+    del array
+    assert 0 == pool.stats().held
+
+
+def test_a_handler_that_raises_while_a_text_is_read(queue: shmpool.AlfQueue) -> None:
+    """Its exception comes out, and not NoArray."""
+    kind = np.dtype([("a", [("b", "u1")])])  # nested: parsed each time
+
+    class StopError(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise StopError
+
+    handler, stops = signal.signal(signal.SIGALRM, stop), 0
+    try:
+        for i in range(2000):
+            with contextlib.suppress(StopError, shmpool.Empty):
+                if not len(queue):
+                    queue.put_array(np.zeros(2, kind))
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (1 + i % 20))
+                queue.get_array(timeout=0)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                continue
+            stops += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    assert stops

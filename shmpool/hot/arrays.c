@@ -44,8 +44,7 @@ static void memory_dealloc(PyObject *object)
 {
 	PyTypeObject *type = Py_TYPE(object);
 	struct buffer_object *buffer = ((struct memory_object *)object)->buffer;
-	buffer->exports--;
-	buffer->pool->exports--;
+	hot_buffer_view_ended(buffer);
 	PyObject_Free(object);
 	Py_DECREF(buffer);
 	Py_DECREF(type);
@@ -82,10 +81,9 @@ PyType_Spec hot_memory_spec = { "shmpool._hot.ArrayMemory", sizeof(struct memory
 				Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
 				memory_slots };
 
-PyObject *hot_use_numpy(PyObject *module, PyObject *args)
+PyObject *hot_use_numpy(PyObject *Py_UNUSED(module), PyObject *args)
 {
 	PyObject *capsule, *byte, *describe;
-	(void)module;
 	if (!PyArg_ParseTuple(args, "OOO", &capsule, &byte, &describe))
 		return NULL;
 	void **api = PyCapsule_GetPointer(capsule, NULL);
@@ -122,8 +120,7 @@ static PyObject *memory_new(struct buffer_object *buffer)
 	if (unlikely(!self))
 		return NULL;
 	self->buffer = (struct buffer_object *)Py_NewRef(buffer);
-	buffer->exports++;
-	buffer->pool->exports++;
+	hot_buffer_view_begun(buffer);
 	return (PyObject *)self;
 }
 
@@ -192,9 +189,7 @@ static PyObject *give_back(struct queue_object *self, PyObject *buffer, const ch
 	PyObject *returned = hot_buffer_nack(buffer, NULL, 0, NULL);
 	if (!returned)
 		PyErr_Clear();
-	if (type) {
-		PyErr_Restore(type, value, trace);
-	} else {
+	if (!type) {
 		PyObject *name = PyObject_GetAttrString((PyObject *)self, "name");
 		if (name)
 			hot_fail(-ENOMSG, "queue %R: buffer %u %s; %s", name, index, why,
@@ -203,11 +198,11 @@ static PyObject *give_back(struct queue_object *self, PyObject *buffer, const ch
 					    "attribute buffer");
 		Py_XDECREF(name);
 		PyErr_Fetch(&type, &value, &trace);
-		PyErr_NormalizeException(&type, &value, &trace);
-		if (!returned && value && PyObject_SetAttrString(value, "buffer", buffer))
-			PyErr_Clear();
-		PyErr_Restore(type, value, trace);
 	}
+	PyErr_NormalizeException(&type, &value, &trace);
+	if (!returned && value && PyObject_SetAttrString(value, "buffer", buffer))
+		PyErr_Clear();
+	PyErr_Restore(type, value, trace);
 	Py_XDECREF(returned);
 	Py_DECREF(buffer);
 	return NULL;
@@ -373,9 +368,7 @@ PyObject *hot_buffer_dlpack(PyObject *object, PyObject *args, PyObject *named)
 	return export;
 }
 
-PyObject *hot_buffer_dlpack_device(PyObject *object, PyObject *unused)
+PyObject *hot_buffer_dlpack_device(PyObject *Py_UNUSED(object), PyObject *Py_UNUSED(unused))
 {
-	(void)object;
-	(void)unused;
 	return Py_BuildValue("ii", 1, 0); /* the processor's memory */
 }

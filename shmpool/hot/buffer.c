@@ -61,13 +61,11 @@ int hot_buffer_usable(struct buffer_object *self, const char *what)
 void hot_buffer_in_use(struct buffer_object *self, const char *what)
 {
 	const char *done = *what == 'f' ? "freed" : *what == 'p' ? "put" : "moved";
-	Py_INCREF(self);
+	const uint32_t index = hot_buffer_index(self);
 	PyObject *views = hot_views_of((PyObject *)self, self->exports, NULL);
 	if (views)
-		hot_fail(-ETXTBSY, "buffer %u cannot be %s: %U", hot_buffer_index(self), done,
-			 views);
+		hot_fail(-ETXTBSY, "buffer %u cannot be %s: %U", index, done, views);
 	Py_XDECREF(views);
-	Py_DECREF(self);
 }
 
 int hot_buffer_movable(struct buffer_object *self, const char *what)
@@ -130,14 +128,12 @@ static int buffer_getbuffer(PyObject *object, Py_buffer *view, int flags)
 	uint64_t size = self->view_room ? self->pool->stride - self->headroom : self->length;
 	if (PyBuffer_FillInfo(view, object, hot_buffer_bytes(self), (Py_ssize_t)size, 0, flags))
 		return -1;
-	self->exports++;
-	self->pool->exports++;
+	hot_buffer_view_begun(self);
 	return 0;
 }
 
-static void buffer_releasebuffer(PyObject *object, Py_buffer *Py_UNUSED(view))
+void hot_buffer_view_ended(struct buffer_object *self)
 {
-	struct buffer_object *self = (struct buffer_object *)object;
 	self->exports--;
 	self->pool->exports--;
 	if (likely(self->state != HOT_FREED_LATER || self->exports))
@@ -146,6 +142,11 @@ static void buffer_releasebuffer(PyObject *object, Py_buffer *Py_UNUSED(view))
 	if (hot_buffer_live(self))
 		free_buffer(self);
 	hot_buffer_release(self);
+}
+
+static void buffer_releasebuffer(PyObject *object, Py_buffer *Py_UNUSED(view))
+{
+	hot_buffer_view_ended((struct buffer_object *)object);
 }
 
 static Py_ssize_t buffer_len(PyObject *object)
@@ -177,6 +178,16 @@ static PyObject *buffer_enter(PyObject *object, PyObject *Py_UNUSED(unused))
 	return hot_buffer_usable((struct buffer_object *)object, "with") ? NULL : Py_NewRef(object);
 }
 
+void hot_buffer_abandon(struct buffer_object *self)
+{
+	if (!hot_buffer_live(self))
+		return;
+	if (self->exports)
+		hot_buffer_free_later(self);
+	else if (!free_buffer(self))
+		hot_buffer_release(self);
+}
+
 static PyObject *buffer_exit(PyObject *object, PyObject *args)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
@@ -184,11 +195,8 @@ static PyObject *buffer_exit(PyObject *object, PyObject *args)
 		Py_RETURN_NONE; /* put into a queue, or freed, inside the block */
 	if (likely(!PyTuple_GET_SIZE(args) || PyTuple_GET_ITEM(args, 0) == Py_None))
 		return buffer_free(object, NULL);
-	/* A failure to free must not replace the exception that leaves the block. */
-	if (self->exports)
-		hot_buffer_free_later(self);
-	else if (!free_buffer(self))
-		hot_buffer_release(self);
+	hot_buffer_abandon(
+		self); /* a failure must not replace the exception that leaves the block */
 	Py_RETURN_NONE;
 }
 

@@ -21,7 +21,7 @@ static int selection_open(struct selection *s, PyObject *object, PyObject *index
 	if (PySlice_Check(index))
 		return PySlice_Unpack(index, &s->start, &s->stop, &s->step);
 	PyObject *array = PyObject_CallMethod(object, "_selection", "(O)", index);
-	int error = array ? PyObject_GetBuffer(array, &s->view, PyBUF_SIMPLE) : -1;
+	int error = array ? PyObject_GetBuffer(array, &s->view, PyBUF_ND) : -1;
 	Py_XDECREF(array);
 	return error;
 }

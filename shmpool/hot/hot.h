@@ -341,6 +341,17 @@ PyObject *hot_buffer_raise(const struct buffer_object *self, int64_t code, const
 /* Raises BufferInUse: views keep it from what ("free", "put", ...). Runs Python code. */
 void hot_buffer_in_use(struct buffer_object *self, const char *what);
 
+/* Counts a view. The last one that ends frees a Buffer that hot_buffer_free_later() has marked. */
+static inline void hot_buffer_view_begun(struct buffer_object *self)
+{
+	self->exports++;
+	self->pool->exports++;
+}
+void hot_buffer_view_ended(struct buffer_object *self);
+
+/* Frees a live Buffer, with its last view if there are views. Raises nothing. */
+void hot_buffer_abandon(struct buffer_object *self);
+
 /* Frees the buffer when its last view is released. */
 void hot_buffer_free_later(struct buffer_object *self);
 
@@ -393,7 +404,8 @@ int hot_segment_enter(struct segment_object *self, const char *path, bool create
  * the pool open: the end of the process ends its members. */
 void hot_segment_leave(struct segment_object *self, bool viewed);
 
-/* The same; then unmaps and closes the file. */
+/* Closes the opened pool, if there is one, then unmaps and closes the file. Waits, without the
+ * interpreter's lock, for calls of other threads. */
 void hot_segment_close(struct segment_object *self);
 
 /* The same for an object that nobody refers to any more: does not mark the pool as left on purpose

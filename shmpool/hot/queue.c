@@ -95,6 +95,23 @@ static PyObject *queue_put_method(PyObject *object, PyObject *const *args, Py_ss
 	return put_buffer((struct queue_object *)object, given.item, given.timeout);
 }
 
+/* put() of a Buffer that nobody else refers to: if it fails, the buffer is free. */
+static PyObject *queue_put_or_free(PyObject *object, PyObject *args)
+{
+	PyObject *item, *given, *type, *value, *trace, *done = NULL;
+	double timeout;
+	if (!PyArg_ParseTuple(args, "O!O", hot_buffer_type, &item, &given))
+		return NULL;
+	if (!hot_timeout(given, &timeout))
+		done = put_buffer((struct queue_object *)object, item, timeout);
+	if (done)
+		return done;
+	PyErr_Fetch(&type, &value, &trace);
+	hot_buffer_abandon((struct buffer_object *)item);
+	PyErr_Restore(type, value, trace);
+	return NULL;
+}
+
 static PyObject *queue_put_nowait(PyObject *object, PyObject *item)
 {
 	return put_buffer((struct queue_object *)object, item, 0);
@@ -209,6 +226,7 @@ static int queue_true(PyObject *Py_UNUSED(object))
 static PyMethodDef queue_methods[] = {
 	{ "_hot_open", queue_hot_open, METH_VARARGS, NULL },
 	{ "_move", hot_queue_move, METH_VARARGS, NULL },
+	{ "_put_or_free", queue_put_or_free, METH_VARARGS, NULL },
 	{ "_hand_over", (PyCFunction)(void (*)(void))hot_queue_hand_over, METH_FASTCALL, NULL },
 	{ "_put_items", hot_put_items, METH_VARARGS, NULL },
 	{ "_hot_close", queue_hot_close, METH_NOARGS, NULL },
