@@ -838,9 +838,10 @@ def test_a_watched_pool_of_a_dead_process(
         reload(text)
         assert pool_name in client.prune().removed
         reload(text.replace("prune = false", "prune = true"))
-        while f"segment {pool_name} removed" not in daemon.output():
-            killed()  # again if another process on this machine has pruned it first
+        for _ in range(3):  # `shmpool prune` of other tests may be faster
+            killed()
             eventually(lambda: not os.path.exists(f"/dev/shm/shmpool.{pool_name}"))
+        eventually(lambda: f"segment {pool_name} removed" in daemon.output())
 
 
 MANY = """

@@ -154,8 +154,8 @@ def test_a_full_standard_output() -> None:
         done = subprocess.run(
             [*COMMAND, "ls", "--direct"], stdout=full, stderr=subprocess.PIPE, text=True
         )
-    assert done.stderr.startswith("shmpool: standard output: No space left on device\n")
-    assert done.returncode
+    said = "shmpool: standard output: No space left on device\n"
+    assert (1, said) == (done.returncode, done.stderr)
 
 
 def test_a_pool_that_does_not_exist(pool_name: str) -> None:

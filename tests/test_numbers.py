@@ -4,6 +4,7 @@
 import contextlib
 import inspect
 import os
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -123,6 +124,9 @@ def seconds(pool: shmpool.Pool) -> dict[str, Call]:
     return {
         "timeout (alloc)": lambda v: pool.alloc(v).free(),
         "timeout (alloc_many)": lambda v: pool.alloc_many(2, v).free(),
+        "timeout (array)": lambda v: pool.array(2, "u1", timeout=v),
+        "timeout (put_array)": lambda v: queue.put_array(b"x", v),
+        "timeout (get_array)": lambda v: (queue.put_array(b"x"), queue.get_array(v)),
         "timeout (queue)": lambda v: pool.queue("q", timeout=v),
         "timeout (attach)": lambda v: shmpool.Pool.attach(pool.name, timeout=v).close(),
         "timeout (put)": lambda v: queue.put(pool.alloc(), v),
@@ -195,18 +199,19 @@ def test_numbers_of_seconds(roomy: shmpool.Pool) -> None:
 
 
 def test_no_number_is_left_out(roomy: shmpool.Pool, new_name: Callable[[], str]) -> None:
-    """Each parameter of a public call whose annotation is a number is in one of the tables."""
+    """Each parameter of a public call that is a number, by its annotation, or by its name where a
+    call in C has none, is in one of the tables with that call."""
     tables = [*counts(roomy, new_name()), *seconds(roomy)]
-    known = {name.split(" (")[0] for name in tables}
+    known = {re.sub(r"\((?:\w+\.)?(\w+).*\)", r"(\1)", name) for name in tables}
     found = set()
     for kind in (shmpool.Pool, shmpool.AlfQueue, shmpool.Burst, shmpool.Buffer, shmpool):
         for name, call in inspect.getmembers(kind, callable):
             if not name.startswith("_") and not isinstance(call, type):
                 for parameter in inspect.signature(call).parameters.values():
                     annotation = str(parameter.annotation)
-                    if "int" in annotation or "float" in annotation:
-                        found.add(parameter.name)
-    assert {"n", "timeout", "capacity", "limit"} <= found
+                    if re.search("int|float", annotation) or parameter.name in ("n", "timeout"):
+                        found.add(f"{parameter.name} ({name})")
+    assert {"n (get_many)", "timeout (get)", "timeout (get_array)", "limit (holders)"} <= found
     assert set() == found - known
 
 

@@ -452,8 +452,6 @@ def test_plain_words() -> None:
     """No source or document uses a word of the old dialect, in code, comments or text."""
     for path in PROSE:
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            if line.startswith("| `shmpool/native/"):  # names of the core's functions, quoted
-                continue
             for words, instead in NOT_WRITTEN.items():
                 found = re.search(rf"(?<![a-z])(?:{words})(?![a-z])", line, re.IGNORECASE)
                 assert not found, f"{path}:{number}: {found and found[0]}: write {instead}"

@@ -17,8 +17,6 @@ from shmpool.service import supervisor
 from shmpool.service.alarms import Policy
 from shmpool.service.config import Config, PoolConfig
 from shmpool.service.handlers import (
-    CLIENT_PLACES,
-    RECOVERY_PLACES,
     WATCHED_MAX,
     RequestHandler,
 )
@@ -180,9 +178,3 @@ def test_audits_leave_room_for_recovery(
         assert (1, 3) == (what.members, what.buffers)
 
     supervise(work)
-
-
-def test_places_of_open_pools() -> None:
-    """What may be open at once is as much as a process can have open: 64 pools."""
-    own = 2  # the event loop's, and the upkeep thread's
-    assert 64 == WATCHED_MAX + CLIENT_PLACES + RECOVERY_PLACES + own

@@ -463,11 +463,19 @@ def test_a_timer_does_not_keep_a_sleeper_from_recovery(
         pool.name,
     )
     assert "got" == child.line()
+
+    def kill() -> None:
+        while not pool.stats().counters["sleep"]:  # until the receiver sleeps
+            time.sleep(0.01)
+        child.process.kill()
+
+    killer = threading.Thread(target=kill)
     handler = signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
     try:
-        threading.Timer(0.5, child.process.kill).start()
+        killer.start()
         assert b"job" == queue.recv(timeout=DEADLINE_S)
+        join(killer)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
@@ -502,7 +510,7 @@ def test_an_allocation_of_many_has_its_turn(sharers: shmpool.Pool, timer: float)
     handler = signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, timer, timer)
     try:
-        sharers.alloc_many(6, timeout=3 * DEADLINE_S).free()
+        sharers.alloc_many(6, timeout=DEADLINE_S).free()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
@@ -531,7 +539,7 @@ def test_a_turn_that_ends_with_an_exception(sharers: shmpool.Pool) -> None:
         while raised < 3:
             signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
             with contextlib.suppress(TimeoutError):
-                burst = sharers.alloc_many(7, timeout=3 * DEADLINE_S)
+                burst = sharers.alloc_many(7, timeout=DEADLINE_S)
                 if os.getpid() != parent:
                     os._exit(not sharers.audit().ok or held() != 7)
                 burst.free()
