@@ -111,10 +111,13 @@ static inline void opening_end(uint32_t *at)
 		add_seq_cst(at, -1u); /* [CALLERS] */
 }
 
+/* Returns an open pool, or NULL. The serial is read after the call was counted, and before anything
+ * else of the pool: a close changes it before it waits for the calls that are counted. */
 static inline struct qmempool *opening_pool(uint32_t number)
 {
 	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
-	return likely(p->buffers && p->serial == number / OPENING_POOLS_MAX) ? p : NULL;
+	uint32_t serial = load_seq_cst(&p->serial); /* [CALLERS] */
+	return likely(serial == number / OPENING_POOLS_MAX && p->buffers) ? p : NULL;
 }
 
 /* Set in the serial of a pool whose file was found truncated (guard.c). No number names the pool
@@ -126,7 +129,7 @@ static inline struct qmempool *opening_find(uint32_t number)
 {
 	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
 	uint32_t serial = load_relaxed(&p->serial) & ~OPENING_GONE;
-	return p->buffers && serial == number / OPENING_POOLS_MAX ? p : NULL;
+	return serial == number / OPENING_POOLS_MAX && p->buffers ? p : NULL;
 }
 
 /* Returns why opening_pool() is NULL: -EBADMSG if the file was found truncated, -EBADF if the pool

@@ -405,6 +405,33 @@ static void turn(void)
 			EQUAL(0, qmempool_free(pool(), self(), back[i] - 1));
 }
 
+static void *wait_for_data(void *argument)
+{
+	struct waiter *w = argument;
+	uint32_t *counted = opening_begin(pool_number);
+	w->result = blocking_get(pool(), self(), ring, w->handle, w->n, wait_now() + PATIENCE_NS);
+	opening_end(counted);
+	return NULL;
+}
+
+/* A close wakes the calls that sleep in the pool, and does not wait for the end of their slice. */
+static void closed(void)
+{
+	struct waiter w = { 0 };
+	struct segment *s = &pool()->segment;
+	const size_t offset = (size_t)((char *)&ring->q->data_wait - s->base);
+	char *base = mmap(NULL, s->geometry.size, PROT_READ, MAP_SHARED, s->fd, 0);
+	CHECK(base != MAP_FAILED); /* stays when the pool is closed */
+	const uint32_t *word = (const uint32_t *)(base + offset);
+	begin(&w, wait_for_data, 1);
+	until_asleep(word, 1);
+	uint32_t before = wakes(word);
+	EQUAL(0, opening_close(pool_number));
+	CHECK(before != wakes(word));
+	end(&w, -ESHUTDOWN);
+	EQUAL(0, munmap(base, offset));
+}
+
 /* A position of the free ring was overwritten: buffers that are freed are abandoned after a few
  * steps. */
 static void corrupted(void)
@@ -475,6 +502,7 @@ int main(void)
 	stuck();
 	left();
 	turn();
+	closed();
 	corrupted();
 	return 0;
 }
