@@ -122,6 +122,7 @@ def mark_foreign(transport: type[Transport]) -> object:
     return pytest.param(transport, marks=marks, id=transport.title())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", LOADS, ids=["1-1", "2-2", "to-all"])
 @pytest.mark.parametrize("transport", [mark_foreign(kind) for kind in TRANSPORTS])
 def test_throughput(transport: type[Transport], load: Load, run_name: str) -> None:
@@ -140,6 +141,7 @@ def test_throughput(transport: type[Transport], load: Load, run_name: str) -> No
     assert run["cpu_s_per_million"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waiting", Waiting)
 @pytest.mark.parametrize("transport", [ours.SendRecv, ours.Buffers, stdlib.Queue, stdlib.Pipe])
 def test_latency(

@@ -801,6 +801,7 @@ READER = """
 """
 
 
+@pytest.mark.slow
 def test_a_watched_pool_of_a_dead_process(
     start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
 ) -> None:
@@ -936,6 +937,7 @@ STUCK = """
 """
 
 
+@pytest.mark.slow
 def test_a_thread_that_never_ends(start: type[Child], make_pool: MakePool, tmp_path: Path) -> None:
     """SIGTERM ends the daemon and removes its socket even if its threads are blocked."""
     pools = [make_pool() for _ in range(2)]

@@ -27,6 +27,7 @@ def weighed(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[str, Daemon
     return weighed
 
 
+@pytest.mark.slow
 def test_with_every_service(
     start_daemon: StartDaemon,
     start: type[Child],

@@ -265,6 +265,7 @@ def test_another_name_for_this_machine(start_daemon: StartDaemon) -> None:
         connection.close()
 
 
+@pytest.mark.slow
 def test_too_many_connections(start_daemon: StartDaemon, eventually: Eventually) -> None:
     """Connections without a complete request are closed after a while, and there are at most 128.
 

@@ -166,6 +166,7 @@ def test_what_is_no_request(start_daemon: StartDaemon) -> None:
             assert words in reply.error["message"]
 
 
+@pytest.mark.slow
 def test_a_frame_that_never_ends(start_daemon: StartDaemon) -> None:
     """One byte a second keeps no connection: a frame that is not complete in time ends it."""
     daemon = start_daemon()

@@ -47,6 +47,7 @@ RECOVERS = """pool.alloc().free()
     """
 
 
+@pytest.mark.slow
 def test_a_storm_over_namespaces() -> None:
     """Workers in three namespaces, and whole namespaces, are killed, without /proc and under
     seccomp too.

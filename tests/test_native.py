@@ -135,6 +135,7 @@ def test_runs(compiler: str, flags: list[str], tmp_path: Path) -> None:
     run_c(tmp_path, compiler, flags, [TESTS / "test_runs.c"], reads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_waits(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """A member that waits sleeps, owns nothing, and is woken by what it waits for.

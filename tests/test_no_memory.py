@@ -31,6 +31,7 @@ CALLS: dict[str, Call] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_every_buffer_has_an_owner(make_pool: MakePool, name: str) -> None:
     """Whichever allocation fails, this process holds what its objects own."""

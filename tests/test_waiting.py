@@ -205,6 +205,7 @@ def test_a_handler_that_returns(
     assert "b'at last'\n" == child.end()
 
 
+@pytest.mark.slow
 def test_no_signal_is_missed(pool: shmpool.Pool, run: Callable[..., str]) -> None:
     """A signal at any moment while the call goes to sleep ends the wait."""
     pool.create_queue("q", capacity=4)
