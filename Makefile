@@ -8,7 +8,7 @@
 #              lets every call of every operation to the system fail with each errno (a minute)
 # make pairs   two members in the middle of something at once, one or both killed
 # make soak    120,000 random kills and 50,000 corrupted words (about two hours)        make relacy   20 million interleavings
-# make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must tell
+# make steer  4 million runs of the C core steered from a seed       make mutants  breaks steps; tests must fail
 # make tools   what some tests want from Debian, as root; without it they are skipped and say so
 #
 # Options go in ARGS: make demo ARGS="--workers 4 --burst 64 trace.pcapng"
@@ -21,7 +21,7 @@ SOURCES := pyproject.toml setup.py $(wildcard shmpool/hot/*.[ch] shmpool/native/
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-daemon sweep pairs soak steer mutants relacy fuzz docs tools fix clean
+	bench-arrays bench-daemon sweep pairs soak steer mutants relacy fuzz docs tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -104,7 +104,7 @@ docs: $(VENV)/.dev
 	SHMPOOL_SCREENSHOT=docs/live-page.png $(BIN)/python -m pytest -q tests/test_browser.py
 
 # Compilers, checkers and emulators; where there is no apt, or no network, the tests do without.
-TOOLS := g++ clang spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static \
+TOOLS := g++ clang llvm spin relacy-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static \
 	valgrind chromium chromium-driver
 # clang's sanitizers are a package of their own, of clang's version.
 CLANG_RT = libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev
@@ -134,11 +134,14 @@ bench-instructions: $(VENV)/.dev
 bench-recovery: $(VENV)/.demo
 	$(BIN)/python -m clients.bench.recovery $(ARGS)
 
+bench-arrays: $(VENV)/.demo
+	$(BIN)/python -m clients.bench.arrays $(ARGS)
+
 bench-daemon: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.daemon $(ARGS)
 
-bench-native:
-	$(MAKE) -C clients/bench/native run ARGS="$(ARGS)"
+bench-native: $(VENV)/.demo
+	$(BIN)/python -m clients.bench.core $(ARGS)
 
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix

@@ -130,15 +130,15 @@ PROTOCOL_HEAD = """
 
     The socket is `$SHMPOOL_SOCKET`, or `daemon.sock` in `$XDG_RUNTIME_DIR/shmpool` or in
     `/run/shmpool`. The kernel says who has connected (SO_PEERCRED): the daemon's own user and
-    root may do everything, members of `read_group` may look, nobody else is let in.
+    root may do everything, members of `read_group` may read, and no other user is admitted.
 
     A connection speaks protocol {version}; `version` settles on another if there is one. Maps may
     get new keys, methods new parameters at the end: leave out what you do not know.
 
     An error is a map: `kind` is the name of the exception the Python library raises, `message` is
     a sentence, `errno` a number. A request may be {request_max} KiB long and must be whole 10 s
-    after it began; who sends what is no frame, or does not read for 10 s, is told why with
-    `closing` and disconnected.
+    after it began. A client that sends an invalid frame, or does not read for 10 s, gets the
+    reason with `closing` and is disconnected.
 """
 NOTIFICATIONS = (
     (protocol.STATS, "`[PoolStats]`", "for each watch, at its interval"),
@@ -207,12 +207,12 @@ CONFIG_TAIL = """
     HTTP answers GET and HEAD and changes nothing. It answers requests under the addresses that it
     listens on, the host in `http`, this machine's name, localhost if that leads to it, and the
     names in `http_hosts`; and none from pages of other sites (Origin, Sec-Fetch-Site). At a TCP
-    port everybody who reaches it may read. To let in fewer:
+    port every client that reaches it may read. To admit fewer:
 
     - `http = "unix:/run/shmpool/http.sock"`: the daemon's user, and the members of `read_group`.
-    - `http_token_file = "/etc/shmpool.token"`: whoever has the token in it, 16 or more printable
-      characters, as a bearer token, or as the password of any user, which a browser asks for. The
-      file is read at the start, and no others may read it.
+    - `http_token_file = "/etc/shmpool.token"`: clients that send the token in it, 16 or more
+      printable characters, as a bearer token, or as the password of any user, which a browser
+      asks for. The file is read at the start, and no other user may be able to read it.
 
     In Prometheus:
 

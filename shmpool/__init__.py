@@ -3,7 +3,8 @@
 
 from typing import TYPE_CHECKING
 
-from .buffer import Buffer
+from . import _ffi as _ffi  # makes _hot importable
+from ._hot import Buffer
 from .burst import Burst
 from .errors import (
     AccessDenied,
@@ -15,6 +16,7 @@ from .errors import (
     Full,
     InvalidArgument,
     LimitReached,
+    NoArray,
     OutOfSharedMemory,
     PayloadTooLarge,
     PoolClosed,
@@ -76,6 +78,7 @@ __all__ = [
     "LimitReached",
     "Member",
     "Message",
+    "NoArray",
     "OnDeath",
     "OutOfSharedMemory",
     "PayloadTooLarge",

@@ -1,38 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
 """Burst: many buffers, which one call moves together; their fields as numpy columns.
 
-Not in here: the moves themselves (hot/burst.c).
+Not in here: the moves themselves (hot/moves.c, divide.c, spread.c), and arrays for C (columns.py).
 """
 
 import errno
 import time
-from collections.abc import Iterator
-from operator import index
+from collections.abc import Iterable, Iterator
 from sys import byteorder
 from typing import TYPE_CHECKING, Any
 
 from . import errors
-from ._hot import timeout_seconds
-from .buffer import Buffer, BurstBase
+from ._ffi import lib
+from ._hot import Buffer, BurstBase, timeout_seconds
 from .codes import check, fail
+from .columns import (
+    INT64_MAX,
+    UINT32_MAX,
+    bytes_of,
+    column_values,
+    int_values,
+    keys_of,
+    length_values,
+    offset_of,
+    refuse_outside,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-LENGTH_MAX = 2**32 - 1
-SIZE_MAX = 2**64 - 1
+    from .queue import AlfQueue
 
 
 class Burst(BurstBase):
-    """One or more buffers of one pool, owned by this process.
+    """Buffers of one pool, owned by this process, in an order.
 
-    Pool.alloc_many and AlfQueue.get_many return one. It is released when it is freed, put, or
-    garbage-collected; any later use raises BufferReleased. burst[i] is a Buffer. It stays part of
-    the burst until that Buffer is freed or put. A with block frees the burst at its end.
+    Pool.alloc_many, AlfQueue.get_many and Pool.burst return one. It is released when it is freed,
+    put, or garbage-collected; any later use raises BufferReleased. burst[i] is a Buffer. It stays
+    part of the burst until that Buffer is freed or put. A with block frees the burst at its end.
 
-    indices, lengths and columns need numpy (the extra shmpool[numpy]). Any thread of the process
-    may use a burst, one thread at a time; a forked child may not.
+    burst[2:9], burst[mask] and burst[indices] move buffers into a new Burst, which owns them from
+    then on, since a buffer cannot have two owners. The new burst has them in the order of the
+    index: burst[::-1] and burst[order] reorder. The old burst keeps the others in their order, and
+    may be empty then. A Buffer that burst[i] returned goes with its position, and so do its views.
+    A position whose Buffer was freed or put by itself stays behind. A mask has one bool for each
+    position. An index that is out of range, and a mask of another length, raise IndexError; a
+    position that is selected twice raises InvalidArgument. Nothing has moved then.
+
+    Masks, arrays and lists as an index, columns and spread need numpy (the extra shmpool[numpy]);
+    slices do not. Any thread of the process may use a burst, one thread at a time; a forked child
+    may not.
 
     >>> import shmpool
     >>> with shmpool.Pool.create("doc-burst", buffer_size=64, capacity=64) as pool:
@@ -41,6 +59,12 @@ class Burst(BurstBase):
     ...         burst.lengths = 2
     ...         print(len(burst), bytes(burst[2]), burst.column(0, ">u2"))
     3 b'\\x00\\x03' [1 2 3]
+    >>> with shmpool.Pool.attach("doc-burst") as pool:
+    ...     burst = pool.alloc_many(10)
+    ...     burst.marks = range(10)
+    ...     odd, first = burst[burst.marks % 2 == 1], burst[:2]
+    ...     print(odd.marks, first.marks, burst.marks)
+    [1 3 5 7 9] [0 2] [4 6 8]
     >>> shmpool.Pool.unlink("doc-burst")
     """
 
@@ -49,6 +73,66 @@ class Burst(BurstBase):
     def __iter__(self) -> Iterator[Buffer]:
         for i in range(len(self)):
             yield self[i]
+
+    def _selection(self, index: object) -> "NDArray[Any]":
+        """Returns a mask or indices as C reads them. Raises TypeError, IndexError."""
+        import numpy as np
+
+        try:
+            values = np.asarray(None if isinstance(index, tuple) else index)
+        except ValueError:  # a list of lists
+            values = np.empty(0)
+        kind = values.dtype.kind
+        if values.ndim == 1 and (kind in "biu" or (isinstance(index, list) and not index)):
+            if kind == "u" and values.size and values.max() > INT64_MAX:
+                raise IndexError(f"burst index is {values.max()}; allowed are ints of 64 bits")
+            return np.ascontiguousarray(values, np.bool_ if kind == "b" else np.int64)
+        raise TypeError(
+            f"burst index is {index!r:.80}; it must be an int, a slice, or a one-dimensional mask, "
+            "array or list of ints"
+        )
+
+    def spread(
+        self,
+        queues: "Iterable[AlfQueue]",
+        keys: "ArrayLike",
+        timeout: float | None = None,
+    ) -> None:
+        """Puts each buffer into one of several queues: key k into queues[k % len(queues)].
+
+        keys has an integer of 0 or more for each buffer, shape (n,): a queue's place in queues, or
+        a hash such as flow_hashes. queues is then what RSS calls the indirection table. A queue may
+        be in it more than once, and gets as many more of the hashes. Buffers of one queue keep
+        their order.
+
+        Each queue takes what it has room for at once. For the others the call waits up to timeout
+        seconds in total (None: as long as it takes, 0: not at all); a queue that stays full does
+        not delay the others. What was put has left the burst. With the last buffer the burst is
+        released. What had no room in time stays in the burst, in its order.
+
+        Raises:
+            Full: a queue had no room for all of its buffers in time; sent says how many buffers
+                were put.
+            InvalidArgument: a key is negative, there are not n keys, or no queue.
+            TypeError: keys are no ints; a queue is none of this Pool object.
+            BufferInUse: a view of one of the buffers is alive; none was put.
+            BufferReleased: the burst was freed or put before.
+            QueueBusy: a queue has a single producer, and that is another thread.
+            PoolClosed, PoolReplaced: see Pool.
+
+        >>> import shmpool
+        >>> with shmpool.Pool.create("doc-spread", buffer_size=64, capacity=64) as pool:
+        ...     workers = [pool.create_queue(f"w{i}", capacity=8) for i in range(2)]
+        ...     burst = pool.alloc_many(5)
+        ...     burst.flow_hashes = [70, 71, 70, 71, 72]
+        ...     burst.spread(workers, burst.flow_hashes)
+        ...     print([len(worker) for worker in workers])
+        [3, 2]
+        >>> shmpool.Pool.unlink("doc-spread")
+        """
+        rest = self._spread(tuple(queues), keys_of(keys, len(self)), timeout)
+        if rest is not None:
+            raise _full(*rest)
 
     def nack(self, timeout: float | None = None) -> None:
         """Returns every buffer to the queue that it was got from, in order, as Buffer.nack() does.
@@ -97,14 +181,85 @@ class Burst(BurstBase):
 
     @lengths.setter
     def lengths(self, value: "ArrayLike | int") -> None:
-        if isinstance(value, int) and 0 <= value <= LENGTH_MAX:  # quicker than a numpy array
+        if isinstance(value, int) and 0 <= value <= UINT32_MAX:  # quicker than a numpy array
             code = self._set_lengths(value.to_bytes(4, byteorder), True)
         else:
-            lengths, one = _length_values(value, len(self), self.pool.buffer_size)
+            lengths, one = length_values(value, len(self), self.pool.buffer_size)
             code = self._set_lengths(lengths, one)
         if code < 0:
             most = value if isinstance(value, int) else lengths.max()
             fail(code, f"lengths go up to {most} bytes; a buffer holds {self.pool.buffer_size}")
+
+    @property
+    def timestamps(self) -> "NDArray[np.int64]":
+        """Nanoseconds on the application's clock, of every buffer: a copy, shape (n,).
+
+        Assign an array of n integers, or one integer for all, each from 0 to 2**63 - 1.
+
+        Raises:
+            InvalidArgument: a value is out of range, or there are not n; none was changed.
+        """
+        return self._read_field("timestamp", "int64")
+
+    @timestamps.setter
+    def timestamps(self, value: "ArrayLike | int") -> None:
+        self._write_field("timestamp", value, INT64_MAX)
+
+    @property
+    def marks(self) -> "NDArray[np.uint32]":
+        """32 bits of every buffer for the application: a copy, shape (n,).
+
+        Assign an array of n integers, or one integer for all, each from 0 to 2**32 - 1.
+
+        Raises:
+            InvalidArgument: a value is out of range, or there are not n; none was changed.
+        """
+        return self._read_field("mark", "uint32")
+
+    @marks.setter
+    def marks(self, value: "ArrayLike | int") -> None:
+        self._write_field("mark", value, UINT32_MAX)
+
+    @property
+    def flow_hashes(self) -> "NDArray[np.uint32]":
+        """A hash of every packet's flow, 32 bits: a copy, shape (n,).
+
+        Assign an array of n integers, or one integer for all, each from 0 to 2**32 - 1.
+
+        Raises:
+            InvalidArgument: a value is out of range, or there are not n; none was changed.
+        """
+        return self._read_field("flow_hash", "uint32")
+
+    @flow_hashes.setter
+    def flow_hashes(self, value: "ArrayLike | int") -> None:
+        self._write_field("flow_hash", value, UINT32_MAX)
+
+    @property
+    def redelivered(self) -> "NDArray[np.uint32]":
+        """How many times every buffer was returned to a queue: a copy, shape (n,)."""
+        return self._read_field("redelivered", "uint32")
+
+    def _read_field(self, name: str, dtype: str) -> "NDArray[Any]":
+        import numpy as np
+
+        out = np.empty(len(self), dtype)
+        code = self._field(name, out)
+        if code < 0:
+            fail(code, f"burst of pool {self.pool.name!r}")
+        return out
+
+    def _write_field(self, name: str, value: "ArrayLike | int", most: int) -> None:
+        width = 8 if most > UINT32_MAX else 4
+        if isinstance(value, int) and 0 <= value <= most:  # quicker than a numpy array
+            code = self._set_field(name, value.to_bytes(width, byteorder), True)
+        else:
+            what = "flow_hashes" if name == "flow_hash" else f"{name}s"
+            values, one = int_values(value, len(self), what)
+            refuse_outside(values, most, what)
+            code = self._set_field(name, values.astype(f"u{width}", copy=False), one)
+        if code < 0:
+            fail(code, f"burst of pool {self.pool.name!r}")
 
     def column(self, offset: int, dtype: "DTypeLike") -> "NDArray[Any]":
         """Copies a field of every packet: shape (n,), or (n, *shape) if dtype is a sub-array.
@@ -121,7 +276,7 @@ class Burst(BurstBase):
         if not 0 <= width <= self.pool.buffer_size:  # before numpy allocates memory
             _check_column(-errno.ERANGE, offset, width)
         values = np.empty(len(self), kind)
-        code = self._column(_offset(offset), width, _bytes_of(values))
+        code = self._column(offset_of(offset), width, bytes_of(values))
         _check_column(code, offset, width)
         return values
 
@@ -137,70 +292,28 @@ class Burst(BurstBase):
             InvalidArgument: the field lies outside the buffer, there are not n values, or a value
                 does not fit the dtype.
         """
-        array, one, width = _column_values(values, dtype, len(self))
-        code = self._set_column(_offset(offset), width, _bytes_of(array), one)
+        array, one, width = column_values(values, dtype, len(self))
+        code = self._set_column(offset_of(offset), width, bytes_of(array), one)
         _check_column(code, offset, width)
+
+
+def _full(sent: int, full: "list[tuple[AlfQueue, int]]") -> errors.Full:
+    """Returns the exception for a spread that put sent buffers, and counts the others as refused.
+
+    full has each queue that had no room, and for how many buffers. The caller keeps no name of the
+    exception: its traceback keeps the caller's frame, and so the burst, alive.
+    """
+    for queue, n in full:
+        lib.shmpool_refused(queue.pool._number, queue.number, n)
+    names, left = ", ".join(repr(queue.name) for queue, _ in full), sum(n for _, n in full)
+    error = errors.Full(
+        f"no room in queue {names}: {sent} buffers were put, {left} are still in the burst"
+    )
+    error.sent = sent
+    return error
 
 
 def _check_column(code: int, offset: int, width: int) -> None:
     """Raises the exception for a negative code of a call that copies a column."""
     if code < 0:
         fail(code, f"column of {width} bytes at offset {offset}")
-
-
-def _offset(offset: int) -> int:
-    """Clamps to uint64: C rejects the limit as it would the value."""
-    try:
-        number = index(offset)
-    except TypeError:
-        raise TypeError(f"offset is {offset!r}; it must be an int") from None
-    if number < 0:
-        raise errors.InvalidArgument(f"offset is {offset} bytes; it cannot be negative")
-    return number if number < SIZE_MAX else SIZE_MAX
-
-
-def _bytes_of(values: "NDArray[Any]") -> "NDArray[Any]":
-    kind = values.dtype
-    if kind.kind in "biufc":
-        return values
-    if kind.hasobject:
-        raise errors.InvalidArgument(f"dtype is {kind}; a packet cannot hold Python objects")
-    # As bytes: numpy is slow to export a structure's format, and cannot export that of a time.
-    return values.view("u1") if values.nbytes else values[:0].astype("u1")
-
-
-def _column_values(
-    value: "ArrayLike", dtype: "DTypeLike | None", n: int
-) -> "tuple[NDArray[Any], bool, int]":
-    """Returns a contiguous array, whether its one value is for all buffers, and bytes per value."""
-    import numpy as np
-
-    kind = None if dtype is None else np.dtype(dtype)
-    inner: tuple[int, ...] = () if kind is None else kind.shape
-    try:
-        values = np.asarray(value, None if kind is None else kind.base, order="C")
-    except (OverflowError, ValueError) as error:
-        raise errors.InvalidArgument(f"values do not fit the dtype: {error}") from None
-    if values.shape not in (inner, (n, *inner)):
-        raise errors.InvalidArgument(
-            f"values have shape {values.shape}; allowed are {inner} and {(n, *inner)}"
-        )
-    one = values.shape == inner
-    return values.reshape(-1), one, values.nbytes // (1 if one else n)
-
-
-def _length_values(value: "ArrayLike", n: int, room: int) -> "tuple[NDArray[Any], bool]":
-    """Returns lengths as a contiguous array, and whether its one value is for all buffers."""
-    import numpy as np
-
-    values, one, _ = _column_values(value, None, n)
-    if values.dtype != np.uint32:
-        if values.dtype.kind not in "iu" and not all(isinstance(v, int) for v in values.flat):
-            raise TypeError(f"lengths are {value!r:.80}; they must be ints")
-        least, most = values.min(), values.max()
-        if least < 0:
-            raise errors.InvalidArgument(f"lengths are {least} bytes; they cannot be negative")
-        if most > LENGTH_MAX:
-            raise errors.PayloadTooLarge(f"lengths go up to {most} bytes; a buffer holds {room}")
-        values = values.astype(np.uint32)
-    return values, one

@@ -33,6 +33,7 @@ EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     ),
     errno.EPERM: (errors.ForeignBuffer, "the buffer belongs to another process"),
     errno.ETXTBSY: (errors.BufferInUse, ""),
+    errno.ENOMSG: (errors.NoArray, ""),
     errno.EMSGSIZE: (errors.PayloadTooLarge, ""),
     errno.ERANGE: (errors.InvalidArgument, "the field lies outside the buffer"),
     errno.EXDEV: (errors.InvalidArgument, "it was not taken from a queue"),

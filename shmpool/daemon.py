@@ -9,6 +9,7 @@ service/http.py.
 import asyncio
 import contextlib
 import ctypes
+import errno
 import gc
 import logging
 import os
@@ -16,23 +17,24 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
-from . import errors
+from . import errors, os_errors
 from .names import LINE_SHOWN, printable, printable_lines
 from .rpc import protocol, wire
 from .segment import group_id
 from .service import declared_pools, logs, systemd
 from .service.alarms import Policy
 from .service.config import Config, ConfigError, load
-from .service.config_values import SHOWN, http_address, socket_path
+from .service.config_values import SHOWN, http_address, share_a_file, socket_path
 from .service.connection import Connection, Peer
 from .service.handlers import WATCHED_MAX, RequestHandler
-from .service.listening import Acceptor, CannotListen, give_to_group, listening
+from .service.listening import Acceptor, check_path, give_to_group, listening, tcp_sockets
 from .service.supervisor import Supervisor
 from .service.watched_pool import Rank
 
@@ -50,9 +52,10 @@ class Daemon:
 
     def __init__(self, path: Path | None, overrides: dict[str, Any], package: str) -> None:
         """Loads the configuration at path. overrides replace its [daemon] options. package is the
-        version that clients are told. ConfigError."""
+        version that clients get. ConfigError."""
         self._path, self._overrides = path, overrides
         self.config = self._started = self._load()
+        self._address = str(self.socket_path)  # that the log shows
         self._package = package
         self._handler = RequestHandler(package)
         self._connections: set[Connection] = set()
@@ -72,12 +75,16 @@ class Daemon:
                     check(given)
             except errors.InvalidArgument as error:
                 raise ConfigError(f"--{option} {printable(given, SHOWN)}: {error}") from None
-        return replace(loaded, daemon=replace(loaded.daemon, **self._overrides))
+        whole = replace(loaded, daemon=replace(loaded.daemon, **self._overrides))
+        if (why := _same_place(whole)) is not None:
+            if "http" in self._overrides:
+                raise ConfigError(f"--http {printable(whole.daemon.http, SHOWN)}: {why}")
+            raise loaded.document.error(("daemon", "http"), why)
+        return whole
 
     @property
     def socket_path(self) -> Path:
-        configured = self.config.daemon.socket
-        return Path(configured) if configured else protocol.default_socket()
+        return _socket_path(self.config)
 
     async def run(self) -> None:
         """Runs until SIGTERM or SIGINT. ConfigError, CannotListen, OSError."""
@@ -112,7 +119,7 @@ class Daemon:
             _release_memory_of_the_start()
             watchdog = self._loop.create_task(_feed_watchdog())
             systemd.notify("READY=1", self._status())
-            log.info("listening at %s", self.socket_path)
+            log.info("listening at %s", self._address)
             await self._stop.wait()
             systemd.notify("STOPPING=1")
             acceptor.close()
@@ -125,13 +132,12 @@ class Daemon:
 
     def _inherited_socket(self) -> socket.socket | None:
         """The socket that systemd passed to the daemon, or None. read_group may connect to it.
-        CannotListen."""
+        InvalidArgument."""
         sock = systemd.listening_socket()
         if sock is None:
             return None
-        if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
-            raise CannotListen("the socket from the service manager is not a Unix stream socket")
         path = sock.getsockname()
+        self._address = printable(os.fsdecode(path).replace("\0", "@", 1), LINE_SHOWN)
         if self._group != -1:
             try:
                 give_to_group(Path(os.fsdecode(path)), self._group)
@@ -161,7 +167,7 @@ class Daemon:
 
     def _status(self, trouble: str = "") -> str:
         """The text for `systemctl status`."""
-        parts = [trouble, f"listening at {self.socket_path}"]
+        parts = [trouble, f"listening at {self._address}"]
         parts += [
             f"pool {name} refused: {why}" for name, why in self.supervisor.adoption.refused.items()
         ]
@@ -255,6 +261,9 @@ class Daemon:
             self._packed_stats.pop(request.pool, None)
         return result
 
+    async def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return await self.supervisor.call_for_client(call, *arguments)
+
     def packed_stats(self, pool: str) -> bytes:
         """Returns the notification of a watch. One of the last 25 ms serves every watch."""
         now = self._loop.time()
@@ -286,7 +295,7 @@ def run(
             _check(daemon.config)
             return 0
         logs.to_stderr(daemon.config.daemon.log_level)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with _runner() as runner:
             runner.run(daemon.run())
     except ConfigError as error:
         _complain(error)
@@ -297,22 +306,55 @@ def run(
     return 0
 
 
+def _runner() -> asyncio.Runner:
+    """Returns an event loop that runs. Ends the process with status 1 if it cannot run, for want of
+    descriptors or of a system call: uvloop can neither run nor close such a loop."""
+    noise = logging.getLogger("asyncio")  # uvloop reports that a loop which it did not make is open
+    noise.disabled = True
+    try:
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        runner.run(asyncio.sleep(0))
+        noise.disabled = False
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            _complain(os_errors.failure("the event loop cannot run", error))
+        else:
+            reason = f"the event loop cannot run: {error.strerror or error}"
+            _complain(f"{reason}: let the seccomp filter or container allow the system call")
+        os._exit(1)
+    return runner
+
+
+def _socket_path(config: Config) -> Path:
+    configured = config.daemon.socket
+    return Path(configured) if configured else protocol.default_socket()
+
+
+def _same_place(config: Config) -> str | None:
+    """Why the two sockets, each with its lock file, cannot have their paths; None if they can."""
+    http = config.daemon.http
+    where = None if http is None else http_address(http)
+    if isinstance(where, Path) and share_a_file(where, _socket_path(config)):
+        return "the daemon's socket, or a lock file PATH.lock, is there; it must be another path"
+    return None
+
+
 def _check(config: Config) -> None:
     """Raises what a start with this configuration would raise. ShmpoolError, OSError."""
     _, refused = declared_pools.refuse_differences(config)
     for name, why in refused.items():  # a start would go on without them
         print(f"shmpool: pool {name} refused: {why}", file=sys.stderr)
+    check_path(_socket_path(config))
     if config.daemon.http is not None:
         where = http_address(config.daemon.http)
-        if not isinstance(where, Path):
-            try:
-                socket.getaddrinfo(*where, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            except (OSError, UnicodeError) as error:
-                reason = getattr(error, "strerror", None) or error
-                raise CannotListen(f"cannot serve http://{config.daemon.http}: {reason}") from None
+        if isinstance(where, Path):
+            check_path(where)
+        else:
+            with tcp_sockets(*where, may_be_in_use=True):
+                pass
 
 
-def _complain(error: Exception) -> None:
+def _complain(error: Exception | str) -> None:
     for line in printable_lines(error):
         print(f"shmpool: {line}", file=sys.stderr)
 

@@ -3,6 +3,10 @@
 
 import errno
 import queue
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._hot import Buffer
 
 
 class ShmpoolError(Exception):
@@ -91,7 +95,8 @@ class LimitReached(ShmpoolError):
 
 
 class Full(ShmpoolError, queue.Full):
-    """The queue had no room by the timeout. sent is how many payloads of send_many were sent."""
+    """The queue had no room by the timeout. sent is how many payloads of send_many were sent, or
+    buffers of a spread were put."""
 
     errno = errno.ENOBUFS
     sent: int = 0
@@ -101,6 +106,19 @@ class Empty(ShmpoolError, queue.Empty):
     """The queue stayed empty for the whole timeout."""
 
     errno = errno.EAGAIN
+
+
+class NoArray(ShmpoolError, TypeError):
+    """get_array: the message is no array, or its record of dtype and shape is corrupted.
+
+    It went back to its queue. If it could not, buffer is the Buffer, else None.
+    """
+
+    errno = errno.ENOMSG
+    buffer: "Buffer | None" = None
+
+    def __reduce__(self) -> tuple[type["NoArray"], tuple[object, ...]]:
+        return type(self), self.args  # a Buffer cannot be pickled
 
 
 class BufferReleased(ShmpoolError, ValueError):

@@ -9,15 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from operator import index
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    SupportsIndex,
-    TypeVar,
-    get_args,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, get_args, get_type_hints
 
 from . import errors
 from ._ffi import Native, ffi, lib
@@ -213,6 +205,16 @@ POOL = options_of(PoolOptions)
 QUEUE = options_of(QueueOptions)
 
 
+def policy_of(info: Native) -> tuple[Side, Side, OnDeath]:
+    """Returns producers, consumers and on_death of a struct shmpool_queue_info; "free" for an
+    on_death that was corrupted."""
+    return (
+        "single" if info.single_producer else "multi",
+        "single" if info.single_consumer else "multi",
+        ON_DEATH[info.on_death] if info.on_death < len(ON_DEATH) else "free",
+    )
+
+
 def keywords(kind: type, options: object) -> dict[str, Any]:
     """Returns the options of a record as keyword arguments of Pool.create or create_queue."""
     return {field.name: getattr(options, field.name) for field in fields(kind)}
@@ -237,8 +239,21 @@ def at_least(value: SupportsIndex, least: int, what: str) -> int:
     return value
 
 
+def seconds_of(value: float | None, what: str) -> float:
+    """Returns a number of seconds of any type, inf for None. Raises InvalidArgument, TypeError."""
+    try:
+        return timeout_seconds(value)
+    except TypeError:
+        raise TypeError(f"{what} is {value!r}; it must be a number of seconds, or None") from None
+    except errors.InvalidArgument:
+        raise errors.InvalidArgument(
+            f"{what} is {value!r} seconds; it cannot be negative"
+        ) from None
+
+
 def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
     """Returns why a value is refused, or None. Does not check against other options."""
+    number = value
     if option.choices:
         fits = value in option.choices
     elif option.least is not None:
@@ -248,7 +263,8 @@ def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
         fits = fits and not (option.power_of_two and int(number) & int(number) - 1)
     else:
         return None
-    shown = f"{value!r} ({value:#o})" if option.octal else option.spelled(value)
+    given = value if type(value) is bool else number  # index() makes an int of a bool
+    shown = f"{given!r} ({given:#o})" if option.octal else option.spelled(given)
     return None if fits else Refusal(name, shown, f"it must be {option.allowed()}")
 
 
@@ -330,7 +346,7 @@ def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refus
 
 
 def letters_in_a_circle(queues: Mapping[str, QueueOptions]) -> list[str]:
-    """Returns the queues whose dead letters come back to them, sorted. [] if there are none."""
+    """Returns the queues whose dead letters return to them, sorted. [] if there are none."""
     done: set[str | None] = set()
     for first in queues:
         chain: list[str] = []

@@ -10,11 +10,12 @@ import mmap
 import os
 import pwd
 import stat
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import errors
 from ._ffi import Native
-from .codes import fail
+from .codes import EXCEPTIONS, fail
 from .names import printable
 
 if TYPE_CHECKING:
@@ -23,14 +24,13 @@ if TYPE_CHECKING:
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
 HEADER_BYTES = 64  # in front of each buffer
 RING_BYTES = 65536 * 8  # address space of a queue's ring; it gets memory with the queue
-_FILES = (
-    (stat.S_ISDIR, "a directory"),
-    (stat.S_ISLNK, "a symbolic link"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+MOUNT_SHM = f"mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
+MAKE_SHM = f"mkdir -p {SHM} && {MOUNT_SHM}"
+OPEN_SHM = f"chmod 1777 {SHM}"
+WRITABLE_SHM = f"mount -o remount,rw {SHM}"
+# By the first letter of `ls -l`.
+_FILES = {"d": "a directory", "l": "a symbolic link", "p": "a FIFO", "s": "a socket",
+          "c": "a device", "b": "a device"}  # fmt: skip
 
 
 def not_found(name: str) -> errors.PoolNotFound:
@@ -43,8 +43,11 @@ def not_found(name: str) -> errors.PoolNotFound:
     )
 
 
-def exists(name: str) -> errors.PoolExists:
-    """Returns the exception for a name that is taken."""
+def exists(name: str, refusal: errors.ShmpoolError | None = None) -> errors.PoolExists:
+    """Returns the exception for a name that is taken. refusal is why its file cannot be opened."""
+    if refusal is not None:
+        why = str(refusal).removeprefix(f"pool {name!r}: ")
+        return errors.PoolExists(f"pool {name!r} exists already: {why}")
     return errors.PoolExists(
         f'pool {name!r} exists already: Pool.attach("{name}") uses it, '
         f'Pool.unlink("{name}") or shmpool.prune() removes it'
@@ -65,47 +68,48 @@ def cannot_open(
         return not_found(name)
     if code in (errno.EACCES, errno.EPERM):
         return errors.AccessDenied(
-            f"no permission to {doing} pool {name!r}: {_owner(path)}. "
-            "Create it with mode= and group="
+            f"no permission to {doing} pool {name!r}: {_owner(path)}. {_PERMIT[doing]}"
         )
     if code in (errno.EAGAIN, errno.EWOULDBLOCK):
         return errors.AccessDenied(
             f"pool {name!r} cannot be opened now: its owner has a lease on the file "
-            "(F_SETLEASE of fcntl(2))"
+            "(F_SETLEASE of fcntl(2)): try again, or use another name"
         )
     if code == errno.ETXTBSY:
         return errors.SegmentInvalid(
-            f"pool {name!r}: {path} is a program that is running, not a pool"
+            f"pool {name!r}: {path} is a program that is running, not a pool: use another name"
         )
-    if code in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
+    if code in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV, errno.ENOTEMPTY):
         return no_file(name, path)
-    return failure(f"pool {name!r} cannot be opened", error)
+    return failure(f"pool {name!r} cannot be {_PAST[doing]}", error)
 
 
-_KINDS: dict[int, type[errors.ShmpoolError]] = {
-    errno.ENOSPC: errors.OutOfSharedMemory,
-    errno.EDQUOT: errors.OutOfSharedMemory,
-    errno.EFBIG: errors.OutOfSharedMemory,
-    errno.ENOMEM: errors.OutOfSharedMemory,
-    errno.ENOENT: errors.OutOfSharedMemory,
-    errno.ENOTDIR: errors.OutOfSharedMemory,
-    errno.EACCES: errors.AccessDenied,
-    errno.EPERM: errors.AccessDenied,
-    errno.EROFS: errors.AccessDenied,
-    errno.EMFILE: errors.LimitReached,
-    errno.ENFILE: errors.LimitReached,
+_OTHERS = "Only its owner or root can remove it: ask them, or use another name"
+_PERMIT = {
+    "attach to": "Create it with mode= and group=",
+    "create": _OTHERS,
+    "replace": _OTHERS,
+    "unlink": _OTHERS,
 }
-_NO_SHM = f"there is no {SHM}: mkdir -p {SHM} && mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
+_PAST = {"attach to": "opened", "create": "created", "replace": "replaced", "unlink": "unlinked"}
+_KINDS: dict[type[errors.ShmpoolError], tuple[int, ...]] = {
+    errors.OutOfSharedMemory: (
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.ENOENT, errno.ENOTDIR,
+    ),
+    errors.AccessDenied: (errno.EACCES, errno.EPERM, errno.EROFS),
+    errors.LimitReached: (errno.EMFILE, errno.ENFILE),
+}  # fmt: skip
+_NO_SHM = f"there is no {SHM}: {MAKE_SHM}"
 _REMEDIES = {
     errno.ENOSPC: f"{SHM} has no space or no inodes left (df {SHM}, df -i {SHM}): shmpool prune "
     "removes abandoned pools",
     errno.EDQUOT: f"this user's quota of {SHM} is used up: shmpool prune removes abandoned pools",
-    errno.EFBIG: "it is larger than this process may make files: ulimit -f unlimited",
+    errno.EFBIG: EXCEPTIONS[errno.EFBIG][1],
     errno.ENOENT: _NO_SHM,
     errno.ENOTDIR: _NO_SHM,
-    errno.EACCES: f"no permission to write to {SHM}: chmod 1777 {SHM} lets everybody",
-    errno.EROFS: f"{SHM} is mounted read-only: mount -o remount,rw {SHM}",
-    errno.EMFILE: "this process has all its file descriptors in use: ulimit -n raises the limit",
+    errno.EACCES: f"no permission to write to {SHM}: {OPEN_SHM} lets everybody",
+    errno.EROFS: f"{SHM} is mounted read-only: {WRITABLE_SHM}",
+    errno.EMFILE: EXCEPTIONS[errno.EMFILE][1],
     errno.ENFILE: "this machine has all its open files in use: sysctl fs.file-max raises the limit",
 }
 
@@ -113,7 +117,7 @@ _REMEDIES = {
 def failure(what: str, error: OSError) -> errors.ShmpoolError:
     """Returns the exception for an OSError. what says what could not be done."""
     number = error.errno or 0
-    kind = _KINDS.get(number, errors.ShmpoolError)
+    kind = next((kind for kind in _KINDS if number in _KINDS[kind]), errors.ShmpoolError)
     reason = os.strerror(number) if number else printable(error)
     remedy = f": {_REMEDIES[number]}" if number in _REMEDIES else ""
     return kind(f"{what}: {reason}{remedy}")
@@ -174,10 +178,16 @@ def another_owner(name: str, uid: int, owner: int) -> errors.AccessDenied:
 
 
 def _user(uid: int) -> str:
+    name = _name_of(uid, pwd.getpwuid)
+    return f"{name} (uid {uid})" if name else f"uid {uid}"
+
+
+def _name_of(number: int, find: Callable[[int], tuple[Any, ...]]) -> str:
+    """Returns the name of a user or a group, "" if it has none."""
     try:
-        return f"{printable(pwd.getpwuid(uid).pw_name)} (uid {uid})"
+        return printable(find(number)[0])
     except KeyError:
-        return f"uid {uid}"
+        return ""
 
 
 def _cannot_grow(name: str, most: int) -> str:
@@ -228,26 +238,14 @@ def _owner(path: str) -> str:
         status = os.lstat(path)
     except OSError:
         return f"you are uid {os.geteuid()}"
-    owner: int | str
-    group: int | str
-    try:
-        owner = pwd.getpwuid(status.st_uid).pw_name
-    except KeyError:
-        owner = status.st_uid
-    try:
-        group = grp.getgrgid(status.st_gid).gr_name
-    except KeyError:
-        group = status.st_gid
+    owner = _name_of(status.st_uid, pwd.getpwuid) or status.st_uid
+    group = _name_of(status.st_gid, grp.getgrgid) or status.st_gid
     mode = stat.S_IMODE(status.st_mode)
-    return (
-        f"it belongs to {printable(owner)}:{printable(group)}, mode {mode:04o}; "
-        f"you are uid {os.geteuid()}"
-    )
+    return f"it belongs to {owner}:{group}, mode {mode:04o}; you are uid {os.geteuid()}"
 
 
 def _kind(path: str) -> str:
     try:
-        mode = os.lstat(path).st_mode
+        return _FILES.get(stat.filemode(os.lstat(path).st_mode)[0], "no file")
     except OSError:
         return "no file"
-    return next((kind for is_it, kind in _FILES if is_it(mode)), "no file")

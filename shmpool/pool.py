@@ -7,11 +7,13 @@ One file: Pool is one class, and half of its lines are the documentation of its 
 """
 
 import contextlib
-from typing import NoReturn
+from collections.abc import Iterable
+from os.path import samestat
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex
 
 from . import errors
 from ._ffi import Native, ffi, lib
-from .buffer import PoolBase
+from ._hot import Buffer, PoolBase
 from .burst import Burst
 from .codes import check
 from .names import checked_name
@@ -28,8 +30,8 @@ from .options import (
     planned,
     queue_refusals,
 )
-from .os_errors import refuse
-from .pool_files import inode_of, replaced, unlink
+from .os_errors import refuse, refuse_readonly
+from .pool_files import inode_of, replaced, status_of, unlink
 from .process_exit import leave_at_the_end, open_pools
 from .queue import AlfQueue, queue_names, refuse_foreign
 from .segment import ANONYMOUS, Segment, user_id
@@ -43,8 +45,12 @@ from .stats import (
     Stats,
     read_members,
     read_stats,
-    recover,
+    recovering,
+    whole,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
 
 
 class Pool(PoolBase):
@@ -76,7 +82,7 @@ class Pool(PoolBase):
         self._number = number
         self.name = segment.name
         self.readonly: bool = segment.read_only
-        self._owner: int | None = None  # the user who must own the pool, as attach() was told
+        self._owner: int | None = None  # the user who must own the pool, as given to attach()
         raw = ffi.new("struct shmpool_geometry *")
         check(lib.shmpool_geometry(number, raw), f"pool {segment.name!r}")
         self.geometry = Geometry.of(raw)
@@ -147,6 +153,7 @@ class Pool(PoolBase):
         options = PoolOptions(buffer_size, capacity, prealloc, bulk, refill_multiplier, cache_size,
                               headroom, members, queues, mode, group)  # fmt: skip
         geometry = planned(name or ANONYMOUS, options)
+        check(lib.shmpool_room(), f"pool {name or ANONYMOUS!r}")  # before a name is taken
         if name is None:
             return cls._open(Segment.anonymous(geometry), made=True)
         while True:
@@ -164,7 +171,9 @@ class Pool(PoolBase):
                 segment._unlink_at_the_end(segment.path)
             return pool
         except BaseException:
-            unlink(name)
+            there = status_of(name)
+            if there is not None and samestat(there, segment.status):
+                unlink(name)
             raise
 
     def _refuse_other(self, options: PoolOptions, asked: Geometry) -> "Pool":
@@ -172,7 +181,10 @@ class Pool(PoolBase):
         found = differences(options, asked, self.geometry)
         if text := "; ".join(f"{option} {there}, not {given}" for option, given, there in found):
             self.close()
-            raise errors.PoolExists(f"pool {self.name!r} exists with {text}")
+            raise errors.PoolExists(
+                f"pool {self.name!r} exists with {text}: give its options, or "
+                f'remove it first: Pool.unlink("{self.name}")'
+            )
         return self
 
     @classmethod
@@ -204,7 +216,7 @@ class Pool(PoolBase):
         while True:
             pool = cls._open(segment := Segment.attach(name, bool(readonly), owner))
             pool._owner = owner
-            if segment.named():
+            if segment.stat().st_nlink:
                 return pool
             pool.close()  # it was removed since we opened it
 
@@ -288,6 +300,81 @@ class Pool(PoolBase):
         burst._alloc(timeout)
         return burst
 
+    def array(
+        self,
+        shape: SupportsIndex | Iterable[SupportsIndex],
+        dtype: "DTypeLike",
+        order: Literal["C", "F"] = "C",
+        timeout: float | None = None,
+    ) -> "NDArray[Any]":
+        """Takes a free buffer as the memory of a new numpy array, whose values are undefined.
+
+        Write into the array, and move it with AlfQueue.put_array. The buffer goes back to the pool
+        with the last array or view of it. Waits as alloc() does.
+
+        dtype, shape and order are recorded in the buffer before the array, in 128 bytes for a plain
+        dtype and a few dimensions: buffer_size must have room for both, unless the pool's headroom
+        has it for the record. Needs numpy (the extra shmpool[numpy]).
+
+        >>> import shmpool
+        >>> with shmpool.Pool.create("doc-array", buffer_size=4096, capacity=64) as pool:
+        ...     work = pool.create_queue("work", capacity=8)
+        ...     image = pool.array((2, 3), "u1")
+        ...     image[:] = 7
+        ...     work.put_array(image)
+        ...     got = work.get_array()
+        ...     print(got.tolist())
+        ...     del got
+        [[7, 7, 7], [7, 7, 7]]
+        >>> shmpool.Pool.unlink("doc-array")
+
+        Raises:
+            InvalidArgument: the dtype refers to objects, or would not arrive as it is; the shape or
+                the order is not allowed.
+            PayloadTooLarge: a buffer does not hold the array and its record.
+            PoolExhausted, OutOfSharedMemory, LimitReached, AccessDenied: as alloc().
+        """
+        from .arrays import new_array
+
+        return new_array(self, shape, dtype, order, timeout)
+
+    def burst(self, items: Iterable[Buffer | Burst]) -> Burst:
+        """Makes one Burst of Buffers and Bursts of this pool, in their order.
+
+        The Burst takes all of them over, or none: each is then released, as after a put. burst[i]
+        is a Buffer again.
+
+        Raises:
+            InvalidArgument: a buffer is given twice.
+            BufferInUse: a view of one of the buffers is alive.
+            BufferReleased: one of the items was freed or put before.
+            ForeignBuffer: one of them belongs to another pool.
+            TypeError: one of them is neither a Buffer nor a Burst.
+
+        >>> import shmpool
+        >>> with shmpool.Pool.create("doc-items", buffer_size=64, capacity=64) as pool:
+        ...     first, others = pool.alloc(), pool.alloc_many(4)
+        ...     burst = pool.burst([first, others[1:]])
+        ...     print(len(burst), len(others), first.released)
+        4 1 True
+        >>> shmpool.Pool.unlink("doc-items")
+        """
+        self._opened()
+        burst = Burst(self, 0)
+        burst._take(items)
+        return burst
+
+    def _refuse_foreign(self, item: Buffer | Burst, where: str = "a burst") -> NoReturn:
+        """Raises ForeignBuffer or AccessDenied, for an item of another Pool object."""
+        refuse_readonly(self)
+        what = f"buffer {item.index}" if isinstance(item, Buffer) else f"a burst of {len(item)}"
+        text = f"{what} of pool {item.pool.name!r} cannot go into {where}"
+        if self._same(item.pool):
+            raise errors.ForeignBuffer(
+                f"{text}: it came through another Pool object of the same pool"
+            )
+        raise errors.ForeignBuffer(f"{text} of pool {self.name!r}")
+
     # Queues.
 
     def create_queue(
@@ -336,7 +423,7 @@ class Pool(PoolBase):
 
     def _same(self, other: "Pool") -> bool:
         """True if both are the same pool, opened twice."""
-        return self is other or self._opened().file == other._opened().file
+        return self is other or samestat(self._opened().status, other._opened().status)
 
     def queue(self, name: str, *, timeout: float | None = 0) -> AlfQueue:
         """Finds the queue of that name.
@@ -359,9 +446,6 @@ class Pool(PoolBase):
         """Returns every queue of the pool, in the order of their numbers."""
         self._opened()
         return [AlfQueue(self, number) for number in queue_names(self)]
-
-    def _queue_names(self) -> dict[int, str]:
-        return queue_names(self)
 
     # Reading.
 
@@ -426,16 +510,12 @@ class Pool(PoolBase):
             AccessDenied: the pool was opened read-only.
         """
         self._opened()
-        return recover(self._number)
-
-
-def _open_pools() -> list[Pool]:
-    return [pool for pool in open_pools() if isinstance(pool, Pool)]
+        return whole(recovering(self._number, None))
 
 
 def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -> Pool:
     """Unpickles a pool: returns the one that this process has open, or attaches to it."""
-    for pool in _open_pools():
+    for pool in open_pools():
         segment = pool._segment
         same = (pool.name, pool.readonly, pool._owner) == (name, readonly, owner)
         if segment is not None and same:
@@ -448,7 +528,7 @@ def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -
 def _pool_of_descriptor(passed: Native) -> Pool:
     """Unpickles a pool without a name, whose descriptor the parent process has passed."""
     segment = Segment.of_descriptor(passed.detach())
-    for pool in _open_pools():
-        if pool._segment is not None and pool._segment.file == segment.file:
+    for pool in open_pools():
+        if pool._segment is not None and samestat(pool._segment.status, segment.status):
             return pool
     return Pool._open(segment)

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 import posix_ipc
 
-from . import _ffi as _ffi
 from . import errors, os_errors
 from ._hot import SegmentBase
 from .names import is_name
@@ -21,8 +20,7 @@ from .names import is_name
 PREFIX = "shmpool."
 SHM = os_errors.SHM
 TEMPORARY = "~"  # prefix of the name of an unfinished pool; no valid name begins so
-_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
-_WHOLE = (0, 0)  # start and length of a lock on the whole file: length 0 has no end
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, pid
 
 
 def path_of(name: str) -> str:
@@ -61,11 +59,21 @@ def strange_names() -> list[str]:
     )
 
 
+def record_lock(
+    fd: int, kind: int, start: int = 0, length: int = 0, command: int = fcntl.F_OFD_SETLK
+) -> int:
+    """Sets an open file description lock on some bytes, without waiting. Raises OSError.
+
+    kind is F_WRLCK or F_UNLCK. Length 0 has no end. With F_OFD_GETLK as command, returns the kind
+    of a lock that is in the way, F_UNLCK for none.
+    """
+    lock = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+    return int(_FLOCK.unpack(fcntl.fcntl(fd, command, lock))[0])
+
+
 def in_use(fd: int) -> bool:
     """True if a process holds a token of the pool, or is creating the pool."""
-    ask = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, *_WHOLE, 0)
-    answer: tuple[int, ...] = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_OFD_GETLK, ask))
-    return answer[0] != fcntl.F_UNLCK
+    return record_lock(fd, fcntl.F_RDLCK, command=fcntl.F_OFD_GETLK) != fcntl.F_UNLCK
 
 
 @contextlib.contextmanager
@@ -75,7 +83,7 @@ def locked_whole(fd: int) -> Iterator[bool]:
     Gives False, and locks nothing, if another process holds a token or another lock.
     """
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, 0, *_WHOLE, 0))
+        record_lock(fd, fcntl.F_WRLCK)
     except OSError as error:
         if error.errno not in (errno.EAGAIN, errno.EACCES):
             raise
@@ -86,27 +94,29 @@ def locked_whole(fd: int) -> Iterator[bool]:
     finally:
         # Closing fd is not enough: a child forked during the block shares the description.
         with contextlib.suppress(OSError):
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_UNLCK, 0, *_WHOLE, 0))
+            record_lock(fd, fcntl.F_UNLCK)
+
+
+def status_of(name: str) -> os.stat_result | None:
+    """Returns what the file of that name is, None if there is no file."""
+    try:
+        return os.lstat(path_of(name))
+    except OSError:
+        return None
 
 
 def names_file(name: str, fd: int) -> bool:
     """True if the pool's name stands for the file that fd has open."""
-    try:
-        there = os.stat(path_of(name), follow_symlinks=False)
-    except OSError:
-        return False
-    mine = os.fstat(fd)
-    return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
+    there = status_of(name)
+    return there is not None and os.path.samestat(there, os.fstat(fd))
 
 
 def replaced(name: str, mine: os.stat_result) -> bool:
     """True if the name stands for another file than mine, of the same owner."""
-    try:
-        there = os.stat(path_of(name), follow_symlinks=False)
-    except OSError:
+    there = status_of(name)
+    if there is None or os.path.samestat(there, mine):
         return False
-    other = (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino)
-    return other and stat.S_ISREG(there.st_mode) and there.st_uid == mine.st_uid
+    return stat.S_ISREG(there.st_mode) and there.st_uid == mine.st_uid
 
 
 def inode_of(name: str) -> int:
@@ -120,8 +130,8 @@ def inode_of(name: str) -> int:
         raise os_errors.cannot_open(name, path_of(name), error) from None
 
 
-def open_file(name: str, read_only: bool = False) -> SegmentBase:
-    """Opens a pool's file. The object that is returned owns the descriptor.
+def open_file(name: str, read_only: bool = False, doing: str = "attach to") -> SegmentBase:
+    """Opens a pool's file. The object that is returned owns the descriptor. doing is for messages.
 
     Opens it without waiting, unlike shm_open(3): any user can put a FIFO there, under any name.
 
@@ -133,12 +143,12 @@ def open_file(name: str, read_only: bool = False) -> SegmentBase:
     path = path_of(name)
     file = SegmentBase()
     try:
-        file._open(path, mode | os.O_NONBLOCK | os.O_NOFOLLOW, 0)
+        file._open(path, mode | os.O_NONBLOCK | os.O_NOFOLLOW)
         if stat.S_ISREG(os.fstat(file.fd).st_mode):
             return file
     except OSError as error:
         file.close()
-        raise os_errors.cannot_open(name, path, error) from None
+        raise os_errors.cannot_open(name, path, error, doing) from None
     file.close()
     raise os_errors.no_file(name, path)
 

@@ -14,24 +14,20 @@ import contextlib
 import os
 import sys
 import weakref
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from ._ffi import lib
 
-
-class Leaves(Protocol):
-    """A pool that is left when the process ends."""
-
-    def _leave(self) -> None: ...
-
+if TYPE_CHECKING:
+    from .pool import Pool
 
 MADE_MAX = 1024  # the most created pools that are remembered
 # No WeakSet: its callback is in Python, and an exception of a signal handler is lost in a callback.
-_open: "set[weakref.ref[Leaves]]" = set()
-_made: dict[str, tuple[int, int]] = {}  # by path: device and inode
+_open: "set[weakref.ref[Pool]]" = set()
+_made: dict[str, os.stat_result] = {}  # by path
 
 
-def leave_at_the_end(pool: Leaves) -> None:
+def leave_at_the_end(pool: "Pool") -> None:
     """Leaves the pool when the process ends, if the object still exists then."""
     _open.add(weakref.ref(pool, _open.discard))
     _hook_multiprocessing()
@@ -43,15 +39,11 @@ def made(path: str) -> None:
         for old in [path for path in _made if not os.path.exists(path)] or list(_made)[:1]:
             del _made[old]
     with contextlib.suppress(OSError):
-        _made[path] = _file(os.stat(path, follow_symlinks=False))
+        _made[path] = os.lstat(path)
 
 
-def _file(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-def open_pools() -> list[Leaves]:
-    """Returns the objects given to leave_at_the_end() that still exist."""
+def open_pools() -> "list[Pool]":
+    """Returns the pools given to leave_at_the_end() that still exist."""
     return [pool for known in list(_open) if (pool := known()) is not None]
 
 
@@ -61,9 +53,11 @@ def _leave_all() -> None:
     for path, file in _made.items():
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-            if _file(os.fstat(fd)) == file:
-                lib.shmpool_leave_file(fd)
-            os.close(fd)
+            try:
+                if os.path.samestat(os.fstat(fd), file):
+                    lib.shmpool_leave_file(fd)
+            finally:
+                os.close(fd)
 
 
 def _leave_at_exit() -> None:

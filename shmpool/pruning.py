@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 
 from . import errors
+from .options import seconds_of
 from .pool_files import (
     TEMPORARY,
     in_use,
@@ -26,7 +27,7 @@ def prune(*, age: float | None = None) -> list[str]:
     """Removes every abandoned pool that no process has open for writing. Returns their names.
 
     A pool is abandoned if its creator died without closing or unlinking it; with age, also if it
-    was not used for age seconds. Buffers in its queues are lost. The kernel tells whether a process
+    was not used for age seconds. Buffers in its queues are lost. The kernel says whether a process
     has a pool open, in any PID namespace. Files that are not pools of this version, or that this
     user may not open, stay. Any number of threads and processes may call this at the same time.
 
@@ -43,8 +44,7 @@ def survey(
 
     among limits it to these names, temporary names included.
     """
-    if age is not None and not age >= 0:
-        raise errors.InvalidArgument(f"age is {age!r} seconds; it cannot be negative")
+    seconds_of(age, "age")
     removed, left = [], {}
     there = names() if among is None else among
     for name in [name for name in there if name.startswith(TEMPORARY)]:

@@ -5,18 +5,18 @@ Not in here: the methods that move single buffers and payloads (hot/).
 """
 
 import errno
+from collections.abc import Iterable
 from operator import methodcaller
-from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from . import errors
 from ._ffi import Native, ffi, lib
-from .buffer import Buffer, QueueBase
+from ._hot import Buffer, QueueBase
 from .burst import Burst
 from .codes import check
 from .messages import Message, read_messages
 from .names import is_name, printable
-from .options import ON_DEATH, OnDeath, Side, at_least
+from .options import at_least, policy_of
 from .os_errors import refuse, refuse_readonly
 
 if TYPE_CHECKING:
@@ -50,9 +50,7 @@ class AlfQueue(QueueBase):
         info = self._info()
         self.name = queue_name(pool.name, number, info)
         self.capacity: int = info.capacity
-        self.producers: Side = "single" if info.single_producer else "multi"
-        self.consumers: Side = "single" if info.single_consumer else "multi"
-        self.on_death: OnDeath = ON_DEATH[info.on_death % 3]
+        self.producers, self.consumers, self.on_death = policy_of(info)
         self.max_redeliveries: int = info.max_redeliveries
         self._dead_letter: int = info.dead_letter
         self._hot_open(pool, number, f"queue {self.name!r} is empty")
@@ -109,12 +107,7 @@ class AlfQueue(QueueBase):
     def __enter__(self) -> "AlfQueue":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _refuse_closed(self) -> None:
@@ -124,8 +117,9 @@ class AlfQueue(QueueBase):
     def _fail(self, code: int, items: object = None, sent: int = 0) -> NoReturn:
         """Raises the exception for a negative code of a call of this queue.
 
-        items is what the call had to put: a Buffer, a Burst, a payload, or a tuple of payloads, of
-        which it put the first sent. items is None for a call that takes.
+        items is what the call had to put: a Buffer, a Burst, range(n) for n buffers of several
+        items, a payload, or a tuple of payloads, of which it put the first sent. items is None for
+        a call that takes.
         """
         self._refuse_closed()
         what = f"queue {self.name!r}"
@@ -141,11 +135,11 @@ class AlfQueue(QueueBase):
 
     def _raise_not_put(self, code: int, what: str, items: object, sent: int) -> NoReturn:
         """Raises PayloadTooLarge; or counts what had no room, and raises Full or PoolExhausted."""
-        if code == -errno.EMSGSIZE and not isinstance(items, Burst):
+        if code == -errno.EMSGSIZE and not isinstance(items, (Burst, range)):
             size = max(memoryview(p).nbytes for p in (items if type(items) is tuple else (items,)))
             room = self.pool.buffer_size - self.pool.headroom
             raise errors.PayloadTooLarge(f"payload is {size} bytes; a buffer holds {room}")
-        n = len(items) - sent if isinstance(items, (Burst, tuple)) else 1
+        n = len(items) - sent if isinstance(items, (Burst, range, tuple)) else 1
         lib.shmpool_refused(self.pool._number, self.number, n)
         if code == -errno.EMSGSIZE:
             raise errors.Full(
@@ -163,14 +157,7 @@ class AlfQueue(QueueBase):
     def _refuse_foreign(self, item: Buffer | Burst) -> NoReturn:
         """Raises ForeignBuffer, PoolClosed or AccessDenied, for an item of another Pool object."""
         self._refuse_closed()
-        refuse_readonly(self.pool)
-        what = f"buffer {item.index}" if isinstance(item, Buffer) else f"a burst of {len(item)}"
-        text = f"{what} of pool {item.pool.name!r} cannot go into queue {self.name!r}"
-        if self.pool._same(item.pool):
-            raise errors.ForeignBuffer(
-                f"{text}: it came through another Pool object of the same pool"
-            )
-        raise errors.ForeignBuffer(f"{text} of pool {self.pool.name!r}")
+        self.pool._refuse_foreign(item, f"queue {self.name!r}")
 
     def _role_holder(self, side: str) -> str:
         info = self._info()
@@ -179,24 +166,33 @@ class AlfQueue(QueueBase):
         who = f"process {member.pid}, thread {member.tid}" if member else f"member {number}"
         return f"queue {self.name!r} has a single {side}: {who}"
 
+    def _most(self, n: int) -> int:
+        """Returns how many buffers a call for up to n of them moves at the most."""
+        return min(at_least(n, 1, "n"), self.capacity)
+
     # Many at once.
 
-    def put_many(self, burst: Burst, timeout: float | None = None) -> None:
+    def put_many(
+        self, burst: Burst | Iterable[Buffer | Burst], timeout: float | None = None
+    ) -> None:
         """Moves a burst to the end of the queue, all of it or nothing; the Burst is then released.
 
-        Waits up to timeout seconds (None: as long as it takes, 0: not at all) for room. Raises
-        Full at once for a burst that is larger than the queue.
+        Moves a list or tuple of Buffers, or of Bursts, in the same way and in its order. Waits up
+        to timeout seconds (None: as long as it takes, 0: not at all) for room. Raises Full at once
+        for a burst that is larger than the queue.
 
         Raises:
             Full: there was no room for all of it for that long.
+            InvalidArgument: a buffer is in the list twice.
             BufferInUse: a view of one of the buffers is alive.
-            BufferReleased: the burst was freed or put before.
+            BufferReleased: the burst, or one of the Buffers, was freed or put before.
             ForeignBuffer: it belongs to another pool or process.
             QueueBusy: the queue has a single producer, and that is another thread.
             PoolClosed, PoolReplaced: see Pool.
         """
         if not isinstance(burst, Burst):
-            raise TypeError(f"put_many() takes a shmpool.Burst, not a {type(burst).__name__}")
+            self._put_items(burst, timeout)
+            return
         if burst.pool is not self.pool:
             self._refuse_foreign(burst)
         burst._put(self, timeout)
@@ -212,9 +208,40 @@ class AlfQueue(QueueBase):
             QueueBusy: the queue has a single consumer, and that is another thread.
             PoolClosed, PoolReplaced: see Pool.
         """
-        burst = Burst(self.pool, min(at_least(n, 1, "n"), self.capacity))
+        burst = Burst(self.pool, self._most(n))
         burst._get(self, timeout)
         return burst
+
+    # Arrays.
+
+    def put_array(self, array: object, timeout: float | None = None) -> None:
+        """Puts an array, for get_array() in any process; waits as put() does.
+
+        An array that Pool.array or get_array returned is moved without a copy, also after a
+        reshape, if it has all of the buffer's bytes. It is empty afterwards, with shape (0,). While
+        a view of it, a tensor over it, or a second name for it is alive, that is BufferInUse. If
+        the call fails the array is as before.
+
+        Everything else is copied once into a new buffer: other arrays and slices, whatever has
+        __dlpack__ on the CPU (tensors), __array_interface__, or the buffer protocol. An array that
+        is not contiguous arrives in order C. Where references cannot be told apart an array of the
+        pool is copied too, and stays as it is: while a debugger traces, and from CPython 3.14 on
+        if a variable refers to it that is no local one.
+
+        Raises:
+            Full, PoolExhausted: there was no room, or no buffer, for that long.
+            BufferInUse: a view of an array that would be moved is alive.
+            PayloadTooLarge: a buffer does not hold the array and its record.
+            InvalidArgument: the dtype refers to objects, or would not arrive as it is; the array
+                is masked, or not in memory.
+            TypeError: it is no array.
+            QueueBusy: the queue has a single producer, and that is another thread.
+            PoolClosed, PoolReplaced: see Pool.
+        """
+        if not self._hand_over(array, timeout):
+            from .arrays import put_copy
+
+            put_copy(self, array, timeout)
 
     # Buffers whose consumer failed, and dead letters.
 
@@ -251,8 +278,7 @@ class AlfQueue(QueueBase):
             InvalidArgument: n is less than 1, or size is negative.
             SegmentInvalid: the shared memory is corrupted or truncated.
         """
-        n = min(at_least(n, 1, "n"), self.capacity)
-        room = self.pool.buffer_size
+        n, room = self._most(n), self.pool.buffer_size
         room = room if size is None else min(at_least(size, 0, "size"), room)
         self._refuse_closed()
         names = queue_names(self.pool)
@@ -264,9 +290,10 @@ class AlfQueue(QueueBase):
         """Moves dead letters back to the queues they came from, or to queue to. Returns how many.
 
         Moves the n oldest buffers (None: as many as are in the queue now). reset sets their
-        redelivered to 0. Never waits. A buffer goes to the end of this queue again if there is no
-        room for it, or if it is no dead letter and to is None. A caller that is killed during the
-        call owns at most one buffer; recovery treats it as this queue's on_death says.
+        redelivered to 0. Never waits. Ends when queue to is full. Without to, a buffer goes to the
+        end of this queue again if its queue is full, or if it is no dead letter. A caller that is
+        killed during the call owns at most one buffer; recovery treats it as this queue's on_death
+        says.
 
         Raises:
             InvalidArgument: n is less than 1; to is this queue or one of another pool; or a queue
@@ -284,13 +311,11 @@ class AlfQueue(QueueBase):
             )
         self._refuse_closed()
         moved, number = 0, to.number if to is not None else 0
-        for _ in range(len(self) if n is None else min(at_least(n, 1, "n"), self.capacity)):
+        for _ in range(len(self) if n is None else self._most(n)):
             code = self._move(number, bool(reset))
-            if isinstance(code, Buffer):  # neither queue has room for it any more
-                self.put(code)
-            elif code == -errno.EAGAIN:
+            if code == -errno.EAGAIN or (to is not None and code == -errno.ENOBUFS):
                 break
-            elif code not in (0, -errno.ENOBUFS, -errno.ENOENT):
+            if code not in (0, -errno.ENOBUFS, -errno.ENOENT):
                 self._fail(code)
             moved += code == 0
         return moved
@@ -304,7 +329,7 @@ class AlfQueue(QueueBase):
             AccessDenied: the pool was opened read-only.
         """
         refuse_readonly(self.pool)
-        most, drained = len(self) if n is None else min(at_least(n, 1, "n"), self.capacity), 0
+        most, drained = len(self) if n is None else self._most(n), 0
         while drained < most:
             try:
                 burst = self.get_many(min(most - drained, 256), timeout=0)

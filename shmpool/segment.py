@@ -16,6 +16,7 @@ import os
 import pwd
 import resource
 from collections.abc import Callable, Iterator
+from operator import index
 
 from . import errors, os_errors
 from ._ffi import Native, ffi, lib
@@ -54,12 +55,14 @@ def user_id(owner: str | int) -> int:
 
 
 def _id(what: str, given: str | int, most: int, find: Callable[[str], int], kind: str) -> int:
-    if isinstance(given, int):
-        if isinstance(given, bool) or not 0 <= given <= most:
-            raise errors.InvalidArgument(f"{what} is {given!r}; allowed are 0 to {most}")
-        return given
     if not isinstance(given, str):
-        raise TypeError(f"{what} is {given!r}; it must be a str, an int, or None")
+        try:
+            number = index(given)
+        except TypeError:
+            raise TypeError(f"{what} is {given!r}; it must be a str, an int, or None") from None
+        if isinstance(given, bool) or not 0 <= number <= most:
+            raise errors.InvalidArgument(f"{what} is {given!r}; allowed are 0 to {most}")
+        return number
     try:
         return find(given)
     except (KeyError, ValueError):  # ValueError: no name can have such characters
@@ -68,6 +71,7 @@ def _id(what: str, given: str | int, most: int, find: Callable[[str], int], kind
         ) from None
 
 
+_MAKE_AGAIN = ": unlink it (shmpool rm) and create it again"
 _FAULTS: dict[int, str] = {
     lib.SHMPOOL_FAULT_NONE: "its file was truncated",
     lib.SHMPOOL_FAULT_SHORT: "it is {value} bytes long; a header has {expected}",
@@ -93,15 +97,24 @@ class Segment(SegmentBase):
         """Takes over the descriptor of file, and maps size bytes.
 
         Raises:
-            SegmentInvalid, OutOfSharedMemory: see _map().
+            SegmentInvalid, OutOfSharedMemory: the file is shorter; no addresses are left.
         """
         self._take(file)
         self.name = name
         self.path = "" if name == ANONYMOUS else path_of(name)
         self.status = os.fstat(self.fd)
         self.inode = self.status.st_ino
-        self.file = (self.status.st_dev, self.status.st_ino)
-        _map(self, size, read_only)
+        if self.status.st_size < size:  # an access past its end would be SIGBUS
+            raise errors.SegmentInvalid(f"pool {name!r}: its file was truncated{_MAKE_AGAIN}")
+        try:
+            self._map(size, read_only)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise os_errors.failure(f"pool {name!r} cannot be mapped", error) from None
+            raise errors.OutOfSharedMemory(
+                f"pool {name!r} takes {size} bytes of addresses, over this process's limits: "
+                "raise RLIMIT_AS (ulimit -v unlimited) or vm.max_map_count"
+            ) from None
 
     @property
     def base(self) -> Native:
@@ -128,7 +141,7 @@ class Segment(SegmentBase):
                 if not replace:
                     _refuse_existing(name)
         raise errors.PoolExists(
-            f"pool {name!r} was created and removed {CREATE_TRIES} times by others meanwhile"
+            f"pool {name!r} was created and removed {CREATE_TRIES} times by other processes"
         )
 
     @classmethod
@@ -156,7 +169,7 @@ class Segment(SegmentBase):
             _give_to_group(name, fd, group, number)
             os.fchmod(fd, mode)
             if replace:
-                os.rename(path_of(temporary), path_of(name))
+                _rename(temporary, name)
                 return segment
             try:
                 os.link(path_of(temporary), path_of(name), follow_symlinks=False)
@@ -210,11 +223,6 @@ class Segment(SegmentBase):
             return cls._of_file(name, file, read_only)
 
     @classmethod
-    def look(cls, name: str) -> "Segment":
-        """Maps the file read-only. Raises the errors of attach()."""
-        return cls.attach(name, read_only=True)
-
-    @classmethod
     def _of_file(cls, name: str, file: SegmentBase, read_only: bool) -> "Segment":
         segment = None
         try:
@@ -249,10 +257,10 @@ class Segment(SegmentBase):
             self.close()  # now: a traceback keeps the object alive
             raise
 
-    def named(self) -> bool:
-        """True if the file still has a name."""
-        with system_errors(f"pool {self.name!r} cannot be looked at"):
-            return os.fstat(self.fd).st_nlink > 0
+    def stat(self) -> os.stat_result:
+        """Returns what the file is now. Raises ShmpoolError, for a descriptor that is closed."""
+        with system_errors(f"pool {self.name!r} cannot be read"):
+            return os.fstat(self.fd)
 
 
 def _fault(code: int, why: Native) -> str:
@@ -261,7 +269,10 @@ def _fault(code: int, why: Native) -> str:
         return "its creator died before it was complete"
     if why.fault == lib.SHMPOOL_FAULT_OPTION:
         return str(native_refusal(why, int(ffi.cast("int64_t", why.value))))
-    return _FAULTS[why.fault].format(value=why.value, expected=why.expected)
+    told = _FAULTS[why.fault].format(value=why.value, expected=why.expected)
+    if why.fault in (lib.SHMPOOL_FAULT_VERSION, lib.SHMPOOL_FAULT_LAYOUT):
+        return f"{told}: use the version of shmpool that made it, or unlink it and create it again"
+    return told + _MAKE_AGAIN
 
 
 def _resize(fd: int, size: int) -> None:
@@ -284,22 +295,6 @@ def _fill(segment: Segment, geometry: Native) -> None:
     check(code, f"pool {segment.name!r}")
 
 
-def _map(segment: Segment, size: int, read_only: bool) -> None:
-    """Maps the file. Raises SegmentInvalid if it is shorter than size, or OutOfSharedMemory."""
-    name = segment.name
-    if segment.status.st_size < size:  # an access past its end would be SIGBUS
-        raise errors.SegmentInvalid(f"pool {name!r}: its file was truncated")
-    try:
-        segment._map(size, read_only)
-    except OSError as error:
-        if error.errno != errno.ENOMEM:
-            raise os_errors.failure(f"pool {name!r} cannot be mapped", error) from None
-        raise errors.OutOfSharedMemory(
-            f"pool {name!r} takes {size} bytes of addresses, over this process's limits: "
-            "raise RLIMIT_AS (ulimit -v unlimited) or vm.max_map_count"
-        ) from None
-
-
 def state_of(fd: int) -> tuple[int, bool]:
     """Returns what the file is, and whether its creator has closed it.
 
@@ -318,11 +313,11 @@ def _refuse_existing(name: str) -> None:
     """Raises PoolExists if a file has the name. First removes a pool that was never completed:
     versions without temporary names left such files when the creator died."""
     try:
-        file = open_file(name)
+        file = open_file(name, doing="create")
     except errors.PoolNotFound:
         return
-    except (errors.AccessDenied, errors.SegmentInvalid):
-        raise os_errors.exists(name) from None
+    except (errors.AccessDenied, errors.SegmentInvalid) as refusal:
+        raise os_errors.exists(name, refusal) from None
     fd = file.fd
     try:
         with locked_whole(fd) as alone:
@@ -334,12 +329,23 @@ def _refuse_existing(name: str) -> None:
     raise os_errors.exists(name)
 
 
+def _rename(temporary: str, name: str) -> None:
+    """Gives a new pool's file the name of an existing one. AccessDenied, SegmentInvalid."""
+    try:
+        os.rename(path_of(temporary), path_of(name))
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.EISDIR, errno.ENOTEMPTY):
+            raise
+        raise os_errors.cannot_open(name, path_of(name), error, "replace") from None
+
+
 def _give_to_group(name: str, fd: int, group: Group, number: int) -> None:
     try:
         os.fchown(fd, -1, number)
     except OSError as error:
         raise errors.AccessDenied(
-            f"pool {name!r} cannot be given to group {group!r}: {error.strerror}"
+            f"pool {name!r} cannot be given to group {group!r}: {error.strerror}; give a group "
+            "that this user is a member of (id -G)"
         ) from None
 
 

@@ -12,26 +12,15 @@ from typing import TypeVar
 from . import errors
 from ._ffi import Native, ffi, lib
 from .codes import check
+from .options import seconds_of
 
 T = TypeVar("T")
 
 # In the order of enum counter in native/layout.h.
 COUNTERS = (
-    "alloc",
-    "free",
-    "enqueue",
-    "dequeue",
-    "adopt",
-    "refill",
-    "flush",
-    "full",
-    "empty",
-    "grow",
-    "steal",
-    "sleep",
-    "exhausted",
-    "recover",
-)
+    "alloc", "free", "enqueue", "dequeue", "adopt", "refill", "flush", "full", "empty", "grow",
+    "steal", "sleep", "exhausted", "recover",
+)  # fmt: skip
 FATES = ("alive", "stopped", "dead", "unknown")  # in the order of enum process_fate
 FATE_DEAD = FATES.index("dead")
 
@@ -196,8 +185,12 @@ class Counting:
             yield
 
     def run(self, limit: float | None) -> "Counting":
-        """Takes all steps, up to the limit of steps(). Returns self."""
-        for _ in self.steps(limit):
+        """Takes all steps, up to the limit of steps(). Returns self.
+
+        Raises:
+            InvalidArgument, TypeError: limit is negative, or no number.
+        """
+        for _ in self.steps(seconds_of(limit, "limit")):
             pass
         return self
 
@@ -253,10 +246,6 @@ def recovering(pool: int, limit: float | None) -> Generator[None, None, Recovery
     return Recovery(
         raw.members, raw.buffers, raw.requeued, raw.dead_lettered, raw.postponed, raw.unknown
     )
-
-
-def recover(pool: int) -> Recovery:
-    return whole(recovering(pool, None))
 
 
 def whole(steps: Generator[None, None, T]) -> T:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pytest plugin: a failed test prints what to do next.
+"""A pytest plugin: under a failed test it prints what to do next.
 
-That is how to run the test alone, where the files that it wrote are, and what to install or to
-build if a module, a program or the newest extension is missing.
+How to run the test alone, where the files that it wrote are, and what to install or to build if a
+module, a program or the newest extension is missing.
 """
 
 import os
@@ -18,13 +18,13 @@ TITLE = "What to do"
 
 
 def command(nodeid: str) -> str:
-    """The command that runs one test alone, from the root of the repository."""
+    """Returns the command that runs one test alone, from the root of the repository."""
     python = os.path.relpath(sys.executable) if ".venv" in sys.executable else sys.executable
     return shlex.join([python, "-m", "pytest", "-n", "0", nodeid])
 
 
 def missing(error: BaseException) -> list[str]:
-    """What to install, if the error is about a module or a program that is not there."""
+    """Returns what to install, if the error is about a missing module or program."""
     if isinstance(error, ModuleNotFoundError):
         return [f"Install the module {error.name}: make .venv/.dev, or pip install -e '.[dev]'"]
     name = error.filename if isinstance(error, FileNotFoundError) else None
@@ -34,7 +34,7 @@ def missing(error: BaseException) -> list[str]:
 
 
 def outdated(package: Path) -> list[str]:
-    """What to do if the extension, which is built in place, is older than a C source."""
+    """Returns what to do if the extension, which is built in place, is older than a C source."""
     sources = [*package.glob("native/*.[ch]"), *package.glob("hot/*.[ch]")]
     built = [path.stat().st_mtime for path in package.glob("_native.*.so")]
     newest = max(sources, key=lambda path: path.stat().st_mtime)
@@ -44,7 +44,7 @@ def outdated(package: Path) -> list[str]:
 
 
 def advice(item: pytest.Item, error: BaseException) -> list[str]:
-    """The lines that are printed under a failed test."""
+    """Returns the lines that are printed under a failed test."""
     lines = [f"Run it alone: {command(item.nodeid)}"]
     directory = getattr(item, "funcargs", {}).get("tmp_path")
     if isinstance(directory, Path) and any(directory.iterdir()):

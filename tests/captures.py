@@ -4,18 +4,18 @@
 import socket
 import struct
 
-ETHERNET, RAW, OTHER = 1, 101, 147  # link types; the last is nobody's
+ETHERNET, RAW, OTHER = 1, 101, 147  # link types; OTHER is assigned to no protocol
 
 
 def udp4(port: int, payload: bytes = b"hello") -> bytes:
-    """An IPv4 packet from one port of 192.0.2.1 to another's 53."""
+    """An IPv4 packet from a port of 192.0.2.1 to port 53 of another address."""
     ends = socket.inet_aton("192.0.2.1") + socket.inet_aton("192.0.2.2")
     header = struct.pack(">BBHHHBBH", 0x45, 0, 28 + len(payload), 1, 0, 64, 17, 0)
     return header + ends + struct.pack(">HHHH", port, 53, 8 + len(payload), 0) + payload
 
 
 def udp6(port: int, payload: bytes = b"hello") -> bytes:
-    """An IPv6 packet from one port of 2001:db8::1 to another's 53."""
+    """An IPv6 packet from a port of 2001:db8::1 to port 53 of another address."""
     ends = b"".join(socket.inet_pton(socket.AF_INET6, f"2001:db8::{i}") for i in (1, 2))
     udp = struct.pack(">HHHH", port, 53, 8 + len(payload), 0) + payload
     return struct.pack(">IHBB", 6 << 28, len(udp), 17, 64) + ends + udp
@@ -28,7 +28,7 @@ def ethernet(packet: bytes, kind: int = 0x0800, tag: bytes = b"") -> bytes:
 def pcap(
     packets: list[bytes], link: int = ETHERNET, order: str = "<", magic: int = 0xA1B2C3D4
 ) -> bytes:
-    """A file whose packets are 1 s and 2 ticks after one another."""
+    """A file whose packets follow one another after 1 s and 2 ticks."""
     more = bytes(8) if magic == 0xA1B2CD34 else b""
     return struct.pack(f"{order}IHHiIII", magic, 2, 4, 0, 0, 262144, link) + b"".join(
         struct.pack(f"{order}IIII", 1 + i, 2 * i, len(packet), len(packet)) + more + packet

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures: pools with names of their own, helper processes, and a watch over what is left."""
+"""Fixtures: pools with names of their own, helper processes, checks that a test leaves nothing."""
 
 import contextlib
 import ctypes
@@ -27,13 +27,13 @@ import pytest
 import shmpool
 import shmpool.pruning
 
-collect_ignore = ["fuzz_wire.py"]  # not a test: it wants a library that only `make fuzz` installs
-DEADLINE_S = 60.0  # a guard against hangs, never a measure
+collect_ignore = ["fuzz_wire.py"]  # not a test: it needs a library that only `make fuzz` installs
+DEADLINE_S = 60.0  # a guard against hangs, not a measurement
 hypothesis.settings.register_profile("any machine", deadline=None)  # however slow
 hypothesis.settings.load_profile("any machine")
 _numbers = itertools.count()
 
-# A shell starts what goes into its background with SIGINT ignored, which children would inherit.
+# A shell starts background processes with SIGINT ignored, and children would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -42,8 +42,11 @@ Eventually = Callable[[Callable[[], object]], None]
 
 
 class OwnExamples:
-    """An example in a docstring names its pool as a user would. Here the file gets another name,
-    so that pools of that name, and other runs of the tests, are no matter."""
+    """Gives the pool of a docstring's example a name of its own.
+
+    The example names its pool as a user would. The name is replaced, so that it cannot collide with
+    a pool of that name or with another run of the tests.
+    """
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
@@ -72,14 +75,14 @@ def _segments() -> set[str]:
 
 
 def _children() -> set[int]:
-    """The pids of this process's children, without multiprocessing's two servants."""
+    """The pids of this process's children, without the two helper processes of multiprocessing."""
     servants = {
         multiprocessing.forkserver._forkserver._forkserver_pid,  # type: ignore[attr-defined]
         multiprocessing.resource_tracker._resource_tracker._pid,  # type: ignore[attr-defined]
     }
     found = set()
     for path in Path("/proc").glob("[0-9]*/stat"):
-        try:  # as bytes: a process may have any name, in brackets before what we read
+        try:  # as bytes: a process may have any name; it stands in brackets before the fields
             parent = path.read_bytes().rpartition(b")")[2].split()[1]
         except OSError:
             continue
@@ -90,7 +93,7 @@ def _children() -> set[int]:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Fails the test that leaves a segment or a child process behind."""
+    """Fails a test that leaves a segment or a child process behind."""
     children, segments = _children(), _segments()
     yield
     left = _segments() - segments
@@ -101,7 +104,7 @@ def nothing_left() -> Iterator[None]:
 
 
 class Handles:
-    """The calls of a Burst for handles that are made up: writes them into a Burst's memory."""
+    """Calls of a Burst with made-up handles, which it writes into the Burst's memory."""
 
     def __init__(self, pool: shmpool.Pool, queue: shmpool.AlfQueue | None = None) -> None:
         self._pool = pool
@@ -111,7 +114,7 @@ class Handles:
 
     @staticmethod
     def of(burst: shmpool.Burst) -> list[int]:
-        """Those of a burst."""
+        """The handles of a burst."""
         return [buf.generation << 32 | buf.index for buf in burst]
 
     @staticmethod
@@ -125,7 +128,7 @@ class Handles:
         )
 
     def _code(self, handles: list[int], call: Callable[[shmpool.Burst], object]) -> int:
-        """0, or the negative errno of what the call raises."""
+        """Returns 0, or the negative errno of the exception that the call raises."""
         forged = shmpool.Burst(self._pool, len(handles))
         at, n, state = self._words(forged)
         released = state.value
@@ -134,7 +137,7 @@ class Handles:
         try:
             call(forged)
         except shmpool.ShmpoolError as error:
-            if not error.errno:  # it would look like success
+            if not error.errno:  # a code of 0 would mean success
                 raise
             return -error.errno
         finally:
@@ -167,12 +170,12 @@ class Handles:
 
 @pytest.fixture
 def new_name() -> Iterator[Callable[[], str]]:
-    """new_name(): the name of a pool that nobody else has; it is unlinked in the end."""
+    """new_name(): a pool name that no other test uses. The pool is unlinked at the end."""
     made: list[str] = []
 
     def new_name() -> str:
         name = f"test-{os.getpid()}-{next(_numbers)}"
-        while os.path.lexists(f"/dev/shm/shmpool.{name}"):  # of a run with this pid, long ago
+        while os.path.lexists(f"/dev/shm/shmpool.{name}"):  # left by an earlier run with this pid
             name = f"test-{os.getpid()}-{next(_numbers)}"
         made.append(name)
         return name
@@ -184,14 +187,16 @@ def new_name() -> Iterator[Callable[[], str]]:
 
 @pytest.fixture
 def pool_name(new_name: Callable[[], str]) -> str:
-    """The name of a pool that nobody else has."""
+    """A pool name that no other test uses."""
     return new_name()
 
 
 @pytest.fixture
 def own_pools(monkeypatch: pytest.MonkeyPatch) -> None:
-    """prune() looks at this process's pools only, not at what a test beside it has just closed.
-    So do the daemons that start_daemon() starts, always."""
+    """prune() considers only this process's pools, not one that a parallel test has just closed.
+
+    Daemons that start_daemon() starts always do so.
+    """
     every = shmpool.pruning.pool_names
     own = f"test-{os.getpid()}-"
     monkeypatch.setattr(
@@ -201,7 +206,7 @@ def own_pools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_pool(new_name: Callable[[], str]) -> Iterator[MakePool]:
-    """make_pool(**options): a new pool, closed and unlinked in the end."""
+    """make_pool(**options): a new pool, which is closed and unlinked at the end."""
     made: list[shmpool.Pool] = []
 
     def make_pool(**options: Any) -> shmpool.Pool:
@@ -211,7 +216,7 @@ def make_pool(new_name: Callable[[], str]) -> Iterator[MakePool]:
 
     yield make_pool
     for pool in made:
-        with contextlib.suppress(BufferError):  # the test failed while it held a view
+        with contextlib.suppress(BufferError):  # the test failed while a view was alive
             pool.close()
 
 
@@ -228,7 +233,7 @@ def cached_pool(make_pool: MakePool) -> shmpool.Pool:
 
 
 def join(thread: threading.Thread) -> None:
-    """Waits for a thread's real end: Python's join() returns before its membership has ended."""
+    """Waits until a thread has ended as a member. Python's join() returns a little earlier."""
     thread.join(DEADLINE_S)
     give_up = time.monotonic() + DEADLINE_S
     while os.path.exists(f"/proc/self/task/{thread.native_id}"):
@@ -238,7 +243,7 @@ def join(thread: threading.Thread) -> None:
 
 @pytest.fixture
 def eventually() -> Eventually:
-    """eventually(condition): returns when it is true, fails if it never is."""
+    """eventually(condition): returns when the condition is true, fails if it never is."""
 
     def eventually(condition: Callable[[], object]) -> None:
         give_up = time.monotonic() + DEADLINE_S
@@ -250,13 +255,13 @@ def eventually() -> Eventually:
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process has."""
+    """The resident memory of a process in bytes."""
     text = Path(f"/proc/{pid}/status").read_bytes()
     return int(re.findall(rb"VmRSS:\s+(\d+) kB", text)[0]) << 10
 
 
 def open_files(pid: int) -> set[str]:
-    """What the descriptors of a process refer to, without those that it closes meanwhile."""
+    """The files behind a process's descriptors, except those that it closes while we read."""
     found = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -265,13 +270,13 @@ def open_files(pid: int) -> set[str]:
 
 
 def room() -> int:
-    """Bytes of shared memory that are free; a container has 64 MB unless it is given more."""
+    """Free bytes of shared memory. A container has 64 MB unless it is given more."""
     status = os.statvfs("/dev/shm")
     return status.f_bavail * status.f_frsize
 
 
 class Child:
-    """A Python process of the test's, talked to in lines."""
+    """A Python process that a test starts and exchanges lines with."""
 
     def __init__(self, script: str, arguments: tuple[object, ...]) -> None:
         self.process = subprocess.Popen(
@@ -284,17 +289,17 @@ class Child:
         self.pid = self.process.pid
 
     def line(self) -> str:
-        """The next line it prints."""
+        """Returns the next line that the process prints."""
         assert self.process.stdout is not None
         return self.process.stdout.readline().rstrip("\n")
 
-    def tell(self, line: object = "") -> None:
-        """Sends it a line."""
+    def send(self, line: object = "") -> None:
+        """Sends the process a line."""
         assert self.process.stdin is not None
         print(line, file=self.process.stdin, flush=True)
 
     def end(self) -> str:
-        """Waits for its end, which must be a good one; gives the rest of what it printed."""
+        """Waits until the process ends, with status 0. Returns the rest of its output."""
         rest, _ = self.process.communicate(timeout=DEADLINE_S)
         assert 0 == self.process.returncode
         return rest
@@ -306,7 +311,7 @@ class Child:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Child]]:
-    """start(script, *args): Python code in a process, killed in the end if it runs on."""
+    """start(script, *args): runs Python code in a process that is killed at the end of the test."""
     children: list[Child] = []
 
     def start(script: str, *arguments: object) -> Child:
@@ -325,7 +330,7 @@ def start() -> Iterator[Callable[..., Child]]:
 
 SLOW = re.compile(r"^Executing .* took (\d+\.\d+) seconds$", re.MULTILINE)  # from asyncio
 SLOW_S = 1.0  # a callback that takes longer delays every client
-# The daemon's prune() looks at the pools of this test process only, as with own_pools.
+# The daemon's prune() considers only the pools of this test process, as with own_pools.
 OWN_POOLS = f"""
 import shmpool.pruning
 every = shmpool.pruning.pool_names
@@ -338,8 +343,8 @@ import runpy
 runpy.run_module("shmpool.daemon", run_name="__main__", alter_sys=True)
 """
 # Starts the daemon with asyncio's debug mode on. Callbacks are timed by a clock that leaves out the
-# time that the daemon's threads waited for a processor, so that a busy machine makes none slow. All
-# threads count: the one that holds the interpreter's lock may be the one that waits.
+# time in which the daemon's threads waited for a processor, so a busy machine makes none slow. All
+# threads count: a callback may wait for a thread that has the interpreter's lock.
 DEBUGGED = """
 import contextlib, os, time
 from shmpool.cli.daemon import command
@@ -368,8 +373,10 @@ command(prog_name="python -m shmpool.daemon")
 
 
 class DaemonProcess:
-    """A daemon of the test's own, as systemd would run it, with asyncio's debug mode on. A test
-    can wait for what the daemon notifies."""
+    """A daemon for one test, run as systemd would run it, with asyncio's debug mode on.
+
+    A test can wait for the daemon's notifications.
+    """
 
     def __init__(
         self,
@@ -379,7 +386,7 @@ class DaemonProcess:
         prefix: tuple[str, ...] = (),
         code: str = DEBUGGED,
     ) -> None:
-        """prefix is a command that runs what follows it; code is Python that starts the daemon."""
+        """prefix is a command that runs its arguments; code is Python that starts the daemon."""
         self.directory = directory
         self.socket = directory / "daemon.sock"
         self.config = directory / "shmpool.toml"
@@ -399,8 +406,9 @@ class DaemonProcess:
             )
         self.pid = self.process.pid
 
-    def told(self, line: str) -> list[str]:
-        """Waits until the daemon has notified systemd of this; all that it said with it."""
+    def notified(self, line: str) -> list[str]:
+        """Waits until the daemon has sent systemd this line. Returns all lines of that
+        notification."""
         self._notes.settimeout(0.1)
         give_up = time.monotonic() + DEADLINE_S
         while time.monotonic() < give_up:
@@ -415,24 +423,31 @@ class DaemonProcess:
         raise AssertionError(f"the daemon never said {line}: {self.output()}")
 
     def output(self) -> str:
-        """What it has written to stderr so far, without asyncio's notes of callbacks."""
+        """Its stderr so far, without asyncio's notes about callbacks."""
         return re.sub(f"(?m){SLOW.pattern}\n", "", self.log.read_text())
 
     def asyncio_errors(self) -> list[str]:
-        """What asyncio's debug mode finds wrong: coroutines that were never awaited, and callbacks
-        longer than SLOW_S since the daemon became ready."""
+        """The errors that asyncio's debug mode found.
+
+        These are coroutines that were never awaited, and callbacks longer than SLOW_S since the
+        daemon became ready.
+        """
         text = self.log.read_text()
         found = [line for line in text.splitlines() if "never awaited" in line]
         running = text.partition("listening at ")[2]
         return found + [slow[0] for slow in SLOW.finditer(running) if float(slow[1]) > SLOW_S]
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Sends a signal and waits for its end: its exit status."""
+        """Sends a signal and waits for the end. Returns the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(DEADLINE_S)
 
     def close(self) -> None:
+        """Ends the daemon. `make coverage` needs what the daemon reports when it ends by itself."""
+        if "COVERAGE_RUN" in os.environ:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.end()
         self.end(signal.SIGKILL)
         self._notes.close()
 
@@ -442,9 +457,12 @@ StartDaemon = Callable[..., DaemonProcess]
 
 @pytest.fixture
 def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartDaemon]:
-    """start_daemon(config, *arguments): a daemon that is ready. It watches only pools of this test
-    process. [daemon] options go into the config as they are, pools after them. Fails the test if
-    asyncio's debug mode finds an error in the daemon; debug=False turns that mode off."""
+    """start_daemon(config, *arguments): starts a daemon and returns when it is ready.
+
+    The daemon watches only pools of this test process. [daemon] options stand in the config as they
+    are, pools after them. The test fails if asyncio's debug mode finds an error in the daemon;
+    debug=False turns that mode off.
+    """
     pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     made: list[DaemonProcess] = []
@@ -463,7 +481,7 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
         code = DEBUGGED if debug else PLAIN
         made.append(DaemonProcess(directory, own + config, arguments, prefix, code))
         if ready:
-            made[-1].told("READY=1")
+            made[-1].notified("READY=1")
         return made[-1]
 
     yield start_daemon
@@ -474,7 +492,8 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
 
 @pytest.fixture
 def run() -> Callable[..., str]:
-    """run(script, *args): Python code in a process that must end well; what it printed."""
+    """run(script, *args): runs Python code in a process that must exit with status 0. Returns its
+    output."""
 
     def run(script: str, *arguments: object, prefix: tuple[str, ...] = ()) -> str:
         done = subprocess.run(

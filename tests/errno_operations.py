@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operations that errno_sweep.py lets fail: what is there before, what is done, what must be
-true afterwards."""
+"""The operations in which errno_sweep.py makes system calls fail.
+
+Each says what it needs, what it does, and what must be true afterwards.
+"""
 
 import contextlib
 import ctypes
@@ -28,25 +30,25 @@ OPTIONS = {"buffer_size": 256, "capacity": 64, "cache_size": 0, "members": 4, "q
 
 
 class Operation:
-    """One operation on the pool rx; this class does nothing, and others say what."""
+    """One operation on the pool rx. This base class does nothing."""
 
-    repeats = True  # whether it may fail, and is then repeated
-    arms_itself = False  # whether it says for itself from where to where calls are counted
-    kept: tuple[str, ...] = ("/dev/urandom",)  # descriptors that libraries keep: Python's
+    repeats = True  # whether it may fail; it is then repeated
+    arms_itself = False  # whether it marks by itself where the counting of calls begins and ends
+    kept: tuple[str, ...] = ("/dev/urandom",)  # descriptors that libraries keep open: Python's
 
     def __init__(self) -> None:
         self.pool: shmpool.Pool | None = None
-        self.arm: Callable[[], object] = lambda: None  # from here on calls are counted; up to here:
+        self.arm: Callable[[], object] = lambda: None  # begins to count calls
         self.disarm: Callable[[], object] = lambda: None
 
     def set_up(self) -> None:
-        """What is there before."""
+        """Creates what the operation needs."""
 
     def act(self) -> None:
-        """What is done; when it failed, once more."""
+        """Does the operation. Called again after a failure."""
 
     def judge(self) -> None:
-        """What must be true afterwards: as it stands, that all buffers are free and usable."""
+        """What must be true afterwards. By default: all buffers are free and usable."""
         if self.pool is None:
             self.pool = shmpool.Pool.attach(NAME)
         self.pool.recover()
@@ -83,14 +85,14 @@ class Create(Operation):
 
 
 class CreateAll(Operation):
-    """With every option that makes a call to the system of its own."""
+    """Creates a pool with every option that makes a system call of its own."""
 
     def act(self) -> None:
         self.create(prealloc=64, mode=0o660, group=os.getgid())
 
 
 class CreateSecond(Operation):
-    """By a process that has opened a pool before."""
+    """Creates a pool in a process that has opened a pool before."""
 
     def set_up(self) -> None:
         self.create()
@@ -103,7 +105,7 @@ class CreateSecond(Operation):
 
 
 class CreateUnlinked(Operation):
-    """A pool whose name ends with its first closing, in the place of another."""
+    """Creates a pool whose name ends with its first close, in place of another pool."""
 
     def set_up(self) -> None:
         in_child(lambda: self.create().close())
@@ -118,7 +120,7 @@ class CreateAnonymous(Operation):
 
 
 class CreateTaken(Operation):
-    """Of a name that there is: PoolExists, or what failed, and the pool stays."""
+    """Creates a pool whose name exists. PoolExists, or the error that failed; the pool stays."""
 
     def set_up(self) -> None:
         self.create(prealloc=64)
@@ -135,7 +137,7 @@ class CreateTaken(Operation):
 
 
 class Made(Operation):
-    """Of a pool that is there and that nobody has open."""
+    """An operation on a pool that exists and that no process has open."""
 
     def set_up(self) -> None:
         self.create().close()
@@ -143,7 +145,7 @@ class Made(Operation):
 
 
 class FirstAttach(Operation):
-    """By a process that has not opened any pool."""
+    """Attaches in a process that has not opened any pool."""
 
     def set_up(self) -> None:
         in_child(lambda: self.create().close())
@@ -157,15 +159,15 @@ class Attach(Made):
         self.pool = shmpool.Pool.attach(NAME)
 
     def judge(self) -> None:
-        """As many pools as a process can open are open: a failure has taken none of them."""
+        """As many pools as a process can open can be opened: a failure has lost no place."""
         super().judge()
         with contextlib.ExitStack() as stack:
             for _ in range(63):
                 stack.enter_context(shmpool.Pool.attach(NAME))
 
 
-class Look(Made):
-    """All that a View shows."""
+class ReadView(Made):
+    """Reads everything that a View shows."""
 
     def act(self) -> None:
         with View(NAME) as view:
@@ -186,7 +188,7 @@ class Unlink(Made):
 
 
 class Opened(Operation):
-    """Of a pool that this process has open, without having done anything with it yet."""
+    """An operation on a pool that this process has opened and not used yet."""
 
     def set_up(self) -> None:
         self.create()
@@ -198,7 +200,7 @@ class Opened(Operation):
 
 
 class FirstCall(Opened):
-    """Of a thread: it becomes a member. The pool grows."""
+    """The first call of a thread: it becomes a member. The pool grows."""
 
     def act(self) -> None:
         self.opened.alloc().free()
@@ -215,7 +217,7 @@ class Grow(Opened):
 
 
 class Fork(Opened):
-    """A child takes a token of its own, and does what its parent does."""
+    """A child gets its own token and does what its parent does."""
 
     def act(self) -> None:
         pid = os.fork()
@@ -237,7 +239,7 @@ class CreateQueue(Opened):
 
 
 class FindQueue(Operation):
-    """The queue that another process has made, and what is in it."""
+    """Finds a queue that another process created, and reads what is in it."""
 
     def set_up(self) -> None:
         def make() -> None:
@@ -257,7 +259,7 @@ class FindQueue(Operation):
 
 
 class Waits(Opened):
-    """For room and for buffers that do not come, and for a message that does."""
+    """Waits for room and for buffers that never arrive, and for a message that does."""
 
     def set_up(self) -> None:
         super().set_up()
@@ -277,7 +279,7 @@ class Waits(Opened):
 
 
 class Wakes(Opened):
-    """Another thread that sleeps."""
+    """Wakes another thread that sleeps."""
 
     def set_up(self) -> None:
         super().set_up()
@@ -299,7 +301,7 @@ class Wakes(Opened):
 
 
 class Dead(Operation):
-    """Of a pool in which a member that owned buffers has died."""
+    """Recovers a dead member that owned buffers."""
 
     def set_up(self) -> None:
         def dies() -> None:
@@ -324,7 +326,7 @@ class Recover(Dead):
 
 
 class Nack(Opened):
-    """What was got goes back to its queue."""
+    """Returns a buffer to the queue that it was got from."""
 
     def set_up(self) -> None:
         super().set_up()
@@ -341,7 +343,7 @@ class Nack(Opened):
 
 
 class TakeOver(Operation):
-    """Every member slot is a dead member's."""
+    """Attaches to a pool whose member slots all belong to dead members."""
 
     def set_up(self) -> None:
         def dies() -> None:
@@ -376,7 +378,7 @@ class Inspect(Opened):
 
 
 class Close(Opened):
-    """It cannot fail."""
+    """Closes a pool. This cannot fail."""
 
     repeats = False
 
@@ -390,7 +392,7 @@ class Close(Opened):
 
 
 class Prune(Operation):
-    """A pool whose creator has died, a temporary name, and a pool that was left on purpose."""
+    """Prunes a pool of a dead creator, a temporary name, and a pool that was left on purpose."""
 
     def set_up(self) -> None:
         in_child(self.create)
@@ -412,7 +414,7 @@ class Prune(Operation):
 
 
 def run_command(*arguments: str) -> tuple[object, str]:
-    """A subcommand in this process: its exit status, and what it wrote to stderr."""
+    """Runs a subcommand in this process. Returns its exit status and its stderr."""
     out, err = io.StringIO(), io.StringIO()
     sys.argv = ["shmpool", *arguments]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -424,7 +426,7 @@ def run_command(*arguments: str) -> tuple[object, str]:
 
 
 class Command(Dead):
-    """A subcommand, on a pool with a dead member."""
+    """Runs a subcommand on a pool with a dead member."""
 
     arguments: tuple[str, ...]
 
@@ -435,7 +437,7 @@ class Command(Dead):
 
 
 class Doctor(Command):
-    """What it finds is on stdout."""
+    """Its findings are on stdout."""
 
     arguments = ("doctor",)
 
@@ -446,7 +448,7 @@ class Doctor(Command):
 
 
 def command(*arguments: str) -> type[Command]:
-    """The operation that is this subcommand."""
+    """Returns the operation that runs this subcommand."""
 
     class This(Command):
         pass
@@ -469,8 +471,10 @@ COMMANDS = {
 
 
 class Daemon(Operation):
-    """Start, adoption, a dead member recovered, a client answered, and the end. It is this process;
-    a child plays the worker and the client, and ends it."""
+    """Runs the daemon: start, adoption, recovery of a dead member, an answered client, and the end.
+
+    The daemon is this process. A child acts as the worker and the client, and ends the daemon.
+    """
 
     arms_itself = True
     kept = ("/dev/urandom", "pipe:")  # libuv's
@@ -499,7 +503,7 @@ class Daemon(Operation):
         os._exit(0)
 
     async def run(self, daemon: shmpool.daemon.Daemon, run: Callable[..., Any]) -> None:
-        """Daemon.run, without what goes on around it in the event loop."""
+        """Daemon.run, without the work around it in the event loop."""
         self.arm()
         try:
             await run(daemon)
@@ -525,7 +529,7 @@ class Daemon(Operation):
             logging.getLogger("shmpool").handlers.clear()
         assert "Traceback" not in text, text
         ended, self.ended = os.waitpid(self.client, os.WNOHANG)
-        if status and not ended:  # what fails at the end is not done again
+        if status and not ended:  # a failure at the end is not repeated
             raise shmpool.ShmpoolError(text or "nothing said")
         if not ended:
             _, self.ended = os.waitpid(self.client, 0)
@@ -575,7 +579,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     "create-taken": CreateTaken,
     "first-attach": FirstAttach,
     "attach": Attach,
-    "look": Look,
+    "view": ReadView,
     "unlink": Unlink,
     "first-call": FirstCall,
     "grow": Grow,

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every call of every operation to the system fails once, with each errno that it can have.
+"""Every system call of every operation fails once, with each errno that it can have.
 
     python -m tests.errno_sweep                         all of them
-    python -m tests.errno_sweep --sample 300 --seed 7   so many, drawn from a seed
+    python -m tests.errno_sweep --sample 300 --seed 7   300 of them, drawn from a seed
     python -m tests.errno_sweep --only create:12:ENOSPC one of them, with its traceback
 
 Each trial is a process of its own, forked from one that has nothing open, in a /dev/shm of its own.
-It does the operation once while native/preload_errno.c lets the call fail, and judges:
+It does the operation once while native/preload_errno.c makes the call fail, and checks:
 
     the operation succeeds, or raises one of shmpool's exceptions; it neither crashes nor hangs
     after a failure it succeeds when it is repeated
     the audit is clean, and everything is free after a recovery
     no descriptor, no mapping of a pool and no file in /dev/shm is left
 
-Commands end with 0, 1 or 2 and without a traceback. What operations there are: errno_operations.py.
-The daemon has to be named: what it calls depends on when its client comes, so that the nth call is
-not always the same one.
+Commands end with 0, 1 or 2 and without a traceback. errno_operations.py has the operations. The
+daemon runs only if it is named: its calls depend on when its client connects, so the nth call
+is not always the same one.
 """
 
 import argparse
@@ -107,13 +107,13 @@ class Preload:
         self._library.errno_arm(nth, number)
 
     def disarm(self) -> list[str]:
-        """The kinds of the calls that there were."""
+        """Stops counting. Returns the kinds of the calls that were counted."""
         calls = self._library.errno_disarm()
         return [self._library.errno_kind(nth).decode() for nth in range(1, calls + 1)]
 
 
 class JudgementError(AssertionError):
-    """What is wrong with what an operation did."""
+    """An operation had a wrong result."""
 
 
 def descriptors() -> set[str]:
@@ -121,14 +121,14 @@ def descriptors() -> set[str]:
     for name in os.listdir("/proc/self/fd"):
         try:
             found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
-        except OSError:  # the one that listed them
+        except OSError:  # the descriptor that listed them
             continue
     return found
 
 
 def left_over(before: set[str], kept: tuple[str, ...]) -> list[str]:
-    """What an operation that is over has left in this process and in /dev/shm."""
-    gc.collect()  # tracebacks keep what failed
+    """Returns what a finished operation has left in this process and in /dev/shm."""
+    gc.collect()  # tracebacks keep the objects of the failed call
     maps = Path("/proc/self/maps").read_text().splitlines()
     found = [line for line in maps if "/dev/shm/" in line or "memfd:shmpool" in line]
     new = sorted(descriptors() - before)
@@ -138,7 +138,8 @@ def left_over(before: set[str], kept: tuple[str, ...]) -> list[str]:
 
 
 def attempt(preload: Preload, operation: Operation, nth: int, number: int) -> tuple[str, list[str]]:
-    """Does the operation with one failure; the exception it raised, or "", and the calls made."""
+    """Does the operation with one failure. Returns the exception that it raised, or "", and the
+    calls."""
     raised, preload_failed = "", None
     operation.arm, operation.disarm = lambda: preload.arm(nth, number), preload.disarm
     if not operation.arms_itself:
@@ -157,7 +158,7 @@ def attempt(preload: Preload, operation: Operation, nth: int, number: int) -> tu
 
 
 def trial(preload: Preload, name: str, nth: int, number: int) -> dict[str, object]:
-    """One failure of one operation, judged."""
+    """Does one operation with one failure, and checks the result."""
     before = descriptors()
     operation = OPERATIONS[name]()
     operation.set_up()
@@ -198,7 +199,7 @@ def child(preload: Preload, name: str, nth: int, number: int, to: int, talk: boo
 def forked(
     preload: Preload, name: str, nth: int, number: int, talk: bool = False
 ) -> dict[str, object]:
-    """The trial in a process of its own."""
+    """Runs the trial in a process of its own."""
     out, to = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -219,7 +220,7 @@ def forked(
 
 
 def plan(preload: Preload, names: list[str]) -> list[tuple[str, int, str, str]]:
-    """Every failure there can be: operation, number of the call, its kind, errno."""
+    """Returns every possible failure: operation, number of the call, its kind, errno."""
     failures = []
     for name in names:
         counted = forked(preload, name, 0, 0)
@@ -233,7 +234,7 @@ def plan(preload: Preload, names: list[str]) -> list[tuple[str, int, str, str]]:
 
 
 def compiled(directory: Path) -> Path:
-    """The library to preload."""
+    """Returns the library to preload."""
     library = directory / "preload_errno.so"
     flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
     subprocess.run(["gcc", *flags, "-o", library, SOURCE, "-ldl"], check=True)
@@ -241,7 +242,7 @@ def compiled(directory: Path) -> Path:
 
 
 def inside(arguments: argparse.Namespace) -> int:
-    """In the process that has the library preloaded."""
+    """Runs in the process that has the library preloaded."""
     preload = Preload()
     wrong = 0
     warm_up()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes that fuzz_segment.py lets work on a corrupted pool: workers and a command line.
+"""The processes that fuzz_segment.py runs on a corrupted pool: workers and a command line.
 
-Each reads lines of JSON, does what they say, and answers with a line: what went wrong, and what the
-longest call took. Anything but a ShmpoolError is wrong, and so is a call that took too long.
+Each reads lines of JSON and carries them out. It answers with a line: what was wrong, and how long
+the longest call took. Any exception except a ShmpoolError is wrong, and so is a call that took too
+long.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ WAIT_S = 0.01  # the longest timeout that a call is given
 
 
 class Beside:
-    """A thread that uses a healthy pool all the time: who holds it up, and for how long."""
+    """A thread that uses a healthy pool all the time. It measures how long it was delayed."""
 
     def __init__(self, name: str) -> None:
         self._pool = shmpool.Pool.attach(name)
@@ -48,7 +49,7 @@ class Beside:
                 queue.send(b"x" * 32, timeout=0)
                 queue.recv(timeout=0)
             except (shmpool.Empty, shmpool.Full):
-                pass  # another worker's was faster
+                pass  # another worker was first
             except Exception as error:
                 self.wrong.append(f"the healthy pool: {error!r}")
             others = time.process_time() - cpu - (time.thread_time() - own)
@@ -56,7 +57,7 @@ class Beside:
 
 
 def waited() -> float | None:
-    """Seconds for which this thread has waited for a processor, if the kernel says so."""
+    """Seconds for which this thread waited for a processor, if the kernel reports it."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
@@ -64,7 +65,7 @@ def waited() -> float | None:
 
 
 class Lateness:
-    """A thread that does nothing but wake up again and again: how late the machine makes it."""
+    """A thread that only sleeps and wakes up: it measures how late the machine wakes it."""
 
     def __init__(self) -> None:
         self.longest = 0.0
@@ -79,16 +80,16 @@ class Lateness:
 
 
 def processor_time(pid: int) -> float:
-    """Seconds that a process has used."""
+    """Processor time of a process in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Judge:
-    """Makes calls, and says of each that ends badly what was wrong."""
+    """Makes calls, and notes what was wrong with each that failed."""
 
     def __init__(self, lateness: Lateness, daemon: int = 0) -> None:
-        """daemon is the pid of the process that does it, if it is another."""
+        """daemon is the pid of the process that does the work, if it is another one."""
         self._lateness = lateness
         self._daemon = daemon
         self.wrong: list[str] = []
@@ -108,20 +109,20 @@ class Judge:
         except BaseException as error:
             self.wrong.append(f"{name}: {error!r}")
         faulthandler.cancel_dump_traceback_later()
-        spent = time.thread_time() - cpu
-        asleep = time.monotonic() - began - spent - 2 * self._lateness.longest
+        used = time.thread_time() - cpu
+        asleep = time.monotonic() - began - used - 2 * self._lateness.longest
         asleep = 0.0 if queued is None else asleep - ((waited() or 0.0) - queued)
-        if self._daemon:  # asleep it is as long as the daemon is at work
+        if self._daemon:  # it sleeps as long as the daemon works
             asleep = min(asleep, processor_time(self._daemon) - others)
-        self.longest = max(self.longest, spent)
-        if spent > CALL_S:
-            self.wrong.append(f"{name}: it took {spent:.2f} s of processor time")
+        self.longest = max(self.longest, used)
+        if used > CALL_S:
+            self.wrong.append(f"{name}: it took {used:.2f} s of processor time")
         elif asleep > CALL_S + WAIT_S and name != "killed":
             self.wrong.append(f"{name}: it was asleep for {asleep:.2f} s")
 
 
 class Worker:
-    """Members of the pool: everything that Python can call, on a pool that may hold anything."""
+    """Members of the pool: every call that Python can make, on a pool with any content."""
 
     def __init__(self, healthy: str) -> None:
         self._beside = Beside(healthy)
@@ -132,7 +133,7 @@ class Worker:
         self.queues: list[Any] = []
         self.held: list[Any] = []
 
-    def tell(self, order: dict[str, Any]) -> dict[str, Any]:
+    def carry_out(self, order: dict[str, Any]) -> dict[str, Any]:
         self.judge = Judge(self._lateness)
         if "open" in order:
             self.name = order["open"]
@@ -149,7 +150,7 @@ class Worker:
         wrong = self.judge.wrong + self._beside.wrong
         self._beside.wrong = []
         if delay > CALL_S:
-            wrong.append(f"the healthy pool was held up for {delay:.2f} s")
+            wrong.append(f"the healthy pool was delayed for {delay:.2f} s")
         return {"wrong": wrong, "longest": self.judge.longest, "refused": self.judge.refused}
 
     def _open(self) -> None:
@@ -224,7 +225,7 @@ class Worker:
             view[: len(view)] = bytes(len(view))
 
     def _again(self, chance: random.Random) -> None:
-        """Another opening, used and closed."""
+        """Opens the pool once more, uses it and closes it."""
         with shmpool.Pool.attach(self.name) as pool:
             for queue in pool.queues()[:2]:
                 with contextlib.suppress(shmpool.ShmpoolError):
@@ -235,11 +236,11 @@ class Worker:
 
     def _look(self) -> None:
         with View(self.name) as view:
-            for look in (view.stats, view.queues, view.members, view.dead, view.operating):
-                look()
+            for read in (view.stats, view.queues, view.members, view.dead, view.operating):
+                read()
 
     def _killed(self, chance: random.Random) -> None:
-        """A member that is killed with buffers in its hands."""
+        """A member that is killed while it owns buffers."""
         calls = self._calls(chance)
         child = os.fork()
         if child:
@@ -262,7 +263,7 @@ class Worker:
 
 
 class Terminal:
-    """The command line, as somebody types it."""
+    """The command line, as a user types it."""
 
     def __init__(self) -> None:
         from shmpool.cli.main import shmpool as command
@@ -270,7 +271,7 @@ class Terminal:
         self._command = command
         self._lateness = Lateness()
 
-    def tell(self, order: dict[str, Any]) -> dict[str, Any]:
+    def carry_out(self, order: dict[str, Any]) -> dict[str, Any]:
         judge = Judge(self._lateness, order["daemon"])
         for line in order["commands"]:
             judge.call(" ".join(line), lambda line=line: self._run(line))  # type: ignore[misc]
@@ -288,7 +289,7 @@ class Terminal:
 def main() -> None:
     role = Worker(sys.argv[2]) if sys.argv[1] == "worker" else Terminal()
     for line in sys.stdin:
-        print(json.dumps(role.tell(json.loads(line))), flush=True)
+        print(json.dumps(role.carry_out(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

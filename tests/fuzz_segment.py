@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Overwrites words of pools in use, and demands that nobody who uses them minds.
+"""Overwrites words of pools in use, and checks that every process that uses them survives.
 
     python -m tests.fuzz_segment --trials 50000 --seed 7
     python -m tests.fuzz_segment --seed 7 --round 12        that round alone, again
 
 Two workers (fuzz_roles.py), a command line and a daemon use a pool. A trial overwrites a word of
-it, or the same word of every member, queue, buffer or slot, or lets a word flip to and fro, or
-makes a hole, or writes what a careful attacker would; then the workers make some calls each. Ten
-trials make a round, which has a pool of its own and may end with a truncated file. Demanded is that
+it, or the same word of every member, queue, buffer or slot; or it flips a word to and fro, makes a
+hole, or writes what a careful attacker would. Then each worker makes some calls. Ten trials make a
+round, which has a pool of its own and may end with a truncated file. The checks are:
 
     no process dies or hangs, and none grows
     every exception is a ShmpoolError
     no call takes more than 1 s of processor time, nor of sleep beyond its timeout
-    nobody holds up a healthy pool for more than 1 s: neither the threads of a worker that use it
-    beside the corrupted one, nor the daemon that recovers it
+    a healthy pool is not delayed by more than 1 s: neither the threads of a worker that use it
+    beside the corrupted pool, nor the daemon that recovers it
 """
 
 import argparse
@@ -40,15 +40,15 @@ from tests.fuzz_roles import CALL_S, HANG_S, processor_time
 from tests.fuzz_words import Row, Segment, Word
 
 ROUND_TRIALS = 10
-CRAFTED = ("nowhere", "hollow", "queues", "dead", "full")
-TRUNCATED = 0.2  # of the rounds end so
+CRAFTED = ("nowhere", "stale", "queues", "dead", "full")
+TRUNCATED = 0.2  # share of the rounds that end so
 STEPS = 6  # calls of each worker after a trial
 WORKERS = 2
-GROWN = 64 << 20  # bytes of memory of its own that a process may come to have more
+GROWN = 64 << 20  # bytes by which the memory of a process may grow
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("ls", "describe", "stats", "audit", "members", "holders", "doctor", "recover")
 POOL = {"buffer_size": 64, "headroom": 8, "capacity": 64, "members": 6, "queues": 4}
-POOLS: tuple[tuple[int, dict[str, int]], ...] = (  # how often, what
+POOLS: tuple[tuple[int, dict[str, int]], ...] = (  # how often, and what
     (10, POOL),
     (10, POOL | {"prealloc": 32, "capacity": 256, "cache_size": 16, "bulk": 16}),
     (10, POOL | {"prealloc": 1024, "capacity": 1024, "cache_size": 64, "buffer_size": 256}),
@@ -59,7 +59,7 @@ POOLS: tuple[tuple[int, dict[str, int]], ...] = (  # how often, what
 
 
 class Role:
-    """A process of fuzz_roles.py, told things in lines."""
+    """A process of fuzz_roles.py, which carries out lines that it is sent."""
 
     def __init__(self, *arguments: str) -> None:
         self.kind = arguments[0]
@@ -74,13 +74,13 @@ class Role:
         )
         self.first: int | None = None
 
-    def tell(self, **order: Any) -> None:
+    def send(self, **order: Any) -> None:
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps(order), file=self.process.stdin, flush=True)
 
     def answer(self) -> dict[str, Any]:
-        """What went wrong with what it was told last."""
+        """Returns what was wrong with the last line that it carried out."""
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], 2 * HANG_S)
         line = self.process.stdout.readline() if ready else ""
@@ -93,7 +93,7 @@ class Role:
         return {"wrong": [f"the {self.kind} {how}\n{text}"], "longest": 0.0, "refused": {}}
 
     def grown(self) -> int:
-        """Bytes that it has more than at the first time."""
+        """Bytes by which its memory has grown since the first call."""
         now = own_memory(self.process.pid)
         if self.first is None:
             self.first = now
@@ -106,7 +106,7 @@ class Role:
 
 
 def own_memory(pid: int) -> int:
-    """Bytes of memory that a process has to itself."""
+    """Bytes of memory that a process shares with no other."""
     text = Path(f"/proc/{pid}/status").read_text()
     return int(re.findall(r"RssAnon:\s+(\d+) kB", text)[0]) << 10
 
@@ -138,7 +138,7 @@ class Daemon:
         raise SystemExit(f"fuzz_segment: no daemon: {self._log.read_text()}")
 
     def wrong(self, healthy: shmpool.Pool) -> list[str]:
-        """What is wrong with it, after a member of the healthy pool was killed."""
+        """Returns what is wrong with it, after a member of the healthy pool was killed."""
         if self.process.poll() is not None:
             return [f"the daemon has ended with {self.process.returncode}\n{self._said()}"]
         found = [line for line in self._said().splitlines() if re.search("Traceback|failed", line)]
@@ -188,7 +188,7 @@ def kill_a_member(pool: shmpool.Pool) -> None:
 
 
 class Flips:
-    """A thread that writes the values of a word by turns, until the end of the with block."""
+    """A thread that writes the values into a word in turn, until the end of the with block."""
 
     def __init__(self, segment: Segment, word: Word, values: tuple[int, ...]) -> None:
         self._work = segment, word, values
@@ -213,12 +213,10 @@ class Flips:
 
 @dataclass
 class Trial:
-    """What is done to the segment before a few calls, and during them."""
+    """What is written into the segment before a few calls, and during them."""
 
     said: str
-    meanwhile: contextlib.AbstractContextManager[None] = field(
-        default_factory=contextlib.nullcontext
-    )
+    during: contextlib.AbstractContextManager[None] = field(default_factory=contextlib.nullcontext)
 
 
 def overwrite(segment: Segment, chance: random.Random, word: Word | None = None) -> Trial:
@@ -258,24 +256,24 @@ def punch(segment: Segment, chance: random.Random) -> Trial:
 
 
 def craft(segment: Segment, crafted: Sequence[str], chance: random.Random) -> Trial:
-    """What a careful attacker would write: the longest walks that there can be."""
+    """Writes what a careful attacker would: the longest possible walks."""
     n, lap = segment.capacity, 2 * segment.capacity
     what = chance.choice(crafted)
-    if what == "nowhere":  # no buffer is where it says, and all members are in an operation
+    if what == "nowhere":  # all positions are wrong, all members are in an operation
         segment.fill("buffer.owner", lambda i: 1 << 63 | 5)
         segment.fill("member.op", lambda i: 7 << 29 | 3 << 12 | 5 << 2 | 1)
-    elif what == "hollow":  # everything exists, and all that is free may be gone
+    elif what == "stale":  # everything exists, and every free buffer may be out of the free ring
         segment.fill("extent", lambda i: 2**64 - 1)
         segment.fill("free ring", lambda i: n << 25 | i * 0x9E3779B1 % n)
         segment.write(segment.named("shared.bypassed"), lap)
         segment.write(segment.named("queue.queue.cons"), n)
         segment.write(segment.named("queue.queue.prod"), lap)
-    elif what == "queues":  # all queues there can be, all full
+    elif what == "queues":  # as many queues as possible, all full
         segment.fill("queue.state", lambda i: 2**64 - 1)
         segment.fill("queue.queue.capacity", lambda i: 65536 if i else n)
         segment.fill("queue.queue.prod", lambda i: 1 << 40)
         segment.fill("queue.queue.cons", lambda i: (1 << 40) - 65536)
-    elif what == "dead":  # all members are dead but one, and had reserved the same positions
+    elif what == "dead":  # all members but one are dead, and had reserved the same positions
         count, first = min(n, (1 << 17) - 1), 2 * lap
         segment.fill("free ring", lambda i: (first - n) << 25)
         segment.fill("buffer.owner", lambda i: 1 << 63 | first + i % count)
@@ -283,7 +281,7 @@ def craft(segment: Segment, crafted: Sequence[str], chance: random.Random) -> Tr
         segment.fill("member.identity", lambda i: (1 << 62 | 4194300 << 40 | 12345 + i) * (i > 1))
         segment.write(segment.named("queue.queue.cons"), first)
         segment.write(segment.named("queue.queue.prod"), first + count)
-    else:  # no room in the ring of free buffers
+    else:  # the ring of free buffers has no room
         segment.write(segment.named("queue.queue.prod"), chance.choice((1 << 63, lap + 1)))
         segment.write(segment.named("queue.queue.limit"), 0)
     return Trial(f"crafted: {what}")
@@ -300,7 +298,7 @@ KINDS: tuple[tuple[int, Callable[[Segment, random.Random], Trial] | None], ...] 
 
 
 class Fuzz:
-    """The processes, and what went wrong."""
+    """Runs the processes, and collects what was wrong."""
 
     def __init__(self, seed: int, directory: Path, crafted: Sequence[str]) -> None:
         self._crafted = crafted
@@ -328,7 +326,7 @@ class Fuzz:
 
     @contextlib.contextmanager
     def _target(self, chance: random.Random, number: int) -> Iterator[tuple[str, Segment]]:
-        """A pool with queues."""
+        """Creates a pool with queues."""
         options = chance.choices([o for _, o in POOLS], [often for often, _ in POOLS])[0]
         name = f"{self._prefix}{number}"
         pool = shmpool.Pool.create(name, **options)  # type: ignore[arg-type]
@@ -348,7 +346,7 @@ class Fuzz:
             shmpool.Pool.unlink(name)
 
     def round(self, number: int, trials: int) -> list[str]:
-        """So many trials with one pool: what was done."""
+        """Runs some trials with one pool. Returns what was done."""
         chance = random.Random(f"{self._seed}/{number}")
         done: list[str] = []
         with self._target(chance, number) as (name, segment):
@@ -358,7 +356,7 @@ class Fuzz:
                 trial = kind(segment, chance) if kind else craft(segment, self._crafted, chance)
                 done.append(trial.said)
                 self.trials += 1
-                with trial.meanwhile:
+                with trial.during:
                     self._tell(done, seed=chance.getrandbits(32), steps=STEPS)
             if chance.random() < TRUNCATED:
                 length = chance.choice((0, 4096, segment.size // 2, segment.size - 1))
@@ -367,7 +365,7 @@ class Fuzz:
                 self._tell(done, seed=chance.getrandbits(32), steps=STEPS)
             commands = chance.sample(COMMANDS, 2)
             lines = [self._line(command, name, chance) for command in commands]
-            self._roles[-1].tell(commands=lines, daemon=self._daemon.process.pid)
+            self._roles[-1].send(commands=lines, daemon=self._daemon.process.pid)
             self._tell(done, seed=chance.getrandbits(32), steps=STEPS)
             self._judge(done, self._roles[-1].answer())
             self._tell(done, close=True)
@@ -392,7 +390,7 @@ class Fuzz:
         workers = self._roles[:WORKERS]
         for i, worker in enumerate(workers):
             seed = {"seed": order["seed"] + i} if "seed" in order else {}
-            worker.tell(**order | seed)
+            worker.send(**order | seed)
         for worker in workers:
             self._judge(done, worker.answer())
 

@@ -14,7 +14,7 @@ with atheris.instrument_imports(include=["shmpool.rpc.wire", "shmpool.rpc.protoc
 
 
 def decode(data: bytes) -> None:
-    """A stream, cut where its first byte says: frames, requests, or one of the two exceptions."""
+    """Decodes a stream, cut where its first byte says: frames, requests, or one of 2 exceptions."""
     fuzzed = atheris.FuzzedDataProvider(data)
     cut = fuzzed.ConsumeIntInRange(1, 64)
     stream = wire.Frames(1024, trusted=fuzzed.ConsumeBool())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of a live segment, by name: their offsets come from native/layout.h itself."""
+"""The words of a live segment, by name. Their offsets are from native/layout.h itself."""
 
 import functools
 import mmap
@@ -26,7 +26,7 @@ def _without_comments(text: str) -> str:
 
 @functools.cache
 def layout() -> Any:
-    """An FFI that knows the structs of the segment."""
+    """Returns an FFI that knows the structs of the segment."""
     ffi = cffi.FFI()
     text = "".join(
         _without_comments((NATIVE / name).read_text()) for name in ("alf_queue.h", "layout.h")
@@ -79,7 +79,7 @@ class Row:
 
 
 def _fields(struct: str) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and bytes of each scalar of a struct; of an array, of each of its items."""
+    """Yields name, offset and bytes of each scalar of a struct, and of each item of an array."""
     for name, field in layout().typeof(f"struct {struct}").fields:
         kind, at = field.type, field.offset
         if name.startswith("pad"):
@@ -151,7 +151,7 @@ class Segment:
         self.map[word.offset : word.offset + word.width] = value.to_bytes(word.width, "little")
 
     def row(self, chance: random.Random) -> Row:
-        """Words of the same name, each kind of them as likely as the others."""
+        """Returns the words of one name. Every kind of word is equally likely."""
         kinds: tuple[Callable[[], Row], ...] = (
             lambda: chance.choice(self.members),
             lambda: chance.choice(self.members),
@@ -171,7 +171,7 @@ class Segment:
                 return row
 
     def hot(self, chance: random.Random) -> Word:
-        """One of the words that the core decides by, of something that is in use."""
+        """Returns a word that the core decides by, of something that is in use."""
         rows = [
             (self.queues, "queue.queue.", 4),
             (self.queues, "queue.state", 4),
@@ -187,7 +187,7 @@ class Segment:
         return row.word(chance.randrange(min(most, row.count)))
 
     def word(self, chance: random.Random) -> Word:
-        """Any word; those of members, queues and buffers in use are likelier."""
+        """Returns any word. Those of members, queues and buffers in use are likelier."""
         if chance.random() < 0.15:
             return chance.choice(chance.choice((self.header, self.shared)))
         row = self.row(chance)
@@ -195,7 +195,7 @@ class Segment:
         return row.word(chance.randrange(most))
 
     def value(self, chance: random.Random, word: Word) -> int:
-        """What somebody may write there."""
+        """Returns a value that a faulty or hostile process may write there."""
         now = self.read(word)
         other = self.read(Word("", self.word(chance).offset // 8 * 8, word.width))
         found = chance.choice(
@@ -225,7 +225,7 @@ class Segment:
         return found % (1 << 8 * word.width)
 
     def named(self, name: str) -> Word:
-        """The word of that name: of the header, of the pool, or of the first of many."""
+        """Returns the word of that name: of the header, of the pool, or of the first of many."""
         rows = [row.word(0) for row in (*self.members, *self.queues, *self.buffers)]
         return next(
             word

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tests/native/steer_pool.c and steer_script.c are built. Paths are from the root of the tree.
+"""Builds the programs of tests/native/steer_pool.c and steer_script.c. Paths are relative to the
+root.
 
-python -m tests.steer_build PROGRAM builds the one that the last part of the path names.
+python -m tests.steer_build PROGRAM builds the program that the last part of the path names.
 """
 
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 NATIVE = "shmpool/native"
 TESTS = "tests/native"
-# steer_kernel.c takes the place of opening.c, process.c and token.c; others wrap, or only look.
+# steer_kernel.c replaces opening.c, process.c and token.c; the other files wrap or only observe.
 LEFT_OUT = ["figures", "guard", "opening", "process", "shmpool", "token"]
 WRAPPED = ["syscall", "sched_yield", "clock_gettime"]
 
@@ -38,7 +39,7 @@ STEER_FLAGS += ["-Wl," + ",".join(f"--wrap={name}" for name in WRAPPED)]
 
 
 def steer_sources(program: str) -> list[str]:
-    """What the program is made of."""
+    """Returns the sources of the program."""
     return STEER_SOURCES + [f"{TESTS}/{name}.c" for name in STEER_PROGRAMS[program]]
 
 

@@ -3,15 +3,15 @@
 
     python -m tests.storm --kills 100000 --seed 7
 
-It runs in rounds of ROUND_KILLS, each with a pool of its own. In a round every worker that dies
-is followed by a new one at once. The driver, which is never killed, recovers after each strike (or
-never: --nobody-recovers, then the survivors must, when they find themselves stuck) and audits. In
-the end of a round the workers stop by themselves, the queues are drained, and the logs of all
-lives are judged (storm_ledger.py). The queues:
+It runs in rounds of ROUND_KILLS kills, each with a pool of its own. In a round every worker that
+dies is replaced at once. The driver, which is never killed, audits. It recovers after each kill,
+except with --nobody-recovers: then the survivors must recover when they are blocked. At the end of
+a round the workers stop by themselves, the queues are drained, and storm_ledger.py checks the logs
+of all workers. The queues:
 
     0  any producers and consumers, on_death="free"
-    1  likewise, on_death="requeue" with a dead-letter queue and max_redeliveries
-    2  a single producer or consumer or both, by round; its workers' successors take the roles over
+    1  any producers and consumers, on_death="requeue", a dead-letter queue and max_redeliveries
+    2  a single producer or consumer or both, by round; a new worker takes over a dead one's role
 """
 
 import argparse

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The judgement of a storm: what was published against what was got, from the logs of all workers.
+"""Checks a storm: compares what was published with what was got, from the logs of all workers.
 
-What is known for certain, and what a kill leaves open:
+What is certain, and what a kill leaves uncertain:
 
     a put that returned          published
-    a put cut short by a kill    each of its packets was published or not
-    a get cut short, "free"      up to as many as were asked for were got, unlogged, and freed
-    a get cut short, otherwise   nothing: what was got is put back
-    a recv cut short             otherwise: up to as many as it had counted as got were freed
+    a put interrupted by a kill  each of its packets was published or not
+    a get interrupted, "free"    up to as many as it asked for were got, unlogged, and freed
+    a get interrupted, otherwise nothing: what was got is put back
+    a recv interrupted           otherwise: up to as many as it had counted as got were freed
     owned at the kill            "free": freed; otherwise put back, so it must be got again
-    a free cut short             otherwise: freed or put back
-    a nack, cut short or not     put back, so it must be got again
-    a forward cut short          otherwise: on the next queue or put back, and never both
+    a free interrupted           otherwise: freed or put back
+    a nack, interrupted or not   put back, so it must be got again
+    a forward interrupted        otherwise: on the next queue or put back, and never both
 
-What dead consumers may have had is counted, and no more may be missing in the end; all else is
-exact. The violations are collected; settle() looks at what only the end shows.
+The number of packets that dead consumers may have owned is counted, and at most as many may be
+missing at the end. Everything else is exact. Violations are collected; settle() checks what only
+the end shows.
 """
 
 from collections import Counter
@@ -23,21 +24,21 @@ from dataclasses import dataclass, field
 
 from tests.storm_log import SEQUENCE_BITS, UNKNOWN, Kind, Record, stamp_of
 
-SEEN, FINAL, RECEIVED = 1, 2, 4  # got; got and freed or forwarded; that by recv()
+SEEN, FINAL, RECEIVED = 1, 2, 4  # got; got and freed or forwarded; got by recv()
 VIOLATIONS_MAX = 20
 Packet = tuple[int, int]  # a queue and a stamp on it
 
 
 @dataclass
 class Stream:
-    """What one life of a worker put into one queue, by sequence number."""
+    """The packets that one worker process put into one queue, by sequence number."""
 
-    put: int = 0  # this many for certain
+    put: int = 0  # this many with certainty
     may: int = 0  # and up to this many
     state: bytearray = field(default_factory=bytearray)
 
     def mark(self, sequence: int, bits: int) -> int:
-        """Returns the state before."""
+        """Sets the packet's state. Returns the one before."""
         if sequence >= len(self.state):
             self.state.extend(bytes(sequence + 64 - len(self.state)))
         before = self.state[sequence]
@@ -46,8 +47,11 @@ class Stream:
 
 
 class Ledger:
-    """One run's account. returns[q]: a dead consumer's packets of queue q are put back, or go to a
-    dead-letter queue, where they count as got from q too."""
+    """The account of one run.
+
+    returns[q] is true if a dead consumer's packets of queue q are put back, or go to a dead-letter
+    queue, where they count as got from q too.
+    """
 
     def __init__(self, returns: list[bool], requeues: list[bool]) -> None:
         self.returns = returns
@@ -55,9 +59,9 @@ class Ledger:
         self.streams: dict[Packet, Stream] = {}
         self.again: dict[
             Packet, list[tuple[int, bool]]
-        ] = {}  # deliveries that were not the only one
-        # What was cut short: a free (None), or a forward as that packet by a worker that had got
-        # it after so many redeliveries.
+        ] = {}  # deliveries of a packet after its first
+        # What was interrupted: a free (None), or a forward as that packet, by a worker that had
+        # got it after that many redeliveries.
         self.open: dict[Packet, tuple[Packet, int] | None] = {}
         self.may_be_lost: Counter[int] = Counter()
         self.lost: Counter[int] = Counter()
@@ -76,7 +80,7 @@ class Ledger:
         return stream
 
     def got(self, queue: int, stamp: int, redelivered: int, final: bool) -> None:
-        """A packet that came out of the queue, or of its dead-letter queue."""
+        """Notes a packet that was got from the queue or from its dead-letter queue."""
         self.figures["packets"] += 1
         self.figures["redelivered"] += UNKNOWN > redelivered > 0
         sequence = stamp & (1 << SEQUENCE_BITS) - 1
@@ -92,12 +96,15 @@ class Ledger:
     def life(
         self, life: int, records: Iterable[Record], killed: bool, dequeued: int | None
     ) -> None:
-        """Everything that one life of a worker logged. dequeued is how many buffers it had counted
-        as got when it was killed, None if it was put right before that could be read."""
+        """Reads the log of one worker process.
+
+        dequeued is how many buffers it had counted as got when it was killed; None or 0 if a
+        recoverer cleared its slot before that was read.
+        """
         Life(self, life, dequeued).read(records, killed)
 
     def settle(self) -> None:
-        """When all workers are gone and all queues are drained."""
+        """Makes the final checks, when all workers have ended and all queues are drained."""
         for (queue, life), stream in self.streams.items():
             if any(stream.state[stream.may :]):
                 self.wrong(f"queue {queue}: life {life} published only {stream.may}, more came")
@@ -106,7 +113,7 @@ class Ledger:
                 packet = queue, stamp_of(life, sequence)
                 state = self.state(packet)
                 if not state & want and not self.accounted(packet):
-                    self.lost[queue] += 1  # also what was put back and then in a recv cut short
+                    self.lost[queue] += 1  # also one put back, then lost in an interrupted recv
         for packet, deliveries in self.again.items():
             self.check_again(*packet, deliveries)
         for packet, forward in self.open.items():
@@ -114,10 +121,10 @@ class Ledger:
                 self.check_forwarded(*packet, *forward)
         for queue, n in self.lost.items():
             if n > self.may_be_lost[queue]:
-                self.wrong(f"queue {queue}: {n} lost, the dead had {self.may_be_lost[queue]}")
+                self.wrong(f"queue {queue}: {n} lost, dead members had {self.may_be_lost[queue]}")
 
     def accounted(self, packet: Packet) -> bool:
-        """True if a packet not known to be freed was in a free or forward cut short."""
+        """True if a packet not known to be freed was in an interrupted free or forward."""
         if packet not in self.open:
             return False
         forward = self.open[packet]
@@ -130,7 +137,7 @@ class Ledger:
         return stream.state[sequence] if sequence < len(stream.state) else 0
 
     def check_forwarded(self, queue: int, stamp: int, on: Packet, redelivered: int) -> None:
-        """What was published on the next queue did not come again on the first one."""
+        """A packet that was published on the next queue was not got again from the first one."""
         deliveries = self.again[queue, stamp]
         self.figures["forwarded after redeliveries"] += redelivered > 0
         if self.state((queue, stamp)) & FINAL or any(n > redelivered for n, _ in deliveries):
@@ -140,8 +147,7 @@ class Ledger:
             )
 
     def check_again(self, queue: int, stamp: int, deliveries: list[tuple[int, bool]]) -> None:
-        """Each delivery but the last ended with a death or a nack, and each redelivery was
-        counted."""
+        """Each delivery but the last ended with a death or a nack. Each redelivery was counted."""
         known = [n for n, _ in deliveries if n != UNKNOWN]
         text = f"queue {queue}: {name(stamp)} came again after it was freed: {deliveries}"
         if len(set(known)) != len(known):
@@ -149,12 +155,12 @@ class Ledger:
         if any(final and n != max(known) for n, final in deliveries if n != UNKNOWN):
             self.wrong(text)
         state, ended = self.state((queue, stamp)), any(final for _, final in deliveries)
-        if state & FINAL and not state & RECEIVED and not ended:  # freed when it first came
+        if state & FINAL and not state & RECEIVED and not ended:  # freed at its first delivery
             self.wrong(text)
 
 
 class Life:
-    """A reader of one worker's log."""
+    """Reads the log of one worker process."""
 
     def __init__(self, ledger: Ledger, life: int, dequeued: int | None) -> None:
         self.ledger, self.number, self.dequeued = ledger, life, dequeued
@@ -162,7 +168,7 @@ class Life:
         self.hand: list[tuple[int, int, int]] = []  # queue, stamp, redelivered
         self.putting: tuple[Kind, int, int, int] | None = None
         self.taking: tuple[Kind, int, int] | None = None
-        self.returned = False  # the call that took has, and said how many
+        self.returned = False  # the call that took it has ended and reported how many
         self.freeing = False
         self.last: dict[Packet, int] = {}
 
@@ -228,23 +234,33 @@ class Life:
         self.last[queue, stamp >> SEQUENCE_BITS] = stamp
 
     def finish(self) -> None:
-        """What it owned is freed or forwarded."""
+        """What the worker owned is freed or forwarded."""
         for queue, stamp, redelivered in self.hand:
             if self.ledger.returns[queue]:
                 self.ledger.got(queue, stamp, redelivered, final=True)
         self.hand.clear()
         self.freeing = False
 
+    def unlogged(self, n: int) -> int:
+        """Returns how many packets the interrupted call had taken, at most n.
+
+        A recoverer clears the dead member's counters before its slot is free, so they may read as
+        zero.
+        """
+        if not self.dequeued or self.dequeued < self.took:
+            self.ledger.figures["counters not known"] += 1
+            return n
+        return self.dequeued - self.took
+
     def killed(self) -> None:
-        """What the last operation leaves open."""
+        """Notes what the last operation leaves uncertain."""
         ledger = self.ledger
         if self.taking:
             kind, queue, n = self.taking
             if not ledger.returns[queue]:
                 ledger.may_be_lost[queue] += n
             elif kind == Kind.RECEIVING:  # what was freed had been counted
-                uncertain = n if self.dequeued is None else self.dequeued - self.took
-                ledger.may_be_lost[queue] += n if self.returned else min(n, uncertain)
+                ledger.may_be_lost[queue] += n if self.returned else min(n, self.unlogged(n))
         if self.putting:
             _, to, n, first = self.putting
             stream = ledger.stream(to, first)

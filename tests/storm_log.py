@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a storm's workers leave behind when they are killed: a log in shared memory, and packets
-that say who they are.
+"""What a worker of the storm leaves when it is killed: a log in shared memory, and stamped packets.
 
 A record is one 64-bit word: | kind 4 | queue 4 | small 8 | stamp 48 |. It is written before the
-count that makes it part of the log, so a kill in between loses that record and nothing else. What
-is announced (PUTTING, TAKING, FREEING) is logged before the call, what is reported (PUT, TOOK,
-FREED) after it.
+count that makes it part of the log, so a kill in between loses that record and nothing else. An
+announcement (PUTTING, TAKING, FREEING) is logged before the call, a result (PUT, TOOK, FREED) after
+it.
 
-A stamp names a packet on one queue: | producer 24 | sequence 24 |; a producer is one life of a
-worker. A packet carries one stamp for each queue, so that one which is put back where it came from
-still says who it was there, whatever its dead holder had written for its next queue.
+A stamp names a packet on one queue: | producer 24 | sequence 24 |. A producer is one worker
+process. A packet has one stamp for each queue. So a packet that is put back still has its stamp of
+that queue, whatever a dead member had written for the next one.
 """
 
 import mmap
@@ -22,11 +21,11 @@ from struct import Struct
 RECORDS = 1 << 15  # of one worker
 HEAD = 64  # words before them
 COUNT, DOING, STOP = 0, 1, 2  # words of an area's head
-MOVED = 8  # the first of a word for each queue: packets got from it
-TROUBLE = 32  # from this word on: what went wrong, as text
+MOVED = 8  # the first of one word for each queue: packets got from it
+TROUBLE = 32  # from this word on: error messages as text
 TROUBLE_BYTES = (HEAD - TROUBLE) * 8
 QUEUES = 3
-UNKNOWN = 255  # times a packet was redelivered, where recv() cannot tell
+UNKNOWN = 255  # times a packet was redelivered, where recv() does not report it
 SEQUENCE_BITS = 24
 
 HEADER = Struct(f"<{QUEUES}QII")  # the stamps, the size of the body, its checksum
@@ -43,15 +42,15 @@ class Kind(IntEnum):
     TAKING = 4  # is about to get up to n
     RECEIVING = 5  # is about to get up to n, copied out and freed
     TOOK = 6  # got n
-    GOT = 7  # this one, redelivered n times, its contents found right
+    GOT = 7  # got this one, redelivered n times, with correct contents
     FREEING = 8  # is about to free all that it owns
     FREED = 9
     NACKING = 10  # is about to return all that it owns
-    NACKED = 11  # the first n of it went back
+    NACKED = 11  # the first n of it were returned
 
 
 class Doing(IntEnum):
-    """The operation a worker is in, for the driver that kills it."""
+    """The operation a worker is in, read by the driver that kills it."""
 
     NOTHING = 0
     SEND = 1
@@ -85,7 +84,7 @@ class Log:
         self.areas = [whole[i * step : (i + 1) * step] for i in range(workers)]
 
     def clear(self, worker: int) -> None:
-        """Before a new life; what the queues moved stays counted."""
+        """Prepares the area for a new worker process. The counts of queue moves stay."""
         area = self.areas[worker]
         area[COUNT] = area[DOING] = area[STOP] = area[TROUBLE] = 0
 
@@ -107,7 +106,7 @@ def stamp_of(life: int, sequence: int) -> int:
 
 
 class Packets:
-    """Bodies of the sizes of one run, with their checksums, made before the workers are forked."""
+    """Payloads of the sizes of one run, with checksums, made before the workers are forked."""
 
     def __init__(self, size: int) -> None:
         sizes = sorted({size, max(SMALLEST, size * 2 // 3)})
@@ -122,8 +121,8 @@ class Packets:
         self.ends = {zlib.crc32(p[HEADER.size :]): (p[HEADER.size], p[-1]) for p in self.packets}
 
     def stamped(self, which: int, queue: int, stamp: int) -> bytearray:
-        """One of the packets, as it goes into the queue. It is the caller's until the next call
-        that asks for the same one."""
+        """Returns one of the packets as it goes into the queue. The next call for the same packet
+        invalidates it."""
         packet = self.packets[which % len(self.packets)]
         stamps = [0] * QUEUES
         stamps[queue] = stamp
@@ -131,7 +130,8 @@ class Packets:
         return packet
 
     def stamp_in(self, packet: "bytes | memoryview", queue: int) -> int:
-        """The packet's stamp on the queue, its contents found whole. ValueError."""
+        """Returns the packet's stamp on the queue. Raises ValueError if its contents are
+        corrupt."""
         if len(packet) < HEADER.size:
             raise ValueError(f"{len(packet)} bytes, shorter than a header")
         *stamps, size, checksum = HEADER.unpack_from(packet)

@@ -1,17 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random kills over workers in three PID namespaces that share a pool, whole namespaces among them.
+"""Random kills of workers, and of whole namespaces, in three PID namespaces that share a pool.
 
-    python -m tests.storm_namespaces --kills 1000 --seed 1
-
-Each namespace has a first process that forks workers of its own: plain ones, ones without /proc,
-and ones under a seccomp filter that refuses pidfd_open and membarrier. Messages go round between
-two queues; each worker stamps what it owns and looks whether anybody else writes to it.
-Nobody but the workers recovers. In the end every message is there exactly once and the audit is
-clean.
-
-Prints the kills, the live members disturbed, the messages lost and doubled, and how long it took
-until a dead member was recovered. Exit status 0 if nothing was disturbed, lost or doubled. Root
-only.
+python -m tests.storm_namespaces --kills 1000 --seed 1
 """
 
 import argparse
@@ -32,11 +22,11 @@ NAMESPACES = 3
 WORKERS = 3  # of each namespace, one of each kind
 KINDS = ("plain", "blind", "filtered")
 MESSAGES = 12
-GUARD_S = 60.0  # against a hang, never a measure
+GUARD_S = 60.0  # against a hang, not a measurement
 QUEUES = ("there", "back")
 
 
-# What runs in a namespace.
+# Runs in a namespace.
 
 
 def _without_proc() -> None:
@@ -47,7 +37,7 @@ def _without_proc() -> None:
 
 
 def _filtered() -> None:
-    """seccomp(2): pidfd_open and membarrier give EPERM."""
+    """Installs a seccomp(2) filter: pidfd_open and membarrier give EPERM."""
     refuse = {"x86_64": (434, 324), "aarch64": (434, 283)}[os.uname().machine]
     load, equal, allow, deny = 0x20, 0x15, 0x7FFF0000, 0x00050000 | 1
     code = [(load, 0, 0, 0)]
@@ -88,7 +78,7 @@ def _work(name: str, kind: str, seed: int) -> None:
 
 
 def _namespace(name: str) -> None:
-    """The first process of a namespace: starts and kills workers as it is told."""
+    """The first process of a namespace: starts and kills workers as requested."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     workers: dict[str, int] = {}
     print("ready", flush=True)
@@ -106,7 +96,7 @@ def _namespace(name: str) -> None:
         print("done", flush=True)
 
 
-# Who kills.
+# The driver, which kills.
 
 
 class Namespace:
@@ -127,7 +117,7 @@ class Namespace:
             self.heard.append(line)
         return line
 
-    def tell(self, *what: object) -> None:
+    def send(self, *what: object) -> None:
         assert self.process.stdin is not None
         print(*what, file=self.process.stdin, flush=True)
         assert self.line() == "done"
@@ -139,7 +129,7 @@ class Namespace:
 
 
 def storm(kills: int, seed: int) -> bool:
-    """Whether all went well."""
+    """Runs the storm. Returns whether all checks passed."""
     dice = random.Random(seed)
     name = f"test-{os.getpid()}-namespaces"
     pool = shmpool.Pool.create(name, buffer_size=64, capacity=256, members=64)
@@ -151,11 +141,11 @@ def storm(kills: int, seed: int) -> bool:
             pool.create_queue(queue, capacity=64, on_death="requeue")
         for number in range(MESSAGES):
             pool.queue(QUEUES[number % 2]).send(struct.pack("=Q", number))
-        pool.close()  # who kills is no member, and recovers nobody
+        pool.close()  # the driver is no member and recovers no member
 
         def fill(space: Namespace) -> None:
             for kind in KINDS:
-                space.tell("start", kind, dice.getrandbits(60))
+                space.send("start", kind, dice.getrandbits(60))
 
         spaces = [Namespace(name) for _ in range(NAMESPACES)]
         for space in spaces:
@@ -172,12 +162,12 @@ def storm(kills: int, seed: int) -> bool:
                     done += WORKERS
                 else:
                     kind = dice.choice(KINDS)
-                    spaces[i].tell("kill", kind, 0)
-                    spaces[i].tell("start", kind, dice.getrandbits(60))
+                    spaces[i].send("kill", kind, 0)
+                    spaces[i].send("start", kind, dice.getrandbits(60))
                     done += 1
                 began = time.monotonic()
                 while view.dead():
-                    assert time.monotonic() < began + GUARD_S, "nobody recovers"
+                    assert time.monotonic() < began + GUARD_S, "no member recovers"
                     time.sleep(0.001)
                 took.append(time.monotonic() - began)
                 if spaces[i].process.poll() is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One round of the storm (storm.py): a pool, its workers, the signals they get, what must hold."""
+"""One round of the storm (storm.py): a pool, its workers, the signals they get, and the checks."""
 
 import gc
 import os
@@ -16,16 +16,16 @@ from tests.storm_log import COUNT, DOING, QUEUES, STOP, UNKNOWN, Doing, Log, Pac
 from tests.storm_worker import Role, Worker, start
 
 SIZES = (64, 1500, 65536, 1 << 20)  # bytes of the largest packets of a round
-CALM_KILLS = 125  # between two looks whether every queue still moves
-HANG_S = 60.0  # a guard against hangs, never a measure
+CALM_KILLS = 125  # kills between two checks that every queue still moves
+HANG_S = 60.0  # a guard against hangs, not a measurement
 PAUSE_S = 0.001  # between two signals, on average
 STOPPED_MAX = 2
-HUNT = 6  # looks for a worker in the middle of a transfer, before any is taken
+HUNT = 6  # attempts to find a worker in the middle of a transfer, before any worker is chosen
 QUEUE_CAPACITY = 64
 MAX_REDELIVERIES = 2
 ON_A_QUEUE = (Doing.PUT, Doing.PUT_MANY, Doing.GET, Doing.GET_MANY)
 
-# Queue 2, one of these a round: producers, consumers, on_death.
+# Queue 2 has one of these in a round: producers, consumers, on_death.
 SINGLE = (
     ("single", "single", "free"),
     ("multi", "single", "requeue"),
@@ -45,7 +45,7 @@ ROLES = (
 
 
 class StormError(Exception):
-    """Something was lost, doubled, stuck, or not counted."""
+    """Something was lost, doubled, blocked, or not counted."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Options:
 
 @dataclass
 class Slot:
-    """A worker's place: its present life, and what the driver did to it."""
+    """The place of a worker: its present process, and what the driver did to it."""
 
     role: Role
     core: int
@@ -72,7 +72,7 @@ class Slot:
 @dataclass
 class Figures:
     counts: Counter[str] = field(default_factory=Counter)
-    operations: Counter[str] = field(default_factory=Counter)  # that were killed
+    operations: Counter[str] = field(default_factory=Counter)  # processes that were killed
 
     def as_dict(self) -> dict[str, object]:
         return {**self.counts, "killed in": dict(self.operations.most_common())}
@@ -100,7 +100,7 @@ class Round:
 
     def make_pool(self, number: int) -> shmpool.Pool:
         name = f"storm-{os.getpid()}-{number}"
-        # More than one queue holds: what stands behind a stopped producer must not be all there is.
+        # More than fit into one queue: those behind a stopped producer must not be all there are.
         capacity = 2 * QUEUE_CAPACITY if self.packets.size > 65536 else 4 * QUEUE_CAPACITY
         pool = shmpool.Pool.create(
             name,
@@ -112,7 +112,7 @@ class Round:
             members=2 * self.options.workers + 2,
             queues=8,
         )
-        shmpool.Pool.unlink(name)  # the workers have it by their birth
+        shmpool.Pool.unlink(name)  # the workers have it from their fork
         return pool
 
     def make_queues(self) -> tuple[list[shmpool.AlfQueue], list[shmpool.AlfQueue]]:
@@ -141,7 +141,7 @@ class Round:
 
     def run(self) -> None:
         gc.collect()
-        gc.freeze()  # a forked child that collects would copy every page
+        gc.freeze()  # a forked child that collects garbage would copy every page
         try:
             for i in range(len(self.slots)):
                 self.bear(i)
@@ -171,7 +171,7 @@ class Round:
         word = self.log.areas[i][DOING]
         return f"{Doing(word >> 8).name.lower()} {word & 255}"
 
-    # Lives.
+    # Processes.
 
     def bear(self, i: int) -> None:
         slot = self.slots[i]
@@ -186,8 +186,8 @@ class Round:
 
         slot.pid = start(slot.core, make, area)
 
-    def bury(self, i: int, killed: bool, dequeued: int | None = None) -> None:
-        """Reads the log of one that has ended, and lets its zombie go."""
+    def reap(self, i: int, killed: bool, dequeued: int | None = None) -> None:
+        """Reads the log of a process that has ended, and reaps it."""
         slot = self.slots[i]
         _, status = os.waitpid(slot.pid, 0)
         if not killed:
@@ -202,10 +202,10 @@ class Round:
         return os.waitid(os.P_PID, self.slots[i].pid, how) is not None
 
     def tend(self) -> None:
-        """Follows up those that have ended by themselves, and sees that packets still move."""
+        """Replaces processes that have ended by themselves, and checks that packets still move."""
         for i in range(len(self.slots)):
             if self.ended(i):
-                self.bury(i, killed=False)
+                self.reap(i, killed=False)
                 self.bear(i)
         self.take_letters()
         moved, now = sum(map(self.log.moved, range(QUEUES))), time.monotonic()
@@ -239,24 +239,27 @@ class Round:
         return [i for i, slot in enumerate(self.slots) if slot.pid in pids]
 
     def target(self, tries: int) -> int:
-        """Any worker; one in the middle of a transfer, if there is one within so many looks. Mostly
-        the kernel has taken the processor from it: a signal finds it right there."""
+        """Returns any worker; one in the middle of a transfer, if one is found in a few attempts.
+
+        Usually the kernel has preempted that worker, so a signal finds it at that instruction.
+        """
         for _ in range(tries):
             found = self.in_transfer()
             if found:
                 return self.rng.choice(found)
             time.sleep(0.0001)
-        return self.anyone()
+        return self.any_worker()
 
-    def anyone(self) -> int:
-        """Mostly one that has done something: many would be killed before they have attached."""
+    def any_worker(self) -> int:
+        """Returns a worker, usually one that has done something. Others may not have attached
+        yet."""
         begun = [i for i in range(len(self.slots)) if self.log.areas[i][COUNT]]
         if begun and self.rng.random() < 0.9:
             return self.rng.choice(begun)
         return self.rng.randrange(len(self.slots))
 
     def disturb(self) -> None:
-        """A pause, in which somebody may be stopped or go on."""
+        """Pauses. A worker may be suspended or continued."""
         time.sleep(min(self.rng.expovariate(1 / PAUSE_S), 10 * PAUSE_S))
         self.tend()
         stopped = [i for i, slot in enumerate(self.slots) if slot.stopped]
@@ -268,10 +271,11 @@ class Round:
                 self.stop(i)
 
     def kill(self, most: int) -> int:
-        """Kills one or some at once. Returns how many of them had not ended by themselves."""
+        """Kills one or several workers at once. Returns how many of them had not ended by
+        themselves."""
         victims = {self.target(self.rng.choice((0, HUNT)))}
         while len(victims) < most and self.rng.random() < 0.75:
-            victims.add(self.anyone())
+            victims.add(self.any_worker())
         for i in victims:
             os.kill(self.slots[i].pid, signal.SIGKILL)
         killed = {}
@@ -287,12 +291,12 @@ class Round:
         dequeued = {i: counted.get(self.slots[i].pid) for i in victims}
         zombies = {i for i in victims if self.rng.random() < 0.5}
         for i in victims - zombies:
-            self.bury(i, killed[i], dequeued[i])
+            self.reap(i, killed[i], dequeued[i])
         self.strikes += 1
         if not self.options.nobody_recovers and self.strikes % self.options.recover_every == 0:
             self.recover()
         for i in zombies:
-            self.bury(i, killed[i], dequeued[i])
+            self.reap(i, killed[i], dequeued[i])
         self.audit()
         for i in victims:
             self.bear(i)
@@ -308,7 +312,7 @@ class Round:
         counts["dead-lettered"] += done.dead_lettered
         counts["buffers taken back"] += done.buffers
         counts["postponed"] += done.postponed
-        self.check(done.unknown == 0, f"{done} knows not who is dead")
+        self.check(done.unknown == 0, f"{done} cannot decide which members are dead")
 
         def left() -> set[int]:
             return {m.number for m in self.pool.members() if m.dead} & dead
@@ -340,11 +344,14 @@ class Round:
                     self.check(False, str(error))
             self.ledger.got(queue, stamp, min(buf.redelivered, UNKNOWN - 1), final=True)
 
-    # Quiet.
+    # Without kills.
 
     def calm(self) -> None:
-        """Nobody is killed: every queue moves on by more than it holds. Then one is stopped in the
-        middle of a transfer: the queues that it does not work on move on likewise."""
+        """Checks without kills: every queue moves on by more than its capacity.
+
+        Then one worker is suspended in the middle of a transfer. The queues that it does not use
+        move on in the same way.
+        """
         for i in range(len(self.slots)):
             self.resume(i)
         self.moves(range(QUEUES), "all queues move")
@@ -353,8 +360,8 @@ class Round:
         if i in self.in_transfer() and Doing(word >> 8) in ON_A_QUEUE:
             self.stop(i)
             role = self.slots[i].role
-            its = {*role.puts, *role.gets, *(q for way in role.forwards for q in way)}
-            self.moves([q for q in range(QUEUES) if q not in its], "the others' queues move")
+            its = {*role.puts, *role.gets, *(q for pair in role.forwards for q in pair)}
+            self.moves([q for q in range(QUEUES) if q not in its], "the other workers' queues move")
             self.figures.counts["stops inside a transfer, others moved"] += i in self.in_transfer()
             self.resume(i)
 
@@ -373,11 +380,11 @@ class Round:
         for i, slot in enumerate(self.slots):
             while slot.pid:
                 if self.ended(i):
-                    self.bury(i, killed=False)
+                    self.reap(i, killed=False)
                 self.check(time.monotonic() < give_up, f"life {slot.life} does not end")
                 self.take_letters()
                 time.sleep(0.0005)
-        for _ in range(2):  # what there was no room for goes back when there is
+        for _ in range(2):  # buffers that found no room are put back when there is room
             self.recover()
             self.drain()
         audit, stats, members = self.pool.audit(), self.pool.stats(), self.pool.members()
@@ -388,7 +395,7 @@ class Round:
         self.ledger.settle()
         self.check(not self.ledger.violations, "\n".join(self.ledger.violations))
         self.figures.counts += self.ledger.figures
-        self.figures.counts["lost with the dead"] += sum(self.ledger.lost.values())
+        self.figures.counts["lost with dead members"] += sum(self.ledger.lost.values())
         self.figures.counts["could be lost"] += sum(self.ledger.may_be_lost.values())
         self.figures.counts["deaths"] += stats.recovered
         self.figures.counts["lives"] += self.lives

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One life of a storm's worker: a forked child that produces, consumes or forwards until it is told
-to stop, its log is full, or it is killed.
+"""One worker process of the storm: a forked child that produces, consumes or forwards.
+
+It runs until it is stopped, its log is full, or it is killed.
 """
 
 import contextlib
@@ -32,10 +33,10 @@ from tests.storm_log import (
     stamp_of,
 )
 
-PATIENCE_S = 0.01  # of a call that waits; then something else is tried
-WAITS = 0.05  # of the calls: who waits sits in a system call, where a kill proves little
-CHURNS = 0.5  # of the jobs are preceded by a while of nothing but native code
-NACKS = 0.2  # of what is taken from a queue to which it can go back
+PATIENCE_S = 0.01  # seconds of a call that waits; then something else is tried
+WAITS = 0.05  # share of calls that wait: mostly in a system call, where a kill proves little
+CHURNS = 0.5  # share of jobs that begin with a period of nothing but native code
+NACKS = 0.2  # share of the buffers taken from a queue that they can return to
 FAILED = 3  # exit status
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
@@ -43,7 +44,7 @@ _libc = ctypes.CDLL(None)
 
 @dataclass(frozen=True)
 class Role:
-    """What a worker does: puts into these queues, gets from those, forwards from .. to."""
+    """What a worker does: the queues that it puts into, gets from, and forwards between."""
 
     puts: tuple[int, ...] = ()
     gets: tuple[int, ...] = ()
@@ -81,7 +82,7 @@ class Worker:
             except (shmpool.PoolExhausted, shmpool.Empty, shmpool.Full):
                 self.churn()
             except (shmpool.QueueBusy, shmpool.LimitReached):
-                time.sleep(0.001)  # until somebody has put right its predecessor
+                time.sleep(0.001)  # until its predecessor has been recovered
         self.doing(Doing.CLOSE)
         self.pool.close()
 
@@ -106,7 +107,8 @@ class Worker:
         return self.packets.stamped(self.rng.randrange(64), queue, stamp)
 
     def publish(self, queue: int, n: int, kind: Kind, put: Callable[[], None]) -> bool:
-        """Logs around a call that puts n packets; False if not all of them went."""
+        """Logs before and after a call that puts n packets. Returns False if not all of them were
+        put."""
         self.log(kind, queue, n, stamp_of(self.life, self.sequence[queue]))
         sent = 0
         try:
@@ -153,7 +155,7 @@ class Worker:
             self.churn()
 
     def churn(self) -> None:
-        """Keeps the pool's own queue of free buffers busy: nearly all of this is native code."""
+        """Keeps the ring of free buffers busy. Nearly all of this is native code."""
         for _ in range(self.rng.randrange(48)):
             self.doing(Doing.ALLOC_MANY)
             with contextlib.suppress(shmpool.PoolExhausted):
@@ -200,7 +202,7 @@ class Worker:
             self.got(queue, packet, UNKNOWN)
 
     def take(self, queue: int) -> shmpool.Burst | shmpool.Buffer:
-        """One buffer or a burst, logged and found right."""
+        """Takes one buffer or a burst, logs it and checks it."""
         q, n = self.queues[queue], self.few() if self.rng.random() < 0.5 else 1
         self.doing(Doing.GET if n == 1 else Doing.GET_MANY, queue)
         self.log(Kind.TAKING, queue, n)
@@ -231,7 +233,7 @@ class Worker:
         self.log(Kind.FREED, queue)
 
     def nack(self, queue: int, taken: shmpool.Burst | shmpool.Buffer) -> bool:
-        """Gives it back; False if there was no room for all of it."""
+        """Returns it to its queue. Returns False if there was no room for all of it."""
         n = gone = 1 if isinstance(taken, shmpool.Buffer) else len(taken)
         self.doing(Doing.NACK, queue)
         self.log(Kind.NACKING, queue, n)
@@ -272,7 +274,7 @@ def start(core: int, make: Callable[[], Worker], area: "memoryview[int]") -> int
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if os.getppid() == parent:
             os.sched_setaffinity(0, {core})
-            os.nice(5)  # so that the driver gets to strike
+            os.nice(5)  # so that the driver's kills arrive
             gc.disable()
             make().run()
             status = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which HTTP requests are let in."""
+"""Which HTTP requests are admitted."""
 
 import base64
 
@@ -22,7 +22,7 @@ class Headers(dict[str, list[str]]):
 
 
 def status(admission: Admission, *, page: bool = False, **headers: str | list[str]) -> int:
-    """The status that a request is refused with; 200 if it is let in."""
+    """Returns the status of a refusal, or 200 if the request is admitted."""
     given = {
         name.replace("_", "-").title(): [value] if isinstance(value, str) else value
         for name, value in headers.items()
@@ -64,12 +64,13 @@ def status(admission: Admission, *, page: bool = False, **headers: str | list[st
     ],
 )
 def test_host(admission: Admission, host: str, expected: int) -> None:
-    """Only names and addresses of the service itself: others may have been made to mean it."""
+    """Only names and addresses of the service itself are admitted. Any other may be an attack."""
     assert expected == status(admission, host=host)
 
 
 def test_one_host_header() -> None:
-    """None and several are no request: which of them would a cache or a proxy believe?"""
+    """A request without a Host header, or with several, is refused: caches and proxies differ on
+    it."""
     assert 400 == status(LOCAL)
     assert 400 == status(LOCAL, host=["localhost", "evil.example"])
     assert 400 == status(PROXIED, host=["localhost", "localhost"])
@@ -94,15 +95,18 @@ def test_one_host_header() -> None:
         ({"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors"}, 403),
     ],
 )
-def test_pages_of_others(headers: dict[str, str | list[str]], expected: int) -> None:
-    """What a browser says of where a request comes from: only this service's own pages, or none."""
+def test_pages_of_other_sites(headers: dict[str, str | list[str]], expected: int) -> None:
+    """Requests by pages of this service, and those that name no page, are admitted. Others are
+    refused."""
     assert expected == status(LOCAL, host="localhost:9464", **headers)
     assert expected == status(PROXIED, host="localhost:9464", **headers)
 
 
 def test_a_link_may_be_followed() -> None:
-    """From a page of another site to the live page, as a whole document; not into a frame, and not
-    to what programs read."""
+    """A page of another site may link to the live page, as a whole document.
+
+    It may not put the page into a frame, nor link to what programs read.
+    """
     link = {
         "host": "localhost",
         "sec_fetch_site": "cross-site",
@@ -140,13 +144,13 @@ def basic(text: str) -> str:
     ],
 )
 def test_token(authorization: str | list[str], expected: int) -> None:
-    """The token as a bearer's, or as a password with any user: nothing else."""
+    """The token is accepted as a bearer token, or as a password with any user. Nothing else is."""
     assert expected == status(TOKEN, host="localhost", authorization=authorization)
     assert 200 == status(LOCAL, host="localhost", authorization=authorization)
 
 
-def test_what_is_asked_for() -> None:
-    """A browser asks its user for the token; one on a page of another site is not even asked."""
+def test_when_a_browser_asks_for_the_token() -> None:
+    """A browser asks its user for the token. A browser on a page of another site does not."""
     refusal = TOKEN.refusal(Headers({"Host": ["localhost"]}), page=True)
     assert refusal is not None
     assert (401, True) == (refusal.status, "Basic" in refusal.headers["WWW-Authenticate"])

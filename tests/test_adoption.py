@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pools a daemon watches over, whatever others put into /dev/shm."""
+"""Which pools a daemon watches, whatever other users put into /dev/shm."""
 
 import asyncio
 import contextlib
@@ -50,7 +50,7 @@ SMALL = {"buffer_size": 256, "capacity": 64}
 
 
 @needs_root
-def test_pools_of_others(adopting: Adopting, make_pool: MakePool) -> None:
+def test_pools_of_other_users(adopting: Adopting, make_pool: MakePool) -> None:
     """Pools of other users are counted and not opened. Those of a user in adopt_users are
     watched."""
     pools, decide, _ = adopting
@@ -76,7 +76,7 @@ def test_pools_of_others(adopting: Adopting, make_pool: MakePool) -> None:
 
 @needs_root
 def test_a_pool_that_is_given_away(adopting: Adopting, make_pool: MakePool) -> None:
-    """A watched pool whose file is given to another user is released. Given back, it is watched."""
+    """A watched pool is released when another user gets its file, and watched again later."""
     pools, decide, _ = adopting
     name = make_pool().name
     decide.configure(adopt(name))
@@ -91,8 +91,8 @@ def test_a_pool_that_is_given_away(adopting: Adopting, make_pool: MakePool) -> N
 
 
 @needs_root
-def test_places_are_for_the_own_first(adopting: Adopting, make_pool: MakePool) -> None:
-    """Declared pools and own pools always find a place: they evict pools of other users."""
+def test_own_pools_come_first(adopting: Adopting, make_pool: MakePool) -> None:
+    """Declared pools and own pools always get a place: they evict pools of other users."""
     pools, decide, _ = adopting
     pools.watched_max = 3
     others = [make_pool().name for _ in range(4)]
@@ -112,7 +112,7 @@ def test_places_are_for_the_own_first(adopting: Adopting, make_pool: MakePool) -
     assert {own, declared} < set(pools.watched)
     shmpool.Pool.unlink(own)
     decide.changed(own)
-    decide.rescan()  # its place is free: one of the others gets it
+    decide.rescan()  # its place is free: one of the other users' pools gets it
     assert 3 == len(pools.watched)
 
 
@@ -129,7 +129,7 @@ def test_places_are_for_the_own_first(adopting: Adopting, make_pool: MakePool) -
         (0o604, 0, 0, None),
     ],
 )
-def test_what_has_a_declared_name(
+def test_a_file_with_a_declared_name(
     adopting: Adopting,
     make_pool: MakePool,
     mode: int,
@@ -138,8 +138,7 @@ def test_what_has_a_declared_name(
     why: str | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A file of another user, or with more rights to write than declared, is not the declared
-    pool."""
+    """A file of another user, or with wider permissions than declared, is not the declared pool."""
     pools, decide, again = adopting
     name = make_pool().name
     file_of(name).chmod(mode)
@@ -159,14 +158,14 @@ def test_what_has_a_declared_name(
     decide.changed(name)
     assert [name] == again
     decide.rescan()
-    assert [name] == again  # until there is an answer
+    assert [name] == again  # until an answer arrives
     decide.declared(name, None)
     assert 0 == pools.refused
 
 
 @needs_root
 def test_a_declared_pool_whose_rights_change(adopting: Adopting, make_pool: MakePool) -> None:
-    """A watched declared pool is refused when its file gets more rights than declared."""
+    """A watched declared pool is refused when its file gets wider permissions than declared."""
     pools, decide, again = adopting
     name = make_pool().name
     decide.configure(adopt(**{name: SMALL}))
@@ -203,11 +202,11 @@ def test_files_that_are_no_pools(
     assert [] == decide.names()
 
 
-def test_names_without_end(
+def test_many_names(
     adopting: Adopting, new_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The number of names that are remembered is bounded, and names that no pool can have are
-    not."""
+    """The number of names that are remembered is bounded, and names that no pool can have are not
+    remembered."""
     pools, decide, _ = adopting
     monkeypatch.setattr(adoption, "SKIPPED_MAX", 5)
     monkeypatch.setattr(adoption, "LISTED_MAX", 5)
@@ -226,7 +225,7 @@ def test_names_without_end(
 
 
 def test_a_damaged_pool(adopting: Adopting, make_pool: MakePool) -> None:
-    """One that cannot be read any more is released, still listed, and not tried again at once."""
+    """A pool that becomes unreadable is released, still listed, and not tried again at once."""
     pools, decide, _ = adopting
     name = make_pool().name
     decide.configure(adopt("*"))
@@ -274,7 +273,8 @@ def test_a_pool_with_members_finds_a_place(adopting: Adopting, make_pool: MakePo
 def test_a_damaged_pool_makes_room(
     adopting: Adopting, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For one with members, as one that nobody has open would."""
+    """A damaged pool gives its place to a pool with members, as a pool that no process has open
+    does."""
     pools, decide, _ = adopting
     pools.watched_max = 1
     damaged, later = make_pool(), make_pool()
@@ -294,7 +294,7 @@ def test_a_damaged_pool_makes_room(
     assert {later.name} == set(pools.watched)
 
 
-def test_watching_is_no_use(adopting: Adopting, make_pool: MakePool, own_pools: None) -> None:
+def test_watching_is_not_using(adopting: Adopting, make_pool: MakePool, own_pools: None) -> None:
     """prune() removes a watched pool that no process has open, but not a declared one."""
     pools, decide, _ = adopting
     watched, declared = make_pool(), make_pool()
@@ -314,20 +314,20 @@ def test_watching_is_no_use(adopting: Adopting, make_pool: MakePool, own_pools: 
 
 
 @contextlib.asynccontextmanager
-async def telling() -> AsyncIterator[tuple[NameWatch, "asyncio.Queue[str]"]]:
-    told: asyncio.Queue[str] = asyncio.Queue()
-    found = NameWatch(told.put_nowait)
+async def watching() -> AsyncIterator[tuple[NameWatch, "asyncio.Queue[str]"]]:
+    reported: asyncio.Queue[str] = asyncio.Queue()
+    found = NameWatch(reported.put_nowait)
     task = asyncio.create_task(found.run())
     try:
-        yield found, told
+        yield found, reported
     finally:
         task.cancel()
         found.close()
 
 
-async def until_told(told: "asyncio.Queue[str]", name: str) -> None:
+async def until_reported(reported: "asyncio.Queue[str]", name: str) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while await told.get() != name:
+        while await reported.get() != name:
             pass
 
 
@@ -344,50 +344,50 @@ def test_files_that_come_and_go(
 
     async def go() -> None:
         file_of(first).touch()
-        async with telling() as (_, told):
-            await until_told(told, first)
+        async with watching() as (_, reported):
+            await until_reported(reported, first)
             file_of(second).touch()
-            await until_told(told, second)
+            await until_reported(reported, second)
             file_of(second).rename(file_of(third))
-            await until_told(told, third)
-            while not told.empty():
-                told.get_nowait()
+            await until_reported(reported, third)
+            while not reported.empty():
+                reported.get_nowait()
             file_of(third).chmod(0o640)
-            await until_told(told, third)
+            await until_reported(reported, third)
             if inotify:
                 file_of(third).unlink()
-                await until_told(told, third)
+                await until_reported(reported, third)
 
     asyncio.run(go())
 
 
-def test_more_than_inotify_tells(new_name: Callable[[], str]) -> None:
+def test_inotify_loses_events(new_name: Callable[[], str]) -> None:
     """After inotify has lost events, the whole directory is reported again."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     early, late = new_name(), new_name()
 
     async def go() -> None:
-        async with telling() as (_, told):
+        async with watching() as (_, reported):
             file_of(early).touch()
-            await until_told(told, early)
+            await until_reported(reported, early)
             name = f"/dev/shm/shmpool.{late}"
-            for _ in range(limit // 2 + 100):  # the kernel joins none of these: nobody reads
+            for _ in range(limit // 2 + 100):  # the kernel merges none of these: nothing reads
                 os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o600))
                 os.unlink(name)
-            while not told.empty():
-                told.get_nowait()
+            while not reported.empty():
+                reported.get_nowait()
             file_of(late).touch()
-            await until_told(told, early)  # which nothing has happened to
+            await until_reported(reported, early)  # whose file nothing has happened to
 
     asyncio.run(go())
 
 
 def test_files_that_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The close of a followed pool's file is told at once, that of another one is not; nothing is
-    told after the end, and no descriptor stays.
+    """The close of a followed pool's file is reported at once, that of another file is not.
 
-    The kernel queues the event before close(2) returns, and the event loop reads it one turn later.
-    The files are in a folder of their own: whoever prunes /dev/shm closes what it has looked at.
+    Nothing is reported after the end, and no descriptor stays. The kernel queues the event before
+    close(2) returns, and the event loop reads it one iteration later. The files are in a folder of
+    their own, because a prune of /dev/shm opens and closes files.
     """
     followed, other = tmp_path / "followed", tmp_path / "other"
     for path in (followed, other):
@@ -395,23 +395,27 @@ def test_files_that_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(file_watch, "path_of", lambda name: str(tmp_path / name))
 
     async def go() -> None:
-        told = list[str]()
+        reported = list[str]()
         before = os.listdir("/proc/self/fd")
-        closes = CloseWatch(lambda: told.append("closed"))
+        closes = CloseWatch(lambda: reported.append("closed"))
         closes.follow({followed.name: followed.stat().st_ino})
 
-        async def told_of(path: Path) -> int:
-            """How often it is told that this file is closed."""
-            told.clear()
+        async def reports_of(path: Path) -> int:
+            """Returns how often the close of this file is reported."""
+            reported.clear()
             os.close(os.open(path, os.O_RDWR))
             for _ in range(10):
                 await asyncio.sleep(0)
-            return len(told)
+            return len(reported)
 
-        assert (1, 0, 1) == (await told_of(followed), await told_of(other), await told_of(followed))
+        assert (1, 0, 1) == (
+            await reports_of(followed),
+            await reports_of(other),
+            await reports_of(followed),
+        )
         os.close(os.open(followed, os.O_RDWR))
         closes.close()
-        assert 0 == await told_of(followed)
+        assert 0 == await reports_of(followed)
         names = NameWatch(print)
         names.close()
         assert before == os.listdir("/proc/self/fd")
@@ -420,8 +424,8 @@ def test_files_that_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_file_that_is_marked_as_used(make_pool: MakePool) -> None:
-    """Only the one that was meant: not what a link in its place leads to, nor another file that
-    has its name now."""
+    """Only the intended file is marked: not the target of a link in its place, nor another file
+    that has its name now."""
     name = make_pool().name
     inode = file_of(name).stat().st_ino
     link = file_of(f"{name}-link")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the test suite itself says: of a failed test what to do, of a slow one that it is slow."""
+"""What the test suite prints: advice under a failed test, and which quick test is slow."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def test_worse():
 
 
 def test_a_failure_says_what_to_do(tmp_path: Path) -> None:
-    """How to run the test alone, which does run that one; where its files are; what to install."""
+    """It says how to run the test alone, which works; where its files are; what to install."""
     (tmp_path / "test_sample.py").write_text(FAILS)
     (tmp_path / "pytest.ini").touch()
 
@@ -63,7 +63,7 @@ def test_a_failure_says_what_to_do(tmp_path: Path) -> None:
     ],
 )
 def test_an_old_extension(tmp_path: Path, times: dict[str, int], said: list[str]) -> None:
-    """A failure names the source that is newer than the extension that was tested."""
+    """A failure names the source that is newer than the tested extension."""
     for name, time in times.items():
         path = tmp_path / ("_native.a.so" if name == "a.so" else f"native/{name}")
         path.parent.mkdir(exist_ok=True)
@@ -73,7 +73,7 @@ def test_an_old_extension(tmp_path: Path, times: dict[str, int], said: list[str]
 
 
 def test_the_share_of_a_quick_test() -> None:
-    """A test that takes more than a tenth of the whole is named, on a machine of any speed."""
+    """A quick test that takes too large a share is named, on a machine of any speed."""
     for speed in (0.1, 1, 10):
         seconds = {str(i): 9 * speed for i in range(10)}
         assert [] == processor_time.over(seconds)

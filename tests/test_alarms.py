@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alarms: raised once, for as long as their reason lasts."""
+"""Alarms: each is raised once, and lasts as long as its cause."""
 
 import time
 from dataclasses import replace
@@ -22,9 +22,9 @@ def kinds(alarms: list[Alarm]) -> list[tuple[str, str]]:
 
 
 def test_low_water() -> None:
-    """Raised when fewer buffers could be had than the mark, over when there are as many again.
+    """It is raised when fewer buffers than the mark are available, and cleared when enough are.
 
-    What has not been created yet could be had too.
+    Buffers that do not exist yet count as available.
     """
     alarms = Alarms("rx", wall=lambda: 1000.0)
     low = replace(STATS, free=5, held=50, queued=5)
@@ -40,8 +40,8 @@ def test_low_water() -> None:
 
 
 def test_a_queue_that_stays_full() -> None:
-    """Raised when every update for queue_full_s found the queue full. One that did not starts
-    again."""
+    """It is raised when every update for queue_full_s found the queue full. One update that did not
+    starts the period again."""
     alarms, full = Alarms("rx"), replace(QUEUE, depth=8)
     for now, queue, expected in (
         (0, full, 0), (4, full, 0), (5, QUEUE, 0), (6, full, 0), (10, full, 0), (11, full, 1),
@@ -61,7 +61,7 @@ def test_stopped_in_an_operation() -> None:
 
 
 def test_held_for_long() -> None:
-    """Raised for a holder whose oldest buffer exceeds held_s. update() does not clear it."""
+    """It is raised for a member whose oldest buffer exceeds held_s. update() does not clear it."""
     alarms = Alarms("rx")
     young = Holder(0, 10, 10, "alive", 3, 59.0)
     nothing = Holder(1, 20, 20, "alive", 0, None)
@@ -73,7 +73,7 @@ def test_held_for_long() -> None:
     assert [("held-long", "10/10")] == kinds(over)
 
 
-def test_the_books_of_recoveries(pool: object) -> None:
+def test_totals_of_recoveries(pool: object) -> None:
     """Recoveries are added up, and each is counted in the bucket of its duration."""
     with View(pool.name) as view:  # type: ignore[attr-defined]
         held = WatchedPool(view, Policy())
@@ -92,7 +92,7 @@ def test_the_books_of_recoveries(pool: object) -> None:
 
 
 def test_when_to_trim(make_pool: object) -> None:
-    """When more buffers than trim_to have been free at every inspection for trim_after_s."""
+    """A trim is due if more buffers than trim_to were free at every inspection for trim_after_s."""
     pool = make_pool(capacity=64)  # type: ignore[operator]
     pool.alloc_many(64).free()
     now = [0.0]

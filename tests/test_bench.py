@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""shmpool.bench: its counts are exact, its contestants work, its command does what it says.
+"""shmpool.bench: its counts are exact, its contestants work, its command does what it documents.
 
-The runs are short: these tests check what is counted, not what is measured. Tests that need another
-library have the marker contestants; `make test-bench` runs them.
+The runs are short: these tests check counts, not measurements. Tests that need another library have
+the marker contestants; `make test-bench` runs them.
 """
 
 import contextlib
@@ -122,6 +122,7 @@ def mark_foreign(transport: type[Transport]) -> object:
     return pytest.param(transport, marks=marks, id=transport.title())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", LOADS, ids=["1-1", "2-2", "to-all"])
 @pytest.mark.parametrize("transport", [mark_foreign(kind) for kind in TRANSPORTS])
 def test_throughput(transport: type[Transport], load: Load, run_name: str) -> None:
@@ -140,6 +141,7 @@ def test_throughput(transport: type[Transport], load: Load, run_name: str) -> No
     assert run["cpu_s_per_million"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waiting", Waiting)
 @pytest.mark.parametrize("transport", [ours.SendRecv, ours.Buffers, stdlib.Queue, stdlib.Pipe])
 def test_latency(
@@ -177,7 +179,7 @@ def test_fault(fault: Fault, run_name: str) -> None:
 
 
 def test_fault_finds_a_hang(run_name: str) -> None:
-    """multiprocessing.Queue hangs: a killed consumer never releases the lock that it held."""
+    """multiprocessing.Queue hangs: a killed consumer never releases its lock."""
     test = FaultTest(Fault.KILL, "consumer", 1500, 20)
     run = robustness.measure(stdlib.Queue, run_name, test, CORES)
     assert run["hung"]
@@ -185,7 +187,7 @@ def test_fault_finds_a_hang(run_name: str) -> None:
 
 
 def test_fault_without_loss(run_name: str) -> None:
-    """shmpool's Buffers lose nothing: at most what a killed consumer held is delivered again."""
+    """shmpool's Buffers lose nothing: at most a killed consumer's buffers are delivered again."""
     test = FaultTest(Fault.KILL, "consumer", 1500, 10)
     run = robustness.measure(ours.Buffers, run_name, test, CORES)
     assert summary.lossless(run), run
@@ -204,13 +206,13 @@ def test_fault_without_loss(run_name: str) -> None:
     ],
 )
 def test_clean(changed: dict[str, object], clean: bool, lossless: bool) -> None:
-    """Each of two victims may have held one message, which is then lost or repeated."""
+    """Each of two victims may have had one message, which is then lost or repeated."""
     run = {"lost": 0, "repeated": 0, "held": 2, "hung": "", "leaked": 0} | changed
     assert (clean, lossless) == (summary.clean(run), summary.lossless(run))
 
 
 def test_errors_are_shown_once() -> None:
-    """A row of the robustness table shows what was lost once."""
+    """A row of the robustness table shows a lost message once."""
     run = {
         "lost": 2,
         "held": 2,
@@ -247,7 +249,7 @@ def bench(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
-    """A run writes JSON that can be read back and a report with plots; compared with itself it is
+    """A run writes JSON that can be read back and a report with plots. Compared with itself it is
     within the range."""
     path, report = tmp_path / "new.json", tmp_path / "report"
     only = (
@@ -278,7 +280,7 @@ def test_command(tmp_path: Path) -> None:
     assert "WORSE" not in compared.stdout
 
 
-def test_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
+def test_interrupt_keeps_results(tmp_path: Path) -> None:
     """Ctrl-C ends the run with status 130, keeps its results, and leaves no process or file."""
     path = tmp_path / "part.json"
     command = [

@@ -37,11 +37,11 @@ SLOT, SENDER = 3, 2
 
 
 class FullError(Exception):
-    """No room."""
+    """The queue has no room."""
 
 
 class EmptyError(Exception):
-    """Nothing there."""
+    """The queue has no message."""
 
 
 class Scripted(Transport):
@@ -56,10 +56,10 @@ class Scripted(Transport):
         self.give: Iterator[bytes | None] = iter(())
 
     def create(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def remove(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class Copies(Scripted, OneByOne):
@@ -158,7 +158,7 @@ def packet(size: int, n: int) -> bytes:
 def errors(
     transport: Scripted, board: Scoreboard, coming: list[bytes | None], exact: bool
 ) -> MessageErrors:
-    """What is wrong according to consume(), if MANY were sent and these are received."""
+    """Returns the errors that consume() counts if MANY were sent and these are received."""
 
     def give() -> Iterator[bytes | None]:
         yield from coming
@@ -218,7 +218,7 @@ def test_errors(kind: type[Scripted], size: int, exact: bool, board: Scoreboard)
 
 @pytest.mark.parametrize("size", SIZES)
 def test_wrong_lengths_with_the_right_sum(size: int, board: Scoreboard) -> None:
-    """A message that is too short after one that is too long are two damaged ones."""
+    """A message that is too short, after one that is too long, makes two damaged ones."""
     coming: list[bytes | None] = [packet(size, n) for n in range(1, MANY + 1)]
     coming[100:102] = [packet(size, 101) + b"\5", packet(size, 102)[:-1]]
     found = errors(Copies(size), board, coming, exact=False)
@@ -280,8 +280,10 @@ def test_slow_messages_are_logged_at_once(
 def test_produce(
     refuse: str, kind: type[Scripted], size: int, exact: bool, board: Scoreboard
 ) -> None:
-    """A producer that is stopped while there is no room has counted exactly what was taken: every
-    message in order, whole, and each a new object."""
+    """A producer that is stopped while there is no room has counted exactly the messages taken.
+
+    Every message is in order, whole, and a new object.
+    """
     if kind is Lists and refuse == "raise":
         pytest.skip("a list is taken in part, or not at all")
     taken: list[bytes] = []
@@ -332,7 +334,10 @@ def test_words_beyond_their_lower_half(size: int) -> None:
     lows, high = message.low_halves(first, 10)
     assert words[: len(lows)] == [high << 32 | low for low in lows]
     assert 0 < len(lows) < 10
-    assert np.uint64(words[-1]) == message.whole_checker(size)(message.maker(size, 10)(first))[-1]
+    assert (
+        np.uint64(words[-1])
+        == message.whole_checker(size)(list(message.maker(size, 10)(first)))[-1]
+    )
 
 
 @pytest.mark.parametrize("size", [10, message.LARGE - 1, message.LARGE, message.LARGE + 1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looking at a pool takes bounded time and memory, whatever its segment says."""
+"""Reading a pool takes bounded time and memory, whatever its segment contains."""
 
 import contextlib
 import ctypes
@@ -26,7 +26,7 @@ CALL_S = 1.0  # of processor time
 
 @pytest.fixture
 def craft() -> Iterator[Callable[[shmpool.Pool], Segment]]:
-    """craft(pool): the words of its segment, to be overwritten."""
+    """craft(pool): the words of its segment, which a test overwrites."""
     made: list[Segment] = []
 
     def craft(pool: shmpool.Pool) -> Segment:
@@ -56,7 +56,7 @@ def reserved(pool: shmpool.Pool) -> int:
 
 
 def nowhere(make_pool: MakePool, craft: Craft, capacity: int = 1 << 16) -> shmpool.Pool:
-    """A pool in which no buffer is where it says that it is, and every member is at work."""
+    """A pool in which every buffer's position is wrong and every member is in an operation."""
     pool = make_pool(buffer_size=64, capacity=capacity, prealloc=capacity, members=4095)
     segment = craft(pool)
     fill(segment, row(segment.buffers, "buffer.owner"), TRANSIT | 5)
@@ -67,7 +67,7 @@ def nowhere(make_pool: MakePool, craft: Craft, capacity: int = 1 << 16) -> shmpo
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["audit", "holders"])
 def test_a_walk_ends_at_its_limit(make_pool: MakePool, craft: Craft, what: str) -> None:
-    """The largest walk that there can be ends after its processor time, and says so."""
+    """The longest possible walk ends after its limit of processor time, and reports it."""
     pool = nowhere(make_pool, craft, 1 << 18)
     began = time.thread_time()
     if what == "audit":
@@ -80,8 +80,8 @@ def test_a_walk_ends_at_its_limit(make_pool: MakePool, craft: Craft, what: str) 
     assert time.thread_time() - began < LIMIT_S + 0.3
 
 
-def test_a_walk_is_left_and_entered_again(make_pool: MakePool) -> None:
-    """In steps as small as can be an audit comes to the same as in one."""
+def test_a_walk_in_steps(make_pool: MakePool) -> None:
+    """An audit in the smallest steps has the same result as one in a single step."""
     pool = make_pool(capacity=1024, prealloc=1000, cache_size=64, bulk=16)
     queue = pool.create_queue("q", capacity=256)
     queue.put_many(pool.alloc_many(200))
@@ -97,7 +97,7 @@ def test_a_walk_is_left_and_entered_again(make_pool: MakePool) -> None:
     held.free()
 
 
-def test_a_signal_gets_through(make_pool: MakePool, craft: Craft) -> None:
+def test_a_signal_ends_a_walk(make_pool: MakePool, craft: Craft) -> None:
     """An exception of a signal handler ends a walk that has no limit."""
     pool = nowhere(make_pool, craft)
 
@@ -115,10 +115,11 @@ def test_a_signal_gets_through(make_pool: MakePool, craft: Craft) -> None:
         signal.signal(signal.SIGALRM, before)
 
 
-def test_other_threads_run_meanwhile(make_pool: MakePool, craft: Craft) -> None:
-    """A walk does not hold the interpreter's lock.
+def test_other_threads_run_during_a_walk(make_pool: MakePool, craft: Craft) -> None:
+    """A walk does not keep the interpreter's lock.
 
-    No thread is made to hand over the lock here, so that another one runs only during the call.
+    Threads are not switched by time here, so another thread runs only if the call releases the
+    lock.
     """
     pool = nowhere(make_pool, craft)
     counting = Counting(pool._number, pool.capacity, pool.geometry.members, {})
@@ -145,9 +146,12 @@ def test_other_threads_run_meanwhile(make_pool: MakePool, craft: Craft) -> None:
         thread.join()
 
 
-def test_looking_makes_no_memory(make_pool: MakePool, craft: Craft) -> None:
-    """A sparse file that says that all its buffers exist, and may be gone from the free ring, is
-    damaged for whoever would walk it; nobody who looks makes the kernel fill its holes."""
+def test_reading_allocates_no_memory(make_pool: MakePool, craft: Craft) -> None:
+    """A sparse file that claims that all its buffers exist is damaged for calls that would read
+    them all.
+
+    The buffers may be out of the free ring. No read-only call makes the kernel fill the holes.
+    """
     pool = make_pool(buffer_size=64, capacity=1 << 20, bulk=16, refill_multiplier=1)
     segment = craft(pool)
     fill(segment, segment.extents, 2**64 - 1)
@@ -155,10 +159,10 @@ def test_looking_makes_no_memory(make_pool: MakePool, craft: Craft) -> None:
     segment.write(segment.named("queue.queue.prod"), 2 << 20)
     before = reserved(pool)
     with View(pool.name) as view:
-        for look in (view.stats, view.members, view.queues, pool.stats, pool.members):
+        for call in (view.stats, view.members, view.queues, pool.stats, pool.members):
             began = time.thread_time()
             with contextlib.suppress(shmpool.SegmentInvalid):
-                look()
+                call()
             assert time.thread_time() - began < CALL_S
     for walk in (pool.audit, pool.holders):
         with pytest.raises(shmpool.SegmentInvalid):
@@ -166,8 +170,8 @@ def test_looking_makes_no_memory(make_pool: MakePool, craft: Craft) -> None:
     assert reserved(pool) - before < 1 << 20
 
 
-def test_holes_are_not_looked_into(make_pool: MakePool, craft: Craft) -> None:
-    """The same where the free ring itself is a hole."""
+def test_a_hole_in_the_free_ring(make_pool: MakePool, craft: Craft) -> None:
+    """The same if the free ring itself is a hole."""
     pool = make_pool(buffer_size=64, capacity=1 << 22, cache_size=0)
     segment = craft(pool)
     ring = segment.free_ring
@@ -184,14 +188,15 @@ def test_holes_are_not_looked_into(make_pool: MakePool, craft: Craft) -> None:
     assert reserved(pool) - before < 1 << 20
 
 
-def test_many_gone_from_the_shared_queue(make_pool: MakePool, craft: Craft) -> None:
-    """Of more than stats() looks at, what is free is estimated, and said to be."""
+def test_many_stale_slots(make_pool: MakePool, craft: Craft) -> None:
+    """The number of free buffers is an estimate, and marked as one, if stats() cannot read every
+    slot."""
     capacity = 1 << 16
     pool = make_pool(buffer_size=64, capacity=capacity, prealloc=capacity, cache_size=0)
     segment = craft(pool)
     assert (capacity, False) == (pool.stats().free, pool.stats().estimated)
     owner = row(segment.buffers, "buffer.owner")
-    for i in range(0, capacity, 2):  # half of them are held, and their slots stale
+    for i in range(0, capacity, 2):  # half of the buffers are allocated, and their slots are stale
         segment.write(owner.word(i), 1)
     segment.write(segment.named("shared.bypassed"), 2 * capacity)
     stats = pool.stats()
@@ -218,8 +223,8 @@ def test_extents_are_few(options: dict[str, int]) -> None:
     assert options["capacity"] / geometry.extent_buffers <= 131072
 
 
-def test_a_damaged_pool_is_looked_at_in_time(make_pool: MakePool, craft: Craft) -> None:
-    """Every word of every member and queue garbage: each look takes bounded time, and ends."""
+def test_a_damaged_pool_is_read_in_time(make_pool: MakePool, craft: Craft) -> None:
+    """With random data in every word of every member and queue, each call ends in bounded time."""
     pool = make_pool(buffer_size=64, capacity=1 << 16, prealloc=1 << 16, members=4095, queues=1023)
     pool.create_queue("q", capacity=8)
     segment = craft(pool)
@@ -230,10 +235,10 @@ def test_a_damaged_pool_is_looked_at_in_time(make_pool: MakePool, craft: Craft) 
             fill(segment, words, 2**64 - 1 >> 64 - 8 * words.width)
     fill(segment, row(segment.queues, "queue.queue.capacity"), 65536)
     with View(pool.name) as view:
-        looks: list[Callable[[], object]] = [pool.stats, pool.members, pool.audit, view.stats]
-        looks += [view.queues, view.members, view.dead, view.operating]
-        for look in looks:
+        calls: list[Callable[[], object]] = [pool.stats, pool.members, pool.audit, view.stats]
+        calls += [view.queues, view.members, view.dead, view.operating]
+        for call in calls:
             began = time.thread_time()
             with contextlib.suppress(shmpool.SegmentInvalid):
-                look()
+                call()
             assert time.thread_time() - began < CALL_S

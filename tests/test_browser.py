@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The live page in a real browser, with real workers. SHMPOOL_SCREENSHOT=docs/live-page.png makes
-the picture of the README.
+"""The live page in a real browser, with real workers.
+
+SHMPOOL_SCREENSHOT=docs/live-page.png makes the picture of the README.
 """
 
 import os
@@ -80,10 +81,10 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-def test_a_death_is_seen(
+def test_a_death_is_shown(
     start_daemon: StartDaemon, start: type[Child], browser: Any, new_name: Any
 ) -> None:
-    """Open the page, kill a worker: its row goes, and the recovery appears, without a reload."""
+    """After a worker is killed its row disappears and the recovery appears, without a reload."""
     name = f"rx-{os.getpid()}" if picture() else new_name()
     daemon = start_daemon(POOLS.format(name), *PORT, options="interval = 0.25")
     producer = start(PRODUCER, name)
@@ -114,7 +115,7 @@ def test_a_death_is_seen(
     legend = " ".join(texts(".legend li"))
     for state in ("free", "cached", "held", "queued", "uncreated"):
         assert state in legend
-    wait.until(lambda _: texts(".alarms li"))  # the mark is set so that it is passed
+    wait.until(lambda _: texts(".alarms li"))  # the mark is chosen so that it is exceeded
     script = "return document.querySelector('polyline').getAttribute('points').split(' ').length"
     wait.until(lambda _: browser.execute_script(script) >= (40 if picture() else 3))
 

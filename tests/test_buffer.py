@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buffer: writing, reading, its header, and the end of its life."""
+"""Buffer: writing, reading, its header, and its release."""
 
 import gc
 import struct
@@ -14,11 +14,11 @@ import shmpool
 
 
 def test_a_new_buffer_is_empty(pool: shmpool.Pool) -> None:
-    """Length, marks and time are zero, whatever the last user left."""
+    """Length, marks and time are zero, whatever the last owner left."""
     with pool.alloc() as old:
         old.write(b"x" * 256)
         old.mark, old.flow_hash, old.timestamp, old.headroom = 1, 2, 3, 0
-    for _ in range(pool.capacity):  # the same buffer comes by again
+    for _ in range(pool.capacity):  # the same buffer is allocated again
         with pool.alloc() as buf:
             assert (0, 0, b"", 0, 0, 0, 0, 0, 0) == (
                 len(buf),
@@ -46,7 +46,7 @@ def test_write_copies_any_bytes(pool: shmpool.Pool, kind: Callable[[bytes], obje
 
 
 def test_data_then_length(pool: shmpool.Pool) -> None:
-    """data is the whole room, writable; view is what length says."""
+    """data is the whole data room, writable; view has the buffer's length."""
     with pool.alloc() as buf:
         buf.data[:5] = b"hello"
         assert (256, 0) == (len(buf.data), len(buf.view))
@@ -58,7 +58,7 @@ def test_data_then_length(pool: shmpool.Pool) -> None:
 
 
 def test_a_payload_fills_the_buffer_to_the_last_byte(pool: shmpool.Pool) -> None:
-    """buffer_size bytes fit; one more is PayloadTooLarge, which says both numbers."""
+    """buffer_size bytes fit. One more is PayloadTooLarge, which names both numbers."""
     with pool.alloc() as buf:
         assert 256 == buf.write(bytes(range(256)))
         assert bytes(range(256)) == bytes(buf)
@@ -106,7 +106,7 @@ def test_user_fields(pool: shmpool.Pool, field: str, most: int) -> None:
 
 @pytest.mark.parametrize("length", [-1, -(2**62)])
 def test_a_negative_length_is_named(pool: shmpool.Pool, length: int) -> None:
-    """It is InvalidArgument, like every value that is not allowed."""
+    """A negative length is InvalidArgument, like every value that is not allowed."""
     with pool.alloc() as buf:
         with pytest.raises(shmpool.InvalidArgument, match=str(length)):
             buf.length = length
@@ -115,7 +115,7 @@ def test_a_negative_length_is_named(pool: shmpool.Pool, length: int) -> None:
 
 
 def test_headroom_moves_the_data(make_pool: MakePool) -> None:
-    """Data begins after the headroom; making it smaller uncovers the bytes before."""
+    """Data begins after the headroom. A smaller headroom uncovers the bytes before."""
     pool = make_pool(headroom=64)
     queue = pool.create_queue("q", capacity=2)
     buf = pool.alloc()
@@ -150,7 +150,7 @@ def test_headroom_stays_inside(make_pool: MakePool) -> None:
 
 
 def test_headroom_does_not_move_under_a_view(make_pool: MakePool) -> None:
-    """It is BufferError while a view is alive."""
+    """Setting the headroom is BufferError while a view is alive."""
     with make_pool(headroom=64).alloc() as buf:
         view = buf.data
         with pytest.raises(BufferError):
@@ -160,7 +160,7 @@ def test_headroom_does_not_move_under_a_view(make_pool: MakePool) -> None:
 
 
 def test_numpy_shares_the_bytes(pool: shmpool.Pool) -> None:
-    """numpy.frombuffer on the view and on the buffer is a window, not a copy."""
+    """numpy.frombuffer on the view and on the buffer shares the memory, without a copy."""
     with pool.alloc() as buf:
         buf.write(struct.pack(">4H", 1, 2, 3, 4))
         assert [1, 2, 3, 4] == np.frombuffer(buf.view, ">u2").tolist()
@@ -185,7 +185,7 @@ EXPORTS: list[Callable[[shmpool.Buffer], object]] = [
 def test_an_exported_view_keeps_its_buffer(
     pool: shmpool.Pool, export: Callable[[shmpool.Buffer], object]
 ) -> None:
-    """free, put and close are BufferError while a view is alive, and work when it is gone."""
+    """free, put and close are BufferError while a view is alive, and work afterwards."""
     queue = pool.create_queue("q", capacity=2)
     buf = pool.alloc()
     buf.write(b"01234567")
@@ -204,7 +204,7 @@ def test_an_exported_view_keeps_its_buffer(
 
 
 def test_a_view_outlives_the_name_of_its_buffer(pool: shmpool.Pool) -> None:
-    """The buffer goes home when the last view does, not before."""
+    """A dropped buffer is freed when its last view is released, not before."""
     buf = pool.alloc()
     buf.write(b"kept")
     view = buf.view
@@ -214,8 +214,8 @@ def test_a_view_outlives_the_name_of_its_buffer(pool: shmpool.Pool) -> None:
     assert {} == pool.audit().held
 
 
-def spent_buffers(pool: shmpool.Pool) -> list[shmpool.Buffer]:
-    """Buffers whose life ended in each way there is."""
+def released_buffers(pool: shmpool.Pool) -> list[shmpool.Buffer]:
+    """Buffers that were released in each possible way."""
     freed, left, put = pool.alloc(), pool.alloc(), pool.alloc()
     freed.free()
     with left:
@@ -228,9 +228,9 @@ def spent_buffers(pool: shmpool.Pool) -> list[shmpool.Buffer]:
 
 
 @pytest.mark.parametrize("which", range(4))
-def test_a_spent_buffer_refuses_everything(pool: shmpool.Pool, which: int) -> None:
-    """Every use after the end is BufferReleased; the pool is not touched."""
-    buf = spent_buffers(pool)[which]
+def test_a_released_buffer_refuses_everything(pool: shmpool.Pool, which: int) -> None:
+    """Every use after the release is BufferReleased. The pool does not change."""
+    buf = released_buffers(pool)[which]
     before = pool.audit()
     assert buf.released
     assert "<shmpool.Buffer released>" == repr(buf)
@@ -262,8 +262,8 @@ def test_a_spent_buffer_refuses_everything(pool: shmpool.Pool, which: int) -> No
     assert before == pool.audit()
 
 
-def test_a_spent_buffer_is_named(pool: shmpool.Pool) -> None:
-    """BufferReleased says which buffer of which pool it was."""
+def test_a_released_buffer_is_named(pool: shmpool.Pool) -> None:
+    """BufferReleased names the buffer and its pool."""
     queue = pool.create_queue("q", capacity=2)
     put, freed = pool.alloc(), pool.alloc()
     which = [put.index, freed.index]
@@ -280,19 +280,27 @@ def test_a_spent_buffer_is_named(pool: shmpool.Pool) -> None:
 
 
 def test_a_buffer_freed_behind_its_back_is_named(pool: shmpool.Pool) -> None:
-    """What C finds to be no longer ours is named as well, also by put."""
+    """A buffer that the C core finds to be no longer ours is named too, also by put."""
     queue = pool.create_queue("q", capacity=2)
     buf = pool.alloc()
     Handles(pool).free([buf.generation << 32 | buf.index])
-    for call in (buf.free, lambda: queue.put(buf), lambda: buf.mark, lambda: buf.write(b"x")):
+    for call in (
+        buf.free,
+        lambda: queue.put(buf),
+        lambda: buf.mark,
+        lambda: setattr(buf, "mark", 1),
+        lambda: setattr(buf, "headroom", 1),
+        lambda: setattr(buf, "length", 1),
+        lambda: buf.write(b"x"),
+    ):
         with pytest.raises(
             shmpool.BufferReleased, match=f": buffer {buf.index} of pool '{pool.name}': "
         ):
             call()
 
 
-def test_a_length_that_is_none(pool: shmpool.Pool) -> None:
-    """Whatever its size or type, the exception shows it and says what is allowed."""
+def test_a_length_of_another_type(pool: shmpool.Pool) -> None:
+    """Whatever its size or type, the exception shows the value and what is allowed."""
     buf = pool.alloc()
     buf.length = 7
     with pytest.raises(
@@ -306,11 +314,13 @@ def test_a_length_that_is_none(pool: shmpool.Pool) -> None:
         for value in ("x", 1.5, None):
             with pytest.raises(TypeError, match=f"^{field} is {value!r}; it must be an int$"):
                 setattr(setter, field, value)
+        with pytest.raises(AttributeError, match=f"^{field} cannot be deleted$"):
+            delattr(setter, field)
     assert 7 == len(buf)
 
 
 def test_with_allows_the_buffer_to_be_handed_on(pool: shmpool.Pool) -> None:
-    """Leaving the block frees the buffer unless it was put or freed inside."""
+    """The end of the block frees the buffer unless it was put or freed inside."""
     queue = pool.create_queue("q", capacity=2)
     with pool.alloc() as buf:
         buf.write(b"on its way")
@@ -324,8 +334,8 @@ def test_with_allows_the_buffer_to_be_handed_on(pool: shmpool.Pool) -> None:
     assert {} == pool.audit().held
 
 
-def test_a_dropped_buffer_goes_home(pool: shmpool.Pool) -> None:
-    """The last reference frees it, also out of a reference cycle."""
+def test_a_dropped_buffer_is_freed(pool: shmpool.Pool) -> None:
+    """The end of the last reference frees it, also in a reference cycle."""
     buf = pool.alloc()
     assert 1 == pool.stats().held
     del buf
@@ -337,7 +347,7 @@ def test_a_dropped_buffer_goes_home(pool: shmpool.Pool) -> None:
 
 
 def test_generation_changes_with_every_free(pool: shmpool.Pool) -> None:
-    """A buffer that comes back is not the one that was freed."""
+    """A buffer that is allocated again has another generation than before its free."""
     seen = set()
     for _ in range(3 * pool.capacity):
         with pool.alloc() as buf:
@@ -345,8 +355,8 @@ def test_generation_changes_with_every_free(pool: shmpool.Pool) -> None:
             seen.add((buf.index, buf.generation))
 
 
-def test_it_knows_its_pool_and_cannot_be_made(pool: shmpool.Pool) -> None:
-    """Buffers come from a pool only."""
+def test_it_knows_its_pool_and_has_no_constructor(pool: shmpool.Pool) -> None:
+    """Only a pool creates buffers."""
     with pool.alloc() as buf:
         assert pool is buf.pool
         assert f"<shmpool.Buffer {buf.index}, 0 of 256 bytes>" == repr(buf)
@@ -367,8 +377,10 @@ def test_queue_number_says_where_it_came_from(pool: shmpool.Pool) -> None:
 def test_with_keeps_the_exception_in_flight(
     pool: shmpool.Pool, export: Callable[[shmpool.Buffer], object]
 ) -> None:
-    """A view that is alive when an exception leaves the block does not hide it; the buffer is
-    released, and goes home with the last view."""
+    """A view that is alive when an exception leaves the block does not hide the exception.
+
+    The buffer is released, and freed with its last view.
+    """
     buf = pool.alloc()
     buf.write(b"01234567")
     views = [export(buf), buf.data]
@@ -387,7 +399,7 @@ def test_with_keeps_the_exception_in_flight(
 
 
 def test_with_a_pool_keeps_the_exception_in_flight(pool: shmpool.Pool) -> None:
-    """So does the pool's own block: it stays open for the view."""
+    """The pool's own block keeps the exception too, and the pool stays open for the view."""
     view = pool.alloc().data
     with pytest.raises(ZeroDivisionError), pool:
         _ = 1 / 0
@@ -397,8 +409,8 @@ def test_with_a_pool_keeps_the_exception_in_flight(pool: shmpool.Pool) -> None:
 
 
 def test_what_runs_in_between(pool: shmpool.Pool) -> None:
-    """An argument that frees the buffer while it is made a number, or shown as bytes, leads to
-    nothing that was freed."""
+    """An argument may free the buffer while it is converted to a number or to bytes. No freed
+    memory is accessed."""
 
     class Frees:
         def __init__(self, buf: shmpool.Buffer) -> None:

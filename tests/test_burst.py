@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Burst: many buffers at once. Their columns are in test_column.py."""
 
+import ctypes
 import errno
 import re
 from typing import Any
@@ -10,6 +11,13 @@ import pytest
 from conftest import Handles
 
 import shmpool
+
+
+def handle_of(burst: shmpool.Burst, i: int) -> int:
+    """A buffer's handle, without making it an element of the burst."""
+    at = Handles._words(burst)[0].value
+    assert at
+    return ctypes.c_uint64.from_address(at + 8 * i).value
 
 
 def test_a_burst_is_a_sequence_of_buffers(pool: shmpool.Pool) -> None:
@@ -23,9 +31,9 @@ def test_a_burst_is_a_sequence_of_buffers(pool: shmpool.Pool) -> None:
     for i in (5, -6, 2**70):
         with pytest.raises(IndexError, match=f"{i}"):
             burst[i]
-    for wrong in ("0", 0.0, None, slice(0, 1)):
+    for wrong in ("0", 0.0, None):
         with pytest.raises(TypeError):
-            burst[wrong]  # type: ignore[index]
+            burst[wrong]  # type: ignore[call-overload]
 
 
 def test_indices_and_lengths(pool: shmpool.Pool) -> None:
@@ -47,7 +55,7 @@ def test_indices_and_lengths(pool: shmpool.Pool) -> None:
 
 
 def test_wrong_lengths(pool: shmpool.Pool) -> None:
-    """Too large, negative, or of another shape: an exception that names it."""
+    """Lengths too large, negative or of another shape raise an exception that names them."""
     burst = pool.alloc_many(3)
     burst.lengths = 5
     with pytest.raises(shmpool.PayloadTooLarge, match=r"257 .* 256"):
@@ -72,7 +80,7 @@ def test_wrong_lengths(pool: shmpool.Pool) -> None:
 
 
 def test_put_many_and_get_many(pool: shmpool.Pool) -> None:
-    """A burst moves whole; the receiver gets 1 to n of what is there, in order."""
+    """A burst is put as a whole. The receiver gets 1 to n of the available buffers, in order."""
     queue = pool.create_queue("q", capacity=64)
     burst = pool.alloc_many(10)
     burst.lengths = 4
@@ -88,7 +96,7 @@ def test_put_many_and_get_many(pool: shmpool.Pool) -> None:
 
 
 def test_put_many_is_all_or_nothing(pool: shmpool.Pool) -> None:
-    """Full leaves the burst in the caller's hands, and the queue as it was."""
+    """Full leaves the burst with the caller, and the queue unchanged."""
     queue = pool.create_queue("q", capacity=8)
     queue.put_many(pool.alloc_many(5))
     burst = pool.alloc_many(4)
@@ -110,7 +118,7 @@ def test_put_many_is_all_or_nothing(pool: shmpool.Pool) -> None:
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
-def test_a_spent_burst_refuses_everything(pool: shmpool.Pool) -> None:
+def test_a_released_burst_refuses_everything(pool: shmpool.Pool) -> None:
     """Every use after free, put or the end of its block is BufferReleased."""
     queue = pool.create_queue("q", capacity=8)
     freed, put, left = pool.alloc_many(2), pool.alloc_many(2), pool.alloc_many(2)
@@ -136,8 +144,8 @@ def test_a_spent_burst_refuses_everything(pool: shmpool.Pool) -> None:
     assert (True, 2, {}) == (pool.audit().ok, len(queue), pool.audit().held)
 
 
-def test_a_dropped_burst_goes_home(pool: shmpool.Pool) -> None:
-    """Dropping it frees what is in it, except the Buffers somebody still has."""
+def test_a_dropped_burst_is_freed(pool: shmpool.Pool) -> None:
+    """Dropping a burst frees its buffers, except Buffers that are still referenced."""
     burst = pool.alloc_many(5)
     kept = burst[2]
     kept.write(b"kept")
@@ -164,7 +172,7 @@ def test_a_view_of_one_keeps_the_burst(pool: shmpool.Pool) -> None:
 
 
 def test_one_buffer_leaves_the_burst(pool: shmpool.Pool) -> None:
-    """A Buffer of it that was freed or put is left out of what free and put_many move."""
+    """A Buffer of the burst that was freed or put is left out of free and put_many."""
     queue = pool.create_queue("q", capacity=8)
     burst = pool.alloc_many(4)
     burst.lengths = 1
@@ -182,7 +190,7 @@ def test_one_buffer_leaves_the_burst(pool: shmpool.Pool) -> None:
 
 
 def test_a_duplicated_handle_is_refused(cached_pool: shmpool.Pool) -> None:
-    """Handles that name a buffer twice can be neither freed nor put; nothing has moved."""
+    """Handles that name a buffer twice can be neither freed nor put. No buffer is moved."""
     pool = cached_pool
     queue = pool.create_queue("q", capacity=8)
     burst, calls = pool.alloc_many(3), Handles(pool, queue)
@@ -196,7 +204,7 @@ def test_a_duplicated_handle_is_refused(cached_pool: shmpool.Pool) -> None:
 
 @pytest.mark.parametrize("bad", [0, 39])
 def test_a_bad_handle_meets_a_full_cache(cached_pool: shmpool.Pool, bad: int) -> None:
-    """Making room in a full cache frees nothing of a bulk that is refused."""
+    """If a bulk is refused, making room in a full cache frees none of it."""
     pool = cached_pool
     first, burst = pool.alloc_many(64), pool.alloc_many(40)
     first.free()
@@ -214,7 +222,7 @@ def test_a_bad_handle_meets_a_full_cache(cached_pool: shmpool.Pool, bad: int) ->
 
 @pytest.mark.parametrize("handle", [2**64 - 1, 2**32 - 1, 256, 255, 255 | 5 << 32])
 def test_a_made_up_handle_is_refused(cached_pool: shmpool.Pool, handle: int) -> None:
-    """Handles that nobody gave out reach no buffer."""
+    """Handles that were never issued reach no buffer."""
     pool = cached_pool
     queue = pool.create_queue("q", capacity=8)
     burst, calls = pool.alloc_many(3), Handles(pool, queue)
@@ -225,7 +233,7 @@ def test_a_made_up_handle_is_refused(cached_pool: shmpool.Pool, handle: int) -> 
 
 
 def test_a_stale_handle_is_refused(cached_pool: shmpool.Pool) -> None:
-    """Handles kept from a burst that was freed do not free, put, read or write its successor."""
+    """Handles kept from a freed burst do not free, put, read or write the next one."""
     pool = cached_pool
     calls = Handles(pool, pool.create_queue("q", capacity=8))
     stale = pool.alloc_many(3)
@@ -242,7 +250,7 @@ def test_a_stale_handle_is_refused(cached_pool: shmpool.Pool) -> None:
 
 
 def test_numpy_integers_are_integers(pool: shmpool.Pool) -> None:
-    """Wherever an int is taken, one of numpy's is."""
+    """Every argument that takes an int takes a numpy integer."""
     queue = pool.create_queue("q", capacity=np.int64(8), max_redeliveries=np.uint8(0))
     burst = pool.alloc_many(np.uint16(5), timeout=np.int32(1))
     burst.set_column(np.int64(12), np.arange(5), ">u2")
@@ -269,10 +277,13 @@ def test_numpy_integers_are_integers(pool: shmpool.Pool) -> None:
 
 
 def test_with_keeps_the_exception_in_flight(pool: shmpool.Pool) -> None:
-    """A view that is alive when an exception leaves the block does not hide it: what has views goes
-    home with the last of them, the rest at once."""
+    """A view that is alive when an exception leaves the block does not hide the exception.
+
+    Buffers with views are freed with the last of these, the other buffers at once.
+    """
     burst = pool.alloc_many(3)
     view, element = np.frombuffer(burst[1].data, "u1"), burst[1]
+    assert burst[2].length == 0  # an element without a view
     with pytest.raises(ZeroDivisionError), burst:
         _ = 1 / 0
     assert (True, 1) == (element.released, sum(pool.audit().held.values()))
@@ -288,3 +299,34 @@ def test_with_keeps_the_exception_in_flight(pool: shmpool.Pool) -> None:
     del view
     burst.free()
     assert {} == pool.audit().held
+
+
+def test_a_buffer_freed_behind_the_bursts_back(pool: shmpool.Pool) -> None:
+    """It is no element any more, and does not keep the others from being freed with the burst."""
+    for end in (lambda burst: burst.__exit__(KeyError, None, None), lambda burst: None):
+        burst = pool.alloc_many(3)
+        Handles(pool).free([handle_of(burst, 1)])
+        with pytest.raises(shmpool.BufferReleased, match=f"buffer {burst.indices[1]} of pool"):
+            burst[1]
+        assert 2 == pool.stats().held
+        end(burst)
+        del burst
+        assert (True, 0) == (pool.audit().ok, pool.stats().held)
+
+
+def test_a_block_whose_burst_has_gone(pool: shmpool.Pool) -> None:
+    """A burst that was put or freed inside its block is left alone at the end of the block."""
+    queue = pool.create_queue("q", capacity=8)
+    with pool.alloc_many(3) as burst:
+        queue.put_many(burst)
+    with pool.alloc_many(2) as burst:
+        burst.free()
+    assert (3, {}) == (len(queue), pool.audit().held)
+
+
+def test_elements_of_a_closed_pool(pool: shmpool.Pool) -> None:
+    """They cannot be had."""
+    burst = pool.alloc_many(3)
+    pool.close()
+    with pytest.raises(shmpool.PoolClosed):
+        burst[0]

@@ -166,7 +166,7 @@ def test_truncated(path: Path, records: list[bytes]) -> None:
     ],
 )
 def test_damaged(path: Path, data: bytes, wrong: str) -> None:
-    """The error says what is wrong and where. A size that is only claimed takes no memory."""
+    """The error says what is wrong and where. A size that is only claimed allocates no memory."""
     packets, actual = read(path, data)
     assert [] == packets
     assert actual.startswith(wrong)
@@ -175,7 +175,7 @@ def test_damaged(path: Path, data: bytes, wrong: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100))
 def test_anything(path: Path, seed: int) -> None:
-    """With bytes changed, removed and inserted: packets are read, then the end or CaptureError."""
+    """With bytes changed, removed and inserted, packets are read up to the end or an error."""
     rng = random.Random(seed)
     section = rng.choice([LITTLE, BIG])
     options = section.option(9, b"\6") + section.option(14, bytes(8)) + section.option(0, b"")

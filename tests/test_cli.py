@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def loaded(done: subprocess.CompletedProcess[str]) -> Any:
 
 @pytest.fixture(params=["with a daemon", "without"])
 def options(request: pytest.FixtureRequest) -> list[str]:
-    """What makes a subcommand ask a daemon, or do it itself."""
+    """Arguments that make a subcommand ask a daemon, or work without one."""
     if request.param == "without":
         return ["--direct"]
     daemon = request.getfixturevalue("start_daemon")()
@@ -82,8 +82,8 @@ def test_a_pool_from_creation_to_removal(
         lines = shmpool_command(
             "watch", pool_name, "--count", 2, "--interval", 0.1, "--json", *options
         )
-        looks = [json.loads(line) for line in lines.stdout.splitlines()]
-        assert [1, 1] == [look["buffers"]["held"] for look in looks]
+        samples = [json.loads(line) for line in lines.stdout.splitlines()]
+        assert [1, 1] == [sample["buffers"]["held"] for sample in samples]
     again = shmpool_command("create", pool_name, *size, *options)
     assert (1, True) == (again.returncode, f"pool '{pool_name}' exists" in again.stderr)
     assert 0 == shmpool_command("rm", pool_name, *options).returncode
@@ -137,7 +137,7 @@ def test_letters(shmpool_command: Run, options: list[str], make_pool: MakePool) 
 
 @pytest.mark.slow
 def test_tables(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> None:
-    """Without --json there are tables with the same figures, and why a pool has none."""
+    """Without --json there are tables with the same figures, and the reason if a pool has none."""
     Path(f"/dev/shm/shmpool.{pool_name}").write_bytes(bytes(8192))
     pool = make_pool(prealloc=64)
     pool.create_queue("work", capacity=16).send(b"x")
@@ -156,12 +156,12 @@ def test_tables(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> No
 
 
 def test_an_audit_that_does_not_add_up(shmpool_command: Run, make_pool: MakePool) -> None:
-    """A buffer whose owner word names nobody: exit status 1."""
+    """A buffer whose owner word names no member: exit status 1."""
     pool = make_pool(prealloc=64)
     geometry = ffi.new("struct shmpool_geometry *")
     assert 0 == lib.shmpool_geometry(pool._number, geometry)
     with Path(f"/dev/shm/shmpool.{pool.name}").open("r+b") as file:
-        file.seek(geometry.headers_offset)  # where the first buffer's owner word lies
+        file.seek(geometry.headers_offset)  # the offset of the first buffer's owner word
         owner = file.read(8)
         file.seek(geometry.headers_offset)
         file.write((4000).to_bytes(8, "little"))
@@ -185,7 +185,7 @@ def test_help(shmpool_command: Run, name: str) -> None:
 
 @pytest.mark.slow
 def test_usage_errors(shmpool_command: Run, pool_name: str) -> None:
-    """Exit status 2 for what cannot be meant; nothing is made."""
+    """Arguments that cannot be used are exit status 2, and nothing is created."""
     size = ["--buffer-size", 64, "--capacity", 64]
     for arguments in (
         ["nonsense"],
@@ -210,7 +210,7 @@ def test_usage_errors(shmpool_command: Run, pool_name: str) -> None:
 def test_which_daemon_is_asked(
     shmpool_command: Run, start_daemon: StartDaemon, pool_name: str, tmp_path: Path
 ) -> None:
-    """The one at SHMPOOL_SOCKET if it answers; the one that --socket names, or none."""
+    """The daemon at SHMPOOL_SOCKET if it answers; the one that --socket names; or none."""
     daemon = start_daemon(POOL.format(pool_name))
     environ = {"SHMPOOL_SOCKET": str(daemon.socket)}
 
@@ -229,7 +229,7 @@ def test_which_daemon_is_asked(
 
 
 def test_checking_a_configuration(shmpool_command: Run, tmp_path: Path, pool_name: str) -> None:
-    """daemon --check says whether it could be used, and makes nothing."""
+    """daemon --check says whether a configuration could be used, and creates nothing."""
     path = tmp_path / "c.toml"
     path.write_text(POOL.format(pool_name))
     assert 0 == shmpool_command("daemon", "--check", "--config", path).returncode
@@ -242,7 +242,7 @@ def test_checking_a_configuration(shmpool_command: Run, tmp_path: Path, pool_nam
 
 
 def test_completion(shmpool_command: Run, make_pool: MakePool) -> None:
-    """The script for each shell; subcommands and the names of pools are completed."""
+    """Each shell has a script. Subcommands and the names of pools are completed."""
     for shell in ("bash", "zsh", "fish"):
         assert "_SHMPOOL_COMPLETE" in shmpool_command("completion", shell).stdout
     pool = make_pool()
@@ -262,7 +262,7 @@ def test_completion(shmpool_command: Run, make_pool: MakePool) -> None:
 
 
 def test_a_reader_that_goes_away(shmpool_command: Run, make_pool: MakePool) -> None:
-    """watch into a pipe whose reader ends is no traceback."""
+    """watch into a pipe prints no traceback when the reader ends."""
     pool = make_pool()
     arguments = ["watch", pool.name, "--interval", "0.1", "--direct"]
     with subprocess.Popen(
@@ -277,7 +277,7 @@ def test_a_reader_that_goes_away(shmpool_command: Run, make_pool: MakePool) -> N
 
 
 def test_doctor(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> None:
-    """Every check has a finding; a damaged segment is bad, and exit status 1, with what to do."""
+    """Every check has a finding. A damaged segment is bad: exit status 1, with what to do."""
     make_pool()
     findings = json.loads(shmpool_command("doctor", "--json").stdout)
     subjects = {finding["subject"]: finding for finding in findings}
@@ -304,12 +304,12 @@ def test_a_missing_extra(shmpool_command: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_putting_right(
+def test_recover(
     shmpool_command: Run, options: list[str], make_pool: MakePool, start: type[Child]
 ) -> None:
-    """holders names a dead process and recover puts right what it left, with a daemon and without.
+    """holders names a dead process and recover recovers its buffers, with a daemon and without.
 
-    With a daemon its buffers may be back before anybody asks.
+    A daemon may recover them before the command does.
     """
     pool = make_pool()
     child = start(
@@ -341,7 +341,7 @@ def test_putting_right(
 
 @pytest.mark.slow
 def test_trim(shmpool_command: Run, options: list[str], make_pool: MakePool) -> None:
-    """trim gives memory back, all but that of so many free buffers."""
+    """trim gives memory back to the kernel, except that of the given number of free buffers."""
     pool = make_pool(capacity=65536, buffer_size=256)
     pool.alloc_many(40000).free()
     freed = loaded(shmpool_command("trim", pool.name, "--keep", 1024, "--json", *options))["bytes"]
@@ -351,8 +351,8 @@ def test_trim(shmpool_command: Run, options: list[str], make_pool: MakePool) -> 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a /dev/shm of its own")
 def test_prune(run: Callable[..., str]) -> None:
-    """prune removes what its creator's death left and what is old, names it, and says of the rest
-    why it stays."""
+    """prune removes pools that a dead creator left or that are old, and names them. It says why the
+    others stay."""
     script = """
         import json, subprocess, sys, shmpool
         from shmpool.cli import main
@@ -379,9 +379,62 @@ def test_prune(run: Callable[..., str]) -> None:
 
 
 def test_a_long_table(capsys: pytest.CaptureFixture[str]) -> None:
-    """As many rows as there can be members are printed, each on its line."""
+    """A table has one line for each member, for as many members as there can be."""
     rows = [(f"member {number}", number) for number in range(4095)]
     print_table(("member", "held"), rows)
     lines = capsys.readouterr().out.splitlines()
     assert ["member       held", "member 0     0"] == lines[:2]
     assert (4096, "member 4094  4,094") == (len(lines), lines[-1])
+
+
+@pytest.fixture
+def on_terminal() -> Iterator[Callable[..., tuple[subprocess.Popen[str], Callable[[str], str]]]]:
+    """on_terminal(*words): a command whose stderr is a terminal; and until(text), which reads from
+    that terminal until it has shown the text, or to the end."""
+    made = []
+
+    def on_terminal(*words: str) -> tuple[subprocess.Popen[str], Callable[[str], str]]:
+        ours, its = os.openpty()
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=its,
+            text=True,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
+        )
+        os.close(its)
+        made.append((process, ours))
+        shown = ""
+
+        def until(text: str) -> str:
+            nonlocal shown
+            while text not in shown:
+                try:
+                    shown += os.read(ours, 4096).decode(errors="replace")
+                except OSError:  # EIO: nobody has the terminal open any more
+                    break
+            return shown
+
+        return process, until
+
+    yield on_terminal
+    for process, ours in made:
+        process.kill()
+        process.communicate()
+        os.close(ours)
+
+
+def test_progress_on_a_terminal(
+    on_terminal: Callable[..., Any], make_pool: MakePool, pool_name: str
+) -> None:
+    """A user who waits at a terminal is told for what, on stderr; stdout has the answer alone."""
+    pool = make_pool()
+    process, until = on_terminal(*COMMAND, "audit", pool.name, "--json", "--direct")
+    assert f"counting the buffers of {pool.name}" in until("no such text")
+    assert json.loads(process.stdout.read())["ok"]
+    process, until = on_terminal(
+        *COMMAND, "create", pool_name, "--buffer-size", "64", "--capacity", "64", "--direct"
+    )
+    assert f"creating {pool_name}" in until("no such text")
+    assert 0 == process.wait(DEADLINE_S)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Client and AsyncClient: typed answers, the library's exceptions, and a daemon that comes back."""
+"""Client and AsyncClient: typed answers, the library's exceptions, and reconnection."""
 
 import asyncio
 import collections
@@ -37,7 +37,7 @@ def test_the_clients_are_imported_late(run: Callable[..., str]) -> None:
 
 
 def test_no_daemon(tmp_path: Path) -> None:
-    """One exception that names the path, and is a ConnectionError."""
+    """Without a daemon the exception names the path, and is a ConnectionError."""
     with pytest.raises(shmpool.DaemonUnavailable, match="nowhere"):
         shmpool.Client(tmp_path / "nowhere").ping()
 
@@ -60,8 +60,8 @@ def test_the_default_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("/run/shmpool/daemon.sock") == shmpool.AsyncClient().path
 
 
-def test_a_daemon_that_comes_back(start_daemon: StartDaemon, pool_name: str) -> None:
-    """A look is asked again over a new connection; the client need not know."""
+def test_a_restarted_daemon(start_daemon: StartDaemon, pool_name: str) -> None:
+    """A read-only request is sent again over a new connection. The caller does not notice."""
     daemon = start_daemon(POOL.format(pool_name))
     with shmpool.Client(daemon.socket) as client:
         assert daemon.pid == client.ping().pid
@@ -71,11 +71,13 @@ def test_a_daemon_that_comes_back(start_daemon: StartDaemon, pool_name: str) -> 
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_what_changes_something_after_a_restart(
+def test_a_change_after_a_restart(
     start_daemon: StartDaemon, new_name: Callable[[], str], end: int
 ) -> None:
-    """A daemon that ended while nothing was asked of it got nothing of the next request: that goes
-    to its successor, also if it changes something."""
+    """A request that changes something goes to a restarted daemon if the old one ended before it.
+
+    The old daemon received nothing of the request.
+    """
     first = start_daemon()
     options = PoolOptions(256, 64)
     names = [new_name(), new_name()]
@@ -96,8 +98,9 @@ def test_what_changes_something_after_a_restart(
     asyncio.run(restart_under_both())
 
 
-def test_what_changes_something_is_not_asked_twice(tmp_path: Path) -> None:
-    """A daemon that dies over a create: the client says so and does not send it again."""
+def test_a_change_is_not_sent_twice(tmp_path: Path) -> None:
+    """If the daemon dies during a create, the client reports it and does not send the request
+    again."""
     path, calls = tmp_path / "s", []
 
     def serve() -> None:
@@ -140,7 +143,7 @@ def test_what_changes_something_is_not_asked_twice(tmp_path: Path) -> None:
 
 
 def test_watch_goes_on_over_a_restart(start_daemon: StartDaemon, pool_name: str) -> None:
-    """A watch lasts while the daemon is killed and started again."""
+    """A watch continues while the daemon is killed and started again."""
     daemon = start_daemon(POOL.format(pool_name))
     with shmpool.Client(daemon.socket, timeout=60) as client:
         watch = client.watch(pool_name, 0.1)
@@ -166,7 +169,7 @@ def test_a_watch_ends_with_its_pool(start_daemon: StartDaemon, pool_name: str) -
 
 
 def test_the_asyncio_client(start_daemon: StartDaemon, pool_name: str) -> None:
-    """The same calls; those of many tasks take turns over one connection."""
+    """It has the same calls. Calls of several tasks take turns on one connection."""
     daemon = start_daemon()
 
     async def ask() -> None:
@@ -201,7 +204,7 @@ def test_the_asyncio_client(start_daemon: StartDaemon, pool_name: str) -> None:
 
 
 def test_a_cancelled_call_is_not_anothers(start_daemon: StartDaemon, pool_name: str) -> None:
-    """A call that was given up does not leave its answer to the next one."""
+    """The answer to a cancelled call is not given to the next call."""
     daemon = start_daemon(POOL.format(pool_name))
 
     async def ask() -> None:
@@ -218,7 +221,7 @@ def test_a_cancelled_call_is_not_anothers(start_daemon: StartDaemon, pool_name: 
 
 
 def test_asyncio_over_a_restart(start_daemon: StartDaemon, pool_name: str) -> None:
-    """Calls and watches of the asyncio client come back too."""
+    """Calls and watches of the asyncio client reconnect too."""
     daemon = start_daemon(POOL.format(pool_name))
 
     async def ask() -> None:
@@ -236,7 +239,7 @@ def test_asyncio_over_a_restart(start_daemon: StartDaemon, pool_name: str) -> No
 
 
 def test_calls_are_numbered(tmp_path: Path) -> None:
-    """No two calls of a connection have the same number, so that no answer is another's."""
+    """No two calls of a connection have the same number, so no call gets another's answer."""
     path, numbers = tmp_path / "daemon.sock", list[list[int]]()
 
     def serve() -> None:
@@ -273,7 +276,7 @@ def test_calls_are_numbered(tmp_path: Path) -> None:
 
 
 def test_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon that sends without end, and never the answer, does not keep a call beyond it."""
+    """A daemon that sends without end, and never the answer, does not delay a call beyond it."""
     monkeypatch.setattr(client_module, "time", SimpleNamespace(monotonic=lambda: 5.0))
     ours, its = socket.socketpair()
     with ours, its, shmpool.Client(tmp_path / "daemon.sock") as client:
@@ -286,7 +289,7 @@ def test_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_daemon_that_falls_silent(tmp_path: Path) -> None:
-    """Each call waits for so long as was said, on a connection that was used before too."""
+    """Each call waits for its own timeout, on a connection that was used before too."""
     path = tmp_path / "daemon.sock"
 
     def serve() -> None:
@@ -315,7 +318,7 @@ def test_a_daemon_that_falls_silent(tmp_path: Path) -> None:
 
 
 def test_an_answer_of_another_shape(tmp_path: Path) -> None:
-    """A daemon that answers nonsense is refused by name."""
+    """An answer of the wrong shape raises an exception that names it."""
     request = protocol.Ping()
     with pytest.raises(wire.ShapeError, match="uptime_s"):
         request.answer_of({"pid": os.getpid()})
@@ -327,8 +330,10 @@ CALLS = {
 
 
 def test_every_request_is_a_call() -> None:
-    """Each request class is a method of the clients, under its name on the wire; watch, which
-    iterates, is a method that each writes itself."""
+    """Each request class is a method of the clients with its name on the wire.
+
+    The exception is watch, which iterates: each client has its own method.
+    """
     classes = {kind for kind in vars(protocol).values() if isinstance(kind, type)}
     requests = {k for k in classes if issubclass(k, protocol.Request) and k is not protocol.Request}
     assert requests == set(protocol.REQUESTS)
@@ -369,7 +374,7 @@ def wrong(client: shmpool.Client, other: shmpool.AsyncClient) -> None:
 
 @pytest.mark.slow
 def test_a_type_checker_sees_the_calls(tmp_path: Path) -> None:
-    """mypy --strict knows parameters and answers of both clients: it accepts what is right, and
+    """mypy --strict knows parameters and answers of both clients. It accepts correct calls, and
     finds each of four mistakes."""
     pytest.importorskip("mypy", reason="mypy is not installed")
     file = tmp_path / "typed.py"

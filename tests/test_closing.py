@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a pool under calls of other threads, at exit, in forked children, and in reference
-cycles: no access to what is not mapped, and nothing that it had is lost."""
+"""The end of a pool during calls of other threads, at exit, in forked children, and in cycles.
+
+No unmapped memory is accessed, and no buffer is lost.
+"""
 
 import gc
 import os
@@ -10,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import MakePool
+from conftest import DEADLINE_S, Child, MakePool
 
 import shmpool
 
@@ -92,8 +94,11 @@ RACE = """
 def test_a_close_under_every_call(
     make_pool: MakePool, run: Callable[..., str], kinds: list[str]
 ) -> None:
-    """A thread that closes the pool while others are anywhere in a call ends those calls, and the
-    process goes on; what they had is given back."""
+    """close() in one thread ends calls of other threads, wherever they are, and the process goes
+    on.
+
+    The buffers of those threads are returned.
+    """
     pool = make_pool(buffer_size=65536, capacity=64, prealloc=8, members=64, cache_size=0)
     pool.create_queue("q", capacity=8)
     pool.create_queue("other", capacity=8)
@@ -104,8 +109,11 @@ def test_a_close_under_every_call(
 def test_a_long_send_does_not_outlive_its_pool(
     make_pool: MakePool, run: Callable[..., str]
 ) -> None:
-    """send_many keeps the interpreter's lock for longer than a switch interval before it lets go:
-    then the other thread runs at once, and closes."""
+    """send_many keeps the interpreter's lock for longer than a switch interval and then releases
+    it.
+
+    The other thread then runs at once and closes the pool.
+    """
     pool = make_pool(buffer_size=64, capacity=1 << 16, prealloc=1 << 16)
     pool.create_queue("q", capacity=65536)
     run(
@@ -135,7 +143,7 @@ def test_a_long_send_does_not_outlive_its_pool(
 
 
 def test_daemon_threads_at_exit(make_pool: MakePool, run: Callable[..., str]) -> None:
-    """What they have in their hands when the interpreter ends is given back."""
+    """Buffers that daemon threads own when the interpreter ends are returned."""
     pool = make_pool(buffer_size=64, capacity=1024, prealloc=1024, members=64)
     pool.create_queue("q", capacity=64)
     members = pool.stats().members
@@ -171,7 +179,8 @@ def test_daemon_threads_at_exit(make_pool: MakePool, run: Callable[..., str]) ->
 
 
 def test_a_child_of_a_raw_fork_closes(make_pool: MakePool, run: Callable[..., str]) -> None:
-    """Past every hook of the C library, while other threads wait in the pool: its close() ends."""
+    """The child is forked without any hook of the C library while other threads wait in the pool.
+    Its close() ends."""
     clone = {"x86_64": 56, "aarch64": 220}.get(platform.machine())
     if clone is None:
         pytest.skip(f"the number of clone on {platform.machine()} is not listed here")
@@ -208,7 +217,7 @@ def test_a_child_of_a_raw_fork_closes(make_pool: MakePool, run: Callable[..., st
 def test_a_view_taken_while_the_pool_is_closed(
     make_pool: MakePool, run: Callable[..., str]
 ) -> None:
-    """Either the view is refused or the close is: never a view of what is not there."""
+    """Either the view is refused or the close is. There is never a view of unmapped memory."""
     pool = make_pool(buffer_size=4096, members=16)
     run(
         """
@@ -248,7 +257,7 @@ def test_a_view_taken_while_the_pool_is_closed(
 
 @pytest.mark.slow
 def test_a_handler_closes_the_pool(make_pool: MakePool, run: Callable[..., str]) -> None:
-    """A signal handler that closes the pool in which its thread waits ends that wait."""
+    """A signal handler that closes the pool ends the wait of its own thread in that pool."""
     pool = make_pool(buffer_size=64)
     pool.create_queue("q", capacity=4)
     printed = run(
@@ -298,8 +307,8 @@ def test_a_handler_closes_the_pool(make_pool: MakePool, run: Callable[..., str])
 
 
 @pytest.mark.parametrize("call", ["the same", "a number", "another"])
-def test_a_pool_is_made_once(make_pool: MakePool, call: str) -> None:
-    """__init__ of an open pool is refused, and the pool is as open as before."""
+def test_a_pool_is_initialised_once(make_pool: MakePool, call: str) -> None:
+    """__init__ of an open pool is refused, and the pool stays open."""
     pool, other = make_pool(), make_pool()
     buf = pool.alloc()
     again: Any = {"the same": pool._segment, "a number": 5, "another": other._segment}[call]
@@ -331,8 +340,8 @@ CYCLES: dict[str, Callable[[Any, shmpool.AlfQueue], object]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CYCLES)
 def test_a_reference_cycle_is_collected(make_pool: MakePool, kind: str) -> None:
-    """A pool that refers to what refers to it goes with the next collection, and so do its mapping,
-    descriptor and members."""
+    """A pool in a reference cycle ends with the next collection, with its mapping, descriptor and
+    members."""
     made = make_pool(members=4)
     made.create_queue("q", capacity=2)
     gc.collect()
@@ -349,8 +358,10 @@ def test_a_reference_cycle_is_collected(make_pool: MakePool, kind: str) -> None:
 
 
 def test_an_ended_thread_has_no_role(make_pool: MakePool) -> None:
-    """A thread that was a queue's single producer or consumer leaves the roles when it ends, also
-    while others have a buffer from it."""
+    """A thread that was a queue's single producer or consumer releases the role when it ends.
+
+    It does so although other threads have a buffer that it got.
+    """
     pool = make_pool()
     queue = pool.create_queue("q", capacity=8, producers="single", consumers="single")
     kept: list[shmpool.Buffer] = []
@@ -366,3 +377,30 @@ def test_an_ended_thread_has_no_role(make_pool: MakePool) -> None:
     queue.send(b"2")
     assert b"2" == queue.recv()
     assert not kept[0].released
+
+
+def test_views_at_the_end_of_a_process(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """A daemon thread writes through a view while its process ends: nobody else gets the buffer
+    before the process is gone."""
+    pool = make_pool(capacity=2, prealloc=2, cache_size=0)
+    child = start(
+        """
+        import atexit, sys, threading
+        # Registered before shmpool's own handler, so it runs after that.
+        atexit.register(lambda: (print("left", flush=True), sys.stdin.readline()))
+        import shmpool
+        pool = shmpool.Pool.attach(sys.argv[1])
+        view = pool.alloc().data
+        def write():
+            while True:
+                view[:] = b"X" * len(view)
+        threading.Thread(target=write, daemon=True).start()
+        """,
+        pool.name,
+    )
+    assert "left" == child.line()
+    with pytest.raises(shmpool.PoolExhausted):
+        pool.alloc_many(2, timeout=0)
+    child.send()
+    child.end()
+    pool.alloc_many(2, timeout=DEADLINE_S).free()  # recovers what the process had

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration: what is taken, and that what is wrong is said with its line and value."""
+"""The configuration: what is accepted, and messages that name the line and the value of each
+error."""
 
 import os
 import sys
@@ -15,7 +16,7 @@ pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 from shmpool.options import QueueOptions, letters_in_a_circle
 from shmpool.os_errors import shared_memory, size_text
 from shmpool.service import config, config_lines
-from shmpool.service.config_values import http_token
+from shmpool.service.config_values import http_token, read_file
 
 WHOLE = """\
 [daemon]
@@ -34,7 +35,7 @@ on_death = "requeue"
 
 
 def test_a_whole_file() -> None:
-    """Every table is read; what is not given has its default."""
+    """Every table is read. Missing keys have their defaults."""
     found = config.parse(WHOLE)
     assert "/run/shmpool/daemon.sock" == found.daemon.socket
     assert (1.0, ["*"], True) == (found.daemon.interval, found.daemon.adopt, found.daemon.prune)
@@ -46,7 +47,7 @@ def test_a_whole_file() -> None:
 
 
 def test_an_empty_file() -> None:
-    """Nothing declared is a configuration."""
+    """An empty file is a valid configuration."""
     assert config.Config() == config.parse("")
 
 
@@ -82,6 +83,12 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         ('[daemon]\nhttp_token_file = "/dev/zero"\n', 2, ["http_token_file", "not a regular file"]),
         ('[daemon]\nhttp_token_file = "a\\u0000b"\n', 2, ["http_token_file", "embedded null"]),
         ('[daemon]\nsocket = "a\\u0000b"\n', 2, ["daemon.socket", "path"]),
+        ('[daemon]\nsocket = "/"\n', 2, ['daemon.socket = "/"', "not of a directory"]),
+        ('[daemon]\nsocket = "."\n', 2, ['daemon.socket = "."', "not of a directory"]),
+        ('[daemon]\nsocket = "/tmp/.."\n', 2, ["daemon.socket", "not of a directory"]),
+        ('[daemon]\nsocket = "/tmp/"\n', 2, ["daemon.socket", "not of a directory"]),
+        ('[daemon]\nhttp = "unix:/"\n', 2, ["daemon.http", "not of a directory"]),
+        ('[daemon]\nhttp = "unix:."\n', 2, ["daemon.http", "not of a directory"]),
         (f'[daemon]\nsocket = "/{"é" * 54}"\n', 2, ["daemon.socket", "107 bytes"]),
         ('[daemon]\nread_group = "a\\u0000b"\n', 2, ["read_group", "no such group"]),
         ('[daemon]\nadopt_users = ["no-such"]\n', 2, ["adopt_users", "no such user"]),
@@ -91,6 +98,10 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         (f"[daemon]\nmax_clients = -{'9' * 400}\n", 2, ["daemon.max_clients", "at least 1"]),
         (f"[daemon]\nmax_clients = {'9' * 5000}\n", 2, ["max_clients", "too large"]),
         (f"[daemon]\nmax_clients = {'9_' * 5000}9\n", 2, ["max_clients", "too large"]),
+        (f"[daemon]\ninterval = 0x{'f' * 6000}\n", 2, ["interval = 0xfff", "too large", "bits"]),
+        (f"[daemon]\nhttp = 0o{'7' * 6000}\n", 2, ["daemon.http = 0xfff", "too large"]),
+        (f"[daemon]\nadopt = [[0x{'f' * 6000}]]\n", 2, ["daemon.adopt = ...", "too large"]),
+        (f"[daemon]\nx = 0b{'1' * 20000}\n", 2, ["daemon.x = 0xfff", "too large"]),
         (f"[daemon]\nadopt = {'[' * 5000}{']' * 5000}\n", 2, ["nested too deeply"]),
         ("[daemon]\nadopt = " + "{ a = " * 5000 + "1" + "}" * 5000, 2, ["nested too deeply"]),
         (f'[daemon]\nadopt = "{"x" * 10000}"\n', 2, ["adopt", "xxx...", "array"]),
@@ -156,7 +167,7 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
     ],
 )
 def test_what_is_wrong_is_named(text: str, line: int, words: list[str]) -> None:
-    """One line of message for each thing that is wrong, with its line and its value."""
+    """The message has one line for each error, with its line and its value."""
     with pytest.raises(config.ConfigError) as caught:
         config.parse(text, "shmpool.toml")
     (message,) = str(caught.value).splitlines()
@@ -165,7 +176,7 @@ def test_what_is_wrong_is_named(text: str, line: int, words: list[str]) -> None:
         assert word in message
 
 
-def test_everything_wrong_is_said_at_once() -> None:
+def test_all_errors_are_reported() -> None:
     """Two mistakes are two lines, in the order of the file."""
     with pytest.raises(config.ConfigError) as caught:
         config.parse('[pools.rx]\nbuffer_size = "a"\ncapacity = "b"\n[daemon]\nhttp = 1\n')
@@ -175,20 +186,21 @@ def test_everything_wrong_is_said_at_once() -> None:
 
 
 def test_as_many_queues_as_there_may_be() -> None:
-    """The limit itself is allowed."""
+    """The largest number of queues is allowed."""
     head = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\nqueues = 1\n"
     assert ["a"] == list(config.parse(f"{head}queue.a.capacity = 4\n").pools["rx"].queue)
 
 
 @pytest.mark.parametrize("mode", ["0600", "0660", "0666", "0777"])
 def test_modes(mode: str) -> None:
-    """Any that lets the owner read and write is taken."""
+    """Every mode that lets the owner read and write is accepted."""
     text = f'[pools.rx]\nbuffer_size = 64\ncapacity = 64\nmode = "{mode}"\n'
     assert int(mode, 8) == config.parse(text).pools["rx"].mode
 
 
-def test_more_at_once_than_shared_memory_holds() -> None:
-    """What is preallocated must fit, and both sizes are said; capacity alone need not."""
+def test_more_than_shared_memory() -> None:
+    """The preallocated part must fit, and the message names both sizes. The capacity may be
+    larger."""
     room, _ = shared_memory()
     config.parse("[pools.rx]\nbuffer_size = 65536\ncapacity = 16777216\n")
     with pytest.raises(config.ConfigError) as caught:
@@ -198,15 +210,26 @@ def test_more_at_once_than_shared_memory_holds() -> None:
     assert size_text(room) in str(caught.value)
 
 
+def test_what_is_no_file_is_closed(tmp_path: Path) -> None:
+    """A file that is refused, or cannot be read, leaves no descriptor open."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    before = len(os.listdir("/proc/self/fd"))
+    for path in (tmp_path, fifo, Path("/dev/zero"), Path("/proc/self/mem")):
+        with pytest.raises((ValueError, OSError)):
+            read_file(path)
+        assert before == len(os.listdir("/proc/self/fd"))
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    """One line that names it."""
+    """The message is one line that names the file."""
     with pytest.raises(config.ConfigError, match="No such file"):
         config.load(tmp_path / "nowhere.toml")
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:
-    """A FIFO that nobody writes to, a directory, a device that never ends, something huge:
-    one line, at once."""
+    """A FIFO without a writer, a directory, an endless device and a huge file give one line at
+    once."""
     fifo, huge = tmp_path / "fifo", tmp_path / "huge"
     os.mkfifo(fifo)
     huge.write_bytes(b"#" * (2 << 20))
@@ -220,8 +243,9 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         config.load(file)
 
 
-def test_a_token_that_others_can_read(tmp_path: Path) -> None:
-    """Refused, as is one that is short or has spaces; what is good is read without its line end."""
+def test_a_token_that_other_users_can_read(tmp_path: Path) -> None:
+    """It is refused, and so is a token that is short or has spaces. A good one is read without its
+    newline."""
     file = tmp_path / "token"
     file.write_text("0123456789abcdef\n")
     file.chmod(0o644)
@@ -239,8 +263,10 @@ def test_a_token_that_others_can_read(tmp_path: Path) -> None:
 
 
 def test_a_long_chain_of_dead_letters() -> None:
-    """As many queues as there may be, each the next one's: looked through once; and a circle among
-    them is named without those that lead to it."""
+    """A chain of as many queues as possible is read once.
+
+    A circle is named without the queues that lead to it.
+    """
     last = 1022
     queues = {f"q{n}": QueueOptions(4, dead_letter=f"q{n + 1}") for n in range(last)}
     queues[f"q{last}"] = QueueOptions(4)
@@ -263,7 +289,7 @@ def test_a_long_chain_of_dead_letters() -> None:
     ids=["array", "keys", "string", "comments", "escapes", "blank", "only comments"],
 )
 def test_lines_of_a_long_file(text: str) -> None:
-    """Found in one pass: each character is looked at a few times, however long a value is."""
+    """Lines are found in one pass: each character is read a few times, however long a value is."""
     steps = 0
 
     def count(*_: object) -> None:
@@ -279,13 +305,29 @@ def test_lines_of_a_long_file(text: str) -> None:
     assert steps < 8 * len(text) + 1000
 
 
+def test_a_number_of_any_base() -> None:
+    """Each option refuses a number that Python cannot convert to decimal, on its line."""
+    big = "0x" + "f" * 6000
+    for table, keys, rest in (
+        ("daemon", config.DaemonOptions.__dataclass_fields__, ""),
+        ("pools.rx", config.PoolConfig.__dataclass_fields__, ""),
+        ("pools.rx.queue.q", QueueOptions.__dataclass_fields__, HEAD),
+    ):
+        for key in keys:
+            with pytest.raises(config.ConfigError) as caught:
+                config.parse(f"{rest}[{table}]\n{key} = {big}\n", "c")
+            line = rest.count("\n") + 2
+            assert str(caught.value).startswith(f"c, line {line}: {table}.{key} = 0xfff")
+
+
 keys = st.text("abc", min_size=1, max_size=3)
 scalars = st.integers(0, 9) | st.booleans() | st.lists(st.integers(0, 9), max_size=3)
 
 
 @given(st.dictionaries(keys, st.dictionaries(keys, scalars, max_size=4), max_size=4))
 def test_every_key_has_the_line_it_stands_on(tables: dict[str, dict[str, object]]) -> None:
-    """For any document of tables, values over several lines included, each line is found."""
+    """The line of every key is found, in any document of tables, also after values of several
+    lines."""
     lines: list[str] = []
     expected: dict[tuple[str, ...], int] = {}
     for table, items in tables.items():
@@ -318,8 +360,8 @@ tables = st.sampled_from(["daemon", "pools.rx", "pools.a", "pools", "pools.rx.qu
 
 
 @given(st.dictionaries(tables, st.dictionaries(options, values, max_size=6), max_size=3))
-def test_whatever_stands_in_the_file(whole: dict[str, dict[str, str]]) -> None:
-    """It is a configuration, or every line of the message says where and what: nothing else."""
+def test_any_file(whole: dict[str, dict[str, str]]) -> None:
+    """Any file is a configuration, or every line of the message has a place and an error."""
     lines = []
     for table, items in whole.items():
         lines += [f"[{table}]", *(f"{key} = {value}" for key, value in items.items())]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client's connection to the daemon, without a daemon: when what it asks is answered."""
+"""A client's connection to the daemon, without a daemon: when its requests are answered."""
 
 import asyncio
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from shmpool.service.connection import Connection, Peer
 
 
 class Answering:
-    """A host that lets everybody in, and notes whom it answers."""
+    """A host that admits every client, and notes which of them it answers."""
 
     def __init__(self) -> None:
         self.answered: list[str] = []
@@ -35,12 +36,15 @@ class Answering:
         self.answered.append(request.pool)
         return Pong(1, 0.0)
 
+    async def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.to_thread(call, *arguments)
+
     def packed_stats(self, pool: str) -> bytes:
         return b""
 
 
 class Sent(asyncio.Transport):
-    """A transport that keeps what is written."""
+    """A transport that keeps the written bytes."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__({"socket": sock})
@@ -55,7 +59,7 @@ class Sent(asyncio.Transport):
 
 @pytest.fixture
 def sock() -> Iterator[socket.socket]:
-    """One that has a peer."""
+    """A socket with a peer."""
     ours, its = socket.socketpair()
     with ours, its:
         yield ours
@@ -78,7 +82,7 @@ def describe(msgid: int, pool: str) -> bytes:
 
 
 def test_clients_take_turns(sock: socket.socket) -> None:
-    """However many requests one sends at a time, another's are answered in between."""
+    """However many requests one client sends at a time, other clients are answered in between."""
 
     async def go() -> None:
         host = Answering()
@@ -94,7 +98,8 @@ def test_clients_take_turns(sock: socket.socket) -> None:
 
 
 def test_a_client_that_does_not_read(sock: socket.socket) -> None:
-    """A client's requests wait while its answers do, so that the daemon's memory is bounded."""
+    """A client that does not read its answers has no further request read: the daemon's memory is
+    bounded."""
 
     async def go() -> None:
         host = Answering()
@@ -112,8 +117,8 @@ def test_a_client_that_does_not_read(sock: socket.socket) -> None:
     asyncio.run(go())
 
 
-def test_a_request_that_comes_late(sock: socket.socket) -> None:
-    """One that comes when the last was answered, before the daemon waits again, is answered too."""
+def test_a_late_request(sock: socket.socket) -> None:
+    """A request that arrives after the last answer, before the daemon waits again, is answered."""
 
     async def go() -> None:
         host = Answering()
@@ -124,7 +129,7 @@ def test_a_request_that_comes_late(sock: socket.socket) -> None:
         async with asyncio.timeout(DEADLINE_S):
             while not worker.done():
                 await asyncio.sleep(0)
-            assert worker is connection._worker  # what follows on its end has still to run
+            assert worker is connection._worker  # the callback of its end has still to run
             receive(connection, describe(2, "b"))
             while len(host.answered) < 2:
                 await asyncio.sleep(0)
@@ -136,7 +141,7 @@ def test_a_request_that_comes_late(sock: socket.socket) -> None:
 
 
 def test_a_watch_ends_with_its_connection(sock: socket.socket) -> None:
-    """Nothing is sent to a client that has gone, and the daemon knows that it has."""
+    """Nothing is sent to a client that has disconnected, and the daemon knows that it has."""
 
     async def go() -> None:
         host = Answering()
@@ -152,5 +157,169 @@ def test_a_watch_ends_with_its_connection(sock: socket.socket) -> None:
         receive(connection, describe(2, "a"))
         await asyncio.sleep(0)
         assert [] == host.answered
+
+    asyncio.run(go())
+
+
+def test_a_long_answer_is_packed_in_a_thread(
+    sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop packs no answer of a slow request, which may have many thousand records."""
+    packed_by = list[bool]()
+    pack = wire.pack_result
+
+    def note(msgid: int, result: Any) -> bytes:
+        packed_by.append(threading.current_thread() is threading.main_thread())
+        return pack(msgid, result)
+
+    monkeypatch.setattr(wire, "pack_result", note)
+
+    class Slow(Answering):
+        async def answer(self, request: protocol.AnyRequest) -> Any:
+            self.answered.append(request.method)
+            return []
+
+    async def go() -> None:
+        host = Slow()
+        connection, transport = connected(host, sock)
+        calls = [("peek", ["a", "q"]), ("holders", ["a"]), ("list", []), ("describe", ["a"])]
+        for n, (method, given) in enumerate(calls):
+            receive(connection, wire.pack_call(n, method, given))
+        got: list[wire.Frame] = []
+        async with asyncio.timeout(DEADLINE_S):
+            while len(got) < len(calls):
+                await asyncio.sleep(0)
+                got += transport.frames
+        assert [method for method, _ in calls] == host.answered
+        assert list(range(len(calls))) == [frame.msgid for frame in got]  # type: ignore[union-attr]
+        assert [False, False, False, True] == packed_by
+
+    asyncio.run(go())
+
+
+class Held(Answering):
+    """A host whose answers wait until they are let go, or that fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.go = asyncio.Event()
+
+    async def answer(self, request: protocol.AnyRequest) -> Any:
+        await self.go.wait()
+        if self.error is not None:
+            raise self.error
+        return await super().answer(request)
+
+
+async def settled(connection: Connection) -> None:
+    """Returns when every request that was read is answered."""
+    async with asyncio.timeout(DEADLINE_S):
+        while connection._worker is not None:
+            await asyncio.sleep(0)
+
+
+def test_what_may_be_watched(sock: socket.socket) -> None:
+    """A second watch of a pool replaces the first, and interval 0 ends it. A connection has at most
+    64, of at most an hour."""
+
+    async def go() -> None:
+        connection, transport = connected(Answering(), sock)
+
+        async def watch(pool: str, interval: float) -> wire.Reply:
+            receive(connection, wire.pack_call(1, "watch", [pool, interval]))
+            await settled(connection)
+            (reply,) = (f for f in transport.frames if isinstance(f, wire.Reply))
+            return reply
+
+        assert 1.0 == (await watch("a", 1.0)).result
+        first = connection._watches["a"]
+        assert 2.0 == (await watch("a", 2.0)).result
+        assert first.cancelled()
+        assert 0.0 == (await watch("a", 0.0)).result
+        assert {} == connection._watches
+        assert "it must be from 0.1 to 3600" in (await watch("a", 3601.0)).error["message"]
+        for number in range(64):
+            assert 1.0 == (await watch(f"p{number}", 1.0)).result
+        assert "watches 64 pools already" in (await watch("a", 1.0)).error["message"]
+        connection.connection_lost(None)
+
+    asyncio.run(go())
+
+
+def test_frames_that_are_no_requests(sock: socket.socket) -> None:
+    """A notification is ignored. The answer to a request that was never sent ends it."""
+
+    async def go() -> None:
+        host = Answering()
+        connection, transport = connected(host, sock)
+        receive(connection, wire.pack_notice("x", []), describe(1, "a"))
+        await settled(connection)
+        assert ["a"] == host.answered
+        receive(connection, wire.pack_result(1, None), describe(2, "b"))
+        await settled(connection)
+        *_, last = transport.frames
+        closing = wire.Notice(protocol.CLOSING, ["an answer to a request that was never sent"])
+        assert (closing, ["a"]) == (last, host.answered)
+
+    asyncio.run(go())
+
+
+def test_a_request_that_the_daemon_fails_at(
+    sock: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It costs this client its connection, and the log has the traceback."""
+
+    async def go() -> None:
+        host = Held(ZeroDivisionError("a mistake of ours"))
+        host.go.set()
+        connection, transport = connected(host, sock)
+        receive(connection, describe(1, "a"))
+        await settled(connection)
+        (closing,) = transport.frames
+        assert wire.Notice(protocol.CLOSING, ["the daemon failed; see its log"]) == closing
+
+    asyncio.run(go())
+    assert any(
+        record.exc_info and "a request failed" in record.message for record in caplog.records
+    )
+
+
+def test_an_answer_after_the_end(sock: socket.socket) -> None:
+    """A client that was disconnected while its request was being answered is sent no answer."""
+
+    async def go() -> None:
+        host = Held()
+        connection, transport = connected(host, sock)
+        receive(connection, describe(1, "a"))
+        await asyncio.sleep(0)
+        connection.drop("enough")
+        host.go.set()
+        await settled(connection)
+        assert [wire.Notice(protocol.CLOSING, ["enough"])] == list(transport.frames)
+
+    asyncio.run(go())
+
+
+def test_more_requests_than_a_client_may_have_waiting(sock: socket.socket) -> None:
+    """The daemon reads no more from it until those are answered."""
+
+    async def go() -> None:
+        host = Held()
+        connection, transport = connected(host, sock)
+        reading = [True]
+        transport.pause_reading = lambda: reading.append(False)  # type: ignore[method-assign]
+        transport.resume_reading = lambda: reading.append(True)  # type: ignore[method-assign]
+        receive(connection, describe(1, "a"))
+        await asyncio.sleep(0)
+        notice = wire.pack_notice("x", ["y" * 8000])
+        sent = 0
+        while reading[-1]:
+            receive(connection, notice)
+            sent += len(notice)
+        assert wire.REQUEST_MAX < sent < wire.REQUEST_MAX + 3 * len(notice)
+        host.go.set()
+        await settled(connection)
+        assert ([True, False, True], ["a"]) == (reading, host.answered)
 
     asyncio.run(go())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segments that are damaged: before they are attached to, and while they are in use."""
+"""Corrupted segments: before they are attached, and while they are in use."""
 
 import os
 import socket
@@ -23,7 +23,8 @@ def segment(name: str) -> Path:
 
 @pytest.mark.parametrize("size", [1, 100, 255, 700, 4096, 100_000])
 def test_a_file_of_noise(pool_name: str, size: int) -> None:
-    """Random bytes under the name are SegmentInvalid; create leaves the stranger's file alone."""
+    """A file of random bytes is SegmentInvalid. create does not touch such a file of another
+    program."""
     noise = os.urandom(size)
     segment(pool_name).write_bytes(noise)
     with pytest.raises(shmpool.SegmentInvalid, match=pool_name):
@@ -34,8 +35,8 @@ def test_a_file_of_noise(pool_name: str, size: int) -> None:
     shmpool.Pool.unlink(pool_name)
 
 
-def other_things(name: str) -> dict[str, Callable[[], object]]:
-    """What else than a file may lie in /dev/shm: how it is made."""
+def other_files(name: str) -> dict[str, Callable[[], object]]:
+    """How to create each kind of file that is no regular file in /dev/shm."""
     path = segment(name)
     return {
         "fifo": lambda: os.mkfifo(path),
@@ -49,8 +50,8 @@ def other_things(name: str) -> dict[str, Callable[[], object]]:
 @pytest.mark.filterwarnings("ignore:unclosed")
 @pytest.mark.parametrize("kind", ["fifo", "directory", "link", "socket"])
 def test_what_is_no_file(pool_name: str, kind: str) -> None:
-    """Under a pool's name: nobody waits for it, opens what it leads to, or removes it."""
-    other_things(pool_name)[kind]()
+    """A pool's name that is no regular file is not waited for, not followed, and not removed."""
+    other_files(pool_name)[kind]()
     try:
         for call in (shmpool.Pool.attach, View):
             with pytest.raises(shmpool.SegmentInvalid, match="not a pool: remove it"):
@@ -65,7 +66,7 @@ def test_what_is_no_file(pool_name: str, kind: str) -> None:
 
 @pytest.mark.parametrize("keep", [1, 200, 4096, -4096, -1])
 def test_a_truncated_segment(make_pool: MakePool, pool_name: str, keep: int) -> None:
-    """A truncated file is SegmentInvalid; attach never touches what is not there."""
+    """A truncated file is SegmentInvalid. attach never accesses memory beyond its end."""
     whole = segment(make_pool(**SMALL).name).read_bytes()
     segment(pool_name).write_bytes(whole[:keep])
     with pytest.raises(shmpool.SegmentInvalid, match=pool_name):
@@ -73,7 +74,7 @@ def test_a_truncated_segment(make_pool: MakePool, pool_name: str, keep: int) -> 
 
 
 def test_a_segment_with_a_tail(make_pool: MakePool, pool_name: str) -> None:
-    """Longer than it says is no better than shorter."""
+    """A file that is longer than its header says is invalid, like one that is shorter."""
     whole = segment(make_pool(**SMALL).name).read_bytes()
     segment(pool_name).write_bytes(whole + bytes(4096))
     with pytest.raises(shmpool.SegmentInvalid, match=str(len(whole))):
@@ -85,7 +86,7 @@ def test_a_segment_with_a_tail(make_pool: MakePool, pool_name: str) -> None:
     [(0, "magic"), (8, "version"), (16, "hash"), (24, "initialised")],
 )
 def test_foreign_headers(make_pool: MakePool, pool_name: str, offset: int, what: str) -> None:
-    """Another magic, version or layout hash is SegmentInvalid that says which."""
+    """Another magic, version or layout hash is SegmentInvalid that names which."""
     whole = bytearray(segment(make_pool(**SMALL).name).read_bytes())
     whole[offset] ^= 0x55
     segment(pool_name).write_bytes(whole)
@@ -94,7 +95,7 @@ def test_foreign_headers(make_pool: MakePool, pool_name: str, offset: int, what:
 
 
 def test_every_byte_of_the_header(make_pool: MakePool, pool_name: str) -> None:
-    """Not one of them can change unseen: what does not contradict the rest, its checksum shows."""
+    """No byte of the header can change unnoticed: the checksum covers what no other check does."""
     whole = bytearray(segment(make_pool(**SMALL, headroom=8).name).read_bytes())
     used = max(at for at in range(256) if whole[at]) + 1
     for at in range(used):
@@ -151,13 +152,14 @@ CHANGED_WORDS = """
 def test_every_word_of_the_header(
     make_pool: MakePool, pool_name: str, run: Callable[..., str]
 ) -> None:
-    """With any word of the header changed attach refuses, or what it gives can be used safely."""
+    """With any word of the header changed attach refuses the pool, or the pool can be used
+    safely."""
     pool = make_pool(**SMALL, buffer_size=64)
     pool.create_queue("q", capacity=8)
     assert int(run(CHANGED_WORDS, pool.name, pool_name)) > 200
 
 
-SCRIBBLE = """
+CORRUPT = """
     import mmap, os, random, signal, sys
     import shmpool
 
@@ -226,13 +228,14 @@ SCRIBBLE = """
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_scribbling_never_crashes(pool_name: str, run: Callable[..., str], seed: int) -> None:
-    """Random bytes over rings, headers and caches of a live pool: exceptions, no crash, no hang."""
-    assert "[]\n" == run(SCRIBBLE, pool_name, seed)
+def test_corruption_never_crashes(pool_name: str, run: Callable[..., str], seed: int) -> None:
+    """Random bytes over rings, headers and caches of a live pool cause exceptions, no crash, no
+    hang."""
+    assert "[]\n" == run(CORRUPT, pool_name, seed)
 
 
-def scribble(pool: shmpool.Pool, find: bytes, at: int, write: bytes) -> None:
-    """Writes into the pool's segment, at bytes from where something is found that is there once."""
+def corrupt(pool: shmpool.Pool, find: bytes, at: int, write: bytes) -> None:
+    """Writes bytes into the pool's segment, counted from a position whose content is unique."""
     whole = segment(pool.name).read_bytes()
     assert 1 == whole.count(find)
     with segment(pool.name).open("r+b") as file:
@@ -241,9 +244,9 @@ def scribble(pool: shmpool.Pool, find: bytes, at: int, write: bytes) -> None:
 
 
 def test_a_damaged_queue_name(pool: shmpool.Pool) -> None:
-    """It is SegmentInvalid that names the pool; who only looks sees as much as can be read."""
+    """It is SegmentInvalid that names the pool. A read-only view sees the part that can be read."""
     pool.create_queue("a-queue", capacity=8)
-    scribble(pool, b"a-queue", 1, b"\xff")
+    corrupt(pool, b"a-queue", 1, b"\xff")
     for call in (pool.queues, pool.audit):
         with pytest.raises(shmpool.SegmentInvalid, match=rf"{pool.name}.* queue 1 .*xffqueue"):
             call()
@@ -255,7 +258,7 @@ def test_a_damaged_queue_name(pool: shmpool.Pool) -> None:
 def test_a_damaged_dead_letter(pool: shmpool.Pool, number: int) -> None:
     """A number that is no queue's is SegmentInvalid that names pool and queue."""
     pool.create_queue("a-queue", capacity=8)
-    scribble(pool, b"a-queue", 64 + 4, number.to_bytes(4, "little"))
+    corrupt(pool, b"a-queue", 64 + 4, number.to_bytes(4, "little"))
     with pytest.raises(shmpool.SegmentInvalid, match=f"{pool.name}.*'a-queue' is queue {number}$"):
         assert pool.queue("a-queue").dead_letter
     with View(pool.name) as view:
@@ -264,20 +267,20 @@ def test_a_damaged_dead_letter(pool: shmpool.Pool, number: int) -> None:
 
 @pytest.mark.parametrize("length", [257, 2**31 - 1, 2**31, 2**32 - 1])
 def test_a_damaged_length(pool: shmpool.Pool, length: int) -> None:
-    """A length that no buffer has is taken for nothing, through a burst too."""
+    """A length that no buffer can have is treated as 0, in a burst too."""
     burst = pool.alloc_many(2)
     burst[1].timestamp = 0x1122334455667788
     queue = pool.create_queue("q", capacity=8)
     queue.put_many(burst)
     stamp = (0x1122334455667788).to_bytes(8, "little")
-    scribble(pool, stamp, 12 - 32, length.to_bytes(4, "little"))
+    corrupt(pool, stamp, 12 - 32, length.to_bytes(4, "little"))
     burst = queue.get_many(2)
     assert [0, 0] == burst.lengths.tolist()
     assert [b"", b""] == [bytes(buf) for buf in burst]
 
 
-def test_a_scribbled_headroom_writes_nowhere_else(make_pool: MakePool) -> None:
-    """write and lengths keep to the buffer whatever its header says in shared memory."""
+def test_a_corrupted_headroom_writes_nowhere_else(make_pool: MakePool) -> None:
+    """write and lengths stay inside the buffer, whatever its header in shared memory says."""
     pool = make_pool(prealloc=64)
     held = sorted((pool.alloc() for _ in range(8)), key=lambda buf: buf.index)
     for buf in held:
@@ -301,18 +304,18 @@ STAMP = 0x1122334455667788
 
 
 def stamped(pool: shmpool.Pool, buf: shmpool.Buffer) -> Callable[[int, int], None]:
-    """A function that scribbles a 32-bit word over the buffer's header, at so many bytes."""
+    """Returns a function that overwrites a 32-bit word of the buffer's header at that offset."""
     buf.timestamp = STAMP
     raw = segment(pool.name).read_bytes()
     header = raw.find(STAMP.to_bytes(8, "little")) - 32
     buf.timestamp = 0
 
-    def scribbled(at: int, word: int) -> None:
+    def overwrite(at: int, word: int) -> None:
         with segment(pool.name).open("r+b") as file:
             file.seek(header + at)
             file.write(word.to_bytes(4, "little"))
 
-    return scribbled
+    return overwrite
 
 
 HEADROOM, LENGTH = 16, 12
@@ -320,9 +323,11 @@ HEADROOM, LENGTH = 16, 12
 
 @pytest.mark.parametrize("which", ["first", "last"])
 @pytest.mark.parametrize("headroom", [0, 1, 65, 4032, 4096, 4097, 2**31, 2**32 - 1])
-def test_a_scribbled_headroom_leads_nowhere(make_pool: MakePool, which: str, headroom: int) -> None:
-    """Another process writes anything over the headroom word of a buffer. Neither its owner nor who
-    gets it next, as one or in a burst, reads or writes outside the segment."""
+def test_a_corrupted_headroom_leads_nowhere(make_pool: MakePool, which: str, headroom: int) -> None:
+    """Another process overwrites the headroom word of a buffer with any value.
+
+    Neither its owner nor the next one, alone or in a burst, reads or writes outside the segment.
+    """
     pool = make_pool(buffer_size=4096, capacity=64, headroom=4032, **SMALL)
     queue = pool.create_queue("q", capacity=8)
     held = sorted((pool.alloc() for _ in range(64)), key=lambda buf: buf.index)
@@ -330,14 +335,14 @@ def test_a_scribbled_headroom_leads_nowhere(make_pool: MakePool, which: str, hea
     neighbour.write(b"n" * 64)
     buf = held[0 if which == "first" else 63]
     buf.write(b"a" * 8)
-    scribbled = stamped(pool, buf)
-    scribbled(HEADROOM, headroom)
+    overwrite = stamped(pool, buf)
+    overwrite(HEADROOM, headroom)
     assert (4032, 64, b"a" * 8) == (buf.headroom, len(buf.data), bytes(buf))
     for call in (lambda: buf.write(bytes(65)), lambda: setattr(buf, "length", 65)):
         with pytest.raises(shmpool.PayloadTooLarge):
             call()
     assert 64 == buf.write(b"b" * 64)
-    scribbled(LENGTH, 4096)
+    overwrite(LENGTH, 4096)
     assert (b"b" * 64, 64) == (bytes(buf.view), len(buf))
     queue.put(buf)
     got = queue.get()
@@ -366,7 +371,7 @@ def test_a_scribbled_headroom_leads_nowhere(make_pool: MakePool, which: str, hea
 
 
 def planned(buffer_size: int, capacity: int, members: int, queues: int) -> int:
-    """How long the file of a pool is."""
+    """Returns the length of a pool's file."""
     geometry, why = ffi.new("struct shmpool_geometry *"), ffi.new("struct shmpool_refusal *")
     for option in ("cache_size", "bulk", "refill_multiplier"):
         setattr(geometry, option, lib.SHMPOOL_DEFAULT)
@@ -377,8 +382,10 @@ def planned(buffer_size: int, capacity: int, members: int, queues: int) -> int:
 
 
 def test_a_header_that_changes_while_it_is_attached(make_pool: MakePool) -> None:
-    """A pool is what its header said at one moment: Python shows the geometry that C goes by,
-    whatever the header says before and after."""
+    """A pool's geometry is what its header said at one moment.
+
+    Python shows the geometry that C uses, whatever the header says before and after.
+    """
     many = make_pool(buffer_size=4096, capacity=4096, members=2, queues=1)
     size = segment(many.name).stat().st_size
     room = next(r for r in range(size // 2, 0, -64) if planned(r, 2, 2, 1) == size)
@@ -410,17 +417,20 @@ def test_a_header_that_changes_while_it_is_attached(make_pool: MakePool) -> None
 
 @pytest.mark.parametrize("index", [64, 2**24, 2**32 - 1])
 @pytest.mark.parametrize("kind", ["alloc", "alloc_many", "send", "send_many"])
-def test_a_scribbled_cache_gives_no_buffer_beyond(
+def test_a_corrupted_cache_gives_no_buffer_beyond(
     make_pool: MakePool, index: int, kind: str
 ) -> None:
-    """A free buffer's number that is none is SegmentInvalid; what else was taken is not lost."""
+    """An invalid number of a free buffer is SegmentInvalid. The other buffers of the bulk are not
+    lost."""
     pool = make_pool(cache_size=16, bulk=16, **SMALL)
     queue = pool.create_queue("q", capacity=8)
     pool.alloc_many(8).free()
     last = pool.alloc_many(3)
-    handle = last[1].generation + 1 << 32 | last[1].index  # as it is once it is free
+    handle = last[1].generation + 1 << 32 | last[1].index  # as it is once the buffer is free
     last.free()
-    at = segment(pool.name).read_bytes().find(handle.to_bytes(8, "little"))  # the cache comes first
+    at = (
+        segment(pool.name).read_bytes().find(handle.to_bytes(8, "little"))
+    )  # the cache is read first
     with segment(pool.name).open("r+b") as file:
         file.seek(at)
         file.write(index.to_bytes(4, "little"))
@@ -434,4 +444,4 @@ def test_a_scribbled_cache_gives_no_buffer_beyond(
         calls[kind]()
     queue.recv_many(8, timeout=0) if len(queue) else None
     held = pool.audit().held
-    assert {} == held or [1] == list(held.values())  # the one whose number is gone
+    assert {} == held or [1] == list(held.values())  # its number was overwritten

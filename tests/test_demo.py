@@ -71,7 +71,7 @@ def counts(done: "subprocess.CompletedProcess[str]") -> dict[str, int]:
     ("capture", "flows", "workers", "burst"),
     [("mixed.pcap", 247, 3, 64), ("mixed.pcapng", 36, 1, 256), ("mixed.pcapng", 36, 4, 1)],
 )
-def test_what_goes_in_comes_out(capture: str, flows: int, workers: int, burst: int) -> None:
+def test_counts(capture: str, flows: int, workers: int, burst: int) -> None:
     """Packets, bytes and flows are those that dpkt and tshark count in the file."""
     with (DATA / capture).open("rb") as file:
         lengths = [len(packet) for _, packet in dpkt.pcap.UniversalReader(file)]
@@ -175,7 +175,7 @@ def test_no_room(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mixed.pcap", "mixed.pcapng"])
 def test_truncated(tmp_path: Path, name: str) -> None:
-    """Of a truncated file the whole packets are replayed; a warning says where it ends."""
+    """The whole packets of a truncated file are replayed. A warning says where it ends."""
     with (DATA / name).open("rb") as file:
         packets = [packet for _, packet in dpkt.pcap.UniversalReader(file)]
     path = tmp_path / name
@@ -190,7 +190,7 @@ def test_truncated(tmp_path: Path, name: str) -> None:
 
 
 def test_damaged(tmp_path: Path) -> None:
-    """Of a damaged file the packets before the damage are replayed; a warning says where it is."""
+    """The packets before the damage are replayed. A warning says where it is."""
     path = tmp_path / "capture"
     path.write_bytes(pcap([ethernet(udp4(1))] * 3) + b"\xff" * 100)
     done = demo(*ONCE, path)
@@ -238,8 +238,10 @@ def frame(link: int, packet: bytes, tag: bytes = b"") -> bytes:
     + [(link, b"\0\x14") for link in ETHERTYPES],
 )
 def test_link_types(make_pool: MakePool, link: int, tag: bytes) -> None:
-    """The same packets give the same flows after each link type's header. A packet that is
-    truncated before its ports is in none, whatever the buffer held before."""
+    """The same packets give the same flows after the header of each link type.
+
+    A packet that is truncated before its ports is in no flow, whatever the buffer contained before.
+    """
     queue = make_pool(capacity=512).create_queue("packets", capacity=512)
 
     def tally(packets: list[bytes]) -> Tally:

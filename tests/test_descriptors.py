@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that closes every descriptor it has and opens other files under the same numbers: its
-pools work on, nobody is taken for dead, and no file of a stranger's is written to."""
+"""A process closes all its descriptors and opens other files under the same numbers.
+
+Its pools work on, no live member counts as dead, and no foreign file is written to.
+"""
 
 import os
 import signal
@@ -14,7 +16,7 @@ import shmpool
 
 Start = Callable[..., Child]
 
-# close_all() as a program that becomes a daemon does; then each number is a file of ours.
+# close_all() as a daemonising program does; then each number is a file of the test.
 CLOSES = """
 import os, sys
 from pathlib import Path
@@ -39,8 +41,11 @@ def intact(directory):
 
 
 def test_a_pool_works_on(make_pool: MakePool, start: Start, tmp_path: Path) -> None:
-    """It grows, makes queues, trims, recovers and audits; the others see it as living; a child that
-    it forks is a member too; and close() leaves the stranger's descriptors open."""
+    """The pool grows, creates queues, trims, recovers and audits. Other processes see the member as
+    live.
+
+    A child that it forks is a member too. close() leaves the foreign descriptors open.
+    """
     pool = make_pool(buffer_size=4096, capacity=4096)
     child = start(
         CLOSES
@@ -82,11 +87,11 @@ print(all(os.fstat(fd).st_size == 8192 for fd in files), intact(sys.argv[2]))
     )
     dead.line()
     dead.kill()
-    child.tell()
+    child.send()
     assert child.line().startswith("Recovery(members=1, ")
     assert ["True True False 2048", "0", "True True"] == [child.line() for _ in range(3)]
     child.end()
-    assert 1 == pool.recover().members  # the one that it forked, which has not closed the pool
+    assert 1 == pool.recover().members  # the forked child, which has not closed the pool
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
@@ -116,8 +121,10 @@ sys.stdin.readline()
 def test_a_file_that_cannot_be_opened_again(
     pool_name: str, start: Start, tmp_path: Path, gone: str
 ) -> None:
-    """With the name gone too, the buffers that exist are used on; growth says why it cannot be, and
-    nobody is taken for dead."""
+    """With the name removed too, the existing buffers stay usable. Growth reports why it fails.
+
+    No live member counts as dead.
+    """
     child = start(
         CLOSES
         + """
@@ -161,8 +168,10 @@ os.wait()
 def test_a_thread_that_closes_them_all_the_time(
     make_pool: MakePool, start: Start, tmp_path: Path
 ) -> None:
-    """Also in the very moment in which another thread grows and trims the pool: then a file may get
-    room that it has no use for, but no byte of it changes."""
+    """Descriptors may be closed at the very moment in which another thread grows or trims the pool.
+
+    A foreign file may then be extended, but no byte of it changes.
+    """
     pool = make_pool(buffer_size=4096, capacity=1024, cache_size=0)
     child = start(
         CLOSES
@@ -182,7 +191,7 @@ for _ in range(200):
     try:
         pool.alloc_many(512).free()
         pool.trim()
-    except shmpool.ShmpoolError:  # the number that it opened was closed meanwhile
+    except shmpool.ShmpoolError:  # another thread closed the number that it opened
         continue
 end.set()
 thread.join()

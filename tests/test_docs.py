@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The generated pages say what the code says, and what is packaged can be used."""
+"""The generated pages match the code, and the packaged files can be used."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ def generate() -> ModuleType:
 
 
 @pytest.mark.parametrize("name", ["protocol.md", "cli.md", "config.md"])
-def test_a_page_is_what_is_declared(generate: ModuleType, name: str) -> None:
+def test_a_page_is_up_to_date(generate: ModuleType, name: str) -> None:
     """The page is what docs/generate.py would write now."""
     assert generate.TEXTS[name]() == (ROOT / "docs" / name).read_text(), (
         "run: python docs/generate.py"
@@ -47,9 +47,11 @@ def test_the_example_configuration() -> None:
     assert {"work"} == set(found.pools["rx"].queue)
 
 
-def test_what_the_readme_shows(run: Callable[..., str]) -> None:
-    """Its examples run as they are, in a container's /dev/shm; so do its and the help's commands
-    that create a pool, and the configuration that is packaged."""
+def test_examples_of_the_readme(run: Callable[..., str]) -> None:
+    """Its examples run as they are, in a container's /dev/shm.
+
+    So do the commands of README and help that create a pool, and the packaged configuration.
+    """
     text = (ROOT / "README.md").read_text()
     first, *others = re.findall(r"^```python\n(.+?)^```", text, re.MULTILINE | re.DOTALL)
     create = re.findall(r"^ +shmpool (create .+)", text, re.MULTILINE)
@@ -68,7 +70,7 @@ def test_what_the_readme_shows(run: Callable[..., str]) -> None:
     exec(others[0])
     work.send(b"job")
     for code in [*others[1:], *others[1:]]:
-        exec(code)  # the first try fails, and comes back
+        exec(code)  # the first try fails, and is delivered again
     assert [b"job", b"job"] == handled and len(work) == 0
     for line in creations:
         arguments = [*shlex.split(line), "--direct", "--json"]
@@ -90,8 +92,7 @@ def test_what_the_readme_shows(run: Callable[..., str]) -> None:
 
 
 def test_documents_name_commands_that_exist() -> None:
-    """Each `make x`, `shmpool x` and `python -m x` of the documents is a target, a subcommand or a
-    module."""
+    """Each `make x`, `shmpool x` and `python -m x` of the documents exists."""
     from shmpool.cli.main import MODULES
 
     code = [
@@ -102,7 +103,7 @@ def test_documents_name_commands_that_exist() -> None:
     text = "\n".join(quoted or shown for quoted, shown in code)
     targets = re.findall(r"^([\w/-]+):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for pattern, known in (
-        (r"^make\s+([\w/-]+)", targets),
+        (r"^make +([\w/-]+)", targets),
         (r"(?:^|  )shmpool ([a-z]+)", MODULES),
     ):
         named = set(re.findall(pattern, text, re.MULTILINE))
@@ -130,3 +131,21 @@ def test_the_units(tmp_path: Path) -> None:
     assert (0, "") == (done.returncode, "".join(
         line for line in done.stderr.splitlines() if "shmpool" in line
     ))  # fmt: skip
+
+
+def test_what_no_test_takes() -> None:
+    """docs/coverage.md names functions that exist; `make coverage` finds those it does not name."""
+    text = (ROOT / "docs" / "coverage.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", text, re.MULTILINE)
+    assert rows
+    wrong = []
+    for file, functions in rows:
+        source = (ROOT / file).read_text()
+        definition = r"\bdef {}\(" if file.endswith(".py") else r"^\w[^;{{}}=]*\b{}\([^;]*?\)\n\{{"
+        wrong += [
+            f"{file}: {name}"
+            for name in re.findall(r"`([^`]+)`", functions)
+            if name != "<module>"
+            and not re.search(definition.format(name.rpartition(".")[2]), source, re.MULTILINE)
+        ]
+    assert [] == wrong

@@ -20,6 +20,7 @@ BUILT_IN = {
     "Full": queue.Full,
     "InvalidArgument": ValueError,
     "LimitReached": Exception,
+    "NoArray": TypeError,
     "OutOfSharedMemory": MemoryError,
     "PayloadTooLarge": ValueError,
     "PoolClosed": ValueError,
@@ -48,7 +49,7 @@ def test_the_table_is_complete() -> None:
 
 @pytest.mark.parametrize(("name", "built_in"), BUILT_IN.items())
 def test_each_is_both(name: str, built_in: type[Exception]) -> None:
-    """Under ShmpoolError and under the built-in kind, with an errno that has a name."""
+    """Each is a ShmpoolError and a built-in exception, with an errno that has a name."""
     kind = getattr(shmpool, name)
     assert (True, True) == (issubclass(kind, shmpool.ShmpoolError), issubclass(kind, built_in))
     error = kind("what happened")

@@ -17,7 +17,7 @@ MOST = 48 << 20  # bytes: 48 MiB, as ps and systemd count
 
 @pytest.fixture
 def weighed(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[str, DaemonProcess], int]]:
-    """weighed(when, daemon): how many bytes are resident, which is also shown by pytest -rP."""
+    """weighed(when, daemon): returns the resident bytes, which pytest -rP also prints."""
 
     def weighed(when: str, daemon: DaemonProcess) -> int:
         octets = resident(daemon.pid)
@@ -27,15 +27,18 @@ def weighed(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[str, Daemon
     return weighed
 
 
-def test_with_everything_asked_for(
+@pytest.mark.slow
+def test_with_every_service(
     start_daemon: StartDaemon,
     start: type[Child],
     new_name: Callable[[], str],
     eventually: Eventually,
     weighed: Callable[[str, DaemonProcess], int],
 ) -> None:
-    """Under 48 MiB with HTTP on, when pages, metrics, streams, every request, a recovery and ten
-    reloads have been served."""
+    """The daemon stays under 48 MiB with HTTP on.
+
+    It has served pages, metrics, streams and every request, and made a recovery and ten reloads.
+    """
     names = [new_name() for _ in range(3)]
     daemon = start_daemon("".join(map(POOL.format, names)), *PORT, debug=False)
     assert weighed("HTTP on, started", daemon) < MOST
@@ -60,7 +63,7 @@ def test_with_everything_asked_for(
         eventually(lambda: client.stats(names[0]).recoveries.count == 1)
         for _ in range(10):
             daemon.process.send_signal(1)
-            daemon.told("READY=1")
+            daemon.notified("READY=1")
         assert weighed("HTTP on, all of it used", daemon) < MOST
     for stream in streams:
         stream.close()  # type: ignore[attr-defined]
@@ -69,7 +72,7 @@ def test_with_everything_asked_for(
 def test_without_http(
     start_daemon: StartDaemon, pool_name: str, weighed: Callable[[str, DaemonProcess], int]
 ) -> None:
-    """Without HTTP it is less again."""
+    """Without HTTP it uses less."""
     daemon = start_daemon(POOL.format(pool_name), debug=False)
     with shmpool.Client(daemon.socket) as client:
         assert client.audit(pool_name).ok

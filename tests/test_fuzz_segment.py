@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fuzzer of live segments (fuzz_segment.py), 500 trials of it. `make soak` runs more."""
+"""The fuzzer of live segments (fuzz_segment.py), with 500 trials. `make soak` runs more."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ RUNS, TRIALS = 5, 100
 
 
 def test_every_word_has_its_place(make_pool: MakePool) -> None:
-    """The words that are overwritten are where the core reads them, by their names."""
+    """The overwritten words are where the core reads the words of that name."""
     pool = make_pool(capacity=64, prealloc=64)
     queue = pool.create_queue("a-queue", capacity=8)
     queue.send_many([b"x"] * 3)
@@ -35,9 +35,12 @@ def test_every_word_has_its_place(make_pool: MakePool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(RUNS))
-def test_corrupted_words_harm_nobody(seed: int) -> None:
-    """Workers, a command line and a daemon on a corrupted pool: nobody dies, hangs, grows or takes
-    long, and a healthy pool beside it notices nothing."""
+def test_corrupted_words_harm_no_process(seed: int) -> None:
+    """Workers, a command line and a daemon use a corrupted pool: none dies, hangs, grows or takes
+    long.
+
+    A healthy pool beside it is not affected.
+    """
     run = [sys.executable, "-W", "error", "-m", "tests.fuzz_segment"]
     run += ["--trials", str(TRIALS), "--seed", str(seed)]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Growth on demand, very large pools, a full /dev/shm, and what lies in other members' caches."""
+"""Growth on demand, very large pools, a full /dev/shm, and buffers in other members' caches."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ import shmpool
 
 
 def test_a_pool_grows_by_extents(make_pool: MakePool) -> None:
-    """Buffers are made on demand, bulk x refill_multiplier at a time, up to the capacity."""
+    """Buffers are created on demand, bulk x refill_multiplier at a time, up to the capacity."""
     pool = make_pool(capacity=256, prealloc=10, bulk=16, refill_multiplier=2)
     created, held = [pool.stats().created], []
     for _ in range(256):
@@ -27,7 +27,7 @@ def test_a_pool_grows_by_extents(make_pool: MakePool) -> None:
 
 
 def test_memory_is_reserved_as_it_grows(make_pool: MakePool) -> None:
-    """The file is sparse: what was not made yet takes no memory."""
+    """The file is sparse: buffers that do not exist yet take no memory."""
     pool = make_pool(buffer_size=65536, capacity=1024, members=1, queues=1)
     path = Path(f"/dev/shm/shmpool.{pool.name}")
     before = path.stat().st_blocks * 512
@@ -39,7 +39,7 @@ def test_memory_is_reserved_as_it_grows(make_pool: MakePool) -> None:
 @pytest.mark.parametrize("prealloc", [0, 2**20])
 @pytest.mark.skipif(room() < 2**28, reason="needs 256 MB in /dev/shm")
 def test_a_million_buffers(make_pool: MakePool, prealloc: int) -> None:
-    """2**20 small buffers can be made, allocated and freed, each once."""
+    """2**20 small buffers can be created, allocated and freed, each once."""
     pool = make_pool(buffer_size=64, capacity=2**20, prealloc=prealloc)
     burst = pool.alloc_many(2**20, timeout=0)
     assert 2**20 == len(set(burst.indices.tolist()))
@@ -54,7 +54,7 @@ def test_a_million_buffers(make_pool: MakePool, prealloc: int) -> None:
 
 @pytest.mark.skipif(room() < 2**31, reason="needs 2 GB in /dev/shm")
 def test_the_largest_capacity(make_pool: MakePool) -> None:
-    """16,777,216 buffers may be asked for; what is not used takes no memory."""
+    """A capacity of 16,777,216 buffers is allowed. The unused ones take no memory."""
     pool = make_pool(buffer_size=64, capacity=2**24, prealloc=1000)
     status = os.stat(f"/dev/shm/shmpool.{pool.name}")
     assert status.st_blocks * 512 < 2**28 < status.st_size
@@ -65,8 +65,8 @@ def test_the_largest_capacity(make_pool: MakePool) -> None:
 
 @pytest.mark.parametrize("cache_size", [0, 32, 64, 128])
 @pytest.mark.parametrize("kept", [0, 1, 17, 31, 33])
-def test_bursts_of_every_size_come_home(make_pool: MakePool, cache_size: int, kept: int) -> None:
-    """A burst larger than the room left in the local cache is freed, whatever is in the cache."""
+def test_bursts_of_every_size_are_freed(make_pool: MakePool, cache_size: int, kept: int) -> None:
+    """A burst larger than the room in the local cache is freed, whatever is in the cache."""
     pool = make_pool(capacity=512, cache_size=cache_size)
     for n in (1, 15, 31, 32, 33, 63, 64, 65, 100, 128, 300):
         burst = pool.alloc_many(n)
@@ -89,10 +89,10 @@ HOARDER = """
 
 @pytest.mark.parametrize("stopped", [False, True])
 @pytest.mark.parametrize("timeout", [0, 60])
-def test_what_others_have_cached_can_be_had(
+def test_other_caches_are_stolen_from(
     make_pool: MakePool, start: Callable[..., Child], stopped: bool, timeout: float
 ) -> None:
-    """An exhausted pool empties the caches of members that make no call, stopped ones too."""
+    """An exhausted pool takes buffers from the caches of idle members, suspended ones too."""
     pool = make_pool(capacity=256, prealloc=256)
     child = start(HOARDER, pool.name)
     assert int(child.line()) > 0
@@ -108,13 +108,13 @@ def test_what_others_have_cached_can_be_had(
         burst.free()
     finally:
         os.kill(child.pid, signal.SIGCONT)
-    child.tell()
+    child.send()
     child.end()
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
-def test_many_hoarders(make_pool: MakePool, start: Callable[..., Child]) -> None:
-    """The caches of several processes are emptied, and their owners go on working."""
+def test_many_caches_are_stolen_from(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """The caches of several processes are emptied, and their owners continue."""
     pool = make_pool(capacity=512, prealloc=512)
     script = """
         import shmpool, sys
@@ -126,7 +126,7 @@ def test_many_hoarders(make_pool: MakePool, start: Callable[..., Child]) -> None
     children = [start(script, pool.name) for _ in range(4)]
     for _ in range(5):
         for child in children:
-            child.tell()
+            child.send()
         assert ["ok"] * 4 == [child.line() for child in children]
         assert pool.stats().cached > 0
         with pool.alloc_many(512, timeout=0) as burst:
@@ -137,7 +137,7 @@ def test_many_hoarders(make_pool: MakePool, start: Callable[..., Child]) -> None
 
 
 def small_shm(size: str) -> tuple[str, ...]:
-    """What runs a command with a /dev/shm of its own, of that size."""
+    """A command prefix that gives a command a /dev/shm of its own, of that size."""
     user = () if os.getuid() == 0 else ("-r",)
     mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
     prefix = ("unshare", "-m", *user, "sh", "-c", mount, "sh")
@@ -217,14 +217,16 @@ FULL = """
     ],
 )
 def test_a_full_dev_shm(run: Callable[..., str], filler: str, least: int) -> None:
-    """Growth raises OutOfSharedMemory, never SIGBUS; the pool works on, and grows later."""
+    """Growth raises OutOfSharedMemory, never SIGBUS. The pool works on, and grows later."""
     script = FULL.replace("{filler}", filler).replace("{least}", str(least))
     assert "" == run(script, prefix=small_shm("8m"))
 
 
 def test_sizes_against_a_small_dev_shm(run: Callable[..., str]) -> None:
-    """What may be grown to is no size; what is preallocated must fit, or nothing is left behind.
-    Growth beyond what there is says so, in MiB, and how to enlarge it."""
+    """The capacity may exceed /dev/shm. The preallocated part must fit, or nothing is left behind.
+
+    A growth that fails names both sizes in MiB, and how to enlarge /dev/shm.
+    """
     printed = run(
         """
         import os
@@ -253,8 +255,10 @@ def test_sizes_against_a_small_dev_shm(run: Callable[..., str]) -> None:
 
 
 def test_what_does_not_fit(run: Callable[..., str]) -> None:
-    """It is said with what the pool itself takes, also where nothing is preallocated; what is said
-    to be needed is more than what is said to be free."""
+    """The message names the size with the pool's own part, also if nothing is preallocated.
+
+    The size that it names as needed is larger than the one it names as free.
+    """
     printed = run(
         """
         import os, re
@@ -303,8 +307,10 @@ LIMITED = """
 
 
 def test_the_addresses_of_a_process(run: Callable[..., str]) -> None:
-    """A pool over their limit is OutOfSharedMemory that names it, its size and the limit, also to
-    who opens one that is there; nothing is left."""
+    """A pool over the process's address limit is OutOfSharedMemory that names pool, size and limit.
+
+    Attaching to an existing pool raises the same. Nothing is left.
+    """
     printed = run(LIMITED, "limited", prefix=small_shm("8g"))
     assert "True True True\n" * 3 + "False\n" == printed
 
@@ -312,7 +318,7 @@ def test_the_addresses_of_a_process(run: Callable[..., str]) -> None:
 def test_alloc_is_woken_by_a_free_elsewhere(
     make_pool: MakePool, start: Callable[..., Child], eventually: Eventually
 ) -> None:
-    """A process that waits for a buffer gets the one another process frees."""
+    """A process that waits for a buffer gets the buffer that another process frees."""
     pool = make_pool()
     burst = pool.alloc_many(64)
     child = start(
@@ -333,11 +339,10 @@ def test_alloc_is_woken_by_a_free_elsewhere(
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
-def test_signals_come_through_while_a_large_buffer_is_made(
+def test_signals_arrive_while_a_large_buffer_is_created(
     make_pool: MakePool, run: Callable[..., str]
 ) -> None:
-    """A buffer of 128 MiB is reserved piece by piece, and the C handlers of signals run in
-    between."""
+    """A buffer of 128 MiB is reserved in pieces, and C signal handlers run in between."""
     pool = make_pool(buffer_size=128 << 20, capacity=2)
     printed = run(
         """

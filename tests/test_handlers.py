@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The handler: what it holds, and which pool a name stands for."""
+"""The handler: which pools it has open, and which pool a name stands for."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -29,8 +29,10 @@ from shmpool.service.alarms import Policy
 
 
 def test_a_name_that_stands_for_another_pool(make_pool: MakePool, pool_name: str) -> None:
-    """Every answer is of the pool that has the name now, also before the held one is released;
-    holding it again holds the new one."""
+    """Every answer is about the pool that has the name now, also before the old one is released.
+
+    Watching the name again watches the new pool.
+    """
     pools = handlers.RequestHandler("0")
     old = make_pool(name=pool_name, capacity=64)
     held = pools.watch(pool_name, Policy())
@@ -51,9 +53,13 @@ def test_a_name_that_stands_for_another_pool(make_pool: MakePool, pool_name: str
     pools.release(pool_name)
 
 
-def test_more_pools_than_can_be_held(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit a pool is refused, so that there is always room to put the others right;
-    those that are held can be held again."""
+def test_more_pools_than_can_be_watched(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limit a pool is refused, so that the other pools can always be recovered.
+
+    Pools that are watched can be watched again.
+    """
     monkeypatch.setattr(handlers, "WATCHED_MAX", 2)
     pools = handlers.RequestHandler("0")
     names = [make_pool().name for _ in range(3)]
@@ -79,8 +85,8 @@ ASKED = {
 def test_every_request_is_answered(
     kind: type[AnyRequest], make_pool: MakePool, new_name: Callable[[], str]
 ) -> None:
-    """The handler has an answer of the class's type for each, that of watch is a refusal: it is the
-    connection that sends notifications."""
+    """The handler answers each request with the type of its class. It refuses watch, whose
+    notifications the connection sends."""
     pools = handlers.RequestHandler("0")
     name = new_name()
     if kind is not Create:

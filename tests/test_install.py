@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user installs: a wheel that is built from the source distribution, in an empty
-environment."""
+"""The installed package: a wheel built from the source distribution, in an empty environment."""
 
 import importlib.metadata
 import os
@@ -22,7 +21,7 @@ except importlib.metadata.PackageNotFoundError:
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = shutil.ignore_patterns("*.so", "__pycache__", "_native.c")
-SECONDS = 600  # a guard against hangs: pip may ask its index for a long time
+SECONDS = 600  # a guard against hangs: pip may wait for its index for a long time
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3 * SECONDS)]
 
 USE = """
@@ -39,7 +38,7 @@ with shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=64) as pool:
 
 
 def run(*command: object, cwd: Path) -> str:
-    """Runs a command that must succeed, without this environment's modules; its output."""
+    """Runs a command that must succeed, without this environment's modules. Returns its output."""
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [*map(str, command)], capture_output=True, text=True, cwd=cwd, env=environ, timeout=SECONDS
@@ -50,7 +49,7 @@ def run(*command: object, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The source distribution, and the wheel that is built from it. The tree stays as it is."""
+    """The source distribution and the wheel built from it. The tree is not changed."""
     directory = tmp_path_factory.mktemp("install")
     tree = directory / "tree"
     shutil.copytree(ROOT / "shmpool", tree / "shmpool", ignore=BUILT)
@@ -83,7 +82,7 @@ def test_every_source_is_distributed(built: tuple[Path, Path]) -> None:
 
 @pytest.fixture(scope="module")
 def installed(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment that has the wheel, what it requires, and nothing else."""
+    """The programs of an environment that has the wheel and its requirements, and nothing else."""
     _, wheel = built
     directory = tmp_path_factory.mktemp("environment")
     venv.create(directory, with_pip=True)
@@ -105,7 +104,7 @@ def installed(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 
 
 def test_the_wheel_can_be_used(installed: Path, pool_name: str, tmp_path: Path) -> None:
-    """A put and a get, the command, and the package as a program, far from the sources."""
+    """A put and a get, the command, and the package as a program, outside the source tree."""
     python, command = installed / "python", installed / "shmpool"
     printed = run(python, "-W", "error", "-c", USE, pool_name, cwd=tmp_path)
     assert printed.startswith("b'hello' ")

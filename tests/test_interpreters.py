@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interpreters that shmpool does not work in say so, and leave the others alone."""
+"""Interpreters that shmpool does not support are refused, and other interpreters are not
+affected."""
 
 import runpy
 import sysconfig
@@ -7,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import MakePool
+from conftest import Child, MakePool
 
 import shmpool
 
 
 def test_a_sub_interpreter_is_refused(make_pool: MakePool, run: Callable[..., str]) -> None:
-    """An import in a second, legacy interpreter is an ImportError that says why; the first one's
-    objects work as before."""
+    """An import in a second, legacy interpreter is an ImportError with the reason.
+
+    The objects of the first interpreter work as before.
+    """
     pool = make_pool()
     pool.create_queue("q", capacity=8)
     printed = run(
@@ -62,7 +65,7 @@ def test_a_sub_interpreter_is_refused(make_pool: MakePool, run: Callable[..., st
 
 @pytest.mark.parametrize("fake", ["sys.abiflags = 't'", "sys._is_gil_enabled = lambda: False"])
 def test_a_free_threaded_python_is_refused(run: Callable[..., str], fake: str) -> None:
-    """At import, with a word about why."""
+    """The import is refused, with the reason."""
     printed = run(
         f"""
         import sys
@@ -82,3 +85,26 @@ def test_nothing_is_built_for_a_free_threaded_python(monkeypatch: pytest.MonkeyP
     builder = Path(shmpool.__file__).parent / "native" / "build.py"
     with pytest.raises(RuntimeError, match="free-threaded"):
         runpy.run_path(str(builder))
+
+
+def test_a_second_import(start: Callable[..., Child]) -> None:
+    """A program that forgets the modules and imports them again gets an ImportError that says why,
+    and what it had goes on to work."""
+    child = start(
+        """
+        import sys, shmpool
+        pool = shmpool.Pool.create(None, buffer_size=64, capacity=64)
+        for name in [name for name in sys.modules if name.split(".")[0] == "shmpool"]:
+            del sys.modules[name]
+        try:
+            import shmpool as again
+        except ImportError as error:
+            print(error)
+        queue = pool.create_queue("q", capacity=2)
+        queue.put(pool.alloc())
+        print(len(queue))
+        """
+    )
+    said, counted = child.end().splitlines()
+    assert said.startswith("shmpool is imported already in this process")
+    assert "1" == counted

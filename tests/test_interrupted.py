@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An exception at every bytecode, as a signal handler may raise it: nothing is lost, and what was
-interrupted can be done again."""
+"""An exception at every bytecode, as a signal handler may raise it: nothing is lost.
+
+The interrupted call can be repeated.
+"""
 
 import contextlib
 import dis
@@ -12,6 +14,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import MakePool
 
@@ -21,19 +24,20 @@ import shmpool.segment
 
 PACKAGE = str(Path(shmpool.__file__).parent)
 HERE = __file__
-# Where CPython loses a reference if a trace function raises; it runs no handlers there.
+# CPython loses a reference here if a trace function raises; it runs no signal handlers here.
 NOWHERE = {dis.opmap.get(name) for name in ("PUSH_EXC_INFO", "POP_EXCEPT", "POP_BLOCK")}
 
 
 class Interrupted(BaseException):
-    """What the handler raises."""
+    """The exception that the handler raises."""
 
 
 @contextlib.contextmanager
 def interrupted_at(step: int) -> Iterator[list[int]]:
-    """Raises before the bytecode number step of what shmpool and the functions marked here run.
+    """Raises before bytecode number `step` of shmpool and of the functions marked here.
 
-    The list has the number of those that ran."""
+    The list has the number of bytecodes that ran.
+    """
     ran = [0]
     bytecode: dict[CodeType, bytes] = {}
 
@@ -63,7 +67,7 @@ def interrupted_at(step: int) -> Iterator[list[int]]:
 
 
 def every_step(once: Callable[[int], bool]) -> int:
-    """once(1), once(2), ... until it says that nothing was interrupted. How many were."""
+    """Calls once(1), once(2), ... until one was not interrupted. Returns how many were."""
     for _ in range(3):
         once(0)  # from CPython 3.12 on a function's bytecodes are traced from a later call on
     step = 1
@@ -73,7 +77,7 @@ def every_step(once: Callable[[int], bool]) -> int:
 
 
 def left(pool: shmpool.Pool) -> tuple[bool, dict[int, int], int]:
-    """What an audit says, and how many buffers there are anywhere but in hands."""
+    """The result of an audit, and the number of buffers that no object owns."""
     audit = pool.audit()
     return audit.ok, audit.held, audit.free + audit.cached + sum(audit.queued.values())
 
@@ -81,16 +85,16 @@ def left(pool: shmpool.Pool) -> tuple[bool, dict[int, int], int]:
 Operation = Callable[[shmpool.Pool, shmpool.AlfQueue, list[Any]], None]
 
 
-def held_by(kept: list[Any]) -> int:
-    """How many buffers the objects own."""
-    held = 0
+def owned_by(kept: list[Any]) -> int:
+    """The number of buffers that the objects own."""
+    held = {}
     for thing in kept:
         if isinstance(thing, shmpool.Burst):
-            released = "released" in repr(thing)
-            held += 0 if released else sum(not buf.released for buf in thing)
+            held |= {} if "released" in repr(thing) else {id(buf): buf for buf in thing}
         elif isinstance(thing, shmpool.Buffer):
-            held += not thing.released
-    return held
+            held[id(thing)] = thing
+    arrays = sum(thing.size > 0 for thing in kept if isinstance(thing, np.ndarray))
+    return sum(not buf.released for buf in held.values()) + arrays  # a put array is empty
 
 
 def alloc() -> Operation:
@@ -251,6 +255,66 @@ def columns() -> Operation:
     return operation
 
 
+def divide() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(burst := pool.alloc_many(9))
+        kept.append(burst[7])
+        burst[0].free()
+        kept.append(burst[::2])
+        kept.append(burst[[True, False, False, True, False]])
+        kept.append(burst[[1, 0]])
+
+    return operation
+
+
+def build() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(buf := pool.alloc())
+        kept.append(burst := pool.alloc_many(3))
+        kept.append(burst[2])
+        kept.append(pool.burst([buf, burst[:1], burst]))
+        with contextlib.suppress(shmpool.BufferReleased):
+            kept.append(pool.burst([pool.alloc(), buf]))
+
+    return operation
+
+
+def put_a_list() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(buf := pool.alloc())
+        kept.append(burst := pool.alloc_many(2))
+        queue.put_many([burst, buf])
+        kept.extend((pool.alloc(), pool.alloc()))
+        with contextlib.suppress(shmpool.Full):
+            queue.put_many(kept[-2:], timeout=0.001)
+
+    return operation
+
+
+def spread() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        other = pool.queue("other")
+        kept.append(burst := pool.alloc_many(6))
+        burst.spread([queue, other], [0, 1, 1, 0, 5, 1])
+        kept.append(burst := pool.alloc_many(5))
+        kept.append(burst[4])
+        with contextlib.suppress(shmpool.Full):
+            burst.spread([queue, other], [0] * 5, timeout=0.001)
+
+    return operation
+
+
+def fields() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(burst := queue.get_many(3))
+        burst.marks = 7
+        burst.timestamps = [1, 2, 3]
+        burst.flow_hashes = burst.marks
+        assert [0, 0, 0] == burst.redelivered.tolist()
+
+    return operation
+
+
 def nack() -> Operation:
     def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
         kept.append(buf := queue.get())
@@ -293,10 +357,48 @@ def failures() -> Operation:
     return operation
 
 
+def array() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        kept.append(pool.array((2, 3), "u1", "F"))
+        kept.append(pool.array((2,), [("a", "<i2"), ("b", "u1")]))
+
+    return operation
+
+
+def put_array() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        queue.put_array(pool.array(8, "u1"))
+        queue.put_array(kept.append(pool.array(8, "u1")) or kept[0])
+        queue.put_array(memoryview(b"bytes"))
+        with contextlib.suppress(shmpool.Full):
+            kept.append(pool.array(8, "u1"))
+            queue.send_many([b"x"] * 8, timeout=0)
+        for thing in (kept[1], b"bytes"):
+            with contextlib.suppress(shmpool.Full):
+                queue.put_array(thing, timeout=0.001)
+
+    return operation
+
+
+def get_array() -> Operation:
+    def operation(pool: shmpool.Pool, queue: shmpool.AlfQueue, kept: list[Any]) -> None:
+        queue.drain()
+        queue.put_array(np.arange(4, dtype="u1"))
+        queue.put_array(np.zeros(2, [("a", [("b", "u1")])]))  # worded again each time: in Python
+        queue.send(b"no array")
+        kept.append(queue.get_array())
+        kept.append(queue.get_array())
+        with contextlib.suppress(shmpool.NoArray):
+            queue.get_array()
+
+    return operation
+
+
 OPERATIONS = [
+    array, put_array, get_array,
     alloc, alloc_timeout, alloc_many, free, with_buffer, get, get_nothing, get_many, put, put_full,
-    put_many, put_many_with_elements, send, recv, burst_free, iterate, columns, nack, letters,
-    failures,
+    put_many, put_many_with_elements, send, recv, burst_free, iterate, columns, divide,
+    build, put_a_list, spread, fields, nack, letters, failures,
 ]  # fmt: skip
 
 
@@ -306,8 +408,7 @@ OPERATIONS = [
 def test_every_buffer_has_an_owner(
     make_pool: MakePool, make: Callable[[], Operation], cache: int
 ) -> None:
-    """Whatever was interrupted, this process holds what its objects own, and nothing without
-    them."""
+    """Whatever was interrupted, this process owns the buffers of its objects, and no others."""
     pool = make_pool(capacity=64, prealloc=64, cache_size=cache, bulk=16)
     queue = pool.create_queue("q", capacity=8)
     other = pool.create_queue("other", capacity=8)
@@ -323,7 +424,7 @@ def test_every_buffer_has_an_owner(
             except Interrupted:
                 interrupted = True
         held = pool.audit().held
-        assert held_by(kept) == sum(held.values()), (step, held, kept)
+        assert owned_by(kept) == sum(held.values()), (step, held, kept)
         del kept[:]
         assert (True, {}, 64) == left(pool), step
         with contextlib.suppress(shmpool.Empty):
@@ -336,7 +437,7 @@ def test_every_buffer_has_an_owner(
 
 
 def resources(name: str) -> tuple[int, int]:
-    """Descriptors, and mappings of pools of that name."""
+    """Descriptors, and mappings of the pool of that name."""
     with open("/proc/self/maps") as maps:
         mapped = sum(name in line for line in maps)
     return len(os.listdir("/proc/self/fd")), mapped
@@ -350,7 +451,7 @@ def opened(pool_name: str) -> Callable[[], shmpool.Pool]:
 
 
 def test_an_attach_leaves_nothing(make_pool: MakePool) -> None:
-    """Interrupted anywhere: no descriptor, no mapping, no member, no number is left."""
+    """An interrupted attach leaves no descriptor, mapping, member or number."""
     made = make_pool(members=2, queues=1)
     operation = opened(made.name)
     shmpool.Pool.attach(made.name).close()
@@ -375,8 +476,10 @@ def test_an_attach_leaves_nothing(make_pool: MakePool) -> None:
 
 @pytest.mark.slow
 def test_a_create_leaves_nothing_open(pool_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted anywhere: no descriptor, no mapping and no temporary name is left; a name that is
-    left is a whole pool's."""
+    """An interrupted create leaves no descriptor, no mapping and no temporary name.
+
+    A pool whose name exists is complete.
+    """
     monkeypatch.setattr(shmpool.segment, "TEMPORARY", f"~{pool_name}-")
 
     def operation() -> shmpool.Pool:
@@ -408,7 +511,7 @@ def test_a_create_leaves_nothing_open(pool_name: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 def test_an_anonymous_pool_leaves_nothing() -> None:
-    """Interrupted anywhere: no descriptor is left."""
+    """An interrupted create leaves no descriptor."""
 
     def operation() -> shmpool.Pool:
         return shmpool.Pool.create(None, buffer_size=64, capacity=2, members=2, queues=1)
@@ -431,7 +534,8 @@ def test_an_anonymous_pool_leaves_nothing() -> None:
 
 
 def test_a_close_can_be_repeated(make_pool: MakePool) -> None:
-    """close(), and the end of a with block, interrupted anywhere, are completed by the next one."""
+    """A close(), or an end of a with block, that was interrupted is completed by the next
+    close()."""
     other = make_pool(members=4, queues=1)
     shmpool.Pool.attach(other.name).close()
     before = resources(other.name)
@@ -461,7 +565,7 @@ def test_a_close_can_be_repeated(make_pool: MakePool) -> None:
 
 
 def test_a_dropped_pool_after_an_interrupted_close(make_pool: MakePool) -> None:
-    """Nobody closes it again: what it had is given back when it goes."""
+    """Without another close() the pool's buffers are returned when it is dropped."""
     other = make_pool(members=4, queues=1)
     before = resources(other.name)
 
@@ -534,7 +638,7 @@ ALARMS = """
 
 
 def test_alarms_at_any_moment(make_pool: MakePool, run: Callable[..., str]) -> None:
-    """The same with real signals, whose handler raises wherever Python lets it, and in waits."""
+    """The same with real signals, whose handler raises wherever Python runs it, and in waits."""
     pool = make_pool(capacity=256, prealloc=256)
     pool.create_queue("q", capacity=64)
     assert "" == run(ALARMS, pool.name)
@@ -544,7 +648,7 @@ def test_alarms_at_any_moment(make_pool: MakePool, run: Callable[..., str]) -> N
 def test_what_a_handler_raises_while_a_pool_ends(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No Python runs when a dropped pool is forgotten: what is raised there would be lost."""
+    """No Python code runs when a dropped pool is released: an exception there would be lost."""
     lost: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lost.append)
     name = make_pool(members=2, queues=1).name

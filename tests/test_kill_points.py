@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Members killed or stopped at any instruction of any operation, or of two at once: a sample of
-`make sweep` and `make pairs`."""
+"""Members killed or suspended at any instruction of any operation, or of two at once.
+
+This is a sample of `make sweep` and `make pairs`.
+"""
 
 import platform
 import shutil
@@ -12,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "shmpool" / "native"
 SOURCES = [*sorted((ROOT / "tests" / "native").glob("kill_*.c")), *sorted(NATIVE.glob("*.c"))]
-# As shipped, but for debug information; every function's address is known before it is called.
+# As shipped, but with debug information; every function's address is known before its first call.
 FLAGS = ["-std=gnu11", "-g", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread", "-Wl,-z,now"]
 PARTS = 8
 NO_PTRACE = 77  # the program's exit status
@@ -41,7 +43,7 @@ def kill_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(program: Path, *arguments: str) -> str:
-    """What the program prints, which kills nobody but its own children, in memory of its own."""
+    """Returns the output of the program. It kills only its own children, in memory of its own."""
     ran = subprocess.run(
         [str(program), *arguments], capture_output=True, text=True, check=False, timeout=800
     )
@@ -54,14 +56,15 @@ def run(program: Path, *arguments: str) -> str:
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_operation(part: int, kill_points: Path) -> None:
-    """Wherever a member is killed, nothing is lost; wherever it stops, the others go on."""
+    """Wherever a member is killed, nothing is lost. Wherever it is suspended, other members
+    continue."""
     printed = run(kill_points, "--most", "28", "--part", f"{part}/{PARTS}")
     assert printed.rstrip().endswith(" 0 failures")
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_pairs(part: int, kill_points: Path) -> None:
-    """Two in the middle of something, of which one is killed, or both: who lives loses nothing."""
+    """Two members are in an operation, and one or both are killed: live members lose nothing."""
     options = ["--most", "1", "--seed", "1", "--part", f"{part}/{PARTS}"]
     printed = run(kill_points, "--pairs", "*", *options)
     assert printed.rstrip().endswith(" 0 failures")
@@ -69,7 +72,7 @@ def test_pairs(part: int, kill_points: Path) -> None:
 
 @pytest.mark.parametrize("pair", ["put-1-multi-multi put", "alloc-cached-1 refill"])
 def test_small_pairs(pair: str, kill_points: Path) -> None:
-    """More of the points of two small operations: `make pairs` has every one."""
+    """More points of two small operations. `make pairs` has every one."""
     operation, companion = pair.split()
     printed = run(
         kill_points, "--operation", operation, "--pairs", companion, "--most", "30", "--points", "3"
@@ -78,7 +81,7 @@ def test_small_pairs(pair: str, kill_points: Path) -> None:
 
 
 def test_without_vector_instructions(tmp_path: Path) -> None:
-    """Bulks survive a kill as well where the words of a run are atomics one by one."""
+    """A bulk survives a kill, too, if the words of a run are single atomics."""
     program = build(tmp_path, "-DSHMPOOL_ATOMIC_RUNS")
     printed = run(program, "--most", "30", "--operation", "[pg]*t-8*")
     assert printed.rstrip().endswith(" 0 failures")

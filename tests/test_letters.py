@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dead letters, looked at without being taken, moved back and drained; what is lost is counted."""
+"""Dead letters: peeked at without being taken, moved back and drained. Lost messages are
+counted."""
 
 import asyncio
 import json
@@ -18,7 +19,7 @@ Start = Callable[..., Child]
 
 @pytest.fixture
 def letters(pool: shmpool.Pool) -> shmpool.AlfQueue:
-    """With three dead letters of the queue "work", which were put back once each."""
+    """A queue with three dead letters of the queue "work", which were put back once each."""
     letters = pool.create_queue("letters", capacity=8, on_death="requeue")
     work = pool.create_queue("work", capacity=8, dead_letter=letters, max_redeliveries=1)
     for i in range(3):
@@ -28,8 +29,8 @@ def letters(pool: shmpool.Pool) -> shmpool.AlfQueue:
     return letters
 
 
-def test_a_look(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
-    """Oldest first, as copies, with where each came from; nothing is taken or changed."""
+def test_a_peek(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
+    """Oldest first, as copies, with the origin of each. Nothing is taken or changed."""
     first, *rest = letters.peek(8)
     assert (0, b"job 0", 5, 2, "work") == (
         first.position, first.payload, first.length, first.redelivered, first.origin,
@@ -53,8 +54,8 @@ def test_a_look(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
             closed()
 
 
-def test_a_look_from_outside(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
-    """A read-only view sees the same."""
+def test_a_peek_from_outside(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
+    """A read-only view shows the same."""
     with View(pool.name) as view:
         assert letters.peek(8) == view.peek("letters", 8, 256)
         with pytest.raises(shmpool.QueueNotFound):
@@ -63,8 +64,8 @@ def test_a_look_from_outside(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> N
             view.peek("letters", 1 << 20, 1 << 20)
 
 
-def test_a_look_while_they_pass(pool: shmpool.Pool) -> None:
-    """What is copied is one message, whole, however fast they pass."""
+def test_a_peek_at_moving_messages(pool: shmpool.Pool) -> None:
+    """Each copy is one whole message, however fast the messages are put and got."""
     queue = pool.create_queue("q", capacity=4)
     end, whole = threading.Event(), struct.Struct("<32Q")
 
@@ -89,9 +90,11 @@ def test_a_look_while_they_pass(pool: shmpool.Pool) -> None:
         join(passer)
 
 
-def test_back_where_they_came_from(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
-    """In order, counters as they are or reset; the next failure makes a dead letter of what was not
-    reset."""
+def test_redrive(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
+    """They return in order, with counters kept or reset.
+
+    Without a reset the next failure makes them dead letters again.
+    """
     work = pool.queue("work")
     assert 2 == letters.redrive(2)
     assert [(b"job 0", 2), (b"job 1", 2)] == [(m.payload, m.redelivered) for m in work.peek(8)]
@@ -103,8 +106,10 @@ def test_back_where_they_came_from(pool: shmpool.Pool, letters: shmpool.AlfQueue
     assert pool.audit().ok
 
 
-def test_elsewhere(pool: shmpool.Pool, letters: shmpool.AlfQueue, make_pool: MakePool) -> None:
-    """Into another queue of the pool that takes from anybody."""
+def test_redrive_elsewhere(
+    pool: shmpool.Pool, letters: shmpool.AlfQueue, make_pool: MakePool
+) -> None:
+    """They go into another queue of the pool that takes them from any producer."""
     other = pool.create_queue("other", capacity=8)
     single = pool.create_queue("single", capacity=8, producers="single")
     assert 3 == letters.redrive(to=other)
@@ -118,8 +123,9 @@ def test_elsewhere(pool: shmpool.Pool, letters: shmpool.AlfQueue, make_pool: Mak
     assert 3 == len(letters)
 
 
-def test_what_stays(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
-    """What finds no room, and what never was a dead letter, is in the queue still, as it was."""
+def test_redrive_leaves_some(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
+    """Messages that find no room, and those that never were dead letters, stay in the queue
+    unchanged."""
     work = pool.queue("work")
     letters.send(b"new")
     for _ in range(7):
@@ -134,15 +140,15 @@ def test_what_stays(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
     assert (True, {}) == (audit.ok, audit.held)
 
 
-def test_drained(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
-    """Freed, oldest first: how many."""
+def test_drain(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
+    """The oldest are freed first. The result is their number."""
     assert 1 == letters.drain(1)
     assert [b"job 1", b"job 2"] == [m.payload for m in letters.peek(8)]
     assert [2, 0] == [letters.drain(), letters.drain()]
     assert 0 == pool.stats().queued
 
 
-# What is refused or dropped.
+# Refused or dropped.
 
 
 def refused(pool: shmpool.Pool) -> dict[str, int]:
@@ -150,8 +156,8 @@ def refused(pool: shmpool.Pool) -> dict[str, int]:
         return {q.name: q.refused for q in view.queues()}
 
 
-def test_refused_for_want_of_room(pool: shmpool.Pool) -> None:
-    """Each buffer that was to go into a queue and did not, in whatever call; what waited and went
+def test_refused_without_room(pool: shmpool.Pool) -> None:
+    """Each buffer that could not be put is counted, in whatever call. One that waited and was put
     is not."""
     queue = pool.create_queue("q", capacity=4)
     queue.send_many([b"x"] * 3)
@@ -193,8 +199,8 @@ def test_refused_for_want_of_room(pool: shmpool.Pool) -> None:
     assert pool.stats().refused == refused(pool)["q"] == 11 + 5 - error.value.sent
 
 
-def test_refused_for_want_of_a_buffer(pool: shmpool.Pool) -> None:
-    """A send that finds no free buffer is refused too; an alloc is no queue's."""
+def test_refused_without_a_buffer(pool: shmpool.Pool) -> None:
+    """A send that finds no free buffer counts as refused too. An alloc concerns no queue."""
     queue = pool.create_queue("q", capacity=64)
     every = pool.alloc_many(64)
     for call in (
@@ -210,7 +216,7 @@ def test_refused_for_want_of_a_buffer(pool: shmpool.Pool) -> None:
 
 
 def test_dropped(make_pool: MakePool, start: Start) -> None:
-    """What a dead consumer had is counted where it is freed, and nowhere else."""
+    """Buffers of a dead consumer are counted in the queue where they are freed, and only there."""
     pool = make_pool()
     free = pool.create_queue("free", capacity=8)
     kept = pool.create_queue("kept", capacity=8, on_death="requeue")
@@ -281,8 +287,8 @@ def test_metrics(pool: shmpool.Pool, letters: shmpool.AlfQueue) -> None:
     assert f"shmpool_queue_dropped_total{label} 0.0" in text
 
 
-def test_json_of_what_is_no_text(pool: shmpool.Pool) -> None:
-    """The command prints any bytes: as hexadecimal digits in JSON."""
+def test_json_of_bytes(pool: shmpool.Pool) -> None:
+    """The command prints any bytes, as hexadecimal digits in JSON."""
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     from shmpool.cli.letters import record
 
@@ -290,3 +296,37 @@ def test_json_of_what_is_no_text(pool: shmpool.Pool) -> None:
     queue.send(b"\xff\x1b[")
     (message,) = queue.peek()
     assert "ff1b5b" == json.loads(json.dumps(record(message)))["payload"]
+
+
+@pytest.mark.slow
+def test_redrive_never_waits(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """The queue is full, and producers fill each place that a letter leaves: the call returns, and
+    no letter is lost."""
+    pool = make_pool(capacity=256)
+    letters, queue = (pool.create_queue(name, capacity=2) for name in ("letters", "q"))
+    queue.send_many([b"q"] * 2)
+    letters.send_many([b"letter"] * 2)
+    children = [
+        start(
+            """
+            import contextlib, sys, shmpool
+            letters = shmpool.Pool.attach(sys.argv[1]).queue("letters")
+            print(flush=True)
+            while True:
+                with contextlib.suppress(shmpool.Full):
+                    letters.send(b"letter", timeout=0)
+            """,
+            pool.name,
+        )
+        for _ in range(2)
+    ]
+    for child in children:
+        child.line()
+    for _ in range(20000):
+        assert 0 == letters.redrive(1, to=queue)
+    for child in children:
+        child.kill()
+    pool.recover()
+    audit = pool.audit()
+    assert (True, {}) == (audit.ok, audit.held)
+    assert [b"q"] * 2 == queue.recv_many(2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a hostile or broken client can do to the daemon: nothing."""
+"""The limits that protect the daemon from hostile and broken clients."""
 
 import contextlib
 import os
@@ -45,7 +45,7 @@ def frames_until_closed(sock: socket.socket) -> list[wire.Frame]:
 
 
 def reason(frames: list[wire.Frame]) -> str:
-    """Why the daemon ended the connection, as it said last."""
+    """The daemon's last message: why it ended the connection."""
     last = frames[-1]
     assert isinstance(last, wire.Notice)
     assert protocol.CLOSING == last.method
@@ -56,7 +56,7 @@ def reason(frames: list[wire.Frame]) -> str:
 
 @pytest.fixture
 def enough_files() -> Any:
-    """As many descriptors as the limit can give."""
+    """Raises the limit of descriptors as far as possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < CLIENTS + 200:
         pytest.skip(f"{hard} open files are the most")
@@ -67,8 +67,11 @@ def enough_files() -> Any:
 
 @pytest.mark.usefixtures("enough_files")
 def test_a_thousand_clients(start_daemon: StartDaemon, pool_name: str) -> None:
-    """A thousand at once, some silent, some with half a frame, some with a claim of 4 GiB, some
-    that ask and never read: a thousand and first is answered, and little memory is used."""
+    """A thousand clients at once: silent ones, ones with half a frame or a claim of 4 GiB, ones
+    that never read.
+
+    One more client is answered, and little memory is used.
+    """
     daemon = start_daemon(POOL.format(pool_name), options="max_clients = 2000")
     before = resident(daemon.pid)
     half = wire.pack_call(1, "ping", [])[:-1]
@@ -92,7 +95,7 @@ def test_a_thousand_clients(start_daemon: StartDaemon, pool_name: str) -> None:
 
 
 def test_more_clients_than_allowed(start_daemon: StartDaemon) -> None:
-    """The one too many is told so; when another has gone, the next is let in."""
+    """One client too many gets the reason. When another one has left, the next is admitted."""
     daemon = start_daemon(options="max_clients = 2")
     first = shmpool.Client(daemon.socket)
     with first, shmpool.Client(daemon.socket) as second:
@@ -104,7 +107,7 @@ def test_more_clients_than_allowed(start_daemon: StartDaemon) -> None:
             shmpool.Client(daemon.socket).ping()
         second.ping()
         first.close()
-        for _ in range(1000):  # its end reaches the daemon in its own time
+        for _ in range(1000):  # the daemon notices its end later
             try:
                 with shmpool.Client(daemon.socket) as fourth:
                     fourth.ping()
@@ -112,13 +115,13 @@ def test_more_clients_than_allowed(start_daemon: StartDaemon) -> None:
             except shmpool.DaemonUnavailable:
                 continue
         else:
-            pytest.fail("nobody was let in")
+            pytest.fail("no client was admitted")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_garbage(start_daemon: StartDaemon, seed: int) -> None:
-    """Garbage ends its own connection with a reason, after what came before it was answered."""
+    """Garbage ends its own connection with a reason. Requests before it are answered."""
     daemon = start_daemon()
     dice = random.Random(seed)
     for _ in range(20):
@@ -134,7 +137,7 @@ def test_garbage(start_daemon: StartDaemon, seed: int) -> None:
 
 
 def test_what_is_no_request(start_daemon: StartDaemon) -> None:
-    """Calls that make no sense are answered with what is wrong; the connection goes on."""
+    """Invalid calls are answered with the error, and the connection continues."""
     daemon = start_daemon()
     calls: list[tuple[str, list[object], str, str]] = [
         ("nonsense", [], "RequestRefused", "no method"),
@@ -163,8 +166,9 @@ def test_what_is_no_request(start_daemon: StartDaemon) -> None:
             assert words in reply.error["message"]
 
 
+@pytest.mark.slow
 def test_a_frame_that_never_ends(start_daemon: StartDaemon) -> None:
-    """A byte a second keeps nobody in: a frame that is not whole in time ends the connection."""
+    """One byte a second keeps no connection: a frame that is not complete in time ends it."""
     daemon = start_daemon()
     with connect(daemon) as sock, shmpool.Client(daemon.socket) as client:
         frame = wire.pack_call(1, "ping", ["x" * 1000])
@@ -185,7 +189,7 @@ def test_a_frame_that_never_ends(start_daemon: StartDaemon) -> None:
 
 
 def test_a_watcher_that_does_not_read(start_daemon: StartDaemon, make_pool: Any) -> None:
-    """It is dropped with a reason, which it finds when it reads at last; others are served."""
+    """It is disconnected with a reason, which it finds when it reads. Other clients are served."""
     pool = make_pool(queues=1023)
     for number in range(400):
         pool.create_queue(f"a-queue-with-a-long-name-{number}", capacity=2)
@@ -204,10 +208,8 @@ def test_a_watcher_that_does_not_read(start_daemon: StartDaemon, make_pool: Any)
         assert "too slow" in reason(got)
 
 
-def test_somebody_who_asks_without_end_and_reads_nothing(
-    start_daemon: StartDaemon, pool_name: str
-) -> None:
-    """The daemon stops taking requests from who does not read the answers."""
+def test_a_client_that_never_reads(start_daemon: StartDaemon, pool_name: str) -> None:
+    """The daemon reads no further requests of a client that does not read its answers."""
     daemon = start_daemon(POOL.format(pool_name))
     before = resident(daemon.pid)
     with connect(daemon) as sock, shmpool.Client(daemon.socket) as client:
@@ -223,7 +225,7 @@ def test_somebody_who_asks_without_end_and_reads_nothing(
 
 
 def test_many_requests_at_once(start_daemon: StartDaemon) -> None:
-    """Requests that come in one piece are answered in order, and half-closing loses none."""
+    """Requests that arrive in one piece are answered in order. Half-closing loses none."""
     daemon = start_daemon()
     with connect(daemon) as sock:
         sock.sendall(b"".join(wire.pack_call(i, "ping", []) for i in range(500)))
@@ -233,16 +235,16 @@ def test_many_requests_at_once(start_daemon: StartDaemon) -> None:
 
 
 def test_the_socket_is_the_users(start_daemon: StartDaemon) -> None:
-    """Nobody else can connect: mode 0600."""
+    """No other user can connect: mode 0600."""
     daemon = start_daemon()
     assert 0o600 == daemon.socket.stat().st_mode & 0o777
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 def test_who_may_do_what(
     start_daemon: StartDaemon, run: Callable[..., str], pool_name: str, tmp_path: Path
 ) -> None:
-    """A member of read_group may look and not create or destroy; another user may not connect."""
+    """A member of read_group may read, and not create or destroy. Another user may not connect."""
     daemon = start_daemon(POOL.format(pool_name), options='read_group = "daemon"')
     assert 0o660 == daemon.socket.stat().st_mode & 0o777
     for directory in [daemon.directory, *daemon.directory.parents]:
@@ -270,12 +272,12 @@ def test_who_may_do_what(
     assert [f"['{pool_name}']", "64", *["AccessDenied"] * 3] == lines
     assert pool_name in shmpool.pool_names()
     assert "Permission denied" in run(script, daemon.socket, pool_name, "out")
-    daemon.socket.chmod(0o666)  # the kernel lets everybody connect: the daemon does not
+    daemon.socket.chmod(0o666)  # the kernel lets every user connect: the daemon does not
     assert "user 65534 may not connect" in run(script, daemon.socket, pool_name, "out")
 
 
 def test_requests_that_follow_on_each_other(start_daemon: StartDaemon) -> None:
-    """Whenever the next request comes, it is answered: also just as the last one's work ends."""
+    """The next request is answered whenever it arrives, also just as the last one's work ends."""
     daemon = start_daemon()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(shmpool.Client(daemon.socket, 5.0)) for _ in range(8)]

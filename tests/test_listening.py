@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listening sockets: whose files are touched, and what becomes of many connections."""
+"""Listening sockets: which files are changed, and how many connections are served."""
 
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import os
 import resource
 import socket
@@ -11,18 +12,19 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import DEADLINE_S, StartDaemon
 
 import shmpool
 from shmpool.rpc import wire
-from shmpool.service import listening
+from shmpool.service import listening, systemd
 from shmpool.service.listening import Acceptor, CannotListen
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_a_lock_that_is_no_file(path: Path, lock: Path) -> None:
 
 
 @needs_root
-def test_a_lock_of_somebody_else(path: Path, lock: Path) -> None:
+def test_a_lock_of_another_user(path: Path, lock: Path) -> None:
     """A lock file of another user is neither written nor removed."""
     lock.touch()
     os.chown(lock, 65534, 65534)
@@ -91,7 +93,8 @@ def test_a_lock_of_somebody_else(path: Path, lock: Path) -> None:
 def test_a_lock_that_is_removed_again_and_again(
     path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As by daemons that end at once: it is tried a few times, and leaves no descriptor."""
+    """Other daemons that end at once may remove it. It is tried a few times, and no descriptor
+    stays."""
     open_lock, removals = listening._open_lock, list[int]()
 
     def opened(path: Path, lock: Path) -> int:
@@ -147,7 +150,7 @@ def test_a_socket_for_a_group(path: Path) -> None:
     resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2200, reason="needs 2,200 descriptors"
 )
 def test_a_burst_of_connections(start_daemon: StartDaemon) -> None:
-    """1,000 clients that connect at once are all answered, also where 200 may be connected."""
+    """1,000 clients that connect at once are all answered, although only 200 may be connected."""
     daemon = start_daemon(options="max_clients = 200")
     ready, trouble, got = threading.Barrier(20), list[object](), list[int]()
 
@@ -171,7 +174,7 @@ def test_a_burst_of_connections(start_daemon: StartDaemon) -> None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    os.kill(daemon.pid, 19)  # SIGSTOP: so that they all are there at once
+    os.kill(daemon.pid, 19)  # SIGSTOP, so that all of them are waiting
     threads = [threading.Thread(target=connects) for _ in range(20)]
     try:
         for thread in threads:
@@ -284,7 +287,7 @@ def test_no_room(listener: socket.socket, path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_protocol_that_cannot_be_made(listener: socket.socket, path: Path) -> None:
-    """The fault is told and the connection ends, and the next one is taken."""
+    """The fault is reported, the connection ends, and the next one is accepted."""
 
     def make() -> asyncio.Protocol:
         raise RuntimeError("no protocol")
@@ -315,10 +318,145 @@ os.execv(sys.executable, arguments)
 """
 
 
-@pytest.mark.parametrize("abstract", [False, True])
-def test_read_group_of_a_socket_that_was_handed_over(
-    path: Path, tmp_path: Path, abstract: bool
+def link_local() -> str:
+    """A link-local address of this machine, with its scope."""
+    for line in Path("/proc/net/if_inet6").read_text().splitlines():
+        digits, _, _, scope, _, interface = line.split()
+        if scope == "20":
+            return f"{ipaddress.IPv6Address(bytes.fromhex(digits))}%{interface}"
+    pytest.skip("this machine has no link-local address")
+
+
+def test_an_address_with_a_scope() -> None:
+    """A link-local address is bound on its interface."""
+    address = link_local()
+    with listening.tcp_sockets(address, 0) as (sock,):
+        bare, _, interface = address.partition("%")
+        name = sock.getsockname()
+        assert (bare, socket.if_nametoindex(interface)) == (name[0].partition("%")[0], name[3])
+
+
+HANDED_OVER = """
+import os, sys
+fd = int(sys.argv[1])
+if fd >= 0:
+    os.dup2(fd, 3)
+else:
+    os.closerange(3, 4)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=sys.argv[2])
+os.execv(sys.executable, [sys.executable, "-m", "shmpool.daemon", "--socket", sys.argv[3]])
+"""
+
+
+def _datagrams() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
+def _tcp() -> socket.socket:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    return sock
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "count", "words"),
+    [
+        (socket.socketpair, "1", "does not listen"),
+        (lambda: socket.socket(socket.AF_UNIX), "1", "does not listen"),
+        (_datagrams, "1", "not a Unix stream socket"),
+        (_tcp, "1", "not a Unix stream socket"),
+        (os.pipe, "1", "not a socket"),
+        (lambda: os.open("/", os.O_PATH), "1", "not a socket"),
+        (lambda: -1, "1", "not a socket"),
+        (lambda: -1, "\u00b2", "must be 1"),
+        (lambda: -1, "\u0663", "must be 1"),
+        (lambda: -1, "9" * 5000, "must be 1"),
+        (lambda: -1, "2", "must be 1"),
+    ],
+)
+def test_what_cannot_be_listened_at(
+    path: Path, make: Callable[[], Any], count: str, words: str
 ) -> None:
+    """What the service manager passed and no client can reach is refused in one line, which names
+    the variable and the descriptor."""
+    made = make()
+    ends = made if isinstance(made, tuple) else (made,)
+    fds = [end if isinstance(end, int) else end.fileno() for end in ends]
+    arguments = [str(fds[0]), count, str(path)]
+    done = subprocess.run(
+        [sys.executable, "-c", HANDED_OVER, *arguments],
+        pass_fds=[fd for fd in fds if fd >= 0],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    for end in ends:
+        if not isinstance(end, int):
+            end.close()
+        elif end >= 0:
+            os.close(end)
+    (line,) = done.stderr.splitlines()
+    assert (1, True, True) == (done.returncode, words in line, "LISTEN_FDS is " in line)
+    assert "descriptor 3" in line or words == "must be 1"
+    assert line.isprintable()
+    assert not path.exists()
+
+
+def test_numbers_of_the_service_manager() -> None:
+    """Only ASCII digits are a number; what is not one is no watchdog."""
+    for text in ("", "\u00b2", "\u0663", "9" * 5000, "-1", " 1", "1 ", "0x1", "0"):
+        assert systemd.watchdog_period({"WATCHDOG_USEC": text}) is None
+    assert 0.5 == systemd.watchdog_period({"WATCHDOG_USEC": "1000000"})
+
+
+def test_notify_without_descriptors(path: Path, run: Callable[..., str]) -> None:
+    """notify() returns where no socket can be made."""
+    script = """
+        import os, resource, sys
+        from shmpool.service import systemd
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        systemd.notify("READY=1", environ={"NOTIFY_SOCKET": sys.argv[1]})
+        print("returned")
+        """
+    assert "returned\n" == run(script, path)
+
+
+@pytest.mark.slow
+def test_no_descriptors_for_the_event_loop(tmp_path: Path) -> None:
+    """From 7 descriptors on, the daemon ends with one line that names the cause, or runs; with the
+    fewest it is the event loop that cannot. With fewer Python itself cannot start it."""
+    config = tmp_path / "c.toml"
+    config.write_text("[daemon]\nprune = false\nadopt = []\n")
+    names = "Too many open files"
+    command = [sys.executable, "-m", "shmpool.daemon", "--config", str(config), "--socket"]
+    loop = False
+    for limit in range(7, 15):
+        script = f'ulimit -n {limit}; exec "$@"'
+        process = subprocess.Popen(
+            ["sh", "-c", script, "sh", *command, str(tmp_path / f"{limit}.sock")],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        said = [process.stderr.readline()]
+        if serves := "listening at" in said[0]:
+            process.terminate()
+        said += process.stderr.readlines()
+        status = process.wait(DEADLINE_S)
+        process.stderr.close()
+        assert "Traceback" not in "".join(said)
+        if not serves:
+            assert (1, 1) == (status, len(said)), said
+            assert names in said[0]
+        loop = loop or said[0].startswith("shmpool: the event loop cannot run: ")
+    assert loop
+    assert serves
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_the_group_of_an_inherited_socket(path: Path, tmp_path: Path, abstract: bool) -> None:
     """read_group may connect to an inherited socket. If that is impossible, the log says what to
     do."""
     config = tmp_path / "c.toml"
@@ -350,10 +488,11 @@ def test_read_group_of_a_socket_that_was_handed_over(
     else:
         assert [] == warned
         assert 0o660 == stat.S_IMODE(path.stat().st_mode)
+        assert f"listening at {path}\n" in said[-1]
 
 
 def test_few_descriptors(start_daemon: StartDaemon, pool_name: str) -> None:
-    """With 128 descriptors the daemon watches, answers, and tells clients of its limit."""
+    """With 128 descriptors the daemon watches, answers, and reports its limit to clients."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     script = 'ulimit -n 128; exec "$@"'
     daemon = start_daemon(
@@ -365,8 +504,8 @@ def test_few_descriptors(start_daemon: StartDaemon, pool_name: str) -> None:
         for _ in range(100):
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
             sock.connect(str(daemon.socket))
-        told = sock.recv(4096)  # the last is told that there is no room
-        assert b"clients are connected already" in told
+        answer = sock.recv(4096)  # the last client gets the reason
+        assert b"clients are connected already" in answer
     with shmpool.Client(daemon.socket, timeout=60) as client:
         assert [pool_name] == [pool.name for pool in client.list() if pool.held]
         assert client.audit(pool_name).ok

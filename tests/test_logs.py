@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon's log: so many lines of a kind in a while."""
+"""The daemon's log: the number of lines of each kind in a period is limited."""
 
 import logging
 
@@ -32,7 +32,7 @@ now = [0.0]
 
 
 def test_so_many_of_a_kind(log: logging.Logger, lines: list[str]) -> None:
-    """Lines are counted by message. After the period, a line tells how many were left out."""
+    """Lines are counted by message. After the period, a line says how many were left out."""
     now[0] = 0.0
     for number in range(1000):
         log.warning("file %d is no pool", number)
@@ -55,7 +55,7 @@ def test_a_few_now_and_then(log: logging.Logger, lines: list[str]) -> None:
     assert [f"line {number}" for number in range(5 * logs.LINES_MAX)] == lines
 
 
-def test_kinds_without_end(log: logging.Logger, lines: list[str]) -> None:
+def test_many_kinds(log: logging.Logger, lines: list[str]) -> None:
     """The number of kinds that are remembered is bounded."""
     for number in range(5 * logs.KINDS_MAX):
         log.info(f"line {number}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user reads when something is refused: the thing, its value, what is allowed, remedy."""
+"""Error messages: the thing, its value, what is allowed, and the remedy."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-W", "error", "-c", "from shmpool.cli import main; m
 
 
 def test_a_pool_that_exists(pool: shmpool.Pool) -> None:
-    """How to use it and how to be rid of it."""
+    """The message says how to use the pool and how to remove it."""
     with pytest.raises(shmpool.PoolExists) as caught:
         shmpool.Pool.create(pool.name, buffer_size=64, capacity=64)
     name = pool.name
@@ -30,8 +30,136 @@ def test_a_pool_that_exists(pool: shmpool.Pool) -> None:
     )
 
 
+OTHER_FILES = """
+    import os, shmpool, socket, sys
+    from shmpool.pool_files import path_of
+
+    name = sys.argv[1]
+    path = path_of(name)
+
+    def refusals(*calls):
+        for call in calls:
+            try:
+                call()
+            except shmpool.ShmpoolError as error:
+                print(type(error).__name__, error, sep=": ")
+
+    def create(**options):
+        shmpool.Pool.create(name, buffer_size=64, capacity=64, **options)
+
+    kinds = {
+        "a FIFO": lambda: os.mkfifo(path), "a symbolic link": lambda: os.symlink("/", path),
+        "a directory": lambda: os.mkdir(path), "a socket": lambda: os.mknod(path, 0o140600),
+    }
+    for kind, make in kinds.items():
+        make()
+        refusals(create)
+        if kind == "a directory":
+            refusals(lambda: create(replace=True))
+            os.rmdir(path)
+        else:
+            os.unlink(path)
+    """
+
+
+def test_a_name_of_another_file(run: Callable[..., str], pool_name: str) -> None:
+    """What is there instead of a pool, and that it must be removed."""
+    lines = run(OTHER_FILES, pool_name).splitlines()
+    path = f"/dev/shm/shmpool.{pool_name}"
+    kinds = ("a FIFO", "a symbolic link", "a directory", "a socket")
+    expected = [
+        f"PoolExists: pool '{pool_name}' exists already: {path} is {kind}, not a pool: remove it"
+        for kind in kinds
+    ]
+    expected.insert(
+        3, f"SegmentInvalid: pool '{pool_name}': {path} is a directory, not a pool: remove it"
+    )
+    assert expected == lines
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_a_name_of_another_user(make_pool: MakePool, run: Callable[..., str]) -> None:
+    """Who owns it, and who can remove it: create, replace and unlink."""
+    script = """
+        import os, shmpool, sys
+        name = sys.argv[1]
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        options = {"buffer_size": 64, "capacity": 64}
+        for call in (lambda: shmpool.Pool.create(name, **options),
+                     lambda: shmpool.Pool.create(name, replace=True, **options),
+                     lambda: shmpool.Pool.unlink(name)):
+            try:
+                call()
+            except shmpool.ShmpoolError as error:
+                print(error)
+        """
+    name = make_pool().name
+    lines = run(script, name).splitlines()
+    assert [
+        f"pool '{name}' exists already: no permission to create pool '{name}': ",
+        f"no permission to replace pool '{name}': ",
+        f"no permission to unlink pool '{name}': ",
+    ] == [line.partition("it belongs to")[0] for line in lines]
+    for line in lines:
+        assert line.endswith(
+            "mode 0600; you are uid 65534. Only its owner or root can remove it: ask them, or use "
+            "another name"
+        )
+
+
+def test_no_daemon(tmp_path: Path) -> None:
+    """How to start one, or to be let in."""
+    path = tmp_path / "no.sock"
+    with pytest.raises(shmpool.DaemonUnavailable) as caught:
+        shmpool.Client(path).ping()
+    assert str(caught.value) == (
+        f"no daemon at {path}: No such file or directory: start one with shmpool daemon --socket "
+        f"{path}"
+    )
+    denied = PermissionError(errno.EACCES, "Permission denied")
+    refused = str(shmpool.Client(path)._unavailable(denied))
+    assert "Permission denied: ask for read_group" in refused
+
+
+def test_what_to_do_about_a_pool(make_pool: MakePool) -> None:
+    """Other options, no such queue, a file that is short or of another version."""
+    from shmpool.view import View
+
+    pool = make_pool(capacity=64)
+    with pytest.raises(shmpool.PoolExists, match="capacity 64, not 128: give its options, or"):
+        shmpool.Pool.create(pool.name, exist_ok=True, buffer_size=256, capacity=128)
+    with View(pool.name) as view, pytest.raises(shmpool.QueueNotFound, match="shmpool describe"):
+        view.peek("q", 1, 1)
+    path = Path(f"/dev/shm/shmpool.{pool.name}")
+    whole = path.read_bytes()
+    for text, words in (
+        (whole[:100], "100 bytes long; a header has 320: unlink it"),
+        (whole[:8] + bytes([whole[8] ^ 1]) + whole[9:], "unlink it and create it again"),
+    ):
+        other = path.with_name(f"{path.name}-b")
+        other.write_bytes(text)
+        try:
+            with pytest.raises(shmpool.SegmentInvalid, match=words):
+                shmpool.Pool.attach(f"{pool.name}-b")
+        finally:
+            other.unlink()
+
+
+def test_a_full_standard_output() -> None:
+    """The stream that could not be written to is named."""
+    pytest.importorskip("click", reason="shmpool[cli] is not installed")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, "ls", "--direct"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    said = "shmpool: standard output: No space left on device\n"
+    assert (1, said) == (done.returncode, done.stderr)
+
+
 def test_a_pool_that_does_not_exist(pool_name: str) -> None:
-    """Where it was looked for, and why it may be elsewhere."""
+    """The message says where it was searched for, and why it may be elsewhere."""
     for call in (shmpool.Pool.attach, shmpool.Pool.unlink):
         with pytest.raises(shmpool.PoolNotFound) as caught:
             call(pool_name)
@@ -42,7 +170,7 @@ def test_a_pool_that_does_not_exist(pool_name: str) -> None:
 
 
 def test_a_buffer_with_views(pool: shmpool.Pool) -> None:
-    """How many, and what to do about them."""
+    """The message says how many views there are, and what to do about them."""
     work = pool.create_queue("work", capacity=2)
     buf = pool.alloc()
     one = memoryview(buf)
@@ -55,14 +183,14 @@ def test_a_buffer_with_views(pool: shmpool.Pool) -> None:
         with pytest.raises(shmpool.BufferInUse) as caught:
             call()
         assert str(caught.value) == (
-            f"buffer {buf.index} cannot be {what}: 1 memoryview or numpy array of it is alive; "
-            "delete it first (del img)"
+            f"buffer {buf.index} cannot be {what}: memoryview one of 0 bytes is alive; delete it "
+            "first (del one)"
         )
     two = memoryview(buf)
     with pytest.raises(shmpool.BufferInUse) as caught:
         buf.free()
-    assert "2 memoryviews or numpy arrays of it are alive; delete them" in str(caught.value)
-    with pytest.raises(shmpool.BufferInUse, match="cannot be closed: 2 memoryviews"):
+    assert "bytes are alive; delete them first (del one, two)" in str(caught.value)
+    with pytest.raises(shmpool.BufferInUse, match="cannot be closed: memoryview one of 0 bytes, "):
         pool.close()
     one.release()
     two.release()
@@ -70,7 +198,7 @@ def test_a_buffer_with_views(pool: shmpool.Pool) -> None:
 
 
 def test_block_and_timeout(pool: shmpool.Pool) -> None:
-    """Whoever knows queue.Queue is told what there is not."""
+    """A user of queue.Queue learns which arguments are missing here."""
     work = pool.create_queue("work", capacity=2)
     with pytest.raises(TypeError) as caught:
         work.get(True, 1)  # type: ignore[call-arg]
@@ -78,7 +206,7 @@ def test_block_and_timeout(pool: shmpool.Pool) -> None:
 
 
 def test_a_buffer_that_is_gone(pool: shmpool.Pool) -> None:
-    """What became of it."""
+    """The message says what happened to the buffer."""
     buf = pool.alloc()
     buf.free()
     with pytest.raises(shmpool.BufferReleased) as caught:
@@ -91,7 +219,7 @@ def test_a_buffer_that_is_gone(pool: shmpool.Pool) -> None:
 def test_no_slot_for_another_member(
     make_pool: MakePool, start: Callable[..., Child], pool_name: str
 ) -> None:
-    """How many there are, and what gives more."""
+    """The message says how many slots there are, and which option raises the number."""
     pool = make_pool(name=pool_name, members=1)
     with pool.alloc():
         child = start(
@@ -136,7 +264,7 @@ def test_no_slot_for_another_member(
 def test_a_file_that_cannot_be_opened(
     number: int, kind: type[shmpool.ShmpoolError], words: str
 ) -> None:
-    """Whatever the kernel says is an exception of ours that names the pool and the remedy."""
+    """Every error of the kernel is a shmpool exception that names the pool and the remedy."""
     error = os_errors.cannot_open("x", "/dev/shm/shmpool.x", OSError(number, ""))
     assert (kind, True, True) == (type(error), "pool 'x'" in str(error), words in str(error))
 
@@ -157,13 +285,13 @@ def test_a_file_that_cannot_be_opened(
 def test_a_file_that_cannot_be_made(
     number: int, kind: type[shmpool.ShmpoolError], words: str
 ) -> None:
-    """The same of making it."""
+    """The same for its creation."""
     error = os_errors.failure("pool 'x' cannot be created", OSError(number, ""))
     assert (kind, True, True) == (type(error), "pool 'x'" in str(error), words in str(error))
 
 
 def test_every_code_from_c() -> None:
-    """Each says something of its own, and what is not known is named."""
+    """Each code has its own message, and an unknown code is named."""
     from shmpool.codes import EXCEPTIONS, fail
 
     for number, (kind, _) in EXCEPTIONS.items():
@@ -174,7 +302,7 @@ def test_every_code_from_c() -> None:
 
 
 def test_a_pool_that_outgrows_shared_memory(run: Callable[..., str]) -> None:
-    """A container's 64 MiB: both sizes, and how to have more."""
+    """A container's 64 MiB: the message has both sizes, and how to get more."""
     printed = run(
         """
         import shmpool
@@ -216,11 +344,15 @@ def test_a_pool_that_outgrows_shared_memory(run: Callable[..., str]) -> None:
         ),
         (["audit"], "Checks by two independent counts that no buffer is lost or counted twice."),
         (["create"], "Permission bits of the pool's file, for example 0660."),
+        (["watch"], "[default: 1.0; from 0.1 to 3600]"),
+        (["trim"], "[default: 0; from 0]"),
+        (["rm"], "Removes a pool, with what is in its queues."),
+        (["bench"], "Measures shmpool against other libraries"),
         (["create"], "Group that owns the file, by name or number."),
     ],
 )
 def test_help(arguments: list[str], words: str) -> None:
-    """Sentences that can be understood without having read anything."""
+    """The help consists of sentences that a new user can understand."""
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     done = subprocess.run([*COMMAND, *arguments, "--help"], capture_output=True, text=True)
     assert words in " ".join(done.stdout.split())
@@ -228,7 +360,7 @@ def test_help(arguments: list[str], words: str) -> None:
 
 @pytest.mark.parametrize("given", ["work", "=5", "work=", ""])
 def test_queues_on_the_command_line(pool_name: str, given: str) -> None:
-    """What is expected, with an example."""
+    """The message says what is expected, with an example."""
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     size = ["--buffer-size", "64", "--capacity", "64", "--direct"]
     done = subprocess.run(
@@ -249,7 +381,7 @@ def test_queues_on_the_command_line(pool_name: str, given: str) -> None:
     ],
 )
 def test_options_of_queues_on_the_command_line(pool_name: str, given: str, words: str) -> None:
-    """The option, its value and what is allowed; the pool is not made."""
+    """The message has the option, its value and what is allowed. The pool is not created."""
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     size = ["--buffer-size", "64", "--capacity", "64", "--direct"]
     done = subprocess.run(
@@ -261,7 +393,7 @@ def test_options_of_queues_on_the_command_line(pool_name: str, given: str, words
 
 
 def test_words_of_the_pages() -> None:
-    """What the configuration, the README and the docstrings say of the things asked about most."""
+    """The configuration, the README and the docstrings mention the most frequent questions."""
     config = (ROOT / "docs" / "config.md").read_text()
     assert "Members of this group may use the read-only requests (ls, stats, ...)" in config
     readme = " ".join((ROOT / "README.md").read_text().split())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Spin models of tests/models: each is searched whole, and each mutation of them is found.
+"""The Spin models of tests/models: each is searched completely, and each mutation of them is found.
 
-What they cover, and what they do not, is in docs/models.md. With SHMPOOL_MODELS=long in the
-environment the largest are searched too, for some minutes each, with up to 12 GB of memory.
+docs/models.md says what they cover. With SHMPOOL_MODELS=long in the environment the largest are
+searched too, for some minutes each, with up to 12 GB of memory.
 """
 
 import os
@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 MODELS = Path(__file__).parent / "models"
-DEPTH = 40_000  # steps of the longest run; a search that would go deeper says so and fails
+DEPTH = 40_000  # steps of the longest run; a deeper search reports it and fails
 CYCLE_DEPTH = 1_000_000
 MEMORY_MB, LONG_MEMORY_MB = 6_000, 12_000
 
 
 def _queue(n0: int, n1: int, buffers: int, consumers: int, **other: int) -> dict[str, int]:
-    """Options of queue.pml: bulks of the producers, all buffers, consumers, and what differs."""
+    """Options of queue.pml: the producers' bulks, all buffers, consumers, and other options."""
     usual = {"MULTI_PRODUCER": 1, "MULTI_CONSUMER": 1, "SIZE": 2, "RECOVERERS": 2, "CRASHES": 2}
     kinds = {"REUSE": 0, "HAND_ON": 0}
     return {"N0": n0, "N1": n1, "BUFFERS": buffers, "CONSUMERS": consumers} | usual | kinds | other
@@ -54,9 +54,9 @@ MUTATIONS = [
     ("NEVER_CERTAIN", QUEUES["multi"]),
     ("PUBLISHED_TOO", QUEUES["bulk"]),
     ("NO_OP_COVER", QUEUES["multi"]),
-    ("NO_SECOND_LOOK", _queue(1, 1, 2, 1)),
+    ("NO_SECOND_READ", _queue(1, 1, 2, 1)),
     ("UNRESERVE_AFTER_TOMBSTONES", LONG["single-consumer"]),
-    ("UNRESERVE_TO_THE_DEAD", QUEUES["reserves"]),
+    ("UNRESERVE_TO_DEAD_MEMBER", QUEUES["reserves"]),
     ("TOMBSTONES_OF_POSTPONED_RANGE", LONG["single-consumer"]),
     ("TOMBSTONE_WITHOUT_CAS", QUEUES["multi"]),
     ("TOMBSTONE_FORGOTTEN", QUEUES["multi"]),
@@ -74,14 +74,14 @@ CACHE_MUTATIONS = [
     "PURGE_FROM_OUTSIDE",
     "FLUSH_UNCHECKED",
     "NO_GENERATION",
-    "STOLEN_BEFORE_OWNER",
+    "BOTTOM_BEFORE_OWNER",
     "STEAL_STORES",
     "STEAL_NO_BARRIER",
 ]
 
 
 def _member(**other: int) -> dict[str, int]:
-    """Options of member.pml: who takes part in the life of one slot."""
+    """Options of member.pml: the processes that use one slot."""
     usual = {"RECOVERERS": 2, "NEWCOMERS": 1, "SAME": 0, "THIEF": 0, "EPOCH_MAX": 4, "RUNS": 1}
     return usual | {"CRASHES": 2} | other
 
@@ -129,12 +129,12 @@ ABANDONED_MUTATIONS = [
     ("NAME_FORGOTTEN", ABANDONED["nack-on-free"]),
     ("WITHOUT_QUEUE", ABANDONED["nack-on-free"]),
     ("COUNTED_BEFORE", ABANDONED["nack"]),
-    ("LOST_TO_LEAVE", ABANDONED["newcomer"]),
+    ("LOST_NOT_READ_AGAIN", ABANDONED["newcomer"]),
 ]
 
 
 def _turn(**other: int) -> dict[str, int]:
-    """Options of turn.pml: who waits for one buffer, and who for two."""
+    """Options of turn.pml: how many wait for one buffer, and how many for two."""
     usual = {"ONES": 3, "MANYS": 1, "BUFFERS": 2, "ROUNDS": 1, "KEEPER": 1, "ROOM": 0, "FAIR": 0}
     return usual | {"CRASHES": 0, "TURNS": 1, "AFTER": 2} | other
 
@@ -151,14 +151,14 @@ TURN_MUTATIONS = [
     ("NOT_PASSED_ON", TURNS["room"]),
     ("ONES_NOT_WOKEN", TURNS["buffers"]),
     ("WAIT_FIRST", TURNS["deaths"]),
-    ("WANT_UNSAID", TURNS["deaths"]),
-    ("NO_LOOK", TURNS["deaths"]),
+    ("WANT_NOT_WRITTEN", TURNS["deaths"]),
+    ("NO_POLL_BEFORE_SLEEP", TURNS["deaths"]),
     ("SLEEPERS_LEFT", TURNS["deaths"]),
 ]
 SERVED_MUTATIONS = [
     ("NO_TURN", SERVED),
-    ("GIVEN_BACK", SERVED | {"TURNS": 1}),
-    ("SINCE_ANEW", SERVED | {"AFTER": 2}),
+    ("NOTHING_KEPT", SERVED | {"TURNS": 1}),
+    ("COUNTED_FROM_EACH_POLL", SERVED | {"AFTER": 2}),
 ]
 IS_LONG = os.environ.get("SHMPOOL_MODELS") == "long"
 
@@ -173,9 +173,9 @@ pytestmark = [
 def _search(
     model: str, options: dict[str, int], where: Path, long: bool = False, cycles: bool = False
 ) -> str:
-    """What the verifier of one model, generated and compiled in where, says in the end.
+    """Generates and compiles the verifier of one model in `where`. Returns its final report.
 
-    With cycles it looks for runs without end that break the model's claim.
+    With cycles it searches for infinite runs that break the model's claim.
     """
     defines = [f"-D{name}={value}" for name, value in options.items()]
     run = {"cwd": where, "capture_output": True, "text": True}
@@ -215,7 +215,7 @@ def _whole(said: str) -> None:
 
 @pytest.mark.parametrize("name", QUEUES)
 def test_queue(name: str, tmp_path: Path) -> None:
-    """No crash at any step loses a buffer, doubles it, reorders it or stops the queue."""
+    """No crash at any step loses a buffer, duplicates it, reorders it or blocks the queue."""
     _whole(_search("queue", QUEUES[name], tmp_path))
 
 
@@ -228,13 +228,13 @@ def test_queue_long(name: str, tmp_path: Path) -> None:
 
 
 def test_cache(tmp_path: Path) -> None:
-    """A cache whose owner, thief and recoverers may die anywhere keeps each buffer once."""
+    """A cache whose owner, thief and recoverers may die at any step keeps each buffer once."""
     _whole(_search("cache", {"OPS": 4}, tmp_path))
 
 
 @pytest.mark.parametrize(("mutation", "options"), MUTATIONS, ids=lambda x: x if str(x) == x else "")
 def test_queue_mutation(mutation: str, options: dict[str, int], tmp_path: Path) -> None:
-    """A step of the queue or of its recovery left out or moved breaks an assertion."""
+    """A step of the queue or of its recovery that is left out or moved breaks an assertion."""
     said = _search("queue", options | {f"MUTATE_{mutation}": 1}, tmp_path)
     assert re.search(r"pan:1: assertion violated", said), said
     assert "errors: 1" in said
@@ -242,7 +242,7 @@ def test_queue_mutation(mutation: str, options: dict[str, int], tmp_path: Path) 
 
 @pytest.mark.parametrize("mutation", CACHE_MUTATIONS)
 def test_cache_mutation(mutation: str, tmp_path: Path) -> None:
-    """A step of the cache or of its recovery left out or moved breaks an assertion."""
+    """A step of the cache or of its recovery that is left out or moved breaks an assertion."""
     said = _search("cache", {"OPS": 4, f"MUTATE_{mutation}": 1}, tmp_path)
     assert re.search(r"pan:1: assertion violated", said), said
     assert "errors: 1" in said
@@ -256,18 +256,18 @@ def test_slot(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ABANDONED)
 def test_abandoned(name: str, tmp_path: Path) -> None:
-    """A buffer that nobody owns reaches its queue or the pool, or is counted as waiting for it."""
+    """A buffer without an owner reaches its queue or the pool, or is counted as waiting for it."""
     _whole(_search("abandon", ABANDONED[name], tmp_path))
 
 
 @pytest.mark.parametrize("name", TURNS)
 def test_turn(name: str, tmp_path: Path) -> None:
-    """Nobody sleeps while there is what it waits for, one buffer or many."""
+    """No member sleeps while what it waits for is available, one buffer or many."""
     _whole(_search("turn", TURNS[name], tmp_path))
 
 
 def test_served(tmp_path: Path) -> None:
-    """Who waits for many has them some time, although others take one after the other."""
+    """A member that waits for many gets them, although others take one after the other."""
     _whole(_search("turn", SERVED, tmp_path, cycles=True))
 
 
@@ -279,7 +279,7 @@ def test_served(tmp_path: Path) -> None:
     ids=lambda x: x if str(x) == x else "",
 )
 def test_mutation(model: str, mutation: str, options: dict[str, int], tmp_path: Path) -> None:
-    """A step of a slot's life, of abandoning or waiting left out breaks an assertion."""
+    """A step of member.pml, abandon.pml or turn.pml that is left out breaks an assertion."""
     said = _search(model, options | {f"MUTATE_{mutation}": 1}, tmp_path)
     assert re.search(r"pan:1: assertion violated", said), said
     assert "errors: 1" in said
@@ -287,13 +287,13 @@ def test_mutation(model: str, mutation: str, options: dict[str, int], tmp_path: 
 
 @pytest.mark.parametrize(("mutation", "options"), SERVED_MUTATIONS, ids=lambda x: str(x)[:12])
 def test_served_mutation(mutation: str, options: dict[str, int], tmp_path: Path) -> None:
-    """Without a step of its turn who waits for many can wait for ever."""
+    """Without a step of its turn a member that waits for many can wait without end."""
     said = _search("turn", options | {f"MUTATE_{mutation}": 1}, tmp_path, cycles=True)
     assert re.search(r"pan:1: acceptance cycle", said), said
     assert "errors: 1" in said
 
 
-def test_every_mutation_is_looked_for() -> None:
+def test_every_mutation_is_listed() -> None:
     """Every MUTATE_ name in the models is in a list here."""
     named = {
         name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker that raises is not a worker that dies: nack() and requeue() give back what failed."""
+"""A worker that raises has not died: nack() and requeue() return its buffers."""
 
 import os
 import signal
@@ -25,14 +25,14 @@ def payloads(queue: shmpool.AlfQueue) -> list[bytes]:
 
 
 def at_rest(pool: shmpool.Pool) -> bool:
-    """Whether every buffer is free or queued, counted once, and the counters say so too."""
+    """True if every buffer is free or queued, counted once, and the counters agree."""
     audit, stats = pool.audit(), pool.stats()
     return audit.ok and not audit.held and stats.held == 0
 
 
 def test_back_to_the_end(pool: shmpool.Pool) -> None:
-    """It goes behind what waits, is counted, and the Buffer is released; contents and fields
-    stay."""
+    """The buffer goes to the end of its queue and is counted. The Buffer is released; contents and
+    fields stay."""
     queue = pool.create_queue("q", capacity=8)
     fill(queue, 2)
     buf = queue.get()
@@ -53,7 +53,7 @@ def test_back_to_the_end(pool: shmpool.Pool) -> None:
 
 
 def test_in_a_with_block(pool: shmpool.Pool) -> None:
-    """The idiom of a worker: what failed goes back, and the exception goes on."""
+    """The idiom of a worker: the buffer returns to the queue, and the exception propagates."""
     queue = pool.create_queue("q", capacity=8)
     fill(queue, 1)
 
@@ -72,7 +72,7 @@ def test_in_a_with_block(pool: shmpool.Pool) -> None:
 
 
 def test_too_often(pool: shmpool.Pool) -> None:
-    """After max_redeliveries it is a dead letter, which says where it comes from."""
+    """After max_redeliveries it is a dead letter, which names its origin."""
     letters = pool.create_queue("letters", capacity=8)
     queue = pool.create_queue("q", capacity=8, dead_letter=letters, max_redeliveries=2)
     fill(queue, 1)
@@ -82,14 +82,16 @@ def test_too_often(pool: shmpool.Pool) -> None:
     assert (0, 1) == (len(queue), len(letters))
     letter = letters.get()
     assert (3, queue.number) == (letter.redelivered, letter.origin_number)
-    letter.nack()  # there it has no limit
+    letter.nack()  # the dead-letter queue has no limit
     assert 4 == letters.get().redelivered
 
 
 @pytest.mark.parametrize("on_death", ["free", "requeue"])
-def test_whatever_a_death_would_do(pool: shmpool.Pool, on_death: str) -> None:
-    """It is put back, though the dead's may be freed; without a dead-letter queue any number of
-    times."""
+def test_whatever_on_death_is(pool: shmpool.Pool, on_death: str) -> None:
+    """It is put back even if on_death frees a dead member's buffers.
+
+    Without a dead-letter queue it is put back any number of times.
+    """
     queue = pool.create_queue("q", capacity=8, on_death=on_death, max_redeliveries=1)
     fill(queue, 1)
     for i in range(5):
@@ -100,7 +102,7 @@ def test_whatever_a_death_would_do(pool: shmpool.Pool, on_death: str) -> None:
 
 
 def test_to_the_dead_letters(pool: shmpool.Pool) -> None:
-    """Of a queue with on_death="dead-letter" it goes there at once, even from a single producer."""
+    """With on_death="dead-letter" it goes there at once, even from a single producer."""
     letters = pool.create_queue("letters", capacity=8)
     queue = pool.create_queue(
         "q", capacity=8, producers="single", on_death="dead-letter", dead_letter=letters
@@ -111,8 +113,8 @@ def test_to_the_dead_letters(pool: shmpool.Pool) -> None:
 
 
 def test_what_cannot_go_back(pool: shmpool.Pool, make_pool: MakePool) -> None:
-    """A single producer's queue, what was not got from a queue, or not from this one: the buffer
-    stays the caller's."""
+    """These stay the caller's: a buffer of a single producer's queue, of no queue, or of another
+    queue."""
     single = pool.create_queue("single", capacity=8, producers="single")
     queue, other = pool.create_queue("q", capacity=8), make_pool()
     fill(single, 1)
@@ -132,7 +134,7 @@ def test_what_cannot_go_back(pool: shmpool.Pool, make_pool: MakePool) -> None:
         buf.nack()
     buf.free()
     new.free()
-    # What was freed and allocated anew does not remember the queue.
+    # A buffer that was freed and allocated again does not remember the queue.
     fill(queue, 1)
     queue.recv()
     with pytest.raises(shmpool.InvalidArgument, match="not taken from a queue"):
@@ -141,7 +143,8 @@ def test_what_cannot_go_back(pool: shmpool.Pool, make_pool: MakePool) -> None:
 
 
 def test_no_room(pool: shmpool.Pool) -> None:
-    """Full after the timeout, and the buffer is the caller's as it was; with room it goes."""
+    """Full after the timeout, and the buffer stays the caller's, unchanged. With room it is put
+    back."""
     queue = pool.create_queue("q", capacity=2)
     fill(queue, 2)
     buf = queue.get()
@@ -158,7 +161,7 @@ def test_no_room(pool: shmpool.Pool) -> None:
 
 
 def test_waits_for_room(pool: shmpool.Pool, eventually: Eventually) -> None:
-    """A nack that sleeps is woken by a consumer; nobody can use the buffer meanwhile."""
+    """A nack that sleeps is woken by a consumer. The buffer cannot be used while it waits."""
     queue = pool.create_queue("q", capacity=2)
     fill(queue, 2)
     buf = queue.get()
@@ -174,7 +177,7 @@ def test_waits_for_room(pool: shmpool.Pool, eventually: Eventually) -> None:
 
 
 def test_wakes_a_consumer(pool: shmpool.Pool) -> None:
-    """A consumer that sleeps gets what another gives back."""
+    """A consumer that sleeps gets the buffer that another one returns."""
     queue = pool.create_queue("q", capacity=8)
     fill(queue, 1)
     buf, got = queue.get(), list[bytes]()
@@ -186,7 +189,7 @@ def test_wakes_a_consumer(pool: shmpool.Pool) -> None:
 
 
 def test_a_handler_that_raises(pool: shmpool.Pool) -> None:
-    """An alarm as a timeout: the buffer is the caller's, and the queue has not got it."""
+    """An alarm used as a timeout: the buffer stays the caller's, and is not in the queue."""
     queue = pool.create_queue("q", capacity=2)
     fill(queue, 2)
     buf = queue.get()
@@ -206,7 +209,7 @@ def test_a_handler_that_raises(pool: shmpool.Pool) -> None:
 
 
 def test_a_burst(pool: shmpool.Pool) -> None:
-    """Each of it goes back, in order; what was freed before does not."""
+    """Each of its buffers is put back, in order, except those that were freed before."""
     queue = pool.create_queue("q", capacity=8)
     fill(queue, 5)
     burst = queue.get_many(4)
@@ -225,7 +228,7 @@ def test_a_burst(pool: shmpool.Pool) -> None:
 
 
 def test_a_burst_without_room(pool: shmpool.Pool) -> None:
-    """Full: what has gone is released, the rest is still in the burst."""
+    """Full: the buffers that were put back are released, the others are still in the burst."""
     queue = pool.create_queue("q", capacity=4)
     fill(queue, 4)
     burst = queue.get_many(3)
@@ -245,7 +248,7 @@ def test_a_burst_without_room(pool: shmpool.Pool) -> None:
 
 
 def test_a_child_of_a_fork(pool: shmpool.Pool) -> None:
-    """A Buffer of the parent is not the child's to give back."""
+    """A child cannot return a Buffer of its parent."""
     queue = pool.create_queue("q", capacity=8)
     fill(queue, 1)
     buf = queue.get()
@@ -261,8 +264,8 @@ def test_a_child_of_a_fork(pool: shmpool.Pool) -> None:
     assert 1 == len(queue)
 
 
-def test_given_back_and_killed(make_pool: MakePool, start: Start) -> None:
-    """A worker that gives some back and is killed: each comes out once, counted once."""
+def test_returned_and_killed(make_pool: MakePool, start: Start) -> None:
+    """A worker returns some buffers and is killed: each comes out once, and is counted once."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=16, on_death="requeue")
     fill(queue, 8)
@@ -290,8 +293,10 @@ def test_given_back_and_killed(make_pool: MakePool, start: Start) -> None:
 
 @pytest.mark.parametrize("on_death", ["requeue", "free"])
 def test_consumers_of_a_full_queue(pool: shmpool.Pool, on_death: str) -> None:
-    """All consumers return what they got while producers hold the queue full: nobody waits for
-    room that only they could make, and nothing is lost."""
+    """All consumers return their buffers while producers keep the queue full: nothing is lost.
+
+    No consumer waits for room that only consumers could make.
+    """
     queue = pool.create_queue("q", capacity=4, on_death=on_death)
     fill(queue, 4)
     held = [queue.get() for _ in range(4)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad input: names, sizes and options, each refused with its value and what is allowed."""
+"""Invalid names, sizes and options: each is refused with its value and what is allowed."""
 
 import os
 import re
@@ -31,7 +31,7 @@ BAD_NAMES = [
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_bad_pool_names(name: str) -> None:
-    """create, attach and unlink refuse what cannot be a name, and show it."""
+    """create, attach and unlink refuse an invalid name, and show it."""
     for call in (
         lambda: shmpool.Pool.create(name, buffer_size=64, capacity=2),
         lambda: shmpool.Pool.attach(name),
@@ -65,7 +65,7 @@ def test_names_of_another_type(pool: shmpool.Pool, name: object) -> None:
 
 
 def test_the_longest_names(make_pool: MakePool) -> None:
-    """63 characters work for a pool and for a queue, with every character that is allowed."""
+    """63 characters work for a pool and for a queue, with every allowed character."""
     name = f"test-{os.getpid()}-".ljust(63, "x")
     pool = make_pool(name=name)
     queue = pool.create_queue("9A.z_-" + "q" * 57, capacity=2)
@@ -169,7 +169,7 @@ def test_options_of_another_type(pool_name: str, option: str, value: object) -> 
     ],
 )
 def test_the_ends_of_every_range_work(make_pool: MakePool, options: dict[str, int]) -> None:
-    """What is allowed is allowed: the pool gives out all its buffers, twice."""
+    """The ends of each range are allowed: the pool gives out all its buffers, twice."""
     pool = make_pool(**options)
     for _ in range(2):
         with pool.alloc_many(pool.capacity, timeout=0) as burst:
@@ -177,8 +177,8 @@ def test_the_ends_of_every_range_work(make_pool: MakePool, options: dict[str, in
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
 
 
-def test_a_capacity_beyond_the_memory_there_is(make_pool: MakePool) -> None:
-    """What a pool may grow to is no size: only what it takes at once must fit."""
+def test_a_capacity_beyond_memory(make_pool: MakePool) -> None:
+    """The capacity may exceed the memory. Only the preallocated part must fit."""
     room = os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize
     capacity = 2
     while capacity * 2**16 <= room:
@@ -187,8 +187,8 @@ def test_a_capacity_beyond_the_memory_there_is(make_pool: MakePool) -> None:
     pool.alloc().write(b"x" * 2**16)
 
 
-def test_more_at_once_than_the_memory_there_is(pool_name: str) -> None:
-    """What could never be given memory is refused, with the figures, before it takes any."""
+def test_preallocation_beyond_memory(pool_name: str) -> None:
+    """A preallocation that cannot fit is refused with the figures, before it takes memory."""
     with pytest.raises(shmpool.OutOfSharedMemory) as caught:
         shmpool.Pool.create(pool_name, buffer_size=2**30, capacity=65536, prealloc=65536)
     said = f"prealloc 65536 x buffer_size {2**30}"
@@ -218,7 +218,7 @@ def test_wrong_queue_options(pool: shmpool.Pool) -> None:
 
 
 def test_a_dead_letter_of_another_pool(make_pool: MakePool) -> None:
-    """It is refused, whatever its number, and both pools and both queues are named."""
+    """It is refused, whatever its number. The message names both pools and both queues."""
     one, two = make_pool(), make_pool()
     one.create_queue("own", capacity=2)
     for foreign in (two.create_queue("first", capacity=2), two.create_queue("second", capacity=2)):
@@ -229,7 +229,7 @@ def test_a_dead_letter_of_another_pool(make_pool: MakePool) -> None:
 
 
 def test_a_dead_letter_through_another_opening(pool: shmpool.Pool) -> None:
-    """A queue is the same whichever opening of its pool it was found through."""
+    """A queue is the same through every opening of its pool."""
     pool.create_queue("letters", capacity=2)
     with shmpool.Pool.attach(pool.name) as again:
         letters = again.queue("letters")
@@ -276,7 +276,7 @@ def test_policies_of_another_type(pool: shmpool.Pool, option: str, value: object
     ],
 )
 def test_who_may_attach(pool_name: str, option: str, value: object) -> None:
-    """What is no group and no mode is InvalidArgument that shows the value; nothing is left."""
+    """Invalid groups and modes are InvalidArgument that shows the value. Nothing is left."""
     call: Callable[..., object] = shmpool.Pool.create
     with pytest.raises(shmpool.InvalidArgument, match=re.escape(f"{option} is {value!r}")):
         call(pool_name, buffer_size=64, capacity=2, **{option: value})
@@ -286,7 +286,7 @@ def test_who_may_attach(pool_name: str, option: str, value: object) -> None:
 @pytest.mark.parametrize("option", ["group", "mode"])
 @pytest.mark.parametrize("value", [1.5, b"root", ["root"]])
 def test_who_may_attach_of_another_type(pool_name: str, option: str, value: object) -> None:
-    """It is TypeError that names the option and shows the value; nothing is left."""
+    """It is TypeError that names the option and shows the value. Nothing is left."""
     call: Callable[..., object] = shmpool.Pool.create
     with pytest.raises(TypeError, match=re.escape(f"{option} is {value!r}; it must be")):
         call(pool_name, buffer_size=64, capacity=2, **{option: value})

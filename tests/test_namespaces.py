@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pool shared by containers: PID namespaces, no /proc, seccomp, killed as a whole."""
+"""A pool shared by containers: PID namespaces, no /proc, seccomp, containers killed as a whole."""
 
 import os
 import re
@@ -47,9 +47,13 @@ RECOVERS = """pool.alloc().free()
     """
 
 
+@pytest.mark.slow
 def test_a_storm_over_namespaces() -> None:
-    """Workers in three namespaces, without /proc and under seccomp too, and whole namespaces are
-    killed: nobody who lives is disturbed, and no message is lost or doubled."""
+    """Workers in three namespaces, and whole namespaces, are killed, without /proc and under
+    seccomp too.
+
+    No live member is disturbed, and no message is lost or duplicated.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "tests.storm_namespaces", "--kills", "60", "--seed", "3"],
         capture_output=True,
@@ -60,20 +64,20 @@ def test_a_storm_over_namespaces() -> None:
 
 
 def test_two_first_processes(make_pool: MakePool, start: Callable[..., Child]) -> None:
-    """Two containers, Python is process 1 in both: neither is taken for the other's dead self."""
+    """Python is process 1 in two containers. Neither is taken for the dead other one."""
     pool = make_pool(capacity=8, cache_size=0)
     holder, other = (
         start(IN_A_NAMESPACE.format(then=then), pool.name) for then in (HOLDS, RECOVERS)
     )
     assert ["1", "1"] == [holder.line(), other.line()]
-    holder.tell()
+    holder.send()
     assert "holds" == holder.line()
-    other.tell()
+    other.send()
     assert "0" == other.line()
     mine = pool.alloc_many(7)
     with pytest.raises(shmpool.PoolExhausted):
         pool.alloc(timeout=0)
-    holder.tell()
+    holder.send()
     assert "b'mine'" == holder.line()
     mine.free()
     for child in (holder, other):
@@ -81,7 +85,7 @@ def test_two_first_processes(make_pool: MakePool, start: Callable[..., Child]) -
 
 
 def test_a_container_killed_as_a_whole(make_pool: MakePool, start: Callable[..., Child]) -> None:
-    """What it held comes back, to a host and to a container that is started in its place."""
+    """Its buffers are recovered, by the host and by a container that replaces it."""
     pool = make_pool(capacity=8, cache_size=0)
     queue = pool.create_queue("jobs", capacity=4, on_death="requeue")
     queue.send(b"job")
@@ -94,8 +98,8 @@ def test_a_container_killed_as_a_whole(make_pool: MakePool, start: Callable[...,
     for _ in range(2):
         child = start(IN_A_NAMESPACE.format(then=then), pool.name)
         assert "1" == child.line()
-        child.tell()
+        child.send()
         assert "holds" == child.line()
         child.kill()
-    assert b"job" == queue.recv()  # a waiting consumer finds it by itself
+    assert b"job" == queue.recv()  # a waiting consumer recovers it by itself
     assert (True, {}) == (pool.audit().ok, pool.audit().held)

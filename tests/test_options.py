@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of pools and queues: one record each, and everything that follows from it."""
+"""The options of pools and queues: one record each, and everything that is derived from it."""
 
 import inspect
 import re
@@ -14,12 +14,12 @@ from shmpool import PoolOptions, QueueOptions
 from shmpool._ffi import lib
 from shmpool.options import GEOMETRY, POOL, QUEUE, Geometry, options_of, plan, queue_refusals
 
-ROOMY = PoolOptions(buffer_size=4096, capacity=8192)  # beside these no geometry option is narrower
+ROOMY = PoolOptions(buffer_size=4096, capacity=8192)  # besides these no geometry option is narrower
 NARROWED = ("buffer_size", "prealloc", "cache_size", "headroom")
 
 
 def parameters(call: Callable[..., object]) -> dict[str, inspect.Parameter]:
-    """What a call takes by keyword only."""
+    """The keyword-only parameters of a call."""
     found = inspect.signature(call).parameters
     return {name: p for name, p in found.items() if p.kind is p.KEYWORD_ONLY}
 
@@ -48,7 +48,7 @@ def test_a_call_takes_the_options_of_its_record(
 
 @pytest.mark.parametrize("record", [PoolOptions, QueueOptions])
 def test_every_field_is_an_option(record: type) -> None:
-    """Each field has a sentence that ends as one."""
+    """Each field is documented by a sentence."""
     options = options_of(record)
     assert [field.name for field in fields(record)] == list(options)
     for option in options.values():
@@ -65,8 +65,10 @@ def test_the_geometry_is_in_the_order_of_c() -> None:
 
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_c_refuses_what_is_out_of_range(name: str) -> None:
-    """The ends of the range that the record shows are allowed, what lies beyond is refused; the
-    option, the value as given, and the range are named."""
+    """The ends of the range that the record shows are allowed. Values beyond are refused.
+
+    The message names the option, the value as given, and the range.
+    """
     option = POOL[name]
     assert option.least is not None
     assert option.most is not None
@@ -86,7 +88,7 @@ def test_c_refuses_what_is_out_of_range(name: str) -> None:
 
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_a_default_is_what_the_record_says(name: str) -> None:
-    """What stands for None is what a pool gets."""
+    """The value that replaces None is the one that a pool gets."""
     default = POOL[name].default
     if name in ("buffer_size", "capacity"):
         assert default is None
@@ -116,7 +118,7 @@ def test_a_default_is_what_the_record_says(name: str) -> None:
     ],
 )  # fmt: skip
 def test_a_refusal_in_words(options: dict[str, int], message: str) -> None:
-    """The option, its value, the range, and the options that make it narrower than it is alone."""
+    """The option, its value, the range, and the options that narrow its range."""
     with pytest.raises(shmpool.InvalidArgument) as caught:
         shmpool.Pool.create("never", **({"buffer_size": 64, "capacity": 64} | options))
     assert f"pool 'never': {message}" == str(caught.value)
@@ -141,7 +143,7 @@ def test_a_refusal_in_words(options: dict[str, int], message: str) -> None:
 def test_what_is_wrong_with_a_queue(
     options: QueueOptions, letter: str | None, refused: list[str]
 ) -> None:
-    """Every option that is wrong, by itself or beside the others."""
+    """Every option that is wrong, by itself or together with others."""
     found = [str(refusal) for refusal in queue_refusals(options, letter)]  # type: ignore[arg-type]
     assert len(refused) == len(found)
     for start, said in zip(refused, found, strict=True):
@@ -165,7 +167,7 @@ def test_the_command_line_and_the_configuration_have_the_same_names() -> None:
 
 
 def test_exist_ok_compares_what_is_given(make_pool: MakePool) -> None:
-    """An option that is not given may be anything; one that is given must be the same, 0 too."""
+    """An option that is not given may differ. One that is given must be the same, 0 too."""
     pool = make_pool(headroom=8)
     size = {"buffer_size": pool.buffer_size, "capacity": pool.capacity}
     shmpool.Pool.create(pool.name, **size, exist_ok=True).close()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pool: making, sharing, allocating, closing."""
+"""Pool: creating, sharing, allocating, closing."""
 
 import os
 from collections.abc import Callable
@@ -10,8 +10,9 @@ from conftest import MakePool
 import shmpool
 
 
-def test_create_tells_its_geometry(make_pool: MakePool, pool_name: str) -> None:
-    """A pool knows what it was made with; the buffer size is rounded up to a cache line."""
+def test_create_knows_its_geometry(make_pool: MakePool, pool_name: str) -> None:
+    """A pool has the geometry it was created with. The buffer size is rounded up to a cache
+    line."""
     pool = make_pool(
         name=pool_name,
         buffer_size=100,
@@ -60,7 +61,7 @@ def test_defaults(make_pool: MakePool) -> None:
 def test_the_default_cache_is_bounded_in_bytes(
     make_pool: MakePool, size: int, capacity: int, kept: int
 ) -> None:
-    """A member keeps at most 2 MiB to itself unless it is told to; less than a bulk is nothing."""
+    """A member caches at most 2 MiB by default. A cache smaller than a bulk has size 0."""
     assert kept == make_pool(buffer_size=size, capacity=capacity).geometry.cache_size
     assert 64 == make_pool(buffer_size=size, capacity=capacity, cache_size=64).geometry.cache_size
 
@@ -78,7 +79,7 @@ def test_attach_sees_the_same_geometry(make_pool: MakePool) -> None:
 
 
 def test_repr_names_the_pool(pool: shmpool.Pool) -> None:
-    """repr tells the name, the size, and whether it is closed."""
+    """repr shows the name, the size, and whether the pool is closed."""
     assert f"<shmpool.Pool {pool.name} of 64 x 256 bytes>" == repr(pool)
     pool.close()
     assert f"<shmpool.Pool closed {pool.name} of 64 x 256 bytes>" == repr(pool)
@@ -98,7 +99,7 @@ def test_every_buffer_can_be_allocated_once(pool: shmpool.Pool) -> None:
 
 
 def test_alloc_with_timeout_when_there_are_buffers(pool: shmpool.Pool) -> None:
-    """Every form of the timeout gives a buffer when there is one."""
+    """Every form of the timeout gives a buffer if one is free."""
     for timeout in (None, 0, 0.0, 0.05, 5, 1e9, float("inf")):
         with pool.alloc(timeout) as one, pool.alloc(timeout=timeout) as two:
             assert one.index != two.index
@@ -125,7 +126,7 @@ def test_alloc_many_of_the_whole_pool(cached_pool: shmpool.Pool) -> None:
 
 
 def test_alloc_many_of_more_than_the_capacity(pool: shmpool.Pool) -> None:
-    """More than there can ever be is PoolExhausted at once, whatever the timeout."""
+    """More than the capacity is PoolExhausted at once, whatever the timeout."""
     for n in (65, 2**70):
         for timeout in (None, 0, 60):
             with pytest.raises(
@@ -136,7 +137,7 @@ def test_alloc_many_of_more_than_the_capacity(pool: shmpool.Pool) -> None:
 
 
 def test_two_handles_of_one_pool_in_a_process(make_pool: MakePool) -> None:
-    """A process may attach to a pool it has open: both see the same queues and buffers."""
+    """A process may attach to a pool that it has open. Both see the same queues and buffers."""
     one = make_pool()
     with shmpool.Pool.attach(one.name) as two:
         one.create_queue("q", capacity=8).send(b"hello")
@@ -144,7 +145,7 @@ def test_two_handles_of_one_pool_in_a_process(make_pool: MakePool) -> None:
 
 
 def test_closing_one_handle_leaves_the_other_alone(make_pool: MakePool) -> None:
-    """close() takes back what was allocated through that handle, not through another one."""
+    """close() frees the buffers that were allocated through its handle, and no others."""
     one = make_pool()
     with shmpool.Pool.attach(one.name) as two:
         mine = two.alloc()
@@ -221,8 +222,8 @@ def test_buffers_and_bursts_of_a_closed_pool(pool: shmpool.Pool) -> None:
             call()
 
 
-def test_close_gives_back_what_is_held(make_pool: MakePool, start: Callable[..., object]) -> None:
-    """Buffers that a process still has when it closes are free for the others."""
+def test_close_frees_the_buffers(make_pool: MakePool, start: Callable[..., object]) -> None:
+    """Buffers that a process owns when it closes the pool are free for others."""
     pool = make_pool(capacity=256)
     script = """
         import shmpool, sys
@@ -236,14 +237,14 @@ def test_close_gives_back_what_is_held(make_pool: MakePool, start: Callable[...,
     child = start(script, pool.name)
     assert "held" == child.line()  # type: ignore[attr-defined]
     assert [30] == list(pool.audit().held.values())
-    child.tell()  # type: ignore[attr-defined]
+    child.send()  # type: ignore[attr-defined]
     assert "True\n" == child.end()  # type: ignore[attr-defined]
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
     assert 256 == len(pool.alloc_many(256, timeout=0))
 
 
-def test_leaving_without_close_gives_back(make_pool: MakePool, run: Callable[..., str]) -> None:
-    """A process that just ends gives back what it holds and is no member any more."""
+def test_exit_without_close(make_pool: MakePool, run: Callable[..., str]) -> None:
+    """A process that ends returns its buffers and is no longer a member."""
     pool = make_pool(capacity=256)
     run(
         """
@@ -257,7 +258,7 @@ def test_leaving_without_close_gives_back(make_pool: MakePool, run: Callable[...
 
 
 def test_with_closes(make_pool: MakePool) -> None:
-    """The pool is its own context manager."""
+    """The end of the pool's with block closes it."""
     with make_pool() as pool:
         assert 64 == pool.capacity
     with pytest.raises(shmpool.PoolClosed):
@@ -265,18 +266,18 @@ def test_with_closes(make_pool: MakePool) -> None:
 
 
 def test_an_exported_view_keeps_the_pool_open(pool: shmpool.Pool) -> None:
-    """close() is BufferError while a view is alive, and works once it is gone."""
+    """close() is BufferError while a view is alive, and works afterwards."""
     view = pool.alloc().data
     with pytest.raises(BufferError, match=pool.name) as caught:
         pool.close()
     assert isinstance(caught.value, shmpool.BufferInUse)
-    view[0] = 7  # the pool is as open as before
+    view[0] = 7  # the pool is still open
     del view
     pool.close()
 
 
 def test_a_dropped_pool_detaches(make_pool: MakePool) -> None:
-    """A Pool that goes out of use ends this process's membership."""
+    """The end of the last reference to a Pool ends this process's membership."""
     pool = make_pool()
     other = shmpool.Pool.attach(pool.name)
     other.alloc().free()
@@ -285,8 +286,9 @@ def test_a_dropped_pool_detaches(make_pool: MakePool) -> None:
     assert 0 == pool.stats().members
 
 
-def test_unlink_leaves_those_who_have_it(make_pool: MakePool) -> None:
-    """After unlink the name is free at once, and who has the pool open goes on using it."""
+def test_unlink_leaves_open_pools(make_pool: MakePool) -> None:
+    """After unlink the name is free at once. Processes that have the pool open continue to use
+    it."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=8)
     shmpool.Pool.unlink(pool.name)
@@ -301,15 +303,15 @@ def test_unlink_leaves_those_who_have_it(make_pool: MakePool) -> None:
 
 
 def test_create_on_an_existing_name(pool: shmpool.Pool) -> None:
-    """A second create is PoolExists, and does no harm to the first."""
+    """A second create is PoolExists, and does not change the first pool."""
     with pytest.raises(shmpool.PoolExists, match=pool.name):
         shmpool.Pool.create(pool.name, buffer_size=64, capacity=2)
     with shmpool.Pool.attach(pool.name) as again:
         assert 256 == again.buffer_size
 
 
-def test_a_spent_slot_does_not_name_its_successor(make_pool: MakePool) -> None:
-    """What belonged to a closed pool does not reach the pool that was opened after it."""
+def test_a_closed_pool_does_not_reach_its_successor(make_pool: MakePool) -> None:
+    """Objects of a closed pool do not reach the pool that was opened after it."""
     old = make_pool()
     queue, buf = old.create_queue("q", capacity=8), old.alloc()
     old.close()
@@ -322,7 +324,7 @@ def test_a_spent_slot_does_not_name_its_successor(make_pool: MakePool) -> None:
 
 
 def test_as_many_pools_as_allowed(make_pool: MakePool, pool_name: str) -> None:
-    """A process can have 64 pools open; one more is LimitReached and leaves nothing behind."""
+    """A process can have 64 pools open. One more is LimitReached and leaves nothing behind."""
     pools = [make_pool(members=2, queues=1) for _ in range(64)]
     with pytest.raises(shmpool.LimitReached, match="64"):
         shmpool.Pool.attach(pools[0].name)

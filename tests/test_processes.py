@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:Deprecati
 
 
 def echo(pool: shmpool.Pool, work: shmpool.AlfQueue, done: shmpool.AlfQueue) -> None:
-    """A worker: takes packets in every way there is until an empty one comes."""
+    """A worker: takes packets with every kind of call until an empty one arrives."""
     assert work.pool is pool
     while True:
         with work.get(timeout=60) as buf:
@@ -64,7 +64,7 @@ def hold(pool: shmpool.Pool, n: int) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_worker_that_just_returns(make_pool: MakePool, method: str) -> None:
-    """What it holds when its function returns goes back, without a close."""
+    """Its buffers are returned when its function returns, without a close."""
     pool = make_pool(capacity=256)
     worker = multiprocessing.get_context(method).Process(target=hold, args=(pool, 10))
     worker.start()
@@ -75,7 +75,8 @@ def test_a_worker_that_just_returns(make_pool: MakePool, method: str) -> None:
 
 
 def test_pickles_name_the_pool(make_pool: MakePool) -> None:
-    """In the process that has it open a pickle is the pool itself; else it is attached to."""
+    """A pickle is the pool itself in a process that has it open. Elsewhere it attaches to the
+    pool."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=8, consumers="single")
     assert pool is pickle.loads(pickle.dumps(pool))
@@ -96,7 +97,7 @@ def test_pickles_name_the_pool(make_pool: MakePool) -> None:
 
 
 def test_pickles_follow_the_name(make_pool: MakePool) -> None:
-    """After the name has gone to a new pool a pickle is that one."""
+    """If the name has been given to a new pool, a pickle is that one."""
     old = make_pool()
     old.create_queue("q", capacity=8)
     stored = pickle.dumps(old)
@@ -108,7 +109,7 @@ def test_pickles_follow_the_name(make_pool: MakePool) -> None:
 
 
 def test_buffers_do_not_pickle(pool: shmpool.Pool) -> None:
-    """A Buffer or a Burst travels through a queue only."""
+    """A Buffer or a Burst cannot be pickled: it is passed through a queue."""
     for thing in (pool.alloc(), pool.alloc_many(2)):
         with pytest.raises(TypeError):
             pickle.dumps(thing)
@@ -206,7 +207,7 @@ FORKED = """
 
 @pytest.mark.parametrize("how", ["", "waiting", "libc", "kernel"])
 def test_a_forked_child(make_pool: MakePool, run: Callable[..., str], how: str) -> None:
-    """It is a member of its own; its parent's Buffers and Bursts are none of its business."""
+    """It is a member of its own. Its parent's Buffers and Bursts are not the child's."""
     pool = make_pool()
     pool.create_queue("q", capacity=16)
     pool.create_queue("never", capacity=2)
@@ -214,7 +215,7 @@ def test_a_forked_child(make_pool: MakePool, run: Callable[..., str], how: str) 
 
 
 def test_a_forked_child_that_closes(make_pool: MakePool, run: Callable[..., str]) -> None:
-    """close() in the child takes nothing from the parent."""
+    """close() in the child releases nothing of the parent."""
     pool = make_pool()
     run(
         """
@@ -272,7 +273,7 @@ CONSUMER = """
 def test_every_packet_once(
     make_pool: MakePool, start: Callable[..., Child], workers: int, kind: str
 ) -> None:
-    """Several processes put and get: each packet arrives once, each producer's in its order."""
+    """Several processes put and get: each packet arrives once, each producer's packets in order."""
     each = 2000
     pool = make_pool(capacity=256)
     queue = pool.create_queue("q", capacity=64, producers=kind, consumers=kind)
@@ -284,7 +285,7 @@ def test_every_packet_once(
         queue.send(b"", timeout=60)
     lists = []
     for child in consumers:
-        lines = filter(None, child.end().splitlines())  # a consumer may have come too late for any
+        lines = filter(None, child.end().splitlines())  # a consumer may have started too late
         lists.append([(int(a), int(b)) for a, b in map(str.split, lines)])
     for got in lists:
         for who in range(workers):
@@ -315,7 +316,7 @@ def test_a_handle_of_another_process(make_pool: MakePool, start: Callable[..., C
     theirs = [int(handle) for handle in child.line().split()]
     for call in (Handles(pool).free, Handles(pool, queue).put):
         assert -errno.EPERM == call(theirs)
-    child.tell()
+    child.send()
     child.end()
     burst.free()
     assert (True, {}, 0) == (pool.audit().ok, pool.audit().held, len(queue))

@@ -3,7 +3,10 @@
 
 import itertools
 import os
+import random
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,7 +20,8 @@ payloads = st.binary(max_size=64)
 
 
 class Model(RuleBasedStateMachine):
-    """held: Buffers and what they contain; bursts likewise; queued: the payloads in the queue."""
+    """held: Buffers and their contents; bursts: the same for Bursts; queued: the payloads in the
+    queue."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +34,7 @@ class Model(RuleBasedStateMachine):
         self.held: list[tuple[shmpool.Buffer, bytes]] = []
         self.bursts: list[tuple[shmpool.Burst, list[bytes]]] = []
         self.queued: list[bytes] = []
-        self.spent: list[shmpool.Buffer] = []
+        self.released_buffers: list[shmpool.Buffer] = []
         self.refused = 0
 
     def out(self) -> int:
@@ -79,7 +83,7 @@ class Model(RuleBasedStateMachine):
         else:
             with buf:
                 pass
-        self.spent.append(buf)
+        self.released_buffers.append(buf)
 
     @precondition(lambda self: self.held)
     @rule(i=st.integers(0))
@@ -90,7 +94,7 @@ class Model(RuleBasedStateMachine):
             self.queue.put_nowait(buf)
             del self.held[i]
             self.queued.append(data)
-            self.spent.append(buf)
+            self.released_buffers.append(buf)
         else:
             with pytest.raises(shmpool.Full):
                 self.queue.put_nowait(buf)
@@ -108,7 +112,7 @@ class Model(RuleBasedStateMachine):
             self.queue.requeue(buf, timeout=0)
             del self.held[i]
             self.queued.append(data)
-            self.spent.append(buf)
+            self.released_buffers.append(buf)
         else:
             with pytest.raises(shmpool.Full):
                 buf.nack(timeout=0)
@@ -164,10 +168,76 @@ class Model(RuleBasedStateMachine):
             burst.free()
         del self.bursts[i]
 
-    @precondition(lambda self: self.spent)
+    @precondition(lambda self: self.bursts)
+    @rule(i=st.integers(0), how=st.sampled_from(["slice", "mask", "indices"]), seed=st.randoms())
+    def divide(self, i: int, how: str, seed: random.Random) -> None:
+        """The part is what numpy takes of an array; the rest stays, in its order."""
+        burst, data = self.bursts[i % len(self.bursts)]
+        at = np.arange(len(data))
+        ends = [None, *range(-len(data) - 1, len(data) + 2)]
+        index: Any = slice(seed.choice(ends), seed.choice(ends), seed.choice([None, 1, -1, 2, -3]))
+        if how == "mask":
+            index = np.array([seed.random() < 0.5 for _ in data], bool)
+        elif how == "indices":
+            index = seed.sample(range(len(data)), seed.randint(0, len(data)))
+        taken = at[index].tolist()
+        part = burst[index]
+        assert [data[j] for j in taken] == [bytes(buf) for buf in part]
+        self.bursts.append((part, [data[j] for j in taken]))
+        data[:] = [payload for j, payload in enumerate(data) if j not in taken]
+        assert len(data) == len(burst)
+
+    @rule(bufs=st.integers(0, 3), bursts=st.integers(0, 2), put=st.booleans(), twice=st.booleans())
+    def together(self, bufs: int, bursts: int, put: bool, twice: bool) -> None:
+        """A list is put, or made one burst, as a whole or not at all."""
+        held, owned = self.held[:bufs], self.bursts[:bursts]
+        items = [burst for burst, _ in owned] + [buf for buf, _ in held]
+        data = [payload for _, inside in owned for payload in inside] + [d for _, d in held]
+        if twice and items:
+            with pytest.raises(shmpool.InvalidArgument):
+                self.pool.burst([*items, items[0]])
+            with pytest.raises(shmpool.InvalidArgument):
+                self.queue.put_many([*items, items[-1]], timeout=0)
+        if put and len(data) > ROOM - len(self.queued):
+            with pytest.raises(shmpool.Full):
+                self.queue.put_many(items, timeout=0)
+            self.refused += len(data)
+            return
+        if put:
+            self.queue.put_many(items, timeout=0)
+            self.queued += data
+        else:
+            self.bursts.append((self.pool.burst(items), data))
+        self.released_buffers += [buf for buf, _ in held]
+        del self.held[:bufs]
+        self.bursts[:bursts] = []
+
+    @precondition(lambda self: self.bursts)
+    @rule(i=st.integers(0), seed=st.randoms())
+    def spread(self, i: int, seed: random.Random) -> None:
+        """What the queue has no room for stays in the burst; a queue may be in the table twice."""
+        i %= len(self.bursts)
+        burst, data = self.bursts[i]
+        room = ROOM - len(self.queued)
+        keys = [seed.randrange(100) for _ in data]
+        self.queued += data[:room]
+        sent = len(data)
+        try:
+            burst.spread([self.queue, self.queue], keys, timeout=0)
+        except shmpool.Full as error:  # pytest.raises() would keep this frame, and so the burst
+            sent = error.sent
+        assert min(room, len(data)) == sent
+        if sent == len(data):
+            del self.bursts[i]
+            return
+        del data[:room]
+        self.refused += len(data)
+        assert data == [bytes(buf) for buf in burst]
+
+    @precondition(lambda self: self.released_buffers)
     @rule(i=st.integers(0))
     def use_after_the_end(self, i: int) -> None:
-        buf = self.spent[i % len(self.spent)]
+        buf = self.released_buffers[i % len(self.released_buffers)]
         for call in (buf.free, lambda: bytes(buf), lambda: self.queue.put(buf)):
             with pytest.raises(shmpool.BufferReleased):
                 call()
@@ -192,7 +262,8 @@ class Model(RuleBasedStateMachine):
 
 
 def test_any_order_of_calls() -> None:
-    """Whatever is called in whatever order, contents, counts and exceptions are the model's."""
+    """Whatever calls are made in whatever order, contents, counts and exceptions equal the
+    model's."""
     from hypothesis.stateful import run_state_machine_as_test
 
     bounds = settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The API of several processes against a model of plain lists, with kills as one of the rules.
 
-The workers are forked children that do one call at a time, as they are told through a pipe: the
+The workers are forked children that make one call at a time, as requested through a pipe. So the
 model knows exactly what each owns when it is killed, and where recovery must put it.
 """
 
@@ -47,7 +47,7 @@ payloads = st.lists(st.binary(max_size=64), min_size=1, max_size=ROOM // 2)
 
 
 def serve(pool: shmpool.Pool, pipe: Connection) -> None:
-    """A worker: does what it is told, and answers with the result or the kind of exception."""
+    """A worker: makes the requested calls, and answers with the result or the kind of exception."""
     held: dict[int, shmpool.Buffer] = {}
     while True:
         what, *args = pipe.recv()
@@ -94,7 +94,7 @@ def serve(pool: shmpool.Pool, pipe: Connection) -> None:
 class Packet:
     data: bytes
     redelivered: int = 0
-    origin: str | None = None  # the queue that its holder got it from
+    origin: str | None = None  # the queue that its owner got it from
 
 
 @dataclass
@@ -104,13 +104,14 @@ class Worker:
     held: dict[int, Packet] = field(default_factory=dict)  # by the buffer's index
 
 
-class NobodyAsks:
-    """Until close(), members recover nobody by themselves: in the pool's shared word it always
-    stands that somebody has just asked who is dead (native/recover_due.c). Pool.recover() does
-    not mind.
+class RecoveryIsNotDue:
+    """Until close(), members do not recover by themselves.
+
+    The pool's shared word always says that another member has just asked which members are dead
+    (native/recover_due.c). Pool.recover() ignores that word.
     """
 
-    AHEAD_NS = 900_000_000  # less than the longest rest, REST_MOST_NS
+    AHEAD_NS = 900_000_000  # less than the longest pause, REST_MOST_NS
 
     def __init__(self, name: str) -> None:
         with open(f"/dev/shm/shmpool.{name}", "r+b") as file:
@@ -136,18 +137,20 @@ class NobodyAsks:
 
 
 class Kills(RuleBasedStateMachine):
-    """dead: what killed workers owned, and left: what was recovered and found no room in its
-    queue; both by the buffer's index."""
+    """dead: buffers of killed workers; left: recovered buffers that found no room in their queue.
+
+    Both are by the buffer's index.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         name = f"test-{os.getpid()}-kills-{next(_numbers)}"
-        # Caches, but never a dry pool: who finds no buffer recovers, if that was not just tried.
+        # Caches, but never an empty pool: a member that finds no buffer may recover.
         self.pool = shmpool.Pool.create(
             name, buffer_size=64, capacity=CAPACITY, cache_size=16, bulk=16, queues=8, members=64
         )
-        try:  # a pool that stayed open would fail the examples and tests after this one
-            self.quiet = NobodyAsks(name)
+        try:  # a pool that stayed open would fail the following examples and tests
+            self.quiet = RecoveryIsNotDue(name)
             shmpool.Pool.unlink(name)
             for queue, (on_death, letter) in QUEUES.items():
                 kind = "single" if queue == "single" else "multi"
@@ -181,17 +184,17 @@ class Kills(RuleBasedStateMachine):
         finally:
             os._exit(1)
 
-    def tell(self, worker: Worker, *what: object) -> Any:
+    def ask(self, worker: Worker, *what: object) -> Any:
         worker.pipe.send(what)
         assert worker.pipe.poll(60), "it hangs"
         return worker.pipe.recv()
 
     def busy(self, side: str, queue: str, worker: Worker) -> bool:
-        """Whether another worker has this side of the queue, as this call finds it."""
+        """True if another worker has the role of this side of the queue, as seen by this call."""
         if queue != "single":
             return False
         if self.unrecovered and self.roles.get(side, worker.pid) != worker.pid:
-            self.recover()  # or the worker might, if that was not just tried
+            self.recover()  # or the worker might, if the last attempt was long ago
         return self.roles.setdefault(side, worker.pid) != worker.pid
 
     # The rules.
@@ -200,7 +203,7 @@ class Kills(RuleBasedStateMachine):
     def alloc(self, w: int, data: list[bytes]) -> None:
         worker = self.workers[w]
         if len(worker.held) < 2 * ROOM:
-            indices = self.tell(worker, "alloc", data)
+            indices = self.ask(worker, "alloc", data)
             worker.held |= zip(indices, map(Packet, data), strict=True)
 
     @precondition(lambda self: any(worker.held for worker in self.workers))
@@ -210,14 +213,14 @@ class Kills(RuleBasedStateMachine):
         all_held = [(worker, index) for worker in self.workers for index in worker.held]
         worker, index = all_held[i % len(all_held)]
         if free:
-            assert self.tell(worker, "free", index) is None
+            assert self.ask(worker, "free", index) is None
             del worker.held[index]
         elif self.busy("put", queue, worker):
-            assert shmpool.QueueBusy is self.tell(worker, "put", queue, index)
+            assert shmpool.QueueBusy is self.ask(worker, "put", queue, index)
         elif len(self.queued[queue]) == ROOM:
-            assert shmpool.Full is self.tell(worker, "put", queue, index)
+            assert shmpool.Full is self.ask(worker, "put", queue, index)
         else:
-            assert self.tell(worker, "put", queue, index) is None
+            assert self.ask(worker, "put", queue, index) is None
             self.queued[queue].append(worker.held.pop(index))
 
     @precondition(lambda self: any(worker.held for worker in self.workers))
@@ -235,7 +238,7 @@ class Kills(RuleBasedStateMachine):
         else:
             del worker.held[index]
             self.queued[to or ""].append(Packet(packet.data, packet.redelivered + 1))
-        assert answer is self.tell(worker, "nack", index)
+        assert answer is self.ask(worker, "nack", index)
 
     @rule(w=st.integers(0, WORKERS - 1), queue=names, data=payloads, how=st.booleans())
     def send(self, w: int, queue: str, data: list[bytes], how: bool) -> None:
@@ -247,14 +250,14 @@ class Kills(RuleBasedStateMachine):
             room = ROOM - len(self.queued[queue])
             fits = len(data) <= room
             answer = None if fits else shmpool.Full
-            # Of send_many() go as many as there is room for, of put_many() all or none.
+            # send_many() sends as many as there is room for, put_many() all or none.
             self.queued[queue] += map(Packet, data if fits else data[:room] if how else [])
-        assert answer is self.tell(worker, what, queue, data)
+        assert answer is self.ask(worker, what, queue, data)
 
     @rule(w=st.integers(0, WORKERS - 1), queue=names, n=st.integers(1, ROOM))
     def get(self, w: int, queue: str, n: int) -> None:
         for _ in range(min(n, max(len(self.queued[queue]), 1))):
-            answer = self.tell_of_get(w, queue, "get")
+            answer = self.ask_get(w, queue, "get")
             if isinstance(answer, tuple):
                 packet = self.queued[queue].pop(0)
                 index, data, redelivered = answer
@@ -264,7 +267,7 @@ class Kills(RuleBasedStateMachine):
 
     @rule(w=st.integers(0, WORKERS - 1), queue=names, full=st.booleans())
     def get_some_and_die(self, w: int, queue: str, full: bool) -> None:
-        """What each policy is about; with full, there is no room to put anything back."""
+        """Tests each policy. With full, there is no room to put anything back."""
         if not self.queued[queue]:
             self.send(w, queue, [b"first", b"second"], True)
         self.get(w, queue, 2)
@@ -274,14 +277,14 @@ class Kills(RuleBasedStateMachine):
 
     @rule(w=st.integers(0, WORKERS - 1), queue=names, n=st.integers(1, ROOM))
     def recv(self, w: int, queue: str, n: int) -> None:
-        answer = self.tell_of_get(w, queue, "recv", n)
+        answer = self.ask_get(w, queue, "recv", n)
         if isinstance(answer, list):
             assert [packet.data for packet in self.queued[queue][:n]] == answer
             del self.queued[queue][:n]
 
     @rule(w=st.integers(0, WORKERS - 1), queue=names, to=names, n=st.integers(1, ROOM))
     def move(self, w: int, queue: str, to: str, n: int) -> None:
-        """Forwards what comes in a burst; if there is no room for it, it is freed."""
+        """Forwards the buffers of a burst. If there is no room for them, they are freed."""
         worker = self.workers[w]
         if "single" in (queue, to):
             return
@@ -292,16 +295,16 @@ class Kills(RuleBasedStateMachine):
             answer = shmpool.Full
         else:
             self.queued[to] += moved
-        assert answer is self.tell(worker, "move", queue, to, n)
+        assert answer is self.ask(worker, "move", queue, to, n)
 
-    def tell_of_get(self, w: int, queue: str, *what: object) -> Any:
+    def ask_get(self, w: int, queue: str, *what: object) -> Any:
         worker = self.workers[w]
         expected = None
         if self.busy("get", queue, worker):
             expected = shmpool.QueueBusy
         elif not self.queued[queue]:
             expected = shmpool.Empty
-        answer = self.tell(worker, what[0], queue, *what[1:])
+        answer = self.ask(worker, what[0], queue, *what[1:])
         assert expected is None or expected is answer
         return answer
 
@@ -319,7 +322,8 @@ class Kills(RuleBasedStateMachine):
 
     @rule()
     def recover(self) -> None:
-        """In the order of the buffers: freed, or to the end of a queue if there is room."""
+        """In the order of the buffers: each is freed, or goes to the end of a queue if there is
+        room."""
         taken = requeued = letters = 0
         dead, self.dead = self.dead | self.left, {}
         self.left = {}
@@ -335,7 +339,7 @@ class Kills(RuleBasedStateMachine):
                 self.queued[to].append(Packet(packet.data, packet.redelivered + 1))
         done = self.pool.recover()
         assert (requeued, letters) == (done.requeued, done.dead_lettered)
-        assert done.buffers >= taken  # and what the dead had cached
+        assert done.buffers >= taken  # and what dead members had cached
         assert bool(self.left) == bool(done.postponed)
         self.roles = {k: pid for k, pid in self.roles.items() if pid not in self.unrecovered}
         self.unrecovered.clear()
@@ -350,7 +354,7 @@ class Kills(RuleBasedStateMachine):
             return packet.origin
         return None if on_death == "free" else letter
 
-    # What holds at every moment.
+    # Invariants.
 
     @invariant()
     def the_audit_is_the_model(self) -> None:
@@ -368,13 +372,13 @@ class Kills(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self.put_right()
+            self.recover_all()
         finally:
             self.quiet.close()
             self.pool.close()
 
-    def put_right(self) -> None:
-        """All workers are killed, and nothing is lost or doubled."""
+    def recover_all(self) -> None:
+        """All workers are killed. Nothing is lost or duplicated."""
         for worker in self.workers:
             os.kill(worker.pid, signal.SIGKILL)
             os.waitpid(worker.pid, 0)
@@ -383,7 +387,7 @@ class Kills(RuleBasedStateMachine):
             self.unrecovered.add(worker.pid)
         while (
             self.dead or self.left
-        ):  # what finds no room while there is some nowhere else waits for it
+        ):  # a buffer that finds no room, while there is some elsewhere, waits for it
             self.recover()
             for queue in QUEUES:
                 packets = self.pool.queue(queue).recv_many(ROOM) if self.queued[queue] else []
@@ -398,7 +402,9 @@ class Kills(RuleBasedStateMachine):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_kills_in_any_order_of_calls() -> None:
-    """Whatever several processes do, and whenever they are killed: contents, order, redeliveries,
-    exceptions and the audit are the model's."""
+    """Whatever several processes do, and whenever they are killed, the state equals the model's.
+
+    That is: contents, order, redeliveries, exceptions and the audit.
+    """
     bounds = settings(max_examples=15, stateful_step_count=40, deadline=None, database=None)
     run_state_machine_as_test(Kills, settings=bounds)

@@ -14,8 +14,8 @@ from conftest import MakePool
 import shmpool
 
 
-def test_a_queue_tells_what_it_is(pool: shmpool.Pool) -> None:
-    """Name, capacity, sides and repr are as it was made, also when it is looked up."""
+def test_a_queue_knows_its_options(pool: shmpool.Pool) -> None:
+    """Name, capacity, sides and repr are as it was created, also if it is found by name."""
     made = pool.create_queue("work", capacity=8, producers="single")
     for queue in (made, pool.queue("work"), *pool.queues()):
         assert isinstance(queue, shmpool.AlfQueue)
@@ -31,7 +31,7 @@ def test_a_queue_tells_what_it_is(pool: shmpool.Pool) -> None:
 
 
 def test_queues_are_found_by_name(pool: shmpool.Pool) -> None:
-    """queue() finds it, queues() lists all, a second of the name or none is an exception."""
+    """queue() finds it, queues() lists all. A second one of the name, or none, is an exception."""
     assert [] == pool.queues()
     for name in ("a", "b", "c"):
         pool.create_queue(name, capacity=2)
@@ -44,7 +44,7 @@ def test_queues_are_found_by_name(pool: shmpool.Pool) -> None:
 
 
 def test_as_many_queues_as_allowed(make_pool: MakePool) -> None:
-    """The last queue slot can be used; one more is LimitReached."""
+    """The last queue slot can be used. One more queue is LimitReached."""
     pool = make_pool(queues=3)
     for i in range(3):
         pool.create_queue(f"q{i}", capacity=2).send(b"%d" % i)
@@ -54,7 +54,7 @@ def test_as_many_queues_as_allowed(make_pool: MakePool) -> None:
 
 
 def test_put_moves_the_buffer(pool: shmpool.Pool) -> None:
-    """After a put the sender's Buffer is spent, and get gives the same bytes to the receiver."""
+    """After a put the sender's Buffer is released, and get gives the same bytes to the receiver."""
     queue = pool.create_queue("q", capacity=2)
     buf = pool.alloc()
     buf.write(b"hello")
@@ -81,7 +81,7 @@ def test_put_twice_is_refused(pool: shmpool.Pool) -> None:
 
 @pytest.mark.parametrize("capacity", [2**k for k in range(1, 17)])
 def test_every_capacity(make_pool: MakePool, capacity: int) -> None:
-    """2 to 65,536: exactly so many fit, and come out in order, also over the end of the ring."""
+    """2 to 65,536: exactly that many fit, and come out in order, also over the end of the ring."""
     pool = make_pool(buffer_size=64, capacity=2 * capacity)
     queue = pool.create_queue("q", capacity=capacity)
     queue.put_many(pool.alloc_many(1))
@@ -99,7 +99,8 @@ def test_every_capacity(make_pool: MakePool, capacity: int) -> None:
 
 
 def test_full_and_empty_with_every_timeout(pool: shmpool.Pool) -> None:
-    """Full and Empty come at once with 0, and after the timeout with more; they name the queue."""
+    """With timeout 0 Full and Empty are raised at once, with more after the timeout. They name the
+    queue."""
     queue = pool.create_queue("q", capacity=2)
     for get in (
         queue.get_nowait,
@@ -131,8 +132,8 @@ def test_full_and_empty_with_every_timeout(pool: shmpool.Pool) -> None:
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), float("-inf")])
-def test_a_timeout_that_is_no_time(pool: shmpool.Pool, timeout: float) -> None:
-    """A negative timeout is InvalidArgument that names it; nothing is lost."""
+def test_a_negative_timeout(pool: shmpool.Pool, timeout: float) -> None:
+    """A negative timeout is InvalidArgument that names it. Nothing is lost."""
     queue = pool.create_queue("q", capacity=2)
     for call in (
         lambda: queue.get(timeout),
@@ -163,8 +164,8 @@ def test_a_timeout_of_another_type(pool: shmpool.Pool) -> None:
 
 
 @pytest.mark.parametrize("timeout", [10**400, 2**70, float("inf"), 1e308])
-def test_a_timeout_beyond_all_time(pool: shmpool.Pool, timeout: float) -> None:
-    """It is for ever: what succeeds at once does so."""
+def test_a_huge_timeout(pool: shmpool.Pool, timeout: float) -> None:
+    """It means no limit. A call that can succeed at once does so."""
     queue = pool.create_queue("q", capacity=2)
     queue.put(pool.alloc(timeout=timeout), timeout)
     queue.put_many(pool.alloc_many(1, timeout), timeout)
@@ -191,7 +192,7 @@ WRONG_TIMEOUTS: list[tuple[Any, type[Exception], str]] = [
 def test_a_wrong_timeout(
     pool: shmpool.Pool, timeout: Any, error: type[Exception], text: str
 ) -> None:
-    """It is refused in every call alike, whether or not there is anything to wait for."""
+    """Every call refuses it in the same way, whether or not the call must wait."""
     queue = pool.create_queue("q", capacity=4)
     buf, burst = pool.alloc(), pool.alloc_many(1)
     queue.send_many([b"1", b"2"])
@@ -238,7 +239,7 @@ class Seconds:
     ],
 )  # fmt: skip
 def test_a_timeout_is_what_float_accepts(pool: shmpool.Pool, timeout: Any) -> None:
-    """Every call that waits takes it, whether it waits or not."""
+    """Every call that waits accepts it, whether it waits or not."""
     queue = pool.create_queue("q", capacity=4)
     queue.put(pool.alloc(timeout), timeout)
     queue.put_many(pool.alloc_many(1, timeout), timeout)
@@ -271,7 +272,8 @@ def test_a_timeout_ends_a_wait_whatever_its_type(pool: shmpool.Pool, timeout: An
 
 
 def test_what_a_timeout_raises_is_raised(pool: shmpool.Pool) -> None:
-    """An exception of __float__ other than TypeError and OverflowError; nothing is taken."""
+    """An exception of __float__ other than TypeError and OverflowError is raised. Nothing is
+    taken."""
 
     class Broken:
         def __float__(self) -> float:
@@ -297,7 +299,7 @@ def test_wrong_calls(pool: shmpool.Pool) -> None:
         lambda: queue.get(1, 2),  # type: ignore[call-arg]
         lambda: queue.get(time=1),  # type: ignore[call-arg]
         lambda: queue.put_many(buf),  # type: ignore[arg-type]
-        lambda: queue.put_many([buf]),  # type: ignore[arg-type]
+        lambda: queue.put_many([buf, b"x"]),  # type: ignore[list-item]
         lambda: queue.get_many("x"),  # type: ignore[arg-type]
         lambda: queue.send("text"),  # type: ignore[arg-type]
         lambda: queue.send(None),  # type: ignore[arg-type]
@@ -338,7 +340,10 @@ def test_a_buffer_of_another_pool(make_pool: MakePool) -> None:
 
 
 def test_a_buffer_through_another_opening(pool: shmpool.Pool) -> None:
-    """It is of the same pool and yet ForeignBuffer, which says so; it stays its owner's."""
+    """A buffer from another opening of the same pool is ForeignBuffer, and the message says so.
+
+    It stays its owner's.
+    """
     pool.create_queue("q", capacity=2)
     with shmpool.Pool.attach(pool.name) as again:
         queue = again.queue("q")
@@ -358,7 +363,8 @@ def test_a_buffer_through_another_opening(pool: shmpool.Pool) -> None:
 
 
 def test_a_closed_queue(pool: shmpool.Pool) -> None:
-    """Every call says that the queue is closed, by its name; the pool and other queues go on."""
+    """Every call says that the queue is closed, with its name. The pool and other queues
+    continue."""
     queue, other = pool.create_queue("a", capacity=4), pool.create_queue("b", capacity=4)
     queue.close()
     buf = pool.alloc()
@@ -375,12 +381,12 @@ def test_a_closed_queue(pool: shmpool.Pool) -> None:
 
 
 def test_an_empty_queue_is_true(pool: shmpool.Pool) -> None:
-    """A queue is no container: `if queue` asks whether there is one."""
+    """A queue is no container: `if queue` tests whether a queue exists."""
     assert pool.create_queue("q", capacity=2)
 
 
 def test_queues_do_not_mix(pool: shmpool.Pool) -> None:
-    """What is put into one queue comes out of that one only."""
+    """Buffers that are put into one queue come out of that queue only."""
     queues = [pool.create_queue(f"q{i}", capacity=16) for i in range(4)]
     for i in range(40):
         queues[i % 4].send(b"%d" % i)
@@ -389,7 +395,7 @@ def test_queues_do_not_mix(pool: shmpool.Pool) -> None:
 
 
 class Acting:
-    """A timeout whose __float__ does something first, and counts."""
+    """A timeout whose __float__ first does something, and counts its calls."""
 
     def __init__(self, act: Callable[[], object]) -> None:
         self.act = act
@@ -402,7 +408,7 @@ class Acting:
 
 
 def test_a_timeout_is_read_once_and_first(make_pool: MakePool) -> None:
-    """Before the call checks its buffer, queue and pool, so that __float__ may change them."""
+    """It is read before the call checks buffer, queue and pool, so __float__ may change them."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=2)
     buf, burst = pool.alloc(), pool.alloc_many(2)

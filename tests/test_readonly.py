@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools that are attached read-only, and pools that must belong to somebody."""
+"""Pools that are attached read-only, and pools that must belong to a given user."""
 
 import errno
 import os
@@ -19,13 +19,13 @@ from shmpool.pool_files import in_use, path_of
 from shmpool.rpc.protocol import GetHolders, GetMembers, GetStats, Peek, RunAudit
 from shmpool.service.handlers import RequestHandler
 
-NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 
-OF_NAMES = {"create", "attach", "unlink"}  # of Pool: not of one that is open
+OF_NAMES = {"create", "attach", "unlink"}  # of Pool: not of an open pool
 
-# What every public method and property of an open pool and its queues is: a look, or a change.
-# One that is in neither table fails test_every_public_name_is_in_a_table.
-LOOKS: dict[type, dict[str, Callable[[Any], object]]] = {
+# Each public method and property of an open pool and its queues is either a read or a change.
+# A name that is in neither table fails test_every_public_name_is_in_a_table.
+READS: dict[type, dict[str, Callable[[Any], object]]] = {
     shmpool.Pool: {
         "audit": lambda pool: (pool.audit().ok, pool.audit().queued),
         "close": lambda pool: None,  # in every test
@@ -67,6 +67,8 @@ CHANGES: dict[type, dict[str, Callable[[Any, Any], object]]] = {
     shmpool.Pool: {
         "alloc": lambda pool, given: pool.alloc(timeout=0),
         "alloc_many": lambda pool, given: pool.alloc_many(2, timeout=0),
+        "array": lambda pool, given: pool.array(8, "u1", timeout=0),
+        "burst": lambda pool, given: pool.burst([given["buf"], given["burst"]]),
         "create_queue": lambda pool, given: pool.create_queue("new", capacity=8),
         "recover": lambda pool, given: pool.recover(),
         "trim": lambda pool, given: pool.trim(),
@@ -74,9 +76,11 @@ CHANGES: dict[type, dict[str, Callable[[Any, Any], object]]] = {
     shmpool.AlfQueue: {
         "drain": lambda queue, given: queue.drain(),
         "get": lambda queue, given: queue.get(),
+        "get_array": lambda queue, given: queue.get_array(timeout=0),
         "get_many": lambda queue, given: queue.get_many(2),
         "get_nowait": lambda queue, given: queue.get_nowait(),
         "put": lambda queue, given: queue.put(given["buf"]),
+        "put_array": lambda queue, given: queue.put_array(b"bytes", timeout=0),
         "put_many": lambda queue, given: queue.put_many(given["burst"]),
         "put_nowait": lambda queue, given: queue.put_nowait(given["buf"]),
         "recv": lambda queue, given: queue.recv(),
@@ -96,16 +100,17 @@ def public(kind: type) -> set[str]:
     return {name for name in dir(kind) if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("kind", LOOKS)
+@pytest.mark.parametrize("kind", READS)
 def test_every_public_name_is_in_a_table(kind: type) -> None:
-    """So that a new method is tried on a pool that is open read-only."""
+    """So a new method is tested on a pool that is open read-only."""
     of_names = OF_NAMES if kind is shmpool.Pool else set()
-    assert public(kind) - of_names == set(LOOKS[kind]) | set(CHANGES[kind])
+    assert public(kind) - of_names == set(READS[kind]) | set(CHANGES[kind])
 
 
 @pytest.fixture
 def filled(make_pool: MakePool) -> shmpool.Pool:
-    """A pool that others may read, with two messages in the queue work and none in the other."""
+    """A pool that other users may read, with two messages in the queue work and none in the
+    other."""
     pool = make_pool(mode=0o644, queues=2, members=2, cache_size=0)
     pool.create_queue("work", capacity=8).send_many([b"hello", b"world"])
     pool.create_queue("none", capacity=8)
@@ -120,14 +125,14 @@ def of(kind: type, pool: shmpool.Pool, queue: str) -> Any:
     return pool if kind is shmpool.Pool else pool.queue(queue)
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in LOOKS for name in LOOKS[kind]])
-def test_a_look(filled: shmpool.Pool, kind: type, name: str) -> None:
-    """Sees what a member sees, and changes no byte of the pool."""
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in READS for name in READS[kind]])
+def test_a_read(filled: shmpool.Pool, kind: type, name: str) -> None:
+    """It returns what a member would get, and changes no byte of the pool."""
     with filled.alloc_many(5):
         before = contents(filled)
         with shmpool.Pool.attach(filled.name, readonly=True) as pool:
-            found = LOOKS[kind][name](of(kind, pool, "work"))
-            again = LOOKS[kind][name](of(kind, filled, "work"))
+            found = READS[kind][name](of(kind, pool, "work"))
+            again = READS[kind][name](of(kind, filled, "work"))
         assert SEEN[kind][name] == found == again
         assert before == contents(filled)
 
@@ -137,7 +142,7 @@ def test_a_look(filled: shmpool.Pool, kind: type, name: str) -> None:
     ("kind", "name"), [(kind, name) for kind in CHANGES for name in CHANGES[kind]]
 )
 def test_a_change(filled: shmpool.Pool, kind: type, name: str, queue: str) -> None:
-    """AccessDenied, which says why; nothing is changed, nor taken from what was given."""
+    """It is AccessDenied with the reason. Neither the pool nor the arguments are changed."""
     with filled.alloc_many(2) as burst, filled.alloc() as buf:
         before = contents(filled)
         with shmpool.Pool.attach(filled.name, readonly=True) as pool:
@@ -150,7 +155,8 @@ def test_a_change(filled: shmpool.Pool, kind: type, name: str, queue: str) -> No
 
 
 def test_what_it_is(filled: shmpool.Pool) -> None:
-    """It says that it is read-only; its mapping and its descriptor are, and it holds no token."""
+    """The object says that it is read-only. So are its mapping and its descriptor. It has no
+    token."""
     name = filled.name
     filled.close()
     with shmpool.Pool.attach(name, readonly=True) as pool:
@@ -166,7 +172,7 @@ def test_what_it_is(filled: shmpool.Pool) -> None:
         queue = pool.queue("work")
         assert f"<shmpool.AlfQueue {name}/work of 8>" == repr(queue)
         assert 2 == len(queue)
-        with queue:  # its end gives up no role, and is no error
+        with queue:  # the end of the with block releases no role, and is no error
             pass
     assert f"<shmpool.Pool closed {name} of 64 x 256 bytes>" == repr(pool)
     with pytest.raises(shmpool.PoolClosed):
@@ -175,7 +181,8 @@ def test_what_it_is(filled: shmpool.Pool) -> None:
 
 
 def test_refused_buffers_are_not_counted(filled: shmpool.Pool) -> None:
-    """The one call into C that changes a pool without a member."""
+    """The counter is not raised: this is the only call into C that changes a pool without a
+    member."""
     with shmpool.Pool.attach(filled.name, readonly=True) as pool:
         number = pool.queue("work").number
         assert -errno.EROFS == lib.shmpool_refused(pool._number, number, 1)
@@ -184,7 +191,8 @@ def test_refused_buffers_are_not_counted(filled: shmpool.Pool) -> None:
 
 
 def test_pickled(filled: shmpool.Pool) -> None:
-    """It comes back read-only, as the opening that is there; a writable one does not stand in."""
+    """A pickle is read-only, and is the existing read-only opening. A writable one does not replace
+    it."""
     with shmpool.Pool.attach(filled.name, readonly=True) as pool:
         assert pickle.loads(pickle.dumps(pool)) is pool
         assert pickle.loads(pickle.dumps(filled)) is filled
@@ -195,7 +203,7 @@ def test_pickled(filled: shmpool.Pool) -> None:
 
 
 def test_no_pool(pool_name: str) -> None:
-    """The errors are those of every attach; timeout waits."""
+    """The errors are those of every attach. timeout waits."""
     with pytest.raises(shmpool.PoolNotFound):
         shmpool.Pool.attach(pool_name, readonly=True)
     with pytest.raises(shmpool.PoolNotFound):
@@ -235,9 +243,11 @@ AS_NOBODY = """
 
 
 @NEEDS_ROOT
-def test_somebody_who_may_only_read(filled: shmpool.Pool, run: Callable[..., str]) -> None:
-    """By the right to read the file, another user sees all, and changes nothing: by himself, and
-    by the requests that the daemon and the command line make of it."""
+def test_a_user_who_may_only_read(filled: shmpool.Pool, run: Callable[..., str]) -> None:
+    """With the right to read the file, another user sees everything and changes nothing.
+
+    This holds for the user's own calls, and for the requests that daemon and command line make.
+    """
     with filled.alloc_many(5):
         before = contents(filled)
         printed = run(AS_NOBODY, filled.name).splitlines()
@@ -273,10 +283,10 @@ COMMANDS = """
 
 
 @NEEDS_ROOT
-def test_commands_of_somebody_who_may_only_read(
+def test_commands_of_a_user_who_may_only_read(
     filled: shmpool.Pool, run: Callable[..., str]
 ) -> None:
-    """audit, holders, letters and doctor are answered from a mapping that is read-only."""
+    """audit, holders, letters and doctor are answered from a read-only mapping."""
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     with filled.alloc():
         before = contents(filled)
@@ -289,8 +299,10 @@ def test_commands_of_somebody_who_may_only_read(
 
 
 def test_requests_take_no_token(filled: shmpool.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What only looks is asked of a pool that is open read-only, so that prune() may go on, and a
-    pool whose member slots are all taken is counted too."""
+    """Read-only requests attach read-only, so prune() can go on.
+
+    A pool whose member slots are all taken is counted too.
+    """
     name = filled.name
     others = [threading.Thread(target=filled.stats) for _ in range(2)]
     for thread in others:
@@ -324,8 +336,10 @@ CREATES = """
 
 
 def test_prune_beside_it(pool_name: str, start: type[Child], own_pools: None) -> None:
-    """It is no use of the pool: that is removed when its creator has died, while it is looked at,
-    and can be looked at until it is closed; another under the name is told."""
+    """A read-only opening is no use of the pool: the pool is removed when its creator has died.
+
+    It can be read until it is closed. Another pool with its name is reported.
+    """
     creator = start(CREATES, pool_name)
     assert "ready" == creator.line()
     with shmpool.Pool.attach(pool_name, readonly=True) as pool:
@@ -345,8 +359,10 @@ def fate(pool: shmpool.Pool, number: int) -> int:
 
 
 def test_a_fork(filled: shmpool.Pool) -> None:
-    """A child reads on in what its parent had opened, and takes no token either; the end of one
-    opening is not the other's."""
+    """A child continues to read what its parent opened, and takes no token either.
+
+    The end of one opening is not the end of the other.
+    """
     name = filled.name
     filled.close()
     pool = shmpool.Pool.attach(name, readonly=True)
@@ -394,7 +410,7 @@ TRUNCATED = """
 def test_a_pool_that_is_truncated_under_it(
     make_pool: MakePool, run: Callable[..., str], keep: int
 ) -> None:
-    """Whichever look meets the hole is SegmentInvalid, and so is every one after it."""
+    """The first read that meets the hole is SegmentInvalid, and so is every later one."""
     pool = make_pool()
     pool.create_queue("work", capacity=8).send(b"hello")
     lines = run(TRUNCATED, pool.name, keep).splitlines()
@@ -405,7 +421,7 @@ def test_a_pool_that_is_truncated_under_it(
 
 
 def test_closed_while_another_thread_counts(make_pool: MakePool) -> None:
-    """close() waits for whoever reads without the interpreter's lock, and unmaps then."""
+    """close() waits for a read without the interpreter's lock, and then unmaps."""
     name = make_pool(capacity=65536, prealloc=65536, buffer_size=64).name
     for _ in range(20):
         pool = shmpool.Pool.attach(name, readonly=True)
@@ -431,11 +447,11 @@ def test_closed_while_another_thread_counts(make_pool: MakePool) -> None:
         assert ["closed"] == ended
 
 
-# Whose a pool must be.
+# The owner that a pool must have.
 
 
 def test_owner(filled: shmpool.Pool) -> None:
-    """By number or by name; a pickle remembers it."""
+    """By number or by name. A pickle keeps it."""
     import pwd
 
     me = os.geteuid()
@@ -447,7 +463,7 @@ def test_owner(filled: shmpool.Pool) -> None:
 
 
 def test_another_owner(filled: shmpool.Pool) -> None:
-    """AccessDenied says whose the pool is, and whose it was to be."""
+    """AccessDenied names the owner of the pool, and the required owner."""
     me = os.geteuid()
     with pytest.raises(shmpool.AccessDenied, match=rf"'{filled.name}' belongs to .*\(uid {me}\)"):
         shmpool.Pool.attach(filled.name, owner=me + 1)
@@ -456,8 +472,8 @@ def test_another_owner(filled: shmpool.Pool) -> None:
 
 
 @pytest.mark.parametrize("owner", ["no such user", "", "a\0b", "\udcff", -1, 2**32 - 1, True])
-def test_an_owner_that_nobody_is(filled: shmpool.Pool, owner: str | int) -> None:
-    """Is refused, also before there is a pool."""
+def test_an_unknown_owner(filled: shmpool.Pool, owner: str | int) -> None:
+    """It is refused, also before the pool exists."""
     with pytest.raises(shmpool.InvalidArgument, match="owner is "):
         shmpool.Pool.attach(filled.name, owner=owner)
     with pytest.raises(shmpool.InvalidArgument, match="owner is "):
@@ -465,7 +481,7 @@ def test_an_owner_that_nobody_is(filled: shmpool.Pool, owner: str | int) -> None
 
 
 def test_owner_goes_with_exist_ok(pool_name: str) -> None:
-    """A pool that is made is its creator's; a wrong owner is refused before it is made."""
+    """A pool that is created belongs to its creator. A wrong owner is refused before that."""
     for owner, exist_ok in (("root", False), ("no such user", True)):
         with pytest.raises(shmpool.InvalidArgument, match="owner"):
             shmpool.Pool.create(
@@ -493,9 +509,12 @@ SQUATTER = """
 
 
 @NEEDS_ROOT
-def test_a_stranger_who_has_taken_the_name(make_pool: MakePool, start: type[Child]) -> None:
-    """Whoever says whose the pool must be does not get the stranger's: attached, made with
-    exist_ok, or from a pickle of the pool that had the name. Without owner it is attached."""
+def test_a_name_taken_by_another_user(make_pool: MakePool, start: type[Child]) -> None:
+    """With owner given, the other user's pool is refused.
+
+    It is refused by attach, by create with exist_ok, and by a pickle of the former pool. Without
+    owner it is attached.
+    """
     mine = make_pool()
     with shmpool.Pool.attach(mine.name, owner="root") as attached:
         pickled = pickle.dumps(attached)
@@ -515,6 +534,6 @@ def test_a_stranger_who_has_taken_the_name(make_pool: MakePool, start: type[Chil
     squatter.process.send_signal(signal.SIGKILL)
     squatter.process.wait()
     with open(path_of(mine.name), "rb") as file:
-        assert not in_use(file.fileno())  # none of them is left open
+        assert not in_use(file.fileno())  # none of them stays open
     with shmpool.Pool.attach(mine.name) as pool, shmpool.Pool.create(mine.name, **options) as other:
         assert pool.stats().capacity == other.stats().capacity

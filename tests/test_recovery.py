@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of what the dead had: real processes killed with SIGKILL, put right by others."""
+"""Recovery: real processes are killed with SIGKILL, and other processes recover their buffers."""
 
 import os
 import signal
@@ -29,20 +29,20 @@ HOLDS = """
 
 
 def hold(start: Start, pool: shmpool.Pool, n: int, *queues: str) -> Child:
-    """A process that holds n buffers of the pool, or all that is in a queue."""
+    """A process that owns n buffers of the pool, or all that are in a queue."""
     child = start(HOLDS, pool.name, n, *queues)
     child.line()
     return child
 
 
-def home(pool: shmpool.Pool) -> bool:
-    """Whether every buffer is free or queued, and counted once."""
+def all_back(pool: shmpool.Pool) -> bool:
+    """True if every buffer is free or queued, and counted once."""
     audit = pool.audit()
     return audit.ok and not audit.held
 
 
-def test_what_the_dead_held(make_pool: MakePool, start: Start) -> None:
-    """Buffers in the local cache and outside are free again, and the member's slot too."""
+def test_buffers_of_a_dead_member(make_pool: MakePool, start: Start) -> None:
+    """Its buffers, in the local cache and outside, are free again. So is its member slot."""
     pool = make_pool(capacity=256, prealloc=256)
     children = [hold(start, pool, n) for n in (1, 30, 7)]
     assert 3 == len(pool.members())
@@ -51,24 +51,24 @@ def test_what_the_dead_held(make_pool: MakePool, start: Start) -> None:
     done = pool.recover()
     assert (3, 0, 0) == (done.members, done.postponed, done.unknown)
     assert done.buffers >= 1 + 30 + 7
-    assert home(pool)
+    assert all_back(pool)
     assert 256 == len(pool.alloc_many(256, timeout=0))
     assert (1, 3) == (len(pool.members()), pool.stats().recovered)
     assert 0 == pool.recover().members
 
 
 def test_a_zombie_is_dead(make_pool: MakePool, start: Start) -> None:
-    """A killed process that nobody has waited for holds nothing."""
+    """A killed process that has not been reaped yet owns nothing."""
     pool = make_pool()
     child = hold(start, pool, 5)
     os.kill(child.pid, signal.SIGKILL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert 1 == pool.recover().members
-    assert home(pool)
+    assert all_back(pool)
 
 
 def test_a_first_thread_that_ended_is_not_dead(make_pool: MakePool, start: Start) -> None:
-    """A process lives while any of its threads does, though the kernel calls it a zombie."""
+    """A process lives while any of its threads does, although the kernel calls it a zombie."""
     pool = make_pool()
     child = start(
         """
@@ -93,11 +93,11 @@ def test_a_first_thread_that_ended_is_not_dead(make_pool: MakePool, start: Start
     assert [("alive", 5)] == [(h.state, h.buffers) for h in pool.holders()]
     child.kill()
     assert 1 == pool.recover().members
-    assert home(pool)
+    assert all_back(pool)
 
 
 def test_a_stopped_process_is_alive(make_pool: MakePool, start: Start) -> None:
-    """However long it is stopped, it keeps what it holds."""
+    """However long it is suspended, it keeps its buffers."""
     pool = make_pool()
     child = hold(start, pool, 5)
     os.kill(child.pid, signal.SIGSTOP)
@@ -105,18 +105,18 @@ def test_a_stopped_process_is_alive(make_pool: MakePool, start: Start) -> None:
     assert (0, 0) == (pool.recover().members, pool.recover().buffers)
     assert [("stopped", 5)] == [(h.state, h.buffers) for h in pool.holders()]
     os.kill(child.pid, signal.SIGCONT)
-    child.tell()
+    child.send()
     child.end()
-    assert home(pool)
+    assert all_back(pool)
 
 
 def test_a_recycled_pid_is_not_its_predecessor(make_pool: MakePool, start: Start) -> None:
-    """A process that got a dead one's pid does not keep it alive."""
+    """A process that has the pid of a dead member does not keep that member alive."""
     pool = make_pool()
     child = hold(start, pool, 5)
     child.kill()
     try:
-        for _ in range(64):  # others fork too
+        for _ in range(64):  # other programs fork too
             with open("/proc/sys/kernel/ns_last_pid", "w") as last:
                 last.write(str(child.pid - 1))
             sleeper = subprocess.Popen(["sleep", "60"])
@@ -131,15 +131,17 @@ def test_a_recycled_pid_is_not_its_predecessor(make_pool: MakePool, start: Start
     try:
         assert ["dead"] == [h.state for h in pool.holders()]
         assert 1 == pool.recover().members
-        assert home(pool)
+        assert all_back(pool)
     finally:
         sleeper.kill()
         sleeper.wait()
 
 
 def test_another_pid_namespace(make_pool: MakePool, start: Start) -> None:
-    """A member of another PID namespace is known to live, and is recovered when it dies, also with
-    its whole namespace; and the other way round."""
+    """A member of another PID namespace counts as live, and is recovered when it dies.
+
+    So is one whose whole namespace is killed. The same holds in the other direction.
+    """
     if subprocess.run(["unshare", "--pid", "--fork", "true"], check=False).returncode:
         pytest.skip("no permission to make a PID namespace")
     pool = make_pool()
@@ -158,7 +160,7 @@ def test_another_pid_namespace(make_pool: MakePool, start: Start) -> None:
         """,
         pool.name,
     )
-    mine = pool.alloc()  # a member of this namespace, alive also as seen from in there
+    mine = pool.alloc()  # a member of this namespace, which the other one must see as live too
     assert "0" == child.line()
     done = pool.recover()
     assert (0, 0) == (done.members, done.unknown)
@@ -166,19 +168,20 @@ def test_another_pid_namespace(make_pool: MakePool, start: Start) -> None:
     child.kill()  # and --kill-child the namespace
     until_recovered(pool)
     mine.free()
-    assert home(pool)
+    assert all_back(pool)
 
 
 def until_recovered(pool: shmpool.Pool) -> None:
-    """Recovers until one dead member was: a namespace's processes end a moment after its first."""
+    """Recovers until one dead member was found. The processes of a namespace end a moment after its
+    first."""
     give_up = time.monotonic() + DEADLINE_S
     while not pool.recover().members:
-        assert time.monotonic() < give_up, "nobody is dead"
+        assert time.monotonic() < give_up, "no member is dead"
         time.sleep(0.001)
 
 
 def test_exec_is_the_end_of_a_member(make_pool: MakePool, start: Start) -> None:
-    """A process that executes another program has the pid and start time of before, and is gone."""
+    """A process that executes another program keeps pid and start time, and is dead as a member."""
     pool = make_pool()
     child = start(
         """
@@ -190,16 +193,17 @@ def test_exec_is_the_end_of_a_member(make_pool: MakePool, start: Start) -> None:
         """,
         pool.name,
     )
-    child.tell("here")
+    child.send("here")
     assert "here" == child.line()  # from cat
     assert child.process.poll() is None
     assert 1 == pool.recover().members
-    assert home(pool)
+    assert all_back(pool)
     child.process.communicate()
 
 
 def test_exec_and_attach_again(make_pool: MakePool, start: Start) -> None:
-    """What a program left before exec is put right though the new one attaches the same pool."""
+    """Buffers that a program left before exec are recovered although the new program attaches
+    too."""
     pool = make_pool()
     child = start(
         """
@@ -219,9 +223,9 @@ def test_exec_and_attach_again(make_pool: MakePool, start: Start) -> None:
     assert "2" == child.line()
     assert 1 == pool.recover().members
     assert {5} == set(pool.audit().held.values())
-    child.tell()
+    child.send()
     child.end()
-    assert home(pool)
+    assert all_back(pool)
 
 
 def fill(pool: shmpool.Pool, queue: shmpool.AlfQueue, n: int) -> None:
@@ -230,7 +234,7 @@ def fill(pool: shmpool.Pool, queue: shmpool.AlfQueue, n: int) -> None:
 
 
 def test_on_death_free(make_pool: MakePool, start: Start) -> None:
-    """By default what a dead consumer had taken is freed."""
+    """By default a dead consumer's buffers are freed."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=8)
     assert ("free", None, 0) == (queue.on_death, queue.dead_letter, queue.max_redeliveries)
@@ -238,11 +242,11 @@ def test_on_death_free(make_pool: MakePool, start: Start) -> None:
     hold(start, pool, 1, "q").kill()
     done = pool.recover()
     assert (1, 0) == (done.members, done.requeued)
-    assert (0, True) == (len(queue), home(pool))
+    assert (0, True) == (len(queue), all_back(pool))
 
 
 def test_on_death_requeue(make_pool: MakePool, start: Start) -> None:
-    """They go back to the queue that they came from, each once, with the redelivery counted."""
+    """They return to the queue they came from, each once, and the redelivery is counted."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=8, on_death="requeue")
     other = pool.create_queue("other", capacity=8)
@@ -251,13 +255,13 @@ def test_on_death_requeue(make_pool: MakePool, start: Start) -> None:
     for queues in (["q", "other"], ["q"]):
         hold(start, pool, 1, *queues).kill()
         assert 3 == pool.recover().requeued
-    assert (3, 0, True) == (len(queue), len(other), home(pool))
+    assert (3, 0, True) == (len(queue), len(other), all_back(pool))
     got = [queue.get(timeout=0) for _ in range(3)]
     assert {(b"0", 2), (b"1", 2), (b"2", 2)} == {(bytes(b), b.redelivered) for b in got}
 
 
-def test_what_was_freed_does_not_come_again(make_pool: MakePool, start: Start) -> None:
-    """A buffer that the dead had freed or put on is not redelivered."""
+def test_a_freed_buffer_is_not_redelivered(make_pool: MakePool, start: Start) -> None:
+    """A buffer that a dead member had freed or forwarded is not redelivered."""
     pool = make_pool(capacity=256, prealloc=256)
     queue = pool.create_queue("q", capacity=64, on_death="requeue")
     done = pool.create_queue("done", capacity=64)
@@ -280,7 +284,7 @@ def test_what_was_freed_does_not_come_again(make_pool: MakePool, start: Start) -
     child.line()
     child.kill()
     assert 5 == pool.recover().requeued
-    assert (10, 10, True) == (len(queue), len(done), home(pool))
+    assert (10, 10, True) == (len(queue), len(done), all_back(pool))
 
 
 def test_dead_letter(make_pool: MakePool, start: Start) -> None:
@@ -293,11 +297,11 @@ def test_dead_letter(make_pool: MakePool, start: Start) -> None:
     done = pool.recover()
     assert (3, 0) == (done.dead_lettered, done.requeued)
     assert (0, [b"0", b"1", b"2"]) == (len(queue), sorted(letters.recv_many(8)))
-    assert home(pool)
+    assert all_back(pool)
 
 
 def test_a_poison_packet(make_pool: MakePool, start: Start) -> None:
-    """What was redelivered max_redeliveries times goes to the dead-letter queue."""
+    """A packet that was redelivered max_redeliveries times goes to the dead-letter queue."""
     pool = make_pool()
     letters = pool.create_queue("letters", capacity=8)
     queue = pool.create_queue(
@@ -309,12 +313,15 @@ def test_a_poison_packet(make_pool: MakePool, start: Start) -> None:
         done = pool.recover()
         assert (requeued, dead) == (done.requeued, done.dead_lettered)
     assert (0, b"poison") == (len(queue), letters.recv(timeout=0))
-    assert home(pool)
+    assert all_back(pool)
 
 
 def test_requeue_waits_for_room(make_pool: MakePool, start: Start) -> None:
-    """What finds no room is abandoned in its queue's name until there is some: nothing is lost, and
-    the dead member's slot is free."""
+    """A buffer without room is abandoned with its queue's number until there is room: nothing is
+    lost.
+
+    The dead member's slot is free at once.
+    """
     pool = make_pool()
     queue = pool.create_queue("q", capacity=4, on_death="requeue")
     fill(pool, queue, 4)
@@ -328,7 +335,7 @@ def test_requeue_waits_for_room(make_pool: MakePool, start: Start) -> None:
     assert 4 == len(queue.recv_many(4))
     done = pool.recover()
     assert (0, 3, 0) == (done.members, done.requeued, done.postponed)
-    assert (3, True) == (len(queue), home(pool))
+    assert (3, True) == (len(queue), all_back(pool))
 
 
 @pytest.mark.parametrize(
@@ -346,7 +353,7 @@ def test_requeue_waits_for_room(make_pool: MakePool, start: Start) -> None:
     ],
 )
 def test_policies_refused(pool: shmpool.Pool, options: dict[str, object], word: str) -> None:
-    """A policy that cannot be carried out is refused when the queue is made, and says why."""
+    """A policy that cannot be carried out is refused with the reason when the queue is created."""
     pool.create_queue("spsc", capacity=4, producers="single", consumers="single")
     with pytest.raises(shmpool.InvalidArgument, match=word):
         pool.create_queue("q", capacity=4, **options)  # type: ignore[arg-type]
@@ -356,7 +363,7 @@ def test_policies_refused(pool: shmpool.Pool, options: dict[str, object], word: 
 
 
 def test_an_empty_pool_recovers_by_itself(make_pool: MakePool, start: Start) -> None:
-    """An allocation that finds nothing gets what the dead held; nobody has to ask for it."""
+    """An allocation that finds no free buffer recovers dead members' buffers, without a request."""
     pool = make_pool(capacity=64, prealloc=64, cache_size=0)
     child = hold(start, pool, 64)
     with pytest.raises(shmpool.PoolExhausted):
@@ -367,10 +374,10 @@ def test_an_empty_pool_recovers_by_itself(make_pool: MakePool, start: Start) -> 
 
 
 @pytest.mark.parametrize("side", ["producer", "consumer"])
-def test_a_single_role_of_the_dead(
+def test_a_single_role_of_a_dead_member(
     make_pool: MakePool, start: Start, eventually: Eventually, side: str
 ) -> None:
-    """Whoever comes next is the single producer or consumer."""
+    """The next member takes the role of the single producer or consumer."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=8, **{side + "s": "single"})
     queue.pool.alloc().free()
@@ -407,18 +414,19 @@ def test_a_single_role_of_the_dead(
     assert 1 == pool.stats().recovered
 
 
-def test_every_slot_of_the_dead(make_pool: MakePool, start: Start) -> None:
-    """A pool all of whose member slots the dead have takes a new member."""
+def test_every_slot_of_dead_members(make_pool: MakePool, start: Start) -> None:
+    """A pool whose member slots all belong to dead members accepts a new member."""
     pool = make_pool(members=2)
     for child in [hold(start, pool, 3), hold(start, pool, 4)]:
         child.kill()
     pool.alloc().free()
     assert (1, 2) == (len(pool.members()), pool.stats().recovered)
-    assert home(pool)
+    assert all_back(pool)
 
 
 def test_holders(make_pool: MakePool, start: Start) -> None:
-    """Who holds how many buffers, and for how long; cached and queued ones are nobody's."""
+    """Which member owns how many buffers, and for how long. Cached and queued ones are not
+    counted."""
     pool = make_pool(capacity=256, prealloc=256)
     queue = pool.create_queue("q", capacity=8)
     child = hold(start, pool, 5)
@@ -437,7 +445,7 @@ def test_holders(make_pool: MakePool, start: Start) -> None:
 
 @pytest.mark.usefixtures("own_pools")
 def test_prune(make_pool: MakePool, new_name: Callable[[], str], start: Start) -> None:
-    """Removes exactly the pools that nobody has open: not a member's, not an idle attacher's."""
+    """It removes exactly the pools that no process has open, neither as a member nor otherwise."""
     used = make_pool()
     dead, idle = new_name(), new_name()
     script = """
@@ -480,7 +488,7 @@ ENDS = {  # exit status, and whether the pool is abandoned
 @pytest.mark.usefixtures("own_pools")
 @pytest.mark.parametrize("end", ENDS)
 def test_what_is_abandoned(pool_name: str, end: str) -> None:
-    """A pool whose creator died, and neither closed it nor came to its end."""
+    """A pool whose creator died without closing it and without a normal exit."""
     code = "import os, shmpool\n"
     code += f"make = lambda: shmpool.Pool.create({pool_name!r}, buffer_size=64, capacity=64)\n"
     status, abandoned = ENDS[end]
@@ -491,8 +499,11 @@ def test_what_is_abandoned(pool_name: str, end: str) -> None:
 
 @pytest.mark.usefixtures("own_pools")
 def test_prune_leaves_what_was_left_on_purpose(make_pool: MakePool, start: Start) -> None:
-    """A pool whose creator has closed it stays, also after a later user was killed, but for its
-    age; survey() says why."""
+    """A pool that its creator closed stays, also after a later user was killed, until it is too
+    old.
+
+    survey() gives the reason.
+    """
     pool = make_pool()
     pool.close()
     child = hold(start, pool, 3)
@@ -506,7 +517,7 @@ def test_prune_leaves_what_was_left_on_purpose(make_pool: MakePool, start: Start
 
 
 @pytest.mark.usefixtures("own_pools")
-def test_prune_leaves_what_it_does_not_know(new_name: Callable[[], str]) -> None:
+def test_prune_leaves_unknown_files(new_name: Callable[[], str]) -> None:
     """A file of that name that is no pool of this version stays."""
     name = new_name()
     path = f"/dev/shm/shmpool.{name}"
@@ -514,13 +525,14 @@ def test_prune_leaves_what_it_does_not_know(new_name: Callable[[], str]) -> None
         file.write(b"\xa5" * 8192)
     assert name not in shmpool.prune()
     assert os.path.exists(path)
-    os.truncate(path, 0)  # a creator that died at once leaves this
+    os.truncate(path, 0)  # left by a creator that died at once
     assert name in shmpool.prune()
 
 
 @pytest.mark.parametrize("take", ["get", "recv", "try_recv", "get_many", "recv_many"])
 def test_a_busy_consumer_recovers(make_pool: MakePool, start: Start, take: str) -> None:
-    """What a dead consumer had comes back though nobody waits, finds nothing or runs dry."""
+    """A dead consumer's buffers are recovered although no member waits, finds nothing or runs
+    dry."""
     pool = make_pool(capacity=64, prealloc=64)
     queue, other = (pool.create_queue(name, capacity=16, on_death="requeue") for name in "qo")
     queue.send(b"job")
@@ -538,7 +550,7 @@ def test_a_busy_consumer_recovers(make_pool: MakePool, start: Start, take: str) 
     arguments = [1] if "many" in take else []
     give_up = time.monotonic() + DEADLINE_S
     while not len(queue):
-        assert time.monotonic() < give_up, "nobody recovers"
+        assert time.monotonic() < give_up, "no member recovers"
         other.send(b"x")
         got = getattr(other, take)(*arguments)
         if hasattr(got, "free"):
@@ -546,9 +558,12 @@ def test_a_busy_consumer_recovers(make_pool: MakePool, start: Start, take: str) 
     assert b"job" == queue.recv(timeout=0)
 
 
-def test_a_newcomer_comes_in(make_pool: MakePool, start: Start) -> None:
-    """Every slot is of a dead member that owned buffers and jobs, and whoever came to recover
-    them was killed as well: the next one comes in, and everything is there."""
+def test_a_newcomer_attaches(make_pool: MakePool, start: Start) -> None:
+    """Every slot is of a dead member that owned buffers and jobs. Members that came to recover them
+    were killed too.
+
+    The next one attaches, and nothing is lost.
+    """
     pool = make_pool(members=3, capacity=64, prealloc=64, cache_size=0)
     queue = pool.create_queue("q", capacity=4, on_death="requeue")
     fill(pool, queue, 3)
@@ -571,12 +586,12 @@ def test_a_newcomer_comes_in(make_pool: MakePool, start: Start) -> None:
     with shmpool.Pool.attach(pool.name) as again:
         again.recover()
         assert [b"0", b"1", b"2"] == sorted(again.queue("q").recv_many(4, timeout=0))
-        assert home(again)
+        assert all_back(again)
 
 
 def test_a_slot_whose_tags_are_used_up(make_pool: MakePool, start: Start) -> None:
-    """Its last member is recovered like any other, and nobody gets the slot any more: no tag is
-    ever used twice."""
+    """Its last member is recovered like any other. No member gets the slot again: no tag is
+    reused."""
     pool = make_pool(members=2, capacity=64, cache_size=0)
     pool.alloc().free()  # a member: of the first slot
     segment = Segment(f"/dev/shm/shmpool.{pool.name}")
@@ -588,7 +603,7 @@ def test_a_slot_whose_tags_are_used_up(make_pool: MakePool, start: Start) -> Non
     child.kill()
     done = pool.recover()
     assert (1, 3) == (done.members, done.buffers)
-    assert home(pool)
+    assert all_back(pool)
     failed = start(
         """
         import shmpool, sys

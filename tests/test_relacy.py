@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.timeout(1800),
 ]
 
-# What must come to pass in a scenario, so that it is known to be about something.
+# Events that must occur in a scenario: without them it tests nothing.
 SCENARIOS = {
     "multi-multi": ["full", "empty", "lapped"],
     "multi-multi-bulk": ["full", "empty", "lapped"],
@@ -72,9 +72,9 @@ NEEDED = {
     "cas cons acquire alf_claim": "cycle",
     "cas cons acq_rel alf_claim": "sleep-full",
     "store op relaxed alf_done": "dead-consumer",
-    "load prod relaxed recover_bury": "dead-producer",
-    "load cons relaxed recover_sweep": "dead-consumer",
-    "cas slot acquire make_void": "dead-producer",
+    "load prod relaxed ranges_bury": "dead-producer",
+    "load cons relaxed sweep": "dead-consumer",
+    "cas slot acquire make_tombstone": "dead-producer",
     "load cons acquire operator()": "sleep-full",
     "load prod acquire operator()": "sleep-empty",
     "load wait acquire": "sleep-empty",
@@ -84,7 +84,7 @@ NEEDED = {
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scenarios, compiled once for all of xdist's workers."""
+    """Returns the program with the scenarios, compiled once for all workers of xdist."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
@@ -103,7 +103,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(models: Path, *arguments: str) -> tuple[bool, str]:
-    """Whether nothing was found, and what was printed."""
+    """Returns whether nothing was found, and the output."""
     done = subprocess.run(
         [models, *arguments], capture_output=True, text=True, errors="replace", check=False
     )

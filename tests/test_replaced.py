@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of pools over time: waited for, taken by another pool, ended with it; pools without one."""
+"""Names of pools over time: waited for, replaced, and removed with the pool; pools without a
+name."""
 
 import contextlib
 import multiprocessing
@@ -25,13 +26,15 @@ def there(name: str) -> bool:
     return os.path.exists(f"/dev/shm/shmpool.{name}")
 
 
-# Replaced.
+# Replaced names.
 
 
 @pytest.mark.parametrize("kind", BLOCKING)
 def test_every_wait_ends(make_pool: MakePool, eventually: Eventually, kind: str) -> None:
-    """A call that waits for ever on a pool whose name is given to another one is PoolReplaced, and
-    has taken and given nothing."""
+    """A call that waits without limit is PoolReplaced when another pool gets the name.
+
+    It has moved no buffer.
+    """
     pool = make_pool()
     queue, held = blocked(pool, kind)
     before = pool.stats().queued
@@ -57,7 +60,7 @@ def test_every_wait_ends(make_pool: MakePool, eventually: Eventually, kind: str)
 
 
 def test_a_nack_that_waits(make_pool: MakePool) -> None:
-    """Ends too, and the caller keeps the buffer."""
+    """Its wait ends too, and the caller keeps the buffer."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=2)
     queue.send_many([b"1", b"2"])
@@ -70,12 +73,13 @@ def test_a_nack_that_waits(make_pool: MakePool) -> None:
 
 
 def test_short_waits(make_pool: MakePool) -> None:
-    """A loop of short waits is told as well. What does not wait, or finds something, goes on."""
+    """A loop of short waits gets PoolReplaced too. A call that does not wait, or succeeds,
+    continues."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=2)
     pool.unlink(pool.name)
     with pytest.raises(shmpool.Empty):
-        queue.get(timeout=0.001)  # a name that is only gone has not been replaced
+        queue.get(timeout=0.001)  # a name that was only removed has not been replaced
     assert not pool.replaced
     make_pool(name=pool.name)
     for call in (queue.get, queue.recv, lambda timeout: queue.get_many(2, timeout)):
@@ -95,9 +99,8 @@ def test_short_waits(make_pool: MakePool) -> None:
         pool.alloc_many(5, timeout=0.001)
 
 
-def test_a_strangers_file(pool: shmpool.Pool) -> None:
-    """A file of another user under the name that was given up does not disturb those in the
-    pool."""
+def test_a_file_of_another_user(pool: shmpool.Pool) -> None:
+    """A file of another user with the pool's former name does not disturb the pool's members."""
     if os.geteuid():
         pytest.skip("needs root")
     queue = pool.create_queue("q", capacity=2)
@@ -114,7 +117,7 @@ def test_a_strangers_file(pool: shmpool.Pool) -> None:
 
 
 def test_in_one_step(make_pool: MakePool, start: Start) -> None:
-    """Whoever attaches while a pool is replaced finds the old one or the new one, never none."""
+    """An attach while a pool is replaced finds the old one or the new one, never none."""
     pool = make_pool()
     child = start(
         """
@@ -137,13 +140,13 @@ def test_in_one_step(make_pool: MakePool, start: Start) -> None:
     assert "2" == child.line()
 
 
-# Made if it is missing.
+# Created if it is missing.
 
 
 def test_exist_ok(make_pool: MakePool, pool_name: str) -> None:
-    """Makes it, or attaches to it if it is as asked for; what is left out may be anything."""
+    """It creates the pool, or attaches if the pool is as asked for. Options left out may differ."""
     first = make_pool(name=pool_name, exist_ok=True, headroom=16, cache_size=0)
-    second = make_pool(name=pool_name, exist_ok=True, buffer_size=200)  # that makes 256
+    second = make_pool(name=pool_name, exist_ok=True, buffer_size=200)  # which makes 256
     assert first._same(second)
     with pytest.raises(shmpool.PoolExists, match="capacity 64, not 128; headroom 16, not 32"):
         make_pool(name=pool_name, exist_ok=True, capacity=128, headroom=32)
@@ -152,7 +155,7 @@ def test_exist_ok(make_pool: MakePool, pool_name: str) -> None:
 
 
 def test_options_that_exclude_each_other(pool_name: str) -> None:
-    """Are refused, and nothing is made."""
+    """They are refused, and nothing is created."""
     for name, options in (
         (pool_name, {"exist_ok": True, "replace": True}),
         (None, {"exist_ok": True}),
@@ -166,7 +169,7 @@ def test_options_that_exclude_each_other(pool_name: str) -> None:
 
 
 def test_many_that_make_it(start: Start, pool_name: str) -> None:
-    """Of processes that start together one makes the pool and all have it."""
+    """Of processes that start together one creates the pool and all have it."""
     script = """
         import sys
         import shmpool
@@ -179,10 +182,10 @@ def test_many_that_make_it(start: Start, pool_name: str) -> None:
         """
     children = [start(script, pool_name) for _ in range(6)]
     for child in children:
-        child.tell()
+        child.send()
     assert 1 == len({child.line() for child in children})
     for child in children:
-        child.tell()
+        child.send()
         child.end()
 
 
@@ -190,7 +193,7 @@ def test_many_that_make_it(start: Start, pool_name: str) -> None:
 
 
 def test_attach_waits(make_pool: MakePool, start: Start, pool_name: str) -> None:
-    """A worker that starts before the pool and its queue are made."""
+    """A worker starts before the pool and its queue are created."""
     for timeout in (0, 0.01):
         with pytest.raises(shmpool.PoolNotFound):
             shmpool.Pool.attach(pool_name, timeout=timeout)
@@ -225,7 +228,7 @@ def test_attach_waits(make_pool: MakePool, start: Start, pool_name: str) -> None
 
 @pytest.mark.parametrize("how", ["close", "with", "drop"])
 def test_the_name_ends_with_the_object(pool_name: str, how: str) -> None:
-    """However it ends. Whoever has it open besides goes on."""
+    """However the object ends, the name is removed. Processes that have the pool open continue."""
     pool = shmpool.Pool.create(pool_name, **SIZES, unlink_on_close=True)
     other = shmpool.Pool.attach(pool_name)
     if how == "with":
@@ -242,7 +245,8 @@ def test_the_name_ends_with_the_object(pool_name: str, how: str) -> None:
 
 @pytest.mark.usefixtures("own_pools")
 def test_the_name_ends_with_the_process(start: Start, pool_name: str) -> None:
-    """Its exit is enough; a forked child's is not. After a kill it is prune()'s."""
+    """The exit of the process removes it, that of a forked child does not. After a kill prune()
+    does."""
     script = """
         import os, sys
         import shmpool
@@ -257,7 +261,7 @@ def test_the_name_ends_with_the_process(start: Start, pool_name: str) -> None:
         """
     child = start(script, pool_name)
     assert "True" == child.line()
-    child.tell()
+    child.send()
     child.end()
     assert not there(pool_name)
     child = start(script, pool_name)
@@ -268,7 +272,7 @@ def test_the_name_ends_with_the_process(start: Start, pool_name: str) -> None:
 
 
 def test_another_ones_name(make_pool: MakePool, pool_name: str) -> None:
-    """A name that another pool has taken is left to it."""
+    """A name that another pool has now is left to that pool."""
     pool = shmpool.Pool.create(pool_name, **SIZES, unlink_on_close=True)
     make_pool(name=pool_name, replace=True)
     pool.close()
@@ -279,7 +283,7 @@ def test_another_ones_name(make_pool: MakePool, pool_name: str) -> None:
 
 
 def worker(pool: shmpool.Pool, work: shmpool.AlfQueue, done: shmpool.AlfQueue) -> None:
-    """A process's: pool and queues came as arguments."""
+    """Runs in a process that got pool and queues as arguments."""
     assert work.pool is pool is done.pool
     done.send(work.recv(timeout=60))
 
@@ -287,7 +291,8 @@ def worker(pool: shmpool.Pool, work: shmpool.AlfQueue, done: shmpool.AlfQueue) -
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_passed_to_a_child(method: str) -> None:
-    """As an argument, with its queues; nothing of it is in /dev/shm, and nobody else finds it."""
+    """A child gets it as an argument, with its queues. It has no file in /dev/shm, so no other
+    process finds it."""
     with shmpool.Pool.create(None, **SIZES) as pool:
         assert pool.name not in shmpool.pool_names()
         work, done = pool.create_queue("work", capacity=4), pool.create_queue("done", capacity=4)
@@ -306,7 +311,7 @@ def test_passed_to_a_child(method: str) -> None:
 
 
 def test_a_child_that_dies(eventually: Eventually) -> None:
-    """Is recovered from as in any pool."""
+    """Its buffers are recovered as in any pool."""
     with shmpool.Pool.create(None, **SIZES) as pool:
         queue = pool.create_queue("q", capacity=4, on_death="requeue")
         queue.send(b"x")
@@ -326,15 +331,41 @@ def test_a_child_that_dies(eventually: Eventually) -> None:
 
 
 def test_core_files(pool: shmpool.Pool) -> None:
-    """Payloads stay out of them: of pools with a name, without one any more, and that never had
+    """They do not contain payloads: of pools with a name, whose name was removed, and without
     one."""
     with shmpool.Pool.create(None, **SIZES), shmpool.Pool.attach(pool.name) as second:
         pool.unlink(pool.name)
         text = Path("/proc/self/smaps").read_text()
     found = set()
     for mapping in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", text):
-        whose = re.search(r" rw-s .*(memfd:shmpool|shmpool\.test)", mapping)
-        if whose:
-            found.add((whose[1], " dd" in mapping[mapping.index("VmFlags") :]))
+        kind = re.search(r" rw-s .*(memfd:shmpool|shmpool\.test)", mapping)
+        if kind:
+            found.add((kind[1], " dd" in mapping[mapping.index("VmFlags") :]))
     assert {("shmpool.test", True), ("memfd:shmpool", True)} == found
     del second
+
+
+def test_a_replacement_that_cannot_be_opened(pool_name: str, start: Callable[..., Child]) -> None:
+    """A process with 64 pools open is refused before the name is taken: the old pool keeps it."""
+    child = start(
+        """
+        import sys, shmpool
+        name = sys.argv[1]
+        make = dict(buffer_size=64, capacity=64)
+        old = shmpool.Pool.create(name, **make)
+        more = [shmpool.Pool.create(None, **make) for _ in range(63)]
+        for options in (dict(replace=True), dict(exist_ok=True), {}):
+            try:
+                shmpool.Pool.create(name, **make, **options)
+            except shmpool.LimitReached as error:
+                print(error)
+        print(old.replaced)
+        """,
+        pool_name,
+    )
+    *said, replaced = child.end().splitlines()
+    assert 3 == len(said)
+    assert all("64 pools are open" in text for text in said)
+    assert "False" == replaced
+    assert pool_name in shmpool.pool_names()
+    shmpool.Pool.unlink(pool_name)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of the process, and a /dev/shm that is full, read-only, missing, or no tmpfs: exceptions
-of shmpool's hierarchy that name the remedy, and nothing left. Each test has a /dev/shm of its own.
+"""Limits of the process, and a /dev/shm that is full, read-only, missing, or no tmpfs.
+
+Each gives an exception of shmpool's hierarchy that names the remedy, and nothing is left. Each test
+has a /dev/shm of its own.
 """
 
 import os
@@ -15,8 +17,8 @@ Run = Callable[..., str]
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a /dev/shm of its own")
 
-# In front of each script: what() makes a call and prints its exception.
-TELL = """
+# Before each script: what() makes a call and prints its exception.
+WHAT = """
 import os, resource, signal, sys
 from pathlib import Path
 import shmpool
@@ -36,7 +38,7 @@ def create(name="rx", **options):
 
 
 def own(shm: str, *, then: str = "true") -> tuple[str, ...]:
-    """Runs what follows where the command shm has made a /dev/shm."""
+    """Runs a command after the command `shm` has made a /dev/shm for it."""
     return ("unshare", "-m", "sh", "-c", f'{shm} && {then} && exec "$@"', "sh")
 
 
@@ -46,18 +48,20 @@ A_FILE = f"{NO_SHM} && touch /dev/shm"
 
 
 @pytest.fixture
-def tell(run: Run) -> Run:
-    def tell(script: str, *arguments: object, shm: str = TMPFS, then: str = "true") -> str:
-        return run(TELL + script, *arguments, prefix=own(shm, then=then))
+def output_of(run: Run) -> Run:
+    def output_of(script: str, *arguments: object, shm: str = TMPFS, then: str = "true") -> str:
+        return run(WHAT + script, *arguments, prefix=own(shm, then=then))
 
-    return tell
+    return output_of
 
 
 @pytest.mark.parametrize("action", ["SIG_IGN", "SIG_DFL"])
-def test_a_limit_of_files(tell: Run, action: str) -> None:
-    """Over RLIMIT_FSIZE create is refused, also where SIGXFSZ would end the process; pools that
-    there are can be attached, and grow."""
-    lines = tell(
+def test_a_limit_of_files(output_of: Run, action: str) -> None:
+    """Over RLIMIT_FSIZE create is refused, also where SIGXFSZ would end the process.
+
+    Existing pools can be attached, and grow.
+    """
+    lines = output_of(
         f"""
 create("small", capacity=64).close()
 signal.signal(signal.SIGXFSZ, signal.{action})
@@ -77,9 +81,9 @@ with shmpool.Pool.attach("small") as pool:
     assert ["['shmpool.small']", "64"] == lines[2:]
 
 
-def test_a_limit_of_addresses(tell: Run) -> None:
-    """Over RLIMIT_AS neither create nor attach; what was open goes on, and grows."""
-    lines = tell(
+def test_a_limit_of_addresses(output_of: Run) -> None:
+    """Over RLIMIT_AS create and attach are refused. An open pool continues, and grows."""
+    lines = output_of(
         """
 create("small", capacity=64).close()
 create("large", buffer_size=65536, capacity=16384).close()
@@ -101,11 +105,13 @@ print(len(pool.alloc_many(64)), sorted(os.listdir("/dev/shm")))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("action", ["attach", "create", "look", "list", "prune"])
-def test_a_limit_of_descriptors(tell: Run, action: str) -> None:
-    """However few descriptors are left, the call succeeds or is LimitReached; nothing is remembered
-    of it: once some are free it succeeds, and others can attach what this process has made."""
-    lines = tell(
+@pytest.mark.parametrize("action", ["attach", "create", "view", "list", "prune"])
+def test_a_limit_of_descriptors(output_of: Run, action: str) -> None:
+    """However few descriptors are left, the call succeeds or is LimitReached.
+
+    The failure has no later effect: with free descriptors the call succeeds, and others can attach.
+    """
+    lines = output_of(
         """
 import subprocess
 child = [sys.executable, "-c", "import shmpool, sys; print(shmpool.Pool.attach(sys.argv[1]))"]
@@ -114,7 +120,7 @@ subprocess.run([sys.executable, "-c", make], check=True)  # so this process has 
 calls = {
     "attach": lambda: shmpool.Pool.attach("rx").close(),
     "create": lambda: create("made", unlink_on_close=True).close(),
-    "look": lambda: View("rx").close(),
+    "view": lambda: View("rx").close(),
     "list": shmpool.pool_names,
     "prune": shmpool.prune,
 }
@@ -148,11 +154,13 @@ print(sorted(os.listdir("/dev/shm")), len(pool.alloc_many(8)))
     assert "['shmpool.mine', 'shmpool.rx'] 8" == lines[7]
 
 
-def test_read_only(tell: Run) -> None:
-    """In a /dev/shm that is mounted read-only pools are looked at; what changes them is
-    AccessDenied that says how to mount it."""
+def test_read_only(output_of: Run) -> None:
+    """In a /dev/shm that is mounted read-only pools can be read.
+
+    A change is AccessDenied that says how to remount it.
+    """
     make = "import shmpool; shmpool.Pool.create('rx', buffer_size=64, capacity=64).close()"
-    lines = tell(
+    lines = output_of(
         """
 with View("rx") as view:
     print(view.geometry.capacity, view.stats().created)
@@ -171,9 +179,9 @@ what(shmpool.Pool.unlink, "rx")
 
 
 @pytest.mark.parametrize("inodes", [1, 2])
-def test_no_inodes(tell: Run, inodes: int) -> None:
-    """A tmpfs with no inode left: OutOfSharedMemory that names them, and nothing is left."""
-    line, left = tell(
+def test_no_inodes(output_of: Run, inodes: int) -> None:
+    """A tmpfs without a free inode is OutOfSharedMemory that names inodes. Nothing is left."""
+    line, left = output_of(
         """
 what(create)
 print(os.listdir("/dev/shm"))
@@ -185,10 +193,13 @@ print(os.listdir("/dev/shm"))
     assert "[]" == left
 
 
-def test_full(tell: Run) -> None:
-    """A tmpfs that is full: create, create_queue and growth are OutOfSharedMemory; what there was
-    is used on, the audit is clean, and with room again they succeed."""
-    lines = tell(
+def test_full(output_of: Run) -> None:
+    """On a full tmpfs create, create_queue and growth are OutOfSharedMemory. Existing buffers stay
+    usable.
+
+    The audit is clean, and with room the calls succeed.
+    """
+    lines = output_of(
         """
 pool = create(capacity=16384)
 held = pool.alloc_many(256)
@@ -216,10 +227,12 @@ print(len(queue), pool.audit().ok)
 
 
 @pytest.mark.parametrize("shm", [NO_SHM, A_FILE], ids=["none", "file"])
-def test_no_shared_memory(tell: Run, shm: str) -> None:
-    """No /dev/shm, or a file in its place: create says what to mount, attach finds nothing, and
-    there is nothing to list or prune."""
-    lines = tell(
+def test_no_shared_memory(output_of: Run, shm: str) -> None:
+    """No /dev/shm, or a file in its place: create says what to mount, and attach finds nothing.
+
+    There is nothing to list or prune.
+    """
+    lines = output_of(
         """
 print(shmpool.pool_names(), shmpool.prune())
 what(create)
@@ -253,7 +266,7 @@ COMMANDS = {
     ids=["none", "file", "read-only", "no inodes"],
 )
 def test_commands(command: str, shm: str) -> None:
-    """Commands end with a line, not with a traceback."""
+    """Commands end with one line, not with a traceback."""
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     shm = shm.replace(f"{TMPFS},", "mount -t tmpfs tmpfs /dev/shm -o ")
     code = "import sys; from shmpool.cli import main; main()"
@@ -269,10 +282,13 @@ def test_commands(command: str, shm: str) -> None:
     assert all(line.startswith("shmpool: ") for line in done.stderr.splitlines())
 
 
-def test_another_file_system(tell: Run, tmp_path: Path) -> None:
-    """Where /dev/shm is a directory of another file system, a pool works if that has the locks and
-    reserves memory; else create says so."""
-    printed = tell(
+def test_another_file_system(output_of: Run, tmp_path: Path) -> None:
+    """If /dev/shm is on another file system, a pool works if that has the locks and reserves
+    memory.
+
+    Otherwise create says so.
+    """
+    printed = output_of(
         """
 def dies(name):
     if not os.fork():

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose turn it is in the daemon: a pool that takes long holds up nobody but itself."""
+"""The order of work in the daemon: a pool that takes long delays no other pool."""
 
 import asyncio
 import gc
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import pytest
-from conftest import Child, Eventually, MakePool, StartDaemon
+from conftest import DEADLINE_S, Child, Eventually, MakePool, StartDaemon
 
 import shmpool
 from shmpool import errors
@@ -46,20 +47,20 @@ def test_a_slow_pool_waits() -> None:
     assert turns.ready("slow")
 
 
-def test_a_slow_pool_is_told_once() -> None:
+def test_a_slow_pool_is_reported_once() -> None:
     """slowed() returns a pause that is longer than the period, once until keep() drops the pool."""
     clock = Clock()
     turns = budgets(clock)
 
-    def look(took: float) -> float | None:
+    def inspect(took: float) -> float | None:
         with turns.use("slow"):
             clock.used += took
         return turns.slowed("slow", 1.0)
 
-    assert [None, 2 / SHARE, None] == [look(0.4 * SHARE), look(2.0), look(2.0)]
+    assert [None, 2 / SHARE, None] == [inspect(0.4 * SHARE), inspect(2.0), inspect(2.0)]
     turns.keep([])
     assert turns.ready("slow")
-    assert 2 / SHARE == look(2.0)
+    assert 2 / SHARE == inspect(2.0)
 
 
 def test_an_error_uses_the_turn_too() -> None:
@@ -74,22 +75,25 @@ def test_an_error_uses_the_turn_too() -> None:
 
 class Steps:
     """A handler whose requests take a given number of steps. It lists the steps that were made,
-    and counts the requests of one name in progress at a time."""
+    and counts the requests in progress at a time: of one name, and of all."""
 
     def __init__(self) -> None:
         self.made: list[str] = []
         self.running: list[str] = []
-        self.most = 0
+        self.most = self.most_at_once = 0
 
     def steps(self, request: AnyRequest, limit: float | None) -> Generator[None, None, Any]:
         assert isinstance(request, RunAudit)
         name, _, steps = request.pool.partition("-")
         self.running.append(name)
-        for _ in range(int(steps)):
-            self.made.append(name)
-            self.most = max(self.most, self.running.count(name))
-            yield
-        self.running.remove(name)
+        try:
+            for _ in range(int(steps)):
+                self.made.append(name)
+                self.most = max(self.most, self.running.count(name))
+                self.most_at_once = max(self.most_at_once, len(self.running))
+                yield
+        finally:
+            self.running.remove(name)
         if name == "missing":
             raise errors.PoolNotFound("missing")
         return name
@@ -106,7 +110,7 @@ def test_requests_take_turns() -> None:
 
     async def ask() -> list[str]:
         with ThreadPoolExecutor(1) as threads:
-            turns = StepRunner(handler, in_a_thread(threads))  # type: ignore[arg-type]
+            turns = StepRunner(handler, in_a_thread(threads), 9)  # type: ignore[arg-type]
             ends = [turns.run(RunAudit(pool)) for pool in ("long-1000", "short-2")]
             first, rest = await asyncio.wait(
                 map(asyncio.ensure_future, ends), return_when=asyncio.FIRST_COMPLETED
@@ -123,7 +127,7 @@ def test_a_pool_has_one_turn() -> None:
 
     async def ask() -> None:
         with ThreadPoolExecutor(1) as threads:
-            turns = StepRunner(handler, in_a_thread(threads))  # type: ignore[arg-type]
+            turns = StepRunner(handler, in_a_thread(threads), 9)  # type: ignore[arg-type]
             many = [asyncio.ensure_future(turns.run(RunAudit("long-50"))) for _ in range(20)]
             await turns.run(RunAudit("short-2"))
             assert handler.made.count("long") < 20
@@ -139,7 +143,7 @@ def test_callers_that_call_again_wait_too() -> None:
 
     async def ask() -> None:
         with ThreadPoolExecutor(1) as threads:
-            turns = StepRunner(handler, in_a_thread(threads))  # type: ignore[arg-type]
+            turns = StepRunner(handler, in_a_thread(threads), 9)  # type: ignore[arg-type]
 
             async def caller() -> None:
                 for _ in range(5):
@@ -157,7 +161,7 @@ def test_failed_requests_leave_no_lock() -> None:
 
     async def ask() -> StepRunner:
         with ThreadPoolExecutor(1) as threads:
-            turns = StepRunner(Steps(), in_a_thread(threads))  # type: ignore[arg-type]
+            turns = StepRunner(Steps(), in_a_thread(threads), 9)  # type: ignore[arg-type]
             for steps in range(5):
                 with pytest.raises(errors.PoolNotFound):
                     await turns.run(RunAudit(f"missing-{steps}"))
@@ -166,6 +170,56 @@ def test_failed_requests_leave_no_lock() -> None:
     turns = asyncio.run(ask())
     gc.collect()  # the traceback of an error has the lock
     assert not turns._locks
+
+
+def test_few_requests_are_in_progress() -> None:
+    """No more requests than places are in progress, and each of them is answered."""
+    handler = Steps()
+
+    async def ask() -> None:
+        with ThreadPoolExecutor(2) as threads:
+            turns = StepRunner(handler, in_a_thread(threads), 2)  # type: ignore[arg-type]
+            many = [f"pool{n}-5" for n in range(8)]
+            answers = await asyncio.gather(*(turns.run(RunAudit(pool)) for pool in many))
+        assert [pool.partition("-")[0] for pool in many] == answers
+
+    asyncio.run(ask())
+    assert 2 == handler.most_at_once
+
+
+def test_a_cancelled_request_leaves_its_place() -> None:
+    """A request whose client has gone ends with the step that it is in, and another one begins."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Steps):
+        """The first step of a pool "slow" waits for go_on."""
+
+        def steps(self, request: AnyRequest, limit: float | None) -> Generator[None, None, Any]:
+            assert isinstance(request, RunAudit)
+            made = super().steps(request, limit)
+            if request.pool.startswith("slow"):
+                begun.set()
+                go_on.wait(DEADLINE_S)
+            return (yield from made)
+
+    handler = Slow()
+
+    async def ask() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            turns = StepRunner(handler, in_a_thread(threads), 1)  # type: ignore[arg-type]
+            slow = asyncio.ensure_future(turns.run(RunAudit("slow-1000")))
+            await asyncio.to_thread(begun.wait, DEADLINE_S)
+            slow.cancel()
+            await asyncio.wait([slow])
+            next_one = asyncio.ensure_future(turns.run(RunAudit("next-2")))
+            await asyncio.sleep(0)
+            assert [] == handler.made
+            go_on.set()
+            assert "next" == await next_one
+
+    asyncio.run(ask())
+    assert ["slow", "next", "next"] == handler.made
+    assert [] == handler.running
 
 
 CRAFTED = 1 << 18
@@ -195,7 +249,7 @@ KILLED = """
 
 
 @pytest.mark.slow
-def test_a_crafted_pool_holds_up_nobody(
+def test_a_crafted_pool_delays_no_other(
     start_daemon: StartDaemon,
     make_pool: MakePool,
     start: Callable[..., Child],

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes under a seccomp filter that refuses calls, as containers and services have: all works,
-or an exception says what is missing."""
+"""Processes under a seccomp filter that refuses system calls, as containers and services have.
+
+Everything works, or an exception says what is missing.
+"""
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from conftest import Child, MakePool
+from conftest import DEADLINE_S, Child, MakePool
 
 import shmpool
 
@@ -66,7 +69,7 @@ def skip_without(line: str) -> str:
 
 
 def lines_of(child: Child) -> list[str]:
-    """What it has printed, when it has ended."""
+    """The output of the process, after it has ended."""
     lines = child.end().splitlines()
     skip_without(lines[0])
     return lines
@@ -74,8 +77,11 @@ def lines_of(child: Child) -> list[str]:
 
 @pytest.mark.parametrize("number", ["EPERM", "ENOSYS"])
 def test_recovery_goes_on(make_pool: MakePool, start: Start, number: str) -> None:
-    """Without pidfd_open, membarrier and process_madvise a process recovers others, takes what is
-    in their caches, is seen as living, and is recovered when it has died."""
+    """Without pidfd_open, membarrier and process_madvise recovery works.
+
+    The process recovers others and steals from their caches. It counts as live, and is recovered
+    after its death.
+    """
     pool = make_pool(capacity=256, prealloc=256)
     holder = start(
         """
@@ -102,7 +108,7 @@ sys.stdin.readline()
     )
     assert "0" == skip_without(child.line())
     holder.kill()
-    child.tell()
+    child.send()
     assert "1" == child.line()
     assert "256 True" == child.line()
     assert 0 == pool.recover().members
@@ -113,8 +119,10 @@ sys.stdin.readline()
 
 @pytest.mark.parametrize("number", ["EPERM", "EINVAL"])
 def test_no_such_locks(pool: shmpool.Pool, pool_name: str, start: Start, number: str) -> None:
-    """Where a process cannot take a token, create and attach are refused with a word; it may look,
-    and nothing is left."""
+    """If a process cannot take a token, create and attach are refused with the reason.
+
+    It may read. Nothing is left.
+    """
     pool.alloc().free()
     set_lock = 37
     child = start(
@@ -137,11 +145,28 @@ print(sys.argv[2] in shmpool.pool_names())
     assert ["True True", "True True", "0 1", "False"] == lines_of(child)
 
 
+def test_no_event_loop(start: Start, tmp_path: Path) -> None:
+    """A daemon that may not use fcntl ends with one line and status 1."""
+    pytest.importorskip("uvloop", reason="shmpool[daemon] is not installed")
+    child = start(
+        f"""{FILTER}
+import shmpool.daemon
+sys.stderr = sys.stdout
+refuse(errno.EPERM, {numbers("fcntl")})
+sys.exit(shmpool.daemon.run(None, {{"socket": sys.argv[1]}}, "0"))
+""",
+        tmp_path / "d.sock",
+    )
+    said = skip_without(child.line())
+    assert said.startswith("shmpool: the event loop cannot run: Operation not permitted: ")
+    assert ("", 1) == (child.line(), child.process.wait(DEADLINE_S))
+
+
 @pytest.mark.parametrize("number", ["EPERM", "ENOSYS", "EOPNOTSUPP"])
 def test_no_memory_can_be_reserved(
     pool: shmpool.Pool, pool_name: str, start: Start, number: str
 ) -> None:
-    """Without fallocate there is neither a new pool nor growth; what exists is used."""
+    """Without fallocate a pool can be neither created nor grown. Existing buffers are used."""
     pool.alloc().free()
     child = start(
         f"""{FILTER}

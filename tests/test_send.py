@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""send, recv and their forms for many: bytes copied in and out."""
+"""send, recv and their forms for many: they copy bytes in and out."""
 
 import os
 import threading
@@ -71,7 +71,7 @@ def test_a_message_is_counted_in_bytes(pool: shmpool.Pool) -> None:
 
 
 def test_a_payload_too_large(pool: shmpool.Pool) -> None:
-    """It is PayloadTooLarge that says both sizes; nothing is sent and no buffer lost."""
+    """It is PayloadTooLarge that names both sizes. Nothing is sent and no buffer is lost."""
     queue = pool.create_queue("q", capacity=8)
     for send in (
         lambda: queue.send(bytes(257)),
@@ -83,8 +83,8 @@ def test_a_payload_too_large(pool: shmpool.Pool) -> None:
     assert (0, {}) == (len(queue), pool.audit().held)
 
 
-def test_what_did_not_fit_is_told(pool: shmpool.Pool) -> None:
-    """Full of send_many says how many went; they and no others are in the queue."""
+def test_full_reports_how_many_were_sent(pool: shmpool.Pool) -> None:
+    """Full of send_many says how many were sent. Exactly these are in the queue."""
     queue = pool.create_queue("q", capacity=4)
     queue.send(b"first")
     payloads = [b"%d" % i for i in range(10)]
@@ -97,7 +97,7 @@ def test_what_did_not_fit_is_told(pool: shmpool.Pool) -> None:
     assert {} == pool.audit().held
 
 
-def test_an_exhausted_pool_is_told(make_pool: MakePool) -> None:
+def test_an_exhausted_pool_is_reported(make_pool: MakePool) -> None:
     """PoolExhausted of send and send_many: the queue has room, the pool has no buffers."""
     pool = make_pool(capacity=8)
     queue = pool.create_queue("q", capacity=64)
@@ -113,8 +113,8 @@ def test_an_exhausted_pool_is_told(make_pool: MakePool) -> None:
     assert 8 == len(queue.recv_many(64))
 
 
-def test_recv_many_takes_what_is_there(pool: shmpool.Pool) -> None:
-    """1 to n: it does not wait for the rest."""
+def test_recv_many_takes_what_is_queued(pool: shmpool.Pool) -> None:
+    """It takes 1 to n messages and does not wait for more."""
     queue = pool.create_queue("q", capacity=64)
     queue.send_many([b"1", b"2", b"3"])
     assert [b"1", b"2"] == queue.recv_many(2)
@@ -124,7 +124,7 @@ def test_recv_many_takes_what_is_there(pool: shmpool.Pool) -> None:
 
 
 def test_large_buffers(make_pool: MakePool) -> None:
-    """Payloads larger than what one bulk carries go through, many at once."""
+    """Many payloads larger than one bulk's share are sent at once."""
     pool = make_pool(buffer_size=5 << 20, capacity=4)
     queue = pool.create_queue("q", capacity=4)
     payloads = [bytes([i]) * (5 << 20) for i in range(3)]
@@ -135,13 +135,15 @@ def test_large_buffers(make_pool: MakePool) -> None:
     assert payloads == received
 
 
-LARGE = 512 * 1024  # bytes from which copy.h takes another way
+LARGE = 512 * 1024  # bytes from which copy.h copies differently
 
 
 @pytest.mark.parametrize("length", [LARGE - 1, LARGE, LARGE + 1, 2 * LARGE + 77])
 def test_large_payloads_are_copied_whole(make_pool: MakePool, length: int) -> None:
-    """Every way in and out gives the same bytes on both sides of where the way of copying changes,
-    and touches none beyond them."""
+    """Every call gives the same bytes on both sides of the size where copying changes.
+
+    It touches no bytes beyond them.
+    """
     payload = os.urandom(length)
     pool = make_pool(buffer_size=length + 64, capacity=8)
     queue = pool.create_queue("q", capacity=8)
@@ -165,7 +167,7 @@ def test_large_payloads_are_copied_whole(make_pool: MakePool, length: int) -> No
 
 
 def test_send_and_put_are_one_queue(pool: shmpool.Pool) -> None:
-    """What send put can be got as a Buffer, and what put put can be received."""
+    """A sent message can be got as a Buffer, and a Buffer that was put can be received."""
     queue = pool.create_queue("q", capacity=8)
     queue.send(b"sent")
     with queue.get() as buf:
@@ -200,7 +202,7 @@ def test_more_payloads_than_the_queue_holds(
 
 
 def test_one_queue_object_in_two_threads(make_pool: MakePool) -> None:
-    """recv_many of one AlfQueue in several threads at once mixes nothing up."""
+    """recv_many of one AlfQueue in several threads at once mixes no messages up."""
     pool = make_pool(capacity=1024)
     queue = pool.create_queue("q", capacity=512)
     got: list[bytes] = []
@@ -223,7 +225,8 @@ def test_one_queue_object_in_two_threads(make_pool: MakePool) -> None:
 
 
 def test_trying_is_no_exception(pool: shmpool.Pool) -> None:
-    """try_get and try_recv give None where get and recv would be Empty, else the oldest."""
+    """try_get and try_recv return None where get and recv raise Empty, otherwise the oldest
+    message."""
     queue = pool.create_queue("q", capacity=8)
     assert (None, None) == (queue.try_get(), queue.try_recv())
     queue.send_many([b"1", b"2", b""])
@@ -258,8 +261,10 @@ def test_trying_is_no_second_consumer(pool: shmpool.Pool) -> None:
 
 @pytest.mark.parametrize("size", [100, 16384, 1 << 20])
 def test_a_payload_waits_for_room(make_pool: MakePool, size: int, eventually: Eventually) -> None:
-    """A send into a full queue waits, small or large, and arrives whole and last; other threads run
-    meanwhile."""
+    """A send into a full queue waits, and its payload arrives whole and last, small or large.
+
+    Other threads run during the wait.
+    """
     pool = make_pool(buffer_size=1 << 20, capacity=16)
     queue = pool.create_queue("q", capacity=4)
     payloads = [bytes([i]) * size for i in range(5)]
@@ -274,8 +279,11 @@ def test_a_payload_waits_for_room(make_pool: MakePool, size: int, eventually: Ev
 
 
 def test_a_large_payload_without_room(make_pool: MakePool) -> None:
-    """Full and PoolExhausted of a payload large enough to be copied without the lock, at once and
-    after a while; no buffer is lost."""
+    """Full and PoolExhausted of a payload that is copied without the lock, at once and after a
+    wait.
+
+    No buffer is lost.
+    """
     pool = make_pool(buffer_size=65536, capacity=8)
     queue = pool.create_queue("q", capacity=4)
     payload = bytes(65536)
@@ -291,7 +299,7 @@ def test_a_large_payload_without_room(make_pool: MakePool) -> None:
 
 
 def test_a_list_may_change_while_it_is_sent(make_pool: MakePool, eventually: Eventually) -> None:
-    """send_many sends what the list held when it was called, whatever becomes of the list."""
+    """send_many sends the contents of the list at the call, even if the list changes."""
     pool = make_pool(capacity=64)
     queue = pool.create_queue("q", capacity=4)
     payloads = [bytes(bytearray([i])) * 200 for i in range(20)]
@@ -308,7 +316,7 @@ def test_a_list_may_change_while_it_is_sent(make_pool: MakePool, eventually: Eve
 
 
 def test_a_bad_payload_sends_nothing(pool: shmpool.Pool) -> None:
-    """send_many with something among the payloads that is no bytes sends none of them."""
+    """send_many with an item that has no bytes sends none of the payloads."""
     queue = pool.create_queue("q", capacity=8)
     for bad in ("text", None, 3):
         with pytest.raises(TypeError, match="bytes-like"):
@@ -319,8 +327,10 @@ def test_a_bad_payload_sends_nothing(pool: shmpool.Pool) -> None:
 def test_recv_many_ends_whatever_producers_do(
     make_pool: MakePool, start: Callable[..., Child], eventually: Eventually
 ) -> None:
-    """It takes what is there and no more, however many it may take and however fast others put;
-    signals and other threads get in between."""
+    """It takes the queued messages and no more, however fast others put.
+
+    Signals and other threads run in between.
+    """
     pool = make_pool(buffer_size=4096, capacity=4096)
     queue = pool.create_queue("q", capacity=1024)
     script = """
@@ -342,7 +352,7 @@ def test_recv_many_ends_whatever_producers_do(
 
 
 def test_recv_many_of_large_payloads(make_pool: MakePool) -> None:
-    """One call takes about 16 MiB at most; the rest stays in the queue, in order."""
+    """One call takes about 16 MiB at most. The rest stays in the queue, in order."""
     pool = make_pool(buffer_size=1 << 20, capacity=64)
     queue = pool.create_queue("q", capacity=64)
     payloads = [bytes([i]) * (1 << 20) for i in range(40)]
@@ -353,3 +363,27 @@ def test_recv_many_of_large_payloads(make_pool: MakePool) -> None:
         assert 1 <= len(got) <= 32
         received += got
     assert payloads == received
+
+
+def test_no_other_thread_finds_the_list_that_recv_many_fills(
+    pool_name: str, start: Callable[..., Child]
+) -> None:
+    """While recv_many() waits, the garbage collector lists no list with empty entries."""
+    child = start(
+        """
+        import gc, sys, threading, time, shmpool
+        pool = shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=64, unlink_on_close=True)
+        queue = pool.create_queue("q", capacity=16)
+        queue.send_many([b"x"] * 3)
+        thread = threading.Thread(target=lambda: (queue.recv_many(3), queue.recv_many(10)))
+        thread.start()
+        while not any(member.counters["sleep"] for member in pool.members()):
+            time.sleep(0.01)
+        print(sum(repr(o)[:7] == "[<NULL>" for o in gc.get_objects() if type(o) is list))
+        queue.send(b"end")
+        thread.join()
+        """,
+        pool_name,
+    )
+    assert "0" == child.line()
+    child.end()

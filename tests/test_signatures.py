@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the types say of a public method, what inspect.signature() shows, and what it takes: one."""
+"""The types of a public method, its inspect.signature(), and the arguments it accepts are the
+same."""
 
 import ast
 import inspect
@@ -20,6 +21,7 @@ NATIVE: dict[str, type] = {
     "Buffer": shmpool.Buffer,
     "SegmentBase": _hot.SegmentBase,
     "PoolBase": _hot.PoolBase,
+    "ArrayMemory": _hot.ArrayMemory,
     "BurstBase": _hot.BurstBase,
     "QueueBase": _hot.QueueBase,
 }
@@ -45,7 +47,7 @@ def stubs() -> list[tuple[str, ast.FunctionDef]]:
 
 
 def test_every_method_in_c_has_a_stub() -> None:
-    """And no stub is of a method that is not there."""
+    """Every stub has a method, too."""
     declared = {(kind, entry.name) for kind, entry in stubs()}
     there = {
         (kind, name)
@@ -58,10 +60,12 @@ def test_every_method_in_c_has_a_stub() -> None:
 
 @pytest.mark.parametrize(("kind", "stub"), stubs(), ids=lambda value: getattr(value, "name", value))
 def test_a_stub_is_the_signature(kind: str, stub: ast.FunctionDef) -> None:
-    """Names, order, defaults, and what is positional only are as inspect.signature() shows them."""
+    """Names, order, defaults and positional-only parameters equal those of inspect.signature()."""
     shown = list(inspect.signature(getattr(NATIVE[kind], stub.name)).parameters.values())[1:]
-    told = [(a.arg, True) for a in stub.args.posonlyargs] + [(a.arg, False) for a in stub.args.args]
-    assert told[1:] == [(p.name, p.kind is p.POSITIONAL_ONLY) for p in shown]
+    stubbed = [(a.arg, True) for a in stub.args.posonlyargs] + [
+        (a.arg, False) for a in stub.args.args
+    ]
+    assert stubbed[1:] == [(p.name, p.kind is p.POSITIONAL_ONLY) for p in shown]
     defaults = [None if p.default is p.empty else repr(p.default) for p in shown]
     assert [None] * (len(shown) - len(stub.args.defaults)) + [
         ast.unparse(value) for value in stub.args.defaults
@@ -69,7 +73,7 @@ def test_a_stub_is_the_signature(kind: str, stub: ast.FunctionDef) -> None:
 
 
 def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
-    """Each public method that has arguments which may be named, called with all of them named."""
+    """Each public method whose parameters may be named, called with all of them named."""
     queue = pool.create_queue("q", capacity=8)
     name, kind = pool.name, shmpool.Pool
 
@@ -87,6 +91,7 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
     return {
         (kind, "alloc"): lambda: pool.alloc(timeout=0),
         (kind, "alloc_many"): lambda: pool.alloc_many(n=2, timeout=0),
+        (kind, "burst"): lambda: pool.burst(items=[pool.alloc()]),
         (kind, "create_queue"): lambda: pool.create_queue(name="other", capacity=2),
         (kind, "queue"): lambda: pool.queue(name="q"),
         (kind, "trim"): lambda: pool.trim(keep=1),
@@ -97,6 +102,9 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (kind, "unlink"): lambda: None,
         (shmpool.AlfQueue, "put"): lambda: queue.put(timeout=0, buf=pool.alloc()),
         (shmpool.AlfQueue, "get"): lambda: queue.get(timeout=0),
+        (kind, "array"): lambda: pool.array(shape=2, dtype="u1", order="F", timeout=0),
+        (shmpool.AlfQueue, "put_array"): lambda: queue.put_array(array=np.zeros(2), timeout=0),
+        (shmpool.AlfQueue, "get_array"): lambda: queue.get_array(timeout=0),
         (shmpool.AlfQueue, "send"): lambda: queue.send(payload=b"x", timeout=0),
         (shmpool.AlfQueue, "recv"): lambda: queue.recv(timeout=0),
         (shmpool.AlfQueue, "send_many"): lambda: queue.send_many(payloads=[b"x"] * 3, timeout=0),
@@ -109,6 +117,9 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (shmpool.Buffer, "nack"): lambda: got().nack(timeout=0),
         (shmpool.Burst, "nack"): lambda: pool.queue("q").get_many(2).nack(timeout=0),
         (shmpool.AlfQueue, "get_many"): lambda: queue.get_many(n=2, timeout=0),
+        (shmpool.Burst, "spread"): lambda: pool.alloc_many(2).spread(
+            queues=[queue], keys=[0, 0], timeout=0
+        ),
         (shmpool.Burst, "column"): lambda: pool.alloc_many(2).column(offset=0, dtype="u1"),
         (shmpool.Burst, "set_column"): lambda: pool.alloc_many(2).set_column(
             offset=0, values=1, dtype="u1"
@@ -117,7 +128,8 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
 
 
 def test_arguments_may_be_named(pool: shmpool.Pool) -> None:
-    """Whatever inspect.signature() does not show as positional only can be given by its name."""
+    """A parameter that inspect.signature() does not show as positional-only can be given by
+    name."""
     calls = by_name(pool)
     nameable = {
         (kind, name)
@@ -141,11 +153,11 @@ def test_arguments_may_be_named(pool: shmpool.Pool) -> None:
         ("recv_many", "n and "),
         ("get", ""),
         ("recv", ""),
+        ("get_array", ""),
     ],
 )
 def test_other_arguments(pool: shmpool.Pool, name: str, takes: str) -> None:
-    """Too many, too few, unknown ones, and one that is given twice are TypeError, which says what
-    there is."""
+    """Too many, too few, unknown and repeated arguments are TypeError that lists the parameters."""
     call: Callable[..., object] = getattr(pool.create_queue("q", capacity=8), name)
     first = takes.removesuffix(" and ") or "timeout"
     wrong: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((1, 2, 3), {}), ((), {"wait": 1})]
@@ -166,17 +178,22 @@ def named_in(annotation: object) -> set[type]:
 
 
 def named_by(thing: Any) -> set[type]:
-    """Those that the annotations of a function or of a record's fields name; what comes from
-    numpy and typing_extensions only for type checkers is left out."""
+    """The classes that the annotations of a function or of a record's fields name.
+
+    Names from numpy and typing_extensions that only type checkers need are left out.
+    """
     foreign: dict[str, Any] = dict.fromkeys(("ArrayLike", "BytesLike", "DTypeLike"), Any)
     foreign |= {"np": np, "NDArray": npt.NDArray}
-    hints = get_type_hints(thing, localns={"Pool": shmpool.Pool, **foreign})
+    ours = {"Pool": shmpool.Pool, "Buffer": shmpool.Buffer, "AlfQueue": shmpool.AlfQueue}
+    hints = get_type_hints(thing, localns={**ours, **foreign})
     return set().union(*map(named_in, hints.values()))
 
 
 def test_what_public_signatures_name_is_public() -> None:
-    """Each class that the annotations of public functions, methods and records name is in __all__,
-    except the requests, which shmpool.rpc.protocol has."""
+    """Each class in an annotation of public functions, methods and records is in __all__.
+
+    The exception are the requests, which are in shmpool.rpc.protocol.
+    """
     named: set[type] = set()
     for name in shmpool.__all__:
         value = getattr(shmpool, name)

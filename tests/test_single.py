@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queues made for a single producer or a single consumer: the roles are kept."""
+"""Queues with a single producer or a single consumer: the roles are enforced."""
 
 import os
 import threading
@@ -38,7 +38,7 @@ def test_all_four_kinds_work(pool: shmpool.Pool, producers: str, consumers: str)
 
 
 def test_a_second_producer_is_refused(make_pool: MakePool, start: Callable[..., Child]) -> None:
-    """It is QueueBusy that says who is the one; the buffer stays the caller's."""
+    """It is QueueBusy that names the producer. The buffer stays the caller's."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=8, producers="single")
     child = start(OTHER.format(first="send(b'x')"), pool.name)
@@ -56,14 +56,14 @@ def test_a_second_producer_is_refused(make_pool: MakePool, start: Callable[..., 
             send()
     assert (False, 2, 1) == (buf.released, len(burst), len(queue))
     assert b"x" == queue.recv()
-    child.tell()
+    child.send()
     child.end()
     queue.put(buf)  # the role is free again
     assert 1 == len(queue)
 
 
 def test_a_second_consumer_is_refused(make_pool: MakePool, start: Callable[..., Child]) -> None:
-    """It is QueueBusy that says who is the one; nothing is taken."""
+    """It is QueueBusy that names the consumer. Nothing is taken."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=8, consumers="single")
     queue.send_many([b"1", b"2"])
@@ -79,13 +79,13 @@ def test_a_second_consumer_is_refused(make_pool: MakePool, start: Callable[..., 
         with pytest.raises(shmpool.QueueBusy, match=f"consumer.*{child.pid}"):
             get()
     assert 1 == len(queue)
-    child.tell()
+    child.send()
     child.end()
     assert b"2" == queue.recv()
 
 
-def test_a_role_can_be_given_up(pool: shmpool.Pool) -> None:
-    """release() lets another thread of the process have it."""
+def test_a_role_can_be_released(pool: shmpool.Pool) -> None:
+    """After release() another thread of the process can take the role."""
     queue = pool.create_queue("q", capacity=8, producers="single", consumers="single")
     queue.send(b"mine")
     outcome: list[object] = []
@@ -109,7 +109,7 @@ def test_a_role_can_be_given_up(pool: shmpool.Pool) -> None:
 
 
 def test_the_role_ends_with_the_thread(pool: shmpool.Pool, eventually: Eventually) -> None:
-    """When the single producer's thread is gone another may produce."""
+    """When the single producer's thread has ended another one may produce."""
     queue = pool.create_queue("q", capacity=8, producers="single")
     thread = threading.Thread(target=queue.send, args=(b"1",))
     thread.start()
@@ -127,7 +127,7 @@ def test_the_role_ends_with_the_thread(pool: shmpool.Pool, eventually: Eventuall
 
 
 def test_the_other_side_stays_open(pool: shmpool.Pool) -> None:
-    """A single producer says nothing about consumers: any number of threads may get."""
+    """A single producer does not restrict consumers: any number of threads may get."""
     queue = pool.create_queue("q", capacity=8, producers="single")
     queue.send_many([b"1", b"2", b"3"])
     got = [queue.recv()]
@@ -157,8 +157,10 @@ def test_busy_names_this_process(pool: shmpool.Pool) -> None:
 
 
 def test_the_role_ends_with_the_process(make_pool: MakePool, start: Callable[..., Child]) -> None:
-    """A consumer that dies while its queue is full is succeeded, though what it had cannot be put
-    back until its successor has made room; neither is its producer's role lost to that."""
+    """A consumer that dies while its queue is full is replaced. Its buffers wait for room.
+
+    Its successor makes that room. The dead member's producer role is not lost.
+    """
     pool = make_pool()
     queue = pool.create_queue("q", capacity=4, consumers="single", on_death="requeue")
     other = pool.create_queue("other", capacity=4, producers="single")

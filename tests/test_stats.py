@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""stats, audit and members: what a pool says of itself."""
+"""stats, audit and members: a pool's report of itself."""
 
 import dataclasses
 import os
@@ -18,7 +18,7 @@ COUNTERS = {
 
 
 def test_stats_of_a_new_pool(make_pool: MakePool) -> None:
-    """Nothing exists but what was preallocated, and looking makes nobody a member."""
+    """Only preallocated buffers exist, and reading makes no process a member."""
     pool = make_pool(capacity=256, prealloc=100)
     assert (
         shmpool.Stats(
@@ -56,7 +56,7 @@ def test_stats_add_up(cached_pool: shmpool.Pool) -> None:
 
 
 def test_audit_names_every_queue(pool: shmpool.Pool) -> None:
-    """queued has each queue by its name, empty ones too."""
+    """queued has each queue by its name, empty queues too."""
     for n, name in enumerate(("a", "b", "c")):
         pool.create_queue(name, capacity=8).send_many([b"x"] * n)
     assert {"a": 0, "b": 1, "c": 2} == pool.audit().queued
@@ -108,8 +108,8 @@ def test_records_are_frozen(pool: shmpool.Pool) -> None:
                 setattr(record, field.name, getattr(record, field.name))
 
 
-def test_held_is_told_by_member(make_pool: MakePool, start: Callable[..., Child]) -> None:
-    """audit().held says which member has how many, by the number members() gives."""
+def test_held_by_member(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """audit().held has the number of buffers of each member, by the number of members()."""
     pool = make_pool()
     mine = pool.alloc_many(3)
     child = start(
@@ -125,14 +125,14 @@ def test_held_is_told_by_member(make_pool: MakePool, start: Callable[..., Child]
     assert "held" == child.line()
     number = {member.pid: member.number for member in pool.members()}
     assert {number[os.getpid()]: 3, number[child.pid]: 5} == pool.audit().held
-    child.tell()
+    child.send()
     child.end()
     assert {number[os.getpid()]: 3} == pool.audit().held
     mine.free()
 
 
 def test_counters_survive_their_member(make_pool: MakePool, run: Callable[..., str]) -> None:
-    """The sums include members that are gone."""
+    """The sums include members that have ended."""
     pool = make_pool()
     run(
         """

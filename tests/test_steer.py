@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C core's own code under a scheduler that a seed steers: tests/native/steer_pool.c; or a
-script: tests/native/steer_script.h.
+"""The C core's own code under a scheduler that follows a seed (steer_pool.c) or a script
+(steer_script.h).
 
 STEER_SEEDS says how many runs of each profile to make: 1,000 if it is unset. A failure names
 profile and seed; `build/steer_pool PROFILE --seed N --seeds 1 --trace` (make build/steer_pool)
@@ -32,7 +32,7 @@ pytestmark = [
 
 
 def build(directory: Path, name: str, *flags: str, scenarios: str = "") -> Path:
-    """Compiles the program, with another file in the place of steer_recovery.c if one is named."""
+    """Compiles the program. If a file is given, it replaces steer_recovery.c."""
     program = directory / name
     sources = [s for s in steer_sources(name) if not (scenarios and "steer_recovery" in s)]
     command = ["gcc", *STEER_FLAGS, "-Wall", "-Wno-unused-value", "-Werror", *flags]
@@ -49,21 +49,24 @@ def steer_pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What it prints; it sleeps nowhere, and so takes the same time for the same seeds."""
+    """Returns the output. The program never sleeps, so the same seeds take the same time."""
     return subprocess.run(
         [str(program), *arguments], capture_output=True, text=True, check=False, timeout=1700
     )
 
 
 def named(*beginnings: str) -> set[str]:
-    """The functions of the core that steer_pool.c names between such a beginning and the next }."""
+    """The functions of the core that steer_pool.c names between this text and the next }."""
     found = re.findall(rf"(?:{'|'.join(beginnings)})[^}}]*", SOURCE)
     return {name for part in found for name in re.findall(r'"(\w+)"', part)}
 
 
 def test_named_functions() -> None:
-    """Each function that a schedule names makes an atomic step, and one that two threads meet in a
-    compare-and-swap. A schedule that names another function would have no effect."""
+    """Each function that a schedule names makes an atomic step.
+
+    Each that two threads meet in makes a compare-and-swap. A schedule that names another function
+    would have no effect.
+    """
     core = "".join(path.read_text() for path in sorted((ROOT / "shmpool/native").glob("*.[ch]")))
     bodies = dict(re.findall(r"^\w[^;{}#=]*?\b(\w+)\([^;{}]*\)\n\{\n(.*?)^\}", core, re.M | re.S))
     duels = named("#define (?:MEETINGS|SLOTS|ROLES)", r"\.duel = \{")
@@ -81,7 +84,8 @@ def test_named_functions() -> None:
 def test_profile(
     profile: str, order: list[str], steer_pool: Path, request: pytest.FixtureRequest
 ) -> None:
-    """In no run is anything lost, doubled, given to two, out of order or left asleep."""
+    """In no run is a buffer lost, duplicated, owned by two members or out of order, or a member
+    left asleep."""
     if profile in KNOWN:
         request.applymarker(pytest.mark.xfail(reason=KNOWN[profile], strict=False))
     done = run(steer_pool, profile, "--seeds", str(SEEDS), *order)
@@ -95,7 +99,7 @@ def test_every_profile_is_run(steer_pool: Path) -> None:
 
 
 def test_same_seed_same_run(steer_pool: Path) -> None:
-    """A run is its seed's alone: twice the same steps, on any machine."""
+    """A run depends only on its seed: the same steps twice, on any machine."""
     first, second = (
         [
             re.sub(r"0x[0-9a-f]+", "", line)
@@ -109,8 +113,8 @@ def test_same_seed_same_run(steer_pool: Path) -> None:
     assert first == second
 
 
-def test_a_put_that_wakes_nobody_is_found(tmp_path: Path) -> None:
-    """The net holds: with the wake-up taken out of the core, a sleeper is found asleep."""
+def test_a_missing_wake_up_is_found(tmp_path: Path) -> None:
+    """Without the wake-up in the core, the program finds a member that sleeps."""
     program = build(tmp_path, "steer_pool", "-DSTEER_DEAF")
     done = run(program, "wait", "--seeds", "100")
     assert done.returncode == 1
@@ -118,9 +122,9 @@ def test_a_put_that_wakes_nobody_is_found(tmp_path: Path) -> None:
 
 
 def test_scenarios(tmp_path: Path) -> None:
-    """Each comes to all its points, and ends with everything in its place.
+    """Each reaches all its points, and ends with every buffer accounted for.
 
-    Those that the table of mutants names are among them.
+    The scenarios that the table of mutants names are among them.
     """
     program = build(tmp_path, "steer_script")
     done = run(program)
@@ -191,13 +195,13 @@ def wrong_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("lost", "is 1, not 0"),
     ],
 )
-def test_a_scenario_that_is_not_so_fails(scenario: str, said: str, wrong_script: Path) -> None:
-    """A point that does not come, an operation without an end, a buffer that is nowhere."""
+def test_a_wrong_scenario_fails(scenario: str, said: str, wrong_script: Path) -> None:
+    """A point that is not reached, an operation without an end, a buffer that is lost."""
     done = run(wrong_script, scenario)
     assert done.returncode == 1, done.stdout
     assert said in done.stderr
 
 
 def test_an_unknown_scenario_is_refused(wrong_script: Path) -> None:
-    """A mutant's test that names none would find nothing."""
+    """A mutant's test that names no scenario would find nothing."""
     assert run(wrong_script, "no-such").returncode == 2

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The storm (storm.py), 2,000 kills of it: packets of each size, with and without a driver that
-recovers. `make soak` runs more.
+"""The storm (storm.py) with 2,000 kills: packets of each size, with and without a recovering
+driver.
+
+`make soak` runs more.
 """
 
 import json
@@ -25,9 +27,12 @@ RUNS = [(size, how) for size in (64, 1500, 65536, 1 << 20) for how in ("driver",
 def test_nothing_is_lost_doubled_or_stuck(
     size: int, recovers: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """Workers killed and stopped at random: per-producer order, no duplicate, no loss but what the
-    dead held under "free", contents intact, audits exact, and everything free in the end; whether
-    somebody recovers after each kill or the survivors have to notice."""
+    """Workers are killed and suspended at random: nothing is lost, duplicated, reordered or
+    blocked.
+
+    Under "free" only buffers of dead members are missing. Contents are intact, audits exact, and
+    all buffers free at the end. The driver recovers after each kill, or the survivors must notice.
+    """
     if size == 1 << 20 and room() < 1 << 28:
         pytest.skip("needs 256 MB in /dev/shm")
     run = [sys.executable, "-W", "error", "-m", "tests.storm", "--json", "--kills", str(KILLS)]
@@ -80,3 +85,14 @@ def test_a_forward_that_was_cut_short(afterwards: list[list[Record]], violations
         ledger.life(life, [*records, *FREED], False, None)
     ledger.settle()
     assert violations == len(ledger.violations), ledger.violations
+
+
+@pytest.mark.parametrize(("dequeued", "allowed"), [(5, 2), (3, 0), (0, 4), (None, 4)])
+def test_what_a_recv_that_was_cut_short_may_lose(dequeued: int | None, allowed: int) -> None:
+    """A worker had received three packets and was killed in a call that receives up to four: as
+    many may be lost as it had counted beyond those three; four if its counters were cleared."""
+    ledger = Ledger([True] * 3, [True] * 3)
+    three = [(Kind.RECEIVING, FIRST, 3, 0), (Kind.TOOK, FIRST, 3, 0)]
+    three += [(Kind.GOT, FIRST, 255, stamp_of(1, i)) for i in range(3)]
+    ledger.life(2, [*three, (Kind.RECEIVING, FIRST, 4, 0)], True, dequeued)
+    assert {FIRST: allowed} == ledger.may_be_lost

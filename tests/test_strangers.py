@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files, processes and queues that strangers named: none ends a scan, and none reaches a terminal,
-a log or a page as it is."""
+"""Files, processes and queues with names chosen by other users.
+
+No name ends a scan, and none reaches a terminal, a log or a page unescaped.
+"""
 
 import asyncio
 import ctypes
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DEADLINE_S, Child, Eventually, MakePool, StartDaemon, _children
-from test_damage import scribble
+from test_damage import corrupt
 from test_growth import small_shm
 
 import shmpool
@@ -27,7 +29,7 @@ pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 from shmpool.cli.main import shmpool as cli
 
 ROOT = Path(__file__).resolve().parent.parent
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 NAMES = [
     b"\xff\xfe",
     b"\x1b]0;owned\x07\x1b[2J",
@@ -75,7 +77,7 @@ MACHINE = """
 
 
 def test_file_names(run: Callable[..., str]) -> None:
-    """Every command goes on beside files of such names, and says of them what can be read."""
+    """Every command handles files of such names, and prints a readable form of them."""
     script = (
         MACHINE
         + """
@@ -130,9 +132,11 @@ KINDS = """
 
 
 @needs_root
-def test_what_lies_under_a_pools_name(run: Callable[..., str]) -> None:
-    """It is one pool's trouble: an exception of ours to who wants that pool, a line in the list;
-    prune and the others go on behind it."""
+def test_a_file_with_a_pools_name(run: Callable[..., str]) -> None:
+    """It affects that pool only: one of shmpool's exceptions for its users, and a line in the list.
+
+    prune and the other pools continue.
+    """
     script = (
         MACHINE
         + KINDS
@@ -173,8 +177,11 @@ def test_what_lies_under_a_pools_name(run: Callable[..., str]) -> None:
 @needs_root
 @pytest.mark.parametrize("kind", ["F_RDLCK", "F_WRLCK"])
 def test_a_lease(run: Callable[..., str], kind: str) -> None:
-    """A file whose owner has a lease on it cannot be opened now: who wants it is told, and whoever
-    scans goes on. Asking which file it is costs the owner nothing."""
+    """A file whose owner has a lease on it cannot be opened now. Its users get an error, and scans
+    continue.
+
+    Reading the file's identity does not break the owner's lease.
+    """
     script = (
         MACHINE
         + """
@@ -201,8 +208,11 @@ def test_a_lease(run: Callable[..., str], kind: str) -> None:
 
 
 @needs_root
-def test_somebody_elses_pool(run: Callable[..., str]) -> None:
-    """Who may not read it is told whose it is and what would let him in; the others are served."""
+def test_a_pool_of_another_user(run: Callable[..., str]) -> None:
+    """Without permission the message names the pool's owner, and what would give access.
+
+    The other pools are served.
+    """
     script = (
         MACHINE
         + """
@@ -249,12 +259,12 @@ QUEUES = [
 
 @pytest.mark.parametrize("name", QUEUES)
 def test_queue_names(make_pool: MakePool, capsys: pytest.CaptureFixture[str], name: bytes) -> None:
-    """Bytes in a segment that its owner may write: shown, told from others, and nothing ends."""
+    """Any bytes in a segment are shown escaped and distinct, and end no command."""
     pool = make_pool(queues=2)
     queue = pool.create_queue("QQQQQQQQQQ", capacity=2)
     pool.create_queue("zweite", capacity=2)
     queue.send_many([b"a", b"b"])
-    scribble(pool, b"QQQQQQQQQQ", 0, (name + b"\0" * 11)[: max(len(name) + 1, 11)])
+    corrupt(pool, b"QQQQQQQQQQ", 0, (name + b"\0" * 11)[: max(len(name) + 1, 11)])
     with View(pool.name) as view:
         shown = [found.name for found in view.queues()]
     assert 2 == len(set(shown))
@@ -273,7 +283,7 @@ def test_queue_names(make_pool: MakePool, capsys: pytest.CaptureFixture[str], na
 
 @pytest.mark.parametrize("name", QUEUES)
 def test_queue_names_on_the_screen_and_in_metrics(make_pool: MakePool, name: bytes) -> None:
-    """top draws them, and a scraper can read what /metrics says."""
+    """top shows them, and a scraper can read /metrics."""
     pytest.importorskip("textual", reason="shmpool[cli] is not installed")
     metrics = pytest.importorskip(
         "shmpool.service.metrics", reason="shmpool[daemon] is not installed"
@@ -291,7 +301,7 @@ def test_queue_names_on_the_screen_and_in_metrics(make_pool: MakePool, name: byt
     queue = pool.create_queue("QQQQQQQQQQ", capacity=2)
     pool.create_queue("zweite", capacity=2)
     queue.send_many([b"a", b"b"])
-    scribble(pool, b"QQQQQQQQQQ", 0, (name + b"\0" * 11)[: max(len(name) + 1, 11)])
+    corrupt(pool, b"QQQQQQQQQQ", 0, (name + b"\0" * 11)[: max(len(name) + 1, 11)])
     app = Top(Direct(), frozenset([pool.name]), 0.1)
     run_until(app, lambda: 2 == len(rows(app, "queues")))
     handler = RequestHandler("0")
@@ -311,7 +321,7 @@ def test_queue_names_on_the_screen_and_in_metrics(make_pool: MakePool, name: byt
 
 
 def test_a_terminal(run: Callable[..., str]) -> None:
-    """Where there are colours a name brings none of its own: doctor, into a terminal."""
+    """A name brings no colours of its own into a terminal that has colours: doctor."""
     script = """
     import os
     os.close(os.open(b"/dev/shm/shmpool.\\x1b]0;owned\\x07[red]\\x1b[2J", os.O_CREAT))
@@ -332,7 +342,7 @@ def test_a_terminal(run: Callable[..., str]) -> None:
     try:
         while chunk := os.read(leader, 65536):
             shown += chunk
-    except OSError:  # the other side has closed
+    except OSError:  # the peer has closed
         pass
     os.close(leader)
     assert process.wait(DEADLINE_S) in (0, 1)
@@ -353,7 +363,8 @@ UNNAMEABLE = """
 
 
 def test_the_fixtures_scan(start: Callable[..., Child], make_pool: MakePool) -> None:
-    """What watches for children that a test leaves reads every process of the machine: any name."""
+    """The fixture that finds children of a test reads every process of the machine, whatever its
+    name."""
     child = start(UNNAMEABLE)
     assert "ready" == child.line()
     assert b"\xff) S \xfe" in Path(f"/proc/{child.pid}/stat").read_bytes()
@@ -367,7 +378,7 @@ def test_a_members_process_of_any_name(
     make_pool: MakePool,
     eventually: Eventually,
 ) -> None:
-    """The daemon recovers from it as from any other, adopts pools that come later, and looks on."""
+    """The daemon recovers its members like any other, adopts later pools, and goes on watching."""
     pool = make_pool()
     daemon = start_daemon(options="interval = 0.05")
     children = [start(UNNAMEABLE, pool.name) for _ in range(3)]
@@ -383,15 +394,15 @@ def test_a_members_process_of_any_name(
     assert "Traceback" not in daemon.output()
     assert "failed" not in daemon.output()
     descriptors = len(os.listdir(f"/proc/{daemon.pid}/fd"))
-    children[2].tell()
+    children[2].send()
     children[2].end()
     assert descriptors < 64
 
 
 @pytest.mark.slow
 def test_the_tests_beside_others_pools(run: Callable[..., str]) -> None:
-    """Examples and generated pages do not mind pools named rx or as the examples', nor a process
-    whose name is no UTF-8."""
+    """Examples and generated pages work beside pools with their names, and beside any process
+    name."""
     script = """
     import ctypes, os, subprocess, sys, shmpool
     names = ("rx", "doc-pool", "doc-queue", "doc-view")
@@ -409,8 +420,10 @@ def test_the_tests_beside_others_pools(run: Callable[..., str]) -> None:
 
 
 def test_names_in_c_and_in_the_kernel() -> None:
-    """prctl(2) cuts a process's name at 15 bytes; what is left in front of it cannot be read as
-    fields, so the last bracket counts."""
+    """prctl(2) cuts a process's name at 15 bytes.
+
+    The rest cannot be taken for fields, because the last bracket counts.
+    """
     libc = ctypes.CDLL(None)
     before = Path("/proc/self/comm").read_bytes().rstrip(b"\n")
     libc.prctl(15, b"a) R (\xff", 0, 0, 0)

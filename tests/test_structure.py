@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The repository's own rules: who imports whom, orders that name their other side, sizes, words."""
+"""The repository's own rules: the order of imports, the other side of each memory order, sizes,
+words."""
 
 import ast
 import re
@@ -7,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants.table import read_core
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "shmpool"
 NATIVE = PACKAGE / "native"
 
-# Each includes or imports only from those before it.
+# Each file includes or imports only files before it.
 C_ORDER = [
     "atomic.h",
     "alf_pace.h",
@@ -50,6 +53,7 @@ C_ORDER = [
     "lookup.h",
     "hot.h",
     "payload.h",
+    "arrays.h",
     "burst.h",
 ]
 # Where a .c file stands in that order if it has no header of its own, or implements one for others.
@@ -64,7 +68,7 @@ C_PLACE = {
     "letters.c": "lookup.h",
     "figures.c": "lookup.h",
 }
-# What the names of a file's functions begin with, if that is not the file's name.
+# The prefix of a file's functions, if it is not the file's name.
 C_PREFIX = {
     "alf_op.h": "alf",
     "alf_pace.h": "alf",
@@ -79,25 +83,25 @@ C_PREFIX = {
     "figures.c": "shmpool|audit",
     "lookup.h": r"\w+",
 }
-# Modules of the package, except the benchmark. Each imports only from those before it.
+# Modules of the package, except the benchmark. Each imports only modules before it.
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    errors codes names _native _ffi _hot os_errors options buffer burst messages queue pool_files
-    process_exit segment pruning stats pool view __init__
-    rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client_connection rpc.client
+    errors codes names _native _ffi _hot os_errors options live_views arrays columns
+    burst messages queue pool_files process_exit segment pruning stats pool view __init__
+    rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
     service.config_lines service.config_values service.config service.declared_pools
     service.adoption service.file_watch service.supervisor service.systemd
     service.logs service.listening service.connection service.admission service.metrics
     service.http daemon
-    cli.__init__ cli.access cli.output cli.main cli.container cli.diagnosis cli.screen
+    cli.__init__ cli.output cli.access cli.main cli.container cli.diagnosis cli.screen
     cli.describe cli.ls cli.create cli.rm cli.stats cli.members cli.holders cli.audit
     cli.recover cli.trim cli.letters cli.prune cli.watch cli.top cli.doctor cli.completion
     cli.daemon cli.bench __main__
     """,
 )
-LATE = {  # imported inside a function: the clients with their first use, and what starts a program
+LATE = {  # imported inside a function: the clients at first use, and modules that start a program
     "__init__": {"rpc.client", "rpc.records", "rpc.__init__"},
     "cli.__init__": {"cli.main"},
     "daemon": {"cli.daemon"},
@@ -114,7 +118,7 @@ BENCH_ORDER = re.findall(
 # Ordered atomics: which read, and which write. A compare-and-swap and an addition do both.
 ACQUIRES = "load_acquire|load_seq_cst|load_run_acquire|cas_seq_cst|add_seq_cst"
 RELEASES = "store_release|store_seq_cst|store_run_release|cas_seq_cst|add_seq_cst"
-# What a tag may stand at: the word that the atomic is given.
+# The words that a tag may stand at.
 TAGGED = {
     "SLOT": "slot",
     "CONS": "cons|limit|position",
@@ -179,7 +183,7 @@ def test_c_functions_carry_their_files_name() -> None:
 
 
 def imported_by(path: Path) -> set[str]:
-    """Modules of the package that a module imports at run time, in dotted names below shmpool."""
+    """The modules that a module imports at run time, as dotted names below shmpool."""
     package = path.relative_to(PACKAGE).parent.parts
     found = set()
     for node in ast.walk(
@@ -209,7 +213,7 @@ def test_python_order() -> None:
 
 
 def test_bench_is_a_client() -> None:
-    """The benchmark uses of shmpool what everybody can import, and no module of shmpool uses it."""
+    """The benchmark imports only public names of shmpool, and no module of shmpool imports it."""
     for path in (PACKAGE / "bench").rglob("*.py"):
         inner = path.parent != PACKAGE / "bench"
         found = re.findall(r"^ *from (\.+)\w* import", path.read_text(), re.MULTILINE)
@@ -237,17 +241,18 @@ def declared(header: str) -> set[str]:
     return set(re.findall(r"^(?:struct )?\w+ (shmpool_\w+)\(", text, re.MULTILINE))
 
 
-def test_two_ways_into_c() -> None:
+def test_two_interfaces_to_c() -> None:
     """Python calls through cffi all that shmpool.h declares, and the C types all of binding.h."""
     python = "".join(path.read_text() for path in PACKAGE.rglob("*.py"))
     hot = "".join(path.read_text() for path in (PACKAGE / "hot").glob("*.c"))
     assert declared("shmpool.h") == set(re.findall(r"\blib\.(shmpool_\w+)", python))
     called = set(re.findall(r"\b(shmpool_\w+)\(", hot))
-    assert declared("binding.h") - {"shmpool_close_wait"} == called  # that one is for C programs
+    assert declared("binding.h") - {"shmpool_close_wait"} == called  # for C programs
 
 
 def test_hot_calls_block_in_one_place() -> None:
-    """Only waiting.c makes blocking calls; only it and the end of a mapping release the lock."""
+    """Only waiting.c makes blocking calls. Only waiting.c and the end of a mapping release the
+    lock."""
     for path in (PACKAGE / "hot").glob("*.c"):
         text = path.read_text()
         assert path.name == "waiting.c" or not re.search(r"shmpool_\w+_wait\(", text), path.name
@@ -261,17 +266,18 @@ def test_c_knows_no_python() -> None:
 
 
 def test_memory_orders_in_one_place() -> None:
-    """Only atomic.h names the compiler's memory orders; everybody else says it in the name."""
+    """Only atomic.h names the compiler's memory orders. Everywhere else the order is in the
+    name."""
     for path in C_FILES:
         if path.name != "atomic.h":
             assert not re.search(r"__ATOMIC_|memory_order_|__sync_", path.read_text()), path.name
 
 
 def statements(text: str) -> list[tuple[str, str]]:
-    """The statements of a C file: code without comments, and the comments before, in and behind it.
+    """The statements of a C file: the code without comments, and its comments.
 
     A statement ends at a semicolon or brace outside parentheses. A comment behind it on its last
-    line is its own.
+    line belongs to it.
     """
     text = re.sub(r"^#(?:.*\\\n)*.*$", "", text, flags=re.MULTILINE)
     found = []
@@ -292,7 +298,7 @@ def statements(text: str) -> list[tuple[str, str]]:
 
 
 def ordered(code: str) -> list[tuple[str, str]]:
-    """The ordered atomics of a statement: each one's name, and the word that it is given."""
+    """The ordered atomics of a statement: the name of each, and the word that it is given."""
     found = []
     for match in re.finditer(rf"\b({ACQUIRES}|{RELEASES})\(", code):
         depth, end = 1, match.end()
@@ -384,7 +390,7 @@ def test_columns(path: Path) -> None:
 
 
 def test_columns_finds_faults() -> None:
-    """What test_columns() is for is found: a long comment, and declarations cut by one."""
+    """test_columns() finds a long comment, and declarations cut by a comment."""
     assert lines_at_fault("\tint a; /* " + "x" * 79 + " */\n") == []
     assert len(lines_at_fault("\tint a; /* " + "x" * 80 + " */\n")) == 1
     assert len(lines_at_fault("struct s {\n\tuint64_t\n\t\tname; /* long */\n};\n")) == 1
@@ -404,7 +410,7 @@ def test_every_file_says_its_licence() -> None:
 
 
 def test_documents_name_what_exists() -> None:
-    """Every path that a document names in backquotes is there."""
+    """Every path that a document names in backquotes exists."""
     documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     assert documents
     for document in documents:
@@ -412,3 +418,47 @@ def test_documents_name_what_exists() -> None:
             r"`((?:shmpool|clients|tests|docs)/[\w./-]*)`", document.read_text()
         ):
             assert (ROOT / name).exists(), f"{document.name} names {name}"
+
+
+# Words of an old dialect, and what is written instead. shmpool/native/ is not searched.
+NOT_WRITTEN = {
+    r"anew|for ever|likewise|meanwhile": "again, without end, in the same way, in that time",
+    r"put(?:s|ting)? right": "recover, repair",
+    r"who is dead|knows not": "dead members, does not know",
+    r"somebody|whoever": "the member, process, user or caller",
+    r"in hand|goes home": "owned, freed",
+    r"stands? still": "is suspended",
+    r"cuts? off": "truncated, interrupted",
+    r"scribbl\w*": "overwrite, corrupt",
+    r"hollow\w*": "stale",
+    r"robs?|robbed|honou?r(?:s|ed)?|spill(?:s|ed)?": "steal, flush on request, drain",
+    r"ordeals?|blows?|hops?": "fault test, fault, cache-line latency",
+}
+PROSE = [
+    path
+    for path in [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *SOURCES,
+        *TESTS,
+        *(ROOT / "tests" / "models").rglob("*.pml"),
+        *(ROOT / "tests" / "models").rglob("*.cpp"),
+    ]
+    if path.parent != NATIVE and path != Path(__file__).resolve() and "build" not in path.parts
+]
+
+
+def test_plain_words() -> None:
+    """No source or document uses a word of the old dialect, in code, comments or text."""
+    for path in PROSE:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            for words, instead in NOT_WRITTEN.items():
+                found = re.search(rf"(?<![a-z])(?:{words})(?![a-z])", line, re.IGNORECASE)
+                assert not found, f"{path}:{number}: {found and found[0]}: write {instead}"
+
+
+def test_every_mutant_of_the_core_applies() -> None:
+    """Each entry of the table names a text of the core that occurs once."""
+    mutants = read_core(ROOT / "tests" / "mutants" / "core.toml")
+    assert len(mutants) >= 60
+    assert [] == [fault for mutant in mutants if (fault := mutant.fault(ROOT))]

@@ -1,26 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The supervisor: when it repeats its own work."""
+"""The supervisor: when it repeats its work."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
-from conftest import DEADLINE_S, MakePool
+from conftest import DEADLINE_S, Child, MakePool
 
 pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 
 import shmpool
 from shmpool import errors
-from shmpool.rpc.protocol import AnyRequest, List
+from shmpool.rpc.protocol import AnyRequest, List, Recover, RunAudit
 from shmpool.service import supervisor
 from shmpool.service.alarms import Policy
 from shmpool.service.config import Config, PoolConfig
-from shmpool.service.handlers import RequestHandler
+from shmpool.service.handlers import (
+    WATCHED_MAX,
+    RequestHandler,
+)
 from shmpool.service.scheduling import TimeBudgets
 from shmpool.service.supervisor import Supervisor
 from shmpool.service.watched_pool import Rank
-from shmpool.stats import Recovery
+from shmpool.stats import Counting, Recovery
 from shmpool.view import View
 
 
@@ -73,7 +76,7 @@ def test_what_is_postponed(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch)
     supervise(work)
 
 
-def test_a_fault_that_comes_back(
+def test_a_repeated_fault(
     pool: shmpool.Pool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A fault is logged when it begins, not each time it is found. A released pool leaves none."""
@@ -115,8 +118,10 @@ def test_a_pool_that_was_just_made(make_pool: MakePool) -> None:
 
 
 def test_what_took_long_is_not_due_soon() -> None:
-    """What took no time is due by its period alone; what took long only after many times as long,
-    and in no pool but that."""
+    """Short work is due by its period alone. Long work is due after many times its duration.
+
+    Other pools are not affected.
+    """
 
     async def work(watcher: Supervisor) -> None:
         watcher._put_off("holders", "rx", 0.0)
@@ -127,5 +132,49 @@ def test_what_took_long_is_not_due_soon() -> None:
         assert watcher._is_due("holders", "tx", 0.0)
         assert watcher._is_due("prune", "rx", 1e9)
         assert not watcher._is_due("prune", "rx", 1e9)
+
+    supervise(work)
+
+
+KILLED = """
+    import shmpool, sys
+    pool = shmpool.Pool.attach(sys.argv[1])
+    held = pool.alloc_many(3)
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_audits_leave_room_for_recovery(
+    make_pool: MakePool, start: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Audits of many pools, each in progress for long, take no place that a recovery needs: as many
+    pools are watched as may be, and a process can have 64 open."""
+    step = Counting.step
+    monkeypatch.setattr(Counting, "step", lambda counting, seconds=1e-6: step(counting, seconds))
+    pools = [make_pool(buffer_size=64, prealloc=64) for _ in range(WATCHED_MAX - 9)]
+    large = [make_pool(buffer_size=64, capacity=4096, prealloc=4096) for _ in range(9)]
+    names = [pool.name for pool in pools + large]
+    for pool in pools + large:
+        pool.close()
+    victim = start(KILLED, names[0])
+    assert "held" == victim.line()
+    victim.kill()
+
+    async def work(watcher: Supervisor) -> None:
+        for name in names:
+            watcher.handler.watch(name, Policy())
+
+        async def audit(name: str) -> None:
+            while not recovered.done():
+                await watcher.run_for_client(RunAudit(name))
+
+        async def recover() -> Recovery:
+            found: list[Recovery] = [await watcher.run(Recover(name)) for name in names]
+            return found[0]
+
+        recovered = asyncio.ensure_future(recover())
+        what, *_ = await asyncio.gather(recovered, *(audit(pool.name) for pool in large))
+        assert (1, 3) == (what.members, what.buffers)
 
     supervise(work)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strangers' bytes as text, and the sizes in messages."""
+"""Bytes of other users as text, and the sizes in messages."""
 
 import logging
 import os
@@ -36,13 +36,13 @@ STRANGE = [
 
 @pytest.mark.parametrize(("foreign", "shown"), STRANGE)
 def test_what_is_shown(foreign: object, shown: str) -> None:
-    """Printable ASCII stays; the rest can be read, and does nothing."""
+    """Printable ASCII is unchanged. Everything else is escaped."""
     assert shown == printable(foreign)
 
 
 @given(st.binary(max_size=2000) | st.text(max_size=2000))
 def test_any_bytes(foreign: bytes | str) -> None:
-    """What comes out is short, printable ASCII, and stays as it is when it goes through again."""
+    """The result is short, printable ASCII. Escaping it again does not change it."""
     shown = printable(foreign)
     assert (True, True) == (shown.isascii(), shown.isprintable() or not shown)
     assert len(shown) <= NAME_SHOWN
@@ -50,24 +50,24 @@ def test_any_bytes(foreign: bytes | str) -> None:
 
 
 @given(st.text(st.sampled_from("abcXYZ019._-"), min_size=1, max_size=63).filter(is_name))
-def test_names_of_ours(name: str) -> None:
-    """A name that a pool can have is shown as it is."""
+def test_valid_names(name: str) -> None:
+    """A valid pool name is shown unchanged."""
     assert name == printable(name)
 
 
 def test_what_is_long() -> None:
-    """Both ends are shown: what a message says of a long value stands behind it."""
+    """Both ends are shown: the text of a message behind a long value stays visible."""
     shown = printable("a" * 10**6 + ": too long", 100)
     assert (100, True, True) == (len(shown), "aaa...aaa" in shown, shown.endswith(": too long"))
 
 
 def test_a_message_of_several_lines() -> None:
-    """Its lines stay lines, each printable."""
+    """Its lines stay lines, and each is printable."""
     assert [r"a\x1b", "b"] == printable_lines("a\x1b\n\nb")
 
 
 def test_a_log_record_is_one_line() -> None:
-    """Whatever a stranger has named a thing; a traceback's lines are those of the code."""
+    """It is one line, whatever names other users chose. A traceback keeps the lines of the code."""
     lines = logs.Lines("shmpool: %(message)s")
     record = logging.LogRecord("shmpool", 20, "", 1, "queue %s", ("a\nshmpool: b\x1b[2J",), None)
     assert r"shmpool: queue a\x0ashmpool: b\x1b[2J" == lines.format(record)
@@ -82,7 +82,7 @@ def test_a_log_record_is_one_line() -> None:
 
 
 def test_surrogates_on_the_wire() -> None:
-    """Text that is no Unicode does not end the answer to everybody's list."""
+    """Text that is no Unicode in one pool does not end the answer for all pools."""
     packed = wire.pack_error(1, {"message": os.fsdecode(b"\xff")})
     frames = wire.Frames(wire.ANSWER_MAX)
     frames.feed(packed)
@@ -107,12 +107,12 @@ def test_surrogates_on_the_wire() -> None:
     ],
 )
 def test_sizes(octets: int, down: str, up: str) -> None:
-    """What is free is rounded down, what is needed up: the second is the larger in print too."""
+    """A free size is rounded down, a needed size up: the needed one is the larger in print too."""
     assert (down, up) == (os_errors.size_text(octets), os_errors.size_text(octets, up=True))
 
 
 def test_the_size_that_is_advised() -> None:
-    """It is one that mount(8) and docker take, and has room for what is wanted."""
+    """mount(8) and docker accept it, and it is at least the needed size."""
     for needed in (128 << 20, 3 << 30):
         (size, again) = re.findall(r"size=(\d+[mg])", os_errors._enlarge(needed))
         assert size == again

@@ -11,7 +11,7 @@ import shmpool
 
 
 def in_thread(call: Callable[[], object]) -> object:
-    """What call gives in a thread that has ended."""
+    """Returns the result of a call in a thread, after the thread has ended."""
     result: list[object] = []
     thread = threading.Thread(target=lambda: result.append(call()))
     thread.start()
@@ -22,7 +22,7 @@ def in_thread(call: Callable[[], object]) -> object:
 def test_a_thread_is_a_member_while_it_lives(
     cached_pool: shmpool.Pool, eventually: Eventually
 ) -> None:
-    """It appears with its first call and is gone, with its cache given back, after its end."""
+    """It is a member from its first call to its end, when its cache is returned."""
     pool = cached_pool
     worked, leave = threading.Event(), threading.Event()
     tids: list[int] = []
@@ -70,7 +70,8 @@ def test_another_thread_may_put(pool: shmpool.Pool) -> None:
 def test_no_view_of_what_waits_in_a_put(
     make_pool: MakePool, eventually: Eventually, many: bool, succeeds: bool
 ) -> None:
-    """It is spent as long as its put waits, for whoever asks, and whole again if the put fails."""
+    """The Buffer is released for every thread while its put waits. If the put fails it is
+    restored."""
     pool = make_pool()
     work = pool.create_queue("work", capacity=2)
     work.send_many([b"1", b"2"])
@@ -110,7 +111,7 @@ def test_no_view_of_what_waits_in_a_put(
 def test_buffers_outlive_their_thread(
     pool: shmpool.Pool, eventually: Eventually, many: bool
 ) -> None:
-    """What an ended thread allocated stays usable; the last one freed ends its membership."""
+    """Buffers that an ended thread allocated stay usable. The last free ends its membership."""
     queue = pool.create_queue("q", capacity=8)
 
     def allocate() -> list[shmpool.Buffer]:
@@ -143,7 +144,7 @@ def test_a_burst_outlives_its_thread(pool: shmpool.Pool, eventually: Eventually)
 
 
 def test_more_threads_than_members(make_pool: MakePool) -> None:
-    """A thread too many gets LimitReached; the others go on."""
+    """One thread too many gets LimitReached. The other threads continue."""
     pool = make_pool(members=2)
     held = pool.alloc()
     ready, leave = threading.Event(), threading.Event()
@@ -163,7 +164,7 @@ def test_more_threads_than_members(make_pool: MakePool) -> None:
     thread.start()
     ready.wait(60)
     assert shmpool.LimitReached is in_thread(third)
-    assert shmpool.Recovery(0, 0, 0, 0, 0, 0) == in_thread(pool.recover)  # nobody is dead
+    assert shmpool.Recovery(0, 0, 0, 0, 0, 0) == in_thread(pool.recover)  # no member is dead
     held.free()
     leave.set()
     join(thread)
@@ -171,7 +172,7 @@ def test_more_threads_than_members(make_pool: MakePool) -> None:
 
 
 def test_many_short_threads(make_pool: MakePool) -> None:
-    """Member slots are used again: many more threads than slots, one after the other."""
+    """Member slots are reused: many more threads than slots, one after the other."""
     pool = make_pool(members=8, capacity=256)
     queue = pool.create_queue("q", capacity=256)
     for i in range(100):
@@ -186,7 +187,8 @@ def test_many_short_threads(make_pool: MakePool) -> None:
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_every_message_once(make_pool: MakePool, workers: int) -> None:
-    """Producers and consumers at once: each message arrives exactly once; one of each: in order."""
+    """Concurrent producers and consumers: each message arrives exactly once; of one each: in
+    order."""
     pool = make_pool(capacity=512)
     queue = pool.create_queue("q", capacity=64)
     got: list[list[tuple[int, int]]] = [[] for _ in range(workers)]
@@ -226,3 +228,28 @@ def test_every_message_once(make_pool: MakePool, workers: int) -> None:
     everything = [(who, i) for who in range(workers) for i in range(each)]
     assert everything == sorted(message for one in got for message in one)
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+BULK = 1 << 14  # bytes: send() copies so many without the interpreter's lock
+
+
+@pytest.mark.parametrize("first", ["send_many", "send", "trim", "recover"])
+def test_a_first_call_without_the_lock(first: str, pool_name: str) -> None:
+    """A thread whose first call releases the interpreter's lock is no member after join() either.
+
+    With one slot left, each thread would find it taken by the one before.
+    """
+    with shmpool.Pool.create(pool_name, buffer_size=BULK, capacity=8, members=2) as pool:
+        queue = pool.create_queue("q", capacity=2)
+        calls: dict[str, Callable[[], object]] = {
+            "send_many": lambda: queue.send_many([b"x"]),
+            "send": lambda: queue.send(bytes(BULK)),
+            "trim": pool.trim,
+            "recover": pool.recover,
+        }
+        queue.drain()  # makes this thread a member
+        for _ in range(50):
+            in_thread(calls[first])
+            assert 1 == len(pool.members())
+            queue.drain()
+    shmpool.Pool.unlink(pool_name)

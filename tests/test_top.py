@@ -50,7 +50,7 @@ def run_until(
 
 
 def test_what_it_shows(make_pool: MakePool) -> None:
-    """Pools, queues and members with the segment's own figures, and only those asked for."""
+    """Pools, queues and members with the segment's own figures, and only the requested ones."""
     pool, other = make_pool(prealloc=64), make_pool()
     work = pool.create_queue("work", capacity=16)
     work.send_many([b"x"] * 4)
@@ -103,7 +103,7 @@ def test_rates(make_pool: MakePool) -> None:
 
 
 def test_with_a_daemon_that_ends(start_daemon: StartDaemon, pool_name: str) -> None:
-    """It shows the daemon's pools; when the daemon is gone it says so and goes on."""
+    """It shows the daemon's pools. When the daemon has ended it says so and continues."""
     daemon = start_daemon(POOL.format(pool_name))
     ask: Backend = shmpool.Client(daemon.socket)
     app = Top(ask, frozenset(), 0.1)
@@ -119,7 +119,7 @@ def test_with_a_daemon_that_ends(start_daemon: StartDaemon, pool_name: str) -> N
 
 
 def test_the_bar(pool: shmpool.Pool) -> None:
-    """As wide for a pool of any state; what there is little of is still seen."""
+    """It has the same width for a pool in any state. A small share is still visible."""
     from shmpool.rpc.protocol import GetStats
 
     with pool.alloc():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pool.trim(): memory of buffers that nobody uses goes back to the kernel, and comes again."""
+"""pool.trim(): memory of unused buffers is returned to the kernel, and reserved again later."""
 
 import os
 import signal
@@ -18,12 +18,13 @@ def used(pool: shmpool.Pool) -> int:
 
 
 def grown(pool: shmpool.Pool) -> None:
-    """Every buffer there can be is made, and free again."""
+    """Creates every buffer up to the capacity, and frees them."""
     pool.alloc_many(pool.capacity).free()
 
 
 def test_trim_gives_memory_back(make_pool: MakePool) -> None:
-    """What is returned is what the file takes less; the rest of the pool works, and grows again."""
+    """The file shrinks by the reported number of bytes. The rest of the pool works, and grows
+    again."""
     pool = make_pool(buffer_size=4096, capacity=2048, prealloc=256)
     small = used(pool)
     grown(pool)
@@ -39,7 +40,7 @@ def test_trim_gives_memory_back(make_pool: MakePool) -> None:
 
 
 def test_trim_keeps(make_pool: MakePool) -> None:
-    """At least so many stay free; what is held or queued stays, and its extent with it."""
+    """At least the given number stay free. Owned and queued buffers stay, with their extents."""
     pool = make_pool(buffer_size=4096, capacity=2048, cache_size=0)
     queue = pool.create_queue("q", capacity=8)
     grown(pool)
@@ -57,7 +58,7 @@ def test_trim_keeps(make_pool: MakePool) -> None:
 
 
 def test_trim_takes_from_idle_caches(make_pool: MakePool, start: Callable[..., Child]) -> None:
-    """Buffers in the local cache of a process that does nothing do not keep their extents."""
+    """Buffers in the local cache of an idle process do not keep their extents."""
     pool = make_pool(buffer_size=4096, capacity=1024)
     child = start(
         """
@@ -75,13 +76,13 @@ def test_trim_takes_from_idle_caches(make_pool: MakePool, start: Callable[..., C
     assert int(child.line()) > 0
     assert 1024 * 4096 == pool.trim()
     assert 0 == pool.stats().created
-    child.tell()
+    child.send()
     assert "True" == child.line()
     child.end()
 
 
 def test_trim_while_others_work(make_pool: MakePool, start: Callable[..., Child]) -> None:
-    """Messages pass whole and in order while somebody trims all the time."""
+    """Messages pass whole and in order while another process trims all the time."""
     pool = make_pool(buffer_size=4096, capacity=1024, cache_size=0)
     queue = pool.create_queue("q", capacity=256)
     child = start(
@@ -109,7 +110,7 @@ def test_trim_while_others_work(make_pool: MakePool, start: Callable[..., Child]
 
 @pytest.mark.slow
 def test_killed_while_trimming(make_pool: MakePool, start: Callable[..., Child]) -> None:
-    """A trimmer that is killed at any moment leaves nothing that recovery does not put right."""
+    """A trimmer may be killed at any moment: recovery repairs what it leaves."""
     pool = make_pool(buffer_size=4096, capacity=1024, cache_size=0)
     for i in range(20):
         grown(pool)
@@ -135,8 +136,10 @@ def test_killed_while_trimming(make_pool: MakePool, start: Callable[..., Child])
         assert 1024 == len(pool.alloc_many(1024, timeout=0))
 
 
-def test_others_find_buffers_meanwhile(make_pool: MakePool, start: Callable[..., Child]) -> None:
-    """Whoever does not wait finds buffers in a pool that nobody else uses but who trims it."""
+def test_others_find_buffers_during_a_trim(
+    make_pool: MakePool, start: Callable[..., Child]
+) -> None:
+    """A call that does not wait finds buffers in a pool that only the trimmer uses besides."""
     pool = make_pool(buffer_size=64, capacity=2**15, bulk=16, refill_multiplier=16)
     child = start(
         """
@@ -157,7 +160,7 @@ def test_others_find_buffers_meanwhile(make_pool: MakePool, start: Callable[...,
 
 
 def test_the_last_extent_stays(make_pool: MakePool) -> None:
-    """Where nobody could make another one, the only free buffers are left to others."""
+    """If no memory could be reserved again, the only free buffers stay."""
     pool = make_pool(buffer_size=4096, capacity=64)
     grown(pool)
     assert (0, 64) == (pool.trim(), pool.stats().created)

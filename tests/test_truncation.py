@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segments that are truncated while the daemon, or whoever looks, reads them."""
+"""Segments that are truncated while the daemon, or another reader, reads them."""
 
 import contextlib
 import os
@@ -23,12 +23,12 @@ CUT_BETWEEN_CHECK_AND_READ = """
 
     name = sys.argv[1]
     path = f"/dev/shm/shmpool.{name}"
-    with view.View(name) as look, shmpool.Pool.attach(name) as pool:
-        assert 64 == look.stats().free
+    with view.View(name) as reader, shmpool.Pool.attach(name) as pool:
+        assert 64 == reader.stats().free
         os.truncate(path, int(sys.argv[2]))
-        read = lambda: stats.read_stats(look._number, 64)  # look.stats() checks the size first
+        read = lambda: stats.read_stats(reader._number, 64)  # reader.stats() checks the size first
         calls = [read, pool.audit, pool.audit, pool.recover, pool.holders, pool.stats]
-        for call in calls + [look.stats, look.members, look.queues, look.dead]:
+        for call in calls + [reader.stats, reader.members, reader.queues, reader.dead]:
             try:
                 call()
             except shmpool.SegmentInvalid as error:
@@ -39,11 +39,14 @@ CUT_BETWEEN_CHECK_AND_READ = """
 
 
 @pytest.mark.parametrize("keep", [0, 4096])
-def test_cut_off_between_the_check_and_the_read(
+def test_truncated_between_check_and_read(
     make_pool: MakePool, run: Callable[..., str], keep: int
 ) -> None:
-    """The very reads that would be SIGBUS come to SegmentInvalid, also when the file is long again
-    before anybody looks at its size, and the pool can be closed."""
+    """A read that would be SIGBUS is SegmentInvalid, also if the file grows again before it is
+    checked.
+
+    The pool can be closed.
+    """
     name = make_pool(prealloc=64).name
     assert ["refused"] * 10 == run(CUT_BETWEEN_CHECK_AND_READ, name, keep).splitlines()
 
@@ -72,7 +75,7 @@ WORKER = """
     while not pool.stats().counters["sleep"]:
         pass
     os.truncate(path, 0)
-    meet(lambda: queue.send(b"x"))  # whoever meets the hole first may find anything
+    meet(lambda: queue.send(b"x"))  # the first call that meets the hole may fail in any way
     meet(pool.stats)
     calls = [
         lambda: queue.send(b"x"), lambda: queue.recv(timeout=0), queue.get, lambda: queue.put(held),
@@ -96,18 +99,20 @@ WORKER = """
 """
 
 
-def test_cut_off_under_a_worker(make_pool: MakePool, run: Callable[..., str]) -> None:
-    """A worker whose pool is truncated lives: all its calls are SegmentInvalid from then on, what
-    sleeps in it ends, and the pool can be closed."""
+def test_truncated_under_a_worker(make_pool: MakePool, run: Callable[..., str]) -> None:
+    """A worker whose pool is truncated survives: from then on all its calls are SegmentInvalid.
+
+    Sleeping calls end, and the pool can be closed.
+    """
     pool = make_pool(prealloc=64)
     pool.create_queue("q", capacity=8)
     calls, asleep, after = run(WORKER, pool.name).splitlines()
     assert {"SegmentInvalid"} == set(calls.split()), calls
-    assert asleep in ("SegmentInvalid", "PoolClosed", "done")  # done: it met the hole first
+    assert asleep in ("SegmentInvalid", "PoolClosed", "done")  # done: this call met the hole first
     assert "PoolClosed" == after
 
 
-SOMEBODY_ELSES = """
+OTHER_ADDRESS = """
     import faulthandler, mmap, os, sys
     import shmpool
 
@@ -124,10 +129,10 @@ SOMEBODY_ELSES = """
 
 
 @pytest.mark.parametrize("before", ["none", "handler"])
-def test_what_is_no_pool_ends_as_before(pool_name: str, before: str) -> None:
-    """A SIGBUS at another address ends the process, after the handler that was there has run."""
+def test_other_addresses_end_the_process(pool_name: str, before: str) -> None:
+    """A SIGBUS at another address ends the process, after the earlier handler has run."""
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SOMEBODY_ELSES), before, pool_name],
+        [sys.executable, "-c", textwrap.dedent(OTHER_ADDRESS), before, pool_name],
         capture_output=True,
         text=True,
     )
@@ -136,12 +141,14 @@ def test_what_is_no_pool_ends_as_before(pool_name: str, before: str) -> None:
 
 
 @pytest.mark.slow
-def test_cut_off_while_the_daemon_reads(
+def test_truncated_while_the_daemon_reads(
     start_daemon: StartDaemon, make_pool: MakePool, new_name: Callable[[], str]
 ) -> None:
-    """Pools are truncated again and again while the daemon looks at them, counts them and puts them
-    right without a pause: it answers that they are damaged, until some were truncated in the very
-    middle of a read, and goes on."""
+    """Pools are truncated again and again while the daemon reads, counts and recovers them.
+
+    It answers that they are damaged, until some were truncated in the middle of a read, and goes
+    on.
+    """
     good = make_pool()
     daemon = start_daemon(options="interval = 0.05")
     caught: list[str] = []

@@ -33,15 +33,15 @@ def test_the_mapping_is_read_only(make_pool: MakePool) -> None:
 
 
 def test_a_pool_that_may_only_be_read(pool: shmpool.Pool) -> None:
-    """A file without permission to write does for a view."""
+    """A file without permission to write can be viewed."""
     path = Path(f"/dev/shm/shmpool.{pool.name}")
     path.chmod(0o400)
     with View(pool.name) as view:
         assert ("0400", os.geteuid()) == (view.file().mode, view.file().uid)
 
 
-def test_it_says_what_the_pool_says(cached_pool: shmpool.Pool) -> None:
-    """Stats and members are the pool's own; what a member holds is counted."""
+def test_figures_are_the_pools(cached_pool: shmpool.Pool) -> None:
+    """Stats and members equal the pool's own. A member's buffers are counted."""
     work = cached_pool.create_queue("work", capacity=8)
     work.send_many([b"x"] * 5)
     with cached_pool.alloc_many(7), View(cached_pool.name) as view:
@@ -59,7 +59,7 @@ def test_it_says_what_the_pool_says(cached_pool: shmpool.Pool) -> None:
 
 
 def test_processes(pool: shmpool.Pool, start: type[Child]) -> None:
-    """A process with several threads in the pool is there once, by its pid and start time."""
+    """A process with several threads in the pool is listed once, by its pid and start time."""
     child = start(
         """
         import sys, threading, shmpool
@@ -84,12 +84,12 @@ def test_processes(pool: shmpool.Pool, start: type[Child]) -> None:
         assert [child.pid] * 2 == [member.pid for member in view.members()]
         assert (0, []) == (view.dead(), view.dead_members())
         assert [] == view.operating()
-    child.tell()
+    child.send()
     child.end()
 
 
-def test_the_dead(make_pool: MakePool, start: Callable[..., Child]) -> None:
-    """Who only reads a pool sees which members are dead, and when they have been recovered."""
+def test_dead_members(make_pool: MakePool, start: Callable[..., Child]) -> None:
+    """A reader of a pool sees which members are dead, and when they have been recovered."""
     pool = make_pool()
     child = start(
         """
@@ -111,7 +111,7 @@ def test_the_dead(make_pool: MakePool, start: Callable[..., Child]) -> None:
 
 
 def test_stale(make_pool: MakePool, pool_name: str) -> None:
-    """A view knows when its name has come to stand for another pool, or for none."""
+    """A view knows when its name stands for another pool, or for none."""
     make_pool(name=pool_name)
     with View(pool_name) as view:
         assert not view.stale()
@@ -119,11 +119,11 @@ def test_stale(make_pool: MakePool, pool_name: str) -> None:
         assert view.stale()
         make_pool(name=pool_name)
         assert view.stale()
-        assert 64 == view.stats().capacity  # it still reads its own
+        assert 64 == view.stats().capacity  # it still reads its own pool
 
 
 def test_what_cannot_be_viewed(pool_name: str) -> None:
-    """No pool, and no pool of this layout: as attaching to it."""
+    """A name without a pool, and a pool of another layout, give the errors of attach."""
     with pytest.raises(shmpool.PoolNotFound):
         View(pool_name)
     Path(f"/dev/shm/shmpool.{pool_name}").write_bytes(b"x" * 8192)
@@ -132,30 +132,30 @@ def test_what_cannot_be_viewed(pool_name: str) -> None:
 
 
 def test_a_closed_view(pool: shmpool.Pool) -> None:
-    """Closing twice is nothing; looking afterwards raises and does not crash."""
+    """A second close does nothing. A later read raises and does not crash."""
     view = View(pool.name)
     view.close()
     view.close()
-    for look in (view.stats, view.queues, view.members, view.dead, view.file):
+    for read in (view.stats, view.queues, view.members, view.dead, view.file):
         with pytest.raises(shmpool.PoolClosed, match="the view of pool"):
-            look()
+            read()
 
 
 def test_a_file_of_another_size(pool: shmpool.Pool) -> None:
-    """Nothing is read of a pool whose file has grown or shrunk: it is no pool any more."""
+    """Nothing is read of a pool whose file has grown or shrunk: it counts as no pool."""
     with View(pool.name) as view:
         size = Path(path_of(pool.name)).stat().st_size
         for more in (4096, -4096):
             os.truncate(path_of(pool.name), size + more)
-            for look in (view.stats, view.queues, view.members, view.dead, view.file):
+            for read in (view.stats, view.queues, view.members, view.dead, view.file):
                 with pytest.raises(shmpool.SegmentInvalid):
-                    look()
+                    read()
         os.truncate(path_of(pool.name), size)
         assert 64 == view.stats().capacity
 
 
 def test_planned_geometry(make_pool: MakePool) -> None:
-    """What is planned is what a pool then has; what is not allowed is refused, huge numbers too."""
+    """The planned geometry is the one that the pool gets. Invalid and huge numbers are refused."""
     expected = Geometry.of(planned("x", PoolOptions(100, 4096)))
     with View(make_pool(buffer_size=100, capacity=4096).name) as view:
         assert expected == view.geometry

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocking calls: what wakes them, what interrupts them, and that nobody asleep costs nothing."""
+"""Blocking calls: what wakes them, what interrupts them, and that without sleepers they cost
+nothing."""
 
+import contextlib
 import mmap
+import os
 import platform
 import signal
 import struct
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Child, Eventually, MakePool, join
+from conftest import DEADLINE_S, Child, Eventually, MakePool, join
 
 import shmpool
 
@@ -24,6 +28,8 @@ BLOCKING: dict[str, Call] = {
     "put": lambda pool, queue: queue.put(pool.alloc()),
     "send": lambda pool, queue: queue.send(b"x"),
     "put_many": lambda pool, queue: queue.put_many(pool.alloc_many(2), timeout=60),
+    "put_many of a list": lambda pool, queue: queue.put_many([pool.alloc(), pool.alloc()]),
+    "spread": lambda pool, queue: pool.alloc_many(2).spread([queue], [0, 0]),
     "send_many": lambda pool, queue: queue.send_many([b"x", b"y"]),
     "alloc": lambda pool, queue: pool.alloc(),
     "alloc_many": lambda pool, queue: pool.alloc_many(2, timeout=60),
@@ -31,9 +37,9 @@ BLOCKING: dict[str, Call] = {
 
 
 def blocked(pool: shmpool.Pool, kind: str) -> tuple[shmpool.AlfQueue, object]:
-    """A queue on which that call must wait, and what is held for it."""
+    """A queue on which that call must wait, and the buffers that make it wait."""
     queue = pool.create_queue("q", capacity=4)
-    if kind in ("put", "send", "put_many", "send_many"):
+    if kind.startswith(("put", "send", "spread")):
         queue.send_many([b"full"] * 4)
     return queue, pool.alloc_many(pool.capacity) if "alloc" in kind else None
 
@@ -46,6 +52,8 @@ BEYOND: dict[str, Call] = {
     "put": lambda pool, queue: queue.put(pool.alloc(), 10**400),
     "send": lambda pool, queue: queue.send(b"x", 10**400),
     "put_many": lambda pool, queue: queue.put_many(pool.alloc_many(2), 10**400),
+    "put_many of a list": lambda pool, queue: queue.put_many([pool.alloc()], 10**400),
+    "spread": lambda pool, queue: pool.alloc_many(2).spread([queue], [0, 0], 10**400),
     "send_many": lambda pool, queue: queue.send_many([b"x", b"y"], 10**400),
     "alloc": lambda pool, queue: pool.alloc(10**400),
     "alloc_many": lambda pool, queue: pool.alloc_many(2, 10**400),
@@ -57,7 +65,7 @@ BEYOND: dict[str, Call] = {
 def test_close_ends_every_wait(
     pool: shmpool.Pool, eventually: Eventually, kind: str, calls: dict[str, Call]
 ) -> None:
-    """close() in one thread makes a call that waits in another, for ever, raise PoolClosed."""
+    """close() in one thread makes a call that waits without limit in another raise PoolClosed."""
     queue, held = blocked(pool, kind)
     caught: list[BaseException] = []
 
@@ -91,7 +99,7 @@ def test_every_wait_ends_when_it_can(pool: shmpool.Pool, eventually: Eventually,
     eventually(lambda: pool.stats().counters["sleep"] >= 1)
     if "alloc" in kind:
         held.free()  # type: ignore[attr-defined]
-    elif kind in ("put", "send", "put_many", "send_many"):
+    elif kind.startswith(("put", "send", "spread")):
         queue.get_many(2).free()
     else:
         queue.send(b"x")
@@ -115,7 +123,7 @@ INTERRUPTED = """
     pool = shmpool.Pool.attach(sys.argv[1])
     queue = pool.queue("q")
     buf = burst = None
-    if kind in ("put", "send", "put_many", "send_many"):
+    if kind.startswith(("put", "send", "spread")):
         queue.send_many([b"full"] * 4)
         buf, burst = pool.alloc(), pool.alloc_many(2)
     if "alloc" in kind:
@@ -128,6 +136,8 @@ INTERRUPTED = """
         "put": lambda: queue.put(buf),
         "send": lambda: queue.send(b"x"),
         "put_many": lambda: queue.put_many(burst),
+        "put_many of a list": lambda: queue.put_many([buf, burst]),
+        "spread": lambda: burst.spread([queue], [0, 0]),
         "send_many": lambda: queue.send_many([b"x", b"y"]),
         "alloc": lambda: pool.alloc(),
         "alloc_many": lambda: pool.alloc_many(2, timeout=60),
@@ -163,7 +173,7 @@ INTERRUPTED = """
 def test_a_signal_interrupts(
     pool: shmpool.Pool, run: Callable[..., str], kind: str, how: str, expected: str
 ) -> None:
-    """Ctrl-C, or a handler that raises, ends the wait; nothing was moved and nothing is lost."""
+    """Ctrl-C, or a handler that raises, ends the wait. Nothing was moved and nothing is lost."""
     pool.create_queue("q", capacity=4)
     assert f"{expected}\n" == run(INTERRUPTED, pool.name, kind, how)
     assert {} == pool.audit().held
@@ -172,7 +182,7 @@ def test_a_signal_interrupts(
 def test_a_handler_that_returns(
     make_pool: MakePool, start: Callable[..., Child], eventually: Eventually
 ) -> None:
-    """After it the call goes on waiting, and gets what comes later."""
+    """After the handler the call continues to wait, and gets what arrives later."""
     pool = make_pool()
     queue = pool.create_queue("q", capacity=4)
     child = start(
@@ -195,8 +205,9 @@ def test_a_handler_that_returns(
     assert "b'at last'\n" == child.end()
 
 
+@pytest.mark.slow
 def test_no_signal_is_missed(pool: shmpool.Pool, run: Callable[..., str]) -> None:
-    """A signal that comes at any moment of going to sleep ends the wait."""
+    """A signal at any moment while the call goes to sleep ends the wait."""
     pool.create_queue("q", capacity=4)
     printed = run(
         """
@@ -228,7 +239,7 @@ def test_no_signal_is_missed(pool: shmpool.Pool, run: Callable[..., str]) -> Non
 
 
 def test_a_timeout_outlives_signals(pool: shmpool.Pool, run: Callable[..., str]) -> None:
-    """Signals neither end nor prolong a timeout: it is Empty in the end."""
+    """Signals neither end nor prolong a timeout: at its end Empty is raised."""
     pool.create_queue("q", capacity=4)
     printed = run(
         """
@@ -248,7 +259,7 @@ def test_a_timeout_outlives_signals(pool: shmpool.Pool, run: Callable[..., str])
     assert "Empty\n" * 3 == printed
 
 
-SYSCALLS = {  # those that Python's memory management and the end of the script need
+SYSCALLS = {  # calls that Python's memory management and the end of the script need
     "x86_64": {"write": 1, "mmap": 9, "munmap": 11, "brk": 12, "mremap": 25, "madvise": 28}
     | {"exit_group": 231},
     "aarch64": {"write": 64, "exit_group": 94, "brk": 214, "munmap": 215, "mremap": 216}
@@ -308,10 +319,11 @@ NO_SYSCALLS = """
 
 
 @pytest.mark.parametrize("sleep", ["", "sleep"])
-def test_nobody_asleep_no_system_call(
+def test_no_sleepers_no_system_call(
     make_pool: MakePool, start: Callable[..., Child], sleep: str
 ) -> None:
-    """Under a filter that kills at any system call put, get and the rest live; a wait does not."""
+    """Under a filter that kills at any system call put, get and the others survive. A wait does
+    not."""
     allowed = SYSCALLS.get(platform.machine())
     if allowed is None:
         pytest.skip(f"system call numbers of {platform.machine()} are not listed here")
@@ -359,18 +371,20 @@ WAITING_FOR_MORE = """
 
 
 @pytest.mark.parametrize("kind", ["alloc_many", "send_many", "put_many"])
-def test_a_signal_interrupts_who_waits_for_more(
+def test_a_signal_interrupts_a_wait_for_many(
     pool: shmpool.Pool, run: Callable[..., str], kind: str
 ) -> None:
-    """So it does while there are some of what is waited for, and not enough."""
+    """It ends the wait although some buffers are free, but not enough."""
     pool.create_queue("q", capacity=4).send_many([b"full"] * 3)
     assert "interrupted\n" == run(WAITING_FOR_MORE, pool.name, kind)
     assert {} == pool.audit().held
 
 
-def test_who_waits_for_many_takes_none(pool: shmpool.Pool, eventually: Eventually) -> None:
-    """While somebody waits for 60 of 64 with 56 free, whoever wants fewer finds them; it sleeps
-    meanwhile, and gets its 60 when there are so many."""
+def test_a_wait_for_many_takes_none(pool: shmpool.Pool, eventually: Eventually) -> None:
+    """While a call waits for 60 of 64 buffers with 56 free, calls for fewer find them.
+
+    The call sleeps, and gets its 60 when that many are free.
+    """
     held = pool.alloc_many(8)
     got: list[int] = []
     thread = threading.Thread(target=lambda: got.append(len(pool.alloc_many(60))))
@@ -387,7 +401,8 @@ def test_who_waits_for_many_takes_none(pool: shmpool.Pool, eventually: Eventuall
 
 
 def test_send_many_sends_what_it_can(pool: shmpool.Pool) -> None:
-    """It does not wait for a bulk of buffers, or for room for a bulk: Full says how many went."""
+    """It does not wait for a bulk of buffers, or for room for a bulk. Full says how many were
+    sent."""
     queue = pool.create_queue("q", capacity=128)
     with pytest.raises(shmpool.PoolExhausted) as exhausted:
         queue.send_many([b"x"] * 100, timeout=0)
@@ -401,7 +416,7 @@ def test_send_many_sends_what_it_can(pool: shmpool.Pool) -> None:
 
 
 def test_behind_a_position_that_is_never_published(make_pool: MakePool) -> None:
-    """What does not wait finds nothing, or no room, however often it is called."""
+    """A call that does not wait finds nothing, or no room, however often it is made."""
     pool = make_pool(capacity=64)
     queue = pool.create_queue("q", capacity=16)
     path = Path(f"/dev/shm/shmpool.{pool.name}")
@@ -430,3 +445,113 @@ def test_behind_a_position_that_is_never_published(make_pool: MakePool) -> None:
     with pytest.raises(shmpool.Full):
         queue.put_many(pool.alloc_many(2), timeout=0)
     assert 15 == len(queue) - 1
+
+
+def test_a_timer_does_not_keep_a_sleeper_from_recovery(
+    make_pool: MakePool, start: Callable[..., Child]
+) -> None:
+    """A consumer that waits gets a dead one's message, although signals end each of its sleeps."""
+    pool = make_pool()
+    queue = pool.create_queue("q", capacity=8, on_death="requeue")
+    queue.send(b"job")
+    child = start(
+        """
+        import sys, shmpool
+        buf = shmpool.Pool.attach(sys.argv[1]).queue("q").get()
+        print("got", flush=True)
+        sys.stdin.readline()
+        """,
+        pool.name,
+    )
+    assert "got" == child.line()
+
+    def kill() -> None:
+        while not pool.stats().counters["sleep"]:  # until the receiver sleeps
+            time.sleep(0.01)
+        child.process.kill()
+
+    killer = threading.Thread(target=kill)
+    handler = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+    try:
+        killer.start()
+        assert b"job" == queue.recv(timeout=DEADLINE_S)
+        join(killer)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+@pytest.fixture
+def sharers(make_pool: MakePool, start: Callable[..., Child]) -> shmpool.Pool:
+    """A pool of 8 buffers, which 12 processes share: each holds one for 0.2 s, again and again."""
+    pool = make_pool(capacity=8, prealloc=8, cache_size=0)
+    for _ in range(12):
+        start(
+            """
+            import sys, time, shmpool
+            pool = shmpool.Pool.attach(sys.argv[1])
+            while True:
+                with pool.alloc():
+                    time.sleep(0.2)
+                time.sleep(0.01)
+            """,
+            pool.name,
+        )
+    while pool.stats().held < 8:
+        time.sleep(0.01)
+    return pool
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("timer", [0, 0.02])
+def test_an_allocation_of_many_has_its_turn(sharers: shmpool.Pool, timer: float) -> None:
+    """It gets 6 of 8 buffers although others always hold some: its turn comes and lasts, in
+    whatever number of slices the wait is made, and whatever signals come."""
+    handler = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, timer, timer)
+    try:
+        sharers.alloc_many(6, timeout=DEADLINE_S).free()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+@pytest.mark.slow
+def test_a_turn_that_ends_with_an_exception(sharers: shmpool.Pool) -> None:
+    """A signal handler in the middle of a turn that raises leaves no buffer behind. One that forks
+    leaves the parent's buffers to the parent: the child goes on with none of them."""
+    parent, children, raised = os.getpid(), list[int](), 0
+
+    def held() -> int:
+        return sum(m.held for m in sharers.members() if m.pid == os.getpid())
+
+    def handle(*_: object) -> None:
+        if not held():
+            return
+        if not children:
+            children.append(os.fork())
+            if not children[0]:
+                return  # timers are not inherited
+        raise TimeoutError
+
+    handler = signal.signal(signal.SIGALRM, handle)
+    try:
+        while raised < 3:
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+            with contextlib.suppress(TimeoutError):
+                burst = sharers.alloc_many(7, timeout=DEADLINE_S)
+                if os.getpid() != parent:
+                    os._exit(not sharers.audit().ok or held() != 7)
+                burst.free()
+                continue
+            raised += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert 0 == held()
+    finally:
+        if os.getpid() != parent:
+            os._exit(2)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])
+    assert sharers.audit().ok

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames: what a stream of bytes becomes, whoever sent it and however it was cut."""
+"""Frames: decoding a stream of bytes, whatever it contains and however it is cut."""
 
 import json
 import tracemalloc
@@ -43,7 +43,7 @@ def packed(frame: wire.Frame) -> bytes:
 
 @given(st.lists(frames, max_size=5), st.lists(st.integers(1, 40)))
 def test_frames_survive_any_cut(sent: list[wire.Frame], cuts: list[int]) -> None:
-    """Frames come out as they went in, wherever the stream is cut, and nothing is left over."""
+    """Frames come out unchanged, wherever the stream is cut, and nothing is left over."""
     data = b"".join(map(packed, sent))
     stream = wire.Frames(wire.REQUEST_MAX)
     got: list[wire.Frame] = []
@@ -80,7 +80,7 @@ def test_what_is_no_frame_is_refused(value: Any) -> None:
 
 @given(frames, st.data())
 def test_a_request_out_of_any_call(frame: wire.Frame, data: st.DataObject) -> None:
-    """Any call gives a request or one of our exceptions."""
+    """Any call gives a request or one of shmpool's exceptions."""
     method = data.draw(st.sampled_from([kind.method for kind in protocol.REQUESTS]) | st.text())
     params = data.draw(st.lists(values | st.just("rx"), max_size=4))
     try:
@@ -97,7 +97,7 @@ def test_a_request_out_of_any_call(frame: wire.Frame, data: st.DataObject) -> No
     ids=["array", "map", "string", "bytes", "nested"],
 )  # fmt: skip
 def test_a_claimed_length_costs_nothing(claim: bytes) -> None:
-    """Four gigabytes only announced take no memory, and no more than the limit comes in."""
+    """A claim of four gigabytes allocates no memory, and no more than the limit is accepted."""
     stream = wire.Frames(wire.REQUEST_MAX)
     tracemalloc.start()
     stream.feed(claim)
@@ -115,7 +115,7 @@ def test_a_claimed_length_costs_nothing(claim: bytes) -> None:
     [(b"\xc1", "not MessagePack: [A-Z][a-z]+Error"), (b"\xd4\x01\x00", "exceeds max_ext_len")],
 )
 def test_why_a_frame_is_refused(data: bytes, words: str) -> None:
-    """The codec's reason is said, or what kind it is where it has no words."""
+    """The message has the codec's reason, or the kind of its exception if it has no text."""
     stream = wire.Frames(wire.REQUEST_MAX)
     stream.feed(data)
     with pytest.raises(wire.FrameError, match=words):
@@ -134,21 +134,22 @@ def test_why_a_frame_is_refused(data: bytes, words: str) -> None:
     ],
 )
 def test_errors_of_any_daemon(value: Any, kind: type[errors.ShmpoolError], message: str) -> None:
-    """What is unknown, of another version or program, is a RequestRefused with its words."""
+    """An unknown error, of another version or program, is a RequestRefused with its text."""
     error = protocol.error_of(value)
     assert (kind, message) == (type(error), str(error))
 
 
 def test_depth_is_bounded() -> None:
-    """Arrays in arrays without end are refused."""
+    """Endlessly nested arrays are refused."""
     stream = wire.Frames(wire.REQUEST_MAX)
     stream.feed(b"\x91" * 10_000)
     with pytest.raises(wire.FrameError):
         list(stream)
 
 
-def test_a_frame_up_to_the_limit_is_taken() -> None:
-    """The limit is on the whole frame: at it, it is taken; one byte more, it is refused."""
+def test_a_frame_up_to_the_limit_is_accepted() -> None:
+    """The limit is on the whole frame: a frame of that size is accepted, one byte more is
+    refused."""
     room = wire.REQUEST_MAX - len(wire.pack_notice("x", [""])) - 4
     for extra, fits in ((0, True), (100, False)):
         stream = wire.Frames(wire.REQUEST_MAX)
@@ -175,8 +176,8 @@ class Outer:
     either: str | int | None = None
 
 
-def test_records_go_there_and_back() -> None:
-    """A record comes back equal, over MessagePack and over JSON; newer fields are left out."""
+def test_records_round_trip() -> None:
+    """A record is equal after MessagePack and after JSON. Unknown newer fields are left out."""
     outer = Outer("x", [Inner(1), Inner(2, "b")], {3: 1.5}, None, 7)
     sent = wire.to_wire(outer)
     assert outer == wire.from_wire(
@@ -195,7 +196,7 @@ def test_records_go_there_and_back() -> None:
      ({"inner": [{}]}, "result.inner[0].n is missing")],
 )  # fmt: skip
 def test_a_wrong_shape_says_where(change: dict[str, Any], where: str) -> None:
-    """What does not fit is a ShapeError that names the place."""
+    """A wrong value is a ShapeError that names its place."""
     good = wire.to_wire(Outer("x", [Inner(1)], {}, None))
     with pytest.raises(wire.ShapeError) as caught:
         wire.from_wire(Outer, good | change)

@@ -42,7 +42,7 @@ def _numbers(
 
 @click.command(
     "bench", context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG,
-    short_help="Measure shmpool against other libraries.",
+    short_help="Measures shmpool against other libraries.",
 )  # fmt: skip
 @click.option("--quick", is_flag=True, help="A small selection, one run each: under 2 minutes.")
 @click.option("--runs", type=click.IntRange(1, 100), help="Runs of each cell.  [default: 3]")
@@ -67,7 +67,7 @@ def bench(
     json_path: Path | None, report: Path | None, source: Path | None,
     pair: tuple[Path, Path] | None, listing: bool,
 ) -> None:  # fmt: skip
-    """Measure shmpool against other libraries: throughput, latency and robustness.
+    """Measures shmpool against other libraries: throughput, latency and robustness.
 
     Uses the first two cores that this process may use. Ctrl-C keeps what is done.
     """

@@ -12,7 +12,7 @@ behind.
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns as clock
 
 import numpy as np
@@ -31,9 +31,9 @@ def consume(transport: Transport, board: Scoreboard, slot: int, channel: int, ex
     at once, because this process may be killed.
     """
     if isinstance(transport, Columns):
-        return _columns(transport, board, slot, channel)
+        return _log_batches(transport, board, slot, _columns(transport, channel))
     if isinstance(transport, Batch):
-        return _batches(transport, board, slot, channel)
+        return _log_batches(transport, board, slot, _batches(transport, channel))
     if isinstance(transport, OneByOne):
         return _groups(transport, board, slot, channel, 1 if exact else GROUP)
     raise TypeError(f"{transport.title()} cannot receive")
@@ -83,11 +83,10 @@ def _groups(transport: OneByOne, board: Scoreboard, slot: int, channel: int, mos
     return work
 
 
-def _batches(transport: Batch, board: Scoreboard, slot: int, channel: int) -> Work:
-    receive_many, words = transport.receiver_many(channel), board.words
-    size, empty, polls = transport.spec.size, transport.empty, transport.polls
-    log, edges = np.frombuffer(board.log(slot), np.uint64), message.edges(size)
-    check_edges = message.edges_checker()
+def _batches(transport: Batch, channel: int) -> Callable[[], Words | None]:
+    """Returns a function that receives and checks a batch."""
+    receive_many, size = transport.receiver_many(channel), transport.spec.size
+    edges, check_edges = message.edges(size), message.edges_checker()
 
     def check_large(batch: Sequence[bytes]) -> Words:
         found: list[bytes] = []
@@ -97,13 +96,40 @@ def _batches(transport: Batch, board: Scoreboard, slot: int, channel: int) -> Wo
 
     check = message.whole_checker(size) if size <= SMALL else check_large
 
+    def receive() -> Words | None:
+        batch = receive_many()
+        return check(batch) if batch else None
+
+    return receive
+
+
+def _columns(transport: Columns, channel: int) -> Callable[[], Words | None]:
+    """As _batches()."""
+    read = transport.column_reader(channel)
+
+    def receive() -> Words:
+        word, last = read()
+        whole = word.astype(np.uint8) == last
+        if np.count_nonzero(whole) < len(word) or np.count_nonzero(word) < len(word):
+            return np.where(whole & (word != 0), word, np.uint64(DAMAGED))
+        found: Words = word
+        return found
+
+    return receive
+
+
+def _log_batches(
+    transport: Transport, board: Scoreboard, slot: int, receive: Callable[[], Words | None]
+) -> Work:
+    words, empty, polls = board.words, transport.empty, transport.polls
+    log = np.frombuffer(board.log(slot), np.uint64)
+
     def work() -> None:
         n = 0
         while True:
             ending, before = words[DONE], n
             try:
-                while batch := receive_many():
-                    found = check(batch)
+                while (found := receive()) is not None:
                     log[n : n + len(found)] = found
                     n += len(found)
             except empty:
@@ -112,30 +138,5 @@ def _batches(transport: Batch, board: Scoreboard, slot: int, channel: int) -> Wo
                 return
             if polls:
                 os.sched_yield()
-
-    return work
-
-
-def _columns(transport: Columns, board: Scoreboard, slot: int, channel: int) -> Work:
-    read, words, empty = transport.column_reader(channel), board.words, transport.empty
-    log = np.frombuffer(board.log(slot), np.uint64)
-
-    def work() -> None:
-        n = 0
-        while True:
-            ending, before = words[DONE], n
-            try:
-                while True:
-                    word, last = read()
-                    k = len(word)
-                    whole = word.astype(np.uint8) == last
-                    if np.count_nonzero(whole) < k or np.count_nonzero(word) < k:
-                        word = np.where(whole & (word != 0), word, np.uint64(DAMAGED))
-                    log[n : n + k] = word
-                    n += k
-            except empty:
-                pass
-            if ending and n == before:
-                return
 
     return work

@@ -16,10 +16,10 @@ from . import message
 from .consuming import consume
 from .message import STEP
 from .producing import produce
-from .scoreboard import SLOTS, Scoreboard, length
+from .scoreboard import SLOTS, length
 from .throughput import LONGER, WARM_S
 from .transport import OneByOne, Receive, Send, Spec
-from .workers import RunError, Workers
+from .workers import RunError, running
 
 
 class Nowhere(OneByOne):
@@ -58,8 +58,8 @@ def measure(name: str, size: int, pairs: int, seconds: float, cores: list[int]) 
 
 def _seconds(name: str, size: int, produces: bool, seconds: float, cores: list[int]) -> float:
     """What one message costs a producer or a consumer."""
-    transport = Nowhere(Spec(name, size))
-    with Scoreboard.create(name) as board, Workers(transport, board, cores, pin=False) as workers:
+    with running(Nowhere(Spec(name, size)), cores, pin=False) as workers:
+        board = workers.board
         worker = (
             workers.add(produce, range(1), False) if produces else workers.add(consume, 0, False)
         )

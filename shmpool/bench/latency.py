@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from . import pingpong
-from .scoreboard import SLOTS, Scoreboard
+from .scoreboard import SLOTS
 from .transport import OneByOne, Spec
-from .workers import RunError, Workers
+from .workers import RunError, running
 
 WARM = 0.1  # share of the round trips that is left out
 MIN_TRIPS = 100
@@ -41,30 +41,22 @@ def measure(
 ) -> dict[str, Any]:
     """Percentiles of round trips in us, and the histogram. Raises RunError and
     UnsupportedError."""
-    transport = kind(Spec(name, size, channels=2))
     polling = waiting is Waiting.POLLING
     second = 0 if waiting is Waiting.ONE_CORE else 1
-    try:
-        transport.create()
-        with (
-            Scoreboard.create(name) as board,
-            Workers(transport, board, cores, pin=True) as workers,
-        ):
-            ping = workers.add(pingpong.ping, polling, core=0)
-            echo = workers.add(pingpong.echo, polling, core=second)
-            workers.start()
-            deadline = time.monotonic() + LONGER * seconds
+    with running(kind(Spec(name, size, channels=2)), cores, pin=True) as workers:
+        ping = workers.add(pingpong.ping, polling, core=0)
+        echo = workers.add(pingpong.echo, polling, core=second)
+        workers.start()
+        trips, deadline = SLOTS + ping.slot, time.monotonic() + LONGER * seconds
+        time.sleep(seconds)
+        while workers.board.words[trips] < MIN_TRIPS and time.monotonic() < deadline:
             time.sleep(seconds)
-            while board.words[SLOTS + ping.slot] < MIN_TRIPS and time.monotonic() < deadline:
-                time.sleep(seconds)
-            workers.stop([ping], STOP_S)
-            workers.wait([ping, echo], STOP_S)
-            errors = [worker.error for worker in (ping, echo) if worker.error]
-            if errors or not ping.done:
-                raise RunError("; ".join(errors) or "hung")
-            times, wrong = ping.result
-    finally:
-        transport.remove()
+        workers.stop([ping], STOP_S)
+        workers.wait([ping, echo], STOP_S)
+        errors = [worker.error for worker in (ping, echo) if worker.error]
+        if errors or not ping.done:
+            raise RunError("; ".join(errors) or "hung")
+        times, wrong = ping.result
     return summary(times) | {"damaged": wrong}
 
 
@@ -89,23 +81,15 @@ def idle(
     kind: type[OneByOne], name: str, size: int, seconds: float, cores: list[int]
 ) -> dict[str, float]:
     """Wake-ups a second and processor share (%) of a blocked receiver that gets no message."""
-    transport = kind(Spec(name, size))
-    try:
-        transport.create()
-        with (
-            Scoreboard.create(name) as board,
-            Workers(transport, board, cores, pin=False) as workers,
-        ):
-            workers.add(pingpong.hold)
-            receiver = workers.add(pingpong.idle, IDLE_TIMEOUT_S)
-            workers.start()
-            time.sleep(SETTLE_S)
-            switches, cpu = _switches(receiver.pid), receiver.cpu()
-            time.sleep(seconds)
-            woken = (_switches(receiver.pid) - switches) / seconds
-            return {"wakeups": woken, "cpu_percent": (receiver.cpu() - cpu) / seconds * 100}
-    finally:
-        transport.remove()
+    with running(kind(Spec(name, size)), cores, pin=False) as workers:
+        workers.add(pingpong.hold)
+        receiver = workers.add(pingpong.idle, IDLE_TIMEOUT_S)
+        workers.start()
+        time.sleep(SETTLE_S)
+        switches, cpu = _switches(receiver.pid), receiver.cpu()
+        time.sleep(seconds)
+        woken = (_switches(receiver.pid) - switches) / seconds
+        return {"wakeups": woken, "cpu_percent": (receiver.cpu() - cpu) / seconds * 100}
 
 
 def _switches(pid: int) -> int:

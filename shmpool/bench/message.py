@@ -18,15 +18,12 @@ faster.
 
 import random
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 STEP = 257
 _PRODUCER = 48  # the producer's number begins at this bit
@@ -63,10 +60,12 @@ def packing(size: int) -> Callable[[int, int, bytes, int], bytes]:
     """
     if size < LARGE:
         return _halves(size).pack
-    pattern, write = _pattern(size)
+    pattern = bytearray(size)
+    pattern[EDGES - 1 : -1] = body(size)
 
     def pack(low: int, high: int, _body: bytes, last: int) -> bytes:
-        write(low, high, last)
+        _HALVES.pack_into(pattern, 0, low, high)
+        pattern[-1] = last
         return bytes(pattern)
 
     return pack
@@ -76,25 +75,14 @@ def packing_into(size: int) -> Callable[[Any, int, int, int, bytes, int], object
     """Returns pack_into(place, offset, ...), with the other arguments of packing()'s pack()."""
     if size < LARGE:
         return _halves(size).pack_into
-    pattern, write = _pattern(size)
 
-    def pack_into(place: Any, offset: int, low: int, high: int, _body: bytes, last: int) -> None:
-        write(low, high, last)
-        memoryview(place).cast("B")[offset : offset + size] = pattern
+    def pack_into(place: Any, offset: int, low: int, high: int, body: bytes, last: int) -> None:
+        view = memoryview(place).cast("B")
+        _HALVES.pack_into(view, offset, low, high)
+        view[offset + EDGES - 1 : offset + size - 1] = body
+        view[offset + size - 1] = last
 
     return pack_into
-
-
-def _pattern(size: int) -> tuple[bytearray, Callable[[int, int, int], None]]:
-    """A message, and a function that writes its edges."""
-    pattern = bytearray(size)
-    pattern[EDGES - 1 : -1] = body(size)
-
-    def write(low: int, high: int, last: int) -> None:
-        _HALVES.pack_into(pattern, 0, low, high)
-        pattern[-1] = last
-
-    return pattern, write
 
 
 def checker(size: int) -> Callable[[Any], tuple[int, int]]:
@@ -123,20 +111,21 @@ def packets(size: int, n: int) -> "np.ndarray[tuple[int], np.dtype[np.void]]":
     return array
 
 
-def maker(size: int, n: int) -> Callable[[int], list[bytes]]:
-    """Returns make(word), which makes n messages from that word on, each a new bytes object."""
+def maker(size: int, n: int) -> Callable[[int], Iterable[bytes]]:
+    """Returns make(word), which makes n messages from that word on, each a new bytes object; small
+    ones at once, others when they are asked for."""
     if size > SMALL:
         pack, filling = packing(size), body(size)
 
-        def make_large(word: int) -> list[bytes]:
-            found: list[bytes] = []
-            while len(found) < n:
-                lows, high = low_halves(word, n - len(found))
-                found += [pack(low, high, filling, low & 255) for low in lows]
+        def make_each(word: int) -> Iterator[bytes]:
+            end = word + n * STEP
+            while word < end:
+                lows, high = low_halves(word, (end - word) // STEP)
+                for low in lows:
+                    yield pack(low, high, filling, low & 255)
                 word += len(lows) * STEP
-            return found
 
-        return make_large
+        return make_each
     array = packets(size, n)
     words, lasts, whole = array["word"], array["last"], array.view(f"V{size}")
     steps = np.arange(n, dtype=np.uint64) * np.uint64(STEP)
@@ -227,7 +216,7 @@ class MessageErrors:
         return ", ".join(f"{n:,} {what}" for what, n in vars(self).items() if n)
 
 
-def check(sent: dict[int, int], logs: "Iterable[Words]", in_flight: bool = False) -> MessageErrors:
+def check(sent: dict[int, int], logs: Iterable[Words], in_flight: bool = False) -> MessageErrors:
     """Compares the last word that each producer sent with the logs of the consumers.
 
     in_flight: a producer may have been killed after it sent a message and before it counted it, so

@@ -3,8 +3,8 @@
 
 Polling on one core is left out: a process that polls without sleeping keeps the other one off the
 core until its time slice ends, so the scheduler would be measured. In the scenarios to-all and
-robustness each call passes a single message: nobody can tell how many messages of a batch a victim
-held.
+robustness each call passes a single message: it is unknown how many messages of a batch a victim
+had.
 """
 
 from collections.abc import Callable

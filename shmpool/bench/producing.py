@@ -39,8 +39,7 @@ def produce(
     elif isinstance(transport, InPlace) and len(channels) == 1:
         work = _in_place(transport, board, slot, channels[0], group)
     elif isinstance(transport, OneByOne):
-        one_by_one = _one_by_one if exact or size > message.SMALL else _groups
-        work = one_by_one(transport, board, slot, channels, group)
+        work = _one_by_one(transport, board, slot, channels, group)
     else:
         raise TypeError(f"{transport.title()} cannot send")
 
@@ -51,8 +50,9 @@ def produce(
     return produce
 
 
-def _groups(transport: OneByOne, board: Scoreboard, slot: int, channels: range, group: int) -> Work:
-    """For small messages: makes a group of them at once."""
+def _one_by_one(
+    transport: OneByOne, board: Scoreboard, slot: int, channels: range, group: int
+) -> Work:
     send, words, me = _sender(transport, board, channels), board.words, SLOTS + slot
     make, check = message.maker(transport.spec.size, group), message.checker(transport.spec.size)
     wait, full, step = os.sched_yield, transport.full, group * STEP
@@ -73,34 +73,6 @@ def _groups(transport: OneByOne, board: Scoreboard, slot: int, channels: range, 
                     wait()
             last += step
             words[me] = last
-
-    return work
-
-
-def _one_by_one(
-    transport: OneByOne, board: Scoreboard, slot: int, channels: range, group: int
-) -> Work:
-    send, words, me = _sender(transport, board, channels), board.words, SLOTS + slot
-    pack, body = message.packing(transport.spec.size), message.body(transport.spec.size)
-    wait, full = os.sched_yield, transport.full
-
-    def work() -> None:
-        low, high = 0, 0
-        while not words[STOP]:
-            lows, high = message.low_halves(words[me] + STEP, group)
-            for low in lows:
-                packet = pack(low, high, body, low & 255)
-                while True:
-                    try:
-                        if send(packet) is not False:
-                            break
-                    except full:
-                        pass
-                    if words[STOP]:
-                        words[me] = (high << HALF | low) - STEP
-                        return
-                    wait()
-            words[me] = high << HALF | low
 
     return work
 
@@ -163,7 +135,7 @@ def _batches(transport: Batch, board: Scoreboard, slot: int, channels: range) ->
     def work() -> None:
         last = words[me]
         while not words[STOP]:
-            batch = make(last + STEP)
+            batch = list(make(last + STEP))
             while batch:
                 try:
                     sent = send_many(batch)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the processes of a run report: a folder in /dev/shm with a scoreboard and logs.
 
-The scoreboard is an array of 64-bit words: STOP tells producers to stop, DONE tells consumers that
+The scoreboard is an array of 64-bit words: STOP ends the producers, DONE says to consumers that
 no more will be sent, then follows one slot for each process. A producer stores the word of the last
 message it sent in its slot. A consumer appends the word of each message it received to its own log;
 the log ends at the first zero. So the counts are exact even if a process is killed, and no worker

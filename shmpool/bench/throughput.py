@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from . import message
 from .consuming import consume
 from .producing import produce
-from .scoreboard import SLOTS, Scoreboard, length
+from .scoreboard import SLOTS, length
 from .transport import Shape, Spec, Transport
-from .workers import RunError, Usage, Worker, Workers
+from .workers import RunError, Usage, Worker, Workers, running
 
 WARM_S = 0.05
 LONGER = 20  # a window without a message grows up to so many times its length
@@ -61,23 +61,18 @@ def measure(
     kind: type[Transport], name: str, load: Load, seconds: float, cores: list[int], pin: bool
 ) -> dict[str, float]:
     """The figures of one run. Raises RunError and UnsupportedError."""
-    transport = kind(load.spec(kind, name))
-    try:
-        transport.create()
-        with Scoreboard.create(name) as board, Workers(transport, board, cores, pin) as workers:
-            producers, consumers = load.add(workers)
-            workers.start()
-            logs = [board.log(worker.slot) for worker in consumers]
-            time.sleep(WARM_S)
-            figures = _window(workers, logs, seconds)
-            finish(workers, producers, consumers)
-            sent = {w.slot: board.words[SLOTS + w.slot] for w in producers}
-            received = [board.logged(worker.slot) for worker in consumers]
-            groups = [[log] for log in received] if load.to_all else [received]
-            checked = (message.check(sent, logs) for logs in groups)
-            return figures | asdict(sum(checked, message.MessageErrors()))
-    finally:
-        transport.remove()
+    with running(kind(load.spec(kind, name)), cores, pin) as workers:
+        board, (producers, consumers) = workers.board, load.add(workers)
+        workers.start()
+        logs = [board.log(worker.slot) for worker in consumers]
+        time.sleep(WARM_S)
+        figures = _window(workers, logs, seconds)
+        finish(workers, producers, consumers)
+        sent = {w.slot: board.words[SLOTS + w.slot] for w in producers}
+        received = [board.logged(worker.slot) for worker in consumers]
+        groups = [[log] for log in received] if load.to_all else [received]
+        checked = (message.check(sent, logs) for logs in groups)
+        return figures | asdict(sum(checked, message.MessageErrors()))
 
 
 def _window(workers: Workers, logs: list[memoryview], seconds: float) -> dict[str, float]:

@@ -66,6 +66,7 @@ class Transport(ABC):
     package: str | None = None  # the distribution; None if it comes with Python
     shape = Shape.QUEUE
     polls = False  # a receive never waits; the loop yields the processor instead
+    prefix = ""  # of the names of shared memory or queues
     number = 0  # index of this process among the producers, or consumers, of its channel
     _kept: Sequence[Any] = ()  # objects that create() opened; the parent keeps them open
 
@@ -91,7 +92,7 @@ class Transport(ABC):
 
     def name(self, channel: int) -> str:
         """A name for the channel's shared memory or queue."""
-        return f"{self.spec.name}-{channel}"
+        return f"{self.prefix}{self.spec.name}-{channel}"
 
     @abstractmethod
     def create(self) -> None:
@@ -213,6 +214,10 @@ class InFolder(Transport):
     @property
     def folder(self) -> Path:
         return Path("/dev/shm") / self.spec.name  # noqa: S108
+
+    def address(self, channel: int, number: int) -> str:
+        """Of the socket that producer `number` of the channel listens at."""
+        return f"ipc://{self.folder}/{channel}-{number}"
 
     def create(self) -> None:
         self.folder.mkdir()

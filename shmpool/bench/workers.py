@@ -29,7 +29,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -255,7 +255,7 @@ class Workers:
             worker.go()
 
     def stop(self, producers: list[Worker], seconds: float) -> list[Worker]:
-        """Stops the producers, then tells the consumers. Returns producers that are still busy."""
+        """Stops the producers, then the consumers. Returns producers that are still busy."""
         self.board.words[STOP] = 1
         late = self.wait(producers, seconds)
         self.board.words[DONE] = 1
@@ -282,3 +282,18 @@ class Workers:
         live = [worker for worker in self.all if worker.process.is_alive()]
         used = sum(_memory(w.pid) - w.initial_memory for w in live) if memory else 0
         return Usage(sum(w.cpu() for w in live), used)
+
+
+@contextlib.contextmanager
+def running(transport: Transport, cores: list[int], pin: bool) -> Iterator[Workers]:
+    """A run without processes yet; at its end the processes have ended and the transport is
+    removed. Raises UnsupportedError."""
+    try:
+        transport.create()
+        with (
+            Scoreboard.create(transport.spec.name) as board,
+            Workers(transport, board, cores, pin) as workers,
+        ):
+            yield workers
+    finally:
+        transport.remove()

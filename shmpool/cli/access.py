@@ -14,6 +14,7 @@ from ..pool_files import path_of, pool_names
 from ..rpc import protocol
 from ..rpc.client import Client
 from ..service.handlers import RequestHandler
+from .output import command_of, json_option, print_json, working
 
 A = TypeVar("A")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -87,3 +88,22 @@ def complete_pool(
 
 
 pool_argument = click.argument("pool", shell_complete=complete_pool)
+
+
+def query(
+    request: Any, example: str, show: Callable[[Any], None], doing: str = ""
+) -> click.Command:
+    """Makes the subcommand that sends a request about a pool. It prints the answer by show(), or
+    with --json as JSON. doing is shown on a terminal until then."""
+
+    @command_of(request, example)
+    @pool_argument
+    @json_option
+    @with_backend
+    def command(backend: Backend, pool: str, as_json: bool) -> None:
+        with working(doing.format(pool=pool)):
+            answer = backend.call(request(pool))
+        print_json(answer) if as_json else show(answer)
+
+    found: click.Command = command
+    return found

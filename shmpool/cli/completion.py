@@ -5,11 +5,7 @@ import click
 from click.shell_completion import get_completion_class
 
 
-@click.command(
-    name="completion",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog='Example: eval "$(shmpool completion bash)"',
-)
+@click.command(name="completion", epilog='Example: eval "$(shmpool completion bash)"')
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> None:

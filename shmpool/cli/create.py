@@ -9,7 +9,6 @@ import click
 
 from .. import errors
 from ..options import POOL, QUEUE, Option, PoolOptions, QueueOptions, queue_refusals
-from ..pool_files import PREFIX, SHM
 from ..rpc.protocol import Create
 from .access import Backend, with_backend
 from .describe import show
@@ -49,10 +48,8 @@ def pool_options(function: F) -> F:
 def helped(option: Option, default: object) -> str:
     """The sentence of an option, with its range and default."""
     shown = option.spelled(default) if default not in (None, MISSING) else option.default
-    notes = [f"default: {shown}"] * (shown is not None) + [option.allowed()] * bool(
-        option.allowed()
-    )
-    return f"{option.about}  [{'; '.join(notes)}]"
+    notes = (f"default: {shown}" if shown is not None else "", option.allowed())
+    return f"{option.about}  [{'; '.join(filter(None, notes))}]"
 
 
 @command_of(
@@ -80,13 +77,9 @@ def command(
             raise errors.InvalidArgument(f"--queue {given}: there is a queue {name!r} before it")
         queues[name] = queue
     request = Create(pool, PoolOptions(**options), queues)
-    wanted = (request.options.prealloc or 0) * request.options.buffer_size
-    with working(f"creating {pool}", f"{SHM}/{PREFIX}{pool}", wanted or None):
+    with working(f"creating {pool}"):
         made = backend.call(request)
-    if as_json:
-        print_json(made)
-        return
-    show(made)
+    print_json(made) if as_json else show(made)
 
 
 def parse_queue(given: str) -> tuple[str, QueueOptions]:
@@ -104,17 +97,13 @@ def parse_queue(given: str) -> tuple[str, QueueOptions]:
             raise errors.InvalidArgument(
                 f"--queue {given}: unknown option {key!r}; known are {', '.join(QUEUE)}"
             )
-        options[key] = (
-            value if QUEUE[key].least is None else _whole(value, f"--queue {given}: {key}")
-        )
+        try:
+            options[key] = value if QUEUE[key].least is None else int(value)
+        except ValueError:
+            raise errors.InvalidArgument(
+                f"--queue {given}: {key} is {value!r}; it must be an integer"
+            ) from None
     queue = QueueOptions(**options)
     for refusal in queue_refusals(queue, None):
         raise errors.InvalidArgument(f"--queue {given}: {refusal}")
     return name, queue
-
-
-def _whole(text: str, what: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise errors.InvalidArgument(f"{what} is {text!r}; it must be an integer") from None

@@ -5,30 +5,36 @@ The checks ask the kernel and change nothing. They do not need the daemon. Wheth
 MADV_WIPEONFORK is not checked: without it shmpool cannot be imported.
 """
 
-import ctypes
+import contextlib
 import fcntl
 import os
 import platform
 import resource
 import shlex
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from .. import errors
+from .._hot import has_membarrier
 from ..names import printable
-from ..os_errors import SHM, shared_memory, size_text
-from ..pool_files import PREFIX, pool_names, strange_names
+from ..os_errors import (
+    MAKE_SHM,
+    MOUNT_SHM,
+    OPEN_SHM,
+    SHM,
+    WRITABLE_SHM,
+    shared_memory,
+    size_text,
+)
+from ..pool_files import PREFIX, path_of, pool_names, record_lock, strange_names
 from ..rpc import protocol
 from ..rpc.client import Client
 from ..view import View
 from . import container
 
 SMALL = 256 << 20  # bytes; the /dev/shm of a container has 64 MiB by default
-MEMBARRIER = {"x86_64": 324, "aarch64": 283, "riscv64": 283, "ppc64le": 365, "s390x": 356}
-GLOBAL_EXPEDITED = 1 << 1
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies", "pit")
 DESCRIPTORS = 1024
 SHOWN_MAX = 20  # names in one finding
@@ -38,8 +44,6 @@ ENLARGE = (
     f"mount -o remount,size=1g {SHM}; a container: docker run --shm-size=1g, "
     f"or in Kubernetes an emptyDir with medium: Memory at {SHM}"
 )
-
-
 MOUNT_PROC = "mount -t proc proc /proc"
 
 State = Literal["ok", "note", "bad"]
@@ -85,15 +89,14 @@ def _judged(subject: str, good: bool, found: str, advice: str, bad: State = "not
 
 
 def _shared_memory() -> Iterator[Finding]:
-    mount = f"mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
     if not os.path.isdir(SHM):
-        yield Finding(SHM, "bad", "it does not exist", f"mkdir -p {SHM} && {mount}")
+        yield Finding(SHM, "bad", "it does not exist", MAKE_SHM)
         return
     kind = container.file_system(SHM, ROOT)
     if not kind:
         yield Finding(SHM, "note", "/proc/self/mounts cannot be read", MOUNT_PROC)
     elif kind != "tmpfs":
-        yield Finding(SHM, "bad", f"it is on {kind}, not on tmpfs", mount)
+        yield Finding(SHM, "bad", f"it is on {kind}, not on tmpfs", MOUNT_SHM)
     total, free = shared_memory()
     yield _judged(f"size of {SHM}", total >= SMALL, size_text(total), ENLARGE)
     status = os.statvfs(SHM)
@@ -113,12 +116,10 @@ def _permissions() -> Iterator[Finding]:
     except OSError:
         return  # _shared_memory() has reported it
     if os.statvfs(SHM).f_flag & os.ST_RDONLY:
-        yield Finding(subject, "bad", "it is mounted read-only", f"mount -o remount,rw {SHM}")
+        yield Finding(subject, "bad", "it is mounted read-only", WRITABLE_SHM)
         return
     good = os.access(SHM, os.R_OK | os.W_OK | os.X_OK)
-    yield _judged(
-        subject, good, f"mode {mode:04o}, this is uid {os.geteuid()}", f"chmod 1777 {SHM}", "bad"
-    )
+    yield _judged(subject, good, f"mode {mode:04o}, this is uid {os.geteuid()}", OPEN_SHM, "bad")
 
 
 def _limits() -> Iterator[Finding]:
@@ -162,31 +163,24 @@ def _control_group() -> Iterator[Finding]:
 
 def _container() -> Iterator[Finding]:
     own = container.own_pid_namespace(ROOT)
-    if own is None:
-        yield Finding("PID namespace", "note", "/proc/self/ns cannot be read", MOUNT_PROC)
-    else:
-        yield Finding(
-            "PID namespace",
-            "ok",
-            "not the host's" if own else "the host's",
-            "shmpool works across PID namespaces; a member of another container is shown with the "
-            "pid that it has there. docker run --pid=host, or --pid=container:NAME, shares one"
-            if own
-            else "",
-        )
-    try:
-        device = os.stat(SHM).st_dev
-    except OSError:
-        return
-    yield Finding(
-        f"device of {SHM}",
-        "ok",
-        f"{os.major(device)}:{os.minor(device)}",
+    pids = (
+        "shmpool works across PID namespaces; a member of another container is shown with the "
+        "pid that it has there. docker run --pid=host, or --pid=container:NAME, shares one"
+    )
+    devices = (
         "containers share pools if this device is the same in each: docker run --ipc=host, "
         "--ipc=container:NAME, or a shared volume"
-        if own
-        else "",
     )
+    if own is None:
+        yield Finding("PID namespace", "note", "/proc/self/ns cannot be read", MOUNT_PROC)
+    elif own:
+        yield Finding("PID namespace", "ok", "not the host's", pids)
+    else:
+        yield Finding("PID namespace", "ok", "the host's")
+    with contextlib.suppress(OSError):
+        device = os.stat(SHM).st_dev
+        shown = f"{os.major(device)}:{os.minor(device)}"
+        yield Finding(f"device of {SHM}", "ok", shown, devices if own else "")
 
 
 def _logind() -> Iterator[Finding]:
@@ -211,17 +205,14 @@ def _kernel() -> Iterator[Finding]:
         "that allows fcntl(2)",
         "bad",
     )
-    number = MEMBARRIER.get(platform.machine())
-    if number is not None:
-        answer = ctypes.CDLL(None, use_errno=True).syscall(number, 0, 0, 0)
-        good = answer > 0 and answer & GLOBAL_EXPEDITED != 0
-        yield _judged(
-            "membarrier",
-            good,
-            "expedited" if good else "missing",
-            "use Linux 4.16 or newer, and a seccomp filter that allows membarrier(2): without it, "
-            "an empty pool gets the buffers in other members' caches at their next call only",
-        )
+    good = has_membarrier()
+    yield _judged(
+        "membarrier",
+        good,
+        "expedited" if good else "missing",
+        "use Linux 4.16 or newer, and a seccomp filter that allows membarrier(2): without it, "
+        "an empty pool gets the buffers in other members' caches at their next call only",
+    )
 
 
 def _record_locks() -> str:
@@ -231,7 +222,7 @@ def _record_locks() -> str:
     except OSError as error:
         return f"memfd_create: {error.strerror}"
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 1, 0))
+        record_lock(fd, fcntl.F_WRLCK, 0, 1)
     except OSError as error:
         return f"F_OFD_SETLK: {error.strerror}"
     finally:
@@ -274,8 +265,7 @@ def _segments() -> Iterator[Finding]:
 
 
 def _segment(name: str) -> Iterator[Finding]:
-    """What is wrong with one pool."""
-    total, _ = shared_memory()
+    subject, (total, _) = f"pool {name}", shared_memory()
     try:
         with View(name) as view:
             gone = {member.pid for member in view.dead_members()}
@@ -283,33 +273,18 @@ def _segment(name: str) -> Iterator[Finding]:
     except errors.PoolNotFound:
         return  # it was removed since it was listed, or is being created
     except errors.AccessDenied as error:
-        yield Finding(f"pool {name}", "note", printable(error))
+        yield Finding(subject, "note", printable(error))
     except (errors.ShmpoolError, OSError) as error:
-        yield Finding(
-            f"pool {name}",
-            "bad",
-            printable(error),
-            f"shmpool prune, if it is abandoned; or its owner or root: rm -r {SHM}/{PREFIX}{name}",
-        )
+        advice = f"shmpool prune, if it is abandoned; or its owner or root: rm -r {path_of(name)}"
+        yield Finding(subject, "bad", printable(error), advice)
     else:
         if gone:
-            pids = sorted(gone)
-            shown = ", ".join(map(str, pids[:SHOWN_MAX])) + (
-                ", ..." if len(pids) > SHOWN_MAX else ""
-            )
-            yield Finding(
-                f"pool {name}",
-                "note",
-                f"members of dead processes: {shown}",
-                f"shmpool recover {name}",
-            )
+            shown = ", ".join(map(str, sorted(gone)[:SHOWN_MAX]))
+            found = f"members of dead processes: {shown}{', ...' * (len(gone) > SHOWN_MAX)}"
+            yield Finding(subject, "note", found, f"shmpool recover {name}")
         if most > total > 0:
-            yield Finding(
-                f"pool {name}",
-                "note",
-                f"it can grow to {size_text(most)}, but {SHM} has only {size_text(total)}",
-                f"create it with a lower capacity; or {ENLARGE}",
-            )
+            found = f"it can grow to {size_text(most)}, but {SHM} has only {size_text(total)}"
+            yield Finding(subject, "note", found, f"create it with a lower capacity; or {ENLARGE}")
 
 
 def _shell_word(file: str) -> str:

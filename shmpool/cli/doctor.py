@@ -10,11 +10,7 @@ from .diagnosis import examine
 from .output import json_option, print_json, print_table
 
 
-@click.command(
-    name="doctor",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Example: shmpool doctor",
-)
+@click.command(name="doctor", epilog="Example: shmpool doctor")
 @click.option("--socket", type=click.Path(path_type=Path), help="Path of the daemon's socket.")
 @json_option
 def command(socket: Path | None, as_json: bool) -> None:

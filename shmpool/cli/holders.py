@@ -2,21 +2,16 @@
 """shmpool holders."""
 
 from ..rpc.protocol import GetHolders
-from .access import Backend, pool_argument, with_backend
-from .output import command_of, json_option, print_json, print_table, working
+from ..stats import Holder
+from .access import query
+from .output import print_table
 
 
-@command_of(GetHolders, "shmpool holders rx --json")
-@pool_argument
-@json_option
-@with_backend
-def command(backend: Backend, pool: str, as_json: bool) -> None:
-    with working(f"counting the buffers of {pool}"):
-        holders = backend.call(GetHolders(pool))
-    if as_json:
-        print_json(holders)
-        return
+def show(holders: list[Holder]) -> None:
     print_table(
         ("member", "process", "thread", "state", "buffers", "oldest s"),
         [(str(h.member), str(h.pid), str(h.tid), h.state, h.buffers, h.oldest_s) for h in holders],
     )
+
+
+command = query(GetHolders, "shmpool holders rx --json", show, "counting the buffers of {pool}")

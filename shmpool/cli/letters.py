@@ -10,7 +10,7 @@ from ..messages import Message
 from ..rpc import wire
 from ..rpc.protocol import Drain, GetStats, Peek, Redrive
 from .access import Backend, pool_argument, with_backend
-from .output import json_option, print_json, print_table
+from .output import IntRange, json_option, print_json, print_table
 
 COUNT = 16  # buffers shown of each queue
 ACTIONS = ("list", "peek", "requeue", "drain")
@@ -19,16 +19,15 @@ COLUMNS = ("queue", "position", "buffer", "from", "redelivered", "bytes", "times
 
 @click.command(
     name="letters",
-    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Example: shmpool letters rx; shmpool letters rx peek --queue letters -n 3; "
     "shmpool letters rx requeue --reset; shmpool letters rx drain --queue letters",
 )
 @pool_argument
 @click.argument("action", type=click.Choice(ACTIONS), default="list")
 @click.option("--queue", help="Only this queue. Without it, every dead-letter queue of the pool.")
-@click.option("-n", "count", type=click.IntRange(1),
+@click.option("-n", "count", type=IntRange(1),
               help="The oldest N of each queue. Without it, all; list and peek: 16.")  # fmt: skip
-@click.option("--size", type=click.IntRange(0), default=64, show_default=True,
+@click.option("--size", type=IntRange(0), default=64, show_default=True,
               help="peek: bytes shown of each.")  # fmt: skip
 @click.option("--to", help="requeue: put all into this queue, not into the queue each came from.")
 @click.option("--reset", is_flag=True, help="requeue: set redelivered to 0.")

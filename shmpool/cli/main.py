@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The group of subcommands. Turns errors into a line on stderr and an exit status."""
 
+import errno
 import importlib
 import io
 import sys
@@ -40,12 +41,16 @@ class Subcommands(click.Group):
         except errors.InvalidArgument as error:
             complain(error)
             sys.exit(2)
-        except (errors.ShmpoolError, OSError) as error:
+        except errors.ShmpoolError as error:
             complain(error)
+            sys.exit(1)
+        except OSError as error:
+            unwritten = error.filename is None and error.errno in (errno.ENOSPC, errno.EIO)
+            complain(f"standard output: {error.strerror}" if unwritten else error)
             sys.exit(1)
 
 
-def complain(error: Exception) -> None:
+def complain(error: Exception | str) -> None:
     """Prints the message to stderr, each line after "shmpool: "."""
     for line in printable_lines(error):
         click.echo(f"shmpool: {line}", err=True)

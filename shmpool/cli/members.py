@@ -2,19 +2,12 @@
 """shmpool members."""
 
 from ..rpc.protocol import GetMembers
-from .access import Backend, pool_argument, with_backend
-from .output import command_of, json_option, print_json, print_table
+from ..stats import Member
+from .access import query
+from .output import print_table
 
 
-@command_of(GetMembers, "shmpool members rx")
-@pool_argument
-@json_option
-@with_backend
-def command(backend: Backend, pool: str, as_json: bool) -> None:
-    members = backend.call(GetMembers(pool))
-    if as_json:
-        print_json(members)
-        return
+def show(members: list[Member]) -> None:
     print_table(
         ("member", "process", "thread", "held", "cached", "doing", "alloc", "free"),
         [
@@ -23,3 +16,6 @@ def command(backend: Backend, pool: str, as_json: bool) -> None:
             for m in members
         ],
     )  # fmt: skip
+
+
+command = query(GetMembers, "shmpool members rx", show)

@@ -4,14 +4,11 @@
 import contextlib
 import inspect
 import json
-import os
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +17,27 @@ from ..rpc import wire
 
 WIDTH = 160  # columns of a table that is not printed to a terminal
 RICH_ROWS_MAX = 500  # rich takes half a millisecond for a row
+
+
+def _in_words(least: float | None, most: float | None) -> str:
+    """The limits of a range, which click itself shows as x>=1."""
+    return f"from {least}" if most is None else f"from {least} to {most}"
+
+
+class IntRange(click.IntRange):
+    """click's IntRange with its limits in words. min must be given."""
+
+    def _describe_range(self) -> str:
+        return _in_words(self.min, self.max)
+
+
+class FloatRange(click.FloatRange):
+    """click's FloatRange with its limits in words. min must be given."""
+
+    def _describe_range(self) -> str:
+        return _in_words(self.min, self.max)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -29,19 +47,7 @@ def command_of(
     """Makes a click command. Without help_text, its help is the first paragraph of the request's
     docstring."""
     text = help_text or (inspect.getdoc(request) or "").partition("\n\n")[0].replace("`", "")
-    return click.command(
-        name=name or request.method,
-        help=text,
-        epilog=f"Example: {example}",
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-
-
-def console() -> Console:
-    found = Console()
-    if not found.is_terminal:
-        found.width = WIDTH
-    return found
+    return click.command(name=name or request.method, help=text, epilog=f"Example: {example}")
 
 
 def print_json(answer: Any) -> None:
@@ -59,7 +65,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         table.add_column(Text(text(title)), justify="right" if numeric else "left", no_wrap=i == 0)
     for row in rows:
         table.add_row(*(Text(text(value)) for value in row))  # a Text is not read as markup
-    console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(table)
 
 
 def print_plain(rows: Sequence[Sequence[str]]) -> None:
@@ -80,32 +89,9 @@ def text(value: object) -> str:
     return "" if value is None else printable(value, LINE_SHOWN)
 
 
-@contextlib.contextmanager
-def working(what: str, path: str | None = None, total: int | None = None) -> Iterator[None]:
-    """Shows progress on a terminal while the block runs. With path and total: how many of the
-    total bytes the file has been given."""
+def working(what: str) -> contextlib.AbstractContextManager[object]:
+    """Shows on a terminal what is being done while the block runs; nothing for ""."""
     stderr = Console(stderr=True)
-    if not stderr.is_terminal:
-        yield
-        return
-    columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False)]
-    if total is not None:
-        columns += [BarColumn(), DownloadColumn()]
-    done = threading.Event()
-    with Progress(*columns, console=stderr, transient=True) as progress:
-        task = progress.add_task(printable(what), total=total)
-
-        def follow() -> None:
-            while not done.wait(0.1):
-                with contextlib.suppress(OSError):
-                    progress.update(task, completed=os.stat(path or "").st_blocks * 512)
-
-        follower = threading.Thread(target=follow, daemon=True)
-        if path is not None:
-            follower.start()
-        try:
-            yield
-        finally:
-            done.set()
-            if path is not None:
-                follower.join()
+    if not what or not stderr.is_terminal:
+        return contextlib.nullcontext()
+    return stderr.status(Text(printable(what)))

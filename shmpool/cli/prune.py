@@ -6,7 +6,7 @@ import click
 from ..names import LINE_SHOWN, printable
 from ..rpc.protocol import Prune
 from .access import Backend, with_backend
-from .output import command_of, json_option, print_json, working
+from .output import FloatRange, command_of, json_option, print_json, working
 
 HELP = """Removes every abandoned pool that no process has open, with what is in its queues, and
 prints the names.
@@ -18,7 +18,7 @@ pool stays is printed to stderr."""
 @command_of(Prune, "shmpool prune --age 86400", help_text=HELP)
 @click.option(
     "--age",
-    type=click.FloatRange(0),
+    type=FloatRange(0),
     metavar="SECONDS",
     help="Also remove pools that were left on purpose and have not been used for this long.",
 )

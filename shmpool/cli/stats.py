@@ -5,24 +5,11 @@ from datetime import datetime
 
 from ..rpc.protocol import GetStats
 from ..rpc.records import PoolStats
-from .access import Backend, pool_argument, with_backend
-from .output import command_of, json_option, print_json, print_table
-
-
-@command_of(GetStats, "shmpool stats rx")
-@pool_argument
-@json_option
-@with_backend
-def command(backend: Backend, pool: str, as_json: bool) -> None:
-    stats = backend.call(GetStats(pool))
-    if as_json:
-        print_json(stats)
-        return
-    show(stats)
+from .access import query
+from .output import print_table
 
 
 def show(stats: PoolStats) -> None:
-    """Prints the statistics as tables."""
     buffers = stats.buffers
     print_table(
         ("pool", "capacity", "created", "free", "cached", "held", "queued", "members"),
@@ -48,3 +35,6 @@ def show(stats: PoolStats) -> None:
         )  # fmt: skip
     for alarm in stats.alarms:
         print_table(("alarm", "subject", ""), [(alarm.kind, alarm.subject, alarm.message)])
+
+
+command = query(GetStats, "shmpool stats rx", show)

@@ -6,16 +6,13 @@ import click
 from ..rpc.protocol import INTERVAL_MIN
 from . import needs_extra
 from .access import Backend, with_backend
+from .output import FloatRange
 
 
-@click.command(
-    name="top",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Example: shmpool top rx --interval 0.5",
-)
+@click.command(name="top", epilog="Example: shmpool top rx --interval 0.5")
 @click.argument("pools", nargs=-1)
 @click.option(
-    "--interval", type=click.FloatRange(INTERVAL_MIN, 60), default=1.0, show_default=True,
+    "--interval", type=FloatRange(INTERVAL_MIN, 60), default=1.0, show_default=True,
     help="Seconds between two updates.",
 )  # fmt: skip
 @with_backend

@@ -6,7 +6,7 @@ import click
 from ..os_errors import size_text
 from ..rpc.protocol import Trim
 from .access import Backend, pool_argument, with_backend
-from .output import command_of, json_option, print_json, working
+from .output import IntRange, command_of, json_option, print_json, working
 
 HELP = """Returns the memory of free buffers to the system, keeping --keep of them, and prints how
 many bytes."""
@@ -14,7 +14,7 @@ many bytes."""
 
 @command_of(Trim, "shmpool trim rx --keep 4096", help_text=HELP)
 @pool_argument
-@click.option("--keep", type=click.IntRange(0), default=0, show_default=True,
+@click.option("--keep", type=IntRange(0), default=0, show_default=True,
               help="Free buffers that keep their memory.")  # fmt: skip
 @json_option
 @with_backend

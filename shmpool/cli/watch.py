@@ -13,7 +13,7 @@ from ..rpc.client import Client
 from ..rpc.protocol import INTERVAL_MIN, GetStats, Watch
 from ..rpc.records import PoolStats
 from .access import Backend, pool_argument, with_backend
-from .output import command_of, text
+from .output import FloatRange, IntRange, command_of, text
 
 COLUMNS = ("time", "free", "cached", "held", "queued", "members", "allocs/s", "gets/s")
 HEAD_EVERY = 20  # lines
@@ -26,10 +26,10 @@ HEAD_EVERY = 20  # lines
 )
 @pool_argument
 @click.option(
-    "--interval", type=click.FloatRange(INTERVAL_MIN, 3600), default=1.0, show_default=True,
+    "--interval", type=FloatRange(INTERVAL_MIN, 3600), default=1.0, show_default=True,
     help="Seconds between two lines.",
 )  # fmt: skip
-@click.option("--count", type=click.IntRange(1), help="Stop after this many lines.")
+@click.option("--count", type=IntRange(1), help="Stop after this many lines.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each.")
 @with_backend
 def command(backend: Backend, pool: str, interval: float, count: int | None, as_json: bool) -> None:

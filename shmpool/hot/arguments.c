@@ -19,8 +19,10 @@ PyObject *hot_int(PyObject *value, const char *what)
 {
 	if (likely(PyLong_Check(value)))
 		return Py_NewRef(value);
-	if (PyIndex_Check(value))
-		return PyNumber_Index(value);
+	/* numpy's bools and arrays have __index__ too, which raises TypeError. */
+	PyObject *number = PyIndex_Check(value) ? PyNumber_Index(value) : NULL;
+	if (number || (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_TypeError)))
+		return number;
 	return PyErr_Format(PyExc_TypeError, "%s is %R; it must be an int", what, value);
 }
 
@@ -98,10 +100,9 @@ int hot_parse_all(const char *name, const char *first, PyObject *const *args, Py
 	return hot_timeout(timeout ? timeout : Py_None, &out->timeout);
 }
 
-static PyObject *timeout_seconds(PyObject *module, PyObject *timeout)
+static PyObject *timeout_seconds(PyObject *Py_UNUSED(module), PyObject *timeout)
 {
 	double seconds;
-	(void)module;
 	return hot_timeout(timeout, &seconds) ? NULL : PyFloat_FromDouble(seconds);
 }
 

@@ -58,13 +58,14 @@ int hot_buffer_usable(struct buffer_object *self, const char *what)
 	return -1;
 }
 
-void hot_buffer_in_use(const struct buffer_object *self, const char *what)
+void hot_buffer_in_use(struct buffer_object *self, const char *what)
 {
 	const char *done = *what == 'f' ? "freed" : *what == 'p' ? "put" : "moved";
-	const char *rest = self->exports == 1 ? " or numpy array of it is alive; delete it" :
-						"s or numpy arrays of it are alive; delete them";
-	hot_fail(-ETXTBSY, "buffer %u cannot be %s: %u memoryview%s first (del img)",
-		 hot_buffer_index(self), done, self->exports, rest);
+	const uint32_t index = hot_buffer_index(self);
+	PyObject *views = hot_views_of((PyObject *)self, self->exports, NULL);
+	if (views)
+		hot_fail(-ETXTBSY, "buffer %u cannot be %s: %U", index, done, views);
+	Py_XDECREF(views);
 }
 
 int hot_buffer_movable(struct buffer_object *self, const char *what)
@@ -127,15 +128,12 @@ static int buffer_getbuffer(PyObject *object, Py_buffer *view, int flags)
 	uint64_t size = self->view_room ? self->pool->stride - self->headroom : self->length;
 	if (PyBuffer_FillInfo(view, object, hot_buffer_bytes(self), (Py_ssize_t)size, 0, flags))
 		return -1;
-	self->exports++;
-	self->pool->exports++;
+	hot_buffer_view_begun(self);
 	return 0;
 }
 
-static void buffer_releasebuffer(PyObject *object, Py_buffer *view)
+void hot_buffer_view_ended(struct buffer_object *self)
 {
-	struct buffer_object *self = (struct buffer_object *)object;
-	(void)view;
 	self->exports--;
 	self->pool->exports--;
 	if (likely(self->state != HOT_FREED_LATER || self->exports))
@@ -146,16 +144,20 @@ static void buffer_releasebuffer(PyObject *object, Py_buffer *view)
 	hot_buffer_release(self);
 }
 
+static void buffer_releasebuffer(PyObject *object, Py_buffer *Py_UNUSED(view))
+{
+	hot_buffer_view_ended((struct buffer_object *)object);
+}
+
 static Py_ssize_t buffer_len(PyObject *object)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	return hot_buffer_usable(self, "len") ? -1 : (Py_ssize_t)self->length;
 }
 
-static PyObject *buffer_free(PyObject *object, PyObject *unused)
+static PyObject *buffer_free(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct buffer_object *self = (struct buffer_object *)object;
-	(void)unused;
 	if (hot_buffer_movable(self, "free"))
 		return NULL;
 	int error = free_buffer(self);
@@ -165,17 +167,25 @@ static PyObject *buffer_free(PyObject *object, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-static PyObject *buffer_reduce(PyObject *object, PyObject *unused)
+static PyObject *buffer_reduce(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	return PyErr_Format(PyExc_TypeError, "%R cannot be pickled: pass it by queue.put()",
 			    object);
 }
 
-static PyObject *buffer_enter(PyObject *object, PyObject *unused)
+static PyObject *buffer_enter(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	return hot_buffer_usable((struct buffer_object *)object, "with") ? NULL : Py_NewRef(object);
+}
+
+void hot_buffer_abandon(struct buffer_object *self)
+{
+	if (!hot_buffer_live(self))
+		return;
+	if (self->exports)
+		hot_buffer_free_later(self);
+	else if (!free_buffer(self))
+		hot_buffer_release(self);
 }
 
 static PyObject *buffer_exit(PyObject *object, PyObject *args)
@@ -185,11 +195,8 @@ static PyObject *buffer_exit(PyObject *object, PyObject *args)
 		Py_RETURN_NONE; /* put into a queue, or freed, inside the block */
 	if (likely(!PyTuple_GET_SIZE(args) || PyTuple_GET_ITEM(args, 0) == Py_None))
 		return buffer_free(object, NULL);
-	/* A failure to free must not replace the exception that leaves the block. */
-	if (self->exports)
-		hot_buffer_free_later(self);
-	else if (!free_buffer(self))
-		hot_buffer_release(self);
+	hot_buffer_abandon(
+		self); /* a failure must not replace the exception that leaves the block */
 	Py_RETURN_NONE;
 }
 
@@ -216,6 +223,10 @@ static PyMethodDef buffer_methods[] = {
 	  "Raises:\n    BufferInUse: a memoryview or numpy array of it is alive.\n"
 	  "    BufferReleased: it was freed or put before.\n    PoolClosed: the pool is closed." },
 	{ "nack", HOT_FAST(hot_buffer_nack), HOT_NACK_DOC },
+	{ "_array", hot_buffer_array, METH_VARARGS, NULL },
+	{ "__dlpack__", (PyCFunction)(void (*)(void))hot_buffer_dlpack,
+	  METH_VARARGS | METH_KEYWORDS, NULL },
+	{ "__dlpack_device__", hot_buffer_dlpack_device, METH_NOARGS, NULL },
 	{ "__reduce__", buffer_reduce, METH_NOARGS, NULL },
 	{ "__enter__", buffer_enter, METH_NOARGS, NULL },
 	{ "__exit__", buffer_exit, METH_VARARGS, NULL },

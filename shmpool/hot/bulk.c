@@ -176,6 +176,7 @@ PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 	PyObject *list = PyList_New(most); /* may run Python code: before anything is taken */
 	if (!list)
 		return NULL;
+	PyObject_GC_UnTrack(list); /* no other thread finds it before it is filled */
 	int64_t got = get_first(self, handle, (size_t)(most < claim ? most : claim), given.timeout);
 	while (got > 0) {
 		Py_ssize_t added = add_payloads(self, list, done, handle, got);
@@ -191,8 +192,10 @@ PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 		got = shmpool_get_many(hot_queue_key(self), handle,
 				       (size_t)(left < claim ? left : claim));
 	}
-	if (likely(done && (done == most || !PyList_SetSlice(list, done, most, NULL))))
+	if (likely(done && (done == most || !PyList_SetSlice(list, done, most, NULL)))) {
+		PyObject_GC_Track(list);
 		return list;
+	}
 	Py_DECREF(list);
 	return done ? NULL : hot_queue_raise(self, got, NULL, 0);
 }

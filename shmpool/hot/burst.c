@@ -8,11 +8,12 @@
  */
 #include "burst.h"
 
-static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *named)
+#include <structmember.h>
+
+static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named))
 {
 	PyObject *pool;
 	unsigned int room;
-	(void)named;
 	if (!PyArg_ParseTuple(args, "O!I", hot_pool_type, &pool, &room))
 		return NULL;
 	struct burst_object *self = (struct burst_object *)type->tp_alloc(type, 0);
@@ -26,6 +27,14 @@ static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *named)
 		return (PyObject *)self;
 	Py_DECREF(self);
 	return PyErr_NoMemory();
+}
+
+struct burst_object *burst_make(PyTypeObject *type, struct pool_object *pool)
+{
+	PyObject *args = Py_BuildValue("(OI)", pool, 0);
+	PyObject *self = args ? burst_new(type, args, NULL) : NULL;
+	Py_XDECREF(args);
+	return (struct burst_object *)self;
 }
 
 int burst_usable(const struct burst_object *self)
@@ -131,10 +140,9 @@ static int64_t free_all(struct burst_object *self)
 	return code;
 }
 
-static PyObject *burst_free(PyObject *object, PyObject *unused)
+static PyObject *burst_free(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct burst_object *self = (struct burst_object *)object;
-	(void)unused;
 	if (burst_usable(self))
 		return NULL;
 	int64_t code = free_all(self);
@@ -155,9 +163,8 @@ static PyObject *burst_check_movable(PyObject *object, PyObject *what)
 	Py_RETURN_NONE;
 }
 
-static PyObject *burst_enter(PyObject *object, PyObject *unused)
+static PyObject *burst_enter(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	return burst_usable((struct burst_object *)object) ? NULL : Py_NewRef(object);
 }
 
@@ -203,26 +210,42 @@ static PyObject *burst_element(struct burst_object *self, uint32_t i, struct buf
 	return Py_NewRef(self->element[i]);
 }
 
+void burst_no_index(PyObject *index, uint32_t n)
+{
+	if (n)
+		PyErr_Format(PyExc_IndexError, "burst index is %R; allowed are -%u to %u", index, n,
+			     n - 1);
+	else
+		PyErr_Format(PyExc_IndexError, "burst index is %R; the burst is empty", index);
+}
+
 static PyObject *burst_subscript(PyObject *object, PyObject *index)
 {
 	struct burst_object *self = (struct burst_object *)object;
-	PyObject *number = hot_int(index, "burst index"), *element = NULL;
-	/* Both calls may run Python code. */
-	struct buffer_object *buffer = number ? hot_buffer_new() : NULL;
+	PyObject *number = NULL, *element = NULL;
+	/* An array has __index__ too, which refuses arrays of more than one integer. */
+	if (likely(PyLong_Check(index)))
+		number = Py_NewRef(index);
+	else if (!PyIndex_Check(index) || !(number = PyNumber_Index(index))) {
+		if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_TypeError))
+			return NULL;
+		PyErr_Clear();
+		return burst_divide(object, index);
+	}
+	struct buffer_object *buffer = hot_buffer_new(); /* may run Python code, as the above */
 	if (!buffer || burst_usable(self))
 		goto undo;
 	Py_ssize_t given = PyNumber_AsSsize_t(number, NULL), n = (Py_ssize_t)self->n;
 	Py_ssize_t i = given < 0 ? given + n : given;
 	if (i < 0 || i >= n) {
-		PyErr_Format(PyExc_IndexError, "burst index is %R; allowed are %zd to %zd", number,
-			     -n, n - 1);
+		burst_no_index(number, self->n);
 	} else if (self->element && self->element[i]) {
 		element = Py_NewRef(self->element[i]);
 	} else if ((element = burst_element(self, (uint32_t)i, buffer))) {
 		buffer = NULL;
 	}
 undo:
-	Py_XDECREF(number);
+	Py_DECREF(number);
 	if (buffer)
 		hot_buffer_discard(buffer);
 	return element;
@@ -236,17 +259,10 @@ static PyObject *burst_repr(PyObject *object)
 	return PyUnicode_FromFormat("<shmpool.Burst of %u buffers>", self->n);
 }
 
-static PyObject *burst_reduce(PyObject *object, PyObject *unused)
+static PyObject *burst_reduce(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	return PyErr_Format(PyExc_TypeError, "%R cannot be pickled: pass it by queue.put_many()",
 			    object);
-}
-
-static PyObject *burst_get_pool(PyObject *object, void *unused)
-{
-	(void)unused;
-	return Py_NewRef(((struct burst_object *)object)->pool);
 }
 
 static PyMethodDef burst_methods[] = {
@@ -258,20 +274,25 @@ static PyMethodDef burst_methods[] = {
 	{ "_alloc", burst_alloc, METH_O, NULL },
 	{ "_get", burst_get, METH_VARARGS, NULL },
 	{ "_put", burst_put, METH_VARARGS, NULL },
+	{ "_take", burst_take, METH_O, NULL },
+	{ "_spread", burst_spread, METH_VARARGS, NULL },
 	{ "_indices", burst_indices, METH_NOARGS, NULL },
 	{ "_lengths", burst_lengths, METH_O, NULL },
 	{ "_set_lengths", burst_set_lengths, METH_VARARGS, NULL },
 	{ "_column", burst_column, METH_VARARGS, NULL },
 	{ "_set_column", burst_set_column, METH_VARARGS, NULL },
+	{ "_field", burst_field, METH_VARARGS, NULL },
+	{ "_set_field", burst_set_field, METH_VARARGS, NULL },
 	{ "__reduce__", burst_reduce, METH_NOARGS, NULL },
 	{ "__enter__", burst_enter, METH_NOARGS, NULL },
 	{ "__exit__", burst_exit, METH_VARARGS, NULL },
 	{ NULL, NULL, 0, NULL },
 };
 
-static PyGetSetDef burst_getset[] = {
-	{ "pool", burst_get_pool, NULL, "The pool that the buffers belong to.", NULL },
-	{ NULL, NULL, NULL, NULL, NULL },
+static PyMemberDef burst_members[] = {
+	{ "pool", T_OBJECT, offsetof(struct burst_object, pool), READONLY,
+	  "The pool that the buffers belong to." },
+	{ NULL, 0, 0, 0, NULL },
 };
 
 static PyType_Slot burst_slots[] = {
@@ -280,7 +301,7 @@ static PyType_Slot burst_slots[] = {
 	{ Py_tp_traverse, burst_traverse },
 	{ Py_tp_repr, burst_repr },
 	{ Py_tp_methods, burst_methods },
-	{ Py_tp_getset, burst_getset },
+	{ Py_tp_members, burst_members },
 	{ Py_mp_length, burst_len },
 	{ Py_mp_subscript, burst_subscript },
 	{ 0, NULL },

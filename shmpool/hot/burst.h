@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * burst.h - shmpool.Burst, as burst.c, moves.c and columns.c use it. Elements are the Buffers that
+ * burst.h - shmpool.Burst, as the files that implement it use it. Elements are the Buffers that
  * burst[i] returned.
  */
 #ifndef SHMPOOL_BURST_H
 #define SHMPOOL_BURST_H
 
 #include "hot.h"
+
+#define BURST_LOCKED_MAX 1024u /* buffers that one attempt moves with the interpreter's lock held */
 
 /* True if the burst owns its buffers: it is not released, belongs to this process, and its pool is
  * open. */
@@ -21,6 +23,16 @@ static inline bool burst_has_element(const struct burst_object *self, uint32_t i
 {
 	return self->element[i] && self->element[i]->state == self->state;
 }
+
+/* True if the buffer at position i is in the live burst: no element has taken it away. */
+static inline bool burst_has(const struct burst_object *self, uint32_t i)
+{
+	return !self->element || !self->element[i] || burst_has_element(self, i);
+}
+
+/* Returns a released Burst of that type, without room for handles; NULL with an exception. May run
+ * Python code (a collection). */
+struct burst_object *burst_make(PyTypeObject *type, struct pool_object *pool);
 
 /* 0 if the caller may use the burst, else -1 with an exception. */
 int burst_usable(const struct burst_object *self);
@@ -37,7 +49,30 @@ void burst_set_state(struct burst_object *self, uint32_t state);
 /* Marks the burst and its elements released: their buffers were given away. */
 void burst_release(struct burst_object *self);
 
+/* 0 if the burst was never filled, else -1 with an exception. */
+int burst_empty(const struct burst_object *self);
+
+/* Returns queue if it is one of the burst's pool, else NULL with an exception. */
+struct queue_object *burst_queue(const struct burst_object *self, PyObject *queue);
+
+/* Opens an array's bytes. There must be as many as each, in bytes, times n, or times the buffers of
+ * the burst if n is 0. 0, or -1 with an exception; the caller releases the view after 0. */
+int burst_array(const struct burst_object *self, PyObject *array, int flags, uint64_t n,
+		uint64_t each, Py_buffer *view);
+
+/* Takes the positions for which gone is set out of the burst; the others keep their order. The
+ * elements there belong to the caller. */
+void burst_close_up(struct burst_object *self, const uint8_t *gone);
+
+/* Raises IndexError for an index of a burst of n buffers. */
+void burst_no_index(PyObject *index, uint32_t n);
+
+/* Moves what a slice, a mask or an array of indices selects into a new Burst. */
+PyObject *burst_divide(PyObject *object, PyObject *index);
+
 /* Methods. */
+PyObject *burst_take(PyObject *object, PyObject *items);
+PyObject *burst_spread(PyObject *object, PyObject *args);
 PyObject *burst_alloc(PyObject *object, PyObject *timeout);
 PyObject *burst_get(PyObject *object, PyObject *args);
 PyObject *burst_put(PyObject *object, PyObject *args);
@@ -46,5 +81,7 @@ PyObject *burst_lengths(PyObject *object, PyObject *out);
 PyObject *burst_set_lengths(PyObject *object, PyObject *args);
 PyObject *burst_column(PyObject *object, PyObject *args);
 PyObject *burst_set_column(PyObject *object, PyObject *args);
+PyObject *burst_field(PyObject *object, PyObject *args);
+PyObject *burst_set_field(PyObject *object, PyObject *args);
 
 #endif

@@ -5,10 +5,8 @@
  */
 #include "burst.h"
 
-/* Opens the array's bytes. There must be as many as each, in bytes, times n, or times the buffers
- * of the burst if n is 0. 0, or -1 with an exception; the caller releases the view after 0. */
-static int array_of(const struct burst_object *self, PyObject *array, int flags, uint64_t n,
-		    uint64_t each, Py_buffer *view)
+int burst_array(const struct burst_object *self, PyObject *array, int flags, uint64_t n,
+		uint64_t each, Py_buffer *view)
 {
 	if (PyObject_GetBuffer(array, view, flags))
 		return -1;
@@ -22,10 +20,9 @@ static int array_of(const struct burst_object *self, PyObject *array, int flags,
 	return -1;
 }
 
-PyObject *burst_indices(PyObject *object, PyObject *unused)
+PyObject *burst_indices(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct burst_object *self = (struct burst_object *)object;
-	(void)unused;
 	if (burst_usable(self))
 		return NULL;
 	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(self->n * sizeof(uint32_t)));
@@ -38,7 +35,7 @@ PyObject *burst_lengths(PyObject *object, PyObject *out)
 {
 	struct burst_object *self = (struct burst_object *)object;
 	Py_buffer view;
-	if (array_of(self, out, PyBUF_WRITABLE, 0, sizeof(uint32_t), &view))
+	if (burst_array(self, out, PyBUF_WRITABLE, 0, sizeof(uint32_t), &view))
 		return NULL;
 	int64_t code = shmpool_lengths(self->pool->key, self->handle, self->n, view.buf);
 	PyBuffer_Release(&view);
@@ -59,7 +56,7 @@ PyObject *burst_set_lengths(PyObject *object, PyObject *args)
 	Py_buffer view;
 	int one;
 	if (!PyArg_ParseTuple(args, "Op", &array, &one) ||
-	    array_of(self, array, PyBUF_SIMPLE, one, sizeof(uint32_t), &view))
+	    burst_array(self, array, PyBUF_SIMPLE, one, sizeof(uint32_t), &view))
 		return NULL;
 	const uint32_t *length = view.buf;
 	int64_t code = shmpool_set_lengths(self->pool->key, self->handle, self->n, length, !one);
@@ -77,7 +74,7 @@ PyObject *burst_column(PyObject *object, PyObject *args)
 	PyObject *out;
 	Py_buffer view;
 	if (!PyArg_ParseTuple(args, "KKO", &offset, &width, &out) ||
-	    array_of(self, out, PyBUF_WRITABLE, 0, width, &view))
+	    burst_array(self, out, PyBUF_WRITABLE, 0, width, &view))
 		return NULL;
 	int64_t code =
 		shmpool_column(self->pool->key, self->handle, self->n, offset, width, view.buf);
@@ -93,10 +90,105 @@ PyObject *burst_set_column(PyObject *object, PyObject *args)
 	Py_buffer view;
 	int one;
 	if (!PyArg_ParseTuple(args, "KKOp", &offset, &width, &array, &one) ||
-	    array_of(self, array, PyBUF_SIMPLE, one, width, &view))
+	    burst_array(self, array, PyBUF_SIMPLE, one, width, &view))
 		return NULL;
 	int64_t code = shmpool_set_column(self->pool->key, self->handle, self->n, offset, width,
 					  view.buf, one ? 0 : width);
 	PyBuffer_Release(&view);
 	return PyLong_FromLongLong(code);
+}
+
+/* A field of the header. */
+struct field {
+	const char *name;
+	size_t offset;
+	size_t width; /* bytes, 4 or 8 */
+	bool writable;
+};
+
+/* Returns the field of that name, or NULL with an exception. */
+static const struct field *field_named(const char *name)
+{
+	static const struct field fields[] = {
+		{ "mark", offsetof(struct buffer, mark), 4, true },
+		{ "flow_hash", offsetof(struct buffer, flow_hash), 4, true },
+		{ "timestamp", offsetof(struct buffer, timestamp), 8, true },
+		{ "redelivered", offsetof(struct buffer, redelivered), 4, false },
+	};
+	for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++)
+		if (!strcmp(name, fields[i].name))
+			return &fields[i];
+	PyErr_Format(PyExc_ValueError, "a header has no field %s", name);
+	return NULL;
+}
+
+/* Returns the field's place in the header of the burst's buffer i, which the caller owns. */
+static void *place(const struct burst_object *self, const struct lookup *c, uint32_t i,
+		   const struct field *field)
+{
+	return (char *)pool_buffer(c->p, handle_index(self->handle[i])) + field->offset;
+}
+
+PyObject *burst_field(PyObject *object, PyObject *args)
+{
+	struct burst_object *self = (struct burst_object *)object;
+	const struct field *field;
+	const char *name;
+	PyObject *out;
+	Py_buffer view;
+	if (!PyArg_ParseTuple(args, "sO", &name, &out) || !(field = field_named(name)) ||
+	    burst_array(self, out, PyBUF_WRITABLE, 0, field->width, &view))
+		return NULL;
+	struct lookup c;
+	int error = lookup_key(self->pool->key, &c);
+	char *to = view.buf;
+	for (uint32_t i = 0; !error && i < self->n; i++, to += field->width) {
+		error = qmempool_check(c.p, c.m, self->handle[i]);
+		if (unlikely(error))
+			break;
+		if (field->width == 4) {
+			const uint32_t value = load_relaxed((uint32_t *)place(self, &c, i, field));
+			memcpy(to, &value, sizeof(value));
+		} else { /* up to INT64_MAX, as shmpool_field() */
+			const uint64_t value =
+				load_relaxed((uint64_t *)place(self, &c, i, field)) & INT64_MAX;
+			memcpy(to, &value, sizeof(value));
+		}
+	}
+	PyBuffer_Release(&view);
+	return PyLong_FromLong(error);
+}
+
+PyObject *burst_set_field(PyObject *object, PyObject *args)
+{
+	struct burst_object *self = (struct burst_object *)object;
+	const struct field *field;
+	const char *name;
+	PyObject *array;
+	Py_buffer view;
+	int one;
+	if (!PyArg_ParseTuple(args, "sOp", &name, &array, &one) || !(field = field_named(name)))
+		return NULL;
+	if (!field->writable)
+		return PyErr_Format(PyExc_AttributeError, "%s cannot be set", name);
+	if (burst_array(self, array, PyBUF_SIMPLE, one, field->width, &view))
+		return NULL;
+	struct lookup c;
+	int error = lookup_key(self->pool->key, &c);
+	for (uint32_t i = 0; !error && i < self->n; i++) /* all of them, before one is written */
+		error = qmempool_check(c.p, c.m, self->handle[i]);
+	const char *from = view.buf;
+	for (uint32_t i = 0; !error && i < self->n; i++, from += one ? 0 : field->width) {
+		uint64_t wide;
+		uint32_t narrow;
+		if (field->width == 4) {
+			memcpy(&narrow, from, sizeof(narrow));
+			store_relaxed((uint32_t *)place(self, &c, i, field), narrow);
+		} else {
+			memcpy(&wide, from, sizeof(wide));
+			store_relaxed((uint64_t *)place(self, &c, i, field), wide & INT64_MAX);
+		}
+	}
+	PyBuffer_Release(&view);
+	return PyLong_FromLong(error);
 }

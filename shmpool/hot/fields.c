@@ -14,18 +14,6 @@ static uint64_t room_of(const struct buffer_object *self)
 	return self->pool->stride - self->headroom;
 }
 
-/* Finds the header of a buffer that the caller owns. 0, or a code. */
-static int header_of(const struct buffer_object *self, struct buffer **b)
-{
-	struct lookup c;
-	int error = lookup_key(self->pool->key, &c);
-	if (likely(!error))
-		error = qmempool_check(c.p, c.m, self->handle);
-	if (likely(!error))
-		*b = pool_buffer(c.p, hot_buffer_index(self));
-	return error;
-}
-
 static PyObject *buffer_view(PyObject *object, void *room)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
@@ -35,10 +23,9 @@ static PyObject *buffer_view(PyObject *object, void *room)
 	return view;
 }
 
-static PyObject *buffer_get_length(PyObject *object, void *unused)
+static PyObject *buffer_get_length(PyObject *object, void *Py_UNUSED(unused))
 {
 	struct buffer_object *self = (struct buffer_object *)object;
-	(void)unused;
 	return hot_buffer_usable(self, "len") ? NULL : PyLong_FromUnsignedLongLong(self->length);
 }
 
@@ -47,7 +34,7 @@ static inline int set_length(struct buffer_object *self, uint64_t length)
 	struct buffer *b;
 	if (unlikely(length > room_of(self)))
 		return -EMSGSIZE;
-	int error = header_of(self, &b);
+	int error = hot_buffer_header(self, &b);
 	if (unlikely(error))
 		return error;
 	store_relaxed(&b->length, (uint32_t)length);
@@ -67,10 +54,9 @@ static int length_refused(struct buffer_object *self, int error, PyObject *lengt
 	return -1;
 }
 
-static int buffer_set_length(PyObject *object, PyObject *value, void *unused)
+static int buffer_set_length(PyObject *object, PyObject *value, void *Py_UNUSED(unused))
 {
 	struct buffer_object *self = (struct buffer_object *)object;
-	(void)unused;
 	if (!value) {
 		PyErr_SetString(PyExc_AttributeError, "length cannot be deleted");
 		return -1;
@@ -108,10 +94,9 @@ PyObject *hot_buffer_write(PyObject *object, PyObject *payload)
 	return error ? NULL : PyLong_FromUnsignedLongLong(self->length);
 }
 
-static PyObject *buffer_get_headroom(PyObject *object, void *unused)
+static PyObject *buffer_get_headroom(PyObject *object, void *Py_UNUSED(unused))
 {
 	struct buffer_object *self = (struct buffer_object *)object;
-	(void)unused;
 	return hot_buffer_usable(self, "headroom") ? NULL :
 						     PyLong_FromUnsignedLongLong(self->headroom);
 }
@@ -140,17 +125,16 @@ static int out_of_range(const char *name, PyObject *value, uint64_t most)
 	return -1;
 }
 
-static int buffer_set_headroom(PyObject *object, PyObject *value, void *unused)
+static int buffer_set_headroom(PyObject *object, PyObject *value, void *Py_UNUSED(unused))
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	struct buffer *b;
 	uint64_t number;
-	(void)unused;
 	if (unsigned_of(value, "headroom", &number) || hot_buffer_movable(self, "headroom"))
 		return -1;
 	if (number > self->pool->stride - self->length)
 		return out_of_range("headroom", value, self->pool->stride - self->length);
-	int error = header_of(self, &b);
+	int error = hot_buffer_header(self, &b);
 	if (error) {
 		hot_buffer_raise(self, error, "headroom");
 		return -1;
@@ -192,23 +176,20 @@ static int buffer_set_field(PyObject *object, PyObject *value, void *field)
 	return error ? -1 : 0;
 }
 
-static PyObject *buffer_get_index(PyObject *object, void *unused)
+static PyObject *buffer_get_index(PyObject *object, void *Py_UNUSED(unused))
 {
 	struct buffer_object *self = (struct buffer_object *)object;
-	(void)unused;
 	return hot_buffer_usable(self, "index") ? NULL :
 						  PyLong_FromUnsignedLong(hot_buffer_index(self));
 }
 
-static PyObject *buffer_get_pool(PyObject *object, void *unused)
+static PyObject *buffer_get_pool(PyObject *object, void *Py_UNUSED(unused))
 {
-	(void)unused;
 	return Py_NewRef(((struct buffer_object *)object)->pool);
 }
 
-static PyObject *buffer_get_released(PyObject *object, void *unused)
+static PyObject *buffer_get_released(PyObject *object, void *Py_UNUSED(unused))
 {
-	(void)unused;
 	return PyBool_FromLong(!hot_buffer_live((struct buffer_object *)object));
 }
 

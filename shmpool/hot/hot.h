@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * hot.h - the C types that Python programs hold: Buffer, and the bases of Pool, AlfQueue, Burst and
- * Segment. They are the module shmpool._hot.
+ * Segment. They are the module shmpool._hot. One file: all C files of this folder share these
+ * types, and half of its lines are the contracts of their functions.
  *
  * Two ways lead from Python into the core. Methods of these types call it directly
  * (native/binding.h): whatever takes buffers or gives them away, which is called once per packet or
@@ -14,6 +15,7 @@
  *
  *     take      the object is allocated before the buffers are taken, with room for their handles
  *     give      the call that gives the buffers away marks the object released
+ *     divide    the new Burst has room for its part before anything moves
  *     wait      handlers run between two blocking calls (waiting.c), when nothing is half done
  *     close     one call checks for views, closes the pool, unmaps it and closes its file
  *
@@ -22,7 +24,7 @@
  * raises (raising.c). Decision: docs/decisions/0003-hot-calls.md.
  *
  * Thread safety: the interpreter's lock. A call that releases it is counted (native/opening.h), so
- * that no other thread unmaps the pool meanwhile.
+ * that no other thread unmaps the pool in that time.
  */
 #ifndef SHMPOOL_HOT_H
 #define SHMPOOL_HOT_H
@@ -78,7 +80,10 @@ struct queue_object {
 /* A call that waits is giving it away: hot_wait_moving(). */
 #define HOT_MOVING (UINT32_MAX - 1)
 #define HOT_FREED_LATER (UINT32_MAX - 2) /* freed when its last view is released */
-#define HOT_NOT_OWNED(state) ((state) >= HOT_FREED_LATER)
+/* The same as HOT_MOVING for a Burst and its elements, of which one may be moving by itself. */
+#define HOT_MOVING_BURST (UINT32_MAX - 3)
+#define HOT_GIVEN (UINT32_MAX - 4) /* is among the items that a call collects: items.c */
+#define HOT_NOT_OWNED(state) ((state) >= HOT_GIVEN)
 
 /* headroom and length are the object's own copies. They were read from the header once and checked:
  * headroom + length <= stride. */
@@ -108,8 +113,8 @@ extern PyTypeObject *hot_segment_type, *hot_pool_type, *hot_queue_type, *hot_buf
 	*hot_burst_type;
 extern PyType_Spec hot_segment_spec, hot_pool_spec, hot_queue_spec, hot_buffer_spec, hot_burst_spec;
 
-/* The number of this process, to tell it from its forked children: a Buffer of the parent is not
- * the child's. The word lies in a page that the kernel wipes on fork, whoever forks, so a child
+/* The number of this process, which its forked children do not have: a Buffer of the parent is not
+ * the child's. The word lies in a page that the kernel wipes on any fork, so a child
  * reads 0 until its first Buffer. */
 extern uint32_t *hot_process_number;
 extern uint32_t hot_process_numbers;
@@ -180,8 +185,9 @@ struct hot_wait {
 		const struct shmpool_slice *slices;
 	};
 	size_t n;
-	double timeout;   /* seconds */
-	int64_t deadline; /* CLOCK_MONOTONIC in ns; 0 until the first wait sets it */
+	double timeout;           /* seconds */
+	int64_t deadline;         /* CLOCK_MONOTONIC in ns; 0 until the first wait sets it */
+	struct shmpool_turn turn; /* of HOT_ALLOC */
 };
 
 /* True if a call whose attempt returned code goes on to block. */
@@ -190,6 +196,9 @@ static inline bool hot_must_block(int64_t code, double timeout)
 	return code == -EAGAIN || code == -ENOBUFS ? timeout != 0 :
 						     code == -EINPROGRESS || code == -EBUSY;
 }
+
+/* Returns the deadline, of CLOCK_MONOTONIC in ns, of a wait that begins now. */
+int64_t hot_deadline(double seconds);
 
 /* Blocks without the interpreter's lock, until the call succeeds or the deadline comes; with a
  * timeout of 0 tries once. Runs signal handlers between two blocking calls. */
@@ -241,6 +250,11 @@ PyObject *hot_pool_raise(struct pool_object *self, int64_t code);
 PyObject *hot_queue_raise(struct queue_object *self, int64_t code, PyObject *items,
 			  Py_ssize_t sent);
 
+/* Returns which views of a Buffer, or of a Pool's buffers, are alive and what to do, as a str; n is
+ * how many. put is the array that was to be put, or NULL. NULL with an exception. Runs Python
+ * code. */
+PyObject *hot_views_of(PyObject *owner, uint64_t n, PyObject *put);
+
 int hot_raising_init(void);
 
 /* ---- queue.c ---- */
@@ -262,18 +276,27 @@ static inline int hot_get_once(const struct queue_object *self, struct lookup *c
 	return got;
 }
 
-/* Blocks for one buffer, after hot_get_once(). 1, a code, or HOT_RAISED. Looks *c up again: a
+/* Blocks for one buffer, after hot_get_once(). 1, a code, or HOT_RAISED. Reads *c again: a
  * signal handler may have forked during the wait, and a child has another member. */
 int64_t hot_get_block(struct queue_object *self, double timeout, struct lookup *c,
 		      uint64_t *handle);
 
-/* Methods of AlfQueue's base that are in payload.c, bulk.c and requeue.c. */
+/* get() and put() for arrays.c. hot_queue_get() returns a new Buffer, or raises. hot_queue_put()
+ * returns a code, HOT_RAISED for an exception; the caller has checked that the Buffer may go, and
+ * releases it. */
+PyObject *hot_queue_get(struct queue_object *self, double timeout);
+int64_t hot_queue_put(struct queue_object *self, struct buffer_object *buffer, double timeout);
+
+/* Methods of AlfQueue's base that are in payload.c, bulk.c, requeue.c, arrays.c and items.c. */
 PyObject *hot_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_try_recv(PyObject *object, PyObject *unused);
 PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_recv_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 PyObject *hot_queue_move(PyObject *object, PyObject *args);
+PyObject *hot_get_array(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
+PyObject *hot_queue_hand_over(PyObject *object, PyObject *const *args, Py_ssize_t n);
+PyObject *hot_put_items(PyObject *object, PyObject *args);
 
 /* ---- buffer.c, fields.c ---- */
 
@@ -315,8 +338,19 @@ static inline int hot_not_live(const struct pool_object *pool, uint32_t state)
 /* Raises an exception that names the call and the buffer. Returns NULL. */
 PyObject *hot_buffer_raise(const struct buffer_object *self, int64_t code, const char *what);
 
-/* Raises BufferInUse: views keep it from what ("free", "put", ...). */
-void hot_buffer_in_use(const struct buffer_object *self, const char *what);
+/* Raises BufferInUse: views keep it from what ("free", "put", ...). Runs Python code. */
+void hot_buffer_in_use(struct buffer_object *self, const char *what);
+
+/* Counts a view. The last one that ends frees a Buffer that hot_buffer_free_later() has marked. */
+static inline void hot_buffer_view_begun(struct buffer_object *self)
+{
+	self->exports++;
+	self->pool->exports++;
+}
+void hot_buffer_view_ended(struct buffer_object *self);
+
+/* Frees a live Buffer, with its last view if there are views. Raises nothing. */
+void hot_buffer_abandon(struct buffer_object *self);
 
 /* Frees the buffer when its last view is released. */
 void hot_buffer_free_later(struct buffer_object *self);
@@ -332,11 +366,32 @@ extern const char HOT_NACK_DOC[];
 extern PyGetSetDef hot_buffer_getset[];
 PyObject *hot_buffer_write(PyObject *object, PyObject *payload);
 
+/* Finds the header of a buffer that the caller owns. 0, or a code. */
+static inline int hot_buffer_header(const struct buffer_object *self, struct buffer **b)
+{
+	struct lookup c;
+	int error = lookup_key(self->pool->key, &c);
+	if (likely(!error))
+		error = qmempool_check(c.p, c.m, self->handle);
+	if (likely(!error))
+		*b = pool_buffer(c.p, hot_buffer_index(self));
+	return error;
+}
+
 /* The buffer's bytes. A forked child reads the same memory, although the buffer is not its own. */
 static inline char *hot_buffer_bytes(const struct buffer_object *self)
 {
 	return self->pool->data + hot_buffer_index(self) * self->pool->stride + self->headroom;
 }
+
+/* ---- arrays.c ---- */
+
+extern PyTypeObject *hot_memory_type;
+extern PyType_Spec hot_memory_spec;
+PyObject *hot_use_numpy(PyObject *module, PyObject *args);
+PyObject *hot_buffer_array(PyObject *object, PyObject *args);
+PyObject *hot_buffer_dlpack(PyObject *object, PyObject *args, PyObject *named);
+PyObject *hot_buffer_dlpack_device(PyObject *object, PyObject *unused);
 
 /* ---- segment.c ---- */
 
@@ -344,11 +399,13 @@ static inline char *hot_buffer_bytes(const struct buffer_object *self)
  * read-only. Returns the pool's number, or a code. */
 int hot_segment_enter(struct segment_object *self, const char *path, bool created);
 
-/* Closes the opened pool, if there is one, and keeps the mapping. Waits, without the interpreter's
- * lock, for calls of other threads. */
-void hot_segment_leave(struct segment_object *self);
+/* For the end of the process: closes the opened pool, if there is one, and keeps the mapping.
+ * Waits, without the interpreter's lock, for calls of other threads. If buffers are viewed, leaves
+ * the pool open: the end of the process ends its members. */
+void hot_segment_leave(struct segment_object *self, bool viewed);
 
-/* The same; then unmaps and closes the file. */
+/* Closes the opened pool, if there is one, then unmaps and closes the file. Waits, without the
+ * interpreter's lock, for calls of other threads. */
 void hot_segment_close(struct segment_object *self);
 
 /* The same for an object that nobody refers to any more: does not mark the pool as left on purpose

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "hot.h"
+#include "process.h"
 
 #include <sys/mman.h>
 
@@ -61,17 +62,38 @@ static int module_exec(PyObject *module)
 				"WSGIApplicationGroup %{GLOBAL})");
 		return -1;
 	}
+	static bool imported;
+	if (imported) {
+		PyErr_SetString(PyExc_ImportError,
+				"shmpool is imported already in this process, and was removed from "
+				"sys.modules since: its C types cannot be made twice");
+		return -1;
+	}
 	if ((!hot_process_number && make_process_number()) || hot_arguments_init(module) ||
 	    hot_raising_init() ||
 	    add_type(module, "SegmentBase", &hot_segment_spec, &hot_segment_type) ||
 	    add_type(module, "PoolBase", &hot_pool_spec, &hot_pool_type) ||
 	    add_type(module, "QueueBase", &hot_queue_spec, &hot_queue_type) ||
 	    add_type(module, "BurstBase", &hot_burst_spec, &hot_burst_type) ||
-	    add_type(module, "Buffer", &hot_buffer_spec, &hot_buffer_type))
+	    add_type(module, "Buffer", &hot_buffer_spec, &hot_buffer_type) ||
+	    add_type(module, "ArrayMemory", &hot_memory_spec, &hot_memory_type))
 		return -1;
 	opening_thread_begins = thread_begins;
+	imported = true;
 	return 0;
 }
+
+static PyObject *has_membarrier(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+	return PyBool_FromLong(process_barrier());
+}
+
+static PyMethodDef module_functions[] = {
+	{ "use_numpy", hot_use_numpy, METH_VARARGS, NULL },
+	{ "has_membarrier", has_membarrier, METH_NOARGS,
+	  "has_membarrier($module)\n--\n\nTrue if membarrier(2) works, which caches need." },
+	{ NULL, NULL, 0, NULL },
+};
 
 static PyModuleDef_Slot module_slots[] = {
 	{ Py_mod_exec, module_exec },
@@ -82,6 +104,7 @@ static struct PyModuleDef module_definition = {
 	PyModuleDef_HEAD_INIT,
 	.m_name = "shmpool._hot",
 	.m_doc = "The C types behind Pool, AlfQueue, Buffer and Burst, and the reader of timeouts.",
+	.m_methods = module_functions,
 	.m_slots = module_slots,
 };
 

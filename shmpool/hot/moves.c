@@ -4,10 +4,7 @@
  */
 #include "burst.h"
 
-#define LOCKED_MAX 1024u /* buffers that one attempt moves with the interpreter's lock held */
-
-/* 0 if the burst was never filled, else -1 with an exception. */
-static int burst_empty(const struct burst_object *self)
+int burst_empty(const struct burst_object *self)
 {
 	if (likely(self->state == HOT_RELEASED && self->handle && !self->n))
 		return 0;
@@ -48,8 +45,7 @@ PyObject *burst_alloc(PyObject *object, PyObject *timeout)
 	Py_RETURN_NONE;
 }
 
-/* Returns queue if it is one of the burst's pool, else NULL with an exception. */
-static struct queue_object *queue_of(const struct burst_object *self, PyObject *queue)
+struct queue_object *burst_queue(const struct burst_object *self, PyObject *queue)
 {
 	if (PyObject_TypeCheck(queue, hot_queue_type) &&
 	    ((struct queue_object *)queue)->pool == self->pool)
@@ -66,12 +62,12 @@ PyObject *burst_get(PyObject *object, PyObject *args)
 	struct hot_wait wait = {
 		.operation = HOT_GET, .pool = self->pool, .handles = self->handle, .n = self->room
 	};
-	if (!PyArg_ParseTuple(args, "OO", &of, &timeout) || !(queue = queue_of(self, of)) ||
+	if (!PyArg_ParseTuple(args, "OO", &of, &timeout) || !(queue = burst_queue(self, of)) ||
 	    hot_timeout(timeout, &wait.timeout) || burst_empty(self))
 		return NULL;
 	hot_recover_if_due(self->pool);
 	int64_t got = -EINPROGRESS;
-	if (self->room <= LOCKED_MAX || wait.timeout == 0)
+	if (self->room <= BURST_LOCKED_MAX || wait.timeout == 0)
 		got = shmpool_get_many(hot_queue_key(queue), self->handle, self->room);
 	wait.queue = queue;
 	got = hot_wait(&wait, got);
@@ -89,17 +85,17 @@ PyObject *burst_put(PyObject *object, PyObject *args)
 	uint64_t *mine;
 	int64_t n, code = -EINPROGRESS;
 	struct hot_wait wait = { .operation = HOT_PUT, .pool = self->pool };
-	if (!PyArg_ParseTuple(args, "OO", &of, &timeout) || !(queue = queue_of(self, of)) ||
+	if (!PyArg_ParseTuple(args, "OO", &of, &timeout) || !(queue = burst_queue(self, of)) ||
 	    hot_timeout(timeout, &wait.timeout) || burst_usable(self) ||
 	    (n = burst_handles(self, "put_many", &wait.handles, &mine)) < 0)
 		return NULL;
-	if (n <= LOCKED_MAX || wait.timeout == 0)
+	if (n <= BURST_LOCKED_MAX || wait.timeout == 0)
 		code = shmpool_put_many(hot_queue_key(queue), wait.handles, (size_t)n);
 	if (unlikely(code < 0)) {
 		const uint32_t state = self->state;
 		wait.queue = queue;
 		wait.n = (size_t)n;
-		burst_set_state(self, HOT_MOVING); /* as hot_wait_moving() */
+		burst_set_state(self, HOT_MOVING_BURST); /* as hot_wait_moving() */
 		code = hot_wait(&wait, code);
 		burst_set_state(self, state);
 	}

@@ -80,10 +80,9 @@ PyObject *hot_recv(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObje
 			       hot_queue_raise((struct queue_object *)object, code, NULL, 0);
 }
 
-PyObject *hot_try_recv(PyObject *object, PyObject *unused)
+PyObject *hot_try_recv(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	int64_t code;
-	(void)unused;
 	PyObject *bytes = recv_bytes((struct queue_object *)object, 0, &code);
 	if (likely(bytes))
 		return bytes;

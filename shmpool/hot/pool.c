@@ -4,6 +4,8 @@
  */
 #include "hot.h"
 
+#include <structmember.h>
+
 static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 {
 	struct pool_object *self = (struct pool_object *)object;
@@ -42,20 +44,17 @@ static struct segment_object *pool_end(struct pool_object *self)
 	return segment;
 }
 
-static PyObject *pool_close(PyObject *object, PyObject *unused)
+static PyObject *pool_close(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct pool_object *self = (struct pool_object *)object;
-	(void)unused;
 	if (!self->segment)
 		Py_RETURN_NONE;
 	if (self->exports) {
 		PyObject *name = PyObject_GetAttrString(object, "name");
-		if (name)
-			hot_fail(
-				-ETXTBSY,
-				"pool %R cannot be closed: %llu memoryviews or numpy arrays of its "
-				"buffers are alive; delete them first",
-				name, (unsigned long long)self->exports);
+		PyObject *views = name ? hot_views_of(object, self->exports, NULL) : NULL;
+		if (views)
+			hot_fail(-ETXTBSY, "pool %R cannot be closed: %U", name, views);
+		Py_XDECREF(views);
 		Py_XDECREF(name);
 		return NULL;
 	}
@@ -65,20 +64,25 @@ static PyObject *pool_close(PyObject *object, PyObject *unused)
 	Py_RETURN_NONE;
 }
 
-/* At the end of the process: views may still be in use, so the mapping stays. */
-static PyObject *pool_leave(PyObject *object, PyObject *unused)
+/* At the end of the process: closes the pool and keeps the mapping. If views are alive, the pool
+ * stays open, since a daemon thread may still write through one, and another member would get the
+ * buffer: the last view frees it, or the end of the process leaves it to recovery. */
+static PyObject *pool_leave(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	struct segment_object *segment = pool_end((struct pool_object *)object);
-	(void)unused;
+	struct pool_object *self = (struct pool_object *)object;
+	if (self->exports && self->segment) {
+		hot_segment_leave(self->segment, true);
+		Py_RETURN_NONE;
+	}
+	struct segment_object *segment = pool_end(self);
 	if (segment)
-		hot_segment_leave(segment);
+		hot_segment_leave(segment, false);
 	Py_XDECREF(segment);
 	Py_RETURN_NONE;
 }
 
-static PyObject *pool_enter(PyObject *object, PyObject *unused)
+static PyObject *pool_enter(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	return ((struct pool_object *)object)->key ?
 		       Py_NewRef(object) :
 		       hot_pool_raise((struct pool_object *)object, -EBADF);
@@ -146,19 +150,6 @@ static PyObject *pool_alloc(PyObject *object, PyObject *const *args, Py_ssize_t 
 	return hot_pool_raise(self, code);
 }
 
-static PyObject *pool_get_exports(PyObject *object, void *unused)
-{
-	(void)unused;
-	return PyLong_FromUnsignedLongLong(((struct pool_object *)object)->exports);
-}
-
-static PyObject *pool_get_segment(PyObject *object, void *unused)
-{
-	PyObject *segment = (PyObject *)((struct pool_object *)object)->segment;
-	(void)unused;
-	return Py_NewRef(segment ? segment : Py_None);
-}
-
 static PyMethodDef pool_methods[] = {
 	{ "_hot_open", pool_hot_open, METH_VARARGS, NULL },
 	{ "_leave", pool_leave, METH_NOARGS, NULL },
@@ -181,15 +172,16 @@ static PyMethodDef pool_methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
-static PyGetSetDef pool_getset[] = {
-	{ "_exports", pool_get_exports, NULL, NULL, NULL },
-	{ "_segment", pool_get_segment, NULL, NULL, NULL },
-	{ NULL, NULL, NULL, NULL, NULL },
+static PyMemberDef pool_members[] = {
+	{ "_segment", T_OBJECT, offsetof(struct pool_object, segment), READONLY, NULL },
+	{ "_exports", T_ULONGLONG, offsetof(struct pool_object, exports), READONLY,
+	  "How many views of its buffers are alive." },
+	{ NULL, 0, 0, 0, NULL },
 };
 
 static PyType_Slot pool_slots[] = {
 	{ Py_tp_methods, pool_methods },
-	{ Py_tp_getset, pool_getset },
+	{ Py_tp_members, pool_members },
 	{ Py_tp_traverse, pool_traverse },
 	{ Py_tp_dealloc, pool_dealloc },
 	{ 0, NULL },

@@ -17,9 +17,8 @@ static PyObject *queue_hot_open(PyObject *object, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-static PyObject *queue_hot_close(PyObject *object, PyObject *unused)
+static PyObject *queue_hot_close(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	((struct queue_object *)object)->key = 0;
 	Py_RETURN_NONE;
 }
@@ -48,16 +47,9 @@ static inline int put_once(const struct queue_object *self, const uint64_t *hand
 	return likely(!error) ? lookup_put(&c, handle, 1) : error;
 }
 
-static PyObject *put_buffer(struct queue_object *self, PyObject *item, double timeout)
+static inline int64_t put_or_wait(struct queue_object *self, struct buffer_object *buffer,
+				  double timeout)
 {
-	struct buffer_object *buffer = (struct buffer_object *)item;
-	if (unlikely(!Py_IS_TYPE(item, hot_buffer_type)))
-		return PyErr_Format(PyExc_TypeError, "put() takes a shmpool.Buffer, not %.100s",
-				    Py_TYPE(item)->tp_name);
-	if (unlikely(hot_buffer_movable(buffer, "put")))
-		return NULL;
-	if (unlikely(buffer->pool != self->pool))
-		return hot_queue_raise(self, -EPERM, item, 0);
 	int64_t code = put_once(self, &buffer->handle);
 	if (unlikely(code)) {
 		uint64_t handle = buffer->handle;
@@ -69,6 +61,25 @@ static PyObject *put_buffer(struct queue_object *self, PyObject *item, double ti
 					 .timeout = timeout };
 		code = hot_wait_moving(&wait, code, buffer);
 	}
+	return code;
+}
+
+int64_t hot_queue_put(struct queue_object *self, struct buffer_object *buffer, double timeout)
+{
+	return put_or_wait(self, buffer, timeout);
+}
+
+static PyObject *put_buffer(struct queue_object *self, PyObject *item, double timeout)
+{
+	struct buffer_object *buffer = (struct buffer_object *)item;
+	if (unlikely(!Py_IS_TYPE(item, hot_buffer_type)))
+		return PyErr_Format(PyExc_TypeError, "put() takes a shmpool.Buffer, not %.100s",
+				    Py_TYPE(item)->tp_name);
+	if (unlikely(hot_buffer_movable(buffer, "put")))
+		return NULL;
+	if (unlikely(buffer->pool != self->pool))
+		return hot_queue_raise(self, -EPERM, item, 0);
+	int64_t code = put_or_wait(self, buffer, timeout);
 	if (unlikely(code < 0))
 		return hot_queue_raise(self, code, item, 0);
 	hot_buffer_release(buffer);
@@ -82,6 +93,23 @@ static PyObject *queue_put_method(PyObject *object, PyObject *const *args, Py_ss
 	if (hot_parse("put", "buf", args, n, names, &given))
 		return NULL;
 	return put_buffer((struct queue_object *)object, given.item, given.timeout);
+}
+
+/* put() of a Buffer that nobody else refers to: if it fails, the buffer is free. */
+static PyObject *queue_put_or_free(PyObject *object, PyObject *args)
+{
+	PyObject *item, *given, *type, *value, *trace, *done = NULL;
+	double timeout;
+	if (!PyArg_ParseTuple(args, "O!O", hot_buffer_type, &item, &given))
+		return NULL;
+	if (!hot_timeout(given, &timeout))
+		done = put_buffer((struct queue_object *)object, item, timeout);
+	if (done)
+		return done;
+	PyErr_Fetch(&type, &value, &trace);
+	hot_buffer_abandon((struct buffer_object *)item);
+	PyErr_Restore(type, value, trace);
+	return NULL;
 }
 
 static PyObject *queue_put_nowait(PyObject *object, PyObject *item)
@@ -130,6 +158,11 @@ static PyObject *queue_get_any(struct queue_object *self, double timeout)
 	return likely(buffer) ? buffer : hot_queue_raise(self, code, NULL, 0);
 }
 
+PyObject *hot_queue_get(struct queue_object *self, double timeout)
+{
+	return queue_get_any(self, timeout);
+}
+
 static PyObject *queue_get_method(PyObject *object, PyObject *const *args, Py_ssize_t n,
 				  PyObject *names)
 {
@@ -139,17 +172,15 @@ static PyObject *queue_get_method(PyObject *object, PyObject *const *args, Py_ss
 	return queue_get_any((struct queue_object *)object, given.timeout);
 }
 
-static PyObject *queue_get_nowait(PyObject *object, PyObject *unused)
+static PyObject *queue_get_nowait(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	return queue_get_any((struct queue_object *)object, 0);
 }
 
-static PyObject *queue_try_get(PyObject *object, PyObject *unused)
+static PyObject *queue_try_get(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct queue_object *self = (struct queue_object *)object;
 	int64_t code;
-	(void)unused;
 	PyObject *buffer = get_buffer(self, 0, &code);
 	if (likely(buffer))
 		return buffer;
@@ -166,17 +197,15 @@ static Py_ssize_t queue_len(PyObject *object)
 	return count < 0 ? -1 : (Py_ssize_t)count;
 }
 
-static PyObject *queue_empty(PyObject *object, PyObject *unused)
+static PyObject *queue_empty(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	int64_t nothing = shmpool_queue_empty(hot_queue_key((struct queue_object *)object));
 	return nothing < 0 ? hot_queue_raise((struct queue_object *)object, nothing, NULL, 0) :
 			     PyBool_FromLong(nothing);
 }
 
-static int queue_true(PyObject *object)
+static int queue_true(PyObject *Py_UNUSED(object))
 {
-	(void)object;
 	return 1; /* an empty queue is still a queue */
 }
 
@@ -197,6 +226,9 @@ static int queue_true(PyObject *object)
 static PyMethodDef queue_methods[] = {
 	{ "_hot_open", queue_hot_open, METH_VARARGS, NULL },
 	{ "_move", hot_queue_move, METH_VARARGS, NULL },
+	{ "_put_or_free", queue_put_or_free, METH_VARARGS, NULL },
+	{ "_hand_over", (PyCFunction)(void (*)(void))hot_queue_hand_over, METH_FASTCALL, NULL },
+	{ "_put_items", hot_put_items, METH_VARARGS, NULL },
 	{ "_hot_close", queue_hot_close, METH_NOARGS, NULL },
 	{ "empty", queue_empty, METH_NOARGS,
 	  "empty($self)\n--\n\nTrue if a get would find nothing now." },
@@ -211,6 +243,17 @@ static PyMethodDef queue_methods[] = {
 	{ "get", HOT_FAST(queue_get_method),
 	  "get($self, timeout=None)\n--\n\nTakes the oldest Buffer.\n\n" TIMEOUT
 	  " for one.\n\nRaises:\n" RAISES_GET },
+	{ "get_array", HOT_FAST(hot_get_array),
+	  "get_array($self, timeout=None)\n--\n\nTakes the oldest array that put_array() put: a "
+	  "numpy "
+	  "array over the buffer, not a copy.\n\n" TIMEOUT
+	  " for one. The buffer goes\nback to its pool with the last array or view of it. The "
+	  "array may "
+	  "be put again.\n\nA message that is no array, or whose record of dtype and shape is "
+	  "corrupted, goes back to\nthe queue as by Buffer.nack(); if that fails, as in a queue "
+	  "with a "
+	  "single producer, the\nexception has it.\n\nRaises:\n"
+	  "    NoArray: the message is no array.\n" RAISES_GET },
 	{ "get_nowait", queue_get_nowait, METH_NOARGS, "get_nowait($self)\n--\n\nget(timeout=0)." },
 	{ "send", HOT_FAST(hot_send),
 	  "send($self, payload, timeout=None)\n--\n\nCopies a bytes-like object into a new buffer "

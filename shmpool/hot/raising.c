@@ -58,6 +58,18 @@ PyObject *hot_queue_raise(struct queue_object *self, int64_t code, PyObject *ite
 				   items ? items : Py_None, sent);
 }
 
+PyObject *hot_views_of(PyObject *owner, uint64_t n, PyObject *put)
+{
+	Py_INCREF(owner); /* other threads run in between */
+	PyObject *module = PyImport_ImportModule("shmpool.live_views");
+	PyObject *text = module ? PyObject_CallMethod(module, "text_of", "OKO", owner,
+						      (unsigned long long)n, put ? put : Py_None) :
+				  NULL;
+	Py_XDECREF(module);
+	Py_DECREF(owner);
+	return text;
+}
+
 /* A name of a module, a new reference. */
 static PyObject *imported(const char *module, const char *name)
 {

@@ -43,15 +43,9 @@ PyObject *hot_buffer_nack(PyObject *object, PyObject *const *args, Py_ssize_t n,
 PyObject *hot_queue_move(PyObject *object, PyObject *args)
 {
 	struct queue_object *self = (struct queue_object *)object;
-	struct shmpool_taken taken;
 	unsigned int to;
 	int reset;
-	struct buffer_object *buffer;
-	if (!PyArg_ParseTuple(args, "Ip", &to, &reset) || !(buffer = hot_buffer_new()))
+	if (!PyArg_ParseTuple(args, "Ip", &to, &reset))
 		return NULL;
-	int64_t code = shmpool_move(hot_queue_key(self), to, reset, &taken);
-	if (unlikely(code == 1))
-		return hot_buffer_fill(buffer, self->pool, taken.handle, taken.extent);
-	hot_buffer_discard(buffer);
-	return PyLong_FromLongLong(code);
+	return PyLong_FromLongLong(shmpool_move(hot_queue_key(self), to, reset));
 }

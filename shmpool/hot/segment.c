@@ -17,11 +17,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static PyObject *segment_new(PyTypeObject *type, PyObject *args, PyObject *named)
+static PyObject *segment_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+			     PyObject *Py_UNUSED(named))
 {
 	struct segment_object *self = (struct segment_object *)type->tp_alloc(type, 0);
-	(void)args;
-	(void)named;
 	if (self)
 		self->fd = -1;
 	return (PyObject *)self;
@@ -118,11 +117,14 @@ void hot_segment_close(struct segment_object *self)
 	hot_segment_drop(self);
 }
 
-void hot_segment_leave(struct segment_object *self)
+void hot_segment_leave(struct segment_object *self, bool viewed)
 {
 	if (self->number)
 		shmpool_leave(self->number);
-	detach(self);
+	if (viewed)
+		remove_name(self);
+	else
+		detach(self);
 }
 
 static void segment_dealloc(PyObject *object)
@@ -137,12 +139,12 @@ static PyObject *segment_open(PyObject *object, PyObject *args)
 {
 	struct segment_object *self = (struct segment_object *)object;
 	PyObject *path;
-	int flags, mode;
-	if (!PyArg_ParseTuple(args, "O&ii", PyUnicode_FSConverter, &path, &flags, &mode))
+	int flags;
+	if (!PyArg_ParseTuple(args, "O&i", PyUnicode_FSConverter, &path, &flags))
 		return NULL;
 	if (self->fd >= 0)
 		PyErr_SetString(PyExc_ValueError, "it has a file");
-	else if ((self->fd = open(PyBytes_AS_STRING(path), flags | O_CLOEXEC, mode)) < 0)
+	else if ((self->fd = open(PyBytes_AS_STRING(path), flags | O_CLOEXEC)) < 0)
 		PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
 	Py_DECREF(path);
 	return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
@@ -164,6 +166,13 @@ static PyObject *segment_anonymous(PyObject *object, PyObject *passed)
 	Py_RETURN_NONE;
 }
 
+/* A copy to be freed with PyMem_Free(), or NULL with an exception. */
+static char *copied(const char *text)
+{
+	char *copy = PyMem_Malloc(strlen(text) + 1);
+	return copy ? strcpy(copy, text) : (char *)PyErr_NoMemory();
+}
+
 static PyObject *segment_create(PyObject *object, PyObject *path)
 {
 	struct segment_object *self = (struct segment_object *)object;
@@ -172,10 +181,9 @@ static PyObject *segment_create(PyObject *object, PyObject *path)
 		return NULL;
 	if (self->fd >= 0)
 		return PyErr_Format(PyExc_ValueError, "it has a file");
-	char *copy = PyMem_Malloc(strlen(name) + 1);
+	char *copy = copied(name);
 	if (!copy)
-		return PyErr_NoMemory();
-	strcpy(copy, name);
+		return NULL;
 	int fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0) {
 		PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
@@ -192,18 +200,17 @@ static PyObject *segment_unlink_at_the_end(PyObject *object, PyObject *path)
 {
 	struct segment_object *self = (struct segment_object *)object;
 	const char *name = PyUnicode_AsUTF8(path);
-	char *copy = name ? PyMem_Malloc(strlen(name) + 1) : NULL;
+	char *copy = name ? copied(name) : NULL;
 	if (!copy)
-		return name ? PyErr_NoMemory() : NULL;
+		return NULL;
 	PyMem_Free(self->unlink_path);
-	self->unlink_path = strcpy(copy, name);
+	self->unlink_path = copy;
 	self->process = hot_process();
 	Py_RETURN_NONE;
 }
 
-static PyObject *segment_finish(PyObject *object, PyObject *unused)
+static PyObject *segment_finish(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	finish((struct segment_object *)object);
 	Py_RETURN_NONE;
 }
@@ -246,23 +253,15 @@ static PyObject *segment_map(PyObject *object, PyObject *args)
 	Py_RETURN_NONE;
 }
 
-static PyObject *segment_enter(PyObject *object, PyObject *unused)
+static PyObject *segment_enter(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	return PyLong_FromLong(hot_segment_enter((struct segment_object *)object, NULL, false));
 }
 
-static PyObject *segment_close(PyObject *object, PyObject *unused)
+static PyObject *segment_close(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	(void)unused;
 	hot_segment_close((struct segment_object *)object);
 	Py_RETURN_NONE;
-}
-
-static PyObject *segment_address(PyObject *object, void *unused)
-{
-	(void)unused;
-	return PyLong_FromVoidPtr(((struct segment_object *)object)->base);
 }
 
 static PyMethodDef segment_methods[] = {
@@ -290,19 +289,18 @@ static PyMemberDef segment_members[] = {
 	{ "fd", T_INT, offsetof(struct segment_object, fd), READONLY,
 	  "The descriptor, -1 for none." },
 	{ "size", T_ULONGLONG, offsetof(struct segment_object, size), READONLY, NULL },
+	{ "address", T_ULONGLONG, offsetof(struct segment_object, base), READONLY,
+	  "Address of the mapping, 0 for none." },
 	{ "read_only", T_BOOL, offsetof(struct segment_object, read_only), READONLY, NULL },
 	{ NULL, 0, 0, 0, NULL },
 };
 
-static PyGetSetDef segment_getset[] = {
-	{ "address", segment_address, NULL, "Address of the mapping, 0 for none.", NULL },
-	{ NULL, NULL, NULL, NULL, NULL },
-};
-
 static PyType_Slot segment_slots[] = {
-	{ Py_tp_new, segment_new },         { Py_tp_dealloc, segment_dealloc },
-	{ Py_tp_methods, segment_methods }, { Py_tp_members, segment_members },
-	{ Py_tp_getset, segment_getset },   { 0, NULL },
+	{ Py_tp_new, segment_new },
+	{ Py_tp_dealloc, segment_dealloc },
+	{ Py_tp_methods, segment_methods },
+	{ Py_tp_members, segment_members },
+	{ 0, NULL },
 };
 
 PyType_Spec hot_segment_spec = { "shmpool._hot.SegmentBase", sizeof(struct segment_object), 0,

@@ -7,18 +7,19 @@
 
 #define FOREVER_S 4294967296. /* a longer timeout never ends */
 
-static int64_t deadline_of(double seconds)
+int64_t hot_deadline(double seconds)
 {
 	if (seconds > FOREVER_S)
 		return WAIT_FOREVER;
 	return seconds == 0 ? WAIT_NEVER : wait_now() + (int64_t)(seconds * 1e9);
 }
 
-static int64_t call_core(const struct hot_wait *wait, uint64_t key)
+static int64_t call_core(struct hot_wait *wait, uint64_t key)
 {
 	switch (wait->operation) {
 	case HOT_ALLOC:
-		return shmpool_alloc_many_wait(key, wait->handles, wait->n, wait->deadline);
+		return shmpool_alloc_many_wait(key, wait->handles, wait->n, wait->deadline,
+					       &wait->turn);
 	case HOT_GET:
 		return shmpool_get_many_wait(key, wait->handles, wait->n, wait->deadline);
 	case HOT_PUT:
@@ -36,11 +37,12 @@ static int64_t call_core(const struct hot_wait *wait, uint64_t key)
 /* One blocking call without the interpreter's lock; -EBADF if the pool or the queue is closed. The
  * call is counted on the pool (native/opening.h): from before the lock is released, until before it
  * is taken again, because a thread may not survive taking it when the interpreter ends. */
-static int64_t call_unlocked(const struct hot_wait *wait)
+static int64_t call_unlocked(struct hot_wait *wait)
 {
 	const uint64_t key = wait->queue ? hot_queue_key(wait->queue) : wait->pool->key;
 	if (!key)
 		return -EBADF;
+	opening_thread_ready(); /* with the lock: module.c records the thread in Python */
 	uint32_t *counted = opening_begin(key_pool(key));
 	PyThreadState *state = PyEval_SaveThread();
 	const int64_t code = call_core(wait, key);
@@ -59,20 +61,31 @@ static int refuse_replaced(struct pool_object *pool)
 	return done ? 0 : -1;
 }
 
+/* Frees what an allocation has collected that ends with an exception. */
+static void free_collected(struct hot_wait *wait)
+{
+	if (wait->turn.have && wait->pool->key)
+		shmpool_free_many(wait->pool->key, wait->handles, wait->turn.have);
+	wait->turn.have = 0;
+}
+
 int64_t hot_block(struct hot_wait *wait)
 {
 	int64_t code;
 	if (!wait->deadline)
-		wait->deadline = deadline_of(wait->timeout);
+		wait->deadline = hot_deadline(wait->timeout);
 	do {
 		code = call_unlocked(wait);
 		const bool timed_out = code == -EAGAIN || code == -ENOBUFS;
 		/* -EINTR: a signal came, or a slice ended. */
 		if (code == -EINTR ? PyErr_CheckSignals() : !timed_out || !wait->deadline)
 			break;
-		if (refuse_replaced(wait->pool))
-			return HOT_RAISED;
+		if (refuse_replaced(wait->pool)) {
+			code = HOT_RAISED;
+			break;
+		}
 	} while (code == -EINTR);
+	free_collected(wait);
 	const bool took = wait->operation == HOT_ALLOC || wait->operation == HOT_GET;
 	if (code > 0 && took && !wait->pool->key)
 		return -EBADF; /* another thread closed the pool, which freed the buffers */

@@ -159,12 +159,11 @@ static bool walk_caches(struct walk *w)
 {
 	const uint32_t members = w->p->segment.members, classes = segment_classes(&w->p->segment);
 	for (; w->out->at < (uint64_t)members * classes; w->out->at++) {
-		struct qmempool *p = pool_class((struct qmempool *)w->p,
-						(uint32_t)(w->out->at / members));
+		struct qmempool *p =
+			pool_class((struct qmempool *)w->p, (uint32_t)(w->out->at / members));
 		if (over(w, 4 + (uint32_t)p->cache_size))
 			return false;
-		walk_cache(w, p,
-			   segment_member(&p->segment, (uint32_t)(w->out->at % members)));
+		walk_cache(w, p, segment_member(&p->segment, (uint32_t)(w->out->at % members)));
 	}
 	return true;
 }

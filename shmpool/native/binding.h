@@ -61,11 +61,6 @@ struct shmpool_extent {
 	uint32_t length;
 };
 
-struct shmpool_taken {
-	uint64_t handle;
-	struct shmpool_extent extent;
-};
-
 enum shmpool_field {
 	SHMPOOL_MARK,
 	SHMPOOL_FLOW_HASH,
@@ -96,7 +91,16 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 
 /* -EINPROGRESS if there are not n in the caller's local cache. */
 int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n);
-int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
+/* What an allocation that waits keeps from one call to the next: zero at first. After -EINTR the
+ * caller owns the first have handles: it calls again, or frees them. */
+struct shmpool_turn {
+	int64_t end_ns;    /* of the present turn (blocking_alloc.c), 0 for none */
+	int64_t length_ns; /* of the next one */
+	uint64_t since;    /* what others had got at the end of the last one */
+	uint32_t have;     /* collected in the present one */
+};
+int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline,
+				struct shmpool_turn *turn);
 int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n);
 int64_t shmpool_put_many(uint64_t key, const uint64_t *handles, size_t n);
 int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline);
@@ -119,9 +123,8 @@ int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, con
  * room is counted as refused. */
 int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline);
 
-/* Moves the oldest buffer of a queue to another one. Returns 0; a code; or 1 if neither queue has
- * room for it: then *out belongs to the caller. */
-int64_t shmpool_move(uint64_t key, uint32_t to, int reset, struct shmpool_taken *out);
+/* Moves the oldest buffer of a queue to another one: requeue_move(). */
+int64_t shmpool_move(uint64_t key, uint32_t to, int reset);
 
 /* ---- recovery ---- */
 

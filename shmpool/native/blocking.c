@@ -38,10 +38,10 @@ int blocking_retry(struct blocking *b, int result)
 		if (slept < 0)
 			return slept == -ETIMEDOUT ? result : slept;
 		slept = kind->sleep(b, &result);
-		if (slept > 0 || slept == -ETIMEDOUT)
+		if (slept) { /* also after a signal: a timer's may end every sleep */
 			recover_if_due(b->p, b->m);
-		if (slept)
 			result = kind->attempt_hard(b);
+		}
 	}
 	return result;
 }

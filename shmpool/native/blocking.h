@@ -22,6 +22,7 @@
 #ifndef SHMPOOL_BLOCKING_H
 #define SHMPOOL_BLOCKING_H
 
+#include "binding.h"
 #include "recover.h"
 #include "requeue.h"
 #include "wait.h"
@@ -36,6 +37,12 @@ static inline int blocking_alloc(struct qmempool *p, struct member *m, uint64_t 
 {
 	return blocking_alloc_class(p, m, 0, handle, n, deadline_ns);
 }
+
+/* The same for a wait until until_ns that is made in slices, each of which ends at deadline_ns:
+ * *turn goes from one to the next. After -EINTR, m owns the first turn->have buffers. */
+int blocking_alloc_turns(struct qmempool *p, struct member *m, uint32_t class, uint64_t *handle,
+			 uint32_t n, int64_t deadline_ns, int64_t until_ns,
+			 struct shmpool_turn *turn);
 
 /* The same for 1 to n buffers, as many as are free. Returns how many, or -errno. */
 int blocking_alloc_some(struct qmempool *p, struct member *m, uint32_t class, uint64_t *handle,
@@ -64,8 +71,8 @@ struct blocking {
 	const struct blocking_kind *kind;
 	int64_t most_ns;  /* length of the next sleep */
 	int64_t alone_ns; /* the others are those of an allocation of many */
-	int64_t turn_ns;
-	alf_position since;
+	int64_t until_ns; /* of the whole wait, in whatever slices it is made */
+	struct shmpool_turn *turn;
 };
 
 struct blocking_kind {

@@ -11,7 +11,9 @@
  * wait for one, that moment may never come. So once the others have got TURN_AFTER times as many
  * buffers as it waits for, it has a turn: it keeps what it gets, for TURN_FIRST_NS. If that is not
  * enough it gives all back, and the others get as many again before its next turn, which is twice
- * as long. A call that does not wait is held up only by what a turn has taken.
+ * as long. A call that does not wait is held up only by what a turn has taken. A wait is made in
+ * slices, between which signal handlers run: what a turn has collected stays the member's, and is
+ * counted as allocated, until the next slice goes on with the turn.
  */
 #include "blocking.h"
 #include "bypass.h"
@@ -102,16 +104,20 @@ static int sleep_for_one(struct blocking *b, int *result)
 static bool turn_due(const struct blocking *b)
 {
 	return wait_ones(&pool_shared(b->of)->free_wait, &pool_shared(b->of)->free_many) &&
-	       (uint64_t)(alf_position)(taken(b->of) - b->since) >= (uint64_t)TURN_AFTER * b->n;
+	       (alf_position)(taken(b->of) - (alf_position)b->turn->since) >=
+		       (uint64_t)TURN_AFTER * b->n;
 }
 
-/* A turn: keeps what it gets until it has n. Returns 0, -EINTR, or another code if there are
- * fewer. */
-static int take_turn(const struct blocking *b, int64_t until_ns)
+/* Goes on with a turn: keeps what it gets until it has n. Returns 0; -EINTR if the slice ends, or a
+ * signal comes, before the turn ends; or another code if there are fewer. */
+static int take_turn(const struct blocking *b)
 {
 	struct qmempool *p = b->of;
-	uint32_t have = 0, *word = &pool_shared(p)->free_wait;
+	struct shmpool_turn *turn = b->turn;
+	const int64_t until_ns = earlier(turn->end_ns, b->deadline_ns);
+	uint32_t have = turn->have, *word = &pool_shared(p)->free_wait;
 	int slept = 0, got = -EAGAIN;
+	turn->have = 0;
 	while (have < b->n && slept >= 0 && (got > 0 || got == -EAGAIN) &&
 	       !load_relaxed(&b->p->closing)) {
 		uint32_t entered = wait_enter(word);
@@ -125,10 +131,31 @@ static int take_turn(const struct blocking *b, int64_t until_ns)
 	}
 	if (have == b->n) {
 		count_up(&b->block->counters[COUNT_ALLOC], b->n);
+		turn->end_ns = 0;
 		return 0;
 	}
+	if ((slept == -EINTR || slept == -ETIMEDOUT) && wait_now() < turn->end_ns) {
+		count_up(&b->block->counters[COUNT_ALLOC], have);
+		turn->have = have;
+		return -EINTR;
+	}
 	free_ring_put(p, b->block, b->handle, have);
+	turn->end_ns = 0;
+	turn->length_ns = earlier(2 * turn->length_ns, TURN_MOST_NS);
+	turn->since = taken(p);
 	return slept == -EINTR ? -EINTR : got < 0 ? got : -EAGAIN;
+}
+
+/* Takes over what the turn had collected when the last slice ended. If a signal handler has forked
+ * since, the child owns none of it. */
+static void resume_turn(const struct blocking *b)
+{
+	uint32_t good = 0;
+	for (uint32_t i = 0; i < b->turn->have; i++)
+		if (!qmempool_check(b->of, b->block, b->handle[i]))
+			b->handle[good++] = b->handle[i];
+	count_up(&b->block->counters[COUNT_ALLOC], -(uint64_t)good);
+	b->turn->have = good;
 }
 
 /* Sleeps until n buffers are free at one moment. */
@@ -173,9 +200,8 @@ static int sleep_for_many(struct blocking *b, int *result)
 {
 	*result = alloc_everywhere(b);
 	if (*result == -EAGAIN && turn_due(b)) {
-		*result = take_turn(b, earlier(b->deadline_ns, wait_now() + b->turn_ns));
-		b->turn_ns = earlier(2 * b->turn_ns, TURN_MOST_NS);
-		b->since = taken(b->of);
+		b->turn->end_ns = earlier(b->until_ns, wait_now() + b->turn->length_ns);
+		*result = take_turn(b);
 	}
 	if (*result != -EAGAIN)
 		return 0;
@@ -190,6 +216,14 @@ static const struct blocking_kind many_kind = { -EAGAIN,          alloc_attempt,
 int blocking_alloc_class(struct qmempool *p, struct member *m, uint32_t class, uint64_t *handle,
 			 uint32_t n, int64_t deadline_ns)
 {
+	struct shmpool_turn turn = { 0 };
+	return blocking_alloc_turns(p, m, class, handle, n, deadline_ns, deadline_ns, &turn);
+}
+
+int blocking_alloc_turns(struct qmempool *p, struct member *m, uint32_t class, uint64_t *handle,
+			 uint32_t n, int64_t deadline_ns, int64_t until_ns,
+			 struct shmpool_turn *turn)
+{
 	struct qmempool *of = pool_class(p, class);
 	struct blocking b = { .p = p,
 			      .m = m,
@@ -201,11 +235,19 @@ int blocking_alloc_class(struct qmempool *p, struct member *m, uint32_t class, u
 			      .kind = n == 1 ? &one_kind : &many_kind,
 			      .most_ns = WAIT_SHORT_NS,
 			      .alone_ns = WAIT_SHORT_NS,
-			      .turn_ns = TURN_FIRST_NS,
-			      .since = taken(of) };
-	int error = alloc_attempt(&b);
+			      .until_ns = until_ns,
+			      .turn = turn };
+	int error = turn->end_ns ? -EAGAIN : alloc_attempt(&b);
 	if (error != -EAGAIN || n > of->segment.geometry.capacity)
 		return error;
+	if (!turn->length_ns)
+		*turn = (struct shmpool_turn) { .length_ns = TURN_FIRST_NS, .since = taken(of) };
+	if (turn->end_ns) {
+		resume_turn(&b);
+		error = take_turn(&b);
+		if (error != -EAGAIN)
+			return error;
+	}
 	if (deadline_ns == WAIT_NEVER && bypass_needed(of)) {
 		error = alloc_attempt_hard(&b);
 		if (error != -EAGAIN)

@@ -52,6 +52,7 @@ def releasing_wrappers(text: str) -> str:
         counted = arguments.split(",")[0].strip() == "int pool"
         macros.append(
             f"static {result} {name}_unlocked({' '.join(arguments.split())})\n{{\n"
+            + ("\topening_thread_ready();\n" if counted else "")
             + ("\tuint32_t *at = opening_begin((uint32_t)pool);\n" if counted else "")
             + "\tPyThreadState *state = PyEval_SaveThread();\n"
             f"\t{result} r = {name}({names});\n"

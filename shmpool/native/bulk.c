@@ -41,7 +41,8 @@ int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n)
 	return likely(!error) ? (int64_t)n : error;
 }
 
-int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline)
+int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline,
+				struct shmpool_turn *turn)
 {
 	struct lookup c;
 	int error = lookup_key(key, &c);
@@ -51,7 +52,7 @@ int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64
 	if (n > (uint64_t)pool_class(c.p, class)->segment.geometry.capacity)
 		return -EMSGSIZE;
 	int64_t end = wait_slice_end(deadline);
-	error = blocking_alloc_class(c.p, c.m, class, handles, (uint32_t)n, end);
+	error = blocking_alloc_turns(c.p, c.m, class, handles, (uint32_t)n, end, deadline, turn);
 	if (!error)
 		error = reset_headers(&c, handles, (uint32_t)n, wait_coarse());
 	return error ? wait_slice_result(error, end, deadline) : (int64_t)n;

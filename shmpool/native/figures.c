@@ -70,8 +70,8 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 		const struct member *m = segment_member(s, i);
 		uint64_t identity = load_acquire(&m->identity); /* [MEMBER] */
 		for (uint32_t k = 0; k < segment_classes(s) && !member_gone(identity); k++) {
-			uint32_t n = cache_length(&pool_class(p, k)->segment,
-						  segment_block(s, m, k));
+			uint32_t n =
+				cache_length(&pool_class(p, k)->segment, segment_block(s, m, k));
 			out->cached += n;
 			out->classes[k].cached += n;
 		}

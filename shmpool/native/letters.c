@@ -49,15 +49,11 @@ int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline)
 	return error;
 }
 
-int64_t shmpool_move(uint64_t key, uint32_t to, int reset, struct shmpool_taken *out)
+int64_t shmpool_move(uint64_t key, uint32_t to, int reset)
 {
 	struct lookup c;
 	int error = lookup_queue(key, &c);
-	if (!error)
-		error = requeue_move(c.p, c.m, c.ring, to, reset, &out->handle);
-	if (error == 1)
-		out->extent = header_extent(c.p, out->handle);
-	return error;
+	return error ? error : requeue_move(c.p, c.m, c.ring, to, reset);
 }
 
 /* Copies the buffer at a position of a ring without writing to it. Returns false if the buffer was
@@ -91,8 +87,7 @@ static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_pos
 		.redelivered = load_relaxed(&b->redelivered),
 		.origin = load_relaxed(&b->origin),
 	};
-	copy_bytes(bytes, pool_data(p, (uint32_t)index) + head,
-		   length < size ? length : size);
+	copy_bytes(bytes, pool_data(p, (uint32_t)index) + head, length < size ? length : size);
 	if (!STORES_IN_ORDER)
 		process_barrier(); /* [OWNER] the copy before it, the owner word after it */
 	barrier_loads();

@@ -155,7 +155,7 @@ static inline int lookup_alloc_class(const struct lookup *c, uint32_t class, uin
 				     int64_t now)
 {
 	int error = -EAGAIN;
-	for (; class < segment_classes(&c->p->segment) && error == -EAGAIN; class++) {
+	for (; class < segment_classes(&c->p->segment) && error == -EAGAIN; class ++) {
 		struct qmempool *of = pool_class(c->p, class);
 		error = qmempool_alloc_quick(of, pool_block(of, c->m), handle);
 	}
@@ -173,7 +173,7 @@ static inline uint32_t lookup_class(const struct qmempool *p, uint64_t length)
 	if (likely(needed <= p->segment.stride))
 		return 0;
 	while (class < classes && needed > pool_class((struct qmempool *)p, class)->segment.stride)
-		class++;
+		class ++;
 	return class;
 }
 

@@ -161,6 +161,12 @@ static int make_table(void)
 	return 0;
 }
 
+void opening_thread_make(void)
+{
+	if (wiped)
+		make_table();
+}
+
 int opening_attach(uint32_t number)
 {
 	uint32_t slot = number % OPENING_POOLS_MAX;
@@ -208,6 +214,14 @@ int opening_open(const struct segment *s, bool made)
 		return (int)(opening_pools[i].serial * OPENING_POOLS_MAX + i);
 	}
 	return -EXFULL;
+}
+
+bool opening_room(void)
+{
+	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++)
+		if (!opening_pools[i].buffers)
+			return true;
+	return false;
 }
 
 void opening_leave(uint32_t number)

@@ -50,6 +50,9 @@ extern _Thread_local struct opening_thread *opening_thread
  * -EXFULL if all numbers are taken; -ENOMEM; or an error of token_take(). */
 int opening_open(const struct segment *s, bool made);
 
+/* True if a pool can be opened: not all numbers are taken. */
+bool opening_room(void);
+
 /* First step of a close: no look-up finds the pool any more. Wakes no sleeper. Returns false if the
  * pool is closed or being closed. */
 bool opening_closing(uint32_t number);
@@ -80,6 +83,15 @@ uint64_t opening_token(uint32_t number);
  * opening_thread_ends() when the thread ends, before the C library does. */
 extern void (*opening_thread_begins)(struct opening_thread *t);
 
+/* Makes the calling thread's table now. Python can be told of it only with its lock held, so this
+ * goes before a call without the lock. Without memory the call makes the table, or fails. */
+void opening_thread_make(void);
+static inline void opening_thread_ready(void)
+{
+	if (unlikely(!opening_thread))
+		opening_thread_make();
+}
+
 /* Ends the calling thread's members, if t is its table. */
 void opening_thread_ends(struct opening_thread *t);
 
@@ -99,10 +111,13 @@ static inline void opening_end(uint32_t *at)
 		add_seq_cst(at, -1u); /* [CALLERS] */
 }
 
+/* Returns an open pool, or NULL. The serial is read after the call was counted, and before anything
+ * else of the pool: a close changes it before it waits for the calls that are counted. */
 static inline struct qmempool *opening_pool(uint32_t number)
 {
 	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
-	return likely(p->buffers && p->serial == number / OPENING_POOLS_MAX) ? p : NULL;
+	uint32_t serial = load_seq_cst(&p->serial); /* [CALLERS] */
+	return likely(serial == number / OPENING_POOLS_MAX && p->buffers) ? p : NULL;
 }
 
 /* Set in the serial of a pool whose file was found truncated (guard.c). No number names the pool
@@ -114,7 +129,7 @@ static inline struct qmempool *opening_find(uint32_t number)
 {
 	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
 	uint32_t serial = load_relaxed(&p->serial) & ~OPENING_GONE;
-	return p->buffers && serial == number / OPENING_POOLS_MAX ? p : NULL;
+	return serial == number / OPENING_POOLS_MAX && p->buffers ? p : NULL;
 }
 
 /* Returns why opening_pool() is NULL: -EBADMSG if the file was found truncated, -EBADF if the pool

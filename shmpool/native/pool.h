@@ -24,10 +24,10 @@ struct qmempool {
 	struct alf_ring free;
 	struct segment segment;
 	struct pool_shared *shared; /* the words of the class */
-	struct qmempool *more;	    /* the other classes */
-	uint32_t total;		    /* buffers of all classes */
-	struct alf_ring **queues; /* of named queues, by number; NULL until bound */
-	uint32_t serial;          /* of this opening: opening.h */
+	struct qmempool *more;      /* the other classes */
+	uint32_t total;             /* buffers of all classes */
+	struct alf_ring **queues;   /* of named queues, by number; NULL until bound */
+	uint32_t serial;            /* of this opening: opening.h */
 	uint32_t closing;
 	/* Hints of bypass_take(), shared by all threads: any value is good enough. */
 	uint32_t bypass_at;     /* the buffer from which it goes on */
@@ -65,7 +65,7 @@ static inline struct qmempool *pool_of(struct qmempool *p, uint32_t index)
 		return p;
 	uint32_t class = 1;
 	while (index >= p->more[class - 1].capacity)
-		class++;
+		class ++;
 	return pool_class(p, class);
 }
 

@@ -212,8 +212,9 @@ static void release_ended(const struct qmempool *p, struct member *from)
 {
 	for (int i = 0; i < ENDED_TRIES; i++) {
 		uint32_t ended = 1;
-		if (load_seq_cst(&from->ended) != 1 || member_held(&p->segment, from) || /* [ENDED] */
-		    !cas_seq_cst(&from->ended, &ended, 2))                  /* [ENDED] */
+		if (load_seq_cst(&from->ended) != 1 ||
+		    member_held(&p->segment, from) ||      /* [ENDED] */
+		    !cas_seq_cst(&from->ended, &ended, 2)) /* [ENDED] */
 			return;
 		if (member_held(&p->segment, from) == 0) {
 			member_release(&p->segment, from);
@@ -257,8 +258,7 @@ void qmempool_end(struct qmempool *p, struct member *m)
 		cache_drain(pool_class(p, i), segment_block(&p->segment, m, i));
 	store_seq_cst(&m->ended, 1); /* [ENDED] */
 	/* No second check as in release_ended(): the slot cannot have a next member yet. */
-	if (member_held(&p->segment, m) == 0 &&
-	    cas_seq_cst(&m->ended, &ended, 2)) /* [ENDED] */
+	if (member_held(&p->segment, m) == 0 && cas_seq_cst(&m->ended, &ended, 2)) /* [ENDED] */
 		member_release(&p->segment, m);
 }
 

@@ -45,10 +45,10 @@ static void recover_mark(struct recovery *r)
 		struct dead d = { .identity = identity, .number = i };
 		for (uint32_t k = 0; k < segment_classes(s); k++)
 			d.op[k] = load_acquire(&segment_block(s, m, k)->op); /* [OP] */
-		d.tag = load_acquire(&m->tag);                 /* [CLEARED] */
-		bool cleared = load_acquire(&m->cleared) != 0; /* [CLEARED] */
-		if (load_acquire(&m->identity) != identity)    /* [MEMBER] */
-			continue;                              /* it has been recovered meanwhile */
+		d.tag = load_acquire(&m->tag);                               /* [CLEARED] */
+		bool cleared = load_acquire(&m->cleared) != 0;               /* [CLEARED] */
+		if (load_acquire(&m->identity) != identity)                  /* [MEMBER] */
+			continue; /* it has been recovered meanwhile */
 		if (cleared)
 			d = (struct dead) { .identity = identity, .number = i }; /* only its slot
 										    is left */
@@ -64,8 +64,8 @@ static void recover_thieves(struct recovery *r)
 {
 	const struct segment *s = &r->p->segment;
 	for (uint32_t i = 0; i < s->members * segment_classes(s); i++) {
-		struct member *victim = segment_block(s, segment_member(s, i % s->members),
-						      i / s->members);
+		struct member *victim =
+			segment_block(s, segment_member(s, i % s->members), i / s->members);
 		uint64_t bottom = load_acquire(&victim->cache_bottom); /* [CACHE] */
 		if (recovery_dead(r, cache_holder(bottom)))
 			cas_seq_cst(&victim->cache_bottom, &bottom,

@@ -58,23 +58,29 @@ void requeue_abandon(struct qmempool *p, struct member *m, uint64_t handle)
 }
 
 int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *from, uint32_t to,
-		 bool reset, uint64_t *handle)
+		 bool reset)
 {
-	int got = queue_get(p, m, from, handle, 1), error = -ENOENT;
+	const struct alf_ring *given = to ? queue_ring(p, to) : NULL;
+	uint64_t handle;
+	if (given && !alf_avail_space(given))
+		return alf_ready(from, 0) ? -ENOBUFS : -EAGAIN;
+	int got = queue_get(p, m, from, &handle, 1), error = -ENOENT;
 	if (got <= 0)
 		return got;
-	struct buffer *b = pool_buffer(p, handle_index(*handle));
-	const struct alf_ring *r = queue_ring(p, to ? to : load_relaxed(&b->origin));
+	struct buffer *b = pool_buffer(p, handle_index(handle));
+	const struct alf_ring *r = to ? given : queue_ring(p, load_relaxed(&b->origin));
 	uint64_t failures = load_relaxed(&b->failures);
 	if (r && r->flags & ALF_SINGLE_PRODUCER)
 		error = -EOPNOTSUPP;
 	else if (r) {
 		if (reset)
 			store_relaxed(&b->redelivered, 0);
-		error = queue_put(p, m, r, handle, 1);
+		error = queue_put(p, m, r, &handle, 1);
 	}
 	if (!error)
 		return 0;
 	store_relaxed(&b->failures, failures);
-	return queue_put(p, m, from, handle, 1) ? 1 : error;
+	if (queue_put(p, m, from, &handle, 1))
+		requeue_abandon(p, m, handle);
+	return error;
 }

@@ -65,11 +65,12 @@ int requeue_put(struct qmempool *p, struct member *m, const struct alf_ring *r, 
 void requeue_abandon(struct qmempool *p, struct member *m, uint64_t handle);
 
 /* Moves the oldest buffer of queue from to the end of queue number to; if to is 0, to the queue
- * from which it became a dead letter. reset sets its redelivered to 0. Returns 0; -EAGAIN if from
- * is empty; -EBUSY, -EBADMSG as queue_get(). If the buffer cannot go there, it is put back at the
- * end of from: -ENOBUFS no room, -ENOENT no such queue, -EOPNOTSUPP that queue has a single
- * producer. If from is full by then too, returns 1, and m owns *handle. */
+ * from which it became a dead letter. reset sets its redelivered to 0. Takes none while a queue
+ * that to names is full. Returns 0; -EAGAIN if from is empty; -EBUSY, -EBADMSG as queue_get(). If
+ * the buffer cannot go there, it is put back at the end of from: -ENOBUFS no room, -ENOENT no such
+ * queue, -EOPNOTSUPP that queue has a single producer. If from is full by then too, the buffer is
+ * abandoned to it. */
 int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *from, uint32_t to,
-		 bool reset, uint64_t *handle);
+		 bool reset);
 
 #endif

@@ -159,7 +159,7 @@ static int check_classes(struct shmpool_geometry *g, struct shmpool_refusal *why
 	for (uint32_t i = 0; i < g->classes; i++) {
 		struct shmpool_geometry of = geometry_of(g, i);
 		int error = check_geometry(&of, why);
-		const int64_t smaller = !i	? 0 :
+		const int64_t smaller = !i    ? 0 :
 					i > 1 ? g->more[i - 2].buffer_size :
 						g->buffer_size;
 		if (!error && of.buffer_size <= smaller)
@@ -173,10 +173,13 @@ static int check_classes(struct shmpool_geometry *g, struct shmpool_refusal *why
 			return error;
 		}
 		if (i)
-			g->more[i - 1] =
-				(struct shmpool_class) { of.buffer_size, of.capacity,
-							 of.prealloc,    of.cache_size,
-							 of.extent_buffers, total, 0 };
+			g->more[i - 1] = (struct shmpool_class) { of.buffer_size,
+								  of.capacity,
+								  of.prealloc,
+								  of.cache_size,
+								  of.extent_buffers,
+								  total,
+								  0 };
 		else
 			*g = of;
 		total += (uint64_t)of.capacity;
@@ -204,13 +207,12 @@ int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_r
 			round_up(sizeof(struct member) + (uint64_t)of.cache_size * 8, CACHE_LINE);
 		part[i].first = s->total;
 		s->total += (uint32_t)of.capacity;
-		part[i].extents =
-			((uint64_t)(of.capacity - of.prealloc) + of.extent_buffers - 1) /
-			of.extent_buffers;
+		part[i].extents = ((uint64_t)(of.capacity - of.prealloc) + of.extent_buffers - 1) /
+				  of.extent_buffers;
 	}
 	s->queues_offset = s->members_offset + s->members * s->member_stride;
-	uint64_t at = s->queues_offset +
-		      (uint64_t)(g->queues + g->classes) * sizeof(struct queue_slot);
+	uint64_t at =
+		s->queues_offset + (uint64_t)(g->queues + g->classes) * sizeof(struct queue_slot);
 	for (uint32_t i = 0; i < classes; i++) {
 		part[i].extents_offset = at;
 		at += part[i].extents * 8;
@@ -355,8 +357,7 @@ int segment_init(struct segment *s, char *base, int fd)
 	for (uint32_t i = 0; i < segment_classes(s); i++) {
 		const struct shmpool_geometry of = geometry_of(g, i);
 		h->class[i] = (struct segment_class) { (uint64_t)of.buffer_size,
-						       (uint64_t)of.capacity,
-						       (uint64_t)of.prealloc,
+						       (uint64_t)of.capacity, (uint64_t)of.prealloc,
 						       (uint64_t)of.cache_size, of.extent_buffers };
 	}
 	h->checksum = header_checksum(*h);
@@ -419,11 +420,11 @@ int segment_check(struct segment *s, char *base, uint64_t size, int fd, struct s
 		.classes = (int64_t)h.classes,
 	};
 	for (uint32_t i = 1; i < CLASSES_MAX; i++)
-		g.more[i - 1] = (struct shmpool_class) { .buffer_size = (int64_t)h.class[i].buffer_size,
-							 .capacity = (int64_t)h.class[i].capacity,
-							 .prealloc = (int64_t)h.class[i].prealloc,
-							 .cache_size =
-								 (int64_t)h.class[i].cache_size };
+		g.more[i - 1] =
+			(struct shmpool_class) { .buffer_size = (int64_t)h.class[i].buffer_size,
+						 .capacity = (int64_t)h.class[i].capacity,
+						 .prealloc = (int64_t)h.class[i].prealloc,
+						 .cache_size = (int64_t)h.class[i].cache_size };
 	if (segment_plan(s, &g, why)) {
 		const struct shmpool_geometry of = geometry_of(&g, why->size_class);
 		if (why->fault == SHMPOOL_FAULT_OPTION)

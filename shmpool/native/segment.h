@@ -117,9 +117,9 @@ static inline uint32_t segment_free_slot(const struct segment *s)
 /* Returns the class whose free ring a queue slot is, CLASSES_MAX for a named queue. */
 static inline uint32_t segment_free_ring(const struct segment *s, uint32_t slot)
 {
-	return slot == 0			   ? 0 :
+	return slot == 0                 ? 0 :
 	       slot > s->geometry.queues ? slot - (uint32_t)s->geometry.queues :
-						   CLASSES_MAX;
+					   CLASSES_MAX;
 }
 
 static inline struct segment_header *segment_header(const struct segment *s)

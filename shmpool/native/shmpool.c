@@ -75,6 +75,11 @@ int shmpool_open(void *base, uint64_t size, int fd, const char *path, int made)
 	return guard_watched(error ? error : opening_open(&s, made));
 }
 
+int shmpool_room(void)
+{
+	return opening_room() ? 0 : -EXFULL;
+}
+
 int shmpool_geometry(int pool, struct shmpool_geometry *g)
 {
 	const struct qmempool *p = opening_pool((uint32_t)pool);

@@ -76,9 +76,9 @@ struct shmpool_range {
 /* What is wrong with a set of options, or with a segment. */
 enum shmpool_fault {
 	SHMPOOL_FAULT_NONE,
-	SHMPOOL_FAULT_OPTION, /* one of the geometry, named by option and size_class */
+	SHMPOOL_FAULT_OPTION,  /* one of the geometry, named by option and size_class */
 	SHMPOOL_FAULT_CLASSES, /* classes: their number, or the sum of their capacities */
-	SHMPOOL_FAULT_SHORT,  /* value: bytes, fewer than a header has */
+	SHMPOOL_FAULT_SHORT,   /* value: bytes, fewer than a header has */
 	SHMPOOL_FAULT_MAGIC,
 	SHMPOOL_FAULT_VERSION,
 	SHMPOOL_FAULT_READY, /* value: the word that says that the segment is complete */
@@ -189,6 +189,8 @@ int shmpool_create_wait(void *base, int fd, struct shmpool_geometry *g);
 /* Checks a segment, or its header alone, before any of it is used. 0; -EBADMSG and *why; -EAGAIN if
  * its creator has not finished. */
 int shmpool_check(void *base, uint64_t size, int fd, struct shmpool_refusal *why);
+/* 0 if this process can open one more pool, or -EXFULL. */
+int shmpool_room(void);
 /* Reads the options of an open pool: this process's copy, which was checked. */
 int shmpool_geometry(int pool, struct shmpool_geometry *g);
 /* Nonzero if the process that created the pool has closed it. header was accepted by

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * queue.c - see queue.h.
+ * sweep.c - see recovery.h: scans every buffer for those of dead members.
  */
 #include "free_ring.h"
 #include "queue.h"

@@ -62,7 +62,7 @@ static int refusal(int error)
 
 /* Returns a descriptor with a new open file description of the file that fd is open on, or -errno.
  * Opens it through /proc/self/fd, or without /proc by the path that the process opened it by. */
-static int open_anew(int fd, const char *by)
+static int open_again(int fd, const char *by)
 {
 	struct stat mine, found;
 	char path[32];
@@ -128,7 +128,7 @@ int token_take(const struct segment *s, struct token *t)
 	fd = segment_fd(s, &opened);
 	if (fd < 0)
 		return fd;
-	again = open_anew(fd, s->path);
+	again = open_again(fd, s->path);
 	if (opened >= 0)
 		close(opened);
 	if (again < 0)
@@ -155,7 +155,7 @@ void token_drop(struct token *t)
 int token_hold(int fd, const char *path, void **page)
 {
 	struct flock lock = byte_lock(F_WRLCK, 0);
-	int again = open_anew(fd, path);
+	int again = open_again(fd, path);
 	*page = NULL;
 	if (again < 0)
 		return again;

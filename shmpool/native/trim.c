@@ -145,14 +145,14 @@ static uint64_t take_all_away(struct collection *c, struct member *m)
 }
 
 /* Trims one class. */
-static int64_t trim_class(struct qmempool *p, struct member *m, uint64_t keep, const uint32_t *closing)
+static int64_t trim_class(struct qmempool *p, struct member *m, uint64_t keep,
+			  const uint32_t *closing)
 {
 	const struct segment *s = &p->segment;
 	const uint64_t capacity = (uint64_t)s->geometry.capacity;
 	struct collection c = { .p = p, .have = malloc((s->extents + 1) * sizeof(*c.have)) };
 	uint64_t some[BULK_MAX], bytes = 0, stolen = 0;
-	c.handle =
-		malloc((capacity / SHARE + s->geometry.extent_buffers + 1) * sizeof(*c.handle));
+	c.handle = malloc((capacity / SHARE + s->geometry.extent_buffers + 1) * sizeof(*c.handle));
 	if (!c.have || !c.handle) {
 		free(c.have);
 		free(c.handle);
@@ -161,8 +161,7 @@ static int64_t trim_class(struct qmempool *p, struct member *m, uint64_t keep, c
 	for (uint64_t i = 0; i < s->extents; i++)
 		c.have[i] = NOT_YET;
 	cache_drain(p, m);
-	for (uint32_t n; stolen < capacity && (n = cache_steal(p, m, some, BULK_MAX));
-	     stolen += n)
+	for (uint32_t n; stolen < capacity && (n = cache_steal(p, m, some, BULK_MAX)); stolen += n)
 		free_ring_put(p, m, some, n);
 	while (!load_relaxed(closing) && choose(&c, keep)) {
 		collect(&c, m);

@@ -6,28 +6,21 @@ Both have the methods of protocol.Calls. Here is how each connects, sends, and w
 
 import asyncio
 import contextlib
+import select
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 
 from .. import errors
+from ..options import seconds_of
 from ..pool import Pool
 from . import protocol, records, wire
-from .client_connection import (
-    answer,
-    connected,
-    ended,
-    late,
-    reply_to,
-    stats_of,
-    stream_ended,
-    unavailable,
-)
 
 A = TypeVar("A")
+LONGEST_S = 2.0**21  # 24 days, the longest timeout of a socket
 AGAIN_S = (0.02, 1.0)  # first and longest pause between two tries to connect
 
 
@@ -38,7 +31,7 @@ class _Client(protocol.Calls):
         """path of the daemon's socket, by default $SHMPOOL_SOCKET or the daemon's own default;
         timeout in seconds, for each answer."""
         self.path = Path(path) if path is not None else protocol.default_socket()
-        self.timeout = timeout
+        self.timeout = min(seconds_of(timeout, "timeout"), LONGEST_S)
         self._msgid = 0
         self._frames = wire.Frames(wire.ANSWER_MAX, trusted=True)
 
@@ -46,42 +39,52 @@ class _Client(protocol.Calls):
         self._msgid = self._msgid + 1 & wire.MSGID_MAX
         return wire.pack_call(self._msgid, request.method, request.params())
 
-    def _reply(self) -> wire.Reply | None:
-        """The answer to the latest request, if it has been received. DaemonUnavailable."""
-        replies = (reply_to(self._msgid, frame, self.path) for frame in self._frames)
-        return next((reply for reply in replies if reply is not None), None)
-
     def _received(self, data: bytes) -> None:
         if not data:
             raise ConnectionResetError("the daemon ended the connection")
         self._frames.feed(data)
 
+    def _reply(self) -> wire.Reply | None:
+        """The answer to the latest request, if it has been received. DaemonUnavailable."""
+        for frame in self._frames:
+            if isinstance(frame, wire.Reply) and frame.msgid == self._msgid:
+                return frame
+            self._refuse_closing(frame)
+        return None
+
     def _stats(self) -> Iterator[records.PoolStats]:
         """What a watch has brought. PoolNotFound, DaemonUnavailable."""
         for frame in self._frames:
-            stats = stats_of(frame, self.path)
-            if stats is not None:
-                yield stats
+            match frame:
+                case wire.Notice(protocol.STATS, [stats]):
+                    yield wire.from_wire(records.PoolStats, stats)
+                case wire.Notice(protocol.ENDED, [str(_), str(reason)]):
+                    raise errors.PoolNotFound(reason)
+            self._refuse_closing(frame)
 
+    def _refuse_closing(self, frame: wire.Frame) -> None:
+        match frame:
+            case wire.Notice(protocol.CLOSING, [str(reason)]):
+                raise self._unavailable(f"the daemon ended the connection: {reason}")
 
-class _Outage:
-    """The pauses of a watch while its daemon is away; after timeout seconds they end."""
+    def _unavailable(self, error: Exception | str) -> errors.DaemonUnavailable:
+        """The exception for a connection that failed, or for an answer that did not come."""
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, TimeoutError):
+            reason = f"no answer within {self.timeout:g} s"
+        remedy = ""
+        if isinstance(error, PermissionError):
+            remedy = ": ask for read_group in the daemon's configuration, and to join that group"
+        elif isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
+            remedy = f": start one with shmpool daemon --socket {self.path}"
+        return errors.DaemonUnavailable(f"no daemon at {self.path}: {reason}{remedy}")
 
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-        self.end()
-
-    def end(self) -> None:
-        """The daemon is back."""
-        self._since: float | None = None
-        self._pause = AGAIN_S[0]
-
-    def pause(self) -> float | None:
-        """Seconds until the next try; None for no more."""
-        now = time.monotonic()
-        self._since = now if self._since is None else self._since
-        pause, self._pause = self._pause, min(2 * self._pause, AGAIN_S[1])
-        return pause if now - self._since < self._timeout else None
+    def _pauses(self) -> Iterator[float]:
+        """Seconds until each next try of a watch whose daemon is away, for timeout seconds."""
+        since, pause = time.monotonic(), AGAIN_S[0]
+        while time.monotonic() - since < self.timeout:
+            yield pause
+            pause = min(2 * pause, AGAIN_S[1])
 
 
 class Client(_Client):
@@ -93,9 +96,9 @@ class Client(_Client):
     DaemonUnavailable where no daemon answers within timeout seconds.
 
     >>> import shmpool
-    >>> shmpool.Client("/nowhere").ping()
+    >>> shmpool.Client("/nowhere").ping()  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    shmpool.errors.DaemonUnavailable: no daemon at /nowhere: No such file or directory
+    shmpool.errors.DaemonUnavailable: no daemon at /nowhere: No such file or directory: start ...
     """
 
     _socket: socket.socket | None = None
@@ -122,12 +125,9 @@ class Client(_Client):
         except errors.ShmpoolError:
             self.close()
             raise
-        except TimeoutError:
-            self.close()
-            raise late(self.path, self.timeout) from None
         except (OSError, wire.FrameError) as error:
             self.close()
-            raise unavailable(self.path, error) from None
+            raise self._unavailable(error) from None
         return answer(request, reply)
 
     def _ask(self, sock: socket.socket, request: protocol.AnyRequest) -> wire.Reply:
@@ -155,15 +155,15 @@ class Client(_Client):
             DaemonUnavailable: the daemon has been away for timeout seconds.
             SegmentInvalid, AccessDenied, InvalidArgument: as stats().
         """
-        outage = _Outage(self.timeout)
+        pauses: Iterator[float] | None = None  # while the daemon is away
         while True:
             try:
                 for stats in self._watch_once(pool, interval):
-                    outage.end()
+                    pauses = None
                     yield stats
             except errors.DaemonUnavailable:
-                pause = outage.pause()
-                if pause is None:
+                pauses = pauses or self._pauses()
+                if (pause := next(pauses, None)) is None:
                     raise
                 time.sleep(pause)
 
@@ -176,7 +176,7 @@ class Client(_Client):
                 try:
                     own._receive(own._socket, time.monotonic() + granted + self.timeout)
                 except (OSError, wire.FrameError) as error:
-                    raise unavailable(self.path, error) from None
+                    raise self._unavailable(error) from None
 
     def pool(self, name: str) -> Pool:
         """Attaches to a pool, in this process. Raises as Pool.attach."""
@@ -191,12 +191,7 @@ class Client(_Client):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -240,12 +235,9 @@ class AsyncClient(_Client):
         except (errors.ShmpoolError, asyncio.CancelledError):
             await self.close()  # a late answer would be taken for that to another request
             raise
-        except TimeoutError:
-            await self.close()
-            raise late(self.path, self.timeout) from None
         except (OSError, wire.FrameError) as error:
             await self.close()
-            raise unavailable(self.path, error) from None
+            raise self._unavailable(error) from None
         return answer(request, reply)
 
     async def _ask(
@@ -261,15 +253,15 @@ class AsyncClient(_Client):
 
     async def watch(self, pool: str, interval: float = 1.0) -> AsyncIterator[records.PoolStats]:
         """As Client.watch."""
-        outage = _Outage(self.timeout)
+        pauses: Iterator[float] | None = None  # while the daemon is away
         while True:
             try:
                 async for stats in self._watch_once(pool, interval):
-                    outage.end()
+                    pauses = None
                     yield stats
             except errors.DaemonUnavailable:
-                pause = outage.pause()
-                if pause is None:
+                pauses = pauses or self._pauses()
+                if (pause := next(pauses, None)) is None:
                     raise
                 await asyncio.sleep(pause)
 
@@ -285,7 +277,7 @@ class AsyncClient(_Client):
                     async with asyncio.timeout(granted + self.timeout):
                         own._received(await reader.read(65536))
                 except (OSError, wire.FrameError) as error:
-                    raise unavailable(self.path, error) from None
+                    raise self._unavailable(error) from None
 
     async def pool(self, name: str) -> Pool:
         """Attaches to a pool, in this process. Raises as Pool.attach."""
@@ -300,10 +292,64 @@ class AsyncClient(_Client):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
+
+
+def connected(path: Path, timeout: float) -> socket.socket:
+    """Connects. Waits up to timeout seconds while the daemon's backlog is full, where a
+    non-blocking socket would fail at once. OSError, TimeoutError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        wait = struct.pack("ll", int(timeout), int(timeout % 1 * 1e6) or 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
+        sock.connect(str(path))
+    except BlockingIOError:
+        sock.close()
+        raise TimeoutError from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def ended(sock: socket.socket) -> bool:
+    """True if the daemon has closed the connection, or announced it, between two requests."""
+    sock.setblocking(False)  # with a timeout set, Python itself would wait despite MSG_DONTWAIT
+    try:
+        sock.recv(1)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    finally:
+        sock.setblocking(True)
+    return True  # end of file, or bytes that no request asked for
+
+
+async def stream_ended(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    """As ended(), for a stream, whose bytes are in the kernel or in the reader's buffer."""
+    waiting = select.poll()
+    waiting.register(writer.get_extra_info("socket").fileno(), select.POLLIN)
+    if waiting.poll(0):
+        return True
+    try:
+        async with asyncio.timeout(0):
+            await reader.read(1)
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def answer(request: protocol.Request[A], reply: wire.Reply) -> A:
+    """Returns the answer of a reply. Raises its error, or RequestRefused if its shape is wrong."""
+    if reply.error is not None:
+        raise protocol.error_of(reply.error)
+    try:
+        return request.answer_of(reply.result)
+    except wire.ShapeError as error:
+        raise errors.RequestRefused(
+            f"the daemon's answer to {request.method} cannot be understood: {error}"
+        ) from None

@@ -11,21 +11,25 @@ import os
 from collections.abc import Callable, Coroutine
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    cast,
+    get_args,
+    overload,
+)
 
 from .. import errors
 from ..messages import Message
 from ..options import PoolOptions, QueueOptions
 from ..stats import Audit, Holder, Member, Recovery
 from . import wire
-from .records import (
-    Description,
-    Pong,
-    PoolStats,
-    PoolSummary,
-    Pruned,
-    Version,
-)
+from .records import Description, Pong, PoolStats, PoolSummary, Pruned, Version
 
 PROTOCOL = 1  # the newest that this package speaks, and the oldest
 INTERVAL_MIN = 0.1  # s between two notifications of a watch
@@ -53,9 +57,13 @@ class Request(Generic[A]):
     """
 
     method: ClassVar[str]
-    answer: ClassVar[Any]
-    writes: ClassVar[bool] = False  # only the daemon's user may; a client does not send it twice
-    slow: ClassVar[bool] = False  # takes longer than to read a few words of the segment
+    answer: ClassVar[Any]  # a type: the A of the class
+    writes: ClassVar[bool]  # only the daemon's user may; a client does not send it twice
+    slow: ClassVar[bool]  # takes longer than to read a few words of the segment
+
+    def __init_subclass__(cls, method: str, writes: bool = False, slow: bool = False) -> None:
+        cls.method, cls.writes, cls.slow = method, writes, slow
+        (cls.answer,) = get_args(vars(cls)["__orig_bases__"][0])
 
     def params(self) -> list[Any]:
         """The parameters, as they are sent."""
@@ -68,169 +76,130 @@ class Request(Generic[A]):
 
 
 @dataclass(frozen=True)
-class Ping(Request[Pong]):
+class Ping(Request[Pong], method="ping"):
     """Answers while the daemon runs: its pid, and how long it has run, in seconds."""
-
-    method = "ping"
-    answer = Pong
 
 
 @dataclass(frozen=True)
-class Negotiate(Request[Version]):
+class Negotiate(Request[Version], method="version"):
     """Agrees on the newest protocol that both sides speak. Without it a connection speaks 1.
 
     Raises: RequestRefused if there is none.
     """
 
-    method = "version"
-    answer = Version
     oldest: int = PROTOCOL
     newest: int = PROTOCOL
 
 
 @dataclass(frozen=True)
-class List(Request[list[PoolSummary]]):
+class List(Request[list[PoolSummary]], method="list", slow=True):
     """Lists every pool on the machine, sorted by name."""
-
-    method = "list"
-    answer = list[PoolSummary]
-    slow = True
 
 
 @dataclass(frozen=True)
-class Create(Request[Description]):
+class Create(Request[Description], method="create", writes=True, slow=True):
     """Creates a pool and its queues: all, or nothing if one of them cannot be created.
 
     Raises: PoolExists, InvalidArgument, OutOfSharedMemory, AccessDenied, LimitReached.
     """
 
-    method = "create"
-    answer = Description
-    writes = True
-    slow = True
     pool: str
     options: PoolOptions
     queues: dict[str, QueueOptions] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Destroy(Request[None]):
-    """Removes a pool's name. Processes that have it open keep it until the last one closes it.
+class Destroy(Request[None], method="destroy", writes=True, slow=True):
+    """Removes a pool, with what is in its queues. Processes that have it open keep it until the
+    last one closes it.
 
     Raises: PoolNotFound, AccessDenied.
     """
 
-    method = "destroy"
-    answer = None
-    writes = True
-    slow = True
     pool: str
 
 
 @dataclass(frozen=True)
-class Describe(Request[Description]):
+class Describe(Request[Description], method="describe"):
     """Describes a pool: its geometry, its file, its queues.
 
     Raises: PoolNotFound, SegmentInvalid, AccessDenied.
     """
 
-    method = "describe"
-    answer = Description
     pool: str
 
 
 @dataclass(frozen=True)
-class GetStats(Request[PoolStats]):
+class GetStats(Request[PoolStats], method="stats"):
     """Reports where a pool's buffers are, its queues, and its counters.
 
     Raises: PoolNotFound, SegmentInvalid, AccessDenied.
     """
 
-    method = "stats"
-    answer = PoolStats
     pool: str
 
 
 @dataclass(frozen=True)
-class GetMembers(Request[list[Member]]):
+class GetMembers(Request[list[Member]], method="members"):
     """Lists the threads that are attached to a pool.
 
     Raises: PoolNotFound, SegmentInvalid, AccessDenied.
     """
 
-    method = "members"
-    answer = list[Member]
     pool: str
 
 
 @dataclass(frozen=True)
-class GetHolders(Request[list[Holder]]):
+class GetHolders(Request[list[Holder]], method="holders", slow=True):
     """Lists the threads that hold buffers: how many, for how long, and whether they are alive.
 
     Raises: PoolNotFound, SegmentInvalid, AccessDenied; LimitReached if the pool is too large to be
     walked through in 0.5 s of processor time.
     """
 
-    method = "holders"
-    answer = list[Holder]
-    slow = True
     pool: str
 
 
 @dataclass(frozen=True)
-class RunAudit(Request[Audit]):
+class RunAudit(Request[Audit], method="audit", slow=True):
     """Checks by two independent counts that no buffer is lost or counted twice.
 
     Raises: PoolNotFound, SegmentInvalid, AccessDenied.
     """
 
-    method = "audit"
-    answer = Audit
-    slow = True
     pool: str
 
 
 @dataclass(frozen=True)
-class Recover(Request[Recovery]):
+class Recover(Request[Recovery], method="recover", writes=True, slow=True):
     """Recovers what dead members left in a pool, now; the daemon does so by itself.
 
     Raises: PoolNotFound, SegmentInvalid, AccessDenied.
     """
 
-    method = "recover"
-    answer = Recovery
-    writes = True
-    slow = True
     pool: str
 
 
 @dataclass(frozen=True)
-class Trim(Request[int]):
+class Trim(Request[int], method="trim", writes=True, slow=True):
     """Returns the memory of free buffers to the system, keeping `keep` of them; the answer is how
     many bytes.
 
     Preallocated memory stays. Raises: PoolNotFound, SegmentInvalid, AccessDenied, InvalidArgument.
     """
 
-    method = "trim"
-    answer = int
-    writes = True
-    slow = True
     pool: str
     keep: int = 0
 
 
 @dataclass(frozen=True)
-class Peek(Request[list[Message]]):
+class Peek(Request[list[Message]], method="peek", writes=True, slow=True):
     """Copies the `n` oldest messages of a queue, with `size` bytes of each; none is taken.
 
     Raises: PoolNotFound, QueueNotFound, SegmentInvalid, AccessDenied, InvalidArgument.
     """
 
-    method = "peek"
-    answer = list[Message]
-    writes = True  # payloads are only for users who may attach
-    slow = True
+    # writes: payloads are only for users who may attach
     pool: str
     queue: str
     n: int = 16
@@ -238,7 +207,7 @@ class Peek(Request[list[Message]]):
 
 
 @dataclass(frozen=True)
-class Redrive(Request[int]):
+class Redrive(Request[int], method="redrive", writes=True, slow=True):
     """Moves a queue's `n` oldest buffers, nil for all, back to the queues from which they became
     dead letters, or to the queue `to`; the answer is how many.
 
@@ -246,10 +215,6 @@ class Redrive(Request[int]):
     PoolNotFound, QueueNotFound, SegmentInvalid, AccessDenied, InvalidArgument, QueueBusy.
     """
 
-    method = "redrive"
-    answer = int
-    writes = True
-    slow = True
     pool: str
     queue: str
     n: int | None = None
@@ -258,47 +223,37 @@ class Redrive(Request[int]):
 
 
 @dataclass(frozen=True)
-class Drain(Request[int]):
+class Drain(Request[int], method="drain", writes=True, slow=True):
     """Frees a queue's `n` oldest buffers, nil for all; the answer is how many.
 
     Raises: PoolNotFound, QueueNotFound, SegmentInvalid, AccessDenied, InvalidArgument, QueueBusy.
     """
 
-    method = "drain"
-    answer = int
-    writes = True
-    slow = True
     pool: str
     queue: str
     n: int | None = None
 
 
 @dataclass(frozen=True)
-class Prune(Request[Pruned]):
+class Prune(Request[Pruned], method="prune", writes=True, slow=True):
     """Removes every abandoned pool that no process has open, with what is in its queues.
 
     Abandoned is a pool whose creator died without closing or unlinking it; with `age`, also one
-    that nobody has used for so many seconds. The answer has the names, and why each other pool
+    that no process has used for so many seconds. The answer has the names, and why each other pool
     stays. Raises: InvalidArgument.
     """
 
-    method = "prune"
-    answer = Pruned
-    writes = True
-    slow = True
     age: float | None = None
 
 
 @dataclass(frozen=True)
-class Watch(Request[float]):
+class Watch(Request[float], method="watch"):
     """Sends a pool's statistics every `interval` seconds until the client disconnects; 0 ends it.
 
     The answer is the interval that is granted, at least 0.1. A client that does not read them is
     disconnected. Raises: PoolNotFound, SegmentInvalid, AccessDenied, InvalidArgument.
     """
 
-    method = "watch"
-    answer = float
     pool: str
     interval: float = 1.0
 
@@ -391,7 +346,7 @@ def request_of(call: wire.Call) -> AnyRequest:
         known = ", ".join(_BY_METHOD)
         raise errors.RequestRefused(f"there is no method {call.method[:60]!r}; known are {known}")
     names = wire.hints(kind)
-    least = sum(f.default is MISSING and f.default_factory is MISSING for f in fields(kind))
+    least = sum(map(wire.is_required, fields(kind)))
     if not least <= len(call.params) <= len(names):
         raise errors.InvalidArgument(
             f"{call.method} came with {len(call.params)} parameters; it takes {usage(kind)}"
@@ -411,12 +366,9 @@ def usage(kind: type[Request[Any]]) -> str:
     """The parameters in words: `trim(pool, keep=0)`."""
     parts = []
     for param in fields(kind):
-        if param.default is not MISSING:
-            parts.append(f"{param.name}={param.default!r}")
-        elif param.default_factory is not MISSING:
-            parts.append(f"{param.name}={param.default_factory()!r}")
-        else:
-            parts.append(param.name)
+        make = param.default_factory
+        default = param.default if make is MISSING else make()
+        parts.append(param.name if default is MISSING else f"{param.name}={default!r}")
     return f"{kind.method}({', '.join(parts)})"
 
 

@@ -80,11 +80,14 @@ class Recoveries:
     longest_s: float | None = None
 
 
+AlarmKind = Literal["low-water", "queue-full", "held-long", "stopped"]
+
+
 @dataclass(frozen=True)
 class Alarm:
-    """A condition that a person should look into, while it lasts."""
+    """A condition that a person should check, while it lasts."""
 
-    kind: Literal["low-water", "queue-full", "held-long", "stopped"]
+    kind: AlarmKind
     subject: str  # the pool, the queue, or the member it is about
     since: float  # seconds since 1970
     message: str

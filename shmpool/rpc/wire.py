@@ -16,8 +16,10 @@ the allowed values, and each program that uses a client would load one more comp
 
 import types
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, Field, asdict, dataclass, fields, is_dataclass
+from numbers import Real
+from operator import index
+from typing import Any, Literal, SupportsIndex, Union, get_args, get_origin, get_type_hints
 
 import msgpack
 
@@ -80,8 +82,17 @@ def pack_notice(method: str, params: list[Any]) -> bytes:
 
 
 def _pack(frame: list[Any]) -> bytes:
-    data: bytes = msgpack.packb(frame, unicode_errors="backslashreplace")
+    data: bytes = msgpack.packb(frame, default=_number, unicode_errors="backslashreplace")
     return data
+
+
+def _number(value: object) -> int | float:
+    """Returns a number of another type, such as numpy's, as one of Python's. Raises TypeError."""
+    if isinstance(value, SupportsIndex):
+        return index(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise TypeError(f"{value!r:.80} is neither a number, nor text, nor a list or a map of them")
 
 
 class Frames:
@@ -184,62 +195,51 @@ def hints(kind: Any) -> dict[str, Any]:
     return _hints[kind]
 
 
+def is_required(field: Field[Any]) -> bool:
+    """True if a field of a record has no default."""
+    return field.default is MISSING and field.default_factory is MISSING
+
+
 def from_wire(kind: Any, value: Any, where: str = "result") -> Any:
     """Converts what to_wire() made to a value of that type. ShapeError says where it does not fit.
 
     Ignores keys that the type does not have: a newer peer may send more.
     """
-    if is_dataclass(kind) and isinstance(kind, type):
-        if not isinstance(value, dict):
-            raise ShapeError(f"{where} is {_short(value)}; it must be a map")
-        known = hints(kind)
-        missing = [
-            field.name
-            for field in fields(kind)
-            if field.name not in value
-            and field.default is MISSING
-            and field.default_factory is MISSING
-        ]
-        if missing:
-            raise ShapeError(f"{where}.{missing[0]} is missing")
-        return kind(
-            **{
-                name: from_wire(type_, value[name], f"{where}.{name}")
-                for name, type_ in known.items()
-                if name in value
-            }
-        )
-    origin = get_origin(kind)
+    origin, inner = get_origin(kind), get_args(kind)
+    record = is_dataclass(kind)
+    if (record or origin is dict) and not isinstance(value, dict):
+        raise ShapeError(f"{where} is {_short(value)}; it must be a map")
+    if origin is list and not isinstance(value, list):
+        raise ShapeError(f"{where} is {_short(value)}; it must be an array")
+    if record:
+        for field in fields(kind):
+            if field.name not in value and is_required(field):
+                raise ShapeError(f"{where}.{field.name} is missing")
+        known = [(name, type_) for name, type_ in hints(kind).items() if name in value]
+        return kind(**{n: from_wire(type_, value[n], f"{where}.{n}") for n, type_ in known})
     if origin is list:
-        if not isinstance(value, list):
-            raise ShapeError(f"{where} is {_short(value)}; it must be an array")
-        (item,) = get_args(kind)
-        return [from_wire(item, part, f"{where}[{i}]") for i, part in enumerate(value)]
+        return [from_wire(inner[0], part, f"{where}[{i}]") for i, part in enumerate(value)]
     if origin is dict:
-        if not isinstance(value, dict):
-            raise ShapeError(f"{where} is {_short(value)}; it must be a map")
-        key, item = get_args(kind)
         return {
-            from_wire(key, name, f"a key of {where}"): from_wire(item, part, f"{where}.{name}")
+            from_wire(inner[0], name, f"a key of {where}"): from_wire(
+                inner[1], part, f"{where}.{name}"
+            )
             for name, part in value.items()
         }
-    if origin in (Union, types.UnionType):
-        choices = get_args(kind)
-        inner = [choice for choice in choices if choice is not type(None)]
-        if len(inner) == 1:
-            return None if value is None else from_wire(inner[0], value, where)
-        if type(value) not in choices:
-            raise ShapeError(f"{where} is {_short(value)}; it must be {spelled(kind)}")
-        return value
-    if origin is Literal:
-        if value not in get_args(kind) or isinstance(value, bool):
-            raise ShapeError(f"{where} is {_short(value)}; it must be {spelled(kind)}")
-        return value
+    if kind is types.NoneType or (value is None and types.NoneType in inner):
+        return None
     if kind is float and type(value) is int and abs(value) < 2**53:
         return float(value)
-    if kind is None or kind is type(None):
-        return None
-    if type(value) is not kind:
+    if origin in (Union, types.UnionType):
+        choices = [choice for choice in inner if choice is not types.NoneType]
+        if len(choices) == 1:
+            return from_wire(choices[0], value, where)
+        fits = type(value) in choices
+    elif origin is Literal:
+        fits = value in inner and not isinstance(value, bool)
+    else:
+        fits = type(value) is kind
+    if not fits:
         raise ShapeError(f"{where} is {_short(value)}; it must be {spelled(kind)}")
     return value
 
@@ -258,7 +258,7 @@ def spelled(kind: Any) -> str:
         return " or ".join(spelled(i) for i in inner)
     if origin is Literal:
         return " or ".join(f'"{choice}"' for choice in inner)
-    return "nil" if kind in (None, type(None)) else f"`{kind.__name__}`"
+    return "nil" if kind is types.NoneType else f"`{kind.__name__}`"
 
 
 def _short(value: Any) -> str:

@@ -10,11 +10,12 @@ cannot forge Host, Origin and Sec-Fetch-*, which are checked here.
 import base64
 import binascii
 import hmac
-import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from .config_values import is_address
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound to
@@ -82,7 +83,7 @@ class Admission:
         if found is None:
             return False
         host = (found[1] or found[2]).lower().removesuffix(".")
-        return host in self.hosts or (self.any_address and _is_address(host))
+        return host in self.hosts or (self.any_address and is_address(host))
 
     def _is_foreign(self, headers: Headers, authority: str, page: bool) -> bool:
         """True if the request was sent by a page of another site."""
@@ -111,11 +112,3 @@ class Admission:
         elif scheme.lower() != "bearer":
             return False
         return hmac.compare_digest(secret, self.token)
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 
 from .. import errors
 from ..names import is_name
-from ..pool_files import TEMPORARY
+from ..pool_files import TEMPORARY, status_of
 from ..view import View
 from .alarms import Policy
 from .config import Config
 from .config_values import Owners
-from .declared_pools import status_of, unlike
+from .declared_pools import unlike
 from .handlers import RequestHandler
 from .watched_pool import Rank, WatchedPool
 

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alarms: conditions of a pool that a person should look into. Figures in, alarms out; no I/O.
+"""Alarms: conditions of a pool that a person should check. Figures in, alarms out; no I/O.
 
-Durations are measured by a monotonic clock. The wall clock is used only to tell a person since
-when an alarm is active.
+Durations are measured by a monotonic clock. The wall clock is used only to show since when
+an alarm is active.
 """
 
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
 
-from ..rpc.records import Alarm
+from ..rpc.records import Alarm, AlarmKind
 from ..stats import Holder, Stats
 from ..view import QueueStats
 
-Kind = Literal["low-water", "queue-full", "held-long", "stopped"]
 Changes = tuple[list[Alarm], list[Alarm]]  # alarms that are new; alarms that are no longer active
 
 
@@ -34,7 +32,7 @@ class Alarms:
 
     def __init__(self, pool: str, wall: Callable[[], float] = time.time) -> None:
         self._pool, self._wall = pool, wall
-        self._active: dict[tuple[str, str], Alarm] = {}
+        self._active: dict[tuple[AlarmKind, str], Alarm] = {}
         self._full_since: dict[str, float] = {}
 
     def active(self) -> list[Alarm]:
@@ -57,9 +55,8 @@ class Alarms:
         available = stats.capacity - stats.held - stats.queued
         low = {}
         if available < policy.low_water:
-            low[self._pool] = (
-                f"{available} buffers can be allocated; low_water is {policy.low_water}"
-            )
+            why = f"{available} buffers can be allocated; low_water is {policy.low_water}"
+            low[self._pool] = why
         full = {q.name for q in queues if q.depth >= q.capacity}
         self._full_since = {name: self._full_since.get(name, now) for name in full}
         long_full = {
@@ -72,11 +69,7 @@ class Alarms:
             "operation and blocks the buffers that it claimed (kill -CONT continues it)"
             for pid, tid in suspended
         }
-        changes: Changes = [], []
-        self._replace("low-water", low, changes)
-        self._replace("queue-full", long_full, changes)
-        self._replace("stopped", halted, changes)
-        return changes
+        return self._replaced({"low-water": low, "queue-full": long_full, "stopped": halted})
 
     def update_holders(self, policy: Policy, holders: Iterable[Holder]) -> Changes:
         """Raises and clears "held-long" alarms, and returns the changes."""
@@ -86,17 +79,13 @@ class Alarms:
             for h in holders
             if h.oldest_s is not None and h.oldest_s >= policy.held_s
         }
-        changes: Changes = [], []
-        self._replace("held-long", found, changes)
-        return changes
+        return self._replaced({"held-long": found})
 
-    def _replace(self, kind: Kind, found: dict[str, str], changes: Changes) -> None:
-        """Makes the alarms of a kind those that were found: messages by subject."""
-        raised, cleared = changes
-        for key in [key for key in self._active if key[0] == kind and key[1] not in found]:
-            cleared.append(self._active.pop(key))
-        for subject, message in found.items():
-            if (kind, subject) not in self._active:
-                alarm = Alarm(kind, subject, self._wall(), message)
-                self._active[kind, subject] = alarm
-                raised.append(alarm)
+    def _replaced(self, found: dict[AlarmKind, dict[str, str]]) -> Changes:
+        """Makes the alarms of these kinds those that were found: messages by subject."""
+        now = {(kind, subject): m for kind in found for subject, m in found[kind].items()}
+        gone = [key for key in self._active if key[0] in found and key not in now]
+        cleared = [self._active.pop(key) for key in gone]
+        new = {key: Alarm(*key, self._wall(), now[key]) for key in now if key not in self._active}
+        self._active |= new
+        return list(new.values()), cleared

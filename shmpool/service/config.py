@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's configuration: read from TOML, and checked as a whole before it is used.
 
-Every mistake is reported, with its line and value. Pools that exist are not looked at here.
+Every mistake is reported, with its line and value. Pools that exist are not read here.
 """
 
 import operator
@@ -39,7 +39,17 @@ from ..os_errors import SHM, shared_memory, size_text
 from ..segment import group_id
 from . import config_lines
 from .alarms import Policy
-from .config_values import SHOWN, Owners, http_address, http_token, is_host, read_file, socket_path
+from .config_values import (
+    SHOWN,
+    Owners,
+    as_toml,
+    http_address,
+    http_token,
+    is_host,
+    read_file,
+    socket_path,
+    too_large,
+)  # fmt: skip
 from .handlers import WATCHED_MAX
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -126,7 +136,7 @@ class Document:
         value: Any = self._data
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
-        shown = f" = {_toml(value)}" if value is not None and not isinstance(value, dict) else ""
+        shown = f" = {as_toml(value)}" if value is not None and not isinstance(value, dict) else ""
         return f"{'.'.join(path) or 'file'}{shown}"
 
     def said(self, line: int, message: str) -> str:
@@ -166,6 +176,8 @@ def parse(text: str, source: str = "config") -> Config:
         raise ConfigError(_unreadable(text, source, error)) from None
     document = Document(text, data, source)
     trouble = _Trouble(document)
+    if (path := too_large(data)) is not None:
+        raise document.error(path, "the number is too large; options take at most 64 bits")
     try:
         tables = _converter().structure(data, Tables)
     except Exception as error:  # an ExceptionGroup: cattrs collects
@@ -187,17 +199,15 @@ class _Trouble:
     def add(self, path: config_lines.Path, message: str) -> None:
         self.lines.append((self._document.line(path), f"{self._document.key(path)}: {message}"))
 
+    def check(self, path: config_lines.Path, check: Callable[..., object], *values: object) -> None:
+        """Calls check(*values), and adds its InvalidArgument."""
+        try:
+            check(*values)
+        except errors.InvalidArgument as error:
+            self.add(path, str(error))
+
     def error(self) -> ConfigError:
         return ConfigError("\n".join(self._document.said(*line) for line in sorted(self.lines)))
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    try:
-        return printable(f'"{value}"' if isinstance(value, str) else value, SHOWN)
-    except RecursionError:
-        return "..."
 
 
 def _syntax(text: str, source: str, message: str) -> str:
@@ -222,13 +232,9 @@ def _unreadable(text: str, source: str, error: Exception) -> str:
 
 Hook = Callable[[Any, Any], Any]
 _WORDS = {
-    str: "a string",
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-    list: "an array",
-    dict: "a table",
-}
+    str: "a string", int: "an integer", float: "a number", bool: "true or false",
+    list: "an array", dict: "a table",
+}  # fmt: skip
 
 
 def _strict(kind: type, go_on: Hook) -> Hook:
@@ -260,7 +266,7 @@ def _converter() -> Converter:
     converter = Converter(forbid_extra_keys=True, detailed_validation=True)
     for plain in (str, int, float, bool):
         converter.register_structure_hook(plain, _strict(plain, lambda value, kind: kind(value)))
-    # Each before those that contain it: cattrs looks for a field's hook when it makes the record's.
+    # Each before those that contain it: cattrs needs a field's hook when it makes the record's.
     ordered: tuple[Any, ...] = (
         list[str], QueueOptions, dict[str, QueueOptions],
         PoolConfig, dict[str, PoolConfig], DaemonOptions,
@@ -312,12 +318,8 @@ def _check(config: Tables, trouble: _Trouble) -> None:
         ("http_token_file", http_token),
         ("adopt_users", Owners.named),
     ):
-        value = getattr(daemon, option)
-        try:
-            if value is not None:
-                check(value)
-        except errors.InvalidArgument as error:
-            trouble.add(("daemon", option), str(error))
+        if (value := getattr(daemon, option)) is not None:
+            trouble.check(("daemon", option), check, value)
     if not all(map(is_host, daemon.http_hosts)):
         trouble.add(("daemon", "http_hosts"), "each must be a name or an address, without a port")
     for key, meaning in options_of(DaemonOptions).items():
@@ -343,7 +345,7 @@ def _check_group(group: str | int | None, path: config_lines.Path, trouble: _Tro
 
 def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> None:
     path = ("pools", name)
-    _check_name(name, "pool", path, trouble)
+    trouble.check(path, checked_name, name, "pool")
     geometry, refusal = plan(pool)
     if refusal is not None:
         trouble.add((*path, refusal.option), refusal.demand)
@@ -370,31 +372,15 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
         if (getattr(pool, option) or 0) > pool.capacity > 0:
             trouble.add((*path, option), f"it must be at most the capacity, {pool.capacity}")
     for queue_name, queue in pool.queue.items():
-        _check_queue(queue_name, queue, pool, (*path, "queue", queue_name), trouble)
+        at = (*path, "queue", queue_name)
+        trouble.check(at, checked_name, queue_name, "queue")
+        letter = pool.queue.get(queue.dead_letter or "")
+        for refusal in queue_refusals(queue, letter.producers if letter else None):
+            trouble.add((*at, refusal.option), refusal.demand)
+        if queue.dead_letter is not None and letter is None:
+            trouble.add((*at, "dead_letter"), "the pool declares no such queue")
     if circle := letters_in_a_circle(pool.queue):
         trouble.add(
             (*path, "queue", circle[0], "dead_letter"),
             f"the dead letters of {', '.join(circle)} go in a circle",
         )
-
-
-def _check_queue(
-    name: str,
-    queue: QueueOptions,
-    pool: PoolConfig,
-    path: config_lines.Path,
-    trouble: _Trouble,
-) -> None:
-    _check_name(name, "queue", path, trouble)
-    letter = pool.queue.get(queue.dead_letter or "")
-    for refusal in queue_refusals(queue, letter.producers if letter else None):
-        trouble.add((*path, refusal.option), refusal.demand)
-    if queue.dead_letter is not None and letter is None:
-        trouble.add((*path, "dead_letter"), "the pool declares no such queue")
-
-
-def _check_name(name: str, what: str, path: config_lines.Path, trouble: _Trouble) -> None:
-    try:
-        checked_name(name, what)
-    except errors.InvalidArgument as error:
-        trouble.add(path, str(error))

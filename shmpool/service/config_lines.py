@@ -13,7 +13,7 @@ DEPTH = 5  # of a key that is found: pools.NAME.queue.NAME.option
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _KEY = re.compile(r"""[ \t]*(?:([A-Za-z0-9_-]+)|("(?:[^"\\]|\\.)*"|'[^']*'))[ \t]*(\.?)""")
 _COMMENT = re.compile(r"[^\n]*")
-_MARK = re.compile(r"[\n#\"'\[\]{}]")  # what matters when the end of a value is looked for
+_MARK = re.compile(r"[\n#\"'\[\]{}]")  # what matters in the search for the end of a value
 _STRING_END = {
     '"""': re.compile(r'(?:[^"\\]|\\.|"(?!""))*"{3,5}', re.DOTALL),
     "'''": re.compile(r"(?:[^']|'(?!''))*'{3,5}"),

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values of the configuration with a syntax of their own: addresses, paths, users, tokens.
+"""Values of the configuration with a syntax of their own: addresses, paths, users, tokens,
+files, large numbers.
 
 Each function parses one kind; InvalidArgument says what is allowed.
 """
@@ -11,13 +12,16 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import errors
+from ..names import printable
 
 PATH_MAX = 107  # bytes of a socket's path
 SIZE_MAX = 1 << 20  # bytes of a file
 SHOWN = 80  # characters of a value or a line in a message
 TOKEN = re.compile(r"[!-~]{16,4096}")  # what may stand in http_token_file
+NUMBER_BITS = 2048  # of a number; Python does not convert a much longer one to decimal
 EVERYBODY = "*"  # in adopt_users
 _HOST = re.compile(r"(?=.{1,253}$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.(?!$)|$))+")
 
@@ -77,10 +81,14 @@ def http_address(text: str) -> tuple[str, int] | Path:
 
 def is_host(text: str) -> bool:
     """True if it is an IP address or a valid host name."""
+    return is_address(text) or bool(_HOST.fullmatch(text))
+
+
+def is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
     except ValueError:
-        return bool(_HOST.fullmatch(text))
+        return False
     return True
 
 
@@ -88,7 +96,23 @@ def socket_path(text: str) -> Path:
     """Returns the path, if a socket can have it. InvalidArgument."""
     if not text or "\0" in text or len(os.fsencode(text)) > PATH_MAX:
         raise errors.InvalidArgument(f"it must be a path of at most {PATH_MAX} bytes")
+    if os.path.basename(text) in ("", ".", ".."):
+        raise errors.InvalidArgument("it must be the path of a socket, not of a directory")
     return Path(text)
+
+
+def lock_path(path: Path) -> Path:
+    """Returns the path of the lock file beside a daemon's socket."""
+    return path.with_name(path.name + ".lock")
+
+
+def share_a_file(one: Path, other: Path) -> bool:
+    """True if two sockets, each with its lock file, would be in each other's place."""
+    files = [
+        {path.parent.resolve() / path.name for path in (socket, lock_path(socket))}
+        for socket in (one, other)
+    ]
+    return bool(files[0] & files[1])
 
 
 def http_token(path: str) -> bytes:
@@ -114,10 +138,40 @@ def read_file(path: Path) -> bytes:
     """Returns the contents of a regular file of at most SIZE_MAX bytes. Any other file could make
     the reader wait, or never end. OSError, ValueError."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # first: open() leaves a directory's fd open
             raise ValueError("it is not a regular file")
-        text = file.read(SIZE_MAX + 1) or b""
+        with open(fd, "rb", closefd=False) as file:
+            text = file.read(SIZE_MAX + 1) or b""
+    finally:
+        os.close(fd)
     if len(text) > SIZE_MAX:
         raise ValueError(f"it is longer than {SIZE_MAX} bytes")
     return text
+
+
+def too_large(data: dict[str, Any]) -> tuple[str, ...] | None:
+    """Returns the key of a number of more than NUMBER_BITS, or None. Python refuses such a number
+    itself if it is decimal, but not if it is hexadecimal, octal or binary."""
+    left: list[tuple[tuple[str, ...], Any]] = [((), data)]
+    while left:
+        path, value = left.pop()
+        if isinstance(value, dict):
+            left += [((*path, key), inner) for key, inner in value.items()]
+        elif isinstance(value, list):
+            left += [(path, inner) for inner in value]
+        elif isinstance(value, int) and value.bit_length() > NUMBER_BITS:
+            return path
+    return None
+
+
+def as_toml(value: Any) -> str:
+    """Returns a value as a message shows it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return printable(value if value.bit_length() <= NUMBER_BITS else hex(value), SHOWN)
+    try:
+        return printable(f'"{value}"' if isinstance(value, str) else value, SHOWN)
+    except (RecursionError, ValueError):  # ValueError: an array with a number that is too large
+        return "..."

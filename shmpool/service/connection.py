@@ -4,14 +4,15 @@ what it may cost.
 
 A client's requests are answered one at a time, in order; those of other clients run in between. The
 limits are the bytes of a frame, the seconds until a frame is complete, the bytes of requests that
-are waiting, and the bytes that the client has not read. A client that exceeds one is told so and
-disconnected.
+are waiting, and the bytes that the client has not read. A client that exceeds one gets the
+reason and is disconnected.
 """
 
 import asyncio
 import logging
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -66,8 +67,15 @@ class Host(Protocol):
     async def answer(self, request: protocol.AnyRequest) -> Any:
         """Returns the answer. ShmpoolError."""
 
+    async def in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function in a thread. Returns its result."""
+
     def packed_stats(self, pool: str) -> bytes:
         """Returns a notification with the pool's statistics. ShmpoolError."""
+
+
+def _packed(msgid: int, answer: Any) -> bytes:
+    return wire.pack_result(msgid, wire.to_wire(answer))
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -93,7 +101,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         try:
             self.peer = Peer.of(transport.get_extra_info("socket"))
-        except OSError:  # it has ended, or the kernel does not tell who it is
+        except OSError:  # it has ended, or the kernel does not say who it is
             self._closing = True
             self._transport.abort()
             return
@@ -121,7 +129,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._can_write.clear()
-        self._unread_timer = self._loop.call_later(UNREAD_S, self._unread_late)
+        self._unread_timer = self._loop.call_later(
+            UNREAD_S, self.drop, f"too slow: the client read nothing for {UNREAD_S:g} s"
+        )
 
     def resume_writing(self) -> None:
         self._can_write.set()
@@ -177,7 +187,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._paused = False
                 self._transport.resume_reading()
             if self._frames.unread and self._frame_timer is None:
-                self._frame_timer = self._loop.call_later(FRAME_S, self._frame_late)
+                self._frame_timer = self._loop.call_later(
+                    FRAME_S, self.drop, f"too slow: a frame was not complete after {FRAME_S:g} s"
+                )
 
     async def _reply(self, call: wire.Call) -> bytes:
         try:
@@ -191,7 +203,10 @@ class Connection(asyncio.BufferedProtocol):
                 answer: Any = self._watch(request)
             else:
                 answer = await self._host.answer(request)
-            return wire.pack_result(call.msgid, wire.to_wire(answer))
+            if request.slow:  # its answer may be long: 65,536 messages take half a second
+                packed: bytes = await self._host.in_thread(_packed, call.msgid, answer)
+                return packed
+            return _packed(call.msgid, answer)
         except errors.ShmpoolError as error:
             return wire.pack_error(call.msgid, protocol.error_to_wire(error))
         except OSError as error:
@@ -234,7 +249,7 @@ class Connection(asyncio.BufferedProtocol):
     # Disconnecting.
 
     def drop(self, reason: str) -> None:
-        """Tells the client why, and disconnects it when it has read that, or after GOODBYE_S."""
+        """Sends the client the reason. Disconnects it when it has read that, or after GOODBYE_S."""
         if self._closing:
             return
         self._start_closing()
@@ -257,13 +272,7 @@ class Connection(asyncio.BufferedProtocol):
         for timer in self._watches.values():
             timer.cancel()
 
-    def _unread_late(self) -> None:
-        self.drop(f"too slow: the client read nothing for {UNREAD_S:g} s")
-
     def _stop_frame_timer(self) -> None:
         if self._frame_timer is not None:
             self._frame_timer.cancel()
             self._frame_timer = None
-
-    def _frame_late(self) -> None:
-        self.drop(f"too slow: a frame was not complete after {FRAME_S:g} s")

@@ -6,11 +6,13 @@ users' files under their names.
 import logging
 import os
 import stat
+from collections.abc import Iterator
 
 from .. import errors
-from ..options import QueueOptions
+from ..options import Geometry, QueueOptions, differences, keywords, planned
+from ..os_errors import does_not_fit, shared_memory, size_text, taken_at_once
 from ..pool import Pool
-from ..pool_files import path_of
+from ..pool_files import path_of, status_of
 from ..segment import group_id
 from ..view import QueueStats, View
 from . import handlers
@@ -35,13 +37,6 @@ def unlike(name: str, status: os.stat_result, pool: PoolConfig) -> str | None:
     return None
 
 
-def status_of(name: str) -> os.stat_result | None:
-    try:
-        return os.lstat(path_of(name))
-    except OSError:
-        return None
-
-
 def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
     """Returns the names of declared pools that exist, and why others are refused, by name.
 
@@ -55,21 +50,43 @@ def refuse_differences(config: Config) -> tuple[set[str], dict[str, str]]:
             refused[name] = why
         elif status is not None:
             there.add(name)
-            wrong += [
-                config.document.said(config.document.line(_place(difference)), str(difference))
-                for difference in handlers.differences(name, pool, pool.queue)
-            ]
+            for key, text in _differences(name, pool):
+                wrong.append(config.document.said(config.document.line(key), text))
             _refuse_more_queues(name, config)
     if wrong:
         raise ConfigError("\n".join(wrong))
+    _refuse_too_many(config, [name for name in config.pools if name not in there | set(refused)])
     return there, refused
 
 
-def _place(difference: handlers.Difference) -> tuple[str, ...]:
-    """Returns the key of the configuration that differs."""
-    if difference.queue is not None:
-        return "pools", difference.pool, "queue", difference.queue, difference.option
-    return "pools", difference.pool, difference.option
+def _differences(name: str, pool: PoolConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yields each key of the configuration that differs from the existing pool, and how.
+    PoolNotFound, SegmentInvalid, AccessDenied."""
+    asked = Geometry.of(planned(name, pool))  # rounded as the pool's own is
+    text = "{}: {} is declared {} and exists as {}"
+    with View(name) as view:
+        for option, declared, there in differences(pool, asked, view.geometry):
+            yield ("pools", name, option), text.format(f"pool {name!r}", option, declared, there)
+        existing = {queue.name: queue for queue in view.queues()}
+    for queue_name in [name for name in pool.queue if name in existing]:
+        of = f"pool {name!r}, queue {queue_name!r}"
+        for option, declared in keywords(QueueOptions, pool.queue[queue_name]).items():
+            if declared != (there := getattr(existing[queue_name], option)):
+                key = "pools", name, "queue", queue_name, option
+                yield key, text.format(of, option, declared, there)
+
+
+def _refuse_too_many(config: Config, missing: list[str]) -> None:
+    """ConfigError if the missing pools together do not fit into what is free of /dev/shm."""
+    (total, free), needed = shared_memory(), 0
+    for name in missing:
+        geometry = planned(name, config.pools[name])
+        needed += sum(taken_at_once(geometry))
+        if total and needed > free:
+            message = str(does_not_fit(name, geometry))
+            if name != missing[0]:
+                message += f"; with the missing pools before it, {size_text(needed, up=True)}"
+            raise config.document.error(("pools", name, "prealloc"), message)
 
 
 def make(config: Config) -> dict[str, str]:
@@ -105,7 +122,6 @@ def make(config: Config) -> dict[str, str]:
 def _missing(
     queues: list[QueueStats], declared: dict[str, QueueOptions]
 ) -> dict[str, QueueOptions]:
-    """Returns the declared queues that a pool does not have yet."""
     there = {queue.name for queue in queues}
     return {name: queue for name, queue in declared.items() if name not in there}
 

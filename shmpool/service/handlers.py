@@ -9,15 +9,14 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from .. import errors
-from ..options import Geometry, PoolOptions, QueueOptions, keywords, letters_in_a_circle, planned
-from ..options import differences as option_differences
+from ..options import PoolOptions, QueueOptions, keywords, letters_in_a_circle
 from ..pool import Pool
 from ..pool_files import pool_names
 from ..pruning import survey
+from ..queue import queue_names
 from ..rpc.protocol import (
     AnyRequest,
     Create,
@@ -39,34 +38,17 @@ from ..rpc.protocol import (
     Watch,
     negotiate,
 )
-from ..rpc.records import (
-    Description,
-    Pong,
-    PoolSummary,
-    Pruned,
-    Recoveries,
-)
+from ..rpc.records import Description, Pong, PoolSummary, Pruned, Recoveries
 from ..stats import LIMIT_S, recovering, whole
 from ..view import View
 from .alarms import Policy
 from .watched_pool import Rank, WatchedPool, stats_of
 
-WATCHED_MAX = 56  # a process may have 64 pools open, and requests open them too
-
-
-@dataclass(frozen=True)
-class Difference:
-    """An option whose declared value is not that of an existing pool, or of its queue."""
-
-    pool: str
-    queue: str | None
-    option: str
-    declared: int | str | None
-    existing: int | str | None
-
-    def __str__(self) -> str:
-        of = f"pool {self.pool!r}" + (f", queue {self.queue!r}" if self.queue else "")
-        return f"{of}: {self.option} is declared {self.declared} and exists as {self.existing}"
+POOLS_MAX = 64  # that a process may have open (OPENING_POOLS_MAX of native/opening.h)
+CLIENT_PLACES = 3  # requests of clients, and lists of holders, in progress at once
+RECOVERY_PLACES = 3  # recoveries in progress at once
+# The rest, without one each for the event loop and for the thread that creates and trims.
+WATCHED_MAX = POOLS_MAX - CLIENT_PLACES - RECOVERY_PLACES - 2
 
 
 class RequestHandler:
@@ -91,7 +73,8 @@ class RequestHandler:
             self.release(name)
             if len(self.watched) >= self.watched_max:
                 raise errors.LimitReached(
-                    f"pool {name!r}: {self.watched_max} pools are held already"
+                    f"pool {name!r}: {self.watched_max} pools are held already, which is the most; "
+                    "unlink a pool, or let [daemon] adopt name fewer"
                 )
             held = self.watched[name] = WatchedPool(View(name), policy)
         held.use(policy, rank)
@@ -104,7 +87,7 @@ class RequestHandler:
             held.close()
 
     def _watched(self, name: str) -> WatchedPool | None:
-        """The pool, if it is held and the name has not come to stand for another meanwhile."""
+        """The pool, if it is held and the name does not stand for another one now."""
         held = self.watched.get(name)
         return None if held is None or held.view.stale() else held
 
@@ -130,11 +113,13 @@ class RequestHandler:
                 return [self._summary(name) for name in self.names()]
             case Create(name, options, queues):
                 create_pool(name, options, queues)
-                return self._describe(name)
+                with View(name) as view:
+                    return _description(view)
             case Destroy(name):
                 return Pool.unlink(name)
             case Describe(name):
-                return self._describe(name)
+                with self._view(name) as view:
+                    return _description(view)
             case GetStats(name):
                 held = self._watched(name)
                 if held is not None:
@@ -150,7 +135,7 @@ class RequestHandler:
                 with Pool.attach(name) as pool:
                     return pool.trim(keep)
             case Peek(name, queue, n, size):
-                with self._view(name) as view:
+                with View(name) as view:  # not the one that is held: that is the event loop's
                     return view.peek(queue, n, size)
             case Redrive(name, queue, n, to=to, reset=reset):
                 with Pool.attach(name) as pool:
@@ -173,7 +158,7 @@ class RequestHandler:
         match request:
             case RunAudit(name):
                 with Pool.attach(name, readonly=True) as pool:
-                    counting = pool._counting(pool._queue_names())
+                    counting = pool._counting(queue_names(pool))
                     yield from counting.steps(limit)
                     return counting.audit()
             case GetHolders(name):
@@ -186,10 +171,6 @@ class RequestHandler:
                     return (yield from recovering(pool._number, limit))
             case _:
                 return self.answer(request)
-
-    def _describe(self, name: str) -> Description:
-        with self._view(name) as view:
-            return Description(name, view.geometry, view.file(), view.queues())
 
     def _summary(self, name: str) -> PoolSummary:
         """By a view of its own: it may be made by another thread than releases those held."""
@@ -218,6 +199,10 @@ class RequestHandler:
             return PoolSummary(name, held is not None, trouble=str(error))
 
 
+def _description(view: View) -> Description:
+    return Description(view.name, view.geometry, view.file(), view.queues())
+
+
 def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:
     """Creates a pool and its queues: all, or nothing. Raises as Pool.create and create_queue."""
     pool = Pool.create(name, **keywords(PoolOptions, options))
@@ -239,24 +224,3 @@ def create_queues(pool: Pool, queues: dict[str, QueueOptions]) -> None:
     while left:
         for name in [name for name, queue in left.items() if queue.dead_letter not in left]:
             pool.create_queue(name, **keywords(QueueOptions, left.pop(name)))
-
-
-def differences(
-    name: str, options: PoolOptions, queues: dict[str, QueueOptions]
-) -> list[Difference]:
-    """Returns the options in which an existing pool differs from its declaration. PoolNotFound,
-    SegmentInvalid, AccessDenied."""
-    asked = Geometry.of(planned(name, options))  # rounded as the pool's own is
-    with View(name) as view:
-        found = [
-            Difference(name, None, option, declared, there)
-            for option, declared, there in option_differences(options, asked, view.geometry)
-        ]
-        existing = {queue.name: queue for queue in view.queues()}
-    for queue_name, queue in queues.items():
-        if queue_name in existing:
-            for option, declared in keywords(QueueOptions, queue).items():
-                there = getattr(existing[queue_name], option)
-                if declared != there:
-                    found.append(Difference(name, queue_name, option, declared, there))
-    return found

@@ -24,7 +24,7 @@ from ..stats import Member
 from .admission import Admission
 from .config import DaemonOptions
 from .config_values import http_address, http_token
-from .listening import BACKLOG, Acceptor, CannotListen, listening
+from .listening import BACKLOG, Acceptor, CannotListen, listening, tcp_sockets
 from .metrics import exposition, format_for
 from .supervisor import Supervisor
 from .watched_pool import RecoveryEvent
@@ -63,25 +63,16 @@ async def bound(address: str, group: int) -> AsyncIterator[list[socket.socket]]:
     CannotListen, in one line.
     """
     where = http_address(address)
-    loop = asyncio.get_running_loop()
     with contextlib.ExitStack() as stack:
         if isinstance(where, Path):
             yield [stack.enter_context(listening(where, group))]
             return
-        host, port = where
-        try:
-            infos = await loop.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-            found = [
-                stack.enter_context(socket.create_server(to, family=family, backlog=BACKLOG))
-                for family, _, _, _, to in infos
-            ]
-        except (OSError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise CannotListen(f"cannot serve http://{address}: {reason}") from None
+        found = stack.enter_context(tcp_sockets(*where))
         for sock in found:
-            sock.setblocking(False)
+            try:
+                sock.listen(BACKLOG)
+            except OSError as error:
+                raise CannotListen(f"cannot serve http://{address}: {error.strerror}") from None
         yield found
 
 
@@ -208,8 +199,7 @@ class Pages:
         return _json({"status": "ok", "pools": len(watched), "alarms": alarms})
 
     async def pools(self, request: web.Request) -> web.Response:
-        run = self._supervisor.run_for_client
-        return _json(await self._once(("", "list"), lambda: run(List())))
+        return _json_text(await self._once(("", "list"), lambda: self._slow(List())))
 
     async def describe(self, request: web.Request) -> web.Response:
         return _json(self._handler.answer(Describe(request.match_info["pool"])))
@@ -226,8 +216,13 @@ class Pages:
         if (name, what) not in self._answering and busy >= SLOW_MAX:
             raise web.HTTPServiceUnavailable(text=f"{SLOW_MAX} audits are in progress\n")
         slow: AnyRequest = GetHolders(name) if what == "holders" else RunAudit(name)
-        run = self._supervisor.run_for_client
-        return _json(await self._once((name, what), lambda: run(slow)))
+        return _json_text(await self._once((name, what), lambda: self._slow(slow)))
+
+    async def _slow(self, request: AnyRequest) -> str:
+        """Answers a request in a thread, which also makes the JSON: the answer may be long."""
+        answer = await self._supervisor.run_for_client(request)
+        text: str = await self._supervisor.call_for_client(_text, answer)
+        return text
 
     async def _once(self, what: tuple[str, str], make: Callable[[], Awaitable[Any]]) -> Any:
         """Makes an answer once for all who ask for it until it is ready, so that many requests
@@ -259,9 +254,12 @@ class Pages:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: "pools" at the daemon's interval, "recovery" after each recovery.
         A new stream begins with the recoveries that are remembered."""
+        kind = {"Content-Type": "text/event-stream"}
+        if request.method == "HEAD":
+            return web.Response(headers=kind)
         if len(self._streams) >= STREAMS_MAX:
             raise web.HTTPServiceUnavailable(text=f"{STREAMS_MAX} event streams are open\n")
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        response = web.StreamResponse(headers=kind)
         await response.prepare(request)
         stream: asyncio.Queue[RecoveryEvent | None] = asyncio.Queue()
         for pool in self._handler.watched.values():
@@ -318,7 +316,14 @@ def live_pool(stats: PoolStats, members: list[Member]) -> dict[str, Any]:
 
 
 def _json(value: Any, status: int = 200) -> web.Response:
-    text = json.dumps(wire.to_wire(value)) + "\n"
+    return _json_text(_text(value), status)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(wire.to_wire(value)) + "\n"
+
+
+def _json_text(text: str, status: int = 200) -> web.Response:
     return web.Response(text=text, content_type="application/json", status=status)
 
 

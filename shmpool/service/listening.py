@@ -5,6 +5,7 @@ only while there is room for them.
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .. import errors
+from .config_values import lock_path
 
 log = logging.getLogger("shmpool")
 
@@ -61,6 +63,46 @@ def listening(path: Path, group: int) -> Iterator[socket.socket]:
         yield sock
 
 
+@contextlib.contextmanager
+def tcp_sockets(host: str, port: int, may_be_in_use: bool = False) -> Iterator[list[socket.socket]]:
+    """Sockets at every address of a host, closed when the block ends. They do not listen yet.
+
+    may_be_in_use leaves out the addresses where a program listens. CannotListen.
+    """
+    at = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
+    with contextlib.ExitStack() as stack:
+        try:
+            # Not the event loop's: uvloop loses the scope of a link-local address.
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            found = []
+            for family, kind, number, _, address in infos:
+                sock = stack.enter_context(socket.socket(family, kind, number))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.setblocking(False)
+                try:
+                    sock.bind(address)
+                    found.append(sock)
+                except OSError as error:
+                    if not (may_be_in_use and error.errno == errno.EADDRINUSE):
+                        raise
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise CannotListen(f"cannot serve http://{at}: {reason}") from None
+        yield found
+
+
+def check_path(path: Path) -> None:
+    """Checks that a socket can be at the path, as far as that shows without creating anything. A
+    daemon may listen there. CannotListen."""
+    there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if there == path:
+        _refuse_other_files(path, os.lstat(path).st_mode)
+    elif not there.is_dir():
+        raise CannotListen(f"cannot listen at {path}: {there} is not a directory")
+
+
 def give_to_group(path: Path, group: int) -> None:
     """Allows a group to connect to a socket of this user. OSError.
 
@@ -81,7 +123,7 @@ def give_to_group(path: Path, group: int) -> None:
 def _lock(path: Path) -> Iterator[None]:
     """Holds the lock of the path, so that there is one daemon at it. The kernel drops the lock of a
     process that dies."""
-    lock = path.with_name(path.name + ".lock")
+    lock = lock_path(path)
     for _ in range(_TRIES):
         fd = _open_lock(path, lock)
         try:
@@ -148,8 +190,7 @@ def _remove_stale(path: Path) -> None:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(mode):
-        raise CannotListen(f"cannot listen at {path}: it exists and is not a socket")
+    _refuse_other_files(path, mode)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -160,10 +201,15 @@ def _remove_stale(path: Path) -> None:
     raise CannotListen(f"cannot listen at {path}: another program listens there")
 
 
+def _refuse_other_files(path: Path, mode: int) -> None:
+    if not stat.S_ISSOCK(mode):
+        raise CannotListen(f"cannot listen at {path}: it exists and is not a socket")
+
+
 class Acceptor:
     """Accepts connections while there is room. Further connections wait in the socket's backlog.
 
-    A connection that has waited for FULL_S is accepted nevertheless, so that its protocol can tell
+    A connection that has waited for FULL_S is accepted nevertheless, so that its protocol can say
     why it is refused. If accept() fails because there are no descriptors, it is tried again every
     SHORT_S: tried at once, it would keep the event loop busy.
     """

@@ -7,7 +7,8 @@ expect.
 
 import asyncio
 import re
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 from prometheus_client import exposition as text_format
 from prometheus_client.metrics_core import (
@@ -20,6 +21,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from .. import errors
+from ..rpc.records import AlarmKind
 from .handlers import RequestHandler
 from .watched_pool import SECONDS, WatchedPool
 
@@ -111,7 +113,7 @@ def _add(families: dict[str, Any], name: str, pool: WatchedPool) -> None:
         if op not in PER_QUEUE:
             add("ops", count, "", op)
     active = [alarm.kind for alarm in pool.alarms.active()]
-    for kind in ("low-water", "queue-full", "held-long", "stopped"):
+    for kind in get_args(AlarmKind):
         add("alarms", active.count(kind), kind)
     done = pool.recoveries
     add("recoveries", done.count)
@@ -126,17 +128,10 @@ def _add(families: dict[str, Any], name: str, pool: WatchedPool) -> None:
     families["recovery_seconds"].add_metric((name,), buckets, pool.recovery_seconds_sum)
 
 
-class _Registry(list[Metric]):
-    """Families as the writers of prometheus_client take them."""
-
-    def collect(self) -> list[Metric]:
-        return self
-
-
 def written(family: Metric, kind: str) -> bytes:
     """A family in a format, OPENMETRICS (without the end mark) or TEXT."""
     write: Any = (openmetrics if kind == OPENMETRICS else text_format).generate_latest
-    text: bytes = write(_Registry([family]))
+    text: bytes = write(SimpleNamespace(collect=lambda: [family]))  # what it needs of a registry
     return text.removesuffix(_END)
 
 

@@ -68,12 +68,19 @@ class TimeBudgets:
 class StepRunner:
     """Answers requests in threads. A request that walks a whole pool runs in steps of some
     milliseconds, and requests for other pools run between them. A pool runs one request at a time,
-    however many are waiting."""
+    however many are waiting.
 
-    def __init__(self, handler: RequestHandler, call: Callable[..., Awaitable[Any]]) -> None:
+    A request keeps its pool open from its first step to its last, and a process can have few pools
+    open. So at most `places` requests are in progress. Others wait for a place, in their order.
+    """
+
+    def __init__(
+        self, handler: RequestHandler, call: Callable[..., Awaitable[Any]], places: int
+    ) -> None:
         """call(function, *arguments) runs the function in one of the threads."""
         self._handler = handler
         self._call = call
+        self._places = asyncio.Semaphore(places)
         # Of the requests in progress: a lock is dropped with the last caller that waits for it.
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -82,11 +89,32 @@ class StepRunner:
         pool = getattr(request, "pool", "")
         lock = self._locks.setdefault(pool, asyncio.Lock())
         async with lock:
+            await self._places.acquire()
             steps = self._handler.steps(request, limit)
+            step: asyncio.Future[Any] | None = None
             done = False
-            while not done:
-                done, answer = await self._call(_step, steps)
+            try:
+                while not done:
+                    step = asyncio.ensure_future(self._call(_step, steps))
+                    done, answer = await asyncio.shield(step)
+            finally:
+                # A caller that is cancelled does not wait for the step that a thread is in.
+                if step is None or step.done():
+                    self._end(steps)
+                else:
+                    step.add_done_callback(lambda last: self._end(steps, last))
         return answer
+
+    def _end(
+        self, steps: Generator[None, None, Any], last: "asyncio.Future[Any] | None" = None
+    ) -> None:
+        """Closes the pool of a request, and gives its place to the next."""
+        if last is not None and not last.cancelled():
+            last.exception()  # mark it as seen: nobody waits for it
+        try:
+            steps.close()
+        finally:
+            self._places.release()
 
 
 def _step(steps: Generator[None, None, Any]) -> tuple[bool, Any]:

@@ -26,6 +26,7 @@ from .adoption import Adoption
 from .alarms import Changes
 from .config import Config
 from .file_watch import CloseWatch, NameWatch
+from .handlers import CLIENT_PLACES, RECOVERY_PLACES
 from .scheduling import StepRunner, TimeBudgets
 from .watched_pool import Rank, RecoveryEvent, WatchedPool
 
@@ -56,8 +57,10 @@ class Supervisor:
         self._recovery_thread = ThreadPoolExecutor(1, "recovery")
         self._upkeep_thread = ThreadPoolExecutor(1, "upkeep")
         self._client_threads = ThreadPoolExecutor(CLIENT_THREADS, "client")
-        self._recoveries = StepRunner(handler, functools.partial(self._in, self._recovery_thread))
-        self._requests = StepRunner(handler, functools.partial(self._in, self._client_threads))
+        call = functools.partial(self._in, self._recovery_thread)
+        self._recoveries = StepRunner(handler, call, RECOVERY_PLACES)
+        call = functools.partial(self._in, self._client_threads)
+        self._requests = StepRunner(handler, call, CLIENT_PLACES)
         self._running: set[Future[Any]] = set()  # in the threads
         self._tasks: set[asyncio.Task[None]] = set()
         self._to_recover: dict[str, float] = {}  # pools, and when a dead member was found
@@ -73,7 +76,6 @@ class Supervisor:
         self._close_watch = CloseWatch(self._scan_soon)
 
     def start(self) -> None:
-        """Starts the periodic work."""
         self._spawn(self._name_watch.run())
         self._spawn(self._every(SCAN_S, self._scan))
         self._spawn(self._every(self.config.daemon.interval, self._inspect))
@@ -187,19 +189,15 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _guarded(self, job: str, name: str) -> Iterator[None]:
-        """Releases the pool if the block finds it damaged. Otherwise as _logged()."""
-        with self._logged(job, name):
-            try:
-                yield
-            except errors.SegmentInvalid as error:
-                self.adoption.damaged(name, str(error))
-
-    @contextlib.contextmanager
-    def _logged(self, job: str, name: str) -> Iterator[None]:
-        """Logs an error of the block, so that one pool cannot keep the daemon from the others.
-        Logs it once while every run of the job on that pool fails with it."""
+        """Releases the pool if the block finds it damaged. Logs any other error of the block, so
+        that one pool cannot keep the daemon from the others; once while every run of the job on
+        that pool fails with it."""
         try:
             yield
+        except errors.PoolNotFound:
+            pass  # it was removed since: the next inspection releases it
+        except errors.SegmentInvalid as error:
+            self.adoption.damaged(name, str(error))
         except Exception as error:
             if self._last_error.get((job, name)) != str(error):
                 self._last_error[job, name] = str(error)
@@ -279,7 +277,7 @@ class Supervisor:
                     continue  # a pool that this user cannot write to was logged at its adoption
                 began = time.monotonic()
                 what: Recovery | None = None
-                with self._logged("recovery", name):
+                with self._guarded("recovery", name):
                     what = await self.run(Recover(name))
                 now = time.monotonic()
                 if what is None or what.postponed or not what.members:
@@ -320,6 +318,10 @@ class Supervisor:
             self._name_watch.flush()
         return await self._requests.run(request, limit)
 
+    async def call_for_client(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function in a thread that delays none of the daemon's own work."""
+        return await self._in(self._client_threads, call, *arguments)
+
     async def check_recovery_thread(self) -> None:
         """Returns when the thread that recovers has finished what it was given before."""
         await self._in(self._recovery_thread, int)
@@ -329,7 +331,9 @@ class Supervisor:
         try:
             future = threads.submit(call, *args)
         except RuntimeError as error:
-            raise errors.LimitReached(f"no thread can be started: {error} (ulimit -u)") from None
+            raise errors.LimitReached(
+                f"no thread can be started: {error}: raise ulimit -u, or TasksMax= of the service"
+            ) from None
         self._running.add(future)
         future.add_done_callback(self._running.discard)
         return await asyncio.wrap_future(future)
@@ -340,7 +344,7 @@ class Supervisor:
         return self.config.daemon.interval
 
     async def _trim(self, name: str, keep: int) -> None:
-        with self._logged("trim", name):
+        with self._guarded("trim", name):
             if freed := await self.run(Trim(name, keep)):
                 log.info("pool %s: %d bytes returned to the kernel", name, freed)
 
@@ -350,7 +354,7 @@ class Supervisor:
         if self.handler.watched.get(name) is not pool:
             return  # it was released before this task ran
         began = time.monotonic()
-        with self._logged("list of holders", name):
+        with self._guarded("list of holders", name):
             held = pool.view.stats().held
             holders = await self.run_for_client(GetHolders(name), HOLDERS_S) if held else []
             if self.handler.watched.get(name) is pool:

@@ -4,12 +4,19 @@
 Without systemd (no NOTIFY_SOCKET, no LISTEN_FDS) these functions do nothing.
 """
 
+import contextlib
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
 
+from .. import errors
+from ..names import printable
+
 FIRST_FD = 3
+DIGITS_MAX = 15  # of a number: more microseconds are no watchdog
+SHOWN = 80  # characters of a value in a message
 
 
 def notify(*lines: str, environ: Mapping[str, str] = os.environ) -> None:
@@ -18,12 +25,12 @@ def notify(*lines: str, environ: Mapping[str, str] = os.environ) -> None:
     if not path:
         return
     address = "\0" + path[1:] if path.startswith("@") else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
+    ):
         sock.setblocking(False)
-        try:
-            sock.sendto("\n".join(lines).encode(), address)
-        except OSError:
-            return
+        sock.sendto("\n".join(lines).encode(), address)
 
 
 def status(text: str) -> str:
@@ -40,18 +47,47 @@ def watchdog_period(environ: Mapping[str, str] = os.environ) -> float | None:
     """Seconds between two WATCHDOG=1: half of systemd's limit. None without a watchdog."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
-    usec = environ.get("WATCHDOG_USEC", "")
-    return int(usec) / 2e6 if usec.isdigit() and int(usec) > 0 else None
+    usec = _number(environ.get("WATCHDOG_USEC", ""))
+    return usec / 2e6 if usec else None
 
 
 def listening_socket(environ: Mapping[str, str] = os.environ) -> socket.socket | None:
-    """The listening socket that systemd passed to this process, or None."""
+    """The listening Unix socket that systemd passed to this process, or None. InvalidArgument if
+    it passed anything else: the daemon would never hear of a client."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return None
-    count = environ.get("LISTEN_FDS", "")
-    if not count.isdigit() or int(count) < 1:
+    given = environ.get("LISTEN_FDS")
+    if given is None:
         return None
-    sock = socket.socket(fileno=FIRST_FD)
-    os.set_inheritable(FIRST_FD, False)
-    sock.setblocking(False)
-    return sock
+    count = _number(given)
+    if count is None or count > 1:
+        raise _refused(given, "it must be 1")
+    if count == 0:
+        return None
+    try:
+        sock = socket.socket(fileno=FIRST_FD)
+    except OSError as error:
+        raise _refused(given, f"descriptor {FIRST_FD} is not a socket: {error.strerror}") from None
+    if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+        why = f"descriptor {FIRST_FD} is not a Unix stream socket"
+    elif not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        why = f"descriptor {FIRST_FD} is a socket that does not listen"
+    else:
+        os.set_inheritable(FIRST_FD, False)
+        sock.setblocking(False)
+        return sock
+    sock.close()
+    raise _refused(given, why)
+
+
+def _refused(given: str, why: str) -> errors.InvalidArgument:
+    return errors.InvalidArgument(
+        f"LISTEN_FDS is {printable(given, SHOWN)!r}: {why}; the daemon takes one Unix socket from "
+        "the service manager: set one ListenStream= in shmpool.socket, or unset LISTEN_FDS"
+    )
+
+
+def _number(text: str) -> int | None:
+    """The number that systemd has written, or None. No other digits than ASCII's, and no more than
+    int() converts."""
+    return int(text) if re.fullmatch(f"[0-9]{{1,{DIGITS_MAX}}}", text) else None

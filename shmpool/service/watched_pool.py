@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import os
 import random
-import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
+from ..pool_files import path_of, record_lock
 from ..rpc.records import Alarm, PoolStats, Recoveries
 from ..stats import Holder, Recovery, Stats
 from ..view import View
@@ -23,7 +23,6 @@ from .alarms import Alarms, Changes, Policy
 EVENTS_KEPT = 64
 SUSPENDED_MAX = 64  # members in an operation whose state is read from /proc: 30 us each
 IN_USE_FIRST = 1 << 62  # first byte of a file whose lock means "in use by a daemon"
-_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)  # of a histogram
 
 
@@ -63,7 +62,7 @@ class WatchedPool:
         self.inode = view.inode
         self.policy = policy
         self.rank = Rank.OWN
-        self._path = view.file().path
+        self._path = path_of(view.name)
         self._in_use_fd = -1
         self.alarms = Alarms(view.name)
         self.recoveries = Recoveries()
@@ -138,9 +137,7 @@ class WatchedPool:
 
     def _watch_trimmable(self, stats: Stats) -> None:
         keep = self.policy.trim_to
-        grown = (
-            stats.created > self.view.geometry.prealloc
-        )  # preallocated buffers keep their memory
+        grown = stats.created > self.view.geometry.prealloc  # preallocated ones keep memory
         if keep is None or not grown or stats.free + stats.cached <= keep:
             self._trimmable_since = None
         elif self._trimmable_since is None:
@@ -167,9 +164,7 @@ def _lock_in_use(path: str, inode: int) -> int:
     try:
         if os.fstat(fd).st_ino != inode:
             raise OSError("another file has its name")
-        byte = IN_USE_FIRST + random.getrandbits(61)
-        lock = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+        record_lock(fd, fcntl.F_WRLCK, IN_USE_FIRST + random.getrandbits(61), 1)
     except OSError:
         os.close(fd)
         raise

@@ -1,24 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * abandon.pml - buffers that nobody owns: ABANDONED, with a queue's name or without one, and the
- * two counters that say whether a sweep is needed. Two consumers of one full queue, of which the
- * first returns what it got (nack) if NACKS says so; recoverers that are members; and a newcomer
- * who recovers as none (recover_slot).
+ * abandon.pml - buffers without an owner, and the two counters that say whether a sweep is needed.
+ * The owner word of such a buffer is ABANDONED, with or without the number of a queue. The queue is
+ * full. It has two consumers, of which the first returns NACKS buffers. Recoverers are members,
+ * except a newcomer, which recovers before it is one (recover_slot).
  *
  * The steps are those of requeue_abandon() and requeue_put() in requeue.c, of pass() in recover.c, and
  * of sweep_one(), hand_on(), abandon() and unreserve() in sweep.c. One step is one store or
- * compare-and-swap on a shared word, with the loads before it, or one load on which something
- * rests later. A crash is one as in ring.pml.
+ * compare-and-swap on a shared word, with the loads before it, or one load whose value is used in a
+ * later step. Crashes are as in ring.pml.
  *
- * What queue.pml has step by step is one step here: an op record and the compare-and-swap that it
- * covers; publishing and clearing the record; reading an owner word, cons and the op records;
- * marking all dead; a slot's life.
+ * Each of these is one step here, and several in queue.pml: an op record and the compare-and-swap
+ * that it covers; publishing a slot and clearing the record; reading an owner word, cons and the op
+ * records; marking all dead members; clearing a slot.
  *
  *     ON_FREE     1: the queue's on_death is "free", 0: "requeue"
  *     RECOVERERS  members that recover, 4 and 5
- *     NEWCOMER    1: number 6 recovers as no member, and then as one
+ *     NEWCOMER    1: process 6 recovers without being a member, and then as a member
  *     NACKS       how many buffers the first consumer returns
- *     PASSES      of each recoverer while others can go on
+ *     PASSES      of each recoverer while other processes can make a step
  *     CRASHES     at most
  */
 #ifndef SIZE
@@ -32,7 +32,7 @@
 #define GONE(t) ((gone >> (t)) & 1)
 #define TAG(v) ((v) + 1)
 
-/* An owner word: a tag; with PUTTING and the queue, decided; ABANDONED; TRANSIT. */
+/* An owner word: a tag; DECIDED, which is a tag with PUTTING and the queue; ABANDONED; TRANSIT. */
 #define DECIDED(t) (16 + (t))
 #define ABANDONED 32
 #define ABANDONED_QUEUE 33
@@ -58,8 +58,8 @@ byte owner[BUFFERS], op[MEMBERS];
 byte abandoned, swept;
 bit identity[MEMBERS];
 byte pc[MEMBERS], gone, crashes, passes[MEMBERS];
-byte real[BUFFERS];     /* ghost: tag of who has it, IN_RING, FREE, NOBODY */
-bit returned[BUFFERS];  /* ghost: nack() has said that it goes back */
+byte real[BUFFERS];     /* ghost: tag of its owner, IN_RING, FREE, NOBODY */
+bit returned[BUFFERS];  /* ghost: nack() has returned it */
 #define IN_RING 60
 #define NOBODY 61
 hidden byte i;
@@ -69,7 +69,7 @@ hidden byte i;
 #define dead 2
 #define pass_swept 3
 #define pass_abandoned 4
-#define sweep_look 5
+#define sweep_owner 5
 #define pass_left 6
 #define recover_mark 7
 #define STORES 32
@@ -84,22 +84,22 @@ hidden byte i;
 #define sweep_unreserve_cas 41
 #define ranges_bury_cas 43
 #define hand_on_cas 44
-#define hand_on_void 45
+#define hand_on_tombstone 45
 #define hand_on_mark 47
 #define hand_on_publish 48
 #define abandon_cas 49
 #define take_cas 51
-#define take_give 52
+#define take_free 52
 #define pass_count 53
 #define pass_swept_cas 54
 #define recover_slots_cas 55
-#define put_back_reserve 56
+#define requeue_put_reserve 56
 
 #define VICTIM(v) (crashes < CRASHES && (pc[v] >= STORES || pc[v] == at_rest))
 #define ROOM (prod - cons < SIZE)
 #define HAS_DATA (slot[cons % SIZE] / 8 == cons / SIZE)
 
-#ifdef TRACE /* what pan -r prints of a counterexample, a step a line */
+#ifdef TRACE /* what pan -r prints of a counterexample, one line a step */
 #define SHOW(step)                                                                                  \
 	printf("@%d %d %d prod %d cons %d slot %d owners %d %d abandoned %d swept %d ops %d %d %d %d\n", me, \
 	       pc[me], step, prod, cons, slot[0], owner[0], owner[1], abandoned, swept, op[0], op[1], op[4],  \
@@ -120,14 +120,14 @@ inline kill(v)
 	pc[v] = dead
 }
 
-proctype Consumer(byte me; byte hand)
+proctype Consumer(byte me; byte buf)
 {
 	byte tag = me + 1, at, nacks;
 end:
 	do
-	:: d_step { pc[me] == at_rest && hand == NONE && HAS_DATA -> next(alf_claim_cas) }
-	:: d_step { pc[me] == at_rest && hand != NONE && (me == 1 || nacks == NACKS) -> next(free_ring_put) }
-	:: d_step { pc[me] == at_rest && hand != NONE && me == 0 && nacks < NACKS -> nacks++; next(put_back_reserve) }
+	:: d_step { pc[me] == at_rest && buf == NONE && HAS_DATA -> next(alf_claim_cas) }
+	:: d_step { pc[me] == at_rest && buf != NONE && (me == 1 || nacks == NACKS) -> next(free_ring_put) }
+	:: d_step { pc[me] == at_rest && buf != NONE && me == 0 && nacks < NACKS -> nacks++; next(requeue_put_reserve) }
 	:: d_step {
 		pc[me] > dead ->
 		if
@@ -136,57 +136,57 @@ end:
 			:: !HAS_DATA -> next(at_rest)
 			:: else ->
 				op[me] = OP(DEQUEUE, cons);
-				hand = slot[cons % SIZE] % 8;
+				buf = slot[cons % SIZE] % 8;
 				cons++;
 				if
-				:: hand == TOMBSTONE -> hand = NONE; next(alf_done_out)
+				:: buf == TOMBSTONE -> buf = NONE; next(alf_done_out)
 				:: else ->
-					assert(real[hand] == IN_RING);
-					real[hand] = tag;
-					returned[hand] = 0;
+					assert(real[buf] == IN_RING);
+					real[buf] = tag;
+					returned[buf] = 0;
 					next(transfer_take_owner)
 				fi
 			fi
-		:: pc[me] == transfer_take_owner -> owner[hand] = tag; next(alf_done_out)
+		:: pc[me] == transfer_take_owner -> owner[buf] = tag; next(alf_done_out)
 		:: pc[me] == alf_done_out -> op[me] = 0; next(at_rest)
 		:: pc[me] == free_ring_put ->
-			owner[hand] = FREE;
-			real[hand] = FREE;
-			hand = NONE;
+			owner[buf] = FREE;
+			real[buf] = FREE;
+			buf = NONE;
 			next(at_rest)
-		:: pc[me] == put_back_reserve ->
+		:: pc[me] == requeue_put_reserve ->
 			if
 			:: ROOM -> op[me] = OP(ENQUEUE, prod); at = prod; prod++; next(transfer_mark)
 			:: else -> next(requeue_abandon_owner)
 			fi
-		:: pc[me] == transfer_mark -> owner[hand] = TRANSIT(at); next(alf_publish)
+		:: pc[me] == transfer_mark -> owner[buf] = TRANSIT(at); next(alf_publish)
 		:: pc[me] == alf_publish ->
-			slot[at % SIZE] = WORD(at, hand);
-			real[hand] = IN_RING;
-			returned[hand] = 1;
+			slot[at % SIZE] = WORD(at, buf);
+			real[buf] = IN_RING;
+			returned[buf] = 1;
 			op[me] = 0;
 			at = 0;
-			hand = NONE;
+			buf = NONE;
 			next(at_rest)
 #ifdef MUTATE_COUNTED_BEFORE
 		:: pc[me] == requeue_abandon_owner -> abandoned++; next(requeue_abandon_count)
-		:: pc[me] == requeue_abandon_count -> owner[hand] = ABANDONED_QUEUE; real[hand] = NOBODY; returned[hand] = 1; hand = NONE; next(at_rest)
+		:: pc[me] == requeue_abandon_count -> owner[buf] = ABANDONED_QUEUE; real[buf] = NOBODY; returned[buf] = 1; buf = NONE; next(at_rest)
 #else
 		:: pc[me] == requeue_abandon_owner ->
 #ifdef MUTATE_WITHOUT_QUEUE
-			owner[hand] = ABANDONED;
+			owner[buf] = ABANDONED;
 #else
-			owner[hand] = ABANDONED_QUEUE;
+			owner[buf] = ABANDONED_QUEUE;
 #endif
-			real[hand] = NOBODY;
-			returned[hand] = 1;
-			hand = NONE;
+			real[buf] = NOBODY;
+			returned[buf] = 1;
+			buf = NONE;
 			next(requeue_abandon_count)
 		:: pc[me] == requeue_abandon_count -> abandoned++; next(at_rest)
 #endif
 		fi
 	   }
-	:: atomic { pc[me] == dead && (hand != NONE || at || nacks) -> hand = NONE; at = 0; nacks = 0 }
+	:: atomic { pc[me] == dead && (buf != NONE || at || nacks) -> buf = NONE; at = 0; nacks = 0 }
 	od
 }
 
@@ -198,7 +198,7 @@ end:
 #define KILLABLE (VICTIM(0) || VICTIM(1) || (me != 4 && pc[4] >= STORES && VICTIM(4)) || \
 		  (me != 6 && identity[6] && pc[6] >= STORES && VICTIM(6)))
 
-/* The owner word says that the buffer goes back, whatever on_death says. */
+/* True if the owner word says that the buffer goes back, whatever on_death is. */
 #define DECISION(b) (take == ABANDONED_QUEUE || (take >= 16 && take < 32))
 
 inline taken(word)
@@ -220,7 +220,7 @@ inline forget()
 	((PENDING(p) || slot[(p) % SIZE] == WORD(p, TOMBSTONE)) &&                                        \
 	 (DEAD_OP(0, ENQUEUE, p) || DEAD_OP(4, ENQUEUE, p) || DEAD_OP(5, ENQUEUE, p) || DEAD_OP(6, ENQUEUE, p)))
 
-/* The next buffer, or what follows the last one. */
+/* Goes to the next buffer, or after the last one to the next part of the pass. */
 inline unreserve_next(from)
 {
 	b = from;
@@ -242,7 +242,7 @@ inline bury_next(from)
 	od;
 	if
 	:: v < MEMBERS -> next(ranges_bury_cas)
-	:: else -> v = 0; left = 0; next(sweep_look)
+	:: else -> v = 0; left = 0; next(sweep_owner)
 	fi
 }
 
@@ -251,7 +251,7 @@ inline bury_next(from)
 #define DEAD_HAS(o)                                                                                 \
 	(IN_DEAD(o) || IS_ABANDONED(o) || (IS_TRANSIT(o) && (o) - 64 < cons && !LIVE_CLAIM((o) - 64)))
 
-#ifdef MUTATE_LEFT_BY_OTHERS /* what is left counts only if nothing else waits for a sweep */
+#ifdef MUTATE_LEFT_BY_OTHERS /* what is left is counted only if the counters are equal */
 #define AFTER_SWEEP if :: left -> next(pass_left) :: else -> next(pass_swept_cas) fi
 #elif defined MUTATE_LEFT_UNCOUNTED
 #define AFTER_SWEEP next((left -> recover_slots_cas : pass_swept_cas))
@@ -266,13 +266,13 @@ inline sweep_next()
 	b++;
 	if
 	:: b == BUFFERS -> b = 0; AFTER_SWEEP
-	:: else -> next(sweep_look)
+	:: else -> next(sweep_owner)
 	fi
 }
-#ifdef MUTATE_LOST_TO_LEAVE
+#ifdef MUTATE_LOST_NOT_READ_AGAIN
 #define LOST sweep_next()
 #else
-#define LOST next(sweep_look) /* it may have been abandoned, and not be counted */
+#define LOST next(sweep_owner) /* it may have been abandoned and not counted */
 #endif
 
 proctype Recoverer(byte me)
@@ -296,7 +296,7 @@ end:
 	:: atomic {
 		timeout && pc[me] == at_rest && member && (LEFT || (NEEDED && ROOM)) -> next(pass_swept)
 	   }
-	:: atomic { !member && pc[me] >= STORES && crashes < CRASHES -> kill(me) } /* nobody needs to see that */
+	:: atomic { !member && pc[me] >= STORES && crashes < CRASHES -> kill(me) } /* no other process has to notice it */
 	:: d_step {
 		pc[me] > dead ->
 		if
@@ -326,7 +326,7 @@ end:
 #ifdef MUTATE_NAME_FORGOTTEN
 				owner[b] = ABANDONED;
 #else
-				owner[b] = ABANDONED_QUEUE; /* the header says that it was on its way back */
+				owner[b] = ABANDONED_QUEUE; /* the header says that the buffer was being returned */
 #endif
 				unreserve_next(b + 1)
 			:: else -> unreserve_next(b + 1)
@@ -335,7 +335,7 @@ end:
 			if :: PENDING(AT(dead_op[v])) -> slot[AT(dead_op[v]) % SIZE] = WORD(AT(dead_op[v]), TOMBSTONE) :: else fi;
 			bury_next(v + 1)
 
-		:: pc[me] == sweep_look ->
+		:: pc[me] == sweep_owner ->
 			take = owner[b];
 			if
 			:: !DEAD_HAS(take) -> sweep_next()
@@ -352,9 +352,9 @@ end:
 		:: pc[me] == hand_on_cas ->
 			if
 			:: owner[b] == take -> taken(DECIDED(tag)); next(hand_on_mark)
-			:: else -> next(hand_on_void)
+			:: else -> next(hand_on_tombstone)
 			fi
-		:: pc[me] == hand_on_void -> /* another recoverer was faster */
+		:: pc[me] == hand_on_tombstone -> /* another recoverer was first */
 			slot[at % SIZE] = WORD(at, TOMBSTONE);
 			op[me] = 0;
 			at = 0;
@@ -371,7 +371,7 @@ end:
 			:: owner[b] == take ->
 				assert(real[b] != IN_RING && GONE(real[b] - 1));
 				real[b] = NOBODY;
-				/* With the queue's name if that is where it goes. */
+				/* With the queue, if the buffer goes there. */
 				owner[b] = (ON_FREE && !DECISION(b) -> ABANDONED : ABANDONED_QUEUE);
 				left = 1;
 				sweep_next()
@@ -380,12 +380,12 @@ end:
 		:: pc[me] == take_cas ->
 			if
 			:: owner[b] == take ->
-				assert(!returned[b]); /* nack() had said that it comes out again */
+				assert(!returned[b]); /* nack() returned it: a consumer must get it again */
 				taken(DECIDED(tag));
-				next(take_give)
+				next(take_free)
 			:: else -> LOST
 			fi
-		:: pc[me] == take_give -> owner[b] = FREE; real[b] = FREE; sweep_next()
+		:: pc[me] == take_free -> owner[b] = FREE; real[b] = FREE; sweep_next()
 
 		:: pc[me] == pass_left ->
 			next((swept == abandoned -> pass_count : recover_slots_cas))
@@ -396,13 +396,13 @@ end:
 #else
 			next(pass_swept_cas)
 #endif
-		:: pc[me] == pass_swept_cas -> /* only forward */
+		:: pc[me] == pass_swept_cas -> /* swept never moves back */
 			if
 			:: counted > was && swept == was -> swept = counted; next(recover_slots_cas)
 			:: counted > was && swept != was -> was = swept
 			:: else -> next(recover_slots_cas)
 			fi
-		:: pc[me] == recover_slots_cas -> /* a newcomer takes one over, and goes on as a member */
+		:: pc[me] == recover_slots_cas -> /* a newcomer takes a slot and becomes a member */
 			v = 0;
 			do
 			:: v < MEMBERS ->
@@ -448,7 +448,7 @@ end:	atomic {
 
 init {
 	atomic {
-		if /* runs with fewer deaths end too, and are looked at in the end */
+		if /* the final state of runs with fewer deaths is checked too */
 		:: crashes = 0
 		:: CRASHES > 1 -> crashes = 1
 		:: CRASHES > 2 -> crashes = 2

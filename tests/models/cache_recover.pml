@@ -1,31 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cache_recover.pml - what a recoverer does with the cache of cache.pml and the buffers of dead
- * members: recover_thieves, sweep and member_take_slot.
+ * cache_recover.pml - a recoverer in cache.pml: recover_thieves(), sweep() and
+ * member_take_slot().
  */
 #define IN_DEAD(t) ((t) < 8 && ((dead_tags >> (t)) & 1))
 #define MAY_START (VICTIM(0) || VICTIM(1) || (VICTIM(5 - me) && pc[5 - me] >= STORES) || RETRY)
-#define RETRY (again && (thief == 0 || thief == REQUESTED || GONE(thief % 8)))
+#define RETRY (again && (holder == 0 || holder == FLUSH_REQUESTED || GONE(holder % 8)))
 
 inline thieves()
 {
-	if :: IN_DEAD(thief) -> next(recover_thieves_cas) :: else -> next(sweep_look) fi
+	if :: IN_DEAD(holder) -> next(recover_thieves_cas) :: else -> next(sweep_owner) fi
 }
 
 inline finish()
 {
-	if :: IN_DEAD(1) && identity[0] != 0 -> next(recover_finish_cas) :: else -> next(recover_finish_identity) fi
+	if :: IN_DEAD(1) && identity[0] != 0 -> next(recover_slots_cas) :: else -> next(recover_slots_identity) fi
 }
 
 inline sweep_next()
 {
 	b++;
-	if :: b == BUFFERS -> b = 0; finish() :: else -> next(sweep_look) fi
+	if :: b == BUFFERS -> b = 0; finish() :: else -> next(sweep_owner) fi
 }
 
 proctype Recoverer(byte me)
 {
-	byte tag = me + 1, seen, bottom, length, got, b, dead_tags;
+	byte tag = me + 1, seen, seen_bottom, length, got, b, dead_tags;
 	bit again;
 end:
 	do
@@ -47,70 +47,70 @@ end:
 		if
 		:: pc[me] == recover_thieves_cas ->
 			if
-			#ifdef MUTATE_PURGE_FROM_OUTSIDE
-			:: IN_DEAD(thief) -> thief = tag; next(recover_thieves_barrier)
+#ifdef MUTATE_PURGE_FROM_OUTSIDE
+			:: IN_DEAD(holder) -> holder = tag; next(recover_thieves_barrier)
 #else
-			:: IN_DEAD(thief) -> thief = REQUESTED; next(sweep_look)
+			:: IN_DEAD(holder) -> holder = FLUSH_REQUESTED; next(sweep_owner)
 #endif
-			:: else -> next(sweep_look)
+			:: else -> next(sweep_owner)
 			fi
-#ifdef MUTATE_PURGE_FROM_OUTSIDE /* the recoverer drops what the thief had taken */
+#ifdef MUTATE_PURGE_FROM_OUTSIDE /* the recoverer drops the stale entries */
 		:: pc[me] == recover_thieves_barrier ->
 			drain();
 			next(steal_from_top)
 		:: pc[me] == steal_from_top ->
 			measure(purge_entry);
 			if :: length == 0 -> next(recover_thieves_done) :: else fi
-		:: pc[me] == purge_entry -> /* drops what the victim does not own any more */
-			h = cache[(bottom + got) % CACHE];
+		:: pc[me] == purge_entry -> /* drops each entry whose buffer the cache's owner no longer owns */
+			h = cache[(seen_bottom + got) % CACHE];
 			if
 			:: owner[h % 8] != 1 || generation[h % 8] != h / 8 -> got++
 			:: else -> length = got
 			fi;
-			if :: got == length -> next(recover_thieves_stolen) :: else fi
-		:: pc[me] == recover_thieves_stolen ->
-			stolen = bottom + got;
+			if :: got == length -> next(recover_thieves_bottom) :: else fi
+		:: pc[me] == recover_thieves_bottom ->
+			bottom = seen_bottom + got;
 			next(recover_thieves_done)
 		:: pc[me] == recover_thieves_done ->
-			thief = REQUESTED;
-			bottom = 0; length = 0; got = 0;
-			next(sweep_look)
+			holder = FLUSH_REQUESTED;
+			seen_bottom = 0; length = 0; got = 0;
+			next(sweep_owner)
 #endif
-		:: pc[me] == sweep_look ->
+		:: pc[me] == sweep_owner ->
 			if
-			:: IN_DEAD(owner[b]) -> seen = owner[b]; next(recover_sweep_cas)
+			:: IN_DEAD(owner[b]) -> seen = owner[b]; next(sweep_cas)
 			:: else -> sweep_next()
 			fi
-		:: pc[me] == recover_sweep_cas ->
+		:: pc[me] == sweep_cas ->
 			if
 			:: owner[b] == seen ->
 				assert(GONE(real[b] % 64) || (real[b] == IN_CACHE && GONE(1)));
 				owner[b] = tag;
 				real[b] = tag;
-				next(recover_sweep_generation)
+				next(sweep_generation)
 			:: else -> sweep_next()
 			fi;
 			seen = 0
-		:: pc[me] == recover_sweep_generation ->
+		:: pc[me] == sweep_generation ->
 			generation[b]++;
-			next(recover_settle)
-		:: pc[me] == recover_settle ->
+			next(sweep_settle)
+		:: pc[me] == sweep_settle ->
 			owner[b] = FREE;
 			real[b] = FREE;
 			sweep_next()
-		:: pc[me] == recover_finish_cas ->
+		:: pc[me] == recover_slots_cas ->
 			if
-			:: thief == 0 || thief == REQUESTED || IN_DEAD(thief) -> thief = tag; next(recover_finish_cache)
-			:: else -> again = 1; next(recover_finish_identity)
+			:: holder == 0 || holder == FLUSH_REQUESTED || IN_DEAD(holder) -> holder = tag; next(recover_slots_cache)
+			:: else -> again = 1; next(recover_slots_identity)
 			fi
-		:: pc[me] == recover_finish_cache ->
-			if :: identity[0] != 0 -> stolen = top :: else fi;
-			next(recover_finish_thief)
-		:: pc[me] == recover_finish_thief ->
+		:: pc[me] == recover_slots_cache ->
+			if :: identity[0] != 0 -> bottom = top :: else fi;
+			next(recover_slots_unlock)
+		:: pc[me] == recover_slots_unlock ->
 			identity[0] = 0;
-			thief = 0;
-			next(recover_finish_identity)
-		:: pc[me] == recover_finish_identity -> /* of members without a cache */
+			holder = 0;
+			next(recover_slots_identity)
+		:: pc[me] == recover_slots_identity -> /* of a dead member without a cache */
 			if :: IN_DEAD(2) -> identity[1] = 0 :: else fi;
 			dead_tags = 0;
 			next(at_rest)
@@ -119,7 +119,7 @@ end:
 	   }
 	:: atomic {
 		pc[me] == dead && dead_tags ->
-		seen = 0; bottom = 0; length = 0; got = 0; b = 0; dead_tags = 0; again = 0
+		seen = 0; seen_bottom = 0; length = 0; got = 0; b = 0; dead_tags = 0; again = 0
 	   }
 	od
 }

@@ -1,25 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * member.pml - the life of one member slot: attached, dead, being cleared, free. Its first member
- * (process 0), recoverers (1 and 2), newcomers who attach, or recover as no member where the slot
- * is taken (3 and 4), and a live thief who may have the cache (5).
+ * member.pml - the states of one member slot: attached, dead, being cleared, free. Processes: the
+ * first member (0); recoverers (1 and 2); newcomers (3 and 4), which attach, or recover the slot if
+ * it is taken; a live thief, which may have locked the cache (5).
  *
  * The steps are those of member_attach(), introduce(), member_release(), member_take_slot(),
  * raise_epoch(), member_vacate() and member_use_slot() in member.c, and of recover_mark(),
  * recover_slots() and recover_slot() in recover.c. One step is one load, store or compare-and-swap
- * on a shared word. A crash is one as in ring.pml: a process dies when somebody asks the kernel
- * for its token.
+ * on a shared word. Crashes are as in ring.pml: a process dies when another one asks the
+ * kernel for its token.
  *
- * What a member has is one buffer (owner), one role and an op record. The sweep and
- * recover_roles() are one compare-and-swap each here: what they do is in queue.pml. The last epoch
- * is EPOCH_MAX.
+ * A member has one buffer (owner), one role and an op record. The sweep and recover_roles() are one
+ * compare-and-swap each; queue.pml has their steps. The last epoch is EPOCH_MAX.
  *
- *     RECOVERERS  1 or 2, who are members elsewhere
+ *     RECOVERERS  1 or 2, which are members with other slots
  *     NEWCOMERS   1 or 2
  *     SAME        1: the first newcomer is another thread of the first member's process
- *     THIEF       1: there is one
+ *     THIEF       1: there is a thief
  *     EPOCH_MAX   deaths after which the slot gets no further member
- *     RUNS        of each recoverer, and attempts of each newcomer, while others can go on
+ *     RUNS        of each recoverer, and attempts of each newcomer, while other processes can make a step
  *     CRASHES     at most
  */
 #define PROCESSES 6
@@ -41,8 +40,8 @@ byte owner = 1, role = 1, op = 1;
 byte bottom, top = 1;
 byte pc[PROCESSES], gone, crashes;
 byte user[EPOCH_MAX + 2]; /* ghost: by tag, the process that was a member with it */
-bit lives = 1;            /* ghost: a member has the slot whose death is not counted */
-byte died, lost;          /* ghost: those whose death was; of them those that had something */
+bit lives = 1;            /* ghost: the slot has a member whose death is not counted yet */
+byte died, lost;          /* ghost: counted deaths; those of members that had something */
 
 #define at_rest 0
 #define finished 1
@@ -54,7 +53,7 @@ byte died, lost;          /* ghost: those whose death was; of them those that ha
 #define mark_cleared 7
 #define mark_again 8
 #define take_slot_bottom 9
-#define member_attach_look 10
+#define member_attach_identity 10
 #define member_attach_again 11
 #define member_use_epoch 12
 #define steal_bottom 13
@@ -102,7 +101,7 @@ inline next(step)
 	pc[me] = step
 }
 
-/* Everybody of the process. */
+/* Kills every thread of the process. */
 inline kill(t)
 {
 	crashes++;
@@ -115,13 +114,13 @@ inline kill(t)
 	(crashes < CRASHES && !GONE(t) && (((t) == 1 && (VICTIM(0) || (SAME && VICTIM(3)))) ||        \
 					   ((t) > 1 && VICTIM((t) - 1))))
 
-/* The slot is the process's alone. */
+/* True if no other process may write into the slot. */
 #define MINE(word) (identity == word)
 
 inline member_steps()
 {
 	if
-	:: pc[me] == work_owner -> /* as a member: it has something to lose */
+	:: pc[me] == work_owner -> /* a member takes a buffer, a role and an op record */
 		assert(MINE(ATTACHED(my)) && tag <= EPOCH_MAX && (user[tag] == 0 || (user[tag] == me + 1)));
 		user[tag] = me + 1;
 		if :: owner == FREE -> owner = tag :: else fi;
@@ -213,7 +212,7 @@ end:
 		if :: runs < RUNS -> runs++ :: else fi;
 		next(mark_identity)
 	   }
-	:: atomic { pc[me] == at_rest && newcomer && runs < RUNS -> runs++; next(member_attach_look) }
+	:: atomic { pc[me] == at_rest && newcomer && runs < RUNS -> runs++; next(member_attach_identity) }
 	:: atomic { pc[me] == mark_ask && KILLABLE(TOKEN(seen)) && TOKEN(seen) != my -> kill(TOKEN(seen)) }
 	:: d_step { pc[me] == working -> next(release_owner) }
 	:: d_step {
@@ -237,7 +236,7 @@ end:
 			if
 			:: identity == seen -> identity = DEAD(TOKEN(seen)); seen = identity; next(mark_op)
 			:: identity != seen && identity == DEAD(TOKEN(seen)) -> seen = identity; next(mark_op)
-			:: else -> pass_ends() /* it has been recovered meanwhile */
+			:: else -> pass_ends() /* another recoverer was first */
 			fi
 #endif
 		:: pc[me] == mark_op -> d_op = op; next(mark_tag)
@@ -255,7 +254,7 @@ end:
 #ifndef MUTATE_CLEARED_IGNORED
 				if :: d_cleared -> d_op = 0; d_tag = 0 :: else fi;
 #endif
-				/* It is the dead one's, and not of another life. */
+				/* The tag and the op record are the dead member's, not those of a later member. */
 				assert(d_tag == 0 || user[d_tag] == 0 || pc[user[d_tag] - 1] == dead);
 				assert(d_op == 0 || d_op == d_tag);
 				next(sweep_cas)
@@ -316,7 +315,7 @@ end:
 			next(CLEARED_NEXT)
 		:: pc[me] == raise_tag ->
 			assert(MINE(CLEARING(my)));
-			/* Nothing is left of the dead one. */
+			/* No word names the dead member. */
 			assert(owner != tag && role != tag || tag == deaths + 1);
 #ifndef MUTATE_TAG_KEPT
 			tag = deaths + 1;
@@ -346,7 +345,7 @@ end:
 			identity = ATTACHED(my);
 			forget();
 			next(work_owner)
-		:: pc[me] == member_attach_look ->
+		:: pc[me] == member_attach_identity ->
 			if
 			:: identity != 0 -> next(mark_identity) /* recover_slot() */
 			:: identity == 0 && tag == EPOCH_MAX + 1 -> next(finished)
@@ -385,12 +384,12 @@ end:	atomic {
 		if
 		:: pc[1] == dead && pc[2] == dead
 		:: else ->
-			/* Nobody is left in it but who lives; nothing that a dead one had. */
+			/* The slot has a live member or none. No word names a dead member. */
 			assert(identity == 0 || identity / 16 == 1);
 			assert(owner == FREE || (pc[user[owner] - 1] != dead && owner == tag));
 			assert(role == FREE || (pc[user[role] - 1] != dead && role == tag));
 			assert(identity != 0 || op == 0);
-			/* Each death is counted once; that of one who died in member_attach() perhaps not. */
+			/* Each death is counted once. A death in member_attach() may stay uncounted. */
 			assert(lost <= deaths && deaths <= died && tag == deaths + 1);
 			assert(bottom < THIEF_AT)
 		fi;
@@ -405,7 +404,7 @@ end:	atomic {
 
 init {
 	atomic {
-		if /* runs with fewer deaths end too, and are looked at in the end */
+		if /* the final state of runs with fewer deaths is checked too */
 		:: crashes = 0
 		:: CRASHES > 1 -> crashes = 1
 		:: CRASHES > 2 -> crashes = 2

@@ -2,15 +2,15 @@
  *
  * queue.pml - a queue, its producers and consumers, and recoverers. The options are set with -D:
  *
- *     MULTI_PRODUCER, MULTI_CONSUMER  0: a single one; the second when the first has released the
- *                                     role or died
+ *     MULTI_PRODUCER, MULTI_CONSUMER  0: one at a time. The second begins when the first has
+ *                                     released the role or died
  *     N0, N1      buffers in the bulk of the first and of the second producer
- *     BUFFERS     all buffers; those of no producer are in the ring at the beginning
- *     CONSUMERS   up to 2, each of which takes up to 2 at a time until nothing more comes
- *     RECOVERERS  1 or 2, the second at any time, beside the first or after its death
+ *     BUFFERS     all buffers. Those that no producer owns are in the ring at the beginning
+ *     CONSUMERS   up to 2. Each takes up to 2 at a time
+ *     RECOVERERS  1 or 2. The second runs at any time, beside the first or after its death
  *     CRASHES     at most
  *     SIZE        slots of the ring
- *     HAND_ON     1: there may be no room where a recoverer puts a buffer, as for a requeue
+ *     HAND_ON     1: the destination of a recovered buffer may have no room, as for a requeue
  *     SEQUENTIAL  1: the second recoverer begins when the first has died
  *     REUSE       1: a new member attaches to the first producer's slot once that is free
  *
@@ -47,7 +47,7 @@ end:
 	od
 }
 
-/* Takes the free slot, and a free buffer if there is one. */
+/* Takes the free slot and a free buffer, if there are any. */
 proctype Newcomer(byte me; byte tag)
 {
 end:
@@ -94,8 +94,8 @@ end:
 	((MAY_BEGIN && (VICTIM(0) || VICTIM(1) || VICTIM(2) || (VICTIM(3) && pc[2] == dead))) ||   \
 	 KILL_RECOVERER)
 
-/* A recoverer begins when a member has died, or beside another recoverer; and alone, when no other
- * process can make a step and something is left to recover. After that nothing may be left. */
+/* A recoverer begins when a member has died, or beside another recoverer. It begins alone when no
+ * other process can make a step and something is left to recover; then it must leave nothing. */
 proctype Recoverer(byte me)
 {
 	byte tag = me + 1, at, word, i, j, d_b, take, seen_cons, seen_role, postponed, certain, passed;
@@ -107,7 +107,7 @@ end:
 #if HAND_ON
 	:: d_step { pc[me] > dead && pc[me] != sweep_hand_on -> recover() }
 	:: d_step { pc[me] == sweep_hand_on -> next(sweep_cas) }
-	:: d_step { pc[me] == sweep_hand_on && !alone -> next(sweep_leave) }
+	:: d_step { pc[me] == sweep_hand_on && !alone -> next(sweep_abandon) }
 #else
 	:: d_step { pc[me] > dead -> recover() }
 #endif
@@ -150,7 +150,7 @@ end:	atomic {
 		od;
 		i = 0;
 		do
-		:: i < MEMBERS -> assert(pc[i] <= dead && op[i] == 0 && thief[i] == 0 && !UNRECOVERED(i)); i++
+		:: i < MEMBERS -> assert(pc[i] <= dead && op[i] == 0 && holder[i] == 0 && !UNRECOVERED(i)); i++
 		:: else -> break
 		od;
 		assert(cons == prod || (pc[2] != at_rest && pc[3] != at_rest))
@@ -159,7 +159,7 @@ end:	atomic {
 
 init {
 	atomic {
-		if /* runs with fewer deaths end too, and are checked at the end */
+		if /* the final state of runs with fewer deaths is checked too */
 		:: crashes = 0
 		:: CRASHES > 1 -> crashes = 1
 		:: CRASHES > 2 -> crashes = 2

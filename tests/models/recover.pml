@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * recover.pml - the steps of pass() in recover.c, in its order: one recoverer, of which any number
- * may run at the same time. The steps of sweep.c are in sweep.pml.
+ * recover.pml - one recoverer: the steps of pass() in recover.c, in its order. Any number of
+ * recoverers may run at the same time. The steps of sweep.c are in sweep.pml.
  *
- *     dead_is[v]       the identity found DEAD in slot v; 0: v is not among this run's dead
+ *     dead_is[v]       the identity found DEAD in slot v; 0: v is not one of this run's dead members
  *     dead_op[v]       that member's op record
  *     from, n, by[j]   range j of ranges_collect(), and the tag of its dead member. With several
  *                      producers j is the member's number, with a single one 0
- *     certain, passed  of the ranges, by bit: certain; postponed
- *     postponed        members, by bit, that are left to a later run
+ *     certain, passed  by bit, of the ranges: which are certain, which are postponed
+ *     postponed        by bit: members that are left to a later run
  *     locked           a live recoverer is resetting the slot of one of the dead members
  *
- * All members that are not among this run's dead count as live, also those that die later: they
- * belong to another run. An op record that cannot be of the kind in question (a consumer's ENQUEUE)
- * is not read. The including model defines settle(b), the rest of what happens to a buffer that was
- * taken.
+ * A member that is not one of this run's dead members counts as live, even if it dies later: it
+ * belongs to another run. An op record that cannot be of the kind in question (a consumer's ENQUEUE)
+ * is not read. The including model defines settle(b): where a recovered buffer goes.
  */
 #ifdef MUTATE_LIVE_NOW
 #define LIVE(v) (identity[v] / DEAD == 0)
@@ -49,12 +48,12 @@
 #endif
 #ifdef MUTATE_ROLES_BEFORE_SWEEP
 #define SWEEP_BEGIN roles_begin
-#define AFTER_SWEEP finish_next
+#define AFTER_SWEEP slots_next
 #define AFTER_ROLES sweep_cons
 #else
 #define SWEEP_BEGIN sweep_cons
 #define AFTER_SWEEP roles_begin
-#define AFTER_ROLES finish_next
+#define AFTER_ROLES slots_next
 #endif
 
 inline on(step)
@@ -71,8 +70,8 @@ inline forget()
 	from[0] = 0; from[1] = 0; n[0] = 0; n[1] = 0; by[0] = 0; by[1] = 0
 }
 
-/* Finds the next slot with a dead member and marks it DEAD. A member that dies in a slot that was
- * passed belongs to another run. */
+/* Finds the next slot with a dead member and marks it DEAD. If a member dies after its slot was
+ * read, it belongs to another run. */
 inline recover_mark()
 {
 #if MERGED
@@ -107,15 +106,15 @@ inline recover_mark()
 #endif
 }
 
-/* The work that follows a step at once, on the recoverer's own variables, up to its next load or
- * store. */
+/* The work on the recoverer's own variables that follows a step, up to the next load or store. It is
+ * part of the step. */
 inline onward()
 {
 	if
 	:: pc[me] >= thieves_next ->
 	do
 	:: pc[me] == thieves_next ->
-		do :: i < MEMBERS && !IN_DEAD(thief[i]) -> i++ :: else -> break od;
+		do :: i < MEMBERS && !IN_DEAD(holder[i]) -> i++ :: else -> break od;
 		if
 		:: i < MEMBERS -> next(recover_thieves_cas)
 		:: else ->
@@ -219,10 +218,10 @@ inline onward()
 		:: !MULTI_CONSUMER && MULTI_PRODUCER -> next(recover_roles_consumer)
 		:: else -> on(AFTER_ROLES)
 		fi
-	:: pc[me] == finish_next ->
+	:: pc[me] == slots_next ->
 		do :: i < MEMBERS && (dead_is[i] == 0 || (postponed >> i) & 1) -> i++ :: else -> break od;
 		if
-		:: i < MEMBERS -> next(recover_finish_cas)
+		:: i < MEMBERS -> next(recover_slots_cas)
 		:: else ->
 			assert(!alone || !(postponed || locked));
 			alone = 0; postponed = 0; locked = 0;
@@ -250,7 +249,7 @@ inline recover()
 #else
 		next(recover_mark_tag)
 #endif
-	:: pc[me] == recover_mark_tag -> /* true if the identity is still there */
+	:: pc[me] == recover_mark_tag -> /* drops the member if its slot has another identity now */
 		if
 		:: identity[i] != dead_is[i] ->
 			dead_tags = dead_tags & ~BIT(dead_is[i] - DEAD);
@@ -261,7 +260,7 @@ inline recover()
 		i++;
 		next(recover_mark_identity)
 	:: pc[me] == recover_thieves_cas -> /* to CACHE_FLUSH_REQUESTED; for the cache see cache.pml */
-		if :: IN_DEAD(thief[i]) -> thief[i] = 0 :: else fi;
+		if :: IN_DEAD(holder[i]) -> holder[i] = 0 :: else fi;
 		i++;
 		on(thieves_next)
 
@@ -284,7 +283,7 @@ inline recover()
 			next(recover_ranges_role)
 #endif
 		fi
-	:: pc[me] == recover_ranges_role -> /* after prod: the role's next holder reserves behind it */
+	:: pc[me] == recover_ranges_role -> /* after prod: the next member with the role reserves behind it */
 		if
 		:: IN_DEAD(producer) -> by[0] = producer; certain = 1
 #ifdef MUTATE_ROLE_BEFORE_PROD
@@ -332,36 +331,36 @@ inline recover()
 		if :: IN_DEAD(consumer) -> consumer = 0 :: else fi;
 		on(AFTER_ROLES)
 
-	:: pc[me] == recover_finish_cas ->
+	:: pc[me] == recover_slots_cas ->
 		if
-		:: thief[i] == 0 || IN_DEAD(thief[i]) ->
-			thief[i] = tag;
+		:: holder[i] == 0 || IN_DEAD(holder[i]) ->
+			holder[i] = tag;
 #if MERGED
 			if
-			:: identity[i] != dead_is[i] -> next(recover_finish_thief)
-			:: else -> next(recover_finish_op)
+			:: identity[i] != dead_is[i] -> next(recover_slots_unlock)
+			:: else -> next(recover_slots_op)
 			fi
 #else
-			next(recover_finish_check)
+			next(recover_slots_check)
 #endif
-		/* another recoverer has it */
-		:: else -> locked = locked || identity[i] == dead_is[i]; i++; on(finish_next)
+		/* another recoverer has locked the slot */
+		:: else -> locked = locked || identity[i] == dead_is[i]; i++; on(slots_next)
 		fi
-	:: pc[me] == recover_finish_check ->
+	:: pc[me] == recover_slots_check ->
 		if
-		:: identity[i] != dead_is[i] -> next(recover_finish_thief)
-		:: else -> next(recover_finish_op)
+		:: identity[i] != dead_is[i] -> next(recover_slots_unlock)
+		:: else -> next(recover_slots_op)
 		fi
-	:: pc[me] == recover_finish_op -> /* reset() of member.c */
+	:: pc[me] == recover_slots_op -> /* reset() of member.c */
 		op[i] = 0;
-		next(recover_finish_identity)
-	:: pc[me] == recover_finish_identity ->
+		next(recover_slots_identity)
+	:: pc[me] == recover_slots_identity ->
 		identity[i] = 0;
-		next(recover_finish_thief)
-	:: pc[me] == recover_finish_thief ->
-		thief[i] = 0;
+		next(recover_slots_unlock)
+	:: pc[me] == recover_slots_unlock ->
+		holder[i] = 0;
 		i++;
-		on(finish_next)
+		on(slots_next)
 	:: else -> sweep_steps()
 	fi;
 	onward()

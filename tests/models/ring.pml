@@ -3,18 +3,17 @@
  * ring.pml - the shared words, and the steps of alf_queue.h and transfer.h.
  *
  * A member is a state machine. Its pc names the C function and the next step in it. One step is one
- * load, one store or one compare-and-swap on a shared word, with the work on the member's own
- * variables that follows. Memory is sequentially consistent.
+ * load, one store or one compare-and-swap on a shared word. The work on the member's own variables
+ * that follows is part of the step. Memory is sequentially consistent.
  *
  * A crash: a dead process makes no further step, and no other process knows of its death before
- * recover_mark() asks the kernel. So a process that dies is modelled as one that is suspended for
- * any time and is dead from the next recover_mark() on: a recoverer kills what it finds (kill()
- * below), wherever that is. Steps from STORES on write. A load leaves nothing behind: a crash
- * before a load is the same as one before the next store. So a process is only killed before a
- * store, or at rest.
+ * recover_mark() asks the kernel. Until then a dead process is the same as a suspended one. So a
+ * process runs until a recoverer kills it (kill() below). Steps from STORES on write. A load leaves
+ * nothing behind: a crash before a load is the same as one before the next store. So a process is
+ * killed only before a store, or at rest.
  *
- * Ghosts (gone, crashes, real, order) record what is true. The C code learns of gone from the
- * kernel only.
+ * Ghosts (gone, crashes, real, delivered) record facts for the assertions. The C code learns of
+ * gone only from the kernel.
  *
  * MERGED 1: consecutive loads of a call are one step, and so are those of recover_mark() and
  * recovery_read_ops(), so that models with more members can be searched completely.
@@ -41,14 +40,14 @@
 #define IS_TRANSIT(o) ((o) >= 128 && (o) < NONE)
 #define FREE 127      /* settled */
 #define IN_RING 126   /* ghost: published, not claimed */
-#define ABANDONED 125 /* taken by any recoverer */
+#define ABANDONED 125 /* no owner: any recoverer takes it */
 #define BIT(t) (1 << (t))
 #define GONE(t) ((gone >> (t)) & 1)
 #define DEAD 32 /* in identity: the tag, with DEAD once recover_mark() has marked it */
 
 #define ENQUEUE 1
 #define DEQUEUE 2
-#define PUBLISH 3 /* an enqueue whose positions are certainly reserved */
+#define PUBLISH 3 /* an enqueue; its positions are reserved, with certainty */
 #define OP(kind, n, p) ((kind) * 64 + ((n) - 1) * 16 + (p))
 #define KIND(o) ((o) / 64)
 #define POSITION(o) ((o) % 16)
@@ -62,15 +61,14 @@ byte slot[SIZE];
 byte owner[BUFFERS];
 byte op[MEMBERS];
 byte identity[MEMBERS];
-byte thief[MEMBERS];
+byte holder[MEMBERS];
 byte producer, consumer; /* role words */
 
 byte pc[MEMBERS];
 short gone;          /* tags whose processes have died */
 byte crashes;
-byte real[BUFFERS];  /* tag of the member that has it, IN_RING or FREE */
-byte delivered;      /* of the first producer's bulk, by bit: was claimed */
-
+byte real[BUFFERS];  /* tag of its owner, IN_RING or FREE */
+byte delivered;      /* by bit: which buffers of the first producer's bulk were claimed */
 
 typedef Own {
 	byte at, k, n, span, h[2]
@@ -106,7 +104,8 @@ inline next(step)
 	pc[me] = step
 }
 
-/* With or without PUBLISH, before the first owner word or after the first slot. */
+/* Whether the op record says PUBLISH: before the first owner word, or (mutation) after the first
+ * slot. */
 #ifdef MUTATE_PUBLISHING_LATE
 #define PUBLISHING(m) false
 #define PUBLISHED_FIRST(m) (MULTI_PRODUCER && my[m].n > 1 && my[m].k == 1)
@@ -115,7 +114,7 @@ inline next(step)
 #define PUBLISHED_FIRST(m) false
 #endif
 
-/* The step after a reservation, a bulk and a claim; mutations reverse the order. */
+/* The step that follows a reservation, a published bulk and a claim. Mutations reverse the order. */
 #ifdef MUTATE_OP_AFTER_CAS
 #define RESERVE_FIRST alf_reserve_cas
 #define RESERVED alf_reserve_op_late
@@ -192,7 +191,7 @@ inline transfer_in()
 		owner[my[me].h[my[me].k]] = TRANSIT(my[me].at + my[me].k);
 		my[me].k++;
 		if :: my[me].k == my[me].n -> my[me].k = 0; next(MARKED) :: else fi
-	:: pc[me] == alf_publish -> /* the first slot of a bulk comes last */
+	:: pc[me] == alf_publish -> /* the first slot of a bulk is written last */
 		my[me].k++;
 		assert(PENDING(slot[(my[me].at + my[me].n - my[me].k) % SIZE], my[me].at + my[me].n - my[me].k));
 		slot[(my[me].at + my[me].n - my[me].k) % SIZE] = WORD(my[me].at + my[me].n - my[me].k, my[me].h[my[me].n - my[me].k]);
@@ -209,8 +208,8 @@ inline transfer_in()
 	fi
 }
 
-/* Ghost: what is claimed was in the ring, and comes in the order of its producer; of a bulk all or
- * nothing. */
+/* Ghost: a claimed buffer was in the ring. Buffers of one producer are claimed in its order, and of
+ * a bulk all or none. */
 inline claimed(b)
 {
 	assert(real[b] == IN_RING);

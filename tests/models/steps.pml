@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steps.pml - the numbers of the steps. Each name is the C function it belongs to and what the step
- * does there. Steps from STORES on write to shared memory.
+ * steps.pml - the numbers of the steps. A step's name is its C function and what the step does there.
+ * Steps from STORES on write to shared memory.
  */
 #define at_rest 0
 #define finished 1
@@ -47,20 +47,20 @@
 #define sweep_live 24
 #define sweep_owner 25
 #define sweep_hand_on 27
-#define recover_finish_check 26
+#define recover_slots_check 26
 #define recover_thieves_cas 49
-#define sweep_unreserve_void 50
+#define sweep_unreserve_tombstone 50
 #define sweep_unreserve_cas 51
 #define ranges_bury_cas 52
 #define sweep_cas 53
 #define sweep_settle 54
-#define sweep_leave 61
+#define sweep_abandon 61
 #define recover_roles_producer 55
 #define recover_roles_consumer 56
-#define recover_finish_cas 57
-#define recover_finish_op 58
-#define recover_finish_identity 59
-#define recover_finish_thief 60
+#define recover_slots_cas 57
+#define recover_slots_op 58
+#define recover_slots_identity 59
+#define recover_slots_unlock 60
 
 /* Not steps: work that onward() of recover.pml does at once. */
 #define thieves_next 200
@@ -77,4 +77,4 @@
 #define sweep_begin 211
 #define sweep_next 212
 #define roles_begin 213
-#define finish_next 214
+#define slots_next 214

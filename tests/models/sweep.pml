@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * sweep.pml - the steps of sweep.c: sweep_unreserve(), and sweep() with what it does with a dead
- * member's buffer. For recover.pml, whose variables they use.
+ * sweep.pml - the steps of sweep.c: sweep_unreserve() and sweep(). Part of recover.pml, which
+ * declares their variables.
  */
-#ifdef MUTATE_UNRESERVE_TO_THE_DEAD
+#ifdef MUTATE_UNRESERVE_TO_DEAD_MEMBER
 #define UNRESERVED by[j]
 #else
 #define UNRESERVED ABANDONED
 #endif
-/* With HAND_ON there may be no room where a buffer is to go: queue.pml chooses at sweep_hand_on. */
+/* With HAND_ON a buffer's destination may have no room: queue.pml chooses at sweep_hand_on. */
 #if HAND_ON
 #define SWEEP_TAKE sweep_hand_on
 #else
@@ -37,7 +37,7 @@ inline sweep_steps()
 		word = slot[at % SIZE];
 		if
 		:: IS_TOMBSTONE(word, at) -> next(sweep_unreserve_cas)
-		:: PUBLISHED(word, at) && CERTAIN -> next(sweep_unreserve_void)
+		:: PUBLISHED(word, at) && CERTAIN -> next(sweep_unreserve_tombstone)
 		:: PENDING(word, at) && CERTAIN -> next(sweep_unreserve_cas)
 #ifdef MUTATE_NO_OP_COVER
 		:: PENDING(word, at) && !CERTAIN -> next(sweep_unreserve_again)
@@ -46,7 +46,7 @@ inline sweep_steps()
 #endif
 		:: else -> j++; on(unreserve_range)
 		fi
-	:: pc[me] == sweep_unreserve_void -> /* in a bulk that is not whole */
+	:: pc[me] == sweep_unreserve_tombstone -> /* in a bulk that is not whole */
 		if
 		:: slot[at % SIZE] == word ->
 			assert(real[word % 8] == IN_RING);
@@ -60,7 +60,7 @@ inline sweep_steps()
 		i++;
 		on(unreserve_cover)
 	:: pc[me] == sweep_unreserve_again ->
-#ifdef MUTATE_NO_SECOND_LOOK
+#ifdef MUTATE_NO_SECOND_READ
 		next(sweep_unreserve_cas)
 #else
 		if
@@ -82,7 +82,7 @@ inline sweep_steps()
 #else
 		next((MULTI_CONSUMER -> sweep_live : sweep_role))
 #endif
-	:: pc[me] == sweep_role -> /* after cons: the role's next holder claims behind it */
+	:: pc[me] == sweep_role -> /* after cons: the next member with the role claims behind it */
 		seen_role = consumer;
 #ifdef MUTATE_CONSUMER_ROLE_FIRST
 		next(sweep_cons)
@@ -123,7 +123,7 @@ inline sweep_steps()
 			fi
 		:: else -> on(sweep_next)
 		fi
-	:: pc[me] == sweep_leave -> /* there is no room where it is to go: abandon() */
+	:: pc[me] == sweep_abandon -> /* abandon(): the destination has no room */
 		if
 		:: take == ABANDONED -> on(sweep_next)
 		:: take != ABANDONED && owner[d_b] == take ->
@@ -141,7 +141,7 @@ inline sweep_steps()
 			real[d_b] = tag;
 			next(sweep_settle)
 #if HAND_ON
-		:: else -> next(sweep_owner) /* another recoverer has taken or left it */
+		:: else -> next(sweep_owner) /* another recoverer has taken or abandoned it */
 #else
 		:: else -> on(sweep_next)
 #endif

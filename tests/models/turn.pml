@@ -1,26 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * turn.pml - who waits for one buffer and who waits for many at once: sleeping, waking, and the
- * turn of who waits for many.
+ * turn.pml - members that wait for one buffer, and members that wait for many: how they sleep, are
+ * woken, and how a member that waits for many gets its turn.
  *
  * The steps are those of sleep_for_one(), sleep_for_many(), sleep_until_free() and take_turn() in
- * blocking_alloc.c, of wake_free() in free_ring.c and of wait.c; with ROOM those of blocking_retry(),
- * room_sleep() and wake_room(), whose wait words are used in the same way: free is the room
- * there, and nobody has a turn. One step is one load, store or read-modify-write on a shared word,
- * or one system call. The buffers are a number. There is no time: no slice ends a sleep, so that
- * whoever sleeps here when nobody can go on sleeps for ever.
+ * blocking_alloc.c, of wake_free() in free_ring.c and of wait.c. With ROOM they are those of
+ * blocking_retry(), room_sleep() and wake_room(), which use their wait words in the same way: free
+ * is then the room, and no member has a turn. One step is one load, store or read-modify-write on a
+ * shared word, or one system call. The buffers are a number. There is no time: no slice ends a
+ * sleep. So a member that sleeps when no process can make a step is never woken.
  *
- * A wait word is the set of those it counts (in_wait, in_many), and for each of them whether it
- * has changed since (same_wait, same_many), which is what futex(2) compares.
+ * A wait word is the set of the members that it counts (in_wait, in_many), and for each of them
+ * whether the word is still the same (same_wait, same_many), which is what futex(2) compares.
  *
- *     ONES     that wait for one, numbers 0 up to 2
- *     MANYS    1 or 2 that wait for WANT each, numbers 3 and 4
- *     BUFFERS  all
- *     ROUNDS   of each of the ones; 0 for any number, to ask whether who waits for many is served (FAIR)
- *     KEEPER   1: number 2 keeps what it has
- *     CRASHES  of the ones, each recovered by somebody who wakes all (pool_wake_sleepers)
- *     TURNS    that end before there is enough; the next one lasts
- *     AFTER    what others have had until there is a turn
+ *     ONES     members that wait for one buffer, at most 3: processes 0, 1, 2
+ *     MANYS    members that wait for WANT buffers, 1 or 2: processes 3 and 4
+ *     BUFFERS  all buffers
+ *     ROUNDS   of each of the ONES; 0: any number, which FAIR needs
+ *     KEEPER   1: process 2 keeps its buffer
+ *     CRASHES  of the ONES. Each is recovered by a process that wakes all (pool_wake_sleepers)
+ *     TURNS    number of turns that end before there are enough buffers. The next one lasts
+ *     AFTER    buffers that the ONES get before one of the MANYS has a turn
+ *     FAIR     1: check that a member that waits for many gets its buffers
  */
 #define WANT 2
 #define WAITERS 5
@@ -31,7 +32,7 @@ bit in_wait[WAITERS], in_many[WAITERS], same_wait[WAITERS], same_many[WAITERS];
 byte asleep[WAITERS]; /* 1 on free_wait, 2 on free_many */
 byte want;
 byte have[WAITERS], pc[WAITERS], crashes;
-byte taken;           /* what others have had, up to AFTER */
+byte taken;           /* buffers that the ONES got since the last turn, up to AFTER */
 bit had, lucky, other_has;
 hidden byte i;
 hidden byte won;
@@ -50,7 +51,7 @@ hidden byte won;
 #define one_asleep 8
 #define one_leave 9
 #define give 10
-#define give_anybody 11
+#define wake_free_any 11
 #define wake_free_wait 12
 #define wake_free_many 13
 #define wake_ones_add 14
@@ -59,7 +60,7 @@ hidden byte won;
 #define wake_wanted_cas 17
 #define wake_wanted_add 18
 #define wake_wanted_futex 19
-#define many_look 20
+#define many_poll 20
 #define many_take 21
 #define many_turn 22
 #define many_count 23
@@ -121,12 +122,12 @@ inline take(n)
 
 #define WAIT_ONES (seen > COUNT(in_many))
 
-/* What a give does after prod has moved; begins at give, ends at after. */
+/* A free, from the moment that prod has moved: it wakes sleepers. Begins at give, ends at after. */
 inline gives(after)
 {
 	if
-	:: pc[me] == give -> free = free + have[me]; gave = have[me]; have[me] = 0; next(give_anybody)
-	:: pc[me] == give_anybody ->
+	:: pc[me] == give -> free = free + have[me]; gave = have[me]; have[me] = 0; next(wake_free_any)
+	:: pc[me] == wake_free_any ->
 		if :: COUNT(in_wait) -> next(wake_free_wait) :: else -> gave = 0; next(after) fi
 	:: pc[me] == wake_free_wait -> seen = COUNT(in_wait); next(wake_free_many)
 	:: pc[me] == wake_free_many -> /* wait_ones() */
@@ -149,7 +150,7 @@ inline gives(after)
 	:: else
 	fi
 }
-/* FUTEX_WAKE of as many: any of those asleep there. */
+/* FUTEX_WAKE of that many: any of those that sleep on free_wait. */
 inline wake_some()
 {
 	do
@@ -195,16 +196,16 @@ end:
 inline many_steps()
 {
 	if
-	:: pc[me] == many_look -> /* qmempool_alloc_hard(): all or none */
+	:: pc[me] == many_poll -> /* qmempool_alloc_hard(): all or none */
 		if
 		:: free >= WANT -> next(many_take)
 		:: else -> next((ROOM -> many_enter : many_turn))
 		fi
-	:: pc[me] == many_take -> /* somebody may have been faster */
+	:: pc[me] == many_take -> /* another member may have been first */
 		if
 		:: free >= WANT -> take(WANT); next(finished)
 		:: free < WANT && free && !ROOM -> take(free); next(give)
-		:: else -> next(many_look)
+		:: else -> next(many_poll)
 		fi
 	:: pc[me] == many_turn -> /* turn_due() */
 		won = (COUNT(in_wait) > COUNT(in_many) && other_has);
@@ -215,13 +216,13 @@ inline many_steps()
 		if
 		:: COUNT(in_wait) > COUNT(in_many) && taken == AFTER -> next(turn_enter)
 		:: else ->
-#ifdef MUTATE_SINCE_ANEW
+#ifdef MUTATE_COUNTED_FROM_EACH_POLL
 			taken = 0;
 #endif
 			next(many_count)
 		fi
 #endif
-	:: pc[me] == many_count -> next((free < WANT -> many_enter : many_look)) /* or sleep_alone(), for some time */
+	:: pc[me] == many_count -> next((free < WANT -> many_enter : many_poll)) /* or sleep_alone(), for some time */
 #ifdef MUTATE_WAIT_FIRST
 	:: pc[me] == many_enter -> ENTER(in_wait, same_wait); next(many_enter_many)
 	:: pc[me] == many_enter_many -> ENTER(in_many, same_many); next(many_want)
@@ -230,12 +231,12 @@ inline many_steps()
 	:: pc[me] == many_enter_many -> ENTER(in_wait, same_wait); next(many_want)
 #endif
 	:: pc[me] == many_want ->
-#ifndef MUTATE_WANT_UNSAID
+#ifndef MUTATE_WANT_NOT_WRITTEN
 		if :: want == 0 || want > WANT -> want = WANT :: else fi;
 #endif
 		next(many_again)
 	:: pc[me] == many_again ->
-#ifdef MUTATE_NO_LOOK
+#ifdef MUTATE_NO_POLL_BEFORE_SLEEP
 		next(many_sleep)
 #else
 		if
@@ -259,7 +260,7 @@ inline many_steps()
 	:: pc[me] == many_leave_many -> LEAVE(in_many, same_many); next(many_leave)
 	:: pc[me] == many_leave ->
 		LEAVE(in_wait, same_wait);
-		next((have[me] -> finished : many_look))
+		next((have[me] -> finished : many_poll))
 	:: pc[me] == turn_enter -> ENTER(in_wait, same_wait); next(turn_take)
 	:: pc[me] == turn_take ->
 		won = free > 0;
@@ -272,36 +273,36 @@ inline many_steps()
 	:: pc[me] == turn_asleep -> next(turn_leave)
 	:: pc[me] == turn_leave ->
 		LEAVE(in_wait, same_wait);
-#ifdef MUTATE_GIVEN_BACK
+#ifdef MUTATE_NOTHING_KEPT
 		if :: have[me] == WANT -> next(finished) :: have[me] && have[me] < WANT -> next(give) :: else -> next(turn_enter) fi
 #else
 		next((have[me] == WANT -> finished : turn_enter))
 #endif
-	:: else -> gives((served -> dead : many_look))
+	:: else -> gives((served -> dead : many_poll))
 	fi;
 	lucky = won;
 	won = 0;
 	if :: pc[me] == finished -> had = 1; served = 1 :: else fi
 }
 
-/* Takes WANT once, and gives them back in the end, but if it asks whether it is served. */
+/* Takes WANT once, and gives them back in the end, except with FAIR. */
 proctype Many(byte me)
 {
 	byte turns, seen, gave;
 	bit served;
 end:
 	do
-	:: d_step { pc[me] == at_rest -> next(many_look) }
+	:: d_step { pc[me] == at_rest -> next(many_poll) }
 	:: atomic { pc[me] == wake_ones_futex -> wake_some(); next(wake_free_want) }
 	:: atomic { pc[me] == many_pass_futex -> wake_some(); next(many_sleep) }
 	:: d_step { pc[me] > recovered && pc[me] != wake_ones_futex && pc[me] != many_pass_futex && !asleep[me] -> many_steps() }
-	:: d_step { /* the turn's time is over: gives back what it has */
+	:: d_step { /* the turn has ended: gives back what it has */
 		turns < TURNS && (pc[me] == turn_asleep || pc[me] == turn_enter) ->
 		turns++;
 		asleep[me] = 0;
 		if :: pc[me] == turn_asleep -> LEAVE(in_wait, same_wait) :: else fi;
 		taken = 0;
-		next((have[me] -> give : many_look))
+		next((have[me] -> give : many_poll))
 	   }
 	:: d_step { pc[me] == finished && have[me] && !FAIR -> next(give) }
 	od
@@ -309,7 +310,7 @@ end:
 
 #define VICTIM(v) (pc[v] > recovered || (pc[v] == at_rest && have[v]))
 
-/* The rest of recover(), once for each of the ones that died: its buffer, then pool_wake_sleepers(). */
+/* The last part of recover(), for each member that died: frees its buffer, pool_wake_sleepers(). */
 proctype Recoverer()
 {
 	byte v;
@@ -337,7 +338,7 @@ end:
 	od
 }
 
-/* Nobody sleeps while there is what it waits for, and nobody at all when all is given back. */
+/* No member sleeps while what it waits for is there. No member sleeps when all buffers are free. */
 proctype Monitor()
 {
 end:	atomic {
@@ -369,7 +370,7 @@ init {
 }
 
 #if FAIR
-/* Who waits for many and is lucky again and again has what it waits for some time: finds others waiting that have been
- * served since it looked, or finds a buffer in its turn. */
+/* A member that waits for many gets its buffers if it is lucky again and again. It is lucky if it
+ * finds other members waiting that got a buffer since it last polled, or a buffer in its turn. */
 ltl served { ([]<> lucky) -> <> had }
 #endif

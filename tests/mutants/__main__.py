@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Breaks one step of shmpool after another, and demands that a test finds each (`make mutants`).
+"""Breaks one step of shmpool after another, and checks that a test finds each (`make mutants`).
 
     python -m tests.mutants [--jobs N] [--only TEXT] [--python N] [--tests NAMES] [--lines FILE]
                            [core] [python]
 
-Mutants of the core stand in core.toml. Each is named by the text that it replaces, so that it
-outlives changes elsewhere; one whose text is not there once is an error. Those of the Python
-package are made and chosen by python.py; python.toml says which of them are equivalent, and why.
-Each is tried in a copy of the tree in a temporary folder. Exit status: 0 if all were found or are
-said to be equivalent, 1 if one survived or a table no longer fits.
+Mutants of the core are in core.toml. Each is identified by the text that it replaces, which must
+occur once; changes elsewhere do not affect it. python.py makes and chooses mutants of the Python
+package; python.toml lists the equivalent ones with the reasons. Each is tried in a copy of the tree
+in a temporary folder. Exit status: 0 if all were found or are listed as equivalent, 1 if one
+survived or a table no longer fits.
 """
 
 import argparse
@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def _copy_tree(to: Path) -> None:
-    """Copies what git knows of, and the extension if it is built."""
+    """Copies the files that git knows, and the extension if it is built."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -48,7 +48,7 @@ def _copy_tree(to: Path) -> None:
 def _python_mutants(
     n: int, only: str, tests: str, lines: Path, folder: Path
 ) -> tuple[list[Mutant], list[str]]:
-    """N mutants of the package, and what is wrong with their table."""
+    """Returns n mutants of the package, and the errors of their table."""
     equivalents = read_equivalents(HERE / "python.toml")
     known = {one.identity for one in candidates(ROOT)}
     wrong = [
@@ -72,7 +72,7 @@ def _python_mutants(
 
 
 def _run(mutants: list[Mutant], jobs: int, folder: Path) -> list[Outcome]:
-    """Tries each, in so many trees at once."""
+    """Tries each, in that many trees at once."""
     idle: queue.Queue[Checks] = queue.Queue()
     every: list[Checks] = []
     outcomes: list[Outcome] = []

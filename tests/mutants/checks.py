@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tests that mutants are shown to, run in a copy of the tree."""
+"""The tests that are run against a mutant, in a copy of the tree."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from .table import Mutant, Outcome
 SEEDS = 20000
 SECONDS = 300  # of one test; a mutant that hangs is found
 TOGETHER_SECONDS = 400
-FIRST = 6  # tests that a mutant is shown to before the others
+FIRST = 6  # tests that are run before the others
 FAILED = re.compile(r"(?:FAILED|ERROR) (\S+::[\w.]+(?:\[.*?\])?)(?: - |$)")  # as pytest prints it
 KILL_FLAGS = ["-std=gnu11", "-g", "-O2", "-pthread", "-Wl,-z,now"]
 
@@ -32,10 +32,10 @@ class Checks:
         self.build.mkdir(parents=True)
         self.stamp = 1_000_000_000
         self.warm: subprocess.Popen[str] | None = None  # warm.py
-        self.unfit: set[str] = set()  # tests of pytest's that fail now and then
+        self.unfit: set[str] = set()  # tests of pytest's that fail sometimes without the mutant
 
     def try_mutant(self, mutant: Mutant) -> Outcome:
-        """Breaks the tree, runs the mutant's tests until one fails, and mends the tree."""
+        """Breaks the tree, runs the mutant's tests until one fails, and restores the tree."""
         path = self.tree / mutant.file
         before = path.read_text()
         outcome = Outcome(mutant)
@@ -59,15 +59,17 @@ class Checks:
         return outcome
 
     def _write(self, path: Path, text: str) -> None:
-        """Dates no two versions of a file the same, or Python takes what it compiled before."""
+        """Gives each version of a file another date: otherwise Python uses its old bytecode."""
         path.write_text(text)
         self.stamp += 1
         os.utime(path, (self.stamp, self.stamp))
 
     def _is_because(self, said: str, batch: str, path: Path, unbroken: str, changed: str) -> bool:
-        """Whether a test failed because of the mutant: it fails again, and passes without it. One
-        of pytest's that does otherwise is shown to no mutant any more. RuntimeError if the tests
-        cannot even be run without it."""
+        """True if a test failed because of the mutant: it fails again, and passes without it.
+
+        A test of pytest's that does not is not used any more. Raises RuntimeError if the tests
+        cannot run even without the mutant.
+        """
         if not batch.startswith("pytest "):
             return True
         test = FAILED.match(said)
@@ -86,7 +88,7 @@ class Checks:
         return False
 
     def _batches(self, tests: tuple[str, ...]) -> list[str]:
-        """Tests of pytest's go into two processes: a few first, whose files are soon imported."""
+        """Tests of pytest's run in two processes: first a few whose files import quickly."""
         names = [test.removeprefix("pytest ") for test in tests if test.startswith("pytest ")]
         names = [name for name in names if name not in self.unfit]
         others = [test for test in tests if not test.startswith("pytest ")]
@@ -94,7 +96,7 @@ class Checks:
         return others + [f"pytest {shlex.join(part)}" for part in parts]
 
     def _run(self, test: str, changed: str) -> str | None:
-        """None if the test passes, else the last line of what it says."""
+        """Returns None if the test passes, otherwise the last line of its output."""
         kind, *arguments = shlex.split(test)
         try:
             done = getattr(self, f"_{kind}")(arguments, changed)
@@ -126,7 +128,7 @@ class Checks:
             raise RuntimeError(message)
 
     def _steered(self, name: str, changed: str) -> str:
-        """Builds a program that is made of the core under steer.h."""
+        """Builds a program from the core under steer.h."""
         header = changed.endswith(".h")
         sources = steer_sources(name)
         for source in sources:
@@ -136,7 +138,7 @@ class Checks:
         program = self.build / name
         objects = [str(self.build / (Path(source).stem + ".o")) for source in sources]
         self._compile(["gcc", *STEER_FLAGS, *objects, "-o", str(program)])
-        for made in objects:  # those of the broken file must not be used again
+        for made in objects:  # objects of the broken file must not be used again
             if header or Path(made).stem == Path(changed).stem:
                 Path(made).unlink()
         return str(program)

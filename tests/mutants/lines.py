@@ -3,7 +3,7 @@
 
     python -m pytest -p tests.mutants.lines --lines FILE ...
 
-Those of the processes that a test starts count too (traced.py), unless they run without its
+Lines of the processes that a test starts count too (traced.py), unless they run without its
 environment.
 """
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Lines:
-    """Writes FILE in the end; its folder, FILE.d, holds what processes note."""
+    """Writes FILE at the end. The folder FILE.d has what the processes noted."""
 
     def __init__(self, to: Path) -> None:
         self.to, self.folder = to, to.with_name(to.name + ".d")
@@ -58,14 +58,14 @@ class Lines:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """A test that fails or is skipped as it is tells nothing."""
+        """A test that fails or is skipped without a mutant is not usable."""
         report = yield
         if report.outcome != "passed":
             self.unfit.add(item.nodeid)
         return report
 
     def pytest_sessionfinish(self) -> None:
-        """Children may still have run when their test had ended, so their notes are read here."""
+        """Children may run longer than their test, so their notes are read here."""
         found = {}
         for number, (test, seconds, lines) in enumerate(self.rows):
             noted = lines.union((self.folder / str(number)).read_text().split())
@@ -80,7 +80,7 @@ class Lines:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Says where to."""
+    """Adds the option that names the file."""
     parser.addoption("--lines", required=True)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mutants of the Python package: made from its syntax trees, chosen by a hash of their own text.
 
-The hash covers the names of function and class, the line, and what replaces what. So the same code
-has the same mutants wherever its file lies, and a change elsewhere changes none of them. Each is
+The hash covers the names of function and class, the line, and the replacement. So the same code has
+the same mutants wherever its file is, and a change elsewhere changes none of them. Each mutant is
 shown to the tests that run its line (lines.py), the quickest first.
 """
 
@@ -23,7 +23,7 @@ LEFT_OUT += ["structure", "capture", "column", "errno", "fuzz_segment", "interru
 
 
 def _isolated() -> list[str]:
-    """What runs a command so that nothing of it stays behind: namespaces, if allowed."""
+    """A command prefix that isolates a command in namespaces, if allowed, so that nothing stays."""
     command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c"]
     command += ['mount -t tmpfs -o size=1g tmpfs /dev/shm && "$@"; exit $?', "sh"]
     try:
@@ -53,17 +53,17 @@ class Candidate:
 
     @property
     def identity(self) -> tuple[str, str, str, str]:
-        """What it is known by in python.toml; several in the package may have the same."""
+        """Its name in python.toml. Several mutants of the package may have the same."""
         return self.within, self.text, self.old, self.new
 
     @property
     def key(self) -> str:
-        """What it is chosen by."""
+        """The hash that it is chosen by."""
         return hashlib.sha256("\0".join(self.identity).encode()).hexdigest()
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name that is printed."""
         old, new = " ".join(self.old.split()), " ".join(self.new.split())
         return f"{self.within}: {self.text[:80]}: {old[:80]} -> {new[:90]}"
 
@@ -199,7 +199,7 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        """What a message says is not looked into."""
+        """Mutants do not change the text of messages."""
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         if node.value is not None:
@@ -207,7 +207,7 @@ class _Finder(ast.NodeVisitor):
 
 
 def candidates(root: Path) -> Iterator[Candidate]:
-    """Every mutant there is, of each file in turn."""
+    """All possible mutants, of one file after the other."""
     for path in sorted((root / "shmpool").rglob("*.py")):
         if path.relative_to(root).parts[1] in FOLDERS_LEFT_OUT:
             continue
@@ -218,7 +218,7 @@ def candidates(root: Path) -> Iterator[Candidate]:
 
 
 def choose(root: Path, n: int, only: str = "") -> list[Candidate]:
-    """Chooses n of them, no two on one line, of those whose file or name has that text."""
+    """Chooses n of them, no two on one line, from files or names with that text."""
     chosen: dict[tuple[str, int], Candidate] = {}
     for one in sorted(candidates(root), key=lambda c: c.key):
         if len(chosen) < n and (only in one.file or only in one.name):
@@ -227,7 +227,7 @@ def choose(root: Path, n: int, only: str = "") -> list[Candidate]:
 
 
 def record_lines(root: Path, to: Path, names: str = "") -> None:
-    """Runs all tests or those named once, to learn which lines each of them runs."""
+    """Runs all tests, or the given ones, and notes which lines each of them runs."""
     tests = [
         str(path.relative_to(root))
         for path in sorted((root / "tests").glob("test_*.py"))
@@ -243,19 +243,19 @@ def record_lines(root: Path, to: Path, names: str = "") -> None:
 
 
 class Choice:
-    """Which tests a mutant is shown."""
+    """The tests that a mutant is shown to."""
 
     def __init__(self, root: Path, lines: Path) -> None:
         self.rows = json.loads(lines.read_text())
         self.root = root
 
     def tests(self, one: Candidate) -> list[str]:
-        """Those that run its line, or, if that runs at import, lines that name its class, and those
-        that compare the documentation with what is declared.
+        """The tests that run its line. If that runs at import: those of lines that name its class,
+        and those that compare documentation and declarations.
 
-        Those of files that name its module, class or function come first, then the other tests of
-        such files that run anything of the mutant's file, because what is cached runs in the first
-        test only that needs it. Of each the quick come before the slow.
+        First come tests in files that name its module, class or function. Then come the other tests
+        of such files that run anything of the mutant's file: cached code runs only in the first
+        test that needs it. The quick ones come first in each group.
         """
         lines = {one.file: {one.line}}
         if one.imported:
@@ -287,7 +287,7 @@ class Choice:
         return float(self.rows[test]["seconds"])
 
     def _files_naming(self, stem: str, names: list[str]) -> set[str]:
-        """The tests' files that have a module's name in theirs, or have one of these words."""
+        """The test files that have a module's name in theirs, or contain one of these words."""
         word = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
         return {
             file
@@ -296,7 +296,7 @@ class Choice:
         }
 
     def _naming(self, name: str) -> dict[str, set[int]]:
-        """The package's lines that have this word."""
+        """The lines of the package with this word."""
         word = re.compile(rf"\b{re.escape(name)}\b")
         found = {}
         for path in (self.root / "shmpool").rglob("*.py"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a mutant is, and the tables that list them. Nothing here runs anything."""
+"""What a mutant is, and the tables that list them. Nothing is run here."""
 
 import itertools
 import re
@@ -13,7 +13,8 @@ _COMMENT = r"/\*(?:[^*]|\*(?!/))*\*/"
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    """Finds C text however it is broken into lines and indented, and whatever its comments say."""
+    """Matches C text, however it is broken into lines and indented, and whatever its comments
+    say."""
     words = re.findall(r"\w+|[^\w\s]", re.sub(_COMMENT, " ", text))
     between = [
         rf"(?:\s|{_COMMENT})" + ("+" if left[-1:].isalnum() and right[:1].isalnum() else "*")
@@ -25,17 +26,18 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class Mutant:
-    """One broken step: of the core, named by its text; of the package, by its place."""
+    """One broken step: of the core, identified by its text; of the package, by its place."""
 
     name: str
     file: str  # from the root of the tree
     changes: tuple[tuple[str, str], ...] = ()  # old, new
-    tests: tuple[str, ...] = ()  # checks.py; any one that fails has found it
+    tests: tuple[str, ...] = ()  # checks.py; the mutant is found if any one of them fails
     equivalent: str = ""
     candidate: Candidate | None = None
 
     def apply(self, text: str) -> str:
-        """The file's text with the step broken. ValueError if it is not there exactly once."""
+        """Returns the file's text with the step broken. Raises ValueError if it does not occur
+        once."""
         if self.candidate:
             start, end = self.candidate.span
             assert text[start:end] == self.candidate.old
@@ -49,7 +51,7 @@ class Mutant:
         return text
 
     def fault(self, root: Path) -> str:
-        """What is wrong with the table's entry, "" if nothing is."""
+        """Returns what is wrong with the table's entry, or ""."""
         if not self.candidate and bool(self.tests) == bool(self.equivalent):
             return f"{self.file}: {self.name}: needs tests, or why it is equivalent"
         try:
@@ -61,7 +63,7 @@ class Mutant:
 
 @dataclass
 class Outcome:
-    """What became of one."""
+    """The result of one mutant."""
 
     mutant: Mutant
     found_by: str = ""  # the test that failed, or how it did not compile
@@ -92,6 +94,6 @@ def read_core(path: Path) -> list[Mutant]:
 
 
 def read_equivalents(path: Path) -> dict[tuple[str, str, str, str], str]:
-    """Why mutants of the package are equivalent, by their identities."""
+    """Returns the reasons why mutants of the package are equivalent, by their identities."""
     rows = tomllib.loads(path.read_text()).get("mutant", [])
     return {(row["within"], row["line"], row["old"], row["new"]): row["equivalent"] for row in rows}

@@ -3,7 +3,7 @@
 
 lines.py copies this file into a folder of its own as sitecustomize.py, which Python imports when it
 starts. A child appends each line to a file at once, because a test may kill it at any moment. It
-imports nothing of the package, and whatever goes wrong in it is the child's to ignore.
+imports nothing of the package, and the child ignores any error in it.
 """
 
 import os
@@ -14,9 +14,9 @@ from typing import Any
 
 FOLDER = "SHMPOOL_LINES"  # the folder of the notes, in the environment
 PACKAGE = "SHMPOOL_LINES_OF"  # the folder of the package, with its last slash
-NOW = "now"  # the file that holds the number of the test that runs
+NOW = "now"  # the file with the number of the running test
 
-# A test may replace those of os by what fails.
+# A test may replace the functions of os by ones that fail.
 _open, _read, _write, _close = os.open, os.read, os.write, os.close
 
 
@@ -33,12 +33,12 @@ class Tracer:
         self.seen = set()
 
     def start(self) -> None:
-        """Traces this thread and all that are started from now on."""
+        """Traces this thread and all that are started later."""
         threading.settrace(self._call)
         sys.settrace(self._call)
 
     def stop(self) -> None:
-        """Traces nothing more."""
+        """Stops tracing."""
         sys.settrace(None)
         threading.settrace(None)
 
@@ -54,7 +54,8 @@ class Tracer:
         return self._line
 
     def _append(self, text: bytes) -> None:
-        """In a file that the test's process made: a child may be another user, or may not write."""
+        """Appends to a file that the test's process created: a child may be another user, or may
+        not write."""
         try:
             fd = _open(f"{self.folder}/{NOW}", os.O_RDONLY | os.O_CLOEXEC)
             try:

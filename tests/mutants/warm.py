@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs pytest as often as it is told, each time in a fork of a process that has imported it before.
+"""Runs pytest as often as requested, each time in a fork of a process that has imported it before.
 
     python tests/mutants/warm.py [alone]    in the root of the tree, started by checks.py
 
 A line of stdin is one run: {"arguments": [...], "seconds": N, "output": PATH}. A line of stdout is
-what became of it: the exit status, or null if it took longer. Of this project nothing is imported
-here, so that each run takes the files as they are then. With "alone", the process has namespaces of
-its own: after each run nothing stays of the processes and of the files in /dev/shm.
+its result: the exit status, or null if it took longer. Nothing of this project is imported here, so
+each run uses the current files. With "alone", the process has namespaces of its own: after each run
+no process and no file in /dev/shm is left.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import sys
 import traceback
 from pathlib import Path
 
-# What most tests import, but no plugin of pytest's, which it must load itself.
+# What most tests import, except plugins of pytest's, which pytest must load itself.
 FIRST = ["pytest", "asyncio", "multiprocessing.forkserver", "cffi"]
 FIRST += ["msgpack", "uvloop", "numpy", "cattrs", "click", "rich.console", "aiohttp.web"]
 
@@ -40,7 +40,7 @@ def _child(arguments: list[str], output: str) -> None:
 
 
 def _run(arguments: list[str], seconds: float, output: str) -> int | None:
-    """The exit status, None if there is none in time."""
+    """Returns the exit status, or None if there is none in time."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -69,7 +69,7 @@ def _tidy() -> None:
 
 
 def main() -> None:
-    """Until stdin ends."""
+    """Runs until stdin ends."""
     sys.path[0] = os.getcwd()
     for name in FIRST:
         try:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_check.c - see kill_scene.h: what must hold after dead members are recovered.
+ * kill_check.c - see kill_scene.h: what must be true after dead members are recovered.
  */
 #include <string.h>
 
@@ -94,8 +94,8 @@ static void count(uint8_t *seen)
 		uint32_t *before = &last[scene.stream[i].queue][number / 1000];
 		seen[number]++;
 		DEMAND(seen[number] == 1);
-		/* What the dead members had got was put back once; all of what they had moved on is
-		 * there. */
+		/* Messages that dead members had got were put back once. All messages that they
+		 * forwarded are there. */
 		if (number >= FROM_OTHERS && number < FROM_OTHERS + scene.operation->lost)
 			DEMAND(scene.stream[i].again);
 		moved += number < FROM_VICTIM && scene.stream[i].queue == scene.other;
@@ -109,7 +109,7 @@ static void count(uint8_t *seen)
 		seen[scene.report->number[i]] += 16;
 }
 
-/* Returns how many of the others' messages may be lost with the victim. */
+/* Returns how many messages of other members may be lost with the victim. */
 static uint32_t may_miss(void)
 {
 	const struct operation *o = scene.operation;
@@ -125,7 +125,7 @@ static void check_missing(const uint8_t *seen, int exact)
 {
 	const struct operation *o = scene.operation;
 	uint32_t missing = 0, first = 0, last = 0, took = 0;
-	/* The survivors' later messages are behind those that were there before. */
+	/* The survivors' later messages are behind the earlier ones. */
 	for (uint32_t i = 0; i < o->filled + scene.later; i++) {
 		uint32_t number = i < o->filled ? FROM_OTHERS + i : FROM_LATER + i - o->filled;
 		took += seen[number] >= 16;

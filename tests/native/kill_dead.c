@@ -144,7 +144,7 @@ static void get_four(struct scene *s)
 	scene_get(scene_attach(), s->subject, FOUR);
 }
 
-/* Leaves a buffer as sweep.c's hand_on() leaves it half-way. */
+/* Leaves a buffer as sweep.c's hand_on() leaves it in the middle. */
 static void put_back(struct scene *s)
 {
 	struct member *m = scene_attach();
@@ -322,15 +322,15 @@ void dead_everywhere(struct scene *s)
 		scene_child(attach_only);
 }
 
-/* b has returned four messages while the queue was full of others, which are gone since. */
+/* b returned four messages while the queue was full of others, which have been got since. */
 void returned(struct scene *s)
 {
 	uint64_t others[RING];
 	uint32_t to;
 	scene_get(s->b, s->subject, FOUR);
 	scene_publish(s->a, s->subject, FROM_BESIDE, alf_avail_space(s->ring));
-	while (s->handed) {
-		uint64_t handle = s->hand[--s->handed];
+	while (s->owned_n) {
+		uint64_t handle = s->owned[--s->owned_n];
 		if (requeue(&s->pool, s->b, handle, &to) == -ENOBUFS)
 			requeue_abandon(&s->pool, s->b, handle);
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_points.c - kills a member before instruction 0, 1, 2, ... of every operation, and demands
+ * kill_points.c - kills a member before instruction 0, 1, 2, ... of every operation, and checks
  * that the survivors find everything in order (kill_scene.h).
  *
  * An operation is run once under PTRACE_SINGLESTEP, which lists its instructions. For each of them
@@ -12,8 +12,8 @@
  *     stop  it stays suspended, the survivors work, then it runs to the end of the operation
  *
  * Some operations have a companion: another member that is suspended at an instruction of an
- * operation of its own, a different one for each point. It continues when the victim has met its
- * end.
+ * operation of its own, a different one for each point. It continues after the
+ * victim's end.
  *
  * With --pairs every operation gets a companion, and both are suspended at once in these ways:
  *
@@ -70,7 +70,7 @@ static const struct companion {
 #define COMPANIONS (sizeof(companions) / sizeof(*companions))
 
 static struct trace trace, beside;
-static struct counted whole; /* what the operation counts when it is not cut short */
+static struct counted whole; /* what a complete operation counts */
 static struct at {
 	const struct operation *operation;
 	uint32_t k;
@@ -122,7 +122,7 @@ static void victim(void)
 	trace_ends();
 	if (o->kind == GETS && scene.report->result > 0 && !scene.report->got) {
 		for (int i = 0; i < scene.report->result; i++)
-			scene.report->number[i] = *scene_message(scene.hand[i]);
+			scene.report->number[i] = *scene_message(scene.owned[i]);
 		scene.report->got = (uint32_t)scene.report->result;
 	}
 }
@@ -215,7 +215,7 @@ static bool try_point(uint32_t k, enum end end)
 	return reached;
 }
 
-/* The same for a pair. A companion that recovers needs a victim that was killed half-way. */
+/* The same for a pair. A companion that recovers needs a victim that was killed in the middle. */
 static void scout_pair(bool recovers)
 {
 	pid_t other = make(), pid = start(victim);

@@ -31,7 +31,7 @@ static void reserve_few_free(struct scene *s)
 	pool_buffer(&s->pool, handle_index(handle[0]))->owner = owner_transit(0, at);
 }
 
-/* Leaves an extent as trim.c's take_away() leaves it half-way. */
+/* Leaves an extent as trim.c's take_away() leaves it in the middle. */
 static void take_extent_away(struct scene *s)
 {
 	struct member *m = scene_attach();
@@ -93,7 +93,7 @@ static void dead_giving_behind(struct scene *s, uint32_t front)
 	free_ring_put(&s->pool, s->b, handle, have);
 }
 
-/* Makes room in the ring for what comes back, so that no member needs to pass the stale slots
+/* Makes room in the ring for returned buffers, so that no member must pass the stale slots
  * first. */
 static void put_some_elsewhere(struct scene *s)
 {
@@ -135,9 +135,9 @@ void stale_slots(struct scene *s)
 void take_front(struct scene *s)
 {
 	int got;
-	while ((got = transfer_free(&s->pool, s->v, &s->hand[s->handed], BULK)) > 0)
-		s->handed += (uint32_t)got;
-	count_up(&s->v->counters[COUNT_ALLOC], s->handed);
+	while ((got = transfer_free(&s->pool, s->v, &s->owned[s->owned_n], BULK)) > 0)
+		s->owned_n += (uint32_t)got;
+	count_up(&s->v->counters[COUNT_ALLOC], s->owned_n);
 }
 
 /* Makes what is behind the dead member claimable. Where a companion took buffers from there, stale
@@ -158,15 +158,15 @@ int trim_all_but(struct scene *s)
 /* Takes more than its cache has. */
 int refill_beside(struct scene *s)
 {
-	int error = blocking_alloc(&s->pool, s->v, &s->hand[s->handed], CACHE + 4, WAIT_NEVER);
-	s->handed += error ? 0 : CACHE + 4;
+	int error = blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n], CACHE + 4, WAIT_NEVER);
+	s->owned_n += error ? 0 : CACHE + 4;
 	return error;
 }
 
-/* Suspended most of the time where others can only bypass it. */
+/* Usually suspended where other members can only bypass it. */
 int give_beside(struct scene *s)
 {
-	free_ring_put(&s->pool, s->v, &s->hand[s->handed -= 3], 3);
+	free_ring_put(&s->pool, s->v, &s->owned[s->owned_n -= 3], 3);
 	count_up(&s->v->counters[COUNT_FREE], 3);
 	return 0;
 }

@@ -78,7 +78,7 @@ void scene_get(struct member *m, uint32_t queue, uint32_t n)
 {
 	for (uint32_t i = 0; i < n; i++)
 		EQUAL(1, blocking_get(&scene.pool, m, scene_ring(queue),
-				      &scene.hand[scene.handed++], 1, WAIT_NEVER));
+				      &scene.owned[scene.owned_n++], 1, WAIT_NEVER));
 	queue_release(scene_ring(queue), m);
 }
 
@@ -158,7 +158,7 @@ void scene_make(const struct operation *o)
 	for (uint32_t i = 0; i < o->turned; i++) {
 		scene_publish(scene.b, scene.subject, 0, 1);
 		scene_get(scene.b, scene.subject, 1);
-		EQUAL(0, qmempool_free(&scene.pool, scene.b, scene.hand[--scene.handed]));
+		EQUAL(0, qmempool_free(&scene.pool, scene.b, scene.owned[--scene.owned_n]));
 	}
 	scene_publish(scene.b, scene.subject, FROM_OTHERS, o->filled);
 	EQUAL(0, blocking_alloc(&scene.pool, scene.a, scene.hand_a, 1, WAIT_NEVER));

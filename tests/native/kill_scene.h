@@ -3,10 +3,10 @@
  * kill_scene.h - the scene of a kill point: a small pool with two members that survive (a and b, in
  * the checking process), work of their own, and a victim in a child process.
  *
- * Each message is a number that tells who published it. Whatever happens to the victim,
- * scene_check() demands that all messages of the others come out once and in order, that the
- * victim's come out all or not at all, that no buffer and no member slot is lost, and that the pool
- * can be used like a new one afterwards.
+ * Each message is a number that contains its publisher. Whatever happens to the victim,
+ * scene_check() checks: all messages of other members come out once and in order; the victim's come
+ * out all or not at all; no buffer and no member slot is lost; the pool can be used like a new one
+ * afterwards.
  */
 #ifndef KILL_SCENE_H
 #define KILL_SCENE_H
@@ -33,7 +33,7 @@
 #define FROM_VICTIM 2000u
 #define FROM_LATER 3000u  /* a, into the subject queue, with the victim suspended or dead */
 #define FROM_ASIDE 4000u  /* b, into the other queue */
-#define FROM_FULLER 5000u /* the victim, in place of what it has got */
+#define FROM_FULLER 5000u /* the victim, in place of the messages it got */
 #define FROM_BESIDE 900u  /* a companion, into the subject queue */
 #define NUMBERS 6000u
 
@@ -60,7 +60,7 @@ struct operation {
 	int trims;         /* nonzero: extents are smaller and made of whole pages */
 	uint32_t turned;   /* messages that have passed the subject queue before */
 	uint32_t filled;   /* messages in it */
-	uint32_t lost;     /* the first of them, which a dead member has when the victim runs */
+	uint32_t lost;     /* the first of them, owned by a dead member when the victim runs */
 	int leaves;        /* nonzero: recover() may leave something for want of room */
 	uint32_t detaches; /* members that detach in it, and so are not dead */
 	void (*before)(struct scene *);  /* called by the survivors */
@@ -92,8 +92,8 @@ struct scene {
 	struct member *a, *b, *v;
 	uint32_t subject, other, letter;
 	uint64_t hand_a[1], hand_b[2];
-	uint64_t hand[CAPACITY]; /* the victim's */
-	uint32_t handed, marked;
+	uint64_t owned[CAPACITY]; /* the victim's */
+	uint32_t owned_n, marked;
 	int opened; /* number of the victim's opening, if it uses opening.h */
 	uint64_t key;
 	char data[BULK * 64];
@@ -137,18 +137,18 @@ void scene_drain(void);
 /* Recovers once, with a companion suspended. */
 void scene_recover(void);
 
-/* Checks that the victim's counters are right, or wrong by no more than the operation that was cut
- * short. before has the counts when the operation began. whole has those of an operation that is
- * not cut short; NULL if other members were in its way. */
+/* Checks that the victim's counters are exact, except for the operation that was interrupted.
+ * before has the counts when the operation began. whole has those of a complete operation; NULL if
+ * other members affected it. */
 void scene_check_counters(const struct counted *before, const struct counted *whole);
 
-/* Recovers and checks. exact is nonzero if no member has worked since the victim began, so that it
+/* Recovers and checks. exact is nonzero if no member has worked since the victim began: then it
  * is known what the victim can have taken. */
 void scene_check(int exact);
 
 /* The building blocks of operations. */
 void scene_publish(struct member *m, uint32_t queue, uint32_t first, uint32_t n);
-void scene_get(struct member *m, uint32_t queue, uint32_t n); /* into hand */
+void scene_get(struct member *m, uint32_t queue, uint32_t n); /* into owned */
 const struct alf_ring *scene_ring(uint32_t queue);
 uint32_t *scene_message(uint64_t handle);
 struct member *scene_attach(void);

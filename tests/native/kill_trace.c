@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * kill_trace.c - see kill_trace.h. A debug register stops the child when it passes an address for
- * the nth time: the same place as single steps would reach, but much sooner. Without debug
+ * the nth time: the place that single steps would reach, but much faster. Without debug
  * registers it falls back to single steps.
  */
 #define _GNU_SOURCE

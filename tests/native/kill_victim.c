@@ -23,10 +23,10 @@ static int nack_one(struct scene *s, uint64_t handle)
 
 void alloc_own(struct scene *s)
 {
-	for (; s->handed < s->operation->n; s->handed++) {
-		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER));
-		*scene_message(s->hand[s->handed]) = FROM_VICTIM + s->handed;
-		pool_buffer(&s->pool, handle_index(s->hand[s->handed]))->redelivered = 0;
+	for (; s->owned_n < s->operation->n; s->owned_n++) {
+		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n], 1, WAIT_NEVER));
+		*scene_message(s->owned[s->owned_n]) = FROM_VICTIM + s->owned_n;
+		pool_buffer(&s->pool, handle_index(s->owned[s->owned_n]))->redelivered = 0;
 	}
 }
 
@@ -35,7 +35,7 @@ void get_own(struct scene *s)
 	scene_get(s->v, s->subject, s->operation->n);
 }
 
-/* No buffer can go back before another member makes room. */
+/* No buffer can be put back before another member makes room. */
 void get_own_full(struct scene *s)
 {
 	get_own(s);
@@ -46,8 +46,8 @@ void get_own_full(struct scene *s)
 void get_own_again(struct scene *s)
 {
 	get_own(s);
-	while (s->handed)
-		EQUAL(0, nack_one(s, s->hand[--s->handed]));
+	while (s->owned_n)
+		EQUAL(0, nack_one(s, s->owned[--s->owned_n]));
 	get_own(s);
 }
 
@@ -59,48 +59,48 @@ void fill_letter(struct scene *s)
 void empty_cache(struct scene *s)
 {
 	for (uint32_t n = cache_length(&s->pool.segment, s->v); n; n--)
-		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
+		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n++], 1, WAIT_NEVER));
 }
 
 /* Makes the next allocation refill the cache. */
 void use_cache_up(struct scene *s)
 {
-	EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n++], 1, WAIT_NEVER));
 	empty_cache(s);
 }
 
 void fill_cache(struct scene *s)
 {
-	while (s->handed < CACHE + BULK)
-		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
+	while (s->owned_n < CACHE + BULK)
+		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n++], 1, WAIT_NEVER));
 	while (cache_length(&s->pool.segment, s->v) < CACHE)
-		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[--s->handed]));
-	CHECK(s->handed >= s->operation->n);
+		EQUAL(0, qmempool_free(&s->pool, s->v, s->owned[--s->owned_n]));
+	CHECK(s->owned_n >= s->operation->n);
 }
 
 /* Leaves free buffers only in the survivors' caches. */
 void run_dry(struct scene *s)
 {
 	while (!alf_empty(&s->pool.free) || cache_length(&s->pool.segment, s->v)) {
-		if (blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER))
+		if (blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n], 1, WAIT_NEVER))
 			break; /* a companion is suspended at the head of the free ring */
-		s->handed++;
+		s->owned_n++;
 	}
 }
 
 void run_all_dry(struct scene *s)
 {
-	while (blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER) == 0)
-		s->handed++;
+	while (blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n], 1, WAIT_NEVER) == 0)
+		s->owned_n++;
 	segment_shared(&s->pool.segment)->inquired = 0; /* so that it asks for dead members again */
 }
 
 void some_cached(struct scene *s)
 {
 	for (uint32_t i = 0; i < 6; i++)
-		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->hand[s->handed++], 1, WAIT_NEVER));
+		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n++], 1, WAIT_NEVER));
 	for (uint32_t i = 0; i < 3; i++)
-		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[--s->handed]));
+		EQUAL(0, qmempool_free(&s->pool, s->v, s->owned[--s->owned_n]));
 }
 
 void asked_for(struct scene *s)
@@ -112,8 +112,8 @@ void asked_for(struct scene *s)
 void all_home(struct scene *s)
 {
 	some_cached(s);
-	while (s->handed)
-		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[--s->handed]));
+	while (s->owned_n)
+		EQUAL(0, qmempool_free(&s->pool, s->v, s->owned[--s->owned_n]));
 }
 
 void open_locally(struct scene *s)
@@ -137,7 +137,7 @@ void attach_locally(struct scene *s)
 void have_last(struct scene *s)
 {
 	struct member *second = scene_attach();
-	EQUAL(0, blocking_alloc(&s->pool, second, &s->hand[s->handed++], 1, WAIT_NEVER));
+	EQUAL(0, blocking_alloc(&s->pool, second, &s->owned[s->owned_n++], 1, WAIT_NEVER));
 	cache_drain(&s->pool, second);
 	second->ended = 1;
 }
@@ -153,9 +153,9 @@ void have_data(struct scene *s)
 void have_two(struct scene *s)
 {
 	struct member *second = scene_attach();
-	for (; s->handed < s->operation->n; s->handed++) {
-		EQUAL(0, blocking_alloc(&s->pool, second, &s->hand[s->handed], 1, WAIT_NEVER));
-		*scene_message(s->hand[s->handed]) = FROM_VICTIM + s->handed;
+	for (; s->owned_n < s->operation->n; s->owned_n++) {
+		EQUAL(0, blocking_alloc(&s->pool, second, &s->owned[s->owned_n], 1, WAIT_NEVER));
+		*scene_message(s->owned[s->owned_n]) = FROM_VICTIM + s->owned_n;
 	}
 }
 
@@ -163,26 +163,26 @@ void have_two(struct scene *s)
 
 int put_own(struct scene *s)
 {
-	return blocking_put(&s->pool, s->v, s->ring, s->hand, s->operation->n, WAIT_NEVER);
+	return blocking_put(&s->pool, s->v, s->ring, s->owned, s->operation->n, WAIT_NEVER);
 }
 
 int put_aside(struct scene *s)
 {
-	return blocking_put(&s->pool, s->v, scene_ring(s->other), s->hand, s->operation->n,
+	return blocking_put(&s->pool, s->v, scene_ring(s->other), s->owned, s->operation->n,
 			    WAIT_NEVER);
 }
 
 int nack_own(struct scene *s)
 {
-	return nack_one(s, s->hand[0]);
+	return nack_one(s, s->owned[0]);
 }
 
 int nack_later(struct scene *s)
 {
 	uint32_t to;
-	int error = blocking_requeue(&s->pool, s->v, s->hand[0], WAIT_NEVER, &to);
+	int error = blocking_requeue(&s->pool, s->v, s->owned[0], WAIT_NEVER, &to);
 	if (error == -ENOBUFS) {
-		requeue_abandon(&s->pool, s->v, s->hand[0]);
+		requeue_abandon(&s->pool, s->v, s->owned[0]);
 		return 0;
 	}
 	return error;
@@ -191,10 +191,10 @@ int nack_later(struct scene *s)
 int nack_wait(struct scene *s)
 {
 	uint32_t to;
-	return blocking_requeue(&s->pool, s->v, s->hand[0], wait_now() + SHORT_NS, &to);
+	return blocking_requeue(&s->pool, s->v, s->owned[0], wait_now() + SHORT_NS, &to);
 }
 
-/* What was returned without an error has come out, even if the queue frees a dead consumer's
+/* Messages that were returned without an error came out, even if the queue frees a dead consumer's
  * buffers. */
 void check_nacked(struct scene *s)
 {
@@ -207,34 +207,34 @@ void check_nacked(struct scene *s)
 
 int move_aside(struct scene *s)
 {
-	return requeue_move(&s->pool, s->v, s->ring, s->other, false, s->hand);
+	return requeue_move(&s->pool, s->v, s->ring, s->other, false);
 }
 
 int move_to_letter(struct scene *s)
 {
-	return requeue_move(&s->pool, s->v, s->ring, s->letter, true, s->hand);
+	return requeue_move(&s->pool, s->v, s->ring, s->letter, true);
 }
 
 int put_wait(struct scene *s)
 {
-	return blocking_put(&s->pool, s->v, s->ring, s->hand, s->operation->n,
+	return blocking_put(&s->pool, s->v, s->ring, s->owned, s->operation->n,
 			    wait_now() + SHORT_NS);
 }
 
 int get_some(struct scene *s)
 {
-	return blocking_get(&s->pool, s->v, s->ring, s->hand, s->operation->n, WAIT_NEVER);
+	return blocking_get(&s->pool, s->v, s->ring, s->owned, s->operation->n, WAIT_NEVER);
 }
 
 int get_wait(struct scene *s)
 {
-	return blocking_get(&s->pool, s->v, s->ring, s->hand, s->operation->n,
+	return blocking_get(&s->pool, s->v, s->ring, s->owned, s->operation->n,
 			    wait_now() + SHORT_NS);
 }
 
 int alloc_some(struct scene *s)
 {
-	uint64_t *handle = &s->hand[s->handed];
+	uint64_t *handle = &s->owned[s->owned_n];
 	uint32_t n = s->operation->n;
 	return blocking_alloc(&s->pool, s->v, handle, n, WAIT_NEVER);
 }
@@ -248,8 +248,8 @@ int request_all(struct scene *s)
 int give_back(struct scene *s)
 {
 	uint32_t n = s->operation->n;
-	return n == 1 ? qmempool_free(&s->pool, s->v, s->hand[0]) :
-			qmempool_free_bulk(&s->pool, s->v, s->hand, n);
+	return n == 1 ? qmempool_free(&s->pool, s->v, s->owned[0]) :
+			qmempool_free_bulk(&s->pool, s->v, s->owned, n);
 }
 
 int send_data(struct scene *s)
@@ -348,38 +348,38 @@ int recover_dead(struct scene *s)
 void scene_companion_prepare(struct scene *s)
 {
 	some_cached(s);
-	for (uint32_t i = 0; i < s->handed; i++)
-		*scene_message(s->hand[i]) = FROM_VICTIM + i;
-	s->marked = s->handed;
+	for (uint32_t i = 0; i < s->owned_n; i++)
+		*scene_message(s->owned[i]) = FROM_VICTIM + i;
+	s->marked = s->owned_n;
 }
 
-/* Checks that the companion's buffers are its own and unchanged, gives them back and detaches. */
+/* Checks that the companion's buffers are its own and unchanged, frees them and detaches. */
 void scene_companion_leave(struct scene *s)
 {
-	for (uint32_t i = 0; i < s->handed; i++) {
-		CHECK(i >= s->marked || *scene_message(s->hand[i]) == FROM_VICTIM + i);
-		EQUAL(0, qmempool_free(&s->pool, s->v, s->hand[i]));
+	for (uint32_t i = 0; i < s->owned_n; i++) {
+		CHECK(i >= s->marked || *scene_message(s->owned[i]) == FROM_VICTIM + i);
+		EQUAL(0, qmempool_free(&s->pool, s->v, s->owned[i]));
 	}
 	detach_member(s);
 }
 
 int alloc_beside(struct scene *s)
 {
-	int error = blocking_alloc(&s->pool, s->v, &s->hand[s->handed], 1, WAIT_NEVER);
-	s->handed += !error;
+	int error = blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n], 1, WAIT_NEVER);
+	s->owned_n += !error;
 	return error;
 }
 
 int alloc_many_beside(struct scene *s)
 {
-	int error = blocking_alloc(&s->pool, s->v, &s->hand[s->handed], BULK, WAIT_NEVER);
-	s->handed += error ? 0 : BULK;
+	int error = blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n], BULK, WAIT_NEVER);
+	s->owned_n += error ? 0 : BULK;
 	return error;
 }
 
 int free_beside(struct scene *s)
 {
-	return qmempool_free(&s->pool, s->v, s->hand[--s->handed]);
+	return qmempool_free(&s->pool, s->v, s->owned[--s->owned_n]);
 }
 
 int flush_beside(struct scene *s)
@@ -390,14 +390,14 @@ int flush_beside(struct scene *s)
 
 int put_beside(struct scene *s)
 {
-	uint64_t handle = s->hand[--s->handed];
+	uint64_t handle = s->owned[--s->owned_n];
 	*scene_message(handle) = FROM_BESIDE;
 	pool_buffer(&s->pool, handle_index(handle))->redelivered = 0;
 	int error = blocking_put(&s->pool, s->v, s->ring, &handle, 1, WAIT_NEVER);
 	/* The queue is full, or another member is the single producer: the victim keeps its
 	 * buffer. */
 	if (error)
-		*scene_message(handle) = FROM_VICTIM + s->handed++;
+		*scene_message(handle) = FROM_VICTIM + s->owned_n++;
 	return error;
 }
 

@@ -5,7 +5,8 @@
  *
  * A thread that is suspended inside an operation while others use up half of all positions takes
  * new positions for old ones. With 64 bits that takes thousands of years, with 8 bits 128 elements.
- * So no operation here lasts longer than PACE_STEPS others. Operations still run at the same time.
+ * So no operation here lasts longer than PACE_STEPS other operations. Operations still run at the
+ * same time.
  */
 #ifndef PACE_H
 #define PACE_H

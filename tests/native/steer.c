@@ -21,7 +21,7 @@
 #define BUFFERED_MAX 24
 #define STEPS_MAX 1000000u /* of a run; most end after thousands */
 #define STEP_NS 5000       /* of the simulated clock */
-#define SUSPENDED_MAX 3000 /* steps that others make in that time */
+#define SUSPENDED_MAX 3000 /* steps that other threads make in that time */
 #define BETWEEN 64         /* steps from one steer_between() to the next, on average */
 
 enum state { READY, ASLEEP, ENDED, DEAD };

@@ -15,7 +15,7 @@
  *                   stores, and those may pass it, as C11 allows.
  *     death         the thread makes no further step. The stores in its buffer become visible, and
  *                   a member that asks for its process finds it dead.
- *     suspension    the thread makes no step until the others have made many, or can make none
+ *     suspension    the thread makes no step until other threads have made many, or can make none
  *     sleep         ends by a wake-up, or when no thread can make a step. Then steer_idle() is
  *                   called, which decides whether that is a fault.
  *
@@ -36,7 +36,7 @@
 #undef WAIT_POLLS
 #define WAIT_POLLS 2
 
-#ifdef STEER_DEAF /* as if no member ever slept; test_steer.py demands that this is found */
+#ifdef STEER_DEAF /* as if no member ever slept; test_steer.py checks that this is found */
 #define wait_anybody(word) (load_seq_cst(word) & 0)
 #endif
 
@@ -87,7 +87,7 @@ uint64_t steer_load_run(const shared64 *slot, uint64_t tag, uint64_t *word, uint
 #undef STORES_IN_ORDER
 #define STORES_IN_ORDER (!steer_weak())
 
-/* The rest is for the program that is steered. */
+/* The rest is for the steered program. */
 
 #define STEER_THREADS 6
 

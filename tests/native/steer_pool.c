@@ -170,7 +170,7 @@ static const struct profile profiles[] = {
 };
 /* clang-format on */
 /* Functions in which a recoverer, or a member that takes a dead member's slot, may be overtaken by
- * all the others. */
+ * all other threads. */
 static const char *const haunts[] = { "recover_mark",
 				      "collect_records",
 				      "collect_single",

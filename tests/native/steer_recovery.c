@@ -19,8 +19,8 @@ static void die_over_a_live_reservation(void)
 	script_kill(A);
 }
 
-/* A position that a live member has reserved becomes no tombstone, whatever a dead one's op record
- * covers. */
+/* A position that a live member has reserved becomes no tombstone, whatever a dead member's op
+ * record covers. */
 static void live_reservation(void)
 {
 	die_over_a_live_reservation();
@@ -156,7 +156,7 @@ static void abandoned_beside_another(void)
 }
 
 /* A late recoverer finds that a dead single producer's role has a successor. The successor's
- * positions are not the dead one's. */
+ * positions are not the dead member's. */
 static void successor_of_a_single_producer(void)
 {
 	DO(B, ALLOC);

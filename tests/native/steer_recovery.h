@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * steer_recovery.h - what the scenarios of recovery share: the pool and its words. In most of them
- * A dies, C recovers, and D overtakes C or gets what is there.
+ * A dies, C recovers, and D overtakes C or gets the messages.
  */
 #ifndef STEER_RECOVERY_H
 #define STEER_RECOVERY_H
@@ -17,7 +17,7 @@
 #define SLOT(n) (script_slot(0, FIRST + (n)))
 #define OP(thread) (&script_member(thread)->op)
 #define IDENTITY(thread) (&script_member(thread)->identity)
-#define OWNER(thread) (&script_buffer((thread), 0)->owner) /* of the first buffer in its hand */
+#define OWNER(thread) (&script_buffer((thread), 0)->owner) /* of the first buffer that it owns */
 
 /* Runs the recoverer until it has marked dead members up to the thread, which is not the last
  * one. */

@@ -3,16 +3,16 @@
  * steer_script.h - scenarios: runs of steer.h whose steps are written down, for cases that a random
  * run meets once in many thousands.
  *
- * A scenario is a function that tells each thread what to do and how far to go. A point is named by
- * the kind of the step and its word of memory:
+ * A scenario is a function that says what each thread does, and up to which point. A point is named
+ * by the kind of the step and its word of memory:
  *
  *     START(A, PUT, .n = 2);                     A begins to put two, and makes no step yet
  *     UNTIL(A, AFTER, SWAPS, &ring->prod, 1);    A has won its first compare-and-swap of prod
  *     script_kill(A);                            A dies there
  *     DO(C, RECOVER);                            C recovers from beginning to end
  *
- * A point that is not reached fails the scenario: the core does not do any more what the scenario
- * is about. Points are counted from where the thread stands. At each stop the audit must be exact.
+ * A point that is not reached fails the scenario: the core no longer does what the scenario
+ * tests. Points are counted from where the thread stands. At each stop the audit must be exact.
  * At the end, when all threads have finished, everything is checked that world_end() checks. Time
  * passes only by script_let_pass().
  */
@@ -72,7 +72,7 @@ const struct shmpool_recovery *script_recovery(uint32_t thread);
 struct alf_queue *script_queue(uint32_t queue); /* from 0 on */
 shared64 *script_slot(uint32_t queue, alf_position position);
 struct member *script_member(uint32_t thread);
-/* Returns the header of the nth buffer in the thread's hand. */
+/* Returns the header of the nth buffer that the thread owns. */
 struct buffer *script_buffer(uint32_t thread, uint32_t n);
 
 #endif

@@ -4,8 +4,8 @@
  */
 #include "steer_recovery.h"
 
-/* A recoverer that has not noticed the change does not take the next member of a dead one's slot
- * for the dead one. */
+/* A recoverer that has not noticed the change does not take the next member of a dead member's slot
+ * for the dead member. */
 static void next_life_in_a_put(void)
 {
 	DO(A, ALLOC);
@@ -42,7 +42,7 @@ static void next_life_with_a_buffer(void)
 	DO(D, ALLOC, .n = 15);
 }
 
-/* Nor the next member's op record, which a recoverer reads that has read the dead one's
+/* Nor the next member's op record, which a recoverer reads that has read the dead member's
  * identity. */
 static void next_life_read_as_the_dead_one(void)
 {
@@ -105,6 +105,41 @@ static void die_clearing_after_the_tag(void)
 	die_clearing(&script_member(A)->tag);
 }
 
+/* E has read that a slot is free. Then F takes it and dies, and it was the slot's last epoch: E
+ * becomes a member in another slot. */
+static void last_epoch_ends(void)
+{
+	struct member *slot = script_member(A);
+	script_kill(A);
+	DO(D, RECOVER);
+	uint32_t tag = slot->tag;
+	slot->deaths = TAG_EPOCH_MAX - 1;
+	slot->tag = (TAG_EPOCH_MAX - 1) << TAG_NUMBER_BITS | (tag & TAG_NUMBER_MASK);
+	START(E, ATTACH);
+	UNTIL(E, BEFORE, SWAPS, &slot->identity, 1);
+	DO(F, ATTACH);
+	DEMAND(script_member(F) == slot);
+	script_kill(F);
+	DO(D, RECOVER);
+	SAME(TAG_EPOCH_MAX, member_epoch(slot->tag));
+	script_finish(E);
+	DEMAND(script_member(E) != slot);
+	slot->deaths = 2; /* those of A and F */
+	slot->tag = 2u << TAG_NUMBER_BITS | (tag & TAG_NUMBER_MASK);
+}
+
+/* All slots are dead members'. E, which takes one of them, also recovers the others. */
+static void newcomer_recovers_all(void)
+{
+	for (uint32_t i = A; i <= D; i++)
+		script_kill(i);
+	DO(E, ATTACH);
+	uint32_t left = 0;
+	for (uint32_t i = A; i <= D; i++)
+		left += member_dead(script_member(i)->identity);
+	SAME(0, left);
+}
+
 #define E_COMES_LATER .newcomers = 1u << E
 
 const struct scenario slots_scenarios[] = {
@@ -116,5 +151,7 @@ const struct scenario slots_scenarios[] = {
 	{ "die-clearing-after-the-count", die_clearing_after_the_count, POOL() },
 	{ "die-clearing-after-saying-so", die_clearing_after_saying_so, POOL() },
 	{ "die-clearing-after-the-tag", die_clearing_after_the_tag, POOL() },
+	{ "last-epoch-ends", last_epoch_ends, POOL(.threads = 6), .newcomers = 1u << E | 1u << F },
+	{ "newcomer-recovers-all", newcomer_recovers_all, POOL(.members = 5), E_COMES_LATER },
 	{ 0 },
 };

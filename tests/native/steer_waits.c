@@ -51,8 +51,8 @@ static void asks_for_a_flush(void)
 	SAME(1, held(B));
 }
 
-/* A's free did not see B's request, and is in A's store buffer. B steals from A's cache all the
- * same. */
+/* A's free did not see B's request, and is in A's store buffer. B nevertheless steals from
+ * A's cache. */
 static void free_before_the_request(void)
 {
 	DO(A, ALLOC, .n = 4);
@@ -81,6 +81,44 @@ static void get_passes_tombstones(void)
 	SAME(0, held(D));
 	script_finish(C);
 	SAME(0, held(C));
+}
+
+/* D makes room for C, which wants one slot, while B, which wants two, is counted in one of the two
+ * wait words only: D takes B for the only sleeper. B wakes C. */
+static void room_for_one_beside_many(void)
+{
+	DO(A, ALLOC, .n = 2);
+	DO(A, PUT, .n = 2);
+	DO(B, ALLOC, .n = 2);
+	DO(C, ALLOC);
+	START(C, PUT_WAIT);
+	script_sleeps(C);
+	START(B, PUT_WAIT, .n = 2);
+	UNTIL(B, AFTER, ADDS, &script_queue(0)->room_many, 1);
+	DO(D, GET);
+	script_sleeps(B);
+	script_finish(C);
+	SAME(0, held(C));
+	DO(D, GET, .n = 2);
+	script_finish(B);
+	SAME(0, held(B));
+}
+
+/* The same with buffers. */
+static void buffer_for_one_beside_many(void)
+{
+	DO(A, ALLOC, .n = 4);
+	START(C, ALLOC_WAIT);
+	script_sleeps(C);
+	START(B, ALLOC_WAIT, .n = 2);
+	UNTIL(B, AFTER, ADDS, &segment_shared(&world_segment)->free_many, 1);
+	DO(A, FREE);
+	script_sleeps(B);
+	script_finish(C);
+	SAME(1, held(C));
+	DO(A, FREE, .n = 3);
+	script_finish(B);
+	SAME(2, held(B));
 }
 
 /* B and C die with a message each, for which the queue has no room. D has placed B's, and is
@@ -148,8 +186,8 @@ static void returned_message_is_noted(void)
 	SAME(0, script_recovery(C)->requeued);
 }
 
-/* A returns a message to a full queue whose on_death is free: the message comes back all the
- * same. */
+/* A returns a message to a full queue whose on_death is free: the message is delivered
+ * again nevertheless. */
 static void returned_message_waits_for_room(void)
 {
 	DO(A, ALLOC, .n = 3);
@@ -187,6 +225,16 @@ const struct scenario waits_scenarios[] = {
 	{ "free-before-the-request", free_before_the_request, { SMALL, .threads = 2 } },
 	{ "asks-for-a-flush", asks_for_a_flush, { SMALL, .threads = 2 } },
 	{ "get-passes-tombstones", get_passes_tombstones, { FULL_OF_TWO, .threads = 4 } },
+	{ "room-for-one-beside-many", room_for_one_beside_many, { FULL_OF_TWO, .threads = 4 } },
+	{ "buffer-for-one-beside-many",
+	  buffer_for_one_beside_many,
+	  { .capacity = 4,
+	    .prealloc = 4,
+	    .cache = 0,
+	    .bulk = 2,
+	    .extent = 4,
+	    .ring = 4,
+	    .threads = 3 } },
 	{ "two-messages-without-room",
 	  two_messages_without_room,
 	  { FULL_OF_TWO, .threads = 5, .on_death = { REQUEUE } } },

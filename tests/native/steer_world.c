@@ -59,7 +59,7 @@ static void take(uint32_t me, uint64_t handle, bool got)
 	a->hand[a->held++] = handle;
 }
 
-/* The newest n buffers leave the thread's hand, as far as the other threads are concerned. */
+/* Notes that the thread no longer owns its newest n buffers. */
 static const uint64_t *part_with(struct actor *a, uint32_t n)
 {
 	a->held -= n;
@@ -76,8 +76,8 @@ static void keep_after_all(uint32_t me, uint32_t n)
 	a->held += n;
 }
 
-/* Producers write both words, and so do holders of a message. A thread that reads the words of two
- * writers has read a mixture. */
+/* Producers write both words, and so do the owners of a message. A thread that reads the words of
+ * two writers has read a mixture. */
 static void say(uint64_t handle, uint32_t mark, uint32_t timestamp)
 {
 	struct buffer *b = pool_buffer(&world_actors[LAST].pool, handle_index(handle));
@@ -279,13 +279,7 @@ void world_nack(uint32_t me, bool later)
 
 void world_move(uint32_t me, uint32_t queue)
 {
-	struct shmpool_taken taken;
-	int64_t error = shmpool_move(key(me, queue), 0, 1, &taken);
-	if (error == 1) { /* neither queue has room for it */
-		receive(me, queue, taken.handle);
-		take(me, taken.handle, true);
-		return;
-	}
+	int64_t error = shmpool_move(key(me, queue), 0, 1);
 	DEMAND(error == 0 || error == -EAGAIN || error == -ENOBUFS || error == -ENOENT);
 }
 
@@ -295,7 +289,7 @@ void world_peek(uint32_t me, uint32_t queue)
 	char bytes[sizeof(uint32_t)];
 	int error = shmpool_peek((int)me, (int)queue + 1, 0, &seen, bytes, sizeof(bytes));
 	DEMAND(error == 0 || error == 1);
-	if (!error || steer_deaths()) /* its holder may have died between its two words */
+	if (!error || steer_deaths()) /* its owner may have died between its two words */
 		return;
 	SAME(seen.timestamp + 1, seen.mark);
 	DEMAND(seen.timestamp < sent && may_be_in(&messages[seen.timestamp], queue));
@@ -326,7 +320,7 @@ void world_send(uint32_t me, uint32_t queue, uint32_t n)
 	}
 }
 
-/* What a thread hands to another passes through something that orders their accesses. */
+/* A buffer that one thread hands to another passes through a word that orders their accesses. */
 static void pass_on(void)
 {
 	add_seq_cst(&passed_on, 1);
@@ -378,7 +372,7 @@ static bool has_something(const struct actor *a, const struct alf_ring *r, const
 	       word == &segment_shared(&world_segment)->free_many;
 }
 
-/* Until then a sleeper may go on sleeping: the thread that died may have been about to wake it. */
+/* Until then a sleeper may go on sleeping: the dead thread may have been about to wake it. */
 static bool all_recovered(void)
 {
 	for (uint32_t i = 0; i < world_profile->threads; i++)

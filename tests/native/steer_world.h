@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * steer_world.h - a small pool, its members under steer.h, and what must hold for them. Shared by
+ * steer_world.h - a small pool, its members under steer.h, and what must be true of them. Shared by
  * runs that a seed steers (steer_pool.c) and runs that a script steers (steer_script.h).
  *
  *     checked           that
@@ -75,7 +75,7 @@ struct profile {
 	bool same;     /* always that many, and on one queue */
 	bool same_queue;
 	bool one_process; /* the threads are of one process, and hand buffers to each other */
-	bool peeked;      /* headers tell which message they belong to */
+	bool peeked;      /* each header names the message it belongs to */
 	uint32_t members; /* number of slots, if not MEMBERS */
 	uint32_t each[STEER_THREADS]; /* the same as most, by thread */
 	uint32_t flags[QUEUES];
@@ -125,7 +125,7 @@ extern struct actor world_actors[STEER_THREADS + 1];
 void world_make(const struct profile *profile);
 /* Makes the pool as it was when it was new. */
 void world_begin(void);
-/* Recovers once, and then checks everything that must hold when no thread makes steps any more. */
+/* Recovers once, and then checks what must be true when no thread makes steps any more. */
 void world_end(void);
 /* Operations of a thread. Each checks what it gets. All except world_alloc() of many take or give
  * as many of the n as they can. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * stress_bypass.c - a member is suspended in the middle of giving buffers back, many times, while
- * others allocate all that there is. No two members get one buffer, all get what is free, and in
- * the end every buffer is free again.
+ * stress_bypass.c - a member is suspended many times in the middle of freeing buffers, while
+ * other members allocate all that there are. No two members get the same buffer, all free buffers
+ * can be allocated, and at the end every buffer is free.
  *
  * With narrow positions (SHMPOOL_POSITION_BITS) there are no other threads, since positions would
  * wrap while a member is suspended.
@@ -19,7 +19,7 @@
 #include "wait.h"
 
 #define CAPACITY 64
-#define STOPPED 16 /* buffers that the suspended member is giving back */
+#define STOPPED 16 /* buffers that the suspended member is freeing */
 #define WORKERS 3
 
 static uint32_t pool_number, stop, holders[CAPACITY], most;

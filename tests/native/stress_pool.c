@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * stress_pool.c - threads that are members of one pool pass numbered buffers through queues of
- * every mode, while others allocate and free until the pool is used up, so that it grows, steals
- * and waits. At the end every number was seen once, in the order of its producer, and every buffer
- * is free.
+ * every mode, while other threads allocate and free until the pool is used up, so that it grows,
+ * steals and waits. At the end every number was seen once, in the order of its producer,
+ * and every buffer is free.
  *
  * Usage: stress_pool MESSAGES
  */
@@ -153,7 +153,7 @@ static void *consume(void *argument)
 	return NULL;
 }
 
-/* Takes as many buffers as it can get and gives them back, so that other members find none and
+/* Takes as many buffers as it can get and frees them, so that other members find none and
  * steal. */
 static void *hoard(void *argument)
 {
@@ -209,7 +209,7 @@ static void run(const char *name, uint32_t flags)
 	EQUAL(audit.total, audit.free + audit.cached);
 	struct shmpool_stats stats;
 	audit_stats(pool(), &stats);
-	EQUAL(1, stats.members); /* this thread; the others' members ended with them */
+	EQUAL(1, stats.members); /* this thread; the members of the other threads ended with them */
 	printf("%-15s %u messages, %llu grown, %llu stolen from, %llu sleeps, %llu wraps\n", name,
 	       messages * producers, (unsigned long long)stats.counters[COUNT_GROW],
 	       (unsigned long long)stats.counters[COUNT_STEAL],

@@ -67,7 +67,7 @@ static void *survive(void *unused)
 	return unused;
 }
 
-static void *put_right(void *unused)
+static void *recover_them(void *unused)
 {
 	struct member *m = self();
 	while (!load_relaxed(&stop)) {
@@ -80,7 +80,7 @@ static void *put_right(void *unused)
 }
 
 /* Forks a process that works until it is killed. It is forked before there are threads, as
- * sanitizers require, and begins when it is told to. */
+ * sanitizers require, and begins when the parent starts it. */
 static pid_t mortal(int *tell)
 {
 	int ends[2];
@@ -124,10 +124,8 @@ int main(int argc, char **argv)
 							      .refill_multiplier = 1,
 							      .members = 250,
 							      .queues = QUEUES });
-	const struct queue_on_death on_death[QUEUES] = {
-		{ .what = ON_DEATH_FREE },
-		{ .what = ON_DEATH_REQUEUE }
-	};
+	const struct queue_on_death on_death[QUEUES] = { { .what = ON_DEATH_FREE },
+							 { .what = ON_DEATH_REQUEUE } };
 	for (int i = 0; i < QUEUES; i++)
 		EQUAL(i + 1,
 		      queue_create(pool(), self(), i ? "second" : "first", 32, 0, &on_death[i]));
@@ -137,7 +135,8 @@ int main(int argc, char **argv)
 	for (uint32_t i = 0; i < kills; i++)
 		pid[i] = mortal(&tell[i]);
 	for (int i = 0; i < WORKERS + 2; i++)
-		CHECK(!pthread_create(&thread[i], NULL, i < WORKERS ? survive : put_right, NULL));
+		CHECK(!pthread_create(&thread[i], NULL, i < WORKERS ? survive : recover_them,
+				      NULL));
 	for (uint32_t i = 0; i < kills; i++) {
 		CHECK(write(tell[i], "", 1) == 1);
 		usleep(500 + (i * 7919) % 4000);
@@ -165,7 +164,7 @@ int main(int argc, char **argv)
 	EQUAL(0, audit.unaccounted);
 	EQUAL(0, audit.doubled);
 	EQUAL(audit.total, audit.free + audit.cached);
-	printf("%u kills, %u recovered meanwhile, %llu buffers passed\n", kills, recovered,
+	printf("%u kills, %u recovered, %llu buffers passed\n", kills, recovered,
 	       (unsigned long long)passed);
 	EQUAL(0, opening_close(pool_number));
 	free(pid);

@@ -3,7 +3,7 @@
  * test_runs.c - a run of slots is seen as a whole, wherever cache lines end in it: a thread that
  * sees its first slot sees the others.
  *
- * Usage: test_runs LOOKS
+ * Usage: test_runs READS
  */
 #define _GNU_SOURCE
 #include "atomic.h"
@@ -30,14 +30,14 @@ static void *write_runs(void *argument)
 	return NULL;
 }
 
-static void look(struct run r, uint64_t looks)
+static void read_run(struct run r, uint64_t reads)
 {
 	pthread_t writer;
 	store_relaxed(&stop, 0);
 	for (uint32_t i = 0; i < SLOTS; i++)
 		store_relaxed(&ring[i], 0);
 	CHECK(!pthread_create(&writer, NULL, write_runs, &r));
-	for (uint64_t k = 0; k < looks; k++) {
+	for (uint64_t k = 0; k < reads; k++) {
 		uint64_t first = load_acquire(&ring[r.at]) >> 25;
 		for (uint32_t i = 1; i < r.n; i++)
 			CHECK(load_acquire(&ring[r.at + i]) >> 25 >= first);
@@ -48,10 +48,10 @@ static void look(struct run r, uint64_t looks)
 
 int main(int argc, char **argv)
 {
-	uint64_t looks = argc > 1 ? (uint64_t)atoll(argv[1]) : 1000000;
+	uint64_t reads = argc > 1 ? (uint64_t)atoll(argv[1]) : 1000000;
 	for (uint32_t at = 0; at < 8; at++)
 		for (uint32_t n = 2; n <= MOST; n++)
-			look((struct run) { at, n }, looks);
-	look((struct run) { 7, 2 }, 64 * looks); /* a cache line ends after the first slot */
+			read_run((struct run) { at, n }, reads);
+	read_run((struct run) { 7, 2 }, 64 * reads); /* a cache line ends after the first slot */
 	return 0;
 }

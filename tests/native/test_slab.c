@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_slab.c - where a process searches for an absent extent, and how many buffers one claim may
- * have.
+ * test_slab.c - where a process searches for an absent extent, what is left of one for which there
+ * was no memory, and how many buffers one claim may have.
  *
  * Usage: test_slab [ROUNDS]
  */
 #define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include "alf_repair.h"
 #include "blocking.h"
 #include "member.h"
@@ -32,6 +35,17 @@ static struct member *self(void)
 	return opening_member(pool_number);
 }
 
+static bool no_memory;
+
+/* Called by the core in place of libc's: /dev/shm is full, if no_memory says so. */
+int fallocate(int fd, int mode, off_t from, off_t length)
+{
+	if (!no_memory)
+		return (int)syscall(SYS_fallocate, fd, mode, from, length);
+	errno = ENOSPC;
+	return -1;
+}
+
 static uint32_t alloc_all(uint64_t *handle, uint32_t each)
 {
 	uint32_t n = 0;
@@ -51,6 +65,18 @@ static void stale_hint(void)
 	cache_drain(pool(), self());
 	CHECK(trim(pool(), self(), 0) > 0);
 	store_relaxed(&pool()->absent, place);
+	EQUAL(CAPACITY, alloc_all(handle, BULK));
+	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, CAPACITY));
+	CHECK(trim(pool(), self(), 0) > 0);
+}
+
+/* Once there is memory again, another claim creates the extent for which there was none. */
+static void full(void)
+{
+	static uint64_t handle[CAPACITY];
+	no_memory = true;
+	EQUAL(-ENOSPC, qmempool_alloc_bulk(pool(), self(), handle, BULK));
+	no_memory = false;
 	EQUAL(CAPACITY, alloc_all(handle, BULK));
 	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, CAPACITY));
 	CHECK(trim(pool(), self(), 0) > 0);
@@ -138,6 +164,7 @@ int main(int argc, char **argv)
 	struct shmpool_geometry g = geometry(CAPACITY, 0);
 	pool_number = memfd_pool(&g);
 	stale_hint();
+	full();
 	race(argc > 1 ? atoi(argv[1]) : 100);
 	claims();
 	return 0;

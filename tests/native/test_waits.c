@@ -108,7 +108,7 @@ static void give(const uint64_t *handle, uint32_t n)
 	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, n));
 }
 
-/* A member that waits for many holds none and is not woken for fewer, so a member that wants one
+/* A member that waits for many owns none and is not woken for fewer, so a member that wants one
  * gets it. */
 static void many_buffers(void)
 {
@@ -263,7 +263,7 @@ static void behind(void)
 	EQUAL(0, alf_reserve(ring, &self()->op, 1, ALF_MULTI, &at));
 	other = self();
 	uint64_t op = load_relaxed(&other->op), got;
-	store_relaxed(&other->op, 0); /* this thread goes on, as another member */
+	store_relaxed(&other->op, 0); /* this thread continues, as another member */
 	EQUAL(-EAGAIN, blocking_get(pool(), other, ring, &got, 1, wait_now() + 1200000000ll));
 	CHECK(member_counted(self(), COUNT_SLEEP) - before <= 12);
 	store_relaxed(&other->op, op);
@@ -306,12 +306,13 @@ static uint64_t key(uint32_t queue)
  * whole pool, and then pauses longer and longer. */
 static void asking(void)
 {
+	struct shmpool_turn turn = { 0 };
 	uint64_t held[CAPACITY], handle, *word = &shared()->inquired;
 	take(held, CAPACITY);
 	store_relaxed(word, 0);
 	EQUAL(-EAGAIN, qmempool_alloc(pool(), self(), &handle));
 	EQUAL(0, load_relaxed(word));
-	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER));
+	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER, &turn));
 	CHECK(load_relaxed(word));
 	for (uint64_t fruitless = 2; fruitless < 6; fruitless++) {
 		store_relaxed(word, load_relaxed(word) & 7);
@@ -321,11 +322,11 @@ static void asking(void)
 	}
 	uint64_t soon = (uint64_t)wait_wall() + 900000000;
 	store_relaxed(word, soon);
-	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER));
+	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER, &turn));
 	EQUAL(soon, load_relaxed(word));
 	uint64_t set_back = (uint64_t)wait_wall() + 3600000000000ull;
 	store_relaxed(word, set_back);
-	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER));
+	EQUAL(-EAGAIN, shmpool_alloc_many_wait(key(0), &handle, 1, WAIT_NEVER, &turn));
 	CHECK(set_back != load_relaxed(word));
 	give(held, CAPACITY);
 }
@@ -354,11 +355,11 @@ static void stuck(void)
 	drain();
 }
 
-/* No more than one buffer is ever free, and others wait for that. Members that wait for four get
- * them all the same, one after the other, each in its turn. */
+/* No more than one buffer is ever free, and other members wait for it. Members that wait for four
+ * get them nevertheless, one after the other, each in its turn. */
 #define CROWD 3u
 static uint32_t stop;
-static uint64_t back[CROWD]; /* what each has got, plus one; 0 once it may go on */
+static uint64_t back[CROWD]; /* what each has got, plus one; 0 once it may continue */
 
 static void *crowd(void *argument)
 {
@@ -404,6 +405,33 @@ static void turn(void)
 			EQUAL(0, qmempool_free(pool(), self(), back[i] - 1));
 }
 
+static void *wait_for_data(void *argument)
+{
+	struct waiter *w = argument;
+	uint32_t *counted = opening_begin(pool_number);
+	w->result = blocking_get(pool(), self(), ring, w->handle, w->n, wait_now() + PATIENCE_NS);
+	opening_end(counted);
+	return NULL;
+}
+
+/* A close wakes the calls that sleep in the pool, and does not wait for the end of their slice. */
+static void closed(void)
+{
+	struct waiter w = { 0 };
+	struct segment *s = &pool()->segment;
+	const size_t offset = (size_t)((char *)&ring->q->data_wait - s->base);
+	char *base = mmap(NULL, s->geometry.size, PROT_READ, MAP_SHARED, s->fd, 0);
+	CHECK(base != MAP_FAILED); /* stays when the pool is closed */
+	const uint32_t *word = (const uint32_t *)(base + offset);
+	begin(&w, wait_for_data, 1);
+	until_asleep(word, 1);
+	uint32_t before = wakes(word);
+	EQUAL(0, opening_close(pool_number));
+	CHECK(before != wakes(word));
+	end(&w, -ESHUTDOWN);
+	EQUAL(0, munmap(base, offset));
+}
+
 /* A position of the free ring was overwritten: buffers that are freed are abandoned after a few
  * steps. */
 static void corrupted(void)
@@ -429,8 +457,8 @@ static void corrupted(void)
 }
 
 /* A buffer that was abandoned without being counted, and for which there is no room, stays counted
- * when another recoverer, which had come past it before it was abandoned, says what it has swept
- * for. */
+ * when another recoverer, which had passed it before it was abandoned, stores its count in
+ * swept. */
 static void left(void)
 {
 	struct shmpool_recovery out;
@@ -474,6 +502,7 @@ int main(void)
 	stuck();
 	left();
 	turn();
+	closed();
 	corrupted();
 	return 0;
 }

@@ -49,7 +49,7 @@ static uint32_t random_below(uint32_t n)
 	return (uint32_t)(state >> 32) % n;
 }
 
-static void look(struct worker *w)
+static void observe(struct worker *w)
 {
 	cache_position bottom = cache_bottom_at(w->m->cache_bottom, w->m->cache_top);
 	w->moved += (cache_position)(bottom - w->bottom);
@@ -108,8 +108,8 @@ int main(int argc, char **argv)
 		 * members want. */
 		uint32_t most = i / 256 % 4 ? USED : CAPACITY;
 		step(&worker[random_below(2)], most);
-		look(&worker[0]);
-		look(&worker[1]);
+		observe(&worker[0]);
+		observe(&worker[1]);
 		if (i % 1024 == 0)
 			check_all(worker[0].held + worker[1].held);
 	}
@@ -119,8 +119,8 @@ int main(int argc, char **argv)
 	}
 	for (uint64_t i = 0; i < turns; i++) {
 		turn(&worker[i % 2]);
-		look(&worker[0]);
-		look(&worker[1]);
+		observe(&worker[0]);
+		observe(&worker[1]);
 		if (i % 1024 == 0)
 			check_all(0);
 	}

@@ -70,8 +70,8 @@ static void *consume(void *argument)
 		for (uint32_t i = 0; i < got; i++) {
 			uint64_t *expected = &next[handle[i] >> 23];
 			uint64_t ahead = (handle[i] - *expected) & 0x7fffff;
-			/* Other consumers got the numbers between; none comes twice. A thread that
-			 * was suspended until the numbers wrapped cannot tell. */
+			/* Other consumers got the numbers between; none repeats. A thread that
+			 * was suspended until the numbers wrapped cannot check this. */
 			CHECK(ahead < 1u << 22 ||
 			      left[handle[i] >> 23] - load_relaxed(&remaining) > 1u << 21);
 			*expected = handle[i] + 1;

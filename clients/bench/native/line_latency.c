@@ -5,26 +5,26 @@
  * Two workers bounce one word. Every figure of two cores depends on this time. On a virtual machine
  * it changes when the host moves a virtual core, so it is measured before and after each cell.
  */
-#include "run.h"
+#include "bench.h"
 
 static int create(struct bench_run *run)
 {
-	run->state = run_memory(run, CACHE_LINE);
+	run->state = bench_memory(run, CACHE_LINE);
 	return 0;
 }
 
 static void work(struct bench_run *run, uint32_t me)
 {
 	uint64_t *word = run->state, turn = me;
-	while (!run_stopped(run)) {
+	while (!bench_stopped(run)) {
 		if (load_acquire(word) != turn) {
 			cpu_relax();
 			continue;
 		}
 		store_release(word, turn + 1);
 		turn += 2;
-		run_count(run, me, turn / 2);
+		bench_count(run, me, turn / 2);
 	}
 }
 
-const struct bench_contestant line_latency = { "line latency", OURS, create, work, false };
+const struct bench_contestant line_latency = { "line_latency", create, work, false };

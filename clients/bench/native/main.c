@@ -1,186 +1,304 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * main.c - the native benchmark: options, rounds, and when a cell is measured again.
+ * main.c - the native benchmark: takes one sample for each line that it reads (../core.py).
  *
- * The contestants of a cell take turns (A B C A B C ...), so that a change of the machine affects
- * all of them. Only figures of the same round are compared.
+ * First it prints the number of cores, the cycles of the time-stamp counter in a nanosecond (0 if
+ * there is none), and the compiler. A request is CONTESTANT WORK PLACE PRODUCERS CONSUMERS BULK
+ * HELD SINGLE, in numbers of bench.h. The answer is OUTCOME SHARE, then NS DONE for each window of
+ * time: its length, and the elements that passed.
+ *
+ * It handles no signal: the kernel kills the workers when it ends (PR_SET_PDEATHSIG).
  */
+#define _GNU_SOURCE
 #include <errno.h>
-#include <getopt.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
-#include "cycles.h"
-#include "report.h"
+#include "bench.h"
 
-/* By place. Oversubscribed samples are long. The others are short and need more rounds, so that
- * short disturbances do not reach the median. */
-static const uint32_t rounds_full[3] = { 21, 21, 7 }, rounds_quick[3] = { 5, 5, 3 };
+#define MEMORY_BYTES (64u << 20)
+#define START_SECONDS 5.0 /* for all workers to be running */
+#define STOP_SECONDS 2.0  /* for all workers to exit; then SIGKILL */
+#define POLL_SECONDS 0.0005
+#define CYCLES_SECONDS 0.02
+#define STAGGER (6 * CACHE_LINE)
+#define WINDOWS 5
 
-#define CELL_ATTEMPTS 3
-#define LINE_CHANGED 1.5   /* times: figures measured during such a change are not comparable */
-#define LINE_NS_MAX 2000.0 /* more means that another program uses a core */
-#define LINE_TRIES 20
-
-static const char usage[] =
-	"usage: bench [--quick] [--only SUBSTRING] [--json FILE] [--list] [-h]\n"
-	"\n"
-	"Measures the queue and the pool in C against the original algorithm and DPDK.\n"
-	"  --quick           3 to 5 short rounds instead of 7 to 21\n"
-	"  --only SUBSTRING  only the scenarios whose name contains it\n"
-	"  --json FILE       also write every sample of every round\n"
-	"  --list            list the scenarios and exit\n"
-	"\n"
-	"example: bench --quick --only '1 to 1' --json /tmp/bench.json\n";
-
-static const struct bench_cell line_cell = {
-	.name = "line latency", .work = WORK_LINE_LATENCY, .place = TWO_CORES, .producers = 2
+static const struct bench_contestant *const contestants[] = {
+	&queue_ours,     &queue_ours_owner, &queue_ours_multi, &queue_tailwait, &queue_rte,
+	&queue_ck,       &line_latency,     &pool_ours,        &pool_original,  &pool_rte,
+	&pool_rte_owner, &pool_malloc,      &pool_mimalloc,    &pool_jemalloc,
 };
 
-/* Cache-line latency in ns, the median of three; retried while another program uses a core. Returns
- * LINE_NS_MAX if that does not end, 0 after Ctrl-C. */
-static double measure_line(void)
+static struct bench_run *shared;
+static int core[2];
+static int cores;
+/* By place. An oversubscribed window has many time slices for each of the eight workers of a
+ * core. Several windows: short disturbances drop out. */
+static const double warm_seconds[3] = { 0.002, 0.002, 0.05 };
+static const double window_seconds[3] = { 0.002, 0.002, 0.25 };
+static const int windows[3] = { WINDOWS, WINDOWS, 1 };
+
+/* The workers' real-time priority, 0 for none. Workers keep both cores busy, so a harness of the
+ * same priority would never run: it takes the next higher one. Oversubscribed workers run without,
+ * because they need time slices. */
+static int real_time;
+
+static int harness_priority(void)
 {
-	struct result r = { .cell = &line_cell, .rounds = 3, .contestants = 1 };
-	r.contestant[0] = &line_latency;
-	for (int tries = 0; tries < LINE_TRIES; tries++) {
-		for (uint32_t i = 0; i < r.rounds; i++) {
-			r.sample[0][i] = run_once(&line_cell, &line_latency);
-			if (r.sample[0][i].outcome == RUN_INTERRUPTED)
-				return 0;
-		}
-		struct run_sample median = result_median(&r, 0);
-		if (median.outcome == RUN_OK && median.ns < LINE_NS_MAX)
-			return median.ns;
-	}
-	return LINE_NS_MAX;
+	struct sched_param own;
+	int policy = sched_getscheduler(0);
+	if (policy != SCHED_FIFO && policy != SCHED_RR)
+		return 0;
+	if (sched_getparam(0, &own))
+		return -1;
+	real_time = own.sched_priority;
+	own.sched_priority++;
+	return sched_setscheduler(0, policy, &own);
 }
 
-/* Runs all rounds of one cell. True after Ctrl-C. */
-static bool measure(struct result *result, uint32_t rounds)
+static void worker_priority(enum bench_place place)
 {
-	const struct bench_cell *cell = result->cell;
-	result->rounds = 0;
-	for (uint32_t r = 0; r < rounds; r++) {
-		for (uint32_t i = 0; i < result->contestants; i++) {
-			if (!result->contestant[i]->create)
-				continue;
-			if (isatty(STDERR_FILENO))
-				fprintf(stderr, "\r\033[K%s: round %u of %u, %s", cell->name, r + 1,
-					rounds, result->contestant[i]->name);
-			result->sample[i][r] = run_once(cell, result->contestant[i]);
-			if (result->sample[i][r].outcome == RUN_INTERRUPTED)
-				return true;
-		}
-		result->rounds = r + 1;
-	}
-	return false;
+	struct sched_param own = { .sched_priority = place == OVERSUBSCRIBED ? 0 : real_time };
+	if (real_time &&
+	    sched_setscheduler(0, place == OVERSUBSCRIBED ? SCHED_OTHER : SCHED_FIFO, &own))
+		_exit(1);
 }
 
-static bool measure_cell(struct result *result, uint32_t rounds, int cores)
+/* Finds the cores and maps the memory. Returns 0, or -1 with errno set. */
+static int set_up(void)
 {
-	if (result->cell->place == ONE_CORE)
-		return measure(result, rounds);
-	if (cores < 2) {
-		result->skipped = "it needs two cores";
-		return false;
+	cpu_set_t set;
+	if (harness_priority() || sched_getaffinity(0, sizeof(set), &set))
+		return -1;
+	for (int i = 0; i < CPU_SETSIZE && cores < 2; i++)
+		if (CPU_ISSET(i, &set))
+			core[cores++] = i;
+	shared = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	return shared == MAP_FAILED ? -1 : 0;
+}
+
+void *bench_memory(struct bench_run *run, size_t bytes)
+{
+	/* Blocks must not begin at the same offset of a page: the processor would take a later load
+	 * from one block to depend on a store to another (4K aliasing). */
+	run->used += STAGGER;
+	void *at = (char *)run + run->used;
+	run->used += (bytes + 2 * CACHE_LINE - 1) / (2 * CACHE_LINE) * (2 * CACHE_LINE);
+	if (run->used > MEMORY_BYTES) {
+		fprintf(stderr, "bench: a cell needs more than %u bytes\n", MEMORY_BYTES);
+		exit(1);
 	}
-	double changed;
+	return memset(at, 0, bytes);
+}
+
+static double seconds(clockid_t clock)
+{
+	struct timespec t;
+	if (clock_gettime(clock, &t))
+		return 0;
+	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void sleep_until(double then)
+{
+	struct timespec t = { (time_t)then, (long)((then - (double)(time_t)then) * 1e9) };
+	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL) == EINTR)
+		;
+}
+
+static double cycles_per_ns(void)
+{
+#if defined(__x86_64__)
+	double began = seconds(CLOCK_MONOTONIC), now;
+	uint64_t from = __builtin_ia32_rdtsc();
 	do {
-		result->attempts++;
-		result->line_before = measure_line();
-		if (result->line_before == 0 || measure(result, rounds))
-			return true;
-		result->line_after = measure_line();
-		if (result->line_after == 0)
-			return true;
-		changed = result->line_after / result->line_before;
-	} while ((changed > LINE_CHANGED || changed < 1 / LINE_CHANGED) &&
-		 result->attempts < CELL_ATTEMPTS);
-	return false;
+		now = seconds(CLOCK_MONOTONIC);
+	} while (now - began < CYCLES_SECONDS);
+	return (double)(__builtin_ia32_rdtsc() - from) / ((now - began) * 1e9);
+#else
+	return 0;
+#endif
 }
 
-static int write_json(const char *path, const struct result *results, uint32_t n, bool quick)
+static void pin(int cpu)
 {
-	FILE *out = fopen(path, "w");
-	if (out)
-		report_json(out, results, n, quick);
-	if (!out || fclose(out)) {
-		fprintf(stderr, "bench: %s: %s\n", path, strerror(errno));
+	cpu_set_t set;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	sched_setaffinity(0, sizeof(set), &set);
+}
+
+/* The core of worker i. They alternate; each core gets as many producers, and as many consumers, as
+ * the other. */
+static int core_of(const struct bench_cell *cell, uint32_t i)
+{
+	if (cell->place == ONE_CORE)
+		return core[0];
+	if (cell->producers + cell->consumers <= 2)
+		return core[i & 1];
+	return core[(i < cell->producers ? i : i - cell->producers) & 1];
+}
+
+struct worker {
+	const struct bench_contestant *contestant;
+	uint32_t me;
+};
+
+static void *worker(void *argument)
+{
+	const struct worker *w = argument;
+	pin(core_of(shared->cell, w->me));
+	add_seq_cst(&shared->ready, 1u);
+	while (!load_acquire(&shared->go))
+		sched_yield();
+	w->contestant->work(shared, w->me);
+	return NULL;
+}
+
+/* A forked process: runs n workers from number first on; all but the first are threads. */
+static _Noreturn void process(const struct bench_contestant *contestant, uint32_t first, uint32_t n,
+			      pid_t parent)
+{
+	struct worker w[BENCH_WORKERS_MAX];
+	pthread_t thread[BENCH_WORKERS_MAX];
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(1);
+	worker_priority(shared->cell->place);
+	for (uint32_t i = 0; i < n; i++)
+		w[i] = (struct worker) { contestant, first + i };
+	for (uint32_t i = 1; i < n; i++)
+		if (pthread_create(&thread[i], NULL, worker, &w[i]))
+			_exit(1);
+	worker(&w[0]);
+	for (uint32_t i = 1; i < n; i++)
+		pthread_join(thread[i], NULL);
+	_exit(0);
+}
+
+struct reading {
+	double wall, cpu; /* seconds; cpu: of the worker, or average of threads, with the least */
+	uint64_t done;
+};
+
+static struct reading read_now(const pid_t *pid, uint32_t processes)
+{
+	uint32_t n = shared->cell->producers + shared->cell->consumers;
+	struct reading r = { .wall = seconds(CLOCK_MONOTONIC) };
+	for (uint32_t i = 0; i < processes; i++) {
+		clockid_t clock;
+		double cpu =
+			clock_getcpuclockid(pid[i], &clock) ? 0 : seconds(clock) * processes / n;
+		r.cpu = i == 0 || cpu < r.cpu ? cpu : r.cpu;
+	}
+	for (uint32_t i = 0; i < n; i++)
+		r.done += load_relaxed(&shared->worker[i].done);
+	return r;
+}
+
+/* Waits for the workers and kills those that are too slow. Returns the worst outcome. */
+static const char *reap(pid_t *pid, uint32_t n, double limit)
+{
+	const char *outcome = "ok";
+	double end = seconds(CLOCK_MONOTONIC) + limit;
+	for (uint32_t left = n; left;) {
+		bool late = seconds(CLOCK_MONOTONIC) >= end;
+		for (uint32_t i = 0; i < n; i++) {
+			int status;
+			if (!pid[i])
+				continue;
+			if (late && !kill(pid[i], SIGKILL) && !strcmp(outcome, "ok"))
+				outcome = "stuck";
+			if (waitpid(pid[i], &status, late ? 0 : WNOHANG) == 0)
+				continue;
+			if (!late && (!WIFEXITED(status) || WEXITSTATUS(status)))
+				outcome = "failed";
+			pid[i] = 0;
+			left--;
+		}
+		sleep_until(seconds(CLOCK_MONOTONIC) + (left ? POLL_SECONDS : 0));
+	}
+	return outcome;
+}
+
+/* Takes a sample and prints it. The share is that of its core which the least of the workers got.
+ */
+static void sample(const struct bench_cell *cell, const struct bench_contestant *contestant)
+{
+	uint32_t n = cell->producers + cell->consumers, processes = n, started = 0;
+	pid_t pid[BENCH_WORKERS_MAX] = { 0 }, self = getpid();
+	struct reading at[WINDOWS + 1] = { 0 };
+	int measured = 0;
+
+	*shared = (struct bench_run) { .cell = cell, .used = sizeof(*shared) };
+	if (contestant->create(shared)) {
+		puts("failed 0");
+		return;
+	}
+	if (contestant->threads && (cell->work == WORK_HAND_OVER || cell->work == WORK_PATH))
+		processes = 1;
+	for (; started < processes; started++) {
+		pid[started] = fork();
+		if (pid[started] == 0)
+			process(contestant, started, n / processes, self);
+		if (pid[started] < 0)
+			break;
+	}
+	double deadline = seconds(CLOCK_MONOTONIC) + START_SECONDS;
+	while (started == processes && load_acquire(&shared->ready) < n &&
+	       seconds(CLOCK_MONOTONIC) < deadline)
+		sleep_until(seconds(CLOCK_MONOTONIC) + POLL_SECONDS);
+	bool go = load_acquire(&shared->ready) == n;
+	if (go) {
+		store_release(&shared->go, 1u);
+		sleep_until(seconds(CLOCK_MONOTONIC) + warm_seconds[cell->place]);
+		for (at[0] = read_now(pid, processes); measured < windows[cell->place];) {
+			sleep_until(at[measured].wall + window_seconds[cell->place]);
+			at[++measured] = read_now(pid, processes);
+		}
+	}
+	store_release(&shared->stop, 1u);
+	const char *outcome = reap(pid, started, go ? STOP_SECONDS : 0);
+	if (!go || load_relaxed(&shared->failed))
+		outcome = "failed";
+	double wall = at[measured].wall - at[0].wall;
+	printf("%s %.3f", outcome, go ? (at[measured].cpu - at[0].cpu) / wall : 0);
+	for (int i = 0; i < measured; i++)
+		printf(" %.0f %llu", (at[i + 1].wall - at[i].wall) * 1e9,
+		       (unsigned long long)(at[i + 1].done - at[i].done));
+	putchar('\n');
+}
+
+int main(void)
+{
+	char name[32];
+	struct bench_cell c;
+	if (set_up()) {
+		perror("bench");
 		return 1;
+	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	printf("%d %.4f %s\n", cores, cycles_per_ns(), __VERSION__);
+	while (scanf("%31s %u %u %u %u %u %u %d", name, &c.work, &c.place, &c.producers,
+		     &c.consumers, &c.bulk, &c.held, &c.single) == 8) {
+		const struct bench_contestant *contestant = NULL;
+		for (size_t i = 0; i < sizeof(contestants) / sizeof(contestants[0]); i++)
+			if (!strcmp(contestants[i]->name, name))
+				contestant = contestants[i];
+		if (contestant && contestant->create)
+			sample(&c, contestant);
+		else
+			puts("skipped 0");
 	}
 	return 0;
-}
-
-/* Measures the selected cells, up to Ctrl-C, and prints them. Returns the exit status. */
-static int run_all(const char *only, bool quick, const char *json)
-{
-	struct result *results = calloc(cells_count, sizeof(*results));
-	int cores = run_init();
-	bool interrupted = false;
-	uint32_t n = 0;
-	if (!results || cores < 0) {
-		fprintf(stderr, "bench: %s\n", strerror(results ? -cores : ENOMEM));
-		return 1;
-	}
-	for (uint32_t i = 0; i < cells_count && !interrupted; i++) {
-		const struct bench_cell *cell = &cells[i];
-		if (!strstr(cell->name, only))
-			continue;
-		result_init(&results[n], cell);
-		interrupted = measure_cell(
-			&results[n], (quick ? rounds_quick : rounds_full)[cell->place], cores);
-		if (interrupted && !results[n].rounds)
-			results[n].skipped = "interrupted";
-		n++;
-	}
-	if (isatty(STDERR_FILENO))
-		fprintf(stderr, "\r\033[K");
-	if (!n) {
-		fprintf(stderr, "bench: no scenario's name contains '%s'; --list names them\n",
-			only);
-		free(results);
-		return 2;
-	}
-	report_table(stdout, results, n, cycles_per_ns());
-	int status = json ? write_json(json, results, n, quick) : 0;
-	free(results);
-	return interrupted ? 128 + SIGINT : status;
-}
-
-int main(int argc, char **argv)
-{
-	static const struct option options[] = {
-		{ "quick", no_argument, NULL, 'q' },      { "only", required_argument, NULL, 'o' },
-		{ "json", required_argument, NULL, 'j' }, { "list", no_argument, NULL, 'l' },
-		{ "help", no_argument, NULL, 'h' },       { NULL, 0, NULL, 0 }
-	};
-	const char *only = "", *json = NULL;
-	bool quick = false;
-	for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
-		switch (c) {
-		case 'q':
-			quick = true;
-			break;
-		case 'o':
-			only = optarg;
-			break;
-		case 'j':
-			json = optarg;
-			break;
-		case 'l':
-			for (uint32_t i = 0; i < cells_count; i++)
-				puts(cells[i].name);
-			return 0;
-		default:
-			fputs(usage, c == 'h' ? stdout : stderr);
-			return c == 'h' ? 0 : 2;
-		}
-	}
-	if (optind < argc) {
-		fputs(usage, stderr);
-		return 2;
-	}
-	return run_all(only, quick, json);
 }

@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-#include "run.h"
+#include "queue_loops.h"
 
 /* The same for every pool; the cache is the largest that DPDK allows. */
 #define POOL_BUFFERS 8192u
@@ -25,13 +25,18 @@ struct pool_ops {
 	/* Allocates all n or none. Returns n or 0. */
 	uint32_t (*alloc)(void *end, uint64_t *handle, uint32_t n);
 	void (*free)(void *end, const uint64_t *handle, uint32_t n);
-	/* Pass through the contestant's queue. put: all n or none, returns n or 0; get: returns
-	 * 1..n, or 0 if the queue is empty. */
-	uint32_t (*put)(void *end, const uint64_t *handle, uint32_t n);
-	uint32_t (*get)(void *end, uint64_t *handle, uint32_t n);
 	/* Returns the address of a buffer's bytes. */
 	uint64_t *(*data)(void *end, uint64_t handle);
+	struct queue_ops queue; /* buffers pass through it */
 };
+
+/* data() of a pool whose handles are addresses. They are the same in every worker, because workers
+ * are forked after the memory is mapped. */
+static ALWAYS_INLINE uint64_t *pool_address(void *end, uint64_t handle)
+{
+	(void)end;
+	return (uint64_t *)(uintptr_t)handle;
+}
 
 /* Allocates one buffer and frees it, with its handle in a register: the reuse pattern of the RFC's
  * benchmark. */
@@ -39,7 +44,7 @@ static ALWAYS_INLINE void pool_reuse(const struct pool_ops ops, struct bench_run
 				     uint32_t me)
 {
 	uint64_t done = 0;
-	while (!run_stopped(run)) {
+	while (!bench_stopped(run)) {
 		for (uint32_t turn = 0; turn < POOL_REUSES; turn++) {
 			uint64_t handle;
 			if (unlikely(!ops.alloc(end, &handle, 1))) {
@@ -48,7 +53,7 @@ static ALWAYS_INLINE void pool_reuse(const struct pool_ops ops, struct bench_run
 			}
 			ops.free(end, &handle, 1);
 		}
-		run_count(run, me, done += POOL_REUSES);
+		bench_count(run, me, done += POOL_REUSES);
 	}
 }
 
@@ -57,7 +62,7 @@ static ALWAYS_INLINE void pool_turn(const struct pool_ops ops, struct bench_run 
 				    uint32_t me, uint64_t *handle, uint32_t held, uint32_t n)
 {
 	uint64_t done = 0;
-	while (!run_stopped(run)) {
+	while (!bench_stopped(run)) {
 		uint32_t lost = 0;
 		for (uint32_t turn = 0; turn < POOL_TURNS; turn++) {
 			for (uint32_t i = 0; i < held; i += n)
@@ -69,18 +74,18 @@ static ALWAYS_INLINE void pool_turn(const struct pool_ops ops, struct bench_run 
 			store_relaxed(&run->failed, 1u);
 			return;
 		}
-		run_count(run, me, done += POOL_TURNS * held);
+		bench_count(run, me, done += POOL_TURNS * held);
 	}
 }
 
 static ALWAYS_INLINE void pool_produce(const struct pool_ops ops, struct bench_run *run, void *end,
-				       uint64_t *handle, uint32_t n, bool bytes)
+				       void *queue, uint64_t *handle, uint32_t n, bool bytes)
 {
 	uint32_t failed = 0;
 	uint64_t packet = 0;
-	while (!run_stopped(run)) {
+	while (!bench_stopped(run)) {
 		if (!ops.alloc(end, handle, n)) {
-			run_idle(run, ++failed);
+			bench_idle(run, ++failed);
 			continue;
 		}
 		for (uint32_t i = 0; bytes && i < n; i++) {
@@ -90,21 +95,22 @@ static ALWAYS_INLINE void pool_produce(const struct pool_ops ops, struct bench_r
 				word[k] = packet;
 		}
 		failed = 0;
-		while (!ops.put(end, handle, n) && !run_stopped(run))
-			run_idle(run, ++failed);
+		while (!ops.queue.put(queue, handle, n, false) && !bench_stopped(run))
+			bench_idle(run, ++failed);
 		failed = 0;
 	}
 }
 
 static ALWAYS_INLINE void pool_consume(const struct pool_ops ops, struct bench_run *run, void *end,
-				       uint32_t me, uint64_t *handle, uint32_t n, bool bytes)
+				       void *queue, uint32_t me, uint64_t *handle, uint32_t n,
+				       bool bytes)
 {
 	uint64_t done = 0, differs = 0;
 	uint32_t failed = 0;
-	while (!run_stopped(run)) {
-		uint32_t got = ops.get(end, handle, n);
+	while (!bench_stopped(run)) {
+		uint32_t got = ops.queue.get(queue, handle, n, false);
 		if (!got) {
-			run_idle(run, ++failed);
+			bench_idle(run, ++failed);
 			continue;
 		}
 		failed = 0;
@@ -114,32 +120,33 @@ static ALWAYS_INLINE void pool_consume(const struct pool_ops ops, struct bench_r
 				differs |= word[k] ^ word[0];
 		}
 		ops.free(end, handle, got);
-		run_count(run, me, done += got);
+		bench_count(run, me, done += got);
 	}
 	if (differs)
 		store_relaxed(&run->failed, 1u);
 }
 
-/* A contestant's work(); end is passed to its operations. */
+/* A contestant's work(); end and queue are what its operations take. */
 static ALWAYS_INLINE void pool_work(const struct pool_ops ops, struct bench_run *run, void *end,
-				    uint32_t me)
+				    void *queue, uint32_t me)
 {
 	const struct bench_cell *cell = run->cell;
 	uint64_t *handle = run->handle[me]; /* no local array: see queue_do() */
+	bool produces = me < cell->producers;
 	if (cell->work == WORK_POOL && cell->held == 1)
 		pool_reuse(ops, run, end, me);
 	else if (cell->work == WORK_POOL && cell->bulk == 1)
 		pool_turn(ops, run, end, me, handle, cell->held, 1);
 	else if (cell->work == WORK_POOL)
 		pool_turn(ops, run, end, me, handle, cell->held, cell->bulk);
-	else if (cell->work == WORK_HAND_OVER && me < cell->producers)
-		pool_produce(ops, run, end, handle, cell->bulk, false);
+	else if (cell->work == WORK_HAND_OVER && produces)
+		pool_produce(ops, run, end, queue, handle, cell->bulk, false);
 	else if (cell->work == WORK_HAND_OVER)
-		pool_consume(ops, run, end, me, handle, cell->bulk, false);
-	else if (me < cell->producers)
-		pool_produce(ops, run, end, handle, cell->bulk, true);
+		pool_consume(ops, run, end, queue, me, handle, cell->bulk, false);
+	else if (produces)
+		pool_produce(ops, run, end, queue, handle, cell->bulk, true);
 	else
-		pool_consume(ops, run, end, me, handle, cell->bulk, true);
+		pool_consume(ops, run, end, queue, me, handle, cell->bulk, true);
 }
 
 #endif

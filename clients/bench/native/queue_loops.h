@@ -9,10 +9,10 @@
 #ifndef BENCH_QUEUE_LOOPS_H
 #define BENCH_QUEUE_LOOPS_H
 
-#include "run.h"
+#include "bench.h"
 
 /* The handles that each worker puts in turn; a multiple of every bulk. */
-#define QUEUE_HANDLES (RUN_HANDLES / 2)
+#define QUEUE_HANDLES (BENCH_HANDLES / 2)
 #define QUEUE_BUFFERS (BENCH_WORKERS_MAX * QUEUE_HANDLES)
 #define QUEUE_TURNS 64 /* between two reads of the stop word */
 
@@ -27,7 +27,7 @@ static ALWAYS_INLINE void queue_turn(const struct queue_ops ops, struct bench_ru
 				     uint64_t *handle, uint32_t n, bool single)
 {
 	uint64_t done = 0, *back = handle + QUEUE_HANDLES;
-	while (!run_stopped(run)) {
+	while (!bench_stopped(run)) {
 		uint32_t lost = 0;
 		for (uint32_t i = 0; i < QUEUE_TURNS; i++) {
 			lost |= ops.put(end, handle, n, single) ^ n;
@@ -35,7 +35,7 @@ static ALWAYS_INLINE void queue_turn(const struct queue_ops ops, struct bench_ru
 		}
 		if (lost)
 			store_relaxed(&run->failed, 1u);
-		run_count(run, 0, done += QUEUE_TURNS * n);
+		bench_count(run, 0, done += QUEUE_TURNS * n);
 	}
 }
 
@@ -43,9 +43,9 @@ static ALWAYS_INLINE void queue_produce(const struct queue_ops ops, struct bench
 					void *end, const uint64_t *handle, uint32_t n, bool single)
 {
 	uint32_t next = 0, failed = 0;
-	while (!run_stopped(run)) {
+	while (!bench_stopped(run)) {
 		if (!ops.put(end, handle + next, n, single)) {
-			run_idle(run, ++failed);
+			bench_idle(run, ++failed);
 			continue;
 		}
 		failed = 0;
@@ -53,38 +53,23 @@ static ALWAYS_INLINE void queue_produce(const struct queue_ops ops, struct bench
 	}
 }
 
+/* Gets; with back=true puts what it got back. */
 static ALWAYS_INLINE void queue_consume(const struct queue_ops ops, struct bench_run *run,
 					void *end, uint32_t me, uint64_t *handle, uint32_t n,
-					bool single)
+					bool single, bool back)
 {
 	uint64_t done = 0;
 	uint32_t failed = 0;
-	while (!run_stopped(run)) {
+	while (!bench_stopped(run)) {
 		uint32_t got = ops.get(end, handle, n, single);
 		if (!got) {
-			run_idle(run, ++failed);
+			bench_idle(run, ++failed);
 			continue;
 		}
 		failed = 0;
-		run_count(run, me, done += got);
-	}
-}
-
-static ALWAYS_INLINE void queue_cycle(const struct queue_ops ops, struct bench_run *run, void *end,
-				      uint32_t me, uint64_t *handle, uint32_t n, bool single)
-{
-	uint64_t done = 0;
-	uint32_t failed = 0;
-	while (!run_stopped(run)) {
-		uint32_t got = ops.get(end, handle, n, single);
-		if (!got) {
-			run_idle(run, ++failed);
-			continue;
-		}
-		failed = 0;
-		if (!ops.put(end, handle, got, single))
+		if (back && !ops.put(end, handle, got, single))
 			store_relaxed(&run->failed, 1u); /* there is room for what it took out */
-		run_count(run, me, done += got);
+		bench_count(run, me, done += got);
 	}
 }
 
@@ -99,11 +84,11 @@ static ALWAYS_INLINE void queue_do(const struct queue_ops ops, struct bench_run 
 	if (run->cell->work == WORK_TURN)
 		queue_turn(ops, run, end, handle, n, single);
 	else if (run->cell->work == WORK_CYCLE)
-		queue_cycle(ops, run, end, me, handle, n, single);
+		queue_consume(ops, run, end, me, handle, n, single, true);
 	else if (me < run->cell->producers)
 		queue_produce(ops, run, end, handle, n, single);
 	else
-		queue_consume(ops, run, end, me, handle, n, single);
+		queue_consume(ops, run, end, me, handle, n, single, false);
 }
 
 /* The whole of a contestant's work(); end is what its put and get take. */

@@ -69,10 +69,10 @@ static ALWAYS_INLINE uint32_t get_owner(void *end, uint64_t *handle, uint32_t n,
 
 static int create(struct bench_run *run)
 {
-	struct alf_queue *q = run_memory(run, sizeof(*q));
-	uint64_t *slot = run_memory(run, BENCH_RING * sizeof(*slot));
-	struct header *header = run_memory(run, QUEUE_BUFFERS * sizeof(*header));
-	struct end *end = run_memory(run, BENCH_WORKERS_MAX * sizeof(*end));
+	struct alf_queue *q = bench_memory(run, sizeof(*q));
+	uint64_t *slot = bench_memory(run, BENCH_RING * sizeof(*slot));
+	struct header *header = bench_memory(run, QUEUE_BUFFERS * sizeof(*header));
+	struct end *end = bench_memory(run, BENCH_WORKERS_MAX * sizeof(*end));
 	uint32_t flags = run->cell->single ? ALF_SINGLE_PRODUCER | ALF_SINGLE_CONSUMER : 0;
 	struct alf_ring ring;
 	int error = alf_init(&ring, q, slot, BENCH_RING, ALF_CAPACITY_MAX, 1, flags);
@@ -104,8 +104,6 @@ static void work_multi(struct bench_run *run, uint32_t me)
 	queue_work((struct queue_ops) { put_bare, get_bare }, run, end + me, me, false);
 }
 
-const struct bench_contestant queue_ours = { "ring", OURS, create, work_bare, false };
-const struct bench_contestant queue_ours_owner = { "ring + owner words", OURS, create, work_owner,
-						   false };
-const struct bench_contestant queue_ours_multi = { "ring, multi/multi", OURS, create, work_multi,
-						   false };
+const struct bench_contestant queue_ours = { "queue_ours", create, work_bare, false };
+const struct bench_contestant queue_ours_owner = { "queue_ours_owner", create, work_owner, false };
+const struct bench_contestant queue_ours_multi = { "queue_ours_multi", create, work_multi, false };

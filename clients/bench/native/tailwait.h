@@ -18,7 +18,7 @@
 #ifndef BENCH_TAILWAIT_H
 #define BENCH_TAILWAIT_H
 
-#include "atomic.h"
+#include "queue_loops.h"
 
 struct tailwait_side {
 	uint32_t head;
@@ -34,16 +34,13 @@ struct tailwait {
 };
 _Static_assert(offsetof(struct tailwait, cons) == CACHE_LINE, "one line for each side");
 
-static inline size_t tailwait_bytes(uint32_t size)
+/* Returns an empty ring; size is a power of two. */
+static inline struct tailwait *tailwait_create(struct bench_run *run, uint32_t size)
 {
-	return sizeof(struct tailwait) + size * sizeof(uint64_t);
-}
-
-/* Initializes an empty ring in zeroed memory on a cache line; size is a power of two. */
-static inline void tailwait_init(struct tailwait *ring, uint32_t size)
-{
+	struct tailwait *ring = bench_memory(run, sizeof(*ring) + size * sizeof(uint64_t));
 	ring->prod.size = size;
 	ring->cons.size = size;
+	return ring;
 }
 
 /* Reserves up to n positions, with all=true n or none: moves mine->head, at most to other->tail +
@@ -87,9 +84,9 @@ static inline uint32_t tailwait_straight(uint32_t size, uint32_t at, uint32_t n)
 }
 
 /* Appends all n words or none. Returns n or 0. */
-static inline uint32_t tailwait_enqueue(struct tailwait *ring, const uint64_t *word, uint32_t n,
-					bool single)
+static inline uint32_t tailwait_enqueue(void *queue, const uint64_t *word, uint32_t n, bool single)
 {
+	struct tailwait *ring = queue;
 	uint32_t at, i = 0, size = ring->prod.size;
 	if (!tailwait_reserve(&ring->prod, &ring->cons, size, n, true, single, &at))
 		return 0;
@@ -104,9 +101,9 @@ static inline uint32_t tailwait_enqueue(struct tailwait *ring, const uint64_t *w
 }
 
 /* Takes 1..n words, oldest first. Returns how many, 0 if the ring is empty. */
-static inline uint32_t tailwait_dequeue(struct tailwait *ring, uint64_t *word, uint32_t n,
-					bool single)
+static inline uint32_t tailwait_dequeue(void *queue, uint64_t *word, uint32_t n, bool single)
 {
+	struct tailwait *ring = queue;
 	uint32_t at, i = 0, size = ring->cons.size;
 	n = tailwait_reserve(&ring->cons, &ring->prod, 0, n, false, single, &at);
 	if (!n)
@@ -120,5 +117,7 @@ static inline uint32_t tailwait_dequeue(struct tailwait *ring, uint64_t *word, u
 	tailwait_release(&ring->cons, at, n, single);
 	return n;
 }
+
+#define TAILWAIT_OPS ((struct queue_ops) { tailwait_enqueue, tailwait_dequeue })
 
 #endif

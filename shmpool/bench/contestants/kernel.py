@@ -20,13 +20,11 @@ class MessageQueue(OneByOne):
     library = "posix_ipc"
     call = "MessageQueue"
     package = "posix_ipc"
+    prefix = "/"
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.full = self.empty = (posix_ipc.BusyError,)
-
-    def name(self, channel: int) -> str:
-        return f"/{super().name(channel)}"
 
     def create(self) -> None:
         """Uses the depth that the system allows if spec.depth needs a privilege."""

@@ -16,14 +16,12 @@ class Kickmsg(Transport):
     library = "kickmsg"
     package = "kickmsg"
     shape = Shape.TOPIC
+    prefix = "/"
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.full = (BlockingIOError,)
         self._opened: list[kickmsg.SharedRegion] = []
-
-    def name(self, channel: int) -> str:
-        return f"/{super().name(channel)}"
 
     def create(self) -> None:
         import kickmsg

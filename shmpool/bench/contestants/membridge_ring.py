@@ -19,9 +19,7 @@ class Spsc(OneByOne):
     shape = Shape.LINK
     polls = True
     blocks = False
-
-    def name(self, channel: int) -> str:
-        return f"/{super().name(channel)}"
+    prefix = "/"
 
     def create(self) -> None:
         import membridge

@@ -16,9 +16,6 @@ class PushPull(InFolder, OneByOne):
     call = "Push0, Pull0"
     package = "pynng"
 
-    def _address(self, channel: int, number: int) -> str:
-        return f"ipc://{self.folder}/{channel}-{number}"
-
     def _buffers(self) -> int:
         return min(BUFFER_MAX, max(1, self.spec.depth // 2))
 
@@ -27,7 +24,7 @@ class PushPull(InFolder, OneByOne):
 
         self.full = (pynng.Timeout,)
         self._socket: Any = pynng.Push0(
-            listen=self._address(channel, self.number),
+            listen=self.address(channel, self.number),
             send_buffer_size=self._buffers(),
             send_timeout=int(WAIT_S * 1000),
         )
@@ -55,6 +52,6 @@ class PushPull(InFolder, OneByOne):
             reconnect_time_max=20,
         )
         for number in range(self.spec.producers):
-            socket.dial(self._address(channel, number), block=False)
+            socket.dial(self.address(channel, number), block=False)
         self._socket_kept = socket
         return socket

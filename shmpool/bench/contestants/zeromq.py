@@ -33,14 +33,11 @@ class PushPull(InFolder, OneByOne):
 
         zmq.Context.instance().destroy()
 
-    def _address(self, channel: int, number: int) -> str:
-        return f"ipc://{self.folder}/{channel}-{number}"
-
     def sender(self, channel: int) -> Send:
         import zmq
 
         socket = self._socket(zmq.PUSH, zmq.SNDTIMEO, WAIT_S)
-        socket.bind(self._address(channel, self.number))
+        socket.bind(self.address(channel, self.number))
         return socket.send
 
     def receiver(self, channel: int, timeout: float) -> Receive:
@@ -48,13 +45,5 @@ class PushPull(InFolder, OneByOne):
 
         socket = self._socket(zmq.PULL, zmq.RCVTIMEO, timeout)
         for number in range(self.spec.producers):
-            socket.connect(self._address(channel, number))
-        return socket.recv
-
-    def poller(self, channel: int) -> Receive:
-        import zmq
-
-        socket = self._socket(zmq.PULL, zmq.RCVTIMEO, 0)
-        for number in range(self.spec.producers):
-            socket.connect(self._address(channel, number))
-        return partial(socket.recv, zmq.NOBLOCK)
+            socket.connect(self.address(channel, number))
+        return socket.recv if timeout else partial(socket.recv, zmq.NOBLOCK)

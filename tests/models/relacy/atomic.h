@@ -87,7 +87,7 @@ struct delayed_store {
 	rl::debug_info info;
 };
 
-/* The layer's state of a thread. */
+/* The state of a thread in this layer. */
 struct thread_state {
 	delayed_store delayed[STORES_DELAYED_MAX];
 	unsigned n;
@@ -127,7 +127,7 @@ static inline void settle_all()
 		settle(t, 0);
 }
 
-/* Every step begins with it. */
+/* Begins every step. */
 static inline void step()
 {
 	thread_state &t = self();
@@ -230,7 +230,7 @@ static inline T do_add(shared<T> *word, T value, rl::memory_order order, rl::deb
 
 #define clear_unshared(p) ((void)(p)) /* the scenarios create new ones */
 
-/* A hint, which no model knows. */
+/* A hint to the processor; without effect here. */
 static inline void prefetch_read(const void *)
 {
 }
@@ -243,8 +243,8 @@ static inline void cpu_relax()
 {
 }
 
-/* The real one stores pairs with one instruction, whose two halves may become visible in either
- * order. */
+/* The real function stores pairs of words with one instruction. The halves of a pair may become
+ * visible in either order. */
 static inline void store_run_release(shared64 *slot, uint64_t tag, const uint64_t *word,
 				     uint64_t keep, uint32_t n)
 {
@@ -256,7 +256,7 @@ static inline void store_run_release(shared64 *slot, uint64_t tag, const uint64_
 	}
 }
 
-/* The real one's plain vector loads may be done in any order. */
+/* The vector loads of the real function are plain and may run in any order. */
 static inline uint64_t load_run_acquire(const shared64 *slot, uint64_t tag, uint64_t *word,
 					uint32_t n)
 {

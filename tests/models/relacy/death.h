@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * death.h - scenarios in which one thread is killed before any of its steps. Another thread
- * recovers it, while two more go on. Modelled are the two steps of a recovery that read op records,
- * in their order:
+ * recovers it, while two more run. Two steps of a recovery read op records, and are modelled with
+ * their order of loads:
  *
- *     recover_bury   reads prod, then the slot, then the live op records: a position that was
- *                     reserved and not published, and that no live producer covers, becomes a
- *                     tombstone
- *     recover_sweep   reads cons, then the live op records, then the owner word: a buffer that was
- *                     claimed and not marked, and that no live consumer covers, is taken
+ *     ranges_bury    reads prod, then the slot, then the live op records: a position that was
+ *                    reserved and not published, and that no live producer covers, becomes a
+ *                    tombstone
+ *     sweep          reads cons, then the live op records, then the owner word: a buffer that was
+ *                    claimed and not marked, and that no live consumer covers, is taken
  */
 #ifndef DEATH_H
 #define DEATH_H
@@ -19,7 +19,7 @@
 #define RECOVERER 3
 
 #define OP_POSITION_BITS (64 - ALF_OP_POSITION_SHIFT)
-#define LOOKS 5 /* polls of a ring that may stay full or empty */
+#define POLLS 5 /* polls of a ring that may stay full or empty */
 
 static inline uint32_t op_count(uint64_t record)
 {
@@ -49,9 +49,9 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 		threads[MORTAL].steps_to_live = (int)rl::rand(steps);
 	}
 
-	/* What the kernel guarantees: a thread that learns of a death sees all stores of the dead
-	 * one. */
-	void buried()
+	/* The kernel's guarantee: a thread that learns of a death sees all stores of the dead
+	 * thread. */
+	void report_death()
 	{
 		threads[MORTAL].steps_to_live = -1;
 		store_release(&dead, 1);
@@ -73,7 +73,7 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 
 	/* Makes a tombstone of a position unless it is published. Returns true if a live record may
 	 * cover it. */
-	bool make_void(uint64_t position, bool producers)
+	bool make_tombstone(uint64_t position, bool producers)
 	{
 		shared64 *slot = &this->slot[position & this->ring.mask];
 		uint64_t word = load_acquire(slot);
@@ -83,19 +83,19 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 		if (producers && live_covers(ALF_OP_ENQUEUE, position))
 			return true;
 		if (cas_seq_cst(slot, &word, alf_tag(&this->ring, position) | ALF_TOMBSTONE)) {
-			events[IS_TOMBSTONE]++;
+			events[BURIED]++;
 			RL_ASSERT(this->reserver[position] == MORTAL);
 			int &holder = this->holder[this->at[position]];
-			if (holder == IN_QUEUE)
-				holder = MORTAL; /* for the sweep, which may have taken it too */
+			if (holder == IN_QUEUE) /* otherwise the sweep has taken it */
+				holder = MORTAL;
 		}
 		return false;
 	}
 
-	/* For a multi-producer queue. Returns the number of positions that were postponed: a live
-	 * producer's record that covers one may also be of an attempt that failed, and that it has
-	 * not cleared yet. */
-	unsigned recover_bury()
+	/* For a multi-producer queue. Returns the number of postponed positions. A live producer's
+	 * record may cover a position although its attempt failed: it has not cleared the record
+	 * yet. */
+	unsigned ranges_bury()
 	{
 		unsigned postponed = 0;
 		uint64_t record = load_acquire(&this->op[MORTAL]);
@@ -105,22 +105,22 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 		uint64_t prod = load_acquire(&this->queue.prod);
 		for (uint64_t p = first; p != first + op_count(record) && (int64_t)(p - prod) < 0;
 		     p++)
-			postponed += make_void(p, true);
+			postponed += make_tombstone(p, true);
 		events[POSTPONED] += postponed;
 		return postponed;
 	}
 
 	/* For a single-producer queue, whose producer is dead. */
-	void recover_bury_single()
+	void ranges_bury_single()
 	{
 		uint64_t cons = load_acquire(&this->queue.cons);
 		uint64_t prod = load_acquire(&this->queue.prod);
 		for (uint64_t p = cons; (int64_t)(p - prod) < 0; p++)
-			make_void(p, false);
+			make_tombstone(p, false);
 	}
 
 	/* Inspects every buffer once. */
-	void recover_sweep(bool consumers)
+	void sweep(bool consumers)
 	{
 		uint64_t record[RECOVERER];
 		uint64_t cons = load_acquire(&this->queue.cons);
@@ -131,10 +131,10 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 			uint64_t position = word & ((1ull << 53) - 1);
 			bool lost = word == owned(MORTAL);
 			if (word & TRANSIT) {
-				uint64_t void_word = alf_tag(&this->ring, position) | ALF_TOMBSTONE;
+				uint64_t tombstone = alf_tag(&this->ring, position) | ALF_TOMBSTONE;
 				lost = (int64_t)(position - cons) < 0 ||
 				       load_acquire(&this->slot[position & this->ring.mask]) ==
-					       void_word;
+					       tombstone;
 				for (unsigned i = 0; i < RECOVERER; i++)
 					if (op_covers(record[i], ALF_OP_DEQUEUE, position) &&
 					    load_acquire(&this->op[i]) == record[i])
@@ -150,9 +150,9 @@ template <uint32_t CAPACITY> struct mortal_world : world<CAPACITY> {
 	}
 };
 
-/* A mortal producer, a live one (with ALF_MULTI) or a second consumer, a consumer, a recoverer.
- * After one more recovery nothing blocks the ring, what the live producer put has come out, and
- * every buffer of the dead one has come out or was taken. */
+/* Threads: a mortal producer; a live producer (with ALF_MULTI) or a second consumer; a consumer; a
+ * recoverer. After one more recovery nothing blocks the ring. Consumers got every buffer of the
+ * live producer. Each buffer of the dead producer was got by a consumer or taken by the sweep. */
 template <uint32_t BULK, enum alf_side PUT>
 struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 	static constexpr unsigned PRODUCERS = PUT == ALF_MULTI ? 2 : 1;
@@ -167,7 +167,7 @@ struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 
 	void produce(unsigned me)
 	{
-		for (int looks = 0; looks < LOOKS && sent[me] < 2 * BULK; looks++) {
+		for (int polls = 0; polls < POLLS && sent[me] < 2 * BULK; polls++) {
 			uint64_t handle[BULK];
 			for (uint32_t i = 0; i < BULK; i++) {
 				handle[i] = me * 8 + sent[me] + i;
@@ -198,10 +198,10 @@ struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 	{
 		unsigned postponed = 0;
 		if (PUT == ALF_MULTI)
-			postponed = w.recover_bury();
+			postponed = w.ranges_bury();
 		else
-			w.recover_bury_single();
-		w.recover_sweep(true);
+			w.ranges_bury_single();
+		w.sweep(true);
 		return postponed;
 	}
 
@@ -212,7 +212,7 @@ struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 			if (me < PRODUCERS)
 				produce(me);
 			else if (me != RECOVERER)
-				for (int i = 0; i < LOOKS; i++)
+				for (int i = 0; i < POLLS; i++)
 					consume(last);
 			if (me == RECOVERER) {
 				w.wait_for_death();
@@ -221,7 +221,7 @@ struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 			}
 		});
 		if (me == MORTAL)
-			w.buried();
+			w.report_death();
 	}
 
 	void after()
@@ -237,8 +237,8 @@ struct dead_producer : rl::test_suite<dead_producer<BULK, PUT>, THREADS> {
 	}
 };
 
-/* A mortal consumer, a live one (with ALF_MULTI), a thread that gets and puts back or only puts, a
- * sweep. After one more sweep every buffer is in one place. */
+/* Threads: a mortal consumer; a live consumer (with ALF_MULTI); a thread that gets and puts back,
+ * or only puts; a sweep. After one more sweep every buffer has one owner. */
 template <uint32_t BULK, enum alf_side GET>
 struct dead_consumer : rl::test_suite<dead_consumer<BULK, GET>, THREADS> {
 	static constexpr uint32_t FILLED = GET == ALF_MULTI ? 4 : 2;
@@ -274,7 +274,7 @@ struct dead_consumer : rl::test_suite<dead_consumer<BULK, GET>, THREADS> {
 		live([&] {
 			if (me == RECOVERER) {
 				w.wait_for_death();
-				w.recover_sweep(GET == ALF_MULTI);
+				w.sweep(GET == ALF_MULTI);
 			} else if (me == MORTAL || GET == ALF_MULTI) {
 				get_and_put(me);
 			} else {
@@ -286,13 +286,13 @@ struct dead_consumer : rl::test_suite<dead_consumer<BULK, GET>, THREADS> {
 			}
 		});
 		if (me == MORTAL)
-			w.buried();
+			w.report_death();
 	}
 
 	void after()
 	{
 		uint64_t handle;
-		w.recover_sweep(true);
+		w.sweep(true);
 		while (w.transfer_out(&handle, 1, ALF_MULTI))
 			w.holder[handle] = NOBODY;
 		for (unsigned b = 0; b < BUFFERS; b++)

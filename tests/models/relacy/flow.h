@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * flow.h - scenarios without deaths: messages pass once, in order and whole, through rings that
- * wrap; buffers circulate in a ring that cannot be full; observers read no wrong count, and
+ * flow.h - scenarios without deaths: messages pass through rings that wrap, each once, in order
+ * and uncorrupted; buffers circulate in a ring that cannot be full; observers read no wrong count;
  * sleepers are woken.
  */
 #ifndef FLOW_H
@@ -95,8 +95,8 @@ struct pass
 	}
 };
 
-/* As many buffers as slots circulate, as in the pool's free ring: there is always room for what was
- * taken. */
+/* As many buffers circulate as the ring has slots, as in the pool's free ring: there is always room
+ * for a buffer that was taken. */
 template <uint32_t CAPACITY, uint32_t BULK, int ROUNDS>
 struct cycle : rl::test_suite<cycle<CAPACITY, BULK, ROUNDS>, THREADS> {
 	world<CAPACITY> w;
@@ -174,7 +174,7 @@ struct sleep_empty : rl::test_suite<sleep_empty<PRODUCERS, PUT>, THREADS> {
 	}
 };
 
-/* The reverse, as blocking_put() does: the ring is full, and one thread takes from it. */
+/* The same for producers, as in blocking_put(): the ring is full, and one thread takes from it. */
 template <enum alf_side GET> struct sleep_full : rl::test_suite<sleep_full<GET>, THREADS> {
 	static constexpr unsigned CONSUMERS = GET == ALF_MULTI ? 2 : 1;
 	world<2> w;

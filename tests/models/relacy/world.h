@@ -4,7 +4,7 @@
  * owner words, an op record for each thread, and the two transfers in the order of transfer.h.
  *
  * Plain variables here belong to the checker, not to the model. Relacy runs one thread at a time,
- * so they record what really happened, in its order.
+ * so they record what happened, in order.
  */
 #ifndef WORLD_H
 #define WORLD_H
@@ -23,7 +23,7 @@
 #define TAKEN -3 /* by the sweep */
 
 /* How often each event occurred, over all interleavings. */
-enum event { FULL, EMPTY, LAPPED, SLEPT, KILLED, IS_TOMBSTONE, SWEPT, POSTPONED, EVENTS };
+enum event { FULL, EMPTY, LAPPED, SLEPT, KILLED, BURIED, SWEPT, POSTPONED, EVENTS };
 static const char *const event_name[EVENTS] = { "full",   "empty",  "lapped", "slept",
 						"killed", "buried", "swept",  "postponed" };
 static uint64_t events[EVENTS];
@@ -51,8 +51,8 @@ template <uint32_t CAPACITY> struct world {
 	cells all;
 
 	int holder[BUFFERS];     /* a thread, IN_QUEUE, NOBODY */
-	int reserver[POSITIONS]; /* the thread that reserved a position */
-	uint64_t at[POSITIONS];  /* for which buffer */
+	int reserver[POSITIONS]; /* the thread that reserved the position */
+	uint64_t at[POSITIONS];  /* the buffer that it was reserved for */
 	uint32_t put[THREADS], got[THREADS];
 
 	void make()
