@@ -7,7 +7,7 @@ from these records. Not in here: the ranges and defaults of a pool's options (na
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import index
 from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, get_args, get_type_hints
 
@@ -18,8 +18,11 @@ from ._hot import timeout_seconds
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 QUEUE_MAX = 65536  # buffers that a queue can hold
+CLASSES_MAX = 8  # size classes of a pool
+CAPACITY_MAX = 1 << 24  # buffers of all size classes
 PAUSE_S = (0.001, 0.05)  # first and longest pause between two tries in found_within()
 Found = TypeVar("Found")
+ByClass = int | tuple[int, ...]  # an option of a size class: one value, or one for each class
 Side = Literal["single", "multi"]
 OnDeath = Literal["free", "requeue", "dead-letter"]
 ON_DEATH = get_args(OnDeath)  # in the order of enum on_death in native/layout.h
@@ -39,6 +42,7 @@ class Option:
     or_zero: bool = False  # 0 is allowed too
     octal: bool = False  # is written in octal
     limited_by: tuple[str, ...] = ()  # options that narrow the range
+    by_class: bool = False  # may be a list: a value for each size class
 
     def spelled(self, value: object) -> str:
         """Returns a value as the option is written: in octal, or as repr() writes it."""
@@ -90,23 +94,26 @@ def _pool_option(number: int, about: str, unit: str, **more: Any) -> Option:
 class PoolOptions:
     """The options of a new pool, for Pool.create. None stands for the default.
 
+    A pool has one size class, or up to 8: then buffer_size is a list, in ascending order, and the
+    other options of a size class are lists of that length, or one value for all classes.
+
     >>> PoolOptions(buffer_size=2048, capacity=1024, members=8).members
     8
     """
 
     # fmt: off
-    buffer_size: Annotated[int, _pool_option(
+    buffer_size: Annotated[ByClass, _pool_option(
         lib.SHMPOOL_BUFFER_SIZE,
         "Bytes of data that a buffer holds, rounded up to a multiple of 64.",
-        "bytes", limited_by=("capacity",))]
-    capacity: Annotated[int, _pool_option(
+        "bytes", limited_by=("capacity",), by_class=True)]
+    capacity: Annotated[ByClass, _pool_option(
         lib.SHMPOOL_CAPACITY,
         "The most buffers that the pool can grow to.",
-        "buffers", power_of_two=True)]
-    prealloc: Annotated[int | None, _pool_option(
+        "buffers", power_of_two=True, by_class=True)]
+    prealloc: Annotated[ByClass | None, _pool_option(
         lib.SHMPOOL_PREALLOC,
         "Buffers that get their memory at once; the others get it on demand.",
-        "buffers", limited_by=("capacity",))] = None
+        "buffers", limited_by=("capacity",), by_class=True)] = None
     bulk: Annotated[int | None, _pool_option(
         lib.SHMPOOL_BULK,
         "Buffers that move at once between a local cache and the free ring.",
@@ -115,10 +122,10 @@ class PoolOptions:
         lib.SHMPOOL_REFILL_MULTIPLIER,
         "Bulks that the pool grows by when no buffer is free.",
         "bulks")] = None
-    cache_size: Annotated[int | None, _pool_option(
+    cache_size: Annotated[ByClass | None, _pool_option(
         lib.SHMPOOL_CACHE_SIZE,
         "Free buffers that each thread's local cache holds; 0 for no cache.",
-        "buffers", power_of_two=True, or_zero=True, limited_by=("bulk", "capacity"),
+        "buffers", power_of_two=True, or_zero=True, limited_by=("bulk", "capacity"), by_class=True,
         default="512, or less: a quarter of capacity, 2 MiB of buffers")] = None
     headroom: Annotated[int | None, _pool_option(
         lib.SHMPOOL_HEADROOM,
@@ -168,26 +175,51 @@ class QueueOptions:
 
 
 @dataclass(frozen=True)
-class Geometry:
-    """The options that a pool was created with, and that never change."""
+class SizeClass:
+    """The options of one size class of a pool."""
 
     buffer_size: int  # bytes, a multiple of 64
     capacity: int
     prealloc: int
+    cache_size: int
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The options that a pool was created with, and that never change."""
+
+    buffer_size: int  # bytes of its largest buffers, a multiple of 64
+    capacity: int  # buffers of all size classes, as is prealloc
+    prealloc: int
     bulk: int
     refill_multiplier: int
-    cache_size: int
+    cache_size: int  # of the smallest size class
     headroom: int  # bytes
     members: int  # the most threads that can be attached
     queues: int
+    sizes: tuple[SizeClass, ...] = ()  # in ascending order
 
     @classmethod
     def of(cls, raw: Native) -> "Geometry":
         """Returns the Geometry of a struct shmpool_geometry."""
-        return cls(*(int(getattr(raw, name)) for name in GEOMETRY))
+        sizes = tuple(
+            SizeClass(*(int(getattr(one, name)) for name in BY_CLASS)) for one in classes_of(raw)
+        )
+        values = {name: int(getattr(raw, name)) for name in GEOMETRY}
+        values["buffer_size"] = sizes[-1].buffer_size
+        for name in ("capacity", "prealloc"):
+            values[name] = sum(getattr(one, name) for one in sizes)
+        return cls(**values, sizes=sizes)
 
 
-GEOMETRY = tuple(field.name for field in fields(Geometry))  # in the order of enum shmpool_option
+# In the order of enum shmpool_option.
+GEOMETRY = tuple(field.name for field in fields(Geometry) if field.name != "sizes")
+BY_CLASS = tuple(field.name for field in fields(SizeClass))
+
+
+def classes_of(raw: Native) -> list[Native]:
+    """Returns the parts of a struct shmpool_geometry that have the options of each size class."""
+    return [raw, *raw.more[0 : raw.classes - 1]]
 
 
 def options_of(kind: type) -> dict[str, Option]:
@@ -290,19 +322,54 @@ def _int64(value: SupportsIndex | None, option: str) -> int:
     return max(-INT64_MAX, min(integer(value, option), INT64_MAX))
 
 
+def by_class(options: PoolOptions, name: str, classes: int) -> list[SupportsIndex | None]:
+    """Returns the value of an option for each of so many size classes.
+
+    Raises InvalidArgument if it is a list of another length.
+    """
+    value: Any = getattr(options, name)
+    if not isinstance(value, (list, tuple)):
+        return [value] * classes
+    if len(value) == classes:
+        return list(value)
+    raise errors.InvalidArgument(
+        f"{name} is {list(value)!r}; it must be one number, or {classes}: one for each buffer_size"
+    )
+
+
 def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
     """Returns the geometry of a pool with these options, and why the options are refused, or None.
 
-    Raises TypeError.
+    Raises TypeError; InvalidArgument for lists of different lengths.
     """
     geometry: Native = ffi.new("struct shmpool_geometry *")
+    sizes: Any = options.buffer_size
+    classes = len(sizes) if isinstance(sizes, (list, tuple)) else 1
+    if not 1 <= classes <= CLASSES_MAX:
+        return None, Refusal(
+            "buffer_size", repr(list(sizes)), f"it must have from 1 to {CLASSES_MAX} values"
+        )
+    geometry.classes = classes
+    given = {name: by_class(options, name, classes) for name in BY_CLASS}
     for name in GEOMETRY:
-        setattr(geometry, name, _int64(getattr(options, name), name))
+        if name not in given:
+            setattr(geometry, name, _int64(getattr(options, name), name))
+    for number, part in enumerate(classes_of(geometry)):
+        for name, values in given.items():
+            setattr(part, name, _int64(values[number], name))
     why = ffi.new("struct shmpool_refusal *")
-    if lib.shmpool_plan(geometry, why):
-        given = getattr(options, GEOMETRY[why.option])
-        return None, native_refusal(why, integer(given, "value"), geometry)
-    return geometry, out_of_range("mode", POOL["mode"], options.mode)
+    if not lib.shmpool_plan(geometry, why):
+        return geometry, out_of_range("mode", POOL["mode"], options.mode)
+    if why.fault == lib.SHMPOOL_FAULT_CLASSES:
+        return None, Refusal(
+            "capacity", f"{why.value} buffers in all", f"the most is {CAPACITY_MAX}"
+        )
+    name, number = GEOMETRY[why.option], why.size_class
+    value = given[name][number] if name in given else getattr(options, name)
+    refusal = native_refusal(why, integer(value, "value"), classes_of(geometry)[number])
+    if name in given and classes > 1:
+        refusal = replace(refusal, option=f"{name}[{number}]")
+    return None, refusal
 
 
 def planned(name: str, options: PoolOptions) -> Native:
@@ -315,13 +382,21 @@ def planned(name: str, options: PoolOptions) -> Native:
 
 def differences(
     options: PoolOptions, asked: Geometry, existing: Geometry
-) -> Iterator[tuple[str, int, int]]:
+) -> Iterator[tuple[str, Any, Any]]:
     """Yields each given option in which the existing pool differs: its name, the value that was
     given, and the pool's value. asked is the geometry that follows from the options."""
     for name in GEOMETRY:
-        given, there = getattr(options, name), getattr(existing, name)
-        if given is not None and getattr(asked, name) != there:
+        given = getattr(options, name)
+        wanted, there = (values_of(one, name) for one in (asked, existing))
+        if given is not None and wanted != there:
             yield name, given, there
+
+
+def values_of(geometry: Geometry, name: str) -> Any:
+    """Returns the value of an option; a list if it has one for each of several size classes."""
+    if name not in BY_CLASS or len(geometry.sizes) == 1:
+        return getattr(geometry, name)
+    return [getattr(one, name) for one in geometry.sizes]
 
 
 def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refusal]:

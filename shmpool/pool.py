@@ -7,7 +7,7 @@ One file: Pool is one class, and half of its lines are the documentation of its 
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os.path import samestat
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex
 
@@ -96,12 +96,12 @@ class Pool(PoolBase):
         cls,
         name: str | None,
         *,
-        buffer_size: int,
-        capacity: int,
-        prealloc: int | None = None,
+        buffer_size: int | Sequence[int],
+        capacity: int | Sequence[int],
+        prealloc: int | Sequence[int] | None = None,
         bulk: int | None = None,
         refill_multiplier: int | None = None,
-        cache_size: int | None = None,
+        cache_size: int | Sequence[int] | None = None,
         headroom: int | None = None,
         members: int | None = None,
         queues: int | None = None,
@@ -131,6 +131,11 @@ class Pool(PoolBase):
         unlink_on_close   removes the name when this process closes the pool, or ends
         owner             with exist_ok: the user who must own the existing pool
 
+        buffer_size may be a list of up to 8 sizes in ascending order: a pool of several size
+        classes, each with buffers of its own size. capacity, prealloc and cache_size are then lists
+        of the same length, or one value for all classes. Queues take buffers of every class;
+        alloc(size=) and send() choose one.
+
         If name is None, the pool has no name and takes no memory of /dev/shm. Only forked children
         can use it, and processes of multiprocessing that get this object as an argument.
 
@@ -150,8 +155,9 @@ class Pool(PoolBase):
         if owner is not None and not exist_ok:
             raise errors.InvalidArgument("owner needs exist_ok: the creator owns a new pool")
         user = None if owner is None else user_id(owner)
-        options = PoolOptions(buffer_size, capacity, prealloc, bulk, refill_multiplier, cache_size,
-                              headroom, members, queues, mode, group)  # fmt: skip
+        options = PoolOptions(*map(_given, (buffer_size, capacity, prealloc)), bulk,
+                              refill_multiplier, _given(cache_size), headroom, members, queues,
+                              mode, group)  # fmt: skip
         geometry = planned(name or ANONYMOUS, options)
         check(lib.shmpool_room(), f"pool {name or ANONYMOUS!r}")  # before a name is taken
         if name is None:
@@ -241,7 +247,8 @@ class Pool(PoolBase):
 
     def __repr__(self) -> str:
         state = "closed " if self._segment is None else "read-only " if self.readonly else ""
-        return f"<shmpool.Pool {state}{self.name} of {self.capacity} x {self.buffer_size} bytes>"
+        sizes = " + ".join(f"{one.capacity} x {one.buffer_size}" for one in self.geometry.sizes)
+        return f"<shmpool.Pool {state}{self.name} of {sizes} bytes>"
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         if self.name != ANONYMOUS:
@@ -279,25 +286,32 @@ class Pool(PoolBase):
 
     # Buffers.
 
-    def alloc_many(self, n: int, timeout: float | None = None) -> Burst:
+    def alloc_many(
+        self, n: int, timeout: float | None = None, size: int | None = None
+    ) -> Burst:
         """Takes n free buffers as a Burst: all of them or none.
 
+        size: how many bytes each must have room for, as in alloc(). All are of one size class.
         Waits up to timeout seconds (None: as long as it takes, 0: not at all) until n are free.
 
         Raises:
             PoolExhausted: n were not free in that time; at once if n exceeds capacity.
             InvalidArgument: n is less than 1.
+            PayloadTooLarge: no buffer of the pool has size bytes.
             OutOfSharedMemory: the pool must grow and cannot.
             LimitReached: all member slots are taken.
             AccessDenied: the pool was opened read-only.
         """
         n = at_least(n, 1, "n")
-        if n > self.capacity:
+        room = self.headroom + at_least(size or 0, 0, "size")
+        most = max((c.capacity for c in self.geometry.sizes if c.buffer_size >= room), default=n)
+        if n > most:
             raise errors.PoolExhausted(
-                f"n is {n} buffers; pool {self.name!r} never has more than {self.capacity}"
+                f"n is {n} buffers; pool {self.name!r} never has more than {most}"
+                f"{'' if len(self.geometry.sizes) == 1 else ' of one size'}"
             )
         burst = Burst(self, n)
-        burst._alloc(timeout)
+        burst._alloc(timeout, size)
         return burst
 
     def array(
@@ -511,6 +525,12 @@ class Pool(PoolBase):
         """
         self._opened()
         return whole(recovering(self._number, None))
+
+
+def _given(value: Any) -> Any:
+    """Returns an option as it is, or a list of values as a tuple."""
+    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, SupportsIndex))
+    return tuple(value) if several else value
 
 
 def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -> Pool:

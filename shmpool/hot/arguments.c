@@ -5,7 +5,7 @@
  */
 #include "hot.h"
 
-static PyObject *timeout_name, *zero;
+static PyObject *timeout_name, *size_name, *zero;
 
 static int wrong_call(const char *name, const char *first)
 {
@@ -100,6 +100,34 @@ int hot_parse_all(const char *name, const char *first, PyObject *const *args, Py
 	return hot_timeout(timeout ? timeout : Py_None, &out->timeout);
 }
 
+int hot_parse_alloc(PyObject *const *args, Py_ssize_t n, PyObject *names, struct hot_arguments *out)
+{
+	PyObject *given[2] = { n > 0 ? args[0] : NULL, n > 1 ? args[1] : NULL };
+	*out = (struct hot_arguments) { NULL, HOT_FOREVER, NULL };
+	if (likely(!n && !names))
+		return 0;
+	for (Py_ssize_t i = 0; n <= 2 && names && i < PyTuple_GET_SIZE(names); i++) {
+		PyObject *key = PyTuple_GET_ITEM(names, i), **to = NULL;
+		if (key == timeout_name || PyUnicode_Compare(key, timeout_name) == 0)
+			to = &given[0];
+		else if (key == size_name || PyUnicode_Compare(key, size_name) == 0)
+			to = &given[1];
+		if (!to || *to) {
+			n = 3;
+			break;
+		}
+		*to = args[n + i];
+	}
+	if (n > 2) {
+		PyErr_SetString(PyExc_TypeError,
+				"alloc() takes two optional arguments, timeout and "
+				"size; there is no block");
+		return -1;
+	}
+	out->size = given[1];
+	return hot_timeout(given[0] ? given[0] : Py_None, &out->timeout);
+}
+
 static PyObject *timeout_seconds(PyObject *Py_UNUSED(module), PyObject *timeout)
 {
 	double seconds;
@@ -118,6 +146,7 @@ static PyMethodDef functions[] = {
 int hot_arguments_init(PyObject *module)
 {
 	timeout_name = PyUnicode_InternFromString("timeout");
+	size_name = PyUnicode_InternFromString("size");
 	zero = PyLong_FromLong(0);
-	return timeout_name && zero ? PyModule_AddFunctions(module, functions) : -1;
+	return timeout_name && size_name && zero ? PyModule_AddFunctions(module, functions) : -1;
 }

@@ -125,7 +125,7 @@ static int buffer_getbuffer(PyObject *object, Py_buffer *view, int flags)
 	view->obj = NULL;
 	if (hot_buffer_usable(self, "view"))
 		return -1;
-	uint64_t size = self->view_room ? self->pool->stride - self->headroom : self->length;
+	uint64_t size = self->view_room ? hot_buffer_stride(self) - self->headroom : self->length;
 	if (PyBuffer_FillInfo(view, object, hot_buffer_bytes(self), (Py_ssize_t)size, 0, flags))
 		return -1;
 	hot_buffer_view_begun(self);
@@ -207,7 +207,7 @@ static PyObject *buffer_repr(PyObject *object)
 		return PyUnicode_FromString("<shmpool.Buffer released>");
 	return PyUnicode_FromFormat("<shmpool.Buffer %u, %llu of %llu bytes>",
 				    hot_buffer_index(self), (unsigned long long)self->length,
-				    (unsigned long long)(self->pool->stride - self->headroom));
+				    (unsigned long long)(hot_buffer_stride(self) - self->headroom));
 }
 
 static PyMethodDef buffer_methods[] = {

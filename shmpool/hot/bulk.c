@@ -89,6 +89,13 @@ PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 	return done;
 }
 
+/* The handle may be corrupted. */
+static inline void prefetch_payload(const struct qmempool *p, uint32_t index)
+{
+	if (likely(index < p->total))
+		__builtin_prefetch(pool_data(p, index) + p->segment.geometry.headroom);
+}
+
 /* Stores the payloads of n buffers just taken in the list, from entry at on, and frees the buffers.
  * Returns their bytes, or -1 with an exception. */
 static Py_ssize_t add_payloads(struct queue_object *self, PyObject *list, Py_ssize_t at,
@@ -103,9 +110,7 @@ static Py_ssize_t add_payloads(struct queue_object *self, PyObject *list, Py_ssi
 	}
 	for (Py_ssize_t i = 0; i < n; i++) {
 		if (i + AHEAD < n)
-			__builtin_prefetch(
-				segment_data(&c.p->segment, handle_index(handle[i + AHEAD])) +
-				c.p->segment.geometry.headroom);
+			prefetch_payload(c.p, handle_index(handle[i + AHEAD]));
 		PyObject *bytes = payload_bytes(c.p, handle[i]);
 		if (unlikely(!bytes)) {
 			total = -1;
@@ -152,7 +157,8 @@ static int64_t get_first(struct queue_object *self, uint64_t *handle, size_t mos
 /* The most payloads that one claim takes: at most RECV_BYTES, at least one. */
 static Py_ssize_t claim_most(const struct pool_object *pool)
 {
-	uint64_t n = pool->stride ? RECV_BYTES / pool->stride : 1;
+	const uint64_t stride = pool->classes ? pool->sizes[pool->classes - 1].stride : 0;
+	const uint64_t n = stride ? RECV_BYTES / stride : 1;
 	return n > RECV_MAX ? RECV_MAX : n ? (Py_ssize_t)n : 1;
 }
 

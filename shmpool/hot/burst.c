@@ -271,7 +271,7 @@ static PyMethodDef burst_methods[] = {
 	  "Raises:\n    BufferInUse: a view of one of the buffers is alive; none was freed.\n"
 	  "    BufferReleased: it was freed or put before.\n    PoolClosed: the pool is closed." },
 	{ "_check_movable", burst_check_movable, METH_O, NULL },
-	{ "_alloc", burst_alloc, METH_O, NULL },
+	{ "_alloc", burst_alloc, METH_VARARGS, NULL },
 	{ "_get", burst_get, METH_VARARGS, NULL },
 	{ "_put", burst_put, METH_VARARGS, NULL },
 	{ "_take", burst_take, METH_O, NULL },

@@ -73,7 +73,7 @@ PyObject *burst_divide(PyObject *object, PyObject *index);
 /* Methods. */
 PyObject *burst_take(PyObject *object, PyObject *items);
 PyObject *burst_spread(PyObject *object, PyObject *args);
-PyObject *burst_alloc(PyObject *object, PyObject *timeout);
+PyObject *burst_alloc(PyObject *object, PyObject *args);
 PyObject *burst_get(PyObject *object, PyObject *args);
 PyObject *burst_put(PyObject *object, PyObject *args);
 PyObject *burst_indices(PyObject *object, PyObject *unused);

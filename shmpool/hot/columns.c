@@ -45,7 +45,7 @@ PyObject *burst_lengths(PyObject *object, PyObject *out)
 /* Updates an element's own copy of its length. */
 static void element_length(struct buffer_object *element, uint32_t length)
 {
-	uint64_t room = element->pool->stride - element->headroom;
+	uint64_t room = hot_buffer_stride(element) - element->headroom;
 	element->length = length <= room ? length : 0; /* it fits a corrupted headroom only */
 }
 

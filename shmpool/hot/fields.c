@@ -11,7 +11,7 @@
 
 static uint64_t room_of(const struct buffer_object *self)
 {
-	return self->pool->stride - self->headroom;
+	return hot_buffer_stride(self) - self->headroom;
 }
 
 static PyObject *buffer_view(PyObject *object, void *room)
@@ -132,8 +132,8 @@ static int buffer_set_headroom(PyObject *object, PyObject *value, void *Py_UNUSE
 	uint64_t number;
 	if (unsigned_of(value, "headroom", &number) || hot_buffer_movable(self, "headroom"))
 		return -1;
-	if (number > self->pool->stride - self->length)
-		return out_of_range("headroom", value, self->pool->stride - self->length);
+	if (number > hot_buffer_stride(self) - self->length)
+		return out_of_range("headroom", value, hot_buffer_stride(self) - self->length);
 	int error = hot_buffer_header(self, &b);
 	if (error) {
 		hot_buffer_raise(self, error, "headroom");

@@ -59,8 +59,13 @@ struct segment_object {
 struct pool_object {
 	PyObject_HEAD
 	uint64_t key; /* slot and serial of the opened pool; 0 when it is closed */
-	char *data;   /* the first buffer's data */
-	uint64_t stride;
+	struct hot_sizes {
+		char *data;      /* of the first buffer of the class */
+		uint64_t stride; /* bytes from one buffer's data to the next */
+		uint32_t first;  /* index of its first buffer, and one beyond that of its last */
+		uint32_t end;
+	} sizes[CLASSES_MAX]; /* by size class */
+	uint32_t classes;
 	uint64_t headroom;
 	uint64_t exports;               /* live views of its buffers */
 	struct segment_object *segment; /* NULL when it is closed */
@@ -134,6 +139,7 @@ static inline uint32_t hot_process(void)
 struct hot_arguments {
 	PyObject *item; /* the first one: a Buffer, a payload, a count; NULL if the call has none */
 	double timeout; /* seconds, 0 or more */
+	PyObject *size; /* of hot_parse_alloc(): bytes; NULL or None if it is not given */
 };
 
 /* Reads a timeout: None is HOT_FOREVER; else whatever float() accepts, except text and bytes. A
@@ -152,9 +158,13 @@ static inline int hot_parse(const char *name, const char *first, PyObject *const
 {
 	if (names || n != (first != NULL))
 		return hot_parse_all(name, first, args, n, names, out);
-	*out = (struct hot_arguments) { first ? args[0] : NULL, HOT_FOREVER };
+	*out = (struct hot_arguments) { first ? args[0] : NULL, HOT_FOREVER, NULL };
 	return 0;
 }
+
+/* The same for a call with the arguments timeout and size. */
+int hot_parse_alloc(PyObject *const *args, Py_ssize_t n, PyObject *names,
+		    struct hot_arguments *out);
 
 /* Returns value as an int, a new reference, if it is one or has __index__ (numpy's integers have).
  * NULL with a TypeError that calls the value what. May run Python code unless it is an int. */
@@ -185,6 +195,7 @@ struct hot_wait {
 		const struct shmpool_slice *slices;
 	};
 	size_t n;
+	uint32_t class;           /* of HOT_ALLOC: the smallest size class that serves */
 	double timeout;           /* seconds */
 	int64_t deadline;         /* CLOCK_MONOTONIC in ns; 0 until the first wait sets it */
 	struct shmpool_turn turn; /* of HOT_ALLOC */
@@ -240,6 +251,11 @@ PyObject *hot_fail(int64_t code, const char *what, ...);
 
 /* The same with "pool NAME" after what: the name of owner, a Pool or a Segment. */
 PyObject *hot_fail_in(PyObject *owner, int64_t code, const char *what, ...);
+
+/* Reads a number of bytes, and finds the smallest size class whose buffers have room for it behind
+ * the pool's headroom. size may be NULL or None: the smallest class. Returns the class, or -1 with
+ * PayloadTooLarge, InvalidArgument or TypeError. */
+int hot_pool_class(struct pool_object *self, PyObject *size);
 
 /* Raises the exception for the code that a call of the pool ended with: its method _fail. Nothing
  * to do for HOT_RAISED. Returns NULL. */
@@ -378,10 +394,27 @@ static inline int hot_buffer_header(const struct buffer_object *self, struct buf
 	return error;
 }
 
+/* Returns the size class of a buffer. */
+static inline const struct hot_sizes *hot_buffer_sizes(const struct buffer_object *self)
+{
+	const struct hot_sizes *sizes = self->pool->sizes;
+	while (unlikely(hot_buffer_index(self) >= sizes->end))
+		sizes++;
+	return sizes;
+}
+
+/* The bytes that the buffer has, headroom included. */
+static inline uint64_t hot_buffer_stride(const struct buffer_object *self)
+{
+	return hot_buffer_sizes(self)->stride;
+}
+
 /* The buffer's bytes. A forked child reads the same memory, although the buffer is not its own. */
 static inline char *hot_buffer_bytes(const struct buffer_object *self)
 {
-	return self->pool->data + hot_buffer_index(self) * self->pool->stride + self->headroom;
+	const struct hot_sizes *sizes = hot_buffer_sizes(self);
+	return sizes->data + (hot_buffer_index(self) - sizes->first) * sizes->stride +
+	       self->headroom;
 }
 
 /* ---- arrays.c ---- */

@@ -26,18 +26,22 @@ static void burst_fill(struct burst_object *self, int64_t n)
 	}
 }
 
-PyObject *burst_alloc(PyObject *object, PyObject *timeout)
+PyObject *burst_alloc(PyObject *object, PyObject *args)
 {
 	struct burst_object *self = (struct burst_object *)object;
 	struct hot_wait wait = {
 		.operation = HOT_ALLOC, .pool = self->pool, .handles = self->handle, .n = self->room
 	};
-	if (hot_timeout(timeout, &wait.timeout) || burst_empty(self))
+	PyObject *timeout, *size;
+	int class;
+	if (!PyArg_ParseTuple(args, "OO", &timeout, &size) || hot_timeout(timeout, &wait.timeout) ||
+	    (class = hot_pool_class(self->pool, size)) < 0 || burst_empty(self))
 		return NULL;
+	wait.class = (uint32_t)class;
 	hot_recover_if_due(self->pool);
-	int64_t got = self->pool->key ?
-			      shmpool_alloc_cached(self->pool->key, self->handle, self->room) :
-			      -EBADF;
+	int64_t got = self->pool->key ? shmpool_alloc_cached(self->pool->key | wait.class,
+							     self->handle, self->room) :
+					-EBADF;
 	got = hot_wait(&wait, got);
 	if (unlikely(got < 0))
 		return hot_pool_raise(self->pool, got);

@@ -28,8 +28,14 @@ static PyObject *pool_hot_open(PyObject *object, PyObject *args)
 	self->segment = (struct segment_object *)Py_NewRef(segment);
 	self->key = ((uint64_t)number % OPENING_POOLS_MAX) << 58 |
 		    ((uint64_t)number / OPENING_POOLS_MAX) << 32;
-	self->data = segment_data(s, 0);
-	self->stride = s->stride;
+	self->classes = segment_classes(s);
+	for (uint32_t i = 0; i < self->classes; i++) {
+		const struct segment view = segment_view(s, i);
+		const uint32_t end = view.first + (uint32_t)view.geometry.capacity;
+		self->sizes[i] =
+			(struct hot_sizes) { segment_data(&view, view.first), view.stride,
+					     view.first, i + 1 < self->classes ? end : UINT32_MAX };
+	}
 	self->headroom = (uint64_t)s->geometry.headroom;
 	return PyLong_FromLong(number);
 }
@@ -118,11 +124,36 @@ static void pool_dealloc(PyObject *object)
 }
 
 /* Takes a buffer from the thread's local cache, or refills that. 0, or a code. */
-static inline int64_t alloc_once(uint64_t key, uint64_t *handle)
+static inline int64_t alloc_once(uint64_t key, uint32_t class, uint64_t *handle)
 {
 	struct lookup c;
 	int error = key ? lookup_key(key, &c) : -EBADF;
-	return likely(!error) ? lookup_alloc(&c, handle, wait_coarse()) : error;
+	if (unlikely(error))
+		return error;
+	return likely(!class) ? lookup_alloc(&c, handle, wait_coarse()) :
+				lookup_alloc_class(&c, class, handle, wait_coarse());
+}
+
+int hot_pool_class(struct pool_object *self, PyObject *size)
+{
+	if (!size || size == Py_None)
+		return 0;
+	PyObject *number = hot_int(size, "size");
+	if (!number)
+		return -1;
+	const Py_ssize_t bytes = PyNumber_AsSsize_t(number, NULL); /* clamps what is out of range */
+	Py_DECREF(number);
+	if (bytes < 0) {
+		hot_fail(-EDOM, "size is %R bytes; it must be 0 or more", size);
+		return -1;
+	}
+	for (uint32_t i = 0; i < self->classes; i++)
+		if ((uint64_t)bytes + self->headroom <= self->sizes[i].stride)
+			return (int)i;
+	const uint64_t most = self->classes ? self->sizes[self->classes - 1].stride : 0;
+	hot_fail_in((PyObject *)self, -EMSGSIZE, "size is %R bytes; a buffer holds up to %llu in ",
+		    size, (unsigned long long)(most - self->headroom));
+	return -1;
 }
 
 static PyObject *pool_alloc(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
@@ -131,15 +162,19 @@ static PyObject *pool_alloc(PyObject *object, PyObject *const *args, Py_ssize_t 
 	struct hot_arguments given;
 	uint64_t handle;
 	struct buffer_object *buffer;
-	if (hot_parse("alloc", NULL, args, n, names, &given) || !(buffer = hot_buffer_new()))
+	int class = 0;
+	if (hot_parse_alloc(args, n, names, &given) ||
+	    (given.size && (class = hot_pool_class(self, given.size)) < 0) ||
+	    !(buffer = hot_buffer_new()))
 		return NULL;
 	hot_recover_if_due(self);
-	int64_t code = alloc_once(self->key, &handle);
+	int64_t code = alloc_once(self->key, (uint32_t)class, &handle);
 	if (unlikely(code)) {
 		struct hot_wait wait = { .operation = HOT_ALLOC,
 					 .pool = self,
 					 .handles = &handle,
 					 .n = 1,
+					 .class = (uint32_t)class,
 					 .timeout = given.timeout };
 		code = hot_wait(&wait, code);
 	}
@@ -161,9 +196,15 @@ static PyMethodDef pool_methods[] = {
 	  "other threads that wait raise PoolClosed. Other processes are not affected. May be\n"
 	  "repeated.\n\nRaises:\n    BufferInUse: a view of one of the buffers is alive." },
 	{ "alloc", HOT_FAST(pool_alloc),
-	  "alloc($self, timeout=None)\n--\n\nTakes a free buffer; its length is 0.\n\n"
+	  "alloc($self, timeout=None, size=None)\n--\n\nTakes a free buffer; its length is 0.\n\n"
+	  "size: how many bytes it must have room for. The buffer is one of the smallest size "
+	  "class\n"
+	  "that has them or, while none of those is free, of a larger class. None: of any class, "
+	  "the\n"
+	  "smallest first.\n\n"
 	  "Waits up to timeout seconds (None: as long as it takes, 0: not at all) for one.\n\n"
 	  "Raises:\n    PoolExhausted: no buffer was free for that long.\n"
+	  "    PayloadTooLarge: no buffer of the pool has size bytes.\n"
 	  "    OutOfSharedMemory: the pool must grow and cannot.\n"
 	  "    LimitReached: all member slots are taken.\n"
 	  "    PoolClosed: the pool was closed, also by another thread during the call.\n"

@@ -175,7 +175,7 @@ int record_write(struct buffer_object *buffer, const struct form *form, uint64_t
 {
 	struct buffer *b;
 	const uint64_t size = (uint64_t)PyBytes_GET_SIZE(form->text);
-	const uint64_t stride = buffer->pool->stride;
+	const uint64_t stride = hot_buffer_stride(buffer);
 	if (headroom > stride || form->nbytes > stride - headroom || headroom % sizeof(uint64_t) ||
 	    RECORD_TAIL + size > headroom)
 		return -ERANGE;

@@ -18,8 +18,8 @@ static int64_t call_core(struct hot_wait *wait, uint64_t key)
 {
 	switch (wait->operation) {
 	case HOT_ALLOC:
-		return shmpool_alloc_many_wait(key, wait->handles, wait->n, wait->deadline,
-					       &wait->turn);
+		return shmpool_alloc_many_wait(key | wait->class, wait->handles, wait->n,
+					       wait->deadline, &wait->turn);
 	case HOT_GET:
 		return shmpool_get_many_wait(key, wait->handles, wait->n, wait->deadline);
 	case HOT_PUT:
