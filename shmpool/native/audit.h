@@ -39,8 +39,11 @@ int audit_count(struct qmempool *p, struct shmpool_audit *out, struct shmpool_he
  * (bypass.c). */
 static inline bool audit_stale(const struct qmempool *p, const struct alf_ring *r, alf_position at)
 {
-	alf_position limit = load_relaxed(&pool_shared(p)->bypassed);
-	return r->id == 0 && limit && (alf_distance)(at - limit) < 0;
+	const uint32_t class = segment_free_ring(&p->segment, r->id);
+	if (class >= segment_classes(&p->segment))
+		return false;
+	alf_position limit = load_relaxed(&segment_shared(&p->segment)[class].bypassed);
+	return limit && (alf_distance)(at - limit) < 0;
 }
 
 /* Counts without walking: from the positions, the cache lengths and the extents. */

@@ -232,13 +232,6 @@ void opening_leave(uint32_t number)
 		store_relaxed(&pool_shared(p)->left, 1);
 }
 
-/* Moves the buffers of a member's caches to the free rings. */
-static void drain(struct qmempool *p, struct member *m)
-{
-	for (uint32_t i = 0; i < segment_classes(&p->segment); i++)
-		cache_drain(pool_class(p, i), segment_block(&p->segment, m, i));
-}
-
 /* Frees the buffers that a member of this process still owns. */
 static void take_back(struct qmempool *p, struct member *m)
 {
@@ -253,7 +246,7 @@ static void take_back(struct qmempool *p, struct member *m)
 		uint64_t handle = handle_of(i, buffer_generation(b));
 		held -= qmempool_free(p, m, handle) == 0;
 	}
-	drain(p, m);
+	qmempool_drain(p, m);
 }
 
 bool opening_closing(uint32_t number)
@@ -282,7 +275,7 @@ static void end_members(uint32_t number)
 		struct member *m = segment_member(&p->segment, i);
 		if (load_acquire(&m->identity) != identity) /* [MEMBER] */
 			continue;
-		drain(p, m);
+		qmempool_drain(p, m);
 		take_back(p, m);
 		member_release(&p->segment, m);
 	}

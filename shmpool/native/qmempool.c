@@ -250,12 +250,17 @@ int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle)
 	return 0;
 }
 
+void qmempool_drain(struct qmempool *p, struct member *m)
+{
+	for (uint32_t i = 0; i < segment_classes(&p->segment); i++)
+		cache_drain(pool_class(p, i), segment_block(&p->segment, m, i));
+}
+
 void qmempool_end(struct qmempool *p, struct member *m)
 {
 	uint32_t ended = 1;
 	member_release_roles(&p->segment, m);
-	for (uint32_t i = 0; i < segment_classes(&p->segment); i++)
-		cache_drain(pool_class(p, i), segment_block(&p->segment, m, i));
+	qmempool_drain(p, m);
 	store_seq_cst(&m->ended, 1); /* [ENDED] */
 	/* No second check as in release_ended(): the slot cannot have a next member yet. */
 	if (member_held(&p->segment, m) == 0 && cas_seq_cst(&m->ended, &ended, 2)) /* [ENDED] */

@@ -62,6 +62,9 @@ uint64_t qmempool_count(struct qmempool *p, uint64_t most);
  * freed or put since the handle was made; -EPERM if another process owns it. */
 int qmempool_adopt(struct qmempool *p, struct member *m, uint64_t handle);
 
+/* Moves the buffers in m's caches, of all classes, to the free rings. */
+void qmempool_drain(struct qmempool *p, struct member *m);
+
 /* Ends the member of a thread that ends. Its slot is free at once, or when other threads of the
  * process have adopted the last buffer that m still owns. Called by one thread of the
  * process at a time. */

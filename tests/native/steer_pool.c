@@ -164,6 +164,26 @@ static const struct profile profiles[] = {
 	{ "threads", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 14, .most = 2,
 	  .one_process = true,
 	  .weight = { { [ALLOC] = 3, [HAND_OVER] = 4, [ADOPT] = 3, [END] = 2 } } },
+	{ "sizes", 8, 4, 4, 2, 2, 4, .second = 8, .threads = 4, .operations = 16, .most = 3,
+	  .duel = { "steal_from", "lock", "cache_flush_if_asked", "slab_grow", "take_away", "lock" },
+	  .weight = { { [ALLOC] = 6, [FREE] = 4, [PUT] = 3, [GET] = 3, [TRIM] = 1, [REQUEST] = 1,
+			[DRAIN] = 1 } } },
+	{ "sizes-wait", 4, 4, 2, 2, 4, 4, .second = 4, .threads = 4, .operations = 12, .most = 1,
+	  .same = true,
+	  .weight = { { [ALLOC_WAIT] = 3, [FREE] = 3 } } },
+	{ "sizes-wait-mixed", 8, 8, 2, 2, 4, 4, .second = 8, .threads = 4, .operations = 10,
+	  .most = 3,
+	  .weight = { { [ALLOC_WAIT] = 3, [FREE] = 3 } } },
+	{ "sizes-deaths", 8, 4, 4, 2, 2, 4, .second = 8, .threads = 5, .operations = 14,
+	  .deaths = 3, .mortal = 15, .most = 3,
+	  .duel = MEETINGS,
+	  .weight = { BOTH, { [ALLOC] = 6, [FREE] = 5, [TRY] = 2, [TRIM] = 1, [RECOVER] = 1 }, BOTH,
+		      { [ALLOC] = 3, [PUT] = 3, [GET] = 3, [REATTACH] = 4 }, RECOVERER } },
+	{ "sizes-requeue", 8, 8, 4, 2, 4, 4, .second = 8, .threads = 4, .operations = 16,
+	  .deaths = 3, .mortal = 15, .most = 3,
+	  .on_death = { REQUEUE, REQUEUE, REQUEUE },
+	  .duel = SLOTS,
+	  .weight = { BOTH, BOTH, BOTH, RECOVERER } },
 	{ "creation", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 6, .deaths = 2, .mortal = 15,
 	  .most = 1,
 	  .weight = { { [CREATE] = 4, [RECOVER] = 1 } } },
@@ -242,7 +262,7 @@ static uint32_t limit_of(const struct actor *a, enum operation what)
 	case ALLOC:
 	case TRY:
 	case ALLOC_WAIT:
-		return world_profile->capacity - a->held;
+		return world_profile->capacity + world_profile->second - a->held;
 	case FREE:
 		return a->held;
 	case PUT:

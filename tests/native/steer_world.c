@@ -34,7 +34,19 @@ static char *snapshot;
 
 static uint32_t *text(uint64_t handle)
 {
-	return (uint32_t *)segment_data(&world_segment, handle_index(handle));
+	return (uint32_t *)pool_data(&world_actors[LAST].pool, handle_index(handle));
+}
+
+static uint32_t total(void)
+{
+	return world_profile->capacity + world_profile->second;
+}
+
+/* The class of the thread's next allocation: one after the other. */
+static uint32_t next_class(const struct actor *a)
+{
+	return world_profile->second ? (uint32_t)(member_counted(a->m, COUNT_SLEEP) + a->held) % 2 :
+				       0;
 }
 
 static bool dead(uint32_t who)
@@ -48,7 +60,7 @@ static void take(uint32_t me, uint64_t handle, bool got)
 {
 	struct actor *a = &world_actors[me];
 	uint32_t index = handle_index(handle);
-	DEMAND(index < world_profile->capacity);
+	DEMAND(index < total());
 	int had = holder[index];
 	if (had != NOBODY && !dead((uint32_t)had))
 		steer_failed("buffer %u of thread %d, which lives, is given to thread %u", index,
@@ -123,12 +135,15 @@ void world_alloc(uint32_t me, uint32_t n, bool wait, int64_t most_ns)
 {
 	struct actor *a = &world_actors[me];
 	uint64_t handle[CAPACITY_MOST];
-	a->waits_on = &a->pool.free;
+	const uint32_t class = next_class(a);
+	struct qmempool *of = pool_class(&a->pool, class);
+	struct member *block = pool_block(of, a->m);
+	a->waits_on = &of->free;
 	a->waits_for = n;
-	int error = wait   ? blocking_alloc(&a->pool, a->m, handle, n,
-					    most_ns ? wait_now() + most_ns : WAIT_NEVER) :
-		    n == 1 ? qmempool_alloc(&a->pool, a->m, handle) :
-			     qmempool_alloc_bulk(&a->pool, a->m, handle, n);
+	int error = wait   ? blocking_alloc_class(&a->pool, a->m, class, handle, n,
+						  most_ns ? wait_now() + most_ns : WAIT_NEVER) :
+		    n == 1 ? qmempool_alloc(of, block, handle) :
+			     qmempool_alloc_bulk(of, block, handle, n);
 	a->waits_on = NULL;
 	if (error)
 		DEMAND(error == -EAGAIN || (wait && error == -EINTR));
@@ -236,7 +251,7 @@ void world_reattach(uint32_t me)
 	while (a->held)
 		SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
 	SAME(0, member_held(&world_segment, a->m));
-	cache_drain(&a->pool, a->m);
+	qmempool_drain(&a->pool, a->m);
 	member_release(&a->pool.segment, a->m);
 	world_attach(me);
 }
@@ -368,8 +383,11 @@ static bool has_something(const struct actor *a, const struct alf_ring *r, const
 	for (uint32_t i = 0; i < a->waits_for; i++)
 		if (!steer_published(r, (alf_position)(cons + i)))
 			return false;
-	return word == &segment_shared(&world_segment)->free_wait ||
-	       word == &segment_shared(&world_segment)->free_many;
+	for (uint32_t i = 0; i < segment_classes(&world_segment); i++)
+		if (word == &segment_shared(&world_segment)[i].free_wait ||
+		    word == &segment_shared(&world_segment)[i].free_many)
+			return true;
+	return false;
 }
 
 /* Until then a sleeper may go on sleeping: the dead thread may have been about to wake it. */
@@ -389,8 +407,9 @@ void steer_idle(void)
 		int64_t most;
 		const uint32_t *word = steer_asleep(i, &most);
 		/* Only the core's short sleeps may have no waker. */
-		bool exact =
-			most >= WAIT_SLICE_NS || (a->waits_on == &a->pool.free && !steer_buffers());
+		bool alloc = a->waits_on &&
+			     segment_free_ring(&world_segment, a->waits_on->id) != CLASSES_MAX;
+		bool exact = most >= WAIT_SLICE_NS || (alloc && !steer_buffers());
 		if (word && a->waits_on && exact && has_something(a, a->waits_on, word))
 			steer_failed("thread %u sleeps %lld us and there is something for it", i,
 				     (long long)most / 1000);
@@ -455,23 +474,35 @@ static void check_deaths(void)
 	DEMAND(counted >= members && counted <= steer_deaths());
 }
 
+static void check_class(struct qmempool *of)
+{
+	const struct segment *s = &of->segment;
+	for (uint32_t i = 0; i < s->members; i++) {
+		const struct member *block = segment_member(s, i);
+		uint32_t thief = cache_holder(block->cache_bottom);
+		SAME(0, block->op);
+		DEMAND(thief == 0 || thief == CACHE_FLUSH_REQUESTED);
+		DEMAND(cache_between(block->cache_bottom, block->cache_top) >= 0);
+		if (segment_holder(s, block) != world_actors[LAST].m)
+			SAME(0, cache_length(s, block));
+		SAME(segment_holder(s, block)->tag, block->tag);
+	}
+	for (uint64_t i = 0; i < s->extents; i++)
+		DEMAND(*segment_extent(s, i) == 0 || *segment_extent(s, i) == EXTENT_PRESENT);
+	SAME(0, pool_shared(of)->free_wait & WAIT_COUNT_MASK);
+	SAME(0, pool_shared(of)->free_many & WAIT_COUNT_MASK);
+}
+
 static void check_names(void)
 {
 	for (uint32_t i = 0; i < world_segment.members; i++) {
 		const struct member *m = segment_member(&world_segment, i);
-		uint32_t thief = cache_holder(m->cache_bottom);
-		SAME(0, m->op);
-		DEMAND(thief == 0 || thief == CACHE_FLUSH_REQUESTED);
-		DEMAND(cache_between(m->cache_bottom, m->cache_top) >= 0);
-		if (m != world_actors[LAST].m) {
+		if (m != world_actors[LAST].m)
 			SAME(0, m->identity);
-			SAME(0, cache_length(&world_segment, m));
-		}
 		SAME(0, member_held(&world_segment, m));
 	}
-	for (uint64_t i = 0; i < world_segment.extents; i++)
-		DEMAND(*segment_extent(&world_segment, i) == 0 ||
-		       *segment_extent(&world_segment, i) == EXTENT_PRESENT);
+	for (uint32_t i = 0; i < segment_classes(&world_segment); i++)
+		check_class(pool_class(&world_actors[LAST].pool, i));
 	for (uint32_t i = 1; i <= world_segment.geometry.queues; i++) {
 		const struct queue_slot *slot = segment_queue(&world_segment, i);
 		DEMAND(slot->state == 0 || slot->state == QUEUE_READY);
@@ -480,7 +511,6 @@ static void check_names(void)
 		SAME(0, slot->queue.data_wait & WAIT_COUNT_MASK);
 		SAME(0, slot->queue.room_wait & WAIT_COUNT_MASK);
 	}
-	SAME(0, segment_shared(&world_segment)->free_wait & WAIT_COUNT_MASK);
 }
 
 /* All messages have come out, except those that dead consumers had got and dead producers did not
@@ -545,7 +575,7 @@ void world_end(void)
 				messages[*text(other->hand[k])].fate = DONE;
 		while (other->held)
 			SAME(0, qmempool_free(&other->pool, other->m, *part_with(other, 1)));
-		cache_drain(&other->pool, other->m);
+		qmempool_drain(&other->pool, other->m);
 		member_release(&world_segment, other->m);
 	}
 	drain_queues();
@@ -553,7 +583,7 @@ void world_end(void)
 	check_messages();
 	/* As any of the processes would: each has its own hint of what exists. */
 	struct qmempool *pool = &world_actors[steer_random(world_profile->threads)].pool;
-	while (a->held < world_profile->capacity) {
+	while (a->held < total()) {
 		uint64_t handle;
 		int error = -EAGAIN;
 		/* A member that finds nothing asks for dead members only now and then. */
@@ -565,7 +595,7 @@ void world_end(void)
 			break;
 		take(LAST, handle, false);
 	}
-	SAME(world_profile->capacity, a->held);
+	SAME(total(), a->held);
 	while (a->held)
 		SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
 	check_audit(0);
@@ -589,7 +619,7 @@ static uint64_t part(uint32_t i, uint64_t *size)
 		*size = world_profile->ring * sizeof(uint64_t);
 		return world_segment.rings_offset + (i - 1) * sizeof(uint64_t) * ALF_CAPACITY_MAX;
 	}
-	*size = world_profile->capacity * sizeof(struct buffer);
+	*size = total() * sizeof(struct buffer);
 	return world_segment.headers_offset;
 }
 
@@ -604,6 +634,39 @@ static void copy(bool back)
 	}
 }
 
+/* Makes caches and extents smaller than users may choose, so that the same happens in fewer
+ * steps. */
+static void narrow(struct segment *s)
+{
+	const uint64_t extent = world_profile->extent;
+	const uint64_t block =
+		(sizeof(struct member) + world_profile->cache * sizeof(uint64_t) + CACHE_LINE - 1) /
+		CACHE_LINE * CACHE_LINE;
+	s->member_stride = 0;
+	s->geometry.bulk = world_profile->bulk;
+	for (uint32_t i = 0; i < segment_classes(s); i++) {
+		struct shmpool_class *more = i ? &s->geometry.more[i - 1] : NULL;
+		*(more ? &more->cache_size : &s->geometry.cache_size) = world_profile->cache;
+		*(more ? &more->extent_buffers : &s->geometry.extent_buffers) = extent;
+		const uint64_t absent =
+			(uint64_t)(more ? more->capacity - more->prealloc :
+					  s->geometry.capacity - s->geometry.prealloc);
+		s->part[i].extents = (absent + extent - 1) / extent;
+		s->part[i].block = s->member_stride;
+		s->member_stride += block;
+	}
+	s->queues_offset = s->members_offset + s->members * s->member_stride;
+	uint64_t at = s->queues_offset + (uint64_t)(s->geometry.queues + s->geometry.classes) *
+						 sizeof(struct queue_slot);
+	for (uint32_t i = 0; i < segment_classes(s); i++) {
+		s->part[i].extents_offset = at;
+		at += s->part[i].extents * sizeof(uint64_t);
+	}
+	DEMAND(at <= s->free_ring_offset);
+	s->extents = s->part[0].extents;
+	s->extents_offset = s->part[0].extents_offset;
+}
+
 void world_make(const struct profile *profile)
 {
 	world_profile = profile;
@@ -614,35 +677,33 @@ void world_make(const struct profile *profile)
 				      .refill_multiplier = 1,
 				      .members = world_profile->members ? world_profile->members :
 									  MEMBERS,
-				      .queues = QUEUES + 2 };
+				      .queues = QUEUES + 2,
+				      .classes = 1 };
 	struct shmpool_refusal why;
-	int64_t extents;
 	if (world_segment.base)
 		munmap(world_segment.base, world_segment.size);
 	free(snapshot);
-	g.cache_size = 0;
+	if (world_profile->second) {
+		g.classes = 2;
+		g.more[0] = (struct shmpool_class) { .buffer_size = 4096,
+						     .capacity = world_profile->second,
+						     .prealloc = world_profile->second / 2 };
+	}
+	const int64_t members = g.members;
+	g.members += 8; /* room for what narrow() moves */
 	SAME(0, segment_plan(&world_segment, &g, &why));
-	/* Smaller than users may choose, so that the same happens in fewer steps. */
-	world_segment.member_stride += world_profile->cache * sizeof(uint64_t);
-	world_segment.member_stride = (world_segment.member_stride + 63) / 64 * 64;
-	world_segment.geometry.cache_size = world_profile->cache;
-	world_segment.geometry.bulk = world_profile->bulk;
-	world_segment.geometry.extent_buffers = world_profile->extent;
-	extents = (world_profile->capacity - world_profile->prealloc + world_profile->extent - 1) /
-		  world_profile->extent;
-	world_segment.extents = (uint64_t)extents;
-	world_segment.queues_offset =
-		world_segment.members_offset + world_segment.members * world_segment.member_stride;
-	world_segment.extents_offset =
-		world_segment.queues_offset + (QUEUES + 3) * sizeof(struct queue_slot);
-	DEMAND(world_segment.extents_offset + world_segment.extents * 8 <=
-	       world_segment.free_ring_offset);
+	world_segment.geometry.members = members;
+	world_segment.members = (uint32_t)members;
+	narrow(&world_segment);
 	int fd = memfd_create("steer", MFD_CLOEXEC);
 	CHECK(fd >= 0 && ftruncate(fd, (off_t)world_segment.size) == 0);
 	char *base = mmap(NULL, world_segment.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	CHECK(base != MAP_FAILED);
 	SAME(0, segment_init(&world_segment, base, fd));
-	SAME(0, slab_create(&world_segment));
+	for (uint32_t i = 0; i < segment_classes(&world_segment); i++) {
+		const struct segment view = segment_view(&world_segment, i);
+		SAME(0, slab_create(&view));
+	}
 	segment_ready(&world_segment);
 	SAME(0, pool_bind(&world_actors[LAST].pool, &world_segment));
 	SAME(0, member_attach(&world_segment, STEER_TOKEN(LAST), &world_actors[LAST].m));
@@ -665,7 +726,7 @@ void world_begin(void)
 	world_actors[LAST].m = last;
 	sent = created = handed_over = ends = 0;
 	ending = false;
-	for (uint32_t i = 0; i < world_profile->capacity; i++)
+	for (uint32_t i = 0; i < total(); i++)
 		holder[i] = NOBODY;
 	for (uint32_t i = 0; i <= STEER_THREADS; i++)
 		if (i < world_profile->threads || i == LAST)
@@ -699,10 +760,10 @@ void world_operate(uint32_t me, enum operation what, uint32_t queue, uint32_t n,
 		SAME(0, recover(&a->pool, a->m, out));
 		break;
 	case REQUEST:
-		cache_request_flush(&a->pool);
+		cache_request_flush(pool_class(&a->pool, next_class(a)));
 		break;
 	case DRAIN:
-		cache_drain(&a->pool, a->m);
+		qmempool_drain(&a->pool, a->m);
 		break;
 	case TRIM:
 		DEMAND(trim(&a->pool, a->m, n) >= 0);
