@@ -19,6 +19,7 @@ from conftest import Child, DaemonProcess, Eventually, MakePool, StartDaemon, op
 from test_daemon import POOL, WORKER
 
 import shmpool
+from shmpool.stats import Recovery
 
 pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
 parser = pytest.importorskip("prometheus_client.openmetrics.parser")
@@ -26,6 +27,8 @@ older_parser = pytest.importorskip("prometheus_client.parser")
 metrics_core = pytest.importorskip("prometheus_client.metrics_core")
 metrics = pytest.importorskip("shmpool.service.metrics")
 service = pytest.importorskip("shmpool.service.http")
+handlers = pytest.importorskip("shmpool.service.handlers")
+alarms = pytest.importorskip("shmpool.service.alarms")
 
 PORT = ("--http", "127.0.0.1:0")
 
@@ -129,6 +132,19 @@ def test_metrics_of_a_recovery(
     assert 1 == found["shmpool_recovery_seconds_count", (of,)]
     assert 1 == found["shmpool_recovery_seconds_bucket", (("le", "+Inf"), of)]
     assert 0 < found["shmpool_recovery_seconds_sum", (of,)] < 60
+
+
+def test_metrics_of_every_outcome(pool: shmpool.Pool) -> None:
+    """A recovered buffer counts as freed, as requeued, or as a dead letter."""
+    handler = handlers.RequestHandler("0")
+    done = Recovery(2, buffers=12, requeued=4, dead_lettered=5, postponed=0, unknown=0)
+    try:
+        handler.watch(pool.name, alarms.Policy()).recovered(done, 0.1)
+        text = asyncio.run(metrics.exposition(handler, "0", metrics.TEXT)).decode()
+    finally:
+        handler.release(pool.name)
+    found = dict(re.findall(r'shmpool_recovered_buffers_total{outcome="([a-z-]+)",.*} (\S+)', text))
+    assert {"freed": "3.0", "requeued": "4.0", "dead-lettered": "5.0"} == found
 
 
 def test_json(start_daemon: StartDaemon, pool_name: str) -> None:

@@ -2,6 +2,7 @@
 """The supervisor: when it repeats its work."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
 
 import shmpool
 from shmpool import errors
-from shmpool.rpc.protocol import AnyRequest, List, Recover, RunAudit
+from shmpool.rpc.protocol import AnyRequest, List, Recover, RunAudit, Trim
 from shmpool.service import supervisor
 from shmpool.service.alarms import Policy
 from shmpool.service.config import Config, PoolConfig
@@ -59,19 +60,45 @@ def test_what_is_postponed(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(View, "dead", lambda view: 1)
 
     async def work(watcher: Supervisor) -> None:
-        asked: asyncio.Queue[AnyRequest] = asyncio.Queue()
+        asked: asyncio.Queue[float] = asyncio.Queue()
 
         async def run(request: AnyRequest) -> Recovery:
-            asked.put_nowait(request)
+            asked.put_nowait(time.monotonic())
             return Recovery(0, 0, 0, 0, postponed=1, unknown=0)
 
         monkeypatch.setattr(watcher, "run", run)
         watcher.handler.watch(name, Policy())
         watcher._spawn(watcher._every(0.001, watcher._scan))
-        for _ in range(3):
-            await asked.get()
-        _, pause = watcher._retry[name]
+        _, second, _ = [await asked.get() for _ in range(3)]
+        due, pause = watcher._retry[name]
         assert pause >= 4 * 0.001
+        assert due >= second + pause / 2
+
+    supervise(work)
+
+
+def test_one_trim_at_a_time(pool_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool is trimmed once when it is due. It is due again after trim_after_s."""
+
+    async def work(watcher: Supervisor) -> None:
+        trims = []
+
+        async def run(request: AnyRequest) -> int:
+            trims.append(request)
+            return 0
+
+        config = PoolConfig(buffer_size=256, capacity=64, prealloc=0, trim_to=1, trim_after_s=3600)
+        await watcher.declare(Config(pools={pool_name: config}))
+        monkeypatch.setattr(watcher, "run", run)
+        with shmpool.Pool.attach(pool_name) as pool:
+            pool.alloc_many(64).free()
+        watched = watcher.handler.watched[pool_name]
+        monkeypatch.setattr(watched, "_trimmable_since", time.monotonic() - 3600)
+        monkeypatch.setattr(watcher._inspect_budgets, "ready", lambda name: True)
+        for _ in range(2):
+            await watcher._inspect()
+            await asyncio.sleep(0)
+        assert [Trim(pool_name, 1)] == trims
 
     supervise(work)
 
