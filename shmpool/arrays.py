@@ -170,8 +170,9 @@ def new_array(
             f"shape has {len(sizes)} dimensions; the most is {DIMENSIONS_MAX}"
         )
     text = record_text(kind, sizes, order == "F")
-    headroom = _headroom(pool, text, math.prod(sizes, start=kind.itemsize))
-    return pool.alloc(timeout)._array(text, headroom)
+    nbytes = math.prod(sizes, start=kind.itemsize)
+    headroom = _headroom(pool, text, nbytes)
+    return pool.alloc(timeout, headroom - pool.headroom + nbytes)._array(text, headroom)
 
 
 def _sizes(shape: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:
@@ -211,7 +212,7 @@ def put_copy(queue: "AlfQueue", array: Any, timeout: float | None) -> None:
     text = describe(source)
     headroom = _headroom(pool, text, source.nbytes)
     try:
-        buf = pool.alloc(timeout)
+        buf = pool.alloc(timeout, headroom - pool.headroom + source.nbytes)
     except errors.PoolExhausted:
         lib.shmpool_refused(pool._number, queue.number, 1)
         raise

@@ -7,7 +7,7 @@ from these records. Not in here: the ranges and defaults of a pool's options (na
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields
 from operator import index
 from typing import Annotated, Any, Literal, SupportsIndex, TypeVar, get_args, get_type_hints
 
@@ -22,7 +22,7 @@ CLASSES_MAX = 8  # size classes of a pool
 CAPACITY_MAX = 1 << 24  # buffers of all size classes
 PAUSE_S = (0.001, 0.05)  # first and longest pause between two tries in found_within()
 Found = TypeVar("Found")
-ByClass = int | tuple[int, ...]  # an option of a size class: one value, or one for each class
+ByClass = int | list[int]  # an option of a size class: one value, or one for each class
 Side = Literal["single", "multi"]
 OnDeath = Literal["free", "requeue", "dead-letter"]
 ON_DEATH = get_args(OnDeath)  # in the order of enum on_death in native/layout.h
@@ -197,14 +197,14 @@ class Geometry:
     headroom: int  # bytes
     members: int  # the most threads that can be attached
     queues: int
-    sizes: tuple[SizeClass, ...] = ()  # in ascending order
+    sizes: list[SizeClass] = field(default_factory=list)  # in ascending order
 
     @classmethod
     def of(cls, raw: Native) -> "Geometry":
         """Returns the Geometry of a struct shmpool_geometry."""
-        sizes = tuple(
+        sizes = [
             SizeClass(*(int(getattr(one, name)) for name in BY_CLASS)) for one in classes_of(raw)
-        )
+        ]
         values = {name: int(getattr(raw, name)) for name in GEOMETRY}
         values["buffer_size"] = sizes[-1].buffer_size
         for name in ("capacity", "prealloc"):
@@ -213,8 +213,8 @@ class Geometry:
 
 
 # In the order of enum shmpool_option.
-GEOMETRY = tuple(field.name for field in fields(Geometry) if field.name != "sizes")
-BY_CLASS = tuple(field.name for field in fields(SizeClass))
+GEOMETRY = tuple(one.name for one in fields(Geometry) if one.name != "sizes")
+BY_CLASS = tuple(one.name for one in fields(SizeClass))
 
 
 def classes_of(raw: Native) -> list[Native]:
@@ -304,14 +304,20 @@ def native_refusal(why: Native, value: int, beside: Native = None) -> Refusal:
     """Returns what a struct shmpool_refusal says about an option that has this value.
 
     beside is the geometry that the option belongs to. With it, the text names the options that
-    narrow the range.
+    narrow the range, in a pool of several size classes also the class: capacity[1].
     """
     name = GEOMETRY[why.option]
     option = POOL[name]
     demand = f"it must be {option.allowed(why.least, why.most)}"
     if beside is not None and (why.least, why.most) != (option.least, option.most):
-        others = " and ".join(f"{other} is {getattr(beside, other)}" for other in option.limited_by)
+        part = classes_of(beside)[why.size_class]
+        others = " and ".join(
+            f"{other} is {getattr(part if other in BY_CLASS else beside, other)}"
+            for other in option.limited_by
+        )
         demand += f", as {others}"
+    if why.classes > 1 and name in BY_CLASS:
+        name += f"[{why.size_class}]"
     return Refusal(name, option.spelled(value), demand)
 
 
@@ -328,12 +334,12 @@ def by_class(options: PoolOptions, name: str, classes: int) -> list[SupportsInde
     Raises InvalidArgument if it is a list of another length.
     """
     value: Any = getattr(options, name)
-    if not isinstance(value, (list, tuple)):
+    if not isinstance(value, list):
         return [value] * classes
     if len(value) == classes:
-        return list(value)
+        return value
     raise errors.InvalidArgument(
-        f"{name} is {list(value)!r}; it must be one number, or {classes}: one for each buffer_size"
+        f"{name} is {value!r}; it must be one number, or {classes}: one for each buffer_size"
     )
 
 
@@ -344,10 +350,10 @@ def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
     """
     geometry: Native = ffi.new("struct shmpool_geometry *")
     sizes: Any = options.buffer_size
-    classes = len(sizes) if isinstance(sizes, (list, tuple)) else 1
+    classes = len(sizes) if isinstance(sizes, list) else 1
     if not 1 <= classes <= CLASSES_MAX:
         return None, Refusal(
-            "buffer_size", repr(list(sizes)), f"it must have from 1 to {CLASSES_MAX} values"
+            "buffer_size", repr(sizes), f"it must have from 1 to {CLASSES_MAX} values"
         )
     geometry.classes = classes
     given = {name: by_class(options, name, classes) for name in BY_CLASS}
@@ -366,10 +372,7 @@ def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
         )
     name, number = GEOMETRY[why.option], why.size_class
     value = given[name][number] if name in given else getattr(options, name)
-    refusal = native_refusal(why, integer(value, "value"), classes_of(geometry)[number])
-    if name in given and classes > 1:
-        refusal = replace(refusal, option=f"{name}[{number}]")
-    return None, refusal
+    return None, native_refusal(why, integer(value, "value"), geometry)
 
 
 def planned(name: str, options: PoolOptions) -> Native:

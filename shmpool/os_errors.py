@@ -17,6 +17,7 @@ from . import errors
 from ._ffi import Native
 from .codes import EXCEPTIONS, fail
 from .names import printable
+from .options import classes_of
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -127,8 +128,9 @@ def taken_at_once(geometry: Native) -> tuple[int, int]:
     """Returns the bytes that a new pool takes for itself and for its preallocated buffers."""
     own = geometry.headers_offset - geometry.queues * RING_BYTES
     buffers = sum(
-        -(-geometry.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
-        for each in (HEADER_BYTES, geometry.stride)
+        -(-one.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
+        for one in classes_of(geometry)
+        for each in (HEADER_BYTES, one.buffer_size)
     )
     return own, buffers
 
@@ -139,12 +141,13 @@ def does_not_fit(name: str, geometry: Native, back: int = 0) -> errors.OutOfShar
     back is the bytes that its unfinished file has taken. They count as free.
     """
     (own, buffers), (total, free) = taken_at_once(geometry), shared_memory()
-    needed, prealloc, stride = own + buffers, geometry.prealloc, geometry.stride
+    needed = own + buffers
+    parts = [f"{one.prealloc} x buffer_size {one.buffer_size}" for one in classes_of(geometry)]
     return errors.OutOfSharedMemory(
         f"pool {name!r} needs {size_text(needed, up=True)} at once, {size_text(own, up=True)} of "
-        f"it for itself and the rest for prealloc {prealloc} x buffer_size {stride}; {SHM} has "
+        f"it for itself and the rest for prealloc {' and '.join(parts)}; {SHM} has "
         f"{size_text(free + back)} free of {size_text(total)}: "
-        f"{'lower prealloc, or ' if prealloc else ''}{_enlarge(needed)}"
+        f"{'lower prealloc, or ' if buffers else ''}{_enlarge(needed)}"
     )
 
 
@@ -154,7 +157,11 @@ def refuse(pool: "Pool", code: int, what: str = "") -> NoReturn:
     what names the part of the pool that the call was for; "" means the pool.
     """
     if code == -errno.ENOSPC:
-        raise errors.OutOfSharedMemory(_cannot_grow(pool.name, pool.capacity * pool.buffer_size))
+        raise errors.OutOfSharedMemory(
+            _cannot_grow(
+                pool.name, sum(one.capacity * one.buffer_size for one in pool.geometry.sizes)
+            )
+        )
     if code == -errno.EUSERS:
         raise errors.LimitReached(
             f"pool {pool.name!r}: all {pool.geometry.members} member slots are taken; create the "

@@ -155,7 +155,7 @@ class Pool(PoolBase):
         if owner is not None and not exist_ok:
             raise errors.InvalidArgument("owner needs exist_ok: the creator owns a new pool")
         user = None if owner is None else user_id(owner)
-        options = PoolOptions(*map(_given, (buffer_size, capacity, prealloc)), bulk,
+        options = PoolOptions(_given(buffer_size), _given(capacity), _given(prealloc), bulk,
                               refill_multiplier, _given(cache_size), headroom, members, queues,
                               mode, group)  # fmt: skip
         geometry = planned(name or ANONYMOUS, options)
@@ -286,9 +286,7 @@ class Pool(PoolBase):
 
     # Buffers.
 
-    def alloc_many(
-        self, n: int, timeout: float | None = None, size: int | None = None
-    ) -> Burst:
+    def alloc_many(self, n: int, timeout: float | None = None, size: int | None = None) -> Burst:
         """Takes n free buffers as a Burst: all of them or none.
 
         size: how many bytes each must have room for, as in alloc(). All are of one size class.
@@ -469,7 +467,7 @@ class Pool(PoolBase):
         Takes no lock and delays no other thread. The figures are not of one instant.
         """
         self._opened()
-        return read_stats(self._number, self.capacity)
+        return read_stats(self._number, self.geometry)
 
     def members(self) -> list[Member]:
         """Returns the attached threads of all processes."""
@@ -528,9 +526,9 @@ class Pool(PoolBase):
 
 
 def _given(value: Any) -> Any:
-    """Returns an option as it is, or a list of values as a tuple."""
+    """Returns an option as it is, or any sequence of values as a list."""
     several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, SupportsIndex))
-    return tuple(value) if several else value
+    return list(value) if several else value
 
 
 def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -> Pool:

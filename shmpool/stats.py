@@ -12,7 +12,7 @@ from typing import TypeVar
 from . import errors
 from ._ffi import Native, ffi, lib
 from .codes import check
-from .options import seconds_of
+from .options import Geometry, seconds_of
 
 T = TypeVar("T")
 
@@ -30,6 +30,17 @@ LIMIT_S = 0.5  # all steps together, by default
 
 
 @dataclass(frozen=True)
+class SizeStats:
+    """The figures of one size class, in buffers."""
+
+    buffer_size: int  # bytes
+    capacity: int
+    created: int
+    free: int
+    cached: int
+
+
+@dataclass(frozen=True)
 class Stats:
     """A pool's figures, in buffers. They are not of one instant while other threads work."""
 
@@ -44,6 +55,7 @@ class Stats:
     counters: dict[str, int]  # sums over all members, past ones included
     refused: int = 0  # not put into a queue: Full, PoolExhausted
     dropped: int = 0  # freed because the consumer that had taken them died
+    sizes: list[SizeStats] = field(default_factory=list)  # in ascending order
     estimated: bool = False  # free and held are extrapolated from a sample of the free ring
 
 
@@ -105,13 +117,13 @@ class Recovery:
     unknown: int  # members whose state is not known: no descriptor was left to ask the kernel
 
 
-def read_stats(pool: int, capacity: int) -> Stats:
+def read_stats(pool: int, geometry: Geometry) -> Stats:
     """Reads the figures of an open pool, by its number. Raises PoolClosed, SegmentInvalid."""
     raw = ffi.new("struct shmpool_stats *")
     check(lib.shmpool_stats(pool, raw), "stats")
     away = raw.free + raw.cached + raw.queued
     return Stats(
-        capacity=capacity,
+        capacity=geometry.capacity,
         created=raw.created,
         free=raw.free,
         cached=raw.cached,
@@ -122,6 +134,10 @@ def read_stats(pool: int, capacity: int) -> Stats:
         counters=dict(zip(COUNTERS, raw.counters, strict=True)),
         refused=raw.refused,
         dropped=raw.dropped,
+        sizes=[
+            SizeStats(one.buffer_size, one.capacity, of.created, of.free, of.cached)
+            for one, of in zip(geometry.sizes, raw.classes, strict=False)
+        ],
         estimated=bool(raw.estimated),
     )
 

@@ -132,7 +132,7 @@ class View:
     def stats(self) -> Stats:
         """Counts the buffers by where they are, and reads the counters."""
         self._opened()
-        return self._whole(read_stats(self._number, self.geometry.capacity))
+        return self._whole(read_stats(self._number, self.geometry))
 
     def queues(self) -> list[QueueStats]:
         """Returns the queues, in the order of their numbers."""

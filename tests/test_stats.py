@@ -10,6 +10,7 @@ import pytest
 from conftest import Child, MakePool
 
 import shmpool
+from shmpool.stats import SizeStats
 
 COUNTERS = {
     "alloc", "free", "enqueue", "dequeue", "adopt", "refill", "flush", "full", "empty", "grow",
@@ -28,6 +29,7 @@ def test_stats_of_a_new_pool(make_pool: MakePool) -> None:
             cached=0,
             held=0,
             queued=0,
+            sizes=[SizeStats(256, 256, 100, 100, 0)],
             members=0,
             recovered=0,
             counters=dict.fromkeys(COUNTERS, 0),

@@ -30,11 +30,25 @@ class Octal(click.ParamType[int]):
             self.fail(f"{value!r} is not octal, for example 0660.", param, ctx)
 
 
+class ByClass(click.ParamType[int | list[int]]):
+    """A number, or one for each size class: 2048,65536."""
+
+    name = "integer[,integer...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or the list of numbers; what is neither is a usage error."""
+        try:
+            numbers = [int(part) for part in str(value).split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor several: 2048,65536.", param, ctx)
+        return numbers if len(numbers) > 1 else numbers[0]
+
+
 def pool_options(function: F) -> F:
     """Adds an option for each field of PoolOptions."""
     for field in reversed(fields(PoolOptions)):
         option = POOL[field.name]
-        number = Octal() if option.octal else int
+        number = Octal() if option.octal else ByClass() if option.by_class else int
         function = click.option(
             f"--{field.name.replace('_', '-')}",
             type=str if option.least is None else number,

@@ -12,7 +12,9 @@ from .output import print_table
 
 def show(found: Description) -> None:
     file = found.file
-    rows: list[tuple[str, object]] = list(asdict(found.geometry).items())
+    geometry = asdict(found.geometry)
+    sizes = geometry.pop("sizes")
+    rows: list[tuple[str, object]] = list(geometry.items())
     rows += [
         ("file", file.path),
         ("size", size_text(file.size)),
@@ -20,6 +22,11 @@ def show(found: Description) -> None:
         ("mode", f"{file.mode}, user {file.uid}, group {file.gid}"),
     ]
     print_table((found.pool, ""), rows)
+    if len(sizes) > 1:
+        print_table(
+            tuple(name.replace("_", " ") for name in sizes[0]),
+            [tuple(size.values()) for size in sizes],
+        )
     if found.queues:
         print_table(
             ("queue", "capacity", "producers", "consumers", "on death", "dead letters to",

@@ -269,7 +269,7 @@ def _segment(name: str) -> Iterator[Finding]:
     try:
         with View(name) as view:
             gone = {member.pid for member in view.dead_members()}
-            most = view.geometry.capacity * view.geometry.buffer_size
+            most = sum(one.capacity * one.buffer_size for one in view.geometry.sizes)
     except errors.PoolNotFound:
         return  # it was removed since it was listed, or is being created
     except errors.AccessDenied as error:

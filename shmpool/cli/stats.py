@@ -16,6 +16,11 @@ def show(stats: PoolStats) -> None:
         [(stats.pool, buffers.capacity, buffers.created, buffers.free, buffers.cached,
           buffers.held, buffers.queued, buffers.members)],
     )  # fmt: skip
+    if len(buffers.sizes) > 1:
+        print_table(
+            ("buffer size", "capacity", "created", "free", "cached"),
+            [(s.buffer_size, s.capacity, s.created, s.free, s.cached) for s in buffers.sizes],
+        )
     if stats.queues:
         print_table(
             ("queue", "depth", "capacity", "enqueued", "dequeued", "refused", "dropped"),

@@ -167,11 +167,6 @@ static int check_classes(struct shmpool_geometry *g, struct shmpool_refusal *why
 					      BUFFER_SIZE_MAX);
 		if (!error && i && of.queues + of.classes - 1 > QUEUES_MAX)
 			error = refuse_option(why, SHMPOOL_QUEUES, 1, QUEUES_MAX - of.classes + 1);
-		if (error) {
-			why->size_class = i;
-			why->classes = (uint32_t)g->classes;
-			return error;
-		}
 		if (i)
 			g->more[i - 1] = (struct shmpool_class) { of.buffer_size,
 								  of.capacity,
@@ -182,6 +177,11 @@ static int check_classes(struct shmpool_geometry *g, struct shmpool_refusal *why
 								  0 };
 		else
 			*g = of;
+		if (error) {
+			why->size_class = i;
+			why->classes = (uint32_t)g->classes;
+			return error;
+		}
 		total += (uint64_t)of.capacity;
 	}
 	return total > CAPACITY_MAX ? refuse_classes(why, (int64_t)total, 2, CAPACITY_MAX) : 0;

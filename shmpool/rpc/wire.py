@@ -232,9 +232,11 @@ def from_wire(kind: Any, value: Any, where: str = "result") -> Any:
         return float(value)
     if origin in (Union, types.UnionType):
         choices = [choice for choice in inner if choice is not types.NoneType]
+        if len(choices) > 1:  # of one array type at most
+            choices = [c for c in choices if (get_origin(c) or c) is type(value)]
         if len(choices) == 1:
             return from_wire(choices[0], value, where)
-        fits = type(value) in choices
+        fits = False
     elif origin is Literal:
         fits = value in inner and not isinstance(value, bool)
     else:

@@ -26,6 +26,8 @@ from cattrs.gen import make_dict_structure_fn, override
 from .. import errors
 from ..names import LINE_SHOWN, checked_name, printable
 from ..options import (
+    ByClass,
+    Geometry,
     Option,
     PoolOptions,
     QueueOptions,
@@ -255,6 +257,14 @@ def _mode(value: Any, _: Any) -> int:
     return int(value, 8)
 
 
+def _by_class(value: Any, _: Any) -> int | list[int] | None:
+    """An option of a size class: a value, or one for each class."""
+    numbers = value if isinstance(value, list) else [] if value is None else [value]
+    if any(type(number) is not int for number in numbers):
+        raise TypeError("it must be an integer, or an array of integers: one for each size class")
+    return value  # type: ignore[no-any-return]
+
+
 def _group(value: Any, _: Any) -> str | int | None:
     if value is not None and type(value) not in (str, int):
         raise TypeError("it must be a string or an integer")
@@ -266,6 +276,9 @@ def _converter() -> Converter:
     converter = Converter(forbid_extra_keys=True, detailed_validation=True)
     for plain in (str, int, float, bool):
         converter.register_structure_hook(plain, _strict(plain, lambda value, kind: kind(value)))
+    converter.register_structure_hook_func(
+        lambda kind: kind in (ByClass, ByClass | None), _by_class
+    )
     # Each before those that contain it: cattrs needs a field's hook when it makes the record's.
     ordered: tuple[Any, ...] = (
         list[str], QueueOptions, dict[str, QueueOptions],
@@ -346,21 +359,28 @@ def _check_group(group: str | int | None, path: config_lines.Path, trouble: _Tro
 def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> None:
     path = ("pools", name)
     trouble.check(path, checked_name, name, "pool")
-    geometry, refusal = plan(pool)
+    geometry, refusal = None, None
+    try:
+        geometry, refusal = plan(pool)
+    except errors.InvalidArgument as error:  # lists of different lengths
+        trouble.add((*path, "buffer_size"), str(error))
     if refusal is not None:
-        trouble.add((*path, refusal.option), refusal.demand)
-    else:
+        trouble.add((*path, refusal.option.partition("[")[0]), refusal.demand)
+    elif geometry is not None:
         if len(pool.queue) > geometry.queues:
             trouble.add(
                 (*path, "queue", list(pool.queue)[geometry.queues]),
                 f"the pool can have {geometry.queues} queues; raise queues",
             )
-        wanted = geometry.prealloc * geometry.buffer_size  # the rest takes memory when it is used
+        sizes = Geometry.of(geometry).sizes
+        # The rest takes memory when it is used.
+        wanted = sum(one.prealloc * one.buffer_size for one in sizes)
         if wanted > room:
+            times = " and ".join(str(one.buffer_size) for one in sizes)
             trouble.add(
                 (*path, "prealloc"),
-                f"times buffer_size {geometry.buffer_size} is {size_text(wanted, up=True)}; "
-                f"{SHM} has {size_text(room)}",
+                f"times buffer_size {times} is {size_text(wanted, up=True)}; {SHM} has "
+                f"{size_text(room)}",
             )
     if pool.mode & 0o600 != 0o600:
         trouble.add((*path, "mode"), "it must include 0600, which the daemon itself needs")
@@ -369,8 +389,8 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
         if not 0 <= (getattr(pool, option) or 0) < float("inf"):
             trouble.add((*path, option), "it must be a number from 0")
     for option in ("low_water", "trim_to"):
-        if (getattr(pool, option) or 0) > pool.capacity > 0:
-            trouble.add((*path, option), f"it must be at most the capacity, {pool.capacity}")
+        if geometry and (getattr(pool, option) or 0) > (most := Geometry.of(geometry).capacity):
+            trouble.add((*path, option), f"it must be at most the capacity, {most}")
     for queue_name, queue in pool.queue.items():
         at = (*path, "queue", queue_name)
         trouble.check(at, checked_name, queue_name, "queue")

@@ -41,7 +41,9 @@ FAMILIES: tuple[tuple[Any, str, str, tuple[str, ...]], ...] = (
     (Gauge, "refused_pools", "Declared pools whose names are taken by other files.", ()),
     (Gauge, "buffers", "Buffers of a pool by state; uncreated ones have no memory yet.",
      ("pool", "state")),
-    (Gauge, "buffer_size_bytes", "Data bytes of a buffer.", POOL),
+    (Gauge, "buffer_size_bytes", "Data bytes of a pool's largest buffers.", POOL),
+    (Gauge, "size_class_buffers", "Buffers of a size class by state; those in use are held or "
+     "queued.", ("pool", "buffer_size", "state")),
     (Gauge, "reserved_bytes", "Memory of a pool's segment.", POOL),
     (Gauge, "members", "Threads that are attached.", POOL),
     (Gauge, "queue_depth", "Buffers in a queue.", QUEUE),
@@ -100,6 +102,12 @@ def _add(families: dict[str, Any], name: str, pool: WatchedPool) -> None:
         add("buffers", getattr(stats, state), state)
     add("buffers", stats.capacity - stats.created, "uncreated")
     add("buffer_size_bytes", pool.view.geometry.buffer_size)
+    for size in stats.sizes:
+        used = max(size.created - size.free - size.cached, 0)
+        states = {"free": size.free, "cached": size.cached, "in-use": used}
+        states["uncreated"] = size.capacity - size.created
+        for state, number in states.items():
+            add("size_class_buffers", number, str(size.buffer_size), state)
     add("reserved_bytes", reserved)
     add("members", stats.members)
     for queue in queues:

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pools of several size classes: which class a buffer comes from, and that each keeps its own."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Child, MakePool
+
+import shmpool
+from shmpool.options import SizeClass
+
+SIZES = [64, 4096, 65536]
+CAPACITY = [64, 16, 4]
+
+
+@pytest.fixture
+def sized(make_pool: MakePool) -> shmpool.Pool:
+    return make_pool(buffer_size=SIZES, capacity=CAPACITY, prealloc=0, cache_size=0)
+
+
+def room(buf: shmpool.Buffer) -> int:
+    return len(buf.data)
+
+
+def test_what_was_asked_for(make_pool: MakePool) -> None:
+    """The geometry has every class. One value stands for all classes."""
+    pool = make_pool(buffer_size=(100, 5000), capacity=256, prealloc=[8, 0], cache_size=[64, 0])
+    assert [SizeClass(128, 256, 8, 64), SizeClass(5056, 256, 0, 0)] == pool.geometry.sizes
+    assert (5056, 512, 8) == (pool.buffer_size, pool.capacity, pool.geometry.prealloc)
+    with shmpool.Pool.attach(pool.name) as other:
+        assert pool.geometry == other.geometry
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"buffer_size": []}, "buffer_size is []; it must have from 1 to 8 values"),
+        ({"buffer_size": [64] * 9}, "it must have from 1 to 8 values"),
+        ({"capacity": [64, 64]}, "one for each buffer_size"),
+        ({"buffer_size": [4096, 64, 65536]}, "buffer_size[1] is 64; it must be from 4097 to"),
+        ({"buffer_size": [64, 64, 65536]}, "buffer_size[1] is 64; it must be from 65 to"),
+        ({"capacity": [64, 48, 4]}, "capacity[1] is 48; it must be a power of two"),
+        ({"prealloc": [0, 0, 5]}, "prealloc[2] is 5; it must be from 0 to 4, as capacity is 4"),
+        ({"capacity": [1 << 23, 1 << 23, 4]}, "capacity is 16777220 buffers in all; the most is"),
+        ({"headroom": 64}, "headroom is 64; it must be from 0 to 63, as buffer_size is 64"),
+    ],
+)
+def test_refused(pool_name: str, options: dict[str, Any], said: str) -> None:
+    """A refusal names the option and the class."""
+    given = {"buffer_size": SIZES, "capacity": CAPACITY, **options}
+    with pytest.raises(shmpool.InvalidArgument) as caught:
+        shmpool.Pool.create(pool_name, **given)
+    assert said in str(caught.value)
+
+
+def test_the_smallest_that_fits(sized: shmpool.Pool) -> None:
+    """alloc() takes the smallest class that fits and, while that has none, a larger one."""
+    for size, expected in ((0, 64), (64, 64), (65, 4096), (4096, 4096), (4097, 65536)):
+        with sized.alloc(size=size) as buf:
+            assert expected == room(buf)
+    with sized.alloc() as buf:
+        assert 64 == room(buf)
+    with pytest.raises(shmpool.PayloadTooLarge, match="65537 bytes; a buffer holds up to 65536"):
+        sized.alloc(size=65537)
+    kept = [sized.alloc(timeout=0, size=65) for _ in range(20)]
+    assert [4096] * 16 + [65536] * 4 == [room(buf) for buf in kept]
+    with pytest.raises(shmpool.PoolExhausted):
+        sized.alloc(timeout=0, size=65)
+    assert 64 == room(sized.alloc(timeout=0))
+
+
+def test_size_behind_headroom(make_pool: MakePool) -> None:
+    """size is what is free behind the pool's headroom."""
+    pool = make_pool(buffer_size=[64, 256], capacity=16, headroom=32)
+    assert [32, 224] == [room(pool.alloc(size=size)) for size in (32, 33)]
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, "64", 2**70])
+def test_no_size(sized: shmpool.Pool, size: Any) -> None:
+    with pytest.raises((shmpool.InvalidArgument, shmpool.PayloadTooLarge, TypeError), match="size"):
+        sized.alloc(size=size)
+    with pytest.raises((shmpool.InvalidArgument, shmpool.PayloadTooLarge, TypeError), match="size"):
+        sized.alloc_many(2, size=size)
+
+
+def test_a_numpy_size(sized: shmpool.Pool) -> None:
+    assert 4096 == room(sized.alloc(size=np.int64(100)))  # type: ignore[arg-type]
+
+
+def test_many(sized: shmpool.Pool) -> None:
+    """A burst has buffers of one class."""
+    with sized.alloc_many(4, size=100) as burst:
+        assert [4096] * 4 == [room(buf) for buf in burst]
+    held = [sized.alloc_many(n, timeout=0, size=70) for n in (10, 4)]
+    with pytest.raises(shmpool.PoolExhausted):
+        sized.alloc_many(5, timeout=0, size=70)
+    assert [10, 4] == [len(burst) for burst in held]
+    held.clear()
+    with pytest.raises(shmpool.PoolExhausted, match="never has more than 4 of one size"):
+        sized.alloc_many(5, size=5000)
+
+
+def test_one_queue_for_all(sized: shmpool.Pool) -> None:
+    """One queue carries small and large ones, one at a time, as bursts, as payloads and arrays."""
+    queue = sized.create_queue("q", capacity=64)
+    payloads = [bytes([n % 251]) * n for n in (1, 64, 65, 4096, 4097, 65536, 0, 5000)]
+    for payload in payloads[:3]:
+        queue.send(payload)
+    queue.send_many(payloads[3:5])
+    assert payloads[:5] == queue.recv_many(5)
+    for payload in payloads[5:]:
+        with sized.alloc(size=len(payload)) as buf:
+            buf.write(payload)
+            queue.put(buf)
+    with queue.get_many(64) as burst:
+        assert payloads[5:] == [bytes(buf) for buf in burst]
+        assert [64, 4096, 65536] == sorted({len(buf.data) for buf in burst} | {4096})
+        queue.put_many(burst)
+    queue.drain()
+    for shape in ((3,), (30, 30), (100, 500)):
+        array = np.arange(np.prod(shape), dtype="u1").reshape(shape)
+        queue.put_array(array)
+        assert np.array_equal(array, queue.get_array())
+    with pytest.raises(shmpool.PayloadTooLarge, match="65537 bytes; a buffer holds 65536"):
+        queue.send(b"x" * 65537)
+    audit = sized.audit()
+    assert (True, {}) == (audit.ok, audit.held)
+
+
+def test_columns_of_mixed_sizes(sized: shmpool.Pool) -> None:
+    """A column reads as far as each buffer goes, and not into the next one."""
+    burst = sized.burst([sized.alloc(size=64), sized.alloc(size=65536)])
+    burst.lengths = [64, 65536]
+    burst.set_column(60, np.array([1, 2], "u4"))
+    assert [1, 2] == burst.column(60, "u4").tolist()
+    with pytest.raises(shmpool.InvalidArgument):
+        burst.column(61, "u4")
+    with pytest.raises(shmpool.PayloadTooLarge):
+        burst.lengths = [65, 65]
+
+
+def test_bytes_of_neighbours(sized: shmpool.Pool) -> None:
+    """No byte is two buffers'."""
+    held = [sized.alloc(timeout=0, size=size) for size in (64, 4096, 65536) for _ in range(4)]
+    for number, buf in enumerate(held):
+        buf.write(bytes([number]) * room(buf))
+    for number, buf in enumerate(held):
+        assert bytes([number]) * room(buf) == bytes(buf)
+
+
+def test_figures(sized: shmpool.Pool) -> None:
+    """Every class has its own figures; the pool's are their sums."""
+    held = [sized.alloc(size=size) for size in (1, 100, 100)]
+    stats = sized.stats()
+    assert SIZES == [size.buffer_size for size in stats.sizes]
+    assert CAPACITY == [size.capacity for size in stats.sizes]
+    assert [1, 2, 0] == [size.created - size.free - size.cached for size in stats.sizes]
+    assert (84, 3) == (stats.capacity, stats.held)
+    assert {0: 3} == sized.audit().held
+    assert held
+
+
+def test_trim(make_pool: MakePool) -> None:
+    """trim() gives back memory of every class."""
+    pool = make_pool(
+        buffer_size=[4096, 65536], capacity=[1024, 256], prealloc=0, cache_size=0, bulk=16,
+        refill_multiplier=1,
+    )  # fmt: skip
+    for size in (1, 65536):
+        pool.alloc_many(256, size=size).free()
+    before = pool.stats()
+    freed = pool.trim()
+    after = pool.stats()
+    assert all(b.created > a.created for b, a in zip(before.sizes, after.sizes, strict=True))
+    assert freed > 16 * 65536
+    for size in (1, 65536):
+        pool.alloc_many(256, size=size).free()
+    assert pool.audit().ok
+
+
+def test_a_dead_member(sized: shmpool.Pool, start: Callable[..., Child]) -> None:
+    """What a killed process had comes back to the classes it came from."""
+    queue = sized.create_queue("q", capacity=16, on_death="requeue")
+    for size in (10, 1000, 10000):
+        queue.send(b"x" * size)
+    child = start(
+        """
+        import shmpool, sys
+        pool = shmpool.Pool.attach(sys.argv[1])
+        kept = [pool.alloc(size=size) for size in (1, 100, 5000)]
+        got = [pool.queue("q").get() for _ in range(2)]
+        print("ready", flush=True)
+        input()
+        """,
+        sized.name,
+    )
+    assert "ready" == child.line()
+    os.kill(child.pid, signal.SIGKILL)
+    child.process.wait()
+    done = sized.recover()
+    assert (1, 5, 2) == (done.members, done.buffers, done.requeued)
+    assert [10000, 10, 1000] == [len(payload) for payload in queue.recv_many(3)]
+    audit = sized.audit()
+    assert (True, audit.total) == (audit.ok, audit.free)
+    held = [sized.alloc(timeout=0, size=size) for size in SIZES for _ in range(4)]
+    assert [64] * 4 + [4096] * 4 + [65536] * 4 == [room(buf) for buf in held]
+
+
+def test_an_existing_pool(make_pool: MakePool) -> None:
+    """exist_ok compares the options of every class."""
+    pool = make_pool(buffer_size=SIZES, capacity=CAPACITY)
+    options: dict[str, Any] = {"buffer_size": SIZES, "capacity": CAPACITY}
+    with shmpool.Pool.create(pool.name, **options, exist_ok=True) as same:
+        assert pool.geometry == same.geometry
+    for other in ({"capacity": [64, 32, 4]}, {"buffer_size": [64, 4096, 131072]}):
+        with pytest.raises(shmpool.PoolExists, match="exists with"):
+            shmpool.Pool.create(pool.name, **{**options, **other}, exist_ok=True)
+
+
+def test_a_buffer_of_another_class_for_the_asking(sized: shmpool.Pool) -> None:
+    """A call that waits for a small buffer gets a larger one that comes free."""
+    held = [sized.alloc(timeout=0) for _ in range(84)]
+    with pytest.raises(shmpool.PoolExhausted):
+        sized.alloc(timeout=0)
+    largest = max(held, key=room)
+    expected = room(largest)
+    held.remove(largest)
+    largest.free()
+    assert expected == room(sized.alloc(timeout=60))
