@@ -28,8 +28,8 @@
 #include "wait.h"
 
 /* qmempool_alloc_bulk(), waiting for buffers of a size class; takes them from a larger class if that
- * has them. p and m are those of class 0, here and below. Also -EINTR, -ESHUTDOWN. Returns -EAGAIN
- * at once if n is over the capacity of the class. */
+ * has them, or is the first that can have n. p and m are those of class 0, here and below. Also
+ * -EINTR, -ESHUTDOWN. Returns -EAGAIN at once if no class can have n. */
 int blocking_alloc_class(struct qmempool *p, struct member *m, uint32_t class, uint64_t *handle,
 			 uint32_t n, int64_t deadline_ns);
 static inline int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,

@@ -224,6 +224,9 @@ int blocking_alloc_turns(struct qmempool *p, struct member *m, uint32_t class, u
 			 uint32_t n, int64_t deadline_ns, int64_t until_ns,
 			 struct shmpool_turn *turn)
 {
+	class = pool_class_for(p, class, n);
+	if (class == segment_classes(&p->segment))
+		return -EAGAIN;
 	struct qmempool *of = pool_class(p, class);
 	struct blocking b = { .p = p,
 			      .m = m,
@@ -238,7 +241,7 @@ int blocking_alloc_turns(struct qmempool *p, struct member *m, uint32_t class, u
 			      .until_ns = until_ns,
 			      .turn = turn };
 	int error = turn->end_ns ? -EAGAIN : alloc_attempt(&b);
-	if (error != -EAGAIN || n > of->segment.geometry.capacity)
+	if (error != -EAGAIN)
 		return error;
 	if (!turn->length_ns)
 		*turn = (struct shmpool_turn) { .length_ns = TURN_FIRST_NS, .since = taken(of) };

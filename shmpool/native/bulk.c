@@ -34,6 +34,8 @@ int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n)
 	int error = lookup_key(key, &c);
 	if (unlikely(error))
 		return error;
+	if (unlikely(key_class(key) >= segment_classes(&c.p->segment)))
+		return -EINVAL;
 	struct qmempool *of = pool_class(c.p, key_class(key));
 	if (n > of->cache_size || !cache_pop(of, pool_block(of, c.m), handles, (uint32_t)n))
 		return -EINPROGRESS;
@@ -48,12 +50,8 @@ int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64
 	int error = lookup_key(key, &c);
 	if (error)
 		return error;
-	/* A class that never has so many passes the call on to a larger one. */
-	uint32_t class = key_class(key);
-	while (class < segment_classes(&c.p->segment) &&
-	       n > (uint64_t)pool_class(c.p, class)->segment.geometry.capacity)
-		class++;
-	if (class >= segment_classes(&c.p->segment))
+	const uint32_t class = key_class(key);
+	if (pool_class_for(c.p, class, n) >= segment_classes(&c.p->segment))
 		return -EMSGSIZE;
 	int64_t end = wait_slice_end(deadline);
 	error = blocking_alloc_turns(c.p, c.m, class, handles, (uint32_t)n, end, deadline, turn);

@@ -69,6 +69,16 @@ static inline struct qmempool *pool_of(struct qmempool *p, uint32_t index)
 	return pool_class(p, class);
 }
 
+/* Returns the first class from class on that can ever have n free buffers; the number of classes if
+ * there is none. */
+static inline uint32_t pool_class_for(struct qmempool *p, uint32_t class, uint64_t n)
+{
+	while (class < segment_classes(&p->segment) &&
+	       n > (uint64_t)pool_class(p, class)->segment.geometry.capacity)
+		class++;
+	return class;
+}
+
 /* Returns how many bytes of data buffer index has, and where they are. */
 static inline uint64_t pool_stride(const struct qmempool *p, uint32_t index)
 {

@@ -131,15 +131,15 @@ int qmempool_refill(struct qmempool *p, struct member *m, uint64_t *handle)
 	return 0;
 }
 
-/* Raises the generations of n buffers of m. Returns 0, or an error of qmempool_check() and raises
- * none. */
+/* Raises the generations of n buffers of m, the last one's first, as cache_free() does. Returns 0, or
+ * an error of qmempool_check() and raises none. */
 static int raise_generations(struct qmempool *p, struct member *m, const uint64_t *handle,
 			     uint32_t n)
 {
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = n; i-- > 0;) {
 		int error = qmempool_check(p, m, handle[i]);
 		if (error) {
-			pool_unfree(p, handle, i);
+			pool_unfree(p, handle + i + 1, n - i - 1);
 			return error;
 		}
 		store_relaxed(&pool_buffer(p, handle_index(handle[i]))->handle,

@@ -6,28 +6,39 @@
 
 #include "kill_scene.h"
 
+static void check_class(const struct segment *s)
+{
+	for (uint32_t i = 0; i < s->members; i++) {
+		const struct member *block = segment_member(s, i), *m = segment_holder(s, block);
+		DEMAND(block->op == 0);
+		uint32_t thief = cache_holder(block->cache_bottom);
+		DEMAND(thief == 0 || thief == CACHE_FLUSH_REQUESTED);
+		DEMAND(cache_between(block->cache_bottom, block->cache_top) >= 0);
+		/* No counter has gone below zero. */
+		for (int k = 0; k < COUNTERS; k++)
+			DEMAND(member_count(block, k) <= UINT32_MAX);
+		DEMAND(m == scene.a || m == scene.b || cache_length(s, block) == 0);
+		DEMAND(block->tag == m->tag);
+	}
+	for (uint64_t i = 0; i < s->extents; i++)
+		DEMAND(*segment_extent(s, i) == 0 || *segment_extent(s, i) == EXTENT_PRESENT);
+	DEMAND((segment_class_shared(s)->free_wait & 0xfff) == 0);
+}
+
 /* Checks that only the survivors are members, and that no word in the segment names another one. */
 static void check_names(void)
 {
 	const struct segment *s = &scene.pool.segment;
 	for (uint32_t i = 0; i < s->members; i++) {
 		const struct member *m = segment_member(s, i);
-		DEMAND(m->op == 0);
-		uint32_t thief = cache_holder(m->cache_bottom);
-		DEMAND(thief == 0 || thief == CACHE_FLUSH_REQUESTED);
-		DEMAND(cache_between(m->cache_bottom, m->cache_top) >= 0);
-		/* No counter has gone below zero. */
-		for (int k = 0; k < COUNTERS; k++)
-			DEMAND(member_count(m, k) <= UINT32_MAX);
 		if (m == scene.a || m == scene.b)
 			continue;
 		DEMAND(m->identity == 0);
-		DEMAND(cache_length(s, m) == 0);
 		DEMAND(m->barrier == 0 && m->ended == 0 && m->adopted == 0);
 		DEMAND(m->tag % (1u << TAG_NUMBER_BITS) == i + 1);
 	}
-	for (uint64_t i = 0; i < s->extents; i++)
-		DEMAND(*segment_extent(s, i) == 0 || *segment_extent(s, i) == EXTENT_PRESENT);
+	for (uint32_t i = 0; i < segment_classes(s); i++)
+		check_class(&pool_class(&scene.pool, i)->segment);
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct queue_slot *slot = segment_queue(s, i);
 		DEMAND(slot->state == 0 || slot->state == QUEUE_READY);
@@ -35,7 +46,6 @@ static void check_names(void)
 		DEMAND((slot->queue.data_wait & 0xfff) == 0 &&
 		       (slot->queue.room_wait & 0xfff) == 0);
 	}
-	DEMAND((segment_shared(s)->free_wait & 0xfff) == 0);
 }
 
 /* Checks that every buffer is where the survivors expect it. */
@@ -51,7 +61,8 @@ static void check_sums(void)
 	for (uint32_t i = 0; i < MEMBERS; i++) {
 		const struct member *m = segment_member(&scene.pool.segment, i);
 		DEMAND(held[i].buffers == (m == scene.a ? 1u : m == scene.b ? 2u : 0u));
-		listed |= cache_holder(load_relaxed(&m->cache_bottom)) == CACHE_FLUSH_REQUESTED;
+		const struct member *block = scene_block((struct member *)m);
+		listed |= cache_holder(load_relaxed(&block->cache_bottom)) == CACHE_FLUSH_REQUESTED;
 	}
 	for (uint32_t i = 0; i < 8; i++)
 		sum += queued[i];
@@ -178,17 +189,19 @@ static void check_messages(int exact)
 static void check_use(void)
 {
 	struct qmempool *p = &scene.pool;
-	uint64_t handle[CAPACITY], got[RING];
-	uint64_t seen = 0;
+	const uint32_t all = p->total;
+	uint64_t handle[CAPACITY + SMALLER], got[RING];
+	bool seen[CAPACITY + SMALLER] = { false };
 	uint32_t n = 0;
 	DEMAND(*scene_message(scene.hand_a[0]) == 1 && *scene_message(scene.hand_b[0]) == 2 &&
 	       *scene_message(scene.hand_b[1]) == 3);
 	DEMAND(qmempool_free(p, scene.a, scene.hand_a[0]) == 0);
 	DEMAND(qmempool_free_bulk(p, scene.b, scene.hand_b, 2) == 0);
-	while (n < CAPACITY && blocking_alloc(p, scene.a, &handle[n], 1, WAIT_NEVER) == 0)
-		seen |= 1ull << handle_index(handle[n++]);
-	DEMAND(n == CAPACITY);
-	DEMAND(seen == UINT64_MAX);
+	for (; n < all && blocking_alloc(p, scene.a, &handle[n], 1, WAIT_NEVER) == 0; n++) {
+		DEMAND(!seen[handle_index(handle[n])]);
+		seen[handle_index(handle[n])] = true;
+	}
+	DEMAND(n == all);
 	for (uint32_t queue = 1; queue <= p->segment.geometry.queues; queue++) {
 		const struct alf_ring *r = scene_ring(queue);
 		if (!r)
@@ -207,7 +220,16 @@ static void check_use(void)
 	DEMAND(audit_count(p, &audit, NULL, 0, NULL, 0) == 0);
 	DEMAND(audit.unaccounted == 0);
 	DEMAND(audit.doubled == 0);
-	DEMAND(audit.free + audit.cached == CAPACITY);
+	DEMAND(audit.free + audit.cached == all);
+}
+
+static int64_t count_of(const struct member *m, int counter)
+{
+	const struct segment *s = &scene.pool.segment;
+	uint64_t n = 0;
+	for (uint32_t i = 0; i < segment_classes(s); i++)
+		n += member_count(segment_block(s, m, i), counter);
+	return (int64_t)n;
 }
 
 void scene_count(struct counted *out)
@@ -219,7 +241,7 @@ void scene_count(struct counted *out)
 		if (m == scene.a || m == scene.b)
 			continue;
 		for (int k = 0; k < COUNTERS; k++)
-			out->counter[k] += (int64_t)member_count(m, k);
+			out->counter[k] += count_of(m, k);
 		out->deaths += (int64_t)m->deaths;
 		/* Not members whose death is counted and whose slot is not free yet: a companion
 		 * may be suspended between the two. */
@@ -269,8 +291,8 @@ void scene_check_counters(const struct counted *before, const struct counted *wh
 	audit_stats(&scene.pool, &stats);
 	DEMAND(stats.deaths == (uint64_t)now.deaths);
 	DEMAND(stats.counters[COUNT_ALLOC] ==
-	       (uint64_t)(now.counter[COUNT_ALLOC] + before->counter[COUNT_ALLOC]) +
-		       member_count(scene.a, COUNT_ALLOC) + member_count(scene.b, COUNT_ALLOC));
+	       (uint64_t)(now.counter[COUNT_ALLOC] + before->counter[COUNT_ALLOC] +
+			  count_of(scene.a, COUNT_ALLOC) + count_of(scene.b, COUNT_ALLOC)));
 }
 
 void scene_check(int exact)

@@ -103,8 +103,8 @@ static void claim_single(struct scene *s)
 
 static void steal(struct scene *s)
 {
-	struct member *m = scene_attach(), *b = s->b;
-	CHECK(cache_length(&s->pool.segment, b) >= 3);
+	struct member *m = scene_attach(), *b = scene_block(s->b);
+	CHECK(scene_cached(s->b) >= 3);
 	uint64_t bottom = b->cache_bottom;
 	b->cache_bottom = cache_locked_by(m->tag, bottom);
 	for (uint64_t i = 0; i < 3; i++) {
@@ -122,7 +122,7 @@ static void name_queue(struct scene *s, uint32_t number)
 
 static void make(struct scene *s)
 {
-	*segment_extent(&s->pool.segment, 0) = scene_attach()->tag;
+	*segment_extent(&s->of->segment, 0) = scene_attach()->tag;
 	name_queue(s, 4);
 }
 
@@ -136,7 +136,7 @@ static void sleep_everywhere(struct scene *s)
 	scene_attach();
 	wait_enter(&s->ring->q->data_wait);
 	wait_enter(&s->ring->q->room_wait);
-	wait_enter(&segment_shared(&s->pool.segment)->free_wait);
+	wait_enter(&pool_shared(s->of)->free_wait);
 }
 
 static void get_four(struct scene *s)
@@ -149,7 +149,7 @@ static void put_back(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t at;
-	for (uint32_t i = 0; i < CAPACITY; i++) {
+	for (uint32_t i = 0; i < s->pool.total; i++) {
 		struct buffer *b = pool_buffer(&s->pool, i);
 		if (b->queue != s->subject || b->got != buffer_generation(b) ||
 		    b->owner & OWNER_TRANSIT)
@@ -183,8 +183,8 @@ void without_barrier(struct scene *s)
 
 void survivors_dry(struct scene *s)
 {
-	cache_drain(&s->pool, s->a);
-	cache_drain(&s->pool, s->b);
+	qmempool_drain(&s->pool, s->a);
+	qmempool_drain(&s->pool, s->b);
 }
 
 void with_barrier(struct scene *s)

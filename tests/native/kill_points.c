@@ -24,7 +24,7 @@
  *
  * Usage: kill_points [--every N] [--library N] [--most N] [--operation PATTERN] [--part I/N]
  *                    [--end kill|late|stop] [--pairs PATTERN] [--points N] [--seed N] [--jobs N]
- *                    [--list]
+ *                    [--classes 1|2] [--list]
  *     --every N      every Nth instruction of this program's own text; default 1
  *     --library N    every Nth instruction of shared libraries and the kernel's vdso; default 1
  *     --most N       about N points in each operation at most, spread evenly
@@ -32,6 +32,8 @@
  *     --pairs PAT    pairs with the companions of that name: put, alloc, refill, free, give,
  *                    flush, recover
  *     --points N     points of the companion for each point of the victim, chosen by --seed; 0: all
+ *     --classes N    size classes of the pool; with 2 of them the operations work in the second one,
+ *                    and the first has no free buffer; default 1
  *     --jobs N       in N processes; default 1
  * Exit status: 0; 1 if anything failed; 77 if ptrace(2) is not permitted or the processor is not
  * x86-64.
@@ -379,7 +381,7 @@ static void usage(void)
 	fprintf(stderr, "usage: kill_points [--every N] [--library N] [--most N] "
 			"[--operation PATTERN] [--part I/N] [--end kill|late|stop] "
 			"[--pairs PATTERN] [--points N] [--seed N] [--jobs N] "
-			"[--list]\n");
+			"[--classes 1|2] [--list]\n");
 	exit(2);
 }
 
@@ -399,6 +401,8 @@ static void parse(struct choice *c, const char *option, const char *value)
 		c->seed = (uint32_t)atoi(value);
 	else if (!strcmp(option, "--jobs"))
 		c->jobs = (uint32_t)atoi(value);
+	else if (!strcmp(option, "--classes") && atoi(value) >= 1 && atoi(value) <= 2)
+		scene_sizes = atoi(value) == 2;
 	else if (!strcmp(option, "--operation"))
 		c->operation = value;
 	else if (!strcmp(option, "--part") && sscanf(value, "%u/%u", &c->part, &c->parts) == 2)

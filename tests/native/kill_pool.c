@@ -17,7 +17,7 @@ static void reserve_free(struct scene *s)
 	struct member *m = scene_attach();
 	uint64_t handle[CACHE], at;
 	EQUAL(0, blocking_alloc(&s->pool, m, handle, CACHE, WAIT_NEVER));
-	EQUAL(0, alf_reserve(&s->pool.free, &m->op, CACHE, ALF_MULTI, &at));
+	EQUAL(0, alf_reserve(&s->of->free, &scene_block(m)->op, CACHE, ALF_MULTI, &at));
 }
 
 static void reserve_few_free(struct scene *s)
@@ -25,10 +25,10 @@ static void reserve_few_free(struct scene *s)
 	struct member *m = scene_attach();
 	uint64_t handle[FEW], at;
 	EQUAL(0, blocking_alloc(&s->pool, m, handle, FEW, WAIT_NEVER));
-	cache_drain(&s->pool, m);
-	EQUAL(0, alf_reserve(&s->pool.free, &m->op, FEW, ALF_MULTI, &at));
-	alf_publishing(&m->op, FEW, ALF_MULTI);
-	pool_buffer(&s->pool, handle_index(handle[0]))->owner = owner_transit(0, at);
+	qmempool_drain(&s->pool, m);
+	EQUAL(0, alf_reserve(&s->of->free, &scene_block(m)->op, FEW, ALF_MULTI, &at));
+	alf_publishing(&scene_block(m)->op, FEW, ALF_MULTI);
+	pool_buffer(&s->pool, handle_index(handle[0]))->owner = owner_transit(s->of->free.id, at);
 }
 
 /* Leaves an extent as trim.c's take_away() leaves it in the middle. */
@@ -37,8 +37,8 @@ static void take_extent_away(struct scene *s)
 	struct member *m = scene_attach();
 	uint64_t handle[CAPACITY];
 	for (int n = 1; n > 0;)
-		n = transfer_free(&s->pool, m, handle, CAPACITY);
-	*segment_extent(&s->pool.segment, 1) = m->tag;
+		n = transfer_free(s->of, scene_block(m), handle, CAPACITY);
+	*segment_extent(&s->of->segment, 1) = m->tag;
 }
 
 /* Before the operation. */
@@ -46,9 +46,9 @@ static void take_extent_away(struct scene *s)
 void dead_full_pool(struct scene *s)
 {
 	scene_child(reserve_free);
-	cache_drain(&s->pool, s->a);
-	cache_drain(&s->pool, s->b);
-	CHECK(alf_avail_space(&s->pool.free) < CACHE);
+	qmempool_drain(&s->pool, s->a);
+	qmempool_drain(&s->pool, s->b);
+	CHECK(alf_avail_space(&s->of->free) < CACHE);
 }
 
 /* The slab has grown to its capacity, and all free buffers are in the free ring, except those of
@@ -60,18 +60,18 @@ void grown(struct scene *s)
 	while (n < CAPACITY && blocking_alloc(&s->pool, s->b, &handle[n], 1, WAIT_NEVER) == 0)
 		n++;
 	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, n));
-	cache_drain(&s->pool, s->a);
-	cache_drain(&s->pool, s->b);
+	qmempool_drain(&s->pool, s->a);
+	qmempool_drain(&s->pool, s->b);
 	EQUAL(0, blocking_alloc(&s->pool, s->b, handle, 1, WAIT_NEVER));
 	EQUAL(0, qmempool_free(&s->pool, s->b, handle[0]));
-	CHECK(*segment_extent(&s->pool.segment, 1) == EXTENT_PRESENT);
+	CHECK(*segment_extent(&s->of->segment, 1) == EXTENT_PRESENT);
 }
 
 void trimmed(struct scene *s)
 {
 	grown(s);
 	CHECK(trim(&s->pool, s->b, 0) > 0);
-	CHECK(*segment_extent(&s->pool.segment, 1) == 0);
+	CHECK(*segment_extent(&s->of->segment, 1) == 0);
 }
 
 void dead_trimming(struct scene *s)
@@ -88,9 +88,10 @@ static void dead_giving_behind(struct scene *s, uint32_t front)
 	uint32_t have = 0;
 	survivors_dry(s);
 	scene_child(reserve_few_free);
-	for (uint32_t n = alf_count(&s->pool.free) - FEW; have + front < n;)
-		have += (uint32_t)transfer_free(&s->pool, s->b, &handle[have], n - front - have);
-	free_ring_put(&s->pool, s->b, handle, have);
+	for (uint32_t n = alf_count(&s->of->free) - FEW; have + front < n;)
+		have += (uint32_t)transfer_free(s->of, scene_block(s->b), &handle[have],
+						n - front - have);
+	free_ring_put(s->of, scene_block(s->b), handle, have);
 }
 
 /* Makes room in the ring for returned buffers, so that no member must pass the stale slots
@@ -122,11 +123,11 @@ void stale_slots(struct scene *s)
 	dead_giving(s);
 	EQUAL(0, blocking_alloc(&s->pool, s->b, handle, BULK, WAIT_NEVER));
 	EQUAL(0, recover(&s->pool, s->a, &out));
-	EQUAL(1, out.members);
+	CHECK(out.members == 1 || scene_sizes); /* or an allocation has recovered it */
 	EQUAL(0, qmempool_free_bulk(&s->pool, s->b, handle, BULK));
 	survivors_dry(s);
 	audit_stats(&s->pool, &stats);
-	CHECK(stats.free + BULK <= alf_count(&s->pool.free));
+	CHECK(stats.free + BULK <= alf_count(&s->of->free));
 }
 
 /* Called by the victim. */
@@ -135,7 +136,7 @@ void stale_slots(struct scene *s)
 void take_front(struct scene *s)
 {
 	int got;
-	while ((got = transfer_free(&s->pool, s->v, &s->owned[s->owned_n], BULK)) > 0)
+	while ((got = transfer_free(s->of, scene_block(s->v), &s->owned[s->owned_n], BULK)) > 0)
 		s->owned_n += (uint32_t)got;
 	count_up(&s->v->counters[COUNT_ALLOC], s->owned_n);
 }
@@ -146,7 +147,7 @@ void unblock(struct scene *s)
 {
 	struct shmpool_recovery out;
 	EQUAL(0, recover(&s->pool, s->v, &out));
-	EQUAL(1, out.members);
+	CHECK(out.members == 1 || scene_sizes); /* or an allocation has recovered it */
 }
 
 /* Trims all but n buffers. */
@@ -166,7 +167,7 @@ int refill_beside(struct scene *s)
 /* Usually suspended where other members can only bypass it. */
 int give_beside(struct scene *s)
 {
-	free_ring_put(&s->pool, s->v, &s->owned[s->owned_n -= 3], 3);
+	free_ring_put(s->of, scene_block(s->v), &s->owned[s->owned_n -= 3], 3);
 	count_up(&s->v->counters[COUNT_FREE], 3);
 	return 0;
 }

@@ -14,6 +14,7 @@
 #include "wait.h"
 
 struct scene scene;
+bool scene_sizes;
 void (*scene_failed)(const char *what);
 
 const struct alf_ring *scene_ring(uint32_t queue)
@@ -23,7 +24,17 @@ const struct alf_ring *scene_ring(uint32_t queue)
 
 uint32_t *scene_message(uint64_t handle)
 {
-	return (uint32_t *)segment_data(&scene.pool.segment, handle_index(handle));
+	return (uint32_t *)pool_data(&scene.pool, handle_index(handle));
+}
+
+struct member *scene_block(struct member *m)
+{
+	return pool_block(scene.of, m);
+}
+
+uint32_t scene_cached(struct member *m)
+{
+	return cache_length(&scene.of->segment, scene_block(m));
 }
 
 uint64_t scene_token(void)
@@ -136,6 +147,15 @@ void scene_make(const struct operation *o)
 				      .refill_multiplier = o->trims ? 1 : 2,
 				      .members = MEMBERS,
 				      .queues = 5 };
+	if (scene_sizes) {
+		g.more[0] = (struct shmpool_class) { .buffer_size = 2 * g.buffer_size,
+						     .capacity = g.capacity,
+						     .prealloc = g.prealloc,
+						     .cache_size = g.cache_size };
+		g.capacity = g.prealloc = SMALLER;
+		g.cache_size = 0;
+		g.classes = 2;
+	}
 	struct report *report = scene.report;
 	struct segment s;
 	struct shmpool_refusal why;
@@ -145,10 +165,14 @@ void scene_make(const struct operation *o)
 	scene.size = g.size;
 	map_new();
 	EQUAL(0, segment_init(&s, scene.base, scene.fd));
-	EQUAL(0, slab_create(&s));
+	for (uint32_t i = 0; i < segment_classes(&s); i++) {
+		const struct segment view = segment_view(&s, i);
+		EQUAL(0, slab_create(&view));
+	}
 	segment_ready(&s);
 	s.writes = true;
 	EQUAL(0, pool_bind(&scene.pool, &s));
+	scene.of = pool_class(&scene.pool, scene_sizes);
 	scene.a = scene_attach();
 	scene.b = scene_attach();
 	make_queues(o);

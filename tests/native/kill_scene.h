@@ -84,6 +84,7 @@ struct report {
 struct scene {
 	const struct operation *operation;
 	struct qmempool pool;
+	struct qmempool *of; /* its size class in which the operation works: scene_sizes */
 	int fd;
 	char *base;
 	size_t size;
@@ -111,6 +112,11 @@ struct scene {
 };
 
 extern struct scene scene;
+
+/* True if the pool has a smaller size class too. Its only buffers are b's, so that all others come
+ * from a larger class. */
+extern bool scene_sizes;
+#define SMALLER 2u                             /* buffers of the smaller class */
 extern void (*scene_failed)(const char *what); /* called with the present kill point */
 #define DEMAND(condition) ((condition) ? (void)0 : scene_failed(#condition))
 
@@ -151,6 +157,8 @@ void scene_publish(struct member *m, uint32_t queue, uint32_t first, uint32_t n)
 void scene_get(struct member *m, uint32_t queue, uint32_t n); /* into owned */
 const struct alf_ring *scene_ring(uint32_t queue);
 uint32_t *scene_message(uint64_t handle);
+struct member *scene_block(struct member *m); /* m's block of the operation's class */
+uint32_t scene_cached(struct member *m);      /* buffers in its cache of that class */
 struct member *scene_attach(void);
 uint64_t scene_token(void); /* of this process */
 /* Raises what the member has counted so far that a count added twice is noticed. */

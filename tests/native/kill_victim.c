@@ -58,7 +58,7 @@ void fill_letter(struct scene *s)
 
 void empty_cache(struct scene *s)
 {
-	for (uint32_t n = cache_length(&s->pool.segment, s->v); n; n--)
+	for (uint32_t n = scene_cached(s->v); n; n--)
 		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n++], 1, WAIT_NEVER));
 }
 
@@ -73,7 +73,7 @@ void fill_cache(struct scene *s)
 {
 	while (s->owned_n < CACHE + BULK)
 		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n++], 1, WAIT_NEVER));
-	while (cache_length(&s->pool.segment, s->v) < CACHE)
+	while (scene_cached(s->v) < CACHE)
 		EQUAL(0, qmempool_free(&s->pool, s->v, s->owned[--s->owned_n]));
 	CHECK(s->owned_n >= s->operation->n);
 }
@@ -81,7 +81,7 @@ void fill_cache(struct scene *s)
 /* Leaves free buffers only in the survivors' caches. */
 void run_dry(struct scene *s)
 {
-	while (!alf_empty(&s->pool.free) || cache_length(&s->pool.segment, s->v)) {
+	while (!alf_empty(&s->of->free) || scene_cached(s->v)) {
 		if (blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n], 1, WAIT_NEVER))
 			break; /* a companion is suspended at the head of the free ring */
 		s->owned_n++;
@@ -106,7 +106,7 @@ void some_cached(struct scene *s)
 void asked_for(struct scene *s)
 {
 	some_cached(s);
-	cache_request_flush(&s->pool);
+	cache_request_flush(s->of);
 }
 
 void all_home(struct scene *s)
@@ -138,7 +138,7 @@ void have_last(struct scene *s)
 {
 	struct member *second = scene_attach();
 	EQUAL(0, blocking_alloc(&s->pool, second, &s->owned[s->owned_n++], 1, WAIT_NEVER));
-	cache_drain(&s->pool, second);
+	qmempool_drain(&s->pool, second);
 	second->ended = 1;
 }
 
@@ -241,7 +241,7 @@ int alloc_some(struct scene *s)
 
 int request_all(struct scene *s)
 {
-	cache_request_flush(&s->pool);
+	cache_request_flush(s->of);
 	return 0;
 }
 
@@ -288,7 +288,7 @@ int attach(struct scene *s)
 
 int detach_member(struct scene *s)
 {
-	cache_drain(&s->pool, s->v);
+	qmempool_drain(&s->pool, s->v);
 	member_release(&s->pool.segment, s->v);
 	return 0;
 }
@@ -384,7 +384,7 @@ int free_beside(struct scene *s)
 
 int flush_beside(struct scene *s)
 {
-	cache_request_flush(&s->pool);
+	cache_request_flush(s->of);
 	return free_beside(s);
 }
 
