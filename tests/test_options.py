@@ -86,6 +86,13 @@ def test_c_refuses_what_is_out_of_range(name: str) -> None:
             assert plan(PoolOptions(**beside))[1] is None
 
 
+def test_a_narrow_range() -> None:
+    """A range that other options have narrowed to one value, or to none but 0."""
+    option = POOL["cache_size"]
+    assert "0 or a power of two from 32 to 32" == option.allowed(32, 32)
+    assert "0" == option.allowed(32, 16)
+
+
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_a_default_is_what_the_record_says(name: str) -> None:
     """The value that replaces None is the one that a pool gets."""
