@@ -777,7 +777,7 @@ def test_a_pool_that_the_daemon_may_only_read(
 READER = """
     import os, sys, threading, time
     from pathlib import Path
-    import shmpool, shmpool.daemon, shmpool.service.watched_pool
+    import shmpool, shmpool.service.daemon, shmpool.service.watched_pool
     import shmpool.rpc.client
     sys.stderr = sys.stdout
     os.setgroups([])
@@ -796,8 +796,8 @@ READER = """
         os.kill(os.getpid(), 15)
     threading.Thread(target=end, daemon=True).start()
     package = {"socket": sys.argv[2]}
-    shmpool.daemon.log.addFilter(lambda record: sys.argv[3] in record.getMessage())
-    sys.exit(shmpool.daemon.run(Path(sys.argv[1]), package, "0"))
+    shmpool.service.daemon.log.addFilter(lambda record: sys.argv[3] in record.getMessage())
+    sys.exit(shmpool.service.daemon.run(Path(sys.argv[1]), package, "0"))
 """
 
 
@@ -891,7 +891,7 @@ def test_more_processes_than_descriptors(
 
 SLOW = f"""
 import time
-from shmpool.daemon import Daemon
+from shmpool.service.daemon import Daemon
 
 class Slow(Daemon):
     async def answer(self, request):
@@ -899,8 +899,8 @@ class Slow(Daemon):
         super().answer(request)
         return await super().answer(request)
 
-import shmpool.daemon
-shmpool.daemon.Daemon = Slow
+import shmpool.service.daemon
+shmpool.service.daemon.Daemon = Slow
 {conftest.DEBUGGED}
 """
 
@@ -923,7 +923,7 @@ def test_what_debug_mode_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 STUCK = """
     import os, sys, threading
     from pathlib import Path
-    import shmpool.daemon
+    import shmpool.service.daemon
     from shmpool.rpc import protocol
     from shmpool.service import handlers
     steps = handlers.RequestHandler.steps
@@ -933,7 +933,7 @@ STUCK = """
             threading.Event().wait()
         return (yield from steps(self, request, *arguments))
     handlers.RequestHandler.steps = never
-    sys.exit(shmpool.daemon.run(Path(sys.argv[1]), {"socket": sys.argv[2]}, "0"))
+    sys.exit(shmpool.service.daemon.run(Path(sys.argv[1]), {"socket": sys.argv[2]}, "0"))
 """
 
 

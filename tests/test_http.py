@@ -221,12 +221,9 @@ def test_both_kinds_of_addresses() -> None:
         socket.create_server(("::", 0), family=socket.AF_INET6).close()
     except OSError as error:
         pytest.skip(f"no IPv6: {error}")
-
-    async def go() -> None:
-        async with service.bound("[::]:0", -1) as (six,):
-            assert 1 == six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-
-    asyncio.run(go())
+    with service.bound("[::]:0", -1) as (six,):
+        assert 1 == six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        assert 1 == six.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 
 
 def test_port_in_use(start_daemon: StartDaemon, pool_name: str) -> None:
