@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,10 +36,12 @@ def address(daemon: DaemonProcess) -> tuple[str, int]:
     return url[0], int(url[1])
 
 
-def get(daemon: DaemonProcess, path: str) -> tuple[int, dict[str, str], str]:
+def get(daemon: DaemonProcess, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+    """Status, headers and text of an answer. In the names of the headers _ stands for -."""
     connection = http.client.HTTPConnection(*address(daemon), timeout=60)
     try:
-        connection.request("GET", path)
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request("GET", path, headers=given)
         response = connection.getresponse()
         return response.status, dict(response.getheaders()), response.read().decode()
     finally:
@@ -62,15 +64,23 @@ def events(daemon: DaemonProcess) -> Iterator[tuple[str, Any]]:
         connection.close()
 
 
-def samples(daemon: DaemonProcess) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample of /metrics, as Prometheus's own parser reads it."""
-    _, headers, text = get(daemon, "/metrics")
-    assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def parsed(families: Iterable[Any]) -> Samples:
+    """Every sample of what one of Prometheus's own parsers has read."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in parser.text_string_to_metric_families(text)
+        for family in families
         for sample in family.samples
     }
+
+
+def samples(daemon: DaemonProcess) -> Samples:
+    """Every sample of /metrics."""
+    _, headers, text = get(daemon, "/metrics")
+    assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    return parsed(parser.text_string_to_metric_families(text))
 
 
 def test_off_unless_asked(start_daemon: StartDaemon) -> None:
@@ -299,18 +309,6 @@ def test_no_versions_in_answers(start_daemon: StartDaemon) -> None:
     assert not re.search(r"aiohttp/\d", headers.get("Server", ""))
 
 
-def ask(daemon: DaemonProcess, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
-    """As get(), with headers."""
-    connection = http.client.HTTPConnection(*address(daemon), timeout=60)
-    try:
-        given = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request("GET", path, headers=given)
-        response = connection.getresponse()
-        return response.status, dict(response.getheaders()), response.read().decode()
-    finally:
-        connection.close()
-
-
 PATHS = ("/", "/page.js", "/metrics", "/healthz", "/api/v1/pools", "/api/v1/events", "/nowhere")
 
 
@@ -319,23 +317,23 @@ def test_pages_of_other_sites(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("", *PORT)
     host, port = address(daemon)
     for path in PATHS:
-        assert 403 == ask(daemon, path, Origin="https://evil.example")[0]
-        assert 403 == ask(daemon, path, Origin=f"http://{host}:{port + 1}")[0]
-        assert 403 == ask(daemon, path, Sec_Fetch_Site="cross-site")[0]
-        assert 403 == ask(daemon, path, Host=f"evil.example:{port}")[0]
-    assert 200 == ask(daemon, "/metrics", Origin=f"http://{host}:{port}")[0]
-    assert 200 == ask(daemon, "/metrics", Host=f"localhost:{port}")[0]
+        assert 403 == get(daemon, path, Origin="https://evil.example")[0]
+        assert 403 == get(daemon, path, Origin=f"http://{host}:{port + 1}")[0]
+        assert 403 == get(daemon, path, Sec_Fetch_Site="cross-site")[0]
+        assert 403 == get(daemon, path, Host=f"evil.example:{port}")[0]
+    assert 200 == get(daemon, "/metrics", Origin=f"http://{host}:{port}")[0]
+    assert 200 == get(daemon, "/metrics", Host=f"localhost:{port}")[0]
     link = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
-    assert 200 == ask(daemon, "/", Sec_Fetch_Site="cross-site", **link)[0]
-    assert 403 == ask(daemon, "/metrics", Sec_Fetch_Site="cross-site", **link)[0]
+    assert 200 == get(daemon, "/", Sec_Fetch_Site="cross-site", **link)[0]
+    assert 403 == get(daemon, "/metrics", Sec_Fetch_Site="cross-site", **link)[0]
 
 
 def test_other_names_of_the_service(start_daemon: StartDaemon) -> None:
     """http_hosts lists further names of the service."""
     daemon = start_daemon("", *PORT, options='http_hosts = ["shm.example"]')
-    assert 200 == ask(daemon, "/metrics", Host="shm.example")[0]
-    assert 200 == ask(daemon, "/metrics", Host="SHM.example:80")[0]
-    assert 403 == ask(daemon, "/metrics", Host="x.shm.example")[0]
+    assert 200 == get(daemon, "/metrics", Host="shm.example")[0]
+    assert 200 == get(daemon, "/metrics", Host="SHM.example:80")[0]
+    assert 403 == get(daemon, "/metrics", Host="x.shm.example")[0]
 
 
 def test_every_answer_has_its_headers(start_daemon: StartDaemon) -> None:
@@ -343,7 +341,7 @@ def test_every_answer_has_its_headers(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("", *PORT)
     for path in (*PATHS[:-2], "/nowhere", "/api/v1/pools/nope"):
         for host in ("localhost", "evil.example"):
-            _, headers, _ = ask(daemon, path, Host=host)
+            _, headers, _ = get(daemon, path, Host=host)
             assert headers["Content-Security-Policy"].startswith("default-src 'self'")
             assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
             assert ("nosniff", "DENY", "no-store", "no-referrer") == (
@@ -374,12 +372,12 @@ def test_a_token(start_daemon: StartDaemon, tmp_path: Path) -> None:
     file.chmod(0o600)
     daemon = start_daemon("", *PORT, options=f'http_token_file = "{file}"')
     for path in PATHS:
-        status, headers, _ = ask(daemon, path)
+        status, headers, _ = get(daemon, path)
         assert 401 == status
         assert "Basic" in headers["WWW-Authenticate"]
-        assert 401 == ask(daemon, path, Authorization="Bearer 0123456789abcdeX")[0]
+        assert 401 == get(daemon, path, Authorization="Bearer 0123456789abcdeX")[0]
     for path in ("/metrics", "/healthz", "/", "/api/v1/pools"):
-        assert 200 == ask(daemon, path, Authorization="Bearer 0123456789abcdef")[0]
+        assert 200 == get(daemon, path, Authorization="Bearer 0123456789abcdef")[0]
     assert "0123456789abcdef" not in daemon.output()
 
 
@@ -434,16 +432,11 @@ def test_which_format(accept: str | None, kind: str) -> None:
 def test_both_formats_say_the_same(start_daemon: StartDaemon, pool_name: str) -> None:
     """Both formats are read by their own parsers and have the same samples."""
     daemon = start_daemon(POOL.format(pool_name), *PORT)
-    _, headers, text = ask(daemon, "/metrics", Accept="text/plain")
+    _, headers, text = get(daemon, "/metrics", Accept="text/plain")
     assert ("text/plain; version=0.0.4; charset=utf-8", "Accept") == (
         headers["Content-Type"], headers["Vary"],
     )  # fmt: skip
-    older = {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in older_parser.text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-    assert samples(daemon) == older
+    assert samples(daemon) == parsed(older_parser.text_string_to_metric_families(text))
     assert text.endswith("\n")
     assert "# EOF" not in text
 
@@ -509,7 +502,7 @@ def test_promtool(start_daemon: StartDaemon, pool_name: str) -> None:
     daemon = start_daemon(POOL.format(pool_name), *PORT)
     with shmpool.Pool.attach(pool_name) as pool:
         pool.queue("work").send(b"x")
-        text = ask(daemon, "/metrics", Accept="*/*")[2]
+        text = get(daemon, "/metrics", Accept="*/*")[2]
     done = subprocess.run(
         [promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=60
     )
