@@ -237,8 +237,8 @@ static PyMethodDef queue_methods[] = {
 	  "numpy array over the buffer, not a copy.\n\n" TIMEOUT
 	  " for one. The buffer goes\nback to its pool with the last array or view of it. The "
 	  "array may be put again.\n\nA message that is no array, or whose record of dtype and "
-	  "shape is corrupted, goes back to\nthe queue as by Buffer.nack(); if that fails, as in a queue "
-	  "with a single producer, the\nexception has it.\n\nRaises:\n"
+	  "shape is corrupted, goes back to\nthe queue as by Buffer.nack(); if that fails, as in a "
+	  "queue with a single producer, the\nexception has it.\n\nRaises:\n"
 	  "    NoArray: the message is no array.\n" RAISES_GET },
 	{ "get_nowait", queue_get_nowait, METH_NOARGS, "get_nowait($self)\n--\n\nget(timeout=0)." },
 	{ "send", HOT_FAST(hot_send),
