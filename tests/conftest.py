@@ -475,7 +475,7 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
     are, pools after them. The test fails if asyncio's debug mode finds an error in the daemon;
     debug=False turns that mode off.
     """
-    pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
+    pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     made: list[DaemonProcess] = []
 

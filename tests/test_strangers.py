@@ -24,7 +24,7 @@ import shmpool
 from shmpool.view import View
 
 pytest.importorskip("click", reason="shmpool[cli] is not installed")
-pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
+pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
 
 from shmpool.cli.main import shmpool as cli
 

@@ -8,8 +8,8 @@
 #include "binding.h"
 #include "check.h"
 
-/* Completes the geometry and creates the pool, which no process has open. Returns its mapping, and in
- * *fd its file. */
+/* Completes the geometry and creates the pool, which no process has open yet. Returns its mapping,
+ * and in *fd its file. */
 static inline void *memfd_file(struct shmpool_geometry *g, int *fd)
 {
 	struct shmpool_refusal why;
