@@ -75,7 +75,7 @@ def test_a_pool_from_creation_to_removal(
     ]
     with shmpool.Pool.attach(pool_name) as pool, pool.alloc():
         (listed,) = [found for found in ask("ls") if found["name"] == pool_name]
-        assert (64, 1, 1) == (listed["capacity"], listed["in_hand"], listed["members"])
+        assert (64, 1, 1) == (listed["capacity"], listed["held"], listed["members"])
         assert made["geometry"] == ask("describe", pool_name)["geometry"]
         assert 63 == ask("stats", pool_name)["buffers"]["free"]
         assert [(os.getpid(), 1)] == [(m["pid"], m["held"]) for m in ask("members", pool_name)]
@@ -215,15 +215,15 @@ def test_which_daemon_is_asked(
     daemon = start_daemon(POOL.format(pool_name))
     environ = {"SHMPOOL_SOCKET": str(daemon.socket)}
 
-    def held(*arguments: str, **environ: str) -> bool:
+    def watched(*arguments: str, **environ: str) -> bool:
         pools = loaded(shmpool_command("ls", "--json", *arguments, **environ))
         (found,) = [pool for pool in pools if pool["name"] == pool_name]
-        answer: bool = found["held"]
+        answer: bool = found["watched"]
         return answer
 
-    assert held(**environ)
-    assert not held("--direct", **environ)
-    assert not held()
+    assert watched(**environ)
+    assert not watched("--direct", **environ)
+    assert not watched()
     done = shmpool_command("ls", "--socket", tmp_path / "nowhere", **environ)
     assert 1 == done.returncode
     assert done.stderr.startswith(f"shmpool: no daemon at {tmp_path / 'nowhere'}")

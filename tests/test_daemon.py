@@ -41,8 +41,8 @@ WORKER = """
 """
 
 
-def held_pools(client: shmpool.Client) -> set[str]:
-    return {pool.name for pool in client.list() if pool.held}
+def watched_pools(client: shmpool.Client) -> set[str]:
+    return {pool.name for pool in client.list() if pool.watched}
 
 
 def test_declared_pools_are_created(start_daemon: StartDaemon, pool_name: str) -> None:
@@ -52,7 +52,7 @@ def test_declared_pools_are_created(start_daemon: StartDaemon, pool_name: str) -
         assert (256, 64) == (pool.buffer_size, pool.capacity)
         assert 16 == pool.queue("work").capacity
     with shmpool.Client(daemon.socket) as client:
-        assert {pool_name} == held_pools(client)
+        assert {pool_name} == watched_pools(client)
         assert daemon.pid == client.ping().pid
         assert protocol.PROTOCOL == client.version().protocol
 
@@ -70,7 +70,7 @@ def test_killed_and_started_again(
     again = start_daemon("", "--socket", str(daemon.socket))
     with shmpool.Client(daemon.socket) as client:
         assert again.pid == client.ping().pid
-        assert {pool_name} == held_pools(client)
+        assert {pool_name} == watched_pools(client)
         assert 5 == client.stats(pool_name).buffers.held
     worker.end()
 
@@ -137,7 +137,7 @@ def test_create_and_destroy(start_daemon: StartDaemon, pool_name: str) -> None:
         assert (pool_name, 64, ["work"]) == (
             made.pool, made.geometry.capacity, [queue.name for queue in made.queues],
         )  # fmt: skip
-        assert {pool_name} == held_pools(client)
+        assert {pool_name} == watched_pools(client)
         with pytest.raises(shmpool.PoolExists):
             client.create(pool_name, PoolOptions(256, 64))
         with client.pool(pool_name) as pool, pool.alloc():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Child, Eventually, MakePool, StartDaemon
-from test_daemon import POOL, held_pools
+from test_daemon import POOL, watched_pools
 
 import shmpool
 
@@ -180,13 +180,13 @@ def test_a_declared_pool_of_another_user(
     assert f"pool {pool_name} refused: what has its name belongs to user 65534" in status
     assert f"shmpool: pool {pool_name} refused: " in daemon.output()
     with shmpool.Client(daemon.socket) as client:
-        assert set() == held_pools(client)
+        assert set() == watched_pools(client)
         daemon.process.send_signal(signal.SIGHUP)  # it is reported each time
         assert any("refused" in line for line in daemon.notified("READY=1"))
         assert 2 == daemon.output().count(f"shmpool: pool {pool_name} refused: ")
         squatter.send()
         assert "gone" == squatter.line()
-        eventually(lambda: held_pools(client) == {pool_name})
+        eventually(lambda: watched_pools(client) == {pool_name})
         described = client.describe(pool_name)
     assert (0, "0600", ["work"]) == (
         described.file.uid, described.file.mode, [queue.name for queue in described.queues],
@@ -204,12 +204,12 @@ def test_reload(start_daemon: StartDaemon, new_name: Callable[[], str]) -> None:
     daemon.process.send_signal(signal.SIGHUP)
     daemon.notified("READY=1")
     with shmpool.Client(daemon.socket) as client:
-        assert {first, second} == held_pools(client)
+        assert {first, second} == watched_pools(client)
         daemon.config.write_text(good + "[pools\n")
         daemon.process.send_signal(signal.SIGHUP)
         daemon.notified("READY=1")
         assert "configuration not changed" in daemon.output()
-        assert {first, second} == held_pools(client)
+        assert {first, second} == watched_pools(client)
 
 
 def test_reload_again_and_again(start_daemon: StartDaemon, new_name: Callable[[], str]) -> None:
@@ -224,11 +224,11 @@ def test_reload_again_and_again(start_daemon: StartDaemon, new_name: Callable[[]
         daemon.config.write_text(good + "".join(map(POOL.format, names[1:count])))
         daemon.process.send_signal(signal.SIGHUP)
     with shmpool.Client(daemon.socket) as client:
-        while held_pools(client) != set(names):
+        while watched_pools(client) != set(names):
             daemon.notified("READY=1")
         daemon.config.write_text(f"[daemon]\nadopt = []\nprune = false\n{POOL.format(names[3])}")
         daemon.process.send_signal(signal.SIGHUP)
-        while held_pools(client) != {names[3]}:
+        while watched_pools(client) != {names[3]}:
             daemon.notified("READY=1")
     assert set(names) <= set(shmpool.pool_names())
 
@@ -288,7 +288,7 @@ def test_a_reload_that_is_refused(start_daemon: StartDaemon, pool_name: str) -> 
     (status,) = [line for line in daemon.notified("READY=1") if line.startswith("STATUS=")]
     assert status.startswith("STATUS=listening")
     with shmpool.Client(daemon.socket) as client:
-        assert {pool_name} == held_pools(client)
+        assert {pool_name} == watched_pools(client)
 
 
 @pytest.mark.slow

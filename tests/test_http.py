@@ -152,7 +152,7 @@ def test_json(start_daemon: StartDaemon, pool_name: str) -> None:
 
     assert {"status": "ok", "pools": 1, "alarms": 0} == ask("/healthz")
     (listed,) = [pool for pool in ask("/api/v1/pools") if pool["name"] == pool_name]
-    assert listed["held"]
+    assert listed["watched"]
     path = f"/api/v1/pools/{pool_name}"
     assert 64 == ask(path)["geometry"]["capacity"]
     assert 64 == ask(f"{path}/stats")["buffers"]["capacity"]
@@ -517,7 +517,7 @@ def test_audits_by_many(start_daemon: StartDaemon, make_pool: MakePool, pool_nam
     pool = make_pool(name=pool_name, capacity=65536, prealloc=65536, buffer_size=64)
     daemon = start_daemon("", *PORT, options="interval = 0.05")
     with shmpool.Client(daemon.socket) as client:
-        while not any(p.held for p in client.list() if p.name == pool.name):
+        while not any(p.watched for p in client.list() if p.name == pool.name):
             pass
     path = f"/api/v1/pools/{pool.name}/audit"
     with contextlib.ExitStack() as stack:

@@ -507,5 +507,5 @@ def test_few_descriptors(start_daemon: StartDaemon, pool_name: str) -> None:
         answer = sock.recv(4096)  # the last client gets the reason
         assert b"clients are connected already" in answer
     with shmpool.Client(daemon.socket, timeout=60) as client:
-        assert [pool_name] == [pool.name for pool in client.list() if pool.held]
+        assert [pool_name] == [pool.name for pool in client.list() if pool.watched]
         assert client.audit(pool_name).ok

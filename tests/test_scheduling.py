@@ -261,7 +261,7 @@ def test_a_crafted_pool_delays_no_other(
     craft(crafted)
     daemon = start_daemon(options="interval = 0.05")
     with shmpool.Client(daemon.socket, timeout=60) as client:
-        eventually(lambda: sum(pool.held for pool in client.list()) == 2)
+        eventually(lambda: sum(pool.watched for pool in client.list()) == 2)
         asked = [start(ASK, daemon.socket, crafted.name) for _ in range(4)]
         for asker in asked:
             assert "asking" == asker.line()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Child, Eventually, MakePool, StartDaemon
-from test_daemon import POOL, WORKER, held_pools
+from test_daemon import POOL, WORKER, watched_pools
 
 import shmpool
 from shmpool.view import View
@@ -23,9 +23,9 @@ def test_pools_come_and_go(
     """A new pool is adopted. A pool that is unlinked is released."""
     daemon = start_daemon(options="interval = 0.05")
     with shmpool.Client(daemon.socket) as client:
-        assert set() == held_pools(client)
+        assert set() == watched_pools(client)
         make_pool(name=pool_name)
-        eventually(lambda: held_pools(client) == {pool_name})
+        eventually(lambda: watched_pools(client) == {pool_name})
         shmpool.Pool.unlink(pool_name)
         eventually(lambda: "released" in daemon.output())
         maps = Path(f"/proc/{daemon.pid}/maps").read_text()
@@ -214,12 +214,12 @@ def test_a_pool_that_is_truncated(
     bad.close()
     daemon = start_daemon()
     with shmpool.Client(daemon.socket) as client:
-        eventually(lambda: held_pools(client) == {good.name, pool_name})
+        eventually(lambda: watched_pools(client) == {good.name, pool_name})
         os.truncate(f"/dev/shm/shmpool.{pool_name}", 4096)
         eventually(lambda: f"pool {pool_name} released" in daemon.output())
         with pytest.raises(shmpool.SegmentInvalid):
             client.stats(pool_name)
-        assert {good.name} == held_pools(client)
+        assert {good.name} == watched_pools(client)
         assert daemon.pid == client.ping().pid
 
 
@@ -367,7 +367,7 @@ def test_a_watched_pool_of_a_dead_process(
     def killed() -> None:
         creator = start(creates, pool_name)
         assert "ready" == creator.line()
-        eventually(lambda: held_pools(client) == {pool_name})
+        eventually(lambda: watched_pools(client) == {pool_name})
         creator.kill()
 
     def reload(text: str) -> None:
@@ -380,7 +380,7 @@ def test_a_watched_pool_of_a_dead_process(
     with shmpool.Client(daemon.socket) as client:
         killed()
         eventually(lambda: pool_name in client.prune().removed)
-        eventually(lambda: held_pools(client) == set())
+        eventually(lambda: watched_pools(client) == set())
         killed()
         reload(text + f"[pools.{pool_name}]\nbuffer_size = 64\ncapacity = 64\n")
         assert pool_name not in client.prune().removed
