@@ -417,7 +417,8 @@ def test_notify_without_descriptors(path: Path, run: Callable[..., str]) -> None
         import os, resource, sys
         from shmpool.service import systemd
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-        systemd.notify("READY=1", environ={"NOTIFY_SOCKET": sys.argv[1]})
+        os.environ["NOTIFY_SOCKET"] = sys.argv[1]
+        systemd.notify("READY=1")
         print("returned")
         """
     assert "returned\n" == run(script, path)
