@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import DEADLINE_S, MakePool
 
-pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
+pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
 
 import shmpool
 from shmpool.service import adoption, config, file_watch, watched_pool

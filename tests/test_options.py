@@ -160,7 +160,6 @@ def test_what_is_wrong_with_a_queue(
 def test_the_command_line_and_the_configuration_have_the_same_names() -> None:
     """Every option is one of `shmpool create`, and a key of its table in the configuration."""
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
-    pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
     from shmpool.cli import create
     from shmpool.service import config
 
