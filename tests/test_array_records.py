@@ -41,6 +41,17 @@ def test_a_message_that_is_no_array(queue: shmpool.AlfQueue) -> None:
     assert at_rest(pool)
 
 
+def test_bytes_between_fields(pool: shmpool.Pool, queue: shmpool.AlfQueue) -> None:
+    """A copy with gaps between its fields has zeros there, not bytes of earlier messages."""
+    for buf in pool.alloc_many(pool.capacity):
+        buf.write(b"\xff" * len(buf.data))
+    gc.collect()
+    kind = np.dtype({"names": ["a", "b"], "formats": ["u1", "<u2"], "offsets": [1, 4]})
+    queue.put_array(np.array([(1, 2), (3, 4), (5, 6)], kind)[::2])
+    with queue.get() as buf:
+        assert b"\0\1\0\0\2\0" + b"\0\5\0\0\6\0" == bytes(buf)
+
+
 def test_a_queue_that_takes_none_back(pool: shmpool.Pool) -> None:
     """Then the exception has the Buffer; it pickles without it."""
     queue = pool.create_queue("q", capacity=2, producers="single")

@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import re
@@ -29,6 +30,7 @@ metrics = pytest.importorskip("shmpool.service.metrics")
 service = pytest.importorskip("shmpool.service.http")
 handlers = pytest.importorskip("shmpool.service.handlers")
 alarms = pytest.importorskip("shmpool.service.alarms")
+admission = pytest.importorskip("shmpool.service.admission")
 
 PORT = ("--http", "127.0.0.1:0")
 
@@ -508,6 +510,64 @@ def test_pools_are_read_one_at_a_time(make_pool: MakePool) -> None:
     asyncio.run(go())
     for name in names:
         handler.release(name)
+
+
+def test_a_failure_that_nobody_waits_for() -> None:
+    """An answer that fails after all who asked for it have gone is not reported as forgotten."""
+    reported: list[dict[str, Any]] = []
+
+    async def go() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: reported.append(what))
+        supervisor = SimpleNamespace(handler=None, on_recovery=set())
+        pages = service.Pages(supervisor, "0", admission.Admission(None))
+        fails = asyncio.Event()
+
+        async def make() -> None:
+            await fails.wait()
+            raise RuntimeError
+
+        asked = asyncio.create_task(pages._once(("rx", "audit"), make))
+        await asyncio.sleep(0)
+        asked.cancel()
+        fails.set()
+        while pages._answering:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.run(go())
+    gc.collect()
+    assert [] == reported
+
+
+def test_audits_of_many_pools() -> None:
+    """So many are in progress at once and no more. Those who ask for one of them share it."""
+
+    async def go() -> None:
+        watched = {f"pool-{number}": None for number in range(service.SLOW_MAX + 1)}
+        supervisor = SimpleNamespace(handler=SimpleNamespace(watched=watched), on_recovery=set())
+        pages = service.Pages(supervisor, "0", admission.Admission(None))
+        ends = asyncio.Event()
+
+        async def slow(request: object) -> str:
+            await ends.wait()
+            return "{}"
+
+        pages._slow = slow
+
+        def ask(name: str) -> "asyncio.Task[Any]":
+            request = SimpleNamespace(match_info={"pool": name, "what": "audit"})
+            return asyncio.create_task(pages.pool(request))
+
+        *names, last = watched
+        asked = [ask(name) for name in (*names, names[0])]
+        await asyncio.sleep(0)
+        with pytest.raises(service.web.HTTPServiceUnavailable):
+            await ask(last)
+        ends.set()
+        assert [200] * len(asked) == [(await answer).status for answer in asked]
+        assert 200 == (await ask(last)).status
+
+    asyncio.run(go())
 
 
 def test_promtool(start_daemon: StartDaemon, pool_name: str) -> None:
