@@ -41,9 +41,9 @@ def test_a_message_that_is_no_array(queue: shmpool.AlfQueue) -> None:
     assert at_rest(pool)
 
 
-def test_bytes_between_fields(pool: shmpool.Pool, queue: shmpool.AlfQueue) -> None:
+def test_bytes_between_fields(queue: shmpool.AlfQueue) -> None:
     """A copy with gaps between its fields has zeros there, not bytes of earlier messages."""
-    for buf in pool.alloc_many(pool.capacity):
+    for buf in queue.pool.alloc_many(queue.pool.capacity):
         buf.write(b"\xff" * len(buf.data))
     gc.collect()
     kind = np.dtype({"names": ["a", "b"], "formats": ["u1", "<u2"], "offsets": [1, 4]})

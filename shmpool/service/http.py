@@ -225,13 +225,8 @@ class Pages:
         task = self._answering.get(what)
         if task is None:
             task = self._answering[what] = asyncio.ensure_future(make())
-            task.add_done_callback(lambda done: self._answered(what, done))
+            task.add_done_callback(lambda _: self._answering.pop(what, None))
         return await asyncio.shield(task)
-
-    def _answered(self, what: tuple[str, str], task: "asyncio.Future[Any]") -> None:
-        self._answering.pop(what, None)
-        if not task.cancelled():
-            task.exception()  # mark it as seen: those who still wait get it
 
     async def page(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
