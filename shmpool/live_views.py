@@ -5,6 +5,7 @@ hot/ calls it when it raises. A view is found if a variable of the calling funct
 variable of theirs, refers to it; of others it is only known how many there are.
 """
 
+import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from inspect import CO_OPTIMIZED
@@ -45,16 +46,15 @@ def _named(owner: Any, put: Any) -> tuple[dict[str, str], int]:
     exports that they are views of."""
     named: dict[str, str] = {}
     exports: set[int] = set()
-    try:
-        for name, value in _variables():
-            export = _export(value)
-            if name in named or export is None or not _keeps(export, owner):
-                continue
-            exports.add(id(export))
-            if value is not put and name.isidentifier():
-                named[name] = _words(name, value)
-    except Exception:  # a program's class may raise whatever it likes
-        return {}, 0
+    for name, value in _variables():
+        export = _export(value)
+        if type(name) is not str or name in named or export is None:
+            continue
+        with contextlib.suppress(ValueError):  # a memoryview that was released
+            if _keeps(export, owner):
+                exports.add(id(export))
+                if value is not put and name.isidentifier():
+                    named[name] = _words(name, value)
     return named, len(exports)
 
 
@@ -69,24 +69,23 @@ def _them(n: int) -> str:
 def _words(name: str, value: Any) -> str:
     if isinstance(value, memoryview):
         return f"memoryview {name} of {value.nbytes} bytes"
-    return f"numpy array {name} of shape {value.shape} and dtype {value.dtype}"
+    ndarray = sys.modules["numpy"].ndarray  # its own attributes: a subclass may have others
+    shape, dtype = ndarray.shape.__get__(value), ndarray.dtype.__get__(value)
+    return f"numpy array {name} of shape {shape} and dtype {dtype}"
 
 
 def _export(value: Any) -> Any:
     """Returns what has the memory that a variable's value is a view of; None for other values."""
     numpy = sys.modules.get("numpy")
     while numpy is not None and issubclass(type(value), numpy.ndarray):
-        value = value.base
+        value = numpy.ndarray.base.__get__(value)
     return value if type(value) in (memoryview, ArrayMemory) else None
 
 
 def _keeps(export: Any, owner: Any) -> bool:
     if type(export) is ArrayMemory:
         return export.keeps(owner)
-    try:
-        buf = export.obj
-    except ValueError:  # released
-        return False
+    buf = export.obj
     return buf is owner or (type(buf) is Buffer and buf.pool is owner)
 
 
@@ -99,19 +98,20 @@ def _variables() -> Iterator[tuple[str, Any]]:
             yield from _locals(frame).items()
             if id(frame.f_globals) not in seen:
                 seen.add(id(frame.f_globals))
-                yield from dict(frame.f_globals).items()
+                yield from dict.copy(frame.f_globals).items()
         frame = frame.f_back
 
 
 def _locals(frame: FrameType) -> Mapping[str, Any]:
-    """Returns a copy of a function's variables.
+    """Returns a copy of a function's variables, or of a class body's if these are a plain dict.
 
     Up to CPython 3.12 f_locals of a function is a dict that the frame keeps: it would keep the
     views. It is cleared, unless the program has it too: from locals(), or in a trace function,
     after which Python copies it back to the variables.
     """
     if sys.version_info >= (3, 13) or not frame.f_code.co_flags & CO_OPTIMIZED:
-        return dict(frame.f_locals)
+        kept = frame.f_locals
+        return dict(kept) if frame.f_code.co_flags & CO_OPTIMIZED or type(kept) is dict else {}
     if sys.gettrace() or sys.getprofile():
         return {}
     kept = frame.f_locals

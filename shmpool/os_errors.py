@@ -93,35 +93,42 @@ _PERMIT = {
     "unlink": _OTHERS,
 }
 _PAST = {"attach to": "opened", "create": "created", "replace": "replaced", "unlink": "unlinked"}
-_KINDS: dict[type[errors.ShmpoolError], tuple[int, ...]] = {
-    errors.OutOfSharedMemory: (
-        errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM, errno.ENOENT, errno.ENOTDIR,
-    ),
-    errors.AccessDenied: (errno.EACCES, errno.EPERM, errno.EROFS),
-    errors.LimitReached: (errno.EMFILE, errno.ENFILE),
-}  # fmt: skip
 _NO_SHM = f"there is no {SHM}: {MAKE_SHM}"
-_REMEDIES = {
-    errno.ENOSPC: f"{SHM} has no space or no inodes left (df {SHM}, df -i {SHM}): shmpool prune "
-    "removes abandoned pools",
-    errno.EDQUOT: f"this user's quota of {SHM} is used up: shmpool prune removes abandoned pools",
-    errno.EFBIG: EXCEPTIONS[errno.EFBIG][1],
-    errno.ENOENT: _NO_SHM,
-    errno.ENOTDIR: _NO_SHM,
-    errno.EACCES: f"no permission to write to {SHM}: {OPEN_SHM} lets everybody",
-    errno.EROFS: f"{SHM} is mounted read-only: {WRITABLE_SHM}",
-    errno.EMFILE: EXCEPTIONS[errno.EMFILE][1],
-    errno.ENFILE: "this machine has all its open files in use: sysctl fs.file-max raises the limit",
+# By errno of a call that works on files of /dev/shm: the exception, and what to do, "" if nothing.
+_FAILURES: dict[int, tuple[type[errors.ShmpoolError], str]] = {
+    errno.ENOSPC: (
+        errors.OutOfSharedMemory,
+        f"{SHM} has no space or no inodes left (df {SHM}, df -i {SHM}): shmpool prune removes "
+        "abandoned pools",
+    ),
+    errno.EDQUOT: (
+        errors.OutOfSharedMemory,
+        f"this user's quota of {SHM} is used up: shmpool prune removes abandoned pools",
+    ),
+    errno.EFBIG: EXCEPTIONS[errno.EFBIG],
+    errno.ENOMEM: (errors.OutOfSharedMemory, ""),
+    errno.ENOENT: (errors.OutOfSharedMemory, _NO_SHM),
+    errno.ENOTDIR: (errors.OutOfSharedMemory, _NO_SHM),
+    errno.EACCES: (
+        errors.AccessDenied,
+        f"no permission to write to {SHM}: {OPEN_SHM} lets everybody",
+    ),
+    errno.EPERM: (errors.AccessDenied, ""),
+    errno.EROFS: (errors.AccessDenied, f"{SHM} is mounted read-only: {WRITABLE_SHM}"),
+    errno.EMFILE: EXCEPTIONS[errno.EMFILE],
+    errno.ENFILE: (
+        errors.LimitReached,
+        "this machine has all its open files in use: sysctl fs.file-max raises the limit",
+    ),
 }
 
 
 def failure(what: str, error: OSError) -> errors.ShmpoolError:
     """Returns the exception for an OSError. what says what could not be done."""
     number = error.errno or 0
-    kind = next((kind for kind in _KINDS if number in _KINDS[kind]), errors.ShmpoolError)
+    kind, remedy = _FAILURES.get(number, (errors.ShmpoolError, ""))
     reason = os.strerror(number) if number else printable(error)
-    remedy = f": {_REMEDIES[number]}" if number in _REMEDIES else ""
-    return kind(f"{what}: {reason}{remedy}")
+    return kind(": ".join(filter(None, (what, reason, remedy))))
 
 
 def taken_at_once(geometry: Native) -> tuple[int, int]:

@@ -35,33 +35,32 @@ from .pool_files import (
 from .process_exit import made
 
 HEADER = 4096  # bytes from the start of the file that shmpool_check() reads
-GROUP_MAX = 2**32 - 2  # the next number is (gid_t)-1, which is no group
+ID_MAX = 2**32 - 2  # of a group or a user: the next number is -1 as the kernel reads it, for none
 CREATE_TRIES = 100  # a try fails if another process takes or removes the name during it
 ANONYMOUS = "(anonymous)"  # stands for the name of a pool that has none; it is not a valid name
 Group = str | int | None  # a name or a number; None keeps the creator's group
-USER_MAX = 2**32 - 2  # the next number is (uid_t)-1, which is no user
 
 
 def group_id(group: Group) -> int:
     """Returns the number of a group, or -1 for None. Raises InvalidArgument or TypeError."""
     if group is None:
         return -1
-    return _id("group", group, GROUP_MAX, lambda name: grp.getgrnam(name).gr_gid, "group")
+    return _id("group", "group", group, lambda name: grp.getgrnam(name).gr_gid)
 
 
 def user_id(owner: str | int) -> int:
     """Returns the number of a user. Raises InvalidArgument or TypeError."""
-    return _id("owner", owner, USER_MAX, lambda name: pwd.getpwnam(name).pw_uid, "user")
+    return _id("owner", "user", owner, lambda name: pwd.getpwnam(name).pw_uid)
 
 
-def _id(what: str, given: str | int, most: int, find: Callable[[str], int], kind: str) -> int:
+def _id(what: str, kind: str, given: str | int, find: Callable[[str], int]) -> int:
     if not isinstance(given, str):
         try:
             number = index(given)
         except TypeError:
             raise TypeError(f"{what} is {given!r}; it must be a str, an int, or None") from None
-        if isinstance(given, bool) or not 0 <= number <= most:
-            raise errors.InvalidArgument(f"{what} is {given!r}; allowed are 0 to {most}")
+        if isinstance(given, bool) or not 0 <= number <= ID_MAX:
+            raise errors.InvalidArgument(f"{what} is {given!r}; allowed are 0 to {ID_MAX}")
         return number
     try:
         return find(given)

@@ -227,6 +227,18 @@ def pool(make_pool: MakePool) -> shmpool.Pool:
 
 
 @pytest.fixture
+def queue(make_pool: MakePool) -> shmpool.AlfQueue:
+    """A queue of 8 in a pool of 64 buffers of 1024 bytes, which have room for arrays."""
+    return make_pool(buffer_size=1024).create_queue("q", capacity=8)
+
+
+def at_rest(pool: shmpool.Pool) -> bool:
+    """Whether every buffer is free or queued, and no view is counted."""
+    audit = pool.audit()
+    return audit.ok and not audit.held and not pool._exports
+
+
+@pytest.fixture
 def cached_pool(make_pool: MakePool) -> shmpool.Pool:
     """256 buffers of 256 bytes, with local caches of 64."""
     return make_pool(capacity=256, prealloc=256)
@@ -463,7 +475,7 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
     are, pools after them. The test fails if asyncio's debug mode finds an error in the daemon;
     debug=False turns that mode off.
     """
-    pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
+    pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
     made: list[DaemonProcess] = []
 

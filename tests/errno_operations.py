@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import shmpool
-import shmpool.daemon
+import shmpool.service.daemon
 from shmpool.cli.main import shmpool as program
 from shmpool.view import View
 
@@ -502,7 +502,7 @@ class Daemon(Operation):
         os.kill(os.getppid(), signal.SIGTERM)
         os._exit(0)
 
-    async def run(self, daemon: shmpool.daemon.Daemon, run: Callable[..., Any]) -> None:
+    async def run(self, daemon: shmpool.service.daemon.Daemon, run: Callable[..., Any]) -> None:
         """Daemon.run, without the work around it in the event loop."""
         self.arm()
         try:
@@ -515,13 +515,13 @@ class Daemon(Operation):
         self.held = self.pool.alloc()
 
     def act(self) -> None:
-        kept, said, run = os.dup(2), os.memfd_create("said"), shmpool.daemon.Daemon.run
+        kept, said, run = os.dup(2), os.memfd_create("said"), shmpool.service.daemon.Daemon.run
         os.dup2(said, 2)
-        shmpool.daemon.Daemon.run = lambda daemon: self.run(daemon, run)  # type: ignore
+        shmpool.service.daemon.Daemon.run = lambda daemon: self.run(daemon, run)  # type: ignore
         try:
-            status = shmpool.daemon.run(self.config, {"socket": str(self.socket)}, "test")
+            status = shmpool.service.daemon.run(self.config, {"socket": str(self.socket)}, "test")
         finally:
-            shmpool.daemon.Daemon.run = run  # type: ignore[method-assign]
+            shmpool.service.daemon.Daemon.run = run  # type: ignore[method-assign]
             os.dup2(kept, 2)
             os.close(kept)
             text = os.pread(said, 1 << 20, 0).decode()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import DEADLINE_S, MakePool
 
-pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
+pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
 
 import shmpool
 from shmpool.service import adoption, config, file_watch, watched_pool
@@ -421,6 +421,31 @@ def test_files_that_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert before == os.listdir("/proc/self/fd")
 
     asyncio.run(go())
+
+
+def test_closes_without_standard_input(pool: shmpool.Pool, run: Callable[..., str]) -> None:
+    """The watch works if its descriptor is 0, as in a process without a standard input."""
+    printed = run(
+        """
+        import asyncio, os, sys
+        from shmpool.service.file_watch import CloseWatch
+
+        async def go():
+            os.close(0)
+            closed = asyncio.Event()
+            watch = CloseWatch(closed.set)
+            path = f"/dev/shm/shmpool.{sys.argv[1]}"
+            watch.follow({sys.argv[1]: os.stat(path).st_ino})
+            os.close(os.open(path, os.O_RDWR))
+            await closed.wait()
+            print(watch._fd)
+            watch.close()
+
+        asyncio.run(go())
+        """,
+        pool.name,
+    )
+    assert "0\n" == printed
 
 
 def test_a_file_that_is_marked_as_used(make_pool: MakePool) -> None:

@@ -29,6 +29,7 @@ def test_low_water() -> None:
     alarms = Alarms("rx", wall=lambda: 1000.0)
     low = replace(STATS, free=5, held=50, queued=5)
     assert ([], []) == alarms.update(0, POLICY, replace(STATS, created=0, free=0), [], [])
+    assert ([], []) == alarms.update(0, POLICY, replace(low, queued=4), [], [])  # 10 are enough
     raised, over = alarms.update(1, POLICY, low, [], [])
     assert ([("low-water", "rx")], []) == (kinds(raised), over)
     assert "9 buffers" in raised[0].message

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shmpool command: each subcommand with a daemon and without, its output and exit status."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def test_a_pool_from_creation_to_removal(
     ]
     with shmpool.Pool.attach(pool_name) as pool, pool.alloc():
         (listed,) = [found for found in ask("ls") if found["name"] == pool_name]
-        assert (64, 1, 1) == (listed["capacity"], listed["in_hand"], listed["members"])
+        assert (64, 1, 1) == (listed["capacity"], listed["held"], listed["members"])
         assert made["geometry"] == ask("describe", pool_name)["geometry"]
         assert 63 == ask("stats", pool_name)["buffers"]["free"]
         assert [(os.getpid(), 1)] == [(m["pid"], m["held"]) for m in ask("members", pool_name)]
@@ -214,15 +215,15 @@ def test_which_daemon_is_asked(
     daemon = start_daemon(POOL.format(pool_name))
     environ = {"SHMPOOL_SOCKET": str(daemon.socket)}
 
-    def held(*arguments: str, **environ: str) -> bool:
+    def watched(*arguments: str, **environ: str) -> bool:
         pools = loaded(shmpool_command("ls", "--json", *arguments, **environ))
         (found,) = [pool for pool in pools if pool["name"] == pool_name]
-        answer: bool = found["held"]
+        answer: bool = found["watched"]
         return answer
 
-    assert held(**environ)
-    assert not held("--direct", **environ)
-    assert not held()
+    assert watched(**environ)
+    assert not watched("--direct", **environ)
+    assert not watched()
     done = shmpool_command("ls", "--socket", tmp_path / "nowhere", **environ)
     assert 1 == done.returncode
     assert done.stderr.startswith(f"shmpool: no daemon at {tmp_path / 'nowhere'}")
@@ -387,54 +388,28 @@ def test_a_long_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert (4096, "member 4094  4,094") == (len(lines), lines[-1])
 
 
-@pytest.fixture
-def on_terminal() -> Iterator[Callable[..., tuple[subprocess.Popen[str], Callable[[str], str]]]]:
-    """on_terminal(*words): a command whose stderr is a terminal; and until(text), which reads from
-    that terminal until it has shown the text, or to the end."""
-    made = []
-
-    def on_terminal(*words: str) -> tuple[subprocess.Popen[str], Callable[[str], str]]:
-        ours, its = os.openpty()
-        process = subprocess.Popen(
-            words,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=its,
-            text=True,
-            env=os.environ | {"TERM": "xterm", "COLUMNS": "120"},
-        )
-        os.close(its)
-        made.append((process, ours))
-        shown = ""
-
-        def until(text: str) -> str:
-            nonlocal shown
-            while text not in shown:
-                try:
-                    shown += os.read(ours, 4096).decode(errors="replace")
-                except OSError:  # EIO: nobody has the terminal open any more
-                    break
-            return shown
-
-        return process, until
-
-    yield on_terminal
-    for process, ours in made:
-        process.kill()
-        process.communicate()
-        os.close(ours)
+def on_terminal(*words: str) -> tuple[int, str, str]:
+    """Runs a command whose stderr is a terminal. Returns its exit status, its output, and what the
+    terminal has shown."""
+    ours, its = os.openpty()
+    environ = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    command = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=its, text=True, env=environ)
+    os.close(its)
+    shown = b""
+    with os.fdopen(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):
+        while part := terminal.read(4096):  # EIO: no process has the terminal open any more
+            shown += part
+    output, _ = command.communicate(timeout=DEADLINE_S)
+    return command.returncode, output, shown.decode()
 
 
-def test_progress_on_a_terminal(
-    on_terminal: Callable[..., Any], make_pool: MakePool, pool_name: str
-) -> None:
+def test_progress_on_a_terminal(make_pool: MakePool, pool_name: str) -> None:
     """A user who waits at a terminal is told for what, on stderr; stdout has the answer alone."""
     pool = make_pool()
-    process, until = on_terminal(*COMMAND, "audit", pool.name, "--json", "--direct")
-    assert f"counting the buffers of {pool.name}" in until("no such text")
-    assert json.loads(process.stdout.read())["ok"]
-    process, until = on_terminal(
+    status, output, shown = on_terminal(*COMMAND, "audit", pool.name, "--json", "--direct")
+    assert (0, True) == (status, json.loads(output)["ok"])
+    assert f"counting the buffers of {pool.name}" in shown
+    status, _, shown = on_terminal(
         *COMMAND, "create", pool_name, "--buffer-size", "64", "--capacity", "64", "--direct"
     )
-    assert f"creating {pool_name}" in until("no such text")
-    assert 0 == process.wait(DEADLINE_S)
+    assert (0, True) == (status, f"creating {pool_name}" in shown)

@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
-
 from shmpool.options import QueueOptions, letters_in_a_circle
 from shmpool.os_errors import shared_memory, size_text
 from shmpool.service import config, config_lines
@@ -108,7 +106,12 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         ("\n\n\n\0", 4, ["Invalid statement"]),
         ("[daemon]\na = '\x0b'\nb =\n", 2, ["invalid character"]),
         ('[daemon]\nread_group = "no-such"\n', 2, ['read_group = "no-such"', "no such group"]),
-        ('[daemon]\nlog_level = "loud"\n', 2, ['log_level = "loud"', "debug"]),
+        (
+            '[daemon]\nlog_level = "loud"\n',
+            2,
+            ['log_level = "loud": it must be "debug" or "info" or "warning" or "error"'],
+        ),
+        (f"[daemon]\ninterval = {2**1500:#x}\n", 2, ["daemon.interval = ", "too large"]),
         ("pools = 3\n", 1, ["pools = 3", "table"]),
         ("[pools]\nrx = 3\n", 2, ["pools.rx = 3", "table"]),
         ("[pools.rx]\nbuffer_size = 64\n", 1, ["pools.rx", "capacity is missing"]),

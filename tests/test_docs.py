@@ -16,7 +16,7 @@ from test_growth import small_shm
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
+pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
 pytest.importorskip("click", reason="shmpool[cli] is not installed")
 
 

@@ -12,7 +12,7 @@ from test_growth import small_shm
 
 from shmpool.cli import container, diagnosis
 from shmpool.cli.container import Limit
-from shmpool.os_errors import SHM
+from shmpool.os_errors import SHM, shared_memory
 
 pytest.importorskip("click", reason="shmpool[cli] is not installed")
 
@@ -243,6 +243,18 @@ def test_a_kernel_without_membarrier(monkeypatch: pytest.MonkeyPatch) -> None:
     (said,) = [f for f in diagnosis.examine() if f.subject == "membarrier"]
     assert ("note", "missing") == (said.state, said.found)
     assert "Linux 4.16 or newer" in said.advice
+
+
+@pytest.mark.parametrize(("more", "state"), [(-1, "note"), (0, "ok"), (1, "ok")])
+def test_memory_of_the_control_group(
+    monkeypatch: pytest.MonkeyPatch, more: int, state: str
+) -> None:
+    """A limit is good if a pool can fill shared memory without reaching it."""
+    total, _ = shared_memory()
+    monkeypatch.setattr(container, "memory_limit", lambda root: Limit(total + more, 2, "/x"))
+    (said,) = [f for f in diagnosis.examine() if f.subject == "memory of the control group"]
+    assert state == said.state
+    assert "(cgroup v2, /x)" in said.found
 
 
 def test_a_check_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:

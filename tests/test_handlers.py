@@ -46,7 +46,7 @@ def test_a_name_that_stands_for_another_pool(make_pool: MakePool, pool_name: str
         assert 128 == pools.answer(Describe(pool_name)).geometry.capacity
         assert [] == pools.answer(GetMembers(pool_name))
         (summary,) = [pool for pool in pools.answer(List()) if pool.name == pool_name]
-        assert (128, False) == (summary.capacity, summary.held)
+        assert (128, False) == (summary.capacity, summary.watched)
     again = pools.watch(pool_name, Policy())
     assert again is not held
     assert 128 == again.view.geometry.capacity
@@ -65,7 +65,7 @@ def test_more_pools_than_can_be_watched(
     names = [make_pool().name for _ in range(3)]
     for name in names[:2] * 2:
         pools.watch(name, Policy())
-    with pytest.raises(shmpool.LimitReached, match="2 pools are held already"):
+    with pytest.raises(shmpool.LimitReached, match="2 pools are watched already"):
         pools.watch(names[2], Policy())
     pools.release(names[0])
     pools.watch(names[2], Policy())

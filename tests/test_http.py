@@ -3,13 +3,14 @@
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +30,7 @@ metrics = pytest.importorskip("shmpool.service.metrics")
 service = pytest.importorskip("shmpool.service.http")
 handlers = pytest.importorskip("shmpool.service.handlers")
 alarms = pytest.importorskip("shmpool.service.alarms")
+admission = pytest.importorskip("shmpool.service.admission")
 
 PORT = ("--http", "127.0.0.1:0")
 
@@ -39,10 +41,12 @@ def address(daemon: DaemonProcess) -> tuple[str, int]:
     return url[0], int(url[1])
 
 
-def get(daemon: DaemonProcess, path: str) -> tuple[int, dict[str, str], str]:
+def get(daemon: DaemonProcess, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+    """Status, headers and text of an answer. In the names of the headers _ stands for -."""
     connection = http.client.HTTPConnection(*address(daemon), timeout=60)
     try:
-        connection.request("GET", path)
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request("GET", path, headers=given)
         response = connection.getresponse()
         return response.status, dict(response.getheaders()), response.read().decode()
     finally:
@@ -65,15 +69,23 @@ def events(daemon: DaemonProcess) -> Iterator[tuple[str, Any]]:
         connection.close()
 
 
-def samples(daemon: DaemonProcess) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample of /metrics, as Prometheus's own parser reads it."""
-    _, headers, text = get(daemon, "/metrics")
-    assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def parsed(families: Iterable[Any]) -> Samples:
+    """Every sample of what one of Prometheus's own parsers has read."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in parser.text_string_to_metric_families(text)
+        for family in families
         for sample in family.samples
     }
+
+
+def samples(daemon: DaemonProcess) -> Samples:
+    """Every sample of /metrics."""
+    _, headers, text = get(daemon, "/metrics")
+    assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    return parsed(parser.text_string_to_metric_families(text))
 
 
 def test_off_unless_asked(start_daemon: StartDaemon) -> None:
@@ -158,7 +170,7 @@ def test_json(start_daemon: StartDaemon, pool_name: str) -> None:
 
     assert {"status": "ok", "pools": 1, "alarms": 0} == ask("/healthz")
     (listed,) = [pool for pool in ask("/api/v1/pools") if pool["name"] == pool_name]
-    assert listed["held"]
+    assert listed["watched"]
     path = f"/api/v1/pools/{pool_name}"
     assert 64 == ask(path)["geometry"]["capacity"]
     assert 64 == ask(f"{path}/stats")["buffers"]["capacity"]
@@ -237,12 +249,9 @@ def test_both_kinds_of_addresses() -> None:
         socket.create_server(("::", 0), family=socket.AF_INET6).close()
     except OSError as error:
         pytest.skip(f"no IPv6: {error}")
-
-    async def go() -> None:
-        async with service.bound("[::]:0", -1) as (six,):
-            assert 1 == six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-
-    asyncio.run(go())
+    with service.bound("[::]:0", -1) as (six,):
+        assert 1 == six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        assert 1 == six.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
 
 
 def test_port_in_use(start_daemon: StartDaemon, pool_name: str) -> None:
@@ -318,18 +327,6 @@ def test_no_versions_in_answers(start_daemon: StartDaemon) -> None:
     assert not re.search(r"aiohttp/\d", headers.get("Server", ""))
 
 
-def ask(daemon: DaemonProcess, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
-    """As get(), with headers."""
-    connection = http.client.HTTPConnection(*address(daemon), timeout=60)
-    try:
-        given = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request("GET", path, headers=given)
-        response = connection.getresponse()
-        return response.status, dict(response.getheaders()), response.read().decode()
-    finally:
-        connection.close()
-
-
 PATHS = ("/", "/page.js", "/metrics", "/healthz", "/api/v1/pools", "/api/v1/events", "/nowhere")
 
 
@@ -338,23 +335,23 @@ def test_pages_of_other_sites(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("", *PORT)
     host, port = address(daemon)
     for path in PATHS:
-        assert 403 == ask(daemon, path, Origin="https://evil.example")[0]
-        assert 403 == ask(daemon, path, Origin=f"http://{host}:{port + 1}")[0]
-        assert 403 == ask(daemon, path, Sec_Fetch_Site="cross-site")[0]
-        assert 403 == ask(daemon, path, Host=f"evil.example:{port}")[0]
-    assert 200 == ask(daemon, "/metrics", Origin=f"http://{host}:{port}")[0]
-    assert 200 == ask(daemon, "/metrics", Host=f"localhost:{port}")[0]
+        assert 403 == get(daemon, path, Origin="https://evil.example")[0]
+        assert 403 == get(daemon, path, Origin=f"http://{host}:{port + 1}")[0]
+        assert 403 == get(daemon, path, Sec_Fetch_Site="cross-site")[0]
+        assert 403 == get(daemon, path, Host=f"evil.example:{port}")[0]
+    assert 200 == get(daemon, "/metrics", Origin=f"http://{host}:{port}")[0]
+    assert 200 == get(daemon, "/metrics", Host=f"localhost:{port}")[0]
     link = {"Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
-    assert 200 == ask(daemon, "/", Sec_Fetch_Site="cross-site", **link)[0]
-    assert 403 == ask(daemon, "/metrics", Sec_Fetch_Site="cross-site", **link)[0]
+    assert 200 == get(daemon, "/", Sec_Fetch_Site="cross-site", **link)[0]
+    assert 403 == get(daemon, "/metrics", Sec_Fetch_Site="cross-site", **link)[0]
 
 
 def test_other_names_of_the_service(start_daemon: StartDaemon) -> None:
     """http_hosts lists further names of the service."""
     daemon = start_daemon("", *PORT, options='http_hosts = ["shm.example"]')
-    assert 200 == ask(daemon, "/metrics", Host="shm.example")[0]
-    assert 200 == ask(daemon, "/metrics", Host="SHM.example:80")[0]
-    assert 403 == ask(daemon, "/metrics", Host="x.shm.example")[0]
+    assert 200 == get(daemon, "/metrics", Host="shm.example")[0]
+    assert 200 == get(daemon, "/metrics", Host="SHM.example:80")[0]
+    assert 403 == get(daemon, "/metrics", Host="x.shm.example")[0]
 
 
 def test_every_answer_has_its_headers(start_daemon: StartDaemon) -> None:
@@ -362,7 +359,7 @@ def test_every_answer_has_its_headers(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("", *PORT)
     for path in (*PATHS[:-2], "/nowhere", "/api/v1/pools/nope"):
         for host in ("localhost", "evil.example"):
-            _, headers, _ = ask(daemon, path, Host=host)
+            _, headers, _ = get(daemon, path, Host=host)
             assert headers["Content-Security-Policy"].startswith("default-src 'self'")
             assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
             assert ("nosniff", "DENY", "no-store", "no-referrer") == (
@@ -393,12 +390,12 @@ def test_a_token(start_daemon: StartDaemon, tmp_path: Path) -> None:
     file.chmod(0o600)
     daemon = start_daemon("", *PORT, options=f'http_token_file = "{file}"')
     for path in PATHS:
-        status, headers, _ = ask(daemon, path)
+        status, headers, _ = get(daemon, path)
         assert 401 == status
         assert "Basic" in headers["WWW-Authenticate"]
-        assert 401 == ask(daemon, path, Authorization="Bearer 0123456789abcdeX")[0]
+        assert 401 == get(daemon, path, Authorization="Bearer 0123456789abcdeX")[0]
     for path in ("/metrics", "/healthz", "/", "/api/v1/pools"):
-        assert 200 == ask(daemon, path, Authorization="Bearer 0123456789abcdef")[0]
+        assert 200 == get(daemon, path, Authorization="Bearer 0123456789abcdef")[0]
     assert "0123456789abcdef" not in daemon.output()
 
 
@@ -453,16 +450,11 @@ def test_which_format(accept: str | None, kind: str) -> None:
 def test_both_formats_say_the_same(start_daemon: StartDaemon, pool_name: str) -> None:
     """Both formats are read by their own parsers and have the same samples."""
     daemon = start_daemon(POOL.format(pool_name), *PORT)
-    _, headers, text = ask(daemon, "/metrics", Accept="text/plain")
+    _, headers, text = get(daemon, "/metrics", Accept="text/plain")
     assert ("text/plain; version=0.0.4; charset=utf-8", "Accept") == (
         headers["Content-Type"], headers["Vary"],
     )  # fmt: skip
-    older = {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in older_parser.text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-    assert samples(daemon) == older
+    assert samples(daemon) == parsed(older_parser.text_string_to_metric_families(text))
     assert text.endswith("\n")
     assert "# EOF" not in text
 
@@ -520,6 +512,64 @@ def test_pools_are_read_one_at_a_time(make_pool: MakePool) -> None:
         handler.release(name)
 
 
+def test_a_failure_that_nobody_waits_for() -> None:
+    """An answer that fails after all who asked for it have gone is not reported as forgotten."""
+    reported: list[dict[str, Any]] = []
+
+    async def go() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: reported.append(what))
+        supervisor = SimpleNamespace(handler=None, on_recovery=set())
+        pages = service.Pages(supervisor, "0", admission.Admission(None))
+        fails = asyncio.Event()
+
+        async def make() -> None:
+            await fails.wait()
+            raise RuntimeError
+
+        asked = asyncio.create_task(pages._once(("rx", "audit"), make))
+        await asyncio.sleep(0)
+        asked.cancel()
+        fails.set()
+        while pages._answering:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    asyncio.run(go())
+    gc.collect()
+    assert [] == reported
+
+
+def test_audits_of_many_pools() -> None:
+    """So many are in progress at once and no more. Those who ask for one of them share it."""
+
+    async def go() -> None:
+        watched = {f"pool-{number}": None for number in range(service.SLOW_MAX + 1)}
+        supervisor = SimpleNamespace(handler=SimpleNamespace(watched=watched), on_recovery=set())
+        pages = service.Pages(supervisor, "0", admission.Admission(None))
+        ends = asyncio.Event()
+
+        async def slow(request: object) -> str:
+            await ends.wait()
+            return "{}"
+
+        pages._slow = slow
+
+        def ask(name: str) -> "asyncio.Task[Any]":
+            request = SimpleNamespace(match_info={"pool": name, "what": "audit"})
+            return asyncio.create_task(pages.pool(request))
+
+        *names, last = watched
+        asked = [ask(name) for name in (*names, names[0])]
+        await asyncio.sleep(0)
+        with pytest.raises(service.web.HTTPServiceUnavailable):
+            await ask(last)
+        ends.set()
+        assert [200] * len(asked) == [(await answer).status for answer in asked]
+        assert 200 == (await ask(last)).status
+
+    asyncio.run(go())
+
+
 def test_promtool(start_daemon: StartDaemon, pool_name: str) -> None:
     """Prometheus's own checker accepts names, types and help."""
     promtool = shutil.which("promtool")
@@ -528,7 +578,7 @@ def test_promtool(start_daemon: StartDaemon, pool_name: str) -> None:
     daemon = start_daemon(POOL.format(pool_name), *PORT)
     with shmpool.Pool.attach(pool_name) as pool:
         pool.queue("work").send(b"x")
-        text = ask(daemon, "/metrics", Accept="*/*")[2]
+        text = get(daemon, "/metrics", Accept="*/*")[2]
     done = subprocess.run(
         [promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=60
     )
@@ -543,7 +593,7 @@ def test_audits_by_many(start_daemon: StartDaemon, make_pool: MakePool, pool_nam
     pool = make_pool(name=pool_name, capacity=65536, prealloc=65536, buffer_size=64)
     daemon = start_daemon("", *PORT, options="interval = 0.05")
     with shmpool.Client(daemon.socket) as client:
-        while not any(p.held for p in client.list() if p.name == pool.name):
+        while not any(p.watched for p in client.list() if p.name == pool.name):
             pass
     path = f"/api/v1/pools/{pool.name}/audit"
     with contextlib.ExitStack() as stack:

@@ -417,7 +417,8 @@ def test_notify_without_descriptors(path: Path, run: Callable[..., str]) -> None
         import os, resource, sys
         from shmpool.service import systemd
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
-        systemd.notify("READY=1", environ={"NOTIFY_SOCKET": sys.argv[1]})
+        os.environ["NOTIFY_SOCKET"] = sys.argv[1]
+        systemd.notify("READY=1")
         print("returned")
         """
     assert "returned\n" == run(script, path)
@@ -507,5 +508,5 @@ def test_few_descriptors(start_daemon: StartDaemon, pool_name: str) -> None:
         answer = sock.recv(4096)  # the last client gets the reason
         assert b"clients are connected already" in answer
     with shmpool.Client(daemon.socket, timeout=60) as client:
-        assert [pool_name] == [pool.name for pool in client.list() if pool.held]
+        assert [pool_name] == [pool.name for pool in client.list() if pool.watched]
         assert client.audit(pool_name).ok

@@ -140,16 +140,37 @@ def test_a_program_that_has_its_variables(pool: shmpool.Pool) -> None:
 
 
 def test_variables_that_raise(pool: shmpool.Pool) -> None:
-    """Whatever the classes of a program do, the message is given, with the count alone."""
+    """Whatever the classes of a program do, no code of theirs runs, and the message is given."""
 
     class Odd(np.ndarray[Any, Any]):
-        @property
-        def base(self) -> Any:
+        def refuse(self) -> Any:
             raise RuntimeError
+
+        base = shape = dtype = property(refuse)  # type: ignore[assignment]
+
+    class Strange(dict[str, Any]):
+        def keys(self) -> Any:
+            raise RuntimeError
+
+    class Meta(type):
+        @classmethod
+        def __prepare__(cls, name: str, bases: tuple[type, ...], /, **_: Any) -> Strange:
+            return Strange()
 
     buf = pool.alloc()
     odd = np.frombuffer(buf.data, "u1").view(Odd)
-    assert "1 memoryview or numpy array of it is alive" in said(buf.free)
+    text = "numpy array odd of shape (256,) and dtype uint8 is alive; delete it first (del odd)"
+    assert said(buf.free).endswith(text)
+
+    class Body(metaclass=Meta):
+        text = said(buf.free)
+
+    assert Body.text.endswith(text)
+    globals()[1] = buf.view  # type: ignore[index]
+    try:
+        assert said(buf.free).endswith("and 1 more are alive; delete them first (del odd)")
+    finally:
+        del globals()[1]  # type: ignore[arg-type]
     del odd
     buf.free()
 

@@ -247,6 +247,18 @@ def test_a_burst_without_room(pool: shmpool.Pool) -> None:
     assert at_rest(pool)
 
 
+def test_a_burst_never_waits(pool: shmpool.Pool) -> None:
+    """With a timeout of 0 no buffer of the burst waits for room."""
+    queue = pool.create_queue("q", capacity=4)
+    fill(queue, 4)
+    burst = queue.get_many(3)
+    queue.send_many([b"5", b"6"])
+    before = pool.stats().counters["sleep"]
+    with pytest.raises(shmpool.Full):
+        burst.nack(timeout=0)
+    assert before == pool.stats().counters["sleep"]
+
+
 def test_a_child_of_a_fork(pool: shmpool.Pool) -> None:
     """A child cannot return a Buffer of its parent."""
     queue = pool.create_queue("q", capacity=8)

@@ -86,6 +86,13 @@ def test_c_refuses_what_is_out_of_range(name: str) -> None:
             assert plan(PoolOptions(**beside))[1] is None
 
 
+def test_a_narrow_range() -> None:
+    """A range that other options have narrowed to one value, or to none but 0."""
+    option = POOL["cache_size"]
+    assert "0 or a power of two from 32 to 32" == option.allowed(32, 32)
+    assert "0" == option.allowed(32, 16)
+
+
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_a_default_is_what_the_record_says(name: str) -> None:
     """The value that replaces None is the one that a pool gets."""
@@ -153,7 +160,6 @@ def test_what_is_wrong_with_a_queue(
 def test_the_command_line_and_the_configuration_have_the_same_names() -> None:
     """Every option is one of `shmpool create`, and a key of its table in the configuration."""
     pytest.importorskip("click", reason="shmpool[cli] is not installed")
-    pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
     from shmpool.cli import create
     from shmpool.service import config
 

@@ -37,14 +37,14 @@ def test_a_slow_pool_waits() -> None:
     clock = Clock()
     turns = budgets(clock)
     for pool, took in (("quick", 0.0), ("slow", 0.5)):
-        assert turns.ready(pool)
+        assert turns.pause(pool) <= 0
         with turns.use(pool):
             clock.used += took
-    assert (True, False) == (turns.ready("quick"), turns.ready("slow"))
+    assert turns.pause("quick") <= 0 < turns.pause("slow")
     clock.now += 0.5 * 2 / SHARE - 0.01
-    assert not turns.ready("slow")
+    assert turns.pause("slow") > 0
     clock.now += 0.02
-    assert turns.ready("slow")
+    assert turns.pause("slow") <= 0
 
 
 def test_a_slow_pool_is_reported_once() -> None:
@@ -59,7 +59,7 @@ def test_a_slow_pool_is_reported_once() -> None:
 
     assert [None, 2 / SHARE, None] == [inspect(0.4 * SHARE), inspect(2.0), inspect(2.0)]
     turns.keep([])
-    assert turns.ready("slow")
+    assert turns.pause("slow") <= 0
     assert 2 / SHARE == inspect(2.0)
 
 
@@ -70,7 +70,7 @@ def test_an_error_uses_the_turn_too() -> None:
     with pytest.raises(errors.SegmentInvalid), turns.use("slow"):  # noqa: PT012 - that takes time
         clock.used += 1.0
         raise errors.SegmentInvalid("damaged")
-    assert not turns.ready("slow")
+    assert turns.pause("slow") > 0
 
 
 class Steps:
@@ -261,7 +261,7 @@ def test_a_crafted_pool_delays_no_other(
     craft(crafted)
     daemon = start_daemon(options="interval = 0.05")
     with shmpool.Client(daemon.socket, timeout=60) as client:
-        eventually(lambda: sum(pool.held for pool in client.list()) == 2)
+        eventually(lambda: sum(pool.watched for pool in client.list()) == 2)
         asked = [start(ASK, daemon.socket, crafted.name) for _ in range(4)]
         for asker in asked:
             assert "asking" == asker.line()

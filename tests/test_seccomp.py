@@ -150,10 +150,10 @@ def test_no_event_loop(start: Start, tmp_path: Path) -> None:
     pytest.importorskip("uvloop", reason="shmpool[daemon] is not installed")
     child = start(
         f"""{FILTER}
-import shmpool.daemon
+import shmpool.service.daemon
 sys.stderr = sys.stdout
 refuse(errno.EPERM, {numbers("fcntl")})
-sys.exit(shmpool.daemon.run(None, {{"socket": sys.argv[1]}}, "0"))
+sys.exit(shmpool.service.daemon.run(None, {{"socket": sys.argv[1]}}, "0"))
 """,
         tmp_path / "d.sock",
     )

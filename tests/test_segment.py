@@ -18,6 +18,8 @@ from conftest import Child, Eventually, MakePool, open_files
 import shmpool
 import shmpool.segment
 from shmpool._ffi import lib
+from shmpool.pool_files import open_file
+from shmpool.segment import Segment
 from shmpool.view import View
 
 
@@ -31,6 +33,14 @@ def test_a_missing_segment(pool_name: str) -> None:
         with pytest.raises(shmpool.PoolNotFound, match=pool_name) as caught:
             call(pool_name)
         assert isinstance(caught.value, FileNotFoundError)
+
+
+def test_a_file_that_shrinks(pool: shmpool.Pool) -> None:
+    """A file that was truncated after its header was read is not mapped: a read would be SIGBUS."""
+    size = segment(pool.name).stat().st_size
+    file = open_file(pool.name, read_only=True)
+    with pytest.raises(shmpool.SegmentInvalid, match=f"{pool.name}.*truncated"):
+        Segment(pool.name, file, size + 1, read_only=True)
 
 
 def test_mode_and_group(make_pool: MakePool) -> None:

@@ -24,7 +24,7 @@ import shmpool
 from shmpool.view import View
 
 pytest.importorskip("click", reason="shmpool[cli] is not installed")
-pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
+pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
 
 from shmpool.cli.main import shmpool as cli
 
@@ -389,7 +389,9 @@ def test_a_members_process_of_any_name(
             child.kill()
         eventually(lambda: 1 == len(client.members(pool.name)))
         later = make_pool()
-        eventually(lambda: any(found.name == later.name and found.held for found in client.list()))
+        eventually(
+            lambda: any(found.name == later.name and found.watched for found in client.list())
+        )
         assert [children[2].pid] == [holder.pid for holder in client.holders(pool.name)]
     assert "Traceback" not in daemon.output()
     assert "failed" not in daemon.output()

@@ -94,17 +94,16 @@ PYTHON_ORDER = re.findall(
     service.config_lines service.config_values service.config service.declared_pools
     service.adoption service.file_watch service.supervisor service.systemd
     service.logs service.listening service.connection service.admission service.metrics
-    service.http daemon
+    service.http service.daemon
     cli.__init__ cli.output cli.access cli.main cli.container cli.diagnosis cli.screen
     cli.describe cli.ls cli.create cli.rm cli.stats cli.members cli.holders cli.audit
     cli.recover cli.trim cli.letters cli.prune cli.watch cli.top cli.doctor cli.completion
-    cli.daemon cli.bench __main__
+    cli.daemon cli.bench daemon __main__
     """,
 )
-LATE = {  # imported inside a function: the clients at first use, and modules that start a program
+LATE = {  # imported inside a function: the clients at first use, and the command behind main()
     "__init__": {"rpc.client", "rpc.records", "rpc.__init__"},
     "cli.__init__": {"cli.main"},
-    "daemon": {"cli.daemon"},
 }
 BENCH_ORDER = re.findall(
     r"\S+",

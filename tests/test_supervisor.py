@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from conftest import DEADLINE_S, Child, MakePool
 
-pytest.importorskip("cattrs", reason="shmpool[daemon] is not installed")
+pytest.importorskip("aiohttp", reason="shmpool[daemon] is not installed")
 
 import shmpool
 from shmpool import errors

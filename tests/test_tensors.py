@@ -5,19 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakePool
+from conftest import at_rest
 
 import shmpool
-
-
-@pytest.fixture
-def pool(make_pool: MakePool) -> shmpool.Pool:
-    return make_pool(buffer_size=1024, capacity=64)
-
-
-@pytest.fixture
-def queue(pool: shmpool.Pool) -> shmpool.AlfQueue:
-    return pool.create_queue("q", capacity=8)
 
 
 def test_numpy_reads_a_buffer_through_dlpack(pool: shmpool.Pool) -> None:
@@ -126,7 +116,7 @@ def test_torch(queue: shmpool.AlfQueue) -> None:
         assert source.tolist() == tensor.tolist()
         assert 1 == queue.pool._exports
         del tensor, array
-    assert (True, {}) == (queue.pool.audit().ok, queue.pool.audit().held)
+    assert at_rest(queue.pool)
 
 
 def test_arrow(queue: shmpool.AlfQueue) -> None:

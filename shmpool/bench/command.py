@@ -5,6 +5,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -86,13 +87,9 @@ def bench(
         cores = tuple(sorted(os.sched_getaffinity(0))[:2])
         if len(cores) < 2:
             raise click.ClickException("the benchmark needs two cores; this process may use one")
-        settings = replace(QUICK if quick else FULL, pin=pin, cores=cores)
-        settings = replace(
-            settings,
-            runs=runs or settings.runs,
-            sizes=sizes or settings.sizes,
-            pairs=pairs or settings.pairs,
-        )
+        given = {"runs": runs, "sizes": sizes, "pairs": pairs}
+        chosen: dict[str, Any] = {name: value for name, value in given.items() if value}
+        settings = replace(QUICK if quick else FULL, pin=pin, cores=cores, **chosen)
         result = measure(settings, cells(settings, transports, scenarios), transports)
         _output(result, json_path, report)
 

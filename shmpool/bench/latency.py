@@ -5,6 +5,7 @@ Times go into a histogram of three significant digits (HdrHistogram), so that ra
 exactly.
 """
 
+import re
 import time
 from enum import Enum
 from pathlib import Path
@@ -94,9 +95,6 @@ def idle(
 
 def _switches(pid: int) -> int:
     """How often the process's threads have gone to sleep so far."""
-    total = 0
-    for path in Path(f"/proc/{pid}/task").glob("*/status"):
-        for line in path.read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches"):
-                total += int(line.split()[1])
-    return total
+    texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    found = re.findall(r"^voluntary_ctxt_switches:\s*(\d+)", "".join(texts), re.MULTILINE)
+    return sum(map(int, found))

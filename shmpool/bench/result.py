@@ -4,6 +4,7 @@
 import json
 import os
 import platform
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,19 +81,13 @@ class Result:
 
 
 def machine() -> dict[str, str]:
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
+    text = Path("/proc/cpuinfo").read_text()
+    models = re.findall(r"^model name\s*: (.+)", text, re.MULTILINE)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "processor": f"{model}, {os.cpu_count()} cores",
+        "processor": f"{(models or [platform.machine()])[0]}, {os.cpu_count()} cores",
         "memory": f"{memory / 2**30:.0f} GiB",
-        "virtual": "yes" if "hypervisor" in Path("/proc/cpuinfo").read_text() else "no",
+        "virtual": "yes" if "hypervisor" in text else "no",
         "kernel": platform.release(),
         "python": platform.python_version(),
         "libc": " ".join(platform.libc_ver()),

@@ -12,6 +12,7 @@ import contextlib
 import mmap
 import os
 import shutil
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,15 +69,8 @@ class Scoreboard:
 
 
 def length(log: "memoryview | Words") -> int:
-    """How many words a log has. Binary search: logs are filled from the front, no word is zero."""
-    low, high = 0, len(log)
-    while low < high:
-        middle = (low + high) // 2
-        if log[middle]:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    """How many words a log has: it is filled from the front, and no word is zero."""
+    return bisect_left(log, True, key=lambda word: word == 0)
 
 
 def sweep() -> None:

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class Transport(ABC):
     library: str  # as in the tables
     call = ""  # the functions that are called, if a library has several contestants
     package: str | None = None  # the distribution; None if it comes with Python
+    module = ""  # what to import of it
     shape = Shape.QUEUE
     polls = False  # a receive never waits; the loop yields the processor instead
     prefix = ""  # of the names of shared memory or queues
@@ -89,6 +90,15 @@ class Transport(ABC):
             return metadata.version(cls.package) if cls.package else ""
         except metadata.PackageNotFoundError:
             return None
+
+    @property
+    def lib(self) -> Any:
+        """The library's module, which is imported by the first use in a run."""
+        return import_module(self.module)
+
+    def each(self, open_one: Callable[[int], Any]) -> list[Any]:
+        """For create(): what open_one(channel) returns for each channel."""
+        return [open_one(channel) for channel in range(self.spec.channels)]
 
     def name(self, channel: int) -> str:
         """A name for the channel's shared memory or queue."""

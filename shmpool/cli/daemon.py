@@ -38,7 +38,7 @@ def command(config: Path | None, socket: str | None, http: str | None, check: bo
     recovers dead members. Workers do not need it.
     """
     try:
-        from .. import daemon
+        from ..service import daemon
     except ModuleNotFoundError as error:
         needs_extra(error, "daemon")
     given = {"socket": socket, "http": http}

@@ -19,9 +19,9 @@ def command(backend: Backend, as_json: bool) -> None:
         ("pool", "capacity", "created", "free", "cached", "held", "queued", "queues", "members",
          "memory", "daemon", "alarms"),
         [
-            (pool.name, pool.capacity, pool.created, pool.free, pool.cached, pool.in_hand,
+            (pool.name, pool.capacity, pool.created, pool.free, pool.cached, pool.held,
              pool.queued, pool.queues, pool.members, size_text(pool.reserved),
-             "watches" if pool.held else "", pool.alarms)
+             "watches" if pool.watched else "", pool.alarms)
             for pool in pools
             if pool.trouble is None
         ],

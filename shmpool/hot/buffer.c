@@ -195,8 +195,7 @@ static PyObject *buffer_exit(PyObject *object, PyObject *args)
 		Py_RETURN_NONE; /* put into a queue, or freed, inside the block */
 	if (likely(!PyTuple_GET_SIZE(args) || PyTuple_GET_ITEM(args, 0) == Py_None))
 		return buffer_free(object, NULL);
-	hot_buffer_abandon(
-		self); /* a failure must not replace the exception that leaves the block */
+	hot_buffer_abandon(self); /* raises nothing: an exception leaves the block already */
 	Py_RETURN_NONE;
 }
 
@@ -213,8 +212,7 @@ static PyObject *buffer_repr(PyObject *object)
 static PyMethodDef buffer_methods[] = {
 	{ "write", hot_buffer_write, METH_O,
 	  "write($self, payload, /)\n--\n\nCopies a bytes-like object to the start of data and "
-	  "sets "
-	  "length.\n\nReturns the length in bytes.\n\nRaises:\n"
+	  "sets length.\n\nReturns the length in bytes.\n\nRaises:\n"
 	  "    PayloadTooLarge: payload has more bytes than data.\n"
 	  "    BufferReleased: this process does not own the buffer any more.\n"
 	  "    PoolClosed: the pool is closed." },

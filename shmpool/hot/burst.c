@@ -10,12 +10,8 @@
 
 #include <structmember.h>
 
-static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named))
+struct burst_object *burst_make(PyTypeObject *type, struct pool_object *pool, uint32_t room)
 {
-	PyObject *pool;
-	unsigned int room;
-	if (!PyArg_ParseTuple(args, "O!I", hot_pool_type, &pool, &room))
-		return NULL;
 	struct burst_object *self = (struct burst_object *)type->tp_alloc(type, 0);
 	if (!self)
 		return NULL;
@@ -24,17 +20,18 @@ static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUS
 	self->room = room;
 	self->handle = PyMem_Calloc(room, sizeof *self->handle);
 	if (self->handle)
-		return (PyObject *)self;
+		return self;
 	Py_DECREF(self);
-	return PyErr_NoMemory();
+	return (struct burst_object *)PyErr_NoMemory();
 }
 
-struct burst_object *burst_make(PyTypeObject *type, struct pool_object *pool)
+static PyObject *burst_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(named))
 {
-	PyObject *args = Py_BuildValue("(OI)", pool, 0);
-	PyObject *self = args ? burst_new(type, args, NULL) : NULL;
-	Py_XDECREF(args);
-	return (struct burst_object *)self;
+	PyObject *pool;
+	unsigned int room;
+	if (!PyArg_ParseTuple(args, "O!I", hot_pool_type, &pool, &room))
+		return NULL;
+	return (PyObject *)burst_make(type, (struct pool_object *)pool, room);
 }
 
 int burst_usable(const struct burst_object *self)

@@ -30,9 +30,9 @@ static inline bool burst_has(const struct burst_object *self, uint32_t i)
 	return !self->element || !self->element[i] || burst_has_element(self, i);
 }
 
-/* Returns a released Burst of that type, without room for handles; NULL with an exception. May run
- * Python code (a collection). */
-struct burst_object *burst_make(PyTypeObject *type, struct pool_object *pool);
+/* Returns a released Burst of that type with room for so many handles; NULL with an exception. May
+ * run Python code (a collection). */
+struct burst_object *burst_make(PyTypeObject *type, struct pool_object *pool, uint32_t room);
 
 /* 0 if the caller may use the burst, else -1 with an exception. */
 int burst_usable(const struct burst_object *self);

@@ -98,7 +98,8 @@ PyObject *burst_set_column(PyObject *object, PyObject *args)
 	return PyLong_FromLongLong(code);
 }
 
-/* A field of the header. */
+/* A field of the header. shmpool_field() has each of them too, but looks up the pool and the buffer
+ * for one value: a burst does so once, and needs to know where the fields are. */
 struct field {
 	const char *name;
 	size_t offset;

@@ -150,7 +150,7 @@ PyObject *burst_divide(PyObject *object, PyObject *index)
 	struct chosen c = { 0 };
 	if (selection_open(&s, object, index))
 		return NULL;
-	struct burst_object *part = burst_make(Py_TYPE(object), self->pool);
+	struct burst_object *part = burst_make(Py_TYPE(object), self->pool, 0);
 	if (part && !burst_usable(self) && !choose(self, &s, &c) &&
 	    !make_room(part, c.n, self->element))
 		move_chosen(self, part, &c);

@@ -297,9 +297,9 @@ static inline int hot_get_once(const struct queue_object *self, struct lookup *c
 int64_t hot_get_block(struct queue_object *self, double timeout, struct lookup *c,
 		      uint64_t *handle);
 
-/* get() and put() for arrays.c. hot_queue_get() returns a new Buffer, or raises. hot_queue_put()
- * returns a code, HOT_RAISED for an exception; the caller has checked that the Buffer may go, and
- * releases it. */
+/* get() and put() of one Buffer, for arrays.c too. hot_queue_get() returns a new Buffer, or raises.
+ * hot_queue_put() returns a code, HOT_RAISED for an exception. The caller has checked that the
+ * Buffer may go, and releases it. */
 PyObject *hot_queue_get(struct queue_object *self, double timeout);
 int64_t hot_queue_put(struct queue_object *self, struct buffer_object *buffer, double timeout);
 

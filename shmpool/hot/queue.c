@@ -47,6 +47,7 @@ static inline int put_once(const struct queue_object *self, const uint64_t *hand
 	return likely(!error) ? lookup_put(&c, handle, 1) : error;
 }
 
+/* Inline: the compiler leaves hot_queue_put() out of line, which costs put() a call. */
 static inline int64_t put_or_wait(struct queue_object *self, struct buffer_object *buffer,
 				  double timeout)
 {
@@ -151,16 +152,11 @@ static inline PyObject *get_buffer(struct queue_object *self, double timeout, in
 	return NULL;
 }
 
-static PyObject *queue_get_any(struct queue_object *self, double timeout)
+PyObject *hot_queue_get(struct queue_object *self, double timeout)
 {
 	int64_t code;
 	PyObject *buffer = get_buffer(self, timeout, &code);
 	return likely(buffer) ? buffer : hot_queue_raise(self, code, NULL, 0);
-}
-
-PyObject *hot_queue_get(struct queue_object *self, double timeout)
-{
-	return queue_get_any(self, timeout);
 }
 
 static PyObject *queue_get_method(PyObject *object, PyObject *const *args, Py_ssize_t n,
@@ -169,12 +165,12 @@ static PyObject *queue_get_method(PyObject *object, PyObject *const *args, Py_ss
 	struct hot_arguments given;
 	if (hot_parse("get", NULL, args, n, names, &given))
 		return NULL;
-	return queue_get_any((struct queue_object *)object, given.timeout);
+	return hot_queue_get((struct queue_object *)object, given.timeout);
 }
 
 static PyObject *queue_get_nowait(PyObject *object, PyObject *Py_UNUSED(unused))
 {
-	return queue_get_any((struct queue_object *)object, 0);
+	return hot_queue_get((struct queue_object *)object, 0);
 }
 
 static PyObject *queue_try_get(PyObject *object, PyObject *Py_UNUSED(unused))
@@ -245,14 +241,11 @@ static PyMethodDef queue_methods[] = {
 	  " for one.\n\nRaises:\n" RAISES_GET },
 	{ "get_array", HOT_FAST(hot_get_array),
 	  "get_array($self, timeout=None)\n--\n\nTakes the oldest array that put_array() put: a "
-	  "numpy "
-	  "array over the buffer, not a copy.\n\n" TIMEOUT
+	  "numpy array over the buffer, not a copy.\n\n" TIMEOUT
 	  " for one. The buffer goes\nback to its pool with the last array or view of it. The "
-	  "array may "
-	  "be put again.\n\nA message that is no array, or whose record of dtype and shape is "
-	  "corrupted, goes back to\nthe queue as by Buffer.nack(); if that fails, as in a queue "
-	  "with a "
-	  "single producer, the\nexception has it.\n\nRaises:\n"
+	  "array may be put again.\n\nA message that is no array, or whose record of dtype and "
+	  "shape is corrupted, goes back to\nthe queue as by Buffer.nack(); if that fails, as in a "
+	  "queue with a single producer, the\nexception has it.\n\nRaises:\n"
 	  "    NoArray: the message is no array.\n" RAISES_GET },
 	{ "get_nowait", queue_get_nowait, METH_NOARGS, "get_nowait($self)\n--\n\nget(timeout=0)." },
 	{ "send", HOT_FAST(hot_send),
@@ -270,8 +263,7 @@ static PyMethodDef queue_methods[] = {
 	  "loops that poll." },
 	{ "send_many", HOT_FAST(hot_send_many),
 	  "send_many($self, payloads, timeout=None)\n--\n\nSends each of the payloads, in order, "
-	  "in "
-	  "bulks of up to 256 payloads or 256 KiB.\n\n" TIMEOUT
+	  "in bulks of up to 256 payloads or 256 KiB.\n\n" TIMEOUT
 	  " until all are sent. Full and PoolExhausted say in their\n"
 	  "attribute sent how many were.\n\nRaises:\n" RAISES_SEND RAISES_PUT },
 	{ "recv_many", HOT_FAST(hot_recv_many),

@@ -32,13 +32,13 @@ class PoolSummary:
     """One pool in a listing. Where trouble is set, the figures are 0."""
 
     name: str
-    held: bool  # the daemon watches it and recovers its dead members
+    watched: bool  # the daemon watches it and recovers its dead members
     capacity: int = 0
     buffer_size: int = 0
     created: int = 0
     free: int = 0
     cached: int = 0
-    in_hand: int = 0
+    held: int = 0
     queued: int = 0
     queues: int = 0
     members: int = 0

@@ -3,8 +3,8 @@
 
 The daemon watches the pools that the configuration declares, if their file belongs to the daemon's
 user or root and gives no more rights to write than declared. It also watches pools that match
-[daemon] adopt, if their owner is one that config.Owners accepts. Files of other users are counted
-and never opened, whatever their names.
+[daemon] adopt, if config_values.Owners includes their owner. Files of other users are counted and
+never opened, whatever their names.
 
 What is remembered of files that are not watched is bounded: anybody may create files in /dev/shm.
 

@@ -4,29 +4,20 @@
 Every mistake is reported, with its line and value. Pools that exist are not read here.
 """
 
-import operator
 import os
 import re
 import tomllib
+import types
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from fnmatch import fnmatchcase
-from functools import cache, cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
-
-from cattrs import Converter
-from cattrs.errors import (
-    AttributeValidationNote,
-    ForbiddenExtraKeysError,
-    IterableValidationNote,
-)
-from cattrs.gen import make_dict_structure_fn, override
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from .. import errors
 from ..names import LINE_SHOWN, checked_name, printable
 from ..options import (
-    ByClass,
     Geometry,
     Option,
     PoolOptions,
@@ -38,6 +29,7 @@ from ..options import (
     queue_refusals,
 )
 from ..os_errors import SHM, shared_memory, size_text
+from ..rpc import wire
 from ..segment import group_id
 from . import config_lines
 from .alarms import Policy
@@ -54,6 +46,7 @@ from .config_values import (
 )  # fmt: skip
 from .handlers import WATCHED_MAX
 
+FLOAT_BITS = 1024  # of an integer that no float holds
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -180,11 +173,9 @@ def parse(text: str, source: str = "config") -> Config:
     trouble = _Trouble(document)
     if (path := too_large(data)) is not None:
         raise document.error(path, "the number is too large; options take at most 64 bits")
-    try:
-        tables = _converter().structure(data, Tables)
-    except Exception as error:  # an ExceptionGroup: cattrs collects
-        _collect(error, (), trouble)
-        raise trouble.error() from None
+    tables = _read(Tables, data, (), trouble)
+    if trouble.lines:
+        raise trouble.error()
     _check(tables, trouble)
     if trouble.lines:
         raise trouble.error()
@@ -232,94 +223,64 @@ def _unreadable(text: str, source: str, error: Exception) -> str:
     return f"{source}, line {at + 1}: {printable(lines[at].strip(), SHOWN)}: a number is too large"
 
 
-Hook = Callable[[Any, Any], Any]
 _WORDS = {
     str: "a string", int: "an integer", float: "a number", bool: "true or false",
     list: "an array", dict: "a table",
 }  # fmt: skip
 
 
-def _strict(kind: type, go_on: Hook) -> Hook:
-    """Returns a hook that refuses values of other types, which cattrs itself would convert."""
-
-    def structure(value: Any, wanted: Any) -> Any:
-        if type(value) is not kind and (kind, type(value)) != (float, int):
-            raise TypeError(f"it must be {_WORDS[kind]}")
-        return go_on(value, wanted)
-
-    return structure
-
-
-def _mode(value: Any, _: Any) -> int:
-    """Permission bits, from a string in octal."""
-    if not isinstance(value, str) or not re.fullmatch("0?[0-7]{3}", value):
-        raise TypeError('it must be a string in octal, from "0000" to "0777"')
-    return int(value, 8)
-
-
-def _by_class(value: Any, _: Any) -> int | list[int] | None:
-    """An option of a size class: a value, or one for each class."""
-    numbers = value if isinstance(value, list) else [] if value is None else [value]
-    if any(type(number) is not int for number in numbers):
-        raise TypeError("it must be an integer, or an array of integers: one for each size class")
-    return value  # type: ignore[no-any-return]
-
-
-def _group(value: Any, _: Any) -> str | int | None:
-    if value is not None and type(value) not in (str, int):
-        raise TypeError("it must be a string or an integer")
-    return value  # type: ignore[no-any-return]
-
-
-@cache  # the code that it generates stays for good
-def _converter() -> Converter:
-    converter = Converter(forbid_extra_keys=True, detailed_validation=True)
-    for plain in (str, int, float, bool):
-        converter.register_structure_hook(plain, _strict(plain, lambda value, kind: kind(value)))
-    converter.register_structure_hook_func(
-        lambda kind: kind in (ByClass, ByClass | None), _by_class
-    )
-    # Each before those that contain it: cattrs needs a field's hook when it makes the record's.
-    ordered: tuple[Any, ...] = (
-        list[str], QueueOptions, dict[str, QueueOptions],
-        PoolConfig, dict[str, PoolConfig], DaemonOptions,
-    )  # fmt: skip
-    for kind in ordered:
-        origin = get_origin(kind)
-        if origin is None:
-            by_field = {"mode": override(struct_hook=_mode), "group": override(struct_hook=_group)}
-            special: dict[str, Any] = {
-                name: hook for name, hook in by_field.items() if hasattr(kind, name)
-            }
-            fill = make_dict_structure_fn(
-                kind, converter, _cattrs_forbid_extra_keys=True, **special
-            )
-            converter.register_structure_hook(kind, _strict(dict, fill))
-        else:
-            strict = _strict(origin, converter.get_structure_hook(kind))
-            converter.register_structure_hook_func(partial(operator.eq, kind), strict)
-    return converter
-
-
-def _collect(error: BaseException, path: config_lines.Path, trouble: _Trouble) -> None:
-    """Adds each exception in what cattrs raises, with its path."""
-    for note in getattr(error, "__notes__", ()):
-        if isinstance(note, IterableValidationNote):
-            path = (*path, str(note.index))
-        elif isinstance(note, AttributeValidationNote):
-            path = (*path, note.name)
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            _collect(inner, path, trouble)
-    elif isinstance(error, ForbiddenExtraKeysError):
-        known = ", ".join(sorted(known.name for known in fields(error.cl)))
-        for key in sorted(error.extra_fields):
-            trouble.add((*path, key), f"unknown key; known are {known}")
-    elif isinstance(error, KeyError):
-        trouble.add(path[:-1] if path and path[-1] == error.args[0] else path,
-                    f"{error.args[0]} is missing")  # fmt: skip
+def _read(kind: Any, value: Any, path: config_lines.Path, trouble: _Trouble) -> Any:
+    """Returns a value of tomllib as one of that type. Adds what does not fit, and where."""
+    if is_dataclass(kind):
+        return _read_record(kind, value, path, trouble)
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    if origin is Literal:
+        fits, allowed = value in inner, wire.spelled(kind)
+    elif origin in (Union, types.UnionType):  # with None, which TOML does not have
+        choices = {get_origin(c) or c: c for c in inner if c is not types.NoneType}
+        if type(value) in choices:
+            return _read(choices[type(value)], value, path, trouble)
+        fits, allowed = False, " or ".join(map(_WORDS.__getitem__, choices))
     else:
-        trouble.add(path, str(error))
+        fits, allowed = type(value) is origin, _WORDS[origin]
+    if origin is float and type(value) is int:
+        fits, allowed = value.bit_length() < FLOAT_BITS, "smaller: the number is too large"
+    if not fits:
+        trouble.add(path, f"it must be {allowed}")
+    elif origin is list:
+        return [_read(inner[0], v, (*path, str(i)), trouble) for i, v in enumerate(value)]
+    elif origin is dict:
+        return {key: _read(inner[1], v, (*path, key), trouble) for key, v in value.items()}
+    elif origin is float:
+        return float(value)
+    return value
+
+
+def _read_record(kind: Any, value: Any, path: config_lines.Path, trouble: _Trouble) -> Any:
+    """Returns a table as a record; None if anything does not fit."""
+    if type(value) is not dict:
+        trouble.add(path, "it must be a table")
+        return None
+    known, options, found = wire.hints(kind), options_of(kind), {}
+    for key in value.keys() - known.keys():
+        trouble.add((*path, key), f"unknown key; known are {', '.join(sorted(known))}")
+    for option in fields(kind):
+        name, at = option.name, (*path, option.name)
+        if name not in value:
+            if wire.is_required(option):
+                trouble.add(path, f"{name} is missing")
+        elif name in options and options[name].octal:
+            found[name] = _read_octal(value[name], at, trouble)
+        else:
+            found[name] = _read(known[name], value[name], at, trouble)
+    return None if trouble.lines else kind(**found)
+
+
+def _read_octal(value: Any, path: config_lines.Path, trouble: _Trouble) -> int:
+    if isinstance(value, str) and re.fullmatch("0?[0-7]{3}", value):
+        return int(value, 8)
+    trouble.add(path, 'it must be a string in octal, from "0000" to "0777"')
+    return 0
 
 
 def _check(config: Tables, trouble: _Trouble) -> None:

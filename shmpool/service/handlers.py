@@ -61,41 +61,41 @@ class RequestHandler:
         self.watched: dict[str, WatchedPool] = {}
         self.watched_max = WATCHED_MAX
         self.names: Callable[[], list[str]] = pool_names  # what there is to list
-        self.foreign = self.refused = 0  # files of other users; declared pools that are not held
+        self.foreign = self.refused = 0  # files of other users; declared pools that are refused
 
-    # Holding.
+    # Watching.
 
     def watch(self, name: str, policy: Policy, rank: Rank = Rank.OWN) -> WatchedPool:
-        """Watches a pool, or changes the policy of one that is held. A declared one counts as in
-        use. LimitReached."""
-        held = self._watched(name)
-        if held is None:
+        """Watches a pool, or changes the policy of one that is watched. A declared one counts as
+        in use. LimitReached."""
+        watched = self._watched(name)
+        if watched is None:
             self.release(name)
             if len(self.watched) >= self.watched_max:
                 raise errors.LimitReached(
-                    f"pool {name!r}: {self.watched_max} pools are held already, which is the most; "
-                    "unlink a pool, or let [daemon] adopt name fewer"
+                    f"pool {name!r}: {self.watched_max} pools are watched already, which is the "
+                    "most; unlink a pool, or let [daemon] adopt name fewer"
                 )
-            held = self.watched[name] = WatchedPool(View(name), policy)
-        held.use(policy, rank)
-        return held
+            watched = self.watched[name] = WatchedPool(View(name), policy)
+        watched.use(policy, rank)
+        return watched
 
     def release(self, name: str) -> None:
         """Detaches from a pool, which stays."""
-        held = self.watched.pop(name, None)
-        if held is not None:
-            held.close()
+        watched = self.watched.pop(name, None)
+        if watched is not None:
+            watched.close()
 
     def _watched(self, name: str) -> WatchedPool | None:
-        """The pool, if it is held and the name does not stand for another one now."""
-        held = self.watched.get(name)
-        return None if held is None or held.view.stale() else held
+        """The pool, if it is watched and the name does not stand for another one now."""
+        watched = self.watched.get(name)
+        return None if watched is None or watched.view.stale() else watched
 
     @contextlib.contextmanager
     def _view(self, name: str) -> Iterator[View]:
-        held = self._watched(name)
-        if held is not None:
-            yield held.view
+        watched = self._watched(name)
+        if watched is not None:
+            yield watched.view
         else:
             with View(name) as view:
                 yield view
@@ -121,9 +121,9 @@ class RequestHandler:
                 with self._view(name) as view:
                     return _description(view)
             case GetStats(name):
-                held = self._watched(name)
-                if held is not None:
-                    return held.stats()
+                watched = self._watched(name)
+                if watched is not None:
+                    return watched.stats()
                 with View(name) as view:
                     return stats_of(view, time.time(), Recoveries(), [])
             case GetMembers(name):
@@ -135,7 +135,7 @@ class RequestHandler:
                 with Pool.attach(name) as pool:
                     return pool.trim(keep)
             case Peek(name, queue, n, size):
-                with View(name) as view:  # not the one that is held: that is the event loop's
+                with View(name) as view:  # not the watched one's: that is the event loop's
                     return view.peek(queue, n, size)
             case Redrive(name, queue, n, to=to, reset=reset):
                 with Pool.attach(name) as pool:
@@ -173,30 +173,30 @@ class RequestHandler:
                 return self.answer(request)
 
     def _summary(self, name: str) -> PoolSummary:
-        """By a view of its own: it may be made by another thread than releases those held."""
-        held = self.watched.get(name)
+        """By a view of its own: another thread than the one that releases pools may make it."""
+        watched = self.watched.get(name)
         try:
             with View(name) as view:
-                if held is not None and held.inode != view.inode:
-                    held = None
+                if watched is not None and watched.inode != view.inode:
+                    watched = None
                 stats, queues = view.stats(), view.queues()
                 return PoolSummary(
                     name=name,
-                    held=held is not None,
+                    watched=watched is not None,
                     capacity=stats.capacity,
                     buffer_size=view.geometry.buffer_size,
                     created=stats.created,
                     free=stats.free,
                     cached=stats.cached,
-                    in_hand=stats.held,
+                    held=stats.held,
                     queued=stats.queued,
                     queues=len(queues),
                     members=stats.members,
                     reserved=view.file().reserved,
-                    alarms=len(held.alarms.active()) if held else 0,
+                    alarms=len(watched.alarms.active()) if watched else 0,
                 )
         except (errors.ShmpoolError, OSError) as error:
-            return PoolSummary(name, held is not None, trouble=str(error))
+            return PoolSummary(name, watched is not None, trouble=str(error))
 
 
 def _description(view: View) -> Description:

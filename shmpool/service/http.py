@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from ..stats import Member
 from .admission import Admission
 from .config import DaemonOptions
 from .config_values import http_address, http_token
-from .listening import BACKLOG, Acceptor, CannotListen, listening, tcp_sockets
+from .listening import Acceptor, listening, tcp_sockets
 from .metrics import exposition, format_for
 from .supervisor import Supervisor
 from .watched_pool import RecoveryEvent
@@ -56,24 +56,19 @@ HEADERS = {
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@contextlib.asynccontextmanager
-async def bound(address: str, group: int) -> AsyncIterator[list[socket.socket]]:
+@contextlib.contextmanager
+def bound(address: str, group: int) -> Iterator[list[socket.socket]]:
     """Sockets that listen at host:port, or at unix:PATH for a group unless it is -1.
 
     CannotListen, in one line.
     """
     where = http_address(address)
-    with contextlib.ExitStack() as stack:
-        if isinstance(where, Path):
-            yield [stack.enter_context(listening(where, group))]
-            return
-        found = stack.enter_context(tcp_sockets(*where))
-        for sock in found:
-            try:
-                sock.listen(BACKLOG)
-            except OSError as error:
-                raise CannotListen(f"cannot serve http://{address}: {error.strerror}") from None
-        yield found
+    if isinstance(where, Path):
+        with listening(where, group) as sock:
+            yield [sock]
+    else:
+        with tcp_sockets(*where) as sockets:
+            yield sockets
 
 
 @contextlib.asynccontextmanager
@@ -230,13 +225,8 @@ class Pages:
         task = self._answering.get(what)
         if task is None:
             task = self._answering[what] = asyncio.ensure_future(make())
-            task.add_done_callback(lambda done: self._answered(what, done))
+            task.add_done_callback(lambda _: self._answering.pop(what, None))
         return await asyncio.shield(task)
-
-    def _answered(self, what: tuple[str, str], task: "asyncio.Future[Any]") -> None:
-        self._answering.pop(what, None)
-        if not task.cancelled():
-            task.exception()  # mark it as seen: those who still wait get it
 
     async def page(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

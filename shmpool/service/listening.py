@@ -64,10 +64,10 @@ def listening(path: Path, group: int) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def tcp_sockets(host: str, port: int, may_be_in_use: bool = False) -> Iterator[list[socket.socket]]:
-    """Sockets at every address of a host, closed when the block ends. They do not listen yet.
+def tcp_sockets(host: str, port: int, only_check: bool = False) -> Iterator[list[socket.socket]]:
+    """Sockets that listen at every address of a host, closed when the block ends. CannotListen.
 
-    may_be_in_use leaves out the addresses where a program listens. CannotListen.
+    With only_check they do not listen, and addresses where a program listens are left out.
     """
     at = f"{host}:{port}" if ":" not in host else f"[{host}]:{port}"
     with contextlib.ExitStack() as stack:
@@ -85,8 +85,10 @@ def tcp_sockets(host: str, port: int, may_be_in_use: bool = False) -> Iterator[l
                     sock.bind(address)
                     found.append(sock)
                 except OSError as error:
-                    if not (may_be_in_use and error.errno == errno.EADDRINUSE):
+                    if not (only_check and error.errno == errno.EADDRINUSE):
                         raise
+            for sock in [] if only_check else found:  # after all are bound
+                sock.listen(BACKLOG)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CannotListen(f"cannot serve http://{at}: {reason}") from None

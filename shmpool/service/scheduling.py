@@ -32,10 +32,6 @@ class TimeBudgets:
         self._next: dict[str, float] = {}
         self._reported: set[str] = set()
 
-    def ready(self, pool: str) -> bool:
-        """True if the pool may be inspected now."""
-        return self.pause(pool) <= 0.0
-
     def pause(self, pool: str) -> float:
         """Seconds until the pool may be inspected again; not positive if it may be now."""
         return self._next.get(pool, 0.0) - self._clock()

@@ -215,7 +215,7 @@ class Supervisor:
         self._scan_budgets.keep(self.handler.watched)
         for name, pool in list(self.handler.watched.items()):
             await asyncio.sleep(0)  # clients' requests come in between
-            if self.handler.watched.get(name) is not pool or not self._inspect_budgets.ready(name):
+            if self.handler.watched.get(name) is not pool or self._inspect_budgets.pause(name) > 0:
                 continue
             with self._inspect_budgets.use(name), self._guarded("inspection", name):
                 self._log_alarms(name, pool.inspect())

@@ -22,7 +22,7 @@ from pathlib import Path
 
 # What most tests import, except plugins of pytest's, which pytest must load itself.
 FIRST = ["pytest", "asyncio", "multiprocessing.forkserver", "cffi"]
-FIRST += ["msgpack", "uvloop", "numpy", "cattrs", "click", "rich.console", "aiohttp.web"]
+FIRST += ["msgpack", "uvloop", "numpy", "click", "rich.console", "aiohttp.web"]
 
 
 def _child(arguments: list[str], output: str) -> None:

@@ -60,7 +60,6 @@ static struct qmempool *pool(void)
 
 static void make_file(void)
 {
-	struct shmpool_refusal why;
 	g = (struct shmpool_geometry) {
 		.buffer_size = 256,
 		.capacity = CAPACITY,
@@ -72,12 +71,7 @@ static void make_file(void)
 		.members = MEMBERS,
 		.queues = QUEUES,
 	};
-	EQUAL(0, shmpool_plan(&g, &why));
-	fd = memfd_create("pool", MFD_CLOEXEC);
-	CHECK(fd >= 0 && ftruncate(fd, (off_t)g.size) == 0);
-	base = mmap(NULL, g.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	CHECK(base != MAP_FAILED);
-	EQUAL(0, shmpool_create_wait(base, fd, &g));
+	base = memfd_file(&g, &fd);
 }
 
 static int64_t open_pool(void)

@@ -4,12 +4,9 @@
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..transport import Batch, InFolder, OneByOne, Receive, Send
-
-if TYPE_CHECKING:
-    import cloudtoid_interprocess
 
 HEADER = 24  # bytes: what the library stores beside a message, with padding
 
@@ -17,11 +14,12 @@ HEADER = 24  # bytes: what the library stores beside a message, with padding
 class Cloudtoid(InFolder):
     library = "cloudtoid-interprocess"
     package = "cloudtoid-interprocess"
+    module = "cloudtoid_interprocess"
 
     def create(self) -> None:
         """The queues exist as long as the parent has them open."""
         super().create()
-        self._kept = [self.publisher(channel) for channel in range(self.spec.channels)]
+        self._kept = self.each(self.publisher)
 
     def remove(self) -> None:
         for publisher in self._kept:
@@ -32,15 +30,11 @@ class Cloudtoid(InFolder):
         capacity = self.spec.depth * (self.spec.size + HEADER) // 8 * 8
         return self.name(channel), capacity, str(self.folder)
 
-    def publisher(self, channel: int) -> "cloudtoid_interprocess.Publisher":
-        from cloudtoid_interprocess import Publisher
+    def publisher(self, channel: int) -> Any:
+        return self.lib.Publisher(*self._arguments(channel))
 
-        return Publisher(*self._arguments(channel))
-
-    def subscriber(self, channel: int) -> "cloudtoid_interprocess.Subscriber":
-        from cloudtoid_interprocess import Subscriber
-
-        return Subscriber(*self._arguments(channel))
+    def subscriber(self, channel: int) -> Any:
+        return self.lib.Subscriber(*self._arguments(channel))
 
 
 class TrySendReceive(Cloudtoid, OneByOne):

@@ -4,6 +4,7 @@
 import queue
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 
 from ..transport import WAIT_S, Batch, OneByOne, Receive, Send, Spec, Transport
 
@@ -17,21 +18,16 @@ def _unchanged(message: bytes) -> bytes:
 class FasterFifo(Transport):
     library = "faster-fifo"
     package = "faster-fifo"
+    module = "faster_fifo"
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.full, self.empty = (queue.Full,), (queue.Empty,)
 
     def create(self) -> None:
-        import faster_fifo
-        import faster_fifo_reduction  # registers how to pickle a queue
-
-        del faster_fifo_reduction
+        import_module("faster_fifo_reduction")  # registers how to pickle a queue
         size = self.spec.depth * (self.spec.size + HEADER)
-        self.queues = [
-            faster_fifo.Queue(size, loads=bytes, dumps=_unchanged)
-            for _ in range(self.spec.channels)
-        ]
+        self.queues = self.each(lambda _: self.lib.Queue(size, loads=bytes, dumps=_unchanged))
 
     def remove(self) -> None:
         self.queues = []  # the memory has no name

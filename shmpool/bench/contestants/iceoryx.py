@@ -8,19 +8,16 @@ import ctypes
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..transport import InPlace, OneByOne, Receive, Send, Shape, Spec, Transport
-
-if TYPE_CHECKING:
-    import iceoryx2
 
 
 class Iceoryx2(Transport):
     """Without overflow, so that a publisher waits for its subscribers."""
 
     library = "iceoryx2"
-    package = "iceoryx2"
+    package = module = "iceoryx2"
     shape = Shape.TOPIC
 
     def __init__(self, spec: Spec) -> None:
@@ -32,7 +29,7 @@ class Iceoryx2(Transport):
         return Path("/tmp") / self.spec.name  # noqa: S108
 
     def create(self) -> None:
-        self._kept = [self._service(channel) for channel in range(self.spec.channels)]
+        self._kept = self.each(self._service)
 
     def remove(self) -> None:
         self._kept = []
@@ -42,9 +39,8 @@ class Iceoryx2(Transport):
         node, _ = self._kept[0]
         node.try_cleanup_dead_nodes()
 
-    def _node(self) -> "iceoryx2.Node":
-        import iceoryx2 as iox2
-
+    def _node(self) -> Any:
+        iox2 = self.lib
         iox2.set_log_level(iox2.LogLevel.Fatal)
         config = iox2.config.default()
         config.global_cfg.root_path = iox2.Path.new(str(self.folder))
@@ -53,10 +49,8 @@ class Iceoryx2(Transport):
         builder = builder.signal_handling_mode(iox2.SignalHandlingMode.Disabled)
         return builder.create(iox2.ServiceType.Ipc)
 
-    def _service(self, channel: int) -> "tuple[iceoryx2.Node, Any]":
-        import iceoryx2 as iox2
-
-        spec, node = self.spec, self._node()
+    def _service(self, channel: int) -> tuple[Any, Any]:
+        iox2, spec, node = self.lib, self.spec, self._node()
         service = (
             node.service_builder(iox2.ServiceName.new(str(channel)))
             .publish_subscribe(iox2.Slice[ctypes.c_uint8])
@@ -70,10 +64,8 @@ class Iceoryx2(Transport):
         return node, service
 
     def _event(self, channel: int) -> Any:
-        import iceoryx2 as iox2
-
         node = self._node()
-        event = node.service_builder(iox2.ServiceName.new(str(channel))).event()
+        event = node.service_builder(self.lib.ServiceName.new(str(channel))).event()
         service = event.max_nodes(self._endpoints + 1).open_or_create()
         self._opened += [node, service]
         return service
@@ -83,14 +75,12 @@ class Iceoryx2(Transport):
         return self.spec.producers + self.spec.consumers + 2 * self.spec.replacements
 
     def _writer(self, channel: int) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-        import iceoryx2 as iox2
-
-        self.full = (iox2.LoanError,)
+        self.full = (self.lib.LoanError,)
         node, service = self._service(channel)
         publisher = (
             service.publisher_builder()
             .initial_max_slice_len(self.spec.size)
-            .backpressure_strategy(iox2.BackpressureStrategy.RetryUntilDelivered)
+            .backpressure_strategy(self.lib.BackpressureStrategy.RetryUntilDelivered)
             .create()
         )
         self._opened += [node, service, publisher]
@@ -156,12 +146,10 @@ class Events(Iceoryx2, OneByOne):
         return send
 
     def receiver(self, channel: int, timeout: float) -> Receive:
-        import iceoryx2 as iox2
-
-        self.empty = (iox2.ListenerWaitError,)  # interrupted by a signal
+        self.empty = (self.lib.ListenerWaitError,)  # interrupted by a signal
         receive = self._receive(channel)
         wait = self._event(channel).listener_builder().create().timed_wait
-        limit = iox2.Duration.from_secs_f64(timeout)
+        limit = self.lib.Duration.from_secs_f64(timeout)
 
         def receive_one() -> Any:
             sample = receive()

@@ -65,10 +65,7 @@ class SeqPacket(OneByOne):
         self.full = self.empty = (BlockingIOError,)
 
     def create(self) -> None:
-        self.pairs = [
-            socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            for _ in range(self.spec.channels)
-        ]
+        self.pairs = self.each(lambda _: socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         for writer, reader in self.pairs:
             room = self.spec.depth * self.spec.size  # at most net.core.wmem_max
             writer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)

@@ -4,43 +4,34 @@
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..transport import InPlace, OneByOne, Receive, Send, Shape, Spec, Transport
-
-if TYPE_CHECKING:
-    import kickmsg
 
 
 class Kickmsg(Transport):
     library = "kickmsg"
-    package = "kickmsg"
+    package = module = "kickmsg"
     shape = Shape.TOPIC
     prefix = "/"
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.full = (BlockingIOError,)
-        self._opened: list[kickmsg.SharedRegion] = []
+        self._opened: list[Any] = []
 
     def create(self) -> None:
-        import kickmsg
-
-        spec, config = self.spec, kickmsg.Config()
+        spec, lib, config = self.spec, self.lib, self.lib.Config()
         config.max_subscribers = spec.consumers + spec.replacements
         config.sub_ring_capacity = spec.depth
         config.pool_size = 2 * spec.depth * spec.consumers
         config.max_payload_size = spec.size
-        self._kept = [
-            kickmsg.SharedRegion.create(self.name(c), kickmsg.ChannelType.PubSub, config)
-            for c in range(spec.channels)
-        ]
+        create, kind = lib.SharedRegion.create, lib.ChannelType.PubSub
+        self._kept = self.each(lambda channel: create(self.name(channel), kind, config))
 
     def remove(self) -> None:
-        import kickmsg
-
         for channel in range(self.spec.channels):
-            kickmsg.unlink_shm(self.name(channel))
+            self.lib.unlink_shm(self.name(channel))
 
     def recover(self) -> None:
         """The repairs that are allowed while others send."""
@@ -54,22 +45,16 @@ class Kickmsg(Transport):
         stats = [region.stats() for region in self._kept]
         return sum(s.pool_size - s.pool_free for s in stats)
 
-    def _open(self, channel: int) -> "kickmsg.SharedRegion":
-        import kickmsg
-
-        region = kickmsg.SharedRegion.open(self.name(channel))
+    def _open(self, channel: int) -> Any:
+        region = self.lib.SharedRegion.open(self.name(channel))
         self._opened.append(region)  # publishers and subscribers do not keep it open
         return region
 
-    def publisher(self, channel: int) -> "kickmsg.Publisher":
-        import kickmsg
+    def publisher(self, channel: int) -> Any:
+        return self.lib.Publisher(self._open(channel))
 
-        return kickmsg.Publisher(self._open(channel))
-
-    def subscriber(self, channel: int) -> "kickmsg.Subscriber":
-        import kickmsg
-
-        return kickmsg.Subscriber(self._open(channel))
+    def subscriber(self, channel: int) -> Any:
+        return self.lib.Subscriber(self._open(channel))
 
 
 class SendReceive(Kickmsg, OneByOne):
@@ -91,10 +76,7 @@ class AllocateView(Kickmsg, InPlace):
     def writer(self, channel: int) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
         size = self.spec.size
 
-        def publish(slot: "kickmsg.AllocatedSlot") -> None:
-            slot.publish(size)
-
-        return self.publisher(channel).allocate, publish
+        return self.publisher(channel).allocate, lambda slot: slot.publish(size)
 
     def receiver(self, channel: int, timeout: float) -> Receive:
         return partial(self.subscriber(channel).receive_view, timedelta(seconds=timeout))

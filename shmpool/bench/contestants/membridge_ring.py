@@ -2,12 +2,9 @@
 """membridge: its SpscRingBuffer."""
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..transport import OneByOne, Receive, Send, Shape
-
-if TYPE_CHECKING:
-    import membridge
 
 HEADER, LENGTH = 24, 4  # bytes: header of the ring, length field of each message
 
@@ -15,30 +12,24 @@ HEADER, LENGTH = 24, 4  # bytes: header of the ring, length field of each messag
 class Spsc(OneByOne):
     library = "membridge"
     call = "SpscRingBuffer"
-    package = "membridge"
+    package = module = "membridge"
     shape = Shape.LINK
     polls = True
     blocks = False
     prefix = "/"
 
     def create(self) -> None:
-        import membridge
-
         data = 1 << (self.spec.depth * (self.spec.size + LENGTH) - 1).bit_length()
         for channel in range(self.spec.channels):
-            membridge.SharedMemory.create(self.name(channel), data + HEADER).spsc()
+            self.lib.SharedMemory.create(self.name(channel), data + HEADER).spsc()
 
     def remove(self) -> None:
-        import membridge
-
         for channel in range(self.spec.channels):
             with suppress(OSError):
-                membridge.SharedMemory.remove(self.name(channel))
+                self.lib.SharedMemory.remove(self.name(channel))
 
-    def _open(self, channel: int) -> "membridge.SpscRingBuffer":
-        import membridge
-
-        self._memory = membridge.SharedMemory.open(self.name(channel))
+    def _open(self, channel: int) -> Any:
+        self._memory = self.lib.SharedMemory.open(self.name(channel))
         return self._memory.spsc()
 
     def sender(self, channel: int) -> Send:

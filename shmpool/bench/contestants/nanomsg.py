@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """pynng: Push0 and Pull0 over ipc://, every consumer connected to every producer."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..transport import WAIT_S, InFolder, OneByOne, Receive, Send
-
-if TYPE_CHECKING:
-    import pynng
 
 BUFFER_MAX = 8192  # messages, the library's limit
 
@@ -14,16 +11,14 @@ BUFFER_MAX = 8192  # messages, the library's limit
 class PushPull(InFolder, OneByOne):
     library = "pynng"
     call = "Push0, Pull0"
-    package = "pynng"
+    package = module = "pynng"
 
     def _buffers(self) -> int:
         return min(BUFFER_MAX, max(1, self.spec.depth // 2))
 
     def sender(self, channel: int) -> Send:
-        import pynng
-
-        self.full = (pynng.Timeout,)
-        self._socket: Any = pynng.Push0(
+        self.full = (self.lib.Timeout,)
+        self._socket: Any = self.lib.Push0(
             listen=self.address(channel, self.number),
             send_buffer_size=self._buffers(),
             send_timeout=int(WAIT_S * 1000),
@@ -34,18 +29,14 @@ class PushPull(InFolder, OneByOne):
         return self._pull(channel, timeout).recv
 
     def poller(self, channel: int) -> Receive:
-        import pynng
-
         socket = self._pull(channel, 0)
         receive = socket.recv
-        self.empty = (pynng.TryAgain, pynng.Timeout)
+        self.empty = (self.lib.TryAgain, self.lib.Timeout)
         return lambda: receive(block=False)
 
-    def _pull(self, channel: int, timeout: float) -> "pynng.Pull0":
-        import pynng
-
-        self.empty = (pynng.Timeout,)
-        socket = pynng.Pull0(
+    def _pull(self, channel: int, timeout: float) -> Any:
+        self.empty = (self.lib.Timeout,)
+        socket = self.lib.Pull0(
             recv_buffer_size=self._buffers(),
             recv_timeout=int(timeout * 1000),
             reconnect_time_min=1,

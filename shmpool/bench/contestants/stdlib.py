@@ -16,7 +16,7 @@ class Queue(OneByOne):
 
     def create(self) -> None:
         self.full, self.empty = (queue.Full,), (queue.Empty,)
-        self.queues = [context().Queue(self.spec.depth) for _ in range(self.spec.channels)]
+        self.queues = self.each(lambda _: context().Queue(self.spec.depth))
 
     def remove(self) -> None:
         for channel in getattr(self, "queues", []):
@@ -43,7 +43,7 @@ class SimpleQueue(OneByOne):
     library = "multiprocessing.SimpleQueue"
 
     def create(self) -> None:
-        self.queues = [context().SimpleQueue() for _ in range(self.spec.channels)]
+        self.queues = self.each(lambda _: context().SimpleQueue())
 
     def remove(self) -> None:
         for channel in getattr(self, "queues", []):
@@ -70,7 +70,7 @@ class Pipe(OneByOne):
     shape = Shape.LINK
 
     def create(self) -> None:
-        self.pipes = [context().Pipe(duplex=False) for _ in range(self.spec.channels)]
+        self.pipes = self.each(lambda _: context().Pipe(duplex=False))
 
     def remove(self) -> None:
         for reader, writer in getattr(self, "pipes", []):
@@ -110,10 +110,7 @@ class Ring(OneByOne):
     def create(self) -> None:
         self._opened: list[tuple[SharedMemory, tuple[memoryview, memoryview]]] = []
         size = self.SLOTS + self.spec.depth * self.spec.size
-        self.memories = [
-            SharedMemory(self.name(channel), create=True, size=size)
-            for channel in range(self.spec.channels)
-        ]
+        self.memories = self.each(lambda c: SharedMemory(self.name(c), create=True, size=size))
 
     def remove(self) -> None:
         for memory in getattr(self, "memories", []):

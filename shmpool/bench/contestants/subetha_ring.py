@@ -3,12 +3,9 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..transport import Batch, InFolder, OneByOne, Receive, Send, UnsupportedError
-
-if TYPE_CHECKING:
-    import subetha
 
 SLOT = 64  # bytes
 
@@ -16,6 +13,7 @@ SLOT = 64  # bytes
 class Subetha(InFolder):
     library = "subetha-ipc"
     package = "subetha-ipc"
+    module = "subetha"
     polls = True
 
     def _arguments(self, channel: int) -> tuple[str, int, int, int]:
@@ -26,20 +24,14 @@ class Subetha(InFolder):
         return str(self.folder / str(channel)), capacity, *ends
 
     def create(self) -> None:
-        import subetha
-
         super().create()
-        self._kept = [
-            subetha.Ring(*self._arguments(channel)) for channel in range(self.spec.channels)
-        ]
+        self._kept = self.each(lambda channel: self.lib.Ring(*self._arguments(channel)))
         if self.spec.size > SLOT:
             self._check_size()
 
     def _check_size(self) -> None:
         """Sends one frame of that size through a separate ring."""
-        import subetha
-
-        ring = subetha.Ring(*self._arguments(self.spec.channels))
+        ring = self.lib.Ring(*self._arguments(self.spec.channels))
         producer, consumer = ring.register_producer(), ring.register_consumer()
         try:
             ring.send_frame(producer, bytes(self.spec.size))
@@ -47,10 +39,8 @@ class Subetha(InFolder):
         except OSError as error:
             raise UnsupportedError(f"a frame of {self.spec.size} bytes: {error}") from None
 
-    def ring(self, channel: int) -> "subetha.Ring":
-        import subetha
-
-        return subetha.Ring.open(*self._arguments(channel))
+    def ring(self, channel: int) -> Any:
+        return self.lib.Ring.open(*self._arguments(channel))
 
 
 class SendRecv(Subetha, OneByOne):

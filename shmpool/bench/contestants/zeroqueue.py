@@ -2,35 +2,26 @@
 """zeroq: a queue of fixed-size elements in shared memory."""
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..transport import OneByOne, Receive, Send
-
-if TYPE_CHECKING:
-    import zeroq
 
 
 class ZeroQ(OneByOne):
     library = "zeroq"
-    package = "zeroq"
+    package = module = "zeroq"
 
     def create(self) -> None:
-        import zeroq
-
-        self._kept = [
-            zeroq.Queue(self.name(channel), self.spec.size, self.spec.depth, True)
-            for channel in range(self.spec.channels)
-        ]
+        size, depth = self.spec.size, self.spec.depth
+        self._kept = self.each(lambda c: self.lib.Queue(self.name(c), size, depth, True))
 
     def remove(self) -> None:
         for queue in self._kept:
             queue.close()
 
-    def _open(self, channel: int) -> "zeroq.Queue":
-        import zeroq
-
-        self.full, self.empty = (zeroq.Full,), (zeroq.Empty,)
-        return zeroq.Queue(self.name(channel), create=False)
+    def _open(self, channel: int) -> Any:
+        self.full, self.empty = (self.lib.Full,), (self.lib.Empty,)
+        return self.lib.Queue(self.name(channel), create=False)
 
     def sender(self, channel: int) -> Send:
         return self._open(channel).put
