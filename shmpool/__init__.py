@@ -31,13 +31,14 @@ from .errors import (
     SegmentInvalid,
     ShmpoolError,
 )
+from .geometry import Geometry, SizeClass
 from .messages import Message
-from .options import Geometry, OnDeath, PoolOptions, QueueOptions, Side
+from .options import OnDeath, PoolOptions, QueueOptions, Side
 from .pool import Pool
 from .pool_files import pool_names
 from .pruning import prune
 from .queue import AlfQueue
-from .stats import Audit, Holder, Member, Recovery, Stats
+from .stats import Audit, Holder, Member, Recovery, SizeStats, Stats
 
 if TYPE_CHECKING:
     from .rpc.client import AsyncClient, Client
@@ -104,6 +105,8 @@ __all__ = [
     "SegmentInvalid",
     "ShmpoolError",
     "Side",
+    "SizeClass",
+    "SizeStats",
     "Stats",
     "Version",
     "pool_names",

@@ -6,7 +6,6 @@ Each message names the pool, what was found, and what to do. No file is opened h
 
 import errno
 import grp
-import mmap
 import os
 import pwd
 import stat
@@ -14,17 +13,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import errors
-from ._ffi import Native
 from .codes import EXCEPTIONS, fail
 from .names import printable
-from .options import classes_of
 
 if TYPE_CHECKING:
     from .pool import Pool
 
 SHM = "/dev/shm"  # noqa: S108 - where Linux keeps POSIX shared memory
-HEADER_BYTES = 64  # in front of each buffer
-RING_BYTES = 65536 * 8  # address space of a queue's ring; it gets memory with the queue
 MOUNT_SHM = f"mount -t tmpfs -o mode=1777,size=1g tmpfs {SHM}"
 MAKE_SHM = f"mkdir -p {SHM} && {MOUNT_SHM}"
 OPEN_SHM = f"chmod 1777 {SHM}"
@@ -131,33 +126,6 @@ def failure(what: str, error: OSError) -> errors.ShmpoolError:
     return kind(": ".join(filter(None, (what, reason, remedy))))
 
 
-def taken_at_once(geometry: Native) -> tuple[int, int]:
-    """Returns the bytes that a new pool takes for itself and for its preallocated buffers."""
-    own = geometry.headers_offset - geometry.queues * RING_BYTES
-    buffers = sum(
-        -(-one.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
-        for one in classes_of(geometry)
-        for each in (HEADER_BYTES, one.buffer_size)
-    )
-    return own, buffers
-
-
-def does_not_fit(name: str, geometry: Native, back: int = 0) -> errors.OutOfSharedMemory:
-    """Returns the exception for a new pool that does not fit into /dev/shm.
-
-    back is the bytes that its unfinished file has taken. They count as free.
-    """
-    (own, buffers), (total, free) = taken_at_once(geometry), shared_memory()
-    needed = own + buffers
-    parts = [f"{one.prealloc} x buffer_size {one.buffer_size}" for one in classes_of(geometry)]
-    return errors.OutOfSharedMemory(
-        f"pool {name!r} needs {size_text(needed, up=True)} at once, {size_text(own, up=True)} of "
-        f"it for itself and the rest for prealloc {' and '.join(parts)}; {SHM} has "
-        f"{size_text(free + back)} free of {size_text(total)}: "
-        f"{'lower prealloc, or ' if buffers else ''}{_enlarge(needed)}"
-    )
-
-
 def refuse(pool: "Pool", code: int, what: str = "") -> NoReturn:
     """Raises the exception for a negative code from C, with the pool's figures where they help.
 
@@ -209,11 +177,11 @@ def _cannot_grow(name: str, most: int) -> str:
     if most > total:
         return (
             f"pool {name!r} can grow to {size_text(most, up=True)}, but {SHM} has only "
-            f"{size_text(total)}: lower capacity or {_enlarge(most)}"
+            f"{size_text(total)}: lower capacity or {enlarge(most)}"
         )
     return (
         f"pool {name!r} cannot grow: {SHM} has {size_text(free)} free of {size_text(total)}: "
-        f"shmpool prune and shmpool trim free some, or {_enlarge(most)}"
+        f"shmpool prune and shmpool trim free some, or {enlarge(most)}"
     )
 
 
@@ -239,7 +207,7 @@ def size_text(octets: int, up: bool = False) -> str:
     return f"{tenths / 10:,.1f}".removesuffix(".0") + f" {name}"
 
 
-def _enlarge(needed: int) -> str:
+def enlarge(needed: int) -> str:
     """Returns how to enlarge /dev/shm so that needed bytes are free."""
     total, free = shared_memory()
     size = 1 << max(total - free + needed, 2**20).bit_length()

@@ -16,18 +16,16 @@ from ._ffi import Native, ffi, lib
 from ._hot import Buffer, PoolBase
 from .burst import Burst
 from .codes import check
+from .geometry import Geometry, differences, planned
 from .names import checked_name
 from .options import (
     ON_DEATH,
-    Geometry,
     OnDeath,
     PoolOptions,
     QueueOptions,
     Side,
     at_least,
-    differences,
     found_within,
-    planned,
     queue_refusals,
 )
 from .os_errors import refuse, refuse_readonly

@@ -22,7 +22,7 @@ from . import errors, os_errors
 from ._ffi import Native, ffi, lib
 from ._hot import SegmentBase
 from .codes import check
-from .options import native_refusal
+from .geometry import does_not_fit, native_refusal, taken_at_once
 from .pool_files import (
     TEMPORARY,
     locked_whole,
@@ -290,7 +290,7 @@ def _fill(segment: Segment, geometry: Native) -> None:
     """Initialises an empty pool in a new file. Raises OutOfSharedMemory."""
     code = lib.shmpool_create_wait(segment.base, segment.fd, geometry)
     if code == -errno.ENOSPC:
-        raise os_errors.does_not_fit(segment.name, geometry, os.fstat(segment.fd).st_blocks * 512)
+        raise does_not_fit(segment.name, geometry, os.fstat(segment.fd).st_blocks * 512)
     check(code, f"pool {segment.name!r}")
 
 
@@ -355,5 +355,5 @@ def _refuse_hopeless(name: str, fd: int, geometry: Native) -> None:
     """
     status = os.fstatvfs(fd)
     free = status.f_bavail * status.f_frsize
-    if status.f_blocks and sum(os_errors.taken_at_once(geometry)) > free:
-        raise os_errors.does_not_fit(name, geometry)
+    if status.f_blocks and sum(taken_at_once(geometry)) > free:
+        raise does_not_fit(name, geometry)

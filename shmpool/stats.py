@@ -12,7 +12,8 @@ from typing import TypeVar
 from . import errors
 from ._ffi import Native, ffi, lib
 from .codes import check
-from .options import Geometry, seconds_of
+from .geometry import Geometry
+from .options import seconds_of
 
 T = TypeVar("T")
 

@@ -86,6 +86,8 @@ def counts(pool: shmpool.Pool, name: str) -> dict[str, tuple[Call, int]]:
         "n (get_many)": (sent(lambda v: queue.get_many(v).free()), 2),
         "n (recv_many)": (sent(queue.recv_many), 2),
         "n (peek)": (queue.peek, 2),
+        "size (alloc)": (lambda v: pool.alloc(0, v).free(), 2),
+        "size (alloc_many)": (lambda v: pool.alloc_many(1, 0, v).free(), 2),
         "size (peek)": (lambda v: queue.peek(1, v), 2),
         "n (View.peek)": (lambda v: view.peek("q", v, 8), 2),
         "size (View.peek)": (lambda v: view.peek("q", 1, v), 2),

@@ -12,7 +12,8 @@ from conftest import MakePool
 import shmpool
 from shmpool import PoolOptions, QueueOptions
 from shmpool._ffi import lib
-from shmpool.options import GEOMETRY, POOL, QUEUE, Geometry, options_of, plan, queue_refusals
+from shmpool.geometry import GEOMETRY, Geometry, plan
+from shmpool.options import POOL, QUEUE, options_of, queue_refusals
 
 ROOMY = PoolOptions(buffer_size=4096, capacity=8192)  # besides these no geometry option is narrower
 NARROWED = ("buffer_size", "prealloc", "cache_size", "headroom")

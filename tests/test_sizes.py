@@ -11,7 +11,7 @@ import pytest
 from conftest import Child, MakePool
 
 import shmpool
-from shmpool.options import SizeClass
+from shmpool.geometry import SizeClass
 
 SIZES = [64, 4096, 65536]
 CAPACITY = [64, 16, 4]

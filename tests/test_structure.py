@@ -28,6 +28,7 @@ C_ORDER = [
     "process.h",
     "copy.h",
     "wait.h",
+    "geometry.h",
     "segment.h",
     "role.h",
     "slab.h",
@@ -87,7 +88,7 @@ C_PREFIX = {
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    errors codes names _native _ffi _hot os_errors options live_views arrays columns
+    errors codes names _native _ffi _hot os_errors options geometry live_views arrays columns
     burst messages queue pool_files process_exit segment pruning stats pool view __init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling

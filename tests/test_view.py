@@ -10,7 +10,7 @@ from conftest import Child, MakePool
 
 import shmpool
 from shmpool import Geometry, PoolOptions
-from shmpool.options import planned
+from shmpool.geometry import planned
 from shmpool.pool_files import path_of
 from shmpool.view import View
 

@@ -27,9 +27,9 @@
 #include "requeue.h"
 #include "wait.h"
 
-/* qmempool_alloc_bulk(), waiting for buffers of a size class; takes them from a larger class if that
- * has them, or is the first that can have n. p and m are those of class 0, here and below. Also
- * -EINTR, -ESHUTDOWN. Returns -EAGAIN at once if no class can have n. */
+/* qmempool_alloc_bulk(), waiting for buffers of a size class. Takes them from a larger class if
+ * that has them, or is the first that can have n. p and m are those of class 0, here and below.
+ * Also -EINTR, -ESHUTDOWN. Returns -EAGAIN at once if no class can have n. */
 int blocking_alloc_class(struct qmempool *p, struct member *m, uint32_t class, uint64_t *handle,
 			 uint32_t n, int64_t deadline_ns);
 static inline int blocking_alloc(struct qmempool *p, struct member *m, uint64_t *handle, uint32_t n,

@@ -75,7 +75,7 @@ static inline uint32_t pool_class_for(struct qmempool *p, uint32_t class, uint64
 {
 	while (class < segment_classes(&p->segment) &&
 	       n > (uint64_t)pool_class(p, class)->segment.geometry.capacity)
-		class++;
+		class ++;
 	return class;
 }
 

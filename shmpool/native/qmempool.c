@@ -131,8 +131,8 @@ int qmempool_refill(struct qmempool *p, struct member *m, uint64_t *handle)
 	return 0;
 }
 
-/* Raises the generations of n buffers of m, the last one's first, as cache_free() does. Returns 0, or
- * an error of qmempool_check() and raises none. */
+/* Raises the generations of n buffers of m, the last one's first, as cache_free() does. Returns 0,
+ * or an error of qmempool_check() and raises none. */
 static int raise_generations(struct qmempool *p, struct member *m, const uint64_t *handle,
 			     uint32_t n)
 {

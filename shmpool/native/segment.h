@@ -56,9 +56,6 @@ struct segment {
 	struct segment_part part[CLASSES_MAX];
 };
 
-/* The values that an option can have whatever the others are, and its default. */
-struct shmpool_range segment_range(enum shmpool_option option);
-
 /* Fills in the defaults of g, checks each option, and computes the layout. 0, or -EINVAL and *why:
  * the option, its class, and the values that it can have. */
 int segment_plan(struct segment *s, struct shmpool_geometry *g, struct shmpool_refusal *why);

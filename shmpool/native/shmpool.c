@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "audit.h"
+#include "geometry.h"
 #include "guard.h"
 #include "liveness.h"
 #include "lookup.h"
@@ -25,7 +26,7 @@
 
 struct shmpool_range shmpool_range(int option)
 {
-	return segment_range((enum shmpool_option)option);
+	return geometry_range((enum shmpool_option)option);
 }
 
 int shmpool_plan(struct shmpool_geometry *g, struct shmpool_refusal *why)

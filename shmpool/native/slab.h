@@ -34,8 +34,8 @@
 
 #include "segment.h"
 
-/* Creates the class's free ring with the first prealloc buffers in it. Returns 0, or what segment_reserve()
- * returns. */
+/* Creates the class's free ring with the first prealloc buffers in it. Returns 0, or what
+ * segment_reserve() returns. */
 int slab_create(const struct segment *s);
 
 /* A process's hint where to search for an absent extent: | trims 39 | extent 25 |. All extents

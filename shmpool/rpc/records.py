@@ -6,7 +6,7 @@ options.py, stats.py and view.py.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..options import Geometry
+from ..geometry import Geometry
 from ..stats import Stats
 from ..view import File, QueueStats
 

@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from .. import errors
+from ..geometry import Geometry, plan
 from ..names import LINE_SHOWN, checked_name, printable
 from ..options import (
-    Geometry,
     Option,
     PoolOptions,
     QueueOptions,
     letters_in_a_circle,
     options_of,
     out_of_range,
-    plan,
     queue_refusals,
 )
 from ..os_errors import SHM, shared_memory, size_text

@@ -9,8 +9,9 @@ import stat
 from collections.abc import Iterator
 
 from .. import errors
-from ..options import Geometry, QueueOptions, differences, keywords, planned
-from ..os_errors import does_not_fit, shared_memory, size_text, taken_at_once
+from ..geometry import Geometry, differences, does_not_fit, planned, taken_at_once
+from ..options import QueueOptions, keywords
+from ..os_errors import shared_memory, size_text
 from ..pool import Pool
 from ..pool_files import path_of, status_of
 from ..segment import group_id

@@ -32,8 +32,8 @@
  *     --pairs PAT    pairs with the companions of that name: put, alloc, refill, free, give,
  *                    flush, recover
  *     --points N     points of the companion for each point of the victim, chosen by --seed; 0: all
- *     --classes N    size classes of the pool; with 2 of them the operations work in the second one,
- *                    and the first has no free buffer; default 1
+ *     --classes N    size classes of the pool; with 2 of them the operations work in the second
+ *                    one, and the first has no free buffer; default 1
  *     --jobs N       in N processes; default 1
  * Exit status: 0; 1 if anything failed; 77 if ptrace(2) is not permitted or the processor is not
  * x86-64.

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pool's geometry: the options of its size classes, planned and checked by C, and what it takes.
+
+Not in here: what each option means (options.py); the ranges, and the checks themselves
+(native/geometry.c).
+"""
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, SupportsIndex
+
+from . import errors
+from ._ffi import Native, ffi, lib
+from .options import INT64_MAX, POOL, PoolOptions, Refusal, integer, out_of_range
+from .os_errors import SHM, enlarge, shared_memory, size_text
+
+CLASSES_MAX = 8  # size classes of a pool
+CAPACITY_MAX = 1 << 24  # buffers of all size classes
+HEADER_BYTES = 64  # in front of each buffer
+RING_BYTES = 65536 * 8  # address space of a queue's ring; it gets memory with the queue
+
+
+@dataclass(frozen=True)
+class SizeClass:
+    """The options of one size class of a pool."""
+
+    buffer_size: int  # bytes, a multiple of 64
+    capacity: int
+    prealloc: int
+    cache_size: int
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The options that a pool was created with, and that never change."""
+
+    buffer_size: int  # bytes of its largest buffers, a multiple of 64
+    capacity: int  # buffers of all size classes, as is prealloc
+    prealloc: int
+    bulk: int
+    refill_multiplier: int
+    cache_size: int  # of the smallest size class
+    headroom: int  # bytes
+    members: int  # the most threads that can be attached
+    queues: int
+    sizes: list[SizeClass] = field(default_factory=list)  # in ascending order
+
+    @classmethod
+    def of(cls, raw: Native) -> "Geometry":
+        """Returns the Geometry of a struct shmpool_geometry."""
+        sizes = [
+            SizeClass(*(int(getattr(one, name)) for name in BY_CLASS)) for one in classes_of(raw)
+        ]
+        values = {name: int(getattr(raw, name)) for name in GEOMETRY}
+        values["buffer_size"] = sizes[-1].buffer_size
+        for name in ("capacity", "prealloc"):
+            values[name] = sum(getattr(one, name) for one in sizes)
+        return cls(**values, sizes=sizes)
+
+
+# In the order of enum shmpool_option.
+GEOMETRY = tuple(one.name for one in fields(Geometry) if one.name != "sizes")
+BY_CLASS = tuple(one.name for one in fields(SizeClass))
+
+
+def classes_of(raw: Native) -> list[Native]:
+    """Returns the parts of a struct shmpool_geometry that have the options of each size class."""
+    return [raw, *raw.more[0 : raw.classes - 1]]
+
+
+def native_refusal(why: Native, value: int, beside: Native = None) -> Refusal:
+    """Returns what a struct shmpool_refusal says about an option that has this value.
+
+    beside is the geometry that the option belongs to. With it, the text names the options that
+    narrow the range, in a pool of several size classes also the class: capacity[1].
+    """
+    name = GEOMETRY[why.option]
+    option = POOL[name]
+    demand = f"it must be {option.allowed(why.least, why.most)}"
+    if beside is not None and (why.least, why.most) != (option.least, option.most):
+        part = classes_of(beside)[why.size_class]
+        others = " and ".join(
+            f"{other} is {getattr(part if other in BY_CLASS else beside, other)}"
+            for other in option.limited_by
+        )
+        demand += f", as {others}"
+    if why.classes > 1 and name in BY_CLASS:
+        name += f"[{why.size_class}]"
+    return Refusal(name, option.spelled(value), demand)
+
+
+def _int64(value: SupportsIndex | None, option: str) -> int:
+    """Clamps to int64; C rejects the limit as it would the value."""
+    if value is None:
+        return int(lib.SHMPOOL_DEFAULT)
+    return max(-INT64_MAX, min(integer(value, option), INT64_MAX))
+
+
+def by_class(options: PoolOptions, name: str, classes: int) -> list[SupportsIndex | None]:
+    """Returns the value of an option for each of so many size classes.
+
+    Raises InvalidArgument if it is a list of another length.
+    """
+    value: Any = getattr(options, name)
+    if not isinstance(value, list):
+        return [value] * classes
+    if len(value) == classes:
+        return value
+    raise errors.InvalidArgument(
+        f"{name} is {value!r}; it must be one number, or {classes}: one for each buffer_size"
+    )
+
+
+def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
+    """Returns the geometry of a pool with these options, and why the options are refused, or None.
+
+    Raises TypeError; InvalidArgument for lists of different lengths.
+    """
+    geometry: Native = ffi.new("struct shmpool_geometry *")
+    sizes: Any = options.buffer_size
+    classes = len(sizes) if isinstance(sizes, list) else 1
+    if not 1 <= classes <= CLASSES_MAX:
+        return None, Refusal(
+            "buffer_size", repr(sizes), f"it must have from 1 to {CLASSES_MAX} values"
+        )
+    geometry.classes = classes
+    given = {name: by_class(options, name, classes) for name in BY_CLASS}
+    for name in GEOMETRY:
+        if name not in given:
+            setattr(geometry, name, _int64(getattr(options, name), name))
+    for number, part in enumerate(classes_of(geometry)):
+        for name, values in given.items():
+            setattr(part, name, _int64(values[number], name))
+    why = ffi.new("struct shmpool_refusal *")
+    if not lib.shmpool_plan(geometry, why):
+        return geometry, out_of_range("mode", POOL["mode"], options.mode)
+    if why.fault == lib.SHMPOOL_FAULT_CLASSES:
+        return None, Refusal(
+            "capacity", f"{why.value} buffers in all", f"the most is {CAPACITY_MAX}"
+        )
+    name, number = GEOMETRY[why.option], why.size_class
+    value = given[name][number] if name in given else getattr(options, name)
+    return None, native_refusal(why, integer(value, "value"), geometry)
+
+
+def planned(name: str, options: PoolOptions) -> Native:
+    """Returns the struct shmpool_geometry of a pool. Raises InvalidArgument, TypeError."""
+    geometry, refusal = plan(options)
+    if refusal is not None:
+        raise errors.InvalidArgument(f"pool {name!r}: {refusal}")
+    return geometry
+
+
+def differences(
+    options: PoolOptions, asked: Geometry, existing: Geometry
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yields each given option in which the existing pool differs: its name, the value that was
+    given, and the pool's value. asked is the geometry that follows from the options."""
+    for name in GEOMETRY:
+        given = getattr(options, name)
+        wanted, there = (values_of(one, name) for one in (asked, existing))
+        if given is not None and wanted != there:
+            yield name, given, there
+
+
+def values_of(geometry: Geometry, name: str) -> Any:
+    """Returns the value of an option; a list if it has one for each of several size classes."""
+    if name not in BY_CLASS or len(geometry.sizes) == 1:
+        return getattr(geometry, name)
+    return [getattr(one, name) for one in geometry.sizes]
+
+
+def taken_at_once(geometry: Native) -> tuple[int, int]:
+    """Returns the bytes that a new pool takes for itself and for its preallocated buffers."""
+    own = geometry.headers_offset - geometry.queues * RING_BYTES
+    buffers = sum(
+        -(-one.prealloc * each // mmap.PAGESIZE) * mmap.PAGESIZE
+        for one in classes_of(geometry)
+        for each in (HEADER_BYTES, one.buffer_size)
+    )
+    return own, buffers
+
+
+def does_not_fit(name: str, geometry: Native, back: int = 0) -> errors.OutOfSharedMemory:
+    """Returns the exception for a new pool that does not fit into /dev/shm.
+
+    back is the bytes that its unfinished file has taken. They count as free.
+    """
+    (own, buffers), (total, free) = taken_at_once(geometry), shared_memory()
+    needed = own + buffers
+    parts = [f"{one.prealloc} x buffer_size {one.buffer_size}" for one in classes_of(geometry)]
+    return errors.OutOfSharedMemory(
+        f"pool {name!r} needs {size_text(needed, up=True)} at once, {size_text(own, up=True)} of "
+        f"it for itself and the rest for prealloc {' and '.join(parts)}; {SHM} has "
+        f"{size_text(free + back)} free of {size_text(total)}: "
+        f"{'lower prealloc, or ' if buffers else ''}{enlarge(needed)}"
+    )
