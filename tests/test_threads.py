@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Threads of one process: each a member of its own, sharing buffers and queues."""
 
+import contextvars
 import threading
 from collections.abc import Callable
 
@@ -141,6 +142,60 @@ def test_a_burst_outlives_its_thread(pool: shmpool.Pool, eventually: Eventually)
     burst.free()
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
     eventually(lambda: 1 == len(pool.members()))
+
+
+@pytest.mark.parametrize("kind", ["buffer", "burst", "view", "array"])
+def test_a_thread_local_ends_with_its_thread(make_pool: MakePool, kind: str) -> None:
+    """What a thread keeps in a threading.local is free when join() returns, and its slot too."""
+    pool = make_pool(members=2)
+    pool.alloc().free()
+    local = threading.local()
+    take: dict[str, Callable[[], object]] = {
+        "buffer": pool.alloc,
+        "burst": lambda: pool.alloc_many(5),
+        "view": lambda: pool.alloc().data,
+        "array": lambda: pool.array(8, "u1"),
+    }
+
+    def work() -> None:
+        local.kept = take[kind]()
+
+    for _ in range(300):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_a_context_variable_of_an_ended_thread(make_pool: MakePool) -> None:
+    """A buffer in one is freed, also if its thread's member has ended before."""
+    pool = make_pool(members=64)
+    variables = [contextvars.ContextVar[object](str(i)) for i in range(40)]  # in any order
+    for variable in variables:
+        in_thread(lambda variable=variable: variable.set(pool.alloc()) and None)
+        assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_free_when_all_slots_are_taken(make_pool: MakePool, many: bool, dropped: bool) -> None:
+    """A thread that is no member frees what an ended thread left, in whose slot it then is."""
+    pool = make_pool(members=1)
+    held = in_thread(lambda: pool.alloc_many(6) if many else pool.alloc())
+    if not dropped:
+        held.free()  # type: ignore[attr-defined]
+    del held
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+    assert pool.capacity == len(pool.alloc_many(pool.capacity))
+    assert shmpool.LimitReached is in_thread(lambda: failure_of(pool.alloc))
+
+
+def failure_of(call: Callable[[], object]) -> type[Exception] | None:
+    try:
+        call()
+    except shmpool.ShmpoolError as error:
+        return type(error)
+    return None
 
 
 def test_more_threads_than_members(make_pool: MakePool) -> None:
