@@ -36,9 +36,10 @@ def leave_at_the_end(pool: "Pool") -> None:
 def made(path: str, file: os.stat_result) -> None:
     """Remembers that this process has created a pool's file, whose name is or will be path."""
     if len(_made) >= MADE_MAX:
-        gone = [key for key, path in _made.items() if not os.access(path, os.F_OK)]
-        for old in gone or list(_made)[:1]:
-            del _made[old]
+        known = list(_made.items())  # other threads change _made
+        gone = [key for key, path in known if not os.access(path, os.F_OK)]
+        for old in gone or [key for key, _ in known[:1]]:
+            _made.pop(old, None)
     _made[file.st_dev, file.st_ino] = path
 
 
@@ -50,7 +51,7 @@ def open_pools() -> "list[Pool]":
 def _leave_all() -> None:
     for pool in open_pools():
         pool._leave()
-    for key, path in _made.items():
+    for key, path in list(_made.items()):
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:

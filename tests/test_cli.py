@@ -207,6 +207,19 @@ def test_usage_errors(shmpool_command: Run, pool_name: str) -> None:
     assert pool_name not in shmpool.pool_names()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("ls", "{}"), ("{}",), ("stats", "x", "--{}"), ("create", "x", "--capacity", "{}"), ("--{}",)],
+)
+def test_usage_errors_are_printable(shmpool_command: Run, arguments: tuple[str, ...]) -> None:
+    """Arguments may be names of strangers' files, from a pattern of the shell."""
+    foreign = "\x1b]0;owned\x07\x9b31m\u202ea\rb\udcff"
+    done = shmpool_command(*[text.format(foreign) for text in arguments])
+    assert (2, "") == (done.returncode, done.stdout)
+    assert all(" " <= character <= "~" or character == "\n" for character in done.stderr)
+    assert "owned" in done.stderr
+
+
 @pytest.mark.slow
 def test_which_daemon_is_asked(
     shmpool_command: Run, start_daemon: StartDaemon, pool_name: str, tmp_path: Path

@@ -2,6 +2,7 @@
 """Threads of one process: each a member of its own, sharing buffers and queues."""
 
 import contextvars
+import os
 import threading
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import pytest
 from conftest import Eventually, MakePool, join
 
 import shmpool
+import shmpool.process_exit
 
 
 def in_thread(call: Callable[[], object]) -> object:
@@ -308,3 +310,23 @@ def test_a_first_call_without_the_lock(first: str, pool_name: str) -> None:
             assert 1 == len(pool.members())
             queue.drain()
     shmpool.Pool.unlink(pool_name)
+
+
+def test_many_created_pools(new_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads create pools while another one forgets the oldest that this process has created."""
+    monkeypatch.setattr(shmpool.process_exit, "MADE_MAX", 8)
+    access, names = os.access, [new_name() for _ in range(40)]
+
+    def create(name: str) -> None:
+        options = {"members": 2, "queues": 1, "unlink_on_close": True}
+        shmpool.Pool.create(name, buffer_size=64, capacity=2, **options).close()  # type: ignore[arg-type]
+
+    def accessed(path: str, mode: int) -> bool:
+        if threading.current_thread() is threading.main_thread() and names:
+            name = names.pop()
+            in_thread(lambda: create(name))
+        return access(path, mode)
+
+    monkeypatch.setattr(os, "access", accessed)
+    while names:
+        create(names.pop())
