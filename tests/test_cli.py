@@ -136,6 +136,20 @@ def test_letters(shmpool_command: Run, options: list[str], make_pool: MakePool) 
     ]
 
 
+def test_any_integer(shmpool_command: Run, options: list[str], make_pool: MakePool) -> None:
+    """An option beyond 64 bits is a usage error, or as good as no limit: with a daemon too."""
+    pool, huge = make_pool(), str(10**30)
+    size = ["--buffer-size", huge, "--capacity", huge]
+    for arguments, status in (
+        (["create", "test-never", *size], 2),
+        (["watch", pool.name, "--count", huge, "--interval", huge], 2),
+        (["watch", "test-never", "--count", huge], 1),
+    ):
+        done = shmpool_command(*arguments, *options)
+        assert (status, "") == (done.returncode, done.stdout)
+        assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_tables(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> None:
     """Without --json there are tables with the same figures, and the reason if a pool has none."""
