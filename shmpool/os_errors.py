@@ -29,9 +29,26 @@ _FILES = {"d": "a directory", "l": "a symbolic link", "p": "a FIFO", "s": "a soc
           "c": "a device", "b": "a device"}  # fmt: skip
 
 
+class Suppressed:
+    """Ends its block at an OSError of the kernel.
+
+    One without a number is not the kernel's: a signal handler raised it, for example a
+    TimeoutError. It leaves the block.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        return isinstance(error, OSError) and error.errno is not None
+
+
 def not_found(name: str) -> errors.PoolNotFound:
     """Returns the exception for a name that no file has."""
-    if not os.path.isdir(SHM):
+    mode = 0
+    with Suppressed():
+        mode = os.stat(SHM).st_mode
+    if not stat.S_ISDIR(mode):
         return errors.PoolNotFound(f"there is no pool {name!r}: {_NO_SHM}")
     return errors.PoolNotFound(
         f"there is no pool {name!r} in {SHM} "
@@ -57,7 +74,7 @@ def no_file(name: str, path: str) -> errors.SegmentInvalid:
 
 def cannot_open(
     name: str, path: str, error: OSError, doing: str = "attach to"
-) -> errors.ShmpoolError:
+) -> errors.ShmpoolError | OSError:
     """Returns the exception for a file that cannot be opened. doing is the purpose of the open."""
     code = error.errno
     if code in (errno.ENOENT, errno.ENOTDIR):
@@ -118,9 +135,15 @@ _FAILURES: dict[int, tuple[type[errors.ShmpoolError], str]] = {
 }
 
 
-def failure(what: str, error: OSError) -> errors.ShmpoolError:
-    """Returns the exception for an OSError. what says what could not be done."""
-    number = error.errno or 0
+def failure(what: str, error: OSError) -> errors.ShmpoolError | OSError:
+    """Returns the exception for an OSError. what says what could not be done.
+
+    An OSError without a number is not the kernel's: a signal handler raised it, for example a
+    TimeoutError. It is returned as it is.
+    """
+    if error.errno is None:
+        return error
+    number = error.errno
     kind, remedy = _FAILURES.get(number, (errors.ShmpoolError, ""))
     reason = os.strerror(number) if number else printable(error)
     return kind(": ".join(filter(None, (what, reason, remedy))))
@@ -187,11 +210,10 @@ def _cannot_grow(name: str, most: int) -> str:
 
 def shared_memory() -> tuple[int, int]:
     """Returns the size and the free bytes of /dev/shm; zeros if there is no /dev/shm."""
-    try:
+    with Suppressed():
         status = os.statvfs(SHM)
-    except OSError:
-        return 0, 0
-    return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
+        return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
+    return 0, 0
 
 
 def size_text(octets: int, up: bool = False) -> str:
@@ -216,18 +238,16 @@ def enlarge(needed: int) -> str:
 
 
 def _owner(path: str) -> str:
-    try:
+    user = f"you are uid {os.geteuid()}"
+    with Suppressed():
         status = os.lstat(path)
-    except OSError:
-        return f"you are uid {os.geteuid()}"
-    owner = _name_of(status.st_uid, pwd.getpwuid) or status.st_uid
-    group = _name_of(status.st_gid, grp.getgrgid) or status.st_gid
-    mode = stat.S_IMODE(status.st_mode)
-    return f"it belongs to {owner}:{group}, mode {mode:04o}; you are uid {os.geteuid()}"
+        owner = _name_of(status.st_uid, pwd.getpwuid) or status.st_uid
+        group = _name_of(status.st_gid, grp.getgrgid) or status.st_gid
+        return f"it belongs to {owner}:{group}, mode {stat.S_IMODE(status.st_mode):04o}; {user}"
+    return user
 
 
 def _kind(path: str) -> str:
-    try:
+    with Suppressed():
         return _FILES.get(stat.filemode(os.lstat(path).st_mode)[0], "no file")
-    except OSError:
-        return "no file"
+    return "no file"

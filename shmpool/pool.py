@@ -29,10 +29,10 @@ from .options import (
     queue_refusals,
 )
 from .os_errors import refuse, refuse_readonly
-from .pool_files import inode_of, replaced, status_of, unlink
+from .pool_files import inode_of, replaced, unlink
 from .process_exit import leave_at_the_end, open_pools
 from .queue import AlfQueue, queue_names, refuse_foreign
-from .segment import ANONYMOUS, Segment, user_id
+from .segment import ANONYMOUS, CREATE_TRIES, Segment, disturbed, refuse_name, user_id
 from .stats import (
     LIMIT_S,
     Audit,
@@ -157,28 +157,37 @@ class Pool(PoolBase):
                               refill_multiplier, _given(cache_size), headroom, members, queues,
                               mode, group)  # fmt: skip
         geometry = planned(name or ANONYMOUS, options)
-        check(lib.shmpool_room(), f"pool {name or ANONYMOUS!r}")  # before a name is taken
+        check(lib.shmpool_room(), f"pool {name or ANONYMOUS!r}")  # before it takes memory
         if name is None:
             return cls._open(Segment.anonymous(geometry), made=True)
-        while True:
+        for _ in range(CREATE_TRIES):
             try:
                 segment = Segment.create(name, geometry, mode, group, replace)
-                break
             except errors.PoolExists:
                 if not exist_ok:
                     raise
-            with contextlib.suppress(errors.PoolNotFound):  # it was removed since: create it
-                return cls.attach(name, owner=user)._refuse_other(options, Geometry.of(geometry))
-        try:
+                with contextlib.suppress(errors.PoolNotFound):  # it was removed since: create it
+                    return cls.attach(name, owner=user)._refuse_other(
+                        options, Geometry.of(geometry)
+                    )
+                continue
             pool = cls._open(segment, made=True)
-            if unlink_on_close:
-                segment._unlink_at_the_end(segment.path)
-            return pool
-        except BaseException:
-            there = status_of(name)
-            if there is not None and samestat(there, segment.status):
-                unlink(name)
-            raise
+            try:
+                if unlink_on_close:
+                    segment._unlink_at_the_end(segment.path)
+                # The name comes last, so nothing can fail when the pool has it. No call follows:
+                # an exception of a signal handler would leave a name without a pool.
+                segment._file_name = segment.path, replace
+                return pool
+            except FileExistsError:
+                pool.close()  # another process has just taken the name: refuse it, or attach
+            except OSError as error:
+                pool.close()
+                raise refuse_name(name, error, replace) from None
+            except BaseException:
+                pool.close()  # now: a traceback keeps the object alive
+                raise
+        raise disturbed(name)
 
     def _refuse_other(self, options: PoolOptions, asked: Geometry) -> "Pool":
         """Returns the pool if it has the options given; else closes it and raises PoolExists."""

@@ -93,16 +93,15 @@ def locked_whole(fd: int) -> Iterator[bool]:
         yield True
     finally:
         # Closing fd is not enough: a child forked during the block shares the description.
-        with contextlib.suppress(OSError):
+        with os_errors.Suppressed():
             record_lock(fd, fcntl.F_UNLCK)
 
 
 def status_of(name: str) -> os.stat_result | None:
     """Returns what the file of that name is, None if there is no file."""
-    try:
+    with os_errors.Suppressed():
         return os.lstat(path_of(name))
-    except OSError:
-        return None
+    return None
 
 
 def names_file(name: str, fd: int) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MADE_MAX = 1024  # the most created pools that are remembered
 # No WeakSet: its callback is in Python, and an exception of a signal handler is lost in a callback.
 _open: "set[weakref.ref[Pool]]" = set()
-_made: dict[str, os.stat_result] = {}  # by path
+_made: dict[tuple[int, int], str] = {}  # paths, by device and inode
 
 
 def leave_at_the_end(pool: "Pool") -> None:
@@ -33,13 +33,14 @@ def leave_at_the_end(pool: "Pool") -> None:
     _hook_multiprocessing()
 
 
-def made(path: str) -> None:
-    """Remembers that this process has created the pool whose file is at path."""
+def made(path: str, file: os.stat_result) -> None:
+    """Remembers that this process has created a pool's file, whose name is or will be path."""
     if len(_made) >= MADE_MAX:
-        for old in [path for path in _made if not os.path.exists(path)] or list(_made)[:1]:
-            del _made[old]
-    with contextlib.suppress(OSError):
-        _made[path] = os.lstat(path)
+        known = list(_made.items())  # other threads change _made
+        gone = [key for key, path in known if not os.access(path, os.F_OK)]
+        for old in gone or [key for key, _ in known[:1]]:
+            _made.pop(old, None)
+    _made[file.st_dev, file.st_ino] = path
 
 
 def open_pools() -> "list[Pool]":
@@ -50,11 +51,12 @@ def open_pools() -> "list[Pool]":
 def _leave_all() -> None:
     for pool in open_pools():
         pool._leave()
-    for path, file in _made.items():
+    for key, path in list(_made.items()):
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                if os.path.samestat(os.fstat(fd), file):
+                file = os.fstat(fd)
+                if (file.st_dev, file.st_ino) == key:
                     lib.shmpool_leave_file(fd)
             finally:
                 os.close(fd)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from . import errors
 from .options import seconds_of
+from .os_errors import Suppressed
 from .pool_files import (
     TEMPORARY,
     in_use,
@@ -79,7 +80,11 @@ def _removed(name: str, age: float | None) -> str | None:
             if reason is None:
                 unlink(name)
             return reason
-    except (errors.ShmpoolError, OSError) as error:
+    except errors.ShmpoolError as error:
+        return str(error)
+    except OSError as error:
+        if error.errno is None:  # a signal handler raised it
+            raise
         return str(error)
     finally:
         file.close()
@@ -98,7 +103,7 @@ def _needed(fd: int, age: float | None) -> str | None:
 
 def _remove_unfinished(name: str) -> None:
     """Removes a temporary name if its creator has died, or if the file has its own name too."""
-    with contextlib.suppress(errors.ShmpoolError, OSError):
+    with contextlib.suppress(errors.ShmpoolError), Suppressed():
         file = open_file(name)
         finished = os.fstat(file.fd).st_nlink > 1
         with locked_whole(file.fd) as alone:

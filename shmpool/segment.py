@@ -123,7 +123,10 @@ class Segment(SegmentBase):
     def create(
         cls, name: str, geometry: Native, mode: int, group: Group, replace: bool = False
     ) -> "Segment":
-        """Creates and initialises the file. With replace, it takes the name from an existing file.
+        """Creates and initialises the file, complete but for its name.
+
+        Setting _file_name gives it the name; until then close() removes the file. Refuses a name
+        that is taken, unless replace is true.
 
         Raises:
             PoolExists, OutOfSharedMemory, InvalidArgument, AccessDenied, LimitReached.
@@ -133,32 +136,28 @@ class Segment(SegmentBase):
             if not replace:
                 _refuse_existing(name)
             for _ in range(CREATE_TRIES):
-                segment = cls._create_once(name, geometry, mode, group, number, replace)
+                segment = cls._create_once(name, geometry, mode, group, number)
                 if segment is not None:
-                    made(segment.path)
+                    made(segment.path, segment.status)
                     return segment
-                if not replace:
-                    _refuse_existing(name)
-        raise errors.PoolExists(
-            f"pool {name!r} was created and removed {CREATE_TRIES} times by other processes"
-        )
+        raise disturbed(name)
 
     @classmethod
     def _create_once(
-        cls, name: str, geometry: Native, mode: int, group: Group, number: int, replace: bool
+        cls, name: str, geometry: Native, mode: int, group: Group, number: int
     ) -> "Segment | None":
-        """Tries once. Returns None if another process has taken the name, or has locked or removed
-        the unfinished file."""
-        temporary = f"{TEMPORARY}{os.urandom(8).hex()}"
+        """Tries once. Returns None if another process has locked or removed the unfinished file."""
         file, segment = SegmentBase(), None
         try:
-            # Also locks byte 0 until _finish(), so that prune() does not remove the file.
-            code = file._create(path_of(temporary))
+            # Also locks byte 0 until the file gets its name, so that prune() does not remove it.
+            code = file._create(path_of(f"{TEMPORARY}{os.urandom(8).hex()}"))
             if code == -errno.EDEADLK:  # another process prunes, and has locked the file
+                file.close()
                 return None
             check(code, f"pool {name!r}")
             fd = file.fd
             if os.fstat(fd).st_nlink == 0:  # another process has pruned the file
+                file.close()
                 return None
             _refuse_hopeless(name, fd, geometry)
             _resize(fd, geometry.size)
@@ -167,20 +166,10 @@ class Segment(SegmentBase):
             # The group first: mode must not admit the group that the file has now.
             _give_to_group(name, fd, group, number)
             os.fchmod(fd, mode)
-            if replace:
-                _rename(temporary, name)
-                return segment
-            try:
-                os.link(path_of(temporary), path_of(name), follow_symlinks=False)
-            except FileExistsError:
-                segment.close()
-                return None
-            return segment
         except BaseException:
             (segment or file).close()  # now: a traceback keeps the object alive
             raise
-        finally:
-            file._finish()
+        return segment
 
     @classmethod
     def anonymous(cls, geometry: Native) -> "Segment":
@@ -328,20 +317,27 @@ def _refuse_existing(name: str) -> None:
     raise os_errors.exists(name)
 
 
-def _rename(temporary: str, name: str) -> None:
-    """Gives a new pool's file the name of an existing one. AccessDenied, SegmentInvalid."""
-    try:
-        os.rename(path_of(temporary), path_of(name))
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EACCES, errno.EISDIR, errno.ENOTEMPTY):
-            raise
-        raise os_errors.cannot_open(name, path_of(name), error, "replace") from None
+def refuse_name(name: str, error: OSError, replace: bool) -> errors.ShmpoolError | OSError:
+    """Returns the exception for a new pool that could not take its name."""
+    refusals = (errno.EPERM, errno.EACCES, errno.EISDIR, errno.ENOTEMPTY)
+    if replace and error.errno in refusals:
+        return os_errors.cannot_open(name, path_of(name), error, "replace")
+    return os_errors.failure(f"pool {name!r} cannot be created", error)
+
+
+def disturbed(name: str) -> errors.PoolExists:
+    """Returns the exception for a pool that could not be created in CREATE_TRIES tries."""
+    return errors.PoolExists(
+        f"pool {name!r} was created and removed {CREATE_TRIES} times by other processes"
+    )
 
 
 def _give_to_group(name: str, fd: int, group: Group, number: int) -> None:
     try:
         os.fchown(fd, -1, number)
     except OSError as error:
+        if error.errno is None:  # a signal handler raised it
+            raise
         raise errors.AccessDenied(
             f"pool {name!r} cannot be given to group {group!r}: {error.strerror}; give a group "
             "that this user is a member of (id -G)"

@@ -115,7 +115,7 @@ class Recovery:
     requeued: int
     dead_lettered: int
     postponed: int  # dead members that wait for a suspended process or for room in a queue
-    unknown: int  # members whose state is not known: no descriptor was left to ask the kernel
+    unknown: int  # members of unknown state: no descriptor is free, or the pool's own was closed
 
 
 def read_stats(pool: int, geometry: Geometry) -> Stats:

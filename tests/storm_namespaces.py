@@ -178,8 +178,10 @@ def storm(kills: int, seed: int) -> bool:
             space.end()
             disturbed += len(space.heard)
         with shmpool.Pool.attach(name) as last:
-            while last.recover().members:
-                pass
+            ended = time.monotonic()
+            # A killed process closes its output before its token.
+            while last.recover().members or len(last.members()) > 1:
+                assert time.monotonic() < ended + GUARD_S, "a killed process has not ended"
             found = []
             for queue in QUEUES:
                 while (message := last.queue(queue).try_recv()) is not None:

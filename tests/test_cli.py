@@ -136,6 +136,20 @@ def test_letters(shmpool_command: Run, options: list[str], make_pool: MakePool) 
     ]
 
 
+def test_any_integer(shmpool_command: Run, options: list[str], make_pool: MakePool) -> None:
+    """An option beyond 64 bits is a usage error, or as good as no limit: with a daemon too."""
+    pool, huge = make_pool(), str(10**30)
+    size = ["--buffer-size", huge, "--capacity", huge]
+    for arguments, status in (
+        (["create", "test-never", *size], 2),
+        (["watch", pool.name, "--count", huge, "--interval", huge], 2),
+        (["watch", "test-never", "--count", huge], 1),
+    ):
+        done = shmpool_command(*arguments, *options)
+        assert (status, "") == (done.returncode, done.stdout)
+        assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_tables(shmpool_command: Run, make_pool: MakePool, pool_name: str) -> None:
     """Without --json there are tables with the same figures, and the reason if a pool has none."""
@@ -205,6 +219,19 @@ def test_usage_errors(shmpool_command: Run, pool_name: str) -> None:
         assert 2 == done.returncode, arguments
         assert "Traceback" not in done.stderr
     assert pool_name not in shmpool.pool_names()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("ls", "{}"), ("{}",), ("stats", "x", "--{}"), ("create", "x", "--capacity", "{}"), ("--{}",)],
+)
+def test_usage_errors_are_printable(shmpool_command: Run, arguments: tuple[str, ...]) -> None:
+    """Arguments may be names of strangers' files, from a pattern of the shell."""
+    foreign = "\x1b]0;owned\x07\x9b31m\u202ea\rb\udcff"
+    done = shmpool_command(*[text.format(foreign) for text in arguments])
+    assert (2, "") == (done.returncode, done.stdout)
+    assert all(" " <= character <= "~" or character == "\n" for character in done.stderr)
+    assert "owned" in done.stderr
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 """The C types by themselves: objects that nobody opened, and arguments that our own Python never
 gives, are exceptions. A subclass, or a mistake in a later version, must not crash the process."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -75,9 +77,42 @@ def test_a_segment_has_one_file(pool: shmpool.Pool) -> None:
     for call, kind, words in calls:
         with pytest.raises(kind, match=words):
             call()
-    segment._finish()
     for _ in range(2):
         segment.close()
+
+
+def test_a_segment_has_one_name(tmp_path: Path) -> None:
+    """A new file has its temporary name until it gets another one, once; a refusal keeps it."""
+    segment = _hot.SegmentBase.__new__(_hot.SegmentBase)
+    given: tuple[tuple[object, type[Exception], str], ...] = (
+        (("x", False), ValueError, "takes .path, replace., once"),
+        ("x", ValueError, "takes .path, replace., once"),
+        ((1, False), TypeError, "str"),
+        (("x",), TypeError, "exactly 2 arguments"),
+        ((SURROGATE, False), UnicodeEncodeError, "surrogates"),
+        (("x" * 5000, False), OSError, "name too long"),
+        ((str(tmp_path / "missing" / "x"), True), FileNotFoundError, "missing"),
+        ((str(tmp_path / "taken"), False), FileExistsError, "taken"),
+    )
+    (tmp_path / "taken").touch()
+    for value, kind, words in given[:2]:
+        with pytest.raises(kind, match=words):
+            segment._file_name = value  # type: ignore[assignment]
+        if segment.fd < 0:
+            assert 0 == segment._create(str(tmp_path / "temporary"))
+    for value, kind, words in given[2:]:
+        with pytest.raises(kind, match=words):
+            segment._file_name = value  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="once"):
+        del segment._file_name
+    assert {"taken", "temporary"} == set(os.listdir(tmp_path))
+    segment._file_name = str(tmp_path / "taken"), True
+    assert ["taken"] == os.listdir(tmp_path)
+    assert (tmp_path / "taken").samefile(f"/proc/self/fd/{segment.fd}")
+    with pytest.raises(ValueError, match="once"):
+        segment._file_name = str(tmp_path / "other"), False
+    segment.close()
+    assert ["taken"] == os.listdir(tmp_path)
 
 
 def test_a_burst_is_filled_once(pool: shmpool.Pool) -> None:

@@ -19,8 +19,11 @@ import pytest
 from conftest import MakePool
 
 import shmpool
+import shmpool.pool_files
 import shmpool.process_exit
 import shmpool.segment
+from shmpool.options import PoolOptions, QueueOptions
+from shmpool.service.handlers import create_pool
 
 PACKAGE = str(Path(shmpool.__file__).parent)
 HERE = __file__
@@ -29,7 +32,7 @@ NOWHERE = {dis.opmap.get(name) for name in ("PUSH_EXC_INFO", "POP_EXCEPT", "POP_
 
 
 class Interrupted(BaseException):
-    """The exception that the handler raises."""
+    """The exception that the handler raises: in which function, before which bytecode."""
 
 
 @contextlib.contextmanager
@@ -46,7 +49,7 @@ def interrupted_at(step: int) -> Iterator[list[int]]:
         if event == "opcode" and bytecode[code][frame.f_lasti] not in NOWHERE:
             ran[0] += 1
             if ran[0] == step:
-                raise Interrupted
+                raise Interrupted(code.co_name, dis.opname[bytecode[code][frame.f_lasti]])
         return opcode
 
     def call(frame: FrameType, event: str, _: object) -> Any:
@@ -66,14 +69,14 @@ def interrupted_at(step: int) -> Iterator[list[int]]:
         sys.settrace(before)
 
 
-def every_step(once: Callable[[int], bool]) -> int:
-    """Calls once(1), once(2), ... until one was not interrupted. Returns how many were."""
+def every_step(once: Callable[[int], bool], stride: int = 1) -> int:
+    """Calls once(1), once(1 + stride), ... until one was not interrupted. Returns the last step."""
     for _ in range(3):
         once(0)  # from CPython 3.12 on a function's bytecodes are traced from a later call on
     step = 1
     while once(step):
-        step += 1
-    return step - 1
+        step += stride
+    return step - stride
 
 
 def left(pool: shmpool.Pool) -> tuple[bool, dict[int, int], int]:
@@ -474,39 +477,148 @@ def test_an_attach_leaves_nothing(make_pool: MakePool) -> None:
         pool.close()
 
 
-@pytest.mark.slow
-def test_a_create_leaves_nothing_open(pool_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupted create leaves no descriptor, no mapping and no temporary name.
+# The bytecodes from the moment in which a new pool has its name to its creator's caller. CPython
+# runs no signal handlers at these either.
+NAMED = ("LOAD_FAST", "LOAD_FAST_BORROW", "SWAP", "POP_TOP", "RETURN_VALUE")
 
-    A pool whose name exists is complete.
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_create_leaves_nothing(
+    pool_name: str, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    """An interrupted create leaves no descriptor, no mapping, and no name, also no temporary one.
+
+    The pool that it was to replace keeps its name.
     """
     monkeypatch.setattr(shmpool.segment, "TEMPORARY", f"~{pool_name}-")
+    options = {"buffer_size": 64, "capacity": 2, "members": 2, "queues": 1}
+    interrupted_in: list[tuple[str, ...]] = []
 
     def operation() -> shmpool.Pool:
-        return shmpool.Pool.create(pool_name, buffer_size=64, capacity=2, members=2, queues=1)
+        return shmpool.Pool.create(pool_name, replace=replace, **options)  # type: ignore[arg-type]
 
-    operation().close()
-    shmpool.Pool.unlink(pool_name)
+    old = shmpool.Pool.create(pool_name, **options)  # type: ignore[arg-type]
+    if not replace:
+        shmpool.Pool.unlink(pool_name)
+    there = shmpool.pool_files.status_of(pool_name)
     gc.collect()
     before = resources(pool_name)
 
     def once(step: int) -> bool:
+        nonlocal there
+        interrupted = False
+        with interrupted_at(step):
+            try:
+                operation()
+            except Interrupted as error:
+                interrupted = True
+                place = error.args
+        assert before == resources(pool_name), step
+        assert [] == list(Path("/dev/shm").glob(f"shmpool.~{pool_name}-*"))
+        found = shmpool.pool_files.status_of(pool_name)
+        if (found and found.st_ino) != (there and there.st_ino):
+            if interrupted:
+                interrupted_in.append(place)
+            shmpool.Pool.attach(pool_name).close()  # it is complete
+            if replace:
+                there = found
+            else:
+                shmpool.Pool.unlink(pool_name)
+        return interrupted
+
+    try:
+        assert every_step(once) > 30
+        in_create = {place for place in interrupted_in if place[0] != "operation"}
+        assert {("create", name) for name in NAMED} >= in_create > {("create", "RETURN_VALUE")}
+    finally:
+        old.close()
+        if replace:
+            shmpool.Pool.unlink(pool_name)
+
+
+@pytest.mark.slow
+def test_a_pool_with_queues_is_created_whole(pool_name: str) -> None:
+    """As the command line and the daemon create it: interrupted, it has its queues or no name."""
+    options, queues = PoolOptions(64, 2, members=2, queues=1), {"q": QueueOptions(2)}
+    whole = 0
+
+    def operation() -> None:
+        create_pool(pool_name, options, queues)
+
+    def once(step: int) -> bool:
+        nonlocal whole
         interrupted = False
         with interrupted_at(step):
             try:
                 operation()
             except Interrupted:
                 interrupted = True
-        assert before == resources(pool_name), step
-        assert [] == list(Path("/dev/shm").glob(f"shmpool.~{pool_name}-*"))
-        try:
-            operation().close()
-        except shmpool.PoolExists:
-            shmpool.Pool.attach(pool_name).close()
-        shmpool.Pool.unlink(pool_name)
+        with contextlib.suppress(shmpool.PoolNotFound), shmpool.Pool.attach(pool_name) as pool:
+            assert ["q"] == [queue.name for queue in pool.queues()], step
+            shmpool.Pool.unlink(pool_name)
+            whole += interrupted
         return interrupted
 
-    assert every_step(once) > 30
+    assert every_step(once, stride=7) > 200
+    assert whole < 10
+
+
+CREATES = """
+    import os, random, signal, sys, time
+    import shmpool
+
+    class Alarm(TimeoutError):  # an OSError, but not the kernel's
+        pass
+
+    def ring(number, frame):
+        raise Alarm
+
+    signal.signal(signal.SIGALRM, ring)
+    name, path = sys.argv[1], "/dev/shm/shmpool." + sys.argv[1]
+    options = dict(buffer_size=64, capacity=2, members=2, queues=1)
+    modes = dict(replace=True), dict(unlink_on_close=True), dict(exist_ok=True), {}
+    old = shmpool.Pool.create(name, **options)
+    began = time.perf_counter()
+    for _ in range(20):
+        with shmpool.Pool.create(name, replace=True, **options):
+            pass
+    took = (time.perf_counter() - began) / 20
+    alarms = 0
+    while alarms < 400:
+        for more in modes:
+            replaces = "replace" in more
+            if replaces:
+                keeps = shmpool.Pool.create(name, replace=True, **options)
+                there = os.stat(path).st_ino
+            elif os.path.exists(path):
+                shmpool.Pool.unlink(name)
+            pool = None
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + random.random() * took * 1.2)
+                pool = shmpool.Pool.create(name, **more, **options)
+                while True:
+                    pass  # until the alarm comes
+            except Alarm as error:
+                alarms += 1
+                if error.__traceback__.tb_next.tb_frame.f_code is ring.__code__:
+                    continue  # create() had returned
+            if pool is None:
+                if replaces:
+                    assert os.stat(path).st_ino == there, (alarms, more)
+                else:
+                    assert not os.path.exists(path), (alarms, more)
+            else:
+                pool.close()
+    print(len(os.listdir("/proc/self/fd")))
+    if os.path.exists(path):
+        shmpool.Pool.unlink(name)
+"""
+
+
+def test_alarms_in_create(pool_name: str, run: Callable[..., str]) -> None:
+    """The same with real signals: create() returns a pool, or leaves what was there."""
+    assert int(run(CREATES, pool_name)) < 16
 
 
 @pytest.mark.slow

@@ -228,3 +228,10 @@ def test_the_daemons_client_sends_any_number() -> None:
     assert sent == wire.pack_call(1, "peek", [3, 0.5, 4, 0.25])
     with pytest.raises(TypeError, match="is neither a number, nor text"):
         wire.pack_call(1, "peek", [object()])
+    for number, words in ((2**64, str(2**64)), (-(2**63) - 1, str(-(2**63) - 1))):
+        for frame in ([number], [{"a": [1, number]}], [np.int64(1), "x", {"b": number}]):
+            with pytest.raises(shmpool.InvalidArgument, match=f"integer is {words}; allowed are"):
+                wire.pack_call(1, "peek", frame)
+    with pytest.raises(shmpool.InvalidArgument, match="is of 33220 bits"):
+        wire.pack_call(1, "peek", [10**10000])
+    assert wire.pack_call(1, "peek", [2**64 - 1, -(2**63)])

@@ -369,3 +369,23 @@ def test_a_replacement_that_cannot_be_opened(pool_name: str, start: Callable[...
     assert "False" == replaced
     assert pool_name in shmpool.pool_names()
     shmpool.Pool.unlink(pool_name)
+
+
+@pytest.mark.parametrize("options", [{"replace": True}, {}, {"unlink_on_close": True}])
+def test_a_pool_whose_opening_fails(
+    make_pool: MakePool, new_name: Callable[[], str], options: dict[str, bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The name is given last: a replaced pool keeps its name, a new name never existed."""
+    old = make_pool()
+    name = old.name if "replace" in options else new_name()
+
+    def fails(pool: shmpool.Pool) -> None:
+        assert (name == old.name) == Path(f"/dev/shm/shmpool.{name}").exists()
+        raise MemoryError
+
+    monkeypatch.setattr(shmpool.pool, "leave_at_the_end", fails)
+    with pytest.raises(MemoryError):
+        shmpool.Pool.create(name, **SIZES, **options)  # type: ignore[arg-type]
+    assert not old.replaced
+    assert (name == old.name) == (name in shmpool.pool_names())

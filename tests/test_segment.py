@@ -176,10 +176,10 @@ DIES = """
     elif where == "open":
         chmod = os.fchmod
         os.fchmod = lambda *arguments: (chmod(*arguments), die())
-    elif where == "named":
-        link = os.link
-        os.link = lambda *arguments, **options: (link(*arguments, **options), die())
-    shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=64, mode=0o644)
+    pool = shmpool.Pool.create(sys.argv[1], buffer_size=64, capacity=64, mode=0o644)
+    if where == "named":  # what is there between the two system calls of the last step
+        os.link(pool._segment.path, "/dev/shm/shmpool.~0")
+        die()
 """
 UNFINISHED = ["empty", "sized", "filled", "open"]
 

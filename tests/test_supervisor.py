@@ -94,7 +94,7 @@ def test_one_trim_at_a_time(pool_name: str, monkeypatch: pytest.MonkeyPatch) -> 
             pool.alloc_many(64).free()
         watched = watcher.handler.watched[pool_name]
         monkeypatch.setattr(watched, "_trimmable_since", time.monotonic() - 3600)
-        monkeypatch.setattr(watcher._inspect_budgets, "ready", lambda name: True)
+        monkeypatch.setattr(watcher._inspect_budgets, "pause", lambda name: 0.0)
         for _ in range(2):
             await watcher._inspect()
             await asyncio.sleep(0)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Threads of one process: each a member of its own, sharing buffers and queues."""
 
+import contextvars
+import os
 import threading
 from collections.abc import Callable
 
@@ -8,6 +10,7 @@ import pytest
 from conftest import Eventually, MakePool, join
 
 import shmpool
+import shmpool.process_exit
 
 
 def in_thread(call: Callable[[], object]) -> object:
@@ -143,6 +146,60 @@ def test_a_burst_outlives_its_thread(pool: shmpool.Pool, eventually: Eventually)
     eventually(lambda: 1 == len(pool.members()))
 
 
+@pytest.mark.parametrize("kind", ["buffer", "burst", "view", "array"])
+def test_a_thread_local_ends_with_its_thread(make_pool: MakePool, kind: str) -> None:
+    """What a thread keeps in a threading.local is free when join() returns, and its slot too."""
+    pool = make_pool(members=2)
+    pool.alloc().free()
+    local = threading.local()
+    take: dict[str, Callable[[], object]] = {
+        "buffer": pool.alloc,
+        "burst": lambda: pool.alloc_many(5),
+        "view": lambda: pool.alloc().data,
+        "array": lambda: pool.array(8, "u1"),
+    }
+
+    def work() -> None:
+        local.kept = take[kind]()
+
+    for _ in range(300):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_a_context_variable_of_an_ended_thread(make_pool: MakePool) -> None:
+    """A buffer in one is freed, also if its thread's member has ended before."""
+    pool = make_pool(members=64)
+    variables = [contextvars.ContextVar[object](str(i)) for i in range(40)]  # in any order
+    for variable in variables:
+        in_thread(lambda variable=variable: variable.set(pool.alloc()) and None)
+        assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_free_when_all_slots_are_taken(make_pool: MakePool, many: bool, dropped: bool) -> None:
+    """A thread that is no member frees what an ended thread left, in whose slot it then is."""
+    pool = make_pool(members=1)
+    held = in_thread(lambda: pool.alloc_many(6) if many else pool.alloc())
+    if not dropped:
+        held.free()  # type: ignore[attr-defined]
+    del held
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+    assert pool.capacity == len(pool.alloc_many(pool.capacity))
+    assert shmpool.LimitReached is in_thread(lambda: failure_of(pool.alloc))
+
+
+def failure_of(call: Callable[[], object]) -> type[Exception] | None:
+    try:
+        call()
+    except shmpool.ShmpoolError as error:
+        return type(error)
+    return None
+
+
 def test_more_threads_than_members(make_pool: MakePool) -> None:
     """One thread too many gets LimitReached. The other threads continue."""
     pool = make_pool(members=2)
@@ -253,3 +310,23 @@ def test_a_first_call_without_the_lock(first: str, pool_name: str) -> None:
             assert 1 == len(pool.members())
             queue.drain()
     shmpool.Pool.unlink(pool_name)
+
+
+def test_many_created_pools(new_name: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads create pools while another one forgets the oldest that this process has created."""
+    monkeypatch.setattr(shmpool.process_exit, "MADE_MAX", 8)
+    access, names = os.access, [new_name() for _ in range(40)]
+
+    def create(name: str) -> None:
+        options = {"members": 2, "queues": 1, "unlink_on_close": True}
+        shmpool.Pool.create(name, buffer_size=64, capacity=2, **options).close()  # type: ignore[arg-type]
+
+    def accessed(path: str, mode: int) -> bool:
+        if threading.current_thread() is threading.main_thread() and names:
+            name = names.pop()
+            in_thread(lambda: create(name))
+        return access(path, mode)
+
+    monkeypatch.setattr(os, "access", accessed)
+    while names:
+        create(names.pop())

@@ -3,6 +3,9 @@
 
 import asyncio
 import os
+import pty
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -133,3 +136,23 @@ def test_no_pool() -> None:
     """With no pool to show it says so and runs until q is pressed."""
     app = Top(Direct(), frozenset(["no-such-pool"]), 0.1)
     run_until(app, lambda: "0 pools" in state(app) and not rows(app, "pools"))
+
+
+@pytest.mark.parametrize(
+    ("terminal", "pools", "words"),
+    [(False, [], "it needs a terminal"), (True, ["x", "../x"], "pool name is '../x'")],
+)
+def test_what_it_refuses(terminal: bool, pools: list[str], words: str) -> None:
+    """Usage errors. In a pipe it would write escape sequences, and no key could end it."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "shmpool", "top", *pools]
+    ends = theirs if terminal else subprocess.DEVNULL
+    try:
+        done = subprocess.run(
+            command, stdin=ends, stdout=ends, stderr=subprocess.PIPE, timeout=DEADLINE_S
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert 2 == done.returncode
+    assert words in done.stderr.decode()

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The group of subcommands. Turns errors into a line on stderr and an exit status."""
 
+import contextlib
 import errno
 import importlib
 import io
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -32,6 +34,14 @@ class Subcommands(click.Group):
         command: click.Command = module.command
         return command
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with printable_refusals():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with printable_refusals():
+            return super().invoke(ctx)
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # escape what it cannot encode
@@ -48,6 +58,20 @@ class Subcommands(click.Group):
             unwritten = error.filename is None and error.errno in (errno.ENOSPC, errno.EIO)
             complain(f"standard output: {error.strerror}" if unwritten else error)
             sys.exit(1)
+
+
+@contextlib.contextmanager
+def printable_refusals() -> Iterator[None]:
+    """Makes messages of usage errors safe for a terminal.
+
+    They repeat arguments, which the shell may have taken from the names of files.
+    """
+    try:
+        yield
+    except click.ClickException as error:
+        text = "\n".join(printable_lines(error.format_message()))
+        error.format_message = lambda: text  # type: ignore[method-assign]
+        raise
 
 
 def complain(error: Exception | str) -> None:

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """shmpool top."""
 
+import sys
+
 import click
 
+from ..names import checked_name
 from ..rpc.protocol import INTERVAL_MIN
 from . import needs_extra
 from .access import Backend, with_backend
@@ -22,4 +25,7 @@ def command(backend: Backend, pools: tuple[str, ...], interval: float) -> None:
         from .screen import Top
     except ModuleNotFoundError as error:
         needs_extra(error, "cli")
-    Top(backend, frozenset(pools), interval).run()
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError("it needs a terminal: use shmpool stats or shmpool watch")
+    shown = frozenset(checked_name(pool, "pool") for pool in pools)
+    Top(backend, shown, interval).run()

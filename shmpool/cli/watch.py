@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import sys
 import time
 from collections.abc import Iterator
 
@@ -39,8 +40,9 @@ def command(backend: Backend, pool: str, interval: float, count: int | None, as_
         else _poll(backend, pool, interval)
     )
     before: PoolStats | None = None
+    most = None if count is None else min(count, sys.maxsize)
     try:
-        for number, stats in enumerate(itertools.islice(stream, count)):
+        for number, stats in enumerate(itertools.islice(stream, most)):
             if as_json:
                 click.echo(json.dumps(wire.to_wire(stats)))
                 continue

@@ -273,6 +273,9 @@ PyObject *hot_views_of(PyObject *owner, uint64_t n, PyObject *put);
 
 int hot_raising_init(void);
 
+/* Makes the members of a thread end with it (ending.c). -1 with an exception. */
+int hot_ending_init(void);
+
 /* ---- queue.c ---- */
 
 static inline uint64_t hot_queue_key(const struct queue_object *self)
@@ -367,6 +370,11 @@ void hot_buffer_view_ended(struct buffer_object *self);
 
 /* Frees a live Buffer, with its last view if there are views. Raises nothing. */
 void hot_buffer_abandon(struct buffer_object *self);
+
+/* Frees buffers of the caller. Succeeds also in a thread that is no member while all member slots
+ * are taken, if a thread of this process has ended that a buffer came from: its slot is taken over.
+ * 0, or a code. */
+int64_t hot_free(uint64_t key, const uint64_t *handles, size_t n);
 
 /* Frees the buffer when its last view is released. */
 void hot_buffer_free_later(struct buffer_object *self);

@@ -25,28 +25,6 @@ static int make_process_number(void)
 	return 0;
 }
 
-static void thread_ends(PyObject *capsule)
-{
-	opening_thread_ends(PyCapsule_GetPointer(capsule, NULL));
-}
-
-/* Ends a thread's members when Python drops the thread's dict. That is before join() returns; the C
- * library ends the thread some time later. */
-static void thread_begins(struct opening_thread *t)
-{
-	PyObject *dict = PyGILState_Check() ? PyThreadState_GetDict() : NULL;
-	if (!dict)
-		return;
-	PyObject *type, *value, *trace, *capsule;
-	PyErr_Fetch(&type, &value, &trace);
-	capsule = PyCapsule_New(t, NULL, NULL);
-	if (capsule && !PyDict_SetItemString(dict, "shmpool", capsule))
-		PyCapsule_SetDestructor(capsule, thread_ends);
-	Py_XDECREF(capsule);
-	PyErr_Clear(); /* no memory: then the members end with the C library's thread */
-	PyErr_Restore(type, value, trace);
-}
-
 static int add_type(PyObject *module, const char *name, PyType_Spec *spec, PyTypeObject **type)
 {
 	*type = (PyTypeObject *)PyType_FromSpec(spec);
@@ -70,7 +48,7 @@ static int module_exec(PyObject *module)
 		return -1;
 	}
 	if ((!hot_process_number && make_process_number()) || hot_arguments_init(module) ||
-	    hot_raising_init() ||
+	    hot_raising_init() || hot_ending_init() ||
 	    add_type(module, "SegmentBase", &hot_segment_spec, &hot_segment_type) ||
 	    add_type(module, "PoolBase", &hot_pool_spec, &hot_pool_type) ||
 	    add_type(module, "QueueBase", &hot_queue_spec, &hot_queue_type) ||
@@ -78,7 +56,6 @@ static int module_exec(PyObject *module)
 	    add_type(module, "Buffer", &hot_buffer_spec, &hot_buffer_type) ||
 	    add_type(module, "ArrayMemory", &hot_memory_spec, &hot_memory_type))
 		return -1;
-	opening_thread_begins = thread_begins;
 	imported = true;
 	return 0;
 }

@@ -30,6 +30,8 @@ int hot_segment_enter(struct segment_object *self, const char *path, bool create
 {
 	if (!self->base || self->number)
 		return -EBADF;
+	if (self->temporary) /* the name that it has until segment_set_name() */
+		path = self->temporary;
 	int number = shmpool_open(self->base, self->size, self->fd, self->read_only ? NULL : path,
 				  created);
 	if (number > 0)
@@ -47,7 +49,7 @@ static void close_number(uint32_t number)
 	PyEval_RestoreThread(state);
 }
 
-/* Removes the temporary name: the file has its own name by now, or the creation failed. */
+/* Ends the creation: removes the temporary name, if the file still has it. */
 static void finish(struct segment_object *self)
 {
 	if (self->process == *hot_process_number) {
@@ -199,9 +201,9 @@ static PyObject *segment_create(PyObject *object, PyObject *path)
 static PyObject *segment_unlink_at_the_end(PyObject *object, PyObject *path)
 {
 	struct segment_object *self = (struct segment_object *)object;
-	const char *name = PyUnicode_AsUTF8(path);
+	const char *name = path == Py_None ? NULL : PyUnicode_AsUTF8(path);
 	char *copy = name ? copied(name) : NULL;
-	if (!copy)
+	if (!copy && path != Py_None)
 		return NULL;
 	PyMem_Free(self->unlink_path);
 	self->unlink_path = copy;
@@ -209,10 +211,30 @@ static PyObject *segment_unlink_at_the_end(PyObject *object, PyObject *path)
 	Py_RETURN_NONE;
 }
 
-static PyObject *segment_finish(PyObject *object, PyObject *Py_UNUSED(unused))
+/* The setter of "name": a path, and whether to replace the file that has it. */
+static int segment_set_name(PyObject *object, PyObject *value, void *Py_UNUSED(closure))
 {
-	finish((struct segment_object *)object);
-	Py_RETURN_NONE;
+	struct segment_object *self = (struct segment_object *)object;
+	struct qmempool *pool = self->number ? opening_pool(self->number) : NULL;
+	PyObject *path;
+	int replace;
+	const char *name;
+	if (!value || !PyTuple_Check(value) || !self->temporary) {
+		PyErr_SetString(PyExc_ValueError, "a new file takes (path, replace), once");
+		return -1;
+	}
+	if (!PyArg_ParseTuple(value, "Up", &path, &replace) || !(name = PyUnicode_AsUTF8(path)))
+		return -1;
+	if (strlen(name) >= SEGMENT_PATH_MAX)
+		errno = ENAMETOOLONG;
+	else if (!(replace ? rename(self->temporary, name) : link(self->temporary, name))) {
+		if (pool) /* no call of the pool runs yet: the caller has not returned it */
+			strcpy(pool->segment.path, name);
+		finish(self);
+		return 0;
+	}
+	PyErr_SetFromErrnoWithFilenameObject(PyExc_OSError, path);
+	return -1;
 }
 
 static PyObject *segment_take(PyObject *object, PyObject *other)
@@ -222,7 +244,12 @@ static PyObject *segment_take(PyObject *object, PyObject *other)
 	if (!PyObject_TypeCheck(other, hot_segment_type) || self->fd >= 0)
 		return PyErr_Format(PyExc_ValueError, "%R has no file to take", other);
 	self->fd = from->fd;
+	self->temporary = from->temporary;
+	self->hold = from->hold;
+	self->process = from->process;
 	from->fd = -1;
+	from->temporary = NULL;
+	from->hold = NULL;
 	Py_RETURN_NONE;
 }
 
@@ -272,8 +299,7 @@ static PyMethodDef segment_methods[] = {
 	  "Creates a file with a temporary name that nobody else removes. Returns 0 or a code; "
 	  "raises OSError." },
 	{ "_unlink_at_the_end", segment_unlink_at_the_end, METH_O,
-	  "Removes that name when the object or this process ends." },
-	{ "_finish", segment_finish, METH_NOARGS, "Removes the temporary name." },
+	  "Removes that name when the object or this process ends; for None, no name." },
 	{ "_take", segment_take, METH_O, "Takes over the file of another one." },
 	{ "_map", segment_map, METH_VARARGS,
 	  "Maps the file: size in bytes, read_only. Raises OSError." },
@@ -295,12 +321,20 @@ static PyMemberDef segment_members[] = {
 	{ NULL, 0, 0, 0, NULL },
 };
 
+static PyGetSetDef segment_getset[] = {
+	{ "_file_name", NULL, segment_set_name,
+	  "Set to (path, replace): gives a new file this name instead of its temporary one.\n"
+	  "With replace, another file loses it in the same step. Raises OSError; then nothing\n"
+	  "has changed. An attribute, because CPython runs signal handlers after a call, but\n"
+	  "not after a store.",
+	  NULL },
+	{ NULL, NULL, NULL, NULL, NULL },
+};
+
 static PyType_Slot segment_slots[] = {
-	{ Py_tp_new, segment_new },
-	{ Py_tp_dealloc, segment_dealloc },
-	{ Py_tp_methods, segment_methods },
-	{ Py_tp_members, segment_members },
-	{ 0, NULL },
+	{ Py_tp_new, segment_new },         { Py_tp_dealloc, segment_dealloc },
+	{ Py_tp_methods, segment_methods }, { Py_tp_members, segment_members },
+	{ Py_tp_getset, segment_getset },   { 0, NULL },
 };
 
 PyType_Spec hot_segment_spec = { "shmpool._hot.SegmentBase", sizeof(struct segment_object), 0,

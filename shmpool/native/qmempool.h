@@ -19,7 +19,8 @@
  * its slot must stay until they have adopted the last one. member.ended:
  *
  *     value   meaning                                    a crash then leaves
- *     0       the thread runs                            a dead member
+ *     0       the thread runs, or another thread of the  a dead member
+ *             process has taken the slot over (hot/ending.c)
  *     1       the thread has ended                       a dead member, whose buffers sweep() frees
  *     2       one thread of the process frees the slot   the same
  *
@@ -27,7 +28,8 @@
  *     [ENDED]  ended and adopted of a member whose thread has ended: qmempool_end() sets ended and
  *              then counts the member's buffers; qmempool_adopt() counts one buffer less and then
  *              reads ended. All four are seq_cst, so at least one of the two finds that the last
- *              buffer is gone. A compare-and-swap of ended decides which of them frees the slot.
+ *              buffer is gone. A compare-and-swap of ended decides which of them frees the slot. A
+ *              thread that finds no free slot takes an ended one over: it swaps 1 for 0.
  *
  * Progress: an allocation takes what it can have in a bounded number of steps. It never waits for
  * another member and never asks which members are dead. blocking_alloc() does both.

@@ -23,6 +23,9 @@ from typing import Any, Literal, SupportsIndex, Union, get_args, get_origin, get
 
 import msgpack
 
+from .. import errors
+
+INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1  # of MessagePack
 REQUEST_MAX = 64 << 10  # bytes of a frame that a daemon takes
 ANSWER_MAX = 64 << 20  # bytes of a frame that a client takes
 MSGID_MAX = 2**32 - 1
@@ -82,8 +85,26 @@ def pack_notice(method: str, params: list[Any]) -> bytes:
 
 
 def _pack(frame: list[Any]) -> bytes:
-    data: bytes = msgpack.packb(frame, default=_number, unicode_errors="backslashreplace")
+    """Returns the frame as bytes. Raises InvalidArgument for integers of more than 64 bits."""
+    try:
+        data: bytes = msgpack.packb(frame, default=_number, unicode_errors="backslashreplace")
+    except OverflowError:
+        wrong = next(n for n in _integers(frame) if not INTEGER_MIN <= n <= INTEGER_MAX)
+        digits = str(wrong) if wrong.bit_length() <= 256 else f"of {wrong.bit_length()} bits"
+        raise errors.InvalidArgument(
+            f"an integer is {digits}; allowed are {INTEGER_MIN} to {INTEGER_MAX}"
+        ) from None
     return data
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _integers(item)
+    elif isinstance(value, SupportsIndex):
+        yield index(value)
 
 
 def _number(value: object) -> int | float:

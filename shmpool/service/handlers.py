@@ -205,13 +205,9 @@ def _description(view: View) -> Description:
 
 def create_pool(name: str, options: PoolOptions, queues: dict[str, QueueOptions]) -> None:
     """Creates a pool and its queues: all, or nothing. Raises as Pool.create and create_queue."""
-    pool = Pool.create(name, **keywords(PoolOptions, options))
-    try:
-        with pool:
-            create_queues(pool, queues)
-    except BaseException:
-        Pool.unlink(name)
-        raise
+    with Pool.create(name, unlink_on_close=True, **keywords(PoolOptions, options)) as pool:
+        create_queues(pool, queues)
+        pool._opened()._unlink_at_the_end(None)
 
 
 def create_queues(pool: Pool, queues: dict[str, QueueOptions]) -> None:
