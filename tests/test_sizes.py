@@ -231,3 +231,20 @@ def test_a_buffer_of_another_class_for_the_asking(sized: shmpool.Pool) -> None:
     held.remove(largest)
     largest.free()
     assert expected == room(sized.alloc(timeout=60))
+
+
+def test_growth_after_the_descriptor_is_gone(
+    new_name: Callable[[], str], run: Callable[..., str]
+) -> None:
+    """Every class opens the file again by its name if the program has closed the descriptor."""
+    printed = run(
+        """
+        import os, sys, shmpool
+        pool = shmpool.Pool.create(sys.argv[1], buffer_size=[64, 4096], capacity=[64, 64])
+        os.close(pool._segment.fd)
+        print(*[len(pool.alloc(size=size).data) for size in (64, 4096)])
+        shmpool.Pool.unlink(sys.argv[1])
+        """,
+        new_name(),
+    )
+    assert "64 4096\n" == printed

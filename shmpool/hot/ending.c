@@ -25,7 +25,8 @@ static void context_ends(PyObject *capsule)
 static bool owns_buffers(const struct opening_thread *t)
 {
 	for (uint32_t i = 0; i < OPENING_POOLS_MAX; i++)
-		if (t->member[i] && opening_pools[i].buffers && member_held(t->member[i]))
+		if (t->member[i] && opening_pools[i].buffers &&
+		    member_held(&opening_pools[i].segment, t->member[i]))
 			return true;
 	return false;
 }

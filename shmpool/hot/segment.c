@@ -228,8 +228,9 @@ static int segment_set_name(PyObject *object, PyObject *value, void *Py_UNUSED(c
 	if (strlen(name) >= SEGMENT_PATH_MAX)
 		errno = ENAMETOOLONG;
 	else if (!(replace ? rename(self->temporary, name) : link(self->temporary, name))) {
-		if (pool) /* no call of the pool runs yet: the caller has not returned it */
-			strcpy(pool->segment.path, name);
+		/* No call of the pool runs yet: the caller has not returned it. */
+		for (uint32_t i = 0; pool && i < segment_classes(&pool->segment); i++)
+			strcpy(pool_class(pool, i)->segment.path, name);
 		finish(self);
 		return 0;
 	}
