@@ -192,6 +192,18 @@ def test_a_free_when_all_slots_are_taken(make_pool: MakePool, many: bool, droppe
     assert shmpool.LimitReached is in_thread(lambda: failure_of(pool.alloc))
 
 
+def test_a_call_when_all_slots_are_those_of_ended_threads(make_pool: MakePool) -> None:
+    """Each thread is the member that the last one was, whose Buffers live on."""
+    pool = make_pool(members=1)
+    held = [in_thread(pool.alloc) for _ in range(8)]
+    assert (True, 8) == (pool.audit().ok, sum(pool.audit().held.values()))
+    assert 1 == len(pool.members())
+    for buf in held[::2]:
+        in_thread(buf.free)  # type: ignore[attr-defined]
+    del held, buf
+    assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
 def failure_of(call: Callable[[], object]) -> type[Exception] | None:
     try:
         call()

@@ -83,8 +83,7 @@ static int free_buffer(const struct buffer_object *self)
 {
 	struct lookup c;
 	int error = lookup_key(self->pool->key, &c);
-	return likely(!error) ? qmempool_free(c.p, c.m, self->handle) :
-				(int)hot_free(self->pool->key, &self->handle, 1);
+	return likely(!error) ? qmempool_free(c.p, c.m, self->handle) : error;
 }
 
 void hot_buffer_free_later(struct buffer_object *self)

@@ -113,9 +113,9 @@ static void burst_dealloc(PyObject *object)
 	for (uint32_t i = 0, end; self->pool && burst_live(self) && i < self->n; i = end + 1) {
 		for (end = i; end < self->n && !(self->element && self->element[end]);)
 			end++;
-		if (end > i && hot_free(self->pool->key, self->handle + i, end - i) < 0)
+		if (end > i && shmpool_free_many(self->pool->key, self->handle + i, end - i) < 0)
 			for (; i < end; i++) /* refused because of one: free the others */
-				hot_free(self->pool->key, self->handle + i, 1);
+				shmpool_free_many(self->pool->key, self->handle + i, 1);
 	}
 	burst_clear(self);
 	Py_XDECREF(self->pool);
@@ -130,7 +130,7 @@ static int64_t free_all(struct burst_object *self)
 	int64_t code, n = burst_handles(self, "free", &handle, &mine);
 	if (n < 0)
 		return HOT_RAISED;
-	code = hot_free(self->pool->key, handle, (size_t)n);
+	code = shmpool_free_many(self->pool->key, handle, (size_t)n);
 	PyMem_Free(mine);
 	if (likely(!code))
 		burst_release(self);

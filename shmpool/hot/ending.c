@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ending.c - see hot.h: the end of a Python thread, and buffers that outlive it.
+ * ending.c - see hot.h: the end of a Python thread.
  *
  * A thread's members end before join() returns, so that the next thread finds their slots free.
  * Python drops a thread's objects in this order: its dict, where threading.local keeps its values;
@@ -75,33 +75,4 @@ int hot_ending_init(void)
 	opening_thread_begins = thread_begins;
 	context_variable = PyContextVar_New("shmpool", NULL);
 	return context_variable ? 0 : -1;
-}
-
-/* Makes the calling thread the member that an ended thread of this process was: one that still owns
- * buffers. False if there is none. Holds Python's lock, so the pool stays open. */
-static bool take_over(uint32_t number)
-{
-	struct qmempool *p = opening_pool(number);
-	const uint64_t identity = MEMBER_ATTACHED | opening_token(number);
-	if (!p || !opening_thread)
-		return false;
-	for (uint32_t i = 0; i < p->segment.members; i++) {
-		struct member *m = segment_member(&p->segment, i);
-		uint32_t ended = 1;
-		if (load_acquire(&m->identity) != identity) /* [MEMBER] */
-			continue;
-		if (!cas_seq_cst(&m->ended, &ended, 0)) /* [ENDED] */
-			continue;
-		opening_thread->member[number % OPENING_POOLS_MAX] = m;
-		return true;
-	}
-	return false;
-}
-
-int64_t hot_free(uint64_t key, const uint64_t *handles, size_t n)
-{
-	int64_t code = shmpool_free_many(key, handles, n);
-	return unlikely(code == -EUSERS) && take_over(key_pool(key)) ?
-		       shmpool_free_many(key, handles, n) :
-		       code;
 }

@@ -371,11 +371,6 @@ void hot_buffer_view_ended(struct buffer_object *self);
 /* Frees a live Buffer, with its last view if there are views. Raises nothing. */
 void hot_buffer_abandon(struct buffer_object *self);
 
-/* Frees buffers of the caller. Succeeds also in a thread that is no member while all member slots
- * are taken, if a thread of this process has ended that a buffer came from: its slot is taken over.
- * 0, or a code. */
-int64_t hot_free(uint64_t key, const uint64_t *handles, size_t n);
-
 /* Frees the buffer when its last view is released. */
 void hot_buffer_free_later(struct buffer_object *self);
 

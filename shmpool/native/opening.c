@@ -167,6 +167,26 @@ void opening_thread_make(void)
 		make_table();
 }
 
+/* Makes the calling thread the member that an ended thread of this process was, one whose buffers
+ * outlive it. -EUSERS if there is none. The lock keeps the ended thread from the middle of
+ * qmempool_end(), after which it does not touch the slot. */
+static int take_over(const struct segment *s, uint64_t token, struct member **out)
+{
+	int error = -EUSERS;
+	pthread_mutex_lock(&wiped->threads_lock);
+	for (uint32_t i = 0; i < s->members && error; i++) {
+		struct member *m = segment_member(s, i);
+		uint32_t ended = 1;
+		if (load_acquire(&m->identity) != (MEMBER_ATTACHED | token) || /* [MEMBER] */
+		    !cas_seq_cst(&m->ended, &ended, 0))                        /* [ENDED] */
+			continue;
+		*out = m;
+		error = 0;
+	}
+	pthread_mutex_unlock(&wiped->threads_lock);
+	return error;
+}
+
 int opening_attach(uint32_t number)
 {
 	uint32_t slot = number % OPENING_POOLS_MAX;
@@ -184,6 +204,9 @@ int opening_attach(uint32_t number)
 				      &opening_thread->member[slot]);
 	if (error == -EUSERS)
 		error = recover_slot(p, opening_token(number), &opening_thread->member[slot]);
+	if (error == -EUSERS)
+		error = take_over(&p->segment, opening_token(number),
+				  &opening_thread->member[slot]);
 	return error;
 }
 

@@ -20,7 +20,7 @@
  *
  *     value   meaning                                    a crash then leaves
  *     0       the thread runs, or another thread of the  a dead member
- *             process has taken the slot over (hot/ending.c)
+ *             process has taken the slot over (opening.c)
  *     1       the thread has ended                       a dead member, whose buffers sweep() frees
  *     2       one thread of the process frees the slot   the same
  *
