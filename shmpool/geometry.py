@@ -46,6 +46,11 @@ class Geometry:
     queues: int
     sizes: list[SizeClass] = field(default_factory=list)  # in ascending order
 
+    @property
+    def room(self) -> int:
+        """The bytes of the largest message: a chain of all buffers."""
+        return sum(one.buffer_size * one.capacity for one in self.sizes) - self.headroom
+
     @classmethod
     def of(cls, raw: Native) -> "Geometry":
         """Returns the Geometry of a struct shmpool_geometry."""

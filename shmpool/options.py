@@ -168,7 +168,7 @@ class QueueOptions:
         "The queue that gets dead letters.", default="none")] = None
     max_redeliveries: Annotated[int, Option(
         "Redeliveries after which a buffer goes to dead_letter; 0 for no limit.",
-        "redeliveries", 0, 2**32 - 1)] = 0
+        "redeliveries", 0, 2**16 - 1)] = 0
     # fmt: on
 
 

@@ -137,8 +137,10 @@ class AlfQueue(QueueBase):
         """Raises PayloadTooLarge; or counts what had no room, and raises Full or PoolExhausted."""
         if code == -errno.EMSGSIZE and not isinstance(items, (Burst, range)):
             size = max(memoryview(p).nbytes for p in (items if type(items) is tuple else (items,)))
-            room = self.pool.buffer_size - self.pool.headroom
-            raise errors.PayloadTooLarge(f"payload is {size} bytes; a buffer holds {room}")
+            room = self.pool.geometry.room
+            raise errors.PayloadTooLarge(
+                f"payload is {size} bytes; all buffers of the pool together hold {room}"
+            )
         n = len(items) - sent if isinstance(items, (Burst, range, tuple)) else 1
         lib.shmpool_refused(self.pool._number, self.number, n)
         if code == -errno.EMSGSIZE:

@@ -50,13 +50,14 @@ class Stats:
     free: int  # in the free ring
     cached: int  # free, in members' local caches
     held: int  # owned by members
-    queued: int  # in named queues
+    queued: int  # in named queues; of a chain, its head
     members: int
     recovered: int  # dead members recovered so far
     counters: dict[str, int]  # sums over all members, past ones included
     refused: int = 0  # not put into a queue: Full, PoolExhausted
     dropped: int = 0  # freed because the consumer that had taken them died
     sizes: list[SizeStats] = field(default_factory=list)  # in ascending order
+    chained: int = 0  # segments of chains, whose heads are held or queued
     estimated: bool = False  # free and held are extrapolated from a sample of the free ring
 
 
@@ -92,6 +93,7 @@ class Audit:
     queued: dict[str, int] = field(default_factory=dict)  # by queue name
     unaccounted: int = 0
     complete: bool = True
+    chained: int = 0  # segments of chains
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def read_stats(pool: int, geometry: Geometry) -> Stats:
     """Reads the figures of an open pool, by its number. Raises PoolClosed, SegmentInvalid."""
     raw = ffi.new("struct shmpool_stats *")
     check(lib.shmpool_stats(pool, raw), "stats")
-    away = raw.free + raw.cached + raw.queued
+    chained = raw.chained if raw.chained < 2**63 else 0  # sums of a moment may be short
+    away = raw.free + raw.cached + raw.queued + chained
     return Stats(
         capacity=geometry.capacity,
         created=raw.created,
@@ -139,6 +142,7 @@ def read_stats(pool: int, geometry: Geometry) -> Stats:
             SizeStats(one.buffer_size, one.capacity, of.created, of.free, of.cached)
             for one, of in zip(geometry.sizes, raw.classes, strict=False)
         ],
+        chained=chained,
         estimated=bool(raw.estimated),
     )
 
@@ -215,7 +219,7 @@ class Counting:
         """Returns the result so far."""
         raw = self._raw
         held = {i: int(h.buffers) for i, h in enumerate(self._held) if h.buffers}
-        counted = raw.free + raw.cached + sum(held.values()) + sum(self._queued)
+        counted = raw.free + raw.cached + raw.chained + sum(held.values()) + sum(self._queued)
         agree = raw.unaccounted == 0 and raw.doubled == 0 and counted == raw.total
         return Audit(
             ok=self.complete and agree,
@@ -226,6 +230,7 @@ class Counting:
             queued={name: self._queued[i] for i, name in self._queues.items()},
             unaccounted=raw.unaccounted,
             complete=self.complete,
+            chained=raw.chained,
         )
 
     def holders(self) -> list[Holder]:

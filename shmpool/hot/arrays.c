@@ -11,6 +11,7 @@
  * Buffer. The Buffer is freed when the last of them is gone, in any order.
  */
 #include "arrays.h"
+#include "chain.h"
 
 /* Entries of numpy's function table, whose places never change. */
 enum {
@@ -168,7 +169,9 @@ PyObject *hot_buffer_array(PyObject *object, PyObject *args)
 	struct form *form = form_of(text);
 	if (!form)
 		return NULL;
-	int error = hot_buffer_movable(self, "array") ? -1 : record_write(self, form, headroom);
+	int error = hot_buffer_movable(self, "array") ? -1 :
+		    self->chain                       ? hot_chain_refuse(self, "an array") :
+							record_write(self, form, headroom);
 	if (!error)
 		array = array_of(self, form);
 	else if (!PyErr_Occurred())
@@ -218,7 +221,11 @@ PyObject *hot_get_array(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 	PyObject *buffer = hot_queue_get(self, given.timeout), *array = NULL;
 	if (unlikely(!buffer))
 		return NULL;
-	struct form *form = record_read((struct buffer_object *)buffer, &why);
+	struct form *form = NULL;
+	if (unlikely(((struct buffer_object *)buffer)->chain))
+		why = "is a chain of buffers, no array";
+	else
+		form = record_read((struct buffer_object *)buffer, &why);
 	if (likely(form)) {
 		array = array_of((struct buffer_object *)buffer, form);
 		form_done(form);

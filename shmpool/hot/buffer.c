@@ -3,7 +3,7 @@
  * buffer.c - shmpool.Buffer: owns one buffer. Exports its bytes and counts the views: while a view
  * is live, the buffer can be neither freed nor put.
  */
-#include "hot.h"
+#include "chain.h"
 
 static struct buffer_object *spare; /* a released Buffer to use again: allocating one takes 10 ns */
 
@@ -20,11 +20,15 @@ struct buffer_object *hot_buffer_new(void)
 	self->state = HOT_RELEASED;
 	self->exports = 0;
 	self->view_room = false;
+	self->view_part = 0;
+	self->chain = NULL;
 	return self;
 }
 
 void hot_buffer_discard(struct buffer_object *self)
 {
+	PyMem_Free(self->chain);
+	self->chain = NULL;
 	if (spare)
 		Py_DECREF(self);
 	else
@@ -37,7 +41,7 @@ PyObject *hot_buffer_fill(struct buffer_object *self, struct pool_object *pool, 
 	self->pool = (struct pool_object *)Py_NewRef(pool);
 	self->handle = handle;
 	self->headroom = extent.headroom;
-	self->length = extent.length;
+	self->length = unlikely(self->chain) ? self->chain->length : extent.length;
 	self->state = hot_process();
 	PyObject_GC_Track(self);
 	return (PyObject *)self;
@@ -106,6 +110,10 @@ static void buffer_dealloc(PyObject *object)
 	PyObject_GC_UnTrack(object);
 	if (hot_buffer_live(self))
 		free_buffer(self);
+	if (unlikely(self->chain)) {
+		PyMem_Free(self->chain);
+		self->chain = NULL;
+	}
 	struct pool_object *pool = self->pool;
 	self->pool = NULL;
 	self->state = HOT_RELEASED;
@@ -125,8 +133,15 @@ static int buffer_getbuffer(PyObject *object, Py_buffer *view, int flags)
 	view->obj = NULL;
 	if (hot_buffer_usable(self, "view"))
 		return -1;
+	char *data = hot_buffer_bytes(self);
 	uint64_t size = self->view_room ? hot_buffer_stride(self) - self->headroom : self->length;
-	if (PyBuffer_FillInfo(view, object, hot_buffer_bytes(self), (Py_ssize_t)size, 0, flags))
+	if (unlikely(self->chain)) {
+		if (!self->view_part)
+			return hot_chain_refuse(self, "a view of all of it");
+		data = self->chain->part[self->view_part - 1].data;
+		size = self->chain->part[self->view_part - 1].length;
+	}
+	if (PyBuffer_FillInfo(view, object, data, (Py_ssize_t)size, 0, flags))
 		return -1;
 	hot_buffer_view_begun(self);
 	return 0;
@@ -204,6 +219,11 @@ static PyObject *buffer_repr(PyObject *object)
 	struct buffer_object *self = (struct buffer_object *)object;
 	if (!hot_buffer_live(self))
 		return PyUnicode_FromString("<shmpool.Buffer released>");
+	if (self->chain)
+		return PyUnicode_FromFormat(
+			"<shmpool.Buffer %u, a chain of %u, %llu of %llu bytes>",
+			hot_buffer_index(self), self->chain->n, (unsigned long long)self->length,
+			(unsigned long long)self->chain->room);
 	return PyUnicode_FromFormat("<shmpool.Buffer %u, %llu of %llu bytes>",
 				    hot_buffer_index(self), (unsigned long long)self->length,
 				    (unsigned long long)(hot_buffer_stride(self) - self->headroom));
@@ -212,10 +232,18 @@ static PyObject *buffer_repr(PyObject *object)
 static PyMethodDef buffer_methods[] = {
 	{ "write", hot_buffer_write, METH_O,
 	  "write($self, payload, /)\n--\n\nCopies a bytes-like object to the start of data and "
-	  "sets length.\n\nReturns the length in bytes.\n\nRaises:\n"
+	  "sets length. Of a chain: to\nall its segments, one after the other.\n\nReturns the "
+	  "length in bytes.\n\nRaises:\n"
 	  "    PayloadTooLarge: payload has more bytes than data.\n"
 	  "    BufferReleased: this process does not own the buffer any more.\n"
 	  "    PoolClosed: the pool is closed." },
+	{ "writelines", hot_buffer_writelines, METH_O,
+	  "writelines($self, payloads, /)\n--\n\nwrite() of several bytes-like objects, one after "
+	  "the other.\n\nReturns the length in bytes." },
+	{ "readinto", HOT_FAST(hot_buffer_readinto),
+	  "readinto($self, target, offset=0)\n--\n\nCopies the bytes from offset on into a "
+	  "writable bytes-like object, as many as it has room for.\n\nReturns how many." },
+	{ "__bytes__", hot_buffer_to_bytes, METH_NOARGS, NULL },
 	{ "free", buffer_free, METH_NOARGS,
 	  "free($self)\n--\n\nReturns the buffer to its pool; the Buffer is then released.\n\n"
 	  "Raises:\n    BufferInUse: a memoryview or numpy array of it is alive.\n"
@@ -240,6 +268,10 @@ static PyType_Slot buffer_slots[] = {
 	  "numpy.frombuffer(buf). While such a view is alive the buffer can be neither freed nor\n"
 	  "put. At the end of a with block the buffer is freed. If an exception leaves the block\n"
 	  "and views are alive, it is freed with the last of them.\n\n"
+	  "A Buffer for more bytes than any single buffer has is a chain: several buffers that "
+	  "are\n"
+	  "one. It has no view of all its bytes; segments has one for each of them. All else is\n"
+	  "the same for both.\n\n"
 	  "Any thread of the process may use a Buffer, one thread at a time. A forked child may\n"
 	  "not: it gets BufferReleased." },
 	{ Py_tp_dealloc, buffer_dealloc },

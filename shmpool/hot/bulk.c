@@ -5,19 +5,14 @@
  */
 #include "payload.h"
 
+#include "chain.h"
+
 #define RECV_MAX 256           /* payloads of one claim */
 #define RECV_BYTES (16 << 20)  /* a call that has copied so many claims no more */
 #define AHEAD 8                /* payloads prefetched while one is copied */
 #define FREE_BYTES (64u << 10) /* copied before buffers are freed: they are in the caches still */
 
-/* Payloads that are being sent, and the references that keep their bytes in place. */
-struct outgoing {
-	PyObject *items; /* a tuple */
-	struct shmpool_slice *slice;
-	Py_buffer *view; /* of those that are not bytes; NULL if all are */
-};
-
-static void outgoing_release(struct outgoing *out)
+void outgoing_release(struct outgoing *out)
 {
 	Py_ssize_t n = out->view ? PyTuple_GET_SIZE(out->items) : 0;
 	for (Py_ssize_t i = 0; i < n; i++)
@@ -27,8 +22,7 @@ static void outgoing_release(struct outgoing *out)
 	Py_XDECREF(out->items);
 }
 
-/* Collects the payloads. 0, or -1 with an exception. May run Python code. */
-static int outgoing_open(struct outgoing *out, PyObject *payloads)
+int outgoing_open(struct outgoing *out, PyObject *payloads)
 {
 	*out = (struct outgoing) { .items = PySequence_Tuple(payloads) };
 	if (!out->items)
@@ -60,13 +54,44 @@ undo:
 	return -1;
 }
 
+/* Returns how many of the payloads, from the first on, have room in a single buffer each. */
+static size_t singles(const struct pool_object *pool, const struct shmpool_slice *slice, size_t n)
+{
+	size_t k = 0;
+	while (k < n && hot_class_for(pool, slice[k].length) < pool->classes)
+		k++;
+	return k;
+}
+
+/* 0, or -EMSGSIZE if a payload has no room in the whole pool. */
+static int64_t refuse_large(const struct pool_object *pool, const struct shmpool_slice *slice,
+			    size_t n)
+{
+	uint32_t counts[CLASSES_MAX];
+	int64_t code = 0;
+	for (size_t i = 0; pool && pool->key && i < n && code >= 0; i++)
+		if (unlikely(hot_class_for(pool, slice[i].length) == pool->classes))
+			code = shmpool_chain_plan(pool->key, slice[i].length, 0, counts);
+	return code < 0 ? code : 0;
+}
+
+/* Sends the next payloads: how many, or a code, or HOT_RAISED. */
+static int64_t send_next(struct hot_wait *wait, struct queue_object *self, size_t left)
+{
+	wait->n = self->pool ? singles(self->pool, wait->slices, left) : left;
+	if (likely(wait->n))
+		return hot_wait(wait, -EINPROGRESS);
+	const int64_t code =
+		hot_chain_send(self, wait->slices->data, wait->slices->length, hot_time_left(wait));
+	return code < 0 ? code : 1;
+}
+
 PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
 	struct queue_object *self = (struct queue_object *)object;
 	struct outgoing out;
 	struct hot_arguments given;
 	PyObject *done = NULL;
-	int64_t code = 0;
 	if (hot_parse("send_many", "payloads", args, n, names, &given) ||
 	    outgoing_open(&out, given.item))
 		return NULL;
@@ -75,16 +100,18 @@ PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 				 .pool = self->pool,
 				 .queue = self,
 				 .slices = out.slice,
-				 .n = (size_t)total,
 				 .timeout = given.timeout };
-	while (wait.n && (code = hot_wait(&wait, -EINPROGRESS)) > 0) {
-		wait.slices += code;
-		wait.n -= (size_t)code;
+	int64_t code = refuse_large(self->pool, out.slice, (size_t)total);
+	Py_ssize_t sent = 0;
+	while (code >= 0 && sent < total) {
+		code = send_next(&wait, self, (size_t)(total - sent));
+		wait.slices += code > 0 ? code : 0;
+		sent += code > 0 ? code : 0;
 	}
-	if (likely(!wait.n))
+	if (likely(sent == total))
 		done = Py_NewRef(Py_None);
 	else
-		hot_queue_raise(self, code, out.items, total - (Py_ssize_t)wait.n);
+		hot_queue_raise(self, code, out.items, sent);
 	outgoing_release(&out);
 	return done;
 }

@@ -7,6 +7,7 @@
  * to the element. The burst frees the buffers that have no element.
  */
 #include "burst.h"
+#include "chain.h"
 
 #include <structmember.h>
 
@@ -202,6 +203,9 @@ static PyObject *burst_element(struct burst_object *self, uint32_t i, struct buf
 				   handle_index(handle));
 	if (!self->element && !(self->element = PyMem_Calloc(self->n, sizeof(*self->element))))
 		return PyErr_NoMemory();
+	if (unlikely(buffer_heads(pool_buffer(c.p, handle_index(handle)))) &&
+	    hot_chain_read(buffer, c.p, handle))
+		return NULL;
 	self->element[i] = (struct buffer_object *)hot_buffer_fill(buffer, self->pool, handle,
 								   header_extent(c.p, handle));
 	return Py_NewRef(self->element[i]);

@@ -4,6 +4,7 @@
  * codes: Python words the exceptions (burst.py).
  */
 #include "burst.h"
+#include "chain.h"
 
 int burst_array(const struct burst_object *self, PyObject *array, int flags, uint64_t n,
 		uint64_t each, Py_buffer *view)
@@ -45,6 +46,10 @@ PyObject *burst_lengths(PyObject *object, PyObject *out)
 /* Updates an element's own copy of its length. */
 static void element_length(struct buffer_object *element, uint32_t length)
 {
+	if (element->chain) {
+		hot_chain_note(element, length);
+		return;
+	}
 	uint64_t room = hot_buffer_stride(element) - element->headroom;
 	element->length = length <= room ? length : 0; /* it fits a corrupted headroom only */
 }
@@ -103,7 +108,8 @@ PyObject *burst_set_column(PyObject *object, PyObject *args)
 struct field {
 	const char *name;
 	size_t offset;
-	size_t width; /* bytes, 4 or 8 */
+	size_t width; /* bytes in a column, 4 or 8 */
+	bool half;    /* the header has half as many */
 	bool writable;
 };
 
@@ -111,10 +117,10 @@ struct field {
 static const struct field *field_named(const char *name)
 {
 	static const struct field fields[] = {
-		{ "mark", offsetof(struct buffer, mark), 4, true },
-		{ "flow_hash", offsetof(struct buffer, flow_hash), 4, true },
-		{ "timestamp", offsetof(struct buffer, timestamp), 8, true },
-		{ "redelivered", offsetof(struct buffer, redelivered), 4, false },
+		{ "mark", offsetof(struct buffer, mark), 4, false, true },
+		{ "flow_hash", offsetof(struct buffer, flow_hash), 4, false, true },
+		{ "timestamp", offsetof(struct buffer, timestamp), 8, false, true },
+		{ "redelivered", offsetof(struct buffer, redelivered), 4, true, false },
 	};
 	for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++)
 		if (!strcmp(name, fields[i].name))
@@ -148,7 +154,9 @@ PyObject *burst_field(PyObject *object, PyObject *args)
 		if (unlikely(error))
 			break;
 		if (field->width == 4) {
-			const uint32_t value = load_relaxed((uint32_t *)place(self, &c, i, field));
+			const void *from = place(self, &c, i, field);
+			const uint32_t value = field->half ? load_relaxed((uint16_t *)from) :
+							     load_relaxed((uint32_t *)from);
 			memcpy(to, &value, sizeof(value));
 		} else { /* up to INT64_MAX, as shmpool_field() */
 			const uint64_t value =

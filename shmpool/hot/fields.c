@@ -7,10 +7,12 @@
  * read from the segment again. A setter converts its value first, which may run Python code, and
  * checks the Buffer afterwards.
  */
-#include "hot.h"
+#include "chain.h"
 
 static uint64_t room_of(const struct buffer_object *self)
 {
+	if (unlikely(self->chain))
+		return self->chain->room;
 	return hot_buffer_stride(self) - self->headroom;
 }
 
@@ -29,9 +31,11 @@ static PyObject *buffer_get_length(PyObject *object, void *Py_UNUSED(unused))
 	return hot_buffer_usable(self, "len") ? NULL : PyLong_FromUnsignedLongLong(self->length);
 }
 
-static inline int set_length(struct buffer_object *self, uint64_t length)
+int hot_buffer_set_length(struct buffer_object *self, uint64_t length)
 {
 	struct buffer *b;
+	if (unlikely(self->chain))
+		return hot_chain_set_length(self, length);
 	if (unlikely(length > room_of(self)))
 		return -EMSGSIZE;
 	int error = hot_buffer_header(self, &b);
@@ -42,8 +46,7 @@ static inline int set_length(struct buffer_object *self, uint64_t length)
 	return 0;
 }
 
-/* Raises what set_length() returned. Steals the reference to length. Returns -1. */
-static int length_refused(struct buffer_object *self, int error, PyObject *length)
+int hot_buffer_length_refused(struct buffer_object *self, int error, PyObject *length)
 {
 	if (error != -EMSGSIZE)
 		hot_buffer_raise(self, error, "length");
@@ -70,28 +73,10 @@ static int buffer_set_length(PyObject *object, PyObject *value, void *Py_UNUSED(
 		hot_fail(-EDOM, "length is %R bytes; it cannot be negative", number);
 		error = -1;
 	}
-	if (!error && (error = set_length(self, (uint64_t)length)))
-		error = length_refused(self, error, Py_NewRef(number));
+	if (!error && (error = hot_buffer_set_length(self, (uint64_t)length)))
+		error = hot_buffer_length_refused(self, error, Py_NewRef(number));
 	Py_DECREF(number);
 	return error;
-}
-
-PyObject *hot_buffer_write(PyObject *object, PyObject *payload)
-{
-	struct buffer_object *self = (struct buffer_object *)object;
-	Py_buffer from;
-	if (PyObject_GetBuffer(payload, &from, PyBUF_SIMPLE))
-		return NULL;
-	int error = hot_buffer_usable(self, "write"); /* after the exporter's code */
-	if (likely(!error)) {
-		error = set_length(self, (uint64_t)from.len);
-		if (likely(!error))
-			copy_bytes(hot_buffer_bytes(self), from.buf, (size_t)from.len);
-		else
-			length_refused(self, error, PyLong_FromSsize_t(from.len));
-	}
-	PyBuffer_Release(&from);
-	return error ? NULL : PyLong_FromUnsignedLongLong(self->length);
 }
 
 static PyObject *buffer_get_headroom(PyObject *object, void *Py_UNUSED(unused))
@@ -132,6 +117,8 @@ static int buffer_set_headroom(PyObject *object, PyObject *value, void *Py_UNUSE
 	uint64_t number;
 	if (unsigned_of(value, "headroom", &number) || hot_buffer_movable(self, "headroom"))
 		return -1;
+	if (self->chain)
+		return hot_chain_refuse(self, "another headroom");
 	if (number > hot_buffer_stride(self) - self->length)
 		return out_of_range("headroom", value, hot_buffer_stride(self) - self->length);
 	int error = hot_buffer_header(self, &b);
@@ -197,6 +184,11 @@ PyGetSetDef hot_buffer_getset[] = {
 	{ "data", buffer_view, NULL, "All bytes behind headroom: a writable memoryview.",
 	  (void *)1 },
 	{ "view", buffer_view, NULL, "data[:length]: a writable memoryview.", NULL },
+	{ "segments", hot_buffer_segments, NULL,
+	  "The bytes in use as a tuple of writable memoryviews, one after the other, as\n"
+	  "os.readv() and os.writev() take them: one view, or of a chain one of each buffer.\n"
+	  "Set length before you write into those of a new Buffer.",
+	  NULL },
 	{ "length", buffer_get_length, buffer_set_length,
 	  "Bytes in use. PayloadTooLarge if set to more than data has.", NULL },
 	{ "index", buffer_get_index, NULL, "The buffer's number in its pool.", NULL },

@@ -102,6 +102,8 @@ struct buffer_object {
 	bool view_room;       /* the next view covers all the room, not only length */
 	uint64_t headroom;
 	uint64_t length;
+	struct hot_chain *chain; /* NULL for a single buffer: chain.h */
+	uint32_t view_part;      /* 1 + the part of the chain that the next view covers, or 0 */
 };
 
 struct burst_object {
@@ -211,6 +213,9 @@ static inline bool hot_must_block(int64_t code, double timeout)
 /* Returns the deadline, of CLOCK_MONOTONIC in ns, of a wait that begins now. */
 int64_t hot_deadline(double seconds);
 
+/* Returns the seconds that a call has left after waits that used *wait. */
+double hot_time_left(const struct hot_wait *wait);
+
 /* Blocks without the interpreter's lock, until the call succeeds or the deadline comes; with a
  * timeout of 0 tries once. Runs signal handlers between two blocking calls. */
 int64_t hot_block(struct hot_wait *wait);
@@ -256,6 +261,9 @@ PyObject *hot_fail_in(PyObject *owner, int64_t code, const char *what, ...);
  * the pool's headroom. size may be NULL or None: the smallest class. Returns the class, or -1 with
  * PayloadTooLarge, InvalidArgument or TypeError. */
 int hot_pool_class(struct pool_object *self, PyObject *size);
+
+/* Returns the same for a number of bytes; the number of classes if no buffer has room. */
+uint32_t hot_class_for(const struct pool_object *self, uint64_t bytes);
 
 /* Raises the exception for the code that a call of the pool ended with: its method _fail. Nothing
  * to do for HOT_RAISED. Returns NULL. */
@@ -383,7 +391,6 @@ static inline void hot_buffer_release(struct buffer_object *self)
 PyObject *hot_buffer_nack(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 extern const char HOT_NACK_DOC[];
 extern PyGetSetDef hot_buffer_getset[];
-PyObject *hot_buffer_write(PyObject *object, PyObject *payload);
 
 /* Finds the header of a buffer that the caller owns. 0, or a code. */
 static inline int hot_buffer_header(const struct buffer_object *self, struct buffer **b)

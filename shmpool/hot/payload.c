@@ -4,6 +4,8 @@
  */
 #include "payload.h"
 
+#include "chain.h"
+
 /* Payloads of so many bytes are copied without the interpreter's lock: then copying takes longer
  * than releasing the lock does. */
 #define COPY_UNLOCKED 16384u
@@ -25,6 +27,8 @@ static int64_t send_bytes(struct queue_object *self, const char *data, size_t le
 				 .n = 1,
 				 .timeout = timeout };
 	code = hot_wait(&wait, code);
+	if (unlikely(code == -EMSGSIZE))
+		code = hot_chain_send(self, data, length, timeout);
 	return code > 0 ? 0 : code;
 }
 

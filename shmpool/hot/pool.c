@@ -2,7 +2,7 @@
  *
  * pool.c - the base of shmpool.Pool: opens it, allocates, and closes it.
  */
-#include "hot.h"
+#include "chain.h"
 
 #include <structmember.h>
 
@@ -134,26 +134,59 @@ static inline int64_t alloc_once(uint64_t key, uint32_t class, uint64_t *handle)
 				lookup_alloc_class(&c, class, handle, wait_coarse());
 }
 
-int hot_pool_class(struct pool_object *self, PyObject *size)
+/* Reads a number of bytes; 0 for NULL and None. 0, or -1 with InvalidArgument or TypeError. */
+static int size_of(PyObject *size, uint64_t *bytes)
 {
+	*bytes = 0;
 	if (!size || size == Py_None)
 		return 0;
 	PyObject *number = hot_int(size, "size");
 	if (!number)
 		return -1;
-	const Py_ssize_t bytes = PyNumber_AsSsize_t(number, NULL); /* clamps what is out of range */
+	const Py_ssize_t given = PyNumber_AsSsize_t(number, NULL); /* clamps what is out of range */
 	Py_DECREF(number);
-	if (bytes < 0) {
-		hot_fail(-EDOM, "size is %R bytes; it must be 0 or more", size);
+	*bytes = (uint64_t)given;
+	if (given >= 0)
+		return 0;
+	hot_fail(-EDOM, "size is %R bytes; it must be 0 or more", size);
+	return -1;
+}
+
+uint32_t hot_class_for(const struct pool_object *self, uint64_t bytes)
+{
+	uint32_t i = 0;
+	while (i < self->classes && bytes + self->headroom > self->sizes[i].stride)
+		i++;
+	return i;
+}
+
+int hot_pool_class(struct pool_object *self, PyObject *size)
+{
+	uint64_t bytes;
+	if (size_of(size, &bytes))
 		return -1;
-	}
-	for (uint32_t i = 0; i < self->classes; i++)
-		if ((uint64_t)bytes + self->headroom <= self->sizes[i].stride)
-			return (int)i;
+	const uint32_t class = hot_class_for(self, bytes);
+	if (class < self->classes)
+		return (int)class;
 	const uint64_t most = self->classes ? self->sizes[self->classes - 1].stride : 0;
 	hot_fail_in((PyObject *)self, -EMSGSIZE, "size is %R bytes; a buffer holds up to %llu in ",
 		    size, (unsigned long long)(most - self->headroom));
 	return -1;
+}
+
+/* alloc() of more bytes than any buffer has. */
+static PyObject *alloc_chain(struct pool_object *self, PyObject *size, uint64_t bytes,
+			     double timeout)
+{
+	int64_t code;
+	PyObject *chain = hot_chain_alloc(self, bytes, timeout, &code);
+	if (likely(chain))
+		return chain;
+	if (code == -EMSGSIZE)
+		return hot_fail_in(
+			(PyObject *)self, code,
+			"size is %R bytes; that is more than all buffers together have of ", size);
+	return hot_pool_raise(self, code);
 }
 
 static PyObject *pool_alloc(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
@@ -162,19 +195,22 @@ static PyObject *pool_alloc(PyObject *object, PyObject *const *args, Py_ssize_t 
 	struct hot_arguments given;
 	uint64_t handle;
 	struct buffer_object *buffer;
-	int class = 0;
-	if (hot_parse_alloc(args, n, names, &given) ||
-	    (given.size && (class = hot_pool_class(self, given.size)) < 0) ||
-	    !(buffer = hot_buffer_new()))
+	uint64_t bytes;
+	uint32_t class = 0;
+	if (hot_parse_alloc(args, n, names, &given) || (given.size && size_of(given.size, &bytes)))
+		return NULL;
+	if (given.size && (class = hot_class_for(self, bytes)) == self->classes)
+		return alloc_chain(self, given.size, bytes, given.timeout);
+	if (!(buffer = hot_buffer_new()))
 		return NULL;
 	hot_recover_if_due(self);
-	int64_t code = alloc_once(self->key, (uint32_t)class, &handle);
+	int64_t code = alloc_once(self->key, class, &handle);
 	if (unlikely(code)) {
 		struct hot_wait wait = { .operation = HOT_ALLOC,
 					 .pool = self,
 					 .handles = &handle,
 					 .n = 1,
-					 .class = (uint32_t)class,
+					 .class = class,
 					 .timeout = given.timeout };
 		code = hot_wait(&wait, code);
 	}

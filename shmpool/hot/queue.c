@@ -2,7 +2,7 @@
  *
  * queue.c - the base of shmpool.AlfQueue: put and get, one at a time.
  */
-#include "hot.h"
+#include "chain.h"
 
 static PyObject *queue_hot_open(PyObject *object, PyObject *args)
 {
@@ -146,8 +146,12 @@ static inline PyObject *get_buffer(struct queue_object *self, double timeout, in
 	*code = hot_get_once(self, &c, &handle);
 	if (unlikely(*code <= 0) && hot_must_block(*code, timeout))
 		*code = hot_get_block(self, timeout, &c, &handle);
-	if (likely(*code > 0))
-		return hot_buffer_fill(buffer, self->pool, handle, header_extent(c.p, handle));
+	if (likely(*code > 0)) {
+		PyObject *filled = hot_buffer_got(buffer, self->pool, &c, handle);
+		if (unlikely(!filled))
+			*code = HOT_RAISED;
+		return filled;
+	}
 	hot_buffer_discard(buffer);
 	return NULL;
 }

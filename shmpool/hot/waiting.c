@@ -14,6 +14,14 @@ int64_t hot_deadline(double seconds)
 	return seconds == 0 ? WAIT_NEVER : wait_now() + (int64_t)(seconds * 1e9);
 }
 
+double hot_time_left(const struct hot_wait *wait)
+{
+	if (!wait->deadline || wait->deadline == WAIT_FOREVER)
+		return wait->timeout;
+	const int64_t left = wait->deadline - wait_now();
+	return left > 0 ? (double)left / 1e9 : 0;
+}
+
 static int64_t call_core(struct hot_wait *wait, uint64_t key)
 {
 	switch (wait->operation) {

@@ -216,6 +216,17 @@ static bool count_one(struct walk *w, uint32_t index)
 	const struct buffer *b = pool_buffer(w->p, index);
 	uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
 	uint32_t number = tag_number(owner), queue = owner_queue(owner);
+	if (owner_is_chained(owner)) {
+		const bool whole = exists(w, owner_head(owner)) &&
+				   handle_generation(load_acquire(
+					   &pool_buffer(w->p, owner_head(owner))->handle)) ==
+					   (uint32_t)owner;     /* [CHAIN] */
+		if (!whole && load_acquire(&b->owner) != owner) /* [OWNER] */
+			return false;
+		w->out->chained += whole;
+		w->out->free += !whole; /* for the next sweep */
+		return true;
+	}
 	if (!(owner & OWNER_TRANSIT)) {
 		if (owner & OWNER_ABANDONED) {
 			w->out->free++; /* for the next sweep */

@@ -107,6 +107,16 @@ int64_t shmpool_put_many_wait(uint64_t key, const uint64_t *handles, size_t n, i
 int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n);
 int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t deadline);
 
+/* ---- chains: chain.h ---- */
+
+/* Says how many buffers of each class have room for length bytes as one message: large ones first.
+ * Returns how many in all. now: of the buffers that are free now; else of those that the pool can
+ * ever have. -EAGAIN, or -EMSGSIZE, if they have less room. */
+int64_t shmpool_chain_plan(uint64_t key, uint64_t length, int now, uint32_t *counts);
+
+/* Makes n buffers, just allocated, one message; handles[0] is its handle. */
+int64_t shmpool_chain(uint64_t key, const uint64_t *handles, size_t n);
+
 /* ---- a field of many buffers; -ERANGE if it lies outside one of them ---- */
 
 int64_t shmpool_column(uint64_t key, const uint64_t *handles, size_t n, size_t offset, size_t width,

@@ -288,6 +288,12 @@ int64_t shmpool_set_column(uint64_t key, const uint64_t *handles, size_t n, size
 	return (int64_t)n;
 }
 
+/* A chain may have more bytes than a length can say. */
+static uint32_t clamped(uint64_t length)
+{
+	return length < UINT32_MAX ? (uint32_t)length : UINT32_MAX;
+}
+
 int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_t *out)
 {
 	struct lookup c;
@@ -295,7 +301,7 @@ int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_
 	for (size_t i = 0; !error && i < n; i++) {
 		error = qmempool_check(c.p, c.m, handles[i]);
 		if (likely(!error))
-			out[i] = header_extent(c.p, handles[i]).length;
+			out[i] = clamped(bytes_length(c.p, handles[i]));
 	}
 	return error ? error : (int64_t)n;
 }
@@ -305,14 +311,16 @@ int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, con
 {
 	struct lookup c;
 	int error = lookup_key(key, &c);
-	for (size_t i = 0; !error && i < n; i++)
-		place(&c, handles[i], 0, load_relaxed(&from[i * step]), &error);
+	for (size_t i = 0; !error && i < n; i++) {
+		error = qmempool_check(c.p, c.m, handles[i]);
+		if (likely(!error) && load_relaxed(&from[i * step]) > bytes_room(c.p, handles[i]))
+			error = -EMSGSIZE;
+	}
 	if (error)
-		return error == -ERANGE ? -EMSGSIZE : error;
+		return error;
 	/* The lengths may lie in shared memory and change after the check above. That is no harm:
-	 * every reader of a header checks the length. */
+	 * bytes_set_length() checks it again. */
 	for (size_t i = 0; i < n; i++)
-		store_relaxed(&pool_buffer(c.p, handle_index(handles[i]))->length,
-			      load_relaxed(&from[i * step]));
+		bytes_set_length(c.p, handles[i], load_relaxed(&from[i * step]));
 	return (int64_t)n;
 }

@@ -77,9 +77,11 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 		}
 		out->members += identity != 0;
 		out->deaths += load_relaxed(&m->deaths);
-		for (int k = 0; k < COUNTERS; k++)
-			for (uint32_t class = 0; class < segment_classes(s); class++)
+		for (uint32_t class = 0; class < segment_classes(s); class++) {
+			for (int k = 0; k < COUNT_CHAINED; k++)
 				out->counters[k] += member_count(segment_block(s, m, class), k);
+			out->chained += member_count(segment_block(s, m, class), COUNT_CHAINED);
+		}
 	}
 }
 
@@ -128,7 +130,7 @@ int shmpool_members(int pool, struct shmpool_member_info *out, size_t n)
 			if (!info->operation)
 				info->operation = alf_op_kind(load_acquire(&block->op)); /* [OP] */
 		}
-		for (int k = 0; k < COUNTERS; k++)
+		for (int k = 0; k < COUNT_CHAINED; k++)
 			info->counters[k] = member_counted_all(&p->segment, m, k);
 	}
 	return (int)opening_read((uint32_t)pool, (int64_t)got);

@@ -108,6 +108,7 @@ enum counter {
 	COUNT_SLEEP,     /* times it slept */
 	COUNT_EXHAUSTED, /* allocations that found no buffer anywhere */
 	COUNT_RECOVER,   /* buffers taken back from dead members */
+	COUNT_CHAINED,   /* buffers made segments of chains, minus those taken out of them */
 	COUNTERS
 };
 
@@ -145,13 +146,12 @@ struct member {
 	uint32_t tag;          /* names the member in owner words: owner.h */
 	uint32_t pad1;
 	uint64_t counters[COUNTERS]; /* member_count() */
-	uint64_t pad2[5];
+	uint64_t pad2[4];
 
 	/* Lines 4 and 5 belong to the slot: its counters when its present member attached
 	 * (member_counted()), and how many of its members have died, the epoch of its tag. */
 	uint64_t base[COUNTERS];
 	uint64_t deaths;
-	uint64_t pad3;
 
 	uint64_t cache[]; /* handles of free buffers */
 };
@@ -210,16 +210,18 @@ struct buffer {
 	uint32_t queue;     /* number of the queue it was last got from, 0 for none */
 	uint64_t timestamp; /* ns, the user's clock */
 	union {
-		uint64_t failures; /* both fields in one word: */
+		uint64_t failures_link; /* the three fields in one word: */
 		struct {
-			uint32_t redelivered; /* times it was put back: its consumer died or
-						 returned it (requeue.h) */
-			uint32_t origin;      /* number of the queue from which it became a dead
+			uint16_t redelivered; /* times it was put back: its consumer died or
+						 returned it (requeue.h); stays at 65,535 */
+			uint16_t origin;      /* number of the queue from which it became a dead
 						 letter, 0 for none */
+			uint32_t link;        /* to the next segment: chain.h */
 		};
 	};
 	uint64_t since;  /* CLOCK_MONOTONIC, ns, some ms coarse: its holder allocated or got it */
-	uint64_t handle; /* its present handle: handle_of(). Each free raises the generation */
+	uint64_t handle; /* its present handle: handle_of(). Each free raises the generation. With
+			    HANDLE_CHAIN: chain.h */
 };
 _Static_assert(sizeof(struct buffer) == CACHE_LINE, "one cache line");
 _Static_assert(offsetof(struct buffer, owner) == 0 && offsetof(struct buffer, length) == 12 &&

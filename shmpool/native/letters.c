@@ -73,21 +73,19 @@ static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_pos
 	uint64_t owner = owner_transit(r->id, at);
 	if (load_acquire(&b->owner) != owner) /* [OWNER] */
 		return false;
-	uint64_t head = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
-	const uint64_t stride = pool_stride(p, (uint32_t)index);
-	if (head > stride || length > stride - head)
-		head = length = 0; /* corrupted */
+	const uint64_t handle = handle_of((uint32_t)index, buffer_generation(b));
+	const uint64_t length = bytes_length(p, handle);
 	*out = (struct shmpool_peek) {
 		.position = (alf_position)(at - alf_capacity(r)),
 		.timestamp = load_relaxed(&b->timestamp) & INT64_MAX,
 		.index = (uint32_t)index,
-		.length = (uint32_t)length,
+		.length = length,
 		.mark = load_relaxed(&b->mark),
 		.flow_hash = load_relaxed(&b->flow_hash),
 		.redelivered = load_relaxed(&b->redelivered),
 		.origin = load_relaxed(&b->origin),
 	};
-	copy_bytes(bytes, pool_data(p, (uint32_t)index) + head, length < size ? length : size);
+	bytes_copy_out(p, handle, bytes, size);
 	if (!STORES_IN_ORDER)
 		process_barrier(); /* [OWNER] the copy before it, the owner word after it */
 	barrier_loads();

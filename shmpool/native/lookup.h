@@ -7,6 +7,7 @@
 #define SHMPOOL_LOOKUP_H
 
 #include "binding.h"
+#include "bytes.h"
 #include "opening.h"
 #include "queue.h"
 #include "wait.h"
@@ -93,18 +94,6 @@ static inline int lookup_buffer(uint64_t key, struct lookup *c, struct buffer **
 	return qmempool_check(c->p, c->m, *handle);
 }
 
-/* Reads from the header where a buffer's payload lies. Each word is read once. Returns zeros if
- * they lead outside the buffer. */
-static inline struct shmpool_extent header_extent(const struct qmempool *p, uint64_t handle)
-{
-	const struct buffer *b = pool_buffer(p, handle_index(handle));
-	const uint32_t headroom = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
-	const uint64_t stride = pool_stride(p, handle_index(handle));
-	if (unlikely(headroom > stride || length > stride - headroom))
-		return (struct shmpool_extent) { 0, 0 };
-	return (struct shmpool_extent) { headroom, length };
-}
-
 /* Members that wait recover dead ones. So that members that never wait do too, every call that
  * reads the clock for a header checks whether it is time, and a later call without the
  * interpreter's lock recovers (shmpool_tend_wait). */
@@ -135,7 +124,7 @@ static inline int header_reset(const struct lookup *c, uint64_t handle, int64_t 
 	store_relaxed(&b->flow_hash, 0);
 	store_relaxed(&b->queue, 0);
 	store_relaxed(&b->timestamp, 0);
-	store_relaxed(&b->failures, 0);
+	store_relaxed(&b->failures_link, 0);
 	store_relaxed(&b->since, (uint64_t)now);
 	return 0;
 }

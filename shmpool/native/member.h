@@ -144,7 +144,8 @@ static inline uint64_t member_counted_all(const struct segment *s, const struct 
 	return n;
 }
 
-/* Returns how many buffers the member owns, without those in its local caches. s and m are those of
+/* Returns how many buffers the member owns, without those in its local caches and without the
+ * segments of chains, which belong to their heads. s and m are those of
  * class 0, whose block counts what passes through queues. */
 static inline uint64_t member_held(const struct segment *s, const struct member *m)
 {
@@ -158,7 +159,7 @@ static inline uint64_t member_held(const struct segment *s, const struct member 
 		     load_relaxed(&block->base[COUNT_ALLOC]) - load_relaxed(&block->cache_top);
 		n -= load_relaxed(&block->counters[COUNT_FREE]) -
 		     load_relaxed(&block->base[COUNT_FREE]);
-		n += member_counted(block, COUNT_ADOPT);
+		n += member_counted(block, COUNT_ADOPT) - member_counted(block, COUNT_CHAINED);
 	}
 	return (cache_position)n;
 }

@@ -52,6 +52,8 @@ static inline uint32_t tag_number(uint64_t word)
  *                                       moves it to that queue      was decided
  *     | 0 | ABANDONED | queue 10 |      none: any recoverer takes   sweep(): freed, or put into the
  *                                       it                          queue
+ *     | 0 | CHAINED | head 24 |         whoever owns the head, as   sweep(): freed once the head's
+ *         generation 32 |               a segment of its chain      generation is another
  *     0                                 it has never existed
  *
  *     from -> to               by                            in
@@ -62,14 +64,18 @@ static inline uint32_t tag_number(uint64_t word)
  *     OWNED -> OWNED by other  a thief, by CAS; adoption     cache_steal(), qmempool_adopt()
  *     OWNED -> ABANDONED       its owner, where no ring has  free_ring_put(),
  *                              room                          requeue_abandon()
+ *     OWNED -> CHAINED         its owner                     chain_make()
+ *     CHAINED -> OWNED         the owner of the head         chain_free()
  *     any dead -> OWNED        a recoverer, by CAS           sweep.c take()
  *     any dead -> ABANDONED    a recoverer, by CAS           sweep.c abandon()
  *
- * The queue of the last two words is at OWNER_QUEUE_SHIFT, 0 for none. */
+ * The queue of PUTTING and ABANDONED is at OWNER_QUEUE_SHIFT, 0 for none. */
 #define OWNER_TRANSIT (1ull << 63)
 #define OWNER_PUTTING (1ull << 32)
 #define OWNER_QUEUE_SHIFT 33
-#define OWNER_ABANDONED (1ull << 43)
+#define OWNER_ABANDONED (1ull << 61)
+#define OWNER_CHAINED (1ull << 62)
+#define OWNER_HEAD_SHIFT 32
 #define OWNER_POSITION_BITS 53
 
 /* Returns the low 53 bits of a TRANSIT word's position. */
@@ -99,8 +105,29 @@ static inline uint64_t owner_transit(uint32_t queue, alf_position position)
 	       (position & ((1ull << OWNER_POSITION_BITS) - 1));
 }
 
-/* A handle is | generation 32 | index 32 |. A free raises the generation, so it ends the handle. */
+/* Returns the word of a segment of the chain that has this head. */
+static inline uint64_t owner_chained(uint32_t head, uint32_t generation)
+{
+	return OWNER_CHAINED | (uint64_t)head << OWNER_HEAD_SHIFT | generation;
+}
+
+static inline bool owner_is_chained(uint64_t owner)
+{
+	return !(owner & OWNER_TRANSIT) && owner & OWNER_CHAINED;
+}
+
+/* Returns the index of the head of a CHAINED word. */
+static inline uint32_t owner_head(uint64_t owner)
+{
+	return owner >> OWNER_HEAD_SHIFT & ALF_INDEX_MASK;
+}
+
+/* A handle is | generation 32 | index 32 |. A free raises the generation, so it ends the handle.
+ * The header of a chain's head has HANDLE_CHAIN in its handle, a bit that no index has. Handles in
+ * hand do not have it, so every comparison of a fast path fails, and the slow path asks. */
 #define GENERATION_ONE (1ull << 32)
+#define HANDLE_CHAIN (1ull << 31)
+_Static_assert(HANDLE_CHAIN > ALF_INDEX_MASK, "no index has the bit");
 
 static inline uint64_t handle_of(uint32_t index, uint32_t generation)
 {
@@ -120,6 +147,12 @@ static inline uint32_t handle_generation(uint64_t handle)
 static inline uint32_t buffer_generation(const struct buffer *b)
 {
 	return handle_generation(load_relaxed(&b->handle));
+}
+
+/* True if the buffer is the head of a chain. */
+static inline bool buffer_heads(const struct buffer *b)
+{
+	return load_relaxed(&b->handle) & HANDLE_CHAIN;
 }
 
 /* True if the buffer is owned by the member whose tag is mine, and handle is its present handle. */

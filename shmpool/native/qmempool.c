@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "bypass.h"
+#include "chain.h"
 #include "member.h"
 #include "transfer.h"
 
@@ -131,11 +132,39 @@ int qmempool_refill(struct qmempool *p, struct member *m, uint64_t *handle)
 	return 0;
 }
 
-/* Raises the generations of n buffers of m, the last one's first, as cache_free() does. Returns 0,
- * or an error of qmempool_check() and raises none. */
+/* Frees the segments of all chains that n buffers of m head. Returns 0, or an error of
+ * qmempool_check() for one of the n, or for one that is named twice, and frees none: each is marked
+ * first, as by queue_put(). */
+static int free_segments(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n)
+{
+	uint32_t good = 0;
+	int error = 0;
+	while (good < n && !(error = qmempool_check(p, m, handle[good])))
+		store_relaxed(&pool_buffer(p, handle_index(handle[good++]))->owner,
+			      m->tag | OWNER_PUTTING);
+	for (uint32_t i = 0; i < good; i++)
+		store_relaxed(&pool_buffer(p, handle_index(handle[i]))->owner, m->tag);
+	for (uint32_t i = 0; i < n && !error; i++)
+		if (buffer_heads(pool_buffer(p, handle_index(handle[i]))))
+			chain_free(p, m, handle[i]);
+	return error;
+}
+
+/* Raises the generations of n buffers of m, the last one's first, as cache_free() does; before that
+ * the segments of those that head a chain are freed. Returns 0, or an error of qmempool_check() and
+ * raises none. */
 static int raise_generations(struct qmempool *p, struct member *m, const uint64_t *handle,
 			     uint32_t n)
 {
+	for (uint32_t i = 0; i < n; i++) {
+		const uint32_t index = handle_index(handle[i]);
+		if (unlikely(index < p->total && buffer_heads(pool_buffer(p, index)))) {
+			int error = free_segments(p, m, handle, n);
+			if (error)
+				return error;
+			break;
+		}
+	}
 	for (uint32_t i = n; i-- > 0;) {
 		int error = qmempool_check(p, m, handle[i]);
 		if (error) {

@@ -45,6 +45,7 @@ struct recovery {
 	uint32_t ranges;
 	alf_position *base; /* by queue slot: cons when the ranges were made */
 	struct cover live;  /* one snapshot of the op records of live members */
+	bool orphans;       /* heads of chains were freed: their segments are to be swept */
 	bool left;          /* an abandoned buffer waits for room, or for a recoverer with a slot */
 	bool no_memory;     /* a queue could not be mapped here: no slot may be freed in this run */
 	alf_position *cons; /* by queue slot, read before live */

@@ -69,7 +69,7 @@ int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *fr
 		return got;
 	struct buffer *b = pool_buffer(p, handle_index(handle));
 	const struct alf_ring *r = to ? given : queue_ring(p, load_relaxed(&b->origin));
-	uint64_t failures = load_relaxed(&b->failures);
+	uint64_t before = load_relaxed(&b->failures_link);
 	if (r && r->flags & ALF_SINGLE_PRODUCER)
 		error = -EOPNOTSUPP;
 	else if (r) {
@@ -79,7 +79,7 @@ int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *fr
 	}
 	if (!error)
 		return 0;
-	store_relaxed(&b->failures, failures);
+	store_relaxed(&b->failures_link, before);
 	if (queue_put(p, m, from, &handle, 1))
 		requeue_abandon(p, m, handle);
 	return error;

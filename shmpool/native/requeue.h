@@ -46,9 +46,10 @@ static inline void requeue_note(struct buffer *b, uint32_t from, uint32_t to)
 {
 	store_relaxed(&b->queue, from);
 	store_relaxed(&b->got, buffer_generation(b));
-	store_relaxed(&b->redelivered, load_relaxed(&b->redelivered) + 1);
+	const uint16_t times = load_relaxed(&b->redelivered);
+	store_relaxed(&b->redelivered, (uint16_t)(times + (times < UINT16_MAX)));
 	if (to != from)
-		store_relaxed(&b->origin, from);
+		store_relaxed(&b->origin, (uint16_t)from);
 }
 
 /* Puts a buffer of m back and stores the number of its queue in *to. Returns 0; -ENOBUFS if there

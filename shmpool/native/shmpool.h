@@ -128,6 +128,7 @@ struct shmpool_stats {
 	uint64_t estimated; /* nonzero: free comes from samples of the free ring */
 	uint64_t cached;
 	uint64_t queued;
+	uint64_t chained; /* segments of chains, wherever their heads are */
 	uint64_t members;
 	uint64_t deaths;
 	uint64_t refused; /* of all queues */
@@ -160,6 +161,7 @@ struct shmpool_audit {
 	uint64_t total;
 	uint64_t free;
 	uint64_t cached;
+	uint64_t chained;
 	uint64_t unaccounted;
 	uint64_t doubled;
 	/* Where shmpool_audit_wait() goes on: zeroed to begin. */
@@ -216,8 +218,8 @@ int shmpool_refused(int pool, int queue, uint64_t n);
 struct shmpool_peek {
 	uint64_t position; /* in the queue, from the first ever put on */
 	uint64_t timestamp;
+	uint64_t length; /* of the whole message */
 	uint32_t index;
-	uint32_t length;
 	uint32_t mark;
 	uint32_t flow_hash;
 	uint32_t redelivered;

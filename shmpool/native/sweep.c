@@ -44,11 +44,22 @@ static bool dead_claim(struct recovery *r, const struct alf_ring *ring, alf_posi
 	return false;
 }
 
-/* True if a dead member owns the buffer. *ring is the ring that it was claiming it from, or
+/* True if the head of a segment's chain has been freed without the segment: by a recoverer. */
+static bool orphan(const struct recovery *r, uint64_t owner)
+{
+	const uint32_t head = owner_head(owner);
+	return head < r->p->total &&
+	       handle_generation(load_acquire(&pool_buffer(r->p, head)->handle)) != /* [CHAIN] */
+		       (uint32_t)owner;
+}
+
+/* True if a dead member owns the buffer, or nobody owns the chain that it was in. *ring is the ring that it was claiming it from, or
  * NULL. */
 static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring **ring)
 {
 	*ring = NULL;
+	if (owner_is_chained(owner))
+		return orphan(r, owner);
 	if (!(owner & OWNER_TRANSIT))
 		return recovery_dead(r, owner) || owner & OWNER_ABANDONED;
 	const struct alf_ring *from = recovery_ring(r, owner_queue(owner));
@@ -63,6 +74,8 @@ static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring *
 static uint32_t came_from(const struct recovery *r, const struct buffer *b, uint64_t owner)
 {
 	uint32_t said = owner_queue(owner);
+	if (owner_is_chained(owner))
+		return 0;
 	if (owner & OWNER_TRANSIT)
 		return segment_free_ring(&r->p->segment, said) < CLASSES_MAX ? 0 : said;
 	if (said)
@@ -179,6 +192,11 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 		if (r->m && !to && take(r, b, owner, 0)) {
 			if (from && named_ring(r, from))
 				add_relaxed(&segment_queue(&r->p->segment, from)->dropped, 1);
+			if (owner_is_chained(owner)) { /* as the owner that frees it counts it */
+				count_up(&r->m->counters[COUNT_CHAINED], -1ull);
+				count_up(&r->m->counters[COUNT_FREE], 1);
+			}
+			r->orphans |= buffer_heads(b);
 			break;
 		}
 		if ((to && handed == NO_ROOM) || !r->m) {
@@ -188,7 +206,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 		}
 	}
 	uint64_t spent = handle_of(index, buffer_generation(b) + 1);
-	store_relaxed(&b->handle, spent);
+	store_release(&b->handle, spent); /* [CHAIN] the owner words of its segments before it */
 	freed->handle[freed->n++] = spent;
 	if (freed->n == BULK_MAX) {
 		free_ring_put_rounds(freed->p, freed->m, freed->handle, freed->n, &freed->rounds);
@@ -319,16 +337,9 @@ void sweep_unreserve(struct recovery *r)
 	unreserve_candidates(r, &c);
 }
 
-void sweep(struct recovery *r)
+/* Takes what dead members own of every class. */
+static void sweep_all(struct recovery *r)
 {
-	for (uint32_t i = 0; i < segment_ring_count(&r->p->segment); i++) {
-		const struct alf_ring *ring = recovery_ring(r, i);
-		if (!ring)
-			continue;
-		r->cons[i] = load_acquire(&ring->q->cons);         /* [CONS] */
-		r->consumer[i] = load_acquire(&ring->q->consumer); /* [ROLE] */
-	}
-	recovery_read_ops(r);
 	for (uint32_t i = 0; i < segment_classes(&r->p->segment); i++) {
 		struct qmempool *p = pool_class(r->p, i);
 		struct freed freed = { .p = p,
@@ -339,4 +350,20 @@ void sweep(struct recovery *r)
 		if (freed.n)
 			free_ring_put_rounds(p, freed.m, freed.handle, freed.n, &freed.rounds);
 	}
+}
+
+void sweep(struct recovery *r)
+{
+	for (uint32_t i = 0; i < segment_ring_count(&r->p->segment); i++) {
+		const struct alf_ring *ring = recovery_ring(r, i);
+		if (!ring)
+			continue;
+		r->cons[i] = load_acquire(&ring->q->cons);         /* [CONS] */
+		r->consumer[i] = load_acquire(&ring->q->consumer); /* [ROLE] */
+	}
+	recovery_read_ops(r);
+	r->orphans = false;
+	sweep_all(r);
+	if (r->orphans) /* segments that lie before the heads that this recoverer has freed */
+		sweep_all(r);
 }

@@ -52,7 +52,7 @@ class Alarms:
         now is in seconds of the monotonic clock. suspended has the (pid, tid) of each member that
         is suspended in the middle of an operation.
         """
-        available = stats.capacity - stats.held - stats.queued
+        available = stats.capacity - stats.held - stats.queued - stats.chained
         low = {}
         if available < policy.low_water:
             why = f"{available} buffers can be allocated; low_water is {policy.low_water}"

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * bytes.h - where a buffer's bytes are, by its header; for a chain, all its buffers' bytes, one
+ * after the other.
+ *
+ * Who may call what at the same time: the owner of the buffer anything; others only read, and what
+ * they get may be that of the buffer's next use (letters.c checks). Every word is read once, and
+ * nothing here leads outside a buffer, whatever a header says.
+ */
+#ifndef SHMPOOL_BYTES_H
+#define SHMPOOL_BYTES_H
+
+#include "binding.h"
+#include "chain.h"
+
+/* Reads from the header where a buffer's payload lies. Each word is read once. Returns zeros if
+ * they lead outside the buffer. */
+static inline struct shmpool_extent header_extent(const struct qmempool *p, uint64_t handle)
+{
+	const struct buffer *b = pool_buffer(p, handle_index(handle));
+	const uint32_t headroom = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
+	const uint64_t stride = pool_stride(p, handle_index(handle));
+	if (unlikely(headroom > stride || length > stride - headroom))
+		return (struct shmpool_extent) { 0, 0 };
+	return (struct shmpool_extent) { headroom, length };
+}
+
+/* One buffer of a message. Begin with bytes_first(); there is no more when n is 0. */
+struct bytes_part {
+	char *data;      /* behind the headroom */
+	uint64_t length; /* in use */
+	uint64_t room;   /* at most */
+	uint32_t index;
+	uint32_t n; /* 1 for the first part, 2 for the second, ... */
+};
+
+static inline struct bytes_part bytes_at(const struct qmempool *p, uint32_t index, uint32_t n)
+{
+	const struct shmpool_extent extent = header_extent(p, index);
+	return (struct bytes_part) { pool_data(p, index) + extent.headroom, extent.length,
+				     pool_stride(p, index) - extent.headroom, index, n };
+}
+
+static inline struct bytes_part bytes_first(const struct qmempool *p, uint64_t handle)
+{
+	return bytes_at(p, handle_index(handle), 1);
+}
+
+/* Returns the part after one of the message with that handle. */
+static inline struct bytes_part bytes_next(const struct qmempool *p, uint64_t handle,
+					   const struct bytes_part *part)
+{
+	struct bytes_part none = { 0 };
+	if (likely(!buffer_heads(pool_buffer(p, handle_index(handle)))) || part->n >= p->total)
+		return none;
+	const uint32_t next = chain_next(p, handle, part->index);
+	return next == part->index ? none : bytes_at(p, next, part->n + 1);
+}
+
+/* Returns how many bytes of the message are in use. */
+uint64_t bytes_length(const struct qmempool *p, uint64_t handle);
+
+/* Returns how many bytes the message has room for. */
+uint64_t bytes_room(const struct qmempool *p, uint64_t handle);
+
+/* Says that the first length bytes of the message are in use. Returns 0; or -EMSGSIZE, and changes
+ * nothing, if there is no room for so many. */
+int bytes_set_length(const struct qmempool *p, uint64_t handle, uint64_t length);
+
+/* Copies up to n bytes of the message, from its begin. Returns how many. */
+uint64_t bytes_copy_out(const struct qmempool *p, uint64_t handle, char *to, uint64_t n);
+
+#endif
