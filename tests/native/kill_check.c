@@ -15,7 +15,7 @@ static void check_class(const struct segment *s)
 		DEMAND(thief == 0 || thief == CACHE_FLUSH_REQUESTED);
 		DEMAND(cache_between(block->cache_bottom, block->cache_top) >= 0);
 		/* No counter has gone below zero. */
-		for (int k = 0; k < COUNTERS; k++)
+		for (int k = 0; k < COUNT_CHAINED; k++)
 			DEMAND(member_count(block, k) <= UINT32_MAX);
 		DEMAND(m == scene.a || m == scene.b || cache_length(s, block) == 0);
 		DEMAND(block->tag == m->tag);
@@ -69,7 +69,7 @@ static void check_sums(void)
 	DEMAND(audit.unaccounted == 0);
 	DEMAND(audit.doubled == 0);
 	DEMAND(audit.total == stats.created);
-	DEMAND(audit.free + audit.cached + sum + 3 == audit.total);
+	DEMAND(audit.free + audit.cached + audit.chained + sum + 3 == audit.total);
 	/* A cache with a request to flush may list buffers that a dead thief had taken. */
 	DEMAND(stats.cached == audit.cached || (listed && stats.cached > audit.cached));
 	DEMAND(stats.members == 2);

@@ -161,6 +161,41 @@ static void put_back(struct scene *s)
 	abort();
 }
 
+/* Leaves three chains: a whole one, one as chain_make() leaves it in the middle, and one as
+ * chain_free() does. Their heads are before and behind their segments. */
+static void chain_some(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t handle[FOUR], back[FOUR];
+	EQUAL(0, scene_compose(m, 0, FOUR, handle));
+	EQUAL(0, blocking_alloc(&s->pool, m, handle, FOUR, WAIT_NEVER));
+	for (uint32_t i = 0; i < FOUR; i++)
+		back[FOUR - 1 - i] = handle[i];
+	chain_make(&s->pool, m, back, FOUR);
+	for (uint32_t i = 1; i < 3; i++)
+		buffer(s, back[i])->owner = m->tag;
+	EQUAL(0, scene_compose(m, 0, FOUR, handle));
+	buffer(s, handle[0])->got--;
+	uint32_t first = chain_next(&s->pool, handle[0], handle_index(handle[0]));
+	pool_buffer(&s->pool, first)->owner = m->tag;
+	count_up(&m->counters[COUNT_CHAINED], -2ull); /* of both */
+	EQUAL(0, qmempool_free(&s->pool, m,
+			       handle_of(first, buffer_generation(pool_buffer(&s->pool, first)))));
+}
+
+/* Leaves segments whose head a dead recoverer has freed. */
+static void free_heads(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t handle[2];
+	for (int i = 0; i < 2; i++)
+		EQUAL(0, scene_compose(m, 0, 3, &handle[i]));
+	buffer(s, handle[0])->handle = handle[0] + GENERATION_ONE;
+	buffer(s, handle[1])->handle = handle[1] + GENERATION_ONE;
+	uint64_t freed = handle[1] + GENERATION_ONE;
+	free_ring_put(pool_of(&s->pool, handle_index(freed)), scene_block(m), &freed, 1);
+}
+
 static void attach_only(struct scene *s)
 {
 	(void)s;
@@ -313,6 +348,18 @@ void dead_recoverer(struct scene *s)
 	(void)s;
 	scene_child(get_four);
 	scene_child(put_back);
+}
+
+void dead_chaining(struct scene *s)
+{
+	(void)s;
+	scene_child(chain_some);
+}
+
+void dead_chain_recoverer(struct scene *s)
+{
+	dead_chaining(s);
+	scene_child(free_heads);
 }
 
 void dead_everywhere(struct scene *s)

@@ -61,17 +61,36 @@ void scene_inflate(struct member *m)
 		count_up(&m->counters[balanced[i]], INFLATED);
 }
 
-/* Allocates a buffer, writes the number into it and puts it. */
+int scene_compose(struct member *m, uint32_t number, uint32_t buffers, uint64_t *handle)
+{
+	uint64_t part[CAPACITY];
+	for (uint32_t i = 0; i < buffers; i++) {
+		int error = blocking_alloc(&scene.pool, m, &part[i], 1, WAIT_NEVER);
+		if (error) {
+			while (i--)
+				DEMAND(qmempool_free(&scene.pool, m, part[i]) == 0);
+			return error;
+		}
+		struct buffer *b = pool_buffer(&scene.pool, handle_index(part[i]));
+		*scene_message(part[i]) = number;
+		b->length = sizeof(uint32_t);
+		b->mark = buffers;
+		b->failures_link = 0;
+	}
+	if (buffers > 1)
+		chain_make(&scene.pool, m, part, buffers);
+	*handle = part[0];
+	return 0;
+}
+
+/* Puts a message of that number. */
 static int offer(struct member *m, uint32_t queue, uint32_t number)
 {
+	const uint32_t chained = queue == scene.subject ? scene.operation->chained : 0;
 	uint64_t handle;
-	int error = blocking_alloc(&scene.pool, m, &handle, 1, WAIT_NEVER);
+	int error = scene_compose(m, number, chained ? chained : 1, &handle);
 	if (error)
 		return error;
-	struct buffer *b = pool_buffer(&scene.pool, handle_index(handle));
-	*scene_message(handle) = number;
-	b->length = sizeof(uint32_t);
-	b->redelivered = 0;
 	error = blocking_put(&scene.pool, m, scene_ring(queue), &handle, 1, WAIT_NEVER);
 	if (error)
 		DEMAND(qmempool_free(&scene.pool, m, handle) == 0);
@@ -205,12 +224,26 @@ void scene_discard(void)
 	}
 }
 
+/* A chain comes out whole. */
+static void check_chain(uint64_t handle)
+{
+	const struct buffer *b = pool_buffer(&scene.pool, handle_index(handle));
+	uint32_t n = 1;
+	DEMAND(chain_count(&scene.pool, handle) == b->mark);
+	for (uint32_t at = handle_index(handle), next;
+	     n < CAPACITY && (next = chain_next(&scene.pool, handle, at)) != at; at = next, n++)
+		DEMAND(*scene_message(next) == *scene_message(handle));
+	DEMAND(n == b->mark);
+}
+
 /* Records a message that a survivor got, and frees it. */
 static void note(struct member *m, uint32_t queue, uint64_t handle)
 {
 	uint32_t number = *scene_message(handle), at = scene.taken;
 	const struct buffer *b = pool_buffer(&scene.pool, handle_index(handle));
 	DEMAND(number < NUMBERS && at < NUMBERS);
+	if (scene.operation->chained)
+		check_chain(handle);
 	if (number < NUMBERS && at < NUMBERS) {
 		scene.stream[at].number = number;
 		scene.stream[at].queue = queue;
@@ -292,6 +325,6 @@ void scene_audit(void)
 		sum += queued[i];
 	DEMAND(audit.unaccounted == 0);
 	DEMAND(audit.doubled == 0);
-	DEMAND(sum + audit.free + audit.cached == audit.total);
+	DEMAND(sum + audit.free + audit.cached + audit.chained == audit.total);
 	DEMAND(audit.total >= scene.operation->prealloc);
 }

@@ -15,6 +15,7 @@
 
 #include "audit.h"
 #include "blocking.h"
+#include "chain.h"
 #include "member.h"
 #include "opening.h"
 #include "queue.h"
@@ -57,12 +58,13 @@ struct operation {
 	uint32_t flags; /* of the subject queue, and its on_death */
 	struct queue_on_death on_death;
 	uint32_t prealloc; /* of CAPACITY; the slab can grow by the rest */
-	int trims;         /* nonzero: extents are smaller and made of whole pages */
-	uint32_t turned;   /* messages that have passed the subject queue before */
-	uint32_t filled;   /* messages in it */
-	uint32_t lost;     /* the first of them, owned by a dead member when the victim runs */
-	int leaves;        /* nonzero: recover() may leave something for want of room */
-	uint32_t detaches; /* members that detach in it, and so are not dead */
+	uint32_t chained; /* buffers of each message in the subject queue and of the victim's own */
+	int trims;        /* nonzero: extents are smaller and made of whole pages */
+	uint32_t turned;  /* messages that have passed the subject queue before */
+	uint32_t filled;  /* messages in it */
+	uint32_t lost;    /* the first of them, owned by a dead member when the victim runs */
+	int leaves;       /* nonzero: recover() may leave something for want of room */
+	uint32_t detaches;               /* members that detach in it, and so are not dead */
 	void (*before)(struct scene *);  /* called by the survivors */
 	void (*prepare)(struct scene *); /* called by the victim, as a member if it has a v */
 	int (*run)(struct scene *);      /* the operation that is killed */
@@ -155,6 +157,8 @@ void scene_check(int exact);
 /* The building blocks of operations. */
 void scene_publish(struct member *m, uint32_t queue, uint32_t first, uint32_t n);
 void scene_get(struct member *m, uint32_t queue, uint32_t n); /* into owned */
+/* Allocates a message: a chain if it has several buffers. Each has the number. 0, or a code. */
+int scene_compose(struct member *m, uint32_t number, uint32_t buffers, uint64_t *handle);
 const struct alf_ring *scene_ring(uint32_t queue);
 uint32_t *scene_message(uint64_t handle);
 struct member *scene_block(struct member *m); /* m's block of the operation's class */

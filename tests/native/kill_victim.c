@@ -24,10 +24,17 @@ static int nack_one(struct scene *s, uint64_t handle)
 void alloc_own(struct scene *s)
 {
 	for (; s->owned_n < s->operation->n; s->owned_n++) {
-		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n], 1, WAIT_NEVER));
-		*scene_message(s->owned[s->owned_n]) = FROM_VICTIM + s->owned_n;
-		pool_buffer(&s->pool, handle_index(s->owned[s->owned_n]))->redelivered = 0;
+		const uint32_t chained = s->operation->chained;
+		EQUAL(0, scene_compose(s->v, FROM_VICTIM + s->owned_n, chained ? chained : 1,
+				       &s->owned[s->owned_n]));
 	}
+}
+
+/* The buffers of a chain, not made one yet. */
+void alloc_parts(struct scene *s)
+{
+	while (s->owned_n < s->operation->chained)
+		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n++], 1, WAIT_NEVER));
 }
 
 void get_own(struct scene *s)
@@ -133,6 +140,13 @@ void attach_locally(struct scene *s)
 	some_cached(s);
 }
 
+/* A chain, in a pool that this process has opened. */
+void attach_with_chain(struct scene *s)
+{
+	attach_locally(s);
+	EQUAL(0, scene_compose(s->v, 0, s->operation->chained, &s->owned[s->owned_n++]));
+}
+
 /* The only buffer of a thread that has ended. */
 void have_last(struct scene *s)
 {
@@ -154,8 +168,9 @@ void have_two(struct scene *s)
 {
 	struct member *second = scene_attach();
 	for (; s->owned_n < s->operation->n; s->owned_n++) {
-		EQUAL(0, blocking_alloc(&s->pool, second, &s->owned[s->owned_n], 1, WAIT_NEVER));
-		*scene_message(s->owned[s->owned_n]) = FROM_VICTIM + s->owned_n;
+		const uint32_t chained = s->operation->chained;
+		EQUAL(0, scene_compose(second, FROM_VICTIM + s->owned_n, chained ? chained : 1,
+				       &s->owned[s->owned_n]));
 	}
 }
 
@@ -250,6 +265,12 @@ int give_back(struct scene *s)
 	uint32_t n = s->operation->n;
 	return n == 1 ? qmempool_free(&s->pool, s->v, s->owned[0]) :
 			qmempool_free_bulk(&s->pool, s->v, s->owned, n);
+}
+
+int make_chain(struct scene *s)
+{
+	chain_make(&s->pool, s->v, s->owned, s->owned_n);
+	return 0;
 }
 
 int send_data(struct scene *s)

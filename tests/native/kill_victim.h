@@ -9,6 +9,7 @@
 
 /* Set-up, before the victim is traced. */
 void alloc_own(struct scene *s);
+void alloc_parts(struct scene *s);
 void get_own(struct scene *s);
 void get_own_full(struct scene *s);
 void get_own_again(struct scene *s);
@@ -23,6 +24,7 @@ void asked_for(struct scene *s);
 void all_home(struct scene *s);
 void open_locally(struct scene *s);
 void attach_locally(struct scene *s);
+void attach_with_chain(struct scene *s);
 void have_data(struct scene *s);
 void have_two(struct scene *s);
 void have_last(struct scene *s);
@@ -43,6 +45,7 @@ int get_wait(struct scene *s);
 int alloc_some(struct scene *s);
 int request_all(struct scene *s);
 int give_back(struct scene *s);
+int make_chain(struct scene *s);
 int send_data(struct scene *s);
 int receive_data(struct scene *s);
 int attach_member(struct scene *s);
