@@ -280,7 +280,7 @@ class AlfQueue(QueueBase):
             InvalidArgument: n is less than 1, or size is negative.
             SegmentInvalid: the shared memory is corrupted or truncated.
         """
-        n, room = self._most(n), self.pool.buffer_size
+        n, room = self._most(n), self.pool.geometry.room
         room = room if size is None else min(at_least(size, 0, "size"), room)
         self._refuse_closed()
         names = queue_names(self.pool)

@@ -126,7 +126,7 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         (
             HEAD + "[pools.rx.queue.q]\ncapacity = 4\nmax_redeliveries = 4294967296\n",
             6,
-            ["max_redeliveries = 4294967296", "4294967295"],
+            ["max_redeliveries = 65536", "65535"],
         ),
         (
             HEAD + '[pools.rx.queue.q]\ncapacity=4\non_death="requeue"\nproducers="single"\n',

@@ -33,6 +33,8 @@ C_ORDER = [
     "role.h",
     "slab.h",
     "pool.h",
+    "chain.h",
+    "bytes.h",
     "bypass.h",
     "transfer.h",
     "free_ring.h",
@@ -53,6 +55,7 @@ C_ORDER = [
     "guard.h",
     "lookup.h",
     "hot.h",
+    "parts.h",
     "payload.h",
     "arrays.h",
     "burst.h",
@@ -67,6 +70,7 @@ C_PLACE = {
     "shmpool.c": "lookup.h",
     "bulk.c": "lookup.h",
     "letters.c": "lookup.h",
+    "chains.c": "lookup.h",
     "figures.c": "lookup.h",
 }
 # The prefix of a file's functions, if it is not the file's name.
@@ -81,6 +85,7 @@ C_PREFIX = {
     "blocking_alloc.c": "blocking",
     "bulk.c": "shmpool",
     "letters.c": "shmpool",
+    "chains.c": "shmpool",
     "figures.c": "shmpool|audit",
     "lookup.h": r"\w+",
 }
@@ -125,6 +130,7 @@ TAGGED = {
     "PROD": "prod|position",
     "OP": "op$",
     "OWNER": "owner",
+    "CHAIN": "handle|got|owner",
     "ABANDONED": "abandoned|swept",
     "ROLE": "role|producer|consumer",
     "EXTENT": "extent",

@@ -3,7 +3,7 @@
  * buffer.c - shmpool.Buffer: owns one buffer. Exports its bytes and counts the views: while a view
  * is live, the buffer can be neither freed nor put.
  */
-#include "chain.h"
+#include "parts.h"
 
 static struct buffer_object *spare; /* a released Buffer to use again: allocating one takes 10 ns */
 
@@ -240,8 +240,8 @@ static PyMethodDef buffer_methods[] = {
 	{ "writelines", hot_buffer_writelines, METH_O,
 	  "writelines($self, payloads, /)\n--\n\nwrite() of several bytes-like objects, one after "
 	  "the other.\n\nReturns the length in bytes." },
-	{ "readinto", HOT_FAST(hot_buffer_readinto),
-	  "readinto($self, target, offset=0)\n--\n\nCopies the bytes from offset on into a "
+	{ "readinto", (PyCFunction)(void (*)(void))hot_buffer_readinto, METH_FASTCALL,
+	  "readinto($self, target, offset=0, /)\n--\n\nCopies the bytes from offset on into a "
 	  "writable bytes-like object, as many as it has room for.\n\nReturns how many." },
 	{ "__bytes__", hot_buffer_to_bytes, METH_NOARGS, NULL },
 	{ "free", buffer_free, METH_NOARGS,

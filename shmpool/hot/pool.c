@@ -2,7 +2,7 @@
  *
  * pool.c - the base of shmpool.Pool: opens it, allocates, and closes it.
  */
-#include "chain.h"
+#include "parts.h"
 
 #include <structmember.h>
 

@@ -53,8 +53,8 @@ static bool orphan(const struct recovery *r, uint64_t owner)
 		       (uint32_t)owner;
 }
 
-/* True if a dead member owns the buffer, or nobody owns the chain that it was in. *ring is the ring that it was claiming it from, or
- * NULL. */
+/* True if a dead member owns the buffer, or its chain has gone. *ring is the ring that the member
+ * was claiming it from, or NULL. */
 static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring **ring)
 {
 	*ring = NULL;
