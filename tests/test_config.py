@@ -124,7 +124,7 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         (HEAD + f"held_s = {'9' * 400}\n", 4, ["held_s", "too large"]),
         (HEAD + f"buffer_size.x = {'9' * 400}\n", 4, ["buffer_size"]),
         (
-            HEAD + "[pools.rx.queue.q]\ncapacity = 4\nmax_redeliveries = 4294967296\n",
+            HEAD + "[pools.rx.queue.q]\ncapacity = 4\nmax_redeliveries = 65536\n",
             6,
             ["max_redeliveries = 65536", "65535"],
         ),
