@@ -12,6 +12,9 @@ from conftest import Child, MakePool
 
 import shmpool
 from shmpool.geometry import SizeClass
+from shmpool.service.alarms import Policy
+from shmpool.service.watched_pool import WatchedPool
+from shmpool.view import View
 
 SIZES = [64, 4096, 65536]
 CAPACITY = [64, 16, 4]
@@ -180,6 +183,24 @@ def test_trim(make_pool: MakePool) -> None:
     for size in (1, 65536):
         pool.alloc_many(256, size=size).free()
     assert pool.audit().ok
+
+
+def test_trim_keeps_some_of_each(make_pool: MakePool) -> None:
+    """trim(keep) leaves so many free buffers of every class, and a daemon asks for no more."""
+    pool = make_pool(
+        buffer_size=[64, 4096], capacity=[1024, 256], prealloc=0, bulk=16, refill_multiplier=1
+    )
+    now = [100.0]
+    for size in (1, 4096):
+        pool.alloc_many(256, size=size).free()
+    with View(pool.name) as view:
+        watched = WatchedPool(view, Policy(trim_to=32, trim_after_s=0), clock=lambda: now[0])
+        watched.inspect()
+        assert watched.should_trim()
+        pool.trim(32)
+        watched.inspect()
+        assert not watched.should_trim()
+    assert all(32 <= size.created == size.free + size.cached < 256 for size in pool.stats().sizes)
 
 
 def test_a_dead_member(sized: shmpool.Pool, start: Callable[..., Child]) -> None:
