@@ -508,8 +508,9 @@ class Pool(PoolBase):
     def trim(self, keep: int = 0) -> int:
         """Gives the memory of all free buffers but keep to the system. Returns how many bytes.
 
-        A pool of several size classes keeps so many of each. Preallocated buffers stay. The pool grows again when it must. Flushes the local caches of
-        all threads. These threads keep working.
+        A pool of several size classes keeps so many of each. Preallocated buffers stay. The pool
+        grows again when it must. Flushes the local caches of all threads. These threads keep
+        working.
 
         Raises:
             InvalidArgument: keep is negative.

@@ -56,7 +56,7 @@ static uint32_t class_of(uint64_t handle)
 {
 	uint32_t class = 0;
 	while (handle_index(handle) >= first[class + 1])
-		class ++;
+		class++;
 	return class;
 }
 
@@ -81,7 +81,7 @@ static void borders(void)
 static void smallest(void)
 {
 	uint64_t handle[TOTAL];
-	for (uint32_t class = 0; class < CLASSES; class ++) {
+	for (uint32_t class = 0; class < CLASSES; class++) {
 		uint32_t n = 0;
 		while (!blocking_alloc_class(pool(), self(), class, &handle[n], 1, WAIT_NEVER))
 			n++;
@@ -97,7 +97,10 @@ static void smallest(void)
 	for (uint32_t i = 0; i < 20; i++)
 		EQUAL(1, class_of(handle[i]));
 	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, 20));
-	EQUAL(-EAGAIN, blocking_alloc_class(pool(), self(), 0, handle, 65, WAIT_NEVER));
+	struct shmpool_turn turn = { 0 };
+	uint64_t key = (uint64_t)(number % OPENING_POOLS_MAX) << 58 |
+		       (uint64_t)(number / OPENING_POOLS_MAX) << 32;
+	EQUAL(-EMSGSIZE, shmpool_alloc_many_wait(key, handle, 65, WAIT_NEVER, &turn));
 }
 
 static void check_figures(uint32_t held, bool cached)
@@ -143,6 +146,22 @@ static void back(void)
 	check_figures(0, false);
 }
 
+/* A request to flush reaches the caches of its class, and no others. */
+static void requested(void)
+{
+	uint64_t handle[CLASSES];
+	for (uint32_t i = 0; i < CLASSES; i++)
+		EQUAL(0, blocking_alloc_class(pool(), self(), i, &handle[i], 1, WAIT_NEVER));
+	cache_request_flush(pool_class(pool(), 1));
+	for (uint32_t i = 0; i < CLASSES; i++) {
+		struct member *block = segment_block(&pool()->segment, self(), i);
+		EQUAL(i == 1 ? CACHE_FLUSH_REQUESTED : 0, cache_holder(block->cache_bottom));
+		EQUAL(0, qmempool_free(pool(), self(), handle[i]));
+		EQUAL(i == 1, cache_length(&pool_class(pool(), i)->segment, block) == 1);
+	}
+	qmempool_drain(pool(), self());
+}
+
 /* Each class that has unused extents loses them, and gets them again. */
 static void trimmed(void)
 {
@@ -178,6 +197,18 @@ static void stolen(void)
 	pthread_barrier_init(&barrier, NULL, 2);
 	pthread_create(&thread, NULL, have_all_cached, &barrier);
 	pthread_barrier_wait(&barrier);
+	/* Not while the other thread's process cannot be made to see that it is stolen from. */
+	struct member *other = segment_member(&pool()->segment, 0);
+	other = other == self() ? segment_member(&pool()->segment, 1) : other;
+	store_relaxed(&other->barrier, 0);
+	for (uint32_t i = 0; i < CLASSES; i++) {
+		const struct member *block = segment_block(&pool()->segment, other, i);
+		uint64_t handle[TOTAL];
+		CHECK(cache_length(&pool_class(pool(), i)->segment, block));
+		EQUAL(0, cache_steal(pool_class(pool(), i),
+				     segment_block(&pool()->segment, self(), i), handle, TOTAL));
+	}
+	store_relaxed(&other->barrier, 1);
 	smallest();
 	pthread_barrier_wait(&barrier);
 	pthread_join(thread, NULL);
@@ -189,6 +220,7 @@ int main(void)
 	borders();
 	smallest();
 	back();
+	requested();
 	trimmed();
 	stolen();
 	printf("buffers of %u size classes: each of its own\n", CLASSES);
