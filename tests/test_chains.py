@@ -207,7 +207,7 @@ def test_no_room_for_it(sized: shmpool.Pool) -> None:
 
 
 def test_waits_for_room(chained: shmpool.Pool) -> None:
-    """alloc() of a chain waits until enough buffers are free, and takes none meanwhile."""
+    """alloc() of a chain waits until enough buffers are free, and takes none before."""
     held = chained.alloc(size=60 * SIZE)
     made = []
     thread = threading.Thread(target=lambda: made.append(bytes(filled(chained.alloc(size=5000)))))

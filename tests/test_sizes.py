@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pools of several size classes: which class a buffer comes from, and that each keeps its own."""
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from conftest import Child, MakePool
 
 import shmpool
 from shmpool.geometry import SizeClass
+from shmpool.service.alarms import Policy
+from shmpool.service.watched_pool import WatchedPool
+from shmpool.view import View
 
 SIZES = [64, 4096, 65536]
 CAPACITY = [64, 16, 4]
@@ -40,9 +44,26 @@ def test_what_was_asked_for(make_pool: MakePool) -> None:
     [
         ({"buffer_size": []}, "buffer_size is []; it must have from 1 to 8 values"),
         ({"buffer_size": [64] * 9}, "it must have from 1 to 8 values"),
-        ({"capacity": [64, 64]}, "one for each buffer_size"),
-        ({"buffer_size": [4096, 64, 65536]}, "buffer_size[1] is 64; it must be from 4097 to"),
-        ({"buffer_size": [64, 64, 65536]}, "buffer_size[1] is 64; it must be from 65 to"),
+        (
+            {"buffer_size": itertools.count(64)},
+            "[64, 65, 66, 67, 68, 69, 70, 71, 72]; it must have",
+        ),
+        ({"capacity": [64, 64]}, "it must be one number, or 3: one for each buffer_size"),
+        ({"buffer_size": 64}, "capacity is [64, 16, 4]; it must be one number, as buffer_size is"),
+        (
+            {"buffer_size": [4096, 64, 65536]},
+            "buffer_size[1] is 64; it must be from 4097 to 1073741824, as buffer_size[0] is 4096",
+        ),
+        ({"buffer_size": [60, 64, 65536]}, "buffer_size[1] is 64; it must be from 65 to"),
+        (
+            {"buffer_size": [-(2**70), 64, 65536]},
+            f"buffer_size[0] is {-(2**70)}; it must be from 1",
+        ),
+        ({"capacity": [64, 16, 1]}, "capacity[2] is 1; it must be a power of two from 2 to"),
+        (
+            {"queues": 1022},
+            "queues is 1022; it must be from 1 to 1021, as buffer_size has 3 values",
+        ),
         ({"capacity": [64, 48, 4]}, "capacity[1] is 48; it must be a power of two"),
         ({"prealloc": [0, 0, 5]}, "prealloc[2] is 5; it must be from 0 to 4, as capacity is 4"),
         ({"capacity": [1 << 23, 1 << 23, 4]}, "capacity is 16777220 buffers in all; the most is"),
@@ -55,6 +76,31 @@ def test_refused(pool_name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(shmpool.InvalidArgument) as caught:
         shmpool.Pool.create(pool_name, **given)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        (None, "buffer_size is None"),
+        ([64, None], "buffer_size[1] is None"),
+        ([64, 128.0], "buffer_size is 128.0"),
+        ([64, [128]], "buffer_size is [128]"),
+        ("64", "buffer_size is '64'"),
+    ],
+)
+def test_a_size_that_is_no_number(pool_name: str, sizes: Any, said: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        shmpool.Pool.create(pool_name, buffer_size=sizes, capacity=64)
+    assert f"{said}; it must be an int" == str(caught.value)
+
+
+def test_arrays_of_sizes(make_pool: MakePool) -> None:
+    """Any sequence of integers of any type will do."""
+    sizes, capacity = np.array([64, 128], "u2"), (np.int8(4), np.uint64(8))
+    pool = make_pool(buffer_size=sizes, capacity=capacity)
+    assert [(64, 4), (128, 8)] == [(one.buffer_size, one.capacity) for one in pool.geometry.sizes]
+    assert (2, 64) == tuple(getattr(make_pool(buffer_size=np.array(64), capacity=np.array(2)), n)
+                            for n in ("capacity", "buffer_size"))  # fmt: skip
 
 
 def test_the_smallest_that_fits(sized: shmpool.Pool) -> None:
@@ -178,6 +224,24 @@ def test_trim(make_pool: MakePool) -> None:
     for size in (1, 65536):
         pool.alloc_many(256, size=size).free()
     assert pool.audit().ok
+
+
+def test_trim_keeps_some_of_each(make_pool: MakePool) -> None:
+    """trim(keep) leaves so many free buffers of every class, and a daemon asks for no more."""
+    pool = make_pool(
+        buffer_size=[64, 4096], capacity=[1024, 256], prealloc=0, bulk=16, refill_multiplier=1
+    )
+    now = [100.0]
+    for size in (1, 4096):
+        pool.alloc_many(256, size=size).free()
+    with View(pool.name) as view:
+        watched = WatchedPool(view, Policy(trim_to=32, trim_after_s=0), clock=lambda: now[0])
+        watched.inspect()
+        assert watched.should_trim()
+        pool.trim(32)
+        watched.inspect()
+        assert not watched.should_trim()
+    assert all(32 <= size.created == size.free + size.cached < 256 for size in pool.stats().sizes)
 
 
 def test_a_dead_member(sized: shmpool.Pool, start: Callable[..., Child]) -> None:
