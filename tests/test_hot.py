@@ -34,7 +34,7 @@ def test_what_nobody_opened(pool: shmpool.Pool) -> None:
         lambda: queue.put(buf),
     )
     for call in calls:
-        with pytest.raises(AttributeError, match="has no attribute '(_fail|name)'"):  # Pool has it
+        with pytest.raises(AttributeError, match=r"has no attribute '(_fail|name)'"):  # Pool has it
             call()
     assert queue._move(1, 0) < 0  # type: ignore[operator]
     for other in (_hot.BurstBase(opened, 3), _hot.BurstBase(pool, 3)):

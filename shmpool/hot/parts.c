@@ -135,10 +135,13 @@ static PyObject *new_chain(struct hot_wait *wait, uint64_t bytes, int64_t *code)
 		*code = shmpool_chain(wait->pool->key, handles, n);
 		if (!*code)
 			*code = lookup_key(wait->pool->key, &c);
-		PyMem_Free(handles);
-		if (!*code)
+		if (!*code) {
+			PyMem_Free(handles);
 			return hot_buffer_got(buffer, wait->pool, &c, head);
-		handles = NULL;
+		}
+		/* A signal handler has forked: the child owns what it took since. */
+		for (size_t i = 0; i < n && wait->pool->key; i++)
+			shmpool_free_many(wait->pool->key, &handles[i], 1);
 	}
 	PyMem_Free(handles);
 	hot_buffer_discard(buffer);
