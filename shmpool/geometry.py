@@ -110,24 +110,10 @@ def _int64(value: SupportsIndex | None, option: str) -> int:
     return max(-INT64_MAX, min(integer(value, option), INT64_MAX))
 
 
-def by_class(options: PoolOptions, name: str, classes: int) -> list[SupportsIndex | None]:
-    """Returns the value of an option for each of so many size classes.
-
-    Raises InvalidArgument if it is a list of another length.
-    """
-    value: Any = getattr(options, name)
-    if not isinstance(value, list):
-        return [value] * classes
-    if len(value) == classes:
-        return value
-    several = f", or {classes}: one for each buffer_size" if classes > 1 else ", as buffer_size is"
-    raise errors.InvalidArgument(f"{name} is {value!r}; it must be one number{several}")
-
-
 def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
     """Returns the geometry of a pool with these options, and why the options are refused, or None.
 
-    Raises TypeError; InvalidArgument for lists of different lengths.
+    Raises TypeError.
     """
     geometry: Native = ffi.new("struct shmpool_geometry *")
     sizes: Any = options.buffer_size
@@ -137,7 +123,14 @@ def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
             "buffer_size", repr(sizes), f"it must have from 1 to {CLASSES_MAX} values"
         )
     geometry.classes = classes
-    given = {name: by_class(options, name, classes) for name in BY_CLASS}
+    given: dict[str, Any] = {name: getattr(options, name) for name in BY_CLASS}
+    for name, value in given.items():
+        if not isinstance(value, list):
+            given[name] = [value] * classes
+        elif len(value) != classes:
+            more = f", or {classes}: one for each buffer_size"
+            demand = f"it must be one number{more if classes > 1 else ', as buffer_size is'}"
+            return None, Refusal(name, repr(value), demand)
     for name in GEOMETRY:
         if name not in given:
             setattr(geometry, name, _int64(getattr(options, name), name))

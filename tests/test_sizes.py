@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Child, MakePool
+from click.testing import CliRunner
+from conftest import Child, MakePool, StartDaemon
 
 import shmpool
+from shmpool.cli.main import shmpool as command
 from shmpool.geometry import SizeClass
+from shmpool.options import PoolOptions
 from shmpool.service.alarms import Policy
 from shmpool.service.watched_pool import WatchedPool
 from shmpool.view import View
@@ -310,3 +313,42 @@ def test_growth_after_the_descriptor_is_gone(
         new_name(),
     )
     assert "64 4096\n" == printed
+
+
+def test_with_a_daemon(start_daemon: StartDaemon, pool_name: str) -> None:
+    """A daemon creates such a pool on request, and says what is wrong with the options."""
+    daemon = start_daemon()
+    options: dict[str, Any] = {"buffer_size": SIZES, "capacity": CAPACITY, "prealloc": [1, 0, 0]}
+    with shmpool.Client(daemon.socket) as client:
+        made = client.create(pool_name, PoolOptions(**options))
+        assert SIZES == [one.buffer_size for one in made.geometry.sizes]
+        assert [1, 0, 0] == [one.created for one in client.stats(pool_name).buffers.sizes]
+        for wrong, said in (
+            ({"capacity": [64, 16]}, "capacity is [64, 16]; it must be one number, or 3"),
+            ({"buffer_size": SIZES[::-1]}, "as buffer_size[0] is 65536"),
+            ({"prealloc": [0, 17, 0]}, "prealloc[1] is 17"),
+        ):
+            with pytest.raises(shmpool.InvalidArgument) as caught:
+                client.create(f"{pool_name}-x", PoolOptions(**options | wrong))
+            assert said in str(caught.value)
+        with shmpool.Pool.attach(pool_name) as pool:
+            assert 65536 == room(pool.alloc(size=65536))
+        client.destroy(pool_name)
+
+
+def test_the_command_line(pool_name: str) -> None:
+    """create takes a value for each class; describe and stats have a table of the classes."""
+    sizes, capacity = (",".join(map(str, values)) for values in (SIZES, CAPACITY))
+    line = ["create", pool_name, "--buffer-size", sizes, "--capacity", capacity, "--direct"]
+    made = CliRunner().invoke(command, line)
+    assert 0 == made.exit_code, made.output
+    for subcommand in ("describe", "stats"):
+        shown = CliRunner().invoke(command, [subcommand, pool_name, "--direct"]).output
+        rows = [line.split() for line in shown.splitlines()]
+        found = [row[:2] for row in rows if row[:1] in (["64"], ["4,096"], ["65,536"])]
+        assert [["64", "64"], ["4,096", "16"], ["65,536", "4"]] == found
+        assert "cache_size" not in shown
+    for wrong in ("64,", "64,,128", "a,64", "64;128"):
+        refused = CliRunner().invoke(command, [*line[:3], wrong, *line[4:]])
+        assert (2, True) == (refused.exit_code, "neither a number nor several" in refused.output)
+    shmpool.Pool.unlink(pool_name)
