@@ -53,8 +53,8 @@ static bool orphan(const struct recovery *r, uint64_t owner)
 		       (uint32_t)owner;
 }
 
-/* True if a dead member owns the buffer, or nobody owns the chain that it was in. *ring is the ring that it was claiming it from, or
- * NULL. */
+/* True if a dead member owns the buffer, or nobody owns the chain that it was in. *ring is the ring
+ * that it was claiming it from, or NULL. */
 static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring **ring)
 {
 	*ring = NULL;
@@ -184,7 +184,9 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 			r->left = true;
 			return;
 		}
-		bool abandoned = !(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED;
+		/* An orphan stays one for a recoverer with a slot, which counts it. */
+		bool abandoned = owner_is_chained(owner) ||
+				 (!(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED);
 		uint32_t from = came_from(r, b, owner), to = destination(r, b, owner, from);
 		enum handed handed = to && r->m ? hand_on(r, index, owner, from, to) : NO_ROOM;
 		if (handed == HANDED_ON)
