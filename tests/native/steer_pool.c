@@ -29,7 +29,7 @@
 #define MEETINGS                                                                                   \
 	{ "alf_reserve", "alf_claim", "alf_make_tombstone", "take", "abandon", "alf_reserve" }
 #define SLOTS                                                                                      \
-	{ "member_attach", "member_take_slot", "recover_mark", "member_release",                   \
+	{ "member_attach", "member_take_slot", "recover_mark", "withdraw_request",                 \
 	  "take",          "member_take_slot" }
 #define ROLES { "role_take", "role_release", "role_take", "take", "alf_make_tombstone", "abandon" }
 
@@ -238,7 +238,7 @@ static const struct profile profiles[] = {
 /* Functions in which a recoverer, or a member that takes a dead member's slot, may be overtaken by
  * all other threads. */
 static const char *const haunts[] = { "recover_mark",
-				      "collect_records",
+				      "collect_record",
 				      "collect_single",
 				      "alf_make_tombstone",
 				      "destination",

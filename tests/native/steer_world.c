@@ -369,6 +369,11 @@ void world_send(uint32_t me, uint32_t queue, uint32_t n)
 	}
 }
 
+void world_forget(uint32_t me)
+{
+	part_with(&world_actors[me], world_actors[me].held);
+}
+
 void world_chain(uint32_t me, uint32_t n)
 {
 	struct actor *a = &world_actors[me];

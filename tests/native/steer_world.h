@@ -149,6 +149,8 @@ void world_move(uint32_t me, uint32_t queue);
 void world_peek(uint32_t me, uint32_t queue);
 /* Allocates, fills and puts n at once. */
 void world_send(uint32_t me, uint32_t queue, uint32_t n);
+/* Notes that the thread has freed all that it had. */
+void world_forget(uint32_t me);
 /* Makes a chain of the thread's newest n buffers, if it has just allocated so many. */
 void world_chain(uint32_t me, uint32_t n);
 /* For threads of one process. What one thread hands over, any other may adopt, and frees at
