@@ -18,17 +18,12 @@ static int64_t counted(void)
 	return (int64_t)n;
 }
 
-/* The head lies behind its segments, so that a sweep meets them first. */
+/* Makes a chain of n buffers, whose head lies behind its segments, so that a sweep meets them
+ * first. Returns the head's index. */
 static uint32_t chain_backwards(uint32_t me, uint32_t n)
 {
-	struct actor *a = &world_actors[me];
 	DO(me, ALLOC, .n = n);
-	for (uint32_t i = 0; i < n / 2; i++) {
-		const uint64_t first = a->hand[i];
-		a->hand[i] = a->hand[n - 1 - i];
-		a->hand[n - 1 - i] = first;
-	}
-	DO(me, CHAIN, .n = n);
+	DO(me, CHAIN, .n = n, .queue = 1);
 	return INDEX(me, 0);
 }
 
@@ -41,6 +36,37 @@ static void segments_before_their_head(void)
 	SAME(3, script_recovery(C)->buffers);
 	SAME(0, counted());
 	DO(D, ALLOC, .n = 16);
+}
+
+/* The same, if A dies in the middle of making the chain. */
+static void die_making_a_chain(void)
+{
+	DO(A, ALLOC, .n = 3);
+	shared64 *owner = OWNER(A);
+	START(A, CHAIN, .n = 3, .queue = 1);
+	UNTIL(A, AFTER, STORES, owner, 1);
+	script_kill(A);
+	DO(C, RECOVER);
+	SAME(3, script_recovery(C)->buffers);
+	DO(D, ALLOC, .n = 16);
+}
+
+/* The same, if the head is the head of another chain by then. */
+static void head_of_the_next_chain(void)
+{
+	const struct alf_ring *ring = &world_actors[LAST].pool.free;
+	uint32_t head = chain_backwards(A, 3);
+	DO(D, ALLOC, .n = 13);
+	script_kill(A);
+	START(C, RECOVER);
+	UNTIL(C, AFTER, STORES, &ring->slot[ring->q->prod & ring->mask], 1);
+	DO(D, FREE);
+	DO(B, ALLOC, .n = 2);
+	SAME(head, INDEX(B, 0));
+	DO(B, CHAIN, .n = 2);
+	script_finish(C);
+	SAME(3, script_recovery(C)->buffers);
+	SAME(1, counted());
 }
 
 /* C dies when it has freed the head, and D frees what is left. D has no slot before: it leaves the
@@ -89,6 +115,30 @@ static void freed_in_a_store_buffer(void)
 	DO(C, RECOVER);
 	SAME(0, script_recovery(C)->buffers);
 	DEMAND(!owner_is_chained(load_relaxed(&BUFFER(segment)->owner)));
+	script_finish(B);
+}
+
+/* The word of a segment is not visible before its head's generation, which B has raised just
+ * before. */
+static void chain_again(uint32_t me)
+{
+	world_free(me, 2);
+	world_alloc(me, 2, false, 0);
+	world_chain(me, 2, false);
+}
+
+static void made_in_a_store_buffer(void)
+{
+	DO(B, ALLOC, .n = 2);
+	shared64 *owner = &BUFFER(INDEX(B, 1))->owner;
+	steer_hold(B);
+	START(B, CALL, .call = chain_again);
+	UNTIL(B, AFTER, STORES, owner, 1);
+	steer_settle(B, owner);
+	DEMAND(owner_is_chained(*owner));
+	script_kill(A);
+	DO(C, RECOVER);
+	SAME(0, script_recovery(C)->buffers);
 	script_finish(B);
 }
 
@@ -178,10 +228,13 @@ static void chain_named_twice(void)
 
 const struct scenario chains_scenarios[] = {
 	{ "segments-before-their-head", segments_before_their_head, POOL() },
+	{ "die-making-a-chain", die_making_a_chain, POOL() },
+	{ "head-of-the-next-chain", head_of_the_next_chain, POOL() },
 	{ "orphans-of-a-dead-recoverer", orphans_of_a_dead_recoverer, POOL(CROWDED),
 	  .newcomers = 1u << E },
 	{ "freed-while-a-recoverer-decides", freed_while_a_recoverer_decides, POOL() },
 	{ "freed-in-a-store-buffer", freed_in_a_store_buffer, POOL() },
+	{ "made-in-a-store-buffer", made_in_a_store_buffer, POOL(.cache = 4) },
 	{ "abandoned-head-is-not-free", abandoned_head_is_not_free, POOL(CROWDED, .threads = 6),
 	  .newcomers = 1u << E | 1u << F },
 	{ "chain-of-chains", chain_of_chains, POOL() },

@@ -81,6 +81,7 @@ static void take(uint32_t me, uint64_t handle, bool got)
 	DEMAND(a->held < CAPACITY_MOST);
 	a->got[a->held] = got;
 	a->hand[a->held++] = handle;
+	DEMAND(got || !buffer_heads(pool_buffer(&a->pool, handle_index(handle))));
 }
 
 /* Notes that the thread no longer owns its newest n buffers. */
@@ -374,7 +375,7 @@ void world_forget(uint32_t me)
 	part_with(&world_actors[me], world_actors[me].held);
 }
 
-void world_chain(uint32_t me, uint32_t n)
+void world_chain(uint32_t me, uint32_t n, bool backwards)
 {
 	struct actor *a = &world_actors[me];
 	uint32_t fresh = 0;
@@ -384,7 +385,12 @@ void world_chain(uint32_t me, uint32_t n)
 	if (fresh < 2)
 		return;
 	n = n < 2 ? 2 : n < fresh ? n : fresh;
-	const uint64_t *handle = &a->hand[a->held - n];
+	uint64_t *handle = &a->hand[a->held - n];
+	for (uint32_t i = 0; backwards && i < n / 2; i++) {
+		const uint64_t first = handle[i];
+		handle[i] = handle[n - 1 - i];
+		handle[n - 1 - i] = first;
+	}
 	for (uint32_t i = 0; i + 1 < n; i++)
 		chained[handle_index(handle[i])] = 1 + handle_index(handle[i + 1]);
 	a->held -= n - 1;
@@ -862,7 +868,7 @@ void world_operate(uint32_t me, enum operation what, uint32_t queue, uint32_t n,
 		world_attach(me);
 		break;
 	case CHAIN:
-		world_chain(me, n);
+		world_chain(me, n, queue);
 		break;
 	case CALL: /* only in scripts: steer_script.c */
 	case OPERATIONS:

@@ -151,8 +151,9 @@ void world_peek(uint32_t me, uint32_t queue);
 void world_send(uint32_t me, uint32_t queue, uint32_t n);
 /* Notes that the thread has freed all that it had. */
 void world_forget(uint32_t me);
-/* Makes a chain of the thread's newest n buffers, if it has just allocated so many. */
-void world_chain(uint32_t me, uint32_t n);
+/* Makes a chain of the thread's newest n buffers, if it has just allocated so many; backwards: the
+ * last of them is the head. */
+void world_chain(uint32_t me, uint32_t n, bool backwards);
 /* For threads of one process. What one thread hands over, any other may adopt, and frees at
  * once. */
 void world_hand_over(uint32_t me);
