@@ -31,6 +31,7 @@ STEER_PROGRAMS = {
         "steer_slots",
         "steer_caches",
         "steer_waits",
+        "steer_chains",
     ],
 }
 STEER_FLAGS = ["-std=gnu11", "-g", "-O1", f"-I{NATIVE}", f"-I{TESTS}"]

@@ -50,11 +50,15 @@ uint32_t bypass_take(struct qmempool *p, struct member *m, uint64_t *handle, uin
 					    (alf_word(&p->free, low) ^ alf_tag(&p->free, low)) ==
 						    index :
 				    owner & OWNER_ABANDONED && !owner_queue(owner) &&
-					    !buffer_heads(b) &&
 					    (!load_relaxed(&b->queue) ||
 					     load_relaxed(&b->got) != buffer_generation(b));
-		if (free && cas_seq_cst(&b->owner, &owner, m->tag)) /* [OWNER] */
-			handle[got++] = handle_of(index, buffer_generation(b));
+		if (!free || !cas_seq_cst(&b->owner, &owner, m->tag)) /* [OWNER] */
+			continue;
+		handle[got] = handle_of(index, buffer_generation(b));
+		if (likely(!buffer_heads(b)))
+			got++;
+		else /* a recoverer frees it, with its segments */
+			pool_abandon(p, &handle[got], 1, 0);
 	}
 	store_relaxed(&p->bypass_at, at);
 	if (!got) {

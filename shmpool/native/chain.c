@@ -8,7 +8,7 @@ void chain_make(struct qmempool *p, struct member *m, const uint64_t *handle, ui
 {
 	struct buffer *head = pool_buffer(p, handle_index(handle[0]));
 	const uint64_t owner = owner_chained(handle_index(handle[0]), handle_generation(handle[0]));
-	store_release(&head->handle, handle[0] | HANDLE_CHAIN); /* [CHAIN] */
+	store_relaxed(&head->handle, handle[0] | HANDLE_CHAIN); /* visible before the first word */
 	for (uint32_t i = n; --i;) {
 		struct buffer *b = pool_buffer(p, handle_index(handle[i]));
 		store_relaxed(&b->link,

@@ -141,18 +141,22 @@ static void free_chain(struct qmempool *p, struct member *m, uint64_t head)
 	uint64_t some[BULK_MAX];
 	/* No generation of this allocation: the chain is used up and goes back to no queue. */
 	store_release(&b->got, handle_generation(head) - 1); /* [CHAIN] before the first segment */
-	while (next != at) {
+	for (uint32_t n = 0; next != at && n < p->total; n++) {
 		struct buffer *segment = pool_buffer(p, next);
-		at = next;
-		next = chain_next(p, head, at);
-		some[k++] = handle_of(at, buffer_generation(segment));
-		store_release(&segment->owner, m->tag); /* [OWNER] [CHAIN] */
-		count_up(&m->counters[COUNT_CHAINED], -1ull);
-		if (k == BULK_MAX || next == at) {
+		if (k == BULK_MAX) {
 			qmempool_free_bulk(p, m, some, k);
 			k = 0;
 		}
+		at = next;
+		next = chain_next(p, head, at);
+		some[k++] = handle_of(at, buffer_generation(segment));
+		/* If the segment is corrupted and heads a chain too, free no further ones for it: a
+		 * chain of chains has no end. */
+		store_relaxed(&segment->handle, some[k - 1]);
+		store_release(&segment->owner, m->tag); /* [OWNER] [CHAIN] */
+		count_up(&m->counters[COUNT_CHAINED], -1ull);
 	}
+	qmempool_free_bulk(p, m, some, k);
 	store_relaxed(&b->link, 0);
 	store_release(&b->handle, head); /* [CHAIN] after the last segment */
 }

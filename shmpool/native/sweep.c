@@ -183,7 +183,9 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 			r->left = true;
 			return;
 		}
-		bool abandoned = !(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED;
+		/* An orphan stays one for a recoverer with a slot, which counts it. */
+		bool abandoned = owner_is_chained(owner) ||
+				 (!(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED);
 		uint32_t from = came_from(b, owner), to = destination(r, b, owner, from);
 		enum handed handed = to && r->m ? hand_on(r, index, owner, from, to) : NO_ROOM;
 		if (handed == HANDED_ON)

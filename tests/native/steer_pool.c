@@ -18,6 +18,8 @@
 #define PRODUCER { [ALLOC_WAIT] = 2, [PUT_WAIT] = 6, [FREE] = 1 }
 #define CONSUMER { [GET_WAIT] = 4, [FREE] = 6 }
 #define BOTH { [ALLOC] = 3, [FREE] = 3, [PUT] = 4, [GET] = 4 }
+/* Makes chains of what it allocates, and puts, gets and frees them. */
+#define CHAINS { [ALLOC] = 4, [CHAIN] = 4, [FREE] = 3, [PUT] = 4, [GET] = 4 }
 #define RECOVERER { [RECOVER] = 4, [ALLOC] = 1, [FREE] = 1 }
 /* Queue 1 is for dead letters. */
 #define LETTERS                                                                                    \
@@ -27,7 +29,7 @@
 #define MEETINGS                                                                                   \
 	{ "alf_reserve", "alf_claim", "alf_make_tombstone", "take", "abandon", "alf_reserve" }
 #define SLOTS                                                                                      \
-	{ "member_attach", "member_take_slot", "recover_mark", "member_release",                   \
+	{ "member_attach", "member_take_slot", "recover_mark", "withdraw_request",                 \
 	  "take",          "member_take_slot" }
 #define ROLES { "role_take", "role_release", "role_take", "take", "alf_make_tombstone", "abandon" }
 
@@ -189,6 +191,49 @@ static const struct profile profiles[] = {
 	  .on_death = { REQUEUE, REQUEUE, REQUEUE },
 	  .duel = SLOTS,
 	  .weight = { BOTH, BOTH, BOTH, RECOVERER } },
+	{ "chains", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .most = 3, .chains = true,
+	  .weight = { CHAINS, CHAINS, CHAINS,
+		      { [ALLOC] = 4, [CHAIN] = 4, [FREE] = 3, [REATTACH] = 1, [DRAIN] = 1 } } },
+	{ "chains-deaths", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 14, .deaths = 3,
+	  .mortal = 31, .most = 3, .chains = true,
+	  .duel = MEETINGS,
+	  .weight = { CHAINS, CHAINS, CHAINS, RECOVERER, RECOVERER } },
+	{ "chains-recoverers", 16, 16, 0, 2, 4, 4, .threads = 5, .operations = 8, .deaths = 4,
+	  .mortal = 31, .most = 3, .chains = true,
+	  .duel = { "take", "take", "abandon", "member_take_slot", "recover_mark", "take" },
+	  .weight = { { [ALLOC] = 3, [CHAIN] = 4, [FREE] = 2 },
+		      { [ALLOC] = 3, [CHAIN] = 4, [FREE] = 2 }, RECOVERER } },
+	{ "chains-requeue", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 14, .deaths = 3,
+	  .mortal = 31, .most = 3, .chains = true,
+	  .on_death = { REQUEUE, REQUEUE, REQUEUE }, .flags = { 0, SC, 0 },
+	  .duel = MEETINGS,
+	  .weight = { CHAINS, CHAINS, CHAINS, RECOVERER, RECOVERER } },
+	{ "chains-letters", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 14, .deaths = 3,
+	  .mortal = 31, .most = 2, .peeked = true, .chains = true,
+	  .on_death = LETTERS,
+	  .duel = MEETINGS,
+	  .weight = { { [ALLOC] = 4, [CHAIN] = 4, [PUT] = 5, [GET] = 1, [NACK] = 1 },
+		      { [GET] = 4, [NACK] = 3, [NACK_LATER] = 1, [FREE] = 1 },
+		      { [GET] = 3, [MOVE] = 3, [NACK] = 2, [FREE] = 2 },
+		      { [PEEK] = 3, [MOVE] = 2, [RECOVER] = 3 }, RECOVERER } },
+	{ "chains-slots", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 10, .deaths = 4,
+	  .mortal = 31, .members = 6, .most = 3, .chains = true,
+	  .duel = SLOTS,
+	  .weight = { { [ALLOC] = 4, [CHAIN] = 4, [PUT] = 2, [GET] = 2, [REATTACH] = 3,
+			[RECOVER] = 1 } } },
+	{ "chains-bypass", 8, 8, 0, 2, 4, 4, .threads = 5, .operations = 12, .deaths = 4,
+	  .mortal = 31, .members = 6, .most = 3, .chains = true,
+	  .duel = { "bypass_take", "take", "abandon", "bypass_take", "take_claimed",
+		    "member_take_slot" },
+	  .weight = { { [TRY] = 6, [CHAIN] = 4, [FREE] = 3, [REATTACH] = 2, [RECOVER] = 1 } } },
+	{ "chains-sizes", 8, 4, 4, 2, 2, 4, .second = 8, .threads = 5, .operations = 14,
+	  .deaths = 3, .mortal = 31, .most = 3, .chains = true,
+	  .duel = MEETINGS,
+	  .weight = { CHAINS, { [ALLOC] = 5, [CHAIN] = 4, [FREE] = 3, [TRIM] = 1, [RECOVER] = 1 },
+		      CHAINS, CHAINS, RECOVERER } },
+	{ "chains-threads", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 14, .most = 3,
+	  .one_process = true, .chains = true,
+	  .weight = { { [ALLOC] = 4, [CHAIN] = 4, [HAND_OVER] = 4, [ADOPT] = 3, [END] = 2 } } },
 	{ "creation", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 6, .deaths = 2, .mortal = 15,
 	  .most = 1,
 	  .weight = { { [CREATE] = 4, [RECOVER] = 1 } } },
@@ -197,7 +242,7 @@ static const struct profile profiles[] = {
 /* Functions in which a recoverer, or a member that takes a dead member's slot, may be overtaken by
  * all other threads. */
 static const char *const haunts[] = { "recover_mark",
-				      "collect_records",
+				      "collect_record",
 				      "collect_single",
 				      "alf_make_tombstone",
 				      "destination",
@@ -227,6 +272,11 @@ static const char *const graves[] = {
 	"bypass_take",   "alf_claim",     "flush",          "abandon",        "member_take_slot",
 	"reset",         "raise_epoch"
 };
+/* The same, where chains are made and freed, by their owner or by a recoverer. */
+static const char *const chain_haunts[] = { "orphan", "sweep_one", "take", "chain_free", "sweep" };
+static const char *const chain_graves[] = { "chain_make", "chain_free",    "sweep_one",
+					    "take",       "free_segments", "raise_generations" };
+#define ONE_OF(names) (names)[steer_random(sizeof(names) / sizeof(*(names)))]
 #define PROFILES (sizeof(profiles) / sizeof(*profiles))
 
 static struct steer_run run;
@@ -329,9 +379,13 @@ static void run_seed(uint64_t seed)
 	if (weak && !run.delay)
 		run.delay = 1u << steer_random(11);
 	if (world_profile->deaths && steer_random(2))
-		run.haunt = haunts[steer_random(sizeof(haunts) / sizeof(*haunts))];
+		run.haunt = ONE_OF(haunts);
 	if (world_profile->deaths && steer_random(2))
-		run.grave = graves[steer_random(sizeof(graves) / sizeof(*graves))];
+		run.grave = ONE_OF(graves);
+	if (world_profile->chains && steer_random(2)) {
+		run.haunt = ONE_OF(chain_haunts);
+		run.grave = ONE_OF(chain_graves);
+	}
 	run.duel = steer_random(2) ? world_profile->duel[steer_random(DUELS)] : NULL;
 	run.deaths = world_profile->deaths ? 1 + steer_random(world_profile->deaths) : 0;
 	world_begin();

@@ -10,7 +10,8 @@
 #include <stdarg.h>
 
 static const struct scenario *const tables[] = { recovery_scenarios, slots_scenarios,
-						 caches_scenarios, waits_scenarios };
+						 caches_scenarios, waits_scenarios,
+						 chains_scenarios };
 #define TABLES (sizeof(tables) / sizeof(*tables))
 
 static const struct scenario *scenario;

@@ -37,6 +37,7 @@ extern const struct scenario recovery_scenarios[];
 extern const struct scenario slots_scenarios[];
 extern const struct scenario caches_scenarios[];
 extern const struct scenario waits_scenarios[];
+extern const struct scenario chains_scenarios[];
 
 /* What a thread does: an operation of steer_world.h, or a function of the scenario. */
 struct task {

@@ -21,6 +21,8 @@ struct segment world_segment;
 struct actor world_actors[STEER_THREADS + 1];
 static struct message messages[MESSAGES];
 static int holder[CAPACITY_MOST];
+/* By buffer: 1 + the next one of the chain that it is in, as its maker made it; 0 for none. */
+static uint32_t chained[CAPACITY_MOST];
 static uint32_t sent, created;
 static bool ending;
 
@@ -56,19 +58,30 @@ static bool dead(uint32_t who)
 
 /* Which thread owns which buffer. */
 
+/* Notes who has the buffers of a message: a thread, or nobody. */
+static void give(uint64_t handle, int who)
+{
+	for (uint32_t at = 1 + handle_index(handle); at; at = chained[at - 1])
+		holder[at - 1] = who;
+}
+
 static void take(uint32_t me, uint64_t handle, bool got)
 {
 	struct actor *a = &world_actors[me];
-	uint32_t index = handle_index(handle);
-	DEMAND(index < total());
-	int had = holder[index];
-	if (had != NOBODY && !dead((uint32_t)had))
-		steer_failed("buffer %u of thread %d, which lives, is given to thread %u", index,
-			     had, me);
-	holder[index] = (int)me;
+	DEMAND(handle_index(handle) < total());
+	if (!got)
+		chained[handle_index(handle)] = 0;
+	for (uint32_t at = 1 + handle_index(handle); at; at = chained[at - 1]) {
+		int had = holder[at - 1];
+		if (had != NOBODY && !dead((uint32_t)had))
+			steer_failed("buffer %u of thread %d, which lives, is given to thread %u",
+				     at - 1, had, me);
+	}
+	give(handle, (int)me);
 	DEMAND(a->held < CAPACITY_MOST);
 	a->got[a->held] = got;
 	a->hand[a->held++] = handle;
+	DEMAND(got || !buffer_heads(pool_buffer(&a->pool, handle_index(handle))));
 }
 
 /* Notes that the thread no longer owns its newest n buffers. */
@@ -76,7 +89,7 @@ static const uint64_t *part_with(struct actor *a, uint32_t n)
 {
 	a->held -= n;
 	for (uint32_t i = a->held; i < a->held + n; i++)
-		holder[handle_index(a->hand[i])] = NOBODY;
+		give(a->hand[i], NOBODY);
 	return &a->hand[a->held];
 }
 
@@ -84,7 +97,7 @@ static void keep_after_all(uint32_t me, uint32_t n)
 {
 	struct actor *a = &world_actors[me];
 	for (uint32_t i = a->held; i < a->held + n; i++)
-		holder[handle_index(a->hand[i])] = (int)me;
+		give(a->hand[i], (int)me);
 	a->held += n;
 }
 
@@ -104,6 +117,26 @@ static void say(uint64_t handle, uint32_t mark, uint32_t timestamp)
 static bool may_be_in(const struct message *m, uint32_t queue)
 {
 	return m->queue == queue || world_profile->on_death[m->queue].dead_letter == queue + 1;
+}
+
+/* Writes the number of a message into all its buffers. */
+static void number(uint64_t handle, uint32_t id)
+{
+	for (uint32_t at = 1 + handle_index(handle); at; at = chained[at - 1])
+		*text(at - 1) = id;
+}
+
+/* Checks that a message has the buffers that its producer gave it, in that order. */
+static void check_whole(uint32_t me, uint64_t handle)
+{
+	const struct qmempool *p = &world_actors[me].pool;
+	uint32_t n = 1, at = handle_index(handle), id = *text(handle);
+	for (; chained[at]; n++) {
+		SAME(chained[at] - 1, chain_next(p, handle, at));
+		at = chained[at] - 1;
+		SAME(id, *text(at));
+	}
+	SAME(n, chain_count(p, handle));
 }
 
 /* Checks a message that came out of a queue. */
@@ -186,7 +219,7 @@ void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 		if (a->got[k])
 			messages[*text(a->hand[k])].fate = DONE;
 		messages[first + i] = (struct message) { SENDING, me, queue, first, n, 0, false };
-		*text(a->hand[k]) = first + i;
+		number(a->hand[k], first + i);
 		a->got[k] = false;
 	}
 	for (uint32_t i = 0; i < n; i++)
@@ -230,6 +263,8 @@ void world_get(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 		receive(me, queue, handle[i]);
 		take(me, handle[i], true);
 	}
+	for (int i = 0; i < got; i++) /* the thread may die here */
+		check_whole(me, handle[i]);
 }
 
 void world_attach(uint32_t me)
@@ -338,6 +373,33 @@ void world_send(uint32_t me, uint32_t queue, uint32_t n)
 	}
 }
 
+void world_forget(uint32_t me)
+{
+	part_with(&world_actors[me], world_actors[me].held);
+}
+
+void world_chain(uint32_t me, uint32_t n, bool backwards)
+{
+	struct actor *a = &world_actors[me];
+	uint32_t fresh = 0;
+	while (fresh < a->held && !a->got[a->held - 1 - fresh] &&
+	       !chained[handle_index(a->hand[a->held - 1 - fresh])])
+		fresh++;
+	if (fresh < 2)
+		return;
+	n = n < 2 ? 2 : n < fresh ? n : fresh;
+	uint64_t *handle = &a->hand[a->held - n];
+	for (uint32_t i = 0; backwards && i < n / 2; i++) {
+		const uint64_t first = handle[i];
+		handle[i] = handle[n - 1 - i];
+		handle[n - 1 - i] = first;
+	}
+	for (uint32_t i = 0; i + 1 < n; i++)
+		chained[handle_index(handle[i])] = 1 + handle_index(handle[i + 1]);
+	a->held -= n - 1;
+	chain_make(&a->pool, a->m, handle, n);
+}
+
 /* A buffer that one thread hands to another passes through a word that orders their accesses. */
 static void pass_on(void)
 {
@@ -432,7 +494,7 @@ static void check_audit(uint64_t held)
 		queues += queued[i];
 	SAME(0, audit.unaccounted);
 	SAME(0, audit.doubled);
-	SAME(audit.total, sum + queues + audit.free + audit.cached);
+	SAME(audit.total, sum + queues + audit.free + audit.cached + audit.chained);
 	if (ending)
 		SAME(held, sum);
 }
@@ -455,6 +517,7 @@ static void drain_queues(void)
 		while ((got = queue_get(&a->pool, a->m, r, &handle, 1)) == 1) {
 			receive(LAST, q, handle);
 			take(LAST, handle, true);
+			check_whole(LAST, handle);
 			messages[*text(handle)].fate = DONE;
 			SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
 		}
@@ -729,8 +792,10 @@ void world_begin(void)
 	world_actors[LAST].m = last;
 	sent = created = handed_over = ends = 0;
 	ending = false;
-	for (uint32_t i = 0; i < total(); i++)
+	for (uint32_t i = 0; i < total(); i++) {
 		holder[i] = NOBODY;
+		chained[i] = 0;
+	}
 	for (uint32_t i = 0; i <= STEER_THREADS; i++)
 		if (i < world_profile->threads || i == LAST)
 			SAME(0, pool_bind(&world_actors[i].pool, &world_segment));
@@ -804,6 +869,9 @@ void world_operate(uint32_t me, enum operation what, uint32_t queue, uint32_t n,
 		break;
 	case ATTACH:
 		world_attach(me);
+		break;
+	case CHAIN:
+		world_chain(me, n, queue);
 		break;
 	case CALL: /* only in scripts: steer_script.c */
 	case OPERATIONS:

@@ -4,7 +4,8 @@
  * runs that a seed steers (steer_pool.c) and runs that a script steers (steer_script.h).
  *
  *     checked           that
- *     at each return    what is allocated or got was owned by no live member
+ *     at each return    what is allocated or got was owned by no live member; a message of several
+ *                       buffers is whole
  *     between steps     the audit is exact (in runs without store buffers)
  *     at idle           after recovery no member sleeps on a queue that has what it waits for
  *     at the end        one recovery leaves nothing to do; all messages came out once, except those
@@ -18,6 +19,7 @@
 
 #include "audit.h"
 #include "blocking.h"
+#include "chain.h"
 #include "check.h"
 #include "member.h"
 #include "queue.h"
@@ -56,6 +58,7 @@ enum operation {
 	ADOPT,
 	END,
 	ATTACH,
+	CHAIN,
 	CALL,
 	OPERATIONS
 };
@@ -76,6 +79,7 @@ struct profile {
 	bool same_queue;
 	bool one_process; /* the threads are of one process, and hand buffers to each other */
 	bool peeked;      /* each header names the message it belongs to */
+	bool chains;      /* threads that die are in the middle of a chain more often */
 	uint32_t members; /* number of slots, if not MEMBERS */
 	uint32_t second;  /* capacity of a second size class; 0 for none */
 	uint32_t each[STEER_THREADS]; /* the same as most, by thread */
@@ -145,6 +149,11 @@ void world_move(uint32_t me, uint32_t queue);
 void world_peek(uint32_t me, uint32_t queue);
 /* Allocates, fills and puts n at once. */
 void world_send(uint32_t me, uint32_t queue, uint32_t n);
+/* Notes that the thread has freed all that it had. */
+void world_forget(uint32_t me);
+/* Makes a chain of the thread's newest n buffers, if it has just allocated so many; backwards: the
+ * last of them is the head. */
+void world_chain(uint32_t me, uint32_t n, bool backwards);
 /* For threads of one process. What one thread hands over, any other may adopt, and frees at
  * once. */
 void world_hand_over(uint32_t me);
