@@ -30,6 +30,7 @@ from .errors import (
     RequestRefused,
     SegmentInvalid,
     ShmpoolError,
+    ShutDown,
 )
 from .geometry import Geometry, SizeClass
 from .messages import Message
@@ -104,6 +105,7 @@ __all__ = [
     "RequestRefused",
     "SegmentInvalid",
     "ShmpoolError",
+    "ShutDown",
     "Side",
     "SizeClass",
     "SizeStats",

@@ -46,6 +46,7 @@ C_ORDER = [
     "cover.h",
     "recovery.h",
     "recover.h",
+    "unfinished.h",
     "blocking.h",
     "trim.h",
     "audit.h",
@@ -90,6 +91,7 @@ PYTHON_ORDER = re.findall(
     """
     errors codes names _native _ffi _hot os_errors options geometry live_views arrays columns
     burst messages queue pool_files process_exit segment pruning stats pool view __init__
+    mp.objects mp.program mp.queues mp.context mp.__init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
     service.config_lines service.config_values service.config service.declared_pools
