@@ -105,7 +105,7 @@ PYTHON_ORDER = re.findall(
     """,
 )
 LATE = {  # imported inside a function: the clients at first use, and the command behind main()
-    "__init__": {"rpc.client", "rpc.records", "rpc.__init__"},
+    "__init__": {"rpc.client", "rpc.records", "rpc.__init__", "mp.__init__"},
     "cli.__init__": {"cli.main"},
 }
 BENCH_ORDER = re.findall(
