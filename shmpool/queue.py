@@ -248,9 +248,7 @@ class AlfQueue(QueueBase):
         if 0 < seconds <= FOREVER_S:
             deadline = time.monotonic_ns() + int(seconds * 1e9)
         while True:
-            code = lib.shmpool_unfinished_wait(
-                self.pool._number, self.number, producers, deadline
-            )
+            code = lib.shmpool_unfinished_wait(self.pool._number, self.number, producers, deadline)
             if code != -errno.EINTR:
                 return check(code, f"queue {self.name!r}")
             self.pool._refuse_replaced()

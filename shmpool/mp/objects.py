@@ -62,7 +62,7 @@ class _Pickler:
 _idle: list[_Pickler] = []  # one for each thread that pickles, and for each that is in between
 
 
-def dumps(obj: object) -> tuple[bytes, None] | tuple[list[Part], int]:
+def dumps(obj: object) -> tuple[Any, int | None]:
     """Pickles an object. Returns the pickle and None, or the parts of a message and their size.
 
     The parts refer to the object's memory. Raises what pickling the object raises.
@@ -83,7 +83,7 @@ def dumps(obj: object) -> tuple[bytes, None] | tuple[list[Part], int]:
     parts.clear()
     blocks.clear()
     _idle.append(pickler)
-    return message, sum(map(memoryview.nbytes.__get__, map(memoryview, message)))
+    return message, sum(memoryview(part).nbytes for part in message)
 
 
 def _laid_out(parts: list[bytes], blocks: list[memoryview]) -> Iterator[Part]:
@@ -122,7 +122,7 @@ def loads(buf: Buffer, copy: bool) -> Any:
     try:
         if view[:8] != MARK:
             with view:
-                return pickle.loads(view)  # noqa: S301 - as multiprocessing does
+                return pickle.loads(view)
         begin, end, lengths = _table(view)
         at = end
         for length in lengths:
@@ -133,7 +133,7 @@ def loads(buf: Buffer, copy: bool) -> Any:
             raise pickle.UnpicklingError(f"it has {len(view)} bytes, and its table says {at}")
         if copy:
             blocks[:] = map(bytearray, blocks)
-        return pickle.loads(view[begin:end], buffers=blocks)  # noqa: S301 - the same
+        return pickle.loads(view[begin:end], buffers=blocks)
     except BaseException:
         for used in (*blocks, view):  # the traceback keeps them
             if isinstance(used, memoryview):

@@ -9,7 +9,7 @@ import pickle
 import time
 import types
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from .. import errors
@@ -44,7 +44,8 @@ class _Objects:
         self._queue = queue
         self._copy = copy
         self._closed = False
-        self._send, self._take = queue.send, queue.get
+        self._send: Callable[..., None] = queue.send
+        self._take: Callable[..., Buffer] = queue.get
 
     def __getstate__(self) -> tuple[Any, ...]:
         self._shared = True
@@ -61,7 +62,7 @@ class _Objects:
         name = getattr(getattr(self, "_queue", None), "name", "?")
         return f"<shmpool.{type(self).__name__} {name}>"
 
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]
 
     def empty(self) -> bool:
         """True if a get would find nothing now. Raises OSError after close()."""
@@ -260,20 +261,20 @@ class Queue(_Objects):
     ) -> list[Any]:
         """Takes the 1 to n oldest objects, as many as are there. Waits as get() does for the first.
 
-        Raises as get(). If unpickling one raises, the objects before it are lost, unless the
-        exception has them: in its attribute objects. Those behind it go back to the queue.
+        Raises as get(). If unpickling one raises, the exception has those before it in its
+        attribute objects, if it can have one. Those behind it stay in the queue.
         """
         if self._closed:
             self._refuse_closed()
-        burst = self._queue.get_many(n, _limit(block, timeout))
-        taken = deque(burst)
-        objs = []
+        buf: Buffer | None = self._queue.get(_limit(block, timeout))
+        objs: list[Any] = []
         try:
-            while taken:
-                objs.append(self._load(taken.popleft()))
+            while buf is not None:
+                objs.append(self._load(buf))
+                buf = self._queue.try_get() if len(objs) < n else None
+        except errors.ShutDown:
+            pass
         except BaseException as error:
-            for buf in taken:
-                buf.nack()
             with contextlib.suppress(AttributeError, TypeError):
                 error.objects = objs  # type: ignore[attr-defined]
             raise

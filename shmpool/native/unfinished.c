@@ -62,9 +62,10 @@ int64_t unfinished_wait(struct qmempool *p, struct member *m, const struct alf_r
 		if (load_relaxed(&p->closing))
 			return -ESHUTDOWN;
 		const uint32_t entered = wait_enter(word);
-		/* Cheap while the queue is not empty, as it mostly is. */
-		const bool queued = what == UNFINISHED_MESSAGES && !alf_empty(r);
-		const uint64_t n = queued ? alf_count(r) : unfinished_count(p, r, what);
+		/* A waiter counts once the queue is empty, which is cheap to ask. */
+		const bool queued =
+			what == UNFINISHED_MESSAGES && deadline_ns != WAIT_NEVER && !alf_empty(r);
+		const uint64_t n = queued ? 1 : unfinished_count(p, r, what);
 		int slept = 0;
 		if (n && deadline_ns != WAIT_NEVER) {
 			count_up(&m->counters[COUNT_SLEEP], 1);

@@ -38,8 +38,8 @@ enum unfinished { UNFINISHED_MESSAGES, UNFINISHED_PRODUCERS };
  * call at which there were none. */
 uint64_t unfinished_count(struct qmempool *p, const struct alf_ring *r, enum unfinished what);
 
-/* Waits until there are none. Returns how many there were in the end, 0 or, at the deadline, more;
- * or -EINTR, -ESHUTDOWN. */
+/* Waits until there are none. Returns 0, or more at the deadline: with WAIT_NEVER how many there
+ * are; or -EINTR, -ESHUTDOWN. */
 int64_t unfinished_wait(struct qmempool *p, struct member *m, const struct alf_ring *r,
 			enum unfinished what, int64_t deadline_ns);
 
