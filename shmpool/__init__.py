@@ -42,7 +42,7 @@ from .queue import AlfQueue
 from .stats import Audit, Holder, Member, Recovery, SizeStats, Stats
 
 if TYPE_CHECKING:
-    from .mp import JoinableQueue, Queue, SimpleQueue, get_context
+    from .mp import Context, JoinableQueue, Queue, SimpleQueue, get_context
     from .rpc.client import AsyncClient, Client
     from .rpc.records import (
         Alarm,
@@ -69,6 +69,7 @@ __all__ = [
     "BufferReleased",
     "Burst",
     "Client",
+    "Context",
     "DaemonUnavailable",
     "Description",
     "Empty",
@@ -120,7 +121,7 @@ __all__ = [
     "prune",
 ]
 
-_QUEUES = ("JoinableQueue", "Queue", "SimpleQueue", "get_context")
+_QUEUES = ("Context", "JoinableQueue", "Queue", "SimpleQueue", "get_context")
 
 
 if not TYPE_CHECKING:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """AlfQueue: a named queue of a pool. Describes it, moves bursts and dead letters, words errors.
 
+One file: AlfQueue is one class, and half of its lines are the documentation of its methods.
+
 Not in here: the methods that move single buffers and payloads (hot/).
 """
 

@@ -108,7 +108,7 @@ class _Objects:
         self._queue._put_or_free(buf, left)
 
     def _load(self, buf: Buffer) -> Any:
-        """Returns the object in a buffer. If unpickling raises, the buffer goes home."""
+        """Returns the object in a buffer. If unpickling raises, it is freed."""
         try:
             if len(buf) < _OUT_OF_BAND:
                 return _unpickle(buf)
@@ -325,6 +325,7 @@ class JoinableQueue(Queue):
     'task'
     >>> queue.task_done()
     >>> queue.join()
+    True
     """
 
     def __init__(

@@ -2,6 +2,8 @@
  *
  * alf_queue.h - an array-based lock-free FIFO of buffer indices, bulk in and bulk out.
  *
+ * One file: the ring and its operations, which only together are an algorithm.
+ *
  * A ring of 2^k 64-bit slots in shared memory, with two free-running positions, prod and cons. Each
  * bulk costs one compare-and-swap. There is no tail: no member ever waits for another one's store.
  * After the alf_queue of J. D. Brouer's Linux RFC of December 2014 ("Faster than SLAB caching of
@@ -216,8 +218,8 @@ static ALWAYS_INLINE void alf_fetch_line(const struct alf_ring *r, alf_position 
 }
 
 /* Reserves n positions (at most ALF_OP_COUNT_MAX), all or none, and stores the first in *at.
- * Returns 0; -ENOBUFS if they do not fit now; -EPIPE if the queue is closed. The record *op covers the positions until the
- * caller has published them and calls alf_done(). */
+ * Returns 0; -ENOBUFS if they do not fit now; -EPIPE if the queue is closed. The record *op covers
+ * the positions until the caller has published them and calls alf_done(). */
 static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uint32_t n,
 				     enum alf_side side, alf_position *at)
 {

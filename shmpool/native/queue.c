@@ -186,8 +186,7 @@ int queue_shutdown(const struct alf_ring *r, const struct member *m)
 	if (single && role_take(&q->producer, m->tag))
 		return -EBUSY;
 	alf_close(r);
-	/* [WAIT] A sleeper adds itself and then reads prod, or ended. */
-	store_seq_cst(&q->ended, alf_closed(r)); /* [WAIT] */
+	store_relaxed(&q->ended, alf_closed(r)); /* a sleeper reads prod */
 	wait_wake(&q->data_wait, UINT32_MAX);
 	wait_wake(&q->room_many, UINT32_MAX);
 	wait_wake(&q->room_wait, UINT32_MAX);

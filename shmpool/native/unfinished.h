@@ -18,10 +18,9 @@
  *
  * Who may call what at the same time: any number of members.
  *
- * Ordering: [OWNER] of owner.h, [PROD] of alf_queue.h.
- *     [WAIT]  of wait.h: a sleeper adds itself to settled_wait and then reads the headers. A member
- *             that settles changes a header and then reads the word. All are seq_cst, or have a
- *             seq_cst access between them.
+ * Ordering: [OWNER] of owner.h, [PROD] of alf_queue.h, [WAIT] of wait.h: a sleeper adds itself to
+ * settled_wait and then reads the headers; a member that settles changes a header and then adds 0
+ * to the word, which reads it.
  *
  * Progress: a wait ends when the count is 0, at its deadline, on a signal (-EINTR), and when this
  * process closes the pool (-ESHUTDOWN). While dead members may be why it is not 0, it recovers
