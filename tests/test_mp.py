@@ -16,7 +16,7 @@ from typing import Any
 import cpython_queues
 import numpy as np
 import pytest
-from conftest import DEADLINE_S, METHODS, Begin, Eventually, MakePool, at_rest, open_files
+from conftest import DEADLINE_S, METHODS, Begin, Eventually, MakePool, at_rest, open_files, resident
 
 import shmpool
 from shmpool.mp import program
@@ -444,6 +444,43 @@ def test_thousands_of_queues() -> None:
     for i, q in enumerate(queues):
         q.put(i)
     assert list(range(4096)) == [q.get() for q in queues]
+
+
+def relay(there: shmpool.Queue, back: shmpool.Queue) -> None:
+    """Sends back what it gets, and how much memory and how many descriptors this process has."""
+    while (obj := there.get()) is not None:
+        if obj == "measure":
+            back.put((resident(os.getpid()), len(open_files(os.getpid()))))
+        else:
+            back.put(obj)
+
+
+@pytest.mark.slow
+def test_nothing_grows(begin: Begin) -> None:
+    """After a million objects there and back, of which some are arrays, both processes have the
+    descriptors and the memory that they had after 10,000, and so has the pool."""
+    context = shmpool.get_context("fork")
+    there, back = context.Queue(), context.Queue()
+    begin(context, relay, there, back)
+    files = len(os.listdir("/dev/shm"))
+    array = np.ones(2000)
+
+    def exchange(n: int) -> tuple[int, ...]:
+        for i in range(0, n, 1000):
+            there.put_many([i] * 990 + [array] * 10)
+            got = 0
+            while got < 1000:
+                got += len(back.get_many(1000 - got))
+        there.put("measure")
+        pool = there._queue.pool
+        mine = resident(os.getpid()), len(open_files(os.getpid()))
+        return *back.get(), *mine, os.fstat(pool._opened().fd).st_blocks * 512
+
+    first, last = exchange(10_000), exchange(1_000_000)
+    assert (first[1], first[3]) == (last[1], last[3])
+    for before, after in zip(first[::2], last[::2], strict=True):
+        assert after - before < 8 << 20, (first, last)
+    assert len(os.listdir("/dev/shm")) - files < 100  # other tests have theirs there
 
 
 PROGRAM = """

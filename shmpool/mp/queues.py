@@ -19,7 +19,7 @@ from ..pool import Pool
 from ..queue import AlfQueue
 from . import objects, program
 
-_unpickle = pickle.loads
+_pickle, _unpickle = objects.dumps, pickle.loads
 _OUT_OF_BAND = objects.OUT_OF_BAND
 
 
@@ -81,13 +81,23 @@ class _Objects:
     def _refuse_closed(self, *given: object) -> NoReturn:
         raise ValueError(f"Queue {self!r} is closed")
 
-    def _put(self, obj: object, block: bool, timeout: float | None) -> None:
-        data, size = objects.dumps(obj)
+    def put(self, obj: object, block: bool = True, timeout: float | None = None) -> None:
+        """Puts an object. Without room waits up to timeout seconds, None for no limit.
+
+        Raises:
+            Full: there was no room for that long; at once if block is false.
+            ShutDown: the queue was shut down.
+            ValueError: the queue was closed in this process.
+            PayloadTooLarge: no buffer holds the object.
+            OutOfSharedMemory: there is no memory for it.
+            What pickling the object raises; then nothing was put.
+        """
+        data, size = _pickle(obj)
         try:
             if size is not None:
                 self._put_parts(data, size, _limit(block, timeout))
             elif block and timeout is None:
-                self._send(data)
+                self._send(data)  # the quickest way
             else:
                 self._send(data, _limit(block, timeout))
         except errors.PoolExhausted as error:
@@ -139,10 +149,6 @@ class SimpleQueue(_Objects):
     def __init__(self, *, ctx: object = None, pool: Pool | None = None, copy: bool = False) -> None:
         super().__init__(program.QUEUE_MOST, pool, copy)
 
-    def put(self, obj: object) -> None:
-        """Puts an object. Waits while there is no room."""
-        self._put(obj, True, None)
-
     def get(self) -> Any:
         """Takes the oldest object. Waits while there is none."""
         return self._load(self._take())
@@ -188,19 +194,6 @@ class Queue(_Objects):
         super().__setstate__(state)
         self._maxsize = state[2]
 
-    def put(self, obj: object, block: bool = True, timeout: float | None = None) -> None:
-        """Puts an object. Without room waits up to timeout seconds, None for no limit.
-
-        Raises:
-            Full: there was no room for that long; at once if block is false.
-            ShutDown: the queue was shut down.
-            ValueError: the queue was closed in this process.
-            PayloadTooLarge: no buffer holds the object.
-            OutOfSharedMemory: there is no memory for it.
-            What pickling the object raises; then nothing was put.
-        """
-        self._put(obj, block, timeout)
-
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Takes the oldest object. Without one waits up to timeout seconds, None for no limit.
 
@@ -210,13 +203,15 @@ class Queue(_Objects):
             ValueError: the queue was closed in this process.
             What unpickling the object raises, with a note that names the queue; the object is gone.
         """
-        if block and timeout is None:
-            return self._load(self._take())
-        return self._load(self._take(_limit(block, timeout)))
+        if block:
+            if timeout is None:
+                return self._load(self._take())
+            return self._load(self._take(timeout if timeout > 0 else 0))
+        return self._load(self._take(0))
 
     def put_nowait(self, obj: object) -> None:
         """put(obj, block=False)."""
-        self._put(obj, False, None)
+        self.put(obj, False)
 
     def get_nowait(self) -> Any:
         """get(block=False)."""

@@ -365,6 +365,11 @@ void check_ended(struct scene *s)
 	EQUAL(0, qmempool_free(&s->pool, s->a, handle));
 }
 
+void check_unfinished(struct scene *s)
+{
+	DEMAND(s->report->result != -EIO);
+}
+
 /* The victim's message came back, whatever became of the victim. */
 void check_returned(struct scene *s)
 {

@@ -74,6 +74,7 @@ int recover_beside(struct scene *s);
 /* Checks after the operation. */
 void check_queue(struct scene *s);
 void check_ended(struct scene *s);
+void check_unfinished(struct scene *s);
 void check_returned(struct scene *s);
 void check_segment(struct scene *s);
 void check_nacked(struct scene *s);
