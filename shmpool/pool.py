@@ -410,7 +410,7 @@ class Pool(PoolBase):
     ) -> AlfQueue:
         """Creates a queue in the pool. The options are those of QueueOptions.
 
-        capacity          buffers that the queue holds, a power of two from 2 to 65536
+        capacity          buffers that the queue holds, from 1 to 65536
         producers         "single": only the thread that puts first may put; or "multi"
         consumers         the same for threads that get
         on_death          what happens to buffers that a consumer had taken when it died: "free";

@@ -114,6 +114,10 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (shmpool.AlfQueue, "peek"): lambda: queue.peek(n=1, size=2),
         (shmpool.AlfQueue, "redrive"): lambda: queue.redrive(n=1, to=None, reset=True),
         (shmpool.AlfQueue, "drain"): lambda: queue.drain(n=1),
+        (shmpool.AlfQueue, "wait_producers"): lambda: queue.wait_producers(timeout=0),
+        (shmpool.AlfQueue, "shutdown"): lambda: pool.create_queue("ended", capacity=2).shutdown(
+            immediate=True
+        ),
         (shmpool.Buffer, "nack"): lambda: got().nack(timeout=0),
         (shmpool.Burst, "nack"): lambda: pool.queue("q").get_many(2).nack(timeout=0),
         (shmpool.AlfQueue, "get_many"): lambda: queue.get_many(n=2, timeout=0),

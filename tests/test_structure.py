@@ -48,6 +48,7 @@ C_ORDER = [
     "cover.h",
     "recovery.h",
     "recover.h",
+    "unfinished.h",
     "blocking.h",
     "trim.h",
     "audit.h",
@@ -95,6 +96,7 @@ PYTHON_ORDER = re.findall(
     """
     errors codes names _native _ffi _hot os_errors options geometry live_views arrays columns
     burst messages queue pool_files process_exit segment pruning stats pool view __init__
+    mp.objects mp.program mp.queues mp.context mp.__init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
     service.config_lines service.config_values service.config service.declared_pools
@@ -108,7 +110,7 @@ PYTHON_ORDER = re.findall(
     """,
 )
 LATE = {  # imported inside a function: the clients at first use, and the command behind main()
-    "__init__": {"rpc.client", "rpc.records", "rpc.__init__"},
+    "__init__": {"rpc.client", "rpc.records", "rpc.__init__", "mp.__init__"},
     "cli.__init__": {"cli.main"},
 }
 BENCH_ORDER = re.findall(

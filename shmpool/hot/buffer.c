@@ -250,6 +250,8 @@ static PyMethodDef buffer_methods[] = {
 	  "    BufferReleased: it was freed or put before.\n    PoolClosed: the pool is closed." },
 	{ "nack", HOT_FAST(hot_buffer_nack), HOT_NACK_DOC },
 	{ "_array", hot_buffer_array, METH_VARARGS, NULL },
+	{ "_settle", hot_buffer_settle, METH_NOARGS, NULL },
+	{ "_declare", hot_buffer_declare, METH_O, NULL },
 	{ "__dlpack__", (PyCFunction)(void (*)(void))hot_buffer_dlpack,
 	  METH_VARARGS | METH_KEYWORDS, NULL },
 	{ "__dlpack_device__", hot_buffer_dlpack_device, METH_NOARGS, NULL },

@@ -211,6 +211,15 @@ int shmpool_queue_find(int pool, const char *name);
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info);
 int shmpool_queue_release(int pool, int queue);
 
+/* Ends a queue for all processes: queue_shutdown(). 0, or -EBUSY. */
+int shmpool_queue_shutdown(int pool, int queue);
+/* 1 if it was ended, else 0. */
+int shmpool_queue_ended(int pool, int queue);
+
+/* Waits until a queue has no unfinished messages (producers: 0) or no producers (1). Returns how
+ * many it has; -EINTR after a signal and at the end of each slice: call it again. */
+int64_t shmpool_unfinished_wait(int pool, int queue, int producers, int64_t deadline);
+
 /* Counts n buffers that were to go into a queue as refused. */
 int shmpool_refused(int pool, int queue, uint64_t n);
 

@@ -137,7 +137,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 	struct buffer *b = pool_buffer(r->p, index);
 	uint64_t handle = index;
 	alf_position at;
-	if (alf_reserve(ring, &r->m->op, 1, ALF_MULTI, &at)) {
+	if (alf_reserve_back(ring, &r->m->op, &at)) {
 		alf_done(&r->m->op, ALF_MULTI);
 		return NO_ROOM;
 	}

@@ -30,6 +30,8 @@ void have_two(struct scene *s);
 void have_last(struct scene *s);
 void take_front(struct scene *s);
 void unblock(struct scene *s);
+void make_queue(struct scene *s);
+void get_own_ended(struct scene *s);
 
 /* The operations that are killed. */
 int put_own(struct scene *s);
@@ -54,6 +56,8 @@ int open_and_attach(struct scene *s);
 int detach_member(struct scene *s);
 int detach(struct scene *s);
 int create_queue(struct scene *s);
+int end_queue(struct scene *s);
+int count_unfinished(struct scene *s);
 int create_segment(struct scene *s);
 int recover_dead(struct scene *s);
 int trim_all_but(struct scene *s);
@@ -72,6 +76,9 @@ int recover_beside(struct scene *s);
 
 /* Checks after the operation. */
 void check_queue(struct scene *s);
+void check_ended(struct scene *s);
+void check_unfinished(struct scene *s);
+void check_returned(struct scene *s);
 void check_segment(struct scene *s);
 void check_nacked(struct scene *s);
 void check_fuller(struct scene *s); /* what get_own_full() published has come out */
