@@ -22,6 +22,10 @@ const char HOT_FREE_AFTER_DOC[] =
 	"    BufferReleased: it was freed or put before.\n    PoolClosed: the pool is closed.\n"
 	"    TypeError: event is no event.";
 
+/* What free_after.py records events in. A reference that stays: the end of the interpreter does not
+ * free buffers whose events have not completed. */
+static PyObject *kept;
+
 static PyObject *call(const char *function, PyObject *argument)
 {
 	PyObject *module = PyImport_ImportModule("shmpool.free_after");
@@ -41,6 +45,8 @@ PyObject *hot_buffer_free_after(PyObject *object, PyObject *event)
 	    !(view = PyMemoryView_FromObject(object)) || !(key = PyLong_FromVoidPtr(view)) ||
 	    !(item = PyTuple_Pack(3, event, view, object)) || PyDict_SetItem(pending, key, item))
 		goto undo;
+	if (!kept)
+		kept = Py_NewRef(pending);
 	hot_buffer_free_later(self);
 	done = call("wake", Py_None);
 undo:

@@ -32,7 +32,7 @@
 
 #include "pool.h"
 
-#define PIN_PIECE (64ull << 20) /* bytes */
+#define PIN_PIECE (16ull << 20) /* bytes: some milliseconds of the driver */
 
 struct pin {
 	pthread_mutex_t lock; /* all zeros: unlocked */
