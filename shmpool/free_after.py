@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buffers that go home when a device's event has completed: what Buffer.free_after begins.
+"""Buffers that are freed when a device's event has completed: what Buffer.free_after begins.
 
 One background thread asks the events. It runs while there are some, and then waits. Not in here:
 how a buffer is freed with its last view (hot/buffer.c); here each event has a view.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buffer.free_after(): a buffer goes home when an event has completed, without anybody waiting."""
+"""Buffer.free_after(): a buffer is freed when an event has completed, without anybody waiting."""
 
 import os
 import signal
@@ -97,7 +97,7 @@ def test_no_event(pool: shmpool.Pool) -> None:
 def test_an_event_that_fails(
     pool: shmpool.Pool, eventually: Eventually, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An error of the device ends its accesses: the buffer goes home, and the error is shown."""
+    """An error of the device ends its accesses: the buffer is freed, and the error is shown."""
 
     class Broken:
         def query(self) -> bool:
@@ -229,7 +229,7 @@ def test_fork(make_pool: MakePool, eventually: Eventually) -> None:
 
 
 def test_no_member_slot_for_the_thread(make_pool: MakePool, eventually: Eventually) -> None:
-    """If all member slots are taken, the background thread cannot free the buffer. It goes home
+    """If all member slots are taken, the background thread cannot free the buffer. It is freed
     when a slot is free, or with the close of the pool."""
     pool = make_pool(members=1)
     event = Event()

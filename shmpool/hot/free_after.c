@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * free_after.c - Buffer.free_after(): a buffer goes home when a device's event has completed.
+ * free_after.c - Buffer.free_after(): a buffer is freed when a device's event has completed.
  *
  * The event has a view of the buffer, and the buffer is freed with its last view. Which events have
  * completed, Python asks (shmpool/free_after.py). One call takes the view, records it and gives the

@@ -8,8 +8,8 @@
  *     close of the pool        pinned memory is unregistered; all members of the process end; its
  *                              token is dropped
  *     exit, kill               the kernel drops the token; the members are dead
- *     fork                     the child has no members, tokens and pins: the kernel wipes the memory
- *                              of both tables on fork (MADV_WIPEONFORK). The C library's fork
+ *     fork                     the child has no members, tokens and pins: the kernel wipes the
+ *                              memory of both tables on fork (MADV_WIPEONFORK). The C library's fork
  *                              handler takes tokens for the child. If fork(2) was called past the C
  *                              library, the child's first call takes them.
  *

@@ -148,7 +148,7 @@ static int register_run(struct pin *pin, const struct qmempool *p, uint64_t i, u
 	unit[i].length = bytes;
 	for (uint64_t k = i; k < end; k++)
 		unit[k].registered = true;
-	store_relaxed(&pin->bytes, pin->bytes + bytes);
+	store_relaxed(&pin->bytes, load_relaxed(&pin->bytes) + bytes);
 	return 0;
 }
 
@@ -169,10 +169,10 @@ int pin_more(struct pin *pin, struct qmempool *p)
 	int result = -ENOENT, refused = 0;
 	uint64_t i = 0;
 	pthread_mutex_lock(&pin->lock);
-	if (!pin->page || load_relaxed(&pin->stop))
+	if (!load_relaxed(&pin->page) || load_relaxed(&pin->stop))
 		goto unlock;
 	result = 0;
-	if (pin->error || load_relaxed(&p->closing))
+	if (load_relaxed(&pin->error) || load_relaxed(&p->closing))
 		goto unlock;
 	while (i < pin->units && (pin->unit[i].registered || !present(p, &pin->unit[i])))
 		i++;
@@ -199,7 +199,8 @@ void pin_end(struct pin *pin, const struct qmempool *p)
 	store_relaxed(&pin->stop, 1);
 	pthread_mutex_lock(&pin->lock);
 	store_relaxed(&pin->stop, 0);
-	if (pin->page) {
+	void *page = load_relaxed(&pin->page);
+	if (page) {
 		/* Without the context there are no registrations either. */
 		const bool entered = !enter(pin);
 		for (uint64_t i = pin->units; entered && i-- > 0;)
@@ -209,9 +210,9 @@ void pin_end(struct pin *pin, const struct qmempool *p)
 		if (entered)
 			leave(pin);
 		free(pin->unit);
-		token_let_go(pin->page);
-		store_relaxed(&pin->page, NULL);
 		pin->unit = NULL;
+		token_let_go(page);
+		store_relaxed(&pin->page, NULL);
 	}
 	pthread_mutex_unlock(&pin->lock);
 }

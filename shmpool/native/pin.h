@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pin.h - a pool's data registered with a device's driver in this process, so that the device copies
- * from and to it directly (cuMemHostRegister).
+ * pin.h - a pool's data registered with a device's driver in this process, so that the device
+ * copies from and to it directly (cuMemHostRegister).
  *
  * The data is registered in units. A unit is the smallest run of extents that begins and ends on a
  * page's border: one extent in most pools. A page can be registered once, and a device copies
