@@ -57,7 +57,7 @@ static PyObject *pool_close(PyObject *object, PyObject *Py_UNUSED(unused))
 		Py_RETURN_NONE;
 	if (self->exports && hot_free_after_settle(self))
 		return NULL;
-	if (!self->segment) /* another thread has closed it meanwhile */
+	if (!self->segment) /* another thread has closed it since */
 		Py_RETURN_NONE;
 	if (self->exports) {
 		PyObject *name = PyObject_GetAttrString(object, "name");

@@ -9,9 +9,9 @@
  *                              token is dropped
  *     exit, kill               the kernel drops the token; the members are dead
  *     fork                     the child has no members, tokens and pins: the kernel wipes the
- *                              memory of both tables on fork (MADV_WIPEONFORK). The C library's fork
- *                              handler takes tokens for the child. If fork(2) was called past the C
- *                              library, the child's first call takes them.
+ *                              memory of both tables on fork (MADV_WIPEONFORK). The C library's
+ *                              fork handler takes tokens for the child. If fork(2) was called past
+ *                              the C library, the child's first call takes them.
  *
  * Who may call what at the same time: any thread anything, except opening_closed(), which one
  * thread calls. A pool is closed in two steps. opening_closing() runs with Python's lock held: from

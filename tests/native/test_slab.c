@@ -83,8 +83,8 @@ static void full(void)
 	CHECK(trim(pool(), self(), 0) > 0);
 }
 
-/* An absent extent may have memory that a process has registered: a trimmer died when it had claimed
- * the extent. Growth that gets no memory does not give that back. */
+/* An absent extent may have memory that a process has registered: a trimmer died when it had
+ * claimed the extent. Growth that gets no memory does not give that back. */
 static void full_and_pinned(void)
 {
 	static uint64_t handle[BULK];
