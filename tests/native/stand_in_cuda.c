@@ -5,8 +5,8 @@
  * Writes a line for each registration into the file CUDA_LOG: "PID register ADDRESS BYTES", "PID
  * unregister ADDRESS", or "PID wrong WHAT" for what the driver would refuse or crash on: no
  * context, ranges that share a page, memory that is not mapped, another process than the one that
- * called cuInit(). CUDA_ROOM is how many bytes can be registered, CUDA_INIT what cuInit() returns, and a
- * registration waits while the file CUDA_GATE exists.
+ * called cuInit(). CUDA_ROOM is how many bytes can be registered, CUDA_INIT what cuInit() returns,
+ * and a registration waits while the file CUDA_GATE exists.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

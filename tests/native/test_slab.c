@@ -89,7 +89,7 @@ static void full_and_pinned(void)
 {
 	static uint64_t handle[BULK];
 	const struct segment *s = &pool()->segment;
-	char *byte = segment_data(s, (uint32_t)slab_extent_first(s, 0)) + SEGMENT_PAGE;
+	char *byte = segment_data(s, (uint32_t)slab_extent_first(s, 0));
 	void *page;
 	EQUAL(0, segment_reserve(s, (uint64_t)(byte - s->base), 1));
 	*byte = 1;
