@@ -35,6 +35,7 @@ from .errors import (
 from .geometry import Geometry, SizeClass
 from .messages import Message
 from .options import OnDeath, PoolOptions, QueueOptions, Side
+from .pinning import Pinned, PinState
 from .pool import Pool
 from .pool_files import pool_names
 from .pruning import prune
@@ -87,6 +88,8 @@ __all__ = [
     "OnDeath",
     "OutOfSharedMemory",
     "PayloadTooLarge",
+    "PinState",
+    "Pinned",
     "Pong",
     "Pool",
     "PoolClosed",

@@ -30,6 +30,7 @@ from .options import (
     queue_refusals,
 )
 from .os_errors import refuse, refuse_readonly
+from .pinning import Pinned, pin, pinned, unpin
 from .pool_files import inode_of, replaced, unlink
 from .process_exit import leave_at_the_end, open_pools
 from .queue import AlfQueue, queue_names, refuse_foreign
@@ -82,6 +83,7 @@ class Pool(PoolBase):
         self.name = segment.name
         self.readonly: bool = segment.read_only
         self._owner: int | None = None  # the user who must own the pool, as given to attach()
+        self._unpinned_because = ""  # why pin() could not: pinning.py
         raw = ffi.new("struct shmpool_geometry *")
         check(lib.shmpool_geometry(number, raw), f"pool {segment.name!r}")
         self.geometry = Geometry.of(raw)
@@ -509,9 +511,9 @@ class Pool(PoolBase):
     def trim(self, keep: int = 0) -> int:
         """Gives the memory of all free buffers but keep to the system. Returns how many bytes.
 
-        A pool of several size classes keeps so many of each. Preallocated buffers stay. The pool
-        grows again when it must. Flushes the local caches of all threads. These threads keep
-        working.
+        A pool of several size classes keeps so many of each. Preallocated buffers stay, and all
+        while a process has the pool pinned. The pool grows again when it must. Flushes the local
+        caches of all threads. These threads keep working.
 
         Raises:
             InvalidArgument: keep is negative.
@@ -520,6 +522,41 @@ class Pool(PoolBase):
         self._opened()
         keep = at_least(keep, 0, "keep")
         return check(lib.shmpool_trim_wait(self._number, min(keep, 2**63)), f"pool {self.name!r}")
+
+    def pin(self, timeout: float | None = 0) -> Pinned:
+        """Registers the pool's data with CUDA in this process, for copies at the bus's full speed.
+
+        A background thread registers what exists, and later what is created; pinned says how much.
+        Waits up to timeout seconds (None: as long as it takes, 0: not at all) until all that exists
+        is registered. Then a tensor over a buffer is pinned memory. A repeated call tries again
+        what the driver refused. As long as a process has the pool pinned, no process can trim it.
+        close() and the end of the process unregister; a forked child has nothing registered.
+
+        Buffers that share a page are registered together, once all of them exist: with prealloc
+        equal to capacity, or a buffer_size that is a multiple of 4096, that makes no difference.
+
+        Without a CUDA driver or device nothing is registered, and all else works: the answer's
+        state is "unavailable", and its reason says why.
+
+        Raises:
+            InvalidArgument, TypeError: the timeout.
+            AccessDenied: the pool was opened read-only.
+            LimitReached, OutOfSharedMemory: no descriptor, or no memory, is left.
+        """
+        return pin(self, timeout)
+
+    def unpin(self) -> None:
+        """Undoes pin(). No copy by a device may be going on. May be repeated.
+
+        Raises:
+            AccessDenied: the pool was opened read-only.
+        """
+        unpin(self)
+
+    @property
+    def pinned(self) -> Pinned:
+        """How much of the pool's data is registered with CUDA in this process, and why not more."""
+        return pinned(self)
 
     def recover(self) -> Recovery:
         """Recovers dead members: frees or requeues their buffers, and frees their slots.

@@ -4,6 +4,7 @@
 import copy
 import multiprocessing
 import os
+import pickle
 import queue
 import signal
 import subprocess
@@ -226,9 +227,13 @@ def test_a_full_memory_is_full(make_pool: MakePool) -> None:
 
 
 def test_an_object_that_no_buffer_holds(make_pool: MakePool) -> None:
-    """put() raises PayloadTooLarge, and the queue is as before."""
+    """It goes into several; what the whole pool has no room for is PayloadTooLarge."""
     q = shmpool.Queue(pool=make_pool())
-    for obj in (b"x" * 300, np.zeros(1000)):
+    for obj in (b"x" * 300, b"x" * 5000, np.arange(1000), [np.arange(700), "and", np.arange(600)]):
+        q.put(obj)
+        assert pickle.dumps(obj) == pickle.dumps(q.get())
+    room = q._queue.pool.geometry.room
+    for obj in (b"x" * room, np.zeros(room)):
         with pytest.raises(shmpool.PayloadTooLarge):
             q.put(obj)
     assert q.empty()

@@ -95,6 +95,7 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (kind, "create_queue"): lambda: pool.create_queue(name="other", capacity=2),
         (kind, "queue"): lambda: pool.queue(name="q"),
         (kind, "trim"): lambda: pool.trim(keep=1),
+        (kind, "pin"): lambda: pool.pin(timeout=0),
         (kind, "audit"): lambda: pool.audit(limit=None),
         (kind, "holders"): lambda: pool.holders(limit=1),
         (kind, "create"): made,

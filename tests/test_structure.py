@@ -30,6 +30,7 @@ C_ORDER = [
     "wait.h",
     "geometry.h",
     "segment.h",
+    "token.h",
     "role.h",
     "slab.h",
     "pool.h",
@@ -39,7 +40,6 @@ C_ORDER = [
     "transfer.h",
     "free_ring.h",
     "cache.h",
-    "token.h",
     "member.h",
     "liveness.h",
     "qmempool.h",
@@ -52,6 +52,7 @@ C_ORDER = [
     "blocking.h",
     "trim.h",
     "audit.h",
+    "pin.h",
     "opening.h",
     "guard.h",
     "lookup.h",
@@ -94,9 +95,9 @@ C_PREFIX = {
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    errors codes names _native _ffi _hot os_errors options geometry live_views arrays columns
-    burst messages queue pool_files process_exit segment pruning stats pool view __init__
-    mp.objects mp.program mp.queues mp.context mp.__init__
+    errors codes names _native _ffi _hot os_errors options geometry free_after live_views arrays
+    columns burst messages queue pool_files process_exit segment pruning stats pinning pool view
+    __init__ mp.objects mp.program mp.queues mp.context mp.__init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
     service.config_lines service.config_values service.config service.declared_pools

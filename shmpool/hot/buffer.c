@@ -154,9 +154,10 @@ void hot_buffer_view_ended(struct buffer_object *self)
 	if (likely(self->state != HOT_FREED_LATER || self->exports))
 		return;
 	self->state = self->freed_state;
-	if (hot_buffer_live(self))
-		free_buffer(self);
-	hot_buffer_release(self);
+	/* If it cannot be freed now, since this thread finds no member slot, the object's end frees
+	 * it. */
+	if (!hot_buffer_live(self) || !free_buffer(self))
+		hot_buffer_release(self);
 }
 
 static void buffer_releasebuffer(PyObject *object, Py_buffer *Py_UNUSED(view))
@@ -249,6 +250,7 @@ static PyMethodDef buffer_methods[] = {
 	  "Raises:\n    BufferInUse: a memoryview or numpy array of it is alive.\n"
 	  "    BufferReleased: it was freed or put before.\n    PoolClosed: the pool is closed." },
 	{ "nack", HOT_FAST(hot_buffer_nack), HOT_NACK_DOC },
+	{ "free_after", hot_buffer_free_after, METH_O, HOT_FREE_AFTER_DOC },
 	{ "_array", hot_buffer_array, METH_VARARGS, NULL },
 	{ "_settle", hot_buffer_settle, METH_NOARGS, NULL },
 	{ "_declare", hot_buffer_declare, METH_O, NULL },

@@ -443,6 +443,15 @@ PyObject *hot_buffer_array(PyObject *object, PyObject *args);
 PyObject *hot_buffer_dlpack(PyObject *object, PyObject *args, PyObject *named);
 PyObject *hot_buffer_dlpack_device(PyObject *object, PyObject *unused);
 
+/* ---- free_after.c ---- */
+
+PyObject *hot_buffer_free_after(PyObject *object, PyObject *event);
+extern const char HOT_FREE_AFTER_DOC[];
+
+/* Waits until the events have completed that keep buffers of the pool (free_after). Runs Python
+ * code. 0, or -1 with an exception. */
+int hot_free_after_settle(struct pool_object *pool);
+
 /* ---- segment.c ---- */
 
 /* Opens the pool that the segment maps, as shmpool_open(); without the path if it is mapped

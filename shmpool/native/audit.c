@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * audit.c - see audit.h.
+ * audit.c - see audit.h. One file: its stages share the state of a walk.
  *
  * An audit goes through stages. Each stage can be interrupted and continued at any of its items:
  *
@@ -395,4 +395,16 @@ int audit_step(struct qmempool *p, struct shmpool_audit *out, struct shmpool_hel
 		next_stage(&w, caches);
 	free(w.moving);
 	return out->stage <= caches + 1;
+}
+
+int audit_count(struct qmempool *p, struct shmpool_audit *out, struct shmpool_held *held,
+		size_t held_n, uint64_t *queued, size_t queued_n)
+{
+	uint64_t *met = malloc(audit_words(p->total) * 8);
+	int more = met ? 1 : -ENOMEM;
+	memset(out, 0, sizeof(*out));
+	while (more > 0)
+		more = audit_step(p, out, held, held_n, queued, queued_n, met, INT64_MAX / 2);
+	free(met);
+	return more;
 }

@@ -3,7 +3,6 @@
  * figures.c - see shmpool.h: the figures of a pool, read without changing it.
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "alf_repair.h"
@@ -84,18 +83,6 @@ void audit_stats(struct qmempool *p, struct shmpool_stats *out)
 			out->chained += member_count(segment_block(s, m, class), COUNT_CHAINED);
 		}
 	}
-}
-
-int audit_count(struct qmempool *p, struct shmpool_audit *out, struct shmpool_held *held,
-		size_t held_n, uint64_t *queued, size_t queued_n)
-{
-	uint64_t *met = malloc(audit_words(p->total) * 8);
-	int more = met ? 1 : -ENOMEM;
-	memset(out, 0, sizeof(*out));
-	while (more > 0)
-		more = audit_step(p, out, held, held_n, queued, queued_n, met, INT64_MAX / 2);
-	free(met);
-	return more;
 }
 
 int shmpool_intact(int pool)

@@ -331,6 +331,36 @@ int64_t shmpool_trim_wait(int pool, uint64_t keep)
 	return opening_read((uint32_t)pool, bytes);
 }
 
+int shmpool_pin_wait(int pool, const struct shmpool_driver *driver)
+{
+	return opening_pool((uint32_t)pool) ? opening_pin((uint32_t)pool, driver) :
+					      opening_missing((uint32_t)pool);
+}
+
+int shmpool_pin_more_wait(int pool)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	return p ? pin_more(opening_pinned((uint32_t)pool), p) : opening_missing((uint32_t)pool);
+}
+
+int shmpool_unpin_wait(int pool)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	pin_end(opening_pinned((uint32_t)pool), p);
+	return 0;
+}
+
+int shmpool_pinned(int pool, struct shmpool_pinned *out)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	pin_read(opening_pinned((uint32_t)pool), p, out);
+	return (int)opening_read((uint32_t)pool, 0);
+}
+
 int shmpool_fate(int pool, uint32_t member)
 {
 	struct qmempool *p = opening_pool((uint32_t)pool);

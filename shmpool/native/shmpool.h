@@ -247,6 +247,30 @@ int shmpool_fate(int pool, uint32_t member);
 /* Returns the memory of free buffers, except keep of them, to the kernel. How many bytes. */
 int64_t shmpool_trim_wait(int pool, uint64_t keep);
 
+/* The driver that pins memory (pin.h): addresses of its functions, and their context. */
+struct shmpool_driver {
+	void *context;
+	void *push_context;      /* cuCtxPushCurrent */
+	void *pop_context;       /* cuCtxPopCurrent */
+	void *register_memory;   /* cuMemHostRegister */
+	void *unregister_memory; /* cuMemHostUnregister */
+};
+struct shmpool_pinned {
+	uint64_t bytes;  /* of data, registered */
+	uint64_t total;  /* bytes of the data of all buffers that exist */
+	uint32_t pinned; /* 0: nothing is registered */
+	uint32_t behind; /* 1: something could be registered, and is not */
+	int32_t error;   /* of the driver, 0 for none */
+};
+/* Begins to pin the pool in this process, or lets the driver try again what it refused. 0, or
+ * -errno. */
+int shmpool_pin_wait(int pool, const struct shmpool_driver *driver);
+/* Registers a piece of what exists and is not registered. 1 if there may be more; 0; -ENOENT if the
+ * pool is not pinned; -errno. */
+int shmpool_pin_more_wait(int pool);
+int shmpool_unpin_wait(int pool);
+int shmpool_pinned(int pool, struct shmpool_pinned *out);
+
 /* Figures. */
 int shmpool_stats(int pool, struct shmpool_stats *out);
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n);
