@@ -170,9 +170,9 @@ static int sleep_until_free(struct blocking *b)
 	uint32_t many = wait_enter(&s->free_many), entered = wait_enter(&s->free_wait);
 	int slept = 0;
 	cache_request_flush(p);
-	/* [WAIT] The number of buffers in the free ring with which there would be enough, n at most:
-	 * members that free read no more than that ring's count. The two numbers are not of one
-	 * moment: without the limit a claim between them asks for more than are needed. */
+	/* [WAIT] The number of buffers in the free ring with which there would be enough, n at
+	 * most: members that free read no more than that ring's count. The two numbers are not of
+	 * one moment: without the limit a claim between them asks for more than are needed. */
 	uint64_t queued = alf_count(&p->free), counted = qmempool_count(p, b->n);
 	uint64_t want = queued + b->n - counted + (counted == b->n);
 	wait_want(&s->free_want, want < b->n ? (uint32_t)want : b->n);
