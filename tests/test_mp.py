@@ -449,7 +449,7 @@ def test_thousands_of_queues() -> None:
 def relay(there: shmpool.Queue, back: shmpool.Queue) -> None:
     """Sends back what it gets, and how much memory and how many descriptors this process has."""
     while (obj := there.get()) is not None:
-        if obj == "measure":
+        if isinstance(obj, str):
             back.put((resident(os.getpid()), len(open_files(os.getpid()))))
         else:
             back.put(obj)
@@ -470,11 +470,11 @@ def test_nothing_grows(begin: Begin) -> None:
             there.put_many([i] * 990 + [array] * 10)
             got = 0
             while got < 1000:
-                got += len(back.get_many(1000 - got))
+                got += len(back.get_many(1000 - got, timeout=DEADLINE_S))
         there.put("measure")
         pool = there._queue.pool
         mine = resident(os.getpid()), len(open_files(os.getpid()))
-        return *back.get(), *mine, os.fstat(pool._opened().fd).st_blocks * 512
+        return *back.get(timeout=DEADLINE_S), *mine, os.fstat(pool._opened().fd).st_blocks * 512
 
     first, last = exchange(10_000), exchange(1_000_000)
     assert (first[1], first[3]) == (last[1], last[3])

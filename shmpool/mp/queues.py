@@ -308,7 +308,7 @@ class JoinableQueue(Queue):
 
     What a process has got and not yet called task_done() for stays its own. If the process dies,
     these objects go back to the end of the queue, for another one to get. So join() returns when
-    each object has been dealt with, whoever was killed.
+    each object has been dealt with, in spite of any kill.
 
     on_death  "requeue", or "free": then the objects of a process that died count as done. The other
               parameters are those of Queue
