@@ -315,7 +315,7 @@ def work(tasks: shmpool.JoinableQueue, stuck: Any, fail_at: int) -> None:
 
 
 def test_join_waits_for_every_task(context: shmpool.mp.Context, begin: Begin) -> None:
-    """join() returns when all tasks are done, and what is unfinished is exact meanwhile."""
+    """join() returns when all tasks are done, and what is unfinished is exact until then."""
     tasks = context.JoinableQueue()
     for i in range(100):
         tasks.put(i)
@@ -447,7 +447,7 @@ def test_thousands_of_queues() -> None:
 
 
 def relay(there: shmpool.Queue, back: shmpool.Queue) -> None:
-    """Sends back what it gets, and how much memory and how many descriptors this process has."""
+    """Sends back what it gets, and the memory and descriptors of this process."""
     while (obj := there.get()) is not None:
         if isinstance(obj, str):
             back.put((resident(os.getpid()), len(open_files(os.getpid()))))
