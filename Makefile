@@ -4,7 +4,7 @@
 # make test-interpreters   the quick tests on the other versions of CPython that are installed here
 # make coverage   which branches of Python and C no test takes (build/coverage)
 # make bench    make bench-native    make fix    make clean
-# make sweep   kills a member at every instruction of every operation (about half an hour on two cores), and
+# make sweep   kills a member at every instruction of every operation (about an hour on two cores), and
 #              lets every call of every operation to the system fail with each errno (a minute)
 # make pairs   two members in the middle of something at once, one or both killed
 # make soak    120,000 random kills and 50,000 corrupted words (about two hours)        make relacy   20 million interleavings
@@ -77,6 +77,7 @@ mutants: $(VENV)/.dev
 sweep: build/kill_points $(VENV)/.dev
 	$(BIN)/python -m tests.errno_sweep
 	build/kill_points --jobs $$(nproc) $(ARGS)
+	build/kill_points --classes 2 --jobs $$(nproc) $(ARGS)
 
 # Every instruction of the smallest operations against every one of each other; of all, 20 by 10.
 SMALL := put-1-multi-multi put-1-single-single get-1-multi-multi get-1-single-single \

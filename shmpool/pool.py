@@ -8,6 +8,7 @@ One file: Pool is one class, and half of its lines are the documentation of its 
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from os.path import samestat
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex
 
@@ -16,7 +17,7 @@ from ._ffi import Native, ffi, lib
 from ._hot import Buffer, PoolBase
 from .burst import Burst
 from .codes import check
-from .geometry import Geometry, differences, planned
+from .geometry import CLASSES_MAX, Geometry, differences, planned
 from .names import checked_name
 from .options import (
     ON_DEATH,
@@ -308,7 +309,7 @@ class Pool(PoolBase):
             AccessDenied: the pool was opened read-only.
         """
         n = at_least(n, 1, "n")
-        room = self.headroom + at_least(size or 0, 0, "size")
+        room = self.headroom + at_least(0 if size is None else size, 0, "size")
         most = max((c.capacity for c in self.geometry.sizes if c.buffer_size >= room), default=n)
         if n > most:
             raise errors.PoolExhausted(
@@ -508,8 +509,9 @@ class Pool(PoolBase):
     def trim(self, keep: int = 0) -> int:
         """Gives the memory of all free buffers but keep to the system. Returns how many bytes.
 
-        Preallocated buffers stay. The pool grows again when it must. Flushes the local caches of
-        all threads. These threads keep working.
+        A pool of several size classes keeps so many of each. Preallocated buffers stay. The pool
+        grows again when it must. Flushes the local caches of all threads. These threads keep
+        working.
 
         Raises:
             InvalidArgument: keep is negative.
@@ -534,8 +536,12 @@ class Pool(PoolBase):
 
 def _given(value: Any) -> Any:
     """Returns an option as it is, or any sequence of values as a list."""
-    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, SupportsIndex))
-    return list(value) if several else value
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        return value
+    try:
+        return list(islice(value, CLASSES_MAX + 1))  # one too many is refused
+    except TypeError:
+        return value  # a number of numpy in an array of no dimensions
 
 
 def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -> Pool:

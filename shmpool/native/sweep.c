@@ -59,13 +59,12 @@ static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring *
 	return true;
 }
 
-/* Returns the queue that the dead owner of a buffer got it from, 0 if it allocated it. */
-static uint32_t came_from(const struct recovery *r, const struct buffer *b, uint64_t owner)
+/* Returns the queue that the dead owner of a buffer got it from, 0 or a free ring if it allocated
+ * it. */
+static uint32_t came_from(const struct buffer *b, uint64_t owner)
 {
 	uint32_t said = owner_queue(owner);
-	if (owner & OWNER_TRANSIT)
-		return segment_free_ring(&r->p->segment, said) < CLASSES_MAX ? 0 : said;
-	if (said)
+	if (said || owner & OWNER_TRANSIT)
 		return said;
 	return load_relaxed(&b->got) == buffer_generation(b) ? load_relaxed(&b->queue) : 0;
 }
@@ -172,7 +171,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 			return;
 		}
 		bool abandoned = !(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED;
-		uint32_t from = came_from(r, b, owner), to = destination(r, b, owner, from);
+		uint32_t from = came_from(b, owner), to = destination(r, b, owner, from);
 		enum handed handed = to && r->m ? hand_on(r, index, owner, from, to) : NO_ROOM;
 		if (handed == HANDED_ON)
 			return;

@@ -147,8 +147,11 @@ void world_alloc(uint32_t me, uint32_t n, bool wait, int64_t most_ns)
 	a->waits_on = NULL;
 	if (error)
 		DEMAND(error == -EAGAIN || (wait && error == -EINTR));
-	for (uint32_t i = 0; i < n && !error; i++)
+	for (uint32_t i = 0; i < n && !error; i++) {
+		const uint32_t got = pool_of(&a->pool, handle_index(handle[i]))->segment.class;
+		DEMAND(got == class || (wait && got > class));
 		take(me, handle[i], false);
+	}
 }
 
 void world_free(uint32_t me, uint32_t n)
