@@ -370,7 +370,7 @@ def test_task_done_too_often() -> None:
 
 
 def test_a_task_is_done_while_its_array_lives() -> None:
-    """task_done() counts at once; the memory goes home with the array."""
+    """task_done() counts at once; the memory is free when the array is gone."""
     tasks = shmpool.JoinableQueue()
     tasks.put(np.ones(1000))
     array = tasks.get()
