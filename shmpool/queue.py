@@ -183,8 +183,8 @@ class AlfQueue(QueueBase):
         """Ends the queue for every process: any further put raises ShutDown, and so does a get once
         the queue is empty. Calls that wait do so at once. A queue cannot be opened again.
 
-        A buffer that comes back (nack(), a consumer that died) still enters the queue, for whoever
-        gets next. May be repeated.
+        A buffer that comes back (nack(), a consumer that died) still enters the queue. May be
+        repeated.
 
         immediate  frees what is in the queue, so that gets raise ShutDown now
 

@@ -320,7 +320,7 @@ def work(tasks: shmpool.JoinableQueue, stuck: Any, fail_at: int) -> None:
 
 
 def test_join_waits_for_every_task(context: shmpool.mp.Context, begin: Begin) -> None:
-    """join() returns when all tasks are done, and what is unfinished is exact meanwhile."""
+    """join() returns when all tasks are done, and what is unfinished is exact until then."""
     tasks = context.JoinableQueue()
     for i in range(100):
         tasks.put(i)
@@ -375,7 +375,7 @@ def test_task_done_too_often() -> None:
 
 
 def test_a_task_is_done_while_its_array_lives() -> None:
-    """task_done() counts at once; the memory goes home with the array."""
+    """task_done() counts at once; the memory is free when the array is gone."""
     tasks = shmpool.JoinableQueue()
     tasks.put(np.ones(1000))
     array = tasks.get()
@@ -452,9 +452,9 @@ def test_thousands_of_queues() -> None:
 
 
 def relay(there: shmpool.Queue, back: shmpool.Queue) -> None:
-    """Sends back what it gets, and how much memory and how many descriptors this process has."""
+    """Sends back what it gets, and the memory and descriptors of this process."""
     while (obj := there.get()) is not None:
-        if obj == "measure":
+        if isinstance(obj, str):
             back.put((resident(os.getpid()), len(open_files(os.getpid()))))
         else:
             back.put(obj)
@@ -475,11 +475,11 @@ def test_nothing_grows(begin: Begin) -> None:
             there.put_many([i] * 990 + [array] * 10)
             got = 0
             while got < 1000:
-                got += len(back.get_many(1000 - got))
+                got += len(back.get_many(1000 - got, timeout=DEADLINE_S))
         there.put("measure")
         pool = there._queue.pool
         mine = resident(os.getpid()), len(open_files(os.getpid()))
-        return *back.get(), *mine, os.fstat(pool._opened().fd).st_blocks * 512
+        return *back.get(timeout=DEADLINE_S), *mine, os.fstat(pool._opened().fd).st_blocks * 512
 
     first, last = exchange(10_000), exchange(1_000_000)
     assert (first[1], first[3]) == (last[1], last[3])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objects that do not pickle or unpickle, or that change meanwhile; and processes killed in the
+"""Objects that do not pickle or unpickle, or that change in that time; and processes killed in the
 middle."""
 
 import os
@@ -112,7 +112,7 @@ def test_pickling_that_is_interrupted() -> None:
     assert at_rest(q._queue.pool)
 
 
-def test_memory_that_changes_size_meanwhile() -> None:
+def test_memory_that_changes_its_size() -> None:
     """Memory cannot change its size between its pickling and its copy."""
     data = bytearray(b"a" * 10_000)
     message, size = objects.dumps(pickle.PickleBuffer(data))
@@ -124,7 +124,7 @@ def test_memory_that_changes_size_meanwhile() -> None:
     data.extend(b"b")
 
 
-def test_memory_that_changes_meanwhile() -> None:
+def test_memory_that_changes() -> None:
     """What a thread writes during put() arrives as some mixture of old and new, and whole."""
     q = shmpool.Queue()
     array = np.zeros(1 << 20, "u1")

@@ -196,7 +196,7 @@ def test_preallocation_beyond_memory(pool_name: str) -> None:
     assert not os.path.exists(f"/dev/shm/shmpool.{pool_name}")
 
 
-@pytest.mark.parametrize("capacity", [-1, 0, 1, 3, 65535, 65537, 131072, 2**40])
+@pytest.mark.parametrize("capacity", [-1, 0, 65537, 131072, 2**40])
 def test_queue_capacities_out_of_range(pool: shmpool.Pool, capacity: int) -> None:
     """InvalidArgument names the queue, the value and what is allowed."""
     with pytest.raises(shmpool.InvalidArgument, match=rf"'q': capacity is {capacity}; .* 65536"):

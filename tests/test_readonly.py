@@ -59,6 +59,7 @@ SEEN: dict[type, dict[str, object]] = {
         "close": None,
         "dead_letter": None,
         "empty": False,
+        "ended": False,
         "full": False,
         "peek": [b"hello", b"world"],
     },
@@ -79,6 +80,8 @@ CHANGES: dict[type, dict[str, Callable[[Any, Any], object]]] = {
         "get_array": lambda queue, given: queue.get_array(timeout=0),
         "get_many": lambda queue, given: queue.get_many(2),
         "get_nowait": lambda queue, given: queue.get_nowait(),
+        "producer": lambda queue, given: queue.producer().__enter__(),
+        "producers_alive": lambda queue, given: queue.producers_alive,
         "put": lambda queue, given: queue.put(given["buf"]),
         "put_array": lambda queue, given: queue.put_array(b"bytes", timeout=0),
         "put_many": lambda queue, given: queue.put_many(given["burst"]),
@@ -90,8 +93,10 @@ CHANGES: dict[type, dict[str, Callable[[Any, Any], object]]] = {
         "requeue": lambda queue, given: queue.requeue(given["buf"]),
         "send": lambda queue, given: queue.send(b"x"),
         "send_many": lambda queue, given: queue.send_many([b"x", b"y"]),
+        "shutdown": lambda queue, given: queue.shutdown(),
         "try_get": lambda queue, given: queue.try_get(),
         "try_recv": lambda queue, given: queue.try_recv(),
+        "wait_producers": lambda queue, given: queue.wait_producers(timeout=0),
     },
 }
 

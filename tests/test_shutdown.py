@@ -224,7 +224,7 @@ def test_producers_are_counted(make_pool: MakePool) -> None:
 
 
 def test_a_producer_that_is_killed(queue: shmpool.AlfQueue, start: Callable[..., Child]) -> None:
-    """It is counted no more from then on, and whoever waits for it returns."""
+    """It is counted no more from then on, and a wait for it returns."""
     script = """
         import signal, sys, shmpool
         queue = shmpool.Pool.attach(sys.argv[1]).queue("q")

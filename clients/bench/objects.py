@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a queue of objects moves: python -m clients.bench.objects.
 
-shmpool.Queue against multiprocessing.Queue, faster-fifo, torch.multiprocessing.Queue and loky's: one
-process puts, another one gets, one object at a time. All contestants take turns; the figures are
-medians, and the ratios medians of those of each turn. One that is not installed is left out by name.
+shmpool.Queue against multiprocessing.Queue, faster-fifo, torch.multiprocessing.Queue and loky's:
+one process puts, another one gets, one object at a time. All contestants take turns; the figures
+are medians, and the ratios medians of those of each turn. One that is not installed is left out by
+name.
 """
 
 import importlib

@@ -46,6 +46,8 @@ class _Objects:
         self._closed = False
         self._send: Callable[..., None] = queue.send
         self._take: Callable[..., Buffer] = queue.get
+        # Such a message is one pickle, in a single buffer.
+        self._short = min(_OUT_OF_BAND, queue.pool.buffer_size - queue.pool.headroom)
 
     def __getstate__(self) -> tuple[Any, ...]:
         self._shared = True
@@ -120,7 +122,7 @@ class _Objects:
     def _load(self, buf: Buffer) -> Any:
         """Returns the object in a buffer. If unpickling raises, it is freed."""
         try:
-            if len(buf) < _OUT_OF_BAND:
+            if len(buf) < self._short:
                 return _unpickle(buf)
             return objects.loads(buf, self._copy)
         except BaseException as error:

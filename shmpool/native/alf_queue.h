@@ -293,7 +293,7 @@ static inline int alf_reserve_back(const struct alf_ring *r, shared64 *op, alf_p
 static inline bool alf_close(const struct alf_ring *r)
 {
 	alf_position prod = load_acquire(&r->q->prod); /* [PROD] */
-	for (uint32_t pauses = ALF_PAUSES_FIRST; ALF_CLOSED && !alf_tired(pauses);) {
+	for (uint32_t pauses = ALF_PAUSES_FIRST; ALF_CLOSED != 0 && !alf_tired(pauses);) {
 		if (prod & ALF_CLOSED)
 			return false;
 		if (cas_seq_cst(&r->q->prod, &prod, prod | ALF_CLOSED)) /* [PROD] */

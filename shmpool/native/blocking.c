@@ -173,7 +173,7 @@ static int data_sleep(struct blocking *b, int *result)
 	alf_position prod = load_seq_cst(&q->prod);              /* [WAIT] */
 	bool reserved = alf_end(prod) != load_seq_cst(&q->cons); /* [WAIT] */
 	if (unlikely(prod & ALF_CLOSED))
-		store_relaxed(&q->ended, 1); /* whoever closed it was killed before this */
+		store_relaxed(&q->ended, 1); /* the member that closed it was killed before */
 	*result = get_attempt(b);
 	if (*result == -EAGAIN) {
 		count_up(&b->m->counters[COUNT_SLEEP], 1);

@@ -131,7 +131,8 @@ void ranges_collect(struct recovery *r)
 		if (ring)
 			r->base[i] = load_acquire(&ring->q->cons); /* [CONS] read before prod */
 		if (ring && alf_closed(ring))
-			store_relaxed(&ring->q->ended, 1); /* whoever closed it may have died */
+			store_relaxed(&ring->q->ended,
+				      1); /* the member that closed it may be dead */
 	}
 	collect_records(r);
 	collect_single(r);

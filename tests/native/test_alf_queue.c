@@ -213,15 +213,14 @@ static void pass(uint32_t capacity, alf_position from, uint64_t elements, enum a
 
 static void test_wraps(uint64_t wraps)
 {
-	/* Where a position, a lap in a slot, and the position in an op record wrap. */
-	static const uint8_t bits[] = { SHMPOOL_POSITION_BITS & 63, 64 - ALF_LAP_SHIFT,
-					64 - ALF_OP_POSITION_SHIFT };
+	/* Where a position, a lap in a slot, and the position in an op record wrap. A position of
+	 * 64 bits never gets to ALF_CLOSED. */
+	static const uint8_t bits[] = { SHMPOOL_POSITION_BITS < 64 ? SHMPOOL_POSITION_BITS : 62,
+					64 - ALF_LAP_SHIFT, 64 - ALF_OP_POSITION_SHIFT };
 	for (uint32_t capacity = 2; capacity <= ALF_CAPACITY_MAX; capacity *= 4)
 		for (int mode = 0; mode < 9; mode++)
 			for (size_t i = 0; i < sizeof(bits); i++)
-				pass(capacity,
-				     (alf_position)((bits[i] ? 1ull << bits[i] : 0) -
-						    2ull * capacity),
+				pass(capacity, (alf_position)((1ull << bits[i]) - 2ull * capacity),
 				     4ull * capacity, (enum alf_side)(mode % 3),
 				     (enum alf_side)(mode / 3));
 	for (uint32_t capacity = ALF_CAPACITY_MAX; wraps; capacity = 2, wraps /= 2) {
