@@ -40,6 +40,7 @@ READS: dict[type, dict[str, Callable[[Any], object]]] = {
         "close": lambda queue: queue.pool.queue(queue.name).close(),
         "dead_letter": lambda queue: queue.dead_letter,
         "empty": lambda queue: queue.empty(),
+        "ended": lambda queue: queue.ended,
         "full": lambda queue: queue.full(),
         "peek": lambda queue: [message.payload for message in queue.peek(8)],
     },
