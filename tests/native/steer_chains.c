@@ -233,7 +233,7 @@ const struct scenario chains_scenarios[] = {
 	{ "orphans-of-a-dead-recoverer", orphans_of_a_dead_recoverer, POOL(CROWDED),
 	  .newcomers = 1u << E },
 	{ "freed-while-a-recoverer-decides", freed_while_a_recoverer_decides, POOL() },
-	{ "freed-in-a-store-buffer", freed_in_a_store_buffer, POOL() },
+	{ "freed-in-a-store-buffer", freed_in_a_store_buffer, POOL(.cache = 4) },
 	{ "made-in-a-store-buffer", made_in_a_store_buffer, POOL(.cache = 4) },
 	{ "abandoned-head-is-not-free", abandoned_head_is_not_free, POOL(CROWDED, .threads = 6),
 	  .newcomers = 1u << E | 1u << F },
