@@ -4,7 +4,7 @@
 # make test-interpreters   the quick tests on the other versions of CPython that are installed here
 # make coverage   which branches of Python and C no test takes (build/coverage)
 # make bench    make bench-native    make fix    make clean
-# make sweep   kills a member at every instruction of every operation (about half an hour on two cores), and
+# make sweep   kills a member at every instruction of every operation (about an hour on two cores), and
 #              lets every call of every operation to the system fail with each errno (a minute)
 # make pairs   two members in the middle of something at once, one or both killed
 # make soak    120,000 random kills and 50,000 corrupted words (about two hours)        make relacy   20 million interleavings
@@ -21,7 +21,7 @@ SOURCES := pyproject.toml setup.py $(wildcard shmpool/hot/*.[ch] shmpool/native/
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-daemon sweep pairs soak steer mutants relacy fuzz docs tools fix clean
+	bench-arrays bench-chains bench-objects bench-daemon sweep pairs soak steer mutants relacy fuzz docs tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -77,6 +77,7 @@ mutants: $(VENV)/.dev
 sweep: build/kill_points $(VENV)/.dev
 	$(BIN)/python -m tests.errno_sweep
 	build/kill_points --jobs $$(nproc) $(ARGS)
+	build/kill_points --classes 2 --jobs $$(nproc) $(ARGS)
 
 # Every instruction of the smallest operations against every one of each other; of all, 20 by 10.
 SMALL := put-1-multi-multi put-1-single-single get-1-multi-multi get-1-single-single \
@@ -136,6 +137,12 @@ bench-recovery: $(VENV)/.demo
 
 bench-arrays: $(VENV)/.demo
 	$(BIN)/python -m clients.bench.arrays $(ARGS)
+
+bench-chains: $(VENV)/.demo
+	$(BIN)/python -m clients.bench.chains $(ARGS)
+
+bench-objects: $(VENV)/.bench
+	$(BIN)/python -m clients.bench.objects $(ARGS)
 
 bench-daemon: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.daemon $(ARGS)

@@ -161,10 +161,10 @@ def run(
             shmpool.Pool.unlink(name)
 
 
-def power_of_two(context: click.Context, parameter: click.Parameter, value: int) -> int:
+def queue_capacity(context: click.Context, parameter: click.Parameter, value: int) -> int:
     """Checks the capacity of a queue."""
-    if not 2 <= value <= 65536 or value & value - 1:
-        raise click.BadParameter(f"{value} is not a power of two from 2 to 65536.")
+    if not 1 <= value <= 65536:
+        raise click.BadParameter(f"{value} is not from 1 to 65536.")
     return value
 
 
@@ -187,10 +187,10 @@ def power_of_two(context: click.Context, parameter: click.Parameter, value: int)
 @click.option(
     "--queue",
     "depth",
-    callback=power_of_two,
+    callback=queue_capacity,
     default=4096,
     show_default=True,
-    help="Capacity of the queue, a power of two from 2 to 65536.",
+    help="Capacity of the queue, from 1 to 65536.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def main(capture: Path, workers: int, burst: int, repeat: int, depth: int, quiet: bool) -> None:

@@ -174,6 +174,8 @@ def config_text() -> str:
         "The options of a pool and of a queue mean what they mean to `Pool.create` and",
         "`Pool.create_queue`, have the same names there and in `shmpool create`, and the same",
         "ranges and defaults. A range can be narrower beside other options; the message says so.",
+        "In a pool of several size classes `buffer_size` is an array in ascending order, and",
+        "`capacity`, `prealloc` and `cache_size` are arrays of that length, or one value for all.",
         "",
         inspect.cleandoc(CONFIG_TAIL),
     ]

@@ -30,10 +30,12 @@ from .errors import (
     RequestRefused,
     SegmentInvalid,
     ShmpoolError,
+    ShutDown,
 )
 from .geometry import Geometry, SizeClass
 from .messages import Message
 from .options import OnDeath, PoolOptions, QueueOptions, Side
+from .pinning import Pinned, PinState
 from .pool import Pool
 from .pool_files import pool_names
 from .pruning import prune
@@ -41,6 +43,7 @@ from .queue import AlfQueue
 from .stats import Audit, Holder, Member, Recovery, SizeStats, Stats
 
 if TYPE_CHECKING:
+    from .mp import Context, JoinableQueue, Queue, SimpleQueue, get_context
     from .rpc.client import AsyncClient, Client
     from .rpc.records import (
         Alarm,
@@ -67,6 +70,7 @@ __all__ = [
     "BufferReleased",
     "Burst",
     "Client",
+    "Context",
     "DaemonUnavailable",
     "Description",
     "Empty",
@@ -76,6 +80,7 @@ __all__ = [
     "Geometry",
     "Holder",
     "InvalidArgument",
+    "JoinableQueue",
     "LimitReached",
     "Member",
     "Message",
@@ -83,6 +88,8 @@ __all__ = [
     "OnDeath",
     "OutOfSharedMemory",
     "PayloadTooLarge",
+    "PinState",
+    "Pinned",
     "Pong",
     "Pool",
     "PoolClosed",
@@ -94,6 +101,7 @@ __all__ = [
     "PoolStats",
     "PoolSummary",
     "Pruned",
+    "Queue",
     "QueueBusy",
     "QueueExists",
     "QueueNotFound",
@@ -104,21 +112,30 @@ __all__ = [
     "RequestRefused",
     "SegmentInvalid",
     "ShmpoolError",
+    "ShutDown",
     "Side",
+    "SimpleQueue",
     "SizeClass",
     "SizeStats",
     "Stats",
     "Version",
+    "get_context",
     "pool_names",
     "prune",
 ]
+
+_QUEUES = ("Context", "JoinableQueue", "Queue", "SimpleQueue", "get_context")
 
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Imports the clients and their records with the first use: a program that only moves
-        packets does without."""
+        """Imports the clients, their records, and multiprocessing's queues with the first use: a
+        program that only moves packets does without."""
+        if name in _QUEUES:
+            from . import mp
+
+            return getattr(mp, name)
         if name in __all__:
             from .rpc import client, records  # records has the records of view, too
 

@@ -265,7 +265,9 @@ def as_array(thing: Any) -> "NDArray[Any]":
         if hasattr(thing, "__array_interface__") or hasattr(thing, "__array__"):
             return np.asarray(thing)
         view = memoryview(thing)
-    except (BufferError, RuntimeError) as error:
+    except errors.InvalidArgument:
+        raise
+    except (BufferError, RuntimeError, ValueError) as error:  # ValueError: of an unknown device
         raise errors.InvalidArgument(f"array is a {name} that cannot be read: {error}") from error
     except TypeError:
         if hasattr(thing, "__dlpack__") or hasattr(thing, "__array__"):

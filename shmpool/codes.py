@@ -23,6 +23,7 @@ EXCEPTIONS: dict[int, tuple[type[errors.ShmpoolError], str]] = {
     errno.ENOSPC: (errors.OutOfSharedMemory, "shared memory has no room left for the pool to grow"),
     errno.ENOMEM: (errors.OutOfSharedMemory, "this process gets no more memory from the system"),
     errno.ENOBUFS: (errors.Full, "the queue is full"),
+    errno.EPIPE: (errors.ShutDown, "it was shut down"),
     errno.ESTALE: (
         errors.BufferReleased,
         "this Buffer was already freed, or put into a queue; it can no longer be used here",

@@ -108,6 +108,15 @@ class Empty(ShmpoolError, queue.Empty):
     errno = errno.EAGAIN
 
 
+class ShutDown(ShmpoolError, getattr(queue, "ShutDown", Exception)):  # type: ignore[misc]
+    """The queue was shut down: it takes no more, and for a call that takes, it is empty.
+
+    Also a queue.ShutDown, which Python has from 3.13 on.
+    """
+
+    errno = errno.EPIPE
+
+
 class NoArray(ShmpoolError, TypeError):
     """get_array: the message is no array, or its record of dtype and shape is corrupted.
 

@@ -12,7 +12,7 @@ from typing import Any, SupportsIndex
 
 from . import errors
 from ._ffi import Native, ffi, lib
-from .options import INT64_MAX, POOL, PoolOptions, Refusal, integer, out_of_range
+from .options import INT64_MAX, POOL, Option, PoolOptions, Refusal, integer, out_of_range
 from .os_errors import SHM, enlarge, shared_memory, size_text
 
 CLASSES_MAX = 8  # size classes of a pool
@@ -84,15 +84,23 @@ def native_refusal(why: Native, value: int, beside: Native = None) -> Refusal:
     option = POOL[name]
     demand = f"it must be {option.allowed(why.least, why.most)}"
     if beside is not None and (why.least, why.most) != (option.least, option.most):
-        part = classes_of(beside)[why.size_class]
-        others = " and ".join(
-            f"{other} is {getattr(part if other in BY_CLASS else beside, other)}"
-            for other in option.limited_by
-        )
-        demand += f", as {others}"
+        demand += f", as {_limits(why, option, beside)}"
     if why.classes > 1 and name in BY_CLASS:
         name += f"[{why.size_class}]"
     return Refusal(name, option.spelled(value), demand)
+
+
+def _limits(why: Native, option: Option, beside: Native) -> str:
+    """Returns what narrows the range of a refused option of that geometry."""
+    parts, number = classes_of(beside), why.size_class
+    if why.option == lib.SHMPOOL_QUEUES:
+        return f"buffer_size has {len(parts)} values"
+    if why.option == lib.SHMPOOL_BUFFER_SIZE and why.least > option.least:
+        return f"buffer_size[{number - 1}] is {parts[number - 1].buffer_size}"
+    return " and ".join(
+        f"{other} is {getattr(parts[number] if other in BY_CLASS else beside, other)}"
+        for other in option.limited_by
+    )
 
 
 def _int64(value: SupportsIndex | None, option: str) -> int:
@@ -102,25 +110,10 @@ def _int64(value: SupportsIndex | None, option: str) -> int:
     return max(-INT64_MAX, min(integer(value, option), INT64_MAX))
 
 
-def by_class(options: PoolOptions, name: str, classes: int) -> list[SupportsIndex | None]:
-    """Returns the value of an option for each of so many size classes.
-
-    Raises InvalidArgument if it is a list of another length.
-    """
-    value: Any = getattr(options, name)
-    if not isinstance(value, list):
-        return [value] * classes
-    if len(value) == classes:
-        return value
-    raise errors.InvalidArgument(
-        f"{name} is {value!r}; it must be one number, or {classes}: one for each buffer_size"
-    )
-
-
 def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
     """Returns the geometry of a pool with these options, and why the options are refused, or None.
 
-    Raises TypeError; InvalidArgument for lists of different lengths.
+    Raises TypeError.
     """
     geometry: Native = ffi.new("struct shmpool_geometry *")
     sizes: Any = options.buffer_size
@@ -130,7 +123,14 @@ def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
             "buffer_size", repr(sizes), f"it must have from 1 to {CLASSES_MAX} values"
         )
     geometry.classes = classes
-    given = {name: by_class(options, name, classes) for name in BY_CLASS}
+    given: dict[str, Any] = {name: getattr(options, name) for name in BY_CLASS}
+    for name, value in given.items():
+        if not isinstance(value, list):
+            given[name] = [value] * classes
+        elif len(value) != classes:
+            more = f", or {classes}: one for each buffer_size"
+            demand = f"it must be one number{more if classes > 1 else ', as buffer_size is'}"
+            return None, Refusal(name, repr(value), demand)
     for name in GEOMETRY:
         if name not in given:
             setattr(geometry, name, _int64(getattr(options, name), name))
@@ -146,7 +146,9 @@ def plan(options: PoolOptions) -> tuple[Native, Refusal | None]:
         )
     name, number = GEOMETRY[why.option], why.size_class
     value = given[name][number] if name in given else getattr(options, name)
-    return None, native_refusal(why, integer(value, "value"), geometry)
+    if value is None:
+        name = f"{name}[{number}]" if len(classes_of(geometry)) > 1 else name
+    return None, native_refusal(why, integer(value, name), geometry)
 
 
 def planned(name: str, options: PoolOptions) -> Native:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from ._ffi import ffi, lib
 from .codes import check
 
+FIRST_ROOM = 65536  # bytes that a copy has room for until a longer message comes
+
 
 @dataclass(frozen=True)
 class Message:
@@ -34,19 +36,25 @@ def read_messages(
         QueueNotFound, SegmentInvalid, PoolClosed.
     """
     raw = ffi.new("struct shmpool_peek *")
-    payload = ffi.new("char[]", max(size, 1))
+    room = min(size, FIRST_ROOM)
+    payload = ffi.new("char[]", max(room, 1))
     found: list[Message] = []
     position = 0
     while len(found) < n and check(
-        lib.shmpool_peek(pool, queue, position, raw, payload, size), f"queue {queue}"
+        lib.shmpool_peek(pool, queue, position, raw, payload, room), f"queue {queue}"
     ):
-        position = raw.position + 1
+        position = raw.position
+        if min(raw.length, size) > room:  # again, with room for it
+            room = min(raw.length, size)
+            payload = ffi.new("char[]", room)
+            continue
+        position += 1
         found.append(
             Message(
                 position=raw.position,
                 index=raw.index,
                 length=raw.length,
-                payload=ffi.unpack(payload, min(raw.length, size)),
+                payload=ffi.unpack(payload, min(raw.length, room)),
                 redelivered=raw.redelivered,
                 origin=names.get(raw.origin),
                 timestamp=raw.timestamp,

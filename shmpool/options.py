@@ -156,7 +156,7 @@ class QueueOptions:
 
     # fmt: off
     capacity: Annotated[int, Option(
-        "Buffers that the queue holds.", "buffers", 2, QUEUE_MAX, power_of_two=True)]
+        "Buffers that the queue holds.", "buffers", 1, QUEUE_MAX)]
     producers: Annotated[Side, Option(
         "Whether one thread puts, or any number.", choices=get_args(Side))] = "multi"
     consumers: Annotated[Side, Option(

@@ -8,6 +8,7 @@ One file: Pool is one class, and half of its lines are the documentation of its 
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from os.path import samestat
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex
 
@@ -16,7 +17,7 @@ from ._ffi import Native, ffi, lib
 from ._hot import Buffer, PoolBase
 from .burst import Burst
 from .codes import check
-from .geometry import Geometry, differences, planned
+from .geometry import CLASSES_MAX, Geometry, differences, planned
 from .names import checked_name
 from .options import (
     ON_DEATH,
@@ -29,6 +30,7 @@ from .options import (
     queue_refusals,
 )
 from .os_errors import refuse, refuse_readonly
+from .pinning import Pinned, pin, pinned, unpin
 from .pool_files import inode_of, replaced, unlink
 from .process_exit import leave_at_the_end, open_pools
 from .queue import AlfQueue, queue_names, refuse_foreign
@@ -81,6 +83,7 @@ class Pool(PoolBase):
         self.name = segment.name
         self.readonly: bool = segment.read_only
         self._owner: int | None = None  # the user who must own the pool, as given to attach()
+        self._unpinned_because = ""  # why pin() could not: pinning.py
         raw = ffi.new("struct shmpool_geometry *")
         check(lib.shmpool_geometry(number, raw), f"pool {segment.name!r}")
         self.geometry = Geometry.of(raw)
@@ -308,7 +311,7 @@ class Pool(PoolBase):
             AccessDenied: the pool was opened read-only.
         """
         n = at_least(n, 1, "n")
-        room = self.headroom + at_least(size or 0, 0, "size")
+        room = self.headroom + at_least(0 if size is None else size, 0, "size")
         most = max((c.capacity for c in self.geometry.sizes if c.buffer_size >= room), default=n)
         if n > most:
             raise errors.PoolExhausted(
@@ -409,7 +412,7 @@ class Pool(PoolBase):
     ) -> AlfQueue:
         """Creates a queue in the pool. The options are those of QueueOptions.
 
-        capacity          buffers that the queue holds, a power of two from 2 to 65536
+        capacity          buffers that the queue holds, from 1 to 65536
         producers         "single": only the thread that puts first may put; or "multi"
         consumers         the same for threads that get
         on_death          what happens to buffers that a consumer had taken when it died: "free";
@@ -508,8 +511,9 @@ class Pool(PoolBase):
     def trim(self, keep: int = 0) -> int:
         """Gives the memory of all free buffers but keep to the system. Returns how many bytes.
 
-        Preallocated buffers stay. The pool grows again when it must. Flushes the local caches of
-        all threads. These threads keep working.
+        A pool of several size classes keeps so many of each. Preallocated buffers stay, and all
+        while a process has the pool pinned. The pool grows again when it must. Flushes the local
+        caches of all threads. These threads keep working.
 
         Raises:
             InvalidArgument: keep is negative.
@@ -518,6 +522,41 @@ class Pool(PoolBase):
         self._opened()
         keep = at_least(keep, 0, "keep")
         return check(lib.shmpool_trim_wait(self._number, min(keep, 2**63)), f"pool {self.name!r}")
+
+    def pin(self, timeout: float | None = 0) -> Pinned:
+        """Registers the pool's data with CUDA in this process, for copies at the bus's full speed.
+
+        A background thread registers what exists, and later what is created; pinned says how much.
+        Waits up to timeout seconds (None: as long as it takes, 0: not at all) until all that exists
+        is registered. Then a tensor over a buffer is pinned memory. A repeated call tries again
+        what the driver refused. As long as a process has the pool pinned, no process can trim it.
+        close() and the end of the process unregister; a forked child has nothing registered.
+
+        Buffers that share a page are registered together, once all of them exist: with prealloc
+        equal to capacity, or a buffer_size that is a multiple of 4096, that makes no difference.
+
+        Without a CUDA driver or device nothing is registered, and all else works: the answer's
+        state is "unavailable", and its reason says why.
+
+        Raises:
+            InvalidArgument, TypeError: the timeout.
+            AccessDenied: the pool was opened read-only.
+            LimitReached, OutOfSharedMemory: no descriptor, or no memory, is left.
+        """
+        return pin(self, timeout)
+
+    def unpin(self) -> None:
+        """Undoes pin(). No copy by a device may be going on. May be repeated.
+
+        Raises:
+            AccessDenied: the pool was opened read-only.
+        """
+        unpin(self)
+
+    @property
+    def pinned(self) -> Pinned:
+        """How much of the pool's data is registered with CUDA in this process, and why not more."""
+        return pinned(self)
 
     def recover(self) -> Recovery:
         """Recovers dead members: frees or requeues their buffers, and frees their slots.
@@ -534,8 +573,12 @@ class Pool(PoolBase):
 
 def _given(value: Any) -> Any:
     """Returns an option as it is, or any sequence of values as a list."""
-    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, SupportsIndex))
-    return list(value) if several else value
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        return value
+    try:
+        return list(islice(value, CLASSES_MAX + 1))  # one too many is refused
+    except TypeError:
+        return value  # a number of numpy in an array of no dimensions
 
 
 def _pool_by_name(name: str, readonly: bool = False, owner: int | None = None) -> Pool:

@@ -17,6 +17,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from ._ffi import lib
+from .free_after import EXIT_S, settle
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -49,8 +50,11 @@ def open_pools() -> "list[Pool]":
 
 
 def _leave_all() -> None:
-    for pool in open_pools():
-        pool._leave()
+    try:
+        settle(None, EXIT_S)
+    finally:
+        for pool in open_pools():
+            pool._leave()
     for key, path in list(_made.items()):
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)

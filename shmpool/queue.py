@@ -1,27 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """AlfQueue: a named queue of a pool. Describes it, moves bursts and dead letters, words errors.
 
+One file: AlfQueue is one class, and half of its lines are the documentation of its methods.
+
 Not in here: the methods that move single buffers and payloads (hot/).
 """
 
+import contextlib
 import errno
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from operator import methodcaller
 from typing import TYPE_CHECKING, NoReturn
 
 from . import errors
 from ._ffi import Native, ffi, lib
-from ._hot import Buffer, QueueBase
+from ._hot import Buffer, QueueBase, timeout_seconds
 from .burst import Burst
 from .codes import check
 from .messages import Message, read_messages
 from .names import is_name, printable
-from .options import at_least, policy_of
+from .options import INT64_MAX, at_least, policy_of
 from .os_errors import refuse, refuse_readonly
 
 if TYPE_CHECKING:
     from .pool import Pool
 
+FOREVER_S = 2**32  # a longer timeout never ends
 # Codes of a call that could not put: the queue is full, no buffer is free, an item is too large.
 _NOT_PUT = frozenset((errno.ENOBUFS, errno.EAGAIN, errno.EMSGSIZE))
 
@@ -172,6 +177,86 @@ class AlfQueue(QueueBase):
         """Returns how many buffers a call for up to n of them moves at the most."""
         return min(at_least(n, 1, "n"), self.capacity)
 
+    # End of stream.
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Ends the queue for every process: any further put raises ShutDown, and so does a get once
+        the queue is empty. Calls that wait do so at once. A queue cannot be opened again.
+
+        A buffer that comes back (nack(), a consumer that died) still enters the queue, for whoever
+        gets next. May be repeated.
+
+        immediate  frees what is in the queue, so that gets raise ShutDown now
+
+        Raises:
+            QueueBusy: the queue has a single producer, and that is another thread.
+            AccessDenied: the pool was opened read-only.
+        """
+        refuse_readonly(self.pool)
+        self._refuse_closed()
+        code = lib.shmpool_queue_shutdown(self.pool._number, self.number)
+        if code < 0:
+            self._fail(code, () if code == -errno.EBUSY else None)
+        if immediate:
+            self.drain()
+
+    @property
+    def ended(self) -> bool:
+        """True if a process has called shutdown()."""
+        self._refuse_closed()
+        code = lib.shmpool_queue_ended(self.pool._number, self.number)
+        return bool(check(code, f"queue {self.name!r}"))
+
+    @contextlib.contextmanager
+    def producer(self) -> Iterator[None]:
+        """Declares the calling thread a producer of the queue during the block.
+
+        Takes a buffer of the pool for it, so puts cost no more than without. If the process dies in
+        the block, producers_alive does not count it any more.
+
+        Raises:
+            PoolExhausted: no buffer is free now.
+        """
+        self._refuse_closed()
+        buf = self.pool.alloc(timeout=0)
+        try:
+            buf._declare(self)
+            yield
+        finally:
+            if not buf.released:
+                buf._settle()
+
+    @property
+    def producers_alive(self) -> int:
+        """How many threads, of any process, are in a block `with queue.producer()`.
+
+        Recovers dead members first, so that it never counts a dead one. Reads the header of every
+        buffer that exists.
+        """
+        return self._unfinished(True, 0)
+
+    def wait_producers(self, timeout: float | None = None) -> bool:
+        """Waits until no producer is left: until producers_alive is 0.
+
+        Waits up to timeout seconds (None: as long as it takes, 0: not at all). Returns whether none
+        is left.
+        """
+        return self._unfinished(True, timeout) == 0
+
+    def _unfinished(self, producers: bool, timeout: float | None) -> int:
+        """Waits until the queue has no unfinished messages, or no producers. Returns how many."""
+        self._refuse_closed()
+        refuse_readonly(self.pool)
+        seconds = timeout_seconds(timeout)
+        deadline = INT64_MAX if seconds > FOREVER_S else 0
+        if 0 < seconds <= FOREVER_S:
+            deadline = time.monotonic_ns() + int(seconds * 1e9)
+        while True:
+            code = lib.shmpool_unfinished_wait(self.pool._number, self.number, producers, deadline)
+            if code != -errno.EINTR:
+                return check(code, f"queue {self.name!r}")
+            self.pool._refuse_replaced()
+
     # Many at once.
 
     def put_many(
@@ -280,7 +365,7 @@ class AlfQueue(QueueBase):
             InvalidArgument: n is less than 1, or size is negative.
             SegmentInvalid: the shared memory is corrupted or truncated.
         """
-        n, room = self._most(n), self.pool.buffer_size
+        n, room = self._most(n), self.pool.geometry.room
         room = room if size is None else min(at_least(size, 0, "size"), room)
         self._refuse_closed()
         names = queue_names(self.pool)
@@ -335,7 +420,7 @@ class AlfQueue(QueueBase):
         while drained < most:
             try:
                 burst = self.get_many(min(most - drained, 256), timeout=0)
-            except errors.Empty:
+            except (errors.Empty, errors.ShutDown):
                 break
             drained += len(burst)
             burst.free()

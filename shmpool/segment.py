@@ -73,6 +73,8 @@ def _id(what: str, kind: str, given: str | int, find: Callable[[str], int]) -> i
 _MAKE_AGAIN = ": unlink it (shmpool rm) and create it again"
 _FAULTS: dict[int, str] = {
     lib.SHMPOOL_FAULT_NONE: "its file was truncated",
+    lib.SHMPOOL_FAULT_CLASSES: "it has {value} size classes, or buffers in all of them; it can "
+    "have from {least} to {most}",
     lib.SHMPOOL_FAULT_SHORT: "it is {value} bytes long; a header has {expected}",
     lib.SHMPOOL_FAULT_MAGIC: "its magic is {value:#x}, not {expected:#x}: not a pool",
     lib.SHMPOOL_FAULT_VERSION: "its layout is version {value}, this is version {expected}",
@@ -257,7 +259,9 @@ def _fault(code: int, why: Native) -> str:
         return "its creator died before it was complete"
     if why.fault == lib.SHMPOOL_FAULT_OPTION:
         return str(native_refusal(why, int(ffi.cast("int64_t", why.value))))
-    told = _FAULTS[why.fault].format(value=why.value, expected=why.expected)
+    told = _FAULTS[why.fault].format(
+        value=why.value, expected=why.expected, least=why.least, most=why.most
+    )
     if why.fault in (lib.SHMPOOL_FAULT_VERSION, lib.SHMPOOL_FAULT_LAYOUT):
         return f"{told}: use the version of shmpool that made it, or unlink it and create it again"
     return told + _MAKE_AGAIN

@@ -165,7 +165,7 @@ class View:
         names = {number: stats.name for number, stats in self._numbered().items()}
         for number, name in names.items():
             if name == queue:
-                n, size = min(n, QUEUE_MAX), min(size, self.geometry.buffer_size)
+                n, size = min(n, QUEUE_MAX), min(size, self.geometry.room)
                 return self._whole(read_messages(self._number, number, names, n, size))
         raise errors.QueueNotFound(
             f"queue {queue!r} of pool {self.name!r}: there is no such queue; shmpool describe "

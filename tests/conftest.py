@@ -16,6 +16,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import processor_time
 import pytest
 
 import shmpool
+import shmpool.mp.program
 import shmpool.pruning
 
 collect_ignore = ["fuzz_wire.py"]  # not a test: it needs a library that only `make fuzz` installs
@@ -500,6 +502,39 @@ def start_daemon(tmp_path: Path, new_name: Callable[[], str]) -> Iterator[StartD
     for daemon in made:
         daemon.close()
     assert [] == [error for daemon in made for error in daemon.asyncio_errors()]
+
+
+METHODS = ("fork", "spawn", "forkserver")
+Begin = Callable[..., BaseProcess]
+
+
+@pytest.fixture(params=METHODS)
+def context(request: pytest.FixtureRequest) -> shmpool.mp.Context:
+    """A context of each start method, with shmpool's queues."""
+    return shmpool.get_context(request.param)
+
+
+@pytest.fixture
+def own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives the queues of the test memory of their own."""
+    monkeypatch.setattr(shmpool.mp.program, "_current", None)
+    monkeypatch.setattr(shmpool.mp.program, "_idle", {})
+
+
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    """begin(context, target, *args): starts a process, which is killed at the end of the test."""
+    begun: list[BaseProcess] = []
+
+    def begin(context: Any, target: Callable[..., object], *args: object) -> BaseProcess:
+        begun.append(context.Process(target=target, args=args))
+        begun[-1].start()
+        return begun[-1]
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.join()
 
 
 @pytest.fixture

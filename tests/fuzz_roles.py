@@ -173,9 +173,11 @@ class Worker:
         single = [what for what in held if isinstance(what, shmpool.Buffer)]
         wait = chance.choice((0, 0, WAIT_S))
         queue = chance.choice(self.queues) if self.queues else None
+        most = chance.choice(pool.geometry.sizes).buffer_size - pool.headroom
+        size = chance.randrange(most + 1)
         calls: dict[str, Callable[[], object]] = {
-            "alloc": lambda: held.append(pool.alloc(timeout=wait)),
-            "alloc_many": lambda: held.append(pool.alloc_many(chance.randrange(1, 70), wait)),
+            "alloc": lambda: held.append(pool.alloc(timeout=wait, size=size)),
+            "alloc_many": lambda: held.append(pool.alloc_many(chance.randrange(1, 70), wait, size)),
             "free": lambda: held and held.pop(chance.randrange(len(held))).free(),
             "use": lambda: held and self._use(chance.choice(held), chance),
             "queue": lambda: pool.queue(chance.choice(("q0", "q1", "q2"))),
@@ -195,13 +197,15 @@ class Worker:
             calls |= {
                 "put": lambda: single and queue.put(single.pop(), timeout=wait),
                 "get": lambda: held.append(queue.get(timeout=wait)),
-                "send": lambda: queue.send(chance.randbytes(40), timeout=wait),
+                "send": lambda: queue.send(chance.randbytes(size), timeout=wait),
                 "recv": lambda: queue.recv(timeout=wait),
-                "send_many": lambda: queue.send_many([b"a" * 30] * chance.randrange(1, 40), wait),
+                "send_many": lambda: queue.send_many(
+                    [b"a" * chance.choice((30, size)) for _ in range(chance.randrange(1, 40))], wait
+                ),
                 "recv_many": lambda: queue.recv_many(chance.randrange(1, 40), timeout=wait),
                 "get_many": lambda: held.append(queue.get_many(chance.randrange(1, 70), wait)),
                 "put_many": lambda: queue.put_many(
-                    pool.alloc_many(chance.randrange(1, 9), 0), wait
+                    pool.alloc_many(chance.randrange(1, 9), 0, size), wait
                 ),
                 "facts": lambda: (len(queue), queue.full(), queue.empty(), queue.dead_letter),
                 "release": queue.release,
@@ -217,7 +221,7 @@ class Worker:
             what.lengths.tolist()
             what.lengths = chance.randrange(64)
             return
-        what.write(chance.randbytes(chance.randrange(64)))
+        what.write(chance.randbytes(chance.randrange(chance.choice((64, len(what.data) + 1)))))
         bytes(what), what.mark, what.timestamp, what.redelivered
         what.headroom = chance.randrange(9)
         what.length = chance.randrange(50)

@@ -37,7 +37,7 @@ from typing import Any
 
 import shmpool
 from tests.fuzz_roles import CALL_S, HANG_S, processor_time
-from tests.fuzz_words import Row, Segment, Word
+from tests.fuzz_words import Row, Segment, SizeClass, Word
 
 ROUND_TRIALS = 10
 CRAFTED = ("nowhere", "stale", "queues", "dead", "full")
@@ -47,11 +47,17 @@ WORKERS = 2
 GROWN = 64 << 20  # bytes by which the memory of a process may grow
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("ls", "describe", "stats", "audit", "members", "holders", "doctor", "recover")
-POOL = {"buffer_size": 64, "headroom": 8, "capacity": 64, "members": 6, "queues": 4}
-POOLS: tuple[tuple[int, dict[str, int]], ...] = (  # how often, and what
+POOL: dict[str, Any] = {"buffer_size": 64, "headroom": 8, "capacity": 64, "members": 6, "queues": 4}
+SIZES = {"buffer_size": [64, 256, 4096], "capacity": [64, 64, 16]}
+EIGHT = {"buffer_size": [64 << k for k in range(8)], "capacity": [64, 32, 16, 16, 8, 4, 2, 2]}
+POOLS: tuple[tuple[int, dict[str, Any]], ...] = (  # how often, and what
     (10, POOL),
     (10, POOL | {"prealloc": 32, "capacity": 256, "cache_size": 16, "bulk": 16}),
     (10, POOL | {"prealloc": 1024, "capacity": 1024, "cache_size": 64, "buffer_size": 256}),
+    (10, POOL | SIZES),
+    (8, POOL | SIZES | {"prealloc": [0, 64, 4], "cache_size": [0, 32, 16], "bulk": 16}),
+    (4, POOL | EIGHT | {"queues": 1016}),
+    (3, POOL | {"buffer_size": [64, 128], "capacity": 65536, "prealloc": [65536, 0]}),
     (3, POOL | {"prealloc": 100, "capacity": 1024, "members": 4095, "queues": 1023}),
     (3, POOL | {"prealloc": 65536, "capacity": 65536, "members": 256}),
     (1, POOL | {"capacity": 1 << 21, "members": 256, "bulk": 16, "refill_multiplier": 1}),
@@ -248,7 +254,8 @@ def flip(segment: Segment, chance: random.Random) -> Trial:
 def punch(segment: Segment, chance: random.Random) -> Trial:
     """Makes a hole of some pages, which read as zeros."""
     at = chance.randrange(0, segment.size, 4096)
-    at = chance.choice((at, segment.free_ring.offset, segment.buffers[0].offset // 4096 * 4096))
+    one = chance.choice(segment.classes)
+    at = chance.choice((at, one.free_ring.offset, one.buffers[0].offset // 4096 * 4096))
     length = 4096 * chance.choice((1, 1, 4, 1000))
     libc = ctypes.CDLL(None)
     libc.fallocate(segment.fd, 3, ctypes.c_long(at), ctypes.c_long(length))
@@ -256,35 +263,45 @@ def punch(segment: Segment, chance: random.Random) -> Trial:
 
 
 def craft(segment: Segment, crafted: Sequence[str], chance: random.Random) -> Trial:
-    """Writes what a careful attacker would: the longest possible walks."""
-    n, lap = segment.capacity, 2 * segment.capacity
+    """Writes what a careful attacker would: the longest possible walks, in every size class."""
     what = chance.choice(crafted)
     if what == "nowhere":  # all positions are wrong, all members are in an operation
         segment.fill("buffer.owner", lambda i: 1 << 63 | 5)
         segment.fill("member.op", lambda i: 7 << 29 | 3 << 12 | 5 << 2 | 1)
-    elif what == "stale":  # everything exists, and every free buffer may be out of the free ring
-        segment.fill("extent", lambda i: 2**64 - 1)
-        segment.fill("free ring", lambda i: n << 25 | i * 0x9E3779B1 % n)
-        segment.write(segment.named("shared.bypassed"), lap)
-        segment.write(segment.named("queue.queue.cons"), n)
-        segment.write(segment.named("queue.queue.prod"), lap)
     elif what == "queues":  # as many queues as possible, all full
+        rooms = {one.slot: one.capacity for one in segment.classes}
         segment.fill("queue.state", lambda i: 2**64 - 1)
-        segment.fill("queue.queue.capacity", lambda i: 65536 if i else n)
+        segment.fill("queue.queue.capacity", lambda i: rooms.get(i, 65536))
         segment.fill("queue.queue.prod", lambda i: 1 << 40)
         segment.fill("queue.queue.cons", lambda i: (1 << 40) - 65536)
+    for one in segment.classes:
+        craft_class(segment, what, chance, one)
+    return Trial(f"crafted: {what}")
+
+
+def craft_class(segment: Segment, what: str, chance: random.Random, one: SizeClass) -> None:
+    n, lap = one.capacity, 2 * one.capacity
+    if what == "stale":  # everything exists, and every free buffer may be out of the free ring
+        segment.fill("extent", lambda i: 2**64 - 1, one)
+        segment.fill("free ring", lambda i: n << 25 | one.first + i * 0x9E3779B1 % n, one)
+        segment.write(segment.named("shared.bypassed", one), lap)
+        segment.write(segment.named("queue.queue.cons", one), n)
+        segment.write(segment.named("queue.queue.prod", one), lap)
     elif what == "dead":  # all members but one are dead, and had reserved the same positions
         count, first = min(n, (1 << 17) - 1), 2 * lap
-        segment.fill("free ring", lambda i: (first - n) << 25)
-        segment.fill("buffer.owner", lambda i: 1 << 63 | first + i % count)
-        segment.fill("member.op", lambda i: first << 29 | count << 12 | 1)
-        segment.fill("member.identity", lambda i: (1 << 62 | 4194300 << 40 | 12345 + i) * (i > 1))
-        segment.write(segment.named("queue.queue.cons"), first)
-        segment.write(segment.named("queue.queue.prod"), first + count)
-    else:  # the ring of free buffers has no room
-        segment.write(segment.named("queue.queue.prod"), chance.choice((1 << 63, lap + 1)))
-        segment.write(segment.named("queue.queue.limit"), 0)
-    return Trial(f"crafted: {what}")
+        transit, reserved = 1 << 63 | one.slot << 53, count << 12 | one.slot << 2 | 1
+        segment.fill("free ring", lambda i: (first - n) << 25, one)
+        segment.fill("buffer.owner", lambda i: transit | first + i % count, one)
+        segment.fill("member.op", lambda i: first << 29 | reserved, one)
+        segment.fill(
+            "member.identity", lambda i: (1 << 62 | 4194300 << 40 | 12345 + i) * (i > 1), one
+        )
+        segment.write(segment.named("queue.queue.cons", one), first)
+        segment.write(segment.named("queue.queue.prod", one), first + count)
+    elif what == "full":  # the ring of free buffers has no room
+        prod = chance.choice((1 << 63, lap + 1))
+        segment.write(segment.named("queue.queue.prod", one), prod)
+        segment.write(segment.named("queue.queue.limit", one), 0)
 
 
 KINDS: tuple[tuple[int, Callable[[Segment, random.Random], Trial] | None], ...] = (
@@ -329,7 +346,7 @@ class Fuzz:
         """Creates a pool with queues."""
         options = chance.choices([o for _, o in POOLS], [often for often, _ in POOLS])[0]
         name = f"{self._prefix}{number}"
-        pool = shmpool.Pool.create(name, **options)  # type: ignore[arg-type]
+        pool = shmpool.Pool.create(name, **options)
         try:
             pool.create_queue("q0", capacity=16)
             pool.create_queue("q1", capacity=8, producers="single", consumers="single")

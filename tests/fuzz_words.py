@@ -15,13 +15,26 @@ import cffi
 
 NATIVE = Path(__file__).resolve().parent.parent / "shmpool" / "native"
 STRUCTS = ("segment_header", "member", "pool_shared", "alf_queue", "queue_slot", "buffer")
-SHARED_OFFSET = 256
+CACHE_LINE = 64
 RING_SLOTS = 65536  # addresses of each queue's ring
 ALL_ONES = 2**64 - 1
 
 
 def _without_comments(text: str) -> str:
     return re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
+def _rounded(n: int, to: int) -> int:
+    return -(-n // to) * to
+
+
+def _shared_offset() -> int:
+    text = (NATIVE / "layout.h").read_text()
+    (lines,) = re.findall(r"#define SHARED_OFFSET \((\d+) \* CACHE_LINE\)", text)
+    return int(lines) * CACHE_LINE
+
+
+SHARED_OFFSET = _shared_offset()
 
 
 @functools.cache
@@ -89,6 +102,11 @@ def _fields(struct: str) -> Iterator[tuple[str, int, int]]:
         elif kind.kind == "struct":
             for inner, offset, width in _fields(kind.cname.removeprefix("struct ")):
                 yield f"{name}.{inner}", at + offset, width
+        elif kind.kind == "array" and kind.item.kind == "struct":
+            for i in range(kind.length):
+                for inner, offset, width in _fields(kind.item.cname.removeprefix("struct ")):
+                    start = at + i * layout().sizeof(kind.item)
+                    yield f"{name}[{i}].{inner}", start + offset, width
         elif kind.kind == "array":
             width = layout().sizeof(kind.item)
             for i in range(kind.length or 0):
@@ -97,49 +115,92 @@ def _fields(struct: str) -> Iterator[tuple[str, int, int]]:
             yield name, at, layout().sizeof(kind)
 
 
+@dataclass(frozen=True)
+class SizeClass:
+    """The words of one size class."""
+
+    first: int  # index of its first buffer
+    capacity: int
+    slot: int  # the queue slot that is its free ring
+    shared: list[Word]
+    members: list[Row]  # of each member the block of this class
+    caches: list[Row]
+    extents: Row
+    free_ring: Row
+    buffers: list[Row]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [*self.members, *self.buffers, self.extents, self.free_ring]
+
+
 class Segment:
-    """A pool's file, and every word in it."""
+    """A pool's file, and every word in it. Words of all size classes have the same names."""
 
     def __init__(self, path: str) -> None:
         self.fd = os.open(path, os.O_RDWR)
         self.size = os.fstat(self.fd).st_size
         self.map = mmap.mmap(self.fd, self.size)
-        ffi = layout()
         at = {name: offset for name, offset, _ in _fields("segment_header")}
         word = {name: self._read(offset, 8) for name, offset in at.items()}
-        member, queue, buffer = (
-            ffi.sizeof(f"struct {name}") for name in ("member", "queue_slot", "buffer")
-        )
-        members = (word["queues_offset"] - word["members_offset"]) // word["member_stride"]
-        queues = word["max_queues"] + 1
-        self.capacity = word["capacity"]
         self.header = [Word(f"header.{n}", o, w) for n, o, w in _fields("segment_header")]
-        self.shared = [
-            Word(f"shared.{n}", SHARED_OFFSET + o, w) for n, o, w in _fields("pool_shared")
-        ]
-        stride = word["member_stride"]
-        self.members = [
-            Row(f"member.{n}", word["members_offset"] + o, stride, members, w)
-            for n, o, w in _fields("member")
-        ]
-        self.caches = [
-            Row(f"member.cache.{i}", word["members_offset"] + member + 8 * i, stride, members, 8)
-            for i in range(word["cache_size"])
-        ]
+        self.classes = list(self._classes(word))
+        self.capacity = sum(one.capacity for one in self.classes)
+        self.shared = [word for one in self.classes for word in one.shared]
+        self.members = [row for one in self.classes for row in one.members]
+        self.caches = [row for one in self.classes for row in one.caches]
+        self.buffers = [row for one in self.classes for row in one.buffers]
+        named, queue = word["max_queues"], layout().sizeof("struct queue_slot")
         self.queues = [
-            Row(f"queue.{n}", word["queues_offset"] + o, queue, queues, w)
+            Row(f"queue.{n}", word["queues_offset"] + o, queue, named + len(self.classes), w)
             for n, o, w in _fields("queue_slot")
         ]
-        self.extents = Row("extent", word["extents_offset"], 8, word["extents"], 8)
-        self.free_ring = Row("free ring", word["free_ring_offset"], 8, self.capacity, 8)
         self.rings = [
             Row(f"ring.{i}", word["rings_offset"] + (i - 1) * RING_SLOTS * 8, 8, 16, 8)
-            for i in range(1, queues)
+            for i in range(1, named + 1)
         ]
-        self.buffers = [
-            Row(f"buffer.{n}", word["headers_offset"] + o, buffer, self.capacity, w)
-            for n, o, w in _fields("buffer")
-        ]
+
+    def _classes(self, word: dict[str, int]) -> Iterator[SizeClass]:
+        """Yields each size class: its parts lie in the order of the classes."""
+        ffi = layout()
+        member, buffer, shared = (
+            ffi.sizeof(f"struct {name}") for name in ("member", "buffer", "pool_shared")
+        )
+        stride, first, block = word["member_stride"], 0, word["members_offset"]
+        members = (word["queues_offset"] - block) // stride
+        extents_at, ring_at = word["extents_offset"], word["free_ring_offset"]
+        for k in range(word["classes"]):
+            of = {name: word[f"class[{k}].{name}"] for name, _, _ in _fields("segment_class")}
+            capacity, each = of["capacity"], of["extent_buffers"]
+            extents = -(-(capacity - of["prealloc"]) // each)
+            headers = word["headers_offset"] + first * buffer
+            yield SizeClass(
+                first,
+                capacity,
+                word["max_queues"] + k if k else 0,
+                [
+                    Word(f"shared.{n}", SHARED_OFFSET + k * shared + o, w)
+                    for n, o, w in _fields("pool_shared")
+                ],
+                [
+                    Row(f"member.{n}", block + o, stride, members, w)
+                    for n, o, w in _fields("member")
+                ],
+                [
+                    Row(f"member.cache.{i}", block + member + 8 * i, stride, members, 8)
+                    for i in range(of["cache_size"])
+                ],
+                Row("extent", extents_at, 8, extents, 8),
+                Row("free ring", ring_at, 8, capacity, 8),
+                [
+                    Row(f"buffer.{n}", headers + o, buffer, capacity, w)
+                    for n, o, w in _fields("buffer")
+                ],
+            )
+            block = _rounded(block + member + 8 * of["cache_size"], 64)
+            extents_at += 8 * extents
+            ring_at = _rounded(ring_at + 8 * capacity, mmap.PAGESIZE)
+            first += capacity
 
     def _read(self, offset: int, width: int) -> int:
         return int.from_bytes(self.map[offset : offset + width], "little")
@@ -159,11 +220,11 @@ class Segment:
             lambda: chance.choice(self.queues),
             lambda: chance.choice([r for r in self.queues if r.width > 1]),
             lambda: chance.choice([r for r in self.queues if r.width > 1]),
-            lambda: self.extents,
-            lambda: self.free_ring,
+            lambda: chance.choice(self.classes).extents,
+            lambda: chance.choice(self.classes).free_ring,
             lambda: chance.choice(self.rings),
             lambda: chance.choice(self.buffers),
-            lambda: self.buffers[0],
+            lambda: chance.choice(self.classes).buffers[0],
         )
         while True:
             row = chance.choice(kinds)()
@@ -172,18 +233,21 @@ class Segment:
 
     def hot(self, chance: random.Random) -> Word:
         """Returns a word that the core decides by, of something that is in use."""
+        one = chance.choice(self.classes)
         rows = [
             (self.queues, "queue.queue.", 4),
             (self.queues, "queue.state", 4),
-            (self.members, "member.", 4),
-            (self.buffers, "buffer.", 20),
-            ([self.free_ring], "free ring", 40),
-            ([self.extents], "extent", 8),
+            (one.members, "member.", 4),
+            (one.buffers, "buffer.", 20),
+            ([one.free_ring], "free ring", 40),
+            ([one.extents], "extent", 8),
         ]
         found, prefix, most = chance.choice(rows)
         row = chance.choice([r for r in found if r.name.startswith(prefix)] + found[:1])
         if "counters" in row.name or "base" in row.name or not row.count:
             return self.hot(chance)
+        if row in self.queues and chance.random() < 0.3:
+            return row.word(one.slot)
         return row.word(chance.randrange(min(most, row.count)))
 
     def word(self, chance: random.Random) -> Word:
@@ -196,7 +260,8 @@ class Segment:
 
     def value(self, chance: random.Random, word: Word) -> int:
         """Returns a value that a faulty or hostile process may write there."""
-        now = self.read(word)
+        now, one = self.read(word), chance.choice(self.classes)
+        border = chance.choice((one.first, one.first + one.capacity))
         other = self.read(Word("", self.word(chance).offset // 8 * 8, word.width))
         found = chance.choice(
             (
@@ -206,8 +271,8 @@ class Segment:
                 now - 1,
                 now ^ 1 << chance.randrange(8 * word.width),
                 now ^ 1 << chance.randrange(8 * word.width),
-                now + self.capacity,
-                now - self.capacity,
+                now + border,
+                now - border,
                 now << 1,
                 other,
                 other,
@@ -219,27 +284,35 @@ class Segment:
                 1 << 62 | chance.getrandbits(62),
                 1 << 31,
                 chance.randrange(1, 9),
-                self.capacity,
+                border,
+                one.slot,
             )
         )
         return found % (1 << 8 * word.width)
 
-    def named(self, name: str) -> Word:
-        """Returns the word of that name: of the header, of the pool, or of the first of many."""
-        rows = [row.word(0) for row in (*self.members, *self.queues, *self.buffers)]
-        return next(
-            word
-            for word in (*self.header, *self.shared, *rows)
-            if word.name in (name, f"{name}[0]")
-        )
+    def named(self, name: str, one: SizeClass | None = None) -> Word:
+        """Returns the word of that name: of the header, of the pool, or of the first of many.
 
-    def fill(self, name: str, value: Callable[[int], int]) -> None:
-        """Overwrites a word of every member, queue, buffer or slot with value(its number)."""
-        every = [*self.members, *self.queues, *self.buffers, self.extents, self.free_ring]
-        (row,) = [row for row in every if row.name == name]
-        words = [value(i) % (1 << 8 * row.width) for i in range(row.count)]
-        for i, word in enumerate(words):
-            self.write(row.word(i), word)
+        With a size class: that of the class, or of its free ring.
+        """
+        of = one or self.classes[0]
+        words = [*self.header, *of.shared]
+        words += [row.word(of.slot) for row in self.queues]
+        words += [row.word(0) for row in of.rows]
+        names = (name, f"{name}[{of.slot}]", f"{name}[0]")
+        return next(word for word in words if word.name in names)
+
+    def fill(self, name: str, value: Callable[[int], int], one: SizeClass | None = None) -> None:
+        """Overwrites a word of every member, queue, buffer or slot with value(its number).
+
+        With a size class: only that of the class.
+        """
+        every = [*self.queues, *(row for of in self.classes for row in of.rows)]
+        for row in every if one is None else one.rows:
+            if row.name == name:
+                words = [value(i) % (1 << 8 * row.width) for i in range(row.count)]
+                for i, word in enumerate(words):
+                    self.write(row.word(i), word)
 
     def close(self) -> None:
         self.map.close()

@@ -3,11 +3,12 @@
 
     python -m tests.storm --kills 100000 --seed 7
 
-It runs in rounds of ROUND_KILLS kills, each with a pool of its own. In a round every worker that
-dies is replaced at once. The driver, which is never killed, audits. It recovers after each kill,
-except with --nobody-recovers: then the survivors must recover when they are blocked. At the end of
-a round the workers stop by themselves, the queues are drained, and storm_ledger.py checks the logs
-of all workers. The queues:
+It runs in rounds of ROUND_KILLS kills. Each has a pool of its own, of one size class or of several,
+with packets for each of them. In a round every worker that dies is replaced at once. The driver,
+which is never killed, audits. It recovers after each kill, except with --nobody-recovers: then the
+survivors must recover when they are blocked. At the end of a round the workers stop by themselves,
+the queues are drained, storm_ledger.py checks the logs of all workers, and each size class must
+have all its buffers. The queues:
 
     0  any producers and consumers, on_death="free"
     1  any producers and consumers, on_death="requeue", a dead-letter queue and max_redeliveries
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from shmpool.geometry import CLASSES_MAX
 from tests.storm_round import SIZES, Figures, Options, Round, StormError
 
 ROUND_KILLS = 500
@@ -45,6 +47,9 @@ def parse() -> tuple[Options, bool]:
     parser.add_argument("--kills", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--size", type=int, default=0, help="of packets; 0: 64 B to 1 MiB in turn")
+    parser.add_argument(
+        "--classes", type=int, default=0, help="size classes; 0: one or several, by round"
+    )
     parser.add_argument("--workers", type=int, default=8, help="at least 6")
     parser.add_argument("--nobody-recovers", action="store_true", help="but the survivors")
     parser.add_argument("--recover-every", type=int, default=1, help="strikes, of one kill or some")
@@ -54,8 +59,16 @@ def parse() -> tuple[Options, bool]:
         parser.error("--workers is at least 6")
     if args.size and args.size < SIZES[0]:
         parser.error(f"--size is at least {SIZES[0]}")
+    if not 0 <= args.classes <= CLASSES_MAX:
+        parser.error(f"--classes is at most {CLASSES_MAX}")
     return Options(
-        args.kills, args.seed, args.size, args.workers, args.nobody_recovers, args.recover_every
+        args.kills,
+        args.seed,
+        args.size,
+        args.workers,
+        args.nobody_recovers,
+        args.recover_every,
+        args.classes,
     ), args.json
 
 

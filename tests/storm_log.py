@@ -108,9 +108,10 @@ def stamp_of(life: int, sequence: int) -> int:
 class Packets:
     """Payloads of the sizes of one run, with checksums, made before the workers are forked."""
 
-    def __init__(self, size: int) -> None:
-        sizes = sorted({size, max(SMALLEST, size * 2 // 3)})
-        self.size = size
+    def __init__(self, rooms: list[int]) -> None:
+        """rooms is the size of the buffers of each class: packets fill them, or two thirds."""
+        sizes = sorted({n for room in rooms for n in (room, max(SMALLEST, room * 2 // 3))})
+        self.rooms, self.size = rooms, rooms[-1]
         self.packets = []
         for n in sizes:
             for _ in range(4):

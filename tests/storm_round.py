@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One round of the storm (storm.py): a pool, its workers, the signals they get, and the checks."""
 
+import contextlib
 import gc
 import os
 import random
@@ -20,6 +21,7 @@ CALM_KILLS = 125  # kills between two checks that every queue still moves
 HANG_S = 60.0  # a guard against hangs, not a measurement
 PAUSE_S = 0.001  # between two signals, on average
 STOPPED_MAX = 2
+CLASSES_MOST = 4
 HUNT = 6  # attempts to find a worker in the middle of a transfer, before any worker is chosen
 QUEUE_CAPACITY = 64
 MAX_REDELIVERIES = 2
@@ -44,6 +46,13 @@ ROLES = (
 )
 
 
+def rooms(size: int, classes: int) -> list[int]:
+    """Returns the sizes of the buffers of each class, of which the largest has size bytes. Those of
+    64 bytes cannot be divided: the others are larger."""
+    sizes = [max(SIZES[0], size >> 2 * k) for k in reversed(range(classes))]
+    return sizes if len(set(sizes)) == classes else [SIZES[0] * (k + 1) for k in range(classes)]
+
+
 class StormError(Exception):
     """Something was lost, doubled, blocked, or not counted."""
 
@@ -56,6 +65,7 @@ class Options:
     workers: int
     nobody_recovers: bool
     recover_every: int
+    classes: int = 0  # 0: one in about half of the rounds, else 2 to CLASSES_MOST
 
 
 @dataclass
@@ -84,7 +94,9 @@ class Round:
     def __init__(self, options: Options, number: int, kills: int, figures: Figures) -> None:
         self.options, self.kills, self.figures = options, kills, figures
         self.rng = random.Random(f"{options.seed}/{number}")
-        self.packets = Packets(options.size or SIZES[number % len(SIZES)])
+        size, several = options.size or SIZES[number % len(SIZES)], self.rng.random() < 0.5
+        classes = options.classes or (self.rng.randint(2, CLASSES_MOST) if several else 1)
+        self.packets = Packets(rooms(size, classes))
         self.pool = self.make_pool(number)
         self.queues, self.letters = self.make_queues()
         self.ledger = Ledger(
@@ -104,10 +116,10 @@ class Round:
         capacity = 2 * QUEUE_CAPACITY if self.packets.size > 65536 else 4 * QUEUE_CAPACITY
         pool = shmpool.Pool.create(
             name,
-            buffer_size=self.packets.size,
+            buffer_size=self.packets.rooms,
             capacity=capacity,
             bulk=16,
-            cache_size=self.rng.choice((0, 0, 16, 32)),
+            cache_size=[self.rng.choice((0, 0, 16, 32)) for _ in self.packets.rooms],
             refill_multiplier=1,
             members=2 * self.options.workers + 2,
             queues=8,
@@ -390,6 +402,7 @@ class Round:
         audit, stats, members = self.pool.audit(), self.pool.stats(), self.pool.members()
         free = (audit.ok, audit.free + audit.cached, audit.held)
         self.check(free == (True, stats.created, {}), "not everything is free")
+        self.check_classes(stats)
         self.check([m.pid for m in members] == [os.getpid()], f"members are left: {members}")
         self.check(stats.recovered <= self.kills, "more deaths than kills")
         self.ledger.settle()
@@ -399,6 +412,23 @@ class Round:
         self.figures.counts["could be lost"] += sum(self.ledger.may_be_lost.values())
         self.figures.counts["deaths"] += stats.recovered
         self.figures.counts["lives"] += self.lives
+        self.figures.counts["rounds of several classes"] += len(stats.sizes) > 1
+
+    def check_classes(self, stats: shmpool.Stats) -> None:
+        """Each class was used, has all its buffers back, and only those: it can give out as many
+        as its capacity, each of its size."""
+        held = []
+        for size in reversed(stats.sizes):
+            used = size.created or self.kills < CALM_KILLS
+            self.check(used, f"no packet of {size.buffer_size} bytes was sent")
+            back = size.free + size.cached
+            self.check(size.created == back, f"{size} has not all its buffers")
+            for _ in range(size.capacity):
+                held.append(self.pool.alloc(timeout=0, size=size.buffer_size))
+                self.check(len(held[-1].data) == size.buffer_size, f"{held[-1]} of {size}")
+        with contextlib.suppress(shmpool.PoolExhausted):
+            held.append(self.pool.alloc(timeout=0))
+        self.check(len(held) == stats.capacity, f"{len(held)} of {stats.capacity} buffers")
 
     def drain(self) -> None:
         for number, queue in enumerate(self.queues):

@@ -135,31 +135,41 @@ class Worker:
                 queue, len(many), Kind.PUTTING, lambda: q.send_many(many, timeout=self.patience())
             )
         elif how == 2:
+            packet = self.packet(queue)
             self.doing(Doing.ALLOC)
-            buf = self.pool.alloc(timeout=self.patience())
+            buf = self.pool.alloc(timeout=self.patience(), size=len(packet))
             self.doing(Doing.WRITE)
-            buf.write(self.packet(queue))
+            buf.write(packet)
             self.doing(Doing.PUT, queue)
             if not self.publish(
                 queue, 1, Kind.PUTTING, lambda: q.put(buf, timeout=self.patience())
             ):
                 buf.free()
         elif how == 3:
-            self.doing(Doing.ALLOC_MANY)
-            burst = self.pool.alloc_many(self.few(), timeout=self.patience())
+            many = [bytes(self.packet(queue, i)) for i in range(self.few())]
+            burst = self.burst_for(many)
             self.doing(Doing.WRITE)
-            for i, buf in enumerate(burst):
-                buf.write(self.packet(queue, i))
+            for buf, packet in zip(burst, many, strict=True):
+                buf.write(packet)
             self.put_burst(burst, queue, Kind.PUTTING)
         else:
             self.churn()
 
+    def burst_for(self, packets: list[bytes]) -> shmpool.Burst:
+        """Allocates buffers of one size class for these packets, or each of the one that fits."""
+        self.doing(Doing.ALLOC_MANY)
+        if len(self.packets.rooms) > 1 and self.rng.random() < 0.5:
+            sizes = [len(packet) for packet in packets]
+            return self.pool.burst([self.pool.alloc(self.patience(), n) for n in sizes])
+        return self.pool.alloc_many(len(packets), self.patience(), max(map(len, packets)))
+
     def churn(self) -> None:
-        """Keeps the ring of free buffers busy. Nearly all of this is native code."""
+        """Keeps the rings of free buffers busy. Nearly all of this is native code."""
         for _ in range(self.rng.randrange(48)):
             self.doing(Doing.ALLOC_MANY)
             with contextlib.suppress(shmpool.PoolExhausted):
-                burst = self.pool.alloc_many(2 * self.most, timeout=0)
+                size = self.rng.choice(self.packets.rooms)
+                burst = self.pool.alloc_many(2 * self.most, timeout=0, size=size)
                 self.doing(Doing.FREE_MANY)
                 burst.free()
 

@@ -154,7 +154,7 @@ def test_reading_allocates_no_memory(make_pool: MakePool, craft: Craft) -> None:
     """
     pool = make_pool(buffer_size=64, capacity=1 << 20, bulk=16, refill_multiplier=1)
     segment = craft(pool)
-    fill(segment, segment.extents, 2**64 - 1)
+    fill(segment, segment.classes[0].extents, 2**64 - 1)
     segment.write(segment.named("shared.bypassed"), 2 << 20)
     segment.write(segment.named("queue.queue.prod"), 2 << 20)
     before = reserved(pool)
@@ -174,7 +174,7 @@ def test_a_hole_in_the_free_ring(make_pool: MakePool, craft: Craft) -> None:
     """The same if the free ring itself is a hole."""
     pool = make_pool(buffer_size=64, capacity=1 << 22, cache_size=0)
     segment = craft(pool)
-    ring = segment.free_ring
+    ring = segment.classes[0].free_ring
     hole = (ctypes.c_long(ring.offset), ctypes.c_long(8 * ring.count))
     keep_size_and_punch = 3
     assert 0 == ctypes.CDLL(None).fallocate(segment.fd, keep_size_and_punch, *hole)

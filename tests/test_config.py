@@ -50,6 +50,7 @@ def test_an_empty_file() -> None:
 
 
 HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
+SIZES = "[pools.rx]\nbuffer_size = [64, 4096]\ncapacity = [64, 16]\n"
 
 
 @pytest.mark.parametrize(
@@ -124,9 +125,9 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         (HEAD + f"held_s = {'9' * 400}\n", 4, ["held_s", "too large"]),
         (HEAD + f"buffer_size.x = {'9' * 400}\n", 4, ["buffer_size"]),
         (
-            HEAD + "[pools.rx.queue.q]\ncapacity = 4\nmax_redeliveries = 4294967296\n",
+            HEAD + "[pools.rx.queue.q]\ncapacity = 4\nmax_redeliveries = 65536\n",
             6,
-            ["max_redeliveries = 4294967296", "4294967295"],
+            ["max_redeliveries = 65536", "65535"],
         ),
         (
             HEAD + '[pools.rx.queue.q]\ncapacity=4\non_death="requeue"\nproducers="single"\n',
@@ -144,6 +145,14 @@ HEAD = "[pools.rx]\nbuffer_size = 64\ncapacity = 64\n"
         (HEAD + "queue_full_s = inf\n", 4, ["queue_full_s = inf", "from 0"]),
         (HEAD + "low_water = 65\n", 4, ["low_water = 65", "capacity, 64"]),
         (HEAD + "trim_to = 65\n", 4, ["trim_to = 65", "capacity, 64"]),
+        (SIZES + "low_water = 81\n", 4, ["low_water = 81", "capacity, 80"]),
+        (SIZES + "prealloc = [8, 32]\n", 4, ["prealloc = [8, 32]", "prealloc[1] is 32", "16"]),
+        (SIZES + "prealloc = [8]\n", 4, ["prealloc = [8]", "one number, or 2"]),
+        (SIZES + "bulk = [16, 16]\n", 4, ["bulk = [16, 16]", "an integer"]),
+        (SIZES + "queues = 1023\n", 4, ["queues = 1023", "buffer_size has 2 values"]),
+        (HEAD.replace("64", "[64]", 1) + "prealloc = [8, 8]\n", 4, ["one number"]),
+        ("[pools.rx]\nbuffer_size = []\ncapacity = 64\n", 2, ["from 1 to 8 values"]),
+        ("[pools.rx]\nbuffer_size = [64, 1.5]\ncapacity = 64\n", 2, ["buffer_size.1", "integer"]),
         (
             HEAD + "queues = 1\nqueue.a.capacity = 4\nqueue.b.capacity = 4\n",
             6,

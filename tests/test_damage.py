@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import MakePool
@@ -13,8 +14,11 @@ import shmpool
 import shmpool.segment
 from shmpool._ffi import ffi, lib
 from shmpool.view import View
+from tests.fuzz_words import SHARED_OFFSET, Segment
 
 SMALL = {"members": 4, "queues": 1, "prealloc": 64}
+SEVERAL = {"buffer_size": [64, 256, 4096], "capacity": 64, "prealloc": 4}  # size classes
+CLASSES = pytest.mark.parametrize("classes", [{}, SEVERAL], ids=["one class", "three classes"])
 
 
 def segment(name: str) -> Path:
@@ -94,10 +98,13 @@ def test_foreign_headers(make_pool: MakePool, pool_name: str, offset: int, what:
         shmpool.Pool.attach(pool_name)
 
 
-def test_every_byte_of_the_header(make_pool: MakePool, pool_name: str) -> None:
+@CLASSES
+def test_every_byte_of_the_header(
+    make_pool: MakePool, pool_name: str, classes: dict[str, Any]
+) -> None:
     """No byte of the header can change unnoticed: the checksum covers what no other check does."""
-    whole = bytearray(segment(make_pool(**SMALL, headroom=8).name).read_bytes())
-    used = max(at for at in range(256) if whole[at]) + 1
+    whole = bytearray(segment(make_pool(**SMALL | classes, headroom=8).name).read_bytes())
+    used = max(at for at in range(SHARED_OFFSET) if whole[at]) + 1
     for at in range(used):
         for bit in (0x01, 0x80):
             whole[at] ^= bit
@@ -127,7 +134,7 @@ CHANGED_WORDS = """
         pool.alloc_many(8, timeout=0).free()
         pool.audit(), pool.stats(), pool.members()
 
-    for offset in range(0, 256, 8):
+    for offset in range(0, int(sys.argv[3]), 8):
         (word,) = struct.unpack_from("<Q", whole, offset)
         for value in (
             0, 1, word ^ 1, word + 1, word - 1, word * 2, word ^ 2**32, word ^ 2**63,
@@ -149,14 +156,28 @@ CHANGED_WORDS = """
 """
 
 
+@CLASSES
 def test_every_word_of_the_header(
-    make_pool: MakePool, pool_name: str, run: Callable[..., str]
+    make_pool: MakePool, pool_name: str, run: Callable[..., str], classes: dict[str, Any]
 ) -> None:
     """With any word of the header changed attach refuses the pool, or the pool can be used
     safely."""
-    pool = make_pool(**SMALL, buffer_size=64)
+    pool = make_pool(**SMALL | {"buffer_size": 64} | classes)
     pool.create_queue("q", capacity=8)
-    assert int(run(CHANGED_WORDS, pool.name, pool_name)) > 200
+    assert int(run(CHANGED_WORDS, pool.name, pool_name, SHARED_OFFSET)) > 200
+
+
+@pytest.mark.parametrize("number", [9, 2**32, 2**63, 2**64 - 1])
+def test_a_damaged_number_of_size_classes(make_pool: MakePool, number: int) -> None:
+    """It is SegmentInvalid that says how many there can be."""
+    name = make_pool(**SMALL | SEVERAL).name
+    words = Segment(f"/dev/shm/shmpool.{name}")
+    words.write(words.named("header.classes"), number)
+    words.close()
+    said = f"has {number} size classes, .* from 1 to 8"
+    for call in (shmpool.Pool.attach, View):
+        with pytest.raises(shmpool.SegmentInvalid, match=said):
+            call(name)
 
 
 CORRUPT = """
@@ -169,7 +190,8 @@ CORRUPT = """
     for round in range(40):
         name = f"{sys.argv[1]}-{round}"
         pool = shmpool.Pool.create(
-            name, buffer_size=64, capacity=256, prealloc=64, members=8, queues=2
+            name, buffer_size=[64, 256][:1 + round % 2], capacity=256, prealloc=64, members=8,
+            queues=2,
         )
         fd = os.open(f"/dev/shm/shmpool.{name}", os.O_RDWR)
         shmpool.Pool.unlink(name)
@@ -181,13 +203,13 @@ CORRUPT = """
         data = raw.find(b"\\xa5" * 64) if held[0].write(b"\\xa5" * 64) else -1
         data -= data % 4096
         calls = [
-            lambda: held.append(pool.alloc(timeout=0)),
+            lambda: held.append(pool.alloc(timeout=0, size=chance.choice((0, 64, 200)))),
             lambda: held.pop().free(),
             lambda: queue.put(held[-1], timeout=0),
             lambda: other.put(held[-1], timeout=0),
             lambda: held.append(queue.get(timeout=0)),
             lambda: held.append(other.get(timeout=0)),
-            lambda: queue.send(b"x" * 40, timeout=0),
+            lambda: queue.send(b"x" * chance.choice((40, 200)), timeout=0),
             lambda: queue.recv(timeout=0),
             lambda: queue.send_many([b"a", b"bc"] * 5, timeout=0),
             lambda: queue.recv_many(9, timeout=0),
@@ -209,12 +231,12 @@ CORRUPT = """
         whole = chance.random() < 0.3
         for step in range(60):
             n = chance.choice((1, 4, 8, 64, 600))
-            at = chance.randrange(256, 5000 if chance.random() < 0.5 else data - n)
+            at = chance.randrange(int(sys.argv[3]), 5000 if chance.random() < 0.5 else data - n)
             raw[at : at + n] = chance.randbytes(n) if chance.random() < 0.7 else b"\\xff" * n
             for call in chance.sample(calls, 4):
                 try:
                     call()
-                except (shmpool.ShmpoolError, IndexError):
+                except (shmpool.ShmpoolError, IndexError, BufferError):  # BufferError: a chain
                     pass
                 except Exception as error:
                     strange.add(repr(error))
@@ -231,7 +253,7 @@ CORRUPT = """
 def test_corruption_never_crashes(pool_name: str, run: Callable[..., str], seed: int) -> None:
     """Random bytes over rings, headers and caches of a live pool cause exceptions, no crash, no
     hang."""
-    assert "[]\n" == run(CORRUPT, pool_name, seed)
+    assert "[]\n" == run(CORRUPT, pool_name, seed, SHARED_OFFSET)
 
 
 def corrupt(pool: shmpool.Pool, find: bytes, at: int, write: bytes) -> None:

@@ -21,6 +21,7 @@ BUILT_IN = {
     "InvalidArgument": ValueError,
     "LimitReached": Exception,
     "NoArray": TypeError,
+    "ShutDown": Exception,
     "OutOfSharedMemory": MemoryError,
     "PayloadTooLarge": ValueError,
     "PoolClosed": ValueError,

@@ -222,6 +222,30 @@ def test_a_full_dev_shm(run: Callable[..., str], filler: str, least: int) -> Non
     assert "" == run(script, prefix=small_shm("8m"))
 
 
+def test_a_larger_class_where_one_cannot_grow(run: Callable[..., str]) -> None:
+    """Where /dev/shm is full an allocation takes a buffer of a larger class that has memory, and
+    raises OutOfSharedMemory when there is none."""
+    printed = run(
+        """
+        import shmpool
+        pool = shmpool.Pool.create(
+            "sizes", buffer_size=[65536, 131072], capacity=[1024, 2], prealloc=[0, 2], cache_size=0
+        )
+        held = []
+        try:
+            while True:
+                held.append(pool.alloc(timeout=0, size=1))
+        except shmpool.OutOfSharedMemory:
+            print([len(buf.data) for buf in held[-3:]])
+        audit = pool.audit()
+        print(audit.ok, audit.held[0] == len(held) > 60)
+        shmpool.Pool.unlink("sizes")
+        """,
+        prefix=small_shm("8m"),
+    )
+    assert "[65536, 131072, 131072]\nTrue True\n" == printed
+
+
 def test_sizes_against_a_small_dev_shm(run: Callable[..., str]) -> None:
     """The capacity may exceed /dev/shm. The preallocated part must fit, or nothing is left behind.
 

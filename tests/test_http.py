@@ -124,6 +124,31 @@ def test_metrics(start_daemon: StartDaemon, pool_name: str) -> None:
     assert 256 == found["shmpool_buffer_size_bytes", (of,)]
 
 
+def test_metrics_of_size_classes(start_daemon: StartDaemon, pool_name: str) -> None:
+    """Each class of a declared pool has its own samples, labelled with its size; the pool's are
+    their sums."""
+    daemon = start_daemon(
+        f"[pools.{pool_name}]\nbuffer_size = [64, 4096]\ncapacity = [64, 16]\n"
+        "prealloc = [8, 0]\ncache_size = 0\nbulk = 16\nrefill_multiplier = 1\n",
+        *PORT,
+    )
+    with shmpool.Pool.attach(pool_name) as pool, pool.alloc(size=1), pool.alloc(size=65):
+        found = samples(daemon)
+    sums: dict[str, float] = {}
+    for size, states in {
+        "64": {"free": 7, "cached": 0, "in-use": 1, "uncreated": 56},
+        "4096": {"free": 15, "cached": 0, "in-use": 1, "uncreated": 0},
+    }.items():
+        for state, count in states.items():
+            labels = (("buffer_size", size), ("pool", pool_name), ("state", state))
+            assert count == found["shmpool_size_class_buffers", labels]
+            sums[state] = sums.get(state, 0) + count
+    of = ("pool", pool_name)
+    for state, name in {"free": "free", "held": "in-use", "uncreated": "uncreated"}.items():
+        assert sums[name] == found["shmpool_buffers", (of, ("state", state))]
+    assert 4096 == found["shmpool_buffer_size_bytes", (of,)]
+
+
 def test_metrics_of_a_recovery(
     start_daemon: StartDaemon, start: type[Child], eventually: Eventually, pool_name: str
 ) -> None:

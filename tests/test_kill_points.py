@@ -54,11 +54,12 @@ def run(program: Path, *arguments: str) -> str:
     return ran.stdout
 
 
+@pytest.mark.parametrize("classes", ["1", "2"])
 @pytest.mark.parametrize("part", range(PARTS))
-def test_every_operation(part: int, kill_points: Path) -> None:
+def test_every_operation(part: int, classes: str, kill_points: Path) -> None:
     """Wherever a member is killed, nothing is lost. Wherever it is suspended, other members
-    continue."""
-    printed = run(kill_points, "--most", "28", "--part", f"{part}/{PARTS}")
+    continue. With two size classes too: the operations work in the second one."""
+    printed = run(kill_points, "--most", "28", "--part", f"{part}/{PARTS}", "--classes", classes)
     assert printed.rstrip().endswith(" 0 failures")
 
 
@@ -70,13 +71,13 @@ def test_pairs(part: int, kill_points: Path) -> None:
     assert printed.rstrip().endswith(" 0 failures")
 
 
+@pytest.mark.parametrize("classes", ["1", "2"])
 @pytest.mark.parametrize("pair", ["put-1-multi-multi put", "alloc-cached-1 refill"])
-def test_small_pairs(pair: str, kill_points: Path) -> None:
+def test_small_pairs(pair: str, classes: str, kill_points: Path) -> None:
     """More points of two small operations. `make pairs` has every one."""
     operation, companion = pair.split()
-    printed = run(
-        kill_points, "--operation", operation, "--pairs", companion, "--most", "30", "--points", "3"
-    )
+    options = ["--most", "30", "--points", "3", "--classes", classes]
+    printed = run(kill_points, "--operation", operation, "--pairs", companion, *options)
     assert printed.rstrip().endswith(" 0 failures")
 
 

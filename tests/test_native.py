@@ -156,6 +156,14 @@ def test_slab(compiler: str, flags: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_sizes(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """Allocations come from the smallest size class that serves. Each class gets back its own."""
+    if compiler == CROSS:
+        pytest.skip("membarrier(2) across an emulator's processes is the host's")
+    run_c(tmp_path, compiler, flags, [TESTS / "test_sizes.c", *SOURCES])
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_stress(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """Threads pass every message once and in order while the pool grows and caches are stolen
     from."""

@@ -15,6 +15,7 @@ import pytest
 from conftest import MakePool
 
 import shmpool
+from shmpool.geometry import BY_CLASS
 from shmpool.view import View
 
 Call = Callable[[Any], object]
@@ -174,7 +175,7 @@ def test_integers(roomy: shmpool.Pool, new_name: Callable[[], str]) -> None:
         for wrong in NO_INTS:
             if isinstance(wrong, str) and argument in ("group", "owner"):
                 continue
-            if isinstance(wrong, np.ndarray) and argument in (*COLUMNS, *INDICES):
+            if isinstance(wrong, np.ndarray) and argument in (*COLUMNS, *INDICES, *BY_CLASS):
                 continue  # an array is taken there, or numpy itself says what it is
             with pytest.raises(TypeError) as caught:  # noqa: PT012
                 call(wrong)

@@ -305,7 +305,7 @@ def test_wrong_calls(pool: shmpool.Pool) -> None:
         lambda: queue.send(None),  # type: ignore[arg-type]
         lambda: queue.send_many(["text"]),  # type: ignore[list-item]
         lambda: queue.send_many(b"abc"),  # type: ignore[arg-type]
-        lambda: pool.alloc(1, 2),  # type: ignore[call-arg]
+        lambda: pool.alloc(1, 2, 3),  # type: ignore[call-arg]
         lambda: pool.alloc_many("x"),  # type: ignore[arg-type]
     ):
         with pytest.raises(TypeError):

@@ -95,6 +95,7 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (kind, "create_queue"): lambda: pool.create_queue(name="other", capacity=2),
         (kind, "queue"): lambda: pool.queue(name="q"),
         (kind, "trim"): lambda: pool.trim(keep=1),
+        (kind, "pin"): lambda: pool.pin(timeout=0),
         (kind, "audit"): lambda: pool.audit(limit=None),
         (kind, "holders"): lambda: pool.holders(limit=1),
         (kind, "create"): made,
@@ -114,6 +115,10 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (shmpool.AlfQueue, "peek"): lambda: queue.peek(n=1, size=2),
         (shmpool.AlfQueue, "redrive"): lambda: queue.redrive(n=1, to=None, reset=True),
         (shmpool.AlfQueue, "drain"): lambda: queue.drain(n=1),
+        (shmpool.AlfQueue, "wait_producers"): lambda: queue.wait_producers(timeout=0),
+        (shmpool.AlfQueue, "shutdown"): lambda: pool.create_queue("ended", capacity=2).shutdown(
+            immediate=True
+        ),
         (shmpool.Buffer, "nack"): lambda: got().nack(timeout=0),
         (shmpool.Burst, "nack"): lambda: pool.queue("q").get_many(2).nack(timeout=0),
         (shmpool.AlfQueue, "get_many"): lambda: queue.get_many(n=2, timeout=0),

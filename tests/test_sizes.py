@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pools of several size classes: which class a buffer comes from, and that each keeps its own."""
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -8,10 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Child, MakePool
+from click.testing import CliRunner
+from conftest import Child, MakePool, StartDaemon
 
 import shmpool
+from shmpool.cli.main import shmpool as command
 from shmpool.geometry import SizeClass
+from shmpool.options import PoolOptions
+from shmpool.service.alarms import Policy
+from shmpool.service.watched_pool import WatchedPool
+from shmpool.view import View
 
 SIZES = [64, 4096, 65536]
 CAPACITY = [64, 16, 4]
@@ -40,9 +47,26 @@ def test_what_was_asked_for(make_pool: MakePool) -> None:
     [
         ({"buffer_size": []}, "buffer_size is []; it must have from 1 to 8 values"),
         ({"buffer_size": [64] * 9}, "it must have from 1 to 8 values"),
-        ({"capacity": [64, 64]}, "one for each buffer_size"),
-        ({"buffer_size": [4096, 64, 65536]}, "buffer_size[1] is 64; it must be from 4097 to"),
-        ({"buffer_size": [64, 64, 65536]}, "buffer_size[1] is 64; it must be from 65 to"),
+        (
+            {"buffer_size": itertools.count(64)},
+            "[64, 65, 66, 67, 68, 69, 70, 71, 72]; it must have",
+        ),
+        ({"capacity": [64, 64]}, "it must be one number, or 3: one for each buffer_size"),
+        ({"buffer_size": 64}, "capacity is [64, 16, 4]; it must be one number, as buffer_size is"),
+        (
+            {"buffer_size": [4096, 64, 65536]},
+            "buffer_size[1] is 64; it must be from 4097 to 1073741824, as buffer_size[0] is 4096",
+        ),
+        ({"buffer_size": [60, 64, 65536]}, "buffer_size[1] is 64; it must be from 65 to"),
+        (
+            {"buffer_size": [-(2**70), 64, 65536]},
+            f"buffer_size[0] is {-(2**70)}; it must be from 1",
+        ),
+        ({"capacity": [64, 16, 1]}, "capacity[2] is 1; it must be a power of two from 2 to"),
+        (
+            {"queues": 1022},
+            "queues is 1022; it must be from 1 to 1021, as buffer_size has 3 values",
+        ),
         ({"capacity": [64, 48, 4]}, "capacity[1] is 48; it must be a power of two"),
         ({"prealloc": [0, 0, 5]}, "prealloc[2] is 5; it must be from 0 to 4, as capacity is 4"),
         ({"capacity": [1 << 23, 1 << 23, 4]}, "capacity is 16777220 buffers in all; the most is"),
@@ -57,6 +81,31 @@ def test_refused(pool_name: str, options: dict[str, Any], said: str) -> None:
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        (None, "buffer_size is None"),
+        ([64, None], "buffer_size[1] is None"),
+        ([64, 128.0], "buffer_size is 128.0"),
+        ([64, [128]], "buffer_size is [128]"),
+        ("64", "buffer_size is '64'"),
+    ],
+)
+def test_a_size_that_is_no_number(pool_name: str, sizes: Any, said: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        shmpool.Pool.create(pool_name, buffer_size=sizes, capacity=64)
+    assert f"{said}; it must be an int" == str(caught.value)
+
+
+def test_arrays_of_sizes(make_pool: MakePool) -> None:
+    """Any sequence of integers of any type will do."""
+    sizes, capacity = np.array([64, 128], "u2"), (np.int8(4), np.uint64(8))
+    pool = make_pool(buffer_size=sizes, capacity=capacity)
+    assert [(64, 4), (128, 8)] == [(one.buffer_size, one.capacity) for one in pool.geometry.sizes]
+    assert (2, 64) == tuple(getattr(make_pool(buffer_size=np.array(64), capacity=np.array(2)), n)
+                            for n in ("capacity", "buffer_size"))  # fmt: skip
+
+
 def test_the_smallest_that_fits(sized: shmpool.Pool) -> None:
     """alloc() takes the smallest class that fits and, while that has none, a larger one."""
     for size, expected in ((0, 64), (64, 64), (65, 4096), (4096, 4096), (4097, 65536)):
@@ -65,7 +114,7 @@ def test_the_smallest_that_fits(sized: shmpool.Pool) -> None:
     with sized.alloc() as buf:
         assert 64 == room(buf)
     with pytest.raises(shmpool.PayloadTooLarge, match="65537 bytes; a buffer holds up to 65536"):
-        sized.alloc(size=65537)
+        sized.alloc_many(2, size=65537)
     kept = [sized.alloc(timeout=0, size=65) for _ in range(20)]
     assert [4096] * 16 + [65536] * 4 == [room(buf) for buf in kept]
     with pytest.raises(shmpool.PoolExhausted):
@@ -125,8 +174,6 @@ def test_one_queue_for_all(sized: shmpool.Pool) -> None:
         array = np.arange(np.prod(shape), dtype="u1").reshape(shape)
         queue.put_array(array)
         assert np.array_equal(array, queue.get_array())
-    with pytest.raises(shmpool.PayloadTooLarge, match="65537 bytes; a buffer holds 65536"):
-        queue.send(b"x" * 65537)
     audit = sized.audit()
     assert (True, {}) == (audit.ok, audit.held)
 
@@ -180,6 +227,24 @@ def test_trim(make_pool: MakePool) -> None:
     for size in (1, 65536):
         pool.alloc_many(256, size=size).free()
     assert pool.audit().ok
+
+
+def test_trim_keeps_some_of_each(make_pool: MakePool) -> None:
+    """trim(keep) leaves so many free buffers of every class, and a daemon asks for no more."""
+    pool = make_pool(
+        buffer_size=[64, 4096], capacity=[1024, 256], prealloc=0, bulk=16, refill_multiplier=1
+    )
+    now = [100.0]
+    for size in (1, 4096):
+        pool.alloc_many(256, size=size).free()
+    with View(pool.name) as view:
+        watched = WatchedPool(view, Policy(trim_to=32, trim_after_s=0), clock=lambda: now[0])
+        watched.inspect()
+        assert watched.should_trim()
+        pool.trim(32)
+        watched.inspect()
+        assert not watched.should_trim()
+    assert all(32 <= size.created == size.free + size.cached < 256 for size in pool.stats().sizes)
 
 
 def test_a_dead_member(sized: shmpool.Pool, start: Callable[..., Child]) -> None:
@@ -248,3 +313,42 @@ def test_growth_after_the_descriptor_is_gone(
         new_name(),
     )
     assert "64 4096\n" == printed
+
+
+def test_with_a_daemon(start_daemon: StartDaemon, pool_name: str) -> None:
+    """A daemon creates such a pool on request, and says what is wrong with the options."""
+    daemon = start_daemon()
+    options: dict[str, Any] = {"buffer_size": SIZES, "capacity": CAPACITY, "prealloc": [1, 0, 0]}
+    with shmpool.Client(daemon.socket) as client:
+        made = client.create(pool_name, PoolOptions(**options))
+        assert SIZES == [one.buffer_size for one in made.geometry.sizes]
+        assert [1, 0, 0] == [one.created for one in client.stats(pool_name).buffers.sizes]
+        for wrong, said in (
+            ({"capacity": [64, 16]}, "capacity is [64, 16]; it must be one number, or 3"),
+            ({"buffer_size": SIZES[::-1]}, "as buffer_size[0] is 65536"),
+            ({"prealloc": [0, 17, 0]}, "prealloc[1] is 17"),
+        ):
+            with pytest.raises(shmpool.InvalidArgument) as caught:
+                client.create(f"{pool_name}-x", PoolOptions(**options | wrong))
+            assert said in str(caught.value)
+        with shmpool.Pool.attach(pool_name) as pool:
+            assert 65536 == room(pool.alloc(size=65536))
+        client.destroy(pool_name)
+
+
+def test_the_command_line(pool_name: str) -> None:
+    """create takes a value for each class; describe and stats have a table of the classes."""
+    sizes, capacity = (",".join(map(str, values)) for values in (SIZES, CAPACITY))
+    line = ["create", pool_name, "--buffer-size", sizes, "--capacity", capacity, "--direct"]
+    made = CliRunner().invoke(command, line)
+    assert 0 == made.exit_code, made.output
+    for subcommand in ("describe", "stats"):
+        shown = CliRunner().invoke(command, [subcommand, pool_name, "--direct"]).output
+        rows = [line.split() for line in shown.splitlines()]
+        found = [row[:2] for row in rows if row[:1] in (["64"], ["4,096"], ["65,536"])]
+        assert [["64", "64"], ["4,096", "16"], ["65,536", "4"]] == found
+        assert "cache_size" not in shown
+    for wrong in ("64,", "64,,128", "a,64", "64;128"):
+        refused = CliRunner().invoke(command, [*line[:3], wrong, *line[4:]])
+        assert (2, True) == (refused.exit_code, "neither a number nor several" in refused.output)
+    shmpool.Pool.unlink(pool_name)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The storm (storm.py) with 2,000 kills: packets of each size, with and without a recovering
-driver.
+"""The storm (storm.py) with 2,750 kills: packets of each size, of one size class and several,
+with and without a recovering driver.
 
 `make soak` runs more.
 """
@@ -19,29 +19,32 @@ from tests.storm_log import Kind, Record, stamp_of
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = 250
-RUNS = [(size, how) for size in (64, 1500, 65536, 1 << 20) for how in ("driver", "survivors")]
+SIZES = (64, 1500, 65536, 1 << 20)
+RUNS = [(size, how, 1) for size in SIZES for how in ("driver", "survivors")]
+RUNS += [(1500, "driver", 4), (65536, "survivors", 3), (64, "driver", 8)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "recovers"), RUNS)
+@pytest.mark.parametrize(("size", "recovers", "classes"), RUNS)
 def test_nothing_is_lost_doubled_or_stuck(
-    size: int, recovers: str, record_property: Callable[[str, object], None]
+    size: int, recovers: str, classes: int, record_property: Callable[[str, object], None]
 ) -> None:
     """Workers are killed and suspended at random: nothing is lost, duplicated, reordered or
     blocked.
 
     Under "free" only buffers of dead members are missing. Contents are intact, audits exact, and
-    all buffers free at the end. The driver recovers after each kill, or the survivors must notice.
+    all buffers free at the end, each in its size class. The driver recovers after each kill, or
+    the survivors must notice.
     """
     if size == 1 << 20 and room() < 1 << 28:
         pytest.skip("needs 256 MB in /dev/shm")
     run = [sys.executable, "-W", "error", "-m", "tests.storm", "--json", "--kills", str(KILLS)]
-    run += ["--size", str(size), "--seed", str(size), "--workers", "6"]
+    run += ["--size", str(size), "--seed", str(size), "--workers", "6", "--classes", str(classes)]
     run += ["--nobody-recovers"] if recovers == "survivors" else []
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert 0 == done.returncode, done.stderr
     figures = json.loads(done.stdout)
-    print(f"{size} bytes, the {recovers} recover:", json.dumps(figures))
+    print(f"{size} bytes, {classes} classes, the {recovers} recover:", json.dumps(figures))
     for key, value in figures.items():
         record_property(key, value)
     assert (KILLS, 0) == (figures["kills"], figures["failures"])

@@ -30,14 +30,16 @@ C_ORDER = [
     "wait.h",
     "geometry.h",
     "segment.h",
+    "token.h",
     "role.h",
     "slab.h",
     "pool.h",
+    "chain.h",
+    "bytes.h",
     "bypass.h",
     "transfer.h",
     "free_ring.h",
     "cache.h",
-    "token.h",
     "member.h",
     "liveness.h",
     "qmempool.h",
@@ -46,13 +48,16 @@ C_ORDER = [
     "cover.h",
     "recovery.h",
     "recover.h",
+    "unfinished.h",
     "blocking.h",
     "trim.h",
     "audit.h",
+    "pin.h",
     "opening.h",
     "guard.h",
     "lookup.h",
     "hot.h",
+    "parts.h",
     "payload.h",
     "arrays.h",
     "burst.h",
@@ -67,6 +72,7 @@ C_PLACE = {
     "shmpool.c": "lookup.h",
     "bulk.c": "lookup.h",
     "letters.c": "lookup.h",
+    "chains.c": "lookup.h",
     "figures.c": "lookup.h",
 }
 # The prefix of a file's functions, if it is not the file's name.
@@ -81,6 +87,7 @@ C_PREFIX = {
     "blocking_alloc.c": "blocking",
     "bulk.c": "shmpool",
     "letters.c": "shmpool",
+    "chains.c": "shmpool",
     "figures.c": "shmpool|audit",
     "lookup.h": r"\w+",
 }
@@ -88,8 +95,9 @@ C_PREFIX = {
 PYTHON_ORDER = re.findall(
     r"\S+",
     """
-    errors codes names _native _ffi _hot os_errors options geometry live_views arrays columns
-    burst messages queue pool_files process_exit segment pruning stats pool view __init__
+    errors codes names _native _ffi _hot os_errors options geometry free_after live_views arrays
+    columns burst messages queue pool_files process_exit segment pruning stats pinning pool view
+    __init__ mp.objects mp.program mp.queues mp.context mp.__init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
     service.config_lines service.config_values service.config service.declared_pools
@@ -103,7 +111,7 @@ PYTHON_ORDER = re.findall(
     """,
 )
 LATE = {  # imported inside a function: the clients at first use, and the command behind main()
-    "__init__": {"rpc.client", "rpc.records", "rpc.__init__"},
+    "__init__": {"rpc.client", "rpc.records", "rpc.__init__", "mp.__init__"},
     "cli.__init__": {"cli.main"},
 }
 BENCH_ORDER = re.findall(
@@ -125,6 +133,7 @@ TAGGED = {
     "PROD": "prod|position",
     "OP": "op$",
     "OWNER": "owner",
+    "CHAIN": "handle|got|owner",
     "ABANDONED": "abandoned|swept",
     "ROLE": "role|producer|consumer",
     "EXTENT": "extent",

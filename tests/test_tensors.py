@@ -78,6 +78,13 @@ def test_a_tensor_is_copied(queue: shmpool.AlfQueue) -> None:
         queue.put_array(Tensor(source, (2, 1)))
     with pytest.raises(shmpool.InvalidArgument, match="Tensor that cannot be read"):
         queue.put_array(Tensor(source.astype(">f4")))
+
+    class Unknown(Tensor):
+        def __dlpack_device__(self) -> tuple[int, int]:
+            raise ValueError("Unknown device type meta for Dlpack")
+
+    with pytest.raises(shmpool.InvalidArgument, match="that cannot be read: Unknown device type"):
+        queue.put_array(Unknown(source))
     with pytest.raises(TypeError, match="put\\(\\) moves a Buffer"):
         queue.put_array(queue.pool.alloc())
 
@@ -100,7 +107,8 @@ def test_torch(queue: shmpool.AlfQueue) -> None:
     for tensor in (source, source.T, source[:, 1]):
         queue.put_array(tensor)
         assert tensor.tolist() == queue.get_array().tolist()
-    for wrong in (source.to(torch.bfloat16), source.clone().requires_grad_()):
+    meta = torch.empty(3, device="meta")
+    for wrong in (source.to(torch.bfloat16), source.clone().requires_grad_(), meta):
         with pytest.raises(shmpool.InvalidArgument, match="Tensor that cannot be read"):
             queue.put_array(wrong)
 

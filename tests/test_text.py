@@ -114,7 +114,7 @@ def test_sizes(octets: int, down: str, up: str) -> None:
 def test_the_size_that_is_advised() -> None:
     """mount(8) and docker accept it, and it is at least the needed size."""
     for needed in (128 << 20, 3 << 30):
-        (size, again) = re.findall(r"size=(\d+[mg])", os_errors._enlarge(needed))
+        (size, again) = re.findall(r"size=(\d+[mg])", os_errors.enlarge(needed))
         assert size == again
         assert int(size[:-1]) << {"m": 20, "g": 30}[size[-1]] >= needed
     assert "g" == size[-1]

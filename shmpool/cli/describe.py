@@ -14,6 +14,8 @@ def show(found: Description) -> None:
     file = found.file
     geometry = asdict(found.geometry)
     sizes = geometry.pop("sizes")
+    if len(sizes) > 1:  # a table of their own
+        geometry = {name: value for name, value in geometry.items() if name not in sizes[0]}
     rows: list[tuple[str, object]] = list(geometry.items())
     rows += [
         ("file", file.path),

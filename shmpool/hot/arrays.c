@@ -11,7 +11,7 @@
  * Buffer. The Buffer is freed when the last of them is gone, in any order.
  */
 #include "arrays.h"
-#include "chain.h"
+#include "parts.h"
 
 /* Entries of numpy's function table, whose places never change. */
 enum {

@@ -3,7 +3,7 @@
  * buffer.c - shmpool.Buffer: owns one buffer. Exports its bytes and counts the views: while a view
  * is live, the buffer can be neither freed nor put.
  */
-#include "chain.h"
+#include "parts.h"
 
 static struct buffer_object *spare; /* a released Buffer to use again: allocating one takes 10 ns */
 
@@ -154,9 +154,10 @@ void hot_buffer_view_ended(struct buffer_object *self)
 	if (likely(self->state != HOT_FREED_LATER || self->exports))
 		return;
 	self->state = self->freed_state;
-	if (hot_buffer_live(self))
-		free_buffer(self);
-	hot_buffer_release(self);
+	/* If it cannot be freed now, since this thread finds no member slot, the object's end frees
+	 * it. */
+	if (!hot_buffer_live(self) || !free_buffer(self))
+		hot_buffer_release(self);
 }
 
 static void buffer_releasebuffer(PyObject *object, Py_buffer *Py_UNUSED(view))
@@ -240,8 +241,8 @@ static PyMethodDef buffer_methods[] = {
 	{ "writelines", hot_buffer_writelines, METH_O,
 	  "writelines($self, payloads, /)\n--\n\nwrite() of several bytes-like objects, one after "
 	  "the other.\n\nReturns the length in bytes." },
-	{ "readinto", HOT_FAST(hot_buffer_readinto),
-	  "readinto($self, target, offset=0)\n--\n\nCopies the bytes from offset on into a "
+	{ "readinto", (PyCFunction)(void (*)(void))hot_buffer_readinto, METH_FASTCALL,
+	  "readinto($self, target, offset=0, /)\n--\n\nCopies the bytes from offset on into a "
 	  "writable bytes-like object, as many as it has room for.\n\nReturns how many." },
 	{ "__bytes__", hot_buffer_to_bytes, METH_NOARGS, NULL },
 	{ "free", buffer_free, METH_NOARGS,
@@ -249,7 +250,10 @@ static PyMethodDef buffer_methods[] = {
 	  "Raises:\n    BufferInUse: a memoryview or numpy array of it is alive.\n"
 	  "    BufferReleased: it was freed or put before.\n    PoolClosed: the pool is closed." },
 	{ "nack", HOT_FAST(hot_buffer_nack), HOT_NACK_DOC },
+	{ "free_after", hot_buffer_free_after, METH_O, HOT_FREE_AFTER_DOC },
 	{ "_array", hot_buffer_array, METH_VARARGS, NULL },
+	{ "_settle", hot_buffer_settle, METH_NOARGS, NULL },
+	{ "_declare", hot_buffer_declare, METH_O, NULL },
 	{ "__dlpack__", (PyCFunction)(void (*)(void))hot_buffer_dlpack,
 	  METH_VARARGS | METH_KEYWORDS, NULL },
 	{ "__dlpack_device__", hot_buffer_dlpack_device, METH_NOARGS, NULL },

@@ -5,7 +5,7 @@
  */
 #include "payload.h"
 
-#include "chain.h"
+#include "parts.h"
 
 #define RECV_MAX 256           /* payloads of one claim */
 #define RECV_BYTES (16 << 20)  /* a call that has copied so many claims no more */

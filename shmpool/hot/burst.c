@@ -7,7 +7,7 @@
  * to the element. The burst frees the buffers that have no element.
  */
 #include "burst.h"
-#include "chain.h"
+#include "parts.h"
 
 #include <structmember.h>
 
@@ -207,7 +207,7 @@ static PyObject *burst_element(struct burst_object *self, uint32_t i, struct buf
 	    hot_chain_read(buffer, c.p, handle))
 		return NULL;
 	self->element[i] = (struct buffer_object *)hot_buffer_fill(buffer, self->pool, handle,
-								   header_extent(c.p, handle));
+								   bytes_extent(c.p, handle));
 	return Py_NewRef(self->element[i]);
 }
 

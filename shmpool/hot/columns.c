@@ -4,7 +4,7 @@
  * codes: Python words the exceptions (burst.py).
  */
 #include "burst.h"
-#include "chain.h"
+#include "parts.h"
 
 int burst_array(const struct burst_object *self, PyObject *array, int flags, uint64_t n,
 		uint64_t each, Py_buffer *view)

@@ -7,7 +7,7 @@
  * read from the segment again. A setter converts its value first, which may run Python code, and
  * checks the Buffer afterwards.
  */
-#include "chain.h"
+#include "parts.h"
 
 static uint64_t room_of(const struct buffer_object *self)
 {

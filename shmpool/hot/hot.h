@@ -102,7 +102,7 @@ struct buffer_object {
 	bool view_room;       /* the next view covers all the room, not only length */
 	uint64_t headroom;
 	uint64_t length;
-	struct hot_chain *chain; /* NULL for a single buffer: chain.h */
+	struct hot_chain *chain; /* NULL for a single buffer: parts.h */
 	uint32_t view_part;      /* 1 + the part of the chain that the next view covers, or 0 */
 };
 
@@ -234,6 +234,11 @@ static inline int64_t hot_wait(struct hot_wait *wait, int64_t code)
 {
 	return hot_must_block(code, wait->timeout) ? hot_block(wait) : code;
 }
+
+/* Around a copy of so many bytes in or out of a live Buffer: releases the interpreter's lock if
+ * they are many. The copy counts as a view then, so the buffer cannot go away. */
+PyThreadState *hot_copy_begins(struct buffer_object *buffer, uint64_t bytes);
+void hot_copy_ends(struct buffer_object *buffer, PyThreadState *state);
 
 /* hot_wait() for a call that gives a Buffer away. The Buffer is HOT_MOVING while it blocks, so that
  * no other thread can take a view of memory that we are handing over. Afterwards it has its state
@@ -390,6 +395,8 @@ static inline void hot_buffer_release(struct buffer_object *self)
 
 PyObject *hot_buffer_nack(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 extern const char HOT_NACK_DOC[];
+PyObject *hot_buffer_settle(PyObject *object, PyObject *unused);
+PyObject *hot_buffer_declare(PyObject *object, PyObject *queue);
 extern PyGetSetDef hot_buffer_getset[];
 
 /* Finds the header of a buffer that the caller owns. 0, or a code. */
@@ -435,6 +442,15 @@ PyObject *hot_use_numpy(PyObject *module, PyObject *args);
 PyObject *hot_buffer_array(PyObject *object, PyObject *args);
 PyObject *hot_buffer_dlpack(PyObject *object, PyObject *args, PyObject *named);
 PyObject *hot_buffer_dlpack_device(PyObject *object, PyObject *unused);
+
+/* ---- free_after.c ---- */
+
+PyObject *hot_buffer_free_after(PyObject *object, PyObject *event);
+extern const char HOT_FREE_AFTER_DOC[];
+
+/* Waits until the events have completed that keep buffers of the pool (free_after). Runs Python
+ * code. 0, or -1 with an exception. */
+int hot_free_after_settle(struct pool_object *pool);
 
 /* ---- segment.c ---- */
 

@@ -4,7 +4,7 @@
  */
 #include "payload.h"
 
-#include "chain.h"
+#include "parts.h"
 
 /* Payloads of so many bytes are copied without the interpreter's lock: then copying takes longer
  * than releasing the lock does. */

@@ -24,7 +24,7 @@ PyObject *payload_chain(const struct qmempool *p, uint64_t handle);
 /* The same for any buffer. */
 static inline PyObject *payload_bytes(const struct qmempool *p, uint64_t handle)
 {
-	const struct shmpool_extent extent = header_extent(p, handle);
+	const struct shmpool_extent extent = bytes_extent(p, handle);
 	const char *from = pool_data(p, handle_index(handle)) + extent.headroom;
 	if (unlikely(buffer_heads(pool_buffer(p, handle_index(handle)))))
 		return payload_chain(p, handle);

@@ -2,7 +2,7 @@
  *
  * pool.c - the base of shmpool.Pool: opens it, allocates, and closes it.
  */
-#include "chain.h"
+#include "parts.h"
 
 #include <structmember.h>
 
@@ -54,6 +54,10 @@ static PyObject *pool_close(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct pool_object *self = (struct pool_object *)object;
 	if (!self->segment)
+		Py_RETURN_NONE;
+	if (self->exports && hot_free_after_settle(self))
+		return NULL;
+	if (!self->segment) /* another thread has closed it since */
 		Py_RETURN_NONE;
 	if (self->exports) {
 		PyObject *name = PyObject_GetAttrString(object, "name");
@@ -230,7 +234,8 @@ static PyMethodDef pool_methods[] = {
 	  "close($self)\n--\n\nCloses the pool in this process.\n\n"
 	  "Buffers that its threads hold are freed, Buffers and Bursts are released, and calls of\n"
 	  "other threads that wait raise PoolClosed. Other processes are not affected. May be\n"
-	  "repeated.\n\nRaises:\n    BufferInUse: a view of one of the buffers is alive." },
+	  "repeated. Waits for the events of Buffer.free_after.\n\nRaises:\n    BufferInUse: a "
+	  "view of one of the buffers is alive." },
 	{ "alloc", HOT_FAST(pool_alloc),
 	  "alloc($self, timeout=None, size=None)\n--\n\nTakes a free buffer; its length is 0.\n\n"
 	  "size: how many bytes it must have room for. The buffer is one of the smallest size "

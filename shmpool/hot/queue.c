@@ -2,7 +2,7 @@
  *
  * queue.c - the base of shmpool.AlfQueue: put and get, one at a time.
  */
-#include "chain.h"
+#include "parts.h"
 
 static PyObject *queue_hot_open(PyObject *object, PyObject *args)
 {

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * requeue.c - Buffer.nack(), and one step of AlfQueue.redrive().
+ * requeue.c - Buffer.nack(), one step of AlfQueue.redrive(), and what is unfinished of a queue.
  */
 #include "hot.h"
+
+#include "unfinished.h"
 
 const char HOT_NACK_DOC[] =
 	"nack($self, timeout=None)\n--\n\n"
@@ -45,4 +47,45 @@ PyObject *hot_queue_move(PyObject *object, PyObject *args)
 	if (!PyArg_ParseTuple(args, "Ip", &to, &reset))
 		return NULL;
 	return PyLong_FromLongLong(shmpool_move(hot_queue_key(self), to, reset));
+}
+
+/* The message is done: frees the buffer, with its last view if there are views, and wakes those
+ * that wait for the queue to be done. */
+PyObject *hot_buffer_settle(PyObject *object, PyObject *Py_UNUSED(unused))
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	struct buffer *b;
+	struct lookup c;
+	if (hot_buffer_usable(self, "free"))
+		return NULL;
+	int error = lookup_key(self->pool->key, &c);
+	if (likely(!error))
+		error = hot_buffer_header(self, &b);
+	if (unlikely(error))
+		return hot_buffer_raise(self, error, "free");
+	const uint32_t number = load_relaxed(&b->queue);
+	if (self->exports)
+		unfinished_settle(b);
+	hot_buffer_abandon(self);
+	unfinished_wake(c.p, number);
+	Py_RETURN_NONE;
+}
+
+/* The buffer stands for a producer of the queue, until it is settled or its owner dies. */
+PyObject *hot_buffer_declare(PyObject *object, PyObject *queue)
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	struct buffer *b;
+	struct lookup c;
+	if (!PyObject_TypeCheck(queue, hot_queue_type))
+		return PyErr_Format(PyExc_TypeError, "%R is no queue", queue);
+	if (hot_buffer_movable(self, "declare"))
+		return NULL;
+	int error = lookup_queue(hot_queue_key((struct queue_object *)queue), &c);
+	if (likely(!error))
+		error = hot_buffer_header(self, &b);
+	if (unlikely(error))
+		return hot_buffer_raise(self, error, "declare");
+	unfinished_declare(b, c.ring);
+	Py_RETURN_NONE;
 }

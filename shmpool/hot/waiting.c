@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * waiting.c - the only place where a hot call blocks: without the interpreter's lock, in slices
- * (WAIT_SLICE_NS), between which signal handlers run.
+ * waiting.c - the only place where a hot call blocks, or copies much: without the interpreter's
+ * lock. It blocks in slices (WAIT_SLICE_NS), between which signal handlers run.
  */
 #include "hot.h"
 
-#define FOREVER_S 4294967296. /* a longer timeout never ends */
+#define FOREVER_S 4294967296.      /* a longer timeout never ends */
+#define COPY_UNLOCKED (256u << 10) /* bytes from which a copy releases the interpreter's lock */
 
 int64_t hot_deadline(double seconds)
 {
@@ -57,6 +58,22 @@ static int64_t call_unlocked(struct hot_wait *wait)
 	opening_end(counted);
 	PyEval_RestoreThread(state);
 	return code;
+}
+
+PyThreadState *hot_copy_begins(struct buffer_object *buffer, uint64_t bytes)
+{
+	if (likely(bytes < COPY_UNLOCKED))
+		return NULL;
+	hot_buffer_view_begun(buffer);
+	return PyEval_SaveThread();
+}
+
+void hot_copy_ends(struct buffer_object *buffer, PyThreadState *state)
+{
+	if (likely(!state))
+		return;
+	PyEval_RestoreThread(state);
+	hot_buffer_view_ended(buffer);
 }
 
 /* 0, or -1 with PoolReplaced. */

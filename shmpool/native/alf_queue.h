@@ -2,6 +2,8 @@
  *
  * alf_queue.h - an array-based lock-free FIFO of buffer indices, bulk in and bulk out.
  *
+ * One file: the ring and its operations, which only together are an algorithm.
+ *
  * A ring of 2^k 64-bit slots in shared memory, with two free-running positions, prod and cons. Each
  * bulk costs one compare-and-swap. There is no tail: no member ever waits for another one's store.
  * After the alf_queue of J. D. Brouer's Linux RFC of December 2014 ("Faster than SLAB caching of
@@ -30,7 +32,7 @@
  * nothing else. If it died, its positions become tombstones (alf_repair.h).
  *
  * Invariants; positions run freely, so they are subtracted and never compared
- *     0 <= prod - cons <= capacity
+ *     0 <= prod - cons <= room <= capacity
  *     the slot of position p holds lap(p) exactly when p is published
  *     positions start at capacity, so that zeroed memory (lap 0) is an empty ring
  */
@@ -73,9 +75,11 @@ struct alf_queue {
 	uint32_t room_wait; /* producers asleep until there is room */
 	uint32_t room_many; /* producers of bulks sleep on this word instead */
 	uint32_t room_want; /* the smallest bulk that one of them waits for: wait_want() */
-	uint32_t pad0[9];
-	alf_shared_position prod;
-	/* An earlier value of cons, plus capacity. A producer that reaches it reads cons again. */
+	uint32_t room;      /* the most elements: capacity, or fewer */
+	uint32_t ended; /* nonzero: prod has ALF_CLOSED. Written after it: a hint to consumers */
+	uint32_t pad0[7];
+	alf_shared_position prod; /* with ALF_CLOSED in a closed queue */
+	/* An earlier value of cons, plus room. A producer that reaches it reads cons again. */
 	alf_shared_position limit;
 	alf_shared_position full_at; /* where a producer last found no room: alf_slip() */
 	uint32_t producer; /* tag of the member with the single-producer role, 0 for none */
@@ -92,6 +96,15 @@ _Static_assert(offsetof(struct alf_queue, cons) == 2 * CACHE_LINE, "consumers' l
 
 enum { ALF_SINGLE_PRODUCER = 1, ALF_SINGLE_CONSUMER = 2 };
 
+/* In prod once alf_close() has closed the queue: producers find no room, at no cost while it is
+ * open. No position reaches this bit. The narrow positions of tests have none for it; there a queue
+ * cannot be closed. */
+#if SHMPOOL_POSITION_BITS == 64
+#define ALF_CLOSED (1ull << 63)
+#else
+#define ALF_CLOSED 0
+#endif
+
 /* One process's view of a queue. The geometry is copied out of the segment once and checked, so
  * that a segment corrupted later cannot lead to an access outside it. */
 struct alf_ring {
@@ -100,18 +113,32 @@ struct alf_ring {
 	uint64_t mask;
 	uint32_t id;
 	uint32_t flags;
-	uint64_t op; /* the bits that every op record on this queue has in common */
+	uint64_t room; /* the most elements */
+	uint64_t op;   /* the bits that every op record on this queue has in common */
 };
 
+/* Returns how many slots the ring has: a power of two. */
 static inline uint32_t alf_capacity(const struct alf_ring *r)
 {
 	return (uint32_t)r->mask + 1;
+}
+
+/* Returns how many elements the ring holds at the most: as many as slots, or fewer. */
+static inline uint32_t alf_room(const struct alf_ring *r)
+{
+	return (uint32_t)r->room;
 }
 
 /* Returns the slot word of a published position, without its index. */
 static inline uint64_t alf_tag(const struct alf_ring *r, alf_position position)
 {
 	return (position - (position & r->mask)) << ALF_LAP_SHIFT;
+}
+
+/* Returns the position of a value of prod. */
+static inline alf_position alf_end(alf_position prod)
+{
+	return prod & (alf_position)~ALF_CLOSED;
 }
 
 static inline uint64_t alf_op(const struct alf_ring *r, enum alf_op_kind kind, uint32_t n,
@@ -130,36 +157,47 @@ static ALWAYS_INLINE void alf_move(alf_shared_position *position, alf_position t
 		store_release(position, to); /* [PROD] [CONS] */
 }
 
-/* Points r to a queue whose slots lie at slot. capacity is a power of two. */
+/* Points r to a queue whose slots lie at slot. capacity is a power of two, room at most that. */
 static inline void alf_bind(struct alf_ring *r, struct alf_queue *q, shared64 *slot,
-			    uint32_t capacity, uint32_t id, uint32_t flags)
+			    uint32_t capacity, uint32_t room, uint32_t id, uint32_t flags)
 {
 	r->q = q;
 	r->slot = slot;
 	r->mask = capacity - 1;
+	r->room = room;
 	r->id = id;
 	r->flags = flags;
 	r->op = (uint64_t)id << ALF_OP_QUEUE_SHIFT;
 }
 
-/* Makes an empty queue in place; slot[] must read as zero. Returns 0, or -EINVAL if capacity is no
- * power of two from ALF_CAPACITY_MIN to limit. */
-static inline int alf_init(struct alf_ring *r, struct alf_queue *q, shared64 *slot,
-			   uint32_t capacity, uint32_t limit, uint32_t id, uint32_t flags)
+/* Returns the slots of a ring that holds room elements. room is at most 2^31. */
+static inline uint32_t alf_slots(uint32_t room)
 {
-	if (capacity < ALF_CAPACITY_MIN || capacity > limit || (capacity & (capacity - 1)) ||
-	    capacity / (ALF_CAPACITY_FITS + 1))
+	uint32_t slots = ALF_CAPACITY_MIN;
+	while (slots < room)
+		slots *= 2;
+	return slots;
+}
+
+/* Makes an empty queue of room elements in place; slot[] must read as zero. Returns 0, or -EINVAL
+ * if room is 0 or over limit. */
+static inline int alf_init(struct alf_ring *r, struct alf_queue *q, shared64 *slot, uint32_t room,
+			   uint32_t limit, uint32_t id, uint32_t flags)
+{
+	if (room == 0 || room > limit || alf_slots(room) / (ALF_CAPACITY_FITS + 1))
 		return -EINVAL;
+	const uint32_t capacity = alf_slots(room);
 	clear_unshared(q);
 	q->capacity = capacity;
+	q->room = room;
 	q->id = id;
 	q->flags = flags;
 	store_relaxed(&q->prod, capacity);
 	store_relaxed(&q->full_at, capacity);
 	store_relaxed(&q->empty_at, capacity);
-	store_relaxed(&q->limit, 2 * (uint64_t)capacity);
+	store_relaxed(&q->limit, (uint64_t)capacity + room);
 	store_relaxed(&q->cons, capacity);
-	alf_bind(r, q, slot, capacity, id, flags);
+	alf_bind(r, q, slot, capacity, room, id, flags);
 	return 0;
 }
 
@@ -180,8 +218,8 @@ static ALWAYS_INLINE void alf_fetch_line(const struct alf_ring *r, alf_position 
 }
 
 /* Reserves n positions (at most ALF_OP_COUNT_MAX), all or none, and stores the first in *at.
- * Returns 0, or -ENOBUFS if they do not fit now. The record *op covers the positions until the
- * caller has published them and calls alf_done(). */
+ * Returns 0; -ENOBUFS if they do not fit now; -EPIPE if the queue is closed. The record *op covers
+ * the positions until the caller has published them and calls alf_done(). */
 static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uint32_t n,
 				     enum alf_side side, alf_position *at)
 {
@@ -191,11 +229,14 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 		load_acquire(&q->prod); /* [PROD] read before cons, or the space underflows */
 	for (;;) {
 		/* Signed: limit may lag by more than a ring, and then room is negative. prod may be
-		 * outdated and lie behind cons; then room is too large and the CAS fails. */
+		 * outdated and lie behind cons; then room is too large and the CAS fails. With
+		 * ALF_CLOSED in prod it is negative. */
 		alf_distance room = (alf_distance)(load_acquire(&q->limit) - prod); /* [CONS] */
 		if (unlikely(room < (int64_t)n)) {
-			alf_position limit = load_acquire(&q->cons) + r->mask + 1; /* [CONS] */
-			store_release(&q->limit, limit);                           /* [CONS] */
+			if (unlikely(prod & ALF_CLOSED))
+				return -EPIPE;
+			alf_position limit = load_acquire(&q->cons) + r->room; /* [CONS] */
+			store_release(&q->limit, limit);                       /* [CONS] */
 			room = (alf_distance)(limit - prod);
 			if (room < (int64_t)n) {
 				alf_position now = side != ALF_MULTI ?
@@ -225,6 +266,41 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 	}
 	*at = prod;
 	return 0;
+}
+
+/* alf_reserve() of one position for an element that comes back, also into a closed queue. */
+static inline int alf_reserve_back(const struct alf_ring *r, shared64 *op, alf_position *at)
+{
+	struct alf_queue *q = r->q;
+	uint32_t pauses = ALF_PAUSES_FIRST;
+	int error = alf_reserve(r, op, 1, ALF_MULTI, at);
+	while (unlikely(error == -EPIPE)) {
+		alf_position prod = load_acquire(&q->prod); /* [PROD] */
+		*at = alf_end(prod);
+		if ((alf_distance)(load_acquire(&q->cons) + r->room - *at) < 1 || /* [CONS] */
+		    alf_tired(pauses))
+			return -ENOBUFS;
+		store_relaxed(op, alf_op(r, ALF_OP_ENQUEUE, 1, *at)); /* [OP] */
+		if (cas_seq_cst(&q->prod, &prod, prod + 1))           /* [PROD] */
+			return 0;
+		pauses = alf_back_off(pauses);
+	}
+	return error;
+}
+
+/* Closes the queue: from now on alf_reserve() returns -EPIPE. What is reserved comes out. Returns
+ * false if it was closed before, or cannot be closed. Nobody may be on a single producer's side. */
+static inline bool alf_close(const struct alf_ring *r)
+{
+	alf_position prod = load_acquire(&r->q->prod); /* [PROD] */
+	for (uint32_t pauses = ALF_PAUSES_FIRST; ALF_CLOSED && !alf_tired(pauses);) {
+		if (prod & ALF_CLOSED)
+			return false;
+		if (cas_seq_cst(&r->q->prod, &prod, prod | ALF_CLOSED)) /* [PROD] */
+			return true;
+		pauses = alf_back_off(pauses);
+	}
+	return false;
 }
 
 /* Publishes the indices in handle[] at n reserved positions, after their owner words and bytes.
@@ -373,8 +449,8 @@ static inline void alf_done(shared64 *op, enum alf_side side)
 /* Returns the number of elements, reserved positions included. */
 static inline uint32_t alf_count(const struct alf_ring *r)
 {
-	alf_position cons = load_acquire(&r->q->cons);     /* [CONS] */
-	alf_position n = load_acquire(&r->q->prod) - cons; /* [PROD] */
+	alf_position cons = load_acquire(&r->q->cons);              /* [CONS] */
+	alf_position n = alf_end(load_acquire(&r->q->prod)) - cons; /* [PROD] */
 	return n > r->mask + 1 ? (uint32_t)r->mask + 1 : (uint32_t)n;
 }
 
@@ -389,12 +465,18 @@ static inline bool alf_ready(const struct alf_ring *r, uint32_t behind)
 
 static inline uint32_t alf_avail_space(const struct alf_ring *r)
 {
-	return alf_capacity(r) - alf_count(r);
+	const uint32_t n = alf_count(r);
+	return n < alf_room(r) ? alf_room(r) - n : 0;
 }
 
 static inline bool alf_empty(const struct alf_ring *r)
 {
 	return alf_count(r) == 0;
+}
+
+static inline bool alf_closed(const struct alf_ring *r)
+{
+	return load_acquire(&r->q->prod) & ALF_CLOSED; /* [PROD] */
 }
 
 #endif

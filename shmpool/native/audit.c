@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * audit.c - see audit.h.
+ * audit.c - see audit.h. One file: its stages share the state of a walk.
  *
  * An audit goes through stages. Each stage can be interrupted and continued at any of its items:
  *
@@ -90,8 +90,8 @@ static bool exists(const struct walk *w, uint64_t index)
 /* Begins the walk of a ring: stores in at and end the positions between which it holds entries. */
 static void enter_ring(struct walk *w, const struct alf_ring *r)
 {
-	alf_position cons = load_acquire(&r->q->cons); /* [CONS] */
-	alf_position prod = load_acquire(&r->q->prod); /* [PROD] */
+	alf_position cons = load_acquire(&r->q->cons);          /* [CONS] */
+	alf_position prod = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
 	if ((alf_position)(prod - cons) > r->mask + 1)
 		prod = cons;
 	w->out->at = cons;

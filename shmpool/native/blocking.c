@@ -47,14 +47,14 @@ int blocking_retry(struct blocking *b, int result)
 }
 
 #define FULL_YIELDS_MAX 8u /* between two polls of a full queue */
-#define FULL_SHARE 128u    /* one for so many of its slots */
+#define FULL_SHARE 128u    /* one for so many that it holds */
 
 /* Each poll of a full queue steals the consumers' cache line, so a producer that polls often slows
  * a slower consumer down further. It polls less often the longer the queue is, some us apart at
  * most; then it finds room for a run. */
 static uint32_t room_yields(const struct blocking *b)
 {
-	uint32_t n = 1 + alf_capacity(b->r) / FULL_SHARE;
+	uint32_t n = 1 + alf_room(b->r) / FULL_SHARE;
 	return n < FULL_YIELDS_MAX ? n : FULL_YIELDS_MAX;
 }
 
@@ -170,7 +170,10 @@ static int data_sleep(struct blocking *b, int *result)
 	 * something is reserved and not published, its producer may have read the wait word before:
 	 * sleep for a short time, and longer and longer while nothing changes. A member that is
 	 * resumed there sees the sleeper. */
-	bool reserved = load_seq_cst(&q->prod) != load_seq_cst(&q->cons); /* [WAIT] */
+	alf_position prod = load_seq_cst(&q->prod);              /* [WAIT] */
+	bool reserved = alf_end(prod) != load_seq_cst(&q->cons); /* [WAIT] */
+	if (unlikely(prod & ALF_CLOSED))
+		store_relaxed(&q->ended, 1); /* whoever closed it was killed before this */
 	*result = get_attempt(b);
 	if (*result == -EAGAIN) {
 		count_up(&b->m->counters[COUNT_SLEEP], 1);

@@ -38,19 +38,21 @@ static alf_position taken(const struct qmempool *p)
 	return load_relaxed(&p->free.q->cons);
 }
 
-/* Allocates from the class that serves, or a larger one. Inspects up to headers headers of each
- * behind a suspended member. */
+/* Allocates from the class that serves, or a larger one, also if the first cannot grow. Inspects up
+ * to headers headers of each behind a suspended member. */
 static int alloc_from(struct blocking *b, uint32_t headers)
 {
 	int result = -EAGAIN;
 	for (uint32_t i = b->of->segment.class; i < segment_classes(&b->p->segment); i++) {
 		struct qmempool *of = pool_class(b->p, i);
 		struct member *block = pool_block(of, b->m);
-		result = qmempool_alloc_bulk(of, block, b->handle, b->n);
-		if (result == -EAGAIN && headers)
-			result = qmempool_alloc_hard(of, block, b->handle, b->n, headers);
-		if (result != -EAGAIN)
-			break;
+		int error = qmempool_alloc_bulk(of, block, b->handle, b->n);
+		if (error == -EAGAIN && headers)
+			error = qmempool_alloc_hard(of, block, b->handle, b->n, headers);
+		if (!error)
+			return 0;
+		if (result == -EAGAIN)
+			result = error;
 	}
 	return result;
 }
@@ -168,10 +170,12 @@ static int sleep_until_free(struct blocking *b)
 	uint32_t many = wait_enter(&s->free_many), entered = wait_enter(&s->free_wait);
 	int slept = 0;
 	cache_request_flush(p);
-	/* [WAIT] The number of buffers in the free ring with which there would be enough: members
-	 * that free read no more than that ring's count. */
+	/* [WAIT] The number of buffers in the free ring with which there would be enough, n at
+	 * most: members that free read no more than that ring's count. The two numbers are not of
+	 * one moment: without the limit a claim between them asks for more than are needed. */
 	uint64_t queued = alf_count(&p->free), counted = qmempool_count(p, b->n);
-	wait_want(&s->free_want, (uint32_t)(queued + b->n - counted + (counted == b->n)));
+	uint64_t want = queued + b->n - counted + (counted == b->n);
+	wait_want(&s->free_want, want < b->n ? (uint32_t)want : b->n);
 	load_seq_cst(&p->free.q->prod); /* [WAIT] */
 	if (qmempool_count(p, b->n) < b->n) {
 		wait_wake_ones(&s->free_wait, &s->free_many, alf_count(&p->free));

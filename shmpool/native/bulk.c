@@ -73,7 +73,7 @@ int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n)
 static int lookup_for(uint64_t key, size_t n, struct lookup *c)
 {
 	int error = lookup_queue(key, c);
-	return error ? error : n > alf_capacity(c->ring) ? -EMSGSIZE : 0;
+	return error ? error : n > alf_room(c->ring) ? -EMSGSIZE : 0;
 }
 
 int64_t shmpool_put_many(uint64_t key, const uint64_t *handles, size_t n)
@@ -109,8 +109,8 @@ int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n)
 	int error = lookup_queue(key, &c);
 	if (error)
 		return error;
-	if (n > alf_capacity(c.ring))
-		n = alf_capacity(c.ring);
+	if (n > alf_room(c.ring))
+		n = alf_room(c.ring);
 	return n ? set_since(&c, handles, lookup_get(&c, handles, (uint32_t)n)) : 0;
 }
 
@@ -121,8 +121,8 @@ int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t
 	int got = lookup_queue(key, &c);
 	if (got)
 		return got;
-	if (n > alf_capacity(c.ring))
-		n = alf_capacity(c.ring);
+	if (n > alf_room(c.ring))
+		n = alf_room(c.ring);
 	if (n)
 		got = blocking_get(c.p, c.m, c.ring, handles, (uint32_t)n, end);
 	return wait_slice_result(set_since(&c, handles, got), end, deadline);
@@ -206,8 +206,8 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 			break;
 		}
 		uint32_t k = bulk_of(&c, slices + sent, n - sent);
-		if (k > alf_capacity(c.ring))
-			k = alf_capacity(c.ring);
+		if (k > alf_room(c.ring))
+			k = alf_room(c.ring);
 		/* Take what is free: waiting for a whole bulk would starve others. */
 		int got = blocking_alloc_some(c.p, c.m, lookup_class(c.p, slices[sent].length),
 					      handle, k, end);

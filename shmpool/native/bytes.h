@@ -15,7 +15,7 @@
 
 /* Reads from the header where a buffer's payload lies. Each word is read once. Returns zeros if
  * they lead outside the buffer. */
-static inline struct shmpool_extent header_extent(const struct qmempool *p, uint64_t handle)
+static inline struct shmpool_extent bytes_extent(const struct qmempool *p, uint64_t handle)
 {
 	const struct buffer *b = pool_buffer(p, handle_index(handle));
 	const uint32_t headroom = load_relaxed(&b->headroom), length = load_relaxed(&b->length);
@@ -36,7 +36,7 @@ struct bytes_part {
 
 static inline struct bytes_part bytes_at(const struct qmempool *p, uint32_t index, uint32_t n)
 {
-	const struct shmpool_extent extent = header_extent(p, index);
+	const struct shmpool_extent extent = bytes_extent(p, index);
 	return (struct bytes_part) { pool_data(p, index) + extent.headroom, extent.length,
 				     pool_stride(p, index) - extent.headroom, index, n };
 }

@@ -12,15 +12,14 @@
  * Only readers follow links. Recovery does not: each segment says by itself whose it is.
  *
  *     chain_make    the owner of all n buffers, which nobody else can name
- *     chain_free    the owner of the head: qmempool.c calls it
  *     chain_next    the owner of the head
  *
  *     killed in      leaves                                 repaired by
  *     chain_make     the head OWNED(dead) with              sweep(): frees the head, which ends its
  *                    HANDLE_CHAIN; some segments CHAINED,   generation; then the segments of any
  *                    others OWNED(dead)                     head's earlier generation
- *     chain_free     the same; the head is not put back     the same
- *                    into its queue (got)
+ *     free_chain of  the same; the head is not put back     the same
+ *     qmempool.c     into its queue (got)
  *
  * Ordering
  *     [CHAIN]  the head's handle and generation, got, and the segments' owner words. HANDLE_CHAIN
@@ -36,15 +35,11 @@
 #ifndef SHMPOOL_CHAIN_H
 #define SHMPOOL_CHAIN_H
 
-#include "qmempool.h"
+#include "pool.h"
 
 /* Makes n buffers of m (2 or more), just allocated, one chain: handle[0] is its head from now on,
  * and the only handle of the chain. */
 void chain_make(struct qmempool *p, struct member *m, const uint64_t *handle, uint32_t n);
-
-/* Frees the segments of the chain that a buffer of m heads, and makes it a single buffer, which
- * goes back to no queue if m dies. */
-void chain_free(struct qmempool *p, struct member *m, uint64_t head);
 
 /* Returns the index of the segment that follows index in the chain with that head; index itself if
  * it is the last one. */

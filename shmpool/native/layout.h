@@ -192,12 +192,15 @@ struct queue_slot {
 	uint32_t dead_letter;      /* number of the dead-letter queue, 0 for none */
 	uint32_t max_redeliveries; /* after so many a buffer goes there; 0 for no limit */
 	uint32_t pad0;
-	uint64_t refused; /* buffers and payloads refused: no room, or no free buffer */
-	uint64_t dropped; /* buffers freed because the consumer that had got them died */
-	uint8_t pad1[24];
+	uint64_t refused;      /* buffers and payloads refused: no room, or no free buffer */
+	uint64_t dropped;      /* buffers freed because the consumer that had got them died */
+	uint32_t settled_wait; /* members asleep until nothing is unfinished: unfinished.h */
+	uint8_t pad1[20];
 	struct alf_queue queue;
 };
 _Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");
+
+#define BUFFER_PRODUCES (1u << 31)
 
 /* A buffer's header. Only the buffer's holder writes owner and handle. */
 struct buffer {
@@ -207,7 +210,8 @@ struct buffer {
 	uint32_t headroom; /* bytes before them */
 	uint32_t mark;     /* the user's */
 	uint32_t flow_hash;
-	uint32_t queue;     /* number of the queue it was last got from, 0 for none */
+	uint32_t queue;     /* number of the queue it was last got from, 0 for none; with
+			       BUFFER_PRODUCES: it stands for a producer (unfinished.h) */
 	uint64_t timestamp; /* ns, the user's clock */
 	union {
 		uint64_t failures_link; /* the three fields in one word: */

@@ -101,8 +101,8 @@ int shmpool_peek(int pool, int queue, uint64_t position, struct shmpool_peek *ou
 	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
 	if (!r)
 		return (int)opening_read((uint32_t)pool, -ENOENT);
-	alf_position at = load_acquire(&r->q->cons);  /* [CONS] */
-	alf_position end = load_acquire(&r->q->prod); /* [PROD] */
+	alf_position at = load_acquire(&r->q->cons);           /* [CONS] */
+	alf_position end = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
 	alf_position wanted = (alf_position)(position + alf_capacity(r));
 	if ((alf_distance)(wanted - at) > 0)
 		at = wanted;

@@ -28,13 +28,14 @@ struct node {
 };
 static struct node *threads;
 
-/* By slot: this process's token in the pool, and whether this process made the pool. */
+/* By slot: this process's token and pin in the pool, and whether this process made the pool. */
 struct opening {
 	struct token token;
+	struct pin pin;
 	bool made;
 };
 
-/* A forked child reads this as zeros: an unlocked mutex, no calls, no tokens. */
+/* A forked child reads this as zeros: unlocked mutexes, no calls, no tokens, no pins. */
 static struct wiped {
 	pthread_mutex_t threads_lock;
 	uint32_t callers[OPENING_POOLS_MAX];
@@ -135,6 +136,11 @@ int opening_hold(int fd, const char *path, void **page)
 	return error;
 }
 
+struct pin *opening_pinned(uint32_t number)
+{
+	return &wiped->openings[number % OPENING_POOLS_MAX].pin;
+}
+
 uint64_t opening_token(uint32_t number)
 {
 	return wiped ? load_relaxed(&wiped->openings[number % OPENING_POOLS_MAX].token.number) : 0;
@@ -207,6 +213,26 @@ int opening_attach(uint32_t number)
 	if (error == -EUSERS)
 		error = take_over(&p->segment, opening_token(number),
 				  &opening_thread->member[slot]);
+	return error;
+}
+
+int opening_pin(uint32_t number, const struct shmpool_driver *driver)
+{
+	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
+	struct pin *pin = opening_pinned(number);
+	void *page;
+	if (!p->segment.writes)
+		return -EROFS;
+	pthread_mutex_lock(&wiped->threads_lock);
+	int error = need_token(number % OPENING_POOLS_MAX);
+	if (!error && load_relaxed(&pin->page)) {
+		pin_retry(pin);
+	} else if (!error && !(error = token_pin(&p->segment, opening_token(number), &page))) {
+		error = pin_begin(pin, p, driver, page);
+		if (error)
+			token_let_go(page);
+	}
+	pthread_mutex_unlock(&wiped->threads_lock);
 	return error;
 }
 
@@ -319,8 +345,10 @@ void opening_closed(uint32_t number)
 			pool_wake_sleepers(p, wake_all);
 		sched_yield();
 	}
-	if (writes)
+	if (writes) {
+		pin_end(opening_pinned(number), p);
 		end_members(number);
+	}
 	pool_unbind(p);
 }
 

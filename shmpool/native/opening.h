@@ -5,12 +5,13 @@
  *     event                    what becomes of the members and tokens of the process
  *     first call of a thread   the thread becomes a member; a process without a token takes one
  *     end of a thread          its members end
- *     close of the pool        all members of the process end; its token is dropped
+ *     close of the pool        pinned memory is unregistered; all members of the process end; its
+ *                              token is dropped
  *     exit, kill               the kernel drops the token; the members are dead
- *     fork                     the child has no members and no tokens: the kernel wipes the memory
- *                              of both tables on fork (MADV_WIPEONFORK). The C library's fork
- *                              handler takes tokens for the child. If fork(2) was called past the C
- *                              library, the child's first call takes them.
+ *     fork                     the child has no members, tokens and pins: the kernel wipes the
+ *                              memory of both tables on fork (MADV_WIPEONFORK). The C library's
+ *                              fork handler takes tokens for the child. If fork(2) was called past
+ *                              the C library, the child's first call takes them.
  *
  * Who may call what at the same time: any thread anything, except opening_closed(), which one
  * thread calls. A pool is closed in two steps. opening_closing() runs with Python's lock held: from
@@ -28,6 +29,7 @@
 #ifndef SHMPOOL_OPENING_H
 #define SHMPOOL_OPENING_H
 
+#include "pin.h"
 #include "qmempool.h"
 
 #define OPENING_POOLS_MAX 64u /* a key names a pool in 6 bits */
@@ -75,6 +77,13 @@ int opening_attach(uint32_t number);
 
 /* token_hold(). No thread of this process forks meanwhile. */
 int opening_hold(int fd, const char *path, void **page);
+
+/* Pins an open pool: pin_begin(), or pin_retry() if it is pinned. Returns 0; -EROFS if the opening
+ * only reads; -ENOMEM; or an error of token_take(). */
+int opening_pin(uint32_t number, const struct shmpool_driver *driver);
+
+/* Returns the pin of an open pool. */
+struct pin *opening_pinned(uint32_t number);
 
 /* Returns the number of this process's token in an open pool, 0 if it has none. */
 uint64_t opening_token(uint32_t number);

@@ -65,7 +65,7 @@ static inline uint32_t tag_number(uint64_t word)
  *     OWNED -> ABANDONED       its owner, where no ring has  free_ring_put(),
  *                              room                          requeue_abandon()
  *     OWNED -> CHAINED         its owner                     chain_make()
- *     CHAINED -> OWNED         the owner of the head         chain_free()
+ *     CHAINED -> OWNED         the owner of the head         free_chain()
  *     any dead -> OWNED        a recoverer, by CAS           sweep.c take()
  *     any dead -> ABANDONED    a recoverer, by CAS           sweep.c abandon()
  *

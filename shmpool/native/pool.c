@@ -25,7 +25,8 @@ static void bind(struct qmempool *p, const struct segment *view)
 	};
 	const uint32_t slot = segment_free_slot(view);
 	alf_bind(&p->free, &segment_queue(view, slot)->queue,
-		 (uint64_t *)(view->base + view->free_ring_offset), (uint32_t)g->capacity, slot, 0);
+		 (uint64_t *)(view->base + view->free_ring_offset), (uint32_t)g->capacity,
+		 (uint32_t)g->capacity, slot, 0);
 }
 
 int pool_bind(struct qmempool *p, const struct segment *s)
@@ -89,6 +90,9 @@ void pool_wake_sleepers(const struct qmempool *p, void (*wake)(uint32_t *word))
 			wake(&q->room_wait);
 		if (wait_anybody(&q->room_many)) /* [WAIT] */
 			wake(&q->room_many);
+		uint32_t *settled = &segment_queue(&p->segment, i)->settled_wait;
+		if (wait_anybody(settled)) /* [WAIT] */
+			wake(settled);
 	}
 	for (uint32_t i = 0; i < segment_classes(&p->segment); i++) {
 		struct pool_shared *s = segment_shared(&p->segment) + i;

@@ -132,6 +132,35 @@ int qmempool_refill(struct qmempool *p, struct member *m, uint64_t *handle)
 	return 0;
 }
 
+/* Frees the segments of the chain that a buffer of m heads, and makes it a single buffer, which
+ * goes back to no queue if m dies: chain.h. */
+static void free_chain(struct qmempool *p, struct member *m, uint64_t head)
+{
+	struct buffer *b = pool_buffer(p, handle_index(head));
+	uint32_t at = handle_index(head), next = chain_next(p, head, at), k = 0;
+	uint64_t some[BULK_MAX];
+	/* No generation of this allocation: the chain is used up and goes back to no queue. */
+	store_release(&b->got, handle_generation(head) - 1); /* [CHAIN] before the first segment */
+	for (uint32_t n = 0; next != at && n < p->total; n++) {
+		struct buffer *segment = pool_buffer(p, next);
+		if (k == BULK_MAX) {
+			qmempool_free_bulk(p, m, some, k);
+			k = 0;
+		}
+		at = next;
+		next = chain_next(p, head, at);
+		some[k++] = handle_of(at, buffer_generation(segment));
+		/* If the segment is corrupted and heads a chain too, free no further ones for it: a
+		 * chain of chains has no end. */
+		store_relaxed(&segment->handle, some[k - 1]);
+		store_release(&segment->owner, m->tag); /* [OWNER] [CHAIN] */
+		count_up(&m->counters[COUNT_CHAINED], -1ull);
+	}
+	qmempool_free_bulk(p, m, some, k);
+	store_relaxed(&b->link, 0);
+	store_release(&b->handle, head); /* [CHAIN] after the last segment */
+}
+
 /* Frees the segments of all chains that n buffers of m head. Returns 0, or an error of
  * qmempool_check() for one of the n, or for one that is named twice, and frees none: each is marked
  * first, as by queue_put(). */
@@ -146,7 +175,7 @@ static int free_segments(struct qmempool *p, struct member *m, const uint64_t *h
 		store_relaxed(&pool_buffer(p, handle_index(handle[i]))->owner, m->tag);
 	for (uint32_t i = 0; i < n && !error; i++)
 		if (buffer_heads(pool_buffer(p, handle_index(handle[i]))))
-			chain_free(p, m, handle[i]);
+			free_chain(p, m, handle[i]);
 	return error;
 }
 

@@ -91,7 +91,7 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 		if (!error)
 			error = segment_reserve(&p->segment,
 						(uint64_t)((char *)ring.slot - p->segment.base),
-						capacity * sizeof(*ring.slot));
+						alf_capacity(&ring) * sizeof(*ring.slot));
 		if (!error) {
 			slot->on_death = on_death->what;
 			slot->dead_letter = on_death->dead_letter;
@@ -119,7 +119,8 @@ int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_
 	int number = r ? make(p, m, name, capacity, flags, on_death) : -ENOMEM;
 	if (number > 0) {
 		alf_bind(r, &segment_queue(&p->segment, (uint32_t)number)->queue,
-			 ring_slots(p, (uint32_t)number), capacity, (uint32_t)number, flags);
+			 ring_slots(p, (uint32_t)number), alf_slots(capacity), capacity,
+			 (uint32_t)number, flags);
 		if (cas_seq_cst(&p->queues[number], &other, r)) /* pairs with queue_ring() */
 			return number;
 	}
@@ -127,8 +128,9 @@ int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_
 	return number;
 }
 
-/* Returns the capacity of a queue's ring, or 0 if there is no such queue or it is corrupted. */
-static uint32_t ring_capacity(struct qmempool *p, uint32_t number)
+/* Returns how many elements a queue's ring holds, or 0 if there is no such queue or it is
+ * corrupted. */
+static uint32_t ring_room(struct qmempool *p, uint32_t number)
 {
 	if (number == 0 || number > p->segment.geometry.queues)
 		return 0;
@@ -136,15 +138,13 @@ static uint32_t ring_capacity(struct qmempool *p, uint32_t number)
 	if (load_acquire(&slot->state) != QUEUE_READY) /* [QUEUE] */
 		return 0;
 	uint32_t capacity = load_relaxed(&slot->queue.capacity);
-	return capacity < ALF_CAPACITY_MIN || capacity > ALF_CAPACITY_MAX ||
-			       capacity & (capacity - 1) ?
-		       0 :
-		       capacity;
+	uint32_t room = load_relaxed(&slot->queue.room);
+	return room && room <= ALF_CAPACITY_MAX && capacity == alf_slots(room) ? room : 0;
 }
 
 bool queue_exists(struct qmempool *p, uint32_t number)
 {
-	return ring_capacity(p, number) != 0;
+	return ring_room(p, number) != 0;
 }
 
 int queue_missing(struct qmempool *p, uint32_t number)
@@ -161,11 +161,11 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 	if (likely(r))
 		return r;
 	struct queue_slot *slot = segment_queue(&p->segment, number);
-	uint32_t capacity = ring_capacity(p, number), flags = load_relaxed(&slot->queue.flags);
-	r = capacity ? malloc(sizeof(*r)) : NULL;
+	uint32_t room = ring_room(p, number), flags = load_relaxed(&slot->queue.flags);
+	r = room ? malloc(sizeof(*r)) : NULL;
 	if (!r)
 		return NULL;
-	alf_bind(r, &slot->queue, ring_slots(p, number), capacity, number, flags);
+	alf_bind(r, &slot->queue, ring_slots(p, number), alf_slots(room), room, number, flags);
 	if (cas_seq_cst(&p->queues[number], &other, r)) /* pairs with the load above */
 		return r;
 	free(r); /* another thread was first */
@@ -176,6 +176,23 @@ void queue_release(const struct alf_ring *r, const struct member *m)
 {
 	role_release(&r->q->producer, m->tag);
 	role_release(&r->q->consumer, m->tag);
+}
+
+int queue_shutdown(const struct alf_ring *r, const struct member *m)
+{
+	struct alf_queue *q = r->q;
+	const bool single = r->flags & ALF_SINGLE_PRODUCER;
+	const bool mine = single && load_relaxed(&q->producer) == m->tag;
+	if (single && role_take(&q->producer, m->tag))
+		return -EBUSY;
+	alf_close(r);
+	store_relaxed(&q->ended, alf_closed(r)); /* a sleeper reads prod */
+	wait_wake(&q->data_wait, UINT32_MAX);
+	wait_wake(&q->room_many, UINT32_MAX);
+	wait_wake(&q->room_wait, UINT32_MAX);
+	if (single && !mine)
+		role_release(&q->producer, m->tag);
+	return 0;
 }
 
 /* Restores the owner words of n buffers that check_each_once() has marked. */
@@ -234,7 +251,7 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	struct alf_queue *q = r->q;
 	bool single = r->flags & ALF_SINGLE_PRODUCER;
 	int error = 0;
-	if (unlikely(n > r->mask + 1))
+	if (unlikely(n > r->room))
 		return -EMSGSIZE;
 	if (single && unlikely(role_take(&q->producer, m->tag)))
 		return -EBUSY;
@@ -247,6 +264,8 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 		if (n > 1)
 			unmark(p, m, handle, n);
 		count_up(&m->counters[COUNT_FULL], 1);
+		if (error == -EPIPE)
+			store_relaxed(&q->ended, 1);
 		return error;
 	}
 	count_up(&m->counters[COUNT_ENQUEUE], n);
@@ -291,6 +310,8 @@ int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, ui
 		count_up(&m->counters[COUNT_EMPTY], 1);
 		if (unlikely(load_relaxed(&q->stepped)) && wait_anybody(&q->room_wait)) /* [WAIT] */
 			return wake_room(r, -EAGAIN);
+		if (unlikely(load_relaxed(&q->ended)) && alf_closed(r) && alf_empty(r))
+			return -EPIPE;
 		return -EAGAIN;
 	}
 	return got;

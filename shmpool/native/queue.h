@@ -66,14 +66,21 @@ int queue_missing(struct qmempool *p, uint32_t number);
 /* Releases m's single-producer and single-consumer role, if it has one. */
 void queue_release(const struct alf_ring *r, const struct member *m);
 
-/* Puts n buffers, all or none. Returns 0; -ENOBUFS if there is no room; -EMSGSIZE if n is over the
- * capacity; -EBUSY if another member has the single-producer role; -EINVAL, -ESTALE, -EPERM for a
- * handle that m may not put (qmempool_check()). */
+/* Ends the queue: from now on puts return -EPIPE, and so do gets once it is empty. What comes back
+ * (requeue.h) still enters it. Wakes all that wait. May be repeated. Returns 0, or -EBUSY if
+ * another member has the single-producer role. */
+int queue_shutdown(const struct alf_ring *r, const struct member *m);
+
+/* Puts n buffers, all or none. Returns 0; -ENOBUFS if there is no room; -EPIPE after
+ * queue_shutdown(); -EMSGSIZE if n is over the capacity; -EBUSY if another member has the
+ * single-producer role; -EINVAL, -ESTALE, -EPERM for a handle that m may not put
+ * (qmempool_check()). */
 int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	      const uint64_t *handle, uint32_t n);
 
-/* Gets 1 to n buffers. Returns how many; -EAGAIN if the queue is empty; -EBUSY if another member
- * has the single-consumer role; -EBADMSG if the ring is corrupted. */
+/* Gets 1 to n buffers. Returns how many; -EAGAIN if the queue is empty; -EPIPE if it is and was
+ * ended; -EBUSY if another member has the single-consumer role; -EBADMSG if the ring is
+ * corrupted. */
 int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 	      uint32_t n);
 

@@ -42,7 +42,7 @@ static void collect_record(struct recovery *r, struct dead *d, uint64_t op)
 	const struct alf_ring *ring = recovery_ring(r, alf_op_queue(op));
 	if (!ring)
 		return;
-	alf_position prod = load_acquire(&ring->q->prod); /* [PROD] */
+	alf_position prod = alf_end(load_acquire(&ring->q->prod)); /* [PROD] */
 	uint64_t ago = alf_op_offset(op, prod), n = alf_op_count(op);
 	add(r, (struct dead_range) { .ring = ring,
 				     .from = (alf_position)(prod - ago),
@@ -65,7 +65,7 @@ static void collect_single(struct recovery *r)
 		const struct alf_ring *ring = recovery_ring(r, i);
 		if (!ring || !(ring->flags & ALF_SINGLE_PRODUCER))
 			continue;
-		alf_position n = load_acquire(&ring->q->prod) - r->base[i]; /* [PROD] */
+		alf_position n = alf_end(load_acquire(&ring->q->prod)) - r->base[i]; /* [PROD] */
 		/* [ROLE] Read after prod: a member that has the role now had it then. */
 		struct dead *d = recovery_dead(r, load_acquire(&ring->q->producer));
 		if (d)
@@ -130,6 +130,8 @@ void ranges_collect(struct recovery *r)
 		const struct alf_ring *ring = recovery_ring(r, i);
 		if (ring)
 			r->base[i] = load_acquire(&ring->q->cons); /* [CONS] read before prod */
+		if (ring && alf_closed(ring))
+			store_relaxed(&ring->q->ended, 1); /* whoever closed it may have died */
 	}
 	collect_records(r);
 	collect_single(r);

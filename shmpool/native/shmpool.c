@@ -20,6 +20,7 @@
 #include "token.h"
 
 #include "trim.h"
+#include "unfinished.h"
 
 /* Between two recoveries of dead members by a process that never waits. */
 #define TEND_NS 100000000
@@ -150,7 +151,7 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 		return queue_missing(p, (uint32_t)queue);
 	memcpy(info->name, segment_queue(&p->segment, r->id)->name, sizeof(info->name));
 	info->name[sizeof(info->name) - 1] = 0;
-	info->capacity = alf_capacity(r);
+	info->capacity = alf_room(r);
 	info->single_producer = !!(r->flags & ALF_SINGLE_PRODUCER);
 	info->single_consumer = !!(r->flags & ALF_SINGLE_CONSUMER);
 	info->count = alf_count(r);
@@ -160,11 +161,50 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->on_death = slot->on_death;
 	info->dead_letter = slot->dead_letter;
 	info->max_redeliveries = slot->max_redeliveries;
-	info->enqueued = load_relaxed(&r->q->prod) - alf_capacity(r);
+	info->enqueued = alf_end(load_relaxed(&r->q->prod)) - alf_capacity(r);
 	info->dequeued = load_relaxed(&r->q->cons) - alf_capacity(r);
 	info->refused = load_relaxed(&slot->refused);
 	info->dropped = load_relaxed(&slot->dropped);
 	return (int)opening_read((uint32_t)pool, 0);
+}
+
+int shmpool_queue_shutdown(int pool, int queue)
+{
+	struct lookup c;
+	int error = lookup_pool((uint32_t)pool, &c);
+	if (error)
+		return error;
+	const struct alf_ring *r = queue_ring(c.p, (uint32_t)queue);
+	return r ? queue_shutdown(r, c.m) : queue_missing(c.p, (uint32_t)queue);
+}
+
+int shmpool_queue_ended(int pool, int queue)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
+	return (int)opening_read((uint32_t)pool,
+				 r ? alf_closed(r) : queue_missing(p, (uint32_t)queue));
+}
+
+int64_t shmpool_unfinished_wait(int pool, int queue, int producers, int64_t deadline)
+{
+	struct lookup c;
+	int64_t end = wait_slice_end(deadline);
+	int error = lookup_pool((uint32_t)pool, &c);
+	if (error)
+		return error;
+	const struct alf_ring *r = queue_ring(c.p, (uint32_t)queue);
+	if (!r)
+		return queue_missing(c.p, (uint32_t)queue);
+	const enum unfinished what = producers ? UNFINISHED_PRODUCERS : UNFINISHED_MESSAGES;
+	if (what == UNFINISHED_PRODUCERS && deadline == WAIT_NEVER) {
+		struct shmpool_recovery done;
+		recover(c.p, c.m, &done); /* a dead one is no producer any more */
+	}
+	const int64_t n = unfinished_wait(c.p, c.m, r, what, end);
+	return n > 0 && end != deadline ? -EINTR : n;
 }
 
 int64_t shmpool_queue_count(uint64_t key)
@@ -289,6 +329,36 @@ int64_t shmpool_trim_wait(int pool, uint64_t keep)
 		return error;
 	int64_t bytes = trim(c.p, c.m, keep);
 	return opening_read((uint32_t)pool, bytes);
+}
+
+int shmpool_pin_wait(int pool, const struct shmpool_driver *driver)
+{
+	return opening_pool((uint32_t)pool) ? opening_pin((uint32_t)pool, driver) :
+					      opening_missing((uint32_t)pool);
+}
+
+int shmpool_pin_more_wait(int pool)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	return p ? pin_more(opening_pinned((uint32_t)pool), p) : opening_missing((uint32_t)pool);
+}
+
+int shmpool_unpin_wait(int pool)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	pin_end(opening_pinned((uint32_t)pool), p);
+	return 0;
+}
+
+int shmpool_pinned(int pool, struct shmpool_pinned *out)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	pin_read(opening_pinned((uint32_t)pool), p, out);
+	return (int)opening_read((uint32_t)pool, 0);
 }
 
 int shmpool_fate(int pool, uint32_t member)

@@ -211,6 +211,15 @@ int shmpool_queue_find(int pool, const char *name);
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info);
 int shmpool_queue_release(int pool, int queue);
 
+/* Ends a queue for all processes: queue_shutdown(). 0, or -EBUSY. */
+int shmpool_queue_shutdown(int pool, int queue);
+/* 1 if it was ended, else 0. */
+int shmpool_queue_ended(int pool, int queue);
+
+/* Waits until a queue has no unfinished messages (producers: 0) or no producers (1). Returns how
+ * many it has; -EINTR after a signal and at the end of each slice: call it again. */
+int64_t shmpool_unfinished_wait(int pool, int queue, int producers, int64_t deadline);
+
 /* Counts n buffers that were to go into a queue as refused. */
 int shmpool_refused(int pool, int queue, uint64_t n);
 
@@ -237,6 +246,30 @@ int shmpool_fate(int pool, uint32_t member);
 
 /* Returns the memory of free buffers, except keep of them, to the kernel. How many bytes. */
 int64_t shmpool_trim_wait(int pool, uint64_t keep);
+
+/* The driver that pins memory (pin.h): addresses of its functions, and their context. */
+struct shmpool_driver {
+	void *context;
+	void *push_context;      /* cuCtxPushCurrent */
+	void *pop_context;       /* cuCtxPopCurrent */
+	void *register_memory;   /* cuMemHostRegister */
+	void *unregister_memory; /* cuMemHostUnregister */
+};
+struct shmpool_pinned {
+	uint64_t bytes;  /* of data, registered */
+	uint64_t total;  /* bytes of the data of all buffers that exist */
+	uint32_t pinned; /* 0: nothing is registered */
+	uint32_t behind; /* 1: something could be registered, and is not */
+	int32_t error;   /* of the driver, 0 for none */
+};
+/* Begins to pin the pool in this process, or lets the driver try again what it refused. 0, or
+ * -errno. */
+int shmpool_pin_wait(int pool, const struct shmpool_driver *driver);
+/* Registers a piece of what exists and is not registered. 1 if there may be more; 0; -ENOENT if the
+ * pool is not pinned; -errno. */
+int shmpool_pin_more_wait(int pool);
+int shmpool_unpin_wait(int pool);
+int shmpool_pinned(int pool, struct shmpool_pinned *out);
 
 /* Figures. */
 int shmpool_stats(int pool, struct shmpool_stats *out);

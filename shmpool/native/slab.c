@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "owner.h"
+#include "token.h"
 
 /* Reserves the headers and data of n buffers of the class. */
 static int reserve(const struct segment *s, uint64_t first, uint64_t n)
@@ -16,7 +17,9 @@ static int reserve(const struct segment *s, uint64_t first, uint64_t n)
 	if (error)
 		return error;
 	error = segment_reserve(s, s->data_offset + first * s->stride, n * s->stride);
-	if (error)
+	/* Not if the pool is pinned: a trimmer that died may have left an absent extent with memory
+	 * that a process has registered. */
+	if (error && !token_pinned(s, 0))
 		segment_unreserve(s, s->data_offset + first * s->stride, n * s->stride);
 	return error;
 }

@@ -18,6 +18,7 @@
  *     tag -> 0          that member, if there is no memory for it        slab_grow()
  *     PRESENT -> tag    a trimmer that owns all its buffers, by CAS      trim()
  *     tag -> 0          the trimmer                                      trim()
+ *     tag -> PRESENT    the same, if a process has the pool pinned       trim()
  *     tag -> 0          a recoverer, if that member is dead, by CAS      recover_makers()
  *
  * Ordering

@@ -53,8 +53,8 @@ static bool orphan(const struct recovery *r, uint64_t owner)
 		       (uint32_t)owner;
 }
 
-/* True if a dead member owns the buffer, or nobody owns the chain that it was in. *ring is the ring
- * that it was claiming it from, or NULL. */
+/* True if a dead member owns the buffer, or its chain has gone. *ring is the ring that the member
+ * was claiming it from, or NULL. */
 static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring **ring)
 {
 	*ring = NULL;
@@ -70,15 +70,14 @@ static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring *
 	return true;
 }
 
-/* Returns the queue that the dead owner of a buffer got it from, 0 if it allocated it. */
-static uint32_t came_from(const struct recovery *r, const struct buffer *b, uint64_t owner)
+/* Returns the queue that the dead owner of a buffer got it from, 0 or a free ring if it allocated
+ * it. */
+static uint32_t came_from(const struct buffer *b, uint64_t owner)
 {
 	uint32_t said = owner_queue(owner);
 	if (owner_is_chained(owner))
 		return 0;
-	if (owner & OWNER_TRANSIT)
-		return segment_free_ring(&r->p->segment, said) < CLASSES_MAX ? 0 : said;
-	if (said)
+	if (said || owner & OWNER_TRANSIT)
 		return said;
 	return load_relaxed(&b->got) == buffer_generation(b) ? load_relaxed(&b->queue) : 0;
 }
@@ -138,7 +137,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 	struct buffer *b = pool_buffer(r->p, index);
 	uint64_t handle = index;
 	alf_position at;
-	if (alf_reserve(ring, &r->m->op, 1, ALF_MULTI, &at)) {
+	if (alf_reserve_back(ring, &r->m->op, &at)) {
 		alf_done(&r->m->op, ALF_MULTI);
 		return NO_ROOM;
 	}
@@ -187,7 +186,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 		/* An orphan stays one for a recoverer with a slot, which counts it. */
 		bool abandoned = owner_is_chained(owner) ||
 				 (!(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED);
-		uint32_t from = came_from(r, b, owner), to = destination(r, b, owner, from);
+		uint32_t from = came_from(b, owner), to = destination(r, b, owner, from);
 		enum handed handed = to && r->m ? hand_on(r, index, owner, from, to) : NO_ROOM;
 		if (handed == HANDED_ON)
 			return;

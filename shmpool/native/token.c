@@ -20,7 +20,11 @@
 #define TAKE_PAUSE_NS 5000000
 #define TAKE_FREELY 16 /* attempts without a pause */
 
-/* Returns a lock request for the byte of one token. */
+/* The byte of the first pin. */
+#define PINS (1ull << TOKEN_BITS)
+_Static_assert(PINS + NUMBER_MASK <= INT64_MAX, "a file offset");
+
+/* Returns a lock request for one byte: that of a token or a pin. */
 static struct flock byte_lock(short type, uint64_t number)
 {
 	return (struct flock) {
@@ -98,12 +102,36 @@ static int leave_to_mapping(int fd, void **out)
 	return 0;
 }
 
+/* Opens the segment's file again: a new open file description. Returns a descriptor, or -errno. */
+static int open_segment(const struct segment *s)
+{
+	int opened, fd, again;
+	if (!s->writes)
+		return -EROFS;
+	fd = segment_fd(s, &opened);
+	if (fd < 0)
+		return fd;
+	again = open_again(fd, s->path);
+	if (opened >= 0)
+		close(opened);
+	return again;
+}
+
+/* Waits before another attempt, after tries of them. False if there have been enough. */
+static bool try_again(int *tries)
+{
+	const struct timespec pause = { .tv_nsec = TAKE_PAUSE_NS };
+	if (*tries >= TAKE_FREELY)
+		nanosleep(&pause, NULL);
+	return ++*tries < TAKE_TRIES;
+}
+
 /* Locks the byte of a number that no process has, and stores the number in *number. Returns 0,
  * -EDEADLK, -ENOLCK or -ENOMEM. */
 static int lock_new(const struct segment *s, int fd, uint64_t *number)
 {
-	const struct timespec pause = { .tv_nsec = TAKE_PAUSE_NS };
-	for (int tries = 0; tries < TAKE_TRIES; tries++) {
+	int tries = 0;
+	do {
 		/* Pairs with itself: each number is handed out once. */
 		*number = (add_seq_cst(&segment_shared(s)->tokens, 1) + 1) & NUMBER_MASK;
 		if (*number == 0)
@@ -113,36 +141,43 @@ static int lock_new(const struct segment *s, int fd, uint64_t *number)
 			return 0;
 		if (errno != EAGAIN && errno != EACCES && errno != EINTR)
 			return errno == ENOMEM ? -ENOMEM : -ENOLCK;
-		if (tries >= TAKE_FREELY)
-			nanosleep(&pause, NULL);
-	}
+	} while (try_again(&tries));
 	return -EDEADLK;
 }
 
 int token_take(const struct segment *s, struct token *t)
 {
 	uint64_t number = 0;
-	int opened, fd, again, error;
-	if (!s->writes)
-		return -EROFS;
-	fd = segment_fd(s, &opened);
+	void *page;
+	int fd = open_segment(s);
 	if (fd < 0)
 		return fd;
-	again = open_again(fd, s->path);
-	if (opened >= 0)
-		close(opened);
-	if (again < 0)
-		return again;
-	error = lock_new(s, again, &number);
+	int error = lock_new(s, fd, &number);
 	if (error) {
-		close(again);
+		close(fd);
 		return error;
 	}
-	void *page;
-	error = leave_to_mapping(again, &page);
+	error = leave_to_mapping(fd, &page);
 	if (!error)
 		*t = (struct token) { number, page };
 	return error;
+}
+
+int token_pin(const struct segment *s, uint64_t number, void **page)
+{
+	struct flock lock = byte_lock(F_WRLCK, PINS + number);
+	int tries = 0, fd = open_segment(s);
+	if (fd < 0)
+		return fd;
+	while (fcntl(fd, F_OFD_SETLK, &lock)) {
+		bool locked = errno == EAGAIN || errno == EACCES || errno == EINTR;
+		int error = locked ? -EDEADLK : errno == ENOMEM ? -ENOMEM : -ENOLCK;
+		if (!locked || !try_again(&tries)) {
+			close(fd);
+			return error;
+		}
+	}
+	return leave_to_mapping(fd, page);
 }
 
 void token_drop(struct token *t)
@@ -173,29 +208,40 @@ void token_let_go(void *page)
 		munmap(page, SEGMENT_PAGE);
 }
 
-/* Returns 1 if the token is held, 0 if it is free, or -errno. */
-static int ask(int fd, uint64_t number)
+/* Returns 1 if another process has the write lock of one of length bytes, 0 if none has; or -errno.
+ * With a length of 0, of all bytes from there on. */
+static int ask(int fd, uint64_t first, off_t length)
 {
-	struct flock lock = byte_lock(F_RDLCK, number & NUMBER_MASK);
+	struct flock lock = byte_lock(F_RDLCK, first);
+	lock.l_len = length;
 	if (fcntl(fd, F_OFD_GETLK, &lock))
 		return -errno;
 	return lock.l_type != F_UNLCK;
 }
 
-enum token_state token_state(const struct segment *s, uint64_t number, uint64_t own)
+/* The same, of the segment's file. */
+static int ask_segment(const struct segment *s, uint64_t first, off_t length, uint64_t own)
 {
-	int opened, fd, held;
-	if (number == own)
-		return TOKEN_HELD;
-	fd = segment_fd(s, &opened);
+	int opened, fd = segment_fd(s, &opened), held;
 	if (fd < 0)
-		return TOKEN_UNKNOWN;
-	held = ask(fd, number);
+		return fd;
+	held = ask(fd, first, length);
 	/* Another thread may have closed the program's descriptors during the query and opened
 	 * another file under the same number. That file has no locks at all. */
-	if (held == 0 && (!segment_is(s, fd) || (own && ask(fd, own) != 1)))
+	if (held == 0 && (!segment_is(s, fd) || (own && ask(fd, own & NUMBER_MASK, 1) != 1)))
 		held = -EBADFD;
 	if (opened >= 0)
 		close(opened);
+	return held;
+}
+
+enum token_state token_state(const struct segment *s, uint64_t number, uint64_t own)
+{
+	int held = number == own ? 1 : ask_segment(s, number & NUMBER_MASK, 1, own);
 	return held < 0 ? TOKEN_UNKNOWN : held ? TOKEN_HELD : TOKEN_FREE;
+}
+
+bool token_pinned(const struct segment *s, uint64_t own)
+{
+	return ask_segment(s, PINS, 0, own) != 0;
 }

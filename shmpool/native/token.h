@@ -31,10 +31,20 @@
  * conflicts with write locks only, so the read locks of other readers never count as a live
  * process. Such a read lock can keep a process from taking a token; that process gets an error.
  *
- * Who may call what at the same time: token_state any thread. token_take, token_drop and token_hold
- * one thread of the process at a time, and no thread may fork during the call: a child would
- * inherit the descriptor that is about to be closed, and with it the lock. opening.c takes the lock
- * that its fork handlers take.
+ * A pin is a second lock of the same kind. A process takes it before it registers the pool's memory
+ * with a device (pin.h), and drops it after it has unregistered that. Its byte is the token's
+ * number above all tokens.
+ *
+ * A process takes its pin, and then reads the extents' words. A member that is about to remove an
+ * extent's memory changes its word, and then asks for pins. The kernel's own lock of the file's
+ * list of locks orders the two calls: either the member finds the pin, or the process reads the
+ * changed word. The kernel reads an empty list without that lock, but the list is never empty: the
+ * member's token is in it.
+ *
+ * Who may call what at the same time: token_state and token_pinned any thread. The others one
+ * thread of the process at a time, and no thread may fork during the call: a child would inherit
+ * the descriptor that is about to be closed, and with it the lock. opening.c takes the lock that
+ * its fork handlers take.
  */
 #ifndef SHMPOOL_TOKEN_H
 #define SHMPOOL_TOKEN_H
@@ -71,5 +81,12 @@ void token_let_go(void *page);
 /* Returns whether a token is held. own is a token of this process, or 0. It proves that the right
  * file was asked: if the file seems to know no lock on own either, the result is TOKEN_UNKNOWN. */
 enum token_state token_state(const struct segment *s, uint64_t number, uint64_t own);
+
+/* Takes the pin of the process that has token number. Returns 0, or an error of token_take().
+ * token_let_go() drops it. */
+int token_pin(const struct segment *s, uint64_t number, void **page);
+
+/* True if a live process has a pin, or if the kernel could not be asked now. own as above. */
+bool token_pinned(const struct segment *s, uint64_t own);
 
 #endif

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "cache.h"
+#include "member.h"
 #include "slab.h"
 #include "transfer.h"
 
@@ -21,6 +22,8 @@ struct collection {
 	uint32_t *have;   /* by extent: buffers collected, NOT_YET or TRIED */
 	uint64_t *handle; /* the buffers collected, in the order in which they came */
 	uint64_t n, most;
+	uint64_t token; /* of this process */
+	bool pinned;    /* a process has the pool pinned: no extent can be removed */
 };
 #define TRIED UINT32_MAX
 #define NOT_YET (UINT32_MAX - 1)
@@ -104,9 +107,10 @@ static void collect(struct collection *c, struct member *m)
 }
 
 /* Removes an extent, all of whose buffers the caller owns. Returns the bytes of its whole pages
- * that were given back. */
-static uint64_t take_away(const struct segment *s, const struct member *m, uint64_t i)
+ * that were given back. If the pool is pinned, keeps the extent and sets c->pinned. */
+static uint64_t take_away(struct collection *c, const struct member *m, uint64_t i)
 {
+	const struct segment *s = &c->p->segment;
 	uint64_t first = slab_extent_first(s, i);
 	uint64_t from = s->data_offset + first * s->stride;
 	uint64_t end = from + slab_extent_size(s, i) * s->stride;
@@ -115,7 +119,13 @@ static uint64_t take_away(const struct segment *s, const struct member *m, uint6
 	end = end / SEGMENT_PAGE * SEGMENT_PAGE;
 	if (!cas_seq_cst(segment_extent(s, i), &seen, m->tag)) /* [EXTENT] */
 		return 0;
-	/* Now the extent is not present. After this count no hint of slab_grow() skips it. */
+	/* Now the extent is not present, and no process registers it. */
+	c->pinned = token_pinned(s, c->token); /* after the word: token.h */
+	if (c->pinned) {
+		store_release(segment_extent(s, i), EXTENT_PRESENT); /* [EXTENT] */
+		return 0;
+	}
+	/* After this count no hint of slab_grow() skips it. */
 	add_seq_cst(&segment_class_shared(s)->trims, 1); /* [TRIMS] */
 	if (end <= from || !segment_unreserve(s, from, end - from))
 		end = from; /* the kernel keeps the memory; the extent is absent all the same */
@@ -131,12 +141,13 @@ static uint64_t take_all_away(struct collection *c, struct member *m)
 	uint64_t bytes = 0;
 	for (uint64_t k = 0; k < c->n; k++) {
 		uint64_t i = segment_extent_of(s, handle_index(c->handle[k]));
-		if (c->have[i] == slab_extent_size(s, i)) {
-			bytes += take_away(s, m, i);
-			c->have[i] = TRIED;
-		} else if (c->have[i] != TRIED) {
-			free_ring_put(c->p, m, &c->handle[k], 1);
+		if (c->have[i] == slab_extent_size(s, i) && !c->pinned) {
+			bytes += take_away(c, m, i);
+			if (!c->pinned)
+				c->have[i] = TRIED;
 		}
+		if (c->have[i] != TRIED)
+			free_ring_put(c->p, m, &c->handle[k], 1);
 	}
 	for (uint64_t k = 0; k < c->n; k++)
 		*extent_of(c, handle_index(c->handle[k])) = TRIED;
@@ -145,12 +156,14 @@ static uint64_t take_all_away(struct collection *c, struct member *m)
 }
 
 /* Trims one class. */
-static int64_t trim_class(struct qmempool *p, struct member *m, uint64_t keep,
+static int64_t trim_class(struct qmempool *p, struct member *m, uint64_t keep, uint64_t token,
 			  const uint32_t *closing)
 {
 	const struct segment *s = &p->segment;
 	const uint64_t capacity = (uint64_t)s->geometry.capacity;
-	struct collection c = { .p = p, .have = malloc((s->extents + 1) * sizeof(*c.have)) };
+	struct collection c = { .p = p,
+				.token = token,
+				.have = malloc((s->extents + 1) * sizeof(*c.have)) };
 	uint64_t some[BULK_MAX], bytes = 0, stolen = 0;
 	c.handle = malloc((capacity / SHARE + s->geometry.extent_buffers + 1) * sizeof(*c.handle));
 	if (!c.have || !c.handle) {
@@ -163,7 +176,7 @@ static int64_t trim_class(struct qmempool *p, struct member *m, uint64_t keep,
 	cache_drain(p, m);
 	for (uint32_t n; stolen < capacity && (n = cache_steal(p, m, some, BULK_MAX)); stolen += n)
 		free_ring_put(p, m, some, n);
-	while (!load_relaxed(closing) && choose(&c, keep)) {
+	while (!load_relaxed(closing) && !c.pinned && choose(&c, keep)) {
 		collect(&c, m);
 		bytes += take_all_away(&c, m);
 	}
@@ -174,10 +187,13 @@ static int64_t trim_class(struct qmempool *p, struct member *m, uint64_t keep,
 
 int64_t trim(struct qmempool *p, struct member *m, uint64_t keep)
 {
+	const uint64_t token = member_token(load_relaxed(&m->identity));
 	int64_t bytes = 0;
+	if (token_pinned(&p->segment, token)) /* the answer may change: take_away() asks again */
+		return 0;
 	for (uint32_t i = 0; i < segment_classes(&p->segment); i++) {
 		struct qmempool *of = pool_class(p, i);
-		int64_t more = trim_class(of, pool_block(of, m), keep, &p->closing);
+		int64_t more = trim_class(of, pool_block(of, m), keep, token, &p->closing);
 		if (more < 0)
 			return bytes ? bytes : more;
 		bytes += more;

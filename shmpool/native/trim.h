@@ -8,9 +8,14 @@
  * removed extent again when it is needed. Buffer headers keep their memory, since a sweep or an
  * audit may be reading them, and keep their generations.
  *
+ * Nothing is removed while a process has the pool pinned (token.h): a device would go on reading
+ * the pages that the process has registered, while the extent gets new ones.
+ *
  *     step                              a crash after it leaves            repaired by
  *     collect() takes free buffers      buffers OWNED(dead)                sweep()
  *     extent: PRESENT -> trimmer's tag  an extent that no member uses      recover_makers()
+ *     if the pool is pinned:
+ *       extent: tag -> PRESENT          buffers OWNED(dead)                sweep()
  *     trims + 1, memory given back      the same                           recover_makers()
  *     extent: tag -> 0                  nothing: the extent is absent
  *

@@ -23,7 +23,7 @@ class Policy:
     low_water: int = 0  # alarm when fewer buffers than this can be allocated
     queue_full_s: float = 5.0  # alarm when a queue has been full for this long
     held_s: float = 60.0  # alarm when a buffer has been held for this long
-    trim_to: int | None = None  # free buffers that keep their memory; without it all do
+    trim_to: int | None = None  # free buffers of each size that keep memory; without it all do
     trim_after_s: float = 30.0  # trim when there have been more of them for this long
 
 

@@ -319,14 +319,11 @@ def _check_group(group: str | int | None, path: config_lines.Path, trouble: _Tro
 def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> None:
     path = ("pools", name)
     trouble.check(path, checked_name, name, "pool")
-    geometry, refusal = None, None
-    try:
-        geometry, refusal = plan(pool)
-    except errors.InvalidArgument as error:  # lists of different lengths
-        trouble.add((*path, "buffer_size"), str(error))
+    geometry, refusal = plan(pool)
     if refusal is not None:
-        trouble.add((*path, refusal.option.partition("[")[0]), refusal.demand)
-    elif geometry is not None:
+        option, of_class, _ = refusal.option.partition("[")
+        trouble.add((*path, option), str(refusal) if of_class else refusal.demand)
+    else:
         if len(pool.queue) > geometry.queues:
             trouble.add(
                 (*path, "queue", list(pool.queue)[geometry.queues]),
@@ -349,7 +346,9 @@ def _check_pool(name: str, pool: PoolConfig, room: int, trouble: _Trouble) -> No
         if not 0 <= (getattr(pool, option) or 0) < float("inf"):
             trouble.add((*path, option), "it must be a number from 0")
     for option in ("low_water", "trim_to"):
-        if geometry and (getattr(pool, option) or 0) > (most := Geometry.of(geometry).capacity):
+        if refusal is None and (getattr(pool, option) or 0) > (
+            most := Geometry.of(geometry).capacity
+        ):
             trouble.add((*path, option), f"it must be at most the capacity, {most}")
     for queue_name, queue in pool.queue.items():
         at = (*path, "queue", queue_name)

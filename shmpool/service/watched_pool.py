@@ -137,8 +137,10 @@ class WatchedPool:
 
     def _watch_trimmable(self, stats: Stats) -> None:
         keep = self.policy.trim_to
-        grown = stats.created > self.view.geometry.prealloc  # preallocated ones keep memory
-        if keep is None or not grown or stats.free + stats.cached <= keep:
+        if keep is None or not any(
+            now.created > given.prealloc and now.free + now.cached > keep  # those keep their memory
+            for now, given in zip(stats.sizes, self.view.geometry.sizes, strict=True)
+        ):
             self._trimmable_since = None
         elif self._trimmable_since is None:
             self._trimmable_since = self._clock()

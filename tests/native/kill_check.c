@@ -208,7 +208,7 @@ static void check_use(void)
 	DEMAND(n == all);
 	for (uint32_t queue = 1; queue <= p->segment.geometry.queues; queue++) {
 		const struct alf_ring *r = scene_ring(queue);
-		if (!r)
+		if (!r || alf_closed(r))
 			continue;
 		for (uint32_t i = 0; i < RING && i < n; i++)
 			DEMAND(blocking_put(p, scene.a, r, &handle[i], 1, WAIT_NEVER) == 0);

@@ -5,6 +5,8 @@
 #include "check.h"
 #include "kill_dead.h"
 #include "kill_victim.h"
+#include "pin.h"
+#include "token.h"
 #include "transfer.h"
 #include "trim.h"
 
@@ -170,6 +172,53 @@ int give_beside(struct scene *s)
 	free_ring_put(s->of, scene_block(s->v), &s->owned[s->owned_n -= 3], 3);
 	count_up(&s->v->counters[COUNT_FREE], 3);
 	return 0;
+}
+
+static int driver_context(void *context)
+{
+	(void)context;
+	return 0;
+}
+
+static int driver_leave(void **context)
+{
+	*context = NULL;
+	return 0;
+}
+
+/* Only present extents have memory that may be written to. */
+static int driver_register(void *address, size_t bytes, unsigned int flags)
+{
+	for (size_t i = 63; i < bytes; i += 64)
+		((char *)address)[i] = (char)flags;
+	return 0;
+}
+
+static int driver_unregister(void *address)
+{
+	return ((char *)address)[63] - 1; /* the memory is still there */
+}
+
+/* Pins the pool, registers what exists, and unpins it. */
+int pin_all(struct scene *s)
+{
+	const struct shmpool_driver driver = { NULL, (void *)driver_context, (void *)driver_leave,
+					       (void *)driver_register, (void *)driver_unregister };
+	static struct pin pin;
+	void *page;
+	int error = token_pin(&s->pool.segment, scene_token(), &page);
+	if (!error && (error = pin_begin(&pin, &s->pool, &driver, page)))
+		token_let_go(page);
+	while (!error && pin_more(&pin, &s->pool) > 0)
+		;
+	pin_end(&pin, &s->pool);
+	return error;
+}
+
+/* No dead process has a pin. */
+void check_unpinned(struct scene *s)
+{
+	DEMAND(!token_pinned(&s->pool.segment, 0));
 }
 
 int trim_beside(struct scene *s)

@@ -264,7 +264,7 @@ static void take(struct member *m, uint32_t queue, uint32_t n)
 			break;
 		note(m, queue, handle);
 	}
-	DEMAND(got == 1 || got == -EAGAIN || got == -EBUSY);
+	DEMAND(got == 1 || got == -EAGAIN || got == -EPIPE || got == -EBUSY);
 }
 
 void scene_work(void)
@@ -310,6 +310,8 @@ void scene_drain(void)
 	take(scene.a, scene.subject, RING + 1);
 	take(scene.b, scene.other, RING + 1);
 	take(scene.a, scene.letter, RING + 1);
+	if (queue_find(&scene.pool, "made") > 0)
+		take(scene.a, (uint32_t)queue_find(&scene.pool, "made"), RING + 1);
 	queue_release(scene_ring(scene.subject), scene.a);
 }
 

@@ -9,6 +9,7 @@
 #include "binding.h"
 #include "blocking.h"
 #include "check.h"
+#include "unfinished.h"
 #include "wait.h"
 
 #define SHORT_NS 2000000 /* a sleep that ends by itself */
@@ -346,6 +347,69 @@ void check_queue(struct scene *s)
 	if (found == -ENOENT)
 		found = queue_create(&s->pool, s->a, "made", RING, 0, &requeue);
 	DEMAND(found == 4);
+}
+
+static const struct alf_ring *made_ring(struct scene *s)
+{
+	return queue_ring(&s->pool, (uint32_t)queue_find(&s->pool, "made"));
+}
+
+void make_queue(struct scene *s)
+{
+	EQUAL(4, create_queue(s));
+}
+
+/* A message of the victim in a queue that was ended since. */
+void get_own_ended(struct scene *s)
+{
+	make_queue(s);
+	alloc_own(s);
+	EQUAL(0, queue_put(&s->pool, s->v, made_ring(s), s->owned, 1));
+	EQUAL(1, queue_get(&s->pool, s->v, made_ring(s), s->owned, 1));
+	EQUAL(0, queue_shutdown(made_ring(s), s->v));
+}
+
+int end_queue(struct scene *s)
+{
+	return queue_shutdown(made_ring(s), s->v);
+}
+
+int count_unfinished(struct scene *s)
+{
+	return unfinished_count(&s->pool, s->ring, UNFINISHED_MESSAGES) ? 0 : -EIO;
+}
+
+/* A queue is open or ended, and says the same to both sides, once its dead member is recovered. */
+void check_ended(struct scene *s)
+{
+	const struct alf_ring *made = made_ring(s);
+	uint64_t handle;
+	if (s->report->result != PENDING)
+		DEMAND(alf_closed(made));
+	const int got = blocking_get(&s->pool, s->a, made, &handle, 1, wait_now() + SHORT_NS);
+	DEMAND(got == (alf_closed(made) ? -EPIPE : -EAGAIN));
+	EQUAL(0, blocking_alloc(&s->pool, s->a, &handle, 1, WAIT_NEVER));
+	const int put = queue_put(&s->pool, s->a, made, &handle, 1);
+	DEMAND(put == (alf_closed(made) ? -EPIPE : 0));
+	if (!put)
+		EQUAL(1, queue_get(&s->pool, s->a, made, &handle, 1));
+	uint64_t none;
+	DEMAND(queue_get(&s->pool, s->a, made, &none, 1) == (put ? -EPIPE : -EAGAIN));
+	EQUAL(0, qmempool_free(&s->pool, s->a, handle));
+}
+
+void check_unfinished(struct scene *s)
+{
+	DEMAND(s->report->result != -EIO);
+}
+
+/* The victim's message came back, whatever became of the victim. */
+void check_returned(struct scene *s)
+{
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < s->taken; i++)
+		n += s->stream[i].number == FROM_VICTIM;
+	DEMAND(n == 1);
 }
 
 int create_segment(struct scene *s)

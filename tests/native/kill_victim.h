@@ -31,6 +31,8 @@ void have_two(struct scene *s);
 void have_last(struct scene *s);
 void take_front(struct scene *s);
 void unblock(struct scene *s);
+void make_queue(struct scene *s);
+void get_own_ended(struct scene *s);
 
 /* The operations that are killed. */
 int put_own(struct scene *s);
@@ -55,9 +57,13 @@ int open_and_attach(struct scene *s);
 int detach_member(struct scene *s);
 int detach(struct scene *s);
 int create_queue(struct scene *s);
+int end_queue(struct scene *s);
+int count_unfinished(struct scene *s);
 int create_segment(struct scene *s);
 int recover_dead(struct scene *s);
 int trim_all_but(struct scene *s);
+int pin_all(struct scene *s);
+void check_unpinned(struct scene *s);
 
 /* The operations in which a companion is suspended, owning three buffers and more in its
  * cache. */
@@ -73,6 +79,9 @@ int recover_beside(struct scene *s);
 
 /* Checks after the operation. */
 void check_queue(struct scene *s);
+void check_ended(struct scene *s);
+void check_unfinished(struct scene *s);
+void check_returned(struct scene *s);
 void check_segment(struct scene *s);
 void check_nacked(struct scene *s);
 void check_fuller(struct scene *s); /* what get_own_full() published has come out */

@@ -125,6 +125,68 @@ static void extent_was_being_taken_away(void)
 	SAME(8, held(A));
 }
 
+/* D has found no pin, and is about to claim the extent. B pins the pool, and registers the extent:
+ * it stays, with its memory. */
+static void extent_is_pinned_before_the_claim(void)
+{
+	uint64_t *extent = segment_extent(&world_segment, 0);
+	DO(A, ALLOC, .n = 8);
+	DO(A, FREE, .n = 8);
+	START(D, TRIM);
+	UNTIL(D, BEFORE, SWAPS, extent, 1);
+	DO(B, CALL, .call = world_pin);
+	SAME(world_actors[B].pool.segment.geometry.capacity * 2048,
+	     load_relaxed(&world_actors[B].pin.bytes));
+	script_finish(D);
+	SAME(EXTENT_PRESENT, *extent);
+	DO(D, TRIM);
+	SAME(EXTENT_PRESENT, *extent);
+	DO(B, CALL, .call = world_unpin);
+	DO(D, TRIM);
+	SAME(0, *extent);
+}
+
+/* D has claimed the extent. B pins the pool, and does not register the extent. D keeps it, and then
+ * B registers it. B dies: its pin does not count any more. */
+static void extent_is_pinned_after_the_claim(void)
+{
+	uint64_t *extent = segment_extent(&world_segment, 0);
+	DO(A, ALLOC, .n = 8);
+	DO(A, FREE, .n = 8);
+	START(D, TRIM);
+	UNTIL(D, AFTER, SWAPS, extent, 1);
+	DO(B, CALL, .call = world_pin);
+	SAME(6 * 2048, load_relaxed(&world_actors[B].pin.bytes));
+	script_finish(D);
+	SAME(EXTENT_PRESENT, *extent);
+	DO(B, CALL, .call = world_register);
+	SAME(8 * 2048, load_relaxed(&world_actors[B].pin.bytes));
+	DO(D, TRIM);
+	SAME(EXTENT_PRESENT, *extent);
+	script_kill(B);
+	DO(D, TRIM);
+	SAME(0, *extent);
+}
+
+/* D dies when it has claimed the extent, and has not asked for pins again. The extent is absent
+ * then, but keeps its memory, which B has registered. A creates it again. */
+static void trimmer_of_a_pinned_extent_dies(void)
+{
+	uint64_t *extent = segment_extent(&world_segment, 0);
+	DO(A, ALLOC, .n = 8);
+	DO(A, FREE, .n = 8);
+	START(D, TRIM);
+	UNTIL(D, BEFORE, SWAPS, extent, 1);
+	DO(B, CALL, .call = world_pin);
+	UNTIL(D, AFTER, SWAPS, extent, 1);
+	script_kill(D);
+	DO(C, RECOVER);
+	SAME(0, *extent);
+	DO(A, ALLOC, .n = 8);
+	SAME(EXTENT_PRESENT, *extent);
+	DO(B, CALL, .call = world_unpin);
+}
+
 /* A ends while B adopts the last buffer that A had. At least one of the two sees the other, and
  * frees A's slot, however late A's stores become visible. */
 static void last_buffer_is_adopted(void)
@@ -175,6 +237,15 @@ const struct scenario caches_scenarios[] = {
 	  .newcomers = 1 << D },
 	{ "extent-is-published", extent_is_published, { GROWS, .threads = 4 } },
 	{ "extent-was-being-taken-away", extent_was_being_taken_away, { GROWS, .threads = 4 } },
+	{ "extent-is-pinned-before-the-claim",
+	  extent_is_pinned_before_the_claim,
+	  { GROWS, .threads = 4 } },
+	{ "extent-is-pinned-after-the-claim",
+	  extent_is_pinned_after_the_claim,
+	  { GROWS, .threads = 4 } },
+	{ "trimmer-of-a-pinned-extent-dies",
+	  trimmer_of_a_pinned_extent_dies,
+	  { GROWS, .threads = 4 } },
 	{ "last-buffer-is-adopted",
 	  last_buffer_is_adopted,
 	  { SMALL, .threads = 2, .one_process = true } },

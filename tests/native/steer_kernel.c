@@ -43,3 +43,28 @@ enum token_state token_state(const struct segment *s, uint64_t number, uint64_t 
 		       TOKEN_FREE :
 		       TOKEN_HELD;
 }
+
+uint64_t steer_pins[STEER_THREADS];
+
+int token_pin(const struct segment *s, uint64_t number, void **page)
+{
+	(void)s;
+	store_seq_cst(&steer_pins[number - 1], 1);
+	*page = &steer_pins[number - 1];
+	return 0;
+}
+
+void token_let_go(void *page)
+{
+	store_seq_cst((uint64_t *)page, 0);
+}
+
+bool token_pinned(const struct segment *s, uint64_t own)
+{
+	(void)s;
+	(void)own;
+	for (uint32_t i = 0; i < STEER_THREADS; i++)
+		if (load_seq_cst(&steer_pins[i]) && !steer_died(i))
+			return true;
+	return false;
+}

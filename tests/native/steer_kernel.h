@@ -14,6 +14,9 @@
 /* Returns the token of a thread; for STEER_THREADS the token of a process that is no thread. */
 #define STEER_TOKEN(thread) (1u + (thread))
 
+/* By thread: nonzero if its process has a pin (token.h), which counts until the thread dies. */
+extern uint64_t steer_pins[STEER_THREADS];
+
 /* True if a value is published at the position. */
 static inline bool steer_published(const struct alf_ring *r, alf_position at)
 {

@@ -180,8 +180,11 @@ void world_alloc(uint32_t me, uint32_t n, bool wait, int64_t most_ns)
 	a->waits_on = NULL;
 	if (error)
 		DEMAND(error == -EAGAIN || (wait && error == -EINTR));
-	for (uint32_t i = 0; i < n && !error; i++)
+	for (uint32_t i = 0; i < n && !error; i++) {
+		const uint32_t got = pool_of(&a->pool, handle_index(handle[i]))->segment.class;
+		DEMAND(got == class || (wait && got > class));
 		take(me, handle[i], false);
+	}
 }
 
 void world_free(uint32_t me, uint32_t n)
@@ -781,11 +784,82 @@ void world_make(const struct profile *profile)
 	copy(false);
 }
 
+/* The driver of the thread that runs: a device that has the thread's byte of every 64 registered
+ * ones, and finds it again. */
+static int driver_context(void *context)
+{
+	(void)context;
+	return 0;
+}
+
+static int driver_leave(void **context)
+{
+	*context = NULL;
+	return 0;
+}
+
+static size_t registered[STEER_THREADS][CAPACITY_MOST]; /* bytes, by page of a thread's own */
+static char *registered_at[STEER_THREADS][CAPACITY_MOST];
+
+static int driver_register(void *address, size_t bytes, unsigned int flags)
+{
+	const int me = steer_self();
+	uint32_t n = 0;
+	SAME(1, flags);
+	while (registered[me][n])
+		n++;
+	registered[me][n] = bytes;
+	registered_at[me][n] = address;
+	for (size_t i = (size_t)me; i < bytes; i += CACHE_LINE)
+		((char *)address)[i] = (char)(me + 1);
+	return 0;
+}
+
+static int driver_unregister(void *address)
+{
+	const int me = steer_self();
+	uint32_t n = 0;
+	while (registered_at[me][n] != address)
+		n++;
+	for (size_t i = (size_t)me; i < registered[me][n]; i += CACHE_LINE)
+		SAME(me + 1, ((char *)address)[i]);
+	registered[me][n] = 0;
+	registered_at[me][n] = NULL;
+	return 0;
+}
+
+void world_register(uint32_t me)
+{
+	while (pin_more(&world_actors[me].pin, &world_actors[me].pool) > 0)
+		;
+}
+
+void world_pin(uint32_t me)
+{
+	struct actor *a = &world_actors[me];
+	const struct shmpool_driver driver = { NULL, (void *)driver_context, (void *)driver_leave,
+					       (void *)driver_register, (void *)driver_unregister };
+	void *page;
+	SAME(0, token_pin(&a->pool.segment, STEER_TOKEN(me), &page));
+	SAME(0, pin_begin(&a->pin, &a->pool, &driver, page));
+	world_register(me);
+}
+
+void world_unpin(uint32_t me)
+{
+	pin_end(&world_actors[me].pin, &world_actors[me].pool);
+}
+
 void world_begin(void)
 {
 	struct member *last = world_actors[LAST].m;
 	copy(true);
+	for (uint32_t i = 0; i < STEER_THREADS; i++)
+		free(world_actors[i].pin.unit); /* of a thread that died */
 	memset(world_actors, 0, sizeof(world_actors));
+	memset(steer_pins, 0, sizeof(steer_pins));
+	memset(registered, 0, sizeof(registered));
+	memset(registered_at, 0, sizeof(registered_at));
 	world_actors[LAST].m = last;
 	sent = created = handed_over = ends = 0;
 	ending = false;
@@ -869,6 +943,12 @@ void world_operate(uint32_t me, enum operation what, uint32_t queue, uint32_t n,
 		break;
 	case CHAIN:
 		world_chain(me, n, queue);
+		break;
+	case PIN:
+		if (load_relaxed(&a->pin.page))
+			world_unpin(me);
+		else
+			world_pin(me);
 		break;
 	case CALL: /* only in scripts: steer_script.c */
 	case OPERATIONS:

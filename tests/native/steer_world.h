@@ -22,6 +22,7 @@
 #include "chain.h"
 #include "check.h"
 #include "member.h"
+#include "pin.h"
 #include "queue.h"
 #include "slab.h"
 #include "steer_kernel.h"
@@ -59,6 +60,7 @@ enum operation {
 	END,
 	ATTACH,
 	CHAIN,
+	PIN, /* the pool, and register what exists; if it is pinned: unpin it */
 	CALL,
 	OPERATIONS
 };
@@ -108,6 +110,7 @@ struct actor {
 	uint32_t getting, getting_from; /* in the middle of getting that many at most */
 	const struct alf_ring *waits_on;
 	uint32_t waits_for;
+	struct pin pin;
 	uint32_t last[STEER_THREADS][QUEUES]; /* number of the last message seen */
 };
 #define LAST STEER_THREADS
@@ -160,6 +163,10 @@ void world_hand_over(uint32_t me);
 void world_adopt(uint32_t me);
 /* The thread ends, and another one begins in its place. */
 void world_end_thread(uint32_t me);
+/* Pins the pool; checks that what is registered keeps its memory until it is unpinned. */
+void world_pin(uint32_t me);
+void world_register(uint32_t me); /* what exists since */
+void world_unpin(uint32_t me);
 /* Any of these, on a queue and with n buffers where that applies. *out gets a recovery's
  * result. */
 void world_operate(uint32_t me, enum operation what, uint32_t queue, uint32_t n,

@@ -36,11 +36,12 @@ static struct member *self(void)
 }
 
 static bool no_memory;
+static uint64_t from_on; /* the first byte in the file for which there is none */
 
 /* Called by the core in place of libc's: /dev/shm is full, if no_memory says so. */
 int fallocate(int fd, int mode, off_t from, off_t length)
 {
-	if (!no_memory)
+	if (!no_memory || (uint64_t)from < from_on)
 		return (int)syscall(SYS_fallocate, fd, mode, from, length);
 	errno = ENOSPC;
 	return -1;
@@ -80,6 +81,26 @@ static void full(void)
 	EQUAL(CAPACITY, alloc_all(handle, BULK));
 	EQUAL(0, qmempool_free_bulk(pool(), self(), handle, CAPACITY));
 	CHECK(trim(pool(), self(), 0) > 0);
+}
+
+/* An absent extent may have memory that a process has registered: a trimmer died when it had
+ * claimed the extent. Growth that gets no memory does not give that back. */
+static void full_and_pinned(void)
+{
+	static uint64_t handle[BULK];
+	const struct segment *s = &pool()->segment;
+	char *byte = segment_data(s, (uint32_t)slab_extent_first(s, 0));
+	void *page;
+	EQUAL(0, segment_reserve(s, (uint64_t)(byte - s->base), 1));
+	*byte = 1;
+	no_memory = true;
+	from_on = s->data_offset;
+	EQUAL(0, token_pin(s, opening_token(pool_number), &page));
+	EQUAL(-ENOSPC, qmempool_alloc_bulk(pool(), self(), handle, BULK));
+	EQUAL(1, *byte);
+	token_let_go(page);
+	no_memory = false;
+	from_on = 0;
 }
 
 static void *grow(void *unused)
@@ -165,6 +186,7 @@ int main(int argc, char **argv)
 	pool_number = memfd_pool(&g);
 	stale_hint();
 	full();
+	full_and_pinned();
 	race(argc > 1 ? atoi(argv[1]) : 100);
 	claims();
 	return 0;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * chain.h - a Buffer that is a chain (native/chain.h), and what a Buffer and a chain have in
+ * parts.h - a Buffer that is a chain (native/chain.h), and what a Buffer and a chain have in
  * common: their bytes as segments.
  */
-#ifndef SHMPOOL_HOT_CHAIN_H
-#define SHMPOOL_HOT_CHAIN_H
+#ifndef SHMPOOL_PARTS_H
+#define SHMPOOL_PARTS_H
 
 #include "hot.h"
 
@@ -34,7 +34,7 @@ static inline PyObject *hot_buffer_got(struct buffer_object *buffer, struct pool
 	int error = 0;
 	if (unlikely(buffer_heads(pool_buffer(c->p, handle_index(handle)))))
 		error = hot_chain_read(buffer, c->p, handle);
-	PyObject *filled = hot_buffer_fill(buffer, pool, handle, header_extent(c->p, handle));
+	PyObject *filled = hot_buffer_fill(buffer, pool, handle, bytes_extent(c->p, handle));
 	if (unlikely(error))
 		Py_CLEAR(filled);
 	return filled;
@@ -51,7 +51,7 @@ int64_t hot_chain_send(struct queue_object *self, const char *data, size_t lengt
 int hot_chain_refuse(const struct buffer_object *self, const char *what);
 
 /* Says that the first length bytes of the chain are in use: in the headers, 0 or a code; or in the
- * object only, whose headers somebody else has written. */
+ * object only, whose headers the caller has written. */
 int hot_chain_set_length(struct buffer_object *self, uint64_t length);
 void hot_chain_note(struct buffer_object *self, uint64_t length);
 
@@ -70,8 +70,7 @@ int64_t hot_buffer_fill_bytes(struct buffer_object *self, const struct shmpool_s
 PyObject *hot_buffer_to_bytes(PyObject *object, PyObject *unused);
 PyObject *hot_buffer_write(PyObject *object, PyObject *payload);
 PyObject *hot_buffer_writelines(PyObject *object, PyObject *payloads);
-PyObject *hot_buffer_readinto(PyObject *object, PyObject *const *args, Py_ssize_t n,
-			      PyObject *names);
+PyObject *hot_buffer_readinto(PyObject *object, PyObject *const *args, Py_ssize_t n);
 PyObject *hot_buffer_segments(PyObject *object, void *unused);
 
 #endif

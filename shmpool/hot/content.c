@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bytes.c - the bytes of a Buffer: written, read and viewed. A single buffer is one part, a chain
+ * content.c - the bytes of a Buffer: written, read and viewed. A single buffer is one part, a chain
  * several.
  */
-#include "chain.h"
+#include "parts.h"
 #include "payload.h"
-
-#define COPY_UNLOCKED (256u << 10) /* bytes from which a copy releases the interpreter's lock */
 
 /* A chain of one part, for a single buffer. */
 struct single {
@@ -65,24 +63,6 @@ static uint64_t copy_out(const struct hot_chain *from, uint64_t offset, char *to
 	return done;
 }
 
-/* Counts as a view of the Buffer while it copies without the interpreter's lock. NULL if it keeps
- * the lock. */
-static PyThreadState *copy_begins(struct buffer_object *self, uint64_t bytes)
-{
-	if (bytes < COPY_UNLOCKED)
-		return NULL;
-	hot_buffer_view_begun(self);
-	return PyEval_SaveThread();
-}
-
-static void copy_ends(struct buffer_object *self, PyThreadState *state)
-{
-	if (!state)
-		return;
-	PyEval_RestoreThread(state);
-	hot_buffer_view_ended(self);
-}
-
 int64_t hot_buffer_fill_bytes(struct buffer_object *self, const struct shmpool_slice *slice,
 			      size_t n, uint64_t length)
 {
@@ -91,9 +71,9 @@ int64_t hot_buffer_fill_bytes(struct buffer_object *self, const struct shmpool_s
 	if (error)
 		return error;
 	const struct hot_chain *to = parts_of(self, &single);
-	PyThreadState *state = copy_begins(self, length);
+	PyThreadState *state = hot_copy_begins(self, length);
 	copy_in(to, slice, n);
-	copy_ends(self, state);
+	hot_copy_ends(self, state);
 	return 0;
 }
 
@@ -145,56 +125,50 @@ PyObject *hot_buffer_to_bytes(PyObject *object, PyObject *Py_UNUSED(unused))
 	if (!bytes)
 		return NULL;
 	const struct hot_chain *from = parts_of(self, &single);
-	PyThreadState *state = copy_begins(self, self->length);
+	PyThreadState *state = hot_copy_begins(self, self->length);
 	copy_out(from, 0, PyBytes_AS_STRING(bytes), (uint64_t)PyBytes_GET_SIZE(bytes));
-	copy_ends(self, state);
+	hot_copy_ends(self, state);
 	return bytes;
 }
 
 /* Reads the arguments of readinto(). 0, or -1 with an exception. */
-static int parse_readinto(PyObject *const *args, Py_ssize_t n, PyObject *names, Py_ssize_t *offset)
+static int parse_readinto(PyObject *const *args, Py_ssize_t n, Py_ssize_t *offset)
 {
-	PyObject *given = n > 1 ? args[1] : NULL;
 	*offset = 0;
-	if (names && PyTuple_GET_SIZE(names) == 1 && n == 1 &&
-	    !PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "offset"))
-		given = args[1];
-	else if (names || n < 1 || n > 2) {
+	if (n < 1 || n > 2) {
 		PyErr_SetString(PyExc_TypeError,
 				"readinto() takes a target and one optional argument, offset");
 		return -1;
 	}
-	PyObject *number = given ? hot_int(given, "offset") : NULL;
-	if (given && !number)
+	PyObject *number = n > 1 ? hot_int(args[1], "offset") : NULL;
+	if (n > 1 && !number)
 		return -1;
 	if (number)
 		*offset = PyNumber_AsSsize_t(number, NULL); /* clamps what is out of range */
 	Py_XDECREF(number);
 	if (*offset >= 0)
 		return 0;
-	hot_fail(-EDOM, "offset is %R bytes; it must be 0 or more", given);
+	hot_fail(-EDOM, "offset is %R bytes; it must be 0 or more", args[1]);
 	return -1;
 }
 
-PyObject *hot_buffer_readinto(PyObject *object, PyObject *const *args, Py_ssize_t n,
-			      PyObject *names)
+PyObject *hot_buffer_readinto(PyObject *object, PyObject *const *args, Py_ssize_t n)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
 	struct single single;
 	Py_ssize_t offset;
 	Py_buffer to;
 	uint64_t done = 0;
-	if (parse_readinto(args, n, names, &offset) ||
-	    PyObject_GetBuffer(args[0], &to, PyBUF_WRITABLE))
+	if (parse_readinto(args, n, &offset) || PyObject_GetBuffer(args[0], &to, PyBUF_WRITABLE))
 		return NULL;
 	int error = hot_buffer_usable(self, "readinto");
 	if (!error) {
 		const struct hot_chain *from = parts_of(self, &single);
 		const uint64_t most =
 			from->length < (uint64_t)to.len ? from->length : (uint64_t)to.len;
-		PyThreadState *state = copy_begins(self, most);
+		PyThreadState *state = hot_copy_begins(self, most);
 		done = copy_out(from, (uint64_t)offset, to.buf, (uint64_t)to.len);
-		copy_ends(self, state);
+		hot_copy_ends(self, state);
 	}
 	PyBuffer_Release(&to);
 	return error ? NULL : PyLong_FromUnsignedLongLong(done);

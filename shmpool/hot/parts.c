@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * chain.c - see chain.h: chains are made, sent, and found.
+ * parts.c - see parts.h: chains are made, sent, and found.
  *
  * The parts of a chain are read from the headers once, when the Buffer is made, and checked. As
  * with a single buffer, no later use reads from the segment where the bytes are.
  */
-#include "chain.h"
+#include "parts.h"
 
 int hot_chain_read(struct buffer_object *self, const struct qmempool *p, uint64_t handle)
 {
@@ -121,7 +121,7 @@ static int64_t take_chain(struct hot_wait *wait, uint64_t bytes, uint64_t **hand
 /* Returns a Buffer that is a chain with room for so many bytes, or NULL with a code. */
 static PyObject *new_chain(struct hot_wait *wait, uint64_t bytes, int64_t *code)
 {
-	struct lookup c;
+	struct lookup c = { 0 };
 	uint64_t *handles;
 	struct buffer_object *buffer = hot_buffer_new();
 	*code = HOT_RAISED;
@@ -135,10 +135,13 @@ static PyObject *new_chain(struct hot_wait *wait, uint64_t bytes, int64_t *code)
 		*code = shmpool_chain(wait->pool->key, handles, n);
 		if (!*code)
 			*code = lookup_key(wait->pool->key, &c);
-		PyMem_Free(handles);
-		if (!*code)
+		if (!*code) {
+			PyMem_Free(handles);
 			return hot_buffer_got(buffer, wait->pool, &c, head);
-		handles = NULL;
+		}
+		/* A signal handler has forked: the child owns what it took since. */
+		for (size_t i = 0; i < n && wait->pool->key; i++)
+			shmpool_free_many(wait->pool->key, &handles[i], 1);
 	}
 	PyMem_Free(handles);
 	hot_buffer_discard(buffer);

@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Queue, JoinableQueue and SimpleQueue: multiprocessing's queues over the queues of a pool.
+
+Not in here: how an object becomes a message (objects.py), and whose memory they use (program.py).
+"""
+
+import contextlib
+import pickle
+import time
+import types
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+from .. import errors
+from .._hot import Buffer
+from ..options import OnDeath
+from ..pool import Pool
+from ..queue import AlfQueue
+from . import objects, program
+
+_pickle, _unpickle = objects.dumps, pickle.loads
+_OUT_OF_BAND = objects.OUT_OF_BAND
+
+
+class _Objects:
+    """A queue of objects, as every process of the program has one of its own."""
+
+    _on_death: OnDeath = "free"
+    _shared = True  # until it is complete
+
+    def __init__(self, capacity: int, pool: Pool | None, copy: bool) -> None:
+        if pool is None:
+            queue = program.new_queue(capacity, self._on_death)
+        else:
+            queue = pool.create_queue(
+                program.new_name(), capacity=capacity, on_death=self._on_death
+            )
+        self._open(queue, copy)
+        self._shared = pool is not None
+        self._forks = program.forks()
+
+    def _open(self, queue: AlfQueue, copy: bool) -> None:
+        self._queue = queue
+        self._copy = copy
+        self._closed = False
+        self._send: Callable[..., None] = queue.send
+        self._take: Callable[..., Buffer] = queue.get
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        self._shared = True
+        return program.reference(self._queue), self._copy
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._open(program.referred(state[0]), state[1])
+
+    def __del__(self) -> None:
+        if not self._shared and self._forks == program.forks():
+            program.recycle(self._queue, self._on_death)
+
+    def __repr__(self) -> str:
+        name = getattr(getattr(self, "_queue", None), "name", "?")
+        return f"<shmpool.{type(self).__name__} {name}>"
+
+    __class_getitem__ = classmethod(types.GenericAlias)  # type: ignore[var-annotated]
+
+    def empty(self) -> bool:
+        """True if a get would find nothing now. Raises OSError after close()."""
+        if self._closed:
+            raise OSError(f"{self!r} is closed")
+        return self._queue.empty()
+
+    def close(self) -> None:
+        """Closes the object in this process: any further put or get raises ValueError.
+
+        Other processes go on. What was put stays in the queue.
+        """
+        self._closed = True
+        self._send = self._take = self._refuse_closed
+
+    def _refuse_closed(self, *given: object) -> NoReturn:
+        raise ValueError(f"Queue {self!r} is closed")
+
+    def put(self, obj: object, block: bool = True, timeout: float | None = None) -> None:
+        """Puts an object. Without room waits up to timeout seconds, None for no limit.
+
+        Raises:
+            Full: there was no room for that long; at once if block is false.
+            ShutDown: the queue was shut down.
+            ValueError: the queue was closed in this process.
+            PayloadTooLarge: all memory of the queue together does not hold the object.
+            OutOfSharedMemory: there is no memory for it.
+            What pickling the object raises; then nothing was put.
+        """
+        data, size = _pickle(obj)
+        try:
+            if size is not None:
+                self._put_parts(data, size, _limit(block, timeout))
+            elif block and timeout is None:
+                self._send(data)  # the quickest way
+            else:
+                self._send(data, _limit(block, timeout))
+        except errors.PoolExhausted as error:
+            raise errors.Full(str(error)) from None
+
+    def _put_parts(self, parts: Any, size: int, timeout: float | None) -> None:
+        """Puts a message of several parts. The only place that makes a buffer for one."""
+        if self._closed:
+            self._refuse_closed()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        buf = self._queue.pool.alloc(timeout, size)
+        try:
+            buf.writelines(parts)
+        except BaseException:
+            buf.free()
+            raise
+        left = None if deadline is None else max(deadline - time.monotonic(), 0)
+        self._queue._put_or_free(buf, left)
+
+    def _load(self, buf: Buffer) -> Any:
+        """Returns the object in a buffer. If unpickling raises, it is freed."""
+        try:
+            if len(buf) < _OUT_OF_BAND:
+                return _unpickle(buf)
+            return objects.loads(buf, self._copy)
+        except BaseException as error:
+            buf._settle()
+            error.add_note(f"The object came from {self!r}.")
+            raise
+
+
+def _limit(block: bool, timeout: float | None) -> float | None:
+    """Returns the timeout of shmpool's call: like multiprocessing, takes a negative one for 0."""
+    if not block:
+        return 0
+    return timeout if timeout is None else max(timeout, 0)
+
+
+class SimpleQueue(_Objects):
+    """multiprocessing.SimpleQueue over shared memory: put() and get() of any picklable object.
+
+    >>> import shmpool
+    >>> queue = shmpool.SimpleQueue()
+    >>> queue.put({"any": "object"})
+    >>> queue.get()
+    {'any': 'object'}
+    """
+
+    def __init__(self, *, ctx: object = None, pool: Pool | None = None, copy: bool = False) -> None:
+        super().__init__(program.QUEUE_MOST, pool, copy)
+
+    def get(self) -> Any:
+        """Takes the oldest object. Waits while there is none."""
+        return self._load(self._take())
+
+
+class Queue(_Objects):
+    """multiprocessing.Queue over shared memory.
+
+    put() is synchronous: there is no thread behind it, and an object that it returned from is in
+    the queue, also if the process is killed the next moment. A numpy array of 4 KiB or more, and
+    other memory that pickle passes out of band, is copied once, into shared memory, and read there:
+    that memory is free again when the object is gone.
+
+    maxsize  the most objects; 0 for no limit of its own. 65,536 is the most, and the objects of all
+             queues of the program share one memory: put() waits while that is full too
+    ctx      is accepted and not used
+    pool     a Pool for the queue, in place of the program's memory
+    copy     gives objects memory of their own when they are got
+
+    >>> import shmpool
+    >>> queue = shmpool.Queue()
+    >>> queue.put([1, 2])
+    >>> queue.get()
+    [1, 2]
+    """
+
+    def __init__(
+        self,
+        maxsize: int = 0,
+        *,
+        ctx: object = None,
+        pool: Pool | None = None,
+        copy: bool = False,
+    ) -> None:
+        most = program.QUEUE_MOST
+        self._maxsize = maxsize
+        super().__init__(min(maxsize, most) if maxsize > 0 else most, pool, copy)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return *super().__getstate__(), self._maxsize
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        super().__setstate__(state)
+        self._maxsize = state[2]
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Takes the oldest object. Without one waits up to timeout seconds, None for no limit.
+
+        Raises:
+            Empty: the queue was empty for that long; at once if block is false.
+            ShutDown: the queue was shut down, and is empty.
+            ValueError: the queue was closed in this process.
+            What unpickling the object raises, with a note that names the queue; the object is gone.
+        """
+        if block:
+            if timeout is None:
+                return self._load(self._take())
+            return self._load(self._take(timeout if timeout > 0 else 0))
+        return self._load(self._take(0))
+
+    def put_nowait(self, obj: object) -> None:
+        """put(obj, block=False)."""
+        self.put(obj, False)
+
+    def get_nowait(self) -> Any:
+        """get(block=False)."""
+        return self.get(False)
+
+    def put_many(
+        self, objs: Iterable[object], block: bool = True, timeout: float | None = None
+    ) -> None:
+        """Puts several objects, in order. Waits as put() does, timeout seconds for all of them.
+
+        Raises as put(). Full says in its attribute sent how many were put. If pickling one raises,
+        none was.
+        """
+        messages = [objects.dumps(obj) for obj in objs]
+        limit = _limit(block, timeout)
+        deadline = None if limit is None else time.monotonic() + limit
+        sent = 0
+        while sent < len(messages):
+            small = []
+            for data, size in messages[sent:]:
+                if size is not None:
+                    break
+                small.append(data)
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            try:
+                if self._closed:
+                    self._refuse_closed()
+                if small:
+                    self._queue.send_many(small, left)
+                    sent += len(small)
+                else:
+                    data, size = messages[sent]
+                    self._put_parts(data, size or 0, left)
+                    sent += 1
+            except (errors.Full, errors.PoolExhausted) as error:
+                full = errors.Full(str(error))
+                full.sent = sent + error.sent
+                raise full from None
+
+    def get_many(
+        self, n: int = program.QUEUE_MOST, block: bool = True, timeout: float | None = None
+    ) -> list[Any]:
+        """Takes the 1 to n oldest objects, as many as are there. Waits as get() does for the first.
+
+        Raises as get(). If unpickling one raises, the exception has those before it in its
+        attribute objects, if it can have one. Those behind it stay in the queue.
+        """
+        if self._closed:
+            self._refuse_closed()
+        buf: Buffer | None = self._queue.get(_limit(block, timeout))
+        objs: list[Any] = []
+        try:
+            while buf is not None:
+                objs.append(self._load(buf))
+                buf = self._queue.try_get() if len(objs) < n else None
+        except errors.ShutDown:
+            pass
+        except BaseException as error:
+            with contextlib.suppress(AttributeError, TypeError):
+                error.objects = objs  # type: ignore[attr-defined]
+            raise
+        return objs
+
+    def qsize(self) -> int:
+        """Returns how many objects are in the queue now."""
+        return len(self._queue)
+
+    def empty(self) -> bool:
+        """True if a get would find nothing now. Raises OSError after close(), if it was ever used:
+        as in multiprocessing."""
+        return super().empty() if self._queue._info().enqueued else True
+
+    def full(self) -> bool:
+        """True if a put would find no room now."""
+        return self._queue.full()
+
+    def shutdown(self, immediate: bool = False) -> None:
+        """Ends the queue, for every process: as queue.Queue.shutdown() of Python 3.13.
+
+        Any further put raises ShutDown, and so does a get once the queue is empty. Calls that wait
+        do so at once. immediate discards what is in the queue.
+        """
+        self._queue.shutdown(immediate)
+
+    def join_thread(self) -> None:
+        """Does nothing: there is no thread."""
+
+    def cancel_join_thread(self) -> None:
+        """Does nothing: there is no thread."""
+
+
+class JoinableQueue(Queue):
+    """multiprocessing.JoinableQueue over shared memory.
+
+    What a process has got and not yet called task_done() for stays its own. If the process dies,
+    these objects go back to the end of the queue, for another one to get. So join() returns when
+    each object has been dealt with, in spite of any kill.
+
+    on_death  "requeue", or "free": then the objects of a process that died count as done. The other
+              parameters are those of Queue
+
+    >>> import shmpool
+    >>> queue = shmpool.JoinableQueue()
+    >>> queue.put("task")
+    >>> queue.get()
+    'task'
+    >>> queue.task_done()
+    >>> queue.join()
+    True
+    """
+
+    def __init__(
+        self,
+        maxsize: int = 0,
+        *,
+        ctx: object = None,
+        pool: Pool | None = None,
+        copy: bool = False,
+        on_death: OnDeath = "requeue",
+    ) -> None:
+        self._on_death = on_death
+        super().__init__(maxsize, pool=pool, copy=copy)
+
+    def _open(self, queue: AlfQueue, copy: bool) -> None:
+        super()._open(queue, copy)
+        self._leases: deque[Buffer] = deque()
+
+    def _load(self, buf: Buffer) -> Any:
+        obj = super()._load(buf)
+        self._leases.append(buf)
+        return obj
+
+    def task_done(self) -> None:
+        """Says that the oldest object that this process has got is done.
+
+        Raises:
+            ValueError: this process has none that is not done.
+        """
+        with contextlib.suppress(IndexError):
+            while True:
+                buf = self._leases.popleft()
+                if not buf.released:  # as one is that the parent process had got
+                    buf._settle()
+                    return
+        raise ValueError("task_done() called too many times")
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits until every object that was put is done, up to timeout seconds, None for no limit.
+
+        Returns whether all are.
+        """
+        return self._queue._unfinished(False, timeout) == 0
+
+    @property
+    def unfinished(self) -> int:
+        """How many objects were put and are not done."""
+        return self._queue._unfinished(False, 0)
