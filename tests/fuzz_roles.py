@@ -175,8 +175,9 @@ class Worker:
         queue = chance.choice(self.queues) if self.queues else None
         most = chance.choice(pool.geometry.sizes).buffer_size - pool.headroom
         size = chance.randrange(most + 1)
+        long = chance.choice((size, size, 3 * most + size))  # for which only a chain has room
         calls: dict[str, Callable[[], object]] = {
-            "alloc": lambda: held.append(pool.alloc(timeout=wait, size=size)),
+            "alloc": lambda: held.append(pool.alloc(timeout=wait, size=long)),
             "alloc_many": lambda: held.append(pool.alloc_many(chance.randrange(1, 70), wait, size)),
             "free": lambda: held and held.pop(chance.randrange(len(held))).free(),
             "use": lambda: held and self._use(chance.choice(held), chance),
@@ -197,10 +198,14 @@ class Worker:
             calls |= {
                 "put": lambda: single and queue.put(single.pop(), timeout=wait),
                 "get": lambda: held.append(queue.get(timeout=wait)),
-                "send": lambda: queue.send(chance.randbytes(size), timeout=wait),
+                "send": lambda: queue.send(chance.randbytes(long), timeout=wait),
                 "recv": lambda: queue.recv(timeout=wait),
                 "send_many": lambda: queue.send_many(
-                    [b"a" * chance.choice((30, size)) for _ in range(chance.randrange(1, 40))], wait
+                    [
+                        b"a" * chance.choice((30, size, long))
+                        for _ in range(chance.randrange(1, 40))
+                    ],
+                    wait,
                 ),
                 "recv_many": lambda: queue.recv_many(chance.randrange(1, 40), timeout=wait),
                 "get_many": lambda: held.append(queue.get_many(chance.randrange(1, 70), wait)),
@@ -217,16 +222,32 @@ class Worker:
         if isinstance(what, shmpool.Burst):
             at = chance.randrange(60)
             bytes(what[chance.randrange(len(what))])
-            what.column(at, "u4")
+            with contextlib.suppress(BufferError):  # there is a chain in it
+                what.column(at, "u4")
             what.lengths.tolist()
             what.lengths = chance.randrange(64)
             return
-        what.write(chance.randbytes(chance.randrange(chance.choice((64, len(what.data) + 1)))))
+        try:
+            room = len(what.data)
+        except BufferError:
+            self._use_chain(what, chance)
+            return
+        what.write(chance.randbytes(chance.randrange(chance.choice((64, room + 1)))))
         bytes(what), what.mark, what.timestamp, what.redelivered
         what.headroom = chance.randrange(9)
         what.length = chance.randrange(50)
         with what.view as view:
             view[: len(view)] = bytes(len(view))
+
+    def _use_chain(self, what: Any, chance: random.Random) -> None:
+        """Reads and writes a Buffer that is a chain."""
+        what.readinto(bytearray(chance.randrange(100)), chance.randrange(100))
+        what.write(chance.randbytes(chance.randrange(len(what) + 1)))
+        bytes(what), what.mark, what.redelivered
+        what.length = chance.randrange(50)
+        for view in what.segments:
+            view[: len(view)] = bytes(len(view))
+            view.release()
 
     def _again(self, chance: random.Random) -> None:
         """Opens the pool once more, uses it and closes it."""

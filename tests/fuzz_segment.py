@@ -40,7 +40,7 @@ from tests.fuzz_roles import CALL_S, HANG_S, processor_time
 from tests.fuzz_words import Row, Segment, SizeClass, Word
 
 ROUND_TRIALS = 10
-CRAFTED = ("nowhere", "stale", "queues", "dead", "full")
+CRAFTED = ("nowhere", "stale", "queues", "dead", "full", "chains", "circle")
 TRUNCATED = 0.2  # share of the rounds that end so
 STEPS = 6  # calls of each worker after a trial
 WORKERS = 2
@@ -298,10 +298,33 @@ def craft_class(segment: Segment, what: str, chance: random.Random, one: SizeCla
         )
         segment.write(segment.named("queue.queue.cons", one), first)
         segment.write(segment.named("queue.queue.prod", one), first + count)
+    elif what in ("chains", "circle"):
+        craft_chains(segment, chance.randrange(n) if what == "circle" else -1, one)
     elif what == "full":  # the ring of free buffers has no room
         prod = chance.choice((1 << 63, lap + 1))
         segment.write(segment.named("queue.queue.prod", one), prod)
         segment.write(segment.named("queue.queue.limit", one), 0)
+
+
+def craft_chains(segment: Segment, head: int, one: SizeClass) -> None:
+    """Makes all buffers of the class one chain, whose links lead in a circle behind its head.
+
+    A head of -1: each buffer heads a chain, of which the next buffer is the only segment.
+    """
+    (handle,) = [row for row in one.buffers if row.name == "buffer.handle"]
+    (link,) = [row for row in one.buffers if row.name == "buffer.failures_link"]
+    (owner,) = [row for row in one.buffers if row.name == "buffer.owner"]
+    now = [segment.read(handle.word(i)) for i in range(one.capacity)]
+    for i, its in enumerate(now):
+        first = i - 1 if head < 0 else head
+        behind = (i + 1) % one.capacity
+        behind += behind == head  # past the head, which is no segment
+        segment.write(link.word(i), (i ^ behind % one.capacity) << 32)
+        if head in (-1, i):
+            segment.write(handle.word(i), its | 1 << 31)
+        if i != head:
+            word = 1 << 62 | one.first + first % one.capacity << 32 | now[first] >> 32
+            segment.write(owner.word(i), word)
 
 
 KINDS: tuple[tuple[int, Callable[[Segment, random.Random], Trial] | None], ...] = (

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from enum import IntEnum
 from struct import Struct
 
+import shmpool
+
 RECORDS = 1 << 15  # of one worker
 HEAD = 64  # words before them
 COUNT, DOING, STOP = 0, 1, 2  # words of an area's head
@@ -112,14 +114,21 @@ class Packets:
         """rooms is the size of the buffers of each class: packets fill them, or two thirds."""
         sizes = sorted({n for room in rooms for n in (room, max(SMALLEST, room * 2 // 3))})
         self.rooms, self.size = rooms, rooms[-1]
-        self.packets = []
+        self.chains = False
+        self.packets: list[bytearray] = []
+        self.ends: dict[int, tuple[int, int]] = {}  # by checksum: first and last byte of the body
         for n in sizes:
-            for _ in range(4):
-                body = os.urandom(n - HEADER.size)
-                packet = bytearray(HEADER.size) + body
-                HEADER.pack_into(packet, 0, *[0] * QUEUES, len(body), zlib.crc32(body))
-                self.packets.append(packet)
-        self.ends = {zlib.crc32(p[HEADER.size :]): (p[HEADER.size], p[-1]) for p in self.packets}
+            self._add(n, 4)
+
+    def _add(self, n: int, many: int) -> None:
+        """Adds packets of n bytes."""
+        for _ in range(many):
+            body = os.urandom(n - HEADER.size)
+            packet = bytearray(HEADER.size) + body
+            checksum = zlib.crc32(body)
+            HEADER.pack_into(packet, 0, *[0] * QUEUES, len(body), checksum)
+            self.packets.append(packet)
+            self.ends[checksum] = body[0], body[-1]
 
     def stamped(self, which: int, queue: int, stamp: int) -> bytearray:
         """Returns one of the packets as it goes into the queue. The next call for the same packet
@@ -129,6 +138,20 @@ class Packets:
         stamps[queue] = stamp
         HEADER.pack_into(packet, 0, *stamps, *HEADER.unpack_from(packet)[QUEUES:])
         return packet
+
+    def lengthen(self) -> None:
+        """Adds packets for which no single buffer has room: chains of two, three and more
+        buffers."""
+        self.chains = True
+        for n in (self.size + 1, self.size * 5 // 2, self.size * 4):
+            self._add(n, 2)
+
+    def stamp_of(self, buf: shmpool.Buffer, queue: int) -> int:
+        """stamp_in() of a Buffer. What has a single buffer is not copied."""
+        if len(buf.segments) > 1:
+            return self.stamp_in(bytes(buf), queue)
+        with buf.view as view:
+            return self.stamp_in(view, queue)
 
     def stamp_in(self, packet: "bytes | memoryview", queue: int) -> int:
         """Returns the packet's stamp on the queue. Raises ValueError if its contents are

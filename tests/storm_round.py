@@ -22,6 +22,7 @@ HANG_S = 60.0  # a guard against hangs, not a measurement
 PAUSE_S = 0.001  # between two signals, on average
 STOPPED_MAX = 2
 CLASSES_MOST = 4
+CHAINED = 0.5  # share of the rounds in which some packets are chains
 HUNT = 6  # attempts to find a worker in the middle of a transfer, before any worker is chosen
 QUEUE_CAPACITY = 64
 MAX_REDELIVERIES = 2
@@ -97,6 +98,8 @@ class Round:
         size, several = options.size or SIZES[number % len(SIZES)], self.rng.random() < 0.5
         classes = options.classes or (self.rng.randint(2, CLASSES_MOST) if several else 1)
         self.packets = Packets(rooms(size, classes))
+        if self.rng.random() < CHAINED:
+            self.packets.lengthen()
         self.pool = self.make_pool(number)
         self.queues, self.letters = self.make_queues()
         self.ledger = Ledger(
@@ -349,11 +352,10 @@ class Round:
 
     def deliver(self, buf: shmpool.Buffer, queue: int) -> None:
         with buf:
-            with buf.view as view:
-                try:
-                    stamp = self.packets.stamp_in(view, queue)
-                except ValueError as error:
-                    self.check(False, str(error))
+            try:
+                stamp = self.packets.stamp_of(buf, queue)
+            except ValueError as error:
+                self.check(False, str(error))
             self.ledger.got(queue, stamp, min(buf.redelivered, UNKNOWN - 1), final=True)
 
     # Without kills.
@@ -413,6 +415,7 @@ class Round:
         self.figures.counts["deaths"] += stats.recovered
         self.figures.counts["lives"] += self.lives
         self.figures.counts["rounds of several classes"] += len(stats.sizes) > 1
+        self.figures.counts["rounds with chains"] += self.packets.chains
 
     def check_classes(self, stats: shmpool.Stats) -> None:
         """Each class was used, has all its buffers back, and only those: it can give out as many

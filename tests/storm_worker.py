@@ -156,12 +156,15 @@ class Worker:
             self.churn()
 
     def burst_for(self, packets: list[bytes]) -> shmpool.Burst:
-        """Allocates buffers of one size class for these packets, or each of the one that fits."""
+        """Allocates buffers of one size class for these packets, or each of the one that fits.
+
+        A packet for which no buffer has room gets a chain."""
         self.doing(Doing.ALLOC_MANY)
-        if len(self.packets.rooms) > 1 and self.rng.random() < 0.5:
-            sizes = [len(packet) for packet in packets]
+        sizes = [len(packet) for packet in packets]
+        apart = len(self.packets.rooms) > 1 and self.rng.random() < 0.5
+        if apart or max(sizes) > self.packets.size:
             return self.pool.burst([self.pool.alloc(self.patience(), n) for n in sizes])
-        return self.pool.alloc_many(len(packets), self.patience(), max(map(len, packets)))
+        return self.pool.alloc_many(len(sizes), self.patience(), max(sizes))
 
     def churn(self) -> None:
         """Keeps the rings of free buffers busy. Nearly all of this is native code."""
@@ -190,8 +193,7 @@ class Worker:
         if isinstance(packet, bytes):
             stamp = self.packets.stamp_in(memoryview(packet), queue)
         else:
-            with packet.view as view:
-                stamp = self.packets.stamp_in(view, queue)
+            stamp = self.packets.stamp_of(packet, queue)
         self.log(Kind.GOT, queue, redelivered, stamp)
         self.area[MOVED + queue] += 1
 
@@ -259,7 +261,8 @@ class Worker:
         buffers = [taken] if isinstance(taken, shmpool.Buffer) else list(taken)
         self.doing(Doing.WRITE, queue)
         for i, buf in enumerate(buffers):
-            STAMP.pack_into(buf, to * STAMP.size, stamp_of(self.life, self.sequence[to] + i))
+            with buf.segments[0] as head:
+                STAMP.pack_into(head, to * STAMP.size, stamp_of(self.life, self.sequence[to] + i))
         if isinstance(taken, shmpool.Burst):
             buffers.clear()
             self.put_burst(taken, to, Kind.FORWARDING)

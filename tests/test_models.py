@@ -160,6 +160,32 @@ SERVED_MUTATIONS = [
     ("NOTHING_KEPT", SERVED | {"TURNS": 1}),
     ("COUNTED_FROM_EACH_POLL", SERVED | {"AFTER": 2}),
 ]
+
+
+def _chain(**other: int) -> dict[str, int]:
+    """Options of chain.pml: where the head lies, and whether the chain passes a queue."""
+    return {"BUFFERS": 3, "HEAD": 2, "QUEUE": 1, "RECOVERERS": 2, "CRASHES": 3} | other
+
+
+CHAINS = {
+    "queue": _chain(),
+    "queue-head-first": _chain(HEAD=0),
+    "free": _chain(QUEUE=0),
+    "free-head-first": _chain(QUEUE=0, HEAD=0, CRASHES=2),
+    "four": _chain(BUFFERS=4, HEAD=1, CRASHES=2),
+}
+CHAIN_MUTATIONS = [
+    "MARKED_LATE",
+    "GOT_KEPT",
+    "RAISED_FIRST",
+    "UNMARKED_FIRST",
+    "ONE_SWEEP",
+    "MARK_READ_LATE",
+    "ORPHAN_BY_MARK",
+    "ORPHAN_BY_OWNER",
+    "ORPHAN_OF_THE_DEAD",
+    "TAKE_STORED",
+]
 IS_LONG = os.environ.get("SHMPOOL_MODELS") == "long"
 
 pytestmark = [
@@ -302,3 +328,17 @@ def test_every_mutation_is_listed() -> None:
     }
     lists = [MUTATIONS, SLOT_MUTATIONS, ABANDONED_MUTATIONS, TURN_MUTATIONS, SERVED_MUTATIONS]
     assert named == {name for one in lists for name, _ in one} | set(CACHE_MUTATIONS)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chain(name: str, tmp_path: Path) -> None:
+    """A chain whose members die at any step is whole or free, and no segment is left."""
+    _whole(_search("chain", CHAINS[name], tmp_path))
+
+
+@pytest.mark.parametrize("mutation", CHAIN_MUTATIONS)
+def test_chain_mutation(mutation: str, tmp_path: Path) -> None:
+    """A step of chains or of their recovery that is left out or moved breaks an assertion."""
+    said = _search("chain", CHAINS["queue"] | {f"MUTATE_{mutation}": 1}, tmp_path)
+    assert re.search(r"pan:1: assertion violated", said), said
+    assert "errors: 1" in said

@@ -203,7 +203,10 @@ PyObject *payload_chain(const struct qmempool *p, uint64_t handle)
 {
 	const uint64_t length = bytes_length(p, handle);
 	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
-	if (bytes)
-		bytes_copy_out(p, handle, PyBytes_AS_STRING(bytes), length);
+	if (bytes) {
+		char *to = PyBytes_AS_STRING(bytes);
+		const uint64_t done = bytes_copy_out(p, handle, to, length);
+		memset(to + done, 0, length - done); /* if somebody else has changed the lengths */
+	}
 	return bytes;
 }

@@ -10,6 +10,8 @@
 int hot_chain_read(struct buffer_object *self, const struct qmempool *p, uint64_t handle)
 {
 	const uint32_t n = chain_count(p, handle);
+	if (n < 2)
+		return 0; /* corrupted */
 	struct hot_chain *chain = PyMem_Malloc(sizeof(*chain) + n * sizeof(*chain->part));
 	if (!chain) {
 		PyErr_NoMemory();

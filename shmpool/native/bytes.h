@@ -31,14 +31,19 @@ struct bytes_part {
 	uint64_t length; /* in use */
 	uint64_t room;   /* at most */
 	uint32_t index;
-	uint32_t n; /* 1 for the first part, 2 for the second, ... */
+	uint32_t n;    /* 1 for the first part, 2 for the second, ... */
+	uint32_t mark; /* chain_walk() */
 };
 
 static inline struct bytes_part bytes_at(const struct qmempool *p, uint32_t index, uint32_t n)
 {
 	const struct shmpool_extent extent = bytes_extent(p, index);
-	return (struct bytes_part) { pool_data(p, index) + extent.headroom, extent.length,
-				     pool_stride(p, index) - extent.headroom, index, n };
+	return (struct bytes_part) { pool_data(p, index) + extent.headroom,
+				     extent.length,
+				     pool_stride(p, index) - extent.headroom,
+				     index,
+				     n,
+				     index };
 }
 
 static inline struct bytes_part bytes_first(const struct qmempool *p, uint64_t handle)
@@ -50,11 +55,16 @@ static inline struct bytes_part bytes_first(const struct qmempool *p, uint64_t h
 static inline struct bytes_part bytes_next(const struct qmempool *p, uint64_t handle,
 					   const struct bytes_part *part)
 {
-	struct bytes_part none = { 0 };
-	if (likely(!buffer_heads(pool_buffer(p, handle_index(handle)))) || part->n >= p->total)
-		return none;
-	const uint32_t next = chain_next(p, handle, part->index);
-	return next == part->index ? none : bytes_at(p, next, part->n + 1);
+	struct bytes_part next = { 0 };
+	uint32_t mark = part->mark;
+	if (likely(!buffer_heads(pool_buffer(p, handle_index(handle)))))
+		return next;
+	const uint32_t index = chain_walk(p, handle, part->index, part->n, &mark);
+	if (index == part->index)
+		return next;
+	next = bytes_at(p, index, part->n + 1);
+	next.mark = mark;
+	return next;
 }
 
 /* Returns how many bytes of the message are in use. */

@@ -22,8 +22,8 @@ void chain_make(struct qmempool *p, struct member *m, const uint64_t *handle, ui
 
 uint32_t chain_count(const struct qmempool *p, uint64_t head)
 {
-	uint32_t at = handle_index(head), n = 1;
-	for (uint32_t next; n < p->total && (next = chain_next(p, head, at)) != at; at = next)
+	uint32_t at = handle_index(head), n = 1, mark = at;
+	for (uint32_t next; (next = chain_walk(p, head, at, n, &mark)) != at; at = next)
 		n++;
 	return n;
 }

@@ -69,6 +69,10 @@ static void check_sums(void)
 	DEMAND(audit.unaccounted == 0);
 	DEMAND(audit.doubled == 0);
 	DEMAND(audit.total == stats.created);
+	/* Each member that died in the middle of an operation is one off at most: the one that left
+	 * chains, the victim and its companion. */
+	const int64_t uncounted = (int64_t)(stats.chained - audit.chained);
+	DEMAND(uncounted >= -2 - scene.companion_died && uncounted <= 2 + scene.companion_died);
 	DEMAND(audit.free + audit.cached + audit.chained + sum + 3 == audit.total);
 	/* A cache with a request to flush may list buffers that a dead thief had taken. */
 	DEMAND(stats.cached == audit.cached || (listed && stats.cached > audit.cached));

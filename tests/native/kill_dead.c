@@ -362,6 +362,27 @@ void dead_chain_recoverer(struct scene *s)
 	scene_child(free_heads);
 }
 
+/* As a recoverer without a slot leaves them. */
+void abandoned_chains(struct scene *s)
+{
+	dead_chain_recoverer(s);
+	for (uint32_t i = 0; i < s->pool.total; i++) {
+		struct buffer *b = pool_buffer(&s->pool, i);
+		if (!segment_exists(&pool_of(&s->pool, i)->segment, i) || !buffer_heads(b))
+			continue;
+		const uint64_t handle = handle_of(i, buffer_generation(b));
+		pool_abandon(&s->pool, &handle, 1, 0);
+	}
+}
+
+void dead_chains_everywhere(struct scene *s)
+{
+	dead_chain_recoverer(s);
+	for (uint32_t i = 0; i < MEMBERS; i++)
+		if (!segment_member(&s->pool.segment, i)->identity)
+			scene_child(attach_only);
+}
+
 void dead_everywhere(struct scene *s)
 {
 	(void)s;

@@ -31,11 +31,13 @@ void dead_recoverer(struct scene *s);     /* while it put back what another dead
 void returned(struct scene *s); /* four messages by a live consumer, abandoned to their queue */
 void dead_chaining(struct scene *s);        /* with chains: whole, half made, half freed */
 void dead_chain_recoverer(struct scene *s); /* the same, some of which a dead recoverer has freed */
-void dead_everywhere(struct scene *s);      /* a dead member in every slot */
-void survivors_dry(struct scene *s);        /* nothing in their caches */
-void with_barrier(struct scene *s);         /* membarrier(2) works again */
-void dead_trimming(struct scene *s);        /* an extent half removed */
-void grown(struct scene *s);                /* no dead member: there is something to trim */
+void abandoned_chains(struct scene *s);     /* the same, heads abandoned without a slot */
+void dead_chains_everywhere(struct scene *s); /* the same, and a dead member in every slot */
+void dead_everywhere(struct scene *s);        /* a dead member in every slot */
+void survivors_dry(struct scene *s);          /* nothing in their caches */
+void with_barrier(struct scene *s);           /* membarrier(2) works again */
+void dead_trimming(struct scene *s);          /* an extent half removed */
+void grown(struct scene *s);                  /* no dead member: there is something to trim */
 void trimmed(struct scene *s);
 void dead_giving(struct scene *s);         /* at the head of the free ring */
 void dead_giving_between(struct scene *s); /* further on in the free ring */

@@ -38,6 +38,17 @@ void alloc_parts(struct scene *s)
 		EQUAL(0, blocking_alloc(&s->pool, s->v, &s->owned[s->owned_n++], 1, WAIT_NEVER));
 }
 
+/* The same, the head behind its segments. */
+void alloc_parts_back(struct scene *s)
+{
+	alloc_parts(s);
+	for (uint32_t i = 0, k = s->owned_n - 1; i < k; i++, k--) {
+		const uint64_t first = s->owned[i];
+		s->owned[i] = s->owned[k];
+		s->owned[k] = first;
+	}
+}
+
 void get_own(struct scene *s)
 {
 	scene_get(s->v, s->subject, s->operation->n);
@@ -152,7 +163,8 @@ void attach_with_chain(struct scene *s)
 void have_last(struct scene *s)
 {
 	struct member *second = scene_attach();
-	EQUAL(0, blocking_alloc(&s->pool, second, &s->owned[s->owned_n++], 1, WAIT_NEVER));
+	const uint32_t chained = s->operation->chained;
+	EQUAL(0, scene_compose(second, 0, chained ? chained : 1, &s->owned[s->owned_n++]));
 	qmempool_drain(&s->pool, second);
 	second->ended = 1;
 }

@@ -10,6 +10,7 @@
 /* Set-up, before the victim is traced. */
 void alloc_own(struct scene *s);
 void alloc_parts(struct scene *s);
+void alloc_parts_back(struct scene *s);
 void get_own(struct scene *s);
 void get_own_full(struct scene *s);
 void get_own_again(struct scene *s);

@@ -5,6 +5,7 @@
 #include "steer_recovery.h"
 
 #include "bypass.h"
+#include "bytes.h"
 
 #define BUFFER(index) pool_buffer(&world_actors[LAST].pool, (index))
 #define INDEX(thread, n) handle_index(world_actors[thread].hand[n])
@@ -208,6 +209,28 @@ static void chain_of_chains(void)
 	DO(D, ALLOC, .n = 16);
 }
 
+/* Corrupted links that lead back make a chain of three times its buffers at most. Its
+ * segments are freed once. */
+static void links_in_a_circle(void)
+{
+	const struct actor *b = &world_actors[B];
+	DO(B, ALLOC, .n = 3);
+	DO(B, CHAIN, .n = 3);
+	const uint64_t head = b->hand[0];
+	const uint32_t second = chain_next(&b->pool, head, handle_index(head));
+	const uint32_t third = chain_next(&b->pool, head, second);
+	BUFFER(third)->link = third ^ second;
+	SAME(3, chain_count(&b->pool, head));
+	uint32_t parts = 0;
+	for (struct bytes_part part = bytes_first(&b->pool, head); part.n;
+	     part = bytes_next(&b->pool, head, &part))
+		parts++;
+	SAME(3, parts);
+	DO(B, FREE);
+	SAME(0, counted());
+	DO(D, ALLOC, .n = 16);
+}
+
 /* A burst that names a chain twice frees nothing. */
 static void free_twice(uint32_t me)
 {
@@ -233,11 +256,12 @@ const struct scenario chains_scenarios[] = {
 	{ "orphans-of-a-dead-recoverer", orphans_of_a_dead_recoverer, POOL(CROWDED),
 	  .newcomers = 1u << E },
 	{ "freed-while-a-recoverer-decides", freed_while_a_recoverer_decides, POOL() },
-	{ "freed-in-a-store-buffer", freed_in_a_store_buffer, POOL() },
+	{ "freed-in-a-store-buffer", freed_in_a_store_buffer, POOL(.cache = 4) },
 	{ "made-in-a-store-buffer", made_in_a_store_buffer, POOL(.cache = 4) },
 	{ "abandoned-head-is-not-free", abandoned_head_is_not_free, POOL(CROWDED, .threads = 6),
 	  .newcomers = 1u << E | 1u << F },
 	{ "chain-of-chains", chain_of_chains, POOL() },
+	{ "links-in-a-circle", links_in_a_circle, POOL() },
 	{ "chain-named-twice", chain_named_twice, POOL() },
 	{ 0 },
 };
