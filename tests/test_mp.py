@@ -21,7 +21,7 @@ import pytest
 from conftest import DEADLINE_S, METHODS, Begin, Eventually, MakePool, at_rest, open_files, resident
 
 import shmpool
-from shmpool.mp import program
+from shmpool.mp import objects, program
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "drop-in-queue.md"
 
@@ -450,6 +450,17 @@ def test_thousands_of_queues() -> None:
     for i, q in enumerate(queues):
         q.put(i)
     assert list(range(4096)) == [q.get() for q in queues]
+
+
+def test_a_large_object_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of its parts, which a pickler never makes smaller, is gone after put()."""
+    monkeypatch.setattr(objects, "_idle", [])
+    q = shmpool.Queue()
+    for obj in ([str(i) for i in range(10_000)], [(str(i),) for i in range(1000)], "small"):
+        q.put(obj)
+        assert obj == q.get()
+    tables = [sys.getsizeof(pickler.dump.__self__) for pickler in objects._idle]
+    assert max(tables) < 2**17
 
 
 def relay(there: shmpool.Queue, back: shmpool.Queue) -> None:
