@@ -13,6 +13,8 @@ import sys
 import threading
 import types
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,31 @@ def test_maxsize() -> None:
                 put(0)
         assert list(range(maxsize)) == q.get_many()
     assert program.QUEUE_MOST == shmpool.Queue(10**9)._queue.capacity
+
+
+@pytest.mark.parametrize("number", [int, np.int64, np.uint8, lambda n: n == 1])
+def test_numbers_of_any_type(number: Any) -> None:
+    """maxsize and timeouts may be numpy's, or other numbers."""
+    q = shmpool.Queue(number(1))
+    assert 1 == q._queue.capacity
+    for obj in (1, np.zeros(5000)):
+        for seconds in (Fraction(1, 1000), Decimal("0.001"), np.float32(0.001), np.int8(0)):
+            q.put(obj, timeout=seconds)
+            with pytest.raises(shmpool.Full):
+                q.put(obj, timeout=seconds)
+            with pytest.raises(shmpool.Full):
+                q.put_many([obj], timeout=seconds)
+            q.get(timeout=seconds)
+            with pytest.raises(shmpool.Empty):
+                q.get(timeout=seconds)
+
+
+@pytest.mark.parametrize("maxsize", [None, "3", 3.0, np.float64(3), float("nan"), [3]])
+def test_no_maxsize(maxsize: Any) -> None:
+    """It must be an integer, also while a queue of that size is kept to be used again."""
+    shmpool.Queue(3)
+    with pytest.raises(TypeError, match=r"^maxsize is "):
+        shmpool.Queue(maxsize)
 
 
 def test_empty_and_negative_timeouts() -> None:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from .. import errors
 from .._hot import Buffer
 from ..leases import leases_of, leave
-from ..options import OnDeath, at_least
+from ..options import OnDeath, at_least, integer
 from ..pool import Pool
 from ..queue import AlfQueue
 from . import objects, program
@@ -144,7 +144,7 @@ def _limit(block: bool, timeout: float | None) -> float | None:
     """Returns the timeout of shmpool's call: like multiprocessing, takes a negative one for 0."""
     if not block:
         return 0
-    return timeout if timeout is None else max(timeout, 0)
+    return None if timeout is None else float(max(timeout, 0))
 
 
 class SimpleQueue(_Objects):
@@ -195,7 +195,7 @@ class Queue(_Objects):
         copy: bool = False,
     ) -> None:
         most = program.QUEUE_MOST
-        self._maxsize = maxsize
+        self._maxsize = maxsize = integer(maxsize, "maxsize")
         super().__init__(min(maxsize, most) if maxsize > 0 else most, pool, copy)
 
     def __getstate__(self) -> tuple[Any, ...]:
