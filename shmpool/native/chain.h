@@ -22,13 +22,13 @@
  *     qmempool.c     into its queue (got)
  *
  * Ordering
- *     [CHAIN]  the head's handle and generation, got, and the segments' owner words. HANDLE_CHAIN
- *              is set before the first word is CHAINED, and removed after the last one was. A
- *              member that frees the head takes every segment first. All are stored with release.
- *              A recoverer reads a CHAINED word with acquire, then the head's generation with
- *              acquire. If that is another one, the head was freed after the word was written; the
- *              owner that freed it has taken its segments, so a compare-and-swap on the word fails,
- *              or was a recoverer, which leaves them to sweeps.
+ *     [CHAIN]  the head's handle and generation, got, and the segments' owner words, which are
+ *              stored with release. HANDLE_CHAIN is set before the first word is CHAINED, and
+ *              removed after the last one was. A member that frees the head takes every segment
+ *              first. A recoverer reads a CHAINED word with acquire, then the head's generation
+ *              with acquire. If that is another one, the head was freed after the word was written;
+ *              the owner that freed it has taken its segments, so a compare-and-swap on the word
+ *              fails, or was a recoverer, which leaves them to sweeps.
  *
  * Progress: loops over links end after as many turns as there are buffers, whatever they say, and if
  * they lead in a circle after three times as many as it has.
