@@ -30,8 +30,8 @@
  *              the owner that freed it has taken its segments, so a compare-and-swap on the word
  *              fails, or was a recoverer, which leaves them to sweeps.
  *
- * Progress: loops over links end after as many turns as there are buffers, whatever they say, and if
- * they lead in a circle after three times as many as it has.
+ * Progress: loops over links end after as many turns as there are buffers, whatever the links say;
+ * if they lead in a circle, after three times as many as it has.
  */
 #ifndef SHMPOOL_CHAIN_H
 #define SHMPOOL_CHAIN_H
@@ -54,8 +54,9 @@ static inline uint32_t chain_next(const struct qmempool *p, uint64_t head, uint3
 	return next;
 }
 
-/* chain_next() of the nth buffer of the chain, for a walk from its head on, which is the first. Ends
- * the walk, too, if corrupted links lead back: at the latest when it has been there twice more.
+/* chain_next() of the nth buffer of the chain, for a walk from its head on, which is the first.
+ * Ends the walk, too, if corrupted links lead back: at the latest when it has been there twice
+ * more.
  * *mark is the walk's. */
 static inline uint32_t chain_walk(const struct qmempool *p, uint64_t head, uint32_t index,
 				  uint32_t n, uint32_t *mark)
