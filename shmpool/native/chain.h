@@ -54,15 +54,13 @@ static inline uint32_t chain_next(const struct qmempool *p, uint64_t head, uint3
 	return next;
 }
 
-/* chain_next() of the nth buffer of the chain, for a walk from its head on, which is the first.
- * Ends the walk, too, if corrupted links lead back: at the latest when it has been there twice
- * more.
- * *mark is the walk's. */
+/* chain_next() of the nth buffer of the chain, for a walk from its head on, which is the first. The
+ * walk also ends if corrupted links lead back. *mark is one of the buffers that it has passed. */
 static inline uint32_t chain_walk(const struct qmempool *p, uint64_t head, uint32_t index,
 				  uint32_t n, uint32_t *mark)
 {
 	const uint32_t next = chain_next(p, head, index);
-	if (!(n & (n - 1))) /* twice as far each time, so that it is in the circle once */
+	if (!(n & (n - 1))) /* twice as far from the head each time: once it lies in the circle */
 		*mark = index;
 	return next == *mark || n >= p->total ? index : next;
 }
