@@ -349,8 +349,8 @@ def failures() -> Operation:
         for call in (
             lambda: pool.alloc_many(pool.capacity + 1),
             lambda: queue.put_many(burst),
-            lambda: queue.send(bytes(300)),
-            lambda: queue.send_many([bytes(300)]),
+            lambda: queue.send(bytes(pool.geometry.room + 1)),
+            lambda: queue.send_many([bytes(pool.geometry.room + 1)]),
             lambda: burst.column(300, "u1"),
             lambda: queue.put(burst),  # type: ignore[arg-type]
         ):
