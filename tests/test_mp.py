@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,19 @@ from typing import Any
 import cpython_queues
 import numpy as np
 import pytest
-from conftest import DEADLINE_S, METHODS, Begin, Eventually, MakePool, at_rest, open_files, resident
+from conftest import (
+    DEADLINE_S,
+    METHODS,
+    Begin,
+    Eventually,
+    MakePool,
+    at_rest,
+    descriptors,
+    resident,
+)
 
 import shmpool
-from shmpool.mp import program
+from shmpool.mp import objects, program
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "drop-in-queue.md"
 
@@ -261,6 +271,16 @@ def test_many_at_once() -> None:
     assert [0, 1, 2] == small.get_many()
 
 
+@pytest.mark.parametrize("n", [0, -1, "2", 2.5, None])
+def test_no_number_of_objects(n: Any) -> None:
+    """get_many() refuses it, and takes nothing."""
+    q = shmpool.Queue()
+    q.put(1)
+    with pytest.raises((shmpool.InvalidArgument, TypeError), match="n is"):
+        q.get_many(n, False)
+    assert [1] == q.get_many(np.int64(2), False)
+
+
 def test_a_closed_queue() -> None:
     """close() is for this object only: another one of the queue goes on."""
     q = shmpool.Queue()
@@ -435,13 +455,71 @@ def test_queues_share_memory() -> None:
     queues = [shmpool.Queue(8) for _ in range(300)]
     pools = {id(q._queue.pool) for q in queues}
     assert {id(first._queue.pool)} == pools
-    before = len(open_files(os.getpid()))
+    before = descriptors(os.getpid())
     for _ in range(3 * program.QUEUES):
         q = shmpool.Queue(77)
         q.put(b"left in it")
         del q
-    assert before == len(open_files(os.getpid()))
+    assert before == descriptors(os.getpid())
     assert shmpool.Queue(77).empty()
+
+
+@pytest.mark.parametrize("first", [shmpool.Queue, shmpool.JoinableQueue])
+def test_a_queue_used_again_has_no_tasks(first: type[shmpool.Queue]) -> None:
+    """An object that outlives the queue it came from is no task of a later queue."""
+    on_death = first()._on_death
+    kept = []
+    for done in (False, True):
+        q = first()
+        q.put(np.zeros(10_000))
+        kept.append(q.get())
+        if done and isinstance(q, shmpool.JoinableQueue):
+            q.task_done()
+        name = q._queue.name
+        del q
+        later = shmpool.JoinableQueue(on_death=on_death)
+        assert name == later._queue.name
+        assert 0 == later.unfinished
+        assert later.join(0)
+        later.put("task")
+        assert 1 == later.unfinished
+        later.get()
+        later.task_done()
+        assert later.join(0)
+        del later
+
+
+def test_queues_of_many_capacities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept to be used again keeps no pool but the newest."""
+    monkeypatch.setattr(program, "QUEUES", 8)
+    shmpool.Queue()
+    before = descriptors(os.getpid())
+    kept = [shmpool.Queue(capacity) for capacity in range(1, 60)]
+    del kept
+    for capacity in range(60, 200):
+        shmpool.Queue(capacity)
+    assert before == descriptors(os.getpid())
+
+
+def test_a_signal_handler_makes_a_queue() -> None:
+    """Also while its thread makes one."""
+    made: list[shmpool.Queue] = []
+
+    def interrupt(frame: types.FrameType, event: str, argument: object) -> None:
+        if event == "call" and frame.f_code.co_name == "create_queue":
+            sys.setprofile(None)
+            made.append(shmpool.Queue(3))
+
+    def make() -> None:
+        sys.setprofile(interrupt)
+        made.append(shmpool.Queue(4))
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    thread.join(DEADLINE_S)
+    for q in made:
+        q.put(1)
+    assert [3, 4] == [q._queue.capacity for q in made]
 
 
 def test_thousands_of_queues() -> None:
@@ -452,11 +530,22 @@ def test_thousands_of_queues() -> None:
     assert list(range(4096)) == [q.get() for q in queues]
 
 
+def test_a_large_object_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table of its parts, which a pickler never makes smaller, is gone after put()."""
+    monkeypatch.setattr(objects, "_idle", [])
+    q = shmpool.Queue()
+    for obj in ([str(i) for i in range(10_000)], [(str(i),) for i in range(1000)], "small"):
+        q.put(obj)
+        assert obj == q.get()
+    tables = [sys.getsizeof(pickler.dump.__self__) for pickler in objects._idle]
+    assert max(tables) < 2**17
+
+
 def relay(there: shmpool.Queue, back: shmpool.Queue) -> None:
     """Sends back what it gets, and the memory and descriptors of this process."""
     while (obj := there.get()) is not None:
         if isinstance(obj, str):
-            back.put((resident(os.getpid()), len(open_files(os.getpid()))))
+            back.put((resident(os.getpid()), descriptors(os.getpid())))
         else:
             back.put(obj)
 
@@ -479,7 +568,7 @@ def test_nothing_grows(begin: Begin) -> None:
                 got += len(back.get_many(1000 - got, timeout=DEADLINE_S))
         there.put("measure")
         pool = there._queue.pool
-        mine = resident(os.getpid()), len(open_files(os.getpid()))
+        mine = resident(os.getpid()), descriptors(os.getpid())
         return *back.get(timeout=DEADLINE_S), *mine, os.fstat(pool._opened().fd).st_blocks * 512
 
     first, last = exchange(10_000), exchange(1_000_000)

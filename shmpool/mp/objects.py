@@ -24,6 +24,7 @@ from .._hot import Buffer
 MARK = b"\x00shmobj1"
 LINE = 64  # bytes
 OUT_OF_BAND = 4 * 2**10  # bytes: smaller blocks are part of the pickle
+KEPT = 4 * 2**10  # bytes: a pickler that has made a longer pickle is not used again
 _HEAD = struct.Struct("<8sQQ")
 PROTOCOL = 5
 Part = bytes | bytearray | memoryview
@@ -38,7 +39,10 @@ class _Reducers:
 
 
 class _Pickler:
-    """A pickler that is used again: making one costs as much as pickling a small object."""
+    """A pickler that is used again: making one costs as much as pickling a small object.
+
+    Not after a long pickle: the table of the objects in it never shrinks, and is cleared each time.
+    """
 
     __slots__ = ("blocks", "dump", "forget", "parts", "write")
 
@@ -73,16 +77,20 @@ def dumps(obj: object) -> tuple[Any, int | None]:
         pickler = _Pickler()
     # Not given back after an exception, nor while it is used: by other threads, or by the object.
     pickler.dump(obj)
-    pickler.forget()
     parts, blocks = pickler.parts, pickler.blocks
+    kept = len(parts) == 1 and len(parts[0]) < KEPT
+    if kept:
+        pickler.forget()
     if len(parts) == 1 and not blocks:
         data = parts.pop()
-        _idle.append(pickler)
+        if kept:
+            _idle.append(pickler)
         return data, None
     message: list[Part] = list(_laid_out(parts, blocks)) if blocks else list(parts)
     parts.clear()
     blocks.clear()
-    _idle.append(pickler)
+    if kept:
+        _idle.append(pickler)
     return message, sum(memoryview(part).nbytes for part in message)
 
 

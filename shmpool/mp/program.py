@@ -36,7 +36,7 @@ MEMBERS = 1024  # threads
 QUEUES = 1000
 QUEUE_MOST = 65536  # objects in one queue
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler may make a queue while its thread makes one
 _current: Pool | None = None
 _idle: dict[tuple[int, OnDeath], list[AlfQueue]] = {}  # queues to use again
 _forks = 0  # of this process
@@ -58,6 +58,7 @@ def new_queue(capacity: int, on_death: OnDeath) -> AlfQueue:
         with contextlib.suppress(errors.LimitReached):
             return _current.create_queue(name, capacity=capacity, on_death=on_death)
         _current = new_pool()  # the old one goes with its last queue
+        _idle.clear()
         return _current.create_queue(name, capacity=capacity, on_death=on_death)
 
 
@@ -119,10 +120,14 @@ def forks() -> int:
 
 
 def recycle(queue: AlfQueue, on_death: OnDeath) -> None:
-    """Keeps a queue that no other process has ever known for the next one of its capacity."""
-    with contextlib.suppress(errors.ShmpoolError):
-        if not queue.ended:
-            queue.drain()
+    """Keeps a queue that no other process has ever known for the next one of its capacity.
+
+    Raises:
+        PoolClosed: its pool is closed.
+    """
+    if not queue.ended:
+        queue.drain()
+        if queue.pool is _current:  # an older pool goes with its last queue
             _idle.setdefault((queue.capacity, on_death), []).append(queue)
 
 
@@ -133,7 +138,7 @@ def _before_fork() -> None:
 
 def _in_child() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _idle.clear()  # the parent has them
 
 

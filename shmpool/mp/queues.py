@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from .. import errors
 from .._hot import Buffer
-from ..options import OnDeath
+from ..options import OnDeath, at_least
 from ..pool import Pool
 from ..queue import AlfQueue
 from . import objects, program
@@ -27,6 +27,7 @@ class _Objects:
     """A queue of objects, as every process of the program has one of its own."""
 
     _on_death: OnDeath = "free"
+    _leased = False  # what is got counts as unfinished until it is done
     _shared = True  # until it is complete
 
     def __init__(self, capacity: int, pool: Pool | None, copy: bool) -> None:
@@ -58,7 +59,11 @@ class _Objects:
 
     def __del__(self) -> None:
         if not self._shared and self._forks == program.forks():
-            program.recycle(self._queue, self._on_death)
+            with contextlib.suppress(errors.ShmpoolError):
+                self._recycle()
+
+    def _recycle(self) -> None:
+        program.recycle(self._queue, self._on_death)
 
     def __repr__(self) -> str:
         name = getattr(getattr(self, "_queue", None), "name", "?")
@@ -124,9 +129,13 @@ class _Objects:
         try:
             if len(buf) < self._short:
                 return _unpickle(buf)
-            return objects.loads(buf, self._copy)
+            obj = objects.loads(buf, self._copy)
+            if not self._leased:
+                buf._settle()  # its memory stays while the object lives
+            return obj
         except BaseException as error:
-            buf._settle()
+            if not buf.released:
+                buf._settle()
             error.add_note(f"The object came from {self!r}.")
             raise
 
@@ -258,9 +267,11 @@ class Queue(_Objects):
     ) -> list[Any]:
         """Takes the 1 to n oldest objects, as many as are there. Waits as get() does for the first.
 
-        Raises as get(). If unpickling one raises, the exception has those before it in its
-        attribute objects, if it can have one. Those behind it stay in the queue.
+        Raises as get(); InvalidArgument if n is less than 1. If unpickling one raises, the
+        exception has those before it in its attribute objects, if it can have one. Those behind it
+        stay in the queue.
         """
+        n = at_least(n, 1, "n")
         if self._closed:
             self._refuse_closed()
         buf: Buffer | None = self._queue.get(_limit(block, timeout))
@@ -337,6 +348,8 @@ class JoinableQueue(Queue):
         self._on_death = on_death
         super().__init__(maxsize, pool=pool, copy=copy)
 
+    _leased = True
+
     def _open(self, queue: AlfQueue, copy: bool) -> None:
         super()._open(queue, copy)
         self._leases: deque[Buffer] = deque()
@@ -366,6 +379,12 @@ class JoinableQueue(Queue):
         Returns whether all are.
         """
         return self._queue._unfinished(False, timeout) == 0
+
+    def _recycle(self) -> None:
+        with contextlib.suppress(ValueError):
+            while True:  # a later queue must not wait for them
+                self.task_done()
+        super()._recycle()
 
     @property
     def unfinished(self) -> int:
