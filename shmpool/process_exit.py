@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ._ffi import lib
 from .free_after import EXIT_S, settle
+from .leases import outlive
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -53,6 +54,7 @@ def _leave_all() -> None:
     try:
         settle(None, EXIT_S)
     finally:
+        outlive()
         for pool in open_pools():
             pool._leave()
     for key, path in list(_made.items()):

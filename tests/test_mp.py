@@ -384,6 +384,68 @@ def test_tasks_of_a_worker_that_is_killed(
     assert 0 == tasks.unfinished
 
 
+def leave_tasks(queues: list[shmpool.JoinableQueue], said: shmpool.Queue, how: str) -> None:
+    """Gets an object of each and ends, in one way or another, without task_done()."""
+    kept.extend(tasks.get() for tasks in queues)
+    said.put("got")
+    if how == "the queues live longest":
+        kept.extend(queues)
+    if how == "exit":
+        sys.exit(3)
+    if how == "exception":
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it is written at the end
+        raise ValueError
+
+
+kept: list[Any] = []
+
+
+@pytest.mark.parametrize("how", ["return", "the queues live longest", "exit", "exception"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_worker_that_ends(begin: Begin, make_pool: MakePool, method: str, how: str) -> None:
+    """Its unfinished tasks are another worker's, or done, as when it is killed."""
+    pool = make_pool(buffer_size=256, capacity=1024)  # for chains
+    objs = ["small", np.arange(10_000), b"chain" * 1000] * 2
+    queues = [
+        shmpool.JoinableQueue(pool=pool if type(obj) is bytes else None, on_death=on_death)
+        for obj, on_death in zip(objs, ["requeue"] * 3 + ["free"] * 3, strict=True)
+    ]
+    said = shmpool.Queue()
+    for tasks, obj in zip(queues, objs, strict=True):
+        tasks.put(obj)
+    worker = begin(shmpool.get_context(method), leave_tasks, queues, said, how)
+    assert "got" == said.get(timeout=DEADLINE_S)
+    worker.join()
+    for tasks, obj in zip(queues[:3], objs, strict=False):
+        assert not tasks.join(0)
+        assert np.array_equal(obj, tasks.get(timeout=DEADLINE_S))
+        tasks.task_done()
+    for tasks in queues:
+        assert tasks.join(DEADLINE_S)
+        assert tasks.empty()
+
+
+def test_tasks_are_the_process_s() -> None:
+    """Whichever object of the queue has got an object, any of them may say that it is done."""
+    tasks = shmpool.JoinableQueue()
+    carrier = shmpool.Queue()
+    carrier.put(tasks)
+    same = carrier.get()
+    tasks.put("one")
+    tasks.put("two")
+    same.get()
+    del same
+    assert 2 == tasks.unfinished
+    carrier.put(tasks)
+    same = carrier.get()
+    tasks.task_done()
+    tasks.get()
+    same.task_done()
+    with pytest.raises(ValueError, match="too many times"):
+        same.task_done()
+    assert tasks.join(0)
+
+
 def test_task_done_too_often() -> None:
     """task_done() raises ValueError if this process has got nothing that is not done."""
     tasks = shmpool.JoinableQueue()

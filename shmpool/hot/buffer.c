@@ -253,6 +253,7 @@ static PyMethodDef buffer_methods[] = {
 	{ "free_after", hot_buffer_free_after, METH_O, HOT_FREE_AFTER_DOC },
 	{ "_array", hot_buffer_array, METH_VARARGS, NULL },
 	{ "_settle", hot_buffer_settle, METH_NOARGS, NULL },
+	{ "_outlive", hot_buffer_outlive, METH_NOARGS, NULL },
 	{ "_declare", hot_buffer_declare, METH_O, NULL },
 	{ "__dlpack__", (PyCFunction)(void (*)(void))hot_buffer_dlpack,
 	  METH_VARARGS | METH_KEYWORDS, NULL },

@@ -409,6 +409,7 @@ static inline void hot_buffer_release(struct buffer_object *self)
 PyObject *hot_buffer_nack(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
 extern const char HOT_NACK_DOC[];
 PyObject *hot_buffer_settle(PyObject *object, PyObject *unused);
+PyObject *hot_buffer_outlive(PyObject *object, PyObject *unused);
 PyObject *hot_buffer_declare(PyObject *object, PyObject *queue);
 extern PyGetSetDef hot_buffer_getset[];
 

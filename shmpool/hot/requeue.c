@@ -71,6 +71,21 @@ PyObject *hot_buffer_settle(PyObject *object, PyObject *Py_UNUSED(unused))
 	Py_RETURN_NONE;
 }
 
+/* Keeps the buffer until the end of the process, which is its owner's death: makes a view that is
+ * never released. */
+PyObject *hot_buffer_outlive(PyObject *object, PyObject *Py_UNUSED(unused))
+{
+	struct buffer_object *self = (struct buffer_object *)object;
+	if (hot_buffer_usable(self, "view"))
+		return NULL;
+	self->view_part = self->chain ? 1 : 0;
+	PyObject *view = PyMemoryView_FromObject(object);
+	self->view_part = 0;
+	if (!view)
+		return NULL;
+	Py_RETURN_NONE;
+}
+
 /* The buffer stands for a producer of the queue, until it is settled or its owner dies. */
 PyObject *hot_buffer_declare(PyObject *object, PyObject *queue)
 {

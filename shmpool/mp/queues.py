@@ -9,12 +9,12 @@ import itertools
 import pickle
 import time
 import types
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from .. import errors
 from .._hot import Buffer
+from ..leases import leases_of, leave
 from ..options import OnDeath, at_least
 from ..pool import Pool
 from ..queue import AlfQueue
@@ -317,12 +317,12 @@ class Queue(_Objects):
 class JoinableQueue(Queue):
     """multiprocessing.JoinableQueue over shared memory.
 
-    What a process has got and not yet called task_done() for stays its own. If the process dies,
+    What a process has got and not yet called task_done() for stays its own. If the process ends,
     these objects go back to the end of the queue, for another one to get. So join() returns when
     each object has been dealt with, in spite of any kill.
 
-    on_death  "requeue", or "free": then the objects of a process that died count as done. The other
-              parameters are those of Queue
+    on_death  "requeue", or "free": then the objects of a process that ended count as done. The
+              other parameters are those of Queue
 
     >>> import shmpool
     >>> queue = shmpool.JoinableQueue()
@@ -351,7 +351,7 @@ class JoinableQueue(Queue):
     def _open(self, queue: AlfQueue, copy: bool) -> None:
         super()._open(queue, copy)
         self._take = queue.get  # the buffer is what goes back if this process dies
-        self._leases: deque[Buffer] = deque()
+        self._leases = leases_of(queue.name)
 
     def _load(self, message: Any) -> Any:
         obj = super()._load(message)
@@ -378,6 +378,11 @@ class JoinableQueue(Queue):
         Returns whether all are.
         """
         return self._queue._unfinished(False, timeout) == 0
+
+    def __del__(self) -> None:
+        super().__del__()
+        if hasattr(self, "_leases"):
+            leave(self._leases)
 
     def _recycle(self) -> None:
         with contextlib.suppress(ValueError):
