@@ -212,7 +212,7 @@ def test_usage_errors(shmpool_command: Run, pool_name: str) -> None:
         ["create", pool_name, *size, "--queue", "work"],
         ["create", pool_name, *size, "--queue", "work=8,colour=red"],
         ["create", pool_name, *size, "--queue", "work=8,producers=some"],
-        ["create", pool_name, *size, "--queue", "work=7"],
+        ["create", pool_name, *size, "--queue", "work=0"],
         ["create", pool_name, *size, "--queue", "work=8", "--queue", "work=16"],
     ):
         done = shmpool_command(*arguments)

@@ -149,7 +149,7 @@ def test_create_and_destroy(start_daemon: StartDaemon, pool_name: str) -> None:
                 call(pool_name)
         with pytest.raises(shmpool.InvalidArgument):
             client.create(pool_name, PoolOptions(256, 63))
-        queues = {"a": QueueOptions(8), "b": QueueOptions(3)}
+        queues = {"a": QueueOptions(8), "b": QueueOptions(0)}
         with pytest.raises(
             shmpool.InvalidArgument
         ):  # the second queue fails: the pool is removed too

@@ -133,6 +133,8 @@ def seconds(pool: shmpool.Pool) -> dict[str, Call]:
         "timeout (put_array)": lambda v: queue.put_array(b"x", v),
         "timeout (get_array)": lambda v: (queue.put_array(b"x"), queue.get_array(v)),
         "timeout (queue)": lambda v: pool.queue("q", timeout=v),
+        "timeout (pin)": lambda v: pool.pin(v),
+        "timeout (wait_producers)": lambda v: queue.wait_producers(v),
         "timeout (attach)": lambda v: shmpool.Pool.attach(pool.name, timeout=v).close(),
         "timeout (put)": lambda v: queue.put(pool.alloc(), v),
         "timeout (put_many)": lambda v: queue.put_many(pool.alloc_many(1), v),

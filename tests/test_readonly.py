@@ -31,6 +31,7 @@ READS: dict[type, dict[str, Callable[[Any], object]]] = {
         "close": lambda pool: None,  # in every test
         "holders": lambda pool: [(holder.buffers, holder.state) for holder in pool.holders()],
         "members": lambda pool: [member.pid for member in pool.members()],
+        "pinned": lambda pool: pool.pinned.state,
         "queue": lambda pool: pool.queue("work").name,
         "queues": lambda pool: [queue.name for queue in pool.queues()],
         "replaced": lambda pool: pool.replaced,
@@ -51,6 +52,7 @@ SEEN: dict[type, dict[str, object]] = {
         "close": None,
         "holders": [(5, "alive")],
         "members": [os.getpid()],
+        "pinned": "off",
         "queue": "work",
         "queues": ["work", "none"],
         "replaced": False,
@@ -73,7 +75,9 @@ CHANGES: dict[type, dict[str, Callable[[Any, Any], object]]] = {
         "burst": lambda pool, given: pool.burst([given["buf"], given["burst"]]),
         "create_queue": lambda pool, given: pool.create_queue("new", capacity=8),
         "recover": lambda pool, given: pool.recover(),
+        "pin": lambda pool, given: pool.pin(),
         "trim": lambda pool, given: pool.trim(),
+        "unpin": lambda pool, given: pool.unpin(),
     },
     shmpool.AlfQueue: {
         "drain": lambda queue, given: queue.drain(),

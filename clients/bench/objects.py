@@ -5,10 +5,14 @@ shmpool.Queue against multiprocessing.Queue, faster-fifo, torch.multiprocessing.
 one process puts, another one gets, one object at a time. All contestants take turns; the figures
 are medians, and the ratios medians of those of each turn. One that is not installed is left out by
 name.
+
+Beside the time that an object takes stands the processor time of both processes together: a busy
+machine lengthens the first, most of all for the process with fewer threads, and hardly the second.
 """
 
 import importlib
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -20,10 +24,10 @@ import numpy as np
 MIB = 2**20
 # What is moved: its name, the object, how many in a turn, and how many the queue may hold.
 KINDS: list[tuple[str, Callable[[], object], int, int]] = [
-    ("a small tuple", lambda: (7, "key", 2.5), 20_000, 1000),
-    ("a record of 10 fields", lambda: {f"field {i}": i for i in range(10)}, 20_000, 1000),
-    ("an array of 1 MiB", lambda: np.ones(MIB // 8), 400, 16),
-    ("an array of 64 MiB", lambda: np.ones(64 * MIB // 8), 12, 2),
+    ("a small tuple", lambda: (7, "key", 2.5), 50_000, 1000),
+    ("a record of 10 fields", lambda: {f"field {i}": i for i in range(10)}, 50_000, 1000),
+    ("an array of 1 MiB", lambda: np.ones(MIB // 8), 1000, 16),
+    ("an array of 64 MiB", lambda: np.ones(64 * MIB // 8), 20, 2),
 ]
 CONTEXT = multiprocessing.get_context("fork")
 
@@ -63,34 +67,54 @@ CONTESTANTS: dict[str, Callable[[int, int], Any]] = {
 }
 
 
-def tensors(name: str, obj: object) -> object:
-    """Returns what the contestant moves: torch's moves a tensor, in shared memory."""
-    if name == "torch" and isinstance(obj, np.ndarray):
-        module: Any = importlib.import_module("torch")
-        return module.from_numpy(obj)
+def as_it_is(obj: object) -> object:
     return obj
 
 
-def produce(queue: Any, obj: object, n: int) -> None:
-    for _ in range(n + 1):
-        queue.put(obj)
+def as_tensor(name: str, obj: object) -> Callable[[object], object]:
+    """Returns what makes of an object what the contestant moves: torch's moves tensors.
+
+    A new tensor over the same array each time. One that torch has moved once lies in memory of its
+    own, is not copied again, and both sides share it from then on.
+    """
+    if name == "torch" and isinstance(obj, np.ndarray):
+        make: Callable[[object], object] = importlib.import_module("torch").from_numpy
+        return make
+    return as_it_is
+
+
+def produce(name: str, queue: Any, obj: object, n: int) -> None:
+    made = as_tensor(name, obj)
+    for _ in range(n):
+        queue.put(made(obj))
     time.sleep(60)  # a tensor is in its producer's hands: the consumer ends it
 
 
-def seconds_each(name: str, make: Callable[[], object], n: int, most: int) -> float:
-    """Returns how long each object took, from the second to the last."""
-    obj = tensors(name, make())
+def processor_seconds(pid: int) -> float:
+    """Returns the processor time that a process has used, of all its threads."""
+    return time.clock_gettime(~pid << 3 | 2)  # the clock of clock_getcpuclockid(3)
+
+
+def seconds_each(name: str, make: Callable[[], object], n: int, most: int) -> tuple[float, float]:
+    """Returns how long each object took, and the processor time of both processes for it.
+
+    Leaves out the first objects, as many as the queue may hold and a few: with them each process
+    touches the memory for the first time.
+    """
+    obj = make()
     queue = CONTESTANTS[name](getattr(obj, "nbytes", 256), most)
-    process = CONTEXT.Process(target=produce, args=(queue, obj, n), daemon=True)
+    first = most + 4
+    process = CONTEXT.Process(target=produce, args=(name, queue, obj, first + n), daemon=True)
     process.start()
-    for first in (True, False):
-        begin = time.perf_counter()
-        for _ in range(1 if first else n):
+    pids = os.getpid(), process.pid or 0
+    for count in (first, n):
+        begin, used = time.perf_counter(), sum(map(processor_seconds, pids))
+        for _ in range(count):
             queue.get(timeout=60)
-    took = time.perf_counter() - begin
+    took, used = time.perf_counter() - begin, sum(map(processor_seconds, pids)) - used
     process.kill()
     process.join()
-    return took / n
+    return took / n, used / n
 
 
 def installed(name: str) -> bool:
@@ -109,18 +133,24 @@ def main(turns: int, scale: float) -> None:
     """Compare queues of objects, one process to another."""
     names = [name for name in CONTESTANTS if installed(name)]
     for kind, make, n, most in KINDS:
-        took: dict[str, list[float]] = {name: [] for name in names}
+        took: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         for _ in range(turns):
             for name, times in took.items():
                 times.append(seconds_each(name, make, max(int(n * scale), 1), most))
-        click.echo(kind)
+        click.echo(f"{kind} (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors)")
         for name, times in took.items():
-            ratio = statistics.median(
-                other / mine for other, mine in zip(times, took["shmpool"], strict=True)
+            each, used = (statistics.median(t[i] for t in times) * 1e6 for i in (0, 1))
+            click.echo(
+                f"  {name:16} {each:10,.1f} us, of processors {used:10,.1f} us"
+                + ("" if name == "shmpool" else ratios(times, took["shmpool"]))
             )
-            rate = 1 / statistics.median(times)
-            beside = "" if name == "shmpool" else f"   shmpool is {ratio:.1f} times as fast"
-            click.echo(f"  {name:16} {rate:12,.0f} /s{beside}")
+
+
+def ratios(theirs: list[tuple[float, float]], ours: list[tuple[float, float]]) -> str:
+    """Says how many times as fast ours is, and with how much less processor time."""
+    pairs = list(zip(theirs, ours, strict=True))
+    fast, used = (statistics.median(t[i] / o[i] for t, o in pairs) for i in (0, 1))
+    return f"   shmpool is {fast:5.1f} times as fast, and uses {used:5.1f} times less"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,13 @@ from .access import Backend
 
 BAR = 24  # columns
 MEMBERS_MAX = 200
-COLOURS = (("free", "green"), ("cached", "cyan"), ("held", "yellow"), ("queued", "blue"))
+COLOURS = (
+    ("free", "green"),
+    ("cached", "cyan"),
+    ("held", "yellow"),
+    ("queued", "blue"),
+    ("chained", "magenta"),
+)
 POOLS = ("pool", "buffers", "capacity", "free", "cached", "held", "queued", "members",
          "allocs/s", "recoveries", "alarms")  # fmt: skip
 QUEUES = ("pool", "queue", "depth", "capacity", "fill", "puts/s", "gets/s", "refused", "dropped")

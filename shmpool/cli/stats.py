@@ -12,9 +12,9 @@ from .output import print_table
 def show(stats: PoolStats) -> None:
     buffers = stats.buffers
     print_table(
-        ("pool", "capacity", "created", "free", "cached", "held", "queued", "members"),
+        ("pool", "capacity", "created", "free", "cached", "held", "queued", "chained", "members"),
         [(stats.pool, buffers.capacity, buffers.created, buffers.free, buffers.cached,
-          buffers.held, buffers.queued, buffers.members)],
+          buffers.held, buffers.queued, buffers.chained, buffers.members)],
     )  # fmt: skip
     if len(buffers.sizes) > 1:
         print_table(

@@ -206,7 +206,7 @@ PyObject *payload_chain(const struct qmempool *p, uint64_t handle)
 	if (bytes) {
 		char *to = PyBytes_AS_STRING(bytes);
 		const uint64_t done = bytes_copy_out(p, handle, to, length);
-		memset(to + done, 0, length - done); /* if somebody else has changed the lengths */
+		memset(to + done, 0, length - done); /* if the lengths have changed */
 	}
 	return bytes;
 }

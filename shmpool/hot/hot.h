@@ -313,11 +313,24 @@ static inline int hot_get_once(const struct queue_object *self, struct lookup *c
 int64_t hot_get_block(struct queue_object *self, double timeout, struct lookup *c,
 		      uint64_t *handle);
 
+/* Takes the oldest buffer, and waits for one. 1, a code, or HOT_RAISED. */
+static inline int64_t hot_get_handle(struct queue_object *self, double timeout, struct lookup *c,
+				     uint64_t *handle)
+{
+	hot_recover_if_due(self->pool);
+	int64_t code = hot_get_once(self, c, handle);
+	if (unlikely(code <= 0) && hot_must_block(code, timeout))
+		code = hot_get_block(self, timeout, c, handle);
+	return code;
+}
+
 /* get() and put() of one Buffer, for arrays.c too. hot_queue_get() returns a new Buffer, or raises.
  * hot_queue_put() returns a code, HOT_RAISED for an exception. The caller has checked that the
  * Buffer may go, and releases it. */
 PyObject *hot_queue_get(struct queue_object *self, double timeout);
 int64_t hot_queue_put(struct queue_object *self, struct buffer_object *buffer, double timeout);
+
+#define HOT_SHORT 4096 /* bytes: _take() copies a message that has less, instead of a Buffer */
 
 /* Methods of AlfQueue's base that are in payload.c, bulk.c, requeue.c, arrays.c and items.c. */
 PyObject *hot_send(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names);
@@ -443,6 +456,11 @@ PyObject *hot_use_numpy(PyObject *module, PyObject *args);
 PyObject *hot_buffer_array(PyObject *object, PyObject *args);
 PyObject *hot_buffer_dlpack(PyObject *object, PyObject *args, PyObject *named);
 PyObject *hot_buffer_dlpack_device(PyObject *object, PyObject *unused);
+
+/* ---- objects.c ---- */
+
+PyObject *hot_use_pickler(PyObject *module, PyObject *args);
+PyObject *hot_pickled(PyObject *module, PyObject *obj);
 
 /* ---- free_after.c ---- */
 

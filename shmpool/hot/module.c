@@ -54,7 +54,8 @@ static int module_exec(PyObject *module)
 	    add_type(module, "QueueBase", &hot_queue_spec, &hot_queue_type) ||
 	    add_type(module, "BurstBase", &hot_burst_spec, &hot_burst_type) ||
 	    add_type(module, "Buffer", &hot_buffer_spec, &hot_buffer_type) ||
-	    add_type(module, "ArrayMemory", &hot_memory_spec, &hot_memory_type))
+	    add_type(module, "ArrayMemory", &hot_memory_spec, &hot_memory_type) ||
+	    PyModule_AddIntConstant(module, "SHORT", HOT_SHORT))
 		return -1;
 	imported = true;
 	return 0;
@@ -67,6 +68,8 @@ static PyObject *has_membarrier(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED
 
 static PyMethodDef module_functions[] = {
 	{ "use_numpy", hot_use_numpy, METH_VARARGS, NULL },
+	{ "use_pickler", hot_use_pickler, METH_VARARGS, NULL },
+	{ "pickled", hot_pickled, METH_O, NULL },
 	{ "has_membarrier", has_membarrier, METH_NOARGS,
 	  "has_membarrier($module)\n--\n\nTrue if membarrier(2) works, which caches need." },
 	{ NULL, NULL, 0, NULL },

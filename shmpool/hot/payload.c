@@ -60,10 +60,7 @@ static PyObject *recv_bytes(struct queue_object *self, double timeout, int64_t *
 {
 	struct lookup c;
 	uint64_t handle;
-	hot_recover_if_due(self->pool);
-	*code = hot_get_once(self, &c, &handle);
-	if (unlikely(*code <= 0) && hot_must_block(*code, timeout))
-		*code = hot_get_block(self, timeout, &c, &handle);
+	*code = hot_get_handle(self, timeout, &c, &handle);
 	if (unlikely(*code <= 0))
 		return NULL;
 	PyObject *bytes = payload_bytes(c.p, handle);

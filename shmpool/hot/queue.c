@@ -3,6 +3,7 @@
  * queue.c - the base of shmpool.AlfQueue: put and get, one at a time.
  */
 #include "parts.h"
+#include "payload.h"
 
 static PyObject *queue_hot_open(PyObject *object, PyObject *args)
 {
@@ -142,10 +143,7 @@ static inline PyObject *get_buffer(struct queue_object *self, double timeout, in
 	*code = HOT_RAISED;
 	if (unlikely(!buffer))
 		return NULL;
-	hot_recover_if_due(self->pool);
-	*code = hot_get_once(self, &c, &handle);
-	if (unlikely(*code <= 0) && hot_must_block(*code, timeout))
-		*code = hot_get_block(self, timeout, &c, &handle);
+	*code = hot_get_handle(self, timeout, &c, &handle);
 	if (likely(*code > 0)) {
 		PyObject *filled = hot_buffer_got(buffer, self->pool, &c, handle);
 		if (unlikely(!filled))
@@ -170,6 +168,29 @@ static PyObject *queue_get_method(PyObject *object, PyObject *const *args, Py_ss
 	if (hot_parse("get", NULL, args, n, names, &given))
 		return NULL;
 	return hot_queue_get((struct queue_object *)object, given.timeout);
+}
+
+/* Takes the oldest message: a short one as bytes, its buffer is free then, else as a Buffer. */
+static PyObject *queue_take(PyObject *object, PyObject *const *args, Py_ssize_t n, PyObject *names)
+{
+	struct queue_object *self = (struct queue_object *)object;
+	struct hot_arguments given;
+	struct lookup c;
+	uint64_t handle;
+	if (hot_parse("_take", NULL, args, n, names, &given))
+		return NULL;
+	struct buffer_object *buffer = hot_buffer_new();
+	if (unlikely(!buffer))
+		return NULL;
+	const int64_t code = hot_get_handle(self, given.timeout, &c, &handle);
+	if (likely(code > 0) && bytes_length(c.p, handle) >= HOT_SHORT)
+		return hot_buffer_got(buffer, self->pool, &c, handle);
+	hot_buffer_discard(buffer);
+	if (unlikely(code <= 0))
+		return hot_queue_raise(self, code, NULL, 0);
+	PyObject *bytes = payload_bytes(c.p, handle);
+	qmempool_free(c.p, c.m, handle);
+	return bytes;
 }
 
 static PyObject *queue_get_nowait(PyObject *object, PyObject *Py_UNUSED(unused))
@@ -229,6 +250,7 @@ static PyMethodDef queue_methods[] = {
 	{ "_put_or_free", queue_put_or_free, METH_VARARGS, NULL },
 	{ "_hand_over", (PyCFunction)(void (*)(void))hot_queue_hand_over, METH_FASTCALL, NULL },
 	{ "_put_items", hot_put_items, METH_VARARGS, NULL },
+	{ "_take", HOT_FAST(queue_take), NULL },
 	{ "_hot_close", queue_hot_close, METH_NOARGS, NULL },
 	{ "empty", queue_empty, METH_NOARGS,
 	  "empty($self)\n--\n\nTrue if a get would find nothing now." },

@@ -17,14 +17,13 @@ import pickle
 import struct
 from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
+from types import SimpleNamespace
 from typing import Any
 
-from .._hot import Buffer
+from .._hot import SHORT, Buffer, pickled, use_pickler
 
 MARK = b"\x00shmobj1"
 LINE = 64  # bytes
-OUT_OF_BAND = 4 * 2**10  # bytes: smaller blocks are part of the pickle
-KEPT = 4 * 2**10  # bytes: a pickler that has made a longer pickle is not used again
 _HEAD = struct.Struct("<8sQQ")
 PROTOCOL = 5
 Part = bytes | bytearray | memoryview
@@ -38,60 +37,32 @@ class _Reducers:
         return extra[kind] if kind in extra else copyreg.dispatch_table[kind]
 
 
-class _Pickler:
-    """A pickler that is used again: making one costs as much as pickling a small object.
+def _pickler() -> tuple[Any, ...]:
+    """Returns a pickler as hot/objects.c uses it: dump, forget, parts, blocks."""
+    parts: list[bytes] = []
+    blocks: list[memoryview] = []
 
-    Not after a long pickle: the table of the objects in it never shrinks, and is cleared each time.
-    """
-
-    __slots__ = ("blocks", "dump", "forget", "parts", "write")
-
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-        self.blocks: list[memoryview] = []
-        self.write = self.parts.append
-        pickler = pickle.Pickler(self, PROTOCOL, buffer_callback=self._block)
-        pickler.dispatch_table = _Reducers()  # type: ignore[assignment]
-        self.dump, self.forget = pickler.dump, pickler.clear_memo
-
-    def _block(self, block: pickle.PickleBuffer) -> bool:
-        """Returns true if the block is to be part of the pickle."""
-        raw = block.raw()
-        if raw.nbytes < OUT_OF_BAND:
+    def block(memory: pickle.PickleBuffer) -> bool:
+        """Returns true if the memory is to be part of the pickle."""
+        raw = memory.raw()
+        if raw.nbytes < SHORT:
             return True
-        self.blocks.append(raw)
+        blocks.append(raw)
         return False
 
+    pickler = pickle.Pickler(SimpleNamespace(write=parts.append), PROTOCOL, buffer_callback=block)
+    pickler.dispatch_table = _Reducers()  # type: ignore[assignment]
+    return pickler.dump, pickler.clear_memo, parts, blocks
 
-_idle: list[_Pickler] = []  # one for each thread that pickles, and for each that is in between
+
+def _message(parts: list[bytes], blocks: list[memoryview]) -> list[Part]:
+    return list(_laid_out(parts, blocks)) if blocks else list(parts)
 
 
-def dumps(obj: object) -> tuple[Any, int | None]:
-    """Pickles an object. Returns the pickle and None, or the parts of a message and their size.
-
-    The parts refer to the object's memory. Raises what pickling the object raises.
-    """
-    try:
-        pickler = _idle.pop()
-    except IndexError:
-        pickler = _Pickler()
-    # Not given back after an exception, nor while it is used: by other threads, or by the object.
-    pickler.dump(obj)
-    parts, blocks = pickler.parts, pickler.blocks
-    kept = len(parts) == 1 and len(parts[0]) < KEPT
-    if kept:
-        pickler.forget()
-    if len(parts) == 1 and not blocks:
-        data = parts.pop()
-        if kept:
-            _idle.append(pickler)
-        return data, None
-    message: list[Part] = list(_laid_out(parts, blocks)) if blocks else list(parts)
-    parts.clear()
-    blocks.clear()
-    if kept:
-        _idle.append(pickler)
-    return message, sum(memoryview(part).nbytes for part in message)
+use_pickler(_pickler, _message)
+# dumps(obj) pickles an object. Returns the pickle, or a list: the parts of a message, which refer
+# to the object's memory. Raises what pickling the object raises.
+dumps = pickled
 
 
 def _laid_out(parts: list[bytes], blocks: list[memoryview]) -> Iterator[Part]:
@@ -114,6 +85,8 @@ def loads(buf: Buffer, copy: bool) -> Any:
 
     Raises what unpickling raises; UnpicklingError if the message is corrupted.
     """
+    if len(buf) < SHORT:
+        return pickle.loads(bytes(buf))
     if len(buf.segments) > 1:  # its bytes are not in one place
         view, copy = memoryview(bytearray(len(buf))), False
         buf.readinto(view)

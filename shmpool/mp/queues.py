@@ -5,6 +5,7 @@ Not in here: how an object becomes a message (objects.py), and whose memory they
 """
 
 import contextlib
+import itertools
 import pickle
 import time
 import types
@@ -20,7 +21,6 @@ from ..queue import AlfQueue
 from . import objects, program
 
 _pickle, _unpickle = objects.dumps, pickle.loads
-_OUT_OF_BAND = objects.OUT_OF_BAND
 
 
 class _Objects:
@@ -46,9 +46,7 @@ class _Objects:
         self._copy = copy
         self._closed = False
         self._send: Callable[..., None] = queue.send
-        self._take: Callable[..., Buffer] = queue.get
-        # Such a message is one pickle, in a single buffer.
-        self._short = min(_OUT_OF_BAND, queue.pool.buffer_size - queue.pool.headroom)
+        self._take: Callable[..., Any] = queue._take  # bytes if it is short, else a Buffer
 
     def __getstate__(self) -> tuple[Any, ...]:
         self._shared = True
@@ -99,22 +97,23 @@ class _Objects:
             OutOfSharedMemory: there is no memory for it.
             What pickling the object raises; then nothing was put.
         """
-        data, size = _pickle(obj)
+        message = _pickle(obj)
         try:
-            if size is not None:
-                self._put_parts(data, size, _limit(block, timeout))
+            if type(message) is not bytes:
+                self._put_parts(message, _limit(block, timeout))
             elif block and timeout is None:
-                self._send(data)  # the quickest way
+                self._send(message)  # the quickest way
             else:
-                self._send(data, _limit(block, timeout))
+                self._send(message, _limit(block, timeout))
         except errors.PoolExhausted as error:
             raise errors.Full(str(error)) from None
 
-    def _put_parts(self, parts: Any, size: int, timeout: float | None) -> None:
-        """Puts a message of several parts. The only place that makes a buffer for one."""
+    def _put_parts(self, parts: Any, timeout: float | None) -> None:
+        """Puts a message of several parts."""
         if self._closed:
             self._refuse_closed()
         deadline = None if timeout is None else time.monotonic() + timeout
+        size = sum(memoryview(part).nbytes for part in parts)
         buf = self._queue.pool.alloc(timeout, size)
         try:
             buf.writelines(parts)
@@ -124,20 +123,24 @@ class _Objects:
         left = None if deadline is None else max(deadline - time.monotonic(), 0)
         self._queue._put_or_free(buf, left)
 
-    def _load(self, buf: Buffer) -> Any:
-        """Returns the object in a buffer. If unpickling raises, it is freed."""
+    def _load(self, message: Any) -> Any:
+        """Returns the object of a message. If unpickling raises, its buffer is freed."""
         try:
-            if len(buf) < self._short:
-                return _unpickle(buf)
-            obj = objects.loads(buf, self._copy)
+            if type(message) is bytes:
+                return _unpickle(message)
+            obj = objects.loads(message, self._copy)
             if not self._leased:
-                buf._settle()  # its memory stays while the object lives
+                message._settle()  # its memory stays while the object lives
             return obj
         except BaseException as error:
-            if not buf.released:
-                buf._settle()
+            if isinstance(message, Buffer) and not message.released:
+                message._settle()
             error.add_note(f"The object came from {self!r}.")
             raise
+
+
+def _is_bytes(message: object) -> bool:
+    return type(message) is bytes
 
 
 def _limit(block: bool, timeout: float | None) -> float | None:
@@ -241,11 +244,7 @@ class Queue(_Objects):
         deadline = None if limit is None else time.monotonic() + limit
         sent = 0
         while sent < len(messages):
-            small = []
-            for data, size in messages[sent:]:
-                if size is not None:
-                    break
-                small.append(data)
+            small = list(itertools.takewhile(_is_bytes, messages[sent:]))
             left = None if deadline is None else max(deadline - time.monotonic(), 0)
             try:
                 if self._closed:
@@ -254,8 +253,7 @@ class Queue(_Objects):
                     self._queue.send_many(small, left)
                     sent += len(small)
                 else:
-                    data, size = messages[sent]
-                    self._put_parts(data, size or 0, left)
+                    self._put_parts(messages[sent], left)
                     sent += 1
             except (errors.Full, errors.PoolExhausted) as error:
                 full = errors.Full(str(error))
@@ -352,11 +350,12 @@ class JoinableQueue(Queue):
 
     def _open(self, queue: AlfQueue, copy: bool) -> None:
         super()._open(queue, copy)
+        self._take = queue.get  # the buffer is what goes back if this process dies
         self._leases = leases_of(queue.name)
 
-    def _load(self, buf: Buffer) -> Any:
-        obj = super()._load(buf)
-        self._leases.append(buf)
+    def _load(self, message: Any) -> Any:
+        obj = super()._load(message)
+        self._leases.append(message)
         return obj
 
     def task_done(self) -> None:

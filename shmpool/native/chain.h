@@ -22,16 +22,16 @@
  *     qmempool.c     into its queue (got)
  *
  * Ordering
- *     [CHAIN]  the head's handle and generation, got, and the segments' owner words. HANDLE_CHAIN
- *              is set before the first word is CHAINED, and removed after the last one was. A
- *              member that frees the head takes every segment first. All are stored with release.
- *              A recoverer reads a CHAINED word with acquire, then the head's generation with
- *              acquire. If that is another one, the head was freed after the word was written; the
- *              owner that freed it has taken its segments, so a compare-and-swap on the word fails,
- *              or was a recoverer, which leaves them to sweeps.
+ *     [CHAIN]  the head's handle and generation, got, and the segments' owner words, which are
+ *              stored with release. HANDLE_CHAIN is set before the first word is CHAINED, and
+ *              removed after the last one was. A member that frees the head takes every segment
+ *              first. A recoverer reads a CHAINED word with acquire, then the head's generation
+ *              with acquire. If that is another one, the head was freed after the word was written;
+ *              the owner that freed it has taken its segments, so a compare-and-swap on the word
+ *              fails, or was a recoverer, which leaves them to sweeps.
  *
- * Progress: loops over links end after as many turns as there are buffers, whatever they say, and if
- * they lead in a circle after three times as many as it has.
+ * Progress: loops over links end after as many turns as there are buffers, whatever the links say;
+ * if they lead in a circle, after three times as many as it has.
  */
 #ifndef SHMPOOL_CHAIN_H
 #define SHMPOOL_CHAIN_H
@@ -54,14 +54,13 @@ static inline uint32_t chain_next(const struct qmempool *p, uint64_t head, uint3
 	return next;
 }
 
-/* chain_next() of the nth buffer of the chain, for a walk from its head on, which is the first. Ends
- * the walk, too, if corrupted links lead back: at the latest when it has been there twice more.
- * *mark is the walk's. */
+/* chain_next() of the nth buffer of the chain, for a walk from its head on, which is the first. The
+ * walk also ends if corrupted links lead back. *mark is one of the buffers that it has passed. */
 static inline uint32_t chain_walk(const struct qmempool *p, uint64_t head, uint32_t index,
 				  uint32_t n, uint32_t *mark)
 {
 	const uint32_t next = chain_next(p, head, index);
-	if (!(n & (n - 1))) /* twice as far each time, so that it is in the circle once */
+	if (!(n & (n - 1))) /* twice as far from the head each time: once it lies in the circle */
 		*mark = index;
 	return next == *mark || n >= p->total ? index : next;
 }

@@ -20,9 +20,11 @@
 #define TAKE_PAUSE_NS 5000000
 #define TAKE_FREELY 16 /* attempts without a pause */
 
-/* The byte of the first pin. */
-#define PINS (1ull << TOKEN_BITS)
-_Static_assert(PINS + NUMBER_MASK <= INT64_MAX, "a file offset");
+/* The bytes of pins, above those by which daemons say that they use the file
+ * (service/watched_pool.py: IN_USE_FIRST). */
+#define PIN_BITS (TOKEN_BITS - 1)
+#define PINS (3ull << PIN_BITS)
+_Static_assert(PINS + ((1ull << PIN_BITS) - 1) == INT64_MAX, "the last file offset");
 
 /* Returns a lock request for one byte: that of a token or a pin. */
 static struct flock byte_lock(short type, uint64_t number)
@@ -165,7 +167,8 @@ int token_take(const struct segment *s, struct token *t)
 
 int token_pin(const struct segment *s, uint64_t number, void **page)
 {
-	struct flock lock = byte_lock(F_WRLCK, PINS + number);
+	/* Two numbers that differ in their highest bit only are never in use at once. */
+	struct flock lock = byte_lock(F_WRLCK, PINS | number);
 	int tries = 0, fd = open_segment(s);
 	if (fd < 0)
 		return fd;

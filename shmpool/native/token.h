@@ -32,8 +32,8 @@
  * process. Such a read lock can keep a process from taking a token; that process gets an error.
  *
  * A pin is a second lock of the same kind. A process takes it before it registers the pool's memory
- * with a device (pin.h), and drops it after it has unregistered that. Its byte is the token's
- * number above all tokens.
+ * with a device (pin.h), and drops it after it has unregistered that. Its byte is above
+ * all tokens and above those of daemons (token.c).
  *
  * A process takes its pin, and then reads the extents' words. A member that is about to remove an
  * extent's memory changes its word, and then asks for pins. The kernel's own lock of the file's

@@ -39,7 +39,8 @@ FAMILIES: tuple[tuple[Any, str, str, tuple[str, ...]], ...] = (
     (Gauge, "foreign_files", "Files of other users under pools' names, which are not opened; 1024 "
      "means at least so many.", ()),
     (Gauge, "refused_pools", "Declared pools whose names are taken by other files.", ()),
-    (Gauge, "buffers", "Buffers of a pool by state; uncreated ones have no memory yet.",
+    (Gauge, "buffers", "Buffers of a pool by state; uncreated ones have no memory yet, "
+     "chained ones belong to the heads of their messages.",
      ("pool", "state")),
     (Gauge, "buffer_size_bytes", "Data bytes of a pool's largest buffers.", POOL),
     (Gauge, "size_class_buffers", "Buffers of a size class by state; those in use are held or "
@@ -98,7 +99,7 @@ def _add(families: dict[str, Any], name: str, pool: WatchedPool) -> None:
     def add(family: str, value: float, *labels: str) -> None:
         families[family].add_metric((name, *labels), value)
 
-    for state in ("free", "cached", "held", "queued"):
+    for state in ("free", "cached", "held", "queued", "chained"):
         add("buffers", getattr(stats, state), state)
     add("buffers", stats.capacity - stats.created, "uncreated")
     add("buffer_size_bytes", pool.view.geometry.buffer_size)

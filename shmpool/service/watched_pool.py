@@ -22,7 +22,7 @@ from .alarms import Alarms, Changes, Policy
 
 EVENTS_KEPT = 64
 SUSPENDED_MAX = 64  # members in an operation whose state is read from /proc: 30 us each
-IN_USE_FIRST = 1 << 62  # first byte of a file whose lock means "in use by a daemon"
+IN_USE_FIRST = 1 << 62  # first of 2**61 bytes whose lock means "in use by a daemon"
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)  # of a histogram
 
 

@@ -5,7 +5,7 @@
  * frees it (0); a consumer, which gets it and frees it (1); a member that allocates what is free and
  * makes a chain with the same head (2); recoverers (3 and 4), which are members.
  *
- * The steps are those of chain_make() and chain_free() in chain.c, of raise_generations() in
+ * The steps are those of chain_make() in chain.c, of free_chain() and raise_generations() in
  * qmempool.c, and of sweep(), sweep_one(), orphan(), take() and hand_on() in sweep.c. One step is one
  * store or compare-and-swap on a shared word, with the loads before it, or one load whose value is
  * used in a later step. A process can die before each of its stores, while it owns a chain, and at
@@ -50,11 +50,11 @@ hidden byte i;
 #define make_mark 16
 #define make_word 17
 #define queue_put_head 18
-#define chain_free_got 19
-#define chain_free_word 20
+#define free_chain_got 19
+#define free_chain_word 20
 #define free_segment 21
 #define free_segment_put 22
-#define chain_free_mark 23
+#define free_chain_mark 23
 #define raise_head 24
 #define free_head_put 25
 #define alloc_second 26
@@ -134,7 +134,7 @@ inline after_make()
 {
 	if
 	:: me == 0 && QUEUE -> next(queue_put_head)
-	:: me == 0 && !QUEUE -> follow(); next(chain_free_got)
+	:: me == 0 && !QUEUE -> follow(); next(free_chain_got)
 	:: else -> next(keep)
 	fi
 }
@@ -144,11 +144,11 @@ inline after_got()
 #ifdef MUTATE_RAISED_FIRST
 	next(raise_head)
 #elif defined MUTATE_UNMARKED_FIRST
-	next(chain_free_mark)
+	next(free_chain_mark)
 #else
 	b = 0;
 	seek();
-	next(chain_free_word)
+	next(free_chain_word)
 #endif
 }
 
@@ -160,7 +160,7 @@ inline after_segments()
 #elif defined MUTATE_UNMARKED_FIRST
 	next(raise_head)
 #else
-	next(chain_free_mark)
+	next(free_chain_mark)
 #endif
 }
 
@@ -189,18 +189,18 @@ inline member_step()
 #endif
 		fi
 	:: pc[me] == queue_put_head -> owner[HEAD] = TRANSIT; give(TRANSIT); next(finished)
-	:: pc[me] == chain_free_got ->
+	:: pc[me] == free_chain_got ->
 #ifndef MUTATE_GOT_KEPT
 		got[HEAD] = 0;
 #endif
 		after_got()
-	:: pc[me] == chain_free_word ->
+	:: pc[me] == free_chain_word ->
 		owner[b] = TAG(me);
 		real[b] = TAG(me);
 		b++;
 		seek();
 		if
-		:: b < BUFFERS -> next(chain_free_word)
+		:: b < BUFFERS -> next(free_chain_word)
 		:: else -> b = 0; seek(); next(free_segment)
 		fi
 	:: pc[me] == free_segment -> generation[b]++; next(free_segment_put)
@@ -210,12 +210,12 @@ inline member_step()
 		b++;
 		seek();
 		if :: b < BUFFERS -> next(free_segment) :: else -> after_segments() fi
-	:: pc[me] == chain_free_mark ->
+	:: pc[me] == free_chain_mark ->
 		marked[HEAD] = 0;
 #ifdef MUTATE_UNMARKED_FIRST
 		b = 0;
 		seek();
-		next(chain_free_word)
+		next(free_chain_word)
 #else
 		next(raise_head)
 #endif
@@ -225,7 +225,7 @@ inline member_step()
 #ifdef MUTATE_RAISED_FIRST
 		b = 0;
 		seek();
-		next(chain_free_word)
+		next(free_chain_word)
 #else
 		next(free_head_put)
 #endif
@@ -252,7 +252,7 @@ end:
 		got[HEAD] = 1;
 		give(TAG(me));
 		follow();
-		next(chain_free_got) }
+		next(free_chain_got) }
 	:: d_step { me == 2 && pc[me] == at_rest && owner[HEAD] == FREE ->
 		assert(real[HEAD] == FREE && !marked[HEAD]);
 		owner[HEAD] = TAG(me);

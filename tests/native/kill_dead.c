@@ -162,7 +162,7 @@ static void put_back(struct scene *s)
 }
 
 /* Leaves three chains: a whole one, one as chain_make() leaves it in the middle, and one as
- * chain_free() does. Their heads are before and behind their segments. */
+ * free_chain() does. Their heads are before and behind their segments. */
 static void chain_some(struct scene *s)
 {
 	struct member *m = scene_attach();

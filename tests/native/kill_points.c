@@ -368,7 +368,8 @@ static uint32_t sweep_pair(const struct choice *c, const struct companion *compa
 static uint32_t sweep_pairs(const struct choice *c)
 {
 	uint32_t points = 0;
-	if (at.operation->beside || at.operation->before == dead_everywhere)
+	if (at.operation->beside || at.operation->before == dead_everywhere ||
+	    at.operation->before == dead_chains_everywhere)
 		return 0; /* it has a companion already, or there is no slot for one */
 	for (size_t i = 0; i < COMPANIONS; i++)
 		if (fnmatch(c->pairs, companions[i].name, 0) == 0)

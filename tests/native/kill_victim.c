@@ -490,6 +490,7 @@ int put_beside(struct scene *s)
 	uint64_t handle = s->owned[--s->owned_n];
 	*scene_message(handle) = FROM_BESIDE;
 	pool_buffer(&s->pool, handle_index(handle))->redelivered = 0;
+	pool_buffer(&s->pool, handle_index(handle))->mark = 1; /* buffers of the message */
 	int error = blocking_put(&s->pool, s->v, s->ring, &handle, 1, WAIT_NEVER);
 	/* The queue is full, or another member is the single producer: the victim keeps its
 	 * buffer. */

@@ -280,8 +280,8 @@ static const char *const graves[] = {
 	"reset",         "raise_epoch"
 };
 /* The same, where chains are made and freed, by their owner or by a recoverer. */
-static const char *const chain_haunts[] = { "orphan", "sweep_one", "take", "chain_free", "sweep" };
-static const char *const chain_graves[] = { "chain_make", "chain_free",    "sweep_one",
+static const char *const chain_haunts[] = { "orphan", "sweep_one", "take", "free_chain", "sweep" };
+static const char *const chain_graves[] = { "chain_make", "free_chain",    "sweep_one",
 					    "take",       "free_segments", "raise_generations" };
 #define ONE_OF(names) (names)[steer_random(sizeof(names) / sizeof(*(names)))]
 #define PROFILES (sizeof(profiles) / sizeof(*profiles))
