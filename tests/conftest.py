@@ -3,6 +3,7 @@
 
 import contextlib
 import ctypes
+import gc
 import itertools
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
@@ -236,6 +237,8 @@ def queue(make_pool: MakePool) -> shmpool.AlfQueue:
 
 def at_rest(pool: shmpool.Pool) -> bool:
     """Whether every buffer is free or queued, and no view is counted."""
+    gc.collect()  # the program's pool is that of earlier tests too: what they left in cycles,
+    pool.recover()  # and what their processes held
     audit = pool.audit()
     return audit.ok and not audit.held and not pool._exports
 
