@@ -7,13 +7,13 @@
 #include "payload.h"
 
 /* A chain of one part, for a single buffer. */
-struct single {
+union single {
 	struct hot_chain chain;
-	struct hot_part part;
+	char room[sizeof(struct hot_chain) + sizeof(struct hot_part)];
 };
 
 /* Returns the parts of a Buffer; those of a single one are made in *single. */
-static const struct hot_chain *parts_of(const struct buffer_object *self, struct single *single)
+static const struct hot_chain *parts_of(const struct buffer_object *self, union single *single)
 {
 	if (self->chain)
 		return self->chain;
@@ -66,7 +66,7 @@ static uint64_t copy_out(const struct hot_chain *from, uint64_t offset, char *to
 int64_t hot_buffer_fill_bytes(struct buffer_object *self, const struct shmpool_slice *slice,
 			      size_t n, uint64_t length)
 {
-	struct single single;
+	union single single;
 	int error = hot_buffer_set_length(self, length);
 	if (error)
 		return error;
@@ -118,7 +118,7 @@ PyObject *hot_buffer_writelines(PyObject *object, PyObject *payloads)
 PyObject *hot_buffer_to_bytes(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	struct buffer_object *self = (struct buffer_object *)object;
-	struct single single;
+	union single single;
 	if (hot_buffer_usable(self, "bytes"))
 		return NULL;
 	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)self->length);
@@ -155,7 +155,7 @@ static int parse_readinto(PyObject *const *args, Py_ssize_t n, Py_ssize_t *offse
 PyObject *hot_buffer_readinto(PyObject *object, PyObject *const *args, Py_ssize_t n)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
-	struct single single;
+	union single single;
 	Py_ssize_t offset;
 	Py_buffer to;
 	uint64_t done = 0;
