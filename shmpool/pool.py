@@ -90,6 +90,7 @@ class Pool(PoolBase):
         self.buffer_size = self.geometry.buffer_size
         self.capacity = self.geometry.capacity
         self.headroom = self.geometry.headroom
+        self._least_capacity = min(one.capacity for one in self.geometry.sizes)
         leave_at_the_end(self)
 
     @classmethod
@@ -311,16 +312,21 @@ class Pool(PoolBase):
             AccessDenied: the pool was opened read-only.
         """
         n = at_least(n, 1, "n")
-        room = self.headroom + at_least(0 if size is None else size, 0, "size")
-        most = max((c.capacity for c in self.geometry.sizes if c.buffer_size >= room), default=n)
-        if n > most:
-            raise errors.PoolExhausted(
-                f"n is {n} buffers; pool {self.name!r} never has more than {most}"
-                f"{'' if len(self.geometry.sizes) == 1 else ' of one size'}"
-            )
+        if n > self._least_capacity:
+            self._refuse_many(n, at_least(0 if size is None else size, 0, "size"))
         burst = Burst(self, n)
         burst._alloc(timeout, size)
         return burst
+
+    def _refuse_many(self, n: int, size: int) -> None:
+        """Raises PoolExhausted if no size class that has size bytes can ever have n buffers."""
+        sizes, room = self.geometry.sizes, self.headroom + size
+        most = max((one.capacity for one in sizes if one.buffer_size >= room), default=n)
+        if n > most:
+            raise errors.PoolExhausted(
+                f"n is {n} buffers; pool {self.name!r} never has more than {most}"
+                f"{'' if len(sizes) == 1 else ' of one size'}"
+            )
 
     def array(
         self,

@@ -63,22 +63,20 @@ static size_t singles(const struct pool_object *pool, const struct shmpool_slice
 	return k;
 }
 
-/* 0, or -EMSGSIZE if a payload has no room in the whole pool. */
-static int64_t refuse_large(const struct pool_object *pool, const struct shmpool_slice *slice,
-			    size_t n)
+static size_t longest(const struct shmpool_slice *slice, size_t n)
 {
-	uint32_t counts[CLASSES_MAX];
-	int64_t code = 0;
-	for (size_t i = 0; pool && pool->key && i < n && code >= 0; i++)
-		if (unlikely(hot_class_for(pool, slice[i].length) == pool->classes))
-			code = shmpool_chain_plan(pool->key, slice[i].length, 0, counts);
-	return code < 0 ? code : 0;
+	size_t most = 0;
+	for (size_t i = 0; i < n; i++)
+		most = slice[i].length > most ? slice[i].length : most;
+	return most;
 }
 
-/* Sends the next payloads: how many, or a code, or HOT_RAISED. */
-static int64_t send_next(struct hot_wait *wait, struct queue_object *self, size_t left)
+/* Sends the next payloads, of which some need chains if chained: how many, a code, or
+ * HOT_RAISED. */
+static int64_t send_next(struct hot_wait *wait, struct queue_object *self, size_t left,
+			 bool chained)
 {
-	wait->n = self->pool ? singles(self->pool, wait->slices, left) : left;
+	wait->n = unlikely(chained) ? singles(self->pool, wait->slices, left) : left;
 	if (likely(wait->n))
 		return hot_wait(wait, -EINPROGRESS);
 	const int64_t code =
@@ -101,10 +99,15 @@ PyObject *hot_send_many(PyObject *object, PyObject *const *args, Py_ssize_t n, P
 				 .queue = self,
 				 .slices = out.slice,
 				 .timeout = given.timeout };
-	int64_t code = refuse_large(self->pool, out.slice, (size_t)total);
+	const size_t most = longest(out.slice, (size_t)total);
+	const bool open = self->pool && self->pool->key;
+	const bool chained = open && hot_class_for(self->pool, most) == self->pool->classes;
+	uint32_t counts[CLASSES_MAX];
+	/* Refuses all if one has no room in the whole pool. */
+	int64_t code = unlikely(chained) ? shmpool_chain_plan(self->pool->key, most, 0, counts) : 0;
 	Py_ssize_t sent = 0;
 	while (code >= 0 && sent < total) {
-		code = send_next(&wait, self, (size_t)(total - sent));
+		code = send_next(&wait, self, (size_t)(total - sent), chained);
 		wait.slices += code > 0 ? code : 0;
 		sent += code > 0 ? code : 0;
 	}

@@ -201,7 +201,7 @@ PyObject *hot_buffer_segments(PyObject *object, void *Py_UNUSED(unused))
 
 PyObject *payload_chain(const struct qmempool *p, uint64_t handle)
 {
-	const uint64_t length = bytes_length(p, handle);
+	const uint64_t length = bytes_all(p, handle).length;
 	PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)length);
 	if (bytes) {
 		char *to = PyBytes_AS_STRING(bytes);

@@ -268,7 +268,13 @@ PyObject *hot_fail_in(PyObject *owner, int64_t code, const char *what, ...);
 int hot_pool_class(struct pool_object *self, PyObject *size);
 
 /* Returns the same for a number of bytes; the number of classes if no buffer has room. */
-uint32_t hot_class_for(const struct pool_object *self, uint64_t bytes);
+static inline uint32_t hot_class_for(const struct pool_object *self, uint64_t bytes)
+{
+	uint32_t i = 0;
+	while (i < self->classes && bytes + self->headroom > self->sizes[i].stride)
+		i++;
+	return i;
+}
 
 /* Raises the exception for the code that a call of the pool ended with: its method _fail. Nothing
  * to do for HOT_RAISED. Returns NULL. */

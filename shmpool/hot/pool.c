@@ -156,14 +156,6 @@ static int size_of(PyObject *size, uint64_t *bytes)
 	return -1;
 }
 
-uint32_t hot_class_for(const struct pool_object *self, uint64_t bytes)
-{
-	uint32_t i = 0;
-	while (i < self->classes && bytes + self->headroom > self->sizes[i].stride)
-		i++;
-	return i;
-}
-
 int hot_pool_class(struct pool_object *self, PyObject *size)
 {
 	uint64_t bytes;

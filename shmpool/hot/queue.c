@@ -183,7 +183,7 @@ static PyObject *queue_take(PyObject *object, PyObject *const *args, Py_ssize_t 
 	if (unlikely(!buffer))
 		return NULL;
 	const int64_t code = hot_get_handle(self, given.timeout, &c, &handle);
-	if (likely(code > 0) && bytes_length(c.p, handle) >= HOT_SHORT)
+	if (likely(code > 0) && bytes_all(c.p, handle).length >= HOT_SHORT)
 		return hot_buffer_got(buffer, self->pool, &c, handle);
 	hot_buffer_discard(buffer);
 	if (unlikely(code <= 0))

@@ -301,7 +301,7 @@ int64_t shmpool_lengths(uint64_t key, const uint64_t *handles, size_t n, uint32_
 	for (size_t i = 0; !error && i < n; i++) {
 		error = qmempool_check(c.p, c.m, handles[i]);
 		if (likely(!error))
-			out[i] = clamped(bytes_length(c.p, handles[i]));
+			out[i] = clamped(bytes_all(c.p, handles[i]).length);
 	}
 	return error ? error : (int64_t)n;
 }
@@ -313,13 +313,13 @@ int64_t shmpool_set_lengths(uint64_t key, const uint64_t *handles, size_t n, con
 	int error = lookup_key(key, &c);
 	for (size_t i = 0; !error && i < n; i++) {
 		error = qmempool_check(c.p, c.m, handles[i]);
-		if (likely(!error) && load_relaxed(&from[i * step]) > bytes_room(c.p, handles[i]))
+		if (likely(!error) &&
+		    load_relaxed(&from[i * step]) > bytes_all(c.p, handles[i]).room)
 			error = -EMSGSIZE;
 	}
 	if (error)
 		return error;
-	/* The lengths may lie in shared memory and change after the check above. That is no harm:
-	 * bytes_set_length() checks it again. */
+	/* The lengths may lie in shared memory and change after the check above. */
 	for (size_t i = 0; i < n; i++)
 		bytes_set_length(c.p, handles[i], load_relaxed(&from[i * step]));
 	return (int64_t)n;

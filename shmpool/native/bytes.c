@@ -6,35 +6,26 @@
 
 #include "copy.h"
 
-uint64_t bytes_length(const struct qmempool *p, uint64_t handle)
+struct bytes_part bytes_sum(const struct qmempool *p, uint64_t handle)
 {
-	uint64_t length = 0;
+	struct bytes_part sum = { 0 };
 	for (struct bytes_part part = bytes_first(p, handle); part.n;
-	     part = bytes_next(p, handle, &part))
-		length += part.length;
-	return length;
+	     part = bytes_next(p, handle, &part)) {
+		sum.length += part.length;
+		sum.room += part.room;
+		sum.n = part.n;
+	}
+	return sum;
 }
 
-uint64_t bytes_room(const struct qmempool *p, uint64_t handle)
+void bytes_share_out(const struct qmempool *p, uint64_t handle, uint64_t length)
 {
-	uint64_t room = 0;
-	for (struct bytes_part part = bytes_first(p, handle); part.n;
-	     part = bytes_next(p, handle, &part))
-		room += part.room;
-	return room;
-}
-
-int bytes_set_length(const struct qmempool *p, uint64_t handle, uint64_t length)
-{
-	if (length > bytes_room(p, handle))
-		return -EMSGSIZE;
 	for (struct bytes_part part = bytes_first(p, handle); part.n;
 	     part = bytes_next(p, handle, &part)) {
 		const uint64_t here = length < part.room ? length : part.room;
 		store_relaxed(&pool_buffer(p, part.index)->length, (uint32_t)here);
 		length -= here;
 	}
-	return 0;
 }
 
 uint64_t bytes_copy_out(const struct qmempool *p, uint64_t handle, char *to, uint64_t n)

@@ -67,15 +67,30 @@ static inline struct bytes_part bytes_next(const struct qmempool *p, uint64_t ha
 	return next;
 }
 
-/* Returns how many bytes of the message are in use. */
-uint64_t bytes_length(const struct qmempool *p, uint64_t handle);
+/* Returns the sums of the lengths and rooms of all parts of a chain; n is how many there are. */
+struct bytes_part bytes_sum(const struct qmempool *p, uint64_t handle);
 
-/* Returns how many bytes the message has room for. */
-uint64_t bytes_room(const struct qmempool *p, uint64_t handle);
+/* Returns the same for any message: the bytes in use, and at most. A single buffer is one part. */
+static inline struct bytes_part bytes_all(const struct qmempool *p, uint64_t handle)
+{
+	return unlikely(buffer_heads(pool_buffer(p, handle_index(handle)))) ?
+		       bytes_sum(p, handle) :
+		       bytes_first(p, handle);
+}
 
-/* Says that the first length bytes of the message are in use. Returns 0; or -EMSGSIZE, and changes
- * nothing, if there is no room for so many. */
-int bytes_set_length(const struct qmempool *p, uint64_t handle, uint64_t length);
+/* Shares length out to the parts of a chain, as much as they have room for. */
+void bytes_share_out(const struct qmempool *p, uint64_t handle, uint64_t length);
+
+/* Says that the first length bytes of the message are in use. The caller has compared it with the
+ * room; if both change since, that is no harm: every reader of a header checks it. */
+static inline void bytes_set_length(const struct qmempool *p, uint64_t handle, uint32_t length)
+{
+	struct buffer *b = pool_buffer(p, handle_index(handle));
+	if (likely(!buffer_heads(b)))
+		store_relaxed(&b->length, length);
+	else
+		bytes_share_out(p, handle, length);
+}
 
 /* Copies up to n bytes of the message, from its begin. Returns how many. */
 uint64_t bytes_copy_out(const struct qmempool *p, uint64_t handle, char *to, uint64_t n);
