@@ -435,6 +435,7 @@ NOT_WRITTEN = {
     r"put(?:s|ting)? right": "recover, repair",
     r"who is dead|knows not": "dead members, does not know",
     r"somebody|whoever": "the member, process, user or caller",
+    r"whose (?:it|they) (?:is|are)": "its owner",
     r"in hand|goes home": "owned, freed",
     r"stands? still": "is suspended",
     r"cuts? off": "truncated, interrupted",
@@ -453,7 +454,7 @@ PROSE = [
         *(ROOT / "tests" / "models").rglob("*.pml"),
         *(ROOT / "tests" / "models").rglob("*.cpp"),
     ]
-    if path.parent != NATIVE and path != Path(__file__).resolve() and "build" not in path.parts
+    if path != Path(__file__).resolve() and "build" not in path.parts
 ]
 
 

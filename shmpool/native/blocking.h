@@ -15,7 +15,7 @@
  *
  * Progress: a call sleeps only while nothing is there, and ends at its deadline, on a signal
  * (-EINTR), and when this process closes the pool (-ESHUTDOWN). A put of many waits until there is
- * room for all and holds no position meanwhile. Puts of fewer go ahead of it while they find room,
+ * room for all and holds no position before. Puts of fewer go ahead of it while they find room,
  * so it may wait for as long as producers of fewer keep the queue fuller than that. What an
  * allocation of many does for fairness: blocking_alloc.c.
  */

@@ -43,7 +43,7 @@
  *              is cache_bottom, which hands over what was taken.
  *
  * Progress: nothing here waits for another member. A cache that another member has locked is passed
- * over. Its owner works without it meanwhile. A cache can be stolen from wherever its owner is
+ * over. Its owner works without it then. A cache can be stolen from wherever its owner is
  * suspended.
  */
 #ifndef SHMPOOL_CACHE_H

@@ -4,12 +4,12 @@
  *
  * One buffer is the head. It is owned, put, got, requeued and freed like any other; queues, caches
  * and op records do not know that it heads a chain. The others are segments: their owner words are
- * CHAINED and name the head and its generation (owner.h). So whoever owns the head owns the chain,
+ * CHAINED and name the head and its generation (owner.h). So the owner of the head owns the chain,
  * and moving it costs what moving one buffer costs.
  *
  * The order of the bytes is that of the links: link of a header is the index of the next segment,
  * combined with its own index by exclusive or; so 0, which every new buffer has, ends the chain.
- * Only readers follow links. Recovery does not: each segment says by itself whose it is.
+ * Only readers follow links. Recovery does not: the owner word of each segment names the head.
  *
  *     chain_make    the owner of all n buffers, which nobody else can name
  *     chain_next    the owner of the head

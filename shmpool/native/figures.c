@@ -13,7 +13,7 @@
 #include "queue.h"
 #include "recover.h"
 
-#define HOLLOW_SAMPLES 16384 /* slots that count_stale() reads: below 2 ms */
+#define STALE_SAMPLES 16384 /* slots that count_stale() reads: below 2 ms */
 
 /* Counts the stale slots of the free ring: their buffers were taken from behind a suspended member.
  * If there are many slots, reads some at equal distances and sets *estimated. */
@@ -27,7 +27,7 @@ static uint64_t count_stale(const struct qmempool *p, uint64_t *estimated)
 	uint64_t n = (uint64_t)ahead < r->mask + 1 ? (uint64_t)ahead : r->mask + 1, found = 0;
 	if (n * SEGMENT_PAGE > SLAB_SMALL && !slab_backed(&p->segment))
 		return 0;
-	uint64_t apart = (n + HOLLOW_SAMPLES - 1) / HOLLOW_SAMPLES, samples = n / apart;
+	uint64_t apart = (n + STALE_SAMPLES - 1) / STALE_SAMPLES, samples = n / apart;
 	for (uint64_t k = 0; k < samples; k++) {
 		alf_position at = (alf_position)(cons + k * apart);
 		uint64_t word = alf_word(r, at), index = word & ALF_INDEX_MASK;

@@ -57,10 +57,11 @@ int64_t shmpool_move(uint64_t key, uint32_t to, int reset)
 }
 
 /* Copies the buffer at a position of a ring without writing to it. Returns false if the buffer was
- * taken meanwhile: the owner word must be the same before and after the copy. Whoever takes the
- * buffer changes the owner word before it changes anything that is read here, and the owner word of
- * a position is never used again. Where a processor's stores may become visible in another order
- * (STORES_IN_ORDER), membarrier(2) orders them, if the writer's process has registered for it. */
+ * taken in that time: the owner word must be the same before and after the copy. A member that
+ * takes the buffer changes the owner word before it changes anything that is read here, and the
+ * owner word of a position is never used again. Where a processor's stores may become visible in
+ * another order (STORES_IN_ORDER), membarrier(2) orders them, if the writer's process has
+ * registered for it. */
 static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_position at,
 		     struct shmpool_peek *out, char *bytes, size_t size)
 {
@@ -74,7 +75,7 @@ static bool copy_out(const struct qmempool *p, const struct alf_ring *r, alf_pos
 	if (load_acquire(&b->owner) != owner) /* [OWNER] */
 		return false;
 	const uint64_t handle = handle_of((uint32_t)index, buffer_generation(b));
-	const uint64_t length = bytes_length(p, handle);
+	const uint64_t length = bytes_all(p, handle).length;
 	*out = (struct shmpool_peek) {
 		.position = (alf_position)(at - alf_capacity(r)),
 		.timestamp = load_relaxed(&b->timestamp) & INT64_MAX,

@@ -75,7 +75,7 @@ void opening_leave(uint32_t number);
  * or an error of token_take(). */
 int opening_attach(uint32_t number);
 
-/* token_hold(). No thread of this process forks meanwhile. */
+/* token_hold(). No thread of this process forks during the call. */
 int opening_hold(int fd, const char *path, void **page);
 
 /* Pins an open pool: pin_begin(), or pin_retry() if it is pinned. Returns 0; -EROFS if the opening

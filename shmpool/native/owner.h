@@ -52,7 +52,7 @@ static inline uint32_t tag_number(uint64_t word)
  *                                       moves it to that queue      was decided
  *     | 0 | ABANDONED | queue 10 |      none: any recoverer takes   sweep(): freed, or put into the
  *                                       it                          queue
- *     | 0 | CHAINED | head 24 |         whoever owns the head, as   sweep(): freed once the head's
+ *     | 0 | CHAINED | head 24 |         the owner of the head, as   sweep(): freed once the head's
  *         generation 32 |               a segment of its chain      generation is another
  *     0                                 it has never existed
  *

@@ -113,8 +113,8 @@ unlock:
 	return error;
 }
 
-/* True if all extents of the unit are present. The process has its pin: whoever removes an extent's
- * memory after this has found the pin. */
+/* True if all extents of the unit are present. The process has its pin: a member that removes an
+ * extent's memory after this has found the pin. */
 static bool present(struct qmempool *p, const struct pin_unit *unit)
 {
 	const struct segment *s = &pool_class(p, unit->class)->segment;

@@ -24,9 +24,9 @@
  *
  * Ordering
  *     [QUEUE]  a queue slot's state: the member that creates the queue writes QUEUE_READY by
- *              compare-and-swap. Whoever reads QUEUE_READY, with acquire, sees its name, geometry
- *              and empty ring. Two that create the same name each write QUEUE_NAMED and then read
- *              the states of others, all seq_cst, so at least one sees the other.
+ *              compare-and-swap. A member that reads QUEUE_READY, with acquire, sees its name,
+ *              geometry and empty ring. Two that create the same name each write QUEUE_NAMED and
+ *              then read the states of others, all seq_cst, so at least one sees the other.
  *
  * Progress: nothing here waits, or asks which members are dead. blocking.h does.
  */

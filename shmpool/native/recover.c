@@ -39,7 +39,7 @@ static void recover_mark(struct recovery *r)
 			uint64_t dead = member_as_dead(identity);
 			if (!cas_seq_cst(&m->identity, &identity, dead) && /* [MEMBER] */
 			    identity != dead)
-				continue; /* it has been recovered meanwhile */
+				continue; /* it has been recovered since */
 			identity = dead;
 		}
 		struct dead d = { .identity = identity, .number = i };
@@ -48,7 +48,7 @@ static void recover_mark(struct recovery *r)
 		d.tag = load_acquire(&m->tag);                               /* [CLEARED] */
 		bool cleared = load_acquire(&m->cleared) != 0;               /* [CLEARED] */
 		if (load_acquire(&m->identity) != identity)                  /* [MEMBER] */
-			continue; /* it has been recovered meanwhile */
+			continue; /* it has been recovered since */
 		if (cleared)
 			d = (struct dead) { .identity = identity, .number = i }; /* only its slot
 										    is left */

@@ -12,7 +12,7 @@
  *     buffers in its hands or its cache: OWNED(dead)         sweep()
  *     buffers on their way into such positions               sweep_unreserve(), sweep()
  *     buffers it claimed and did not mark                    sweep()
- *     it was emptying somebody's cache                       recover_thieves()
+ *     it was emptying a member's cache                       recover_thieves()
  *     it was making an extent or a queue                     recover_makers()
  *     it was a queue's single producer or consumer           recover_roles()
  *     it was counted asleep                                  wait_reset()

@@ -168,14 +168,21 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	return (int)opening_read((uint32_t)pool, 0);
 }
 
+/* Looks up a queue of a pool, both by number. */
+static int lookup_number(int pool, int queue, struct lookup *c)
+{
+	int error = lookup_pool((uint32_t)pool, c);
+	if (error)
+		return error;
+	c->ring = queue_ring(c->p, (uint32_t)queue);
+	return c->ring ? 0 : queue_missing(c->p, (uint32_t)queue);
+}
+
 int shmpool_queue_shutdown(int pool, int queue)
 {
 	struct lookup c;
-	int error = lookup_pool((uint32_t)pool, &c);
-	if (error)
-		return error;
-	const struct alf_ring *r = queue_ring(c.p, (uint32_t)queue);
-	return r ? queue_shutdown(r, c.m) : queue_missing(c.p, (uint32_t)queue);
+	int error = lookup_number(pool, queue, &c);
+	return error ? error : queue_shutdown(c.ring, c.m);
 }
 
 int shmpool_queue_ended(int pool, int queue)
@@ -192,18 +199,15 @@ int64_t shmpool_unfinished_wait(int pool, int queue, int producers, int64_t dead
 {
 	struct lookup c;
 	int64_t end = wait_slice_end(deadline);
-	int error = lookup_pool((uint32_t)pool, &c);
+	int error = lookup_number(pool, queue, &c);
 	if (error)
 		return error;
-	const struct alf_ring *r = queue_ring(c.p, (uint32_t)queue);
-	if (!r)
-		return queue_missing(c.p, (uint32_t)queue);
 	const enum unfinished what = producers ? UNFINISHED_PRODUCERS : UNFINISHED_MESSAGES;
 	if (what == UNFINISHED_PRODUCERS && deadline == WAIT_NEVER) {
 		struct shmpool_recovery done;
 		recover(c.p, c.m, &done); /* a dead one is no producer any more */
 	}
-	const int64_t n = unfinished_wait(c.p, c.m, r, what, end);
+	const int64_t n = unfinished_wait(c.p, c.m, c.ring, what, end);
 	return n > 0 && end != deadline ? -EINTR : n;
 }
 
@@ -229,14 +233,10 @@ int64_t shmpool_queue_empty(uint64_t key)
 int shmpool_queue_release(int pool, int queue)
 {
 	struct lookup c;
-	int error = lookup_pool((uint32_t)pool, &c);
-	if (error)
-		return error;
-	const struct alf_ring *r = queue_ring(c.p, (uint32_t)queue);
-	if (!r)
-		return queue_missing(c.p, (uint32_t)queue);
-	queue_release(r, c.m);
-	return 0;
+	int error = lookup_number(pool, queue, &c);
+	if (!error)
+		queue_release(c.ring, c.m);
+	return error;
 }
 
 int64_t shmpool_field(uint64_t key, int field)

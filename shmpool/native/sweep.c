@@ -126,7 +126,7 @@ static bool abandon(struct recovery *r, struct buffer *b, uint64_t owner, uint32
 	return true;
 }
 
-enum handed { HANDED_ON, NO_ROOM, SOMEBODY_WAS_FASTER };
+enum handed { HANDED_ON, NO_ROOM, TAKEN_BEFORE };
 
 /* Puts a dead member's or an abandoned buffer into a queue. Reserves the position first: if there
  * is none, nothing has changed. */
@@ -145,7 +145,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 		store_release(&ring->slot[at & ring->mask],
 			      alf_tag(ring, at) | ALF_TOMBSTONE); /* [SLOT] */
 		alf_done(&r->m->op, ALF_MULTI);
-		return SOMEBODY_WAS_FASTER;
+		return TAKEN_BEFORE;
 	}
 	requeue_note(b, from, to);
 	store_release(&b->owner, owner_transit(to, at)); /* [OWNER] */
