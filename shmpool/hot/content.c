@@ -174,6 +174,14 @@ PyObject *hot_buffer_readinto(PyObject *object, PyObject *const *args, Py_ssize_
 	return error ? NULL : PyLong_FromUnsignedLongLong(done);
 }
 
+PyObject *hot_part_view(struct buffer_object *self, uint32_t part)
+{
+	self->view_part = self->chain ? part + 1 : 0;
+	PyObject *view = PyMemoryView_FromObject((PyObject *)self);
+	self->view_part = 0;
+	return view;
+}
+
 PyObject *hot_buffer_segments(PyObject *object, void *Py_UNUSED(unused))
 {
 	struct buffer_object *self = (struct buffer_object *)object;
@@ -187,10 +195,7 @@ PyObject *hot_buffer_segments(PyObject *object, void *Py_UNUSED(unused))
 			n++;
 	PyObject *views = PyTuple_New(n);
 	for (uint32_t i = 0; views && i < n; i++) {
-		if (self->chain)
-			self->view_part = i + 1;
-		PyObject *view = PyMemoryView_FromObject(object);
-		self->view_part = 0;
+		PyObject *view = hot_part_view(self, i);
 		if (view)
 			PyTuple_SET_ITEM(views, i, view);
 		else

@@ -6,7 +6,7 @@
  * completed, Python asks (shmpool/free_after.py). One call takes the view, records it and gives the
  * buffer up, so no exception of a signal handler gets in between.
  */
-#include "hot.h"
+#include "parts.h"
 
 const char HOT_FREE_AFTER_DOC[] =
 	"free_after($self, event, /)\n--\n\nFrees the buffer when a device's event has completed, "
@@ -34,15 +34,6 @@ static PyObject *call(const char *function, PyObject *argument)
 	return done;
 }
 
-/* A view that keeps the buffer: of a chain, of its first part. */
-static PyObject *any_view(struct buffer_object *self)
-{
-	self->view_part = self->chain != NULL;
-	PyObject *view = PyMemoryView_FromObject((PyObject *)self);
-	self->view_part = 0;
-	return view;
-}
-
 PyObject *hot_buffer_free_after(PyObject *object, PyObject *event)
 {
 	struct buffer_object *self = (struct buffer_object *)object;
@@ -50,7 +41,7 @@ PyObject *hot_buffer_free_after(PyObject *object, PyObject *event)
 	if (hot_buffer_usable(self, "free_after"))
 		return NULL;
 	pending = call("begin", event); /* runs Python code */
-	if (!pending || hot_buffer_usable(self, "free_after") || !(view = any_view(self)) ||
+	if (!pending || hot_buffer_usable(self, "free_after") || !(view = hot_part_view(self, 0)) ||
 	    !(key = PyLong_FromVoidPtr(view)) || !(item = PyTuple_Pack(3, event, view, object)) ||
 	    PyDict_SetItem(pending, key, item))
 		goto undo;

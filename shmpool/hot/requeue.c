@@ -2,7 +2,7 @@
  *
  * requeue.c - Buffer.nack(), one step of AlfQueue.redrive(), and what is unfinished of a queue.
  */
-#include "hot.h"
+#include "parts.h"
 
 #include "unfinished.h"
 
@@ -78,10 +78,7 @@ PyObject *hot_buffer_outlive(PyObject *object, PyObject *Py_UNUSED(unused))
 	struct buffer_object *self = (struct buffer_object *)object;
 	if (hot_buffer_usable(self, "view"))
 		return NULL;
-	self->view_part = self->chain ? 1 : 0;
-	PyObject *view = PyMemoryView_FromObject(object);
-	self->view_part = 0;
-	if (!view)
+	if (!hot_part_view(self, 0))
 		return NULL;
 	Py_RETURN_NONE;
 }
