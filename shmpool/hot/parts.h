@@ -66,8 +66,8 @@ int hot_buffer_length_refused(struct buffer_object *self, int error, PyObject *l
 int64_t hot_buffer_fill_bytes(struct buffer_object *self, const struct shmpool_slice *slice,
 			      size_t n, uint64_t length);
 
-/* Returns a memoryview of a part's bytes in use, which keeps the buffer. A single buffer is part 0 of
- * itself. NULL with an exception. */
+/* Returns a memoryview of a part's bytes in use, which keeps the buffer; a single buffer is one
+ * part. NULL with an exception. */
 PyObject *hot_part_view(struct buffer_object *self, uint32_t part);
 
 /* Methods and attributes of Buffer. */
