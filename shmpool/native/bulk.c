@@ -14,12 +14,13 @@
 #define SEND_MAX 256u
 #define SEND_BYTES (256u << 10)
 
-/* header_reset() for n buffers just allocated. 0; or -EBADMSG if one is none of the pool: then the
- * others are free again. */
-static int reset_headers(const struct lookup *c, uint64_t *handles, uint32_t n, int64_t now)
+/* header_reset() for n buffers just allocated. 0; or -EBADMSG if one is refused: then all are free
+ * again. */
+static int reset_headers(const struct lookup *c, uint32_t class, uint64_t *handles, uint32_t n,
+			 int64_t now)
 {
 	for (uint32_t i = 0; i < n; i++)
-		if (unlikely(header_reset(c, handles[i], now))) {
+		if (unlikely(header_reset(c, class, handles[i], now))) {
 			n = pool_filter(c->p, handles, n);
 			for (i = 0; i < n; i++)
 				qmempool_free(c->p, c->m, handles[i]);
@@ -39,7 +40,7 @@ int64_t shmpool_alloc_cached(uint64_t key, uint64_t *handles, size_t n)
 	struct qmempool *of = pool_class(c.p, key_class(key));
 	if (n > of->cache_size || !cache_pop(of, pool_block(of, c.m), handles, (uint32_t)n))
 		return -EINPROGRESS;
-	error = reset_headers(&c, handles, (uint32_t)n, wait_coarse());
+	error = reset_headers(&c, key_class(key), handles, (uint32_t)n, wait_coarse());
 	return likely(!error) ? (int64_t)n : error;
 }
 
@@ -56,7 +57,7 @@ int64_t shmpool_alloc_many_wait(uint64_t key, uint64_t *handles, size_t n, int64
 	int64_t end = wait_slice_end(deadline);
 	error = blocking_alloc_turns(c.p, c.m, class, handles, (uint32_t)n, end, deadline, turn);
 	if (!error)
-		error = reset_headers(&c, handles, (uint32_t)n, wait_coarse());
+		error = reset_headers(&c, class, handles, (uint32_t)n, wait_coarse());
 	return error ? wait_slice_result(error, end, deadline) : (int64_t)n;
 }
 
@@ -209,9 +210,9 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 		if (k > alf_room(c.ring))
 			k = alf_room(c.ring);
 		/* Take what is free: waiting for a whole bulk would starve others. */
-		int got = blocking_alloc_some(c.p, c.m, lookup_class(c.p, slices[sent].length),
-					      handle, k, end);
-		error = got < 0 ? got : reset_headers(&c, handle, (uint32_t)got, 0);
+		const uint32_t class = lookup_class(c.p, slices[sent].length);
+		int got = blocking_alloc_some(c.p, c.m, class, handle, k, end);
+		error = got < 0 ? got : reset_headers(&c, class, handle, (uint32_t)got, 0);
 		if (error)
 			break;
 		for (int i = 0; i < got; i++)

@@ -110,11 +110,12 @@ static inline void header_set_since(const struct lookup *c, uint64_t handle, int
 	store_relaxed(&pool_buffer(c->p, handle_index(handle))->since, (uint64_t)now);
 }
 
-/* Resets the header of a buffer just allocated. -EBADMSG if the handle is none of the pool: the
- * local cache was corrupted. */
-static inline int header_reset(const struct lookup *c, uint64_t handle, int64_t now)
+/* Resets the header of a buffer just allocated from a class or a larger one. -EBADMSG if the handle
+ * is none of them: a local cache or a free ring was corrupted. */
+static inline int header_reset(const struct lookup *c, uint32_t class, uint64_t handle, int64_t now)
 {
-	if (unlikely(handle_index(handle) >= c->p->total))
+	const uint32_t first = class ? pool_class(c->p, class)->segment.first : 0;
+	if (unlikely(handle_index(handle) - first >= c->p->total - first))
 		return -EBADMSG;
 	struct buffer *b = pool_buffer(c->p, handle_index(handle));
 	lookup_notice_time(c, now);
@@ -135,7 +136,7 @@ static inline int lookup_alloc(const struct lookup *c, uint64_t *handle, int64_t
 {
 	int error = qmempool_alloc_quick(c->p, c->m, handle);
 	if (likely(!error))
-		return header_reset(c, *handle, now);
+		return header_reset(c, 0, *handle, now);
 	return error == -EAGAIN ? -EINPROGRESS : error;
 }
 
@@ -143,14 +144,18 @@ static inline int lookup_alloc(const struct lookup *c, uint64_t *handle, int64_t
 static inline int lookup_alloc_class(const struct lookup *c, uint32_t class, uint64_t *handle,
 				     int64_t now)
 {
+	const uint32_t least = class;
 	int error = -EAGAIN;
 	for (; class < segment_classes(&c->p->segment) && error == -EAGAIN; class ++) {
 		struct qmempool *of = pool_class(c->p, class);
 		error = qmempool_alloc_quick(of, pool_block(of, c->m), handle);
 	}
-	if (likely(!error))
-		return header_reset(c, *handle, now);
-	return error == -EAGAIN ? -EINPROGRESS : error;
+	if (unlikely(error))
+		return error == -EAGAIN ? -EINPROGRESS : error;
+	error = header_reset(c, least, *handle, now);
+	if (unlikely(error)) /* a smaller buffer, or none */
+		qmempool_free(c->p, c->m, *handle);
+	return error;
 }
 
 /* Returns the smallest class whose new buffers hold length bytes, or the number of classes. */

@@ -214,6 +214,44 @@ static void stolen(void)
 	pthread_join(thread, NULL);
 }
 
+/* Exchanges the newest entry of the cache of class 1 for a buffer of class 0, as a corrupted segment
+ * may have it. Returns the handle of the buffer that the cache had. */
+static uint64_t corrupt_cache(void)
+{
+	struct qmempool *of = pool_class(pool(), 1);
+	struct member *block = pool_block(of, self());
+	uint64_t small, mine;
+	EQUAL(0, blocking_alloc_class(pool(), self(), 1, &mine, 1, WAIT_NEVER));
+	EQUAL(0, qmempool_free(pool(), self(), mine));
+	EQUAL(0, blocking_alloc_class(pool(), self(), 0, &small, 1, WAIT_NEVER));
+	uint64_t *newest = &block->cache[(block->cache_top - 1) & of->cache_mask];
+	EQUAL(mine + GENERATION_ONE, *newest);
+	*newest = small;
+	return mine + GENERATION_ONE;
+}
+
+/* No allocation gives a smaller buffer than it was asked for: all of it would not fit there. */
+static void refused(void)
+{
+	const uint64_t key = (uint64_t)(number & 63) << 58 | (uint64_t)(number >> 6) << 32;
+	struct shmpool_turn turn = { 0 };
+	struct lookup c;
+	uint64_t handle, kept;
+	EQUAL(0, lookup_pool(number, &c));
+	kept = corrupt_cache();
+	EQUAL(-EBADMSG, lookup_alloc_class(&c, 1, &handle, 0));
+	EQUAL(0, qmempool_free(pool(), self(), kept));
+	kept = corrupt_cache();
+	EQUAL(-EBADMSG, shmpool_alloc_cached(key | 1, &handle, 1));
+	EQUAL(0, qmempool_free(pool(), self(), kept));
+	kept = corrupt_cache();
+	EQUAL(-EBADMSG, shmpool_alloc_many_wait(key | 1, &handle, 1, WAIT_NEVER, &turn));
+	EQUAL(0, qmempool_free(pool(), self(), kept));
+	EQUAL(0, lookup_alloc_class(&c, 1, &handle, 0));
+	EQUAL(1, class_of(handle));
+	EQUAL(0, qmempool_free(pool(), self(), handle));
+}
+
 int main(void)
 {
 	create();
@@ -223,6 +261,7 @@ int main(void)
 	requested();
 	trimmed();
 	stolen();
+	refused();
 	printf("buffers of %u size classes: each of its own\n", CLASSES);
 	return 0;
 }
