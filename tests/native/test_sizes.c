@@ -214,8 +214,8 @@ static void stolen(void)
 	pthread_join(thread, NULL);
 }
 
-/* Exchanges the newest entry of the cache of class 1 for a buffer of class 0, as a corrupted segment
- * may have it. Returns the handle of the buffer that the cache had. */
+/* Exchanges the newest entry of the cache of class 1 for a buffer of class 0, as corruption may.
+ * Returns the handle of the buffer that the cache had. */
 static uint64_t corrupt_cache(void)
 {
 	struct qmempool *of = pool_class(pool(), 1);
