@@ -243,22 +243,21 @@ class Queue(_Objects):
         limit = _limit(block, timeout)
         deadline = None if limit is None else time.monotonic() + limit
         sent = 0
-        while sent < len(messages):
-            small = list(itertools.takewhile(_is_bytes, messages[sent:]))
-            left = None if deadline is None else max(deadline - time.monotonic(), 0)
-            try:
-                if self._closed:
-                    self._refuse_closed()
-                if small:
-                    self._queue.send_many(small, left)
-                    sent += len(small)
-                else:
-                    self._put_parts(messages[sent], left)
-                    sent += 1
-            except (errors.Full, errors.PoolExhausted) as error:
-                full = errors.Full(str(error))
-                full.sent = sent + error.sent
-                raise full from None
+        for small, run in itertools.groupby(messages, _is_bytes):
+            for several in [list(run)] if small else ([message] for message in run):
+                left = None if deadline is None else max(deadline - time.monotonic(), 0)
+                try:
+                    if self._closed:
+                        self._refuse_closed()
+                    if small:
+                        self._queue.send_many(several, left)
+                    else:
+                        self._put_parts(several[0], left)
+                except (errors.Full, errors.PoolExhausted) as error:
+                    full = errors.Full(str(error))
+                    full.sent = sent + error.sent
+                    raise full from None
+                sent += len(several)
 
     def get_many(
         self, n: int = program.QUEUE_MOST, block: bool = True, timeout: float | None = None
