@@ -2,7 +2,7 @@
 """Survivors recover by themselves: whoever sleeps in a call gets what a killed process had.
 
 No daemon runs, and the test's own process only reads. How soon a message comes again is measured by
-clients/bench/recovery.py.
+clients/bench/redelivery.py.
 """
 
 import os

@@ -28,7 +28,9 @@ int blocking_retry(struct blocking *b, int result)
 		result = kind->attempt(b);
 	if (result == kind->nothing && b->deadline_ns == WAIT_NEVER)
 		return retry_once(b, result);
-	for (uint32_t polls = 0, n; result == kind->nothing && polls < WAIT_POLLS && !idle;
+	const int64_t until_ns = wait_coarse() + WAIT_POLLS_NS;
+	for (uint32_t polls = 0, n;
+	     result == kind->nothing && polls < WAIT_POLLS && !idle && wait_coarse() < until_ns;
 	     polls += n) {
 		if (load_relaxed(&b->p->closing))
 			return -ESHUTDOWN;
