@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Survivors recover by themselves: whoever sleeps in a call gets what a killed process had.
+"""Survivors recover by themselves: a call that sleeps gets what a killed process had.
 
 No daemon runs, and the test's own process only reads. How soon a message comes again is measured by
 clients/bench/redelivery.py.
