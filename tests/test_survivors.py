@@ -101,7 +101,7 @@ def test_dead_letters(make_pool: MakePool, start: Start, eventually: Eventually)
 
 
 def test_a_pool_without_a_name(make_pool: MakePool, start: Start, eventually: Eventually) -> None:
-    """The pool was unlinked: whoever has it open goes on."""
+    """The pool was unlinked: processes that have it open go on."""
     pool = make_pool(capacity=16, prealloc=16)
     pool.create_queue("jobs", capacity=4, on_death="requeue").send(b"job")
     killed = holder(start, pool, JOB)
