@@ -4,7 +4,8 @@
 Each job is one buffer that moves from queue to queue. A worker gets it, writes its result into a
 field of its own, and puts the buffer into the next queue. It is killed before the put or after it:
 before, the job is delivered again, since the queues requeue what a dead consumer had; after, the
-next stage has it. So each job comes out once, with all its results, whoever was killed and when.
+next stage has it. So each job comes out once, with all its results, at whatever moment a worker was
+killed.
 
 A stage reads only the fields of the stages before it. That is what makes it safe to repeat: the
 buffer of a killed worker goes back as the worker left it.
