@@ -177,7 +177,7 @@ def run(jobs: int, each: int, kills: int, seed: int, quiet: bool) -> bool:
 @click.option("--seed", type=int, default=1, show_default=True, help="Of who is killed, and when.")
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def main(jobs: int, workers: int, kills: int, seed: int, quiet: bool) -> None:
-    """Sends jobs through three stages of workers and kills workers meanwhile.
+    """Sends jobs through three stages of workers and kills workers in that time.
 
     Exit status 0 if each job came out once and right, 1 if not.
     """
