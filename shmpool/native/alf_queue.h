@@ -23,8 +23,8 @@
  *             pass the value on through limit.
  *     [PROD]  prod: a producer moves it; a sleeper (wait.h) and an observer read it. The op record
  *             that covers the reserved positions is visible before the new prod.
- *     [BACKED] backed: raised after the kernel has reserved the memory of those slots. It only
- *             grows, so a producer that reads an older value reserves less.
+ *     [PART]  backed: a producer raises it after it has reserved the memory of those slots, and
+ *             then other producers read it. It only grows: an older value caps them earlier.
  *     [OP]    the caller's op record. Once it reads as cleared, the slots that it covered are
  *             published (enqueue) or the owner words are written (dequeue).
  *
@@ -199,7 +199,7 @@ static inline uint32_t alf_slots(uint32_t room)
  * capacity, and none is in a later lap before all slots have memory. */
 static inline alf_position alf_capped(const struct alf_ring *r, alf_position limit)
 {
-	const uint32_t backed = load_acquire(&r->q->backed); /* [BACKED] */
+	const uint32_t backed = load_acquire(&r->q->backed); /* [PART] */
 	if (likely(backed > r->mask))
 		return limit;
 	const alf_position end = (alf_position)(r->mask + 1 + backed - ALF_MARGIN);
@@ -211,7 +211,7 @@ static inline alf_position alf_capped(const struct alf_ring *r, alf_position lim
 static inline uint32_t alf_most(const struct alf_ring *r, uint64_t n)
 {
 	uint32_t most = r->bulk;
-	if (r->flags & ALF_ON_DEMAND && load_acquire(&r->q->backed) <= r->mask) /* [BACKED] */
+	if (r->flags & ALF_ON_DEMAND && load_acquire(&r->q->backed) <= r->mask) /* [PART] */
 		most = ALF_MARGIN / 2;
 	return n < most ? (uint32_t)n : most;
 }

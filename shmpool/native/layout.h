@@ -19,9 +19,9 @@
  * max_queues + k is the free ring of class k.
  *
  * The file is sparse. Memory is reserved up to the end of the free rings at creation, for a queue's
- * ring when the queue is created or as it fills (ALF_ON_DEMAND), and for headers and data when a slab grows. The segment holds
- * offsets and never pointers; nothing in it depends on the process that maps it. Any change of this
- * file raises LAYOUT_VERSION.
+ * ring when the queue is created or as it fills (ALF_ON_DEMAND), and for headers and data when a
+ * slab grows. The segment holds offsets and never pointers; nothing in it depends on the process
+ * that maps it. Any change of this file raises LAYOUT_VERSION.
  *
  * What the words mean: owner words, tags and handles, owner.h; cache words, cache.h; identities,
  * member.h; op records, alf_op.h; wait words, wait.h; roles, role.h.

@@ -186,7 +186,7 @@ static int extend(const struct qmempool *p, const struct alf_ring *r, uint32_t n
 	alf_position prod = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
 	if ((alf_distance)(alf_capped(r, (alf_position)(prod + n)) - prod) >= (int64_t)n)
 		return 0;
-	uint32_t backed = load_acquire(&r->q->backed); /* [BACKED] */
+	uint32_t backed = load_acquire(&r->q->backed); /* [PART] */
 	uint32_t part = backed < ALF_PART_MAX ? backed : ALF_PART_MAX;
 	if (backed > r->mask)
 		return 0;
@@ -196,7 +196,7 @@ static int extend(const struct qmempool *p, const struct alf_ring *r, uint32_t n
 		part = alf_capacity(r) - backed;
 	int error = reserve_slots(p, r, backed, part);
 	if (!error)
-		cas_seq_cst(&r->q->backed, &backed, backed + part); /* [BACKED] */
+		cas_seq_cst(&r->q->backed, &backed, backed + part); /* [PART] */
 	return error;
 }
 

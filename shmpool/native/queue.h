@@ -27,10 +27,10 @@
  * one of two members that do so fails or is killed: tmpfs takes back no page that another call has
  * reserved or passed.
  *
- *     killed                         leaves                        repaired by
- *     before the part is reserved    nothing
- *     before `backed` is raised      memory that no member uses    the next put that reaches the end
- *                                                                  reserves the part again
+ *     killed                        leaves                       repaired by
+ *     before the part is reserved   nothing
+ *     before `backed` is raised     memory that no member uses   the next put that reaches the end:
+ *                                                                it reserves the part again
  *
  * Ordering
  *     [QUEUE]  a queue slot's state: the member that creates the queue writes QUEUE_READY by
@@ -89,9 +89,9 @@ int queue_shutdown(const struct alf_ring *r, const struct member *m);
 int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	      const uint64_t *handle, uint32_t n);
 
-/* Gets 1 to n buffers, n at most alf_most(). Returns how many; -EAGAIN if the queue is empty; -EPIPE if it is and was
- * ended; -EBUSY if another member has the single-consumer role; -EBADMSG if the ring is
- * corrupted. */
+/* Gets 1 to n buffers, n at most alf_most(). Returns how many; -EAGAIN if the queue is empty;
+ * -EPIPE if it is and was ended; -EBUSY if another member has the single-consumer role; -EBADMSG if
+ * the ring is corrupted. */
 int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 	      uint32_t n);
 
