@@ -83,9 +83,8 @@ int queue_shutdown(const struct alf_ring *r, const struct member *m);
 
 /* Puts n buffers, all or none. Returns 0; -ENOBUFS if there is no room; -EPIPE after
  * queue_shutdown(); -EMSGSIZE if n is over r->bulk; what segment_reserve() returns if there is no
- * memory for the ring; -EBUSY if another member has the
- * single-producer role; -EINVAL, -ESTALE, -EPERM for a handle that m may not put
- * (qmempool_check()). */
+ * memory for the ring; -EBUSY if another member has the single-producer role; -EINVAL, -ESTALE,
+ * -EPERM for a handle that m may not put (qmempool_check()). */
 int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	      const uint64_t *handle, uint32_t n);
 
