@@ -163,8 +163,8 @@ def run(
 
 def queue_capacity(context: click.Context, parameter: click.Parameter, value: int) -> int:
     """Checks the capacity of a queue."""
-    if not 1 <= value <= 65536:
-        raise click.BadParameter(f"{value} is not from 1 to 65536.")
+    if not 1 <= value <= 1 << 20:
+        raise click.BadParameter(f"{value} is not from 1 to 1048576.")
     return value
 
 
@@ -190,7 +190,7 @@ def queue_capacity(context: click.Context, parameter: click.Parameter, value: in
     callback=queue_capacity,
     default=4096,
     show_default=True,
-    help="Capacity of the queue, from 1 to 65536.",
+    help="Capacity of the queue, from 1 to 1048576.",
 )
 @click.option("--quiet", is_flag=True, help="No progress bar.")
 def main(capture: Path, workers: int, burst: int, repeat: int, depth: int, quiet: bool) -> None:

@@ -12,13 +12,13 @@ from typing import Any, SupportsIndex
 
 from . import errors
 from ._ffi import Native, ffi, lib
-from .options import INT64_MAX, POOL, Option, PoolOptions, Refusal, integer, out_of_range
+from .options import INT64_MAX, POOL, QUEUE_MAX, Option, PoolOptions, Refusal, integer, out_of_range
 from .os_errors import SHM, enlarge, shared_memory, size_text
 
 CLASSES_MAX = 8  # size classes of a pool
 CAPACITY_MAX = 1 << 24  # buffers of all size classes
 HEADER_BYTES = 64  # in front of each buffer
-RING_BYTES = 65536 * 8  # address space of a queue's ring; it gets memory with the queue
+RING_BYTES = QUEUE_MAX * 8  # address space of a queue's ring; it gets memory with the queue
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,15 @@ from ._hot import timeout_seconds
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
-QUEUE_MAX = 65536  # buffers that a queue can hold
+QUEUE_MAX = 1 << 20  # buffers that a queue can hold
+BULK_MAX = 65536  # buffers that one put or get moves
 PAUSE_S = (0.001, 0.05)  # first and longest pause between two tries in found_within()
 Found = TypeVar("Found")
 ByClass = int | list[int]  # an option of a size class: one value, or one for each class
 Side = Literal["single", "multi"]
 OnDeath = Literal["free", "requeue", "dead-letter"]
+Memory = Literal["reserved", "on-demand"]
+MEMORY = get_args(Memory)
 ON_DEATH = get_args(OnDeath)  # in the order of enum on_death in native/layout.h
 
 
@@ -169,6 +172,9 @@ class QueueOptions:
     max_redeliveries: Annotated[int, Option(
         "Redeliveries after which a buffer goes to dead_letter; 0 for no limit.",
         "redeliveries", 0, 2**16 - 1)] = 0
+    memory: Annotated[Memory, Option(
+        "Whether all 8 bytes for each buffer are reserved with the queue, or as it fills.",
+        choices=MEMORY)] = "reserved"
     # fmt: on
 
 

@@ -20,7 +20,9 @@ from .codes import check
 from .geometry import CLASSES_MAX, Geometry, differences, planned
 from .names import checked_name
 from .options import (
+    MEMORY,
     ON_DEATH,
+    Memory,
     OnDeath,
     PoolOptions,
     QueueOptions,
@@ -415,10 +417,11 @@ class Pool(PoolBase):
         on_death: OnDeath = "free",
         dead_letter: AlfQueue | str | None = None,
         max_redeliveries: int = 0,
+        memory: Memory = "reserved",
     ) -> AlfQueue:
         """Creates a queue in the pool. The options are those of QueueOptions.
 
-        capacity          buffers that the queue holds, from 1 to 65536
+        capacity          buffers that the queue holds, from 1 to 1048576. One put moves up to 65536
         producers         "single": only the thread that puts first may put; or "multi"
         consumers         the same for threads that get
         on_death          what happens to buffers that a consumer had taken when it died: "free";
@@ -428,6 +431,9 @@ class Pool(PoolBase):
                           producers="multi"
         max_redeliveries  with "requeue": after so many redeliveries a buffer goes to dead_letter,
                           if there is one; 0 for no limit
+        memory            "reserved": the 8 bytes that each buffer of the capacity takes are
+                          reserved now; or "on-demand", in growing parts as the queue fills: a put
+                          that finds no memory for the next part raises OutOfSharedMemory
 
         Raises:
             InvalidArgument, TypeError: the name or an option; the message says what is allowed.
@@ -440,10 +446,12 @@ class Pool(PoolBase):
         letter = self.queue(dead_letter) if isinstance(dead_letter, str) else dead_letter
         refuse_foreign(letter, self, f"dead_letter of queue {name!r}")
         to = None if letter is None else letter.name
-        options = QueueOptions(capacity, producers, consumers, on_death, to, max_redeliveries)
+        options = QueueOptions(
+            capacity, producers, consumers, on_death, to, max_redeliveries, memory
+        )
         for refusal in queue_refusals(options, None if letter is None else letter.producers):
             raise errors.InvalidArgument(f"queue {name!r}: {refusal}")
-        flags = (producers == "single") | (consumers == "single") << 1
+        flags = (producers == "single") | (consumers == "single") << 1 | MEMORY.index(memory) << 2
         number = 0 if letter is None else letter.number
         policy = ON_DEATH.index(on_death), number, int(max_redeliveries)
         code = lib.shmpool_queue_create(self._number, name.encode(), int(capacity), flags, *policy)

@@ -20,7 +20,7 @@ from .burst import Burst
 from .codes import check
 from .messages import Message, read_messages
 from .names import is_name, printable
-from .options import INT64_MAX, at_least, policy_of
+from .options import BULK_MAX, INT64_MAX, MEMORY, Memory, at_least, policy_of
 from .os_errors import refuse, refuse_readonly
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class AlfQueue(QueueBase):
         self.capacity: int = info.capacity
         self.producers, self.consumers, self.on_death = policy_of(info)
         self.max_redeliveries: int = info.max_redeliveries
+        self.memory: Memory = MEMORY[info.on_demand]
         self._dead_letter: int = info.dead_letter
         self._hot_open(pool, number, f"queue {self.name!r} is empty")
 
@@ -149,9 +150,10 @@ class AlfQueue(QueueBase):
         n = len(items) - sent if isinstance(items, (Burst, range, tuple)) else 1
         lib.shmpool_refused(self.pool._number, self.number, n)
         if code == -errno.EMSGSIZE:
-            raise errors.Full(
-                f"burst has {n} buffers; {what} never holds more than {self.capacity}"
-            )
+            limit = f"never holds more than {self.capacity}"
+            if n <= self.capacity:
+                limit = f"takes up to {BULK_MAX} at once"
+            raise errors.Full(f"burst has {n} buffers; {what} {limit}")
         if not isinstance(items, tuple):
             refuse(self.pool, code, what)
         try:

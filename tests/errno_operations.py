@@ -238,6 +238,24 @@ class CreateQueue(Opened):
         assert b"x" == queue.recv(timeout=0)
 
 
+class PutOnDemand(Opened):
+    """Puts into a queue that must reserve memory for it."""
+
+    def set_up(self) -> None:
+        super().set_up()
+        self.queue = self.opened.create_queue("q", capacity=1024, memory="on-demand")
+        for _ in range(384):
+            self.queue.send(b"x")
+            self.queue.recv()
+
+    def act(self) -> None:
+        self.queue.send(b"x", timeout=0)
+
+    def judge(self) -> None:
+        assert [b"x"] == self.queue.recv_many(2)
+        super().judge()
+
+
 class FindQueue(Operation):
     """Finds a queue that another process created, and reads what is in it."""
 
@@ -585,6 +603,7 @@ OPERATIONS: dict[str, type[Operation]] = {
     "grow": Grow,
     "fork": Fork,
     "create-queue": CreateQueue,
+    "put-on-demand": PutOnDemand,
     "find-queue": FindQueue,
     "waits": Waits,
     "wakes": Wakes,

@@ -271,9 +271,9 @@ def craft(segment: Segment, crafted: Sequence[str], chance: random.Random) -> Tr
     elif what == "queues":  # as many queues as possible, all full
         rooms = {one.slot: one.capacity for one in segment.classes}
         segment.fill("queue.state", lambda i: 2**64 - 1)
-        segment.fill("queue.queue.capacity", lambda i: rooms.get(i, 65536))
+        segment.fill("queue.queue.capacity", lambda i: rooms.get(i, 1 << 20))
         segment.fill("queue.queue.prod", lambda i: 1 << 40)
-        segment.fill("queue.queue.cons", lambda i: (1 << 40) - 65536)
+        segment.fill("queue.queue.cons", lambda i: (1 << 40) - (1 << 20))
     for one in segment.classes:
         craft_class(segment, what, chance, one)
     return Trial(f"crafted: {what}")

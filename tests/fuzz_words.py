@@ -16,7 +16,7 @@ import cffi
 NATIVE = Path(__file__).resolve().parent.parent / "shmpool" / "native"
 STRUCTS = ("segment_header", "member", "pool_shared", "alf_queue", "queue_slot", "buffer")
 CACHE_LINE = 64
-RING_SLOTS = 65536  # addresses of each queue's ring
+RING_SLOTS = 1 << 20  # addresses of each queue's ring
 ALL_ONES = 2**64 - 1
 
 

@@ -2,6 +2,7 @@
 """One round of the storm (storm.py): a pool, its workers, the signals they get, and the checks."""
 
 import contextlib
+import functools
 import gc
 import os
 import random
@@ -25,6 +26,8 @@ CLASSES_MOST = 4
 CHAINED = 0.5  # share of the rounds in which some packets are chains
 HUNT = 6  # attempts to find a worker in the middle of a transfer, before any worker is chosen
 QUEUE_CAPACITY = 64
+ON_DEMAND_CAPACITY = 2048  # of queues whose memory is reserved as they fill: several parts
+ON_DEMAND_SIZE = 1500  # bytes of packets; the pool has more buffers than such a queue holds
 MAX_REDELIVERIES = 2
 ON_A_QUEUE = (Doing.PUT, Doing.PUT_MANY, Doing.GET, Doing.GET_MANY)
 
@@ -100,6 +103,9 @@ class Round:
         self.packets = Packets(rooms(size, classes))
         if self.rng.random() < CHAINED:
             self.packets.lengthen()
+        # A generator of its own, so that a seed means the same round as before there was this.
+        on_demand = random.Random(f"{options.seed}/{number}/memory").random() < 0.5
+        self.on_demand = self.packets.size <= ON_DEMAND_SIZE and on_demand
         self.pool = self.make_pool(number)
         self.queues, self.letters = self.make_queues()
         self.ledger = Ledger(
@@ -116,7 +122,8 @@ class Round:
     def make_pool(self, number: int) -> shmpool.Pool:
         name = f"storm-{os.getpid()}-{number}"
         # More than fit into one queue: those behind a stopped producer must not be all there are.
-        capacity = 2 * QUEUE_CAPACITY if self.packets.size > 65536 else 4 * QUEUE_CAPACITY
+        n = ON_DEMAND_CAPACITY if self.on_demand else QUEUE_CAPACITY
+        capacity = 2 * n if self.packets.size > 65536 else 4 * n
         pool = shmpool.Pool.create(
             name,
             buffer_size=self.packets.rooms,
@@ -132,6 +139,9 @@ class Round:
 
     def make_queues(self) -> tuple[list[shmpool.AlfQueue], list[shmpool.AlfQueue]]:
         make, n = self.pool.create_queue, QUEUE_CAPACITY
+        if self.on_demand:
+            n = ON_DEMAND_CAPACITY
+            make = functools.partial(make, memory="on-demand")
         letters = [make(f"letter-{i}", capacity=n) for i in (1, 2)]
         producers, consumers, on_death = self.rng.choice(SINGLE)
         queues = [

@@ -233,7 +233,7 @@ def test_a_damaged_pool_is_read_in_time(make_pool: MakePool, craft: Craft) -> No
     for words in segment.queues:
         if words.width > 1:
             fill(segment, words, 2**64 - 1 >> 64 - 8 * words.width)
-    fill(segment, row(segment.queues, "queue.queue.capacity"), 65536)
+    fill(segment, row(segment.queues, "queue.queue.capacity"), 1 << 20)
     with View(pool.name) as view:
         calls: list[Callable[[], object]] = [pool.stats, pool.members, pool.audit, view.stats]
         calls += [view.queues, view.members, view.dead, view.operating]

@@ -260,7 +260,7 @@ def test_a_reload_that_is_refused(start_daemon: StartDaemon, pool_name: str) -> 
         (f"x = {'[' * 3000}{']' * 3000}\n", "nested too deeply"),
         ("[daemon]\n", "twice"),
         ("\0", "Invalid statement"),
-        (f"[pools.{pool_name}.queue.more]\ncapacity = 0\n", "from 1 to 65536"),
+        (f"[pools.{pool_name}.queue.more]\ncapacity = 0\n", "from 1 to 1048576"),
         ("#" * (1 << 21), "longer than"),
     ]
     for number, (text, why) in enumerate(wrong * 2, 1):

@@ -118,8 +118,8 @@ def test_no_capture(tmp_path: Path, text: bytes, why: str) -> None:
         ("--burst", 0, "1<=x<=4096"),
         ("--burst", 4097, "1<=x<=4096"),
         ("--repeat", 0, "x>=1"),
-        ("--queue", 0, "from 1 to 65536"),
-        ("--queue", 131072, "from 1 to 65536"),
+        ("--queue", 0, "from 1 to 1048576"),
+        ("--queue", 2097152, "from 1 to 1048576"),
     ],
 )
 def test_wrong_options(option: str, value: int, allowed: str) -> None:

@@ -377,7 +377,7 @@ def test_queues_on_the_command_line(pool_name: str, given: str) -> None:
         ("a=4,on_death=xx", "--queue a=4,on_death=xx: on_death is 'xx'; it must be \"free\""),
         ("a=4,max_redeliveries=-1", "max_redeliveries is -1; it must be from 0 to 65535"),
         ("a=4.5", "--queue a=4.5: capacity is '4.5'; it must be an integer"),
-        ("a=-4", "capacity is -4; it must be from 1 to 65536"),
+        ("a=-4", "capacity is -4; it must be from 1 to 1048576"),
     ],
 )
 def test_options_of_queues_on_the_command_line(pool_name: str, given: str, words: str) -> None:

@@ -36,6 +36,7 @@ from conftest import (
 import shmpool
 from shmpool import _hot
 from shmpool.mp import objects, program
+from shmpool.options import QUEUE_MAX
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "drop-in-queue.md"
 
@@ -204,7 +205,7 @@ def test_maxsize() -> None:
             with pytest.raises(queue.Full):
                 put(0)
         assert list(range(maxsize)) == q.get_many()
-    assert program.QUEUE_MOST == shmpool.Queue(10**9)._queue.capacity
+    assert QUEUE_MAX == shmpool.Queue(10**9)._queue.capacity
 
 
 @pytest.mark.parametrize("number", [int, np.int64, np.uint8, lambda n: n == 1])

@@ -129,6 +129,12 @@ def test_alf_queue(compiler: str, flags: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_on_demand(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """Nobody accesses what has no memory yet of a ring that gets it on demand."""
+    run_c(tmp_path, compiler, flags, [TESTS / "test_on_demand.c"])
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_runs(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """A bulk is seen as a whole, also if its first two slots are in two cache lines."""
     reads = "20000" if flags[-1] in SANITIZERS or compiler == CROSS else "1000000"

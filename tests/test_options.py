@@ -136,7 +136,7 @@ def test_a_refusal_in_words(options: dict[str, int], message: str) -> None:
     ("options", "letter", "refused"),
     [
         (QueueOptions(2), None, []),
-        (QueueOptions(0), None, ["capacity is 0; it must be from 1 to 65536"]),
+        (QueueOptions(0), None, ["capacity is 0; it must be from 1 to 1048576"]),
         (QueueOptions(2, max_redeliveries=-1), None,
          ["max_redeliveries is -1; it must be from 0 to 65535"]),
         (QueueOptions(2, producers="one"), None,  # type: ignore[arg-type]

@@ -131,6 +131,7 @@ TAGGED = {
     "SLOT": "slot",
     "CONS": "cons|limit|position",
     "PROD": "prod|position",
+    "PART": "backed",
     "OP": "op$",
     "OWNER": "owner",
     "CHAIN": "handle|got|owner",

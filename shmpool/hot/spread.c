@@ -119,6 +119,8 @@ static int64_t put_now(const struct spread *s, const struct share *share)
 		return error;
 	const uint32_t room = alf_avail_space(c.ring);
 	uint32_t n = share->end - share->next;
+	if (n > c.ring->bulk)
+		n = c.ring->bulk;
 	if (room < n)
 		n = room ? room : 1;
 	error = lookup_put(&c, s->handle + share->next, n);

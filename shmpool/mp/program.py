@@ -22,7 +22,7 @@ KIB, MIB = 2**10, 2**20
 HEAD = 4 * KIB  # room for an object's pickle beside an array of a power of two
 # Size classes: bytes, the most buffers, and free buffers that a thread caches.
 SIZES = (
-    (256, 1 << 18, 128),
+    (256, 1 << 20, 128),
     (2 * KIB, 1 << 16, 64),
     (16 * KIB + HEAD, 1 << 14, 16),
     (128 * KIB + HEAD, 1 << 13, 0),
@@ -34,7 +34,6 @@ SIZES = (
 SHARE = 16  # the buffers of one class take at most this part of the machine's memory
 MEMBERS = 1024  # threads
 QUEUES = 1000
-QUEUE_MOST = 65536  # objects in one queue
 
 _lock = threading.RLock()  # a signal handler may make a queue while its thread makes one
 _current: Pool | None = None
@@ -52,14 +51,15 @@ def new_queue(capacity: int, on_death: OnDeath) -> AlfQueue:
     with contextlib.suppress(KeyError, IndexError):
         return _idle[capacity, on_death].pop()
     name = new_name()
+    options: dict[str, Any] = {"capacity": capacity, "on_death": on_death, "memory": "on-demand"}
     with _lock:
         if _current is None:
             _current = next(filter(_of_program, open_pools()), None) or new_pool()
         with contextlib.suppress(errors.LimitReached):
-            return _current.create_queue(name, capacity=capacity, on_death=on_death)
+            return _current.create_queue(name, **options)
         _current = new_pool()  # the old one goes with its last queue
         _idle.clear()
-        return _current.create_queue(name, capacity=capacity, on_death=on_death)
+        return _current.create_queue(name, **options)
 
 
 def new_name() -> str:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from .. import errors
 from .._hot import Buffer
 from ..leases import leases_of, leave
-from ..options import OnDeath, at_least, integer
+from ..options import QUEUE_MAX, OnDeath, at_least, integer
 from ..pool import Pool
 from ..queue import AlfQueue
 from . import objects, program
@@ -31,11 +31,16 @@ class _Objects:
     _shared = True  # until it is complete
 
     def __init__(self, capacity: int, pool: Pool | None, copy: bool) -> None:
+        if pool is not None and not isinstance(pool, Pool):
+            raise TypeError(f"pool is {pool!r}; it must be a shmpool.Pool, or None")
         if pool is None:
             queue = program.new_queue(capacity, self._on_death)
         else:
             queue = pool.create_queue(
-                program.new_name(), capacity=capacity, on_death=self._on_death
+                program.new_name(),
+                capacity=capacity,
+                on_death=self._on_death,
+                memory="on-demand",
             )
         self._open(queue, copy)
         self._shared = pool is not None
@@ -161,7 +166,7 @@ class SimpleQueue(_Objects):
     """
 
     def __init__(self, *, ctx: object = None, pool: Pool | None = None, copy: bool = False) -> None:
-        super().__init__(program.QUEUE_MOST, pool, copy)
+        super().__init__(QUEUE_MAX, pool, copy)
 
     def get(self) -> Any:
         """Takes the oldest object. Waits while there is none."""
@@ -176,8 +181,8 @@ class Queue(_Objects):
     other memory that pickle passes out of band, is copied once, into shared memory, and read there:
     that memory is free again when the object is gone.
 
-    maxsize  the most objects; 0 for no limit of its own. 65,536 is the most, and the objects of all
-             queues of the program share one memory: put() waits while that is full too
+    maxsize  the most objects; 0 for no limit of its own. 1,048,576 is the most, and the objects of
+             all queues of the program share one memory: put() waits while that is full too
     ctx      is accepted and not used
     pool     a Pool for the queue, in place of the program's memory
     copy     gives objects memory of their own when they are got
@@ -197,9 +202,8 @@ class Queue(_Objects):
         pool: Pool | None = None,
         copy: bool = False,
     ) -> None:
-        most = program.QUEUE_MOST
         self._maxsize = maxsize = integer(maxsize, "maxsize")
-        super().__init__(min(maxsize, most) if maxsize > 0 else most, pool, copy)
+        super().__init__(min(maxsize, QUEUE_MAX) if maxsize > 0 else QUEUE_MAX, pool, copy)
 
     def __getstate__(self) -> tuple[Any, ...]:
         return *super().__getstate__(), self._maxsize
@@ -260,7 +264,7 @@ class Queue(_Objects):
                 sent += len(several)
 
     def get_many(
-        self, n: int = program.QUEUE_MOST, block: bool = True, timeout: float | None = None
+        self, n: int = QUEUE_MAX, block: bool = True, timeout: float | None = None
     ) -> list[Any]:
         """Takes the 1 to n oldest objects, as many as are there. Waits as get() does for the first.
 

@@ -23,6 +23,8 @@
  *             pass the value on through limit.
  *     [PROD]  prod: a producer moves it; a sleeper (wait.h) and an observer read it. The op record
  *             that covers the reserved positions is visible before the new prod.
+ *     [PART]  backed: a producer raises it after it has reserved the memory of those slots, and
+ *             then other producers read it. It only grows: an older value caps them earlier.
  *     [OP]    the caller's op record. Once it reads as cleared, the slots that it covered are
  *             published (enqueue) or the owner words are written (dequeue).
  *
@@ -35,6 +37,11 @@
  *     0 <= prod - cons <= room <= capacity
  *     the slot of position p holds lap(p) exactly when p is published
  *     positions start at capacity, so that zeroed memory (lap 0) is an empty ring
+ *     while backed < capacity: prod <= capacity + backed - ALF_MARGIN
+ *
+ * A ring may get its memory on demand, in parts. Producers do not pass the part that has memory:
+ * where one reaches limit, alf_reserve() caps it there, and returns -ERESTART for its caller to
+ * reserve the next part (queue.h). Consumers read no more than ALF_MARGIN slots beyond prod.
  */
 #ifndef SHMPOOL_ALF_QUEUE_H
 #define SHMPOOL_ALF_QUEUE_H
@@ -44,7 +51,8 @@
 #include "alf_op.h"
 
 #define ALF_CAPACITY_MIN 2u
-#define ALF_QUEUE_MAX 65536u /* entries of a named queue; the free ring may have more */
+#define ALF_QUEUE_MAX (1u << 20) /* entries of a named queue; the free ring may have more */
+#define ALF_BULK_MAX 65536u      /* entries of it that one operation moves */
 #define ALF_CAPACITY_MAX                                                                           \
 	((uint32_t)(ALF_QUEUE_MAX < ALF_CAPACITY_FITS ? ALF_QUEUE_MAX : ALF_CAPACITY_FITS))
 
@@ -57,8 +65,13 @@
 #define ALF_LAP_SHIFT (ALF_INDEX_BITS + 1)
 
 #define ALF_RUN_MAX 1024u /* tombstones that one claim steps over at most */
-_Static_assert(ALF_QUEUE_MAX + ALF_RUN_MAX <= ALF_OP_COUNT_MAX,
-	       "an op record counts a whole queue, and the tombstones between");
+_Static_assert(ALF_BULK_MAX + ALF_RUN_MAX <= ALF_OP_COUNT_MAX,
+	       "an op record counts every bulk, and the tombstones between");
+
+/* Of a ring whose memory is reserved on demand, in slots. */
+#define ALF_PART_MIN 512u         /* the first part: a page */
+#define ALF_PART_MAX (128u << 10) /* the others: as much as there is, 1 MiB at most */
+#define ALF_MARGIN 128u           /* that producers leave at the end of what has memory */
 
 /* How many members may be on one side. ALF_SINGLE_WAKES moves the position with seq_cst, so that
  * the member that moved it cannot miss a sleeper that polls it (wait.h). A compare-and-swap is
@@ -67,7 +80,7 @@ enum alf_side { ALF_MULTI, ALF_SINGLE, ALF_SINGLE_WAKES };
 
 /* In the segment. */
 struct alf_queue {
-	/* Only alf_init writes this line, except for the wait words (wait.h). */
+	/* Only alf_init writes this line, except for backed and the wait words (wait.h). */
 	uint32_t capacity;
 	uint32_t id;
 	uint32_t flags;
@@ -76,8 +89,9 @@ struct alf_queue {
 	uint32_t room_many; /* producers of bulks sleep on this word instead */
 	uint32_t room_want; /* the smallest bulk that one of them waits for: wait_want() */
 	uint32_t room;      /* the most elements: capacity, or fewer */
-	uint32_t ended; /* nonzero: prod has ALF_CLOSED. Written after it: a hint to consumers */
-	uint32_t pad0[7];
+	uint32_t ended;  /* nonzero: prod has ALF_CLOSED. Written after it: a hint to consumers */
+	shared32 backed; /* slots that have memory; fewer than capacity only with ALF_ON_DEMAND */
+	uint32_t pad0[6];
 	alf_shared_position prod; /* with ALF_CLOSED in a closed queue */
 	/* An earlier value of cons, plus room. A producer that reaches it reads cons again. */
 	alf_shared_position limit;
@@ -94,7 +108,7 @@ _Static_assert(sizeof(struct alf_queue) == 3 * CACHE_LINE, "one line for each si
 _Static_assert(offsetof(struct alf_queue, prod) == CACHE_LINE, "producers' line");
 _Static_assert(offsetof(struct alf_queue, cons) == 2 * CACHE_LINE, "consumers' line");
 
-enum { ALF_SINGLE_PRODUCER = 1, ALF_SINGLE_CONSUMER = 2 };
+enum { ALF_SINGLE_PRODUCER = 1, ALF_SINGLE_CONSUMER = 2, ALF_ON_DEMAND = 4 };
 
 /* In prod once alf_close() has closed the queue: producers find no room, at no cost while it is
  * open. No position reaches this bit. Not the highest one: limit may lie behind prod, and less 2^63
@@ -115,6 +129,7 @@ struct alf_ring {
 	uint32_t id;
 	uint32_t flags;
 	uint64_t room; /* the most elements */
+	uint32_t bulk; /* the most that one operation moves: room, or fewer */
 	uint64_t op;   /* the bits that every op record on this queue has in common */
 };
 
@@ -166,6 +181,7 @@ static inline void alf_bind(struct alf_ring *r, struct alf_queue *q, shared64 *s
 	r->slot = slot;
 	r->mask = capacity - 1;
 	r->room = room;
+	r->bulk = room < ALF_BULK_MAX ? room : ALF_BULK_MAX;
 	r->id = id;
 	r->flags = flags;
 	r->op = (uint64_t)id << ALF_OP_QUEUE_SHIFT;
@@ -180,8 +196,29 @@ static inline uint32_t alf_slots(uint32_t room)
 	return slots;
 }
 
+/* Returns a limit of producers, capped at the end of the slots that have memory. Positions start at
+ * capacity, and none is in a later lap before all slots have memory. */
+static inline alf_position alf_capped(const struct alf_ring *r, alf_position limit)
+{
+	const uint32_t backed = load_acquire(&r->q->backed); /* [PART] */
+	if (likely(backed > r->mask))
+		return limit;
+	const alf_position end = (alf_position)(r->mask + 1 + backed - ALF_MARGIN);
+	return (alf_distance)(limit - end) > 0 ? end : limit;
+}
+
+/* Returns how many of n elements a consumer may ask for: alf_claim() reads the last of their slots
+ * first, and transfer.h one that is twice as far. */
+static inline uint32_t alf_most(const struct alf_ring *r, uint64_t n)
+{
+	uint32_t most = r->bulk;
+	if (r->flags & ALF_ON_DEMAND && load_acquire(&r->q->backed) <= r->mask) /* [PART] */
+		most = ALF_MARGIN / 2;
+	return n < most ? (uint32_t)n : most;
+}
+
 /* Makes an empty queue of room elements in place; slot[] must read as zero. Returns 0, or -EINVAL
- * if room is 0 or over limit. */
+ * if room is 0 or over limit. The first q->backed slots must get memory before they are used. */
 static inline int alf_init(struct alf_ring *r, struct alf_queue *q, shared64 *slot, uint32_t room,
 			   uint32_t limit, uint32_t id, uint32_t flags)
 {
@@ -193,12 +230,14 @@ static inline int alf_init(struct alf_ring *r, struct alf_queue *q, shared64 *sl
 	q->room = room;
 	q->id = id;
 	q->flags = flags;
+	store_relaxed(&q->backed,
+		      flags & ALF_ON_DEMAND && capacity > ALF_PART_MIN ? ALF_PART_MIN : capacity);
 	store_relaxed(&q->prod, capacity);
 	store_relaxed(&q->full_at, capacity);
 	store_relaxed(&q->empty_at, capacity);
-	store_relaxed(&q->limit, (uint64_t)capacity + room);
 	store_relaxed(&q->cons, capacity);
 	alf_bind(r, q, slot, capacity, room, id, flags);
+	store_relaxed(&q->limit, alf_capped(r, (alf_position)(capacity + room)));
 	return 0;
 }
 
@@ -219,8 +258,9 @@ static ALWAYS_INLINE void alf_fetch_line(const struct alf_ring *r, alf_position 
 }
 
 /* Reserves n positions (at most ALF_OP_COUNT_MAX), all or none, and stores the first in *at.
- * Returns 0; -ENOBUFS if they do not fit now; -EPIPE if the queue is closed. The record *op covers
- * the positions until the caller has published them and calls alf_done(). */
+ * Returns 0; -ENOBUFS if they do not fit now; -EPIPE if the queue is closed; -ERESTART if the ring
+ * must get more memory first. The record *op covers the positions until the caller has published
+ * them and calls alf_done(). */
 static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uint32_t n,
 				     enum alf_side side, alf_position *at)
 {
@@ -236,10 +276,13 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 		if (unlikely(room < (int64_t)n)) {
 			if (unlikely(prod & ALF_CLOSED))
 				return -EPIPE;
-			alf_position limit = load_acquire(&q->cons) + r->room; /* [CONS] */
-			store_release(&q->limit, limit);                       /* [CONS] */
+			alf_position full = load_acquire(&q->cons) + r->room; /* [CONS] */
+			alf_position limit = alf_capped(r, full);
+			store_release(&q->limit, limit); /* [CONS] */
 			room = (alf_distance)(limit - prod);
 			if (room < (int64_t)n) {
+				if (limit != full && (alf_distance)(full - prod) >= (int64_t)n)
+					return -ERESTART;
 				alf_position now = side != ALF_MULTI ?
 							   prod :
 							   load_acquire(&q->prod); /* [PROD] */
@@ -278,9 +321,11 @@ static inline int alf_reserve_back(const struct alf_ring *r, shared64 *op, alf_p
 	while (unlikely(error == -EPIPE)) {
 		alf_position prod = load_acquire(&q->prod); /* [PROD] */
 		*at = alf_end(prod);
-		if ((alf_distance)(load_acquire(&q->cons) + r->room - *at) < 1 || /* [CONS] */
-		    alf_tired(pauses))
+		alf_position full = load_acquire(&q->cons) + r->room; /* [CONS] */
+		if ((alf_distance)(full - *at) < 1 || alf_tired(pauses))
 			return -ENOBUFS;
+		if ((alf_distance)(alf_capped(r, full) - *at) < 1)
+			return -ERESTART;
 		store_relaxed(op, alf_op(r, ALF_OP_ENQUEUE, 1, *at)); /* [OP] */
 		if (cas_seq_cst(&q->prod, &prod, prod + 1))           /* [PROD] */
 			return 0;
@@ -389,7 +434,7 @@ static ALWAYS_INLINE struct alf_run alf_read(const struct alf_ring *r, alf_posit
 	return (struct alf_run) { n, n };
 }
 
-/* Takes 1 to n indices (n at most ALF_QUEUE_MAX), oldest first. Returns how many, or 0 if nothing
+/* Takes 1 to n indices (n at most alf_most()), oldest first. Returns how many, or 0 if nothing
  * is published at the head. The record *op covers what was taken until the caller has written the
  * owner words and calls alf_done(). */
 static ALWAYS_INLINE uint32_t alf_claim(const struct alf_ring *r, shared64 *op, uint64_t *handle,

@@ -28,6 +28,7 @@
 
 /* Types of words that several processes access; a model checker replaces them by its own. */
 typedef uint64_t shared64;
+typedef uint32_t shared32;
 typedef uint16_t shared16;
 typedef uint8_t shared8;
 

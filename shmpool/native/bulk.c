@@ -70,11 +70,11 @@ int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n)
 	return n > c.p->total ? -EMSGSIZE : qmempool_free_bulk(c.p, c.m, handles, (uint32_t)n);
 }
 
-/* Looks the queue up. -EMSGSIZE if it never has room for n. */
+/* Looks the queue up. -EMSGSIZE if no put can be of n. */
 static int lookup_for(uint64_t key, size_t n, struct lookup *c)
 {
 	int error = lookup_queue(key, c);
-	return error ? error : n > alf_room(c->ring) ? -EMSGSIZE : 0;
+	return error ? error : n > c->ring->bulk ? -EMSGSIZE : 0;
 }
 
 int64_t shmpool_put_many(uint64_t key, const uint64_t *handles, size_t n)
@@ -110,8 +110,7 @@ int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n)
 	int error = lookup_queue(key, &c);
 	if (error)
 		return error;
-	if (n > alf_room(c.ring))
-		n = alf_room(c.ring);
+	n = alf_most(c.ring, n);
 	return n ? set_since(&c, handles, lookup_get(&c, handles, (uint32_t)n)) : 0;
 }
 
@@ -122,8 +121,7 @@ int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t
 	int got = lookup_queue(key, &c);
 	if (got)
 		return got;
-	if (n > alf_room(c.ring))
-		n = alf_room(c.ring);
+	n = alf_most(c.ring, n);
 	if (n)
 		got = blocking_get(c.p, c.m, c.ring, handles, (uint32_t)n, end);
 	return wait_slice_result(set_since(&c, handles, got), end, deadline);

@@ -8,7 +8,7 @@
  *     queues     queue slots                    name, state and positions of each ring
  *     extents    one word each, by class        which parts of the slabs exist
  *     free rings one for each class             the rings of free buffers
- *     rings      max_queues x 65,536 slots      the slots of the named queues
+ *     rings      max_queues x 2^20 slots        the slots of the named queues
  *     headers    all buffers x struct buffer    one cache line a buffer
  *     data       by class: capacity x stride    the bytes
  *
@@ -19,9 +19,9 @@
  * max_queues + k is the free ring of class k.
  *
  * The file is sparse. Memory is reserved up to the end of the free rings at creation, for a queue's
- * ring when the queue is created, and for headers and data when a slab grows. The segment holds
- * offsets and never pointers; nothing in it depends on the process that maps it. Any change of this
- * file raises LAYOUT_VERSION.
+ * ring when the queue is created or as it fills (ALF_ON_DEMAND), and for headers and data when a
+ * slab grows. The segment holds offsets and never pointers; nothing in it depends on the process
+ * that maps it. Any change of this file raises LAYOUT_VERSION.
  *
  * What the words mean: owner words, tags and handles, owner.h; cache words, cache.h; identities,
  * member.h; op records, alf_op.h; wait words, wait.h; roles, role.h.
@@ -32,7 +32,7 @@
 #include "alf_queue.h"
 
 #define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
-#define LAYOUT_VERSION 7u
+#define LAYOUT_VERSION 8u
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes; results carry a length in 31 bits */

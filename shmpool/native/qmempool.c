@@ -12,7 +12,7 @@
 #include "transfer.h"
 
 #define CLAIM_MAX 4096u /* buffers of one claim: an op record counts them */
-_Static_assert(CLAIM_MAX <= ALF_QUEUE_MAX && BULK_MAX <= ALF_OP_COUNT_MAX, "alf_queue.h");
+_Static_assert(CLAIM_MAX <= ALF_BULK_MAX && BULK_MAX <= ALF_OP_COUNT_MAX, "alf_queue.h");
 
 /* Grows the slab by an extent. Stores up to max of its buffers in handle, and puts the rest into
  * the free ring. Returns how many it stored, or -errno of slab_grow(). */

@@ -11,6 +11,7 @@
 #include "transfer.h"
 #include "wait.h"
 
+#define PARTS_MOST 64 /* parts that one put reserves; a ring has fewer */
 #define NAMED_MOST 64 /* compare-and-swaps lost to other changes of a queue's state */
 
 static bool named(const struct queue_slot *slot, uint64_t state, const char *name)
@@ -69,6 +70,14 @@ static bool can_take_back(struct qmempool *p, uint32_t flags, const struct queue
 	return letter && !(letter->flags & ALF_SINGLE_PRODUCER);
 }
 
+/* Reserves the memory of n slots of a ring, from slot first on. */
+static int reserve_slots(const struct qmempool *p, const struct alf_ring *r, uint32_t first,
+			 uint32_t n)
+{
+	return segment_reserve(&p->segment, (uint64_t)((char *)&r->slot[first] - p->segment.base),
+			       (uint64_t)n * sizeof(*r->slot));
+}
+
 static int make(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
 		uint32_t flags, const struct queue_on_death *on_death)
 {
@@ -89,9 +98,7 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 		int error = alf_init(&ring, &slot->queue, ring_slots(p, i), capacity,
 				     ALF_CAPACITY_MAX, i, flags);
 		if (!error)
-			error = segment_reserve(&p->segment,
-						(uint64_t)((char *)ring.slot - p->segment.base),
-						alf_capacity(&ring) * sizeof(*ring.slot));
+			error = reserve_slots(p, &ring, 0, load_relaxed(&slot->queue.backed));
 		if (!error) {
 			slot->on_death = on_death->what;
 			slot->dead_letter = on_death->dead_letter;
@@ -172,6 +179,40 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 	return other;
 }
 
+/* Reserves the next part of a ring, unless another member has done so and n elements fit. Returns
+ * 0, or what segment_reserve() returns. */
+static int extend(const struct qmempool *p, const struct alf_ring *r, uint32_t n)
+{
+	alf_position prod = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
+	if ((alf_distance)(alf_capped(r, (alf_position)(prod + n)) - prod) >= (int64_t)n)
+		return 0;
+	uint32_t backed = load_acquire(&r->q->backed); /* [PART] */
+	uint32_t part = backed < ALF_PART_MAX ? backed : ALF_PART_MAX;
+	if (backed > r->mask)
+		return 0;
+	if (part < ALF_PART_MIN)
+		part = ALF_PART_MIN;
+	if (part > alf_capacity(r) - backed)
+		part = alf_capacity(r) - backed;
+	int error = reserve_slots(p, r, backed, part);
+	if (!error)
+		cas_seq_cst(&r->q->backed, &backed, backed + part); /* [PART] */
+	return error;
+}
+
+int queue_reserve_back(const struct qmempool *p, struct member *m, const struct alf_ring *r,
+		       alf_position *at)
+{
+	int error = alf_reserve_back(r, &m->op, at);
+	for (int parts = 0; unlikely(error == -ERESTART) && parts < PARTS_MOST; parts++) {
+		alf_done(&m->op, ALF_MULTI);
+		if (extend(p, r, 1))
+			break;
+		error = alf_reserve_back(r, &m->op, at);
+	}
+	return error ? -ENOBUFS : 0;
+}
+
 void queue_release(const struct alf_ring *r, const struct member *m)
 {
 	role_release(&r->q->producer, m->tag);
@@ -245,13 +286,14 @@ static ALWAYS_INLINE int get_through(const struct qmempool *p, struct member *m,
 			transfer_out(p, m, r, handle, n, side);
 }
 
-int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
-	      const uint64_t *handle, uint32_t n)
+/* queue_put(), but -ERESTART where the ring must get more memory first. */
+static ALWAYS_INLINE int put_backed(struct qmempool *p, struct member *m, const struct alf_ring *r,
+				    const uint64_t *handle, uint32_t n)
 {
 	struct alf_queue *q = r->q;
 	bool single = r->flags & ALF_SINGLE_PRODUCER;
 	int error = 0;
-	if (unlikely(n > r->room))
+	if (unlikely(n > r->bulk))
 		return -EMSGSIZE;
 	if (single && unlikely(role_take(&q->producer, m->tag)))
 		return -EBUSY;
@@ -263,6 +305,8 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	if (unlikely(error)) {
 		if (n > 1)
 			unmark(p, m, handle, n);
+		if (error == -ERESTART)
+			return error;
 		count_up(&m->counters[COUNT_FULL], 1);
 		if (error == -EPIPE)
 			store_relaxed(&q->ended, 1);
@@ -272,6 +316,27 @@ int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	if (unlikely(wait_anybody(&q->data_wait))) /* [WAIT] after prod moved */
 		wait_wake(&q->data_wait, n);
 	return 0;
+}
+
+/* Reserves more of the ring's memory, and tries again. */
+__attribute__((noinline, cold)) static int put_extending(struct qmempool *p, struct member *m,
+							 const struct alf_ring *r,
+							 const uint64_t *handle, uint32_t n)
+{
+	int error = -ERESTART;
+	for (int parts = 0; error == -ERESTART && parts < PARTS_MOST; parts++) {
+		error = extend(p, r, n);
+		if (!error)
+			error = put_backed(p, m, r, handle, n);
+	}
+	return error == -ERESTART ? -ENOBUFS : error;
+}
+
+int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
+	      const uint64_t *handle, uint32_t n)
+{
+	int error = put_backed(p, m, r, handle, n);
+	return likely(error != -ERESTART) ? error : put_extending(p, m, r, handle, n);
 }
 
 /* Wakes producers after a get: as many as there is room for. After tombstones that this or an

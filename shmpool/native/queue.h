@@ -22,6 +22,16 @@
  *     tag -> 0                the creator, if it fails                        make()
  *     any tag -> 0            a recoverer, if that member is dead, by CAS     recover_makers()
  *
+ * With ALF_ON_DEMAND a ring gets its memory as it fills: a put that reaches the end of what has
+ * memory reserves the next part, without a lock. Reserving a part twice changes nothing, also if
+ * one of two members that do so fails or is killed: tmpfs takes back no page that another call has
+ * reserved or passed.
+ *
+ *     killed                        leaves                       repaired by
+ *     before the part is reserved   nothing
+ *     before `backed` is raised     memory that no member uses   the next put that reaches the end:
+ *                                                                it reserves the part again
+ *
  * Ordering
  *     [QUEUE]  a queue slot's state: the member that creates the queue writes QUEUE_READY by
  *              compare-and-swap. A member that reads QUEUE_READY, with acquire, sees its name,
@@ -42,7 +52,7 @@ struct queue_on_death {
 	uint32_t max_redeliveries;
 };
 
-/* Creates a queue. flags are ALF_SINGLE_PRODUCER and ALF_SINGLE_CONSUMER. Returns its number, from
+/* Creates a queue. flags are those of alf_queue.h. Returns its number, from
  * 1 on; -EEXIST; -EINVAL for a bad name or capacity; -EDOM if recovery could not put buffers back,
  * into this queue or its dead-letter queue: the queue has a single producer, or does not exist;
  * -ENFILE if no number is left; -ENOMEM; or what segment_reserve() returns. */
@@ -72,17 +82,22 @@ void queue_release(const struct alf_ring *r, const struct member *m);
 int queue_shutdown(const struct alf_ring *r, const struct member *m);
 
 /* Puts n buffers, all or none. Returns 0; -ENOBUFS if there is no room; -EPIPE after
- * queue_shutdown(); -EMSGSIZE if n is over the capacity; -EBUSY if another member has the
- * single-producer role; -EINVAL, -ESTALE, -EPERM for a handle that m may not put
- * (qmempool_check()). */
+ * queue_shutdown(); -EMSGSIZE if n is over r->bulk; what segment_reserve() returns if there is no
+ * memory for the ring; -EBUSY if another member has the single-producer role; -EINVAL, -ESTALE,
+ * -EPERM for a handle that m may not put (qmempool_check()). */
 int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	      const uint64_t *handle, uint32_t n);
 
-/* Gets 1 to n buffers. Returns how many; -EAGAIN if the queue is empty; -EPIPE if it is and was
- * ended; -EBUSY if another member has the single-consumer role; -EBADMSG if the ring is
- * corrupted. */
+/* Gets 1 to n buffers, n at most alf_most(). Returns how many; -EAGAIN if the queue is empty;
+ * -EPIPE if it is and was ended; -EBUSY if another member has the single-consumer role; -EBADMSG if
+ * the ring is corrupted. */
 int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 	      uint32_t n);
+
+/* alf_reserve_back() for m of one position of r, which gets more memory if it must. Returns 0, or
+ * -ENOBUFS also if there is no memory. */
+int queue_reserve_back(const struct qmempool *p, struct member *m, const struct alf_ring *r,
+		       alf_position *at);
 
 /* True if a get that found nothing should be repeated by blocking_get(): a position is reserved and
  * not published, and its producer may be dead. True once in QUEUE_EMPTIES times only, since the

@@ -14,7 +14,7 @@ int requeue_put(struct qmempool *p, struct member *m, const struct alf_ring *r, 
 	int error = qmempool_check(p, m, handle);
 	if (error)
 		return error;
-	error = alf_reserve_back(r, &m->op, &at);
+	error = queue_reserve_back(p, m, r, &at);
 	if (!error) {
 		requeue_note(b, load_relaxed(&b->queue), r->id);
 		transfer_mark(p, r, &handle, 1, at);

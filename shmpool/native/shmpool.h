@@ -104,6 +104,7 @@ struct shmpool_queue_info {
 	uint32_t capacity;
 	uint32_t single_producer;
 	uint32_t single_consumer;
+	uint32_t on_demand; /* its ring gets memory as it fills */
 	uint32_t count;
 	uint32_t producer; /* number + 1 of the single producer's member, 0 for none */
 	uint32_t consumer;
@@ -204,7 +205,8 @@ void shmpool_leave_file(int fd);
 /* 0; -EBADMSG if the segment was truncated while it was mapped: guard.h. */
 int shmpool_intact(int pool);
 
-/* Queues: these return the queue's number. flags: 1 single producer, 2 single consumer. */
+/* Queues: these return the queue's number. flags: 1 single producer, 2 single consumer,
+ * 4 memory on demand. */
 int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
 			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries);
 int shmpool_queue_find(int pool, const char *name);

@@ -121,10 +121,10 @@ bool slab_backed(const struct segment *s)
 	uint64_t created = created_all(s, &before);
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct queue_slot *slot = segment_queue(s, i);
-		uint32_t capacity = load_relaxed(&slot->queue.capacity);
+		uint32_t backed = load_relaxed(&slot->queue.backed);
 		if (load_acquire(&slot->state) == QUEUE_READY &&
-		    capacity <= ALF_CAPACITY_MAX) /* [QUEUE] */
-			rings += capacity * sizeof(shared64);
+		    backed <= ALF_CAPACITY_MAX) /* [QUEUE] */
+			rings += backed * sizeof(shared64);
 	}
 	if (rings + created * sizeof(struct buffer) <= SLAB_SMALL)
 		return true;

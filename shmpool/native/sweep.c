@@ -137,7 +137,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 	struct buffer *b = pool_buffer(r->p, index);
 	uint64_t handle = index;
 	alf_position at;
-	if (alf_reserve_back(ring, &r->m->op, &at)) {
+	if (queue_reserve_back(r->p, r->m, ring, &at)) {
 		alf_done(&r->m->op, ALF_MULTI);
 		return NO_ROOM;
 	}

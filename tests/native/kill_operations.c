@@ -19,6 +19,9 @@
 #define RECOVERS .kind = NEITHER, ALL, .run = recover_dead
 #define SP ALF_SINGLE_PRODUCER
 #define SC ALF_SINGLE_CONSUMER
+/* The subject queue must get more memory for the next message. */
+#define FILLS(n) .turned = PART - (n), .filled = (n)
+#define OD ALF_ON_DEMAND
 
 static const struct operation others[] = {
 	{ "put-from-another-thread", PUTS, 1, ALL, .prepare = have_two, .run = put_own },
@@ -86,6 +89,16 @@ static const struct operation others[] = {
 	{ "move-1", MOVES, 1, ALL, .on_death = REQUEUE, .filled = 4, .run = move_aside },
 	{ "move-1-full", NEITHER, 1, ALL, .on_death = REQUEUE, .filled = 1, .prepare = fill_letter,
 	  .run = move_to_letter },
+	{ "put-1-growing", PUTS, 1, ALL, .flags = OD, FILLS(3), .prepare = alloc_own,
+	  .run = put_own, .check = check_grown },
+	{ "put-8-growing", PUTS, BULK, ALL, .flags = OD, FILLS(3), .prepare = alloc_own,
+	  .run = put_own, .check = check_grown },
+	{ "put-8-growing-single", PUTS, BULK, ALL, .flags = OD | SP, FILLS(3), .prepare = alloc_own,
+	  .run = put_own, .check = check_grown },
+	{ "put-1-growing-beside-put", PUTS, 1, ALL, .flags = OD, FILLS(3), .prepare = alloc_own,
+	  .run = put_own, .beside = put_beside, .check = check_beside },
+	{ "nack-1-growing", NEITHER, 1, ALL, .flags = OD, .on_death = REQUEUE, FILLS(4),
+	  .prepare = get_own, .run = nack_own, .check = check_nacked },
 	{ "put-wait-full", PUTS, 1, ALL, .filled = RING, .prepare = alloc_own, .run = put_wait },
 	{ "put-full-behind-dead", PUTS, 1, ALL, .before = dead_full, .prepare = alloc_own,
 	  .run = put_own },
@@ -239,6 +252,8 @@ static const struct operation others[] = {
 	{ "recover-full-pool", RECOVERS, .before = dead_full_pool },
 	{ "recover-requeue", RECOVERS, .on_death = REQUEUE, .filled = 6, .lost = 4,
 	  .before = dead_getting },
+	{ "recover-requeue-growing", RECOVERS, .flags = OD, .on_death = REQUEUE, FILLS(6),
+	  .lost = 4, .before = dead_getting, .check = check_grown },
 	{ "recover-requeue-claimed", RECOVERS, .on_death = REQUEUE, .filled = 6, .lost = 4,
 	  .before = dead_claimed },
 	{ "recover-requeue-full", RECOVERS, .on_death = REQUEUE, .filled = 6, .lost = 4,

@@ -150,7 +150,8 @@ static void make_queues(const struct operation *o)
 	scene.other = (uint32_t)other;
 	if (subject.dead_letter)
 		subject.dead_letter = scene.letter;
-	int made = queue_create(&scene.pool, scene.b, "subject", RING, o->flags, &subject);
+	int made = queue_create(&scene.pool, scene.b, "subject",
+				o->flags & ALF_ON_DEMAND ? GROWING : RING, o->flags, &subject);
 	CHECK(made > 0);
 	scene.subject = (uint32_t)made;
 	scene.ring = scene_ring(scene.subject);

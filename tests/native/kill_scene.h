@@ -24,6 +24,8 @@
 
 #define CAPACITY 64u
 #define RING 16u
+#define GROWING 1024u /* entries of a subject queue whose memory is reserved on demand */
+#define PART (ALF_PART_MIN - ALF_MARGIN) /* positions until it must grow */
 #define BULK 8u
 #define CACHE 16u
 #define MEMBERS 6u

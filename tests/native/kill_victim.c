@@ -4,6 +4,8 @@
  */
 #include "kill_victim.h"
 
+#include <sys/stat.h>
+
 #include <string.h>
 
 #include "binding.h"
@@ -231,6 +233,22 @@ void check_nacked(struct scene *s)
 		n += s->stream[i].number >= FROM_OTHERS && s->stream[i].number < FROM_VICTIM;
 	if (s->report->result == 0)
 		DEMAND(n == s->operation->filled);
+}
+
+void check_grown(struct scene *s)
+{
+	const struct segment *of = &s->pool.segment;
+	const struct alf_queue *q = s->ring->q;
+	const bool puts = s->operation->kind == PUTS;
+	struct stat before, after;
+	DEMAND(q->backed == ALF_PART_MIN || q->backed == GROWING);
+	DEMAND(!puts || s->report->result == PENDING ||
+	       (s->report->result == 0 && q->backed == GROWING));
+	DEMAND(fstat(s->fd, &before) == 0);
+	DEMAND(segment_reserve(of, (uint64_t)((char *)s->ring->slot - of->base),
+			       q->backed * sizeof(*s->ring->slot)) == 0);
+	DEMAND(fstat(s->fd, &after) == 0);
+	DEMAND(after.st_blocks == before.st_blocks);
 }
 
 int move_aside(struct scene *s)

@@ -84,6 +84,9 @@ void check_unfinished(struct scene *s);
 void check_returned(struct scene *s);
 void check_segment(struct scene *s);
 void check_nacked(struct scene *s);
+
+/* What the subject queue says has memory has it, and has grown if the put returned. */
+void check_grown(struct scene *s);
 void check_fuller(struct scene *s); /* what get_own_full() published has come out */
 void check_beside(struct scene *s); /* put_beside()'s message has come out */
 

@@ -9,7 +9,7 @@
 #include "alf_queue.h"
 #include "check.h"
 
-#define SLOTS 65536
+#define SLOTS ALF_QUEUE_MAX
 
 static uint64_t slots[SLOTS];
 static struct alf_queue queue __attribute__((aligned(CACHE_LINE)));
@@ -35,7 +35,7 @@ static uint32_t dequeue(const struct alf_ring *r, uint64_t *handle, uint32_t n, 
 
 static void init(struct alf_ring *r, uint32_t capacity, uint32_t flags)
 {
-	memset(slots, 0, sizeof(slots));
+	memset(slots, 0, alf_slots(capacity) * sizeof(*slots));
 	EQUAL(0, alf_init(r, &queue, slots, capacity, ALF_CAPACITY_MAX, 7, flags));
 }
 
@@ -43,7 +43,7 @@ static void init(struct alf_ring *r, uint32_t capacity, uint32_t flags)
 static void test_capacities(void)
 {
 	struct alf_ring r;
-	const uint32_t wrong[] = { 0, ALF_CAPACITY_MAX + 1, 131072, UINT32_MAX };
+	const uint32_t wrong[] = { 0, ALF_CAPACITY_MAX + 1, 2 * ALF_QUEUE_MAX, UINT32_MAX };
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++)
 		EQUAL(-EINVAL, alf_init(&r, &queue, slots, wrong[i], ALF_CAPACITY_MAX, 1, 0));
 	for (uint32_t capacity = 2; capacity <= ALF_CAPACITY_MAX; capacity *= 2) {
