@@ -15,7 +15,7 @@ from .codes import check
 from .geometry import Geometry
 from .messages import Message, read_messages
 from .names import checked_name, is_name, printable
-from .options import INT32_MAX, QUEUE_MAX, integer, policy_of
+from .options import INT32_MAX, MEMORY, QUEUE_MAX, integer, policy_of
 from .pool_files import inode_of
 from .segment import Segment
 from .stats import FATE_DEAD, Member, Stats, read_members, read_stats
@@ -53,6 +53,7 @@ class QueueStats:
     max_redeliveries: int
     refused: int = 0  # could not be put: Full, or PoolExhausted in a send
     dropped: int = 0  # freed because the consumer that had taken them died
+    memory: str = "reserved"  # or "on-demand"
 
 
 _INFO = "struct shmpool_member_info"
@@ -150,8 +151,8 @@ class View:
             if facts is None:
                 facts = self._facts[number] = self._queue_facts(number, info)
             depth, put, got = info.count, info.enqueued, info.dequeued
-            lost = info.refused, info.dropped
-            found[number] = QueueStats(facts[0], facts[1], depth, put, got, *facts[2:], *lost)
+            rest = info.refused, info.dropped, MEMORY[info.on_demand]
+            found[number] = QueueStats(facts[0], facts[1], depth, put, got, *facts[2:], *rest)
         return self._whole(found)
 
     def peek(self, queue: str, n: int, size: int) -> list[Message]:

@@ -36,9 +36,9 @@ def test_a_failed_pool_removes_the_earlier_ones(
 ) -> None:
     """If the second pool exceeds a limit, the first is removed again; exit status 2."""
     first, second = new_name(), new_name()
-    config = POOL.format(first) + f"[pools.{second}]\nbuffer_size = 4096\ncapacity = 8192\n"
+    config = POOL.format(first) + f"[pools.{second}]\nbuffer_size = 4096\ncapacity = 262144\n"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 20, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, limits[1]))
     try:
         daemon = start_daemon(config, ready=False)
     finally:
