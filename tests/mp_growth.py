@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A million objects there and back, of which some are arrays: python tests/mp_growth.py.
 
-Prints, as JSON, what there is after the first 100,000 of them and after all: how many names in
-/dev/shm and open files, the private memory of both processes, and the pool's, in bytes.
+Prints, as JSON, what there is before that million and after it: how many names in /dev/shm and open
+files, the private memory of both processes, and the pool's, in bytes. Before, as many have passed
+as a queue holds: its ring has got its memory.
 """
 
 import json
@@ -45,7 +46,7 @@ def main() -> None:
     process.start()
     pids = os.getpid(), process.pid or 0
     measured = []
-    for n in (100_000, 1_000_000):
+    for n in (1_100_000, 1_000_000):
         exchange(there, back, n)
         measured.append(
             {
