@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * waker.c - wakers: descriptors that are readable once what is waited for may be had. What their
+ * calls do: shmpool.h. Who sleeps: helper.h.
+ *
+ * The descriptor is an epoll instance with one member, which is always ready, and which is asked
+ * for or not. So a program that closes all its descriptors and opens others never gets bytes into
+ * them: epoll_ctl(2) fails where its two numbers do not stand for these two files.
+ *
+ * Fork: a child knows none of its parent's wakers (-ESTALE).
+ *
+ * Who may call what at the same time: any thread anything, with Python's lock.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "helper.h"
+
+/* What a waker waits for. */
+struct want {
+	struct want *next, **link; /* in its place */
+	struct waker *waker;
+	struct place *place;
+	uint32_t n;
+	bool fired;
+};
+
+struct waker {
+	struct waker *next;
+	int number;
+	int fd;     /* epoll, with one member: */
+	int always; /* which is always readable */
+	bool readable;
+	uint32_t room, fired;
+	struct want **want; /* by number - 1; NULL for a free number */
+};
+
+/* Of this process: a forked child reads zeros. */
+static struct waker **wakers;
+static int last_number; /* a child goes on behind those of its parent */
+
+static struct waker *find(int number)
+{
+	struct waker *w = wakers ? *wakers : NULL;
+	while (w && w->number != number)
+		w = w->next;
+	return w;
+}
+
+/* Makes the descriptor readable or not. False if the program has closed it. */
+static bool show(struct waker *w, bool readable)
+{
+	struct epoll_event event = { .events = readable ? EPOLLIN : 0 };
+	w->readable = readable;
+	return !epoll_ctl(w->fd, EPOLL_CTL_MOD, w->always, &event);
+}
+
+static void fire(struct want *want)
+{
+	want->fired = true;
+	want->place->armed--;
+	want->waker->fired++;
+	if (!want->waker->readable)
+		show(want->waker, true);
+}
+
+static void take_back(struct want *want)
+{
+	want->fired = false;
+	want->place->armed++;
+	if (!--want->waker->fired)
+		show(want->waker, false);
+}
+
+static void settle(struct want *want, uint32_t most)
+{
+	if (!want->fired && want->n <= most)
+		fire(want);
+	else if (want->fired && want->n > most)
+		take_back(want);
+}
+
+static void settle_all(struct place *place, uint32_t most)
+{
+	for (struct want *want = place->wants; want; want = want->next)
+		settle(want, most);
+}
+
+static int open_descriptors(struct waker *w)
+{
+	struct epoll_event none = { .events = 0 };
+	w->fd = epoll_create1(EPOLL_CLOEXEC);
+	w->always = w->fd < 0 ? -1 : eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (w->always >= 0 && !epoll_ctl(w->fd, EPOLL_CTL_ADD, w->always, &none))
+		return 0;
+	int error = errno;
+	if (w->always >= 0)
+		close(w->always);
+	if (w->fd >= 0)
+		close(w->fd);
+	return error == ENFILE ? -EMFILE : -error;
+}
+
+int shmpool_waker_make(void)
+{
+	int error = helper_lock();
+	if (error)
+		return error;
+	helper_settle = settle_all;
+	struct waker *w = NULL;
+	if (!wakers)
+		wakers = opening_wiped(sizeof(*wakers));
+	if (!wakers || !(w = calloc(1, sizeof(*w))))
+		error = -ENOMEM;
+	else
+		error = open_descriptors(w);
+	if (!error) {
+		w->number = ++last_number;
+		w->next = *wakers;
+		*wakers = w;
+		error = w->number;
+	} else {
+		free(w);
+	}
+	helper_unlock();
+	return error;
+}
+
+int shmpool_waker_fd(int waker)
+{
+	int error = helper_lock();
+	if (error)
+		return error;
+	const struct waker *w = find(waker);
+	error = w ? w->fd : -ESTALE;
+	helper_unlock();
+	return error;
+}
+
+/* Returns a free number of a waker, from 0 on, or -ENOMEM. */
+static int free_number(struct waker *w)
+{
+	for (uint32_t i = 0; i < w->room; i++)
+		if (!w->want[i])
+			return (int)i;
+	const uint32_t before = w->room, room = before ? 2 * before : 4;
+	struct want **more = realloc(w->want, room * sizeof(struct want *));
+	if (!more)
+		return -ENOMEM;
+	for (uint32_t i = before; i < room; i++)
+		more[i] = NULL;
+	w->want = more;
+	w->room = room;
+	return (int)before;
+}
+
+static void end(struct want **at)
+{
+	struct want *want = *at;
+	if (want->fired)
+		want->waker->fired--;
+	else if (!--want->place->armed)
+		helper_leave(want->place);
+	*want->link = want->next;
+	if (want->next)
+		want->next->link = want->link;
+	*at = NULL;
+	free(want);
+}
+
+static int add(struct waker *w, struct place *place, uint32_t n, bool stay)
+{
+	const bool had = helper_count(place) >= n;
+	if (had && !stay) {
+		if (!place->armed)
+			helper_leave(place);
+		return 0;
+	}
+	const int number = free_number(w);
+	struct want *want = number < 0 ? NULL : malloc(sizeof(*want));
+	if (!want) {
+		if (!place->armed)
+			helper_leave(place);
+		return -ENOMEM;
+	}
+	*want = (struct want) {
+		.next = place->wants, .link = &place->wants, .waker = w, .place = place, .n = n
+	};
+	if (place->wants)
+		place->wants->link = &want->next;
+	place->wants = want;
+	place->armed++;
+	w->want[number] = want;
+	if (had)
+		fire(want);
+	if (!place->armed)
+		helper_leave(place);
+	return number + 1;
+}
+
+int shmpool_waker_want(int waker, int pool, uint32_t index, enum shmpool_wanted what, uint32_t n,
+		       int stay)
+{
+	struct place *place;
+	int result = helper_lock();
+	if (result)
+		return result;
+	struct waker *w = find(waker);
+	result = w ? helper_place((uint32_t)pool, index, what, &place) : -ESTALE;
+	if (!result)
+		result = add(w, place, n, stay);
+	helper_unlock();
+	return result;
+}
+
+void shmpool_waker_drop(int waker, int want)
+{
+	if (helper_lock())
+		return;
+	struct waker *w = find(waker);
+	if (w && want > 0 && (uint32_t)want <= w->room && w->want[want - 1]) {
+		if (w->want[want - 1]->fired)
+			helper_pass_on(w->want[want - 1]->place);
+		end(&w->want[want - 1]);
+		if (!w->fired && w->readable)
+			show(w, false);
+	}
+	helper_unlock();
+}
+
+void shmpool_waker_close(int waker)
+{
+	if (helper_lock())
+		return;
+	struct waker **link = wakers;
+	while (link && *link && (*link)->number != waker)
+		link = &(*link)->next;
+	struct waker *w = link ? *link : NULL;
+	if (w) {
+		*link = w->next;
+		for (uint32_t i = 0; i < w->room; i++) {
+			if (w->want[i] && w->want[i]->fired)
+				helper_pass_on(w->want[i]->place);
+			if (w->want[i])
+				end(&w->want[i]);
+		}
+		if (show(w, false)) { /* both are still this waker's */
+			close(w->fd);
+			close(w->always);
+		}
+		free(w->want);
+		free(w);
+	}
+	helper_unlock();
+}
+
+int shmpool_waker_take(int waker, int *wants, size_t n)
+{
+	int error = helper_lock();
+	if (error)
+		return error;
+	struct waker *w = find(waker);
+	size_t taken = 0;
+	for (uint32_t i = 0; w && i < w->room && taken < n && w->fired; i++)
+		if (w->want[i] && w->want[i]->fired) {
+			wants[taken++] = (int)i + 1;
+			end(&w->want[i]);
+		}
+	if (w && !w->fired && w->readable)
+		show(w, false);
+	helper_unlock();
+	return w ? (int)taken : -ESTALE;
+}
+
+int shmpool_waker_refresh(int waker)
+{
+	int error = helper_lock();
+	if (error)
+		return error;
+	struct waker *w = find(waker);
+	for (uint32_t i = 0; w && i < w->room; i++) {
+		struct want *want = w->want[i];
+		if (!want)
+			continue;
+		settle(want, helper_count(want->place));
+		if (!want->place->armed)
+			helper_leave(want->place);
+	}
+	error = !w ? -ESTALE : show(w, w->fired) ? (int)w->fired : -EBADF;
+	helper_unlock();
+	return error;
+}
