@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -43,6 +44,8 @@ struct helper {
 	uint32_t words;
 	struct futex_waitv word[1 + PLACES_MAX];
 	uint32_t pools, pool[OPENING_POOLS_MAX];
+	uint32_t shown;
+	struct shown show[HELPER_SHOWN_MAX];
 };
 
 /* A forked child reads this as zeros: an unlocked mutex, and no thread. */
@@ -51,7 +54,7 @@ static struct {
 	struct helper *helpers;
 } *ours;
 
-void (*helper_settle)(struct place *place, uint32_t most);
+struct helper_calls helper_calls;
 static bool one_word; /* a thread sleeps on one word only: there is no futex_waitv(2) */
 
 int helper_lock(void)
@@ -110,12 +113,17 @@ static void leave(struct place *place)
 	place->counted = false;
 }
 
+static void settle(struct place *place, uint32_t most)
+{
+	helper_calls.settle(place, most, place->by->show, &place->by->shown);
+}
+
 static void gone(struct place *place)
 {
 	place->word = NULL;
 	place->counted = false;
 	place->pass_at_ns = 0;
-	helper_settle(place, UINT32_MAX);
+	settle(place, UINT32_MAX);
 }
 
 uint32_t helper_count(struct place *place)
@@ -179,7 +187,7 @@ static void visit(struct qmempool *p, struct place *place, int64_t now, bool sli
 	if (place->armed || (slice && place->wants)) {
 		const uint32_t most = inspect(p, place, value, slice);
 		if (most || slice)
-			helper_settle(place, most);
+			settle(place, most);
 	} else {
 		pass_on(p, place, value, now);
 		value = load_seq_cst(place->word); /* [WAIT] */
@@ -268,6 +276,19 @@ static void sleep_until(struct helper *h, int64_t until_ns)
 		FUTEX_BITSET_MATCH_ANY);
 }
 
+/* Makes the descriptors readable whose wants have fired, and unlocks. Copies the list: another
+ * thread may begin one. */
+static void unlock_and_show(struct helper *h)
+{
+	struct shown show[HELPER_SHOWN_MAX];
+	const uint32_t n = h->shown;
+	memcpy(show, h->show, n * sizeof(*show));
+	h->shown = 0;
+	helper_unlock();
+	for (uint32_t i = 0; i < n; i++)
+		helper_calls.show(&show[i], true);
+}
+
 /* True if the pool's name stands for another file now. */
 static bool replaced(const struct segment *s)
 {
@@ -293,8 +314,8 @@ static void tend(struct helper *h)
 		helper_lock();
 		for (struct place *place = h->places; place; place = place->next)
 			if (place->number == h->pool[i])
-				helper_settle(place, UINT32_MAX);
-		helper_unlock();
+				settle(place, UINT32_MAX);
+		unlock_and_show(h);
 	}
 }
 
@@ -305,7 +326,7 @@ static void *run(void *argument)
 	for (;;) {
 		helper_lock();
 		int64_t now = wait_now(), until = visit_all(h, now, &short_ns);
-		helper_unlock();
+		unlock_and_show(h);
 		if (h->pools && now - tended >= WAIT_SLICE_NS) {
 			tended = now;
 			tend(h);
@@ -365,7 +386,7 @@ static void pool_ends(uint32_t number)
 				gone(place);
 			}
 		if (found)
-			kick(h);
+			kick(h); /* it shows what has fired here */
 	}
 	helper_unlock();
 }

@@ -61,9 +61,20 @@ struct place {
 	int64_t pass_rest_ns;
 };
 
-/* Fires the wants of a place that ask for up to most, and takes back others that had fired. waker.c
- * sets it. */
-extern void (*helper_settle)(struct place *place, uint32_t most);
+/* A descriptor to make readable: waker.c. */
+struct shown {
+	int fd, always;
+};
+
+/* What waker.c sets: settle() fires the wants of a place that ask for up to most, and takes back
+ * others that had fired. It appends descriptors to out, n of them, for show(), which is called
+ * after helper_unlock(): whoever it wakes does not wait for the mutex. */
+#define HELPER_SHOWN_MAX 64u
+struct helper_calls {
+	void (*settle)(struct place *place, uint32_t most, struct shown *out, uint32_t *n);
+	void (*show)(const struct shown *of, bool readable);
+};
+extern struct helper_calls helper_calls;
 
 /* Returns 0, or -ENOMEM: then there is nothing to unlock. */
 int helper_lock(void);

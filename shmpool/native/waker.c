@@ -32,9 +32,7 @@ struct want {
 struct waker {
 	struct waker *next;
 	int number;
-	int fd;     /* epoll, with one member: */
-	int always; /* which is always readable */
-	bool readable;
+	struct shown shown; /* epoll, with one member, which is always readable */
 	uint32_t room, fired;
 	struct want **want; /* by number - 1; NULL for a free number */
 };
@@ -51,57 +49,56 @@ static struct waker *find(int number)
 	return w;
 }
 
-/* Makes the descriptor readable or not. False if the program has closed it. */
-static bool show(struct waker *w, bool readable)
+/* Makes a descriptor readable or not. False if the program has closed it. */
+static bool show(const struct waker *w, bool readable)
 {
 	struct epoll_event event = { .events = readable ? EPOLLIN : 0 };
-	w->readable = readable;
-	return !epoll_ctl(w->fd, EPOLL_CTL_MOD, w->always, &event);
+	return !epoll_ctl(w->shown.fd, EPOLL_CTL_MOD, w->shown.always, &event);
 }
 
-static void fire(struct want *want)
+static void show_later(const struct shown *of, bool readable)
 {
-	want->fired = true;
-	want->place->armed--;
-	want->waker->fired++;
-	if (!want->waker->readable)
-		show(want->waker, true);
-}
-
-static void take_back(struct want *want)
-{
-	want->fired = false;
-	want->place->armed++;
-	if (!--want->waker->fired)
-		show(want->waker, false);
+	show(&(struct waker) { .shown = *of }, readable);
 }
 
 static void settle(struct want *want, uint32_t most)
 {
-	if (!want->fired && want->n <= most)
-		fire(want);
-	else if (want->fired && want->n > most)
-		take_back(want);
+	const bool fires = want->n <= most;
+	if (fires == want->fired)
+		return;
+	want->fired = fires;
+	want->place->armed += fires ? -1u : 1u;
+	want->waker->fired += fires ? 1u : -1u;
 }
 
-static void settle_all(struct place *place, uint32_t most)
+static void settle_all(struct place *place, uint32_t most, struct shown *out, uint32_t *n)
 {
-	for (struct want *want = place->wants; want; want = want->next)
+	for (struct want *want = place->wants; want; want = want->next) {
+		const uint32_t before = want->waker->fired;
 		settle(want, most);
+		const bool readable = want->waker->fired;
+		if (readable == (bool)before)
+			continue;
+		if (readable && *n < HELPER_SHOWN_MAX)
+			out[(*n)++] = want->waker->shown;
+		else
+			show(want->waker, readable);
+	}
 }
 
 static int open_descriptors(struct waker *w)
 {
 	struct epoll_event none = { .events = 0 };
-	w->fd = epoll_create1(EPOLL_CLOEXEC);
-	w->always = w->fd < 0 ? -1 : eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (w->always >= 0 && !epoll_ctl(w->fd, EPOLL_CTL_ADD, w->always, &none))
+	const int fd = epoll_create1(EPOLL_CLOEXEC);
+	const int always = fd < 0 ? -1 : eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+	w->shown = (struct shown) { fd, always };
+	if (always >= 0 && !epoll_ctl(fd, EPOLL_CTL_ADD, always, &none))
 		return 0;
 	int error = errno;
-	if (w->always >= 0)
-		close(w->always);
-	if (w->fd >= 0)
-		close(w->fd);
+	if (always >= 0)
+		close(always);
+	if (fd >= 0)
+		close(fd);
 	return error == ENFILE ? -EMFILE : -error;
 }
 
@@ -110,7 +107,7 @@ int shmpool_waker_make(void)
 	int error = helper_lock();
 	if (error)
 		return error;
-	helper_settle = settle_all;
+	helper_calls = (struct helper_calls) { settle_all, show_later };
 	struct waker *w = NULL;
 	if (!wakers)
 		wakers = opening_wiped(sizeof(*wakers));
@@ -136,7 +133,7 @@ int shmpool_waker_fd(int waker)
 	if (error)
 		return error;
 	const struct waker *w = find(waker);
-	error = w ? w->fd : -ESTALE;
+	error = w ? w->shown.fd : -ESTALE;
 	helper_unlock();
 	return error;
 }
@@ -195,8 +192,10 @@ static int add(struct waker *w, struct place *place, uint32_t n, bool stay)
 	place->wants = want;
 	place->armed++;
 	w->want[number] = want;
-	if (had)
-		fire(want);
+	if (had) {
+		settle(want, n);
+		show(w, true);
+	}
 	if (!place->armed)
 		helper_leave(place);
 	return number + 1;
@@ -226,7 +225,7 @@ void shmpool_waker_drop(int waker, int want)
 		if (w->want[want - 1]->fired)
 			helper_pass_on(w->want[want - 1]->place);
 		end(&w->want[want - 1]);
-		if (!w->fired && w->readable)
+		if (!w->fired)
 			show(w, false);
 	}
 	helper_unlock();
@@ -249,8 +248,8 @@ void shmpool_waker_close(int waker)
 				end(&w->want[i]);
 		}
 		if (show(w, false)) { /* both are still this waker's */
-			close(w->fd);
-			close(w->always);
+			close(w->shown.fd);
+			close(w->shown.always);
 		}
 		free(w->want);
 		free(w);
@@ -270,7 +269,7 @@ int shmpool_waker_take(int waker, int *wants, size_t n)
 			wants[taken++] = (int)i + 1;
 			end(&w->want[i]);
 		}
-	if (w && !w->fired && w->readable)
+	if (w && !w->fired)
 		show(w, false);
 	helper_unlock();
 	return w ? (int)taken : -ESTALE;
