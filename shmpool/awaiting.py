@@ -101,7 +101,7 @@ class _Hub:
     """What one loop waits for."""
 
     def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
-        self.waker = Waker()
+        self.waker = Waker(loop=True)
         self._lines: dict[Wanted, _Line] = {}
         self._wants: dict[int, _Line] = {}
         loop.add_reader(self.waker.fd, self._ready)

@@ -48,10 +48,12 @@ class Waker:
     """A descriptor with any number of wants, each of which fires once it may be had.
 
     Unknown to a forked child: there every call raises OSError.
+
+    loop  one thread makes all its calls, and take() when it is readable: an event loop
     """
 
-    def __init__(self) -> None:
-        self._number = check(lib.shmpool_waker_make(), "a descriptor to wait with")
+    def __init__(self, loop: bool = False) -> None:
+        self._number = check(lib.shmpool_waker_make(loop), "a descriptor to wait with")
         self.fd: int = lib.shmpool_waker_fd(self._number)
         self._fired = ffi.new("int[64]")
 

@@ -80,17 +80,17 @@ static struct qmempool *begin(const struct place *place, uint32_t **at)
 }
 
 /* Returns how many may be had now. value is the wait word as it was read before. Of free buffers it
- * is known only whether a member has woken a sleeper, and supposed at the end of each slice. */
-static uint32_t inspect(struct qmempool *p, const struct place *place, uint32_t value, bool slice)
+ * is known only whether a member has woken a sleeper, and supposed when a sleep has ended (late). */
+static uint32_t inspect(struct qmempool *p, const struct place *place, uint32_t value, bool late)
 {
 	if (place->what == SHMPOOL_FREE)
-		return slice || (value ^ place->entered) & ~WAIT_COUNT_MASK ? UINT32_MAX : 0;
+		return late || (value ^ place->entered) & ~WAIT_COUNT_MASK ? UINT32_MAX : 0;
 	const struct alf_ring *r = queue_ring(p, place->index);
 	if (!r)
 		return UINT32_MAX;
 	/* [WAIT] A sleeper that is counted reads both positions after the word. */
-	const alf_position prod = load_seq_cst(&r->q->prod),
-			   cons = load_seq_cst(&r->q->cons); /* [WAIT] */
+	const alf_position prod = load_seq_cst(&r->q->prod); /* [WAIT] */
+	const alf_position cons = load_seq_cst(&r->q->cons); /* [WAIT] */
 	if (prod & ALF_CLOSED) {
 		store_relaxed(&r->q->ended, 1);
 		if (place->what == SHMPOOL_ROOM || alf_end(prod) == cons)
@@ -99,10 +99,14 @@ static uint32_t inspect(struct qmempool *p, const struct place *place, uint32_t 
 	return place->what == SHMPOOL_ROOM ? alf_avail_space(r) : alf_ready(r, 0);
 }
 
-/* True if data is reserved and not published: its producer may have read the word before. */
-static bool reserved(struct qmempool *p, const struct place *place)
+/* True if a member may have missed this sleeper: it has reserved a position and not published it,
+ * or it was in the middle of a free and did not see that its cache is wanted. The thread then
+ * sleeps for a short time, and longer and longer. */
+static bool uncertain(struct qmempool *p, const struct place *place)
 {
-	const struct alf_ring *r = place->what == SHMPOOL_DATA ? queue_ring(p, place->index) : NULL;
+	if (place->what != SHMPOOL_DATA)
+		return place->what == SHMPOOL_FREE;
+	const struct alf_ring *r = queue_ring(p, place->index);
 	return r && !alf_empty(r);
 }
 
@@ -115,7 +119,19 @@ static void leave(struct place *place)
 
 static void settle(struct place *place, uint32_t most)
 {
-	helper_calls.settle(place, most, place->by->show, &place->by->shown);
+	helper_calls.settle(place, most, place->by->show, &place->by->shown, NULL);
+}
+
+/* Lets the thread visit its places again. */
+static void kick(struct helper *h)
+{
+	add_seq_cst(&h->kicks, 1); /* pairs with visit_all() */
+	syscall(SYS_futex, &h->kicks, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, NULL, NULL, 0);
+	if (!one_word)
+		return;
+	for (struct place *place = h->places; place; place = place->next)
+		if (place->word && place->listed)
+			wait_wake(place->word, UINT32_MAX);
 }
 
 static void gone(struct place *place)
@@ -133,11 +149,14 @@ uint32_t helper_count(struct place *place)
 	if (p) {
 		if (!place->counted)
 			place->entered = wait_enter(place->word);
-		place->counted = place->fresh = true;
+		place->counted = true;
 		place->pass_at_ns = 0;
 		if (place->what == SHMPOOL_FREE)
 			cache_request_flush(pool_class(p, place->index));
-		n = inspect(p, place, load_seq_cst(place->word), false); /* [WAIT] */
+		place->slept = load_seq_cst(place->word); /* [WAIT] */
+		n = inspect(p, place, place->slept, false);
+		if (!n && uncertain(p, place))
+			kick(place->by);
 	}
 	opening_end(at);
 	return n;
@@ -157,6 +176,25 @@ void helper_pass_on(struct place *place)
 	if (begin(place, &at) && wait_anybody(place->word)) /* [WAIT] */
 		wait_wake(place->word, 1);
 	opening_end(at);
+}
+
+void helper_sleep(struct place *place, struct ring *ring)
+{
+	if (place->ring || !place->word)
+		return;
+	if (!place->listed && ring && ring_wait(ring, place->word, place->slept, place)) {
+		place->ring = ring;
+		return;
+	}
+	place->fresh = true;
+	if (!place->listed)
+		kick(place->by);
+}
+
+void helper_cancel(struct place *place)
+{
+	if (place->ring)
+		ring_cancel(place->ring, place);
 }
 
 /* ---- the thread ---- */
@@ -181,12 +219,15 @@ static void pass_on(struct qmempool *p, struct place *place, uint32_t value, int
 
 /* Inspects a place before the thread sleeps. Whatever the word becomes after it was read here ends
  * that sleep at once. */
-static void visit(struct qmempool *p, struct place *place, int64_t now, bool slice)
+static void visit(struct qmempool *p, struct place *place, int64_t now, bool slice,
+		  const struct ring *taking, bool late)
 {
 	uint32_t value = load_seq_cst(place->word); /* [WAIT] */
 	if (place->armed || (slice && place->wants)) {
-		const uint32_t most = inspect(p, place, value, slice);
-		if (most || slice)
+		const uint32_t most = inspect(p, place, value, late);
+		if (taking)
+			helper_calls.settle(place, most, NULL, NULL, taking);
+		else if (most || slice)
 			settle(place, most);
 	} else {
 		pass_on(p, place, value, now);
@@ -208,7 +249,7 @@ static void visit(struct qmempool *p, struct place *place, int64_t now, bool sli
 
 /* Visits the thread's places, and lists the words to sleep on. Returns when the sleep ends, at the
  * latest. */
-static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns)
+static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns, bool late)
 {
 	const bool slice = now >= h->slice_ends;
 	bool hurry = false;
@@ -226,13 +267,14 @@ static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns)
 		if (!p)
 			gone(place);
 		else
-			visit(p, place, now, slice);
-		place->listed = p && (place->armed || place->fresh);
-		if (p && place->armed && reserved(p, place))
+			visit(p, place, now, slice, NULL, late);
+		place->listed = p && !place->ring && (place->armed || place->fresh);
+		if (p && place->armed && uncertain(p, place))
 			hurry = true;
 		opening_end(at);
+		const bool used = place->used;
 		if (slice)
-			place->fresh = false;
+			place->fresh = place->used = false;
 		if (place->pass_at_ns && place->pass_at_ns < until)
 			until = place->pass_at_ns;
 		if (place->listed)
@@ -247,7 +289,7 @@ static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns)
 			if (i == h->pools && i < OPENING_POOLS_MAX)
 				h->pool[h->pools++] = place->number;
 		}
-		if (!place->wants && !place->listed) {
+		if (!place->wants && !place->listed && !place->ring && !used) {
 			*link = place->next;
 			h->count--;
 			free(place);
@@ -289,6 +331,30 @@ static void unlock_and_show(struct helper *h)
 		helper_calls.show(&show[i], true);
 }
 
+void helper_woken(struct place *place)
+{
+	uint32_t *at;
+	struct ring *ring = place->ring;
+	struct qmempool *p = begin(place, &at);
+	place->ring = NULL;
+	if (p)
+		visit(p, place, wait_now(), false, ring, false);
+	opening_end(at);
+	if (p && place->armed)
+		helper_sleep(place, ring);
+}
+
+void helper_forget(const struct ring *ring)
+{
+	for (struct helper *h = ours->helpers; h; h = h->next)
+		for (struct place *place = h->places; place; place = place->next)
+			if (place->ring == ring) {
+				helper_cancel(place);
+				place->ring = NULL;
+				kick(h);
+			}
+}
+
 /* True if the pool's name stands for another file now. */
 static bool replaced(const struct segment *s)
 {
@@ -323,31 +389,21 @@ static void *run(void *argument)
 {
 	struct helper *h = argument;
 	int64_t short_ns = WAIT_SHORT_NS, tended = wait_now();
+	bool late = false;
 	for (;;) {
 		helper_lock();
-		int64_t now = wait_now(), until = visit_all(h, now, &short_ns);
+		int64_t now = wait_now(), until = visit_all(h, now, &short_ns, late);
 		unlock_and_show(h);
 		if (h->pools && now - tended >= WAIT_SLICE_NS) {
 			tended = now;
 			tend(h);
 		}
 		sleep_until(h, until);
-		if (wait_now() >= until)
+		late = wait_now() >= until;
+		if (late)
 			short_ns = wait_longer(short_ns, 1);
 	}
 	return NULL;
-}
-
-/* Lets the thread visit its places again. */
-static void kick(struct helper *h)
-{
-	add_seq_cst(&h->kicks, 1); /* pairs with visit_all() */
-	syscall(SYS_futex, &h->kicks, FUTEX_WAKE | FUTEX_PRIVATE_FLAG, 1, NULL, NULL, 0);
-	if (!one_word)
-		return;
-	for (struct place *place = h->places; place; place = place->next)
-		if (place->word && place->listed)
-			wait_wake(place->word, UINT32_MAX);
 }
 
 static int start(struct helper *h)
@@ -456,13 +512,12 @@ int helper_place(uint32_t number, uint32_t index, enum shmpool_wanted what, stru
 					  .index = index,
 					  .what = what,
 					  .word = word };
+		if (!h->places)
+			kick(h); /* it sleeps without end */
 		h->places = place;
 		h->count++;
 	}
-	if (!place->listed) {
-		place->fresh = true;
-		kick(place->by);
-	}
+	place->used = true;
 	*out = place;
 	return 0;
 }

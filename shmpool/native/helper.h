@@ -18,6 +18,9 @@
  *
  * A process that is killed leaves a sleeper too many, as every sleeper does.
  *
+ * Where io_uring(7) can wait on a futex (ring.h) an event loop needs no thread to be woken: then
+ * the ring sleeps on the words, and the thread only inspects the places at each slice.
+ *
  * A want fires when the thread finds after a wake-up that it may be had; also when the queue is
  * ended, the pool is closed in this process, its file is truncated, or its name stands for another
  * file. A missed wake-up costs one slice: then the thread inspects every place, and recovers dead
@@ -39,6 +42,7 @@
 #define SHMPOOL_HELPER_H
 
 #include "lookup.h"
+#include "ring.h"
 
 struct want; /* waker.c */
 
@@ -54,9 +58,11 @@ struct place {
 	uint32_t armed; /* how many wants have not fired */
 	bool counted;   /* in the word, as wait_enter() returned it: */
 	uint32_t entered;
-	bool listed; /* the thread sleeps on the word, or is about to; it then was: */
+	struct ring *ring; /* sleeps on the word in place of the thread; NULL for none */
+	bool listed;       /* the thread sleeps on the word, or is about to; it then was: */
 	uint32_t slept;
-	bool fresh;         /* it was armed since the last slice began */
+	bool fresh; /* armed in the thread since the last slice began: the thread sleeps on it */
+	bool used;  /* since the last slice began: the place stays */
 	int64_t pass_at_ns; /* when to pass on a wake-up, 0 for never */
 	int64_t pass_rest_ns;
 };
@@ -66,12 +72,15 @@ struct shown {
 	int fd, always;
 };
 
-/* What waker.c sets: settle() fires the wants of a place that ask for up to most, and takes back
+/* What waker.c sets. settle() fires the wants of a place that ask for up to most, and takes back
  * others that had fired. It appends descriptors to out, n of them, for show(), which is called
- * after helper_unlock(): whoever it wakes does not wait for the mutex. */
+ * after helper_unlock(), so that whoever it wakes does not wait for the mutex. With out NULL it
+ * shows them itself, except that of the waker with the ring taking, which is in
+ * shmpool_waker_take(). */
 #define HELPER_SHOWN_MAX 64u
 struct helper_calls {
-	void (*settle)(struct place *place, uint32_t most, struct shown *out, uint32_t *n);
+	void (*settle)(struct place *place, uint32_t most, struct shown *out, uint32_t *n,
+		       const struct ring *taking);
 	void (*show)(const struct shown *of, bool readable);
 };
 extern struct helper_calls helper_calls;
@@ -80,13 +89,25 @@ extern struct helper_calls helper_calls;
 int helper_lock(void);
 void helper_unlock(void);
 
-/* Finds or makes the place; wakes its thread if that does not sleep there. Returns 0, or a code of
- * shmpool_waker_want(). */
+/* Finds or makes the place. Returns 0, or a code of shmpool_waker_want(). */
 int helper_place(uint32_t number, uint32_t index, enum shmpool_wanted what, struct place **out);
 
 /* Counts a sleeper, if that is not done, and then inspects. Returns how many may be had: 0 for none,
  * UINT32_MAX where that is not known or the place is gone. */
 uint32_t helper_count(struct place *place);
+
+/* Begins to sleep for a place that has armed wants, if that is not done: in the ring, or in the
+ * thread if ring is NULL or fails. After helper_count(). */
+void helper_sleep(struct place *place, struct ring *ring);
+
+/* A sleep in the ring has ended: inspects, and goes on to sleep if it must. */
+void helper_woken(struct place *place);
+
+/* Ends a sleep in a ring, if there is one. */
+void helper_cancel(struct place *place);
+
+/* Calls helper_cancel() for the places of a ring, before it is closed; the thread goes on. */
+void helper_forget(const struct ring *ring);
 
 /* Counts it no more. For a place without armed wants. */
 void helper_leave(struct place *place);

@@ -276,8 +276,9 @@ int shmpool_pinned(int pool, struct shmpool_pinned *out);
 enum shmpool_wanted { SHMPOOL_DATA, SHMPOOL_ROOM, SHMPOOL_FREE };
 
 /* Makes a waker (waker.c): a descriptor that is readable while one of its wants may be had. Returns
- * its number; -EMFILE, -ENOMEM. All its calls return -ESTALE in a forked child. */
-int shmpool_waker_make(void);
+ * its number; -EMFILE, -ENOMEM. All its calls return -ESTALE in a forked child. loop: one thread
+ * makes all its calls, and calls shmpool_waker_take() when it is readable. */
+int shmpool_waker_make(int loop);
 /* Returns its descriptor, which the waker owns. */
 int shmpool_waker_fd(int waker);
 /* Drops its wants and closes its descriptor. */

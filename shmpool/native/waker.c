@@ -32,6 +32,8 @@ struct want {
 struct waker {
 	struct waker *next;
 	int number;
+	struct ring *ring; /* a second member; NULL for none */
+	bool readable;
 	struct shown shown; /* epoll, with one member, which is always readable */
 	uint32_t room, fired;
 	struct want **want; /* by number - 1; NULL for a free number */
@@ -50,8 +52,9 @@ static struct waker *find(int number)
 }
 
 /* Makes a descriptor readable or not. False if the program has closed it. */
-static bool show(const struct waker *w, bool readable)
+static bool show(struct waker *w, bool readable)
 {
+	w->readable = readable;
 	struct epoll_event event = { .events = readable ? EPOLLIN : 0 };
 	return !epoll_ctl(w->shown.fd, EPOLL_CTL_MOD, w->shown.always, &event);
 }
@@ -71,18 +74,21 @@ static void settle(struct want *want, uint32_t most)
 	want->waker->fired += fires ? 1u : -1u;
 }
 
-static void settle_all(struct place *place, uint32_t most, struct shown *out, uint32_t *n)
+static void settle_all(struct place *place, uint32_t most, struct shown *out, uint32_t *n,
+		       const struct ring *taking)
 {
 	for (struct want *want = place->wants; want; want = want->next) {
 		const uint32_t before = want->waker->fired;
 		settle(want, most);
 		const bool readable = want->waker->fired;
-		if (readable == (bool)before)
+		if (readable == (bool)before || (taking && want->waker->ring == taking))
 			continue;
-		if (readable && *n < HELPER_SHOWN_MAX)
-			out[(*n)++] = want->waker->shown;
-		else
+		if (!readable || !out || *n == HELPER_SHOWN_MAX) {
 			show(want->waker, readable);
+			continue;
+		}
+		out[(*n)++] = want->waker->shown;
+		want->waker->readable = true;
 	}
 }
 
@@ -102,7 +108,18 @@ static int open_descriptors(struct waker *w)
 	return error == ENFILE ? -EMFILE : -error;
 }
 
-int shmpool_waker_make(void)
+/* Lets the ring, if there can be one, make the descriptor readable too. */
+static void add_ring(struct waker *w)
+{
+	struct epoll_event event = { .events = EPOLLIN };
+	w->ring = ring_make();
+	if (w->ring && epoll_ctl(w->shown.fd, EPOLL_CTL_ADD, ring_fd(w->ring), &event)) {
+		ring_close(w->ring, true);
+		w->ring = NULL;
+	}
+}
+
+int shmpool_waker_make(int loop)
 {
 	int error = helper_lock();
 	if (error)
@@ -115,6 +132,8 @@ int shmpool_waker_make(void)
 		error = -ENOMEM;
 	else
 		error = open_descriptors(w);
+	if (!error && loop)
+		add_ring(w);
 	if (!error) {
 		w->number = ++last_number;
 		w->next = *wakers;
@@ -160,8 +179,10 @@ static void end(struct want **at)
 	struct want *want = *at;
 	if (want->fired)
 		want->waker->fired--;
-	else if (!--want->place->armed)
+	else if (!--want->place->armed) {
 		helper_leave(want->place);
+		helper_cancel(want->place);
+	}
 	*want->link = want->next;
 	if (want->next)
 		want->next->link = want->link;
@@ -195,6 +216,8 @@ static int add(struct waker *w, struct place *place, uint32_t n, bool stay)
 	if (had) {
 		settle(want, n);
 		show(w, true);
+	} else {
+		helper_sleep(place, w->ring);
 	}
 	if (!place->armed)
 		helper_leave(place);
@@ -247,7 +270,12 @@ void shmpool_waker_close(int waker)
 			if (w->want[i])
 				end(&w->want[i]);
 		}
-		if (show(w, false)) { /* both are still this waker's */
+		if (w->ring)
+			helper_forget(w->ring);
+		const bool mine = show(w, false); /* the program has not closed them */
+		if (w->ring)
+			ring_close(w->ring, mine);
+		if (mine) {
 			close(w->shown.fd);
 			close(w->shown.always);
 		}
@@ -264,12 +292,14 @@ int shmpool_waker_take(int waker, int *wants, size_t n)
 		return error;
 	struct waker *w = find(waker);
 	size_t taken = 0;
+	for (struct place *place; w && w->ring && (place = ring_ended(w->ring));)
+		helper_woken(place);
 	for (uint32_t i = 0; w && i < w->room && taken < n && w->fired; i++)
 		if (w->want[i] && w->want[i]->fired) {
 			wants[taken++] = (int)i + 1;
 			end(&w->want[i]);
 		}
-	if (w && !w->fired)
+	if (w && !w->fired && (w->readable || !taken))
 		show(w, false);
 	helper_unlock();
 	return w ? (int)taken : -ESTALE;
@@ -286,7 +316,9 @@ int shmpool_waker_refresh(int waker)
 		if (!want)
 			continue;
 		settle(want, helper_count(want->place));
-		if (!want->place->armed)
+		if (want->place->armed)
+			helper_sleep(want->place, NULL);
+		else
 			helper_leave(want->place);
 	}
 	error = !w ? -ESTALE : show(w, w->fired) ? (int)w->fired : -EBADF;
