@@ -62,9 +62,9 @@ class _Line:
         if self.want:
             wants[self.want] = self
         else:
-            self.give(self._count())
+            self.give(self.count())
 
-    def _count(self) -> int:
+    def count(self) -> int:
         try:
             return self._there()
         except errors.ShmpoolError:
@@ -92,10 +92,6 @@ class _Line:
                 place.future.set_exception(type(error)(*error.args))
                 place.future.exception()  # a waiter that is cancelled does not ask for it
 
-    def fired(self) -> None:
-        self.want = 0
-        self.give(max(self._count(), 1))
-
 
 class _Hub:
     """What one loop waits for."""
@@ -110,7 +106,8 @@ class _Hub:
         for want in self.waker.take():
             line = self._wants.pop(want, None)
             if line is not None:
-                line.fired()
+                line.want = 0
+                line.give(1 if len(line.places) == 1 else max(line.count(), 1))
 
     async def until(
         self,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DATA, ROOM, FREE = lib.SHMPOOL_DATA, lib.SHMPOOL_ROOM, lib.SHMPOOL_FREE
 POLL_MOST_S = 86400.0  # one poll() of a longer wait
+WANTS = 64  # that one call takes
 
 
 class Wanted(NamedTuple):
@@ -55,7 +56,7 @@ class Waker:
     def __init__(self, loop: bool = False) -> None:
         self._number = check(lib.shmpool_waker_make(loop), "a descriptor to wait with")
         self.fd: int = lib.shmpool_waker_fd(self._number)
-        self._fired = ffi.new("int[64]")
+        self._fired = ffi.new("int[]", WANTS)
 
     def want(self, wanted: Wanted, n: int = 1, stay: bool = False) -> int:
         """Waits for n of something. Returns the number of the want; 0 if they may be had now and
@@ -82,8 +83,8 @@ class Waker:
 
     def take(self) -> list[int]:
         """Ends the wants that have fired, 64 at the most. Returns their numbers."""
-        n = lib.shmpool_waker_take(self._number, self._fired, len(self._fired))
-        return list(self._fired[0:n]) if n > 0 else []
+        n = lib.shmpool_waker_take(self._number, self._fired, WANTS)
+        return [self._fired[i] for i in range(n)]
 
     def refresh(self) -> int:
         """Makes the descriptor readable if a want may be had, and not readable otherwise.

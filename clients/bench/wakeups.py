@@ -34,7 +34,7 @@ Receive = Callable[[], Awaitable[float]]
 
 
 def native_ways(rounds: int) -> dict[str, list[tuple[float, float]] | None]:
-    """By way: microseconds to the wake-up and of the trigger, by round; None where it is refused."""
+    """By way: microseconds to the wake-up and of the trigger, by round; None if it is refused."""
     subprocess.run(["make", "-s", "-C", str(NATIVE), "wake_ways"], check=True)
     program = NATIVE / "build" / "gcc" / "wake_ways"
     text = subprocess.run([program, str(rounds)], capture_output=True, text=True, check=True).stdout
@@ -132,8 +132,7 @@ async def idle(queue: shmpool.AlfQueue) -> float:
 
 def table_of(ways: dict[str, list[tuple[float, float]] | None]) -> Table:
     table = Table("way", "microseconds to wake", "times eventfd", "of the producer")
-    base = ways["eventfd"]
-    assert base
+    base = ways["eventfd"] or []
     ratios = defaultdict(list)
     for name, rounds in ways.items():
         for figures, first in zip(rounds or [], base, strict=False):
@@ -168,7 +167,9 @@ def main(rounds: int, ways: bool) -> None:
             table.add_row(loop, f"{eventfd:.1f}", f"{ours:.1f}", f"{ratio:.2f}", f"{share:.3f} %")
     shmpool.Pool.unlink(name)
     console.print(table)
-    console.print("Microseconds, medians of rounds; the ratio is the median of those of each round.")
+    console.print(
+        "Microseconds, medians of rounds; the ratio is the median of those of each round."
+    )
 
 
 if __name__ == "__main__":
