@@ -285,6 +285,7 @@ class AlfQueue(AwaitedQueue):
             PoolClosed: see Pool.
         """
         self._refuse_closed()
+        self.pool._opened()
         if self._descriptor is None:
             descriptor = Descriptor(self._wanted())
             for name in _TAKING:
