@@ -274,7 +274,7 @@ class AwaitedQueue(QueueBase):
         except errors.Empty:
             return None
 
-    def bursts(self, n: int = 64) -> "Bursts":
+    def bursts(self, n: int = 64) -> AsyncIterator[Burst]:
         """Returns an asynchronous iterator of bursts, each with the 1 to n oldest buffers.
 
         Ends when the queue was shut down and is empty. The caller frees or puts each burst.
@@ -283,7 +283,7 @@ class AwaitedQueue(QueueBase):
                 with burst:
                     ...
         """
-        return Bursts(self, n)
+        return _Bursts(self, n)
 
     async def aput(self, buf: Buffer) -> None:
         """Moves a Buffer to the end of the queue; awaits room while the queue is full.
@@ -334,7 +334,7 @@ class AwaitedQueue(QueueBase):
                 buf.free()
 
 
-class Bursts:
+class _Bursts:
     """The bursts of a queue, for `async for`: AlfQueue.bursts()."""
 
     def __init__(self, queue: AwaitedQueue, n: int) -> None:

@@ -57,6 +57,7 @@ C_ORDER = [
     "guard.h",
     "lookup.h",
     "ring.h",
+    "place.h",
     "helper.h",
     "hot.h",
     "parts.h",

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queue, JoinableQueue and SimpleQueue: multiprocessing's queues over the queues of a pool.
 
+One file: the three share one base, and a third of the lines is the documentation of their methods.
 Not in here: how an object becomes a message (objects.py), and whose memory they use (program.py).
 """
 

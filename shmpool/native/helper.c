@@ -10,19 +10,16 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "cache.h"
 #include "recover.h"
 
 #define PLACES_MAX 127u /* futex_waitv(2) takes 128 words; one is the thread's own */
 #define STACK_BYTES (256u << 10)
-#define WAKES_MASK (~(WAIT_COUNT_MASK | WAIT_EPOCH_MASK))
 
 #ifndef SYS_futex_waitv
 #define SYS_futex_waitv 449 /* the same on all machines */
@@ -44,8 +41,7 @@ struct helper {
 	uint32_t words;
 	struct futex_waitv word[1 + PLACES_MAX];
 	uint32_t pools, pool[OPENING_POOLS_MAX];
-	uint32_t shown;
-	struct shown show[HELPER_SHOWN_MAX];
+	struct shown_list show;
 };
 
 /* A forked child reads this as zeros: an unlocked mutex, and no thread. */
@@ -54,7 +50,7 @@ static struct {
 	struct helper *helpers;
 } *ours;
 
-struct helper_calls helper_calls;
+void (*helper_show)(const struct shown *of);
 static bool one_word; /* a thread sleeps on one word only: there is no futex_waitv(2) */
 
 int helper_lock(void)
@@ -70,58 +66,6 @@ void helper_unlock(void)
 	pthread_mutex_unlock(&ours->lock);
 }
 
-/* ---- one place ---- */
-
-/* The place's pool, counted; NULL if it is gone. opening_end() follows. */
-static struct qmempool *begin(const struct place *place, uint32_t **at)
-{
-	*at = opening_begin(place->number);
-	return place->word ? opening_pool(place->number) : NULL;
-}
-
-/* Returns how many may be had now. value is the wait word as it was read before. Of free buffers it
- * is known only whether a member has woken a sleeper, and supposed when a sleep has ended (late). */
-static uint32_t inspect(struct qmempool *p, const struct place *place, uint32_t value, bool late)
-{
-	if (place->what == SHMPOOL_FREE)
-		return late || (value ^ place->entered) & ~WAIT_COUNT_MASK ? UINT32_MAX : 0;
-	const struct alf_ring *r = queue_ring(p, place->index);
-	if (!r)
-		return UINT32_MAX;
-	/* [WAIT] A sleeper that is counted reads both positions after the word. */
-	const alf_position prod = load_seq_cst(&r->q->prod); /* [WAIT] */
-	const alf_position cons = load_seq_cst(&r->q->cons); /* [WAIT] */
-	if (prod & ALF_CLOSED) {
-		store_relaxed(&r->q->ended, 1);
-		if (place->what == SHMPOOL_ROOM || alf_end(prod) == cons)
-			return UINT32_MAX;
-	}
-	return place->what == SHMPOOL_ROOM ? alf_avail_space(r) : alf_ready(r, 0);
-}
-
-/* True if a member may have missed this sleeper: it has reserved a position and not published it,
- * or it was in the middle of a free and did not see that its cache is wanted. The thread then
- * sleeps for a short time, and longer and longer. */
-static bool uncertain(struct qmempool *p, const struct place *place)
-{
-	if (place->what != SHMPOOL_DATA)
-		return place->what == SHMPOOL_FREE;
-	const struct alf_ring *r = queue_ring(p, place->index);
-	return r && !alf_empty(r);
-}
-
-static void leave(struct place *place)
-{
-	if (place->counted)
-		wait_leave(place->word, place->entered);
-	place->counted = false;
-}
-
-static void settle(struct place *place, uint32_t most)
-{
-	helper_calls.settle(place, most, place->by->show, &place->by->shown, NULL);
-}
-
 /* Lets the thread visit its places again. */
 static void kick(struct helper *h)
 {
@@ -134,48 +78,13 @@ static void kick(struct helper *h)
 			wait_wake(place->word, UINT32_MAX);
 }
 
-static void gone(struct place *place)
-{
-	place->word = NULL;
-	place->counted = false;
-	place->pass_at_ns = 0;
-	settle(place, UINT32_MAX);
-}
-
 uint32_t helper_count(struct place *place)
 {
-	uint32_t *at, n = UINT32_MAX;
-	struct qmempool *p = begin(place, &at);
-	if (p) {
-		if (!place->counted)
-			place->entered = wait_enter(place->word);
-		place->counted = true;
-		place->pass_at_ns = 0;
-		if (place->what == SHMPOOL_FREE)
-			cache_request_flush(pool_class(p, place->index));
-		place->slept = load_seq_cst(place->word); /* [WAIT] */
-		n = inspect(p, place, place->slept, false);
-		if (!n && uncertain(p, place))
-			kick(place->by);
-	}
-	opening_end(at);
+	bool unsure;
+	const uint32_t n = place_count(place, &unsure);
+	if (unsure)
+		kick(place->by);
 	return n;
-}
-
-void helper_leave(struct place *place)
-{
-	uint32_t *at;
-	if (begin(place, &at))
-		leave(place);
-	opening_end(at);
-}
-
-void helper_pass_on(struct place *place)
-{
-	uint32_t *at;
-	if (begin(place, &at) && wait_anybody(place->word)) /* [WAIT] */
-		wait_wake(place->word, 1);
-	opening_end(at);
 }
 
 void helper_sleep(struct place *place, struct ring *ring)
@@ -197,56 +106,6 @@ void helper_cancel(struct place *place)
 		ring_cancel(place->ring, place);
 }
 
-/* ---- the thread ---- */
-
-/* Passes on a wake-up that this process does not use: the place is not armed, and what is there
- * stays there, or the wake-up reached the thread although it did not count. */
-static void pass_on(struct qmempool *p, struct place *place, uint32_t value, int64_t now)
-{
-	const bool due = place->pass_at_ns && now >= place->pass_at_ns;
-	const bool reached = place->listed && (value ^ place->slept) & WAKES_MASK;
-	if (due) {
-		const bool stays = wait_anybody(place->word) && /* [WAIT] */
-				   inspect(p, place, value, false);
-		place->pass_rest_ns = wait_longer(place->pass_rest_ns, 1);
-		place->pass_at_ns = stays ? now + place->pass_rest_ns : 0;
-		if (!stays)
-			return;
-	}
-	if ((due || reached) && wait_anybody(place->word)) /* [WAIT] */
-		wait_wake(place->word, 1);
-}
-
-/* Inspects a place before the thread sleeps. Whatever the word becomes after it was read here ends
- * that sleep at once. */
-static void visit(struct qmempool *p, struct place *place, int64_t now, bool slice,
-		  const struct ring *taking, bool late)
-{
-	uint32_t value = load_seq_cst(place->word); /* [WAIT] */
-	if (place->armed || (slice && place->wants)) {
-		const uint32_t most = inspect(p, place, value, late);
-		if (taking)
-			helper_calls.settle(place, most, NULL, NULL, taking);
-		else if (most || slice)
-			settle(place, most);
-	} else {
-		pass_on(p, place, value, now);
-		value = load_seq_cst(place->word); /* [WAIT] */
-	}
-	if (!place->armed && place->counted) {
-		leave(place);
-		place->pass_rest_ns = WAIT_SHORT_NS;
-		place->pass_at_ns =
-			wait_anybody(place->word) ? now + WAIT_SHORT_NS : 0; /* [WAIT] */
-		value = load_seq_cst(place->word);                           /* [WAIT] */
-	} else if (place->armed &&
-		   (!place->counted || (value ^ place->entered) & WAIT_EPOCH_MASK)) {
-		place->entered = wait_enter(place->word); /* also after wait_reset() */
-		place->counted = true;
-	}
-	place->slept = value;
-}
-
 /* Visits the thread's places, and lists the words to sleep on. Returns when the sleep ends, at the
  * latest. */
 static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns, bool late)
@@ -255,6 +114,7 @@ static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns, bool 
 	bool hurry = false;
 	if (slice)
 		h->slice_ends = now + WAIT_SLICE_NS;
+	const struct place_visit v = { now, slice, late, &h->show, NULL };
 	int64_t until = h->slice_ends;
 	h->words = h->pools = 0;
 	h->kicked = load_seq_cst(&h->kicks); /* pairs with kick() */
@@ -263,13 +123,13 @@ static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns, bool 
 						     .flags = FUTEX_32 | FUTEX_PRIVATE_FLAG };
 	for (struct place **link = &h->places, *place; (place = *link);) {
 		uint32_t *at;
-		struct qmempool *p = begin(place, &at);
+		struct qmempool *p = place_begin(place, &at);
 		if (!p)
-			gone(place);
+			place_gone(place, &h->show);
 		else
-			visit(p, place, now, slice, NULL, late);
+			place_visit(p, place, &v);
 		place->listed = p && !place->ring && (place->armed || place->fresh);
-		if (p && place->armed && uncertain(p, place))
+		if (p && place->armed && place_uncertain(p, place))
 			hurry = true;
 		opening_end(at);
 		const bool used = place->used;
@@ -322,23 +182,21 @@ static void sleep_until(struct helper *h, int64_t until_ns)
  * thread may begin one. */
 static void unlock_and_show(struct helper *h)
 {
-	struct shown show[HELPER_SHOWN_MAX];
-	const uint32_t n = h->shown;
-	memcpy(show, h->show, n * sizeof(*show));
-	h->shown = 0;
+	struct shown_list show = h->show;
+	h->show.n = 0;
 	helper_unlock();
-	for (uint32_t i = 0; i < n; i++)
-		helper_calls.show(&show[i], true);
+	for (uint32_t i = 0; i < show.n; i++)
+		helper_show(&show.of[i]);
 }
 
 void helper_woken(struct place *place)
 {
 	uint32_t *at;
 	struct ring *ring = place->ring;
-	struct qmempool *p = begin(place, &at);
+	struct qmempool *p = place_begin(place, &at);
 	place->ring = NULL;
 	if (p)
-		visit(p, place, wait_now(), false, ring, false);
+		place_visit(p, place, &(struct place_visit) { .now = wait_now(), .taking = ring });
 	opening_end(at);
 	if (p && place->armed)
 		helper_sleep(place, ring);
@@ -380,7 +238,7 @@ static void tend(struct helper *h)
 		helper_lock();
 		for (struct place *place = h->places; place; place = place->next)
 			if (place->number == h->pool[i])
-				settle(place, UINT32_MAX);
+				place_settle(place, UINT32_MAX, &h->show, NULL);
 		unlock_and_show(h);
 	}
 }
@@ -435,11 +293,11 @@ static void pool_ends(uint32_t number)
 		bool found = false;
 		for (struct place *place = h->places; place; place = place->next)
 			if (place->number == number && place->word) {
-				leave(place);
+				place_uncount(place);
 				found = true;
 				if (one_word)
 					wait_wake(place->word, UINT32_MAX);
-				gone(place);
+				place_gone(place, &h->show);
 			}
 		if (found)
 			kick(h); /* it shows what has fired here */
@@ -473,16 +331,6 @@ static int helper_for(struct helper **out)
 	return 0;
 }
 
-static uint32_t *word_of(struct qmempool *p, uint32_t index, enum shmpool_wanted what)
-{
-	if (what == SHMPOOL_FREE)
-		return index < segment_classes(&p->segment) ?
-			       &pool_shared(pool_class(p, index))->free_wait :
-			       NULL;
-	const struct alf_ring *r = queue_ring(p, index);
-	return !r ? NULL : what == SHMPOOL_ROOM ? &r->q->room_wait : &r->q->data_wait;
-}
-
 int helper_place(uint32_t number, uint32_t index, enum shmpool_wanted what, struct place **out)
 {
 	struct qmempool *p = opening_pool(number);
@@ -490,7 +338,7 @@ int helper_place(uint32_t number, uint32_t index, enum shmpool_wanted what, stru
 		return opening_missing(number);
 	if (!p->segment.writes)
 		return -EROFS;
-	uint32_t *word = word_of(p, index, what);
+	uint32_t *word = place_word(p, index, what);
 	if (!word)
 		return what == SHMPOOL_FREE ? -EINVAL : queue_missing(p, index);
 	struct place *place = NULL;

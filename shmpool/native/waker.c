@@ -59,9 +59,9 @@ static bool show(struct waker *w, bool readable)
 	return !epoll_ctl(w->shown.fd, EPOLL_CTL_MOD, w->shown.always, &event);
 }
 
-static void show_later(const struct shown *of, bool readable)
+static void show_later(const struct shown *of)
 {
-	show(&(struct waker) { .shown = *of }, readable);
+	show(&(struct waker) { .shown = *of }, true);
 }
 
 static void settle(struct want *want, uint32_t most)
@@ -74,7 +74,7 @@ static void settle(struct want *want, uint32_t most)
 	want->waker->fired += fires ? 1u : -1u;
 }
 
-static void settle_all(struct place *place, uint32_t most, struct shown *out, uint32_t *n,
+static void settle_all(struct place *place, uint32_t most, struct shown_list *out,
 		       const struct ring *taking)
 {
 	for (struct want *want = place->wants; want; want = want->next) {
@@ -83,11 +83,11 @@ static void settle_all(struct place *place, uint32_t most, struct shown *out, ui
 		const bool readable = want->waker->fired;
 		if (readable == (bool)before || (taking && want->waker->ring == taking))
 			continue;
-		if (!readable || !out || *n == HELPER_SHOWN_MAX) {
+		if (!readable || !out || out->n == SHOWN_MAX) {
 			show(want->waker, readable);
 			continue;
 		}
-		out[(*n)++] = want->waker->shown;
+		out->of[out->n++] = want->waker->shown;
 		want->waker->readable = true;
 	}
 }
@@ -124,7 +124,8 @@ int shmpool_waker_make(int loop)
 	int error = helper_lock();
 	if (error)
 		return error;
-	helper_calls = (struct helper_calls) { settle_all, show_later };
+	place_settle = settle_all;
+	helper_show = show_later;
 	struct waker *w = NULL;
 	if (!wakers)
 		wakers = opening_wiped(sizeof(*wakers));
@@ -180,7 +181,7 @@ static void end(struct want **at)
 	if (want->fired)
 		want->waker->fired--;
 	else if (!--want->place->armed) {
-		helper_leave(want->place);
+		place_leave(want->place);
 		helper_cancel(want->place);
 	}
 	*want->link = want->next;
@@ -195,14 +196,14 @@ static int add(struct waker *w, struct place *place, uint32_t n, bool stay)
 	const bool had = helper_count(place) >= n;
 	if (had && !stay) {
 		if (!place->armed)
-			helper_leave(place);
+			place_leave(place);
 		return 0;
 	}
 	const int number = free_number(w);
 	struct want *want = number < 0 ? NULL : malloc(sizeof(*want));
 	if (!want) {
 		if (!place->armed)
-			helper_leave(place);
+			place_leave(place);
 		return -ENOMEM;
 	}
 	*want = (struct want) {
@@ -220,7 +221,7 @@ static int add(struct waker *w, struct place *place, uint32_t n, bool stay)
 		helper_sleep(place, w->ring);
 	}
 	if (!place->armed)
-		helper_leave(place);
+		place_leave(place);
 	return number + 1;
 }
 
@@ -246,7 +247,7 @@ void shmpool_waker_drop(int waker, int want)
 	struct waker *w = find(waker);
 	if (w && want > 0 && (uint32_t)want <= w->room && w->want[want - 1]) {
 		if (w->want[want - 1]->fired)
-			helper_pass_on(w->want[want - 1]->place);
+			place_pass_on(w->want[want - 1]->place);
 		end(&w->want[want - 1]);
 		if (!w->fired)
 			show(w, false);
@@ -266,7 +267,7 @@ void shmpool_waker_close(int waker)
 		*link = w->next;
 		for (uint32_t i = 0; i < w->room; i++) {
 			if (w->want[i] && w->want[i]->fired)
-				helper_pass_on(w->want[i]->place);
+				place_pass_on(w->want[i]->place);
 			if (w->want[i])
 				end(&w->want[i]);
 		}
@@ -319,7 +320,7 @@ int shmpool_waker_refresh(int waker)
 		if (want->place->armed)
 			helper_sleep(want->place, NULL);
 		else
-			helper_leave(want->place);
+			place_leave(want->place);
 	}
 	error = !w ? -ESTALE : show(w, w->fired) ? (int)w->fired : -EBADF;
 	helper_unlock();

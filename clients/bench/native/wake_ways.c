@@ -4,10 +4,12 @@
  * process that waits in epoll_wait(2). ../wakeups.py runs it; the figures decided
  * docs/decisions/0026-waking-an-event-loop.md.
  *
+ * One file: eleven ways in a row, and one loop that measures each.
+ *
  * A child waits in epoll_wait() as an event loop does. The parent triggers it at random distances,
  * while both are asleep. Prints for each way and round the median time from before the trigger to
  * the return of epoll_wait(), and the median time that the trigger takes the producer, in ns.
- * Without a way's system call its line says so.
+ * A way that is refused here says so.
  */
 #define _GNU_SOURCE
 #include <errno.h>
