@@ -105,9 +105,16 @@ class _Hub:
     def _ready(self) -> None:
         for want in self.waker.take():
             line = self._wants.pop(want, None)
-            if line is not None:
-                line.want = 0
-                line.give(1 if len(line.places) == 1 else max(line.count(), 1))
+            if line is None:
+                continue
+            line.want = 0
+            if len(line.places) > 1:
+                line.give(max(line.count(), 1))
+                continue
+            (place,) = line.places  # the usual case, without a count
+            if place.future is not None and not place.future.done():
+                line.turns += 1
+                place.future.set_result(None)
 
     async def until(
         self,

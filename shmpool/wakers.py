@@ -84,7 +84,7 @@ class Waker:
     def take(self) -> list[int]:
         """Ends the wants that have fired, 64 at the most. Returns their numbers."""
         n = lib.shmpool_waker_take(self._number, self._fired, WANTS)
-        return [self._fired[i] for i in range(n)]
+        return [self._fired[0]] if n == 1 else [self._fired[i] for i in range(n)]
 
     def refresh(self) -> int:
         """Makes the descriptor readable if a want may be had, and not readable otherwise.

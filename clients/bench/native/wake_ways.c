@@ -4,7 +4,7 @@
  * process that waits in epoll_wait(2). ../wakeups.py runs it; the figures decided
  * docs/decisions/0026-waking-an-event-loop.md.
  *
- * One file: eleven ways in a row, and one loop that measures each.
+ * One file: ten ways in a row, and one loop that measures each.
  *
  * A child waits in epoll_wait() as an event loop does. The parent triggers it at random distances,
  * while both are asleep. Prints for each way and round the median time from before the trigger to
@@ -109,25 +109,8 @@ static void *sleep_on_one(void *unused)
 	return unused;
 }
 
-static bool brisk;
-
-static void ask_for_short_slices(void)
-{
-	struct {
-		uint32_t size, policy;
-		uint64_t flags;
-		int32_t nice;
-		uint32_t priority;
-		uint64_t runtime, deadline, period;
-		uint32_t a, b;
-	} attr = { .size = 56, .runtime = 100000 };
-	if (brisk && syscall(SYS_sched_setattr, 0, &attr, 0))
-		perror("sched_setattr");
-}
-
 static void *sleep_on_many(void *tell)
 {
-	ask_for_short_slices();
 	static struct futex_waitv waiters[WORDS];
 	uint32_t seen = 0;
 	for (;; seen++) {
@@ -153,12 +136,6 @@ static int start_helper(void *(*run)(void *), void *tell)
 static int start_one(void)
 {
 	return start_helper(sleep_on_one, NULL);
-}
-
-static int start_short(void)
-{
-	brisk = true;
-	return start_helper(sleep_on_many, (void *)add_one);
 }
 
 static int start_many(void)
@@ -329,7 +306,6 @@ static const struct way {
 	{ "eventfd", make_eventfd, no_more, add_one, drain },
 	{ "helper futex -> eventfd", make_eventfd, start_one, wake_word, drain },
 	{ "helper futex_waitv 64 -> eventfd", make_eventfd, start_many, wake_word, drain },
-	{ "helper waitv brisk -> eventfd", make_eventfd, start_short, wake_word, drain },
 	{ "helper futex_waitv 64 -> epoll", make_epoll, start_epoll, wake_word, reset },
 	{ "io_uring futex wait", no_more, make_ring, wake_word, next_in_ring },
 	{ "inotify, futimens", no_more, watch_file, touch, drain },
