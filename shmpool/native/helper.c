@@ -89,11 +89,18 @@ uint32_t helper_count(struct place *place)
 
 void helper_sleep(struct place *place, struct ring *ring)
 {
-	if (place->ring || !place->word)
+	if (!place->word)
 		return;
-	if (!place->listed && ring && ring_wait(ring, place->word, place->slept, place)) {
-		place->ring = ring;
-		return;
+	if (place->ring && place->ring != ring && !place->several) {
+		place->several = true;
+		helper_cancel(place);
+	}
+	if (!place->several) {
+		if (!place->ring && !place->listed && ring &&
+		    ring_wait(ring, place->word, place->slept, place))
+			place->ring = ring;
+		if (place->ring)
+			return;
 	}
 	place->fresh = true;
 	if (!place->listed)
@@ -128,7 +135,9 @@ static int64_t visit_all(struct helper *h, int64_t now, int64_t *short_ns, bool 
 			place_gone(place, &h->show);
 		else
 			place_visit(p, place, &v);
-		place->listed = p && !place->ring && (place->armed || place->fresh);
+		place->several = place->several && place->wants;
+		place->listed =
+			p && (!place->ring || place->several) && (place->armed || place->fresh);
 		if (p && place->armed && place_uncertain(p, place))
 			hurry = true;
 		opening_end(at);

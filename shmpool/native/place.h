@@ -48,6 +48,7 @@ struct place {
 	bool counted;   /* in the word, as wait_enter() returned it: */
 	uint32_t entered;
 	struct ring *ring; /* sleeps on the word in place of the thread; NULL for none */
+	bool several;      /* loops wait here: one may be busy, so the thread sleeps on the word */
 	bool listed;       /* the thread sleeps on the word, or is about to; it then was: */
 	uint32_t slept;
 	bool fresh; /* armed in the thread since the last slice began: the thread sleeps on it */
