@@ -7,16 +7,20 @@ Not in here: processes that are killed (native/recover.h).
 A child that multiprocessing forks does not run atexit. It runs the finalizers of multiprocessing,
 but clears them when it starts, and then runs the after-fork hooks. So such a hook registers the
 finalizer again. The hook is set whenever a pool is opened or a process forks.
+
+A daemon thread that waits in a pool then gets PoolClosed, and ends without a traceback.
 """
 
 import atexit
 import contextlib
 import os
 import sys
+import threading
 import weakref
 from typing import TYPE_CHECKING
 
 from ._ffi import lib
+from .errors import PoolClosed
 from .free_after import EXIT_S, settle
 from .leases import outlive
 
@@ -50,7 +54,19 @@ def open_pools() -> "list[Pool]":
     return [pool for known in list(_open) if (pool := known()) is not None]
 
 
+def _end_daemon_threads_silently() -> None:
+    hook = threading.excepthook
+
+    def ended(args: threading.ExceptHookArgs) -> None:
+        daemon = args.thread is not None and args.thread.daemon
+        if not (daemon and issubclass(args.exc_type, PoolClosed)):
+            hook(args)
+
+    threading.excepthook = ended
+
+
 def _leave_all() -> None:
+    _end_daemon_threads_silently()
     try:
         settle(None, EXIT_S)
     finally:

@@ -7,6 +7,9 @@ No unmapped memory is accessed, and no buffer is lost.
 import gc
 import os
 import platform
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -176,6 +179,67 @@ def test_daemon_threads_at_exit(make_pool: MakePool, run: Callable[..., str]) ->
         audit = pool.audit()
         assert (True, {}, members) == (audit.ok, audit.held, pool.stats().members)
         assert 1024 == audit.free + audit.cached + sum(audit.queued.values())
+
+
+AT_EXIT = """
+    import multiprocessing, sys, threading
+    import shmpool
+
+    def waits(kind):
+        queue = shmpool.JoinableQueue(1)
+        if kind != "get":
+            queue.put("never done")
+        call = {"get": queue.get, "put": lambda: queue.put("no room"), "join": queue.join}[kind]
+        threading.Thread(target=call, daemon=True).start()
+        while not queue._queue.pool.stats().counters["sleep"]:
+            pass
+
+    if sys.argv[2] == "main":
+        waits(sys.argv[1])
+    else:
+        child = multiprocessing.get_context("fork").Process(target=waits, args=(sys.argv[1],))
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+"""
+
+
+def at_exit(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a script that must succeed. Its errors are about the end of the process."""
+    command = [sys.executable, "-c", textwrap.dedent(script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert (0, "") == (done.returncode, done.stdout), done.stderr
+    return done
+
+
+@pytest.mark.parametrize("where", ["main", "child"])
+@pytest.mark.parametrize("kind", ["get", "put", "join"])
+def test_daemon_threads_end_silently(kind: str, where: str) -> None:
+    """Daemon threads that wait in a drop-in queue when the process ends print nothing, as those of
+    multiprocessing do."""
+    assert "" == at_exit(AT_EXIT, kind, where).stderr
+
+
+def test_other_exceptions_at_exit_are_shown() -> None:
+    """One of another kind, or of a thread that is no daemon, is shown by the program's hook."""
+    script = """
+        import atexit, sys, threading
+
+        @atexit.register
+        def late():  # registered before shmpool's own handler, so it runs after that
+            for daemon, error in ((True, KeyError), (False, shmpool.PoolClosed),
+                                  (True, shmpool.PoolClosed)):
+                thread = threading.Thread(daemon=daemon)
+                raised = error, error("x"), None, thread
+                threading.excepthook(threading.ExceptHookArgs(raised))
+
+        def hook(args):
+            print(args.exc_type.__name__, args.thread.daemon, file=sys.stderr)
+
+        import shmpool
+        threading.excepthook = hook
+    """
+    assert "KeyError True\nPoolClosed False\n" == at_exit(script).stderr
 
 
 def test_a_child_of_a_raw_fork_closes(make_pool: MakePool, run: Callable[..., str]) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from conftest import Child, MakePool
+from conftest import Child, Eventually, MakePool
 
 import shmpool
 
@@ -103,3 +103,33 @@ def test_a_container_killed_as_a_whole(make_pool: MakePool, start: Callable[...,
         child.kill()
     assert b"job" == queue.recv()  # a waiting consumer recovers it by itself
     assert (True, {}) == (pool.audit().ok, pool.audit().held)
+
+
+def test_a_sleeper_in_another_container(
+    make_pool: MakePool, start: Callable[..., Child], eventually: Eventually
+) -> None:
+    """A consumer that sleeps in one container gets the job of a process killed in another."""
+    pool = make_pool(capacity=8, cache_size=0)
+    pool.create_queue("jobs", capacity=4, on_death="requeue").send(b"job")
+    killed, waits = (
+        start(
+            IN_A_NAMESPACE.format(
+                then=f"""jobs = pool.queue("jobs")
+    {then}
+    sys.stdin.readline()
+    """
+            ),
+            pool.name,
+        )
+        for then in (
+            'held = jobs.get(); print("holds", flush=True)',
+            "print(jobs.recv(), flush=True)",
+        )
+    )
+    assert ["1", "1"] == [killed.line(), waits.line()]
+    killed.send()
+    assert "holds" == killed.line()
+    waits.send()
+    eventually(lambda: pool.stats().counters["sleep"])
+    killed.kill()
+    assert "b'job'" == waits.line()

@@ -147,6 +147,14 @@ def test_waits(compiler: str, flags: list[str], tmp_path: Path) -> None:
     run_c(tmp_path, compiler, flags, [TESTS / "test_waits.c", *SOURCES])
 
 
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_survivors(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """A member that waits recovers a process that is killed, whatever it waits for."""
+    if compiler == CROSS:
+        pytest.skip("membarrier(2) across an emulator's processes is the host's")
+    run_c(tmp_path, compiler, flags, [TESTS / "test_survivors.c", *SOURCES])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_slab(compiler: str, flags: list[str], tmp_path: Path) -> None:

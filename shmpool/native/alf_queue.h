@@ -97,10 +97,11 @@ _Static_assert(offsetof(struct alf_queue, cons) == 2 * CACHE_LINE, "consumers' l
 enum { ALF_SINGLE_PRODUCER = 1, ALF_SINGLE_CONSUMER = 2 };
 
 /* In prod once alf_close() has closed the queue: producers find no room, at no cost while it is
- * open. No position reaches this bit. The narrow positions of tests have none for it; there a queue
- * cannot be closed. */
+ * open. No position reaches this bit. Not the highest one: limit may lie behind prod, and less 2^63
+ * a negative distance would be positive. The narrow positions of tests have none for it; there a
+ * queue cannot be closed. */
 #if SHMPOOL_POSITION_BITS == 64
-#define ALF_CLOSED (1ull << 63)
+#define ALF_CLOSED (1ull << 62)
 #else
 #define ALF_CLOSED 0
 #endif

@@ -130,6 +130,8 @@ static int take_turn(const struct blocking *b)
 		else if (got == -EAGAIN)
 			slept = wait_sleep(word, entered, WAIT_SHORT_NS, until_ns);
 		wait_leave(word, entered);
+		if (slept) /* the others may be dead, and this the only one that waits */
+			recover_if_due(b->p, b->m);
 	}
 	if (have == b->n) {
 		count_up(&b->block->counters[COUNT_ALLOC], b->n);

@@ -32,9 +32,13 @@ bool recover_if_due(struct qmempool *p, struct member *m)
 	if (!cas_seq_cst(word, &seen, claimed)) /* elects the member that asks: pairs with itself */
 		return false;
 	int64_t began = wait_spent();
-	bool found = !recover_passes(p, m, &out, 1) && (out.members || out.buffers);
+	int error = recover_passes(p, m, &out, 1);
+	bool found = !error && (out.members || out.buffers);
 	uint64_t took = (uint64_t)(wait_spent() - began), fruitless = seen & FRUITLESS;
-	fruitless = found ? 0 : fruitless < FRUITLESS_MOST ? fruitless + 1 : FRUITLESS_MOST;
+	if (found || error || out.unknown)
+		fruitless = 0; /* if this one could not ask, another one soon does */
+	else if (fruitless < FRUITLESS_MOST)
+		fruitless++;
 	uint64_t rest = REST_FIRST_NS << fruitless;
 	if (!found && rest < REST_TIMES * took)
 		rest = REST_TIMES * took;

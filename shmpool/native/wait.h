@@ -53,6 +53,8 @@
 /* sched_yield() calls before the first sleep, about 0.5 us each: together as long as the kernel
  * takes to wake a halted core. */
 #define WAIT_POLLS 100
+/* The most that they take together where other processes keep the processors busy. */
+#define WAIT_POLLS_NS 25000000ll
 #define WAIT_FOREVER INT64_MAX
 #define WAIT_NEVER 0 /* as a deadline: one attempt, no sleep */
 

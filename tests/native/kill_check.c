@@ -248,8 +248,8 @@ void scene_count(struct counted *out)
 			out->counter[k] += count_of(m, k);
 		out->deaths += (int64_t)m->deaths;
 		/* Not members whose death is counted and whose slot is not free yet: a companion
-		 * may be suspended between the two. */
-		out->lives += m->identity && !m->cleared;
+		 * may be suspended between the two, or before it stores that it has counted. */
+		out->lives += m->identity && !m->cleared && m->deaths == member_epoch(m->tag);
 	}
 }
 

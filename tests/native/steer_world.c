@@ -24,6 +24,7 @@ static int holder[CAPACITY_MOST];
 /* By buffer: 1 + the next one of the chain that it is in, as its maker made it; 0 for none. */
 static uint32_t chained[CAPACITY_MOST];
 static uint32_t sent, created;
+static bool shut_down[QUEUES]; /* a shutdown has returned */
 static bool ending;
 
 /* Buffers that threads of one process have handed over, in the process's own memory; and whether
@@ -227,6 +228,7 @@ void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 	const uint64_t *handle = part_with(a, n);
 	a->waits_on = r;
 	a->waits_for = n;
+	const bool late = shut_down[queue];
 	int error = wait ? blocking_put(&a->pool, a->m, r, handle, n, wait_now() + DEADLINE_NS) :
 			   queue_put(&a->pool, a->m, r, handle, n);
 	a->waits_on = NULL;
@@ -235,11 +237,25 @@ void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 			messages[i].fate = error ? UNSENT : SENT;
 		else
 			DEMAND(!error);
+	DEMAND(error || !late);
 	if (error) {
 		DEMAND(error == -ENOBUFS || (error == -EINTR && wait) ||
-		       (error == -EBUSY && r->flags & SP));
+		       (error == -EBUSY && r->flags & SP) || (error == -EPIPE && alf_closed(r)));
 		keep_after_all(me, n);
 	}
+}
+
+/* True if a message is in the queue, while no thread is about to take it. Not one that a consumer
+ * has returned, perhaps after the queue ended. */
+static bool is_left(uint32_t queue)
+{
+	for (uint32_t i = 0; i < world_profile->threads; i++)
+		if (world_actors[i].getting && world_actors[i].getting_from == queue)
+			return false;
+	for (uint32_t i = 0; i < sent; i++)
+		if (messages[i].fate == SENT && messages[i].queue == queue && !messages[i].returned)
+			return true;
+	return false;
 }
 
 void world_get(uint32_t me, uint32_t queue, uint32_t n, bool wait)
@@ -256,7 +272,9 @@ void world_get(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 			 queue_get(&a->pool, a->m, r, handle, n);
 	a->waits_on = NULL;
 	a->getting = 0;
-	if (got < 0)
+	if (got == -EPIPE)
+		DEMAND(steer_deaths() || !is_left(queue));
+	else if (got < 0)
 		DEMAND(got == -EAGAIN || (got == -EINTR && wait) ||
 		       (got == -EBUSY && r->flags & SC));
 	for (int i = 0; i < got; i++) {
@@ -303,6 +321,15 @@ void world_create(uint32_t me)
 		SAME(0, created++);
 	else
 		DEMAND(number == -EEXIST || number == -ENFILE);
+}
+
+void world_shutdown(uint32_t me, uint32_t queue)
+{
+	struct actor *a = &world_actors[me];
+	const struct alf_ring *r = queue_ring(&a->pool, queue + 1);
+	int error = queue_shutdown(r, a->m);
+	DEMAND(error ? error == -EBUSY && r->flags & SP : alf_closed(r));
+	shut_down[queue] |= !error;
 }
 
 /* Returns the key of a thread's pool and queue in the calls of shmpool.h: lookup.h. */
@@ -442,9 +469,9 @@ static bool has_something(const struct actor *a, const struct alf_ring *r, const
 {
 	alf_position cons = load_relaxed(&r->q->cons);
 	if (word == &r->q->room_wait || word == &r->q->room_many)
-		return alf_avail_space(r) >= a->waits_for;
+		return alf_closed(r) || alf_avail_space(r) >= a->waits_for;
 	if (word == &r->q->data_wait)
-		return steer_published(r, cons);
+		return steer_published(r, cons) || (alf_closed(r) && alf_empty(r));
 	for (uint32_t i = 0; i < a->waits_for; i++)
 		if (!steer_published(r, (alf_position)(cons + i)))
 			return false;
@@ -521,7 +548,8 @@ static void drain_queues(void)
 			messages[*text(handle)].fate = DONE;
 			SAME(0, qmempool_free(&a->pool, a->m, *part_with(a, 1)));
 		}
-		DEMAND(got == -EAGAIN || (got == -EBUSY && r->flags & SC));
+		DEMAND(got == (alf_closed(r) ? -EPIPE : -EAGAIN) ||
+		       (got == -EBUSY && r->flags & SC));
 		queue_release(r, a->m);
 	}
 }
@@ -861,6 +889,7 @@ void world_begin(void)
 	memset(registered, 0, sizeof(registered));
 	memset(registered_at, 0, sizeof(registered_at));
 	world_actors[LAST].m = last;
+	memset(shut_down, 0, sizeof(shut_down));
 	sent = created = handed_over = ends = 0;
 	ending = false;
 	for (uint32_t i = 0; i < total(); i++) {
@@ -949,6 +978,9 @@ void world_operate(uint32_t me, enum operation what, uint32_t queue, uint32_t n,
 			world_unpin(me);
 		else
 			world_pin(me);
+		break;
+	case SHUTDOWN:
+		world_shutdown(me, queue);
 		break;
 	case CALL: /* only in scripts: steer_script.c */
 	case OPERATIONS:

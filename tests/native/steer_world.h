@@ -7,7 +7,9 @@
  *     at each return    what is allocated or got was owned by no live member; a message of several
  *                       buffers is whole
  *     between steps     the audit is exact (in runs without store buffers)
- *     at idle           after recovery no member sleeps on a queue that has what it waits for
+ *     at idle           after recovery no member sleeps on a queue that has what it waits for, or
+ *                       that has ended
+ *     after shutdown    no later put succeeds; a get that finds the queue ended misses nothing
  *     at the end        one recovery leaves nothing to do; all messages came out once, except those
  *                       that dead members had got; every buffer can be allocated; no word names a
  *                       member; each death is counted once
@@ -61,6 +63,7 @@ enum operation {
 	ATTACH,
 	CHAIN,
 	PIN, /* the pool, and register what exists; if it is pinned: unpin it */
+	SHUTDOWN,
 	CALL,
 	OPERATIONS
 };
@@ -144,6 +147,7 @@ void world_free(uint32_t me, uint32_t n);
 void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait);
 void world_get(uint32_t me, uint32_t queue, uint32_t n, bool wait);
 void world_create(uint32_t me);
+void world_shutdown(uint32_t me, uint32_t queue);
 /* Returns the thread's newest buffer to its queue, if it came from one; with later also if there is
  * no room. */
 void world_nack(uint32_t me, bool later);

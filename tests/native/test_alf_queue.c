@@ -159,6 +159,13 @@ static void test_stale_limit(void)
 		EQUAL(-ENOBUFS, enqueue(&r, handle, 1, ALF_MULTI));
 		EQUAL(4, dequeue(&r, out, 4, ALF_MULTI));
 	}
+	if (ALF_CLOSED != 0) { /* also if it lies behind the end of a closed queue */
+		CHECK(alf_close(&r));
+		queue.limit = old;
+		EQUAL(-EPIPE, enqueue(&r, handle, 1, ALF_MULTI));
+		EQUAL(-EPIPE, enqueue(&r, handle, 1, ALF_SINGLE));
+		CHECK(alf_closed(&r) && alf_empty(&r));
+	}
 }
 
 /* Makes a ring as after a long life: empty, and its next position is at. */
@@ -215,7 +222,7 @@ static void test_wraps(uint64_t wraps)
 {
 	/* Where a position, a lap in a slot, and the position in an op record wrap. A position of
 	 * 64 bits never gets to ALF_CLOSED. */
-	static const uint8_t bits[] = { SHMPOOL_POSITION_BITS < 64 ? SHMPOOL_POSITION_BITS : 62,
+	static const uint8_t bits[] = { SHMPOOL_POSITION_BITS < 64 ? SHMPOOL_POSITION_BITS : 61,
 					64 - ALF_LAP_SHIFT, 64 - ALF_OP_POSITION_SHIFT };
 	for (uint32_t capacity = 2; capacity <= ALF_CAPACITY_MAX; capacity *= 4)
 		for (int mode = 0; mode < 9; mode++)
