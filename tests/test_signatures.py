@@ -3,6 +3,7 @@
 same."""
 
 import ast
+import asyncio
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,15 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (shmpool.AlfQueue, "peek"): lambda: queue.peek(n=1, size=2),
         (shmpool.AlfQueue, "redrive"): lambda: queue.redrive(n=1, to=None, reset=True),
         (shmpool.AlfQueue, "drain"): lambda: queue.drain(n=1),
+        (kind, "aalloc"): lambda: asyncio.run(pool.aalloc(size=2)),
+        (shmpool.AlfQueue, "asend"): lambda: asyncio.run(queue.asend(payload=b"x")),
+        (shmpool.AlfQueue, "aput"): lambda: asyncio.run(queue.aput(buf=pool.alloc())),
+        (shmpool.AlfQueue, "aput_many"): lambda: asyncio.run(
+            queue.aput_many(burst=pool.alloc_many(2))
+        ),
+        (shmpool.AlfQueue, "aget_many"): lambda: asyncio.run(queue.aget_many(n=1)),
+        (shmpool.AlfQueue, "arecv_many"): lambda: asyncio.run(queue.arecv_many(n=1)),
+        (shmpool.AlfQueue, "bursts"): lambda: queue.bursts(n=1),
         (shmpool.AlfQueue, "wait_producers"): lambda: queue.wait_producers(timeout=0),
         (shmpool.AlfQueue, "shutdown"): lambda: pool.create_queue("ended", capacity=2).shutdown(
             immediate=True
