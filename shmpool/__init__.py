@@ -41,6 +41,7 @@ from .pool_files import pool_names
 from .pruning import prune
 from .queue import AlfQueue
 from .stats import Audit, Holder, Member, Recovery, SizeStats, Stats
+from .wakers import wait
 
 if TYPE_CHECKING:
     from .mp import Context, JoinableQueue, Queue, SimpleQueue, get_context
@@ -122,6 +123,7 @@ __all__ = [
     "get_context",
     "pool_names",
     "prune",
+    "wait",
 ]
 
 _QUEUES = ("Context", "JoinableQueue", "Queue", "SimpleQueue", "get_context")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex
 from . import errors
 from ._ffi import Native, ffi, lib
 from ._hot import Buffer, PoolBase
+from .awaiting import free_buffer
 from .burst import Burst
 from .codes import check
 from .geometry import CLASSES_MAX, Geometry, differences, planned
@@ -296,6 +297,20 @@ class Pool(PoolBase):
         refuse(self, code)
 
     # Buffers.
+
+    async def aalloc(self, size: int | None = None) -> Buffer:
+        """Takes a free buffer as alloc() does; awaits one while the pool is exhausted.
+
+        A call that is cancelled, or times out, has taken nothing.
+
+        Raises:
+            PayloadTooLarge: no buffer of the pool has size bytes.
+            OutOfSharedMemory: the pool must grow and cannot.
+            LimitReached: all member slots are taken.
+            AccessDenied: the pool was opened read-only.
+            PoolClosed, PoolReplaced: see Pool.
+        """
+        return await free_buffer(self, size)
 
     def alloc_many(self, n: int, timeout: float | None = None, size: int | None = None) -> Burst:
         """Takes n free buffers as a Burst: all of them or none.

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 from . import errors
 from ._ffi import Native, ffi, lib
-from ._hot import Buffer, QueueBase, timeout_seconds
+from ._hot import Buffer, timeout_seconds
+from .awaiting import AwaitedQueue
 from .burst import Burst
 from .codes import check
 from .messages import Message, read_messages
 from .names import is_name, printable
 from .options import INT64_MAX, at_least, policy_of
 from .os_errors import refuse, refuse_readonly
+from .wakers import DATA, Descriptor, Wanted
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -29,9 +31,14 @@ if TYPE_CHECKING:
 FOREVER_S = 2**32  # a longer timeout never ends
 # Codes of a call that could not put: the queue is full, no buffer is free, an item is too large.
 _NOT_PUT = frozenset((errno.ENOBUFS, errno.EAGAIN, errno.EMSGSIZE))
+# Methods after which the descriptor of fileno() is not readable if nothing is left.
+_TAKING = (
+    *("get", "get_nowait", "try_get", "recv", "try_recv", "get_array", "get_many", "recv_many"),
+    *("_take", "_move"),
+)
 
 
-class AlfQueue(QueueBase):
+class AlfQueue(AwaitedQueue):
     """A lock-free FIFO of buffers in the pool's segment, made by Pool.create_queue.
 
     Any number of threads and processes may use a queue at the same time. If it was created for a
@@ -52,6 +59,7 @@ class AlfQueue(QueueBase):
         self.pool = pool
         self.number = number
         self._closed = False
+        self._descriptor: Descriptor | None = None
         info = self._info()
         self.name = queue_name(pool.name, number, info)
         self.capacity: int = info.capacity
@@ -107,6 +115,8 @@ class AlfQueue(QueueBase):
         if not self._closed:
             lib.shmpool_queue_release(self.pool._number, self.number)
             self._hot_close()
+            if self._descriptor is not None:
+                self._descriptor.close()
             self._closed = True
 
     def __enter__(self) -> "AlfQueue":
@@ -256,6 +266,38 @@ class AlfQueue(QueueBase):
             if code != -errno.EINTR:
                 return check(code, f"queue {self.name!r}")
             self.pool._refuse_replaced()
+
+    # Waiting for several at once.
+
+    def fileno(self) -> int:
+        """Returns a file descriptor that is readable while the queue is not empty.
+
+        For select(), poll(), epoll, selectors, loop.add_reader() and multiprocessing's
+        connection.wait(). The first call makes the descriptor; close() closes it, as does the end
+        of this object. A get by this object, and each fileno(), makes it not readable at once if
+        nothing is left. After any other get it may stay readable for up to a quarter of a second:
+        take with try_get(), which may return None. Also readable when the queue was shut down, and
+        when a get would raise PoolClosed or PoolReplaced. Do not read from it, and do not close it.
+
+        Raises:
+            AccessDenied: the pool was opened read-only.
+            LimitReached: this process has all its file descriptors in use.
+            PoolClosed: see Pool.
+        """
+        self._refuse_closed()
+        self.pool._opened()
+        if self._descriptor is None:
+            descriptor = Descriptor(self._wanted())
+            for name in _TAKING:
+                setattr(self, name, descriptor.after(getattr(self, name)))
+            self._descriptor = descriptor
+        return self._descriptor.fileno()
+
+    def _wanted(self) -> Wanted:
+        return Wanted(self.pool, self.number, DATA)
+
+    def _may_take(self) -> bool:
+        return not self.empty() or self.ended
 
     # Many at once.
 

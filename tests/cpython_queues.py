@@ -15,7 +15,6 @@ import shmpool
 DEVIATIONS = {
     "test_queue_feeder_donot_stop_onexc": "put() raises what pickling raises",
     "test_queue_feeder_on_queue_feeder_error": "there is no feeder thread, and so no hook for it",
-    "test_closed": "a SimpleQueue has no pipe, and so no _reader and _writer",
 }
 
 

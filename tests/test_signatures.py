@@ -3,6 +3,7 @@
 same."""
 
 import ast
+import asyncio
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,15 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (kind, "alloc"): lambda: pool.alloc(timeout=0),
         (kind, "alloc_many"): lambda: pool.alloc_many(n=2, timeout=0),
         (kind, "burst"): lambda: pool.burst(items=[pool.alloc()]),
+        (kind, "aalloc"): lambda: asyncio.run(pool.aalloc(size=2)),
+        (shmpool.AlfQueue, "asend"): lambda: asyncio.run(queue.asend(payload=b"x")),
+        (shmpool.AlfQueue, "aput"): lambda: asyncio.run(queue.aput(buf=pool.alloc())),
+        (shmpool.AlfQueue, "aput_many"): lambda: asyncio.run(
+            queue.aput_many(burst=pool.alloc_many(2))
+        ),
+        (shmpool.AlfQueue, "aget_many"): lambda: asyncio.run(queue.aget_many(n=1)),
+        (shmpool.AlfQueue, "arecv_many"): lambda: asyncio.run(queue.arecv_many(n=1)),
+        (shmpool.AlfQueue, "bursts"): lambda: queue.bursts(n=1),
         (kind, "create_queue"): lambda: pool.create_queue(name="other", capacity=2),
         (kind, "queue"): lambda: pool.queue(name="q"),
         (kind, "trim"): lambda: pool.trim(keep=1),

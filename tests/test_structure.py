@@ -56,6 +56,9 @@ C_ORDER = [
     "opening.h",
     "guard.h",
     "lookup.h",
+    "ring.h",
+    "place.h",
+    "helper.h",
     "hot.h",
     "parts.h",
     "payload.h",
@@ -74,6 +77,7 @@ C_PLACE = {
     "letters.c": "lookup.h",
     "chains.c": "lookup.h",
     "figures.c": "lookup.h",
+    "waker.c": "helper.h",
 }
 # The prefix of a file's functions, if it is not the file's name.
 C_PREFIX = {
@@ -89,6 +93,7 @@ C_PREFIX = {
     "letters.c": "shmpool",
     "chains.c": "shmpool",
     "figures.c": "shmpool|audit",
+    "waker.c": "shmpool",
     "lookup.h": r"\w+",
 }
 # Modules of the package, except the benchmark. Each imports only modules before it.
@@ -96,7 +101,7 @@ PYTHON_ORDER = re.findall(
     r"\S+",
     """
     errors codes names _native _ffi _hot os_errors options geometry free_after leases live_views
-    arrays columns burst messages queue pool_files process_exit segment pruning stats pinning pool
+    arrays columns burst messages wakers awaiting queue pool_files process_exit segment pruning stats pinning pool
     view __init__ mp.objects mp.program mp.queues mp.context mp.__init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queue, JoinableQueue and SimpleQueue: multiprocessing's queues over the queues of a pool.
 
+One file: the three share one base, and a third of the lines is the documentation of their methods.
 Not in here: how an object becomes a message (objects.py), and whose memory they use (program.py).
 """
 
@@ -18,6 +19,7 @@ from ..leases import leases_of, leave
 from ..options import OnDeath, at_least, integer
 from ..pool import Pool
 from ..queue import AlfQueue
+from ..wakers import Wanted, wait
 from . import objects, program
 
 _pickle, _unpickle = objects.dumps, pickle.loads
@@ -29,6 +31,7 @@ class _Objects:
     _on_death: OnDeath = "free"
     _leased = False  # what is got counts as unfinished until it is done
     _shared = True  # until it is complete
+    _taking = "_take"  # the method of AlfQueue that takes a message
 
     def __init__(self, capacity: int, pool: Pool | None, copy: bool) -> None:
         if pool is None:
@@ -46,7 +49,7 @@ class _Objects:
         self._copy = copy
         self._closed = False
         self._send: Callable[..., None] = queue.send
-        self._take: Callable[..., Any] = queue._take  # bytes if it is short, else a Buffer
+        self._take: Callable[..., Any] = getattr(queue, self._taking)
 
     def __getstate__(self) -> tuple[Any, ...]:
         self._shared = True
@@ -74,6 +77,30 @@ class _Objects:
         if self._closed:
             raise OSError(f"{self!r} is closed")
         return self._queue.empty()
+
+    def fileno(self) -> int:
+        """Returns a file descriptor that is readable while an object is there: AlfQueue.fileno().
+
+        Raises OSError after close().
+        """
+        if self._closed:
+            raise OSError(f"{self!r} is closed")
+        descriptor = self._queue.fileno()
+        self._take = getattr(self._queue, self._taking)  # it keeps the descriptor right
+        return descriptor
+
+    def _wanted(self) -> Wanted:
+        return self._queue._wanted()
+
+    def _may_take(self) -> bool:
+        return self._queue._may_take()
+
+    @property
+    def _reader(self) -> "_End":
+        """What programs use that know the pipe behind multiprocessing's queues."""
+        return _End(self)
+
+    _writer = _reader
 
     def close(self) -> None:
         """Closes the object in this process: any further put or get raises ValueError.
@@ -137,6 +164,24 @@ class _Objects:
                 message._settle()
             error.add_note(f"The object came from {self!r}.")
             raise
+
+
+class _End:
+    """A queue as an end of a pipe, for multiprocessing.connection.wait() and concurrent.futures."""
+
+    def __init__(self, queue: _Objects) -> None:
+        self._of = queue
+        self.fileno, self.send, self.close = queue.fileno, queue.put, queue.close
+
+    @property
+    def closed(self) -> bool:
+        return self._of._closed
+
+    def recv(self) -> Any:
+        return self._of._load(self._of._take())
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        return bool(wait([self._of], timeout))
 
 
 def _is_bytes(message: object) -> bool:
@@ -346,10 +391,10 @@ class JoinableQueue(Queue):
         super().__init__(maxsize, pool=pool, copy=copy)
 
     _leased = True
+    _taking = "get"  # the buffer is what goes back if this process dies
 
     def _open(self, queue: AlfQueue, copy: bool) -> None:
         super()._open(queue, copy)
-        self._take = queue.get  # the buffer is what goes back if this process dies
         self._leases = leases_of(queue.name)
 
     def _load(self, message: Any) -> Any:

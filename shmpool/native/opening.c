@@ -18,6 +18,7 @@
 struct qmempool opening_pools[OPENING_POOLS_MAX];
 uint32_t *opening_callers;
 void (*opening_thread_begins)(struct opening_thread *t);
+void (*opening_pool_ends)(uint32_t number);
 _Thread_local struct opening_thread *opening_thread;
 
 /* The table of every thread, so that a close can remove the pool's members from all tables. A fork
@@ -99,8 +100,7 @@ static void after_fork(void)
 			need_token(i);
 }
 
-/* Maps zeroed memory that is zeroed again in a forked child. Returns NULL without memory. */
-static void *wiped_on_fork(size_t size)
+void *opening_wiped(size_t size)
 {
 	void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (page == MAP_FAILED)
@@ -117,7 +117,7 @@ static int prepare(void)
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 	static bool key, hooks;
 	pthread_mutex_lock(&lock);
-	if (!wiped && (wiped = wiped_on_fork(sizeof(*wiped))))
+	if (!wiped && (wiped = opening_wiped(sizeof(*wiped))))
 		opening_callers = wiped->callers;
 	key = key || (wiped && !pthread_key_create(&thread_key, thread_ends));
 	hooks = hooks || (key && !pthread_atfork(lock_threads, unlock_threads, after_fork));
@@ -149,7 +149,7 @@ uint64_t opening_token(uint32_t number)
 static int make_table(void)
 {
 	struct node *n = malloc(sizeof(*n));
-	struct opening_thread *t = wiped_on_fork(sizeof(*t));
+	struct opening_thread *t = opening_wiped(sizeof(*t));
 	if (!n || !t || pthread_setspecific(thread_key, t)) {
 		if (t)
 			munmap(t, sizeof(*t));
@@ -340,6 +340,8 @@ void opening_closed(uint32_t number)
 	struct qmempool *p = &opening_pools[number % OPENING_POOLS_MAX];
 	/* An opening that only reads has no members, and no call in it sleeps. */
 	const bool writes = p->segment.writes;
+	if (opening_pool_ends)
+		opening_pool_ends(number);
 	while (load_seq_cst(&opening_callers[number % OPENING_POOLS_MAX])) { /* [CALLERS] */
 		if (writes)
 			pool_wake_sleepers(p, wake_all);

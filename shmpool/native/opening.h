@@ -92,6 +92,12 @@ uint64_t opening_token(uint32_t number);
  * opening_thread_ends() when the thread ends, before the C library does. */
 extern void (*opening_thread_begins)(struct opening_thread *t);
 
+/* If set, called by the second step of a close, while the pool is still mapped. */
+extern void (*opening_pool_ends)(uint32_t number);
+
+/* Maps zeroed memory that is zeroed again in a forked child. Returns NULL without memory. */
+void *opening_wiped(size_t size);
+
 /* Makes the calling thread's table now. Python can be told of it only with its lock held, so this
  * goes before a call without the lock. Without memory the call makes the table, or fails. */
 void opening_thread_make(void);

@@ -271,6 +271,32 @@ int shmpool_pin_more_wait(int pool);
 int shmpool_unpin_wait(int pool);
 int shmpool_pinned(int pool, struct shmpool_pinned *out);
 
+/* What can be waited for: data in a queue or room in one, by its number; a free buffer, by the
+ * number of its size class. */
+enum shmpool_wanted { SHMPOOL_DATA, SHMPOOL_ROOM, SHMPOOL_FREE };
+
+/* Makes a waker (waker.c): a descriptor that is readable while one of its wants may be had. Returns
+ * its number; -EMFILE, -ENOMEM. All its calls return -ESTALE in a forked child. loop: one thread
+ * makes all its calls, and calls shmpool_waker_take() when it is readable. */
+int shmpool_waker_make(int loop);
+/* Returns its descriptor, which the waker owns. */
+int shmpool_waker_fd(int waker);
+/* Drops its wants and closes its descriptor. */
+void shmpool_waker_close(int waker);
+/* Waits for n of something. Returns a number for the want, from 1 on; 0 if they may be had now and
+ * stay is 0, and then waits for nothing. -EROFS, -EBADF, -EBADMSG, -ENOENT, -ENOMEM; -EAGAIN: no
+ * thread can be made. */
+int shmpool_waker_want(int waker, int pool, uint32_t index, enum shmpool_wanted what, uint32_t n,
+		       int stay);
+/* Ends a want. If it has fired, passes the wake-up on to another sleeper. */
+void shmpool_waker_drop(int waker, int want);
+/* Ends up to n wants that have fired, and stores their numbers. The descriptor is not readable once
+ * there are no more. Returns how many. */
+int shmpool_waker_take(int waker, int *wants, size_t n);
+/* Inspects every want: the descriptor is readable if one may be had, and not otherwise. Returns how
+ * many may be had; -EBADF if the program has closed the descriptor. */
+int shmpool_waker_refresh(int waker);
+
 /* Figures. */
 int shmpool_stats(int pool, struct shmpool_stats *out);
 int shmpool_members(int pool, struct shmpool_member_info *out, size_t n);

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * place.c - see place.h.
+ */
+#include "place.h"
+
+#include "cache.h"
+
+#define WAKES_MASK (~(WAIT_COUNT_MASK | WAIT_EPOCH_MASK))
+
+void (*place_settle)(struct place *place, uint32_t most, struct shown_list *out,
+		     const struct ring *taking);
+
+struct qmempool *place_begin(const struct place *place, uint32_t **at)
+{
+	*at = opening_begin(place->number);
+	return place->word ? opening_pool(place->number) : NULL;
+}
+
+/* Returns how many may be had now. value is the wait word as it was read before. Of free buffers it
+ * is known only whether a member has woken a sleeper, and supposed when a sleep has ended: late. */
+static uint32_t inspect(struct qmempool *p, const struct place *place, uint32_t value, bool late)
+{
+	if (place->what == SHMPOOL_FREE)
+		return late || (value ^ place->entered) & ~WAIT_COUNT_MASK ? UINT32_MAX : 0;
+	const struct alf_ring *r = queue_ring(p, place->index);
+	if (!r)
+		return UINT32_MAX;
+	/* [WAIT] A sleeper that is counted reads both positions after the word. */
+	const alf_position prod = load_seq_cst(&r->q->prod); /* [WAIT] */
+	const alf_position cons = load_seq_cst(&r->q->cons); /* [WAIT] */
+	if (prod & ALF_CLOSED) {
+		store_relaxed(&r->q->ended, 1);
+		if (place->what == SHMPOOL_ROOM || alf_end(prod) == cons)
+			return UINT32_MAX;
+	}
+	return place->what == SHMPOOL_ROOM ? alf_avail_space(r) : alf_ready(r, 0);
+}
+
+bool place_uncertain(struct qmempool *p, const struct place *place)
+{
+	if (place->what != SHMPOOL_DATA)
+		return place->what == SHMPOOL_FREE;
+	const struct alf_ring *r = queue_ring(p, place->index);
+	return r && !alf_empty(r);
+}
+
+void place_uncount(struct place *place)
+{
+	if (place->counted)
+		wait_leave(place->word, place->entered);
+	place->counted = false;
+}
+
+void place_gone(struct place *place, struct shown_list *out)
+{
+	place->word = NULL;
+	place->counted = false;
+	place->pass_at_ns = 0;
+	place_settle(place, UINT32_MAX, out, NULL);
+}
+
+uint32_t place_count(struct place *place, bool *unsure)
+{
+	uint32_t *at, n = UINT32_MAX;
+	*unsure = false;
+	struct qmempool *p = place_begin(place, &at);
+	if (p) {
+		if (!place->counted)
+			place->entered = wait_enter(place->word);
+		place->counted = true;
+		place->pass_at_ns = 0;
+		if (place->what == SHMPOOL_FREE)
+			cache_request_flush(pool_class(p, place->index));
+		place->slept = load_seq_cst(place->word); /* [WAIT] */
+		n = inspect(p, place, place->slept, false);
+		*unsure = !n && place_uncertain(p, place);
+	}
+	opening_end(at);
+	return n;
+}
+
+void place_leave(struct place *place)
+{
+	uint32_t *at;
+	if (place_begin(place, &at))
+		place_uncount(place);
+	opening_end(at);
+}
+
+void place_pass_on(struct place *place)
+{
+	uint32_t *at;
+	if (place_begin(place, &at) && wait_anybody(place->word)) /* [WAIT] */
+		wait_wake(place->word, 1);
+	opening_end(at);
+}
+
+/* Passes on a wake-up that this process does not use: the place is not armed, and what is there
+ * stays there, or the wake-up reached the thread although it did not count. */
+static void pass_on(struct qmempool *p, struct place *place, uint32_t value, int64_t now)
+{
+	const bool due = place->pass_at_ns && now >= place->pass_at_ns;
+	const bool reached = place->listed && (value ^ place->slept) & WAKES_MASK;
+	if (due) {
+		const bool stays = wait_anybody(place->word) && /* [WAIT] */
+				   inspect(p, place, value, false);
+		place->pass_rest_ns = wait_longer(place->pass_rest_ns, 1);
+		place->pass_at_ns = stays ? now + place->pass_rest_ns : 0;
+		if (!stays)
+			return;
+	}
+	if ((due || reached) && wait_anybody(place->word)) /* [WAIT] */
+		wait_wake(place->word, 1);
+}
+
+void place_visit(struct qmempool *p, struct place *place, const struct place_visit *v)
+{
+	uint32_t value = load_seq_cst(place->word); /* [WAIT] */
+	if (place->armed || (v->slice && place->wants)) {
+		const uint32_t most = inspect(p, place, value, v->late);
+		if (most || v->slice || v->taking)
+			place_settle(place, most, v->out, v->taking);
+	} else {
+		pass_on(p, place, value, v->now);
+		value = load_seq_cst(place->word); /* [WAIT] */
+	}
+	if (!place->armed && place->counted) {
+		place_uncount(place);
+		place->pass_rest_ns = WAIT_SHORT_NS;
+		place->pass_at_ns =
+			wait_anybody(place->word) ? v->now + WAIT_SHORT_NS : 0; /* [WAIT] */
+		value = load_seq_cst(place->word);                              /* [WAIT] */
+	} else if (place->armed &&
+		   (!place->counted || (value ^ place->entered) & WAIT_EPOCH_MASK)) {
+		place->entered = wait_enter(place->word); /* also after wait_reset() */
+		place->counted = true;
+	}
+	place->slept = value;
+}
+
+uint32_t *place_word(struct qmempool *p, uint32_t index, enum shmpool_wanted what)
+{
+	if (what == SHMPOOL_FREE)
+		return index < segment_classes(&p->segment) ?
+			       &pool_shared(pool_class(p, index))->free_wait :
+			       NULL;
+	const struct alf_ring *r = queue_ring(p, index);
+	return !r ? NULL : what == SHMPOOL_ROOM ? &r->q->room_wait : &r->q->data_wait;
+}
