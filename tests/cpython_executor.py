@@ -80,7 +80,7 @@ class ProcessPoolExecutor(shmpool.ProcessPoolExecutor):
 class Ours:
     """A mixin for a test case."""
 
-    def setUp(self: Any) -> None:  # noqa: N802
+    def setUp(self: Any) -> None:
         super().setUp()  # type: ignore[misc]
         if self._testMethodName in TIMED:
             concurrent.futures.wait([self.executor.submit(abs, i) for i in range(5)])
@@ -88,7 +88,7 @@ class Ours:
     def assertRaises(self: Any, expected: Any, *args: Any, **options: Any) -> Any:  # noqa: N802
         if expected is BrokenProcessPool:
             expected = INSTEAD.get(self._testMethodName, expected)
-        return super().assertRaises(expected, *args, **options)
+        return super().assertRaises(expected, *args, **options)  # noqa: PT027
 
 
 def python_with_ours(run: Any, *args: str) -> Any:

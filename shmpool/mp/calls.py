@@ -12,6 +12,7 @@ recovery puts a task whose worker died. It does so after the death, so behind th
 task, if the worker had put one.
 """
 
+import bisect
 from typing import Any
 
 from .._hot import SHORT, Buffer
@@ -26,7 +27,7 @@ FAILED = 4  # its initializer raised; the object says what
 ENDED = 5  # the worker's process has ended: from the executor to itself
 WAKE = 6  # something has changed: from the executor to itself
 
-PART = 32  # free memory is counted each time that this part of the pool has been read
+PART = 32  # free buffers are counted each time that this part of them has been read
 
 
 def write(
@@ -39,27 +40,37 @@ def write(
 
 
 class Reader:
-    """Reads the objects of messages: in place while half of the pool's memory is free, else into
-    memory of the process.
+    """Reads the objects of messages: in place while half of the buffers of their size are free,
+    else into memory of the process.
 
     So objects that are kept never take the memory that the next tasks and results need.
     """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._unseen = 0  # bytes read since free memory was counted
-        self._copy = False
+        self._sizes = [c.buffer_size - pool.geometry.headroom for c in pool.geometry.sizes]
+        self._capacities = [c.capacity for c in pool.geometry.sizes]
+        self._left = [0] * len(self._capacities)  # to be read before the free ones are counted
+        self._copy = [False] * len(self._capacities)
+
+    def size_class(self, size: int) -> int:
+        """Returns which size class of the pool a message of that many bytes uses; as many as there
+        are for a message that is a chain."""
+        return bisect.bisect_left(self._sizes, size)
 
     def load(self, buf: Buffer) -> Any:
         """Returns the object. Raises what unpickling raises."""
         size = len(buf)
-        if size >= SHORT:
-            self._unseen += size
-            if self._unseen * PART >= self._pool.geometry.room:
-                self._unseen, self._copy = 0, self._scarce()
-        return objects.loads(buf, self._copy)
-
-    def _scarce(self) -> bool:
-        sizes = self._pool.stats().sizes
-        used = sum((s.created - s.free - s.cached) * s.buffer_size for s in sizes)
-        return used * 2 > self._pool.geometry.room
+        if size < SHORT:
+            return objects.loads(buf, True)
+        number = self.size_class(size)
+        if number == len(self._copy):
+            return objects.loads(buf, True)
+        self._left[number] -= 1
+        if self._left[number] < 0:
+            capacity = self._capacities[number]
+            sizes = self._pool.stats().sizes[number]
+            used = sizes.created - sizes.free - sizes.cached
+            self._copy[number] = 2 * used >= capacity
+            self._left[number] = capacity // PART
+        return objects.loads(buf, self._copy[number])

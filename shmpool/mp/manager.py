@@ -37,6 +37,7 @@ from .worker import Orders, work
 TASKS_MOST = 4096  # in the queue of tasks; such a task cannot be cancelled
 AHEAD_S = 0.01  # so much work is kept in it, and at least a task for each worker and one more
 BATCH = 256  # messages between two looks at the backlog
+SHARE = 4  # tasks take at most this part of the buffers of a size, so that results find some
 RETRY_S = 0.05  # between two tries to find memory for a task
 STARTS_MOST = 100  # workers killed while they start, one after the other, until that is an error
 ENDED_MOST = 1024  # ended workers whose exit codes are remembered
@@ -47,15 +48,17 @@ IN_CHILD = "this executor is that of the parent process; make one in this proces
 
 
 class Task:
-    """A future and its call; the call is forgotten when it is in shared memory."""
+    """A future and its call, which is forgotten when it is in shared memory."""
 
-    __slots__ = ("buffer", "call", "future", "number", "retries")
+    __slots__ = ("buffer", "call", "future", "message", "number", "retries", "size_class")
 
     def __init__(self, number: int, call: tuple[Any, ...] | None, retries: int) -> None:
         self.number = number
         self.call = call
         self.retries = retries  # left
         self.future: Future[Any] = Future()
+        self.message: Any = None  # the call, pickled
+        self.size_class = 0
         self.buffer: Buffer | None = None  # released when it is in the queue of tasks
 
 
@@ -105,6 +108,10 @@ class Manager:
         self._window = workers + 1  # tasks that are kept in the queue of tasks
         self._numbers = itertools.count(1)
         self._pending: dict[int, Task] = {}  # given to the workers
+        classes = self._pool.geometry.sizes
+        self._share = [max(c.capacity // SHARE, 1) for c in classes] + [1]  # for tasks
+        self._given = [0] * len(self._share)  # buffers put into the queue of tasks, by size class
+        self._back = [0] * len(self._share)  # of these, the tasks that are done
         self._at = 0.0  # when messages were taken
 
         self.processes: dict[int, BaseProcess] = {}  # by pid
@@ -223,8 +230,14 @@ class Manager:
             if not task.future.running() and not task.future.set_running_or_notify_cancel():
                 return True
             try:
-                message = objects.dumps(task.call)
-                task.buffer = calls.write(self._pool, calls.TASK, message, 0, task=task.number)
+                if task.message is None:
+                    task.message = objects.dumps(task.call)
+                    size = objects.size_of(task.message)
+                    task.size_class = self._reader.size_class(size)
+                n = task.size_class
+                if self._given[n] - self._back[n] >= self._share[n]:
+                    return False  # until one is done
+                task.buffer = calls.write(self._pool, calls.TASK, task.message, 0, task=task.number)
             except errors.PoolExhausted:
                 self._stuck = True
                 self.wake()
@@ -234,11 +247,13 @@ class Manager:
             except BaseException as error:
                 _finish(task.future.set_exception, error)
                 return True
+            task.message = None
             if not task.retries:
                 task.call = None
         if not task.buffer.released:  # else interrupted after the put
             self._pending[task.number] = task
             self._tasks.put(task.buffer, 0)
+            self._given[task.size_class] += 1
         self._stuck = False
         return True
 
@@ -322,7 +337,7 @@ class Manager:
 
     def _handle_result(self, buf: Buffer, failed: bool) -> bool:
         """Returns whether the result is the first one of its task."""
-        task = self._pending.pop(buf.timestamp, None)
+        task = self._take_back(buf.timestamp)
         if task is None:  # an interrupted worker has sent two
             buf.free()
             return False
@@ -345,6 +360,13 @@ class Manager:
         _finish(finish, value)
         return True
 
+    def _take_back(self, number: int) -> Task | None:
+        """Returns a task that was given to the workers, and that they have no more."""
+        task = self._pending.pop(number, None)
+        if task is not None:
+            self._back[task.size_class] += 1
+        return task
+
     def _handle_lost(self, buf: Buffer) -> None:
         """A task came back, because its worker died."""
         task = self._pending.get(buf.timestamp)
@@ -362,7 +384,7 @@ class Manager:
 
     def _lose(self, task: Task, pid: int | None, exitcode: int | None) -> None:
         """Tries a task again whose worker died, or fails it."""
-        if self._pending.pop(task.number, None) is None:  # the executor broke in between
+        if self._take_back(task.number) is None:  # the executor broke in between
             return
         self._idle += 1
         if task.retries:

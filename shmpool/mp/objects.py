@@ -80,6 +80,11 @@ def _laid_out(parts: list[bytes], blocks: list[memoryview]) -> Iterator[Part]:
         at += -at % LINE + block.nbytes
 
 
+def size_of(message: Any) -> int:
+    """Returns how many bytes a message of dumps() has."""
+    return len(message) if type(message) is bytes else sum(memoryview(p).nbytes for p in message)
+
+
 def written(pool: "Pool", message: Any, timeout: float | None) -> Buffer:
     """Returns a new buffer of the pool with a message of dumps() in it.
 
@@ -90,10 +95,9 @@ def written(pool: "Pool", message: Any, timeout: float | None) -> Buffer:
         PayloadTooLarge: all buffers of the pool together do not hold the message.
         OutOfSharedMemory: there is no memory for it.
     """
-    parts: list[Part] = [message] if type(message) is bytes else message
-    buf = pool.alloc(timeout, sum(memoryview(part).nbytes for part in parts))
+    buf = pool.alloc(timeout, size_of(message))
     try:
-        buf.writelines(parts)
+        buf.writelines([message] if type(message) is bytes else message)
     except BaseException:
         buf.free()
         raise
