@@ -2,7 +2,7 @@
 """What is behind an executor: its tasks, its workers, and two threads.
 
 One thread collects the messages of the workers and is the only one that changes what is known of
-tasks and workers. The other one waits for the ends of processes: it recovers what a dead worker
+workers. The other one waits for the ends of processes: it recovers what a dead worker
 held and says so with a message, as workers do. No thread waits for a worker.
 
     submit() --backlog--> queue of tasks --> workers --> queue of results --> collector
@@ -10,7 +10,8 @@ held and says so with a message, as workers do. No thread waits for a worker.
                                                 +-- end --> watcher, recovery ----+
 
 At every instant a task is in the backlog, in the queue of tasks, held by a worker, or in the queue
-of results: there as a result, or as the task again because its worker died.
+of results: there as a result, or as the task again because its worker died. Not in here: how tasks
+get into their queue (backlog.py).
 """
 
 import contextlib
@@ -20,9 +21,8 @@ import select
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -31,13 +31,11 @@ from .. import errors
 from .._hot import Buffer
 from ..pool import Pool
 from ..queue import AlfQueue
-from . import calls, objects, program
+from . import calls, program
+from .backlog import TASKS_MOST, Backlog, Task
 from .worker import Orders, work
 
-TASKS_MOST = 4096  # in the queue of tasks; such a task cannot be cancelled
-AHEAD_S = 0.01  # so much work is kept in it, and at least a task for each worker and one more
 BATCH = 256  # messages between two looks at the backlog
-SHARE = 4  # tasks take at most this part of the buffers of a size, so that results find some
 RETRY_S = 0.05  # between two tries to find memory for a task
 STARTS_MOST = 100  # workers killed while they start, one after the other, until that is an error
 ENDED_MOST = 1024  # ended workers whose exit codes are remembered
@@ -45,21 +43,6 @@ ENDED_MOST = 1024  # ended workers whose exit codes are remembered
 AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
 IN_CHILD = "this executor is that of the parent process; make one in this process"
-
-
-class Task:
-    """A future and its call, which is forgotten when it is in shared memory."""
-
-    __slots__ = ("buffer", "call", "future", "message", "number", "retries", "size_class")
-
-    def __init__(self, number: int, call: tuple[Any, ...] | None, retries: int) -> None:
-        self.number = number
-        self.call = call
-        self.retries = retries  # left
-        self.future: Future[Any] = Future()
-        self.message: Any = None  # the call, pickled
-        self.size_class = 0
-        self.buffer: Buffer | None = None  # released when it is in the queue of tasks
 
 
 class Worker:
@@ -90,28 +73,17 @@ class Manager:
         self._method = context.get_start_method(allow_none=False)
         self._workers_most = workers
         self._most = most
-        self._retries = retries
         queues = program.in_memory(_make_queues) if pool is None else _make_queues(pool)
-        self._tasks, self._results = queues
-        self._pool = self._tasks.pool
+        self._queue, self._results = queues
+        self._pool = self._queue.pool
         self._reader = calls.Reader(self._pool)
+        self._tasks = Backlog(self._queue, self._reader, workers, retries, self.wake)
+        self._lock = self._tasks.lock
         served = self._method == "forkserver"
         self._orders = Orders(*queues, initializer, initargs, most, served)
-
-        self._lock = threading.RLock()  # a signal handler, too, may submit
         self.refusal: tuple[type[Exception], str] | None = None  # what submit() raises
         self._ending = False  # no task will be submitted any more
         self._closing = False  # and all are done: the workers end
-        self._backlog: deque[Task] = deque()
-        self._filling = False
-        self._stuck = False  # there is no memory for the next task
-        self._window = workers + 1  # tasks that are kept in the queue of tasks
-        self._numbers = itertools.count(1)
-        self._pending: dict[int, Task] = {}  # given to the workers
-        classes = self._pool.geometry.sizes
-        self._share = [max(c.capacity // SHARE, 1) for c in classes] + [1]  # for tasks
-        self._given = [0] * len(self._share)  # buffers put into the queue of tasks, by size class
-        self._back = [0] * len(self._share)  # of these, the tasks that are done
         self._at = 0.0  # when messages were taken
 
         self.processes: dict[int, BaseProcess] = {}  # by pid
@@ -141,27 +113,17 @@ class Manager:
                 kind, why = self.refusal
                 raise kind(why)
             self._provide_workers()
-            task = Task(next(self._numbers), call, self._retries)
-            self._backlog.append(task)
-            self._fill()
-            return task.future
+            return self._tasks.add(call)
 
     def end(self, cancel: bool = False) -> None:
         """Lets the workers end when all tasks are done. With cancel, tasks of the backlog are not
         done."""
-        cancelled: list[Task] = []
         with self._lock:
             if self.refusal is None:
                 self.refusal = RuntimeError, AFTER_SHUTDOWN
             self._ending = True
-            if cancel:
-                running = [task for task in self._backlog if task.future.running()]
-                cancelled = [task for task in self._backlog if not task.future.running()]
-                self._backlog.clear()
-                self._backlog.extend(running)  # they are to be retried
-        for task in cancelled:
-            if task.future.cancel():
-                task.future.set_running_or_notify_cancel()
+        if cancel:
+            self._tasks.cancel()
         self.wake()
 
     def wake(self) -> None:
@@ -203,60 +165,6 @@ class Manager:
             raise BrokenProcessPool(f"a thread could not be started: {error}") from error
         self.collector = collector
 
-    def _fill(self) -> None:
-        """Moves tasks from the backlog to the workers' queue, until that has enough.
-
-        May be interrupted at any instruction, by a signal handler that submits or raises, and may
-        be called by what is pickled.
-        """
-        with self._lock:
-            if self._filling:
-                return
-            self._filling = True
-            try:
-                while self._backlog and len(self._tasks) < self._window:
-                    if not self._give(self._backlog[0]):
-                        break
-                    self._backlog.popleft()
-            finally:
-                self._filling = False
-
-    def _give(self, task: Task) -> bool:
-        """Puts a task into the workers' queue. Returns false if there is no memory for it now.
-
-        What cannot be pickled, or is too large, raises in the future.
-        """
-        if task.buffer is None:
-            if not task.future.running() and not task.future.set_running_or_notify_cancel():
-                return True
-            try:
-                if task.message is None:
-                    task.message = objects.dumps(task.call)
-                    size = objects.size_of(task.message)
-                    task.size_class = self._reader.size_class(size)
-                n = task.size_class
-                if self._given[n] - self._back[n] >= self._share[n]:
-                    return False  # until one is done
-                task.buffer = calls.write(self._pool, calls.TASK, task.message, 0, task=task.number)
-            except errors.PoolExhausted:
-                self._stuck = True
-                self.wake()
-                return False
-            except KeyboardInterrupt:
-                raise
-            except BaseException as error:
-                _finish(task.future.set_exception, error)
-                return True
-            task.message = None
-            if not task.retries:
-                task.call = None
-        if not task.buffer.released:  # else interrupted after the put
-            self._pending[task.number] = task
-            self._tasks.put(task.buffer, 0)
-            self._given[task.size_class] += 1
-        self._stuck = False
-        return True
-
     # Workers.
 
     def _start_worker(self) -> None:
@@ -276,7 +184,7 @@ class Manager:
         """The watcher's thread: says when processes end."""
         try:
             while not self._closing or self._ends:
-                for end, _ in self._epoll.poll(RETRY_S if self._stuck else None):
+                for end, _ in self._epoll.poll(RETRY_S if self._tasks.stuck else None):
                     if end == self._alarm:
                         os.eventfd_read(end)
                         self._post(calls.WAKE)
@@ -287,7 +195,7 @@ class Manager:
                         os.close(end)
                     self._pool.recover()
                     self._post(calls.ENDED, number)
-                if self._stuck:
+                if self._tasks.stuck:
                     self._post(calls.WAKE)
         except BaseException as error:
             self._break(f"the thread that watches its workers failed: {error!r}")
@@ -305,10 +213,9 @@ class Manager:
                 done = self._take()
                 now = time.monotonic()
                 if done:
-                    ahead = AHEAD_S * done / max(now - self._at, 1e-6)
-                    self._window = min(self._workers_most + 1 + int(ahead), TASKS_MOST)
+                    self._tasks.keep_ahead(done, now - self._at)
                 self._at = now
-                self._fill()
+                self._tasks.fill()
                 if self._ending:
                     self._close_if_done()
         except BaseException as error:
@@ -337,7 +244,7 @@ class Manager:
 
     def _handle_result(self, buf: Buffer, failed: bool) -> bool:
         """Returns whether the result is the first one of its task."""
-        task = self._take_back(buf.timestamp)
+        task = self._tasks.take_back(buf.timestamp)
         if task is None:  # an interrupted worker has sent two
             buf.free()
             return False
@@ -357,23 +264,16 @@ class Manager:
             error.add_note("The result of the task could not be read.")
             finish, value = task.future.set_exception, error
         buf._settle()  # its memory stays while the object lives
-        _finish(finish, value)
+        task.finish(finish, value)
         return True
-
-    def _take_back(self, number: int) -> Task | None:
-        """Returns a task that was given to the workers, and that they have no more."""
-        task = self._pending.pop(number, None)
-        if task is not None:
-            self._back[task.size_class] += 1
-        return task
 
     def _handle_lost(self, buf: Buffer) -> None:
         """A task came back, because its worker died."""
-        task = self._pending.get(buf.timestamp)
+        task = self._tasks.pending.get(buf.timestamp)
         if task is None:  # the worker had put the result
             buf.free()
         elif not buf.mark:  # the worker had not begun
-            self._tasks.put(buf, 0)
+            self._queue.put(buf, 0)
         else:
             number = buf.mark
             buf.free()
@@ -384,18 +284,15 @@ class Manager:
 
     def _lose(self, task: Task, pid: int | None, exitcode: int | None) -> None:
         """Tries a task again whose worker died, or fails it."""
-        if self._take_back(task.number) is None:  # the executor broke in between
+        if self._tasks.take_back(task.number) is None:  # the executor broke in between
             return
         self._idle += 1
         if task.retries:
-            task.retries -= 1
-            task.buffer = None
-            with self._lock:
-                self._backlog.appendleft(task)
+            self._tasks.again(task)
             return
         error = errors.WorkerDied(f"the worker that ran the task, {_death(pid, exitcode)}")
         error.pid, error.exitcode = pid, exitcode
-        _finish(task.future.set_exception, error)
+        task.finish(task.future.set_exception, error)
 
     def _handle_worker(self, buf: Buffer, kind: int) -> None:
         number = buf.mark
@@ -432,7 +329,7 @@ class Manager:
     def _replace(self) -> None:
         """Starts a worker in place of one that ended; with fewer workers the executor goes on."""
         with self._lock:
-            if self._closing or (self._ending and not self._pending and not self._backlog):
+            if self._closing or (self._ending and not self._tasks):
                 return
             try:
                 self._start_worker()
@@ -442,9 +339,9 @@ class Manager:
 
     def _close_if_done(self) -> None:
         with self._lock:
-            if not self._pending and not self._backlog and not self._closing:
+            if not self._tasks and not self._closing:
                 self._closing = True
-                self._tasks.shutdown()
+                self._queue.shutdown()
                 self.wake()
 
     def _break(self, why: str) -> None:
@@ -452,13 +349,9 @@ class Manager:
         with self._lock:
             self.refusal = BrokenProcessPool, f"the executor is not usable: {why}"
             self._ending = self._closing = True
-            left = [*self._pending.values(), *self._backlog]
-            self._pending.clear()
-            self._backlog.clear()
-        for task in left:
-            if task.future.running() or task.future.set_running_or_notify_cancel():
-                _finish(task.future.set_exception, BrokenProcessPool(self.refusal[1]))
-        self._tasks.shutdown(immediate=True)
+        text = self.refusal[1]
+        self._tasks.fail(lambda: BrokenProcessPool(text))
+        self._queue.shutdown(immediate=True)
         for worker in list(self._workers.values()):
             worker.process.terminate()
         self.wake()
@@ -481,18 +374,10 @@ def _make_queues(pool: Pool) -> tuple[AlfQueue, AlfQueue]:
     return tasks, results
 
 
-def _finish(finish: Callable[[Any], None], value: object) -> None:
-    """Sets a future's result or exception. The user may have set another one."""
-    with contextlib.suppress(InvalidStateError):
-        finish(value)
-
-
 def _death(pid: int | None, exitcode: int | None) -> str:
-    if exitcode is None:
-        return f"process {pid}, ended"
-    if exitcode < 0:
+    if exitcode is not None and exitcode < 0:
         return f"process {pid}, was killed by signal {-exitcode}"
-    return f"process {pid}, ended with status {exitcode}"
+    return f"process {pid}, ended" + (f" with status {exitcode}" if exitcode is not None else "")
 
 
 _managers: "weakref.WeakSet[Manager]" = weakref.WeakSet()
@@ -500,8 +385,7 @@ _managers: "weakref.WeakSet[Manager]" = weakref.WeakSet()
 
 def _at_exit() -> None:
     """Lets every executor do its tasks before the interpreter ends, as the standard one does."""
-    managers = list(_managers)
-    for manager in managers:
+    for manager in (managers := list(_managers)):
         manager.refusal = manager.refusal or (RuntimeError, AFTER_EXIT)
         manager.end()
     for manager in managers:
