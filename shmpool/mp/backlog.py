@@ -16,8 +16,9 @@ from typing import Any
 
 from .. import errors
 from .._hot import Buffer
+from ..pool import Pool
 from ..queue import AlfQueue
-from . import calls, objects
+from . import calls, objects, program
 
 TASKS_MOST = 4096  # in the queue of tasks; such a task cannot be cancelled
 AHEAD_S = 0.01  # so much work is kept in it, and at least a task for each worker and one more
@@ -45,6 +46,18 @@ class Task:
         """Sets the future's result or exception, if the user has not."""
         with contextlib.suppress(InvalidStateError):
             set_it(value)
+
+
+def make_queues(pool: Pool) -> tuple[AlfQueue, AlfQueue]:
+    """Returns the queues of tasks and of results."""
+    results = pool.create_queue(program.new_name(), capacity=program.QUEUE_MOST)
+    tasks = pool.create_queue(
+        program.new_name(),
+        capacity=2 * TASKS_MOST,
+        on_death="dead-letter",
+        dead_letter=results,
+    )
+    return tasks, results
 
 
 class Backlog:

@@ -30,9 +30,8 @@ from typing import Any
 from .. import errors
 from .._hot import Buffer
 from ..pool import Pool
-from ..queue import AlfQueue
 from . import calls, program
-from .backlog import TASKS_MOST, Backlog, Task
+from .backlog import Backlog, Task, make_queues
 from .worker import Orders, work
 
 BATCH = 256  # messages between two looks at the backlog
@@ -73,7 +72,7 @@ class Manager:
         self._method = context.get_start_method(allow_none=False)
         self._workers_most = workers
         self._most = most
-        queues = program.in_memory(_make_queues) if pool is None else _make_queues(pool)
+        queues = program.in_memory(make_queues) if pool is None else make_queues(pool)
         self._queue, self._results = queues
         self._pool = self._queue.pool
         self._reader = calls.Reader(self._pool)
@@ -102,7 +101,14 @@ class Manager:
 
     def __del__(self) -> None:
         if hasattr(self, "_alarm"):
-            os.close(self._alarm)
+            self._close()
+
+    def _close(self) -> None:
+        self._epoll.close()
+        with self._lock:
+            alarm, self._alarm = self._alarm, -1
+            if alarm >= 0:
+                os.close(alarm)
 
     # Called by the threads of the user.
 
@@ -128,7 +134,9 @@ class Manager:
 
     def wake(self) -> None:
         """Lets the collector look at what has changed."""
-        os.eventfd_write(self._alarm, 1)
+        with self._lock:
+            if self._alarm >= 0:
+                os.eventfd_write(self._alarm, 1)
 
     def join(self) -> None:
         """Waits until the workers and threads have ended."""
@@ -223,7 +231,7 @@ class Manager:
             self._dismiss()
         finally:
             self._watcher.join()
-            self._epoll.close()
+            self._close()
             self._results.drain()
 
     def _take(self) -> int:
@@ -360,18 +368,6 @@ class Manager:
         """Waits for the ends of all workers, where the collector cannot."""
         for worker in list(self._workers.values()):
             worker.process.join()
-
-
-def _make_queues(pool: Pool) -> tuple[AlfQueue, AlfQueue]:
-    """Returns the queues of tasks and of results."""
-    results = pool.create_queue(program.new_name(), capacity=program.QUEUE_MOST)
-    tasks = pool.create_queue(
-        program.new_name(),
-        capacity=2 * TASKS_MOST,
-        on_death="dead-letter",
-        dead_letter=results,
-    )
-    return tasks, results
 
 
 def _death(pid: int | None, exitcode: int | None) -> str:
