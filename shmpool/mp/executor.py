@@ -117,8 +117,8 @@ class ProcessPoolExecutor(Executor):
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None and at_least(buffersize, 1, "buffersize"):
-            pass
+        if buffersize is not None:
+            buffersize = at_least(buffersize, 1, "buffersize")
         deadline = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables, strict=False)
         chunks = iter(lambda: tuple(itertools.islice(calls, chunksize)), ())

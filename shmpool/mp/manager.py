@@ -9,9 +9,8 @@ held and says so with a message, as workers do. No thread waits for a worker.
                                                 |                                 ^
                                                 +-- end --> watcher, recovery ----+
 
-At every instant a task is in the backlog, in the queue of tasks, held by a worker, or in the queue
-of results: there as a result, or as the task again because its worker died. Not in here: how tasks
-get into their queue (backlog.py).
+A task is in the backlog (backlog.py), in the queue of tasks, held by a worker, or in the queue of
+results: there as a result, or as the task again because its worker died.
 """
 
 import contextlib
@@ -97,10 +96,10 @@ class Manager:
         self._epoll = select.epoll()
         self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._alarm, select.EPOLLIN)
-        _managers.add(self)
+        _managers.add(weakref.ref(self, _managers.discard))
 
     def __del__(self) -> None:
-        if hasattr(self, "_alarm"):
+        with contextlib.suppress(AttributeError):  # it was never complete
             self._close()
 
     def _close(self) -> None:
@@ -319,7 +318,7 @@ class Manager:
         process = worker.process
         process.join()
         pid, exitcode = process.pid, process.exitcode
-        while len(self._ended) >= ENDED_MOST:
+        if len(self._ended) >= ENDED_MOST:
             del self._ended[next(iter(self._ended))]
         self._ended[number] = pid, exitcode
         self.processes.pop(pid or 0, None)
@@ -376,12 +375,17 @@ def _death(pid: int | None, exitcode: int | None) -> str:
     return f"process {pid}, ended" + (f" with status {exitcode}" if exitcode is not None else "")
 
 
-_managers: "weakref.WeakSet[Manager]" = weakref.WeakSet()
+# No WeakSet: its callback is in Python, and an exception of a signal handler is lost in a callback.
+_managers: "set[weakref.ref[Manager]]" = set()
+
+
+def _existing() -> list[Manager]:
+    return [manager for known in list(_managers) if (manager := known()) is not None]
 
 
 def _at_exit() -> None:
     """Lets every executor do its tasks before the interpreter ends, as the standard one does."""
-    for manager in (managers := list(_managers)):
+    for manager in (managers := _existing()):
         manager.refusal = manager.refusal or (RuntimeError, AFTER_EXIT)
         manager.end()
     for manager in managers:
@@ -389,9 +393,8 @@ def _at_exit() -> None:
 
 
 def _in_child() -> None:
-    for manager in list(_managers):
-        manager.refusal = RuntimeError, IN_CHILD
-        manager.collector = None
+    for manager in _existing():
+        manager.refusal, manager.collector = (RuntimeError, IN_CHILD), None
     _managers.clear()
 
 
