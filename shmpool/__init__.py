@@ -31,6 +31,7 @@ from .errors import (
     SegmentInvalid,
     ShmpoolError,
     ShutDown,
+    WorkerDied,
 )
 from .geometry import Geometry, SizeClass
 from .messages import Message
@@ -44,7 +45,14 @@ from .stats import Audit, Holder, Member, Recovery, SizeStats, Stats
 from .wakers import wait
 
 if TYPE_CHECKING:
-    from .mp import Context, JoinableQueue, Queue, SimpleQueue, get_context
+    from .mp import (
+        Context,
+        JoinableQueue,
+        ProcessPoolExecutor,
+        Queue,
+        SimpleQueue,
+        get_context,
+    )
     from .rpc.client import AsyncClient, Client
     from .rpc.records import (
         Alarm,
@@ -101,6 +109,7 @@ __all__ = [
     "PoolReplaced",
     "PoolStats",
     "PoolSummary",
+    "ProcessPoolExecutor",
     "Pruned",
     "Queue",
     "QueueBusy",
@@ -120,21 +129,22 @@ __all__ = [
     "SizeStats",
     "Stats",
     "Version",
+    "WorkerDied",
     "get_context",
     "pool_names",
     "prune",
     "wait",
 ]
 
-_QUEUES = ("Context", "JoinableQueue", "Queue", "SimpleQueue", "get_context")
+_MP = ("Context", "JoinableQueue", "ProcessPoolExecutor", "Queue", "SimpleQueue", "get_context")
 
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Imports the clients, their records, and multiprocessing's queues with the first use: a
+        """Imports the clients, their records, and what is multiprocessing's with the first use: a
         program that only moves packets does without."""
-        if name in _QUEUES:
+        if name in _MP:
             from . import mp
 
             return getattr(mp, name)

@@ -154,6 +154,18 @@ class PayloadTooLarge(ShmpoolError, ValueError):
     errno = errno.EMSGSIZE
 
 
+class WorkerDied(ShmpoolError, RuntimeError):
+    """ProcessPoolExecutor: the worker that ran the task was killed, or ended by itself.
+
+    pid is that of the worker. exitcode is as in multiprocessing: the negative number of the signal
+    that killed it, or its exit status; None if it is not known.
+    """
+
+    errno = errno.EOWNERDEAD
+    pid: int | None = None
+    exitcode: int | None = None
+
+
 class DaemonUnavailable(ShmpoolError, ConnectionError):
     """Client: no daemon answers at the socket, or it ended the connection."""
 

@@ -34,6 +34,7 @@ BUILT_IN = {
     "QueueNotFound": LookupError,
     "RequestRefused": Exception,
     "SegmentInvalid": Exception,
+    "WorkerDied": RuntimeError,
 }
 
 

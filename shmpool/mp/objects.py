@@ -18,9 +18,12 @@ import struct
 from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._hot import SHORT, Buffer, pickled, use_pickler
+
+if TYPE_CHECKING:
+    from ..pool import Pool
 
 MARK = b"\x00shmobj1"
 LINE = 64  # bytes
@@ -75,6 +78,30 @@ def _laid_out(parts: list[bytes], blocks: list[memoryview]) -> Iterator[Part]:
         yield bytes(-at % LINE)
         yield block
         at += -at % LINE + block.nbytes
+
+
+def size_of(message: Any) -> int:
+    """Returns how many bytes a message of dumps() has."""
+    return len(message) if type(message) is bytes else sum(memoryview(p).nbytes for p in message)
+
+
+def written(pool: "Pool", message: Any, timeout: float | None) -> Buffer:
+    """Returns a new buffer of the pool with a message of dumps() in it.
+
+    Waits up to timeout seconds for the buffer (None: as long as it takes).
+
+    Raises:
+        PoolExhausted: no buffer became free.
+        PayloadTooLarge: all buffers of the pool together do not hold the message.
+        OutOfSharedMemory: there is no memory for it.
+    """
+    buf = pool.alloc(timeout, size_of(message))
+    try:
+        buf.writelines([message] if type(message) is bytes else message)
+    except BaseException:
+        buf.free()
+        raise
+    return buf
 
 
 def loads(buf: Buffer, copy: bool) -> Any:

@@ -8,8 +8,9 @@ while multiprocessing starts them, and the kernel frees it with the last of them
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 from multiprocessing.context import get_spawning_popen
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import errors
 from ..options import OnDeath
@@ -18,6 +19,7 @@ from ..process_exit import open_pools
 from ..queue import AlfQueue
 from ..segment import ANONYMOUS
 
+T = TypeVar("T")
 KIB, MIB = 2**10, 2**20
 HEAD = 4 * KIB  # room for an object's pickle beside an array of a power of two
 # Size classes: bytes, the most buffers, and free buffers that a thread caches.
@@ -47,19 +49,28 @@ def new_queue(capacity: int, on_death: OnDeath) -> AlfQueue:
     Raises:
         OutOfSharedMemory, LimitReached: there is no memory, or no descriptor, for it.
     """
-    global _current
     with contextlib.suppress(KeyError, IndexError):
         return _idle[capacity, on_death].pop()
     name = new_name()
     options: dict[str, Any] = {"capacity": capacity, "on_death": on_death, "memory": "on-demand"}
+    return in_memory(lambda pool: pool.create_queue(name, **options))
+
+
+def in_memory(make: Callable[[Pool], T]) -> T:
+    """Returns make(pool), which creates queues in the program's memory.
+
+    Raises:
+        OutOfSharedMemory, LimitReached: there is no memory, or no descriptor, for it.
+    """
+    global _current
     with _lock:
         if _current is None:
             _current = next(filter(_of_program, open_pools()), None) or new_pool()
         with contextlib.suppress(errors.LimitReached):
-            return _current.create_queue(name, **options)
+            return make(_current)
         _current = new_pool()  # the old one goes with its last queue
         _idle.clear()
-        return _current.create_queue(name, **options)
+        return make(_current)
 
 
 def new_name() -> str:

@@ -145,13 +145,7 @@ class _Objects:
         if self._closed:
             self._refuse_closed()
         deadline = None if timeout is None else time.monotonic() + timeout
-        size = sum(memoryview(part).nbytes for part in parts)
-        buf = self._queue.pool.alloc(timeout, size)
-        try:
-            buf.writelines(parts)
-        except BaseException:
-            buf.free()
-            raise
+        buf = objects.written(self._queue.pool, parts, timeout)
         left = None if deadline is None else max(deadline - time.monotonic(), 0)
         self._queue._put_or_free(buf, left)
 
