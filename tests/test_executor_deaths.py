@@ -231,7 +231,7 @@ def test_workers_that_never_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_killed_after_shutdown() -> None:
-    """shutdown() waits for the tasks, also if a worker is killed meanwhile."""
+    """shutdown() waits for the tasks, also if a worker is killed then."""
     executor = shmpool.ProcessPoolExecutor(1, FORK)
     futures: list[Future[Any]] = [executor.submit(die) for _ in range(3)]
     futures.append(executor.submit(same, 1))

@@ -38,8 +38,7 @@ RETRY_S = 0.05  # between two tries to find memory for a task
 STARTS_MOST = 100  # workers killed while they start, one after the other, until that is an error
 ENDED_MOST = 1024  # ended workers whose exit codes are remembered
 
-AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
-AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
+AFTER = "cannot schedule new futures after "
 IN_CHILD = "this executor is that of the parent process; make one in this process"
 
 
@@ -115,17 +114,15 @@ class Manager:
         """Returns the future of a call: function, arguments, keyword arguments."""
         with self._lock:
             if self.refusal is not None:
-                kind, why = self.refusal
-                raise kind(why)
+                raise self.refusal[0](self.refusal[1])
             self._provide_workers()
             return self._tasks.add(call)
 
     def end(self, cancel: bool = False) -> None:
-        """Lets the workers end when all tasks are done. With cancel, tasks of the backlog are not
-        done."""
+        """Lets the workers end when all tasks are done; with cancel, without the backlog."""
         with self._lock:
             if self.refusal is None:
-                self.refusal = RuntimeError, AFTER_SHUTDOWN
+                self.refusal = RuntimeError, AFTER + "shutdown"
             self._ending = True
         if cancel:
             self._tasks.cancel()
@@ -326,12 +323,12 @@ class Manager:
             self._lose(task, pid, exitcode)
         if worker.retired or self._closing:
             return
-        if not worker.ready:
-            self._starts += 1
-            if not (exitcode is None or exitcode < 0) or self._starts > STARTS_MOST:
-                self._break(f"a worker could not start: {_death(pid, exitcode)}")
-                return
-        self._replace()
+        self._starts += not worker.ready
+        by_itself = not worker.ready and exitcode is not None and exitcode >= 0
+        if by_itself or self._starts > STARTS_MOST:
+            self._break(f"a worker could not start: {_death(pid, exitcode)}")
+        else:
+            self._replace()
 
     def _replace(self) -> None:
         """Starts a worker in place of one that ended; with fewer workers the executor goes on."""
@@ -341,7 +338,7 @@ class Manager:
             try:
                 self._start_worker()
             except OSError as error:
-                if len(self.processes) == 0:
+                if not self.processes:
                     self._break(f"no worker could be started: {error}")
 
     def _close_if_done(self) -> None:
@@ -386,7 +383,7 @@ def _existing() -> list[Manager]:
 def _at_exit() -> None:
     """Lets every executor do its tasks before the interpreter ends, as the standard one does."""
     for manager in (managers := _existing()):
-        manager.refusal = manager.refusal or (RuntimeError, AFTER_EXIT)
+        manager.refusal = manager.refusal or (RuntimeError, AFTER + "interpreter shutdown")
         manager.end()
     for manager in managers:
         manager.join()
