@@ -20,6 +20,7 @@ from ..pool import Pool
 from ..queue import AlfQueue
 from . import calls, objects, program
 
+RESULTS_MOST = 65536  # in the queue of results, and tasks of killed workers
 TASKS_MOST = 4096  # in the queue of tasks; such a task cannot be cancelled
 AHEAD_S = 0.01  # so much work is kept in it, and at least a task for each worker and one more
 SHARE = 4  # tasks take at most this part of the buffers of a size, so that results find some
@@ -50,7 +51,7 @@ class Task:
 
 def make_queues(pool: Pool) -> tuple[AlfQueue, AlfQueue]:
     """Returns the queues of tasks and of results."""
-    results = pool.create_queue(program.new_name(), capacity=program.QUEUE_MOST)
+    results = pool.create_queue(program.new_name(), capacity=RESULTS_MOST, memory="on-demand")
     tasks = pool.create_queue(
         program.new_name(),
         capacity=2 * TASKS_MOST,
