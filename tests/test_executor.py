@@ -486,7 +486,7 @@ def test_the_header_of_a_message(pool: shmpool.Pool) -> None:
     """A kind, a task and a worker fit into it."""
     buf = calls.write(pool, calls.WAKE, b"x", 0, task=2**62, worker=2**32 - 1)
     assert (calls.WAKE, 2**62, 2**32 - 1) == (buf.flow_hash, buf.timestamp, buf.mark)
-    assert backlog.TASKS_MOST < shmpool.mp.program.QUEUE_MOST
+    assert backlog.TASKS_MOST < backlog.RESULTS_MOST
     buf.free()
 
 
@@ -496,7 +496,8 @@ EXIT = """
 import sys, multiprocessing, shmpool
 
 def say(text):
-    print(text, flush=True)
+    sys.stdout.write(text + "\\n")  # at once: another worker writes too
+    sys.stdout.flush()
 
 if __name__ == "__main__":
     executor = shmpool.ProcessPoolExecutor(2, multiprocessing.get_context(sys.argv[1]))
