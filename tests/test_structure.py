@@ -56,7 +56,7 @@ C_ORDER = [
     "opening.h",
     "guard.h",
     "lookup.h",
-    "ring.h",
+    "uring.h",
     "place.h",
     "helper.h",
     "hot.h",

@@ -87,7 +87,7 @@ uint32_t helper_count(struct place *place)
 	return n;
 }
 
-void helper_sleep(struct place *place, struct ring *ring)
+void helper_sleep(struct place *place, struct uring *ring)
 {
 	if (!place->word)
 		return;
@@ -97,7 +97,7 @@ void helper_sleep(struct place *place, struct ring *ring)
 	}
 	if (!place->several) {
 		if (!place->ring && !place->listed && ring &&
-		    ring_wait(ring, place->word, place->slept, place))
+		    uring_wait(ring, place->word, place->slept, place))
 			place->ring = ring;
 		if (place->ring)
 			return;
@@ -110,7 +110,7 @@ void helper_sleep(struct place *place, struct ring *ring)
 void helper_cancel(struct place *place)
 {
 	if (place->ring)
-		ring_cancel(place->ring, place);
+		uring_cancel(place->ring, place);
 }
 
 /* Visits the thread's places, and lists the words to sleep on. Returns when the sleep ends, at the
@@ -201,7 +201,7 @@ static void unlock_and_show(struct helper *h)
 void helper_woken(struct place *place)
 {
 	uint32_t *at;
-	struct ring *ring = place->ring;
+	struct uring *ring = place->ring;
 	struct qmempool *p = place_begin(place, &at);
 	place->ring = NULL;
 	if (p)
@@ -211,7 +211,7 @@ void helper_woken(struct place *place)
 		helper_sleep(place, ring);
 }
 
-void helper_forget(const struct ring *ring)
+void helper_forget(const struct uring *ring)
 {
 	for (struct helper *h = ours->helpers; h; h = h->next)
 		for (struct place *place = h->places; place; place = place->next)

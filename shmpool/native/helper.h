@@ -36,7 +36,7 @@ uint32_t helper_count(struct place *place);
 
 /* Begins to sleep for a place that has armed wants, if that is not done: in the ring, or in the
  * thread if ring is NULL or fails. After helper_count(). */
-void helper_sleep(struct place *place, struct ring *ring);
+void helper_sleep(struct place *place, struct uring *ring);
 
 /* A sleep in the ring has ended: inspects, and goes on to sleep if it must. */
 void helper_woken(struct place *place);
@@ -45,6 +45,6 @@ void helper_woken(struct place *place);
 void helper_cancel(struct place *place);
 
 /* Calls helper_cancel() for the places of a ring, before it is closed; the thread goes on. */
-void helper_forget(const struct ring *ring);
+void helper_forget(const struct uring *ring);
 
 #endif

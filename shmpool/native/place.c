@@ -9,7 +9,7 @@
 #define WAKES_MASK (~(WAIT_COUNT_MASK | WAIT_EPOCH_MASK))
 
 void (*place_settle)(struct place *place, uint32_t most, struct shown_list *out,
-		     const struct ring *taking);
+		     const struct uring *taking);
 
 struct qmempool *place_begin(const struct place *place, uint32_t **at)
 {

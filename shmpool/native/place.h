@@ -12,7 +12,7 @@
  *
  * A process that is killed leaves a sleeper too many, as every sleeper does.
  *
- * Where io_uring(7) can wait on a futex (ring.h) an event loop needs no thread to be woken: then
+ * Where io_uring(7) can wait on a futex (uring.h) an event loop needs no thread to be woken: then
  * the ring sleeps on the words, and the thread only inspects the places at each slice.
  *
  * A want fires when the thread finds after a wake-up that it may be had; also when the queue is
@@ -31,7 +31,7 @@
 #define SHMPOOL_PLACE_H
 
 #include "lookup.h"
-#include "ring.h"
+#include "uring.h"
 
 struct want; /* waker.c */
 
@@ -47,9 +47,9 @@ struct place {
 	uint32_t armed; /* how many wants have not fired */
 	bool counted;   /* in the word, as wait_enter() returned it: */
 	uint32_t entered;
-	struct ring *ring; /* sleeps on the word in place of the thread; NULL for none */
-	bool several;      /* loops wait here: one may be busy, so the thread sleeps on the word */
-	bool listed;       /* the thread sleeps on the word, or is about to; it then was: */
+	struct uring *ring; /* sleeps on the word in place of the thread; NULL for none */
+	bool several;       /* loops wait here: one may be busy, so the thread sleeps on the word */
+	bool listed;        /* the thread sleeps on the word, or is about to; it then was: */
 	uint32_t slept;
 	bool fresh; /* armed in the thread since the last slice began: the thread sleeps on it */
 	bool used;  /* since the last slice began: the place stays */
@@ -73,7 +73,7 @@ struct shown_list {
  * woken does not wait for the mutex. With out NULL it makes them readable itself, except that of
  * the waker with the ring taking, which is in shmpool_waker_take(). waker.c sets it. */
 extern void (*place_settle)(struct place *place, uint32_t most, struct shown_list *out,
-			    const struct ring *taking);
+			    const struct uring *taking);
 
 /* Returns the word to wait at, NULL if there is none. */
 uint32_t *place_word(struct qmempool *p, uint32_t index, enum shmpool_wanted what);
@@ -107,7 +107,7 @@ struct place_visit {
 	int64_t now;
 	bool slice, late; /* a slice has ended; a sleep has ended that was short or a slice */
 	struct shown_list *out;
-	const struct ring *taking;
+	const struct uring *taking;
 };
 void place_visit(struct qmempool *p, struct place *place, const struct place_visit *v);
 

@@ -32,7 +32,7 @@ struct want {
 struct waker {
 	struct waker *next;
 	int number;
-	struct ring *ring; /* a second member; NULL for none */
+	struct uring *ring; /* a second member; NULL for none */
 	bool readable;
 	struct shown shown; /* epoll, with one member, which is always readable */
 	uint32_t room, fired;
@@ -75,7 +75,7 @@ static void settle(struct want *want, uint32_t most)
 }
 
 static void settle_all(struct place *place, uint32_t most, struct shown_list *out,
-		       const struct ring *taking)
+		       const struct uring *taking)
 {
 	for (struct want *want = place->wants; want; want = want->next) {
 		const uint32_t before = want->waker->fired;
@@ -112,9 +112,9 @@ static int open_descriptors(struct waker *w)
 static void add_ring(struct waker *w)
 {
 	struct epoll_event event = { .events = EPOLLIN };
-	w->ring = ring_make();
-	if (w->ring && epoll_ctl(w->shown.fd, EPOLL_CTL_ADD, ring_fd(w->ring), &event)) {
-		ring_close(w->ring, true);
+	w->ring = uring_make();
+	if (w->ring && epoll_ctl(w->shown.fd, EPOLL_CTL_ADD, uring_fd(w->ring), &event)) {
+		uring_close(w->ring, true);
 		w->ring = NULL;
 	}
 }
@@ -275,7 +275,7 @@ void shmpool_waker_close(int waker)
 			helper_forget(w->ring);
 		const bool mine = show(w, false); /* the program has not closed them */
 		if (w->ring)
-			ring_close(w->ring, mine);
+			uring_close(w->ring, mine);
 		if (mine) {
 			close(w->shown.fd);
 			close(w->shown.always);
@@ -293,7 +293,7 @@ int shmpool_waker_take(int waker, int *wants, size_t n)
 		return error;
 	struct waker *w = find(waker);
 	size_t taken = 0;
-	for (struct place *place; w && w->ring && (place = ring_ended(w->ring));)
+	for (struct place *place; w && w->ring && (place = uring_ended(w->ring));)
 		helper_woken(place);
 	for (uint32_t i = 0; w && i < w->room && taken < n && w->fired; i++)
 		if (w->want[i] && w->want[i]->fired) {

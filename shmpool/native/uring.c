@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ring.c - see ring.h.
+ * uring.c - see uring.h.
  */
 #define _GNU_SOURCE
-#include "ring.h"
+#include "uring.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,7 +20,7 @@
 #define FUTEX2_32 2
 #define PROBED (OP_FUTEX_WAIT + 1)
 
-struct ring {
+struct uring {
 	int fd;
 	uint32_t *tail, *flags, *array, mask; /* submissions */
 	uint32_t *head, *ended, ended_mask;   /* completions */
@@ -52,7 +52,7 @@ static void *map(int fd, size_t size, uint64_t offset)
 }
 
 /* Maps both queues. False without memory. */
-static bool map_queues(struct ring *r, const struct io_uring_params *p)
+static bool map_queues(struct uring *r, const struct io_uring_params *p)
 {
 	r->submitted_size = p->sq_off.array + p->sq_entries * sizeof(uint32_t);
 	r->completed_size = p->cq_off.cqes + p->cq_entries * sizeof(struct io_uring_cqe);
@@ -73,10 +73,10 @@ static bool map_queues(struct ring *r, const struct io_uring_params *p)
 	return true;
 }
 
-struct ring *ring_make(void)
+struct uring *uring_make(void)
 {
 	struct io_uring_params p = { 0 };
-	struct ring *r = calloc(1, sizeof(*r));
+	struct uring *r = calloc(1, sizeof(*r));
 	if (!r)
 		return NULL;
 	r->fd = (int)syscall(SYS_io_uring_setup, ENTRIES, &p);
@@ -85,18 +85,18 @@ struct ring *ring_make(void)
 		return NULL;
 	}
 	if (!has_futex_wait(r->fd) || !map_queues(r, &p)) {
-		ring_close(r, true);
+		uring_close(r, true);
 		return NULL;
 	}
 	return r;
 }
 
-int ring_fd(const struct ring *r)
+int uring_fd(const struct uring *r)
 {
 	return r->fd;
 }
 
-static bool submit(struct ring *r, const struct io_uring_sqe *entry)
+static bool submit(struct uring *r, const struct io_uring_sqe *entry)
 {
 	const uint32_t tail = *r->tail;
 	r->entries[tail & r->mask] = *entry;
@@ -108,7 +108,7 @@ static bool submit(struct ring *r, const struct io_uring_sqe *entry)
 	return false;
 }
 
-bool ring_wait(struct ring *r, uint32_t *word, uint32_t value, void *name)
+bool uring_wait(struct uring *r, uint32_t *word, uint32_t value, void *name)
 {
 	struct io_uring_sqe entry = { .opcode = OP_FUTEX_WAIT,
 				      .fd = FUTEX2_32,
@@ -121,13 +121,13 @@ bool ring_wait(struct ring *r, uint32_t *word, uint32_t value, void *name)
 	return submit(r, &entry);
 }
 
-void ring_cancel(struct ring *r, void *name)
+void uring_cancel(struct uring *r, void *name)
 {
 	submit(r, &(struct io_uring_sqe) {
 			  .opcode = IORING_OP_ASYNC_CANCEL, .fd = -1, .addr = (uintptr_t)name });
 }
 
-void *ring_ended(struct ring *r)
+void *uring_ended(struct uring *r)
 {
 	for (;;) {
 		const uint32_t head = *r->head;
@@ -145,7 +145,7 @@ void *ring_ended(struct ring *r)
 	}
 }
 
-void ring_close(struct ring *r, bool closes)
+void uring_close(struct uring *r, bool closes)
 {
 	if (r->submitted)
 		munmap(r->submitted, r->submitted_size);
