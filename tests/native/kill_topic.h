@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_topic.h - operations on topics that are killed, and what must be true of the topic afterwards.
+ * kill_topic.h - operations on topics that are killed, and what must be true of topics afterwards.
  */
 #ifndef KILL_TOPIC_H
 #define KILL_TOPIC_H
