@@ -28,7 +28,7 @@ void topic_blocked(struct scene *s);     /* the same, and a dead subscriber bloc
 int topic_publish_own(struct scene *s);
 int topic_publish_wait(struct scene *s);
 int topic_get_some(struct scene *s);
-int topic_give_up(struct scene *s); /* lets go of what it holds */
+int topic_let_go_held(struct scene *s); /* lets go of what it holds */
 int topic_join(struct scene *s);
 int topic_join_blocking(struct scene *s);
 int topic_leave(struct scene *s);
