@@ -4,7 +4,7 @@
 from typing import TYPE_CHECKING
 
 from . import _ffi as _ffi  # makes _hot importable
-from ._hot import Buffer
+from ._hot import Buffer, Sample
 from .burst import Burst
 from .errors import (
     AccessDenied,
@@ -42,6 +42,7 @@ from .pool_files import pool_names
 from .pruning import prune
 from .queue import AlfQueue
 from .stats import Audit, Holder, Member, Recovery, SizeStats, Stats
+from .topic import Samples, Subscriber, Subscription, Topic
 from .wakers import wait
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ __all__ = [
     "Recoveries",
     "Recovery",
     "RequestRefused",
+    "Sample",
+    "Samples",
     "SegmentInvalid",
     "ShmpoolError",
     "ShutDown",
@@ -128,6 +131,9 @@ __all__ = [
     "SizeClass",
     "SizeStats",
     "Stats",
+    "Subscriber",
+    "Subscription",
+    "Topic",
     "Version",
     "WorkerDied",
     "get_context",
