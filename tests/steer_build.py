@@ -11,8 +11,10 @@ from pathlib import Path
 
 NATIVE = "shmpool/native"
 TESTS = "tests/native"
-# steer_kernel.c replaces opening.c, process.c and token.c; the other files wrap or only observe.
+# steer_kernel.c replaces opening.c, process.c and token.c; the other files wrap, only observe, or
+# wake event loops from a thread of their own.
 LEFT_OUT = ["figures", "guard", "opening", "process", "shmpool", "token"]
+LEFT_OUT += ["helper", "place", "uring", "waker"]
 WRAPPED = ["syscall", "sched_yield", "clock_gettime"]
 
 STEER_SOURCES = [
