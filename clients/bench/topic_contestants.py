@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contestants of clients.bench.topics: one publisher, and every message to each subscriber.
+
+A message has its number in its first eight bytes and in its last eight. Those are written in place
+and read in place wherever the contestant allows it, so what is measured is not the bandwidth of the
+memory, except for multiprocessing.Queue, which copies.
+
+The parent process makes a contestant and calls create(). Its forked children call publisher() or
+subscriber() and use what these return. The parent calls remove() when they have ended.
+"""
+
+import ctypes
+import importlib
+import mmap
+import multiprocessing
+import os
+import shutil
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty
+from typing import Any, ClassVar
+
+WAIT_S = 0.05  # longest wait of one receive
+
+# Publishes the messages of these numbers, start to stop, and waits for room.
+Publish = Callable[[int, int], None]
+# The first and the last number of one message, or an array of each for several; None: no message.
+Receive = Callable[[], tuple[Any, Any] | None]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a run needs."""
+
+    name: str  # unique among runs
+    size: int  # bytes of every message
+    depth: int  # messages that may wait for a subscriber
+    subscribers: int
+
+
+class Contestant(ABC):
+    """Base of all contestants."""
+
+    name: ClassVar[str]
+    module: ClassVar[str]  # what it needs to be installed
+    loses = False  # a subscriber that is too slow may lose messages
+    many = False  # moves several messages a call
+    slow: ClassVar[float] = 1  # about how many times as long as the others a small message takes
+    copies = False  # and by so much longer a large one
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        # Unpacks the two numbers of a message and skips what is between them.
+        self.numbers = struct.Struct(f"<Q{spec.size - 16}xQ").unpack_from
+        self.number = struct.Struct("<Q").pack_into
+
+    @classmethod
+    def cost_of(cls, size: int) -> float:
+        """Returns by how much a run has fewer messages, so that all take about as long."""
+        return cls.slow * (1 + size / 4096 if cls.copies else 1)
+
+    @abstractmethod
+    def create(self) -> None:
+        """Creates what the processes share."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Removes it, also after processes were killed."""
+
+    @abstractmethod
+    def publisher(self) -> Publish:
+        """In the publisher: returns what publishes."""
+
+    @abstractmethod
+    def subscriber(self, index: int) -> Receive:
+        """In a subscriber: returns what receives."""
+
+    def clean_up(self) -> None:  # noqa: B027
+        """In a process of its own, after a subscriber was killed: the repair that is documented."""
+
+
+class QueueEach(Contestant):
+    """A multiprocessing.Queue for each subscriber, which pickles each message for each of them."""
+
+    name, module, slow, copies = "multiprocessing", "multiprocessing", 5, True
+
+    def create(self) -> None:
+        context = multiprocessing.get_context("fork")
+        self.queues = [context.Queue(self.spec.depth) for _ in range(self.spec.subscribers)]
+
+    def remove(self) -> None:
+        for queue in self.queues:
+            queue.cancel_join_thread()
+            queue.close()
+
+    def publisher(self) -> Publish:
+        put = [queue.put for queue in self.queues]
+        body, pack = bytes(self.spec.size - 16), struct.Struct("<Q").pack
+
+        def publish(start: int, stop: int) -> None:
+            for n in range(start, stop):
+                number = pack(n)
+                message = number + body + number
+                for put_one in put:
+                    put_one(message)
+
+        return publish
+
+    def subscriber(self, index: int) -> Receive:
+        get, numbers = self.queues[index].get, self.numbers
+
+        def receive() -> tuple[Any, Any] | None:
+            try:
+                return numbers(get(True, WAIT_S))
+            except Empty:
+                return None
+
+        return receive
+
+
+class FlagRing(Contestant):
+    """The ring of chunks that vLLM broadcasts with, in shape: no line of it is vLLM's.
+
+    Each chunk has a flag that it is written, and for each reader one that this reader is done. The
+    writer waits for the oldest chunk until it has the flags of all readers; everybody polls and
+    yields the processor meanwhile. There is one writer, and readers are there from the beginning.
+    The order of stores is that of x86; elsewhere such a ring needs fences.
+    """
+
+    name, module = "ring with flags", "mmap"
+
+    def create(self) -> None:
+        spec = self.spec
+        self.row = 1 + spec.subscribers
+        self.flags = mmap.mmap(-1, spec.depth * self.row)
+        self.data = mmap.mmap(-1, spec.depth * spec.size)
+
+    def remove(self) -> None:
+        self.flags.close()
+        self.data.close()
+
+    def publisher(self) -> Publish:
+        flags, row, data, number = self.flags, self.row, self.data, self.number
+        depth, size, unread = self.spec.depth, self.spec.size, bytes(self.spec.subscribers)
+        rest, give_way = size - 8, os.sched_yield
+
+        def publish(start: int, stop: int) -> None:
+            for n in range(start, stop):
+                at = n % depth
+                flag, place = at * row, at * size
+                readers = slice(flag + 1, flag + row)
+                while flags[flag] and 0 in flags[readers]:
+                    give_way()
+                flags[flag] = 0
+                number(data, place, n)
+                number(data, place + rest, n)
+                flags[readers] = unread
+                flags[flag] = 1
+
+        return publish
+
+    def subscriber(self, index: int) -> Receive:
+        flags, row, data, numbers = self.flags, self.row, self.data, self.numbers
+        depth, size, mine, n = self.spec.depth, self.spec.size, index + 1, 0
+        give_way = os.sched_yield
+
+        def receive() -> tuple[Any, Any]:
+            nonlocal n
+            at = n % depth
+            flag = at * row
+            while not flags[flag] or flags[flag + mine]:
+                give_way()
+            found = numbers(data, at * size)
+            flags[flag + mine] = 1
+            n += 1
+            return found
+
+        return receive
+
+
+class Iceoryx2(Contestant):
+    """iceoryx2: samples are loaned, written in place, sent, and read in place.
+
+    Without overflow; the publisher retries until each subscriber has a message. Under load the
+    library loses some all the same. Subscribers poll and yield the processor.
+    """
+
+    name = module = "iceoryx2"
+    loses = True
+
+    def create(self) -> None:
+        self.opened: list[Any] = []
+        self.folder = Path("/tmp") / self.spec.name  # noqa: S108
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for path in Path("/dev/shm").glob(f"{self.spec.name}_*"):  # noqa: S108
+            path.unlink(missing_ok=True)
+
+    def node(self) -> Any:
+        lib: Any = importlib.import_module(self.module)
+        lib.set_log_level(lib.LogLevel.Fatal)
+        config = lib.config.default()
+        config.global_cfg.root_path = lib.Path.new(str(self.folder))
+        config.global_cfg.prefix = lib.FileName.new(f"{self.spec.name}_")
+        builder = lib.NodeBuilder.new().config(config)
+        builder = builder.signal_handling_mode(lib.SignalHandlingMode.Disabled)
+        return builder.create(lib.ServiceType.Ipc)
+
+    def service(self) -> tuple[Any, Any]:
+        lib: Any = importlib.import_module(self.module)
+        spec, node = self.spec, self.node()
+        service = (
+            node.service_builder(lib.ServiceName.new("topic"))
+            .publish_subscribe(lib.Slice[ctypes.c_uint8])
+            .max_publishers(1)
+            .max_subscribers(spec.subscribers)
+            .max_nodes(spec.subscribers + 2)
+            .subscriber_max_buffer_size(spec.depth)
+            .enable_safe_overflow(False)
+            .open_or_create()
+        )
+        self.opened += [node, service]
+        return lib, service
+
+    def message(self) -> Any:
+        """The type of a message. An object of it at an address reads and writes in place."""
+        body = ctypes.c_uint8 * (self.spec.size - 16)
+        fields = [("first", ctypes.c_uint64), ("body", body), ("last", ctypes.c_uint64)]
+        return type("Message", (ctypes.Structure,), {"_fields_": fields}).from_address  # type: ignore[attr-defined]
+
+    def publisher(self) -> Publish:
+        lib, service = self.service()
+        publisher = (
+            service.publisher_builder()
+            .initial_max_slice_len(self.spec.size)
+            .backpressure_strategy(lib.BackpressureStrategy.RetryUntilDelivered)
+            .create()
+        )
+        self.opened.append(publisher)
+        loan, size, place = publisher.loan_slice_uninit, self.spec.size, self.message()
+
+        def publish(start: int, stop: int) -> None:
+            for n in range(start, stop):
+                sample = loan(size)
+                message = place(sample.payload_ptr)
+                message.first = message.last = n
+                sample.assume_init().send()
+
+        return publish
+
+    def subscriber(self, index: int) -> Receive:
+        _, service = self.service()
+        subscriber = service.subscriber_builder().buffer_size(self.spec.depth).create()
+        self.opened.append(subscriber)
+        receive_one, place, give_way = subscriber.receive, self.message(), os.sched_yield
+
+        def receive() -> tuple[Any, Any] | None:
+            sample = receive_one()
+            if sample is None:
+                give_way()
+                return None
+            message = place(sample.payload_ptr)
+            return message.first, message.last
+
+        return receive
+
+    def clean_up(self) -> None:
+        self.node().try_cleanup_dead_nodes()
+
+
+class Kickmsg(Contestant):
+    """kickmsg: slots written in place and viewed in place. A publisher does not wait: what a slow
+    subscriber has not read is overwritten, and that subscriber has lost it."""
+
+    name = module = "kickmsg"
+    loses = True
+
+    def create(self) -> None:
+        spec, lib = self.spec, self.library()
+        config = lib.Config()
+        config.max_subscribers = spec.subscribers
+        config.sub_ring_capacity = spec.depth
+        config.pool_size = 2 * spec.depth * spec.subscribers
+        config.max_payload_size = spec.size
+        self.region = lib.SharedRegion.create(f"/{spec.name}", lib.ChannelType.PubSub, config)
+
+    def remove(self) -> None:
+        self.library().unlink_shm(f"/{self.spec.name}")
+
+    def library(self) -> Any:
+        return importlib.import_module(self.module)
+
+    def open(self) -> Any:
+        self.opened = self.library().SharedRegion.open(f"/{self.spec.name}")
+        return self.opened
+
+    def publisher(self) -> Publish:
+        allocate, size = self.library().Publisher(self.open()).allocate, self.spec.size
+        number, rest = self.number, self.spec.size - 8
+
+        def publish(start: int, stop: int) -> None:
+            for n in range(start, stop):
+                while (slot := allocate()) is None:
+                    os.sched_yield()
+                place = memoryview(slot)
+                number(place, 0, n)
+                number(place, rest, n)
+                slot.publish(size)
+
+        return publish
+
+    def subscriber(self, index: int) -> Receive:
+        subscriber = self.library().Subscriber(self.open())
+        receive_view, numbers = subscriber.receive_view, self.numbers
+
+        def receive() -> tuple[Any, Any] | None:
+            view = receive_view(WAIT_S)
+            return None if view is None else numbers(view)
+
+        return receive
+
+
+CONTESTANTS: tuple[type[Contestant], ...] = (QueueEach, FlagRing, Iceoryx2, Kickmsg)
