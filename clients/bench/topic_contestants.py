@@ -126,7 +126,7 @@ class FlagRing(Contestant):
 
     Each chunk has a flag that it is written, and for each reader one that this reader is done. The
     writer waits for the oldest chunk until it has the flags of all readers; everybody polls and
-    yields the processor meanwhile. There is one writer, and readers are there from the beginning.
+    yields the processor while it waits. There is one writer, and readers are there from the beginning.
     The order of stores is that of x86; elsewhere such a ring needs fences.
     """
 
