@@ -83,7 +83,7 @@ def film(frames: shmpool.Topic, count: int, rate: float) -> None:
 
 
 def run(count: int, rate: float) -> bool:
-    """Returns whether each reader saw whole frames, the last one at its end, and no buffer leaked."""
+    """Returns whether each reader saw whole frames, the last one too, and no buffer leaked."""
     name = f"camera-{os.getpid()}"
     size = HEIGHT * WIDTH
     with shmpool.Pool.create(name, buffer_size=size, capacity=32, unlink_on_close=True) as pool:

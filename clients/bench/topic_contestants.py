@@ -126,8 +126,8 @@ class FlagRing(Contestant):
 
     Each chunk has a flag that it is written, and for each reader one that this reader is done. The
     writer waits for the oldest chunk until it has the flags of all readers; everybody polls and
-    yields the processor while it waits. There is one writer, and readers are there from the beginning.
-    The order of stores is that of x86; elsewhere such a ring needs fences.
+    yields the processor while it waits. There is one writer, and readers are there from the
+    beginning. The order of stores is that of x86; elsewhere such a ring needs fences.
     """
 
     name, module = "ring with flags", "mmap"
