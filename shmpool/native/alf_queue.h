@@ -94,7 +94,7 @@ _Static_assert(sizeof(struct alf_queue) == 3 * CACHE_LINE, "one line for each si
 _Static_assert(offsetof(struct alf_queue, prod) == CACHE_LINE, "producers' line");
 _Static_assert(offsetof(struct alf_queue, cons) == 2 * CACHE_LINE, "consumers' line");
 
-enum { ALF_SINGLE_PRODUCER = 1, ALF_SINGLE_CONSUMER = 2 };
+enum { ALF_SINGLE_PRODUCER = 1, ALF_SINGLE_CONSUMER = 2, ALF_TOPIC = 4 /* topic.h */ };
 
 /* In prod once alf_close() has closed the queue: producers find no room, at no cost while it is
  * open. No position reaches this bit. Not the highest one: limit may lie behind prod, and less 2^63

@@ -20,7 +20,7 @@
 
 #include "alf_repair.h"
 #include "member.h"
-#include "queue.h"
+#include "topic.h"
 
 #define LOOKS 64     /* inspections of a buffer in motion before it counts as unaccounted */
 #define LOOKS_FEW 2  /* the same once DAMAGED buffers are wrong */
@@ -92,7 +92,8 @@ static void enter_ring(struct walk *w, const struct alf_ring *r)
 {
 	alf_position cons = load_acquire(&r->q->cons);          /* [CONS] */
 	alf_position prod = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
-	if ((alf_position)(prod - cons) > r->mask + 1)
+	/* What a topic evicts it does not take out at cons. */
+	if ((alf_position)(prod - cons) > r->mask + 1 || topic_is(r))
 		prod = cons;
 	w->out->at = cons;
 	w->out->end = prod;
@@ -174,7 +175,7 @@ static void count_held(struct walk *w, uint32_t number, const struct buffer *b)
 		return;
 	struct shmpool_held *held = &w->held[number];
 	uint64_t since = load_relaxed(&b->since);
-	if (since && (!held->oldest_ns || since < held->oldest_ns))
+	if (!hold_state(since) && since && (!held->oldest_ns || since < held->oldest_ns))
 		held->oldest_ns = since;
 	held->buffers++;
 }
@@ -246,6 +247,20 @@ static bool count_one(struct walk *w, uint32_t index)
 	if (!r)
 		return false;
 	alf_position low = (alf_position)owner_position(owner);
+	if (topic_is(r)) {
+		uint64_t word = load_acquire(&b->since); /* [HOLD] */
+		if (hold_state(word) == HOLD_FINAL &&
+		    load_acquire(&b->owner) == owner) { /* [OWNER] */
+			count_held(w, tag_number(word), b);
+			return true;
+		}
+		if (hold_is(word, HOLD_HELD, queue, low)) {
+			if (word & HOLD_BITS && queue < w->queued_n)
+				w->queued[queue]++;
+			w->out->free += !(word & HOLD_BITS); /* for the next sweep */
+			return true;
+		}
+	}
 	if ((alf_word(r, low) ^ alf_tag(r, low)) != index)
 		return false;
 	if (segment_free_ring(s, queue) < CLASSES_MAX)

@@ -25,6 +25,7 @@
 #include "binding.h"
 #include "recover.h"
 #include "requeue.h"
+#include "topic.h"
 #include "wait.h"
 
 /* qmempool_alloc_bulk(), waiting for buffers of a size class. Takes them from a larger class if
@@ -53,6 +54,13 @@ int blocking_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 		 const uint64_t *handle, uint32_t n, int64_t deadline_ns);
 int blocking_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 		 uint32_t n, int64_t deadline_ns);
+
+/* topic_publish() and topic_get(), waiting for room and for messages. Also -EINTR, -ESHUTDOWN. A
+ * publisher that a dead subscriber holds up recovers it within about 20 ms. */
+int blocking_publish(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		     const uint64_t *handle, uint32_t n, int64_t deadline_ns);
+int blocking_take(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
+		  uint64_t *position, uint32_t n, int64_t deadline_ns);
 
 /* requeue(), waiting for room in the queue *to. Also -EINTR, -ESHUTDOWN. */
 int blocking_requeue(struct qmempool *p, struct member *m, uint64_t handle, int64_t deadline_ns,

@@ -8,7 +8,8 @@
  *     queues     queue slots                    name, state and positions of each ring
  *     extents    one word each, by class        which parts of the slabs exist
  *     free rings one for each class             the rings of free buffers
- *     rings      max_queues x 65,536 slots      the slots of the named queues
+ *     rings      max_queues x 65,536 slots      the slots of the named queues; of a topic, also its
+ *                                               subscribers, behind them
  *     headers    all buffers x struct buffer    one cache line a buffer
  *     data       by class: capacity x stride    the bytes
  *
@@ -24,7 +25,8 @@
  * file raises LAYOUT_VERSION.
  *
  * What the words mean: owner words, tags and handles, owner.h; cache words, cache.h; identities,
- * member.h; op records, alf_op.h; wait words, wait.h; roles, role.h.
+ * member.h; op records, alf_op.h; wait words, wait.h; roles, role.h; holders words and the words of
+ * subscribers, topic.h.
  */
 #ifndef SHMPOOL_LAYOUT_H
 #define SHMPOOL_LAYOUT_H
@@ -32,7 +34,7 @@
 #include "alf_queue.h"
 
 #define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
-#define LAYOUT_VERSION 7u
+#define LAYOUT_VERSION 8u
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes; results carry a length in 31 bits */
@@ -200,6 +202,28 @@ struct queue_slot {
 };
 _Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");
 
+/* A topic is a named queue with the flag ALF_TOPIC: each of its subscribers sees each buffer. Behind
+ * the slots of its ring lie the words of its subscribers. */
+#define SUBSCRIBERS_MAX 24u /* of one topic: a holders word has a bit for each */
+#define TOPIC_DEPTH_MAX (ALF_CAPACITY_MAX / 2)
+struct topic_subscriber {
+	uint64_t state;             /* | state 2 | token 62 |, 0 if it is free */
+	alf_shared_position cursor; /* the next position that it gets */
+	/* Only raised. When an earlier subscriber here was found dead, its topic was at this
+	 * position: no later one gets a message before it. */
+	alf_shared_position barred;
+	uint32_t policy; /* enum topic_policy */
+	uint32_t pid;    /* shown to people, as that of a member */
+	uint64_t gaps;   /* messages that it has lost */
+	uint64_t pad[3];
+};
+struct topic {
+	uint64_t gate; /* | joins 16 | position 48 |: publishers may reserve positions before it */
+	uint64_t pad[7];
+	struct topic_subscriber subscriber[SUBSCRIBERS_MAX];
+};
+_Static_assert(sizeof(struct topic_subscriber) == CACHE_LINE, "a line for each");
+
 #define BUFFER_PRODUCES (1u << 31)
 
 /* A buffer's header. Only the buffer's holder writes owner and handle. */
@@ -223,7 +247,9 @@ struct buffer {
 			uint32_t link;        /* to the next segment: chain.h */
 		};
 	};
-	uint64_t since;  /* CLOCK_MONOTONIC, ns, some ms coarse: its holder allocated or got it */
+	/* CLOCK_MONOTONIC, ns, some ms coarse: its holder allocated or got it. In a topic and in the
+	 * hands of its subscribers the holders word: topic.h */
+	uint64_t since;
 	uint64_t handle; /* its present handle: handle_of(). Each free raises the generation. With
 			    HANDLE_CHAIN: chain.h */
 };

@@ -66,7 +66,7 @@ static bool can_take_back(struct qmempool *p, uint32_t flags, const struct queue
 		return false;
 	if (on_death->dead_letter == 0)
 		return on_death->what != ON_DEATH_DEAD_LETTER;
-	return letter && !(letter->flags & ALF_SINGLE_PRODUCER);
+	return letter && !(letter->flags & (ALF_SINGLE_PRODUCER | ALF_TOPIC));
 }
 
 static int make(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
@@ -74,6 +74,8 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 {
 	size_t length = strlen(name);
 	if (length == 0 || length > NAME_MAX_BYTES)
+		return -EINVAL;
+	if (flags & ALF_TOPIC && (capacity > TOPIC_DEPTH_MAX || capacity != alf_slots(capacity)))
 		return -EINVAL;
 	if (!can_take_back(p, flags, on_death))
 		return -EDOM;
@@ -89,9 +91,10 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 		int error = alf_init(&ring, &slot->queue, ring_slots(p, i), capacity,
 				     ALF_CAPACITY_MAX, i, flags);
 		if (!error)
-			error = segment_reserve(&p->segment,
-						(uint64_t)((char *)ring.slot - p->segment.base),
-						alf_capacity(&ring) * sizeof(*ring.slot));
+			error = segment_reserve(
+				&p->segment, (uint64_t)((char *)ring.slot - p->segment.base),
+				alf_capacity(&ring) * sizeof(*ring.slot) +
+					(flags & ALF_TOPIC ? sizeof(struct topic) : 0));
 		if (!error) {
 			slot->on_death = on_death->what;
 			slot->dead_letter = on_death->dead_letter;

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "recovery.h"
+#include "topic.h"
 
 #define AT_ONCE 256 /* slots that are decided with one read of all op records */
 
@@ -130,6 +131,11 @@ void ranges_collect(struct recovery *r)
 		const struct alf_ring *ring = recovery_ring(r, i);
 		if (ring)
 			r->base[i] = load_acquire(&ring->q->cons); /* [CONS] read before prod */
+		/* What is reserved and not published is within a ring of prod. */
+		if (ring && topic_is(ring))
+			r->base[i] =
+				(alf_position)(alf_end(load_acquire(&ring->q->prod)) - /* [PROD] */
+					       alf_capacity(ring));
 		if (ring && alf_closed(ring))
 			store_relaxed(&ring->q->ended,
 				      1); /* the member that closed it may be dead */
@@ -184,8 +190,11 @@ static void bury(struct recovery *r, struct dead_range *range, alf_position at, 
 			continue;
 		if (!range->certain && recovery_live(r, ALF_OP_ENQUEUE, range->ring->id, position))
 			range->by->postponed = true;
-		else
+		else {
+			if (topic_is(range->ring))
+				topic_evict_for(r->p, range->ring, position, word[i]);
 			alf_make_tombstone(range->ring, position, word[i]);
+		}
 	}
 }
 

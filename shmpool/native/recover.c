@@ -153,7 +153,8 @@ static bool pass(struct recovery *r)
 	uint64_t swept = load_seq_cst(&shared->swept);         /* [ABANDONED] */
 	uint64_t abandoned = load_seq_cst(&shared->abandoned); /* [ABANDONED] */
 	recover_mark(r);
-	if (!r->deaths && swept == abandoned)
+	subscribers_mark(r);
+	if (!r->deaths && !r->subscribers && swept == abandoned)
 		return false;
 	recover_thieves(r);
 	ranges_collect(r);
@@ -161,6 +162,7 @@ static bool pass(struct recovery *r)
 	ranges_bury(r);
 	r->left = false; /* this sweep takes what was abandoned until here */
 	sweep(r);
+	subscribers_vacate(r);
 	/* What this pass abandoned or left is counted, whatever is counted already: the member that
 	 * abandoned it may be suspended before its own count, or another recoverer may have read
 	 * that count before it passed the buffer. After the sweep, so that a member that reads the

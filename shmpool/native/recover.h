@@ -16,6 +16,8 @@
  *     it was making an extent or a queue                     recover_makers()
  *     it was a queue's single producer or consumer           recover_roles()
  *     it was counted asleep                                  wait_reset()
+ *     a message it was evicting from a topic                 ranges_bury(), sweep()
+ *     messages its subscribers held, and these               sweep(), subscribers_vacate()
  *     its slot                                               member_take_slot()
  *
  * Positions that a live member may have reserved or claimed are left to it: if the op record of a

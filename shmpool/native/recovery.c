@@ -23,8 +23,9 @@ int recovery_begin(struct recovery *r)
 	r->range = calloc(ops + slots, sizeof(*r->range));
 	r->cons = calloc(slots, sizeof(*r->cons));
 	r->consumer = calloc(slots, sizeof(*r->consumer));
+	r->gone = calloc(slots, sizeof(*r->gone));
 	bool all = r->dead && r->dead_at && r->live.interval && r->range && r->base && r->cons &&
-		   r->consumer;
+		   r->consumer && r->gone;
 	return all ? 0 : -ENOMEM;
 }
 
@@ -37,6 +38,7 @@ void recovery_end(struct recovery *r)
 	free(r->range);
 	free(r->cons);
 	free(r->consumer);
+	free(r->gone);
 }
 
 void recovery_read_ops(struct recovery *r)

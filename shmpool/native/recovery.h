@@ -2,7 +2,8 @@
  *
  * recovery.h - the state of one run of recover(): its dead members, and what live members may be
  * doing. Used by recover.c (finds dead members, repairs words that name them), ranges.c
- * (positions that were reserved and not published) and sweep.c (scans every buffer).
+ * (positions that were reserved and not published), subscribers.c (subscribers of topics) and sweep.c
+ * (scans every buffer).
  */
 #ifndef SHMPOOL_RECOVERY_H
 #define SHMPOOL_RECOVERY_H
@@ -50,6 +51,8 @@ struct recovery {
 	bool no_memory;     /* a queue could not be mapped here: no slot may be freed in this run */
 	alf_position *cons; /* by queue slot, read before live */
 	uint32_t *consumer; /* by queue slot: the single consumer's tag, read after cons */
+	uint32_t *gone;     /* by queue slot: the subscribers of dead processes, a bit each */
+	bool subscribers;   /* there are some */
 };
 
 /* Returns the dead member that a tag names, NULL for none. */
@@ -86,6 +89,12 @@ static inline bool recovery_live(const struct recovery *r, enum alf_op_kind kind
 {
 	return cover_has(&r->live, kind, queue, position);
 }
+
+/* Finds the subscribers of topics whose processes are dead, and marks them DEAD. */
+void subscribers_mark(struct recovery *r);
+
+/* Frees those subscribers, after a sweep of all buffers. */
+void subscribers_vacate(struct recovery *r);
 
 /* Collects into r->range what dead members may have reserved. */
 void ranges_collect(struct recovery *r);

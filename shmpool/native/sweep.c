@@ -6,6 +6,7 @@
 #include "queue.h"
 #include "recovery.h"
 #include "requeue.h"
+#include "topic.h"
 #include "wait.h"
 
 #define CANDIDATES 64 /* buffers that are decided with one read of all op records */
@@ -53,9 +54,15 @@ static bool orphan(const struct recovery *r, uint64_t owner)
 		       (uint32_t)owner;
 }
 
-/* True if a dead member owns the buffer, or its chain has gone. *ring is the ring that the member
- * was claiming it from, or NULL. */
-static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring **ring)
+static bool is_dead(const void *context, uint64_t tag)
+{
+	return recovery_dead(context, tag);
+}
+
+/* True if a dead member owns the buffer, or its chain has gone, or it is in no hands after a topic.
+ * *ring is the ring that the member was claiming it from, or NULL. */
+static bool dead_has(struct recovery *r, struct buffer *b, uint64_t owner,
+		     const struct alf_ring **ring)
 {
 	*ring = NULL;
 	if (owner_is_chained(owner))
@@ -63,6 +70,8 @@ static bool dead_has(struct recovery *r, uint64_t owner, const struct alf_ring *
 	if (!(owner & OWNER_TRANSIT))
 		return recovery_dead(r, owner) || owner & OWNER_ABANDONED;
 	const struct alf_ring *from = recovery_ring(r, owner_queue(owner));
+	if (from && topic_is(from))
+		return topic_forsaken(from, b, owner, r->gone[from->id], is_dead, r);
 	if (!from || owner_behind(owner, r->cons[from->id]) >= 0 ||
 	    !dead_claim(r, from, owner_position(owner)))
 		return false;
@@ -88,7 +97,7 @@ static uint32_t came_from(const struct buffer *b, uint64_t owner)
 static uint32_t destination(struct recovery *r, const struct buffer *b, uint64_t owner,
 			    uint32_t from)
 {
-	if (!from || !named_ring(r, from))
+	if (!from || !named_ring(r, from) || topic_is(named_ring(r, from)))
 		return 0;
 	const struct queue_slot *slot = segment_queue(&r->p->segment, from);
 	bool decided = !(owner & OWNER_TRANSIT) && owner_queue(owner);
@@ -177,7 +186,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 	for (int tries = 0;; tries++) {
 		const struct alf_ring *ring;
 		uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
-		if (likely(!dead_has(r, owner, &ring)))
+		if (likely(!dead_has(r, b, owner, &ring)))
 			return;
 		if (tries == DECISIONS) { /* corrupted: overwritten all the time */
 			r->left = true;
@@ -191,7 +200,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 		if (handed == HANDED_ON)
 			return;
 		if (r->m && !to && take(r, b, owner, 0)) {
-			if (from && named_ring(r, from))
+			if (from && named_ring(r, from) && !topic_is(named_ring(r, from)))
 				add_relaxed(&segment_queue(&r->p->segment, from)->dropped, 1);
 			if (owner_is_chained(owner)) { /* as the owner that frees it counts it */
 				count_up(&r->m->counters[COUNT_CHAINED], -1ull);

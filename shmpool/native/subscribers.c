@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * subscribers.c - see recovery.h: subscribers of topics whose processes are dead.
+ *
+ * A subscriber belongs to a process and not to a member: it lives as long as the token. A dead one
+ * stays DEAD, and nobody else can be this subscriber, until a recoverer has swept all buffers: then
+ * no holders word has its bit.
+ */
+#include "liveness.h"
+#include "recovery.h"
+#include "topic.h"
+
+/* Returns the ring of a queue slot if it is a topic, else NULL. */
+static const struct alf_ring *topic_ring(struct recovery *r, uint32_t queue)
+{
+	const struct alf_ring *ring = recovery_ring(r, queue);
+	return ring && topic_is(ring) ? ring : NULL;
+}
+
+static uint32_t mark_topic(struct liveness *q, const struct alf_ring *ring)
+{
+	uint32_t gone = 0;
+	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++) {
+		uint64_t *word = &topic_of(ring)->subscriber[i].state;
+		uint64_t state = load_acquire(word); /* [TOPIC] */
+		const uint64_t token = state & ~TOPIC_STATE_MASK;
+		if (!state)
+			continue;
+		if ((state & TOPIC_STATE_MASK) == TOPIC_DEAD ||
+		    (liveness_ask(q, MEMBER_ATTACHED | token) == TOKEN_FREE &&
+		     (cas_seq_cst(word, &state, TOPIC_DEAD | token) || /* [TOPIC] */
+		      state == (TOPIC_DEAD | token))))
+			gone |= 1u << i;
+	}
+	return gone;
+}
+
+void subscribers_mark(struct recovery *r)
+{
+	struct liveness q = { .s = &r->p->segment, .own = r->token };
+	r->subscribers = false;
+	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++) {
+		const struct alf_ring *ring = topic_ring(r, i);
+		r->gone[i] = ring ? mark_topic(&q, ring) : 0;
+		r->subscribers |= r->gone[i] != 0;
+	}
+}
+
+void subscribers_vacate(struct recovery *r)
+{
+	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++)
+		if (r->gone[i] && !r->no_memory)
+			topic_vacate(recovery_ring(r, i), r->gone[i]);
+}

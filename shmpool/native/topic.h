@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * topic.h - topics: one buffer, many readers. A publisher puts a buffer into the topic's ring once;
+ * each subscriber goes through the ring with a cursor of its own and sees the buffer in place.
+ *
+ * A topic is a named queue with ALF_TOPIC. A position of its ring is a message's sequence number.
+ * The ring keeps the newest `depth` messages (a power of two). Whoever reserves a position is the
+ * only one that evicts the message one ring before it, and then publishes in its slot. A position is
+ * reserved only once the slot is published a ring before.
+ *
+ * No counter says how many hold a buffer. Its holders word has a bit for each subscriber:
+ *
+ *     | state 2 | topic 10 | position 28 | subscribers 24 |
+ *
+ *     state      meaning                                a crash then leaves; repaired by
+ *     0          no holders word: `since` of layout.h
+ *     PUBLISHED  in the ring, and held by the           a publisher: nothing. A subscriber: its bit,
+ *                subscribers whose bits are set         topics_release()
+ *     HELD       evicted, and held by those             the same; HELD without a bit: sweep() takes
+ *                subscribers                            the buffer
+ *     FINAL      nobody holds it: the low 32 bits are   sweep() takes the buffer
+ *                the tag of the member that makes it
+ *                its own, in order to free it
+ *
+ *     from -> to               by                                           in
+ *     any -> PUBLISHED         its owner: publish, before its owner word    topic_publish()
+ *                              is TRANSIT(topic, position)
+ *     PUBLISHED + bit          a subscriber, by CAS                         acquire()
+ *     PUBLISHED, HELD - bit    that subscriber, by CAS; a recoverer, if     let_go(), topics_release()
+ *                              the subscriber is dead
+ *     PUBLISHED -> HELD        the publisher one ring later, by CAS; a      evict(), topic_evict_for()
+ *                              recoverer, if that publisher is dead
+ *     PUBLISHED, HELD -> FINAL the publisher one ring later, if no bit is   evict(), let_go()
+ *                              set; the last subscriber, with its bit
+ *     FINAL, owner -> OWNED    the same member                              own()
+ *
+ * From PUBLISHED to FINAL the owner word stays TRANSIT(topic, position).
+ *
+ * A subscriber is a process's, like a token, and used by any of its threads:
+ *
+ *     state      from -> to           by                                    a crash then leaves
+ *     CLAIMED    0 -> CLAIMED         the process, by CAS                   a dead subscriber
+ *     LIVE       CLAIMED -> LIVE      the same: publishers see the cursor   a dead subscriber
+ *     CLOSING    LIVE -> CLOSING      the same; it still holds buffers      a dead subscriber
+ *                CLOSING -> 0         the same: it holds none               nothing
+ *     DEAD       any -> DEAD          a recoverer: the token is free        DEAD: the next one goes on
+ *                DEAD -> 0            a recoverer: its bits are cleared     nothing
+ *
+ * A recoverer may be suspended between reading a holders word and clearing a dead subscriber's bit.
+ * The bit is that of the dead one, if the subscriber is still DEAD after the word was read. By the
+ * time of its compare-and-swap a later subscriber may have the bit, but it never sets it on the same
+ * message: `barred` is a position after all that a dead one can have held.
+ *
+ * Policies: what happens when a subscriber is a whole ring behind.
+ *
+ *     BLOCK        publishers find no room until it goes on
+ *     DROP_OLDEST  it goes on with the oldest message that is kept, and counts what it missed
+ *     LATEST       it always gets the newest message that it has not got
+ *
+ * Ordering
+ *     [HOLD]    a holders word: changed by compare-and-swap. A publisher writes it before the owner
+ *               word, and that before the slot, so whoever reads the owner word or the slot, with
+ *               acquire, sees this word. The member that makes it FINAL sees what all holders did.
+ *     [CURSOR]  cursor: stored by its subscriber, seq_cst, before it looks for sleeping publishers;
+ *               a publisher that finds no room counts itself asleep and reads it again (wait.h). A
+ *               publisher reads it with acquire or more, after which it may evict.
+ *     [GATE]    gate: a subscriber that blocks is LIVE, then raises joins, and then reads prod. A
+ *               publisher reads prod, then gate, and then moves prod. So it either sees that
+ *               subscriber, or has moved prod before it was read. A publisher that computes a new
+ *               gate changes it by compare-and-swap, which fails if a subscriber joined meanwhile.
+ *     [TOPIC]   state of a subscriber: the next one, and a recoverer, see what the last one left.
+ *
+ * Who may call what at the same time: any number of members; the threads of a process may use one
+ * struct subscriber at once (they take turns by a lock that no other process can see).
+ *
+ * Progress: no call waits for another process. A publisher that is suspended between its reservation
+ * and its publication delays subscribers at this position, and other publishers one ring later.
+ */
+#ifndef SHMPOOL_TOPIC_H
+#define SHMPOOL_TOPIC_H
+
+#include "queue.h"
+
+enum topic_policy {
+	TOPIC_BLOCK,
+	TOPIC_DROP_OLDEST,
+	TOPIC_DROP_NEWEST,
+	TOPIC_LATEST,
+	TOPIC_POLICIES
+};
+enum topic_start { TOPIC_NEWEST, TOPIC_OLDEST };
+
+#define TOPIC_BULK BULK_MAX /* messages that are published at once, all or none */
+
+#define HOLD_PUBLISHED 1ull
+#define HOLD_HELD 2ull
+#define HOLD_FINAL 3ull
+#define HOLD_STATE_SHIFT 62
+#define HOLD_QUEUE_SHIFT 52
+#define HOLD_POSITION_SHIFT SUBSCRIBERS_MAX
+#define HOLD_BITS ((1ull << SUBSCRIBERS_MAX) - 1)
+#define HOLD_POSITION_MASK ((1ull << (HOLD_QUEUE_SHIFT - HOLD_POSITION_SHIFT)) - 1)
+
+#define TOPIC_TOKEN_BITS 62
+#define TOPIC_CLAIMED 0ull /* with a token, which is never 0 */
+#define TOPIC_LIVE (1ull << TOPIC_TOKEN_BITS)
+#define TOPIC_CLOSING (2ull << TOPIC_TOKEN_BITS)
+#define TOPIC_DEAD (3ull << TOPIC_TOKEN_BITS)
+#define TOPIC_STATE_MASK (3ull << TOPIC_TOKEN_BITS)
+
+/* A subscriber, in the memory of its process. */
+struct subscriber {
+	const struct alf_ring *r;
+	struct topic_subscriber *shared;
+	uint64_t token;
+	alf_position cursor;
+	uint64_t gaps;
+	uint64_t held;   /* messages that its users have not let go */
+	uint32_t number; /* its bit */
+	uint32_t policy;
+	uint32_t lock;
+	bool closed;
+	alf_position joined; /* what it misses before this position is no gap */
+};
+
+static inline struct topic *topic_of(const struct alf_ring *r)
+{
+	return (struct topic *)&r->slot[r->mask + 1];
+}
+
+static inline bool topic_is(const struct alf_ring *r)
+{
+	return r->flags & ALF_TOPIC;
+}
+
+static inline uint64_t hold_state(uint64_t word)
+{
+	return word >> HOLD_STATE_SHIFT;
+}
+
+/* Returns a holders word without its bits. */
+static inline uint64_t hold_word(uint64_t state, uint32_t queue, alf_position position)
+{
+	return state << HOLD_STATE_SHIFT | (uint64_t)queue << HOLD_QUEUE_SHIFT |
+	       (position & HOLD_POSITION_MASK) << HOLD_POSITION_SHIFT;
+}
+
+/* True if the word says that the buffer is that message of the topic, PUBLISHED or HELD. */
+static inline bool hold_is(uint64_t word, uint64_t state, uint32_t queue, uint64_t position)
+{
+	return (word & ~HOLD_BITS) == hold_word(state, queue, (alf_position)position);
+}
+
+/* Publishes n buffers of m, TOPIC_BULK at most: all or none, but only a prefix if m is killed.
+ * Returns 0; -ENOBUFS if a blocking subscriber is a ring behind or an older message is still being
+ * published; -EPIPE after queue_shutdown(); -EINVAL, -ESTALE, -EPERM as queue_put(). */
+int topic_publish(struct qmempool *p, struct member *m, const struct alf_ring *r,
+		  const uint64_t *handle, uint32_t n);
+
+/* True if the process of a subscriber that blocks is dead, so that a recovery makes room. */
+bool topic_blocked_by_dead(const struct qmempool *p, const struct member *m,
+			   const struct alf_ring *r);
+
+/* True if an older message is still being published where the next one is to go. */
+bool topic_unpublished(const struct alf_ring *r);
+
+/* Fills in a subscriber of m's process. Returns 0; -EUSERS if the topic has SUBSCRIBERS_MAX;
+ * -EINVAL for another policy or start. */
+int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring *r, uint32_t policy,
+		    uint32_t start, struct subscriber *s);
+
+/* Gets 1 to n messages, oldest first (LATEST: one). The subscriber holds them until topic_let_go().
+ * position[] receives their sequence numbers, from 0 on. Returns how many; -EAGAIN; -EPIPE if there
+ * is none and the topic was shut down; -ENOTCONN if s is closed; -EBADMSG if the ring is
+ * corrupted. */
+int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
+	      uint64_t *position, uint32_t n);
+
+/* Lets n messages go that s holds. The last holder of an evicted one frees it for m. */
+void topic_let_go(struct qmempool *p, struct member *m, struct subscriber *s,
+		  const uint64_t *handle, uint32_t n);
+
+/* Ends the subscription: it gets nothing more and blocks nobody. What it holds it keeps. */
+void topic_unsubscribe(struct subscriber *s);
+
+/* Returns how many messages s has not got yet, reserved ones included. */
+uint64_t topic_lag(const struct subscriber *s);
+
+/* ---- for recovery ---- */
+
+/* Evicts the message one ring before position, which a dead publisher reserved; word is that of its
+ * slot. */
+void topic_evict_for(const struct qmempool *p, const struct alf_ring *r, alf_position position,
+		     uint64_t word);
+
+/* Clears the bits of subscribers that are DEAD, of the set gone, from the holders word of a buffer
+ * that is in TRANSIT to the topic. Returns true if nobody holds it then and it is not in the ring, so
+ * that the recoverer may take it; dead tells whether the member with a tag is dead. */
+bool topic_forsaken(const struct alf_ring *r, struct buffer *b, uint64_t owner, uint32_t gone,
+		    bool (*dead)(const void *context, uint64_t tag), const void *context);
+
+/* Frees the subscribers of the set gone, after all buffers were swept. */
+void topic_vacate(const struct alf_ring *r, uint32_t gone);
+
+#endif
