@@ -23,7 +23,12 @@ from pathlib import Path
 from queue import Empty
 from typing import Any, ClassVar
 
+import numpy as np
+
+import shmpool
+
 WAIT_S = 0.05  # longest wait of one receive
+SMALL = 4096  # bytes of a message
 
 # Publishes the messages of these numbers, start to stop, and waits for room.
 Publish = Callable[[int, int], None]
@@ -324,4 +329,98 @@ class Kickmsg(Contestant):
         return receive
 
 
-CONTESTANTS: tuple[type[Contestant], ...] = (QueueEach, FlagRing, Iceoryx2, Kickmsg)
+class Ours(Contestant):
+    """shmpool, one buffer at a time. Each subscriber blocks the publisher when it is behind."""
+
+    name = module = "shmpool"
+
+    def create(self) -> None:
+        spec, burst = self.spec, self.burst
+        each = 1024 if spec.size <= SMALL else 2 * burst  # what a process may keep, to have it soon
+        capacity = 1 << (spec.depth + (spec.subscribers + 1) * each).bit_length()
+        self.pool = shmpool.Pool.create(
+            spec.name,
+            buffer_size=spec.size,
+            capacity=capacity,
+            prealloc=capacity if spec.size <= SMALL else 0,
+            unlink_on_close=True,
+        )
+        self.topic = self.pool.create_topic("topic", depth=spec.depth)
+
+    def remove(self) -> None:
+        self.pool.close()
+
+    @property
+    def burst(self) -> int:
+        """Buffers that are published at once, and got at once."""
+        return min(self.spec.depth // 4, 256)
+
+    def publisher(self) -> Publish:
+        alloc, publish_one, number = self.pool.alloc, self.topic.publish, self.number
+        size, rest = self.spec.size, self.spec.size - 8
+
+        def publish(start: int, stop: int) -> None:
+            for n in range(start, stop):
+                buf = alloc()
+                buf.length = size
+                number(buf, 0, n)
+                number(buf, rest, n)
+                publish_one(buf)
+
+        return publish
+
+    def subscriber(self, index: int) -> Receive:
+        self.subscription = self.topic.subscribe(policy="block")
+        get, numbers = self.subscription.get, self.numbers
+
+        def receive() -> tuple[Any, Any] | None:
+            return numbers(get())
+
+        return receive
+
+
+class OurBursts(Ours):
+    """shmpool, a burst at a time, with its fields as columns."""
+
+    name = "shmpool bursts"
+    many = True
+
+    def publisher(self) -> Publish:
+        alloc_many, publish_many, most = self.pool.alloc_many, self.topic.publish, self.burst
+        size, rest = self.spec.size, self.spec.size - 8
+
+        def publish(start: int, stop: int) -> None:
+            for first in range(start, stop, most):
+                numbers = np.arange(first, min(first + most, stop), dtype=np.uint64)
+                burst = alloc_many(len(numbers))
+                burst.set_column(0, numbers)
+                burst.set_column(rest, numbers)
+                burst.lengths = size
+                publish_many(burst)
+
+        return publish
+
+    def subscriber(self, index: int) -> Receive:
+        self.subscription = self.topic.subscribe(policy="block")
+        get_many, most, words = self.subscription.get_many, self.burst, self.spec.size // 8
+        numbers, small = self.numbers, self.spec.size <= SMALL
+
+        def receive() -> tuple[Any, Any] | None:
+            samples = get_many(most)
+            if small:
+                found = np.frombuffer(b"".join(samples), np.uint64).reshape(-1, words)
+                return found[:, 0], found[:, -1]
+            both = np.array(list(map(numbers, samples)), np.uint64)
+            return both[:, 0], both[:, 1]
+
+        return receive
+
+
+CONTESTANTS: tuple[type[Contestant], ...] = (
+    OurBursts,
+    Ours,
+    Iceoryx2,
+    Kickmsg,
+    FlagRing,
+    QueueEach,
+)
