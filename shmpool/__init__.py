@@ -4,7 +4,7 @@
 from typing import TYPE_CHECKING
 
 from . import _ffi as _ffi  # makes _hot importable
-from ._hot import Buffer
+from ._hot import Buffer, Sample
 from .burst import Burst
 from .errors import (
     AccessDenied,
@@ -41,6 +41,7 @@ from .pool_files import pool_names
 from .pruning import prune
 from .queue import AlfQueue
 from .stats import Audit, Holder, Member, Recovery, SizeStats, Stats
+from .topic import Samples, Subscriber, Subscription, Topic
 
 if TYPE_CHECKING:
     from .mp import Context, JoinableQueue, Queue, SimpleQueue, get_context
@@ -110,6 +111,8 @@ __all__ = [
     "Recoveries",
     "Recovery",
     "RequestRefused",
+    "Sample",
+    "Samples",
     "SegmentInvalid",
     "ShmpoolError",
     "ShutDown",
@@ -118,6 +121,9 @@ __all__ = [
     "SizeClass",
     "SizeStats",
     "Stats",
+    "Subscriber",
+    "Subscription",
+    "Topic",
     "Version",
     "get_context",
     "pool_names",

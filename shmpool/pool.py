@@ -35,6 +35,7 @@ from .pool_files import inode_of, replaced, unlink
 from .process_exit import leave_at_the_end, open_pools
 from .queue import AlfQueue, queue_names, refuse_foreign
 from .segment import ANONYMOUS, CREATE_TRIES, Segment, disturbed, refuse_name, user_id
+from .topic import DEPTH_MAX, Topic
 from .stats import (
     LIMIT_S,
     Audit,
@@ -473,7 +474,55 @@ class Pool(PoolBase):
     def queues(self) -> list[AlfQueue]:
         """Returns every queue of the pool, in the order of their numbers."""
         self._opened()
-        return [AlfQueue(self, number) for number in queue_names(self)]
+        return [AlfQueue(self, number) for number in queue_names(self, topics=False)]
+
+    # Topics.
+
+    def create_topic(self, name: str, *, depth: int) -> Topic:
+        """Creates a topic in the pool: a stream of messages that each subscriber gets.
+
+        depth  messages that the topic keeps, a power of two from 2 to 32768. The pool needs so many
+               buffers more than without the topic
+
+        A topic takes one of the pool's queue slots, and no queue has the same name.
+
+        Raises:
+            InvalidArgument, TypeError: the name or depth; the message says what is allowed.
+            QueueExists: the name is taken.
+            LimitReached, OutOfSharedMemory: the pool, or /dev/shm, has no room for the topic.
+            AccessDenied, PoolClosed: the pool was opened read-only, or is closed.
+        """
+        self._opened()
+        checked_name(name, "topic")
+        depth = at_least(depth, 2, "depth")
+        if depth > DEPTH_MAX or depth & depth - 1:
+            raise errors.InvalidArgument(
+                f"depth is {depth}; it must be a power of two from 2 to {DEPTH_MAX}"
+            )
+        code = lib.shmpool_queue_create(self._number, name.encode(), depth, 4, 0, 0, 0)
+        return Topic(self, code if code > 0 else refuse(self, code, f"topic {name!r}"))
+
+    def topic(self, name: str, *, timeout: float | None = 0) -> Topic:
+        """Finds the topic of that name.
+
+        Waits up to timeout seconds (None: as long as it takes, 0: not at all) until it exists.
+
+        Raises:
+            QueueNotFound: it did not exist in that time.
+            InvalidArgument: no topic can have that name.
+        """
+        checked_name(name, "topic")
+        return found_within(timeout, errors.QueueNotFound, lambda: self._find_topic(name))
+
+    def _find_topic(self, name: str) -> Topic:
+        self._opened()
+        code = lib.shmpool_queue_find(self._number, name.encode())
+        return Topic(self, check(code, f"topic {name!r} of pool {self.name!r}"))
+
+    def topics(self) -> list[Topic]:
+        """Returns every topic of the pool, in the order of their numbers."""
+        self._opened()
+        return [Topic(self, number) for number in queue_names(self, topics=True)]
 
     # Reading.
 

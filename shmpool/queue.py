@@ -54,6 +54,10 @@ class AlfQueue(QueueBase):
         self._closed = False
         info = self._info()
         self.name = queue_name(pool.name, number, info)
+        if info.topic:
+            raise errors.QueueNotFound(
+                f"{self.name!r} of pool {pool.name!r} is a topic; Pool.topic() finds it"
+            )
         self.capacity: int = info.capacity
         self.producers, self.consumers, self.on_death = policy_of(info)
         self.max_redeliveries: int = info.max_redeliveries
@@ -440,14 +444,19 @@ def refuse_foreign(queue: AlfQueue | None, pool: "Pool", what: str) -> None:
         )
 
 
-def queue_names(pool: "Pool") -> dict[int, str]:
-    """Returns the names of a pool's queues by number. Raises SegmentInvalid, PoolClosed."""
+def queue_names(pool: "Pool", topics: bool | None = None) -> dict[int, str]:
+    """Returns the names of a pool's queues and topics by number, or of only the one or the other.
+
+    Raises SegmentInvalid, PoolClosed.
+    """
     info: Native = ffi.new("struct shmpool_queue_info *")
     names = {}
     for number in range(1, pool.geometry.queues + 1):
         code = lib.shmpool_queue_info(pool._number, number, info)
         if code != -errno.ENOENT:
             check(code, f"queue {number} of pool {pool.name!r}")
+            if topics is not None and bool(info.topic) != topics:
+                continue
             names[number] = queue_name(pool.name, number, info)
     return names
 

@@ -117,7 +117,8 @@ struct burst_object {
 };
 
 extern PyTypeObject *hot_segment_type, *hot_pool_type, *hot_queue_type, *hot_buffer_type,
-	*hot_burst_type;
+	*hot_burst_type, *hot_topic_type, *hot_subscriber_type, *hot_sample_type;
+extern PyType_Spec hot_topic_spec, hot_subscriber_spec, hot_sample_spec;
 extern PyType_Spec hot_segment_spec, hot_pool_spec, hot_queue_spec, hot_buffer_spec, hot_burst_spec;
 
 /* The number of this process, which its forked children do not have: a Buffer of the parent is not
@@ -186,6 +187,8 @@ enum hot_operation {
 	HOT_SEND,    /* slices, n: as many as there was time for */
 	HOT_REQUEUE, /* handles, 1 */
 	HOT_RECOVER, /* nothing: recovers dead members */
+	HOT_PUBLISH, /* handles, n: all of them */
+	HOT_TAKE,    /* subscriber, sequences; handles, n: up to n */
 };
 
 struct hot_wait {
@@ -197,10 +200,12 @@ struct hot_wait {
 		const struct shmpool_slice *slices;
 	};
 	size_t n;
-	uint32_t class;           /* of HOT_ALLOC: the smallest size class that serves */
-	double timeout;           /* seconds */
-	int64_t deadline;         /* CLOCK_MONOTONIC in ns; 0 until the first wait sets it */
-	struct shmpool_turn turn; /* of HOT_ALLOC */
+	uint32_t class;                /* of HOT_ALLOC: the smallest size class that serves */
+	double timeout;                /* seconds */
+	int64_t deadline;              /* CLOCK_MONOTONIC in ns; 0 until the first wait sets it */
+	struct shmpool_turn turn;      /* of HOT_ALLOC */
+	struct subscriber *subscriber; /* of HOT_TAKE */
+	uint64_t *sequences;
 };
 
 /* True if a call whose attempt returned code goes on to block. */

@@ -9,7 +9,8 @@
 
 #include <sys/mman.h>
 
-PyTypeObject *hot_segment_type, *hot_pool_type, *hot_queue_type, *hot_buffer_type, *hot_burst_type;
+PyTypeObject *hot_segment_type, *hot_pool_type, *hot_queue_type, *hot_buffer_type, *hot_burst_type,
+	*hot_topic_type, *hot_subscriber_type, *hot_sample_type;
 uint32_t *hot_process_number;
 uint32_t hot_process_numbers;
 
@@ -54,6 +55,9 @@ static int module_exec(PyObject *module)
 	    add_type(module, "QueueBase", &hot_queue_spec, &hot_queue_type) ||
 	    add_type(module, "BurstBase", &hot_burst_spec, &hot_burst_type) ||
 	    add_type(module, "Buffer", &hot_buffer_spec, &hot_buffer_type) ||
+	    add_type(module, "TopicBase", &hot_topic_spec, &hot_topic_type) ||
+	    add_type(module, "SubscriberBase", &hot_subscriber_spec, &hot_subscriber_type) ||
+	    add_type(module, "Sample", &hot_sample_spec, &hot_sample_type) ||
 	    add_type(module, "ArrayMemory", &hot_memory_spec, &hot_memory_type) ||
 	    PyModule_AddIntConstant(module, "SHORT", HOT_SHORT))
 		return -1;

@@ -37,6 +37,11 @@ static int64_t call_core(struct hot_wait *wait, uint64_t key)
 		return shmpool_send_many_wait(key, wait->slices, wait->n, wait->deadline);
 	case HOT_REQUEUE:
 		return shmpool_requeue_wait(key, *wait->handles, wait->deadline);
+	case HOT_PUBLISH:
+		return shmpool_publish_wait(key, wait->handles, wait->n, wait->deadline);
+	case HOT_TAKE:
+		return shmpool_take_wait(key, wait->subscriber, wait->handles, wait->sequences,
+					 wait->n, wait->deadline);
 	case HOT_RECOVER:
 		return shmpool_tend_wait(key);
 	}
@@ -111,7 +116,8 @@ int64_t hot_block(struct hot_wait *wait)
 		}
 	} while (code == -EINTR);
 	free_collected(wait);
-	const bool took = wait->operation == HOT_ALLOC || wait->operation == HOT_GET;
+	const bool took = wait->operation == HOT_ALLOC || wait->operation == HOT_GET ||
+			  wait->operation == HOT_TAKE;
 	if (code > 0 && took && !wait->pool->key)
 		return -EBADF; /* another thread closed the pool, which freed the buffers */
 	return code == -EINTR ? HOT_RAISED : code;

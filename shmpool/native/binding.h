@@ -136,6 +136,24 @@ int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline);
 /* Moves the oldest buffer of a queue to another one: requeue_move(). */
 int64_t shmpool_move(uint64_t key, uint32_t to, int reset);
 
+/* ---- topics: topic.h ---- */
+
+struct subscriber;
+
+/* Publishes n buffers, all or none: -EMSGSIZE if they are more than the topic keeps, or 1,024. */
+int64_t shmpool_publish(uint64_t key, const uint64_t *handles, size_t n);
+int64_t shmpool_publish_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline);
+
+/* Fills in a subscriber. -ENOTEMPTY if the topic has as many as it can. Recovers dead ones then. */
+int64_t shmpool_subscribe_wait(uint64_t key, uint32_t policy, uint32_t start, struct subscriber *s);
+/* Gets up to n messages of a subscriber of that topic: topic_get(). */
+int64_t shmpool_take(uint64_t key, struct subscriber *s, uint64_t *handles, uint64_t *sequences,
+		     size_t n);
+int64_t shmpool_take_wait(uint64_t key, struct subscriber *s, uint64_t *handles,
+			  uint64_t *sequences, size_t n, int64_t deadline);
+int64_t shmpool_done(uint64_t key, struct subscriber *s, const uint64_t *handles, size_t n);
+int64_t shmpool_unsubscribe(uint64_t key, struct subscriber *s);
+
 /* ---- recovery ---- */
 
 /* Recovers dead members, if any, as a member does that waits. 0, or -errno. */

@@ -10,8 +10,8 @@
 #include "guard.h"
 #include "liveness.h"
 #include "member.h"
-#include "queue.h"
 #include "recover.h"
+#include "topic.h"
 
 #define STALE_SAMPLES 16384 /* slots that count_stale() reads: below 2 ms */
 
@@ -141,6 +141,7 @@ int shmpool_dead_wait(int pool)
 	struct qmempool *p = opening_pool((uint32_t)pool);
 	if (!p)
 		return opening_missing((uint32_t)pool);
-	return (int)(liveness_dead(&p->segment, opening_token((uint32_t)pool)) +
+	const uint64_t own = opening_token((uint32_t)pool);
+	return (int)(liveness_dead(&p->segment, own) + topics_dead(p, own) +
 		     recover_abandoned(&p->segment));
 }

@@ -12,7 +12,7 @@
 
 #include "member.h"
 #include "recover.h"
-#include "token.h"
+#include "topic.h"
 #include "wait.h"
 
 struct qmempool opening_pools[OPENING_POOLS_MAX];
@@ -346,7 +346,11 @@ void opening_closed(uint32_t number)
 		sched_yield();
 	}
 	if (writes) {
+		struct shmpool_recovery out;
 		pin_end(opening_pinned(number), p);
+		/* Without a member of this thread's, the next one that recovers does it. */
+		if (topics_give_up(p, opening_token(number)) && opening_member(number))
+			recover_passes(p, opening_member(number), &out, 1);
 		end_members(number);
 	}
 	pool_unbind(p);

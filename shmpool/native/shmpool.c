@@ -131,7 +131,7 @@ int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t
 	struct lookup c;
 	struct queue_on_death policy = { on_death, dead_letter, max_redeliveries };
 	int error = lookup_pool((uint32_t)pool, &c);
-	return error ? error : queue_create(c.p, c.m, name, capacity, flags & 3, &policy);
+	return error ? error : queue_create(c.p, c.m, name, capacity, flags & 7, &policy);
 }
 
 int shmpool_queue_find(int pool, const char *name)
@@ -155,6 +155,7 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->single_producer = !!(r->flags & ALF_SINGLE_PRODUCER);
 	info->single_consumer = !!(r->flags & ALF_SINGLE_CONSUMER);
 	info->count = alf_count(r);
+	info->topic = !!(r->flags & ALF_TOPIC);
 	const struct queue_slot *slot = segment_queue(&p->segment, r->id);
 	info->producer = load_relaxed(&r->q->producer) & TAG_NUMBER_MASK;
 	info->consumer = load_relaxed(&r->q->consumer) & TAG_NUMBER_MASK;

@@ -114,6 +114,16 @@ struct shmpool_queue_info {
 	uint64_t dequeued;
 	uint64_t refused; /* puts and sends without room or without a free buffer */
 	uint64_t dropped; /* buffers freed because their consumer died */
+	uint32_t topic;   /* 1: a topic, whose messages each subscriber gets */
+};
+
+struct shmpool_subscriber_info {
+	uint32_t pid; /* in its own PID namespace */
+	uint32_t policy;
+	uint32_t closing; /* 1: it gets no more, and holds some messages */
+	uint32_t dead;    /* 1: found dead, and not recovered completely */
+	uint64_t lag;     /* messages that it has not got yet */
+	uint64_t gaps;    /* that it has lost */
 };
 
 struct shmpool_class_stats {
@@ -204,12 +214,16 @@ void shmpool_leave_file(int fd);
 /* 0; -EBADMSG if the segment was truncated while it was mapped: guard.h. */
 int shmpool_intact(int pool);
 
-/* Queues: these return the queue's number. flags: 1 single producer, 2 single consumer. */
+/* Queues: these return the queue's number. flags: 1 single producer, 2 single consumer, 4
+ * a topic. */
 int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
 			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries);
 int shmpool_queue_find(int pool, const char *name);
 int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info);
 int shmpool_queue_release(int pool, int queue);
+
+/* The subscribers of a topic, at most n. How many, or -errno. */
+int shmpool_topic_subscribers(int pool, int queue, struct shmpool_subscriber_info *out, size_t n);
 
 /* Ends a queue for all processes: queue_shutdown(). 0, or -EBUSY. */
 int shmpool_queue_shutdown(int pool, int queue);

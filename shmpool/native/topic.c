@@ -509,6 +509,39 @@ uint64_t topic_lag(const struct subscriber *s)
 	return behind > 0 ? (uint64_t)behind : 0;
 }
 
+bool topics_give_up(struct qmempool *p, uint64_t token)
+{
+	bool any = false;
+	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
+		const struct alf_ring *r = queue_ring(p, i);
+		for (uint32_t k = 0; r && topic_is(r) && k < SUBSCRIBERS_MAX; k++) {
+			uint64_t *word = &topic_of(r)->subscriber[k].state;
+			uint64_t state = load_acquire(word); /* [TOPIC] */
+			if (token && (state & ~TOPIC_STATE_MASK) == token)
+				any |= cas_seq_cst(word, &state, TOPIC_DEAD | token); /* [TOPIC] */
+		}
+		if (any && r)
+			wait_wake(&r->q->room_wait, UINT32_MAX);
+	}
+	return any;
+}
+
+uint32_t topics_dead(struct qmempool *p, uint64_t own_token)
+{
+	uint32_t dead = 0;
+	for (uint32_t i = 1; i <= p->segment.geometry.queues; i++) {
+		const struct alf_ring *r = queue_ring(p, i);
+		for (uint32_t k = 0; r && topic_is(r) && k < SUBSCRIBERS_MAX; k++) {
+			uint64_t state =
+				load_acquire(&topic_of(r)->subscriber[k].state); /* [TOPIC] */
+			dead += state && ((state & TOPIC_STATE_MASK) == TOPIC_DEAD ||
+					  token_state(&p->segment, state & ~TOPIC_STATE_MASK,
+						      own_token) == TOKEN_FREE);
+		}
+	}
+	return dead;
+}
+
 /* ---- recovery ---- */
 
 void topic_evict_for(const struct qmempool *p, const struct alf_ring *r, alf_position position,

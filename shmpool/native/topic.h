@@ -90,7 +90,7 @@ enum topic_policy {
 };
 enum topic_start { TOPIC_NEWEST, TOPIC_OLDEST };
 
-#define TOPIC_BULK BULK_MAX /* messages that are published at once, all or none */
+#define TOPIC_BULK 1024u /* messages that are published at once, all or none */
 
 #define HOLD_PUBLISHED 1ull
 #define HOLD_HELD 2ull
@@ -185,6 +185,14 @@ void topic_unsubscribe(struct subscriber *s);
 
 /* Returns how many messages s has not got yet, reserved ones included. */
 uint64_t topic_lag(const struct subscriber *s);
+
+/* Gives up the subscribers of a process that closes the pool: marks them DEAD. True if it has any,
+ * so that a recovery frees what they hold. */
+bool topics_give_up(struct qmempool *p, uint64_t token);
+
+/* Returns the number of subscribers, of all topics, that are dead and not recovered. own is a token
+ * of this process, or 0. */
+uint32_t topics_dead(struct qmempool *p, uint64_t own);
 
 /* ---- for recovery ---- */
 

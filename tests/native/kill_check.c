@@ -4,7 +4,8 @@
  */
 #include <string.h>
 
-#include "kill_scene.h"
+#include "kill_topic.h"
+#include "topic.h"
 
 static void check_class(const struct segment *s)
 {
@@ -193,7 +194,7 @@ static void check_messages(int exact)
 static void check_use(void)
 {
 	struct qmempool *p = &scene.pool;
-	const uint32_t all = p->total;
+	const uint32_t all = p->total - topic_keeps(&scene);
 	uint64_t handle[CAPACITY + SMALLER], got[RING];
 	bool seen[CAPACITY + SMALLER] = { false };
 	uint32_t n = 0;
@@ -208,7 +209,7 @@ static void check_use(void)
 	DEMAND(n == all);
 	for (uint32_t queue = 1; queue <= p->segment.geometry.queues; queue++) {
 		const struct alf_ring *r = scene_ring(queue);
-		if (!r || alf_closed(r))
+		if (!r || alf_closed(r) || topic_is(r))
 			continue;
 		for (uint32_t i = 0; i < RING && i < n; i++)
 			DEMAND(blocking_put(p, scene.a, r, &handle[i], 1, WAIT_NEVER) == 0);

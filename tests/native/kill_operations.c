@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "kill_dead.h"
+#include "kill_topic.h"
 #include "kill_victim.h"
 
 #define REQUEUE { .what = ON_DEATH_REQUEUE }
@@ -17,6 +18,8 @@
 #define GROWS .prealloc = CAPACITY / 2
 #define TRIMS .prealloc = CAPACITY / 2, .trims = 1
 #define RECOVERS .kind = NEITHER, ALL, .run = recover_dead
+#define TOPIC NEITHER
+#define CHECKED .check = check_topic
 #define SP ALF_SINGLE_PRODUCER
 #define SC ALF_SINGLE_CONSUMER
 
@@ -79,6 +82,56 @@ static const struct operation others[] = {
 	  .check = check_returned },
 	{ "shutdown", NEITHER, 1, ALL, .prepare = make_queue, .run = end_queue,
 	  .check = check_ended },
+	{ "topic-publish-1", TOPIC, 1, ALL, .before = topic_filled, .prepare = topic_publisher,
+	  .run = topic_publish_own, CHECKED },
+	{ "topic-publish-4", TOPIC, 4, ALL, .before = topic_filled, .prepare = topic_publisher,
+	  .run = topic_publish_own, CHECKED },
+	{ "topic-publish-held-4", TOPIC, 4, ALL, .before = topic_holding,
+	  .prepare = topic_publisher, .run = topic_publish_own, CHECKED },
+	{ "topic-publish-blocked", TOPIC, 4, ALL, .before = topic_dead_subscriber,
+	  .prepare = topic_blocked, .run = topic_publish_wait, CHECKED },
+	{ "topic-publish-beside-get", TOPIC, 2, ALL, .before = topic_filled,
+	  .prepare = topic_publisher, .run = topic_publish_own, .beside = topic_get_beside,
+	  CHECKED },
+	{ "topic-publish-beside-publish", TOPIC, 2, ALL, .before = topic_filled,
+	  .prepare = topic_publisher, .run = topic_publish_own, .beside = topic_publish_beside,
+	  CHECKED },
+	{ "chain-topic-publish-2", TOPIC, 2, ALL, .chained = 3, .before = topic_filled,
+	  .prepare = topic_publisher, .run = topic_publish_own, CHECKED },
+	{ "topic-get-1", TOPIC, 1, ALL, .before = topic_filled, .prepare = topic_subscribed,
+	  .run = topic_get_some, CHECKED },
+	{ "topic-get-4", TOPIC, 4, ALL, .before = topic_filled, .prepare = topic_subscribed,
+	  .run = topic_get_some, CHECKED },
+	{ "topic-get-latest", TOPIC, 1, ALL, .before = topic_filled, .prepare = topic_latest,
+	  .run = topic_get_some, CHECKED },
+	{ "topic-get-lapped", TOPIC, 4, ALL, .before = topic_filled, .prepare = topic_lapped,
+	  .run = topic_get_some, CHECKED },
+	{ "topic-get-beside-publish", TOPIC, 4, ALL, .before = topic_filled, .prepare = topic_got,
+	  .run = topic_get_some, .beside = topic_publish_beside, CHECKED },
+	{ "topic-let-go", TOPIC, 1, ALL, .before = topic_filled, .prepare = topic_got,
+	  .run = topic_give_up, CHECKED },
+	{ "topic-let-go-last", TOPIC, 1, ALL, .before = topic_filled, .prepare = topic_got_evicted,
+	  .run = topic_give_up, CHECKED },
+	{ "chain-topic-let-go-last", TOPIC, 1, ALL, .chained = 3, .before = topic_filled,
+	  .prepare = topic_got_evicted, .run = topic_give_up, CHECKED },
+	{ "topic-let-go-beside-publish", TOPIC, 1, ALL, .before = topic_filled,
+	  .prepare = topic_got, .run = topic_give_up, .beside = topic_publish_beside, CHECKED },
+	{ "topic-subscribe", TOPIC, 1, ALL, .before = topic_filled, .run = topic_join, CHECKED },
+	{ "topic-subscribe-block", TOPIC, 1, ALL, .before = topic_filled,
+	  .run = topic_join_blocking, CHECKED },
+	{ "topic-unsubscribe", TOPIC, 1, ALL, .before = topic_filled, .prepare = topic_subscribed,
+	  .run = topic_leave, CHECKED },
+	{ "topic-unsubscribe-holding", TOPIC, 1, ALL, .before = topic_filled,
+	  .prepare = topic_got_evicted, .run = topic_leave_holding, CHECKED },
+	{ "recover-topic-publisher", RECOVERS, .before = topic_dead_publisher, CHECKED },
+	{ "recover-topic-subscriber", RECOVERS, .before = topic_dead_subscriber, CHECKED },
+	{ "recover-topic-evicted", RECOVERS, .before = topic_dead_evicted, CHECKED },
+	{ "recover-topic-evicted-beside-recover", RECOVERS, .before = topic_dead_evicted,
+	  .beside = recover_beside, CHECKED },
+	{ "recover-topic-publisher-beside-recover", RECOVERS, .before = topic_dead_publisher,
+	  .beside = recover_beside, CHECKED },
+	{ "recover-topic-subscriber-beside-publish", RECOVERS, .before = topic_dead_subscriber,
+	  .beside = topic_publish_beside, CHECKED },
 	{ "unfinished", NEITHER, 1, ALL, .filled = 4, .run = count_unfinished,
 	  .check = check_unfinished },
 	{ "chain-unfinished", NEITHER, 1, ALL, .filled = 4, .chained = 3, .run = count_unfinished,

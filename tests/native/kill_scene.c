@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 
 #include "check.h"
+#include "kill_topic.h"
 #include "life.h"
 #include "slab.h"
 #include "wait.h"
@@ -294,6 +295,7 @@ void scene_work(void)
 	take(scene.b, scene.subject, 3);
 	queue_release(scene_ring(scene.subject), scene.a);
 	queue_release(scene_ring(scene.subject), scene.b);
+	topic_work(&scene);
 	scene_audit();
 }
 

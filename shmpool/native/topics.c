@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * topics.c - the calls of binding.h and shmpool.h that publish to topics and subscribe to them.
+ */
+#include <errno.h>
+
+#include "blocking.h"
+#include "lookup.h"
+#include "recover.h"
+
+/* Finds the topic that a key names. -EXDEV if it is a queue. */
+static int lookup_topic(uint64_t key, struct lookup *c)
+{
+	int error = lookup_queue(key, c);
+	return error ? error : topic_is(c->ring) ? 0 : -EXDEV;
+}
+
+int64_t shmpool_publish(uint64_t key, const uint64_t *handles, size_t n)
+{
+	struct lookup c;
+	int error = lookup_topic(key, &c);
+	if (error || !n)
+		return error;
+	error = n > TOPIC_BULK ? -EMSGSIZE : topic_publish(c.p, c.m, c.ring, handles, (uint32_t)n);
+	return error == -ENOBUFS ? -EINPROGRESS : error; /* it may be a dead subscriber's */
+}
+
+int64_t shmpool_publish_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline)
+{
+	struct lookup c;
+	const int64_t end = wait_slice_end(deadline);
+	int error = lookup_topic(key, &c);
+	if (error || !n)
+		return error;
+	if (n > TOPIC_BULK)
+		return -EMSGSIZE;
+	error = blocking_publish(c.p, c.m, c.ring, handles, (uint32_t)n, end);
+	return wait_slice_result(error, end, deadline);
+}
+
+int64_t shmpool_subscribe_wait(uint64_t key, uint32_t policy, uint32_t start, struct subscriber *s)
+{
+	struct lookup c;
+	struct shmpool_recovery out;
+	int error = lookup_topic(key, &c);
+	if (error)
+		return error;
+	error = topic_subscribe(c.p, c.m, c.ring, policy, start, s);
+	if (error == -EUSERS && !recover(c.p, c.m, &out))
+		error = topic_subscribe(c.p, c.m, c.ring, policy, start, s);
+	return error == -EUSERS ? -ENOTEMPTY : error;
+}
+
+int64_t shmpool_take(uint64_t key, struct subscriber *s, uint64_t *handles, uint64_t *sequences,
+		     size_t n)
+{
+	struct lookup c;
+	int error = lookup_topic(key, &c);
+	if (error)
+		return error;
+	const int got = topic_get(c.p, c.m, s, handles, sequences, (uint32_t)n);
+	/* A message that is being published: its publisher may be dead. */
+	const bool stuck = got == -EAGAIN && s->policy != TOPIC_LATEST && topic_lag(s);
+	return stuck ? -EINPROGRESS : got;
+}
+
+int64_t shmpool_take_wait(uint64_t key, struct subscriber *s, uint64_t *handles,
+			  uint64_t *sequences, size_t n, int64_t deadline)
+{
+	struct lookup c;
+	const int64_t end = wait_slice_end(deadline);
+	int error = lookup_topic(key, &c);
+	if (error)
+		return error;
+	const int got = blocking_take(c.p, c.m, s, handles, sequences, (uint32_t)n, end);
+	return wait_slice_result(got, end, deadline);
+}
+
+int64_t shmpool_done(uint64_t key, struct subscriber *s, const uint64_t *handles, size_t n)
+{
+	struct lookup c;
+	int error = lookup_topic(key, &c);
+	if (!error)
+		topic_let_go(c.p, c.m, s, handles, (uint32_t)n);
+	return error;
+}
+
+int64_t shmpool_unsubscribe(uint64_t key, struct subscriber *s)
+{
+	struct lookup c;
+	int error = lookup_topic(key, &c);
+	if (!error)
+		topic_unsubscribe(s);
+	return error;
+}
+
+int shmpool_topic_subscribers(int pool, int queue, struct shmpool_subscriber_info *out, size_t n)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	const struct alf_ring *r = queue_ring(p, (uint32_t)queue);
+	if (!r)
+		return queue_missing(p, (uint32_t)queue);
+	size_t got = 0;
+	for (uint32_t i = 0; topic_is(r) && i < SUBSCRIBERS_MAX && got < n; i++) {
+		const struct topic_subscriber *s = &topic_of(r)->subscriber[i];
+		const uint64_t state = load_acquire(&s->state); /* [TOPIC] */
+		if (!state)
+			continue;
+		const alf_position prod = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
+		const alf_distance lag = (alf_distance)(prod - load_relaxed(&s->cursor));
+		out[got++] = (struct shmpool_subscriber_info) {
+			.pid = load_relaxed(&s->pid),
+			.policy = load_relaxed(&s->policy),
+			.lag = lag > 0 ? (uint64_t)lag : 0,
+			.gaps = load_relaxed(&s->gaps),
+			.closing = (state & TOPIC_STATE_MASK) == TOPIC_CLOSING,
+			.dead = (state & TOPIC_STATE_MASK) == TOPIC_DEAD,
+		};
+	}
+	return (int)opening_read((uint32_t)pool, (int64_t)got);
+}

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Topics: one buffer, many readers. A Topic publishes; a Subscriber gets.
+
+Not in here: publish(), get() and Sample (hot/topic.c).
+"""
+
+import errno
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import methodcaller
+from typing import TYPE_CHECKING, Literal, NoReturn, get_args
+
+from . import errors
+from ._ffi import Native, ffi, lib
+from ._hot import Buffer, Sample, SubscriberBase, TopicBase, timeout_seconds
+from .burst import Burst
+from .codes import check
+from .options import at_least
+from .os_errors import refuse, refuse_readonly
+from .queue import queue_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from typing_extensions import Buffer as BytesLike
+
+    from .pool import Pool
+
+DEPTH_MAX = 32768  # messages that a topic keeps, at most
+PUBLISH_MAX = 1024  # messages that one publish() takes
+SUBSCRIBERS_MAX = 24  # of one topic
+BURST = 64  # messages that a loop over a subscriber gets at once
+Policy = Literal["block", "drop-oldest", "latest"]
+Start = Literal["newest", "oldest"]
+# By the number in the core (native/topic.h).
+_POLICIES = {"block": 0, "drop-oldest": 1, "latest": 3}
+_STARTS = {"newest": 0, "oldest": 1}
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """One subscriber of a topic, of any process, as Topic.subscribers() found it."""
+
+    pid: int  # of its process, in that process's PID namespace
+    policy: Policy
+    lag: int  # messages that it has not got yet
+    gaps: int  # messages that it has missed
+    closing: bool  # it was closed, and its process still holds messages
+    dead: bool  # its process was found dead, and is not recovered completely
+
+
+class Topic(TopicBase):
+    """A named stream of messages, made by Pool.create_topic. Each subscriber gets each of them.
+
+    Any number of threads and processes may publish. The topic keeps the newest `depth` messages;
+    what it keeps, and what a subscriber holds, is not free in the pool. A Topic pickles to its name.
+    Every method raises PoolClosed if the topic object or its pool is closed.
+
+    >>> import shmpool
+    >>> with shmpool.Pool.create("doc-topic", buffer_size=64, capacity=64) as pool:
+    ...     ticks = pool.create_topic("ticks", depth=8)
+    ...     with ticks.subscribe() as one, ticks.subscribe(policy="latest") as other:
+    ...         ticks.send(b"1.07")
+    ...         ticks.send(b"1.08")
+    ...         print(bytes(one.get()), bytes(other.get()))
+    b'1.07' b'1.08'
+    >>> shmpool.Pool.unlink("doc-topic")
+    """
+
+    def __init__(self, pool: "Pool", number: int) -> None:
+        self.pool = pool
+        self.number = number
+        self._closed = False
+        info = self._info()
+        self.name = queue_name(pool.name, number, info)
+        if not info.topic:
+            raise errors.QueueNotFound(
+                f"{self.name!r} of pool {pool.name!r} is a queue; Pool.queue() finds it"
+            )
+        self.depth: int = info.capacity
+        self._hot_open(pool, number)
+
+    def _info(self) -> Native:
+        info = ffi.new("struct shmpool_queue_info *")
+        check(lib.shmpool_queue_info(self.pool._number, self.number, info), f"topic {self.number}")
+        return info
+
+    def __repr__(self) -> str:
+        return f"<shmpool.Topic {self.pool.name}/{self.name} of {self.depth}>"
+
+    def __reduce__(self) -> "tuple[methodcaller, tuple[Pool]]":
+        return methodcaller("topic", self.name), (self.pool,)
+
+    def send(self, payload: "BytesLike", timeout: float | None = None) -> None:
+        """Copies a bytes-like object into a new buffer and publishes it.
+
+        Waits up to timeout seconds (None: as long as it takes, 0: not at all) for a buffer and for
+        subscribers with the policy "block".
+
+        Raises:
+            PoolExhausted: no buffer was free for that long.
+            PayloadTooLarge: the payload has more bytes than the pool's buffers hold.
+            OutOfSharedMemory: the pool must grow and cannot.
+            Full, ShutDown, PoolClosed, PoolReplaced: as publish().
+        """
+        self._refuse_closed()
+        refuse_readonly(self.pool)
+        deadline = time.monotonic() + timeout_seconds(timeout)
+        with memoryview(payload) as view:
+            buf = self.pool.alloc(timeout, size=view.nbytes)
+            with buf:
+                buf.write(view)
+                left = None if timeout is None else max(0.0, deadline - time.monotonic())
+                self.publish(buf, left)
+
+    def subscribe(self, policy: Policy = "drop-oldest", start: Start = "newest") -> "Subscriber":
+        """Begins to get the topic's messages: those from now on, or also those that it keeps.
+
+        policy  what happens when this subscriber is a whole depth behind:
+                "block"        publishers wait for it, so that it misses nothing
+                "drop-oldest"  it goes on with the oldest message that is kept
+                "latest"       it always gets the newest message, and first the one that is there
+        start   "newest": the first message is the next one that is published;
+                "oldest": the first message is the oldest that the topic keeps
+
+        Raises:
+            InvalidArgument: the policy or the start.
+            LimitReached: the topic has 24 subscribers, which is the most.
+            AccessDenied: the pool was opened read-only.
+        """
+        refuse_readonly(self.pool)
+        self._refuse_closed()
+        for value, allowed, what in ((policy, _POLICIES, "policy"), (start, _STARTS, "start")):
+            if not isinstance(value, str) or value not in allowed:
+                choices = " or ".join(f'"{one}"' for one in allowed)
+                raise errors.InvalidArgument(f"{what} is {value!r}; it must be {choices}")
+        return Subscriber(self, policy, start)
+
+    def subscribers(self) -> list[Subscription]:
+        """Returns the subscribers of all processes."""
+        self._refuse_closed()
+        out = ffi.new("struct shmpool_subscriber_info[]", SUBSCRIBERS_MAX)
+        code = lib.shmpool_topic_subscribers(
+            self.pool._number, self.number, out, SUBSCRIBERS_MAX
+        )
+        names: dict[int, Policy] = {_POLICIES[name]: name for name in get_args(Policy)}
+        return [
+            Subscription(
+                one.pid,
+                names.get(one.policy, "drop-oldest"),
+                one.lag,
+                one.gaps,
+                bool(one.closing),
+                bool(one.dead),
+            )
+            for one in out[0 : check(code, f"topic {self.name!r}")]
+        ]
+
+    @property
+    def published(self) -> int:
+        """How many messages have been published: the sequence number of the next one."""
+        self._refuse_closed()
+        return int(self._info().enqueued)
+
+    def shutdown(self) -> None:
+        """Ends the topic for every process: any further publish raises ShutDown, and so does a get
+        of a subscriber that has got all messages. Calls that wait do so at once. May be repeated.
+
+        Raises:
+            AccessDenied: the pool was opened read-only.
+        """
+        refuse_readonly(self.pool)
+        self._refuse_closed()
+        check(lib.shmpool_queue_shutdown(self.pool._number, self.number), f"topic {self.name!r}")
+
+    @property
+    def ended(self) -> bool:
+        """True if a process has called shutdown()."""
+        self._refuse_closed()
+        code = lib.shmpool_queue_ended(self.pool._number, self.number)
+        return bool(check(code, f"topic {self.name!r}"))
+
+    def close(self) -> None:
+        """Closes this object; the topic itself stays, and so do subscribers. May be repeated."""
+        self._hot_close()
+        self._closed = True
+
+    def __enter__(self) -> "Topic":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise errors.PoolClosed(f"topic {self.name!r} is closed")
+
+    def _fail(self, code: int, item: object = None, sent: int = 0) -> NoReturn:
+        """Raises the exception for a negative code of a call of this topic (hot/topic.c)."""
+        self._refuse_closed()
+        what = f"topic {self.name!r}"
+        if code == -errno.ENOTEMPTY:
+            raise errors.LimitReached(
+                f"{what} has {SUBSCRIBERS_MAX} subscribers, which is the most; close one"
+            )
+        if code == -errno.EMSGSIZE and isinstance(item, Burst):
+            raise errors.Full(
+                f"burst has {len(item)} buffers; one publish() to {what} takes at most "
+                f"{min(self.depth, PUBLISH_MAX)}: publish it in parts"
+            )
+        if code == -errno.ENOBUFS:
+            raise errors.Full(f"{what} has a subscriber that blocks and is {self.depth} behind")
+        if isinstance(item, (Buffer, Burst)) and code in (-errno.ESTALE, -errno.EPERM):
+            if item.pool is not self.pool:
+                self.pool._refuse_foreign(item, what)
+            if isinstance(item, Buffer):
+                what += f": buffer {item.index} of pool {self.pool.name!r}"
+        refuse(self.pool, code, what)
+
+
+class Samples(list[Sample]):
+    """Messages of a topic, in the order in which they were published.
+
+    At the end of a with block all of them are let go.
+    """
+
+    @property
+    def sequence(self) -> "NDArray[np.uint64]":
+        """The sequence numbers as an array. Needs numpy."""
+        import numpy as np
+
+        return np.fromiter((one.sequence for one in self), np.uint64, len(self))
+
+    def free(self) -> None:
+        """Lets all messages go. Those that were let go before do not matter.
+
+        Raises:
+            BufferInUse: a view of one of them is alive; the others were let go.
+        """
+        refusal = None
+        for one in self:
+            try:
+                if not one.released:
+                    one.free()
+            except errors.BufferInUse as error:
+                refusal = error
+        if refusal is not None:
+            raise refusal
+
+    def __enter__(self) -> "Samples":
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        try:
+            self.free()
+        except errors.BufferInUse:
+            if kind is None:
+                raise
+
+
+class Subscriber(SubscriberBase):
+    """What one process gets of a topic, made by Topic.subscribe.
+
+    Any thread of the process may use it; each message goes to one of them. A forked child may not:
+    it subscribes itself. close(), the end of a with block, and the end of the process end the
+    subscription; a process that is killed holds nobody up for longer than it takes to notice.
+    """
+
+    def __init__(self, topic: Topic, policy: Policy, start: Start) -> None:
+        self.topic = topic
+        self.policy = policy
+        self._hot_open(topic, _POLICIES[policy], _STARTS[start])
+
+    def get_many(self, n: int, timeout: float | None = None) -> Samples:
+        """Gets the next 1 to n messages, 1,024 at most; with the policy "latest", one.
+
+        Waits up to timeout seconds (None: as long as it takes, 0: not at all) for the first.
+
+        Raises:
+            InvalidArgument: n is less than 1.
+            Empty, ShutDown, PoolClosed, PoolReplaced: as get().
+        """
+        samples = Samples()
+        self._take_many(samples, min(at_least(n, 1, "n"), PUBLISH_MAX), timeout)
+        return samples
+
+    def __iter__(self) -> Iterator[Samples]:
+        """Gets messages, up to 64 at once, until the topic is shut down."""
+        while True:
+            try:
+                samples = self.get_many(BURST)
+            except errors.ShutDown:
+                return
+            yield samples
+
+    def close(self) -> None:
+        """Ends the subscription. Samples that were got stay valid. May be repeated."""
+        self._hot_close()
+
+    def __enter__(self) -> "Subscriber":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<shmpool.Subscriber of {self.topic.pool.name}/{self.topic.name}, {self.policy}>"
+
+    def _fail(self, code: int) -> NoReturn:
+        """Raises the exception for a negative code of a call of this subscriber."""
+        what = f"subscriber of topic {self.topic.name!r}"
+        if code == -errno.EAGAIN:
+            raise errors.Empty(f"topic {self.topic.name!r} has no message that is new")
+        if code == -errno.ENOTCONN:
+            raise errors.PoolClosed(f"{what} is closed")
+        if code == -errno.ECHILD:
+            raise errors.PoolClosed(
+                f"{what} belongs to the process that this one was forked from: subscribe here"
+            )
+        refuse(self.topic.pool, code, what)

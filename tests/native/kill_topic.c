@@ -1,0 +1,318 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kill_topic.c - see kill_topic.h.
+ */
+#include "kill_topic.h"
+
+#include "blocking.h"
+#include "check.h"
+#include "topic.h"
+
+#define DEPTH 4u
+#define FROM_TOPIC 4500u /* b, before the victim runs */
+#define FROM_AFTER 4600u /* a, with the victim suspended or dead */
+#define TOPIC_NUMBERS 1000u
+
+/* Of this process: the survivors', or the victim's own. */
+static struct subscriber watch, mine;
+static uint64_t watched[2 * DEPTH], held[2 * DEPTH];
+static uint32_t watched_n, held_n, published, after;
+static uint32_t last_number; /* that the survivor got, by publisher */
+
+static const struct alf_ring *topic(struct scene *s)
+{
+	int number = queue_find(&s->pool, "topic");
+	return number > 0 ? queue_ring(&s->pool, (uint32_t)number) : NULL;
+}
+
+static int say(struct scene *s, struct member *m, uint32_t number)
+{
+	uint64_t handle;
+	int error = scene_compose(m, number, s->operation->chained ? s->operation->chained : 1,
+				  &handle);
+	if (error)
+		return error;
+	error = blocking_publish(&s->pool, m, topic(s), &handle, 1, WAIT_NEVER);
+	if (error)
+		DEMAND(qmempool_free(&s->pool, m, handle) == 0);
+	return error;
+}
+
+static uint32_t number_of(uint64_t handle)
+{
+	return *scene_message(handle);
+}
+
+/* The survivor gets what there is; it keeps the last of it. */
+static void hear(struct scene *s, struct member *m)
+{
+	uint64_t handle, position;
+	int got;
+	while ((got = topic_get(&s->pool, m, &watch, &handle, &position, 1)) == 1) {
+		DEMAND(number_of(handle) >= FROM_VICTIM && number_of(handle) < NUMBERS);
+		last_number = number_of(handle);
+		if (watched_n)
+			topic_let_go(&s->pool, m, &watch, &watched[--watched_n], 1);
+		watched[watched_n++] = handle;
+	}
+	DEMAND(got == -EAGAIN);
+}
+
+void topic_filled(struct scene *s)
+{
+	const struct queue_on_death on_death = { 0 };
+	watched_n = held_n = published = after = last_number = 0;
+	CHECK(queue_create(&s->pool, s->b, "topic", DEPTH, ALF_TOPIC, &on_death) > 0);
+	EQUAL(0,
+	      topic_subscribe(&s->pool, s->a, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &watch));
+	while (published < DEPTH + 1)
+		EQUAL(0, say(s, s->b, FROM_TOPIC + published++));
+	hear(s, s->a);
+	EQUAL(FROM_TOPIC + DEPTH, last_number);
+}
+
+void topic_holding(struct scene *s)
+{
+	uint64_t position;
+	topic_filled(s);
+	topic_let_go(&s->pool, s->a, &watch, watched, watched_n);
+	watched_n = 0;
+	while (watched_n < DEPTH) {
+		EQUAL(0, say(s, s->b, FROM_TOPIC + published++));
+		EQUAL(1, topic_get(&s->pool, s->a, &watch, &watched[watched_n++], &position, 1));
+	}
+}
+
+/* These run in a child, which then ends without leaving. */
+
+static void reserve_four(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t handle[DEPTH];
+	const struct alf_ring *r = topic(s);
+	EQUAL(0, blocking_alloc(&s->pool, m, handle, DEPTH, WAIT_NEVER));
+	const alf_position at = load_relaxed(&r->q->prod);
+	store_relaxed(&m->op, alf_op(r, ALF_OP_ENQUEUE, DEPTH, at));
+	store_relaxed(&r->q->prod, at + DEPTH);
+	/* Evicted, and not made its own; and the next one's owner word. */
+	const uint64_t word = r->slot[at & r->mask];
+	struct buffer *b = pool_buffer(&s->pool, word & ALF_INDEX_MASK);
+	if (!(b->since & HOLD_BITS))
+		b->since = HOLD_FINAL << HOLD_STATE_SHIFT | m->tag;
+	b = pool_buffer(&s->pool, handle_index(handle[0]));
+	b->since = hold_word(HOLD_PUBLISHED, r->id, at);
+	b->owner = owner_transit(r->id, at);
+}
+
+void topic_dead_publisher(struct scene *s)
+{
+	topic_filled(s);
+	scene_child(reserve_four);
+}
+
+static void hold_two(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t position[2];
+	EQUAL(0, topic_subscribe(&s->pool, m, topic(s), TOPIC_BLOCK, TOPIC_OLDEST, &mine));
+	EQUAL(2, topic_get(&s->pool, m, &mine, held, position, 2));
+}
+
+void topic_dead_subscriber(struct scene *s)
+{
+	topic_filled(s);
+	scene_child(hold_two);
+}
+
+static void hold_evicted(struct scene *s)
+{
+	struct member *m = scene_attach();
+	uint64_t position[2];
+	EQUAL(0, topic_subscribe(&s->pool, m, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &mine));
+	EQUAL(2, topic_get(&s->pool, m, &mine, held, position, 2));
+	for (uint32_t i = 0; i < DEPTH; i++)
+		EQUAL(0, say(s, m, FROM_AFTER + 50 + i));
+}
+
+void topic_dead_evicted(struct scene *s)
+{
+	topic_filled(s);
+	scene_child(hold_evicted);
+}
+
+/* Set-up of the victim. */
+
+void topic_subscribed(struct scene *s)
+{
+	EQUAL(0, topic_subscribe(&s->pool, s->v, topic(s), TOPIC_BLOCK, TOPIC_OLDEST, &mine));
+}
+
+void topic_latest(struct scene *s)
+{
+	EQUAL(0, topic_subscribe(&s->pool, s->v, topic(s), TOPIC_LATEST, TOPIC_OLDEST, &mine));
+}
+
+void topic_got(struct scene *s)
+{
+	uint64_t position[2];
+	EQUAL(0, topic_subscribe(&s->pool, s->v, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &mine));
+	EQUAL(2, topic_get(&s->pool, s->v, &mine, held, position, 2));
+	held_n = 2;
+}
+
+void topic_got_evicted(struct scene *s)
+{
+	topic_got(s);
+	for (uint32_t i = 0; i < DEPTH; i++)
+		EQUAL(0, say(s, s->v, FROM_AFTER + 50 + i));
+}
+
+void topic_lapped(struct scene *s)
+{
+	topic_got_evicted(s);
+	for (uint32_t i = 0; i < DEPTH; i++)
+		EQUAL(0, say(s, s->v, FROM_AFTER + 70 + i));
+}
+
+void topic_publisher(struct scene *s)
+{
+	for (; s->owned_n < s->operation->n; s->owned_n++)
+		EQUAL(0, scene_compose(s->v, FROM_VICTIM + 500 + s->owned_n,
+				       s->operation->chained ? s->operation->chained : 1,
+				       &s->owned[s->owned_n]));
+}
+
+void topic_blocked(struct scene *s)
+{
+	topic_publisher(s);
+	segment_shared(&s->pool.segment)->inquired = 0;
+}
+
+/* The operations. */
+
+int topic_publish_own(struct scene *s)
+{
+	return topic_publish(&s->pool, s->v, topic(s), s->owned, s->owned_n);
+}
+
+int topic_publish_wait(struct scene *s)
+{
+	return blocking_publish(&s->pool, s->v, topic(s), s->owned, s->owned_n,
+				wait_now() + 1000000000);
+}
+
+int topic_get_some(struct scene *s)
+{
+	uint64_t position[DEPTH];
+	return topic_get(&s->pool, s->v, &mine, &held[held_n], position, s->operation->n);
+}
+
+int topic_give_up(struct scene *s)
+{
+	topic_let_go(&s->pool, s->v, &mine, held, held_n);
+	return 0;
+}
+
+int topic_join(struct scene *s)
+{
+	return topic_subscribe(&s->pool, s->v, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &mine);
+}
+
+int topic_join_blocking(struct scene *s)
+{
+	return topic_subscribe(&s->pool, s->v, topic(s), TOPIC_BLOCK, TOPIC_NEWEST, &mine);
+}
+
+int topic_leave(struct scene *s)
+{
+	(void)s;
+	topic_unsubscribe(&mine);
+	return 0;
+}
+
+int topic_leave_holding(struct scene *s)
+{
+	topic_unsubscribe(&mine);
+	topic_let_go(&s->pool, s->v, &mine, held, held_n);
+	return 0;
+}
+
+int topic_publish_beside(struct scene *s)
+{
+	int error = say(s, s->v, FROM_AFTER + 90);
+	return error ? error : say(s, s->v, FROM_AFTER + 91);
+}
+
+int topic_get_beside(struct scene *s)
+{
+	struct subscriber other;
+	uint64_t handle[2], position[2];
+	int error =
+		topic_subscribe(&s->pool, s->v, topic(s), TOPIC_DROP_OLDEST, TOPIC_OLDEST, &other);
+	if (error)
+		return error;
+	int got = topic_get(&s->pool, s->v, &other, handle, position, 2);
+	topic_unsubscribe(&other);
+	topic_let_go(&s->pool, s->v, &other, handle, got > 0 ? (uint32_t)got : 0);
+	return 0;
+}
+
+void topic_work(struct scene *s)
+{
+	if (!topic(s))
+		return;
+	for (uint32_t i = 0; i < DEPTH + 2; i++) {
+		int error = say(s, s->a, FROM_AFTER + after);
+		DEMAND(error == 0 || error == -ENOBUFS || error == -EAGAIN);
+		after += !error;
+	}
+	hear(s, s->a);
+}
+
+uint32_t topic_keeps(struct scene *s)
+{
+	const struct alf_ring *r = topic(s);
+	uint32_t n = 0;
+	for (uint32_t i = 0; r && i < s->pool.total; i++)
+		if (segment_exists(&pool_of(&s->pool, i)->segment, i) &&
+		    owner_queue(pool_buffer(&s->pool, i)->owner) == r->id &&
+		    pool_buffer(&s->pool, i)->owner & OWNER_TRANSIT)
+			n += chain_count(&s->pool,
+					 handle_of(i, buffer_generation(pool_buffer(&s->pool, i))));
+	return n;
+}
+
+void check_topic(struct scene *s)
+{
+	const struct alf_ring *r = topic(s);
+	const struct topic *t = topic_of(r);
+	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++)
+		DEMAND(i == watch.number ? t->subscriber[i].state != 0 :
+					   t->subscriber[i].state == 0);
+	/* Nobody holds the topic up, and what is published now comes out whole. */
+	hear(s, s->a);
+	const uint64_t gaps = watch.gaps;
+	for (uint32_t i = 0; i < 2 * DEPTH; i++) {
+		DEMAND(say(s, s->b, FROM_AFTER + 100 + i) == 0);
+		hear(s, s->a);
+		DEMAND(last_number == FROM_AFTER + 100 + i);
+	}
+	DEMAND(watch.gaps == gaps);
+	uint32_t kept = 0;
+	for (uint32_t i = 0; i < s->pool.total; i++) {
+		const struct buffer *b = pool_buffer(&s->pool, i);
+		if (!segment_exists(&pool_of(&s->pool, i)->segment, i) ||
+		    !(b->owner & OWNER_TRANSIT) || owner_queue(b->owner) != r->id)
+			continue;
+		DEMAND(hold_is(b->since, HOLD_PUBLISHED, r->id, owner_position(b->owner)) ||
+		       (hold_is(b->since, HOLD_HELD, r->id, owner_position(b->owner)) &&
+			b->since & HOLD_BITS));
+		DEMAND((b->since & HOLD_BITS & ~(1ull << watch.number)) == 0);
+		kept += hold_state(b->since) == HOLD_PUBLISHED;
+	}
+	DEMAND(kept == DEPTH);
+	topic_let_go(&s->pool, s->a, &watch, watched, watched_n);
+	watched_n = 0;
+	topic_unsubscribe(&watch);
+	DEMAND(t->subscriber[watch.number].state == 0);
+}

@@ -1,0 +1,425 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Topics: each subscriber sees each message; what a policy promises; what a killed process leaves."""
+
+import gc
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import shmpool
+from shmpool import Pool, Topic
+
+NAME = f"test-topics-{os.getpid()}"
+DEPTH = 8
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    with Pool.create(NAME, buffer_size=64, capacity=256) as made:
+        yield made
+    Pool.unlink(NAME)
+
+
+@pytest.fixture
+def topic(pool: Pool) -> Topic:
+    return pool.create_topic("ticks", depth=DEPTH)
+
+
+def say(topic: Topic, *numbers: int) -> None:
+    for number in numbers:
+        topic.send(b"%d" % number, timeout=10)
+
+
+def heard(sub: shmpool.Subscriber) -> list[int]:
+    got = []
+    while (sample := sub.try_get()) is not None:
+        got.append(int(bytes(sample)))
+    return got
+
+
+def run(code: str) -> subprocess.Popen[bytes]:
+    """Runs code in another process that has the topic; it prints a line when it is ready."""
+    start = f"import os, sys, time, shmpool\npool = shmpool.Pool.attach({NAME!r})\n"
+    start += "topic = pool.topic('ticks')\ndef ready(): print('ready', flush=True)\n"
+    child = subprocess.Popen([sys.executable, "-c", start + code], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    return child
+
+
+def kill(child: subprocess.Popen[bytes]) -> None:
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert child.stdout is not None
+    child.stdout.close()
+
+
+def all_home(pool: Pool, kept: int) -> None:
+    """Nobody holds anything but the topic, which keeps so many messages."""
+    pool.recover()
+    audit = pool.audit()
+    assert audit.ok
+    assert audit.free + audit.cached + kept == audit.total, audit
+    assert sum(audit.queued.values()) == kept
+
+
+# What each subscriber gets.
+
+
+def test_each_subscriber_gets_each_message_in_place(pool: Pool, topic: Topic) -> None:
+    with topic.subscribe() as one, topic.subscribe() as other:
+        say(topic, 1)
+        first, second = one.get(), other.get()
+        assert first.index == second.index
+        assert bytes(first) == bytes(second) == b"1"
+        assert first.sequence == second.sequence == 0
+
+
+def test_a_burst_is_published_and_got_as_one(topic: Topic, pool: Pool) -> None:
+    with topic.subscribe() as sub:
+        burst = pool.alloc_many(5)
+        for i, buf in enumerate(burst):
+            buf.write(b"%d" % i)
+        topic.publish(burst)
+        with sub.get_many(64) as got:
+            assert [bytes(one) for one in got] == [b"0", b"1", b"2", b"3", b"4"]
+            assert got.sequence.tolist() == [0, 1, 2, 3, 4]
+        assert all(one.released for one in got)
+
+
+def test_a_burst_that_the_topic_never_holds_is_full(topic: Topic, pool: Pool) -> None:
+    burst = pool.alloc_many(DEPTH + 1)
+    with pytest.raises(shmpool.Full, match="at most 8: publish it in parts"):
+        topic.publish(burst)
+    burst.free()
+
+
+def test_start_newest_or_oldest(topic: Topic) -> None:
+    say(topic, *range(DEPTH + 3))
+    with topic.subscribe() as newest, topic.subscribe(start="oldest") as oldest:
+        say(topic, 99)
+        assert heard(newest) == [99]
+        assert heard(oldest) == [*range(4, DEPTH + 3), 99]
+        assert newest.gaps == 0
+
+
+def test_drop_oldest_counts_what_it_missed(topic: Topic) -> None:
+    with topic.subscribe() as sub:
+        say(topic, *range(DEPTH + 5))
+        assert sub.lag == DEPTH + 5
+        assert heard(sub) == list(range(5, DEPTH + 5))
+        assert (sub.gaps, sub.lag) == (5, 0)
+
+
+def test_latest_is_the_newest_and_a_new_one_has_a_value_at_once(topic: Topic) -> None:
+    say(topic, 1, 2, 3)
+    with topic.subscribe(policy="latest") as sub:
+        first = sub.get(timeout=0)
+        assert (int(bytes(first)), first.sequence, sub.gaps) == (3, 2, 0)
+        assert sub.try_get() is None
+        say(topic, 4, 5)
+        assert (int(bytes(sub.get(timeout=0))), sub.gaps) == (5, 1)
+
+
+def test_block_holds_publishers_up_and_loses_nothing(topic: Topic) -> None:
+    with topic.subscribe(policy="block") as sub, topic.subscribe() as other:
+        say(topic, *range(DEPTH))
+        with pytest.raises(shmpool.Full, match="blocks and is 8 behind"):
+            topic.send(b"8", timeout=0)
+        assert int(bytes(sub.get())) == 0
+        topic.send(b"8", timeout=0)
+        assert heard(sub) == list(range(1, DEPTH + 1))
+        assert (sub.gaps, other.gaps) == (0, 0)
+        assert heard(other) == list(range(1, DEPTH + 1))
+
+
+def test_a_blocked_publisher_is_woken(topic: Topic) -> None:
+    with topic.subscribe(policy="block") as sub:
+        say(topic, *range(DEPTH))
+        sender = threading.Thread(target=say, args=(topic, *range(DEPTH, 500)))
+        sender.start()
+        got = [int(bytes(sub.get(timeout=60))) for _ in range(500)]
+        sender.join()
+        assert got == list(range(500))
+
+
+def test_threads_of_a_process_share_a_subscriber(topic: Topic) -> None:
+    got: list[list[int]] = [[], []]
+    with topic.subscribe(policy="block") as sub:
+
+        def work(mine: list[int]) -> None:
+            for samples in sub:
+                mine.extend(int(bytes(one)) for one in samples)
+
+        threads = [threading.Thread(target=work, args=(mine,)) for mine in got]
+        for thread in threads:
+            thread.start()
+        say(topic, *range(1000))
+        topic.shutdown()
+        for thread in threads:
+            thread.join()
+    assert sorted(got[0] + got[1]) == list(range(1000))
+
+
+def test_a_chain_is_published(topic: Topic, pool: Pool) -> None:
+    payload = os.urandom(300)
+    with topic.subscribe() as sub:
+        topic.send(payload)
+        with sub.get() as got:
+            assert bytes(got) == payload
+            assert len(got) == 300
+            assert b"".join(got.segments) == payload
+            with pytest.raises(BufferError, match="chain of buffers"):
+                memoryview(got)
+        say(topic, *range(DEPTH))
+        heard(sub)
+        all_home(pool, DEPTH)
+
+
+# Samples.
+
+
+def test_a_sample_is_read_only_and_outlives_the_ring(topic: Topic, pool: Pool) -> None:
+    with topic.subscribe() as sub:
+        topic.send(b"kept")
+        sample = sub.get()
+        view = sample.view
+        assert view.readonly
+        say(topic, *range(3 * DEPTH))
+        assert bytes(view) == b"kept"
+        with pytest.raises(shmpool.BufferInUse, match="message 0 cannot be freed"):
+            sample.free()
+        view.release()
+        sample.free()
+        with pytest.raises(shmpool.BufferReleased):
+            bytes(sample)
+        heard(sub)
+        all_home(pool, DEPTH)
+
+
+def test_samples_go_home_without_being_freed(topic: Topic, pool: Pool) -> None:
+    sub = topic.subscribe()
+    say(topic, *range(DEPTH))
+    held = sub.get_many(DEPTH)
+    say(topic, *range(DEPTH))
+    sub.close()
+    assert topic.subscribers()[0].closing
+    assert len(held) == DEPTH
+    del held, sub
+    gc.collect()
+    assert topic.subscribers() == []
+    all_home(pool, DEPTH)
+
+
+def test_what_a_published_buffer_is_afterwards(topic: Topic, pool: Pool) -> None:
+    buf = pool.alloc()
+    topic.publish(buf)
+    assert buf.released
+    with pytest.raises(shmpool.BufferReleased):
+        topic.publish(buf)
+    with pytest.raises(TypeError, match=r"takes a shmpool\.Buffer or a shmpool\.Burst, not bytes"):
+        topic.publish(b"")  # type: ignore[arg-type]
+    viewed = pool.alloc()
+    with viewed.view, pytest.raises(shmpool.BufferInUse):
+        topic.publish(viewed)
+    viewed.free()
+
+
+def test_closing_the_pool_ends_its_subscriptions(topic: Topic, pool: Pool) -> None:
+    with Pool.attach(NAME) as again:
+        sub = again.topic("ticks").subscribe(policy="block", start="oldest")
+        say(topic, *range(DEPTH))
+        sample = sub.get()
+        assert len(topic.subscribers()) == 1
+    assert sample.released
+    assert topic.subscribers() == []
+    say(topic, *range(DEPTH))
+    all_home(pool, DEPTH)
+    with pytest.raises(shmpool.PoolClosed):
+        sub.get()
+
+
+# The end of a stream, waits, and refusals.
+
+
+def test_shutdown_ends_the_stream(topic: Topic) -> None:
+    with topic.subscribe() as sub:
+        say(topic, 1, 2)
+        topic.shutdown()
+        assert topic.ended
+        with pytest.raises(shmpool.ShutDown):
+            topic.send(b"3")
+        assert heard_until_the_end(sub) == [1, 2]
+        with pytest.raises(shmpool.ShutDown):
+            sub.get()
+
+
+def heard_until_the_end(sub: shmpool.Subscriber) -> list[int]:
+    return [int(bytes(one)) for samples in sub for one in samples]
+
+
+def test_close_ends_a_wait_of_another_thread(topic: Topic) -> None:
+    sub = topic.subscribe()
+    failed: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            sub.get()
+        except shmpool.PoolClosed as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    sub.close()
+    thread.join()
+    assert "is closed" in str(failed[0])
+
+
+def test_a_wait_ends_at_its_timeout(topic: Topic) -> None:
+    with topic.subscribe() as sub, pytest.raises(shmpool.Empty, match="no message that is new"):
+        sub.get(timeout=0.01)
+
+
+def test_refusals(topic: Topic, pool: Pool) -> None:
+    with pytest.raises(shmpool.InvalidArgument, match="policy is 'best'; it must be"):
+        topic.subscribe(policy="best")  # type: ignore[arg-type]
+    with pytest.raises(shmpool.InvalidArgument, match="start is 1; it must be"):
+        topic.subscribe(start=1)  # type: ignore[arg-type]
+    for depth in (0, 1, 100, 65536):
+        with pytest.raises(shmpool.InvalidArgument, match="depth is"):
+            pool.create_topic("other", depth=depth)
+    with pytest.raises(shmpool.QueueExists):
+        pool.create_topic("ticks", depth=8)
+    with pytest.raises(shmpool.QueueNotFound, match=r"is a topic; Pool\.topic\(\) finds it"):
+        pool.queue("ticks")
+    pool.create_queue("work", capacity=8)
+    with pytest.raises(shmpool.QueueNotFound, match=r"is a queue; Pool\.queue\(\) finds it"):
+        pool.topic("work")
+    assert [one.name for one in pool.queues()] == ["work"]
+    assert [one.name for one in pool.topics()] == ["ticks"]
+
+
+def test_a_topic_has_24_subscribers(topic: Topic) -> None:
+    subs = [topic.subscribe() for _ in range(24)]
+    with pytest.raises(shmpool.LimitReached, match="24 subscribers"):
+        topic.subscribe()
+    subs.pop().close()
+    topic.subscribe().close()
+    for sub in subs:
+        sub.close()
+
+
+def test_pickling(topic: Topic) -> None:
+    same = pickle.loads(pickle.dumps(topic))  # noqa: S301 - our own bytes
+    assert (same.name, same.depth, same.pool) == (topic.name, DEPTH, topic.pool)
+    with topic.subscribe() as sub:
+        with pytest.raises(TypeError, match="subscribe in the other process"):
+            pickle.dumps(sub)
+        say(topic, 1)
+        with pytest.raises(TypeError, match="subscribe in the other process too"):
+            pickle.dumps(sub.get())
+
+
+def test_a_forked_child_has_no_subscription(topic: Topic, pool: Pool) -> None:
+    with topic.subscribe() as sub:
+        say(topic, 1, 2)
+        sample = sub.get()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                sub.get(timeout=0)
+            except shmpool.PoolClosed:
+                status = 0 if sample.released and sub.closed else 2
+            os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert bytes(sample) == b"1"
+        assert heard(sub) == [2]
+
+
+# Processes, and their deaths.
+
+
+def test_processes_publish_and_subscribe(topic: Topic, pool: Pool) -> None:
+    count = (
+        "sub = topic.subscribe(policy='block')\nready()\nn = 0\n"
+        "for samples in sub:\n    n += len(samples)\n"
+        "sys.exit(0 if n == 2000 and sub.gaps == 0 else 1)\n"
+    )
+    children = [run(count) for _ in range(2)]
+    say(topic, *range(2000))
+    topic.shutdown()
+    for child in children:
+        assert child.wait() == 0
+        assert child.stdout is not None
+        child.stdout.close()
+    assert topic.subscribers() == []
+    all_home(pool, DEPTH)
+
+
+def test_a_killed_subscriber_holds_nothing(topic: Topic, pool: Pool) -> None:
+    say(topic, *range(DEPTH))
+    child = run(
+        "sub = topic.subscribe(policy='latest')\nall = topic.subscribe(start='oldest')\n"
+        "held = all.get_many(8)\none = sub.get()\nready()\ntime.sleep(1000)\n"
+    )
+    say(topic, *range(DEPTH))
+    assert pool.audit().queued["ticks"] == 2 * DEPTH
+    kill(child)
+    all_home(pool, DEPTH)
+    assert topic.subscribers() == []
+
+
+def test_a_killed_subscriber_that_blocks_holds_nobody_up(topic: Topic) -> None:
+    """Not even one that does not wait: it asks whether the subscriber is alive, and recovers it."""
+    child = run("sub = topic.subscribe(policy='block')\nready()\ntime.sleep(1000)\n")
+    say(topic, *range(DEPTH))
+    with pytest.raises(shmpool.Full):
+        topic.send(b"", timeout=0)
+    kill(child)
+    topic.send(b"at once", timeout=0)
+    assert topic.subscribers() == []
+
+
+def test_a_publisher_that_waits_notices_a_death(topic: Topic) -> None:
+    child = run("sub = topic.subscribe(policy='block')\nready()\ntime.sleep(1000)\n")
+    say(topic, *range(DEPTH))
+    sender = threading.Thread(target=say, args=(topic, 99))
+    sender.start()
+    kill(child)
+    sender.join()
+    assert topic.published == DEPTH + 1
+
+
+def test_a_killed_publisher_stops_nobody(topic: Topic, pool: Pool) -> None:
+    """Kills publishers in the middle of bursts; what they published comes out, each once."""
+    publish = (
+        "burst = pool.alloc_many(4)\nready()\n"
+        "while True:\n    topic.publish(burst)\n    burst = pool.alloc_many(4)\n"
+    )
+    with topic.subscribe() as sub:
+        for _ in range(10):
+            child = run(publish)
+            last = -1
+            for _ in range(20):
+                sample = sub.get(timeout=60)
+                assert sample.sequence > last
+                last = sample.sequence
+            kill(child)
+            pool.recover()
+            while sub.try_get() is not None:
+                pass
+            say(topic, 7)
+            assert heard(sub) == [7]
+        del sample
+    audit = pool.audit()
+    assert audit.ok
+    assert audit.queued["ticks"] <= DEPTH
+    assert audit.free + audit.cached + audit.queued["ticks"] == audit.total, audit
