@@ -115,5 +115,7 @@ def test_command() -> None:
     result = CliRunner().invoke(topics.main, arguments.split(), catch_exceptions=False)
     assert 0 == result.exit_code, result.output
     for kind in CONTESTANTS:
-        lines = [line for line in result.output.splitlines() if line.startswith(f"  {kind.name} ")]
+        lines = [
+            line for line in result.output.splitlines() if line.startswith(f"  {kind.name:16} ")
+        ]
         assert (2 if kind.many else 3) == len(lines), result.output

@@ -90,7 +90,7 @@ class Contestant(ABC):
 class QueueEach(Contestant):
     """A multiprocessing.Queue for each subscriber, which pickles each message for each of them."""
 
-    name, module, slow, copies = "multiprocessing", "multiprocessing", 5, True
+    name, module, slow, copies = "multiprocessing", "multiprocessing", 8, True
 
     def create(self) -> None:
         context = multiprocessing.get_context("fork")
@@ -384,6 +384,7 @@ class OurBursts(Ours):
 
     name = "shmpool bursts"
     many = True
+    slow = 0.1
 
     def publisher(self) -> Publish:
         alloc_many, publish_many, most = self.pool.alloc_many, self.topic.publish, self.burst

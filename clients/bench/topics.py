@@ -30,7 +30,7 @@ from .topic_runs import HeldUp, Moved, held_up, latency, throughput
 
 CORES = 2
 DEPTHS = {64: 1024, 2**20: 64}  # bytes of a message: how many may wait for a subscriber
-MESSAGES = 20_000  # of a run, divided by the contestant's cost
+MESSAGES = 40_000  # of a run, divided by how slow the contestant is
 ROUND_TRIPS = 300  # of a run that measures latency
 WHAT = ("throughput", "latency", "kills")
 
@@ -68,7 +68,7 @@ class Bench:
         for own in self.ours:
             if own is not kind and (pairs := list(zip(of(kind), of(own), strict=False))):
                 ratio = statistics.median(theirs / ours for theirs, ours in pairs)
-                texts.append(f"   {ratio:6.2f} x {own.name}")
+                texts.append(f" {ratio:7.2f} x {own.name}")
         return "".join(texts)
 
     def throughput(self, size: int, subscribers: int) -> None:
@@ -86,14 +86,15 @@ class Bench:
             if kind in stopped:
                 self.line(kind, "stopped")
                 continue
-            each, used = (
-                statistics.median(getattr(run, what) for run in runs) * 1e6
-                for what in ("seconds", "used")
-            )
+            texts = []
+            for what, name in (("seconds", "elapsed"), ("used", "of processors")):
+                value = statistics.median(getattr(run, what) for run in runs) * 1e6
+                ratios = self.ratios(kind, lambda k: [getattr(run, what) for run in moved[k]])  # noqa: B023
+                texts.append(f"{value:9,.2f} us {name}{ratios}")
             lost, wrong = (sum(getattr(run, what) for run in runs) for what in ("lost", "wrong"))
-            text = f"{each:10,.2f} us, of processors {used:10,.2f} us, lost {lost:8,}"
-            text += f", WRONG {wrong:,}" if wrong else ""
-            self.line(kind, text + self.ratios(kind, lambda k: [run.seconds for run in moved[k]]))
+            if lost or wrong:
+                texts.append(f"LOST {lost:,}, WRONG {wrong:,}")
+            self.line(kind, "; ".join(texts))
 
     def latency(self, size: int, subscribers: int) -> None:
         single = [kind for kind in self.kinds if not kind.many]
