@@ -91,10 +91,8 @@ def run(count: int) -> bool:
                 start(subscribe, name, ticks, reports)
             for _ in SUBSCRIBERS:
                 reports.recv(timeout=TIMEOUT)
-            begin = time.monotonic()
             for process in [start(exchange, ticks, me, count) for me in range(EXCHANGES)]:
                 process.join()
-            seconds = time.monotonic() - begin
             ticks.shutdown()
             found = [json.loads(reports.recv(timeout=TIMEOUT)) for _ in SUBSCRIBERS]
         audit = pool.audit()
@@ -104,7 +102,6 @@ def run(count: int) -> bool:
         row = [f"{report[key]:,}" for key in ("received", "missed", "wrong")]
         table.add_row(report["name"], SUBSCRIBERS[report["name"]][0], *row)
     Console().print(table)
-    Console().print(f"{total / seconds:,.0f} ticks/s of {EXCHANGES} exchanges")
     all_told = all(r["received"] + r["missed"] == total and not r["wrong"] for r in found)
     none_missed = all(not r["missed"] for r in found if SUBSCRIBERS[r["name"]][0] == "block")
     return all_told and none_missed and audit.ok
