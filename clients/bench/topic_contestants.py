@@ -32,7 +32,7 @@ SMALL = 4096  # bytes of a message
 
 # Publishes the messages of these numbers, start to stop, and waits for room.
 Publish = Callable[[int, int], None]
-# The first and the last number of one message, or an array of each for several; None: no message.
+# The first and the last number of a message, or a tuple or an array of each for many; None: nothing.
 Receive = Callable[[], tuple[Any, Any] | None]
 
 
@@ -353,7 +353,7 @@ class Ours(Contestant):
     @property
     def burst(self) -> int:
         """Buffers that are published at once, and got at once."""
-        return min(self.spec.depth // 4, 256)
+        return min(self.spec.depth // 2, 256)
 
     def publisher(self) -> Publish:
         alloc, publish_one, number = self.pool.alloc, self.topic.publish, self.number
@@ -411,8 +411,8 @@ class OurBursts(Ours):
             if small:
                 found = np.frombuffer(b"".join(samples), np.uint64).reshape(-1, words)
                 return found[:, 0], found[:, -1]
-            both = np.array(list(map(numbers, samples)), np.uint64)
-            return both[:, 0], both[:, 1]
+            firsts, lasts = zip(*map(numbers, samples), strict=True)
+            return firsts, lasts
 
         return receive
 

@@ -75,14 +75,19 @@ class Check:
 
     def many(self, firsts: Any, lasts: Any) -> None:
         n = len(firsts)
-        if (firsts == np.arange(self.expected, self.expected + n)).all() and (
-            firsts == lasts
-        ).all():
+        numbers = range(self.expected, self.expected + n)
+        if isinstance(firsts, tuple):
+            good = firsts == lasts == tuple(numbers)
+        else:
+            good = (firsts == np.arange(numbers.start, numbers.stop)).all() and (
+                firsts == lasts
+            ).all()
+        if good:
             self.received += n
             self.expected += n
         else:
-            for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
-                self.one(first, last)
+            for first, last in zip(firsts, lasts, strict=True):
+                self.one(int(first), int(last))
 
 
 def receive_until(
