@@ -32,7 +32,7 @@ SMALL = 4096  # bytes of a message
 
 # Publishes the messages of these numbers, start to stop, and waits for room.
 Publish = Callable[[int, int], None]
-# The first and the last number of a message, or a tuple or an array of each for many; None: nothing.
+# The first and the last number of a message, or a tuple or an array of each; None: no message.
 Receive = Callable[[], tuple[Any, Any] | None]
 
 

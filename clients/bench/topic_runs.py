@@ -6,6 +6,7 @@ Times are in seconds, and for messages that all subscribers have.
 
 import mmap
 import multiprocessing
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -266,9 +267,19 @@ def latency(kind: type[Contestant], spec: Spec, n: int) -> list[float] | None:
     return [(max(times) - begin) / 1e9 for begin, *times in zip(sent, *came, strict=True)]
 
 
+def waiting_for_processor() -> Callable[[], int]:
+    """Returns what tells for how many nanoseconds this thread was ready and had no processor."""
+    try:
+        file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+    except FileNotFoundError:  # a kernel that does not count it
+        return lambda: 0
+    return lambda: int(os.pread(file, 64, 0).split()[1])
+
+
 @dataclass(frozen=True)
 class HeldUp:
-    """The publisher's longest pause before and after a subscriber was killed."""
+    """The publisher's longest pause before and after a subscriber was killed, without the time in
+    which it waited for a processor."""
 
     before: float
     after: float  # infinite if it stopped
@@ -281,11 +292,12 @@ def held_up(kind: type[Contestant], spec: Spec, chance: random.Random, limit: fl
     words, step = board.words, STEP if kind.many else 1
 
     def publish(publish: Publish) -> None:
-        n, last = 0, time.perf_counter_ns()
+        waited = waiting_for_processor()
+        n, last = 0, time.perf_counter_ns() - waited()
         while True:
             publish(n, n + step)
             n += step
-            now = time.perf_counter_ns()
+            now = time.perf_counter_ns() - waited()
             words[GAP] = max(words[GAP], now - last)
             words[PUBLISHED], last = n, now
 

@@ -14,7 +14,9 @@ busy machine lengthens the first, and hardly the second.
 latency: one message at a time, from before its publishing until the last subscriber has it.
 
 kills: how long the publisher is held up when a subscriber is killed: its longest pause between two
-calls after the kill, and beside it the longest one before. One that does not go on has stopped.
+calls after the kill, and beside it the longest one before. The time in which the publisher waits
+for a processor is not counted; that in which living subscribers do is, so on a busy machine only
+the difference says something. One that does not go on has stopped.
 """
 
 import importlib
