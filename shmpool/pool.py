@@ -35,7 +35,6 @@ from .pool_files import inode_of, replaced, unlink
 from .process_exit import leave_at_the_end, open_pools
 from .queue import AlfQueue, queue_names, refuse_foreign
 from .segment import ANONYMOUS, CREATE_TRIES, Segment, disturbed, refuse_name, user_id
-from .topic import DEPTH_MAX, Topic
 from .stats import (
     LIMIT_S,
     Audit,
@@ -49,6 +48,7 @@ from .stats import (
     recovering,
     whole,
 )
+from .topic import DEPTH_MAX, Topic
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray

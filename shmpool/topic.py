@@ -53,8 +53,8 @@ class Subscription:
 class Topic(TopicBase):
     """A named stream of messages, made by Pool.create_topic. Each subscriber gets each of them.
 
-    Any number of threads and processes may publish. The topic keeps the newest `depth` messages;
-    what it keeps, and what a subscriber holds, is not free in the pool. A Topic pickles to its name.
+    Any number of threads and processes may publish. The topic keeps the newest `depth` messages.
+    What it keeps and what a subscriber holds is not free in the pool. A Topic pickles to its name.
     Every method raises PoolClosed if the topic object or its pool is closed.
 
     >>> import shmpool
@@ -135,15 +135,17 @@ class Topic(TopicBase):
             if not isinstance(value, str) or value not in allowed:
                 choices = " or ".join(f'"{one}"' for one in allowed)
                 raise errors.InvalidArgument(f"{what} is {value!r}; it must be {choices}")
-        return Subscriber(self, policy, start)
+        try:
+            return Subscriber(self, policy, start)
+        except errors.LimitReached:
+            self.pool.recover()  # some may be of dead processes
+            return Subscriber(self, policy, start)
 
     def subscribers(self) -> list[Subscription]:
         """Returns the subscribers of all processes."""
         self._refuse_closed()
         out = ffi.new("struct shmpool_subscriber_info[]", SUBSCRIBERS_MAX)
-        code = lib.shmpool_topic_subscribers(
-            self.pool._number, self.number, out, SUBSCRIBERS_MAX
-        )
+        code = lib.shmpool_topic_subscribers(self.pool._number, self.number, out, SUBSCRIBERS_MAX)
         names: dict[int, Policy] = {_POLICIES[name]: name for name in get_args(Policy)}
         return [
             Subscription(

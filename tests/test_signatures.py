@@ -24,8 +24,12 @@ NATIVE: dict[str, type] = {
     "ArrayMemory": _hot.ArrayMemory,
     "BurstBase": _hot.BurstBase,
     "QueueBase": _hot.QueueBase,
+    "TopicBase": _hot.TopicBase,
+    "SubscriberBase": _hot.SubscriberBase,
+    "Sample": _hot.Sample,
 }
 PUBLIC = [shmpool.Pool, shmpool.AlfQueue, shmpool.Buffer, shmpool.Burst]
+PUBLIC += [shmpool.Topic, shmpool.Subscriber, shmpool.Sample]
 METHODS = [
     (kind, name)
     for kind in PUBLIC
@@ -75,6 +79,8 @@ def test_a_stub_is_the_signature(kind: str, stub: ast.FunctionDef) -> None:
 def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
     """Each public method whose parameters may be named, called with all of them named."""
     queue = pool.create_queue("q", capacity=8)
+    topic = pool.create_topic("t", depth=2)
+    sub = topic.subscribe(policy="latest")
     name, kind = pool.name, shmpool.Pool
 
     def got() -> shmpool.Buffer:
@@ -94,6 +100,13 @@ def by_name(pool: shmpool.Pool) -> dict[tuple[type, str], Callable[[], object]]:
         (kind, "burst"): lambda: pool.burst(items=[pool.alloc()]),
         (kind, "create_queue"): lambda: pool.create_queue(name="other", capacity=2),
         (kind, "queue"): lambda: pool.queue(name="q"),
+        (kind, "create_topic"): lambda: pool.create_topic(name="u", depth=2),
+        (kind, "topic"): lambda: pool.topic(name="t"),
+        (shmpool.Topic, "publish"): lambda: topic.publish(timeout=0, item=pool.alloc()),
+        (shmpool.Topic, "send"): lambda: topic.send(payload=b"x", timeout=0),
+        (shmpool.Topic, "subscribe"): lambda: topic.subscribe(policy="latest", start="oldest"),
+        (shmpool.Subscriber, "get"): lambda: sub.get(timeout=0),
+        (shmpool.Subscriber, "get_many"): lambda: (topic.send(b""), sub.get_many(n=1, timeout=0)),
         (kind, "trim"): lambda: pool.trim(keep=1),
         (kind, "pin"): lambda: pool.pin(timeout=0),
         (kind, "audit"): lambda: pool.audit(limit=None),

@@ -44,6 +44,7 @@ C_ORDER = [
     "liveness.h",
     "qmempool.h",
     "queue.h",
+    "topic.h",
     "requeue.h",
     "cover.h",
     "recovery.h",
@@ -61,19 +62,25 @@ C_ORDER = [
     "payload.h",
     "arrays.h",
     "burst.h",
+    "samples.h",
 ]
 # Where a .c file stands in that order if it has no header of its own, or implements one for others.
 C_PLACE = {
     "reserve.c": "segment.h",
     "ranges.c": "recovery.h",
     "sweep.c": "recovery.h",
+    "subscribers.c": "recovery.h",
+    "topic_subscriber.c": "topic.h",
+    "topic_repair.c": "topic.h",
     "recover_due.c": "recover.h",
     "blocking_alloc.c": "blocking.h",
+    "blocking_topic.c": "blocking.h",
     "shmpool.c": "lookup.h",
     "bulk.c": "lookup.h",
     "letters.c": "lookup.h",
     "chains.c": "lookup.h",
     "figures.c": "lookup.h",
+    "topics.c": "lookup.h",
 }
 # The prefix of a file's functions, if it is not the file's name.
 C_PREFIX = {
@@ -85,10 +92,15 @@ C_PREFIX = {
     "reserve.c": "segment",
     "recover_due.c": "recover",
     "blocking_alloc.c": "blocking",
+    "blocking_topic.c": "blocking",
+    "topic.h": "topic|hold",
+    "topic_subscriber.c": "topic",
+    "topic_repair.c": "topic",
     "bulk.c": "shmpool",
     "letters.c": "shmpool",
     "chains.c": "shmpool",
     "figures.c": "shmpool|audit",
+    "topics.c": "shmpool",
     "lookup.h": r"\w+",
 }
 # Modules of the package, except the benchmark. Each imports only modules before it.
@@ -96,8 +108,8 @@ PYTHON_ORDER = re.findall(
     r"\S+",
     """
     errors codes names _native _ffi _hot os_errors options geometry free_after leases live_views
-    arrays columns burst messages queue pool_files process_exit segment pruning stats pinning pool
-    view __init__ mp.objects mp.program mp.queues mp.context mp.__init__
+    arrays columns burst messages queue pool_files process_exit segment pruning stats pinning topic
+    pool view __init__ mp.objects mp.program mp.queues mp.context mp.__init__
     rpc.__init__ rpc.wire rpc.records rpc.protocol rpc.client
     service.__init__ service.alarms service.watched_pool service.handlers service.scheduling
     service.config_lines service.config_values service.config service.declared_pools
@@ -147,6 +159,10 @@ TAGGED = {
     "QUEUE": "state",
     "WAIT": "word|_wait|_want|want|prod|cons",
     "CALLERS": "callers|serial|at$",
+    "HOLD": "since|owner",
+    "CURSOR": "cursor",
+    "GATE": "gate|prod",
+    "TOPIC": "state|barred|word",
 }
 WRITER = "write|wrote|store|move|raise|set|lock|take|add|clear|count"
 READER = "read|see|load|find|look|poll|inspect"

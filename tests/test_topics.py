@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Topics: each subscriber sees each message; what a policy promises; what a killed process leaves."""
+"""Topics: each subscriber sees each message. Policies. What a killed process leaves."""
 
 import gc
 import os
@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -317,7 +316,7 @@ def test_a_topic_has_24_subscribers(topic: Topic) -> None:
 
 
 def test_pickling(topic: Topic) -> None:
-    same = pickle.loads(pickle.dumps(topic))  # noqa: S301 - our own bytes
+    same = pickle.loads(pickle.dumps(topic))
     assert (same.name, same.depth, same.pool) == (topic.name, DEPTH, topic.pool)
     with topic.subscribe() as sub:
         with pytest.raises(TypeError, match="subscribe in the other process"):

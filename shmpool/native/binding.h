@@ -144,8 +144,8 @@ struct subscriber;
 int64_t shmpool_publish(uint64_t key, const uint64_t *handles, size_t n);
 int64_t shmpool_publish_wait(uint64_t key, const uint64_t *handles, size_t n, int64_t deadline);
 
-/* Fills in a subscriber. -ENOTEMPTY if the topic has as many as it can. Recovers dead ones then. */
-int64_t shmpool_subscribe_wait(uint64_t key, uint32_t policy, uint32_t start, struct subscriber *s);
+/* Fills in a subscriber. -ENOTEMPTY if the topic has as many as it can, dead ones included. */
+int64_t shmpool_subscribe(uint64_t key, uint32_t policy, uint32_t start, struct subscriber *s);
 /* Gets up to n messages of a subscriber of that topic: topic_get(). */
 int64_t shmpool_take(uint64_t key, struct subscriber *s, uint64_t *handles, uint64_t *sequences,
 		     size_t n);

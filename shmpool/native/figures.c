@@ -142,6 +142,6 @@ int shmpool_dead_wait(int pool)
 	if (!p)
 		return opening_missing((uint32_t)pool);
 	const uint64_t own = opening_token((uint32_t)pool);
-	return (int)(liveness_dead(&p->segment, own) + topics_dead(p, own) +
+	return (int)(liveness_dead(&p->segment, own) + topic_dead(p, own) +
 		     recover_abandoned(&p->segment));
 }

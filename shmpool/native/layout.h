@@ -202,8 +202,8 @@ struct queue_slot {
 };
 _Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");
 
-/* A topic is a named queue with the flag ALF_TOPIC: each of its subscribers sees each buffer. Behind
- * the slots of its ring lie the words of its subscribers. */
+/* A topic is a named queue with the flag ALF_TOPIC: each of its subscribers gets each buffer.
+ * Behind the slots of its ring lie the words of its subscribers. */
 #define SUBSCRIBERS_MAX 24u /* of one topic: a holders word has a bit for each */
 #define TOPIC_DEPTH_MAX (ALF_CAPACITY_MAX / 2)
 struct topic_subscriber {
@@ -247,8 +247,8 @@ struct buffer {
 			uint32_t link;        /* to the next segment: chain.h */
 		};
 	};
-	/* CLOCK_MONOTONIC, ns, some ms coarse: its holder allocated or got it. In a topic and in the
-	 * hands of its subscribers the holders word: topic.h */
+	/* CLOCK_MONOTONIC, ns, some ms coarse: its holder allocated or got it. In a topic and in
+	 * the hands of its subscribers the holders word: topic.h */
 	uint64_t since;
 	uint64_t handle; /* its present handle: handle_of(). Each free raises the generation. With
 			    HANDLE_CHAIN: chain.h */

@@ -349,7 +349,7 @@ void opening_closed(uint32_t number)
 		struct shmpool_recovery out;
 		pin_end(opening_pinned(number), p);
 		/* Without a member of this thread's, the next one that recovers does it. */
-		if (topics_give_up(p, opening_token(number)) && opening_member(number))
+		if (topic_give_up(p, opening_token(number)) && opening_member(number))
 			recover_passes(p, opening_member(number), &out, 1);
 		end_members(number);
 	}

@@ -2,8 +2,8 @@
  *
  * recovery.h - the state of one run of recover(): its dead members, and what live members may be
  * doing. Used by recover.c (finds dead members, repairs words that name them), ranges.c
- * (positions that were reserved and not published), subscribers.c (subscribers of topics) and sweep.c
- * (scans every buffer).
+ * (positions that were reserved and not published), subscribers.c (subscribers of topics) and
+ * sweep.c (scans every buffer).
  */
 #ifndef SHMPOOL_RECOVERY_H
 #define SHMPOOL_RECOVERY_H

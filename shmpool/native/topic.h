@@ -1,55 +1,57 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * topic.h - topics: one buffer, many readers. A publisher puts a buffer into the topic's ring once;
- * each subscriber goes through the ring with a cursor of its own and sees the buffer in place.
+ * topic.h - topics: one buffer, many readers. A publisher puts a buffer into the topic's ring once.
+ * Each subscriber goes through the ring with a cursor of its own and reads the buffer in place.
  *
  * A topic is a named queue with ALF_TOPIC. A position of its ring is a message's sequence number.
- * The ring keeps the newest `depth` messages (a power of two). Whoever reserves a position is the
- * only one that evicts the message one ring before it, and then publishes in its slot. A position is
- * reserved only once the slot is published a ring before.
+ * The ring keeps the newest `depth` messages (a power of two). The member that reserves a position
+ * is the only one that evicts the message one ring before it; then it publishes in the same slot.
+ * It can reserve the position only once that older message is published.
  *
  * No counter says how many hold a buffer. Its holders word has a bit for each subscriber:
  *
  *     | state 2 | topic 10 | position 28 | subscribers 24 |
  *
- *     state      meaning                                a crash then leaves; repaired by
- *     0          no holders word: `since` of layout.h
- *     PUBLISHED  in the ring, and held by the           a publisher: nothing. A subscriber: its bit,
- *                subscribers whose bits are set         topics_release()
- *     HELD       evicted, and held by those             the same; HELD without a bit: sweep() takes
- *                subscribers                            the buffer
- *     FINAL      nobody holds it: the low 32 bits are   sweep() takes the buffer
- *                the tag of the member that makes it
- *                its own, in order to free it
+ *     state      meaning                            a crash then leaves; repaired by
+ *     0          no holders word: `since`, layout.h
+ *     PUBLISHED  in the ring, and held by the       a subscriber's bit: topic_forsaken()
+ *                subscribers whose bits are set
+ *     HELD       evicted, and held by those         the same; HELD without a bit: sweep()
+ *                subscribers                        takes the buffer
+ *     FINAL      nobody holds it; has the tag of    sweep() takes the buffer
+ *                the member that will own it and
+ *                free it
  *
- *     from -> to               by                                           in
- *     any -> PUBLISHED         its owner: publish, before its owner word    topic_publish()
- *                              is TRANSIT(topic, position)
- *     PUBLISHED + bit          a subscriber, by CAS                         acquire()
- *     PUBLISHED, HELD - bit    that subscriber, by CAS; a recoverer, if     let_go(), topics_release()
- *                              the subscriber is dead
- *     PUBLISHED -> HELD        the publisher one ring later, by CAS; a      evict(), topic_evict_for()
- *                              recoverer, if that publisher is dead
- *     PUBLISHED, HELD -> FINAL the publisher one ring later, if no bit is   evict(), let_go()
- *                              set; the last subscriber, with its bit
- *     FINAL, owner -> OWNED    the same member                              own()
+ *     from -> to                by                                 in
+ *     any -> PUBLISHED          its owner, before its owner word   topic_publish()
+ *                               is TRANSIT(topic, position)
+ *     PUBLISHED + bit           a subscriber, by CAS               acquire()
+ *     PUBLISHED, HELD - bit     the same; a recoverer, if the      let_go(), topic_forsaken()
+ *                               subscriber is dead
+ *     PUBLISHED -> HELD         the publisher one ring later, by   evict(), topic_evict_for()
+ *                               CAS; a recoverer, if that one is
+ *                               dead
+ *     PUBLISHED, HELD -> FINAL  that publisher, if no bit is set;  evict(), let_go()
+ *                               the last subscriber, with its bit
+ *     FINAL, and owner OWNED    the same member                    topic_own()
  *
  * From PUBLISHED to FINAL the owner word stays TRANSIT(topic, position).
  *
- * A subscriber is a process's, like a token, and used by any of its threads:
+ * A subscriber belongs to a process, as a token does. Any of its threads may use it:
  *
- *     state      from -> to           by                                    a crash then leaves
- *     CLAIMED    0 -> CLAIMED         the process, by CAS                   a dead subscriber
- *     LIVE       CLAIMED -> LIVE      the same: publishers see the cursor   a dead subscriber
- *     CLOSING    LIVE -> CLOSING      the same; it still holds buffers      a dead subscriber
- *                CLOSING -> 0         the same: it holds none               nothing
- *     DEAD       any -> DEAD          a recoverer: the token is free        DEAD: the next one goes on
- *                DEAD -> 0            a recoverer: its bits are cleared     nothing
+ *     from -> to           by                                      a crash then leaves
+ *     0 -> CLAIMED         the process, by CAS                     a dead subscriber
+ *     CLAIMED -> LIVE      the same: publishers read its cursor    a dead subscriber
+ *     LIVE -> CLOSING      the same: it still holds buffers        a dead subscriber
+ *     CLOSING -> 0         the same: it holds none                 nothing
+ *     any -> DEAD          a recoverer: the token is free; or the  the next recoverer goes on
+ *                          process, when it closes the pool
+ *     DEAD -> 0            a recoverer: its bits are cleared       nothing
  *
  * A recoverer may be suspended between reading a holders word and clearing a dead subscriber's bit.
- * The bit is that of the dead one, if the subscriber is still DEAD after the word was read. By the
- * time of its compare-and-swap a later subscriber may have the bit, but it never sets it on the same
- * message: `barred` is a position after all that a dead one can have held.
+ * It has read the bit of the dead one if the subscriber is still DEAD afterwards. When it goes on,
+ * a later subscriber may have that bit, but never on the same message: `barred` is a position after
+ * all that the dead one can have held, and a later one begins there.
  *
  * Policies: what happens when a subscriber is a whole ring behind.
  *
@@ -58,23 +60,26 @@
  *     LATEST       it always gets the newest message that it has not got
  *
  * Ordering
- *     [HOLD]    a holders word: changed by compare-and-swap. A publisher writes it before the owner
- *               word, and that before the slot, so whoever reads the owner word or the slot, with
- *               acquire, sees this word. The member that makes it FINAL sees what all holders did.
- *     [CURSOR]  cursor: stored by its subscriber, seq_cst, before it looks for sleeping publishers;
- *               a publisher that finds no room counts itself asleep and reads it again (wait.h). A
- *               publisher reads it with acquire or more, after which it may evict.
- *     [GATE]    gate: a subscriber that blocks is LIVE, then raises joins, and then reads prod. A
- *               publisher reads prod, then gate, and then moves prod. So it either sees that
- *               subscriber, or has moved prod before it was read. A publisher that computes a new
- *               gate changes it by compare-and-swap, which fails if a subscriber joined meanwhile.
- *     [TOPIC]   state of a subscriber: the next one, and a recoverer, see what the last one left.
+ *     [HOLD]    a holders word, changed by compare-and-swap. A publisher writes it before the owner
+ *               word, and that before the slot. So a member that reads the owner word or the slot,
+ *               with acquire, sees the holders word of that publication or a later one. The member
+ *               that makes it FINAL has read the buffer for the last time, as all holders have.
+ *     [CURSOR]  cursor: its subscriber stores it, seq_cst, after it has set the bits of the
+ *               messages before it, and then reads the wait word of publishers. A publisher that
+ *               finds no room enters that wait word and then reads the cursors again.
+ *     [GATE]    gate: a subscriber that blocks is LIVE, then writes a new gate, and then reads
+ *               prod. A publisher reads prod, then gate, and then moves prod. So it reads the new
+ *               gate, or the subscriber reads the prod that it moved. A publisher that has computed
+ *               a gate stores it by compare-and-swap, which fails if a subscriber has joined.
+ *     [TOPIC]   state of a subscriber, written by compare-and-swap. The next subscriber, and a
+ *               recoverer, read with it what the last one has left. barred is only raised.
  *
- * Who may call what at the same time: any number of members; the threads of a process may use one
- * struct subscriber at once (they take turns by a lock that no other process can see).
+ * Who may call what at the same time: any number of members. The threads of a process may use one
+ * struct subscriber at once: they take turns by a lock that no other process sees.
  *
- * Progress: no call waits for another process. A publisher that is suspended between its reservation
- * and its publication delays subscribers at this position, and other publishers one ring later.
+ * Progress: no call waits for another process. A publisher that is suspended between its
+ * reservation and its publication delays subscribers at this position, and other publishers one
+ * ring later. Loops end after TOPIC_TURNS_MAX turns if a word is corrupted.
  */
 #ifndef SHMPOOL_TOPIC_H
 #define SHMPOOL_TOPIC_H
@@ -91,6 +96,9 @@ enum topic_policy {
 enum topic_start { TOPIC_NEWEST, TOPIC_OLDEST };
 
 #define TOPIC_BULK 1024u /* messages that are published at once, all or none */
+
+#define TOPIC_TURNS_MAX 1024 /* compare-and-swaps lost in a row: a corrupted word */
+#define TOPIC_GATE_BITS 48
 
 #define HOLD_PUBLISHED 1ull
 #define HOLD_HELD 2ull
@@ -151,6 +159,16 @@ static inline bool hold_is(uint64_t word, uint64_t state, uint32_t queue, uint64
 	return (word & ~HOLD_BITS) == hold_word(state, queue, (alf_position)position);
 }
 
+/* For topic.c and topic_subscriber.c. */
+/* Makes a buffer m's own that m has made FINAL. Returns its handle, which m frees. */
+static inline uint64_t topic_own(const struct qmempool *p, struct member *m, uint32_t index)
+{
+	struct buffer *b = pool_buffer(p, index);
+	store_release(&b->owner, m->tag); /* [OWNER] [HOLD] */
+	count_up(&m->counters[COUNT_DEQUEUE], 1);
+	return handle_of(index, buffer_generation(b));
+}
+
 /* Publishes n buffers of m, TOPIC_BULK at most: all or none, but only a prefix if m is killed.
  * Returns 0; -ENOBUFS if a blocking subscriber is a ring behind or an older message is still being
  * published; -EPIPE after queue_shutdown(); -EINVAL, -ESTALE, -EPERM as queue_put(). */
@@ -188,11 +206,11 @@ uint64_t topic_lag(const struct subscriber *s);
 
 /* Gives up the subscribers of a process that closes the pool: marks them DEAD. True if it has any,
  * so that a recovery frees what they hold. */
-bool topics_give_up(struct qmempool *p, uint64_t token);
+bool topic_give_up(struct qmempool *p, uint64_t token);
 
 /* Returns the number of subscribers, of all topics, that are dead and not recovered. own is a token
  * of this process, or 0. */
-uint32_t topics_dead(struct qmempool *p, uint64_t own);
+uint32_t topic_dead(struct qmempool *p, uint64_t own);
 
 /* ---- for recovery ---- */
 
@@ -202,8 +220,8 @@ void topic_evict_for(const struct qmempool *p, const struct alf_ring *r, alf_pos
 		     uint64_t word);
 
 /* Clears the bits of subscribers that are DEAD, of the set gone, from the holders word of a buffer
- * that is in TRANSIT to the topic. Returns true if nobody holds it then and it is not in the ring, so
- * that the recoverer may take it; dead tells whether the member with a tag is dead. */
+ * that is in TRANSIT to the topic. Returns true if nobody holds it then and it is not in the ring: a
+ * recoverer may take it. dead tells whether the member with a tag is dead. */
 bool topic_forsaken(const struct alf_ring *r, struct buffer *b, uint64_t owner, uint32_t gone,
 		    bool (*dead)(const void *context, uint64_t tag), const void *context);
 

@@ -6,7 +6,6 @@
 
 #include "blocking.h"
 #include "lookup.h"
-#include "recover.h"
 
 /* Finds the topic that a key names. -EXDEV if it is a queue. */
 static int lookup_topic(uint64_t key, struct lookup *c)
@@ -38,15 +37,11 @@ int64_t shmpool_publish_wait(uint64_t key, const uint64_t *handles, size_t n, in
 	return wait_slice_result(error, end, deadline);
 }
 
-int64_t shmpool_subscribe_wait(uint64_t key, uint32_t policy, uint32_t start, struct subscriber *s)
+int64_t shmpool_subscribe(uint64_t key, uint32_t policy, uint32_t start, struct subscriber *s)
 {
 	struct lookup c;
-	struct shmpool_recovery out;
 	int error = lookup_topic(key, &c);
-	if (error)
-		return error;
-	error = topic_subscribe(c.p, c.m, c.ring, policy, start, s);
-	if (error == -EUSERS && !recover(c.p, c.m, &out))
+	if (!error)
 		error = topic_subscribe(c.p, c.m, c.ring, policy, start, s);
 	return error == -EUSERS ? -ENOTEMPTY : error;
 }

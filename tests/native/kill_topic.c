@@ -207,7 +207,7 @@ int topic_get_some(struct scene *s)
 	return topic_get(&s->pool, s->v, &mine, &held[held_n], position, s->operation->n);
 }
 
-int topic_give_up(struct scene *s)
+int topic_let_go_held(struct scene *s)
 {
 	topic_let_go(&s->pool, s->v, &mine, held, held_n);
 	return 0;

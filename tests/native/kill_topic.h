@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * kill_topic.h - operations on topics that are killed, and what must be true of the topic afterwards.
+ * kill_topic.h - operations on topics that are killed, and what must be true of topics afterwards.
  */
 #ifndef KILL_TOPIC_H
 #define KILL_TOPIC_H
@@ -28,7 +28,7 @@ void topic_blocked(struct scene *s);     /* the same, and a dead subscriber bloc
 int topic_publish_own(struct scene *s);
 int topic_publish_wait(struct scene *s);
 int topic_get_some(struct scene *s);
-int topic_give_up(struct scene *s); /* lets go of what it holds */
+int topic_let_go_held(struct scene *s); /* lets go of what it holds */
 int topic_join(struct scene *s);
 int topic_join_blocking(struct scene *s);
 int topic_leave(struct scene *s);
