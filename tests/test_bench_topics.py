@@ -14,7 +14,10 @@ from clients.bench import topics
 from clients.bench.topic_contestants import CONTESTANTS, Contestant, Kickmsg, QueueEach, Spec
 from clients.bench.topic_runs import Check, held_up, latency, receive_until, throughput
 
-pytestmark = pytest.mark.timeout(600)  # however busy the machine is
+pytestmark = [
+    pytest.mark.timeout(600),  # however busy the machine is
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+]
 FOREIGN = {"iceoryx2", "kickmsg"}
 
 

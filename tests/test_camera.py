@@ -9,6 +9,8 @@ import pytest
 from clients.camera import HEIGHT, READERS, WIDTH, draw, find, place
 from tests.programs import Program
 
+pytestmark = pytest.mark.timeout(600)  # however busy the machine is
+
 
 def test_frames() -> None:
     """Each reader's frames and those that it missed are all frames; none is wrong."""

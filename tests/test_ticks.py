@@ -3,8 +3,12 @@
 
 import re
 
+import pytest
+
 from clients.ticks import SUBSCRIBERS
 from tests.programs import Program
+
+pytestmark = pytest.mark.timeout(600)  # however busy the machine is
 
 
 def test_ticks() -> None:
