@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from clients.bench import topics
-from clients.bench.topic_contestants import CONTESTANTS, Contestant, Kickmsg, QueueEach, Spec
+from clients.bench.topic_contestant import Contestant, Spec
+from clients.bench.topic_contestants import CONTESTANTS, Kickmsg, QueueEach
 from clients.bench.topic_runs import Check, held_up, latency, receive_until, throughput
 
 pytestmark = [

@@ -18,7 +18,7 @@ from typing import Any
 import click
 import numpy as np
 
-from .topic_contestants import Contestant, Publish, Receive, Spec
+from .topic_contestant import Contestant, Publish, Receive, Spec
 
 CONTEXT = multiprocessing.get_context("fork")
 LATER_S = 0.0005  # between two messages when latency is measured

@@ -27,7 +27,8 @@ from collections.abc import Callable
 
 import click
 
-from .topic_contestants import CONTESTANTS, Contestant, Spec
+from .topic_contestant import Contestant, Spec
+from .topic_contestants import CONTESTANTS
 from .topic_runs import HeldUp, Moved, held_up, latency, throughput
 
 CORES = 2
