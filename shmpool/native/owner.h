@@ -44,6 +44,8 @@ static inline uint32_t tag_number(uint64_t word)
  *     | 1 | queue 10 | position 53 |    TRANSIT: the queue, or on   position reserved, unpublished:
  *                                       its way in or out of it     sweep_unreserve(); behind cons:
  *                                                                   sweep()
+ *                                       topic: also after it, while      and topic_forsaken(), sweep()
+ *                                       subscribers hold it (topic.h)
  *     | 0 | tag 32 |                    OWNED: that member, in      sweep(): freed, or as on_death
  *                                       hand or in its cache        of the queue it was got from
  *     | 0 | PUTTING | tag 32 |          OWNED, part of a bulk that  sweep(), the same
@@ -60,6 +62,7 @@ static inline uint32_t tag_number(uint64_t word)
  *     0 -> OWNED               the member that grows         slab_grow()
  *     OWNED -> TRANSIT         its owner: put, free          transfer_mark()
  *     TRANSIT -> OWNED         the consumer that claimed it  transfer_take()
+ *     TRANSIT(topic) -> OWNED  the last holder               topic_own()
  *     TRANSIT(0) -> OWNED      a member that bypasses        bypass_take(), by CAS
  *     OWNED -> OWNED by other  a thief, by CAS; adoption     cache_steal(), qmempool_adopt()
  *     OWNED -> ABANDONED       its owner, where no ring has  free_ring_put(),

@@ -17,6 +17,7 @@
 static struct subscriber watch, mine;
 static uint64_t watched[2 * DEPTH], held[2 * DEPTH];
 static uint32_t watched_n, held_n, published, after;
+static uint32_t watched_number[2 * DEPTH];
 static uint32_t last_number; /* that the survivor got, by publisher */
 
 static const struct alf_ring *topic(struct scene *s)
@@ -43,16 +44,29 @@ static uint32_t number_of(uint64_t handle)
 	return *scene_message(handle);
 }
 
+/* What the survivor holds is the topic's, with its bit, whatever others have done. */
+static void check_watched(struct scene *s)
+{
+	for (uint32_t i = 0; i < watched_n; i++) {
+		const struct buffer *b = pool_buffer(&s->pool, handle_index(watched[i]));
+		DEMAND(b->owner & OWNER_TRANSIT && owner_queue(b->owner) == topic(s)->id);
+		DEMAND(hold_state(b->since) != HOLD_FINAL && b->since >> watch.number & 1);
+		DEMAND(number_of(watched[i]) == watched_number[i]);
+	}
+}
+
 /* The survivor gets what there is; it keeps the last of it. */
 static void hear(struct scene *s, struct member *m)
 {
 	uint64_t handle, position;
 	int got;
+	check_watched(s);
 	while ((got = topic_get(&s->pool, m, &watch, &handle, &position, 1)) == 1) {
 		DEMAND(number_of(handle) >= FROM_VICTIM && number_of(handle) < NUMBERS);
 		last_number = number_of(handle);
 		if (watched_n)
 			topic_let_go(&s->pool, m, &watch, &watched[--watched_n], 1);
+		watched_number[watched_n] = number_of(handle);
 		watched[watched_n++] = handle;
 	}
 	DEMAND(got == -EAGAIN);
@@ -79,7 +93,9 @@ void topic_holding(struct scene *s)
 	watched_n = 0;
 	while (watched_n < DEPTH) {
 		EQUAL(0, say(s, s->b, FROM_TOPIC + published++));
-		EQUAL(1, topic_get(&s->pool, s->a, &watch, &watched[watched_n++], &position, 1));
+		EQUAL(1, topic_get(&s->pool, s->a, &watch, &watched[watched_n], &position, 1));
+		watched_number[watched_n] = number_of(watched[watched_n]);
+		watched_n++;
 	}
 }
 
