@@ -172,6 +172,13 @@ def test_stress(compiler: str, flags: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_stress_topic(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """Each subscriber of a topic sees the messages in order, and counts what it has missed."""
+    printed = run_c(tmp_path, compiler, flags, [TESTS / "stress_topic.c", *SOURCES], "20000")
+    assert printed.count("got") == 6
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_stress_recover(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """Processes are killed, and two threads recover them at once while other threads work."""
     if compiler == CROSS:

@@ -44,8 +44,8 @@ static inline uint32_t tag_number(uint64_t word)
  *     | 1 | queue 10 | position 53 |    TRANSIT: the queue, or on   position reserved, unpublished:
  *                                       its way in or out of it     sweep_unreserve(); behind cons:
  *                                                                   sweep()
- *                                       topic: also after it, while      and topic_forsaken(), sweep()
- *                                       subscribers hold it (topic.h)
+ *                                       a topic: also while subscribers  topic_forsaken(), sweep()
+ *                                       hold it (topic.h)
  *     | 0 | tag 32 |                    OWNED: that member, in      sweep(): freed, or as on_death
  *                                       hand or in its cache        of the queue it was got from
  *     | 0 | PUTTING | tag 32 |          OWNED, part of a bulk that  sweep(), the same

@@ -128,7 +128,9 @@ struct subscriber {
 	uint32_t policy;
 	uint32_t lock;
 	bool closed;
-	alf_position joined; /* what it misses before this position is no gap */
+	/* What it misses before this position is no gap. Of what the topic keeps when a subscriber
+	 * that blocks joins, a publisher that has read the gate before may evict the first. */
+	alf_position joined;
 };
 
 static inline struct topic *topic_of(const struct alf_ring *r)
@@ -220,8 +222,8 @@ void topic_evict_for(const struct qmempool *p, const struct alf_ring *r, alf_pos
 		     uint64_t word);
 
 /* Clears the bits of subscribers that are DEAD, of the set gone, from the holders word of a buffer
- * that is in TRANSIT to the topic. Returns true if nobody holds it then and it is not in the ring: a
- * recoverer may take it. dead tells whether the member with a tag is dead. */
+ * that is in TRANSIT to the topic. Returns true if nobody holds it then and it is not in the ring:
+ * a recoverer may take it. dead tells whether the member with a tag is dead. */
 bool topic_forsaken(const struct alf_ring *r, struct buffer *b, uint64_t owner, uint32_t gone,
 		    bool (*dead)(const void *context, uint64_t tag), const void *context);
 

@@ -87,7 +87,7 @@ int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring 
 	s->cursor = s->joined = prod;
 	if (start == TOPIC_OLDEST || policy == TOPIC_LATEST) {
 		s->cursor = (alf_position)(prod - kept);
-		s->joined = policy == TOPIC_LATEST ? prod : s->cursor;
+		s->joined = policy == TOPIC_DROP_OLDEST ? s->cursor : prod;
 		if ((alf_distance)(s->cursor - kept) < 0)
 			s->cursor = kept;                               /* the first position */
 		alf_position barred = load_acquire(&s->shared->barred); /* [TOPIC] */
