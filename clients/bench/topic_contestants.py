@@ -75,7 +75,7 @@ class FlagRing(Contestant):
     beginning. The order of stores is that of x86; elsewhere such a ring needs fences.
     """
 
-    name, module = "ring with flags", "mmap"
+    name, module, slow = "ring with flags", "mmap", 0.5
 
     def create(self) -> None:
         spec = self.spec
@@ -273,6 +273,7 @@ class Ours(Contestant):
     """shmpool, one buffer at a time. Each subscriber blocks the publisher when it is behind."""
 
     name = module = "shmpool"
+    slow = 0.4
 
     def create(self) -> None:
         spec, burst = self.spec, self.burst
