@@ -21,7 +21,7 @@ SOURCES := pyproject.toml setup.py $(wildcard shmpool/hot/*.[ch] shmpool/native/
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: all demo test test-quick test-bench test-interpreters coverage lint check bench bench-docs bench-instructions bench-native bench-recovery \
-	bench-arrays bench-chains bench-objects bench-executor bench-daemon bench-wakeups sweep pairs soak steer mutants relacy fuzz docs tools fix clean
+	bench-arrays bench-chains bench-objects bench-executor bench-topics bench-daemon bench-wakeups sweep pairs soak steer mutants relacy fuzz docs tools fix clean
 all: $(VENV)/.demo
 
 # One stamp for each set of extras, so that a demo does not have to install the linters.
@@ -149,6 +149,9 @@ bench-wakeups: $(VENV)/.dev
 
 bench-executor: $(VENV)/.bench
 	$(BIN)/python -m clients.bench.executor $(ARGS)
+
+bench-topics: $(VENV)/.bench
+	$(BIN)/python -m clients.bench.topics $(ARGS)
 
 bench-daemon: $(VENV)/.dev
 	$(BIN)/python -m clients.bench.daemon $(ARGS)
