@@ -186,6 +186,27 @@ CHAIN_MUTATIONS = [
     "ORPHAN_OF_THE_DEAD",
     "TAKE_STORED",
 ]
+
+
+def _topic(**other: int) -> dict[str, int]:
+    """Options of topic.pml: who publishes how often, and how often a process subscribes."""
+    usual = {"PUBLISHERS": 1, "MESSAGES": 2, "JOINS": 1, "RECOVERERS": 1, "CRASHES": 2}
+    return usual | {"SIZE": 1, "BUFFERS": 3} | other
+
+
+TOPICS = {"two": _topic(), "three": _topic(MESSAGES=3)}
+TOPICS_LONG = {
+    "subscribers": _topic(JOINS=2, RECOVERERS=2, CRASHES=1),
+    "publishers": _topic(PUBLISHERS=2, JOINS=0, CRASHES=1),
+}
+TOPIC_MUTATIONS = [
+    "EVICTED_ALTHOUGH_HELD",
+    "VACATED_FIRST",
+    "TOMBSTONE_FIRST",
+    "NOT_EVICTED_FOR",
+    "FINAL_NOT_TAKEN",
+]
+TOPIC_LONG_MUTATIONS = ["NOT_STILL_DEAD", "NOT_BARRED"]
 IS_LONG = os.environ.get("SHMPOOL_MODELS") == "long"
 
 pytestmark = [
@@ -327,8 +348,9 @@ def test_every_mutation_is_listed() -> None:
         for name in re.findall(r"MUTATE_(\w+)", path.read_text())
     }
     lists = [MUTATIONS, SLOT_MUTATIONS, ABANDONED_MUTATIONS, TURN_MUTATIONS, SERVED_MUTATIONS]
+    topics = {*TOPIC_MUTATIONS, *TOPIC_LONG_MUTATIONS, "RESERVED_UNPUBLISHED"}
     listed = {name for one in lists for name, _ in one}
-    assert named == listed | set(CACHE_MUTATIONS) | set(CHAIN_MUTATIONS)
+    assert named == listed | set(CACHE_MUTATIONS) | set(CHAIN_MUTATIONS) | topics
 
 
 @pytest.mark.parametrize("name", CHAINS)
@@ -341,5 +363,40 @@ def test_chain(name: str, tmp_path: Path) -> None:
 def test_chain_mutation(mutation: str, tmp_path: Path) -> None:
     """A step of chains or of their recovery that is left out or moved breaks an assertion."""
     said = _search("chain", CHAINS["queue"] | {f"MUTATE_{mutation}": 1}, tmp_path)
+    assert re.search(r"pan:1: assertion violated", said), said
+    assert "errors: 1" in said
+
+
+@pytest.mark.parametrize("name", TOPICS)
+def test_topic(name: str, tmp_path: Path) -> None:
+    """No crash at any step loses a message's buffer, frees it twice or while it is read."""
+    _whole(_search("topic", TOPICS[name], tmp_path))
+
+
+@pytest.mark.skipif(not IS_LONG, reason="takes minutes: SHMPOOL_MODELS=long")
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", TOPICS_LONG)
+def test_topic_long(name: str, tmp_path: Path) -> None:
+    """The same with a second subscriber, which has the dead one's bit, or a second publisher."""
+    _whole(_search("topic", TOPICS_LONG[name], tmp_path, long=True))
+
+
+@pytest.mark.parametrize(
+    ("mutation", "options"),
+    [(name, TOPICS["two"]) for name in TOPIC_MUTATIONS]
+    + [("RESERVED_UNPUBLISHED", TOPICS_LONG["publishers"])]
+    + [
+        pytest.param(
+            name,
+            TOPICS_LONG["subscribers"],
+            marks=pytest.mark.skipif(not IS_LONG, reason="takes minutes: SHMPOOL_MODELS=long"),
+        )
+        for name in TOPIC_LONG_MUTATIONS
+    ],
+    ids=lambda x: x if str(x) == x else "",
+)
+def test_topic_mutation(mutation: str, options: dict[str, int], tmp_path: Path) -> None:
+    """A step of topics or of their recovery that is left out or moved breaks an assertion."""
+    said = _search("topic", options | {f"MUTATE_{mutation}": 1}, tmp_path, long=IS_LONG)
     assert re.search(r"pan:1: assertion violated", said), said
     assert "errors: 1" in said

@@ -294,7 +294,7 @@ class Ours(Contestant):
     @property
     def burst(self) -> int:
         """Buffers that are published at once, and got at once."""
-        return min(self.spec.depth // 2, 256)
+        return min(self.spec.depth, 256)
 
     def publisher(self) -> Publish:
         alloc, publish_one, number = self.pool.alloc, self.topic.publish, self.number

@@ -118,15 +118,9 @@ evicting:	skip;
 		:: else
 		fi;
 		MAY_DIE(me);
-#ifdef MUTATE_OWNER_FIRST
-		owner[b] = TRANSIT(at);
-		MAY_DIE(me);
-		hold[b] = PUBLISHED(at);
-#else
 		hold[b] = PUBLISHED(at);
 		MAY_DIE(me);
 		owner[b] = TRANSIT(at);
-#endif
 		MAY_DIE(me);
 		slot[at % SIZE] = WORD(at, b);
 		MAY_DIE(me);

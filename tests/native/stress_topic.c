@@ -131,6 +131,29 @@ static void *subscribe(void *argument)
 	return NULL;
 }
 
+/* A subscriber that blocks and comes when publishers have long had none is heard at once. */
+static void check_late_blocker(void)
+{
+	struct member *m = self();
+	struct subscriber s;
+	uint64_t handle, position;
+	for (uint32_t i = 0; i < 3 * DEPTH; i++) {
+		if (i == DEPTH)
+			EQUAL(0, topic_subscribe(pool(), m, ring, TOPIC_BLOCK, TOPIC_NEWEST, &s));
+		EQUAL(0, blocking_alloc(pool(), m, &handle, 1, WAIT_NEVER));
+		const int error = topic_publish(pool(), m, ring, &handle, 1);
+		EQUAL(i < 2 * DEPTH ? 0 : -ENOBUFS, error);
+		if (error)
+			EQUAL(0, qmempool_free(pool(), m, handle));
+	}
+	for (uint32_t i = 0; i < DEPTH; i++) {
+		EQUAL(1, topic_get(pool(), m, &s, &handle, &position, 1));
+		EQUAL(DEPTH + i, position);
+		topic_let_go(pool(), m, &s, &handle, 1);
+	}
+	topic_unsubscribe(&s);
+}
+
 int main(int argc, char **argv)
 {
 	static struct worker publisher[PUBLISHERS];
@@ -161,6 +184,9 @@ int main(int argc, char **argv)
 	pool_number = memfd_pool(&g);
 	EQUAL(1, queue_create(pool(), self(), "topic", DEPTH, ALF_TOPIC, &on_death));
 	ring = queue_ring(pool(), 1);
+	check_late_blocker();
+	EQUAL(2, queue_create(pool(), self(), "fresh", DEPTH, ALF_TOPIC, &on_death));
+	ring = queue_ring(pool(), 2);
 	for (uint32_t i = 0; i < subscribers; i++)
 		CHECK(!pthread_create(&subscriber[i].thread, NULL, subscribe, &subscriber[i]));
 	for (uint32_t i = 0; i < subscribers; i++)
@@ -188,6 +214,7 @@ int main(int argc, char **argv)
 	EQUAL(0, audit_count(pool(), &audit, held, 1, queued, 8));
 	EQUAL(0, audit.unaccounted + audit.doubled);
 	EQUAL(DEPTH, queued[1]);
-	EQUAL(audit.total, audit.free + audit.cached + DEPTH);
+	EQUAL(DEPTH, queued[2]);
+	EQUAL(audit.total, audit.free + audit.cached + 2 * DEPTH);
 	return 0;
 }
