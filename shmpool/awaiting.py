@@ -7,6 +7,7 @@ that then returns what was taken: so a call that is cancelled has taken nothing,
 on.
 """
 
+import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -197,7 +198,9 @@ def hub() -> _Hub:
 
 async def free_buffer(pool: "Pool", size: int | None) -> Buffer:
     """Takes a free buffer with room for size bytes, and waits for one."""
-    needed, sizes = pool.headroom + (size or 0), pool.geometry.sizes
+    with contextlib.suppress(errors.PoolExhausted):
+        return pool.alloc(0, size)
+    needed, sizes = pool.headroom + int(size or 0), pool.geometry.sizes
     fits = (i for i, one in enumerate(sizes) if one.buffer_size >= needed)
     wanted = Wanted(pool, next(fits, len(sizes) - 1), FREE)
 

@@ -122,7 +122,7 @@ def test_a_sleeper_in_another_container(
             pool.name,
         )
         for then in (
-            'held = jobs.get(); print("holds", flush=True)',
+            'held = jobs.get(); print("holds", flush=True); import signal; signal.pause()',
             "print(jobs.recv(), flush=True)",
         )
     )

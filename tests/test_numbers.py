@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every argument that is a number: numbers of any type work, others are refused by name."""
 
+import asyncio
 import contextlib
 import inspect
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -58,6 +59,16 @@ def counts(pool: shmpool.Pool, name: str) -> dict[str, tuple[Call, int]]:
         with contextlib.suppress(shmpool.LimitReached):
             pool.create_queue(f"queue{next(numbers)}", **({"capacity": 2} | options))
 
+    def create_topic(depth: Any) -> None:
+        with contextlib.suppress(shmpool.LimitReached):
+            pool.create_topic(f"topic{next(numbers)}", depth=depth)
+
+    def awaited(call: Callable[[Any], Awaitable[Any]]) -> Call:
+        async def result(value: Any) -> object:
+            return await call(value)
+
+        return sent(lambda value: asyncio.run(result(value)))
+
     def divided(index: slice) -> None:
         burst = pool.alloc_many(10)
         burst[index].free()
@@ -86,6 +97,11 @@ def counts(pool: shmpool.Pool, name: str) -> dict[str, tuple[Call, int]]:
         "keep (trim)": (pool.trim, 64),
         "n (get_many)": (sent(lambda v: queue.get_many(v).free()), 2),
         "n (recv_many)": (sent(queue.recv_many), 2),
+        "n (aget_many)": (awaited(queue.aget_many), 2),
+        "n (arecv_many)": (awaited(queue.arecv_many), 2),
+        "n (bursts)": (awaited(lambda v: anext(queue.bursts(v))), 2),
+        "size (aalloc)": (awaited(pool.aalloc), 2),
+        "depth (create_topic)": (create_topic, 8),
         "n (peek)": (queue.peek, 2),
         "size (alloc)": (lambda v: pool.alloc(0, v).free(), 2),
         "size (alloc_many)": (lambda v: pool.alloc_many(1, 0, v).free(), 2),
@@ -114,6 +130,7 @@ def counts(pool: shmpool.Pool, name: str) -> dict[str, tuple[Call, int]]:
 def seconds(pool: shmpool.Pool) -> dict[str, Call]:
     """Each argument that is a number of seconds: a call with it that ends at once."""
     queue = pool.queue("q")
+    pool.create_topic("t", depth=2)
 
     def got() -> shmpool.Burst:
         queue.send(b"x")
@@ -132,6 +149,8 @@ def seconds(pool: shmpool.Pool) -> dict[str, Call]:
         "timeout (array)": lambda v: pool.array(2, "u1", timeout=v),
         "timeout (put_array)": lambda v: queue.put_array(b"x", v),
         "timeout (get_array)": lambda v: (queue.put_array(b"x"), queue.get_array(v)),
+        "timeout (topic)": lambda v: pool.topic("t", timeout=v),
+        "timeout (wait)": received(lambda v: shmpool.wait([queue], v)),
         "timeout (queue)": lambda v: pool.queue("q", timeout=v),
         "timeout (pin)": lambda v: pool.pin(v),
         "timeout (wait_producers)": lambda v: queue.wait_producers(v),

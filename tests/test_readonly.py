@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pools that are attached read-only, and pools that must belong to a given user."""
 
+import asyncio
 import errno
 import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ READS: dict[type, dict[str, Callable[[Any], object]]] = {
         "pinned": lambda pool: pool.pinned.state,
         "queue": lambda pool: pool.queue("work").name,
         "queues": lambda pool: [queue.name for queue in pool.queues()],
+        "topic": lambda pool: pool.topic("news").name,
+        "topics": lambda pool: [topic.name for topic in pool.topics()],
         "replaced": lambda pool: pool.replaced,
         "stats": lambda pool: (pool.stats().queued, pool.stats().held),
     },
@@ -48,13 +51,15 @@ READS: dict[type, dict[str, Callable[[Any], object]]] = {
 }
 SEEN: dict[type, dict[str, object]] = {
     shmpool.Pool: {
-        "audit": (True, {"work": 2, "none": 0}),
+        "audit": (True, {"work": 2, "none": 0, "news": 0}),
         "close": None,
         "holders": [(5, "alive")],
         "members": [os.getpid()],
         "pinned": "off",
         "queue": "work",
         "queues": ["work", "none"],
+        "topic": "news",
+        "topics": ["news"],
         "replaced": False,
         "stats": (2, 5),
     },
@@ -67,8 +72,17 @@ SEEN: dict[type, dict[str, object]] = {
         "peek": [b"hello", b"world"],
     },
 }
+
+
+def awaited(coroutine: Coroutine[Any, Any, object]) -> None:
+    """Runs a call that is awaited."""
+    asyncio.run(coroutine)
+
+
 CHANGES: dict[type, dict[str, Callable[[Any, Any], object]]] = {
     shmpool.Pool: {
+        "aalloc": lambda pool, given: awaited(pool.aalloc()),
+        "create_topic": lambda pool, given: pool.create_topic("other", depth=2),
         "alloc": lambda pool, given: pool.alloc(timeout=0),
         "alloc_many": lambda pool, given: pool.alloc_many(2, timeout=0),
         "array": lambda pool, given: pool.array(8, "u1", timeout=0),
@@ -81,6 +95,15 @@ CHANGES: dict[type, dict[str, Callable[[Any, Any], object]]] = {
     },
     shmpool.AlfQueue: {
         "drain": lambda queue, given: queue.drain(),
+        "aget": lambda queue, given: awaited(queue.aget()),
+        "aget_many": lambda queue, given: awaited(queue.aget_many(2)),
+        "aput": lambda queue, given: awaited(queue.aput(given["buf"])),
+        "aput_many": lambda queue, given: awaited(queue.aput_many(given["burst"])),
+        "arecv": lambda queue, given: awaited(queue.arecv()),
+        "arecv_many": lambda queue, given: awaited(queue.arecv_many(2)),
+        "asend": lambda queue, given: awaited(queue.asend(b"x")),
+        "bursts": lambda queue, given: awaited(queue.bursts(2).__anext__()),
+        "fileno": lambda queue, given: queue.fileno(),
         "get": lambda queue, given: queue.get(),
         "get_array": lambda queue, given: queue.get_array(timeout=0),
         "get_many": lambda queue, given: queue.get_many(2),
@@ -121,9 +144,10 @@ def test_every_public_name_is_in_a_table(kind: type) -> None:
 def filled(make_pool: MakePool) -> shmpool.Pool:
     """A pool that other users may read, with two messages in the queue work and none in the
     other."""
-    pool = make_pool(mode=0o644, queues=2, members=2, cache_size=0)
+    pool = make_pool(mode=0o644, queues=3, members=2, cache_size=0)
     pool.create_queue("work", capacity=8).send_many([b"hello", b"world"])
     pool.create_queue("none", capacity=8)
+    pool.create_topic("news", depth=2)
     return pool
 
 
