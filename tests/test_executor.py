@@ -3,8 +3,8 @@
 
 Not in here: workers that die (test_executor_deaths.py)."""
 
-import contextlib
 import concurrent.futures
+import contextlib
 import gc
 import importlib.util
 import multiprocessing
@@ -455,7 +455,7 @@ def test_an_initializer_that_fails(
         futures = []
         with contextlib.suppress(BrokenProcessPool):  # the workers may have failed before the last
             for i in range(20):
-                futures.append(executor.submit(same, i))  # noqa: PERF401
+                futures.append(executor.submit(same, i))
         for future in futures:
             with pytest.raises(BrokenProcessPool, match=why):
                 future.result()
