@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import errors
 from .._hot import Buffer
-from ..leases import leases_of
+from ..leases import Leases, leases_of
 from ..queue import AlfQueue
 from . import calls, objects
 
@@ -36,6 +36,11 @@ class Orders:
     served: bool  # by a forkserver: the parent process is not the executor's
 
 
+# The worker's leases. They must outlive work() that an exception ends: a task that it has not done
+# is given to another worker by process_exit, which CPython 3.13 runs after the frame is gone.
+_held: Leases | None = None
+
+
 def work(orders: Orders, number: int) -> None:
     """The main function of a worker process."""
     tasks = orders.tasks
@@ -49,7 +54,8 @@ def work(orders: Orders, number: int) -> None:
             return
     send(calls.READY, None)
     reader = calls.Reader(tasks.pool)
-    held = leases_of(tasks.name)
+    global _held
+    held = _held = leases_of(tasks.name)
     # Takes and keeps a task in one call of C: an exception of a signal handler in between would
     # free the buffer, and with it the task.
     messages = iter(functools.partial(tasks.get, IDLE_S), None)
