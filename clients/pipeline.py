@@ -11,15 +11,13 @@ A stage reads only the fields of the stages before it. That is what makes it saf
 buffer of a killed worker goes back as the worker left it.
 """
 
-import multiprocessing
 import os
 import random
-import signal
 import struct
 import time
 import zlib
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import SpawnProcess
 
 import click
 from rich.console import Console
@@ -27,6 +25,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 import shmpool
+
+from .children import Start, children
 
 JOB = struct.Struct("<QQQL")  # number, its square, the sum of the square's digits, a checksum
 STAGES = ("square", "digits", "check")
@@ -59,29 +59,19 @@ def work(stage: str, jobs: shmpool.AlfQueue, done: shmpool.AlfQueue) -> None:
         done.put(buf, timeout=TIMEOUT)
 
 
-def start(process: SpawnProcess) -> SpawnProcess:
-    """Starts a process that Ctrl-C does not interrupt: this one ends it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return process
-
-
 class Workers:
     """The workers of all stages. Replaces those that were killed."""
 
-    def __init__(self, queues: list[shmpool.AlfQueue], each: int) -> None:
-        self.context: SpawnContext = multiprocessing.get_context("spawn")
+    def __init__(self, start: Start, queues: list[shmpool.AlfQueue], each: int) -> None:
+        self.start_child = start
         self.queues = queues
         self.killed = 0
         self.running = [self.start(stage) for stage in range(len(STAGES)) for _ in range(each)]
 
     def start(self, stage: int) -> tuple[int, SpawnProcess]:
         """Starts a worker of the stage."""
-        arguments = (STAGES[stage], self.queues[stage], self.queues[stage + 1])
-        return stage, start(self.context.Process(target=work, args=arguments))
+        jobs, done = self.queues[stage : stage + 2]
+        return stage, self.start_child(work, STAGES[stage], jobs, done)
 
     def kill(self, chance: random.Random) -> None:
         """Kills one of them, wherever it is, and starts another one in its place."""
@@ -100,12 +90,6 @@ class Workers:
             while ends:
                 ends = [end for end in ends if end not in wait(ends)]
 
-    def stop(self) -> None:
-        """Kills those that still run."""
-        for _, process in self.running:
-            process.kill()
-            process.join()
-
 
 def feed(jobs: shmpool.AlfQueue, numbers: range) -> None:
     """Puts one job for each number."""
@@ -119,53 +103,50 @@ def run(jobs: int, each: int, kills: int, seed: int, quiet: bool) -> bool:
     """Runs the pipeline. Returns whether each job came out once, and as it must be."""
     chance = random.Random(seed)
     name = f"pipeline-{os.getpid()}"
-    context = multiprocessing.get_context("spawn")
-    with shmpool.Pool.create(name, buffer_size=JOB.size, capacity=4096, queues=4) as pool:
-        feeder, workers = None, None
-        try:
-            queues = [
-                pool.create_queue(stage, capacity=1024, on_death="requeue")
-                for stage in (*STAGES, "out")
-            ]
-            workers = Workers(queues, each)
-            feeder = start(context.Process(target=feed, args=(queues[0], range(jobs))))
-            times = [0] * jobs
-            wrong = again = 0
-            started = time.monotonic()
-            moments = sorted(chance.randrange(jobs) for _ in range(kills))
-            progress = Progress(console=Console(stderr=True), transient=True, disable=quiet)
-            with progress:
-                task = progress.add_task("jobs", total=jobs)
-                for came in range(jobs):
-                    while moments and moments[0] <= came:
-                        workers.kill(chance)
-                        moments.pop(0)
-                    with queues[-1].get(timeout=TIMEOUT) as buf:
-                        found = JOB.unpack_from(buf.view)
-                        times[found[0]] += 1
-                        wrong += found != result(found[0])
-                        again += buf.redelivered > 0
-                    progress.advance(task)
-            seconds = time.monotonic() - started
-            feeder.join()
-            workers.end()
-            audit = pool.audit()
-            table = Table(
-                "jobs", "came once", "wrong", "workers killed", "delivered again", "audit"
-            )
-            once = times.count(1)
-            row = [jobs, once, wrong, workers.killed, again]
-            table.add_row(*(f"{n:,}" for n in row), "ok" if audit.ok else "NOT OK")
-            Console().print(table)
-            Console().print(f"{jobs / seconds:,.0f} jobs/s through {len(STAGES)} stages")
-            return once == jobs and not wrong and audit.ok and not audit.held
-        finally:
-            if feeder is not None:
-                feeder.kill()
-                feeder.join()
-            if workers is not None:
-                workers.stop()
-            shmpool.Pool.unlink(name)
+    with (
+        shmpool.Pool.create(
+            name,
+            buffer_size=JOB.size,
+            capacity=4096,
+            queues=len(STAGES) + 1,
+            unlink_on_close=True,
+        ) as pool,
+        children() as start,
+    ):
+        queues = [
+            pool.create_queue(stage, capacity=1024, on_death="requeue")
+            for stage in (*STAGES, "out")
+        ]
+        workers = Workers(start, queues, each)
+        feeder = start(feed, queues[0], range(jobs))
+        times = [0] * jobs
+        wrong = again = 0
+        started = time.monotonic()
+        moments = sorted(chance.randrange(jobs) for _ in range(kills))
+        progress = Progress(console=Console(stderr=True), transient=True, disable=quiet)
+        with progress:
+            task = progress.add_task("jobs", total=jobs)
+            for came in range(jobs):
+                while moments and moments[0] <= came:
+                    workers.kill(chance)
+                    moments.pop(0)
+                with queues[-1].get(timeout=TIMEOUT) as buf:
+                    found = JOB.unpack_from(buf.view)
+                    times[found[0]] += 1
+                    wrong += found != result(found[0])
+                    again += buf.redelivered > 0
+                progress.advance(task)
+        seconds = time.monotonic() - started
+        feeder.join()
+        workers.end()
+        audit = pool.audit()
+        table = Table("jobs", "came once", "wrong", "workers killed", "delivered again", "audit")
+        once = times.count(1)
+        row = [jobs, once, wrong, workers.killed, again]
+        table.add_row(*(f"{n:,}" for n in row), "ok" if audit.ok else "NOT OK")
+        Console().print(table)
+        Console().print(f"{jobs / seconds:,.0f} jobs/s through {len(STAGES)} stages")
+        return once == jobs and not wrong and audit.ok and not audit.held
 
 
 @click.command(epilog="Example: python -m clients.pipeline --jobs 20000 --kills 50")

@@ -16,11 +16,9 @@ import contextlib
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
@@ -30,7 +28,7 @@ from aiohttp import StreamReader, web
 
 import shmpool
 
-from .pipeline import start
+from .children import Start, children
 
 WEB_BITS = 5  # a mark says which web process asked, and which of its requests it is
 LONGEST_S = 30.0  # that a request waits for its answer
@@ -157,18 +155,19 @@ def reserved(host: str, port: int) -> socket.socket:
     return place
 
 
-def keep_running(processes: list[Callable[[], SpawnProcess]]) -> None:
-    """Starts the processes, and each of them again when it ends. Ends them at an exception."""
+def keep_running(start: Start, calls: list[tuple[Any, ...]]) -> None:
+    """Starts a process for each call, and another one when it ends. Ends them at an exception."""
     running: list[SpawnProcess] = []
     try:
-        running += [start(make()) for make in processes]
+        for call in calls:
+            running.append(start(*call))  # one by one: each is known when it runs
         while True:
             ended: list[Any] = wait([process.sentinel for process in running])
             for at, process in enumerate(running):
                 if process.sentinel in ended:
                     process.join()
                     click.echo(f"process {process.pid} has ended ({process.exitcode})", err=True)
-                    running[at] = start(processes[at]())
+                    running[at] = start(*calls[at])
     finally:
         for process in running:
             process.terminate()
@@ -184,7 +183,6 @@ def keep_running(processes: list[Callable[[], SpawnProcess]]) -> None:
 @click.option("--megabytes", type=click.IntRange(1, 65536), default=64, show_default=True)
 def main(host: str, port: int, webs: int, workers: int, megabytes: int) -> None:
     """Serves POST /digest until Ctrl-C. --megabytes is the size of the pool: bodies, together."""
-    context = multiprocessing.get_context("spawn")
     name = f"service-{os.getpid()}"
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
@@ -201,16 +199,13 @@ def main(host: str, port: int, webs: int, workers: int, megabytes: int) -> None:
         jobs = pool.create_queue("jobs", capacity=1024, on_death="requeue")
         answers = [pool.create_queue(f"answers-{i}", capacity=4096) for i in range(webs)]
 
-        def web_process(number: int) -> SpawnProcess:
-            return context.Process(target=serve, args=(number, jobs, answers[number], host, port))
-
-        def worker() -> SpawnProcess:
-            return context.Process(target=work, args=(jobs, answers))
-
+        calls: list[tuple[Any, ...]] = [
+            (serve, i, jobs, answers[i], host, port) for i in range(webs)
+        ]
+        calls += [(work, jobs, answers)] * workers
         click.echo(f"serving on http://{host}:{port}/digest")
-        with contextlib.suppress(KeyboardInterrupt):
-            makers = [lambda number=number: web_process(number) for number in range(webs)]
-            keep_running([*makers, *[worker] * workers])
+        with contextlib.suppress(KeyboardInterrupt), children() as start:
+            keep_running(start, calls)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def wait(waitables: Iterable[T], timeout: float | None = None) -> list[T]:
 
     >>> import shmpool
     >>> with shmpool.Pool.create("doc-wait", buffer_size=64, capacity=64) as pool:
-    ...     first, second = pool.create_queue("a"), pool.create_queue("b")
+    ...     first, second = (pool.create_queue(name, capacity=4) for name in "ab")
     ...     second.send(b"hello")
     ...     [queue.name for queue in shmpool.wait([first, second], timeout=1)]
     ['b']
