@@ -89,9 +89,10 @@ struct alf_queue {
 	uint32_t room_many; /* producers of bulks sleep on this word instead */
 	uint32_t room_want; /* the smallest bulk that one of them waits for: wait_want() */
 	uint32_t room;      /* the most elements: capacity, or fewer */
-	uint32_t ended;  /* nonzero: prod has ALF_CLOSED. Written after it: a hint to consumers */
-	shared32 backed; /* slots that have memory; fewer than capacity only with ALF_ON_DEMAND */
-	uint32_t pad0[6];
+	uint32_t ended; /* nonzero: prod has ALF_CLOSED. Written after it: a hint to consumers */
+	uint32_t pad_ended;
+	shared64 backed; /* slots that have memory; fewer than capacity only with ALF_ON_DEMAND */
+	uint32_t pad0[4];
 	alf_shared_position prod; /* with ALF_CLOSED in a closed queue */
 	/* An earlier value of cons, plus room. A producer that reaches it reads cons again. */
 	alf_shared_position limit;
@@ -205,7 +206,7 @@ static inline uint32_t alf_slots(uint32_t room)
  * capacity, and none is in a later lap before all slots have memory. */
 static inline alf_position alf_capped(const struct alf_ring *r, alf_position limit)
 {
-	const uint32_t backed = load_acquire(&r->q->backed); /* [PART] */
+	const uint32_t backed = (uint32_t)load_acquire(&r->q->backed); /* [PART] */
 	if (likely(backed > r->mask))
 		return limit;
 	const alf_position end = (alf_position)(r->mask + 1 + backed - ALF_MARGIN);

@@ -101,7 +101,7 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 				     ALF_CAPACITY_MAX, i, flags);
 		if (!error)
 			error = reserve_slots(p, &ring, 0,
-					      load_relaxed(&slot->queue.backed) +
+					      (uint32_t)load_relaxed(&slot->queue.backed) +
 						      (flags & ALF_TOPIC ? TOPIC_SLOTS : 0));
 		if (!error) {
 			slot->on_death = on_death->what;
@@ -190,7 +190,8 @@ static int extend(const struct qmempool *p, const struct alf_ring *r, uint32_t n
 	alf_position prod = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
 	if ((alf_distance)(alf_capped(r, (alf_position)(prod + n)) - prod) >= (int64_t)n)
 		return 0;
-	uint32_t backed = load_acquire(&r->q->backed); /* [PART] */
+	uint64_t seen = load_acquire(&r->q->backed); /* [PART] */
+	const uint32_t backed = (uint32_t)seen;
 	uint32_t part = backed < ALF_PART_MAX ? backed : ALF_PART_MAX;
 	if (backed > r->mask)
 		return 0;
@@ -200,7 +201,7 @@ static int extend(const struct qmempool *p, const struct alf_ring *r, uint32_t n
 		part = alf_capacity(r) - backed;
 	int error = reserve_slots(p, r, backed, part);
 	if (!error)
-		cas_seq_cst(&r->q->backed, &backed, backed + part); /* [PART] */
+		cas_seq_cst(&r->q->backed, &seen, seen + part); /* [PART] */
 	return error;
 }
 

@@ -121,7 +121,7 @@ bool slab_backed(const struct segment *s)
 	uint64_t created = created_all(s, &before);
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct queue_slot *slot = segment_queue(s, i);
-		uint32_t backed = load_relaxed(&slot->queue.backed);
+		uint64_t backed = load_relaxed(&slot->queue.backed);
 		if (load_acquire(&slot->state) == QUEUE_READY &&
 		    backed <= ALF_CAPACITY_MAX) /* [QUEUE] */
 			rings += backed * sizeof(shared64);
