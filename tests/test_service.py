@@ -9,34 +9,26 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.programs import Program
+
 PATIENCE = aiohttp.ClientTimeout(total=300)
 
 
-class Running:
-    """The service, with its output."""
+class Service(Program):
+    """The service, on a port that is free."""
 
-    def __init__(self, *arguments: object) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "clients.service", "--port", "0", *map(str, arguments)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+    def __init__(self) -> None:
+        super().__init__("service", "--port", 0)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         found = re.fullmatch(r"serving on (http://127\.0\.0\.1:\d+/digest)\n", line)
-        assert found, (line, self.process.communicate(timeout=60))
+        assert found, (line, self.finish())
         self.url = found.group(1)
 
     def children(self) -> list[int]:
@@ -47,23 +39,18 @@ class Running:
 
     def end(self) -> tuple[int, str]:
         """Ends it as Ctrl-C does. Returns its exit status, and what it wrote to stderr."""
-        self.process.send_signal(signal.SIGINT)
-        _, err = self.process.communicate(timeout=300)
-        assert not Path(f"/dev/shm/shmpool.service-{self.process.pid}").exists()
-        return self.process.returncode, err
+        self.interrupt()
+        code, _, err = self.finish()
+        return code, err
 
 
 @pytest.fixture
-def service() -> Iterator[Running]:
+def service() -> Iterator[Service]:
     """A service of two web processes and two workers."""
-    running = Running()
-    try:
-        yield running
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(running.process.pid, signal.SIGKILL)
-        running.process.communicate()
-        Path(f"/dev/shm/shmpool.service-{running.process.pid}").unlink(missing_ok=True)
+    running = Service()
+    yield running
+    if running.process.returncode is None:
+        running.end()
 
 
 async def ask(session: aiohttp.ClientSession, url: str, body: bytes) -> int:
@@ -82,7 +69,7 @@ async def ask(session: aiohttp.ClientSession, url: str, body: bytes) -> int:
         return worker
 
 
-def test_bodies(service: Running) -> None:
+def test_bodies(service: Service) -> None:
     """Bodies of any size, also over many buffers, come back as their digests."""
     chance = random.Random(1)
 
@@ -101,7 +88,7 @@ def test_bodies(service: Running) -> None:
     assert (0, "") == (code, err)
 
 
-def test_killed_workers(service: Running) -> None:
+def test_killed_workers(service: Service) -> None:
     """Each request is answered, although the workers that answer are killed all the time."""
     chance = random.Random(2)
     killed: set[int] = set()
@@ -125,7 +112,7 @@ def test_killed_workers(service: Running) -> None:
     assert "Traceback" not in err
 
 
-def test_killed_web_process(service: Running) -> None:
+def test_killed_web_process(service: Service) -> None:
     """When a process is killed, whichever it is, another one takes its place."""
 
     async def main() -> None:
@@ -141,15 +128,8 @@ def test_killed_web_process(service: Running) -> None:
     assert 4 == err.count("has ended (-9)")
 
 
-def test_port_in_use(service: Running) -> None:
+def test_no_such_host() -> None:
     """A host that is not this machine's is named."""
-    done = subprocess.run(
-        [sys.executable, "-m", "clients.service", "--host", "192.0.2.1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert 1 == done.returncode
-    assert "cannot listen on 192.0.2.1:8080: Cannot assign requested address" in done.stderr
+    code, _, err = Program("service", "--host", "192.0.2.1").finish()
+    assert 1 == code
+    assert "cannot listen on 192.0.2.1:8080: Cannot assign requested address" in err
