@@ -335,13 +335,9 @@ class AwaitedQueue(QueueBase):
         """
         if await self._until_room(self.send, payload):
             return
-        buf = await free_buffer(self.pool, memoryview(payload).nbytes)
-        try:
+        with await free_buffer(self.pool, memoryview(payload).nbytes) as buf:
             buf.write(payload)
             await self.aput(buf)
-        finally:
-            if not buf.released:
-                buf.free()
 
 
 class _Bursts:

@@ -6,7 +6,8 @@ Not in here: processes that are killed (native/recover.h).
 
 A child that multiprocessing forks does not run atexit. It runs the finalizers of multiprocessing,
 but clears them when it starts, and then runs the after-fork hooks. So such a hook registers the
-finalizer again. The hook is set whenever a pool is opened or a process forks.
+finalizer again. The hook is set whenever a pool is opened or a process forks. A child that opens its
+first pool itself registers the finalizer then.
 
 A daemon thread that waits in a pool then gets PoolClosed, and ends without a traceback.
 """
@@ -31,12 +32,16 @@ MADE_MAX = 1024  # the most created pools that are remembered
 # No WeakSet: its callback is in Python, and an exception of a signal handler is lost in a callback.
 _open: "set[weakref.ref[Pool]]" = set()
 _made: dict[tuple[int, int], str] = {}  # paths, by device and inode
+_finalized = 0  # the process that has the finalizer
 
 
 def leave_at_the_end(pool: "Pool") -> None:
     """Leaves the pool when the process ends, if the object still exists then."""
     _open.add(weakref.ref(pool, _open.discard))
     _hook_multiprocessing()
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None:
+        _leave_at_exit()
 
 
 def made(path: str, file: os.stat_result) -> None:
@@ -85,7 +90,10 @@ def _leave_all() -> None:
 
 
 def _leave_at_exit() -> None:
-    sys.modules["multiprocessing.util"].Finalize(None, _leave_all, exitpriority=0)
+    global _finalized
+    if _finalized != os.getpid():
+        sys.modules["multiprocessing.util"].Finalize(None, _leave_all, exitpriority=0)
+        _finalized = os.getpid()
 
 
 def _hook_multiprocessing() -> None:

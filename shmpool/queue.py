@@ -120,8 +120,7 @@ class AlfQueue(AwaitedQueue):
         if not self._closed:
             lib.shmpool_queue_release(self.pool._number, self.number)
             self._hot_close()
-            if self._descriptor is not None:
-                self._descriptor.close()
+            self._drop_descriptor()
             self._closed = True
 
     def __enter__(self) -> "AlfQueue":
@@ -298,6 +297,13 @@ class AlfQueue(AwaitedQueue):
                 setattr(self, name, descriptor.after(getattr(self, name)))
             self._descriptor = descriptor
         return self._descriptor.fileno()
+
+    def _drop_descriptor(self) -> None:
+        if self._descriptor is not None:
+            self._descriptor.close()
+            self._descriptor = None
+            for name in _TAKING:
+                delattr(self, name)
 
     def _wanted(self) -> Wanted:
         return Wanted(self.pool, self.number, DATA)

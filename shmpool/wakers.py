@@ -124,13 +124,12 @@ class Descriptor:
 
     def after(self, take: Callable[..., Any]) -> Callable[..., Any]:
         """Returns take, a call that takes something, with refresh() behind it."""
-        waker = self._waker
 
         def taken(*args: Any, **options: Any) -> Any:
             try:
                 return take(*args, **options)
             finally:
-                waker.refresh()
+                self._waker.refresh()  # of now: a fork, or fileno(), may have made another one
 
         return taken
 

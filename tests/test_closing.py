@@ -182,7 +182,7 @@ def test_daemon_threads_at_exit(make_pool: MakePool, run: Callable[..., str]) ->
 
 
 AT_EXIT = """
-    import multiprocessing, sys, threading
+    import multiprocessing.util, sys, threading
     import shmpool
 
     def waits(kind):
@@ -190,7 +190,10 @@ AT_EXIT = """
         if kind != "get":
             queue.put("never done")
         call = {"get": queue.get, "put": lambda: queue.put("no room"), "join": queue.join}[kind]
-        threading.Thread(target=call, daemon=True).start()
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        if sys.argv[2] == "child":  # which would end before the thread can print
+            multiprocessing.util.Finalize(None, thread.join, exitpriority=-1)
         while not queue._queue.pool.stats().counters["sleep"]:
             pass
 

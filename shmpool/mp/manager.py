@@ -148,7 +148,12 @@ class Manager:
         if self.collector is None:
             if self._method == "fork":
                 while len(self._workers) < self._workers_most:
-                    self._start_worker()
+                    try:
+                        self._start_worker()
+                    except OSError:
+                        if not self._workers:
+                            raise
+                        break  # the executor goes on with fewer
             self._start_threads()
         if self._method == "fork":
             return
@@ -203,7 +208,11 @@ class Manager:
                     self._post(calls.WAKE)
         except BaseException as error:
             self._break(f"the thread that watches its workers failed: {error!r}")
-            self._post(calls.WAKE)
+            with contextlib.suppress(errors.ShmpoolError):  # the pool is closed
+                for number, worker in list(self._workers.items()):
+                    worker.process.join()
+                    self._post(calls.ENDED, number)
+                self._post(calls.WAKE)
 
     def _post(self, kind: int, worker: int = 0) -> None:
         buf = calls.write(self._pool, kind, b"", None, worker=worker)
@@ -228,7 +237,8 @@ class Manager:
         finally:
             self._watcher.join()
             self._close()
-            self._results.drain()
+            with contextlib.suppress(errors.ShmpoolError):  # the pool is closed
+                self._results.drain()
 
     def _take(self) -> int:
         """Waits for messages and handles them. Returns how many tasks are done by them."""
@@ -290,10 +300,10 @@ class Manager:
         """Tries a task again whose worker died, or fails it."""
         if self._tasks.take_back(task.number) is None:  # the executor broke in between
             return
-        self._idle += 1
         if task.retries:
             self._tasks.again(task)
             return
+        self._idle += 1
         error = errors.WorkerDied(f"the worker that ran the task, {_death(pid, exitcode)}")
         error.pid, error.exitcode = pid, exitcode
         task.finish(task.future.set_exception, error)
@@ -301,7 +311,8 @@ class Manager:
     def _handle_worker(self, buf: Buffer, kind: int) -> None:
         number = buf.mark
         if kind == calls.READY:
-            self._workers[number].ready = True
+            with self._lock:  # a thread that starts the worker may not have noted it yet
+                self._workers[number].ready = True
             self._starts = 0
         elif kind == calls.FAILED:
             self._break(f"the initializer of a worker raised {self._reader.load(buf)}")
@@ -355,9 +366,10 @@ class Manager:
             self._ending = self._closing = True
         text = self.refusal[1]
         self._tasks.fail(lambda: BrokenProcessPool(text))
-        self._queue.shutdown(immediate=True)
         for worker in list(self._workers.values()):
             worker.process.terminate()
+        with contextlib.suppress(errors.ShmpoolError):  # the pool is closed
+            self._queue.shutdown(immediate=True)
         self.wake()
 
     def _dismiss(self) -> None:

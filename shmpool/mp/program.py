@@ -137,6 +137,7 @@ def recycle(queue: AlfQueue, on_death: OnDeath) -> None:
         PoolClosed: its pool is closed.
     """
     if not queue.ended:
+        queue._drop_descriptor()
         queue.drain()
         if queue.pool is _current:  # an older pool goes with its last queue
             _idle.setdefault((queue.capacity, on_death), []).append(queue)

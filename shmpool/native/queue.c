@@ -84,7 +84,8 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 	size_t length = strlen(name);
 	if (length == 0 || length > NAME_MAX_BYTES)
 		return -EINVAL;
-	if (flags & ALF_TOPIC && (capacity > TOPIC_DEPTH_MAX || capacity != alf_slots(capacity)))
+	if (flags & ALF_TOPIC &&
+	    (flags != ALF_TOPIC || capacity > TOPIC_DEPTH_MAX || capacity != alf_slots(capacity)))
 		return -EINVAL;
 	if (!can_take_back(p, flags, on_death))
 		return -EDOM;
@@ -150,6 +151,9 @@ static uint32_t ring_room(struct qmempool *p, uint32_t number)
 		return 0;
 	uint32_t capacity = load_relaxed(&slot->queue.capacity);
 	uint32_t room = load_relaxed(&slot->queue.room);
+	/* A topic's subscribers lie behind its slots: in a larger ring they would be another queue's. */
+	if (load_relaxed(&slot->queue.flags) & ALF_TOPIC && capacity > TOPIC_DEPTH_MAX)
+		return 0;
 	return room && room <= ALF_CAPACITY_MAX && capacity == alf_slots(room) ? room : 0;
 }
 

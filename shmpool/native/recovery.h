@@ -52,7 +52,8 @@ struct recovery {
 	alf_position *cons; /* by queue slot, read before live */
 	uint32_t *consumer; /* by queue slot: the single consumer's tag, read after cons */
 	uint32_t *gone;     /* by queue slot: the subscribers of dead processes, a bit each */
-	bool subscribers;   /* there are some */
+	uint64_t (*marked)[SUBSCRIBERS_MAX]; /* their states: which dead one each of them is */
+	bool subscribers;                    /* there are some */
 };
 
 /* Returns the dead member that a tag names, NULL for none. */

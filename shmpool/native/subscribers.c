@@ -17,7 +17,9 @@ static const struct alf_ring *topic_ring(struct recovery *r, uint32_t queue)
 	return ring && topic_is(ring) ? ring : NULL;
 }
 
-static uint32_t mark_topic(struct liveness *q, const struct alf_ring *ring)
+/* Marks the dead subscribers of a topic. Stores the state of each, and returns a bit for each. */
+static uint32_t mark_topic(struct recovery *r, struct liveness *q, const struct alf_ring *ring,
+			   uint64_t *marked)
 {
 	uint32_t gone = 0;
 	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++) {
@@ -26,11 +28,16 @@ static uint32_t mark_topic(struct liveness *q, const struct alf_ring *ring)
 		const uint64_t token = state & ~TOPIC_STATE_MASK;
 		if (!state)
 			continue;
-		if ((state & TOPIC_STATE_MASK) == TOPIC_DEAD ||
-		    (liveness_ask(q, MEMBER_ATTACHED | token) == TOKEN_FREE &&
-		     (cas_seq_cst(word, &state, TOPIC_DEAD | token) || /* [TOPIC] */
-		      state == (TOPIC_DEAD | token))))
-			gone |= 1u << i;
+		if ((state & TOPIC_STATE_MASK) != TOPIC_DEAD) {
+			const enum token_state life = liveness_ask(q, MEMBER_ATTACHED | token);
+			r->out->unknown += life == TOKEN_UNKNOWN;
+			if (life != TOKEN_FREE ||
+			    (!cas_seq_cst(word, &state, TOPIC_DEAD | token) && /* [TOPIC] */
+			     state != (TOPIC_DEAD | token)))
+				continue;
+		}
+		marked[i] = TOPIC_DEAD | token;
+		gone |= 1u << i;
 	}
 	return gone;
 }
@@ -41,7 +48,7 @@ void subscribers_mark(struct recovery *r)
 	r->subscribers = false;
 	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++) {
 		const struct alf_ring *ring = topic_ring(r, i);
-		r->gone[i] = ring ? mark_topic(&q, ring) : 0;
+		r->gone[i] = ring ? mark_topic(r, &q, ring, r->marked[i]) : 0;
 		r->subscribers |= r->gone[i] != 0;
 	}
 }
@@ -50,5 +57,5 @@ void subscribers_vacate(struct recovery *r)
 {
 	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++)
 		if (r->gone[i] && !r->no_memory)
-			topic_vacate(recovery_ring(r, i), r->gone[i]);
+			topic_vacate(recovery_ring(r, i), r->gone[i], r->marked[i]);
 }

@@ -227,7 +227,8 @@ void topic_evict_for(const struct qmempool *p, const struct alf_ring *r, alf_pos
 bool topic_forsaken(const struct alf_ring *r, struct buffer *b, uint64_t owner, uint32_t gone,
 		    bool (*dead)(const void *context, uint64_t tag), const void *context);
 
-/* Frees the subscribers of the set gone, after all buffers were swept. */
-void topic_vacate(const struct alf_ring *r, uint32_t gone);
+/* Frees the subscribers of the set gone, after all buffers were swept: those whose states are
+ * marked. Not a later one that died since, of which the sweep may have left a bit. */
+void topic_vacate(const struct alf_ring *r, uint32_t gone, const uint64_t *marked);
 
 #endif

@@ -83,13 +83,14 @@ bool topic_forsaken(const struct alf_ring *r, struct buffer *b, uint64_t owner, 
 	return false;
 }
 
-void topic_vacate(const struct alf_ring *r, uint32_t gone)
+void topic_vacate(const struct alf_ring *r, uint32_t gone, const uint64_t *marked)
 {
 	for (; gone; gone &= gone - 1) {
-		struct topic_subscriber *s = &topic_of(r)->subscriber[__builtin_ctz(gone)];
-		uint64_t state = load_acquire(&s->state); /* [TOPIC] */
-		if ((state & TOPIC_STATE_MASK) != TOPIC_DEAD)
-			continue; /* another recoverer was first */
+		const uint32_t i = (uint32_t)__builtin_ctz(gone);
+		struct topic_subscriber *s = &topic_of(r)->subscriber[i];
+		uint64_t state = marked[i];
+		if (load_acquire(&s->state) != state) /* [TOPIC] */
+			continue;                     /* another recoverer was first */
 		alf_position now = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
 		alf_position barred = load_acquire(&s->barred);        /* [TOPIC] */
 		while ((alf_distance)(now - barred) > 0 &&

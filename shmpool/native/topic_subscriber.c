@@ -211,18 +211,21 @@ static int get_latest(struct qmempool *p, struct member *m, struct subscriber *s
 		const alf_position end = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
 		alf_position at = end;
 		bool passed = true; /* nothing will be published between at and end */
+		bool lost = false;  /* the ring has come round in between */
 		for (uint32_t back = 0; back <= r->mask && at != s->cursor; back++) {
 			const uint64_t word = alf_word(r, --at);
 			const uint32_t index = word & ALF_INDEX_MASK;
 			enum alf_at state = alf_at(r, at, word);
-			if (state == ALF_AT_LATER)
+			lost = state == ALF_AT_LATER;
+			if (lost)
 				break;
 			passed &= state == ALF_AT_TOMBSTONE;
 			if (state != ALF_AT_VALUE)
 				continue;
 			if (index >= p->total)
 				return -EBADMSG;
-			if (!acquire(p, m, s, at, index))
+			lost = !acquire(p, m, s, at, index);
+			if (lost)
 				break;
 			miss(s, at);
 			s->cursor = (alf_position)(at + 1);
@@ -230,7 +233,7 @@ static int get_latest(struct qmempool *p, struct member *m, struct subscriber *s
 			*handle = handle_of(index, buffer_generation(pool_buffer(p, index)));
 			return 1;
 		}
-		if (at == s->cursor) {
+		if (at == s->cursor && !lost) {
 			s->cursor = passed ? end : at;
 			return 0;
 		}
@@ -251,7 +254,11 @@ int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64
 		s->held += got > 0 ? (uint32_t)got : 0;
 		if (s->cursor != before) {
 			store_relaxed(&s->shared->gaps, s->gaps);
-			store_seq_cst(&s->shared->cursor, s->cursor); /* [CURSOR] */
+			if (s->policy == TOPIC_BLOCK)
+				store_seq_cst(&s->shared->cursor, s->cursor); /* [CURSOR] */
+			else
+				store_relaxed(&s->shared->cursor,
+					      s->cursor); /* no publisher reads it */
 		}
 	}
 	end_turn(s);

@@ -154,6 +154,23 @@ static void check_late_blocker(void)
 	topic_unsubscribe(&s);
 }
 
+/* A process that closes its pool gives its subscribers up: a recovery frees them, though no member
+ * is dead. One that read an earlier dead subscriber's state frees none that died since. */
+static void check_given_up(void)
+{
+	struct subscriber s;
+	struct shmpool_recovery out;
+	EQUAL(0, topic_subscribe(pool(), self(), ring, TOPIC_BLOCK, TOPIC_NEWEST, &s));
+	uint64_t *state = &topic_of(ring)->subscriber[s.number].state;
+	CHECK(topic_give_up(pool(), s.token));
+	uint64_t marked[SUBSCRIBERS_MAX] = { 0 };
+	marked[s.number] = TOPIC_DEAD | (s.token + 1);
+	topic_vacate(ring, 1u << s.number, marked);
+	EQUAL(TOPIC_DEAD | s.token, *state);
+	EQUAL(0, recover_passes(pool(), self(), &out, 1));
+	EQUAL(0, *state);
+}
+
 int main(int argc, char **argv)
 {
 	static struct worker publisher[PUBLISHERS];
@@ -185,6 +202,7 @@ int main(int argc, char **argv)
 	EQUAL(1, queue_create(pool(), self(), "topic", DEPTH, ALF_TOPIC, &on_death));
 	ring = queue_ring(pool(), 1);
 	check_late_blocker();
+	check_given_up();
 	EQUAL(2, queue_create(pool(), self(), "fresh", DEPTH, ALF_TOPIC, &on_death));
 	ring = queue_ring(pool(), 2);
 	for (uint32_t i = 0; i < subscribers; i++)
