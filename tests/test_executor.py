@@ -528,6 +528,30 @@ def test_tasks_are_done_before_exit(method: str, how: str, tmp_path: Path) -> No
     assert (0, "", ["a", "b", "c"]) == (done.returncode, done.stderr, sorted(done.stdout.split()))
 
 
+CLOSED = """
+import sys, multiprocessing, shmpool
+
+def same(value):
+    return value
+
+if __name__ == "__main__":
+    with shmpool.Pool.create(None, buffer_size=1024, capacity=256, queues=8) as pool:
+        context = multiprocessing.get_context(sys.argv[1])
+        executor = shmpool.ProcessPoolExecutor(2, context, pool=pool)
+        print(executor.submit(same, 1).result())
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_its_pool_is_closed_first(method: str, tmp_path: Path) -> None:
+    """The executor is of no use then, and its workers end: the program does too."""
+    script = tmp_path / "program.py"
+    script.write_text(CLOSED)
+    command = [sys.executable, script, method]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert (0, "1\n", "") == (done.returncode, done.stdout, done.stderr)
+
+
 def test_ctrl_c(start: Callable[..., Any]) -> None:
     """SIGINT to the program: its main thread gets KeyboardInterrupt, and it ends."""
     child = start(

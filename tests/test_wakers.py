@@ -239,6 +239,24 @@ def test_descriptors_are_closed(pool: shmpool.Pool) -> None:
     assert before == descriptors(os.getpid())
 
 
+def test_a_queue_that_is_used_again_has_no_descriptor() -> None:
+    """A dropped queue of the program is used again: the descriptor that it had is closed, and the
+    next queue is as any other."""
+    shmpool.Queue().fileno()
+    gc.collect()
+    before = descriptors(os.getpid())
+    for _ in range(20):
+        queue = shmpool.Queue()
+        assert queue._queue._descriptor is None
+        assert "get" not in vars(queue._queue)
+        queue.put(1)
+        queue.fileno()
+        assert 1 == queue.get()
+        del queue
+        gc.collect()
+        assert before == descriptors(os.getpid())
+
+
 def test_fork(pool: shmpool.Pool) -> None:
     """A child has a descriptor of its own for the same object: what it does there its parent does
     not notice."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is behind an executor: its tasks, its workers, and two threads.
 
+One file: the threads and the calls of the user share one state, under one lock.
+
 One thread collects the messages of the workers and is the only one that changes what is known of
 workers. The other one waits for the ends of processes: it recovers what a dead worker
 held and says so with a message, as workers do. No thread waits for a worker.
