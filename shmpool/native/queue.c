@@ -151,7 +151,8 @@ static uint32_t ring_room(struct qmempool *p, uint32_t number)
 		return 0;
 	uint32_t capacity = load_relaxed(&slot->queue.capacity);
 	uint32_t room = load_relaxed(&slot->queue.room);
-	/* A topic's subscribers lie behind its slots, in a larger ring in those of another queue. */
+	/* A topic's subscribers lie behind its slots. Behind those of a larger ring lies another
+	 * queue's. */
 	if (load_relaxed(&slot->queue.flags) & ALF_TOPIC && capacity > TOPIC_DEPTH_MAX)
 		return 0;
 	return room && room <= ALF_CAPACITY_MAX && capacity == alf_slots(room) ? room : 0;
