@@ -9,6 +9,7 @@
 
 #include "member.h"
 #include "queue.h"
+#include "topic.h"
 
 int recovery_begin(struct recovery *r)
 {
@@ -24,9 +25,8 @@ int recovery_begin(struct recovery *r)
 	r->cons = calloc(slots, sizeof(*r->cons));
 	r->consumer = calloc(slots, sizeof(*r->consumer));
 	r->gone = calloc(slots, sizeof(*r->gone));
-	r->marked = calloc(slots, sizeof(*r->marked));
 	bool all = r->dead && r->dead_at && r->live.interval && r->range && r->base && r->cons &&
-		   r->consumer && r->gone && r->marked;
+		   r->consumer && r->gone;
 	return all ? 0 : -ENOMEM;
 }
 
@@ -40,7 +40,6 @@ void recovery_end(struct recovery *r)
 	free(r->cons);
 	free(r->consumer);
 	free(r->gone);
-	free(r->marked);
 }
 
 void recovery_read_ops(struct recovery *r)

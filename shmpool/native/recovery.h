@@ -51,9 +51,8 @@ struct recovery {
 	bool no_memory;     /* a queue could not be mapped here: no slot may be freed in this run */
 	alf_position *cons; /* by queue slot, read before live */
 	uint32_t *consumer; /* by queue slot: the single consumer's tag, read after cons */
-	uint32_t *gone;     /* by queue slot: the subscribers of dead processes, a bit each */
-	uint64_t (*marked)[SUBSCRIBERS_MAX]; /* their states: which dead one each of them is */
-	bool subscribers;                    /* there are some */
+	struct topic_gone *gone; /* by queue slot: the subscribers of dead processes */
+	bool subscribers;        /* there are some */
 };
 
 /* Returns the dead member that a tag names, NULL for none. */

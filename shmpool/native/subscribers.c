@@ -17,11 +17,11 @@ static const struct alf_ring *topic_ring(struct recovery *r, uint32_t queue)
 	return ring && topic_is(ring) ? ring : NULL;
 }
 
-/* Marks the dead subscribers of a topic. Stores the state of each, and returns a bit for each. */
-static uint32_t mark_topic(struct recovery *r, struct liveness *q, const struct alf_ring *ring,
-			   uint64_t *marked)
+/* Marks the dead subscribers of a topic. */
+static struct topic_gone mark_topic(struct recovery *r, struct liveness *q,
+				    const struct alf_ring *ring)
 {
-	uint32_t gone = 0;
+	struct topic_gone gone = { 0 };
 	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++) {
 		uint64_t *word = &topic_of(ring)->subscriber[i].state;
 		uint64_t state = load_acquire(word); /* [TOPIC] */
@@ -36,8 +36,8 @@ static uint32_t mark_topic(struct recovery *r, struct liveness *q, const struct 
 			     state != (TOPIC_DEAD | token)))
 				continue;
 		}
-		marked[i] = TOPIC_DEAD | token;
-		gone |= 1u << i;
+		gone.state[i] = TOPIC_DEAD | token;
+		gone.bits |= 1u << i;
 	}
 	return gone;
 }
@@ -48,14 +48,16 @@ void subscribers_mark(struct recovery *r)
 	r->subscribers = false;
 	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++) {
 		const struct alf_ring *ring = topic_ring(r, i);
-		r->gone[i] = ring ? mark_topic(r, &q, ring, r->marked[i]) : 0;
-		r->subscribers |= r->gone[i] != 0;
+		r->gone[i].bits = 0;
+		if (ring)
+			r->gone[i] = mark_topic(r, &q, ring);
+		r->subscribers |= r->gone[i].bits != 0;
 	}
 }
 
 void subscribers_vacate(struct recovery *r)
 {
 	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++)
-		if (r->gone[i] && !r->no_memory)
-			topic_vacate(recovery_ring(r, i), r->gone[i], r->marked[i]);
+		if (r->gone[i].bits && !r->no_memory)
+			topic_vacate(recovery_ring(r, i), &r->gone[i]);
 }

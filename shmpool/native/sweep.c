@@ -71,7 +71,7 @@ static bool dead_has(struct recovery *r, struct buffer *b, uint64_t owner,
 		return recovery_dead(r, owner) || owner & OWNER_ABANDONED;
 	const struct alf_ring *from = recovery_ring(r, owner_queue(owner));
 	if (from && topic_is(from))
-		return topic_forsaken(from, b, owner, r->gone[from->id], is_dead, r);
+		return topic_forsaken(from, b, owner, r->gone[from->id].bits, is_dead, r);
 	if (!from || owner_behind(owner, r->cons[from->id]) >= 0 ||
 	    !dead_claim(r, from, owner_position(owner)))
 		return false;

@@ -227,8 +227,15 @@ void topic_evict_for(const struct qmempool *p, const struct alf_ring *r, alf_pos
 bool topic_forsaken(const struct alf_ring *r, struct buffer *b, uint64_t owner, uint32_t gone,
 		    bool (*dead)(const void *context, uint64_t tag), const void *context);
 
-/* Frees the subscribers of the set gone, after all buffers were swept: those whose states are
- * marked. Not a later one that died since, of which the sweep may have left a bit. */
-void topic_vacate(const struct alf_ring *r, uint32_t gone, const uint64_t *marked);
+/* Subscribers that a recovery has found dead: their bits, and the state of each, which says which
+ * one it was. */
+struct topic_gone {
+	uint32_t bits;
+	uint64_t state[SUBSCRIBERS_MAX];
+};
+
+/* Frees them, after all buffers were swept. Not a later one that has died since, of which the sweep
+ * may have left a bit. */
+void topic_vacate(const struct alf_ring *r, const struct topic_gone *gone);
 
 #endif

@@ -83,12 +83,12 @@ bool topic_forsaken(const struct alf_ring *r, struct buffer *b, uint64_t owner, 
 	return false;
 }
 
-void topic_vacate(const struct alf_ring *r, uint32_t gone, const uint64_t *marked)
+void topic_vacate(const struct alf_ring *r, const struct topic_gone *gone)
 {
-	for (; gone; gone &= gone - 1) {
-		const uint32_t i = (uint32_t)__builtin_ctz(gone);
+	for (uint32_t left = gone->bits; left; left &= left - 1) {
+		const uint32_t i = (uint32_t)__builtin_ctz(left);
 		struct topic_subscriber *s = &topic_of(r)->subscriber[i];
-		uint64_t state = marked[i];
+		uint64_t state = gone->state[i];
 		if (load_acquire(&s->state) != state) /* [TOPIC] */
 			continue;                     /* another recoverer was first */
 		alf_position now = alf_end(load_acquire(&r->q->prod)); /* [PROD] */

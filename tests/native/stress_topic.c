@@ -163,9 +163,9 @@ static void check_given_up(void)
 	EQUAL(0, topic_subscribe(pool(), self(), ring, TOPIC_BLOCK, TOPIC_NEWEST, &s));
 	uint64_t *state = &topic_of(ring)->subscriber[s.number].state;
 	CHECK(topic_give_up(pool(), s.token));
-	uint64_t marked[SUBSCRIBERS_MAX] = { 0 };
-	marked[s.number] = TOPIC_DEAD | (s.token + 1);
-	topic_vacate(ring, 1u << s.number, marked);
+	struct topic_gone earlier = { .bits = 1u << s.number };
+	earlier.state[s.number] = TOPIC_DEAD | (s.token + 1);
+	topic_vacate(ring, &earlier);
 	EQUAL(TOPIC_DEAD | s.token, *state);
 	EQUAL(0, recover_passes(pool(), self(), &out, 1));
 	EQUAL(0, *state);
