@@ -6,8 +6,8 @@ Not in here: processes that are killed (native/recover.h).
 
 A child that multiprocessing forks does not run atexit. It runs the finalizers of multiprocessing,
 but clears them when it starts, and then runs the after-fork hooks. So such a hook registers the
-finalizer again. The hook is set whenever a pool is opened or a process forks. A child that opens its
-first pool itself registers the finalizer then.
+finalizer again. The hook is set whenever a pool is opened or a process forks. A child that opens
+its first pool itself registers the finalizer then.
 
 A daemon thread that waits in a pool then gets PoolClosed, and ends without a traceback.
 """
