@@ -224,6 +224,8 @@ class AwaitedQueue(QueueBase):
 
         @property
         def ended(self) -> bool: ...
+        def _lane(self) -> int: ...
+        def _room(self) -> int: ...
         def get_many(self, n: int, timeout: float | None = None) -> Burst: ...
         def put_many(
             self, burst: Burst | Iterable[Buffer | Burst], timeout: float | None = None
@@ -246,8 +248,8 @@ class AwaitedQueue(QueueBase):
                 return False
             return True
 
-        wanted = Wanted(self.pool, self.number, ROOM)
-        return await hub().until(wanted, put_if_room, lambda: self.capacity - len(self), n)
+        wanted = Wanted(self.pool, self._lane(), ROOM)
+        return await hub().until(wanted, put_if_room, self._room, n)
 
     async def aget(self) -> Buffer:
         """Takes the oldest Buffer; awaits one while the queue is empty.

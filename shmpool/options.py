@@ -5,6 +5,7 @@ Pool.create, Client.create, the command line, the configuration file and their d
 from these records. Not in here: the ranges and defaults of a pool's options (native/segment.c).
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -18,13 +19,17 @@ from ._hot import timeout_seconds
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 QUEUE_MAX = 1 << 20  # buffers that a queue can hold
-BULK_MAX = 65536  # buffers that one put or get moves
+LANES_MAX = 64  # lanes of one queue
+LANED, LANES_GROW = 16, 64  # flags of native/alf_queue.h
+LANES_AUTO = 16  # the most that "auto" makes
+LANE_LEAST = 256  # buffers that each of them holds at least
 PAUSE_S = (0.001, 0.05)  # first and longest pause between two tries in found_within()
 Found = TypeVar("Found")
 ByClass = int | list[int]  # an option of a size class: one value, or one for each class
 Side = Literal["single", "multi"]
 OnDeath = Literal["free", "requeue", "dead-letter"]
 Memory = Literal["reserved", "on-demand"]
+Lanes = int | Literal["auto"]
 MEMORY = get_args(Memory)
 ON_DEATH = get_args(OnDeath)  # in the order of enum on_death in native/layout.h
 
@@ -39,6 +44,7 @@ class Option:
     most: float | None = None
     default: int | str | None = None  # the value that None stands for, or text about it
     choices: tuple[str, ...] = ()
+    also: str | None = None  # allowed besides the range
     power_of_two: bool = False
     or_zero: bool = False  # 0 is allowed too
     octal: bool = False  # is written in octal
@@ -67,6 +73,8 @@ class Option:
         span = f"from {self.spelled(least)} to {self.spelled(most)}"
         if self.power_of_two:
             span = f"a power of two {span}"
+        if self.also is not None:
+            span += f', or "{self.also}"'
         if not self.or_zero:
             return span
         return f"0 or {span}" if least <= most else "0"
@@ -175,6 +183,9 @@ class QueueOptions:
     memory: Annotated[Memory, Option(
         "Whether all 8 bytes for each buffer are reserved with the queue, or as it fills.",
         choices=MEMORY)] = "reserved"
+    lanes: Annotated[Lanes, Option(
+        "Rings behind the queue, so that many cores do not share one; each takes a queue's number.",
+        "lanes", 1, LANES_MAX, also="auto")] = 1
     # fmt: on
 
 
@@ -191,6 +202,14 @@ def options_of(kind: type) -> dict[str, Option]:
 
 POOL = options_of(PoolOptions)
 QUEUE = options_of(QueueOptions)
+
+
+def lanes_of(lanes: Lanes, capacity: int) -> int:
+    """Returns how many lanes a queue gets: for "auto" one for each core, 16 at most, each for 256
+    buffers or more."""
+    if lanes != "auto":
+        return integer(lanes, "lanes")
+    return max(1, min(LANES_AUTO, os.cpu_count() or 1, capacity // LANE_LEAST))
 
 
 def policy_of(info: Native) -> tuple[Side, Side, OnDeath]:
@@ -242,6 +261,8 @@ def seconds_of(value: float | None, what: str) -> float:
 def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
     """Returns why a value is refused, or None. Does not check against other options."""
     number = value
+    if option.also is not None and value == option.also:
+        return None
     if option.choices:
         fits = value in option.choices
     elif option.least is not None:
@@ -271,6 +292,14 @@ def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refus
         )
     if options.on_death == "dead-letter" and options.dead_letter is None:
         yield Refusal("on_death", on_death, "it needs dead_letter, the queue that gets them")
+    sides = {"producers": options.producers, "consumers": options.consumers}
+    if options.lanes != 1 and "single" in sides.values():
+        side = "producers" if options.producers == "single" else "consumers"
+        yield Refusal("lanes", repr(options.lanes), f'they need {side}="multi"')
+    if options.lanes != "auto" and options.lanes > options.capacity:
+        yield Refusal(
+            "lanes", repr(options.lanes), f"they share out the capacity, {options.capacity}"
+        )
     if letter == "single":
         yield Refusal(
             "dead_letter", repr(options.dead_letter), 'that queue needs producers="multi"'

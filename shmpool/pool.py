@@ -7,6 +7,7 @@ One file: Pool is one class, and half of its lines are the documentation of its 
 """
 
 import contextlib
+import errno
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from os.path import samestat
@@ -21,8 +22,11 @@ from .codes import check
 from .geometry import CLASSES_MAX, Geometry, differences, planned
 from .names import checked_name
 from .options import (
+    LANED,
+    LANES_GROW,
     MEMORY,
     ON_DEATH,
+    Lanes,
     Memory,
     OnDeath,
     PoolOptions,
@@ -30,6 +34,7 @@ from .options import (
     Side,
     at_least,
     found_within,
+    lanes_of,
     queue_refusals,
 )
 from .os_errors import refuse, refuse_readonly
@@ -434,6 +439,7 @@ class Pool(PoolBase):
         dead_letter: AlfQueue | str | None = None,
         max_redeliveries: int = 0,
         memory: Memory = "reserved",
+        lanes: Lanes = 1,
     ) -> AlfQueue:
         """Creates a queue in the pool. The options are those of QueueOptions.
 
@@ -450,6 +456,12 @@ class Pool(PoolBase):
         memory            "reserved": the 8 bytes that each buffer of the capacity takes are
                           reserved now; or "on-demand", in growing parts as the queue fills: a put
                           that finds no memory for the next part raises OutOfSharedMemory
+        lanes             rings behind the queue, from 1 to 64, so that many cores do not contend
+                          for one. A thread puts into one lane, so its buffers keep their order,
+                          and finds the queue full if that lane is; gets take from all of them. The
+                          lanes share out the capacity, and one put moves up to a lane's share.
+                          "auto" begins with one and adds more, up to one for each core, 16 at
+                          most, if producers contend. Each takes one of the pool's queues
 
         Raises:
             InvalidArgument, TypeError: the name or an option; the message says what is allowed.
@@ -463,14 +475,22 @@ class Pool(PoolBase):
         refuse_foreign(letter, self, f"dead_letter of queue {name!r}")
         to = None if letter is None else letter.name
         options = QueueOptions(
-            capacity, producers, consumers, on_death, to, max_redeliveries, memory
+            capacity, producers, consumers, on_death, to, max_redeliveries, memory, lanes
         )
         for refusal in queue_refusals(options, None if letter is None else letter.producers):
             raise errors.InvalidArgument(f"queue {name!r}: {refusal}")
         flags = (producers == "single") | (consumers == "single") << 1 | MEMORY.index(memory) << 2
+        n = lanes_of(lanes, int(capacity))
         number = 0 if letter is None else letter.number
         policy = ON_DEATH.index(on_death), number, int(max_redeliveries)
-        code = lib.shmpool_queue_create(self._number, name.encode(), int(capacity), flags, *policy)
+        while True:
+            laned = (n << 16 | LANED | LANES_GROW * (lanes == "auto")) * (n > 1)
+            code = lib.shmpool_queue_create(
+                self._number, name.encode(), int(capacity), flags | laned, *policy
+            )
+            if code != -errno.ENFILE or n == 1 or lanes != "auto":
+                break
+            n //= 2  # too few of the pool's queues are left
         return AlfQueue(self, code if code > 0 else refuse(self, code, f"queue {name!r}"))
 
     def _same(self, other: "Pool") -> bool:

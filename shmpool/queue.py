@@ -21,7 +21,7 @@ from .burst import Burst
 from .codes import check
 from .messages import Message, read_messages
 from .names import is_name, printable
-from .options import BULK_MAX, INT64_MAX, MEMORY, Memory, at_least, policy_of
+from .options import INT64_MAX, MEMORY, Memory, at_least, policy_of
 from .os_errors import refuse, refuse_readonly
 from .wakers import DATA, Descriptor, Wanted
 
@@ -70,12 +70,15 @@ class AlfQueue(AwaitedQueue):
         self.producers, self.consumers, self.on_death = policy_of(info)
         self.max_redeliveries: int = info.max_redeliveries
         self.memory: Memory = MEMORY[info.on_demand]
+        self.lanes: int = info.lanes or 1
+        self._bulk: int = info.bulk
         self._dead_letter: int = info.dead_letter
         self._hot_open(pool, number, f"queue {self.name!r} is empty")
 
-    def _info(self) -> Native:
+    def _info(self, number: int | None = None) -> Native:
+        number = self.number if number is None else number
         info = ffi.new("struct shmpool_queue_info *")
-        check(lib.shmpool_queue_info(self.pool._number, self.number, info), f"queue {self.number}")
+        check(lib.shmpool_queue_info(self.pool._number, number, info), f"queue {number}")
         return info
 
     def __repr__(self) -> str:
@@ -103,7 +106,21 @@ class AlfQueue(AwaitedQueue):
 
     def full(self) -> bool:
         """True if a put would find no room now."""
-        return len(self) >= self.capacity
+        return self._room() <= 0
+
+    def _room(self) -> int:
+        """Returns how many buffers the calling thread could put now."""
+        if self.lanes == 1:
+            return self.capacity - len(self)
+        lane = self._info(self._lane())
+        return int(lane.capacity - lane.count)
+
+    def _lane(self) -> int:
+        """Returns the number of the lane into which the calling thread puts, or of the queue."""
+        if self.lanes == 1:
+            return self.number
+        code = lib.shmpool_queue_lane(self.pool._number, self.number)
+        return check(code, f"queue {self.name!r}")
 
     def release(self) -> None:
         """Releases the calling thread's single-producer and single-consumer roles, if it has any.
@@ -165,7 +182,9 @@ class AlfQueue(AwaitedQueue):
         if code == -errno.EMSGSIZE:
             limit = f"never holds more than {self.capacity}"
             if n <= self.capacity:
-                limit = f"takes up to {BULK_MAX} at once"
+                limit = f"takes up to {self._bulk} at once"
+            if self.lanes > 1:
+                limit += f", a lane's share of {self.capacity}"
             raise errors.Full(f"burst has {n} buffers; {what} {limit}")
         if not isinstance(items, tuple):
             refuse(self.pool, code, what)
@@ -422,8 +441,7 @@ class AlfQueue(AwaitedQueue):
         n, room = self._most(n), self.pool.geometry.room
         room = room if size is None else min(at_least(size, 0, "size"), room)
         self._refuse_closed()
-        names = queue_names(self.pool)
-        return read_messages(self.pool._number, self.number, names, n, room)
+        return read_messages(self.pool._number, self.number, queue_names(self.pool), n, room)
 
     def redrive(
         self, n: int | None = None, *, to: "AlfQueue | None" = None, reset: bool = False
@@ -505,7 +523,7 @@ def queue_names(pool: "Pool", topics: bool | None = None) -> dict[int, str]:
         code = lib.shmpool_queue_info(pool._number, number, info)
         if code != -errno.ENOENT:
             check(code, f"queue {number} of pool {pool.name!r}")
-            if topics is not None and bool(info.topic) != topics:
+            if info.laned or (topics is not None and bool(info.topic) != topics):
                 continue
             names[number] = queue_name(pool.name, number, info)
     return names

@@ -6,14 +6,14 @@ It takes no lock and cannot change a byte of the pool. Not in here: counts in st
 
 import stat
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from . import errors
 from ._ffi import Native, ffi, lib
 from .codes import check
 from .geometry import Geometry
-from .messages import Message, read_messages
+from .messages import Message, lanes_in_use, read_messages
 from .names import checked_name, is_name, printable
 from .options import INT32_MAX, MEMORY, QUEUE_MAX, integer, policy_of
 from .pool_files import inode_of
@@ -37,6 +37,17 @@ class File:
 
 
 @dataclass(frozen=True)
+class LaneStats:
+    """A lane of a queue, in buffers. enqueued and dequeued count since the queue was created."""
+
+    depth: int
+    capacity: int
+    enqueued: int
+    dequeued: int
+    lost: int  # compare-and-swaps that producers lost to others, about
+
+
+@dataclass(frozen=True)
 class QueueStats:
     """A queue's statistics, in buffers. enqueued, dequeued, refused and dropped count since the
     queue was created."""
@@ -54,6 +65,7 @@ class QueueStats:
     refused: int = 0  # could not be put: Full, or PoolExhausted in a send
     dropped: int = 0  # freed because the consumer that had taken them died
     memory: str = "reserved"  # or "on-demand"
+    lanes: list[LaneStats] = field(default_factory=list)  # in use; [] if it has none
 
 
 _INFO = "struct shmpool_member_info"
@@ -145,15 +157,25 @@ class View:
         info, pool = self._info, self._number
         found = {}
         for number in range(1, self.geometry.queues + 1):
-            if lib.shmpool_queue_info(pool, number, info):
+            if lib.shmpool_queue_info(pool, number, info) or info.laned:
                 continue
             facts = self._facts.get(number)
             if facts is None:
                 facts = self._facts[number] = self._queue_facts(number, info)
             depth, put, got = info.count, info.enqueued, info.dequeued
-            rest = info.refused, info.dropped, MEMORY[info.on_demand]
+            rest = info.refused, info.dropped, MEMORY[info.on_demand], self._lanes(number, info)
             found[number] = QueueStats(facts[0], facts[1], depth, put, got, *facts[2:], *rest)
         return self._whole(found)
+
+    def _lanes(self, number: int, info: Native) -> list[LaneStats]:
+        """Returns the lanes of the queue in info, which it overwrites."""
+        lanes = []
+        for lane in lanes_in_use(self._number, number) if info.lanes else ():
+            if not lib.shmpool_queue_info(self._number, lane, info):
+                lanes.append(
+                    LaneStats(info.count, info.capacity, info.enqueued, info.dequeued, info.lost)
+                )
+        return lanes
 
     def peek(self, queue: str, n: int, size: int) -> list[Message]:
         """Copies n buffers, as AlfQueue.peek does. Raises QueueNotFound, InvalidArgument."""

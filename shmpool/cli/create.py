@@ -105,14 +105,15 @@ def parse_queue(given: str) -> tuple[str, QueueOptions]:
             f"--queue needs NAME=CAPACITY, for example work=4096, not {given!r}"
         )
     options: dict[str, Any] = {}
-    for text in (f"capacity={capacity}", *rest):
-        key, _, value = text.partition("=")
+    for part in (f"capacity={capacity}", *rest):
+        key, _, value = part.partition("=")
         if key not in QUEUE:
             raise errors.InvalidArgument(
                 f"--queue {given}: unknown option {key!r}; known are {', '.join(QUEUE)}"
             )
         try:
-            options[key] = value if QUEUE[key].least is None else int(value)
+            spelled = QUEUE[key].least is None or value == QUEUE[key].also
+            options[key] = value if spelled else int(value)
         except ValueError:
             raise errors.InvalidArgument(
                 f"--queue {given}: {key} is {value!r}; it must be an integer"

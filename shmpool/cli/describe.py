@@ -39,6 +39,12 @@ def show(found: Description) -> None:
                 for q in found.queues
             ],
         )  # fmt: skip
+    lanes = [(q.name, i, lane) for q in found.queues for i, lane in enumerate(q.lanes)]
+    if lanes:
+        print_table(
+            ("queue", "lane", "depth", "capacity", "enqueued", "dequeued", "lost"),
+            [(name, i, *asdict(lane).values()) for name, i, lane in lanes],
+        )
 
 
 command = query(Describe, "shmpool describe rx", show)

@@ -44,7 +44,7 @@ static void queue_dealloc(PyObject *object)
 static inline int put_once(const struct queue_object *self, const uint64_t *handle)
 {
 	struct lookup c;
-	int error = lookup_queue(hot_queue_key(self), &c);
+	int error = lookup_queue_in(hot_queue_key(self), &c);
 	return likely(!error) ? lookup_put(&c, handle, 1) : error;
 }
 
@@ -218,7 +218,7 @@ static Py_ssize_t queue_len(PyObject *object)
 	return count < 0 ? -1 : (Py_ssize_t)count;
 }
 
-static PyObject *queue_empty(PyObject *object, PyObject *Py_UNUSED(unused))
+static PyObject *queue_empty_method(PyObject *object, PyObject *Py_UNUSED(unused))
 {
 	int64_t nothing = shmpool_queue_empty(hot_queue_key((struct queue_object *)object));
 	return nothing < 0 ? hot_queue_raise((struct queue_object *)object, nothing, NULL, 0) :
@@ -252,7 +252,7 @@ static PyMethodDef queue_methods[] = {
 	{ "_put_items", hot_put_items, METH_VARARGS, NULL },
 	{ "_take", HOT_FAST(queue_take), NULL },
 	{ "_hot_close", queue_hot_close, METH_NOARGS, NULL },
-	{ "empty", queue_empty, METH_NOARGS,
+	{ "empty", queue_empty_method, METH_NOARGS,
 	  "empty($self)\n--\n\nTrue if a get would find nothing now." },
 	{ "put", HOT_FAST(queue_put_method),
 	  "put($self, buf, timeout=None)\n--\n\nMoves a Buffer to the end of the queue; the Buffer "
@@ -300,7 +300,7 @@ static PyMethodDef queue_methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
-static PyType_Slot queue_slots[] = {
+static PyType_Slot queue_type_slots[] = {
 	{ Py_tp_methods, queue_methods },   { Py_tp_dealloc, queue_dealloc },
 	{ Py_tp_traverse, queue_traverse }, { Py_sq_length, queue_len },
 	{ Py_nb_bool, queue_true },         { 0, NULL },
@@ -308,4 +308,4 @@ static PyType_Slot queue_slots[] = {
 
 PyType_Spec hot_queue_spec = { "shmpool._hot.QueueBase", sizeof(struct queue_object), 0,
 			       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
-			       queue_slots };
+			       queue_type_slots };

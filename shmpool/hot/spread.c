@@ -114,7 +114,7 @@ static int spread_open(struct spread *s, PyObject *table, const uint64_t *keys)
 static int64_t put_now(const struct spread *s, const struct share *share)
 {
 	struct lookup c;
-	int error = lookup_queue(hot_queue_key(share->queue), &c);
+	int error = lookup_queue_in(hot_queue_key(share->queue), &c);
 	if (unlikely(error))
 		return error;
 	const uint32_t room = alf_avail_space(c.ring);

@@ -98,7 +98,8 @@ struct alf_queue {
 	alf_shared_position limit;
 	alf_shared_position full_at; /* where a producer last found no room: alf_slip() */
 	uint32_t producer; /* tag of the member with the single-producer role, 0 for none */
-	uint32_t pad1[9];
+	uint32_t lost;     /* compare-and-swaps that producers lost; some are not counted */
+	uint32_t pad1[8];
 	alf_shared_position cons;
 	alf_shared_position empty_at; /* where a consumer last found nothing */
 	shared64 stepped;  /* nonzero: a claim stepped over tombstones and freed more than it got */
@@ -113,7 +114,10 @@ enum {
 	ALF_SINGLE_PRODUCER = 1,
 	ALF_SINGLE_CONSUMER = 2,
 	ALF_ON_DEMAND = 4,
-	ALF_TOPIC = 8 /* topic.h */
+	ALF_TOPIC = 8,      /* topic.h */
+	ALF_LANED = 16,     /* a queue whose messages are in lanes: lanes.h */
+	ALF_LANE = 32,      /* one of them */
+	ALF_LANES_GROW = 64 /* a queue with lanes that begins with one */
 };
 
 /* In prod once alf_close() has closed the queue: producers find no room, at no cost while it is
@@ -134,9 +138,12 @@ struct alf_ring {
 	uint64_t mask;
 	uint32_t id;
 	uint32_t flags;
-	uint64_t room; /* the most elements */
-	uint32_t bulk; /* the most that one operation moves: room, or fewer */
-	uint64_t op;   /* the bits that every op record on this queue has in common */
+	uint64_t room;       /* the most elements */
+	uint32_t bulk;       /* the most that one operation moves: room, or fewer */
+	uint64_t op;         /* the bits that every op record on this queue has in common */
+	uint32_t *data_wait; /* its own, or of a lane that of its queue */
+	uint32_t queue;      /* its own number, or of a lane that of its queue */
+	struct lanes *lanes; /* of a queue with ALF_LANED: lanes.h */
 };
 
 /* Returns how many slots the ring has: a power of two. */
@@ -148,7 +155,7 @@ static inline uint32_t alf_capacity(const struct alf_ring *r)
 /* Returns how many elements the ring holds at the most: as many as slots, or fewer. */
 static inline uint32_t alf_room(const struct alf_ring *r)
 {
-	return (uint32_t)r->room;
+	return (uint32_t)load_relaxed(&r->room); /* lanes_grow() changes it */
 }
 
 /* Returns the slot word of a published position, without its index. */
@@ -191,6 +198,9 @@ static inline void alf_bind(struct alf_ring *r, struct alf_queue *q, shared64 *s
 	r->id = id;
 	r->flags = flags;
 	r->op = (uint64_t)id << ALF_OP_QUEUE_SHIFT;
+	r->data_wait = &q->data_wait;
+	r->queue = id;
+	r->lanes = NULL;
 }
 
 /* Returns the slots of a ring that holds room elements. room is at most 2^31. */
@@ -282,7 +292,7 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 		if (unlikely(room < (int64_t)n)) {
 			if (unlikely(prod & ALF_CLOSED))
 				return -EPIPE;
-			alf_position full = load_acquire(&q->cons) + r->room; /* [CONS] */
+			alf_position full = load_acquire(&q->cons) + alf_room(r); /* [CONS] */
 			alf_position limit = alf_capped(r, full);
 			store_release(&q->limit, limit); /* [CONS] */
 			room = (alf_distance)(limit - prod);
@@ -309,6 +319,7 @@ static ALWAYS_INLINE int alf_reserve(const struct alf_ring *r, shared64 *op, uin
 		store_relaxed(op, alf_op(r, ALF_OP_ENQUEUE, n, prod)); /* [OP] */
 		if (likely(cas_seq_cst(&q->prod, &prod, prod + n)))    /* [PROD] */
 			break;
+		store_relaxed(&q->lost, load_relaxed(&q->lost) + 1);
 		pauses = alf_back_off(pauses);
 		if (alf_tired(pauses))
 			return -ENOBUFS;
@@ -327,7 +338,7 @@ static inline int alf_reserve_back(const struct alf_ring *r, shared64 *op, alf_p
 	while (unlikely(error == -EPIPE)) {
 		alf_position prod = load_acquire(&q->prod); /* [PROD] */
 		*at = alf_end(prod);
-		alf_position full = load_acquire(&q->cons) + r->room; /* [CONS] */
+		alf_position full = load_acquire(&q->cons) + alf_room(r); /* [CONS] */
 		if ((alf_distance)(full - *at) < 1 || alf_tired(pauses))
 			return -ENOBUFS;
 		if ((alf_distance)(alf_capped(r, full) - *at) < 1)

@@ -265,8 +265,8 @@ static bool count_one(struct walk *w, uint32_t index)
 		return false;
 	if (segment_free_ring(s, queue) < CLASSES_MAX)
 		w->out->free++;
-	else if (queue < w->queued_n)
-		w->queued[queue]++;
+	else if (r->queue < w->queued_n)
+		w->queued[r->queue]++;
 	return true;
 }
 

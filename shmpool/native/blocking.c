@@ -156,7 +156,7 @@ int blocking_requeue(struct qmempool *p, struct member *m, uint64_t handle, int6
 
 static bool data_obstructed(const struct blocking *b)
 {
-	return !alf_empty(b->r);
+	return !queue_empty(b->r);
 }
 
 static uint32_t data_yields(const struct blocking *b)
@@ -172,24 +172,21 @@ static int get_attempt(struct blocking *b)
 
 static int data_sleep(struct blocking *b, int *result)
 {
-	struct alf_queue *q = b->r->q;
-	uint32_t entered = wait_enter(&q->data_wait);
+	uint32_t *word = b->r->data_wait;
+	uint32_t entered = wait_enter(word);
 	int slept = 0;
 	/* [WAIT] If nothing is reserved, a member that reserves from now on sees this sleeper. If
 	 * something is reserved and not published, its producer may have read the wait word before:
 	 * sleep for a short time, and longer and longer while nothing changes. A member that is
 	 * resumed there sees the sleeper. */
-	alf_position prod = load_seq_cst(&q->prod);              /* [WAIT] */
-	bool reserved = alf_end(prod) != load_seq_cst(&q->cons); /* [WAIT] */
-	if (unlikely(prod & ALF_CLOSED))
-		store_relaxed(&q->ended, 1); /* the member that closed it was killed before */
+	const bool reserved = queue_see(b->r).reserved; /* [WAIT] */
 	*result = get_attempt(b);
 	if (*result == -EAGAIN) {
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
-		slept = wait_sleep(&q->data_wait, entered, reserved ? b->most_ns : WAIT_SLICE_NS,
+		slept = wait_sleep(word, entered, reserved ? b->most_ns : WAIT_SLICE_NS,
 				   b->deadline_ns);
 	}
-	wait_leave(&q->data_wait, entered);
+	wait_leave(word, entered);
 	b->most_ns = reserved ? wait_longer(b->most_ns, slept) : WAIT_SHORT_NS;
 	return slept;
 }

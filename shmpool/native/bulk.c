@@ -73,7 +73,7 @@ int64_t shmpool_free_many(uint64_t key, const uint64_t *handles, size_t n)
 /* Looks the queue up. -EMSGSIZE if no put can be of n. */
 static int lookup_for(uint64_t key, size_t n, struct lookup *c)
 {
-	int error = lookup_queue(key, c);
+	int error = lookup_queue_in(key, c);
 	return error ? error : n > c->ring->bulk ? -EMSGSIZE : 0;
 }
 
@@ -110,7 +110,7 @@ int64_t shmpool_get_many(uint64_t key, uint64_t *handles, size_t n)
 	int error = lookup_queue(key, &c);
 	if (error)
 		return error;
-	n = alf_most(c.ring, n);
+	n = queue_most(c.ring, n);
 	return n ? set_since(&c, handles, lookup_get(&c, handles, (uint32_t)n)) : 0;
 }
 
@@ -121,7 +121,7 @@ int64_t shmpool_get_many_wait(uint64_t key, uint64_t *handles, size_t n, int64_t
 	int got = lookup_queue(key, &c);
 	if (got)
 		return got;
-	n = alf_most(c.ring, n);
+	n = queue_most(c.ring, n);
 	if (n)
 		got = blocking_get(c.p, c.m, c.ring, handles, (uint32_t)n, end);
 	return wait_slice_result(set_since(&c, handles, got), end, deadline);
@@ -139,7 +139,7 @@ int64_t shmpool_send(uint64_t key, const char *data, size_t length)
 {
 	struct lookup c;
 	uint64_t handle;
-	int error = lookup_queue(key, &c);
+	int error = lookup_queue_in(key, &c);
 	if (unlikely(error))
 		return error;
 	const uint32_t class = lookup_class(c.p, length);
@@ -191,7 +191,7 @@ int64_t shmpool_send_many_wait(uint64_t key, const struct shmpool_slice *slices,
 {
 	struct lookup c;
 	uint64_t handle[SEND_MAX];
-	int error = lookup_queue(key, &c);
+	int error = lookup_queue_in(key, &c);
 	size_t sent = 0;
 	if (error)
 		return error;

@@ -9,7 +9,8 @@
  *     extents    one word each, by class        which parts of the slabs exist
  *     free rings one for each class             the rings of free buffers
  *     rings      max_queues x 2^20 slots        the slots of the named queues; of a topic, also its
- *                                               subscribers, behind them
+ *                                               subscribers, behind them; of a queue with lanes, a
+ *                                               table of these
  *     headers    all buffers x struct buffer    one cache line a buffer
  *     data       by class: capacity x stride    the bytes
  *
@@ -34,7 +35,7 @@
 #include "alf_queue.h"
 
 #define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
-#define LAYOUT_VERSION 8u
+#define LAYOUT_VERSION 9u
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes; results carry a length in 31 bits */
@@ -184,23 +185,43 @@ _Static_assert(sizeof(struct pool_shared) % CACHE_LINE == 0, "whole lines");
 enum on_death { ON_DEATH_FREE, ON_DEATH_REQUEUE, ON_DEATH_DEAD_LETTER };
 
 /* A named queue. state is 0 (free), QUEUE_READY, or the tag of the member that creates it, with
- * QUEUE_NAMED once the name is written. */
+ * QUEUE_NAMED once the name is written. A lane of a queue has the tag of its creator for good, with
+ * QUEUE_LANE: lanes.h. */
 #define QUEUE_READY UINT64_MAX
 #define QUEUE_NAMED (1ull << 32)
+#define QUEUE_LANE (1ull << 33)
 struct queue_slot {
 	uint64_t state;
 	char name[NAME_MAX_BYTES + 1];
 	uint32_t on_death;
 	uint32_t dead_letter;      /* number of the dead-letter queue, 0 for none */
 	uint32_t max_redeliveries; /* after so many a buffer goes there; 0 for no limit */
-	uint32_t pad0;
-	uint64_t refused;      /* buffers and payloads refused: no room, or no free buffer */
-	uint64_t dropped;      /* buffers freed because the consumer that had got them died */
-	uint32_t settled_wait; /* members asleep until nothing is unfinished: unfinished.h */
+	uint32_t laned;            /* of a lane: the number of its queue */
+	uint64_t refused;          /* buffers and payloads refused: no room, or no free buffer */
+	uint64_t dropped;          /* buffers freed because the consumer that had got them died */
+	uint32_t settled_wait;     /* members asleep until nothing is unfinished: unfinished.h */
 	uint8_t pad1[20];
 	struct alf_queue queue;
 };
 _Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");
+
+/* A queue with the flag ALF_LANED has its messages in the rings of other queue slots, its lanes.
+ * This table lies in place of its own slots. The first line does not change after creation. */
+#define LANES_MAX 64u
+struct lane_table {
+	uint32_t lanes;
+	uint16_t number[LANES_MAX]; /* of their queue slots */
+	uint32_t pad0[15];
+	shared64 active; /* lanes in use, the first ones; only raised */
+	uint64_t pad1[7];
+	shared64 producers; /* members that have put */
+	shared64 consumers; /* members that have got */
+	uint64_t pad2[6];
+};
+_Static_assert(sizeof(struct lane_table) % CACHE_LINE == 0, "whole lines");
+_Static_assert(offsetof(struct lane_table, active) % CACHE_LINE == 0,
+	       "read only, while it does not change");
+#define LANE_TABLE_SLOTS ((uint32_t)(sizeof(struct lane_table) / sizeof(shared64)))
 
 /* A topic is a named queue with the flag ALF_TOPIC: each of its subscribers gets each buffer.
  * Behind the slots of its ring lie the words of its subscribers. */

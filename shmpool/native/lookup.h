@@ -66,6 +66,15 @@ static inline int lookup_queue(uint64_t key, struct lookup *c)
 	return likely(c->ring) ? 0 : queue_missing(c->p, key_queue(key));
 }
 
+/* The same for a call that puts: the ring is the lane of the calling thread. */
+static inline int lookup_queue_in(uint64_t key, struct lookup *c)
+{
+	int error = lookup_queue(key, c);
+	if (likely(!error))
+		c->ring = queue_in(c->m, c->ring);
+	return error;
+}
+
 /* One attempt. -EINPROGRESS in place of -EAGAIN and -ENOBUFS if a blocking call may succeed,
  * because it recovers dead members. */
 static inline int lookup_get(const struct lookup *c, uint64_t *handle, uint32_t n)

@@ -26,15 +26,11 @@ static uint32_t inspect(struct qmempool *p, const struct place *place, uint32_t 
 	const struct alf_ring *r = queue_ring(p, place->index);
 	if (!r)
 		return UINT32_MAX;
-	/* [WAIT] A sleeper that is counted reads both positions after the word. */
-	const alf_position prod = load_seq_cst(&r->q->prod); /* [WAIT] */
-	const alf_position cons = load_seq_cst(&r->q->cons); /* [WAIT] */
-	if (prod & ALF_CLOSED) {
-		store_relaxed(&r->q->ended, 1);
-		if (place->what == SHMPOOL_ROOM || alf_end(prod) == cons)
-			return UINT32_MAX;
-	}
-	return place->what == SHMPOOL_ROOM ? alf_avail_space(r) : alf_ready(r, 0);
+	/* [WAIT] A sleeper that is counted reads the positions after the word. */
+	const struct queue_seen seen = queue_see(r); /* [WAIT] */
+	if (seen.closed && (place->what == SHMPOOL_ROOM || !seen.reserved))
+		return UINT32_MAX;
+	return place->what == SHMPOOL_ROOM ? alf_avail_space(r) : queue_ready(r);
 }
 
 bool place_uncertain(struct qmempool *p, const struct place *place)
@@ -42,7 +38,7 @@ bool place_uncertain(struct qmempool *p, const struct place *place)
 	if (place->what != SHMPOOL_DATA)
 		return place->what == SHMPOOL_FREE;
 	const struct alf_ring *r = queue_ring(p, place->index);
-	return r && !alf_empty(r);
+	return r && !queue_empty(r);
 }
 
 void place_uncount(struct place *place)
@@ -146,5 +142,5 @@ uint32_t *place_word(struct qmempool *p, uint32_t index, enum shmpool_wanted wha
 			       &pool_shared(pool_class(p, index))->free_wait :
 			       NULL;
 	const struct alf_ring *r = queue_ring(p, index);
-	return !r ? NULL : what == SHMPOOL_ROOM ? &r->q->room_wait : &r->q->data_wait;
+	return !r ? NULL : what == SHMPOOL_ROOM ? &r->q->room_wait : r->data_wait;
 }

@@ -31,12 +31,6 @@ int queue_find(struct qmempool *p, const char *name)
 	return -ENOENT;
 }
 
-static uint64_t *ring_slots(const struct qmempool *p, uint32_t number)
-{
-	return (uint64_t *)(p->segment.base + p->segment.rings_offset) +
-	       (uint64_t)(number - 1) * ALF_CAPACITY_MAX;
-}
-
 /* Decides between two creators of the same name. Each writes its own name before it searches for
  * the other's, so at least one of them sees the other. The lower number wins: the higher one gives
  * up when it sees the lower, and the lower one removes QUEUE_NAMED from the higher one's state,
@@ -78,14 +72,47 @@ static int reserve_slots(const struct qmempool *p, const struct alf_ring *r, uin
 			       (uint64_t)n * sizeof(*r->slot));
 }
 
+int queue_reset(const struct qmempool *p, uint32_t number, uint32_t room, uint32_t flags)
+{
+	struct alf_ring ring;
+	int error = alf_init(&ring, &segment_queue(&p->segment, number)->queue,
+			     queue_slots(p, number), room, ALF_CAPACITY_MAX, number, flags);
+	if (error)
+		return error;
+	uint32_t n = (uint32_t)load_relaxed(&ring.q->backed);
+	if (flags & ALF_TOPIC)
+		n += TOPIC_SLOTS;
+	if (n < LANE_TABLE_SLOTS)
+		n = LANE_TABLE_SLOTS;
+	error = reserve_slots(p, &ring, 0, n);
+	/* A queue with lanes whose creator was killed may have left its table here. */
+	for (uint32_t i = 0; !error && i < LANE_TABLE_SLOTS; i++)
+		store_relaxed(&ring.slot[i], 0);
+	return error;
+}
+
+/* True if flags and capacity go together. */
+static bool can_make(uint32_t capacity, uint32_t flags)
+{
+	const uint32_t lanes = flags >> LANES_SHIFT;
+	if (flags & ((1u << LANES_SHIFT) - 2 * ALF_LANES_GROW))
+		return false;
+	if (flags & ALF_TOPIC)
+		return flags == ALF_TOPIC && capacity <= TOPIC_DEPTH_MAX &&
+		       capacity == alf_slots(capacity);
+	if (flags & ALF_LANED)
+		return lanes && lanes <= LANES_MAX && lanes <= capacity &&
+		       !(flags & (ALF_SINGLE_PRODUCER | ALF_SINGLE_CONSUMER | ALF_LANE));
+	return !(flags & (ALF_LANE | ALF_LANES_GROW)) && !lanes;
+}
+
 static int make(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
 		uint32_t flags, const struct queue_on_death *on_death)
 {
 	size_t length = strlen(name);
 	if (length == 0 || length > NAME_MAX_BYTES)
 		return -EINVAL;
-	if (flags & ALF_TOPIC &&
-	    (flags != ALF_TOPIC || capacity > TOPIC_DEPTH_MAX || capacity != alf_slots(capacity)))
+	if (!can_make(capacity, flags))
 		return -EINVAL;
 	if (!can_take_back(p, flags, on_death))
 		return -EDOM;
@@ -97,13 +124,9 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 		if (load_relaxed(&slot->state) ||
 		    !cas_seq_cst(&slot->state, &seen, m->tag)) /* [QUEUE] */
 			continue;
-		struct alf_ring ring;
-		int error = alf_init(&ring, &slot->queue, ring_slots(p, i), capacity,
-				     ALF_CAPACITY_MAX, i, flags);
-		if (!error)
-			error = reserve_slots(p, &ring, 0,
-					      (uint32_t)load_relaxed(&slot->queue.backed) +
-						      (flags & ALF_TOPIC ? TOPIC_SLOTS : 0));
+		int error = queue_reset(p, i, capacity, flags);
+		if (!error && flags & ALF_LANED)
+			error = lanes_make(p, m, i, capacity, flags >> LANES_SHIFT, flags);
 		if (!error) {
 			slot->on_death = on_death->what;
 			slot->dead_letter = on_death->dead_letter;
@@ -115,6 +138,8 @@ static int make(struct qmempool *p, struct member *m, const char *name, uint32_t
 			if (!outranked(p, i, name) &&
 			    cas_seq_cst(&slot->state, &seen, QUEUE_READY)) /* [QUEUE] */
 				return (int)i;
+			if (flags & ALF_LANED)
+				lanes_unmake(p, m, i);
 			error = -EEXIST;
 		}
 		store_seq_cst(&slot->state, 0); /* [QUEUE] */
@@ -129,9 +154,9 @@ int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_
 	/* Allocated first, so that the creator can use the queue in any case. */
 	struct alf_ring *r = malloc(sizeof(*r)), *other = NULL;
 	int number = r ? make(p, m, name, capacity, flags, on_death) : -ENOMEM;
-	if (number > 0) {
+	if (number > 0 && !(flags & ALF_LANED)) {
 		alf_bind(r, &segment_queue(&p->segment, (uint32_t)number)->queue,
-			 ring_slots(p, (uint32_t)number), alf_slots(capacity), capacity,
+			 queue_slots(p, (uint32_t)number), alf_slots(capacity), capacity,
 			 (uint32_t)number, flags);
 		if (cas_seq_cst(&p->queues[number], &other, r)) /* pairs with queue_ring() */
 			return number;
@@ -147,7 +172,8 @@ static uint32_t ring_room(struct qmempool *p, uint32_t number)
 	if (number == 0 || number > p->segment.geometry.queues)
 		return 0;
 	const struct queue_slot *slot = segment_queue(&p->segment, number);
-	if (load_acquire(&slot->state) != QUEUE_READY) /* [QUEUE] */
+	const uint64_t state = load_acquire(&slot->state); /* [QUEUE] */
+	if (state != QUEUE_READY && !(state & QUEUE_LANE && lanes_listed(p, number)))
 		return 0;
 	uint32_t capacity = load_relaxed(&slot->queue.capacity);
 	uint32_t room = load_relaxed(&slot->queue.room);
@@ -178,10 +204,18 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 		return r;
 	struct queue_slot *slot = segment_queue(&p->segment, number);
 	uint32_t room = ring_room(p, number), flags = load_relaxed(&slot->queue.flags);
-	r = room ? malloc(sizeof(*r)) : NULL;
+	if (!room)
+		return NULL;
+	if (flags & ALF_LANED) {
+		r = &lanes_bind(p, number)->ring; /* its first member: NULL if that is */
+	} else if ((r = malloc(sizeof(*r)))) {
+		alf_bind(r, &slot->queue, queue_slots(p, number), alf_slots(room), room, number,
+			 flags);
+		if (flags & ALF_LANE)
+			lanes_belong(p, r, load_relaxed(&slot->laned));
+	}
 	if (!r)
 		return NULL;
-	alf_bind(r, &slot->queue, ring_slots(p, number), alf_slots(room), room, number, flags);
 	if (cas_seq_cst(&p->queues[number], &other, r)) /* pairs with the load above */
 		return r;
 	free(r); /* another thread was first */
@@ -210,8 +244,8 @@ static int extend(const struct qmempool *p, const struct alf_ring *r, uint32_t n
 	return error;
 }
 
-int queue_reserve_back(const struct qmempool *p, struct member *m, const struct alf_ring *r,
-		       alf_position *at)
+static int reserve_back(const struct qmempool *p, struct member *m, const struct alf_ring *r,
+			alf_position *at)
 {
 	int error = alf_reserve_back(r, &m->op, at);
 	for (int parts = 0; unlikely(error == -ERESTART) && parts < PARTS_MOST; parts++) {
@@ -221,6 +255,22 @@ int queue_reserve_back(const struct qmempool *p, struct member *m, const struct 
 		error = alf_reserve_back(r, &m->op, at);
 	}
 	return error ? -ENOBUFS : 0;
+}
+
+int queue_reserve_back(const struct qmempool *p, struct member *m, const struct alf_ring **r,
+		       alf_position *at)
+{
+	if (likely(!lanes_are(*r)))
+		return reserve_back(p, m, *r, at);
+	const struct alf_ring *queue = *r;
+	for (uint32_t i = 0, n = lanes_active(queue->lanes); i < n; i++) {
+		*r = queue->lanes->lane[i];
+		if (!reserve_back(p, m, *r, at))
+			return 0;
+		alf_done(&m->op, ALF_MULTI);
+	}
+	*r = queue;
+	return -ENOBUFS;
 }
 
 void queue_release(const struct alf_ring *r, const struct member *m)
@@ -238,6 +288,8 @@ int queue_shutdown(const struct alf_ring *r, const struct member *m)
 		return -EBUSY;
 	alf_close(r);
 	store_relaxed(&q->ended, alf_closed(r)); /* a sleeper reads prod */
+	if (lanes_are(r))
+		lanes_close(r);
 	wait_wake(&q->data_wait, UINT32_MAX);
 	wait_wake(&q->room_many, UINT32_MAX);
 	wait_wake(&q->room_wait, UINT32_MAX);
@@ -323,8 +375,8 @@ static ALWAYS_INLINE int put_backed(struct qmempool *p, struct member *m, const 
 		return error;
 	}
 	count_up(&m->counters[COUNT_ENQUEUE], n);
-	if (unlikely(wait_anybody(&q->data_wait))) /* [WAIT] after prod moved */
-		wait_wake(&q->data_wait, n);
+	if (unlikely(wait_anybody(r->data_wait))) /* [WAIT] after prod moved */
+		wait_wake(r->data_wait, n);
 	return 0;
 }
 
@@ -365,12 +417,42 @@ __attribute__((noinline, cold)) static int wake_room(const struct alf_ring *r, i
 	return result;
 }
 
+/* queue_get() of a queue with lanes. */
+__attribute__((noinline)) static int get_lanes(struct qmempool *p, struct member *m,
+					       const struct alf_ring *r, uint64_t *handle,
+					       uint32_t n)
+{
+	struct lanes_walk w = lanes_begin(m, r);
+	const struct alf_ring *lane;
+	while ((lane = lanes_next(&w))) {
+		int got = get_through(p, m, lane, handle, alf_most(lane, n), ALF_MULTI);
+		if (got > 0) {
+			lanes_got(&w, (uint32_t)got);
+			count_up(&m->counters[COUNT_DEQUEUE], (uint32_t)got);
+		}
+		if (unlikely(wait_anybody(&lane->q->room_wait)) && /* [WAIT] after cons moved */
+		    (got > 0 || load_relaxed(&lane->q->stepped)))
+			wake_room(lane, got);
+		if (got)
+			return got;
+	}
+	count_up(&m->counters[COUNT_EMPTY], 1);
+	if (unlikely(load_relaxed(&r->q->ended)) && alf_closed(r)) {
+		lanes_close(r); /* the member that closed it may have been killed before */
+		if (queue_empty(r))
+			return -EPIPE;
+	}
+	return -EAGAIN;
+}
+
 int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 	      uint32_t n)
 {
 	struct alf_queue *q = r->q;
-	bool single = r->flags & ALF_SINGLE_CONSUMER;
+	bool single = r->flags & (ALF_SINGLE_CONSUMER | ALF_LANED);
 	int got;
+	if (single && lanes_are(r))
+		return get_lanes(p, m, r, handle, n);
 	if (single && unlikely(role_take(&q->consumer, m->tag)))
 		return -EBUSY;
 	got = single ? get_through(p, m, r, handle, n, ALF_SINGLE_WAKES) :

@@ -43,7 +43,7 @@
 #ifndef SHMPOOL_QUEUE_H
 #define SHMPOOL_QUEUE_H
 
-#include "qmempool.h"
+#include "lanes.h"
 
 /* Where a dead consumer's buffers go: the fields of struct queue_slot. */
 struct queue_on_death {
@@ -52,10 +52,11 @@ struct queue_on_death {
 	uint32_t max_redeliveries;
 };
 
-/* Creates a queue. flags are those of alf_queue.h. Returns its number, from
+/* Creates a queue. flags are those of alf_queue.h; with ALF_LANED, and the number of lanes at
+ * LANES_SHIFT, a queue with lanes, each of which takes a number too. Returns its number, from
  * 1 on; -EEXIST; -EINVAL for a bad name or capacity; -EDOM if recovery could not put buffers back,
  * into this queue or its dead-letter queue: the queue has a single producer, or does not exist;
- * -ENFILE if no number is left; -ENOMEM; or what segment_reserve() returns. */
+ * -ENFILE if too few numbers are left; -ENOMEM; or what segment_reserve() returns. */
 int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_t capacity,
 		 uint32_t flags, const struct queue_on_death *on_death);
 
@@ -65,6 +66,17 @@ int queue_find(struct qmempool *p, const char *name);
 /* Returns the ring of a queue. Returns NULL if there is no such queue, if its slot is corrupted, or
  * if there is no memory. */
 const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number);
+
+/* Returns the slots of the ring of any number. */
+static inline uint64_t *queue_slots(const struct qmempool *p, uint32_t number)
+{
+	return (uint64_t *)(p->segment.base + p->segment.rings_offset) +
+	       (uint64_t)(number - 1) * ALF_CAPACITY_MAX;
+}
+
+/* Makes an empty ring of room messages in a queue slot that the caller creates, with its memory.
+ * Returns 0, -EINVAL, or what segment_reserve() returns. */
+int queue_reset(const struct qmempool *p, uint32_t number, uint32_t room, uint32_t flags);
 
 /* True if there is a queue with that number. Then queue_ring() returns NULL only for want of
  * memory. */
@@ -81,23 +93,32 @@ void queue_release(const struct alf_ring *r, const struct member *m);
  * another member has the single-producer role. */
 int queue_shutdown(const struct alf_ring *r, const struct member *m);
 
-/* Puts n buffers, all or none. Returns 0; -ENOBUFS if there is no room; -EPIPE after
+/* Puts n buffers, all or none. r is what queue_in() returned. Returns 0; -ENOBUFS if there is no room; -EPIPE after
  * queue_shutdown(); -EMSGSIZE if n is over r->bulk; what segment_reserve() returns if there is no
  * memory for the ring; -EBUSY if another member has the single-producer role; -EINVAL, -ESTALE,
  * -EPERM for a handle that m may not put (qmempool_check()). */
 int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	      const uint64_t *handle, uint32_t n);
 
-/* Gets 1 to n buffers, n at most alf_most(). Returns how many; -EAGAIN if the queue is empty;
+/* Gets 1 to n buffers, n at most queue_most(). Returns how many; -EAGAIN if the queue is empty;
  * -EPIPE if it is and was ended; -EBUSY if another member has the single-consumer role; -EBADMSG if
  * the ring is corrupted. */
 int queue_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 	      uint32_t n);
 
-/* alf_reserve_back() for m of one position of r, which gets more memory if it must. Returns 0, or
- * -ENOBUFS also if there is no memory. */
-int queue_reserve_back(const struct qmempool *p, struct member *m, const struct alf_ring *r,
+/* alf_reserve_back() for m of one position of *r, which gets more memory if it must. If *r is a
+ * queue with lanes, changes *r to the one that has the position. Returns 0, or -ENOBUFS also if
+ * there is no memory. */
+int queue_reserve_back(const struct qmempool *p, struct member *m, const struct alf_ring **r,
 		       alf_position *at);
+
+/* alf_most() of a queue with or without lanes. */
+static inline uint32_t queue_most(const struct alf_ring *r, uint64_t n)
+{
+	if (likely(!lanes_are(r)))
+		return alf_most(r, n);
+	return n < r->bulk ? (uint32_t)n : r->bulk;
+}
 
 /* True if a get that found nothing should be repeated by blocking_get(): a position is reserved and
  * not published, and its producer may be dead. True once in QUEUE_EMPTIES times only, since the
@@ -105,7 +126,7 @@ int queue_reserve_back(const struct qmempool *p, struct member *m, const struct 
 #define QUEUE_EMPTIES 256
 static inline bool queue_stuck(const struct alf_ring *r, const struct member *m)
 {
-	return load_relaxed(&m->counters[COUNT_EMPTY]) % QUEUE_EMPTIES == 0 && !alf_empty(r);
+	return load_relaxed(&m->counters[COUNT_EMPTY]) % QUEUE_EMPTIES == 0 && !queue_empty(r);
 }
 
 #endif

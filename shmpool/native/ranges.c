@@ -136,9 +136,11 @@ void ranges_collect(struct recovery *r)
 			r->base[i] =
 				(alf_position)(alf_end(load_acquire(&ring->q->prod)) - /* [PROD] */
 					       alf_capacity(ring));
-		if (ring && alf_closed(ring))
-			store_relaxed(&ring->q->ended,
-				      1); /* the member that closed it may be dead */
+		if (ring && alf_closed(ring)) { /* the member that closed it may be dead */
+			store_relaxed(&ring->q->ended, 1);
+			if (lanes_are(ring))
+				lanes_close(ring);
+		}
 	}
 	collect_records(r);
 	collect_single(r);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "liveness.h"
+#include "queue.h"
 #include "recovery.h"
 #include "role.h"
 #include "wait.h"
@@ -95,7 +96,8 @@ static void recover_makers(struct recovery *r)
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		uint64_t *state = &segment_queue(s, i)->state,
 			 maker = load_acquire(state); /* [QUEUE] */
-		if (maker != QUEUE_READY && recovery_dead(r, maker))
+		if (maker != QUEUE_READY && recovery_dead(r, maker) &&
+		    !(maker & QUEUE_LANE && lanes_listed(r->p, i)))
 			cas_seq_cst(state, &maker, 0); /* [QUEUE] */
 	}
 }

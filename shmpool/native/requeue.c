@@ -14,9 +14,9 @@ int requeue_put(struct qmempool *p, struct member *m, const struct alf_ring *r, 
 	int error = qmempool_check(p, m, handle);
 	if (error)
 		return error;
-	error = queue_reserve_back(p, m, r, &at);
+	error = queue_reserve_back(p, m, &r, &at);
 	if (!error) {
-		requeue_note(b, load_relaxed(&b->queue), r->id);
+		requeue_note(b, load_relaxed(&b->queue), r->queue);
 		transfer_mark(p, r, &handle, 1, at);
 		alf_publish(r, at, &handle, 1);
 	}
@@ -26,8 +26,8 @@ int requeue_put(struct qmempool *p, struct member *m, const struct alf_ring *r, 
 		return error;
 	}
 	count_up(&m->counters[COUNT_ENQUEUE], 1);
-	if (wait_anybody(&r->q->data_wait)) /* [WAIT] after prod moved */
-		wait_wake(&r->q->data_wait, 1);
+	if (wait_anybody(r->data_wait)) /* [WAIT] after prod moved */
+		wait_wake(r->data_wait, 1);
 	return 0;
 }
 
@@ -62,8 +62,8 @@ int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *fr
 {
 	const struct alf_ring *given = to ? queue_ring(p, to) : NULL;
 	uint64_t handle;
-	if (given && !alf_avail_space(given))
-		return alf_ready(from, 0) ? -ENOBUFS : -EAGAIN;
+	if (given && !alf_avail_space(queue_in(m, given)))
+		return queue_ready(from) ? -ENOBUFS : -EAGAIN;
 	int got = queue_get(p, m, from, &handle, 1), error = -ENOENT;
 	if (got <= 0)
 		return got;
@@ -75,12 +75,12 @@ int requeue_move(struct qmempool *p, struct member *m, const struct alf_ring *fr
 	else if (r) {
 		if (reset)
 			store_relaxed(&b->redelivered, 0);
-		error = queue_put(p, m, r, &handle, 1);
+		error = queue_put(p, m, queue_in(m, r), &handle, 1);
 	}
 	if (!error)
 		return 0;
 	store_relaxed(&b->failures_link, before);
-	if (queue_put(p, m, from, &handle, 1))
+	if (queue_put(p, m, queue_in(m, from), &handle, 1))
 		requeue_abandon(p, m, handle);
 	return error;
 }

@@ -131,7 +131,7 @@ int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t
 	struct lookup c;
 	struct queue_on_death policy = { on_death, dead_letter, max_redeliveries };
 	int error = lookup_pool((uint32_t)pool, &c);
-	return error ? error : queue_create(c.p, c.m, name, capacity, flags & 15, &policy);
+	return error ? error : queue_create(c.p, c.m, name, capacity, flags, &policy);
 }
 
 int shmpool_queue_find(int pool, const char *name)
@@ -155,7 +155,7 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->single_producer = !!(r->flags & ALF_SINGLE_PRODUCER);
 	info->single_consumer = !!(r->flags & ALF_SINGLE_CONSUMER);
 	info->on_demand = !!(r->flags & ALF_ON_DEMAND);
-	info->count = alf_count(r);
+	info->count = (uint32_t)queue_count(r);
 	info->topic = !!(r->flags & ALF_TOPIC);
 	const struct queue_slot *slot = segment_queue(&p->segment, r->id);
 	info->producer = load_relaxed(&r->q->producer) & TAG_NUMBER_MASK;
@@ -163,8 +163,18 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->on_death = slot->on_death;
 	info->dead_letter = slot->dead_letter;
 	info->max_redeliveries = slot->max_redeliveries;
-	info->enqueued = alf_end(load_relaxed(&r->q->prod)) - alf_capacity(r);
-	info->dequeued = load_relaxed(&r->q->cons) - alf_capacity(r);
+	info->laned = r->queue == r->id ? 0 : r->queue;
+	info->lanes = lanes_are(r) ? r->lanes->n : 0;
+	info->active = lanes_are(r) ? lanes_active(r->lanes) : 0;
+	info->grows = !!(r->flags & ALF_LANES_GROW);
+	info->bulk = r->bulk;
+	info->enqueued = info->dequeued = info->lost = 0;
+	const struct alf_ring *part;
+	for (uint32_t k = 0; (part = queue_part(r, k)); k++) {
+		info->enqueued += alf_end(load_relaxed(&part->q->prod)) - alf_capacity(part);
+		info->dequeued += load_relaxed(&part->q->cons) - alf_capacity(part);
+		info->lost += load_relaxed(&part->q->lost);
+	}
 	info->refused = load_relaxed(&slot->refused);
 	info->dropped = load_relaxed(&slot->dropped);
 	return (int)opening_read((uint32_t)pool, 0);
@@ -185,6 +195,28 @@ int shmpool_queue_shutdown(int pool, int queue)
 	struct lookup c;
 	int error = lookup_number(pool, queue, &c);
 	return error ? error : queue_shutdown(c.ring, c.m);
+}
+
+int shmpool_queue_lane(int pool, int queue)
+{
+	struct lookup c;
+	int error = lookup_number(pool, queue, &c);
+	return error ? error : (int)queue_in(c.m, c.ring)->id;
+}
+
+int shmpool_queue_lanes(int pool, int queue, uint32_t *out, size_t n)
+{
+	struct qmempool *p = opening_pool((uint32_t)pool);
+	uint32_t k = 0;
+	if (!p)
+		return opening_missing((uint32_t)pool);
+	const struct alf_ring *r = queue_ring(p, (uint32_t)queue), *part;
+	if (!r)
+		return queue_missing(p, (uint32_t)queue);
+	const uint32_t most = lanes_are(r) ? lanes_active(r->lanes) : 1;
+	for (; k < most && k < n && (part = queue_part(r, k)); k++)
+		out[k] = part->id;
+	return (int)opening_read((uint32_t)pool, k);
 }
 
 int shmpool_queue_ended(int pool, int queue)
@@ -220,7 +252,7 @@ int64_t shmpool_queue_count(uint64_t key)
 		return opening_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
 	return opening_read(key_pool(key),
-			    r ? (int64_t)alf_count(r) : queue_missing(p, key_queue(key)));
+			    r ? (int64_t)queue_count(r) : queue_missing(p, key_queue(key)));
 }
 
 int64_t shmpool_queue_empty(uint64_t key)
@@ -229,7 +261,7 @@ int64_t shmpool_queue_empty(uint64_t key)
 	if (!p)
 		return opening_missing(key_pool(key));
 	const struct alf_ring *r = queue_ring(p, key_queue(key));
-	return opening_read(key_pool(key), r ? !alf_ready(r, 0) : queue_missing(p, key_queue(key)));
+	return opening_read(key_pool(key), r ? !queue_ready(r) : queue_missing(p, key_queue(key)));
 }
 
 int shmpool_queue_release(int pool, int queue)

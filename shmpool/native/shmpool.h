@@ -116,6 +116,12 @@ struct shmpool_queue_info {
 	uint64_t refused; /* puts and sends without room or without a free buffer */
 	uint64_t dropped; /* buffers freed because their consumer died */
 	uint32_t topic;   /* 1: a topic, whose messages each subscriber gets */
+	uint32_t laned;   /* of a lane: the number of its queue; of others 0 */
+	uint32_t lanes;   /* of a queue with lanes: how many */
+	uint32_t active;  /* of these, in use */
+	uint32_t grows;   /* 1: it began with one */
+	uint32_t bulk;    /* the most that one put or get moves */
+	uint64_t lost;    /* compare-and-swaps that producers lost, about */
 };
 
 struct shmpool_subscriber_info {
@@ -216,7 +222,8 @@ void shmpool_leave_file(int fd);
 int shmpool_intact(int pool);
 
 /* Queues: these return the queue's number. flags: 1 single producer, 2 single consumer,
- * 4 memory on demand, 8 a topic. */
+ * 4 memory on demand, 8 a topic, 16 with n << 16 a queue with n lanes, 16 + 64 one that begins with
+ * one lane. */
 int shmpool_queue_create(int pool, const char *name, uint32_t capacity, uint32_t flags,
 			 uint32_t on_death, uint32_t dead_letter, uint32_t max_redeliveries);
 int shmpool_queue_find(int pool, const char *name);
@@ -234,6 +241,11 @@ int shmpool_queue_ended(int pool, int queue);
 /* Waits until a queue has no unfinished messages (producers: 0) or no producers (1). Returns how
  * many it has; -EINTR after a signal and at the end of each slice: call it again. */
 int64_t shmpool_unfinished_wait(int pool, int queue, int producers, int64_t deadline);
+
+/* The number of the lane into which the calling thread puts, or of the queue if it has none. */
+int shmpool_queue_lane(int pool, int queue);
+/* The numbers of a queue's lanes in use, at most n, or its own if it has none. How many. */
+int shmpool_queue_lanes(int pool, int queue, uint32_t *out, size_t n);
 
 /* Counts n buffers that were to go into a queue as refused. */
 int shmpool_refused(int pool, int queue, uint64_t n);

@@ -146,7 +146,7 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 	struct buffer *b = pool_buffer(r->p, index);
 	uint64_t handle = index;
 	alf_position at;
-	if (queue_reserve_back(r->p, r->m, ring, &at)) {
+	if (queue_reserve_back(r->p, r->m, &ring, &at)) {
 		alf_done(&r->m->op, ALF_MULTI);
 		return NO_ROOM;
 	}
@@ -157,15 +157,15 @@ static enum handed hand_on(struct recovery *r, uint32_t index, uint64_t owner, u
 		return TAKEN_BEFORE;
 	}
 	requeue_note(b, from, to);
-	store_release(&b->owner, owner_transit(to, at)); /* [OWNER] */
+	store_release(&b->owner, owner_transit(ring->id, at)); /* [OWNER] */
 	alf_publish(ring, at, &handle, 1);
 	alf_done(&r->m->op, ALF_MULTI);
 	if (to == from)
 		r->out->requeued++;
 	else
 		r->out->dead_lettered++;
-	if (wait_anybody(&ring->q->data_wait)) /* [WAIT] after prod moved */
-		wait_wake(&ring->q->data_wait, 1);
+	if (wait_anybody(ring->data_wait)) /* [WAIT] after prod moved */
+		wait_wake(ring->data_wait, 1);
 	return HANDED_ON;
 }
 
@@ -235,7 +235,7 @@ struct candidates {
 	uint32_t n;
 };
 
-/* Returns the queue from which a buffer was got that is in TRANSIT to queue to, if that is its way
+/* Returns the queue from which a buffer was got that is in TRANSIT to ring number to, if that is its way
  * back: into the same queue or into its dead-letter queue, by a nack or a recoverer. Returns 0
  * otherwise. */
 static uint32_t returning(struct recovery *r, const struct buffer *b, uint32_t to)
@@ -244,6 +244,7 @@ static uint32_t returning(struct recovery *r, const struct buffer *b, uint32_t t
 	if (!from || load_relaxed(&b->got) != buffer_generation(b) || !named_ring(r, to) ||
 	    !named_ring(r, from))
 		return 0;
+	to = named_ring(r, to)->queue;
 	const struct queue_slot *slot = segment_queue(&r->p->segment, from);
 	const struct alf_ring *back =
 		named_ring(r, requeue_to(slot, from, load_relaxed(&b->redelivered)));

@@ -60,7 +60,7 @@ static ALWAYS_INLINE int transfer_in(const struct qmempool *p, struct member *m,
 	return error;
 }
 
-/* Writes the owner word mine into the buffer whose index was claimed from ring number id, and
+/* Writes the owner word mine into the buffer whose index was claimed from queue number id, and
  * stores the buffer's handle in *handle. Returns false if *handle is no index: the ring is
  * corrupted, and the index must not be used. */
 static ALWAYS_INLINE bool transfer_take(struct buffer *buffers, uint32_t capacity, uint64_t mine,
@@ -123,7 +123,7 @@ static ALWAYS_INLINE int transfer_any(const struct qmempool *p, struct member *m
 		got = bypass_check_claim(p, m, handle, got, n);
 	/* Read once: the compiler cannot know that no store below changes them. */
 	struct buffer *const buffers = p->buffers;
-	const uint32_t capacity = named ? p->total : p->capacity, id = r->id;
+	const uint32_t capacity = named ? p->total : p->capacity, id = r->queue;
 	const uint64_t mine = m->tag;
 	/* Fetches the bytes while the header is written. */
 	if (named && n == 1 && got)

@@ -7,20 +7,43 @@
 #include "recover.h"
 #include "wait.h"
 
+/* A queue, and the numbers of the rings with its messages. */
+struct rings {
+	uint32_t queue;
+	uint64_t of[QUEUES_MAX / 64 + 1];
+};
+
+static struct rings rings_of(const struct alf_ring *r)
+{
+	struct rings rings = { .queue = r->id };
+	const struct alf_ring *part;
+	for (uint32_t k = 0; (part = queue_part(r, k)); k++)
+		rings.of[part->id / 64] |= 1ull << part->id % 64;
+	return rings;
+}
+
+static bool among(const struct rings *rings, uint32_t ring)
+{
+	return rings->of[ring / 64] >> ring % 64 & 1;
+}
+
 /* True if the header says that the buffer is a message of the queue, or stands for a producer of
  * it. */
-static bool counts(const struct buffer *b, uint32_t queue, enum unfinished what)
+static bool counts(const struct buffer *b, const struct rings *rings, enum unfinished what)
 {
+	const uint32_t queue = rings->queue;
 	const uint64_t owner = load_acquire(&b->owner); /* [OWNER] */
 	const uint32_t from = what == UNFINISHED_PRODUCERS ? queue | BUFFER_PRODUCES : queue;
 	if (!owner || owner_is_chained(owner))
 		return false; /* or it is part of a message, whose head counts */
-	if (owner_queue(owner) || owner & (OWNER_TRANSIT | OWNER_ABANDONED))
+	if (owner & OWNER_TRANSIT)
+		return what == UNFINISHED_MESSAGES && among(rings, owner_queue(owner));
+	if (owner_queue(owner) || owner & OWNER_ABANDONED)
 		return what == UNFINISHED_MESSAGES && owner_queue(owner) == queue;
 	return load_relaxed(&b->queue) == from && load_relaxed(&b->got) == buffer_generation(b);
 }
 
-static uint64_t count_class(struct qmempool *p, uint32_t queue, enum unfinished what)
+static uint64_t count_class(struct qmempool *p, const struct rings *rings, enum unfinished what)
 {
 	const struct segment *s = &p->segment;
 	uint32_t at = s->first;
@@ -33,9 +56,19 @@ static uint64_t count_class(struct qmempool *p, uint32_t queue, enum unfinished 
 			upto = (uint32_t)slab_extent_first(s, extent) + slab_extent_size(s, extent);
 		}
 		for (bool there = segment_exists(s, at); there && at < upto; at++)
-			n += counts(pool_buffer(p, at), queue, what);
+			n += counts(pool_buffer(p, at), rings, what);
 		at = upto;
 	}
+	return n;
+}
+
+/* Returns the sum of the positions that were reserved. */
+static alf_position reserved(const struct alf_ring *r)
+{
+	const struct alf_ring *part;
+	alf_position n = 0;
+	for (uint32_t k = 0; (part = queue_part(r, k)); k++)
+		n += alf_end(load_acquire(&part->q->prod)); /* [PROD] */
 	return n;
 }
 
@@ -43,13 +76,12 @@ uint64_t unfinished_count(struct qmempool *p, const struct alf_ring *r, enum unf
 {
 	/* A message is put back by moving prod. If prod has not moved, no message was: so each was
 	 * settled when its header was read, or before. */
-	const alf_position prod = load_acquire(&r->q->prod); /* [PROD] */
+	const alf_position before = reserved(r);
+	const struct rings rings = rings_of(r);
 	uint64_t n = 0;
 	for (uint32_t i = 0; i < segment_classes(&p->segment); i++)
-		n += count_class(pool_class(p, i), r->id, what);
-	if (what == UNFINISHED_MESSAGES && !n &&
-	    alf_end(load_acquire(&r->q->prod)) != /* [PROD] */
-		    alf_end(prod))
+		n += count_class(pool_class(p, i), &rings, what);
+	if (what == UNFINISHED_MESSAGES && !n && reserved(r) != before)
 		n = 1;
 	return n;
 }
@@ -64,7 +96,7 @@ int64_t unfinished_wait(struct qmempool *p, struct member *m, const struct alf_r
 		const uint32_t entered = wait_enter(word);
 		/* A waiter counts once the queue is empty, which is cheap to ask. */
 		const bool queued =
-			what == UNFINISHED_MESSAGES && deadline_ns != WAIT_NEVER && !alf_empty(r);
+			what == UNFINISHED_MESSAGES && deadline_ns != WAIT_NEVER && !queue_empty(r);
 		const uint64_t n = queued ? 1 : unfinished_count(p, r, what);
 		int slept = 0;
 		if (n && deadline_ns != WAIT_NEVER) {
@@ -99,7 +131,7 @@ void unfinished_wake(struct qmempool *p, uint32_t number)
 	if (!number || number > p->segment.geometry.queues)
 		return;
 	const struct alf_ring *r = queue_ring(p, number);
-	if (!producers && r && !alf_empty(r))
+	if (!producers && r && !queue_empty(r))
 		return; /* a later one is the last */
 	uint32_t *word = &segment_queue(&p->segment, number)->settled_wait;
 	/* An addition of 0, which orders the header's stores before it. */
