@@ -263,7 +263,9 @@ def out_of_range(name: str, option: Option, value: Any) -> Refusal | None:
     number = value
     if option.also is not None and value == option.also:
         return None
-    if option.choices:
+    if option.also is not None and isinstance(value, str):
+        fits = False
+    elif option.choices:
         fits = value in option.choices
     elif option.least is not None:
         number = value if isinstance(option.least, float) else integer(value, name)

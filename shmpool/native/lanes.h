@@ -98,6 +98,9 @@ bool lanes_listed(const struct qmempool *p, uint32_t number);
  * corrupted. */
 struct lanes *lanes_bind(struct qmempool *p, uint32_t queue);
 
+/* Returns how many messages a queue or a lane holds now. */
+uint32_t lanes_share(struct qmempool *p, const struct alf_ring *r);
+
 /* Returns how many lanes are in use: at least one, whatever a corrupted word says. */
 uint32_t lanes_active(const struct lanes *l);
 
