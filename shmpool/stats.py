@@ -118,6 +118,7 @@ class Recovery:
     dead_lettered: int
     postponed: int  # dead members that wait for a suspended process or for room in a queue
     unknown: int  # members of unknown state: no descriptor is free, or the pool's own was closed
+    subscribers: int = 0  # dead subscribers of topics whose places are free now
 
 
 def read_stats(pool: int, geometry: Geometry) -> Stats:
@@ -266,7 +267,13 @@ def recovering(pool: int, limit: float | None) -> Generator[None, None, Recovery
             break
         yield
     return Recovery(
-        raw.members, raw.buffers, raw.requeued, raw.dead_lettered, raw.postponed, raw.unknown
+        raw.members,
+        raw.buffers,
+        raw.requeued,
+        raw.dead_lettered,
+        raw.postponed,
+        raw.unknown,
+        raw.subscribers,
     )
 
 

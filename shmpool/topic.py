@@ -16,6 +16,7 @@ from ._ffi import Native, ffi, lib
 from ._hot import Buffer, Sample, SubscriberBase, TopicBase, timeout_seconds
 from .burst import Burst
 from .codes import check
+from .names import printable
 from .options import at_least
 from .os_errors import refuse, refuse_readonly
 from .queue import queue_name
@@ -40,14 +41,39 @@ _STARTS = {"newest": 0, "oldest": 1}
 
 @dataclass(frozen=True)
 class Subscription:
-    """One subscriber of a topic, of any process, as Topic.subscribers() found it."""
+    """One subscriber of a topic, of any process."""
 
+    number: int  # in the topic
     pid: int  # of its process, in that process's PID namespace
+    name: str  # of the thread that has subscribed, as ps shows it
     policy: Policy
     lag: int  # messages that it has not got yet
     gaps: int  # messages that it has missed
+    held: int  # messages that it has got and not let go
     closing: bool  # it was closed, and its process still holds messages
-    dead: bool  # its process was found dead, and is not recovered completely
+    dead: bool  # its process is dead, and not recovered completely
+
+
+def read_subscribers(pool: int, topic: int, asks: int) -> list[Subscription]:
+    """Reads the subscribers of a topic of an open pool. Asks the kernel about so many of them
+    whether they are alive. Raises PoolClosed, SegmentInvalid."""
+    out = ffi.new("struct shmpool_subscriber_info[]", SUBSCRIBERS_MAX)
+    code = lib.shmpool_subscribers(pool, topic, out, SUBSCRIBERS_MAX, asks)
+    policies: dict[int, Policy] = {_POLICIES[name]: name for name in get_args(Policy)}
+    return [
+        Subscription(
+            number=one.number,
+            pid=one.pid,
+            name=printable(ffi.string(one.name)),
+            policy=policies.get(one.policy, "drop-oldest"),
+            lag=one.lag,
+            gaps=one.gaps,
+            held=one.held,
+            closing=bool(one.closing),
+            dead=bool(one.dead),
+        )
+        for one in out[0 : check(code, f"topic {topic}")]
+    ]
 
 
 class Topic(TopicBase):
@@ -144,20 +170,7 @@ class Topic(TopicBase):
     def subscribers(self) -> list[Subscription]:
         """Returns the subscribers of all processes."""
         self._refuse_closed()
-        out = ffi.new("struct shmpool_subscriber_info[]", SUBSCRIBERS_MAX)
-        code = lib.shmpool_topic_subscribers(self.pool._number, self.number, out, SUBSCRIBERS_MAX)
-        names: dict[int, Policy] = {_POLICIES[name]: name for name in get_args(Policy)}
-        return [
-            Subscription(
-                one.pid,
-                names.get(one.policy, "drop-oldest"),
-                one.lag,
-                one.gaps,
-                bool(one.closing),
-                bool(one.dead),
-            )
-            for one in out[0 : check(code, f"topic {self.name!r}")]
-        ]
+        return read_subscribers(self.pool._number, self.number, SUBSCRIBERS_MAX)
 
     @property
     def published(self) -> int:
