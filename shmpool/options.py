@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a pool and of a queue: one record each, which also describes each option.
+"""The options of a pool, a queue and a topic: one record each, which also describes each option.
 
 Pool.create, Client.create, the command line, the configuration file and their documentation follow
 from these records. Not in here: the ranges and defaults of a pool's options (native/segment.c).
@@ -18,6 +18,7 @@ from ._hot import timeout_seconds
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
 QUEUE_MAX = 1 << 20  # buffers that a queue can hold
+DEPTH_MAX = 1 << 15  # messages that a topic can keep
 BULK_MAX = 65536  # buffers that one put or get moves
 PAUSE_S = (0.001, 0.05)  # first and longest pause between two tries in found_within()
 Found = TypeVar("Found")
@@ -178,6 +179,21 @@ class QueueOptions:
     # fmt: on
 
 
+@dataclass(frozen=True)
+class TopicOptions:
+    """The options of a new topic, for Pool.create_topic.
+
+    >>> TopicOptions(1024).depth
+    1024
+    """
+
+    # fmt: off
+    depth: Annotated[int, Option(
+        "Messages that the topic keeps. The pool needs so many buffers more.", "messages",
+        2, DEPTH_MAX, power_of_two=True)]
+    # fmt: on
+
+
 def options_of(kind: type) -> dict[str, Option]:
     """Returns the options of a record, by the names of its fields."""
     hints = get_type_hints(kind, include_extras=True)
@@ -191,6 +207,7 @@ def options_of(kind: type) -> dict[str, Option]:
 
 POOL = options_of(PoolOptions)
 QUEUE = options_of(QueueOptions)
+TOPIC = options_of(TopicOptions)
 
 
 def policy_of(info: Native) -> tuple[Side, Side, OnDeath]:
@@ -204,7 +221,8 @@ def policy_of(info: Native) -> tuple[Side, Side, OnDeath]:
 
 
 def keywords(kind: type, options: object) -> dict[str, Any]:
-    """Returns the options of a record as keyword arguments of Pool.create or create_queue."""
+    """Returns the options of a record as keyword arguments of Pool.create, create_queue or
+    create_topic."""
     return {field.name: getattr(options, field.name) for field in fields(kind)}
 
 
@@ -275,6 +293,14 @@ def queue_refusals(options: QueueOptions, letter: Side | None) -> Iterator[Refus
         yield Refusal(
             "dead_letter", repr(options.dead_letter), 'that queue needs producers="multi"'
         )
+
+
+def topic_refusals(options: TopicOptions) -> Iterator[Refusal]:
+    """Yields what is wrong with a topic's options."""
+    for name, option in TOPIC.items():
+        refusal = out_of_range(name, option, getattr(options, name))
+        if refusal is not None:
+            yield refusal
 
 
 def letters_in_a_circle(queues: Mapping[str, QueueOptions]) -> list[str]:

@@ -98,14 +98,15 @@ class Audit:
 
 @dataclass(frozen=True)
 class Holder:
-    """A member that holds buffers."""
+    """A member that holds buffers, or a subscriber of a topic that holds messages."""
 
-    member: int
+    member: int  # its number; of a subscriber, that in the topic
     pid: int
-    tid: int
+    tid: int  # 0 of a subscriber, whose threads share it
     state: str  # "alive", "stopped" (seen in its own PID namespace only), "dead", "unknown"
     buffers: int
     oldest_s: float | None  # seconds that it has held its oldest buffer; None if not known
+    topic: str | None = None  # of a subscriber
 
 
 @dataclass(frozen=True)

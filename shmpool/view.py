@@ -6,6 +6,7 @@ It takes no lock and cannot change a byte of the pool. Not in here: counts in st
 
 import stat
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,8 +20,11 @@ from .options import INT32_MAX, MEMORY, QUEUE_MAX, integer, policy_of
 from .pool_files import inode_of
 from .segment import Segment
 from .stats import FATE_DEAD, Member, Stats, read_members, read_stats
+from .topic import Subscription, read_subscribers
 
 PEEK_MAX = 16 << 20  # bytes of payload that one peek() returns
+SUBSCRIBERS_LISTED = 1024  # of one pool: 2 us each
+SUBSCRIBERS_ASKED = 64  # of them, about which the kernel is asked: 10 us each
 Found = TypeVar("Found")
 
 
@@ -54,6 +58,18 @@ class QueueStats:
     refused: int = 0  # could not be put: Full, or PoolExhausted in a send
     dropped: int = 0  # freed because the consumer that had taken them died
     memory: str = "reserved"  # or "on-demand"
+
+
+@dataclass(frozen=True)
+class TopicStats:
+    """A topic's statistics, in messages."""
+
+    name: str
+    depth: int  # that it keeps, at most
+    published: int  # since it was created: the sequence number of the next one
+    kept: int
+    waiting: int  # publishers that wait, for a subscriber that blocks
+    subscribers: list[Subscription]  # of a pool that has more than 1,024: the first ones
 
 
 _INFO = "struct shmpool_member_info"
@@ -92,7 +108,7 @@ class View:
         self._segment: Segment | None = segment
         self.inode = segment.inode  # another pool of the same name has another number
         self.geometry = Geometry.of(raw)
-        self._infos: Native = ffi.new(f"{_INFO}[]", self.geometry.members)
+        self._members: Native = ffi.new(f"{_INFO}[]", self.geometry.members)
         self._info: Native = ffi.new("struct shmpool_queue_info *")
         self._facts: dict[int, tuple[str, int, str, str, str, str | None, int]] = {}
 
@@ -140,17 +156,37 @@ class View:
         """Returns the queues, in the order of their numbers."""
         return list(self._numbered().values())
 
-    def _numbered(self) -> dict[int, QueueStats]:
+    def topics(self) -> list[TopicStats]:
+        """Returns the topics, in the order of their numbers.
+
+        Asks the kernel about the first 64 subscribers whether they are alive. Others are dead once
+        a recoverer has found it.
+        """
+        found, listed = [], 0
+        for number, info in self._infos(topics=True):
+            most, asks = SUBSCRIBERS_LISTED - listed, max(SUBSCRIBERS_ASKED - listed, 0)
+            subscribers = read_subscribers(self._number, number, most, asks)
+            listed += len(subscribers)
+            name, depth = self._facts[number][:2]
+            found.append(
+                TopicStats(name, depth, info.enqueued, info.count, info.waiting, subscribers)
+            )
+        return self._whole(found)
+
+    def _infos(self, topics: bool) -> Iterator[tuple[int, Native]]:
+        """Yields the number and the figures of each topic, or of each queue."""
         self._opened()
-        info, pool = self._info, self._number
-        found = {}
         for number in range(1, self.geometry.queues + 1):
-            if lib.shmpool_queue_info(pool, number, info):
-                continue
-            facts = self._facts.get(number)
-            if facts is None:
-                facts = self._facts[number] = self._queue_facts(number, info)
-            depth, put, got = info.count, info.enqueued, info.dequeued
+            info = self._info
+            if not lib.shmpool_queue_info(self._number, number, info) and info.topic == topics:
+                if number not in self._facts:
+                    self._facts[number] = self._queue_facts(number, info)
+                yield number, info
+
+    def _numbered(self) -> dict[int, QueueStats]:
+        found = {}
+        for number, info in self._infos(topics=False):
+            facts, depth, put, got = self._facts[number], info.count, info.enqueued, info.dequeued
             rest = info.refused, info.dropped, MEMORY[info.on_demand]
             found[number] = QueueStats(facts[0], facts[1], depth, put, got, *facts[2:], *rest)
         return self._whole(found)
@@ -176,7 +212,7 @@ class View:
     def _queue_facts(
         self, number: int, info: Native
     ) -> tuple[str, int, str, str, str, str | None, int]:
-        """Returns what never changes in a queue: name, capacity, then producers and so on."""
+        """Returns what never changes in a queue, and in a topic: name, capacity, producers, ..."""
         name = self._shown_name(number, info)
         letter, where = None, ffi.new("struct shmpool_queue_info *")
         to = min(info.dead_letter, INT32_MAX)  # a corrupted number may not fit an int
@@ -223,9 +259,9 @@ class View:
     def operating(self) -> list[tuple[int, int]]:
         """Returns the pid and tid of each member that is in the middle of an operation."""
         self._opened()
-        read = lib.shmpool_members(self._number, self._infos, len(self._infos))
+        read = lib.shmpool_members(self._number, self._members, len(self._members))
         n = self._whole(check(read, "members"))
-        infos = _OPERATING.iter_unpack(ffi.buffer(self._infos, n * _OPERATING.size))
+        infos = _OPERATING.iter_unpack(ffi.buffer(self._members, n * _OPERATING.size))
         return [(pid, tid) for pid, tid, operation in infos if operation]
 
     def close(self) -> None:

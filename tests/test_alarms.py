@@ -28,14 +28,14 @@ def test_low_water() -> None:
     """
     alarms = Alarms("rx", wall=lambda: 1000.0)
     low = replace(STATS, free=5, held=50, queued=5)
-    assert ([], []) == alarms.update(0, POLICY, replace(STATS, created=0, free=0), [], [])
-    assert ([], []) == alarms.update(0, POLICY, replace(low, queued=4), [], [])  # 10 are enough
-    raised, over = alarms.update(1, POLICY, low, [], [])
+    assert ([], []) == alarms.update(0, POLICY, replace(STATS, created=0, free=0), [], [], [])
+    assert ([], []) == alarms.update(0, POLICY, replace(low, queued=4), [], [], [])  # 10 are enough
+    raised, over = alarms.update(1, POLICY, low, [], [], [])
     assert ([("low-water", "rx")], []) == (kinds(raised), over)
     assert "9 buffers" in raised[0].message
-    assert ([], []) == alarms.update(2, POLICY, low, [], [])
+    assert ([], []) == alarms.update(2, POLICY, low, [], [], [])
     assert [1000.0] == [alarm.since for alarm in alarms.active()]
-    raised, over = alarms.update(3, POLICY, STATS, [], [])
+    raised, over = alarms.update(3, POLICY, STATS, [], [], [])
     assert ([], [("low-water", "rx")]) == (raised, kinds(over))
     assert [] == alarms.active()
 
@@ -47,7 +47,7 @@ def test_a_queue_that_stays_full() -> None:
     for now, queue, expected in (
         (0, full, 0), (4, full, 0), (5, QUEUE, 0), (6, full, 0), (10, full, 0), (11, full, 1),
     ):  # fmt: skip
-        raised, _ = alarms.update(now, POLICY, STATS, [queue], [])
+        raised, _ = alarms.update(now, POLICY, STATS, [queue], [], [])
         assert expected == len(raised), now
     assert [("queue-full", "work")] == kinds(alarms.active())
 
@@ -55,9 +55,9 @@ def test_a_queue_that_stays_full() -> None:
 def test_stopped_in_an_operation() -> None:
     """Raised for each suspended member, and cleared when it continues."""
     alarms = Alarms("rx")
-    raised, _ = alarms.update(0, POLICY, STATS, [], [(10, 11), (20, 20)])
+    raised, _ = alarms.update(0, POLICY, STATS, [], [], [(10, 11), (20, 20)])
     assert [("stopped", "10/11"), ("stopped", "20/20")] == kinds(raised)
-    raised, over = alarms.update(1, POLICY, STATS, [], [(20, 20)])
+    raised, over = alarms.update(1, POLICY, STATS, [], [], [(20, 20)])
     assert ([], [("stopped", "10/11")]) == (raised, kinds(over))
 
 
@@ -69,7 +69,7 @@ def test_held_for_long() -> None:
     assert ([], []) == alarms.update_holders(POLICY, [young, nothing])
     raised, _ = alarms.update_holders(POLICY, [replace(young, oldest_s=60.0), nothing])
     assert [("held-long", "10/10")] == kinds(raised)
-    assert ([], []) == alarms.update(2, POLICY, STATS, [], [])
+    assert ([], []) == alarms.update(2, POLICY, STATS, [], [], [])
     _, over = alarms.update_holders(POLICY, [nothing])
     assert [("held-long", "10/10")] == kinds(over)
 

@@ -156,7 +156,7 @@ SIZES = "[pools.rx]\nbuffer_size = [64, 4096]\ncapacity = [64, 16]\n"
         (
             HEAD + "queues = 1\nqueue.a.capacity = 4\nqueue.b.capacity = 4\n",
             6,
-            ["queue.b", "1 queues; raise queues"],
+            ["queue.b", "1 queues and topics; raise queues"],
         ),
         ("\n[[daemon]]\n", 2, ["daemon = [{}]", "must be a table"]),
         ('[pools."b d"]\nbuffer_size = 64\ncapacity = 64\n', 1, ["b d", "A-Z"]),

@@ -7,7 +7,7 @@ from ..os_errors import size_text
 from ..rpc.protocol import Describe
 from ..rpc.records import Description
 from .access import query
-from .output import print_table
+from .output import print_table, print_topics
 
 
 def show(found: Description) -> None:
@@ -39,6 +39,7 @@ def show(found: Description) -> None:
                 for q in found.queues
             ],
         )  # fmt: skip
+    print_topics(found.topics)
 
 
 command = query(Describe, "shmpool describe rx", show)
