@@ -10,7 +10,8 @@ from shmpool.rpc.records import Alarm
 from shmpool.service.alarms import Alarms, Policy
 from shmpool.service.watched_pool import SECONDS, WatchedPool
 from shmpool.stats import Holder, Recovery, Stats
-from shmpool.view import QueueStats, View
+from shmpool.topic import Subscription
+from shmpool.view import QueueStats, TopicStats, View
 
 STATS = Stats(64, 64, 64, 0, 0, 0, 1, 0, {})
 QUEUE = QueueStats("work", 8, 0, 0, 0, "multi", "multi", "free", None, 0)
@@ -50,6 +51,38 @@ def test_a_queue_that_stays_full() -> None:
         raised, _ = alarms.update(now, POLICY, STATS, [queue], [], [])
         assert expected == len(raised), now
     assert [("queue-full", "work")] == kinds(alarms.active())
+
+
+def test_a_topic_that_is_held_up() -> None:
+    """It is raised for the subscriber that blocks and is furthest behind, of those that are alive.
+
+    Its message is that of the present: another subscriber may be the last one.
+    """
+
+    def topic(waiting: int, *subscribers: Subscription) -> TopicStats:
+        return TopicStats("ticks", 8, 100, 8, waiting, list(subscribers))
+
+    first = Subscription(0, 10, "one", "block", 8, 0, 0, closing=False, dead=False)
+    second = Subscription(1, 20, "two", "block", 3, 0, 0, closing=False, dead=False)
+    alarms = Alarms("rx", wall=lambda: 1000.0)
+    for free in (
+        topic(0),
+        topic(1, replace(second, lag=0)),
+        topic(0, replace(first, lag=7), replace(second, policy="drop-oldest", lag=99)),
+        topic(1, replace(first, dead=True), replace(second, closing=True)),
+    ):
+        for now in (0, 10):
+            assert ([], []) == alarms.update(now, POLICY, STATS, [], [free], [])
+    assert ([], []) == alarms.update(20, POLICY, STATS, [], [topic(0, first, second)], [])
+    raised, _ = alarms.update(25, POLICY, STATS, [], [topic(0, first, second)], [])
+    assert [("topic-blocked", "ticks")] == kinds(raised)
+    assert raised[0].message.startswith("subscriber 0 (process 10, one), 8 messages behind, ")
+    behind = topic(1, replace(first, lag=2), second)
+    assert ([], []) == alarms.update(26, POLICY, STATS, [], [behind], [])
+    (alarm,) = alarms.active()
+    assert alarm.message.startswith("subscriber 1 (process 20, two), 3 messages behind, ")
+    _, over = alarms.update(27, POLICY, STATS, [], [topic(0, second)], [])
+    assert [("topic-blocked", "ticks")] == kinds(over)
 
 
 def test_stopped_in_an_operation() -> None:
