@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What others see of a topic: figures, subscribers, who is dead, who holds publishers up."""
+"""What others see of a topic: figures, subscribers, dead ones, who holds publishers up."""
 
 import threading
 from collections.abc import Callable
