@@ -157,6 +157,7 @@ int shmpool_queue_info(int pool, int queue, struct shmpool_queue_info *info)
 	info->on_demand = !!(r->flags & ALF_ON_DEMAND);
 	info->count = (uint32_t)queue_count(r);
 	info->topic = !!(r->flags & ALF_TOPIC);
+	info->waiting = load_relaxed(&r->q->room_wait) & WAIT_COUNT_MASK;
 	const struct queue_slot *slot = segment_queue(&p->segment, r->id);
 	info->producer = load_relaxed(&r->q->producer) & TAG_NUMBER_MASK;
 	info->consumer = load_relaxed(&r->q->consumer) & TAG_NUMBER_MASK;
