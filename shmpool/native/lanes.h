@@ -49,9 +49,11 @@
 #include "qmempool.h"
 
 #define LANES_SHIFT 16 /* queue_create(): flags have the number of lanes here */
+#ifndef LANES_STAY     /* steer.h has fewer of each */
 #define LANES_STAY 32u
 #define LANES_LOSS 16u
 #define LANES_PUTS 64u /* puts between two looks at the lost compare-and-swaps */
+#endif
 
 /* What a process remembers of one of its members. */
 struct lane_user {
