@@ -378,9 +378,12 @@ static void *wait_to_return(void *argument)
 
 static void asleep(struct thread *t, void *(*waits)(void *), const uint32_t *word)
 {
+	const int64_t until = wait_now() + PATIENCE_NS;
 	CHECK(!pthread_create(&t->thread, NULL, waits, t));
-	while (!(load_seq_cst(word) & WAIT_COUNT_MASK))
+	while (!(load_seq_cst(word) & WAIT_COUNT_MASK)) {
+		CHECK(wait_now() < until);
 		sched_yield();
+	}
 	usleep(2000); /* It tries once more and then sleeps. No assertion needs this pause. */
 }
 
