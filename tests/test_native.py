@@ -178,6 +178,14 @@ def test_sizes(compiler: str, flags: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("compiler", "flags"), BUILDS)
+def test_lanes(compiler: str, flags: list[str], tmp_path: Path) -> None:
+    """Puts and gets choose lanes as documented; a corrupted table of lanes is as no queue."""
+    if compiler == CROSS:
+        pytest.skip("membarrier(2) across an emulator's processes is the host's")
+    run_c(tmp_path, compiler, flags, [TESTS / "test_lanes.c", *SOURCES])
+
+
+@pytest.mark.parametrize(("compiler", "flags"), BUILDS)
 def test_stress(compiler: str, flags: list[str], tmp_path: Path) -> None:
     """Threads pass every message once and in order while the pool grows and caches are stolen
     from."""

@@ -128,9 +128,10 @@ int blocking_put(struct qmempool *p, struct member *m, const struct alf_ring *r,
 	return blocking_retry(&b, error);
 }
 
+/* Of a queue with lanes any lane will do. The member sleeps until its own one has room. */
 static int requeue_attempt(struct blocking *b)
 {
-	return requeue_put(b->p, b->m, b->r, b->handle[0]);
+	return requeue_put(b->p, b->m, queue_ring(b->p, b->r->queue), b->handle[0]);
 }
 
 static const struct blocking_kind requeue_kind = { -ENOBUFS,        requeue_attempt,
@@ -145,7 +146,7 @@ int blocking_requeue(struct qmempool *p, struct member *m, uint64_t handle, int6
 		return error;
 	struct blocking b = { .p = p,
 			      .m = m,
-			      .r = queue_ring(p, *to),
+			      .r = queue_in(m, queue_ring(p, *to)),
 			      .handle = &handle,
 			      .n = 1,
 			      .deadline_ns = deadline_ns,

@@ -95,13 +95,35 @@ uint32_t lanes_share(struct qmempool *p, const struct alf_ring *r)
 	return lanes_room(alf_room(queue), lanes_active(queue->lanes));
 }
 
-/* Shares the capacity out to the lanes in use, for this process. Several threads may do so at once:
- * room is a limit that any of them may have read before. */
+bool lanes_whole(const struct qmempool *p, uint32_t queue)
+{
+	const struct lane_table *t = table_of(p, queue);
+	const uint32_t n = load_relaxed(&t->lanes);
+	for (uint32_t i = 0; i < n && n <= LANES_MAX; i++) {
+		const uint32_t number = load_relaxed(&t->number[i]);
+		if (number == 0 || number > p->segment.geometry.queues)
+			return false;
+		const struct queue_slot *slot = segment_queue(&p->segment, number);
+		const uint32_t flags = load_relaxed(&slot->queue.flags);
+		const uint64_t state = load_relaxed(&slot->state);
+		if (state == QUEUE_READY || !(state & QUEUE_LANE) ||
+		    load_relaxed(&slot->laned) != queue || !queue_room(slot) ||
+		    (flags & (ALF_LANE | ALF_LANED)) != ALF_LANE)
+			return false;
+	}
+	return n && n <= LANES_MAX;
+}
+
+/* Shares the capacity out to the lanes in use, for this process. Several threads may do so at once,
+ * and one of them may have read an earlier number: so rooms only become smaller. */
 static void share_out(struct lanes *l, uint32_t active)
 {
-	const uint32_t room = lanes_room(alf_room(&l->ring), active);
-	for (uint32_t i = 0; i < l->n; i++)
-		store_relaxed(&l->lane[i]->room, room);
+	const uint64_t room = lanes_room(alf_room(&l->ring), active);
+	for (uint32_t i = 0; i < l->n; i++) {
+		uint64_t had = load_relaxed(&l->lane[i]->room);
+		while (had > room && !cas_seq_cst(&l->lane[i]->room, &had, room))
+			;
+	}
 	store_relaxed(&l->active, active);
 }
 
@@ -109,48 +131,51 @@ struct lanes *lanes_bind(struct qmempool *p, uint32_t queue)
 {
 	struct lane_table *t = table_of(p, queue);
 	const struct queue_slot *slot = segment_queue(&p->segment, queue);
-	const uint32_t n = load_relaxed(&t->lanes), flags = load_relaxed(&slot->queue.flags);
+	const uint32_t n = load_relaxed(&t->lanes), room = queue_room(slot);
 	struct lanes *l = NULL;
-	if (n && n <= LANES_MAX)
+	if (room && n && n <= LANES_MAX)
 		l = calloc(1, sizeof(*l) + p->segment.members * sizeof(l->user[0]));
 	if (!l)
 		return NULL;
 	l->table = t;
 	l->n = n;
+	l->members = p->segment.members;
 	for (uint32_t i = 0; i < n; i++) {
-		const uint32_t number = load_relaxed(&t->number[i]);
-		const struct alf_ring *lane = queue_ring(p, number);
-		if (!lane || !(lane->flags & ALF_LANE) || lane->queue != queue) {
+		l->lane[i] = queue_lane(p, load_relaxed(&t->number[i]), queue);
+		if (!l->lane[i]) {
 			free(l);
 			return NULL;
 		}
-		l->lane[i] = p->queues[number]; /* the same, and not const */
 	}
-	const uint32_t room = load_relaxed(&slot->queue.room);
-	alf_bind(&l->ring, (struct alf_queue *)&slot->queue, queue_slots(p, queue), alf_slots(room),
-		 room, queue, flags);
+	/* As small as a ring can be: nobody puts into it. */
+	alf_bind(&l->ring, (struct alf_queue *)&slot->queue, queue_slots(p, queue),
+		 ALF_CAPACITY_MIN, room, queue, load_relaxed(&slot->queue.flags) | ALF_LANED);
 	l->ring.lanes = l;
-	l->ring.bulk = lanes_room(room, n);
-	for (uint32_t i = 0; i < n; i++)
-		if (l->lane[i]->bulk > l->ring.bulk)
-			store_relaxed(&l->lane[i]->bulk, l->ring.bulk);
-	l->active = n;
-	if (flags & ALF_LANES_GROW)
-		share_out(l, 1);
+	if (lanes_room(room, n) < l->ring.bulk)
+		l->ring.bulk = lanes_room(room, n);
 	return l;
 }
 
-void lanes_belong(const struct qmempool *p, struct alf_ring *r, uint32_t queue)
+void lanes_belong(const struct qmempool *p, struct alf_ring *r)
 {
+	const uint32_t queue = load_relaxed(&segment_queue(&p->segment, r->id)->laned);
 	if (queue == 0 || queue > p->segment.geometry.queues)
 		return; /* corrupted since */
+	struct queue_slot *slot = segment_queue(&p->segment, queue);
+	const uint32_t n = load_relaxed(&table_of(p, queue)->lanes), room = queue_room(slot);
+	if (!room || !n)
+		return;
+	const uint32_t bulk = lanes_room(room, n);
 	r->queue = queue;
-	r->data_wait = &segment_queue(&p->segment, queue)->queue.data_wait;
+	r->data_wait = &slot->queue.data_wait;
+	if (bulk < r->bulk)
+		r->bulk = bulk;
 }
 
 static struct lane_user *user_of(struct lanes *l, const struct member *m)
 {
-	return &l->user[tag_number(m->tag)];
+	const uint32_t number = tag_number(m->tag);
+	return &l->user[likely(number < l->members) ? number : 0]; /* or its tag is corrupted */
 }
 
 uint32_t lanes_active(const struct lanes *l)
@@ -260,14 +285,16 @@ void lanes_got(struct lanes_walk *w, uint32_t n)
 		u->found = w->at;
 }
 
-void lanes_close(const struct alf_ring *r)
+bool lanes_close(const struct alf_ring *r)
 {
 	const struct lanes *l = r->lanes;
+	bool all = true;
 	for (uint32_t i = 0; i < l->n; i++) {
 		if (alf_closed(l->lane[i]))
 			continue;
-		alf_close(l->lane[i]);
+		all &= alf_close(l->lane[i]) || alf_closed(l->lane[i]);
 		wait_wake(&l->lane[i]->q->room_many, UINT32_MAX);
 		wait_wake(&l->lane[i]->q->room_wait, UINT32_MAX);
 	}
+	return all;
 }

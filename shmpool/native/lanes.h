@@ -15,13 +15,15 @@
  *     a consumer  from its own lane; if that is empty, from the others. Every LANES_STAY messages
  *                 it looks at one other lane; if nobody has taken the message at its head since it
  *                 looked the last time, it stays there for as many. So a message at the head of its
- *                 lane waits for 2 x LANES_STAY x lanes messages of each consumer at most.
- *     recovery    what comes back goes to any lane with room
+ *                 lane waits for 2 x LANES_STAY x lanes gets of each consumer at most.
+ *     recovery    what comes back goes to any lane with room; a nack() that waits for room waits
+ *                 for that of its own lane
  *
  * Full is said when the producer's lane is full; the lanes share out the queue's capacity.
  *
  * A queue with ALF_LANES_GROW begins with one lane. A producer doubles them if producers lose a
- * compare-and-swap on its lane for every LANES_LOSS of its puts.
+ * compare-and-swap on its lane for every LANES_LOSS of its puts. Each lane then has a smaller share
+ * of the capacity; until the first one has no more than that, they may hold more than it together.
  *
  *     creation: a crash of the creator leaves        repaired by
  *     before the queue is QUEUE_READY: slots with    recover_makers() frees them
@@ -30,12 +32,13 @@
  *       them in its table (lanes_listed())
  *
  *     shutdown: a crash between the queue and one    the next member that gets from the queue, or
- *       of its lanes leaves that one open            recovers: lanes_close()
+ *       of its lanes leaves that one open            recovers: lanes_close(). A get says that
+ *                                                    the queue has ended once all are closed
  *
  * Ordering
  *     [LANES]  the table: written before the queue is QUEUE_READY. active is raised by
- *              compare-and-swap; a lane is complete before, so whoever reads the new or the old
- *              value is right. producers and consumers are counters that deal out lanes.
+ *              compare-and-swap; a lane is complete before, so a member may use the new or the
+ *              old value. producers and consumers are counters that deal out lanes.
  *
  * What one process remembers of its members' lanes (struct lane_user) is only used by the thread
  * that is that member.
@@ -46,9 +49,11 @@
 #include "qmempool.h"
 
 #define LANES_SHIFT 16 /* queue_create(): flags have the number of lanes here */
+#ifndef LANES_STAY     /* steer.h has fewer of each */
 #define LANES_STAY 32u
 #define LANES_LOSS 16u
 #define LANES_PUTS 64u /* puts between two looks at the lost compare-and-swaps */
+#endif
 
 /* What a process remembers of one of its members. */
 struct lane_user {
@@ -70,7 +75,8 @@ struct lanes {
 	struct alf_ring ring; /* the queue: it has no positions of its own */
 	struct lane_table *table;
 	uint32_t n;
-	uint32_t active;
+	uint32_t active;  /* as many share the capacity here; 0: not shared out yet */
+	uint32_t members; /* of user */
 	struct alf_ring *lane[LANES_MAX];
 	struct lane_user user[]; /* by slot number of the member */
 };
@@ -94,8 +100,10 @@ void lanes_unmake(struct qmempool *p, struct member *m, uint32_t queue);
 /* True if a queue lists the slot with that number as its lane. */
 bool lanes_listed(const struct qmempool *p, uint32_t number);
 
-/* Returns the view of a queue with lanes, whose table it checks. NULL without memory, or if it is
- * corrupted. */
+/* True if each slot that the table of a queue names is a lane of it. */
+bool lanes_whole(const struct qmempool *p, uint32_t queue);
+
+/* Returns a view of a queue with lanes. NULL without memory, or if its table is corrupted. */
 struct lanes *lanes_bind(struct qmempool *p, uint32_t queue);
 
 /* Returns how many messages a queue or a lane holds now. */
@@ -105,7 +113,7 @@ uint32_t lanes_share(struct qmempool *p, const struct alf_ring *r);
 uint32_t lanes_active(const struct lanes *l);
 
 /* Gives a lane's ring what it has of its queue. */
-void lanes_belong(const struct qmempool *p, struct alf_ring *r, uint32_t queue);
+void lanes_belong(const struct qmempool *p, struct alf_ring *r);
 
 /* Returns the lane into which m puts. */
 const struct alf_ring *lanes_in(const struct member *m, const struct alf_ring *r);
@@ -128,8 +136,9 @@ struct lanes_walk lanes_begin(const struct member *m, const struct alf_ring *r);
 const struct alf_ring *lanes_next(struct lanes_walk *w); /* NULL after the last one */
 void lanes_got(struct lanes_walk *w, uint32_t n);        /* n from the lane returned last */
 
-/* Closes the lanes of a queue that is closed. May be repeated. */
-void lanes_close(const struct alf_ring *r);
+/* Closes the lanes of a queue that is closed. May be repeated. Returns false if one of them could
+ * not be closed now. */
+bool lanes_close(const struct alf_ring *r);
 
 /* The next ones are questions to a queue with or without lanes. */
 
@@ -158,6 +167,25 @@ static inline bool queue_empty(const struct alf_ring *r)
 		if (!alf_empty(part))
 			return false;
 	return true;
+}
+
+/* Returns the sum of the positions that were reserved. Each of them only grows, so if the sum has
+ * not changed, none has. */
+static inline alf_position queue_reserved(const struct alf_ring *r)
+{
+	const struct alf_ring *part;
+	alf_position n = 0;
+	for (uint32_t k = 0; (part = queue_part(r, k)); k++)
+		n += alf_end(load_acquire(&part->q->prod)); /* [PROD] */
+	return n;
+}
+
+/* True if all lanes were empty at the same time. queue_empty() may miss a message that was taken
+ * from a lane that it has not read yet and put back into one that it has. */
+static inline bool queue_drained(const struct alf_ring *r)
+{
+	const alf_position before = queue_reserved(r);
+	return queue_empty(r) && queue_reserved(r) == before;
 }
 
 /* What a sleeper that is counted sees: whether positions are reserved that no consumer has taken,

@@ -61,7 +61,7 @@ static bool can_take_back(struct qmempool *p, uint32_t flags, const struct queue
 		return false;
 	if (on_death->dead_letter == 0)
 		return on_death->what != ON_DEATH_DEAD_LETTER;
-	return letter && !(letter->flags & (ALF_SINGLE_PRODUCER | ALF_TOPIC));
+	return letter && !(letter->flags & (ALF_SINGLE_PRODUCER | ALF_TOPIC | ALF_LANE));
 }
 
 /* Reserves the memory of n slots of a ring, from slot first on. */
@@ -79,6 +79,8 @@ int queue_reset(const struct qmempool *p, uint32_t number, uint32_t room, uint32
 			     queue_slots(p, number), room, ALF_CAPACITY_MAX, number, flags);
 	if (error)
 		return error;
+	if (flags & ALF_LANED) /* it has only a table there */
+		store_relaxed(&ring.q->backed, LANE_TABLE_SLOTS);
 	uint32_t n = (uint32_t)load_relaxed(&ring.q->backed);
 	if (flags & ALF_TOPIC)
 		n += TOPIC_SLOTS;
@@ -165,8 +167,18 @@ int queue_create(struct qmempool *p, struct member *m, const char *name, uint32_
 	return number;
 }
 
-/* Returns how many elements a queue's ring holds, or 0 if there is no such queue or it is
- * corrupted. */
+uint32_t queue_room(const struct queue_slot *slot)
+{
+	uint32_t capacity = load_relaxed(&slot->queue.capacity);
+	uint32_t room = load_relaxed(&slot->queue.room);
+	/* A topic's subscribers lie behind its slots. Behind those of a larger ring lies another
+	 * queue's. */
+	if (load_relaxed(&slot->queue.flags) & ALF_TOPIC && capacity > TOPIC_DEPTH_MAX)
+		return 0;
+	return room && room <= ALF_CAPACITY_MAX && capacity == alf_slots(room) ? room : 0;
+}
+
+/* The same; also 0 if there is no such queue. */
 static uint32_t ring_room(struct qmempool *p, uint32_t number)
 {
 	if (number == 0 || number > p->segment.geometry.queues)
@@ -175,13 +187,9 @@ static uint32_t ring_room(struct qmempool *p, uint32_t number)
 	const uint64_t state = load_acquire(&slot->state); /* [QUEUE] */
 	if (state != QUEUE_READY && !(state & QUEUE_LANE && lanes_listed(p, number)))
 		return 0;
-	uint32_t capacity = load_relaxed(&slot->queue.capacity);
-	uint32_t room = load_relaxed(&slot->queue.room);
-	/* A topic's subscribers lie behind its slots. Behind those of a larger ring lies another
-	 * queue's. */
-	if (load_relaxed(&slot->queue.flags) & ALF_TOPIC && capacity > TOPIC_DEPTH_MAX)
+	if (load_relaxed(&slot->queue.flags) & ALF_LANED && !lanes_whole(p, number))
 		return 0;
-	return room && room <= ALF_CAPACITY_MAX && capacity == alf_slots(room) ? room : 0;
+	return queue_room(slot);
 }
 
 bool queue_exists(struct qmempool *p, uint32_t number)
@@ -194,17 +202,14 @@ int queue_missing(struct qmempool *p, uint32_t number)
 	return queue_exists(p, number) ? -ENOMEM : -ENOENT;
 }
 
-const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
+/* Makes this process's view of a queue or a lane, or returns the one that another thread has made
+ * since. lane: only of a lane, and so without a table that could name itself. */
+static struct alf_ring *make_view(struct qmempool *p, uint32_t number, bool lane)
 {
-	if (number == 0 || number > p->segment.geometry.queues)
-		return NULL;
-	/* Pairs with the compare-and-swap below. */
-	struct alf_ring *r = load_acquire(&p->queues[number]), *other = NULL;
-	if (likely(r))
-		return r;
 	struct queue_slot *slot = segment_queue(&p->segment, number);
-	uint32_t room = ring_room(p, number), flags = load_relaxed(&slot->queue.flags);
-	if (!room)
+	const uint32_t room = ring_room(p, number), flags = load_relaxed(&slot->queue.flags);
+	struct alf_ring *r = NULL, *other = NULL;
+	if (!room || (lane && (flags & (ALF_LANE | ALF_LANED)) != ALF_LANE))
 		return NULL;
 	if (flags & ALF_LANED) {
 		r = &lanes_bind(p, number)->ring; /* its first member: NULL if that is */
@@ -212,14 +217,33 @@ const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
 		alf_bind(r, &slot->queue, queue_slots(p, number), alf_slots(room), room, number,
 			 flags);
 		if (flags & ALF_LANE)
-			lanes_belong(p, r, load_relaxed(&slot->laned));
+			lanes_belong(p, r);
 	}
 	if (!r)
 		return NULL;
-	if (cas_seq_cst(&p->queues[number], &other, r)) /* pairs with the load above */
+	if (cas_seq_cst(&p->queues[number], &other, r)) /* pairs with the loads below */
 		return r;
 	free(r); /* another thread was first */
 	return other;
+}
+
+const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number)
+{
+	if (number == 0 || number > p->segment.geometry.queues)
+		return NULL;
+	/* Pairs with the compare-and-swap above. */
+	const struct alf_ring *r = load_acquire(&p->queues[number]);
+	return likely(r) ? r : make_view(p, number, false);
+}
+
+struct alf_ring *queue_lane(struct qmempool *p, uint32_t number, uint32_t queue)
+{
+	if (number == 0 || number > p->segment.geometry.queues)
+		return NULL;
+	struct alf_ring *r = load_acquire(&p->queues[number]); /* pairs with make_view() */
+	if (!r)
+		r = make_view(p, number, true);
+	return r && r->flags & ALF_LANE && r->queue == queue ? r : NULL;
 }
 
 /* Reserves the next part of a ring, unless another member has done so and n elements fit. Returns
@@ -438,8 +462,8 @@ __attribute__((noinline)) static int get_lanes(struct qmempool *p, struct member
 	}
 	count_up(&m->counters[COUNT_EMPTY], 1);
 	if (unlikely(load_relaxed(&r->q->ended)) && alf_closed(r)) {
-		lanes_close(r); /* the member that closed it may have been killed before */
-		if (queue_empty(r))
+		/* The member that closed it may have been killed before it closed the lanes. */
+		if (lanes_close(r) && queue_drained(r))
 			return -EPIPE;
 	}
 	return -EAGAIN;

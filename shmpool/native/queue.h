@@ -67,6 +67,12 @@ int queue_find(struct qmempool *p, const char *name);
  * if there is no memory. */
 const struct alf_ring *queue_ring(struct qmempool *p, uint32_t number);
 
+/* The same of a lane of that queue; also NULL if that slot is none. */
+struct alf_ring *queue_lane(struct qmempool *p, uint32_t number, uint32_t queue);
+
+/* Returns how many messages a slot's ring holds, 0 if it is corrupted. */
+uint32_t queue_room(const struct queue_slot *slot);
+
 /* Returns the slots of the ring of any number. */
 static inline uint64_t *queue_slots(const struct qmempool *p, uint32_t number)
 {
@@ -93,8 +99,8 @@ void queue_release(const struct alf_ring *r, const struct member *m);
  * another member has the single-producer role. */
 int queue_shutdown(const struct alf_ring *r, const struct member *m);
 
-/* Puts n buffers, all or none. r is what queue_in() returned. Returns 0; -ENOBUFS if there is no room; -EPIPE after
- * queue_shutdown(); -EMSGSIZE if n is over r->bulk; what segment_reserve() returns if there is no
+/* Puts n buffers, all or none. r is what queue_in() returned. Returns 0; -ENOBUFS if there is no
+ * room; -EPIPE after queue_shutdown(); -EMSGSIZE if n is over r->bulk; what segment_reserve() returns if there is no
  * memory for the ring; -EBUSY if another member has the single-producer role; -EINVAL, -ESTALE,
  * -EPERM for a handle that m may not put (qmempool_check()). */
 int queue_put(struct qmempool *p, struct member *m, const struct alf_ring *r,

@@ -81,11 +81,13 @@ static bool dead_has(struct recovery *r, struct buffer *b, uint64_t owner,
 
 /* Returns the queue that the dead owner of a buffer got it from, 0 or a free ring if it allocated
  * it. */
-static uint32_t came_from(const struct buffer *b, uint64_t owner)
+static uint32_t came_from(struct recovery *r, const struct buffer *b, uint64_t owner)
 {
 	uint32_t said = owner_queue(owner);
 	if (owner_is_chained(owner))
 		return 0;
+	if (owner & OWNER_TRANSIT && named_ring(r, said))
+		return named_ring(r, said)->queue; /* of a lane its queue */
 	if (said || owner & OWNER_TRANSIT)
 		return said;
 	return load_relaxed(&b->got) == buffer_generation(b) ? load_relaxed(&b->queue) : 0;
@@ -195,7 +197,7 @@ static void sweep_one(struct recovery *r, uint32_t index, struct freed *freed)
 		/* An orphan stays one for a recoverer with a slot, which counts it. */
 		bool abandoned = owner_is_chained(owner) ||
 				 (!(owner & OWNER_TRANSIT) && owner & OWNER_ABANDONED);
-		uint32_t from = came_from(b, owner), to = destination(r, b, owner, from);
+		uint32_t from = came_from(r, b, owner), to = destination(r, b, owner, from);
 		enum handed handed = to && r->m ? hand_on(r, index, owner, from, to) : NO_ROOM;
 		if (handed == HANDED_ON)
 			return;
@@ -235,9 +237,9 @@ struct candidates {
 	uint32_t n;
 };
 
-/* Returns the queue from which a buffer was got that is in TRANSIT to ring number to, if that is its way
- * back: into the same queue or into its dead-letter queue, by a nack or a recoverer. Returns 0
- * otherwise. */
+/* Returns the queue from which a buffer was got that is in TRANSIT to ring number to, if that is
+ * its way back: into the same queue or into its dead-letter queue, by a nack or a recoverer.
+ * Returns 0 otherwise. */
 static uint32_t returning(struct recovery *r, const struct buffer *b, uint32_t to)
 {
 	uint32_t from = load_relaxed(&b->queue);

@@ -62,26 +62,16 @@ static uint64_t count_class(struct qmempool *p, const struct rings *rings, enum 
 	return n;
 }
 
-/* Returns the sum of the positions that were reserved. */
-static alf_position reserved(const struct alf_ring *r)
-{
-	const struct alf_ring *part;
-	alf_position n = 0;
-	for (uint32_t k = 0; (part = queue_part(r, k)); k++)
-		n += alf_end(load_acquire(&part->q->prod)); /* [PROD] */
-	return n;
-}
-
 uint64_t unfinished_count(struct qmempool *p, const struct alf_ring *r, enum unfinished what)
 {
 	/* A message is put back by moving prod. If prod has not moved, no message was: so each was
 	 * settled when its header was read, or before. */
-	const alf_position before = reserved(r);
+	const alf_position before = queue_reserved(r);
 	const struct rings rings = rings_of(r);
 	uint64_t n = 0;
 	for (uint32_t i = 0; i < segment_classes(&p->segment); i++)
 		n += count_class(pool_class(p, i), &rings, what);
-	if (what == UNFINISHED_MESSAGES && !n && reserved(r) != before)
+	if (what == UNFINISHED_MESSAGES && !n && queue_reserved(r) != before)
 		n = 1;
 	return n;
 }

@@ -42,7 +42,7 @@ static void check_names(void)
 		check_class(&pool_class(&scene.pool, i)->segment);
 	for (uint32_t i = 1; i <= s->geometry.queues; i++) {
 		const struct queue_slot *slot = segment_queue(s, i);
-		DEMAND(slot->state == 0 || slot->state == QUEUE_READY);
+		DEMAND(scene_settled(i));
 		DEMAND(slot->queue.producer == 0 && slot->queue.consumer == 0);
 		DEMAND((slot->queue.data_wait & 0xfff) == 0 &&
 		       (slot->queue.room_wait & 0xfff) == 0);
@@ -55,9 +55,9 @@ static void check_sums(void)
 	struct shmpool_audit audit;
 	struct shmpool_stats stats;
 	struct shmpool_held held[MEMBERS];
-	uint64_t queued[8] = { 0 }, sum = 0;
+	uint64_t queued[SLOTS] = { 0 }, sum = 0;
 	bool listed = false;
-	DEMAND(audit_count(&scene.pool, &audit, held, MEMBERS, queued, 8) == 0);
+	DEMAND(audit_count(&scene.pool, &audit, held, MEMBERS, queued, SLOTS) == 0);
 	audit_stats(&scene.pool, &stats);
 	for (uint32_t i = 0; i < MEMBERS; i++) {
 		const struct member *m = segment_member(&scene.pool.segment, i);
@@ -65,7 +65,7 @@ static void check_sums(void)
 		const struct member *block = scene_block((struct member *)m);
 		listed |= cache_holder(load_relaxed(&block->cache_bottom)) == CACHE_FLUSH_REQUESTED;
 	}
-	for (uint32_t i = 0; i < 8; i++)
+	for (uint32_t i = 0; i < SLOTS; i++)
 		sum += queued[i];
 	DEMAND(audit.unaccounted == 0);
 	DEMAND(audit.doubled == 0);
@@ -104,7 +104,7 @@ static void recover_all(void)
  * those of one publisher must be in order, except for what was put back. */
 static void count(uint8_t *seen)
 {
-	uint32_t last[8][NUMBERS / 1000] = { 0 }, moved = 0;
+	uint32_t last[SLOTS][NUMBERS / 1000] = { 0 }, moved = 0;
 	for (uint32_t i = 0; i < scene.taken; i++) {
 		uint32_t number = scene.stream[i].number;
 		uint32_t *before = &last[scene.stream[i].queue][number / 1000];
@@ -212,7 +212,8 @@ static void check_use(void)
 		if (!r || alf_closed(r) || topic_is(r))
 			continue;
 		for (uint32_t i = 0; i < RING && i < n; i++)
-			DEMAND(blocking_put(p, scene.a, r, &handle[i], 1, WAIT_NEVER) == 0);
+			DEMAND(blocking_put(p, scene.a, queue_in(scene.a, r), &handle[i], 1,
+					    WAIT_NEVER) == 0);
 		for (uint32_t i = 0; i < RING && i < n; i++) {
 			DEMAND(blocking_get(p, scene.a, r, &got[i], 1, WAIT_NEVER) == 1);
 			DEMAND(got[i] == handle[i]);

@@ -17,6 +17,12 @@ static struct buffer *buffer(struct scene *s, uint64_t handle)
 	return pool_buffer(&s->pool, handle_index(handle));
 }
 
+/* Returns the ring that has b's messages. */
+static const struct alf_ring *ring(const struct scene *s)
+{
+	return queue_part(s->ring, 0);
+}
+
 static void publish_later(struct scene *s, uint32_t n)
 {
 	scene_publish(s->a, s->subject, FROM_LATER + s->later, n);
@@ -36,13 +42,14 @@ static void hold(struct scene *s)
 static void reserve(struct scene *s, enum alf_side side)
 {
 	struct member *m = scene_attach();
+	const struct alf_ring *r = queue_in(m, s->ring);
 	uint64_t handle[FOUR], at;
 	if (side != ALF_MULTI)
-		s->ring->q->producer = m->tag;
+		r->q->producer = m->tag;
 	EQUAL(0, blocking_alloc(&s->pool, m, handle, FOUR, WAIT_NEVER));
-	EQUAL(0, alf_reserve(s->ring, &m->op, FOUR, side, &at));
+	EQUAL(0, alf_reserve(r, &m->op, FOUR, side, &at));
 	for (uint32_t i = 0; i < 2; i++)
-		buffer(s, handle[i])->owner = owner_transit(s->subject, at + i);
+		buffer(s, handle[i])->owner = owner_transit(r->id, at + i);
 }
 
 static void reserve_many(struct scene *s)
@@ -59,15 +66,16 @@ static void reserve_single(struct scene *s)
 static void publish_half(struct scene *s, enum alf_side side)
 {
 	struct member *m = scene_attach();
+	const struct alf_ring *r = queue_in(m, s->ring);
 	uint64_t handle[FOUR], at;
 	if (side != ALF_MULTI)
-		s->ring->q->producer = m->tag;
+		r->q->producer = m->tag;
 	EQUAL(0, blocking_alloc(&s->pool, m, handle, FOUR, WAIT_NEVER));
-	EQUAL(0, alf_reserve(s->ring, &m->op, FOUR, side, &at));
+	EQUAL(0, alf_reserve(r, &m->op, FOUR, side, &at));
 	alf_publishing(&m->op, FOUR, side);
 	for (uint32_t i = 0; i < FOUR; i++)
-		buffer(s, handle[i])->owner = owner_transit(s->subject, at + i);
-	alf_publish(s->ring, at + 2, handle + 2, 2);
+		buffer(s, handle[i])->owner = owner_transit(r->id, at + i);
+	alf_publish(r, at + 2, handle + 2, 2);
 }
 
 static void publish_half_many(struct scene *s)
@@ -84,7 +92,7 @@ static void claim(struct scene *s)
 {
 	struct member *m = scene_attach();
 	uint64_t handle[FOUR];
-	EQUAL(FOUR, alf_claim(s->ring, &m->op, handle, FOUR, ALF_MULTI));
+	EQUAL(FOUR, alf_claim(ring(s), &m->op, handle, FOUR, ALF_MULTI));
 	for (uint32_t i = 0; i < 2; i++) {
 		buffer(s, handle[i])->queue = s->subject;
 		buffer(s, handle[i])->got = buffer_generation(buffer(s, handle[i]));
@@ -135,7 +143,7 @@ static void sleep_everywhere(struct scene *s)
 {
 	scene_attach();
 	wait_enter(&s->ring->q->data_wait);
-	wait_enter(&s->ring->q->room_wait);
+	wait_enter(&ring(s)->q->room_wait);
 	wait_enter(&pool_shared(s->of)->free_wait);
 }
 
@@ -154,7 +162,7 @@ static void put_back(struct scene *s)
 		if (b->queue != s->subject || b->got != buffer_generation(b) ||
 		    b->owner & OWNER_TRANSIT)
 			continue;
-		EQUAL(0, alf_reserve(s->ring, &m->op, 1, ALF_MULTI, &at));
+		EQUAL(0, alf_reserve(ring(s), &m->op, 1, ALF_MULTI, &at));
 		b->owner = m->tag | (uint64_t)s->subject << OWNER_QUEUE_SHIFT;
 		return;
 	}
@@ -314,6 +322,23 @@ void dead_naming(struct scene *s)
 {
 	(void)s;
 	scene_child(name);
+}
+
+static void make_lanes(struct scene *s)
+{
+	struct member *m = scene_attach();
+	name_queue(s, 4);
+	segment_queue(&s->pool.segment, 4)->state = m->tag;
+	for (uint32_t i = 5; i < 7; i++) {
+		struct queue_slot *slot = segment_queue(&s->pool.segment, i);
+		slot->state = m->tag | QUEUE_LANE;
+		slot->laned = 4;
+	}
+}
+
+void dead_making_lanes(struct scene *s)
+{
+	scene_child(make_lanes);
 }
 
 void dead_asleep(struct scene *s)

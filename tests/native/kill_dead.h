@@ -21,11 +21,12 @@ void dead_single_reserved(struct scene *s);       /* as the single producer */
 void dead_single_claimed(struct scene *s);        /* two messages, as the single consumer */
 void dead_thief(struct scene *s);                 /* a thief, with three buffers of b's cache */
 void dead_making(struct scene *s);                /* creating an extent and a queue */
-void dead_naming(struct scene *s);       /* creating a queue of the name that the victim will use */
-void dead_asleep(struct scene *s);       /* counted as asleep in every wait word */
-void dead_full_pool(struct scene *s);    /* positions of the free ring, which they fill */
-void dead_getting(struct scene *s);      /* four messages got */
-void dead_getting_full(struct scene *s); /* the same, and no room to put them back */
+void dead_naming(struct scene *s); /* creating a queue of the name that the victim will use */
+void dead_making_lanes(struct scene *s);
+void dead_asleep(struct scene *s);        /* counted as asleep in every wait word */
+void dead_full_pool(struct scene *s);     /* positions of the free ring, which they fill */
+void dead_getting(struct scene *s);       /* four messages got */
+void dead_getting_full(struct scene *s);  /* the same, and no room to put them back */
 void dead_getting_twice(struct scene *s); /* the same, each was put back once before */
 void dead_recoverer(struct scene *s);     /* while it put back what another dead member had got */
 void returned(struct scene *s); /* four messages by a live consumer, abandoned to their queue */

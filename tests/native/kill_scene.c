@@ -92,7 +92,8 @@ static int offer(struct member *m, uint32_t queue, uint32_t number)
 	int error = scene_compose(m, number, chained ? chained : 1, &handle);
 	if (error)
 		return error;
-	error = blocking_put(&scene.pool, m, scene_ring(queue), &handle, 1, WAIT_NEVER);
+	error = blocking_put(&scene.pool, m, queue_in(m, scene_ring(queue)), &handle, 1,
+			     WAIT_NEVER);
 	if (error)
 		DEMAND(qmempool_free(&scene.pool, m, handle) == 0);
 	return error;
@@ -151,8 +152,10 @@ static void make_queues(const struct operation *o)
 	scene.other = (uint32_t)other;
 	if (subject.dead_letter)
 		subject.dead_letter = scene.letter;
-	int made = queue_create(&scene.pool, scene.b, "subject",
-				o->flags & ALF_ON_DEMAND ? GROWING : RING, o->flags, &subject);
+	const uint32_t lanes = o->flags >> LANES_SHIFT,
+		       room = o->flags & ALF_ON_DEMAND ? GROWING : RING;
+	int made = queue_create(&scene.pool, scene.b, "subject", lanes ? lanes * room : room,
+				o->flags, &subject);
 	CHECK(made > 0);
 	scene.subject = (uint32_t)made;
 	scene.ring = scene_ring(scene.subject);
@@ -167,7 +170,7 @@ void scene_make(const struct operation *o)
 				      .bulk = CACHE,
 				      .refill_multiplier = o->trims ? 1 : 2,
 				      .members = MEMBERS,
-				      .queues = 5 };
+				      .queues = o->lanes || o->flags & ALF_LANED ? SLOTS - 1 : 5 };
 	if (scene_sizes) {
 		g.more[0] = (struct shmpool_class) { .buffer_size = 2 * g.buffer_size,
 						     .capacity = g.capacity,
@@ -236,6 +239,13 @@ static void check_chain(uint64_t handle)
 	     n < CAPACITY && (next = chain_next(&scene.pool, handle, at)) != at; at = next, n++)
 		DEMAND(*scene_message(next) == *scene_message(handle));
 	DEMAND(n == b->mark);
+}
+
+bool scene_settled(uint32_t number)
+{
+	const uint64_t state = segment_queue(&scene.pool.segment, number)->state;
+	return state == 0 || state == QUEUE_READY ||
+	       (state & QUEUE_LANE && lanes_listed(&scene.pool, number));
 }
 
 /* Records a message that a survivor got, and frees it. */
@@ -310,7 +320,7 @@ void scene_recover(void)
 
 void scene_drain(void)
 {
-	take(scene.a, scene.subject, RING + 1);
+	take(scene.a, scene.subject, 2 * RING + 1);
 	take(scene.b, scene.other, RING + 1);
 	take(scene.a, scene.letter, RING + 1);
 	if (queue_find(&scene.pool, "made") > 0)
@@ -322,11 +332,11 @@ void scene_audit(void)
 {
 	struct shmpool_audit audit;
 	struct shmpool_held held[MEMBERS];
-	uint64_t queued[8] = { 0 }, sum = 0;
-	DEMAND(audit_count(&scene.pool, &audit, held, MEMBERS, queued, 8) == 0);
+	uint64_t queued[SLOTS] = { 0 }, sum = 0;
+	DEMAND(audit_count(&scene.pool, &audit, held, MEMBERS, queued, SLOTS) == 0);
 	for (uint32_t i = 0; i < MEMBERS; i++)
 		sum += held[i].buffers;
-	for (uint32_t i = 0; i < 8; i++)
+	for (uint32_t i = 0; i < SLOTS; i++)
 		sum += queued[i];
 	DEMAND(audit.unaccounted == 0);
 	DEMAND(audit.doubled == 0);

@@ -25,6 +25,7 @@
 #define CAPACITY 64u
 #define RING 16u
 #define GROWING 1024u /* entries of a subject queue whose memory is reserved on demand */
+#define SLOTS 12u     /* queue slots, those of lanes included */
 #define PART (ALF_PART_MIN - ALF_MARGIN) /* positions until it must grow */
 #define BULK 8u
 #define CACHE 16u
@@ -66,6 +67,7 @@ struct operation {
 	uint32_t filled;  /* messages in it */
 	uint32_t lost;    /* the first of them, owned by a dead member when the victim runs */
 	int leaves;       /* nonzero: recover() may leave something for want of room */
+	uint32_t lanes;   /* of the queue that the victim creates */
 	uint32_t detaches;               /* members that detach in it, and so are not dead */
 	void (*before)(struct scene *);  /* called by the survivors */
 	void (*prepare)(struct scene *); /* called by the victim, as a member if it has a v */
@@ -169,6 +171,9 @@ struct member *scene_attach(void);
 uint64_t scene_token(void); /* of this process */
 /* Raises what the member has counted so far that a count added twice is noticed. */
 void scene_inflate(struct member *m);
+/* True if nothing but itself creates or has created the queue in a slot, or the queue whose lane it
+ * is. */
+bool scene_settled(uint32_t number);
 /* Runs it as a child process and waits for its end. */
 void scene_child(void (*run)(struct scene *));
 

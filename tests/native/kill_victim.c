@@ -193,7 +193,8 @@ void have_two(struct scene *s)
 
 int put_own(struct scene *s)
 {
-	return blocking_put(&s->pool, s->v, s->ring, s->owned, s->operation->n, WAIT_NEVER);
+	return blocking_put(&s->pool, s->v, queue_in(s->v, s->ring), s->owned, s->operation->n,
+			    WAIT_NEVER);
 }
 
 int put_aside(struct scene *s)
@@ -238,17 +239,35 @@ void check_nacked(struct scene *s)
 void check_grown(struct scene *s)
 {
 	const struct segment *of = &s->pool.segment;
-	const struct alf_queue *q = s->ring->q;
+	const struct alf_ring *ring = queue_part(s->ring, 0);
+	const struct alf_queue *q = ring->q;
 	const bool puts = s->operation->kind == PUTS;
 	struct stat before, after;
 	DEMAND(q->backed == ALF_PART_MIN || q->backed == GROWING);
 	DEMAND(!puts || s->report->result == PENDING ||
 	       (s->report->result == 0 && q->backed == GROWING));
 	DEMAND(fstat(s->fd, &before) == 0);
-	DEMAND(segment_reserve(of, (uint64_t)((char *)s->ring->slot - of->base),
-			       q->backed * sizeof(*s->ring->slot)) == 0);
+	DEMAND(segment_reserve(of, (uint64_t)((char *)ring->slot - of->base),
+			       q->backed * sizeof(*ring->slot)) == 0);
 	DEMAND(fstat(s->fd, &after) == 0);
 	DEMAND(after.st_blocks == before.st_blocks);
+}
+
+/* The next put adds a lane. */
+void about_to_grow(struct scene *s)
+{
+	alloc_own(s);
+	for (uint32_t i = 1; i < LANES_PUTS; i++)
+		CHECK(queue_in(s->v, s->ring));
+	queue_part(s->ring, 0)->q->lost += LANES_PUTS;
+}
+
+/* The next put may be the first one into another lane. */
+void about_to_move(struct scene *s)
+{
+	about_to_grow(s);
+	CHECK(queue_in(s->v, s->ring) == queue_part(s->ring, 0));
+	EQUAL(2, lanes_active(s->ring->lanes));
 }
 
 int move_aside(struct scene *s)
@@ -263,7 +282,7 @@ int move_to_letter(struct scene *s)
 
 int put_wait(struct scene *s)
 {
-	return blocking_put(&s->pool, s->v, s->ring, s->owned, s->operation->n,
+	return blocking_put(&s->pool, s->v, queue_in(s->v, s->ring), s->owned, s->operation->n,
 			    wait_now() + SHORT_NS);
 }
 
@@ -350,10 +369,20 @@ int detach(struct scene *s)
 	return opening_close((uint32_t)s->opened);
 }
 
+static uint32_t made_capacity(const struct scene *s)
+{
+	return s->operation->lanes ? s->operation->lanes * RING : RING;
+}
+
+static uint32_t made_flags(const struct scene *s)
+{
+	return s->operation->lanes ? ALF_LANED | s->operation->lanes << LANES_SHIFT : 0;
+}
+
 int create_queue(struct scene *s)
 {
 	const struct queue_on_death requeue = { .what = ON_DEATH_REQUEUE };
-	return queue_create(&s->pool, s->v, "made", RING, 0, &requeue);
+	return queue_create(&s->pool, s->v, "made", made_capacity(s), made_flags(s), &requeue);
 }
 
 void check_queue(struct scene *s)
@@ -363,8 +392,34 @@ void check_queue(struct scene *s)
 	if (s->report->result != PENDING)
 		DEMAND(found == s->report->result);
 	if (found == -ENOENT)
-		found = queue_create(&s->pool, s->a, "made", RING, 0, &requeue);
-	DEMAND(found == 4);
+		found = queue_create(&s->pool, s->a, "made", made_capacity(s), made_flags(s),
+				     &requeue);
+	DEMAND(found == 4 || (found > 4 && s->operation->before)); /* dead members have slots */
+}
+
+/* A queue that was not created leaves none of its slots. */
+void check_lanes(struct scene *s)
+{
+	check_queue(s);
+	for (uint32_t i = 4; i < SLOTS; i++)
+		DEMAND((segment_queue(&s->pool.segment, i)->state != 0) ==
+		       (i <= 4 + s->operation->lanes));
+}
+
+/* There are too few slots. */
+int create_too_many(struct scene *s)
+{
+	const struct queue_on_death frees = { 0 };
+	int error = queue_create(&s->pool, s->v, "made", 4 * RING,
+				 ALF_LANED | s->operation->lanes << LANES_SHIFT, &frees);
+	return error == -ENFILE ? 0 : -EIO;
+}
+
+void check_none(struct scene *s)
+{
+	DEMAND(s->report->result != -EIO);
+	for (uint32_t i = 4; i < SLOTS; i++)
+		DEMAND(segment_queue(&s->pool.segment, i)->state == 0);
 }
 
 static const struct alf_ring *made_ring(struct scene *s)
@@ -382,7 +437,7 @@ void get_own_ended(struct scene *s)
 {
 	make_queue(s);
 	alloc_own(s);
-	EQUAL(0, queue_put(&s->pool, s->v, made_ring(s), s->owned, 1));
+	EQUAL(0, queue_put(&s->pool, s->v, queue_in(s->v, made_ring(s)), s->owned, 1));
 	EQUAL(1, queue_get(&s->pool, s->v, made_ring(s), s->owned, 1));
 	EQUAL(0, queue_shutdown(made_ring(s), s->v));
 }
@@ -404,15 +459,15 @@ void check_ended(struct scene *s)
 	uint64_t handle;
 	if (s->report->result != PENDING)
 		DEMAND(alf_closed(made));
-	const int got = blocking_get(&s->pool, s->a, made, &handle, 1, wait_now() + SHORT_NS);
-	DEMAND(got == (alf_closed(made) ? -EPIPE : -EAGAIN));
 	EQUAL(0, blocking_alloc(&s->pool, s->a, &handle, 1, WAIT_NEVER));
-	const int put = queue_put(&s->pool, s->a, made, &handle, 1);
+	const int put = queue_put(&s->pool, s->a, queue_in(s->a, made), &handle, 1);
 	DEMAND(put == (alf_closed(made) ? -EPIPE : 0));
 	if (!put)
 		EQUAL(1, queue_get(&s->pool, s->a, made, &handle, 1));
 	uint64_t none;
 	DEMAND(queue_get(&s->pool, s->a, made, &none, 1) == (put ? -EPIPE : -EAGAIN));
+	const int got = blocking_get(&s->pool, s->a, made, &none, 1, wait_now() + SHORT_NS);
+	DEMAND(got == (put ? -EPIPE : -EAGAIN));
 	EQUAL(0, qmempool_free(&s->pool, s->a, handle));
 }
 
@@ -509,7 +564,7 @@ int put_beside(struct scene *s)
 	*scene_message(handle) = FROM_BESIDE;
 	pool_buffer(&s->pool, handle_index(handle))->redelivered = 0;
 	pool_buffer(&s->pool, handle_index(handle))->mark = 1; /* buffers of the message */
-	int error = blocking_put(&s->pool, s->v, s->ring, &handle, 1, WAIT_NEVER);
+	int error = blocking_put(&s->pool, s->v, queue_in(s->v, s->ring), &handle, 1, WAIT_NEVER);
 	/* The queue is full, or another member is the single producer: the victim keeps its
 	 * buffer. */
 	if (error)

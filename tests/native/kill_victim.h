@@ -33,6 +33,8 @@ void take_front(struct scene *s);
 void unblock(struct scene *s);
 void make_queue(struct scene *s);
 void get_own_ended(struct scene *s);
+void about_to_grow(struct scene *s);
+void about_to_move(struct scene *s);
 
 /* The operations that are killed. */
 int put_own(struct scene *s);
@@ -57,6 +59,7 @@ int open_and_attach(struct scene *s);
 int detach_member(struct scene *s);
 int detach(struct scene *s);
 int create_queue(struct scene *s);
+int create_too_many(struct scene *s);
 int end_queue(struct scene *s);
 int count_unfinished(struct scene *s);
 int create_segment(struct scene *s);
@@ -79,6 +82,8 @@ int recover_beside(struct scene *s);
 
 /* Checks after the operation. */
 void check_queue(struct scene *s);
+void check_lanes(struct scene *s);
+void check_none(struct scene *s);
 void check_ended(struct scene *s);
 void check_unfinished(struct scene *s);
 void check_returned(struct scene *s);

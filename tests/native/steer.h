@@ -38,6 +38,11 @@
 #undef WAIT_POLLS_NS
 #define WAIT_POLLS_NS (INT64_MAX / 2) /* a run does not depend on the time */
 
+/* Consumers look at other lanes, and producers add some, after a few messages. */
+#define LANES_STAY 2u
+#define LANES_LOSS 2u
+#define LANES_PUTS 2u
+
 #ifdef STEER_DEAF /* as if no member ever slept; test_steer.py checks that this is found */
 #define wait_anybody(word) (load_seq_cst(word) & 0)
 #endif

@@ -26,6 +26,8 @@
 	{ REQUEUE,                                                                                 \
 	  { ON_DEATH_REQUEUE, .dead_letter = 1, .max_redeliveries = 1 },                           \
 	  { ON_DEATH_DEAD_LETTER, .dead_letter = 1 } }
+#define L2 (ALF_LANED | 2u << LANES_SHIFT)
+#define LG (ALF_LANED | ALF_LANES_GROW | 2u << LANES_SHIFT) /* begins with one */
 #define MEETINGS                                                                                   \
 	{ "alf_reserve", "alf_claim", "alf_make_tombstone", "take", "abandon", "alf_reserve" }
 #define SLOTS                                                                                      \
@@ -256,6 +258,79 @@ static const struct profile profiles[] = {
 	{ "chains-threads", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 14, .most = 3,
 	  .one_process = true, .chains = true,
 	  .weight = { { [ALLOC] = 4, [CHAIN] = 4, [HAND_OVER] = 4, [ADOPT] = 3, [END] = 2 } } },
+	{ "lanes", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 16, .most = 2,
+	  .flags = { L2, LG, L2 },
+	  .weight = { BOTH } },
+	{ "lanes-wait", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 10, .most = 1, .same = true,
+	  .flags = { L2 },
+	  .weight = { PRODUCER, PRODUCER, PRODUCER, CONSUMER, CONSUMER } },
+	{ "lanes-wait-mixed", 16, 16, 4, 2, 4, 8, .threads = 4, .operations = 10, .most = 3,
+	  .same_queue = true,
+	  .flags = { L2 },
+	  .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER } },
+	{ "lanes-grow", 16, 16, 4, 2, 4, 8, .threads = 5, .operations = 14, .most = 2,
+	  .same_queue = true, .lanes = true,
+	  .flags = { LG },
+	  .duel = { "alf_reserve", "alf_reserve", "alf_reserve", "grow", "alf_reserve",
+		    "share_out" },
+	  .weight = { { [ALLOC] = 4, [PUT] = 8, [GET] = 1 }, { [ALLOC] = 4, [PUT] = 8, [GET] = 1 },
+		      { [ALLOC] = 4, [PUT] = 8 }, CONSUMER, CONSUMER } },
+	{ "lanes-grow-wait", 16, 16, 4, 2, 4, 2, .threads = 4, .operations = 12, .most = 1,
+	  .same = true,
+	  .flags = { LG },
+	  .duel = { "alf_reserve", "alf_reserve", "alf_reserve", "grow", "alf_reserve",
+		    "alf_reserve" },
+	  .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER } },
+	{ "lanes-wait-shutdown", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 10, .most = 2,
+	  .same_queue = true, .lanes = true,
+	  .flags = { L2 },
+	  .duel = { "alf_close", "alf_reserve", "alf_close", "alf_claim", "alf_close",
+		    "alf_reserve" },
+	  .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER,
+		      { [ALLOC] = 5, [FREE] = 5, [SHUTDOWN] = 1 } } },
+	{ "lanes-shutdown-returns", 16, 16, 4, 2, 4, 8, .threads = 5, .operations = 10, .most = 1,
+	  .same_queue = true, .lanes = true,
+	  .flags = { L2 },
+	  .weight = { { [ALLOC] = 2, [PUT] = 4, [NACK] = 1 }, { [GET] = 3, [NACK] = 3, [FREE] = 1 },
+		      CONSUMER, CONSUMER, { [ALLOC] = 5, [FREE] = 5, [SHUTDOWN] = 1 } } },
+	{ "lanes-shutdown-deaths", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 10, .deaths = 3,
+	  .mortal = 31, .most = 2, .same_queue = true, .lanes = true,
+	  .on_death = { REQUEUE }, .flags = { L2 },
+	  .duel = { "alf_close", "alf_reserve", "alf_close" },
+	  .weight = { { [ALLOC] = 2, [PUT_WAIT] = 4, [GET] = 2 }, PRODUCER, CONSUMER, CONSUMER,
+		      { [ALLOC] = 2, [FREE] = 2, [SHUTDOWN] = 1, [RECOVER] = 2 } } },
+	{ "lanes-wait-deaths", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 8, .deaths = 2,
+	  .mortal = 15, .most = 1, .same = true,
+	  .flags = { L2 },
+	  .weight = { PRODUCER, PRODUCER, CONSUMER, CONSUMER, RECOVERER } },
+	{ "lanes-deaths", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 14, .deaths = 3,
+	  .mortal = 31, .most = 2,
+	  .flags = { L2, LG, L2 },
+	  .duel = MEETINGS,
+	  .weight = { BOTH, BOTH, BOTH, RECOVERER, RECOVERER } },
+	{ "lanes-deaths-requeue", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 14, .deaths = 3,
+	  .mortal = 31, .most = 2,
+	  .on_death = { REQUEUE, REQUEUE, REQUEUE }, .flags = { L2, LG, 0 },
+	  .duel = MEETINGS,
+	  .weight = { BOTH, BOTH, BOTH, RECOVERER, RECOVERER } },
+	{ "lanes-letters-deaths", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 14, .deaths = 3,
+	  .mortal = 31, .most = 2,
+	  .on_death = LETTERS, .flags = { L2, L2, LG },
+	  .duel = MEETINGS,
+	  .weight = { { [ALLOC] = 3, [PUT] = 5, [GET] = 1, [NACK] = 1 },
+		      { [GET] = 4, [NACK] = 3, [NACK_LATER] = 1, [FREE] = 1 },
+		      { [GET] = 3, [MOVE] = 3, [NACK] = 2, [FREE] = 2 },
+		      { [MOVE] = 2, [RECOVER] = 3 }, RECOVERER } },
+	{ "lanes-sizes", 8, 4, 4, 2, 2, 4, .second = 8, .threads = 5, .operations = 14,
+	  .deaths = 3, .mortal = 31, .most = 2,
+	  .on_death = { REQUEUE, REQUEUE, REQUEUE }, .flags = { L2, LG, L2 },
+	  .duel = MEETINGS,
+	  .weight = { BOTH, BOTH, BOTH, RECOVERER, RECOVERER } },
+	{ "lanes-creation", 16, 16, 4, 2, 4, 4, .threads = 5, .operations = 5, .deaths = 3,
+	  .mortal = 31, .most = 1, .made = 2, .lanes = true,
+	  .duel = { "make", "make_one", "recover_makers", "outranked", "make_one",
+		    "recover_makers" },
+	  .weight = { { [CREATE] = 4, [RECOVER] = 1 } } },
 	{ "creation", 16, 16, 4, 2, 4, 4, .threads = 4, .operations = 6, .deaths = 2, .mortal = 15,
 	  .most = 1,
 	  .weight = { { [CREATE] = 4, [RECOVER] = 1 } } },
@@ -298,6 +373,13 @@ static const char *const graves[] = {
 static const char *const chain_haunts[] = { "orphan", "sweep_one", "take", "free_chain", "sweep" };
 static const char *const chain_graves[] = { "chain_make", "free_chain",    "sweep_one",
 					    "take",       "free_segments", "raise_generations" };
+/* The same, where queues with lanes are made, grow and end. */
+static const char *const lane_haunts[] = { "recover_makers", "lanes_listed",   "lanes_close",
+					   "make_one",       "lanes_unmake",   "outranked",
+					   "queue_see",      "queue_reserved", "get_lanes" };
+static const char *const lane_graves[] = { "make_one",    "lanes_make",    "lanes_unmake",
+					   "queue_reset", "make",          "lanes_close",
+					   "alf_close",   "recover_makers" };
 #define ONE_OF(names) (names)[steer_random(sizeof(names) / sizeof(*(names)))]
 #define PROFILES (sizeof(profiles) / sizeof(*profiles))
 
@@ -407,6 +489,10 @@ static void run_seed(uint64_t seed)
 	if (world_profile->chains && steer_random(2)) {
 		run.haunt = ONE_OF(chain_haunts);
 		run.grave = ONE_OF(chain_graves);
+	}
+	if (world_profile->lanes && steer_random(2)) {
+		run.haunt = ONE_OF(lane_haunts);
+		run.grave = ONE_OF(lane_graves);
 	}
 	run.duel = steer_random(2) ? world_profile->duel[steer_random(DUELS)] : NULL;
 	run.deaths = world_profile->deaths ? 1 + steer_random(world_profile->deaths) : 0;

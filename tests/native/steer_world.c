@@ -12,6 +12,7 @@
 
 #define MESSAGES 512
 #define NOBODY -1
+#define SLOTS_MORE 12u /* beside the queues: of what is created, and of lanes */
 #define HANDED_MOST 2u /* of which each may keep the slot of a thread that has ended */
 /* After this time the core searches for free buffers everywhere. */
 #define RESTS_MOST_NS 2000000000ll
@@ -204,11 +205,11 @@ void world_put(uint32_t me, uint32_t queue, uint32_t n, bool wait)
 {
 	struct actor *a = &world_actors[me];
 	DEMAND(n && n <= a->held);
-	if (n > world_profile->ring)
-		n = world_profile->ring;
+	const struct alf_ring *r = queue_in(a->m, queue_ring(&a->pool, queue + 1));
+	if (n > r->bulk)
+		n = r->bulk;
 	if (sent + n > MESSAGES)
 		return;
-	const struct alf_ring *r = queue_ring(&a->pool, queue + 1);
 	uint32_t first = sent;
 	/* A message that returns to its queue must have been got from there. */
 	for (uint32_t i = 1; i <= n && world_profile->on_death[queue].what; i++)
@@ -316,7 +317,9 @@ void world_create(uint32_t me)
 {
 	struct actor *a = &world_actors[me];
 	const struct queue_on_death free_them = { 0 };
-	int number = queue_create(&a->pool, a->m, "made", world_profile->ring, 0, &free_them);
+	const uint32_t lanes = world_profile->made;
+	int number = queue_create(&a->pool, a->m, "made", world_profile->ring,
+				  lanes ? ALF_LANED | lanes << LANES_SHIFT : 0, &free_them);
 	if (number > 0)
 		SAME(0, created++);
 	else
@@ -329,6 +332,9 @@ void world_shutdown(uint32_t me, uint32_t queue)
 	const struct alf_ring *r = queue_ring(&a->pool, queue + 1);
 	int error = queue_shutdown(r, a->m);
 	DEMAND(error ? error == -EBUSY && r->flags & SP : alf_closed(r));
+	const struct alf_ring *part;
+	for (uint32_t k = 0; !error && (part = queue_part(r, k)); k++)
+		DEMAND(alf_closed(part));
 	shut_down[queue] |= !error;
 }
 
@@ -470,8 +476,13 @@ static bool has_something(const struct actor *a, const struct alf_ring *r, const
 	alf_position cons = load_relaxed(&r->q->cons);
 	if (word == &r->q->room_wait || word == &r->q->room_many)
 		return alf_closed(r) || alf_avail_space(r) >= a->waits_for;
-	if (word == &r->q->data_wait)
-		return steer_published(r, cons) || (alf_closed(r) && alf_empty(r));
+	if (word == &r->q->data_wait) {
+		const struct alf_ring *part;
+		for (uint32_t k = 0; (part = queue_part(r, k)); k++)
+			if (steer_published(part, load_relaxed(&part->q->cons)))
+				return true;
+		return alf_closed(r) && queue_empty(r);
+	}
 	for (uint32_t i = 0; i < a->waits_for; i++)
 		if (!steer_published(r, (alf_position)(cons + i)))
 			return false;
@@ -512,12 +523,12 @@ static void check_audit(uint64_t held)
 {
 	struct shmpool_audit audit;
 	struct shmpool_held list[MEMBERS + 4];
-	uint64_t queued[QUEUES + 3], sum = 0, queues = 0;
-	SAME(0,
-	     audit_count(&world_actors[LAST].pool, &audit, list, MEMBERS + 4, queued, QUEUES + 3));
+	uint64_t queued[QUEUES + SLOTS_MORE], sum = 0, queues = 0;
+	SAME(0, audit_count(&world_actors[LAST].pool, &audit, list, MEMBERS + 4, queued,
+			    QUEUES + SLOTS_MORE));
 	for (uint32_t i = 0; i < MEMBERS + 4; i++)
 		sum += list[i].buffers;
-	for (uint32_t i = 0; i < QUEUES + 3; i++)
+	for (uint32_t i = 0; i < QUEUES + SLOTS_MORE; i++)
 		queues += queued[i];
 	SAME(0, audit.unaccounted);
 	SAME(0, audit.doubled);
@@ -614,7 +625,8 @@ static void check_names(void)
 		check_class(pool_class(&world_actors[LAST].pool, i));
 	for (uint32_t i = 1; i <= world_segment.geometry.queues; i++) {
 		const struct queue_slot *slot = segment_queue(&world_segment, i);
-		DEMAND(slot->state == 0 || slot->state == QUEUE_READY);
+		DEMAND(slot->state == 0 || slot->state == QUEUE_READY ||
+		       lanes_listed(&world_actors[LAST].pool, i));
 		SAME(0, slot->queue.producer);
 		SAME(0, slot->queue.consumer);
 		SAME(0, slot->queue.data_wait & WAIT_COUNT_MASK);
@@ -717,7 +729,6 @@ void world_end(void)
 
 /* The segment. */
 
-#define RING_BYTES(s) (world_profile->ring * sizeof(uint64_t))
 static uint64_t part(uint32_t i, uint64_t *size)
 {
 	if (i == 0) {
@@ -726,6 +737,8 @@ static uint64_t part(uint32_t i, uint64_t *size)
 	}
 	if (i <= world_segment.geometry.queues) {
 		*size = world_profile->ring * sizeof(uint64_t);
+		if (*size < sizeof(struct lane_table))
+			*size = sizeof(struct lane_table);
 		return world_segment.rings_offset + (i - 1) * sizeof(uint64_t) * ALF_CAPACITY_MAX;
 	}
 	*size = total() * sizeof(struct buffer);
@@ -776,6 +789,31 @@ static void narrow(struct segment *s)
 	s->extents_offset = s->part[0].extents_offset;
 }
 
+/* Returns how many queue slots the profile's lanes take. */
+static uint32_t lanes_more(void)
+{
+	uint32_t n = 2 * world_profile->made;
+	for (uint32_t i = 0; i < QUEUES; i++)
+		n += world_profile->flags[i] >> LANES_SHIFT;
+	DEMAND(n + 3 <= SLOTS_MORE);
+	return n;
+}
+
+/* Queues have the numbers from 1 on, and lanes those behind them. */
+static void make_queues(void)
+{
+	const uint64_t taken = QUEUE_NAMED;
+	for (uint32_t i = 1; i < QUEUES; i++)
+		segment_queue(&world_segment, i + 1)->state = taken;
+	for (uint32_t i = 0; i < QUEUES; i++) {
+		const char name[2] = { (char)('a' + i), 0 };
+		segment_queue(&world_segment, i + 1)->state = 0;
+		SAME(i + 1, queue_create(&world_actors[LAST].pool, world_actors[LAST].m, name,
+					 world_profile->ring, world_profile->flags[i],
+					 &world_profile->on_death[i]));
+	}
+}
+
 void world_make(const struct profile *profile)
 {
 	world_profile = profile;
@@ -786,7 +824,7 @@ void world_make(const struct profile *profile)
 				      .refill_multiplier = 1,
 				      .members = world_profile->members ? world_profile->members :
 									  MEMBERS,
-				      .queues = QUEUES + 2,
+				      .queues = QUEUES + 2 + lanes_more(),
 				      .classes = 1 };
 	struct shmpool_refusal why;
 	if (world_segment.base)
@@ -816,12 +854,7 @@ void world_make(const struct profile *profile)
 	segment_ready(&world_segment);
 	SAME(0, pool_bind(&world_actors[LAST].pool, &world_segment));
 	SAME(0, member_attach(&world_segment, STEER_TOKEN(LAST), &world_actors[LAST].m));
-	for (uint32_t i = 0; i < QUEUES; i++) {
-		const char name[2] = { (char)('a' + i), 0 };
-		SAME(i + 1, queue_create(&world_actors[LAST].pool, world_actors[LAST].m, name,
-					 world_profile->ring, world_profile->flags[i],
-					 &world_profile->on_death[i]));
-	}
+	make_queues();
 	pool_unbind(&world_actors[LAST].pool);
 	snapshot = malloc(world_segment.size);
 	copy(false);

@@ -85,7 +85,9 @@ struct profile {
 	bool one_process; /* the threads are of one process, and hand buffers to each other */
 	bool peeked;      /* each header names the message it belongs to */
 	bool chains;      /* threads that die are in the middle of a chain more often */
+	bool lanes;       /* the same with queues that have lanes */
 	uint32_t members; /* number of slots, if not MEMBERS */
+	uint32_t made;    /* lanes of the queue that threads create */
 	uint32_t second;  /* capacity of a second size class; 0 for none */
 	uint32_t each[STEER_THREADS]; /* the same as most, by thread */
 	uint32_t flags[QUEUES];
