@@ -242,13 +242,13 @@ int topic_join_blocking(struct scene *s)
 int topic_leave(struct scene *s)
 {
 	(void)s;
-	topic_unsubscribe(&mine);
+	topic_unsubscribe(&s->pool, s->v, &mine);
 	return 0;
 }
 
 int topic_leave_holding(struct scene *s)
 {
-	topic_unsubscribe(&mine);
+	topic_unsubscribe(&s->pool, s->v, &mine);
 	topic_let_go(&s->pool, s->v, &mine, held, held_n);
 	return 0;
 }
@@ -268,7 +268,7 @@ int topic_get_beside(struct scene *s)
 	if (error)
 		return error;
 	int got = topic_get(&s->pool, s->v, &other, handle, position, 2);
-	topic_unsubscribe(&other);
+	topic_unsubscribe(&s->pool, s->v, &other);
 	topic_let_go(&s->pool, s->v, &other, handle, got > 0 ? (uint32_t)got : 0);
 	return 0;
 }
@@ -329,6 +329,6 @@ void check_topic(struct scene *s)
 	DEMAND(kept == DEPTH);
 	topic_let_go(&s->pool, s->a, &watch, watched, watched_n);
 	watched_n = 0;
-	topic_unsubscribe(&watch);
+	topic_unsubscribe(&s->pool, s->a, &watch);
 	DEMAND(t->subscriber[watch.number].state == 0);
 }

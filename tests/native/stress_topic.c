@@ -116,7 +116,7 @@ static bool listen(struct worker *w, struct member *m)
 	w->gaps += s.gaps;
 	if (w->policy == TOPIC_BLOCK)
 		EQUAL(0, s.gaps);
-	topic_unsubscribe(&s);
+	topic_unsubscribe(pool(), self(), &s);
 	topic_let_go(pool(), m, &s, held, holds);
 	CHECK(!s.shared);
 	return got == -EPIPE;
@@ -151,7 +151,7 @@ static void check_late_blocker(void)
 		EQUAL(DEPTH + i, position);
 		topic_let_go(pool(), m, &s, &handle, 1);
 	}
-	topic_unsubscribe(&s);
+	topic_unsubscribe(pool(), self(), &s);
 }
 
 /* A process that closes its pool gives its subscribers up: a recovery frees them, though no member
