@@ -229,6 +229,18 @@ static inline uint64_t topic_unread(const struct alf_ring *r, uint32_t policy, u
 
 /* ---- for the topic*.c files ---- */
 
+/* True if the subscriber gets messages. */
+static inline bool topic_lives(const struct topic_subscriber *s)
+{
+	return (load_seq_cst(&s->state) & TOPIC_STATE_MASK) == TOPIC_LIVE; /* [TOPIC] [KEEP] */
+}
+
+/* True if it also holds publishers up. */
+static inline bool topic_blocks(const struct topic_subscriber *s)
+{
+	return topic_lives(s) && load_relaxed(&s->policy) == TOPIC_BLOCK;
+}
+
 /* Makes a buffer m's own that m has made FINAL. Returns its handle, which m frees. */
 static inline uint64_t topic_own(const struct qmempool *p, struct member *m, uint32_t index)
 {
@@ -313,6 +325,10 @@ uint64_t topic_lag(struct subscriber *s);
 /* Gives up the subscribers of a process that closes the pool: marks them DEAD. True if it has any,
  * so that a recovery frees what they hold. */
 bool topic_give_up(struct qmempool *p, uint64_t token);
+
+/* True if there is a subscriber with that state and its process is dead. own is a token of this
+ * process, or 0. */
+bool topic_is_dead(const struct qmempool *p, uint64_t state, uint64_t own);
 
 /* Returns the number of subscribers, of all topics, that are dead and not recovered. own is a token
  * of this process, or 0. */

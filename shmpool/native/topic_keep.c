@@ -17,7 +17,7 @@ shared64 *topic_shelf(const struct alf_ring *r, uint32_t number)
 /* True if that subscriber lives and the message at position must stay for it. */
 static bool keeps(const struct topic_subscriber *s, alf_position position)
 {
-	if ((load_seq_cst(&s->state) & TOPIC_STATE_MASK) != TOPIC_LIVE) /* [KEEP] */
+	if (!topic_lives(s))
 		return false;
 	const uint64_t cursor = load_seq_cst(&s->cursor); /* [KEEP] */
 	const int64_t behind = topic_distance(position, cursor);

@@ -365,7 +365,7 @@ int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64
 			else if (!s->keeper) /* no publisher reads it */
 				store_relaxed(&s->shared->cursor, s->cursor & TOPIC_POSITION_MASK);
 		}
-		ended = !got && unlikely(alf_closed(r)) &&
+		ended = !got && unlikely(load_relaxed(&r->q->ended)) && alf_closed(r) &&
 			alf_end(load_acquire(&r->q->prod)) == s->cursor; /* [PROD] */
 	}
 	end_turn(s);

@@ -20,11 +20,13 @@ static uint32_t watched_n, held_n, published, after;
 static uint32_t watched_number[2 * DEPTH];
 static uint32_t last_number; /* that the survivor got, by publisher */
 
-/* Another one of the survivors, which drops the newest; and what it got. */
-static struct subscriber slow;
+/* Two more of the survivors, which drop the newest. The first one gets something now and then. */
+static struct slow {
+	struct subscriber in;
+	uint64_t got;
+} slow[2];
 static bool is_slow;
 static alf_position slow_from;
-static uint64_t slow_got;
 
 static const struct alf_ring *topic(struct scene *s)
 {
@@ -78,46 +80,47 @@ static void hear(struct scene *s, struct member *m)
 	DEMAND(got == -EAGAIN);
 }
 
-/* The slow survivor gets up to n messages: first all that were kept when it began. */
-static void hear_slowly(struct scene *s, uint32_t n)
+/* A slow survivor gets up to n messages: first all that were kept when it began. */
+static void hear_slowly(struct scene *s, struct slow *slow, uint32_t n)
 {
 	uint64_t handle, position;
 	int got = 1;
 	for (uint32_t i = 0; i < n && got == 1; i++) {
-		got = topic_get(&s->pool, s->b, &slow, &handle, &position, 1);
+		got = topic_get(&s->pool, s->b, &slow->in, &handle, &position, 1);
 		if (got != 1)
 			break;
 		position += DEPTH - slow_from;
-		if (slow_got < DEPTH) {
-			DEMAND(number_of(handle) == FROM_TOPIC + published - DEPTH + slow_got);
-			DEMAND(position == slow_got);
+		if (slow->got < DEPTH) {
+			DEMAND(number_of(handle) == FROM_TOPIC + published - DEPTH + slow->got);
+			DEMAND(position == slow->got);
 		}
-		DEMAND(position >= slow_got);
-		slow_got++;
-		topic_let_go(&s->pool, s->b, &slow, &handle, 1);
+		DEMAND(position >= slow->got);
+		slow->got++;
+		topic_let_go(&s->pool, s->b, &slow->in, &handle, 1);
 	}
 	DEMAND(got == 1 || got == -EAGAIN);
 }
 
-/* It has got or missed each position, apart from those of a dead publisher that it has accepted. */
+/* They have got or missed each position, apart from those of a dead publisher that they have
+ * accepted. */
 static void check_slow(struct scene *s)
 {
-	if (!is_slow)
-		return;
-	hear_slowly(s, 4 * DEPTH);
 	const uint64_t all = alf_end(topic(s)->q->prod) - slow_from;
-	DEMAND(slow_got >= DEPTH && slow_got + slow.gaps <= all &&
-	       slow_got + slow.gaps + DEPTH >= all);
-	topic_unsubscribe(&s->pool, s->b, &slow);
-	DEMAND(topic_of(topic(s))->subscriber[slow.number].state == 0);
+	for (uint32_t i = 0; is_slow && i < 2; i++) {
+		hear_slowly(s, &slow[i], 4 * DEPTH);
+		DEMAND(slow[i].got >= DEPTH && slow[i].got + slow[i].in.gaps <= all &&
+		       slow[i].got + slow[i].in.gaps + DEPTH >= all);
+		topic_unsubscribe(&s->pool, s->b, &slow[i].in);
+		DEMAND(topic_of(topic(s))->subscriber[slow[i].in.number].state == 0);
+	}
 	is_slow = false;
 }
 
 void topic_filled(struct scene *s)
 {
 	const struct queue_on_death on_death = { 0 };
-	if (is_slow)
-		free(slow.backlog);
+	for (uint32_t i = 0; is_slow && i < 2; i++) /* of an earlier scene */
+		free(slow[i].in.backlog);
 	is_slow = false;
 	watched_n = held_n = published = after = last_number = 0;
 	CHECK(queue_create(&s->pool, s->b, "topic", DEPTH, ALF_TOPIC, &on_death) > 0);
@@ -132,10 +135,13 @@ void topic_filled(struct scene *s)
 void topic_slow(struct scene *s)
 {
 	topic_filled(s);
-	slow_got = 0;
 	slow_from = alf_end(topic(s)->q->prod) - DEPTH;
+	for (uint32_t i = 0; i < 2; i++) {
+		slow[i].got = 0;
+		EQUAL(0, topic_subscribe(&s->pool, s->b, topic(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST,
+					 &slow[i].in));
+	}
 	is_slow = true;
-	EQUAL(0, topic_subscribe(&s->pool, s->b, topic(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST, &slow));
 }
 
 void topic_holding(struct scene *s)
@@ -167,7 +173,8 @@ static void reserve_four(struct scene *s)
 	const uint64_t word = r->slot[at & r->mask];
 	struct buffer *b = pool_buffer(&s->pool, word & ALF_INDEX_MASK);
 	if (is_slow) /* and not yet on its shelf */
-		b->since = hold_word(HOLD_HELD, r->id, at - DEPTH) | 1ull << slow.number;
+		b->since = hold_word(HOLD_HELD, r->id, at - DEPTH) | 1ull << slow[0].in.number |
+			   1ull << slow[1].in.number;
 	else if (!(b->since & HOLD_BITS))
 		b->since = HOLD_FINAL << HOLD_STATE_SHIFT | m->tag;
 	b = pool_buffer(&s->pool, handle_index(handle[0]));
@@ -397,7 +404,7 @@ void topic_work(struct scene *s)
 	}
 	hear(s, s->a);
 	if (is_slow)
-		hear_slowly(s, 1);
+		hear_slowly(s, &slow[0], 1);
 }
 
 uint32_t topic_keeps(struct scene *s)

@@ -10,14 +10,14 @@
 /* Called by the survivors: they make a topic of a few messages, and subscribe to it. */
 void topic_filled(struct scene *s);  /* the ring is full; the survivor holds the newest message */
 void topic_holding(struct scene *s); /* the same, and the survivor holds all messages */
-void topic_slow(struct scene *s);    /* the same, and one that drops the newest has all to get */
+void topic_slow(struct scene *s);    /* the same, and two that drop the newest have all to get */
 /* The same, and a process is dead that ... */
 void topic_dead_publisher(struct scene *s);  /* had reserved four positions, and evicted one */
 void topic_dead_subscriber(struct scene *s); /* held the two oldest, and blocked publishers */
 void topic_dead_evicted(struct scene *s);    /* held two that have been evicted since */
 
 void topic_dead_slow(struct scene *s); /* dropped the newest, with a backlog and a shelf */
-void topic_slow_dead_publisher(struct scene *s); /* as topic_dead_publisher(), beside a slow one */
+void topic_slow_dead_publisher(struct scene *s); /* as topic_dead_publisher(), beside slow ones */
 
 /* Set-up of the victim. */
 void topic_keeping(struct scene *s);     /* the same, and drops the newest */

@@ -155,6 +155,68 @@ static void check_late_blocker(void)
 	topic_unsubscribe(pool(), self(), &s);
 }
 
+/* Publishes n empty messages. */
+static void say(uint32_t n)
+{
+	struct member *m = self();
+	uint64_t handle;
+	while (n--) {
+		EQUAL(0, blocking_alloc(pool(), m, &handle, 1, WAIT_NEVER));
+		EQUAL(0, topic_publish(pool(), m, ring, &handle, 1));
+	}
+}
+
+/* Gets n messages, from number on. */
+static void hear(struct subscriber *s, uint64_t number, uint32_t n)
+{
+	struct member *m = self();
+	uint64_t handle, position;
+	while (n--) {
+		EQUAL(1, topic_get(pool(), m, s, &handle, &position, 1));
+		EQUAL(number++, position);
+		topic_let_go(pool(), m, s, &handle, 1);
+	}
+}
+
+/* One that drops the newest has the oldest; and what is published after a get, as many as it got. */
+static void check_drop_newest(void)
+{
+	struct subscriber s;
+	const uint64_t from = alf_end(ring->q->prod) - DEPTH;
+	EQUAL(0, topic_subscribe(pool(), self(), ring, TOPIC_DROP_NEWEST, TOPIC_NEWEST, &s));
+	say(3 * DEPTH);
+	EQUAL(DEPTH, topic_lag(&s));
+	hear(&s, from, 2);
+	say(3);
+	EQUAL(DEPTH, topic_lag(&s));
+	hear(&s, from + 2, DEPTH - 2);
+	hear(&s, from + 3 * DEPTH, 2);
+	EQUAL(2 * DEPTH + 1, s.gaps);
+	EQUAL(0, topic_lag(&s));
+	topic_unsubscribe(pool(), self(), &s);
+}
+
+/* A holders word has 28 bits of the position. A message 2^28 later in the same buffer is not the one
+ * that a subscriber read of in the slot. */
+static void check_much_later(void)
+{
+	struct subscriber s;
+	uint32_t index;
+	EQUAL(0, topic_subscribe(pool(), self(), ring, TOPIC_DROP_OLDEST, TOPIC_NEWEST, &s));
+	say(1);
+	const alf_position at = s.cursor, earlier = at + HOLD_POSITION_MASK + 1;
+	shared64 *slot = &ring->slot[at & ring->mask];
+	const uint64_t word = *slot;
+	const struct buffer *b = pool_buffer(pool(), word & ALF_INDEX_MASK);
+	*slot = alf_tag(ring, earlier) | (word & ALF_INDEX_MASK);
+	EQUAL(TAKEN_MISSED, topic_take(pool(), self(), &s, earlier, &index));
+	EQUAL(hold_word(HOLD_PUBLISHED, ring->id, at), b->since);
+	*slot = word;
+	EQUAL(TAKEN, topic_take(pool(), self(), &s, at, &index));
+	topic_release(pool(), self(), &s, index);
+	topic_unsubscribe(pool(), self(), &s);
+}
+
 /* A process that closes its pool gives its subscribers up: a recovery frees them, though no member
  * is dead. One that read an earlier dead subscriber's state frees none that died since. */
 static void check_given_up(void)
@@ -244,6 +306,8 @@ int main(int argc, char **argv)
 	ring = queue_ring(pool(), 1);
 	check_late_blocker();
 	check_given_up();
+	check_drop_newest();
+	check_much_later();
 	run("paced", paced, sizeof(paced) / sizeof(paced[0]));
 	run("lapped", lapped, sizeof(lapped) / sizeof(lapped[0]));
 	EQUAL(0, audit_count(pool(), &audit, held, 1, queued, 8));
