@@ -102,8 +102,8 @@
  *     [KEEP]    keepers, state and cursor of a subscriber. An evicting member has moved prod, and
  *               then reads them. A subscriber writes them and then reads prod. All are seq_cst: so
  *               that member reads what was written, or the subscriber reads the prod that it moved.
- *     [SHELF]   a slot of a shelf, changed by compare-and-swap before the ring's slot. A subscriber
- *               that reads a later message there reads the shelf after it.
+ *     [SHELF]   a slot of a shelf. An evicting member changes it by compare-and-swap, and then stores
+ *               a later message in the ring's slot. A subscriber that reads this reads the shelf.
  *     [TOPIC]   state of a subscriber, written by compare-and-swap. The next subscriber, and a
  *               recoverer, read with it what the last one has left. barred is only raised.
  *
@@ -267,9 +267,11 @@ void topic_miss(struct subscriber *s, alf_position next);
 /* Stores the cursor word of a keeper, and then reads prod. */
 void topic_store_cursor(struct subscriber *s, uint32_t keeps);
 
-/* topic_get() under the lock: the next messages that are published; DROP_NEWEST. */
+/* topic_get() under the lock: the next messages that are published; LATEST; DROP_NEWEST. */
 int topic_get_next(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
 		   uint64_t *position, uint32_t n);
+int topic_get_latest(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
+		     uint64_t *position);
 int topic_get_kept(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
 		   uint64_t *position, uint32_t n);
 

@@ -178,7 +178,8 @@ static void hear(struct subscriber *s, uint64_t number, uint32_t n)
 	}
 }
 
-/* One that drops the newest has the oldest; and what is published after a get, as many as it got. */
+/* One that drops the newest has the oldest; and of what is published after a get, as many as it
+ * got. */
 static void check_drop_newest(void)
 {
 	struct subscriber s;
@@ -196,8 +197,8 @@ static void check_drop_newest(void)
 	topic_unsubscribe(pool(), self(), &s);
 }
 
-/* A holders word has 28 bits of the position. A message 2^28 later in the same buffer is not the one
- * that a subscriber read of in the slot. */
+/* A holders word has 28 bits of the position. A message 2^28 later in the same buffer is not the
+ * one that a subscriber read of in the slot. */
 static void check_much_later(void)
 {
 	struct subscriber s;
