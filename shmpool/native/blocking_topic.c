@@ -78,7 +78,7 @@ int blocking_publish(struct qmempool *p, struct member *m, const struct alf_ring
 	int error = topic_publish(p, m, r, handle, n);
 	if (likely(error != -ENOBUFS))
 		return error;
-	/* A call that waits polls before it asks the kernel who is dead. */
+	/* A call that waits polls before it asks the kernel for dead subscribers. */
 	if (deadline_ns == WAIT_NEVER && recovered_dead(&b))
 		error = publish_attempt(&b);
 	return error == -ENOBUFS ? blocking_retry(&b, error) : error;

@@ -61,14 +61,16 @@
  *                  what it missed: what was published while it had so many
  *     LATEST       it always gets the newest message that it has not got
  *
- * Keepers: subscribers for which a message stays when it is evicted. With DROP_NEWEST these are
- * always the next `keeps` positions from the cursor on, and both are in one word, the cursor word.
+ * Keepers: subscribers for which a message stays when it is evicted: the next `keeps` positions from
+ * the cursor on. Both are in one word, the cursor word. With DROP_NEWEST these are the messages that
+ * it has accepted. One that blocks and starts with the oldest message keeps those before the
+ * position at which it joined: a publisher that has read the gate before still evicts some.
  * The member that evicts a message reads the cursor words of keepers. If one wants the message, the
  * compare-and-swap that makes it HELD also sets that subscriber's bit, and then the member puts the
  * slot's word on the subscriber's shelf, before it publishes in the slot. The subscriber takes
  * each message from the ring, or as HELD with its own bit, or from its shelf.
  *
- * So what it has not got is its backlog (messages with its bit, in the memory of its process) and
+ * So what a DROP_NEWEST has not got is its backlog (messages with its bit, in the memory of its process) and
  * the `keeps` positions, together at most a ring. A get that finds that more was published than it
  * had accepted takes all of these positions into the backlog, and then accepts from prod on.
  *
@@ -102,8 +104,9 @@
  *     [KEEP]    keepers, state and cursor of a subscriber. An evicting member has moved prod, and
  *               then reads them. A subscriber writes them and then reads prod. All are seq_cst: so
  *               that member reads what was written, or the subscriber reads the prod that it moved.
- *     [SHELF]   a slot of a shelf. An evicting member changes it by compare-and-swap, and then stores
- *               a later message in the ring's slot. A subscriber that reads this reads the shelf.
+ *     [SHELF]   a slot of a shelf. An evicting member changes it by compare-and-swap, and then
+ *               stores a later message in the ring's slot. A subscriber that reads that one there
+ *               reads the shelf.
  *     [TOPIC]   state of a subscriber, written by compare-and-swap. The next subscriber, and a
  *               recoverer, read with it what the last one has left. barred is only raised.
  *
@@ -170,10 +173,8 @@ struct subscriber {
 	uint32_t lock;
 	bool closed;
 	bool keeper;
-	/* What it misses before this position is no gap. Of what the topic keeps when a subscriber
-	 * that blocks joins, a publisher that has read the gate before may evict the first. */
-	alf_position joined;
-	alf_position seen; /* of a keeper: prod, read after its cursor word was stored */
+	alf_position joined; /* what it misses before this position is no gap */
+	alf_position seen;   /* of a keeper: prod, read after its cursor word was stored */
 	/* DROP_NEWEST: */
 	alf_position end;        /* of what it has accepted: cursor + keeps */
 	struct backlog *backlog; /* a ring with as many entries as the topic's */

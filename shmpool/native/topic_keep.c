@@ -149,8 +149,15 @@ int topic_get_kept(struct qmempool *p, struct member *m, struct subscriber *s, u
 void topic_drop_kept(struct qmempool *p, struct member *m, struct subscriber *s)
 {
 	uint64_t handle, position;
+	uint32_t index;
 	store_relaxed(&s->seen, alf_end(load_seq_cst(&s->r->q->prod))); /* [KEEP] */
-	take_in(p, m, s);
 	while (hand_out(s, &handle, &position, 1))
 		topic_release(p, m, s, handle);
+	for (; (alf_distance)(s->end - s->cursor) > 0; s->cursor++) {
+		const enum taken taken = topic_take(p, m, s, s->cursor, &index);
+		if (taken == TAKEN_NOT_YET)
+			break; /* nobody evicts it, or what is behind it, before it is published */
+		if (taken == TAKEN)
+			topic_release(p, m, s, index);
+	}
 }

@@ -103,7 +103,8 @@ int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring 
 				   .token = member_token(
 					   load_relaxed(&segment_holder(&p->segment, m)->identity)),
 				   .policy = policy,
-				   .keeper = policy == TOPIC_DROP_NEWEST };
+				   .keeper = policy == TOPIC_DROP_NEWEST ||
+					     (policy == TOPIC_BLOCK && start == TOPIC_OLDEST) };
 	s->shared = claim(r, s->token, &s->number);
 	if (!s->shared)
 		return -EUSERS;
@@ -135,14 +136,27 @@ int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring 
 		if ((alf_distance)(s->cursor - barred) < 0)
 			s->cursor = barred;
 	}
-	s->end = (alf_position)(s->cursor + kept);
-	topic_store_cursor(s, s->keeper ? (uint32_t)kept : 0);
-	if (policy == TOPIC_DROP_NEWEST)
-		topic_get_kept(p, m, s, NULL, NULL,
-			       0); /* what came between is accepted or missed */
+	s->end = policy == TOPIC_BLOCK ? s->joined : (alf_position)(s->cursor + kept);
+	topic_store_cursor(s, s->keeper ? (uint32_t)(s->end - s->cursor) : 0);
+	if (policy == TOPIC_DROP_NEWEST) /* accepts or misses what came between */
+		topic_get_kept(p, m, s, NULL, NULL, 0);
 	if (policy == TOPIC_BLOCK && wait_anybody(&r->q->room_wait)) /* [WAIT] */
 		wait_wake(&r->q->room_wait, UINT32_MAX);
 	return 0;
+}
+
+/* Stores the cursor of one that blocks. Until it has passed the position at which it joined, evicted
+ * messages may stay for it. */
+static void store_blocking(struct subscriber *s, alf_position before)
+{
+	const alf_distance keeps = (alf_distance)(s->end - s->cursor);
+	if (likely(!s->keeper || (alf_distance)(s->end - before) <= 0)) {
+		store_seq_cst(&s->shared->cursor, s->cursor & TOPIC_POSITION_MASK); /* [CURSOR] */
+		return;
+	}
+	topic_store_cursor(s, keeps > 0 ? (uint32_t)keeps : 0);
+	if (keeps <= 0)
+		set_keeper(s, false);
 }
 
 int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
@@ -168,8 +182,7 @@ int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64
 		if (s->cursor != before) {
 			store_relaxed(&s->shared->gaps, s->gaps);
 			if (s->policy == TOPIC_BLOCK)
-				store_seq_cst(&s->shared->cursor,
-					      s->cursor & TOPIC_POSITION_MASK); /* [CURSOR] */
+				store_blocking(s, before);
 			else if (!s->keeper) /* no publisher reads it */
 				store_relaxed(&s->shared->cursor, s->cursor & TOPIC_POSITION_MASK);
 		}
@@ -214,7 +227,7 @@ void topic_unsubscribe(struct qmempool *p, struct member *m, struct subscriber *
 		const bool lives = cas_seq_cst(&s->shared->state, &mine,
 					       TOPIC_CLOSING | s->token); /* [TOPIC] [KEEP] */
 		s->closed = true;
-		if (lives && s->backlog)
+		if (lives && s->keeper)
 			topic_drop_kept(p, m, s);
 		free(s->backlog);
 		s->backlog = NULL;

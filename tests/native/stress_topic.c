@@ -83,7 +83,6 @@ static bool listen(struct worker *w, struct member *m)
 	uint64_t held[HOLDS], position[HOLDS], next = 0;
 	uint32_t holds = 0;
 	int64_t last[PUBLISHERS];
-	uint64_t at[PUBLISHERS] = { 0 };
 	int got;
 	memset(last, -1, sizeof(last));
 	EQUAL(0, topic_subscribe(pool(), m, ring, w->policy, TOPIC_OLDEST, &s));
@@ -100,11 +99,9 @@ static bool listen(struct worker *w, struct member *m)
 			const struct message text = *message_of(held[holds + (uint32_t)i]);
 			CHECK(text.publisher < PUBLISHERS);
 			CHECK((int64_t)text.number > last[text.publisher]);
-			if (w->policy == TOPIC_BLOCK && last[text.publisher] >= 0 &&
-			    at[text.publisher] >= s.joined - DEPTH)
+			if (w->policy == TOPIC_BLOCK && last[text.publisher] >= 0)
 				EQUAL(last[text.publisher] + 1, text.number);
 			last[text.publisher] = text.number;
-			at[text.publisher] = position[holds + (uint32_t)i];
 			CHECK(position[holds + (uint32_t)i] >= next);
 			next = position[holds + (uint32_t)i] + 1;
 			w->seen[text.publisher]++;
