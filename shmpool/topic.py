@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 PUBLISH_MAX = 1024  # messages that one publish() takes
 SUBSCRIBERS_MAX = 24  # of one topic
 BURST = 64  # messages that a loop over a subscriber gets at once
-Policy = Literal["block", "drop-oldest", "latest"]
+Policy = Literal["block", "drop-oldest", "drop-newest", "latest"]
 Start = Literal["newest", "oldest"]
 SubscriberState = Literal["alive", "closing", "dead"]
 # By the number in the core (native/topic.h).
-_POLICIES = {"block": 0, "drop-oldest": 1, "latest": 3}
+_POLICIES = {"block": 0, "drop-oldest": 1, "drop-newest": 2, "latest": 3}
 _STARTS = {"newest": 0, "oldest": 1}
 
 
@@ -164,6 +164,7 @@ class Topic(TopicBase):
         policy  what happens when this subscriber is a whole depth behind:
                 "block"        publishers wait for it, so that it misses nothing
                 "drop-oldest"  it goes on with the oldest message that is kept
+                "drop-newest"  it keeps these, and misses what comes while it has them to get
                 "latest"       it always gets the newest message, and first the one that is there
         start   "newest": the first message is the next one that is published;
                 "oldest": the first message is the oldest that the topic keeps

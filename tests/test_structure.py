@@ -77,7 +77,9 @@ C_PLACE = {
     "queue_create.c": "queue.h",
     "queue_view.c": "queue.h",
     "topic_subscriber.c": "topic.h",
+    "topic_keep.c": "topic.h",
     "topic_repair.c": "topic.h",
+    "topic_take.c": "topic.h",
     "recover_due.c": "recover.h",
     "blocking_alloc.c": "blocking.h",
     "blocking_topic.c": "blocking.h",
@@ -105,7 +107,9 @@ C_PREFIX = {
     "queue_create.c": "queue",
     "queue_view.c": "queue",
     "topic_subscriber.c": "topic",
+    "topic_keep.c": "topic",
     "topic_repair.c": "topic",
+    "topic_take.c": "topic",
     "bulk.c": "shmpool",
     "letters.c": "shmpool",
     "chains.c": "shmpool",
@@ -178,6 +182,8 @@ TAGGED = {
     "GATE": "gate|prod",
     "TOPIC": "state|barred|word",
     "LANES": "active|state",
+    "KEEP": "keepers|state|cursor|prod",
+    "SHELF": "shelf|slot",
 }
 WRITER = "write|wrote|store|move|raise|set|lock|take|add|clear|count"
 READER = "read|see|load|find|look|poll|inspect"

@@ -171,7 +171,7 @@ static int get_attempt(struct blocking *b)
 	return queue_get(b->p, b->m, b->r, b->handle, b->n);
 }
 
-static int data_sleep(struct blocking *b, int *result)
+int blocking_data_sleep(struct blocking *b, int *result)
 {
 	uint32_t *word = b->r->data_wait;
 	uint32_t entered = wait_enter(word);
@@ -180,8 +180,9 @@ static int data_sleep(struct blocking *b, int *result)
 	 * something is reserved and not published, its producer may have read the wait word before:
 	 * sleep for a short time, and longer and longer while nothing changes. A member that is
 	 * resumed there sees the sleeper. */
-	const bool reserved = queue_see(b->r).reserved; /* [WAIT] */
-	*result = get_attempt(b);
+	const struct queue_seen seen = queue_see(b->r); /* [WAIT] */
+	const bool reserved = topic_is(b->r) ? b->kind->obstructed(b) : seen.reserved;
+	*result = b->kind->attempt(b);
 	if (*result == -EAGAIN) {
 		count_up(&b->m->counters[COUNT_SLEEP], 1);
 		slept = wait_sleep(word, entered, reserved ? b->most_ns : WAIT_SLICE_NS,
@@ -193,7 +194,7 @@ static int data_sleep(struct blocking *b, int *result)
 }
 
 static const struct blocking_kind get_kind = { -EAGAIN,         get_attempt, get_attempt,
-					       data_obstructed, data_yields, data_sleep };
+					       data_obstructed, data_yields, blocking_data_sleep };
 
 int blocking_get(struct qmempool *p, struct member *m, const struct alf_ring *r, uint64_t *handle,
 		 uint32_t n, int64_t deadline_ns)

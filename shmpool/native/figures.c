@@ -141,17 +141,16 @@ static bool subscriber_info(const struct alf_ring *r, uint32_t number, uint64_t 
 			    struct shmpool_subscriber_info *out)
 {
 	const struct topic_subscriber *s = &topic_of(r)->subscriber[number];
-	const alf_position prod = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
-	const alf_distance lag = (alf_distance)(prod - load_relaxed(&s->cursor));
+	const uint32_t policy = load_relaxed(&s->policy);
 	const uint64_t name[2] = { load_relaxed(&s->name[0]), load_relaxed(&s->name[1]) };
 	*out = (struct shmpool_subscriber_info) {
 		.number = number,
 		.pid = load_relaxed(&s->pid),
-		.policy = load_relaxed(&s->policy),
+		.policy = policy,
 		.closing = (state & TOPIC_STATE_MASK) == TOPIC_CLOSING,
 		.dead = (state & TOPIC_STATE_MASK) == TOPIC_DEAD,
 		.held = load_relaxed(&s->held),
-		.lag = lag > 0 ? (uint64_t)lag : 0,
+		.lag = topic_unread(r, policy, load_relaxed(&s->cursor)),
 		.gaps = load_relaxed(&s->gaps),
 	};
 	memcpy(out->name, name, sizeof(out->name) - 1);

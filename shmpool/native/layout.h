@@ -9,8 +9,8 @@
  *     extents    one word each, by class        which parts of the slabs exist
  *     free rings one for each class             the rings of free buffers
  *     rings      max_queues x 2^20 slots        the slots of the named queues; of a topic, also its
- *                                               subscribers, behind them; of a queue with lanes, a
- *                                               table of these
+ *                                               subscribers and their shelves, behind them; of a
+ *                                               queue with lanes, a table of these
  *     headers    all buffers x struct buffer    one cache line a buffer
  *     data       by class: capacity x stride    the bytes
  *
@@ -224,12 +224,13 @@ _Static_assert(offsetof(struct lane_table, active) % CACHE_LINE == 0,
 #define LANE_TABLE_SLOTS ((uint32_t)(sizeof(struct lane_table) / sizeof(shared64)))
 
 /* A topic is a named queue with the flag ALF_TOPIC: each of its subscribers gets each buffer.
- * Behind the slots of its ring lie the words of its subscribers. */
+ * Behind the slots of its ring lie the words of its subscribers, and behind these SUBSCRIBERS_MAX
+ * shelves, each with as many slots as the ring (topic.h). */
 #define SUBSCRIBERS_MAX 24u /* of one topic: a holders word has a bit for each */
-#define TOPIC_DEPTH_MAX (ALF_CAPACITY_MAX / 2)
+#define TOPIC_DEPTH_MAX (ALF_CAPACITY_MAX / 32)
 struct topic_subscriber {
-	uint64_t state;             /* | state 2 | token 62 |, 0 if it is free */
-	alf_shared_position cursor; /* the next position that it gets */
+	uint64_t state;  /* | state 2 | token 62 |, 0 if it is free */
+	uint64_t cursor; /* | keeps 16 | position 48 |: the next one that it gets */
 	/* Only raised. When an earlier subscriber here was found dead, its topic was at this
 	 * position: no later one gets a message before it. */
 	alf_shared_position barred;
@@ -243,10 +244,17 @@ struct topic_subscriber {
 };
 struct topic {
 	uint64_t gate; /* | joins 16 | position 48 |: publishers may reserve positions before it */
-	uint64_t pad[7];
+	/* The bits of subscribers for which evicted messages may be kept: hints. Each is changed by
+	 * its subscriber alone. */
+	uint64_t keepers;
+	uint64_t pad[6];
 	struct topic_subscriber subscriber[SUBSCRIBERS_MAX];
 };
 _Static_assert(sizeof(struct topic_subscriber) == CACHE_LINE, "a line for each");
+_Static_assert(sizeof(struct topic) + (1 + SUBSCRIBERS_MAX) * TOPIC_DEPTH_MAX * sizeof(shared64) <=
+			       ALF_CAPACITY_MAX * sizeof(shared64) ||
+		       ALF_CAPACITY_MAX < ALF_QUEUE_MAX,
+	       "a topic's shelves end before the next queue's slots");
 #define TOPIC_SLOTS ((uint32_t)(sizeof(struct topic) / sizeof(shared64))) /* behind its ring */
 
 #define BUFFER_PRODUCES (1u << 31)

@@ -3,13 +3,12 @@
  * topic_subscriber.c - see topic.h: subscribing, getting messages and letting them go.
  */
 #include <sched.h>
+#include <stdlib.h>
 
 #include "alf_repair.h"
 #include "member.h"
 #include "topic.h"
 #include "wait.h"
-
-#define LAPPED_MOST 64 /* jumps of one get */
 
 /* Makes every publisher compute the gate again. */
 static void gate_shut(const struct alf_ring *r)
@@ -18,8 +17,8 @@ static void gate_shut(const struct alf_ring *r)
 	uint64_t gate = load_relaxed(&t->gate), next;
 	do {
 		uint64_t prod = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
-		next = ((gate >> TOPIC_GATE_BITS) + 1) << TOPIC_GATE_BITS |
-		       (prod & ((1ull << TOPIC_GATE_BITS) - 1));
+		next = ((gate >> TOPIC_KEEPS_SHIFT) + 1) << TOPIC_KEEPS_SHIFT |
+		       (prod & TOPIC_POSITION_MASK);
 	} while (!cas_seq_cst(&t->gate, &gate, next)); /* [GATE] */
 }
 
@@ -62,20 +61,62 @@ static struct topic_subscriber *claim(const struct alf_ring *r, uint64_t token, 
 	return NULL;
 }
 
+/* Says whether evicted messages may have to stay for the subscriber. */
+static void set_keeper(const struct subscriber *s, bool keeper)
+{
+	uint64_t *keepers = &topic_of(s->r)->keepers;
+	const uint64_t bit = 1ull << s->number;
+	uint64_t seen = load_relaxed(keepers);
+	while (!(seen & bit) == keeper && !cas_seq_cst(keepers, &seen, seen ^ bit)) /* [KEEP] */
+		;
+}
+
+/* Gets the memory that a keeper needs. */
+static int have_shelf(const struct qmempool *p, struct subscriber *s)
+{
+	const uint64_t slots = alf_capacity(s->r);
+	shared64 *shelf = topic_shelf(s->r, s->number);
+	if (s->policy == TOPIC_DROP_NEWEST) {
+		s->backlog = calloc(slots, sizeof(*s->backlog));
+		if (!s->backlog)
+			return -ENOMEM;
+	}
+	return segment_reserve(&p->segment, (uint64_t)((char *)shelf - p->segment.base),
+			       slots * sizeof(*shelf));
+}
+
+void topic_store_cursor(struct subscriber *s, uint32_t keeps)
+{
+	store_seq_cst(&s->shared->cursor,
+		      (s->cursor & TOPIC_POSITION_MASK) |
+			      (uint64_t)keeps << TOPIC_KEEPS_SHIFT);    /* [CURSOR] [KEEP] */
+	store_relaxed(&s->seen, alf_end(load_seq_cst(&s->r->q->prod))); /* [KEEP] */
+}
+
 int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring *r, uint32_t policy,
 		    uint32_t start, struct subscriber *s)
 {
 	const alf_position kept = alf_capacity(r);
 	uint64_t name[2];
-	if (policy >= TOPIC_POLICIES || policy == TOPIC_DROP_NEWEST || start > TOPIC_OLDEST)
+	if (policy >= TOPIC_POLICIES || start > TOPIC_OLDEST)
 		return -EINVAL;
 	*s = (struct subscriber) { .r = r,
 				   .token = member_token(
 					   load_relaxed(&segment_holder(&p->segment, m)->identity)),
-				   .policy = policy };
+				   .policy = policy,
+				   .keeper = policy == TOPIC_DROP_NEWEST ||
+					     (policy == TOPIC_BLOCK && start == TOPIC_OLDEST) };
 	s->shared = claim(r, s->token, &s->number);
 	if (!s->shared)
 		return -EUSERS;
+	int error = s->keeper ? have_shelf(p, s) : 0;
+	if (error) {
+		free(s->backlog);
+		store_seq_cst(&s->shared->state, 0); /* [TOPIC] */
+		*s = (struct subscriber) { 0 };
+		return error;
+	}
+	set_keeper(s, s->keeper);
 	store_relaxed(&s->shared->policy, policy);
 	store_relaxed(&s->shared->pid, load_relaxed(&segment_holder(&p->segment, m)->pid));
 	store_relaxed(&s->shared->gaps, 0);
@@ -84,11 +125,12 @@ int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring 
 	store_relaxed(&s->shared->name[0], name[0]);
 	store_relaxed(&s->shared->name[1], name[1]);
 	/* Holds publishers up, if it blocks, until the cursor is known. */
-	store_relaxed(&s->shared->cursor, alf_end(load_acquire(&r->q->prod)) - kept); /* [PROD] */
-	store_seq_cst(&s->shared->state, TOPIC_LIVE | s->token);                      /* [TOPIC] */
+	store_relaxed(&s->shared->cursor, (alf_end(load_acquire(&r->q->prod)) - kept) & /* [PROD] */
+						  TOPIC_POSITION_MASK);
+	store_seq_cst(&s->shared->state, TOPIC_LIVE | s->token); /* [TOPIC] [KEEP] */
 	if (policy == TOPIC_BLOCK)
 		gate_shut(r);
-	alf_position prod = alf_end(load_seq_cst(&r->q->prod)); /* [GATE] */
+	alf_position prod = alf_end(load_seq_cst(&r->q->prod)); /* [GATE] [KEEP] */
 	s->cursor = s->joined = prod;
 	if (start == TOPIC_OLDEST || policy == TOPIC_LATEST) {
 		s->cursor = (alf_position)(prod - kept);
@@ -99,151 +141,27 @@ int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring 
 		if ((alf_distance)(s->cursor - barred) < 0)
 			s->cursor = barred;
 	}
-	store_seq_cst(&s->shared->cursor, s->cursor);                /* [CURSOR] */
+	s->end = policy == TOPIC_BLOCK ? s->joined : (alf_position)(s->cursor + kept);
+	topic_store_cursor(s, s->keeper ? (uint32_t)(s->end - s->cursor) : 0);
+	if (policy == TOPIC_DROP_NEWEST) /* accepts or misses what came between */
+		topic_get_kept(p, m, s, NULL, NULL, 0);
 	if (policy == TOPIC_BLOCK && wait_anybody(&r->q->room_wait)) /* [WAIT] */
 		wait_wake(&r->q->room_wait, UINT32_MAX);
 	return 0;
 }
 
-/* Clears the subscriber's bit. True if m must free the buffer: *handle. */
-static bool let_go(const struct qmempool *p, struct member *m, const struct subscriber *s,
-		   uint32_t index, uint64_t *handle)
+/* Stores the cursor of one that blocks. Until it has passed the position at which it joined, evicted
+ * messages may stay for it. */
+static void store_blocking(struct subscriber *s, alf_position before)
 {
-	struct buffer *b = pool_buffer(p, index);
-	const uint64_t bit = 1ull << s->number;
-	uint64_t word = load_acquire(&b->since); /* [HOLD] */
-	for (int turns = 0; turns < TOPIC_TURNS_MAX; turns++) {
-		uint64_t state = hold_state(word), bits = word & HOLD_BITS;
-		if ((state != HOLD_PUBLISHED && state != HOLD_HELD) || !(bits & bit))
-			return false; /* corrupted */
-		bool last = state == HOLD_HELD && bits == bit;
-		uint64_t next = last ? HOLD_FINAL << HOLD_STATE_SHIFT | m->tag : word & ~bit;
-		if (!cas_seq_cst(&b->since, &word, next)) /* [HOLD] */
-			continue;
-		if (last)
-			*handle = topic_own(p, m, index);
-		return last;
+	const alf_distance keeps = (alf_distance)(s->end - s->cursor);
+	if (likely(!s->keeper || (alf_distance)(s->end - before) <= 0)) {
+		store_seq_cst(&s->shared->cursor, s->cursor & TOPIC_POSITION_MASK); /* [CURSOR] */
+		return;
 	}
-	return false;
-}
-
-/* Sets the subscriber's bit on the message at position. Returns false if it has been evicted. */
-static bool acquire(struct qmempool *p, struct member *m, const struct subscriber *s,
-		    alf_position position, uint32_t index)
-{
-	struct buffer *b = pool_buffer(p, index);
-	const uint64_t bit = 1ull << s->number;
-	uint64_t word = load_acquire(&b->since), handle; /* [HOLD] */
-	for (int turns = 0; turns < TOPIC_TURNS_MAX; turns++) {
-		if (!hold_is(word, HOLD_PUBLISHED, s->r->id, position) || word & bit)
-			return false;
-		if (!cas_seq_cst(&b->since, &word, word | bit)) /* [HOLD] */
-			continue;
-		/* The word has 28 bits of the position, the owner word has all. */
-		if (likely(load_acquire(&b->owner) ==
-			   owner_transit(s->r->id, position))) /* [OWNER] */
-			return true;
-		if (let_go(p, m, s, index, &handle))
-			qmempool_free(p, m, handle);
-		return false;
-	}
-	return false;
-}
-
-static void miss(struct subscriber *s, alf_position next)
-{
-	const bool old = (alf_distance)(s->cursor - s->joined) < 0;
-	const alf_distance gap = (alf_distance)(next - (old ? s->joined : s->cursor));
-	if (gap > 0)
-		s->gaps += (uint64_t)gap;
-	s->cursor = next;
-}
-
-/* Goes on with the oldest message that is kept; a quarter of the ring later if that has just been
- * tried in vain. */
-static void lapped(struct subscriber *s, uint32_t times)
-{
-	const uint32_t kept = alf_capacity(s->r);
-	alf_position prod = alf_end(load_acquire(&s->r->q->prod)); /* [PROD] */
-	alf_position next = (alf_position)(prod - kept + (times ? kept / 4 : 0));
-	if ((alf_distance)(next - s->cursor) <= 0)
-		next = (alf_position)(s->cursor + 1);
-	if ((alf_distance)(prod - next) < 0)
-		next = prod;
-	miss(s, next);
-}
-
-static int get_next(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
-		    uint64_t *position, uint32_t n)
-{
-	const struct alf_ring *r = s->r;
-	uint32_t got = 0, jumps = 0;
-	for (uint32_t turns = 0; got < n && turns < r->mask + 1 + n; turns++) {
-		const uint64_t word = alf_word(r, s->cursor);
-		const uint32_t index = word & ALF_INDEX_MASK;
-		switch (alf_at(r, s->cursor, word)) {
-		case ALF_AT_UNPUBLISHED:
-			return (int)got;
-		case ALF_AT_TOMBSTONE:
-			s->cursor++;
-			continue;
-		case ALF_AT_VALUE:
-			if (index >= p->total)
-				return got ? (int)got : -EBADMSG;
-			if (acquire(p, m, s, s->cursor, index)) {
-				position[got] = (uint64_t)s->cursor - alf_capacity(r);
-				handle[got++] =
-					handle_of(index, buffer_generation(pool_buffer(p, index)));
-				s->cursor++;
-				continue;
-			}
-			break;
-		case ALF_AT_LATER:
-			break;
-		}
-		if (got || jumps == LAPPED_MOST)
-			return (int)got; /* the next get counts what is missing between */
-		lapped(s, jumps++);
-	}
-	return (int)got;
-}
-
-static int get_latest(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
-		      uint64_t *position)
-{
-	const struct alf_ring *r = s->r;
-	for (uint32_t tries = 0; tries < LAPPED_MOST; tries++) {
-		const alf_position end = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
-		alf_position at = end;
-		bool passed = true; /* nothing will be published between at and end */
-		bool lost = false;  /* the ring has come round in between */
-		for (uint32_t back = 0; back <= r->mask && at != s->cursor; back++) {
-			const uint64_t word = alf_word(r, --at);
-			const uint32_t index = word & ALF_INDEX_MASK;
-			enum alf_at state = alf_at(r, at, word);
-			lost = state == ALF_AT_LATER;
-			if (lost)
-				break;
-			passed &= state == ALF_AT_TOMBSTONE;
-			if (state != ALF_AT_VALUE)
-				continue;
-			if (index >= p->total)
-				return -EBADMSG;
-			lost = !acquire(p, m, s, at, index);
-			if (lost)
-				break;
-			miss(s, at);
-			s->cursor = (alf_position)(at + 1);
-			*position = (uint64_t)at - alf_capacity(r);
-			*handle = handle_of(index, buffer_generation(pool_buffer(p, index)));
-			return 1;
-		}
-		if (at == s->cursor && !lost) {
-			s->cursor = passed ? end : at;
-			return 0;
-		}
-	}
-	return 0;
+	topic_store_cursor(s, keeps > 0 ? (uint32_t)keeps : 0);
+	if (keeps <= 0)
+		set_keeper(s, false);
 }
 
 int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
@@ -251,21 +169,31 @@ int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64
 {
 	const struct alf_ring *r = s->r;
 	int got = -ENOTCONN;
+	bool ended = false;
 	take_turn(s);
 	if (!s->closed) {
 		const alf_position before = s->cursor;
-		got = s->policy == TOPIC_LATEST ? get_latest(p, m, s, handle, position) :
-						  get_next(p, m, s, handle, position, n);
+		switch (s->policy) {
+		case TOPIC_LATEST:
+			got = topic_get_latest(p, m, s, handle, position);
+			break;
+		case TOPIC_DROP_NEWEST:
+			got = topic_get_kept(p, m, s, handle, position, n);
+			break;
+		default:
+			got = topic_get_next(p, m, s, handle, position, n);
+		}
 		s->held += got > 0 ? (uint32_t)got : 0;
 		if (s->cursor != before) {
 			store_relaxed(&s->shared->gaps, s->gaps);
 			store_relaxed(&s->shared->held, (uint32_t)s->held);
 			if (s->policy == TOPIC_BLOCK)
-				store_seq_cst(&s->shared->cursor, s->cursor); /* [CURSOR] */
-			else
-				store_relaxed(&s->shared->cursor,
-					      s->cursor); /* no publisher reads it */
+				store_blocking(s, before);
+			else if (!s->keeper) /* no publisher reads it */
+				store_relaxed(&s->shared->cursor, s->cursor & TOPIC_POSITION_MASK);
 		}
+		ended = !got && unlikely(load_relaxed(&r->q->ended)) && alf_closed(r) &&
+			alf_end(load_acquire(&r->q->prod)) == s->cursor; /* [PROD] */
 	}
 	end_turn(s);
 	if (s->policy == TOPIC_BLOCK && wait_anybody(&r->q->room_wait)) /* [WAIT] after cursor */
@@ -273,9 +201,7 @@ int topic_get(struct qmempool *p, struct member *m, struct subscriber *s, uint64
 	if (got)
 		return got;
 	count_up(&m->counters[COUNT_EMPTY], 1);
-	if (unlikely(alf_closed(r)) && alf_end(load_acquire(&r->q->prod)) == s->cursor) /* [PROD] */
-		return -EPIPE;
-	return -EAGAIN;
+	return ended ? -EPIPE : -EAGAIN;
 }
 
 /* Frees the subscriber for the next one, once it is closed and holds nothing. */
@@ -291,12 +217,8 @@ static void leave_if_done(struct subscriber *s)
 void topic_let_go(struct qmempool *p, struct member *m, struct subscriber *s,
 		  const uint64_t *handle, uint32_t n)
 {
-	for (uint32_t i = 0; i < n; i++) {
-		uint64_t mine;
-		if (handle_index(handle[i]) < p->total &&
-		    let_go(p, m, s, handle_index(handle[i]), &mine))
-			qmempool_free(p, m, mine);
-	}
+	for (uint32_t i = 0; i < n; i++)
+		topic_release(p, m, s, handle[i]);
 	take_turn(s);
 	s->held -= n < s->held ? n : s->held;
 	if (likely(s->shared))
@@ -305,13 +227,18 @@ void topic_let_go(struct qmempool *p, struct member *m, struct subscriber *s,
 	end_turn(s);
 }
 
-void topic_unsubscribe(struct subscriber *s)
+void topic_unsubscribe(struct qmempool *p, struct member *m, struct subscriber *s)
 {
 	uint64_t mine = TOPIC_LIVE | s->token;
 	take_turn(s);
 	if (!s->closed) {
-		cas_seq_cst(&s->shared->state, &mine, TOPIC_CLOSING | s->token); /* [TOPIC] */
+		const bool lives = cas_seq_cst(&s->shared->state, &mine,
+					       TOPIC_CLOSING | s->token); /* [TOPIC] [KEEP] */
 		s->closed = true;
+		if (lives && s->keeper)
+			topic_drop_kept(p, m, s);
+		free(s->backlog);
+		s->backlog = NULL;
 		leave_if_done(s);
 	}
 	end_turn(s);
@@ -319,9 +246,11 @@ void topic_unsubscribe(struct subscriber *s)
 	wait_wake(&s->r->q->data_wait, UINT32_MAX); /* other threads in topic_get() */
 }
 
-uint64_t topic_lag(const struct subscriber *s)
+uint64_t topic_lag(struct subscriber *s)
 {
-	alf_position prod = alf_end(load_acquire(&s->r->q->prod)); /* [PROD] */
-	alf_distance behind = (alf_distance)(prod - load_relaxed(&s->cursor));
-	return behind > 0 ? (uint64_t)behind : 0;
+	take_turn(s);
+	const uint64_t lag =
+		s->closed ? 0 : topic_unread(s->r, s->policy, load_relaxed(&s->shared->cursor));
+	end_turn(s);
+	return lag;
 }
