@@ -154,6 +154,14 @@ static void miss(struct subscriber *s, alf_position next)
 	s->cursor = next;
 }
 
+/* False while the publisher one ring before the cursor has not published, and is perhaps dead: then
+ * the position at the cursor cannot be reserved. */
+static bool is_lapped(const struct subscriber *s)
+{
+	alf_position prod = alf_end(load_acquire(&s->r->q->prod)); /* [PROD] */
+	return (alf_distance)(prod - alf_capacity(s->r) - s->cursor) > 0;
+}
+
 /* Goes on with the oldest message that is kept; a quarter of the ring later if that has just been
  * tried in vain. */
 static void lapped(struct subscriber *s, uint32_t times)
@@ -194,6 +202,8 @@ static int get_next(struct qmempool *p, struct member *m, struct subscriber *s, 
 			}
 			break;
 		case ALF_AT_LATER:
+			if (!is_lapped(s)) /* or from two rings ago */
+				return (int)got;
 			break;
 		}
 		if (got || jumps == LAPPED_MOST)
@@ -233,7 +243,8 @@ static int get_latest(struct qmempool *p, struct member *m, struct subscriber *s
 			*handle = handle_of(index, buffer_generation(pool_buffer(p, index)));
 			return 1;
 		}
-		if (at == s->cursor && !lost) {
+		if (!lost) { /* or a ring without a message */
+			miss(s, at);
 			s->cursor = passed ? end : at;
 			return 0;
 		}
