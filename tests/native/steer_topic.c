@@ -398,6 +398,9 @@ void topic_between(void)
 bool topic_has_something(const struct actor *a, const uint32_t *word)
 {
 	const struct reading *r = waits_with[a - world_actors];
+	/* A recoverer that dies between resetting a wait word and waking costs a slice. */
+	if (steer_deaths() > 1)
+		return false;
 	if (word == &ring->q->room_wait)
 		return alf_end(ring->q->prod) != ring->q->prod ||
 		       room(a->waits_for) >= a->waits_for;
