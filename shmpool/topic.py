@@ -31,10 +31,10 @@ DEPTH_MAX = 32768  # messages that a topic keeps, at most
 PUBLISH_MAX = 1024  # messages that one publish() takes
 SUBSCRIBERS_MAX = 24  # of one topic
 BURST = 64  # messages that a loop over a subscriber gets at once
-Policy = Literal["block", "drop-oldest", "latest"]
+Policy = Literal["block", "drop-oldest", "drop-newest", "latest"]
 Start = Literal["newest", "oldest"]
 # By the number in the core (native/topic.h).
-_POLICIES = {"block": 0, "drop-oldest": 1, "latest": 3}
+_POLICIES = {"block": 0, "drop-oldest": 1, "drop-newest": 2, "latest": 3}
 _STARTS = {"newest": 0, "oldest": 1}
 
 
@@ -120,6 +120,7 @@ class Topic(TopicBase):
         policy  what happens when this subscriber is a whole depth behind:
                 "block"        publishers wait for it, so that it misses nothing
                 "drop-oldest"  it goes on with the oldest message that is kept
+                "drop-newest"  it keeps what it has not got, and misses what comes meanwhile
                 "latest"       it always gets the newest message, and first the one that is there
         start   "newest": the first message is the next one that is published;
                 "oldest": the first message is the oldest that the topic keeps

@@ -5,30 +5,44 @@ import gc
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
+from conftest import Child, Eventually, MakePool, join
 
 import shmpool
 from shmpool import Pool, Topic
 
-NAME = f"test-topics-{os.getpid()}"
 DEPTH = 8
 
 
 @pytest.fixture
-def pool() -> Iterator[Pool]:
-    with Pool.create(NAME, buffer_size=64, capacity=256) as made:
-        yield made
-    Pool.unlink(NAME)
+def pool(make_pool: MakePool) -> Pool:
+    return make_pool(buffer_size=64, capacity=256)
 
 
 @pytest.fixture
 def topic(pool: Pool) -> Topic:
     return pool.create_topic("ticks", depth=DEPTH)
+
+
+@pytest.fixture
+def run(pool: Pool, start: Callable[..., Child]) -> Callable[[str], Child]:
+    """run(code): another process that has the topic; it has printed a line when it is ready."""
+    before = """
+import sys, time, shmpool
+pool = shmpool.Pool.attach(sys.argv[1])
+topic = pool.topic("ticks")
+def ready(): print("ready", flush=True)
+"""
+
+    def run(code: str) -> Child:
+        child = start(before + code, pool.name)
+        assert child.line() == "ready"
+        return child
+
+    return run
 
 
 def say(topic: Topic, *numbers: int) -> None:
@@ -43,21 +57,9 @@ def heard(sub: shmpool.Subscriber) -> list[int]:
     return got
 
 
-def run(code: str) -> subprocess.Popen[bytes]:
-    """Runs code in another process that has the topic; it prints a line when it is ready."""
-    start = f"import os, sys, time, shmpool\npool = shmpool.Pool.attach({NAME!r})\n"
-    start += "topic = pool.topic('ticks')\ndef ready(): print('ready', flush=True)\n"
-    child = subprocess.Popen([sys.executable, "-c", start + code], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"ready\n"
-    return child
-
-
-def kill(child: subprocess.Popen[bytes]) -> None:
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
-    assert child.stdout is not None
-    child.stdout.close()
+def slept(pool: Pool) -> int:
+    """How often threads have gone to sleep in the pool."""
+    return pool.stats().counters["sleep"]
 
 
 def all_home(pool: Pool, kept: int) -> None:
@@ -117,6 +119,63 @@ def test_drop_oldest_counts_what_it_missed(topic: Topic) -> None:
         assert (sub.gaps, sub.lag) == (5, 0)
 
 
+def test_drop_newest_keeps_the_oldest(topic: Topic, pool: Pool) -> None:
+    with topic.subscribe(policy="drop-newest") as sub, topic.subscribe() as other:
+        say(topic, *range(3 * DEPTH))
+        assert sub.lag == DEPTH
+        assert heard(other) == list(range(2 * DEPTH, 3 * DEPTH))
+        samples = [sub.get(timeout=0) for _ in range(DEPTH)]
+        assert [one.sequence for one in samples] == list(range(DEPTH))
+        assert [int(bytes(one)) for one in samples] == list(range(DEPTH))
+        assert (sub.try_get(), sub.gaps, sub.lag) == (None, 2 * DEPTH, 0)
+        del samples
+        all_home(pool, DEPTH)
+
+
+def test_drop_newest_accepts_one_for_each_that_is_got(topic: Topic) -> None:
+    """A message is missed exactly if the subscriber had a whole depth to get when it came."""
+    with topic.subscribe(policy="drop-newest") as sub:
+        waiting: list[int] = []
+        gaps = number = 0
+        for turn in range(200):
+            for _ in range(turn % 5 * (turn % 7)):
+                say(topic, number)
+                if len(waiting) < DEPTH:
+                    waiting.append(number)
+                else:
+                    gaps += 1
+                number += 1
+            assert sub.lag == len(waiting)
+            for sample in sub.get_many(1 + turn % 3, timeout=0) if waiting else ():
+                assert (int(bytes(sample)), sample.sequence) == (waiting[0], waiting.pop(0))
+            assert sub.gaps == (gaps if number else 0)
+        assert gaps
+        assert heard(sub) == waiting
+
+
+def test_drop_newest_from_the_oldest(topic: Topic) -> None:
+    say(topic, *range(DEPTH + 2))
+    with topic.subscribe(policy="drop-newest", start="oldest") as sub:
+        say(topic, 97, 98)
+        assert int(bytes(sub.get())) == 2
+        say(topic, 99, 100)
+        assert heard(sub) == [*range(3, DEPTH + 2), 99]
+        assert sub.gaps == 3
+
+
+def test_drop_newest_leaves_nothing_when_it_is_closed(topic: Topic, pool: Pool) -> None:
+    sub = topic.subscribe(policy="drop-newest")
+    say(topic, *range(3 * DEPTH))
+    sample = sub.get()
+    say(topic, *range(3 * DEPTH))
+    assert pool.audit().queued["ticks"] == 2 * DEPTH + 1
+    sub.close()
+    assert (bytes(sample), sub.lag, pool.audit().queued["ticks"]) == (b"0", 0, DEPTH + 1)
+    sample.free()
+    assert topic.subscribers() == []
+    all_home(pool, DEPTH)
+
+
 def test_latest_is_the_newest_and_a_new_one_has_a_value_at_once(topic: Topic) -> None:
     say(topic, 1, 2, 3)
     with topic.subscribe(policy="latest") as sub:
@@ -145,7 +204,7 @@ def test_a_blocked_publisher_is_woken(topic: Topic) -> None:
         sender = threading.Thread(target=say, args=(topic, *range(DEPTH, 500)))
         sender.start()
         got = [int(bytes(sub.get(timeout=60))) for _ in range(500)]
-        sender.join()
+        join(sender)
         assert got == list(range(500))
 
 
@@ -163,7 +222,7 @@ def test_threads_of_a_process_share_a_subscriber(topic: Topic) -> None:
         say(topic, *range(1000))
         topic.shutdown()
         for thread in threads:
-            thread.join()
+            join(thread)
     assert sorted(got[0] + got[1]) == list(range(1000))
 
 
@@ -232,7 +291,7 @@ def test_what_a_published_buffer_is_afterwards(topic: Topic, pool: Pool) -> None
 
 
 def test_closing_the_pool_ends_its_subscriptions(topic: Topic, pool: Pool) -> None:
-    with Pool.attach(NAME) as again:
+    with Pool.attach(pool.name) as again:
         sub = again.topic("ticks").subscribe(policy="block", start="oldest")
         say(topic, *range(DEPTH))
         sample = sub.get()
@@ -264,7 +323,9 @@ def heard_until_the_end(sub: shmpool.Subscriber) -> list[int]:
     return [int(bytes(one)) for samples in sub for one in samples]
 
 
-def test_close_ends_a_wait_of_another_thread(topic: Topic) -> None:
+def test_close_ends_a_wait_of_another_thread(
+    topic: Topic, pool: Pool, eventually: Eventually
+) -> None:
     sub = topic.subscribe()
     failed: list[BaseException] = []
 
@@ -275,9 +336,11 @@ def test_close_ends_a_wait_of_another_thread(topic: Topic) -> None:
             failed.append(error)
 
     thread = threading.Thread(target=wait)
+    before = slept(pool)
     thread.start()
+    eventually(lambda: slept(pool) > before)
     sub.close()
-    thread.join()
+    join(thread)
     assert "is closed" in str(failed[0])
 
 
@@ -346,7 +409,9 @@ def test_a_forked_child_has_no_subscription(topic: Topic, pool: Pool) -> None:
 # Processes, and their deaths.
 
 
-def test_processes_publish_and_subscribe(topic: Topic, pool: Pool) -> None:
+def test_processes_publish_and_subscribe(
+    topic: Topic, pool: Pool, run: Callable[[str], Child]
+) -> None:
     count = (
         "sub = topic.subscribe(policy='block')\nready()\nn = 0\n"
         "for samples in sub:\n    n += len(samples)\n"
@@ -356,14 +421,14 @@ def test_processes_publish_and_subscribe(topic: Topic, pool: Pool) -> None:
     say(topic, *range(2000))
     topic.shutdown()
     for child in children:
-        assert child.wait() == 0
-        assert child.stdout is not None
-        child.stdout.close()
+        child.end()
     assert topic.subscribers() == []
     all_home(pool, DEPTH)
 
 
-def test_a_killed_subscriber_holds_nothing(topic: Topic, pool: Pool) -> None:
+def test_a_killed_subscriber_holds_nothing(
+    topic: Topic, pool: Pool, run: Callable[[str], Child]
+) -> None:
     say(topic, *range(DEPTH))
     child = run(
         "sub = topic.subscribe(policy='latest')\nall = topic.subscribe(start='oldest')\n"
@@ -371,33 +436,73 @@ def test_a_killed_subscriber_holds_nothing(topic: Topic, pool: Pool) -> None:
     )
     say(topic, *range(DEPTH))
     assert pool.audit().queued["ticks"] == 2 * DEPTH
-    kill(child)
+    child.kill()
     all_home(pool, DEPTH)
     assert topic.subscribers() == []
 
 
-def test_a_killed_subscriber_that_blocks_holds_nobody_up(topic: Topic) -> None:
+def test_a_killed_subscriber_that_blocks_holds_nobody_up(
+    topic: Topic, run: Callable[[str], Child]
+) -> None:
     """Not even one that does not wait: it asks whether the subscriber is alive, and recovers it."""
     child = run("sub = topic.subscribe(policy='block')\nready()\ntime.sleep(1000)\n")
     say(topic, *range(DEPTH))
     with pytest.raises(shmpool.Full):
         topic.send(b"", timeout=0)
-    kill(child)
+    child.kill()
     topic.send(b"at once", timeout=0)
     assert topic.subscribers() == []
 
 
-def test_a_publisher_that_waits_notices_a_death(topic: Topic) -> None:
+def test_a_stopped_subscriber_that_drops_the_newest_has_the_oldest(
+    topic: Topic, pool: Pool, run: Callable[[str], Child]
+) -> None:
+    child = run(
+        "sub = topic.subscribe(policy='drop-newest')\nready()\nsys.stdin.readline()\n"
+        "got = [int(bytes(sub.get(timeout=60))) for _ in range(8)]\n"
+        "sys.exit(0 if got == list(range(8)) and sub.gaps == 992 else 1)\n"
+    )
+    child.process.send_signal(signal.SIGSTOP)
+    say(topic, *range(1000))
+    assert topic.subscribers()[0].lag == DEPTH
+    child.process.send_signal(signal.SIGCONT)
+    child.send()
+    child.end()
+    assert topic.subscribers() == []
+    all_home(pool, DEPTH)
+
+
+def test_a_killed_subscriber_that_drops_the_newest_holds_nothing(
+    topic: Topic, pool: Pool, run: Callable[[str], Child]
+) -> None:
+    child = run(
+        "sub = topic.subscribe(policy='drop-newest', start='oldest')\n"
+        "for i in range(30):\n    topic.send(b'')\nheld = sub.get_many(3)\n"
+        "for i in range(30):\n    topic.send(b'')\nready()\ntime.sleep(1000)\n"
+    )
+    assert pool.audit().queued["ticks"] > DEPTH
+    child.kill()
+    all_home(pool, DEPTH)
+    assert topic.subscribers() == []
+
+
+def test_a_publisher_that_waits_notices_a_death(
+    topic: Topic, pool: Pool, run: Callable[[str], Child], eventually: Eventually
+) -> None:
     child = run("sub = topic.subscribe(policy='block')\nready()\ntime.sleep(1000)\n")
     say(topic, *range(DEPTH))
-    sender = threading.Thread(target=say, args=(topic, 99))
+    sender = threading.Thread(target=topic.send, args=(b"99",))
+    before = slept(pool)
     sender.start()
-    kill(child)
-    sender.join()
+    eventually(lambda: slept(pool) > before)
+    child.kill()
+    join(sender)
     assert topic.published == DEPTH + 1
 
 
-def test_a_killed_publisher_stops_nobody(topic: Topic, pool: Pool) -> None:
+def test_a_killed_publisher_stops_nobody(
+    topic: Topic, pool: Pool, run: Callable[[str], Child]
+) -> None:
     """Kills publishers in the middle of bursts; what they published comes out, each once."""
     publish = (
         "burst = pool.alloc_many(4)\nready()\n"
@@ -411,7 +516,7 @@ def test_a_killed_publisher_stops_nobody(topic: Topic, pool: Pool) -> None:
                 sample = sub.get(timeout=60)
                 assert sample.sequence > last
                 last = sample.sequence
-            kill(child)
+            child.kill()
             pool.recover()
             while sub.try_get() is not None:
                 pass

@@ -47,6 +47,7 @@ static void subscriber_dealloc(PyObject *object)
 	PyTypeObject *type = Py_TYPE(object);
 	PyObject_GC_UnTrack(object);
 	Py_XDECREF(subscriber_hot_close(object, NULL));
+	free(((struct subscriber_object *)object)->in.backlog);
 	Py_XDECREF(((struct subscriber_object *)object)->topic);
 	type->tp_free(object);
 	Py_DECREF(type);

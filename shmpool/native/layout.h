@@ -34,7 +34,7 @@
 #include "alf_queue.h"
 
 #define LAYOUT_MAGIC 0x314c4f4f504d4853ull /* "SHMPOOL1" */
-#define LAYOUT_VERSION 8u
+#define LAYOUT_VERSION 9u
 
 #define CAPACITY_MAX (1u << ALF_INDEX_BITS)
 #define BUFFER_SIZE_MAX (1u << 30) /* bytes; results carry a length in 31 bits */
@@ -203,12 +203,13 @@ struct queue_slot {
 _Static_assert(sizeof(struct queue_slot) == 5 * CACHE_LINE, "whole lines");
 
 /* A topic is a named queue with the flag ALF_TOPIC: each of its subscribers gets each buffer.
- * Behind the slots of its ring lie the words of its subscribers. */
+ * Behind the slots of its ring lie the words of its subscribers, and behind these SUBSCRIBERS_MAX
+ * shelves, each with as many slots as the ring (topic.h). */
 #define SUBSCRIBERS_MAX 24u /* of one topic: a holders word has a bit for each */
-#define TOPIC_DEPTH_MAX (ALF_CAPACITY_MAX / 2)
+#define TOPIC_DEPTH_MAX (ALF_CAPACITY_MAX / 32)
 struct topic_subscriber {
-	uint64_t state;             /* | state 2 | token 62 |, 0 if it is free */
-	alf_shared_position cursor; /* the next position that it gets */
+	uint64_t state;  /* | state 2 | token 62 |, 0 if it is free */
+	uint64_t cursor; /* | keeps 16 | position 48 |: the next one that it gets */
 	/* Only raised. When an earlier subscriber here was found dead, its topic was at this
 	 * position: no later one gets a message before it. */
 	alf_shared_position barred;
@@ -219,10 +220,17 @@ struct topic_subscriber {
 };
 struct topic {
 	uint64_t gate; /* | joins 16 | position 48 |: publishers may reserve positions before it */
-	uint64_t pad[7];
+	/* The bits of subscribers for which evicted messages may be kept: hints. Each is changed by
+	 * its subscriber alone. */
+	uint64_t keepers;
+	uint64_t pad[6];
 	struct topic_subscriber subscriber[SUBSCRIBERS_MAX];
 };
 _Static_assert(sizeof(struct topic_subscriber) == CACHE_LINE, "a line for each");
+_Static_assert(sizeof(struct topic) + (1 + SUBSCRIBERS_MAX) * TOPIC_DEPTH_MAX * sizeof(shared64) <=
+			       ALF_CAPACITY_MAX * sizeof(shared64) ||
+		       ALF_CAPACITY_MAX < ALF_QUEUE_MAX,
+	       "a topic's shelves end before the next queue's slots");
 #define TOPIC_SLOTS ((uint32_t)(sizeof(struct topic) / sizeof(shared64))) /* behind its ring */
 
 #define BUFFER_PRODUCES (1u << 31)

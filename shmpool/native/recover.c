@@ -160,6 +160,7 @@ static bool pass(struct recovery *r)
 	ranges_collect(r);
 	sweep_unreserve(r);
 	ranges_bury(r);
+	subscribers_evict(r);
 	r->left = false; /* this sweep takes what was abandoned until here */
 	sweep(r);
 	subscribers_vacate(r);

@@ -55,6 +55,14 @@ void subscribers_mark(struct recovery *r)
 	}
 }
 
+void subscribers_evict(struct recovery *r)
+{
+	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++)
+		if (r->gone[i].bits &&
+		    load_relaxed(&topic_of(recovery_ring(r, i))->keepers) & r->gone[i].bits)
+			topic_evict_due(r->p, recovery_ring(r, i));
+}
+
 void subscribers_vacate(struct recovery *r)
 {
 	for (uint32_t i = 1; i <= r->p->segment.geometry.queues; i++)

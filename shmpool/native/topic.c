@@ -11,25 +11,18 @@
 
 #define GATE_FAR (1ull << 40) /* the gate's distance while no subscriber blocks */
 
-/* Returns how many positions from prod on lie before the gate; negative if prod is behind it. */
-static int64_t gate_room(uint64_t gate, alf_position prod)
-{
-	return (int64_t)((gate - (uint64_t)prod) << (64 - TOPIC_GATE_BITS)) >>
-	       (64 - TOPIC_GATE_BITS);
-}
-
 /* Returns how many positions from prod on the subscribers that block have room for. */
 static int64_t room_of(const struct alf_ring *r, alf_position prod)
 {
-	struct topic *t = topic_of(r);
+	const struct topic *t = topic_of(r);
 	int64_t room = (int64_t)GATE_FAR;
 	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++) {
 		const struct topic_subscriber *s = &t->subscriber[i];
 		if ((load_acquire(&s->state) & TOPIC_STATE_MASK) != TOPIC_LIVE || /* [TOPIC] */
 		    load_relaxed(&s->policy) != TOPIC_BLOCK)
 			continue;
-		alf_position cursor = load_seq_cst(&s->cursor); /* [CURSOR] */
-		int64_t has = (alf_distance)(cursor + alf_capacity(r) - prod);
+		const uint64_t cursor = load_seq_cst(&s->cursor); /* [CURSOR] */
+		const int64_t has = topic_distance(cursor + alf_capacity(r), prod);
 		if (has < room)
 			room = has;
 	}
@@ -42,13 +35,13 @@ static bool gate_passes(const struct alf_ring *r, alf_position prod, uint32_t n)
 	struct topic *t = topic_of(r);
 	uint64_t gate = load_seq_cst(&t->gate); /* [GATE] */
 	for (int turns = 0; turns < TOPIC_TURNS_MAX; turns++) {
-		if (likely(gate_room(gate, prod) >= (int64_t)n))
+		if (likely(topic_distance(gate, prod) >= (int64_t)n))
 			return true;
 		int64_t room = room_of(r, prod);
 		if (room < (int64_t)n)
 			return false;
-		uint64_t next = ((uint64_t)prod + (uint64_t)room) & ((1ull << TOPIC_GATE_BITS) - 1);
-		next |= gate >> TOPIC_GATE_BITS << TOPIC_GATE_BITS;
+		uint64_t next = ((uint64_t)prod + (uint64_t)room) & TOPIC_POSITION_MASK;
+		next |= gate & ~TOPIC_POSITION_MASK;
 		if (cas_seq_cst(&t->gate, &gate, next)) /* [GATE] */
 			return true;
 	}
@@ -105,9 +98,10 @@ static int reserve(const struct alf_ring *r, shared64 *op, uint32_t n, alf_posit
 	}
 }
 
-/* Evicts the message at position. Stores its handle if m has to free it. */
+/* Evicts the message at position. Stores its handle if m has to free it. keepers: some subscribers
+ * may want it to stay. */
 static bool evict(const struct qmempool *p, struct member *m, const struct alf_ring *r,
-		  alf_position position, uint64_t *handle)
+		  alf_position position, bool keepers, uint64_t *handle)
 {
 	uint64_t index = alf_word(r, position) ^ alf_tag(r, position);
 	if (position < alf_capacity(r) || index >= p->total) /* none, or a tombstone */
@@ -115,17 +109,23 @@ static bool evict(const struct qmempool *p, struct member *m, const struct alf_r
 	struct buffer *b = pool_buffer(p, (uint32_t)index);
 	uint64_t word = load_acquire(&b->since); /* [HOLD] */
 	for (int turns = 0; turns < TOPIC_TURNS_MAX; turns++) {
-		if (!hold_is(word, HOLD_PUBLISHED, r->id, position))
-			return false; /* corrupted */
+		if (unlikely(!hold_is(word, HOLD_PUBLISHED, r->id, position)))
+			break; /* its last holder has evicted it: topic_release(); or corrupted */
 		uint64_t bits = word & HOLD_BITS;
+		if (unlikely(keepers))
+			bits |= topic_keepers(r, position);
 		uint64_t next = bits ? hold_word(HOLD_HELD, r->id, position) | bits :
 				       HOLD_FINAL << HOLD_STATE_SHIFT | m->tag;
 		if (!cas_seq_cst(&b->since, &word, next)) /* [HOLD] */
 			continue;
 		if (!bits)
 			*handle = topic_own(p, m, (uint32_t)index);
+		else if (unlikely(keepers))
+			topic_shelve(p, r, position, (uint32_t)index);
 		return !bits;
 	}
+	if (hold_is(word, HOLD_HELD, r->id, position))
+		topic_shelve(p, r, position, (uint32_t)index);
 	return false;
 }
 
@@ -154,10 +154,11 @@ int topic_publish(struct qmempool *p, struct member *m, const struct alf_ring *r
 	if (error)
 		return error;
 	error = reserve(r, &m->op, n, &at);
+	const bool keepers = load_seq_cst(&topic_of(r)->keepers); /* [KEEP] */
 	for (uint32_t i = 0; i < n && !error; i++, at++) {
 		const uint32_t index = handle_index(handle[i]);
 		struct buffer *b = pool_buffer(p, index);
-		k += evict(p, m, r, (alf_position)(at - alf_capacity(r)), &evicted[k]);
+		k += evict(p, m, r, (alf_position)(at - alf_capacity(r)), keepers, &evicted[k]);
 		store_relaxed(&b->queue, 0); /* its consumer has passed it on */
 		store_relaxed(&b->since, hold_word(HOLD_PUBLISHED, r->id, at));
 		store_release(&b->owner, owner_transit(r->id, at));            /* [OWNER] [HOLD] */

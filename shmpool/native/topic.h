@@ -57,7 +57,35 @@
  *
  *     BLOCK        publishers find no room until it goes on
  *     DROP_OLDEST  it goes on with the oldest message that is kept, and counts what it missed
+ *     DROP_NEWEST  it has the oldest ones still to get, up to the length of the ring, and counts
+ *                  what it missed: what was published while it had so many
  *     LATEST       it always gets the newest message that it has not got
+ *
+ * Keepers: subscribers for which a message stays when it is evicted. With DROP_NEWEST these are
+ * always the next `keeps` positions from the cursor on, and both are in one word, the cursor word.
+ * The member that evicts a message reads the cursor words of keepers. If one wants the message, the
+ * compare-and-swap that makes it HELD also sets that subscriber's bit, and then the member puts the
+ * slot's word on the subscriber's shelf, before it publishes in the slot. The subscriber takes
+ * each message from the ring, or as HELD with its own bit, or from its shelf.
+ *
+ * So what it has not got is its backlog (messages with its bit, in the memory of its process) and
+ * the `keeps` positions, together at most a ring. A get that finds that more was published than it
+ * had accepted takes all of these positions into the backlog, and then accepts from prod on.
+ *
+ *     step                                  by                     a crash then leaves
+ *     HELD, with the bits of keepers        evict(),               a message that is not on the
+ *                                           topic_evict_for(),     shelf: topic_evict_for(); bits
+ *                                           topic_release()        of a dead one: topic_forsaken()
+ *     shelf[position] by CAS, from what     topic_shelve()         nothing
+ *       lay there before
+ *     bit set; cursor word; user's release  the subscriber         a dead subscriber
+ *
+ * An evicting member may be suspended with a cursor word that it read long ago. So it must not find
+ * the holders word as it read it, if the subscriber has got the message since and let it go. The
+ * subscriber stores its cursor, reads prod, and lets the message go later. If the message's
+ * eviction was due at that prod, it lets it go by evicting it (topic_release()), and a recoverer
+ * evicts what is due before it clears bits of dead keepers (topic_evict_due()). If it was not due,
+ * members that reserve the position one ring later read the new cursor.
  *
  * Ordering
  *     [HOLD]    a holders word, changed by compare-and-swap. A publisher writes it before the owner
@@ -71,6 +99,11 @@
  *               prod. A publisher reads prod, then gate, and then moves prod. So it reads the new
  *               gate, or the subscriber reads the prod that it moved. A publisher that has computed
  *               a gate stores it by compare-and-swap, which fails if a subscriber has joined.
+ *     [KEEP]    keepers, state and cursor of a subscriber. An evicting member has moved prod, and
+ *               then reads them. A subscriber writes them and then reads prod. All are seq_cst: so
+ *               that member reads what was written, or the subscriber reads the prod that it moved.
+ *     [SHELF]   a slot of a shelf, changed by compare-and-swap before the ring's slot. A subscriber
+ *               that reads a later message there reads the shelf after it.
  *     [TOPIC]   state of a subscriber, written by compare-and-swap. The next subscriber, and a
  *               recoverer, read with it what the last one has left. barred is only raised.
  *
@@ -98,7 +131,9 @@ enum topic_start { TOPIC_NEWEST, TOPIC_OLDEST };
 #define TOPIC_BULK 1024u /* messages that are published at once, all or none */
 
 #define TOPIC_TURNS_MAX 1024 /* compare-and-swaps lost in a row: a corrupted word */
-#define TOPIC_GATE_BITS 48
+#define TOPIC_KEEPS_SHIFT 48 /* of the position in a cursor word; of the gate likewise */
+#define TOPIC_POSITION_MASK ((1ull << TOPIC_KEEPS_SHIFT) - 1)
+_Static_assert(TOPIC_DEPTH_MAX < 1u << (64 - TOPIC_KEEPS_SHIFT), "a cursor word has its keeps");
 
 #define HOLD_PUBLISHED 1ull
 #define HOLD_HELD 2ull
@@ -116,6 +151,12 @@ enum topic_start { TOPIC_NEWEST, TOPIC_OLDEST };
 #define TOPIC_DEAD (3ull << TOPIC_TOKEN_BITS)
 #define TOPIC_STATE_MASK (3ull << TOPIC_TOKEN_BITS)
 
+/* A message that a subscriber has taken and its users have not got. */
+struct backlog {
+	uint64_t handle;
+	alf_position position;
+};
+
 /* A subscriber, in the memory of its process. */
 struct subscriber {
 	const struct alf_ring *r;
@@ -128,9 +169,15 @@ struct subscriber {
 	uint32_t policy;
 	uint32_t lock;
 	bool closed;
+	bool keeper;
 	/* What it misses before this position is no gap. Of what the topic keeps when a subscriber
 	 * that blocks joins, a publisher that has read the gate before may evict the first. */
 	alf_position joined;
+	alf_position seen; /* of a keeper: prod, read after its cursor word was stored */
+	/* DROP_NEWEST: */
+	alf_position end;        /* of what it has accepted: cursor + keeps */
+	struct backlog *backlog; /* a ring with as many entries as the topic's */
+	uint32_t first, waiting; /* in it */
 };
 
 static inline struct topic *topic_of(const struct alf_ring *r)
@@ -161,7 +208,27 @@ static inline bool hold_is(uint64_t word, uint64_t state, uint32_t queue, uint64
 	return (word & ~HOLD_BITS) == hold_word(state, queue, (alf_position)position);
 }
 
-/* For topic.c and topic_subscriber.c. */
+/* Returns how far one position of 48 bits lies behind another; negative if it lies before. */
+static inline int64_t topic_distance(uint64_t position, uint64_t other)
+{
+	const int shift = 64 - TOPIC_KEEPS_SHIFT;
+	return (int64_t)((position - other) << shift) >> shift;
+}
+
+/* Returns how many messages a subscriber has not got yet, reserved ones included. */
+static inline uint64_t topic_unread(const struct alf_ring *r, uint32_t policy, uint64_t cursor)
+{
+	const alf_position prod = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
+	const int64_t distance = topic_distance(prod, cursor);
+	const uint64_t behind = distance > 0 ? (uint64_t)distance : 0;
+	const uint64_t keeps = cursor >> TOPIC_KEEPS_SHIFT;
+	return policy != TOPIC_DROP_NEWEST ?
+		       behind :
+		       alf_capacity(r) - keeps + (behind < keeps ? behind : keeps);
+}
+
+/* ---- for the topic*.c files ---- */
+
 /* Makes a buffer m's own that m has made FINAL. Returns its handle, which m frees. */
 static inline uint64_t topic_own(const struct qmempool *p, struct member *m, uint32_t index)
 {
@@ -170,6 +237,42 @@ static inline uint64_t topic_own(const struct qmempool *p, struct member *m, uin
 	count_up(&m->counters[COUNT_DEQUEUE], 1);
 	return handle_of(index, buffer_generation(b));
 }
+
+enum taken { TAKEN_NOT_YET, TAKEN_NOTHING, TAKEN_MISSED, TAKEN };
+
+/* Makes s hold the message at position: TAKEN, and *index. TAKEN_NOT_YET: it is not published.
+ * TAKEN_NOTHING: its publisher died. TAKEN_MISSED: it is gone. */
+enum taken topic_take(struct qmempool *p, struct member *m, const struct subscriber *s,
+		      alf_position position, uint32_t *index);
+
+/* Lets a message go that s holds, and frees it for m if nobody else does. */
+void topic_release(struct qmempool *p, struct member *m, const struct subscriber *s,
+		   uint64_t handle);
+
+/* Goes on at next; counts what was missed before. */
+void topic_miss(struct subscriber *s, alf_position next);
+
+/* Stores the cursor word of a keeper, and then reads prod. */
+void topic_store_cursor(struct subscriber *s, uint32_t keeps);
+
+/* topic_get() under the lock: the next messages that are published; DROP_NEWEST. */
+int topic_get_next(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
+		   uint64_t *position, uint32_t n);
+int topic_get_kept(struct qmempool *p, struct member *m, struct subscriber *s, uint64_t *handle,
+		   uint64_t *position, uint32_t n);
+
+/* Lets go what a subscriber that is not LIVE any more has accepted and not got. */
+void topic_drop_kept(struct qmempool *p, struct member *m, struct subscriber *s);
+
+/* The shelf of a subscriber. Its slots have memory once a keeper has subscribed there. */
+shared64 *topic_shelf(const struct alf_ring *r, uint32_t number);
+
+/* Returns the bits of the subscribers for which the message at position must stay. */
+uint64_t topic_keepers(const struct alf_ring *r, alf_position position);
+
+/* Puts a message that is HELD on the shelves of those subscribers. */
+void topic_shelve(const struct qmempool *p, const struct alf_ring *r, alf_position position,
+		  uint32_t index);
 
 /* Publishes n buffers of m, TOPIC_BULK at most: all or none, but only a prefix if m is killed.
  * Returns 0; -ENOBUFS if a blocking subscriber is a ring behind or an older message is still being
@@ -185,7 +288,8 @@ bool topic_blocked_by_dead(const struct qmempool *p, const struct member *m,
 bool topic_unpublished(const struct alf_ring *r);
 
 /* Fills in a subscriber of m's process. Returns 0; -EUSERS if the topic has SUBSCRIBERS_MAX;
- * -EINVAL for another policy or start. */
+ * -EINVAL for another policy or start; -ENOMEM, or what segment_reserve() returns, if there is no
+ * memory for a shelf. Call topic_unsubscribe(), or free() its backlog. */
 int topic_subscribe(struct qmempool *p, struct member *m, const struct alf_ring *r, uint32_t policy,
 		    uint32_t start, struct subscriber *s);
 
@@ -201,10 +305,10 @@ void topic_let_go(struct qmempool *p, struct member *m, struct subscriber *s,
 		  const uint64_t *handle, uint32_t n);
 
 /* Ends the subscription: it gets nothing more and blocks nobody. What it holds it keeps. */
-void topic_unsubscribe(struct subscriber *s);
+void topic_unsubscribe(struct qmempool *p, struct member *m, struct subscriber *s);
 
 /* Returns how many messages s has not got yet, reserved ones included. */
-uint64_t topic_lag(const struct subscriber *s);
+uint64_t topic_lag(struct subscriber *s);
 
 /* Gives up the subscribers of a process that closes the pool: marks them DEAD. True if it has any,
  * so that a recovery frees what they hold. */
@@ -220,6 +324,11 @@ uint32_t topic_dead(struct qmempool *p, uint64_t own);
  * slot. */
 void topic_evict_for(const struct qmempool *p, const struct alf_ring *r, alf_position position,
 		     uint64_t word);
+
+/* Evicts, as HELD, each message whose publisher one ring later has reserved its position and not
+ * published. Then no member that is suspended while it evicts sets the bit of a subscriber that was
+ * marked DEAD before this call. */
+void topic_evict_due(const struct qmempool *p, const struct alf_ring *r);
 
 /* Clears the bits of subscribers that are DEAD, of the set gone, from the holders word of a buffer
  * that is in TRANSIT to the topic. Returns true if nobody holds it then and it is not in the ring:

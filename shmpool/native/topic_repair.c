@@ -48,16 +48,18 @@ void topic_evict_for(const struct qmempool *p, const struct alf_ring *r, alf_pos
 		return;
 	struct buffer *b = pool_buffer(p, (uint32_t)index);
 	for (int turns = 0; turns < TOPIC_TURNS_MAX; turns++) {
-		uint64_t seen = load_acquire(&b->since); /* [HOLD] */
-		if (!hold_is(seen, HOLD_PUBLISHED, r->id, before) ||
-		    load_acquire(&b->owner) != owner_transit(r->id, before)) /* [OWNER] */
+		uint64_t seen = load_acquire(&b->since);                     /* [HOLD] */
+		if (load_acquire(&b->owner) != owner_transit(r->id, before)) /* [OWNER] */
 			return;
+		if (!hold_is(seen, HOLD_PUBLISHED, r->id, before))
+			break; /* evicted, and maybe not yet on the shelves */
 		/* Without a bit: the sweep of this run takes the buffer. */
 		if (cas_seq_cst(&b->since, &seen,
-				hold_word(HOLD_HELD, r->id, before) |
-					(seen & HOLD_BITS))) /* [HOLD] */
-			return;
+				hold_word(HOLD_HELD, r->id, before) | (seen & HOLD_BITS) |
+					topic_keepers(r, before))) /* [HOLD] */
+			break;
 	}
+	topic_shelve(p, r, before, (uint32_t)index);
 }
 
 bool topic_forsaken(const struct alf_ring *r, struct buffer *b, uint64_t owner, uint32_t gone,

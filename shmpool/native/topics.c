@@ -85,7 +85,7 @@ int64_t shmpool_unsubscribe(uint64_t key, struct subscriber *s)
 	struct lookup c;
 	int error = lookup_topic(key, &c);
 	if (!error)
-		topic_unsubscribe(s);
+		topic_unsubscribe(c.p, c.m, s);
 	return error;
 }
 
@@ -103,12 +103,11 @@ int shmpool_topic_subscribers(int pool, int queue, struct shmpool_subscriber_inf
 		const uint64_t state = load_acquire(&s->state); /* [TOPIC] */
 		if (!state)
 			continue;
-		const alf_position prod = alf_end(load_acquire(&r->q->prod)); /* [PROD] */
-		const alf_distance lag = (alf_distance)(prod - load_relaxed(&s->cursor));
+		const uint32_t policy = load_relaxed(&s->policy);
 		out[got++] = (struct shmpool_subscriber_info) {
 			.pid = load_relaxed(&s->pid),
-			.policy = load_relaxed(&s->policy),
-			.lag = lag > 0 ? (uint64_t)lag : 0,
+			.policy = policy,
+			.lag = topic_unread(r, policy, load_relaxed(&s->cursor)),
 			.gaps = load_relaxed(&s->gaps),
 			.closing = (state & TOPIC_STATE_MASK) == TOPIC_CLOSING,
 			.dead = (state & TOPIC_STATE_MASK) == TOPIC_DEAD,

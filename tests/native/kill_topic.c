@@ -20,6 +20,12 @@ static uint32_t watched_n, held_n, published, after;
 static uint32_t watched_number[2 * DEPTH];
 static uint32_t last_number; /* that the survivor got, by publisher */
 
+/* Another one of the survivors, which drops the newest; and what it got. */
+static struct subscriber slow;
+static bool is_slow;
+static alf_position slow_from;
+static uint64_t slow_got;
+
 static const struct alf_ring *topic(struct scene *s)
 {
 	int number = queue_find(&s->pool, "topic");
@@ -72,9 +78,47 @@ static void hear(struct scene *s, struct member *m)
 	DEMAND(got == -EAGAIN);
 }
 
+/* The slow survivor gets up to n messages: first all that were kept when it began. */
+static void hear_slowly(struct scene *s, uint32_t n)
+{
+	uint64_t handle, position;
+	int got = 1;
+	for (uint32_t i = 0; i < n && got == 1; i++) {
+		got = topic_get(&s->pool, s->b, &slow, &handle, &position, 1);
+		if (got != 1)
+			break;
+		position += DEPTH - slow_from;
+		if (slow_got < DEPTH) {
+			DEMAND(number_of(handle) == FROM_TOPIC + published - DEPTH + slow_got);
+			DEMAND(position == slow_got);
+		}
+		DEMAND(position >= slow_got);
+		slow_got++;
+		topic_let_go(&s->pool, s->b, &slow, &handle, 1);
+	}
+	DEMAND(got == 1 || got == -EAGAIN);
+}
+
+/* It has got or missed each position, apart from those of a dead publisher that it has accepted. */
+static void check_slow(struct scene *s)
+{
+	if (!is_slow)
+		return;
+	hear_slowly(s, 4 * DEPTH);
+	const uint64_t all = alf_end(topic(s)->q->prod) - slow_from;
+	DEMAND(slow_got >= DEPTH && slow_got + slow.gaps <= all &&
+	       slow_got + slow.gaps + DEPTH >= all);
+	topic_unsubscribe(&s->pool, s->b, &slow);
+	DEMAND(topic_of(topic(s))->subscriber[slow.number].state == 0);
+	is_slow = false;
+}
+
 void topic_filled(struct scene *s)
 {
 	const struct queue_on_death on_death = { 0 };
+	if (is_slow)
+		free(slow.backlog);
+	is_slow = false;
 	watched_n = held_n = published = after = last_number = 0;
 	CHECK(queue_create(&s->pool, s->b, "topic", DEPTH, ALF_TOPIC, &on_death) > 0);
 	EQUAL(0,
@@ -83,6 +127,15 @@ void topic_filled(struct scene *s)
 		EQUAL(0, say(s, s->b, FROM_TOPIC + published++));
 	hear(s, s->a);
 	EQUAL(FROM_TOPIC + DEPTH, last_number);
+}
+
+void topic_slow(struct scene *s)
+{
+	topic_filled(s);
+	slow_got = 0;
+	slow_from = alf_end(topic(s)->q->prod) - DEPTH;
+	is_slow = true;
+	EQUAL(0, topic_subscribe(&s->pool, s->b, topic(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST, &slow));
 }
 
 void topic_holding(struct scene *s)
@@ -113,7 +166,9 @@ static void reserve_four(struct scene *s)
 	/* Evicted, and not made its own; and the next one's owner word. */
 	const uint64_t word = r->slot[at & r->mask];
 	struct buffer *b = pool_buffer(&s->pool, word & ALF_INDEX_MASK);
-	if (!(b->since & HOLD_BITS))
+	if (is_slow) /* and not yet on its shelf */
+		b->since = hold_word(HOLD_HELD, r->id, at - DEPTH) | 1ull << slow.number;
+	else if (!(b->since & HOLD_BITS))
 		b->since = HOLD_FINAL << HOLD_STATE_SHIFT | m->tag;
 	b = pool_buffer(&s->pool, handle_index(handle[0]));
 	b->since = hold_word(HOLD_PUBLISHED, r->id, at);
@@ -123,6 +178,12 @@ static void reserve_four(struct scene *s)
 void topic_dead_publisher(struct scene *s)
 {
 	topic_filled(s);
+	scene_child(reserve_four);
+}
+
+void topic_slow_dead_publisher(struct scene *s)
+{
+	topic_slow(s);
 	scene_child(reserve_four);
 }
 
@@ -156,7 +217,44 @@ void topic_dead_evicted(struct scene *s)
 	scene_child(hold_evicted);
 }
 
+/* Drops the newest: it holds one message, has some in its backlog, some on its shelf, and more was
+ * published. */
+static void be_slow(struct scene *s, struct member *m)
+{
+	uint64_t position;
+	EQUAL(0, topic_subscribe(&s->pool, m, topic(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST, &mine));
+	for (uint32_t i = 0; i < 2; i++)
+		EQUAL(0, say(s, m, FROM_AFTER + 50 + i));
+	EQUAL(1, topic_get(&s->pool, m, &mine, held, &position, 1));
+	held_n = 1;
+	EQUAL(DEPTH - 1, topic_lag(&mine));
+	for (uint32_t i = 2; i < DEPTH + 2; i++)
+		EQUAL(0, say(s, m, FROM_AFTER + 50 + i));
+	EQUAL(DEPTH, topic_lag(&mine));
+}
+
+static void be_slow_and_die(struct scene *s)
+{
+	be_slow(s, scene_attach());
+}
+
+void topic_dead_slow(struct scene *s)
+{
+	topic_filled(s);
+	scene_child(be_slow_and_die);
+}
+
 /* Set-up of the victim. */
+
+void topic_slow_victim(struct scene *s)
+{
+	be_slow(s, s->v);
+}
+
+void topic_keeping(struct scene *s)
+{
+	EQUAL(0, topic_subscribe(&s->pool, s->v, topic(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST, &mine));
+}
 
 void topic_subscribed(struct scene *s)
 {
@@ -239,16 +337,31 @@ int topic_join_blocking(struct scene *s)
 	return topic_subscribe(&s->pool, s->v, topic(s), TOPIC_BLOCK, TOPIC_NEWEST, &mine);
 }
 
+int topic_join_keeping(struct scene *s)
+{
+	return topic_subscribe(&s->pool, s->v, topic(s), TOPIC_DROP_NEWEST, TOPIC_OLDEST, &mine);
+}
+
+int topic_go_through(struct scene *s)
+{
+	uint64_t position[2];
+	for (uint32_t i = 0; i < DEPTH; i++) {
+		const int got = topic_get(&s->pool, s->v, &mine, held, position, 2);
+		topic_let_go(&s->pool, s->v, &mine, held, got > 0 ? (uint32_t)got : 0);
+	}
+	return 0;
+}
+
 int topic_leave(struct scene *s)
 {
 	(void)s;
-	topic_unsubscribe(&mine);
+	topic_unsubscribe(&s->pool, s->v, &mine);
 	return 0;
 }
 
 int topic_leave_holding(struct scene *s)
 {
-	topic_unsubscribe(&mine);
+	topic_unsubscribe(&s->pool, s->v, &mine);
 	topic_let_go(&s->pool, s->v, &mine, held, held_n);
 	return 0;
 }
@@ -268,7 +381,7 @@ int topic_get_beside(struct scene *s)
 	if (error)
 		return error;
 	int got = topic_get(&s->pool, s->v, &other, handle, position, 2);
-	topic_unsubscribe(&other);
+	topic_unsubscribe(&s->pool, s->v, &other);
 	topic_let_go(&s->pool, s->v, &other, handle, got > 0 ? (uint32_t)got : 0);
 	return 0;
 }
@@ -283,6 +396,8 @@ void topic_work(struct scene *s)
 		after += !error;
 	}
 	hear(s, s->a);
+	if (is_slow)
+		hear_slowly(s, 1);
 }
 
 uint32_t topic_keeps(struct scene *s)
@@ -302,6 +417,7 @@ void check_topic(struct scene *s)
 {
 	const struct alf_ring *r = topic(s);
 	const struct topic *t = topic_of(r);
+	check_slow(s);
 	for (uint32_t i = 0; i < SUBSCRIBERS_MAX; i++)
 		DEMAND(i == watch.number ? t->subscriber[i].state != 0 :
 					   t->subscriber[i].state == 0);
@@ -329,6 +445,6 @@ void check_topic(struct scene *s)
 	DEMAND(kept == DEPTH);
 	topic_let_go(&s->pool, s->a, &watch, watched, watched_n);
 	watched_n = 0;
-	topic_unsubscribe(&watch);
+	topic_unsubscribe(&s->pool, s->a, &watch);
 	DEMAND(t->subscriber[watch.number].state == 0);
 }

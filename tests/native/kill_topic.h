@@ -10,12 +10,18 @@
 /* Called by the survivors: they make a topic of a few messages, and subscribe to it. */
 void topic_filled(struct scene *s);  /* the ring is full; the survivor holds the newest message */
 void topic_holding(struct scene *s); /* the same, and the survivor holds all messages */
+void topic_slow(struct scene *s);    /* the same, and one that drops the newest has all to get */
 /* The same, and a process is dead that ... */
 void topic_dead_publisher(struct scene *s);  /* had reserved four positions, and evicted one */
 void topic_dead_subscriber(struct scene *s); /* held the two oldest, and blocked publishers */
 void topic_dead_evicted(struct scene *s);    /* held two that have been evicted since */
 
+void topic_dead_slow(struct scene *s); /* dropped the newest, with a backlog and a shelf */
+void topic_slow_dead_publisher(struct scene *s); /* as topic_dead_publisher(), beside a slow one */
+
 /* Set-up of the victim. */
+void topic_keeping(struct scene *s);     /* the same, and drops the newest */
+void topic_slow_victim(struct scene *s); /* the same, and has a backlog and a shelf */
 void topic_subscribed(struct scene *s);  /* to what is kept */
 void topic_latest(struct scene *s);      /* the same, for the newest */
 void topic_got(struct scene *s);         /* and holds two messages */
@@ -31,6 +37,8 @@ int topic_get_some(struct scene *s);
 int topic_let_go_held(struct scene *s); /* lets go of what it holds */
 int topic_join(struct scene *s);
 int topic_join_blocking(struct scene *s);
+int topic_join_keeping(struct scene *s);
+int topic_go_through(struct scene *s); /* gets all, and lets go of each */
 int topic_leave(struct scene *s);
 int topic_leave_holding(struct scene *s);
 

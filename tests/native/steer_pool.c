@@ -36,9 +36,14 @@
 #define SLOTS                                                                                      \
 	{ "member_attach", "member_take_slot", "recover_mark", "withdraw_request",                 \
 	  "take",          "member_take_slot" }
-#define HOLDS { "acquire", "let_go", "evict", "reserve", "gate_passes", "topic_forsaken" }
+#define HOLDS { "acquire", "topic_release", "evict", "reserve", "gate_passes", "topic_forsaken" }
+#define KEEPS { "shelve", "set_keeper", "evict", "topic_release", "topic_evict_for", "acquire" }
 #define JOINS { "gate_shut", "gate_passes", "claim", "leave_if_done", "reserve", "acquire" }
-#define GONE { "topic_forsaken", "topic_vacate", "mark_topic", "topic_evict_for", "take", "let_go" }
+#define GONE                                                                                       \
+	{                                                                                          \
+		"topic_forsaken",  "topic_vacate", "mark_topic",                                   \
+		"topic_evict_for", "take",         "topic_release"                                 \
+	}
 #define ROLES { "role_take", "role_release", "role_take", "take", "alf_make_tombstone", "abandon" }
 
 /* clang-format off */
@@ -271,10 +276,20 @@ static const struct profile profiles[] = {
 	  .policies = { [2] = 1u << TOPIC_BLOCK, [3] = 1u << TOPIC_BLOCK },
 	  .weight = { { [ALLOC] = 4, [PUBLISH_WAIT] = 6 }, { [ALLOC] = 4, [PUBLISH_WAIT] = 6 },
 		      { [TAKE_WAIT] = 6, [LET_GO] = 4 } } },
-	{ "topic-policies", 32, 32, 4, 2, 4, 4, .topic = 4, .threads = 5, .operations = 16, .most = 3,
-	  .policies = { 0, 0, 1u << TOPIC_BLOCK, 1u << TOPIC_DROP_OLDEST, 1u << TOPIC_LATEST },
+	{ "topic-policies", 32, 32, 4, 2, 4, 4, .topic = 4, .threads = 6, .operations = 14, .most = 3,
+	  .policies = { 0, 0, 1u << TOPIC_BLOCK, 1u << TOPIC_DROP_OLDEST, 1u << TOPIC_LATEST,
+			1u << TOPIC_DROP_NEWEST },
 	  .duel = HOLDS,
 	  .weight = { PUBLISHER, { [ALLOC] = 4, [PUBLISH] = 6 }, READER } },
+	{ "topic-newest", 32, 32, 4, 2, 4, 4, .topic = 2, .threads = 4, .operations = 16, .most = 2,
+	  .policies = { 0, 0, 1u << TOPIC_DROP_NEWEST, 1u << TOPIC_DROP_NEWEST },
+	  .duel = KEEPS,
+	  .weight = { PUBLISHER, PUBLISHER, READER, READER } },
+	{ "topic-newest-deaths", 32, 32, 4, 2, 4, 4, .topic = 2, .threads = 5, .operations = 14,
+	  .deaths = 3, .mortal = 31, .most = 2, .topics = true,
+	  .policies = { 0, 0, 1u << TOPIC_DROP_NEWEST, 1u << TOPIC_DROP_NEWEST },
+	  .duel = KEEPS,
+	  .weight = { PUBLISHER, PUBLISHER, READER, READER, RECOVERER } },
 	{ "topic-end", 16, 16, 4, 2, 4, 4, .topic = 4, .threads = 4, .operations = 12, .most = 2,
 	  .weight = { PUBLISHER, PUBLISHER, READER,
 		      { [ALLOC] = 5, [FREE] = 5, [TAKE_WAIT] = 5, [LET_GO] = 5, [END_TOPIC] = 1 } } },
@@ -346,11 +361,25 @@ static const char *const chain_graves[] = { "chain_make", "free_chain",    "swee
 /* The same, where there is a topic. */
 static const char *const topic_haunts[] = { "topic_forsaken",  "topic_vacate", "mark_topic",
 					    "topic_evict_for", "sweep_one",    "take" };
-static const char *const topic_graves[] = { "evict",     "topic_publish",     "acquire",
-					    "let_go",    "topic_own",         "topic_subscribe",
-					    "claim",     "gate_shut",         "leave_if_done",
-					    "topic_get", "topic_unsubscribe", "topic_vacate",
-					    "reserve",   "topic_evict_for",   "topic_forsaken" };
+static const char *const topic_graves[] = { "evict",
+					    "topic_publish",
+					    "acquire",
+					    "topic_release",
+					    "topic_own",
+					    "shelve",
+					    "topic_store_cursor",
+					    "set_keeper",
+					    "topic_keepers",
+					    "topic_subscribe",
+					    "claim",
+					    "gate_shut",
+					    "leave_if_done",
+					    "topic_get",
+					    "topic_unsubscribe",
+					    "topic_vacate",
+					    "reserve",
+					    "topic_evict_for",
+					    "topic_forsaken" };
 #define ONE_OF(names) (names)[steer_random(sizeof(names) / sizeof(*(names)))]
 #define PROFILES (sizeof(profiles) / sizeof(*profiles))
 

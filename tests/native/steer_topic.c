@@ -11,7 +11,8 @@
 #define SUBSCRIPTIONS 2u /* of each thread */
 #define HOLDS_MOST 8u
 #define POSITIONS 512u
-#define POLICIES (1u << TOPIC_BLOCK | 1u << TOPIC_DROP_OLDEST | 1u << TOPIC_LATEST)
+#define POLICIES                                                                                   \
+	(1u << TOPIC_BLOCK | 1u << TOPIC_DROP_OLDEST | 1u << TOPIC_DROP_NEWEST | 1u << TOPIC_LATEST)
 #define UNKNOWN UINT32_MAX
 
 /* What was published, by its number. */
@@ -174,12 +175,21 @@ static void check_holds(const struct reading *r)
 	}
 }
 
+/* Returns how many messages it has got from the topic and its thread has not. */
+static uint32_t backlog(const struct reading *r)
+{
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < r->s.waiting; i++)
+		n += position_of(r->s.backlog[(r->s.first + i) & ring->mask].position) >= r->since;
+	return n;
+}
+
 /* All that lies behind a subscriber it has got, or counted as a gap, or was no message. */
 static void check_gaps(const struct reading *r)
 {
 	const uint32_t cursor = position_of(r->s.cursor);
 	const uint32_t passed = cursor > r->since ? cursor - r->since : 0;
-	const uint32_t known = r->got + (uint32_t)r->s.gaps;
+	const uint32_t known = r->got + (uint32_t)r->s.gaps + backlog(r);
 	if (r->s.policy == TOPIC_BLOCK) {
 		SAME(0, r->s.gaps);
 		DEMAND(r->skips <= doubtful());
@@ -258,8 +268,10 @@ static void subscribe(uint32_t me)
 	SAME(0, topic_subscribe(&a->pool, a->m, queue_ring(&a->pool, TOPIC), policy, start, &r->s));
 	returns++;
 	r->open = true;
-	r->next = position_of(r->s.cursor);
 	r->since = position_of(r->s.joined);
+	r->next = policy != TOPIC_DROP_NEWEST ? position_of(r->s.cursor) :
+		  start == TOPIC_OLDEST       ? 0 :
+						r->since;
 	if ((int32_t)r->since < (int32_t)r->next)
 		r->since = r->next;
 	r->got = r->skips = r->held = 0;
@@ -295,6 +307,8 @@ static void get(uint32_t me, struct reading *r, uint32_t n, bool wait)
 		n = HOLDS_MOST - r->held;
 	if (!n)
 		return;
+	const uint64_t gaps = r->s.gaps;
+	const uint32_t read = position_of(r->s.cursor) - r->s.waiting;
 	a->waits_on = queue_ring(&a->pool, TOPIC);
 	waits_with[me] = r;
 	const uint32_t call = begin_call();
@@ -310,6 +324,9 @@ static void get(uint32_t me, struct reading *r, uint32_t n, bool wait)
 		SAME(reserved(), position_of(r->s.cursor));
 	if (got == -EPIPE)
 		SAME(reserved(), position_of(r->s.cursor));
+	/* It had room for all that there was. */
+	if (r->s.policy != TOPIC_LATEST && reserved() - read <= DEPTH)
+		SAME(gaps, r->s.gaps);
 	check_gaps(r);
 	check_holds(r);
 	learn_ring();
@@ -328,11 +345,12 @@ static void let_go(uint32_t me, struct reading *r, uint32_t n)
 	topic_let_go(&a->pool, a->m, &r->s, &r->hand[r->held], n);
 }
 
-static void leave(struct reading *r)
+static void leave(uint32_t me, struct reading *r)
 {
+	struct actor *a = &world_actors[me];
 	r->open = false;
 	begin_call();
-	topic_unsubscribe(&r->s);
+	topic_unsubscribe(&a->pool, a->m, &r->s);
 	returns++;
 	check_holds(r);
 }
@@ -371,7 +389,7 @@ void topic_operate(uint32_t me, enum operation what, uint32_t n)
 		break;
 	case LEAVE:
 		if (r)
-			leave(r);
+			leave(me, r);
 		break;
 	case END_TOPIC:
 		SAME(0, queue_shutdown(queue_ring(&a->pool, TOPIC), a->m));
@@ -404,13 +422,13 @@ bool topic_has_something(const struct actor *a, const uint32_t *word)
 	if (word == &ring->q->room_wait)
 		return alf_end(ring->q->prod) != ring->q->prod ||
 		       room(a->waits_for) >= a->waits_for;
-	for (uint32_t i = position_of(r->s.cursor); i < reserved(); i++) {
+	for (uint32_t i = position_of(r->s.cursor); i < reserved() && !r->s.waiting; i++) {
 		if (state_at(i) == ALF_AT_VALUE || state_at(i) == ALF_AT_LATER)
 			return true;
 		if (r->s.policy != TOPIC_LATEST && state_at(i) == ALF_AT_UNPUBLISHED)
 			return false;
 	}
-	return closed();
+	return closed() || r->s.waiting;
 }
 
 void topic_make(void)
@@ -426,6 +444,8 @@ void topic_begin(void)
 	ring = DEPTH ? queue_ring(&world_actors[LAST].pool, TOPIC) : NULL;
 	posted = calls = returns = 0;
 	ended = false;
+	for (uint32_t i = 0; i < STEER_THREADS * SUBSCRIPTIONS; i++) /* of threads that died */
+		free(readings[i / SUBSCRIPTIONS][i % SUBSCRIPTIONS].s.backlog);
 	memset(readings, 0, sizeof(readings));
 	memset(holders, 0, sizeof(holders));
 	memset(skipped, 0, sizeof(skipped));
@@ -438,12 +458,12 @@ void topic_end(void)
 		struct reading *r = &readings[i / SUBSCRIPTIONS][i % SUBSCRIPTIONS];
 		if (steer_died(i / SUBSCRIPTIONS))
 			continue;
-		while (r->open && position_of(r->s.cursor) != reserved()) {
+		while (r->open && (position_of(r->s.cursor) != reserved() || r->s.waiting)) {
 			let_go(i / SUBSCRIPTIONS, r, HOLDS_MOST);
 			get(i / SUBSCRIPTIONS, r, 1 + steer_random(BULK_MOST), false);
 		}
 		if (r->open)
-			leave(r);
+			leave(i / SUBSCRIPTIONS, r);
 		let_go(i / SUBSCRIPTIONS, r, HOLDS_MOST);
 		DEMAND(!r->s.shared);
 	}

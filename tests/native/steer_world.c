@@ -165,7 +165,7 @@ static void receive(uint32_t me, uint32_t queue, uint64_t handle)
 	DEMAND(id < sent);
 	struct message *m = &messages[id];
 	DEMAND(may_be_in(m, queue));
-	bool again = requeues && (m->fate == TAKEN || m->fate == DONE) && dead(m->taker);
+	bool again = requeues && (m->fate == RECEIVED || m->fate == DONE) && dead(m->taker);
 	if (m->fate != SENDING && m->fate != SENT && !again)
 		steer_failed("message %u comes out of queue %u a second time", id, queue);
 	/* What was put back is behind what was sent later. */
@@ -175,7 +175,7 @@ static void receive(uint32_t me, uint32_t queue, uint64_t handle)
 			steer_failed("message %u comes out after %u", id, *last - 1);
 		*last = id + 1;
 	}
-	m->fate = TAKEN;
+	m->fate = RECEIVED;
 	m->taker = me;
 	say(handle, 0, 0);
 }
@@ -370,7 +370,7 @@ void world_nack(uint32_t me, bool later)
 	if (!error)
 		return;
 	DEMAND(error == -ENOBUFS && !later && m->fate == SENT);
-	m->fate = TAKEN;
+	m->fate = RECEIVED;
 	world_keep(me, 1);
 }
 
@@ -656,10 +656,10 @@ static void check_messages(void)
 		const struct message *m = &messages[i];
 		uint32_t out = 0, lost = 0;
 		for (uint32_t k = i; k < i + m->n; k++) {
-			out += messages[k].fate == DONE || messages[k].fate == TAKEN;
+			out += messages[k].fate == DONE || messages[k].fate == RECEIVED;
 			lost += messages[k].fate == SENT ||
 				(messages[k].fate == SENDING && dead(m->producer));
-			if (world_profile->on_death[m->queue].what && messages[k].fate == TAKEN)
+			if (world_profile->on_death[m->queue].what && messages[k].fate == RECEIVED)
 				steer_failed(
 					"message %u, which thread %u had when it died, is lost", k,
 					messages[k].taker);
@@ -752,7 +752,8 @@ static uint64_t part(uint32_t i, uint64_t *size)
 	if (i <= world_segment.geometry.queues) {
 		*size = world_profile->ring * sizeof(uint64_t);
 		if (i == QUEUES + 1 && world_profile->topic)
-			*size = (world_profile->topic + TOPIC_SLOTS) * sizeof(uint64_t);
+			*size = (world_profile->topic * (1 + SUBSCRIBERS_MAX) + TOPIC_SLOTS) *
+				sizeof(uint64_t);
 		return world_segment.rings_offset + (i - 1) * sizeof(uint64_t) * ALF_CAPACITY_MAX;
 	}
 	*size = total() * sizeof(struct buffer);

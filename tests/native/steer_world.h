@@ -106,7 +106,7 @@ struct profile {
 	uint8_t weight[STEER_THREADS][OPERATIONS];
 };
 
-enum fate { UNSENT, SENDING, SENT, TAKEN, DONE };
+enum fate { UNSENT, SENDING, SENT, RECEIVED, DONE };
 struct message {
 	enum fate fate;
 	uint32_t producer, queue, bulk, n, taker;
