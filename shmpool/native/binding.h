@@ -136,6 +136,10 @@ int64_t shmpool_requeue_wait(uint64_t key, uint64_t handle, int64_t deadline);
 /* Moves the oldest buffer of a queue to another one: requeue_move(). */
 int64_t shmpool_move(uint64_t key, uint32_t to, int reset);
 
+/* Goes after a call that takes: the waker's descriptor is readable then only if something is
+ * left. */
+void shmpool_taken(int waker);
+
 /* ---- topics: topic.h ---- */
 
 struct subscriber;

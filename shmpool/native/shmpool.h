@@ -225,6 +225,8 @@ int shmpool_queue_release(int pool, int queue);
 
 /* The subscribers of a topic, at most n. How many, or -errno. */
 int shmpool_topic_subscribers(int pool, int queue, struct shmpool_subscriber_info *out, size_t n);
+/* topic_room(), INT_MAX at most. Or -errno. */
+int shmpool_topic_room(int pool, int topic);
 
 /* Ends a queue for all processes: queue_shutdown(). 0, or -EBUSY. */
 int shmpool_queue_shutdown(int pool, int queue);
@@ -286,9 +288,11 @@ int shmpool_pin_more_wait(int pool);
 int shmpool_unpin_wait(int pool);
 int shmpool_pinned(int pool, struct shmpool_pinned *out);
 
-/* What can be waited for: data in a queue or room in one, by its number; a free buffer, by the
- * number of its size class. */
-enum shmpool_wanted { SHMPOOL_DATA, SHMPOOL_ROOM, SHMPOOL_FREE };
+/* What can be waited for: data in a queue, or room in a queue or topic, by its number; a free
+ * buffer, by the number of its size class; a message of a subscriber, by its topic's number | its
+ * own number << SHMPOOL_SUBSCRIBER_SHIFT. */
+enum shmpool_wanted { SHMPOOL_DATA, SHMPOOL_ROOM, SHMPOOL_FREE, SHMPOOL_MESSAGE };
+#define SHMPOOL_SUBSCRIBER_SHIFT 16
 
 /* Makes a waker (waker.c): a descriptor that is readable while one of its wants may be had. Returns
  * its number; -EMFILE, -ENOMEM. All its calls return -ESTALE in a forked child. loop: one thread

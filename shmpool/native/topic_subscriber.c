@@ -311,6 +311,36 @@ void topic_unsubscribe(struct subscriber *s)
 	wait_wake(&s->r->q->data_wait, UINT32_MAX); /* other threads in topic_get() */
 }
 
+/* True if a message of positions from cursor on is published. Scans back, as get_latest() does. */
+static bool any_published(const struct alf_ring *r, alf_position cursor, alf_position end)
+{
+	for (uint32_t back = 0; back <= r->mask && end != cursor; back++) {
+		end--;
+		const enum alf_at state = alf_at(r, end, alf_word(r, end));
+		if (state == ALF_AT_VALUE || state == ALF_AT_LATER)
+			return true;
+	}
+	return false;
+}
+
+uint32_t topic_ready(const struct alf_ring *r, uint32_t number, uint64_t token, bool *unsure)
+{
+	const struct topic_subscriber *s = &topic_of(r)->subscriber[number];
+	const alf_position prod = load_seq_cst(&r->q->prod); /* [PROD] [WAIT] */
+	*unsure = false;
+	if (load_acquire(&s->state) != (TOPIC_LIVE | token)) /* [TOPIC] */
+		return UINT32_MAX;
+	const alf_position cursor = load_seq_cst(&s->cursor); /* [CURSOR] */
+	const alf_distance lag = (alf_distance)(alf_end(prod) - cursor);
+	if (lag <= 0)
+		return prod & ALF_CLOSED ? UINT32_MAX : 0;
+	const bool any = load_relaxed(&s->policy) == TOPIC_LATEST ?
+				 any_published(r, cursor, alf_end(prod)) :
+				 alf_at(r, cursor, alf_word(r, cursor)) != ALF_AT_UNPUBLISHED;
+	*unsure = !any;
+	return any ? (uint32_t)lag : 0;
+}
+
 uint64_t topic_lag(const struct subscriber *s)
 {
 	alf_position prod = alf_end(load_acquire(&s->r->q->prod)); /* [PROD] */

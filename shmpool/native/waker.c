@@ -326,3 +326,8 @@ int shmpool_waker_refresh(int waker)
 	helper_unlock();
 	return error;
 }
+
+void shmpool_taken(int waker)
+{
+	shmpool_waker_refresh(waker);
+}
