@@ -56,6 +56,7 @@ class AlfQueue(Taken[Buffer, Burst], Filled, QueueBase):
 
     def __init__(self, pool: "Pool", number: int) -> None:
         info = self._find(pool, number)
+        self._waker = None
         self.capacity: int = info.capacity
         self.producers, self.consumers, self.on_death = policy_of(info)
         self.max_redeliveries: int = info.max_redeliveries

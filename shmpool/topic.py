@@ -259,6 +259,7 @@ class Subscriber(Taken[Sample, "Samples"], SubscriberBase):
     def __init__(self, topic: Topic, policy: Policy, start: Start) -> None:
         self.topic = topic
         self.policy = policy
+        self._waker = None
         self._hot_open(topic, _POLICIES[policy], _STARTS[start])
 
     def get_many(self, n: int, timeout: float | None = None) -> Samples:

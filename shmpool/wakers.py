@@ -105,16 +105,12 @@ class Waker:
 class Readable:
     """What has a descriptor that is readable while something can be taken."""
 
-    if TYPE_CHECKING:
-        _waker: Waker | None
+    if TYPE_CHECKING:  # the classes in C, and in Python, have them
+        _waker: Waker | None  # None at first
 
-        # The classes in C, and in Python, have them.
         def _wanted(self) -> Wanted: ...
         def _may_take(self) -> bool: ...
         def _watch(self, waker: int, /) -> None: ...
-
-    else:
-        _waker = None
 
     def fileno(self) -> int:
         """Returns a file descriptor that is readable while there is something to get.
