@@ -7,6 +7,7 @@ that then returns what was taken: so a call that is cancelled has taken nothing,
 on.
 """
 
+import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
@@ -176,6 +177,12 @@ class _Hub:
             self.waker.drop(line.want)
         self._lines.pop(line._wanted, None)
 
+    def try_all(self, pool: "Pool", where: int) -> None:
+        """Gives a turn to all that wait there: an object was closed, and raises for its waiters."""
+        for wanted, line in list(self._lines.items()):
+            if wanted.pool is pool and wanted.where == where and wanted.what != FREE:
+                line.give()
+
     def close(self) -> None:
         self.waker.close()
 
@@ -195,6 +202,13 @@ def hub() -> _Hub:
             _hubs.pop(other).close()
         found = _hubs[loop] = _Hub(loop)
     return found
+
+
+def closed(pool: "Pool", where: int) -> None:
+    """Tells the loops of all threads that an object of that queue or topic was closed."""
+    for loop, found in list(_hubs.items()):
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(found.try_all, pool, where)
 
 
 async def until_free(pool: "Pool", size: int | None, alloc: Callable[[], T]) -> T:
@@ -291,6 +305,10 @@ class Filled(Named):
     if TYPE_CHECKING:
 
         def send(self, payload: "BytesLike", timeout: float | None = None) -> None: ...
+
+    def close(self) -> None:
+        super().close()
+        closed(self.pool, self.number)
 
     def _give(self, buf: Buffer, timeout: float) -> None:
         """put() or publish()."""

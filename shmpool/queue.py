@@ -102,9 +102,8 @@ class AlfQueue(Taken[Buffer, Burst], Filled, QueueBase):
         """
         if not self._closed:
             lib.shmpool_queue_release(self.pool._number, self.number)
-            self._hot_close()
             self._drop_descriptor()
-            self._closed = True
+            super().close()
 
     def _fail(self, code: int, items: object = None, sent: int = 0) -> NoReturn:
         """Raises the exception for a negative code of a call of this queue.
