@@ -10,12 +10,12 @@ on.
 import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from . import errors
-from ._hot import Buffer
+from ._hot import Buffer, LineBase, Turns
 from .named import Named
 from .wakers import FREE, ROOM, Readable, Waker, Wanted
 
@@ -41,18 +41,20 @@ class _Place:
         self.future: asyncio.Future[None] | None = None
 
 
-class _Line:
-    """The waiters of one loop for one thing, in the order in which they came."""
+class _Line(LineBase):
+    """The waiters of one loop for one thing, in the order in which they came.
+
+    LineBase has want, at the waker; turns, of waiters that have a turn and have not tried yet; and
+    alone, the future of the only waiter.
+    """
 
     def __init__(self, waker: Waker, wanted: Wanted, there: Callable[[], int]) -> None:
         self._waker = waker
         self._wanted = wanted
         self._there = there  # how many may be had now; a hint
         self.places: OrderedDict[_Place, None] = OrderedDict()
-        self.turns = 0  # waiters that have a turn and have not tried yet
-        self.want = 0  # at the waker
 
-    def go_on(self, wants: "dict[int, _Line]") -> None:
+    def go_on(self, turns: Turns) -> None:
         """Gives turns if something is there, and waits for it otherwise. While neither is done."""
         if self.turns or self.want or not self.places:
             return
@@ -63,9 +65,13 @@ class _Line:
             self.fail(error)
             return
         if self.want:
-            wants[self.want] = self
+            turns.expect(self)
         else:
             self.give(self.count())
+
+    def fired(self) -> None:
+        """Gives turns after the want has fired: Turns calls it."""
+        self.give(max(self.count(), 1))
 
     def count(self) -> int:
         try:
@@ -102,22 +108,8 @@ class _Hub:
     def __init__(self, loop: "asyncio.AbstractEventLoop") -> None:
         self.waker = Waker(loop=True)
         self._lines: dict[Wanted, _Line] = {}
-        self._wants: dict[int, _Line] = {}
-        loop.add_reader(self.waker.fd, self._ready)
-
-    def _ready(self) -> None:
-        for want in self.waker.take():
-            line = self._wants.pop(want, None)
-            if line is None:
-                continue
-            line.want = 0
-            if len(line.places) > 1:
-                line.give(max(line.count(), 1))
-                continue
-            (place,) = line.places  # the usual case, without a count
-            if place.future is not None and not place.future.done():
-                line.turns += 1
-                place.future.set_result(None)
+        self.turns = Turns(self.waker.number)
+        loop.add_reader(self.waker.fd, self.turns)
 
     async def until(
         self,
@@ -140,13 +132,14 @@ class _Hub:
         loop = get_running_loop()
         try:
             while True:
-                place.future = loop.create_future()
-                line.go_on(self._wants)
+                future = place.future = loop.create_future()
+                line.alone = future if len(line.places) == 1 else None
+                line.go_on(self.turns)
                 if wanted.what == FREE and line.want and place is next(iter(line.places)):
                     result = attempt()  # a buffer may have come before the waker counted
                     if result is not None:
                         return result
-                await place.future
+                await future
                 line.turns -= 1
                 place.future = None
                 result = attempt()
@@ -157,23 +150,25 @@ class _Hub:
             line.fail(error)
             raise
         finally:
-            self._leave(line, place, loop.is_closed())
+            self._leave(line, place, loop)
 
-    def _leave(self, line: _Line, place: _Place, closed: bool) -> None:
+    def _leave(self, line: _Line, place: _Place, loop: "asyncio.AbstractEventLoop") -> None:
         """Ends a wait, and passes the turn on if the waiter did not use it."""
         del line.places[place]
-        if closed:  # the loop; the wait ends because its task is dropped
-            self.close()
-            return
-        if place.future is not None and place.future.done() and not place.future.cancelled():
-            line.turns -= 1
+        future = place.future
+        if future is not None:
+            if loop.is_closed():  # the wait ends because its task is dropped
+                self.close()
+                return
+            if future.done() and not future.cancelled():
+                line.turns -= 1
         if line.places:
             if line._wanted.what == FREE and not line.turns and not line.want:
                 line.give(1)  # perhaps there are more
-            line.go_on(self._wants)
+            line.go_on(self.turns)
             return
         if line.want:
-            del self._wants[line.want]
+            self.turns.forget(line.want)
             self.waker.drop(line.want)
         self._lines.pop(line._wanted, None)
 
@@ -241,8 +236,8 @@ class Taken(Readable, Generic[One, Many]):
         """Returns how many can be taken now, about."""
         raise NotImplementedError
 
-    async def _until_data(self, take: Callable[[], T | None]) -> T:
-        return await hub().until(self._wanted(), take, self._there)
+    def _until_data(self, take: Callable[[], T | None]) -> Coroutine[Any, Any, T]:
+        return hub().until(self._wanted(), take, self._there)
 
     async def aget(self) -> One:
         """Gets what get() gets; awaits it while there is none.

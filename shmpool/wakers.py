@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from . import errors
-from ._ffi import ffi, lib
+from ._ffi import lib
 from ._hot import timeout_seconds
 from .codes import check
 from .os_errors import refuse
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 DATA, ROOM, FREE = lib.SHMPOOL_DATA, lib.SHMPOOL_ROOM, lib.SHMPOOL_FREE
 MESSAGE = lib.SHMPOOL_MESSAGE
 POLL_MOST_S = 86400.0  # one poll() of a longer wait
-WANTS = 64  # that one call takes
 
 
 class Wanted(NamedTuple):
@@ -50,13 +49,12 @@ class Waker:
 
     Unknown to a forked child: there every call raises OSError.
 
-    loop  one thread makes all its calls, and take() when it is readable: an event loop
+    loop  one thread makes all its calls, and calls Turns when it is readable: an event loop
     """
 
     def __init__(self, loop: bool = False) -> None:
         self.number = check(lib.shmpool_waker_make(loop), "a descriptor to wait with")
         self.fd: int = lib.shmpool_waker_fd(self.number)
-        self._fired = ffi.new("int[]", WANTS)
 
     def want(self, wanted: Wanted, n: int = 1, stay: bool = False) -> int:
         """Waits for n of something. Returns the number of the want; 0 if they may be had now and
@@ -80,11 +78,6 @@ class Waker:
 
     def drop(self, want: int) -> None:
         lib.shmpool_waker_drop(self.number, want)
-
-    def take(self) -> list[int]:
-        """Ends the wants that have fired, 64 at the most. Returns their numbers."""
-        n = lib.shmpool_waker_take(self.number, self._fired, WANTS)
-        return [self._fired[0]] if n == 1 else [self._fired[i] for i in range(n)]
 
     def refresh(self) -> int:
         """Makes the descriptor readable if a want may be had, and not readable otherwise.

@@ -252,7 +252,7 @@ def test_a_turn_is_passed_on(queue: shmpool.AlfQueue, run_loop: RunLoop) -> None
         (line,) = hub._lines.values()
         queue.send(b"hello")
         assert select.select([hub.waker.fd], [], [], 60)[0]
-        hub._ready()  # as the loop would call it now
+        hub.turns()  # as the loop would call it now
         assert 1 == line.turns
         assert first.cancel()
         assert b"hello" == await second

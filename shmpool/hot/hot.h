@@ -487,6 +487,12 @@ PyObject *hot_buffer_array(PyObject *object, PyObject *args);
 PyObject *hot_buffer_dlpack(PyObject *object, PyObject *args, PyObject *named);
 PyObject *hot_buffer_dlpack_device(PyObject *object, PyObject *unused);
 
+/* ---- turns.c ---- */
+
+extern PyTypeObject *hot_line_type, *hot_turns_type;
+extern PyType_Spec hot_line_spec, hot_turns_spec;
+int hot_turns_init(void);
+
 /* ---- objects.c ---- */
 
 PyObject *hot_use_pickler(PyObject *module, PyObject *args);

@@ -296,7 +296,7 @@ enum shmpool_wanted { SHMPOOL_DATA, SHMPOOL_ROOM, SHMPOOL_FREE, SHMPOOL_MESSAGE 
 
 /* Makes a waker (waker.c): a descriptor that is readable while one of its wants may be had. Returns
  * its number; -EMFILE, -ENOMEM. All its calls return -ESTALE in a forked child. loop: one thread
- * makes all its calls, and calls shmpool_waker_take() when it is readable. */
+ * makes all its calls, and calls shmpool_waker_take() (binding.h) when it is readable. */
 int shmpool_waker_make(int loop);
 /* Returns its descriptor, which the waker owns. */
 int shmpool_waker_fd(int waker);
@@ -309,9 +309,6 @@ int shmpool_waker_want(int waker, int pool, uint32_t index, enum shmpool_wanted 
 		       int stay);
 /* Ends a want. If it has fired, passes the wake-up on to another sleeper. */
 void shmpool_waker_drop(int waker, int want);
-/* Ends up to n wants that have fired, and stores their numbers. The descriptor is not readable once
- * there are no more. Returns how many. */
-int shmpool_waker_take(int waker, int *wants, size_t n);
 /* Inspects every want: the descriptor is readable if one may be had, and not otherwise. Returns how
  * many may be had; -EBADF if the program has closed the descriptor. */
 int shmpool_waker_refresh(int waker);
